@@ -14,7 +14,7 @@ from mlxtune.runs.state import RunState
 PATIENCE = 600.0  # seconds
 
 
-def wait_until(condition: Callable[[], object], run: Run | None = None, interval: float = 0.02) -> None:
+def wait_until(condition: Callable[[], object], run: Run | None = None, interval: float = 0.05) -> None:
     """Wait until ``condition`` holds, or fail with the state and the log of ``run``."""
     deadline = time.monotonic() + PATIENCE
     while not condition():

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import io
+import os
+import signal
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,6 +15,8 @@ from pathlib import Path
 import pytest
 
 from mlxtune.cli.main import main
+from mlxtune.models.cpu import blas
+from mlxtune.runs import launch
 
 
 @dataclass(frozen=True)
@@ -47,3 +53,30 @@ def cli(cwd: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixtur
         return Result(code if isinstance(code, int) else 0, captured.out, captured.err)
 
     return call
+
+
+class _InProcessWorker:
+    """A stand-in for ``start_detached`` that runs a worker in this process, since every new process would load MLX again."""
+
+    def __init__(self, command: list[str], log: Path) -> None:
+        self.pid = os.getpid()
+        numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+        before = [signal.getsignal(number) for number in numbers]
+        arguments, sys.argv = sys.argv, command[3:]
+        try:
+            with log.open("a") as output, contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
+                self.returncode = importlib.import_module(command[3]).main()
+        finally:
+            sys.argv = arguments
+            for number, handler in zip(numbers, before, strict=True):
+                signal.signal(number, handler)
+
+    def poll(self) -> int:
+        return self.returncode
+
+
+@pytest.fixture
+def workers_in_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run the workers of runs and evaluations in this process, one after another. Tests of processes start real ones."""
+    monkeypatch.setattr(blas, "preload", lambda: "a BLAS")  # already loaded
+    monkeypatch.setattr(launch, "start_detached", _InProcessWorker)

@@ -155,6 +155,7 @@ def test_measured_arms_are_not_offered_again(cli, cwd) -> None:
     assert "Nothing has been evaluated yet" not in cli("advise", "shop.toml", stdin=TYPED).err
 
 
+@pytest.mark.slow
 def test_measuring_thirty_rows_per_untrained_arm_changes_verdict(cli, answers, workspace, monkeypatch) -> None:
     monkeypatch.chdir(workspace)
     (workspace / "answers.json").write_text(json.dumps(ANSWERS | {"target": 100}))

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import ast
 import contextlib
-import importlib
 import io
 import json
-import os
 import re
 import shlex
-import signal
 import subprocess
 import sys
 import tomllib
@@ -32,12 +29,10 @@ from mlxtune.data.rows import Location
 from mlxtune.evaluation.statistics.power import BROKEN, detectable_gain
 from mlxtune.models import bundled
 from mlxtune.models.bundled import install
-from mlxtune.models.cpu import blas
 from mlxtune.planning import measurements
 from mlxtune.recipe import parse
 from mlxtune.recipe.edit import edit_recipe
 from mlxtune.recipe.schema import Recipe
-from mlxtune.runs import launch
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -78,26 +73,6 @@ SMALL = {  # settings that make the sample recipes fast
 PARSER: Any = typer.main.get_command(app)
 
 
-class InProcessWorker:
-    """A stand-in for ``start_detached`` that runs a worker in this process, since every new process would load MLX again."""
-
-    def __init__(self, command: list[str], log: Path) -> None:
-        self.pid = os.getpid()
-        numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-        before = [signal.getsignal(number) for number in numbers]
-        arguments, sys.argv = sys.argv, command[3:]
-        try:
-            with log.open("a") as output, contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
-                self.returncode = importlib.import_module(command[3]).main()
-        finally:
-            sys.argv = arguments
-            for number, handler in zip(numbers, before, strict=True):
-                signal.signal(number, handler)
-
-    def poll(self) -> int:
-        return self.returncode
-
-
 @pytest.fixture(scope="module")
 def small_home(tmp_path_factory: pytest.TempPathFactory, home: Path) -> Path:
     """A home folder in which the bundled model is a tiny one with a tokenizer for the samples."""
@@ -110,15 +85,13 @@ def small_home(tmp_path_factory: pytest.TempPathFactory, home: Path) -> Path:
 
 @pytest.fixture
 def reader(
-    small_home: Path, tmp_path: Path, few_off_task_prompts: None, monkeypatch: pytest.MonkeyPatch
+    small_home: Path, tmp_path: Path, few_off_task_prompts: None, workers_in_process: None, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[[Command], tuple[int, str]]:
     """Run commands in an empty folder with 80 columns; returns exit code and output."""
     from mlxtune.training import probe
 
     monkeypatch.setenv("MLXTUNE_HOME", str(small_home))
     monkeypatch.setenv("COLUMNS", "80")
-    monkeypatch.setattr(blas, "preload", lambda: "a BLAS")  # already loaded
-    monkeypatch.setattr(launch, "start_detached", InProcessWorker)
     monkeypatch.setattr(measurements, "row_lengths", probe.lengths)
     monkeypatch.setattr(measurements, "record_tokens", probe.tokens)
     create = samples.create

@@ -180,6 +180,7 @@ def test_the_key_is_in_no_artifact(judge, stub, cwd, monkeypatch, step):
     assert CANARY not in result.out + result.err + _all_text(cwd)
 
 
+@pytest.mark.slow
 def test_the_key_is_in_no_traceback(stub, folder, cwd, rubric):
     """Run a process with all logs enabled and an error inside the client."""
     code = (

@@ -1,4 +1,4 @@
-"""Train one recipe with several seeds and evaluate them together, on the tiny model in real workers."""
+"""Train one recipe with several seeds and evaluate them together, on the tiny model."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from mlxtune.runs import registry
 pytestmark = pytest.mark.slow
 
 
+@pytest.mark.usefixtures("workers_in_process")
 def test_seeds_are_trained_once_and_one_is_recommended(cli, cwd: Path, workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(workspace)
     short = (

@@ -22,6 +22,7 @@ def _write(path: Path, records: list[dict[str, object]]) -> None:
     writer.close()
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(records=RECORDS, data=st.data())
 def test_a_crash_at_any_byte_loses_only_the_torn_line(tmp_path_factory, records, data):

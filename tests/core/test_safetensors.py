@@ -120,6 +120,7 @@ def test_links_pipes_and_folders_are_not_opened(tmp_path: Path) -> None:
     assert read_header(tmp_path / "link", follow=True).tensors.keys() == {"a"}
 
 
+@pytest.mark.slow
 @given(
     st.binary(max_size=300)
     | st.dictionaries(st.text(max_size=5), st.recursive(st.integers() | st.text(), st.lists)).map(

@@ -51,6 +51,7 @@ def texts(seed: int, shortest: int, longest: int) -> list[str]:
     return result
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("threshold", [0.5, 0.8, 1.0])
 @pytest.mark.parametrize(("shortest", "longest"), [(0, 6), (5, 40), (120, 250)])
 def test_links_connect_all_near_duplicates_and_no_others(shortest: int, longest: int, threshold: float) -> None:

@@ -79,6 +79,7 @@ KINDS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("records", "format", "targets"), KINDS, ids=lambda value: value if isinstance(value, str) else "")
 @settings(max_examples=20)
 @given(data=st.data())

@@ -53,6 +53,7 @@ def test_lineage_survives_the_metadata():
         assert lineage_of(replace(row("x"), meta={KEY: other})) is None
 
 
+@pytest.mark.slow
 @given(seed=st.integers(0, 2**31), number=st.integers(1, 30), tagged=st.booleans())
 def test_generated_rows_are_never_held_out_and_change_no_other_split(seed: int, number: int, tagged: bool):
     own = [replace(row(text), meta={"tags": [text[0]]} if tagged else {}) for text in prompts(60)]

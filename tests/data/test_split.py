@@ -204,6 +204,7 @@ NEAR_DUPLICATES = st.integers(0, 7).flatmap(
 TEXTS = st.lists(NEAR_DUPLICATES | st.text(max_size=8), min_size=1, max_size=12)
 
 
+@pytest.mark.slow
 @settings(max_examples=25)
 @given(TEXTS, TEXTS, st.sampled_from(["", "x", "y"]), st.randoms(use_true_random=False))
 def test_recorded_rows_never_move_and_near_duplicates_stay_together(first, then, tag, random):

@@ -229,6 +229,7 @@ def test_applying_twice_is_applying_once(records, line):
         assert session.state.decisions == once
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(st.lists(RECORD, min_size=1, max_size=6), st.lists(LINE, min_size=1, max_size=4))
 @example([RECORDS[0], RECORDS[2], RECORDS[6]], ["tag new", "rename category kind", "cap kind 1", "unset kind"])

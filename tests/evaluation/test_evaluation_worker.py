@@ -39,6 +39,13 @@ Evaluate = Callable[..., Path]
 
 
 @pytest.fixture
+def no_off_task_prompts(workspace: Path) -> None:
+    """Ask no off-task prompts: their answers take most of an evaluation's time."""
+    with (workspace / "recipes" / "tiny.toml").open("a") as recipe:
+        recipe.write('regression = ""\n')
+
+
+@pytest.fixture
 def trained(workspace: Path) -> Run:
     """Create a finished training run whose adapter changes answers."""
     recipe = load(workspace / "recipes" / "tiny.toml")
@@ -154,6 +161,7 @@ def test_validation_chooses_between_seeds(workspace: Path, trained: Run, evaluat
     assert any("seeds.jsonl lacks an answer" in difference for difference in verify(folder))
 
 
+@pytest.mark.usefixtures("no_off_task_prompts")
 def test_changed_contract_requires_new_base_evaluation(workspace: Path, trained: Run, evaluate: Evaluate) -> None:
     (workspace / "schema.json").write_text(json.dumps(SCHEMA))
     recipe, schema = workspace / "recipes" / "tiny.toml", f"evaluation.schema={workspace / 'schema.json'}"
@@ -167,6 +175,7 @@ def test_changed_contract_requires_new_base_evaluation(workspace: Path, trained:
     assert "The schema changed" in (tuned / "report.md").read_text()  # the change stays in the report
 
 
+@pytest.mark.usefixtures("no_off_task_prompts")
 def test_changed_token_limit_lets_the_base_answer_again(workspace: Path, trained: Run, evaluate: Evaluate) -> None:
     recipe, own = workspace / "recipes" / "tiny.toml", trained.folder / "recipe.toml"
     evaluate(recipe, "evaluation.max_tokens=4")
@@ -178,6 +187,7 @@ def test_changed_token_limit_lets_the_base_answer_again(workspace: Path, trained
     assert {record["answer_tokens"] for record in outputs if record["ended"] == "length"} == {6}
 
 
+@pytest.mark.usefixtures("no_off_task_prompts")
 def test_automatic_token_limit_is_the_same_for_all_arms_and_verified(workspace: Path, trained: Run, evaluate: Evaluate) -> None:
     folder = evaluate(trained.folder / "recipe.toml", "evaluation.max_tokens=auto", run=trained)
     facts = report.load(folder).facts
@@ -193,6 +203,7 @@ def test_automatic_token_limit_is_the_same_for_all_arms_and_verified(workspace: 
     assert any("decoding, max_tokens" in difference for difference in verify(folder))
 
 
+@pytest.mark.usefixtures("no_off_task_prompts")
 def test_endpoint_is_a_rival_and_its_report_is_verified(
     workspace: Path, trained: Run, evaluate: Evaluate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -217,6 +228,7 @@ def test_endpoint_is_a_rival_and_its_report_is_verified(
     assert not any(b"sk-canary-90ab" in file.read_bytes() for file in files)
 
 
+@pytest.mark.usefixtures("no_off_task_prompts")
 def test_training_rows_are_refused_and_not_sealed(workspace: Path, trained: Run, evaluate: Evaluate) -> None:
     with pytest.raises(InputError, match=r"trained or validated on \d+ of the \d+ rows"):
         evaluate(trained.folder / "recipe.toml", "data.seed=8", run=trained)

@@ -37,6 +37,7 @@ def test_agrees_with_textbook_formulas_for_many_labels():
     assert ours.effective_n > 1.6 * len(y)
 
 
+@pytest.mark.slow
 def test_agrees_with_rogan_and_gladen():
     """Their correction inverts known error rates. Estimated from the same labels, it has the same limit."""
     draws = numpy.random.default_rng(2)
@@ -49,6 +50,7 @@ def test_agrees_with_rogan_and_gladen():
         assert corrected == pytest.approx(rate, abs=6e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("accuracy", [0.5, 0.75, 0.9, 1.0])
 @pytest.mark.parametrize("ties", [0.0, 0.3])
 def test_intervals_cover_and_are_not_wider_than_those_of_the_labels_alone(accuracy, ties):

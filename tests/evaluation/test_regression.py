@@ -244,6 +244,7 @@ def _answers(passes: Sequence[bool] | np.ndarray) -> list[str]:
     return ["1" if one else "0" for one in passes]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dependence", cases([0.0, 0.7], "0.7"))
 def test_simulated_evaluations_keep_the_error_and_the_stated_power(monkeypatch: pytest.MonkeyPatch, dependence: float) -> None:
     """At the margin, *held* at most one time in twenty; with no drop, *held* with at least the stated power."""

@@ -64,6 +64,7 @@ def test_best_of_seeds_by_validation_leaves_the_held_out_rate_unbiased():
     assert optimism["chosen by held-out rows"] / runs > 0.03
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed_spread", cases([0.0, 0.3], "0.3"))
 def test_intervals_cover_the_recipe_over_new_seeds_and_rows(seed_spread):
     """Pass probabilities have a row effect and a seed effect on the logit scale."""

@@ -148,6 +148,7 @@ def test_sign_test_agrees_with_scipy():
     assert sign_test(0, 0) == 1.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", cases([1, 3, 8], "3"))
 def test_holm_agrees_with_statsmodels(size):
     random = Random(size)

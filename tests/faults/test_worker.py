@@ -23,7 +23,7 @@ pytestmark = pytest.mark.slow
 def test_frozen_worker_is_quiet_and_continues_after_wakeup(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A detached worker ignores the terminal's stop signal; SIGSTOP simulates a sleeping machine."""
     monkeypatch.setattr(status, "QUIET_AFTER", 1.0)
-    overrides = ("training.steps=100000", "training.save_every=100000", "training.validate_every=100000")
+    overrides = ("training.steps=20000", "training.save_every=20000", "training.validate_every=20000")
     run = launch.start(workspace, "train", load(workspace / "recipes" / "tiny.toml", overrides))
     wait_until(lambda: run.state().step >= 2)
     pid = run.state().pid

@@ -86,6 +86,7 @@ def test_a_training_step_can_be_traced_for_compilation(name: str) -> None:
         mx.disable_compile()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     cases(

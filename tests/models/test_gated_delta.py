@@ -58,12 +58,14 @@ def results(rule: Any, inputs: list[np.ndarray], dtype: mx.Dtype) -> list[np.nda
         return [np.array(array, np.float64) for array in (*outputs, *gradients)]
 
 
+@pytest.mark.slow
 def test_outputs_and_gradients_match_across_segments() -> None:
     inputs = arrays(SEGMENT * SCALAR_CHUNK + 70, vector=False)
     for actual, expected in zip(results(gated_delta_rule, inputs, mx.float32), results(plain, inputs, mx.float64), strict=True):
         assert np.linalg.norm(actual - expected) <= 1e-5 * np.linalg.norm(expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("repeated_keys", [False, True])
 @pytest.mark.parametrize("vector", [False, True])
 @pytest.mark.parametrize("tokens", LENGTHS)
@@ -88,6 +90,7 @@ def test_gates_that_underflow_give_no_nan() -> None:
     assert all(np.isfinite(array).all() for array in results(gated_delta_rule, inputs, mx.float32))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("vector", [False, True])
 def test_the_backward_pass_does_not_keep_the_recurrence(vector: bool) -> None:
     """More tokens need only the memory of their own inputs, outputs and gradients, not of their states."""

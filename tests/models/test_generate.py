@@ -40,6 +40,7 @@ def full_nll(model, prompt: list[int], answer: list[int]) -> float:
     return -sum(logps[len(prompt) - 1 + index, token] for index, token in enumerate(answer))
 
 
+@pytest.mark.slow
 def test_batched_tokens_equal_single_prompts(tiny: Path) -> None:
     model, tokenizer = load_stock(str(tiny))
     tails = [[70, 71, 72], [73], [74, 75, 76, 77, 78, 79, 80], [81, 82]]
@@ -87,6 +88,7 @@ def test_lanes_of_a_batch_decode_to_the_same_answers(tiny: Path, monkeypatch: py
 WINDOWED = ("ministral3", "gemma3_text", "gemma3", "gemma4_text", "gpt_oss")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", cases(WINDOWED, "gemma3_text"))
 def test_sliding_windows_share_prefixes_and_equal_single_prompts(name: str, tmp_path: Path) -> None:
     folder = tiny_architectures.make(tmp_path / name, name, bits=0)
@@ -259,6 +261,7 @@ def test_the_bundled_model_knows_the_capital_of_france(real: LoadedModel) -> Non
     assert (text, ended) == ("The capital of France is Paris.", "stop")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["gemma2", "mistral3", "qwen3", "cohere"])
 @pytest.mark.parametrize("prompts", [[[5, 6, 7], [5, 6, 7, 8, 9]], [[5, 6, 7], [6, 6, 7, 8, 9]]], ids=["shared", "apart"])
 def test_other_architectures_give_the_same_answers_in_a_batch(tmp_path: Path, name: str, prompts: list[list[int]]) -> None:

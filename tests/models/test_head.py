@@ -112,6 +112,7 @@ def test_exponentials_are_accurate_and_overflow_to_zero() -> None:
     np.testing.assert_allclose(result, np.exp(-x.astype(np.float64)), rtol=3e-7, atol=1e-38)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["linear", "linear-4bit", "embedding", "linear-compiled"])
 def test_a_trainable_head_gets_a_gradient(kind: str) -> None:
     mx.random.seed(0)

@@ -217,6 +217,7 @@ def test_constants_match_those_of_training() -> None:
     assert activations.CPU.block == exp.QUERY_BLOCK
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("dtype", "size"), [("bfloat16", 2), ("float32", 4)])
 def test_native_attention_saves_one_score_in_the_models_dtype(tmp_path: Path, dtype: str, size: int) -> None:
     """The peak of MLX's own attention in training, which is not fused, grows with the square of a row's length."""
@@ -232,6 +233,7 @@ def test_native_attention_saves_one_score_in_the_models_dtype(tmp_path: Path, dt
     assert (shape.depth + memory.Coefficients().backward) * layer.score == pytest.approx(measured, rel=0.2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("family", "compute"), [("smollm2", "native"), ("gemma2", "native"), ("gemma2", "float32")])
 def test_a_gelu_gate_saves_more_than_a_swiglu_gate(tmp_path: Path, family: str, compute: str) -> None:
     """The peak grows with the width of the MLP, by what the layers save and the topmost one needs for its gradients."""

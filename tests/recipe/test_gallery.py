@@ -148,11 +148,13 @@ def train_two_steps(recipe: Recipe, tiny: Path, folder: Path) -> Path:
     return folder / "adapter"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", ["tool-calling", "classification", "style"])
 def test_a_bundled_recipe_trains(task: str, shop: Path, tiny: Path, tmp_path: Path) -> None:
     train_two_steps(load(shop / "recipes" / f"{task}.toml"), tiny, tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_the_style_adapter_trains_on_top_of_the_format_adapter(shop: Path, tiny: Path, tmp_path: Path) -> None:
     parent = train_two_steps(load(shop / samples.RECIPE), tiny, tmp_path / "format")
     child = train_two_steps(inherit(load(shop / samples.VOICE), parent), tiny, tmp_path / "voice")

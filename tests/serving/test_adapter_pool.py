@@ -73,6 +73,7 @@ def test_adapters_cost_only_their_own_bytes(pool: AdapterPool, tiny_adapters: di
     assert mx.get_active_memory() - before < files
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compute", ["native", "float32"])
 @pytest.mark.parametrize("name", ["llama", "qwen3_moe", "gemma3"])
 def test_other_architectures_and_quantized_bases_swap_exactly(tmp_path: Path, name: str, compute) -> None:

@@ -71,10 +71,12 @@ def test_batch_shape_does_not_change_step(
         assert mx.abs(other[name] - array).max().item() < 1e-6, name
 
 
+@pytest.mark.slow
 def test_resumed_run_ends_with_identical_weights(tiny: Path, tmp_path: Path) -> None:
     assert_resumes(tiny, tmp_path, SECTION, Ways(), at=4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ways", [Ways(layers=1, cached=True), Ways(lanes=2), Ways(layers=1, cached=True, lanes=2)], ids=str)
 def test_optimizations_resume_bit_identically_in_second_epoch(tiny: Path, tmp_path: Path, ways: Ways) -> None:
     """In the second epoch the cache fills and the streams start in a different order."""

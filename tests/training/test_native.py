@@ -221,6 +221,7 @@ def test_policy_equals_reference_before_the_first_step(
         assert abs(margin) <= (0 if len(group) == 5 else len(group) * rounding)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.real
 def test_supervised_gradients_of_the_bundled_model(real: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mx, "quantized_matmul", quantized.quantized_matmul)  # MLX's own would take minutes

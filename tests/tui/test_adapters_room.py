@@ -19,6 +19,8 @@ from .driver import NARROW, Gate, RoomDriver
 from .evaluated import base, evaluation, tuned
 from .stage import Shop, until
 
+pytestmark = pytest.mark.slow
+
 RUN = "20261124-1412-support-json"
 
 

@@ -18,6 +18,8 @@ from .conftest import OpenRoom
 from .driver import NARROW, RoomDriver
 from .stage import Shop, until
 
+pytestmark = pytest.mark.slow
+
 ANSWERS = {
     "change": ["format"], "requirements": "rarely", "calls": 20000, "tried": ["prompt"], "metric": "contract", "target": 95,
     "access": "everyone", "explain": "no",

@@ -22,6 +22,8 @@ from .conftest import OpenRoom
 from .driver import NARROW, RoomDriver, any_size, drive
 from .stage import Shop, shown
 
+pytestmark = pytest.mark.slow
+
 
 def test_the_app_never_imports_mlx() -> None:
     code = "import sys, mlxtune.tui.app; print([n for n in sys.modules if n.split('.')[0] in ('mlx', 'mlx_lm', 'transformers')])"

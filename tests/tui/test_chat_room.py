@@ -19,6 +19,8 @@ from .evaluated import base, evaluation, tuned
 from .stage import Shop, until
 from .test_adapters_room import adapter, move_to, stocked
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["stocked"]
 
 READY = Ready("smollm2-135m", "f" * 64, "4-bit on Metal", 2048, 1.0)

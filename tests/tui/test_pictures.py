@@ -11,6 +11,8 @@ from .driver import NARROW, RoomDriver
 from .planned import plannable
 from .stage import Shop
 
+pytestmark = pytest.mark.slow
+
 LARGE = (140, 45)
 SIZES = pytest.mark.parametrize("size", [NARROW, LARGE], ids=["80x24", "140x45"])
 

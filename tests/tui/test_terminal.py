@@ -54,7 +54,7 @@ import sys
 from pathlib import Path
 from mlxtune.recipe import load
 from mlxtune.runs import launch
-recipe = load(Path("recipes/tiny.toml"), ("training.steps=100000", "training.save_every=50", "training.validate_every=100000"))
+recipe = load(Path("recipes/tiny.toml"), ("training.steps=20000", "training.save_every=50", "training.validate_every=20000"))
 launch.START_TIMEOUT = 600.0
 launch.start(Path.cwd(), "train", recipe)
 sys.argv = ["mlxtune"]

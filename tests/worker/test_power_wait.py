@@ -54,7 +54,7 @@ def kinds(run: Run) -> list[str]:
 
 def test_a_run_waits_before_it_loads_the_model_and_between_steps(workspace: Path, unplugged: Path) -> None:
     run = launch.start(
-        workspace, "train", load(workspace / "recipes" / "tiny.toml", ('training.wait_for="power"', "training.steps=100000"))
+        workspace, "train", load(workspace / "recipes" / "tiny.toml", ('training.wait_for="power"', "training.steps=20000"))
     )
     wait_until(lambda: run.status() == "waiting", run)
     assert kinds(run)[:2] == ["run.started", "run.waiting"]

@@ -19,7 +19,7 @@ from mlxtune.runs.registry import Run
 
 pytestmark = pytest.mark.slow
 
-LONG = ("training.steps=100000", "training.save_every=100000", "training.validate_every=100000")
+LONG = ("training.steps=20000", "training.save_every=20000", "training.validate_every=20000")
 
 
 def start(workspace: Path, *overrides: str, hosts: int = 2) -> Run:
