@@ -179,6 +179,7 @@ def test_adapter_that_llama_cpp_cannot_add_is_refused(tmp_path: Path, section: d
     ("name", "config", "why"),
     [
         ("phi", {}, "The architecture phi cannot be written as GGUF"),
+        ("gpt_oss", {}, "The architecture gpt_oss cannot be written as GGUF"),
         ("llama", {"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, "does not support its kind of RoPE scaling, yarn"),
         ("llama", {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 8}, "layers with a sliding window"),
         ("gemma2", {"query_pre_attn_scalar": 24}, "its attention scale"),

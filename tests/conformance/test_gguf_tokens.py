@@ -19,10 +19,14 @@ from mlxtune.models.resolve import resolve
 
 ARCHITECTURES = {"Gemma 4 E2B": "gemma4_text"}  # others write their tokenizers in the same way, so that a Llama will do
 NAMES = ("Qwen3", "Gemma 4 E2B", "Gemma 3", "Llama 3.2")
+LLAMA2 = Base(
+    "Llama 2", "llama3", "llama2", ("</s>",), ("<s>", "</s>", "<unk>"), bos="<s>"
+)  # with another's template, which is not used
+EACH = [*(base for base in AVAILABLE if base.name in NAMES), LLAMA2]
 
 
 @pytest.mark.exhaustive
-@pytest.mark.parametrize("base", [base for base in AVAILABLE if base.name in NAMES], ids=lambda base: base.name)
+@pytest.mark.parametrize("base", EACH, ids=lambda base: base.name)
 def test_texts_have_the_same_tokens_in_llama_cpp(base: Base, vocabularies: dict[str, Path], tmp_path: Path) -> None:
     folder = write_base(base, vocabularies[base.vocabulary], tmp_path / "base")
     tokenizer = read_json(folder / "tokenizer.json")
