@@ -261,7 +261,8 @@ class SourceBrowser:
             if one.rows and one.severity != "note":
                 rows.setdefault(one.check, []).append(one.rows[0])
         label, sentence = verdict(findings, len(self) - len(left_out))
-        return ReviewVerdict(label, sentence, tuple(findings), rows, len(left_out), len(edited))
+        stale = any(result.split_of(index) for index in left_out) or not all(map(self._is_checked, changed - left_out))
+        return ReviewVerdict(label, sentence, tuple(findings), rows, len(left_out), len(edited), stale)
 
     def tokens(self, index: int) -> int:
         """Return a row's length in tokens, or -1 if it is unknown or the row was edited."""
@@ -328,7 +329,10 @@ class SourceBrowser:
 
 @dataclass(frozen=True)
 class ReviewVerdict:
-    """The verdict of the checks after a review. ``rows`` maps each check, most severe first, to the rows with a finding."""
+    """The verdict of the checks after a review. ``rows`` maps each check, most severe first, to the rows with a finding.
+
+    If it is ``stale``, rows were edited or left out since the checks ran, which changes the splits.
+    """
 
     label: str
     sentence: str
@@ -336,6 +340,7 @@ class ReviewVerdict:
     rows: Mapping[str, Sequence[int]]
     left_out: int
     edited: int
+    stale: bool
 
     @property
     def flagged(self) -> int:

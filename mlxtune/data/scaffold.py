@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from mlxtune.core.errors import DataError, InputError
 from mlxtune.core.files import write_text
 from mlxtune.core.text import one_line
 from mlxtune.data.checks.contract import scored_answer
-from mlxtune.data.readers.columns import guess_mapping
+from mlxtune.data.readers.columns import column_value, columns, guess_mapping, mapping_option
 from mlxtune.data.readers.formats import NO_MAPPING, detect
 from mlxtune.data.readers.row_format import Record
 from mlxtune.data.rows import Conversation, Location, Preference, Row, RowError, Unpaired, row_text
@@ -116,8 +117,9 @@ def guessed_mapping(record: Record) -> dict[str, str]:
 
 
 def guess(path: Path, mapping: Mapping[str, str] = NO_MAPPING, format: str = "auto") -> Scaffold:
-    """Guess a recipe for the rows of ``path``. Raises ``DataError`` if none of them can be read."""
-    mapping = dict(mapping) or (guessed_mapping(first_record(path)) if format == "auto" else {})
+    """Guess a recipe for the rows of ``path``. Raises ``DataError`` if none of them can be read, or if the names of their columns do
+    not say what they contain."""
+    mapping = dict(mapping) or (_mapping_by_name(path) if format == "auto" else {})
     rows: list[Row] = []
     errors: list[DataError] = []
     for file in source_files(path).values():
@@ -144,6 +146,23 @@ def guess(path: Path, mapping: Mapping[str, str] = NO_MAPPING, format: str = "au
         labels=() if is_json or not kinds[Conversation] else _few_values(answers, _MOST_LABELS),
         sentences=tuple(recurring_sentences(answers, values if is_json else [])),
     )
+
+
+def _mapping_by_name(path: Path) -> dict[str, str]:
+    """Return the map that the first record needs. Raises ``DataError`` if the names of its columns do not tell it."""
+    record = first_record(path)
+    mapping = guessed_mapping(record)
+    texts = [column for column, value in columns(record) if isinstance(value, str)]
+    if detect(record) is not None or mapping.keys() - {"text"} or not texts:
+        return mapping
+    longest = sorted(texts, key=lambda column: -len(column_value(record, column)))[:2]
+    command = f"mlxtune init --from {shlex.quote(str(path))}"
+    hint = f"Train on plain text: {command} {mapping_option({'text': longest[0]})}"
+    if len(longest) == 2:
+        pair = dict(zip(("prompt", "completion"), (column for column in texts if column in longest), strict=True))
+        hint += f", or on answers: {command} {mapping_option(pair)}"
+    names = ", ".join(one_line(column, 20) for column in texts[:6])
+    raise DataError(f"The names of the columns of {one_line(path.name)} do not say what they contain: {names}.", hint=hint)
 
 
 def infer_schema(values: Sequence[Mapping[str, Any]]) -> Schema:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -119,7 +120,7 @@ def open_file(app: BaseApp) -> None:
 
 def new_recipe(app: BaseApp) -> None:
     """Ask for a file and write a recipe for its rows."""
-    choose_file(app, "New recipe: for which rows?", "continue", lambda path, mapping: recipe_for(app, path, mapping))
+    choose_file(app, "New recipe: for which rows?", "continue", partial(recipe_for, app))
 
 
 def recipe_for(app: BaseApp, path: Path, mapping: Mapping[str, str], format: str = "auto") -> None:

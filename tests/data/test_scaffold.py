@@ -94,6 +94,24 @@ def test_rows_that_cannot_be_read_are_an_error(tmp_path: Path) -> None:
         scaffold.first_record(write_rows(tmp_path / "empty.jsonl", []))
 
 
+def test_columns_whose_names_say_nothing_are_not_guessed(tmp_path: Path) -> None:
+    rows = [
+        {"id": f"t-{number}", "note": f"Where is parcel {number}?", "body": f"Parcel {number} is in the yard."}
+        for number in range(3)
+    ]
+    source = write_rows(tmp_path / "my rows.jsonl", rows)
+    with pytest.raises(DataError, match="do not say what they contain: id, note, body") as caught:
+        guess(source)
+    text, answers = caught.value.hint.split(", or on answers: ")
+    assert text == f"Train on plain text: mlxtune init --from '{source}' --map text=body"
+    assert answers == f"mlxtune init --from '{source}' --map prompt=note,completion=body"
+    assert guess(source, {"text": "body"}).formats == {"text": 3}
+    with pytest.raises(DataError) as caught:
+        guess(write_rows(tmp_path / "notes.jsonl", [{"note": "Where is it?", "n": 1}]))
+    assert caught.value.hint.endswith("--map text=note")
+    assert guess(write_rows(tmp_path / "texts.jsonl", [{"text": "Where is it?", "n": 1}])).formats == {"text": 1}
+
+
 def test_a_file_name_cannot_add_lines_to_the_recipe(tmp_path: Path) -> None:
     """A comment in TOML ends at a line break, and allows no control characters."""
     source = write_rows(tmp_path / 'rows\nname = "evil"\x1b.jsonl', [{"prompt": "q", "completion": "a"}] * 3)

@@ -265,8 +265,9 @@ async def test_a_fix_is_previewed_and_applied_as_a_decision(shop: Shop, checks: 
         assert "[EMAIL]" in record["messages"][2]["content"]
         assert session.source.verdict is not None
         assert "email" not in session.source.verdict.rows
+        await room.until(lambda: "before your changes" in room.head("#split"))
         await room.press("u")
-        await room.until(lambda: "@ email" in row(room, 12))
+        await room.until(lambda: "@ email" in row(room, 12) and "before your changes" not in room.head("#split"))
     assert source.read_bytes() == before
 
 

@@ -161,6 +161,21 @@ async def test_a_new_recipe_is_what_init_writes(
     assert written == expected
 
 
+async def test_a_recipe_for_the_open_file_asks_for_unknown_columns(
+    shop: Shop, checks: Checks, open_room: OpenRoom, tickets: Path
+) -> None:
+    shop.recipe()
+    async with open_room("data") as room:
+        room.app.sessions.open_file(tickets, {})
+        room.app.redraw()
+        await room.until(lambda: "none of its 6 rows can be used" in " ".join(room.text("#unavailable").split()))
+        await room.press("r")
+        await mapped(room)
+        await room.press("enter")
+        await room.until(lambda: isinstance(room.screen, PromptDialog) and field(room).value == "tickets")
+        assert "prompt = utterance, completion = body.reply" in drawn(room, ".prose")
+
+
 async def test_a_source_with_unknown_columns_says_so_and_saves_the_map(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
     fill(shop, TICKETS, contract="")
     async with open_room("data") as room:

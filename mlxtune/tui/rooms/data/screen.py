@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 from textual.app import ComposeResult
@@ -291,11 +292,12 @@ class DataRoom(SourceRoom):
         panel.update(chart)
 
     def _draw_split(self, session: SourceSession) -> None:
-        checked = session.source.check_result
+        checked, verdict = session.source.check_result, session.source.verdict
         counts, why = checked.split_sizes if checked else {}, "○ Not available yet."
         if checked:
             reason = checked.skipped.get("split", "unknown").removeprefix("the rows cannot be split: ")
             why = f"No split: {reason.partition(':')[0].rstrip('.')}."  # without the list of rows that follows
+        self.query_one("#split", Section).head.set(note="before your changes" if counts and verdict and verdict.stale else "")
         self.query_one("#split-bar", Panel).update(lambda width, _height: render.split_bar(counts, why, width))
 
     def _draw_labels(self, session: SourceSession) -> None:
@@ -455,8 +457,10 @@ class DataRoom(SourceRoom):
         session = self.session
         if session is None or session.ref.recipe is not None:
             open_flow.new_recipe(self.app)
-        else:
+        elif session.ref.map or session.ref.format != "auto":
             open_flow.recipe_for(self.app, session.ref.path, dict(session.ref.map), session.ref.format)
+        else:
+            open_flow.open_mapped(self.app, session.ref.path, partial(open_flow.recipe_for, self.app), label="continue")
 
     def action_map_columns(self) -> None:
         if (session := self.sessions.session) is not None:
