@@ -24,6 +24,7 @@ if TYPE_CHECKING:  # they load numpy
 
 _MAX_TEXT = 8000  # characters of a part that are compared and shown
 _PREVIEW = 200
+_COMPARABLE = 1 / 3  # of the longer text, which two rows of a cluster share
 _GLYPHS = {"cluster": ("◇", "$muted"), "outliers": ("!", "$warning")}
 
 
@@ -68,39 +69,47 @@ def member_row(browser: SourceBrowser, index: int, is_base: bool, prefix: str, w
     return line(cells, cell(lead + one_line(text, _PREVIEW), width - cells.cell_length))
 
 
-def comparison(browser: SourceBrowser, left: int, right: int, width: int) -> Lines:
-    """Return two rows side by side, part by part. Differences are underlined, and spans that a finding flags are highlighted."""
+def comparison(browser: SourceBrowser, kind: str, left: int, right: int, width: int) -> Lines:
+    """Return two rows of a group side by side, part by part. Differences are underlined, and spans that a finding flags are
+    highlighted.
+    """
     one, two = current(browser, left), current(browser, right)
     if one is None or two is None:
         return [fold("This row cannot be read.", width)], [0]
     if left == right:
-        return _single(browser, left, one, width)
+        return _single(browser, left, one, width), [0]
     half = (width - 3) // 2
     spans = flagged_spans(browser.findings(left)), flagged_spans(browser.findings(right))
     heads = [line(("  ", ""), (f"Row {index + 1:,}", "bold")) for index in (left, right)]
-    rows, starts = [line(cell(heads[0], half), "   ", heads[1]), Content("")], []
+    rows = [line(cell(heads[0], half), "   ", heads[1]), Content("")]
     for first, second in zip_longest(parts_of(one), parts_of(two)):
         if first is not None and second is not None and first.role == "system" and first.text == second.text:
             continue  # it is usually long, and the same
-        words = word_diff(first.text[:_MAX_TEXT] if first else "", second.text[:_MAX_TEXT] if second else "")
+        texts = [part.text[:_MAX_TEXT] if part else "" for part in (first, second)]
+        words = word_diff(texts[0], texts[1])
+        if kind in _GLYPHS and _shared(words[0]) < _COMPARABLE * max(map(len, texts)):
+            words = ((texts[0], False),), ((texts[1], False),)  # only the subject is the same: nearly all would be underlined
         sides = [
             [_head(part), *_body(part, own, lit.get(part.name, ()), half)] if part is not None else []
             for part, own, lit in zip((first, second), words, spans, strict=True)
         ]
-        starts.append(len(rows))
         for this, other in zip_longest(*sides, fillvalue=Content("")):
             rows.append(line(cell(this, half), "   ", other).truncate(max(width, 0)))
         rows.append(Content(""))
-    return rows, starts
+    return rows, [0]
 
 
-def _single(browser: SourceBrowser, index: int, row: Row, width: int) -> Lines:
+def _shared(words: Words) -> int:
+    """Return the number of characters that the other text has, too."""
+    return sum(len(text) for text, differs in words if not differs)
+
+
+def _single(browser: SourceBrowser, index: int, row: Row, width: int) -> list[Content]:
     spans = flagged_spans(browser.findings(index))
-    rows, starts = [line(("  ", ""), (f"Row {index + 1:,}", "bold")), Content("")], []
+    rows = [line(("  ", ""), (f"Row {index + 1:,}", "bold")), Content("")]
     for part in parts_of(row):
-        starts.append(len(rows))
         rows += [_head(part), *_body(part, ((part.text[:_MAX_TEXT], False),), spans.get(part.name, ()), width), Content("")]
-    return rows, starts
+    return rows
 
 
 def _head(part: RowPart) -> Content:
