@@ -18,11 +18,13 @@ if TYPE_CHECKING:  # they load numpy
     from mlxtune.data.generate.lineage import Task
     from mlxtune.data.generate.request import GenerationRequest, TeacherSpec
     from mlxtune.data.generate.start import Quote
+    from mlxtune.evaluation.thin_rows import ThinRows
     from mlxtune.tui.base import BaseApp
 
     _Offer = tuple[str, GenerationRequest, Quote | MlxtuneError]  # a teacher's name, what to generate, and the cost
 
 _OTHER = "other"
+_ALL = "all"
 
 
 def choose_task(app: BaseApp, recipe: Path, rows: tuple[str, ...], what: str) -> None:
@@ -43,8 +45,10 @@ def choose_task(app: BaseApp, recipe: Path, rows: tuple[str, ...], what: str) ->
 
     def chosen(task: str | None) -> None:
         match task:
-            case "variations":
+            case "variations" if rows:
                 choose_teacher(app, recipe, "variations", rows=rows)
+            case "variations":
+                _choose_thin_rows(app, recipe)
             case "pairs":
                 choose_teacher(app, recipe, "pairs", rows=rows)
             case "documents":
@@ -56,6 +60,37 @@ def choose_task(app: BaseApp, recipe: Path, rows: tuple[str, ...], what: str) ->
 
     text = "A teacher writes them. They are used only after you accept them in Review, and are never held out."
     app.push_screen(ChoiceDialog("Generate rows", text, options), chosen)
+
+
+def _choose_thin_rows(app: BaseApp, recipe: Path) -> None:
+    """Ask of which training rows to write variations, if rows are thin somewhere; otherwise they are of all rows."""
+
+    def find() -> list[ThinRows]:
+        from mlxtune.evaluation.thin_rows import thin_rows
+
+        return thin_rows(app.workspace, load(recipe))
+
+    def show(places: list[ThinRows]) -> None:
+        if not places:
+            choose_teacher(app, recipe, "variations")
+            return
+
+        def chosen(index: str | None) -> None:
+            if index == _ALL:
+                choose_teacher(app, recipe, "variations")
+            elif index:
+                place = places[int(index)]
+                choose_teacher(app, recipe, "variations", rows=place.examples, reason=place.reason)
+
+        options = [
+            ChoiceOption(str(index), place.reason, f"{plural(len(place.examples), 'training row')}: {one_line(place.sample, 50)}")
+            for index, place in enumerate(places)
+        ]
+        options.append(ChoiceOption(_ALL, "All training rows"))
+        text = "Rows are thin here. In Groups, c clusters the rows by similarity, and w writes rows like those of a group."
+        app.push_screen(ChoiceDialog("Write rows like which?", text, options), chosen)
+
+    app.run_job(find, show, busy="Looking where rows are thin.")
 
 
 def choose_teacher(

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from texts import WORDS
 
 from mlxtune.core.files import write_json
 from mlxtune.data.generate import start
@@ -16,6 +17,7 @@ from mlxtune.data.generate.request import GenerationRequest
 from mlxtune.data.rows import Conversation, Location, Message
 from mlxtune.data.source import read_file, read_source
 from mlxtune.data.split import split
+from mlxtune.evaluation.thin_rows import thin_rows
 from mlxtune.recipe import Recipe, load
 
 from .conftest import OpenRoom
@@ -88,6 +90,38 @@ async def test_variations_of_the_filtered_rows(shop: Shop, checks: Checks, open_
         await room.until_notice("✗ There are no documents at")
     rows = {row.id for row in read_file(load(file).source) if row.meta["tag"] == "login"}
     assert set(started[0][1].rows) == rows
+
+
+async def test_variations_are_of_thin_rows_unless_rows_are_chosen(
+    shop: Shop, checks: Checks, open_room: OpenRoom, started: Started
+) -> None:
+    file = shop.recipe()
+    rows = [
+        {"prompt": f"The {WORDS[at % 16]} and my {WORDS[at * 7 % 13]}, number {at * 7919}?", "completion": "Yes."}
+        | {"category": "account" if at % 10 == 3 else ("order", "product")[at % 2]}
+        for at in range(64)
+    ]
+    write(shop.folder / "data" / "support.jsonl", rows)
+    [place] = thin_rows(shop.folder, load(file))
+    assert place.reason.startswith("few rows have category: account")
+    async with open_room("data") as room:
+        await room.until(lambda: room.screen.session is not None and room.screen.session.source.scanned == 64)
+        await room.press("w")
+        await room.choose("variations")
+        await room.until(lambda: room.mode == "" and room.screen._heading == "Write rows like which?")
+        assert [(option.value, option.name) for option in room.screen._options] == [
+            ("0", place.reason),
+            ("all", "All training rows"),
+        ]
+        await room.choose("0")
+        await room.choose("0")
+        await room.until_notice("● Generating")
+        await room.press("w")
+        await room.choose("variations")
+        await room.choose("all")
+        await room.choose("0")
+        await room.until(lambda: len(started) == 2)
+    assert [(request.rows, request.reason) for _, request in started] == [(place.examples, place.reason), ((), "")]
 
 
 async def test_a_finished_generation_leads_to_its_first_row_in_review(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:

@@ -11,6 +11,7 @@ from mlxtune.core.errors import ModelError
 from mlxtune.planning.cluster_process import ClusterResult
 from mlxtune.tui import key_order
 from mlxtune.tui.source_session import SourceSession
+from mlxtune.tui.widgets.dialog import ChoiceDialog
 from mlxtune.tui.widgets.list import MarkableList
 
 from . import rows_stage
@@ -74,6 +75,9 @@ async def test_groups_are_listed_by_size_with_their_members_side_by_side(shop: S
         await room.press("enter", "end")
         await room.until(lambda: "Row 14" in room.text("#compared"))
         assert room.focus == "member-list"
+        await room.press("w")
+        await room.until(lambda: isinstance(room.screen, ChoiceDialog))
+        assert room.screen._options[0].about == "new prompts like the 4 rows of the group, and their answers"
 
 
 async def test_keep_one_is_one_event_and_one_undo(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
@@ -209,12 +213,13 @@ async def test_the_group_of_the_row_on_show_is_opened(shop: Shop, checks: Checks
 
 
 async def test_members_replace_the_groups_on_a_narrow_screen(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
-    fill(shop, ROWS)
+    fill(shop, [*GOOD, *(chat(f"{LONG * 6}{end}", answer("returns", "We repair it.")) for end in "!?")])
     async with open_room("groups", NARROW) as room:
         await opened(room)
         assert not room.screen.query_one("#members-side").display
         await room.press("enter")
         await room.until(lambda: room.screen.query_one("#members-side").display)
+        await room.until(lambda: room.text("#compared").split()[:4] == ["Row", "11", "Row", "12"])
         await room.press("escape")
         await room.until(lambda: room.focus == "group-list")
 

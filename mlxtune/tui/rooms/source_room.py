@@ -106,14 +106,14 @@ class SourceRoom(Room):
         return [FooterAction("w", "write", "generate", "let a teacher write rows")] if possible and self.app.can_start else []
 
     def action_generate(self) -> None:
-        """Ask what to generate. Variations are based on the marked or filtered rows."""
+        """Ask what to generate. Variations are of the rows that are marked, filtered, or in the current group."""
         session = self.sessions.session
         if session is None or session.ref.recipe_path is None:
             return
         rows: tuple[str, ...] = ()
         what = "the training rows"
         source = session.browser
-        if source is not None and (self.marked_rows or session.selection.filter.strip()):
+        if source is not None and self.has_chosen_rows(session):
             chosen, title = self.chosen_rows(session)
             current = [source.lazy_row(index).current_or_error for index in chosen]
             rows = tuple(row.id for row in current if not isinstance(row, DataError))
@@ -151,6 +151,10 @@ class SourceRoom(Room):
 
     def clear_marks(self) -> None:
         """Unmark all rows."""
+
+    def has_chosen_rows(self, session: SourceSession) -> bool:
+        """Return whether :meth:`chosen_rows` are not simply all rows."""
+        return bool(self.marked_rows or session.selection.filter.strip())
 
     def chosen_rows(self, session: SourceSession) -> tuple[list[int], str]:
         """Return the rows for a decision on many rows, ascending, and how they were selected: marked, filtered or all rows."""

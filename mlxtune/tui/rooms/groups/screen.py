@@ -238,7 +238,7 @@ class GroupsRoom(SourceRoom):
         index = self._member(group)
         other = group.rows[1] if index == left and len(group.rows) > 1 else index
         self.query_one("#compared", RowReader).set(
-            1, lambda width, _cursor: render.comparison(browser, left, other, width), cursor=0
+            1, lambda width, _cursor: render.comparison(browser, group.kind, left, other, width), cursor=0
         )
 
     # Actions
@@ -320,6 +320,9 @@ class GroupsRoom(SourceRoom):
     def clear_marks(self) -> None:
         self._members.clear_marks()
         self._list.clear_marks()
+
+    def has_chosen_rows(self, session: SourceSession) -> bool:
+        return self.group is not None or super().has_chosen_rows(session)
 
     def chosen_rows(self, session: SourceSession) -> tuple[list[int], str]:
         """Return the marked rows, or all rows of the group."""
