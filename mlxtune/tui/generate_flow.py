@@ -82,10 +82,7 @@ def _choose_thin_rows(app: BaseApp, recipe: Path) -> None:
                 place = places[int(index)]
                 choose_teacher(app, recipe, "variations", rows=place.examples, reason=place.reason)
 
-        options = [
-            ChoiceOption(str(index), place.reason, f"{plural(len(place.examples), 'training row')}: {one_line(place.sample, 50)}")
-            for index, place in enumerate(places)
-        ]
+        options = [ChoiceOption(str(index), place.reason, one_line(place.sample, 60)) for index, place in enumerate(places)]
         options.append(ChoiceOption(_ALL, "All training rows"))
         text = "Rows are thin here. In Groups, c clusters the rows by similarity, and w writes rows like those of a group."
         app.push_screen(ChoiceDialog("Write rows like which?", text, options), chosen)
