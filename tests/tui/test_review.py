@@ -11,11 +11,14 @@ from typing import Any
 import pytest
 from textual import events
 
-from mlxtune.core.errors import MachineError
+from mlxtune.core.errors import MachineError, MlxtuneError
 from mlxtune.data.review import ReviewSession, journal_path
 from mlxtune.data.review import load as load_review
+from mlxtune.data.rows import Row
+from mlxtune.planning.masks import TrainingMask
 from mlxtune.tui.app import MlxtuneApp
 from mlxtune.tui.render.word_diff import word_diff
+from mlxtune.tui.source_session import SourceSession
 from mlxtune.tui.widgets.field import Editor
 from mlxtune.tui.widgets.row_reader import RowReader
 
@@ -95,6 +98,28 @@ async def test_a_row_is_shown_by_role_and_trained_text_is_marked_without_color(
         assert "not trained, 11" in line(room, "◇ system")
         assert "<|im_end|>" in room.text("#reader")
         assert "support-json.jsonl, line 1" in room.text("#origin")
+
+
+async def test_tokens_are_counted_for_the_row_on_screen_and_not_for_the_rows_passed(
+    shop: Shop, checks: Checks, tokens: type[Tokenizer], open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(shop)
+    requests, token_masks = list[int](), SourceSession.token_masks
+
+    def counting(session: SourceSession, rows: list[Row]) -> dict[str, TrainingMask | MlxtuneError]:
+        requests.append(session.row_index)
+        return token_masks(session, rows)
+
+    monkeypatch.setattr(SourceSession, "token_masks", counting)
+    tokens.gate.clear()
+    async with open_room("review", WIDE) as room:
+        await opened(room, counted=False)
+        await room.until(lambda: requests == [0])
+        await go_to(room, 5)
+        await at_row(room, 5)
+        tokens.gate.set()
+        await room.until(lambda: "trained" in room.head("#read"))
+        assert requests == [0, 4]
 
 
 async def test_each_decision_is_one_key_and_moves_on(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:

@@ -86,7 +86,7 @@ class ReviewRoom(SourceRoom):
         self._drafts: dict[tuple[str, str], str] = {}
         self._decision_times: list[float] = []
         self._masks: dict[str, TrainingMask | MlxtuneError] = {}
-        self._requested_mask = ""  # the hash of the row whose mask is being computed
+        self._computing_masks = False
         self._contract_result: tuple[str, tuple[ContractCheck, ...], Row | None] = ("", (), None)  # with the row's hash
         self._tags: list[str] = []
 
@@ -128,7 +128,7 @@ class ReviewRoom(SourceRoom):
         self.set_class(ready is None, "-bare")
         self.set_class(self._show_details, "-details")
         if session is not self._drawn_session:
-            self._drawn_session, self._drawn_row, self._masks, self._requested_mask, self._tags = session, -1, {}, "", []
+            self._drawn_session, self._drawn_row, self._masks, self._computing_masks, self._tags = session, -1, {}, False, []
             self._interrupt_edit()
         if ready is None:
             self.query_one("#no-row", Panel).update(lambda width, _height: self.render_unavailable(session, width))
@@ -139,6 +139,7 @@ class ReviewRoom(SourceRoom):
         row = self.row
         self._draw_row(ready, row)
         self._draw_details(ready, row)
+        self._request_mask(ready)
         decided, total = ready.source.decided_count, len(ready.source) - ready.source.bad_count
         filtered = ready.selection.filter.strip()
         position = f"row {self._position + 1:,} of {len(ready.selection.rows):,} shown" if filtered else ""
@@ -169,7 +170,6 @@ class ReviewRoom(SourceRoom):
             row = self.row
             parts = parts_of(row) if row else ()
             self.query_one(RowReader).set(len(parts), self._row_lines(session, row), cursor=service.first_part(parts))
-            self._request_mask(session)
 
     def _draw_row(self, session: SourceSession, row: Row | None) -> None:
         section, decision, edited = self.query_one("#read", Section), session.source.decision(session.row_index), self._edited_part
@@ -255,23 +255,23 @@ class ReviewRoom(SourceRoom):
         return self._tags[:9]
 
     def _request_mask(self, session: SourceSession) -> None:
-        """Compute the trained tokens of this row and the next one."""
-        if session.ref.recipe is None or isinstance(self._masks.get(""), MlxtuneError):
+        """Compute the trained tokens of this row and the next one, unless those of other rows are still being computed."""
+        if self._computing_masks or session.ref.recipe is None or isinstance(self._masks.get(""), MlxtuneError):
             return
         indices = [session.row_index, *(int(index) for index in session.selection.rows[self._position + 1 : self._position + 2])]
         records = [session.source.lazy_row(index).current_or_error for index in indices]
         rows = [row for row in records if not isinstance(row, DataError) and row.hash not in self._masks]
-        if not rows or rows[0].hash == self._requested_mask:
+        if not rows:
             return
-        self._requested_mask = rows[0].hash
+        self._computing_masks = True
 
         def done(masks: dict[str, TrainingMask | MlxtuneError]) -> None:
-            self._requested_mask = ""
+            self._computing_masks = False
             self._masks |= masks
-            if self.is_current:
+            if masks and self.is_current:
                 self.redraw()
 
-        self.run_job(lambda: session.token_masks(rows), done, group="mask")
+        self.run_job(lambda: session.token_masks(rows), done, lambda error: done({"": error}), group="mask")
 
     def _seconds_per_row(self) -> float | None:
         """Return the median time of recent decisions."""
