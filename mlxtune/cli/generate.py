@@ -55,7 +55,7 @@ def generate(
         int | None,
         typer.Option("--thin", min=0, help="Write variations of this entry in the list of thin rows. Default: 1; 0 uses all rows."),
     ] = None,
-    about: Annotated[str, typer.Option("--about", help="What the new prompts should be about.")] = "",
+    about: Annotated[str, typer.Option("--about", help="A subject for the new prompts.")] = "",
     n: Annotated[
         int | None, typer.Option("-n", "--rows", min=1, max=10_000, help="Number of rows. Default: 20, or all prompts of a file.")
     ] = None,

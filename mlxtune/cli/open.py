@@ -23,7 +23,7 @@ def open_room(
     item: Annotated[
         str,
         typer.Argument(
-            help="What to show there: a recipe (data, plan), a row's ID (review), a run (train), an evaluation (evaluate), or an "
+            help="The item to show there: a recipe (data, plan), a row's ID (review), a run (train), an evaluation (evaluate), or an "
             "adapter (adapters, chat)."
         ),
     ] = "",

@@ -1,4 +1,4 @@
-"""``queue``: run trainings, evaluations, searches, and exports one after another, for example overnight."""
+"""``queue``: run training, evaluations, searches, and exports one after another, for example overnight."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from mlxtune.runs.queue import LOG, Queue, QueueEntry
 from mlxtune.runs.registry import Run
 from mlxtune.runs.status import ACTIVE
 
-app = typer.Typer(help="Run trainings, evaluations, searches, and exports one after another.", no_args_is_help=True)
+app = typer.Typer(help="Run training, evaluations, searches, and exports one after another.", no_args_is_help=True)
 
 COMMANDS = ("train", "eval", "search", "data generate", "export")
 DETACHED = ("train", "search")  # their runs can be found again after the queue's process ended

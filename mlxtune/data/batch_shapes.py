@@ -54,7 +54,7 @@ def pair_batch_cost(shape: Shape) -> float:
 
 
 def choose_shapes(batches: Mapping[Shape, int], cost: Callable[[Shape], float], limit: int = MAX_SHAPES) -> dict[Shape, Shape]:
-    """Return the shape that each shape of ``batches``, which counts their batches, is padded to: at most ``limit`` shapes in all.
+    """Map each shape in ``batches``, which has the number of batches by shape, to one of at most ``limit`` padded shapes.
 
     Starting with all shapes in one group, groups are split in one dimension, each time where this saves the most, until the padding
     costs less than :data:`ENOUGH` or the limit is reached.

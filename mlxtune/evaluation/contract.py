@@ -27,7 +27,7 @@ class ContractMetric:
 
 @dataclass(frozen=True)
 class Contract:
-    """What an output must satisfy: a recipe's evaluation section with its compiled schema."""
+    """The requirements on an output: a recipe's evaluation section with its compiled schema."""
 
     section: EvaluationSection = field(default_factory=EvaluationSection)
     schema: SchemaValidator | None = None

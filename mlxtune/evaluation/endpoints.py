@@ -1,4 +1,4 @@
-"""What evaluating a model at an endpoint requires: consent to send rows, a spending cap, and a key."""
+"""Requirements for evaluating a model at an endpoint: consent to send rows, a spending cap, and a key."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ REPEATED = 1 / 8  # share of pairs shown again with swapped sides, to measure th
 
 @dataclass(frozen=True)
 class PresentedPair:
-    """What the reader sees: the prompt, two anonymous answers, and the current question."""
+    """The reader's view: the prompt, two anonymous answers, and the current question."""
 
     index: int
     total: int

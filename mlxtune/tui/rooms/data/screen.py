@@ -115,7 +115,8 @@ class DataRoom(SourceRoom):
                 yield Section(
                     "Findings",
                     ListPanel(
-                        id="findings-list", about="What the checks found. Enter shows the rows with this finding; f fixes them."
+                        id="findings-list",
+                        about="The findings of the checks. Enter shows the rows with this finding; f fixes them.",
                     ),
                     Panel(id="summary"),
                     id="findings",

@@ -106,8 +106,8 @@ class ReviewRoom(SourceRoom):
                     )
                 with Vertical(id="details"):
                     for id, title, about in (
-                        ("contract", "Contract", "What the recipe's contract requires of this answer, and whether it passes."),
-                        ("findings", "Findings", "What the checks found in this row."),
+                        ("contract", "Contract", "The contract's requirements for this answer, and whether it meets them."),
+                        ("findings", "Findings", "The findings of the checks in this row."),
                         ("tags", "Tags", "A digit adds or removes a tag; t asks for any other tag."),
                         ("origin", "Origin", "Where the row comes from, and the decisions on it."),
                     ):
