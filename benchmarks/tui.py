@@ -129,7 +129,7 @@ def starts(shop: Path, home: Path, count: int) -> list[float]:
 def open_rows(shop: Path, home: Path) -> float:
     """Return the seconds from the key that opens Data to its first row."""
     with terminal(shop, home) as screen:
-        screen.until("Journey")
+        screen.until("Workflow")
         start = time.perf_counter()
         screen.press("D", shows="Question 0")
         seconds = time.perf_counter() - start
@@ -147,7 +147,7 @@ def presses(shop: Path, home: Path, run: Path, count: int, rate: float) -> dict[
     worker = subprocess.Popen([sys.executable, "-c", WORKER, str(run), "1001", "100000", str(rate)])
     try:
         with terminal(shop, home) as screen:
-            screen.until("Journey")
+            screen.until("Workflow")
             screen.press("T", shows="▎ Train")
             zoomed = False
             for index in range(count):
