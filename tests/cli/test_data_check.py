@@ -73,7 +73,7 @@ def test_the_table_fits_80_columns_and_matches_the_json(cli, monkeypatch) -> Non
     assert "\u202e" not in shown
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("workers_in_process")
 def test_a_recipe_adds_contract_tokens_and_split(cli, recipe) -> None:
     file = recipe.parent.parent / "chat.jsonl"
     rows = file.read_text().splitlines()
@@ -93,7 +93,7 @@ def test_a_recipe_adds_contract_tokens_and_split(cli, recipe) -> None:
     assert 4 in lines["truncated"]
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("workers_in_process")
 def test_bad_rows_prevent_only_the_split_check(cli, recipe) -> None:
     file = recipe.parent.parent / "chat.jsonl"
     file.write_text("{\n" + file.read_text())
@@ -146,7 +146,7 @@ def test_a_missing_file_is_bad_input(cli) -> None:
         assert (result.code, result.out) == (2, "")
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("workers_in_process")
 def test_every_required_metric_of_the_contract_is_reported(cli, recipe) -> None:
     text = recipe.read_text()
     rules = (

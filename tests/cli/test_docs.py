@@ -29,7 +29,6 @@ from mlxtune.data.rows import Location
 from mlxtune.evaluation.statistics.power import BROKEN, detectable_gain
 from mlxtune.models import bundled
 from mlxtune.models.bundled import install
-from mlxtune.planning import measurements
 from mlxtune.recipe import parse
 from mlxtune.recipe.edit import edit_recipe
 from mlxtune.recipe.schema import Recipe
@@ -88,12 +87,8 @@ def reader(
     small_home: Path, tmp_path: Path, few_off_task_prompts: None, workers_in_process: None, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[[Command], tuple[int, str]]:
     """Run commands in an empty folder with 80 columns; returns exit code and output."""
-    from mlxtune.training import probe
-
     monkeypatch.setenv("MLXTUNE_HOME", str(small_home))
     monkeypatch.setenv("COLUMNS", "80")
-    monkeypatch.setattr(measurements, "row_lengths", probe.lengths)
-    monkeypatch.setattr(measurements, "record_tokens", probe.tokens)
     create = samples.create
 
     def create_small(folder: Path) -> Path:

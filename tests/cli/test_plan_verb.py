@@ -14,7 +14,7 @@ from mlxtune.core.text import size
 from mlxtune.models import catalog
 from mlxtune.planning.machine import PowerState, mac_with, this_machine
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("shared_row_lengths")]
+pytestmark = pytest.mark.usefixtures("workers_in_process")
 
 
 @pytest.fixture

@@ -218,7 +218,7 @@ def test_constants_match_those_of_training() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("dtype", "size"), [("bfloat16", 2), ("float32", 4)])
+@pytest.mark.parametrize(("dtype", "size"), [("bfloat16", 2), pytest.param("float32", 4, marks=pytest.mark.exhaustive)])
 def test_native_attention_saves_one_score_in_the_models_dtype(tmp_path: Path, dtype: str, size: int) -> None:
     """The peak of MLX's own attention in training, which is not fused, grows with the square of a row's length."""
     folder = make(tmp_path, "smollm2", dtype=dtype, num_hidden_layers=4)
@@ -234,7 +234,10 @@ def test_native_attention_saves_one_score_in_the_models_dtype(tmp_path: Path, dt
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("family", "compute"), [("smollm2", "native"), ("gemma2", "native"), ("gemma2", "float32")])
+@pytest.mark.parametrize(
+    ("family", "compute"),
+    [("smollm2", "native"), ("gemma2", "native"), pytest.param("gemma2", "float32", marks=pytest.mark.exhaustive)],
+)
 def test_a_gelu_gate_saves_more_than_a_swiglu_gate(tmp_path: Path, family: str, compute: str) -> None:
     """The peak grows with the width of the MLP, by what the layers save and the topmost one needs for its gradients."""
     settings = recipe("adapter.rank=4", 'adapter.targets="attention"', 'adapter.layers="all"')

@@ -62,12 +62,11 @@ class Walk(RoomDriver):
         return self.runs[0]
 
     async def set_key(self, key: str, value: str) -> None:
-        """Put the cursor of Plan's form on ``key``, and type ``value``."""
-        await self.press("home")
-        for _ in range(60):
-            if self.screen._key.path == key:
-                break
+        """Move the cursor of Plan's form down to ``key``, and type ``value``."""
+        while self.screen._key.path != key:
+            before = self.screen._key.path
             await self.press("down")
+            assert self.screen._key.path != before, f"{key} is not below"
         await self.press("enter", "ctrl+u", *value, "enter")
         await self.until_notice(f"✓ {key.partition('.')[2]} is now {value}.")
 
