@@ -11,6 +11,7 @@ import argparse
 import importlib
 import itertools
 import json
+import os
 import shutil
 import tempfile
 from dataclasses import asdict, dataclass, field, replace
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from mlxtune.planning import activations, measurements, memory, shapes
-from mlxtune.planning.machine import installed_version, this_machine
+from mlxtune.planning.machine import COMPUTE_VARIABLE, installed_version, this_machine
 from mlxtune.planning.memory import Coefficients, MemoryEstimate
 from mlxtune.planning.workload import BatchShape, Workload
 from mlxtune.recipe import Recipe, parse
@@ -146,10 +147,10 @@ def grouped(case: Case, batch: BatchShape) -> int:
 
 
 def measure(case: Case, folder: Path, batch: BatchShape) -> measurements.StepCost:
+    os.environ[COMPUTE_VARIABLE] = "native" if case.native else ""  # a child process inherits it
     return measurements.step_cost(
-        recipe(str(folder), case.overrides), batch, grouped=grouped(case, batch), checkpointed=case.checkpointed,
-        compute="native" if case.native else "float32",
-    )  # fmt: skip
+        recipe(str(folder), case.overrides), batch, grouped=grouped(case, batch), checkpointed=case.checkpointed
+    )
 
 
 def row(name: str, case: Case, folder: Path, measured: dict[str, Any], coefficients: Coefficients) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from mlxtune.core.child_process import ChildProcess
 from mlxtune.planning.workload import BatchShape, DatasetLengths, RowLength
@@ -68,16 +68,14 @@ def record_tokens(recipe: Recipe) -> list[TokenCount | None]:
     ]
 
 
-def step_cost(
-    recipe: Recipe, batch: BatchShape, *, grouped: int, checkpointed: bool, compute: Literal["native", "float32"] | None = None
-) -> StepCost:
+def step_cost(recipe: Recipe, batch: BatchShape, *, grouped: int, checkpointed: bool) -> StepCost:
     """Run two steps on ``batch`` and return their cost. Raises ``MachineError`` if the process dies.
 
     ``grouped`` rows run together through the frozen layers to fill their cache; 0 without a cache.
     """
     trained = min(-(-batch.trained // batch.rows), batch.width)
     shape = ProbeBatch(batch.rows, batch.prefix + batch.width + 1, trained, batch.prefix, grouped, checkpointed, batch.sides)
-    cost: StepCost = _measure("steps", {"recipe": dump(recipe), "batch": asdict(shape), "compute": compute})
+    cost: StepCost = _measure("steps", {"recipe": dump(recipe), "batch": asdict(shape)})
     return cost
 
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import astuple
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from mlxtune.core.child_process import serve
 from mlxtune.data.rows import Location
@@ -76,11 +76,11 @@ def tokens(recipe: Recipe) -> list[TokenCount | None]:
         return [count_row_tokens(template, item.record) for item in ReviewedRecords(records, review.load(recipe.source))]
 
 
-def steps(recipe: Recipe, batch: ProbeBatch, compute: Literal["native", "float32"] | None = None) -> StepCost:
+def steps(recipe: Recipe, batch: ProbeBatch) -> StepCost:
     """Load the recipe's base and measure two optimizer steps on rows with the batch's shape."""
     from mlxtune.models import load
 
-    return measure_steps(load.load(resolve(recipe.model.base), compute, quantize=recipe.model.quantize), recipe, batch)
+    return measure_steps(load.load(resolve(recipe.model.base), quantize=recipe.model.quantize), recipe, batch)
 
 
 def measure_steps(loaded: LoadedModel, recipe: Recipe, batch: ProbeBatch) -> StepCost:
@@ -204,9 +204,7 @@ def main() -> int:
     return serve({
         "lengths": lambda request: astuple(lengths(parse(request.params["recipe"]))),
         "tokens": lambda request: [count and astuple(count) for count in tokens(parse(request.params["recipe"]))],
-        "steps": lambda request: steps(
-            parse(request.params["recipe"]), ProbeBatch(**request.params["batch"]), request.params["compute"]
-        ),
+        "steps": lambda request: steps(parse(request.params["recipe"]), ProbeBatch(**request.params["batch"])),
     })  # fmt: skip
 
 
