@@ -160,7 +160,7 @@ def test_a_server_prints_its_url_answers_and_ends_on_ctrl_c(chat_workspace: Path
         assert document["models"] == ["tiny", "mine"]
         body = {"model": "mine", "messages": [{"role": "user", "content": "Hello?"}], "max_tokens": 4}
         request = urllib.request.Request(f"{document['url']}/chat/completions", json.dumps(body).encode())
-        with urllib.request.urlopen(request, timeout=60) as reply:
+        with urllib.request.urlopen(request, timeout=PATIENCE) as reply:
             assert json.load(reply)["usage"]["completion_tokens"] == 4
         server.send_signal(signal.SIGINT)
         assert server.wait(PATIENCE) == 0
@@ -171,7 +171,7 @@ def test_a_server_completes_its_answers_on_sigterm(chat_workspace: Path) -> None
     with running_server(chat_workspace) as (server, document):
         body = {"model": "tiny", "prompt": "Once", "max_tokens": 600, "stream": True, "stream_options": {"include_usage": True}}
         request = urllib.request.Request(f"{document['url']}/completions", json.dumps(body).encode())
-        with urllib.request.urlopen(request, timeout=60) as reply:
+        with urllib.request.urlopen(request, timeout=PATIENCE) as reply:
             reply.readline()
             server.send_signal(signal.SIGTERM)
             text = reply.read().decode()
