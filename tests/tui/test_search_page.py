@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from mlxtune.training.search import board as boards
+from mlxtune.training.search.leaderboard import read_leaderboard
 from mlxtune.tui.rooms.train.search_page import SearchPage
 from mlxtune.tui.widgets.dialog import ChoiceDialog
 
@@ -75,6 +76,14 @@ async def test_a_crashed_search_offers_to_continue(shop: Shop, open_room: OpenRo
         await opened(room)
         assert "crashed" in room.text("#search-banner")
         assert "r continue" in room.text("#search-banner")
+
+
+def test_trials_that_the_budget_excluded(shop: Shop) -> None:
+    folder = write_search(shop, done=9, finished=True)
+    board = read_leaderboard(folder)
+    assert board
+    assert {entry.number: entry.note for entry in board.entries}[7] == "not continued: the budget is spent"
+    assert "waiting" not in {entry.status for entry in board.entries}
 
 
 @pytest.mark.parametrize("size", [NARROW, LARGE], ids=["80x24", "140x45"])

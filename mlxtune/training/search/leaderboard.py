@@ -149,17 +149,19 @@ def _status(
     if decision and number in decision.tied:
         if number == decision.best:
             return "tied", "the best rate, but not the cheapest"
-        return "tied", f"cannot be told apart from trial {decision.best}{f'; {own}' if own else ''}"
+        return "tied", f"tied with trial {decision.best}{f'; {own}' if own else ''}"
     if following and following[0] == number:
         return "training", f"training to step {board.trial(number).rungs[following[1]]:,}"
     if board.is_pruned(number):
         return "pruned", why_pruned(board, number)
     if board.limit and number > board.limit:
-        return "waiting", "not started: the budget is too small"
+        return "pruned", "not started: the budget is too small"
     if number in board.pinned:
         return "pinned", "pinned"
     if board.last_rung(number) == board.plan.rung_count - 1:
         return "finished", own
+    if decision:
+        return "pruned", own or "not continued: the budget is spent"
     return "waiting", own
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import ClassVar
 
 from textual.app import ComposeResult
@@ -47,6 +47,11 @@ class PageScreen(ModalScreen[None]):
     def redraw(self) -> None:
         """Redraw the rows."""
         self._panel.set(self._rows)
+
+    def draw_keys(self, keys: Iterable[tuple[bool, str, str, str]]) -> None:
+        """Draw the foot: of each key, whether it does something now, its name, label, and action."""
+        parts = [part for possible, name, label, action in keys if possible for part in (key(name, label, action, "$muted"), "   ")]
+        self.query_one("#foot", Panel).update(lambda width, _height: line("  ", *parts).truncate(max(width, 0)))
 
     def on_resize(self) -> None:
         self.redraw()

@@ -8,11 +8,9 @@ from typing import TYPE_CHECKING, ClassVar
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
-from textual.content import Content
 
 from mlxtune.runs.queue import FILE, Queue, QueueEntry
 from mlxtune.tui.follow import file_stamp
-from mlxtune.tui.render.text import Part, key, line
 from mlxtune.tui.rooms.train import queue_render
 from mlxtune.tui.widgets.dialog import ChoiceDialog, ChoiceOption
 from mlxtune.tui.widgets.list import ListPanel
@@ -98,21 +96,13 @@ class QueuePage(PageScreen):
         self._draw_keys()
 
     def _draw_keys(self) -> None:
-        self.query_one("#foot", Panel).update(lambda width, _height: self._keys().truncate(max(width, 0)))
-
-    def _keys(self) -> Content:
-        keys: list[Part] = ["  "]
-        options = [
+        self.draw_keys([
             (self._can_start, "s", "start", "screen.start"),
             (bool(self._recipes), "a", "add", "screen.add"),
             (self._waiting is not None, "x", "remove", "screen.remove"),
             (any(entry.status == "waiting" for entry in self.entries), "c", "clear", "screen.clear"),
             (True, "esc", "close", "screen.dismiss"),
-        ]
-        for possible, name, label, action in options:
-            if possible:
-                keys += [key(name, label, action, "$muted"), "   "]
-        return line(*keys)
+        ])  # fmt: skip
 
     def action_start(self) -> None:
         if self._can_start:

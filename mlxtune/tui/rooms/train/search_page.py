@@ -7,14 +7,12 @@ from typing import TYPE_CHECKING, ClassVar
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
-from textual.content import Content
 
 from mlxtune.core.errors import MlxtuneError
 from mlxtune.runs import launch
 from mlxtune.training.search import board as boards
 from mlxtune.training.search.leaderboard import Entry, Leaderboard, read_leaderboard
 from mlxtune.tui.follow import file_stamp
-from mlxtune.tui.render.text import Part, key, line
 from mlxtune.tui.rooms.train import search_render
 from mlxtune.tui.snapshot import RunView
 from mlxtune.tui.widgets.list import ListPanel
@@ -91,7 +89,7 @@ class SearchPage(PageScreen):
         for name in ("#search-board", "#search-strips"):
             self.query_one(name).display = board is not None
         self.query_one("#search-chart").display = board is not None and self.app.size.height >= 34
-        self.query_one("#foot", Panel).update(lambda width, _height: self._keys(view).truncate(max(width, 0)))
+        self._draw_keys(view)
         head, panel = self.query_one("#search-head", Section).head, self.query_one("#search-banner", Panel)
         if view is None or snapshot is None:
             panel.update(lambda width, _height: search_render.empty_page(self.app.can_start, width))
@@ -120,10 +118,9 @@ class SearchPage(PageScreen):
         self.query_one("#search-strips", Section).head.set(note=note)
         self.query_one("#search-values", Panel).update(lambda width, _height: search_render.positions(board, number, width))
 
-    def _keys(self, view: RunView | None) -> Content:
-        keys: list[Part] = ["  "]
+    def _draw_keys(self, view: RunView | None) -> None:
         searches = self.app.snapshot.searches if self.app.snapshot else ()
-        options = [
+        self.draw_keys([
             (view is not None and view.alive, "x", "drop", "screen.choose('drop')"),
             (view is not None and view.alive, "p", "pin", "screen.choose('pin')"),
             (view is not None and view.alive, "s", "stop", "screen.stop"),
@@ -133,11 +130,7 @@ class SearchPage(PageScreen):
             (self._index < len(searches) - 1, "[", "older", "screen.turn(1)"),
             (self._index > 0, "]", "newer", "screen.turn(-1)"),
             (True, "esc", "close", "screen.dismiss"),
-        ]
-        for possible, name, label, action in options:
-            if possible:
-                keys += [key(name, label, action, "$muted"), "   "]
-        return line(*keys)
+        ])  # fmt: skip
 
     def _can_resume(self, view: RunView | None) -> bool:
         return view is not None and view.status in ("stopped", "crashed", "failed") and self.app.accelerator_free

@@ -95,7 +95,10 @@ def row(board: Leaderboard, entry: Entry, alive: bool, width: int) -> Content:
     if bar_width:
         style = "$primary" if entry.status in ("selected", "training") else "$muted"
         parts += ["  ", interval(entry.low, rate, entry.high, bar_width, style) if rate is not None else " " * bar_width]
-    parts += ["  ", ("next" if stopped else one_line(entry.note), "$error" if entry.status == "failed" else "$muted")]
+    note = "next" if stopped else one_line(entry.note)
+    if line(*parts, "  ", note).cell_length > width:
+        note = note.partition(";")[0].partition(" (")[0]
+    parts += ["  ", (note, "$error" if entry.status == "failed" else "$muted")]
     return line(*parts).truncate(max(width, 0), ellipsis=True)
 
 
