@@ -82,7 +82,7 @@ def test_trials_that_the_budget_excluded(shop: Shop) -> None:
     folder = write_search(shop, done=9, finished=True)
     board = read_leaderboard(folder)
     assert board
-    assert {entry.number: entry.note for entry in board.entries}[7] == "not continued: the budget is spent"
+    assert {entry.number: entry.note for entry in board.entries}[7] == "budget spent; not continued"
     assert "waiting" not in {entry.status for entry in board.entries}
 
 

@@ -155,13 +155,13 @@ def _status(
     if board.is_pruned(number):
         return "pruned", why_pruned(board, number)
     if board.limit and number > board.limit:
-        return "pruned", "not started: the budget is too small"
+        return "pruned", "budget too small; not started"
     if number in board.pinned:
         return "pinned", "pinned"
     if board.last_rung(number) == board.plan.rung_count - 1:
         return "finished", own
     if decision:
-        return "pruned", own or "not continued: the budget is spent"
+        return "pruned", own or "budget spent; not continued"
     return "waiting", own
 
 

@@ -59,7 +59,7 @@ def banner(view: RunView, board: Leaderboard | None, now: float, width: int) -> 
         held_out: Part = (f"held-out {rate.share:.1%}", "bold")
         rows.append(
             line(validation, held_out, (f" ({100 * rate.low:.0f} to {100 * rate.high:.0f}), evaluated once", "$muted")).truncate(
-                max(width, 0)
+                max(width, 0), ellipsis=True
             )
         )
     elif board and board.decision:
