@@ -18,11 +18,11 @@ GOOD = '{"reply": "Thank you, it is near."}'
 BAD = "It is near"
 
 
-def write_evaluation(workspace: Path, *, pairs: bool = False, **arms: Sequence[str]) -> Path:
+def write_evaluation(workspace: Path, *, pairs: bool = False, contract: bool = True, **arms: Sequence[str]) -> Path:
     """Create ``evals/20261124-1412-shop`` in ``workspace`` and return it.
 
-    ``arms`` maps an arm to its answers; with ``pairs`` the rows are pairs. The source has one held-out row per answer,
-    followed by ten training rows.
+    ``arms`` maps an arm to its answers; with ``pairs`` the rows are pairs, and without ``contract`` the recipe has none. The source
+    has one held-out row per answer, followed by ten training rows.
     """
     arms = arms or {"base": [BAD, GOOD, BAD, BAD], "tuned": [GOOD, GOOD, "", GOOD]}
     count = len(next(iter(arms.values())))
@@ -31,7 +31,8 @@ def write_evaluation(workspace: Path, *, pairs: bool = False, **arms: Sequence[s
     (workspace / "schema.json").write_text('{"type": "object", "required": ["reply"]}\n')
     (workspace / "shop.toml").write_text(
         'name = "shop"\n[model]\nbase = "m"\n[data]\nsource = "shop.jsonl"\n'
-        f'[method]\nkind = "{"dpo" if pairs else "sft"}"\n[evaluation]\nschema = "schema.json"\nforbid = ["Northpeak"]\n'
+        f'[method]\nkind = "{"dpo" if pairs else "sft"}"\n'
+        + ('[evaluation]\nschema = "schema.json"\nforbid = ["Northpeak"]\n' if contract else "")
     )
     folder = workspace / "evals" / "20261124-1412-shop"
     folder.mkdir(parents=True)
@@ -45,22 +46,23 @@ def write_evaluation(workspace: Path, *, pairs: bool = False, **arms: Sequence[s
         if pairs
     }
     evidence.save_evidence(folder, recipe, rows, logprobs, source_rows.rows)
-    contract = Contract.from_recipe(recipe)
+    rules = Contract.from_recipe(recipe)
+    headline = rules.headline(recipe, has_preferences=pairs)
     evaluated_rows = evidence.load_rows(folder)
     scores_by_arm = {
-        arm: [contract.score(row.answer(text, "stop")) for row, text in zip(evaluated_rows, answers, strict=True)]
+        arm: [rules.score(row.answer(text, "stop")) for row, text in zip(evaluated_rows, answers, strict=True)]
         for arm, answers in arms.items()
     }
     records = [
         {
             "id": row.id, "line": row.location.line, "arm": arm, "output": text, "ended": "stop",
-            "failed": {name: [score.kind, score.why] for name, score in scores.items() if name in contract.required and not score.passed},
+            "failed": {name: [score.kind, score.why] for name, score in scores.items() if name in rules.required and not score.passed},
         }
         for arm, answers in arms.items()
         for row, text, scores in zip(rows, answers, scores_by_arm[arm], strict=True)
     ]  # fmt: skip
     (folder / "outputs.jsonl").write_text(evidence.to_jsonl(records))
-    failed = [row for row, scores in zip(rows, scores_by_arm[list(arms)[-1]], strict=True) if not scores["contract"].passed]
+    failed = [row for row, scores in zip(rows, scores_by_arm[list(arms)[-1]], strict=True) if not scores["contract" if contract else "exact"].passed]
     nearest_rows.save_nearest(folder, failed, train, source_rows)
     for arm, logprobs_by_id in logprobs.items():
         for row, scores in zip(rows, scores_by_arm[arm], strict=True):
@@ -71,8 +73,8 @@ def write_evaluation(workspace: Path, *, pairs: bool = False, **arms: Sequence[s
     ]
     facts = {
         "name": "shop", "base": "m", "base_fingerprint": "0" * 64, "run": "r", "adapter": "a", "rows": count,
-        "headline": "preference" if pairs else "contract", "row_ids": [row.id for row in rows], "looks": 1,
-        "asks": [metric.name for metric in contract.metrics if metric.required], "ledger": "Evaluated for the first time.", "source": str(source), "schema": evidence.schema_hash(folder), "contract": contract_hash(recipe),
+        "headline": headline, "row_ids": [row.id for row in rows], "looks": 1,
+        "asks": [metric.name for metric in rules.metrics if metric.required], "ledger": "Evaluated for the first time.", "source": str(source), "schema": evidence.schema_hash(folder), "contract": contract_hash(recipe),
         "decoding": {"kind": "greedy", "max_tokens": 256}, "compute": "float32 on the CPU", "wording": report.WORDING,
     }  # fmt: skip
     publish(report.build(facts, arm_scores, [row.group for row in evaluated_rows]), folder)

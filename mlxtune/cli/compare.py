@@ -17,7 +17,7 @@ from mlxtune.evaluation.compare import EvaluationSide, compare_evaluations, comp
 from mlxtune.evaluation.json_fields import to_json
 from mlxtune.evaluation.render.comparison_table import evaluation_comparison_table
 from mlxtune.evaluation.render.wording import p_value
-from mlxtune.evaluation.scorers import CONTRACT
+from mlxtune.evaluation.scorers.registry import metric_label
 from mlxtune.evaluation.verdict import signed_points
 from mlxtune.runs import registry
 
@@ -56,14 +56,15 @@ def _compare_many(names: list[str], *, gate: bool, json: bool) -> None:
         show_json({"first": sides[0].name, "comparisons": to_json(comparisons)})
         return
     rows = int(sides[0].report.facts["rows"])
-    print_section("Whole contract", f"{plural(rows, 'held-out row')}, the same for all; p after Holm")
+    metric = comparisons[0].metric
+    print_section(metric_label(metric).capitalize(), f"{plural(rows, 'held-out row')}, the same for all; p after Holm")
     curves = [_losses(side) for side in sides]
     known = [loss for curve in curves for loss in curve]
     table: list[list[Cell]] = [
         ["", *((title, "faint") for title in ("evaluation", "rate", "points", "interval", "p", "loss of its run"))]
     ]
     for index, (side, curve) in enumerate(zip(sides, curves, strict=True)):
-        rate = next(arm for arm in side.report.arms if arm.name == side.arm).rate(CONTRACT)
+        rate = next(arm for arm in side.report.arms if arm.name == side.arm).rate(metric)
         cells: list[Cell] = ["", "", ""]
         glyph: Cell = ("·", "faint")
         if index:

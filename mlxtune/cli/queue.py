@@ -22,6 +22,8 @@ from mlxtune.core.child_process import python_command, python_environment
 from mlxtune.core.errors import InputError
 from mlxtune.core.text import one_line, plural
 from mlxtune.evaluation import report as reports
+from mlxtune.evaluation.scorers import CONTRACT
+from mlxtune.evaluation.scorers.registry import metric_label
 from mlxtune.runs.locks import accelerator_lock, is_locked
 from mlxtune.runs.queue import LOG, Queue, QueueEntry
 from mlxtune.runs.registry import Run
@@ -122,11 +124,11 @@ def summarize(entries: list[QueueEntry], evaluations: list[Path]) -> str:
     for folder in evaluations:
         with suppress(InputError, KeyError, StopIteration):
             report = reports.load(folder)
-            tuned = next(arm for arm in reversed(report.arms) if arm.name == "tuned").rate("contract")
-            rates.append((tuned.hits / tuned.total, one_line(str(report.facts["name"]))))
+            tuned = next(arm for arm in reversed(report.arms) if arm.name == "tuned").rate(report.answer_metric)
+            rates.append((tuned.hits / tuned.total, one_line(str(report.facts["name"])), report.answer_metric))
     if rates:
-        rate, name = max(rates)
-        text += f", best: {name}, contract {rate:.1%}"
+        rate, name, metric = max(rates)
+        text += f", best: {name}, {'contract' if metric == CONTRACT else metric_label(metric)} {rate:.1%}"
     return f"{text}."
 
 

@@ -59,6 +59,11 @@ def score(
         section = EvaluationSection(disclaimers=rules, forbid=forbid or [], reference=["exact", "fields"])
         contract = Contract(section, SchemaValidator.read(schema) if schema else None)
     scored = [contract.score(answer) for _, answer in rows]
+    if not any(scored):
+        raise InputError(
+            f"{recipe} has no contract, and no output has a reference, so there is nothing to score.",
+            hint="Use --schema, --disclaimer, or --forbid instead of --recipe.",
+        )
     rates = reports.metric_rates(scored)
     if json:
         scores = [{"id": name, **_score_json(row, contract.required)} for (name, _), row in zip(rows, scored, strict=True)]

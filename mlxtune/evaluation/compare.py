@@ -36,7 +36,10 @@ class EvaluationSide:
 
 @dataclass(frozen=True)
 class EvaluationComparison:
-    """The comparison of the second side with the first on each metric of their contract, and the verdict."""
+    """The comparison of the second side with the first on each metric of their contract, and the verdict.
+
+    Without a contract, the metrics are those that compare answers with their references.
+    """
 
     first: str
     second: str
@@ -46,7 +49,7 @@ class EvaluationComparison:
 
     @property
     def headline(self) -> Comparison:
-        """The comparison on the whole contract, which is the last one."""
+        """The comparison on the whole contract or, without one, on the first reference metric. It is the last one."""
         return self.comparisons[-1]
 
 
@@ -55,7 +58,7 @@ def find_side(workspace: Path, which: str) -> EvaluationSide:
     folder = _evaluation(workspace, which)
     report = reports.load(folder)
     subject = report.subject.name
-    return EvaluationSide(folder, report, subject if is_tuned(subject) else strongest_arm(report.arms, CONTRACT).name)
+    return EvaluationSide(folder, report, subject if is_tuned(subject) else strongest_arm(report.arms, report.answer_metric).name)
 
 
 def compare_evaluations(first: EvaluationSide, second: EvaluationSide) -> EvaluationComparison:
@@ -72,16 +75,20 @@ def compare_evaluations(first: EvaluationSide, second: EvaluationSide) -> Evalua
     )
     has_pairs = all(PREFERENCE in scores for by_row in (one, two) for scores in by_row.values())
     groups = [row.group for row in before.rows]
+    metrics = [*contract.required_metrics, *([PREFERENCE] if has_pairs else []), CONTRACT]
+    if contract.is_empty:
+        metrics = [*([PREFERENCE] if has_pairs else []), *(metric.name for metric in reversed(contract.metrics))]
     comparisons = apply_holm(
         [
             compare(
                 metric, first.name, second.name,
-                [(one[row.id][metric].passed, two[row.id][metric].passed) for row in before.rows], groups,
+                *reports.both_passed(metric, [one[row.id] for row in before.rows], [two[row.id] for row in before.rows], groups),
             )
-            for metric in [*contract.required_metrics, *([PREFERENCE] if has_pairs else []), CONTRACT]
-        ]
+            for metric in metrics
+        ],
+        metrics[-1],
     )  # fmt: skip
-    verdict = verdict_sentence(comparisons[-1], metric_label(CONTRACT), grouped=len(set(groups)) < len(groups))
+    verdict = verdict_sentence(comparisons[-1], metric_label(metrics[-1]), grouped=len(set(groups)) < len(groups))
     return EvaluationComparison(first.name, second.name, len(groups), comparisons, verdict)
 
 

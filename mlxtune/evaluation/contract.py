@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import regex
@@ -10,6 +10,7 @@ import regex
 from mlxtune.core.errors import InputError
 from mlxtune.core.text import one_line
 from mlxtune.evaluation.scorers import CONTRACT, PASS, THINKING_LIMIT, THINKING_LOOP, ModelAnswer, Score, ScoreFunction, Scorer
+from mlxtune.evaluation.scorers.preference import PREFERENCE
 from mlxtune.evaluation.scorers.registry import SCORERS
 from mlxtune.evaluation.scorers.schema_valid import SchemaValidator
 from mlxtune.recipe import EvaluationSection, Recipe
@@ -27,14 +28,23 @@ class ContractMetric:
 
 @dataclass(frozen=True)
 class Contract:
-    """The requirements on an output: a recipe's evaluation section with its compiled schema."""
+    """The requirements on an output: a recipe's evaluation section with its compiled schema.
+
+    If ``is_empty``, nothing is required, so there is no ``contract`` metric: answers are only compared with their references.
+    """
 
     section: EvaluationSection = field(default_factory=EvaluationSection)
     schema: SchemaValidator | None = None
+    is_empty: bool = False
 
     @classmethod
     def from_recipe(cls, recipe: Recipe) -> Contract:
-        """Build the recipe's contract. Raises ``InputError`` for an unusable schema or pattern."""
+        """Build the recipe's contract. Raises ``InputError`` for an unusable schema or pattern.
+
+        Without a contract, answers are compared with the references as ``evaluation.reference`` says, or by exact match.
+        """
+        if not recipe.has_contract:
+            return cls(replace(recipe.evaluation, reference=recipe.evaluation.reference or ["exact"]), is_empty=True)
         for phrase in (phrase for rule in recipe.evaluation.disclaimers for phrase in rule.phrases if phrase.match == "regex"):
             try:
                 regex.compile(phrase.text)
@@ -45,6 +55,8 @@ class Contract:
     @cached_property
     def wants_json(self) -> bool:
         """Whether raw JSON is required, which it is if there is a schema or no text rule."""
+        if self.is_empty:
+            return False
         return self.schema is not None or not any(scorer.replaces_json and scorer.build(self) for scorer in SCORERS)
 
     @cached_property
@@ -67,7 +79,16 @@ class Contract:
     @property
     def required(self) -> set[str]:
         """The required metrics and the contract itself."""
-        return {*self.required_metrics, CONTRACT}
+        return set() if self.is_empty else {*self.required_metrics, CONTRACT}
+
+    def headline(self, recipe: Recipe, *, has_preferences: bool) -> str:
+        """Return the metric that the verdict of an evaluation of ``recipe`` is about.
+
+        It is the preferred answer for preference training, else the contract or, without one, the first reference metric.
+        """
+        if recipe.method.kind == "dpo" and has_preferences:
+            return PREFERENCE
+        return self.metrics[0].name if self.is_empty else CONTRACT
 
     def score(self, answer: ModelAnswer) -> dict[str, Score]:
         """Score ``answer`` on every metric. ``contract`` passes if all required metrics pass, or repeats the first failure.
@@ -80,6 +101,8 @@ class Contract:
             THINKING_LOOP: Score(False, "reasoning cut off", "the reasoning repeated itself, so there is no answer"),
         }.get(answer.ended)
         scores = {metric.name: cut or metric.scorer(answer) for metric in metrics}
+        if self.is_empty:
+            return scores
         failed = (scores[metric.name] for metric in metrics if metric.required and not scores[metric.name].passed)
         return scores | {CONTRACT: next(failed, PASS)}
 

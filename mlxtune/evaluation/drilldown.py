@@ -86,7 +86,8 @@ class Drilldown:
     def metrics(self) -> tuple[str, ...]:
         """Every metric of this evaluation, in report order."""
         pairs = (PREFERENCE,) if self._evidence.logprobs else ()
-        return (*(metric.name for metric in self.contract.metrics), CONTRACT, *pairs)
+        whole = () if self.contract.is_empty else (CONTRACT,)
+        return (*(metric.name for metric in self.contract.metrics), *whole, *pairs)
 
     def rows(self, metric: str) -> Iterator[ScoredRow]:
         """Yield every row with its scores on ``metric``. Raises ``InputError`` for an unknown metric."""

@@ -19,6 +19,7 @@ from mlxtune.evaluation.evidence import FILES, hashes
 from mlxtune.evaluation.json_fields import from_json, to_json
 from mlxtune.evaluation.off_task.result import OffTaskResult, from_record
 from mlxtune.evaluation.scorers import CONTRACT, Score
+from mlxtune.evaluation.scorers.preference import PREFERENCE
 from mlxtune.evaluation.scorers.registry import FORMS, metric_label
 from mlxtune.evaluation.seed_report import SeedReport, SeedScores, build_seed_report, load_seed_report
 from mlxtune.evaluation.statistics.bootstrap import BootstrapMean, bootstrap
@@ -135,7 +136,11 @@ class ArmResult:
 
 @dataclass(frozen=True)
 class EvaluationReport:
-    """An evaluation's results. The verdict is about the whole contract or, for preference training, the preferred answers."""
+    """An evaluation's results.
+
+    The verdict is about the whole contract, for preference training about the preferred answers and, without a contract, about
+    agreement with the reference answers.
+    """
 
     facts: ReportFacts
     arms: tuple[ArmResult, ...]
@@ -150,13 +155,18 @@ class EvaluationReport:
         return self.facts.get("headline", CONTRACT)
 
     @property
+    def answer_metric(self) -> str:
+        """The metric that sums up the answers: the contract or, without one, the headline metric."""
+        return CONTRACT if any(rate.metric == CONTRACT for rate in self.arms[0].rates) else self.headline_metric
+
+    @property
     def headline(self) -> Comparison | None:
         """The comparison of the strongest tuned arm with the strongest other arm, behind the verdict; ``None`` without a tuned arm."""
         return self._with_strongest(self.headline_metric)
 
     @property
     def contract(self) -> Comparison | None:
-        """The same comparison on the whole contract."""
+        """The same comparison on the whole contract; ``None`` also without a contract."""
         return self._with_strongest(CONTRACT)
 
     @property
@@ -193,8 +203,8 @@ class EvaluationReport:
         there is one. The limit is not decisive if the rows are independent and the outcome is the same with all of these answers
         counted as passes.
         """
-        item = self.contract
-        if item is None or (self.headline_metric != CONTRACT and item.outcome != "worse"):
+        item = self._with_strongest(self.answer_metric)
+        if item is None or (self.headline_metric != item.metric and item.outcome != "worse") or item.metric == PREFERENCE:
             return None
         sides = {"better": (item.first,), "worse": (item.second,)}.get(item.outcome, (item.first, item.second))
         for arm in self.arms:
@@ -298,7 +308,7 @@ def build(
         pairs += [(rival, arm) for arm in tuned for rival in arms if rival.name in rivals]
     comparisons = apply_holm(
         [
-            compare(metric, first.name, second.name, *_both_passed(metric, first.scored, second.scored, groups))
+            compare(metric, first.name, second.name, *both_passed(metric, first.scored, second.scored, groups))
             for first, second in pairs
             for metric in max(second.scored, key=len)
             if metric not in FORMS
@@ -324,7 +334,7 @@ def _seed_report(
     return build_seed_report(seeds, metric, groups, rival, next(arm.scored for arm in arms if arm.name == rival))
 
 
-def _both_passed(
+def both_passed(
     metric: str, first: ScoredRows, second: ScoredRows, groups: Sequence[Hashable]
 ) -> tuple[list[tuple[bool, bool]], list[Hashable]]:
     """Return whether each arm passed, for the rows to which ``metric`` applies in both arms, and the groups of those rows."""
@@ -361,11 +371,11 @@ def _verdict(report: EvaluationReport) -> str:
 def _measured(report: EvaluationReport) -> str:
     """Return the verdict at this token limit. A gain in preferences at the contract's expense counts as worse."""
     headline, contract = report.headline, report.contract
-    if headline is None or contract is None:
+    if headline is None:
         return f"The base is measured. Train, then evaluate the adapter against it.{_grammar(report)}"
     arm = "" if report.subject.name == TUNED else report.subject.name
     text = verdict_sentence(headline, metric_label(headline.metric), grouped=report.grouped, arm=arm) + _grammar(report)
-    if headline is contract:
+    if contract is None or headline is contract:
         return text
     if contract.outcome == "worse":
         return f"{verdict_sentence(contract, metric_label(contract.metric), grouped=report.grouped, arm=arm)} {text}"

@@ -22,7 +22,6 @@ from mlxtune.data.rows import PromptRow, last_prompt
 from mlxtune.evaluation import report as reports
 from mlxtune.evaluation.drilldown import Drilldown
 from mlxtune.evaluation.failure_groups import EVERY_KIND, failure_groups
-from mlxtune.evaluation.scorers import CONTRACT
 from mlxtune.planning.cluster_process import ClusterProcess
 from mlxtune.recipe import Recipe
 from mlxtune.runs import registry
@@ -91,7 +90,7 @@ def _failures(workspace: Path, recipe: Recipe, train: Mapping[str, PromptRow]) -
         if report.facts.get("source") != str(recipe.source) or not report.facts.get("adapter"):
             continue
         arm = report.subject.name
-        rows = Drilldown(run.folder).rows_for(CONTRACT, arm, passed=False)
+        rows = Drilldown(run.folder).rows_for(report.answer_metric, arm, passed=False)
         groups = [group for group in failure_groups(rows, arm) if len(group.rows) >= _MIN_FAILURES]
         alike = [group for group in groups if group.kind != EVERY_KIND]
         for group in (alike or groups)[:_MAX_OF_A_KIND]:

@@ -31,8 +31,6 @@ from mlxtune.evaluation.judge.verify_judge import verify_judges
 from mlxtune.evaluation.off_task.result import compare_off_task
 from mlxtune.evaluation.render.publish import render_pages, renderer_hash
 from mlxtune.evaluation.report import PAGES, ArmScores, ReportFacts, ScoredRows
-from mlxtune.evaluation.scorers import CONTRACT
-from mlxtune.evaluation.scorers.preference import PREFERENCE
 from mlxtune.evaluation.seed_evidence import load_seed_scores
 from mlxtune.evaluation.seed_report import SeedScores
 from mlxtune.recipe import AUTO
@@ -192,7 +190,7 @@ def _numbers(
         "base": evidence.recipe.model.base,
         "rows": len(evidence.rows),
         "row_ids": [row.id for row in evidence.rows],
-        "headline": PREFERENCE if evidence.recipe.method.kind == "dpo" and evidence.logprobs else CONTRACT,
+        "headline": contract.headline(evidence.recipe, has_preferences=bool(evidence.logprobs)),
         "schema": schema_hash(folder),
         "contract": contract_hash(evidence.recipe),
         "asks": contract.required_metrics,

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlxtune.core.errors import MachineError
+from mlxtune.core.errors import InputError, MachineError
 from mlxtune.core.files import write_text
 from mlxtune.core.hashing import sha256_json
 from mlxtune.data.rows import PromptRow, prompt_text, shared_system_prompt
@@ -33,14 +33,13 @@ from mlxtune.evaluation.off_task.result import compare_off_task
 from mlxtune.evaluation.progress import progress_reporter
 from mlxtune.evaluation.render.publish import publish
 from mlxtune.evaluation.report import ReportFacts
-from mlxtune.evaluation.scorers import CONTRACT, ModelAnswer, Score
+from mlxtune.evaluation.scorers import ModelAnswer, Score
 from mlxtune.evaluation.scorers.preference import PREFERENCE, PairLogprobs
 from mlxtune.evaluation.seed_evidence import SeedAdapter, SeedAnswer, load_seed_scores, save_seed_answers, score_seeds
 from mlxtune.evaluation.seed_report import recommend
 from mlxtune.models.cpu import blas
 from mlxtune.models.resolve import resolve
 from mlxtune.planning.machine import this_machine
-from mlxtune.recipe import Recipe
 from mlxtune.runs.worker import Worker, run_worker
 
 if TYPE_CHECKING:  # these import mlx, which must come after the BLAS
@@ -120,7 +119,8 @@ def evaluate(worker: Worker) -> dict[str, Any]:
     for arm in arms:
         if arm.adapter and inputs.seeds and not seed_answers:
             seed_answers = runner.answer_with_seeds(inputs.seeds, inputs.validation, rows)
-            metric = _headline(recipe, bool(compared) and all(one.logprobs for one in scored))
+            has_preferences = bool(compared) and all(one.logprobs for one in scored)
+            metric = contract.headline(recipe, has_preferences=has_preferences)
             run = recommend(score_seeds(seed_answers, contract, *map(evidence.evaluated_rows, (inputs.validation, rows))), metric)
             seed = next(seed for seed in inputs.seeds if seed.run == run)
             facts |= {"run": seed.run, "adapter": seed.adapter}
@@ -146,7 +146,7 @@ def evaluate(worker: Worker) -> dict[str, Any]:
         save_seed_answers(folder, seed_answers)
     ledger.record(ledger.ledger_path(folder), "eval", folder.name, facts["row_ids"])
     history = ledger.history(ledger.ledger_path(folder), facts["row_ids"])
-    headline = _headline(recipe, bool(compared))
+    headline = contract.headline(recipe, has_preferences=bool(compared))
     facts |= {"headline": headline, "looks": history.evaluations, "ledger": ledger.describe(history)}
     if TUNED in off_task_answers:
         evidence.save_off_task(folder, off_task, off_task_answers)
@@ -162,10 +162,6 @@ def evaluate(worker: Worker) -> dict[str, Any]:
     return {"verdict": result.verdict, "rows": len(rows)}
 
 
-def _headline(recipe: Recipe, has_preferences: bool) -> str:
-    return PREFERENCE if recipe.method.kind == "dpo" and has_preferences else CONTRACT
-
-
 def _read_inputs(worker: Worker) -> _Inputs:
     """Read and split the rows. Raise ``InputError`` if an adapter was trained on one of the held-out rows."""
     from mlxtune.evaluation.outputs import prompt_rows
@@ -175,6 +171,11 @@ def _read_inputs(worker: Worker) -> _Inputs:
     source = read_source(recipe.source, recipe.data.format, recipe.data.map)
     splits = split(source, recipe.data)
     rows = sample_rows(prompt_rows(splits.test), recipe.evaluation.rows)
+    if contract.is_empty and all(row.reference is None for row in rows):
+        raise InputError(
+            "The recipe has no contract, and no held-out row has a reference answer, so there is nothing to measure.",
+            hint="Say in the section evaluation of the recipe what answers must satisfy: schema, disclaimers, forbid, or length.",
+        )
     adapter = Path(request["adapter"]) if request.get("adapter") else None
     seeds = [SeedAdapter(**seed) for seed in request.get("seeds", ())]
     for seed in seeds[1:]:

@@ -97,4 +97,6 @@ def _spawn(run: Run, kind: str, request: Mapping[str, Any]) -> Run:
             last = one_line(" ".join(run.log_tail(1)), 200) or f"exit code {child.returncode}"
             raise MachineError(f"The worker of {run.id} exited before its first event: {last}", hint=f"See its log: {run.log}")
         time.sleep(0.02)
+    if child.poll() is None and len(events.read_all(run.folder)) > old_count:
+        return run  # its heartbeat says that it is starting, slowly
     raise MachineError(f"The worker of {run.id} wrote no event within {START_TIMEOUT:.0f} s.", hint=f"See its log: {run.log}")

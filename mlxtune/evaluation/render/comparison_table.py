@@ -24,7 +24,6 @@ from mlxtune.evaluation.render.wording import (
     verdict_arms,
 )
 from mlxtune.evaluation.report import ArmResult, EvaluationReport, Rate
-from mlxtune.evaluation.scorers import CONTRACT
 from mlxtune.evaluation.scorers.registry import FORMS, metric_label
 from mlxtune.evaluation.verdict import Comparison, ScoreComparison
 
@@ -113,23 +112,22 @@ def report_tables(report: EvaluationReport) -> list[ReportTable]:
 
 
 def arms_table(report: EvaluationReport) -> ReportTable | None:
-    """Return each arm's rate on the contract with the time and length of its answers, or ``None`` for an older report."""
+    """Return each arm's rate on the contract or, without one, on the headline metric, with the time and length of its answers, or ``None`` for an older report."""
     rows = []
+    total = report.facts["rows"]
     slowest = max((arm.answers.p95 or 0.0 for arm in report.arms if arm.answers), default=0.0)
     for arm in report.arms:
         if answers := arm.answers:
-            contract = arm.rate(CONTRACT)
+            rate = arm.rate(report.answer_metric)
             rows.append(
                 (
                     _arm(arm),
-                    *rate_cells(contract)[:2],
+                    *rate_cells(rate)[:2],
                     *([_latency_cell(answers, slowest)] if slowest else []),
                     *(TableCell("–" if seconds is None else _seconds(seconds)) for seconds in (answers.p50, answers.p95)),
-                    TableCell(f"{answers.tokens / contract.total:,.0f}"),
-                    TableCell(
-                        percent(answers.cut / contract.total), "error" if answers.cut > MAX_CUT * contract.total else "muted"
-                    ),
-                    TableCell(percent(answers.loops / contract.total), "muted"),
+                    TableCell(f"{answers.tokens / total:,.0f}"),
+                    TableCell(percent(answers.cut / total), "error" if answers.cut > MAX_CUT * total else "muted"),
+                    TableCell(percent(answers.loops / total), "muted"),
                 )
             )
     if not rows:
@@ -137,7 +135,7 @@ def arms_table(report: EvaluationReport) -> ReportTable | None:
     labels = ("p50, s", "p95, s", "tokens", "cut off", "loops")
     columns = (
         TableColumn(),
-        TableColumn(metric_label(CONTRACT), right=True),
+        TableColumn(metric_label(report.answer_metric), right=True),
         TableColumn(right=True),
         *([TableColumn(priority=2)] if slowest else []),
         *(TableColumn(label, right=True) for label in labels),

@@ -33,8 +33,10 @@ def summary(report: EvaluationReport) -> str:
     """Summarize the result for readers without a background in statistics."""
     item = report.headline
     if item is None:
-        counts = [f"{rate.hits:,} of {rate.total:,} ({arm.name})" for arm in report.arms for rate in [arm.rate(CONTRACT)]]
-        return f"Answers that meet the whole contract without training: {', '.join(counts)}."
+        metric = report.answer_metric
+        counts = [f"{rate.hits:,} of {rate.total:,} ({arm.name})" for arm in report.arms for rate in [arm.rate(metric)]]
+        what = "Answers that meet the whole contract" if metric == CONTRACT else f"Rows that pass “{metric_label(metric)}”"
+        return f"{what} without training: {', '.join(counts)}."
     paired = item.paired
     text = (
         f"Of {plural(paired.total, 'row')}, {paired.first:,} passed “{metric_label(item.metric)}” before ({item.first}) and "
@@ -114,7 +116,11 @@ def method(report: EvaluationReport) -> str:
 
 
 def contract_text(report: EvaluationReport) -> str:
-    """List the required metrics in a sentence."""
+    """List the required metrics in a sentence, or say that there are none."""
+    if report.answer_metric != CONTRACT:
+        perplexity = any(arm.perplexity is not None for arm in report.arms)
+        more = ", and the perplexity of the references is measured" if perplexity else ""
+        return f"The recipe has no contract, so answers are only compared with their references{more}."
     names = [metric_label(name) for name in report.facts.get("asks", [])]
     return f"The whole contract: {', '.join(names)}." if names else ""
 

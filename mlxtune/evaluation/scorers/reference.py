@@ -76,7 +76,7 @@ def _fields(text: str, fields: Sequence[str]) -> Counter[tuple[str, object]]:
 
 EXACT = Scorer(
     "exact",
-    "equals reference",
+    "exact match",
     lambda contract: score_exact if "exact" in contract.section.reference else None,
     required=False,
     needs_reference=True,

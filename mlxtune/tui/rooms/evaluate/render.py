@@ -14,9 +14,9 @@ from mlxtune.evaluation.evidence import FailureLinks, StoredAnswer
 from mlxtune.evaluation.off_task.prompts import OffTaskPrompt
 from mlxtune.evaluation.off_task.result import DROPPED, HELD, OffTaskResult
 from mlxtune.evaluation.render.comparison_table import comparison_table, facts_table, report_tables
-from mlxtune.evaluation.render.wording import change_text, nearest_row_text, p_value, summary
+from mlxtune.evaluation.render.wording import change_text, contract_text, nearest_row_text, p_value, summary
 from mlxtune.evaluation.report import ArmResult
-from mlxtune.evaluation.scorers import Score
+from mlxtune.evaluation.scorers import CONTRACT, Score
 from mlxtune.evaluation.scorers.registry import metric_label
 from mlxtune.evaluation.verdict import Comparison
 from mlxtune.tui.render.bars import axis, bar, interval
@@ -64,6 +64,8 @@ def _verdict_notes(loaded: LoadedReport) -> list[tuple[str, str, str]]:
     item = loaded.comparison(report.headline.metric, base) if report.headline and loaded.baseline != base else None
     if item:
         notes.append((" ", "", f"Compared with {one_line(base)}: {change_text(item.low, item.change, item.high)} points."))
+    if report.answer_metric != CONTRACT:
+        notes.append((" ", "", contract_text(report)))
     notes += [(" ", "", text) for text in _margins(loaded)]
     if report.facts.get("ledger"):
         notes.append((" ", "", one_line(str(report.facts["ledger"]))))

@@ -1,0 +1,86 @@
+"""An evaluation of a recipe without a contract says so, and compares answers with their references instead."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from evaluation_files import BAD, GOOD, write_evaluation
+
+from mlxtune.cli.evaluate import table
+from mlxtune.core.errors import InputError
+from mlxtune.evaluation import report as reports
+from mlxtune.evaluation import worker
+from mlxtune.evaluation.drilldown import failed_rows
+from mlxtune.evaluation.verify import verify
+from mlxtune.recipe import dump, load
+from mlxtune.runs import registry
+from mlxtune.runs.worker import Worker
+from mlxtune.tui.rooms.evaluate import render
+from mlxtune.tui.rooms.evaluate.service import load_report
+from mlxtune.tui.verdict import read_verdict
+
+NO_CONTRACT = "The recipe has no contract, so answers are only compared with their references"
+ANSWERS = {"base": [BAD] * 8, "tuned": [GOOD] * 8}
+
+
+def test_the_verdict_is_about_the_references(tmp_path: Path) -> None:
+    folder = write_evaluation(tmp_path, contract=False, **ANSWERS)
+    report = reports.load(folder)
+    assert [rate.metric for rate in report.arms[1].rates] == ["exact"]
+    assert (report.answer_metric, report.contract, report.outcome) == ("exact", None, "better")
+    assert report.verdict.startswith("Better. Exact match rose by 100 points")
+    assert verify(folder) == []
+
+
+def test_pairs_are_compared_by_preference(tmp_path: Path) -> None:
+    folder = write_evaluation(tmp_path, pairs=True, contract=False, **ANSWERS)
+    report = reports.load(folder)
+    assert report.headline_metric == "preference"
+    assert "ontract" not in report.verdict
+    assert verify(folder) == []
+
+
+def test_every_face_says_that_there_is_no_contract(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write_evaluation(tmp_path, contract=False, **ANSWERS)
+    table(reports.load(folder), folder)
+    texts = {
+        "terminal": " ".join(capsys.readouterr().out.split()),
+        "Markdown": (folder / "report.md").read_text(),
+        "HTML": (folder / "report.html").read_text(),
+        "app": " ".join(render.verdict(load_report(folder), None, 140, 20).plain.split()),
+        "report in the app": " ".join(" ".join(row.plain for row in render.report_page(load_report(folder), 100)).split()),
+    }
+    for face, text in texts.items():
+        assert "whole contract" not in text.lower(), face
+        assert "xact match" in text, face
+        assert NO_CONTRACT in text or face == "report in the app", face
+
+
+def test_the_rows_behind_the_rate_are_those_that_differ(tmp_path: Path) -> None:
+    folder = write_evaluation(tmp_path, contract=False, base=[BAD, BAD], tuned=[GOOD, BAD])
+    assert [row.why for row in failed_rows(folder, reports.load(folder))] == ["the output differs from the reference"]
+
+
+def test_the_app_shows_the_reference_metric_elsewhere(tmp_path: Path) -> None:
+    verdict = read_verdict(write_evaluation(tmp_path, contract=False, **ANSWERS) / reports.FILE)
+    assert verdict is not None
+    assert [metric.name for metric in verdict.metrics] == ["exact match"]
+
+
+def test_without_a_tuned_arm_the_summary_names_the_metric(tmp_path: Path) -> None:
+    folder = write_evaluation(tmp_path, contract=False, base=[GOOD, BAD])
+    assert "Rows that pass “exact match” without training: 1 of 2 (base)." in (folder / "report.md").read_text()
+
+
+def test_without_references_there_is_nothing_to_measure(workspace: Path) -> None:
+    source = workspace / "bad.jsonl"
+    source.write_text(
+        "".join(f'{{"prompt": "Where is parcel {index}?", "completion": "Lost {index}.", "label": false}}\n' for index in range(40))
+    )
+    recipe = load(workspace / "recipes" / "tiny.toml", [f"data.source={source}", "method.kind=kto", "evaluation.forbid=[]"])
+    folder = registry.create(workspace, "eval", "tiny").folder
+    (folder / "recipe.toml").write_text(dump(recipe))
+    (folder / registry.LAUNCH_FILE).write_text('{"request": {}}')
+    with pytest.raises(InputError, match="no contract, and no held-out row has a reference"):
+        worker.evaluate(Worker(folder))
