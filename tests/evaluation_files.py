@@ -62,7 +62,11 @@ def write_evaluation(workspace: Path, *, pairs: bool = False, contract: bool = T
         for row, text, scores in zip(rows, answers, scores_by_arm[arm], strict=True)
     ]  # fmt: skip
     (folder / "outputs.jsonl").write_text(evidence.to_jsonl(records))
-    failed = [row for row, scores in zip(rows, scores_by_arm[list(arms)[-1]], strict=True) if not scores["contract" if contract else "exact"].passed]
+    failed = [
+        row
+        for row, scores in zip(rows, scores_by_arm[list(arms)[-1]], strict=True)
+        if not scores["contract" if contract else "exact"].passed
+    ]
     nearest_rows.save_nearest(folder, failed, train, source_rows)
     for arm, logprobs_by_id in logprobs.items():
         for row, scores in zip(rows, scores_by_arm[arm], strict=True):

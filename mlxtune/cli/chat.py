@@ -28,7 +28,7 @@ from mlxtune.serving.protocol import Done, Event, Failed, Piece, Sampling
 
 Which = Annotated[str, typer.Argument(help="An adapter (name, run, folder, or last) or a base model. Default: the bundled model.")]
 ShareAccelerator = Annotated[
-    bool, typer.Option("--share-accelerator", help="Run even while a training run is using the accelerator. Both become slower.")
+    bool, typer.Option("--share-accelerator", help="Run even while a training run is using this machine. Both become slower.")
 ]
 
 _COMMANDS = {

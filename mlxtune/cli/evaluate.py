@@ -156,8 +156,8 @@ def measure(
 
         def draw(state: RunState) -> None:
             if state.current_arm:
-                arm, what, done, total = state.current_arm
-                update(f"{arm} answers {plural(total, what)}", done / max(1, total))
+                done, total = state.current_arm[2:]
+                update(state.arm_progress, done / max(1, total))
 
         return follow(evaluation, on_state=draw), evaluation.folder
 

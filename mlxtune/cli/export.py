@@ -49,7 +49,7 @@ Format = Annotated[str, typer.Argument(help="; ".join(f"{one.label}: {one.about}
 
 
 def export(
-    form: Format,
+    form: Format = "",
     which: Which = "last",
     lora: Annotated[
         bool, typer.Option("--lora", help=f"Export only the adapter, not fused into its base ({_with('--lora')}).")
@@ -72,6 +72,11 @@ def export(
     json: Json = False,
 ) -> None:
     """Export an adapter for another program: fused into its base and checked against the adapter, or on its own."""
+    if not form:
+        raise InputError(
+            f"Choose a format: {', '.join(NAMES)}.",
+            hint="For example: mlxtune export mlx last (mlxtune export --help describes them)",
+        )
     if form not in NAMES:
         raise InputError(f"Unknown export format {one_line(form, 40)}.", hint=suggest(form, NAMES))
     if precision and precision not in exports.PRECISIONS:

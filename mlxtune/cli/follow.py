@@ -8,12 +8,14 @@ from json import dumps
 
 from mlxtune.cli.output import Cell, info, print_error, progress_bar
 from mlxtune.core.errors import Interrupted, MlxtuneError
-from mlxtune.core.text import duration, one_line, plural
+from mlxtune.core.text import duration, plural
 from mlxtune.runs.events import Event
-from mlxtune.runs.log_lines import describe
+from mlxtune.runs.log_lines import describe, describe_progress
 from mlxtune.runs.registry import Run
 from mlxtune.runs.state import RunState
 from mlxtune.runs.watch import require_finished, watch
+
+PROGRESS_SECONDS = 10.0  # between two lines about the progress of one phase
 
 
 def follow(run: Run, *, json: bool = False, on_state: Callable[[RunState], None] | None = None) -> int:
@@ -21,16 +23,21 @@ def follow(run: Run, *, json: bool = False, on_state: Callable[[RunState], None]
 
     With ``json``, each event is a line on stdout. With ``on_state``, the caller shows the progress and only warnings are printed.
     """
-    state = RunState()
+    state, announced = RunState(), 0.0
     try:
         for events, state in watch(run):
             for event in events:
                 line = describe(event)
+                if line is None and event["type"] in ("reference", "replay") and abs(event["t"] - announced) >= PROGRESS_SECONDS:
+                    line, announced = describe_progress(event), event["t"]
                 if json:
                     print(dumps(event), flush=True)
                 elif line and (on_state is None or event["type"] in ("warning", "run.restarting")):
                     clock = time.strftime("%H:%M:%S", time.localtime(line.t))
                     info((f"{clock}  ", "faint"), (line.glyph, f"bold {line.style}"), "  ", line.text, *_remaining(event, state))
+                    if event["type"] == "data.ready" and event["valid"] and not (state.steps or state.validations or state.ended):
+                        text = f"computing the loss of {plural(event['valid'], 'validation row')} before the first step"
+                        info((f"{clock}  ", "faint"), ("·", "bold faint"), "  ", text)
             if on_state:
                 on_state(state)
     except KeyboardInterrupt:
@@ -54,8 +61,8 @@ def follow_answers(run: Run) -> int:
 
         def draw(state: RunState) -> None:
             if state.current_arm:
-                arm, kind, done, total = state.current_arm
-                update(f"{one_line(arm, 40)} answers {plural(total, kind)}", done / max(1, total))
+                done, total = state.current_arm[2:]
+                update(state.arm_progress, done / max(1, total))
 
         return follow(run, on_state=draw)
 

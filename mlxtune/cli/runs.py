@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -16,8 +17,9 @@ from mlxtune.cli.options import Json
 from mlxtune.cli.output import Cell, info, out, progress_bar, show, show_json
 from mlxtune.cli.search import search_json, show_search
 from mlxtune.cli.tables import print_columns, print_facts, print_heading
-from mlxtune.core.errors import InputError
+from mlxtune.core.errors import InputError, MachineError
 from mlxtune.core.text import duration, plural, size, suggest
+from mlxtune.data import samples
 from mlxtune.runs import launch, registry
 from mlxtune.runs.events import EventReader
 from mlxtune.runs.metrics import CsvSink, MetricSink, TensorBoardSink, TrackioSink, metric_rows
@@ -26,6 +28,7 @@ from mlxtune.runs.status import ACTIVE, STATUS_LABELS
 from mlxtune.training import start
 
 STOP_PATIENCE = 5.0  # seconds before stop says what it waits for
+STOP_LIMIT = 600.0  # seconds after which stop no longer waits
 
 FORMATS = ("csv", "tensorboard", "trackio")
 POLL = 2.0  # seconds
@@ -56,7 +59,14 @@ def list_runs(kind: Kind = "", json: Json = False) -> None:
         return
     if not runs:
         item = RUN_KINDS[kind or "train"]
-        show(f"There are no {item.nouns} yet.   ", (item.create_hint, "primary"))
+        here = Path.cwd()
+        if kind or samples.is_workspace(here):
+            show(f"There are no {item.nouns} yet.   ", (item.create_hint, "primary"))
+            return
+        show(f"{here} is not a workspace, so there are no runs in it.")
+        near = samples.enclosing_workspace(here) or next(samples.workspaces_in(here), None)
+        command = f"cd {shlex.quote(str(near))} && mlxtune runs" if near else "mlxtune init NAME"
+        show("  ", f"{'The nearest workspace' if near else 'Create a workspace'}: ", (command, "primary"))
         return
     headings: list[Cell] = [(title, "faint") for title in ("run", "kind", "status", "step", "validation")]
     rows: list[list[Cell]] = [["", *headings, ""]]
@@ -84,7 +94,7 @@ def show_run(name: RunName = "last", json: Json = False) -> None:
     facts: list[tuple[str, Cell]] = [("kind", RUN_KINDS[run.kind].noun), ("base", record["base"])]
     if run.kind == "train":
         facts += [
-            ("step", f"{record['step']:,} of {record['steps']:,}"),
+            ("step", f"{record['step']:,} of {record['steps']:,}" if record["steps"] else "none yet"),
             ("validation", validations or "none yet"),
             ("memory", f"peak {size(state.peak)}" if state.peak else "unknown"),
             ("checkpoints", ", ".join(map(str, state.checkpoints[-3:])) or "none"),
@@ -116,6 +126,11 @@ def stop(name: RunName = "last", json: Json = False) -> None:
     registry.stop(run)
     started, explained = time.monotonic(), False
     while run.status() in ACTIVE:
+        if time.monotonic() - started > STOP_LIMIT:
+            raise MachineError(
+                f"{run.id} has not stopped within {duration(STOP_LIMIT)}. It stops once its current step has ended.",
+                hint=f"If its process hangs, end it without a checkpoint: kill -9 {run.state().pid}",
+            )
         if not explained and time.monotonic() - started > STOP_PATIENCE:
             explained = True
             info(("● ", "primary"), "Waiting for the current step to finish. Ctrl-C stops waiting; the run still stops.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import mlxtune
@@ -24,6 +25,16 @@ def enclosing_workspace(folder: Path) -> Path | None:
     """Return the workspace that contains ``folder``, or ``None``. A clone of mlxtune has recipes but is not a workspace."""
     root = samples_root()
     return next((parent for parent in folder.resolve().parents if parent != root and any(parent.glob("recipes/*.toml"))), None)
+
+
+def is_workspace(folder: Path) -> bool:
+    """Return whether ``folder`` has recipes or runs of any kind."""
+    return any(folder.glob("recipes/*.toml")) or any((folder / name).is_dir() for name in ("runs", "evals", "searches"))
+
+
+def workspaces_in(folder: Path) -> Iterator[Path]:
+    """Yield the workspaces directly in ``folder``."""
+    yield from (child for child in sorted(folder.iterdir()) if not child.name.startswith(".") and is_workspace(child))
 
 
 def create(folder: Path) -> Path:

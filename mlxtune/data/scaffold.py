@@ -29,7 +29,7 @@ _BASE = "smollm2-135m"
 _MAX_NAME = 60  # characters
 _MOST_ROWS = 20_000  # that the guesses are made from
 _CHARACTERS_PER_TOKEN = 3
-_TOKEN_LIMITS = (256, 512, 1024, 2048, 4096)
+_TOKEN_LIMITS = (256, 512, 1024, 2048, 4096, 8192)  # the base's context has 8,192 tokens
 _JSON_SHARE = 0.9  # of the answers, for a schema
 _MOST_VALUES = 20  # of an enum
 _MOST_LABELS = 200  # of a classifier
@@ -288,7 +288,7 @@ def facts(scaffold: Scaffold, name: str = "") -> list[tuple[str, str]]:
     formats = ", ".join(f"{count:,} {format}" for format, count in scaffold.formats.items())
     unreadable = f", {scaffold.unreadable:,} cannot be read" if scaffold.unreadable else ""
     schema = f"{name}.schema.json" if name else "a JSON Schema"
-    contract = "none" if scaffold.schema is None else f"{schema}, from the JSON answers"
+    contract = "none; answers are compared with their references" if scaffold.schema is None else f"{schema}, from the JSON answers"
     contract = f"{len(scaffold.labels)} labels, compared with the reference" if scaffold.labels else contract
     required = sum(sentence.share == 1 for sentence in scaffold.sentences)
     offered = len(scaffold.sentences) - required

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 import shlex
 import tomllib
@@ -158,12 +159,22 @@ def _build(kind: type, values: Any, path: tuple[str, ...], locate: _KeyLocations
     for key in values:
         if key not in fields:
             unknown = f"unknown key {one_line(key, 60)}{f' in [{name}]' if name else ''}"
-            raise RecipeError(f"{locate((*path, key))}: {unknown}.", hint=suggest(key, fields, "Known keys:"))
+            raise RecipeError(f"{locate((*path, key))}: {unknown}.", hint=_known(key, values[key], path, fields))
     for key, item in fields.items():
         if key not in values and item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING:
             what = f"the section [{key}]" if dataclasses.is_dataclass(hints[key]) else f"the key {'.'.join((*path, key))}"
             raise RecipeError(f"{locate(path)}: {what} is missing.")
     return kind(**{key: _value(hints[key], value, (*path, key), locate) for key, value in values.items()})
+
+
+def _known(key: str, value: Any, path: tuple[str, ...], fields: Mapping[str, Any]) -> str:
+    """Suggest a known key for an unknown one. A key that belongs to a section is often written without it."""
+    if not path and not isinstance(value, Mapping):
+        sections = {name: kind for name, kind in annotated_types(Recipe).items() if dataclasses.is_dataclass(kind)}
+        full = [f"{name}.{key}" for name, kind in sections.items() if key in annotated_types(kind)]  # type: ignore[arg-type]
+        if full:
+            return f"Did you mean {' or '.join(full)}?"
+    return suggest(key, fields, "Known keys:")
 
 
 def _value(kind: Any, value: Any, path: tuple[str, ...], locate: _KeyLocations) -> Any:
@@ -204,8 +215,16 @@ def _value(kind: Any, value: Any, path: tuple[str, ...], locate: _KeyLocations) 
     match = nearest(value, _literals(kind)) if isinstance(value, str) else None
     hint = f"Did you mean {match}?" if match else ""
     if origin is list and isinstance(value, str):
-        hint = f"""Use brackets: {path[-1]} = {_shown([value])}, or --set "{".".join(path)}={_shown([value])}\""""
+        listed = _bracketed(value, arguments[0])
+        hint = f"""Use brackets: {path[-1]} = {listed}, or --set '{".".join(path)}={listed}'"""
     raise RecipeError(f"{locate(path)}: {'.'.join(path)} must be {_expected(kind)}, but is {_shown(value)}.", hint=hint)
+
+
+def _bracketed(text: str, kind: Any) -> str:
+    """Return the list that ``text`` was meant to be, as TOML: ``1,2`` is ``[1, 2]``."""
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    is_number = kind in (int, float) and all(re.fullmatch(r"[-+]?[\d.]+(?:e[-+]?\d+)?", part) for part in parts)
+    return one_line(f"[{', '.join(part if is_number else json.dumps(part, ensure_ascii=False) for part in parts)}]", 60)
 
 
 def _literals(kind: Any) -> list[str]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from mlxtune.core.errors import InputError, MachineError
 from mlxtune.core.files import disk_errors, home, open_regular
 
-_IN_USE = "The accelerator is in use by {note}. Wait for it to finish, or stop it."
+_IN_USE = "This machine is in use by {note}. Wait for it to finish, or stop it."
 
 
 @contextlib.contextmanager

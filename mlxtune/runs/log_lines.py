@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from mlxtune.core.text import one_line, plural, size
-from mlxtune.runs.events import Event
+from mlxtune.runs.events import Event, ReferenceProgress, ReplayProgress
 from mlxtune.runs.state import HELD_OUT_ROW
 
 
@@ -24,6 +24,13 @@ def describe(event: Event) -> LogLine | None:
     """Return the log line for ``event``, or ``None`` for heartbeats and progress."""
     parts = _describe(event)
     return LogLine(event["t"], *parts) if parts else None
+
+
+def describe_progress(event: ReferenceProgress | ReplayProgress) -> LogLine:
+    """Return a line about a phase that has not ended: how many pairs or prompts are done."""
+    text = "the reference model scored" if event["type"] == "reference" else "the base answered"
+    kind = "pair" if event["type"] == "reference" else "replay prompt"
+    return LogLine(event["t"], "·", "faint", f"{text} {event['done']:,} of {plural(event['total'], kind)}")
 
 
 def _describe(event: Event) -> tuple[str, str, str] | None:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from mlxtune.core.text import one_line, plural
 from mlxtune.runs.events import ArmEvent, ArmProgress, Event, WaitReason
 
 Metrics = tuple[tuple[str, float], ...]
@@ -67,6 +68,7 @@ class RunState:
     warnings: tuple[str, ...] = ()
     arms: tuple[tuple[str, int, int], ...] = ()  # (arm, held-out rows done, held-out rows)
     current_arm: tuple[str, str, int, int] | None = None  # (arm, kind of prompt, done, total)
+    validation_rows: int = 0
     trial: int = 0  # the trial of a search that trains
     reference_progress: tuple[int, int] = (0, 0)  # (pairs scored by the reference model, pairs)
     memory: int = 0
@@ -104,6 +106,15 @@ class RunState:
     def best_validation(self) -> Validation | None:
         """The validation with the lowest loss so far."""
         return min((item for item in self.validations if item.loss == item.loss), key=lambda item: item.loss, default=None)
+
+    @property
+    def arm_progress(self) -> str:
+        """What the model is doing in an evaluation or export, with a count; empty if nothing was reported yet."""
+        if self.current_arm is None:
+            return ""
+        arm, kind, done, total = self.current_arm
+        verb = {"reference": "scores", "prompt": "reads"}.get(kind, "answers")
+        return f"{one_line(arm, 40)} {verb} {done:,} of {plural(total, kind)}"
 
     @property
     def ended(self) -> bool:
@@ -145,7 +156,7 @@ def fold(events: Iterable[Event], state: RunState | None = None) -> RunState:
             case "reference":
                 changes["reference_progress"] = (event["done"], event["total"])
             case "data.ready":
-                changes |= {"total": event["steps"], "epochs": event["epochs"]}
+                changes |= {"total": event["steps"], "epochs": event["epochs"], "validation_rows": event["valid"]}
             case "step":
                 metrics = _metrics(event.get("metrics"))
                 steps.append(Step(event["step"], _number(event["loss"]), event["rate"], event["speed"], event["t"], metrics))

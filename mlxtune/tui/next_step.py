@@ -230,10 +230,7 @@ def _validation_trend(view: RunView) -> str:
 
 
 def _evaluation_progress(view: RunView) -> str:
-    if view.state.current_arm is None:
-        return "Loading the model."
-    arm, kind, done, total = view.state.current_arm
-    return f"{arm} has answered {done:,} of {plural(total, kind)}."
+    return f"{view.state.arm_progress or 'Loading the model'}."
 
 
 def workflow(snapshot: Snapshot) -> list[WorkflowStage]:

@@ -44,10 +44,22 @@ FAILED = ("run.failed", {"error": "No luck.", "hint": "Try again.", "code": 2})
 
 
 @pytest.mark.parametrize("command", [("runs",), ("runs", "list")])
-def test_an_empty_workspace_shows_how_to_start(cli, command):
+def test_an_empty_workspace_shows_how_to_start(cli, cwd, command):
+    (cwd / "runs").mkdir()
     result = cli(*command)
     assert (result.code, result.err) == (0, "")
     assert result.out.startswith("There are no runs yet.   Start one with: mlxtune train RECIPE")
+
+
+def test_a_folder_that_is_no_workspace_is_named_with_the_nearest_one(cli, cwd, monkeypatch):
+    assert f"{cwd} is not a workspace" in cli("runs").out.replace("\n", " ")
+    assert "mlxtune init NAME" in cli("runs").out
+    (cwd / "shop" / "recipes").mkdir(parents=True)
+    (cwd / "shop" / "recipes" / "shop.toml").touch()
+    assert f"cd {cwd / 'shop'} && mlxtune runs" in " ".join(cli("runs").out.split())
+    (cwd / "shop" / "data").mkdir()
+    monkeypatch.chdir(cwd / "shop" / "data")
+    assert f"cd {cwd / 'shop'} && mlxtune runs" in " ".join(cli("runs").out.split())
 
 
 @pytest.mark.parametrize("command", [("runs", "--json"), ("runs", "list", "--json")])
@@ -180,6 +192,37 @@ def test_stopping_an_ended_run_is_bad_input(cli, cwd):
     result = cli("runs", "stop")
     assert result.code == 2
     assert "is not running. Its status is finished" in result.err
+
+
+def test_stop_does_not_wait_without_end(cli, cwd, monkeypatch):
+    folder = _run(cwd, "20261122-0900-shop")
+    monkeypatch.setattr("mlxtune.runs.registry.stop", lambda run: None)  # the worker hangs, and ignores the signal
+    monkeypatch.setattr("mlxtune.cli.runs.STOP_LIMIT", 0.0)
+    with file_lock(folder / "run.lock", busy_message=""):
+        result = cli("runs", "stop")
+    assert result.code == 4
+    assert "has not stopped within 0 s. It stops once its current step has ended." in " ".join(result.err.split())
+    assert f"kill -9 {os.getpid()}" in result.err
+
+
+def test_a_long_phase_before_the_first_step_is_reported_with_a_count(cli, cwd, monkeypatch):
+    folder = cwd / "runs" / "20261122-0900-pairs"
+    folder.mkdir(parents=True)
+    times = iter(range(1_800_000_000, 1_900_000_000, 4))  # four seconds between two events
+    (folder / "recipe.toml").write_text(dump(parse('name = "shop"\n[model]\nbase = "m"\n[data]\nsource = "d.jsonl"\n')))
+    with monkeypatch.context() as patch:
+        patch.setattr("time.time", lambda: next(times))
+        writer = EventWriter(folder)
+        writer.emit("run.started", **START)
+        for done in range(4, 25, 4):
+            writer.emit("reference", done=done, total=24)
+        writer.emit("data.ready", train=20, valid=4, test=1, tokens=9, trained=5, truncated=0, steps=10, epochs=2)
+        writer.close()
+    shown = [line[10:] for line in cli("runs", "attach").err.splitlines()]
+    assert [line for line in shown if "reference model" in line] == [
+        "·  the reference model scored 4 of 24 pairs", "·  the reference model scored 16 of 24 pairs", "·  reference model scored 24 pairs"
+    ]  # fmt: skip
+    assert "·  computing the loss of 4 validation rows before the first step" in shown
 
 
 @pytest.mark.parametrize(("answer", "code"), [("n\n", 1), ("\n", 1), ("", 130)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, NoReturn
 
 import pytest
 from hub_stub import COMMIT, ID, Hub
@@ -86,6 +87,21 @@ def test_a_damaged_file_is_deleted_and_downloaded_again(hub_server: Hub, name: s
     assert hub.cached(ID) is None
     hub_server.damage.clear()
     assert resolve(ID).folder.name == COMMIT
+
+
+def test_a_search_gives_up_connecting_after_three_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    library, limits = hub._http_library(), []
+
+    class Session:
+        def get(self, url: str, *, timeout: Any, **_: object) -> NoReturn:
+            limits.append(timeout.connect)
+            raise library.ConnectTimeout("no answer")
+
+    monkeypatch.setattr(hub, "_http_library", lambda: library)  # it is the session's module
+    monkeypatch.setattr("huggingface_hub.get_session", Session)
+    with pytest.raises(MachineError, match="The Hub cannot be reached for llama"):
+        hub.search("llama")
+    assert limits == [3.0]  # seconds, and one try
 
 
 def test_errors_have_hints(hub_server: Hub, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,19 +29,24 @@ ALLOWED = re.compile(
 
 
 class Terminal:
-    """A program on a terminal of ``columns`` by ``rows``."""
+    """A program on a terminal of ``columns`` by ``rows``. With ``own_input``, it reads from another terminal than it writes to."""
 
-    def __init__(self, workspace: Path, home: Path, columns: int = 120, rows: int = 36, code: str = "", **more: str) -> None:
+    def __init__(
+        self, workspace: Path, home: Path, columns: int = 120, rows: int = 36, code: str = "", own_input: bool = False, **more: str
+    ) -> None:
         command = [sys.executable, *(["-c", code] if code else ["-P", "-m", "mlxtune"])]
         self._main, self.inner = pty.openpty()
+        self._keys, keyboard = pty.openpty() if own_input else (-1, self.inner)
         self.before = termios.tcgetattr(self.inner)
         self.resize(columns, rows)
         environment = {**os.environ, "MLXTUNE_HOME": str(home), "PYTHONPATH": str(ROOT), "TERM": "xterm-256color", **more}
         for name in ("NO_COLOR", "COLUMNS", "LINES"):
             environment.pop(name, None)
         self.process = subprocess.Popen(
-            command, cwd=workspace, env=environment, stdin=self.inner, stdout=self.inner, stderr=self.inner, start_new_session=True
+            command, cwd=workspace, env=environment, stdin=keyboard, stdout=self.inner, stderr=self.inner, start_new_session=True
         )
+        if own_input:
+            os.close(keyboard)
         self.written = b""
 
     def resize(self, columns: int, rows: int) -> None:
@@ -95,6 +100,11 @@ class Terminal:
             pass
         return self.process.returncode
 
+    def end_input(self) -> None:
+        """Close the other end of its input alone, which it was opened with ``own_input`` for."""
+        os.close(self._keys)
+        self._keys = -1
+
     def hang_up(self) -> None:
         """Close the terminal under it."""
         os.close(self.inner)
@@ -112,7 +122,7 @@ class Terminal:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGKILL)
             self.process.wait()
-        for handle in (self._main, self.inner):
+        for handle in (self._main, self.inner, self._keys):
             if handle >= 0:
                 os.close(handle)
 
@@ -123,9 +133,11 @@ def plain(written: bytes) -> bytes:
 
 
 @contextlib.contextmanager
-def terminal(workspace: Path, home: Path, columns: int = 120, rows: int = 36, code: str = "", **more: str) -> Iterator[Terminal]:
+def terminal(
+    workspace: Path, home: Path, columns: int = 120, rows: int = 36, code: str = "", own_input: bool = False, **more: str
+) -> Iterator[Terminal]:
     """A :class:`Terminal` that ends with the block."""
-    opened = Terminal(workspace, home, columns, rows, code, **more)
+    opened = Terminal(workspace, home, columns, rows, code, own_input, **more)
     try:
         yield opened
     finally:

@@ -96,6 +96,14 @@ def test_a_closed_terminal_ends_the_app_and_its_helpers(
     assert app_state.load(tmp_path / "work")["room"] == "review"
 
 
+def test_the_end_of_its_input_alone_ends_the_app(tmp_path: Path) -> None:
+    (tmp_path / "work").mkdir()
+    with terminal(tmp_path / "work", tmp_path / "home", own_input=True) as screen:
+        screen.until("Start with the sample workspace.")
+        screen.end_input()
+        screen.end()
+
+
 @pytest.mark.parametrize("closed", [True, False])
 def test_a_hangup_ends_an_app_that_cannot_exit_by_itself(tmp_path: Path, closed: bool) -> None:
     """The terminal is closed without a signal, or stays open after one."""

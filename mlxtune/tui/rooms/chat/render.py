@@ -27,7 +27,7 @@ def empty_state(option: AdapterOption | None, base: str, error: MlxtuneError | N
         fold("The model runs in its own process. Its memory is freed when you unload it or quit.", width),
     ]
     if live:
-        rows.append(fold(f"{live.name} is using the accelerator. Chatting now slows both down.", width, style="$warning"))
+        rows.append(fold(f"{live.name} is using this machine. Chatting now slows both down.", width, style="$warning"))
     keys = [line("  ", key("enter", f"load {one_line(option.name) or base}", "screen.load"))]
     if option.name:
         rows.append(fold(f"{one_line(option.name)} is {option.about}.", width))

@@ -196,7 +196,7 @@ class ChatRoom(Room):
             ChoiceOption("", "Wait until it ends", "nothing is loaded"),
             ChoiceOption("share_accelerator", "Chat now", "both run slower and share the memory"),
         ]
-        dialog = ChoiceDialog(f"{live.name} is using the accelerator.", "", options)
+        dialog = ChoiceDialog(f"{live.name} is using this machine.", "", options)
         self.app.push_screen(dialog, lambda choice: self._load(key, share_accelerator=True) if choice else None)
 
     def _load(self, key: str, *, share_accelerator: bool) -> None:

@@ -43,6 +43,9 @@ def figures(view: RunView, now: float, width: int) -> Content:
     state, wide = view.state, width >= 98
     if not state.steps and state.reference_progress[0] < state.reference_progress[1]:
         return _reference_progress(*state.reference_progress, width)
+    if view.alive and state.total and not (state.steps or state.validations):
+        what = f"the {plural(state.validation_rows, 'validation row')}" if state.validation_rows else "the first step"
+        return lines(line(("  before the first step", "$faint")), line(f"  computing the loss of {what}").truncate(max(width, 0)))
     left = time_left(view, now)
     step = line((f"{state.step:,}", "bold"), (f" of {state.total:,}" if state.total else "", "$muted"))
     speed = line((f"{state.speed:,.0f}" if state.steps else "–", "bold"), (f"  {_speed_trend(state)}" if wide else "", "$faint"))
@@ -129,7 +132,7 @@ def banner(view: RunView, snapshot: Snapshot, free: bool, width: int) -> Content
             fact = state.error or (f"The loss is not a number at step {step:,}." if step is not None else "The run failed.")
             return _banner("✗", "$error", fact, "", state.hint or _loss_if_stopped(view), resume, width)
         case "stopped":
-            fact = f"Stopped at step {state.step:,} of {state.total:,}."
+            fact = f"Stopped at step {state.step:,} of {state.total:,}." if state.total else "Stopped before the first step."
             return _banner("■", "$muted", fact, "", _loss_if_stopped(view), resume, width)
         case "finished":
             return _banner("✓", "$success", *_finished(view), _verdict(view, snapshot), None, width)

@@ -30,7 +30,7 @@ def empty_page(can_start: bool, width: int) -> Content:
     if can_start:
         rows.append(line("  ", key("n", "start a search", "screen.new")))
     else:
-        rows.append(fold("A search can start when there is a recipe and the accelerator is free.", width))
+        rows.append(fold("A search can start when there is a recipe and nothing else is running.", width))
     return lines(*rows)
 
 
