@@ -370,6 +370,18 @@ async def test_pairs_are_shown_side_by_side_and_each_verdict_is_one_key(
     assert actions(source) == ["accept", "swap", "tie", "bad", "swap"]
 
 
+@pytest.mark.parametrize("size", [WIDE, NARROW])
+async def test_long_answers_of_a_pair_start_below_the_end_of_their_prompt(
+    shop: Shop, checks: Checks, open_room: OpenRoom, size: tuple[int, int]
+) -> None:
+    answer = "\n".join(f"Line {number} of the answer." for number in range(90))
+    fill(shop, [pair("\n".join(f"Line {number} of the question." for number in range(60)), answer, f"{answer}!")], contract="")
+    async with open_room("review", size) as room:
+        await opened(room)
+        await room.until(lambda: "Line 59 of the question." in room.screen.query_one(RowReader).render().plain)
+        assert "Line 0 of the answer." in room.screen.query_one(RowReader).render().plain
+
+
 async def test_only_the_differences_of_a_pair_are_underlined(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
     fill(shop, PAIRS, contract="")
     async with open_room("review") as room:

@@ -56,14 +56,15 @@ class RowReader(FocusPanel):
         return lines(*visible)
 
     def _scroll_to_cursor(self) -> None:
-        """Scroll the part under the cursor into view, completely if it fits."""
+        """Scroll the part under the cursor into view, completely if it fits. A longer one starts below the end of the part before it."""
         height = self.size.height
         rows, starts = self._build(self.size.width, self.cursor)
         if height <= 0 or not starts:
             return
         start = starts[self.cursor]
         end = next((other for other in starts if other > start), len(rows))
-        self._first = max(0, min(max(self._first, end - height + (1 if end < len(rows) else 0)), start))
+        last = end - height + (1 if end < len(rows) else 0)  # the lowest first line that shows the part's last one
+        self._first = max(0, min(max(self._first, last if last <= start else start - height // 3), start))
 
     def _scroll(self, by: int) -> None:
         self._first = max(self._first + by, 0)
