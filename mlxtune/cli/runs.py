@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import time
 from dataclasses import asdict
@@ -65,7 +66,7 @@ def list_runs(kind: Kind = "", json: Json = False) -> None:
             return
         show(f"{here} is not a workspace, so there are no runs in it.")
         near = samples.enclosing_workspace(here) or next(samples.workspaces_in(here), None)
-        command = f"cd {shlex.quote(str(near))} && mlxtune runs" if near else "mlxtune init NAME"
+        command = f"cd {shlex.quote(os.path.relpath(near))} && mlxtune runs" if near else "mlxtune init NAME"
         show("  ", f"{'The nearest workspace' if near else 'Create a workspace'}: ", (command, "primary"))
         return
     headings: list[Cell] = [(title, "faint") for title in ("run", "kind", "status", "step", "validation")]

@@ -288,7 +288,8 @@ def facts(scaffold: Scaffold, name: str = "") -> list[tuple[str, str]]:
     formats = ", ".join(f"{count:,} {format}" for format, count in scaffold.formats.items())
     unreadable = f", {scaffold.unreadable:,} cannot be read" if scaffold.unreadable else ""
     schema = f"{name}.schema.json" if name else "a JSON Schema"
-    contract = "none; answers are compared with their references" if scaffold.schema is None else f"{schema}, from the JSON answers"
+    measure = "which answer of a pair is more likely" if scaffold.method == "dpo" else "answers are compared with their references"
+    contract = f"none; {measure}" if scaffold.schema is None else f"{schema}, from the JSON answers"
     contract = f"{len(scaffold.labels)} labels, compared with the reference" if scaffold.labels else contract
     required = sum(sentence.share == 1 for sentence in scaffold.sentences)
     offered = len(scaffold.sentences) - required

@@ -56,10 +56,10 @@ def test_a_folder_that_is_no_workspace_is_named_with_the_nearest_one(cli, cwd, m
     assert "mlxtune init NAME" in cli("runs").out
     (cwd / "shop" / "recipes").mkdir(parents=True)
     (cwd / "shop" / "recipes" / "shop.toml").touch()
-    assert f"cd {cwd / 'shop'} && mlxtune runs" in " ".join(cli("runs").out.split())
+    assert "cd shop && mlxtune runs" in cli("runs").out
     (cwd / "shop" / "data").mkdir()
     monkeypatch.chdir(cwd / "shop" / "data")
-    assert f"cd {cwd / 'shop'} && mlxtune runs" in " ".join(cli("runs").out.split())
+    assert "cd .. && mlxtune runs" in cli("runs").out
 
 
 @pytest.mark.parametrize("command", [("runs", "--json"), ("runs", "list", "--json")])
