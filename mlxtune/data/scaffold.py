@@ -28,7 +28,8 @@ from mlxtune.recipe.schema import RECIPE_NAME
 _BASE = "smollm2-135m"
 _MAX_NAME = 60  # characters
 _MOST_ROWS = 20_000  # that the guesses are made from
-_CHARACTERS_PER_TOKEN = 3
+_LETTERS_PER_TOKEN = 4  # of words; every other byte can be a token of its own
+_TEMPLATE_TOKENS = 64  # that a chat template adds, at most
 _TOKEN_LIMITS = (256, 512, 1024, 2048, 4096, 8192)  # the base's context has 8,192 tokens
 _JSON_SHARE = 0.9  # of the answers, for a schema
 _MOST_VALUES = 20  # of an enum
@@ -36,6 +37,7 @@ _MOST_LABELS = 200  # of a classifier
 _ROWS_PER_LABEL = 3
 _MIN_SENTENCE = 4  # words
 _COMMON = 0.3  # share of the answers for a sentence to be offered
+_WORDS = re.compile(r"[A-Za-z\s]")
 _SENTENCE = re.compile(r"[^.!?\n]+[.!?]+|[^.!?\n]+$", re.MULTILINE)
 
 Schema = dict[str, Any]
@@ -241,8 +243,14 @@ def _json_object(answer: str) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
+def _estimated_tokens(text: str) -> float:
+    """Return about how many tokens a row has. It is an upper bound for nearly all texts: digits and signs are counted one by one."""
+    words = len(_WORDS.findall(text))
+    return words / _LETTERS_PER_TOKEN + len(_WORDS.sub("", text).encode("utf-8", "surrogatepass")) + _TEMPLATE_TOKENS
+
+
 def _token_limit(rows: Sequence[Row]) -> int:
-    longest = max(len(row_text(row)) for row in rows) / _CHARACTERS_PER_TOKEN
+    longest = max(_estimated_tokens(row_text(row)) for row in rows)
     return next((limit for limit in _TOKEN_LIMITS if limit >= longest), _TOKEN_LIMITS[-1])
 
 
@@ -288,8 +296,8 @@ def facts(scaffold: Scaffold, name: str = "") -> list[tuple[str, str]]:
     formats = ", ".join(f"{count:,} {format}" for format, count in scaffold.formats.items())
     unreadable = f", {scaffold.unreadable:,} cannot be read" if scaffold.unreadable else ""
     schema = f"{name}.schema.json" if name else "a JSON Schema"
-    measure = "which answer of a pair is more likely" if scaffold.method == "dpo" else "answers are compared with their references"
-    contract = f"none; {measure}" if scaffold.schema is None else f"{schema}, from the JSON answers"
+    measure = "the likelihood of both answers" if scaffold.method == "dpo" else "exact match"
+    contract = f"none; measured by {measure}" if scaffold.schema is None else f"{schema}, from the JSON answers"
     contract = f"{len(scaffold.labels)} labels, compared with the reference" if scaffold.labels else contract
     required = sum(sentence.share == 1 for sentence in scaffold.sentences)
     offered = len(scaffold.sentences) - required

@@ -62,6 +62,17 @@ def test_the_method_follows_from_the_rows(row: dict[str, Any], method: str, tmp_
     assert load(write(guess(write_rows(tmp_path / "my rows.jsonl", [row] * 4)), tmp_path, "mine")).method.kind == method
 
 
+@pytest.mark.parametrize(
+    ("answer", "limit"),
+    [("a word " * 120, 512), ("7 " * 400, 1024), ("鍋" * 300, 1024), ("a word " * 4000, 8192)],
+)
+def test_the_token_limit_fits_the_longest_row(answer: str, limit: int, tmp_path: Path) -> None:
+    """Digits and characters outside ASCII need a token each, or more."""
+    source = tmp_path / "rows.jsonl"
+    source.write_text(json.dumps({"prompt": "Why?", "completion": answer}) + "\n")
+    assert guess(source).max_tokens == limit
+
+
 def test_a_schema_accepts_every_value() -> None:
     values = [{"n": 1, "tags": ["a"]}, {"n": 2.5, "tags": [], "note": None}, {"n": 3, "tags": ["b"], "note": "x"}]
     schema = infer_schema(values)
