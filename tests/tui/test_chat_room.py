@@ -202,7 +202,7 @@ async def test_a_process_that_crashes_is_reported_and_can_be_restarted(
 
 async def test_loading_during_a_run_asks_first(loaded: Shop, clients: list[FakeClient], open_room: OpenRoom) -> None:
     async with open_room("chat") as room:
-        await room.until(lambda: "is using the accelerator" in intro(room))
+        await room.until(lambda: "is using this machine" in intro(room))
         await room.press("enter")
         await room.choose("")
         assert not clients, "the first option is the safe one"

@@ -308,7 +308,7 @@ def test_a_null_search_announces_no_winner(workspace: Path) -> None:
 @pytest.mark.exhaustive
 def test_two_searches_at_once(workspace: Path) -> None:
     first = start(workspace)
-    with pytest.raises(MachineError, match=f"The accelerator is in use by the search {first.id}"):
+    with pytest.raises(MachineError, match=f"This machine is in use by the search {first.id}"):
         start(workspace)
     assert len(registry.list_runs(workspace, "search")) == 1
     finish(first)
