@@ -172,11 +172,11 @@ class _Step:
         self.weights = sum(
             weight.loaded_nbytes(float32=kernels.float32, quantize=recipe.model.quantize) for weight in shapes.weights
         )
-        # the CPU's 16-bit products make packed weights dense, in float32: models.cpu.quantized
+        # the CPU's 16-bit products make packed weights dense, in float32 (models.cpu.quantized). As measured, about as many copies
+        # exist at the peak as each stream has matrices in its head and in the adapted layers.
         dense = machine.backend == "cpu" and not kernels.float32 and (recipe.model.quantize or shapes.embedding.bits)
-        self.dense_head = 4 * shapes.embedding.numbers if dense else 0
-        inner = [weight.numbers for layer in shapes.layers for weight in layer if weight.is_matrix]
-        self.dense_layer = 4 * max(inner, default=0) if dense else 0
+        inner = sum(weight.numbers for layer in shapes.layers[self.first_layer :] for weight in layer if weight.is_matrix)
+        self.dense = 4 * (shapes.embedding.numbers + inner) if dense else 0
         packed = [weight for weight in shapes.weights if weight.bits and kernels.float32]
         # packed weights are unpacked to 32-bit integers, which become dense weights, one matrix at a time
         unpacking = sum(weight.nbytes for weight in packed) + max(
@@ -226,8 +226,8 @@ class _Step:
         positions = -(-batch.trained // streams)
         chunks = factors.logits * min(CHUNK, positions) + factors.ahead * min(CHUNK, max(0, positions - CHUNK))
         head_states = batch.trained * shapes.width * (self.number_size + 4)  # the head's inputs and their gradient
-        logits = streams * (chunks * shapes.vocabulary * 4 + self.dense_head)
-        layer = factors.backward * max(trained, default=0) + streams * self.dense_layer
+        logits = streams * (chunks * shapes.vocabulary * 4 + self.dense)
+        layer = factors.backward * max(trained, default=0) + streams * self.dense
         accumulated = self.adapter if self.recipe.training.accumulate > 1 else 0
         moments = {
             "head": (float(accumulated), float(saved), head_states + logits),
