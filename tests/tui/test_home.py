@@ -205,7 +205,7 @@ async def test_a_running_evaluation_is_in_the_header(loaded: Shop, open_room: Op
     async with open_room("home") as room:
         await room.observe(replace(snapshot, runs=snapshot.runs[1:]))
         assert "● evaluating base 24/72" in room.text("#top")
-        assert "base has answered 24 of 72 held-out rows." in next_text(room)
+        assert "base answers 24 of 72 held-out rows." in next_text(room)
 
 
 async def test_a_baseline_alone_is_shown_without_a_comparison(shop: Shop, open_room: OpenRoom) -> None:
