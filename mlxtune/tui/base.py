@@ -16,6 +16,7 @@ from textual.await_complete import AwaitComplete
 from textual.containers import Vertical
 from textual.reactive import Reactive
 from textual.screen import Screen
+from textual.strip import Strip
 from textual.timer import Timer
 from textual.widget import Widget
 from textual.widgets import Input, TextArea
@@ -75,8 +76,13 @@ class BaseApp(OrderedKeys):
         return {}
 
     def pop_screen(self) -> AwaitComplete:
-        """Remove the top screen. Textual's cache of colors has widgets' rendered lines among its keys, so it is cleared."""
+        """Remove the top screen, and clear two caches of Textual that otherwise keep growing.
+
+        Among the keys of its cache of colors are widgets with their rendered lines. Its cache of escape sequences has one entry
+        for each place where text of a style was drawn, up to 16,384.
+        """
         StylesCache.get_inner_outer.cache_clear()
+        Strip.render_ansi.cache_clear()
         return super().pop_screen()
 
     def shown_key(self, action: str, default: str) -> str:

@@ -10,7 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.color import ColorSystem
+from rich.style import Style
 from textual.css.parse import parse
+from textual.strip import Strip
 from textual.widgets import OptionList
 
 from mlxtune.tui.app import MlxtuneApp
@@ -124,7 +127,10 @@ async def test_a_closed_page_is_freed(loaded: Shop, open_room: OpenRoom) -> None
         await room.press("f1")
         await room.until(lambda: room.mode == "" and "show the last fifth" in room.text("#rows"))
         lines = weakref.ref(room.screen.query_one("#rows")._styles_cache)
+        for column in range(5_000):
+            Strip.render_ansi(Style(bold=True, meta={"offset": (column, 0)}), ColorSystem.TRUECOLOR)
         await room.press("escape")
         await room.until(lambda: room.mode == "train")
         gc.collect()
         assert lines() is None
+        assert Strip.render_ansi.cache_info().currsize < 5_000
