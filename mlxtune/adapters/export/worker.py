@@ -76,9 +76,7 @@ def export(worker: Worker) -> ExportSummary:
     if form == "gguf" and (note := space_note(source)):
         worker.warn(note)
     target, again = target_folder(Run(worker.folder), request), worker.folder / AGAIN
-    for run in registry.list_runs(
-        worker.folder.parent.parent, "export"
-    ):  # none of them is running: this worker has the accelerator
+    for run in registry.list_runs(worker.folder.parent.parent, "export"):  # none is running: this worker has the accelerator
         remove_unfinished(run)
     loaded = load.load(source, quantize=recipe.model.quantize)
     worker.emit(
