@@ -116,8 +116,8 @@ def evaluation(
     nearest_rows.save_nearest(folder, failed, train, read)
     ids = [row.id for row in held_out]
     book = ledger.ledger_path(folder)
-    for _ in range(looks):
-        ledger.record(book, "eval", id, ids)
+    for by in [*(f"{id}-{number}" for number in range(1, looks)), id]:
+        ledger.record(book, "eval", by, ids)
     facts: dict[str, Any] = {
         "name": name, "base": "smollm2-135m", "base_fingerprint": "0" * 64, "run": run, "adapter": "runs/x/adapter" if last == "tuned" else "",
         "rows": rows, "headline": metric, "row_ids": ids, "looks": looks, "ledger": ledger.describe(ledger.history(book, ids)),
