@@ -51,6 +51,20 @@ def test_module_names_are_unique_within_a_package():
     assert {paths[0]: paths[1:] for paths in modules.values() if len(paths) > 1} == {}
 
 
+def test_processes_that_compute_load_the_fast_blas_before_mlx():
+    modules = []
+    for path in FILES:
+        source = path.read_text(encoding="utf-8")
+        computes = path.name.endswith("worker.py") and re.search(r"import (load|load_model)\n", source)
+        if computes and '__name__ == "__main__"' in source:
+            assert "blas.preload()" in source, path
+        if "    blas.preload()\n" in source:
+            modules.append(".".join(path.relative_to(ROOT).with_suffix("").parts))
+    assert len(modules) > 8
+    code = f"import sys, {', '.join(modules)}; assert 'mlx.core' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
 def test_remote_code_is_never_trusted():
     for path in FILES:
         assert not re.search(r"trust_remote_code\s*[=:]\s*True", path.read_text(encoding="utf-8")), path

@@ -15,10 +15,8 @@ from mlxtune.data import review
 from mlxtune.data.browser import SourceBrowser
 from mlxtune.data.review import EXCLUDED
 from mlxtune.data.rows import prompt_text
-from mlxtune.models.clusters import cluster
-from mlxtune.models.load import load
+from mlxtune.models.cpu import blas
 from mlxtune.models.resolve import resolve
-from mlxtune.models.text_vectors import standardized, text_vectors
 from mlxtune.planning.cluster_process import ClusterResult
 from mlxtune.recipe import Recipe
 from mlxtune.recipe import load as load_recipe
@@ -41,6 +39,10 @@ def _texts(recipe: Recipe, request: Request) -> dict[int, str]:
 
 def clusters(request: Request) -> Any:
     """Return a :class:`ClusterResult` as JSON. It is stored in the home folder, by the model and the rows' texts."""
+    from mlxtune.models.clusters import cluster  # these import mlx, which must be loaded after the BLAS
+    from mlxtune.models.load import load
+    from mlxtune.models.text_vectors import standardized, text_vectors
+
     recipe = load_recipe(Path(request.params["recipe"]))
     texts = _texts(recipe, request)
     source = resolve(recipe.model.base, relative_to=recipe.folder, fetch=False)
@@ -66,5 +68,11 @@ def clusters(request: Request) -> Any:
     return result
 
 
+def main() -> int:
+    """Run the child process and return its exit code."""
+    blas.preload()
+    return serve({"clusters": clusters})
+
+
 if __name__ == "__main__":
-    sys.exit(serve({"clusters": clusters}))
+    sys.exit(main())
