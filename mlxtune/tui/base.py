@@ -486,7 +486,7 @@ class Room(Screen[None]):
 
         Textual calls this some time after it hid the widget. If the widget is on screen again by then, it keeps the focus.
         """
-        if avoiding or not widget.focusable:
+        if avoiding or widget not in self.focus_chain:
             super()._reset_focus(widget, avoiding)
 
     def on_mount(self) -> None:
