@@ -47,9 +47,10 @@ def workspace(tmp_path: Path) -> Path:
         questions = [f"A {part} question with a text of its own, number {index * 3 + 8}: {index % 4}" for index in range(count)]
         rows = [{"messages": [{"role": "user", "content": text}, {"role": "assistant", "content": GOOD}]} for text in questions]
         (tmp_path / "data" / f"{part}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "schema.json").write_text("{}")
     (tmp_path / "recipe.toml").write_text(
         'name = "thinker"\n[model]\nbase = "model"\nthinking = "on"\n[data]\nsource = "data"\n'
-        '[evaluation]\nmax_tokens = 2\nthinking_tokens = 9\nregression = ""\n'
+        '[evaluation]\nschema = "schema.json"\nmax_tokens = 2\nthinking_tokens = 9\nregression = ""\n'
     )
     return tmp_path
 
