@@ -1,8 +1,8 @@
 """Record the app: ``python tools/cast.py WORKSPACE`` writes ``docs/screens/journey.cast`` (asciinema v2) and ``journey.svg`` (animated).
 
-The app runs in tmux on a copy of a real workspace, such as the one that ``make demo`` creates. Rows are repeated in the copy, so that there
+The app runs in tmux on a copy of a real workspace, such as that of ``make demo``. Rows are repeated in the copy, so that there
 is a problem to fix. Every key of ``SCRIPT`` is typed, and screens are kept as tmux displays them. The training run is real, and it is stopped
-at the end; the evaluation is the one that the workspace had. While a step waits for the app, the recording is ``FASTER`` times as fast as it was; otherwise, it has its real speed.
+at the end; the evaluation is the workspace's own. While a step waits for the app, the recording is ``FASTER`` times as fast as it was; otherwise, it has its real speed.
 """
 
 from __future__ import annotations
