@@ -1,4 +1,4 @@
-"""Greedy batch generation: a shared prefix is computed once, and finished rows leave the batch.
+"""Batch generation: a shared prefix is computed once, and finished rows leave the batch.
 
 The tokens are the same as with one prompt at a time (except for ties decided by rounding). Prompts of different lengths are
 left-padded; rotary positions do not count the padding.
@@ -31,8 +31,9 @@ CLEAR_EVERY = 256  # tokens after which free buffers are released: keys and valu
 Progress = Callable[[int, int], None]  # prompts done, total prompts
 MIN_LANE_ROWS = 8  # rows that are decoded on a stream of their own, at least; matrix multiplication is slower in smaller parts
 
+_SEED_MULTIPLIER = 0x9E3779B97F4A7C15  # 2**64 / golden ratio, so that neighboring seeds have distant keys
+
 _Chosen = tuple[mx.array, mx.array]  # tokens (rows,) and whether each row's hidden state has a NaN (rows,)
-TokenSampler = Callable[[mx.array], mx.array]  # logits or log-probabilities (rows, vocabulary) to tokens (rows,)
 
 
 def generate(
@@ -48,7 +49,7 @@ def generate(
     grammar: Grammar | None = None,
     thinking_tokens: int = 0,
     thought_starts: Collection[int] = (),
-    sample_seed: int = 0,
+    sample_seeds: Sequence[int] = (),
     stop_loops: bool = False,
 ) -> list[GeneratedAnswer]:
     """Return the greedy answer to each prompt: at most ``max_tokens``, after at most ``thinking_tokens`` of thought.
@@ -56,12 +57,13 @@ def generate(
     If ``thinking_tokens`` is 0, thoughts count as part of the answer. Before an answer that ``grammar`` constrains, a thought may
     begin with one of ``thought_starts``. ``prefix`` is the shared prefix of ``prompts`` if it is already computed. Architectures
     whose cache is not plain keys and values use mlx-lm's batch generation, or generate one answer at a time if that would change
-    their answers. A ``sample_seed`` other than 0 samples from the model's own distribution instead, at temperature 1. With
-    ``stop_loops``, an answer that repeats itself ends early. Leave it out with a grammar, whose length limits may end a loop.
+    their answers. ``sample_seeds`` has a seed for each prompt: answers with a seed other than 0 are sampled, see
+    :class:`TokenSampler`. With ``stop_loops``, an answer that repeats itself ends early. Leave it out with a grammar, whose length
+    limits may end a loop.
     ``progress`` is called after every token, and may raise to stop. Raises ``MlxtuneError`` for NaN outputs, and
     ``ModelError`` for a grammar on an architecture that does not support it.
     """
-    prefix, choose_token = prefix or PrefixCache(model)(prompts), token_sampler(sample_seed)
+    prefix, sampler = prefix or PrefixCache(model)(prompts), TokenSampler(sample_seeds or [0] * len(prompts))
     builders = [AnswerBuilder(tokenizer.decode, prompt, max_tokens, thinking_tokens, stop_loops=stop_loops) for prompt in prompts]
     if prefix is None:
         if grammar:
@@ -69,7 +71,7 @@ def generate(
                 "This architecture does not support grammar-constrained answers.",
                 hint="Remove the arms with a grammar from evaluation.arms.",
             )
-        return _generate_with_mlx_lm(model, prompts, builders, stops, batch_size, progress, choose_token)
+        return _generate_with_mlx_lm(model, prompts, builders, stops, batch_size, progress, sampler)
     outputs: dict[int, GeneratedAnswer] = {}
     tails = [prompt[len(prefix) :] for prompt in prompts]
     for batch in prefix.batches([len(tail) for tail in tails], batch_size, extra=max_tokens + thinking_tokens):
@@ -77,24 +79,46 @@ def generate(
         def report(ended: int, done: int = len(outputs)) -> None:
             progress(done + ended, len(prompts))
 
-        parts = [tails[row] for row in batch], [builders[row] for row in batch]
-        answers = _decode(prefix, *parts, stops, grammar, thought_starts, report, choose_token)
+        parts = [tails[row] for row in batch], [builders[row] for row in batch], sampler.part(batch)
+        answers = _decode(prefix, *parts, stops, grammar, thought_starts, report)
         outputs |= zip(batch, answers, strict=True)
     return [outputs[row] for row in range(len(prompts))]
 
 
-def token_sampler(seed: int) -> TokenSampler:
-    """Return a function that samples tokens at temperature 1, or chooses the likeliest ones if ``seed`` is 0."""
-    if not seed:
-        return partial(mx.argmax, axis=-1)
-    key = mx.random.key(seed)
+class TokenSampler:
+    """Chooses the next token of each row: the likeliest one, or a sample at temperature 1 if the row's seed is not 0.
 
-    def sample(logits: mx.array) -> mx.array:
-        nonlocal key
-        key, own = mx.random.split(key)
-        return mx.random.categorical(logits, key=own)
+    A sample depends only on the row's seed and the tokens before it, not on the other rows of the batch or the number of cores.
+    Rows with equal seeds get equal noise, so rows that should be independent need different seeds.
+    """
 
-    return sample
+    def __init__(self, seeds: Sequence[int]) -> None:
+        self._seeds = seeds
+        self._positions = [0] * len(seeds)
+
+    def __call__(self, logits: mx.array, rows: Sequence[int]) -> mx.array:
+        """Return the tokens ``(rows,)`` for the logits or log-probabilities ``(rows, vocabulary)`` of ``rows``."""
+        best = mx.argmax(logits, axis=-1)
+        if not any(self._seeds[row] for row in rows):
+            return best
+        keys = mx.stack([noise_key(self._seeds[row], self._positions[row]) for row in rows])
+        for row in rows:
+            self._positions[row] += 1
+        return mx.where(mx.array([self._seeds[row] != 0 for row in rows]), mx.vmap(_sample)(logits, keys), best)
+
+    def part(self, rows: Sequence[int]) -> TokenSampler:
+        """Return the sampler of ``rows``, which are numbered from 0."""
+        return TokenSampler([self._seeds[row] for row in rows])
+
+
+def noise_key(seed: int, position: int) -> mx.array:
+    """Return the key of the random noise for the token at ``position`` of an answer."""
+    key: mx.array = mx.random.key((seed * _SEED_MULTIPLIER + position) % 2**64)
+    return key
+
+
+def _sample(logits: mx.array, key: mx.array) -> mx.array:
+    return mx.random.categorical(logits, key=key)
 
 
 @dataclass
@@ -118,11 +142,11 @@ def _decode(
     prefix: SharedPrefix,
     tails: Sequence[Sequence[int]],
     builders: Sequence[AnswerBuilder],
+    sampler: TokenSampler,
     stops: frozenset[int],
     grammar: Grammar | None,
     thought_starts: Collection[int],
     report: Callable[[int], None],
-    choose_token: TokenSampler,
 ) -> list[GeneratedAnswer]:
     """Return the answer after each of ``tails``, which are sorted by length.
 
@@ -142,7 +166,7 @@ def _decode(
             for mask, row in zip(allowed, lane.rows, strict=True):
                 allow_thoughts(mask, builders[row].splitter, thought_starts)
             logits = mx.where(mx.array(allowed), logits, -mx.inf)
-        return choose_token(logits), mx.isnan(hidden).any(axis=-1)
+        return sampler(logits, lane.rows), mx.isnan(hidden).any(axis=-1)
 
     def choose_after(lane: _Lane, tokens: mx.array) -> _Chosen:
         return choose(lane, prefix.head.backbone(tokens[:, None], lane.caches)[:, -1])
@@ -239,7 +263,7 @@ def _generate_with_mlx_lm(
     stops: frozenset[int],
     batch_size: int,
     progress: Progress,
-    choose_token: TokenSampler,
+    sampler: TokenSampler,
 ) -> list[GeneratedAnswer]:
     answers: dict[int, GeneratedAnswer] = {}
     most = max(builder.most_tokens for builder in builders)
@@ -247,7 +271,7 @@ def _generate_with_mlx_lm(
         _batching_models[id(model)] = _batches_correctly(model)
         weakref.finalize(model, _batching_models.pop, id(model), None)
     steps = _batch_steps if _batching_models[id(model)] else _single_steps
-    for row, token, logprobs, stopped in steps(model, prompts, most, stops, batch_size, answers, choose_token):
+    for row, token, logprobs, stopped in steps(model, prompts, most, stops, batch_size, answers, sampler):
         ending: Ending = "stop" if stopped else builders[row].add(token)
         if ending:
             _check_nan(mx.isnan(logprobs).any())
@@ -267,7 +291,7 @@ def _batch_steps(
     stops: frozenset[int],
     batch_size: int,
     answered: Collection[int],
-    choose_token: TokenSampler,
+    sampler: TokenSampler,
 ) -> Iterator[_Step]:
     """Generate with mlx-lm's batch generator. Answers end when the caller adds their prompts to ``answered``."""
     generator = BatchGenerator(
@@ -275,10 +299,10 @@ def _batch_steps(
         max_tokens=max_tokens,
         stop_tokens=[[stop] for stop in sorted(stops)],
         completion_batch_size=batch_size,
-        sampler=choose_token,
     )
     try:
-        rows = {uid: row for row, uid in enumerate(generator.insert([list(prompt) for prompt in prompts]))}
+        samplers = [partial(sampler, rows=[row]) for row in range(len(prompts))]
+        rows = {uid: row for row, uid in enumerate(generator.insert([list(prompt) for prompt in prompts], samplers=samplers))}
         while responses := generator.next_generated():
             for response in responses:
                 row = rows[response.uid]
@@ -296,11 +320,12 @@ def _single_steps(
     stops: frozenset[int],
     batch_size: int,
     answered: Collection[int],
-    choose_token: TokenSampler,
+    sampler: TokenSampler,
 ) -> Iterator[_Step]:
     """Generate one answer at a time, with the arguments of :func:`_batch_steps`."""
     for row, prompt in enumerate(prompts):
-        for token, logprobs in generate_step(mx.array(list(prompt)), model, max_tokens=max_tokens, sampler=choose_token):
+        own = partial(sampler, rows=[row])
+        for token, logprobs in generate_step(mx.array(list(prompt)), model, max_tokens=max_tokens, sampler=own):
             yield row, token, logprobs, token in stops
             if row in answered:
                 break
@@ -313,10 +338,11 @@ def _batches_correctly(model: nn.Module) -> bool:
     """
     prompts = [[1, 5, 2, 9, 4, 7], [1, 5, 3]]
     batched: list[list[mx.array]] = [[], []]
+    greedy = TokenSampler([0, 0])
     try:
-        for row, _, logprobs, _ in _batch_steps(model, prompts, 2, frozenset(), 2, (), token_sampler(0)):
+        for row, _, logprobs, _ in _batch_steps(model, prompts, 2, frozenset(), 2, (), greedy):
             batched[row].append(logprobs)
-        single = [step[2] for step in _single_steps(model, prompts, 2, frozenset(), 1, (), token_sampler(0))]
+        single = [step[2] for step in _single_steps(model, prompts, 2, frozenset(), 1, (), greedy)]
         return same_logits(mx.stack([*batched[0], *batched[1]]), mx.stack(single))
     except Exception as error:  # some incompatibilities between caches and layers appear only when they run
         if gpu_error(str(error)):

@@ -16,9 +16,9 @@ import mlx.core as mx
 import numpy as np
 
 from mlxtune.core.errors import MlxtuneError
+from mlxtune.models.generate import noise_key
 from mlxtune.serving.protocol import Sampling
 
-_SEED_MULTIPLIER = 0x9E3779B97F4A7C15  # 2**64 / golden ratio, so that neighboring seeds have distant keys
 _MIN_TEMPERATURE = 1e-6  # below, sampling is greedy, and logits / temperature may overflow
 _NUCLEUS_TOLERANCE = 1e-3  # of the mass: how far rounding may move the edge of the nucleus
 
@@ -95,8 +95,7 @@ def _scores(logits: mx.array, sampling: Sampling, seed: int, position: int) -> m
 
 
 def _noisy(logits: mx.array, sampling: Sampling, seed: int, position: int) -> mx.array:
-    key: Any = mx.random.key((seed * _SEED_MULTIPLIER + position) % 2**64)
-    return logits / sampling.temperature + mx.random.gumbel(logits.shape, key=key)
+    return logits / sampling.temperature + mx.random.gumbel(logits.shape, key=noise_key(seed, position))
 
 
 def _mass_before(logits: mx.array, sampling: Sampling) -> mx.array:

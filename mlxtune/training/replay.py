@@ -102,22 +102,25 @@ def _generate(
 ) -> dict[str, ReplayAnswer]:
     from mlxtune.models.generate import generate
 
-    def progress(ended: int, _: int, before: int = 0) -> None:
+    cached = total - len(prompts)
+    reported = 0
+
+    def progress(done: int, _: int) -> None:
+        nonlocal reported
         if worker.stopping:
             raise Interrupted(0)
+        if done > reported:
+            reported = done
+            worker.emit("replay", done=cached + done, total=total)
 
     loaded.model.eval()
-    answers: dict[str, ReplayAnswer] = {}
-    for seed in sorted({prompt.seed for prompt in prompts.values()}):
-        keys = [key for key, prompt in prompts.items() if prompt.seed == seed]
-        worker.emit("replay", done=total - len(prompts) + len(answers), total=total)
-        outputs = generate(
-            loaded.model, loaded.tokenizer, [template.prompt(prompts[key].messages) for key in keys], max_tokens=MAX_TOKENS,
-            stops=template.stop_tokens, batch_size=BATCH_SIZE, progress=progress, sample_seed=seed,
-        )  # fmt: skip
-        answers |= {key: ReplayAnswer(output.text, output.ended != "stop") for key, output in zip(keys, outputs, strict=True)}
-    worker.emit("replay", done=total, total=total)
-    return answers
+    worker.emit("replay", done=cached, total=total)
+    outputs = generate(
+        loaded.model, loaded.tokenizer, [template.prompt(prompt.messages) for prompt in prompts.values()], max_tokens=MAX_TOKENS,
+        stops=template.stop_tokens, batch_size=BATCH_SIZE, progress=progress,
+        sample_seeds=[int(key[:12], 16) if prompt.seed else 0 for key, prompt in prompts.items()],
+    )  # fmt: skip
+    return {key: ReplayAnswer(output.text, output.ended != "stop") for key, output in zip(prompts, outputs, strict=True)}
 
 
 def _is_usable(answer: ReplayAnswer, recipe: Recipe) -> bool:

@@ -504,6 +504,7 @@ def test_a_map_reaches_nested_columns() -> None:
         ({"query": "q", "good_reply": "a", "bad_reply": "b"}, {"prompt": "query", "chosen": "good_reply", "rejected": "bad_reply"}),
         ({"id": "1", "code": "x = 1; y = 2"}, {"text": "code"}),
         ({"n": 1}, {}),
+        ({"input": {"": "a"}, "meta.x": {"y": "longest"}, "x": {"a.b": "longer"}, "code": "x"}, {"text": "code"}),
     ],
 )
 def test_a_map_is_guessed_from_the_columns(record: dict[str, Any], mapping: dict[str, str]) -> None:

@@ -84,12 +84,8 @@ class Teacher(Protocol):
 
 
 def teacher_calls(stage: str, questions: Sequence[TeacherQuestion], batch_size: int) -> list[TeacherCall]:
-    """Divide ``questions`` into calls: greedy ones first, because all questions of a call are sampled together."""
-    calls = []
-    for greedy in (True, False):
-        same = [question for question in questions if (question.seed == 0) == greedy]
-        calls += [TeacherCall(stage, tuple(same[at : at + batch_size])) for at in range(0, len(same), batch_size)]
-    return calls
+    """Divide ``questions`` into calls."""
+    return [TeacherCall(stage, tuple(questions[at : at + batch_size])) for at in range(0, len(questions), batch_size)]
 
 
 def read_replies(call: TeacherCall, reply: Any) -> list[TeacherReply]:
@@ -181,14 +177,15 @@ class LocalTeacher:
         from mlxtune.models.generate import generate
 
         constrained = all(question.is_answer for question in call.questions)
-        seed = call.questions[0].seed
+        seeds = [question.seed for question in call.questions]
         outputs = generate(
             self._loaded.model, self._loaded.tokenizer, [self._prompt(question) for question in call.questions],
             max_tokens=self._max_tokens if constrained else REPLY_TOKENS, stops=self._template.stop_tokens, batch_size=BATCH_SIZE,
             progress=progress, grammar=self._grammar if constrained else None, thought_starts=self._template.thought_starts,
-            thinking_tokens=self._template.thinking_limit(THINKING_TOKENS), sample_seed=seed,
+            thinking_tokens=self._template.thinking_limit(THINKING_TOKENS), sample_seeds=seeds,
         )  # fmt: skip
-        return {"replies": [{"text": output.text, "ended": output.ended, "seed": seed} for output in outputs]}
+        replies = zip(outputs, seeds, strict=True)
+        return {"replies": [{"text": output.text, "ended": output.ended, "seed": seed} for output, seed in replies]}
 
     def _prompt(self, question: TeacherQuestion) -> list[int]:
         messages = [Message(turn["role"], turn["content"].encode("utf-8", "replace").decode()) for turn in question.messages]

@@ -14,8 +14,9 @@ from mlxtune.data.readers.row_format import PROMPT_COLUMNS, InvalidRecord, Recor
 
 MAX_DEPTH = 3  # levels of nesting below the record in :func:`columns`
 
-_STEP = re.compile(r"\.([^.\[\]]+)|\[(\d+)\]")
-_PATH = re.compile(rf"[^.\[\]]+(?:{_STEP.pattern})+")
+_NAME = re.compile(r"[^.\[\]]+")
+_STEP = re.compile(rf"\.({_NAME.pattern})|\[(\d+)\]")
+_PATH = re.compile(rf"{_NAME.pattern}(?:{_STEP.pattern})+")
 _PROMPTS = (*PROMPT_COLUMNS, "utterance", "message", "sentence", "text", "human", "source", "title")
 _ANSWERS = (
     "completion", "answer", "response", "output", "solution", "target", "assistant", "reply", "bot", "summary", "translation", "sql",
@@ -50,18 +51,22 @@ def column_value(record: Record, column: str) -> Any:
 
 
 def columns(record: Record) -> Iterator[tuple[str, Any]]:
-    """Yield the columns of a record with their values. Of a list of objects, only the first one's are included."""
+    """Yield the columns of a record with their values. Of a list of objects, only the first one's are included.
+
+    Values that no path reaches are left out: those below a key that is empty or contains a period or a bracket.
+    """
 
     def walk(value: Any, path: str, depth: int) -> Iterator[tuple[str, Any]]:
         yield path, value
         if depth < MAX_DEPTH and isinstance(value, dict):
             for key, item in value.items():
-                yield from walk(item, f"{path}.{key}", depth + 1)
+                if _NAME.fullmatch(key):
+                    yield from walk(item, f"{path}.{key}", depth + 1)
         elif depth < MAX_DEPTH and isinstance(value, list) and value and isinstance(value[0], dict):
             yield from walk(value[0], f"{path}[0]", depth + 1)
 
     for key, value in record.items():
-        yield from walk(value, str(key), 0)
+        yield from walk(value, key, 0 if _NAME.fullmatch(key) else MAX_DEPTH)
 
 
 def guess_mapping(record: Record) -> dict[str, str]:
