@@ -1,4 +1,4 @@
-"""Texts in many scripts, code, emoji, and white space, to compare tokenizers; and plain words, of which tests build rows."""
+"""Texts in many scripts, code, emoji, and whitespace, to compare tokenizers; and plain words, of which tests build rows."""
 
 from __future__ import annotations
 

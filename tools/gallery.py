@@ -40,7 +40,7 @@ HEADERS = {  # the first lines of each task's recipe
     "tool-calling": "Turn messages into calls to the shop's functions. The functions are listed in the prompt and a call is plain\n"
     "# JSON, so the recipe works with every base.\n# Use for: routing and tool calling.",
     "classification": "Classify reviews by topic and sentiment.\n# Use for: classification with a small set of your own labels.",
-    "style": "Turn notes into catalog texts in the house style.\n# Use for: writing style.",
+    "style": "Turn notes into catalog descriptions in the house style.\n# Use for: writing style.",
 }
 
 

@@ -76,11 +76,11 @@ The tables below have one line per file, taken from its docstring.
 TROUBLESHOOTING = f"""{GENERATED}
 # Troubleshooting
 
-Every error message with its remedy, by the part of mlxtune that it comes from. An error says what happened and where, then what to
-do; `…` stands for a name, number, or path. To find a message, search this page for a few of its words.
+This page lists every error message with its remedy, grouped by the part of mlxtune that it comes from. In the messages,
+`…` stands for a name, number, or path. To find a message, search this page for a few of its words.
 
-A run that failed: `mlxtune runs show last`, and its log, `runs/…/worker.log`. The machine and the installation: `mlxtune doctor`.
-"Internal error" is a bug in mlxtune: set `MLXTUNE_DEBUG=1` to print the traceback for a report.
+If a run failed, see `mlxtune runs show last` and its log, `runs/…/worker.log`. To check the machine and the installation, run
+`mlxtune doctor`. "Internal error" is a bug in mlxtune: set `MLXTUNE_DEBUG=1` to print the traceback for a report.
 
 """
 

@@ -1,4 +1,4 @@
-"""Detect that other programs compete for this machine's cores, which makes every run slow."""
+"""Detect when other programs compete for this machine's cores, which makes every run slow."""
 
 from __future__ import annotations
 

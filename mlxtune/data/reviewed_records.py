@@ -1,4 +1,4 @@
-"""Read a source's records after its review in one pass. Edits are applied, and rejected records are marked as left out."""
+"""Read a source's records in one pass, with the review applied: records are edited, and rejected ones are marked as left out."""
 
 from __future__ import annotations
 

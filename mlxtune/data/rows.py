@@ -240,7 +240,7 @@ def prompt_text(row: Row) -> str:
 
 
 def prompt_hash(row: Row) -> str:
-    """Return the hash of the prompt, ignoring case and white space."""
+    """Return the hash of the prompt, ignoring case and whitespace."""
     return sha256_json(_fold(row.prompt_content))
 
 

@@ -1,5 +1,7 @@
-"""Changes that a chat template makes to rows that can be trained on. The notes' values are IDs of checks in
-``checks/template.py``."""
+"""Changes that a chat template makes to rows that can be trained on.
+
+The notes' values are IDs of checks in ``checks/template.py``.
+"""
 
 from __future__ import annotations
 

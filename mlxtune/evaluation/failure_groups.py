@@ -1,5 +1,6 @@
-"""Group an evaluation's failing rows by their nearest training rows, so that similar rows can be generated. A teacher sees the
-training rows of a group, but never a held-out row.
+"""Group an evaluation's failing rows by their nearest training rows, so that similar rows can be generated.
+
+A teacher sees the training rows of a group, but never a held-out row.
 """
 
 from __future__ import annotations

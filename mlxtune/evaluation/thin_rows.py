@@ -1,4 +1,4 @@
-"""Where training rows are thin, so that more can be written there: failures in an evaluation, rare labels, and unusual texts.
+"""Find where training rows are too few, so that a teacher can write more: failures in an evaluation, rare labels, unusual texts.
 
 Only training rows are considered. A teacher that writes rows like them never sees a held-out row.
 """

@@ -174,7 +174,7 @@ def _read_inputs(worker: Worker) -> _Inputs:
     if contract.is_empty and all(row.reference is None for row in rows):
         raise InputError(
             "The recipe has no contract, and no held-out row has a reference answer, so there is nothing to measure.",
-            hint="Say in the section evaluation of the recipe what answers must satisfy: schema, disclaimers, forbid, or length.",
+            hint="In the recipe's [evaluation] section, set what answers must satisfy: schema, disclaimers, forbid, or length.",
         )
     adapter = Path(request["adapter"]) if request.get("adapter") else None
     seeds = [SeedAdapter(**seed) for seed in request.get("seeds", ())]

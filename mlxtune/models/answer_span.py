@@ -42,7 +42,7 @@ def locate_answer(prompt: str, text: str, dialect: Dialect, control: ControlToke
     """Return the answer in ``text``, a conversation whose inference prompt is ``prompt``; both contain breaks.
 
     ``stops`` maps the ids of stop tokens to their texts. If the tokenizer merges the end of the prompt and the start of the answer
-    into one token, as it may if the answer begins with white space, both are encoded separately, because the model generates its
+    into one token, as it may if the answer begins with whitespace, both are encoded separately, because the model generates its
     answer
     after the prompt's own tokens. Raises ``RewrittenAnswerError`` or ``EndlessAnswerError``.
     """

@@ -76,7 +76,7 @@ def _leaves(value: Any) -> Iterator[str]:
 
 
 def _contains(text: str, content: str) -> bool:
-    """Return whether ``text`` contains ``content``: unchanged, with escapes, or with different white space."""
+    """Return whether ``text`` contains ``content``: unchanged, with escapes, or with different whitespace."""
     content = content.strip()
     if content in text:
         return True

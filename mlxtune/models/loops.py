@@ -1,4 +1,4 @@
-"""Detect that a greedy answer repeats itself, so that it can end before the token limit.
+"""Detect when a greedy answer repeats itself, so that it can end before the token limit.
 
 Greedy decoding cannot leave a loop by chance, and each time a model copies a passage, it becomes more likely to copy it again (Xu
 et al. 2022, arXiv:2206.02369). Only exact repetition counts: a list with increasing numbers continues. An answer that repeats

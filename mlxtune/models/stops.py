@@ -21,7 +21,7 @@ def end_tokens(tokenizer: TokenizerWrapper, render: Render) -> frozenset[int] | 
 
     The first is the first control token after the text of the answer; without it, the result is empty. If no known token ends a
     call (Gemma 4), it ends with the last control token. ``render`` returns a conversation as text. Control tokens are
-    the tokenizer's added tokens, except white space. Returns ``None`` if the text of the answer is not in the conversation.
+    the tokenizer's added tokens, except whitespace. Returns ``None`` if the text of the answer is not in the conversation.
     """
     known = set(tokenizer.eos_token_ids)
     added = {id for id, token in tokenizer.added_tokens_decoder.items() if not token.content.isspace()}

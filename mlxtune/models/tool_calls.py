@@ -143,7 +143,7 @@ class CallSplitter:
         return self._reader.split(self._release(len(self._withheld)), self._tools)
 
     def _start(self, format: CallFormat) -> int:
-        """Return where a call, the beginning of one, or the white space before it may start."""
+        """Return where a call, the beginning of one, or the whitespace before it may start."""
         text = self._withheld
         if not format.anywhere:
             if any(start.startswith(text.lstrip()[: len(start)]) for start in format.starts):

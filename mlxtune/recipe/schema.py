@@ -75,7 +75,7 @@ class ModelSection:
     With ``thinking`` = "off", the model is trained and evaluated without reasoning; with "on", with it; "keep" also leaves the reasoning
     of earlier turns in the prompt. It matters only for templates that have a thinking mode. ``template`` = "chatml-tools" is a built-in
     template that adds tool calling to models that use the ChatML tokens, "phi-tools" one for Phi-3 to Phi-4-mini. Training,
-    evaluation, serving, and exports use it alike.
+    evaluation, serving, and exports all use this template.
     """
 
     base: Annotated[str, Key("base model: an alias, a Hub ID, or a folder"), Rule(bool, "an alias, a Hub ID, or a folder")]
@@ -104,8 +104,8 @@ class DataSection:
     date that templates insert as today's; a run records it, so that it can be resumed and evaluated on another day. ``turns`` = "all"
     trains on all answers of a conversation in one example, "each" makes one training example per answer, and "last" trains only on the
     last one. "auto" is "all", or "each" where the template renders earlier turns differently, as many reasoning models' do. ``replay`` mixes in
-    general prompts with the base's own answers, so that the adapter forgets less. ``replay_system`` = false asks them without the
-    system prompt that all rows share.
+    general prompts with the base's own answers, so that the adapter forgets less. ``replay_system`` = false leaves out
+    the system prompt that all rows share.
     """
 
     source: Annotated[str, Key("file or folder with the rows, relative to the recipe"), Rule(bool, "a file or a folder")]
@@ -379,7 +379,7 @@ class EvaluationSection:
     shots: Annotated[int, Key("number of examples per prompt for base+kshot", "ones"), _AT_LEAST_1] = 3
     rows: Annotated[int, Key("maximum number of held-out rows; 0 = all", in_form=False), _AT_LEAST_0] = 0
     regression: Annotated[str, Key("off-task prompts: shipped, a file, or empty for none")] = "shipped"
-    regression_system: Annotated[bool, Key("also ask off-task prompts with the task's system prompt", in_form=False)] = True
+    regression_system: Annotated[bool, Key("also send off-task prompts with the task's system prompt", in_form=False)] = True
     regression_margin: Annotated[
         float, Key("the drop in the rate of correct off-task answers that the evaluation must rule out", in_form=False), _MARGIN
     ] = 0.05
@@ -407,7 +407,7 @@ _BUDGET = Rule(
 
 @dataclass(frozen=True)
 class SearchSection:
-    """What ``mlxtune search`` varies. Trial 1 is always the recipe itself; an empty range uses a default for the training method.
+    """The hyperparameters that ``mlxtune search`` varies. Trial 1 is always the recipe itself; an empty range uses a default for the training method.
 
     A trial trains for a sixth, a third, and all of its steps; after each, the best third continues. Trials are compared on
     ``validation`` of all rows, or on ``data.validation`` if that is more. A range whose ends are equal is not searched.

@@ -1,5 +1,4 @@
-"""Access control for the server: requests must address it by a name of this machine, come from an allowed origin, and have the
-token."""
+"""Access control for the server: requests must use a name of this machine, come from an allowed origin, and have the token."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pause a run while this machine is on battery power or too hot, as ``training.wait_for`` says."""
+"""Pause a run while this machine is on battery power or too hot, as ``training.wait_for`` specifies."""
 
 from __future__ import annotations
 

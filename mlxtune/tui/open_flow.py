@@ -1,4 +1,4 @@
-"""Open a file of one's own, map its columns if that is necessary, and write a recipe for it."""
+"""Open a user's own file, map its columns if necessary, and write a recipe for it."""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
-"""Ask an installed program how it renders a prompt: llama.cpp's server and Ollama report it; others report only its number of
-tokens.
+"""Ask an installed program how it renders a prompt.
+
+llama.cpp's server and Ollama report the tokens; other programs report only their number.
 
 llama.cpp's server has ``/apply-template`` and ``/tokenize`` (https://github.com/ggml-org/llama.cpp, ``tools/server/README.md``). Ollama renders a
 prompt without answering it if a request has ``_debug_render_only`` (https://github.com/ollama/ollama, ``api/types.go``).

@@ -98,12 +98,12 @@ def name_in_file(source: ModelFolder) -> str:
 
 
 def space_note(source: ModelFolder) -> str:
-    """Describe how llama.cpp treats white space next to control tokens differently, or return ``""``."""
+    """Describe how llama.cpp treats whitespace next to control tokens differently, or return ``""``."""
     differing = _Tokenizer(read_tokenizer(source)).stripped_differently
     if not differing:
         return ""
     return (
-        f"llama.cpp does not treat white space next to {one_line(differing[0], 40)} as the tokenizer does, so prompts that have it there get "
+        f"llama.cpp does not treat whitespace next to {one_line(differing[0], 40)} as the tokenizer does, so prompts that have it there get "
         "other tokens. Compare your prompts with: mlxtune verify-export"
     )
 
@@ -176,14 +176,14 @@ class _Tokenizer:
 
     @property
     def strips_as_phi3(self) -> bool:
-        """Whether white space is stripped after some control tokens, and llama.cpp can load the tokens as Phi-3's."""
+        """Whether whitespace is stripped after some control tokens, and llama.cpp can load the tokens as Phi-3's."""
         added = self.json.get("added_tokens", [])
         known = {*self.json["model"]["vocab"], *(token["content"] for token in added)}
         return known.issuperset((*_PHI3_KEEPS, "</s>")) and any(token.get("rstrip") for token in added)
 
     @property
     def stripped_differently(self) -> list[str]:
-        """The added tokens next to which llama.cpp strips white space and the tokenizer does not, or the reverse."""
+        """The added tokens next to which llama.cpp strips whitespace and the tokenizer does not, or the reverse."""
         phi3 = self.strips_as_phi3
         return [
             token["content"]

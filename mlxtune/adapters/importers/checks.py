@@ -66,7 +66,7 @@ def read_bits(file: Path, tensor: TensorInfo) -> np.ndarray[Any, Any]:
 
     numbers = np.fromfile(file, _INTEGERS[tensor.dtype], tensor.numbers, offset=tensor.start)
     if numbers.size < tensor.numbers:
-        raise ModelError(f"{file} changed while it was being read.", hint="Try again when no program writes to it.")
+        raise ModelError(f"{file} changed while it was being read.", hint="Try again when no other program is writing to it.")
     return numbers.reshape(tensor.shape)
 
 

@@ -62,7 +62,9 @@ class FileBytes:
         except OSError as error:
             raise DataError(f"{self.path} cannot be read: {error.strerror}.", hint="Check its disk.") from error
         if self._stat() != self._state or len(data) < end - start:
-            raise DataError(f"{self.path} changed while it was being read.", hint="Try again when no program writes to it.")
+            raise DataError(
+                f"{self.path} changed while it was being read.", hint="Try again when no other program is writing to it."
+            )
         return data
 
     def blocks(self, begin: int) -> Iterator[tuple[int, bytes]]:

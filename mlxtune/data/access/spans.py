@@ -138,7 +138,7 @@ class _QuoteTracker:
 
 
 def _without_blank(data: FileBytes, spans: RecordSpans, base: int, block: bytes) -> RecordSpans:
-    """Drop blank spans, reading only those that begin with white space, or before ``block`` at offset ``base``."""
+    """Drop blank spans, reading only those that begin with whitespace, or before ``block`` at offset ``base``."""
     keep = spans.ends > spans.starts
     text = np.frombuffer(block, np.uint8)
     in_block = np.flatnonzero(keep & (spans.starts >= base))
@@ -149,7 +149,7 @@ def _without_blank(data: FileBytes, spans: RecordSpans, base: int, block: bytes)
 
 
 def _is_blank(data: FileBytes, start: int, end: int) -> bool:
-    """Return whether the bytes are all white space, reading no more of them than necessary."""
+    """Return whether the bytes are all whitespace, reading no more of them than necessary."""
     step = 256
     while start < end:
         if data.read(start, min(end, start + step)).strip(_WHITESPACE):
@@ -200,7 +200,7 @@ def _csv_lines(data: FileBytes) -> Iterator[str]:
 _NESTING = np.zeros(256, np.int8)  # change in depth per byte, outside strings
 _NESTING[list(b"[{")], _NESTING[list(b"]}")] = 1, -1
 _NOT_SPACE = re.compile(rb"[^ \t\r\n]")
-_VECTOR_STEPS = 32  # bytes of white space that are skipped for all elements at once
+_VECTOR_STEPS = 32  # bytes of whitespace that are skipped for all elements at once
 
 
 def array_spans(data: FileBytes, bracket: int) -> RecordSpans:
@@ -240,7 +240,7 @@ class _ArrayScanner:
     def __init__(self, line: int) -> None:
         self.line = line  # the next block's first line; the closing bracket's line once that is found
         self.end: int | None = None  # offset of the closing bracket
-        self.after_comma = True  # only white space since the last comma
+        self.after_comma = True  # only whitespace since the last comma
         self.depth = 1
         self.in_string = 0
         self.backslashes = 0  # parity of the backslashes right before the next block
@@ -292,7 +292,7 @@ class _ArrayScanner:
 
 
 def _skip_space(block: bytes, data: Bytes, starts: IntArray) -> IntArray:
-    """Move ``starts`` past white space, at most to the end of the block."""
+    """Move ``starts`` past whitespace, at most to the end of the block."""
     for _ in range(_VECTOR_STEPS):
         moving = np.flatnonzero(starts < len(data))
         moving = moving[_IS_SPACE[data[starts[moving]]]]

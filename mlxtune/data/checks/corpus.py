@@ -122,7 +122,7 @@ def passages(text: str) -> list[str]:
 
 
 def _context_hash(row: Row) -> int:
-    """Return a hash of everything that the model sees before the answer, ignoring case and white space."""
+    """Return a hash of everything that the model sees before the answer, ignoring case and whitespace."""
     prompt: Any = row.text if isinstance(row, Text) else [[turn.as_dict() for turn in row.prompt], row.tools]
     text = " ".join(json.dumps(prompt, ensure_ascii=False).casefold().split())
     return int.from_bytes(hashlib.blake2b(text.encode(errors="replace"), digest_size=7).digest())

@@ -1,5 +1,4 @@
-"""The context of a generation: the training rows that the teacher may see, the texts that it must not repeat, and its first
-questions."""
+"""The context of a generation: the rows that the teacher may see, the texts that it must not repeat, and its first questions."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ def split_passages(name: str, text: str) -> list[Passage]:
 
 
 def find_quote(passage: Passage, quote: str) -> tuple[int, int] | None:
-    """Return the character offsets of ``quote`` in the document, ignoring white space and case, or ``None`` if it is not there."""
+    """Return the character offsets of ``quote`` in the document, ignoring whitespace and case, or ``None`` if it is not there."""
     words = quote.split()
     if not words:
         return None

@@ -1,5 +1,4 @@
-"""Store generated rows next to their source. They are proposals: they are not used for training until they are accepted in the
-review."""
+"""Store generated rows next to their source, as proposals that are not used for training until they are accepted in the review."""
 
 from __future__ import annotations
 

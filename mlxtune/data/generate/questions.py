@@ -1,5 +1,4 @@
-"""The questions for a teacher, and how its replies are read. Replies are untrusted: only their texts are used, never their
-structure."""
+"""The questions for a teacher, and how its replies are read. Replies are untrusted: only their texts are used."""
 
 from __future__ import annotations
 

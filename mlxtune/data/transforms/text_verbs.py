@@ -110,7 +110,7 @@ REPLACE = Verb(
     r'replace text: a regular expression with groups (\1), or "old" "new"; in a role, answer, prompt, or meta.KEY',
     _parse_replace,
 )
-TRIM = Verb("trim [in ROLE]", "remove white space at both ends of texts", lambda scanner: _rewrite_step(scanner, str.strip))
+TRIM = Verb("trim [in ROLE]", "remove whitespace at both ends of texts", lambda scanner: _rewrite_step(scanner, str.strip))
 NORMALIZE = Verb(
     "normalize [in ROLE]",
     "plain spaces and line breaks, composed letters (NFC), no invisible characters",

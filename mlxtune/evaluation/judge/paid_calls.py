@@ -1,4 +1,4 @@
-"""Calls to a model that may cost money. Each is journaled before and after it, so that no reply is paid for twice."""
+"""Calls to a model that may cost money. Each is journaled before it is made and after it returns, so that no reply is paid for twice."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""Render a report as one self-contained HTML page. It has no scripts, fonts or requests, and its content security policy forbids
-them."""
+"""Render a report as one self-contained HTML page without scripts, fonts, or requests, which its content security policy forbids."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The cluster bootstrap for mean scores, which a seed makes reproducible."""
+"""The cluster bootstrap for mean scores, seeded so that results are reproducible."""
 
 from __future__ import annotations
 
