@@ -23,6 +23,9 @@ $(VENV)/.dev: $(VENV)/.ready
 demo: setup
 	$(BIN)/mlxtune demo
 
+# Let the hundreds of processes that the tests start share compiled modules, also where the environment says otherwise.
+test test-fast coverage: export PYTHONDONTWRITEBYTECODE :=
+
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest $(PARALLEL)
 
