@@ -7,9 +7,10 @@ import signal
 import time
 from collections.abc import Callable
 
+from mlxtune.runs.events import EventReader
 from mlxtune.runs.locks import is_locked, lock_note
 from mlxtune.runs.registry import Run
-from mlxtune.runs.state import RunState
+from mlxtune.runs.state import RunState, fold
 
 PATIENCE = 600.0  # seconds
 
@@ -24,11 +25,14 @@ def wait_until(condition: Callable[[], object], run: Run | None = None, interval
 
 def wait_for_state(run: Run, condition: Callable[[RunState], bool]) -> None:
     """Wait until ``condition`` holds for the state of ``run``, or fail if the run ends before."""
+    reader, state = EventReader(run.folder), RunState()
 
     def reached() -> bool:
-        state = run.state()
-        assert condition(state) or not state.ended, (state, run.log_tail(20))
-        return condition(state)
+        nonlocal state
+        state = fold(reader.read(), state)
+        done = condition(state)
+        assert done or not state.ended, (state, run.log_tail(20))
+        return done
 
     wait_until(reached, run)
 
