@@ -44,6 +44,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items.sort(key=lambda item: "slow" not in item.keywords)
 
 
+def pytest_collection_finish() -> None:
+    """Keep what the collection of 7,000 tests created out of garbage collections, which would walk through it again and again."""
+    gc.freeze()
+
+
 def pytest_make_parametrize_id(val: object) -> str | None:
     """Shorten the parts that long texts contribute to a test's name: a megabyte of brackets would be copied with every report."""
     return f"{len(val)} characters" if isinstance(val, str | bytes) and len(val) > 300 else None
