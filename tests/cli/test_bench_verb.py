@@ -21,6 +21,7 @@ NAMES = [
 ]  # fmt: skip
 
 
+@pytest.mark.exhaustive
 def test_json_has_the_machine_and_every_measurement(cli) -> None:
     result = cli("bench", "--quick", "--json")
     report = json.loads(result.out)

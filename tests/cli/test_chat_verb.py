@@ -71,7 +71,7 @@ def test_prompts_can_be_piped_in_and_saved_as_rows(cli, chat_workspace: Path) ->
     [
         ((), "You answer in JSON."),
         pytest.param(("--system", "Be brief."), "Be brief.", marks=pytest.mark.exhaustive),
-        (("--system", ""), ""),
+        pytest.param(("--system", ""), "", marks=pytest.mark.exhaustive),
     ],
 )
 def test_an_adapter_uses_its_system_prompt(cli, chat_workspace: Path, options: tuple[str, ...], system: str) -> None:
@@ -167,6 +167,7 @@ def test_a_server_prints_its_url_answers_and_ends_on_ctrl_c(chat_workspace: Path
         assert "mine" in server.stderr.read()
 
 
+@pytest.mark.exhaustive
 def test_a_server_completes_its_answers_on_sigterm(chat_workspace: Path) -> None:
     with running_server(chat_workspace) as (server, document):
         body = {"model": "tiny", "prompt": "Once", "max_tokens": 600, "stream": True, "stream_options": {"include_usage": True}}
@@ -182,6 +183,7 @@ def test_a_server_completes_its_answers_on_sigterm(chat_workspace: Path) -> None
             urllib.request.urlopen(request, timeout=5)
 
 
+@pytest.mark.exhaustive
 def test_a_server_whose_model_dies_exits_with_an_error(chat_workspace: Path) -> None:
     with running_server(chat_workspace) as (server, _):
         children = subprocess.run(["pgrep", "-P", str(server.pid)], capture_output=True, text=True, check=True).stdout.split()

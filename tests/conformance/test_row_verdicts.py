@@ -21,8 +21,8 @@ from mlxtune.models.template import ChatTemplate
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
-by_name = pytest.mark.parametrize("base", AVAILABLE, ids=lambda base: base.name)
 REAL = ("Qwen3.5-4B", "Gemma 4 E2B", "Llama 3.2", "gpt-oss", "Phi-3")  # one for each real vocabulary
+by_name = pytest.mark.parametrize("base", cases(AVAILABLE, *REAL, name=lambda base: base.name))
 
 
 @by_name
@@ -97,6 +97,7 @@ def test_a_real_vocabulary_changes_no_verdict(base: Base, vocabularies: dict[str
     assert real == bytewise
 
 
+@pytest.mark.exhaustive
 def test_the_page_about_models_is_current() -> None:
     spec = importlib.util.spec_from_file_location("models_page", ROOT / "tools" / "models.py")
     generator = importlib.util.module_from_spec(spec)

@@ -53,7 +53,7 @@ def texts(seed: int, shortest: int, longest: int) -> list[str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("threshold", [0.5, 0.8, 1.0])
-@pytest.mark.parametrize(("shortest", "longest"), [(0, 6), (5, 40), (120, 250)])
+@pytest.mark.parametrize(("shortest", "longest"), [(0, 6), (5, 40), pytest.param(120, 250, marks=pytest.mark.exhaustive)])
 def test_links_connect_all_near_duplicates_and_no_others(shortest: int, longest: int, threshold: float) -> None:
     examples = texts(longest, shortest, longest)
     assert_links(examples, threshold)

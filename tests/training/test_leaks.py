@@ -12,7 +12,6 @@ from typing import Any
 
 import loops
 import pytest
-from exhaustive import EXHAUSTIVE, cases
 from listener import Listener
 from mlx_lm.utils import load_tokenizer
 
@@ -23,7 +22,7 @@ from mlxtune.training.sampler import Sampler
 
 pytestmark = pytest.mark.slow
 
-STEPS = 500 if EXHAUSTIVE else 60
+STEPS = 500
 EVERY = 10  # steps between validations, samples and checkpoints
 MAX_GROWTH = 4 * 2**20  # bytes over the second half of the run
 DESCRIPTORS = Path("/dev/fd")
@@ -46,7 +45,8 @@ class Meter(Listener):
             self.bytes.append(footprint())
 
 
-@pytest.mark.parametrize("compiled", cases([False, True], "False"))
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("compiled", [False, True])
 def test_files_and_memory_stay_flat(tiny: Path, tmp_path: Path, compiled: bool) -> None:
     section = dataclasses.replace(
         loops.SECTION, epochs=1, steps=STEPS, batch_size=2, accumulate=1, learning_rate=1e-4, validate_every=EVERY, save_every=EVERY

@@ -61,6 +61,7 @@ DPO = [
     test_pairs.Ways(prefix=PREFIX),
     test_pairs.Ways(checkpointed=True),
     test_pairs.Ways(frozen=True),
+    test_pairs.Ways(prefix=PREFIX, checkpointed=True, frozen=True),
     test_pairs.Ways(prefix=PREFIX, checkpointed=True, frozen=True, compiled=True),
 ]
 Result = tuple[float, dict[str, mx.array]]  # a loss and its gradients
@@ -140,12 +141,12 @@ def plain_dpo(bits16: Bits16) -> tuple[Result, Result]:
     return tuple(test_pairs.plain_loss_and_gradients(model, bits16.pairs) for model in (bits16.native, bits16.exact))
 
 
-@pytest.mark.parametrize("ways", SFT, ids=str)
+@pytest.mark.parametrize("ways", cases(SFT, str(SFT[0]), str(SFT[-1])))
 def test_supervised_gradients(bits16: Bits16, plain_sft: Any, ways: test_sft.Ways) -> None:
     bits16.require_accurate_gradients(test_sft.own_loss_and_gradients(bits16.native, bits16.rows, ways), *plain_sft)
 
 
-@pytest.mark.parametrize("ways", DPO, ids=str)
+@pytest.mark.parametrize("ways", cases(DPO, str(DPO[0]), str(DPO[-2])))
 def test_preference_gradients(bits16: Bits16, plain_dpo: Any, ways: test_pairs.Ways, tmp_path: Path) -> None:
     bits16.require_accurate_gradients(test_pairs.own_loss_and_gradients(bits16.native, bits16.pairs, ways, tmp_path), *plain_dpo)
 

@@ -155,7 +155,7 @@ def test_run_killed_while_scoring_and_training_ends_bit_identically(parent: tupl
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"prompt": "Same?", "chosen": "Yes.", "rejected": " Yes. \n"}, "are identical"),
+        pytest.param({"prompt": "Same?", "chosen": "Yes.", "rejected": " Yes. \n"}, "are identical", marks=pytest.mark.exhaustive),
         pytest.param({"prompt": "Empty?", "chosen": "", "rejected": "No."}, "chosen", marks=pytest.mark.exhaustive),
         pytest.param(
             {"prompt": "Long? " * 60, "chosen": "Yes.", "rejected": "No."}, "fills the window", marks=pytest.mark.exhaustive

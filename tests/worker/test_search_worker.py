@@ -80,6 +80,7 @@ if os.environ.get("FAULT") == "kill":
     events.EventWriter.emit = note_and_emit
 sys.exit(search_worker.main())
 """
+KILLS = 20
 SMALL = ("training.epochs=0", "training.steps=8", "training.save_every=2", "evaluation.regression=", "search.trials=3")
 
 
@@ -177,9 +178,9 @@ def fault(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], N
     return lambda name: monkeypatch.setenv("FAULT", name)
 
 
-@pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.exhaustive)])
+@pytest.mark.exhaustive
 def test_a_killed_search_has_the_same_leaderboard(
-    workspace: Path, fault: Callable[[str], None], monkeypatch: pytest.MonkeyPatch, kills: int
+    workspace: Path, fault: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is killed right after steps, checkpoints, and scores that are spread over all trials."""
     fault("kill")
@@ -188,8 +189,8 @@ def test_a_killed_search_has_the_same_leaderboard(
     whole = finish(start(workspace))
     places = Path("places.txt").read_text().splitlines()
     different = list(dict.fromkeys(places))
-    chosen = [different[(2 * number + 1) * len(different) // (2 * kills)] for number in range(kills)]
-    assert len(set(chosen)) == kills
+    chosen = [different[(2 * number + 1) * len(different) // (2 * KILLS)] for number in range(KILLS)]
+    assert len(set(chosen)) == KILLS
     killed: Run | None = None
     for place in chosen:
         monkeypatch.setenv("PLACE", place)
@@ -250,6 +251,7 @@ def test_a_full_disk_stops_the_search_and_loses_nothing(workspace: Path, fault: 
     assert results(search) == results(whole)
 
 
+@pytest.mark.exhaustive
 def test_the_evaluation_does_not_load_a_second_model(workspace: Path, fault: Callable[[str], None]) -> None:
     fault("one model")
     finish(start(workspace, "search.trials=2"))

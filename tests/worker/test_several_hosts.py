@@ -78,6 +78,7 @@ def assert_only_leader_wrote(run: Run) -> None:
     wait_until_gone(run, peer_of(run))
 
 
+@pytest.mark.exhaustive
 def test_stop_ends_all_hosts_at_same_step_and_resume_restarts_them(workspace: Path) -> None:
     run = start(workspace, *LONG)
     wait_for_state(run, lambda state: state.step >= 3)

@@ -96,6 +96,7 @@ def test_stopped_run_resumes_from_its_checkpoint(workspace: Path) -> None:
     assert run.state().error.startswith("The base's weights differ from those that the run used until its checkpoint")
 
 
+@pytest.mark.exhaustive
 def test_killed_run_is_crashed_and_resumes_from_its_checkpoint(workspace: Path) -> None:
     run = start(workspace, *LONG)
     wait_for_state(run, lambda state: len(state.checkpoints) >= 1)
@@ -134,7 +135,7 @@ def test_run_outlives_the_process_group_that_started_it(workspace: Path) -> None
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("data.source=nowhere.jsonl", "There is no data at"),
+        pytest.param("data.source=nowhere.jsonl", "There is no data at", marks=pytest.mark.exhaustive),
         pytest.param("data.max_tokens=20", "the prompt fills the window of 20 tokens", marks=pytest.mark.exhaustive),
         pytest.param("model.base=./nothing", "There is no model named", marks=pytest.mark.exhaustive),
         ('adapter.targets=["q_prj"]', "this model has no layer named q_prj"),
@@ -150,6 +151,7 @@ def test_invalid_input_fails_the_run_with_exit_code_2(workspace: Path, override:
     assert "Traceback" not in run.log.read_text()
 
 
+@pytest.mark.exhaustive
 def test_second_run_is_refused_while_the_accelerator_is_in_use(workspace: Path) -> None:
     first = start(workspace, *LONG)
     wait_for_state(first, lambda state: state.step >= 1)
