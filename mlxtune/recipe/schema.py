@@ -104,8 +104,8 @@ class DataSection:
     date that templates insert as today's; a run records it, so that it can be resumed and evaluated on another day. ``turns`` = "all"
     trains on all answers of a conversation in one example, "each" makes one training example per answer, and "last" trains only on the
     last one. "auto" is "all", or "each" where the template renders earlier turns differently, as many reasoning models' do. ``replay`` mixes in
-    general prompts with the base's own answers, so that the adapter forgets less. ``replay_system`` = false leaves out
-    the system prompt that all rows share.
+    general prompts with the base's own answers, so that the adapter forgets less. ``replay_system`` = false sends these
+    prompts without the system prompt that all rows share.
     """
 
     source: Annotated[str, Key("file or folder with the rows, relative to the recipe"), Rule(bool, "a file or a folder")]
