@@ -21,7 +21,13 @@ from mlxtune.recipe import Recipe
 from mlxtune.runs import registry
 
 SAMPLE_ROWS = 30  # held-out rows needed to see whether a prompt is good enough
-ARMS = {"base": BASE, "prompt": PROMPT, "kshot": KSHOT, "grammar": GRAMMAR, "tuned": TUNED}  # keyed by the fact with their rate
+ARMS = {
+    "base": BASE,
+    "prompt": PROMPT,
+    "kshot": KSHOT,
+    "grammar": GRAMMAR,
+    "tuned": TUNED,
+}  # keyed by the fact that holds the arm's rate
 _SENTENCE_NAMES = {
     BASE: "The base alone", PROMPT: "Your prompt alone", KSHOT: "Prompting with a few examples", GRAMMAR: "A grammar alone",
 }  # fmt: skip

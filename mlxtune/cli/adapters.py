@@ -55,7 +55,7 @@ def list_adapters(json: Json = False) -> None:
     if not entries:
         show("There are no adapters yet. Train one:  ", ("mlxtune train RECIPE", "primary"))
         return
-    head: list[Cell] = [(name, "faint") for name in ("", "adapter", "base", "kind", "size", "verdict", "contract", "tags")]
+    head: list[Cell] = [(name, "faint") for name in ("", "adapter", "base", "kind", "size", "verdict", "rate", "metric", "tags")]
     print_columns([head, *map(_row, entries)], right=(4,))
     for entry in entries:
         if entry.score and entry.score.caveat:
@@ -199,16 +199,16 @@ def _report(entry: AdapterEntry, text: str, json: bool) -> None:
 
 def _row(entry: AdapterEntry) -> list[Cell]:
     if entry.problem:
-        return [("✗", "bold error"), (entry.name, "bold"), (one_line(entry.problem, 90), "error"), "", "", "", "", ""]
+        return [("✗", "bold error"), (entry.name, "bold"), (one_line(entry.problem, 90), "error"), "", "", "", "", "", ""]
     score = entry.score
-    contract = (
-        "".join(f"{100 * before.share:.0f} → {100 * after.share:.0f}%" for before, after in score.changes[-1:]) if score else ""
-    )
+    rate, metric = "", ""
+    for before, after in score.changes[-1:] if score else ():
+        rate, metric = f"{100 * before.share:.0f} → {100 * after.share:.0f}%", metric_label(after.metric)
     label = score.label if score else "not evaluated"
     outcome: Cell = (one_line(label, 20), _STYLES.get(label, ""))
     glyph: Cell = {"better": ("✓", "bold success"), "not recommended": ("!", "bold warning")}.get(label, ("·", "muted"))
     kind, tags = f"{entry.kind} {entry.rank}", " ".join(entry.tags)
-    return [glyph, (entry.name, "bold"), one_line(entry.base, 40), kind, size(entry.size), outcome, contract, (tags, "muted")]
+    return [glyph, (entry.name, "bold"), one_line(entry.base, 40), kind, size(entry.size), outcome, rate, metric, (tags, "muted")]
 
 
 def _print_score(score: AdapterScore) -> None:

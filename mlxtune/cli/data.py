@@ -133,16 +133,16 @@ def check(
         show_json(report_json(report, fixed.to_json() if fixed else None))
     else:
         _show_report(report, fixed, every)
-        ready = _ready_command(source, report, section, fixed)
-        if ready:
-            show(("Ready ", "bold primary"), (ready, "primary"))
+        command = _next_command(source, report, section, fixed)
+        if command:
+            show(("Then " if report.label == "look" and not fixed else "Run ", "bold primary"), (command, "primary"))
     by_hand = [finding for _, finding in fixed.by_hand] if fixed else []
     blocks = [finding for finding in report.findings if finding.severity == "block"]
     if any(not fixed or one in by_hand or not (get_check(one.check).fix.safe or one.check in (also or ())) for one in blocks):
         raise typer.Exit(1)
 
 
-def _ready_command(source: Path, report: CheckReport, section: DataSection, fixed: FixResult | None) -> str:
+def _next_command(source: Path, report: CheckReport, section: DataSection, fixed: FixResult | None) -> str:
     """Return the command that helps most, or an empty string: a map for unknown columns, the fixes, a recipe, or training."""
     from mlxtune.data.checks.registry import get_check
     from mlxtune.data.readers.columns import mapping_option
@@ -260,7 +260,7 @@ def _split_notes(source: Source, result: Splits, sealed: int, total: int) -> lis
     low, high = USUAL_HOLDOUT
     if result.test and not low <= round(fraction, 2) <= high:
         notes.append(
-            f"The test split is {fraction:.1%}. {low:.0%} to {high:.0%} is usual: less proves little, more leaves little to train on."
+            f"The test split is {fraction:.1%}. {low:.0%} to {high:.0%} is usual: a smaller one makes results imprecise, and a larger one leaves fewer rows to train on."
         )
     if source.left_out or source.edited:
         notes.append(f"The review left out {plural(source.left_out, 'row')} and edited {len(source.edited):,}.")

@@ -53,7 +53,7 @@ def generate(
     ] = "",
     thin: Annotated[
         int | None,
-        typer.Option("--thin", min=0, help="Write variations of this entry in the list of thin rows. Default: 1; 0 uses all rows."),
+        typer.Option("--thin", min=0, help="Choose an entry in the list of areas with too few rows. Default: 1; 0 uses all rows."),
     ] = None,
     about: Annotated[str, typer.Option("--about", help="A subject for the new prompts.")] = "",
     n: Annotated[
@@ -89,7 +89,7 @@ def generate(
 
     Rows that pass the contract and all checks and do not repeat another row are proposed. They are trained on only after you accept
     them in the review, and are never held out. The teacher sees only training rows. Without --like, --where, or --about, it writes
-    where rows are thin; without a teacher, that list is shown.
+    rows for an area that has too few; without a teacher, the command lists these areas.
     """
     from mlxtune.data.generate.start import quote, start
 
@@ -175,7 +175,7 @@ def _follow(run: Run) -> int:
 
 
 def _thin_rows(recipe: Path, loaded: Recipe) -> list[ThinRows]:
-    """Return where rows are thin. Cluster them only if no evaluation and no label says it."""
+    """Return the areas with too few rows. The rows are clustered only if neither an evaluation nor the labels reveal any."""
     from mlxtune.evaluation.thin_rows import thin_clusters, thin_rows
 
     if places := thin_rows(Path.cwd(), loaded):
@@ -185,11 +185,11 @@ def _thin_rows(recipe: Path, loaded: Recipe) -> list[ThinRows]:
 
 
 def _show_thin_rows(places: Sequence[ThinRows], recipe: Path, *, json: bool) -> None:
-    """Print where rows are thin, and the command that has a teacher write more there."""
+    """Print the areas with too few rows, and the command that has a teacher write more for the first."""
     if json:
         show_json({"thin": [{"reason": place.reason, "examples": list(place.examples)} for place in places]})
         return
-    print_section("Thin rows", plural(len(places), "place"))
+    print_section("Too few rows", plural(len(places), "area"))
     print_columns(
         [
             [str(number), place.reason, (f"{plural(len(place.examples), 'training row')}: {one_line(place.sample, 50)}", "muted")]
@@ -205,11 +205,11 @@ def _show_thin_rows(places: Sequence[ThinRows], recipe: Path, *, json: bool) -> 
 def _choose_thin_rows(
     request: GenerationRequest, places: Sequence[ThinRows], number: int | None, *, quiet: bool
 ) -> GenerationRequest:
-    """Return ``request`` with the examples of place ``number`` (from 1, the default), or with all rows if none is thin."""
+    """Return ``request`` with the examples of area ``number`` (from 1, the default), or with all rows if there is no such area."""
     if number is not None and number > len(places):
         raise InputError(
-            f"There is no entry {number} in the list of thin rows, which has {len(places)}.",
-            hint="Show the list by leaving out the teacher and --thin.",
+            f"The list of areas with too few rows has no entry {number}, only {len(places)}.",
+            hint="Leave out the teacher and --thin to show the list.",
         )
     if not places:
         return request

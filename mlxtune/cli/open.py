@@ -66,7 +66,7 @@ def _chat(workspace: Path, which: str) -> dict[str, Any]:
     return {"adapter": library.find_usable(workspace, which).key}
 
 
-# What an item is in each room, as the part of the app's saved state that shows it.
+# For each room that accepts an item, a function that returns the saved app state that shows the item.
 ROOM_ITEMS: Mapping[str, Callable[[Path, str], dict[str, Any]] | None] = {
     "home": None, "data": _recipe, "groups": None, "review": lambda _workspace, which: {"row": which}, "plan": _recipe, "train": _run,
     "evaluate": _evaluation, "blind": None, "adapters": _adapter, "chat": _chat, "advice": None,

@@ -28,8 +28,8 @@ from mlxtune.runs.registry import RUN_KINDS, Run
 from mlxtune.runs.status import ACTIVE, STATUS_LABELS
 from mlxtune.training import start
 
-STOP_PATIENCE = 5.0  # seconds before stop says what it waits for
-STOP_LIMIT = 600.0  # seconds after which stop no longer waits
+STOP_PATIENCE = 5.0  # seconds before stop prints what it is waiting for
+STOP_LIMIT = 600.0  # seconds after which stop gives up
 
 FORMATS = ("csv", "tensorboard", "trackio")
 POLL = 2.0  # seconds

@@ -40,7 +40,7 @@ def verify_export(
     recipe: Rows = None,
     json: Json = False,
 ) -> None:
-    """Measure what export and quantization cost: an installed program answers the held-out rows, and so does the adapter.
+    """Measure the quality lost by export and quantization: an installed program answers the held-out rows, and so does the adapter.
 
     Exits 1 if the program renders a prompt differently than in training, or if its answers are worse.
     """

@@ -285,7 +285,7 @@ def _candidates(corpus: _FoldedTexts, threshold: float, groups: _UnionFind) -> I
     if len(corpus.folded) < 2:
         return
     index, sizes = _PrefixIndex.build(corpus, threshold), corpus.sizes
-    share = threshold / (1 + threshold)  # the share of the sum of both sizes that both must have in common
+    share = threshold / (1 + threshold)  # minimum size of the intersection, as a fraction of the sum of both sizes
     # the smaller text of a pair needs a shorter prefix
     short = sizes - np.ceil(2 * share * sizes - _SLACK).astype(np.int64) + 1
     smallest = np.searchsorted(sizes, np.ceil(threshold * sizes - _SLACK)).astype(np.uint64)

@@ -399,7 +399,7 @@ class ReviewSession:
         self.who = who or _login_name()
         self._path = journal_path(source)
         self._own_events: list[Event] = []
-        self._new_numbers: dict[int, int] = {}  # of own decisions that were appended again, by their old numbers
+        self._new_numbers: dict[int, int] = {}  # new numbers of own decisions that were appended again, by old number
         self._is_synchronized = True
         with ExitStack() as undo:
             # Another window could lock the new file after the journal was replaced, so a file that nobody replaces is locked as well.

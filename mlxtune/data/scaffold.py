@@ -27,16 +27,16 @@ from mlxtune.recipe.schema import RECIPE_NAME
 
 _BASE = "smollm2-135m"
 _MAX_NAME = 60  # characters
-_MOST_ROWS = 20_000  # that the guesses are made from
-_LETTERS_PER_TOKEN = 4  # of words; every other byte can be a token of its own
-_TEMPLATE_TOKENS = 64  # that a chat template adds, at most
+_MOST_ROWS = 20_000  # maximum number of rows to base the guesses on
+_LETTERS_PER_TOKEN = 4  # in words; any other byte can be a separate token
+_TEMPLATE_TOKENS = 64  # maximum number of tokens added by a chat template
 _TOKEN_LIMITS = (256, 512, 1024, 2048, 4096, 8192)  # the base's context has 8,192 tokens
 _JSON_SHARE = 0.9  # of the answers, for a schema
 _MOST_VALUES = 20  # of an enum
 _MOST_LABELS = 200  # of a classifier
 _ROWS_PER_LABEL = 3
 _MIN_SENTENCE = 4  # words
-_COMMON = 0.3  # share of the answers for a sentence to be offered
+_COMMON = 0.3  # minimum share of the answers that contain a suggested sentence
 _WORDS = re.compile(r"[A-Za-z\s]")
 _SENTENCE = re.compile(r"[^.!?\n]+[.!?]+|[^.!?\n]+$", re.MULTILINE)
 
@@ -164,7 +164,7 @@ def _mapping_by_name(path: Path) -> dict[str, str]:
         pair = dict(zip(("prompt", "completion"), (column for column in texts if column in longest), strict=True))
         hint += f", or on answers: {command} {mapping_option(pair)}"
     names = ", ".join(one_line(column, 20) for column in texts[:6])
-    raise DataError(f"The names of the columns of {one_line(path.name)} do not say what they contain: {names}.", hint=hint)
+    raise DataError(f"The column names of {one_line(path.name)} do not indicate what the columns contain: {names}.", hint=hint)
 
 
 def infer_schema(values: Sequence[Mapping[str, Any]]) -> Schema:

@@ -30,10 +30,10 @@ class AnnotatorAgreement:
     def sentence(self) -> str:
         """The agreement in words, or why κ cannot be computed."""
         if not self.rows:
-            return "No row was decided by both, so there is no κ yet."
-        counts = f"{self.same:,} of {plural(self.rows, 'row')} decided alike"
+            return "They have not decided on any of the same rows yet, so κ is unknown."
+        counts = f"the same decision on {self.same:,} of {plural(self.rows, 'row')}"
         if self.kappa is None:
-            return f"{counts}. κ cannot be computed, because both decided alike on every row, with one and the same decision."
+            return f"{counts[0].upper()}{counts[1:]}. κ is undefined because there is only one kind of decision."
         return f"κ {self.kappa.value:.2f} (95% CI {self.kappa.low:.2f} to {self.kappa.high:.2f}), {counts}."
 
 

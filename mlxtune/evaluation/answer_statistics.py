@@ -14,10 +14,10 @@ from typing import Protocol
 
 from mlxtune.evaluation.scorers import LOOP, THINKING_LIMIT, THINKING_LOOP
 
-MAX_CUT = 0.05  # largest share of answers cut off while still going with which an arm may lose a comparison
+MAX_CUT = 0.05  # an arm cannot lose a comparison if a larger share of its answers was cut off while still going
 _LENGTH = 16  # characters per n-gram
-_TAIL = 64  # characters at the end of an answer, at least, in which n-grams are counted
-_SHARE = 0.5  # of the n-grams in the tail that occurred before, in a loop; ordinary answers stay below a tenth
+_TAIL = 64  # minimum number of characters at the end of an answer in which n-grams are counted
+_SHARE = 0.5  # minimum share of repeated n-grams in the tail of a loop; it is below a tenth in ordinary answers
 _LOOPS = (LOOP, THINKING_LOOP)
 _CUT = ("length", THINKING_LIMIT, *_LOOPS)
 

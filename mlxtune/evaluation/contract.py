@@ -30,7 +30,7 @@ class ContractMetric:
 class Contract:
     """The requirements on an output: a recipe's evaluation section with its compiled schema.
 
-    If ``is_empty``, nothing is required, so there is no ``contract`` metric: answers are only compared with their references.
+    If ``is_empty``, nothing is required, so there is no ``contract`` metric: answers are compared only with their references.
     """
 
     section: EvaluationSection = field(default_factory=EvaluationSection)

@@ -16,8 +16,8 @@ from statistics import median
 from mlxtune.models.generate import Progress
 from mlxtune.models.thoughts import GeneratedAnswer
 
-PROBES = 3  # rows that are answered alone
-PROBE_TOKENS = 24  # of each of them, at most
+PROBES = 3  # number of rows that are answered alone
+PROBE_TOKENS = 24  # maximum length of each of these answers
 
 GenerateOne = Callable[[Sequence[int], int, Progress], GeneratedAnswer]
 """Answers a prompt with at most some number of tokens. The progress callback is called after every token."""

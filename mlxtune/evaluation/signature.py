@@ -17,7 +17,7 @@ from mlxtune.core.text import one_line
 from mlxtune.evaluation import report
 
 FILE = f"{report.FILE}.sig"
-_NAMESPACE = "mlxtune-report"  # a signature of something else with the same key is not one of a report
+_NAMESPACE = "mlxtune-report"  # so that a signature made with the same key for another purpose is not accepted
 _SIGNERS = "~/.ssh/allowed_signers"
 _GOOD = re.compile(r'Good "[^"]*" signature (?:for .* )?with (.+)')
 

@@ -1,4 +1,4 @@
-"""Find where training rows are too few, so that a teacher can write more: failures in an evaluation, rare labels, unusual texts.
+"""Find areas with too few training rows: failures in an evaluation, rare labels, and unusual texts.
 
 Only training rows are considered. A teacher that writes rows like them never sees a held-out row.
 """
@@ -26,10 +26,10 @@ from mlxtune.planning.cluster_process import ClusterProcess
 from mlxtune.recipe import Recipe
 from mlxtune.runs import registry
 
-_RARE = 0.5  # a label on fewer rows than this share of the mean over the labels is thin
-_MIN_FAILURES = 2  # rows that fail alike
+_RARE = 0.5  # a label is rare if its number of rows is below this fraction of the mean over all labels
+_MIN_FAILURES = 2  # minimum number of rows that fail in the same way
 _MAX_OF_A_KIND = 5
-_SMALL_CLUSTERS = 2  # with the outliers
+_SMALL_CLUSTERS = 2  # number of small clusters to return in addition to the outliers
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class ThinRows:
 
 
 def thin_rows(workspace: Path, recipe: Recipe) -> list[ThinRows]:
-    """Return where the rows of ``recipe`` are thin: failures of its newest evaluation, most first, then labels, rarest first.
+    """Return the areas with too few training rows: failures of the newest evaluation, most first, then labels, rarest first.
 
     Raises ``DataError`` or ``InputError`` if the rows cannot be used for a generation.
     """

@@ -35,7 +35,7 @@ from mlxtune.evaluation.seed_evidence import load_seed_scores
 from mlxtune.evaluation.seed_report import SeedScores
 from mlxtune.recipe import AUTO
 
-# Facts that no file in the folder proves: the evaluation recorded them.
+# Facts recorded by the evaluation that cannot be recomputed from the files in its folder.
 _RECORDED = {
     "base_fingerprint", "run", "adapter", "source", "template", "endpoints", "longest_reference", "room", "thinking",
     "thinking_tokens", "date", "compute", "untouched", "moved", "looks", "ledger", "made",

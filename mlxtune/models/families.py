@@ -40,7 +40,7 @@ UNTRAINABLE = {
 _DIFFUSION = ("diffusion_gemma", "dream", "llada", "llada_moe", "sdar")  # model types that refine all tokens of an answer at once
 
 _NO_TEXT = "which does not generate text"
-_CLASSES = {  # what the end of a class name in ``architectures`` says
+_CLASSES = {  # the kind of model by the end of its class name in ``architectures``
     "ForMaskedLM": f"an encoder, {_NO_TEXT}",
     "Classification": f"a classifier, {_NO_TEXT}",
     "QuestionAnswering": f"an extractive question answering model, {_NO_TEXT}",

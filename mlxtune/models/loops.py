@@ -7,9 +7,9 @@ itself less exactly continues to its limit; evaluations still count it as a loop
 
 from __future__ import annotations
 
-COPIES = 2  # of the passage, besides its first occurrence, before an answer counts as a loop
-LEAST = 32  # tokens that must repeat what came before, at least
-MAX_PERIOD = 96  # tokens of the longest passage that is recognized
+COPIES = 2  # repetitions of a passage after its first occurrence that make an answer a loop
+LEAST = 32  # minimum number of repeated tokens
+MAX_PERIOD = 96  # length of the longest passage that is recognized, in tokens
 
 
 class LoopDetector:

@@ -32,8 +32,10 @@ from mlxtune.models.load import LoadedModel
 Vectors = npt.NDArray[np.float32]  # (texts, width)
 
 DEPTH = 1 / 6  # share of the layers
-_MAX_TOKENS = (256, 128, 64, 48)  # of a text; the rest does not count
-_TOTAL_TOKENS = 480_000  # of all texts; more are cut shorter. With the bundled model, a token takes 0.38 ms of a CPU core
+_MAX_TOKENS = (256, 128, 64, 48)  # tokens of a text that are used; the rest is ignored
+_TOTAL_TOKENS = (
+    480_000  # of all texts; if there are more, texts are cut shorter. With the bundled model, a token takes 0.38 ms of a CPU core
+)
 _POSITIONS = 1024  # tokens per forward pass, including padding
 _ROWS = 64  # texts per forward pass
 
@@ -141,7 +143,7 @@ def _is_same(one: object, two: object) -> bool:
 def _runs(head: BackboneHead) -> bool:
     try:
         return bool(mx.isfinite(head.backbone(mx.array([[1, 5, 2]]), None)).all().item())
-    except Exception as error:  # how an architecture fails without its upper layers is its own business
+    except Exception as error:  # without their upper layers, architectures fail in different ways
         if gpu_error(str(error)):
             raise
         return False

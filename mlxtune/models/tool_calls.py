@@ -115,7 +115,7 @@ class CallReader:
             return text, []
         try:
             rest, calls = self.format.parse(text, tools)
-        except Exception:  # a parser raises whatever it meets in a malformed call
+        except Exception:  # a parser may raise any exception on a malformed call
             return text, []
         return (rest.strip(), calls) if calls else (text, [])
 

@@ -20,7 +20,7 @@ from mlxtune.recipe import Recipe
 
 Outcome = Literal["go", "warn", "refuse"]
 
-MIN_USES = 4  # uses of each shape from which compiling is assumed to pay, if no probe has measured it
+MIN_USES = 4  # minimum uses of each shape for which compiling is assumed to pay off, if no probe has measured it
 FORWARD_SHARE = 1 / 3  # of a step's time, for a forward-only position: a backward pass takes twice as long as a forward pass
 
 _SPEED_SOURCES = {"probe": "measured by a probe", "bench": "estimated from mlxtune bench"}

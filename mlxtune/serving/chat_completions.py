@@ -32,7 +32,7 @@ _DEFAULTS: dict[str, Any] = {  # of parameters that are not supported
     "parallel_tool_calls": True,
     "store": False,
 }
-_REASONING = ("reasoning_content", "reasoning")  # what servers call the text before an answer
+_REASONING = ("reasoning_content", "reasoning")  # servers' names for the reasoning before an answer
 
 
 def parse_request(body: Any, models: Sequence[str]) -> AnswerRequest:

@@ -32,7 +32,7 @@ _DEFAULTS: dict[str, Any] = {  # of parameters that are not supported
     "stream_options": {},
 }
 
-_FUNCTION = ("name", "description", "parameters")  # what a template shows of a tool
+_FUNCTION = ("name", "description", "parameters")  # the keys of a tool that templates render
 
 
 def parse_request(body: Any, models: Sequence[str]) -> AnswerRequest:

@@ -30,7 +30,7 @@ class MemoryGuard:
         self.over_limit = False
         self._start = machine.pressure()
         self._checked = time.monotonic()
-        self._released = False  # free buffers, because of the problem at the last check
+        self._released = False  # whether the last check released free buffers because of a problem
 
     def check(self) -> str:
         """Return the problem and what to do about it, or ``""``."""

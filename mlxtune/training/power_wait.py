@@ -13,7 +13,7 @@ if TYPE_CHECKING:  # imports mlx
     from mlxtune.training.loop import RunListener
 
 INTERVAL = 5.0  # seconds between two checks while the run continues
-POLL = 1.0  # seconds between two checks while it waits; a stop request is noticed as late
+POLL = 1.0  # seconds between two checks while it waits, and until a stop request is noticed
 
 
 class PowerWait:

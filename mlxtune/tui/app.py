@@ -200,7 +200,7 @@ class MlxtuneApp(BaseApp):
 
     def on_unmount(self) -> None:
         self._exiting.set()
-        self._state = dict(self._state)  # save it even if it has not changed: the time of the file is that of this visit
+        self._state = dict(self._state)  # save it even if it has not changed: the file's modification time records this visit
         self.write_state()
 
     def _watch(self, watcher: Watcher) -> None:

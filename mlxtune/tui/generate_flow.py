@@ -63,7 +63,7 @@ def choose_task(app: BaseApp, recipe: Path, rows: tuple[str, ...], what: str) ->
 
 
 def _choose_thin_rows(app: BaseApp, recipe: Path) -> None:
-    """Ask of which training rows to write variations, if rows are thin somewhere; otherwise they are of all rows."""
+    """Ask which training rows to write variations of. If no area has too few rows, use all rows without asking."""
 
     def find() -> list[ThinRows]:
         from mlxtune.evaluation.thin_rows import thin_rows
@@ -84,10 +84,12 @@ def _choose_thin_rows(app: BaseApp, recipe: Path) -> None:
 
         options = [ChoiceOption(str(index), place.reason, one_line(place.sample, 60)) for index, place in enumerate(places)]
         options.append(ChoiceOption(_ALL, "All training rows"))
-        text = "Rows are thin here. In Groups, c clusters the rows by similarity, and w writes rows like those of a group."
-        app.push_screen(ChoiceDialog("Write rows like which?", text, options), chosen)
+        text = (
+            "There are too few rows like these. In Groups, c clusters rows by similarity, and w writes rows like those of a group."
+        )
+        app.push_screen(ChoiceDialog("Write more rows like which ones?", text, options), chosen)
 
-    app.run_job(find, show, busy="Looking where rows are thin.")
+    app.run_job(find, show, busy="Looking for areas with too few rows.")
 
 
 def choose_teacher(

@@ -19,7 +19,7 @@ class _TrackedKey(events.Key):
 
     def __init__(self, key: events.Key, on_stop: Callable[[_TrackedKey], None]) -> None:
         super().__init__(key.key, key.character)
-        self._sender = None  # the screen would stop a key of the app before the app's bindings see it
+        self._sender = None  # if the app were its sender, the screen would stop the key before the app's bindings see it
         self._on_stop = on_stop
 
     def stop(self, stop: bool = True) -> _TrackedKey:

@@ -26,10 +26,10 @@ def run_in_terminal(app: App[Any], words: Sequence[str], folder: Path, *, hint: 
     code = 0
     try:
         with app.suspend():
-            handler = signal.signal(signal.SIGINT, lambda *_: None)  # the program does not inherit a function, as it would SIG_IGN
+            handler = signal.signal(signal.SIGINT, lambda *_: None)  # unlike SIG_IGN, a function is not inherited by the program
             try:
                 code = subprocess.run(words, cwd=folder).returncode
-            except (OSError, ValueError) as caught:  # raised in here, it would leave the terminal to nobody
+            except (OSError, ValueError) as caught:  # raised after the app resumes, which must not be skipped
                 error = caught
             finally:
                 signal.signal(signal.SIGINT, handler)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -43,8 +44,8 @@ def shop(cwd: Path, tiny: Path) -> Path:
     return cwd
 
 
-def scored(cwd: Path) -> None:
-    evaluation = write_evaluation(cwd)
+def scored(cwd: Path, **options: bool) -> None:
+    evaluation = write_evaluation(cwd, **options)
     report = json.loads((evaluation / "report.json").read_text())
     report["facts"]["run"] = RUN
     (evaluation / "report.json").write_text(json.dumps(report))
@@ -63,13 +64,20 @@ def test_list_shows_one_line_per_adapter_with_verdict(cli, shop):
     write(shop / "adapters" / "other", arrays(rank=8), config(8), {"made": "2026-01-01T00:00:00+0000"})
     (shop / "adapters" / "broken").mkdir()
     lines = cli("adapters").out.splitlines()
-    assert lines[0].split() == ["adapter", "base", "kind", "size", "verdict", "contract", "tags"]
+    assert lines[0].split() == ["adapter", "base", "kind", "size", "verdict", "rate", "metric", "tags"]
     by_name = {line.split()[1]: line for line in lines[1:]}
     assert "cannot tell" in by_name[RUN]
-    assert "25 → 75%" in by_name[RUN]
+    assert "25 → 75%  whole contract" in by_name[RUN]
     assert "lora 8" in by_name["other"]
     assert "not evaluated" in by_name["other"]
     assert "✗ broken" in by_name["broken"].replace("  ", " ")
+
+
+def test_list_names_the_metric_of_each_rate(cli, shop):
+    scored(shop, pairs=True, contract=False)
+    (line,) = cli("adapters").out.splitlines()[1:]
+    assert re.search(r"\d → \d+%  right preference", line)
+    assert "contract" not in line
 
 
 def test_better_adapter_with_caveat_is_listed_as_warning(cli, shop):

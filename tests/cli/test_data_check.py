@@ -201,19 +201,29 @@ def test_a_check_is_muted_with_a_reason(cli, tmp_path: Path) -> None:
         ({"prompt": "My key is AIza" + "SyA1b2C3d4E5f6G7h8I9j0K1l2M3n4O5p6Q", "completion": "Revoke it."}, "data check {} --fix"),
     ],
 )
-def test_the_last_line_is_ready_to_paste(row: dict[str, str], ready: str, cli, tmp_path: Path) -> None:
+def test_the_last_line_is_a_command_to_run(row: dict[str, str], ready: str, cli, tmp_path: Path) -> None:
     source = tmp_path / "rows.jsonl"
     source.write_text(json.dumps(row) + "\n")
     line = cli("data", "check", str(source)).out.splitlines()[-1]
-    assert line == "Ready mlxtune " + ready.format(source)
+    assert line == "Run mlxtune " + ready.format(source)
     assert cli(*line.split()[2:]).code in (0, 1)
 
 
-def test_the_ready_command_keeps_the_format(cli, tmp_path: Path) -> None:
+def test_rows_to_review_come_before_training(cli, tmp_path: Path) -> None:
+    source = tmp_path / "rows.jsonl"
+    rows = [{"prompt": "Where is my order?", "completion": answer} for answer in ("It shipped on Monday.", "We lost it.")]
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    shown = cli("data", "check", str(source)).out
+    assert "Nothing blocks training, but 1 of 2 rows should be reviewed." in shown
+    assert "Ready" not in shown
+    assert shown.splitlines()[-1] == f"Then mlxtune init --from {source}"
+
+
+def test_the_last_command_keeps_the_format(cli, tmp_path: Path) -> None:
     source = tmp_path / "rows.jsonl"
     source.write_text(json.dumps({"text": "My key is AIza" + "SyA1b2C3d4E5f6G7h8I9j0K1l2M3n4O5p6Q", "messages": "none"}) + "\n")
     line = cli("data", "check", str(source), "--format", "text").out.splitlines()[-1]
-    assert line == f"Ready mlxtune data check {source} --format text --fix"
+    assert line == f"Run mlxtune data check {source} --format text --fix"
     assert cli(*line.split()[2:]).code == 0
 
 
@@ -224,18 +234,18 @@ def test_after_a_fix_a_recipe_is_trained_on_the_fixed_copy(cli, tmp_path: Path) 
     recipe = tmp_path / "recipes" / "rows.toml"
     shown = cli("data", "check", str(recipe), "--fix").out
     assert "Use the fixed copy." in shown
-    assert shown.splitlines()[-1] == f"Ready mlxtune train {recipe} --set data.source=../rows.fixed.jsonl"
+    assert shown.splitlines()[-1] == f"Run mlxtune train {recipe} --set data.source=../rows.fixed.jsonl"
     assert load(recipe, ["data.source=../rows.fixed.jsonl"]).data.source == "../rows.fixed.jsonl"
     assert (tmp_path / "rows.fixed.jsonl").is_file()
 
 
-def test_the_ready_command_for_a_recipe_keeps_the_format(cli, tmp_path: Path) -> None:
+def test_the_last_command_for_a_recipe_keeps_the_format(cli, tmp_path: Path) -> None:
     """Without it, these texts would be read as the turns of a transcript, and the record of the second kind not at all."""
     source = tmp_path / "rows.jsonl"
     rows = [{"text": f"Human: How much is {number}?\n\nAssistant: {number} euros."} for number in range(3)]
     source.write_text("".join(json.dumps(row) + "\n" for row in rows) + json.dumps({"text": "Closed.", "messages": "none"}) + "\n")
     line = cli("data", "check", str(source), "--format", "text").out.splitlines()[-1]
-    assert line == f"Ready mlxtune init --from {source} --format text"
+    assert line == f"Run mlxtune init --from {source} --format text"
     assert cli("init", str(tmp_path), *line.split()[3:]).code == 0
     recipe = load(tmp_path / "recipes" / "rows.toml")
     assert recipe.data.format == "text"

@@ -65,7 +65,9 @@ def test_kappa_and_why_there_is_none(source: Path) -> None:
     assert found.kappa.value == pytest.approx((0.5 - 0.5) / (1 - 0.5))
     assert found.sentence.startswith("κ 0.00 (95% CI ")
     judge(source, "cid", "sssss")
-    assert [one.sentence for one in agreements(decisions(source))[1:]] == ["No row was decided by both, so there is no κ yet."] * 2
+    assert [one.sentence for one in agreements(decisions(source))[1:]] == [
+        "They have not decided on any of the same rows yet, so κ is unknown."
+    ] * 2
 
 
 def test_kappa_is_undefined_if_both_gave_one_decision(source: Path) -> None:
@@ -73,4 +75,4 @@ def test_kappa_is_undefined_if_both_gave_one_decision(source: Path) -> None:
     judge(source, "ben", "aaaxx")
     (found,) = agreements(decisions(source))
     assert (found.rows, found.kappa) == (3, None)
-    assert found.sentence.startswith("3 of 3 rows decided alike. κ cannot be computed")
+    assert found.sentence.startswith("The same decision on 3 of 3 rows. κ is undefined")

@@ -111,7 +111,7 @@ def test_columns_whose_names_say_nothing_are_not_guessed(tmp_path: Path) -> None
         for number in range(3)
     ]
     source = write_rows(tmp_path / "my rows.jsonl", rows)
-    with pytest.raises(DataError, match="do not say what they contain: id, note, body") as caught:
+    with pytest.raises(DataError, match="do not indicate what the columns contain: id, note, body") as caught:
         guess(source)
     text, answers = caught.value.hint.split(", or on answers: ")
     assert text == f"Train on plain text: mlxtune init --from '{source}' --map text=body"

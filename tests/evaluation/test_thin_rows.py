@@ -1,4 +1,4 @@
-"""Where rows are thin: failures of the newest evaluation, rare labels, and unusual texts. Only training rows are considered."""
+"""Areas with too few rows: failures of the newest evaluation, rare labels, and unusual texts. Only training rows are considered."""
 
 from __future__ import annotations
 

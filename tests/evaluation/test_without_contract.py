@@ -20,7 +20,7 @@ from mlxtune.tui.rooms.evaluate import render
 from mlxtune.tui.rooms.evaluate.service import load_report
 from mlxtune.tui.verdict import read_verdict
 
-NO_CONTRACT = "The recipe has no contract, so answers are only compared with their references"
+NO_CONTRACT = "The recipe has no contract, so answers are compared only with their references"
 ANSWERS = {"base": [BAD] * 8, "tuned": [GOOD] * 8}
 
 

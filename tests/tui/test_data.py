@@ -374,7 +374,7 @@ async def test_g_shows_labels_coverage_and_agreement(shop: Shop, checks: Checks,
         assert "billing" in room.text("#label-bars")
         assert "2 of 13" in room.text("#coverage-bars")
         assert "ada and ben" in room.text("#agreement-text")
-        assert "0 of 2 rows decided alike" in " ".join(room.text("#agreement-text").split())
+        assert "the same decision on 0 of 2 rows" in " ".join(room.text("#agreement-text").split())
         assert not room.screen.query_one("#findings").display
         assert room.focus == "list"
         await room.press("g")

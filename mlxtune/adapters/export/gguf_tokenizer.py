@@ -29,20 +29,23 @@ _ENDINGS = "(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
 _MARKS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-_SPLITS = {  # the regular expression in tokenizer.json, and whether whole words are looked up first: llama.cpp's name
+_SPLITS = {  # (regular expression in tokenizer.json, whether whole words are looked up first) -> llama.cpp's name
     (_WORDS % "{1,3}", True): "llama-bpe",
     (_WORDS % "{1,3}", False): "dbrx",
     (_WORDS % "", False): "qwen2",
     (_MARKS, False): "qwen35",
     (_CASES % (_ENDINGS, _ENDINGS, "{1,3}"), False): "gpt-4o",
-    (_CASES % (_ENDINGS, _ENDINGS, "{1,3}"), True): "gpt-4o",  # its merges result in every word of the vocabulary
+    (
+        _CASES % (_ENDINGS, _ENDINGS, "{1,3}"),
+        True,
+    ): "gpt-4o",  # its merges can produce every token, so looking words up changes nothing
     (_CASES % ("", "", ""), True): "tekken",
 }
 _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 _SPACE = "▁"
 _PHI3 = re.compile(r"phi-?3", re.IGNORECASE)  # llama.cpp strips space after control tokens only in models with such names
 _PHI3_KEEPS = ("<unk>", "<s>", "<|endoftext|>")  # and not after these
-_LAST = -1e6  # the score of a token that no merge results in, below those of all merges
+_LAST = -1e6  # score of a token that no merge produces; lower than any merge's score
 
 
 def write_tokenizer(writer: GGUFWriter, source: ModelFolder, rows: int, template: str, *, raw_merges: bool) -> None:

@@ -18,7 +18,7 @@ from mlxtune.data.duplicates import Pair, components, fold, near_duplicate_links
 from mlxtune.data.rows import Preference, Row, Text, prompt_text
 
 MAX_VALUES = 40  # a metadata key or answer field with more distinct values is not a tag
-BOILERPLATE_ROWS = 3  # a sentence or line in this many rows says nothing about one of them
+BOILERPLATE_ROWS = 3  # a sentence or line that this many rows share does not distinguish them
 _HASH_BYTES = 16  # of a row's hash; enough to identify the row
 _ENDS = "!?\n。！？"  # of a sentence or line, besides a period
 _MIN_PASSAGE = 16  # characters; shorter ones weigh too little to matter

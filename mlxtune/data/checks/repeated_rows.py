@@ -113,7 +113,7 @@ def _nearly_same(one: Row, two: Row) -> bool:
     if not isinstance(one, Text) and not _is_same_answer(target_text(one), target_text(two)):
         return False
     names = [set(_NAME.findall(prompt_text(row))) for row in (one, two)]
-    return names[0] <= names[1] or names[1] <= names[0]  # otherwise, each is about something that the other is not about
+    return names[0] <= names[1] or names[1] <= names[0]  # otherwise, each row has a name that the other lacks
 
 
 def _is_same_apart_from(boilerplate: frozenset[int], one: Row, two: Row) -> bool:

@@ -116,7 +116,7 @@ def verdict(findings: Collection[Finding], read: int) -> tuple[str, str]:
         count = f"{_row_count(findings, 'block'):,} of {plural(read, 'row')}"
         return "blocked", f"Not ready: {count} must be fixed or left out before training."
     if "warn" in severities:
-        return "look", f"Ready, but review {_row_count(findings, 'warn'):,} of {plural(read, 'row')} first."
+        return "look", f"Nothing blocks training, but {_row_count(findings, 'warn'):,} of {plural(read, 'row')} should be reviewed."
     return "clean", f"Clean: no problems in {plural(read, 'row')}."
 
 
@@ -154,7 +154,7 @@ def advice(statistics: Statistics, findings: Sequence[Finding], fix: str = "--fi
     if statistics.tier == "minimum viable":
         missing = GOOD_PROMPTS - statistics.groups
         return f"Train: this is enough to start. About {missing:,} more distinct prompts would bring it to “good”."
-    return "Train: no change to the data would help more."
+    return "Train: the checks have no further suggestions for the data."
 
 
 # The JSON document that ``data check --json`` prints, described by check.schema.json

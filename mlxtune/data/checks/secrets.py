@@ -107,7 +107,7 @@ def _random(value: str) -> bool:
     if _PLACEHOLDER.search(value) or not letters or not any(char.isdigit() for char in value):
         return False
     if len(letters) >= _MIN_ALPHABETICAL and letters == sorted(letters):
-        return False  # typed as an example: A1b2C3d4E5f6
+        return False  # letters in alphabetical order: a made-up example such as A1b2C3d4E5f6
     return len(value) >= 10 and entropy(value) >= min(_MIN_ENTROPY, 0.85 * math.log2(len(value)))
 
 

@@ -89,7 +89,7 @@ def _usable(recipe: Recipe, splits: Splits, name: str) -> tuple[Conversation | P
     train = tuple(row for row in own if isinstance(row, Conversation | Preference) and isinstance(row, kind) and not row.tools)
     if not train:
         raise DataError(
-            f"{name} has no training rows that a teacher could follow.",
+            f"{name} has no training rows that a teacher could use as examples.",
             hint="Add a few chat or completion rows without tools." if kind is Conversation else "Add a few preference pairs.",
         )
     return train

@@ -13,11 +13,11 @@ from mlxtune.data.duplicates import THRESHOLD, components, fold, jaccard, links,
 from mlxtune.data.rows import Preference, Row, prompt_hash, prompt_text
 
 HELD_OUT = "held-out"
-_CONTAINED = 0.8  # the share of a held-out prompt's shingles in a generated text from which it counts as copied
+_CONTAINED = 0.8  # minimum share of a held-out prompt's shingles in a generated text for it to count as copied
 _MIN_SHINGLES = 24  # of a held-out prompt; a shorter one is contained in many texts by chance
 _MAX_COMPARED = 2000  # known texts in one group of near-duplicates that a text is compared with
 _MAX_NOVELTY_ROWS = 10_000  # training rows that novelty is measured against
-SAME_ANSWER = 0.97  # similarity from which both answers of a pair say the same
+SAME_ANSWER = 0.97  # similarity at or above which both answers of a pair count as the same
 
 
 @dataclass(frozen=True)

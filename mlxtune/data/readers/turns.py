@@ -24,7 +24,7 @@ SHAREGPT_ROLES = {
 }
 MAX_DEPTH = 100  # nesting levels: far more than a tool schema needs, far fewer than Python's recursion limit
 EXTRA_KEYS = ("tool_call_id", "name")  # used by templates, besides role, content and tool_calls
-REASONING_KEYS = (REASONING, "reasoning", "thinking")  # what the text before an answer is called in the formats
+REASONING_KEYS = (REASONING, "reasoning", "thinking")  # the formats' keys for the reasoning before an answer
 
 _TURN_HINT = 'Write a turn as {"role": "user", "content": "…"}.'
 _SPEAKER = re.compile(r"\n\n(Human|Assistant):")

@@ -76,7 +76,7 @@ def _at_most(scanner: ArgumentScanner, limit: int, value_of: Callable[[Row], str
     seed = scanner.number("a seed") if scanner.keyword("seed") else _DEFAULT_SEED
 
     def choose(rows: Iterator[tuple[int, PipelineRow]]) -> frozenset[int]:
-        kept: defaultdict[str, list[tuple[int, int]]] = defaultdict(list)  # per value: a heap with the unluckiest row first
+        kept: defaultdict[str, list[tuple[int, int]]] = defaultdict(list)  # per value: a heap with the next row to drop first
         dropped = []
         for number, row in rows:
             if (value := value_of(row.current)) is None:

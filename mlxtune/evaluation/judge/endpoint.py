@@ -27,7 +27,7 @@ TIMEOUT = 120.0  # seconds
 TRIES = 5
 MAX_REPLY_BYTES = 16 * 2**20  # far more than a reply of REPLY_TOKENS
 WAIT = 60.0  # maximum seconds between two attempts
-_MAX_TOKENS = 10**9  # a larger number of tokens cannot be true
+_MAX_TOKENS = 10**9  # a larger token count must be an error
 _BEFORE_WORK = ("ConnectError", "ConnectTimeout")  # HTTP client errors that mean nothing was sent
 
 

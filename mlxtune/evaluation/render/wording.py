@@ -11,6 +11,7 @@ from mlxtune.evaluation.evidence import NearestRow
 from mlxtune.evaluation.off_task.result import LEAST, OffTaskResult
 from mlxtune.evaluation.report import ArmResult, EvaluationReport
 from mlxtune.evaluation.scorers import CONTRACT
+from mlxtune.evaluation.scorers.preference import PREFERENCE
 from mlxtune.evaluation.scorers.registry import metric_label
 from mlxtune.evaluation.seed_report import SeedReport
 from mlxtune.evaluation.statistics.power import FLIPPED, power_text
@@ -119,8 +120,10 @@ def contract_text(report: EvaluationReport) -> str:
     """List the required metrics in a sentence, or say that there are none."""
     if report.answer_metric != CONTRACT:
         perplexity = any(arm.perplexity is not None for arm in report.arms)
-        more = ", and the perplexity of the references is measured" if perplexity else ""
-        return f"The recipe has no contract, so answers are only compared with their references{more}."
+        more = " The perplexity of the references is also measured." if perplexity else ""
+        if report.headline_metric == PREFERENCE:
+            more += " The verdict is about how often an arm finds the chosen answer of a pair more likely than the rejected one."
+        return f"The recipe has no contract, so answers are compared only with their references.{more}"
     names = [metric_label(name) for name in report.facts.get("asks", [])]
     return f"The whole contract: {', '.join(names)}." if names else ""
 

@@ -41,9 +41,9 @@ class Score:
 
 
 PASS = Score(True)
-LOOP = "loop"  # an answer ended because it repeated itself, which it would have done up to the token limit
-THINKING_LIMIT = "thinking"  # an answer ended within its reasoning, which reached its limit
-THINKING_LOOP = "thinking loop"  # an answer ended within its reasoning, because that repeated itself
+LOOP = "loop"  # an answer was ended because it repeated itself and would have continued to do so until the token limit
+THINKING_LIMIT = "thinking"  # an answer was ended within its reasoning, which reached its limit
+THINKING_LOOP = "thinking loop"  # an answer was ended within its reasoning, because the reasoning repeated itself
 CONTRACT = "contract"  # the metric that passes if every required metric passes
 ScoreFunction = Callable[[ModelAnswer], Score]
 

@@ -12,7 +12,7 @@ from mlxtune.evaluation.statistics.clusters import effective_n
 from mlxtune.evaluation.statistics.intervals import wilson
 
 LEVEL = 0.95
-_NORMAL = 2000.0  # degrees of freedom from which Student's t is practically normal
+_NORMAL = 2000.0  # degrees of freedom above which Student's t is practically normal
 _INTERVALS = 64  # of Simpson's rule
 
 

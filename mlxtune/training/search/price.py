@@ -15,7 +15,7 @@ from mlxtune.training.search.board import cohort_sizes
 from mlxtune.training.search.rungs import rung_lengths, rung_steps
 from mlxtune.training.search.space import Choices, search_space
 
-CHANCE = 0.05  # that another trial is better than all earlier ones, below which it is hardly worth its time
+CHANCE = 0.05  # another trial is hardly worth its time if the probability that it beats all earlier ones is lower
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ if TYPE_CHECKING:  # these modules import mlx, which must come after the BLAS is
     from mlxtune.training.search.trial import TrialRunner
     from mlxtune.training.setup import Foundation
 
-MIN_TRIALS = 2  # whatever the budget
+MIN_TRIALS = 2  # regardless of the budget
 
 
 def search(worker: Worker) -> dict[str, Any]:
@@ -250,7 +250,7 @@ def _make_run(worker: Worker, base: Foundation, board: Board, outcome: decision.
     workspace = worker.folder.parent.parent
     for run in registry.list_runs(workspace):
         if (run.adapter / LINEAGE).is_file() and read_json(run.adapter / LINEAGE).get("search") == worker.folder.name:
-            return run  # a search that was killed had made it already
+            return run  # already created before the search was killed
     trial = board.trial(outcome.selected)
     source, length, total = trial_folder(worker.folder, trial.number), trial.rungs[outcome.rung], trial.rungs[-1]
     recipe = rungs.rung_recipe(space.with_values(search_recipe(worker.recipe), trial.values), length, total)

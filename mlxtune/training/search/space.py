@@ -18,8 +18,10 @@ from mlxtune.recipe.schema import Layers
 Value = float | int | str
 Values = Mapping[str, Value]
 
-RATE_FACTOR = 5.0  # a default range of learning rates reaches from the recipe's divided by this to the recipe's times this
-FACTOR = 3.0  # the same for other weights
+RATE_FACTOR = (
+    5.0  # the default range of learning rates extends from the recipe's rate divided by this factor to its rate times this factor
+)
+FACTOR = 3.0  # the same for method.beta and method.sft_weight
 _PRIMES = (2, 3, 5, 7, 11, 13, 17, 19)
 
 

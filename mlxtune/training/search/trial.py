@@ -147,7 +147,9 @@ class TrialRunner:
             key = loop.stack.first_adapted, recipe.data.replay
             loop.cache = lambda rows: self._shared_cache(key, lambda: build(rows))
         else:
-            loop.cache = lambda rows: _OpenCache(cache) if (cache := build(rows)) else None  # the trunk and the rung use it
+            loop.cache = lambda rows: (
+                _OpenCache(cache) if (cache := build(rows)) else None
+            )  # kept open, because the trunk and the rung both use it
         return setup
 
     def _shared_cache(self, key: tuple[int, float], build: Callable[[], Any]) -> FrozenOutputs | None:

@@ -104,8 +104,8 @@ class PromptDialog(ModalScreen[str]):
         self._heading, self._text, self._value, self._label, self._find_error = title, text, value, label, validate
         self._folder = folder
         self._candidates: list[str] = []
-        self._listed = ""  # the text that they begin with
-        self._completing = False  # tab was pressed before they were found
+        self._listed = ""  # the text that the candidates begin with
+        self._completing = False  # tab was pressed before the candidates were found
 
     def compose(self) -> ComposeResult:
         text = self._text

@@ -162,8 +162,8 @@ class MarkableList(ListPanel):
         super().__init__(**kwargs)
         self.marked: set[Any] = set()
         self.key: Callable[[int], Hashable] = lambda index: index  # identifies a row, wherever it is in the list
-        self._anchor: int | None = None  # where a range begins
-        self._marked_before: frozenset[Any] = frozenset()  # the range
+        self._anchor: int | None = None  # where the range being marked begins
+        self._marked_before: frozenset[Any] = frozenset()  # the marks when the range was begun
 
     @property
     def is_visual(self) -> bool:

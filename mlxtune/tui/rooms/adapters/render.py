@@ -14,7 +14,7 @@ from mlxtune.tui.rooms.adapters.service import AdapterView, LibraryView
 from mlxtune.tui.verdict import verdict_style
 
 KIND, SIZE, OUTCOME, RATE, AGE = 9, 9, 17, 12, 7  # widths of the list's columns
-WIDE = 72  # cells from which the list has a column for the contract's rate
+WIDE = 72  # minimum width, in cells, to show the rate column
 
 
 def empty_state(library: LibraryView | None, has_recipes: bool, width: int) -> Content:
@@ -45,7 +45,7 @@ def list_header(width: int) -> Content:
     """Draw the column names."""
     cells = [
         cell("adapter", _name_width(width)), cell("kind", KIND), cell("size", SIZE, right=True), cell("  verdict", OUTCOME),
-        *([cell("contract", RATE, right=True)] if width >= WIDE else []), cell("age", AGE, right=True),
+        *([cell("pass rate", RATE, right=True)] if width >= WIDE else []), cell("age", AGE, right=True),
     ]  # fmt: skip
     return line("    ", *cells).stylize("$faint").truncate(max(width, 0))
 
@@ -82,7 +82,8 @@ def _outcome(adapter: AdapterView) -> str:
 
 def brief(adapter: AdapterView) -> str:
     """Return the adapter's kind, outcome and rate in a few words."""
-    rate = "".join(f", {100 * after.share:.0f}%" for _, after in adapter.score.changes[-1:]) if adapter.score else ""
+    changes = adapter.score.changes[-1:] if adapter.score else []
+    rate = "".join(f", {metric_label(after.metric)} {100 * after.share:.0f}%" for _, after in changes)
     return f"{adapter.kind}, {_outcome(adapter)}{rate}"
 
 

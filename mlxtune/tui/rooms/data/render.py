@@ -315,7 +315,7 @@ def coverage(browser: SourceBrowser, checked: CheckResult | None, width: int) ->
         tail = cell(f"{part:,} of {whole:,}", 16, right=True)
         rows.append(line("  ", cell(name, 9, "$muted"), bar(part / whole if whole else 0.0, width - 11 - tail.cell_length), tail))
     if len(shares) > 2:
-        rows.append(fold("values: those on enough rows to be learned", width, style="$faint"))
+        rows.append(fold("values: metadata values with enough rows to learn from", width, style="$faint"))
     return lines(*rows)
 
 

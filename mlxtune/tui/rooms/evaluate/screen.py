@@ -416,7 +416,7 @@ class EvaluateRoom(Room):
             if index < MAX_GROUPS or group.kind == EVERY_KIND
         ]
         text = "The teacher sees the training rows nearest to these, never the held-out rows themselves."
-        self.app.push_screen(ChoiceDialog("Write rows like which failures?", text, options), chosen)
+        self.app.push_screen(ChoiceDialog("Write training rows for which failures?", text, options), chosen)
 
     def action_html(self) -> None:
         if self._report and self._report.html:

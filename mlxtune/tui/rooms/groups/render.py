@@ -84,7 +84,7 @@ def comparison(browser: SourceBrowser, kind: str, left: int, right: int, width: 
     rows = [line(cell(heads[0], half), "   ", heads[1]), Content("")]
     for first, second in zip_longest(parts_of(one), parts_of(two)):
         if first is not None and second is not None and first.role == "system" and first.text == second.text:
-            continue  # it is usually long, and the same
+            continue  # system prompts are usually long and identical
         texts = [part.text[:_MAX_TEXT] if part else "" for part in (first, second)]
         words = word_diff(texts[0], texts[1])
         if kind in _GLYPHS and _shared(words[0]) < _COMPARABLE * max(map(len, texts)):

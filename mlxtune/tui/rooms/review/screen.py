@@ -456,7 +456,7 @@ class ReviewRoom(SourceRoom):
             self.action_leave()
         elif self._show_details:
             self.action_details()
-        elif self.app.notice is not None and self.app.notice.undo is None:  # the answer to a decision is not in the way
+        elif self.app.notice is not None and self.app.notice.undo is None:  # a notice about a decision can stay
             self.app.action_dismiss_notice()
         else:
             self.app.action_room("data")
