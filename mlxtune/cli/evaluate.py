@@ -85,7 +85,7 @@ def evaluate(
 def _compare_generated(recipe: Recipe, *, consent: str, gate: bool, json: bool) -> None:
     """Compare ``recipe`` trained with and without its generated rows. Train and evaluate what is missing.
 
-    Raise ``InputError`` if no generated row is accepted, ``typer.Exit`` if a run fails, and ``GateError`` with ``gate`` unless they pay.
+    Raise ``InputError`` if no generated row is accepted, ``typer.Exit`` if a run fails, and ``GateError`` with ``gate`` unless they help.
     """
     variants = generated_variants(recipe)
     info(("  ", ""), f"{plural(variants.own, 'training row')} of your own, {variants.generated:,} generated.")

@@ -18,9 +18,10 @@ _VERSION = 4
 
 @dataclass(frozen=True)
 class CheckOutcome:
-    """``label`` is ``blocked``, ``look`` or ``clean``; ``flagged`` of the ``rows`` valid rows have a block or else a warning.
+    """The verdict of a source's last check: its ``label`` (``blocked``, ``look`` or ``clean``) and its sentence.
 
-    It ``is_outdated`` if the review has changed since, which may have resolved findings.
+    ``flagged`` of the ``rows`` valid rows have a blocking finding or, if there are none, a warning. The outcome ``is_outdated`` if the
+    review has changed since, which may have resolved findings.
     """
 
     label: str

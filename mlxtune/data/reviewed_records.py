@@ -36,7 +36,7 @@ class ReviewedRecord:
 
 
 class ReviewedRecords:
-    """The records of a source after its review. Iterating finds the decisions, which :meth:`row` then uses."""
+    """The records of a source after its review. Iterate over them before calling :meth:`row`, which needs the decisions found then."""
 
     def __init__(self, records: SourceRecords, state: ReviewState) -> None:
         self.records = records
@@ -66,7 +66,7 @@ class ReviewedRecords:
         return len(rows) > 1 and is_resolved(check, decisions)
 
     def row(self, index: int) -> Row:
-        """Read a record that was passed in the iteration as a row. Raises ``RowError`` if it is invalid."""
+        """Read a record that the iteration has already reached as a row. Raises ``RowError`` if it is invalid."""
         row = self.records.row(index)
         return apply_decision(row, self._decisions[index]) if index in self._decisions else row
 

@@ -120,7 +120,7 @@ def guessed_mapping(record: Record) -> dict[str, str]:
 
 def guess(path: Path, mapping: Mapping[str, str] = NO_MAPPING, format: str = "auto") -> Scaffold:
     """Guess a recipe for the rows of ``path``. Raises ``DataError`` if none of them can be read, or if the names of their columns do
-    not say what they contain."""
+    not indicate what they contain."""
     mapping = dict(mapping) or (_mapping_by_name(path) if format == "auto" else {})
     rows: list[Row] = []
     errors: list[DataError] = []
@@ -151,7 +151,7 @@ def guess(path: Path, mapping: Mapping[str, str] = NO_MAPPING, format: str = "au
 
 
 def _mapping_by_name(path: Path) -> dict[str, str]:
-    """Return the map that the first record needs. Raises ``DataError`` if the names of its columns do not tell it."""
+    """Return the map that the first record needs. Raises ``DataError`` if it cannot be guessed from the column names."""
     record = first_record(path)
     mapping = guessed_mapping(record)
     texts = [column for column, value in columns(record) if isinstance(value, str)]
@@ -244,7 +244,7 @@ def _json_object(answer: str) -> dict[str, Any] | None:
 
 
 def _estimated_tokens(text: str) -> float:
-    """Return about how many tokens a row has. It is an upper bound for nearly all texts: digits and signs are counted one by one."""
+    """Estimate the number of tokens in a row. This is an upper bound for nearly all texts: digits and signs are counted one by one."""
     words = len(_WORDS.findall(text))
     return words / _LETTERS_PER_TOKEN + len(_WORDS.sub("", text).encode("utf-8", "surrogatepass")) + _TEMPLATE_TOKENS
 

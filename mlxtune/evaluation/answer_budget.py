@@ -1,4 +1,4 @@
-"""The token limit of answers, derived from the reference answers so that no arm is cut off at the length that suits another."""
+"""The token limit of answers, derived from the reference answers so that it does not favor any arm."""
 
 from __future__ import annotations
 

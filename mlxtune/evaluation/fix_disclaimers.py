@@ -14,7 +14,7 @@ from mlxtune.recipe import Disclaimer
 
 
 def add_missing_disclaimers(answer: str, rules: Sequence[Disclaimer]) -> str | None:
-    """Return ``answer``, which is its own reference, with the missing disclaimers that it requires.
+    """Return the reference ``answer`` with the missing disclaimers that its own fields require.
 
     In a JSON answer, a disclaimer is appended to the field that the rule names, or else to the longest string; in any other answer,
     it becomes a new paragraph. Returns ``None`` if nothing is missing or if another fault would remain, such as a misplaced one.

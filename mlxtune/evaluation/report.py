@@ -56,7 +56,7 @@ class EndpointFacts(TypedDict):
 
 
 class ReportFacts(TypedDict, total=False):
-    """What was compared, as stored in ``report.json`` (:data:`VERSION`); ``report.schema.json`` describes each key."""
+    """The facts about an evaluation, as stored in ``report.json`` (:data:`VERSION`); ``report.schema.json`` describes each key."""
 
     name: str
     base: str

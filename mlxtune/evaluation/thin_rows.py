@@ -34,7 +34,7 @@ _SMALL_CLUSTERS = 2  # number of small clusters to return in addition to the out
 
 @dataclass(frozen=True)
 class ThinRows:
-    """Why more rows are needed, the IDs of the training rows to write more like, and the prompt of the first."""
+    """An area with too few rows: the reason, the IDs of its training rows to use as examples, and the prompt of the first one."""
 
     reason: str
     examples: tuple[str, ...]

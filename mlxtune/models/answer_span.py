@@ -64,7 +64,7 @@ def locate_answer(prompt: str, text: str, dialect: Dialect, control: ControlToke
 
 
 def _after_header(prompt: str, text: str, dialect: Dialect) -> str:
-    """Return the last turn of ``text`` without its header. Its history differs from that of ``prompt``, or its header does.
+    """Return the last turn of ``text`` without its header, for a ``text`` whose earlier turns or header differ from ``prompt``.
 
     Some templates render earlier turns differently once the answer is there (gpt-oss drops the reasoning before a call), or have a
     generation prompt with an empty thought (Gemma 4). The answer then follows the prompt, as it does at inference.

@@ -223,7 +223,7 @@ def _decode(
 
 
 def allow_thoughts(mask: np.ndarray[Any, np.dtype[np.bool_]], splitter: ThoughtSplitter, starts: Collection[int]) -> None:
-    """Add to ``mask``, the tokens that a grammar allows next, all tokens within a thought, and its ``starts`` before the answer."""
+    """Extend ``mask``, the tokens that a grammar allows next: by all tokens inside a thought, and by ``starts`` before the answer."""
     if splitter.unconstrained:
         mask[:] = True
     elif not splitter.answering:

@@ -95,7 +95,7 @@ class ChatTemplate:
 
     @cached_property
     def added_bos(self) -> str:
-        """The text of the token that the tokenizer adds at the start of every text, as programs do that render prompts with GGUF files."""
+        """The text of the token that the tokenizer adds at the start of every text, as programs that load GGUF files do."""
         tokens = self.tokenizer.encode("")
         return str(self.tokenizer.decode(tokens[:1])) if tokens[:1] == [self.tokenizer.bos_token_id] else ""
 
@@ -110,7 +110,7 @@ class ChatTemplate:
 
     @cached_property
     def thought_starts(self) -> frozenset[int]:
-        """The control tokens with which a thought, or an answer behind it, may begin; empty if thinking is switched off."""
+        """The control tokens with which a thought, or the answer after it, may begin; empty if thinking is switched off."""
         switch, word = self.thinking.switch, self.thinking.word("off")
         if (switch and self._variables.get(switch) in (False, 0)) or (word and self.settings.thinking == "off"):
             return frozenset()

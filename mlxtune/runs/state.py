@@ -109,7 +109,7 @@ class RunState:
 
     @property
     def arm_progress(self) -> str:
-        """What the model is doing in an evaluation or export, with a count; empty if nothing was reported yet."""
+        """The model's current task in an evaluation or export, with a count; empty if nothing has been reported yet."""
         if self.current_arm is None:
             return ""
         arm, kind, done, total = self.current_arm

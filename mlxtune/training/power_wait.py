@@ -45,7 +45,7 @@ class PowerWait:
         self._next_check = time.monotonic() + INTERVAL
 
     def _reason(self, before: WaitReason | None) -> WaitReason | None:
-        """Return why the run should wait. ``before`` is why it has been waiting."""
+        """Return why the run should wait. ``before`` is the reason for which it has been waiting so far."""
         state = machine.power()
         if self._for_power and state.on_battery:
             return "power"

@@ -78,7 +78,7 @@ class BaseApp(OrderedKeys):
     def pop_screen(self) -> AwaitComplete:
         """Remove the top screen, and clear two caches of Textual that otherwise keep growing.
 
-        Among the keys of its cache of colors are widgets with their rendered lines. Its cache of escape sequences has one entry
+        Its cache of colors keeps widgets and their rendered lines alive as keys. Its cache of escape sequences has one entry
         for each place where text of a style was drawn, up to 16,384.
         """
         StylesCache.get_inner_outer.cache_clear()

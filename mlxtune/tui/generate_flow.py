@@ -28,7 +28,7 @@ _ALL = "all"
 
 
 def choose_task(app: BaseApp, recipe: Path, rows: tuple[str, ...], what: str) -> None:
-    """Ask what to generate. Variations are written of the training rows with the IDs ``rows``, or of all; ``what`` describes them."""
+    """Ask what to generate. Variations are based on the training rows with the IDs ``rows``, or on all; ``what`` describes these rows."""
     try:
         method = load(recipe).method.kind
     except MlxtuneError as error:

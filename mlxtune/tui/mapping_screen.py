@@ -213,7 +213,7 @@ class MappingScreen(ModalScreen[dict[str, str] | None]):
         self._assign(self._current, "")
 
     def _assign(self, column: str, name: str) -> None:
-        """Make ``column`` the only column of the key ``name``, and take other keys from it. Repeating it, or no name, clears it."""
+        """Map the key ``name`` to ``column`` and to no other. An empty ``name``, or the key that the column already has, clears the mapping."""
         if not column:
             return
         repeated = self._mapping.get(name) == column

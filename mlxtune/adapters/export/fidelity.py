@@ -23,7 +23,8 @@ LOSSY = 0.05  # fraction of the adapter's change; exports that lose more are rep
 
 @dataclass(frozen=True)
 class LogitDistance:
-    """The distance of one model from another at ``positions`` of answers.
+    """The distance of one model from another, measured at ``positions`` positions in answers.
+
 
     ``max`` and ``mean`` are absolute differences between logits, ``kl`` is the mean KL(first ‖ second) in nats per token, and
     ``agree`` is the fraction of positions with the same most likely token.

@@ -18,7 +18,7 @@ CopyForm = Literal["peft", "adapter"]  # the adapter alone, with its weights unc
 
 @dataclass(frozen=True)
 class ExportFormat:
-    """What ``mlxtune export NAME OPTION`` writes: ``form`` by a worker, with the files of ``program``, or ``copy`` at once."""
+    """A format of ``mlxtune export NAME OPTION``: a worker writes ``form`` with the files of ``program``; ``copy`` needs no worker."""
 
     name: str
     option: FormatOption

@@ -44,7 +44,7 @@ _FLOAT32 = ("shortconv.conv.weight", "ssm_conv1d.weight", "ssm_a", "ssm_d", "ssm
 
 
 def check(source: ModelFolder, adapter: Path | None = None) -> None:
-    """Raise ``ModelError`` if ``source`` cannot be written as GGUF, or ``adapter`` not without it."""
+    """Raise ``ModelError`` if ``source`` cannot be written as GGUF or, with ``adapter``, if the adapter alone cannot be."""
     if adapter:
         _lora_places(source, read_layout(adapter))
         return

@@ -93,7 +93,7 @@ def check_tokenizer(source: ModelFolder) -> None:
 
 
 def name_in_file(source: ModelFolder) -> str:
-    """Return the name of ``source``, changed if needed: by it, llama.cpp decides whether to strip space after control tokens."""
+    """Return the name of ``source``, changed if needed: llama.cpp strips space after control tokens based on the name."""
     name = source.name.rpartition("/")[2]
     if not _Tokenizer(read_tokenizer(source)).strips_as_phi3:
         return _PHI3.sub("Phi 3", name)

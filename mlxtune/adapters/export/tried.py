@@ -23,7 +23,7 @@ HEAD = ("format", "size", "KL per token", "identical answers", "whole contract",
 
 @dataclass(frozen=True)
 class TriedExport:
-    """An export of an adapter: its run's ID, its format, its ``folder`` and size in bytes, and what it lost.
+    """An export of an adapter: its run's ID, its format, its ``folder`` and size in bytes, and its measured loss.
 
     ``verified`` is the latest verification with an installed program, if any. ``target`` is where the run wrote it.
     """

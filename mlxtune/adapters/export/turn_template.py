@@ -111,7 +111,7 @@ def first_difference(
 ) -> PromptDifference | None:
     """Return where the prompts of ``rows`` first differ between ``template`` and ``other``, or ``None`` if their tokens are equal.
 
-    Rows in which a user typed a control token are not compared: only the trainer keeps such text from being one.
+    Rows in which a user typed a control token are not compared: only the trainer encodes such text as plain text.
     """
     for row in rows:
         if template.control.typed_in([[turn.content, turn.extra] for turn in row.prompt]):

@@ -106,7 +106,7 @@ class _IrregularQuotes(Exception):
 
 
 class _QuoteTracker:
-    """Tracks, block by block, what is between quotes by counting the quotes.
+    """Tracks, block by block, which bytes are inside quotes, by counting the quotes.
 
     This matches the ``csv`` module as long as an opening quote begins a field or follows a closing one, and a carriage return
     outside quotes ends a line. Otherwise ``_IrregularQuotes`` is raised.

@@ -26,7 +26,7 @@ class TextPart:
 
     @property
     def is_answer(self) -> bool:
-        """Whether this is the text that users would read, and it is trained on."""
+        """Whether this text is trained on and is one that users would read."""
         return self.trains and self.role not in ("reasoning", "call")
 
 

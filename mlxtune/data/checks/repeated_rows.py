@@ -107,7 +107,7 @@ def _spanning_tree(root: int, linked: dict[int, list[int]]) -> Iterator[tuple[in
 
 
 def _nearly_same(one: Row, two: Row) -> bool:
-    """Return whether two rows with near-duplicate prompts teach nearly the same."""
+    """Return whether two rows with near-duplicate prompts also have nearly the same answer and mention the same names."""
     if type(one) is not type(two) or (isinstance(one, Unpaired) and isinstance(two, Unpaired) and one.label != two.label):
         return False
     if not isinstance(one, Text) and not _is_same_answer(target_text(one), target_text(two)):

@@ -108,7 +108,7 @@ def _readable(indices: Iterable[int], row_at: Callable[[int], FilterRow]) -> Ite
 
 
 def _guarded(step: Step, errors: dict[int, str]) -> Step:
-    """Return ``step`` so that a row on which it fails passes unchanged, and its error is in ``errors`` by the row's index."""
+    """Return ``step``, modified to leave a row on which it fails unchanged and to store the error in ``errors`` under the row's index."""
     if not isinstance(step, Rewrite):
         return step
     rewrite = step.rewrite

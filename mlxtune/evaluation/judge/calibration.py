@@ -17,7 +17,7 @@ _WINS: dict[ArmChoice, float] = {"first": 0.0, "tie": 0.5, "second": 1.0}
 
 @dataclass(frozen=True)
 class JudgeCalibration:
-    """The agreement on the ``rows`` that both judged, its κ, and the second arm's win rate, a tie counting half.
+    """The agreement of judge and reader on the ``rows`` that both judged, its κ, and the second arm's win rate, with ties counted as half.
 
     ``raw`` is the win rate by the judge, and ``win_rate`` by the reader, who has voted on ``voted`` of ``units`` groups of rows.
     """

@@ -41,7 +41,7 @@ class JudgeFacts(TypedDict):
 
 @dataclass(frozen=True)
 class JudgeReport:
-    """``broken`` lists why the judge is unreliable; it is empty for a reliable one.
+    """The results of a judge session. ``broken`` lists the reasons why the judge is unreliable; it is empty for a reliable one.
 
     ``pairs`` counts wins and losses over both orders. In ``flips`` of ``both`` pairs the orders disagreed, which counts as a tie.
     ``same`` of ``repeated`` calls gave the same grade both times. ``problems`` counts unusable replies by kind for each arm.

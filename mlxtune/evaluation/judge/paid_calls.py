@@ -81,7 +81,7 @@ def make_calls(
 ) -> None:
     """Make those ``calls`` whose key is not in ``done``, ``workers`` at a time, and journal them in ``file``.
 
-    ``ask`` returns the reply as JSON; with one worker, it is called in the calling thread. ``meter`` starts at what was spent before.
+    ``ask`` returns the reply as JSON; with one worker, it is called in the calling thread. ``meter`` starts at the amount already spent.
     Raises any error from ``ask``, and ``MachineError`` after three lost replies in a row. Replies so far are saved.
     """
     meter.spent = read_calls(file).spent

@@ -387,7 +387,7 @@ def failures_table(report: EvaluationReport) -> ReportTable | None:
 
 
 def facts_table(report: EvaluationReport) -> ReportTable:
-    """Return what was compared, as names and values."""
+    """Return the facts about the evaluation as names and values."""
     return key_value_table("Facts", "", fact_list(report))
 
 

@@ -75,7 +75,7 @@ def holdout_summary(report: EvaluationReport) -> str:
 
 
 def seed_summary(seeds: SeedReport) -> str:
-    """Describe what holds for the recommended adapter, and what holds for the recipe."""
+    """Describe the result of the recommended adapter, and the expected result of the recipe with another seed."""
     chosen, mean = seeds.chosen, seeds.rate.mean
     text = (
         f"Seed {chosen.seed} is recommended, based on the validation rows alone. This adapter ({TUNED}): {percent(chosen.hits / chosen.total)} "
@@ -191,7 +191,7 @@ def nearest_row_text(row: NearestRow) -> str:
 
 
 def fact_list(report: EvaluationReport) -> list[tuple[str, str]]:
-    """Return what was compared, as names and values."""
+    """Return the facts about the evaluation as names and values."""
     facts, decoding = report.facts, report.facts.get("decoding")
     base = [facts.get("base", ""), _short_hash(facts.get("base_fingerprint", ""))]
     perplexities = [f"{arm.name} {arm.perplexity:.2f}" for arm in report.arms if arm.perplexity is not None]

@@ -53,7 +53,7 @@ def _estimate(value: float, limits: tuple[float, float]) -> Estimate:
 def _crossed(
     values: Sequence[Sequence[float]], groups: Sequence[Hashable], extra: Sequence[float] = ()
 ) -> tuple[float, float, float, float, float]:
-    """Return the mean of crossed rows and seeds, its standard error, the t quantile, and the spread, observed and by chance.
+    """Return the mean over crossed rows and seeds, its standard error, the t quantile, the observed spread, and that expected by chance.
 
     The variance of the mean is that of the rows' means over rows plus that of the seeds' means over seeds. It is conservative,
     because both contain the residual. ``extra`` rows only count for the variance over rows. The degrees of freedom are Satterthwaite's (1946). Raises ``ValueError`` with one seed.

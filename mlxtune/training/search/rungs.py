@@ -1,4 +1,4 @@
-"""The rungs of a search: the lengths after which trials are compared, and the training sections that lead there.
+"""The rungs of a search: the lengths after which trials are compared, and the ``[training]`` sections to train up to each length.
 
 Each trial has a trunk with a constant learning rate. A rung branches off its trunk and decays the rate to 0, so that it is a complete
 run of that length with ``schedule = "wsd"``; the next rung continues from the trunk, not from the start (Hu et al. 2024,

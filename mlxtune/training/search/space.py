@@ -60,7 +60,7 @@ Range = Interval | Choices
 
 @dataclass(frozen=True)
 class Parameter:
-    """A hyperparameter: how to read it from a recipe, to change it, and its range; ``None`` if the recipe does not use it."""
+    """A hyperparameter: functions that read it, change it, and return its range (``None`` if the recipe does not use it)."""
 
     name: str
     label: str

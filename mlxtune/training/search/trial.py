@@ -153,9 +153,9 @@ class TrialRunner:
         return setup
 
     def _shared_cache(self, key: tuple[int, float], build: Callable[[], Any]) -> FrozenOutputs | None:
-        """Return the cache of the layers below the first adapted one for all trials with the same rows and layers, which ``key`` names.
+        """Return the cache of the layers below the first adapted one. Trials with the same rows and layers share it under ``key``.
 
-        It gets its share of the memory for one run's cache.
+        The memory that one run may use for its cache is divided equally among all caches.
         """
         if key not in self._caches and (cache := build()):
             cache.budget //= self.cache_count

@@ -52,7 +52,7 @@ def check_glyph(check: str) -> str:
 
 
 def source_unavailable(session: SourceSession, workspace: Path, recipe_key: str, map_key: str, width: int) -> Content:
-    """Draw a message that the source is being opened, cannot be read, is empty, or needs a column map. ``map_key`` is Data's, else empty."""
+    """Draw a message that the source is being opened, cannot be read, is empty, or needs a column map. ``map_key`` is empty outside Data."""
     if session.error is not None:
         message = relative_paths(workspace, one_line(session.error.message))
         rows = error_rows(MlxtuneError(message, hint=session.error.hint), width)

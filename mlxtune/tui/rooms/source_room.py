@@ -106,7 +106,7 @@ class SourceRoom(Room):
         return [FooterAction("w", "write", "generate", "let a teacher write rows")] if possible and self.app.can_start else []
 
     def action_generate(self) -> None:
-        """Ask what to generate. Variations are of the rows that are marked, filtered, or in the current group."""
+        """Ask what to generate. Variations are based on the rows that are marked, filtered, or in the current group."""
         session = self.sessions.session
         if session is None or session.ref.recipe_path is None:
             return

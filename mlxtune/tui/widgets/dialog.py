@@ -154,7 +154,7 @@ class PromptDialog(ModalScreen[str]):
         self.query_one(ListPanel).action_move(by)
 
     def action_complete(self) -> None:
-        """Type what all paths share beyond the text or, if that is nothing or another path was chosen, the path under the cursor."""
+        """Complete the text with the beginning that all paths share or, if it has that or a path was chosen, with the path under the cursor."""
         field, names, cursor = self.query_one(Input), self._candidates, self.query_one(ListPanel).cursor
         if self._listed != field.value:
             self._completing = True

@@ -49,7 +49,7 @@ class PageScreen(ModalScreen[None]):
         self._panel.set(self._rows)
 
     def draw_keys(self, keys: Iterable[tuple[bool, str, str, str]]) -> None:
-        """Draw the foot: of each key, whether it does something now, its name, label, and action."""
+        """Draw the keys at the bottom. Each has a flag for whether it is available, its name, its label, and its action."""
         parts = [part for possible, name, label, action in keys if possible for part in (key(name, label, action, "$muted"), "   ")]
         self.query_one("#foot", Panel).update(lambda width, _height: line("  ", *parts).truncate(max(width, 0)))
 

@@ -47,6 +47,6 @@ def count_pairs(arms: ArmPair) -> int:
 
 
 def open_session(arms: ArmPair, n: int) -> tuple[BlindSession, BlindResult | None]:
-    """Open the session, or begin one with ``n`` pairs. Return it with its result, if revealed. Raise what ``BlindSession`` does."""
+    """Open the session, or begin one with ``n`` pairs. Return it with its result, if revealed. Raise the errors of ``BlindSession``."""
     session = BlindSession(arms.folder, arms.first, arms.second, load_pairs(arms.folder, arms.first, arms.second), n)
     return session, session.reveal() if session.opened else None

@@ -100,7 +100,7 @@ def comparison(browser: SourceBrowser, kind: str, left: int, right: int, width: 
 
 
 def _shared(words: Words) -> int:
-    """Return the number of characters that the other text has, too."""
+    """Return the number of characters that both texts share."""
     return sum(len(text) for text, differs in words if not differs)
 
 
