@@ -180,7 +180,7 @@ NEAR, FAR = LogitDistance(0.1, 0.01, 0.001, 1.0, 10), LogitDistance(5.0, 1.0, 0.
         (
             FAR,
             [(True, True)] * 20,
-            "It lost more than the adapter changed: its logits differ from the adapter's by 1.0000 on average",
+            "The export lost more than the adapter changed: its logits differ from the adapter's by 1.0000 on average",
         ),
         (
             NEAR,
@@ -191,7 +191,7 @@ NEAR, FAR = LogitDistance(0.1, 0.01, 0.001, 1.0, 10), LogitDistance(5.0, 1.0, 0.
         (
             replace(NEAR, kl=0.6),
             [(True, True)] * 20,
-            "It lost more than the adapter changed: its predictions differ from the adapter's by 0.60000",
+            "The export lost more than the adapter changed: its predictions differ from the adapter's by 0.60000",
         ),
     ],
 )
@@ -283,7 +283,7 @@ def test_lossy_requantization_is_refused_and_leaves_no_files(trained_workspace: 
     weak(trained_workspace)
     worker = started(trained_workspace, "quantized", monkeypatch, target=trained_workspace / "out")
     with pytest.raises(
-        GateError, match=r"It lost more than the adapter changed: its logits differ from the adapter's by 0\.\d+"
+        GateError, match=r"The export lost more than the adapter changed: its logits differ from the adapter's by 0\.\d+"
     ) as caught:
         exporting.export(worker)
     assert "without --requantize" in caught.value.hint

@@ -207,7 +207,7 @@ def test_lossy_fuse_exits_1_with_loss_and_alternative(cli, shop, monkeypatch):
     exported(shop, monkeypatch, FAR)
     ended = cli("export", "mlx", "--requantize")
     assert ended.code == 1
-    assert "It lost more than the adapter changed" in ended.err
+    assert "The export lost more than the adapter changed" in ended.err
     assert "without --requantize" in ended.err
     fused = json.loads(cli("export", "mlx", "--requantize", "--json").out)
     assert (fused["faithful"], fused["refused"], fused["folder"]) == (False, True, None)

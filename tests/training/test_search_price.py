@@ -27,7 +27,7 @@ def test_price() -> None:
     assert price.kilowatt_hours == pytest.approx(price.seconds * 60 / 3.6e6)
     assert price.describe() == (
         "8 trials take 260 steps instead of 480 and 1,225 answers, about 84 min, of which 41 min for the answers; 84 Wh",
-        "after --trials 19 --budget 158m, another trial is the best of all with at most 5% probability",
+        "after --trials 19 --budget 158m, any later trial has at most a 5% chance of being the best",
     )
     assert parse_budget("158m") is not None
     training, options = price_search(recipe, plan).describe()

@@ -25,7 +25,6 @@ LOSSY = 0.05  # fraction of the adapter's change; exports that lose more are rep
 class LogitDistance:
     """The distance of one model from another, measured at ``positions`` positions in answers.
 
-
     ``max`` and ``mean`` are absolute differences between logits, ``kl`` is the mean KL(first ‖ second) in nats per token, and
     ``agree`` is the fraction of positions with the same most likely token.
     """
@@ -61,12 +60,12 @@ class Fidelity:
         """The reason that the export is not faithful, or ``""``."""
         if self.lost_share >= 1:
             return (
-                f"It lost more than the adapter changed: its logits differ from the adapter's by {self.loss.mean:.4f} on average, "
+                f"The export lost more than the adapter changed: its logits differ from the adapter's by {self.loss.mean:.4f} on average, "
                 f"and the adapter's differ from the base's by {self.change.mean:.4f}."
             )
         if self.loss.kl >= self.change.kl > 0:
             return (
-                f"It lost more than the adapter changed: its predictions differ from the adapter's by {self.loss.kl:.5f} nats per token "
+                f"The export lost more than the adapter changed: its predictions differ from the adapter's by {self.loss.kl:.5f} nats per token "
                 f"(KL divergence), and the adapter's from the base's by {self.change.kl:.5f}."
             )
         worse = [item for item in self.rates if item.outcome == "worse"]

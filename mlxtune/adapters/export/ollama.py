@@ -52,7 +52,7 @@ def modelfile(
     if turns and not difference and _writable(turns.go):
         lines.append(f"TEMPLATE {_quoted(turns.go)}")
         if later := first_difference(template, turns, _several_turns(rows), bos):
-            notes.append(f"Conversations of several turns differ from the model's own template. {later.sentence}")
+            notes.append(f"Multi-turn conversations are rendered differently than with the model's own template. {later.sentence}")
     else:
         reason = difference.sentence if turns and difference else "It does more than put text around turns."
         notes.append(
