@@ -32,7 +32,7 @@ def test_price() -> None:
     assert parse_budget("158m") is not None
     training, options = price_search(recipe, plan).describe()
     assert training.endswith("about 43 min without the answers, whose time is unknown until the first mlxtune eval")
-    assert options.startswith("after --trials 19, another trial")
+    assert options.startswith("after --trials 19, any later trial")
     unknown = SimpleNamespace(**vars(plan) | {"cost": Cost(None, "", 0.0)})
     assert price_search(recipe, unknown).describe()[0] == "8 trials take 260 steps instead of 480 and 1,225 answers"  # type: ignore[arg-type]
 
