@@ -106,8 +106,8 @@ def space_note(source: ModelFolder) -> str:
     if not differing:
         return ""
     return (
-        f"llama.cpp does not treat whitespace next to {one_line(differing[0], 40)} as the tokenizer does, so prompts that have it there get "
-        "other tokens. Compare your prompts with: mlxtune verify-export"
+        f"llama.cpp handles whitespace next to {one_line(differing[0], 40)} differently than the tokenizer does, so prompts with whitespace "
+        "there are tokenized differently. Compare your prompts with: mlxtune verify-export"
     )
 
 
