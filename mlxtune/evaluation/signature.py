@@ -59,7 +59,7 @@ def check(folder: Path, signers: Path | None = None) -> Signature | None:
     """
     if signers and not signers.is_file():
         raise InputError(
-            f"There is no file of allowed signers at {signers}.", hint="Each of its lines has a name and a public key."
+            f"There is no file of allowed signers at {signers}.", hint="Create it. Each line must have a name and a public key."
         )
     file = folder / FILE
     if not file.is_file():

@@ -381,7 +381,7 @@ class _TrainingRun:
             )
         if state.get("batches") != self.batches:
             raise DataError(
-                f"This version would build different batches than the run used until its checkpoint at step {resume.step:,}.",
+                f"This version would build different batches than the run used up to its checkpoint at step {resume.step:,}.",
                 hint="Resume with the version of mlxtune that started the run, or start a new run.",
             )
         checkpoint.restore(resume, self.loop.stack.model, self.optimizer)

@@ -42,7 +42,7 @@ def check_origin(before: Mapping[str, Any], now: Mapping[str, Any], step: int) -
 
     ``before`` is empty in checkpoints of older versions.
     """
-    until = f"until its checkpoint at step {step:,}"
+    until = f"up to its checkpoint at step {step:,}"
     if before and not same_base(before["base"], now["base"]):
         raise ModelError(
             f"The base's weights differ from those that the run used {until}.", hint="Restore the model, or start a new run."

@@ -123,16 +123,16 @@ def test_changed_rows_are_refused_on_resume(tiny: Path, tmp_path: Path) -> None:
 
 def test_changed_batches_are_refused_on_resume(tiny: Path, tmp_path: Path) -> None:
     saved = stopped(make(tiny, tmp_path), 2)
-    with pytest.raises(DataError, match="would build different batches than the run used until its checkpoint at step 2"):
+    with pytest.raises(DataError, match="would build different batches than the run used up to its checkpoint at step 2"):
         make(tiny, tmp_path, replace(SECTION, batch_size=3)).run(Listener(), saved)
 
 
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("base", "other", "The base's weights differ from those that the run used until its checkpoint at step 2."),
-        ("parent", "other", "The parent's weights differ from those that the run used until its checkpoint at step 2."),
-        ("training.learning_rate", 0.1, "training.learning_rate is 0.1, but the run used 0.005 until its checkpoint at step 2."),
+        ("base", "other", "The base's weights differ from those that the run used up to its checkpoint at step 2."),
+        ("parent", "other", "The parent's weights differ from those that the run used up to its checkpoint at step 2."),
+        ("training.learning_rate", 0.1, "training.learning_rate is 0.1, but the run used 0.005 up to its checkpoint at step 2."),
         ("training.save_every", 9, ""),
     ],
 )

@@ -93,7 +93,7 @@ def test_stopped_run_resumes_from_its_checkpoint(workspace: Path) -> None:
     weights.write_bytes(data[:-1000] + bytes(1000))
     launch.resume(run)
     wait_for_state(run, lambda state: state.phase == "failed")
-    assert run.state().error.startswith("The base's weights differ from those that the run used until its checkpoint")
+    assert run.state().error.startswith("The base's weights differ from those that the run used up to its checkpoint")
 
 
 @pytest.mark.exhaustive

@@ -40,7 +40,7 @@ def api_url(url: str) -> str:
     url = url.rstrip("/")
     if not is_local(host(url)):
         raise InputError(
-            f"{host(url)} is another machine. An export is verified with a program on this one.",
+            f"{host(url)} is another machine, but exports are verified on this one.",
             hint="Evaluate a model elsewhere as an arm: mlxtune eval, with [evaluation.endpoints] in the recipe",
         )
     return url if url.endswith("/v1") else f"{url}/v1"

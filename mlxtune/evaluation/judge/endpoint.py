@@ -158,8 +158,8 @@ def api_key(url: str, variable: str = "", environment: Mapping[str, str] = os.en
     """
     if variable and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", variable):  # not shown, since it may be the key
         raise InputError(
-            "The key must be specified by the name of an environment variable.",
-            hint=f"Run: export {default}=…, and omit the variable's name.",
+            "key_env must be the name of an environment variable, not the key itself.",
+            hint=f"Run: export {default}=…, and omit key_env.",
         )
     name = variable or (OFFICIAL_KEY if host(url) == host(OFFICIAL) else default)
     secret = environment.get(name, "").strip()
