@@ -24,7 +24,7 @@ from mlxtune.recipe.parent import CONFIG, WEIGHTS
 LINEAGE = "mlxtune.json"
 FLOATS = ("F32", "F16", "BF16")
 _MAX_JSON = 2**20  # bytes in a JSON file
-_MAX_VALUE = 2**20  # for a rank, a scale or a number of layers
+_MAX_VALUE = 2**20  # maximum rank, scale or number of layers
 _PARTS = ("lora_a", "lora_b", "m")
 
 Kind = Literal["lora", "dora"]

@@ -32,7 +32,7 @@ from mlxtune.runs.status import ACTIVE
 app = typer.Typer(help="Run training, evaluations, searches, and exports one after another.", no_args_is_help=True)
 
 COMMANDS = ("train", "eval", "search", "data generate", "export")
-DETACHED = ("train", "search")  # their runs can be found again after the queue's process ended
+DETACHED = ("train", "search")  # commands whose runs can be found again after the queue's process has ended
 POLL = 1.0  # seconds
 _GLYPHS: dict[str, Cell] = {
     "waiting": ("○", "faint"), "started": ("●", "bold primary"), "done": ("✓", "bold success"), "failed": ("✗", "bold error"),

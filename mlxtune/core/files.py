@@ -85,7 +85,7 @@ def new_folder(path: Path) -> Iterator[Path]:
     scratch = scratch_folder(path)
     try:
         with disk_errors(str(path)):
-            shutil.rmtree(scratch, ignore_errors=True)  # of an interrupted process
+            shutil.rmtree(scratch, ignore_errors=True)  # left by an interrupted process
             scratch.mkdir(parents=True)
             yield scratch
             for file in scratch.rglob("*"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-_BUSY = 2.0  # runnable threads per core; a run of our own has at most one and a half
+_BUSY = 2.0  # runnable threads per core; a single mlxtune run causes at most 1.5
 
 
 def busy_load() -> float:

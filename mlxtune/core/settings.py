@@ -27,7 +27,7 @@ from mlxtune.core.files import home, read_text, write_text
 from mlxtune.core.text import one_line, suggest
 
 FILE = "settings.toml"
-FIELDS = ("workspace", "recipe", "run", "adapter", "row")  # of a command
+FIELDS = ("workspace", "recipe", "run", "adapter", "row")  # that a command may contain
 _KNOWN = ("theme", "relax_gpu_watchdog", "notify_command", "keys", "commands")
 
 

@@ -30,7 +30,7 @@ from mlxtune.data.rows import Location, Row, RowError, last_prompt, row_tags, ro
 
 ORDERS = ("row", "findings", "longest", "shortest")
 _WORK_SECONDS, _PAUSE_SECONDS = 0.002, 0.0005
-_MAX_SINGLE_CHANGES = 200  # in the largest step whose affected rows are looked up one by one
+_MAX_SINGLE_CHANGES = 200  # maximum number of changes in a step for its rows to be looked up one by one
 _MAX_TAGS = 1000  # distinct tags
 _OPENING_ROWS = 10_000  # first rows whose beginnings are counted
 _MAX_OPENING = 400  # characters; a longer beginning is not noticed
@@ -59,7 +59,7 @@ class SourceBrowser:
         self._lengths = np.zeros(len(self.records), np.int32)
         self._is_row = bytearray(len(self.records))
         self._tags: Counter[str] = Counter()
-        self._openings: Counter[str] = Counter()  # of prompts: first lines, and first words that end with a colon
+        self._openings: Counter[str] = Counter()  # number of prompts by first line, and by first word if it ends with a colon
         self._decisions: dict[int, Decision] = {}
         self._verdict: tuple[object, ReviewVerdict] | None = None
         self._rechecked: dict[tuple[int, str], tuple[Finding, ...]] = {}

@@ -276,7 +276,7 @@ def _fold(value: object) -> object:
     return {key: _fold(item) for key, item in value.items()} if isinstance(value, dict) else value
 
 
-TAG_KEYS = ("tags", "tag")  # of metadata
+TAG_KEYS = ("tags", "tag")  # metadata keys that contain tags
 
 
 def row_tags(row: Row) -> tuple[str, ...]:

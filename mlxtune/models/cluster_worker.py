@@ -22,7 +22,7 @@ from mlxtune.recipe import Recipe
 from mlxtune.recipe import load as load_recipe
 from mlxtune.runs.locks import accelerator_lease
 
-MAX_ROWS = 20_000  # of a larger source, evenly spaced rows are clustered
+MAX_ROWS = 20_000  # if a source is larger, only evenly spaced rows are clustered
 _VERSION = 2
 
 

@@ -73,7 +73,7 @@ def _answer_turns(
     max_tokens: int,
     end: int | None = None,
 ) -> list[TurnTokens]:
-    """Return the parts of the tokens of ``sequence`` before ``end``, in which ``trained_spans`` are trained."""
+    """Divide the tokens of ``sequence`` before index ``end`` among the turns. The tokens in ``trained_spans`` are trained."""
     tokens, spans = template.control.encode_with_spans(sequence.text)
     if tokens != sequence.tokens:
         raise DataError("The tokens of this row cannot be aligned with its text.", hint="Only the token counts are available.")

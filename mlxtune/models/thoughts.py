@@ -38,7 +38,7 @@ class ThoughtSplitter:
 
     def __init__(self, prompt: str = "") -> None:
         opened = next((start for start in THOUGHTS if prompt.rstrip().endswith(start)), "")
-        self._end = THOUGHTS[opened] if opened else ""  # of the current thought
+        self._end = THOUGHTS[opened] if opened else ""  # end marker of the current thought
         self._pending = ""  # whitespace, or the beginning of a marker
         self._thought = bool(opened)  # whether there was one
         self.answering = False

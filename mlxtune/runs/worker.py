@@ -28,7 +28,7 @@ HEARTBEAT = 5.0  # seconds
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _RESTART = -1  # not an exit code
 _RESTARTED = "MLXTUNE_RESTARTED"  # set in the environment of a process that was started after a GPU error
-_OUT_OF_MEMORY = re.compile(  # in MLX's words
+_OUT_OF_MEMORY = re.compile(  # as MLX words it
     r"unable to allocate|out of memory|maximum allowed buffer size", re.IGNORECASE
 )
 _TEMPORARY = re.compile(r"\.\d{7}(\.old)?|\..+\.\w{8}")  # a partly written checkpoint, or a file that is not renamed yet

@@ -21,8 +21,8 @@ from mlxtune.models.prefix_cache import complete_caches
 
 STEP = 64  # tokens per block; only this determines where a block starts
 SAFETY = 4  # the tolerance is this many times the largest measured deviation
-MIN_DEVIATION = 1e-6  # of the largest logit: assumed if none was measured, so that a later one is detected
-MAX_DEVIATION = 0.1  # of the largest logit: more than this is not rounding
+MIN_DEVIATION = 1e-6  # relative to the largest logit; assumed if no deviation was measured, so that a later one is detected
+MAX_DEVIATION = 0.1  # relative to the largest logit; a larger deviation is not a rounding error
 _TEST_TOKENS = [1 + (i * 37) % 60 for i in range(48)]  # token IDs that exist in every vocabulary
 _TEST_STEPS = 4
 

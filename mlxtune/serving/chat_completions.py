@@ -23,7 +23,7 @@ _SUPPORTED = api.SAMPLING | {
     "model", "messages", "stream", "stream_options", "max_tokens", "max_completion_tokens", "tools", "tool_choice", "response_format",
     "reasoning_effort", "chat_template_kwargs",
 }  # fmt: skip
-_DEFAULTS: dict[str, Any] = {  # of parameters that are not supported
+_DEFAULTS: dict[str, Any] = {  # the only accepted values of unsupported parameters
     "n": 1,
     "frequency_penalty": 0,
     "presence_penalty": 0,

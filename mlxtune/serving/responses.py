@@ -20,7 +20,7 @@ from mlxtune.serving.protocol import Piece, ToolCall
 _SUPPORTED = api.SAMPLING - {"stop"} | {
     "model", "input", "instructions", "stream", "max_output_tokens", "tools", "tool_choice", "text", "reasoning", "chat_template_kwargs",
 }  # fmt: skip
-_DEFAULTS: dict[str, Any] = {  # of parameters that are not supported
+_DEFAULTS: dict[str, Any] = {  # the only accepted values of unsupported parameters
     "background": False,
     "include": [],
     "parallel_tool_calls": True,
@@ -147,7 +147,7 @@ class ModelResponse:
     def __init__(self, request: AnswerRequest, fingerprint: str) -> None:
         self._request, self._fingerprint = request, f"fp_{fingerprint[:12]}"
         self._id, self._created = f"resp_{uuid.uuid4().hex}", int(time.time())
-        self._numbers = 0  # of events
+        self._numbers = 0  # number of events sent
         self._items: list[Document] = []
         self._open: Document | None = None  # the last item, if its text is still arriving
 

@@ -20,7 +20,7 @@ from mlxtune.models.generate import noise_key
 from mlxtune.serving.protocol import Sampling
 
 _MIN_TEMPERATURE = 1e-6  # below, sampling is greedy, and logits / temperature may overflow
-_NUCLEUS_TOLERANCE = 1e-3  # of the mass: how far rounding may move the edge of the nucleus
+_NUCLEUS_TOLERANCE = 1e-3  # how far rounding may move the edge of the nucleus, in probability mass
 
 
 @dataclass(frozen=True)

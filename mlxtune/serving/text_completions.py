@@ -13,7 +13,7 @@ from mlxtune.serving.protocol import Piece, Prompt, ToolCall
 
 DEFAULT_MAX_TOKENS = 16  # OpenAI's
 _SUPPORTED = api.SAMPLING | {"model", "prompt", "stream", "stream_options", "max_tokens"}
-_DEFAULTS: dict[str, Any] = {  # of parameters that are not supported
+_DEFAULTS: dict[str, Any] = {  # the only accepted values of unsupported parameters
     "n": 1,
     "best_of": 1,
     "echo": False,

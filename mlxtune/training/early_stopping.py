@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from statistics import median
 
 WINDOW = 8  # steps per median
-DIVERGED = 1.5  # times the median loss of the first steps, and at least 1 above it
+DIVERGED = 1.5  # a run diverges if its median loss exceeds that of the first steps by this factor and by more than 1
 
 
 @dataclass

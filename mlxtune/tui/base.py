@@ -91,7 +91,7 @@ class BaseApp(OrderedKeys):
 
     @cached_property
     def sessions(self) -> SessionManager:
-        """The source that Data and Review show."""
+        """The manager of the source session that Data, Groups and Review share."""
         from mlxtune.tui.session_manager import SessionManager
 
         return SessionManager(self)

@@ -10,7 +10,7 @@ from mlxtune.core.errors import InputError
 from mlxtune.core.files import user_path
 from mlxtune.core.text import one_line, safe_text
 
-_MOST_NAMES = 200  # of a folder, to choose from
+_MOST_NAMES = 200  # maximum number of names to offer
 
 
 def relative_paths(folder: Path, text: str) -> str:

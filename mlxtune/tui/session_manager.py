@@ -16,7 +16,7 @@ from mlxtune.tui.widgets.frame import FooterAction, Notice
 if TYPE_CHECKING:
     from mlxtune.tui.base import BaseApp
 
-_GLYPHS = {  # of the actions that are not a success, with their styles
+_GLYPHS = {  # glyphs, with their styles, of the actions that are not shown as a success
     "reject": ("✗", "$error"), "skip": ("○", "$muted"), "tie": ("=", "$muted"), "bad": ("✗", "$error"), "edit": ("~", "$primary"),
     "apply": ("~", "$primary"), "mute": ("○", "$muted"),
 }  # fmt: skip

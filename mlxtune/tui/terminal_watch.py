@@ -19,7 +19,7 @@ from mlxtune.core.child_process import kill_children
 
 EXIT_CODE = 128 + signal.SIGHUP
 _POLL_SECONDS = 0.2
-_EXIT_SECONDS = 0.8  # for the app to exit by itself
+_EXIT_SECONDS = 0.8  # time for the app to exit by itself
 _hung_up = threading.Event()
 
 

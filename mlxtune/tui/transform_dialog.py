@@ -29,7 +29,7 @@ if TYPE_CHECKING:  # they load numpy
     from mlxtune.tui.base import BaseApp
 
 _SHOWN_EDITS = 20
-_OTHER_ROWS = 13  # of the dialog, which has at most 90% of the screen's height, if the outcome takes two
+_OTHER_ROWS = 13  # other rows of the dialog (at most 90% of the screen's height) if the outcome takes two rows
 _NOTIFY_INTERVAL = 0.2  # seconds between two redraws while rows are read
 _MAX_TEXT = 2000  # characters of a changed text that are compared
 _SYMBOLS = {ord("\n"): "␊", ord("\r"): "␍", ord("\t"): "␉"}

@@ -22,7 +22,7 @@ from mlxtune.data.rows import PromptRow
 from mlxtune.evaluation.judge.endpoint import host, is_local
 
 _TIMEOUT = 60.0  # seconds
-_MAX_BYTES = 2**24  # of a reply
+_MAX_BYTES = 2**24  # maximum size of a reply
 _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 

@@ -26,10 +26,10 @@ _NO_FREQUENCY = 1e30  # a divisor so large that a pair of dimensions is not rota
 
 @dataclass(frozen=True)
 class Placement:
-    """Where a parameter of the MLX model is in the file, and in which order.
+    """The location and order of an MLX model's parameter in the file.
 
-    ``shape`` is the file's if it differs in more than dimensions of 1. ``rows`` and ``columns`` are the indices of the parameter's rows and columns in the order of the file, if it differs. ``store`` is applied to the
-    values, and ``restore`` is its inverse.
+    ``shape`` is the shape in the file if it differs in more than dimensions of 1. ``rows`` and ``columns`` are the parameter's row and
+    column indices in the order of the file, if that differs. ``store`` is applied to the values, and ``restore`` is its inverse.
     """
 
     tensor: str
@@ -99,7 +99,7 @@ def placements(model: nn.Module, architecture: Architecture, config: Config) -> 
     """Yield the name and placement of every parameter of ``model``. Raise ``ModelError`` if the file has no place for one."""
     names = gguf.get_tensor_name_map(architecture.arch, config["num_hidden_layers"])
     for name, _ in tree_flatten(model.parameters()):
-        if name.endswith((".scales", ".biases")):  # of a quantized matrix
+        if name.endswith((".scales", ".biases")):  # these belong to a quantized matrix
             continue
         own = name.removeprefix("language_model.")
         own = own.removesuffix(".dt_bias") + ".dt_proj.bias" if own.endswith(".dt_bias") else own

@@ -44,7 +44,7 @@ _SPLITS = {  # (regular expression in tokenizer.json, whether whole words are lo
 _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 _SPACE = "▁"
 _PHI3 = re.compile(r"phi-?3", re.IGNORECASE)  # llama.cpp strips space after control tokens only in models with such names
-_PHI3_KEEPS = ("<unk>", "<s>", "<|endoftext|>")  # and not after these
+_PHI3_KEEPS = ("<unk>", "<s>", "<|endoftext|>")  # but not after these
 _LAST = -1e6  # score of a token that no merge produces; lower than any merge's score
 
 

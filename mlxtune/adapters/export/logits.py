@@ -13,7 +13,7 @@ from mlxtune.models.cpu.streams import parallel_map
 from mlxtune.models.generate import Progress
 from mlxtune.models.prefix_cache import STEP, PrefixCache
 
-MAX_BYTES = 2**28  # of logits stored per model
+MAX_BYTES = 2**28  # maximum size of the logits stored per model
 
 Tokens = Sequence[tuple[Sequence[int], Sequence[int]]]  # prompts and their answers
 

@@ -29,7 +29,7 @@ from mlxtune.runs.registry import Run
 
 ExportForm = Literal["fused", "quantized", "hf", "gguf", "gguf-lora"]
 GGUF_FORMS = ("gguf", "gguf-lora")
-Precision = Literal["f16", "bf16", "q8_0", "f32", "q6_k", "q5_k_m", "q4_k_m", "q3_k_m"]  # of the matrices in a GGUF file
+Precision = Literal["f16", "bf16", "q8_0", "f32", "q6_k", "q5_k_m", "q4_k_m", "q3_k_m"]  # data types of the matrices in a GGUF file
 PRECISIONS: dict[Precision, str] = {  # bits per weight of K-quants: for Llama 3.1 8B (tools/quantize/README.md of llama.cpp)
     "f16": "16 bits per weight",
     "bf16": "16 bits, for weights that are too large for f16",
@@ -42,7 +42,7 @@ PRECISIONS: dict[Precision, str] = {  # bits per weight of K-quants: for Llama 3
 }
 QUANTIZER = "llama-quantize"  # llama.cpp's program, which computes the precisions below
 K_QUANTS: tuple[Precision, ...] = ("q6_k", "q5_k_m", "q4_k_m", "q3_k_m")
-_OLLAMA_QUANTS = {"q4_k_m": "q4_K_M"}  # of K_QUANTS, those that ``ollama create --quantize`` can compute
+_OLLAMA_QUANTS = {"q4_k_m": "q4_K_M"}  # the K_QUANTS that ``ollama create --quantize`` can compute
 Program = Literal["", "ollama", "lmstudio"]
 MODEL = "model"  # the default export folder, inside the run folder
 AGAIN = "again"  # a GGUF adapter that is read back, inside the run folder

@@ -114,7 +114,7 @@ class _QuoteTracker:
 
     def __init__(self, delimiter: str) -> None:
         self._openers = list(b'\n"' + delimiter.encode())
-        self._last_byte = ord("\n")  # of the previous block
+        self._last_byte = ord("\n")  # last byte of the previous block
         self.inside = 0
 
     def outside(self, text: Bytes, positions: IntArray) -> Mask:

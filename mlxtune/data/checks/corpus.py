@@ -19,8 +19,8 @@ from mlxtune.data.rows import Preference, Row, Text, prompt_text
 
 MAX_VALUES = 40  # a metadata key or answer field with more distinct values is not a tag
 BOILERPLATE_ROWS = 3  # a sentence or line that this many rows share does not distinguish them
-_HASH_BYTES = 16  # of a row's hash; enough to identify the row
-_ENDS = "!?\n。！？"  # of a sentence or line, besides a period
+_HASH_BYTES = 16  # leading bytes of a row's hash; enough to identify the row
+_ENDS = "!?\n。！？"  # characters that end a sentence or line, besides a period
 _MIN_PASSAGE = 16  # characters; shorter ones weigh too little to matter
 
 

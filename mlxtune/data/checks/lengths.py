@@ -14,7 +14,7 @@ from mlxtune.data.checks.corpus import Corpus
 
 _MIN_ROWS = 12  # with fewer rows, no length is usual
 _FENCES = 3.0  # Tukey's outer fences, in interquartile ranges of the log length
-_RATIO = 4.0  # and at least this many times longer or shorter than the median
+_RATIO = 4.0  # an outlier is also at least this many times longer or shorter than the median
 
 Reasons = Iterator[tuple[str, tuple[Span, ...]]]
 family = CheckFamily()

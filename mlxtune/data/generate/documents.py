@@ -12,7 +12,7 @@ from mlxtune.core.text import one_line
 
 TEXT_SUFFIXES = (".md", ".markdown", ".txt", ".rst")
 PASSAGE = 2400  # characters, about a page
-_MAX_BYTES = 20 * 2**20  # of one document
+_MAX_BYTES = 20 * 2**20  # maximum size of a document
 _PARAGRAPHS = re.compile(r"\n[ \t]*\n\s*")
 
 

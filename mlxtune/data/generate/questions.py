@@ -18,7 +18,7 @@ ChatMessages = tuple[dict[str, str], ...]
 
 PER_QUESTION = 5  # prompts that one question asks for
 SHOTS = 3  # training rows before a prompt
-SPARE = 1.5  # prompts asked for per row, because some are refused
+SPARE = 1.5  # number of prompts to request per row, because some are refused
 _SEEN = 500  # training rows that are compared with a prompt to choose its examples
 _MAX_PROMPT = 4000  # characters
 _LIST_ITEM = re.compile(r"^\s*(?:\d+[.)]|[-*•])\s+(.+)$")

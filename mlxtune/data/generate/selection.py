@@ -14,7 +14,7 @@ from mlxtune.data.rows import Preference, Row, prompt_hash, prompt_text
 
 HELD_OUT = "held-out"
 _CONTAINED = 0.8  # minimum share of a held-out prompt's shingles in a generated text for it to count as copied
-_MIN_SHINGLES = 24  # of a held-out prompt; a shorter one is contained in many texts by chance
+_MIN_SHINGLES = 24  # minimum for a held-out prompt; a shorter one occurs in many texts by chance
 _MAX_COMPARED = 2000  # known texts in one group of near-duplicates that a text is compared with
 _MAX_NOVELTY_ROWS = 10_000  # training rows that novelty is measured against
 SAME_ANSWER = 0.97  # similarity at or above which both answers of a pair count as the same

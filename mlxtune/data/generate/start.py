@@ -18,7 +18,7 @@ from mlxtune.runs import launch
 from mlxtune.runs.locks import require_free_accelerator
 from mlxtune.runs.registry import Run
 
-_GRADING_BYTES = 2000  # of the instructions in a grading question
+_GRADING_BYTES = 2000  # size of the instructions in a grading question
 
 
 @dataclass(frozen=True)

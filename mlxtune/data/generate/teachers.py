@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 BATCH_SIZE = 16  # questions that a model on this machine answers together
 WORKERS = 4  # concurrent questions to an endpoint
-THINKING_TOKENS = 2048  # of a teacher that cannot be asked without reasoning
+THINKING_TOKENS = 2048  # limit for a teacher whose reasoning cannot be turned off
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from mlxtune.evaluation.judge import ReplyLost
 
 OFFICIAL = "https://api.openai.com/v1"
 KEY, OFFICIAL_KEY = "MLXTUNE_JUDGE_KEY", "OPENAI_API_KEY"
-REPLY_TOKENS = 1024  # of a judge, reasoning included
+REPLY_TOKENS = 1024  # limit for a judge's reply, including reasoning
 TIMEOUT = 120.0  # seconds
 TRIES = 5
 MAX_REPLY_BYTES = 16 * 2**20  # far more than a reply of REPLY_TOKENS

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from mlxtune.models.template import ChatTemplate
 
 REPLY_TOKENS = 384  # a quote and a verdict
-THINKING_TOKENS = 2048  # of a judge that cannot be asked without reasoning
+THINKING_TOKENS = 2048  # limit for a judge whose reasoning cannot be turned off
 _GATHER = 0.05  # seconds that a batch waits for one more request
 
 

@@ -13,7 +13,7 @@ from mlxtune.evaluation.statistics.intervals import wilson
 
 LEVEL = 0.95
 _NORMAL = 2000.0  # degrees of freedom above which Student's t is practically normal
-_INTERVALS = 64  # of Simpson's rule
+_INTERVALS = 64  # number of intervals in Simpson's rule
 
 
 @dataclass(frozen=True)

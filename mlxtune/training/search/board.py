@@ -29,7 +29,7 @@ from mlxtune.runs.locks import file_lock
 from mlxtune.training.search.space import Value
 
 PLAN, CHOICES, RESULT, FAILED, OUTCOME = "search.json", "choices.jsonl", "result.json", "failed.json", "outcome.json"
-REDUCTION = 3  # of the trials after a rung, the best third continues
+REDUCTION = 3  # after a rung, the best third of the trials continues
 INCUMBENT = 1  # the trial with the recipe's own values, which is never pruned
 Choice = Literal["drop", "pin", "limit"]
 

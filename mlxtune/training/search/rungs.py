@@ -13,8 +13,8 @@ from dataclasses import replace
 
 from mlxtune.recipe import Recipe, TrainingSection
 
-FRACTIONS = (1 / 6, 1 / 3, 1.0)  # of the recipe's steps
-MIN_STEPS = 4  # of a trial
+FRACTIONS = (1 / 6, 1 / 3, 1.0)  # lengths of the rungs as fractions of the recipe's steps
+MIN_STEPS = 4  # minimum number of steps of a trial
 _NEVER = 1_000_000_000  # steps
 
 

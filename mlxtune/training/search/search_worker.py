@@ -228,7 +228,9 @@ def _evaluate(worker: Worker) -> dict[str, Any]:
     evaluation = Run(workspace / RUN_KINDS["eval"].folder / record["evaluation"])
     if not (evaluation.folder / "recipe.toml").is_file():
         launch.write_record(evaluation, "eval", {"run": run.id, "adapter": str(run.adapter)})
-        write_text(evaluation.folder / "recipe.toml", dump(_without_endpoints(run.recipe())))  # makes it an evaluation
+        write_text(
+            evaluation.folder / "recipe.toml", dump(_without_endpoints(run.recipe()))
+        )  # written last: a folder with a recipe counts as an evaluation
     if evaluation.state().phase != "finished":
         run_nested(worker, evaluation.folder, evaluate)
     for trunk in folder.glob("trials/*/trunk"):
@@ -269,7 +271,7 @@ def _make_run(worker: Worker, base: Foundation, board: Board, outcome: decision.
     writer = events.EventWriter(run.folder)
     writer.emit("run.finished", summary=summary)
     writer.close()
-    write_text(run.folder / "recipe.toml", dump(recipe))  # makes it a run
+    write_text(run.folder / "recipe.toml", dump(recipe))  # written last: a folder with a recipe counts as a run
     return run
 
 

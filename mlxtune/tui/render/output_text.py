@@ -10,7 +10,7 @@ from mlxtune.tui.render.text import line
 
 Span = tuple[int, int]  # start and end, exclusive
 FAILURE_STYLE = "underline $span-ink on $span"
-HANGING_INDENT = 2  # of the continuation rows of a JSON member
+HANGING_INDENT = 2  # indent of a JSON member's continuation rows
 _CARET_STYLE = "bold $error"
 
 

@@ -47,7 +47,7 @@ class Field(Input):
         self.styles.width = max(width, 1)
         self.value = text
         self.add_class("-open")
-        self.screen.set_focus(self)  # at once: a key that was typed meanwhile belongs to the field
+        self.screen.set_focus(self)  # immediately, because keys typed in the meantime belong to the field
         self.action_select_all()
 
     def close(self) -> None:

@@ -22,7 +22,7 @@ from mlxtune.tui.widgets.panel import Panel
 
 WIDE = 100  # minimum columns to show words
 ROOMY = 140  # minimum columns to show the run's name, too
-MAX_ACTIONS = 6  # in the footer
+MAX_ACTIONS = 6  # maximum number of actions in the footer
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ from mlxtune.tui.widgets.scroll import ScrollPanel
 from mlxtune.tui.widgets.section import Section
 
 _ORDERS = {"row": "", "findings": "worst first", "longest": "longest first", "shortest": "shortest first"}
-_CHART_HEIGHTS = (4, 5)  # of the histogram, on a short and on a tall screen
+_CHART_HEIGHTS = (4, 5)  # heights of the histogram on a short and on a tall screen
 
 
 class StatsColumn(Vertical):

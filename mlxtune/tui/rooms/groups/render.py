@@ -24,7 +24,7 @@ if TYPE_CHECKING:  # they load numpy
 
 _MAX_TEXT = 8000  # characters of a part that are compared and shown
 _PREVIEW = 200
-_COMPARABLE = 1 / 3  # of the longer text, which two rows of a cluster share
+_COMPARABLE = 1 / 3  # minimum share of the longer text that two rows of a cluster have in common
 _GLYPHS = {"cluster": ("◇", "$muted"), "outliers": ("!", "$warning")}
 
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:  # they load numpy
     from mlxtune.data.groups import RowGroup
     from mlxtune.planning.cluster_process import ClusterProcess, ClusterResult
 
-_DEFAULT_KEPT = 3  # of the most diverse rows
+_DEFAULT_KEPT = 3  # default number of most diverse rows to keep
 _REASONS = {"conflict": "not a conflict", "near-duplicate": "not a duplicate", "duplicate": "repeated on purpose"}
 
 
@@ -79,7 +79,7 @@ class GroupsRoom(SourceRoom):
         self._repeats: tuple[object, list[RowGroup]] = (None, [])  # with the key of its cache
         self._clusters: _Clusters | None = None
         self._shown_group: tuple[str, int] | None = None
-        self._decided_group: tuple[str, int] | None = None  # to which undo returns
+        self._decided_group: tuple[str, int] | None = None  # the group that undo returns to
         self._base = -1  # the member on the left of the comparison
         self._inside = False  # on a narrow screen, whether the members are shown in place of the groups
         self._opened_row = -1  # the row of the session for which the room was opened

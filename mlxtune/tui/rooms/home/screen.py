@@ -54,7 +54,7 @@ class HomeRoom(Room):
 
     def __init__(self) -> None:
         super().__init__()
-        self._run_id = ""  # of the run under the cursor
+        self._run_id = ""  # ID of the run under the cursor
 
     def compose_body(self) -> ComposeResult:
         yield Section("Next", NextPanel(id="next-picture", about="The next step and the reason for it."), lit=True, id="next")

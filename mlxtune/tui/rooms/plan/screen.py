@@ -94,7 +94,7 @@ class PlanRoom(Room):
         self._form: RecipeForm | None = None
         self._shown_recipe: tuple[Path, Recipe | None, str] | None = None  # in the newest snapshot
         self._service: PlanService | None = None
-        self._progress: tuple[str, float] | None = None  # of a slow computation
+        self._progress: tuple[str, float] | None = None  # description and fraction of a slow computation
         self._generation = 0  # counts computations; progress of an older one is dropped
         self._edited_key: RecipeKey | None = None  # the key of the open field
         self._restored_key = ""  # the key under the cursor in the last session

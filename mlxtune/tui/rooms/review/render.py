@@ -21,7 +21,7 @@ from mlxtune.tui.widgets.row_reader import Lines
 if TYPE_CHECKING:  # it loads numpy
     from mlxtune.data.checks.base import Finding
 
-_MAX_CHARACTERS = 20_000  # of one part
+_MAX_CHARACTERS = 20_000  # maximum number of characters shown of one part
 _TOKEN_WASH = ("$trained-alt", "$trained")
 
 # The row

@@ -77,7 +77,7 @@ class ReviewRoom(SourceRoom):
         super().__init__()
         self._drawn_session: SourceSession | None = None
         self._drawn_row = -1
-        self._position = 0  # of the current row among the selected ones
+        self._position = 0  # position of the current row among the selected ones
         self._swapped = False  # whether the rejected answer is on the left
         self._show_details = False  # instead of the row, on a screen too narrow for both
         self._edited_part: RowPart | None = None

@@ -16,7 +16,7 @@ from mlxtune.tui.render.text import Part, cell, fold, gigabytes, key, line, line
 from mlxtune.tui.snapshot import RunView, Snapshot, recipe_summary
 from mlxtune.tui.status import can_resume, last_checkpoint, nan_step, time_left
 
-_SAMPLE_ROWS = 7  # of one answer next to the chart
+_SAMPLE_ROWS = 7  # maximum rows per answer next to the chart
 _LOG_INDENT = 15  # cells before the text: gutter, clock time, glyph
 
 
