@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -73,18 +74,29 @@ def _changed(text: str, **values: str) -> str:
 
 
 ARMS: dict[str, Answers] = {"base": base, "base+kshot": kshot, "tuned": tuned}
+_scratch = tempfile.TemporaryDirectory()
+_built: dict[object, Path] = {}  # by the arguments of the evaluation
 
 
 def evaluation(
     shop: Shop, id: str = "20261124-1500-support-json", *, name: str = "support-json", rows: int = 40, age: float = 600.0,
     arms: Mapping[str, Answers] = ARMS, pairs: bool = False, run: str = "", off_task: int = 0, looks: int = 1,
 ) -> Path:  # fmt: skip
-    """A finished evaluation in ``evals/``; ``off_task`` prompts are unlearnt by what was tuned. ``pairs``: it is of preference training."""
+    """A finished evaluation in ``evals/``; ``off_task`` prompts are unlearnt by what was tuned. ``pairs``: it is of preference training.
+
+    The first one in a workspace is copied from an equal one that was built before.
+    """
     kind, source = ("dpo", "support-pairs") if pairs else ("sft", "support")
     path = shop.recipe(name, RECIPE.format(name=name, kind=kind, source=source))
     for file in (f"{source}.jsonl", "support.schema.json"):
         shutil.copyfile(SAMPLES / file, shop.folder / "data" / file)
-    recipe = load(path)
+    recipe, evals = load(path), shop.folder / "evals"
+    key = (id, name, rows, age, tuple(arms.items()), pairs, run, off_task, looks)
+    first = not evals.exists()
+    if first and key in _built:
+        shutil.copytree(_built[key], evals)
+        (evals / id / "recipe.toml").write_text(dump(recipe))  # has the paths of the workspace
+        return evals / id
     folder = shop.run(id, kind="eval", name=name)
     (folder / "recipe.toml").write_text(dump(recipe))
     read = read_source(recipe.source)
@@ -143,6 +155,8 @@ def evaluation(
         [("run.started", _started(name)), *done, ("run.finished", {"summary": {"verdict": built.verdict, "rows": rows}})],
         age,
     )
+    if first:
+        _built[key] = shutil.copytree(evals, Path(_scratch.name) / str(len(_built)))
     return folder
 
 
