@@ -19,7 +19,6 @@ from waiting import PATIENCE
 from mlxtune.data import samples
 from mlxtune.recipe import load
 from mlxtune.recipe.edit import edit_recipe
-from mlxtune.recipe.keys import keys
 from mlxtune.tui.app import MlxtuneApp
 from mlxtune.tui.snapshot import RunView
 
@@ -29,11 +28,9 @@ from .rows_stage import ready
 pytestmark = pytest.mark.slow
 
 SIZE = (140, 45)
-EDITS = {  # what makes the sample recipe quick, in the order of the form
-    "model.base": "../tiny", "data.holdout": "0.05", "data.max_tokens": "2048", "training.batch_size": "2",
-    "training.save_every": "10", "evaluation.max_tokens": "8",
-}  # fmt: skip
-QUICK = {"training.steps": 60, "training.samples": 0, "evaluation.rows": 8, "evaluation.regression": ""}  # made outside the app
+EDITS = {"model.base": "../tiny", "evaluation.max_tokens": "8"}  # made in the app, in the order of the form
+SMALL = {"data.holdout": 0.05, "data.max_tokens": 2048, "training.batch_size": 2}  # made outside the app, as the next ones
+QUICK = {"training.steps": 30, "training.save_every": 10, "training.samples": 0, "evaluation.rows": 8, "evaluation.regression": ""}
 
 
 @pytest.fixture
@@ -87,7 +84,7 @@ async def test_from_an_empty_folder_to_a_trained_adapter(workspace: Path) -> Non
         assert "Start with the sample workspace." in user.text("#next-picture")
         await user.press("enter")
         await user.until(lambda: "support.jsonl" in user.text("#next-picture"))
-        edit_recipe(recipe, QUICK)
+        edit_recipe(recipe, SMALL | QUICK)
         # Data: a child process checks every row; one is accepted
         await user.open("D", "data")
         await user.until(lambda: ready(user))
@@ -117,8 +114,9 @@ async def test_from_an_empty_folder_to_a_trained_adapter(workspace: Path) -> Non
         await user.open("T", "train")
         await user.press("n")
         await user.choose("0")
-        await user.until(lambda: bool(user.runs) and user.run.state.step >= 3)
-        os.kill(user.run.state.pid, signal.SIGSTOP)  # it must not end while the app is closed
+        await user.until(lambda: bool(user.runs) and user.run.run.state().step >= 3)  # as soon as it is on disk
+        os.kill(user.run.run.state().pid, signal.SIGSTOP)  # it must not end while the app is closed
+        await user.until(lambda: user.run.state.step >= 3)
         await user.press("q")
     before = user.run
     async with opened(workspace) as user:
@@ -141,8 +139,8 @@ def train(workspace: Path) -> None:
     from mlxtune.training import start
 
     recipe = samples.create(workspace)
-    edits = EDITS | {"training.steps": "12", "training.learning_rate": "2e-2", "training.save_every": "12"}
-    edit_recipe(recipe, {key.path: key.parse(edits[key.path]) for key in keys(load(recipe)) if key.path in edits})
+    base = {"model.base": "../tiny", "evaluation.max_tokens": 8}
+    edit_recipe(recipe, SMALL | base | {"training.steps": 12, "training.learning_rate": 2e-2, "training.save_every": 12})
     run = start.start(workspace, load(recipe))
     give_up = time.monotonic() + PATIENCE
     while run.status() != "finished":
