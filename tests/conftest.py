@@ -28,7 +28,9 @@ blas.preload()
 gc.set_threshold(100_000, 20, 100)  # garbage collection takes a fifth of the time of the app's tests with the default of 2,000
 launch.START_TIMEOUT = launch.EXIT_TIMEOUT = PATIENCE  # on a busy machine, a worker may need minutes to start
 os.fsync = lambda handle: None  # no test cuts the power
-hypothesis.settings.register_profile("tests", deadline=None)  # a deadline would fail on a busy machine
+hypothesis.settings.register_profile(  # a deadline would fail on a busy machine
+    "tests", deadline=None, max_examples=150 if EXHAUSTIVE else 25
+)
 hypothesis.settings.load_profile("tests")
 if sys.platform == "darwin":  # exact comparisons need float32: an M5's GPU computes in TF32, and virtual GPUs differ, too
     import mlx.core as mx

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mlxtune.core import journal
@@ -23,7 +23,6 @@ def _write(path: Path, records: list[dict[str, object]]) -> None:
 
 
 @pytest.mark.slow
-@settings(max_examples=60)
 @given(records=RECORDS, data=st.data())
 def test_a_crash_at_any_byte_loses_only_the_torn_line(tmp_path_factory, records, data):
     path = tmp_path_factory.mktemp("journal") / "events.jsonl"
@@ -37,7 +36,6 @@ def test_a_crash_at_any_byte_loses_only_the_torn_line(tmp_path_factory, records,
     assert journal.read(path) == [*complete, {"after": "the crash"}]
 
 
-@settings(max_examples=60)
 @given(records=RECORDS, data=st.data())
 def test_a_reader_of_a_torn_line_gets_every_later_record_once(tmp_path_factory, records, data):
     path = tmp_path_factory.mktemp("journal") / "events.jsonl"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mlxtune.core.errors import ModelError
@@ -127,7 +127,6 @@ def test_links_pipes_and_folders_are_not_opened(tmp_path: Path) -> None:
         lambda value: json.dumps(value).encode()
     )
 )
-@settings(max_examples=60)
 def test_any_bytes_are_a_header_or_a_model_error(tmp_path_factory: pytest.TempPathFactory, text: bytes) -> None:
     folder = tmp_path_factory.getbasetemp()
     for content in (text, len(text).to_bytes(8, "little") + text):

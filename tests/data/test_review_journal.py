@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mlxtune.core import journal
@@ -110,7 +110,6 @@ def _actual(state: ReviewState) -> Expected:
     return rows
 
 
-@settings(max_examples=60)
 @given(st.lists(MOVES, max_size=14), st.lists(st.floats(0, 1), max_size=4))
 def test_a_review_survives_undo_restarts_and_crashes(moves, crashes):
     with _folder() as source:

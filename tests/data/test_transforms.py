@@ -218,7 +218,6 @@ IDEMPOTENT = (
 LINE = st.sampled_from((*IDEMPOTENT, "replace /b/bb/ in answer", "turn drop 1", "turn drop 3"))
 
 
-@settings(max_examples=60, deadline=None)
 @given(st.lists(RECORD, min_size=1, max_size=6), st.sampled_from(IDEMPOTENT))
 def test_applying_twice_is_applying_once(records, line):
     with source_of(records) as source, ReviewSession(source, who="ada") as session:
@@ -230,7 +229,6 @@ def test_applying_twice_is_applying_once(records, line):
 
 
 @pytest.mark.slow
-@settings(max_examples=60, deadline=None)
 @given(st.lists(RECORD, min_size=1, max_size=6), st.lists(LINE, min_size=1, max_size=4))
 @example([RECORDS[0], RECORDS[2], RECORDS[6]], ["tag new", "rename category kind", "cap kind 1", "unset kind"])
 def test_undo_restores_the_rows_and_the_source_keeps_its_bytes(records, lines):
@@ -257,7 +255,7 @@ def _has_rows(source: Path) -> bool:
     return bool(read_source(source).rows)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(RECORD, min_size=1, max_size=4), st.lists(LINE, min_size=1, max_size=3), st.floats(0, 1))
 def test_a_crash_at_any_byte_keeps_whole_events(records, lines, fraction):
     with source_of(records) as source:

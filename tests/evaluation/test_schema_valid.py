@@ -5,7 +5,7 @@ from pathlib import Path
 
 import jsonschema
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mlxtune.core.errors import InputError
@@ -180,7 +180,6 @@ def test_file_references_are_not_read(tmp_path):
 _ORACLE = jsonschema.Draft202012Validator(json.loads(SUPPORT.read_text()))
 
 
-@settings(max_examples=150)
 @given(
     st.fixed_dictionaries(
         {},

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mlxtune.core.errors import InputError, MachineError, RecipeError
@@ -141,7 +141,6 @@ CHANGES = st.dictionaries(
 )  # fmt: skip
 
 
-@settings(max_examples=150)
 @given(st.sampled_from(LAYOUTS), CHANGES)
 def test_in_any_layout_an_edit_makes_only_its_changes(text: str, changes: dict[str, Any]) -> None:
     try:

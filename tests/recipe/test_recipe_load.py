@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mlxtune.core.errors import RecipeError
@@ -79,7 +79,6 @@ def test_dump_resolves_a_local_base(tmp_path):
     assert loaded.path(loaded.model.base) == (tmp_path / "model").resolve()
 
 
-@settings(max_examples=60)
 @given(
     texts=st.lists(st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=12).map(lambda text: "x" + text), max_size=3),
     when=st.dictionaries(st.text(alphabet=st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8), st.text("a\"\\\n'é") | st.booleans() | st.integers(-9, 9), max_size=2),
