@@ -115,7 +115,7 @@ def test_the_server_does_not_import_from_the_workspace(planted: Path) -> None:
 PROCESSES = {"review": "trained", "plan": "epoch"}  # what these rooms show when their child process has answered
 
 
-@pytest.mark.parametrize("room", cases(ROOMS, "plan"))
+@pytest.mark.parametrize("room", cases(ROOMS))
 def test_the_app_and_its_processes_do_not_import_from_the_workspace(planted: Path, room: str) -> None:
     app_state.save(planted, {"room": room})
     with terminal(planted, Path(os.environ["MLXTUNE_HOME"])) as screen:

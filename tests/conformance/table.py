@@ -16,6 +16,8 @@ from mlxtune.models.resolve import ModelFolder
 from mlxtune.models.template import ChatTemplate, TemplateSettings, load_template
 
 DATE = "2026-11-26"
+# One for each real vocabulary. The others differ in their templates only, and are exhaustive cases.
+REPRESENTATIVE = ("Qwen3.5-4B", "Gemma 4 E2B", "Llama 3.2", "gpt-oss", "Phi-3")
 AVAILABLE = tuple(base for base in (*BASES, *OTHERS) if base.in_wheel or TEMPLATES)
 UNTRAINABLE = {
     "GLM-4.5": "no token ends an assistant turn",

@@ -73,7 +73,7 @@ max_tokens = 4
 """
 
 
-EACH = cases([base for base in AVAILABLE if base.name in FAMILIES], "Qwen3.5-4B", name=lambda base: base.name)
+EACH = cases([base for base in AVAILABLE if base.name in FAMILIES], "Qwen3", name=lambda base: base.name)
 
 
 @pytest.mark.parametrize("base", EACH)

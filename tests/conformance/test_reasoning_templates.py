@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import verdict as judging
 from bases import Base
+from exhaustive import cases
 from row_shapes import SHAPES, THOUGHT
-from table import AVAILABLE, open_chat
+from table import AVAILABLE, REPRESENTATIVE, open_chat
 
 from mlxtune.core.errors import InputError
 from mlxtune.data.readers.formats import parse
@@ -27,7 +28,7 @@ def _generate(chat: ChatTemplate, shape: str) -> GeneratedAnswer:
     return builder.finish("stop")
 
 
-@pytest.mark.parametrize("base", AVAILABLE, ids=lambda base: base.name)
+@pytest.mark.parametrize("base", cases(AVAILABLE, *REPRESENTATIVE, name=lambda base: base.name))
 def test_what_trains_is_what_is_read(base: Base) -> None:
     for shape in ("one turn", "reasoning_content"):
         for mode in MODES:

@@ -12,7 +12,7 @@ import verdict as judging
 from bases import BASES, SHIPPED, Base
 from exhaustive import cases
 from row_shapes import GROUPS, SHAPES, THINKING
-from table import AVAILABLE, UNTRAINABLE, open_chat, verdict_of, verdicts
+from table import AVAILABLE, REPRESENTATIVE, UNTRAINABLE, open_chat, verdict_of, verdicts
 
 from mlxtune.data.readers.formats import parse
 from mlxtune.models.mask_worker import mask
@@ -21,8 +21,7 @@ from mlxtune.models.template import ChatTemplate
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
-REAL = ("Qwen3.5-4B", "Gemma 4 E2B", "Llama 3.2", "gpt-oss", "Phi-3")  # one for each real vocabulary
-by_name = pytest.mark.parametrize("base", cases(AVAILABLE, *REAL, name=lambda base: base.name))
+by_name = pytest.mark.parametrize("base", cases(AVAILABLE, *REPRESENTATIVE, name=lambda base: base.name))
 
 
 @by_name
@@ -87,7 +86,9 @@ def test_the_calls_that_a_template_trains_are_read_back(base: Base) -> None:
             assert calls == [{"function": call["function"]} for call in row.messages[1].extra["tool_calls"]]
 
 
-@pytest.mark.parametrize("base", cases([base for base in AVAILABLE if base.name in REAL], "Phi-3", name=lambda base: base.name))
+@pytest.mark.parametrize(
+    "base", cases([base for base in AVAILABLE if base.name in REPRESENTATIVE], "Phi-3", name=lambda base: base.name)
+)
 def test_a_real_vocabulary_changes_no_verdict(base: Base, vocabularies: dict[str, Path]) -> None:
     real, bytewise = (
         {shape: (one.status, one.trained) for shape, one in verdicts(base, real=flag).items()} for flag in (True, False)

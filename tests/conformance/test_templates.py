@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 from bases import Base
+from exhaustive import cases
 from jinja2 import TemplateError
 from oracle import DIFFERENCES, difference, expected_text
 from row_shapes import GROUPS, SHAPES
-from table import AVAILABLE, UNTRAINABLE, open_chat, verdict_of
+from table import AVAILABLE, REPRESENTATIVE, UNTRAINABLE, open_chat, verdict_of
 from verdict import trained_turns, turns
 
 from mlxtune.data.rows import Message
@@ -20,7 +21,7 @@ OFF = {  # what thinking "off" means, besides enable_thinking = False
 OWN_TEXT = ("special in question", "special in answer", *GROUPS["pairs"])  # TRL masks no pairs, and encodes control tokens
 
 
-@pytest.mark.parametrize("base", [base for base in AVAILABLE if base.twin], ids=lambda base: base.name)
+@pytest.mark.parametrize("base", cases([base for base in AVAILABLE if base.twin], *REPRESENTATIVE, name=lambda base: base.name))
 def test_trained_text_equals_the_text_that_trl_trains(base: Base) -> None:
     tokenizer = open_chat(base, "off").tokenizer._tokenizer
     compared = 0
@@ -44,7 +45,7 @@ def test_every_known_difference_has_a_reason() -> None:
     assert all(known.reason.endswith(".") for known in DIFFERENCES)
 
 
-@pytest.mark.parametrize("base", AVAILABLE, ids=lambda base: base.name)
+@pytest.mark.parametrize("base", cases(AVAILABLE, *REPRESENTATIVE, name=lambda base: base.name))
 def test_the_prompt_is_the_templates_own_rendering(base: Base) -> None:
     messages = [Message("user", "Is the ferry running?"), Message("assistant", "Yes."), Message("user", "Always?")]
     chat = open_chat(base, "off")

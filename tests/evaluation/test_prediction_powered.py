@@ -37,6 +37,7 @@ def test_agrees_with_textbook_formulas_for_many_labels():
     assert ours.effective_n > 1.6 * len(y)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_agrees_with_rogan_and_gladen():
     """Their correction inverts known error rates. Estimated from the same labels, it has the same limit."""

@@ -52,6 +52,7 @@ OTHER_PARTS = {
 }  # fmt: skip
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_the_shape_table_is_up_to_date() -> None:
     """The table is what mlx-lm's model classes and our reader of downloaded models give for each configuration."""

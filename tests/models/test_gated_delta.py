@@ -58,6 +58,7 @@ def results(rule: Any, inputs: list[np.ndarray], dtype: mx.Dtype) -> list[np.nda
         return [np.array(array, np.float64) for array in (*outputs, *gradients)]
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_outputs_and_gradients_match_across_segments() -> None:
     inputs = arrays(SEGMENT * SCALAR_CHUNK + 70, vector=False)

@@ -37,6 +37,7 @@ def test_masks_of_several_rows_and_restart_after_a_kill(workspace: Path) -> None
         masks.mask(ROW)
 
 
+@pytest.mark.exhaustive
 def test_model_and_row_errors_are_raised_in_the_parent(workspace: Path) -> None:
     recipe = load(workspace / "recipes" / "tiny.toml")
     masks = MaskProcess(replace(recipe, model=replace(recipe.model, base="./missing")))

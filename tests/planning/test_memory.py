@@ -219,7 +219,8 @@ def test_constants_match_those_of_training() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("dtype", "size"), [("bfloat16", 2), pytest.param("float32", 4, marks=pytest.mark.exhaustive)])
+@pytest.mark.exhaustive
+@pytest.mark.parametrize(("dtype", "size"), [("bfloat16", 2), ("float32", 4)])
 def test_native_attention_saves_one_score_in_the_models_dtype(tmp_path: Path, dtype: str, size: int) -> None:
     """The peak of MLX's own attention in training, which is not fused, grows with the square of a row's length."""
     folder = make(tmp_path, "smollm2", dtype=dtype, num_hidden_layers=4)

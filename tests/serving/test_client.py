@@ -176,6 +176,7 @@ def test_a_killed_process_fails_its_requests(tiny: Path, workspace: Path) -> Non
     assert [type(event) for event in received] == [Ready, Failed]
 
 
+@pytest.mark.exhaustive
 def test_it_ends_and_releases_the_lease_when_its_parent_is_killed(tiny: Path, workspace: Path) -> None:
     code = (
         "import sys, time\nfrom mlxtune.serving.client import Client\nfrom mlxtune.data.rows import Message\n"

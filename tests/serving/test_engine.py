@@ -315,6 +315,7 @@ def test_tools_reach_the_template_or_are_refused(make_engine, monkeypatch) -> No
     assert '"find"' in engine.loaded.tokenizer.decode(engine._waiting[0].prompt)
 
 
+@pytest.mark.exhaustive
 def test_memory_is_flat_over_many_requests(make_engine, monkeypatch) -> None:
     monkeypatch.setattr(engines, "PROMPT_CACHE_BYTES", 200_000)
     engine = make_engine(slots=4, queue=500)

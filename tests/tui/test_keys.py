@@ -329,7 +329,7 @@ def room_of(kind: keys.Kind, binding: Binding) -> str:
     return rest.partition(".")[0] if rest else SHARED[package]
 
 
-@pytest.mark.parametrize("mode", cases(ROOMS, "data"))
+@pytest.mark.parametrize("mode", cases(ROOMS, "adapters"))
 async def test_every_key_does_something(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ran: Ran, mode: str) -> None:
     bindings = [(kind, binding) for kind in keys.binding_classes() for binding in keys.own_bindings(kind)]
     silent = [(kind, binding) for kind, binding in bindings if room_of(kind, binding) == mode]

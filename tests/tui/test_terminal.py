@@ -76,7 +76,7 @@ def test_the_terminal_is_left_as_it_was(tmp_path: Path, ending: str, code: int) 
         assert screen.restored
 
 
-@pytest.mark.parametrize("hangup_signal", [True, False])
+@pytest.mark.parametrize("hangup_signal", cases([True, False], "True"))
 def test_a_closed_terminal_ends_the_app_and_its_helpers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hangup_signal: bool
 ) -> None:
@@ -104,7 +104,7 @@ def test_the_end_of_its_input_alone_ends_the_app(tmp_path: Path) -> None:
         screen.end()
 
 
-@pytest.mark.parametrize("closed", [True, False])
+@pytest.mark.parametrize("closed", cases([True, False], "True"))
 def test_a_hangup_ends_an_app_that_cannot_exit_by_itself(tmp_path: Path, closed: bool) -> None:
     """The terminal is closed without a signal, or stays open after one."""
     (tmp_path / "work").mkdir()

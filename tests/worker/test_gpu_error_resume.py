@@ -45,6 +45,7 @@ def finish(run: Run) -> str:
     return sha256_file(run.adapter / "adapters.safetensors")
 
 
+@pytest.mark.exhaustive
 def test_a_gpu_error_costs_only_the_steps_since_the_checkpoint(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = load(workspace / "recipes" / "tiny.toml")
     expected = finish(launch.start(workspace, "train", recipe))

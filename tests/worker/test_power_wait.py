@@ -70,6 +70,7 @@ def test_a_run_waits_before_it_loads_the_model_and_between_steps(workspace: Path
     assert run.state().checkpoints[-1] == run.state().step <= step + 1
 
 
+@pytest.mark.exhaustive
 def test_a_run_that_does_not_wait_for_power_starts_on_its_battery(workspace: Path, unplugged: Path) -> None:
     run = launch.start(workspace, "train", load(workspace / "recipes" / "tiny.toml", ("training.steps=1",)))
     wait_until(lambda: run.state().ended, run)

@@ -109,6 +109,7 @@ def test_killed_run_is_crashed_and_resumes_from_its_checkpoint(workspace: Path) 
     wait_for_state(run, lambda state: state.ended)
 
 
+@pytest.mark.exhaustive
 def test_run_outlives_the_process_group_that_started_it(workspace: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from mlxtune.recipe import load; from mlxtune.runs import launch; import time\n"
