@@ -44,6 +44,7 @@ def test_prompts_are_unique_across_both_files():
     assert len({group_name(row, "") for row in rows}) == len(rows)
 
 
+@pytest.mark.slow
 def test_near_duplicates_are_rare():
     rows = (*_rows("support.jsonl"), *_rows("support-pairs.jsonl"))
     grams = []

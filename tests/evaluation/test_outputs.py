@@ -154,6 +154,7 @@ def test_repeated_prompt_is_answered_from_cache(loaded: LoadedModel, tmp_path: P
     assert again.outputs == first.outputs
 
 
+@pytest.mark.slow
 def test_any_deciding_change_invalidates_cache(loaded: LoadedModel, tmp_path: Path) -> None:
     _answer(loaded, tmp_path)
     other_reference = Conversation(PLACE, {}, (ROWS[0].messages[0], Message("assistant", "No.")))

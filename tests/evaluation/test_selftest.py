@@ -67,6 +67,7 @@ def test_wrong_planted_rates_are_named(monkeypatch):
     assert [check.wrong for check in checks.run_checks() if check.name == "known rates"] == [("json: 76, not 100",)]
 
 
+@pytest.mark.slow
 def test_incomplete_or_broken_suites_are_handled(tmp_path):
     with pytest.raises(InputError, match="has neither"):
         list(checks.run_checks(tmp_path))

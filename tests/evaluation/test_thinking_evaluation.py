@@ -68,6 +68,7 @@ def evaluate(workspace: Path) -> Callable[..., Path]:
     return call
 
 
+@pytest.mark.slow
 def test_answers_are_judged_behind_the_thoughts_and_thoughts_are_counted_apart(evaluate) -> None:
     folder = evaluate()
     result = report.load(folder)

@@ -108,6 +108,7 @@ def test_a_type_check_of_a_recomputed_layer_sees_the_layer() -> None:
     assert mx.array_equal(plain, recomputed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", cases(["llama4", "minicpm3", "gpt_bigcode", "jamba"], "minicpm3"))
 def test_architectures_that_cannot_be_batched_are_evaluated(name: str) -> None:
     assert families.measure(name).answers in ("one by one", "mlx-lm")

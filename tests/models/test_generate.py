@@ -50,6 +50,7 @@ def test_batched_tokens_equal_single_prompts(tiny: Path) -> None:
         assert {ended for _, ended in results} <= {"stop", "length"}
 
 
+@pytest.mark.slow
 def test_decoding_ahead_on_a_gpu_does_not_change_answers(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The next tokens are computed before the last ones are read. Rows end at different steps, and free buffers are released."""
     model, tokenizer = load_stock(str(tiny))
@@ -167,6 +168,7 @@ def test_batches_cover_every_tail_within_the_limits(tiny: Path, monkeypatch) -> 
     assert list(shared.batches([5, 1, 9, 3, 50], 9, max_computed=12)) == [[1, 3], [0], [2], [4]]  # 3 and 3, but not 5, 5 and 5
 
 
+@pytest.mark.slow
 def test_prefill_in_steps_and_parts_does_not_change_answers(tiny: Path, monkeypatch) -> None:
     model, tokenizer = load_stock(str(tiny))
     prompts = [[90, 91, *range(60, 60 + length)] for length in (1, 2, 9, 3, 30, 30, 4)]
@@ -189,6 +191,7 @@ def test_rounding_is_distinguished_from_wrong_logits(dtype: mx.Dtype, rounding: 
     assert prefix_cache.same_logits(logits, mx.where(noise > 3, mx.nan, logits))
 
 
+@pytest.mark.slow
 def test_a_prefix_reuses_the_previous_one(tiny: Path, monkeypatch) -> None:
     model, tokenizer = load_stock(str(tiny))
     read: list[int] = []
@@ -215,6 +218,7 @@ SCHEMA = {
 }
 
 
+@pytest.mark.slow
 def test_a_random_model_with_a_grammar_matches_the_schema(tiny: Path) -> None:
     model, tokenizer = load_stock(str(tiny))
     schema = {**SCHEMA, "x-guidance": {"whitespace_flexible": False}}

@@ -42,6 +42,7 @@ def test_no_reference_answer_is_a_loop(tiny: Path) -> None:
     assert not any(end_of(tokenizer.encode(answer)) for answer in answers)
 
 
+@pytest.mark.slow
 def test_answers_are_the_beginning_of_the_whole_answers(tiny: Path) -> None:
     """A random model loops. What it writes up to there is what it would have written anyway, and the rest is a repetition of it."""
     model, tokenizer = load_stock(str(tiny))

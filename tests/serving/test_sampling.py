@@ -19,6 +19,7 @@ def test_greedy_returns_the_best_token_and_its_margin() -> None:
     assert (second.token, second.margin) == (0, 0.0)
 
 
+@pytest.mark.slow
 def test_samples_follow_the_softmax() -> None:
     scores = np.array([0.5, 1.5, -1.0, 0.0], np.float32)
     sampling = Sampling(temperature=0.7)

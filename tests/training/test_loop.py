@@ -21,6 +21,7 @@ from mlxtune.training.memory_guard import MemoryGuard
 from mlxtune.training.resume_check import make_origin
 
 
+@pytest.mark.slow
 def test_loss_falls_and_every_step_is_reported(tiny: Path, tmp_path: Path) -> None:
     listener = Listener()
     run = make(tiny, tmp_path)
