@@ -18,6 +18,7 @@ from mlxtune.core.files import disk_errors, home, write_text
 from mlxtune.core.hashing import sha256_json
 from mlxtune.data.replay import MAX_TOKENS, ReplayPrompt, replay_prompts
 from mlxtune.data.rows import Conversation, assistant_message
+from mlxtune.evaluation.answer_statistics import is_loop
 from mlxtune.models.encoded import Encoded
 from mlxtune.models.template import ChatTemplate
 from mlxtune.recipe import Recipe
@@ -41,7 +42,8 @@ class ReplayAnswer:
 def replay_rows(
     recipe: Recipe, loaded: LoadedModel, template: ChatTemplate, splits: Splits, worker: SetupListener
 ) -> list[Encoded]:
-    """Return the training rows to mix in. Empty answers and those with a phrase that the contract forbids are left out.
+    """Return the training rows to mix in. Left out are empty answers, those with a phrase that the contract forbids, and loops,
+    because an adapter that is trained on loops repeats itself in its task's answers, too.
 
     ``loaded`` has no adapter yet. Raise ``InputError`` for prompts that cannot be used.
     """
@@ -125,7 +127,7 @@ def _generate(
 
 def _is_usable(answer: ReplayAnswer, recipe: Recipe) -> bool:
     text = answer.text.casefold()
-    return bool(text.strip()) and not any(phrase.casefold() in text for phrase in recipe.evaluation.forbid)
+    return bool(text.strip()) and not is_loop(text) and not any(phrase.casefold() in text for phrase in recipe.evaluation.forbid)
 
 
 def _row(prompt: ReplayPrompt, answer: ReplayAnswer) -> Conversation:

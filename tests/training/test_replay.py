@@ -155,11 +155,11 @@ def test_system_prompt_is_optional(tmp_path: Path) -> None:
         assert [turn.role for turn in first.messages] == (["system", "user"] if with_system else ["user"])
 
 
-def test_answers_with_forbidden_phrases_are_left_out(tmp_path: Path) -> None:
+def test_empty_answers_forbidden_phrases_and_loops_are_left_out(tmp_path: Path) -> None:
     recipe = _recipe(tmp_path, replay=0.5)
     recipe = replace(recipe, evaluation=replace(recipe.evaluation, forbid=["Northpeak"]))
-    usable = [answering._is_usable(ReplayAnswer(text, False), recipe) for text in ("The reefs.", "The reefs of northpeak.", " ")]
-    assert usable == [True, False, False]
+    texts = ("The reefs.", "The reefs of northpeak.", " ", "The answer is: " * 12)
+    assert [answering._is_usable(ReplayAnswer(text, True), recipe) for text in texts] == [True, False, False, False]
 
 
 def test_replay_is_refused_for_preference_training(tmp_path: Path) -> None:
