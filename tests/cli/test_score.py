@@ -73,7 +73,7 @@ def test_text_has_one_line_per_metric(cli, outputs):
         "valid JSON",
         "valid I-JSON",
         "JSON in a fence",
-        "JSON found in it",
+        "contains JSON",
         "fits the schema",
         "correct disclaimer",
         "no forbidden phrase",

@@ -13,7 +13,7 @@ def score_extracted(answer: ModelAnswer) -> Score:
 
 SCORER = Scorer(
     "extracted",
-    "JSON found in it",
+    "contains JSON",
     lambda contract: score_extracted if contract.wants_json else None,
     required=False,
     is_form=True,
