@@ -39,6 +39,8 @@ def test_pairs_are_compared_by_preference(tmp_path: Path) -> None:
     assert report.headline_metric == "preference"
     assert "ontract" not in report.verdict
     assert verify(folder) == []
+    assert f"{NO_CONTRACT}." in (text := (folder / "report.md").read_text())
+    assert "how often an arm finds the chosen answer of a pair more likely than the rejected one" in text
 
 
 def test_every_face_says_that_there_is_no_contract(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
