@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from textual._styles_cache import StylesCache
+from textual.actions import ActionParseResult
 from textual.app import ComposeResult
 from textual.await_complete import AwaitComplete
 from textual.containers import Vertical
+from textual.dom import DOMNode
 from textual.reactive import Reactive
 from textual.screen import Screen
 from textual.strip import Strip
@@ -30,6 +32,7 @@ from mlxtune.tui import keys
 from mlxtune.tui.key_order import OrderedKeys
 from mlxtune.tui.paths import relative_paths
 from mlxtune.tui.render.text import age
+from mlxtune.tui.rooms import ROOMS
 from mlxtune.tui.snapshot import RecipeView, RunView, Snapshot, recipe_summary
 from mlxtune.tui.status import last_checkpoint, stop_effect
 from mlxtune.tui.widgets.dialog import ChoiceDialog, ChoiceOption
@@ -39,6 +42,7 @@ if TYPE_CHECKING:
     from mlxtune.tui.session_manager import SessionManager
 
 TOAST_SECONDS = 3.0
+_BUSY = Notice("!", "$warning", "Another task is still running.", "Try again when it has finished.")
 QUIT = FooterAction("q", "quit", "app.quit", "quit; runs continue")
 
 T = TypeVar("T")
@@ -153,7 +157,7 @@ class BaseApp(OrderedKeys):
     def refuse_if_busy(self) -> bool:
         """Show a notice if the app is busy. Return whether it is."""
         if self.busy:
-            self.show_notice(Notice("!", "$warning", "Another task is still running.", "Try again when it has finished."))
+            self.show_notice(_BUSY)
         return self.busy
 
     def _show_result(self, result: object) -> None:
@@ -267,6 +271,34 @@ class BaseApp(OrderedKeys):
     def accelerator_free(self) -> bool:
         """Whether nothing is running or being started."""
         return self.snapshot is not None and self.snapshot.live is None and not self.busy
+
+    @property
+    def in_use(self) -> Notice | None:
+        """What is using the accelerator, and how to stop it."""
+        live = self.snapshot.live if self.snapshot else None
+        if live is None:
+            return _BUSY if self.busy else None
+        room = ROOMS.get({"train": "train", "search": "train", "eval": "evaluate"}.get(live.run.kind, ""))
+        stop = f"or run: mlxtune runs stop {live.title}"
+        if room:
+            key = self.shown_key(f"app.room('{room.mode}')", room.key)
+            stop = f"or stop it in {room.name} ({key}{', then h' if live.run.kind == 'search' else ''})."
+        text = f"The {registry.RUN_KINDS[live.run.kind].noun} of {live.name} is using this machine."
+        return Notice("!", "$warning", text, f"Wait for it to finish, {stop}")
+
+    async def run_action(
+        self,
+        action: str | ActionParseResult,
+        default_namespace: DOMNode | None = None,
+        namespaces: Mapping[str, DOMNode] | None = None,
+    ) -> bool:
+        """Run an action, or show why it is impossible now if the room knows that."""
+        if await super().run_action(action, default_namespace, namespaces):
+            return True
+        refusal = default_namespace.refusal(str(action)) if isinstance(default_namespace, Room) else None
+        if refusal is not None:
+            self.show_notice(refusal)
+        return refusal is not None
 
     def open_run(self, id: str) -> None:
         """Show a run in the Train room."""
@@ -385,6 +417,8 @@ class Room(Screen[None]):
     ABOUT: ClassVar[str] = ""  # the room's purpose, in a few words
     CONDITIONAL_ACTIONS: ClassVar[frozenset[str]] = frozenset()  # actions possible only while ``footer_actions`` lists them
 
+    NEED_ACCELERATOR: ClassVar[frozenset[str]] = frozenset()  # conditional actions that are impossible while it is in use
+
     focused: Reactive[Widget | None] = Reactive(None, repaint=False)  # a focused widget repaints itself, not the whole screen
 
     app: BaseApp
@@ -419,6 +453,14 @@ class Room(Screen[None]):
     def footer_actions(self) -> Sequence[FooterAction]:
         """Return the actions that are possible now, most frequently used first. Quitting is always possible."""
         return ()
+
+    def field_actions(self) -> Sequence[FooterAction]:
+        """Return the actions to show while a text field has the focus. Letters are text there."""
+        return self.footer_actions()
+
+    def refusal(self, action: str) -> Notice | None:
+        """Return why a conditional action is impossible now, which its key then shows, or ``None`` for a key without effect."""
+        return self.app.in_use if action in self.NEED_ACCELERATOR else None
 
     def draw(self, snapshot: Snapshot) -> None:
         """Show the snapshot in the sections."""
@@ -478,8 +520,9 @@ class Room(Screen[None]):
         self.refresh_bindings()
 
     def _draw_footer(self) -> None:
-        quit_ = [] if isinstance(self.focused, Input | TextArea) else [QUIT]  # q is a letter there
-        self.query_one(RoomFooter).set(self.with_user_keys([*self.footer_actions(), *quit_]))
+        in_field = isinstance(self.focused, Input | TextArea)  # in which q is a letter, too
+        actions = self.field_actions() if in_field else [*self.footer_actions(), QUIT]
+        self.query_one(RoomFooter).set(self.with_user_keys(actions))
 
     def _reset_focus(self, widget: Widget, avoiding: list[Widget] | None = None) -> None:
         """Move the focus away from a widget that is hidden or about to be removed.

@@ -90,7 +90,7 @@ class RecipeView:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Everything that the rooms draw, as of the time ``now``. Runs, evaluations, searches, and generations are newest first."""
+    """Everything that the rooms draw, as of the time ``now``. Runs of each kind are newest first."""
 
     now: float
     workspace: Path
@@ -99,6 +99,7 @@ class Snapshot:
     evals: tuple[RunView, ...] = ()
     searches: tuple[RunView, ...] = ()
     generations: tuple[RunView, ...] = ()
+    exports: tuple[RunView, ...] = ()
     verdict: VerdictView | None = None  # of the newest report
     memory: Memory | None = None
     power: PowerState = field(default_factory=PowerState)
@@ -107,8 +108,9 @@ class Snapshot:
 
     @property
     def live(self) -> RunView | None:
-        """The active run, evaluation, search, or generation, which holds the accelerator."""
-        return next((view for view in (*self.searches, *self.runs, *self.evals, *self.generations) if view.alive), None)
+        """The active run of any kind, which holds the accelerator."""
+        views = (*self.searches, *self.runs, *self.evals, *self.generations, *self.exports)
+        return next((view for view in views if view.alive), None)
 
     @property
     def startable(self) -> tuple[RecipeView, ...]:
@@ -118,7 +120,7 @@ class Snapshot:
 
     def ended_since(self, time: float) -> list[RunView]:
         """Return the runs of any kind that have ended since ``time`` (seconds since the epoch), newest first."""
-        views = (*self.runs, *self.evals, *self.searches, *self.generations)
+        views = (*self.runs, *self.evals, *self.searches, *self.generations, *self.exports)
         return sorted((view for view in views if not view.alive and view.updated > time), key=lambda view: -view.updated)
 
     def find_run(self, id: str | None) -> RunView | None:
@@ -145,8 +147,9 @@ class Watcher:
     def read(self) -> Snapshot:
         """Return the current state of the workspace. Folders that disappear during the read are omitted."""
         now = self._clock()
-        runs, evals, searches, generations = (self._read_runs(kind, now) for kind in ("train", "eval", "search", "generate"))
-        folders = {view.run.folder for view in (*runs, *evals, *searches, *generations)}
+        kinds = ("train", "eval", "search", "generate", "export")
+        runs, evals, searches, generations, exports = (self._read_runs(kind, now) for kind in kinds)
+        folders = {view.run.folder for view in (*runs, *evals, *searches, *generations, *exports)}
         self._followers = {folder: follower for folder, follower in self._followers.items() if folder in folders}
         self._views = {folder: view for folder, view in self._views.items() if folder in folders}
         verdict, best = self._read_verdicts()
@@ -159,6 +162,7 @@ class Watcher:
             evals=evals,
             searches=searches,
             generations=generations,
+            exports=exports,
             verdict=verdict,
             memory=self._memory,
             power=self._power,

@@ -12,7 +12,13 @@ from mlxtune.runs.status import STATUS_LABELS
 from mlxtune.tui.render.text import ago
 from mlxtune.tui.snapshot import RunView
 
-_RUNNING = {"train": "training", "eval": "evaluating", "search": "searching", "generate": "generating"}  # by the kind of a run
+_RUNNING = {  # by the kind of a run
+    "train": "training",
+    "eval": "evaluating",
+    "search": "searching",
+    "generate": "generating",
+    "export": "exporting",
+}
 
 
 @dataclass(frozen=True)
@@ -40,11 +46,11 @@ def headline(view: RunView, now: float, stopping: bool = False) -> Headline:
     elif state.kind in RUN_KINDS and state.kind != "train" and not view.alive:
         label = f"{RUN_KINDS[state.kind].noun} {label}"
     step, total = f"{state.step:,}", f"{state.total:,}" if state.total else ""
-    if state.kind in ("eval", "generate"):
+    if state.kind in ("eval", "generate", "export"):
         step, total = "", ""
         if state.current_arm and view.alive:
             arm, _, done, prompts = state.current_arm
-            step, total = f"{arm} {done:,}" if state.kind == "eval" else f"{done:,}", f"{prompts:,}"
+            step, total = f"{done:,}" if state.kind == "generate" else f"{arm} {done:,}", f"{prompts:,}"
     elif state.kind == "search":
         step = f"trial {state.trial}" if state.trial and view.alive else ""
     elif not state.total and not state.step:

@@ -16,6 +16,7 @@ from waiting import PATIENCE
 
 from mlxtune.runs.events import EventWriter
 from mlxtune.runs.locks import file_lock
+from mlxtune.runs.registry import RUN_KINDS
 from mlxtune.tui.app import MlxtuneApp, SnapshotTaken
 from mlxtune.tui.snapshot import Snapshot, Watcher
 
@@ -63,7 +64,7 @@ class Shop:
         pairs: bool = False,
     ) -> Path:
         """A run folder whose last event is ``age`` seconds before ``NOW``; ``alive`` holds its lock, ``pairs`` makes it DPO."""
-        folder = self.folder / {"train": "runs", "eval": "evals"}[kind] / id
+        folder = self.folder / RUN_KINDS[kind].folder / id
         folder.mkdir(parents=True)
         name = name or id.split("-", 2)[2]
         (folder / "recipe.toml").write_text(RECIPE.format(name=name))

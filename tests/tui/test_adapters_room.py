@@ -12,6 +12,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from mlxtune.adapters import library
+from mlxtune.tui.next_step import next_step
 from mlxtune.tui.rooms.adapters.service import AdapterView
 
 from .conftest import OpenRoom
@@ -202,6 +203,20 @@ async def test_an_export_asks_first_and_starts_the_worker(
         await room.answer("llama3.2:3b")
         await room.until(lambda: bool(started))
         assert started.pop() == ("adapters/tone", "gguf-lora", "f16", "ollama", "llama3.2:3b")
+
+
+async def test_a_running_export_is_in_the_header_and_keeps_another_from_starting(stocked: Shop, open_room: OpenRoom) -> None:
+    folder = stocked.run("20261124-1700-tone", kind="export", name="tone", alive=True)
+    started = {"kind": "export", "name": "tone", "base": "smollm2-135m", "pid": 1, "host": "mac"}
+    stocked.tell(folder, [("run.started", started), ("arm.progress", {"arm": "tuned", "done": 3, "total": 8})])
+    assert next_step(stocked.snapshot()).why.startswith("tuned answers 3 of 8 held-out rows.")
+    async with open_room("adapters") as room:
+        await move_to(room, "tone")
+        assert "● exporting tuned 3/8" in room.text("#top")
+        assert "export" not in room.actions
+        await room.press("f")
+        await room.until_notice("! The export of tone is using this machine.")
+        assert room.notice.endswith("or run: mlxtune runs stop 20261124-1700-tone")
 
 
 async def test_an_adapter_alone_is_copied_without_a_worker(stocked: Shop, open_room: OpenRoom) -> None:

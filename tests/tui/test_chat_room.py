@@ -119,6 +119,23 @@ async def test_a_question_is_answered_and_the_process_ends_with_the_app(
     assert client.closed
 
 
+async def test_a_question_typed_while_the_model_loads_is_sent_at_once(
+    shop: Shop, clients: list[FakeClient], open_room: OpenRoom
+) -> None:
+    shop.recipe()
+    async with open_room("chat") as room:
+        await room.until(lambda: "No model loaded." in intro(room))
+        await room.press_quickly("enter", *"be", "enter")
+        await room.until(lambda: bool(clients) and [question for question, *_ in clients[0].questions] == ["be"])
+        assert chat(room).state == "loading"
+        assert room.text("#foot").split("F1")[0].split() == ["enter", "send", "esc", "leave"], "the keys that act in the field"
+        clients[0].send(READY)
+        clients[0].finish(0, "On its way.")
+        await room.until(lambda: "On its way." in transcript(room))
+        await room.press("escape")
+        await room.until(lambda: "i write" in room.text("#foot"))
+
+
 async def test_adapters_are_switched_and_base_and_adapter_answer_side_by_side(
     shop: Shop, clients: list[FakeClient], open_room: OpenRoom
 ) -> None:

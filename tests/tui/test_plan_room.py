@@ -268,7 +268,11 @@ async def test_while_a_run_is_active_nothing_starts(loaded: Shop, open_room: Ope
     async with open_room("plan") as room:
         await planned(room)
         assert not {"train", "probe"} & set(room.actions)
-        await room.press("t", "b")
+        for key in "tb":
+            await room.press(key)
+            await room.until_notice("! The run of support-json is using this machine.")
+            assert room.notice.endswith("or stop it in Train (T).")
+            await room.press("escape")
         assert room.mode == "plan"
 
 
@@ -366,6 +370,8 @@ async def test_a_slow_computation_is_named_after_a_moment(shop: Shop, open_room:
     async with open_room("plan") as room:
         await planned(room, "● measuring the rows")
         assert "max_tokens" in room.text("#plan-keys"), "the form is there at once"
+        await room.press("t")
+        await room.until_notice("! The plan is not ready: measuring the rows.")
         gate.set()
         await planned(room)
         assert "measuring the rows" not in verdict(room)

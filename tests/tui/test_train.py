@@ -16,6 +16,7 @@ from mlxtune.tui.widgets.page import PageScreen
 
 from .conftest import OpenRoom
 from .driver import NARROW, RoomDriver, drive
+from .evaluated import evaluating
 from .stage import NOW, Shop, loss
 
 pytestmark = pytest.mark.slow
@@ -254,6 +255,18 @@ async def test_the_empty_room_has_one_key(shop: Shop, open_room: OpenRoom) -> No
         await room.press(*"srzgl", "left_square_bracket", "right_square_bracket")
         assert room.mode == "train"
         assert "No runs yet." in room.text("#invite")
+
+
+async def test_the_empty_room_says_what_keeps_a_run_from_starting(shop: Shop, open_room: OpenRoom) -> None:
+    shop.recipe()
+    evaluating(shop)
+    async with open_room("train") as room:
+        assert "The evaluation of support-json is using this machine." in room.text("#invite")
+        assert "or stop it in Evaluate (E)." in room.text("#invite")
+        await room.press("n")
+        await room.until_notice("! The evaluation of support-json is using this machine.")
+        await room.press("P")
+        await room.until(lambda: room.mode == "plan")
 
 
 async def test_brackets_and_arrows_show_older_and_newer_runs(loaded: Shop, open_room: OpenRoom) -> None:

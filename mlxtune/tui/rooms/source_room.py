@@ -36,6 +36,7 @@ class SourceRoom(Room):
 
     RECIPE_KEY: ClassVar[str]
     MAP_KEY: ClassVar[str] = ""  # the key that maps columns, if the room has one
+    NEED_ACCELERATOR = frozenset({"generate"})
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("colon", "transform", "change many rows", id="source.transform"),
         Binding("w", "generate", "let a teacher write rows", id="source.generate"),

@@ -166,11 +166,9 @@ def _header(snapshot: Snapshot | None, width: int, stopping: frozenset[str]) -> 
     left: list[Part] = [("  mlxtune", "bold $primary")]
     right: list[Part] = []
     if snapshot is not None:
-        view = snapshot.live or max(
-            (*snapshot.runs[:1], *snapshot.evals[:1], *snapshot.searches[:1], *snapshot.generations[:1]),
-            key=lambda view: view.updated,
-            default=None,
-        )
+        kinds = (snapshot.runs, snapshot.evals, snapshot.searches, snapshot.generations, snapshot.exports)
+        newest = max((views[0] for views in kinds if views), key=lambda view: view.updated, default=None)
+        view = snapshot.live or newest
         name = one_line(snapshot.workspace.resolve().name, 40)
         left += [f"  {name}"] if name else []
         recipe = next((item.recipe for item in snapshot.recipes if item.recipe), None)

@@ -37,6 +37,7 @@ class AdaptersRoom(Room):
     ABOUT = "the adapters in this workspace and their evaluations"
     CSS_PATH = "style.tcss"
     CONDITIONAL_ACTIONS = frozenset({"use", "compare", "rename", "tag", "export", "remove", "undo", "detail"})
+    NEED_ACCELERATOR = frozenset({"export"})
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("a", "use", "chat with it", id="adapters.use"),
         Binding("c", "compare", "compare", id="adapters.compare"),
@@ -137,8 +138,8 @@ class AdaptersRoom(Room):
                 actions.append(FooterAction("d", "details", "detail", "verdict, lineage and facts"))
             if sum(not other.problem for other in self._adapters) > 1:
                 actions.append(FooterAction("c", "compare", "compare", "compare it with another adapter"))
-            if self.app.snapshot and self.app.snapshot.live is None and not self.app.busy:
-                actions.append(FooterAction("f", "fuse", "export", "fuse it into its base, or export it for other programs"))
+            if self.app.accelerator_free:
+                actions.append(FooterAction("f", "export", "export", "fuse it into its base, or export it for other programs"))
         if adapter:
             actions.append(FooterAction("x", "remove", "remove", "remove it; u restores it"))
         if self._library and self._library.removed:

@@ -32,6 +32,7 @@ class AdviceRoom(Room):
     ABOUT = "whether to fine-tune at all, based on your answers and measurements"
     CSS_PATH = "style.tcss"
     CONDITIONAL_ACTIONS = frozenset({"measure", "reasons", "other"})
+    NEED_ACCELERATOR = frozenset({"measure"})
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("space", "choose", "choose", id="advice.choose"),
         Binding("m", "measure", "measure", id="advice.measure"),
@@ -114,7 +115,7 @@ class AdviceRoom(Room):
             actions.append(FooterAction("w", "why", "reasons", "the full advice: reasons, contradictions, what would change it"))
         actions.append(FooterAction("t", "table", "table", "RAG or fine-tuning: nine questions"))
         snapshot, view = self.app.snapshot, self.app.recipe
-        if view and view.recipe and snapshot and snapshot.live is None and not self.app.busy:
+        if view and view.recipe and self.app.accelerator_free:
             help = "measure the base, your prompt and a few examples on 30 held-out rows"
             actions.append(FooterAction("m", "measure", "measure", help))
         if snapshot and len(snapshot.recipes) > 1:

@@ -60,7 +60,8 @@ def transcript(chat: ChatService, width: int) -> list[Content]:
         side_by_side = len(exchange.replies) > 1 and width >= MIN_SIDE_BY_SIDE_WIDTH
         rows += [*(_side_by_side(exchange, width) if side_by_side else _stacked(exchange, width)), Content("")]
     if not chat.exchanges:
-        rows.append(line(("  Ask a question.", "$muted")))
+        wait = " It is answered as soon as the model is loaded." if chat.state == "loading" else ""
+        rows.append(fold(f"Ask a question.{wait}", width))
     return rows
 
 

@@ -58,7 +58,7 @@ class ChatRoom(Room):
         self._chat: ChatService | None = None
         self._with_base = False
         self._redrawing = False
-        self._focus_when_ready = False
+        self._focus_field = False  # once the model is being loaded
         self._loaded_key: str | None = None  # the key passed to the last load, until the adapter is switched
         self._default: AdapterOption | None = None  # the adapter that enter loads; None until it is known
         self._default_inputs: object = None  # the facts that the default was computed from
@@ -100,7 +100,7 @@ class ChatRoom(Room):
             self._update_default(snapshot)
         empty = unloaded and not chat.exchanges
         self.set_class(empty, "-empty")
-        self.query_one("#chat-field").display = chat.state == "ready"
+        self.query_one("#chat-field").display = not unloaded
         if empty:
             error, live, default, base = chat.error, snapshot.live, self._default, base_name(self._base)
             panel = self.query_one("#chat-invite-picture", Panel)
@@ -138,8 +138,8 @@ class ChatRoom(Room):
     def _redraw(self) -> None:
         self._redrawing = False
         self.redraw()
-        if self._focus_when_ready and self.chat.state == "ready" and self.is_current:
-            self._focus_when_ready = False
+        if self._focus_field and self.chat.state in ("loading", "ready") and self.is_current:
+            self._focus_field = False
             self.action_write()
 
     def on_screen_resume(self) -> None:
@@ -160,13 +160,11 @@ class ChatRoom(Room):
             if self._default.key:
                 actions.append(FooterAction("o", "base", "load_base", "load the base alone"))
             return actions
-        if chat.state == "loading":
-            return [unload]
         actions = [FooterAction("x", "stop", "cancel", "stop the answer")] if chat.streaming else []
-        actions += [
-            FooterAction("i", "write", "write", "go to the input field; esc leaves it"),
-            FooterAction("s", "switch", "switch", "answer with another adapter, or with the base"),
-        ]
+        actions.append(FooterAction("i", "write", "write", "go to the input field; esc leaves it"))
+        if chat.state == "loading":
+            return [*actions, unload]
+        actions.append(FooterAction("s", "switch", "switch", "answer with another adapter, or with the base"))
         if chat.adapter:
             word = "alone" if self._with_base else "both"
             actions.append(FooterAction("b", word, "both", "also ask the base, side by side"))
@@ -179,6 +177,9 @@ class ChatRoom(Room):
         if chat.exchanges and not chat.streaming:
             actions.append(FooterAction("n", "new", "reset", "start a new conversation"))
         return [*actions, unload]
+
+    def field_actions(self) -> Sequence[FooterAction]:
+        return [FooterAction("enter", "send", "focused.submit"), FooterAction("esc", "leave", "leave")]
 
     def action_load(self) -> None:
         self._confirm_load(self.app.adapter or (self._default.key if self._default else ""))
@@ -202,7 +203,7 @@ class ChatRoom(Room):
     def _load(self, key: str, *, share_accelerator: bool) -> None:
         view, workspace, base = self.app.recipe, self.app.workspace, self._base
         folder = view.recipe.folder if view and view.recipe else workspace
-        self._focus_when_ready = True
+        self._focus_field = True
 
         def job() -> None:
             self.chat.start(*service.resolve(workspace, key, base, folder), share_accelerator=share_accelerator)
@@ -211,7 +212,7 @@ class ChatRoom(Room):
             self._loaded_key = key
             self._redraw()
 
-        self.run_job(job, loading)
+        self.app.run_job(job, loading, busy="", holds_keys=True)
 
     def action_write(self) -> None:
         self.set_focus(self.query_one("#chat-field", Input))
@@ -225,7 +226,7 @@ class ChatRoom(Room):
     def on_input_submitted(self, event: Input.Submitted) -> None:
         event.stop()
         question = event.value.strip()
-        if question and self.chat.state == "ready" and not self.chat.streaming:
+        if question and self.chat.state in ("loading", "ready") and not self.chat.streaming:
             event.input.value = ""
             self.query_one("#chat-transcript", ScrollPanel).action_edge(True)
             self.chat.ask(question, with_base=self._with_base)

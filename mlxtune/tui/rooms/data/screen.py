@@ -356,6 +356,9 @@ class DataRoom(SourceRoom):
         ]
         return [*(action for possible, action in actions if possible), *self.source_actions()]
 
+    def field_actions(self) -> Sequence[FooterAction]:
+        return [FooterAction("enter", "rows", "leave"), FooterAction("esc", "leave", "leave")]
+
     def source_actions(self) -> list[FooterAction]:
         session = self.sessions.session
         own = [

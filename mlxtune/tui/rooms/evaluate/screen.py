@@ -53,6 +53,7 @@ class EvaluateRoom(Room):
     CONDITIONAL_ACTIONS = frozenset(
         {"metric", "kinds", "versus", "review", "compare", "other", "evaluate", "html", "off_task", "stop", "generate"}
     )
+    NEED_ACCELERATOR = frozenset({"evaluate", "generate"})
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("enter", "enter", "open", id="evaluate.enter"),
         Binding("m", "metric", "next metric", id="evaluate.metric"),
@@ -461,6 +462,7 @@ class EvaluateRoom(Room):
         """Ask for a run or a recipe, then for the arms; then start."""
         snapshot = self.app.snapshot
         if snapshot is None or not self.app.can_start:
+            self.app.show_notice(self.app.in_use)
             return
         runs = [view for view in snapshot.runs if has_adapter(view.run)][:MAX_RUNS]
         subjects: list[tuple[Run | None, Path]] = [(view.run, view.run.folder / "recipe.toml") for view in runs]

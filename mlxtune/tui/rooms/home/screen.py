@@ -46,6 +46,7 @@ class HomeRoom(Room):
     CSS_PATH = "style.tcss"
     ABOUT = "the workspace, and what to do next"
     CONDITIONAL_ACTIONS = frozenset({"new"})
+    NEED_ACCELERATOR = CONDITIONAL_ACTIONS
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("n", "new", "new run", id="home.new"),
         Binding("o", "open_file", "open a file", id="home.open"),
@@ -129,7 +130,9 @@ class HomeRoom(Room):
             self.focused.action_choose()
         elif self.app.snapshot:
             action = next_step(self.app.snapshot).action
-            if action and (action != "screen.new" or self.app.can_start):
+            if action == "screen.new" and not self.app.can_start:
+                self.app.show_notice(self.app.in_use)
+            elif action:
                 await self.run_action(action)
 
     def action_samples(self) -> None:

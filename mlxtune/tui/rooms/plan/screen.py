@@ -76,6 +76,7 @@ class PlanRoom(Room):
     CSS_PATH = "style.tcss"
     ABOUT = "a recipe and its cost; edit it until it fits"
     CONDITIONAL_ACTIONS = frozenset({"train", "probe", "fit", "undo", "default", "other", "memory", "fetch_base"})
+    NEED_ACCELERATOR = frozenset({"train", "probe", "fetch_base"})
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("t", "train", "train", id="plan.train"),
         Binding("b", "probe", "probe", id="plan.probe"),
@@ -276,6 +277,11 @@ class PlanRoom(Room):
 
     # Actions
 
+    def refusal(self, action: str) -> Notice | None:
+        if action in ("train", "probe") and self._progress:
+            return Notice("!", "$warning", f"The plan is not ready: {self._progress[0]}.", "Try again in a moment.")
+        return super().refusal(action)
+
     def footer_actions(self) -> Sequence[FooterAction]:
         form, item, snapshot = self._form, self._key, self.app.snapshot
         several = snapshot is not None and len(snapshot.recipes) > 1
@@ -303,6 +309,9 @@ class PlanRoom(Room):
             ),
         ]
         return [*(action for condition, action in possible if condition), *other]
+
+    def field_actions(self) -> Sequence[FooterAction]:
+        return [FooterAction("enter", "save", "focused.submit"), FooterAction("esc", "cancel", "focused.leave")]
 
     def on_list_panel_moved(self, event: ListPanel.Moved) -> None:
         event.stop()

@@ -15,19 +15,23 @@ from mlxtune.tui.render.bars import bar, memory_style, spark
 from mlxtune.tui.render.text import Part, cell, fold, gigabytes, key, line, lines, wrap
 from mlxtune.tui.snapshot import RunView, Snapshot, recipe_summary
 from mlxtune.tui.status import can_resume, last_checkpoint, nan_step, time_left
+from mlxtune.tui.widgets.frame import Notice
 
 _SAMPLE_ROWS = 7  # maximum rows per answer next to the chart
 _LOG_INDENT = 15  # cells before the text: gutter, clock time, glyph
 
 
-def empty_room(snapshot: Snapshot, can_start: bool, width: int) -> Content:
+def empty_room(snapshot: Snapshot, in_use: Notice | None, width: int) -> Content:
     """Return the content of the room before the first run."""
     recipes = [view.recipe for view in snapshot.recipes if view.recipe]
     about = "A run trains an adapter on the rows of a recipe. Its loss, its log and its checkpoints are saved in runs/."
     rows = [fold("No runs yet.", width, style="bold"), fold(about, width), Content("")]
     if not recipes:
         rows.append(line("  ", key("H", "open Home to create a sample workspace", "app.room('home')")))
-    elif can_start:
+    elif in_use:
+        rows.append(fold(f"{in_use.text} {in_use.hint}", width, style="$warning"))
+        rows.append(line("  ", key("P", "plan the next run meanwhile", "app.room('plan')")).truncate(max(width, 0)))
+    else:
         several = len(snapshot.recipes) > 1
         start = key("n", "choose a recipe" if several else f"train {recipes[0].name}", "screen.new")
         summary = "" if several else f"   {recipe_summary(recipes[0])}"

@@ -49,6 +49,7 @@ class TrainRoom(Room):
     CONDITIONAL_ACTIONS = frozenset(
         {"stop", "resume", "new", "compare", "measure", "zoom", "samples", "log_page", "older", "newer", "searches"}
     )
+    NEED_ACCELERATOR = frozenset({"resume", "new"})
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("s", "stop", "stop", id="train.stop"),
         Binding("r", "resume", "resume", id="train.resume"),
@@ -99,8 +100,8 @@ class TrainRoom(Room):
         self.set_class(view is None, "-empty")
         self.set_class(view is not None and not view.state.steps, "-bare")
         if view is None:
-            can_start = self.app.can_start
-            self.query_one("#invite", Panel).update(lambda width, _height: render.empty_room(snapshot, can_start, width))
+            in_use = self.app.in_use
+            self.query_one("#invite", Panel).update(lambda width, _height: render.empty_room(snapshot, in_use, width))
             return
         state, free = view.state, self.app.accelerator_free
         self.query_one("#stats", Panel).update(
