@@ -68,7 +68,7 @@ def parent(tmp_path_factory: pytest.TempPathFactory, tiny: Path) -> tuple[Path, 
     folder = tmp_path_factory.mktemp("work")
     (folder / "recipes").mkdir()
     write_chat(folder / "chat.jsonl", 40)
-    write_pairs(folder / "pairs.jsonl", 150)
+    write_pairs(folder / "pairs.jsonl", 90)
     shutil.copytree(tiny, folder / "tiny")
     (folder / "recipes" / "tiny.toml").write_text(
         'name = "tiny"\n[model]\nbase = "../tiny"\n[data]\nsource = "../chat.jsonl"\nmax_tokens = 256\n[adapter]\nrank = 4\nalpha = 8\n'
