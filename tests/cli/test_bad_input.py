@@ -152,6 +152,7 @@ def test_bad_input_is_reported_once(cli, monkeypatch, command, words):
     assert len(result.err.strip().splitlines()) <= 3
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("files")
 def test_bad_input_creates_no_files(cli, cwd):
     before = sorted(cwd.iterdir())

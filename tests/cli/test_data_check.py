@@ -130,6 +130,7 @@ def test_also_adds_fixes(cli, cwd) -> None:
         assert cli("data", "check", "dirty.jsonl", *wrong).code == 2
 
 
+@pytest.mark.slow
 def test_stats_show_counts_lengths_and_tags(cli) -> None:
     source = str(SAMPLES / "support.jsonl")
     report = json.loads(cli("data", "stats", source, "--json").out)
@@ -146,6 +147,7 @@ def test_a_missing_file_is_bad_input(cli) -> None:
         assert (result.code, result.out) == (2, "")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("workers_in_process")
 def test_every_required_metric_of_the_contract_is_reported(cli, recipe) -> None:
     text = recipe.read_text()
@@ -227,6 +229,7 @@ def test_the_last_command_keeps_the_format(cli, tmp_path: Path) -> None:
     assert cli(*line.split()[2:]).code == 0
 
 
+@pytest.mark.slow
 def test_after_a_fix_a_recipe_is_trained_on_the_fixed_copy(cli, tmp_path: Path) -> None:
     secret = {"prompt": "My key is AIza" + "SyA1b2C3d4E5f6G7h8I9j0K1l2M3n4O5p6Q", "completion": "Revoke it."}
     (tmp_path / "rows.jsonl").write_text(json.dumps(secret) + "\n")
@@ -252,6 +255,7 @@ def test_the_last_command_for_a_recipe_keeps_the_format(cli, tmp_path: Path) -> 
     assert {row.format for row in read_source(recipe.source, recipe.data.format).rows} == {"text"}
 
 
+@pytest.mark.slow
 def test_init_from_writes_a_recipe_that_can_be_checked(cli, tmp_path: Path) -> None:
     shown = cli("init", str(tmp_path), "--from", str(SAMPLES / "reviews.jsonl"))
     assert shown.code == 0

@@ -34,6 +34,7 @@ def dataset(hub_server) -> dict[str, bytes]:
     return shop
 
 
+@pytest.mark.slow
 def test_a_hub_dataset_is_imported_with_its_shards_in_order(cli, cwd, dataset):
     arguments = ("data", "import", "owner/shop", "--out", "shop.jsonl", "--map", "prompt=question,completion=reply")
     result = cli(*arguments)
@@ -64,6 +65,7 @@ def test_wrong_files_and_damaged_downloads_are_reported(cli, cwd, dataset):
     assert not (cwd / "a.jsonl").exists()
 
 
+@pytest.mark.slow
 def test_init_and_recipes_name_the_import(cli, cwd):
     (cwd / "rows.parquet").write_bytes(table([{"prompt": "q", "completion": "a"}]))
     for arguments in (("init", "--from", "rows.parquet"), ("data", "check", "rows.parquet")):

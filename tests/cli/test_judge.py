@@ -42,6 +42,7 @@ def judge(cli, stub, folder, rubric):
     return call
 
 
+@pytest.mark.slow
 def test_a_judge_compares_two_arms(judge, folder):
     result = judge()
     assert result.code == 0, result.err
@@ -52,6 +53,7 @@ def test_a_judge_compares_two_arms(judge, folder):
     assert report["comparisons"][0]["paired"] == {"both": 0, "broken": 0, "fixed": 16, "neither": 0}
 
 
+@pytest.mark.slow
 def test_default_questions_have_a_scale(cli, stub, folder):
     result = cli("judge", ID, "--model", "judge-1", "--url", stub.url, "--n", "6", "--json")
     assert result.code == 0, result.err
@@ -61,6 +63,7 @@ def test_default_questions_have_a_scale(cli, stub, folder):
     assert document["facts"]["rows"] == 6
 
 
+@pytest.mark.slow
 def test_an_unreliable_judge_exits_1_with_the_reason(judge, stub):
     stub.behavior = gullible
     result = judge()
@@ -137,6 +140,7 @@ def test_no_rows_are_sent_without_consent(cli, folder, monkeypatch, rubric):
     assert len(requests) == count
 
 
+@pytest.mark.slow
 def test_the_cost_cap_stops_it_and_it_resumes_later(judge, stub):
     result = judge("--price-in", "10", "--price-out", "10", "--cap", "0.04")
     assert result.code == 3
@@ -171,6 +175,7 @@ def _all_text(folder: Path) -> str:
     return "".join(path.read_text(errors="replace") for path in folder.rglob("*") if path.is_file())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [200, 401, 500, "drop", "garbage"])
 def test_the_key_is_in_no_artifact(judge, stub, cwd, monkeypatch, step):
     monkeypatch.setenv("MLXTUNE_JUDGE_KEY", CANARY)
@@ -201,6 +206,7 @@ def test_the_key_is_in_no_traceback(stub, folder, cwd, rubric):
     assert CANARY not in process.stdout + process.stderr + _all_text(cwd)
 
 
+@pytest.mark.slow
 def test_escape_sequences_in_replies_do_not_reach_the_terminal(judge, stub):
     stub.behavior = lambda material, question: {**honest(material, question), "evidence": "\x1b]0;owned\x07"}
     result = judge()

@@ -20,6 +20,7 @@ def machine_with_32_gb(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(models, "this_machine", lambda: mac_with(32))
 
 
+@pytest.mark.slow
 def test_every_model_is_listed_with_its_license_and_whether_it_trains(cli, monkeypatch) -> None:
     monkeypatch.setattr(models, "is_local", lambda id: id == "smollm2-135m")
     result = cli("models")

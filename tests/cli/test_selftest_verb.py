@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from mlxtune.evaluation.scorers import PASS
 from mlxtune.evaluation.selftest import checks
 
@@ -19,6 +21,7 @@ def test_json_is_one_document(cli):
     assert all(check["holds"] and check["right"] == check["total"] for check in document["checks"])
 
 
+@pytest.mark.slow
 def test_a_wrong_scorer_exits_1_and_lists_the_cases(cli, monkeypatch):
     monkeypatch.setattr(checks, "score_fenced", lambda answer: PASS)
     result = cli("selftest")

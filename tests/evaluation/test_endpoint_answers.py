@@ -53,6 +53,7 @@ def _ask(stub: JudgeStub, cache: Path, cap: float = 0.0, max_tokens: int = 40, r
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_rows_are_asked_like_the_base_and_answers_cached(stub: JudgeStub, waits: list[float], tmp_path: Path) -> None:
     answers, spent = _ask(stub, tmp_path)
     assert [(out.id, out.output, out.ended, out.answer_tokens) for out in answers.outputs] == [

@@ -164,6 +164,7 @@ def test_every_entry_can_be_trained_and_names_a_tested_template() -> None:
             assert base.thinking == "none" or templates[base.template].thinking
 
 
+@pytest.mark.slow
 def test_fit_improves_with_memory_and_worsens_with_size() -> None:
     order = {"refuse": 0, "warn": 1, "go": 2}
     for base in BASES.values():

@@ -67,6 +67,7 @@ def test_decoding_ahead_on_a_gpu_does_not_change_answers(tiny: Path, monkeypatch
     assert cleared
 
 
+@pytest.mark.slow
 def test_lanes_of_a_batch_decode_to_the_same_answers(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On several cores, a batch is decoded in lanes, which end at different steps. A grammar follows the rows of each lane."""
     model, tokenizer = load_stock(str(tiny))

@@ -23,6 +23,7 @@ def _tokens(seeds: list[int], steps: int) -> list[list[int]]:
     return np.array([np.array(sampler(logits, range(len(seeds)))) for _ in range(steps)]).T.tolist()
 
 
+@pytest.mark.slow
 def test_samples_follow_the_distribution_and_the_seed() -> None:
     first, second, other, greedy = _tokens([3, 3, 4, 0], 2000)
     assert first == second != other

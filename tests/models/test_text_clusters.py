@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import pytest
 from tiny_model import make_tiny
 
 from mlxtune.data.groups import CLUSTER, OUTLIERS
@@ -49,6 +50,7 @@ def test_groups_of_a_result():
     assert [(group.kind, group.rows, group.label) for group in groups] == [(OUTLIERS, (8,), ""), (CLUSTER, (3, 5), "lamp")]
 
 
+@pytest.mark.slow
 def test_the_worker_clusters_a_source_and_stores_the_result(tmp_path, monkeypatch):
     monkeypatch.setenv("MLXTUNE_HOME", str(tmp_path / "home"))
     make_tiny(tmp_path / "tiny")

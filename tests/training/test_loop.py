@@ -84,6 +84,7 @@ def test_optimizations_resume_bit_identically_in_second_epoch(tiny: Path, tmp_pa
     assert_resumes(tiny, tmp_path, replace(SECTION, epochs=2), ways, at=4)
 
 
+@pytest.mark.slow
 def test_compiled_path_matches_plain_path_and_resumes(tmp_path: Path) -> None:
     """This is the GPU path: both halves of a step are compiled, here in bf16 with 4-bit weights."""
     model = make_tiny(tmp_path / "model", bits=4)
@@ -101,6 +102,7 @@ def test_compiled_path_matches_plain_path_and_resumes(tmp_path: Path) -> None:
     assert_same(weights(whole), weights(again))
 
 
+@pytest.mark.slow
 def test_coverage_matches_data_and_survives_resume(tiny: Path, tmp_path: Path) -> None:
     whole = make(tiny, tmp_path / "whole", replace(SECTION, epochs=2))
     whole.run(Listener())
@@ -156,7 +158,8 @@ def test_another_base_or_setting_is_refused_on_resume(tiny: Path, tmp_path: Path
     assert "start a new run" in refused.value.hint
 
 
-@pytest.mark.parametrize("at", [5, 9])
+@pytest.mark.slow
+@pytest.mark.parametrize("at", [5, pytest.param(9, marks=pytest.mark.exhaustive)])
 def test_validation_interrupted_by_stop_runs_on_resume(tiny: Path, tmp_path: Path, at: int) -> None:
     section = replace(SECTION, epochs=2 if at < 9 else 3)
     listener, again = Listener(), Listener()
@@ -171,6 +174,7 @@ def test_validation_interrupted_by_stop_runs_on_resume(tiny: Path, tmp_path: Pat
     assert_same(weights(whole), weights(second))
 
 
+@pytest.mark.slow
 def test_baseline_passes_survive_resume(tiny: Path, tmp_path: Path) -> None:
     first = make(tiny, tmp_path)
     first.sample = lambda step: first.baseline_passes.extend([True, False]) or ""
@@ -201,6 +205,7 @@ def test_best_checkpoint_becomes_adapter(tiny: Path, tmp_path: Path, script: dic
     assert_same(weights(run), best)
 
 
+@pytest.mark.slow
 def test_improvement_is_saved_at_once(tiny: Path, tmp_path: Path, script: dict[int, float]) -> None:
     script |= {2: 4.0, 5: 3.0}
     listener = Listener()
@@ -228,6 +233,7 @@ def test_early_stopped_run_does_not_continue_on_resume(tiny: Path, tmp_path: Pat
     assert_same(weights(whole), weights(again))
 
 
+@pytest.mark.slow
 def test_damaged_best_checkpoint_falls_back_to_last_weights_with_warning(
     tiny: Path, tmp_path: Path, script: dict[int, float]
 ) -> None:
@@ -258,6 +264,7 @@ def test_non_finite_loss_stops_and_names_rows(tiny: Path, tmp_path: Path) -> Non
     assert not listener.of("checkpoint")
 
 
+@pytest.mark.slow
 def test_divergence_stops_with_rows_and_last_good_checkpoint(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Gradient ascent until the loss is a third above that of the first steps."""
     downhill = optimizer.set_rate
@@ -285,6 +292,7 @@ def test_low_memory_stops_at_checkpoint_with_advice(tiny: Path, tmp_path: Path) 
     assert saved.step == 1
 
 
+@pytest.mark.slow
 def test_full_disk_is_reported_and_keeps_earlier_checkpoint(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = make(tiny, tmp_path)
     real, calls = checkpoint.write_bytes, 0
