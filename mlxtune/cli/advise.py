@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import textwrap
 from dataclasses import asdict
@@ -95,7 +96,10 @@ def _print_advice(advice: Advice, known: AdviceEvidence) -> None:
     for text in known.passed:
         _paragraph(text, ("○ ", "muted"), "muted")
     show("")
-    _paragraph(advice.next, ("Next  ", "bold primary"))
+    prose, *commands = re.split(r"(?:(?<=: )|, then )(?=mlxtune )", advice.next)
+    _paragraph(prose, ("Next  ", "bold primary"))
+    for command in commands:
+        show(" " * 8, (command, "primary"))
 
 
 def _evidence(recipe: Recipe | None, path: Path | None) -> AdviceEvidence:

@@ -157,7 +157,9 @@ def _next_command(source: Path, report: CheckReport, section: DataSection, fixed
     format = f" --format {section.format}" if section.format != "auto" and not is_recipe else ""
     if fixed and is_recipe:
         copy = shlex.quote(os.path.relpath(fixed.out, source.parent))
-        return f"mlxtune train {quoted} --set data.source={copy}" if not fixed.by_hand else ""
+        settings = [f"data.source={copy}", *(["data.map={}"] if section.map else [])]  # the copy is in mlxtune's own format
+        settings += ["data.format=auto"] if section.format != "auto" else []
+        return f"mlxtune train {quoted} {' '.join(f'--set {one}' for one in settings)}" if not fixed.by_hand else ""
     if fixed:
         return f"mlxtune init --from {shlex.quote(str(fixed.out))}"
     blocks = {finding.check for finding in report.findings if finding.severity == "block"}

@@ -127,9 +127,13 @@ def _trained(recipe: Recipe) -> Run:
     with progress_bar("looking for the model") as update:
         run = start_training(Path.cwd(), recipe, progress=update)
     info(("  ", ""), f"{run.id}   ", ("press Ctrl-C to detach; the run continues", "muted"))
-    code = follow(run)
-    if code or run.state().phase != "finished":
-        info("When it has finished, run the same command again.")
+    code = 0
+    try:
+        code = follow(run)
+    finally:
+        if code or run.state().phase != "finished":
+            info("When it has finished, run the same command again.")
+    if code:
         raise typer.Exit(code)
     return run
 

@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable
 from json import dumps
 
+import typer
+
 from mlxtune.cli.output import Cell, info, print_error, progress_bar
 from mlxtune.core.errors import Interrupted, MlxtuneError
 from mlxtune.core.text import duration, plural
@@ -19,7 +21,9 @@ PROGRESS_SECONDS = 10.0  # between two lines about the progress of one phase
 
 
 def follow(run: Run, *, json: bool = False, on_state: Callable[[RunState], None] | None = None) -> int:
-    """Print all events of ``run`` and return the run's exit code. Raise ``MachineError`` if its worker has died.
+    """Print all events of ``run`` and return the run's exit code.
+
+    Raise ``MachineError`` if its worker has died, and ``typer.Exit`` if the user detaches with Ctrl-C.
 
     With ``json``, each event is a line on stdout. With ``on_state``, the caller shows the progress and only warnings are printed.
     """
@@ -41,10 +45,8 @@ def follow(run: Run, *, json: bool = False, on_state: Callable[[RunState], None]
             if on_state:
                 on_state(state)
     except KeyboardInterrupt:
-        info("")
-        attach, stop = (f"mlxtune runs attach {run.id}", "primary"), (f"mlxtune runs stop {run.id}", "primary")
-        info(("■ ", "muted"), f"Detached from {run.id}; it continues.   ", attach, "  ", stop)
-        return 0
+        print_detached(run)
+        raise typer.Exit(0) from None
     try:
         require_finished(state)
     except Interrupted as error:
@@ -53,6 +55,14 @@ def follow(run: Run, *, json: bool = False, on_state: Callable[[RunState], None]
         print_error(error)
         return error.exit_code
     return 0
+
+
+def print_detached(run: Run) -> None:
+    """Say that ``run`` continues without this process, and how to return to it."""
+    info("")
+    info(("■ ", "muted"), f"Detached from {run.id}; it continues.")
+    for verb in ("attach", "stop"):
+        info("  ", (f"mlxtune runs {verb} {run.id}", "primary"))
 
 
 def follow_answers(run: Run) -> int:

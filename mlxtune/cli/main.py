@@ -93,6 +93,18 @@ class VerbGroup(TyperGroup):
         super().__init__(**options)
         self.commands: Any = LazyVerbs()
 
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as error:
+            from mlxtune.cli.follow import print_detached
+            from mlxtune.runs.launch import DetachedEarly
+
+            if not isinstance(error, DetachedEarly):
+                raise
+            print_detached(error.run)
+            raise typer.Exit(0) from error
+
 
 def _display_type(option: TyperOption, ctx: Any) -> str | None:
     """Return an option's type for its help. A flag has none, but Typer 0.29 shows ``<bool>``."""

@@ -92,7 +92,7 @@ def show_run(name: RunName = "last", json: Json = False) -> None:
         return
     print_heading(out, run.id, STATUS_LABELS[record["status"]].text)
     validations = "  ".join(f"{item.loss:.3f} at {item.step:,}" for item in state.validations[-4:])
-    facts: list[tuple[str, Cell]] = [("kind", RUN_KINDS[run.kind].noun), ("base", record["base"])]
+    facts: list[tuple[str, Cell]] = [("kind", run.kind), ("base", record["base"])]
     if run.kind == "train":
         facts += [
             ("step", f"{record['step']:,} of {record['steps']:,}" if record["steps"] else "none yet"),

@@ -64,9 +64,13 @@ def _train_seeds(recipe: Recipe, number: int, request: Mapping[str, Any], *, jso
         with progress_bar("looking for the model") as update:
             run = start.start(Path.cwd(), variant, request, progress=update)
         info(("  ", ""), f"Seed {seed}: {run.id}   ", ("press Ctrl-C to detach; no more runs are started then", "muted"))
-        code = follow(run, json=json)
-        if code or run.state().phase != "finished":
-            info("Train the remaining seeds with the same command.")
+        code = 0
+        try:
+            code = follow(run, json=json)
+        finally:
+            if code or run.state().phase != "finished":
+                info("Train the remaining seeds with the same command.")
+        if code:
             raise typer.Exit(code)
     info("")
     info("Evaluate them:  ", ("mlxtune eval last --seeds", "primary"))

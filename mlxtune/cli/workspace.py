@@ -63,7 +63,9 @@ def init(
     ])  # fmt: skip
     cd = f"cd {shlex.quote(str(folder))} && " if folder.resolve() != Path.cwd() else ""
     train, open_app = (f"{cd}mlxtune train {recipe.relative_to(folder)}", "primary"), (f"{cd}mlxtune", "primary")
-    show("  ", train, "   or open the app: ", open_app)
+    show("Train, or open the app:")
+    show("  ", train)
+    show("  ", open_app)
 
 
 def _init_from(source: Path, folder: Path, name: str, map: str, format: str) -> None:
@@ -78,7 +80,9 @@ def _init_from(source: Path, folder: Path, name: str, map: str, format: str) -> 
     show(("✓ ", "bold success"), f"Created {recipe}.")
     print_facts(scaffold.facts(guessed, recipe.stem))
     shown = shlex.quote(str(recipe))
-    show("  ", (f"mlxtune data check {shown}", "primary"), "   then: ", (f"mlxtune train {shown}", "primary"))
+    show("Then check the rows, measure the base model, and train:")
+    for verb in ("data check", "eval", "train"):
+        show("  ", (f"mlxtune {verb} {shown}", "primary"))
 
 
 def doctor(json: Json = False) -> None:

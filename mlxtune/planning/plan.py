@@ -69,7 +69,7 @@ class Plan:
     the size of the base; ``traces`` is the number of compiled steps, one per shape of a batch, or 0 if steps are not compiled;
     ``compiles`` says whether this machine compiles steps if that saves time; ``prompt_tokens`` and ``answer_tokens`` are means over
     all rows. ``notes`` say what the chat template changes in the rows; ``thinking``, ``date`` and ``replayed`` are as in
-    :class:`DatasetLengths`.
+    :class:`DatasetLengths`. ``most_evaluated`` is ``evaluation.rows``, the maximum number of held-out rows to use, or 0 for all.
     """
 
     train: int
@@ -97,12 +97,19 @@ class Plan:
     thinking: str = ""
     date: str = ""
     replayed: int = 0
+    most_evaluated: int = 0
+
+    @property
+    def evaluated(self) -> int:
+        """The number of held-out rows that an evaluation uses."""
+        return min(self.test, self.most_evaluated or self.test)
 
     @property
     def rows_summary(self) -> str:
         """The rows of each split, and the replay rows in addition to the training rows, as text."""
         replayed = f" and {self.replayed:,} replayed" if self.replayed else ""
-        return f"{self.train:,} training rows{replayed}, {self.valid:,} validation, {self.test:,} held out"
+        evaluated = f" ({self.evaluated:,} evaluated)" if self.evaluated < self.test else ""
+        return f"{self.train:,} training rows{replayed}, {self.valid:,} validation, {self.test:,} held out{evaluated}"
 
     @property
     def template_facts(self) -> list[tuple[str, str]]:
@@ -302,6 +309,7 @@ class Planner:
             thinking=self.lengths.thinking,
             date=self.lengths.date,
             replayed=self.lengths.replayed,
+            most_evaluated=recipe.evaluation.rows,
         )
 
     def _estimate(self, recipe: Recipe, decisions: StepDecisions, scale: float = 1.0) -> MemoryEstimate:

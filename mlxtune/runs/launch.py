@@ -6,6 +6,7 @@ As with inspect_ai's detached launch, a launch record is written to the folder b
 from __future__ import annotations
 
 import socket
+import subprocess
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -28,12 +29,20 @@ START_TIMEOUT = STARTING_FOR  # seconds a worker may take to write its first eve
 EXIT_TIMEOUT = 30.0  # seconds a worker may take to exit after its terminal event
 
 
+class DetachedEarly(KeyboardInterrupt):
+    """Ctrl-C while ``run``'s worker was starting. The worker continues."""
+
+    def __init__(self, run: Run) -> None:
+        super().__init__()
+        self.run = run
+
+
 def start(workspace: Path, kind: str, recipe: Recipe, request: Mapping[str, Any] | None = None, *, template: str = "") -> Run:
     """Create a run of ``recipe``, start its detached worker, and return after the worker's first event.
 
     ``request`` is what the worker needs besides the recipe; it is stored in the launch record. ``template`` is the source of a chat
-    template that replaces the recipe's. Raise ``RecipeError`` if the chat template is missing, or ``MachineError`` if another process
-    holds the accelerator or the worker dies early.
+    template that replaces the recipe's. Raise ``RecipeError`` if the chat template is missing, ``MachineError`` if another process
+    holds the accelerator or the worker dies early, and ``DetachedEarly`` on Ctrl-C after the worker was started.
     """
     template = template or read_template(recipe)
     require_free_accelerator()
@@ -88,7 +97,14 @@ def _spawn(run: Run, kind: str, request: Mapping[str, Any]) -> Run:
     old_count = len(events.read_all(run.folder))
     record = write_record(run, kind, request)
     child = start_detached(record["command"], run.log)
-    write_json(run.folder / LAUNCH_FILE, record | {"pid": child.pid, "started": time.time()})
+    try:
+        write_json(run.folder / LAUNCH_FILE, record | {"pid": child.pid, "started": time.time()})
+        return _wait_for_first_event(run, child, old_count)
+    except KeyboardInterrupt as error:
+        raise DetachedEarly(run) from error
+
+
+def _wait_for_first_event(run: Run, child: subprocess.Popen[bytes], old_count: int) -> Run:
     deadline = time.monotonic() + START_TIMEOUT
     while time.monotonic() < deadline:
         if any(event["type"] != "heartbeat" for event in events.read_all(run.folder)[old_count:]):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import jsonschema
@@ -11,6 +12,9 @@ import pytest
 from mlxtune.data.checks.report import SCHEMA
 from mlxtune.data.source import read_source
 from mlxtune.recipe import load
+from mlxtune.runs import launch
+from mlxtune.runs.registry import Run
+from mlxtune.training import start
 
 SAMPLES = Path(__file__).parents[2] / "data" / "samples"
 DIRTY = SAMPLES / "support-dirty.jsonl"
@@ -240,6 +244,22 @@ def test_after_a_fix_a_recipe_is_trained_on_the_fixed_copy(cli, tmp_path: Path) 
     assert shown.splitlines()[-1] == f"Run mlxtune train {recipe} --set data.source=../rows.fixed.jsonl"
     assert load(recipe, ["data.source=../rows.fixed.jsonl"]).data.source == "../rows.fixed.jsonl"
     assert (tmp_path / "rows.fixed.jsonl").is_file()
+
+
+def test_a_recipe_with_a_map_and_a_format_reads_the_fixed_copy(cli, tmp_path: Path, monkeypatch) -> None:
+    questions = [f"How much is {number * number} plus {number}?" for number in range(60)]
+    rows = [{"question": question, "answer": f"It is {number}."} for number, question in enumerate(questions)]
+    rows[0]["question"] += " My key is AIza" + "SyA1b2C3d4E5f6G7h8I9j0K1l2M3n4O5p6Q"
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert cli("init", str(tmp_path), "--from", str(tmp_path / "rows.jsonl")).code == 0
+    recipe = tmp_path / "recipes" / "rows.toml"
+    recipe.write_text(recipe.read_text().replace("map = {", 'format = "completion"\nmap = {'))
+    line = cli("data", "check", str(recipe), "--fix").out.splitlines()[-1]
+    assert line.startswith(f"Run mlxtune train {recipe} --set data.source=../rows.fixed.jsonl --set ")
+    monkeypatch.setattr(launch, "start", lambda *_: Run(tmp_path / "runs" / "1"))
+    monkeypatch.setattr(start, "resolve", lambda *_, **__: None)
+    result = cli(*shlex.split(line)[2:], "--detach")
+    assert (result.code, result.out) == (0, "1\n"), result.err
 
 
 def test_the_last_command_for_a_recipe_keeps_the_format(cli, tmp_path: Path) -> None:

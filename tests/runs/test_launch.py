@@ -6,6 +6,7 @@ import json
 import os
 import signal
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from waiting import kill_worker, wait_until
@@ -108,6 +109,14 @@ def test_a_worker_without_events_in_time_is_a_machine_error(tmp_path, recipe, mo
     monkeypatch.setattr(launch, "START_TIMEOUT", 0.0)
     with pytest.raises(MachineError, match="wrote no event within 0 s"):
         launch.start(tmp_path, "train", recipe, {"behavior": "finish"})
+
+
+def test_ctrl_c_while_a_worker_starts_names_its_run(tmp_path, recipe, monkeypatch):
+    monkeypatch.setattr(launch, "start_detached", lambda *_: SimpleNamespace(pid=1, poll=lambda: None))
+    monkeypatch.setattr(launch, "_wait_for_first_event", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(launch.DetachedEarly) as caught:
+        launch.start(tmp_path, "train", recipe)
+    assert caught.value.run == registry.find_run(tmp_path, "last")
 
 
 def test_an_accelerator_in_use_is_a_machine_error(tmp_path, recipe):

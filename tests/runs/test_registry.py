@@ -71,13 +71,13 @@ def test_training_run_is_preferred_over_an_evaluation_with_the_same_id(tmp_path,
 
 
 def test_missing_and_ambiguous_runs_are_input_errors(tmp_path, make_run):
-    with pytest.raises(InputError, match="There are no runs") as caught:
+    with pytest.raises(InputError, match="There are no training runs") as caught:
         registry.find_run(tmp_path, "last")
     assert "mlxtune train" in caught.value.hint
     make_run("20261124-1412-shop"), make_run("20261125-1412-shop")
     with pytest.raises(InputError, match="shop is ambiguous: it matches 2026"):
         registry.find_run(tmp_path, "shop")
-    with pytest.raises(InputError, match="There is no run named 20261125-1412-shp") as caught:
+    with pytest.raises(InputError, match="There is no training run named 20261125-1412-shp") as caught:
         registry.find_run(tmp_path, "20261125-1412-shp")
     assert caught.value.hint == "Did you mean 20261125-1412-shop?"
 

@@ -156,7 +156,7 @@ def test_invalid_input_fails_the_run_with_exit_code_2(workspace: Path, override:
 def test_second_run_is_refused_while_the_accelerator_is_in_use(workspace: Path) -> None:
     first = start(workspace, *LONG)
     wait_for_state(first, lambda state: state.step >= 1)
-    with pytest.raises(MachineError, match=f"This machine is in use by the run {first.id} in {workspace}"):
+    with pytest.raises(MachineError, match=f"This machine is in use by the training run {first.id} in {workspace}"):
         start(workspace)
     assert [run.id for run in registry.list_runs(workspace)] == [first.id]
     registry.stop(first)

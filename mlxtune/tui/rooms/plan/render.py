@@ -180,7 +180,7 @@ def run_rows(plan: Plan, bill: Bill, can_probe: bool, power: PowerState, width: 
     if bill.kilowatt_hours is not None:
         values.append(("energy", _bill_lines(plan, bill)[0][1]))
     if plan.test:
-        values.append(("power", power_statement(plan.test)))
+        values.append(("power", power_statement(plan.evaluated)))
     return [row for name, value in values for row in _labeled(name, value, width)]
 
 

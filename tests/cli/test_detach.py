@@ -1,0 +1,69 @@
+"""Ctrl-C while a run is followed: the run continues, and the commands to return to it are printed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mlxtune.cli import evaluate, follow
+from mlxtune.recipe import dump, parse
+from mlxtune.runs import launch
+from mlxtune.runs.registry import Run
+from mlxtune.training import start
+
+RECIPE = 'name = "shop"\n[model]\nbase = "m"\n[data]\nsource = "d.jsonl"\n'
+
+
+@pytest.fixture
+def run(cwd: Path) -> Run:
+    folder = cwd / "runs" / "20261126-0900-shop"
+    folder.mkdir(parents=True)
+    (folder / "recipe.toml").write_text(dump(parse(RECIPE)))
+    (cwd / "shop.toml").write_text(RECIPE)
+    return Run(folder)
+
+
+def _interrupt(error: BaseException):
+    def call(*_arguments, **_options):
+        raise error
+
+    return call
+
+
+def _detached(run: Run) -> list[str]:
+    commands = [f"  mlxtune runs {verb} {run.id}" for verb in ("attach", "stop")]
+    return [f"■ Detached from {run.id}; it continues.", *commands]
+
+
+def test_each_command_has_its_own_line(cli, run, monkeypatch) -> None:
+    monkeypatch.setattr(follow, "watch", _interrupt(KeyboardInterrupt()))
+    result = cli("runs", "attach", "last")
+    assert (result.code, result.err.splitlines()[1:]) == (0, _detached(run))
+
+
+def test_eval_does_not_read_a_report_that_is_not_written_yet(cli, run, monkeypatch) -> None:
+    for name in ("check_recipe", "fetch"):
+        monkeypatch.setattr(evaluate, name, lambda *_: None)
+    monkeypatch.setattr(evaluate, "start", lambda *_, **__: run)
+    monkeypatch.setattr(follow, "watch", _interrupt(KeyboardInterrupt()))
+    result = cli("eval", "shop.toml")
+    assert result.code == 0
+    assert result.err.splitlines()[-3:] == _detached(run)
+
+
+def test_the_run_is_named_even_while_its_worker_starts(cli, run, monkeypatch) -> None:
+    monkeypatch.setattr(start, "start", _interrupt(launch.DetachedEarly(run)))
+    result = cli("train", "shop.toml")
+    assert result.code == 0
+    assert result.err.splitlines()[-3:] == _detached(run)
+
+
+def test_more_seeds_are_not_trained(cli, run, monkeypatch) -> None:
+    monkeypatch.setattr(start, "check_recipe", lambda *_: None)
+    monkeypatch.setattr(start, "start", lambda *_, **__: run)
+    monkeypatch.setattr("mlxtune.training.seeds.trained_seeds", lambda *_: {})
+    monkeypatch.setattr(follow, "watch", _interrupt(KeyboardInterrupt()))
+    result = cli("train", "shop.toml", "--seeds", "2")
+    assert result.code == 0
+    assert "Train the remaining seeds with the same command." in result.err
