@@ -109,6 +109,7 @@ def assert_same_answer(server: Llama, model: Any, prompt: list[int], tolerance: 
         assert tokens[place] == best or logprobs[best] - logprobs[tokens[place]] < tolerance
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EACH)
 def test_fused_model_and_adapter_answer_as_in_mlx(tmp_path: Path, name: str) -> None:
     architecture, config = CONFIGS[name]
@@ -131,6 +132,7 @@ def test_fused_model_and_adapter_answer_as_in_mlx(tmp_path: Path, name: str) -> 
     assert mx.abs(tuned(first) - in_float32(plain)(first)).max() > 0.05
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not llama_quantize.available(), reason="xllamacpp does not export the function that quantizes rows")
 def test_k_quants_are_computed_by_llama_quantize(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", f"{llama_quantize.install(tmp_path / 'a bin')}:{os.environ['PATH']}")

@@ -23,6 +23,7 @@ def write_rows(path: Path, rows: list[dict[str, Any]]) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_the_sample_shop_gets_its_contract(tmp_path: Path) -> None:
     recipe = load(write(guess(SAMPLES / "support.jsonl"), tmp_path))
     assert (recipe.name, recipe.method.kind, recipe.source.resolve()) == ("support", "sft", (SAMPLES / "support.jsonl").resolve())

@@ -67,6 +67,7 @@ def _prepare(recipe: Recipe, folder: Path) -> tuple[TrainingSetup, Listener]:
     return prepare(recipe, folder / "run", listener), listener
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("with_system", [True, False])
 def test_base_answers_are_mixed_in_counted_and_cached(tiny: Path, tmp_path: Path, with_system: bool) -> None:
     plain, _ = _prepare(_recipe(tmp_path, tiny), tmp_path)
@@ -188,6 +189,7 @@ def test_malformed_prompt_is_refused_with_its_line(tmp_path: Path, line: str) ->
         read_prompts(tmp_path / "own.jsonl")
 
 
+@pytest.mark.slow
 def test_shipped_prompts_are_distinct_and_unlike_the_off_task_prompts() -> None:
     shipped = [messages[0].content for _, messages in read_prompts(samples.samples_root() / SHIPPED)]
     tested = [prompt.prompt for prompt in off_task.read_prompts(samples.samples_root() / off_task.SHIPPED)]

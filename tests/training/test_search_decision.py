@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from statistics import NormalDist, fmean, stdev
 
+import pytest
 from boards import board, rate
 
 from mlxtune.training.search import decision
@@ -69,6 +70,7 @@ def null_search(rng: random.Random, *, trials: int = 12, rows: int = 72, truth: 
     return current
 
 
+@pytest.mark.slow
 def test_null_searches() -> None:
     """Of 500 searches among equals, few announce a winner; the best rate is optimistic, the held-out rate is not.
 

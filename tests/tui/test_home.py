@@ -22,6 +22,8 @@ from .conftest import OpenRoom
 from .driver import NARROW, RoomDriver, drive
 from .stage import NOW, Shop
 
+pytestmark = pytest.mark.slow
+
 
 def next_text(room: RoomDriver) -> str:
     """The next step and why, on one line."""

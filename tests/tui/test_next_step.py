@@ -64,6 +64,7 @@ def test_next_follows_from_how_the_newest_run_ended(shop: Shop, end: Any, senten
     assert (advice.sentence, advice.action) == (sentence, action)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("base", "tuned", "word", "mark"), [(20, 60, "better", "✓"), (60, 20, "worse", "✗"), (30, 32, "cannot tell", "·")]
 )
