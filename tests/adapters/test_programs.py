@@ -111,6 +111,7 @@ def test_export_for_ollama_is_whole(trained_workspace: Path, monkeypatch: pytest
     assert commands((target / "Modelfile").read_text())["FROM"] == ["./model.gguf"]
 
 
+@pytest.mark.slow
 def test_export_for_lmstudio_is_where_it_looks(trained_workspace: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
     with_merge(trained_workspace / "four")
     target = lmstudio.model_folder("mine")
@@ -121,6 +122,7 @@ def test_export_for_lmstudio_is_where_it_looks(trained_workspace: Path, home: Pa
     assert (home / ".lmstudio" / "config-presets" / f"{name}.preset.json").is_file()
 
 
+@pytest.mark.slow
 def test_refused_export_leaves_nothing(trained_workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
     weak(trained_workspace)
     target = trained_workspace / "out"

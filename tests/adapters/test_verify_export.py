@@ -202,6 +202,7 @@ def test_requests_are_sent_one_at_a_time(trained_workspace: Path, monkeypatch: p
     assert most == [1]
 
 
+@pytest.mark.slow
 def test_exports_are_listed_with_their_verification(trained_workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
     from .test_export import started
 

@@ -21,6 +21,7 @@ OFF = {  # what thinking "off" means, besides enable_thinking = False
 OWN_TEXT = ("special in question", "special in answer", *GROUPS["pairs"])  # TRL masks no pairs, and encodes control tokens
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("base", cases([base for base in AVAILABLE if base.twin], *REPRESENTATIVE, name=lambda base: base.name))
 def test_trained_text_equals_the_text_that_trl_trains(base: Base) -> None:
     tokenizer = open_chat(base, "off").tokenizer._tokenizer

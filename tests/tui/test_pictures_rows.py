@@ -37,6 +37,7 @@ def _fixed(monkeypatch: pytest.MonkeyPatch, checks: Checks) -> None:
     monkeypatch.setattr("mlxtune.tui.rooms.review.service.format_time", lambda seconds: "14:46")
 
 
+@pytest.mark.slow
 @SIZES
 def test_data(shop: Shop, snap_compare: Any, size: tuple[int, int]) -> None:
     fill(shop)
@@ -44,6 +45,7 @@ def test_data(shop: Shop, snap_compare: Any, size: tuple[int, int]) -> None:
     assert snap_compare(shop.app(), terminal_size=size, run_before=run)
 
 
+@pytest.mark.slow
 @SIZES
 def test_review(shop: Shop, snap_compare: Any, size: tuple[int, int]) -> None:
     turns = [
@@ -59,6 +61,7 @@ def test_review(shop: Shop, snap_compare: Any, size: tuple[int, int]) -> None:
     assert snap_compare(shop.app(), terminal_size=size, run_before=run)
 
 
+@pytest.mark.slow
 @SIZES
 def test_labels(shop: Shop, snap_compare: Any, size: tuple[int, int]) -> None:
     fill(shop)

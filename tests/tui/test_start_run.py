@@ -22,6 +22,7 @@ parent = "{parent}"
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "broken",
     [

@@ -82,6 +82,7 @@ def stop_early(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     return stops
 
 
+@pytest.mark.slow
 def test_a_run_can_be_resumed_and_evaluated_on_another_day(
     workspace: Path, tmp_path: Path, clock: type[Clock], stop_early: list[bool]
 ) -> None:

@@ -156,6 +156,7 @@ def test_prompts_are_answered_and_trained_only_after_the_review(
     assert review.load(recipe.source).steps
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("paid", [True, pytest.param(False, marks=pytest.mark.exhaustive)])
 def test_killed_generation_asks_only_free_questions_again(
     recipe: Recipe, stub: JudgeStub, generate: Generate, tmp_path: Path, paid: bool
@@ -206,6 +207,7 @@ def test_killed_generation_asks_only_free_questions_again(
     assert len(stub.bodies) == requests
 
 
+@pytest.mark.slow
 def test_local_teacher_follows_the_schema(recipe: Recipe, tiny: Path, generate: Generate, tmp_path: Path) -> None:
     """A random model writes nonsense that the schema allows, or is cut off."""
     (tmp_path / "prompts.txt").write_text("Is the store open on Sunday?\nDo you sell maps of the coast?")
