@@ -66,7 +66,7 @@ def test_a_new_key_joins_its_section_and_a_new_section_is_appended(file: Path) -
     edited = edit_text(before, {"training.epochs": 3})
     assert edited == before.replace("samples = 1\n", "samples = 1\nepochs = 3\n")
     edited = edit_text(before, {"evaluation.arms": ["base", "tuned"]})
-    assert edited == before.replace("asked without it\n", 'asked without it\narms = ["base", "tuned"]\n')
+    assert edited == before.replace("are sent without it\n", 'are sent without it\narms = ["base", "tuned"]\n')
     assert edit_text(before, {"method.kind": "dpo"}) == before + '\n[method]\nkind = "dpo"\n'
 
 
