@@ -2,7 +2,7 @@
 
 Each configuration is planned from shapes; then two steps at that batch are measured in a child process, and two steps at another
 batch, like a probe. Estimates are given before and after that probe. ``--fit`` searches the coefficients of ``planning.memory`` with
-the smallest maximum error before a probe. Measurements are stored in ``--cache FILE`` and read from it.
+the smallest maximum error before a probe, for each compute path. Measurements are stored in ``--cache FILE`` and read from it.
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ import json
 import os
 import shutil
 import tempfile
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from mlxtune.models.cpu import streams
 from mlxtune.planning import activations, measurements, memory, shapes
-from mlxtune.planning.machine import COMPUTE_VARIABLE, installed_version, this_machine
+from mlxtune.planning.machine import COMPUTE_VARIABLE, Machine, installed_version, this_machine
 from mlxtune.planning.memory import Coefficients, MemoryEstimate
 from mlxtune.planning.workload import BatchShape, Workload
 from mlxtune.recipe import Recipe, parse
@@ -69,7 +70,10 @@ class Case:
     cached: bool = False
     checkpointed: bool = False
     native: bool = False
-    name: str = field(default="", compare=False)
+
+    @property
+    def path(self) -> str:
+        return "native" if self.native else "float32"
 
 
 def batch(rows: int, width: int, prefix: int = 0, trained: float = 0.3) -> BatchShape:
@@ -128,17 +132,22 @@ def recipe(base: str, overrides: tuple[str, ...]) -> Recipe:
 
 
 def estimate(
-    case: Case, folder: Path, batch: BatchShape, scale: float = 1.0, coefficients: Coefficients = Coefficients()
+    case: Case, folder: Path, batch: BatchShape, scale: float = 1.0, coefficients: Coefficients | None = None
 ) -> MemoryEstimate:
     """Return the planner's estimate of ``case`` at the batch ``at``."""
     config = json.loads((folder / "config.json").read_text())
     rows = grouped(case, batch)
     work = Workload(2, 2, 0, 0, 0, 0, rows * batch.width + batch.prefix, batch.width, (batch,))
-    kernels = activations.NATIVE if case.native else activations.CPU
+    kernels = activations.CPU_NATIVE if case.native else activations.CPU
     return memory.estimate(
-        shapes.read_shapes(folder, config), recipe(str(folder), case.overrides), work, this_machine(), cached=case.cached,
+        shapes.read_shapes(folder, config), recipe(str(folder), case.overrides), work, machine(), cached=case.cached,
         checkpointed=case.checkpointed, scale=scale, coefficients=coefficients, kernels=kernels,
     )  # fmt: skip
+
+
+def machine() -> Machine:
+    """Return this machine, with as many cores as the measured steps use."""
+    return replace(this_machine(), cores=streams.core_count())
 
 
 def grouped(case: Case, batch: BatchShape) -> int:
@@ -182,8 +191,8 @@ def fit(cases: dict[str, Case], folders: dict[str, Path], measured: dict[str, An
     best = Coefficients()
     for _ in range(3):
         for name, values in (
-            ("logits", [step / 5 for step in range(5, 26)]),
-            ("ahead", [step / 5 for step in range(16)]),
+            ("logits", [step / 10 for step in range(10, 101)]),
+            ("ahead", [step / 10 for step in range(81)]),
             ("backward", [step / 10 for step in range(41)]),
             ("freezing", [step / 10 for step in range(41)]),
             ("update", [step / 4 for step in range(8, 33)]),
@@ -238,12 +247,19 @@ def main() -> None:
                 measured[name][which] = measure(case, folders[case.base], getattr(case, which))
                 if options.cache:
                     options.cache.write_text(json.dumps(measured))
-        coefficients = fit(cases, folders, measured) if options.fit else Coefficients()
-        rows = [row(name, case, folders[case.base], measured[name], coefficients) for name, case in cases.items()]
+        coefficients = {"float32": Coefficients(), "native": memory.NATIVE_COEFFICIENTS}
+        paths = {path: {name: case for name, case in cases.items() if case.path == path} for path in coefficients}
+        if options.fit:
+            coefficients |= {path: fit(chosen, folders, measured) for path, chosen in paths.items() if chosen}
+        rows = [row(name, case, folders[case.base], measured[name], coefficients[case.path]) for name, case in cases.items()]
+    worst = {
+        path: {key: max(abs(line[key]) for line in rows if line["case"] in chosen) for key in ("error_before", "error_after")}
+        for path, chosen in paths.items()
+        if chosen
+    }
     document = {
-        "benchmark": "plan", "machine": asdict(this_machine()), "versions": {name: installed_version(name) for name in ("mlxtune", "mlx", "mlx-lm")},
-        "coefficients": asdict(coefficients), "worst_before": max(abs(line["error_before"]) for line in rows),
-        "worst_after": max(abs(line["error_after"]) for line in rows), "rows": rows,
+        "benchmark": "plan", "machine": asdict(machine()), "versions": {name: installed_version(name) for name in ("mlxtune", "mlx", "mlx-lm")},
+        "coefficients": {path: asdict(coefficients[path]) for path in worst}, "worst": worst, "rows": rows,
     }  # fmt: skip
     if options.json:
         print(json.dumps(document, indent=2))
@@ -253,7 +269,10 @@ def main() -> None:
             f"{line['case']:28} measured {line['measured'] / 2**20:7.0f} MiB   before {line['before'] / 2**20:7.0f} "
             f"{line['error_before']:+6.1%}   after {line['after'] / 2**20:7.0f} {line['error_after']:+6.1%}   {line['moment']}"
         )
-    print(f"worst {document['worst_before']:.1%} before a probe, {document['worst_after']:.1%} after one; {coefficients}")
+    for path, errors in worst.items():
+        print(
+            f"{path}: worst {errors['error_before']:.1%} before a probe, {errors['error_after']:.1%} after one; {coefficients[path]}"
+        )
 
 
 if __name__ == "__main__":

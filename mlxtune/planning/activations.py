@@ -14,23 +14,26 @@ from mlxtune.planning.shapes import ModelShapes, WeightShape, computes_scores
 from mlxtune.planning.workload import BatchShape
 from mlxtune.recipe import AdapterSection
 
-_GELU = 5.5  # MLP-width arrays that a product with an approximate GELU saves, on every compute path
 _FLOAT = 4  # bytes; adapters are trained in float32 on every compute path
 
 
 @dataclass(frozen=True)
 class Kernels:
-    """The arrays that a compute path's attention and gate kernels save.
+    """The arrays that a compute path's norms, attention and gates save.
 
-    ``float32``: everything is computed in float32, with dense weights. ``output``: attention also saves its output. ``gated``:
-    the number of MLP-width arrays that a product with a SiLU gate saves. ``block``: queries per attention block in a long row, where each
-    block reads only the keys it needs; 0 if attention is not blocked.
+    ``float32``: everything is computed in float32, with dense weights. ``upcast``: norms, attention and a SiLU gate compute in float32,
+    and save float32 arrays, whatever the model's dtype is. ``output``: attention also saves its output. ``silu`` and ``gelu``: the
+    numbers of MLP-width arrays that a product with such a gate saves. ``block``: queries per attention block in a long row, where each block
+    reads only the keys it needs; 0 if attention is not blocked. ``mask``: each layer saves its causal mask, one byte per query and key.
     """
 
     float32: bool
+    upcast: bool
     output: bool
-    gated: int
+    silu: int
+    gelu: float
     block: int = 0
+    mask: bool = False
 
     def scores(self, tokens: int, before: int) -> int:
         """Return the number of query-key pairs in a row of ``tokens`` that follow ``before`` other tokens."""
@@ -40,10 +43,12 @@ class Kernels:
         )
 
 
-# MLX's own attention is not fused in training, not even on Metal: see its ScaledDotProductAttention::use_fallback.
-# On a CPU in float32, attention and gate come from models.cpu.exp, which saves less.
-NATIVE = Kernels(float32=False, output=False, gated=4)
-CPU = Kernels(float32=True, output=True, gated=2, block=128)
+# MLX's own attention is not fused in training, not even on Metal: see its ScaledDotProductAttention::use_fallback. On a CPU, attention
+# and a SiLU gate come from models.cpu.exp, and MLX's norms compute in float32. mx.compile merges equal operations of the forward and the
+# backward pass, so that compiled gates save arrays that they would otherwise compute again.
+NATIVE = Kernels(float32=False, upcast=False, output=False, silu=4, gelu=6, mask=True)
+CPU_NATIVE = Kernels(float32=False, upcast=True, output=True, silu=3, gelu=6, block=128)
+CPU = Kernels(float32=True, upcast=True, output=True, silu=2, gelu=5.5, block=128)
 
 
 @dataclass(frozen=True)
@@ -67,7 +72,8 @@ class LayerActivations:
             scores += batch.rows * sum(self.kernels.scores(prompt, batch.prefix) for prompt in prompts)
             joined += 2 * batch.rows * before
         scores += self.kernels.scores(batch.prefix, 0) if batch.prefix else 0
-        return self.fixed + self.position * batch.tokens + self.score * scores + self.join * joined
+        masks = scores // batch.rows if self.kernels.mask and self.score else 0
+        return self.fixed + self.position * batch.tokens + self.score * scores + masks + self.join * joined
 
 
 def layer_activations(
@@ -75,18 +81,19 @@ def layer_activations(
 ) -> LayerActivations:
     """Return the size of what a layer with ``weights`` saves when ``targets`` have adapters."""
     size = _FLOAT if kernels.float32 else min(weight.size for weight in weights)
+    upcast = _FLOAT if kernels.upcast else size
     query, key = shapes.heads * shapes.head_dim, shapes.kv_heads * shapes.head_dim
     mlp_width, gated = _mlp(shapes, weights)
     norms = sum(_norm_inputs(weight, shapes.width, query, key) for weight in weights if len(weight.shape) == 1)
-    gate = 2 if not gated else _GELU if shapes.gelu else kernels.gated
-    numbers = norms + query * (1 + kernels.output) + 2 * key + round(gate * mlp_width)
-    position = size * numbers + sum(_adapter(shapes, weight, section, kernels) for weight in targets)
-    if kernels.float32 and not section.dropout:  # q, k and v share their input, and so do gate and up
+    gate = 2 * size if not gated else kernels.gelu * size if shapes.gelu else kernels.silu * upcast
+    position = upcast * (norms + query * (1 + kernels.output) + 2 * key) + round(gate * mlp_width)
+    position += sum(_adapter(shapes, weight, section, kernels) for weight in targets)
+    if not section.dropout:  # adapters convert their inputs to float32; q, k and v share theirs, and so do gate and up
         inputs = {(weight.is_attention, weight.is_output_projection): _inputs(shapes, weight) for weight in targets}
         position += _FLOAT * sum(inputs.values())
     dense = sum(size * weight.numbers for weight in targets) if section.kind == "dora" and not kernels.float32 else 0
-    score = shapes.heads * size if computes_scores(weights) else 0
-    return LayerActivations(dense, position, score, 2 * key * size, kernels)
+    score = shapes.heads * upcast if computes_scores(weights) else 0
+    return LayerActivations(dense, position, score, 2 * key * upcast, kernels)
 
 
 def _adapter(shapes: ModelShapes, weight: WeightShape, section: AdapterSection, kernels: Kernels) -> int:
@@ -95,8 +102,6 @@ def _adapter(shapes: ModelShapes, weight: WeightShape, section: AdapterSection, 
     saved = _FLOAT * section.rank
     if section.dropout:
         saved += 2 * _FLOAT * columns  # the mask as numbers, and the masked input
-    elif not kernels.float32:
-        saved += _FLOAT * columns  # A is in float32, so each adapter converts its input
     if section.kind == "dora":
         saved += (_FLOAT if kernels.float32 else weight.size) * rows  # the input of the magnitude
     return saved

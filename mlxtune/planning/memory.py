@@ -8,7 +8,8 @@ The peak of a step is the highest of these moments, each in addition to the weig
     bottom      the lowest adapted layer computes its gradients, and each stream has those of all other layers
     update      all activations are freed, but all gradients exist
 
-Before the first step there is one more, ``loading``, when both the loaded and the converted weights exist. Gradient
+Before the first step there is one more, ``loading``, when both the loaded and the converted weights exist, or, with 16-bit products on a
+CPU, when the model's head is compared with its fast version, and four dense copies of it exist. Gradient
 checkpointing (arXiv:1604.06174) saves the input of each layer, and the activations of one layer at a time.
 """
 
@@ -17,6 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from itertools import islice
 
 from mlxtune.planning import activations
 from mlxtune.planning.activations import Kernels
@@ -26,7 +28,9 @@ from mlxtune.planning.workload import BatchShape, Workload
 from mlxtune.recipe import Recipe
 
 CHUNK = 64  # positions whose logits exist at a time: models.head.CHUNK
+AHEAD = 2 * CHUNK  # positions for whose logits MLX allocates arrays before those of the current chunks are done
 GROUP = 4096  # tokens that the cache of the frozen layers computes at a time: training.frozen_cache.GROUP_TOKENS
+READ_AHEAD = 50  # weights: MLX schedules about 100 operations ahead, and a weight is read and converted
 CACHED = 8  # that cache may use 1/8 of the limit: training.setup.CACHE_MEMORY_DIVISOR
 MAX_STREAMS = 4  # on a CPU: models.cpu.streams.MAX_STREAMS
 BUFFERS = 32 * 2**20  # bytes of free buffers that MLX keeps on a CPU; on a GPU, up to CACHE_LIMIT
@@ -41,11 +45,15 @@ _OPTIMIZER_STATES = {"adamw": 2.0, "lion": 1.0, "muon": 1.0}
 class Coefficients:
     """Coefficients fitted to measured peaks. benchmarks/plan.py measures the peaks, and refits with --fit."""
 
-    logits: float = 1.8  # arrays of (chunk, vocabulary) in float32 that the head holds at a time, per stream
-    ahead: float = 2.2  # such arrays of the next chunk, which MLX allocates before the current one is done
+    logits: float = 2.2  # arrays of (chunk, vocabulary) in float32 that the head holds at a time, per stream
+    ahead: float = 1.9  # such arrays of each of the next two chunks, which MLX allocates before the current ones are done
     backward: float = 1.8  # times one layer's activations: added by its backward pass
     freezing: float = 1.5  # times one layer's activations: needed by frozen layers that fill the cache, although they save nothing
     update: float = 4.0  # times the adapter: its gradients, the divided and clipped gradients, and the new values
+
+
+# In 16 bits, the head computes its gradient in more operations, for which MLX also allocates ahead: see models.head.
+NATIVE_COEFFICIENTS = Coefficients(logits=7.5, ahead=6.0)
 
 
 @dataclass(frozen=True)
@@ -104,7 +112,7 @@ def estimate(
     cached: bool,
     checkpointed: bool,
     scale: float = 1.0,
-    coefficients: Coefficients = Coefficients(),
+    coefficients: Coefficients | None = None,
     kernels: Kernels | None = None,
 ) -> MemoryEstimate:
     """Estimate the peak of the largest batch.
@@ -112,7 +120,9 @@ def estimate(
     ``cached``: the outputs of the frozen layers are cached across epochs. ``scale`` is the measured working memory relative to this
     estimate, from a probe.
     """
-    step = _Step(shapes, recipe, machine, cached, checkpointed, scale, coefficients, kernels or kernels_for(machine))
+    kernels = kernels or kernels_for(machine)
+    coefficients = coefficients or (Coefficients() if kernels.float32 else NATIVE_COEFFICIENTS)
+    step = _Step(shapes, recipe, machine, cached, checkpointed, scale, coefficients, kernels)
     return max((step.estimate(batch, work) for batch in work.batches), key=lambda estimate: estimate.step)
 
 
@@ -142,7 +152,9 @@ def frozen_group_rows(batch: BatchShape, work: Workload) -> int:
 
 def kernels_for(machine: Machine) -> Kernels:
     """Return the kernels of the compute path that ``machine`` uses."""
-    return activations.NATIVE if computes_natively(machine.backend) else activations.CPU
+    if not computes_natively(machine.backend):
+        return activations.CPU
+    return activations.CPU_NATIVE if machine.backend == "cpu" else activations.NATIVE
 
 
 class _Step:
@@ -172,19 +184,16 @@ class _Step:
         self.weights = sum(
             weight.loaded_nbytes(float32=kernels.float32, quantize=recipe.model.quantize) for weight in shapes.weights
         )
-        # the CPU's 16-bit products make packed weights dense, in float32 (models.cpu.quantized). As measured, about as many copies
-        # exist at the peak as each stream has matrices in its head and in the adapted layers.
+        # the CPU's 16-bit products make packed weights dense, in float32 (models.cpu.quantized). mx.compile merges equal ones, so
+        # the dense weights of adapted layers exist from the forward to the backward pass, for all streams; as measured, the head's exist twice.
         dense = machine.backend == "cpu" and not kernels.float32 and (recipe.model.quantize or shapes.embedding.bits)
+        self.dense_head = 2 * 4 * shapes.embedding.numbers if dense else 0
         inner = sum(weight.numbers for layer in shapes.layers[self.first_layer :] for weight in layer if weight.is_matrix)
-        self.dense = 4 * (shapes.embedding.numbers + inner) if dense else 0
-        packed = [weight for weight in shapes.weights if weight.bits and kernels.float32]
-        # packed weights are unpacked to 32-bit integers, which become dense weights, one matrix at a time
-        unpacking = sum(weight.nbytes for weight in packed) + max(
-            (4 * weight.numbers - weight.nbytes for weight in packed), default=0
-        )
-        self.loading = self.weights + (unpacking or max(weight.nbytes for weight in shapes.weights))
+        self.dense_layers = 4 * inner if dense else 0
         arrays = [_adapter_shapes(weight, section.rank, magnitude=section.kind == "dora") for weight in targets]
         self.adapter = 4 * sum(map(_numbers, arrays))
+        converting = _packed_bytes(shapes, kernels) + _read_ahead(shapes, recipe, kernels)
+        self.loading = self.weights + max(converting, self.adapter + 2 * self.dense_head if dense else 0)
         self.optimizer = round(4 * sum(_optimizer_numbers(shapes, recipe.training.optimizer) for shapes in arrays))
 
     def estimate(self, batch: BatchShape, work: Workload) -> MemoryEstimate:
@@ -223,16 +232,17 @@ class _Step:
         saved += hidden  # the input of the final norm
         last = (inputs if self.checkpointed else sum(trained)) / max(1, len(trained))  # saved by the lowest adapted layer
         streams = min(MAX_STREAMS, self.machine.cores, batch.rows) if self.machine.backend == "cpu" else 1
-        positions = -(-batch.trained // streams)
-        chunks = factors.logits * min(CHUNK, positions) + factors.ahead * min(CHUNK, max(0, positions - CHUNK))
+        current = min(batch.trained, streams * CHUNK)
+        positions = factors.logits * current + factors.ahead * min(AHEAD, batch.trained - current)
         head_states = batch.trained * shapes.width * (self.number_size + 4)  # the head's inputs and their gradient
-        logits = streams * (chunks * shapes.vocabulary * 4 + self.dense)
-        layer = factors.backward * max(trained, default=0) + streams * self.dense
+        logits = positions * shapes.vocabulary * 4 + self.dense_head
+        layer = factors.backward * max(trained, default=0)
+        dense = self.dense_layers
         accumulated = self.adapter if self.recipe.training.accumulate > 1 else 0
         moments = {
-            "head": (float(accumulated), float(saved), head_states + logits),
-            "backward": (float(accumulated), saved + top + layer, float(head_states)),
-            "bottom": (float(accumulated + streams * self.adapter), last + top + layer, 0.0),
+            "head": (float(accumulated), float(saved + dense), head_states + logits),
+            "backward": (float(accumulated), saved + top + layer + dense, float(head_states)),
+            "bottom": (float(accumulated + streams * self.adapter), last + top + layer + dense / max(1, len(trained)), 0.0),
             "update": (factors.update * self.adapter, 0.0, 0.0),
         }
         if self.cached:
@@ -240,6 +250,24 @@ class _Step:
             frozen = max(layer.nbytes(group) for layer in self.layers[: self.first_layer])
             moments["freezing"] = (0.0, factors.freezing * frozen, 0.0)
         return moments
+
+
+def _packed_bytes(shapes: ModelShapes, kernels: Kernels) -> int:
+    """Return the bytes for unpacking weights, which become 32-bit integers, and then dense weights, one matrix at a time."""
+    packed = [weight for weight in shapes.weights if weight.bits and kernels.float32]
+    return sum(weight.nbytes for weight in packed) + max((4 * weight.numbers - weight.nbytes for weight in packed), default=0)
+
+
+def _read_ahead(shapes: ModelShapes, recipe: Recipe, kernels: Kernels) -> int:
+    """Return the bytes of unpacked weights that are converted or quantized on load, as far ahead as MLX schedules reading them.
+
+    They are read in the order of the layers, the embedding first and an untied head last.
+    """
+    if not ((kernels.float32 and shapes.embedding.size < 4) or recipe.model.quantize):
+        return 0
+    outer = max((weight.nbytes for weight in shapes.weights if weight.layer < 0 and not weight.bits), default=0)
+    inner = (weight.nbytes for layer in shapes.layers for weight in layer if not weight.bits)
+    return outer + sum(islice(inner, READ_AHEAD))
 
 
 def _adapter_shapes(weight: WeightShape, rank: int, *, magnitude: bool) -> list[tuple[int, ...]]:

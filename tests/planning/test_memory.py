@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -20,7 +22,8 @@ from mlxtune.models.cpu import exp, streams
 from mlxtune.models.load import load
 from mlxtune.models.resolve import resolve
 from mlxtune.planning import activations, memory, plan, shapes
-from mlxtune.planning.machine import CACHE_LIMIT
+from mlxtune.planning.activations import Kernels
+from mlxtune.planning.machine import CACHE_LIMIT, COMPUTE_VARIABLE
 from mlxtune.planning.workload import BatchShape, Workload
 from mlxtune.recipe import Recipe
 from mlxtune.training import frozen_cache, optimizer, setup
@@ -48,11 +51,45 @@ def test_activations_of_a_llama_layer(read) -> None:
     layer = activations.layer_activations(shape, shape.layers[0], shape.adapter_targets(section), section, activations.CPU)
     norms, entering = 2 * width, 2 * width + width + inner  # q, k and v share an input, as do gate and up
     attention = 2 * width + 2 * key
-    gate = activations.CPU.gated * inner
+    gate = activations.CPU.silu * inner
     assert layer.position == 4 * (norms + entering + attention + gate + 7 * 8)
     assert layer.score == 4 * heads
     batch = BatchShape(3, 10, 5, 1)
     assert layer.nbytes(batch) == layer.position * 35 + layer.score * (3 * 10 * 15 + 5 * 5) + 2 * 4 * key * 3 * 5
+
+
+def test_a_cpu_computes_norms_attention_and_silu_in_float32_on_a_16_bit_model(read) -> None:
+    width, inner, heads, key = 256, 512, 4, 128
+    shape = read(layers=1, kind="BF16")
+    section = recipe("adapter.rank=8").adapter
+    native, on_cpu = (
+        activations.layer_activations(shape, shape.layers[0], shape.adapter_targets(section), section, kernels)
+        for kernels in (activations.NATIVE, activations.CPU_NATIVE)
+    )
+    adapters = 4 * (2 * width + width + inner + 7 * 8)  # q, k and v share an input in float32, as do gate and up
+    assert native.position == 2 * (2 * width + width + 2 * key + 4 * inner) + adapters
+    assert on_cpu.position == 4 * (2 * width + 2 * width + 2 * key + 3 * inner) + adapters
+    assert (native.score, on_cpu.score) == (2 * heads, 4 * heads)
+    batch = BatchShape(3, 10, 5, 1)
+    masks = 10 * 15 + 5 * 5 // 3
+    assert native.nbytes(batch) == native.position * 35 + native.score * (3 * 10 * 15 + 5 * 5) + masks + 2 * 2 * key * 3 * 5
+
+
+def test_the_head_allocates_two_chunks_ahead_over_all_streams(read, machine) -> None:
+    """MLX limits the operations that it schedules ahead for all streams together."""
+    shape, factors = read(vocabulary=100_000), memory.Coefficients()
+    assert machine.cores == 2
+
+    def logits(rows: int, trained: int) -> float:
+        batch = BatchShape(rows, 500, 0, trained)
+        estimate = cost(shape, machine, "adapter.layers=1", batch=batch)
+        assert estimate.moment == "head"
+        return (estimate.head - trained * 256 * 8) / (4 * shape.vocabulary)
+
+    assert logits(1, 40) == pytest.approx(40 * factors.logits)
+    assert logits(1, 100) == pytest.approx(64 * factors.logits + 36 * factors.ahead)
+    assert logits(2, 100) == pytest.approx(100 * factors.logits)
+    assert logits(2, 400) == pytest.approx(128 * factors.logits + 128 * factors.ahead)
 
 
 def test_attention_scores_in_query_blocks() -> None:
@@ -117,6 +154,7 @@ def test_at_the_bottom_each_stream_has_the_gradients_of_all_layers(read, machine
 
 
 def test_native_products_on_a_cpu_make_packed_weights_dense(read, machine, metal) -> None:
+    """All streams share them. As measured, those of the head exist twice."""
     shape = read(layers=2, bits=4, kind="BF16", vocabulary=20_000)
     on_cpu, on_gpu = (
         memory.estimate(
@@ -126,7 +164,8 @@ def test_native_products_on_a_cpu_make_packed_weights_dense(read, machine, metal
     )
     assert on_cpu.moment == on_gpu.moment == "head"
     matrices = sum(weight.numbers for layer in shape.layers for weight in layer if weight.is_matrix)
-    assert on_cpu.step - on_gpu.step == 4 * (shape.embedding.numbers + matrices)
+    assert on_cpu.step - on_gpu.step == 4 * (2 * shape.embedding.numbers + matrices)
+    assert on_cpu.loading == on_cpu.weights + on_cpu.adapter + 4 * 4 * shape.embedding.numbers
 
 
 def test_loading_unpacks_one_matrix_at_a_time(tmp_path: Path, machine) -> None:
@@ -137,6 +176,16 @@ def test_loading_unpacks_one_matrix_at_a_time(tmp_path: Path, machine) -> None:
     estimate = cost(shape, machine)
     largest = max(4 * weight.numbers - weight.nbytes for weight in packed)
     assert estimate.loading == estimate.weights + sum(weight.nbytes for weight in packed) + largest
+
+
+def test_loading_reads_about_50_weights_ahead_of_their_conversion(read, machine, metal) -> None:
+    shape = read(layers=8, kind="BF16", vocabulary=20_000)
+    inner = [weight.nbytes for layer in shape.layers for weight in layer]
+    assert len(inner) > memory.READ_AHEAD
+    read_ahead = shape.embedding.nbytes + sum(inner[: memory.READ_AHEAD])
+    on_cpu, on_gpu, quantized = cost(shape, machine), cost(shape, metal), cost(shape, metal, "model.quantize=4")
+    assert on_cpu.loading - on_cpu.weights == read_ahead == quantized.loading - quantized.weights
+    assert on_gpu.loading == on_gpu.weights  # as saved
 
 
 def test_every_moment_is_named_in_a_plan(read, machine) -> None:
@@ -259,6 +308,37 @@ def test_a_gelu_gate_saves_more_than_a_swiglu_gate(tmp_path: Path, family: str, 
     assert expected[1] - expected[0] == pytest.approx(measured[1] - measured[0], rel=0.2)
 
 
+@pytest.mark.slow
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("kernels", [activations.CPU_NATIVE, activations.NATIVE], ids=["cpu", "mlx"])
+def test_a_compiled_16_bit_step_saves_what_its_layers_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kernels: Kernels
+) -> None:
+    """Compiling merges operations of both passes, so that gates save more, and adapters share their converted inputs."""
+    settings = recipe("adapter.rank=2", 'adapter.layers="all"')
+    folders = [make(tmp_path / str(depth), "smollm2", bits=0, dtype="bfloat16", num_hidden_layers=depth) for depth in (4, 8)]
+    if kernels.upcast:
+        monkeypatch.setenv(COMPUTE_VARIABLE, "native")
+    few, many = (compiled_step_peak(folder, settings, kernels) for folder in folders)
+    shape = shapes.read_shapes(folders[1], json.loads((folders[1] / "config.json").read_text()))
+    targets = [weight for weight in shape.adapter_targets(settings.adapter) if weight.layer == 1]
+    layer = activations.layer_activations(shape, shape.layers[1], targets, settings.adapter, kernels)
+    norms = 0 if kernels.upcast else 2 * 2 * shape.width * 384  # on a CPU, MLX's norms save their inputs in float32
+    assert 4 * (layer.nbytes(BatchShape(1, 384, 0, 1)) + norms) == pytest.approx(many - few, rel=0.1)
+
+
+def compiled_step_peak(folder: Path, settings: Recipe, kernels: Kernels) -> int:
+    """Return the peak bytes of a compiled step on one row of 384 tokens, with the kernels of a CPU or with MLX's own."""
+    model = load(resolve(str(folder)), "native").model
+    if not kernels.upcast:
+        exp.uninstall()
+    lora.add(model, settings.adapter, seed=1)
+    stack = LayerStack(model, head.split_head(model))
+    step = nn.value_and_grad(model, lambda tokens: stack.hidden_states(tokens).astype(mx.float32).sum())
+    compiled: Any = mx.compile(step, inputs=[model.state], outputs=[model.state])
+    return peak_of(compiled, mx.zeros((1, 384), mx.int32))
+
+
 def step_peaks(folder: Path, compute: str, settings: Recipe, *widths: int) -> list[int]:
     """Return the peak bytes of a step on one row of each of ``widths`` tokens."""
     model = load(resolve(str(folder)), compute).model
@@ -268,12 +348,16 @@ def step_peaks(folder: Path, compute: str, settings: Recipe, *widths: int) -> li
     stack = LayerStack(model, head.split_head(model))
     step = nn.value_and_grad(model, lambda tokens: stack.hidden_states(tokens).astype(mx.float32).sum())
 
-    def peak(tokens: mx.array) -> int:
+    return [peak_of(step, mx.zeros((1, width), mx.int32)) for width in widths]
+
+
+def peak_of(step: Callable[[mx.array], Any], tokens: mx.array) -> int:
+    """Return the bytes that ``step`` needs. On a busy machine, MLX allocates further ahead, so the lowest of five peaks counts."""
+    peaks = []
+    for _ in range(5):
         mx.clear_cache()
         start = mx.get_active_memory()
         mx.reset_peak_memory()
         mx.eval(step(tokens))
-        return mx.get_peak_memory() - start
-
-    # on a busy machine, MLX allocates further ahead of its computations, so the lowest of five peaks counts
-    return [min(peak(mx.zeros((1, width), mx.int32)) for _ in range(5)) for width in widths]
+        peaks.append(mx.get_peak_memory() - start)
+    return min(peaks)
