@@ -116,7 +116,7 @@ def _run_workflow(recipe: Recipe, panel: Stages) -> _Trained:
 def with_grammar_arms(recipe: Recipe) -> Recipe:
     """Return ``recipe`` with additional arms constrained to its schema, if llguidance is installed.
 
-    The grammar is the strongest rival that needs no training, and the adapter may use it as well. A recipe that lists its arms is
+    The grammar is the strongest baseline without training, and the adapter may use it as well. A recipe that lists its arms is
     not changed.
     """
     section = recipe.evaluation

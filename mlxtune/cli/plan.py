@@ -107,7 +107,7 @@ def document(plan: Plan, bill: Bill) -> dict[str, Any]:
 def _print_plan(plan: Plan, bill: Bill, recipe: Recipe, answering: float | None) -> None:
     print_heading(out, "Plan", "measured on this machine" if plan.calibrated else "computed, not measured; use --probe to measure")
     show("  ", _MARKS[plan.outcome], (plan.sentence, "bold"))
-    print_section("Memory", f"with the largest batch, {plan.largest_batch}")
+    print_section("Memory", f"largest batch: {plan.largest_batch}")
     parts: list[list[Cell]] = []
     for name, nbytes, note in plan.memory_parts:
         bar = share_bar(nbytes / max(1, plan.memory), _BAR_WIDTH)

@@ -150,9 +150,9 @@ class Plan:
 
     @property
     def largest_batch(self) -> str:
-        """The batch that needs the most memory, as text: ``4 rows of 232 tokens after 159``."""
+        """The batch that needs the most memory, as text: ``4 rows of 232 tokens after a shared prefix of 159``."""
         batch = self.estimate.batch
-        return f"{plural(batch.rows, 'row')} of {batch.width:,} tokens" + (f" after {batch.prefix:,}" if batch.prefix else "")
+        return f"{plural(batch.rows, 'row')} of {batch.width:,} tokens" + (f" after a shared prefix of {batch.prefix:,}" if batch.prefix else "")
 
     @property
     def memory_parts(self) -> list[MemoryPart]:
@@ -163,7 +163,7 @@ class Plan:
             MemoryPart("weights", one.weights, ""),
             MemoryPart("adapter", one.adapter, ""),
             MemoryPart("optimizer", one.optimizer, ""),
-            MemoryPart("gradients", one.gradients, "" if one.gradients else "none yet at that moment"),
+            MemoryPart("gradients", one.gradients, "" if one.gradients else "not allocated yet at the peak"),
             MemoryPart("activations", one.activations, saved),
             MemoryPart("head", one.head, ""),
             MemoryPart("frozen layers", one.frozen, "the cache of their outputs"),

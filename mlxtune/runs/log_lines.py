@@ -58,7 +58,7 @@ def _describe(event: Event) -> tuple[str, str, str] | None:
             extra += "; gradient checkpointing is on to save memory" if event.get("checkpointed") else ""
             return "·", "faint", (
                 f"{event['train']:,} training{source}{replayed}, {event['valid']:,} validation, {event['test']:,} held-out rows; "
-                f"{event['trained']:,} of {event['tokens']:,} tokens are trained{extra}"
+                f"{event['trained']:,} of {event['tokens']:,} tokens are trained on{extra}"
             )  # fmt: skip
         case "step":
             loss = "NaN" if event["loss"] is None else f"{event['loss']:.2f}"

@@ -140,7 +140,7 @@ def arms_table(report: EvaluationReport) -> ReportTable | None:
         *([TableColumn(priority=2)] if slowest else []),
         *(TableColumn(label, right=True) for label in labels),
     )
-    note = "seconds alone and tokens per answer; share cut off, or in a loop"
+    note = "seconds (unbatched) and tokens per answer; share cut off or looping"
     legend = (
         f"Bars: seconds per answer, from the median to the 95th percentile, on a scale to {_seconds(slowest)} s." if slowest else ""
     )
