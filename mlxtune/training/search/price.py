@@ -39,9 +39,7 @@ class SearchPrice:
 
     def describe(self) -> tuple[str, str]:
         """Return a sentence about the search's price, and one about its budget."""
-        price = (
-            f"{plural(self.trials, 'trial')} take {self.steps:,} steps (instead of {self.full_steps:,}) and {self.answers:,} answers"
-        )
+        price = f"{plural(self.trials, 'trial')} take {self.steps:,} steps (instead of {self.full_steps:,}) and {self.answers:,} answers"
         if self.seconds is not None:
             price += f", about {duration(self.seconds)}"
             if self.answering_seconds is None:

@@ -141,7 +141,7 @@ def memory_rows(plan: Plan, width: int) -> list[Content]:
         rows.append(line("  ", label, figure, "  ", segment).truncate(max(width, 0)))
         start += share
     recomputed = " Layers are recomputed in the backward pass." if plan.estimate.checkpointed else ""
-    return [*rows, Content(""), *fold(f"Highest {plan.peak_moment}.{recomputed}", width).split("\n")]
+    return [*rows, Content(""), *fold(f"Memory peaks {plan.peak_moment}.{recomputed}", width).split("\n")]
 
 
 def _bar_segment(start: float, share: float, width: int, style: str) -> Content:
