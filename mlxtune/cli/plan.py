@@ -52,6 +52,7 @@ def plan(
     For a catalog model that is not downloaded, the estimate uses its known shapes.
     """
     loaded = resolve_parent(Path.cwd(), load(recipe, overrides or []))
+    off_task = off_task_power(loaded)
     splits = split(read_source(loaded.source, loaded.data.format, loaded.data.map), loaded.data)
     is_here = probe or is_local(loaded.model.base, relative_to=loaded.folder)
     base = None if is_here else catalog.find(loaded.model.base)
@@ -75,7 +76,7 @@ def plan(
         search = price_search(loaded, result, answering=answering, watts=bill.watts)
         show_json(document(result, bill) | {"seen": base is None, "power": asdict(power()), "search": asdict(search)})
     else:
-        _print_plan(result, bill, loaded, answering)
+        _print_plan(result, bill, loaded, answering, off_task)
         if base:
             show("")
             note = (
@@ -104,7 +105,7 @@ def document(plan: Plan, bill: Bill) -> dict[str, Any]:
     }
 
 
-def _print_plan(plan: Plan, bill: Bill, recipe: Recipe, answering: float | None) -> None:
+def _print_plan(plan: Plan, bill: Bill, recipe: Recipe, answering: float | None, off_task: str) -> None:
     print_heading(out, "Plan", "measured on this machine" if plan.calibrated else "computed, not measured; use --probe to measure")
     show("  ", _MARKS[plan.outcome], (plan.sentence, "bold"))
     print_section("Memory", f"largest batch: {plan.largest_batch}")
@@ -120,7 +121,7 @@ def _print_plan(plan: Plan, bill: Bill, recipe: Recipe, answering: float | None)
     search: list[tuple[str, Cell]] = (
         [("search", price), ("", (budget, "muted"))] if recipe.has_contract and plan.steps >= MIN_STEPS else []
     )
-    print_facts([*_run_facts(plan, off_task_power(recipe)), *search])
+    print_facts([*_run_facts(plan, off_task), *search])
     print_section("Cost", "list prices as of the dates shown")
     print_columns([[(line.label, "muted"), line.value, (line.note, "muted")] for line in bill_lines(plan, bill)])
     if plan.changes:

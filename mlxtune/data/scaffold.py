@@ -39,6 +39,13 @@ _MIN_SENTENCE = 4  # words
 _COMMON = 0.3  # minimum share of the answers that contain a suggested sentence
 _WORDS = re.compile(r"[A-Za-z\s]")
 _SENTENCE = re.compile(r"[^.!?\n]+[.!?]+|[^.!?\n]+$", re.MULTILINE)
+_CONTRACT_EXAMPLE = (
+    "# What an answer must satisfy. Without it, an answer passes only if it equals its reference.",
+    '# forbid = ["As an AI language model"]',
+    '# length = { max = 300, unit = "words" }',
+    '# schema = "answer.schema.json"  # a JSON Schema, if the answers are JSON',
+    '# disclaimers = ["This is not legal advice."]',
+)
 
 Schema = dict[str, Any]
 
@@ -279,6 +286,8 @@ def recipe_text(scaffold: Scaffold, name: str, source: str, schema: str) -> str:
         lines += [f"schema = {toml_literal(schema)}", 'reference = ["fields"]']
     elif scaffold.labels:
         lines.append('reference = ["exact"]      # the answers are ' + f"{len(scaffold.labels)} labels")
+    elif scaffold.method != "dpo":
+        lines += _CONTRACT_EXAMPLE
     for sentence in scaffold.sentences:
         block = ["[[evaluation.disclaimers]]", f"text = {toml_literal(sentence.text)}"]
         block += [f"when = {_inline(dict([sentence.when]))}"] if sentence.when else []

@@ -9,7 +9,6 @@ from pathlib import Path
 from mlxtune.core.errors import InputError, MlxtuneError
 from mlxtune.core.files import read_json
 from mlxtune.core.hashing import sha256_json
-from mlxtune.core.text import one_line
 from mlxtune.evaluation.report import FILE, ReportFacts
 from mlxtune.recipe import EvaluationSection, Recipe
 from mlxtune.runs import registry
@@ -52,7 +51,7 @@ def differences(before: ReportFacts, now: ReportFacts) -> list[str]:
     new, missing = set(now["row_ids"]) - set(before["row_ids"]), set(before["row_ids"]) - set(now["row_ids"])
     if new or missing:
         changes.append(f"the held-out rows ({len(new)} new, {len(missing)} removed)")
-    for key, name in (("schema", "the schema"), ("contract", "the rest of the contract")):
+    for key, name in (("schema", "the schema"), ("contract", "the other requirements of the contract")):
         if _differs(before, now, key):
             changes.append(name)
     if _differs(before, now, "template") and not _differs(before, now, "base_fingerprint"):
@@ -67,7 +66,8 @@ def _generation_changes(before: ReportFacts, now: ReportFacts) -> list[str]:
         if _differs(before, now, key):
             changes.append(name)
     if _differs(before, now, "decoding"):
-        changes.append(f"the decoding ({_decoding(before)}, now {_decoding(now)})")
+        one, two = (facts["decoding"]["max_tokens"] for facts in (before, now))
+        changes.append(f"the token limit of an answer ({one:,}, now {two:,})" if one != two else "how answers are generated")
     return changes
 
 
@@ -99,7 +99,7 @@ def require_comparable(first: str, before: ReportFacts, second: str, now: Report
     if changes := differences(before, now):
         raise InputError(
             f"{first} and {second} cannot be compared: {', '.join(changes)} changed between them.",
-            hint=_same_limit(before, now) or "Evaluate both with the same rows, schema, template and decoding.",
+            hint=_same_limit(before, now) or "Evaluate both with the same held-out rows, contract, chat template, and token limit.",
         )
 
 
@@ -133,10 +133,6 @@ def _facts(folder: Path) -> ReportFacts | None:
 
 def _differs(before: ReportFacts, now: ReportFacts, key: str) -> bool:
     return key in before and key in now and before.get(key) != now.get(key)
-
-
-def _decoding(facts: ReportFacts) -> str:
-    return one_line(", ".join(f"{key} {value}" for key, value in facts["decoding"].items()), 80)
 
 
 def _listed(items: list[str]) -> str:

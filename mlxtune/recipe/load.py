@@ -146,6 +146,9 @@ class _KeyLocations:
                 if key[:end] in self.overrides:
                     return f"--set {one_line(self.overrides[key[:end]], 80)}"
         line = self.lines.get(path)
+        below = next((text for key, text in self.overrides.items() if key[: len(path)] == path), "") if path and not line else ""
+        if below:
+            return f"--set {one_line(below, 80)}"
         return f"{self.where}, line {line}" if line else self.where
 
 
@@ -153,7 +156,8 @@ def _build(kind: type, values: Any, path: tuple[str, ...], locate: _KeyLocations
     """Build an instance of the dataclass ``kind`` from ``values``."""
     name = ".".join(path)
     if not isinstance(values, Mapping):
-        raise RecipeError(f"{locate(path)}: {name} must be a section, but is {_shown(values)}.")
+        keys = ", ".join(f"{name}.{item.name}" for item in dataclasses.fields(kind))
+        raise RecipeError(f"{locate(path)}: {name} must be a section, but is {_shown(values)}.", hint=f"Set its keys: {keys}.")
     hints = annotated_types(kind)
     fields = {item.name: item for item in dataclasses.fields(kind) if item.name != "folder"}
     for key in values:
@@ -169,9 +173,10 @@ def _build(kind: type, values: Any, path: tuple[str, ...], locate: _KeyLocations
 
 def _known(key: str, value: Any, path: tuple[str, ...], fields: Mapping[str, Any]) -> str:
     """Suggest a known key for an unknown one. A key that belongs to a section is often written without it."""
-    if not path and not isinstance(value, Mapping):
+    if not path and not (isinstance(value, Mapping) and nearest(key, fields)):
         sections = {name: kind for name, kind in annotated_types(Recipe).items() if dataclasses.is_dataclass(kind)}
-        full = [f"{name}.{key}" for name, kind in sections.items() if key in annotated_types(kind)]  # type: ignore[arg-type]
+        keys = list(value) if isinstance(value, Mapping) else [key]
+        full = [f"{name}.{key}" for key in keys for name, kind in sections.items() if key in annotated_types(kind)]  # type: ignore[arg-type]
         if full:
             return f"Did you mean {' or '.join(full)}?"
     return suggest(key, fields, "Known keys:")

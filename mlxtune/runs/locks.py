@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
+import shlex
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +14,8 @@ from pathlib import Path
 from mlxtune.core.errors import InputError, MachineError
 from mlxtune.core.files import disk_errors, home, open_regular
 
-_IN_USE = "This machine is in use by {note}. Wait for it to finish, or stop it."
+_IN_USE = "This machine is in use by {note}."
+_RUN_HOLDER = re.compile(r"the [a-z ]+ (?P<run>\d{8}-\d{4}-\S+) in (?P<workspace>.+) \(process \d+\)")
 
 
 @contextlib.contextmanager
@@ -33,7 +36,8 @@ def file_lock(path: Path, *, busy_message: str, note: str = "", timeout: float =
                 break
             except BlockingIOError as error:
                 if time.monotonic() > deadline:
-                    raise MachineError(busy_message.format(note=lock_note(path))) from error
+                    note = lock_note(path)
+                    raise MachineError(busy_message.format(note=note), hint=_stop_hint(note)) from error
                 time.sleep(0.05)
         with disk_errors(path.name):
             os.ftruncate(handle, 0)
@@ -50,6 +54,14 @@ def lock_note(path: Path) -> str:
             return file.read(4096).decode("utf-8", "replace").strip()
     except InputError:
         return ""
+
+
+def _stop_hint(note: str) -> str:
+    """Return how to stop the run that holds a lock with this ``note``; empty if no run holds it."""
+    match = _RUN_HOLDER.fullmatch(note)
+    if not match:
+        return "Wait for it to finish, or stop it." if "(process " in note else ""
+    return f"Wait for it to finish, or stop it: cd {shlex.quote(match['workspace'])} && mlxtune runs stop {match['run']}"
 
 
 def is_locked(path: Path) -> bool:

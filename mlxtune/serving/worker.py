@@ -96,9 +96,7 @@ def _lease(share_accelerator: bool) -> ExitStack:
         try:
             stack.enter_context(accelerator_lease(f"a chat or server in {Path.cwd()}"))
         except MachineError as error:
-            raise MachineError(
-                error.message, hint="Wait for it, stop it, or use --share-accelerator to run both, which slows both down."
-            ) from error
+            raise MachineError(error.message, hint=f"With --share-accelerator, both run, more slowly. {error.hint}") from error
     return stack
 
 

@@ -241,8 +241,12 @@ def test_columns_are_mapped():
     )
     swapped = parse({"prompt": "a", "completion": "q"}, LOCATION, mapping={"prompt": "completion", "completion": "prompt"})
     assert swapped == Conversation(LOCATION, {}, (Q, A))
-    with pytest.raises(RowError, match="the row has no column answer, which the map names"):
+    with pytest.raises(RowError, match="the row has no column answer, which the map names") as caught:
         parse({"question": "q"}, LOCATION, mapping=parse_mapping("prompt=question,completion=answer"))
+    assert caught.value.hint == "Correct the map. The columns are question."
+    with pytest.raises(RowError) as caught:
+        parse(record, LOCATION, mapping=parse_mapping("prompt=querstion,completion=answer"))
+    assert caught.value.hint == "Correct the map. Did you mean question?"
 
 
 def test_a_recipe_accepts_every_format_and_a_mapping():

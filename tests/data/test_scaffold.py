@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -137,3 +138,18 @@ def test_an_invalid_name_writes_nothing(name: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="not a valid name"):
         write(guess(source), tmp_path, name)
     assert [file.name for file in tmp_path.iterdir()] == ["rows.jsonl"]
+
+
+def test_free_text_answers_get_examples_of_a_contract_that_can_be_uncommented(tmp_path: Path) -> None:
+    rows = [
+        {"prompt": f"Where is parcel {number}?", "completion": f"Look in yard {number}, row {number * 7}."} for number in range(9)
+    ]
+    guessed = guess(write_rows(tmp_path / "rows.jsonl", rows))
+    file = write(guessed, tmp_path)
+    assert not load(file).has_contract
+    file.write_text(re.sub(r"^# (?=(forbid|length|schema|disclaimers) =)", "", file.read_text(), flags=re.MULTILINE))
+    section = load(file).evaluation
+    assert section.forbid
+    assert section.length.max
+    assert section.schema
+    assert section.disclaimers

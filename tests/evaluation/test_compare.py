@@ -27,10 +27,10 @@ FACTS = {
         ({"row_ids": ["c", "b", "a"]}, []),
         ({"row_ids": ["a", "b", "d", "e"]}, ["the held-out rows (2 new, 1 removed)"]),
         ({"schema": "other"}, ["the schema"]),
-        ({"contract": "other"}, ["the rest of the contract"]),
+        ({"contract": "other"}, ["the other requirements of the contract"]),
         ({"template": "other"}, ["the chat template"]),
         ({"template": "other", "base_fingerprint": "g"}, []),
-        ({"decoding": {"kind": "greedy", "max_tokens": 32}}, ["the decoding (kind greedy, max_tokens 64, now kind greedy, max_tokens 32)"]),
+        ({"decoding": {"kind": "greedy", "max_tokens": 32}}, ["the token limit of an answer (64, now 32)"]),
         ({"schema": "other", "template": "other"}, ["the schema", "the chat template"]),
     ],
 )  # fmt: skip

@@ -191,6 +191,16 @@ def test_missing_keys_are_reported(text, words):
     assert words in _refused(text).message
 
 
+def test_an_override_of_an_unknown_section_is_named_with_the_likely_key():
+    with pytest.raises(RecipeError) as caught:
+        parse(MINIMAL, overrides=["contract.schema=foo"])
+    assert caught.value.message == "--set contract.schema=foo: unknown key contract."
+    assert caught.value.hint == "Did you mean evaluation.schema?"
+    with pytest.raises(RecipeError) as caught:
+        parse(MINIMAL, overrides=["evaluation.length=5"])
+    assert caught.value.hint.startswith("Set its keys: evaluation.length.min, evaluation.length.max")
+
+
 @pytest.mark.parametrize(
     ("section", "words"),
     [

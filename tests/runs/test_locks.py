@@ -32,6 +32,22 @@ def test_a_second_holder_is_refused_with_the_first_ones_note(tmp_path):
         assert is_locked(path)
 
 
+def test_the_holder_can_be_stopped_with_the_command_in_the_hint(tmp_path):
+    path = tmp_path / "lock"
+    for note, hint in (
+        ("the evaluation 20261126-0900-shop in /my shop (process 1)", ": cd '/my shop' && mlxtune runs stop 20261126-0900-shop"),
+        ("the training run 20261126-0900-shop in /shop (process 1)", ": cd /shop && mlxtune runs stop 20261126-0900-shop"),
+        ("a chat or server in /shop (process 1)", "."),
+    ):
+        with (
+            file_lock(path, busy_message="", note=note),
+            pytest.raises(MachineError) as caught,
+            file_lock(path, busy_message="in use by {note}", timeout=0.0),
+        ):
+            pass
+        assert caught.value.hint == f"Wait for it to finish, or stop it{hint}"
+
+
 def test_a_shorter_note_replaces_a_longer_one(tmp_path):
     path = tmp_path / "lock"
     with file_lock(path, busy_message="", note="a long note"):

@@ -9,7 +9,7 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-from mlxtune.core.text import one_line
+from mlxtune.core.text import one_line, suggest
 from mlxtune.data.readers.row_format import PROMPT_COLUMNS, InvalidRecord, Record
 
 MAX_DEPTH = 3  # levels of nesting below the record in :func:`columns`
@@ -34,7 +34,8 @@ def apply_mapping(record: Record, mapping: Mapping[str, str]) -> dict[str, Any]:
             mapped[key] = column_value(record, column)
         except LookupError:
             reason = f"the row has no column {one_line(column, 40)}, which the map names."
-            raise InvalidRecord(reason, "Correct the map, or add it.") from None
+            names = [one_line(name, 40) for name, _ in columns(record)]
+            raise InvalidRecord(reason, f"Correct the map. {suggest(column, names[:20], 'The columns are')}") from None
     return {**{key: value for key, value in record.items() if key not in mapping.values()}, **mapped}
 
 

@@ -84,6 +84,9 @@ def load_prompts(recipe: Recipe) -> tuple[OffTaskPrompt, ...]:
     setting = recipe.evaluation.regression
     if not setting:
         return ()
+    if setting != "shipped" and not recipe.path(setting).exists():
+        hint = "For none, use: --set evaluation.regression="
+        raise DataError(f"evaluation.regression: there is no file at {recipe.path(setting)}.", hint=hint)
     return read_prompts(samples.samples_root() / SHIPPED if setting == "shipped" else recipe.path(setting))
 
 
