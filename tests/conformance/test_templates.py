@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 import pytest
 from bases import Base
 from exhaustive import cases
 from jinja2 import TemplateError
 from oracle import DIFFERENCES, difference, expected_text
 from row_shapes import GROUPS, SHAPES
-from table import AVAILABLE, REPRESENTATIVE, UNTRAINABLE, open_chat, verdict_of
+from table import AVAILABLE, DATE, REPRESENTATIVE, UNTRAINABLE, open_chat, verdict_of
+from transformers.utils import chat_template_utils
 from verdict import trained_turns, turns
 
 from mlxtune.data.rows import Message
@@ -46,8 +49,17 @@ def test_every_known_difference_has_a_reason() -> None:
     assert all(known.reason.endswith(".") for known in DIFFERENCES)
 
 
+class Clock:
+    """The day on which the conversations of the table take place, for templates that print the date."""
+
+    @staticmethod
+    def now() -> datetime:
+        return datetime.fromisoformat(DATE)
+
+
 @pytest.mark.parametrize("base", cases(AVAILABLE, *REPRESENTATIVE, name=lambda base: base.name))
-def test_the_prompt_is_the_templates_own_rendering(base: Base) -> None:
+def test_the_prompt_is_the_templates_own_rendering(base: Base, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chat_template_utils, "datetime", Clock)
     messages = [Message("user", "Is the ferry running?"), Message("assistant", "Yes."), Message("user", "Always?")]
     chat = open_chat(base, "off")
     expected = chat.tokenizer._tokenizer.apply_chat_template(
