@@ -334,6 +334,8 @@ def _evaluate_stage(snapshot: Snapshot) -> WorkflowStage:
         return WorkflowStage("●", "$primary", "Evaluate", _evaluation_progress(view).rstrip("."), room="evaluate")
     if verdict and verdict.outcome:
         return WorkflowStage(verdict.glyph, verdict.token, "Evaluate", verdict.name, verdict.outcome, "evaluate")
+    if view and view.status == "finished" and verdict:
+        return WorkflowStage(verdict.glyph, verdict.token, "Evaluate", verdict.name, "only the base", "evaluate")
     if view:
         sign = STATUS_LABELS[view.status]
         return WorkflowStage(sign.glyph, f"${sign.style}", "Evaluate", view.state.error or view.name, sign.text, "evaluate")

@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
+from textual.widgets import Input
 
 from mlxtune.adapters import library
+from mlxtune.adapters.export.formats import FORMATS
 from mlxtune.tui.next_step import next_step
 from mlxtune.tui.rooms.adapters.service import AdapterView
 
@@ -97,7 +99,7 @@ async def test_a_better_adapter_with_a_reservation_is_a_warning(shop: Shop, open
     evaluation(shop, arms={"base": base, "tuned": tuned}, run=RUN, off_task=4)
     async with open_room("adapters", size=(140, 45)) as room:
         await move_to(room, RUN)
-        assert "! 202611" in room.text("#adapters-list")
+        assert "! 1412-…-json" in room.text("#adapters-list")
         assert "not recommended" in room.text("#adapters-list")
         detail = " ".join(room.text("#adapters-detail").split())
         assert "! Better." in detail
@@ -108,14 +110,18 @@ async def test_a_better_adapter_with_a_reservation_is_a_warning(shop: Shop, open
 async def test_a_long_name_leaves_a_gap_before_the_kind(shop: Shop, open_room: OpenRoom) -> None:
     adapter(shop.folder / "adapters" / "20261125-1610-support-json-with-a-long-name")
     async with open_room("adapters") as room:
-        await room.until(lambda: "… LoRA 8" in room.text("#adapters-list"))
+        await room.until(lambda: "name LoRA 8" in room.text("#adapters-list"))
+        assert "○ 1610-supp" in room.text("#adapters-list"), "names of one day differ after the date"
 
 
 async def test_rename(stocked: Shop, open_room: OpenRoom) -> None:
     async with open_room("adapters") as room:
         await move_to(room, "tone")
         await room.press("r")
-        await room.answer("tone-soft")
+        await room.until(lambda: room.mode == "")
+        await room.type("tone-soft")
+        assert room.screen.query_one(Input).value == "tone-soft", "typing replaces the old name"
+        await room.press("enter")
         await room.until_notice("✓ tone is now named tone-soft.")
         await room.until(lambda: "tone-soft" in names(room))
         assert "tone-soft" in {entry.name for entry in library.all_adapters(stocked.folder)}
@@ -185,6 +191,10 @@ async def test_an_export_asks_first_and_starts_the_worker(
     async with open_room("adapters") as room:
         await move_to(room, "tone")
         await room.press("f")
+        await room.until(lambda: "…" in room.text("#choices"))
+        await room.press("down")
+        await room.until(lambda: " ".join(room.text("#choice-about").split()) == FORMATS[0].about)
+        await room.press("up")
         await room.choose("")
         assert not started, "the first option writes nothing"
         await room.press("f")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 from typing import Any
 
 import pytest
@@ -265,7 +266,7 @@ async def test_a_session_open_elsewhere_is_reported(shop: Shop, open_room: OpenR
         async with open_room("blind") as room:
             await arms_loaded(room)
             await room.press("enter")
-            await room.until_notice("✗ This blind session is open in another process.")
+            await room.until_notice(f"✗ This blind session is open in another process ({os.getpid()}).")
             assert "base or tuned?" in intro(room)
 
 

@@ -134,7 +134,10 @@ def test_the_workflow_ends_with_a_blind_session_and_the_adapter_that_is_proved(l
     def last(shop: Shop) -> list[tuple[str, str, str, str]]:
         return [(stage.glyph, stage.name, stage.detail, stage.result) for stage in workflow(shop.snapshot())[-2:]]
 
-    assert last(loaded) == [("○", "Blind", "needs an evaluation", ""), ("○", "Adapter", "1 adapter, none proven better yet", "")]
+    assert last(loaded) == [
+        ("○", "Blind", "needs an evaluation", ""),
+        ("○", "Adapter", "1 adapter, none proven better yet", ""),
+    ]
     folder = evaluation(loaded, arms={"base": base, "tuned": tuned})
     assert last(loaded) == [
         ("○", "Blind", "optional: compare two arms blind", ""),

@@ -109,7 +109,7 @@ async def test_enter_edits_in_place_and_the_file_keeps_its_comments(
         await room.until_notice("✓ rank is now 32.")
         assert file_of(shop).read_text() == RECIPE.replace("rank = 8    #", "rank = 32   #")
         assert "~ 32" in room.text("#plan-keys")
-        assert "1 edit" in room.head("#plan-form")
+        assert "1 edit saved" in room.head("#plan-form")
         await room.press("u")
         await room.until_notice("✓ Edit undone.")
         assert file_of(shop).read_text() == RECIPE

@@ -7,6 +7,7 @@ that it was not changed after the first vote.
 
 from __future__ import annotations
 
+import os
 import re
 import secrets
 import time
@@ -66,7 +67,10 @@ class BlindSession:
         self.folder = session_folder(evaluation, first, second)
         self._pairs = {pair.id: pair for pair in pairs}
         self._lock = file_lock(
-            self.folder / "session.lock", busy_message="This blind session is open in another process.", timeout=0.3
+            self.folder / "session.lock",
+            busy_message="This blind session is open in {note}. Quit that one first.",
+            note=f"another process ({os.getpid()})",
+            timeout=0.3,
         )
         self._lock.__enter__()
         try:

@@ -44,6 +44,14 @@ def cell(text: str | Content, width: int, style: str = "", right: bool = False) 
     return Content.assemble(pad, body) if right else Content.assemble(body, pad)
 
 
+def cut_middle(text: str, width: int) -> str:
+    """Return ``text`` with its middle replaced by an ellipsis if it is longer than ``width`` cells, because names often differ at the end."""
+    if cell_len(text) <= width or width < 3:
+        return text
+    head = (width - 1) // 2
+    return f"{text[:head]}…{text[len(text) - (width - 1 - head) :]}"
+
+
 def justify(width: int, left: Content, right: Content) -> Content:
     """Return a row of ``width`` cells with ``right`` at its end. ``left`` is truncated if they would overlap."""
     return line(cell(left, width - right.cell_length), right).truncate(max(width, 0))

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
+from rich.cells import cell_len
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
@@ -53,17 +54,42 @@ class ChoiceDialog(ModalScreen[str]):
             if self._text:
                 yield Panel(lambda width, _height: fold(self._text, width))
             yield ListPanel(eager=True, id="choices")
+            yield Panel(id="choice-about")
             close = key("esc", "close", "screen.dismiss('')", "$muted")
             keys = line("  ", key("enter", "choose", "screen.choose", "$muted"), "   ", close)
             yield Panel(lambda width, _height: keys.truncate(max(width, 0)))
 
     def on_mount(self) -> None:
+        self.query_one("#choice-about").display = False
         self.query_one(ListPanel).set(len(self._options), self._row)
 
+    def on_resize(self) -> None:
+        self.call_after_refresh(self._show_about)
+
+    def on_list_panel_moved(self, event: ListPanel.Moved) -> None:
+        event.stop()
+        self._show_about()
+
+    def _show_about(self) -> None:
+        """Show the description under the cursor in full, if the list cuts any of them."""
+        if not (self.is_attached and self._options):
+            return
+        choices, panel = self.query_one(ListPanel), self.query_one("#choice-about", Panel)
+        width = choices.size.width - 2
+        panel.display = any(cell_len(option.about) > self._about_width(width) for option in self._options)
+        about = self._options[choices.cursor].about
+        panel.update(lambda width, _height: fold(about, width))
+
+    def _name_width(self, width: int) -> int:
+        return min(max(cell_len(option.name) for option in self._options), max(width - 12, 4))
+
+    def _about_width(self, width: int) -> int:
+        return width - self._name_width(width) - 3
+
     def _row(self, index: int, width: int) -> Content:
-        widest = max(len(option.name) for option in self._options)
         option = self._options[index]
-        return line(cell(option.name, min(widest, max(width - 12, 4)), "bold"), "   ", (option.about, "$muted"))
+        about = cell(option.about, self._about_width(width), "$muted")
+        return line(cell(option.name, self._name_width(width), "bold"), "   ", about).rstrip()
 
     def action_choose(self) -> None:
         self.query_one(ListPanel).action_choose()
@@ -89,7 +115,8 @@ class PromptDialog(ModalScreen[str]):
 
     ``text`` is prose, or a function that draws what the question is about. ``validate`` returns an error message, or an empty
     string. Line breaks and tabs of ``value`` are shown as symbols and restored in the result, as are characters that are unsafe to
-    display. The text is a path that tab completes if there is a ``folder``, which relative paths are in.
+    display. The text is a path that tab completes if there is a ``folder``, which relative paths are in. With
+    ``select``, typing replaces ``value``.
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "dismiss('')", "close", id="ask.close")]
@@ -98,11 +125,11 @@ class PromptDialog(ModalScreen[str]):
 
     def __init__(
         self, title: str, text: str | Draw, value: str = "", *, label: str = "save",
-        validate: Callable[[str], str] = lambda value: "", folder: Path | None = None,
+        validate: Callable[[str], str] = lambda value: "", folder: Path | None = None, select: bool = False,
     ) -> None:  # fmt: skip
         super().__init__()
         self._heading, self._text, self._value, self._label, self._find_error = title, text, value, label, validate
-        self._folder = folder
+        self._folder, self._select = folder, select
         self._candidates: list[str] = []
         self._listed = ""  # the text that the candidates begin with
         self._completing = False  # tab was pressed before the candidates were found
@@ -116,7 +143,7 @@ class PromptDialog(ModalScreen[str]):
             if text:
                 draw = (lambda width, _height: fold(text, width, indent="")) if isinstance(text, str) else text
                 yield Panel(draw, classes="prose")
-            yield field(safe_text(self._value).translate(_ESCAPED), compact=True, select_on_focus=False)
+            yield field(safe_text(self._value).translate(_ESCAPED), compact=True, select_on_focus=self._select)
             yield ListPanel(eager=True, id="candidates")
             yield Panel(id="wrong", classes="trouble")
             keys = line(*(part for name, label in names for part in ((name, "bold $primary"), (f" {label}   ", "$muted"))))

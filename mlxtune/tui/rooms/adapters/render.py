@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+
+from rich.cells import cell_len
 from textual.content import Content
 
 from mlxtune.adapters.compare import AdapterComparison
@@ -9,7 +12,7 @@ from mlxtune.core.text import one_line, plural, size
 from mlxtune.evaluation.scorers.registry import metric_label
 from mlxtune.tui.paths import base_name
 from mlxtune.tui.render.bars import bar
-from mlxtune.tui.render.text import Part, age, cell, fold, key, line, lines, marked, wrap
+from mlxtune.tui.render.text import Part, age, cell, cut_middle, fold, key, line, lines, marked, wrap
 from mlxtune.tui.rooms.adapters.service import AdapterView, LibraryView
 from mlxtune.tui.verdict import verdict_style
 
@@ -56,10 +59,13 @@ def list_row(adapter: AdapterView, active: bool, now: float, width: int) -> Cont
     score, problem = adapter.score, adapter.problem
     glyph, token = ("✗", "$error") if problem else verdict_style(score.outcome, score.caveat) if score else verdict_style("")
     tags = ((f" {tag}", "$muted") for tag in adapter.tags)
-    name = cell(line((adapter.name, "bold"), *tags, (" ● in use", "$primary") if active else ""), _name_width(width) - 1)
+    name = cell(
+        line((_short_name(adapter.name, _name_width(width) - 1), "bold"), *tags, (" ● in use", "$primary") if active else ""),
+        _name_width(width) - 1,
+    )
     start: list[Part] = [(glyph, f"bold {token}"), " ", name, " "]
     if problem:
-        return line(*start, (problem, "$error"))
+        return line(*start, cell(problem, width - 6 - name.cell_length, "$error"))
     cells = [
         cell(adapter.kind, KIND, "$muted"),
         cell(adapter.size, SIZE, "$muted", right=True),
@@ -70,6 +76,11 @@ def list_row(adapter: AdapterView, active: bool, now: float, width: int) -> Cont
         cells += [cell(f"{100 * before.share:.0f} → {100 * after.share:.0f}%", RATE, right=True) for before, after in rates]
         cells += [] if rates else [cell("", RATE)]
     return line(*start, *cells, cell(age(max(now - adapter.created, 0)), AGE, "$faint", right=True))
+
+
+def _short_name(name: str, width: int) -> str:
+    """Return ``name`` cut to ``width`` cells. The name of a run first loses its date, which the age also tells."""
+    return name if cell_len(name) <= width else cut_middle(re.sub(r"^\d{8}-(?=\d{4}-)", "", name), width)
 
 
 def _name_width(width: int) -> int:

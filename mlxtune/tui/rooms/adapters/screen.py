@@ -195,7 +195,8 @@ class AdaptersRoom(Room):
     def action_rename(self) -> None:
         if adapter := self._adapter:
             about = "Use letters, digits, dots and dashes."
-            self._edit(adapter, f"Rename {adapter.name}", about, adapter.name, library.rename, "{} is now named {}.".format)
+            message = "{} is now named {}.".format
+            self._edit(adapter, f"Rename {adapter.name}", about, adapter.name, library.rename, message, select=True)
 
     def action_tag(self) -> None:
         def message(name: str, text: str) -> str:
@@ -208,7 +209,7 @@ class AdaptersRoom(Room):
 
     def _edit(
         self, adapter: AdapterView, title: str, about: str, value: str,
-        write: Callable[[Path, str, str], object], message: Callable[[str, str], str],
+        write: Callable[[Path, str, str], object], message: Callable[[str, str], str], select: bool = False,
     ) -> None:  # fmt: skip
         """Ask for a line of text and write it to the library."""
 
@@ -216,7 +217,7 @@ class AdaptersRoom(Room):
             if text and text != value:
                 self._change(lambda: write(self.app.workspace, adapter.key, text), message(adapter.name, text))
 
-        self.app.push_screen(PromptDialog(title, about, value), answered)
+        self.app.push_screen(PromptDialog(title, about, value, select=select), answered)
 
     def action_export(self) -> None:
         adapter = self._usable_adapter

@@ -169,7 +169,7 @@ class PlanRoom(Room):
         cursor = next((index for index, item in enumerate(items) if item.path == self._restored_key), None)
         self._restored_key = ""
         self._list.set(len(items), partial(self._row, form, items), header=render.form_header, cursor=cursor)
-        edits = plural(len(form.edits), "edit") if form.edits else ""
+        edits = f"{plural(len(form.edits), 'edit')} saved" if form.edits else ""
         file = ", ".join(filter(None, [f"recipes/{one_line(form.path.name)}", edits]))
         self.query_one("#plan-form", Section).head.set(title=one_line(form.recipe.name), note=file)
         if item := self._key:
