@@ -6,6 +6,7 @@ import platform
 import shlex
 import sys
 import tempfile
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -24,6 +25,11 @@ from mlxtune.models import bundled
 from mlxtune.models.bundled import install
 from mlxtune.models.cpu import blas
 from mlxtune.planning import machine as machines
+
+_EXTRAS = {  # a package of each extra
+    "serve": "starlette", "gguf": "gguf", "judge": "openai", "grammar": "llguidance", "parquet": "pyarrow", "pdf": "pypdf",
+    "track": "trackio",
+}  # fmt: skip
 
 
 def init(
@@ -110,6 +116,9 @@ def doctor(json: Json = False) -> None:
         if install.is_ready(bundled.DEFAULT)
         else "not downloaded; mlxtune demo downloads it (92 MB)",
     }
+    missing = [name for name, module in _EXTRAS.items() if find_spec(module) is None]
+    if missing:
+        facts["not installed"] = f"optional: {', '.join(missing)}; pip install 'mlxtune[{missing[0]}]'"
     problems = []
     if machine.backend == "cpu" and platform.system() == "Linux" and not fast_blas:
         problems.append(

@@ -111,6 +111,14 @@ def test_doctor_text_matches_its_json(cli):
 
 
 @pytest.mark.usefixtures("healthy")
+def test_doctor_lists_missing_extras_which_are_no_problem(cli, monkeypatch):
+    monkeypatch.setattr(workspace, "find_spec", lambda name: None if name in ("starlette", "gguf") else object())
+    result = cli("doctor")
+    assert result.code == 0
+    assert "optional: serve, gguf; pip install 'mlxtune[serve]'" in result.out
+
+
+@pytest.mark.usefixtures("healthy")
 def test_doctor_reports_problems_and_exits_1(cli, monkeypatch):
     monkeypatch.setattr(workspace.machines, "disk_free", lambda _: 10**9)
     result = cli("doctor")

@@ -69,7 +69,7 @@ def start(
     off-task prompts if there is no recipe. ``force`` keeps an export that is not faithful. ``precision`` is that of the matrices in a GGUF
     file, which gets the further files of ``program``; ``ollama_base`` is the name in Ollama of the base that an adapter is added to. For LM
     Studio, the default target is its folder of models, and ``force`` replaces its preset of the same name. ``prepare`` is called with the recipe before the worker starts, to download its base. Raise ``InputError`` if the adapter cannot be used, or
-    ``target`` or the preset exists, and ``MachineError`` if a package or a program is missing.
+    ``target`` or the preset exists or a package is missing, and ``MachineError`` if a program is missing.
     """
     if entry.problem:
         raise InputError(f"{entry.name} cannot be exported: {entry.problem}", hint=f"mlxtune adapters show {entry.name}")
@@ -83,7 +83,7 @@ def start(
     if target is not None and target.exists():
         raise InputError(f"{target} already exists.", hint="Choose another folder with --to.")
     if form in GGUF_FORMS and find_spec("gguf") is None:
-        raise MachineError("Writing GGUF requires the package gguf.", hint="pip install 'mlxtune[gguf]'")
+        raise InputError("Writing GGUF requires the package gguf.", hint="Run: pip install 'mlxtune[gguf]'")
     if quantized_by_ollama(precision, program):
         precision = "f16"
     elif precision in K_QUANTS and shutil.which(QUANTIZER) is None:
