@@ -16,13 +16,15 @@ from mlxtune.planning.benchmark import BenchmarkReport, Measurement, run_benchma
 
 
 def bench(
-    quick: Annotated[bool, typer.Option("--quick", help="Use a tiny size: quick, but it does not calibrate the planner.")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Benchmark only a tiny model. This is quick, but does not calibrate the planner.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Benchmark this machine: matrix products, attention, generation and training at three sizes, and the disk.
 
-    Afterwards, mlxtune plan estimates times before the first run. The output ends with a block to paste into a bug report. Nothing is
-    sent anywhere.
+    Once it has run, mlxtune plan can estimate a recipe's training time before its first run. The output ends with a
+    block to paste into a bug report. Nothing is sent anywhere.
     """
     with progress_bar("benchmarking") as update:
         report = run_benchmark(Path.cwd(), update, quick=quick)

@@ -111,7 +111,7 @@ def check(
 ) -> None:
     """Find problems in the rows and show how to fix them. Exits 1 if a problem blocks training.
 
-    Rows are checked as edited in their review.
+    Edits made in review are applied before the rows are checked.
     """
     from mlxtune.data.access.records import SourceRecords
     from mlxtune.data.checks.fixes import fixed_copy_path, select_fixes, write_fixed

@@ -122,7 +122,7 @@ def generate(
             show_json({"rows": offer.rows, "questions": offer.questions, "dollars": offer.dollars, "host": offer.host})
         return
     if offer.host:
-        what = f"Up to {offer.questions:,} questions with training rows will be sent to {offer.host}."
+        what = f"Up to {offer.questions:,} requests with training rows will be sent to {offer.host}."
         consent = require_consent(what, send, "Consent with --send, or use a teacher on this machine with --local.")
         request = replace(request, teacher=replace(spec, consent=consent))
     with progress_bar("looking for the model") as update:
@@ -248,12 +248,12 @@ def _absolute(path: str) -> str:
 
 
 def _show_quote(offer: Quote, request: GenerationRequest) -> None:
-    """Print the number of questions and their maximum cost."""
+    """Print the number of requests and their maximum cost."""
     money = f", at most ${offer.dollars:.2f}" if offer.dollars else ""
     limit = f", cap ${offer.cap:.2f}" if offer.cap is not None else ""
     spec = request.teacher
     teacher = spec.model or (Path(spec.adapter).parent.name if spec.adapter else spec.base)
     info(
         ("  ", ""),
-        f"{plural(offer.rows, 'prompt')}, up to {plural(offer.questions, 'question')} to {one_line(teacher, 60)}{money}{limit}.",
+        f"{plural(offer.rows, 'prompt')}, up to {plural(offer.questions, 'request')} to {one_line(teacher, 60)}{money}{limit}.",
     )

@@ -42,7 +42,8 @@ _STATUS_MARKS: dict[str, Cell] = {
 _PREVIEW_ROWS = 5
 
 Rows = Annotated[
-    list[str] | None, typer.Argument(metavar="ROW", help="Rows to decide on, by ID, or by line (row of a JSON array).")
+    list[str] | None,
+    typer.Argument(metavar="ROW", help="Rows to decide on, by ID or by line number (for a JSON array, by position)."),
 ]
 Edit = Annotated[str, typer.Option("--edit", metavar="FILE", help="Replace the content with the JSON in FILE; - reads stdin.")]
 Filter = Annotated[

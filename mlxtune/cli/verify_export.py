@@ -35,8 +35,12 @@ def verify_export(
         str,
         typer.Option("--endpoint", help="The URL of llama.cpp's server, Ollama, LM Studio, or a similar program on this machine."),
     ],
-    model: Annotated[str, typer.Option("--model", help="The model's name there. Default: the only one.")] = "",
-    export: Annotated[str, typer.Option("--export", help="The ID of the export that runs there, if it is ambiguous.")] = "",
+    model: Annotated[
+        str, typer.Option("--model", help="The model's name at the endpoint. Default: its model, if it serves only one.")
+    ] = "",
+    export: Annotated[
+        str, typer.Option("--export", help="The ID of the export that the endpoint serves, if the adapter has several.")
+    ] = "",
     recipe: Rows = None,
     json: Json = False,
 ) -> None:

@@ -316,7 +316,7 @@ def facts(scaffold: Scaffold, name: str = "") -> list[tuple[str, str]]:
         ("method", scaffold.method),
         ("tokens", f"max_tokens = {scaffold.max_tokens:,}, estimated"),
         ("contract", contract),
-        *([("disclaimers", f"{required:,} in every answer they apply to, {offered:,} offered as comments")] if scaffold.sentences else []),
+        *([("disclaimers", f"{required:,} in every answer they apply to, {offered:,} more commented out in the recipe")] if scaffold.sentences else []),
     ]  # fmt: skip
 
 

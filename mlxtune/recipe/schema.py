@@ -440,7 +440,7 @@ class SearchSection:
         list[float], Key("lowest and highest beta; empty = a third to three times", in_form=False, methods=_PREFERENCE), _RANGE
     ] = field(default_factory=list)
     sft_weight: Annotated[
-        list[float], Key("lowest and highest weight of the loss sft, if the recipe has it", in_form=False, methods=_DPO), _RANGE
+        list[float], Key("lowest and highest weight of the sft loss, if the recipe has it", in_form=False, methods=_DPO), _RANGE
     ] = field(default_factory=list)
 
 

@@ -117,7 +117,7 @@ class ResponseFormat(Protocol):
         """Return the documents that end a stream."""
 
     def failure(self, error: ApiError) -> Document:
-        """Return the document that ends a stream in which the answer failed."""
+        """Return the final event of a stream whose answer failed."""
 
 
 def parameters(body: Any, supported: Collection[str], defaults: Mapping[str, Any] = MappingProxyType({})) -> Parameters:

@@ -76,7 +76,7 @@ class ChatSession:
         if not self.turns:
             raise InputError("The conversation is empty, so there is no row to save.")
         if not all(turn.content.strip() for turn in self.turns):
-            raise InputError("An answer is empty, so the row would teach nothing.", hint="Undo its question first.")
+            raise InputError("An answer is empty, so the row would teach nothing.", hint="Remove its question first, with /undo.")
         return {"messages": [message.as_dict() for message in self.messages]}
 
     def save_row(self, file: Path) -> None:

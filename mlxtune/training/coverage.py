@@ -46,7 +46,8 @@ class Coverage:
         for row, visits, seen, trained in zip(self.rows, self.visits, self.seen, self.trained, strict=True):
             if (seen, trained) != (visits * len(row.tokens), visits * int(row.trained.sum())):
                 raise MlxtuneError(
-                    f"{row.location}: visit count {visits} contradicts trained-token count {trained}.", hint="Do not use this run."
+                    f"{row.location}: the row was seen {visits} times, but {trained} trained tokens were counted, which does not match.",
+                    hint="The run's records are inconsistent; do not use it.",
                 )
             counts = {"visits": visits, "seen": seen, "trained": trained, "truncated": row.truncated}
             rows.append({"id": row.id, "line": row.location.line, **row_labels(row), **counts})

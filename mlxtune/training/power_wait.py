@@ -19,7 +19,7 @@ POLL = 1.0  # seconds between two checks while it waits, and until a stop reques
 class PowerWait:
     """Called before each step. It returns once the machine is connected to power and cool, or the user asks the run to stop.
 
-    A run pauses at heavy thermal pressure and continues once it is nominal, so that it does not alternate at the limit.
+    A run pauses under heavy thermal pressure and continues once it is nominal, so that it does not alternate at the limit.
     ``waited`` is the time that it has paused, in seconds.
     """
 

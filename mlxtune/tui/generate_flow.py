@@ -133,11 +133,11 @@ def choose_teacher(
                     request = replace(request, teacher=replace(request.teacher, consent="asked in the app"))
                 _start(app, loaded, request)
 
-        title = f"Who writes up to {plural(min(usable[0][1].count, usable[0][2].rows), 'row')}?"
+        title = f"Which teacher should write up to {plural(min(usable[0][1].count, usable[0][2].rows), 'row')}?"
         text = "The teacher sees only training rows. Choosing one starts it."
         app.push_screen(ChoiceDialog(title, text, options), chosen)
 
-    app.run_job(teachers, show, busy="Counting the questions.")
+    app.run_job(teachers, show, busy="Counting the requests.")
 
 
 def _teachers(workspace: Path, recipe: Recipe) -> list[tuple[str, TeacherSpec]]:
@@ -159,7 +159,7 @@ def _teachers(workspace: Path, recipe: Recipe) -> list[tuple[str, TeacherSpec]]:
 
 
 def _cost(offer: Quote) -> str:
-    text = f"up to {plural(offer.questions, 'question')}"
+    text = f"up to {plural(offer.questions, 'request')}"
     if not offer.host:
         return f"{text}, on this machine"
     return f"{text}, at most ${min(offer.dollars, offer.cap or offer.dollars):.2f}; training rows are sent to {offer.host}"

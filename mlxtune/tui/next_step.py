@@ -203,11 +203,11 @@ def _before_first_run(snapshot: Snapshot) -> NextStep:
     evals = [view for view in snapshot.evals if not is_sample(view.name)]
     if view.source_exists and not any(map(_base_measured, evals)):
         if failed := _failed_evaluation(evals):
-            again = ("E", "evaluate", "measure the base again", _open("evaluate"))
+            again = ("E", "evaluate", "evaluate the base again", _open("evaluate"))
             return NextStep(*_without_verdict(failed), *again, "✗", "$error", shortcuts=(train,))
         why = "Only then can a verdict say whether training helped."
-        measure = ("E", "measure", "measure it", _open("evaluate"))
-        return NextStep("Measure the base model first.", why, *measure, shortcuts=(train,))
+        evaluate = ("E", "evaluate", "evaluate it", _open("evaluate"))
+        return NextStep("Evaluate the base model first.", why, *evaluate, shortcuts=(train,))
     plan = (Shortcut("P", "estimate its cost", _open("plan")),)
     startable, total = len(snapshot.startable), len(snapshot.recipes)
     if startable > 1:

@@ -179,7 +179,9 @@ class TransformDialog(ModalScreen["Pipeline | None"]):
             self.app.bell()
         elif self._pipeline is not None and (outcome := self._outcome) is not None and outcome.shown:
             if outcome.added or self._pipeline.mapping:
-                self._error = InputError("This adds or reads rows, so it needs a new file: mlxtune data apply … --out NEW.jsonl.")
+                self._error = InputError(
+                    "This pipeline adds rows or maps columns, so it must write to a new file: mlxtune data apply … --out NEW.jsonl."
+                )
                 self._draw()
             else:
                 self.dismiss(self._pipeline)

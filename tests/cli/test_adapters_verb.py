@@ -333,6 +333,6 @@ def test_a_preset_of_lm_studio_is_not_overwritten(cli, shop, tmp_path, monkeypat
     preset.write_text('{"name": "mine"}')
     ended = cli("export", "lmstudio")
     assert ended.code == 2, ended.err
-    assert f"LM Studio has another preset named {RUN}." in ended.err
+    assert f"LM Studio already has a different preset named {RUN}." in ended.err
     assert f"mlxtune export lmstudio {RUN} --force" in ended.err
     assert preset.read_text() == '{"name": "mine"}'

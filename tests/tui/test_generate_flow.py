@@ -53,7 +53,7 @@ async def test_three_keys_from_failing_rows_to_a_teacher(shop: Shop, open_room: 
         await room.until(lambda: room.mode == "")
         assert "never the held-out rows" in room.screen._text
         await room.press("enter")
-        await room.until(lambda: room.mode == "" and "Who writes" in room.screen._heading)
+        await room.until(lambda: room.mode == "" and "Which teacher" in room.screen._heading)
         options = [(option.name, option.about) for option in room.screen._options]
         assert options[0][0] == "smollm2-135m"
         assert options[0][1].startswith("up to ")

@@ -239,9 +239,9 @@ def test_the_base_is_to_be_measured_until_it_has_been(shop: Shop) -> None:
     )
     assert (advice.key, advice.glyph, [way.key for way in advice.shortcuts]) == ("E", "✗", ["n"])
     stopped = shop.run("20261124-1510-support-json", kind="eval", end=("run.stopped", {"step": 0}), age=800)
-    assert next_step(shop.snapshot()).sentence == "Measure the base model first."
+    assert next_step(shop.snapshot()).sentence == "Evaluate the base model first."
     shop.run("20261124-1520-support-json-advice", kind="eval", end=DONE, age=700)
-    assert next_step(shop.snapshot()).sentence == "Measure the base model first.", "a sample for advice is no baseline"
+    assert next_step(shop.snapshot()).sentence == "Evaluate the base model first.", "a sample for advice is no baseline"
     whole = ("arm.finished", {"arm": "base", "rows": 40, "cached": False, "seconds": 9.0})
     shop.tell(stopped, [("run.started", {"kind": "eval", "name": "support-json", "base": "b", "pid": 1, "host": "mac"}), whole, ("run.stopped", {"step": 0})], 600)  # fmt: skip
     assert next_step(shop.snapshot()).action == "screen.new"

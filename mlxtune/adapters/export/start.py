@@ -66,8 +66,8 @@ def start(
     """Start the worker that exports ``entry`` to ``target`` or, by default, into its run folder. Return the run.
 
     Fidelity is measured on the held-out rows of ``recipe``, which defaults to the recipe of the adapter's run, or on mlxtune's
-    off-task prompts if there is no recipe. ``force`` keeps an export that is not faithful. ``precision`` is that of the matrices in a GGUF
-    file, which gets the further files of ``program``; ``ollama_base`` is the name in Ollama of the base that an adapter is added to. For LM
+    off-task prompts if there is no recipe. ``force`` keeps an export that is not faithful. ``precision`` is the precision of the matrices in a
+    GGUF file. ``program`` selects which other files (Modelfile, preset) are written next to it. ``ollama_base`` is the name in Ollama of the base that an adapter is added to. For LM
     Studio, the default target is its folder of models, and ``force`` replaces its preset of the same name. ``prepare`` is called with the recipe before the worker starts, to download its base. Raise ``InputError`` if the adapter cannot be used, or
     ``target`` or the preset exists or a package is missing, and ``MachineError`` if a program is missing.
     """
@@ -77,7 +77,7 @@ def start(
         target = target or lmstudio.model_folder(entry.name)
         if not force and lmstudio.has_other_preset(entry.name, entry.system):
             raise InputError(
-                f"LM Studio has another preset named {entry.name}.",
+                f"LM Studio already has a different preset named {entry.name}.",
                 hint=f"Replace it: mlxtune export lmstudio {entry.name} --force",
             )
     if target is not None and target.exists():

@@ -37,7 +37,7 @@ class RowVote(NamedTuple):
 class VoteTally:
     """One question's votes: the second arm's wins, losses and ties, its share of decided votes, the p-value, and the outcome.
 
-    ``p`` is from the sign test; ``adjusted`` is Holm-adjusted over the side questions. ``low`` and ``high`` are Wilson limits.
+    ``p`` is from the sign test; ``adjusted`` is Holm-adjusted over the secondary questions. ``low`` and ``high`` are Wilson limits.
     """
 
     question: str

@@ -160,7 +160,7 @@ class BlindRoom(Room):
         self.query_one("#bl-votes", Panel).update(partial(render.result_table, votes_table(result)))
         self.query_one("#bl-facts", Panel).update(partial(render.result_table, reader_table(result)))
         self.query_one("#bl-outcome", Section).head.set(note=f"{plural(result.pairs, 'pair')}, read blind")
-        self.query_one("#bl-counts", Section).head.set(note="sign test; side questions Holm-adjusted" if self.wide else "")
+        self.query_one("#bl-counts", Section).head.set(note="sign test; secondary questions Holm-adjusted" if self.wide else "")
 
     def _load_arms(self, view: RunView, arms: tuple[str, str] | None = None) -> None:
         if self._loading != view.id or arms is not None:

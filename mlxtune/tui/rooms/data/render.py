@@ -270,13 +270,14 @@ def split_bar(counts: Mapping[Any, int], why: str, width: int) -> Content:
 
 
 def labels(tags: Mapping[str, Mapping[str, int]], width: int) -> list[Content]:
-    """Draw the values of each key as bars, most frequent first. Values on too few rows are marked."""
+    """Draw the values of each key as bars, most frequent first. Values that occur in too few rows are marked."""
     from mlxtune.data.checks.statistics import is_rare
 
     if not tags:
         return [
             fold(
-                "No key has only a few repeated values. Tag rows, or add a key such as category, to see their distribution.", width
+                "No metadata key is categorical (a few values that repeat). Tag rows, or add a key such as category, to see their distribution.",
+                width,
             )
         ]
     rows: list[Content] = []

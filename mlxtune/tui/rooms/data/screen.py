@@ -123,7 +123,7 @@ class DataRoom(SourceRoom):
                 )
                 yield Section("Lengths", Panel(id="histogram"), id="lengths")
                 yield Section("Split", Panel(id="split-bar"), id="split")
-                about = "Row counts by value, for keys that have only a few values. Values on too few rows are marked."
+                about = "Row counts by value, for keys that have only a few values. Values that occur in too few rows are marked."
                 yield Section("Labels", ScrollPanel(at_end=False, id="label-bars", about=about), id="labels", classes="fill")
                 yield Section("Coverage", Panel(id="coverage-bars"), id="coverage")
                 yield Section("Agreement", Panel(id="agreement-text"), id="agreement")
@@ -410,7 +410,7 @@ class DataRoom(SourceRoom):
             except MlxtuneError as error:
                 self.app.show_error(error)
 
-        text = "They are no longer reported for this source. The reason is recorded in the journal; u undoes it."
+        text = "Its findings will no longer be reported for this source. The reason is recorded in the journal; u undoes it."
         self.app.push_screen(PromptDialog(f"Mute {title}: why?", text, label="mute"), save)
 
     def action_filter(self) -> None:

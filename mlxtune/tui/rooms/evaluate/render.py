@@ -85,7 +85,7 @@ def _margins(loaded: LoadedReport) -> list[str]:
     for item in loaded.report.margins:
         if item.first == loaded.baseline:
             moved = f"{_signed(item.change, 3)} ({_signed(item.low, 3)} to {_signed(item.high, 3)})"
-            counts = f"{item.rose} rows rose, {item.fell} fell"
+            counts = f"the margin rose on {plural(item.rose, 'row')} and fell on {item.fell:,}"
             texts.append(f"{one_line(item.second)} over {one_line(item.first)}: {moved}, {counts}, {_p(item.p)}.")
     return texts
 

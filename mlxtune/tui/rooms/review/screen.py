@@ -391,7 +391,7 @@ class ReviewRoom(SourceRoom):
         if (session := self.session) is None:
             return
         names = sorted({name for decision in session.source.decisions.values() for name, _ in decision.by})
-        options = [ChoiceOption("own", "Yourself", "the newest decisions of all are shown")]
+        options = [ChoiceOption("own", "Yourself", "everyone's latest decisions are shown")]
         options += [ChoiceOption(f"as {name}", one_line(name, 20), "only their decisions are shown") for name in names]
         options.append(ChoiceOption("other", "Another name", "a second annotator, who starts with undecided rows"))
 
@@ -400,7 +400,9 @@ class ReviewRoom(SourceRoom):
                 text = (
                     "Decisions are recorded under this name, and only theirs are shown, so that two people can judge the same rows."
                 )
-                self.app.push_screen(PromptDialog("Who decides?", text, label="continue"), lambda name: use(name) if name else None)
+                self.app.push_screen(
+                    PromptDialog("Review as which annotator?", text, label="continue"), lambda name: use(name) if name else None
+                )
             elif value:
                 use("" if value == "own" else value.removeprefix("as "))
 
@@ -408,7 +410,7 @@ class ReviewRoom(SourceRoom):
             self.sessions.set_annotator(name)
             self.redraw()
 
-        self.app.push_screen(ChoiceDialog("Who decides?", "", options), chosen)
+        self.app.push_screen(ChoiceDialog("Review as which annotator?", "", options), chosen)
 
     def action_note(self) -> None:
         if (session := self.session) is None:
