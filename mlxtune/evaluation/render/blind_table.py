@@ -41,7 +41,7 @@ def votes_table(result: BlindResult) -> ReportTable:
         TableColumn("p", right=True, priority=1),
         TableColumn(priority=1),
     )
-    return ReportTable("Votes", "sign test, Wilson interval of decided votes; secondary questions after Holm", columns, tuple(rows))
+    return ReportTable("Votes", "sign test, Wilson interval; secondary questions Holm-adjusted", columns, tuple(rows))
 
 
 def reader_table(result: BlindResult) -> ReportTable:
