@@ -6,12 +6,11 @@ As with inspect_ai's detached launch, a launch record is written to the folder b
 from __future__ import annotations
 
 import socket
-import subprocess
 import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mlxtune import __version__
 from mlxtune.core.child_process import python_command, start_detached
@@ -23,6 +22,9 @@ from mlxtune.runs import events, registry
 from mlxtune.runs.locks import is_locked, require_free_accelerator
 from mlxtune.runs.registry import LAUNCH_FILE, RUN_KINDS, Run
 from mlxtune.runs.status import STARTING_FOR
+
+if TYPE_CHECKING:
+    from subprocess import Popen
 
 TEMPLATE_FILE = "chat_template.jinja"
 START_TIMEOUT = STARTING_FOR  # seconds a worker may take to write its first event
@@ -104,7 +106,7 @@ def _spawn(run: Run, kind: str, request: Mapping[str, Any]) -> Run:
         raise DetachedEarly(run) from error
 
 
-def _wait_for_first_event(run: Run, child: subprocess.Popen[bytes], old_count: int) -> Run:
+def _wait_for_first_event(run: Run, child: Popen[bytes], old_count: int) -> Run:
     deadline = time.monotonic() + START_TIMEOUT
     while time.monotonic() < deadline:
         if any(event["type"] != "heartbeat" for event in events.read_all(run.folder)[old_count:]):

@@ -182,7 +182,7 @@ def test_changed_token_limit_lets_the_base_answer_again(workspace: Path, trained
     folder = evaluate(own, "evaluation.max_tokens=6", run=trained)
     result = report.load(folder)
     assert [arm.cached for arm in result.arms] == [False, False]
-    assert result.facts["moved"].startswith("The decoding (kind greedy, max_tokens 4, now kind greedy, max_tokens 6) changed")
+    assert result.facts["moved"].startswith("The token limit of an answer (4, now 6) changed")
     outputs = [json.loads(line) for line in (folder / "outputs.jsonl").read_text().splitlines()]
     assert {record["answer_tokens"] for record in outputs if record["ended"] == "length"} == {6}
 
