@@ -60,7 +60,7 @@ def demo(
         samples.create(folder)
     recipe = with_grammar_arms(load(recipe_file, overrides or []))
     os.chdir(folder)
-    info("The demo runs the whole workflow, which took 23 minutes on a busy CPU with two cores.")
+    info("The demo runs the whole workflow, which took 20 to 42 minutes on two busy CPU cores.")
     with stages([*_STAGES, *(_FULL if full else ())]) as panel:
         results = [_run_workflow(recipe, panel)]
         if full:
