@@ -270,7 +270,7 @@ async def test_while_a_run_is_active_nothing_starts(loaded: Shop, open_room: Ope
         assert not {"train", "probe"} & set(room.actions)
         for key in "tb":
             await room.press(key)
-            await room.until_notice("! The run of support-json is using this machine.")
+            await room.until_notice("! The training run of support-json is using this machine.")
             assert room.notice.endswith("or stop it in Train (T).")
             await room.press("escape")
         assert room.mode == "plan"

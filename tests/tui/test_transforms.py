@@ -77,7 +77,7 @@ async def test_an_invalid_or_empty_pipeline_changes_nothing(shop: Shop, checks: 
         room.screen.query_one(Input).value = "merge data/more.jsonl"
         await room.until(lambda: "10 added: 13 → 23 rows." in dialog_text(room, "#outcome"))
         await room.press("enter")
-        await room.until(lambda: "needs a new file" in dialog_text(room, "#outcome"))
+        await room.until(lambda: "must write to a new file" in dialog_text(room, "#outcome"))
         await room.press("escape")
         assert room.mode == "data"
         assert not journal_exists(room)
