@@ -54,7 +54,7 @@ def test_a_room_is_opened_on_an_item(room: str, item: str, state: dict[str, Any]
     [
         ("trian", "", "no room named trian"),
         ("home", "x", "does not accept an item"),
-        ("train", "last", "no runs"),
+        ("train", "last", "no training runs"),
         ("evaluate", "x", "no evaluations"),
         ("plan", "gone", "no recipe at"),
         ("chat", "gone", "no adapter"),

@@ -48,7 +48,7 @@ def test_evaluation_with_the_lower_token_limit_is_to_be_made_again() -> None:
         assert refused.value.hint.endswith("mlxtune eval a --set evaluation.max_tokens=320")
     with pytest.raises(InputError) as refused:
         comparability.require_comparable("one", short, "two", {**long, "schema": "other"})
-    assert "same rows" in refused.value.hint
+    assert "same held-out rows" in refused.value.hint
 
 
 def test_fact_missing_from_older_report_is_ignored() -> None:
