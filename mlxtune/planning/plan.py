@@ -21,9 +21,7 @@ from mlxtune.recipe import Recipe
 Outcome = Literal["go", "warn", "refuse"]
 
 MIN_USES = 4  # minimum uses of each shape for which compiling is assumed to pay off, if no probe has measured it
-FORWARD_SHARE = (
-    1 / 3
-)  # time of a forward-only position as a fraction of a step's: a backward pass takes twice as long as a forward pass
+FORWARD_SHARE = 1 / 3  # of a step's time, for a forward-only position: a backward pass takes twice as long as a forward pass
 
 _SPEED_SOURCES = {"probe": "measured by a probe", "bench": "estimated from mlxtune bench"}
 _PEAK_MOMENTS = {
