@@ -104,8 +104,8 @@ def _recipe(base: CatalogModel, task: str) -> str:
 def memory(recipe: Recipe, base: CatalogModel, task: str) -> str:
     """Return the header line with the planner's verdict for Macs with four memory sizes."""
     estimates = planned(recipe, base, task).items()
-    return "# Memory on a Mac (computed, never measured): " + " · ".join(
-        f"{gb} GB {FITS[word]}, {size(need)}" for gb, (word, need) in estimates
+    return "# Memory (computed, never measured on a Mac): " + "; ".join(
+        f"{gb} GB Mac: {size(need)}, {FITS[word]}" for gb, (word, need) in estimates
     )
 
 

@@ -15,7 +15,7 @@ from mlxtune.advice.rules import AdviceRule, Fact, FactInfo, Facts, Rules, Verdi
 from mlxtune.core.text import plural
 
 _METHODS = {"sft": "SFT", "dpo": "DPO", "sft then dpo": "SFT, then DPO"}
-_ORIGINS = {"answer": "you said", "workspace": "found", "measured": "measured"}
+_ORIGINS = {"answer": "your answer", "workspace": "found in the workspace", "measured": "measured"}
 
 
 @dataclass(frozen=True)
@@ -117,13 +117,13 @@ def _sentence(verdict: Verdict, gate: str, method: str, why: str) -> str:
         case "rag":
             later = f" Training can wait: {gate[:1].lower()}{gate[1:]}" if gate else ""
             return f"Use retrieval, not training: the model lacks knowledge.{later}"
-    return gate or "Start with a prompt: nothing you said requires training or retrieval."
+    return gate or "Start with a prompt: none of your answers requires training or retrieval."
 
 
 def _reason(rule: AdviceRule, text: str, facts: Facts, by: Rules) -> Reason:
-    """Return the reason for a rule, with facts such as ``you said calls per month: 20,000``."""
+    """Return the reason for a rule, with facts such as ``calls per month: 20,000 (your answer)``."""
     because = (
-        f"{_ORIGINS[by.facts[name].origin]} {by.facts[name].label}: {_shown(facts.get(name), by.facts[name]) or 'nothing'}"
+        f"{by.facts[name].label}: {_shown(facts.get(name), by.facts[name]) or 'nothing'} ({_ORIGINS[by.facts[name].origin]})"
         for name in rule.because(facts)
     )
     return Reason(rule.key, rule.section, text, tuple(because), rule.source)
@@ -144,6 +144,6 @@ def _measured(evidence: AdviceEvidence, metric: Fact) -> list[str]:
     """Return the rate, interval and evaluation of each evaluated arm."""
     arms = evidence.arms_by_metric(metric)
     return [
-        f"{arm.arm}: {arm.percent:g}% of {plural(arm.total, 'row')} ({100 * arm.low:.0f}–{100 * arm.high:.0f}), by {arm.by}"
+        f"{arm.arm}: {arm.percent:g}% of {plural(arm.total, 'row')} ({100 * arm.low:.0f}–{100 * arm.high:.0f}), from {arm.by}"
         for arm in (arms[name] for name in ARMS.values() if name in arms)
     ]

@@ -22,7 +22,7 @@ from mlxtune.evaluation.blind.blind_status import export_votes
 from mlxtune.evaluation.blind.votes import HEADLINE_QUESTION, QUESTIONS, BlindResult
 from mlxtune.evaluation.json_fields import to_json
 from mlxtune.evaluation.paired_answers import load_pairs
-from mlxtune.evaluation.render.blind_table import reader_table, votes_table
+from mlxtune.evaluation.render.blind_table import rater_table, votes_table
 from mlxtune.evaluation.statistics.power import detectable_preference
 from mlxtune.runs import registry
 
@@ -66,7 +66,7 @@ def blind(
 
 
 def _ask(session: BlindSession) -> None:
-    """Collect votes until the reader reveals the sides. Exit with 3 if the reader stops before that."""
+    """Collect votes until the rater reveals the sides. Exit with 3 if the rater stops before that."""
     least = detectable_preference(session.n)
     power = f"80% power to detect a preference of {100 * least:.0f}%" if least else "too few pairs to detect a preference"
     repeats = session.votes_needed // len(QUESTIONS) - session.n
@@ -140,11 +140,11 @@ def _keys() -> Iterator[str]:
 
 
 def table(result: BlindResult) -> None:
-    """Print the verdict, the votes on each question, and the reader's consistency."""
+    """Print the verdict, the votes on each question, and the rater's consistency."""
     print_verdict(f"{plural(result.pairs, 'pair')}, rated blind", result.headline.outcome, result.verdict)
     show("")
     print_table(votes_table(result))
-    print_table(reader_table(result))
+    print_table(rater_table(result))
 
 
 def _export(session: BlindSession, path: Path, question: str) -> None:

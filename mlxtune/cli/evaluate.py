@@ -44,10 +44,10 @@ def evaluate(
     adapter: Annotated[str, typer.Option("--adapter", help="With a recipe, the adapter to evaluate.")] = "",
     overrides: Overrides = None,
     gate: Annotated[
-        bool, typer.Option("--gate", help="Exit 1 unless the verdict is 'better' and off-task answers are 'held'.")
+        bool, typer.Option("--gate", help="Exit 1 unless the verdict is 'better' and off-task accuracy is 'held'.")
     ] = False,
     accept_unknown: Annotated[
-        bool, typer.Option("--accept-unknown", help="With --gate, also accept 'cannot tell' for off-task answers.")
+        bool, typer.Option("--accept-unknown", help="With --gate, also accept 'cannot tell' for off-task accuracy.")
     ] = False,
     all_seeds: Annotated[
         bool, typer.Option("--seeds", help="Evaluate all runs of this recipe that differ only in the seed, and recommend one.")
@@ -57,7 +57,7 @@ def evaluate(
         typer.Option("--generated", help="Compare training with and without the generated rows. Trains missing runs first."),
     ] = False,
     send: Annotated[
-        bool, typer.Option("--send", help="Consent to sending held-out prompts to the endpoints among the arms.")
+        bool, typer.Option("--send", help="Consent to sending held-out prompts to arms that are remote endpoints.")
     ] = False,
     json: Json = False,
 ) -> None:

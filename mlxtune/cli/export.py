@@ -30,6 +30,7 @@ from mlxtune.evaluation.json_fields import to_json
 from mlxtune.evaluation.render.comparison_table import comparison_table
 from mlxtune.evaluation.scorers.registry import metric_label
 from mlxtune.recipe import load
+from mlxtune.runs.registry import Run
 from mlxtune.training.start import check_recipe
 
 To = Annotated[Path | None, typer.Option("--to", help="The folder to create. Default: a folder in exports/.")]
@@ -45,7 +46,7 @@ Force = Annotated[
     bool,
     typer.Option("--force", help="Keep the export even if it is not faithful, and replace LM Studio's preset of the same name."),
 ]
-Format = Annotated[str, typer.Argument(help="; ".join(f"{one.label}: {one.about}" for one in FORMATS) + ".", metavar="FORM")]  # fmt: skip
+Format = Annotated[str, typer.Argument(help="; ".join(f"{one.label}: {one.about}" for one in FORMATS) + ".", metavar="FORMAT")]  # fmt: skip
 
 
 def export(
@@ -117,9 +118,10 @@ def export(
         code = follow_answers(run)
     finally:
         exports.remove_unfinished(run)
-    if (run.folder / fidelity.FILE).is_file():
-        proof, summary = fidelity.load(run.folder), dict(run.state().summary)
-        show_json(_document(run.id, proof, summary, code)) if json else _print_fidelity(proof, summary)
+    if not json:
+        show_export(run)
+    elif (run.folder / fidelity.FILE).is_file():
+        show_json(_document(run.id, fidelity.load(run.folder), dict(run.state().summary), code))
     if code:
         raise typer.Exit(code)
     if not json:
@@ -129,6 +131,12 @@ def export(
             str(dict(run.state().summary)["folder"]),
             exports.quantized_by_ollama(precision, chosen.program),
         )
+
+
+def show_export(run: Run) -> None:
+    """Print an export's fidelity and folder, if it has been compared with the adapter."""
+    if (run.folder / fidelity.FILE).is_file():
+        _print_fidelity(fidelity.load(run.folder), dict(run.state().summary))
 
 
 def _find_format(form: str, which: str, *, lora: bool, requantize: bool) -> ExportFormat:
@@ -186,7 +194,7 @@ def _print_fidelity(proof: Fidelity, summary: Mapping[str, Any]) -> None:
     head: list[Cell] = [(name, "faint") for name in ("", "logits, mean", "max", "KL, nats per token", "same top token")]
     rows: list[list[Cell]] = [
         [(name, "muted"), f"{item.mean:.4f}", f"{item.max:.3f}", f"{item.kl:.5f}", f"{100 * item.agree:.1f}%"]
-        for name, item in (("adapter's change", proof.change), ("export's loss", proof.loss))
+        for name, item in (("adapter's effect", proof.change), ("export's error", proof.loss))
     ]
     print_columns([head, *rows], right=(1, 2, 3, 4))
     if proof.rates:

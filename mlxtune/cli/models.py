@@ -24,6 +24,7 @@ _COMMERCIAL: dict[str, Cell] = {
     "conditions": ("with conditions", "warning"),
     "no": ("not commercial", "error"),
 }
+_COLUMNS = ("model", "", "download", "context", "memory", "use", "thinking", "tools", "tested", "license")
 CHECKED = (
     "tested here: weights (the real ones), template (and the layers in a tiny model), or layers (only those); see docs/models.md"
 )
@@ -47,8 +48,12 @@ def models(
         return
     if known:
         print_heading(out, "Known models", f"memory to train a LoRA on 4 rows of 512 tokens; limit {size(machine.limit)}")
-        print_columns([_row(model, machine) for model in known], right=(2,))
-        show("    ", (CHECKED, "muted"))
+        head: list[Cell] = [(name, "faint") for name in _COLUMNS]
+        shown = print_columns([head, *(_row(model, machine) for model in known)], right=(2,), required=5)
+        if shown < len(_COLUMNS):
+            show("    ", (f"A wider terminal also shows: {', '.join(_COLUMNS[shown:])}.", "muted"))
+        if shown > _COLUMNS.index("tested"):
+            show("    ", (CHECKED, "muted"))
         for condition, licenses in _conditions(known).items():
             show("    ", (f"{', '.join(licenses)}: {condition}", "muted"))
         show("")
@@ -114,11 +119,11 @@ def _row(model: CatalogModel, machine: Machine) -> list[Cell]:
         size(model.hub_nbytes),
         (f"{model.context // 1024}k", "muted"),
         (f"{mark}{size(fit.need)}", style),
+        _COMMERCIAL[model.commercial],
         (model.thinking_label, "muted"),
         ("tools" if model.tools else "no tools", "muted"),
         (model.checked, "muted"),
         (model.license, "muted"),
-        _COMMERCIAL[model.commercial],
     ]
 
 

@@ -28,7 +28,7 @@ def open_room(
         ),
     ] = "",
 ) -> None:
-    """Open the app in a room."""
+    """Open the app in one of its rooms (screens)."""
     name = room.lower()
     if name not in ROOM_ITEMS:
         raise InputError(f"There is no room named {one_line(room, 40)}.", hint=suggest(name, ROOM_ITEMS))

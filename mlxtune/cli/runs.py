@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from mlxtune.adapters.export import start as exports
+from mlxtune.cli.export import show_export
 from mlxtune.cli.follow import follow
 from mlxtune.cli.generate import show_generation
 from mlxtune.cli.options import Json
@@ -110,6 +111,8 @@ def show_run(name: RunName = "last", json: Json = False) -> None:
     print_facts(facts)
     if run.kind == "search":
         show_search(run)
+    if run.kind == "export":
+        show_export(run)
     if run.kind == "generate" and state.phase == "finished":
         show_generation(run)
 
@@ -117,7 +120,11 @@ def show_run(name: RunName = "last", json: Json = False) -> None:
 @app.command()
 def attach(name: RunName = "last", json: Json = False) -> None:
     """Follow a run from its first event. Press Ctrl-C to detach."""
-    raise typer.Exit(follow(registry.find_run(Path.cwd(), name, None), json=json))
+    run = registry.find_run(Path.cwd(), name, None)
+    code = follow(run, json=json)
+    if run.kind == "export" and not json:
+        show_export(run)
+    raise typer.Exit(code)
 
 
 @app.command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
@@ -30,10 +31,19 @@ def print_section(title: str, note: str = "") -> None:
     print_heading(out, title, note)
 
 
-def print_columns(rows: Sequence[Sequence[Cell | Text]], *, right: Sequence[int] = (), console: Console = out) -> None:
-    """Print rows in aligned columns, two spaces apart. ``right`` lists the right-aligned columns."""
+def print_columns(
+    rows: Sequence[Sequence[Cell | Text]], *, right: Sequence[int] = (), required: int | None = None, console: Console = out
+) -> int:
+    """Print rows in aligned columns, two spaces apart, and return the number of columns printed.
+
+    ``right`` lists the right-aligned columns. On a terminal, columns after the first ``required`` are left out if they do not fit.
+    """
     texts = [[cell if isinstance(cell, Text) else styled(cell) for cell in row] for row in rows]
     widths = [max(cell.cell_len for cell in column) for column in zip(*texts, strict=True)]
+    if required is not None and console.is_terminal:
+        ends = itertools.accumulate(width + 2 for width in widths)
+        widths = widths[: max(required, sum(end <= console.width for end in ends))]
+        texts = [row[: len(widths)] for row in texts]
     for row in texts:
         text = Text("  ")
         for index, (cell, width) in enumerate(zip(row, widths, strict=True)):
@@ -42,6 +52,7 @@ def print_columns(rows: Sequence[Sequence[Cell | Text]], *, right: Sequence[int]
             text.append("  ")
         text.rstrip()
         console.print(text)
+    return len(widths)
 
 
 def share_bar(share: float, width: int) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import unicodedata
 from collections.abc import Iterable
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
@@ -18,8 +19,14 @@ _CONTROL_PICTURES = {code: chr(0x2400 + code) for code in range(0x20)} | {0x7F: 
 
 def safe_text(text: str, *, limit: int = 0) -> str:
     """Return ``text`` with control characters made visible, optionally truncated to ``limit`` characters."""
-    safe = _UNSAFE.sub(lambda match: _CONTROL_PICTURES.get(ord(match[0]), "\ufffd"), text.replace("\r\n", "\n"))
+    safe = _UNSAFE.sub(_picture, text.replace("\r\n", "\n"))
     return safe if not limit or len(safe) <= limit else safe[: limit - 1] + "…"
+
+
+def _picture(match: re.Match[str]) -> str:
+    """Return a visible character: ``▯`` for an invisible one, and ``�`` for one that is not text."""
+    invisible = unicodedata.category(match[0]) in ("Cf", "Zl", "Zp")  # formatting, and line and paragraph separators
+    return "▯" if invisible else _CONTROL_PICTURES.get(ord(match[0]), "\ufffd")
 
 
 def restore_unsafe(original: str, edited: str) -> str:

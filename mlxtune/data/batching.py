@@ -16,7 +16,7 @@ PairLengths = tuple[int, int, int]  # tokens in the prompt with any shared start
 
 
 def padded_length(length: int) -> int:
-    """Round ``length`` up to one of few values: multiples of 8 up to 256, of 16 up to 512, of 32 up to 1,024, and so on."""
+    """Round ``length`` up to one of a small set of values: multiples of 8 up to 256, of 16 up to 512, of 32 up to 1,024, and so on."""
     step = 8
     while length > 32 * step:
         step *= 2

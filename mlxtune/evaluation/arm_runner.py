@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from mlxtune.evaluation.report import EndpointFacts
 from mlxtune.evaluation.seed_answers import answer_with_seeds
 from mlxtune.evaluation.seed_evidence import SeedAdapter, SeedAnswer
 from mlxtune.models import lora
+from mlxtune.models.generate import Progress
 from mlxtune.models.load import LoadedModel
 from mlxtune.models.prefix_cache import PrefixCache
 from mlxtune.models.template import ChatTemplate
@@ -58,7 +59,7 @@ class ArmRunner:
             )  # fmt: skip
             self.endpoints[arm.name] = {"url": arm.endpoint.url, "model": arm.endpoint.model, "spent": spent}
         else:
-            answers = self._generate(arm, rows, self._max_tokens, compared=self._compared, timed=True)
+            answers = self._generate(arm, rows, self._max_tokens, tell, compared=self._compared, timed=True)
         self._worker.emit("arm.finished", arm=arm.name, rows=len(rows), cached=answers.cached, seconds=answers.seconds)
         if answers.no_likelihood_reason:
             self._worker.warn(f"{arm.name} has no perplexity: {answers.no_likelihood_reason}")
@@ -67,13 +68,14 @@ class ArmRunner:
     def answer_off_task(self, arm: Arm, prompts: Sequence[OffTaskPrompt], system: str) -> list[str]:
         """Return the answers of ``arm`` to off-task ``prompts``, in order. ``system`` is the task's system prompt."""
         outputs: dict[OffTaskPrompt, str] = {}
+        answered, cached, seconds = 0, True, 0.0
+        self._worker.emit("arm.started", arm=arm.name, rows=len(prompts), of=OFF_TASK)
         for limit, group in group_by_prefix(prompts):
-            self._worker.emit("arm.started", arm=arm.name, rows=len(group), of=OFF_TASK)
-            answers = self._generate(arm, [prompt.row(system) for prompt in group], limit, of=OFF_TASK)
-            self._worker.emit(
-                "arm.finished", arm=arm.name, rows=len(group), cached=answers.cached, seconds=answers.seconds, of=OFF_TASK
-            )
+            tell = partial(progress_reporter, self._worker, arm.name, done_before=answered, total=len(prompts))
+            answers = self._generate(arm, [prompt.row(system) for prompt in group], limit, tell, of=OFF_TASK)
             outputs |= {prompt: output.output for prompt, output in zip(group, answers.outputs, strict=True)}
+            answered, cached, seconds = answered + len(group), cached and answers.cached, seconds + answers.seconds
+        self._worker.emit("arm.finished", arm=arm.name, rows=len(prompts), cached=cached, seconds=seconds, of=OFF_TASK)
         return [outputs[prompt] for prompt in prompts]
 
     def answer_with_seeds(
@@ -92,6 +94,7 @@ class ArmRunner:
         arm: Arm,
         rows: Sequence[PromptRow],
         max_tokens: int,
+        tell: Callable[[str], Progress],
         *,
         of: str = HELD_OUT_ROW,
         compared: frozenset[str] = frozenset(),
@@ -103,5 +106,5 @@ class ArmRunner:
             self._prefixes, self._adapter = PrefixCache(self._loaded.model), arm.adapter
         return generate_answers(
             arm, self._loaded, rows, max_tokens=max_tokens, of=of, compared=compared, timed=timed, shared=self._prefixes,
-            likelihoods=self._likelihoods, tell=partial(progress_reporter, self._worker, arm.name), **self._options,
+            likelihoods=self._likelihoods, tell=tell, **self._options,
         )  # fmt: skip

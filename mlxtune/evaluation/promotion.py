@@ -17,7 +17,7 @@ def promotion_caveat(report: EvaluationReport) -> str:
 
 
 def off_task_hint(report: EvaluationReport) -> str:
-    """Return a remedy if off-task answers are the reason not to promote the adapter, or ``""``."""
+    """Return a remedy if off-task accuracy is the reason not to promote the adapter, or ``""``."""
     word = report.off_task.word if report.off_task and report.outcome == "better" else HELD
     lever = "Mix in replayed answers of the base (data.replay), lower training.learning_rate, or train fewer steps"
     return "" if word == HELD else f"{lever}." if word == DROPPED else f"{lever}; or add --accept-unknown."
@@ -26,7 +26,7 @@ def off_task_hint(report: EvaluationReport) -> str:
 def promotion_refusal(report: EvaluationReport, *, accept_unknown: bool = False) -> str:
     """Return why the report's adapter may not be promoted, or ``""`` if it may be.
 
-    It must beat the strongest arm that needs no training, not do worse on the contract, and hold off-task answers. With
+    It must beat the strongest arm that needs no training, not do worse on the contract, and keep off-task accuracy. With
     ``accept_unknown``, it is enough that no off-task drop was shown.
     """
     if report.headline is None or report.outcome != "better":

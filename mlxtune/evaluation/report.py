@@ -38,7 +38,7 @@ from mlxtune.evaluation.verdict import (
 FILE = "report.json"
 PAGES = ("report.md", "report.html")
 VERSION = 1  # format version of report.json
-WORDING = 2  # version of the reasons in outputs.jsonl; verify compares them only if it matches
+WORDING = 3  # version of the verdict and of the reasons in outputs.jsonl; verify compares these texts only if it matches
 SEED = 7  # bootstrap seed, fixed so that reports are reproducible
 
 
@@ -360,10 +360,7 @@ def _both_margins(first: ArmScores, second: ArmScores, groups: Sequence[Hashable
 
 
 def _verdict(report: EvaluationReport) -> str:
-    """Return the verdict as a sentence.
-
-    ``verify`` compares this text, so changing the wording would make older reports fail.
-    """
+    """Return the verdict as a sentence. Increase :data:`WORDING` after changing the wording."""
     text, arm = _measured(report), report.cut_arm
     return f"{_limit_decides(report, arm)} {text.removeprefix('Cannot tell. ')}" if arm else text
 
@@ -372,7 +369,7 @@ def _measured(report: EvaluationReport) -> str:
     """Return the verdict at this token limit. A gain in preferences at the contract's expense counts as worse."""
     headline, contract = report.headline, report.contract
     if headline is None:
-        return f"The base is measured. Train, then evaluate the adapter against it.{_grammar(report)}"
+        return f"The base has been evaluated. Now train, then compare the adapter with it.{_grammar(report)}"
     arm = "" if report.subject.name == TUNED else report.subject.name
     text = verdict_sentence(headline, metric_label(headline.metric), grouped=report.grouped, arm=arm) + _grammar(report)
     if contract is None or headline is contract:

@@ -143,15 +143,11 @@ def verdict_sentence(comparison: Comparison, label: str, *, grouped: bool = Fals
 
     ``arm`` names the second arm, if it is not obvious.
     """
-    low, change, high = (round(100 * value) for value in (comparison.low, comparison.change, comparison.high))
-    name = f"With {arm}, {label}" if arm else label[0].upper() + label[1:]
-    if comparison.outcome == "better":
-        return f"Better. {name} rose by {change} points, between {low} and {high}, over {comparison.first}."
-    if comparison.outcome == "worse":
-        return f"Worse. {name} fell by {-change} points, between {-high} and {-low}, against {comparison.first}."
-    rows = None if grouped else needed_rows(comparison.paired)
-    more = f"; about {rows:,} rows would settle it" if rows and rows > comparison.paired.total else ""
-    return f"Cannot tell. {name} changed by between {signed_points(low)} and {signed_points(high)} points{more}."
+    low, change, high = (signed_points(round(100 * value)) for value in (comparison.low, comparison.change, comparison.high))
+    outcome, name = comparison.outcome.capitalize(), label[0].upper() + label[1:] + (f", {arm}" if arm else "")
+    rows = None if grouped or comparison.outcome != "cannot tell" else needed_rows(comparison.paired)
+    more = f" About {rows:,} rows are needed to tell." if rows and rows > comparison.paired.total else ""
+    return f"{outcome}. {name}: {change} points versus {comparison.first} (95% interval: {low} to {high}).{more}"
 
 
 def signed_points(points: int) -> str:

@@ -71,21 +71,26 @@ def verify(folder: Path) -> list[str]:
     if mismatches := list(_mismatches(evidence, stored)):
         return [*problems, *mismatches]
     scored = {arm: evidence.scores(arm, contract) for arm in evidence.answers}
-    parts = 2 if stored["facts"].get("wording") == report.WORDING else 1  # compare the class and the reason, or only the class
+    parts = 2 if _has_current_wording(stored) else 1  # compare the class and the reason, or only the class
     problems += _failures(evidence, contract, scored, parts)
     problems += [*_numbers(folder, stored, evidence, contract, scored), *verify_judges(folder)]
     return problems or list(_pages(folder, stored))  # pages of a report with differences differ as well
 
 
 def unverified(folder: Path) -> list[str]:
-    """Return the values that cannot be recomputed from the files in ``folder``: facts, the arms' ``seconds``, and pages of other
-    versions.
+    """Return the values that cannot be recomputed from the files in ``folder``: facts, the arms' ``seconds``, and the verdict and
+    pages of other versions.
 
     Their values are those that the evaluation recorded.
     """
     stored = read_json(folder / report.FILE)
+    texts = () if _has_current_wording(stored) else ("verdict",)
     pages = () if _has_current_pages(stored) else PAGES
-    return [*sorted(stored["facts"].keys() & _RECORDED), "seconds", *(name for name in pages if name in stored["files"])]
+    return [*sorted(stored["facts"].keys() & _RECORDED), "seconds", *texts, *(name for name in pages if name in stored["files"])]
+
+
+def _has_current_wording(stored: Record) -> bool:
+    return stored["facts"].get("wording") == report.WORDING
 
 
 def _has_current_pages(stored: Record) -> bool:
@@ -217,6 +222,8 @@ def _numbers(
         yield f"report.json is about {one_line(str(run), 80)}, but validation recommends {one_line(chosen, 80)}."
     yield from _seed_differences(scored.get(TUNED, ()), next((seed for seed in seeds if seed.run == chosen), None))
     current["facts"]["made"] = stored["facts"].get("made")
+    if not _has_current_wording(stored):
+        current["verdict"] = stored["verdict"]
     yield from differences("report.json", {key: value for key, value in stored.items() if key not in ("v", "files")}, current)
 
 

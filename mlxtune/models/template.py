@@ -309,17 +309,17 @@ class ChatTemplate:
         try:
             span = locate_answer(prompt, text, self.dialect, self.control, self._stops)
         except OpenThoughtError:
-            hint = "The template cannot turn thinking off. Name a template in model.template that does not open a thought."
+            hint = "The template cannot turn thinking off. Name a template in model.template that does not open a thinking block."
             if self.settings.thinking != "off" and (self.thinking.switch or self.thinking.words[0]):
                 hint = 'Set model.thinking to "off", or add the reasoning as reasoning_content.'
             raise TemplateError(
-                f"{location}: the prompt for turn {number} ends within a thought, but the turn has no reasoning.",
+                f"{location}: the generation prompt of turn {number} opens a thinking block, but the turn has no reasoning.",
                 hint=self._switch_hint(messages) or hint,
             ) from None
         except RewrittenAnswerError:
             raise TemplateError(
-                f"{location}: the chat template of {self.name} renders turn {number} differently than the prompt for it, "
-                "so its trained tokens cannot be verified.",
+                f"{location}: the chat template of {self.name} renders the start of turn {number} differently from its "
+                "generation prompt, so its trained tokens cannot be verified.",
                 hint="Name a template in model.template whose assistant turns begin with its generation prompt.",
             ) from None
         except EndlessAnswerError:

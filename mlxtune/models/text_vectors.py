@@ -33,9 +33,7 @@ Vectors = npt.NDArray[np.float32]  # (texts, width)
 
 DEPTH = 1 / 6  # share of the layers
 _MAX_TOKENS = (256, 128, 64, 48)  # tokens of a text that are used; the rest is ignored
-_TOTAL_TOKENS = (
-    480_000  # of all texts; if there are more, texts are cut shorter. With the bundled model, a token takes 0.38 ms of a CPU core
-)
+_TOTAL_TOKENS = 480_000  # of all texts; with more, texts are cut shorter. The bundled model takes 0.38 ms of a CPU core for each
 _POSITIONS = 1024  # tokens per forward pass, including padding
 _ROWS = 64  # texts per forward pass
 

@@ -45,7 +45,7 @@ class ThoughtSplitter:
 
     @property
     def thinking(self) -> bool:
-        """Whether the text so far ends within a thought."""
+        """Whether the text so far ends inside a thinking block."""
         return bool(self._end)
 
     @property
@@ -142,7 +142,7 @@ class AnswerBuilder:
 
     @property
     def most_tokens(self) -> int:
-        """The number of tokens after which :meth:`add` has ended any answer."""
+        """The maximum number of tokens: by then, :meth:`add` has ended the answer."""
         if not self.thinking_tokens:
             return self.max_tokens
         return self.max_tokens + self.thinking_tokens + max(map(len, MARKERS))  # a marker is in neither limit until it is complete

@@ -127,12 +127,13 @@ class Plan:
     @property
     def sentence(self) -> str:
         """The outcome as a sentence for the user."""
-        need = f"{size(self.memory)} of {size(self.limit)}"
+        need = f"it needs {size(self.memory)} of {size(self.limit)}"
         if self.outcome == "refuse":
+            need = f"it needs {size(self.memory)}, but only {size(self.limit)} is available"
             changes = [change for change in self.changes if change.settings]
             if not changes:
                 return f"This does not fit: {need}."
-            subject = f"{' and '.join(changes[0].settings)} brings" if len(changes) == 1 else f"{len(changes)} changes bring"
+            subject = f"{' and '.join(changes[0].settings)} reduces" if len(changes) == 1 else f"{len(changes)} changes reduce"
             return f"This does not fit: {need}. {subject} it to {size(changes[-1].peak)}."
         if self.outcome == "warn":
             smaller_batch = "" if self.estimate.before else ", or make the batch smaller"

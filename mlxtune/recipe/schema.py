@@ -73,9 +73,9 @@ class ModelSection:
     """The base model and its chat template. Its weights can be quantized to 4 or 8 bits on load.
 
     With ``thinking`` = "off", the model is trained and evaluated without reasoning; with "on", with it; "keep" also leaves the reasoning
-    of earlier turns in the prompt. It matters only for templates that have a thinking mode. ``template`` = "chatml-tools" is a built-in
-    template that adds tool calling to models that use the ChatML tokens, "phi-tools" one for Phi-3 to Phi-4-mini. Training,
-    evaluation, serving, and exports all use this template.
+    of earlier turns in the prompt. It matters only for templates that have a thinking mode. ``template`` can name
+    a built-in template that adds tool calling: "chatml-tools" for models that use the ChatML tokens, or "phi-tools" for Phi-3 to
+    Phi-4-mini. Training, evaluation, serving, and exports all use this template.
     """
 
     base: Annotated[str, Key("base model: an alias, a Hub ID, or a folder"), Rule(bool, "an alias, a Hub ID, or a folder")]
@@ -353,7 +353,7 @@ class EvaluationSection:
     ``reference`` metrics compare answers with the reference answers: ``exact`` equality, and the F1 score over ``fields`` of a JSON
     answer. ``prompt`` may be a .txt or .md file. ``shots`` training rows precede each prompt in ``base+kshot``. ``regression`` is a
     file with off-task prompts used to detect forgetting (see docs/evaluation.md). ``max_tokens`` = "auto" is twice the length of the longest reference answer
-    in the training and validation rows, and at least 64 tokens more than it; reasoning is not counted.
+    in the training and validation rows, or that length plus 64 tokens, whichever is greater; reasoning is not counted.
     """
 
     schema: Annotated[str, Key("JSON Schema that answers must conform to")] = ""
@@ -381,7 +381,7 @@ class EvaluationSection:
     regression: Annotated[str, Key("off-task prompts: shipped, a file, or empty for none")] = "shipped"
     regression_system: Annotated[bool, Key("also send off-task prompts with the task's system prompt", in_form=False)] = True
     regression_margin: Annotated[
-        float, Key("the drop in the rate of correct off-task answers that the evaluation must rule out", in_form=False), _MARGIN
+        float, Key("the drop in off-task accuracy that the evaluation must rule out", in_form=False), _MARGIN
     ] = 0.05
     max_tokens: Annotated[int | Literal["auto"], Key("maximum length of an answer in tokens", "doubles"), _AUTO_OR_AT_LEAST_1] = (
         AUTO
@@ -410,7 +410,7 @@ class SearchSection:
     """The hyperparameters that ``mlxtune search`` varies. Trial 1 is always the recipe itself; an empty range uses a default for the training method.
 
     A trial trains for a sixth, a third, and all of its steps; after each, the best third continues. Trials are compared on
-    ``validation`` of all rows, or on ``data.validation`` if that is more. A range whose ends are equal is not searched.
+    a fraction ``validation`` of all rows, or on ``data.validation`` if that is larger. A range whose ends are equal is not searched.
     """
 
     trials: Annotated[int, Key("number of trials, including the recipe itself", in_form=False), _AT_LEAST_1] = 8

@@ -126,6 +126,14 @@ class ValidationDone(BaseEvent):
     metrics: NotRequired[dict[str, float | None]]
 
 
+class SamplingStarted(BaseEvent):
+    """The model starts answering ``rows`` validation rows."""
+
+    type: Literal["sampling"]
+    step: int
+    rows: int
+
+
 class SampleWritten(BaseEvent):
     """The model answered a validation row."""
 
@@ -304,14 +312,14 @@ class RunFailed(BaseEvent):
 
 
 Event = (
-    RunStarted | ModelLoaded | ReferenceProgress | ReplayProgress | DataReady | StepDone | ValidationDone | SampleWritten | CheckpointSaved
-    | ArmProgress | ArmEvent | ExportWritten | FidelityMeasured | SearchPlanned | TrialStarted | TrialScored
+    RunStarted | ModelLoaded | ReferenceProgress | ReplayProgress | DataReady | StepDone | ValidationDone
+    | SamplingStarted | SampleWritten | CheckpointSaved | ArmProgress | ArmEvent | ExportWritten | FidelityMeasured | SearchPlanned | TrialStarted | TrialScored
     | TrialEnded | SearchDecided | RowsProposed | Heartbeat | WarningRaised | SleepPrevented | RunWaiting | RunContinued
     | RunRestarting | RunFinished | RunStopped | RunFailed
 )  # fmt: skip
 EventType = Literal[
-    "run.started", "run.resumed", "model.loaded", "reference", "replay", "data.ready", "step", "validation", "sample", "checkpoint",
-    "arm.started", "arm.progress", "arm.finished", "export.written", "fidelity", "heartbeat", "warning", "sleep.prevented",
+    "run.started", "run.resumed", "model.loaded", "reference", "replay", "data.ready", "step", "validation", "sampling", "sample",
+    "checkpoint", "arm.started", "arm.progress", "arm.finished", "export.written", "fidelity", "heartbeat", "warning", "sleep.prevented",
     "search.planned", "trial.started", "trial.scored", "trial.ended", "search.decided", "rows.proposed", "run.waiting", "run.continued", "run.restarting", "run.finished", "run.stopped", "run.failed",
 ]  # fmt: skip
 

@@ -67,6 +67,8 @@ def _describe(event: Event) -> tuple[str, str, str] | None:
         case "validation":
             loss = "NaN" if event["loss"] is None else f"{event['loss']:.3f}"
             return "◆", "second", f"validation at {event['step']:,}: {loss}{_metrics(event.get('metrics', {}))}"
+        case "sampling":
+            return "·", "faint", f"generating {plural(event['rows'], 'sample answer')}"
         case "checkpoint":
             return "▾", "primary", f"checkpoint {event['step']:07d} saved in {event['seconds']:.1f} s"
         case "arm.started":

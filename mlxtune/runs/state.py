@@ -8,13 +8,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from mlxtune.core.text import one_line, plural
+from mlxtune.core.text import duration, one_line, plural
 from mlxtune.runs.events import ArmEvent, ArmProgress, Event, WaitReason
 
 Metrics = tuple[tuple[str, float], ...]
 Phase = Literal["new", "running", "restarting", "finished", "stopped", "failed"]
 
 MAX_PAUSE = 600.0  # a longer gap between steps means that the machine was asleep, unless steps are slow
+MIN_ELAPSED = 2.0  # seconds that an arm must have worked before its remaining time is estimated
 HELD_OUT_ROW = "held-out row"  # what an arm answers, unless the event says otherwise
 
 
@@ -68,6 +69,7 @@ class RunState:
     warnings: tuple[str, ...] = ()
     arms: tuple[tuple[str, int, int], ...] = ()  # (arm, held-out rows done, held-out rows)
     current_arm: tuple[str, str, int, int] | None = None  # (arm, kind of prompt, done, total)
+    arm_started: float = 0.0  # when the current arm started on this kind of prompt
     validation_rows: int = 0
     trial: int = 0  # the trial of a search that trains
     reference_progress: tuple[int, int] = (0, 0)  # (pairs scored by the reference model, pairs)
@@ -114,7 +116,17 @@ class RunState:
             return ""
         arm, kind, done, total = self.current_arm
         verb = {"reference": "scores", "prompt": "reads"}.get(kind, "answers")
-        return f"{one_line(arm, 40)} {verb} {done:,} of {plural(total, kind)}"
+        left = "" if self.arm_remaining_seconds is None else f", {duration(self.arm_remaining_seconds)} left"
+        return f"{one_line(arm, 40)} {verb} {done:,} of {plural(total, kind)}{left}"
+
+    @property
+    def arm_remaining_seconds(self) -> float | None:
+        """An estimate for the current arm and kind of prompt from its mean speed so far, or ``None`` before the first tenth."""
+        if self.current_arm is None:
+            return None
+        _, _, done, total = self.current_arm
+        elapsed = self.updated - self.arm_started
+        return elapsed / done * (total - done) if 10 * done >= total > done and elapsed >= MIN_ELAPSED else None
 
     @property
     def ended(self) -> bool:
@@ -169,6 +181,8 @@ def fold(events: Iterable[Event], state: RunState | None = None) -> RunState:
                 checkpoints.append(event["step"])
             case "arm.started" | "arm.progress" | "arm.finished":
                 prompt_kind, progress = event.get("of", HELD_OUT_ROW), _arm_progress(event)
+                if (changes.get("current_arm", state.current_arm) or ())[:2] != (event["arm"], prompt_kind):
+                    changes["arm_started"] = event["t"]
                 changes["current_arm"] = (event["arm"], prompt_kind, *progress)
                 if prompt_kind == HELD_OUT_ROW:
                     arms[event["arm"]] = progress

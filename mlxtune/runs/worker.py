@@ -86,7 +86,9 @@ class Worker:
         """Explain once why the run is slow."""
         if self._started and not self._warned_of_load and (load := busy_load()):
             self._warned_of_load = True
-            self.warn(f"Other programs keep this machine busy (load {load:.0f} on {os.cpu_count()} cores), so this run is slow.")
+            self.warn(
+                f"Other programs are keeping this machine busy (load {load:.0f} on {os.cpu_count()} cores), so this run is slow."
+            )
 
 
 def run_worker(folder: Path, work: Callable[[Worker], Mapping[str, Any]]) -> int:

@@ -9,6 +9,7 @@ from typing import Any
 from mlxtune.core.errors import MlxtuneError
 from mlxtune.core.files import write_json
 from mlxtune.core.hashing import sha256_json
+from mlxtune.core.text import plural
 from mlxtune.models.encoded import Encoded
 from mlxtune.training.objective import TrainingRow
 
@@ -46,7 +47,7 @@ class Coverage:
         for row, visits, seen, trained in zip(self.rows, self.visits, self.seen, self.trained, strict=True):
             if (seen, trained) != (visits * len(row.tokens), visits * int(row.trained.sum())):
                 raise MlxtuneError(
-                    f"{row.location}: the row was seen {visits} times, but {trained} trained tokens were counted, which does not match.",
+                    f"{row.location}: the row was seen {plural(visits, 'time')}, but {trained} trained tokens were counted, which does not match.",
                     hint="The run's records are inconsistent; do not use it.",
                 )
             counts = {"visits": visits, "seen": seen, "trained": trained, "truncated": row.truncated}

@@ -39,6 +39,7 @@ class Sampler:
         if not rows:
             return ""
         prompts = [self.template.prompt(row.prompt, row.tools) for row in rows]
+        self.emit("sampling", step=step, rows=len(rows))
         self.loaded.model.eval()
         answers = generate(
             self.loaded.model, self.loaded.tokenizer, prompts, max_tokens=self.max_tokens, stops=self.template.stop_tokens,

@@ -266,7 +266,7 @@ class MlxtuneApp(BaseApp):
             self.row_to_open = str(read_json(view.run.folder / "report.json")["rows"][0])
         self.select_recipe(view.name)
         self.sessions.open_file(None)
-        return Notice("✓", "$success", text, "R reviews them, the most useful first.")
+        return Notice("✓", "$success", text, "Press R to review them, most useful first.")
 
     def redraw(self) -> None:
         for screen in self.screen_stack if self.is_running else ():  # screens lose their widgets while the app exits

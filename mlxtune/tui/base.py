@@ -335,9 +335,14 @@ class BaseApp(OrderedKeys):
             from mlxtune.training.search import search_start  # its imports would slow down the app's start
 
             search_start.start(self.workspace, recipe)
-            return Notice("✓", "$success", f"The search of {one_line(recipe.name)} has started.", "h in Train shows it.")
+            return Notice(
+                "✓",
+                "$success",
+                f"The hyperparameter search for {one_line(recipe.name)} has started.",
+                "To see it, press h in Train.",
+            )
 
-        self._run_recipe_job(path, start_recipe, "Starting a search of {}.")
+        self._run_recipe_job(path, start_recipe, "Starting a hyperparameter search for {}.")
 
     def with_recipe(self, views: Sequence[RecipeView], then: Callable[[Path], None]) -> None:
         """Call ``then`` with the path of the only recipe, or ask which recipe if there are several."""
@@ -385,7 +390,7 @@ class BaseApp(OrderedKeys):
             ChoiceOption("stop", label, "end the process" if kill else "save, then exit"),
         ]
         title = (
-            f"Stop the search of {view.name}?" if view.run.kind == "search" else f"Stop {view.name} at step {view.state.step:,}?"
+            f"Stop the search for {view.name}?" if view.run.kind == "search" else f"Stop {view.name} at step {view.state.step:,}?"
         )
         self.push_screen(ChoiceDialog(title, text, options), lambda choice: self._stop(view, kill) if choice else None)
 

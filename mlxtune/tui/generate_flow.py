@@ -38,7 +38,7 @@ def choose_task(app: BaseApp, recipe: Path, rows: tuple[str, ...], what: str) ->
         ("variations", "Variations", f"new prompts like {what}, and their answers"),
         ("documents", "From documents", "questions that a folder of your documents answers"),
         ("answers", "Answers", "answers to prompts that have none"),
-        ("pairs", "Worse answers", "preference pairs with a named flaw"),
+        ("pairs", "Worse answers", "preference pairs whose rejected answer has a named flaw"),
     ]
     possible = [task for task in tasks if (task[0] == "pairs") == (method == "dpo")]
     options = [ChoiceOption(task, name, about) for task, name, about in possible]

@@ -349,7 +349,7 @@ class SourceSession:
         return step
 
     def set_annotator(self, name: str) -> None:
-        """Record decisions as ``name`` from now on and show only theirs; an empty name is the user's own, who sees the newest ones."""
+        """Record decisions as ``name`` from now on, and show only that annotator's. Without a name, everyone's newest are shown."""
         self.release_lock()
         self.annotator = name
         if self.browser is not None:

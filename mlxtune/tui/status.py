@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from mlxtune.core.errors import MachineError
 from mlxtune.core.text import duration
 from mlxtune.runs.registry import RUN_KINDS
+from mlxtune.runs.state import HELD_OUT_ROW
 from mlxtune.runs.status import STATUS_LABELS
 from mlxtune.tui.render.text import ago
 from mlxtune.tui.snapshot import RunView
@@ -49,8 +50,9 @@ def headline(view: RunView, now: float, stopping: bool = False) -> Headline:
     if state.kind in ("eval", "generate", "export"):
         step, total = "", ""
         if state.current_arm and view.alive:
-            arm, _, done, prompts = state.current_arm
-            step, total = f"{done:,}" if state.kind == "generate" else f"{arm} {done:,}", f"{prompts:,}"
+            arm, kind, done, prompts = state.current_arm
+            subject = "" if state.kind == "generate" else f"{arm} " if kind == HELD_OUT_ROW else f"{arm}, {kind} "
+            step, total = f"{subject}{done:,}", f"{prompts:,}"
     elif state.kind == "search":
         step = f"trial {state.trial}" if state.trial and view.alive else ""
     elif not state.total and not state.step:
@@ -67,10 +69,10 @@ def _time(view: RunView, now: float) -> str:
 
 
 def time_left(view: RunView, now: float) -> float | None:
-    """Return the estimated seconds until a live run ends, counting down between two steps."""
-    if view.state.remaining_seconds is None or not view.alive:
-        return None
-    return max(0.0, view.state.remaining_seconds - max(0.0, now - view.state.steps[-1].t))
+    """Return the estimated seconds until a live run ends, or until its current arm does, counting down between two events."""
+    state = view.state
+    left, since = (state.remaining_seconds, state.steps[-1].t) if state.steps else (state.arm_remaining_seconds, state.updated)
+    return None if left is None or not view.alive else max(0.0, left - max(0.0, now - since))
 
 
 def nan_step(view: RunView) -> int | None:
@@ -100,7 +102,7 @@ def stop_effect(view: RunView) -> str:
     """Return a sentence that describes the effect of stopping the run now."""
     if view.run.kind == "search":
         return "Stopping saves a checkpoint of the current trial, and the search can be continued."
-    return f"Stopping saves a checkpoint at step {view.state.step:,}, and the run can be resumed from it."
+    return "Stopping saves a checkpoint after the current step, and the run can be resumed from it."
 
 
 def can_resume(view: RunView) -> bool:

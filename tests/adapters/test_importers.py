@@ -234,10 +234,10 @@ def test_imported_scores_are_recorded_as_reported(empty_workspace: Path, tiny: P
     assert (imported.score.outcome, imported.score.folder, imported.score.rate()[1].hits) == ("better", None, 4)
     assert imported.score.caveat == "", "older ones have none"
     score = score_from_lineage(
-        {"evaluation": score_to_lineage(replace(imported.score, caveat="off-task answers dropped from 20 to 15 of 34"))}
+        {"evaluation": score_to_lineage(replace(imported.score, caveat="off-task accuracy dropped from 20 to 15 of 34"))}
     )
     assert score is not None
-    assert score.caveat == "off-task answers dropped from 20 to 15 of 34"
+    assert score.caveat == "off-task accuracy dropped from 20 to 15 of 34"
     (theirs / "mlxtune.json").write_text(json.dumps(lineage | {"base_fingerprint": "0" * 64}))
     with pytest.raises(ModelError, match="trained from different weights"):
         import_adapter(empty_workspace, theirs, "two")

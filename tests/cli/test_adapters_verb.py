@@ -76,18 +76,18 @@ def test_list_shows_one_line_per_adapter_with_verdict(cli, shop):
 def test_list_names_the_metric_of_each_rate(cli, shop):
     scored(shop, pairs=True, contract=False)
     (line,) = cli("adapters").out.splitlines()[1:]
-    assert re.search(r"\d → \d+%  right preference", line)
+    assert re.search(r"\d → \d+%  preference accuracy", line)
     assert "contract" not in line
 
 
 def test_better_adapter_with_caveat_is_listed_as_warning(cli, shop):
-    evaluation = reported_score(hits=1) | {"reservation": "off-task answers dropped from 20 to 15 of 34"}
+    evaluation = reported_score(hits=1) | {"reservation": "off-task accuracy dropped from 20 to 15 of 34"}
     write(shop / "adapters" / "other", arrays(rank=8), config(8), {"made": "2026-12-01T00:00:00+0000", "evaluation": evaluation})
     listed, details = cli("adapters").out, cli("adapters", "show", "other").out
     assert "! other" in " ".join(listed.split())
     assert "not recommended" in listed
-    assert "other is better but not recommended: off-task answers dropped from 20 to 15 of 34." in " ".join(listed.split())
-    assert "! Not recommended: off-task answers dropped from 20 to 15 of 34." in details
+    assert "other is better but not recommended: off-task accuracy dropped from 20 to 15 of 34." in " ".join(listed.split())
+    assert "! Not recommended: off-task accuracy dropped from 20 to 15 of 34." in details
 
 
 def test_json_list_has_every_field(cli, shop):
@@ -195,7 +195,7 @@ def test_faithful_fuse_prints_location_and_loss(cli, shop, monkeypatch):
     for words in (
         "Faithful: it lost",
         "19 of 20 greedy answers",
-        "adapter's change",
+        "adapter's effect",
         "0.50000",
         "whole contract",
         "1.0 GB",

@@ -32,7 +32,7 @@ def test_answers_alone_give_verdict_reasons_and_next_steps(cli, answers) -> None
     ended = cli("advise", "--answers", answers)
     assert ended.code == 0
     assert "Fine-tune it with SFT." in ended.out
-    assert "you said what must change: format" in ended.out
+    assert "what must change: format (your answer)" in ended.out
     assert "No recipe was specified" in ended.out
     for row in rules().tradeoffs:
         assert row.ask in ended.out
@@ -54,7 +54,7 @@ def test_sufficient_prompt_is_reported_with_its_rate(cli, cwd, answers) -> None:
     assert advice["advice"]["sentence"] == "Your prompt alone already reaches 96%, so fine-tuning is not needed."
     ended = cli("advise", "shop.toml", "--answers", answers)
     assert "Your prompt alone already reaches 96%, so fine-tuning is not needed." in ended.out
-    assert f"base+prompt: 96% of 25 rows (80–99), by {folder.name}" in ended.out
+    assert f"base+prompt: 96% of 25 rows (80–99), from {folder.name}" in ended.out
 
 
 def test_incomparable_evaluation_is_named_but_not_counted(cli, cwd, answers) -> None:

@@ -19,7 +19,7 @@ def test_it_prints_the_verdict_and_every_metric(cli, cwd: Path) -> None:
     _write_two_evaluations(cwd, [BAD] * 10, [GOOD] * 10)
     result = cli("compare", "one/evals/one", "two/evals/two")
     assert result.code == 0
-    assert "Better. Whole contract rose by 100 points" in result.out
+    assert "Better. Whole contract: +100 points" in result.out
     assert "tuned of one" in result.out
     assert "valid JSON" in result.out
 

@@ -46,7 +46,7 @@ def judge(cli, stub, folder, rubric):
 def test_a_judge_compares_two_arms(judge, folder):
     result = judge()
     assert result.code == 0, result.err
-    assert "✓ Better. tuned won 16 of 16 decided votes over base" in result.out
+    assert "✓ Better. tuned won 16 of 16 votes against base" in result.out
     assert "none passed" in result.out
     assert result.out.index("neither") < result.out.index("<0.001")
     report = json.loads(next((folder / "judge").glob("*/report.json")).read_text())

@@ -21,10 +21,10 @@ def test_a_correct_report(cli, cwd, name):
 
 def test_a_promotion_caveat_is_printed(cli, cwd, monkeypatch):
     write_evaluation(cwd)
-    monkeypatch.setattr("mlxtune.cli.verify.promotion_caveat", lambda _: "off-task answers dropped from 58.0% to 44.0%")
+    monkeypatch.setattr("mlxtune.cli.verify.promotion_caveat", lambda _: "off-task accuracy dropped from 58.0% to 44.0%")
     result = cli("verify")
     assert result.code == 0
-    assert "! Not recommended: off-task answers dropped from 58.0% to 44.0%." in result.out
+    assert "! Not recommended: off-task accuracy dropped from 58.0% to 44.0%." in result.out
 
 
 def test_a_changed_byte_of_an_output_fails(cli, cwd):

@@ -81,4 +81,4 @@ def test_unedited_text_is_restored(original, inserted, start, length):
 
 def test_hidden_characters_around_an_edit_are_restored():
     original = "a\x1b[31mb\r\nc\u202ed"
-    assert restore_unsafe(original, "a␛[31mB\nc�d!") == "a\x1b[31mB\r\nc\u202ed!"
+    assert restore_unsafe(original, "a␛[31mB\nc▯d!") == "a\x1b[31mB\r\nc\u202ed!"

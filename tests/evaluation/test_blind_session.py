@@ -109,7 +109,7 @@ def test_result_is_sign_test_with_interval(evaluation):
     assert [by["format"].adjusted, by["voice"].adjusted] == holm([by["format"].p, by["voice"].p])
     assert by["send"].adjusted == by["send"].p
     assert by["send"].outcome == "better"
-    assert result.verdict.startswith(f"Better. tuned won {by['send'].wins} of {by['send'].wins + by['send'].losses} decided votes")
+    assert result.verdict.startswith(f"Better. tuned won {by['send'].wins} of {by['send'].wins + by['send'].losses} votes")
     assert (result.agreed, result.repeated) == (15, 15)
     assert result.consistency is not None
     assert result.consistency.value == pytest.approx(1)

@@ -30,13 +30,13 @@ def _report(*, headline: str = "contract", off_task: tuple[int, int] | None = No
     [
         (_report(base=(2, 2), tuned=(30, 2)), ""),
         (_report(base=(2, 2), tuned=(30, 2), off_task=(10, 8)), ""),
-        (_report(base=(2, 2), tuned=(30, 2), off_task=(30, 20)), "Off-task answers: cannot tell."),
-        (_report(base=(2, 2), tuned=(30, 2), off_task=(30, 5)), "Off-task answers: dropped."),
+        (_report(base=(2, 2), tuned=(30, 2), off_task=(30, 20)), "Off-task accuracy: cannot tell."),
+        (_report(base=(2, 2), tuned=(30, 2), off_task=(30, 5)), "Off-task accuracy: dropped."),
         (_report(base=(20, 2), tuned=(22, 2)), "Cannot tell."),
         (_report(base=(30, 2), tuned=(2, 2)), "Worse."),
-        (_report(base=(2, 2)), "The base is measured."),
+        (_report(base=(2, 2)), "The base has been evaluated."),
         (_report(headline="preference", base=(20, 2), tuned=(21, 30)), ""),
-        (_report(headline="preference", base=(30, 2), tuned=(2, 30)), "Worse. Whole contract fell"),
+        (_report(headline="preference", base=(30, 2), tuned=(2, 30)), "Worse. Whole contract: −"),
     ],
 )
 def test_only_improvement_without_regression_is_promoted(report: EvaluationReport, why: str) -> None:
@@ -48,8 +48,8 @@ def test_only_improvement_without_regression_is_promoted(report: EvaluationRepor
     ("report", "why"),
     [
         (_report(base=(2, 2), tuned=(30, 2), off_task=(10, 8)), ""),
-        (_report(base=(2, 2), tuned=(30, 2), off_task=(30, 20)), "off-task answers may have dropped by 5 points or more"),
-        (_report(base=(2, 2), tuned=(30, 2), off_task=(30, 5)), "off-task answers dropped from 66.7% to 58.3%"),
+        (_report(base=(2, 2), tuned=(30, 2), off_task=(30, 20)), "off-task accuracy may have dropped by 5 points or more"),
+        (_report(base=(2, 2), tuned=(30, 2), off_task=(30, 5)), "off-task accuracy dropped from 66.7% to 58.3%"),
         (_report(base=(20, 2), tuned=(22, 2), off_task=(30, 5)), ""),
         (_report(headline="preference", base=(30, 2), tuned=(2, 30)), "fewer answers meet the whole contract"),
     ],
@@ -78,7 +78,7 @@ def test_cannot_tell_can_be_accepted(off_task: tuple[int, int], accepted: bool) 
 )
 def test_outcome_matches_verdict_first_words(report: EvaluationReport, word: str) -> None:
     assert report.outcome == word
-    assert report.verdict.lower().startswith(f"{word}." if word else "the base is measured.")
+    assert report.verdict.lower().startswith(f"{word}." if word else "the base has been evaluated.")
 
 
 def test_stronger_untrained_arm_blocks_promotion() -> None:

@@ -39,16 +39,16 @@ def _asker(behavior: Behavior):
     return ask
 
 
-def _judged(evaluation, behavior: Behavior, rows: list[AnswerPair], reader=None, rubric: Rubric = RUBRIC):
+def _judged(evaluation, behavior: Behavior, rows: list[AnswerPair], rater=None, rubric: Rubric = RUBRIC):
     fixed = judge_session.open_session(evaluation, "base", "tuned", rows, rubric, judge="j", host="")
     report = judge_session.run_judge(fixed, _asker(behavior), CostMeter(), lambda *_: None)
-    return build_judge_report(fixed, report, reader or {}, 0.0)
+    return build_judge_report(fixed, report, rater or {}, 0.0)
 
 
 def test_honest_judge_finds_better_arm(evaluation):
     report = _judged(evaluation, honest, _rows(20))
     assert report.broken == ()
-    assert report.verdict.startswith("Better. tuned won 20 of 20 decided votes over base")
+    assert report.verdict.startswith("Better. tuned won 20 of 20 votes against base")
     (thanks,), (voice,) = report.comparisons, report.scores
     assert (thanks.paired.fixed, thanks.paired.broken, thanks.outcome) == (20, 0, "better")
     assert (voice.rose, voice.change, voice.outcome) == (20, 4.0, "better")
@@ -293,9 +293,9 @@ def test_repeated_judging_counts_as_one_evaluation(evaluation):
 
 
 def test_blind_votes_calibrate_judge(evaluation):
-    reader = {f"r{at}": "second" if at < 10 else "first" if at < 14 else "tie" for at in range(16)}
+    rater = {f"r{at}": "second" if at < 10 else "first" if at < 14 else "tie" for at in range(16)}
 
-    def behavior(material, question):  # agrees with the reader except on two rows
+    def behavior(material, question):  # agrees with the rater except on two rows
         if "answer" in material or not material["answer 1"] or not material["answer 2"]:
             return honest(material, question)
         numbers = [text.split()[-1] for text in (material["answer 1"], material["answer 2"])]
@@ -304,7 +304,7 @@ def test_blind_votes_calibrate_judge(evaluation):
             return {"evidence": "plain", "better": better}
         return honest(material, question)
 
-    report = _judged(evaluation, behavior, _rows(40), reader)
+    report = _judged(evaluation, behavior, _rows(40), rater)
     calibrated = report.calibrated
     assert (calibrated.rows, calibrated.agreed) == (16, 12)
     assert (calibrated.voted, calibrated.units) == (8, 20)  # two rows per group

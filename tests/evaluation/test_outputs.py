@@ -203,7 +203,7 @@ def test_template_that_hides_reference_skips_only_perplexity(tiny: Path, tmp_pat
         "<|im_start|>assistant\n{% endif %}", "<|im_start|>assistant\n<think>{% endif %}"
     )
     answers = _answer(changed, tmp_path / "cache")
-    assert "ends within a thought" in answers.no_likelihood_reason
+    assert "opens a thinking block" in answers.no_likelihood_reason
     assert {(out.nats, out.tokens) for out in answers.outputs} == {(0.0, 0)}
     assert all(math.isfinite(len(out.output)) for out in answers.outputs)
 

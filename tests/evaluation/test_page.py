@@ -81,7 +81,7 @@ def test_hostile_outputs_are_escaped(tmp_path):
     text = "".join(hostile.texts)
     assert SCRIPT in text
     assert not set("\u202e\u2066\x1b\x00") & set(text)
-    assert "�evil" in text
+    assert "▯evil" in text
     assert "␛[31m␀" in text
 
 
@@ -139,7 +139,7 @@ def test_pairs_show_margins_and_failures(tmp_path):
     text = _page(folder)
     assert "nats per token" in text
     assert "the rejected answer is more likely by" in text
-    assert "right preference" in text
+    assert "preference accuracy" in text
 
 
 def test_headline_pairs_come_first_and_others_show_headline_metric_only(tmp_path):
@@ -213,7 +213,7 @@ def test_holm_adjusted_p_is_shown_with_raw_p(tmp_path):
 
 def test_markdown_report_matches_page(tmp_path):
     text = (write_evaluation(tmp_path) / "report.md").read_text()
-    assert text.startswith("# Cannot tell. Whole contract changed by between")
+    assert text.startswith("# Cannot tell. Whole contract: ")
     assert "| whole contract | base | 25.0% | 5–70 |" in text
     assert "|  | tuned | 75.0% | 30–95 |" in text
     assert "| base fails | 2 fixed | 1 still fail |" in text

@@ -126,7 +126,7 @@ def _compared(broken: int, fixed: int, total: int = 300, right: int = 150) -> Of
 def test_word_follows_from_the_limits_and_the_margin(broken: int, fixed: int, word: str) -> None:
     result = _compared(broken, fixed)
     assert result.word == word
-    assert result.summary.startswith(f"Off-task answers: {word}.")
+    assert result.summary.startswith(f"Off-task accuracy: {word}.")
     assert bool(result.caveat) == (word != "held")
     low, change, high = tango(PairedCounts(150 - broken, broken, fixed, 150 - fixed))
     assert (result.overall.low, result.overall.change, result.overall.high) == (low, change, high)

@@ -53,14 +53,14 @@ def test_verdict_uses_whole_contract():
     report = _report([False] * 40, [True] * 40)
     assert report.headline
     assert (report.headline.metric, report.headline.outcome) == ("contract", "better")
-    assert report.verdict.startswith("Better. Whole contract rose by 100 points")
+    assert report.verdict.startswith("Better. Whole contract: +100 points")
 
 
 def test_base_only_report_has_no_comparison():
     report = reports.build({}, [ArmScores("base", False, 0.0, _scored(True))])
     assert report.comparisons == ()
     assert report.headline is None
-    assert "base is measured" in report.verdict
+    assert "base has been evaluated" in report.verdict
 
 
 def test_arms_with_different_rows_are_refused():

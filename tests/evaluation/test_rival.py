@@ -53,7 +53,7 @@ def test_verdict_is_about_the_strongest_tuned_arm(hits: dict[str, int], pair: tu
     assert (report.headline.first, report.headline.second) == pair
     assert report.subject.name == pair[1]
     assert report.outcome == word
-    assert ("With tuned+" in report.verdict) == (pair[1] != "tuned")
+    assert (", tuned+" in report.verdict) == (pair[1] != "tuned")
     tuned = [name.replace("_", "+") for name in hits if name.startswith("tuned")]
     tested = [item.second for item in report.comparisons if (item.metric, item.first) == ("contract", pair[0])]
     assert set(tuned) <= set(tested)  # all are in the family of Holm's correction, because the best was chosen on these rows
@@ -74,7 +74,7 @@ def test_choosing_the_best_of_tuned_arms_keeps_the_error_rate() -> None:
 def test_report_without_tuned_arm_has_no_verdict() -> None:
     report = _report(base=2, base_prompt=40)
     assert report.headline is None
-    assert report.verdict.startswith("The base is measured.")
+    assert report.verdict.startswith("The base has been evaluated.")
     assert [(item.first, item.second) for item in report.comparisons if item.metric == "contract"] == [("base", "base+prompt")]
 
 

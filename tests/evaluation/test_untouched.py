@@ -37,7 +37,7 @@ def test_rows_unseen_by_lineage_are_reported_as_untouched(tmp_path: Path, source
     parent = _run(tmp_path, "one", source, slice(0, 3), slice(3, 4))
     adapter = _run(tmp_path, "two", source, slice(4, 6), slice(0, 0), str(parent))
     sentence = check(tmp_path, adapter, read_source(source).rows[6:])
-    assert sentence == "No overlap with the 6 rows that the adapter was trained or validated on, including identical prompts."
+    assert sentence == "None of these rows or their prompts is among the 6 rows that the adapter was trained or validated on."
     assert check(tmp_path, None, read_source(source).rows) == ""
 
 
@@ -57,7 +57,7 @@ def test_duplicate_prompt_is_refused_while_source_exists(tmp_path: Path, source:
         check(tmp_path, adapter, read_source(other).rows)
     rows = read_source(source).rows[:1]
     source.unlink()
-    assert "No overlap" in check(tmp_path, adapter, read_source(other).rows)
+    assert "None of these rows" in check(tmp_path, adapter, read_source(other).rows)
     with pytest.raises(InputError):
         check(tmp_path, adapter, rows)
 
@@ -72,7 +72,7 @@ def test_adapter_without_local_run_is_reported_as_unknown(tmp_path: Path, source
         == "It is unknown whether mine was trained on them: some of its training records are missing."
     )
     (copied / "mlxtune.json").write_text('{"run": "one"}')
-    assert check(tmp_path, copied, rows[5:]).startswith("No overlap")
+    assert check(tmp_path, copied, rows[5:]).startswith("None of these rows")
     with pytest.raises(InputError):
         check(tmp_path, copied, rows[:1])
     (copied / "mlxtune.json").write_text('{"run": "gone"}')

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from mlxtune.evaluation.statistics.intervals import PairedCounts
@@ -42,31 +44,32 @@ def test_better_states_gain_and_interval_in_points():
     low, high = round(100 * comparison.low), round(100 * comparison.high)
     assert (
         verdict_sentence(comparison, "whole contract")
-        == f"Better. Whole contract rose by 65 points, between {low} and {high}, over base."
+        == f"Better. Whole contract: +65 points versus base (95% interval: +{low} to +{high})."
     )
     assert low < 65 < high
 
 
-def test_worse_states_loss_as_positive_points_in_order():
+def test_worse_states_loss_as_negative_points_in_order():
     comparison = _compared(10, 40, 1, 9)
-    low, high = round(-100 * comparison.high), round(-100 * comparison.low)
+    low, high = round(100 * comparison.low), round(100 * comparison.high)
     assert (
         verdict_sentence(comparison, "valid JSON")
-        == f"Worse. Valid JSON fell by 65 points, between {low} and {high}, against base."
+        == f"Worse. Valid JSON: −65 points versus base (95% interval: −{-low} to −{-high})."
     )
-    assert 0 < low < 65 < high
+    assert low < -65 < high < 0
 
 
 def test_cannot_tell_states_signed_interval_and_required_rows():
     text = verdict_sentence(_compared(10, 5, 8, 9), "valid JSON")
-    assert text.startswith("Cannot tell. Valid JSON changed by between −")
-    assert " and +" in text
-    assert "rows would settle it." in text
+    assert re.fullmatch(
+        r"Cannot tell\. Valid JSON: \+9 points versus base \(95% interval: −\d+ to \+\d+\)\. About \d+ rows are needed to tell\.",
+        text,
+    )
 
 
 def test_no_change_suggests_no_row_count():
-    assert "settle" not in verdict_sentence(_compared(10, 5, 5, 9), "valid JSON")
-    assert "settle" not in verdict_sentence(_compared(10, 5, 8, 9), "valid JSON", grouped=True)
+    assert "needed" not in verdict_sentence(_compared(10, 5, 5, 9), "valid JSON")
+    assert "needed" not in verdict_sentence(_compared(10, 5, 8, 9), "valid JSON", grouped=True)
 
 
 def test_empty_comparison_is_refused():

@@ -112,7 +112,7 @@ def test_answers_in_rows_of_their_own_are_shown_as_each_is_trained(tmp_path: Pat
 def test_a_mask_that_cannot_be_verified_is_refused(tmp_path: Path) -> None:
     opened = REWRITES.replace("assistant\n{% endif %}", "assistant\n<think>{% endif %}").replace("<think></think>", "")
     write_tokenizer(tmp_path, template=opened, stop="<|im_end|>", specials=())
-    with pytest.raises(TemplateError, match="ends within a thought"):
+    with pytest.raises(TemplateError, match="opens a thinking block"):
         mask(ChatTemplate(load_tokenizer(tmp_path)), chat(*TURNS), ENDLESS)
 
 

@@ -218,7 +218,7 @@ def test_a_pair_whose_prompt_is_not_a_prefix_is_refused(tmp_path: Path) -> None:
         REWRITES.replace("assistant\n{% endif %}", "assistant\n<think>{% endif %}").replace("<think></think>", ""),
         "<|im_end|>",
     )
-    with pytest.raises(TemplateError, match=r"pairs\.jsonl, line 3: the prompt for turn 2 ends within a thought"):
+    with pytest.raises(TemplateError, match=r"pairs\.jsonl, line 3: the generation prompt of turn 2 opens a thinking block"):
         chat.encode_pair(preference("Hi", "Yes?", "No."), 1000)
 
 

@@ -68,7 +68,7 @@ def test_a_header_has_purpose_command_results_license_and_memory(path: Path) -> 
     assert "# Results: " in head
     assert f"License: {base.license}, commercial use " in head
     assert f"Context: {base.context // 1024}k tokens" in head
-    assert re.search(r"^# Memory on a Mac \(computed, never measured\): 8 GB .* 16 GB .* 32 GB .* 64 GB ", head, re.MULTILINE)
+    assert re.search(r"^# Memory \(computed, never measured on a Mac\): 8 GB .* 16 GB .* 32 GB .* 64 GB ", head, re.MULTILINE)
     if path.parent.name != "recipes":
         assert "not measured on this base" in head
 

@@ -111,7 +111,7 @@ def test_a_busy_machine_is_named_as_the_reason_for_a_slow_run(
     run = launch.start(tmp_path, "train", recipe, {"behavior": "busy machine", "heartbeat": 0.05})
     assert wait_for_end(run)["type"] == "run.finished"
     (warning,) = run.state().warnings
-    assert warning == f"Other programs keep this machine busy (load 999 on {os.cpu_count()} cores), so this run is slow."
+    assert warning == f"Other programs are keeping this machine busy (load 999 on {os.cpu_count()} cores), so this run is slow."
 
 
 @pytest.mark.parametrize("behavior", ["wait", "busy"])

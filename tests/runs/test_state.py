@@ -186,3 +186,13 @@ def test_an_unknown_event_only_updates_the_time():
     state = fold([*EVENTS, _event("novelty", 500.0, anything=[1])])
     assert state.updated == 500.0
     assert (state.phase, state.step) == ("running", 5)
+
+
+def test_remaining_time_of_an_arm_follows_from_its_mean_speed() -> None:
+    start = [_event("arm.started", 100.0, arm="base", rows=60)]
+    assert fold([*start, _event("arm.progress", 110.0, arm="base", done=5, total=60)]).arm_remaining_seconds is None
+    state = fold([*start, _event("arm.progress", 120.0, arm="base", done=20, total=60)])
+    assert state.arm_remaining_seconds == 40.0
+    assert state.arm_progress == "base answers 20 of 60 held-out rows, 40 s left"
+    other = fold([_event("arm.progress", 130.0, arm="base", done=10, total=30, of="off-task prompt")], state)
+    assert other.arm_remaining_seconds is None, "this kind of prompt has just begun"

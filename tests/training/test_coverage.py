@@ -49,7 +49,7 @@ def test_restored_report_continues_independently(tmp_path: Path) -> None:
 def test_impossible_counts_are_refused_without_report(tmp_path: Path) -> None:
     certificate = Coverage(ROWS)
     certificate.count({0: (6, 3), 1: (9, 5)})
-    with pytest.raises(MlxtuneError, match=r"f\.jsonl.*2: the row was seen 1 times, but 5 trained tokens were counted") as refused:
+    with pytest.raises(MlxtuneError, match=r"f\.jsonl.*2: the row was seen 1 time, but 5 trained tokens were counted") as refused:
         certificate.write(tmp_path)
     assert refused.value.exit_code == 4
     assert not (tmp_path / FILE).exists()

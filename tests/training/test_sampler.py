@@ -28,8 +28,12 @@ def sampler(monkeypatch: pytest.MonkeyPatch, *answers: list[str], contract: Cont
         calls=SimpleNamespace(read=lambda text, tools: text),
     )
     events: list[dict] = []
-    loaded = SimpleNamespace(model=model, tokenizer=None)
-    return Sampler(loaded, template, ROWS, 8, 9, 9, lambda type, **fields: events.append(fields), [], contract), events
+
+    def emit(type: str, **fields: object) -> None:
+        if type == "sample":
+            events.append(fields)
+
+    return Sampler(SimpleNamespace(model=model, tokenizer=None), template, ROWS, 8, 9, 9, emit, [], contract), events
 
 
 def test_losing_contract_passes_gives_warning(monkeypatch: pytest.MonkeyPatch) -> None:

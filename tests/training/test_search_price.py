@@ -27,12 +27,12 @@ def test_price() -> None:
     assert price.kilowatt_hours == pytest.approx(price.seconds * 60 / 3.6e6)
     assert price.describe() == (
         "8 trials take 260 steps (instead of 480) and 1,225 answers, about 84 min, of which 41 min for the answers; 84 Wh",
-        "after --trials 19 --budget 158m, any later trial has at most a 5% chance of being the best",
+        "with --trials 19 --budget 158m, each further trial has at most a 5% chance of being the best",
     )
     assert parse_budget("158m") is not None
     training, options = price_search(recipe, plan).describe()
     assert training.endswith("about 43 min without the answers, whose time is unknown until the first mlxtune eval")
-    assert options.startswith("after --trials 19, any later trial")
+    assert options.startswith("with --trials 19, each further trial")
     unknown = SimpleNamespace(**vars(plan) | {"cost": Cost(None, "", 0.0)})
     assert price_search(recipe, unknown).describe()[0] == "8 trials take 260 steps (instead of 480) and 1,225 answers"  # type: ignore[arg-type]
 

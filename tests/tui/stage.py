@@ -158,7 +158,7 @@ def story(
                             "row": "a",
                             "prompt": "Where is my parcel?",
                             "output": answer,
-                            "verdict": "holds the contract",
+                            "verdict": "passes the contract",
                         },
                     )
                 )
@@ -176,14 +176,14 @@ def footer(app: MlxtuneApp) -> str:
 
 
 async def until(pilot: Any, true: Callable[[], bool], seconds: float = PATIENCE) -> None:
-    """Let the app work until something is true. A widget that is not there yet makes it false.
+    """Let the app work until something is true and laid out. A widget that is not there yet makes it false.
 
     It is checked less and less often, because a check takes time from the worker that the test waits for.
     """
     give_up, interval = time.monotonic() + seconds, 0.01
     while True:
         with suppress(NoMatches):
-            if true():
+            if true() and not pilot.app.screen._layout_required:
                 return
         assert time.monotonic() < give_up, f"never came true; on screen:\n{shown(pilot.app)}"
         await pilot.pause(interval)

@@ -103,7 +103,7 @@ async def test_a_better_adapter_with_a_reservation_is_a_warning(shop: Shop, open
         assert "not recommended" in room.text("#adapters-list")
         detail = " ".join(room.text("#adapters-detail").split())
         assert "! Better." in detail
-        assert "Not recommended: off-task answers dropped" in detail
+        assert "Not recommended: off-task accuracy dropped" in detail
         assert "✓ Better" not in detail
 
 

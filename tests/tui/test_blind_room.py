@@ -180,7 +180,7 @@ async def test_the_result_is_shown_only_after_the_last_vote_and_enter(shop: Shop
         row = next(row for row in room.text("#bl-votes").splitlines() if QUESTIONS[HEADLINE_QUESTION] in row)
         assert f"({low} to {high})" in row
         assert p_value(sign_test(send.wins, send.losses)) in row
-        assert f"tuned won {send.wins} of {send.wins + send.losses} decided votes over base" in room.text("#bl-verdict")
+        assert f"tuned won {send.wins} of {send.wins + send.losses} votes against base" in room.text("#bl-verdict")
         facts = [line.strip().split("  ")[0] for line in room.text("#bl-facts").splitlines()]
         assert facts == ["repeated pairs", "shown first", "longer answer", "median length"]
         assert "20 pairs, read blind" in room.head("#bl-outcome")

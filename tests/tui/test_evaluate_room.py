@@ -39,7 +39,6 @@ async def rows_found(room: RoomDriver, title: str = "", count: int | None = None
         return rows is not None and (not title or rows.title == title) and (count is None or len(rows.rows) == count)
 
     await room.until(shown)
-    await room.pilot.pause()
 
 
 async def focus(room: RoomDriver, id: str) -> None:
@@ -62,7 +61,7 @@ async def test_a_report_has_a_verdict_arms_a_paired_table_and_rows(shop: Shop, o
     evaluation(shop)
     async with open_room("evaluate", size=LARGE) as room:
         await rows_found(room, "Tuned fails", 7)
-        assert room.text("#ev-summary").strip().startswith("· Cannot tell. Whole contract changed by")
+        assert room.text("#ev-summary").strip().startswith("· Cannot tell. Whole contract: ")
         assert "Compared with base: +57" in room.text("#ev-summary")
         assert "40 held-out rows, never trained on" in room.head("#ev-verdict")
         base_row, kshot_row, tuned_row = room.text("#ev-table").splitlines()[1:]
@@ -265,7 +264,7 @@ async def test_preference_training_shows_its_margins(shop: Shop, open_room: Open
     evaluation(shop, "20261124-1700-brand-voice", name="brand-voice", pairs=True)
     async with open_room("evaluate", size=LARGE) as room:
         await rows_found(room)
-        assert "right preference, %" in room.text("#ev-table")
+        assert "preference accuracy, %" in room.text("#ev-table")
         summary = " ".join(room.text("#ev-summary").split())
         assert "Margin of chosen over rejected answers, in nats per token: base −1.39" in summary
         assert "tuned over base+kshot: +0.2" in summary
@@ -277,8 +276,8 @@ async def test_r_shows_the_off_task_prompts_broken_ones_first(shop: Shop, open_r
     async with open_room("evaluate", size=(120, 45)) as room:
         await rows_found(room)
         summary = " ".join(room.text("#ev-summary").split())
-        assert "· Off-task answers: cannot tell." in summary
-        assert "80.0% are correct, 100.0% with the base" in summary
+        assert "· Off-task accuracy: cannot tell." in summary
+        assert "80.0%, compared with 100.0% for the base" in summary
         await room.press("r")
         text = await page(room)
         assert "✗ broken q0" in text
@@ -295,7 +294,7 @@ async def test_c_compares_two_reports(shop: Shop, open_room: OpenRoom) -> None:
         await room.press("c")
         await room.choose("0")
         text = await page(room)
-        assert text.startswith("✓ Better. Whole contract rose by")
+        assert text.startswith("✓ Better. Whole contract: +")
         assert f"tuned of {ID} compared with tuned of {OLDER}, on the same 40 held-out rows." in text
         assert "By metric" in text
 

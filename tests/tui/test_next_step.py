@@ -162,9 +162,9 @@ def test_an_adapter_that_is_not_to_be_promoted_is_best_only_where_there_is_no_ot
     evaluation(shop, arms={"base": base, "tuned": tuned}, run=ID, off_task=4)
     snapshot = shop.snapshot()
     stage, advice = workflow(snapshot)[-1], next_step(snapshot)
-    assert (stage.glyph, stage.detail) == ("!", "support-json is better, but off-task answers dropped from 100.0% to 60.0%")
+    assert (stage.glyph, stage.detail) == ("!", "support-json is better, but off-task accuracy dropped from 100.0% to 60.0%")
     assert advice.glyph == "!"
-    assert advice.why.startswith("Not recommended: off-task answers dropped from 100.0% to 60.0%. ")
+    assert advice.why.startswith("Not recommended: off-task accuracy dropped from 100.0% to 60.0%. ")
     evaluation(shop, "20261124-1400-support-json", arms={"base": base, "tuned": kshot}, run="older")
     best = shop.snapshot().best
     assert best is not None
@@ -313,5 +313,5 @@ def test_a_report_that_is_none_is_left_out(shop: Shop, text: str) -> None:
 
 def test_a_stop_now_keeps_what_next_says(loaded: Shop) -> None:
     advice = next_step(loaded.snapshot(NOW))
-    assert advice.why.endswith("Stopping saves a checkpoint at step 640, and the run can be resumed from it.")
+    assert advice.why.endswith("Stopping saves a checkpoint after the current step, and the run can be resumed from it.")
     assert advice.why.startswith("Validation loss is still falling (0.6")

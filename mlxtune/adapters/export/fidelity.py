@@ -18,7 +18,7 @@ from mlxtune.evaluation.statistics.intervals import PairedCounts
 from mlxtune.evaluation.verdict import Comparison
 
 FILE = "fidelity.json"
-LOSSY = 0.05  # fraction of the adapter's change; exports that lose more are reported as lossy
+LOSSY = 0.05  # fraction of the adapter's effect; exports that lose more are reported as lossy
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Fidelity:
 
     @property
     def lost_share(self) -> float:
-        """The loss as a fraction of the adapter's change, based on mean logit distances."""
+        """The loss as a fraction of the adapter's effect, based on mean logit distances."""
         return self.loss.mean / self.change.mean if self.change.mean else float(self.loss.mean > 0)
 
     @property
@@ -83,7 +83,7 @@ class Fidelity:
             return f"Not faithful. {self.failure}"
         label = "Faithful" if self.lost_share < LOSSY else "Lossy"
         answers = f"{self.same} of {plural(self.rows, 'greedy answer')} identical"
-        return f"{label}: it lost {100 * self.lost_share:.1f}% of the adapter's change (KL {self.loss.kl:.5f} nats per token); {answers}."
+        return f"{label}: {100 * self.lost_share:.1f}% of the adapter's effect was lost (KL {self.loss.kl:.5f} nats per token); {answers}."
 
 
 def require_faithful(proof: Fidelity, *, quantized: bool = False) -> None:

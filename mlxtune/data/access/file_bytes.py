@@ -60,7 +60,7 @@ class FileBytes:
         try:
             data = os.pread(self._file.fileno(), max(0, end - start), start)
         except OSError as error:
-            raise DataError(f"{self.path} cannot be read: {error.strerror}.", hint="Check its disk.") from error
+            raise DataError(f"{self.path} cannot be read: {error.strerror}.", hint="Check the disk that it is on.") from error
         if self._stat() != self._state or len(data) < end - start:
             raise DataError(
                 f"{self.path} changed while it was being read.", hint="Try again when no other program is writing to it."

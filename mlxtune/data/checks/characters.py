@@ -67,7 +67,9 @@ def _decode_again(text: str) -> str | None:
     return original if _PLAUSIBLE.fullmatch(original) else None
 
 
-@family.text_check(Check("control", "warn", "rows with invisible characters", Fix("put", "remove", safe=True), short="invisible"))
+@family.text_check(
+    Check("control", "warn", "rows with invisible characters", Fix("put", "remove the characters", safe=True), short="invisible")
+)
 def invisible(text: str) -> Iterator[Hit]:
     if text.isprintable():
         return

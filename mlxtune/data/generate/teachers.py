@@ -97,7 +97,7 @@ def read_replies(call: TeacherCall, reply: Any) -> list[TeacherReply]:
 
 
 def require_teacher(spec: TeacherSpec) -> None:
-    """Raise ``InputError`` if ``spec`` names no teacher, or if its endpoint lacks a key or, on another machine, prices and a cap."""
+    """Raise ``InputError`` if ``spec`` names no teacher, its endpoint has no key, or a remote endpoint has no prices or no cap."""
     if not spec.base and not spec.model:
         raise InputError(
             "No teacher was specified.",

@@ -1,4 +1,4 @@
-"""Blind A/B comparison: a reader compares two arms' answers without knowing which is which; the sides are revealed at the end.
+"""Blind A/B comparison: a rater compares two arms' answers without knowing which is which; the sides are revealed at the end.
 
 A session is a folder in the evaluation: ``session.json`` (fixed before the first vote, with the hash of the key), ``key.json``
 (which arm is on which side) and ``votes.jsonl`` (every vote and undo, append-only). The key file is readable, but its hash proves
@@ -32,12 +32,12 @@ from mlxtune.runs.locks import file_lock
 Vote = Literal["a", "b", "tie"]
 
 DEFAULT = 40  # number of pairs, or all pairs if there are fewer
-REPEATED = 1 / 8  # share of pairs shown again with swapped sides, to measure the reader's consistency
+REPEATED = 1 / 8  # share of pairs shown again with swapped sides, to measure the rater's consistency
 
 
 @dataclass(frozen=True)
 class PresentedPair:
-    """The reader's view: the prompt, two anonymous answers, and the current question."""
+    """The rater's view: the prompt, two anonymous answers, and the current question."""
 
     index: int
     total: int
@@ -48,7 +48,7 @@ class PresentedPair:
 
 
 class BlindSession:
-    """One reader's session, which can be resumed after any vote; a context manager that holds the session's lock."""
+    """One rater's session, which can be resumed after any vote; a context manager that holds the session's lock."""
 
     _order: list[str]  # row IDs in the order shown, including repeats
     _first_is_a: list[bool]  # for each position in the order
@@ -263,7 +263,7 @@ def session_exists(evaluation: Path, first: str, second: str) -> bool:
 
 
 def revealed_choices(evaluation: Path, first: str, second: str, pairs: Sequence[AnswerPair]) -> dict[str, ArmChoice]:
-    """Return the reader's choices on the headline question by row; empty unless the arms have a session that was revealed."""
+    """Return the rater's choices on the headline question by row; empty unless the arms have a session that was revealed."""
     if not session_exists(evaluation, first, second):
         return {}
     with BlindSession(evaluation, first, second, pairs) as session:

@@ -52,7 +52,7 @@ def count_differing(pairs: Sequence[AnswerPair]) -> int:
 
 
 def export_votes(session: BlindSession, path: Path, question: str = HEADLINE_QUESTION) -> int:
-    """Write the decided votes on ``question`` as preference pairs (JSON Lines), and return their number.
+    """Write the votes on ``question`` as preference pairs (JSON Lines), and return their number.
 
     The ledger records that held-out rows were exported. Raises ``InputError`` before the sides are revealed or if no vote yields a
     pair, and ``MachineError`` if the disk is full.

@@ -1,4 +1,4 @@
-"""Count blind votes between two arms per question, and measure the reader's consistency and biases."""
+"""Count blind votes between two arms per question, and measure the rater's consistency and biases."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class RowVote(NamedTuple):
 
 @dataclass(frozen=True)
 class VoteTally:
-    """One question's votes: the second arm's wins, losses and ties, its share of decided votes, the p-value, and the outcome.
+    """One question's votes: the second arm's wins, losses and ties, its share of votes that are not ties, the p-value, and the outcome.
 
     ``p`` is from the sign test; ``adjusted`` is Holm-adjusted over the secondary questions. ``low`` and ``high`` are Wilson limits.
     """
@@ -117,15 +117,15 @@ def tally_sentence(tally: VoteTally, first: str, second: str) -> str:
     if not decided:
         return f"Cannot tell. All {tally.ties} votes were ties."
     share, low, high = (round(100 * value) for value in (tally.share, tally.low, tally.high))
-    ties = f", {plural(tally.ties, 'tie')}" if tally.ties else ""
+    ties = f" {plural(tally.ties, 'tie is', 'ties are')} not counted." if tally.ties else ""
     return (
-        f"{tally.outcome.capitalize()}. {second} won {tally.wins} of {decided} decided votes over {first}: {share}%, "
-        f"between {low} and {high}{ties}."
+        f"{tally.outcome.capitalize()}. {second} won {tally.wins} of {plural(decided, 'vote')} against {first} ({share}%, "
+        f"95% interval: {low} to {high}).{ties}"
     )
 
 
 def preference_rows(votes: Sequence[RowVote], question: str = HEADLINE_QUESTION) -> list[dict[str, Any]]:
-    """Return the decided votes on ``question`` as preference rows: ``{"prompt": messages, "chosen", "rejected"}``.
+    """Return the votes on ``question`` as preference rows: ``{"prompt": messages, "chosen", "rejected"}``.
 
     Pairs with an empty answer are omitted, because they cannot be trained on.
     """

@@ -40,7 +40,7 @@ def check(workspace: Path, adapter: Path | None, rows: Sequence[PromptRow]) -> s
             )
         checked += len(ids)
     return (
-        f"No overlap with the {plural(checked, 'row')} that the adapter was trained or validated on, including identical prompts."
+        f"None of these rows or their prompts is among the {plural(checked, 'row')} that the adapter was trained or validated on."
     )
 
 

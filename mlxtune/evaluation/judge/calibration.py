@@ -17,9 +17,9 @@ _WINS: dict[ArmChoice, float] = {"first": 0.0, "tie": 0.5, "second": 1.0}
 
 @dataclass(frozen=True)
 class JudgeCalibration:
-    """The agreement of judge and reader on the ``rows`` that both judged, its κ, and the second arm's win rate, with ties counted as half.
+    """The agreement of judge and rater on the ``rows`` that both judged, its κ, and the second arm's win rate, with ties counted as half.
 
-    ``raw`` is the win rate by the judge, and ``win_rate`` by the reader, who has voted on ``voted`` of ``units`` groups of rows.
+    ``raw`` is the win rate by the judge, and ``win_rate`` by the rater, who has voted on ``voted`` of ``units`` groups of rows.
     """
 
     rows: int
@@ -31,23 +31,21 @@ class JudgeCalibration:
     win_rate: PoweredMean
 
 
-def calibrate(
-    judge: Mapping[str, ArmChoice], reader: Mapping[str, ArmChoice], groups: Mapping[str, str]
-) -> JudgeCalibration | None:
-    """Compare the judge's preferences with the reader's row by row; ``None`` if they have no rows in common.
+def calibrate(judge: Mapping[str, ArmChoice], rater: Mapping[str, ArmChoice], groups: Mapping[str, str]) -> JudgeCalibration | None:
+    """Compare the judge's preferences with the rater's row by row; ``None`` if they have no rows in common.
 
-    The reader's win rate over all rows that the judge read is estimated by prediction-powered inference, which needs no assumption
+    The rater's win rate over all rows that the judge read is estimated by prediction-powered inference, which needs no assumption
     about the judge. ``groups`` maps each row to its group. A group counts as one unit, since a blind session draws groups at random.
     """
-    shared = [id for id in judge if id in reader]
+    shared = [id for id in judge if id in rater]
     if not shared:
         return None
-    choices = [(judge[id], reader[id]) for id in shared]
+    choices = [(judge[id], rater[id]) for id in shared]
     units: dict[str, list[str]] = {}
     for id in judge:
         units.setdefault(groups[id], []).append(id)
-    voted = [ids for members in units.values() if (ids := [id for id in members if id in reader])]
-    unvoted = [ids for ids in units.values() if not any(id in reader for id in ids)]
+    voted = [ids for members in units.values() if (ids := [id for id in members if id in rater])]
+    unvoted = [ids for ids in units.values() if not any(id in rater for id in ids)]
     return JudgeCalibration(
         rows=len(shared),
         agreed=sum(one == two for one, two in choices),
@@ -56,7 +54,7 @@ def calibrate(
         voted=len(voted),
         units=len(units),
         win_rate=prediction_powered_mean(
-            [_win_rate(reader, ids) for ids in voted],
+            [_win_rate(rater, ids) for ids in voted],
             [_win_rate(judge, ids) for ids in voted],
             [_win_rate(judge, ids) for ids in unvoted],
         ),
@@ -77,7 +75,7 @@ def calibration_sentence(result: JudgeCalibration) -> str:
 
 
 def win_rates(result: JudgeCalibration, second: str) -> list[tuple[str, str]]:
-    """Return the second arm's win rates by name: the reader's as estimated with the judge, by the votes alone, and the judge's."""
+    """Return the second arm's win rates by name: the rater's as estimated with the judge, by the votes alone, and the judge's."""
     powered, votes = result.win_rate.powered, result.win_rate.labels
     if result.win_rate.weight == 0:
         return [(f"{second} wins", f"{_interval(votes)} by your {plural(result.voted, 'vote')}; the judge's grades add nothing")]

@@ -20,7 +20,7 @@ from mlxtune.evaluation.judge.rubric import Grade, passes
 from mlxtune.evaluation.verdict import Comparison, ScoreComparison, apply_holm, compare, compare_scores
 
 FILE = "report.json"
-VERSION = 2  # 1 had Rogan and Gladen's correction of the judge's rate in ``calibrated``
+VERSION = 3  # 1 had Rogan and Gladen's correction of the judge's rate in ``calibrated``, and 2 another wording of the verdict
 PAIR = "a pair"
 MAX_PROBLEMS = 0.2  # share of unusable replies above which the judge is unreliable
 
@@ -70,9 +70,9 @@ Grades = dict[tuple[str, str, str, bool, int], Grade]  # row, subject, question 
 
 
 def build_judge_report(
-    session: JudgeSession, by_key: Mapping[str, Grade], reader: Mapping[str, ArmChoice], spent: float
+    session: JudgeSession, by_key: Mapping[str, Grade], rater: Mapping[str, ArmChoice], spent: float
 ) -> JudgeReport:
-    """Build the report of a finished session; ``reader`` has the user's blind votes by row, if any."""
+    """Build the report of a finished session; ``rater`` has the user's blind votes by row, if any."""
     calls = session.calls
     grades: Grades = {_key(call): by_key[call.key] for call in calls}
     preferences, flips, both = _preferences(session, grades)
@@ -104,7 +104,7 @@ def build_judge_report(
         same=sum(one.value == two.value for one, two in usable),
         repeated=len(usable),
         problems=_problems(calls, grades),
-        calibrated=calibrate(preferences, reader, groups),
+        calibrated=calibrate(preferences, rater, groups),
         verdict=f"Cannot tell. The judge is unreliable: {broken[0]}" if broken else verdict,
     )
 

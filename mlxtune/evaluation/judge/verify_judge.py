@@ -33,9 +33,10 @@ def _differences(evaluation: Path, file: Path) -> Iterator[str]:
         yield f"{location}: calls.jsonl lacks {len(missing)} of its questions."
         return
     arms = session.first, session.second
-    reader = revealed_choices(evaluation, *arms, load_pairs(evaluation, *arms)) if stored.get("calibrated") else {}
-    report = judge_report.build_judge_report(session, grades, reader, judge_session.dollars_spent(session))
-    skipped = {"v"} | ({"calibrated"} if stored.get("v") != judge_report.VERSION else set())
+    rater = revealed_choices(evaluation, *arms, load_pairs(evaluation, *arms)) if stored.get("calibrated") else {}
+    report = judge_report.build_judge_report(session, grades, rater, judge_session.dollars_spent(session))
+    changed = {2: {"verdict"}, judge_report.VERSION: set[str]()}  # by version
+    skipped = {"v"} | changed.get(stored.get("v"), {"calibrated", "verdict"})
     yield from differences(
         location, *({key: value for key, value in record.items() if key not in skipped} for record in (stored, to_json(report)))
     )

@@ -95,18 +95,18 @@ class OffTaskResult:
         paired = self.overall.paired
         if self.word == DROPPED:
             return (
-                f"off-task answers dropped from {_percent(paired.first, paired.total)} to {_percent(paired.second, paired.total)}"
+                f"off-task accuracy dropped from {_percent(paired.first, paired.total)} to {_percent(paired.second, paired.total)}"
             )
-        return "" if self.word == HELD else f"off-task answers may have dropped by {_points(self.margin)} points or more"
+        return "" if self.word == HELD else f"off-task accuracy may have dropped by {_points(self.margin)} points or more"
 
     @property
     def summary(self) -> str:
         """The result as sentences."""
         paired, overall = self.overall.paired, self.overall
         if not paired.total:
-            return f"Off-task answers: cannot tell. The base answers fewer than {LEAST:.0%} correctly in every category."
-        rates = f"{_percent(paired.second, paired.total)} are correct, {_percent(paired.first, paired.total)} with the base"
-        text = f"Off-task answers: {self.word}. Of {paired.total:,} answers, {rates}: a change of {overall.text} points"
+            return f"Off-task accuracy: cannot tell. The base answers fewer than {LEAST:.0%} correctly in every category."
+        rates = f"{_percent(paired.second, paired.total)}, compared with {_percent(paired.first, paired.total)} for the base"
+        text = f"Off-task accuracy: {self.word}. {rates} ({paired.total:,} answers): a change of {overall.text} points"
         if self.word == HELD:
             return f"{text}, within the margin of {_points(self.margin)}."
         if self.word == DROPPED:

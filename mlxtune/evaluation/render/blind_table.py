@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mlxtune.core.text import plural
 from mlxtune.evaluation.blind.votes import QUESTIONS, BlindResult
 from mlxtune.evaluation.render.comparison_table import (
     IntervalBar,
@@ -44,10 +45,10 @@ def votes_table(result: BlindResult) -> ReportTable:
     return ReportTable("Votes", "sign test, Wilson interval; secondary questions Holm-adjusted", columns, tuple(rows))
 
 
-def reader_table(result: BlindResult) -> ReportTable:
-    """Return a table of the reader's consistency and biases."""
+def rater_table(result: BlindResult) -> ReportTable:
+    """Return a table of the rater's consistency and biases."""
     items = [
-        ("shown first", f"won {result.left} of {result.decided} decided votes"),
+        ("shown first", f"won {result.left} of {plural(result.decided, 'vote')}, not counting ties"),
         ("median length", f"{result.first} {result.lengths[0]:,.0f} characters, {result.second} {result.lengths[1]:,.0f}"),
     ]
     if result.uneven:
@@ -55,4 +56,4 @@ def reader_table(result: BlindResult) -> ReportTable:
     if result.repeated:
         kappa = f", κ {result.consistency.value:.2f}" if result.consistency else ""
         items.insert(0, ("repeated pairs", f"{result.agreed} of {result.repeated} votes the same{kappa}"))
-    return key_value_table("Reader", "consistency and biases", items)
+    return key_value_table("Rater", "consistency and biases", items)

@@ -334,7 +334,7 @@ def seeds_table(report: EvaluationReport) -> ReportTable | None:
 
 
 def off_task_table(report: EvaluationReport) -> ReportTable | None:
-    """Return how the rate of correct off-task answers changed, by category, or ``None`` if there were no off-task prompts."""
+    """Return how off-task accuracy changed, by category, or ``None`` if there were no off-task prompts."""
     result = report.off_task
     if result is None:
         return None

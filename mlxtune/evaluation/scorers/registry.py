@@ -31,7 +31,7 @@ SCORERS = (
     reference.FIELDS,
 )
 FORMS = tuple(scorer.name for scorer in SCORERS if scorer.is_form)
-LABELS = {scorer.name: scorer.label for scorer in SCORERS} | {CONTRACT: "whole contract", PREFERENCE: "right preference"}
+LABELS = {scorer.name: scorer.label for scorer in SCORERS} | {CONTRACT: "whole contract", PREFERENCE: "preference accuracy"}
 
 
 def metric_label(metric: str) -> str:

@@ -46,7 +46,7 @@ def detectable_gain(rows: int, broken: float = 0.0) -> float | None:
 
 
 def detectable_preference(votes: int) -> float | None:
-    """Return the smallest share of decided votes, in steps of one point above 50%, that the sign test detects with 80% power."""
+    """Return the smallest share of votes that are not ties, in steps of one point above 50%, that the sign test detects with 80% power."""
     least = _least_wins(votes)
     if least is None:
         return None

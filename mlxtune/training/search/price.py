@@ -51,7 +51,7 @@ class SearchPrice:
         options = f"--trials {self.enough}"
         if self.enough_seconds is not None and self.answering_seconds is not None:
             options += f" --budget {math.ceil(self.enough_seconds / 60)}m"
-        return price, f"after {options}, any later trial has at most a {CHANCE:.0%} chance of being the best"
+        return price, f"with {options}, each further trial has at most a {CHANCE:.0%} chance of being the best"
 
 
 def price_search(recipe: Recipe, plan: Plan, *, answering: float | None = None, watts: float = 0.0) -> SearchPrice:

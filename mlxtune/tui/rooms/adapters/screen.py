@@ -64,7 +64,7 @@ class AdaptersRoom(Room):
         self._cursor_key = str(state.get("key", ""))
 
     def compose_body(self) -> ComposeResult:
-        about = "The adapters of finished runs and imports, newest first. enter chats with the one under the cursor."
+        about = "The adapters of finished runs and imports, newest first. Press enter to chat with the one under the cursor."
         yield Section("Adapters", Panel(id="adapters-invite-picture"), lit=True, id="adapters-invite")
         with Horizontal(id="adapters-columns"):
             yield Section("Adapters", ListPanel(id="adapters-list", about=about), id="adapters-all")

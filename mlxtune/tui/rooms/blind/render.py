@@ -36,7 +36,7 @@ def invitation(arms: ArmPair, width: int) -> Content:
     """Draw which two arms will be compared, and the session's progress."""
     first, second, status = one_line(arms.first), one_line(arms.second), arms.status
     about = (
-        f"From evaluation {one_line(arms.folder.name)}. There are three questions per pair. Sides are random and stay hidden until "
+        f"From evaluation {one_line(arms.folder.name)}. Of the three questions per pair, the last one decides. Sides are random and stay hidden until "
         "the last vote."
     )
     rows = [

@@ -18,7 +18,7 @@ from mlxtune.core.text import one_line, plural
 from mlxtune.evaluation.blind.blind_session import BlindSession, PresentedPair, Vote
 from mlxtune.evaluation.blind.blind_status import export_votes
 from mlxtune.evaluation.blind.votes import HEADLINE_QUESTION, QUESTIONS, BlindResult
-from mlxtune.evaluation.render.blind_table import reader_table, votes_table
+from mlxtune.evaluation.render.blind_table import rater_table, votes_table
 from mlxtune.evaluation.statistics.power import detectable_preference
 from mlxtune.tui.base import Room
 from mlxtune.tui.paths import display_path, relative_paths
@@ -86,7 +86,7 @@ class BlindRoom(Room):
         with Vertical(id="bl-result"):
             yield Section("Verdict", Panel(id="bl-verdict"), lit=True, id="bl-outcome")
             yield Section("Votes", Panel(id="bl-votes"), id="bl-counts")
-            yield Section("Reader", Panel(id="bl-facts"), id="bl-reader")
+            yield Section("Rater", Panel(id="bl-facts"), id="bl-rater")
 
     @property
     def _finished(self) -> list[RunView]:
@@ -158,7 +158,7 @@ class BlindRoom(Room):
             lambda width, _height: lines(*verdict_rows(outcome, one_line(result.verdict), width))
         )
         self.query_one("#bl-votes", Panel).update(partial(render.result_table, votes_table(result)))
-        self.query_one("#bl-facts", Panel).update(partial(render.result_table, reader_table(result)))
+        self.query_one("#bl-facts", Panel).update(partial(render.result_table, rater_table(result)))
         self.query_one("#bl-outcome", Section).head.set(note=f"{plural(result.pairs, 'pair')}, read blind")
         self.query_one("#bl-counts", Section).head.set(note="sign test; secondary questions Holm-adjusted" if self.wide else "")
 

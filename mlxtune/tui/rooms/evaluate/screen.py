@@ -131,7 +131,7 @@ class EvaluateRoom(Room):
     def copyable(self) -> tuple[str, str]:
         row, found = self._row, self._rows
         answer = row.answers.get(found.filter.arm) if row and found else None
-        return (answer.output, f"the answer of {one_line(found.filter.arm)}") if answer and found else ("", "")
+        return (answer.output, f"the answer from {one_line(found.filter.arm)}") if answer and found else ("", "")
 
     @property
     def _can_review(self) -> bool:

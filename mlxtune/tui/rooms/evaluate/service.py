@@ -100,7 +100,7 @@ def find_rows(loaded: LoadedReport, filter: RowFilter) -> FilteredRows:
     """Return the matching rows, broken ones first. Raise ``InputError`` if the stored answers are missing."""
     drilldown, arm = loaded.drilldown, filter.arm
     if drilldown is None:
-        raise loaded.evidence_error or ValueError("The report was loaded without evidence or a reason.")
+        raise loaded.evidence_error or ValueError("The report has neither stored answers nor an error that explains why.")
     if filter.cell:
         rows = drilldown.cell(filter.metric, filter.baseline, arm, filter.cell)
         return FilteredRows(filter, CELL_TITLES[filter.cell], tuple(rows))

@@ -397,9 +397,7 @@ class ReviewRoom(SourceRoom):
 
         def chosen(value: str | None) -> None:
             if value == "other":
-                text = (
-                    "Decisions are recorded under this name, and only theirs are shown, so that two people can judge the same rows."
-                )
+                text = "Decisions are recorded under this name, and only this annotator's decisions are shown, so that two people can judge the same rows."
                 self.app.push_screen(
                     PromptDialog("Review as which annotator?", text, label="continue"), lambda name: use(name) if name else None
                 )

@@ -121,7 +121,7 @@ def rates(board: Leaderboard, number: int, width: int, height: int) -> Content:
 
 
 def positions(board: Leaderboard, selected: int, width: int) -> Content:
-    """Return a row per hyperparameter: its range with the trials by number, and the trend of the rate over the range."""
+    """Return a row per hyperparameter: its range with the trials by number, and the trend of the pass rate over the range."""
     rows = []
     known = {trend.label: trend for trend in board.trends}
     best = {entry.number: index for index, entry in enumerate(board.entries)}
