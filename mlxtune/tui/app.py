@@ -23,7 +23,7 @@ from textual.binding import Binding, BindingType
 from textual.message import Message
 from textual.screen import Screen
 
-from mlxtune.core import app_state, settings
+from mlxtune.core import allocator, app_state, settings
 from mlxtune.core.errors import MlxtuneError
 from mlxtune.core.files import read_json
 from mlxtune.core.text import one_line, plural
@@ -405,6 +405,7 @@ class MlxtuneApp(BaseApp):
 
 def run(workspace: Path, state: Mapping[str, Any] | None = None) -> None:
     """Open the app on a workspace and return when the user quits. Raise ``SystemExit`` with code 4 after an internal error."""
+    allocator.share_arena()
     app = MlxtuneApp(workspace, state=state)
     terminal_watch.start_watch(app.write_state)
     app.run()

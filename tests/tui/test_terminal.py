@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import signal
 import subprocess
 from collections.abc import Iterable
@@ -62,6 +63,21 @@ from mlxtune.cli.start import main
 main()
 """
 
+# Ends with a description of glibc's arenas, one element for each.
+ARENAS = """
+import atexit, ctypes, sys
+def describe():
+    libc = ctypes.CDLL(None)
+    libc.fopen.restype = ctypes.c_void_p
+    file = ctypes.c_void_p(libc.fopen(b"arenas.xml", b"w"))
+    libc.malloc_info(0, file)
+    libc.fclose(file)
+atexit.register(describe)
+sys.argv = ["mlxtune"]
+from mlxtune.cli.start import main
+main()
+"""
+
 
 @pytest.mark.parametrize(("ending", "code"), [("q", 0), ("TERM", 0)])
 def test_the_terminal_is_left_as_it_was(tmp_path: Path, ending: str, code: int) -> None:
@@ -74,6 +90,16 @@ def test_the_terminal_is_left_as_it_was(tmp_path: Path, ending: str, code: int) 
             os.kill(screen.process.pid, signal.SIGTERM)
         assert screen.end() == code
         assert screen.restored
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has an arena for each thread")
+def test_threads_do_not_keep_the_memory_of_jobs(tmp_path: Path) -> None:
+    (tmp_path / "work").mkdir()
+    with terminal(tmp_path / "work", tmp_path / "home", code=ARENAS) as screen:
+        screen.until("Start with the sample workspace.")
+        screen.press("q")
+        assert screen.end() == 0
+    assert (tmp_path / "work" / "arenas.xml").read_text().count("<heap ") == 1
 
 
 @pytest.mark.parametrize("hangup_signal", cases([True, False], "True"))
