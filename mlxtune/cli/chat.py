@@ -185,7 +185,7 @@ def _run_command(line: str, session: ChatSession, workspace: Path, fingerprint: 
     """Run a command that starts with a slash. Return ``False`` to quit. Raise ``InputError`` if the command is invalid."""
     name, _, argument = line.partition(" ")
     argument = argument.strip()
-    commands: dict[str, Callable[[], None]] = {
+    commands: dict[str, Callable[[], object]] = {
         "/adapter": lambda: _switch_adapter(session, workspace, argument, fingerprint),
         "/adapters": lambda: _list_adapters(session, workspace, fingerprint),
         "/system": lambda: session.set_system(argument),
