@@ -127,9 +127,8 @@ class Plan:
     @property
     def sentence(self) -> str:
         """The outcome as a sentence for the user."""
-        need = f"it needs {size(self.memory)} of {size(self.limit)}"
+        need = f"{size(self.memory)} needed, {size(self.limit)} available"
         if self.outcome == "refuse":
-            need = f"it needs {size(self.memory)}, but only {size(self.limit)} is available"
             changes = [change for change in self.changes if change.settings]
             if not changes:
                 return f"This does not fit: {need}."

@@ -102,7 +102,7 @@ def stop_effect(view: RunView) -> str:
     """Return a sentence that describes the effect of stopping the run now."""
     if view.run.kind == "search":
         return "Stopping saves a checkpoint of the current trial, and the search can be continued."
-    return "Stopping saves a checkpoint after the current step, and the run can be resumed from it."
+    return "Stopping saves a checkpoint, and the run can be resumed from it."
 
 
 def can_resume(view: RunView) -> bool:

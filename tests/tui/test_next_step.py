@@ -196,7 +196,7 @@ async def test_home_says_that_an_adapter_is_not_recommended(shop: Shop, open_roo
     evaluation(shop, arms={"base": base, "tuned": tuned}, run=ID, off_task=4)
     async with open_room("home", size=(140, 45)) as room:
         assert room.head("#best") == "Best so far"
-        assert "! Better, but not recommended: off-task answers" in " ".join(room.text("#best-picture").split())
+        assert "! Better, but not recommended: off-task accuracy" in " ".join(room.text("#best-picture").split())
 
 
 def test_missing_data_is_seen_before_a_run(shop: Shop) -> None:
@@ -313,5 +313,5 @@ def test_a_report_that_is_none_is_left_out(shop: Shop, text: str) -> None:
 
 def test_a_stop_now_keeps_what_next_says(loaded: Shop) -> None:
     advice = next_step(loaded.snapshot(NOW))
-    assert advice.why.endswith("Stopping saves a checkpoint after the current step, and the run can be resumed from it.")
+    assert advice.why.endswith("Stopping saves a checkpoint, and the run can be resumed from it.")
     assert advice.why.startswith("Validation loss is still falling (0.6")

@@ -64,7 +64,7 @@ async def test_a_recipe_is_a_form_beside_its_plan(shop: Shop, open_room: OpenRoo
     plannable(shop, monkeypatch)
     async with open_room("plan", size=(140, 45)) as room:
         await planned(room)
-        for part in ("✓ This fits: ", "of 8.0 GB.", "computed, not measured"):
+        for part in ("✓ This fits: ", "8.0 GB available.", "computed, not measured"):
             assert part in verdict(room), part
         assert "recipes/support-json.toml" in room.head("#plan-form")
         for part in ("▌ model", "learning_rate", "1e-3", "2e-4"):

@@ -73,7 +73,7 @@ async def test_stop_asks_first_and_its_default_changes_nothing(
         await room.press("s")
         await room.until(lambda: isinstance(room.screen, ChoiceDialog))
         assert room.screen._heading == "Stop support-json at step 640?"
-        assert room.screen._text.startswith("Stopping saves a checkpoint after the current step")
+        assert room.screen._text.startswith("Stopping saves a checkpoint, and")
         await room.press("enter", "s", "escape")
         assert stopped == []
         await room.press("s")

@@ -114,7 +114,7 @@ class SearchPage(PageScreen):
             title=f"Contract rate of trial {number}", note="after each rung, in percent"
         )
         self.query_one("#search-rates", Panel).update(lambda width, height: search_render.rates(board, number, width, height))
-        note = "change in pass rate from the lowest to the highest value, 95% interval" if board.trends else ""
+        note = "change in pass rate over the range, 95% interval" if board.trends else ""
         self.query_one("#search-strips", Section).head.set(note=note)
         self.query_one("#search-values", Panel).update(lambda width, _height: search_render.positions(board, number, width))
 
