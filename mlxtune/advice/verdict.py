@@ -111,7 +111,7 @@ def _verdict(right: Sequence[AdviceRule], wrong: Sequence[AdviceRule], gate: Adv
 def _sentence(verdict: Verdict, gate: str, method: str, why: str) -> str:
     match verdict:
         case "fine-tune":
-            return f"Fine-tune it with {_METHODS[method]}. {why}"
+            return f"Fine-tune the model with {_METHODS[method]}. {why}"
         case "both":
             return f"Use retrieval for the facts, and fine-tune how they are presented, with {_METHODS[method]}. {why}"
         case "rag":

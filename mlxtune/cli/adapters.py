@@ -31,7 +31,11 @@ Which = Annotated[str, typer.Argument(help="An adapter's name, a unique part of 
 Name = Annotated[str, typer.Option("--name", help="The adapter's name in this workspace.")]
 Base = Annotated[str, typer.Option("--base", help="The adapter's base model: an alias, a folder, or a Hub ID.")]
 OtherWeights = Annotated[
-    bool, typer.Option("--other-weights", help="Accept a base with different weights of the same shapes, and drop the scores.")
+    bool,
+    typer.Option(
+        "--other-weights",
+        help="Accept a base whose weights differ but have the same shapes. The adapter's evaluation scores are discarded.",
+    ),
 ]
 _STYLES = {
     "better": "bold success", "worse": "bold error", "cannot tell": "bold", "not recommended": "bold warning", "not evaluated": "muted",

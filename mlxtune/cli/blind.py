@@ -44,7 +44,7 @@ def blind(
         Path | None, typer.Option("--export", help="Write the votes to this file as preference pairs (JSON Lines).")
     ] = None,
     question: Annotated[
-        Literal["format", "voice", "send"], typer.Option("--question", help="The question whose votes to export.")
+        Literal["format", "voice", "send"], typer.Option("--question", help="Export the votes on this question.")
     ] = HEADLINE_QUESTION,  # type: ignore[assignment]
     json: Json = False,
 ) -> None:

@@ -42,7 +42,7 @@ def score(
     recipe: Annotated[Path | None, typer.Option("--recipe", help="A recipe whose contract replaces these options.")] = None,
     json: Json = False,
 ) -> None:
-    """Score outputs from any source: JSON, schema, disclaimers, forbidden phrases, length, and agreement with references.
+    """Score outputs from any source for valid JSON, schema, disclaimers, forbidden phrases, length, and agreement with references.
 
     Reasoning at the start of an output, such as <think>…</think>, is not scored.
     """

@@ -38,7 +38,7 @@ def serve(
         typer.Option(
             "--exact/--no-exact",
             help="Make greedy and seeded answers independent of the other requests. Default: on a CPU only. In 16-bit precision, "
-            "as on a GPU, many more tokens must be recomputed individually.",
+            "which GPUs use, this is slower, because many more tokens have to be recomputed one at a time.",
         ),
     ] = None,
     keep_alive: Annotated[

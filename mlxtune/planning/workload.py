@@ -115,7 +115,7 @@ class Workload:
 def workload(
     lengths: DatasetLengths, section: TrainingSection, max_tokens: int, *, compiled: bool = False, streams: int = 1
 ) -> Workload:
-    """Return the work of training on ``lengths``, with the same batches in the same order as the training loop.
+    """Return the training workload of rows with ``lengths``, with the same batches in the same order as the training loop.
 
     If steps are ``compiled``, batches are split over ``streams`` and padded to a few shapes.
     """

@@ -45,7 +45,7 @@ class RunStarted(BaseEvent):
 
 
 class ModelLoaded(BaseEvent):
-    """A model was loaded. ``path`` describes its backend and format, ``limit`` is the recommended memory limit in bytes."""
+    """A model was loaded. ``path`` describes its backend and format; ``limit`` is the recommended memory limit in bytes."""
 
     type: Literal["model.loaded"]
     base: str

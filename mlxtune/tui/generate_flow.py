@@ -36,7 +36,7 @@ def choose_task(app: BaseApp, recipe: Path, rows: tuple[str, ...], what: str) ->
         return
     tasks: list[tuple[Task, str, str]] = [
         ("variations", "Variations", f"new prompts like {what}, and their answers"),
-        ("documents", "From documents", "questions that a folder of your documents answers"),
+        ("documents", "From documents", "questions that can be answered from a folder of your documents"),
         ("answers", "Answers", "answers to prompts that have none"),
         ("pairs", "Worse answers", "preference pairs whose rejected answer has a named flaw"),
     ]
@@ -52,7 +52,7 @@ def choose_task(app: BaseApp, recipe: Path, rows: tuple[str, ...], what: str) ->
             case "pairs":
                 choose_teacher(app, recipe, "pairs", rows=rows)
             case "documents":
-                text = "Markdown, text, or PDF files. Each question quotes the sentence that answers it."
+                text = "Markdown, text, or PDF files. Each question is stored with the sentence that answers it."
                 _ask_path(app, "Which folder?", text, lambda path: choose_teacher(app, recipe, "documents", documents=path))
             case "answers":
                 text = "A .jsonl file with prompts or messages, or a .txt file with one prompt per line."
@@ -87,7 +87,7 @@ def _choose_thin_rows(app: BaseApp, recipe: Path) -> None:
         text = (
             "There are too few rows like these. In Groups, c clusters rows by similarity, and w writes rows like those of a group."
         )
-        app.push_screen(ChoiceDialog("Write more rows like which ones?", text, options), chosen)
+        app.push_screen(ChoiceDialog("Which rows should the new ones resemble?", text, options), chosen)
 
     app.run_job(find, show, busy="Looking for areas with too few rows.")
 

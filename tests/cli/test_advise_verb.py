@@ -31,7 +31,7 @@ def answers(cwd) -> str:
 def test_answers_alone_give_verdict_reasons_and_next_steps(cli, answers) -> None:
     ended = cli("advise", "--answers", answers)
     assert ended.code == 0
-    assert "Fine-tune it with SFT." in ended.out
+    assert "Fine-tune the model with SFT." in ended.out
     assert "what must change: format (your answer)" in ended.out
     assert "No recipe was specified" in ended.out
     for row in rules().tradeoffs:
@@ -87,7 +87,7 @@ def test_no_terminal_and_no_answers_is_an_error(cli) -> None:
 
 def test_last_answers_are_reused_without_terminal(cli, cwd) -> None:
     (cwd / "advice.json").write_text(json.dumps(ANSWERS))
-    assert "Fine-tune it" in cli("advise").out
+    assert "Fine-tune the model" in cli("advise").out
 
 
 def test_questions_are_printed_or_exported_as_json_schema(cli) -> None:

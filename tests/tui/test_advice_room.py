@@ -115,7 +115,7 @@ async def test_the_whole_interview_gives_advice_and_is_saved_for_the_command_lin
         await room.press("enter")
         await room.until(lambda: room.mode == "advice" and remaining(room) == 0)
         assert "all answered" in room.head("#advice-interview")
-        assert "✓ Fine-tune it with SFT." in room.text("#advice-picture")
+        assert "✓ Fine-tune the model with SFT." in room.text("#advice-picture")
         assert "20,000" in room.text("#advice-questions")
         saved = interview.load_last(advised.folder)
         assert saved is not None
@@ -128,7 +128,7 @@ async def test_w_shows_the_reasons_and_t_the_table(advised: Shop, open_room: Ope
         await ready(room)
         assert room.actions[:3] == ["choose", "why", "table"]
         await room.press("w")
-        await room.until(lambda: room.mode == "" and "✓ Fine-tune it with SFT." in room.text("#rows"))
+        await room.until(lambda: room.mode == "" and "✓ Fine-tune the model with SFT." in room.text("#rows"))
         await room.press("end")
         assert "Next:" in room.text("#rows")
         await room.press("escape", "t")

@@ -108,7 +108,7 @@ async def test_variations_are_of_thin_rows_unless_rows_are_chosen(
         await room.until(lambda: room.screen.session is not None and room.screen.session.source.scanned == 64)
         await room.press("w")
         await room.choose("variations")
-        await room.until(lambda: room.mode == "" and room.screen._heading == "Write more rows like which ones?")
+        await room.until(lambda: room.mode == "" and room.screen._heading == "Which rows should the new ones resemble?")
         assert [(option.value, option.name) for option in room.screen._options] == [
             ("0", place.reason),
             ("all", "All training rows"),

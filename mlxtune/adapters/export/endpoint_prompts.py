@@ -41,7 +41,7 @@ def api_url(url: str) -> str:
     if not is_local(host(url)):
         raise InputError(
             f"{host(url)} is another machine, but exports are verified on this one.",
-            hint="Evaluate a model elsewhere as an arm: mlxtune eval, with [evaluation.endpoints] in the recipe",
+            hint="To evaluate a model on another machine, add it as an arm: set [evaluation.endpoints] in the recipe and run mlxtune eval",
         )
     return url if url.endswith("/v1") else f"{url}/v1"
 

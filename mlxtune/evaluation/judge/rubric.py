@@ -115,7 +115,8 @@ def _question(table: Any, number: int, path: Path) -> RubricQuestion:
         raise InputError(f"{location}: name and ask must be nonempty strings.")
     if unknown := sorted(set(values) - {"name", "ask", "anchors"}):
         raise InputError(
-            f"{location}: unknown key {one_line(unknown[0], 40)}.", hint="A question has a name, ask and optionally anchors."
+            f"{location}: unknown key {one_line(unknown[0], 40)}.",
+            hint="A question has the keys name, ask, and optionally anchors.",
         )
     anchors = values.get("anchors", [])
     steps: list[Any] = anchors if isinstance(anchors, list) else [anchors]

@@ -99,7 +99,7 @@ class GroupsRoom(SourceRoom):
             with Vertical(id="members-side"):
                 about = "The rows of the group. Space marks the ones to keep with d; enter opens a row in Review."
                 yield Section("Members", MarkableList(id="member-list", about=about), id="members")
-                about = "The first row, and the one under the cursor. Differences are underlined, flagged text is highlighted."
+                about = "The first row, and the one under the cursor. Differences are underlined, and flagged text is highlighted."
                 yield Section("Comparison", RowReader(id="compared", about=about), id="comparison", classes="fill")
 
     # The groups

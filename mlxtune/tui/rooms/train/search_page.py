@@ -51,7 +51,7 @@ class SearchPage(PageScreen):
             yield Section("Search", Panel(id="search-banner"), lit=True, id="search-head")
             about = "Trials, best first. x drops a trial, p keeps it from being pruned."
             yield Section("Leaderboard", ListPanel(about=about, id="search-trials"), id="search-board", classes="fill")
-            yield Section("Contract rate", Panel(id="search-rates"), id="search-chart")
+            yield Section("Contract pass rate", Panel(id="search-rates"), id="search-chart")
             yield Section("Hyperparameters", Panel(id="search-values"), id="search-strips")
             yield Panel(id="foot")
 
@@ -111,7 +111,7 @@ class SearchPage(PageScreen):
     def _draw_trial(self, board: Leaderboard, index: int) -> None:
         number = board.entries[index].number
         self.query_one("#search-chart", Section).head.set(
-            title=f"Contract rate of trial {number}", note="after each rung, in percent"
+            title=f"Contract pass rate of trial {number}", note="after each rung, in percent"
         )
         self.query_one("#search-rates", Panel).update(lambda width, height: search_render.rates(board, number, width, height))
         note = "change in pass rate over the range, 95% interval" if board.trends else ""
