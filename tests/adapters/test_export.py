@@ -201,7 +201,7 @@ def test_lossy_export_is_refused(loss: LogitDistance, outcomes: list[tuple[bool,
     assert bool(result.failure) == bool(why)
     if not why:
         fidelity.require_faithful(result)
-        assert result.sentence.startswith("Faithful: it lost 1.0%" if loss is NEAR else "Lossy: it lost 99.0%")
+        assert result.sentence.startswith("Faithful: 1.0%" if loss is NEAR else "Lossy: 99.0%")
         return
     with pytest.raises(GateError) as caught:
         fidelity.require_faithful(result)

@@ -193,7 +193,7 @@ def test_faithful_fuse_prints_location_and_loss(cli, shop, monkeypatch):
     ended = cli("export", "mlx")
     assert ended.code == 0, ended.err
     for words in (
-        "Faithful: it lost",
+        "Faithful: ",
         "19 of 20 greedy answers",
         "adapter's effect",
         "0.50000",
