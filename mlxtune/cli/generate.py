@@ -63,7 +63,11 @@ def generate(
         int, typer.Option("-k", "--candidates", min=1, max=32, help="Answers per prompt, of which the best is kept.")
     ] = 4,
     rubric: Annotated[
-        str, typer.Option("--rubric", help="Let the teacher grade the answers: a TOML file with questions, or default.")
+        str,
+        typer.Option(
+            "--rubric",
+            help="Have the teacher grade the answers with this rubric: a TOML file of questions, or default for the built-in one.",
+        ),
     ] = "",
     local: Annotated[str, typer.Option("--local", help="A teacher on this machine: an alias, a Hub ID, or a folder.")] = "",
     adapter: Annotated[str, typer.Option("--adapter", help="The teacher is this adapter, on its own base.")] = "",
@@ -137,7 +141,7 @@ def generate(
 
 
 def show_generation(run: Run, recipe: Path | None = None) -> None:
-    """Print how many rows a generation proposed, why others were refused, and how to review the proposals."""
+    """Print how many rows a generation proposed, why others were rejected, and how to review the proposals."""
     summary = dict(run.state().summary)
     if "scored" in summary:
         _show_scores(run, summary)
@@ -148,7 +152,7 @@ def show_generation(run: Run, recipe: Path | None = None) -> None:
         f"{plural(summary.get('proposed', 0), 'row')} proposed by {one_line(str(summary.get('teacher', '')), 80)}.",
     )
     if refused:
-        print_section("Refused", plural(sum(refused.values()), "text"))
+        print_section("Rejected", plural(sum(refused.values()), "text"))
         print_columns([["", one_line(kind, 60), f"{count:,}"] for kind, count in refused.items()], right=(2,))
         show(("  All of them  ", "muted"), str(run.folder / "refused.jsonl"))
     if summary.get("spent"):

@@ -47,7 +47,10 @@ Rows = Annotated[
 ]
 Edit = Annotated[str, typer.Option("--edit", metavar="FILE", help="Replace the content with the JSON in FILE; - reads stdin.")]
 Filter = Annotated[
-    str, typer.Option("--filter", help="status:pending tag:billing finding:near-duplicate len>400 /regex/ text -tag:x")
+    str,
+    typer.Option(
+        "--filter", help="status:pending tag:billing finding:near-duplicate len>400 (characters) tokens>100 /regex/ text -tag:x"
+    ),
 ]
 
 

@@ -13,7 +13,7 @@ import typer
 
 from mlxtune.adapters.export import start as exports
 from mlxtune.cli.export import show_export
-from mlxtune.cli.follow import follow
+from mlxtune.cli.follow import follow, follow_answers
 from mlxtune.cli.generate import show_generation
 from mlxtune.cli.options import Json
 from mlxtune.cli.output import Cell, info, out, progress_bar, show, show_json
@@ -121,7 +121,7 @@ def show_run(name: RunName = "last", json: Json = False) -> None:
 def attach(name: RunName = "last", json: Json = False) -> None:
     """Follow a run from its first event. Press Ctrl-C to detach."""
     run = registry.find_run(Path.cwd(), name, None)
-    code = follow(run, json=json)
+    code = follow(run, json=True) if json else follow_answers(run) if run.kind in ("eval", "export") else follow(run)
     if run.kind == "export" and not json:
         show_export(run)
     raise typer.Exit(code)
@@ -149,6 +149,8 @@ def stop(name: RunName = "last", json: Json = False) -> None:
     state = run.state()
     if run.kind != "train":
         show(f"{run.id} stopped.")
+        if run.kind in ("eval", "search"):
+            show("  Continue it: ", (f"mlxtune runs resume {run.id}", "primary"))
         return
     saved = f"Checkpoint {state.checkpoints[-1]} is saved." if state.checkpoints else "It has no checkpoint yet."
     show(f"{run.id} stopped at step {state.step:,}. {saved}")

@@ -58,7 +58,7 @@ def export(source: Source, data: DataSection, to: Target, folder: Path, *, pendi
     }
     if not any(rows.values()):
         raise DataError(
-            f"No row of {source.path.name} is accepted yet.", hint="Review rows, or export undecided ones with --pending."
+            f"No rows of {source.path.name} have been accepted yet.", hint="Review rows, or export undecided ones with --pending."
         )
     splits.refuse_sealed([*rows["train"], *rows["valid"]])
     kind = _row_kind([row for split_rows in rows.values() for row in split_rows], to)

@@ -171,12 +171,22 @@ def _build(kind: type, values: Any, path: tuple[str, ...], locate: _KeyLocations
     return kind(**{key: _value(hints[key], value, (*path, key), locate) for key, value in values.items()})
 
 
+_PEER_KEYS = {  # names of mlx-lm and TRL
+    "iters": "training.steps", "max_steps": "training.steps", "num_train_epochs": "training.epochs",
+    "lr": "training.learning_rate", "per_device_train_batch_size": "training.batch_size",
+    "grad_accumulation_steps": "training.accumulate", "gradient_accumulation_steps": "training.accumulate",
+    "num_layers": "adapter.layers", "lora_rank": "adapter.rank", "lora_alpha": "adapter.alpha", "max_seq_length": "data.max_tokens",
+    "val_batches": "data.validation", "steps_per_eval": "training.validate_every",
+}  # fmt: skip
+
+
 def _known(key: str, value: Any, path: tuple[str, ...], fields: Mapping[str, Any]) -> str:
     """Suggest a known key for an unknown one. A key that belongs to a section is often written without it."""
     if not path and not (isinstance(value, Mapping) and nearest(key, fields)):
         sections = {name: kind for name, kind in annotated_types(Recipe).items() if dataclasses.is_dataclass(kind)}
         keys = list(value) if isinstance(value, Mapping) else [key]
         full = [f"{name}.{key}" for key in keys for name, kind in sections.items() if key in annotated_types(kind)]  # type: ignore[arg-type]
+        full += [_PEER_KEYS[key] for key in keys if key in _PEER_KEYS]
         if full:
             return f"Did you mean {' or '.join(full)}?"
     return suggest(key, fields, "Known keys:")

@@ -101,7 +101,7 @@ def _describe(event: Event) -> tuple[str, str, str] | None:
             return (
                 "✓",
                 "success",
-                f"{plural(event['proposed'], 'row')} proposed for review{f'; refused: {refused}' if refused else ''}",
+                f"{plural(event['proposed'], 'row')} proposed for review{f'; rejected: {refused}' if refused else ''}",
             )
         case "warning":
             return "!", "warning", one_line(event["text"])

@@ -144,20 +144,21 @@ def find_run(workspace: Path, name: str, kind: str | None = "train") -> Run:
     """Return the run with this folder, ID, unique part of an ID, or ``last``. Raise ``InputError`` if there is none.
 
     If ``kind`` is ``None``, runs of all kinds match, but training runs are preferred, because an evaluation or export may share an
-    ID. ``last`` is then the newest training run.
+    ID. ``last`` is then the run that is active, or else the newest training run, or else the newest run.
     """
     if os.path.isfile(Path(name, "recipe.toml")):  # unlike Path.is_file, does not fail if the name is too long
         return Run(Path(name).resolve())
     item = RUN_KINDS[kind or "train"]
     list_hint = f"List them with: mlxtune runs --kind {kind or 'train'}"
-    runs = list_runs(workspace, "train" if name == "last" and kind is None else kind)
+    runs = list_runs(workspace, kind)
     if os.sep in name or name.endswith(".json"):
         what = "report" if name.endswith(".json") else item.noun
         raise InputError(f"There is no {what} at {one_line(name, 200)}.", hint=list_hint if runs else item.create_hint)
     if not runs:
         raise InputError(f"There are no {item.nouns} in {workspace / item.folder}.", hint=item.create_hint)
     if name == "last":
-        return runs[0]
+        active = [run for run in runs if kind is None and is_locked(run.lock)]
+        return next(iter([*active, *(run for run in runs if run.kind == "train"), *runs]))
     matches = [run for run in runs if run.id == name] or [run for run in runs if name in run.id]
     matches = [run for run in matches if run.kind == "train"] or matches
     if len(matches) == 1:

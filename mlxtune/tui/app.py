@@ -259,7 +259,7 @@ class MlxtuneApp(BaseApp):
             return Notice(label.glyph, f"${label.style}", text, one_line(hint))
         count = int(dict(view.state.summary).get("proposed", 0))
         refused = sum(dict(view.state.summary).get("refused", {}).values())
-        text = f"{plural(count, 'row')} proposed, {refused:,} refused."
+        text = f"{plural(count, 'row')} proposed, {refused:,} rejected."
         if not count:
             return Notice("!", "$warning", text, f"The reasons are in {view.run.folder / 'refused.jsonl'}.")
         with suppress(MlxtuneError, LookupError):

@@ -134,7 +134,7 @@ def choose_teacher(
                 _start(app, loaded, request)
 
         title = f"Which teacher should write up to {plural(min(usable[0][1].count, usable[0][2].rows), 'row')}?"
-        text = "The teacher sees only training rows. Choosing one starts it."
+        text = "The teacher sees only training rows. Generation starts as soon as you choose one."
         app.push_screen(ChoiceDialog(title, text, options), chosen)
 
     app.run_job(teachers, show, busy="Counting the requests.")

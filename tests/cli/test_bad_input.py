@@ -74,6 +74,7 @@ CASES = [
     ("eval good.toml --set evaluation.arms=base", """Use brackets: arms = ["base"], or --set 'evaluation.arms=["base"]'"""),
     ("eval good.toml --set search.replay=0.1,0.2", "or --set 'search.replay=[0.1, 0.2]'"),
     ("train good.toml --set steps=4", "unknown key steps. | Did you mean training.steps?"),
+    ("train good.toml --set iters=4", "unknown key iters. | Did you mean training.steps?"),
     ("train good.toml --set max_tokens=4", "unknown key max_tokens. | Did you mean data.max_tokens or evaluation.max_tokens?"),
     ("export", "Choose a format: ollama, lmstudio, llamacpp, mlx, hf, peft. | For example: mlxtune export mlx last"),
     ("train key.toml", "key.toml, line 7: unknown key lerning_rate in [training]. | Did you mean learning_rate?"),

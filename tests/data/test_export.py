@@ -288,7 +288,7 @@ def test_a_folder_with_other_files_is_refused(tmp_path):
 def test_nothing_accepted_and_mixed_kinds_are_refused(tmp_path):
     path = tmp_path / "shop.jsonl"
     _file(path)
-    with pytest.raises(DataError, match=r"No row of shop\.jsonl is accepted yet"):
+    with pytest.raises(DataError, match=r"No rows of shop\.jsonl have been accepted yet"):
         export(read_source(path), SOME, "mlx-lm", tmp_path / "out")
     with path.open("a") as file:
         file.write('{"text": "plain"}\n')

@@ -70,6 +70,21 @@ def test_training_run_is_preferred_over_an_evaluation_with_the_same_id(tmp_path,
     assert registry.find_run(tmp_path, run.id, "eval").folder == evaluation
 
 
+def test_last_of_all_kinds_is_the_active_run_or_the_newest_training_run(tmp_path, make_run):
+    def other(kind: str) -> registry.Run:
+        run = registry.create(tmp_path, kind, "shop")
+        (run.folder / "recipe.toml").write_text("")
+        return run
+
+    evaluation = other("eval")
+    assert registry.find_run(tmp_path, "last", None) == evaluation
+    training = make_run()
+    assert registry.find_run(tmp_path, "last", None) == training
+    with file_lock(evaluation.lock, busy_message=""):
+        assert registry.find_run(tmp_path, "last", None) == evaluation
+        assert registry.find_run(tmp_path, "last") == training
+
+
 def test_missing_and_ambiguous_runs_are_input_errors(tmp_path, make_run):
     with pytest.raises(InputError, match="There are no training runs") as caught:
         registry.find_run(tmp_path, "last")

@@ -147,7 +147,7 @@ async def test_a_finished_generation_leads_to_its_first_row_in_review(shop: Shop
         write_json(folder / "report.json", {"rows": [row.id]})
         shop.tell(folder, [("run.finished", {"summary": {"proposed": 1, "refused": {"empty": 2}}})])
         await room.observe(shop.snapshot(NOW + 5))
-        await room.until_notice("✓ 1 row proposed, 2 refused. Press R to review them, most useful first.")
+        await room.until_notice("✓ 1 row proposed, 2 rejected. Press R to review them, most useful first.")
         await room.press("R")
         await room.until(lambda: room.mode == "review" and room.screen.row is not None and room.screen.row.id == row.id)
         await room.until(lambda: "written by big" in " ".join(room.text("#origin").split()))
