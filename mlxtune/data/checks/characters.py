@@ -68,7 +68,7 @@ def _decode_again(text: str) -> str | None:
 
 
 @family.text_check(
-    Check("control", "warn", "rows with invisible characters", Fix("put", "remove the characters", safe=True), short="invisible")
+    Check("control", "warn", "rows with invisible characters", Fix("put", "strip them", safe=True), short="invisible")
 )
 def invisible(text: str) -> Iterator[Hit]:
     if text.isprintable():
