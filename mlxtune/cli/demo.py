@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from mlxtune.cli.evaluate import measure, table
+from mlxtune.cli.evaluate import measure, show_report
 from mlxtune.cli.follow import follow
 from mlxtune.cli.options import Json, Overrides
 from mlxtune.cli.output import command_name, info, progress_bar, show, show_json
@@ -76,7 +76,7 @@ def demo(
         show_json({"seconds": round(time.monotonic() - start), **documents[0], **voice_document})
         return
     for item in results:
-        table(reports.load(item.evaluation), item.evaluation)
+        show_report(reports.load(item.evaluation), item.evaluation)
         show(("  Adapter  ", "muted"), str(item.run.adapter))
         show("")
     show(("  Took     ", "muted"), duration(time.monotonic() - start))

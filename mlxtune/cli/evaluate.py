@@ -11,7 +11,7 @@ import typer
 from mlxtune.adapters import library
 from mlxtune.adapters.entry import AdapterEntry
 from mlxtune.cli.consent import require_consent
-from mlxtune.cli.follow import follow
+from mlxtune.cli.follow import follow, follow_answers
 from mlxtune.cli.options import Json, Overrides
 from mlxtune.cli.output import info, progress_bar, show, show_json
 from mlxtune.cli.tables import print_table, print_verdict
@@ -32,7 +32,6 @@ from mlxtune.models.resolve import resolve, same_base
 from mlxtune.recipe import Recipe, load
 from mlxtune.runs import registry
 from mlxtune.runs.registry import Run
-from mlxtune.runs.state import RunState
 from mlxtune.training.generated_rows import compare_generated, generated_variants
 from mlxtune.training.seeds import trained_seeds
 from mlxtune.training.start import check_recipe
@@ -73,11 +72,11 @@ def evaluate(
         return
     runs = _seeds(run) if all_seeds else []
     entry = _adapter(adapter, recipe, run) if adapter else None
-    code, folder = measure(recipe, run, entry=entry, seeds=runs, quiet=json, consent=_consent(recipe, send))
+    code, folder = measure(recipe, run, entry=entry, seeds=runs, consent=_consent(recipe, send))
     if code:
         raise typer.Exit(code)
     report = reports.load(folder)
-    show_json({"folder": str(folder), **to_json(report)}) if json else table(report, folder)
+    show_json({"folder": str(folder), **to_json(report)}) if json else show_report(report, folder)
     if gate and (why := promotion_refusal(report, accept_unknown=accept_unknown)):
         raise GateError(f"Gate failed: {why}", hint=off_task_hint(report))
 
@@ -91,7 +90,7 @@ def _compare_generated(recipe: Recipe, *, consent: str, gate: bool, json: bool) 
     info(("  ", ""), f"{plural(variants.own, 'training row')} of your own, {variants.generated:,} generated.")
 
     def evaluated(variant: Recipe, run: Run) -> Path:
-        code, folder = measure(variant, run, quiet=json, consent=consent)
+        code, folder = measure(variant, run, consent=consent)
         if code:
             raise typer.Exit(code)
         return folder
@@ -144,7 +143,6 @@ def measure(
     *,
     entry: AdapterEntry | None = None,
     seeds: Sequence[Run] = (),
-    quiet: bool = False,
     consent: str = "",
 ) -> tuple[int, Path]:
     """Run an evaluation of a run's adapter, of ``entry``, or of the base alone, with a progress bar.
@@ -156,14 +154,7 @@ def measure(
     if (run or entry) and (power := off_task_power(recipe)):
         info("  ", ("Off-task ", "muted"), power)
     evaluation = start(Path.cwd(), recipe, run, entry, seeds=seeds, consent=consent)
-    with progress_bar("loading the model") as update:
-
-        def draw(state: RunState) -> None:
-            if state.current_arm:
-                done, total = state.current_arm[2:]
-                update(state.arm_progress, done / max(1, total))
-
-        return follow(evaluation, on_state=draw), evaluation.folder
+    return follow_answers(evaluation), evaluation.folder
 
 
 def _consent(recipe: Recipe, send: bool) -> str:
@@ -176,7 +167,7 @@ def _consent(recipe: Recipe, send: bool) -> str:
     return require_consent(what, send, "Consent with --send, or leave the endpoint out of evaluation.arms.")
 
 
-def table(report: EvaluationReport, folder: Path) -> None:
+def show_report(report: EvaluationReport, folder: Path) -> None:
     """Print a report's verdict, then all its tables."""
     print_verdict(plural(report.facts["rows"], "held-out row"), report.outcome, report.verdict)
     show("    ", (holdout_summary(report), "muted"))

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from mlxtune.adapters.export import start as exports
+from mlxtune.cli.evaluate import show_report
 from mlxtune.cli.export import show_export
 from mlxtune.cli.follow import follow, follow_answers
 from mlxtune.cli.generate import show_generation
@@ -22,6 +23,7 @@ from mlxtune.cli.tables import print_columns, print_facts, print_heading
 from mlxtune.core.errors import InputError, MachineError
 from mlxtune.core.text import duration, plural, size, suggest
 from mlxtune.data import samples
+from mlxtune.evaluation import report as reports
 from mlxtune.runs import launch, registry
 from mlxtune.runs.events import EventReader
 from mlxtune.runs.metrics import CsvSink, MetricSink, TensorBoardSink, TrackioSink, metric_rows
@@ -109,22 +111,13 @@ def show_run(name: RunName = "last", json: Json = False) -> None:
     if record["status"] == "crashed":
         facts += [("log ends", (" ".join(run.log_tail(2)), "error")), ("resume", f"mlxtune runs resume {run.id}")]
     print_facts(facts)
-    if run.kind == "search":
-        show_search(run)
-    if run.kind == "export":
-        show_export(run)
-    if run.kind == "generate" and state.phase == "finished":
-        show_generation(run)
+    _show_result(run)
 
 
 @app.command()
 def attach(name: RunName = "last", json: Json = False) -> None:
     """Follow a run from its first event. Press Ctrl-C to detach."""
-    run = registry.find_run(Path.cwd(), name, None)
-    code = follow(run, json=True) if json else follow_answers(run) if run.kind in ("eval", "export") else follow(run)
-    if run.kind == "export" and not json:
-        show_export(run)
-    raise typer.Exit(code)
+    raise typer.Exit(_follow(registry.find_run(Path.cwd(), name, None), json))
 
 
 @app.command()
@@ -172,7 +165,7 @@ def resume(
     if detach:
         show_json({"run": run.id}) if json else show(run.id)
         return
-    raise typer.Exit(follow(run, json=json))
+    raise typer.Exit(_follow(run, json))
 
 
 @app.command()
@@ -226,6 +219,30 @@ def remove(name: RunName, yes: Annotated[bool, typer.Option("--yes", help="Do no
     exports.remove_unfinished(run)
     registry.remove(run)
     info(("✓ ", "bold success"), f"Deleted {run.id}.")
+
+
+def _follow(run: Run, json: bool) -> int:
+    """Follow a run as the command that started it does, print its result, and return its exit code."""
+    if json or run.kind in ("train", "search"):
+        code = follow(run, json=json)
+    else:
+        code = follow_answers(run)
+    if not json:
+        _show_result(run)
+    return code
+
+
+def _show_result(run: Run) -> None:
+    """Print what a run has produced, apart from the adapter of a training run."""
+    if run.kind == "search":
+        show_search(run)
+    elif run.kind == "export":
+        show_export(run)
+    elif run.kind == "generate" and run.state().phase == "finished":
+        show_generation(run)
+    elif run.kind == "eval" and (run.folder / reports.FILE).is_file():
+        show("")
+        show_report(reports.load(run.folder), run.folder)
 
 
 def _record(run: Run) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from mlxtune.cli.evaluate import table
+from mlxtune.cli.evaluate import show_report
 from mlxtune.cli.follow import follow
 from mlxtune.cli.options import Json, Overrides, RecipeFile
 from mlxtune.cli.output import Cell, info, progress_bar, show, show_json
@@ -108,7 +108,7 @@ def _show_outcome(run: Run, board: Leaderboard) -> None:
             [("held-out", "muted"), (f"{rate.share:.1%}", "bold"), (f"{held_out}; evaluated once", "muted")],
         ], right=(1,))  # fmt: skip
         show("")
-        table(reports.load(evaluation.folder), evaluation.folder)
+        show_report(reports.load(evaluation.folder), evaluation.folder)
     show(("  Adapter  ", "muted"), str(Run(workspace / RUN_KINDS["train"].folder / board.outcome.run).adapter))
     show(("  Recipe   ", "muted"), str(workspace / RUN_KINDS["train"].folder / board.outcome.run / "recipe.toml"))
 

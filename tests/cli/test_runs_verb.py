@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from evaluation_files import write_evaluation
 
 from mlxtune.recipe import dump, parse
 from mlxtune.runs.events import EventWriter
@@ -249,3 +250,16 @@ def test_metrics_are_exported_as_csv(cli, cwd):
     assert row.startswith("20261122-0900-shop,1204,1.5,")
     assert "Did you mean csv?" in cli("runs", "export", "--to", "csvs").err
     assert "has no per-step metrics" in cli("runs", "export", "20261123").err
+
+
+@pytest.mark.parametrize("verb", ["show", "attach"])
+def test_an_evaluation_is_shown_with_its_report(cli, cwd: Path, verb: str) -> None:
+    folder = write_evaluation(cwd)
+    writer = EventWriter(folder)
+    writer.emit("run.started", **{**START, "kind": "eval"})
+    writer.emit("run.finished", summary={})
+    writer.close()
+    ended = cli("runs", verb, "last")
+    assert ended.code == 0, ended.err
+    assert "Verdict" in ended.out
+    assert str(folder / "report.json") in "".join(ended.out.split())
