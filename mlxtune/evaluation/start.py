@@ -14,6 +14,7 @@ from mlxtune.evaluation.seed_evidence import SeedAdapter
 from mlxtune.recipe import Recipe
 from mlxtune.runs import launch
 from mlxtune.runs.registry import Run
+from mlxtune.runs.status import ACTIVE
 
 
 def has_adapter(run: Run) -> bool:
@@ -24,7 +25,9 @@ def has_adapter(run: Run) -> bool:
 def require_adapter(run: Run) -> None:
     """Raise ``InputError`` if ``run`` has no adapter."""
     if not has_adapter(run):
-        raise InputError(f"{run.id} has no adapter: it is {run.status()}.", hint="Let it finish, or run: mlxtune runs resume")
+        status = run.status()
+        hint = "Wait for it to finish." if status in ACTIVE else f"mlxtune runs resume {run.id}"
+        raise InputError(f"{run.id} has no adapter: it is {status}.", hint=hint)
 
 
 def start(

@@ -116,6 +116,15 @@ class StepDone(BaseEvent):
     metrics: NotRequired[dict[str, float | None]]
 
 
+class ValidationProgress(BaseEvent):
+    """The number of validation batches whose loss has been computed. Emitted only if the validation takes long."""
+
+    type: Literal["validating"]
+    step: int
+    done: int
+    total: int
+
+
 class ValidationDone(BaseEvent):
     """The validation loss was computed. ``metrics`` also has ``kl``, the KL divergence from the reference in nats per token."""
 
@@ -312,13 +321,13 @@ class RunFailed(BaseEvent):
 
 
 Event = (
-    RunStarted | ModelLoaded | ReferenceProgress | ReplayProgress | DataReady | StepDone | ValidationDone
+    RunStarted | ModelLoaded | ReferenceProgress | ReplayProgress | DataReady | StepDone | ValidationProgress | ValidationDone
     | SamplingStarted | SampleWritten | CheckpointSaved | ArmProgress | ArmEvent | ExportWritten | FidelityMeasured | SearchPlanned | TrialStarted | TrialScored
     | TrialEnded | SearchDecided | RowsProposed | Heartbeat | WarningRaised | SleepPrevented | RunWaiting | RunContinued
     | RunRestarting | RunFinished | RunStopped | RunFailed
 )  # fmt: skip
 EventType = Literal[
-    "run.started", "run.resumed", "model.loaded", "reference", "replay", "data.ready", "step", "validation", "sampling", "sample",
+    "run.started", "run.resumed", "model.loaded", "reference", "replay", "data.ready", "step", "validating", "validation", "sampling", "sample",
     "checkpoint", "arm.started", "arm.progress", "arm.finished", "export.written", "fidelity", "heartbeat", "warning", "sleep.prevented",
     "search.planned", "trial.started", "trial.scored", "trial.ended", "search.decided", "rows.proposed", "run.waiting", "run.continued", "run.restarting", "run.finished", "run.stopped", "run.failed",
 ]  # fmt: skip

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from mlxtune.core.text import one_line, plural, size
-from mlxtune.runs.events import Event, ReferenceProgress, ReplayProgress
+from mlxtune.runs.events import Event, ReferenceProgress, ReplayProgress, ValidationProgress
 from mlxtune.runs.state import HELD_OUT_ROW
 
 
@@ -26,11 +26,17 @@ def describe(event: Event) -> LogLine | None:
     return LogLine(event["t"], *parts) if parts else None
 
 
-def describe_progress(event: ReferenceProgress | ReplayProgress) -> LogLine:
-    """Return a line about a phase that has not ended: how many pairs or prompts are done."""
-    text = "the reference model scored" if event["type"] == "reference" else "the base answered"
-    kind = "pair" if event["type"] == "reference" else "replay prompt"
-    return LogLine(event["t"], "·", "faint", f"{text} {event['done']:,} of {plural(event['total'], kind)}")
+PROGRESS = {  # what was done, one of them, and several, by the type of an event
+    "reference": ("the reference model scored", "pair", "pairs"),
+    "replay": ("the base answered", "replay prompt", "replay prompts"),
+    "validating": ("validated", "batch", "batches"),
+}
+
+
+def describe_progress(event: ReferenceProgress | ReplayProgress | ValidationProgress) -> LogLine:
+    """Return a line about a phase that has not ended: how many pairs, prompts, or batches are done."""
+    text, one, many = PROGRESS[event["type"]]
+    return LogLine(event["t"], "·", "faint", f"{text} {event['done']:,} of {plural(event['total'], one, many)}")
 
 
 def _describe(event: Event) -> tuple[str, str, str] | None:

@@ -33,6 +33,8 @@ from mlxtune.training.preference import drift
 from mlxtune.training.resume_check import check_origin
 from mlxtune.training.step import Stepper
 
+PROGRESS_INTERVAL = 5.0  # seconds between progress events of a validation
+
 
 class RunListener(Protocol):
     """Receives a run's events and can ask it to stop. Implemented by workers and tests."""
@@ -317,8 +319,12 @@ class _TrainingRun:
         """Return the mean loss over the whole validation set, without dropout; ``None`` if a stop request interrupts it."""
         loop, total, interrupted = self.loop, 0.0, False
         sums, counts = mx.zeros((loop.objective.metric_count,)), [0, 0]
+        batches, reported = loop.hosts.shard(self.validation_batches), time.monotonic()
         loop.stack.model.eval()
-        for batch in loop.hosts.shard(self.validation_batches):
+        for done, batch in enumerate(batches):
+            if time.monotonic() - reported >= PROGRESS_INTERVAL:
+                self.listener.emit("validating", step=step, done=done, total=len(batches))
+                reported = time.monotonic()
             if interrupted := self.listener.stopping:
                 break
             loop.stack.streams.share_cores(len(batch.parts))

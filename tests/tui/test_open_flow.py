@@ -242,6 +242,20 @@ def test_picture_of_the_mapping(shop: Shop, snap_compare: Any, size: tuple[int, 
     assert snap_compare(shop.app(), terminal_size=size, run_before=run)
 
 
+async def test_the_list_of_paths_grows_with_its_paths(shop: Shop, open_room: OpenRoom) -> None:
+    shop.recipe()
+    write(shop.folder / "data" / "tickets.jsonl", TICKETS)
+    async with open_room("home", size=NARROW) as room:
+        await room.press("o")
+        await prompted(room)
+        candidates = room.screen.query_one("#candidates", ListPanel)
+        for typed, count in (("data", 1), ("/", 2)):
+            await room.press(*typed)
+            await room.until(lambda count=count: candidates.count == count)
+            await room.pilot.pause()
+            assert candidates.size.height == count
+
+
 def test_picture_of_the_path(shop: Shop, snap_compare: Any) -> None:
     shop.recipe()
     write(shop.folder / "data" / "tickets.jsonl", TICKETS)
@@ -251,8 +265,7 @@ def test_picture_of_the_path(shop: Shop, snap_compare: Any) -> None:
         await room.press("o")
         await prompted(room)
         await room.press(*"data/")
-        await room.until(lambda: room.screen._listed == "data/")
-        await pilot.pause()
+        await room.until(lambda: "data/tickets.jsonl" in room.screen_text)
 
     assert snap_compare(shop.app(), terminal_size=NARROW, run_before=run)
 

@@ -68,9 +68,12 @@ class ListPanel(FocusPanel):
         ``on_move(index)`` is called as soon as a key or the mouse moves the cursor. A ``Moved`` message arrives later, perhaps
         after another redraw or key.
         """
+        fits = count == self.count or not (self.styles.height and self.styles.height.is_auto)
         self.count, self._row, self._header, self._on_move = count, row, header, on_move
         self.cursor = max(0, min(self.cursor if cursor is None else cursor, count - 1))
         self.update(self._draw)
+        if not fits:
+            self.refresh(layout=True)  # drawn at its height until now, it has as many rows as before
 
     @property
     def cursor_y(self) -> int:
