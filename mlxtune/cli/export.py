@@ -33,7 +33,10 @@ from mlxtune.recipe import load
 from mlxtune.runs.registry import Run
 from mlxtune.training.start import check_recipe
 
-To = Annotated[Path | None, typer.Option("--to", help="The folder to create. Default: a folder in exports/.")]
+To = Annotated[
+    Path | None,
+    typer.Option("--to", help="The folder to create. Default: a folder in exports/; for an adapter alone, NAME-FORMAT."),
+]
 Rows = Annotated[Path | None, typer.Option("--recipe", help="A recipe whose held-out rows are used to check the export.")]
 
 
@@ -189,7 +192,8 @@ def _document(run_id: str, proof: Fidelity, summary: Mapping[str, Any], code: in
 
 def _print_fidelity(proof: Fidelity, summary: Mapping[str, Any]) -> None:
     print_heading(out, "Fidelity", "base with adapter versus export, on held-out rows")
-    show("  ", ("✗ ", "bold error") if proof.failure else ("✓ ", "bold success"), (proof.sentence, "bold"))
+    lossy = ("! ", "bold warning") if proof.lost_share >= fidelity.LOSSY else ("✓ ", "bold success")
+    show("  ", ("✗ ", "bold error") if proof.failure else lossy, (proof.sentence, "bold"))
     show("")
     head: list[Cell] = [(name, "faint") for name in ("", "logits, mean", "max", "KL, nats per token", "same top token")]
     rows: list[list[Cell]] = [

@@ -32,8 +32,11 @@ def follow(run: Run, *, json: bool = False, on_state: Callable[[RunState], None]
         for events, state in watch(run):
             for event in events:
                 line = describe(event)
-                is_progress = event["type"] in ("reference", "replay", "validating")
-                if line is None and is_progress and abs(event["t"] - announced) >= PROGRESS_SECONDS:
+                if (
+                    line is None
+                    and event["type"] in ("reference", "replay", "validating")
+                    and abs(event["t"] - announced) >= PROGRESS_SECONDS
+                ):
                     line, announced = describe_progress(event), event["t"]
                 if json:
                     print(dumps(event), flush=True)

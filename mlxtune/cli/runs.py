@@ -20,6 +20,7 @@ from mlxtune.cli.options import Json
 from mlxtune.cli.output import Cell, info, out, progress_bar, show, show_json
 from mlxtune.cli.search import search_json, show_search
 from mlxtune.cli.tables import print_columns, print_facts, print_heading
+from mlxtune.cli.train import show_adapter
 from mlxtune.core.errors import InputError, MachineError
 from mlxtune.core.text import duration, plural, size, suggest
 from mlxtune.data import samples
@@ -233,8 +234,10 @@ def _follow(run: Run, json: bool) -> int:
 
 
 def _show_result(run: Run) -> None:
-    """Print what a run has produced, apart from the adapter of a training run."""
-    if run.kind == "search":
+    """Print what a run has produced."""
+    if run.kind == "train":
+        show_adapter(run)
+    elif run.kind == "search":
         show_search(run)
     elif run.kind == "export":
         show_export(run)

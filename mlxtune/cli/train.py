@@ -45,11 +45,17 @@ def train(
         return None
     info(("  ", ""), f"{run.id}   ", ("press Ctrl-C to detach; the run continues", "muted"))
     code = follow(run, json=json)
-    if code == 0 and run.state().phase == "finished" and not json:
+    if not json:
+        show_adapter(run)
+    raise typer.Exit(code)
+
+
+def show_adapter(run: Run) -> None:
+    """Print where the adapter of a training run is and how to evaluate it, if the run has finished."""
+    if run.state().phase == "finished":
         info("")
         show("Adapter: ", str(run.adapter))
         info("Evaluate it:  ", (f"mlxtune eval {run.id}", "primary"))
-    raise typer.Exit(code)
 
 
 def _train_seeds(recipe: Recipe, number: int, request: Mapping[str, Any], *, json: bool) -> None:

@@ -371,9 +371,12 @@ def journal_path(source: Path) -> Path:
     return sidecar_path(source, "review.jsonl")
 
 
-def load(source: Path) -> ReviewState:
-    """Load the review of ``source``, or an empty one, without a lock. Raises ``DataError`` if another version wrote the journal."""
-    return fold(_read_events(journal_path(source)))
+def load(source: Path, *, entries: int | None = None) -> ReviewState:
+    """Load the review of ``source``, or an empty one, without a lock. Raises ``DataError`` if another version wrote the journal.
+
+    ``entries`` loads it as it was when its journal had that many entries.
+    """
+    return fold(_read_events(journal_path(source))[:entries])
 
 
 def _read_events(path: Path) -> list[Event]:

@@ -19,7 +19,7 @@ class Source:
     """All rows of a source after its review. ``parts`` maps splits to their rows if the files define splits, else ``all`` to all rows.
     Generated rows form the part ``generated``, which contains only accepted ones. The review left out ``left_out`` rows. ``edited``
     maps the hash of an edited row to the original hash, and ``accepted`` has the
-    locations of accepted rows.
+    locations of accepted rows, and ``review_entries`` is the number of journal entries of the review.
     """
 
     path: Path
@@ -27,15 +27,21 @@ class Source:
     left_out: int = 0
     edited: Mapping[str, str] = field(default_factory=dict)
     accepted: frozenset[Location] = frozenset()
+    review_entries: int = 0
 
     @property
     def rows(self) -> tuple[Row, ...]:
         return tuple(row for rows in self.parts.values() for row in rows)
 
 
-def read_source(path: Path, format: str = "auto", mapping: Mapping[str, str] = NO_MAPPING) -> Source:
-    """Read all rows of ``path`` and apply its review. Raises ``DataError`` if there are no rows, or a row is invalid."""
-    state = review.load(path)
+def read_source(
+    path: Path, format: str = "auto", mapping: Mapping[str, str] = NO_MAPPING, *, review_entries: int | None = None
+) -> Source:
+    """Read all rows of ``path`` and apply its review, or its first ``review_entries``.
+
+    Raises ``DataError`` if there are no rows, or a row is invalid.
+    """
+    state = review.load(path, entries=review_entries)
     settings = {GENERATED: ("auto", NO_MAPPING)}
     parts = {
         part: review.apply_review(read_file(file, *settings.get(part, (format, mapping))), state)
@@ -47,6 +53,7 @@ def read_source(path: Path, format: str = "auto", mapping: Mapping[str, str] = N
         sum(part.left_out for part in parts.values()),
         {after: before for part in parts.values() for after, before in part.edited.items()},
         frozenset().union(*(part.accepted for part in parts.values())),
+        state.next_seq,
     )
 
 

@@ -13,7 +13,7 @@ import mlx.core as mx
 
 from mlxtune.adapters.layout import LINEAGE
 from mlxtune.core.errors import DataError, Interrupted, MachineError, ModelError, RecipeError
-from mlxtune.core.files import read_json
+from mlxtune.core.files import read_json, write_json
 from mlxtune.core.text import plural, size
 from mlxtune.data.source import read_source
 from mlxtune.data.split import Splits, record_splits, split
@@ -28,7 +28,7 @@ from mlxtune.planning.machine import disk_free, this_machine
 from mlxtune.planning.plan import Planner, StepDecisions
 from mlxtune.planning.workload import DatasetLengths
 from mlxtune.recipe import Recipe
-from mlxtune.training import sft
+from mlxtune.training import checkpoint, sft
 from mlxtune.training.encode import EncodedRows, count_notes, encode, row_lengths
 from mlxtune.training.frozen_cache import FrozenCache
 from mlxtune.training.layer_stack import LayerStack
@@ -43,6 +43,7 @@ from mlxtune.training.preference.reference import adapters_disabled, reference_l
 from mlxtune.training.replay import replay_rows
 from mlxtune.training.sft import SFTObjective
 
+REVIEW = "review.json"  # in the folder of a run
 CACHE_MEMORY_DIVISOR = 8  # the frozen layers' outputs may use 1/8 of the memory; the rest goes to disk
 
 
@@ -86,12 +87,18 @@ def prepare(recipe: Recipe, folder: Path, worker: SetupListener) -> TrainingSetu
     Raise ``InputError`` or a subclass if the recipe, data or model cannot be used, and ``Interrupted`` if the worker is asked to
     stop while the reference model scores the pairs.
     """
-    return build_loop(load_foundation(recipe, worker), recipe, folder, worker)
+    return build_loop(load_foundation(recipe, worker, folder / REVIEW), recipe, folder, worker)
 
 
-def load_foundation(recipe: Recipe, worker: SetupListener) -> Foundation:
-    """Read and split the data, load the model, and encode the rows. Raise ``InputError`` or a subclass as :func:`prepare` does."""
-    source = read_source(recipe.source, recipe.data.format, recipe.data.map)
+def load_foundation(recipe: Recipe, worker: SetupListener, reviewed: Path | None = None) -> Foundation:
+    """Read and split the data, load the model, and encode the rows. Raise ``InputError`` or a subclass as :func:`prepare` does.
+
+    The file ``reviewed`` records how much of the review the rows have, so that a run can be resumed after more rows were reviewed.
+    """
+    entries = read_json(reviewed)["entries"] if reviewed and reviewed.is_file() else None
+    source = read_source(recipe.source, recipe.data.format, recipe.data.map, review_entries=entries)
+    if reviewed and entries is None and checkpoint.newest(reviewed.parent) is None:
+        write_json(reviewed, {"v": 1, "entries": source.review_entries})
     splits = split(source, recipe.data)
     try:
         record_splits(source, recipe.data, splits)

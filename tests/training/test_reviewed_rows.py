@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,8 +19,7 @@ from mlxtune.training.setup import TrainingSetup, prepare
 
 def _assembled(workspace: Path, **overrides: object) -> TrainingSetup:
     recipe = load(workspace / "recipes" / "tiny.toml", [f"{key}={value}" for key, value in overrides.items()])
-    folder = workspace / "run"
-    folder.mkdir(exist_ok=True)
+    folder = Path(tempfile.mkdtemp(dir=workspace))
     return prepare(recipe, folder, SimpleNamespace(stopping=False, warn=pytest.fail, emit=lambda *_, **__: None))
 
 

@@ -14,6 +14,7 @@ import pytest
 from waiting import PATIENCE, kill_worker, wait_for_state
 
 from mlxtune.core.errors import InputError, MachineError
+from mlxtune.data.review import ReviewSession, with_keys
 from mlxtune.data.source import read_source
 from mlxtune.data.split import split
 from mlxtune.evaluation import report
@@ -79,8 +80,14 @@ def test_stopped_run_resumes_from_its_checkpoint(workspace: Path) -> None:
     stopped = run.state()
     assert run.status(stopped) == "stopped"
     assert stopped.checkpoints[-1] == stopped.step
+    recipe = run.recipe()
+    first = split(read_source(recipe.source), recipe.data).train[0]
+    with ReviewSession(recipe.source) as reviewer:  # decisions that are made while a run trains do not concern it
+        assert reviewer.decide("reject", with_keys([first]))
     launch.resume(run)
     wait_for_state(run, lambda state: state.step >= stopped.step + 3)
+    with ReviewSession(recipe.source) as reviewer:
+        reviewer.undo()
     with pytest.raises(InputError, match="is already running"):
         launch.resume(run)
     registry.stop(run)

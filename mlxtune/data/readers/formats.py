@@ -66,7 +66,8 @@ def check_mapping(mapping: Mapping[str, str]) -> None:
     """Raise ``DataError`` unless every key belongs to a format and every column is named only once."""
     for key, column in mapping.items():
         if key not in KEYS:
-            raise DataError(f"The map has the unknown key {one_line(key, 30)}.", hint=suggest(key, KEYS))
+            hint = f"A map is key=column. Did you mean {column}={one_line(key, 30)}?" if column in KEYS else suggest(key, KEYS)
+            raise DataError(f"The map has the unknown key {one_line(key, 30)}.", hint=hint)
         if not isinstance(column, str) or list(mapping.values()).count(column) > 1:
             raise DataError(
                 f"The map must name exactly one column for {key}, and no column twice.", hint='For example: prompt = "question"'
