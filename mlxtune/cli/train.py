@@ -14,6 +14,7 @@ from mlxtune.cli.output import info, progress_bar, show, show_json
 from mlxtune.core.errors import InputError
 from mlxtune.models.resolve import resolve
 from mlxtune.recipe import Recipe, load
+from mlxtune.runs.registry import Run
 from mlxtune.training import seeds, start
 from mlxtune.training.distributed import launcher
 
