@@ -10,7 +10,7 @@ from mlxtune.runs.events import Event, ReferenceProgress, ReplayProgress, Valida
 from mlxtune.runs.state import HELD_OUT_ROW
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class LogLine:
     """A time, a glyph with its style, and a sentence."""
 

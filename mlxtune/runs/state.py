@@ -19,7 +19,7 @@ MIN_ELAPSED = 2.0  # seconds that an arm must have worked before its remaining t
 HELD_OUT_ROW = "held-out row"  # what an arm answers, unless the event says otherwise
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Step:
     """An optimizer step. ``loss`` is the mean over its trained tokens, and ``speed`` is in trained tokens per second."""
 
@@ -31,7 +31,7 @@ class Step:
     metrics: Metrics = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Validation:
     """The mean loss over the validation set after ``step`` steps. ``metrics`` are preference training metrics."""
 
@@ -40,7 +40,7 @@ class Validation:
     metrics: Metrics = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Sample:
     """The model's answer to a validation row during training."""
 
