@@ -109,7 +109,7 @@ def check(
     map: Map = "",
     json: Json = False,
 ) -> None:
-    """Find problems in the rows and show how to fix them. Exits 1 if a problem blocks training.
+    """Find problems in the rows and show how to fix them. Exits 1 if rows should not be trained on as they are.
 
     Edits made in review are applied before the rows are checked.
     """

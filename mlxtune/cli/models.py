@@ -25,9 +25,7 @@ _COMMERCIAL: dict[str, Cell] = {
     "no": ("not commercial", "error"),
 }
 _COLUMNS = ("model", "", "download", "context", "memory", "use", "thinking", "tools", "tested", "license")
-CHECKED = (
-    "tested here: weights (the real ones), template (and the layers in a tiny model), or layers (only those); see docs/models.md"
-)
+CHECKED = "tested here: weights (the real ones), template (and the layers in a tiny model), or layers (only those)"
 _FITS = {"go": ("✓ ", "success"), "warn": ("! ", "warning"), "refuse": ("✗ ", "error")}
 
 

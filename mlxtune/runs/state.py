@@ -73,6 +73,7 @@ class RunState:
     validation_rows: int = 0
     trial: int = 0  # the trial of a search that trains
     reference_progress: tuple[int, int] = (0, 0)  # (pairs scored by the reference model, pairs)
+    validation_progress: tuple[int, int] = (0, 0)  # (batches of a slow validation that are done, batches)
     memory: int = 0
     peak: int = 0
     limit: int = 0
@@ -150,7 +151,7 @@ def fold(events: Iterable[Event], state: RunState | None = None) -> RunState:
         match event["type"]:
             case "run.started" | "run.resumed":
                 changes |= {"phase": "running", "error": "", "hint": "", "code": 0, "summary": (), "pid": event["pid"]}
-                changes["waiting"] = ""
+                changes |= {"waiting": "", "validation_progress": (0, 0)}
                 changes |= {"kind": event["kind"], "name": event["name"], "base": event["base"]}
                 last_valid = -1  # a fresh start replaces everything
                 if event["type"] == "run.resumed":
@@ -173,7 +174,10 @@ def fold(events: Iterable[Event], state: RunState | None = None) -> RunState:
                 metrics = _metrics(event.get("metrics"))
                 steps.append(Step(event["step"], _number(event["loss"]), event["rate"], event["speed"], event["t"], metrics))
                 changes |= {"memory": event["memory"], "peak": event["peak"]}
+            case "validating":
+                changes["validation_progress"] = (event["done"], event["total"])
             case "validation":
+                changes["validation_progress"] = (0, 0)
                 validations.append(Validation(event["step"], _number(event["loss"]), _metrics(event.get("metrics"))))
             case "sample":
                 samples.append(Sample(event["step"], event["prompt"], event["output"], event["verdict"]))

@@ -37,7 +37,9 @@ def test_length_scores(output, limit, kind):
     assert bool(score.why) == bool(kind)
 
 
-def test_answer_in_a_loop_is_longer_than_any_maximum() -> None:
-    looping = ModelAnswer("ha ha ha", "loop")
-    assert score_length(looping, Length(max=300)).kind == "too long"
-    assert score_length(looping, Length(min=2)).passed
+@pytest.mark.parametrize(("ended", "kind"), [("loop", "in a loop"), ("length", "cut off")])
+def test_unfinished_answer_fails_a_maximum(ended: str, kind: str) -> None:
+    unfinished = ModelAnswer("ha ha ha", ended)
+    assert score_length(unfinished, Length(max=300)).kind == kind
+    assert score_length(unfinished, Length(max=3)).kind == "too long"
+    assert score_length(unfinished, Length(min=2)).passed

@@ -196,3 +196,9 @@ def test_remaining_time_of_an_arm_follows_from_its_mean_speed() -> None:
     assert state.arm_progress == "base answers 20 of 60 held-out rows, 40 s left"
     other = fold([_event("arm.progress", 130.0, arm="base", done=10, total=30, of="off-task prompt")], state)
     assert other.arm_remaining_seconds is None, "this kind of prompt has just begun"
+
+
+def test_progress_of_a_validation_ends_with_it() -> None:
+    state = fold([_event("validating", step=4, done=3, total=9)])
+    assert state.validation_progress == (3, 9)
+    assert fold([_event("validation", step=4, loss=1.0, tokens=1)], state).validation_progress == (0, 0)

@@ -114,7 +114,7 @@ def verdict(findings: Collection[Finding], read: int) -> tuple[str, str]:
     severities = {finding.severity for finding in findings}
     if "block" in severities:
         count = f"{_row_count(findings, 'block'):,} of {plural(read, 'row')}"
-        return "blocked", f"Not ready: {count} must be fixed or left out before training."
+        return "blocked", f"Not ready: {count} should be fixed or left out before training."
     if "warn" in severities:
         return "look", f"Nothing blocks training, but {_row_count(findings, 'warn'):,} of {plural(read, 'row')} should be reviewed."
     return "clean", f"Clean: no problems in {plural(read, 'row')}."

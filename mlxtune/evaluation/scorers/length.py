@@ -13,7 +13,7 @@ from mlxtune.recipe import Length
 def score_length(answer: ModelAnswer, limit: Length) -> Score:
     """Score whether the length in characters or words, excluding reasoning, is within ``limit``. Non-string fields fail.
 
-    An answer that was stopped in a loop would not have ended, so it counts as longer than any maximum.
+    If there is a maximum, an answer fails that did not end on its own, because its length is unknown.
     """
     text = strip_thinking(answer.output).strip()
     if limit.at:
@@ -25,9 +25,11 @@ def score_length(answer: ModelAnswer, limit: Length) -> Score:
     count = len(text.split()) if limit.unit == "words" else len(text)
     if count < limit.min:
         return Score(False, "too short", f"{count:,} {limit.unit}, at least {limit.min:,}")
-    if limit.max and (count > limit.max or answer.ended == LOOP):
-        more = " before a loop" if answer.ended == LOOP else ""
-        return Score(False, "too long", f"{count:,} {limit.unit}{more}, at most {limit.max:,}")
+    if limit.max and count > limit.max:
+        return Score(False, "too long", f"{count:,} {limit.unit}, at most {limit.max:,}")
+    if limit.max and answer.ended in ("length", LOOP):
+        kind = "in a loop" if answer.ended == LOOP else "cut off"
+        return Score(False, kind, f"{kind} after {count:,} {limit.unit}, at most {limit.max:,}")
     return PASS
 
 

@@ -19,6 +19,7 @@ from mlxtune.evaluation.report import ArmResult
 from mlxtune.evaluation.scorers import CONTRACT, Score
 from mlxtune.evaluation.scorers.registry import metric_label
 from mlxtune.evaluation.verdict import Comparison
+from mlxtune.runs.state import HELD_OUT_ROW
 from mlxtune.tui.render.bars import axis, bar, interval
 from mlxtune.tui.render.output_text import Span, is_caret_row, output_rows
 from mlxtune.tui.render.tables import table_rows
@@ -261,8 +262,9 @@ def progress(view: RunView, now: float, width: int) -> Content:
         name = cell(one_line(arm), NAME - 2, "bold $primary" if is_tuned(arm) else "")
         filled = bar(done / max(1, total), width - NAME - 3 - len(figure), token)
         rows.append(line("  ", glyph, name, filled, (figure, "$muted")))
-    if not rows:
-        rows = marked("●", "$primary", "Loading the model.", width)
+    current = view.state.current_arm
+    if current is None or current[1] != HELD_OUT_ROW:
+        rows += marked("●", "$primary", view.state.arm_progress or "Loading the model.", width)
     if view.status == "quiet":
         rows += marked("!", "$warning", f"No output for {duration(now - view.updated)}. The process is still running.", width)
     return lines(*(row.truncate(max(width, 0)) for row in rows))

@@ -174,6 +174,7 @@ class EvaluateRoom(Room):
             recipe = self.app.recipe.recipe if self.app.recipe else None
             name, arms = (one_line(recipe.name), recipe.evaluation.arms) if recipe else ("", [])
             rows = next((view.rows[2] for view in snapshot.runs if view.rows), 0)
+            rows = min(rows, recipe.evaluation.rows) if recipe and recipe.evaluation.rows else rows
             can_start = self.app.can_start
             self.query_one("#ev-invite", Panel).update(
                 lambda width, _height: render.empty_state(name, arms, rows, can_start, width)
@@ -494,7 +495,7 @@ class EvaluateRoom(Room):
             ChoiceOption(str(index), label, f"{len(arms)} arms" if index else ", ".join(arms))
             for index, (label, arms) in enumerate(options)
         ]
-        text = "A tuned adapter should beat the arms that need no training. Every arm answers all held-out rows."
+        text = "A tuned adapter should beat the arms that need no training. Every arm answers the same held-out rows."
         self.app.push_screen(ChoiceDialog("Which arms?", text, choices), start)
 
     def action_stop(self) -> None:

@@ -46,7 +46,9 @@ def figures(view: RunView, now: float, width: int) -> Content:
     """Return two rows: the names of the figures, and the figures."""
     state, wide = view.state, width >= 98
     if not state.steps and state.reference_progress[0] < state.reference_progress[1]:
-        return _reference_progress(*state.reference_progress, width)
+        return _phase_progress("the reference model scores every pair once", *state.reference_progress, "pair", "pairs", width)
+    if view.alive and state.validation_progress[1]:
+        return _phase_progress("computing the validation loss", *state.validation_progress, "batch", "batches", width)
     if view.alive and state.total and not (state.steps or state.validations):
         what = f"the {plural(state.validation_rows, 'validation row')}" if state.validation_rows else "the first step"
         return lines(line(("  before the first step", "$faint")), cell(f"  computing the loss of {what}", width))
@@ -73,10 +75,10 @@ def figures(view: RunView, now: float, width: int) -> Content:
     return lines(names.truncate(max(width, 0)), values.truncate(max(width, 0)))
 
 
-def _reference_progress(done: int, pairs: int, width: int) -> Content:
-    gauge = bar(done / pairs, max(width - 30, 8))
-    progress = line("  ", gauge, (f" {done:,}", "bold"), (f" of {plural(pairs, 'pair')}", "$muted"))
-    return lines(line(("  the reference model scores every pair once", "$faint")), progress.truncate(max(width, 0)))
+def _phase_progress(phase: str, done: int, total: int, one: str, many: str, width: int) -> Content:
+    gauge = bar(done / total, max(width - 30, 8))
+    progress = line("  ", gauge, (f" {done:,}", "bold"), (f" of {plural(total, one, many)}", "$muted"))
+    return lines(line((f"  {phase}", "$faint")), progress.truncate(max(width, 0)))
 
 
 def _speed_trend(state: RunState) -> str:
