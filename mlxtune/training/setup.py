@@ -90,14 +90,14 @@ def prepare(recipe: Recipe, folder: Path, worker: SetupListener) -> TrainingSetu
     return build_loop(load_foundation(recipe, worker, folder / REVIEW), recipe, folder, worker)
 
 
-def load_foundation(recipe: Recipe, worker: SetupListener, reviewed: Path | None = None) -> Foundation:
+def load_foundation(recipe: Recipe, worker: SetupListener, reviewed: Path) -> Foundation:
     """Read and split the data, load the model, and encode the rows. Raise ``InputError`` or a subclass as :func:`prepare` does.
 
     The file ``reviewed`` records how much of the review the rows have, so that a run can be resumed after more rows were reviewed.
     """
-    entries = read_json(reviewed)["entries"] if reviewed and reviewed.is_file() else None
+    entries = read_json(reviewed)["entries"] if reviewed.is_file() else None
     source = read_source(recipe.source, recipe.data.format, recipe.data.map, review_entries=entries)
-    if reviewed and entries is None and checkpoint.newest(reviewed.parent) is None:
+    if entries is None and checkpoint.newest(reviewed.parent) is None:
         write_json(reviewed, {"v": 1, "entries": source.review_entries})
     splits = split(source, recipe.data)
     try:

@@ -42,7 +42,7 @@ def row(number: int) -> Conversation:
     return Conversation(Location(Path("rows.jsonl"), number + 1), {}, messages)
 
 
-def load_foundation(recipe: Recipe, worker: SetupListener) -> Foundation:
+def load_foundation(recipe: Recipe, worker: SetupListener, reviewed: Path) -> Foundation:
     loaded = small.load_model(Path(), worker)
     splits = Splits(tuple(map(row, range(4))), tuple(map(row, range(4, 8))), ())
     nothing = EncodedRows([], {})

@@ -52,10 +52,10 @@ def search(worker: Worker) -> dict[str, Any]:
 def _train_and_decide(worker: Worker) -> None:
     """Train all trials, make a run of the selected trial's adapter, and write ``outcome.json``."""
     from mlxtune.training.search.trial import TrialRunner
-    from mlxtune.training.setup import load_foundation, with_replay
+    from mlxtune.training.setup import REVIEW, load_foundation, with_replay
 
     recipe = search_recipe(worker.recipe)
-    base = load_foundation(recipe, worker)
+    base = load_foundation(recipe, worker, worker.folder / REVIEW)
     rows = [row for row in base.splits.valid if isinstance(row, PromptRow)]
     board = boards.read_board(worker.folder) or _plan(worker, recipe, base, rows)
     if list(board.plan.rows) != [row.id for row in rows]:
