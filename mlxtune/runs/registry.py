@@ -158,7 +158,7 @@ def find_run(workspace: Path, name: str, kind: str | None = "train") -> Run:
         raise InputError(f"There are no {item.nouns} in {workspace / item.folder}.", hint=item.create_hint)
     if name == "last":
         active = [run for run in runs if kind is None and is_locked(run.lock)]
-        return next(iter([*active, *(run for run in runs if run.kind == "train"), *runs]))
+        return [*active, *(run for run in runs if run.kind == "train"), *runs][0]
     matches = [run for run in runs if run.id == name] or [run for run in runs if name in run.id]
     matches = [run for run in matches if run.kind == "train"] or matches
     if len(matches) == 1:
