@@ -10,7 +10,7 @@ import pytest
 from scripted_model import make_scripted, make_scripted_adapter
 from tiny_model import CHATML
 
-from mlxtune.cli.evaluate import table
+from mlxtune.cli.evaluate import show_report
 from mlxtune.core.files import write_json
 from mlxtune.evaluation import report, worker
 from mlxtune.evaluation.render.comparison_table import answers_table
@@ -93,7 +93,7 @@ def test_every_renderer_shows_the_tokens_of_thought(evaluate, capsys: pytest.Cap
     assert [column.label for column in answers_table(result).columns] == ["", "perplexity", "thinking tokens", "answered in"]
     assert [row[2] for row in cells] == ["3.5", "2.5"]
     assert ("thinking", "on; at most 9 tokens") in fact_list(result)
-    table(result, folder)
+    show_report(result, folder)
     loaded = load_report(folder)
     pages = [capsys.readouterr().out, "\n".join(row.plain for row in render.report_page(loaded, 100))]
     pages += [(folder / page).read_text() for page in ("report.md", "report.html")]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from evaluation_files import BAD, GOOD, write_evaluation
 
-from mlxtune.cli.evaluate import table
+from mlxtune.cli.evaluate import show_report
 from mlxtune.core.errors import InputError
 from mlxtune.evaluation import report as reports
 from mlxtune.evaluation import worker
@@ -45,7 +45,7 @@ def test_pairs_are_compared_by_preference(tmp_path: Path) -> None:
 
 def test_every_face_says_that_there_is_no_contract(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = write_evaluation(tmp_path, contract=False, **ANSWERS)
-    table(reports.load(folder), folder)
+    show_report(reports.load(folder), folder)
     texts = {
         "terminal": " ".join(capsys.readouterr().out.split()),
         "Markdown": (folder / "report.md").read_text(),
