@@ -65,6 +65,12 @@ def test_processes_that_compute_load_the_fast_blas_before_mlx():
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 
+def test_first_screen_of_the_app_loads_no_evaluations():
+    """They would delay it by a fifth: reports, scorers, and the prompts that detect forgetting."""
+    code = "import sys, mlxtune.tui.app, mlxtune.tui.rooms.home.screen; assert 'mlxtune.evaluation.report' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
 def test_remote_code_is_never_trusted():
     for path in FILES:
         assert not re.search(r"trust_remote_code\s*[=:]\s*True", path.read_text(encoding="utf-8")), path

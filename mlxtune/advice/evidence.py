@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from mlxtune.advice.rules import Fact
+from mlxtune.advice.sample_name import sample_name
 from mlxtune.core.errors import DataError, InputError, MlxtuneError
 from mlxtune.core.files import read_json
 from mlxtune.core.hashing import sha256_json
@@ -31,7 +32,6 @@ ARMS = {
 _SENTENCE_NAMES = {
     BASE: "The base alone", PROMPT: "Your prompt alone", KSHOT: "Prompting with a few examples", GRAMMAR: "A grammar alone",
 }  # fmt: skip
-_SAMPLE_SUFFIX = "-advice"
 
 
 @dataclass(frozen=True)
@@ -161,16 +161,6 @@ def sample_recipe(recipe: Recipe) -> Recipe:
     arms = [BASE, *([PROMPT] if recipe.evaluation.prompt.strip() else []), KSHOT]
     section = replace(recipe.evaluation, arms=arms, rows=SAMPLE_ROWS)
     return replace(recipe, name=sample_name(recipe.name), evaluation=section)
-
-
-def sample_name(name: str) -> str:
-    """Return the name of the evaluation of a sample for the recipe ``name``."""
-    return f"{name[: 64 - len(_SAMPLE_SUFFIX)]}{_SAMPLE_SUFFIX}"
-
-
-def is_sample(name: str) -> bool:
-    """Whether an evaluation with this name is a sample, and therefore not a baseline."""
-    return name.endswith(_SAMPLE_SUFFIX)
 
 
 def _arms(workspace: Path, recipe: Recipe) -> tuple[dict[str, dict[str, ArmEvidence]], tuple[str, ...]]:

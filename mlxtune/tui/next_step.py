@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mlxtune.advice.evidence import is_sample
+from mlxtune.advice.sample_name import is_sample
 from mlxtune.core.text import duration, one_line, plural
 from mlxtune.data.check_cache import CheckOutcome
 from mlxtune.runs.status import STATUS_LABELS

@@ -11,7 +11,8 @@ import pytest
 from evaluation_files import BAD, GOOD, write_evaluation
 from scipy.stats import binomtest
 
-from mlxtune.advice.evidence import AdviceEvidence, ArmEvidence, collect, is_sample, sample_name, seconds_per_answer
+from mlxtune.advice.evidence import AdviceEvidence, ArmEvidence, collect, seconds_per_answer
+from mlxtune.advice.sample_name import is_sample, sample_name
 from mlxtune.evaluation.report import FILE
 from mlxtune.recipe import load
 

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from mlxtune.advice import evidence, interview, verdict
-from mlxtune.advice.evidence import AdviceEvidence, is_sample, sample_name
+from mlxtune.advice.evidence import AdviceEvidence
 from mlxtune.advice.rules import InterviewQuestion, rules
+from mlxtune.advice.sample_name import is_sample, sample_name
 from mlxtune.advice.verdict import Advice
 from mlxtune.core.errors import InputError
 from mlxtune.models import catalog
