@@ -66,7 +66,7 @@ def test_processes_that_compute_load_the_fast_blas_before_mlx():
 
 
 def test_first_screen_of_the_app_loads_no_evaluations():
-    """They would delay it by a fifth: reports, scorers, and the prompts that detect forgetting."""
+    """Reports, scorers, and off-task prompts would delay it."""
     code = "import sys, mlxtune.tui.app, mlxtune.tui.rooms.home.screen; assert 'mlxtune.evaluation.report' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 

@@ -18,8 +18,8 @@ from mlxtune.data.source_files import GENERATED, all_files
 class Source:
     """All rows of a source after its review. ``parts`` maps splits to their rows if the files define splits, else ``all`` to all rows.
     Generated rows form the part ``generated``, which contains only accepted ones. The review left out ``left_out`` rows. ``edited``
-    maps the hash of an edited row to the original hash, and ``accepted`` has the
-    locations of accepted rows, and ``review_entries`` is the number of journal entries of the review.
+    maps the hash of an edited row to the original hash, ``accepted`` has the locations of accepted rows, and ``review_entries`` is
+    the number of entries in the review's journal.
     """
 
     path: Path

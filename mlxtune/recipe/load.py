@@ -176,7 +176,7 @@ _PEER_KEYS = {  # names of mlx-lm and TRL
     "lr": "training.learning_rate", "per_device_train_batch_size": "training.batch_size",
     "grad_accumulation_steps": "training.accumulate", "gradient_accumulation_steps": "training.accumulate",
     "num_layers": "adapter.layers", "lora_rank": "adapter.rank", "lora_alpha": "adapter.alpha", "max_seq_length": "data.max_tokens",
-    "val_batches": "data.validation", "steps_per_eval": "training.validate_every",
+    "steps_per_eval": "training.validate_every",
 }  # fmt: skip
 
 

@@ -26,7 +26,7 @@ def describe(event: Event) -> LogLine | None:
     return LogLine(event["t"], *parts) if parts else None
 
 
-PROGRESS = {  # what was done, one of them, and several, by the type of an event
+_PROGRESS = {  # what was done, one of them, and several, by the type of an event
     "reference": ("the reference model scored", "pair", "pairs"),
     "replay": ("the base answered", "replay prompt", "replay prompts"),
     "validating": ("validated", "batch", "batches"),
@@ -35,7 +35,7 @@ PROGRESS = {  # what was done, one of them, and several, by the type of an event
 
 def describe_progress(event: ReferenceProgress | ReplayProgress | ValidationProgress) -> LogLine:
     """Return a line about a phase that has not ended: how many pairs, prompts, or batches are done."""
-    text, one, many = PROGRESS[event["type"]]
+    text, one, many = _PROGRESS[event["type"]]
     return LogLine(event["t"], "·", "faint", f"{text} {event['done']:,} of {plural(event['total'], one, many)}")
 
 

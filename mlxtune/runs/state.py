@@ -185,7 +185,8 @@ def fold(events: Iterable[Event], state: RunState | None = None) -> RunState:
                 checkpoints.append(event["step"])
             case "arm.started" | "arm.progress" | "arm.finished":
                 prompt_kind, progress = event.get("of", HELD_OUT_ROW), _arm_progress(event)
-                if (changes.get("current_arm", state.current_arm) or ())[:2] != (event["arm"], prompt_kind):
+                known_arm = (changes.get("current_arm", state.current_arm) or ())[:2] == (event["arm"], prompt_kind)
+                if event["type"] == "arm.started" or not known_arm:  # a resumed evaluation starts an arm again
                     changes["arm_started"] = event["t"]
                 changes["current_arm"] = (event["arm"], prompt_kind, *progress)
                 if prompt_kind == HELD_OUT_ROW:

@@ -93,7 +93,8 @@ def prepare(recipe: Recipe, folder: Path, worker: SetupListener) -> TrainingSetu
 def load_foundation(recipe: Recipe, worker: SetupListener, reviewed: Path) -> Foundation:
     """Read and split the data, load the model, and encode the rows. Raise ``InputError`` or a subclass as :func:`prepare` does.
 
-    The file ``reviewed`` records how much of the review the rows have, so that a run can be resumed after more rows were reviewed.
+    The file ``reviewed`` records how many entries of the review's journal were applied when the run started. A resumed run applies
+    the same ones, so rows can be reviewed in the meantime.
     """
     entries = read_json(reviewed)["entries"] if reviewed.is_file() else None
     source = read_source(recipe.source, recipe.data.format, recipe.data.map, review_entries=entries)

@@ -73,7 +73,7 @@ class ListPanel(FocusPanel):
         self.cursor = max(0, min(self.cursor if cursor is None else cursor, count - 1))
         self.update(self._draw)
         if not fits:
-            self.refresh(layout=True)  # drawn at its height until now, it has as many rows as before
+            self.refresh(layout=True)  # update() draws only as many rows as fit the present height
 
     @property
     def cursor_y(self) -> int:
