@@ -135,7 +135,8 @@ def check(
         _show_report(report, fixed, every)
         command = _next_command(source, report, section, fixed)
         if command:
-            show(("Then " if report.label == "look" and not fixed else "Run ", "bold primary"), (command, "primary"))
+            is_next = fixed or report.label == "blocked" or report.advice.startswith("Train: ")
+            show(("Run " if is_next else "Then ", "bold primary"), (command, "primary"))
     by_hand = [finding for _, finding in fixed.by_hand] if fixed else []
     blocks = [finding for finding in report.findings if finding.severity == "block"]
     if any(not fixed or one in by_hand or not (get_check(one.check).fix.safe or one.check in (also or ())) for one in blocks):
@@ -387,8 +388,8 @@ def _show_report(report: CheckReport, fixed: FixResult | None, every: bool) -> N
             reason = f"{count} must be fixed by hand: the value would remain elsewhere in the row, such as in another spelling."
             _paragraph(reason, ("! ", "bold warning"))
     show("")
-    blocked = any(finding.severity == "block" for finding in report.findings)
-    _paragraph("Use the fixed copy." if fixed and blocked and not fixed.by_hand else report.advice, ("Next  ", "bold primary"))
+    is_fixed = fixed is not None and fixed.changes and not fixed.by_hand
+    _paragraph("Use the fixed copy." if is_fixed else report.advice, ("Next  ", "bold primary"))
 
 
 def _show_check(report: CheckReport, id: str, findings: list[Finding], style: str, every: bool) -> None:

@@ -171,6 +171,8 @@ def show_report(report: EvaluationReport, folder: Path) -> None:
     """Print a report's verdict, then all its tables."""
     print_verdict(plural(report.facts["rows"], "held-out row"), report.outcome, report.verdict)
     show("    ", (holdout_summary(report), "muted"))
+    if report.outcome == "cannot tell":
+        show("    ", ("To find out, add rows or hold out more of them (data.holdout), then train and evaluate again.", "muted"))
     if report.answer_metric != CONTRACT:
         show("    ", (contract_text(report), "muted"))
     if report.seeds:

@@ -17,7 +17,6 @@ from mlxtune.adapters.export import fidelity, lmstudio, ollama
 from mlxtune.adapters.export import start as exports
 from mlxtune.adapters.export.fidelity import Fidelity
 from mlxtune.adapters.export.formats import FORMATS, NAMES, ExportFormat, FormatOption, copy_adapter, find_format
-from mlxtune.adapters.export.start import Program
 from mlxtune.cli.adapters import Which
 from mlxtune.cli.follow import follow_answers
 from mlxtune.cli.options import Json
@@ -30,6 +29,7 @@ from mlxtune.evaluation.json_fields import to_json
 from mlxtune.evaluation.render.comparison_table import comparison_table
 from mlxtune.evaluation.scorers.registry import metric_label
 from mlxtune.recipe import load
+from mlxtune.runs import launch
 from mlxtune.runs.registry import Run
 from mlxtune.training.start import check_recipe
 
@@ -127,19 +127,19 @@ def export(
         show_json(_document(run.id, fidelity.load(run.folder), dict(run.state().summary), code))
     if code:
         raise typer.Exit(code)
-    if not json:
-        _install(
-            chosen.program,
-            entry.name,
-            str(dict(run.state().summary)["folder"]),
-            exports.quantized_by_ollama(precision, chosen.program),
-        )
+    if chosen.program == "ollama" and not json and shutil.which("ollama"):
+        command = _create_command(run)
+        if subprocess.run(command, check=False).returncode:
+            raise MachineError("Ollama did not create the model.", hint=shlex.join(command))
 
 
 def show_export(run: Run) -> None:
-    """Print an export's fidelity and folder, if it has been compared with the adapter."""
+    """Print an export's fidelity, its folder, and how to use it, if it has been compared with the adapter."""
     if (run.folder / fidelity.FILE).is_file():
-        _print_fidelity(fidelity.load(run.folder), dict(run.state().summary))
+        summary = dict(run.state().summary)
+        _print_fidelity(fidelity.load(run.folder), summary)
+        if summary:
+            _print_use(run)
 
 
 def _find_format(form: str, which: str, *, lora: bool, requantize: bool) -> ExportFormat:
@@ -163,20 +163,23 @@ def _copy(entry: AdapterEntry, chosen: ExportFormat, to: Path | None, json: bool
         info(("✓ ", "bold success"), f"Wrote {entry.name} to {shown}: {', '.join(names)}")
 
 
-def _install(program: Program, name: str, folder: str, quantize: str = "") -> None:
-    """Create the model in Ollama, if it is installed, quantized to ``quantize`` if set, and print how to use it."""
+def _create_command(run: Run) -> list[str]:
+    """Return the command that creates the model of the finished export ``run`` in Ollama."""
+    request = launch.read_request(run.folder)
+    return ollama.create_command(request["name"], str(dict(run.state().summary)["folder"]), request.get("ollama_quantize", ""))
+
+
+def _print_use(run: Run) -> None:
+    """Print how to use the finished export ``run`` in the program that it was written for."""
+    request = launch.read_request(run.folder)
+    program, name = request["program"], request["name"]
     if program == "ollama":
-        command = ollama.create_command(name, folder, quantize)
-        info(("  " + shlex.join(command), "primary"))
-        if shutil.which("ollama"):
-            done = subprocess.run(command, check=False)
-            if done.returncode:
-                raise MachineError("Ollama did not create the model.", hint=shlex.join(command))
-            info(("  " + shlex.join(["ollama", "run", ollama.model_name(name)]), "primary"))
+        info(("  " + shlex.join(_create_command(run)), "primary"))
+        info(("  " + shlex.join(["ollama", "run", ollama.model_name(name)]), "primary"))
     elif program == "lmstudio":
         model = lmstudio.model_folder(name)
         listed = f"LM Studio lists the model as {lmstudio.PUBLISHER}/{name}"
-        if Path(folder) != model.resolve():
+        if Path(str(dict(run.state().summary)["folder"])) != model.resolve():
             listed = f"To have LM Studio list the model, move its folder to {one_line(str(model), 200)}"
         info(f"  {listed}. The preset is {name}.")
 

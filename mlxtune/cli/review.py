@@ -23,7 +23,7 @@ from mlxtune.core.text import one_line, plural
 from mlxtune.data import filters
 from mlxtune.data import review as reviews
 from mlxtune.data.review import STATUSES, Action, ReviewSession, ReviewState, ReviewStep
-from mlxtune.data.rows import last_prompt, row_tags
+from mlxtune.data.rows import RowError, last_prompt, row_tags
 from mlxtune.data.source_files import GENERATED
 from mlxtune.evaluation.annotators import AnnotatorAgreement, agreements
 from mlxtune.recipe import DataSection, load
@@ -129,7 +129,13 @@ def review(
                 raise InputError("No rows were specified.", hint="Specify rows by ID or line number, or use --all with --filter.")
             if edit and len(chosen) > 1:
                 raise InputError("--edit accepts only one row at a time.")
-            step = session.decide(actions[0], chosen, reason=reason, **options)
+            try:
+                step = session.decide(actions[0], chosen, reason=reason, **options)
+            except RowError as error:
+                if not edit:
+                    raise
+                name = "Standard input" if edit == "-" else edit
+                raise InputError(f"{name} cannot replace the row: {error.reason}", hint=error.hint) from error
             _show_step(path, step, reviews.OUTCOMES[actions[0]], session.state, json)
 
 

@@ -525,9 +525,11 @@ class ReviewSession:
         return event
 
     def close(self) -> None:
-        """Release the locks. Raises the errors of :meth:`synchronize`."""
+        """Release the locks, and remove the journal if it is empty. Raises the errors of :meth:`synchronize`."""
         try:
             self.synchronize()
+            if not os.fstat(self._journal_lock).st_size:
+                self._path.unlink()
         finally:
             self._journal.close()
             self._locks.close()

@@ -32,11 +32,13 @@ _LETTERS_PER_TOKEN = 4  # in words; any other byte can be a separate token
 _TEMPLATE_TOKENS = 64  # maximum number of tokens added by a chat template
 _TOKEN_LIMITS = (256, 512, 1024, 2048, 4096, 8192)  # the base's context has 8,192 tokens
 _JSON_SHARE = 0.9  # minimum share of answers that are JSON objects for a schema
+_NUMBER_SHARE = 0.9  # minimum share of answers that end with a number to compare these numbers
 _MOST_VALUES = 20  # maximum number of values in an enum
 _MOST_LABELS = 200  # maximum number of labels of a classifier
 _ROWS_PER_LABEL = 3
 _MIN_SENTENCE = 4  # words
 _COMMON = 0.3  # minimum share of the answers that contain a suggested sentence
+_FINAL_NUMBER = re.compile(r"(?:(?:^|####|\b[Aa]nswer(?: is)?:?)\s*[-−$]*|\\boxed\s*\{[^{}\n]*)\d[\d,.]*[.%}$\s]*\Z", re.MULTILINE)
 _WORDS = re.compile(r"[A-Za-z\s]")
 _SENTENCE = re.compile(r"[^.!?\n]+[.!?]+|[^.!?\n]+$", re.MULTILINE)
 _CONTRACT_EXAMPLE = (
@@ -63,7 +65,7 @@ class Sentence:
 @dataclass(frozen=True)
 class Scaffold:
     """Settings guessed from a file. ``schema`` is ``None`` unless the answers are JSON objects; ``labels`` has the distinct answers
-    if they are few. ``formats`` counts the rows of each format; ``format`` is the recipe's, usually ``auto``.
+    if they are few, and ``with_numbers`` says whether they end with a number, as in GSM8K. ``formats`` counts the rows of each format; ``format`` is the recipe's, usually ``auto``.
     """
 
     source: Path
@@ -77,6 +79,7 @@ class Scaffold:
     schema: Schema | None
     labels: tuple[str, ...]
     sentences: tuple[Sentence, ...]
+    with_numbers: bool
 
 
 @dataclass(frozen=True)
@@ -140,6 +143,7 @@ def guess(path: Path, mapping: Mapping[str, str] = NO_MAPPING, format: str = "au
     answers = [answer for answer in (scored_answer(row)[1] for row in sample) if answer]
     values = [value for value in map(_json_object, answers) if value is not None]
     is_json = bool(answers) and len(values) >= _JSON_SHARE * len(answers)
+    numbers = sum(_FINAL_NUMBER.search(answer) is not None for answer in answers)
     kinds = Counter(type(row) for row in sample)
     method = {Preference: "dpo", Unpaired: "kto"}.get(kinds.most_common(1)[0][0], "sft")
     return Scaffold(
@@ -154,6 +158,7 @@ def guess(path: Path, mapping: Mapping[str, str] = NO_MAPPING, format: str = "au
         schema=infer_schema(values) if is_json else None,
         labels=() if is_json or not kinds[Conversation] else _few_values(answers, _MOST_LABELS),
         sentences=tuple(recurring_sentences(answers, values if is_json else [])),
+        with_numbers=method == "sft" and not is_json and bool(answers) and numbers >= _NUMBER_SHARE * len(answers),
     )
 
 
@@ -286,6 +291,8 @@ def recipe_text(scaffold: Scaffold, name: str, source: str, schema: str) -> str:
         lines += [f"schema = {toml_literal(schema)}", 'reference = ["fields"]']
     elif scaffold.labels:
         lines.append('reference = ["exact"]      # the answers are ' + f"{len(scaffold.labels)} labels")
+    elif scaffold.with_numbers:
+        lines.append('reference = ["number"]     # the answers end with a number')
     elif scaffold.method != "dpo":
         lines += _CONTRACT_EXAMPLE
     for sentence in scaffold.sentences:
@@ -305,7 +312,13 @@ def facts(scaffold: Scaffold, name: str = "") -> list[tuple[str, str]]:
     formats = ", ".join(f"{count:,} {format}" for format, count in scaffold.formats.items())
     unreadable = f", {scaffold.unreadable:,} cannot be read" if scaffold.unreadable else ""
     schema = f"{name}.schema.json" if name else "a JSON Schema"
-    measure = "the likelihood of both answers" if scaffold.method == "dpo" else "exact match"
+    measure = (
+        "the likelihood of both answers"
+        if scaffold.method == "dpo"
+        else "the final number"
+        if scaffold.with_numbers
+        else "exact match"
+    )
     contract = f"none; measured by {measure}" if scaffold.schema is None else f"{schema}, from the JSON answers"
     contract = f"{len(scaffold.labels)} labels, compared with the reference" if scaffold.labels else contract
     required = sum(sentence.share == 1 for sentence in scaffold.sentences)

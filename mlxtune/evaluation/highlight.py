@@ -14,6 +14,7 @@ from mlxtune.evaluation.contract import Contract
 from mlxtune.evaluation.scorers import CONTRACT, ModelAnswer
 from mlxtune.evaluation.scorers.json_parser import InvalidJSON, parse_json
 from mlxtune.evaluation.scorers.json_search import find_json
+from mlxtune.evaluation.scorers.number import find_number
 from mlxtune.evaluation.scorers.output_text import THINKING, strip_thinking
 from mlxtune.evaluation.scorers.reference import leaves
 from mlxtune.recipe import Disclaimer
@@ -45,6 +46,8 @@ def failure_span(metric: str, answer: ModelAnswer, contract: Contract) -> Span |
             span = _disclaimer(answer, contract.section.disclaimers)
         case "fields":
             span = _field(answer)
+        case "number" if not metrics[metric].scorer(answer).passed and (found := find_number(answer.output)):
+            span = found[1]
     return span if span and 0 <= span[0] < span[1] else None
 
 

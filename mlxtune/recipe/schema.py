@@ -363,7 +363,7 @@ class EvaluationSection:
     forbid: Annotated[list[str], Key("phrases that answers must not contain"), _PHRASES] = field(default_factory=list)
     length: Annotated[Length, Key("length limits", in_form=False), _LENGTH] = field(default_factory=Length)
     reference: Annotated[
-        list[Literal["exact", "fields"]],
+        list[Literal["exact", "fields", "number"]],
         Key("metrics computed against the reference answers, not part of the contract", in_form=False),
     ] = field(default_factory=list)
     fields: Annotated[list[str], Key('JSON Pointers for reference = ["fields"]; empty = all', in_form=False), _POINTERS] = field(

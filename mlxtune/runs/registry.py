@@ -106,13 +106,18 @@ class Run:
 
 
 def create(workspace: Path, kind: str, name: str) -> Run:
-    """Create an empty run folder, such as ``runs/20261124-1412-name``. Raise ``MachineError`` if that fails."""
+    """Create an empty run folder, such as ``runs/20261124-1412-name``, with an ID that no run of any kind has.
+
+    Raise ``MachineError`` if that fails.
+    """
     parent = workspace / RUN_KINDS[kind].folder
     stem = f"{time.strftime('%Y%m%d-%H%M')}-{name}"
     with disk_errors(str(parent)):
         parent.mkdir(parents=True, exist_ok=True)
         for attempt in range(1, 1000):
             folder = parent / (stem if attempt == 1 else f"{stem}-{attempt}")
+            if any((workspace / item.folder / folder.name).exists() for item in RUN_KINDS.values()):
+                continue
             try:
                 folder.mkdir()
                 return Run(folder)

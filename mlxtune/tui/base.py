@@ -62,6 +62,7 @@ class BaseApp(OrderedKeys):
         self.notice: Notice | None = None
         self.toast: Notice | None = None
         self.busy = False
+        self._busy_notice = _BUSY  # what the app is busy with, for keys that have to wait
         self.key_changes: keys.Keymap = {}  # keys by binding ID, for bindings that the user's settings change
         self.adapter_to_load: str | None = None  # the key of an adapter that Chat should load next
         self.row_to_open: str | None = None  # a row's hash, or its first twelve digits, that Review should open next
@@ -125,6 +126,7 @@ class BaseApp(OrderedKeys):
             if self.refuse_if_busy():
                 return False
             self.busy, group = True, "busy"
+            self._busy_notice = replace(_BUSY, glyph="●", token="$primary", text=busy) if busy else _BUSY
             self.show_notice(Notice("●", "$primary", busy) if busy else None)
             if holds_keys:
                 self.hold_keys()
@@ -157,7 +159,7 @@ class BaseApp(OrderedKeys):
     def refuse_if_busy(self) -> bool:
         """Show a notice if the app is busy. Return whether it is."""
         if self.busy:
-            self.show_notice(_BUSY)
+            self.show_notice(self._busy_notice)
         return self.busy
 
     def _show_result(self, result: object) -> None:
@@ -277,7 +279,7 @@ class BaseApp(OrderedKeys):
         """What is using the accelerator, and how to stop it."""
         live = self.snapshot.live if self.snapshot else None
         if live is None:
-            return _BUSY if self.busy else None
+            return self._busy_notice if self.busy else None
         room = ROOMS.get({"train": "train", "search": "train", "eval": "evaluate"}.get(live.run.kind, ""))
         stop = f"or run: mlxtune runs stop {live.title}"
         if room:

@@ -65,8 +65,8 @@ _WATCH = ("T", "watch", "watch the run", _open("train"))
 _OPEN_RUN = ("T", "open", "open the run", _open("train"))
 
 
-def next_step(snapshot: Snapshot) -> NextStep:
-    """Return the one thing to do now."""
+def next_step(snapshot: Snapshot, open_file: str = "") -> NextStep:
+    """Return the one thing to do now. ``open_file`` is the name of a file that is open without a recipe."""
     live = snapshot.live
     if live and live.state.kind == "eval":
         watch = ("E", "watch", "watch it", _open("evaluate"))
@@ -90,6 +90,16 @@ def next_step(snapshot: Snapshot) -> NextStep:
         return NextStep("Let the export finish.", why, "A", "adapters", "open the adapters", _open("adapters"))
     if live:
         return _while_training(live, snapshot)
+    if open_file:
+        return NextStep(
+            f"Write a recipe for {open_file}.",
+            "Training needs one: the model, the rows, and the settings. The first version is guessed from the rows.",
+            "r",
+            "recipe",
+            "write the recipe",
+            "screen.new_recipe",
+            shortcuts=(Shortcut("D", "see the rows", _open("data")),),
+        )
     if snapshot.runs:
         return _after_run(snapshot.runs[0], snapshot)
     if snapshot.recipes:
@@ -149,7 +159,8 @@ def _after_run(view: RunView, snapshot: Snapshot) -> NextStep:
     verdict = snapshot.verdict
     if verdict and verdict.outcome and verdict.run_id == view.id:
         caveat = f"Not recommended: {verdict.caveat}. " if verdict.caveat else ""
-        why = f"{caveat}Change one setting in the recipe and train again, or search for better ones: h in Train."
+        more = "Add rows or hold out more of them (data.holdout), or change" if verdict.outcome == "cannot tell" else "Change"
+        why = f"{caveat}{more} one setting in the recipe and train again, or search for better ones: h in Train."
         new = ("n", "new", "start a new run", "screen.new")
         return NextStep(verdict.sentence, why, *new, verdict.glyph, verdict.token, _after_verdict(verdict, snapshot.best))
     evaluate = ("E", "evaluate", "evaluate it", _open("evaluate"))
@@ -257,7 +268,11 @@ def _data_stage(snapshot: Snapshot, view: RecipeView | None) -> WorkflowStage:
     rows = next((run.rows for run in snapshot.runs if run.rows and (view is None or _is_recipe_of(view, run))), None)
     check = view.last_check if view else None
     glyph, token, result = "✓", "$success", ""
-    if check and not _is_unknown(check):
+    if view and check and check.is_outdated:  # since then, the counts of the run and of the check may have changed
+        return WorkflowStage(
+            "◐", "$primary", "Data", f"{plural(check.rows, 'row')} in {view.source}", "not checked since the review", "data"
+        )
+    if check:
         glyph, token, result = {
             "clean": ("✓", "$success", "clean"),
             "look": ("✓", "$success", f"ready, {check.flagged:,} to look at"),
@@ -271,11 +286,9 @@ def _data_stage(snapshot: Snapshot, view: RecipeView | None) -> WorkflowStage:
         return WorkflowStage("○", "$faint", "Data", "no recipe yet", room="data")
     if not view.source_exists:
         return WorkflowStage("✗", "$error", "Data", f"{view.source} does not exist", room="data")
-    if check and not _is_unknown(check):
+    if check:
         return WorkflowStage(glyph, token, "Data", f"{plural(check.rows, 'row')} in {view.source}", result, "data")
-    return WorkflowStage(
-        "◐", "$primary", "Data", view.source, "not checked since the review" if check else "not checked yet", "data"
-    )
+    return WorkflowStage("◐", "$primary", "Data", view.source, "not checked yet", "data")
 
 
 def _review_stage(reviewed: int, rows: int) -> WorkflowStage:

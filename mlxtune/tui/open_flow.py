@@ -119,8 +119,14 @@ def open_file(app: BaseApp) -> None:
 
 
 def new_recipe(app: BaseApp) -> None:
-    """Ask for a file and write a recipe for its rows."""
-    choose_file(app, "New recipe: for which rows?", "continue", partial(recipe_for, app))
+    """Write a recipe for the file that is open without one, or else for a file that the user chooses."""
+    file = app.sessions.file
+    if file is None:
+        choose_file(app, "New recipe: for which rows?", "continue", partial(recipe_for, app))
+    elif file.map or file.format != "auto":
+        recipe_for(app, file.path, dict(file.map), file.format)
+    else:
+        open_mapped(app, file.path, partial(recipe_for, app), label="continue")
 
 
 def recipe_for(app: BaseApp, path: Path, mapping: Mapping[str, str], format: str = "auto") -> None:

@@ -30,7 +30,7 @@ class SessionManager:
 
     def __init__(self, app: BaseApp) -> None:
         self._app = app
-        self._file: SourceRef | None = None
+        self.file: SourceRef | None = None  # the file that is open without a recipe
         self._expected_recipe: Path | None = None
         self._stamps: object = None
         self._annotator = ""
@@ -58,7 +58,7 @@ class SessionManager:
 
     def open_file(self, path: Path | None, mapping: Mapping[str, str] = NO_MAPPING) -> None:
         """Show a file without a recipe, whose columns ``mapping`` names, or, if ``None``, the current recipe's source."""
-        self._file, self._expected_recipe = SourceRef(path, map=tuple(mapping.items())) if path else None, None
+        self.file, self._expected_recipe = SourceRef(path, map=tuple(mapping.items())) if path else None, None
 
     def expect_recipe(self, path: Path) -> None:
         """Show the source of a new recipe as soon as it is the current one. Until then, the file that is open stays."""
@@ -78,7 +78,7 @@ class SessionManager:
         recipe = view.recipe if view else None
         if view is not None and view.path == self._expected_recipe:
             self.open_file(None)
-        ref = self._file
+        ref = self.file
         if ref is None and view is not None and recipe is not None:
             ref = SourceRef(recipe.source, recipe.data.format, tuple(recipe.data.map.items()), recipe, view.path)
         current = self.session

@@ -100,10 +100,12 @@ class SourceSession:
         self.check = CheckProgress()
         self.selection = RowSelection()
         self.row_index = 0  # the row under the cursor
+        self.row_in_review = -1  # the row that Review shows, or that the user opened for it
         self._anchor = 0  # the row to return to if the filter being applied matches it
         if previous is not None:
             self.selection = replace(previous.selection, rows=(), scanned=None)
             self.move_to(previous.row_index)
+            self.row_in_review = previous.row_in_review
         self.closed = False
         self._app, self._notify, self._notified_at = app, notify, 0.0
         self._check_process: CheckProcess | None = None

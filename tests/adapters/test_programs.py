@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,11 +13,14 @@ import pytest
 
 from mlxtune.adapters.export import fidelity, gguf, lmstudio, ollama
 from mlxtune.adapters.export import worker as exporting
-from mlxtune.cli.export import _install
+from mlxtune.cli.export import show_export
 from mlxtune.core.errors import GateError, MachineError
 from mlxtune.data.rows import Conversation, Location, Message
 from mlxtune.models.resolve import ModelFolder
 from mlxtune.models.template import ChatTemplate, TemplateSettings, load_template
+from mlxtune.runs import launch, registry
+from mlxtune.runs.events import EventWriter
+from mlxtune.runs.registry import Run
 
 from .test_export import started, trained_workspace, weak, with_merge  # noqa: F401
 
@@ -95,11 +99,39 @@ def test_lmstudio_preset_has_the_system_prompt(home: Path) -> None:
     assert fields["llm.prediction.temperature"] == 0
 
 
-def test_the_model_is_listed_only_in_lmstudios_folder(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    _install("lmstudio", "mine", str(lmstudio.model_folder("mine").resolve()))
-    assert "LM Studio lists the model as mlxtune/mine. The preset is mine." in capsys.readouterr().err.replace("\n", " ")
-    _install("lmstudio", "mine", str(home / "elsewhere"))
-    assert "To have LM Studio list the model, move its folder to" in capsys.readouterr().err.replace("\n", " ")
+def exported(workspace: Path, program: str, folder: Path) -> Run:
+    """Return a finished export for ``program`` to ``folder``."""
+    run = registry.create(workspace, "export", "mine")
+    launch.write_record(run, "export", {"program": program, "name": "mine", "ollama_quantize": "q4_K_M"})
+    (run.folder / fidelity.FILE).touch()
+    writer = EventWriter(run.folder)
+    writer.emit("run.finished", steps=0, seconds=1.0, summary={"folder": str(folder), "bytes": 1})
+    writer.close()
+    return run
+
+
+@pytest.fixture
+def shown(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[[str, Path], str]:
+    """Return what is shown of a finished export, without its fidelity."""
+    monkeypatch.setattr("mlxtune.cli.export.fidelity.load", lambda folder: None)
+    monkeypatch.setattr("mlxtune.cli.export._print_fidelity", lambda proof, summary: None)
+
+    def show(program: str, folder: Path) -> str:
+        show_export(exported(home, program, folder))
+        return " ".join(capsys.readouterr().err.split())
+
+    return show
+
+
+def test_the_model_is_listed_only_in_lmstudios_folder(home: Path, shown: Callable[[str, Path], str]) -> None:
+    text = shown("lmstudio", lmstudio.model_folder("mine").resolve())
+    assert "LM Studio lists the model as mlxtune/mine. The preset is mine." in text
+    assert "To have LM Studio list the model, move its folder to" in shown("lmstudio", home / "elsewhere")
+
+
+def test_an_export_shows_the_commands_for_ollama_later_too(home: Path, shown: Callable[[str, Path], str]) -> None:
+    assert shown("ollama", Path("/a b")) == "ollama create mine --quantize q4_K_M -f '/a b/Modelfile' ollama run mine"
+    assert shown("", home) == ""
 
 
 def test_export_for_ollama_is_whole(trained_workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811

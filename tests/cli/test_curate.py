@@ -107,6 +107,22 @@ def test_a_row_of_an_array_has_the_number_that_the_checks_print(cli, cwd):
     assert " 3  " in cli("data", "review", "shop.json", "--list").out
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"prompt": ', "new.json cannot be read as JSON"),
+        ('{"prompt": "Hi?"}', "new.json cannot replace the row: "),
+        ("[1]", "new.json cannot replace the row: a row must be a JSON object, not list."),
+    ],
+)
+def test_an_invalid_edit_names_its_file_and_leaves_no_review(cli, shop, content, message):
+    (shop.parent / "new.json").write_text(content)
+    result = cli("data", "review", "shop.jsonl", "1", "--edit", "new.json")
+    assert result.code == 2
+    assert message in " ".join(result.err.split())
+    assert not review.journal_path(shop).exists()
+
+
 def test_review_by_line_and_by_id(cli, shop):
     rows = read_file(shop)
     result = cli("data", "review", "shop.jsonl", "1", rows[1].id[:6], "--accept", "--reason", "checked")

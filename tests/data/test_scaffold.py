@@ -40,6 +40,23 @@ def test_the_sample_shop_gets_its_contract(tmp_path: Path) -> None:
         write(guess(SAMPLES / "support.jsonl"), tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        ("4 + 4 = {}\n#### {}", ["number"]),
+        ("So it is $\\boxed{{{}}}$.", ["number"]),
+        ("The answer is ${}.50.", ["number"]),
+        ("Half of it.\n-{}", ["number"]),
+        ("Ask at desk {}.", []),
+    ],
+)
+def test_answers_that_end_with_a_result_are_compared_by_it(answer: str, expected: list[str], tmp_path: Path) -> None:
+    rows = [{"prompt": f"Question {number}?", "completion": answer.format(number, number)} for number in range(9)]
+    guessed = guess(write_rows(tmp_path / "rows.jsonl", rows))
+    assert load(write(guessed, tmp_path)).evaluation.reference == expected
+    assert ("the final number" in dict(scaffold.facts(guessed))["contract"]) == bool(expected)
+
+
 def test_a_classifier_in_a_table_is_mapped(tmp_path: Path) -> None:
     source = tmp_path / "intents.csv"
     source.write_text(

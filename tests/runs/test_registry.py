@@ -54,6 +54,10 @@ def test_the_newest_run_comes_first(tmp_path, make_run):
     assert registry.find_run(tmp_path, "last").id == "20261124-1412-a"
 
 
+def test_no_two_runs_of_any_kind_have_the_same_id(tmp_path):
+    assert len({registry.create(tmp_path, kind, "shop").id for kind in (*registry.RUN_KINDS, "train")}) == 6
+
+
 def test_a_run_is_found_by_id_part_folder_or_last(tmp_path, make_run):
     first, second = make_run("20261124-1412-shop"), make_run("20261124-1412-shop-2")
     assert registry.find_run(tmp_path, first.id) == first  # although it is part of the other id

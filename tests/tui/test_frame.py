@@ -124,7 +124,7 @@ async def test_a_busy_job_shows_its_sentence_and_refuses_another(shop: Shop, ope
         assert room.app.run_job(lambda: done.wait(), busy="Working.")
         assert room.notice == "● Working."
         assert not room.app.run_job(lambda: None, busy="Working too.")
-        assert room.notice.startswith("! Another task is still running.")
+        assert room.notice.startswith("● Working. Try again")
         done.set()
         await room.until(lambda: not room.app.busy)
         assert room.notice == ""

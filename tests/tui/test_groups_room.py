@@ -126,10 +126,10 @@ async def test_a_decision_that_is_refused_keeps_the_marks(shop: Shop, checks: Ch
         await opened(room)
         assert room.app.run_job(other.wait, busy="Exporting.")
         await room.press("enter", "space", "x")
-        assert room.notice.startswith("! Another task is still running.")
+        assert room.notice.startswith("● Exporting. Try again")
         assert room.screen.marked_rows
         await room.press("u")
-        assert room.notice.startswith("! Another task is still running.")
+        assert room.notice.startswith("● Exporting. Try again")
         other.set()
         await room.until(lambda: not room.app.busy)
         await room.press("x")

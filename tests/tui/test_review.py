@@ -122,6 +122,26 @@ async def test_tokens_are_counted_for_the_row_on_screen_and_not_for_the_rows_pas
         assert requests == [0, 4]
 
 
+async def test_review_opens_on_an_undecided_row_unless_the_user_opens_a_row(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
+    fill(shop)
+    async with open_room("data", WIDE) as room:
+        await room.until(lambda: ready(room))
+        await room.press("x")
+        await room.until_notice("✗ Row 1 rejected.")
+        await room.press("R")
+        await at_row(room, 2)
+        await room.press("left")
+        await at_row(room, 1)
+        await room.press("D", "R")  # the row that Review showed
+        await at_row(room, 1)
+        await room.press("D", "down", "x")
+        await room.until_notice("✗ Row 2 rejected.")
+        await room.press("enter")
+        await at_row(room, 2)
+        await room.press("D", "up", "R")
+        await at_row(room, 3)
+
+
 async def test_each_decision_is_one_key_and_moves_on(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
     source = fill(shop)
     async with open_room("review") as room:

@@ -84,12 +84,14 @@ def start(
         raise InputError(f"{target} already exists.", hint="Choose another folder with --to.")
     if form in GGUF_FORMS and find_spec("gguf") is None:
         raise InputError("Writing GGUF requires the package gguf.", hint="Run: pip install 'mlxtune[gguf]'")
-    if quantized_by_ollama(precision, program):
+    quantize = _quantized_by_ollama(precision, program)
+    if quantize:
         precision = "f16"
     elif precision in K_QUANTS and shutil.which(QUANTIZER) is None:
         raise MachineError(f"{precision} requires llama.cpp's program {QUANTIZER}.", hint="brew install llama.cpp")
     request: dict[str, Any] = {
-        "form": form, "precision": precision, "program": program, "ollama_base": ollama_base, "name": entry.name, "system": entry.system,
+        "form": form, "precision": precision, "program": program, "ollama_base": ollama_base, "ollama_quantize": quantize,
+        "name": entry.name, "system": entry.system,
         "force": force, "target": str(target.resolve()) if target else "",
         "evaluation": score_to_lineage(entry.score) if entry.score else None,
     }  # fmt: skip
@@ -113,7 +115,7 @@ def remove_unfinished(run: Run) -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def quantized_by_ollama(precision: str, program: Program) -> str:
+def _quantized_by_ollama(precision: str, program: Program) -> str:
     """Return Ollama's name of ``precision`` if Ollama must quantize the file, because :data:`QUANTIZER` is missing, or ``""``."""
     if program == "ollama" and precision in K_QUANTS and shutil.which(QUANTIZER) is None and shutil.which("ollama"):
         return _OLLAMA_QUANTS.get(precision, "")

@@ -12,6 +12,7 @@ from mlxtune.evaluation.scorers import (
     json_ijson,
     json_valid,
     length,
+    number,
     reference,
     schema_valid,
 )
@@ -27,6 +28,7 @@ SCORERS = (
     disclaimer.FUZZY,
     forbidden.SCORER,
     length.SCORER,
+    number.SCORER,
     reference.EXACT,
     reference.FIELDS,
 )

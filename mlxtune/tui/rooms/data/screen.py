@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Any, ClassVar
 
 from textual.app import ComposeResult
@@ -99,7 +98,7 @@ class DataRoom(SourceRoom):
                     "Rows",
                     Horizontal(
                         Panel(lambda _width, _height: line("  ", ("/", "bold $primary"))),
-                        FilterField(placeholder="status:pending  tag:x  finding:x  len>400  /regex/  text", compact=True, id="filter-text"),
+                        FilterField(placeholder="status:pending  tag:x  finding:x  len>400 (characters)  /regex/  text", compact=True, id="filter-text"),
                         Panel(id="order"),
                         id="filter",
                     ),
@@ -457,20 +456,15 @@ class DataRoom(SourceRoom):
         open_flow.open_file(self.app)
 
     def action_new_recipe(self) -> None:
-        """Write a recipe for the file that is open without one, or else for a file that the user chooses."""
-        session = self.session
-        if session is None or session.ref.recipe is not None:
-            open_flow.new_recipe(self.app)
-        elif session.ref.map or session.ref.format != "auto":
-            open_flow.recipe_for(self.app, session.ref.path, dict(session.ref.map), session.ref.format)
-        else:
-            open_flow.open_mapped(self.app, session.ref.path, partial(open_flow.recipe_for, self.app), label="continue")
+        open_flow.new_recipe(self.app)
 
     def action_map_columns(self) -> None:
         if (session := self.sessions.session) is not None:
             open_flow.map_source(self.app, session.ref)
 
     def action_review(self) -> None:
+        if session := self.session:
+            session.row_in_review = session.row_index
         self.app.action_room("review")
 
     def action_accept(self) -> None:

@@ -296,7 +296,7 @@ class GroupsRoom(SourceRoom):
             self.set_focus(self._members)
             return
         session.move_to(self._member(group))
-        self._opened_row = session.row_index
+        self._opened_row = session.row_in_review = session.row_index
         self.app.action_room("review")
 
     def action_back(self) -> None:

@@ -11,7 +11,7 @@ from textual.binding import Binding, BindingType
 from textual.containers import Container, Vertical
 
 from mlxtune.tui.base import Room
-from mlxtune.tui.next_step import next_step, workflow
+from mlxtune.tui.next_step import NextStep, next_step, workflow
 from mlxtune.tui.render.text import ago
 from mlxtune.tui.rooms.home import render
 from mlxtune.tui.snapshot import RunView, Snapshot
@@ -72,8 +72,12 @@ class HomeRoom(Room):
     def _runs(self) -> tuple[RunView, ...]:
         return self.app.snapshot.runs if self.app.snapshot else ()
 
+    def _next_step(self, snapshot: Snapshot) -> NextStep:
+        file = self.app.sessions.file
+        return next_step(snapshot, file.name if file else "")
+
     def draw(self, snapshot: Snapshot) -> None:
-        step, stages, tall = next_step(snapshot), workflow(snapshot), self.tall
+        step, stages, tall = self._next_step(snapshot), workflow(snapshot), self.tall
         self.query_one(NextPanel).update(lambda width, _height: render.next_step(step, width, tall))
         self.query_one("#workflow-picture", Panel).update(lambda width, _height: render.workflow(stages, width, tall))
         verdict, runs = snapshot.best or snapshot.verdict, snapshot.runs
@@ -103,7 +107,7 @@ class HomeRoom(Room):
         if self.app.snapshot is None:
             return []
         actions = []
-        step = next_step(self.app.snapshot)
+        step = self._next_step(self.app.snapshot)
         new = step.action == "screen.new"  # then enter does the same as n
         if isinstance(self.focused, RunList):
             actions.append(FooterAction("enter", "open", "do", "open the run under the cursor"))
@@ -129,7 +133,7 @@ class HomeRoom(Room):
         if isinstance(self.focused, RunList):
             self.focused.action_choose()
         elif self.app.snapshot:
-            action = next_step(self.app.snapshot).action
+            action = self._next_step(self.app.snapshot).action
             if action == "screen.new" and not self.app.can_start:
                 self.app.show_notice(self.app.in_use)
             elif action:

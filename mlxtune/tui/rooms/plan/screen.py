@@ -106,7 +106,7 @@ class PlanRoom(Room):
         yield Section("Plan", Panel(id="plan-invite-picture"), lit=True, id="plan-invite")
         yield Panel(id="plan-verdict")
         about = (
-            "The recipe's keys. enter edits one, ← and → go through its values, - and + change a number, d restores the default. "
+            "The keys that are changed most often; all others are edited in the recipe's file. enter edits one, ← and → go through its values, - and + change a number, d restores the default. "
             "Invalid values are not written."
         )
         with Horizontal(id="plan-columns"):
@@ -170,7 +170,7 @@ class PlanRoom(Room):
         self._restored_key = ""
         self._list.set(len(items), partial(self._row, form, items), header=render.form_header, cursor=cursor)
         edits = f"{plural(len(form.edits), 'edit')} saved" if form.edits else ""
-        file = ", ".join(filter(None, [f"recipes/{one_line(form.path.name)}", edits]))
+        file = ", ".join(filter(None, [edits, f"more keys in recipes/{one_line(form.path.name)}"]))
         self.query_one("#plan-form", Section).head.set(title=one_line(form.recipe.name), note=file)
         if item := self._key:
             base = describe_base(form.recipe.model.base) if item.path == "model.base" else ""

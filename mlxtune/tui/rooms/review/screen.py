@@ -82,6 +82,7 @@ class ReviewRoom(SourceRoom):
         self._show_details = False  # instead of the row, on a screen too narrow for both
         self._edited_part: RowPart | None = None
         self._cursor_before_edit = 0
+        self._is_arriving = False  # whether the user has just come from another room
         self._draft_key = ("", "")  # the hash of the row in the source, and the part's name
         self._drafts: dict[tuple[str, str], str] = {}
         self._decision_times: list[float] = []
@@ -120,6 +121,10 @@ class ReviewRoom(SourceRoom):
         session = super().session
         return session if session is not None and not session.has_no_rows and session.error is None else None
 
+    def on_screen_resume(self) -> None:
+        self._is_arriving = True
+        super().on_screen_resume()
+
     # Drawing
 
     def draw(self, snapshot: Snapshot) -> None:
@@ -134,7 +139,10 @@ class ReviewRoom(SourceRoom):
             self.query_one("#no-row", Panel).update(lambda width, _height: self.render_unavailable(session, width))
             return
         if self.app.row_to_open:
+            self._is_arriving = False
             self._open_requested_row(ready, self.app.row_to_open)
+        elif self._is_arriving:
+            self._pass_decided_rows(ready)
         self._find_position(ready)
         row = self.row
         self._draw_row(ready, row)
@@ -154,16 +162,26 @@ class ReviewRoom(SourceRoom):
             return
         self.app.row_to_open = None
         if rows:
-            session.move_to(rows[0])
+            session.move_to(session.row_index if session.row_index in rows else rows[0])
         else:
             text = f"That row is not in {session.ref.name}."
             self.app.show_notice(Notice("!", "$warning", text, "It has been changed or removed since."))
+
+    def _pass_decided_rows(self, session: SourceSession) -> None:
+        """Move past rows with a decision, unless the user chose the current row. Rows that have not been read yet wait."""
+        is_read, decision = session.row_index < session.source.scanned, session.source.decision(session.row_index)
+        if session.row_index == session.row_in_review or (is_read and decision.is_undecided):
+            self._is_arriving = False
+        elif is_read and (position := self._next_undecided(session, session.cursor_position())) is not None:
+            session.move_to(int(session.selection.rows[position]))
 
     def _find_position(self, session: SourceSession) -> None:
         """Find the current row among the selected ones. A row that no longer matches the filter stays visible."""
         rows = session.selection.rows
         if not (self._position < len(rows) and rows[self._position] == session.row_index):
             self._position = session.cursor_position()
+        if not self._is_arriving:
+            session.row_in_review = session.row_index
         if session.row_index != self._drawn_row:
             self._drawn_row, self._swapped = session.row_index, False
             self._interrupt_edit()
@@ -341,16 +359,22 @@ class ReviewRoom(SourceRoom):
         session = self.session
         if session is None or not self.decide(action):
             return
+        position = self._next_undecided(session, self._position)
+        if position is not None:
+            session.move_to(int(session.selection.rows[position]))
+            self._position = position
+            self.redraw()
+
+    def _next_undecided(self, session: SourceSession, current: int) -> int | None:
+        """Return the position of the pending row that follows the one at ``current``, or else of a skipped one."""
         rows, source = session.selection.rows, session.source
-        order = [*range(self._position + 1, len(rows)), *range(self._position)]
+        order: list[int] = [*range(current + 1, len(rows)), *range(current)]
         for status in ("pending", "skipped"):
             for position in order:
                 index = int(rows[position])
                 if source.decision(index).status == status and source.may_decide(index):
-                    session.move_to(index)
-                    self._position = position
-                    self.redraw()
-                    return
+                    return position
+        return None
 
     def action_accept(self) -> None:
         self._decide_and_advance("swap" if is_pair(self.row) and self._swapped else "accept")
@@ -442,6 +466,7 @@ class ReviewRoom(SourceRoom):
         session = self.session
         if session is None or not len(session.selection.rows):
             return
+        self._is_arriving = False
         self._position = max(0, min(position, len(session.selection.rows) - 1))
         session.move_to(int(session.selection.rows[self._position]))
         self.redraw()
