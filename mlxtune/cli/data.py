@@ -135,8 +135,8 @@ def check(
         _show_report(report, fixed, every)
         command = _next_command(source, report, section, fixed)
         if command:
-            is_next = fixed or report.label == "blocked" or report.advice.startswith("Train: ")
-            show(("Run " if is_next else "Then ", "bold primary"), (command, "primary"))
+            is_later = not fixed and not command.startswith("mlxtune data check") and not report.advice.startswith("Train: ")
+            show(("Then " if is_later else "Run ", "bold primary"), (command, "primary"))
     by_hand = [finding for _, finding in fixed.by_hand] if fixed else []
     blocks = [finding for finding in report.findings if finding.severity == "block"]
     if any(not fixed or one in by_hand or not (get_check(one.check).fix.safe or one.check in (also or ())) for one in blocks):

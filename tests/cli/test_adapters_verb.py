@@ -175,6 +175,7 @@ def exported(shop: Path, monkeypatch: pytest.MonkeyPatch, loss: LogitDistance) -
         folder.mkdir(parents=True, exist_ok=True)
         result = Fidelity(form, FAR, loss, 20, 19, (compare("contract", "tuned", "exported", [(True, True)] * 20),))
         fidelity.save(result, folder)
+        (folder / "launch.json").write_text(json.dumps({"request": {"program": "", "name": "shop"}}))
         writer = EventWriter(folder)
         writer.emit("run.started", kind="export", name="shop", base="m", pid=1, host="h")
         try:

@@ -236,7 +236,7 @@ def test_an_edit_replaces_the_content(cli, shop, cwd):
     assert cli("data", "review", "shop.jsonl", listed[0]["after"][:8], "--accept").code == 0  # the new id works, too
     (cwd / "bad.json").write_text('{"messages": []}')
     result = cli("data", "review", "shop.jsonl", "1", "--edit", "bad.json")
-    assert (result.code, "shop.jsonl, line 1: messages" in result.err) == (2, True)
+    assert (result.code, "bad.json cannot replace the row: messages" in result.err) == (2, True)
 
 
 def test_pairs_are_swapped_tied_or_marked_bad(cli, pairs):

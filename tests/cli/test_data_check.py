@@ -201,17 +201,17 @@ def test_a_check_is_muted_with_a_reason(cli, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("row", "ready"),
     [
-        ({"question": "q", "answer": "a"}, "data check {} --map prompt=question,completion=answer"),
-        ({"text": "q", "label": "a"}, "data check {} --map prompt=text,completion=label"),
-        ({"text": "q"}, "init --from {}"),
-        ({"prompt": "My key is AIza" + "SyA1b2C3d4E5f6G7h8I9j0K1l2M3n4O5p6Q", "completion": "Revoke it."}, "data check {} --fix"),
+        ({"question": "q", "answer": "a"}, "Run mlxtune data check {} --map prompt=question,completion=answer"),
+        ({"text": "q", "label": "a"}, "Run mlxtune data check {} --map prompt=text,completion=label"),
+        ({"text": "q"}, "Then mlxtune init --from {}"),  # after the advice to write more rows
+        ({"prompt": "My key is AIza" + "SyA1b2C3d4E5f6G7h8I9j0K1l2M3n4O5p6Q", "completion": "Revoke it."}, "Run mlxtune data check {} --fix"),
     ],
 )
 def test_the_last_line_is_a_command_to_run(row: dict[str, str], ready: str, cli, tmp_path: Path) -> None:
     source = tmp_path / "rows.jsonl"
     source.write_text(json.dumps(row) + "\n")
     line = cli("data", "check", str(source)).out.splitlines()[-1]
-    assert line == "Run mlxtune " + ready.format(source)
+    assert line == ready.format(source)
     assert cli(*line.split()[2:]).code in (0, 1)
 
 
@@ -268,7 +268,7 @@ def test_the_last_command_for_a_recipe_keeps_the_format(cli, tmp_path: Path) -> 
     rows = [{"text": f"Human: How much is {number}?\n\nAssistant: {number} euros."} for number in range(3)]
     source.write_text("".join(json.dumps(row) + "\n" for row in rows) + json.dumps({"text": "Closed.", "messages": "none"}) + "\n")
     line = cli("data", "check", str(source), "--format", "text").out.splitlines()[-1]
-    assert line == f"Run mlxtune init --from {source} --format text"
+    assert line == f"Then mlxtune init --from {source} --format text"
     assert cli("init", str(tmp_path), *line.split()[3:]).code == 0
     recipe = load(tmp_path / "recipes" / "rows.toml")
     assert recipe.data.format == "text"
