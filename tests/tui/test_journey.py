@@ -93,9 +93,10 @@ async def test_from_an_empty_folder_to_a_trained_adapter(workspace: Path) -> Non
         assert len(user.app.sessions.session.browser) == 492
         await user.press("a")
         await user.until_notice("✓ Row 1 accepted.")
-        # Review: the next row is rejected
+        # Review: it opens on the next row, which is rejected
         await user.open("R", "review")
-        await user.press("right", "x")
+        await user.until(lambda: user.head("#read").startswith("▌ Row 2 "))
+        await user.press("x")
         await user.until_notice("✗ Row 2 rejected.")
         # Plan: edits are written to the file, whose comments stay
         await user.open("P", "plan")

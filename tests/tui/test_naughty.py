@@ -110,6 +110,8 @@ def test_no_control_byte_reaches_the_terminal(shop: Shop, tmp_path: Path, mode: 
         screen.until("^p more")
         if mode != "home":
             open_in_terminal(screen, mode)
+        if mode in SHOWS_ROWS:
+            screen.until("owned")
         screen.press("\t")
         screen.press("\x1bOP", shows="esc close")
         screen.press("\x1bOP", shows="^p more")  # wait for the footer: the header is also rewritten when memory use changes
