@@ -204,7 +204,10 @@ def test_a_check_is_muted_with_a_reason(cli, tmp_path: Path) -> None:
         ({"question": "q", "answer": "a"}, "Run mlxtune data check {} --map prompt=question,completion=answer"),
         ({"text": "q", "label": "a"}, "Run mlxtune data check {} --map prompt=text,completion=label"),
         ({"text": "q"}, "Then mlxtune init --from {}"),  # after the advice to write more rows
-        ({"prompt": "My key is AIza" + "SyA1b2C3d4E5f6G7h8I9j0K1l2M3n4O5p6Q", "completion": "Revoke it."}, "Run mlxtune data check {} --fix"),
+        (
+            {"prompt": "My key is AIza" + "SyA1b2C3d4E5f6G7h8I9j0K1l2M3n4O5p6Q", "completion": "Revoke it."},
+            "Run mlxtune data check {} --fix",
+        ),
     ],
 )
 def test_the_last_line_is_a_command_to_run(row: dict[str, str], ready: str, cli, tmp_path: Path) -> None:

@@ -94,8 +94,7 @@ async def test_tab_completes_a_path_and_a_wrong_one_is_refused(shop: Shop, check
         await room.press("H")
         await room.until(lambda: "Write a recipe for support-more.jsonl." in room.text("#next-picture"))
         await room.press("enter")
-        await prompted(room)
-        assert field(room).value == "support-more"
+        await room.until(lambda: isinstance(room.screen, PromptDialog) and field(room).value == "support-more")
 
 
 async def test_unknown_columns_are_mapped_while_the_rows_are_shown(

@@ -122,7 +122,9 @@ async def test_tokens_are_counted_for_the_row_on_screen_and_not_for_the_rows_pas
         assert requests == [0, 4]
 
 
-async def test_review_opens_on_an_undecided_row_unless_the_user_opens_a_row(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
+async def test_review_opens_on_an_undecided_row_unless_the_user_opens_a_row(
+    shop: Shop, checks: Checks, open_room: OpenRoom
+) -> None:
     fill(shop)
     async with open_room("data", WIDE) as room:
         await room.until(lambda: ready(room))
