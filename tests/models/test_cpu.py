@@ -9,6 +9,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 import pytest
+from waiting import wait_until
 
 from mlxtune.models.cpu import blas, exp, quantized
 
@@ -30,21 +31,43 @@ class Library:
         self.threads = count
 
 
-@pytest.mark.parametrize(("load", "threads"), [(1.0, [2, 2, 1]), (9.0, [1, 1, 1])])
-def test_a_busy_machine_gets_fewer_blas_threads(monkeypatch: pytest.MonkeyPatch, load: float, threads: list[int]) -> None:
+@pytest.fixture
+def library(monkeypatch: pytest.MonkeyPatch) -> Library:
+    """The OpenBLAS of a process on two cores."""
     library = Library()
     monkeypatch.setattr(blas.ctypes, "CDLL", lambda name, mode: library)
     monkeypatch.setattr(blas, "_libraries", [])
-    monkeypatch.setattr(blas, "_limits", [])
-    monkeypatch.setattr(os, "getloadavg", lambda: (load, 0.0, 0.0))
+    monkeypatch.setattr(blas, "_threads", blas._Threads(wanted=2, limit=2))
+    monkeypatch.setattr(blas, "_LOAD_INTERVAL", 0.01)
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
     monkeypatch.delenv("OPENBLAS_NUM_THREADS")
+    return library
+
+
+@pytest.mark.parametrize(("load", "threads"), [(1.0, [2, 2, 1]), (9.0, [1, 1, 1])])
+def test_a_busy_machine_gets_fewer_blas_threads(
+    library: Library, monkeypatch: pytest.MonkeyPatch, load: float, threads: list[int]
+) -> None:
+    monkeypatch.setattr(os, "getloadavg", lambda: (load, 0.0, 0.0))
     assert blas._load("openblas")
     observed = [library.threads]
     for count in (2, 1):
         blas.set_threads(count)
         observed.append(library.threads)
     assert observed == threads
+
+
+def test_a_machine_that_becomes_busy_later_gets_fewer_blas_threads(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+    load = 1.0
+    monkeypatch.setattr(os, "getloadavg", lambda: (load, 0.0, 0.0))
+    assert blas._load("openblas")
+    blas.set_threads(2)
+    assert library.threads == 2
+    load = 9.0
+    wait_until(lambda: library.threads == 1)
+    load = 1.0
+    blas.set_threads(2)
+    assert library.threads == 1  # another number would round differently
 
 
 @pytest.mark.parametrize("kind", MASKS)

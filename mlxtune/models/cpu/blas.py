@@ -16,7 +16,10 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+import threading
+import time
 from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from mlxtune.core.files import home, sync_folder
@@ -24,8 +27,21 @@ from mlxtune.core.machine_load import busy_load, fair_threads
 from mlxtune.planning.machine import installed_version, this_machine
 
 _SYMBOLS = ("cblas_sgemm", "cblas_dgemm", "cblas_cgemm", "openblas_set_num_threads")  # called by libmlx and set_threads()
+_MOST_THREADS = os.cpu_count() or 1
+_LOAD_INTERVAL = 5.0  # seconds
 _libraries: list[ctypes.CDLL] = []
-_limits: list[int] = []  # the most threads per matrix multiplication, if this process started on a busy machine
+
+
+@dataclass
+class _Threads:
+    """The number of threads per matrix multiplication: ``wanted``, but at most ``limit``."""
+
+    wanted: int
+    limit: int
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
+_threads = _Threads(wanted=_MOST_THREADS, limit=_MOST_THREADS)
 
 
 def preload() -> str:
@@ -33,7 +49,8 @@ def preload() -> str:
 
     Must run before ``mlx`` is imported. Does nothing on a Mac or with CUDA. Without a fast BLAS, MLX still works, but slowly.
     On a busy machine, OpenBLAS's threads wait for each other while others have the cores, up to twenty times longer than they
-    compute, so it gets fewer. That may change the rounding of large products, so it is decided once per process.
+    compute. It gets fewer threads as soon as the machine is busy, and then keeps that number, because the number of threads affects
+    the rounding of large products.
     """
     if platform.system() != "Linux" or this_machine().backend != "cpu":
         return ""
@@ -52,16 +69,36 @@ def _load(library: str) -> bool:
         _libraries.append(ctypes.CDLL(library, mode=ctypes.RTLD_GLOBAL))
     except OSError:
         return False
-    if load := busy_load():
-        _limits.append(fair_threads(load))
-        set_threads(_limits[0])
+    if "OPENBLAS_NUM_THREADS" not in os.environ:
+        limit_threads()
+        threading.Thread(target=_follow_load, name="machine load", daemon=True).start()
     return True
+
+
+def _follow_load() -> None:
+    while True:
+        time.sleep(_LOAD_INTERVAL)
+        limit_threads()
+
+
+def limit_threads() -> None:
+    """From now on, use at most this process's share of the cores, if other programs keep this machine busy."""
+    if load := busy_load():
+        with _threads.lock:
+            _threads.limit = min(_threads.limit, fair_threads(load))
+            _set_threads()
 
 
 def set_threads(count: int) -> None:
     """Set the number of threads per matrix multiplication, within the limit of a busy machine. Needs a loaded BLAS."""
+    with _threads.lock:
+        _threads.wanted = count
+        _set_threads()
+
+
+def _set_threads() -> None:
     for library in _libraries:
-        library.openblas_set_num_threads(min([count, *_limits]))
+        library.openblas_set_num_threads(min(_threads.wanted, _threads.limit))
 
 
 def _wheel_library() -> Path | None:
