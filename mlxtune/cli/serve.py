@@ -14,6 +14,7 @@ from mlxtune.cli.chat import ShareAccelerator, Which, parse_model
 from mlxtune.cli.options import Json
 from mlxtune.cli.output import info, out, progress_bar, show, show_json
 from mlxtune.cli.tables import print_columns
+from mlxtune.core import allocator
 from mlxtune.core.errors import InputError
 from mlxtune.core.text import one_line
 from mlxtune.models.resolve import resolve
@@ -80,6 +81,7 @@ def serve(
             raise InputError(
                 f"{one_line(origin, 80)} is not an origin.", hint="Use scheme, host, and port: https://example.com, or *."
             )
+    allocator.share_arena()
     base, _ = parse_model(Path.cwd(), which)
     token = os.environ.get(TOKEN_VARIABLE, "")
     with progress_bar("looking for the model") as update:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import shutil
 import signal
 import subprocess
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from arenas import DESCRIBE, count_arenas
 from waiting import PATIENCE
 
 from mlxtune import serving
@@ -143,7 +145,8 @@ def test_without_the_extra_serve_has_an_install_hint(cli, chat_workspace: Path, 
 @contextmanager
 def running_server(workspace: Path) -> Iterator[tuple[subprocess.Popen[str], dict[str, Any]]]:
     """Start a server in ``workspace``. Yield its process and the document that it printed."""
-    command = [sys.executable, "-m", "mlxtune", "serve", "tiny", "--port", "0", "--share-accelerator", "--json"]
+    code = f"{DESCRIBE}\nfrom mlxtune.cli.start import main\nmain()"
+    command = [sys.executable, "-c", code, "serve", "tiny", "--port", "0", "--share-accelerator", "--json"]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=workspace, env=os.environ
     ) as server:
@@ -165,6 +168,8 @@ def test_a_server_prints_its_url_answers_and_ends_on_ctrl_c(chat_workspace: Path
         server.send_signal(signal.SIGINT)
         assert server.wait(PATIENCE) == 0
         assert "mine" in server.stderr.read()
+    if platform.libc_ver()[0] == "glibc":
+        assert count_arenas(chat_workspace) == 1  # threads do not keep the memory of requests
 
 
 @pytest.mark.exhaustive

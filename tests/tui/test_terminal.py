@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import platform
 import signal
 import subprocess
 from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
+from arenas import DESCRIBE, count_arenas, needs_glibc
 from exhaustive import cases
 from waiting import PATIENCE, kill_worker, wait_for_state, wait_until
 
@@ -63,16 +63,8 @@ from mlxtune.cli.start import main
 main()
 """
 
-# Ends with a description of glibc's arenas, one element for each.
-ARENAS = """
-import atexit, ctypes, sys
-def describe():
-    libc = ctypes.CDLL(None)
-    libc.fopen.restype = ctypes.c_void_p
-    file = ctypes.c_void_p(libc.fopen(b"arenas.xml", b"w"))
-    libc.malloc_info(0, file)
-    libc.fclose(file)
-atexit.register(describe)
+APP = """
+import sys
 sys.argv = ["mlxtune"]
 from mlxtune.cli.start import main
 main()
@@ -92,14 +84,14 @@ def test_the_terminal_is_left_as_it_was(tmp_path: Path, ending: str, code: int) 
         assert screen.restored
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has an arena for each thread")
+@needs_glibc
 def test_threads_do_not_keep_the_memory_of_jobs(tmp_path: Path) -> None:
     (tmp_path / "work").mkdir()
-    with terminal(tmp_path / "work", tmp_path / "home", code=ARENAS) as screen:
+    with terminal(tmp_path / "work", tmp_path / "home", code=DESCRIBE + APP) as screen:
         screen.until("Start with the sample workspace.")
         screen.press("q")
         assert screen.end() == 0
-    assert (tmp_path / "work" / "arenas.xml").read_text().count("<heap ") == 1
+    assert count_arenas(tmp_path / "work") == 1
 
 
 @pytest.mark.parametrize("hangup_signal", cases([True, False], "True"))
