@@ -12,7 +12,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -111,13 +111,18 @@ def rename(workspace: Path, which: str, name: str) -> AdapterEntry:
     return find(workspace, entry.key)
 
 
-def tag(workspace: Path, which: str, add: Sequence[str] = (), drop: Sequence[str] = ()) -> AdapterEntry:
-    """Add tags to an adapter and drop others. Raise ``InputError`` if a tag is invalid or a dropped tag does not exist."""
-    for name in add:
+def check_tags(names: Iterable[str]) -> None:
+    """Raise ``InputError`` if a tag is invalid."""
+    for name in names:
         if not _TAG.fullmatch(name):
             raise InputError(
                 f"{one_line(name, 60)!r} is not a valid tag.", hint="Use one word of up to 32 letters, digits, dots and dashes."
             )
+
+
+def tag(workspace: Path, which: str, add: Sequence[str] = (), drop: Sequence[str] = ()) -> AdapterEntry:
+    """Add tags to an adapter and drop others. Raise ``InputError`` if a tag is invalid or a dropped tag does not exist."""
+    check_tags(add)
     with _edit(workspace, which) as (entry, append):
         if missing := [name for name in drop if name not in entry.tags]:
             raise InputError(f"{entry.name} has no tag {one_line(missing[0], 60)}.", hint=f"Its tags: {', '.join(entry.tags)}")

@@ -20,7 +20,7 @@ from mlxtune.cli.options import Json
 from mlxtune.cli.output import Cell, info, out, progress_bar, show, show_json
 from mlxtune.cli.tables import print_columns, print_facts, print_heading, print_section, share_bar
 from mlxtune.core.errors import DataError, InputError
-from mlxtune.core.text import one_line, plural, suggest
+from mlxtune.core.text import one_line, plural
 from mlxtune.data import export as exports
 from mlxtune.data import review as reviews
 from mlxtune.data import split as splits
@@ -116,7 +116,7 @@ def check(
     from mlxtune.data.access.records import SourceRecords
     from mlxtune.data.checks.fixes import fixed_copy_path, select_fixes, write_fixed
     from mlxtune.data.checks.registry import get_check
-    from mlxtune.data.checks.report import report_json
+    from mlxtune.data.checks.report import NAME_THE_COLUMNS, report_json
 
     if (also or out) and not fix:
         raise InputError("--also and --out require --fix.", hint="Add --fix.")
@@ -125,6 +125,8 @@ def check(
     _mute(path, mute, unmute, reason)
     report = run_checks(source, path, section)
     fixed = None
+    if fix and not report.kept:
+        raise DataError(f"{one_line(path.name, 60)} has no row that can be read, so nothing can be fixed.", hint=NAME_THE_COLUMNS)
     if fix:
         target = out or fixed_copy_path(path)
         with SourceRecords(path, section.format, section.map) as records:
@@ -147,7 +149,7 @@ def _next_command(source: Path, report: CheckReport, section: DataSection, fixed
     """Return the command that helps most, or an empty string: a map for unknown columns, the fixes, a recipe, or training."""
     from mlxtune.data.checks.registry import get_check
     from mlxtune.data.readers.columns import mapping_option
-    from mlxtune.data.scaffold import first_record, guessed_mapping
+    from mlxtune.data.scaffold import first_record, guessed_mapping, inline_table
 
     is_recipe, quoted = source.suffix == ".toml", shlex.quote(str(source))
     if not section.map and (report.kept == 0 or set(report.formats) == {"text"}):
@@ -169,16 +171,21 @@ def _next_command(source: Path, report: CheckReport, section: DataSection, fixed
         return f"mlxtune data check {quoted}{format}{options} --fix{''.join(f' --also {id}' for id in unsafe)}"
     if not report.kept:
         return ""
-    return f"mlxtune train {quoted}" if is_recipe else f"mlxtune init --from {quoted}{format}{options}"
+    if is_recipe:
+        own = load(source, []).data
+        settings = [f"data.map={inline_table(section.map)}"] if section.map != own.map else []
+        settings += [f"data.format={section.format}"] if section.format != own.format else []
+        return " ".join((f"mlxtune train {quoted}", *(f"--set {shlex.quote(one)}" for one in settings)))
+    return f"mlxtune init --from {quoted}{format}{options}"
 
 
 def _mute(path: Path, mute: str, unmute: str, reason: str) -> None:
     """Mute and unmute checks in the review of ``path``. Raise ``InputError`` for an unknown check or a missing reason."""
-    from mlxtune.data.checks.registry import CHECKS, is_check, may_mute
+    from mlxtune.data.checks.registry import is_check, may_mute, unknown_check
 
     for check in filter(None, (mute, unmute)):
         if not is_check(check):
-            raise InputError(f"Unknown check {one_line(check, 30)}.", hint=suggest(check, CHECKS))
+            raise unknown_check(check)
     if reason and not mute:
         raise InputError("--reason requires --mute.", hint="Add --mute CHECK.")
     if mute and not reason.strip():

@@ -235,8 +235,8 @@ def _show_review(browser: SourceBrowser, matching: Sequence[int], json: bool, *,
         return
     by = f" by {one_line(browser.annotator, 20)}" if browser.annotator else ""
     print_heading(out, browser.path.name, f"{browser.decided_count:,} of {total:,} decided{by}")
-    summary = [f"{counts[status]:,} {status}" for status in STATUSES if counts[status]] + ([f"{edited:,} edited"] if edited else [])
-    show("  ", (", ".join(summary), "muted"))
+    summary = ", ".join(f"{counts[status]:,} {status}" for status in STATUSES if counts[status])
+    show("  ", (f"{summary}; {edited:,} edited" if edited else summary, "muted"))
     for item in agreement:
         show("  ", (f"{item.title}: ", "bold"), item.sentence)
     if disputed:

@@ -42,7 +42,9 @@ app = typer.Typer(
     help="List, show, attach to, stop, resume, export, and remove runs.", invoke_without_command=True, no_args_is_help=False
 )
 
-RunName = Annotated[str, typer.Argument(help="A run ID, a unique part of it, a folder, or last (the newest training run).")]
+RunName = Annotated[
+    str, typer.Argument(help="A run ID, a unique part of it, a folder, or last (the active run, else the newest training run).")
+]
 Kind = Annotated[str, typer.Option("--kind", help=f"Show only one kind of run: {', '.join(RUN_KINDS)}.", metavar="KIND")]
 
 
@@ -141,6 +143,9 @@ def stop(name: RunName = "last", json: Json = False) -> None:
         show_json(_record(run))
         return
     state = run.state()
+    if state.phase == "finished":
+        show(f"{run.id} finished before it was stopped.")
+        return
     if run.kind != "train":
         show(f"{run.id} stopped.")
         if run.kind in ("eval", "search"):
@@ -230,6 +235,8 @@ def _follow(run: Run, json: bool) -> int:
         code = follow_answers(run)
     if not json:
         _show_result(run)
+        if run.status() == "stopped":
+            show("  Continue it: ", (f"mlxtune runs resume {run.id}", "primary"))
     return code
 
 

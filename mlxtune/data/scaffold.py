@@ -279,7 +279,7 @@ def recipe_text(scaffold: Scaffold, name: str, source: str, schema: str) -> str:
         "[data]",
         f"source = {toml_literal(source)}",
         *([f"format = {toml_literal(scaffold.format)}"] if scaffold.format != "auto" else []),
-        *([f"map = {_inline(scaffold.mapping)}"] if scaffold.mapping else []),
+        *([f"map = {inline_table(scaffold.mapping)}"] if scaffold.mapping else []),
         f"max_tokens = {scaffold.max_tokens}            # estimated from the longest row; mlxtune plan counts the tokens",
         "",
         "[method]",
@@ -297,7 +297,7 @@ def recipe_text(scaffold: Scaffold, name: str, source: str, schema: str) -> str:
         lines += _CONTRACT_EXAMPLE
     for sentence in scaffold.sentences:
         block = ["[[evaluation.disclaimers]]", f"text = {toml_literal(sentence.text)}"]
-        block += [f"when = {_inline(dict([sentence.when]))}"] if sentence.when else []
+        block += [f"when = {inline_table(dict([sentence.when]))}"] if sentence.when else []
         if sentence.share < 1:
             block = [
                 f"# In {sentence.share:.0%} of the answers. Uncomment it if every answer must contain it.",
@@ -363,7 +363,7 @@ def write(scaffold: Scaffold, folder: Path, name: str = "") -> Path:
     return recipe
 
 
-def _inline(mapping: Mapping[str, str]) -> str:
+def inline_table(mapping: Mapping[str, str]) -> str:
     return (
         "{ "
         + ", ".join(

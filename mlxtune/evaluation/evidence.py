@@ -44,7 +44,10 @@ FILES = (RECIPE, SCHEMA, QUESTIONS, OUTPUTS, PREFERENCES, REGRESSION, NEAREST, V
 
 @dataclass(frozen=True)
 class EvaluatedRow:
-    """A held-out row: its line in the source, its group of related rows, its reference answer (if any), and its prompt."""
+    """A held-out row: its position in the source, its group of related rows, its reference answer (if any), and its prompt.
+
+    ``element`` is its number in a JSON array. Evaluations of older versions have only the line.
+    """
 
     id: str
     line: int
@@ -52,6 +55,12 @@ class EvaluatedRow:
     reference: str | None
     prompt: tuple[Message, ...]
     tools: tuple[Any, ...] = ()
+    element: int | None = None
+
+    @property
+    def location(self) -> Location:
+        """The position in the source, without its file."""
+        return Location(Path(), self.line, self.element)
 
     @property
     def question(self) -> str:
@@ -106,6 +115,12 @@ class NearestRow:
     question: str = field(metadata={"key": "asks"})
     similarity: float = field(metadata={"key": "alike"})
     reviews: tuple[ReviewDecision, ...] = field(metadata={"key": "reviewed"})
+    element: int | None = None
+
+    @property
+    def location(self) -> Location:
+        """The position in the source."""
+        return Location(Path(self.file), self.line, self.element)
 
 
 @dataclass(frozen=True)
@@ -169,6 +184,7 @@ def _record(row: PromptRow, group: str) -> dict[str, Any]:
     return {
         "id": row.id,
         "line": row.location.line,
+        **({"element": row.location.element} if row.location.element else {}),
         "group": group,
         "reference": row.reference,
         "prompt": [message.as_dict() for message in row.prompt],
@@ -246,7 +262,10 @@ def load_rows(folder: Path, name: str = QUESTIONS) -> tuple[EvaluatedRow, ...]:
 
 def evaluated_rows(rows: Sequence[PromptRow]) -> list[EvaluatedRow]:
     """Return ``rows`` in the form in which they are stored, without groups."""
-    return [EvaluatedRow(row.id, row.location.line, "", row.reference, tuple(row.prompt), tuple(row.tools)) for row in rows]
+    return [
+        EvaluatedRow(row.id, row.location.line, "", row.reference, tuple(row.prompt), tuple(row.tools), row.location.element)
+        for row in rows
+    ]
 
 
 def load_links(folder: Path) -> dict[str, FailureLinks]:
@@ -279,7 +298,8 @@ def _row(record: Any, location: str) -> EvaluatedRow:
                 if isinstance(turn, dict) and isinstance(turn.get("role"), str) and isinstance(turn.get("content"), str)
             ]
             if len(messages) == len(turns):
-                return EvaluatedRow(id, line, group, reference, tuple(messages), tuple(record.get("tools", ())))
+                tools, element = tuple(record.get("tools", ())), record.get("element")
+                return EvaluatedRow(id, line, group, reference, tuple(messages), tools, element)
     raise _malformed(location)
 
 

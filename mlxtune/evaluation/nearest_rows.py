@@ -37,7 +37,8 @@ def save_nearest(
 
     def nearest(index: int, similarity: float) -> NearestRow:
         row = train[index]
-        return NearestRow(row.id, row.location.file.name, row.location.line, prompt_text(row), similarity, reviews(row))
+        file, line, element = row.location.file.name, row.location.line, row.location.element
+        return NearestRow(row.id, file, line, prompt_text(row), similarity, reviews(row), element)
 
     records = [
         {"id": row.id, **to_json(FailureLinks(reviews(row), tuple(nearest(*match) for match in matches)))}

@@ -117,7 +117,8 @@ class RunState:
             return ""
         arm, kind, done, total = self.current_arm
         verb = {"reference": "scores", "prompt": "reads"}.get(kind, "answers")
-        left = "" if self.arm_remaining_seconds is None else f", {duration(self.arm_remaining_seconds)} left"
+        seconds = self.arm_remaining_seconds or 0.0
+        left = f", {duration(seconds)} left" if seconds >= 1 else ""
         return f"{one_line(arm, 40)} {verb} {done:,} of {plural(total, kind)}{left}"
 
     @property

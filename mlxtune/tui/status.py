@@ -69,10 +69,11 @@ def _time(view: RunView, now: float) -> str:
 
 
 def time_left(view: RunView, now: float) -> float | None:
-    """Return the estimated seconds until a live run ends, or until its current arm does, counting down between two events."""
+    """Return the estimated seconds until a live run ends, or until its current arm does, counting down between two events. ``None`` if unknown."""
     state = view.state
     left, since = (state.remaining_seconds, state.steps[-1].t) if state.steps else (state.arm_remaining_seconds, state.updated)
-    return None if left is None or not view.alive else max(0.0, left - max(0.0, now - since))
+    left = None if left is None or not view.alive else left - max(0.0, now - since)
+    return left if left is not None and left >= 1 else None  # it takes longer than estimated
 
 
 def nan_step(view: RunView) -> int | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -313,6 +314,16 @@ def test_adapter_without_recipe_is_compared_on_off_task_prompts(trained_workspac
     exporting.export(worker)
     result = fidelity.load(worker.folder)
     assert (result.rows, result.rates) == (38, ())
+
+
+@pytest.mark.parametrize("form", ["fused", "hf"])
+def test_only_gguf_files_need_the_package_gguf(trained_workspace: Path, form: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.startswith("mlxtune.adapters.export.gguf")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.delattr("mlxtune.adapters.export.gguf")
+    monkeypatch.setitem(sys.modules, "gguf", None)
+    worker = started(trained_workspace, form, monkeypatch, target=trained_workspace / "out")
+    assert exporting.export(worker)["folder"] == str(trained_workspace / "out")
 
 
 def test_different_base_weights_are_refused(trained_workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -236,6 +236,22 @@ def test_the_last_command_keeps_the_format(cli, tmp_path: Path) -> None:
     assert cli(*line.split()[2:]).code == 0
 
 
+def test_a_wrong_map_is_not_fixed_by_leaving_every_row_out(cli, tmp_path: Path) -> None:
+    rows = [{"question": f"How much is {number}?", "answer": f"It is {number}."} for number in range(60)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert cli("init", str(tmp_path), "--from", str(tmp_path / "rows.jsonl")).code == 0
+    recipe = tmp_path / "recipes" / "rows.toml"
+    recipe.write_text(recipe.read_text().replace('completion = "answer"', 'completion = "answr"'))
+    result = cli("data", "check", str(recipe), "--fix")
+    assert (result.code, result.out) == (2, "")
+    assert "rows.jsonl has no row that can be read, so nothing can be fixed." in " ".join(result.err.split())
+    assert not (tmp_path / "rows.fixed.jsonl").exists()
+    assert "data.map in a recipe" in " ".join(cli("data", "check", str(recipe)).out.split())
+    line = cli("data", "check", str(recipe), "--map", "prompt=question,completion=answer").out.splitlines()[-1]
+    *_, override = shlex.split(line)
+    assert load(recipe, [override]).data.map == {"prompt": "question", "completion": "answer"}
+
+
 @pytest.mark.slow
 def test_after_a_fix_a_recipe_is_trained_on_the_fixed_copy(cli, tmp_path: Path) -> None:
     secret = {"prompt": "My key is AIza" + "SyA1b2C3d4E5f6G7h8I9j0K1l2M3n4O5p6Q", "completion": "Revoke it."}

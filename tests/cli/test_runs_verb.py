@@ -149,8 +149,9 @@ def test_a_running_run_is_listed_as_running(cli, cwd):
 def test_attach_prints_events_and_exits_with_the_runs_code(cli, cwd, end, code):
     _run(cwd, "20261122-0900-shop", end=end)
     result = cli("runs", "attach")
-    assert (result.code, bool(result.out)) == (code, not code), "only a run that has finished has an adapter to evaluate"
+    assert (result.code, bool(result.out)) == (code, code != 2), "a run that failed has no adapter to evaluate"
     assert ("Evaluate it:" in result.err) == (not code)
+    assert ("Continue it: mlxtune runs resume 20261122-0900-shop" in result.out) == (code == 3)
     assert "shop started on m" in result.err
     assert "validation at 1,204: 1.500" in result.err
 
@@ -194,6 +195,18 @@ def test_stopping_an_ended_run_is_bad_input(cli, cwd):
     result = cli("runs", "stop")
     assert result.code == 2
     assert "is not running. Its status is finished" in result.err
+
+
+def test_a_run_that_finishes_before_it_is_stopped_is_not_continued(cli, cwd, monkeypatch):
+    folder = _run(cwd, "20261122-0900-shop", parent="evals")
+
+    def stop(run):
+        writer = EventWriter(folder)
+        writer.emit(FINISHED[0], **FINISHED[1])
+        writer.close()
+
+    monkeypatch.setattr("mlxtune.runs.registry.stop", stop)
+    assert cli("runs", "stop", str(folder)).out == "20261122-0900-shop finished before it was stopped.\n"
 
 
 def test_stop_does_not_wait_without_end(cli, cwd, monkeypatch):

@@ -71,6 +71,12 @@ def test_an_invalid_filter_is_reported(text, words):
     assert words in caught.value.message
 
 
+def test_a_checks_title_leads_to_its_name():
+    with pytest.raises(InputError) as caught:
+        parse("finding:as-an-ai")
+    assert caught.value.hint == "Did you mean self-reference?"
+
+
 def test_a_typo_gets_a_suggestion():
     with pytest.raises(InputError) as caught:
         parse("status:acepted")

@@ -194,6 +194,8 @@ def test_remaining_time_of_an_arm_follows_from_its_mean_speed() -> None:
     state = fold([*start, _event("arm.progress", 120.0, arm="base", done=20, total=60)])
     assert state.arm_remaining_seconds == 40.0
     assert state.arm_progress == "base answers 20 of 60 held-out rows, 40 s left"
+    almost = fold([*start, _event("arm.progress", 129.5, arm="base", done=59, total=60)])
+    assert almost.arm_progress == "base answers 59 of 60 held-out rows", "not 0 s left"
     again = [_event("arm.started", 900.0, arm="base", rows=60), _event("arm.progress", 910.0, arm="base", done=30, total=60)]
     assert fold(again, state).arm_remaining_seconds == 10.0, "the time before the evaluation was resumed does not count"
     other = fold([_event("arm.progress", 130.0, arm="base", done=10, total=30, of="off-task prompt")], state)

@@ -128,7 +128,8 @@ async def test_rename(stocked: Shop, open_room: OpenRoom) -> None:
         await move_to(room, "voice")
         await room.press("r")
         await room.answer("no such/name")
-        await room.until(lambda: room.notice.startswith("✗"))
+        await room.until(lambda: "is not a valid adapter name" in room.text("#wrong"))
+        assert room.screen.query_one(Input).value == "no such/name"
 
 
 async def test_tags_are_replaced_and_removed(stocked: Shop, open_room: OpenRoom) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import re
 import subprocess
 import sys
 import weakref
@@ -16,6 +17,7 @@ from textual.css.parse import parse
 from textual.strip import Strip
 from textual.widgets import OptionList
 
+from mlxtune import tui
 from mlxtune.tui.app import MlxtuneApp
 from mlxtune.tui.rooms import ROOMS
 from mlxtune.tui.stylesheet import CachedStylesheet
@@ -98,6 +100,21 @@ async def test_every_page_can_have_any_size(loaded: Shop, open_room: OpenRoom, s
 async def test_a_missing_workspace_is_an_empty_one(tmp_path: Path) -> None:
     async with drive(MlxtuneApp(tmp_path / "nowhere"), "home", NARROW) as room:
         await room.until(lambda: "Start with the sample workspace." in room.text("#next-picture"))
+
+
+def test_a_style_sheet_does_not_apply_to_widgets_of_other_rooms() -> None:
+    """Textual applies the style sheet of every room that was opened to all screens."""
+    package = Path(tui.__file__).parent
+    styled = {path: set(re.findall(r"#([a-z][\w-]*)", path.read_text())) for path in package.glob("rooms/*/style.tcss")}
+    named = {path: set(re.findall(r"\bid=\"([\w-]+)\"", path.read_text())) for path in package.rglob("*.py")}
+    assert len(styled) == len(ROOMS)
+    assert [
+        f"{sheet.parent.name}/style.tcss also applies to #{id} in {module.relative_to(package)}"
+        for sheet, ids in styled.items()
+        for module, own in named.items()
+        if module.parent != sheet.parent
+        for id in ids & own
+    ] == []
 
 
 async def test_style_sheets_are_parsed_once_per_theme(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -58,7 +58,7 @@ async def test_rows_are_shown_before_the_checks_finish(shop: Shop, checks: Check
     checks.gate.clear()
     async with open_room("data") as room:
         await room.until(lambda: "Where is my parcel?" in room.text("#list") and "counting tokens" in room.text("#summary"))
-        await room.until(lambda: room.head("#rows") == "▌ Rows 1 of 14, 13 undecided")
+        await room.until(lambda: room.head("#row-list") == "▌ Rows 1 of 14, 13 undecided")
         assert session_of(room).source.verdict is None
         checks.gate.set()
         await checked(room)
@@ -75,7 +75,7 @@ async def test_the_filter_applies_as_it_is_typed_and_explains_its_errors(shop: S
     async with open_room("data") as room:
         session = await checked(room)
         await room.press("slash", *"tag:login")
-        await room.until(lambda: room.head("#rows") == "▌ Rows 1 of 6, 14 in total, 13 undecided")
+        await room.until(lambda: room.head("#row-list") == "▌ Rows 1 of 6, 14 in total, 13 undecided")
         await room.press("backspace", *"nn")
         await room.until(lambda: "No rows match." in room.text("#message"))
         await room.press(*["backspace"] * 10, *"statu:x")
@@ -154,7 +154,7 @@ async def test_decisions_are_confirmed_undone_and_redone_and_the_source_is_not_w
         await room.until(lambda: "✓" in row(room, 1))
         await room.press("down", "x")
         await room.until_notice("✗ Row 2 rejected.")
-        assert room.head("#rows").endswith("11 undecided")
+        assert room.head("#row-list").endswith("11 undecided")
         await room.press("u")
         await room.until_notice("↶ Row 2: reject undone.")
         await room.press("u")
@@ -342,7 +342,7 @@ async def test_g_shows_the_statistics_on_a_narrow_screen(shop: Shop, checks: Che
     fill(shop)
     async with open_room("data", NARROW) as room:
         session = await checked(room)
-        assert not room.screen.query_one("#stats").display
+        assert not room.screen.query_one("#statistics").display
         assert "stats" in room.actions
         await room.press("g")
         await room.until(lambda: room.focus == "findings-list" and not room.screen.query_one("#rows-side").display)
@@ -350,11 +350,13 @@ async def test_g_shows_the_statistics_on_a_narrow_screen(shop: Shop, checks: Che
         assert "over the limit of 64" in room.text("#histogram")
         assert "train" in room.text("#split-bar")
         await room.press("down", "enter")
-        await room.until(lambda: session.selection.filter.startswith("finding:") and not room.screen.query_one("#stats").display)
+        await room.until(
+            lambda: session.selection.filter.startswith("finding:") and not room.screen.query_one("#statistics").display
+        )
         room.screen.action_stats()
         room.screen.action_leave()  # before the focus has moved
         await room.pilot.pause()
-        await room.until(lambda: room.focus == "list" and not room.screen.query_one("#stats").display)
+        await room.until(lambda: room.focus == "list" and not room.screen.query_one("#statistics").display)
         await room.press("g", "escape")
         await room.until(lambda: room.focus == "list")
 
@@ -384,7 +386,7 @@ async def test_g_shows_labels_coverage_and_agreement(shop: Shop, checks: Checks,
         await room.press("g", "g")
         await room.until(lambda: room.focus == "label-bars" and "billing" in room.text("#label-bars"))
         await room.press("g")
-        await room.until(lambda: room.focus == "list" and not room.screen.query_one("#stats").display)
+        await room.until(lambda: room.focus == "list" and not room.screen.query_one("#statistics").display)
 
 
 async def test_an_import_writes_a_file_in_the_workspace_and_shows_it(
@@ -442,7 +444,7 @@ async def test_a_missing_changed_and_emptied_source_is_noticed(shop: Shop, check
         write(source, GOOD)
         await settle()
         await checked(room)
-        assert room.head("#rows").endswith("1 of 10, 10 undecided")
+        assert room.head("#row-list").endswith("1 of 10, 10 undecided")
         await room.press("down", "down", "a")
         write(source, ROWS)
         await settle()

@@ -11,6 +11,7 @@ import pytest
 
 from mlxtune.core.errors import MachineError
 from mlxtune.data.source import read_file
+from mlxtune.recipe import dump, load
 from mlxtune.runs.registry import Run
 from mlxtune.tui.rooms.evaluate import service
 from mlxtune.tui.rooms.evaluate.paired_table import PairedTable
@@ -425,6 +426,39 @@ async def test_a_failed_evaluation_is_explained_above_the_last_report(
     async with open_room("evaluate") as room:
         await rows_found(room, "Tuned fails")
         assert error(room) == f"{text} {hint}"
+
+
+async def test_n_works_after_the_first_evaluation_was_stopped(shop: Shop, open_room: OpenRoom) -> None:
+    shop.recipe()
+    shop.run("20261124-1700-support-json", kind="eval", age=90, end=("run.stopped", {"step": 0}))
+    async with open_room("evaluate") as room:
+        await room.until(lambda: "Press n to start another." in error(room))
+        await room.press("n")
+        await room.choose("")
+
+
+async def test_the_recipe_as_it_is_now_can_be_chosen_if_it_evaluates_differently(
+    shop: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[tuple[int, dict[str, str]]] = []
+    monkeypatch.setattr(
+        "mlxtune.runs.launch.start", lambda workspace, kind, recipe, request, **_: started.append((recipe.evaluation.rows, request))
+    )
+    recipe = shop.recipe()
+    run = shop.run("20261124-1412-support-json", steps=60, end=("run.finished", {"summary": {}}), age=300)
+    (run / "recipe.toml").write_text(dump(load(recipe)))
+    (run / "adapter").mkdir()
+    (run / "adapter" / "adapters.safetensors").touch()
+    with recipe.open("a") as file:
+        file.write("\n[evaluation]\nrows = 4\n")
+    adapter = {"run": run.name, "adapter": str(run / "adapter")}
+    async with open_room("evaluate") as room:
+        for subject, count in (("0", 1), ("1", 2)):
+            await room.press("n")
+            await room.choose(subject)
+            await room.choose("0")
+            await room.until(lambda count=count: len(started) == count and not room.app.busy)  # type: ignore[misc]
+    assert started == [(0, adapter), (4, adapter)]
 
 
 async def test_without_an_evaluation_enter_starts_one(shop: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch) -> None:

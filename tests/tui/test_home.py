@@ -224,7 +224,7 @@ async def test_a_baseline_alone_is_shown_without_a_comparison(shop: Shop, open_r
 async def test_what_ended_since_the_last_visit_is_listed(loaded: Shop) -> None:
     async with drive(MlxtuneApp(loaded.folder, clock=lambda: NOW), "home") as room:
         await room.until(lambda: room.app.snapshot is not None)
-        assert not room.screen.query_one("#changes").display  # the first visit
+        assert not room.screen.query_one("#home-changes").display  # the first visit
     generation = loaded.folder / "generations" / "20261124-1500-support-json"
     generation.mkdir(parents=True)
     (generation / "recipe.toml").write_text((loaded.folder / "recipes" / "support-json.toml").read_text())
@@ -235,8 +235,8 @@ async def test_what_ended_since_the_last_visit_is_listed(loaded: Shop) -> None:
     visited = NOW - 3 * 86400
     os.utime(app_state._file(loaded.folder), (visited, visited))
     async with drive(MlxtuneApp(loaded.folder, clock=lambda: NOW), "home", NARROW) as room:
-        await room.until(lambda: room.screen.query_one("#changes").display)
-        await room.until(lambda: room.head("#changes") == "Since your last visit 3 d ago")
+        await room.until(lambda: room.screen.query_one("#home-changes").display)
+        await room.until(lambda: room.head("#home-changes") == "Since your last visit 3 d ago")
         rows = [" ".join(row.split()) for row in room.text("#changes-picture").splitlines()]
         assert rows == ["✓ generation of support-json, finished", "✓ support-json, finished", "and 1 more"]
     assert app_state.last_saved(loaded.folder) > visited

@@ -119,7 +119,7 @@ async def test_marks_by_key_and_every_decision_on_them(shop: Shop, checks: Check
         await opened(room)
         await room.press("space", "space", "down", "space")
         assert marked(room) == [1, 2, 4]
-        assert "3 marked" in room.head("#rows")
+        assert "3 marked" in room.head("#row-list")
         await room.press("a")
         await room.until_notice("✓ 3 rows accepted.")
         assert marked(room) == []

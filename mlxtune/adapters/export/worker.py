@@ -56,12 +56,14 @@ class ExportSummary(TypedDict):
 def export(worker: Worker) -> ExportSummary:
     """Write the model, compare it with the adapter, and move it into place. Raise ``GateError`` if it is not faithful."""
     from mlxtune.adapters import fuse  # these modules import mlx, which must come after the BLAS is loaded
-    from mlxtune.adapters.export import gguf, logits
-    from mlxtune.adapters.export.gguf_tokenizer import space_note
+    from mlxtune.adapters.export import logits
     from mlxtune.models import load, lora
     from mlxtune.training.preference.reference import adapters_disabled
 
     recipe, request = worker.recipe, worker.request
+    if request["form"] in GGUF_FORMS:  # these modules need the package gguf
+        from mlxtune.adapters.export import gguf
+        from mlxtune.adapters.export.gguf_tokenizer import space_note
     worker.report_start("export")
     adapter, form = Path(request["adapter"]), request["form"]
     source = resolve(recipe.model.base, relative_to=recipe.folder)
@@ -159,10 +161,12 @@ def _write_safetensors(model: Any, config: dict[str, Any], source: ModelFolder, 
 
 
 def _add_program_files(worker: Worker, folder: Path, chat: ChatTemplate, rows: ComparedRows) -> None:
-    """Add the files of the program for which the GGUF file in ``folder`` is written."""
+    """Add the files of the program for which the GGUF file in ``folder`` is written, if it is written for one."""
+    request = worker.request
+    if not request["program"]:
+        return
     from mlxtune.adapters.export import gguf, ollama  # these modules import mlx
 
-    request = worker.request
     file = gguf.LORA_FILE if request["form"] == "gguf-lora" else gguf.FILE
     if request["program"] == "ollama":
         longest = max(len(chat.prompt(row.prompt, row.tools)) for row in rows.rows) + rows.max_tokens(chat)

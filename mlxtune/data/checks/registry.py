@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+
+from mlxtune.core.errors import InputError
+from mlxtune.core.text import one_line, suggest
 from mlxtune.data.checks import (
     characters,
     conflicts,
@@ -44,6 +48,14 @@ _SINGLE_ROW = {check.id for check, _, _ in TEXT_CHECKS} | {check.id for check, _
 def is_check(id: str) -> bool:
     """Return whether there is a check with this ID. Every ``contract-…`` ID is valid, because scorers define the metrics."""
     return id in CHECKS or id.startswith(contract.PREFIX)
+
+
+def unknown_check(name: str) -> InputError:
+    """Return the error for a check that does not exist. Titles, which the app shows, lead to their check."""
+    words = re.sub(r"\W+", " ", name.lower()).strip()
+    titles = {id: re.sub(r"\W+", " ", check.title.lower()) for id, check in CHECKS.items()}
+    match = next((id for id, title in titles.items() if len(words) > 3 and words in title), "")
+    return InputError(f"Unknown check {one_line(name, 30)}.", hint=f"Did you mean {match}?" if match else suggest(name, CHECKS))
 
 
 def get_check(id: str) -> Check:

@@ -105,6 +105,9 @@ class CheckReport:
         return verdict(self.findings, self.read - self.left_out)[1]
 
 
+NAME_THE_COLUMNS = "Name the columns with --map (data.map in a recipe), or the format with --format (data.format)."
+
+
 def _row_count(findings: Iterable[Finding], severity: Severity) -> int:
     return len({finding.rows[0] for finding in findings if finding.severity == severity and finding.rows})
 
@@ -129,7 +132,7 @@ def advice(statistics: Statistics, findings: Sequence[Finding], fix: str = "--fi
     if secrets := blocks["secret"]:
         return f"Mask the secrets in {plural(secrets, 'row')} with {fix}, and revoke them: they have been exposed in a file."
     if not statistics.rows and set(blocks) == {"bad-row"}:
-        return "No row can be read. Name the columns with --map, or the format with --format."
+        return f"No row can be read. {NAME_THE_COLUMNS}"
     if blocks:
         id, count = blocks.most_common(1)[0]
         check = get_check(id)

@@ -187,7 +187,7 @@ def nearest_row_text(row: NearestRow) -> str:
     question = " ".join(row.question.split())
     question = question if len(question) <= _QUESTION_LENGTH else f"{question[: _QUESTION_LENGTH - 1]}…"
     reviewed = ", ".join(reviews) or "not reviewed"
-    return f"{100 * row.similarity:.0f}% similar: {row.file}, line {row.line:,}, {reviewed}. “{question}”"
+    return f"{100 * row.similarity:.0f}% similar: {row.location}, {reviewed}. “{question}”"
 
 
 def fact_list(report: EvaluationReport) -> list[tuple[str, str]]:

@@ -34,11 +34,11 @@ def score_number(answer: ModelAnswer) -> Score:
     found, expected = find_number(output), find_number(answer.reference or "")
     if expected is None:
         return Score(False, "no reference", "the reference contains no number")
-    if found is None:
-        return Score(False, "no number", f"contains no number, expected {expected[0]:f}")
     if answer.ended in ("length", LOOP) and not _MARK.search(output):
         kind = "in a loop" if answer.ended == LOOP else "cut off"
         return Score(False, kind, f"{kind} before its final number, expected {expected[0]:f}")
+    if found is None:
+        return Score(False, "no number", f"contains no number, expected {expected[0]:f}")
     if found[0] != expected[0]:
         return Score(False, "other number", f"the final number is {found[0]:f}, expected {expected[0]:f}")
     return PASS

@@ -18,6 +18,7 @@ from mlxtune.adapters.export import ollama
 from mlxtune.adapters.export.formats import FORMATS, ExportFormat
 from mlxtune.adapters.export.start import MODEL, PRECISIONS
 from mlxtune.adapters.importers.importer import import_adapter
+from mlxtune.core.errors import MlxtuneError
 from mlxtune.core.text import one_line, plural
 from mlxtune.tui.base import Room
 from mlxtune.tui.rooms.adapters import render, service
@@ -196,7 +197,12 @@ class AdaptersRoom(Room):
         if adapter := self._adapter:
             about = "Use letters, digits, dots and dashes."
             message = "{} is now named {}.".format
-            self._edit(adapter, f"Rename {adapter.name}", about, adapter.name, library.rename, message, select=True)
+
+            def check(name: str) -> None:
+                library.check_name(name)
+                library.require_free_name(self.app.workspace, name, except_key=adapter.key)
+
+            self._edit(adapter, f"Rename {adapter.name}", about, adapter.name, library.rename, message, check, select=True)
 
     def action_tag(self) -> None:
         def message(name: str, text: str) -> str:
@@ -205,19 +211,32 @@ class AdaptersRoom(Room):
 
         if adapter := self._adapter:
             about = "Separate tags with spaces. Tags you leave out are removed; a single dash removes all."
-            self._edit(adapter, f"Tags of {adapter.name}", about, " ".join(adapter.tags), service.set_tags, message)
+            value = " ".join(adapter.tags)
+
+            def check(text: str) -> None:
+                library.check_tags(service.parse_tags(text))
+
+            self._edit(adapter, f"Tags of {adapter.name}", about, value, service.set_tags, message, check)
 
     def _edit(
         self, adapter: AdapterView, title: str, about: str, value: str,
-        write: Callable[[Path, str, str], object], message: Callable[[str, str], str], select: bool = False,
+        write: Callable[[Path, str, str], object], message: Callable[[str, str], str], check: Callable[[str], None],
+        select: bool = False,
     ) -> None:  # fmt: skip
-        """Ask for a line of text and write it to the library."""
+        """Ask for a line of text that passes ``check``, and write it to the library."""
+
+        def error_in(text: str) -> str:
+            try:
+                check(text)
+            except MlxtuneError as error:
+                return one_line(f"{error.message} {error.hint}")
+            return ""
 
         def answered(text: str | None) -> None:
             if text and text != value:
                 self._change(lambda: write(self.app.workspace, adapter.key, text), message(adapter.name, text))
 
-        self.app.push_screen(PromptDialog(title, about, value, select=select), answered)
+        self.app.push_screen(PromptDialog(title, about, value, select=select, validate=error_in), answered)
 
     def action_export(self) -> None:
         adapter = self._usable_adapter

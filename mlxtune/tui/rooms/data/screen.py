@@ -107,10 +107,10 @@ class DataRoom(SourceRoom):
                         id="list",
                         about="The rows that match the filter. Enter opens the row in Review. Space marks a row, v a range.",
                     ),
-                    id="rows",
+                    id="row-list",
                     classes="fill",
                 )  # fmt: skip
-            with StatsColumn(id="stats"):
+            with StatsColumn(id="statistics"):
                 yield Section(
                     "Findings",
                     ListPanel(
@@ -198,7 +198,7 @@ class DataRoom(SourceRoom):
         order.display = bool(_ORDERS[selection.order])
         order.update(lambda width, _height: cell(_ORDERS[selection.order], width, "$muted", right=True))
         message = self.query_one("#message", Panel)
-        check_failed = session.check.error is not None and not self.query_one("#stats").display
+        check_failed = session.check.error is not None and not self.query_one("#statistics").display
         message.display = bool(selection.error) or not len(rows) or check_failed
         message.update(lambda width, _height: render.table_message(session, width))
 
@@ -211,7 +211,7 @@ class DataRoom(SourceRoom):
         panel = self._list
         note = render.position_note(session, panel.cursor)
         marked = f"{len(panel.marked):,} marked{', marking' if panel.is_visual else ''}   " if panel.marked else ""
-        self.query_one("#rows", Section).head.set(note=line((marked, "$primary"), note))
+        self.query_one("#row-list", Section).head.set(note=line((marked, "$primary"), note))
 
     @property
     def marked_rows(self) -> list[int]:
@@ -254,7 +254,7 @@ class DataRoom(SourceRoom):
 
     def _findings_height(self, summary: Callable[[int], Content]) -> int:
         """Return the number of findings that fit without pushing the sections below them off the screen."""
-        column = self.query_one("#stats").size
+        column = self.query_one("#statistics").size
         gaps, chart_height = (9 if self.tall else 5), _CHART_HEIGHTS[self.tall]
         below = summary(column.width).plain.count("\n") + 1 + chart_height + 4
         return max(column.height - gaps - below, 3)

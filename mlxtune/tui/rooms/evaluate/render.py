@@ -151,7 +151,7 @@ def row_line(row: ScoredRow, filter: RowFilter, with_kind: bool, width: int) -> 
     kind_width = min(max(width // 4, 8), 18) if with_kind else 0
     kind_cell: list[Part] = [cell(f"was {kind}" if passes and kind else kind, kind_width, "$muted"), " "] if with_kind else []
     why_cell = cell(why, width - 9 - kind_width)
-    return line(glyph, cell(f"{row.row.line:,}", 6, "$muted"), *kind_cell, why_cell).truncate(max(width, 0))
+    return line(glyph, cell(f"{row.row.location.number:,}", 6, "$muted"), *kind_cell, why_cell).truncate(max(width, 0))
 
 
 def _question(row: ScoredRow) -> str:
@@ -247,7 +247,7 @@ def _similar_rows(linked: FailureLinks | None, width: int) -> list[Content]:
     for near in linked.nearest:
         review = "" if near.reviews else ", not reviewed"
         similarity = cell(f"{near.similarity:.0%} similar{review}", 28 if review else 13, "$muted")
-        head = line("  ", cell(f"{near.line:,}", 6, "bold"), similarity)
+        head = line("  ", cell(f"{near.location.number:,}", 6, "bold"), similarity)
         rows.append(line(head, cell(one_line(near.question), width - head.cell_length - 1)))
     return rows
 

@@ -230,7 +230,7 @@ class EvaluateRoom(Room):
             self.query_one("#ev-detail", Panel).update(partial(render.row_detail, loaded, row, filter, versus))
             score = row.scores.get(filter.arm)
             note = "" if score is None else "passes" if score.passed else one_line(score.kind)
-            self.query_one("#ev-row", Section).head.set(title=f"Line {row.row.line:,}", note=note)
+            self.query_one("#ev-row", Section).head.set(title=row.row.location.place.capitalize(), note=note)
 
     def _load_report(self, folder: Path) -> None:
         if self._loading != folder and not (self._load_error and self._load_error[0] == folder):
@@ -299,6 +299,11 @@ class EvaluateRoom(Room):
             actions.append(FooterAction("r", "off task", "off_task", "the off-task prompts and answers"))
         return actions
 
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        if action == "evaluate":  # before the first report, the footer has only enter, which does the same
+            return self.app.can_start
+        return super().check_action(action, parameters)
+
     def action_enter(self) -> None:
         """Handle enter outside the lists."""
         if self._report is None:
@@ -319,7 +324,7 @@ class EvaluateRoom(Room):
             self._find_rows(RowFilter(self._metric, loaded.report.arms[event.index].name))
         elif event.control.id == "ev-list" and loaded and found and row:
             page = partial(render.row_page, loaded, row, found.filter)
-            self.app.push_screen(PageScreen(f"Line {row.row.line:,}", page))
+            self.app.push_screen(PageScreen(row.row.location.place.capitalize(), page))
 
     def on_paired_table_cell_selected(self, event: PairedTable.CellSelected) -> None:
         event.stop()
@@ -370,7 +375,7 @@ class EvaluateRoom(Room):
             self._open_review(near[0].id)
             return
         options = [
-            ChoiceOption(one.id, f"{one_line(one.file, 24)}, line {one.line:,}", f"{one.similarity:.0%} similar") for one in near
+            ChoiceOption(one.id, f"{one_line(one.file, 24)}, {one.location.place}", f"{one.similarity:.0%} similar") for one in near
         ]
         dialog = ChoiceDialog("Which training row?", "", options)
         self.app.push_screen(dialog, lambda id: self._open_review(id) if id else None)
@@ -466,8 +471,16 @@ class EvaluateRoom(Room):
             self.app.show_notice(self.app.in_use)
             return
         runs = [view for view in snapshot.runs if has_adapter(view.run)][:MAX_RUNS]
-        subjects: list[tuple[Run | None, Path]] = [(view.run, view.run.folder / "recipe.toml") for view in runs]
-        texts = [(view.name, f"its adapter, {ago(snapshot.now - view.updated)}") for view in runs]
+        paths = {item.recipe.name: item.path for item in snapshot.recipes if item.recipe}
+        subjects: list[tuple[Run | None, Path]] = []
+        texts = []
+        for view in runs:
+            subjects.append((view.run, view.run.folder / "recipe.toml"))
+            texts.append((view.name, f"its adapter, {ago(snapshot.now - view.updated)}"))
+            path = paths.pop(view.name, None)  # for the newest run of a recipe only
+            if path and service.has_other_evaluation(view.run, path):
+                subjects.append((view.run, path))
+                texts.append((view.name, "its adapter, evaluated as the recipe says now"))
         for recipe in snapshot.recipes:
             if recipe.recipe:
                 subjects.append((None, recipe.path))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import tomllib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ from mlxtune.evaluation.report import EvaluationReport
 from mlxtune.evaluation.scorers.registry import FORMS
 from mlxtune.evaluation.start import start
 from mlxtune.evaluation.verdict import Comparison
-from mlxtune.recipe import Recipe, load
+from mlxtune.recipe import Recipe, dump, load
 from mlxtune.recipe.edit import toml_literal
 from mlxtune.runs.registry import Run
 
@@ -137,7 +138,17 @@ def arm_options(recipe: Recipe) -> list[tuple[str, tuple[str, ...]]]:
     return [*options, ("all of these", with_arms(*(arm for arm, _ in extra)))] if len(extra) > 1 else options
 
 
+def has_other_evaluation(run: Run, path: Path) -> bool:
+    """Return whether the recipe at ``path`` evaluates differently than the one that ``run`` was started with."""
+    try:
+        now, then = (tomllib.loads(dump(recipe)) for recipe in (load(path), run.recipe()))
+    except MlxtuneError:
+        return False
+    return bool(now["evaluation"] != then["evaluation"])
+
+
 def start_evaluation(workspace: Path, path: Path, arms: Sequence[str], run: Run | None) -> None:
-    """Start evaluating ``arms`` of the recipe at ``path``, with the adapter of ``run``."""
+    """Start evaluating ``arms`` of the recipe at ``path``, which may be that of ``run``, with the adapter of ``run``."""
     overrides = [f"evaluation.arms={toml_literal(list(arms))}"]
-    start(workspace, run.recipe(overrides) if run else load(path, overrides), run)
+    own = run is not None and path.parent == run.folder
+    start(workspace, run.recipe(overrides) if run and own else load(path, overrides), run)

@@ -59,11 +59,11 @@ class HomeRoom(Room):
 
     def compose_body(self) -> ComposeResult:
         yield Section("Next", NextPanel(id="next-picture", about="The next step and the reason for it."), lit=True, id="next")
-        with Container(id="columns"):
+        with Container(id="home-columns"):
             with Vertical(classes="left"):
                 yield Section("Workflow", Panel(id="workflow-picture"), id="workflow")
             with Vertical(classes="right"):
-                yield Section("Since your last visit", Panel(id="changes-picture"), id="changes")
+                yield Section("Since your last visit", Panel(id="changes-picture"), id="home-changes")
                 yield Section("Last evaluated", Panel(id="best-picture"), id="best")
                 about = "All runs in this workspace, newest first. Enter opens one in the Train room."
                 yield Section("Runs", RunList(id="runs-picture", about=about), id="runs", classes="fill")
@@ -89,8 +89,8 @@ class HomeRoom(Room):
             panel.update(lambda width, _height: render.best_adapter(verdict, snapshot.verdict, width))
         last_visit = self.app.last_visit or snapshot.now
         changes = snapshot.ended_since(last_visit)
-        self.query_one("#changes").display = bool(changes)
-        self.query_one("#changes", Section).head.set(note=ago(snapshot.now - last_visit))
+        self.query_one("#home-changes").display = bool(changes)
+        self.query_one("#home-changes", Section).head.set(note=ago(snapshot.now - last_visit))
         limit = 4 if tall else 2
         self.query_one("#changes-picture", Panel).update(lambda width, _height: render.changes(changes, limit, width))
         self.query_one("#runs").display = bool(runs)

@@ -301,7 +301,7 @@ class ReviewRoom(SourceRoom):
     def footer_actions(self) -> Sequence[FooterAction]:
         if self._edited_part is not None:
             return [
-                FooterAction("^s", "save", "keep", "save the edit as a decision"),
+                FooterAction("^s", "save", "keep", "save the edit; the row is then accepted or rejected as any other"),
                 FooterAction("esc", "cancel", "leave", "leave the row unchanged and keep a draft"),
             ]
         session = self.session
