@@ -127,7 +127,9 @@ async def test_rename(stocked: Shop, open_room: OpenRoom) -> None:
         assert "tone-soft" in {entry.name for entry in library.all_adapters(stocked.folder)}
         await move_to(room, "voice")
         await room.press("r")
-        await room.answer("no such/name")
+        await room.until(lambda: room.mode == "")
+        await room.type("no such/name")
+        await room.press("enter")
         await room.until(lambda: "is not a valid adapter name" in room.text("#wrong"))
         assert room.screen.query_one(Input).value == "no such/name"
 
