@@ -158,7 +158,7 @@ def _answer(client: Client, session: ChatSession, question: str, json: bool) -> 
             case Done():
                 text = "".join(pieces[False])
                 if event.ended != "cancelled" or text:
-                    session.add(question, text, "".join(pieces[True]).rstrip())
+                    session.add(question, text, "".join(pieces[True]).rstrip(), event.ended)
                 return
 
 

@@ -15,7 +15,7 @@ from mlxtune.core.errors import InputError
 from mlxtune.core.files import disk_errors
 from mlxtune.data.rows import Message
 from mlxtune.serving.client import Client, EventListener, PendingAnswer
-from mlxtune.serving.protocol import GREEDY, Sampling
+from mlxtune.serving.protocol import GREEDY, FinishReason, Sampling
 
 
 @dataclass
@@ -32,6 +32,7 @@ class ChatSession:
     turns: list[Message] = field(default_factory=list)
     custom_system: bool = False
     effort: str = ""
+    cut_off: set[int] = field(default_factory=set)  # indices of the turns that the token limit or the user ended
 
     @property
     def messages(self) -> list[Message]:
@@ -44,10 +45,12 @@ class ChatSession:
         messages = [*self.messages, Message("user", text)]
         return client.ask(messages, adapter=name, sampling=self.sampling, effort=self.effort, on_event=on_event)
 
-    def add(self, text: str, answer: str, reasoning: str = "") -> None:
+    def add(self, text: str, answer: str, reasoning: str = "", ended: FinishReason = "stop") -> None:
         """Append a question and its answer, with the ``reasoning`` before it. The template decides whether later turns see it."""
         extra = {"reasoning_content": reasoning} if reasoning else {}
         self.turns += [Message("user", text), Message("assistant", answer, extra)]
+        if ended in ("length", "cancelled"):
+            self.cut_off.add(len(self.turns) - 1)
 
     def use_adapter(self, adapter: str, system: str) -> None:
         """Switch to ``adapter``, and to the ``system`` prompt of its training rows unless the user set one."""
@@ -64,20 +67,33 @@ class ChatSession:
         if not self.turns:
             return ""
         question, _ = self.turns[-2:]
+        self.cut_off.discard(len(self.turns) - 1)
         del self.turns[-2:]
         return question.content
 
     def reset(self) -> None:
         """Remove all turns. The system prompt and the adapter are kept."""
         self.turns.clear()
+        self.cut_off.clear()
 
-    def training_row(self) -> dict[str, Any]:
-        """Return the conversation as a training row in chat format. Raises ``InputError`` if it or an answer is empty."""
+    def training_row(self, correction: str | None = None) -> dict[str, Any]:
+        """Return the conversation as a training row in chat format. ``correction`` replaces the last answer.
+
+        Raises ``InputError`` if the conversation is empty, or an answer is empty or cut off.
+        """
         if not self.turns:
             raise InputError("The conversation is empty, so there is no row to save.")
         if not all(turn.content.strip() for turn in self.turns):
             raise InputError("An answer is empty, so the row would teach nothing.", hint="Remove its question first, with /undo.")
-        return {"messages": [message.as_dict() for message in self.messages]}
+        if self.cut_off - (set() if correction is None else {len(self.turns) - 1}):
+            raise InputError(
+                "An answer was cut off, so the row would teach the model to stop there.",
+                hint="Remove its question first, with /undo.",
+            )
+        messages = [message.as_dict() for message in self.messages]
+        if correction is not None:
+            messages[-1] = {"role": "assistant", "content": correction}
+        return {"messages": messages}
 
     def save_row(self, file: Path) -> None:
         """Append the conversation to ``file``. Raises the same errors as :meth:`training_row`, and ``MachineError`` when the disk is full."""
@@ -88,12 +104,11 @@ class ChatSession:
 
         Raises ``InputError`` when the conversation is empty or ``text`` is identical to the answer.
         """
-        row = self.training_row()
-        *prompt, answer = row["messages"]
-        if text.strip() == str(answer["content"]).strip():
+        row, answer = self.training_row(text), self.turns[-1].content
+        if text.strip() == answer.strip():
             raise InputError("The answer is unchanged, so there is no pair.", hint="Save it as a row.")
-        _append(rows, {"messages": [*prompt, {"role": "assistant", "content": text}]})
-        _append(pairs, {"prompt": prompt, "chosen": text, "rejected": answer["content"]})
+        _append(rows, row)
+        _append(pairs, {"prompt": row["messages"][:-1], "chosen": text, "rejected": answer})
 
 
 def _append(file: Path, row: Mapping[str, Any]) -> None:

@@ -11,7 +11,7 @@ from mlxtune.core.errors import InputError
 from mlxtune.data.rows import Conversation, Message, Preference
 from mlxtune.data.source import read_source
 from mlxtune.serving.chat_session import ChatSession
-from mlxtune.serving.protocol import Sampling
+from mlxtune.serving.protocol import FinishReason, Sampling
 
 
 class Recorder:
@@ -70,6 +70,21 @@ def test_a_conversation_is_appended_as_a_training_row(tmp_path: Path) -> None:
     assert len(rows) == 2
     assert isinstance(rows[0], Conversation)
     assert [turn.role for turn in rows[0].messages] == ["system", "user", "assistant"]
+
+
+@pytest.mark.parametrize("ended", ["length", "cancelled"])
+def test_an_answer_that_was_cut_off_is_saved_only_with_a_correction(tmp_path: Path, ended: FinishReason) -> None:
+    session = conversation()
+    session.add("And when?", "It will", ended=ended)
+    with pytest.raises(InputError, match="An answer was cut off"):
+        session.save_row(tmp_path / "rows.jsonl")
+    session.save_correction("Tomorrow.", tmp_path / "rows.jsonl", tmp_path / "pairs.jsonl")
+    session.add("Where?", "Here.")
+    with pytest.raises(InputError, match="An answer was cut off"):
+        session.save_correction("There.", tmp_path / "rows.jsonl", tmp_path / "pairs.jsonl")
+    session.undo()
+    session.undo()
+    session.save_row(tmp_path / "rows.jsonl")
 
 
 def test_a_corrected_answer_is_a_row_and_a_pair(tmp_path: Path) -> None:

@@ -205,6 +205,6 @@ class ChatService:
                 reply.error = one_line(f"{event.error.message} {event.error.hint}")
             case Done():
                 if reply is exchange.replies[-1] and reply.text:
-                    self.session.add(exchange.question, reply.text, reply.reasoning.rstrip())
+                    self.session.add(exchange.question, reply.text, reply.reasoning.rstrip(), event.ended)
                 reply.done = event
         self._on_change()
