@@ -234,5 +234,7 @@ def _save(session: ChatSession, argument: str) -> None:
     if not argument:
         raise InputError("/save requires a file.", hint="For example: /save data/chat.jsonl")
     file = user_path(shlex.split(argument)[0])
-    session.save_row(file)
+    warning = session.save_row(file)
     info(("▾ ", "bold primary"), f"Added a row to {file}.")
+    if warning:
+        info(("! ", "bold warning"), warning)

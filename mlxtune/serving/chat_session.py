@@ -18,6 +18,9 @@ from mlxtune.serving.client import Client, EventListener, PendingAnswer
 from mlxtune.serving.protocol import GREEDY, FinishReason, Sampling
 
 
+CUT_OFF = "An answer in it was cut off, which teaches the model to stop there: complete it before training."
+
+
 @dataclass
 class ChatSession:
     """A conversation whose ``turns`` alternate between user and assistant. ``system`` and ``adapter`` may be empty.
@@ -79,28 +82,26 @@ class ChatSession:
     def training_row(self, correction: str | None = None) -> dict[str, Any]:
         """Return the conversation as a training row in chat format. ``correction`` replaces the last answer.
 
-        Raises ``InputError`` if the conversation is empty, or an answer is empty or cut off.
+        Raises ``InputError`` if the conversation or an answer is empty.
         """
         if not self.turns:
             raise InputError("The conversation is empty, so there is no row to save.")
         if not all(turn.content.strip() for turn in self.turns):
             raise InputError("An answer is empty, so the row would teach nothing.", hint="Remove its question first, with /undo.")
-        if self.cut_off - (set() if correction is None else {len(self.turns) - 1}):
-            raise InputError(
-                "An answer was cut off, so the row would teach the model to stop there.",
-                hint="Remove its question first, with /undo.",
-            )
         messages = [message.as_dict() for message in self.messages]
         if correction is not None:
             messages[-1] = {"role": "assistant", "content": correction}
         return {"messages": messages}
 
-    def save_row(self, file: Path) -> None:
-        """Append the conversation to ``file``. Raises the same errors as :meth:`training_row`, and ``MachineError`` when the disk is full."""
+    def save_row(self, file: Path) -> str:
+        """Append the conversation to ``file``, and return a warning if an answer in it was cut off. Raises the same errors as :meth:`training_row`, and ``MachineError`` when the disk is full."""
         _append(file, self.training_row())
+        return CUT_OFF if self.cut_off else ""
 
-    def save_correction(self, text: str, rows: Path, pairs: Path) -> None:
+    def save_correction(self, text: str, rows: Path, pairs: Path) -> str:
         """Append the conversation with ``text`` as its last answer to ``rows``, and the preference pair to ``pairs``.
+
+        Returns a warning if an earlier answer was cut off.
 
         Raises ``InputError`` when the conversation is empty or ``text`` is identical to the answer.
         """
@@ -109,6 +110,7 @@ class ChatSession:
             raise InputError("The answer is unchanged, so there is no pair.", hint="Save it as a row.")
         _append(rows, row)
         _append(pairs, {"prompt": row["messages"][:-1], "chosen": text, "rejected": answer})
+        return CUT_OFF if self.cut_off - {len(self.turns) - 1} else ""
 
 
 def _append(file: Path, row: Mapping[str, Any]) -> None:

@@ -10,7 +10,7 @@ import pytest
 from mlxtune.core.errors import InputError
 from mlxtune.data.rows import Conversation, Message, Preference
 from mlxtune.data.source import read_source
-from mlxtune.serving.chat_session import ChatSession
+from mlxtune.serving.chat_session import CUT_OFF, ChatSession
 from mlxtune.serving.protocol import FinishReason, Sampling
 
 
@@ -73,18 +73,16 @@ def test_a_conversation_is_appended_as_a_training_row(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("ended", ["length", "cancelled"])
-def test_an_answer_that_was_cut_off_is_saved_only_with_a_correction(tmp_path: Path, ended: FinishReason) -> None:
-    session = conversation()
+def test_saving_an_answer_that_was_cut_off_gives_a_warning(tmp_path: Path, ended: FinishReason) -> None:
+    session, files = conversation(), (tmp_path / "rows.jsonl", tmp_path / "pairs.jsonl")
     session.add("And when?", "It will", ended=ended)
-    with pytest.raises(InputError, match="An answer was cut off"):
-        session.save_row(tmp_path / "rows.jsonl")
-    session.save_correction("Tomorrow.", tmp_path / "rows.jsonl", tmp_path / "pairs.jsonl")
+    assert session.save_row(files[0]) == CUT_OFF
+    assert session.save_correction("Tomorrow.", *files) == ""
     session.add("Where?", "Here.")
-    with pytest.raises(InputError, match="An answer was cut off"):
-        session.save_correction("There.", tmp_path / "rows.jsonl", tmp_path / "pairs.jsonl")
+    assert session.save_correction("There.", *files) == CUT_OFF
     session.undo()
     session.undo()
-    session.save_row(tmp_path / "rows.jsonl")
+    assert session.save_row(files[0]) == ""
 
 
 def test_a_corrected_answer_is_a_row_and_a_pair(tmp_path: Path) -> None:

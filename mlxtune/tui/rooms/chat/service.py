@@ -182,10 +182,10 @@ class ChatService:
         there is nothing to save and ``MachineError`` if the disk is full.
         """
         if text.strip() == self.last_answer.strip():
-            self.session.save_row(self.workspace / ROWS)
-            return f"Added a row to {ROWS}."
-        self.session.save_correction(text, self.workspace / ROWS, self.workspace / PAIRS)
-        return f"Added the edited answer to {ROWS} and a preference pair to {PAIRS}."
+            warning = self.session.save_row(self.workspace / ROWS)
+            return f"Added a row to {ROWS}. {warning}".rstrip()
+        warning = self.session.save_correction(text, self.workspace / ROWS, self.workspace / PAIRS)
+        return f"Added the edited answer to {ROWS} and a preference pair to {PAIRS}. {warning}".rstrip()
 
     def _on_process_event(self, event: Event) -> None:
         match event:
