@@ -17,7 +17,6 @@ from mlxtune.data.rows import Message
 from mlxtune.serving.client import Client, EventListener, PendingAnswer
 from mlxtune.serving.protocol import GREEDY, FinishReason, Sampling
 
-
 CUT_OFF = "An answer in it was cut off, which teaches the model to stop there: complete it before training."
 
 
