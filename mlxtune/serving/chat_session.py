@@ -93,7 +93,10 @@ class ChatSession:
         return {"messages": messages}
 
     def save_row(self, file: Path) -> str:
-        """Append the conversation to ``file``, and return a warning if an answer in it was cut off. Raises the same errors as :meth:`training_row`, and ``MachineError`` when the disk is full."""
+        """Append the conversation to ``file``, and return a warning if an answer in it was cut off.
+
+        Raises the same errors as :meth:`training_row`, and ``MachineError`` when the disk is full.
+        """
         _append(file, self.training_row())
         return CUT_OFF if self.cut_off else ""
 

@@ -69,7 +69,10 @@ def _time(view: RunView, now: float) -> str:
 
 
 def time_left(view: RunView, now: float) -> float | None:
-    """Return the estimated seconds until a live run ends, or until its current arm does, counting down between two events. ``None`` if unknown."""
+    """Return the estimated seconds until a live run ends, or until its current arm does, counting down between two events.
+
+    ``None`` if they are unknown.
+    """
     state = view.state
     left, since = (state.remaining_seconds, state.steps[-1].t) if state.steps else (state.arm_remaining_seconds, state.updated)
     left = None if left is None or not view.alive else left - max(0.0, now - since)

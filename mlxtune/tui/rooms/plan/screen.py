@@ -106,8 +106,8 @@ class PlanRoom(Room):
         yield Section("Plan", Panel(id="plan-invite-picture"), lit=True, id="plan-invite")
         yield Panel(id="plan-verdict")
         about = (
-            "The keys that are changed most often; all others are edited in the recipe's file. enter edits one, ← and → go through its values, - and + change a number, d restores the default. "
-            "Invalid values are not written."
+            "The keys that are changed most often; all others are edited in the recipe's file. enter edits one, "
+            "← and → go through its values, - and + change a number, d restores the default. Invalid values are not written."
         )
         with Horizontal(id="plan-columns"):
             form = (ListPanel(id="plan-keys", about=about), Panel(id="plan-detail"), Field(id="plan-field"))

@@ -168,12 +168,14 @@ class ReviewRoom(SourceRoom):
             self.app.show_notice(Notice("!", "$warning", text, "It has been changed or removed since."))
 
     def _pass_decided_rows(self, session: SourceSession) -> None:
-        """Move past rows with a decision, unless the user chose the current row. Rows that have not been read yet wait."""
-        is_read, decision = session.row_index < session.source.scanned, session.source.decision(session.row_index)
-        if session.row_index == session.row_in_review or (is_read and decision.is_undecided):
+        """Move past rows with a decision, unless the user chose the current row. A row without one may not have been read yet."""
+        source, index = session.source, session.row_index
+        if index != session.row_in_review and not source.decision(index).is_undecided:
+            if (position := self._next_undecided(session, session.cursor_position())) is not None:
+                session.move_to(int(session.selection.rows[position]))
+            self._is_arriving = source.scanned < len(source)
+        elif index == session.row_in_review or index < source.scanned:
             self._is_arriving = False
-        elif is_read and (position := self._next_undecided(session, session.cursor_position())) is not None:
-            session.move_to(int(session.selection.rows[position]))
 
     def _find_position(self, session: SourceSession) -> None:
         """Find the current row among the selected ones. A row that no longer matches the filter stays visible."""
@@ -301,7 +303,7 @@ class ReviewRoom(SourceRoom):
     def footer_actions(self) -> Sequence[FooterAction]:
         if self._edited_part is not None:
             return [
-                FooterAction("^s", "save", "keep", "save the edit; the row is then accepted or rejected as any other"),
+                FooterAction("^s", "save", "keep", "save the edit, without accepting the row"),
                 FooterAction("esc", "cancel", "leave", "leave the row unchanged and keep a draft"),
             ]
         session = self.session
