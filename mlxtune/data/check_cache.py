@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -10,10 +11,11 @@ from typing import Any
 from mlxtune.core.errors import MlxtuneError
 from mlxtune.core.files import home, read_json, write_json
 from mlxtune.core.hashing import sha256_json
+from mlxtune.data.readers.formats import NO_MAPPING
 from mlxtune.data.review import journal_path
 from mlxtune.data.source_files import all_files
 
-_VERSION = 4
+_VERSION = 5
 
 
 @dataclass(frozen=True)
@@ -31,18 +33,19 @@ class CheckOutcome:
     is_outdated: bool = False
 
 
-def save(source: Path, outcome: CheckOutcome) -> None:
-    """Cache ``outcome``. Disk errors are ignored."""
+def save(source: Path, outcome: CheckOutcome, format: str = "auto", mapping: Mapping[str, str] = NO_MAPPING) -> None:
+    """Cache the ``outcome`` of a source that was read in ``format`` and with ``mapping``. Disk errors are ignored."""
+    entry = {"v": _VERSION, **_stamps(source), "read": [format, dict(mapping)], "outcome": asdict(outcome)}
     with suppress(MlxtuneError, OSError):
-        write_json(_cache_file(source), {"v": _VERSION, **_stamps(source), "outcome": asdict(outcome)})
+        write_json(_cache_file(source), entry)
 
 
-def load(source: Path) -> CheckOutcome | None:
-    """Return the outcome of the last check, or ``None`` if there was none or the source has changed since."""
+def load(source: Path, format: str = "auto", mapping: Mapping[str, str] = NO_MAPPING) -> CheckOutcome | None:
+    """Return the outcome of the last check, or ``None`` if there was none, or the source has changed or was read differently."""
     try:
         entry = read_json(_cache_file(source))
         stamps = _stamps(source)
-        if entry["v"] != _VERSION or entry["files"] != stamps["files"]:
+        if entry["v"] != _VERSION or entry["files"] != stamps["files"] or entry["read"] != [format, dict(mapping)]:
             return None
         return replace(CheckOutcome(**entry["outcome"]), is_outdated=entry["review"] != stamps["review"])
     except (MlxtuneError, OSError, KeyError, TypeError):

@@ -66,6 +66,7 @@ class BaseApp(OrderedKeys):
         self.key_changes: keys.Keymap = {}  # keys by binding ID, for bindings that the user's settings change
         self.adapter_to_load: str | None = None  # the key of an adapter that Chat should load next
         self.row_to_open: str | None = None  # a row's hash, or its first twelve digits, that Review should open next
+        self.run_to_evaluate: str | None = None  # the ID of a run that Evaluate should ask about next
         self._recipe: Path | None = None  # the recipe that the user chose
         self._toast_timer: Timer | None = None
         self._job_counts: Counter[str] = Counter()  # jobs started, by group
@@ -206,6 +207,11 @@ class BaseApp(OrderedKeys):
         chosen = next((view for view in views if view.path == self._recipe), None)
         of_newest = next((view for view in views if newest and view.recipe and view.recipe.name == newest.name), None)
         return chosen or of_newest or next(iter(self.snapshot.startable), None)
+
+    @property
+    def has_chosen_recipe(self) -> bool:
+        """Whether :attr:`recipe` is the one that the user chose."""
+        return self.recipe is not None and self.recipe.path == self._recipe
 
     def select_recipe(self, name: str) -> None:
         """Select the recipe named ``name``, if there is one."""

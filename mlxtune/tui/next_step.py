@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mlxtune.advice.sample_name import is_sample
 from mlxtune.core.text import duration, one_line, plural
@@ -63,6 +63,19 @@ def _open(room: str) -> str:
 
 _WATCH = ("T", "watch", "watch the run", _open("train"))
 _OPEN_RUN = ("T", "open", "open the run", _open("train"))
+
+
+def of_recipe(snapshot: Snapshot, view: RecipeView) -> Snapshot:
+    """Return ``snapshot`` with only the runs, the evaluations, and the verdict of the recipe ``view``, which comes first."""
+    name = view.recipe.name if view.recipe else ""
+    verdict = snapshot.verdict
+    return replace(
+        snapshot,
+        recipes=(view, *(other for other in snapshot.recipes if other is not view)),
+        runs=tuple(run for run in snapshot.runs if run.name == name),
+        evals=tuple(run for run in snapshot.evals if run.name == name),
+        verdict=verdict if verdict and verdict.name == name else None,
+    )
 
 
 def next_step(snapshot: Snapshot, open_file: str = "") -> NextStep:
@@ -163,7 +176,7 @@ def _after_run(view: RunView, snapshot: Snapshot) -> NextStep:
         why = f"{caveat}{more} one setting in the recipe and train again, or search for better ones: h in Train."
         new = ("n", "new", "start a new run", "screen.new")
         return NextStep(verdict.sentence, why, *new, verdict.glyph, verdict.token, _after_verdict(verdict, snapshot.best))
-    evaluate = ("E", "evaluate", "evaluate it", _open("evaluate"))
+    evaluate = ("enter", "evaluate", "evaluate it", "screen.evaluate")
     failed = _failed_evaluation(snapshot.evals)
     if failed and failed.updated > view.updated:
         return NextStep(*_without_verdict(failed), *evaluate, "✗", "$error")

@@ -6,7 +6,7 @@ Every string in a snapshot that came from a dataset, a model or a file went thro
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -137,7 +137,7 @@ class Watcher:
         self._followers: dict[Path, Follower] = {}
         self._views: dict[Path, RunView] = {}
         self._recipes: dict[Path, tuple[object, RecipeView]] = {}
-        self._sources: dict[Path, _SourceWatch] = {}
+        self._sources: dict[tuple[object, ...], _SourceWatch] = {}
         self._verdicts: dict[Path, tuple[FileStamp, VerdictView | None]] = {}
         self._blind: tuple[object, BlindStatus | None] = (None, None)
         self._machine_read_at = float("-inf")
@@ -204,7 +204,9 @@ class Watcher:
             old = self._recipes.get(path)
             view = old[1] if old and old[0] == stamp else _read_recipe(path, self.workspace)
             if view.recipe:
-                watch = self._sources.setdefault(view.recipe.source, _SourceWatch(view.recipe.source))
+                source, data = view.recipe.source, view.recipe.data
+                key = (source, data.format, tuple(data.map.items()))
+                watch = self._sources.setdefault(key, _SourceWatch(source, data.format, data.map))
                 watch.read(now)
                 if (watch.exists, watch.last_check, watch.reviewed) != (view.source_exists, view.last_check, view.reviewed_rows):
                     view = replace(view, source_exists=watch.exists, last_check=watch.last_check, reviewed_rows=watch.reviewed)
@@ -243,8 +245,8 @@ class _SourceWatch:
     """The facts about a recipe's source that are known without reading it: whether it exists, its last check, and its review's
     progress."""
 
-    def __init__(self, source: Path) -> None:
-        self._source = source
+    def __init__(self, source: Path, format: str, mapping: Mapping[str, str]) -> None:
+        self._source, self._format, self._mapping = source, format, mapping
         self._read_at = float("-inf")
         self._journal = Tail(journal_path(source))
         self._review = ReviewState()
@@ -258,7 +260,7 @@ class _SourceWatch:
             return
         self._read_at = now
         self.exists = self._source.exists()
-        self.last_check = check_cache.load(self._source) if self.exists else None
+        self.last_check = check_cache.load(self._source, self._format, self._mapping) if self.exists else None
         if events := self._journal.read():
             self._review = fold(events, self._review)
             decisions = self._review.decisions.values()

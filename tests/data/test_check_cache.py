@@ -35,6 +35,13 @@ def test_a_touched_file_is_not_cached(chat_file: Path) -> None:
     assert check_cache.load(chat_file) is None
 
 
+def test_an_outcome_holds_only_for_the_map_that_was_checked(chat_file: Path) -> None:
+    check_cache.save(chat_file, CheckOutcome("blocked", "Not ready.", 0, 40), mapping={"prompt": "wrong"})
+    assert check_cache.load(chat_file) is None
+    assert check_cache.load(chat_file, mapping={"prompt": "wrong"})
+    assert check_cache.load(chat_file, "chat", {"prompt": "wrong"}) is None
+
+
 def test_a_changed_review_makes_the_outcome_outdated(chat_file: Path) -> None:
     check_cache.save(chat_file, CheckOutcome("look", "Ready.", 40, 3))
     assert check_cache.load(chat_file) == CheckOutcome("look", "Ready.", 40, 3)

@@ -115,7 +115,8 @@ def check(
             contract_labels=dict(scorer.labels) if scorer else {},
         )
         flagged = report.rows("block") or report.rows("warn")
-        check_cache.save(path, check_cache.CheckOutcome(report.label, report.sentence, report.kept, flagged))
+        outcome = check_cache.CheckOutcome(report.label, report.sentence, report.kept, flagged)
+        check_cache.save(path, outcome, format, mapping)
         return report
 
 

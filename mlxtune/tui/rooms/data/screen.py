@@ -418,15 +418,26 @@ class DataRoom(SourceRoom):
         self.set_focus(self.query_one("#filter-text"))
 
     def action_leave(self) -> None:
-        if self._show_stats or (self.focused is not None and self.focused.id != "list"):
-            self._show_stats = False
-            self._show_labels &= self.wide
-            self.redraw()
-            self.set_focus(self.query_one("#list"))
-        elif self._list.marked:
+        """Go back to the list of rows, or remove the marks, the notice, or the filter."""
+        if self._return_to_list():
+            return
+        if self._list.marked:
             self.clear_marks()
+        elif self.app.notice is None and self.session is not None and self.session.selection.filter.strip():
+            self._set_filter_text("")
+            self._select("")
         else:
             self.app.action_dismiss_notice()
+
+    def _return_to_list(self) -> bool:
+        """Leave the statistics or the filter. Return whether the list did not have the focus."""
+        if not self._show_stats and (self.focused is None or self.focused.id == "list"):
+            return False
+        self._show_stats = False
+        self._show_labels &= self.wide
+        self.redraw()
+        self.set_focus(self.query_one("#list"))
+        return True
 
     def action_stats(self) -> None:
         """Show the next page: the findings and lengths, the labels and, on a narrow screen, the rows."""
@@ -508,7 +519,7 @@ class DataRoom(SourceRoom):
     def _filter_by(self, check: str) -> None:
         self._set_filter_text(f"finding:{check}")
         self._select(f"finding:{check}")
-        self.action_leave()
+        self._return_to_list()
 
     def _select(self, filter: str) -> None:
         if session := self.session:

@@ -273,7 +273,10 @@ def progress(view: RunView, now: float, width: int) -> Content:
 def failure(view: RunView, width: int) -> Content:
     """Draw the reason why an evaluation ended without a report, and how to proceed."""
     if view.status == "stopped":
-        return lines(*marked("■", "$muted", "The evaluation was stopped.", width, "bold"), "    Press n to start another.")
+        return lines(
+            *marked("■", "$muted", "The evaluation was stopped.", width, "bold"),
+            fold(f"Press n to start another. To continue: mlxtune runs resume {view.id}", width, "    ", ""),
+        )
     text = "The evaluation crashed." if view.status == "crashed" else view.state.error or "The evaluation failed."
     log = f"Last output: {view.process_output[-1]}" if view.process_output else f"Log: evals/{view.title}/worker.log"
     return lines(*marked("✗", "$error", text, width, "bold $error"), fold(view.state.hint or log, width, "    ", ""))

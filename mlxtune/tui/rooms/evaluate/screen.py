@@ -184,9 +184,10 @@ class EvaluateRoom(Room):
         report, live = loaded.report, self._live
         max_rows = 2 if not self.tall else 3 if self.app.size.height < 40 else 5
         self.query_one("#ev-summary", FocusPanel).update(lambda width, _height: render.verdict(loaded, live, width, max_rows))
-        name = one_line(str(report.facts.get("name", "")))
+        name, view = str(report.facts.get("name", "")), self.app.recipe
+        is_named = self._selected or live or not (view and view.recipe and view.recipe.name == name)
         self.query_one("#ev-verdict", Section).head.set(
-            title=f"Verdict on {name}" if self._selected else "Verdict",
+            title=f"Verdict on {one_line(name)}" if is_named else "Verdict",
             note=f"{plural(int(report.facts.get('rows', 0)), 'held-out row')}, never trained on",
         )
         second = loaded.second_metric(self._metric) if self.wide else None
@@ -463,6 +464,16 @@ class EvaluateRoom(Room):
             self.app.push_screen(PageScreen("Off task", partial(render.off_task_page, result, *evidence)))
 
         self.run_job(lambda: load_off_task(folder), show)
+
+    def on_screen_resume(self) -> None:
+        super().on_screen_resume()
+        snapshot, id = self.app.snapshot, self.app.run_to_evaluate
+        self.app.run_to_evaluate = None
+        view = snapshot.find_run(id) if snapshot and id else None
+        if view is not None and not self.app.can_start:
+            self.app.show_notice(self.app.in_use)
+        elif view is not None:
+            self._choose_arms(view.run, view.run.folder / "recipe.toml")
 
     def action_evaluate(self) -> None:
         """Ask for a run or a recipe, then for the arms; then start."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar
 
@@ -11,7 +12,7 @@ from textual.binding import Binding, BindingType
 from textual.containers import Container, Vertical
 
 from mlxtune.tui.base import Room
-from mlxtune.tui.next_step import NextStep, next_step, workflow
+from mlxtune.tui.next_step import NextStep, next_step, of_recipe, workflow
 from mlxtune.tui.render.text import ago
 from mlxtune.tui.rooms.home import render
 from mlxtune.tui.snapshot import RunView, Snapshot
@@ -72,12 +73,22 @@ class HomeRoom(Room):
     def _runs(self) -> tuple[RunView, ...]:
         return self.app.snapshot.runs if self.app.snapshot else ()
 
+    def _own(self, snapshot: Snapshot) -> Snapshot:
+        """Return what is known about the recipe that the other rooms show, or all of it if the newest run has another recipe file."""
+        view, newest = self.app.recipe, next(iter(snapshot.runs), None)
+        if view is None or view.recipe is None or not (self.app.has_chosen_recipe or (newest and newest.name == view.recipe.name)):
+            return snapshot
+        return of_recipe(snapshot, view)
+
     def _next_step(self, snapshot: Snapshot) -> NextStep:
-        file = self.app.sessions.file
-        return next_step(snapshot, file.name if file else "")
+        own, file = self._own(snapshot), self.app.sessions.file
+        return next_step(replace(snapshot, recipes=own.recipes[:1]) if snapshot.live else own, file.name if file else "")
 
     def draw(self, snapshot: Snapshot) -> None:
-        step, stages, tall = self._next_step(snapshot), workflow(snapshot), self.tall
+        step, own, tall = self._next_step(snapshot), self._own(snapshot), self.tall
+        stages = workflow(own)
+        several = len(snapshot.recipes) > 1 and self.app.recipe is not None
+        self.query_one("#workflow", Section).head.set(note=self.app.recipe.title if several and self.app.recipe else "")
         self.query_one(NextPanel).update(lambda width, _height: render.next_step(step, width, tall))
         self.query_one("#workflow-picture", Panel).update(lambda width, _height: render.workflow(stages, width, tall))
         verdict, runs = snapshot.best or snapshot.verdict, snapshot.runs
@@ -138,6 +149,12 @@ class HomeRoom(Room):
                 self.app.show_notice(self.app.in_use)
             elif action:
                 await self.run_action(action)
+
+    def action_evaluate(self) -> None:
+        """Evaluate the newest run of the recipe."""
+        if self.app.snapshot:
+            self.app.run_to_evaluate = self._own(self.app.snapshot).runs[0].id
+            self.app.action_room("evaluate")
 
     def action_samples(self) -> None:
         self.app.create_samples()

@@ -325,15 +325,25 @@ class PlanRoom(Room):
         """Open the field over the value under the cursor."""
         if (item := self._key) and self._form:
             self._edited_key = item
-            panel = self._list
-            position = Offset(2 + render.VALUE_COLUMN, panel.region.y - panel.parent.region.y + panel.cursor_y)  # type: ignore[union-attr]
-            width = min(panel.size.width - position.x, _FIELD_WIDTH)
+            position = self._value_position
+            width = min(self._list.size.width - position.x, _FIELD_WIDTH)
             self.query_one("#plan-field", Field).open(format_value(item.value_in(self._form.recipe)), position, width)
+
+    @property
+    def _value_position(self) -> Offset:
+        """The position of the value under the cursor, relative to the form."""
+        panel = self._list
+        return Offset(2 + render.VALUE_COLUMN, panel.region.y - panel.parent.region.y + panel.cursor_y)  # type: ignore[union-attr]
 
     def on_input_submitted(self, event: Input.Submitted) -> None:
         event.stop()
         if (item := self._edited_key) and self._write({item.path: item.parse(event.value)}):
             self._close_field()
+        else:
+            self.call_after_refresh(self._move_field)  # the error may have moved the form
+
+    def _move_field(self) -> None:
+        self.query_one("#plan-field", Field).styles.offset = self._value_position
 
     def on_field_cancelled(self, event: Field.Cancelled) -> None:
         event.stop()
