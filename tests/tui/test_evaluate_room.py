@@ -415,7 +415,7 @@ async def test_a_first_evaluation_shows_only_its_progress(shop: Shop, open_room:
     ("end", "text", "hint"),
     [
         (("run.failed", {"error": "The schema changed.", "hint": "Set it back.", "code": 2}), "✗ The schema changed.", "Set it back."),
-        (("run.stopped", {"step": 0}), "■ The evaluation was stopped.", "Press n to start another."),
+        (("run.stopped", {"step": 0}), "■ The evaluation was stopped.", "Press n to start another. To continue: mlxtune runs resume 20261124-1700-support-json"),
         (None, "✗ The evaluation crashed.", "Last output: Killed"),
     ],
 )  # fmt: skip

@@ -113,6 +113,33 @@ async def test_with_several_recipes_n_asks_which(shop: Shop, open_room: OpenRoom
         await room.until(lambda: names == ["beta"])
 
 
+async def test_home_shows_the_recipe_that_the_other_rooms_show(shop: Shop, open_room: OpenRoom) -> None:
+    shop.recipe("alpha")
+    shop.recipe("beta")
+    shop.run("20261124-1412-alpha", name="alpha", steps=60, end=("run.finished", {"summary": {}}), age=300)
+    async with open_room("home") as room:
+        assert "Training is done." in next_text(room)
+        assert room.head("#workflow").endswith("alpha.toml")
+        room.app.select_recipe("beta")
+        room.app.redraw()
+        assert "Check the rows first." in next_text(room)
+        assert room.head("#workflow").endswith("beta.toml")
+        assert "no runs yet" in room.text("#workflow-picture")
+
+
+async def test_enter_on_a_finished_run_asks_which_arms_to_evaluate(shop: Shop, open_room: OpenRoom) -> None:
+    shop.recipe()
+    run = shop.run("20261124-1412-support-json", steps=60, end=("run.finished", {"summary": {}}), age=300)
+    (run / "adapter").mkdir()
+    (run / "adapter" / "adapters.safetensors").touch()
+    async with open_room("home") as room:
+        await room.press("enter")
+        await room.until(lambda: isinstance(room.screen, ChoiceDialog))
+        assert room.screen._heading == "Which arms?"
+        await room.press("escape")
+        await room.until(lambda: room.mode == "evaluate")
+
+
 async def test_an_invalid_recipe_is_an_error(shop: Shop, open_room: OpenRoom) -> None:
     shop.recipe("bad", 'name = "bad"\n[modle]\nbase = "x"\n')
     async with open_room("home") as room:

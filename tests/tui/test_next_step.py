@@ -54,7 +54,7 @@ def evaluated(
         (None, "The run crashed at step 60.", "app.room('train')"),
         (("run.stopped", {"step": 60}), "The run was stopped at step 60 of 960.", "app.room('train')"),
         (("run.failed", {"error": "No rows.", "hint": "Add some.", "code": 2}), "No rows.", "app.room('train')"),
-        (DONE, "Training is done. Check whether it helped.", "app.room('evaluate')"),
+        (DONE, "Training is done. Check whether it helped.", "screen.evaluate"),
     ],
 )
 def test_next_follows_from_how_the_newest_run_ended(shop: Shop, end: Any, sentence: str, action: str) -> None:

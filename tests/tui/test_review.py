@@ -453,6 +453,9 @@ async def test_review_goes_through_the_rows_that_data_filters(shop: Shop, checks
         await at_row(room, 4)
         await room.press("escape", "escape")  # the first closes the notice
         await room.until(lambda: room.mode == "data" and room.screen.query_one("#list").cursor == 1)
+        await room.press("backspace")
+        await room.until(lambda: len(session_of(room).selection.rows) == 14)
+        assert "clear_filter" not in room.actions
 
 
 async def test_an_invalid_row_is_explained_and_passed_over(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:

@@ -57,7 +57,7 @@ class DataRoom(SourceRoom):
     CONDITIONAL_ACTIONS = frozenset(
         {
             "filter", "review", "fix", "accept", "reject", "tag", "redo", "mute", "sort", "bulk", "transform", "generate",
-            "import_rows", "stats", "recipe", "check_again", "map_columns",
+            "import_rows", "stats", "recipe", "check_again", "map_columns", "clear_filter",
         }
     )  # fmt: skip
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -78,6 +78,7 @@ class DataRoom(SourceRoom):
         Binding("o", "open_file", "open a file", id="data.open"),
         Binding("r", "new_recipe", "new recipe", id="data.new-recipe"),
         Binding("equals_sign", "map_columns", "map the columns", id="data.map"),
+        Binding("backspace", "clear_filter", "show all rows", id="data.all"),
         Binding("escape", "leave", "back", id="data.back"),
     ]
 
@@ -331,6 +332,7 @@ class DataRoom(SourceRoom):
             stats = FooterAction("g", label, "stats", "switch between the rows, their statistics, and their labels")
         actions = [
             (True, FooterAction("/", "filter", "filter", "filter rows by status, tag, finding, length or text")),
+            (bool(session.selection.filter.strip()), FooterAction("bksp", "all rows", "clear_filter", "clear the filter")),
             (on_finding, FooterAction("enter", "rows", "focused.choose", "show the rows with this finding")),
             (on_row, FooterAction("enter", "review", "review", "open this row in Review")),
             (not self.wide, stats),
@@ -418,16 +420,17 @@ class DataRoom(SourceRoom):
         self.set_focus(self.query_one("#filter-text"))
 
     def action_leave(self) -> None:
-        """Go back to the list of rows, or remove the marks, the notice, or the filter."""
+        """Go back to the list of rows, or remove the marks or the notice."""
         if self._return_to_list():
             return
         if self._list.marked:
             self.clear_marks()
-        elif self.app.notice is None and self.session is not None and self.session.selection.filter.strip():
-            self._set_filter_text("")
-            self._select("")
         else:
             self.app.action_dismiss_notice()
+
+    def action_clear_filter(self) -> None:
+        self._set_filter_text("")
+        self._select("")
 
     def _return_to_list(self) -> bool:
         """Leave the statistics or the filter. Return whether the list did not have the focus."""
