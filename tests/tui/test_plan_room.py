@@ -153,6 +153,25 @@ async def test_an_invalid_value_is_an_error_and_the_field_stays_open(
         assert "learning_rate = 3e-4\n" in file_of(shop).read_text()
 
 
+async def test_the_field_stays_over_its_value_when_an_error_moves_the_form(
+    shop: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise DataError("It is invalid.")
+
+    plannable(shop, monkeypatch)
+    monkeypatch.setattr("mlxtune.tui.rooms.plan.screen.edit_recipe", refuse)
+    async with open_room("plan", NARROW) as room:
+        await planned(room)
+        form, field = room.screen.query_one("#plan-keys", ListPanel), room.screen.query_one(Field)
+        await room.press(*["down"] * (form.size.height - 2))
+        assert form.first == 0
+        await room.press("enter", "x", "enter")
+        await room.until(lambda: "It is invalid." in room.notice)
+        await room.until(lambda: form.first > 0 and field.region.y == form.region.y + form.cursor_y)
+        assert field.is_open
+
+
 async def test_arrows_go_through_choices_and_minus_and_plus_step_numbers(
     shop: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch
 ) -> None:
