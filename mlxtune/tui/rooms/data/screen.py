@@ -78,7 +78,7 @@ class DataRoom(SourceRoom):
         Binding("o", "open_file", "open a file", id="data.open"),
         Binding("r", "new_recipe", "new recipe", id="data.new-recipe"),
         Binding("equals_sign", "map_columns", "map the columns", id="data.map"),
-        Binding("backspace", "clear_filter", "show all rows", id="data.all"),
+        Binding("backspace", "clear_filter", "show all rows", id="data.clear"),
         Binding("escape", "leave", "back", id="data.back"),
     ]
 
