@@ -320,7 +320,7 @@ class BaseApp(OrderedKeys):
         self.with_recipe(views, self.start_run)
 
     def start_run(self, path: Path) -> None:
-        """Start a run of the recipe in ``path`` and show it."""
+        """Start a run of the recipe in ``path``, and show both."""
 
         def start_recipe(recipe: Recipe) -> None:
             from mlxtune.training import start  # its imports would slow down the app's start
@@ -328,7 +328,7 @@ class BaseApp(OrderedKeys):
             start.start(self.workspace, recipe)
 
         if self._run_recipe_job(path, start_recipe, "Starting {}."):
-            self.selected = None
+            self.selected, self._recipe = None, path
             self.action_room("train")
 
     def new_search(self) -> None:

@@ -111,6 +111,7 @@ async def test_with_several_recipes_n_asks_which(shop: Shop, open_room: OpenRoom
         await room.press("n")
         await room.choose("1")
         await room.until(lambda: names == ["beta"])
+        assert room.app.recipe.title == "beta.toml", "the other rooms show it, too"
 
 
 async def test_home_shows_the_recipe_that_the_other_rooms_show(shop: Shop, open_room: OpenRoom) -> None:
