@@ -70,6 +70,14 @@ class RecipeForm:
             return False
 
 
+class KeyList(ListPanel):
+    """The list of keys. It scrolls if a notice makes it shorter."""
+
+    def on_resize(self) -> None:
+        if isinstance(room := self.screen, PlanRoom):
+            self.call_after_refresh(room.move_field)
+
+
 class PlanRoom(Room):
     """A form with the recipe's keys. The plan is updated after every edit."""
 
@@ -110,7 +118,7 @@ class PlanRoom(Room):
             "← and → go through its values, - and + change a number, d restores the default. Invalid values are not written."
         )
         with Horizontal(id="plan-columns"):
-            form = (ListPanel(id="plan-keys", about=about), Panel(id="plan-detail"), Field(id="plan-field"))
+            form = (KeyList(id="plan-keys", about=about), Panel(id="plan-detail"), Field(id="plan-field"))
             yield Section("Recipe", *form, id="plan-form")
             with Vertical(id="plan-side"):
                 yield Section("To make it fit", Panel(id="plan-changes"), id="plan-fit")
@@ -339,11 +347,11 @@ class PlanRoom(Room):
         event.stop()
         if (item := self._edited_key) and self._write({item.path: item.parse(event.value)}):
             self._close_field()
-        else:
-            self.call_after_refresh(self._move_field)  # the error may have moved the form
 
-    def _move_field(self) -> None:
-        self.query_one("#plan-field", Field).styles.offset = self._value_position
+    def move_field(self) -> None:
+        """Keep an open field over its value."""
+        if (field := self.query_one("#plan-field", Field)).is_open:
+            field.styles.offset = self._value_position
 
     def on_field_cancelled(self, event: Field.Cancelled) -> None:
         event.stop()
