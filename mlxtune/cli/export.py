@@ -172,7 +172,7 @@ def _create_command(run: Run) -> list[str]:
 def _print_use(run: Run) -> None:
     """Print how to use the finished export ``run`` in the program that it was written for."""
     request = launch.read_request(run.folder)
-    program, name = request["program"], request["name"]
+    program, name = request.get("program", ""), request.get("name", "")
     if program == "ollama":
         info(("  " + shlex.join(_create_command(run)), "primary"))
         info(("  " + shlex.join(["ollama", "run", ollama.model_name(name)]), "primary"))

@@ -312,13 +312,9 @@ def facts(scaffold: Scaffold, name: str = "") -> list[tuple[str, str]]:
     formats = ", ".join(f"{count:,} {format}" for format, count in scaffold.formats.items())
     unreadable = f", {scaffold.unreadable:,} cannot be read" if scaffold.unreadable else ""
     schema = f"{name}.schema.json" if name else "a JSON Schema"
-    measure = (
-        "the likelihood of both answers"
-        if scaffold.method == "dpo"
-        else "the final number"
-        if scaffold.with_numbers
-        else "exact match"
-    )
+    measure = "the final number" if scaffold.with_numbers else "exact match"
+    if scaffold.method == "dpo":
+        measure = "the likelihood of both answers"
     contract = f"none; measured by {measure}" if scaffold.schema is None else f"{schema}, from the JSON answers"
     contract = f"{len(scaffold.labels)} labels, compared with the reference" if scaffold.labels else contract
     required = sum(sentence.share == 1 for sentence in scaffold.sentences)

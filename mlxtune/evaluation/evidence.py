@@ -299,7 +299,8 @@ def _row(record: Any, location: str) -> EvaluatedRow:
             ]
             if len(messages) == len(turns):
                 tools, element = tuple(record.get("tools", ())), record.get("element")
-                return EvaluatedRow(id, line, group, reference, tuple(messages), tools, element)
+                if element is None or isinstance(element, int):
+                    return EvaluatedRow(id, line, group, reference, tuple(messages), tools, element)
     raise _malformed(location)
 
 

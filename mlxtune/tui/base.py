@@ -210,7 +210,7 @@ class BaseApp(OrderedKeys):
 
     @property
     def has_chosen_recipe(self) -> bool:
-        """Whether :attr:`recipe` is the one that the user chose."""
+        """Whether the user chose :attr:`recipe`."""
         return self.recipe is not None and self.recipe.path == self._recipe
 
     def select_recipe(self, name: str) -> None:

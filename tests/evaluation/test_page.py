@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from html.parser import HTMLParser
 
+import pytest
 from evaluation_files import BAD, GOOD, write_evaluation
 
-from mlxtune.evaluation import report
+from mlxtune.core.errors import InputError
+from mlxtune.evaluation import evidence, report
 from mlxtune.evaluation.answer_statistics import AnswerStatistics
 from mlxtune.evaluation.drilldown import failed_rows
+from mlxtune.evaluation.evidence import EvaluatedRow
 from mlxtune.evaluation.json_fields import to_json
 from mlxtune.evaluation.off_task.result import OffTaskChange, OffTaskResult
 from mlxtune.evaluation.render import html, markdown, wording
@@ -265,3 +269,29 @@ def test_pictures_show_latency_the_margin_and_the_rival_of_seeds(tmp_path):
     text = markdown.render_markdown(rich, [])
     assert "| seed 8 | 3 of 4 |" in text
     assert "Dashed" not in text
+
+
+def test_lines_are_written_as_in_older_reports_which_verify_renders_again(tmp_path):
+    folder = write_evaluation(tmp_path)
+    records = [json.loads(row) for row in (folder / evidence.QUESTIONS).read_text().splitlines()]
+    (folder / evidence.QUESTIONS).write_text("".join(json.dumps({**row, "line": row["line"] + 1200}) + "\n" for row in records))
+    loaded = report.load(folder)
+    failures = failed_rows(folder, loaded)
+    assert failures
+    text = markdown.render_markdown(loaded, failures)
+    assert "### Line 12" in text
+    assert "Line 1,2" not in text
+
+
+def test_rows_of_an_array_are_numbered() -> None:
+    row = EvaluatedRow("a", 1204, "a", None, ())
+    assert (row.location.place, replace(row, element=28).location.place) == ("line 1,204", "row 28")
+
+
+@pytest.mark.parametrize("element", ["28", 2.5])
+def test_an_invalid_position_is_reported(tmp_path, element):
+    folder = write_evaluation(tmp_path)
+    first, *others = (folder / evidence.QUESTIONS).read_text().splitlines()
+    (folder / evidence.QUESTIONS).write_text("\n".join([json.dumps({**json.loads(first), "element": element}), *others]))
+    with pytest.raises(InputError, match="line 1: unexpected format"):
+        evidence.load_rows(folder)

@@ -82,7 +82,10 @@ def _failures(report: EvaluationReport, failures: Sequence[FailedRow]) -> list[s
     blocks = ["## Failed rows", plain(f"{shown_note(len(shown), len(failures), report.subject.name)}.")]
     for failure in shown:
         state = ", passed before" if failure.broken else ""
-        blocks += [f"### {failure.row.location.place.capitalize()}{state}", plain(f"{failure.kind}: {failure.why}")]
+        blocks += [
+            f"### {failure.row.location.place.capitalize().replace(',', '')}{state}",
+            plain(f"{failure.kind}: {failure.why}"),
+        ]
         blocks += ["Prompt:", _fence(failure.row.question), f"{plain(report.subject.name)}:", _fence(failure.answer.output)]
         if other := other_answer(report, failure):
             blocks += [f"{plain(other[0])}:", _fence(other[1])]

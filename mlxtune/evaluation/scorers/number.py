@@ -1,4 +1,4 @@
-"""Final number: the output arrives at the same number as the reference, however the way there is worded.
+"""Final number: the output ends with the same number as the reference, regardless of the wording before it.
 
 As in GSM8K (Cobbe et al., 2021), the number follows ``####``, or it is in LaTeX's ``\\boxed{}``. Without such a mark it is the last
 number in the text, as in the *flexible-extract* filter of EleutherAI's lm-evaluation-harness.

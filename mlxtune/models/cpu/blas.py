@@ -69,7 +69,7 @@ def _load(library: str) -> bool:
         _libraries.append(ctypes.CDLL(library, mode=ctypes.RTLD_GLOBAL))
     except OSError:
         return False
-    if "OPENBLAS_NUM_THREADS" not in os.environ:
+    if not os.environ.get("OPENBLAS_NUM_THREADS"):
         limit_threads()
         threading.Thread(target=_follow_load, name="machine load", daemon=True).start()
     return True

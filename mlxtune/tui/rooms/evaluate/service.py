@@ -139,7 +139,7 @@ def arm_options(recipe: Recipe) -> list[tuple[str, tuple[str, ...]]]:
 
 
 def has_other_evaluation(run: Run, path: Path) -> bool:
-    """Return whether the recipe at ``path`` evaluates differently than the one that ``run`` was started with."""
+    """Return whether the recipe at ``path`` evaluates differently from the recipe of ``run``."""
     try:
         now, then = (tomllib.loads(dump(recipe)) for recipe in (load(path), run.recipe()))
     except MlxtuneError:

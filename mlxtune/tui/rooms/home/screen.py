@@ -74,7 +74,7 @@ class HomeRoom(Room):
         return self.app.snapshot.runs if self.app.snapshot else ()
 
     def _own(self, snapshot: Snapshot) -> Snapshot:
-        """Return what is known about the recipe that the other rooms show, or all of it if the newest run has another recipe file."""
+        """Return the part of ``snapshot`` about the recipe that the other rooms show, or all of it if the newest run's has no file."""
         view, newest = self.app.recipe, next(iter(snapshot.runs), None)
         if view is None or view.recipe is None or not (self.app.has_chosen_recipe or (newest and newest.name == view.recipe.name)):
             return snapshot
@@ -87,8 +87,8 @@ class HomeRoom(Room):
     def draw(self, snapshot: Snapshot) -> None:
         step, own, tall = self._next_step(snapshot), self._own(snapshot), self.tall
         stages = workflow(own)
-        several = len(snapshot.recipes) > 1 and self.app.recipe is not None
-        self.query_one("#workflow", Section).head.set(note=self.app.recipe.title if several and self.app.recipe else "")
+        recipe = self.app.recipe if len(snapshot.recipes) > 1 else None
+        self.query_one("#workflow", Section).head.set(note=recipe.title if recipe else "")
         self.query_one(NextPanel).update(lambda width, _height: render.next_step(step, width, tall))
         self.query_one("#workflow-picture", Panel).update(lambda width, _height: render.workflow(stages, width, tall))
         verdict, runs = snapshot.best or snapshot.verdict, snapshot.runs
