@@ -125,7 +125,7 @@ def attach(name: RunName = "last", json: Json = False) -> None:
 
 @app.command()
 def stop(name: RunName = "last", json: Json = False) -> None:
-    """Stop a run after its current step. A training run or search saves a checkpoint; an evaluation keeps its finished arms."""
+    """Stop a run after its current step. A training run or search saves a checkpoint; an evaluation keeps its answers."""
     run = registry.find_run(Path.cwd(), name, None)
     registry.stop(run)
     started, explained = time.monotonic(), False
@@ -149,7 +149,7 @@ def stop(name: RunName = "last", json: Json = False) -> None:
     if run.kind != "train":
         show(f"{run.id} stopped.")
         if run.kind in ("eval", "search"):
-            kept = "Finished arms are kept. " if run.kind == "eval" else ""
+            kept = "Its answers are kept. " if run.kind == "eval" else ""
             show(f"  {kept}Continue it: ", (f"mlxtune runs resume {run.id}", "primary"))
         return
     saved = f"Checkpoint {state.checkpoints[-1]} is saved." if state.checkpoints else "It has no checkpoint yet."

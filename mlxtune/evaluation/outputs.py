@@ -7,7 +7,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache, partial
 from importlib.metadata import version
@@ -17,6 +17,7 @@ from typing import Any
 from mlxtune.core.errors import DataError, InputError, MlxtuneError, TemplateError, TooLongError
 from mlxtune.core.files import write_text
 from mlxtune.core.hashing import sha256_file, sha256_json
+from mlxtune.core.journal import Journal, read
 from mlxtune.data.rows import Conversation, Preference, PromptRow, Row, assistant_message
 from mlxtune.evaluation.arms import Arm
 from mlxtune.evaluation.latency import measure_latency
@@ -32,6 +33,7 @@ from mlxtune.models.thoughts import GeneratedAnswer
 from mlxtune.recipe import Recipe
 from mlxtune.runs.state import HELD_OUT_ROW
 
+UNFINISHED = ".unfinished.jsonl"  # suffix of the answers of an arm that is not finished
 IndexedText = tuple[int, str | None]  # the index of a row, and one of its answers
 Likelihoods = dict[str, list[tuple[float, int]]]  # nats and tokens of the given answers, by a hash of the model and all tokens
 
@@ -129,7 +131,8 @@ def generate_answers(
 
     Answers have at most ``max_tokens``, after at most ``thinking_tokens`` of reasoning. For pairs with an ID in
     ``compared``, the likelihood of the rejected answer is computed too. Results are stored in ``cache`` under a hash of everything that
-    affects them: weights, tokenizer, adapter, grammar, tokens, decoding, compute path and versions.
+    affects them: weights, tokenizer, adapter, grammar, tokens, decoding, compute path and versions. Each answer is saved as it ends, so
+    that an interrupted evaluation continues where it ended.
     ``tell`` returns the progress callback for a kind of work (``of`` describes ``rows``); ``shared`` holds prefixes that ``loaded``
     has
     processed with its current weights, and ``likelihoods`` those of earlier arms, which a grammar does not change. If ``timed``,
@@ -177,9 +180,8 @@ def generate_answers(
         thought_starts=template.thought_starts, stop_loops=grammar is None,
     )  # fmt: skip
     if not cached:
-        answers = generate_arm(
-            prompts, max_tokens=max_tokens, thinking_tokens=thinking_tokens, batch_size=batch_size, progress=tell(of)
-        )
+        options = {"max_tokens": max_tokens, "thinking_tokens": thinking_tokens, "batch_size": batch_size}
+        answers = _saved_as_they_end(file.with_suffix(UNFINISHED), prompts, partial(generate_arm, **options), tell(of))
         indices = [index for index, _ in (chosen if references else []) + (others if rejected else [])]
         pairs = [(prompts[index], tokens) for index, tokens in zip(indices, references + rejected, strict=True)]
         known = {} if likelihoods is None else likelihoods
@@ -210,7 +212,27 @@ def generate_answers(
         latency = measure_latency(prompts, answer_alone)
         outputs = tuple(replace(one, seconds=latency.seconds(one.thought_tokens + one.answer_tokens)) for one in outputs)
     save_outputs(file, outputs)
+    file.with_suffix(UNFINISHED).unlink(missing_ok=True)
     return ArmAnswers(arm.name, outputs, cached, time.perf_counter() - start, no_likelihood_reason)
+
+
+def _saved_as_they_end(
+    file: Path, prompts: Sequence[Sequence[int]], generate_arm: Callable[..., list[GeneratedAnswer]], progress: Progress
+) -> list[GeneratedAnswer]:
+    """Return the answers to ``prompts``: those that an interrupted evaluation saved in ``file``, and new ones, which are added to it."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    answers = {record.pop("prompt"): GeneratedAnswer(**record) for record in read(file)}
+    left = [index for index in range(len(prompts)) if index not in answers]
+    with closing(Journal(file)) as journal:
+        if left:
+            known = len(answers)
+            new = generate_arm(
+                [prompts[index] for index in left],
+                progress=lambda done, _: progress(known + done, len(prompts)),
+                on_answer=lambda index, answer: journal.append({"prompt": left[index], **asdict(answer)}),
+            )
+            answers |= zip(left, new, strict=True)
+    return [answers[index] for index in range(len(prompts))]
 
 
 def _answer_tokens(

@@ -6,12 +6,13 @@ import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
 import pytest
 
-from mlxtune.core.errors import DataError, MlxtuneError
+from mlxtune.core.errors import DataError, Interrupted, MlxtuneError
 from mlxtune.data.rows import Conversation, Location, Message, Preference, Text
 from mlxtune.evaluation import outputs
 from mlxtune.evaluation.arms import Arm
@@ -19,6 +20,7 @@ from mlxtune.evaluation.outputs import ArmAnswers, generate_answers, prompt_rows
 from mlxtune.models import lora
 from mlxtune.models.generate import generate
 from mlxtune.models.load import LoadedModel, load
+from mlxtune.models.prefix_cache import PrefixCache
 from mlxtune.models.resolve import resolve
 from mlxtune.models.template import ChatTemplate, TemplateSettings
 from mlxtune.recipe import AdapterSection, parse
@@ -32,9 +34,7 @@ def loaded(tiny: Path) -> LoadedModel:
     return load(resolve(str(tiny)))
 
 
-def _answer(
-    loaded: LoadedModel, cache: Path, arm: Arm = Arm("base"), rows=ROWS, max_tokens: int = 6, **options: bool
-) -> ArmAnswers:
+def _answer(loaded: LoadedModel, cache: Path, arm: Arm = Arm("base"), rows=ROWS, max_tokens: int = 6, **options: Any) -> ArmAnswers:
     return generate_answers(
         arm,
         loaded,
@@ -44,8 +44,7 @@ def _answer(
         thinking_tokens=8,
         batch_size=2,
         cache=cache,
-        tell=lambda of: lambda done, total: None,
-        **options,
+        **{"tell": lambda of: lambda done, total: None, **options},
     )
 
 
@@ -154,6 +153,37 @@ def test_repeated_prompt_is_answered_from_cache(loaded: LoadedModel, tmp_path: P
     assert again.outputs == first.outputs
 
 
+@pytest.mark.parametrize("supports_prefix", [True, False])
+def test_interrupted_arm_keeps_the_answers_that_have_ended(
+    loaded: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, supports_prefix: bool
+) -> None:
+    if not supports_prefix:
+        monkeypatch.setattr(PrefixCache, "__call__", lambda *_: None)
+    whole = _answer(loaded, tmp_path / "whole")
+    cache, kept, asked, told = tmp_path / "cache", [], [], []
+
+    def stop(done: int, total: int) -> None:
+        if 0 < done < total:
+            kept.append(done)
+            raise Interrupted(0)
+
+    def counting(model, tokenizer, prompts, **options):
+        asked.append(len(prompts))
+        return generate(model, tokenizer, prompts, **options)
+
+    with pytest.raises(Interrupted):
+        _answer(loaded, cache, tell=lambda of: stop)
+    monkeypatch.setattr(outputs, "generate", counting)
+    continued = _answer(loaded, cache, tell=lambda of: lambda done, total: told.append((of, done, total)))
+    assert asked == [len(ROWS) - kept[0]]
+    assert told[0][:2] == ("held-out row", kept[0])
+    assert told[-1][1:] == (5, 5)
+    assert [(one.id, one.output, one.ended, one.answer_tokens) for one in continued.outputs] == [
+        (one.id, one.output, one.ended, one.answer_tokens) for one in whole.outputs
+    ]
+    assert [file.suffixes for file in cache.iterdir()] == [[".jsonl"]]
+
+
 @pytest.mark.slow
 def test_any_deciding_change_invalidates_cache(loaded: LoadedModel, tmp_path: Path) -> None:
     _answer(loaded, tmp_path)
@@ -193,7 +223,7 @@ def test_non_finite_model_fails_and_caches_nothing(loaded: LoadedModel, tmp_path
     loaded.model.model.norm.weight = loaded.model.model.norm.weight * float("nan")
     with pytest.raises(MlxtuneError, match="NaNs"):
         _answer(loaded, tmp_path)
-    assert not list(tmp_path.iterdir())
+    assert not any(file.stat().st_size for file in tmp_path.iterdir())
 
 
 def test_template_that_hides_reference_skips_only_perplexity(tiny: Path, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 from mlxtune.core.errors import MachineError
 from mlxtune.data.source import read_file
 from mlxtune.recipe import dump, load
+from mlxtune.runs import launch
 from mlxtune.runs.registry import Run
 from mlxtune.tui.rooms.evaluate import service
 from mlxtune.tui.rooms.evaluate.paired_table import PairedTable
@@ -415,7 +416,7 @@ async def test_a_first_evaluation_shows_only_its_progress(shop: Shop, open_room:
     ("end", "text", "hint"),
     [
         (("run.failed", {"error": "The schema changed.", "hint": "Set it back.", "code": 2}), "✗ The schema changed.", "Set it back."),
-        (("run.stopped", {"step": 0}), "■ The evaluation was stopped.", "Press n to start another. To continue: mlxtune runs resume 20261124-1700-support-json"),
+        (("run.stopped", {"step": 0}), "■ The evaluation was stopped.", "Its answers are kept. Press n to continue it, or to start another."),
         (None, "✗ The evaluation crashed.", "Last output: Killed"),
     ],
 )  # fmt: skip
@@ -429,13 +430,18 @@ async def test_a_failed_evaluation_is_explained_above_the_last_report(
         assert error(room) == f"{text} {hint}"
 
 
-async def test_n_works_after_the_first_evaluation_was_stopped(shop: Shop, open_room: OpenRoom) -> None:
+async def test_n_continues_a_stopped_evaluation(shop: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch) -> None:
+    continued: list[str] = []
+    monkeypatch.setattr(launch, "resume", lambda run: continued.append(run.id))
     shop.recipe()
     shop.run("20261124-1700-support-json", kind="eval", age=90, end=("run.stopped", {"step": 0}))
     async with open_room("evaluate") as room:
-        await room.until(lambda: "Press n to start another." in error(room))
+        await room.until(lambda: "Press n to continue it" in error(room))
         await room.press("n")
         await room.until(lambda: isinstance(room.screen, ChoiceDialog))
+        assert "Continue support-json" in room.text("ListPanel")
+        await room.press("enter")
+        await room.until(lambda: continued == ["20261124-1700-support-json"])
 
 
 async def test_the_recipe_as_it_is_now_can_be_chosen_if_it_evaluates_differently(

@@ -275,7 +275,7 @@ def failure(view: RunView, width: int) -> Content:
     if view.status == "stopped":
         return lines(
             *marked("■", "$muted", "The evaluation was stopped.", width, "bold"),
-            fold(f"Press n to start another. To continue: mlxtune runs resume {view.id}", width, "    ", ""),
+            fold("Its answers are kept. Press n to continue it, or to start another.", width, "    ", ""),
         )
     text = "The evaluation crashed." if view.status == "crashed" else view.state.error or "The evaluation failed."
     log = f"Last output: {view.process_output[-1]}" if view.process_output else f"Log: evals/{view.title}/worker.log"

@@ -22,8 +22,9 @@ from mlxtune.evaluation.off_task.prompts import OffTaskPrompt
 from mlxtune.evaluation.scorers.registry import metric_label
 from mlxtune.evaluation.start import has_adapter
 from mlxtune.recipe import load
-from mlxtune.runs import registry
+from mlxtune.runs import launch, registry
 from mlxtune.runs.registry import Run
+from mlxtune.runs.status import STATUS_LABELS
 from mlxtune.tui.base import Room
 from mlxtune.tui.generate_flow import choose_teacher
 from mlxtune.tui.paths import display_path
@@ -40,6 +41,7 @@ from mlxtune.tui.widgets.panel import FocusPanel, Panel
 from mlxtune.tui.widgets.section import Section
 
 REFERENCE = "reference"
+CONTINUE = "continue"
 MAX_GROUPS = 8  # groups of failing rows offered
 MAX_RUNS = 8  # recent runs offered for evaluation
 
@@ -115,6 +117,12 @@ class EvaluateRoom(Room):
         return live if live and live.state.kind == "eval" else None
 
     @property
+    def _unfinished(self) -> RunView | None:
+        """The newest evaluation if it ended without a report. It can be continued."""
+        newest = next(iter(self.app.snapshot.evals), None) if self.app.snapshot else None
+        return newest if newest and newest.status in ("failed", "crashed", "stopped") and self._live is None else None
+
+    @property
     def _finished(self) -> list[RunView]:
         return self.app.finished_evaluations
 
@@ -155,8 +163,7 @@ class EvaluateRoom(Room):
 
     def _draw_state(self, snapshot: Snapshot, live: RunView | None, wanted: RunView | None) -> None:
         """Draw the running evaluation, the newest failure, or the empty state."""
-        newest = next(iter(snapshot.evals), None)
-        failed = newest if newest and newest.status in ("failed", "crashed", "stopped") and live is None else None
+        failed = self._unfinished
         error = self._report.evidence_error if self._report else None
         if self._load_error and wanted and self._load_error[0] == wanted.run.folder:
             error = self._load_error[1]
@@ -481,6 +488,7 @@ class EvaluateRoom(Room):
         if snapshot is None or not self.app.can_start:
             self.app.show_notice(self.app.in_use)
             return
+        unfinished = self._unfinished
         runs = [view for view in snapshot.runs if has_adapter(view.run)][:MAX_RUNS]
         paths = {item.recipe.name: item.path for item in snapshot.recipes if item.recipe}
         subjects: list[tuple[Run | None, Path]] = []
@@ -497,8 +505,18 @@ class EvaluateRoom(Room):
                 subjects.append((None, recipe.path))
                 texts.append((recipe.title, "its base alone"))
         options = [ChoiceOption(str(index), *text) for index, text in enumerate(texts)]
-        dialog = ChoiceDialog("Evaluate what?", "", options)
-        self.app.push_screen(dialog, lambda index: self._choose_arms(*subjects[int(index)]) if index else None)
+        if unfinished:
+            label = STATUS_LABELS[unfinished.status].text
+            detail = f"{label} {ago(snapshot.now - unfinished.updated)}; its answers are kept"
+            options.insert(0, ChoiceOption(CONTINUE, f"Continue {unfinished.name}", detail))
+
+        def chosen(choice: str | None) -> None:
+            if choice == CONTINUE and unfinished:
+                self.app.run_job(lambda: launch.resume(unfinished.run), busy=f"Continuing {unfinished.name}.")
+            elif choice:
+                self._choose_arms(*subjects[int(choice)])
+
+        self.app.push_screen(ChoiceDialog("Evaluate what?", "", options), chosen)
 
     def _choose_arms(self, run: Run | None, path: Path) -> None:
         try:
@@ -537,7 +555,7 @@ class EvaluateRoom(Room):
 
         options = [
             ChoiceOption("", "Let it finish", "nothing changes"),
-            ChoiceOption("stop", "Stop", "finished arms are kept"),
+            ChoiceOption("stop", "Stop", "its answers are kept"),
         ]
         dialog = ChoiceDialog(f"Stop the evaluation of {view.name}?", "", options)
         self.app.push_screen(dialog, chosen)
