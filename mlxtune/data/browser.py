@@ -171,6 +171,10 @@ class SourceBrowser:
         """The number of rows with a decision."""
         return sum(not self.decision(index).is_undecided for index in self.decisions)
 
+    def count_orphans(self) -> int:
+        """Return the number of decisions about rows that are not among the scanned ones."""
+        return sum(not decision.is_empty for decision in self.state.orphans(map(self.key, self.decisions)))
+
     @property
     def tags(self) -> Counter[str]:
         """The number of scanned rows that have each tag in the source."""
@@ -260,7 +264,8 @@ class SourceBrowser:
         for one in findings:
             if one.rows and one.severity != "note":
                 rows.setdefault(one.check, []).append(one.rows[0])
-        label, sentence = verdict(findings, len(self) - len(left_out))
+        accepted = {index for index, decision in decisions.items() if decision.status == "accepted"}
+        label, sentence = verdict(findings, len(self) - len(left_out), accepted)
         stale = any(result.split_of(index) for index in left_out) or not all(map(self._is_checked, changed - left_out))
         return ReviewVerdict(label, sentence, tuple(findings), rows, len(left_out), len(edited), stale)
 

@@ -15,14 +15,14 @@ from mlxtune.data.readers.formats import NO_MAPPING
 from mlxtune.data.review import journal_path
 from mlxtune.data.source_files import all_files
 
-_VERSION = 5
+_VERSION = 6
 
 
 @dataclass(frozen=True)
 class CheckOutcome:
     """The verdict of a source's last check: its ``label`` (``blocked``, ``look`` or ``clean``) and its sentence.
 
-    ``flagged`` of the ``rows`` valid rows have a blocking finding or, if there are none, a warning. The outcome ``is_outdated`` if the
+    ``flagged`` of the ``rows`` valid rows have a blocking finding or, if there are none, a warning that was not reviewed. The outcome ``is_outdated`` if the
     review has changed since, which may have resolved findings.
     """
 

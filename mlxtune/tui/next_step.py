@@ -288,7 +288,7 @@ def _data_stage(snapshot: Snapshot, view: RecipeView | None) -> WorkflowStage:
     if check:
         glyph, token, result = {
             "clean": ("✓", "$success", "clean"),
-            "look": ("✓", "$success", f"ready, {check.flagged:,} to look at"),
+            "look": ("✓", "$success", f"ready, {check.flagged:,} to look at" if check.flagged else "ready"),
             "blocked": ("✗", "$error", f"{check.flagged:,} to fix"),
         }.get(check.label, (glyph, token, result))
     if rows:

@@ -111,13 +111,14 @@ def undo_or_redo(session: SourceSession, action: str) -> Notice:
     step = session.undo() if action == "undo" else session.redo()
     if step is None:
         return Notice("·", "$muted", f"Nothing to {action}.")
-    rows = session.source.rows_with_keys([step.changes[0][1].row]) if len(step.changes) == 1 else []
+    rows = session.source.rows_with_keys(after.row for _, after in step.changes)
     if len(rows) == 1:
         session.move_to(rows[0])
     if action == "redo":
         return decision_notice(step, rows)
     redo = FooterAction("U", "redo", "redo", "redo this decision")
-    return Notice("↶", "$muted", f"{_subject(step, rows)}: {step.action} undone.", undo=redo)
+    why = "" if rows or step.checks else "It was about rows that are not in the source as it is read now."
+    return Notice("↶", "$muted", f"{_subject(step, rows)}: {step.action} undone.", why, undo=redo)
 
 
 def _subject(step: ReviewStep, rows: list[int]) -> str:

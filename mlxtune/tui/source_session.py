@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlxtune.core.errors import DataError, InputError, MachineError, MlxtuneError, ModelError
-from mlxtune.core.text import one_line
+from mlxtune.core.text import one_line, plural
 from mlxtune.data import filters, review
 from mlxtune.data.review import Action, ReviewSession, ReviewStep
 from mlxtune.data.rows import Row, RowError, row_tags
 from mlxtune.data.source_files import PARTS, generated_path
 from mlxtune.recipe import Recipe
 from mlxtune.tui.follow import file_stamp
+from mlxtune.tui.widgets.frame import Notice
 
 if TYPE_CHECKING:  # most of these load numpy, which the first screen does not need
     from mlxtune.data.browser import SourceBrowser
@@ -167,6 +168,10 @@ class SourceSession:
         except DataError:  # the file is being written; a new session opens once it stops changing
             return
         self._notify()
+        if not self.closed and (orphans := browser.count_orphans()):
+            text = f"{plural(orphans, 'decision')} of the review {'is' if orphans == 1 else 'are'} about rows that this source does not have."
+            hint = "The rows have changed, or are read with other columns. The decisions are kept."
+            self._app.call_later(self._app.show_notice, Notice("!", "$warning", text, hint))
 
     def _find_unmapped(self, browser: SourceBrowser) -> RowError | None:
         """Return the error of the first row if every row is invalid and the first one needs a column map."""

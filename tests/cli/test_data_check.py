@@ -10,6 +10,7 @@ import jsonschema
 import pytest
 
 from mlxtune.data.checks.report import SCHEMA
+from mlxtune.data.review import ReviewSession, with_keys
 from mlxtune.data.source import read_source
 from mlxtune.recipe import load
 from mlxtune.runs import launch
@@ -226,6 +227,34 @@ def test_rows_to_review_come_before_training(cli, tmp_path: Path) -> None:
     assert "Nothing blocks training, but 1 of 2 rows should be reviewed." in shown
     assert "Ready" not in shown
     assert shown.splitlines()[-1] == f"Then mlxtune init --from {source}"
+
+
+def test_accepted_rows_need_no_further_review(cli, tmp_path: Path) -> None:
+    source = tmp_path / "rows.jsonl"
+    answers = ["I hope this helps!", "Feel free to ask.", "It shipped on Monday."]
+    rows = [{"prompt": f"Where is order {number}?", "completion": answer} for number, answer in enumerate(answers)]
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    keyed = list(with_keys(read_source(source).rows))
+    for accepted, word, sentence in (
+        (0, "look", "Nothing blocks training, but 2 of 3 rows should be reviewed."),
+        (1, "look", "Nothing blocks training, but 1 of 3 rows should be reviewed."),
+        (2, "clean", "Nothing blocks training, and the review accepted 2 rows with a warning."),
+    ):
+        with ReviewSession(source) as session:
+            session.decide("accept", keyed[:accepted])
+        report = json.loads(cli("data", "check", str(source), "--json").out)
+        assert (report["word"], report["sentence"]) == (word, sentence)
+        assert finding_lines(report) == {"boilerplate": [1, 2]}
+
+
+def test_a_warning_about_all_rows_is_no_warning_about_single_ones(cli, tmp_path: Path) -> None:
+    source = tmp_path / "pairs.jsonl"
+    pairs = [{"prompt": f"Question {number}?", "chosen": f"{number} " * 30, "rejected": f"{number}."} for number in range(40)]
+    source.write_text("".join(json.dumps(row) + "\n" for row in pairs))
+    report = json.loads(cli("data", "check", str(source), "--json").out)
+    assert (report["word"], report["sentence"]) == (
+        "look", "Nothing blocks training, but there is a warning about the 40 rows as a whole."
+    )  # fmt: skip
 
 
 def test_the_last_command_keeps_the_format(cli, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from mlxtune.core.errors import MachineError, MlxtuneError
 from mlxtune.data.review import ReviewSession, journal_path
 from mlxtune.data.review import load as load_review
 from mlxtune.data.rows import Row
+from mlxtune.data.source import read_source
 from mlxtune.planning.masks import TrainingMask
 from mlxtune.tui.app import MlxtuneApp
 from mlxtune.tui.render.word_diff import word_diff
@@ -455,7 +456,37 @@ async def test_review_goes_through_the_rows_that_data_filters(shop: Shop, checks
         await room.until(lambda: room.mode == "data" and room.screen.query_one("#list").cursor == 1)
         await room.press("backspace")
         await room.until(lambda: len(session_of(room).selection.rows) == 14)
-        assert "clear_filter" not in room.actions
+        assert "all rows" not in room.actions
+
+
+async def test_decisions_about_rows_that_are_not_in_the_source_are_announced(
+    shop: Shop, checks: Checks, open_room: OpenRoom
+) -> None:
+    source = fill(shop, [GOOD[0], GOOD[1]])
+    with ReviewSession(source) as session:
+        session.decide("accept", [(row.hash, row) for row in read_source(source).rows[:2]])
+    write(source, [{"prompt": f"Number {number}?", "completion": "Yes."} for number in range(20)])
+    async with open_room("review") as room:
+        await room.until(lambda: "2 decisions of the review are about rows that this source does not have." in room.notice)
+        await room.press("u")
+        await room.until(lambda: "2 rows: accept undone. It was about rows that are not in the source" in room.notice)
+
+
+async def test_review_can_leave_the_filter(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
+    fill(shop)
+    async with open_room("data") as room:
+        await room.until(lambda: ready(room))
+        await room.press("slash", *"tag:login", "enter")
+        await room.until(lambda: len(session_of(room).selection.rows) == 6)
+        await room.press("R")
+        await room.until(lambda: "all rows" in room.actions)
+        await room.press("backspace")
+        await room.until(lambda: len(session_of(room).selection.rows) == 14)
+        assert "all rows" not in room.actions
+        assert "shown" not in room.text("#progress")
+        await room.press("D")
+        await room.until(lambda: room.mode == "data")
+        assert room.screen.query_one("#filter-text").value == ""
 
 
 async def test_an_invalid_row_is_explained_and_passed_over(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:

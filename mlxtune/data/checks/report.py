@@ -56,8 +56,8 @@ class CheckReport:
     """Everything that a check found. ``lengths`` are in tokens if ``max_tokens`` is set, else in characters.
 
     ``locations`` has the location and ID of every record in a finding. ``skipped`` maps each group of checks that did not run to
-    the reason. ``hidden`` has the findings of muted checks and of rows that the review left out, and ``edited`` the hashes of edited
-    rows. ``tokens`` and ``splits`` have, for each record, its length (-1 if unknown) and its split (empty if unknown).
+    the reason. ``hidden`` has the findings of muted checks and of rows that the review left out, ``edited`` the hashes of edited
+    rows, and ``accepted`` the rows that were accepted. ``tokens`` and ``splits`` have, for each record, its length (-1 if unknown) and its split (empty if unknown).
     """
 
     path: Path
@@ -77,6 +77,7 @@ class CheckReport:
     muted: tuple[MutedCheck, ...] = ()
     edited: Mapping[int, str] = field(default_factory=dict)
     left_out: int = 0
+    accepted: frozenset[int] = frozenset()
 
     @property
     def read(self) -> int:
@@ -92,34 +93,46 @@ class CheckReport:
 
     def rows(self, severity: Severity) -> int:
         """Return the number of records that have a finding with this severity."""
-        return _row_count(self.findings, severity)
+        return len(_rows(self.findings, severity))
+
+    @property
+    def flagged(self) -> int:
+        """The number of records that block training, or otherwise of those that should be reviewed."""
+        return self.rows("block") or len(_rows(self.findings, "warn") - self.accepted)
 
     @property
     def label(self) -> str:
         """The verdict: ``blocked``, ``look`` or ``clean``."""
-        return verdict(self.findings, self.read - self.left_out)[0]
+        return verdict(self.findings, self.read - self.left_out, self.accepted)[0]
 
     @property
     def sentence(self) -> str:
         """The verdict in one sentence."""
-        return verdict(self.findings, self.read - self.left_out)[1]
+        return verdict(self.findings, self.read - self.left_out, self.accepted)[1]
 
 
 NAME_THE_COLUMNS = "Name the columns with --map (data.map in a recipe), or the format with --format (data.format)."
 
 
-def _row_count(findings: Iterable[Finding], severity: Severity) -> int:
-    return len({finding.rows[0] for finding in findings if finding.severity == severity and finding.rows})
+def _rows(findings: Iterable[Finding], severity: Severity) -> set[int]:
+    return {finding.rows[0] for finding in findings if finding.severity == severity and finding.rows}
 
 
-def verdict(findings: Collection[Finding], read: int) -> tuple[str, str]:
-    """Return ``blocked``, ``look`` or ``clean`` for a source with ``read`` rows, and the verdict in one sentence."""
-    severities = {finding.severity for finding in findings}
-    if "block" in severities:
-        count = f"{_row_count(findings, 'block'):,} of {plural(read, 'row')}"
-        return "blocked", f"Not ready: {count} should be fixed or left out before training."
-    if "warn" in severities:
-        return "look", f"Nothing blocks training, but {_row_count(findings, 'warn'):,} of {plural(read, 'row')} should be reviewed."
+def verdict(findings: Collection[Finding], read: int, accepted: Collection[int] = ()) -> tuple[str, str]:
+    """Return ``blocked``, ``look`` or ``clean`` for a source with ``read`` rows, and the verdict in one sentence.
+
+    A warning about an ``accepted`` row needs no further review.
+    """
+    if blocked := _rows(findings, "block"):
+        return "blocked", f"Not ready: {len(blocked):,} of {plural(read, 'row')} should be fixed or left out before training."
+    warned = _rows(findings, "warn")
+    to_review = len(warned.difference(accepted))
+    if to_review:
+        return "look", f"Nothing blocks training, but {to_review:,} of {plural(read, 'row')} should be reviewed."
+    if any(finding.severity == "warn" and not finding.rows for finding in findings):
+        return "look", f"Nothing blocks training, but there is a warning about the {plural(read, 'row')} as a whole."
+    if warned:
+        return "clean", f"Nothing blocks training, and the review accepted {plural(len(warned), 'row')} with a warning."
     return "clean", f"Clean: no problems in {plural(read, 'row')}."
 
 

@@ -60,6 +60,7 @@ def check(
         kept: Counter[str] = Counter()
         edited: dict[int, str] = {}
         left_out: set[int] = set()
+        accepted: set[int] = set()
         row_checks = _RowChecks()
         for item in reviewed:
             index, part, record = item.index, item.part, item.record
@@ -74,6 +75,8 @@ def check(
                     findings += contract_findings(row_input, scorer)
                 if item.is_edited:
                     edited[index] = record.hash
+                if item.decision is not None and item.decision.status == "accepted":
+                    accepted.add(index)
                 if item.is_left_out:
                     left_out.add(index)
                 else:
@@ -104,6 +107,7 @@ def check(
             muted=muted_counts(findings, state.muted),
             edited=edited,
             left_out=len(left_out),
+            accepted=frozenset(accepted),
             locations=_locations(records, findings),
             statistics=figures,
             lengths=known_lengths or tuple(corpus.lengths),
@@ -114,8 +118,7 @@ def check(
             splits=_splits(corpus, len(records)),
             contract_labels=dict(scorer.labels) if scorer else {},
         )
-        flagged = report.rows("block") or report.rows("warn")
-        outcome = check_cache.CheckOutcome(report.label, report.sentence, report.kept, flagged)
+        outcome = check_cache.CheckOutcome(report.label, report.sentence, report.kept, report.flagged)
         check_cache.save(path, outcome, format, mapping)
         return report
 

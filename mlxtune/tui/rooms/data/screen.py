@@ -160,6 +160,11 @@ class DataRoom(SourceRoom):
             panel = self.query_one("#no-source" if session is None else "#unavailable", Panel)
             panel.update(lambda width, _height: self.render_unavailable(session, width))
 
+    def on_screen_resume(self) -> None:
+        super().on_screen_resume()
+        if session := self.session:  # Review can clear the filter
+            self._set_filter_text(session.selection.filter)
+
     def _show_session(self, session: SourceSession | None) -> None:
         self._drawn_session = session
         self.clear_marks()

@@ -43,7 +43,7 @@ class ReviewRoom(SourceRoom):
     RECIPE_KEY = "r"
     CONDITIONAL_ACTIONS = frozenset(
         {"accept", "reject", "skip", "prefer_right", "disclaimer", "tie", "bad", "swap", "edit", "keep", "leave", "tag", "note",
-         "redo", "details", "transform", "generate", "recipe", "import_rows"}
+         "redo", "details", "transform", "generate", "recipe", "import_rows", "clear_filter"}
     )  # fmt: skip
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("a", "accept", "accept; in a pair, prefer the left answer", id="review.accept"),
@@ -67,6 +67,7 @@ class ReviewRoom(SourceRoom):
         Binding("left,h", "previous", "previous row", id="review.previous"),
         Binding("home", "first", "first row", id="review.first"),
         Binding("end", "last", "last row", id="review.last"),
+        Binding("backspace", "clear_filter", "show all rows", id="review.clear"),
         Binding("c", "details", "contract", id="review.contract"),
         Binding("i", "import_rows", "import", id="review.import"),
         Binding("r", "recipe", "recipe", id="review.recipe"),
@@ -327,6 +328,7 @@ class ReviewRoom(SourceRoom):
             (valid, skip),
             (single, edit),
             (bool(session.source.state.steps), FooterAction("u", "undo", "undo", "undo the most recent decision")),
+            (bool(session.selection.filter.strip()), FooterAction("bksp", "all rows", "clear_filter", "clear the filter")),
             (not self.wide, FooterAction("c", details, "details", "switch between the row and its contract, tags and origin")),
             (valid, FooterAction("v", "editor", "open_editor", "edit the part under the cursor in $EDITOR")),
             (valid, FooterAction("t", "tag", "tag", "add or remove a tag; digits do so for the listed tags")),
@@ -401,6 +403,11 @@ class ReviewRoom(SourceRoom):
         session, fixed = self.session, self._with_disclaimers
         if session is not None and fixed is not None and self.decide("edit", record=fixed.content):
             self._request_mask(session)
+            self.redraw()
+
+    def action_clear_filter(self) -> None:
+        if session := self.session:
+            session.select("", session.selection.order)
             self.redraw()
 
     def action_swap(self) -> None:
