@@ -181,7 +181,9 @@ def generate_answers(
     )  # fmt: skip
     if not cached:
         options = {"max_tokens": max_tokens, "thinking_tokens": thinking_tokens, "batch_size": batch_size}
-        answers = _saved_as_they_end(file.with_suffix(UNFINISHED), prompts, partial(generate_arm, **options), tell(of))
+        unfinished, answer = file.with_suffix(UNFINISHED), partial(generate_arm, **options)
+        answers, earlier_seconds = _saved_as_they_end(unfinished, prompts, answer, tell(of))
+        start -= earlier_seconds
         indices = [index for index, _ in (chosen if references else []) + (others if rejected else [])]
         pairs = [(prompts[index], tokens) for index, tokens in zip(indices, references + rejected, strict=True)]
         known = {} if likelihoods is None else likelihoods
@@ -218,21 +220,32 @@ def generate_answers(
 
 def _saved_as_they_end(
     file: Path, prompts: Sequence[Sequence[int]], generate_arm: Callable[..., list[GeneratedAnswer]], progress: Progress
-) -> list[GeneratedAnswer]:
-    """Return the answers to ``prompts``: those that an interrupted evaluation saved in ``file``, and new ones, which are added to it."""
+) -> tuple[list[GeneratedAnswer], float]:
+    """Return the answers to ``prompts``, and the seconds that an interrupted evaluation spent on those that it saved in ``file``.
+
+    New answers are added to the file.
+    """
     file.parent.mkdir(parents=True, exist_ok=True)
-    answers = {record.pop("prompt"): GeneratedAnswer(**record) for record in read(file)}
+    answers: dict[int, GeneratedAnswer] = {}
+    seconds = 0.0
+    for record in read(file):
+        prompt, seconds = record.pop("prompt"), record.pop("seconds")
+        answers[prompt] = GeneratedAnswer(**record)
     left = [index for index in range(len(prompts)) if index not in answers]
+    known, start = len(answers), time.perf_counter()
     with closing(Journal(file)) as journal:
+
+        def save(index: int, answer: GeneratedAnswer) -> None:
+            journal.append({"prompt": left[index], "seconds": seconds + time.perf_counter() - start, **asdict(answer)})
+
         if left:
-            known = len(answers)
             new = generate_arm(
                 [prompts[index] for index in left],
                 progress=lambda done, _: progress(known + done, len(prompts)),
-                on_answer=lambda index, answer: journal.append({"prompt": left[index], **asdict(answer)}),
+                on_answer=save,
             )
             answers |= zip(left, new, strict=True)
-    return [answers[index] for index in range(len(prompts))]
+    return [answers[index] for index in range(len(prompts))], seconds
 
 
 def _answer_tokens(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 from dataclasses import replace
@@ -174,6 +175,9 @@ def test_interrupted_arm_keeps_the_answers_that_have_ended(
     with pytest.raises(Interrupted):
         _answer(loaded, cache, tell=lambda of: stop)
     monkeypatch.setattr(outputs, "generate", counting)
+    (unfinished,) = cache.iterdir()
+    saved = [json.loads(line) | {"seconds": 1000.0} for line in unfinished.read_text().splitlines()]
+    unfinished.write_text("".join(json.dumps(record) + "\n" for record in saved))
     continued = _answer(loaded, cache, tell=lambda of: lambda done, total: told.append((of, done, total)))
     assert asked == [len(ROWS) - kept[0]]
     assert told[0][:2] == ("held-out row", kept[0])
@@ -181,6 +185,7 @@ def test_interrupted_arm_keeps_the_answers_that_have_ended(
     assert [(one.id, one.output, one.ended, one.answer_tokens) for one in continued.outputs] == [
         (one.id, one.output, one.ended, one.answer_tokens) for one in whole.outputs
     ]
+    assert 1000 < continued.seconds < 2000
     assert [file.suffixes for file in cache.iterdir()] == [[".jsonl"]]
 
 
