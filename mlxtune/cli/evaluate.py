@@ -58,12 +58,15 @@ def evaluate(
     send: Annotated[
         bool, typer.Option("--send", help="Consent to sending held-out prompts to arms that are remote endpoints.")
     ] = False,
+    detach: Annotated[bool, typer.Option("--detach", help="Start the evaluation and return immediately.")] = False,
     json: Json = False,
 ) -> None:
     """Evaluate the base model, the baselines, and the adapter on the same held-out rows.
 
     The adapter must beat the strongest arm that needs no training.
     """
+    if detach and (gate or generated):
+        raise InputError("--detach cannot be combined with --gate or --generated, which need the verdict.")
     recipe, run = _subject(which, overrides or [])
     if generated:
         if all_seeds or adapter:
@@ -72,8 +75,12 @@ def evaluate(
         return
     runs = _seeds(run) if all_seeds else []
     entry = _adapter(adapter, recipe, run) if adapter else None
-    code, folder = measure(recipe, run, entry=entry, seeds=runs, consent=_consent(recipe, send))
-    if code:
+    evaluation = _start(recipe, run, entry=entry, seeds=runs, consent=_consent(recipe, send))
+    folder = evaluation.folder
+    if detach:
+        show_json({"run": evaluation.id, "folder": str(folder)}) if json else show(evaluation.id)
+        return
+    if code := follow_answers(evaluation):
         raise typer.Exit(code)
     report = reports.load(folder)
     show_json({"folder": str(folder), **to_json(report)}) if json else show_report(report, folder)
@@ -137,24 +144,24 @@ def _trained(recipe: Recipe) -> Run:
     return run
 
 
-def measure(
-    recipe: Recipe,
-    run: Run | None,
-    *,
-    entry: AdapterEntry | None = None,
-    seeds: Sequence[Run] = (),
-    consent: str = "",
-) -> tuple[int, Path]:
-    """Run an evaluation of a run's adapter, of ``entry``, or of the base alone, with a progress bar.
+def measure(recipe: Recipe, run: Run | None, *, consent: str = "") -> tuple[int, Path]:
+    """Evaluate a run's adapter or the base alone, with a progress bar. Return the exit code and the evaluation's folder."""
+    evaluation = _start(recipe, run, consent=consent)
+    return follow_answers(evaluation), evaluation.folder
 
-    ``seeds`` are runs that differ from ``run`` only in the seed. Return the exit code and the evaluation's folder.
+
+def _start(
+    recipe: Recipe, run: Run | None, *, entry: AdapterEntry | None = None, seeds: Sequence[Run] = (), consent: str = ""
+) -> Run:
+    """Start the evaluation of a run's adapter, of ``entry``, or of the base alone.
+
+    ``seeds`` are runs that differ from ``run`` only in the seed.
     """
     check_recipe(recipe)
     fetch(recipe)
     if (run or entry) and (power := off_task_power(recipe)):
         info("  ", ("Off-task ", "muted"), power)
-    evaluation = start(Path.cwd(), recipe, run, entry, seeds=seeds, consent=consent)
-    return follow_answers(evaluation), evaluation.folder
+    return start(Path.cwd(), recipe, run, entry, seeds=seeds, consent=consent)
 
 
 def _consent(recipe: Recipe, send: bool) -> str:

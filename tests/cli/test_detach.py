@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,16 @@ def test_eval_does_not_read_a_report_that_is_not_written_yet(cli, run, monkeypat
     result = cli("eval", "shop.toml")
     assert result.code == 0
     assert result.err.splitlines()[-3:] == _detached(run)
+
+
+def test_eval_returns_as_soon_as_the_evaluation_has_started(cli, run, monkeypatch) -> None:
+    for name in ("check_recipe", "fetch"):
+        monkeypatch.setattr(evaluate, name, lambda *_: None)
+    monkeypatch.setattr(evaluate, "start", lambda *_, **__: run)
+    assert cli("eval", "shop.toml", "--detach").out == f"{run.id}\n"
+    assert json.loads(cli("eval", "shop.toml", "--detach", "--json").out) == {"run": run.id, "folder": str(run.folder)}
+    result = cli("eval", "shop.toml", "--detach", "--gate")
+    assert (result.code, "--detach cannot be combined with --gate" in result.err) == (2, True)
 
 
 def test_the_run_is_named_even_while_its_worker_starts(cli, run, monkeypatch) -> None:
