@@ -137,7 +137,7 @@ def check(
         _show_report(report, fixed, every)
         command = _next_command(source, report, section, fixed)
         if command:
-            is_later = not fixed and not command.startswith("mlxtune data check") and not report.advice.startswith("Train: ")
+            is_later = not fixed and not command.startswith("mlxtune data check") and report.improvement
             show(("Then " if is_later else "Run ", "bold primary"), (command, "primary"))
     by_hand = [finding for _, finding in fixed.by_hand] if fixed else []
     blocks = [finding for finding in report.findings if finding.severity == "block"]

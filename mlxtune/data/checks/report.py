@@ -68,7 +68,6 @@ class CheckReport:
     statistics: Statistics
     lengths: tuple[int, ...]
     max_tokens: int
-    advice: str
     skipped: dict[str, str]
     tokens: tuple[int, ...] = ()
     splits: tuple[str, ...] = ()
@@ -78,6 +77,16 @@ class CheckReport:
     edited: Mapping[int, str] = field(default_factory=dict)
     left_out: int = 0
     accepted: frozenset[int] = frozenset()
+
+    @property
+    def improvement(self) -> str:
+        """What to do with the data before training, or an empty text."""
+        return improvement(self.statistics, self.findings)
+
+    @property
+    def advice(self) -> str:
+        """The most useful next step."""
+        return advice(self.statistics, self.findings)
 
     @property
     def read(self) -> int:
@@ -138,6 +147,16 @@ def verdict(findings: Collection[Finding], read: int, accepted: Collection[int] 
 
 def advice(statistics: Statistics, findings: Sequence[Finding], fix: str = "--fix") -> str:
     """Return the most useful next step; ``fix`` says how the reader can apply a fix."""
+    if first := improvement(statistics, findings, fix):
+        return first
+    if statistics.tier == "minimum viable":
+        missing = GOOD_PROMPTS - statistics.groups
+        return f"Train: this is enough to start. About {missing:,} more distinct prompts would bring it to “good”."
+    return "Train: the checks have no further suggestions for the data."
+
+
+def improvement(statistics: Statistics, findings: Sequence[Finding], fix: str = "--fix") -> str:
+    """Return what to do with the data before training, or an empty text; ``fix`` says how the reader can apply a fix."""
     counts = Counter(finding.check for finding in findings if finding.severity != "note")
     blocks = Counter(finding.check for finding in findings if finding.severity == "block")
     if leaks := blocks["leak"]:
@@ -167,10 +186,7 @@ def advice(statistics: Statistics, findings: Sequence[Finding], fix: str = "--fi
     if rarest and rarest[0] < RARE_ROWS:
         count, key, value = rarest
         return f"Add rows with {one_line(key, 30)} = {one_line(value, 30)}: {count} is too few to learn from or to measure."
-    if statistics.tier == "minimum viable":
-        missing = GOOD_PROMPTS - statistics.groups
-        return f"Train: this is enough to start. About {missing:,} more distinct prompts would bring it to “good”."
-    return "Train: the checks have no further suggestions for the data."
+    return ""
 
 
 # The JSON document that ``data check --json`` prints, described by check.schema.json

@@ -16,7 +16,7 @@ from mlxtune.data.checks.check_input import CheckInput, TextPart, TokenCount
 from mlxtune.data.checks.contract import ContractScorer, contract_findings
 from mlxtune.data.checks.corpus import Corpus
 from mlxtune.data.checks.registry import CHECKS, CORPUS_CHECKS, ROW_CHECKS, TEXT_CHECKS, report_order
-from mlxtune.data.checks.report import CheckReport, FileCount, MutedCheck, advice
+from mlxtune.data.checks.report import CheckReport, FileCount, MutedCheck
 from mlxtune.data.checks.unreadable import unreadable
 from mlxtune.data.readers.formats import NO_MAPPING
 from mlxtune.data.review import ReviewState
@@ -112,7 +112,6 @@ def check(
             statistics=figures,
             lengths=known_lengths or tuple(corpus.lengths),
             max_tokens=max_tokens if known_lengths else 0,
-            advice=advice(figures, shown),
             skipped=dict(skipped),
             tokens=tuple(-1 if one is None or one.error else one.total for one in tokens or ()),
             splits=_splits(corpus, len(records)),
