@@ -248,9 +248,9 @@ def _show_review(browser: SourceBrowser, matching: Sequence[int], json: bool, *,
     if orphans:
         names = ", ".join(f"{item.row[:12]} {item.status}" for item in orphans[:_PREVIEW_ROWS])
         more = " …" if len(orphans) > _PREVIEW_ROWS else ""
-        info(
-            ("  ! ", "bold warning"), f"{plural(len(orphans), 'decision')} for rows that are no longer in the source: {names}{more}"
-        )
+        why = "They may be about invalid rows, whose columns --map names." if browser.bad_count else "The rows have changed since."
+        count = f"{plural(len(orphans), 'decision')} about rows that this source does not have"
+        info(("  ! ", "bold warning"), f"{count}: {names}{more}. {why}")
     rows = matching if full else [index for index in matching if browser.decision(index).is_undecided][:_PREVIEW_ROWS]
     if rows:
         print_columns([_row_cells(browser, index) for index in rows], right=(1,))

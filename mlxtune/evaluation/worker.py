@@ -144,7 +144,9 @@ def evaluate(worker: Worker) -> dict[str, Any]:
     evidence.save_evidence(folder, recipe, rows, logprobs, inputs.source.rows, inputs.validation)
     if seed_answers:
         save_seed_answers(folder, seed_answers)
-    ledger.record(ledger.ledger_path(folder), "eval", folder.name, facts["row_ids"])
+    answers = [(arm.answers.arm, [[output.id, output.output, output.ended] for output in arm.answers.outputs]) for arm in scored]
+    shown = sha256_json([facts["contract"], answers])
+    ledger.record(ledger.ledger_path(folder), "eval", folder.name, facts["row_ids"], result=shown)
     history = ledger.history(ledger.ledger_path(folder), facts["row_ids"])
     headline = contract.headline(recipe, has_preferences=bool(compared))
     facts |= {"headline": headline, "looks": history.evaluations, "ledger": ledger.describe(history)}

@@ -10,6 +10,7 @@ from mlxtune.data.replay import replay_prompts
 from mlxtune.data.source import read_source
 from mlxtune.data.split import split
 from mlxtune.evaluation.contract import Contract
+from mlxtune.evaluation.off_task.prompts import load_prompts
 from mlxtune.models.bundled import Progress
 from mlxtune.models.resolve import resolve
 from mlxtune.recipe import Recipe
@@ -20,10 +21,11 @@ from mlxtune.runs.status import ACTIVE
 
 
 def check_recipe(recipe: Recipe) -> None:
-    """Raise ``InputError`` if the recipe's data cannot be read or split, or if its contract is invalid."""
+    """Raise ``InputError`` if the recipe's data cannot be read or split, or if its contract or off-task prompts are invalid."""
     splits = split(read_source(recipe.source, recipe.data.format, recipe.data.map), recipe.data)
     replay_prompts(recipe, splits.train)
     Contract.from_recipe(recipe)
+    load_prompts(recipe)
 
 
 def preflight(workspace: Path, recipe: Recipe, progress: Progress = lambda what, share: None) -> Recipe:

@@ -73,7 +73,7 @@ class MlxtuneApp(BaseApp):
     VERTICAL_BREAKPOINTS = [(0, "-short"), (30, "-tall")]  # noqa: RUF012
     BINDINGS: ClassVar[list[BindingType]] = [
         *(Binding(entry.key, f"room('{mode}')", entry.name, id=f"app.{mode}") for mode, entry in ROOMS.items()),
-        Binding("f1", "help", "Help", id="app.help"),
+        Binding("f1", "help", "Help", id="app.help", priority=True),  # also over a dialog
         Binding("ctrl+p", "command_palette", "More", id="app.more", priority=True),
         Binding("semicolon,ctrl+o", "jump", "Jump", id="app.jump"),
         Binding("ctrl+y", "copy", "Copy", id="app.copy"),
@@ -340,8 +340,11 @@ class MlxtuneApp(BaseApp):
             )
 
     def action_help(self) -> None:
-        if isinstance(self.screen, Room):
-            self.push_screen(PageScreen("Help", help_rows(self.screen)))
+        """Show the keys of the room, also while a dialog is open over it. On a page, close the page."""
+        if isinstance(self.screen, PageScreen):
+            self.screen.dismiss()
+        elif room := next((screen for screen in reversed(self.screen_stack) if isinstance(screen, Room)), None):
+            self.push_screen(PageScreen("Help", help_rows(room)))
 
     def action_command_palette(self) -> None:
         if not isinstance(self.screen, Palette):

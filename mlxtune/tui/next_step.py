@@ -172,8 +172,8 @@ def _after_run(view: RunView, snapshot: Snapshot) -> NextStep:
     verdict = snapshot.verdict
     if verdict and verdict.outcome and verdict.run_id == view.id:
         caveat = f"Not recommended: {verdict.caveat}. " if verdict.caveat else ""
-        more = "Add rows or hold out more of them (data.holdout), or change" if verdict.outcome == "cannot tell" else "Change"
-        why = f"{caveat}{more} one setting in the recipe and train again, or search for better ones: h in Train."
+        change = f"{verdict.remedy} Or change" if verdict.remedy else "Change"
+        why = f"{caveat}{change} one setting in the recipe and train again, or search for better ones: h in Train."
         new = ("n", "new", "start a new run", "screen.new")
         return NextStep(verdict.sentence, why, *new, verdict.glyph, verdict.token, _after_verdict(verdict, snapshot.best))
     evaluate = ("enter", "evaluate", "evaluate it", "screen.evaluate")

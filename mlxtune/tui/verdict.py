@@ -25,7 +25,8 @@ class MetricChange:
 class VerdictView:
     """A verdict and its figures. ``outcome`` is empty while only the base has been measured.
 
-    ``arm`` is the arm that the verdict is about. ``caveat`` says why an adapter that is better is still not recommended.
+    ``arm`` is the arm that the verdict is about. ``caveat`` says why an adapter that is better is still not recommended, and ``remedy``
+    how to measure enough rows if they do not suffice for a verdict.
     """
 
     outcome: str
@@ -36,6 +37,7 @@ class VerdictView:
     baseline: str
     metrics: tuple[MetricChange, ...]
     caveat: str = ""
+    remedy: str = ""
     arm: str = "tuned"
 
     @property
@@ -56,6 +58,7 @@ def read_verdict(path: Path) -> VerdictView | None:
     """Read the report at ``path``. Return ``None`` if this version cannot read it."""
     # Imported here because the report's scorers load a schema validator that the first screen must not wait for.
     from mlxtune.evaluation.promotion import promotion_caveat
+    from mlxtune.evaluation.render.wording import how_to_tell
     from mlxtune.evaluation.report import load
     from mlxtune.evaluation.scorers.registry import FORMS, metric_label
 
@@ -78,6 +81,7 @@ def read_verdict(path: Path) -> VerdictView | None:
             baseline=f"{contract.share * 100:.1f}% {metric_label(contract.metric)}",
             metrics=changes,
             caveat=one_line(promotion_caveat(report)),
+            remedy=how_to_tell(report, path.parent),
             arm=one_line(report.subject.name),
         )
     except (MlxtuneError, OSError, *_INVALID):

@@ -82,6 +82,7 @@ CASES = [
     ("train type.toml", 'type.toml, line 7: adapter.rank must be an integer, but is "sixteen"'),
     ("train value.toml", "value.toml, line 7: adapter.rank must be at least 1, but is 0"),
     ("train good.toml --set training.epoch=3", "unknown key epoch in [training] | Did you mean epochs?"),
+    ("train good.toml --set evaluation.regression=none", 'none. | To skip off-task prompts, set evaluation.regression = "".'),
     ("train good.toml --set training.epochs", "must have the form key=value"),
     ("train good.toml --set adapter.rank=x", "adapter.rank must be an integer"),
     ("train model.toml", "There is no model named smollm2-153m. | Did you mean smollm2-135m?"),

@@ -222,7 +222,8 @@ def test_orphaned_decisions_are_listed(cli, shop):
     cli("data", "review", "shop.jsonl", "1", "2", "--accept")
     removed = read_file(shop)[0]
     shop.write_text("".join(shop.read_text().splitlines(keepends=True)[1:]))
-    assert f"1 decision for rows that are no longer in the source: {removed.id} accepted" in cli("data", "review", "shop.jsonl").err
+    shown = " ".join(cli("data", "review", "shop.jsonl").err.split())
+    assert f"1 decision about rows that this source does not have: {removed.id} accepted. The rows have changed since." in shown
     assert [item["row"] for item in _json(cli("data", "review", "shop.jsonl", "--json"))["orphaned"]] == [removed.hash]
 
 

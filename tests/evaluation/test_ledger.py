@@ -51,6 +51,12 @@ def test_resumed_evaluation_is_counted_once(book):
     assert history(book, ROWS).evaluations == 2
 
 
+def test_repeated_evaluation_with_the_same_result_is_counted_once(book):
+    for by, result in (("one", "same"), ("two", "same"), ("three", "other"), ("four", "")):
+        record(book, "eval", by, ROWS, result=result)
+    assert history(book, ROWS).evaluations == 3
+
+
 def test_changed_holdout_is_reported(book):
     record(book, "eval", "one", ROWS)
     record(book, "blind", "one", ROWS[:1])

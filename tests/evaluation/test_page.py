@@ -21,6 +21,7 @@ from mlxtune.evaluation.statistics.agreement import Estimate
 from mlxtune.evaluation.statistics.intervals import PairedCounts
 from mlxtune.evaluation.statistics.seed_spread import SeedMean
 from mlxtune.evaluation.verdict import compare
+from mlxtune.recipe import dump, load
 
 SCRIPT = "<script>alert(1)</script>"
 HOSTILE = [
@@ -202,6 +203,19 @@ def test_holdout_summary_states_only_known_facts(tmp_path):
     (tmp_path / "base").mkdir()
     alone = report.load(write_evaluation(tmp_path / "base", base=[BAD] * 20))
     assert "80% power to detect a gain of 37 points (46 if 5% of rows regress)." in wording.holdout_summary(alone)
+
+
+def test_a_verdict_that_needs_more_rows_says_where_they_are(tmp_path):
+    folder = write_evaluation(tmp_path, base=[BAD, GOOD, BAD, GOOD], tuned=[GOOD, GOOD, BAD, GOOD])
+    loaded, recipe = report.load(folder), folder / "recipe.toml"
+    assert loaded.outcome == "cannot tell"
+    assert wording.how_to_tell(loaded, folder).startswith("To find out, add rows or hold out more of them")
+    recipe.write_text(dump(load(recipe, ["evaluation.rows=4"])))
+    limited = "To find out, evaluate more of the held-out rows: the recipe's evaluation.rows limits them to 4."
+    assert wording.how_to_tell(loaded, folder) == limited
+    (tmp_path / "better").mkdir()
+    better = write_evaluation(tmp_path / "better", base=[BAD] * 20, tuned=[GOOD] * 20)
+    assert wording.how_to_tell(report.load(better), better) == ""
 
 
 def test_holm_adjusted_p_is_shown_with_raw_p(tmp_path):

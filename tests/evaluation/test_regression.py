@@ -160,7 +160,7 @@ def test_recipe_can_replace_or_disable_prompts(tmp_path: Path) -> None:
     assert prompts.load_prompts(parse(f'{text}""')) == ()
     with pytest.raises(DataError, match=r"^evaluation\.regression: there is no file at .*none\.$") as caught:
         prompts.load_prompts(parse(f'{text}"none"', folder=tmp_path))
-    assert caught.value.hint.endswith("--set evaluation.regression=")
+    assert caught.value.hint == 'To skip off-task prompts, set evaluation.regression = "".'
     (tmp_path / "own.jsonl").write_text('{"id": "a", "prompt": "Say b.", "accept": ["b"]}\n')
     (own,) = prompts.load_prompts(parse(f'{text}"own.jsonl"', folder=tmp_path))
     assert (own.id, own.row().prompt[0].content, own.row().reference) == ("a", "Say b.", None)

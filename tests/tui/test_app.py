@@ -22,6 +22,7 @@ from mlxtune.tui.app import MlxtuneApp
 from mlxtune.tui.rooms import ROOMS
 from mlxtune.tui.stylesheet import CachedStylesheet
 from mlxtune.tui.theme import THEMES
+from mlxtune.tui.widgets.dialog import PromptDialog
 
 from .conftest import OpenRoom
 from .driver import NARROW, RoomDriver, any_size, drive
@@ -72,6 +73,16 @@ async def test_help_names_the_keys_of_the_room_and_closes(loaded: Shop, open_roo
         assert room.mode == "", "keys of the room do not work below a page"
         await room.press("f1")
         assert room.mode == "train"
+
+
+async def test_help_also_opens_over_a_dialog(loaded: Shop, open_room: OpenRoom) -> None:
+    async with open_room("home") as room:
+        await room.press("o")
+        await room.until(lambda: isinstance(room.screen, PromptDialog))
+        await room.press("f1")
+        await room.until(lambda: room.screen.query("#rows") and "write a recipe for a file of your own" in room.text("#rows"))
+        await room.press("escape")
+        await room.until(lambda: isinstance(room.screen, PromptDialog))
 
 
 async def test_a_screenshot_is_saved_in_the_workspace(loaded: Shop, open_room: OpenRoom) -> None:

@@ -430,6 +430,16 @@ async def test_a_failed_evaluation_is_explained_above_the_last_report(
         assert error(room) == f"{text} {hint}"
 
 
+async def test_no_verdict_is_said_to_follow_from_the_base_while_an_evaluation_is_unfinished(
+    shop: Shop, open_room: OpenRoom
+) -> None:
+    evaluation(shop, arms={"base": base})
+    shop.run("20261124-1700-support-json", kind="eval", age=90, end=("run.stopped", {"step": 0}))
+    async with open_room("evaluate") as room:
+        await room.until(lambda: "did not finish, so there is no verdict." in room.text("#ev-summary"))
+        assert "Now train" not in room.text("#ev-summary")
+
+
 async def test_n_continues_a_stopped_evaluation(shop: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch) -> None:
     continued: list[str] = []
     monkeypatch.setattr(launch, "resume", lambda run: continued.append(run.id))

@@ -341,6 +341,12 @@ async def test_unusable_rows_are_an_error(shop: Shop, open_room: OpenRoom, monke
         assert "costs" not in room.actions
 
 
+async def test_missing_off_task_prompts_are_an_error(shop: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch) -> None:
+    plannable(shop, monkeypatch, text=RECIPE.replace("[evaluation]", '[evaluation]\nregression = "none"'))
+    async with open_room("plan", size=NARROW) as room:
+        await planned(room, "✗ evaluation.regression: there is no file at")
+
+
 async def test_a_missing_base_is_fetched_only_on_request(shop: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch) -> None:
     fetched: list[str] = []
 

@@ -44,20 +44,22 @@ def ledger_path(evaluation: Path) -> Path:
     return evaluation.parent / FILE
 
 
-def record(path: Path, kind: Kind, by: str, rows: Sequence[str]) -> None:
+def record(path: Path, kind: Kind, by: str, rows: Sequence[str], *, result: str = "") -> None:
     """Record that the evaluation ``by`` used ``rows``, given by ID. Raises ``MachineError`` if the disk is full.
 
-    An evaluation that was interrupted after it was recorded is not recorded again.
+    An evaluation that was interrupted after it was recorded is not recorded again, and neither is one with the same ``result``, a hash
+    of its answers and contract: it shows nothing that was not known.
     """
     with file_lock(path.with_suffix(".lock"), busy_message="Another process is writing to the ledger of held-out rows."):
         truncate_torn_line(path)
         lines = _lines(path)
         new = {"kind": kind, "by": by, "rows": sorted(set(rows))}
-        if kind == "eval" and any(entry and new.items() <= entry.items() for entry in map(_entry, lines)):
+        entries = [entry for entry in map(_entry, lines) if entry and entry["kind"] == kind == "eval"]
+        if any(new.items() <= entry.items() or (result and entry.get("result") == result) for entry in entries):
             return
         journal = Journal(path)
         try:
-            journal.append({"v": 1, "t": time.time(), "prev": _hash(lines), **new})
+            journal.append({"v": 1, "t": time.time(), "prev": _hash(lines), **new, **({"result": result} if result else {})})
             journal.sync()
         finally:
             journal.close()

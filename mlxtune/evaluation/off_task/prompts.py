@@ -24,6 +24,7 @@ SHIPPED = Path("data/samples/regression.jsonl")
 OFF_TASK = "off-task prompt"  # what an arm answers, in events
 MAX_TOKENS = 32  # default maximum length of an answer
 _NUMBER = re.compile(r"(?<![\d.])-?\d+(?:\.\d+)?")
+_SKIP = 'To skip off-task prompts, set evaluation.regression = "".'
 _CHECKS = ("accept", "reject", "number", "pattern")
 
 
@@ -85,8 +86,7 @@ def load_prompts(recipe: Recipe) -> tuple[OffTaskPrompt, ...]:
     if not setting:
         return ()
     if setting != "shipped" and not recipe.path(setting).exists():
-        hint = "For none, use: --set evaluation.regression="
-        raise DataError(f"evaluation.regression: there is no file at {recipe.path(setting)}.", hint=hint)
+        raise DataError(f"evaluation.regression: there is no file at {recipe.path(setting)}.", hint=_SKIP)
     return read_prompts(samples.samples_root() / SHIPPED if setting == "shipped" else recipe.path(setting))
 
 
@@ -115,7 +115,7 @@ def read_prompts(file: Path) -> tuple[OffTaskPrompt, ...]:
         raise DataError(f"Cannot read {file}: {one_line(str(error), 120)}.") from error
     prompts = [_read_line(line, Location(file, number)) for number, line in enumerate(lines, 1) if line.strip()]
     if not prompts:
-        raise DataError(f"{file} has no prompts.", hint='To skip off-task prompts, set evaluation.regression = "".')
+        raise DataError(f"{file} has no prompts.", hint=_SKIP)
     if len({prompt.id for prompt in prompts}) < len(prompts):
         raise DataError(f"{file}: two prompts have the same ID.")
     return tuple(prompts)

@@ -132,7 +132,7 @@ def arms_table(report: EvaluationReport) -> ReportTable | None:
             )
     if not rows:
         return None
-    labels = ("p50, s", "p95, s", "tokens", "cut off", "loops")
+    labels = ("p50, s", "p95, s", "tokens", "still going", "repeating")
     columns = (
         TableColumn(),
         TableColumn(metric_label(report.answer_metric), right=True),
@@ -140,7 +140,7 @@ def arms_table(report: EvaluationReport) -> ReportTable | None:
         *([TableColumn(priority=2)] if slowest else []),
         *(TableColumn(label, right=True) for label in labels),
     )
-    note = "seconds (unbatched) and tokens per answer; share cut off or looping"
+    note = "seconds (unbatched) and tokens per answer; share unfinished"
     legend = (
         f"Bars: seconds per answer, from the median to the 95th percentile, on a scale to {_seconds(slowest)} s." if slowest else ""
     )

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
+from pathlib import Path
 
+from mlxtune.core.errors import MlxtuneError
 from mlxtune.core.text import duration, one_line, plural
 from mlxtune.evaluation.arms import TUNED
 from mlxtune.evaluation.drilldown import FailedRow
-from mlxtune.evaluation.evidence import NearestRow
+from mlxtune.evaluation.evidence import RECIPE, NearestRow
 from mlxtune.evaluation.off_task.result import LEAST, OffTaskResult
 from mlxtune.evaluation.report import ArmResult, EvaluationReport
 from mlxtune.evaluation.scorers import CONTRACT
@@ -16,6 +19,7 @@ from mlxtune.evaluation.scorers.registry import metric_label
 from mlxtune.evaluation.seed_report import SeedReport
 from mlxtune.evaluation.statistics.power import FLIPPED, power_text
 from mlxtune.evaluation.verdict import Comparison, signed_points
+from mlxtune.recipe import load
 
 _QUESTION_LENGTH = 140  # maximum characters of a training row's question
 _REVIEWED = {
@@ -72,6 +76,16 @@ def holdout_summary(report: EvaluationReport) -> str:
     power = power_text(groups)
     notes += [f"{power[0].upper()}{power[1:]}."] if report.headline is None else []
     return " ".join(filter(None, notes))
+
+
+def how_to_tell(report: EvaluationReport, folder: Path) -> str:
+    """Return how to measure enough rows for a verdict, or an empty text if more rows are not what it needs."""
+    if report.outcome != "cannot tell" or report.cut_arm:  # then the verdict says which limit to raise
+        return ""
+    with suppress(MlxtuneError):
+        if report.facts["rows"] == load(folder / RECIPE).evaluation.rows:
+            return f"To find out, evaluate more of the held-out rows: the recipe's evaluation.rows limits them to {report.facts['rows']:,}."
+    return "To find out, add rows or hold out more of them (data.holdout), then train and evaluate again."
 
 
 def seed_summary(seeds: SeedReport) -> str:

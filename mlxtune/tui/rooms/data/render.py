@@ -136,7 +136,7 @@ def table_message(session: SourceSession, width: int) -> Content:
         return lines(*error_rows(session.check.error, width))
     if selection.scanned is not None:
         return line(("  ○ searching", "$muted"))
-    return line(("  No rows match.  ", "$muted"), key("esc", "back to the list", "screen.leave"))
+    return line(("  No rows match.  ", "$muted"), key("bksp", "all rows", "screen.clear_filter"))
 
 
 def finding_row(check: str, rows: Sequence[int], width: int, under_cursor: bool) -> Content:

@@ -32,10 +32,15 @@ NAME, FIGURES, GAP = 19, 14, 4  # cells of an arm's name, of its rate with inter
 _ROLES = {"system": "◇", "developer": "◇", "user": "○", "assistant": "●", "tool": "▷"}
 
 
-def verdict(loaded: LoadedReport, live: RunView | None, width: int, max_rows: int) -> Content:
-    """Draw the verdict and as many of its notes as fit in ``max_rows``, most important first."""
+def verdict(loaded: LoadedReport, live: RunView | None, unfinished: RunView | None, width: int, max_rows: int) -> Content:
+    """Draw the verdict and as many of its notes as fit in ``max_rows``, most important first.
+
+    A later evaluation may be ``live``, or have ended ``unfinished``.
+    """
     report = loaded.report
     outcome, text = report.outcome, one_line(report.verdict)
+    if unfinished and not outcome:
+        text = f"The base has been evaluated. The evaluation of {one_line(unfinished.name)} did not finish, so there is no verdict."
     if live and not outcome:
         arm = live.state.current_arm[0] if live.state.current_arm else live.name
         text = f"The base has been evaluated. Now evaluating {one_line(arm)}; the verdict follows."
@@ -70,6 +75,8 @@ def _verdict_notes(loaded: LoadedReport) -> list[tuple[str, str, str]]:
     notes += [(" ", "", text) for text in _margins(loaded)]
     if report.facts.get("ledger"):
         notes.append((" ", "", one_line(str(report.facts["ledger"]))))
+    if loaded.remedy:
+        notes.append((" ", "", loaded.remedy))
     return notes
 
 
@@ -324,7 +331,8 @@ def row_page(loaded: LoadedReport, row: ScoredRow, filter: RowFilter, width: int
 def report_page(loaded: LoadedReport, width: int) -> list[Content]:
     """Draw the verdict and every table of the report."""
     report = loaded.report
-    rows = [*_prose(one_line(report.verdict), width, "bold"), *_prose(one_line(summary(report)), width), Content("")]
+    rows = [*_prose(one_line(report.verdict), width, "bold"), *_prose(one_line(summary(report)), width)]
+    rows += [*(_prose(loaded.remedy, width) if loaded.remedy else []), Content("")]
     for table in (*report_tables(report), facts_table(report)):
         rows += [*table_rows(table, width), Content("")]
     return rows[:-1]

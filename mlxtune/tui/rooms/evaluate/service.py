@@ -14,6 +14,7 @@ from mlxtune.core.text import one_line, plural
 from mlxtune.evaluation import report as reports
 from mlxtune.evaluation.arms import is_tuned
 from mlxtune.evaluation.drilldown import CellName, Drilldown, ScoredRow
+from mlxtune.evaluation.render.wording import how_to_tell
 from mlxtune.evaluation.report import EvaluationReport
 from mlxtune.evaluation.scorers.registry import FORMS
 from mlxtune.evaluation.start import start
@@ -27,13 +28,17 @@ CELL_TITLES: dict[CellName, str] = {"both": "Both pass", "broken": "Broken", "fi
 
 @dataclass(frozen=True)
 class LoadedReport:
-    """An evaluation's report. ``drilldown`` has the rows behind its numbers, or ``evidence_error`` says why not."""
+    """An evaluation's report. ``drilldown`` has the rows behind its numbers, or ``evidence_error`` says why not.
+
+    ``remedy`` says how to measure enough rows for a verdict, if that is what it needs.
+    """
 
     folder: Path
     report: EvaluationReport
     drilldown: Drilldown | None
     evidence_error: MlxtuneError | None
     html: Path | None
+    remedy: str
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -94,7 +99,7 @@ def load_report(folder: Path) -> LoadedReport:
         drilldown = Drilldown(folder)
     except MlxtuneError as reason:
         error = reason
-    return LoadedReport(folder, report, drilldown, error, html if html.is_file() else None)
+    return LoadedReport(folder, report, drilldown, error, html if html.is_file() else None, how_to_tell(report, folder))
 
 
 def find_rows(loaded: LoadedReport, filter: RowFilter) -> FilteredRows:

@@ -86,10 +86,14 @@ class PlanService:
         from mlxtune.data import review
         from mlxtune.data.source import read_source
         from mlxtune.data.split import split
+        from mlxtune.evaluation.contract import Contract
+        from mlxtune.evaluation.off_task.prompts import load_prompts
         from mlxtune.models.resolve import is_local
         from mlxtune.runs.registry import resolve_parent
 
         loaded = resolve_parent(self._workspace, recipe)
+        Contract.from_recipe(loaded)
+        load_prompts(loaded)
         files = sorted(loaded.source.glob("*.jsonl")) if loaded.source.is_dir() else [loaded.source]
         stamps = [file_stamp(file) for file in (*files, review.journal_path(loaded.source))]
         key = (loaded.model, loaded.data, loaded.method.kind, loaded.folder, stamps)
