@@ -119,7 +119,8 @@ class RunState:
         verb = {"reference": "scores", "prompt": "reads"}.get(kind, "answers")
         seconds = self.arm_remaining_seconds or 0.0
         left = f", {duration(seconds)} left" if seconds >= 1 else ""
-        return f"{one_line(arm, 40)} {verb} {done:,} of {plural(total, kind)}{left}"
+        purpose = " to find similar rows" if kind == "prompt" else ""
+        return f"{one_line(arm, 40)} {verb} {done:,} of {plural(total, kind)}{purpose}{left}"
 
     @property
     def arm_remaining_seconds(self) -> float | None:

@@ -16,6 +16,7 @@ from mlxtune.adapters.entry import data_hash
 from mlxtune.core.errors import InputError
 from mlxtune.core.hashing import sha256_file
 from mlxtune.recipe.parent import WEIGHTS
+from mlxtune.runs.events import EventWriter
 from mlxtune.runs.locks import file_lock
 
 from .conftest import arrays, config, write
@@ -90,8 +91,18 @@ def test_adapter_is_found_by_name_run_folder_or_partial_name(empty_workspace: Pa
     assert caught.value.hint == "Did you mean kind-voice?"
     with pytest.raises(InputError, match="is ambiguous"):
         library.find(empty_workspace, "o")
-    with pytest.raises(InputError, match="There are no adapters"):
-        library.find(empty_workspace / "runs", "last")
+
+
+def test_without_an_adapter_the_hint_is_to_finish_a_stopped_run(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="There are no adapters") as caught:
+        library.find(tmp_path, "last")
+    assert caught.value.hint == "Train one: mlxtune train RECIPE"
+    (run := tmp_path / "runs" / FIRST).mkdir(parents=True)
+    (run / "recipe.toml").touch()
+    EventWriter(run).emit("run.stopped", step=8)
+    with pytest.raises(InputError, match="There are no adapters") as caught:
+        library.find(tmp_path, "last")
+    assert caught.value.hint == f"Finish {FIRST}: mlxtune runs resume {FIRST}"
 
 
 @pytest.mark.parametrize("name", ["", "../x", "a/b", ".x", "base", "last", "x" * 65, "a b", "a\x1b[2J", "\u202egnp"])
