@@ -71,9 +71,9 @@ def find(workspace: Path, which: str) -> AdapterEntry:
     """Return the adapter with this name, run, folder or unique part of a name, or the ``last`` one. Raise ``InputError``."""
     entries = all_adapters(workspace)
     if not entries:
-        unfinished = next((run.id for run in registry.list_runs(workspace, "train") if run.status() in ("stopped", "crashed")), "")
-        hint = f"Finish {unfinished}: mlxtune runs resume {unfinished}" if unfinished else "Train one: mlxtune train RECIPE"
-        raise InputError(f"There are no adapters in {workspace}.", hint=hint)
+        if run := next((run for run in registry.list_runs(workspace, "train") if run.status() in ("stopped", "crashed")), None):
+            raise InputError(f"There are no adapters yet; {run.id} did not finish.", hint=f"Finish it: mlxtune runs resume {run.id}")
+        raise InputError(f"There are no adapters in {workspace}.", hint="Train one: mlxtune train RECIPE")
     if which == "last":
         return entries[0]
     path = os.path.realpath(workspace / which)

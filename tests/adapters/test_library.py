@@ -100,9 +100,9 @@ def test_without_an_adapter_the_hint_is_to_finish_a_stopped_run(tmp_path: Path) 
     (run := tmp_path / "runs" / FIRST).mkdir(parents=True)
     (run / "recipe.toml").touch()
     EventWriter(run).emit("run.stopped", step=8)
-    with pytest.raises(InputError, match="There are no adapters") as caught:
+    with pytest.raises(InputError, match=f"There are no adapters yet; {FIRST} did not finish.") as caught:
         library.find(tmp_path, "last")
-    assert caught.value.hint == f"Finish {FIRST}: mlxtune runs resume {FIRST}"
+    assert caught.value.hint == f"Finish it: mlxtune runs resume {FIRST}"
 
 
 @pytest.mark.parametrize("name", ["", "../x", "a/b", ".x", "base", "last", "x" * 65, "a b", "a\x1b[2J", "\u202egnp"])
