@@ -72,7 +72,9 @@ def find(workspace: Path, which: str) -> AdapterEntry:
     entries = all_adapters(workspace)
     if not entries:
         if run := next((run for run in registry.list_runs(workspace, "train") if run.status() in ("stopped", "crashed")), None):
-            raise InputError(f"There are no adapters yet; {run.id} did not finish.", hint=f"Finish it: mlxtune runs resume {run.id}")
+            raise InputError(
+                f"There are no adapters yet; {run.id} did not finish.", hint=f"Finish it: mlxtune runs resume {run.id}"
+            )
         raise InputError(f"There are no adapters in {workspace}.", hint="Train one: mlxtune train RECIPE")
     if which == "last":
         return entries[0]
