@@ -106,7 +106,7 @@ def document(plan: Plan, bill: Bill) -> dict[str, Any]:
 
 
 def _print_plan(plan: Plan, bill: Bill, recipe: Recipe, answering: float | None, off_task: str) -> None:
-    print_heading(out, "Plan", "measured on this machine" if plan.calibrated else "computed, not measured; use --probe to measure")
+    print_heading(out, "Plan", plan.basis if plan.probed else f"{plan.basis}; use --probe to measure")
     show("  ", _MARKS[plan.outcome], (plan.sentence, "bold"))
     print_section("Memory", f"largest batch: {plan.largest_batch}")
     parts: list[list[Cell]] = []

@@ -79,7 +79,7 @@ def new_folder(path: Path) -> Iterator[Path]:
     ``path`` is thus complete or absent. A killed process leaves :func:`scratch_folder`. Raise ``InputError`` if ``path`` exists, and
     ``MachineError`` if the disk is full or read-only.
     """
-    taken = InputError(f"{path} already exists.", hint="Choose another folder with --to.")
+    taken = InputError(f"{path} already exists.", hint="Remove or rename it, or choose another folder with --to.")
     if os.path.lexists(path):
         raise taken
     scratch = scratch_folder(path)

@@ -25,7 +25,17 @@ from mlxtune.data.checks.report import CheckResult, verdict
 from mlxtune.data.checks.run import recheck
 from mlxtune.data.filters import Filter
 from mlxtune.data.readers.formats import NO_MAPPING
-from mlxtune.data.review import EXCLUDED, Decision, KeyedRow, ReviewState, ReviewStep, apply_decision, is_resolved, key_of_copy
+from mlxtune.data.review import (
+    EXCLUDED,
+    Decision,
+    KeyedRow,
+    ReviewState,
+    ReviewStep,
+    apply_decision,
+    is_left_out,
+    is_resolved,
+    key_of_copy,
+)
 from mlxtune.data.rows import Location, Row, RowError, last_prompt, row_tags, row_text
 
 ORDERS = ("row", "findings", "longest", "shortest")
@@ -266,7 +276,12 @@ class SourceBrowser:
                 rows.setdefault(one.check, []).append(one.rows[0])
         accepted = {index for index, decision in decisions.items() if decision.status == "accepted"}
         label, sentence = verdict(findings, len(self) - len(left_out), accepted)
-        stale = any(result.split_of(index) for index in left_out) or not all(map(self._is_checked, changed - left_out))
+        checked_without = set(result.left_out)
+        stale = (
+            not left_out <= checked_without
+            or not all(is_left_out(self.lazy_row(index).row, self.decision(index)) for index in checked_without - left_out)
+            or not all(map(self._is_checked, changed - left_out))
+        )
         return ReviewVerdict(label, sentence, tuple(findings), rows, len(left_out), len(edited), stale)
 
     def tokens(self, index: int) -> int:
@@ -336,7 +351,7 @@ class SourceBrowser:
 class ReviewVerdict:
     """The verdict of the checks after a review. ``rows`` maps each check, most severe first, to the rows with a finding.
 
-    If it is ``stale``, rows were edited or left out since the checks ran, which changes the splits.
+    If it is ``stale``, rows were edited, left out, or restored since the checks ran, which changes the counts and the splits.
     """
 
     label: str

@@ -105,6 +105,11 @@ class Decision:
         return self.status == "pending" and not self.note and not self.dismissed and nothing
 
 
+def is_left_out(row: Row, decision: Decision) -> bool:
+    """Return whether ``row`` is rejected, or a proposal that has not been accepted."""
+    return decision.status in EXCLUDED or (decision.status != "accepted" and lineage_of(row) is not None)
+
+
 def is_resolved(check: str, decisions: Sequence[Decision]) -> bool:
     """Return whether a finding of ``check`` about rows with these ``decisions``, the row to fix first, no longer needs a decision.
 

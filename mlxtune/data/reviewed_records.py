@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 from mlxtune.core.errors import DataError
 from mlxtune.data.access.records import SourceRecords
-from mlxtune.data.generate.lineage import lineage_of
-from mlxtune.data.review import EXCLUDED, Decision, ReviewState, apply_decision, is_resolved, key_of_copy
+from mlxtune.data.review import Decision, ReviewState, apply_decision, is_left_out, is_resolved, key_of_copy
 from mlxtune.data.rows import Row
+
+_NO_DECISION = Decision("", "")
 
 
 @dataclass(frozen=True)
@@ -25,10 +26,9 @@ class ReviewedRecord:
     @property
     def is_left_out(self) -> bool:
         """Whether the record is rejected, or a proposal that was not accepted."""
-        status = self.decision.status if self.decision is not None else "pending"
-        if status == "accepted" or isinstance(self.record, DataError):
+        if isinstance(self.record, DataError):
             return False
-        return status in EXCLUDED or lineage_of(self.record) is not None
+        return is_left_out(self.record, self.decision or _NO_DECISION)
 
     @property
     def is_edited(self) -> bool:
@@ -62,7 +62,7 @@ class ReviewedRecords:
 
     def is_resolved(self, check: str, rows: Sequence[int]) -> bool:
         """Return whether a finding of ``check`` about several records no longer needs a decision."""
-        decisions = [self._decisions.get(index) or Decision("", "") for index in rows]
+        decisions = [self._decisions.get(index) or _NO_DECISION for index in rows]
         return len(rows) > 1 and is_resolved(check, decisions)
 
     def row(self, index: int) -> Row:

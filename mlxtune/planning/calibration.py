@@ -16,6 +16,7 @@ from mlxtune.core.errors import MlxtuneError
 from mlxtune.core.files import home, machine_id, write_json
 from mlxtune.core.hashing import sha256_json
 from mlxtune.planning.machine import Machine, computes_natively, installed_version, memory
+from mlxtune.planning.workload import BatchShape
 from mlxtune.recipe import Recipe
 from mlxtune.runs import events, registry
 
@@ -29,7 +30,7 @@ class StepCalibration:
     ``seconds`` excludes the layers below the first adapter; these take ``frozen`` seconds per position, unless their outputs are
     cached. If a compiled step was measured, ``trace`` is the additional time of the first step of a shape, and ``uncompiled`` is
     the time of an uncompiled step per position. ``source`` is "probe", "bench" or a run ID. If ``exact`` is False, only ``scale``
-    applies: other settings were timed.
+    applies: other settings were timed. ``batch`` is the :func:`batch_key` of the batch that was probed.
     """
 
     scale: float
@@ -39,6 +40,12 @@ class StepCalibration:
     exact: bool = True
     trace: float = 0.0
     uncompiled: float = 0.0
+    batch: str = ""
+
+
+def batch_key(recipe: Recipe, batch: BatchShape) -> str:
+    """Return a key that identifies what a step of ``recipe`` on ``batch`` computes."""
+    return sha256_json([recipe.method.kind, recipe.adapter.rank, asdict(batch)])
 
 
 def find(recipe: Recipe, fingerprint: str, machine: Machine, *, checkpointed: bool) -> StepCalibration | None:
@@ -47,7 +54,8 @@ def find(recipe: Recipe, fingerprint: str, machine: Machine, *, checkpointed: bo
     exact = entries.get(_key(recipe, fingerprint, machine, checkpointed))
     if exact:
         trace, uncompiled = exact.get("trace", 0.0), exact.get("uncompiled", 0.0)  # earlier versions did not measure them
-        return StepCalibration(exact["scale"], exact["seconds"], exact["frozen"], "probe", True, trace, uncompiled)
+        batch = exact.get("batch", "")
+        return StepCalibration(exact["scale"], exact["seconds"], exact["frozen"], "probe", True, trace, uncompiled, batch)
     key = _machine_key(recipe, fingerprint, machine)
     similar = [entry for entry in entries.values() if entry["here"] == key and entry["checkpointed"] == checkpointed]
     if not similar:
@@ -70,6 +78,7 @@ def store(recipe: Recipe, fingerprint: str, machine: Machine, calibration: StepC
         "frozen": calibration.frozen,
         "trace": calibration.trace,
         "uncompiled": calibration.uncompiled,
+        "batch": calibration.batch,
     }
     entries = _read_entries() | {_key(recipe, fingerprint, machine, checkpointed): entry}
     write_json(home() / FILE, {"v": 1, "entries": entries})

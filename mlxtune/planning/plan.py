@@ -23,7 +23,10 @@ Outcome = Literal["go", "warn", "refuse"]
 MIN_USES = 4  # minimum uses of each shape for which compiling is assumed to pay off, if no probe has measured it
 FORWARD_SHARE = 1 / 3  # of a step's time, for a forward-only position: a backward pass takes twice as long as a forward pass
 
-_SPEED_SOURCES = {"probe": "measured by a probe", "bench": "estimated from mlxtune bench"}
+OTHER_PROBE = "other probe"  # of another batch than the largest one of this plan
+_SPEED_SOURCES = {
+    "probe": "measured by a probe", OTHER_PROBE: "estimated from a probe of another batch", "bench": "estimated from mlxtune bench",
+}  # fmt: skip
 _PEAK_MOMENTS = {
     "head": "when the head computes its first logits",
     "backward": "when the topmost layer computes its gradients",
@@ -89,6 +92,7 @@ class Plan:
     estimate: MemoryEstimate
     limit: int
     calibrated: bool
+    probed: bool
     cost: Cost
     changes: tuple[RecipeChange, ...]
     notes: tuple[str, ...] = ()
@@ -118,6 +122,13 @@ class Plan:
     def memory(self) -> int:
         """Peak memory of the process, in bytes."""
         return self.estimate.total
+
+    @property
+    def basis(self) -> str:
+        """What the estimates are based on, as text."""
+        if self.probed:
+            return "measured on this machine"
+        return "estimated from a probe of another batch" if self.calibrated else "computed, not measured"
 
     @property
     def outcome(self) -> Outcome:
@@ -262,6 +273,7 @@ class Planner:
             source="probe",
             trace=cost["trace"],
             uncompiled=max(0.0, cost["uncompiled"] / batch.tokens - (0.0 if cached else frozen)),
+            batch=calibration.batch_key(recipe, batch),
         )
         calibration.store(recipe, self.fingerprint, self.machine, measured, checkpointed=checkpointed)
         return measured
@@ -278,6 +290,9 @@ class Planner:
             share = work.trained / max(1, work.computed)
             rates = find_rates(self.machine)
             speed = estimate_speed(rates, self.shapes, recipe.adapter, share, checkpointed=checkpointed)
+        probed = measured is not None and measured.batch == calibration.batch_key(recipe, estimate.batch)
+        if speed is not None and speed is measured and not probed:
+            speed = replace(speed, source=OTHER_PROBE)
         changes: list[RecipeChange] = []
         if estimate.total > self.machine.limit:
             limit = round(self.machine.limit * (1 - margin(bool(measured))))
@@ -303,6 +318,7 @@ class Planner:
             estimate=estimate,
             limit=self.machine.limit,
             calibrated=bool(measured),
+            probed=probed,
             cost=_cost(recipe, work, speed, watts, cached=cached),
             changes=tuple(changes),
             notes=self.lengths.notes,

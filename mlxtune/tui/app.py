@@ -136,6 +136,7 @@ class MlxtuneApp(BaseApp):
         self.row_to_open = self._state.pop("row", None)
         if isinstance(recipe, str) and not Path(recipe).is_absolute():
             self._recipe = self.workspace / recipe
+        self.saved_source = self._state.get("source")
 
     def saved_state(self, mode: str) -> dict[str, Any]:
         rooms = self._state.get("rooms")
@@ -148,7 +149,8 @@ class MlxtuneApp(BaseApp):
             return
         rooms = {mode: self.saved_state(mode) for mode in ROOMS} | {self.current_mode: dict(stack[0].save_state())}
         recipe = self._recipe.relative_to(self.workspace).as_posix() if self._recipe else None
-        state = {"room": self.current_mode, "run": self.selected, "recipe": recipe, "rooms": rooms}
+        source = self.sessions.save_state() if "sessions" in vars(self) else self.saved_source
+        state = {"room": self.current_mode, "run": self.selected, "recipe": recipe, "source": source, "rooms": rooms}
         if state != self._state:
             self._state = state
 

@@ -67,6 +67,7 @@ class BaseApp(OrderedKeys):
         self.adapter_to_load: str | None = None  # the key of an adapter that Chat should load next
         self.row_to_open: str | None = None  # a row's hash, or its first twelve digits, that Review should open next
         self.run_to_evaluate: str | None = None  # the ID of a run that Evaluate should ask about next
+        self.saved_source: Any = None  # what the session manager saved in the last session, not validated
         self._recipe: Path | None = None  # the recipe that the user chose
         self._toast_timer: Timer | None = None
         self._job_counts: Counter[str] = Counter()  # jobs started, by group
@@ -100,7 +101,10 @@ class BaseApp(OrderedKeys):
         """The manager of the source session that Data, Groups and Review share."""
         from mlxtune.tui.session_manager import SessionManager
 
-        return SessionManager(self)
+        sessions = SessionManager(self)
+        with suppress(KeyError, TypeError, ValueError, AttributeError, OSError):  # the state may be anything
+            sessions.restore_state(self.saved_source)
+        return sessions
 
     # Jobs
 

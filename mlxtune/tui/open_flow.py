@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 Mapped = Callable[[Path, Mapping[str, str]], object]
 
 
-def choose_file(app: BaseApp, title: str, label: str, then: Mapped) -> None:
-    """Ask for a file with rows, and how its columns map to our keys if they are unknown. Call ``then`` with both."""
+def choose_file(app: BaseApp, title: str, label: str, then: Callable[[Path], object]) -> None:
+    """Ask for a file with rows, and call ``then`` with it."""
 
     def error_in(text: str) -> str:
         try:
@@ -46,7 +46,7 @@ def choose_file(app: BaseApp, title: str, label: str, then: Mapped) -> None:
 
     def chosen(text: str | None) -> None:
         if text:
-            open_mapped(app, (app.workspace / user_path(text)).resolve(), then, label=label)
+            then((app.workspace / user_path(text)).resolve())
 
     text = "A .jsonl, .json, .csv, or .tsv file, or a folder with train.jsonl. It is never changed. ~ is your home folder."
     app.push_screen(PromptDialog(title, text, label=label, validate=error_in, folder=app.workspace), chosen)
@@ -108,21 +108,36 @@ def _save_mapping(ref: SourceRef, mapping: Mapping[str, str]) -> Notice:
 
 
 def open_file(app: BaseApp) -> None:
-    """Ask for a file and show its rows in Data."""
+    """Ask for a file and show its rows in Data, with the recipe that uses them if there is one."""
 
     def show(path: Path, mapping: Mapping[str, str]) -> None:
         app.sessions.open_file(path, mapping)
         app.action_room("data")
         app.show_notice(Notice("✓", "$success", f"Opened {one_line(path.name, 60)}.", "r writes a recipe for it."))
 
-    choose_file(app, "Open a file", "open", show)
+    def chosen(path: Path) -> None:
+        views = (
+            [view for view in app.snapshot.recipes if view.recipe and view.recipe.source.resolve() == path] if app.snapshot else []
+        )
+        if not views:
+            open_mapped(app, path, show, label="open")
+            return
+        view = app.recipe if app.recipe in views else views[0]
+        app.show_recipe(view.path)
+        app.action_room("data")
+        app.show_notice(
+            Notice("✓", "$success", f"Opened {one_line(path.name, 60)} with its recipe {one_line(view.path.name, 60)}.")
+        )
+
+    choose_file(app, "Open a file", "open", chosen)
 
 
 def new_recipe(app: BaseApp) -> None:
     """Write a recipe for the file that is open without one, or else for a file that the user chooses."""
     file = app.sessions.file
     if file is None:
-        choose_file(app, "New recipe: for which rows?", "continue", partial(recipe_for, app))
+        title, label = "New recipe: for which rows?", "continue"
+        choose_file(app, title, label, lambda path: open_mapped(app, path, partial(recipe_for, app), label=label))
     elif file.map or file.format != "auto":
         recipe_for(app, file.path, dict(file.map), file.format)
     else:
@@ -138,7 +153,7 @@ def recipe_for(app: BaseApp, path: Path, mapping: Mapping[str, str], format: str
             try:
                 scaffold.new_files(guessed, app.workspace, name)
             except MlxtuneError as error:
-                return relative_paths(app.workspace, one_line(error.message))
+                return relative_paths(app.workspace, one_line(f"{error.message} {error.hint}"))
             return ""
 
         def chosen(name: str | None) -> None:

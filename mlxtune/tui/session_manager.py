@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mlxtune.core.text import plural
 from mlxtune.data.readers.formats import NO_MAPPING
 from mlxtune.data.review import OUTCOMES, ReviewStep
 from mlxtune.tui.snapshot import RecipeView
-from mlxtune.tui.source_session import SourceRef, SourceSession
+from mlxtune.tui.source_session import ORDERS, SourceRef, SourceSession
 from mlxtune.tui.widgets.frame import FooterAction, Notice
 
 if TYPE_CHECKING:
@@ -34,7 +34,23 @@ class SessionManager:
         self._expected_recipe: Path | None = None
         self._stamps: object = None
         self._annotator = ""
+        self._saved: Mapping[str, Any] = {}  # the filter, order, and row of the last visit, until a session has them
         self.session: SourceSession | None = None
+
+    def save_state(self) -> dict[str, Any]:
+        """Return the open file and what is shown of the source, as JSON."""
+        state: dict[str, Any] = {"file": str(self.file.path), "map": dict(self.file.map)} if self.file else {}
+        if (session := self.session) is None:
+            return {**state, **self._saved}
+        return {**state, "filter": session.selection.filter, "order": session.selection.order, "row": session.row_index}
+
+    def restore_state(self, state: Mapping[str, Any]) -> None:
+        """Restore what :meth:`save_state` returned. Raise ``KeyError``, ``TypeError``, ``ValueError``, or ``AttributeError`` if it is invalid."""
+        if "file" in state and (path := Path(str(state["file"]))).is_absolute() and path.exists():
+            self.open_file(path, {str(key): str(value) for key, value in state["map"].items()})
+        if "row" in state:
+            order = str(state["order"])
+            self._saved = {"filter": str(state["filter"]), "order": order if order in ORDERS else "row", "row": int(state["row"])}
 
     def close(self) -> None:
         """Close the session."""
@@ -87,6 +103,10 @@ class SessionManager:
                 current.close()
             same_rows = current if current and ref and current.ref.row_key == ref.row_key else None
             self.session = SourceSession(self._app, ref, self.notify, same_rows, self._annotator) if ref else None
+            if self.session is not None and self._saved:
+                saved, self._saved = self._saved, {}
+                self.session.move_to(saved["row"])
+                self.session.select(saved["filter"], saved["order"])
             return self.session
         if (stamps := current.file_stamps()) != current.opened_stamps and stamps == self._stamps:
             current.close()

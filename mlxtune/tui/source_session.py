@@ -60,6 +60,9 @@ class SourceRef:
         return {"source": str(self.path), "format": self.format, "map": dict(self.map), "fetch": False}
 
 
+ORDERS = {"row": "", "findings": "worst first", "longest": "longest first", "shortest": "shortest first"}  # with their descriptions
+
+
 @dataclass
 class CheckProgress:
     """The current step of the checks and the completed fraction, or why the checks failed."""

@@ -107,10 +107,13 @@ def test_a_small_machine_refuses_with_suggestions(given: Recipe, base: ModelFold
 def test_a_probe_gives_time_and_applies_to_other_batches(given: Recipe, base: ModelFolder) -> None:
     probed = planned(given, base, this_machine(), probe=True, watts=30.0)
     assert probed.calibrated
+    assert (probed.cost.source, probed.basis) == ("probe", "measured on this machine")
     assert probed.cost.seconds is not None
     assert make_bill(probed, "sft").kilowatt_hours == pytest.approx(probed.cost.seconds * 30 / 3.6e6)
     other = replace(given, training=replace(given.training, batch_size=2))
-    assert planned(other, base, this_machine()).cost.source == "probe"
+    plan = planned(other, base, this_machine())
+    assert plan.cost.time_summary.endswith("estimated from a probe of another batch")
+    assert plan.basis == "estimated from a probe of another batch"
     assert not planned(replace(given, model=replace(given.model, quantize=4)), base, this_machine()).calibrated
 
 

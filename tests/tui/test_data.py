@@ -18,9 +18,9 @@ from mlxtune.tui.app import MlxtuneApp
 from mlxtune.tui.source_session import SourceSession
 
 from .conftest import OpenRoom
-from .driver import NARROW, RoomDriver
+from .driver import NARROW, RoomDriver, drive
 from .rows_stage import CONTRACT, GOOD, ROWS, Checks, chat, checks, fill, journal, ready, session_of, statuses, tokens, write
-from .stage import Shop
+from .stage import Shop, shown
 
 pytestmark = pytest.mark.slow
 
@@ -181,6 +181,32 @@ async def test_a_tag_is_added_and_removed(shop: Shop, checks: Checks, open_room:
         await room.until(lambda: "hot" in row(room, 1))
         await room.press("t", "escape")
         await room.until(lambda: room.mode == "data")
+
+
+async def test_the_tag_dialog_names_the_marked_rows(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
+    fill(shop)
+    async with open_room("data") as room:
+        session = await checked(room)
+        await room.press("space", "t")
+        await room.until(lambda: "Tag row 1" in shown(room.app))
+        await room.press("escape", "space", "t")
+        await room.until(lambda: "Tag 2 marked rows" in shown(room.app))
+        await room.answer("hot")
+        await room.until(lambda: all("hot" in (session.source.decision(index).tags or ()) for index in (0, 1)))
+
+
+async def test_counts_from_before_a_decision_are_marked(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
+    fill(shop)
+    async with open_room("data") as room:
+        await checked(room)
+        assert "before your changes" not in room.text("#summary")
+        await room.press("x")
+        await room.until(lambda: "Counted before your changes.  n recheck" in room.text("#summary"))
+        await room.press("n")
+        await checked(room)
+        await room.until(lambda: "before your changes" not in room.text("#summary"))
+        await room.press("u")
+        await room.until(lambda: "before your changes" in room.text("#summary"))
 
 
 async def test_an_invalid_row_cannot_be_tagged(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
@@ -552,12 +578,11 @@ async def test_filter_and_cursor_are_restored(shop: Shop, checks: Checks, open_r
         await checked(room)
         await filter_by(room, "tag:login", 6)
         await room.press("down", "down")
-        saved = room.screen.save_state()
+        saved = room.app.sessions.save_state()
         assert json.loads(json.dumps(saved)) == {"filter": "tag:login", "order": "row", "row": 6}
-    async with open_room("data") as room:
-        room.screen.restore_state(saved)
-        room.screen._drawn_session = None
-        room.screen.redraw()
+    app = shop.app()
+    app.saved_source = saved
+    async with drive(app, "data") as room:
         await room.until(lambda: ready(room) and selected(room) == 6)
         assert session_of(room).row_index == 6
         assert room.screen.query_one("#filter-text").value == "tag:login"

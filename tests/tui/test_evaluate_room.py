@@ -302,6 +302,20 @@ async def test_c_compares_two_reports(shop: Shop, open_room: OpenRoom) -> None:
         assert "By metric" in text
 
 
+async def test_a_new_report_shows_the_failing_rows_of_the_displayed_metric(shop: Shop, open_room: OpenRoom) -> None:
+    evaluation(shop, OLDER, age=4 * 86400)
+    async with open_room("evaluate") as room:
+        await rows_found(room)
+        await room.press("m")
+        await room.until(lambda: "valid JSON" in room.head("#ev-rows"))
+        evaluation(shop)
+        await room.observe(shop.snapshot())
+        await room.until(lambda: room.screen._report is not None and room.screen._report.folder.name == ID)
+        await room.until(lambda: room.screen._rows is not None)
+        assert "valid JSON" in room.head("#ev-square")
+        assert "valid JSON" in room.head("#ev-rows")
+
+
 async def test_o_selects_another_report_which_is_remembered(shop: Shop, open_room: OpenRoom) -> None:
     evaluation(shop, OLDER, arms={"base": base, "tuned": base}, age=4 * 86400)
     evaluation(shop)
@@ -358,7 +372,7 @@ async def test_n_asks_for_a_subject_and_arms_and_starts(shop: Shop, open_room: O
             await room.until(lambda arms=arms: len(started) == 2 - int(arms) and not room.app.busy)  # type: ignore[misc]
     assert started == [
         ("eval", ["base", "base+kshot", "tuned"], {"run": "20261124-1412-support-json", "adapter": str(run / "adapter")}),
-        ("eval", ["base", "tuned"], {}),
+        ("eval", ["base"], {}),
     ]
 
 

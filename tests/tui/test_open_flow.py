@@ -18,7 +18,7 @@ from mlxtune.tui.widgets.list import ListPanel
 from mlxtune.tui.widgets.panel import Panel
 
 from .conftest import OpenRoom
-from .driver import NARROW, RoomDriver
+from .driver import NARROW, RoomDriver, drive
 from .rows_stage import GOOD, Checks, checks, fill, ready, session_of, tokens, write
 from .stage import Shop
 
@@ -97,6 +97,35 @@ async def test_tab_completes_a_path_and_a_wrong_one_is_refused(shop: Shop, check
         await room.until(lambda: isinstance(room.screen, PromptDialog) and field(room).value == "support-more")
 
 
+async def test_a_file_is_opened_with_its_recipe(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
+    source = fill(shop, GOOD)
+    shop.recipe("another")
+    async with open_room("home") as room:
+        await room.press("o")
+        await prompted(room)
+        field(room).value = str(source)
+        await room.press("enter")
+        await room.until_notice("✓ Opened support-json.jsonl with its recipe support-json.toml.")
+        await room.until(lambda: room.mode == "data" and ready(room) and session_of(room).ref.recipe is not None)
+        assert room.app.sessions.file is None
+
+
+async def test_the_open_file_is_restored(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
+    source = fill(shop, GOOD)
+    write(other := source.with_name("support-more.jsonl"), GOOD[:4])
+    async with open_room("data") as room:
+        room.app.sessions.open_file(other)
+        room.app.redraw()
+        await room.until(lambda: ready(room) and len(session_of(room).source) == 4)
+        await room.press("down")
+        saved = json.loads(json.dumps(room.app.sessions.save_state()))
+    app = shop.app()
+    app.saved_source = saved
+    async with drive(app, "review") as room:
+        await room.until(lambda: ready(room) and session_of(room).ref.path == other)
+        await room.until(lambda: session_of(room).row_index == 1)
+
+
 async def test_unknown_columns_are_mapped_while_the_rows_are_shown(
     shop: Shop, checks: Checks, open_room: OpenRoom, tickets: Path
 ) -> None:
@@ -155,6 +184,9 @@ async def test_a_new_recipe_is_what_init_writes(
         field(room).value = "taken"
         await room.press("enter")
         await room.until(lambda: "recipes/taken.toml already exists" in " ".join(drawn(room, "#wrong").split()))
+        field(room).value = "my math!"
+        await room.press("enter")
+        await room.until(lambda: "Use 1 to 64 letters" in " ".join(drawn(room, "#wrong").split()))
         field(room).value = "mine"
         await room.press("enter")
         await room.until_notice("✓ Created recipes/mine.toml.")
@@ -217,15 +249,16 @@ async def test_an_import_asks_for_the_columns(shop: Shop, checks: Checks, open_r
 
 async def test_a_folder_or_an_empty_file_is_no_file_of_rows(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
     shop.recipe()
+    (shop.folder / "data" / "empty.jsonl").touch()
     async with open_room("home", NARROW) as room:
         await room.press("o")
         await prompted(room)
         field(room).value = "recipes"
         await room.press("enter")
         await room.until(lambda: "has no train.jsonl" in drawn(room, "#wrong"))
-        field(room).value = "data/support.jsonl"
+        field(room).value = "data/empty.jsonl"
         await room.press("enter")
-        await room.until_notice("✗ support.jsonl has no rows.")
+        await room.until_notice("✗ empty.jsonl has no rows.")
 
 
 def keys_until_mapped(*keys: str) -> Any:

@@ -422,6 +422,7 @@ async def test_changes_by_another_program_are_taken_over(shop: Shop, open_room: 
         file_of(shop).write_text(RECIPE)
         await room.observe(shop.snapshot())
         await planned(room)
+        await room.until(lambda: room.focus == "plan-keys")
 
 
 async def test_a_snapshot_older_than_the_last_edit_changes_nothing(

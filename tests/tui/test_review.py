@@ -24,7 +24,7 @@ from mlxtune.tui.widgets.field import Editor
 from mlxtune.tui.widgets.row_reader import RowReader
 
 from .conftest import OpenRoom
-from .driver import NARROW, WIDE, Gate, RoomDriver
+from .driver import NARROW, WIDE, Gate, RoomDriver, drive
 from .rows_stage import (
     GOOD,
     SYSTEM,
@@ -297,6 +297,21 @@ async def test_a_draft_is_kept_when_another_row_is_opened(shop: Shop, checks: Ch
         await room.press("escape", "left")
         await edit(room, "up")
         await room.until(lambda: room.screen.query_one(Editor).text == "turn number 5 anew")
+
+
+async def test_a_draft_is_kept_when_the_app_is_closed(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
+    fill(shop)
+    async with open_room("review") as room:
+        await opened(room)
+        await edit(room, "up")
+        await room.press(*" anew")
+        saved = json.loads(json.dumps(room.screen.save_state()))  # also while the editor is open
+    app = MlxtuneApp(shop.folder, watch=False, state={"rooms": {"review": saved}})
+    app.snapshot = shop.snapshot()
+    async with drive(app, "review") as room:
+        await opened(room)
+        await edit(room, "up")
+        await room.until(lambda: room.screen.query_one(Editor).text == "Where is my parcel? anew")
 
 
 async def test_a_draft_stays_with_its_row_when_rows_are_inserted_before_it(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:

@@ -208,7 +208,7 @@ def test_the_app_opens_in_the_last_room(tmp_path: Path, monkeypatch: pytest.Monk
     """On a terminal a room is created before it is on the screen stack; in a test it is not."""
     samples.create(tmp_path / "work")
     monkeypatch.setenv("MLXTUNE_HOME", str(tmp_path / "home"))
-    app_state.save(tmp_path / "work", {"room": mode, "rooms": {"data": {"filter": "avalanche", "order": "", "row": 3}}})
+    app_state.save(tmp_path / "work", {"room": mode, "source": {"filter": "avalanche", "order": "", "row": 3}})
     with terminal(tmp_path / "work", tmp_path / "home") as screen:
         screen.until(f"▎ {ROOMS[ROOMS[mode].inside or mode].name}")
         screen.until(ROOMS[mode].name)  # the heading of a room without a tab

@@ -81,7 +81,7 @@ def start(
                 hint=f"Replace it: mlxtune export lmstudio {entry.name} --force",
             )
     if target is not None and target.exists():
-        raise InputError(f"{target} already exists.", hint="Choose another folder with --to.")
+        raise InputError(f"{target} already exists.", hint="Remove or rename it, or choose another folder with --to.")
     if form in GGUF_FORMS and find_spec("gguf") is None:
         raise InputError("Writing GGUF requires the package gguf.", hint="Run: pip install 'mlxtune[gguf]'")
     quantize = _quantized_by_ollama(precision, program)

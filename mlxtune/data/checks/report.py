@@ -75,7 +75,7 @@ class CheckReport:
     hidden: tuple[Finding, ...] = ()
     muted: tuple[MutedCheck, ...] = ()
     edited: Mapping[int, str] = field(default_factory=dict)
-    left_out: int = 0
+    left_out: tuple[int, ...] = ()
     accepted: frozenset[int] = frozenset()
 
     @property
@@ -112,12 +112,12 @@ class CheckReport:
     @property
     def label(self) -> str:
         """The verdict: ``blocked``, ``look`` or ``clean``."""
-        return verdict(self.findings, self.read - self.left_out, self.accepted)[0]
+        return verdict(self.findings, self.read - len(self.left_out), self.accepted)[0]
 
     @property
     def sentence(self) -> str:
         """The verdict in one sentence."""
-        return verdict(self.findings, self.read - self.left_out, self.accepted)[1]
+        return verdict(self.findings, self.read - len(self.left_out), self.accepted)[1]
 
 
 NAME_THE_COLUMNS = "Name the columns with --map (data.map in a recipe), or the format with --format (data.format)."
@@ -212,7 +212,7 @@ def report_json(report: CheckReport, fixed: dict[str, Any] | None = None) -> dic
         "counts": {severity: sum(one.severity == severity for one in report.findings) for severity in SEVERITIES},
         "not_checked": report.skipped,
         "muted": [asdict(muted) for muted in report.muted],
-        "review": {"left_out": report.left_out, "edited": len(report.edited)},
+        "review": {"left_out": len(report.left_out), "edited": len(report.edited)},
         "findings": [_finding_json(report, finding) for finding in report.findings],
         "facts": asdict(report.statistics) | {"lengths": length_summary(report)},
         "fixed": fixed,
@@ -258,7 +258,8 @@ class CheckResult:
     """The part of a report that a check process sends to the app, by record number.
 
     ``tokens`` has the length of each record, or -1 if unknown; ``letters`` has one letter per record that encodes its split.
-    ``edited`` has the hashes of the rows that were checked as edited. Findings of muted checks and left-out rows are included.
+    ``edited`` has the hashes of the rows that were checked as edited, and ``left_out`` the rows that the review left out, which were
+    not compared with others. Findings of muted checks and left-out rows are included.
     """
 
     statistics: Statistics
@@ -269,6 +270,7 @@ class CheckResult:
     skipped: Mapping[str, str]
     contract_labels: Mapping[str, str] = field(default_factory=dict)
     edited: Mapping[int, str] = field(default_factory=dict)
+    left_out: tuple[int, ...] = ()
 
     @classmethod
     def from_report(cls, report: CheckReport) -> CheckResult:
@@ -276,7 +278,8 @@ class CheckResult:
         letters = "".join(_LETTERS.get(split, " ") for split in report.splits)
         findings = tuple(sorted((*report.findings, *report.hidden), key=report_order)) if report.hidden else report.findings
         return cls(
-            report.statistics, findings, tokens, letters, report.max_tokens, report.skipped, report.contract_labels, report.edited
+            report.statistics, findings, tokens, letters, report.max_tokens, report.skipped, report.contract_labels, report.edited,
+            report.left_out,
         )  # fmt: skip
 
     def split_of(self, index: int) -> SplitName | None:
@@ -319,4 +322,5 @@ class CheckResult:
         )
         tokens = np.array(value["tokens"], np.int64)
         statistics, edited = Statistics(**value["statistics"]), dict(map(tuple, value["edited"]))
-        return cls(**{**value, "statistics": statistics, "findings": findings, "tokens": tokens, "edited": edited})
+        changed = {"statistics": statistics, "findings": findings, "tokens": tokens, "edited": edited}
+        return cls(**{**value, **changed, "left_out": tuple(value["left_out"])})

@@ -106,7 +106,7 @@ def check(
             hidden=tuple(one for one, visible in zip(findings, is_shown, strict=True) if not visible),
             muted=muted_counts(findings, state.muted),
             edited=edited,
-            left_out=len(left_out),
+            left_out=tuple(sorted(left_out)),
             accepted=frozenset(accepted),
             locations=_locations(records, findings),
             statistics=figures,

@@ -13,9 +13,7 @@ from mlxtune.core.text import plural
 from mlxtune.data.browser import SourceBrowser
 from mlxtune.data.checks.check_input import text_parts
 from mlxtune.data.export import check_new_jsonl, jsonl_bytes, native_record
-from mlxtune.data.filters import FilterRow
-from mlxtune.data.generate.lineage import lineage_of
-from mlxtune.data.review import EXCLUDED
+from mlxtune.data.review import EXCLUDED, is_left_out
 from mlxtune.data.rows import Row
 from mlxtune.data.transforms.pipeline import RowEdit
 from mlxtune.data.transforms.transform import ADDED
@@ -99,7 +97,8 @@ def write_outcome(browser: SourceBrowser, edits: Iterable[RowEdit], out: Path) -
 
     def rows() -> Iterator[Row]:
         for index in browser.rows:
-            if is_left_out(row := browser.lazy_row(index)):
+            row = browser.lazy_row(index)
+            if is_left_out(row.row, row.decision):
                 continue
             yield from by_index.get(index, (row.current,))
         yield from added
@@ -109,12 +108,6 @@ def write_outcome(browser: SourceBrowser, edits: Iterable[RowEdit], out: Path) -
         raise DataError("No row is left, so nothing was written.", hint="Change the pipeline or the filter.")
     write_bytes(out, jsonl_bytes(records))
     return len(records)
-
-
-def is_left_out(row: FilterRow) -> bool:
-    """Return whether a row is rejected, or a proposal that has not been accepted."""
-    status = row.decision.status
-    return status in EXCLUDED or (status != "accepted" and lineage_of(row.row) is not None)
 
 
 @dataclass(frozen=True)

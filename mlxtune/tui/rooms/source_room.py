@@ -207,8 +207,11 @@ class SourceRoom(Room):
         if (session := self.session) is None:
             return
         known = ", ".join(one_line(tag, 20) for tag in self.known_tags(session))
-        text = f"{f'In use: {known}. ' if known else ''}Entering a tag that the row already has removes it."
-        self.app.push_screen(PromptDialog(f"Tag row {session.row_index + 1:,}", text, label="tag"), self.toggle_tag)
+        marked = self.marked_rows or [session.row_index]
+        what = f"row {marked[0] + 1:,}" if len(marked) == 1 else f"{len(marked):,} marked rows"
+        have = "all of them have" if len(marked) > 1 else "the row already has"
+        text = f"{f'In use: {known}. ' if known else ''}Entering a tag that {have} removes it."
+        self.app.push_screen(PromptDialog(f"Tag {what}", text, label="tag"), self.toggle_tag)
 
     def known_tags(self, session: SourceSession) -> list[str]:
         """Return the most frequent tags in the source."""

@@ -169,6 +169,8 @@ def check_summary(verdict: ReviewVerdict, checked: CheckResult, width: int, *, b
         fold(f"{facts.tier[:1].upper()}{facts.tier[1:]}: {plural(facts.groups, 'distinct prompt')}.", width, "    "),
         fold(advice(facts, verdict.findings, "f"), width, "    "),
     ]
+    if verdict.stale:
+        rows.append(line("    ", ("Counted before your changes.  ", "$muted"), key("n", "recheck", "screen.check_again")))
     if "contract" in checked.skipped:
         rows.append(fold(f"○ Contract not checked: {checked.skipped['contract']}.", width, "    "))
     return lines(*rows)

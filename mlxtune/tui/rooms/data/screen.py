@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 from textual.app import ComposeResult
@@ -20,7 +20,7 @@ from mlxtune.tui.rooms.data import render, service
 from mlxtune.tui.rooms.source_room import SourceRoom
 from mlxtune.tui.session_manager import decision_notice
 from mlxtune.tui.snapshot import Snapshot
-from mlxtune.tui.source_session import SourceSession
+from mlxtune.tui.source_session import ORDERS, SourceSession
 from mlxtune.tui.widgets.dialog import ChoiceDialog, ChoiceOption, PromptDialog
 from mlxtune.tui.widgets.frame import FooterAction, RoomFooter
 from mlxtune.tui.widgets.list import ListPanel, MarkableList
@@ -28,7 +28,6 @@ from mlxtune.tui.widgets.panel import Panel
 from mlxtune.tui.widgets.scroll import ScrollPanel
 from mlxtune.tui.widgets.section import Section
 
-_ORDERS = {"row": "", "findings": "worst first", "longest": "longest first", "shortest": "shortest first"}
 _CHART_HEIGHTS = (4, 5)  # heights of the histogram on a short and on a tall screen
 
 
@@ -84,7 +83,6 @@ class DataRoom(SourceRoom):
 
     def __init__(self) -> None:
         super().__init__()
-        self._saved: Mapping[str, Any] = {}
         self._show_stats = False  # instead of the rows, on a screen too narrow for both
         self._show_labels = False  # instead of the findings
         self._drawn_session: SourceSession | None = None
@@ -128,15 +126,6 @@ class DataRoom(SourceRoom):
                 yield Section("Coverage", Panel(id="coverage-bars"), id="coverage")
                 yield Section("Agreement", Panel(id="agreement-text"), id="agreement")
 
-    def save_state(self) -> Mapping[str, Any]:
-        session = self.sessions.session
-        if session is None:
-            return self._saved
-        return {"filter": session.selection.filter, "order": session.selection.order, "row": session.row_index}
-
-    def restore_state(self, left: Mapping[str, Any]) -> None:
-        self._saved = {"filter": str(left["filter"]), "order": str(left["order"]), "row": int(left["row"])}
-
     # Drawing
 
     def draw(self, snapshot: Snapshot) -> None:
@@ -168,13 +157,8 @@ class DataRoom(SourceRoom):
     def _show_session(self, session: SourceSession | None) -> None:
         self._drawn_session = session
         self.clear_marks()
-        if session is None:
-            return
-        if self._saved and not session.selection.filter:
-            saved, self._saved = self._saved, {}
-            session.move_to(saved["row"])
-            session.select(saved["filter"], saved["order"] if saved["order"] in _ORDERS else "row")
-        self._set_filter_text(session.selection.filter)
+        if session is not None:
+            self._set_filter_text(session.selection.filter)
 
     def _set_filter_text(self, text: str) -> None:
         with (field := self.query_one("#filter-text", Input)).prevent(Input.Changed):
@@ -201,8 +185,8 @@ class DataRoom(SourceRoom):
             session.row_index = int(rows[panel.cursor])  # not move_to, because the filter may still find the previous row
         self._draw_note(session)
         order = self.query_one("#order", Panel)
-        order.display = bool(_ORDERS[selection.order])
-        order.update(lambda width, _height: cell(_ORDERS[selection.order], width, "$muted", right=True))
+        order.display = bool(ORDERS[selection.order])
+        order.update(lambda width, _height: cell(ORDERS[selection.order], width, "$muted", right=True))
         message = self.query_one("#message", Panel)
         check_failed = session.check.error is not None and not self.query_one("#statistics").display
         message.display = bool(selection.error) or not len(rows) or check_failed
@@ -462,7 +446,7 @@ class DataRoom(SourceRoom):
 
     def action_sort(self) -> None:
         if session := self.session:
-            names = list(_ORDERS)
+            names = list(ORDERS)
             session.select(session.selection.filter, names[(names.index(session.selection.order) + 1) % len(names)])
             self.redraw()
 

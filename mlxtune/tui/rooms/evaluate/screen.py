@@ -259,7 +259,7 @@ class EvaluateRoom(Room):
         if self._metric not in loaded.metrics:
             self._metric = loaded.report.headline_metric
         self.query_one("#ev-table", ListPanel).cursor = loaded.report.arms.index(loaded.report.subject)
-        self._find_rows(RowFilter(loaded.report.headline_metric, loaded.report.subject.name), focus=False)
+        self._find_rows(RowFilter(self._metric, loaded.report.subject.name), focus=False)
         self.redraw()
         if self.focused is None:
             self.set_focus(self.query_one("#ev-list", ListPanel))
@@ -286,8 +286,10 @@ class EvaluateRoom(Room):
         if loaded is None:
             start = [FooterAction("enter", "evaluate", "enter", "evaluate a run or a base")] if self.app.can_start else []
             return [*start, *stop, *([other] if self._finished else [])]
-        enter = {"ev-summary": "report", "ev-list": "row"}.get(self.focused.id or "" if self.focused else "", "rows")
-        actions = [FooterAction("enter", enter, "enter", "open the item under the cursor")]
+        focus = self.focused.id or "" if self.focused else ""
+        enter = {"ev-summary": "report", "ev-list": "row"}.get(focus, "rows")
+        can_open = focus != "ev-list" or self._row is not None
+        actions = [FooterAction("enter", enter, "enter", "open the item under the cursor")] if can_open else []
         if len(loaded.metrics) > 1:
             actions.append(FooterAction("m", "metric", "metric", "show the next metric"))
         if found and (len(found.kinds) > 1 or found.filter.kind):
@@ -522,7 +524,7 @@ class EvaluateRoom(Room):
 
     def _choose_arms(self, run: Run | None, path: Path) -> None:
         try:
-            options = service.arm_options(load(path))
+            options = service.arm_options(load(path), has_adapter=run is not None)
         except MlxtuneError as error:
             self.app.show_error(error)
             return
@@ -536,7 +538,7 @@ class EvaluateRoom(Room):
             start("0")
             return
         choices = [
-            ChoiceOption(str(index), label, f"{len(arms)} arms" if index else ", ".join(arms))
+            ChoiceOption(str(index), label, plural(len(arms), "arm") if index else ", ".join(arms))
             for index, (label, arms) in enumerate(options)
         ]
         text = "A tuned adapter should beat the arms that need no training. Every arm answers the same held-out rows."

@@ -125,9 +125,9 @@ def arm_title(arm: str) -> str:
     return f"{name[:1].upper()}{name[1:]}" if name.isalpha() else name
 
 
-def arm_options(recipe: Recipe) -> list[tuple[str, tuple[str, ...]]]:
-    """Return sets of arms to evaluate, each with a label; the recipe's own set comes first."""
-    own = tuple(recipe.evaluation.arms)
+def arm_options(recipe: Recipe, *, has_adapter: bool) -> list[tuple[str, tuple[str, ...]]]:
+    """Return sets of arms to evaluate, each with a label; the recipe's own set comes first. Tuned arms need an adapter."""
+    own = tuple(arm for arm in recipe.evaluation.arms if has_adapter or not is_tuned(arm))
     extra = [("base+kshot", f"plus the base with {plural(recipe.evaluation.shots, 'example')} in its prompt")]
     if recipe.evaluation.prompt:
         extra.append(("base+prompt", "plus the base with your best prompt"))

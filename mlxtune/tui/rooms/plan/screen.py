@@ -157,6 +157,8 @@ class PlanRoom(Room):
             self.query_one("#plan-verdict", Panel).update(lambda width, _height: render.error(error, None, width))
         elif self._form:
             self._draw_form(self._form)
+            if self.focused is None:  # the form was hidden while the file was invalid
+                self.set_focus(self._list)
 
     def _open(self, view: RecipeView) -> None:
         """Show the content of the file if it has changed."""
@@ -212,7 +214,7 @@ class PlanRoom(Room):
             return f"{self._progress[0]} …"
         if not form.local:
             return "base not downloaded: estimated from the catalog"
-        return "measured on this machine" if form.plan and form.plan.calibrated else "computed, not measured"
+        return form.plan.basis if form.plan else ""
 
     def copyable(self) -> tuple[str, str]:
         view = self.app.recipe

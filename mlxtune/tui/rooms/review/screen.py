@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, ClassVar
 
@@ -31,6 +31,7 @@ from mlxtune.tui.widgets.panel import FocusPanel, Panel
 from mlxtune.tui.widgets.row_reader import Lines, RowReader
 from mlxtune.tui.widgets.section import Section
 
+_MAX_DRAFTS = 100  # kept after a restart
 _PAUSE = 60.0  # seconds; a longer gap between two decisions counts as a break
 
 
@@ -115,6 +116,13 @@ class ReviewRoom(SourceRoom):
                     ):
                         yield Section(title, FocusPanel(id=id, about=about), id=f"{id}-section")
             yield Panel(id="contract-line")
+
+    def save_state(self) -> Mapping[str, Any]:
+        self._save_draft()
+        return {"drafts": [[*key, text] for key, text in self._drafts.items()][-_MAX_DRAFTS:]}
+
+    def restore_state(self, state: Mapping[str, Any]) -> None:
+        self._drafts = {(str(row), str(part)): str(text) for row, part, text in state.get("drafts", ())}
 
     @property
     def session(self) -> SourceSession | None:
