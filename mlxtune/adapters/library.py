@@ -13,20 +13,21 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from mlxtune.adapters.entry import AdapterEntry, newest_score, read_entry
-from mlxtune.core.errors import InputError
+from mlxtune.core.errors import InputError, MlxtuneError
 from mlxtune.core.files import disk_errors, sync_folder
 from mlxtune.core.journal import Journal, read
 from mlxtune.core.text import nearest, one_line
 from mlxtune.evaluation.report import FILE as REPORT
 from mlxtune.recipe.parent import WEIGHTS
-from mlxtune.runs import registry
+from mlxtune.runs import launch, registry
 from mlxtune.runs.locks import file_lock, is_locked
+from mlxtune.runs.registry import Run
 
 FOLDER, JOURNAL, TRASH = "adapters", "library.jsonl", ".trash"
 RESERVED = ("base", "last")
@@ -136,8 +137,11 @@ def tag(workspace: Path, which: str, add: Sequence[str] = (), drop: Sequence[str
 
 
 def remove(workspace: Path, which: str) -> RemovedAdapter:
-    """Move an adapter to the trash. Raise ``InputError`` if its run is still running."""
+    """Move an adapter to the trash. Raise ``InputError`` if its run, or an evaluation or export of it, is still running."""
     with _edit(workspace, which) as (entry, append):
+        if user := _find_user(workspace, entry):
+            hint = f"Wait for it to finish, or stop it: mlxtune runs stop {user.id}"
+            raise InputError(f"{user.id} is using {entry.name}.", hint=hint)
         if is_locked(entry.folder.parent / "run.lock"):
             run = entry.run or entry.name
             raise InputError(f"{run} is still running.", hint=f"Stop it first: mlxtune runs stop {run}")
@@ -148,6 +152,18 @@ def remove(workspace: Path, which: str) -> RemovedAdapter:
         append({"do": "remove", "key": entry.key, "name": entry.name, "trash": trash.name, "t": now})
         _move(entry.folder, trash)
     return RemovedAdapter(entry.name, entry.key, trash, now)
+
+
+def _find_user(workspace: Path, entry: AdapterEntry) -> Run | None:
+    """Return the evaluation or export of ``entry`` that is running, if there is one."""
+    for run in registry.list_runs(workspace, None):
+        if is_locked(run.lock):
+            with suppress(MlxtuneError, KeyError, TypeError):
+                request = launch.read_request(run.folder)
+                used = [request.get("adapter"), *(seed["adapter"] for seed in request.get("seeds", ()))]
+                if entry.folder.resolve() in [Path(folder).resolve() for folder in used if folder]:
+                    return run
+    return None
 
 
 def removed(workspace: Path) -> list[RemovedAdapter]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from mlxtune.core.errors import InputError, MachineError
 from mlxtune.core.files import disk_errors, home, open_regular
 
+CHAT_HOLDER = "a chat or server"
 _IN_USE = "This machine is in use by {note}."
 _RUN_HOLDER = re.compile(r"the [a-z ]+ (?P<run>\d{8}-\d{4}-\S+) in (?P<workspace>.+) \(process \d+\)")
 
@@ -59,6 +60,8 @@ def lock_note(path: Path) -> str:
 def _stop_hint(note: str) -> str:
     """Return how to stop the run that holds a lock with this ``note``; empty if no run holds it."""
     match = _RUN_HOLDER.fullmatch(note)
+    if note.startswith(CHAT_HOLDER):
+        return "End it: e in the app's Chat room (C) unloads the model; elsewhere, quit the chat or the server."
     if not match:
         return "Wait for it to finish, or stop it." if "(process " in note else ""
     return f"Wait for it to finish, or stop it: cd {shlex.quote(match['workspace'])} && mlxtune runs stop {match['run']}"

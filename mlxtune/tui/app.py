@@ -231,8 +231,11 @@ class MlxtuneApp(BaseApp):
         if self.snapshot is None:
             self.run_job(self._load_rooms, group="load rooms")
         before, snapshot = self.snapshot, message.snapshot
+        in_use = self.in_use
         self.snapshot = snapshot
         self._snapshot_pending = False
+        if before and before.live and not snapshot.live and self.notice and (self.notice == in_use or self.notice.glyph == "●"):
+            self.notice = None  # what it said about the run is no longer true
         alive = {view.id for view in snapshot.runs if view.alive}
         if self.stopping - alive and self.notice and self.notice.glyph == "■":
             self.notice = None  # the run has stopped, and the room shows that

@@ -174,8 +174,9 @@ def _after_run(view: RunView, snapshot: Snapshot) -> NextStep:
         caveat = f"Not recommended: {verdict.caveat}. " if verdict.caveat else ""
         change = f"{verdict.remedy} Or change" if verdict.remedy else "Change"
         why = f"{caveat}{change} one setting in the recipe and train again, or search for better ones: h in Train."
-        new = ("n", "new", "start a new run", "screen.new")
-        return NextStep(verdict.sentence, why, *new, verdict.glyph, verdict.token, _after_verdict(verdict, snapshot.best))
+        change_it = ("P", "plan", "change a setting", _open("plan"))
+        others = (Shortcut("n", "train again", "screen.new"), *_after_verdict(verdict, snapshot.best))
+        return NextStep(verdict.sentence, why, *change_it, verdict.glyph, verdict.token, others)
     evaluate = ("enter", "evaluate", "evaluate it", "screen.evaluate")
     failed = _failed_evaluation(snapshot.evals)
     if failed and failed.updated > view.updated:

@@ -178,6 +178,23 @@ def test_adapter_of_active_run_cannot_be_removed(empty_workspace: Path, shop) ->
     assert folder.exists()
 
 
+@pytest.mark.parametrize("request_of", [lambda folder: {"adapter": folder}, lambda folder: {"seeds": [{"adapter": folder}]}])
+def test_adapter_that_is_being_evaluated_cannot_be_removed(empty_workspace: Path, shop, request_of) -> None:
+    folder = shop(FIRST)
+    evaluation = empty_workspace / "evals" / "20261127-0900-shop"
+    evaluation.mkdir(parents=True)
+    (evaluation / "recipe.toml").touch()
+    (evaluation / "launch.json").write_text(json.dumps({"request": request_of(str(folder))}))
+    with (
+        file_lock(evaluation / "run.lock", busy_message=""),
+        pytest.raises(InputError, match="20261127-0900-shop is using") as caught,
+    ):
+        library.remove(empty_workspace, FIRST)
+    assert caught.value.hint.endswith("mlxtune runs stop 20261127-0900-shop")
+    assert folder.exists()
+    library.remove(empty_workspace, FIRST)
+
+
 def test_crash_between_journal_and_move_loses_nothing(empty_workspace: Path, shop, monkeypatch) -> None:
     folder = shop(FIRST)
     with monkeypatch.context() as patched:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mlxtune.core.errors import MachineError
-from mlxtune.runs.locks import accelerator_lock, file_lock, is_locked
+from mlxtune.runs.locks import CHAT_HOLDER, accelerator_lock, file_lock, is_locked
 
 
 def test_a_lock_lasts_as_long_as_its_block(tmp_path):
@@ -35,9 +35,19 @@ def test_a_second_holder_is_refused_with_the_first_ones_note(tmp_path):
 def test_the_holder_can_be_stopped_with_the_command_in_the_hint(tmp_path):
     path = tmp_path / "lock"
     for note, hint in (
-        ("the evaluation 20261126-0900-shop in /my shop (process 1)", ": cd '/my shop' && mlxtune runs stop 20261126-0900-shop"),
-        ("the training run 20261126-0900-shop in /shop (process 1)", ": cd /shop && mlxtune runs stop 20261126-0900-shop"),
-        ("a chat or server in /shop (process 1)", "."),
+        (
+            "the evaluation 20261126-0900-shop in /my shop (process 1)",
+            "Wait for it to finish, or stop it: cd '/my shop' && mlxtune runs stop 20261126-0900-shop",
+        ),
+        (
+            "the training run 20261126-0900-shop in /shop (process 1)",
+            "Wait for it to finish, or stop it: cd /shop && mlxtune runs stop 20261126-0900-shop",
+        ),
+        (
+            f"{CHAT_HOLDER} in /shop (process 1)",
+            "End it: e in the app's Chat room (C) unloads the model; elsewhere, quit the chat or the server.",
+        ),
+        ("a benchmark (process 1)", "Wait for it to finish, or stop it."),
     ):
         with (
             file_lock(path, busy_message="", note=note),
@@ -45,7 +55,7 @@ def test_the_holder_can_be_stopped_with_the_command_in_the_hint(tmp_path):
             file_lock(path, busy_message="in use by {note}", timeout=0.0),
         ):
             pass
-        assert caught.value.hint == f"Wait for it to finish, or stop it{hint}"
+        assert caught.value.hint == hint
 
 
 def test_a_shorter_note_replaces_a_longer_one(tmp_path):

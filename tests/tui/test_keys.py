@@ -32,7 +32,7 @@ from mlxtune.tui.rooms.plan.service import PlanResult, PlanService
 from .driver import RoomDriver
 from .evaluated import evaluating, evaluation
 from .planned import RECIPE, plannable, took
-from .rows_stage import GOOD, Checks, checks, fill, pair, ready, tokens
+from .rows_stage import GOOD, Checks, checks, fill, pair, ready, session_of, tokens
 from .searched import write_search
 from .stage import Shop, shown, until
 from .test_adapters_room import adapter
@@ -143,6 +143,12 @@ async def checked(pilot: Any) -> None:
     await until(pilot, lambda: ready(RoomDriver(pilot.app, pilot)))
 
 
+async def filtered(pilot: Any) -> None:
+    await checked(pilot)
+    session_of(RoomDriver(pilot.app, pilot)).select("status:pending", "row")
+    pilot.app.redraw()
+
+
 async def on_a_set_key(pilot: Any) -> None:
     await pilot.press("home")
     while pilot.app.screen._key.path != "adapter.rank":
@@ -184,6 +190,7 @@ STAGES = (
     Stage("review", filled, then=checked, before=("a", "u")),
     Stage("review", some_pairs, size=SMALL, then=checked),
     Stage("review", filled, then=checked, before=("end", "left", "left", "left")),  # a row without its disclaimer
+    Stage("review", filled, then=filtered),
     Stage("plan", two_recipes, sees="does not fit"),
     Stage("plan", two_recipes, sees="does not fit", then=on_a_set_key, before=("minus",)),
     Stage("plan", away, sees="download it"),

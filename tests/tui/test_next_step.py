@@ -77,7 +77,7 @@ async def test_a_verdict_leads_next_and_fills_the_best_adapter(
     snapshot = shop.snapshot()
     advice, stages = next_step(snapshot), {stage.name: stage for stage in workflow(snapshot)}
     assert advice.sentence.lower().startswith(word)
-    assert (advice.glyph, advice.action) == (mark, "screen.new")
+    assert (advice.glyph, advice.action) == (mark, "app.room('plan')")
     assert (stages["Evaluate"].glyph, stages["Evaluate"].result) == (mark, word)
     assert stages["Baseline"].result == f"{base / 72 * 100:.1f}% whole contract"
     async with open_room("home") as room:
@@ -268,7 +268,7 @@ def decide(source: Path, statuses: list[str]) -> None:
     source.with_name("support.review.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
 
 
-@pytest.mark.parametrize(("base", "tuned", "keys"), [(20, 60, ["E", "C"]), (60, 20, ["E"]), (30, 32, ["E", "B"])])
+@pytest.mark.parametrize(("base", "tuned", "keys"), [(20, 60, ["n", "E", "C"]), (60, 20, ["n", "E"]), (30, 32, ["n", "E", "B"])])
 def test_a_verdict_leads_on(shop: Shop, base: int, tuned: int, keys: list[str]) -> None:
     shop.recipe()
     shop.run(ID, steps=60, end=DONE, age=600)

@@ -82,8 +82,6 @@ async def test_tab_completes_a_path_and_a_wrong_one_is_refused(shop: Shop, check
         await room.press("s", "tab")
         await room.until(lambda: field(room).value == "data/support")
         await room.until(lambda: room.screen.query_one("#candidates", ListPanel).count == 3)
-        await room.press("enter")
-        await room.until(lambda: "There is no file data/support." in drawn(room, "#wrong"))
         await room.press("down", "down", "tab")
         await room.until(lambda: field(room).value == "data/support.jsonl")
         await room.press("backspace", *["backspace"] * 5, *"-more", "tab")
@@ -95,6 +93,24 @@ async def test_tab_completes_a_path_and_a_wrong_one_is_refused(shop: Shop, check
         await room.until(lambda: "Write a recipe for support-more.jsonl." in room.text("#next-picture"))
         await room.press("enter")
         await room.until(lambda: isinstance(room.screen, PromptDialog) and field(room).value == "support-more")
+
+
+async def test_enter_opens_the_path_under_the_cursor(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
+    source = fill(shop, GOOD)
+    write(source.with_name("zebra.jsonl"), GOOD[:4])
+    async with open_room("home") as room:
+        await room.press("o")
+        await prompted(room)
+        await room.press("enter")
+        await room.until(lambda: field(room).value == "data/")
+        await room.until(lambda: room.screen.query_one("#candidates", ListPanel).count == 3)
+        await room.press("z", "x", "enter")
+        await room.until(lambda: "There is no file data/zx." in drawn(room, "#wrong"))
+        await room.press("backspace")
+        await room.until(lambda: room.screen.query_one("#candidates", ListPanel).count == 1)
+        await room.press("enter")
+        await room.until(lambda: room.mode == "data" and ready(room) and len(session_of(room).source) == 4)
+        assert room.notice.startswith("✓ Opened zebra.jsonl.")
 
 
 async def test_a_file_is_opened_with_its_recipe(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:

@@ -265,6 +265,8 @@ async def test_the_empty_room_says_what_keeps_a_run_from_starting(shop: Shop, op
         assert "or stop it in Evaluate (E)." in room.text("#invite")
         await room.press("n")
         await room.until_notice("! The evaluation of support-json is using this machine.")
+        await room.observe(replace(shop.snapshot(), evals=()))  # it has ended
+        await room.until(lambda: room.app.notice is None)
         await room.press("P")
         await room.until(lambda: room.mode == "plan")
 

@@ -198,9 +198,16 @@ class PromptDialog(ModalScreen[str]):
         field.value, field.cursor_position = path, len(path)
 
     def on_input_submitted(self, event: Input.Submitted) -> None:
+        """Return the text or, if it is not a path yet, the path under the cursor. A folder under the cursor is entered."""
         event.stop()
         value = restore_unsafe(self._value, event.value.translate(_UNESCAPED)).strip()
         error = self._find_error(value) if value else ""
+        if (error or not value) and self._candidates and self._listed == event.value:
+            path = self._candidates[self.query_one(ListPanel).cursor]
+            self._type(path)
+            if path.endswith("/"):
+                return
+            value, error = path, self._find_error(path)
         if not error:
             self.dismiss(value)
             return

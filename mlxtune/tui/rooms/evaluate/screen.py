@@ -294,7 +294,7 @@ class EvaluateRoom(Room):
             actions.append(FooterAction("m", "metric", "metric", "show the next metric"))
         if found and (len(found.kinds) > 1 or found.filter.kind):
             actions.append(FooterAction("f", "failures", "kinds", "show only one kind of failure"))
-        if self._row:
+        if self._row and found and len({found.filter.arm, *self._row.answers}) > 1:
             actions.append(FooterAction("v", "versus", "versus", "compare with the reference or another arm's answer"))
         if self._can_review:
             actions.append(FooterAction("w", "review", "review", "open a similar training row in Review"))

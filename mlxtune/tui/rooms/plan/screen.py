@@ -169,6 +169,8 @@ class PlanRoom(Room):
             self._form = RecipeForm(view.path, view.recipe)
             self._replan()
         elif form.recipe != view.recipe and not form.is_own_version:  # another program wrote it
+            if self.app.notice and self.app.notice.undo:
+                self.app.action_dismiss_notice()  # an edit that it offers to undo is no longer in the file
             self._form = RecipeForm(view.path, view.recipe, last_memory=form.plan.memory if form.plan else None)
             self._replan()
 
