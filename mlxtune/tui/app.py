@@ -22,6 +22,7 @@ from textual.app import SystemCommand
 from textual.binding import Binding, BindingType
 from textual.message import Message
 from textual.screen import Screen
+from textual.widgets import Input, TextArea
 
 from mlxtune.core import allocator, app_state, settings
 from mlxtune.core.errors import MlxtuneError
@@ -343,6 +344,11 @@ class MlxtuneApp(BaseApp):
             self.show_notice(
                 Notice("✓", "$success", f"Copied {what}.") if text else Notice("·", "$muted", "There is nothing to copy here.")
             )
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Let a character that the user's settings bind to the help be typed into a text field."""
+        is_typed = action == "help" and isinstance(self.focused, Input | TextArea) and len(self.shown_key("app.help", "F1")) == 1
+        return not is_typed and super().check_action(action, parameters)
 
     def action_help(self) -> None:
         """Show the keys of the room, also while a dialog is open over it. On a page, close the page."""

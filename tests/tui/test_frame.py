@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from exhaustive import cases
+from textual.widgets import Input
 
 from mlxtune.core import app_state, settings
 from mlxtune.core.errors import MachineError
@@ -199,6 +200,17 @@ async def test_a_changed_key_works_and_is_shown_everywhere(loaded: Shop, open_ro
         assert "whole" in room.actions
         await room.press("f1")
         await room.until(lambda: "train.zoom" in room.text("#rows"))
+
+
+async def test_a_character_for_the_help_can_still_be_typed(loaded: Shop, open_room: OpenRoom) -> None:
+    set_keys('[keys]\n"app.help" = "?"\n')
+    async with open_room("home") as room:
+        await room.press("o")
+        await room.until(lambda: bool(room.screen.query(Input)))
+        await room.press("a", "question_mark")
+        await room.until(lambda: room.screen.query_one(Input).value == "a?")
+        await room.press("escape", "question_mark")
+        await room.until(lambda: "Glyphs" in room.text("#rows"))
 
 
 @pytest.mark.parametrize(
