@@ -244,6 +244,10 @@ class SourceBrowser:
         edited = None if decision is None or decision.record is None else decision.after
         return self.check_result is not None and self.check_result.edited.get(index) == edited
 
+    def _is_left_out(self, index: int) -> bool:
+        record = self.lazy_row(index).current_or_error
+        return isinstance(record, DataError) or is_left_out(record, self.decision(index))
+
     def _is_resolved(self, finding: Finding) -> bool:
         """Return whether a finding about several rows was dismissed for all of them, or all but its first row are left out."""
         if len(finding.rows) < 2 or not self._decisions:
@@ -279,7 +283,7 @@ class SourceBrowser:
         checked_without = set(result.left_out)
         stale = (
             not left_out <= checked_without
-            or not all(is_left_out(self.lazy_row(index).row, self.decision(index)) for index in checked_without - left_out)
+            or not all(map(self._is_left_out, checked_without - left_out))
             or not all(map(self._is_checked, changed - left_out))
         )
         return ReviewVerdict(label, sentence, tuple(findings), rows, len(left_out), len(edited), stale)

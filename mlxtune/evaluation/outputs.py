@@ -229,8 +229,9 @@ def _saved_as_they_end(
     answers: dict[int, GeneratedAnswer] = {}
     seconds = 0.0
     for record in read(file):
-        prompt, seconds = record.pop("prompt"), record.pop("seconds")
-        answers[prompt] = GeneratedAnswer(**record)
+        with suppress(KeyError, TypeError):  # a damaged record: its prompt is answered again
+            prompt, seconds = record.pop("prompt"), float(record.pop("seconds"))
+            answers[prompt] = GeneratedAnswer(**record)
     left = [index for index in range(len(prompts)) if index not in answers]
     known, start = len(answers), time.perf_counter()
     with closing(Journal(file)) as journal:
