@@ -50,10 +50,11 @@ def save_nearest(
 def nearest_rows(
     failed: Sequence[Row], train: Sequence[Row], vectors: RowVectors | None = None, count: int = COUNT
 ) -> list[list[tuple[int, float]]]:
-    """Return, for each failed row, its ``count`` nearest training rows as ``(index, similarity)``, nearest first.
+    """Return, for each failed row, its ``count`` nearest training rows as ``(index, similarity)``, most similar first.
 
     The search is exact: every pair is compared by the Jaccard similarity of its shingles and, with ``vectors``, by their cosine, each
-    divided by its standard deviation over the training rows. The similarity returned is then the cosine. Ties go to the earlier row.
+    divided by its standard deviation over the training rows. The similarity returned, which decides the order, is then the cosine.
+    Ties go to the earlier row.
     Without vectors, rows without a shared shingle are omitted.
     """
     return [
@@ -71,9 +72,10 @@ def _nearest(failed: Sequence[Row], train: Sequence[Row], vectors: RowVectors | 
         ]  # fmt: skip
     meaning = np.stack([vectors[row.id] for row in train]) @ np.stack([vectors[row.id] for row in failed]).T
     score = sum(part / np.maximum(part.std(axis=0), 1e-6) for part in (wording, meaning))
-    return [
+    chosen = [
         [(index, max(0.0, float(meaning[index, column]))) for index in _order(row, count)] for column, row in enumerate(score.T)
     ]  # fmt: skip
+    return [sorted(matches, key=lambda match: match[1], reverse=True) for matches in chosen]
 
 
 def _order(scores: Array, count: int) -> list[int]:

@@ -9,6 +9,7 @@ from textual.widgets import Input
 from mlxtune.tui.render.text import cell, line
 
 _TITLE_WIDTH = 24
+_HELP_SCORE = 0.01  # of a match in the description, which is below every match in a title
 
 
 class Palette(CommandPalette):
@@ -34,6 +35,8 @@ class CommandProvider(Provider):
                 for offset in offsets:
                     highlighted = highlighted.stylize(matcher.match_style, offset, offset + 1)
                 yield Hit(score, _row(highlighted, help), callback, text=title)
+            elif query.casefold() in help.casefold():
+                yield Hit(_HELP_SCORE, _row(Content(title), help), callback, text=title)
 
 
 def _row(title: Content, help: str) -> Content:

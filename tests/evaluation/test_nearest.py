@@ -49,9 +49,9 @@ def test_meaning_counts_as_much_as_wording():
     wording = np.array([jaccard(prompt_text(asked), prompt_text(row)) for row in train])
     meaning = np.array([0.6, 0.9, -1])
     score = wording / wording.std() + meaning / meaning.std()
+    assert nearest_rows.nearest_rows([asked], train, vectors, count=1) == [[(int(np.argmax(score)), pytest.approx(0.6))]]
     [found] = nearest_rows.nearest_rows([asked], train, vectors)
-    assert [index for index, _ in found] == np.argsort(-score).tolist()
-    assert dict(found) == pytest.approx({0: 0.6, 1: 0.9, 2: 0.0})
+    assert found == [(1, pytest.approx(0.9)), (0, pytest.approx(0.6)), (2, 0.0)]
     assert nearest_rows.nearest_rows([asked], [], vectors) == [[]]
 
 

@@ -14,6 +14,7 @@ from mlxtune.data.source import read_file
 from mlxtune.recipe import dump, load
 from mlxtune.runs import launch
 from mlxtune.runs.registry import Run
+from mlxtune.tui.app import MlxtuneApp
 from mlxtune.tui.rooms.evaluate import service
 from mlxtune.tui.rooms.evaluate.paired_table import PairedTable
 from mlxtune.tui.widgets.dialog import ChoiceDialog
@@ -316,6 +317,20 @@ async def test_a_new_report_shows_the_failing_rows_of_the_displayed_metric(shop:
         assert "valid JSON" in room.head("#ev-rows")
 
 
+async def test_an_evaluation_of_another_recipe_is_shown_when_it_finishes(shop: Shop, open_room: OpenRoom) -> None:
+    evaluation(shop, OLDER, arms={"base": base}, age=4 * 86400)
+    async with open_room("evaluate") as room:
+        await room.until(lambda: "Now train" in room.text("#ev-summary"))
+        saved = json.loads(json.dumps(room.screen.save_state()))
+        evaluation(shop, name="quick")
+        await room.observe(shop.snapshot())
+        await room.until(lambda: "Cannot tell." in room.text("#ev-summary"))
+    app = MlxtuneApp(shop.folder, watch=False, state={"rooms": {"evaluate": saved}})
+    app.snapshot = shop.snapshot()
+    async with drive(app, "evaluate") as room:  # it has finished while the app was closed
+        await room.until(lambda: "Cannot tell." in room.text("#ev-summary"))
+
+
 async def test_o_selects_another_report_which_is_remembered(shop: Shop, open_room: OpenRoom) -> None:
     evaluation(shop, OLDER, arms={"base": base, "tuned": base}, age=4 * 86400)
     evaluation(shop)
@@ -326,7 +341,7 @@ async def test_o_selects_another_report_which_is_remembered(shop: Shop, open_roo
         await rows_found(room, count=30)
         assert room.head("#ev-verdict").startswith("Verdict on support-json")
         await room.press("m")
-        assert json.loads(json.dumps(dict(room.screen.save_state()))) == {"evaluation": OLDER, "metric": "json"}
+        assert json.loads(json.dumps(dict(room.screen.save_state()))) == {"evaluation": OLDER, "newest": ID, "metric": "json"}
 
 
 async def test_reports_on_other_rows_are_not_compared(shop: Shop, open_room: OpenRoom) -> None:

@@ -266,10 +266,11 @@ async def test_an_import_asks_for_the_columns(shop: Shop, checks: Checks, open_r
 async def test_a_folder_or_an_empty_file_is_no_file_of_rows(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
     shop.recipe()
     (shop.folder / "data" / "empty.jsonl").touch()
+    (shop.folder / "data" / "void").mkdir()
     async with open_room("home", NARROW) as room:
         await room.press("o")
         await prompted(room)
-        field(room).value = "recipes"
+        field(room).value = "data/void/"
         await room.press("enter")
         await room.until(lambda: "has no train.jsonl" in drawn(room, "#wrong"))
         field(room).value = "data/empty.jsonl"

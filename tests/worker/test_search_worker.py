@@ -309,11 +309,11 @@ def test_a_null_search_announces_no_winner(workspace: Path) -> None:
 
 @pytest.mark.exhaustive
 def test_two_searches_at_once(workspace: Path) -> None:
-    first = start(workspace)
+    first = start(workspace, "training.steps=2000")  # so that it is still running when the second one starts
     with pytest.raises(MachineError, match=f"This machine is in use by the search {first.id}"):
         start(workspace)
     assert len(registry.list_runs(workspace, "search")) == 1
-    finish(first)
+    kill_worker(first)
 
 
 @pytest.mark.exhaustive

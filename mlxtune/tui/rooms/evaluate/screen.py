@@ -74,6 +74,7 @@ class EvaluateRoom(Room):
     def __init__(self) -> None:
         super().__init__()
         self._selected: str | None = None  # the id of the selected report; None: the newest
+        self._newest = ""  # the ID of the newest report when the room was last drawn
         self._report: LoadedReport | None = None
         self._loading: Path | None = None
         self._load_error: tuple[Path, MlxtuneError] | None = None
@@ -82,10 +83,11 @@ class EvaluateRoom(Room):
         self._rows: FilteredRows | None = None
 
     def save_state(self) -> Mapping[str, Any]:
-        return {"evaluation": self._selected or "", "metric": self._metric}
+        return {"evaluation": self._selected or "", "newest": self._newest, "metric": self._metric}
 
     def restore_state(self, state: Mapping[str, Any]) -> None:
         self._selected, self._metric = str(state.get("evaluation", "")) or None, str(state.get("metric", ""))
+        self._newest = str(state.get("newest", ""))
 
     def compose_body(self) -> ComposeResult:
         yield Panel(id="ev-error")
@@ -147,6 +149,10 @@ class EvaluateRoom(Room):
         return row is not None and row.links is not None and bool(row.links.nearest)
 
     def draw(self, snapshot: Snapshot) -> None:
+        newest = next((view.id for view in self._finished), "")
+        if self._newest and newest != self._newest:
+            self._selected = newest or None  # show an evaluation that has finished since, whatever its recipe
+        self._newest = newest
         wanted, live = self.app.preferred_evaluation(self._selected, self._finished), self._live
         if wanted and wanted.run.folder != (self._report.folder if self._report else self._loading):
             self._load_report(wanted.run.folder)

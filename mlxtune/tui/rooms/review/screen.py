@@ -244,8 +244,9 @@ class ReviewRoom(SourceRoom):
         failures = sum(not check.passes for check in checks)
         note = f"{failures} of {len(checks)} {'fails' if failures == 1 else 'fail'}" if failures else "passes" if checks else ""
         self.query_one("#contract-section", Section).head.set(note=note)
-        has_contract = session.ref.recipe is not None and session.ref.recipe.has_contract
-        why = "The contract does not apply to this row." if has_contract else "The recipe has no contract."
+        recipe = session.ref.recipe
+        why = "The recipe has no contract." if recipe else "There is no recipe for these rows, so no contract."
+        why = "The contract does not apply to this row." if recipe and recipe.has_contract else why
         add_key = key("d", "add disclaimer", "screen.disclaimer") if self._with_disclaimers else None
         self.query_one("#contract", Panel).update(lambda width, _height: render.contract(checks, why, width, add_key))
         self.query_one("#contract-line", Panel).update(lambda width, _height: render.contract_line(checks, width, add_key))
