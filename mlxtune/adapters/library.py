@@ -139,9 +139,9 @@ def tag(workspace: Path, which: str, add: Sequence[str] = (), drop: Sequence[str
 def remove(workspace: Path, which: str) -> RemovedAdapter:
     """Move an adapter to the trash. Raise ``InputError`` if its run, or an evaluation or export of it, is still running."""
     with _edit(workspace, which) as (entry, append):
-        if user := _find_user(workspace, entry):
-            hint = f"Wait for it to finish, or stop it: mlxtune runs stop {user.id}"
-            raise InputError(f"{user.id} is using {entry.name}.", hint=hint)
+        if active := _find_active_use(workspace, entry):
+            hint = f"Wait for it to finish, or stop it: mlxtune runs stop {active.id}"
+            raise InputError(f"{active.id} is using {entry.name}.", hint=hint)
         if is_locked(entry.folder.parent / "run.lock"):
             run = entry.run or entry.name
             raise InputError(f"{run} is still running.", hint=f"Stop it first: mlxtune runs stop {run}")
@@ -154,7 +154,7 @@ def remove(workspace: Path, which: str) -> RemovedAdapter:
     return RemovedAdapter(entry.name, entry.key, trash, now)
 
 
-def _find_user(workspace: Path, entry: AdapterEntry) -> Run | None:
+def _find_active_use(workspace: Path, entry: AdapterEntry) -> Run | None:
     """Return the evaluation or export of ``entry`` that is running, if there is one."""
     for run in registry.list_runs(workspace, None):
         if is_locked(run.lock):

@@ -314,6 +314,18 @@ async def test_a_draft_is_kept_when_the_app_is_closed(shop: Shop, checks: Checks
         await room.until(lambda: room.screen.query_one(Editor).text == "Where is my parcel? anew")
 
 
+async def test_a_draft_ends_when_its_text_is_that_of_the_row_again(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
+    fill(shop)
+    async with open_room("review") as room:
+        await opened(room)
+        await edit(room, "up")
+        await room.press("x")
+        assert room.screen.save_state()["drafts"]  # as every second
+        await room.press("backspace", "escape")
+        await room.until(lambda: "editing" not in room.head("#read"))
+        assert not room.screen.save_state()["drafts"]
+
+
 async def test_a_draft_stays_with_its_row_when_rows_are_inserted_before_it(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
     source = fill(shop, GOOD)
     async with open_room("review") as room:

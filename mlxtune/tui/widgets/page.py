@@ -20,7 +20,7 @@ class PageScreen(ModalScreen[None]):
     """Shows ``rows(width)``, which every :meth:`redraw` evaluates again."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape,q,l,g,f1", "dismiss", "close", id="page.close"),
+        Binding("escape,q,l,g", "dismiss", "close", id="page.close"),
         Binding("up,k", "scroll(-1)", "up", id="page.up"),
         Binding("down,j", "scroll(1)", "down", id="page.down"),
         Binding("pageup,ctrl+u", "leap(-1)", "page up", id="page.page-up"),

@@ -588,8 +588,12 @@ class ReviewRoom(SourceRoom):
         self._end_edit()
 
     def _save_draft(self) -> bool:
-        """Keep the text in the editor as a draft. Return whether it differs from the row."""
-        if self._edited_part is None or (text := self.query_one(Editor).text) == safe_text(self._edited_part.text):
+        """Keep the text in the editor as a draft if it differs from the row. Return whether it does."""
+        if self._edited_part is None:
+            return False
+        text = self.query_one(Editor).text
+        if text == safe_text(self._edited_part.text):
+            self._drafts.pop(self._draft_key, None)
             return False
         self._drafts[self._draft_key] = text
         return True
