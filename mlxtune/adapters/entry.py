@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import calendar
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, get_args
 
-from mlxtune.adapters.layout import LINEAGE, AdapterLayout, read_config, read_layout
+from mlxtune.adapters.layout import LINEAGE, read_config, read_layout
 from mlxtune.core.errors import MlxtuneError
 from mlxtune.core.hashing import sha256_file, sha256_json
 from mlxtune.evaluation import report as reports
@@ -23,6 +23,7 @@ from mlxtune.evaluation.scorers.registry import FORMS
 from mlxtune.recipe import Recipe
 from mlxtune.recipe.parent import CONFIG, WEIGHTS
 from mlxtune.recipe.schema import Thinking, is_date
+from mlxtune.runs import registry
 from mlxtune.runs.registry import start_date
 
 
@@ -61,6 +62,15 @@ class AdapterScore:
         """Return a metric's rates before and after training, or ``None`` if it was not measured."""
         before, after = (next((rate for rate in side if rate.metric == metric), None) for side in (self.before, self.after))
         return (before, after) if before and after else None
+
+
+@dataclass(frozen=True)
+class EvaluatedAdapter:
+    """The score of an adapter, and the run and the folder of the adapter as the report gives them."""
+
+    run: object
+    folder: object
+    score: AdapterScore
 
 
 @dataclass(frozen=True)
@@ -127,12 +137,11 @@ def read_entry(folder: Path, key: str, name: str, tags: tuple[str, ...], score: 
         return _text(lineage, name)
 
     try:
-        layout = _layout(folder, *(_modified(folder / file) for file in (WEIGHTS, CONFIG)))
+        entry = _layout_entry(folder, *(_modified(folder / file) for file in (WEIGHTS, CONFIG)))
     except MlxtuneError as error:
         return AdapterEntry(name, key, folder, created=_created(lineage, folder), tags=tags, problem=error.message)
-    return AdapterEntry(
-        name, key, folder, base=text("base") or layout.base, base_hash=text("base_fingerprint"), kind=layout.kind, rank=layout.rank,
-        scale=layout.scale, targets=layout.keys, layers=len(layout.layers), parameters=layout.parameters, size=layout.size,
+    return replace(
+        entry, name=name, key=key, base=text("base") or entry.base, base_hash=text("base_fingerprint"),
         created=_created(lineage, folder), method=text("method"), run=text("run"), recipe_hash=text("recipe_hash"),
         data_hash=text("data_hash"), system=text("system"), thinking=_thinking(lineage),
         date=_date(lineage), template=text("template"), origin=text("origin"), parent=_parent(lineage), tags=tags,
@@ -199,29 +208,37 @@ def score_to_lineage(score: AdapterScore) -> dict[str, Any]:
     return {key: value for key, value in to_json(score).items() if key != "folder"}
 
 
-def newest_score(evaluations: Sequence[Path], run: str, folder: Path) -> AdapterScore | None:
-    """Return the score from the newest of ``evaluations`` (newest first) that evaluated ``run`` or the adapter in ``folder``."""
-    for evaluation in evaluations:
-        report = _report(evaluation, _modified(evaluation / reports.FILE))
-        if report is None or not ((run and report.facts.get("run") == run) or report.facts.get("adapter") == str(folder)):
-            continue
-        if score := score_from_report(report, evaluation):
-            return score
-    return None
+def read_scores(workspace: Path) -> list[EvaluatedAdapter]:
+    """Return the adapters that were evaluated in ``workspace``, the most recently evaluated first."""
+    folders = (run.folder for run in registry.list_runs(workspace, "eval"))
+    found = (_evaluated_adapter(folder, _modified(folder / reports.FILE)) for folder in folders)
+    return [adapter for adapter in found if adapter]
+
+
+def newest_score(evaluated: Iterable[EvaluatedAdapter], run: str, folder: Path) -> AdapterScore | None:
+    """Return the score of ``run`` or of the adapter in ``folder`` from ``evaluated``, which is in the order of :func:`read_scores`."""
+    return next((item.score for item in evaluated if (run and item.run == run) or item.folder == str(folder)), None)
 
 
 @lru_cache(maxsize=512)
-def _report(evaluation: Path, modified: int) -> EvaluationReport | None:
-    """Load a report once per modification time."""
+def _evaluated_adapter(evaluation: Path, modified: int) -> EvaluatedAdapter | None:
+    """Read a report once per modification time."""
     try:
-        return reports.load(evaluation) if modified else None
+        report = reports.load(evaluation) if modified else None
     except MlxtuneError:
         return None
+    score = score_from_report(report, evaluation) if report else None
+    return EvaluatedAdapter(report.facts.get("run"), report.facts.get("adapter"), score) if report and score else None
 
 
 @lru_cache(maxsize=512)
-def _layout(folder: Path, weights_modified: int, config_modified: int) -> AdapterLayout:
-    return read_layout(folder)
+def _layout_entry(folder: Path, weights_modified: int, config_modified: int) -> AdapterEntry:
+    """Return an entry with what the weights and the configuration tell, which are read once per modification time."""
+    layout = read_layout(folder)
+    return AdapterEntry(
+        "", "", folder, base=layout.base, kind=layout.kind, rank=layout.rank, scale=layout.scale, targets=layout.keys,
+        layers=len(layout.layers), parameters=layout.parameters, size=layout.size,
+    )  # fmt: skip
 
 
 def _modified(file: Path) -> int:

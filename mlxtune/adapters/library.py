@@ -18,12 +18,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mlxtune.adapters.entry import AdapterEntry, newest_score, read_entry
+from mlxtune.adapters.entry import AdapterEntry, newest_score, read_entry, read_scores
 from mlxtune.core.errors import InputError, MlxtuneError
 from mlxtune.core.files import disk_errors, sync_folder
 from mlxtune.core.journal import Journal, read
 from mlxtune.core.text import nearest, one_line
-from mlxtune.evaluation.report import FILE as REPORT
 from mlxtune.recipe.parent import WEIGHTS
 from mlxtune.runs import launch, registry
 from mlxtune.runs.locks import file_lock, is_locked
@@ -57,13 +56,13 @@ class _LibraryState:
 def all_adapters(workspace: Path) -> list[AdapterEntry]:
     """Return all adapters, newest first. Unreadable adapters have a ``problem``."""
     state = _fold(workspace)
-    evaluations = [run.folder for run in registry.list_runs(workspace, "eval") if (run.folder / REPORT).is_file()]
+    evaluated = read_scores(workspace)
     entries = []
     for key in _keys(workspace):
         folder = workspace / key
         run = folder.parent.name if key.startswith("runs/") else ""
         name = state.names.get(key) or run or folder.name
-        score = newest_score(evaluations, run, folder)
+        score = newest_score(evaluated, run, folder)
         entries.append(read_entry(folder, key, name, tuple(state.tags.get(key, ())), score))
     return sorted(entries, key=lambda entry: (entry.created, entry.key), reverse=True)
 

@@ -11,7 +11,7 @@ import typer
 from mlxtune.adapters import library
 from mlxtune.adapters.compare import compare, facts
 from mlxtune.adapters.entry import AdapterEntry, AdapterScore
-from mlxtune.adapters.export.tried import HEAD, tried_exports
+from mlxtune.adapters.export.tried import HEAD, failed_export, tried_exports
 from mlxtune.cli.options import Json
 from mlxtune.cli.output import Cell, info, out, progress_bar, show, show_json
 from mlxtune.cli.tables import print_columns, print_heading, print_table
@@ -84,6 +84,9 @@ def show_adapter(which: Which = "last", json: Json = False) -> None:
     if exports := tried_exports(entry):
         print_heading(out, "Exports", "compared with the adapter as trained")
         print_columns([[(name, "faint") for name in HEAD], *([*export.cells] for export in exports)], right=(1, 2, 3, 4, 5))
+    if failed := failed_export(entry):
+        reason = one_line(f"The last export, {failed.form}, failed: {failed.reason}")
+        show(("  ✗ ", "bold error"), reason, (f"  mlxtune runs show {failed.id}", "primary"))
     show("")
     if entry.score:
         _print_score(entry.score)

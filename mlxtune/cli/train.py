@@ -8,14 +8,13 @@ from typing import Annotated, Any
 
 import typer
 
-from mlxtune.adapters.entry import newest_score
+from mlxtune.adapters.entry import newest_score, read_scores
 from mlxtune.cli.follow import follow
 from mlxtune.cli.options import Json, Overrides, RecipeFile
 from mlxtune.cli.output import info, progress_bar, show, show_json
 from mlxtune.core.errors import InputError
 from mlxtune.models.resolve import resolve
 from mlxtune.recipe import Recipe, load
-from mlxtune.runs import registry
 from mlxtune.runs.registry import Run
 from mlxtune.training import seeds, start
 from mlxtune.training.distributed import launcher
@@ -59,8 +58,7 @@ def show_adapter(run: Run) -> None:
         return
     info("")
     show("Adapter: ", str(run.adapter))
-    evaluations = registry.list_runs(run.folder.parent.parent, "eval")
-    if score := newest_score([evaluation.folder for evaluation in evaluations], run.id, run.adapter):
+    if score := newest_score(read_scores(run.folder.parent.parent), run.id, run.adapter):
         info("Evaluated: ", score.verdict)
     else:
         info("Evaluate it:  ", (f"mlxtune eval {run.id}", "primary"))

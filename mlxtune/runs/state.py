@@ -50,7 +50,7 @@ class Sample:
     verdict: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class RunState:
     """A snapshot of a run. Memory is in bytes, times are seconds since the epoch."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -36,6 +37,14 @@ class Follower:
         self.short_log: list[LogLine] = []
         self.rows: tuple[int, int, int] | None = None
         self._after_step = False
+        self._dropped_history = False
+
+    def drop_history(self) -> None:
+        """Keep only the last step of a run that has ended. If it continues, its log is read again from the start."""
+        if not self._dropped_history:
+            self._dropped_history = True
+            self.state = replace(self.state, steps=self.state.steps[-1:], samples=())
+            self.log, self.short_log = [], []
 
     def read(self) -> None:
         """Process newly added events. A file that shrank or has events out of order is read again from the start."""
@@ -44,7 +53,7 @@ class Follower:
             return
         self._events_stamp = stamp
         size = stamp[1] if stamp else 0
-        if size < self._size:
+        if size < self._size or self._dropped_history:
             self._restart()
         self._size = size
         new = self._reader.read()

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,9 +37,12 @@ MACHINE_SECONDS = 2.0  # between two readings of memory and power
 SOURCE_SECONDS = 2.0  # between two reads of a source
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # the view of an unchanged run is the same object in the next snapshot
 class RunView:
-    """A run as the rooms show it. ``log`` has all its lines; ``process_output`` has the last lines of a failed process."""
+    """A run as the rooms show it. ``process_output`` has the last lines of a failed process.
+
+    Once the run has ended, it has only its last step, no sample answers, and no log: :func:`with_history` reads them again.
+    """
 
     run: Run
     status: RunStatus
@@ -71,6 +75,18 @@ class RunView:
     def updated(self) -> float:
         """The time of the run's last event, in seconds since the epoch."""
         return self.state.updated or self.created
+
+
+@lru_cache(maxsize=4)
+def with_history(view: RunView) -> RunView:
+    """Return ``view`` with all its steps, sample answers, and log lines, which are read from its log if it has ended."""
+    if view.alive:
+        return view
+    follower = Follower(view.run)
+    follower.read()
+    if follower.state.updated != view.state.updated:  # the log was removed or has changed; the next snapshot shows that
+        return view
+    return replace(view, state=follower.state, log=tuple(follower.log), short_log=tuple(follower.short_log))
 
 
 @dataclass(frozen=True)
@@ -183,6 +199,8 @@ class Watcher:
         follower = self._followers.setdefault(run.folder, Follower(run))
         follower.read()
         status = run.status(follower.state, now)
+        if status not in ALIVE:
+            follower.drop_history()
         output = follower.process_output() if status in ("crashed", "failed") else ()
         old = self._views.get(run.folder)
         if old and old.state is follower.state and (old.status, old.process_output) == (status, output):

@@ -24,7 +24,8 @@ from mlxtune.core.files import write_json
 from mlxtune.data.rows import Message
 from mlxtune.models.resolve import resolve
 from mlxtune.models.template import ChatTemplate, TemplateSettings, load_template
-from mlxtune.runs import events, launch, registry
+from mlxtune.runs import launch, registry
+from mlxtune.runs.state import RunState
 from mlxtune.runs.worker import Worker
 from mlxtune.tui.rooms.adapters import render, service
 
@@ -208,7 +209,7 @@ def test_exports_are_listed_with_their_verification(trained_workspace: Path, mon
 
     exported = started(trained_workspace, "fused", monkeypatch)
     summary = exporting.export(exported)
-    monkeypatch.setattr(registry.Run, "state", lambda run: events_state(run, summary if run.folder == exported.folder else {}))
+    monkeypatch.setattr(registry.Run, "state", lambda run: finished(summary if run.folder == exported.folder else {}))
     entry = library.find(trained_workspace, "last")
     (export,) = tried_exports(entry)
     assert (export.form, export.verified, export.target) == ("MLX", None, Path(summary["folder"]))
@@ -233,10 +234,8 @@ def test_exports_are_listed_with_their_verification(trained_workspace: Path, mon
     assert any(program.url in row for row in shown)
 
 
-def events_state(run: registry.Run, summary: Any) -> Any:
-    from types import SimpleNamespace
-
-    return SimpleNamespace(summary=tuple(summary.items()), folder=run.folder, events=events)
+def finished(summary: Any) -> RunState:
+    return RunState(phase="finished", summary=tuple(summary.items()))
 
 
 def test_the_endpoint_is_checked(trained_workspace: Path) -> None:  # noqa: F811

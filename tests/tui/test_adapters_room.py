@@ -14,13 +14,16 @@ from textual.widgets import Input
 
 from mlxtune.adapters import library
 from mlxtune.adapters.export.formats import FORMATS
+from mlxtune.cli.adapters import show_adapter
+from mlxtune.runs.launch import write_record
+from mlxtune.runs.registry import Run
 from mlxtune.tui.next_step import next_step
 from mlxtune.tui.rooms.adapters.service import AdapterView
 
 from .conftest import OpenRoom
 from .driver import NARROW, Gate, RoomDriver
 from .evaluated import base, evaluation, tuned
-from .stage import Shop, until
+from .stage import Shop, observe, until
 
 pytestmark = pytest.mark.slow
 
@@ -230,6 +233,35 @@ async def test_a_running_export_is_in_the_header_and_keeps_another_from_starting
         await room.press("f")
         await room.until_notice("! The export of tone is using this machine.")
         assert room.notice.endswith("or run: mlxtune runs stop 20261124-1700-tone")
+
+
+async def test_a_failed_export_is_shown_with_its_reason(
+    stocked: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = stocked.run("20261124-1700-tone", kind="export", name="tone", alive=True)
+    request = {"adapter": str(stocked.folder / "adapters" / "tone"), "form": "gguf", "precision": "q8_0"}
+    write_record(Run(folder), "export", request)
+    stocked.tell(folder, [("run.started", {"kind": "export", "name": "tone", "base": "smollm2-135m", "pid": 1, "host": "mac"})])
+    async with open_room("adapters", size=(140, 45)) as room:
+        await move_to(room, "tone")
+        assert "Exports" not in room.text("#adapters-detail")
+        stocked.tell(folder, [("run.failed", {"error": "The disk is full.", "hint": "", "code": 3})])
+        await observe(room.pilot, stocked.snapshot())
+        await room.until(lambda: "✗ The last export, GGUF Q8_0, failed." in room.text("#adapters-detail"))
+        assert "The disk is full." in room.text("#adapters-detail")
+    monkeypatch.chdir(stocked.folder)
+    show_adapter("tone")
+    assert (
+        "✗ The last export, GGUF Q8_0, failed: The disk is full.  mlxtune runs show 20261124-1700-tone" in capsys.readouterr().out
+    )
+
+
+async def test_an_adapter_that_another_program_removes_disappears(stocked: Shop, open_room: OpenRoom) -> None:
+    async with open_room("adapters") as room:
+        await room.until(lambda: "tone" in names(room))
+        library.remove(stocked.folder, "tone")
+        await observe(room.pilot, stocked.snapshot())
+        await room.until(lambda: sorted(names(room)) == ["broken", "voice"])
 
 
 async def test_an_adapter_alone_is_copied_without_a_worker(stocked: Shop, open_room: OpenRoom) -> None:

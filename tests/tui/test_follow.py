@@ -8,7 +8,7 @@ from mlxtune.runs import events
 from mlxtune.runs.registry import Run
 from mlxtune.runs.state import fold
 from mlxtune.tui.follow import Follower
-from mlxtune.tui.snapshot import Watcher
+from mlxtune.tui.snapshot import Watcher, with_history
 
 from .stage import NOW, Shop, story
 
@@ -37,6 +37,26 @@ def test_nothing_new_leaves_the_very_same_state(shop: Shop) -> None:
     assert follower.state is before
 
 
+def test_the_history_of_an_ended_run_is_read_only_on_request(shop: Shop) -> None:
+    id = "20261124-1412-x"
+    folder = shop.run(id, steps=60, samples=True, end=("run.stopped", {"step": 60}))
+    watcher = Watcher(shop.folder, lambda: NOW)
+    view = watcher.read().runs[0]
+    assert (view.state.step, len(view.state.steps), view.state.samples, view.log) == (60, 1, (), ())
+    assert watcher.read().runs[0] is view
+    whole = with_history(view)
+    assert whole.state == fold(events.read_all(folder))
+    assert sum(line.text.startswith("step ") for line in whole.log) == 60
+    assert with_history(view) is whole
+    resumed = {"kind": "train", "name": "x", "base": "b", "pid": 2, "host": "mac", "step": 50}
+    shop.tell(folder, [("run.resumed", resumed), ("step", {"step": 51, **FACTS})])
+    shop.hold(folder)
+    view = watcher.read().runs[0]
+    assert view.alive
+    assert [step.step for step in view.state.steps] == list(range(1, 52))
+    assert with_history(view) is view
+
+
 def test_a_torn_line_that_is_cut_and_written_over_is_not_counted_twice(shop: Shop) -> None:
     folder = shop.run("20261124-1412-x", steps=60)
     follower = Follower(Run(folder))
@@ -62,12 +82,12 @@ def test_a_journal_that_starts_again_is_read_again(shop: Shop) -> None:
 
 def test_json_that_is_no_event_is_skipped(shop: Shop) -> None:
     folder = shop.run("20261124-1412-x", steps=5)
-    before = len(Watcher(shop.folder, lambda: NOW).read().runs[0].log)
+    before = len(with_history(shop.snapshot().runs[0]).log)
     with (folder / "events.jsonl").open("a") as file:
         for record in ({"seq": 8, "type": "step"}, {"seq": 9, "t": "soon", "type": 4}, {"seq": 10}):
             file.write(json.dumps(record) + "\n")
     shop.tell(folder, [("step", {"step": 6, **FACTS})])
-    view = Watcher(shop.folder, lambda: NOW).read().runs[0]
+    view = with_history(shop.snapshot().runs[0])
     assert view.state.step == 6
     assert len(view.log) == before + 1
 

@@ -1,9 +1,9 @@
-"""The formats in which an adapter was exported, with the cost of each. Imports no mlx."""
+"""The formats in which an adapter was exported, with the cost of each, and why its last export failed. Imports no mlx."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -74,12 +74,20 @@ class TriedExport:
         return [self.label, size(self.nbytes), kl, self.identical, self.rate, self.points, self.program]
 
 
+@dataclass(frozen=True)
+class FailedExport:
+    """An export that failed: its run's ID, its format, and the reason."""
+
+    id: str
+    form: str
+    reason: str
+
+
 def tried_exports(entry: AdapterEntry) -> list[TriedExport]:
     """Return the finished exports of ``entry``, newest first."""
-    workspace = entry.folder.parents[len(Path(entry.key).parts) - 1]
     exports: list[TriedExport] = []
     verified: dict[str, Verification] = {}
-    for run, request in _runs(workspace, entry):
+    for run, request in _runs(entry):
         try:
             if "endpoint" in request:
                 result = verification.load(run.folder)
@@ -87,11 +95,23 @@ def tried_exports(entry: AdapterEntry) -> list[TriedExport]:
                 continue
             summary = dict(run.state().summary)
             if folder := summary.get("folder"):
-                form = form_label(str(request["form"]), str(request.get("precision", "")), str(request.get("program", "")))
-                exports.append(TriedExport(run.id, form, Path(str(folder)), int(summary["bytes"]), fidelity.load(run.folder)))
+                target, nbytes = Path(str(folder)), int(summary["bytes"])
+                exports.append(TriedExport(run.id, _requested_form(request), target, nbytes, fidelity.load(run.folder)))
         except (MlxtuneError, KeyError, TypeError, ValueError):
             continue
     return [replace(export, verified=verified.get(export.id)) for export in exports]
+
+
+def failed_export(entry: AdapterEntry) -> FailedExport | None:
+    """Return the newest export of ``entry`` if it failed or its process crashed."""
+    run, request = next(((run, request) for run, request in _runs(entry) if "form" in request), (None, {}))
+    if run is None:
+        return None
+    state = run.state()
+    status = run.status(state)
+    if status not in ("failed", "crashed"):
+        return None
+    return FailedExport(run.id, _requested_form(request), state.error or "Its process crashed.")
 
 
 def find_export(exports: Sequence[TriedExport], files: Sequence[Path], which: str = "") -> TriedExport | None:
@@ -123,7 +143,13 @@ def form_label(form: str, precision: str, program: str) -> str:
     return f"{label} for {program}" if program else label
 
 
-def _runs(workspace: Path, entry: AdapterEntry) -> Iterator[tuple[registry.Run, dict[str, Any]]]:
+def _requested_form(request: Mapping[str, Any]) -> str:
+    return form_label(str(request["form"]), str(request.get("precision", "")), str(request.get("program", "")))
+
+
+def _runs(entry: AdapterEntry) -> Iterator[tuple[registry.Run, dict[str, Any]]]:
+    """Yield the exports of ``entry`` and their verifications with their requests, newest first."""
+    workspace = entry.folder.parents[len(Path(entry.key).parts) - 1]
     folder = os.path.realpath(entry.folder)
     for run in registry.list_runs(workspace, "export"):
         try:

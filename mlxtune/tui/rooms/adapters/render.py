@@ -123,12 +123,14 @@ def detail(adapter: AdapterView, width: int) -> list[Content]:
         rows.append(line("  ", ("└ ", "$line") if adapter.parent else "", ("● ", "$primary"), (adapter.name, "bold")))
         indent = "    " if adapter.parent else "  "
         rows += [line(indent, ("└ ", "$line"), (f"● {child}", "$muted")) for child in adapter.children]
-    if adapter.exports:
+    if adapter.exports or adapter.failed_export:
         rows += [Content(""), line(("  Exports", "bold"))]
         for export in adapter.exports:
             figures = cell(size(export.nbytes), 8, "$muted", right=True), " ", cell(export.rate, 7, right=True)
             rows.append(line("  ", cell(export.label, width - 18), *figures))
             rows += _muted(f"{export.points or export.identical + ' answers identical'} · {export.program}", width)
+        if failed := adapter.failed_export:
+            rows += [*marked("✗", "$error", f"The last export, {failed.form}, failed.", width), *_muted(failed.reason, width)]
     rows += [Content(""), line(("  Details", "bold"))]
     for name, value in adapter.facts:
         first, *rest = wrap(value, width - 13)

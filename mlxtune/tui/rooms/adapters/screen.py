@@ -21,6 +21,7 @@ from mlxtune.adapters.importers.importer import import_adapter
 from mlxtune.core.errors import MlxtuneError
 from mlxtune.core.text import one_line, plural
 from mlxtune.tui.base import Room
+from mlxtune.tui.follow import file_stamp
 from mlxtune.tui.rooms.adapters import render, service
 from mlxtune.tui.rooms.adapters.service import AdapterView, LibraryView
 from mlxtune.tui.snapshot import Snapshot
@@ -95,7 +96,9 @@ class AdaptersRoom(Room):
         return adapter if adapter and not adapter.problem else None
 
     def draw(self, snapshot: Snapshot) -> None:
-        inputs = [view.id for view in (*snapshot.runs, *snapshot.evals) if view.status == "finished"]
+        ended = [view.id for view in (*snapshot.runs, *snapshot.evals, *snapshot.exports) if not view.alive]
+        folder = self.app.workspace / library.FOLDER
+        inputs = ended, file_stamp(folder), file_stamp(folder / library.JOURNAL)  # other programs change the library, too
         if inputs != self._inputs:
             self._inputs = inputs
             self._read()

@@ -12,7 +12,7 @@ from mlxtune.adapters.compare import facts
 from mlxtune.adapters.entry import AdapterEntry, AdapterScore
 from mlxtune.adapters.export import start as exports
 from mlxtune.adapters.export.formats import ExportFormat, copy_adapter
-from mlxtune.adapters.export.tried import TriedExport, tried_exports
+from mlxtune.adapters.export.tried import FailedExport, TriedExport, failed_export, tried_exports
 from mlxtune.core.text import one_line, one_line_fields, size
 from mlxtune.tui.paths import relative_paths
 
@@ -34,6 +34,7 @@ class AdapterView:
     score: AdapterScore | None
     problem: str
     exports: tuple[TriedExport, ...] = ()
+    failed_export: FailedExport | None = None  # the last export, if it failed
 
 
 @dataclass(frozen=True)
@@ -97,4 +98,5 @@ def _view(workspace: Path, entry: AdapterEntry, children: tuple[str, ...]) -> Ad
         score=one_line_fields(entry.score),
         problem=relative_paths(workspace, one_line(entry.problem)),
         exports=one_line_fields(tuple(tried_exports(entry))),
+        failed_export=one_line_fields(failed_export(entry)),
     )

@@ -18,7 +18,7 @@ from mlxtune.tui.base import Room
 from mlxtune.tui.render.text import ago
 from mlxtune.tui.rooms.train import render
 from mlxtune.tui.rooms.train.chart import LOSS, ChartMetric, RunChart, available_metrics
-from mlxtune.tui.snapshot import RunView, Snapshot
+from mlxtune.tui.snapshot import RunView, Snapshot, with_history
 from mlxtune.tui.status import brief_result, can_resume
 from mlxtune.tui.widgets.dialog import ChoiceDialog, ChoiceOption
 from mlxtune.tui.widgets.frame import FooterAction
@@ -83,17 +83,23 @@ class TrainRoom(Room):
         yield Section("Log", LogPanel(id="log-picture", about=about), id="log")
 
     @property
+    def _index(self) -> int:
+        """The position of the displayed run among all runs."""
+        runs = self.app.snapshot.runs if self.app.snapshot else ()
+        return next((index for index, view in enumerate(runs) if view.id == self.app.selected), 0)
+
+    @property
     def view(self) -> RunView | None:
-        """The displayed run."""
-        snapshot = self.app.snapshot
-        return (snapshot.find_run(self.app.selected) or next(iter(snapshot.runs), None)) if snapshot else None
+        """The displayed run, with its history."""
+        runs = self.app.snapshot.runs if self.app.snapshot else ()
+        return with_history(runs[self._index]) if runs else None
 
     @property
     def _compared(self) -> RunView | None:
-        """The run that the chart shows for comparison."""
+        """The run that the chart shows for comparison, with its history."""
         snapshot, view = self.app.snapshot, self.view
         other = snapshot.find_run(self._compared_id) if snapshot and self._compared_id else None
-        return other if other is not view else None
+        return with_history(other) if other and view and other.id != view.id else None
 
     def draw(self, snapshot: Snapshot) -> None:
         view = self.view
@@ -124,7 +130,7 @@ class TrainRoom(Room):
         if snapshot and view:
             chart, head = self.query_one(RunChart), self.query_one("#chart", Section).head
             title = chart.metric.title
-            if snapshot.runs.index(view):
+            if self._index:
                 title += f" of {view.name}, {ago(snapshot.now - view.updated)}"
             head.set(title=title, note=chart.legend(head.size.width - len(title) - 6))
 
@@ -155,7 +161,7 @@ class TrainRoom(Room):
             new.append(FooterAction("w", "queue", "queue", "commands that run one after another"))
         if snapshot is None or view is None:
             return new
-        state, index = view.state, snapshot.runs.index(view)
+        state, index = view.state, self._index
         can_stop = view.status == "quiet" or (view.status in ACTIVE and view.id not in self.app.stopping)
         samples = FooterAction("g", "samples", "samples", "all answers to validation rows, by step")
         possible = [
@@ -192,7 +198,7 @@ class TrainRoom(Room):
         snapshot, view = self.app.snapshot, self.view
         if snapshot is None or view is None or not view.state.steps:
             return []
-        return [other for other in snapshot.runs if other is not view and other.state.steps]
+        return [other for other in snapshot.runs if other.id != view.id and other.state.steps]
 
     def action_compare(self) -> None:
         """Draw another run for comparison, asking which if there are several, or hide it again."""
@@ -265,9 +271,9 @@ class TrainRoom(Room):
         self._select(-1)
 
     def _select(self, by: int) -> None:
-        snapshot, view = self.app.snapshot, self.view
-        if snapshot and view:
-            index = max(0, min(snapshot.runs.index(view) + by, len(snapshot.runs) - 1))
+        snapshot = self.app.snapshot
+        if snapshot and snapshot.runs:
+            index = max(0, min(self._index + by, len(snapshot.runs) - 1))
             self.app.selected = snapshot.runs[index].id if index else None  # None follows the newest run, including later ones
             self.redraw()
 

@@ -63,7 +63,7 @@ class SearchPage(PageScreen):
 
     def _board(self, view: RunView) -> Leaderboard | None:
         """Return the leaderboard, read again only if the search has written an event or the user has chosen something."""
-        stamp = (view.id, len(view.log), view.status, file_stamp(view.run.folder / boards.CHOICES))
+        stamp = (view.id, view.updated, view.status, file_stamp(view.run.folder / boards.CHOICES))
         if self._cache is None or self._cache[0] != stamp:
             try:
                 self._cache = (stamp, read_leaderboard(view.run.folder))
