@@ -39,7 +39,7 @@ from mlxtune.training.start import start as start_training
 
 
 def evaluate(
-    which: Annotated[str, typer.Argument(help="A recipe (base only) or a run (base and tuned).")] = "last",
+    which: Annotated[str, typer.Argument(help="A recipe (base only), or a run or its adapter (base and tuned).")] = "last",
     adapter: Annotated[str, typer.Option("--adapter", help="With a recipe, the adapter to evaluate.")] = "",
     overrides: Overrides = None,
     gate: Annotated[
@@ -200,13 +200,21 @@ def _subject(which: str, overrides: list[str]) -> tuple[Recipe, Run | None]:
     if which.endswith(".toml"):
         return load(Path(which), overrides), None
     try:
-        run = registry.find_run(Path.cwd(), which)
+        run = _run_of_adapter(which) or registry.find_run(Path.cwd(), which)
     except InputError as error:
         if Path("recipes", f"{which}.toml").is_file():
             raise InputError(error.message, hint=f"Did you mean recipes/{which}.toml?") from error
         raise
     require_adapter(run)
     return run.recipe(overrides), run
+
+
+def _run_of_adapter(name: str) -> Run | None:
+    """Return the run of the adapter with exactly this name in the library. Raise ``InputError`` if it is imported."""
+    entry = next((entry for entry in library.all_adapters(Path.cwd()) if entry.name == name), None)
+    if entry and not entry.key.startswith("runs/"):
+        raise InputError(f"{name} is an imported adapter.", hint=f"Evaluate it: mlxtune eval RECIPE --adapter {name}")
+    return Run(entry.folder.parent) if entry else None
 
 
 def _seeds(run: Run | None) -> list[Run]:

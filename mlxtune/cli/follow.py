@@ -54,6 +54,8 @@ def follow(run: Run, *, json: bool = False, on_state: Callable[[RunState], None]
     try:
         require_finished(state)
     except Interrupted as error:
+        if not json:
+            info("  Continue it: ", (f"mlxtune runs resume {run.id}", "primary"))
         return error.exit_code
     except MlxtuneError as error:
         print_error(error)

@@ -236,8 +236,6 @@ def _follow(run: Run, json: bool) -> int:
         code = follow_answers(run)
     if not json:
         _show_result(run)
-        if run.status() == "stopped":
-            show("  Continue it: ", (f"mlxtune runs resume {run.id}", "primary"))
     return code
 
 

@@ -261,6 +261,26 @@ def test_imported_adapter_is_evaluated_with_recipe(cli, shop, tiny, workspace, m
     assert "mlxtune eval RECIPE --adapter mine" in cli("adapters", "show", "mine").err
 
 
+def test_adapter_of_a_run_is_evaluated_by_its_name(cli, shop, tiny, monkeypatch):
+    subjects = []
+
+    def start(cwd, recipe, run, *_, **__):
+        subjects.append(run.id)
+        raise InputError("enough")
+
+    monkeypatch.setattr("mlxtune.cli.evaluate.check_recipe", lambda recipe: None)
+    monkeypatch.setattr("mlxtune.cli.evaluate.fetch", lambda recipe: None)
+    monkeypatch.setattr("mlxtune.cli.evaluate.off_task_power", lambda recipe: "")
+    monkeypatch.setattr("mlxtune.cli.evaluate.start", start)
+    assert cli("adapters", "rename", "last", "quick").code == 0
+    assert "enough" in cli("eval", "quick").err
+    assert subjects == [RUN]
+    assert "There is no training run named quik." in cli("eval", "quik").err
+    import_adapter(shop, write(shop / "theirs", arrays(), config(), {}), "mine", str(tiny))
+    ended = cli("eval", "mine")
+    assert (ended.code, "Evaluate it: mlxtune eval RECIPE --adapter mine" in ended.err) == (2, True)
+
+
 @pytest.fixture
 def left(shop: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Make an export start with a worker that was killed at once. Return the hidden folder that it left."""

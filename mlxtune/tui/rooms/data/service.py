@@ -80,5 +80,7 @@ def write_fixed_copy(session: SourceSession) -> Notice:
     assert browser.verdict is not None
     copy = write_fixed(browser.records, browser.verdict.findings, fixed_copy_path(session.ref.path), state=browser.state)
     left_out = sum(not change.after for change in copy.changes)
-    text = f"Wrote {one_line(copy.out.name, 40)}: {plural(copy.rows, 'row')}, {left_out:,} left out."
-    return Notice("✓", "$success", text, "Set data.source in a recipe to use it.")
+    name, recipe = one_line(copy.out.name, 40), session.ref.recipe_path
+    text = f"Wrote {name}: {plural(copy.rows, 'row')}, {left_out:,} left out."
+    hint = f"To train on it, set data.source to it in {one_line(recipe.name, 40)}." if recipe else "To use it, open it with o."
+    return Notice("✓", "$success", text, hint)
