@@ -63,7 +63,7 @@ def evaluate(
 ) -> None:
     """Evaluate the base model, the baselines, and the adapter on the same held-out rows.
 
-    The adapter must beat the strongest arm that needs no training.
+    The adapter must beat the strongest arm that needs no training. To answer fewer rows: --set evaluation.rows=50
     """
     if detach and (gate or generated):
         raise InputError("--detach cannot be combined with --gate or --generated, which need the verdict.")

@@ -19,6 +19,7 @@ from mlxtune.cli.options import Json
 from mlxtune.cli.output import Cell, info, out, progress_bar, show, show_json
 from mlxtune.cli.tables import print_columns, print_heading
 from mlxtune.core.errors import GateError, InputError
+from mlxtune.core.files import read_failure
 from mlxtune.core.text import one_line, plural
 from mlxtune.data import filters
 from mlxtune.data import review as reviews
@@ -183,7 +184,7 @@ def _read_json(file: str) -> Any:
         return jsons.loads(sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         hint = "It must contain the row's whole content, as shown by --list --json."
-        raise InputError(f"{file} cannot be read as JSON: {error}.", hint=hint) from error
+        raise InputError(f"{file} cannot be read as JSON: {read_failure(error)}.", hint=hint) from error
 
 
 def _confirm(action: Action, changes: Sequence[Mapping[str, Any]], browser: SourceBrowser, yes: bool, json: bool) -> None:

@@ -185,7 +185,7 @@ def export(
     """Export the metrics of a training run, or of all trials of a search."""
     if to not in FORMATS:
         raise InputError(f"Unknown format: {to}.", hint=suggest(to, FORMATS, "Use one of:"))
-    run = registry.find_run(Path.cwd(), name, None)
+    run = registry.find_run(Path.cwd(), name, "train" if name == "last" else None)
     if run.kind not in ("train", "search"):
         raise InputError(f"{run.id} has no per-step metrics.", hint="Export a training run or a search.")
     target = output or Path(f"{run.id}.csv" if to == "csv" else "tensorboard")
@@ -257,7 +257,8 @@ def _show_result(run: Run) -> None:
 def _record(run: Run) -> dict[str, Any]:
     """Return a run as a JSON object."""
     state = run.state()
-    done, total = (state.step, state.total) if run.kind == "train" else state.current_arm[2:] if state.current_arm else (0, 0)
+    last_arm = state.arms[-1][1:] if state.arms else state.current_arm[2:] if state.current_arm else (0, 0)
+    done, total = (state.step, state.total) if run.kind == "train" else last_arm
     return {
         "run": run.id,
         "kind": run.kind,

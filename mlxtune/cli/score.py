@@ -13,7 +13,7 @@ from mlxtune.cli.options import Json
 from mlxtune.cli.output import show_json
 from mlxtune.cli.tables import print_table
 from mlxtune.core.errors import InputError
-from mlxtune.core.files import read_text
+from mlxtune.core.files import read_failure, read_text
 from mlxtune.core.text import plural
 from mlxtune.evaluation import report as reports
 from mlxtune.evaluation.contract import Contract
@@ -90,7 +90,7 @@ def _folder(path: Path) -> list[tuple[Any, ModelAnswer]]:
         files = sorted(file for file in path.iterdir() if file.is_file() and not file.name.startswith("."))
         rows = [(file.name, ModelAnswer(split_thought(file.read_bytes().decode("utf-8", "surrogateescape"))[1])) for file in files]
     except OSError as error:
-        raise InputError(f"Cannot read {path}: {error}.") from error
+        raise InputError(f"Cannot read {path}: {read_failure(error)}.") from error
     if not rows:
         raise InputError(f"{path} contains no outputs.")
     return rows
@@ -101,7 +101,7 @@ def _lines(path: Path) -> list[tuple[Any, ModelAnswer]]:
     try:
         lines = read_text(path, "utf-8-sig").split("\n")  # not splitlines: JSON strings may contain U+2028
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"Cannot read {path}: {error}.") from error
+        raise InputError(f"Cannot read {path}: {read_failure(error)}.") from error
     rows: list[tuple[Any, ModelAnswer]] = []
     named: bool | None = None
     for number, text in enumerate(lines, 1):

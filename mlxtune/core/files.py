@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from mlxtune.core.errors import InputError, MachineError
+from mlxtune.core.text import one_line
 
 
 @contextlib.contextmanager
@@ -108,6 +109,11 @@ def read_text(path: Path, encoding: str = "utf-8") -> str:
         return file.read()
 
 
+def read_failure(error: Exception) -> str:
+    """Return why a file cannot be read, in a few words, without the number and the path in an ``OSError``."""
+    return one_line(error.strerror if isinstance(error, OSError) and error.strerror else str(error), 120)
+
+
 def read_json(path: Path, *, unique_keys: bool = False) -> Any:
     """Return the JSON value in ``path``. Raise ``InputError`` if the file is missing or invalid.
 
@@ -118,7 +124,7 @@ def read_json(path: Path, *, unique_keys: bool = False) -> Any:
     except FileNotFoundError as error:
         raise InputError(f"{path} does not exist.") from error
     except (ValueError, OSError, RecursionError) as error:
-        raise InputError(f"{path} cannot be read as JSON: {error}.") from error
+        raise InputError(f"{path} cannot be read as JSON: {read_failure(error)}.") from error
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

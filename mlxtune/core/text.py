@@ -14,13 +14,17 @@ from typing import Any
 _UNSAFE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb\U000e0000-\U000e007f\ud800-\udfff]"
 )
+_LINE_ENDS = re.compile("[\r\x85\u2028\u2029]")
 _CONTROL_PICTURES = {code: chr(0x2400 + code) for code in range(0x20)} | {0x7F: "\u2421"}
 
 
 def safe_text(text: str, *, limit: int = 0) -> str:
     """Return ``text`` with control characters made visible, optionally truncated to ``limit`` characters."""
-    safe = _UNSAFE.sub(_picture, text.replace("\r\n", "\n"))
-    return safe if not limit or len(safe) <= limit else safe[: limit - 1] + "…"
+    return _shorten(_UNSAFE.sub(_picture, text.replace("\r\n", "\n")), limit)
+
+
+def _shorten(text: str, limit: int) -> str:
+    return text if not limit or len(text) <= limit else text[: limit - 1] + "…"
 
 
 def _picture(match: re.Match[str]) -> str:
@@ -41,7 +45,8 @@ def restore_unsafe(original: str, edited: str) -> str:
 
 def one_line(text: str, limit: int = 0) -> str:
     """Return :func:`safe_text` on one line, with each run of whitespace replaced by one space."""
-    return safe_text(" ".join(text.split()), limit=limit)
+    visible = safe_text(_LINE_ENDS.sub("\n", text))  # before split(), to which U+000C and others are whitespace
+    return _shorten(" ".join(visible.split()), limit)
 
 
 def one_line_fields(value: Any) -> Any:

@@ -92,6 +92,8 @@ def _parse_term(match: re.Match[str]) -> Filter:
         return lambda row: row.tokens >= 0 and compare(row.tokens, bound)
     if field is not None:
         return _field_filter(field, value.strip('"'))
+    if word and re.match("(len|tokens)[<>=]", word):
+        raise InputError(f"{one_line(word, 30)} has no number.", hint="Write, for example, len>400 or tokens<=100.")
     needle = (word if quoted is None else quoted).casefold()
     return lambda row: needle in row_text(row.current).casefold()
 

@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mlxtune.core.errors import DataError, RecipeError
-from mlxtune.core.files import read_text
-from mlxtune.core.text import one_line
+from mlxtune.core.files import read_failure, read_text
 from mlxtune.data import samples
 from mlxtune.data.rows import Location, Message, Row, shared_system_prompt
 from mlxtune.recipe import Recipe
@@ -64,7 +63,7 @@ def read_prompts(file: Path, setting: str = "data.replay_prompts") -> list[tuple
     try:
         lines = read_text(file).splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"Cannot read {file}: {one_line(str(error), 120)}.", hint=f"Correct {setting}.") from error
+        raise DataError(f"Cannot read {file}: {read_failure(error)}.", hint=f"Correct {setting}.") from error
     prompts = [(location, _parse(line, location)) for location, line in ((Location(file, at), line) for at, line in enumerate(lines, 1)) if line.strip()]  # fmt: skip
     if not prompts:
         raise DataError(f"{file} has no prompts.", hint=f"Correct {setting}.")

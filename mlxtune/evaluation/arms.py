@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from mlxtune.core.errors import InputError
-from mlxtune.core.files import read_text
-from mlxtune.core.text import one_line, plural
+from mlxtune.core.files import read_failure, read_text
+from mlxtune.core.text import plural
 from mlxtune.data.rows import Conversation, Message, Preference, PromptRow, Row
 from mlxtune.recipe import Endpoint, Recipe
 
@@ -113,4 +113,4 @@ def _text(file: Path) -> str:
     try:
         return read_text(file)
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"Cannot read {file}: {one_line(str(error), 120)}.") from error
+        raise InputError(f"Cannot read {file}: {read_failure(error)}.") from error

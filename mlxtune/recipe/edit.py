@@ -16,7 +16,7 @@ from tomlkit.exceptions import TOMLKitError
 from tomlkit.items import AoT, InlineTable, Item, Table
 
 from mlxtune.core.errors import InputError, RecipeError
-from mlxtune.core.files import write_bytes
+from mlxtune.core.files import read_failure, write_bytes
 from mlxtune.core.text import one_line
 from mlxtune.recipe.load import parse
 from mlxtune.recipe.schema import Recipe
@@ -42,7 +42,7 @@ def edit_recipe(path: Path, changes: Mapping[str, object]) -> Edit:
         before = path.read_bytes()
         text = before.decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{one_line(str(path))} cannot be read: {error}.") from error
+        raise RecipeError(f"{one_line(str(path))} cannot be read: {read_failure(error)}.") from error
     changed = edit_text(text, changes)
     try:
         recipe = parse(changed, folder=path.parent, where="")
@@ -59,7 +59,7 @@ def undo_edit(edit: Edit) -> Recipe:
     try:
         now = edit.path.read_bytes()
     except OSError as error:
-        raise RecipeError(f"{one_line(str(edit.path))} cannot be read: {error}.") from error
+        raise RecipeError(f"{one_line(str(edit.path))} cannot be read: {read_failure(error)}.") from error
     if now != edit.after:
         raise InputError(f"{one_line(edit.path.name)} has changed since the edit, so the edit was not undone.")
     if edit.before != edit.after:

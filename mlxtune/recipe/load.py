@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, NoReturn, Union, get_args, get_origi
 import tomlkit
 
 from mlxtune.core.errors import RecipeError
-from mlxtune.core.files import read_text
+from mlxtune.core.files import read_failure, read_text
 from mlxtune.core.text import nearest, one_line, suggest
 from mlxtune.recipe.schema import SHIPPED_TEMPLATES, Disclaimer, Phrase, Recipe, Rule, annotated_types
 
@@ -45,7 +45,7 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     except IsADirectoryError as error:
         raise RecipeError(f"{path} is a folder, not a recipe.", hint="Use the path of a .toml file in it.") from error
     except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path} cannot be read: {error}.") from error
+        raise RecipeError(f"{path} cannot be read: {read_failure(error)}.") from error
     return parse(text, folder=path.parent, overrides=overrides, where=str(path))
 
 
@@ -96,7 +96,9 @@ def read_template(recipe: Recipe) -> str:
     try:
         return read_text(file) if file else ""
     except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"Cannot read the chat template {file}: {error}", hint="Correct model.template.") from error
+        raise RecipeError(
+            f"Cannot read the chat template {file}: {read_failure(error)}.", hint="Correct model.template."
+        ) from error
 
 
 def parse_override(text: str) -> tuple[str, Any]:

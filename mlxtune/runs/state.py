@@ -74,6 +74,8 @@ class RunState:
     trial: int = 0  # the trial of a search that trains
     reference_progress: tuple[int, int] = (0, 0)  # (pairs scored by the reference model, pairs)
     validation_progress: tuple[int, int] = (0, 0)  # (batches of a slow validation that are done, batches)
+    validation_since: float = 0.0  # when what comes before a validation ended: a step, or the preparation of the data
+    validation_seconds: float = 0.0  # how long the last validation before the final one took, with its sample answers
     memory: int = 0
     peak: int = 0
     limit: int = 0
@@ -98,12 +100,17 @@ class RunState:
 
     @property
     def remaining_seconds(self) -> float | None:
-        """An estimate from the last 50 steps of this worker, or ``None`` with fewer than two. Ignores sleep and clock changes."""
+        """An estimate from the last 50 steps of this worker and an earlier validation, or ``None`` with fewer than two steps.
+
+        Ignores sleep and clock changes.
+        """
         recent = [step for step in self.steps[-50:] if step.step > self.resumed_step]
         gaps = [late.t - early.t for early, late in itertools.pairwise(recent)]
         longest = max(MAX_PAUSE, 20 * statistics.median(gaps)) if gaps else 0.0
         durations = [gap for gap in gaps if 0 <= gap <= longest]
-        return sum(durations) / len(durations) * (self.total - self.step) if durations and self.total else None
+        if not durations or not self.total:
+            return None
+        return sum(durations) / len(durations) * (self.total - self.step) + self.validation_seconds
 
     @property
     def best_validation(self) -> Validation | None:
@@ -150,6 +157,9 @@ def fold(events: Iterable[Event], state: RunState | None = None) -> RunState:
     changes: dict[str, Any] = {}
     for event in events:
         changes["updated"] = event["t"]
+        if event["type"] in ("validation", "sample") and event["step"] < changes.get("total", state.total):
+            since = changes.get("validation_since", state.validation_since)
+            changes["validation_seconds"] = max(0.0, event["t"] - since)
         match event["type"]:
             case "run.started" | "run.resumed":
                 changes |= {"phase": "running", "error": "", "hint": "", "code": 0, "summary": (), "pid": event["pid"]}
@@ -169,13 +179,14 @@ def fold(events: Iterable[Event], state: RunState | None = None) -> RunState:
             case "model.loaded":
                 changes["limit"] = event["limit"]
             case "reference":
-                changes["reference_progress"] = (event["done"], event["total"])
+                changes |= {"reference_progress": (event["done"], event["total"]), "validation_since": event["t"]}
             case "data.ready":
+                changes["validation_since"] = event["t"]
                 changes |= {"total": event["steps"], "epochs": event["epochs"], "validation_rows": event["valid"]}
             case "step":
                 metrics = _metrics(event.get("metrics"))
                 steps.append(Step(event["step"], _number(event["loss"]), event["rate"], event["speed"], event["t"], metrics))
-                changes |= {"memory": event["memory"], "peak": event["peak"]}
+                changes |= {"memory": event["memory"], "peak": event["peak"], "validation_since": event["t"]}
             case "validating":
                 changes["validation_progress"] = (event["done"], event["total"])
             case "validation":

@@ -102,6 +102,8 @@ class SessionManager:
             if current is not None:
                 current.close()
             same_rows = current if current and ref and current.ref.row_key == ref.row_key else None
+            if current and not same_rows and self._app.notice and self._app.notice.undo:
+                self._app.notice = None  # u would undo a decision about the other rows
             self.session = SourceSession(self._app, ref, self.notify, same_rows, self._annotator) if ref else None
             if self.session is not None and self._saved:
                 saved, self._saved = self._saved, {}

@@ -266,6 +266,23 @@ def test_metrics_are_exported_as_csv(cli, cwd):
     assert "has no per-step metrics" in cli("runs", "export", "20261123").err
 
 
+def test_last_exports_the_newest_training_run_while_something_else_runs(cli, cwd):
+    _run(cwd, "20261122-0900-shop", end=FINISHED)
+    evaluation = _run(cwd, "20261123-0900-shop", parent="evals")
+    with file_lock(evaluation / "run.lock", busy_message=""):
+        assert cli("runs", "export", "-o", "out.csv").code == 0
+    assert (cwd / "out.csv").is_file()
+
+
+def test_an_evaluation_is_listed_with_its_held_out_rows(cli, cwd):
+    folder = _run(cwd, "20261122-0900-shop", parent="evals")
+    writer = EventWriter(folder)
+    writer.emit("arm.finished", arm="base", rows=10, seconds=1.0, cached=False)
+    writer.emit("arm.progress", arm="base", done=9, total=300, of="off-task prompt")
+    writer.close()
+    assert "10/10" in cli("runs", "--kind", "eval").out
+
+
 @pytest.mark.parametrize("verb", ["show", "attach"])
 def test_an_evaluation_is_shown_with_its_report(cli, cwd: Path, verb: str) -> None:
     folder = write_evaluation(cwd)

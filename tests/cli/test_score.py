@@ -141,6 +141,10 @@ def test_rows_may_have_ended_prompt_and_reference(cli, cwd):
     assert "mean 0.500" in cli("score", "o.jsonl").out
 
 
+def test_a_missing_file_is_named(cli, cwd):
+    assert "Cannot read none.jsonl: No such file or directory." in cli("score", "none.jsonl").err
+
+
 def test_a_recipe_adds_its_whole_contract(cli, cwd, outputs):
     text = """
 name = "n"

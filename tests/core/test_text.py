@@ -37,6 +37,7 @@ def test_a_truncated_text_ends_with_an_ellipsis(text, limit):
 
 def test_one_line():
     assert one_line("  a\n\n b\t\u2028c\r\n") == "a b c"
+    assert one_line("\x0crac{1}{2}") == "␌rac{1}{2}"
     assert one_line("abcdef", 4) == "abc…"
 
 

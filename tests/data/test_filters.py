@@ -61,6 +61,7 @@ def test_filter_does_not_match(text):
         ("status:acepted", "Unknown status acepted"),
         ("statu:pending", "Unknown filter statu:"),
         ("finding:near-twin", "Unknown check near-twin."),
+        ("len>abc", "len>abc has no number"),
         ('"open', 'invalid, starting at: "open'),
         ("status:pending /open", "invalid, starting at: /open"),
     ],

@@ -69,8 +69,12 @@ def test_events_become_a_state():
     assert (state.started, state.updated) == (100.0, 116.0)
 
 
-def test_remaining_seconds_are_seconds_per_step_times_remaining_steps():
-    assert fold(EVENTS).remaining_seconds == pytest.approx(2.0 * 5)
+def test_remaining_seconds_are_those_of_the_remaining_steps_and_of_the_final_validation():
+    assert fold(EVENTS).remaining_seconds == pytest.approx(2.0 * 5 + 1.5)
+    done = fold([_step(number, 117.0 + 2 * number) for number in range(6, 11)], fold(EVENTS))
+    assert done.remaining_seconds == pytest.approx(1.5)
+    final = [_event("validation", 140.0, step=10, loss=2.0, tokens=5)]
+    assert fold(final, done).remaining_seconds == pytest.approx(1.5), "its samples are still to come"
 
 
 def test_speed_is_the_mean_of_the_last_ten_steps():

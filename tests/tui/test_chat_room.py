@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from textual.widgets import Input
 
 from mlxtune.core.errors import MachineError
 from mlxtune.serving.protocol import Done, Event, Failed, Piece, Ready
@@ -128,10 +129,18 @@ async def test_a_question_typed_while_the_model_loads_is_sent_at_once(
         await room.press_quickly("enter", *"be", "enter")
         await room.until(lambda: bool(clients) and [question for question, *_ in clients[0].questions] == ["be"])
         assert chat(room).state == "loading"
-        assert room.text("#foot").split("F1")[0].split() == ["enter", "send", "esc", "leave"], "the keys that act in the field"
+        await room.until(lambda: room.text("#foot").split("F1")[0].split() == ["esc", "leave"])
+        await room.press_quickly(*"so", "enter")
+        await room.until_notice("! The last question is not answered yet.")
+        assert room.screen.query_one("#chat-field", Input).value == "so"
         clients[0].send(READY)
         clients[0].finish(0, "On its way.")
         await room.until(lambda: "On its way." in transcript(room))
+        await room.until(lambda: room.text("#foot").split("F1")[0].split() == ["enter", "send", "esc", "leave"])
+        await room.press("enter")
+        await room.until(lambda: [question for question, *_ in clients[0].questions] == ["be", "so"])
+        clients[0].finish(1, "Sooner.")
+        await room.until(lambda: "Sooner." in transcript(room) and not room.notice)
         await room.press("escape")
         await room.until(lambda: "i write" in room.text("#foot"))
 

@@ -527,6 +527,17 @@ async def test_c_switches_to_another_recipe(shop: Shop, checks: Checks, open_roo
         await room.until(lambda: ready(room) and len(session_of(room).source) == 1)
 
 
+async def test_another_recipe_hides_the_undo_of_a_decision(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
+    fill(shop, GOOD)
+    fill(shop, [chat("Only this?", "Yes.")], name="other")
+    async with open_room("data") as room:
+        await checked(room)
+        await room.press("x")
+        await room.until_notice("✗ Row 1 rejected.")
+        await room.press("c", "down", "enter")
+        await room.until(lambda: ready(room) and len(session_of(room).source) == 1 and not room.notice)
+
+
 async def test_filter_order_and_cursor_survive_a_change_of_the_recipe(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
     fill(shop)
     async with open_room("data") as room:

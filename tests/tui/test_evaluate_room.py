@@ -15,7 +15,7 @@ from mlxtune.recipe import dump, load
 from mlxtune.runs import launch
 from mlxtune.runs.registry import Run
 from mlxtune.tui.app import MlxtuneApp
-from mlxtune.tui.rooms.evaluate import service
+from mlxtune.tui.rooms.evaluate import render, service
 from mlxtune.tui.rooms.evaluate.paired_table import PairedTable
 from mlxtune.tui.widgets.dialog import ChoiceDialog
 
@@ -91,7 +91,7 @@ async def test_while_the_adapter_is_evaluated_the_baseline_says_so(shop: Shop, o
         before = room.text("#ev-summary")
         evaluating(shop)
         await room.observe(shop.snapshot())
-        await room.until(lambda: "Now evaluating tuned; the verdict follows." in room.text("#ev-summary"))
+        await room.until(lambda: "No verdict yet: " in room.text("#ev-summary"))
         assert before not in room.text("#ev-summary")
 
 
@@ -106,6 +106,14 @@ async def test_the_failing_part_is_marked_next_to_the_reference(shop: Shop, open
         assert rows[index + 1].index("^") == rows[index].index('"hgih"')
         assert "^^^^^^" in rows[index + 1]
         assert '"hgih" is not one of "low", "normal" or "high"' in room.text("#ev-detail")
+
+
+def test_a_mark_in_prose_leaves_no_gap_in_the_other_column() -> None:
+    left, right = (render._side_rows(name, "3 + 4 is\n8.", span, 20) for name, span in (("tuned", (9, 10)), ("reference", None)))
+    assert [one.plain for one, _ in render._aligned(left, right)] == ["tuned", "3 + 4 is", "8.", "^"]
+    assert [two.plain for _, two in render._aligned(left, right)] == ["reference", "3 + 4 is", "8.", ""]
+    left, right = (render._side_rows(name, '{"a": 1,\n"b": 2}', span, 20) for name, span in (("tuned", (6, 7)), ("base", None)))
+    assert [two.plain for _, two in render._aligned(left, right)] == ["base", '{"a": 1,', "", '"b": 2}']
 
 
 async def test_v_compares_with_every_other_arm_and_the_reference(shop: Shop, open_room: OpenRoom) -> None:

@@ -15,6 +15,7 @@ from mlxtune.evaluation.report import ArmScores, build, save
 from mlxtune.evaluation.scorers import Score
 from mlxtune.runs.registry import Run
 from mlxtune.tui.app import MlxtuneApp
+from mlxtune.tui.rooms.home import render
 from mlxtune.tui.widgets.dialog import ChoiceDialog
 from mlxtune.tui.widgets.frame import tab_places
 
@@ -268,6 +269,15 @@ async def test_what_ended_since_the_last_visit_is_listed(loaded: Shop) -> None:
         rows = [" ".join(row.split()) for row in room.text("#changes-picture").splitlines()]
         assert rows == ["✓ generation of support-json, finished", "✓ support-json, finished", "and 1 more"]
     assert app_state.last_saved(loaded.folder) > visited
+
+
+def test_an_evaluation_without_a_verdict_has_ended_and_a_long_name_is_cut_visibly(shop: Shop) -> None:
+    name = "a-name-that-is-longer-than-the-panel"
+    summary = {"verdict": "The base has been measured; an adapter is needed for a verdict."}
+    shop.run(f"20261124-1500-{name}", kind="eval", name=name, end=("run.finished", {"summary": summary}))
+    views = [replace(view, state=replace(view.state, name=name)) for view in shop.snapshot().evals]
+    assert render.changes(views, 3, 80).plain == f"  ✓ evaluation of {name}, finished"
+    assert render.changes(views, 3, 40).plain.endswith("…")
 
 
 async def test_ctrl_y_says_when_there_is_nothing_to_copy(shop: Shop, open_room: OpenRoom) -> None:

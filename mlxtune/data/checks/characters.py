@@ -68,7 +68,7 @@ def _decode_again(text: str) -> str | None:
 
 
 @family.text_check(
-    Check("control", "warn", "rows with invisible characters", Fix("put", "strip them", safe=True), short="invisible")
+    Check("control", "warn", "rows with invisible characters", Fix("put", "clean them", safe=True), short="invisible")
 )
 def invisible(text: str) -> Iterator[Hit]:
     if text.isprintable():
@@ -80,7 +80,10 @@ def invisible(text: str) -> Iterator[Hit]:
         names = ", ".join(f"U+{ord(char):04X}" for char in dict.fromkeys(match[0]))
         is_command = match[0] in _LATEX and text[match.end() : match.end() + 2].isalpha()
         original = _LATEX[match[0]] if is_command else ""
-        yield Hit(*match.span(), f"The model would learn invisible characters ({names}).", original)
+        reason = (
+            f"{original} was read as an escape ({names})." if original else f"The model would learn invisible characters ({names})."
+        )
+        yield Hit(*match.span(), reason, original)
 
 
 @family.row_check(Check("mixed-script", "warn", "rows that mix scripts", DROP, short="scripts"))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mlxtune.core.errors import DataError, InputError
-from mlxtune.core.files import read_text
+from mlxtune.core.files import read_failure, read_text
 from mlxtune.core.text import one_line
 
 TEXT_SUFFIXES = (".md", ".markdown", ".txt", ".rst")
@@ -79,7 +79,7 @@ def _read(file: Path) -> str:
     try:
         return read_text(file)
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"Cannot read {file}: {one_line(str(error), 120)}.", hint="Save it as UTF-8.") from error
+        raise DataError(f"Cannot read {file}: {read_failure(error)}.", hint="Save it as UTF-8.") from error
 
 
 def _pdf_text(file: Path) -> str:

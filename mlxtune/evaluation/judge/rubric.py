@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mlxtune.core.errors import InputError
-from mlxtune.core.files import read_text
+from mlxtune.core.files import read_failure, read_text
 from mlxtune.core.hashing import sha256_json
 from mlxtune.core.text import one_line
 from mlxtune.data.rows import Message
@@ -80,7 +80,7 @@ def load_rubric(path: Path) -> Rubric:
     try:
         data = tomllib.loads(read_text(path))
     except (OSError, ValueError) as error:
-        raise InputError(f"Cannot read the rubric {path}: {error}.") from error
+        raise InputError(f"Cannot read the rubric {path}: {read_failure(error)}.") from error
     unknown = sorted(set(data) - {"pairwise", "question"})
     if unknown:
         raise InputError(

@@ -12,8 +12,7 @@ from typing import Any
 import regex
 
 from mlxtune.core.errors import DataError
-from mlxtune.core.files import read_text
-from mlxtune.core.text import one_line
+from mlxtune.core.files import read_failure, read_text
 from mlxtune.data import samples
 from mlxtune.data.rows import Location, Message, Unpaired
 from mlxtune.evaluation.scorers.output_text import normalize
@@ -112,7 +111,7 @@ def read_prompts(file: Path) -> tuple[OffTaskPrompt, ...]:
     try:
         lines = read_text(file).splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"Cannot read {file}: {one_line(str(error), 120)}.") from error
+        raise DataError(f"Cannot read {file}: {read_failure(error)}.") from error
     prompts = [_read_line(line, Location(file, number)) for number, line in enumerate(lines, 1) if line.strip()]
     if not prompts:
         raise DataError(f"{file} has no prompts.", hint=_SKIP)

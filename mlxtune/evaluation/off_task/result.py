@@ -107,11 +107,9 @@ class OffTaskResult:
             return f"Off-task accuracy: cannot tell. The base answers fewer than {LEAST:.0%} correctly in every category."
         rates = f"{_percent(paired.second, paired.total)}, compared with {_percent(paired.first, paired.total)} for the base"
         text = f"Off-task accuracy: {self.word}. {rates} ({paired.total:,} answers): a change of {overall.text} points"
-        if self.word == HELD:
-            return f"{text}, within the margin of {_points(self.margin)}."
         if self.word == DROPPED:
             return f"{text}. Not recommended."
-        return f"{text}, so a drop of {_points(self.margin)} points is not ruled out."
+        return f"{text}, so a drop of {_points(self.margin)} points is {'' if self.word == HELD else 'not '}ruled out."
 
     def legacy_record(self) -> dict[str, Any]:
         """Return the result as reports stored it before the non-inferiority test."""

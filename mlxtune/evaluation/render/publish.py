@@ -37,5 +37,6 @@ def render_pages(result: EvaluationReport, folder: Path) -> dict[str, str]:
 def renderer_hash() -> str:
     """Return a hash of this version's renderer and labels. Another version may render the same report differently."""
     folder = Path(__file__).parent
-    code = sorted(path for path in (folder.parent / "drilldown.py", *folder.iterdir()) if path.suffix in (".py", ".css", ".j2"))
+    others = (folder.parent / "drilldown.py", folder.parent / "off_task" / "result.py")
+    code = sorted(path for path in (*others, *folder.iterdir()) if path.suffix in (".py", ".css", ".j2"))
     return sha256_json([LABELS, *([path.name, path.read_text(encoding="utf-8")] for path in code)])

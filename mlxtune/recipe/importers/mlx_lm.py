@@ -17,7 +17,7 @@ import tomlkit
 import yaml
 
 from mlxtune.core.errors import RecipeError
-from mlxtune.core.files import read_text
+from mlxtune.core.files import read_failure, read_text
 from mlxtune.core.text import one_line, suggest
 from mlxtune.recipe.load import parse
 
@@ -121,7 +121,7 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         config = yaml.load(read_text(path), _Loader)
     except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{shown} cannot be read: {error}.") from error
+        raise RecipeError(f"{shown} cannot be read: {read_failure(error)}.") from error
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise RecipeError(f"{shown} is not valid YAML: {one_line(str(error), 160)}.") from error
     if not isinstance(config, dict):

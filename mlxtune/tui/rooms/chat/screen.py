@@ -179,7 +179,8 @@ class ChatRoom(Room):
         return [*actions, unload]
 
     def field_actions(self) -> Sequence[FooterAction]:
-        return [FooterAction("enter", "send", "focused.submit"), FooterAction("esc", "leave", "leave")]
+        send = [] if self.chat.streaming else [FooterAction("enter", "send", "focused.submit")]
+        return [*send, FooterAction("esc", "leave", "leave")]
 
     def action_load(self) -> None:
         self._confirm_load(self.app.adapter or (self._default.key if self._default else ""))
@@ -226,7 +227,11 @@ class ChatRoom(Room):
     def on_input_submitted(self, event: Input.Submitted) -> None:
         event.stop()
         question = event.value.strip()
-        if question and self.chat.state in ("loading", "ready") and not self.chat.streaming:
+        if question and self.chat.streaming:
+            hint = "Press enter again after the answer, or stop it with esc and x."
+            self.app.show_notice(Notice("!", "$warning", "The last question is not answered yet.", hint))
+        elif question and self.chat.state in ("loading", "ready"):
+            self.app.show_notice(None)
             event.input.value = ""
             self.query_one("#chat-transcript", ScrollPanel).action_edge(True)
             self.chat.ask(question, with_base=self._with_base)

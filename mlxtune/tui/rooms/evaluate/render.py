@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 
 from textual.content import Content
 
@@ -42,8 +43,7 @@ def verdict(loaded: LoadedReport, live: RunView | None, unfinished: RunView | No
     if unfinished and not outcome:
         text = f"The base has been evaluated. The evaluation of {one_line(unfinished.name)} did not finish, so there is no verdict."
     if live and not outcome:
-        arm = live.state.current_arm[0] if live.state.current_arm else live.name
-        text = f"The base has been evaluated. Now evaluating {one_line(arm)}; the verdict follows."
+        text = f"No verdict yet: {live.state.arm_progress or 'the model is loading'}."
     rows = verdict_rows(outcome, text, width)
     for glyph, token, note in _verdict_notes(loaded):
         more = marked(glyph, token, note, width, "$muted")
@@ -227,7 +227,9 @@ def _window(sides: list[tuple[Content, Content]], height: int) -> list[tuple[Con
 
 
 def _aligned(left: list[Content], right: list[Content]) -> list[tuple[Content, Content]]:
-    """Pair the rows of two columns; a row of carets is paired with an empty cell."""
+    """Pair the rows of two columns. In JSON, whose members should stay side by side, a row of carets is paired with an empty cell."""
+    if not all(rows[1].plain.startswith("{") for rows in (left, right)):
+        return list(zip_longest(left, right, fillvalue=Content("")))
     left, right = left[::-1], right[::-1]
     pairs: list[tuple[Content, Content]] = []
     while left or right:

@@ -18,7 +18,7 @@ from mlxtune.evaluation.compare import EvaluationComparison, compare_evaluations
 from mlxtune.evaluation.drilldown import ScoredRow
 from mlxtune.evaluation.evidence import load_off_task
 from mlxtune.evaluation.failure_groups import EVERY_KIND, failure_groups
-from mlxtune.evaluation.off_task.prompts import OffTaskPrompt
+from mlxtune.evaluation.off_task.prompts import OffTaskPrompt, load_prompts
 from mlxtune.evaluation.scorers.registry import metric_label
 from mlxtune.evaluation.start import has_adapter
 from mlxtune.recipe import load
@@ -530,7 +530,9 @@ class EvaluateRoom(Room):
 
     def _choose_arms(self, run: Run | None, path: Path) -> None:
         try:
-            options = service.arm_options(load(path), has_adapter=run is not None)
+            recipe = load(path)
+            options = service.arm_options(recipe, has_adapter=run is not None)
+            off_task = len(load_prompts(recipe)) if run else 0
         except MlxtuneError as error:
             self.app.show_error(error)
             return
@@ -548,6 +550,8 @@ class EvaluateRoom(Room):
             for index, (label, arms) in enumerate(options)
         ]
         text = "A tuned adapter should beat the arms that need no training. Every arm answers the same held-out rows."
+        if off_task:
+            text += f" The base and the adapter also answer {plural(off_task, 'off-task prompt')}."
         self.app.push_screen(ChoiceDialog("Which arms?", text, choices), start)
 
     def action_stop(self) -> None:

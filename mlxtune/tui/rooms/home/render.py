@@ -14,7 +14,7 @@ from mlxtune.tui.render.text import age, cell, clickable, fold, key, line, lines
 from mlxtune.tui.rooms import ROOMS
 from mlxtune.tui.snapshot import RunView, Snapshot
 from mlxtune.tui.status import brief_result
-from mlxtune.tui.verdict import MetricChange, VerdictView
+from mlxtune.tui.verdict import VERDICT_STYLES, MetricChange, VerdictView
 
 
 def next_step(step: NextStep, width: int, tall: bool) -> Content:
@@ -58,7 +58,7 @@ def run_row(runs: Sequence[RunView], now: float, index: int, width: int) -> Cont
 
 def changes(views: Sequence[RunView], limit: int, width: int) -> Content:
     """Return a row for each of the first ``limit`` runs of any kind that have ended, and the number of the others."""
-    rows = [_ended(view).truncate(max(width, 0)) for view in views[:limit]]
+    rows = [_ended(view).truncate(max(width, 0), ellipsis=True) for view in views[:limit]]
     if len(views) > limit:
         rows.append(line("    ", (f"and {len(views) - limit:,} more", "$faint")))
     return lines(*rows)
@@ -68,7 +68,8 @@ def _ended(view: RunView) -> Content:
     sign = STATUS_LABELS[view.status]
     noun = "" if view.run.kind == "train" else f"{RUN_KINDS[view.run.kind].noun} of "
     verdict = str(dict(view.state.summary).get("verdict", ""))  # of an evaluation: “Better. …”
-    outcome = verdict.partition(".")[0].lower() or sign.text
+    outcome = verdict.partition(".")[0].lower()
+    outcome = outcome if outcome in VERDICT_STYLES else sign.text
     return line("  ", (sign.glyph, f"bold ${sign.style}"), " ", f"{noun}{view.name}", (f", {outcome}", "$muted"))
 
 
