@@ -309,10 +309,13 @@ def export(
         rows = read_source(path, section.format, section.map)
         result = exports.export(rows, section, to, folder, pending=pending)
     if json:
-        show_json({"folder": str(result.folder), "to": to, **result.counts, "set_aside": result.set_aside})
+        left = {"set_aside": result.set_aside, "undecided": result.undecided}
+        show_json({"folder": str(result.folder), "to": to, **result.counts, **left})
         return
     counts = ", ".join(f"{count:,} {name}" for name, count in result.counts.items())
     show(("✓ ", "bold success"), f"Exported to {folder}: {counts}.")
+    if result.undecided:
+        info("  ", (f"{plural(result.undecided, 'undecided row')} left out; --pending exports them, too.", "muted"))
     if result.set_aside:
         info("  ", (f"{plural(result.set_aside, 'row')} set aside as near-duplicates of rows in different splits.", "muted"))
     info("  ", ("From now on, the rows of the test split can never be used for training.", "muted"))

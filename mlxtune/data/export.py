@@ -38,11 +38,13 @@ MANIFEST = "manifest.json"
 
 @dataclass(frozen=True)
 class ExportResult:
-    """The number of rows in each split, and of accepted rows in none because their near-duplicates are in several."""
+    """The number of rows in each split, of accepted rows in none because their near-duplicates are in several, and of undecided
+    rows that were left out."""
 
     folder: Path
     counts: dict[SplitName, int]
     set_aside: int
+    undecided: int
 
 
 def export(source: Source, data: DataSection, to: Target, folder: Path, *, pending: bool = False) -> ExportResult:
@@ -73,7 +75,9 @@ def export(source: Source, data: DataSection, to: Target, folder: Path, *, pendi
             file.unlink(missing_ok=True)
     write_json(folder / MANIFEST, _manifest(source, data, to, kind, folder, rows, splits))
     set_aside = sum(pending or row.location in source.accepted for row in splits.set_aside)
-    return ExportResult(folder, {name: len(split_rows) for name, split_rows in rows.items()}, set_aside)
+    counts = {name: len(split_rows) for name, split_rows in rows.items()}
+    undecided = sum(len(getattr(splits, name)) - count for name, count in counts.items())
+    return ExportResult(folder, counts, set_aside, undecided)
 
 
 def export_record(row: Row, to: Target) -> dict[str, Any]:

@@ -247,7 +247,7 @@ def test_pairs_are_swapped_tied_or_marked_bad(cli, pairs):
     report = _json(
         cli("data", "export", "pairs.jsonl", "--to", "trl", "--out", "out", "--holdout", "0", "--validation", "0", "--json")
     )
-    assert (report["train"], report["valid"], report["test"]) == (1, 0, 0)
+    assert (report["train"], report["valid"], report["test"], report["undecided"]) == (1, 0, 0, 1)
     written = json.loads((pairs.parent / "out" / "train.jsonl").read_text())
     assert written["chosen"] == [{"role": "assistant", "content": "bad 0"}]
 
@@ -297,9 +297,15 @@ def test_a_second_session_can_only_read(cli, shop):
 
 def test_export_and_import_round_trip(cli, shop, cwd):
     assert cli("data", "export", "shop.jsonl", "--to", "openai", "--out", "out").code == 2
+    cli("data", "review", "shop.jsonl", *map(str, range(1, 31)), "--accept", "--yes")
+    assert (
+        "30 undecided rows left out; --pending exports them, too."
+        in cli("data", "export", "shop.jsonl", "--to", "openai", "--out", "half").err
+    )
     cli("data", "review", "shop.jsonl", "--all", "--accept", "--yes")
     result = cli("data", "export", "shop.jsonl", "--to", "openai", "--out", "out")
     assert result.code == 0
+    assert "undecided" not in result.err
     assert result.out.startswith("✓ Exported to out: ")
     assert "the rows of the test split can never be used for training" in result.err
     assert _json(cli("data", "split", "shop.jsonl", "--json"))["sealed"] > 0

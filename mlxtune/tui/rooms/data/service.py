@@ -49,7 +49,7 @@ def fix_preview(browser: SourceBrowser, rows: Sequence[int], check: str) -> str:
     for index in rows[:_PREVIEW_ROWS]:
         spans = [span for finding in browser.findings(index) if finding.check == check for span in finding.spans]
         if span := next((span for span in spans if span.replacement is not None), None):
-            changes.append(f"{index + 1:,}  {one_line(span.text, 34)} → {one_line(span.replacement or 'nothing', 14)}")
+            changes.append(f"{index + 1:,}  {one_line(span.text, 34)} → {one_line(span.replacement or 'removed', 14)}")
     return "\n".join(changes) or preview(browser, rows)
 
 
