@@ -199,22 +199,19 @@ def _subject(which: str, overrides: list[str]) -> tuple[Recipe, Run | None]:
     """Return the recipe, or the recipe and run, that ``which`` names. Raise ``InputError`` if there is none."""
     if which.endswith(".toml"):
         return load(Path(which), overrides), None
+    named = next((entry for entry in library.all_adapters(Path.cwd()) if entry.name == which), None)
     try:
-        run = _run_of_adapter(which) or registry.find_run(Path.cwd(), which)
+        run = Run(named.folder.parent) if named and named.key.startswith("runs/") else registry.find_run(Path.cwd(), which)
     except InputError as error:
+        if named:
+            raise InputError(
+                f"{which} is an imported adapter.", hint=f"Evaluate it: mlxtune eval RECIPE --adapter {which}"
+            ) from error
         if Path("recipes", f"{which}.toml").is_file():
             raise InputError(error.message, hint=f"Did you mean recipes/{which}.toml?") from error
         raise
     require_adapter(run)
     return run.recipe(overrides), run
-
-
-def _run_of_adapter(name: str) -> Run | None:
-    """Return the run of the adapter with exactly this name in the library. Raise ``InputError`` if it is imported."""
-    entry = next((entry for entry in library.all_adapters(Path.cwd()) if entry.name == name), None)
-    if entry and not entry.key.startswith("runs/"):
-        raise InputError(f"{name} is an imported adapter.", hint=f"Evaluate it: mlxtune eval RECIPE --adapter {name}")
-    return Run(entry.folder.parent) if entry else None
 
 
 def _seeds(run: Run | None) -> list[Run]:
