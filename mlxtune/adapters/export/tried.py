@@ -60,7 +60,8 @@ class TriedExport:
     @property
     def points(self) -> str:
         """The change of :attr:`contract` in points with its 95% interval, or ``""``."""
-        return f"{100 * item.change:+.1f} ({100 * item.low:+.1f} to {100 * item.high:+.1f})" if (item := self.contract) else ""
+        text = f"{100 * item.change:+.1f} ({100 * item.low:+.1f} to {100 * item.high:+.1f})" if (item := self.contract) else ""
+        return text.replace("-", "−")
 
     @property
     def program(self) -> str:

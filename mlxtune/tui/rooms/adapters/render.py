@@ -128,7 +128,8 @@ def detail(adapter: AdapterView, width: int) -> list[Content]:
         for export in adapter.exports:
             figures = cell(size(export.nbytes), 8, "$muted", right=True), " ", cell(export.rate, 7, right=True)
             rows.append(line("  ", cell(export.label, width - 18), *figures))
-            rows += _muted(f"{export.points or export.identical + ' answers identical'} · {export.program}", width)
+            cost = f"{export.points} points" if export.points else f"{export.identical} answers identical"
+            rows += _muted(f"{cost}, measured in {export.program}", width)
         if failed := adapter.failed_export:
             rows += [*marked("✗", "$error", f"The last export, {failed.form}, failed.", width), *_muted(failed.reason, width)]
     rows += [Content(""), line(("  Details", "bold"))]
