@@ -363,7 +363,8 @@ def _show_report(report: CheckReport, fixed: FixResult | None, every: bool) -> N
     for severity, (title, style) in _SEVERITY_TITLES.items():
         findings = [finding for finding in report.findings if finding.severity == severity]
         if findings:
-            print_section(title, plural(report.rows("block" if severity == "block" else "warn"), "row"))
+            accepted = f", {report.reviewed:,} accepted" if severity == "warn" and report.reviewed else ""
+            print_section(title, plural(report.rows("block" if severity == "block" else "warn"), "row") + accepted)
             for id, same in groupby(findings, key=lambda finding: finding.check):
                 _show_check(report, id, list(same), style, every)
     print_section("Statistics", report.statistics.tier)

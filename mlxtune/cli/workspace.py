@@ -114,7 +114,7 @@ def doctor(json: Json = False) -> None:
         "python": platform.python_version(),
         "bundled model": str(install.folder(bundled.DEFAULT))
         if install.is_ready(bundled.DEFAULT)
-        else "not downloaded; mlxtune demo downloads it (92 MB)",
+        else f"not downloaded; mlxtune models pull {bundled.DEFAULT.alias} downloads it ({size(bundled.DEFAULT.download_bytes)})",
     }
     missing = [name for name, module in _EXTRAS.items() if find_spec(module) is None]
     if missing:

@@ -286,7 +286,13 @@ class SourceBrowser:
             or not all(map(self._is_left_out, checked_without - left_out))
             or not all(map(self._is_checked, changed - left_out))
         )
-        return ReviewVerdict(label, sentence, tuple(findings), rows, len(left_out), len(edited), stale)
+        reviewed = len(accepted & {one.rows[0] for one in findings if one.severity == "warn" and one.rows})
+        return ReviewVerdict(label, sentence, tuple(findings), rows, reviewed, len(left_out), len(edited), stale)
+
+    def rows_with_finding(self, check: str) -> list[int]:
+        """Return the rows with a finding of ``check`` when the checks ran."""
+        by_row = self.check_result.by_row if self.check_result else {}
+        return [index for index, findings in by_row.items() if any(one.check == check for one in findings)]
 
     def tokens(self, index: int) -> int:
         """Return a row's length in tokens, or -1 if it is unknown or the row was edited."""
@@ -353,7 +359,8 @@ class SourceBrowser:
 
 @dataclass(frozen=True)
 class ReviewVerdict:
-    """The verdict of the checks after a review. ``rows`` maps each check, most severe first, to the rows with a finding.
+    """The verdict of the checks after a review. ``rows`` maps each check, most severe first, to the rows with a finding. The
+    review accepted ``reviewed`` rows with a warning.
 
     If it is ``stale``, rows were edited, left out, or restored since the checks ran, which changes the counts and the splits.
     """
@@ -362,6 +369,7 @@ class ReviewVerdict:
     sentence: str
     findings: tuple[Finding, ...]
     rows: Mapping[str, Sequence[int]]
+    reviewed: int
     left_out: int
     edited: int
     stale: bool

@@ -334,17 +334,17 @@ def default_name(source: Path) -> str:
     return re.sub(r"[^a-z0-9]+", "-", source.stem.lower()).strip("-")[:_MAX_NAME].strip("-") or "rows"
 
 
-def new_files(scaffold: Scaffold, folder: Path, name: str) -> tuple[Path, Path]:
+def new_files(scaffold: Scaffold, folder: Path, name: str, *, hint: str = "Choose another name with --name.") -> tuple[Path, Path]:
     """Return the paths at which to write the recipe, ``recipes/NAME.toml`` in ``folder``, and its schema.
 
-    Raises ``InputError`` if one of them exists, or if the name is invalid.
+    Raises ``InputError``, with ``hint`` if one of them exists, or if the name is invalid.
     """
     if not RECIPE_NAME.is_valid(name):
         raise InputError(f"{one_line(name, 40)} is not a valid name for a recipe.", hint=f"Use {RECIPE_NAME.expected}.")
     recipe, schema = (folder / "recipes" / f"{name}{suffix}" for suffix in (".toml", ".schema.json"))
     for file in (recipe, *([schema] if scaffold.schema else [])):
         if file.exists():
-            raise InputError(f"{file} already exists, so nothing was written.", hint="Choose another name with --name.")
+            raise InputError(f"{file} already exists, so nothing was written.", hint=hint)
     return recipe, schema
 
 

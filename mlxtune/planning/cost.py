@@ -208,7 +208,9 @@ def bill_lines(plan: Plan, bill: Bill) -> list[BillLine]:
         rate = f"at {bill.watts:,.0f} W, {bill.drawn}; ${bill.electricity_price:g} per kWh"
         rows = [BillLine("here", f"{_energy(bill.kilowatt_hours)}, {_money(bill.money)}", rate)]
     else:
-        rows = [BillLine("here", "", "unknown until --probe" if plan.cost.seconds is None else "unknown without --watts")]
+        rows = [
+            BillLine("here", "", "unknown until a probe" if plan.cost.seconds is None else "unknown without mlxtune plan --watts")
+        ]
     for label, offers in (("rented", bill.rented), ("hosted", bill.hosted)):
         for offer in offers[:1]:
             basis = f" for {duration(offer.seconds)}, including setup" if offer.seconds else f", {plan.read:,} tokens"
@@ -216,7 +218,7 @@ def bill_lines(plan: Plan, bill: Bill) -> list[BillLine]:
     machine = f"{bill.machine.name}, ${bill.machine.price:,.0f} over {bill.machine.months} months"
     for even in bill.break_even:
         calls = f"{even.calls:,} calls per month" if even.calls else "never"
-        rows.append(BillLine("break-even", calls, f"for {machine}, compared with {even.name}, {even.listed}"))
+        rows.append(BillLine("break-even", f"{calls}, compared with {even.name}", f"for {machine}; {even.listed}"))
     return rows
 
 

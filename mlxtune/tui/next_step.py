@@ -68,13 +68,14 @@ _OPEN_RUN = ("T", "open", "open the run", _open("train"))
 def of_recipe(snapshot: Snapshot, view: RecipeView) -> Snapshot:
     """Return ``snapshot`` with only the runs, the evaluations, and the verdict of the recipe ``view``, which comes first."""
     name = view.recipe.name if view.recipe else ""
-    verdict = snapshot.verdict
+    verdict = snapshot.verdict if snapshot.verdict and snapshot.verdict.name == name else None
     return replace(
         snapshot,
         recipes=(view, *(other for other in snapshot.recipes if other is not view)),
         runs=tuple(run for run in snapshot.runs if run.name == name),
         evals=tuple(run for run in snapshot.evals if run.name == name),
-        verdict=verdict if verdict and verdict.name == name else None,
+        verdict=verdict,
+        blind_status=snapshot.blind_status if verdict else None,  # of the same report
     )
 
 

@@ -151,7 +151,7 @@ def recipe_for(app: BaseApp, path: Path, mapping: Mapping[str, str], format: str
     def show(guessed: Scaffold) -> None:
         def error_in(name: str) -> str:
             try:
-                scaffold.new_files(guessed, app.workspace, name)
+                scaffold.new_files(guessed, app.workspace, name, hint="Choose another name.")
             except MlxtuneError as error:
                 return relative_paths(app.workspace, one_line(f"{error.message} {error.hint}"))
             return ""

@@ -245,6 +245,8 @@ def test_accepted_rows_need_no_further_review(cli, tmp_path: Path) -> None:
         report = json.loads(cli("data", "check", str(source), "--json").out)
         assert (report["word"], report["sentence"]) == (word, sentence)
         assert finding_lines(report) == {"boilerplate": [1, 2]}
+        note = f", {accepted} accepted" if accepted else ""
+        assert f" 2 rows{note}\n" in cli("data", "check", str(source)).out
 
 
 def test_a_warning_about_all_rows_is_no_warning_about_single_ones(cli, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from mlxtune.evaluation.evidence import EvaluatedRow
 from mlxtune.evaluation.json_fields import to_json
 from mlxtune.evaluation.off_task.result import OffTaskChange, OffTaskResult
 from mlxtune.evaluation.render import html, markdown, wording
-from mlxtune.evaluation.render.comparison_table import arms_table
+from mlxtune.evaluation.render.comparison_table import arms_table, comparison_tables
 from mlxtune.evaluation.seed_report import SeedReport, SeedResult
 from mlxtune.evaluation.statistics.agreement import Estimate
 from mlxtune.evaluation.statistics.intervals import PairedCounts
@@ -165,6 +165,12 @@ def test_headline_pairs_come_first_and_others_show_headline_metric_only(tmp_path
     assert places == sorted(places)
     assert "base+prompt over base" in text[places[-1] :]
     assert "The whole contract: valid JSON, fits the schema, no forbidden phrase." in text
+
+
+def test_the_only_pair_is_not_called_another_one(tmp_path):
+    loaded = report.load(write_evaluation(tmp_path, base=[BAD] * 12, tuned=[GOOD] * 12))
+    loaded = replace(loaded, comparisons=[item for item in loaded.comparisons if item.metric == "contract"])
+    assert [table.title for table in comparison_tables(loaded)] == ["tuned over base"]
 
 
 def test_off_task_regression_is_stated_at_top(tmp_path):

@@ -161,6 +161,17 @@ async def test_a_session_resumes_where_it_was(shop: Shop, open_room: OpenRoom) -
         assert session(room).pending_votes == ("a",)
 
 
+async def test_a_session_begun_by_another_program_is_continued(shop: Shop, open_room: OpenRoom) -> None:
+    folder = evaluation(shop)
+    async with open_room("blind") as room:
+        await arms_loaded(room)
+        assert room.actions[0] == "begin"
+        with BlindSession(folder, "base", "tuned", load_pairs(folder, "base", "tuned"), 10, seed=3) as elsewhere:
+            elsewhere.vote("a")
+        await room.observe(shop.snapshot())
+        await room.until(lambda: "1 of 36 votes cast" in intro(room) and room.actions[0] == "continue")
+
+
 async def test_the_result_is_shown_only_after_the_last_vote_and_enter(shop: Shop, open_room: OpenRoom) -> None:
     voted(shop, 1)
     async with open_room("blind", size=(140, 45)) as room:

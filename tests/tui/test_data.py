@@ -364,6 +364,19 @@ async def test_enter_on_a_finding_shows_its_rows(shop: Shop, checks: Checks, ope
         assert room.screen.query_one("#filter-text").value == "finding:contract-disclaimer"
 
 
+async def test_enter_on_a_finding_leaves_out_rejected_rows_which_do_not_count(
+    shop: Shop, checks: Checks, open_room: OpenRoom
+) -> None:
+    fill(shop)
+    async with open_room("data") as room:
+        session = await checked(room)
+        await filter_by(room, "finding:contract-disclaimer", 1)
+        await room.press("x")
+        await room.until_notice("✗ Row")
+        room.screen._filter_by("contract-disclaimer")
+        await room.until(lambda: session.selection.filter == "finding:contract-disclaimer -status:rejected" and selected(room) == 0)
+
+
 async def test_g_shows_the_statistics_on_a_narrow_screen(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
     fill(shop)
     async with open_room("data", NARROW) as room:
@@ -511,7 +524,7 @@ async def test_decisions_of_another_window_are_shown_and_its_lock_is_respected(
 
 async def test_a_new_recipe_fills_the_room(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
     async with open_room("data", NARROW) as room:
-        await room.until(lambda: "H create a sample workspace" in room.text("#no-source"))
+        await room.until(lambda: "H create a recipe on Home" in room.text("#no-source"))
         assert "filter" not in room.actions
         fill(shop, GOOD)
         await room.observe(shop.snapshot())

@@ -108,6 +108,14 @@ async def test_the_failing_part_is_marked_next_to_the_reference(shop: Shop, open
         assert '"hgih" is not one of "low", "normal" or "high"' in room.text("#ev-detail")
 
 
+async def test_keys_without_an_effect_say_so(shop: Shop, open_room: OpenRoom) -> None:
+    evaluation(shop, arms={"base": base})
+    async with open_room("evaluate") as room:
+        await rows_found(room, "Base fails")
+        await room.press("v")
+        await room.until_notice("· There is no other arm whose answer could be compared.")
+
+
 def test_a_mark_in_prose_leaves_no_gap_in_the_other_column() -> None:
     left, right = (render._side_rows(name, "3 + 4 is\n8.", span, 20) for name, span in (("tuned", (9, 10)), ("reference", None)))
     assert [one.plain for one, _ in render._aligned(left, right)] == ["tuned", "3 + 4 is", "8.", "^"]
@@ -532,7 +540,7 @@ async def test_without_an_evaluation_enter_starts_one(shop: Shop, open_room: Ope
 
 async def test_an_empty_workspace_offers_home(shop: Shop, open_room: OpenRoom) -> None:
     async with open_room("evaluate", size=NARROW) as room:
-        assert "H create a sample workspace" in room.text("#ev-invite")
+        assert "H create a recipe on Home" in room.text("#ev-invite")
         await room.press("enter", "m", "f", "v", "w", "c", "o", "e", "r", "s")
         await room.pilot.pause()
         assert room.mode == "evaluate"

@@ -259,6 +259,18 @@ async def test_clusters_and_outliers(shop: Shop, checks: Checks, open_room: Open
         await room.until(lambda: "No duplicates" in room.text("#groups-message"))
 
 
+async def test_a_file_without_a_recipe_cannot_be_clustered(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
+    source = fill(shop, GOOD)
+    async with open_room("groups") as room:
+        room.app.sessions.open_file(source)
+        room.app.redraw()
+        await room.until(lambda: ready(room) and room.screen.session.ref.recipe_path is None)
+        await room.press("c")
+        await room.until_notice("! Clusters need a model, and this file has no recipe.")
+        assert room.notice.endswith("Write one with r in Data.")
+        assert room.head("#groups-section").startswith("▌ Groups")
+
+
 async def test_a_failed_clustering_says_why(
     shop: Shop, checks: Checks, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from mlxtune.evaluation import report
 from mlxtune.evaluation.blind.blind_session import BlindSession
 from mlxtune.evaluation.paired_answers import load_pairs
 from mlxtune.evaluation.scorers import Score
-from mlxtune.tui.next_step import next_step, workflow
+from mlxtune.tui.next_step import next_step, of_recipe, workflow
 from mlxtune.tui.verdict import read_verdict
 
 from .conftest import OpenRoom
@@ -145,6 +146,8 @@ def test_the_workflow_ends_with_a_blind_session_and_the_adapter_that_is_proved(l
     ]
     with BlindSession(folder, "base", "tuned", load_pairs(folder, "base", "tuned"), 1, seed=3) as session:
         session.vote("a")
+        other = replace(loaded.snapshot().recipes[0], recipe=None)
+        assert workflow(of_recipe(loaded.snapshot(), other))[-2].detail == "needs an evaluation", "it is about another recipe"
         assert last(loaded)[0] == ("◐", "Blind", f"1 of {session.votes_needed} votes on 1 pair", "in progress")
         while session.current:
             session.vote("a")

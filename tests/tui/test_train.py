@@ -248,7 +248,7 @@ async def test_a_run_without_events_is_starting(shop: Shop, open_room: OpenRoom)
 async def test_the_empty_room_has_one_key(shop: Shop, open_room: OpenRoom) -> None:
     async with open_room("train") as room:
         assert "No runs yet." in room.text("#invite")
-        assert "H open Home" in room.text("#invite")
+        assert "H create a recipe on Home" in room.text("#invite")
         shop.recipe()
         await room.observe(shop.snapshot())
         assert "n train support-json   smollm2-135m, rank 16, 2 epochs" in room.text("#invite")

@@ -105,6 +105,11 @@ class CheckReport:
         return len(_rows(self.findings, severity))
 
     @property
+    def reviewed(self) -> int:
+        """The number of records with a warning that the review accepted."""
+        return len(_rows(self.findings, "warn") & self.accepted)
+
+    @property
     def flagged(self) -> int:
         """The number of records that block training, or otherwise of those that should be reviewed."""
         return self.rows("block") or len(_rows(self.findings, "warn") - self.accepted)

@@ -201,10 +201,11 @@ def _arm(arm: ArmResult) -> TableCell:
 
 
 def comparison_tables(report: EvaluationReport) -> list[ReportTable]:
-    """Return one table per pair of arms; pairs that are compared on a single metric share one table."""
-    tables, single = [], []
+    """Return one table per pair of arms, the verdict's pair first; others that are compared on a single metric share one table."""
+    tables: list[ReportTable] = []
+    single: list[tuple[str, Comparison]] = []
     for name, items in comparisons_by_pair(report):
-        if len(items) > 1:
+        if len(items) > 1 or not tables:
             tables.append(comparison_table(name, method(report), [(metric_label(item.metric), item) for item in items]))
         else:
             single.append((name, items[0]))

@@ -10,7 +10,7 @@ from mlxtune.core.errors import MlxtuneError
 from mlxtune.core.text import one_line
 from mlxtune.data.review import Decision, Status
 from mlxtune.tui.paths import relative_paths
-from mlxtune.tui.render.text import error_rows, fold, key, line, lines, marked
+from mlxtune.tui.render.text import RECIPE_KEY, error_rows, fold, key, line, lines, marked
 from mlxtune.tui.source_session import SourceSession
 
 SEVERITY_STYLE = {"block": "$error", "warn": "$warning", "note": "$muted"}
@@ -89,8 +89,6 @@ def no_source(error: str, recipe_key: str, width: int) -> Content:
     """Describe the room while no source is selected, and the key that selects one. ``recipe_key`` is empty without recipes."""
     rows = marked("✗", "$error", error, width) if error else [fold("No rows selected.", width, style="bold")]
     about = "This room lists the rows of a recipe, checks them and records your decisions. The file itself is never changed."
-    other = (
-        (recipe_key, "choose a recipe", "screen.recipe") if recipe_key else ("H", "create a sample workspace", "app.room('home')")
-    )
-    keys = line("  ", key("i", "import rows", "screen.import_rows"), "   ", key(*other))
+    other = key(recipe_key, "choose a recipe", "screen.recipe") if recipe_key else RECIPE_KEY
+    keys = line("  ", key("i", "import rows", "screen.import_rows"), "   ", other)
     return lines(*rows, fold(about, width), "", keys)

@@ -136,3 +136,6 @@ def age(seconds: float) -> str:
 def ago(seconds: float) -> str:
     """Return an age for a sentence: ``just now``, ``3 min ago``."""
     return "just now" if seconds < 60 else f"{age(seconds)} ago"
+
+
+RECIPE_KEY = key("H", "create a recipe on Home", "app.room('home')")  # where there is no recipe yet

@@ -39,9 +39,9 @@ class ScrollPanel(FocusPanel):
         self.update(self._draw)
 
     def _draw(self, width: int, height: int) -> Content:
-        rows = self._rows(width)
         if height <= 0:
             return Content("")
+        rows = [part for row in self._rows(width) for part in row.split("\n", allow_blank=True)]  # a row may be a folded sentence
         self._count = len(rows)
         last = max(len(rows) - height, 0)
         self._first = last if self._at_end else min(self._first, last)

@@ -12,7 +12,7 @@ from mlxtune.core.text import one_line, plural, size
 from mlxtune.evaluation.scorers.registry import metric_label
 from mlxtune.tui.paths import base_name
 from mlxtune.tui.render.bars import bar
-from mlxtune.tui.render.text import Part, age, cell, cut_middle, fold, key, line, lines, marked, wrap
+from mlxtune.tui.render.text import RECIPE_KEY, Part, age, cell, cut_middle, fold, key, line, lines, marked, wrap
 from mlxtune.tui.rooms.adapters.service import AdapterView, LibraryView
 from mlxtune.tui.verdict import verdict_style
 
@@ -25,7 +25,7 @@ def empty_state(library: LibraryView | None, has_recipes: bool, width: int) -> C
     if library is None:
         return Content("")
     text = "Every finished run adds one: a few MB on top of an unchanged base. Compare, rename, fuse, export and remove them here."
-    first = key("T", "train one", "app.room('train')") if has_recipes else key("H", "create a sample workspace", "app.room('home')")
+    first = key("T", "train one", "app.room('train')") if has_recipes else RECIPE_KEY
     rows = [
         fold("No adapters yet.", width, style="bold"),
         fold(text, width),

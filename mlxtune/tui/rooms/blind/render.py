@@ -14,7 +14,7 @@ from mlxtune.evaluation.render.comparison_table import ReportTable
 from mlxtune.tui.render.bars import bar
 from mlxtune.tui.render.output_text import output_rows
 from mlxtune.tui.render.tables import table_rows
-from mlxtune.tui.render.text import cell, fold, key, line, lines, wrap
+from mlxtune.tui.render.text import RECIPE_KEY, cell, fold, key, line, lines, wrap
 from mlxtune.tui.rooms.blind.service import ArmPair
 
 QUESTION = 44  # cells of a question
@@ -28,7 +28,7 @@ def empty_state(has_recipes: bool, one_arm: bool, width: int) -> Content:
         fold("Here you read two arms' answers side by side, without knowing which is which, and choose the better one.", width),
         fold("After the last pair, you see a sign test with an interval and how consistent you were.", width),
         Content(""),
-        line("  ", evaluate if has_recipes else key("H", "create a sample workspace", "app.room('home')")),
+        line("  ", evaluate if has_recipes else RECIPE_KEY),
     )
 
 

@@ -21,6 +21,7 @@ from mlxtune.evaluation.blind.votes import HEADLINE_QUESTION, QUESTIONS, BlindRe
 from mlxtune.evaluation.render.blind_table import rater_table, votes_table
 from mlxtune.evaluation.statistics.power import detectable_preference
 from mlxtune.tui.base import Room
+from mlxtune.tui.follow import FileStamp, file_stamp
 from mlxtune.tui.paths import display_path, relative_paths
 from mlxtune.tui.render.text import error_rows, lines
 from mlxtune.tui.rooms.blind import render, service
@@ -68,6 +69,7 @@ class BlindRoom(Room):
         self._loading: str | None = None  # the ID of the evaluation whose arms were read last
         self._error: MlxtuneError | None = None
         self._one_arm = False
+        self._votes: tuple[FileStamp | None, ...] = ()  # of the files that the arms' sessions were read from
         self._session: BlindSession | None = None
         self._result: BlindResult | None = None
         self._scroll = 0
@@ -118,6 +120,9 @@ class BlindRoom(Room):
                 self._arms = None
             elif self._arms is None or self._arms.folder != view.run.folder:
                 self._load_arms(view)
+            elif self._votes != (votes := _vote_stamps(self._arms)):  # another program votes, too
+                self._votes = votes
+                self._load_arms(view, (self._arms.first, self._arms.second))
         for state in ("choice", "vote", "end", "result"):
             self.set_class(state == self._state, f"-{state}")
         session, result, pair = self._session, self._result, self._pair
@@ -168,6 +173,8 @@ class BlindRoom(Room):
             self.run_job(partial(service.load_arms, view.run.folder, arms), self._show_arms, self._show_error)
 
     def _show_arms(self, arms: ArmPair | None) -> None:
+        if self._arms is None or arms is None or self._arms.folder != arms.folder:
+            self._votes = _vote_stamps(arms) if arms else ()
         self._arms, self._one_arm = arms, arms is None
         self.redraw()
 
@@ -334,6 +341,10 @@ class BlindRoom(Room):
             return Notice("✓", "$success", f"Wrote {pairs} to {display_path(path, workspace, path.name)}.", hint)
 
         self.app.run_job(job, busy="")
+
+
+def _vote_stamps(arms: ArmPair) -> tuple[FileStamp | None, ...]:
+    return tuple(file_stamp(file) for file in sorted(arms.folder.glob("blind/*/votes.jsonl")))
 
 
 def _unused(path: Path) -> Path:

@@ -240,6 +240,7 @@ class DataRoom(SourceRoom):
             )
         self.query_one("#summary", Panel).update(lambda width, _height: summary(width))
         note = plural(verdict.flagged, "row") if verdict and verdict.flagged else ""
+        note += f", {verdict.reviewed:,} accepted" if verdict and verdict.reviewed else ""
         self.query_one("#findings", Section).head.set(note=note)
 
     def _findings_height(self, summary: Callable[[int], Content]) -> int:
@@ -509,8 +510,13 @@ class DataRoom(SourceRoom):
             self._filter_by(list(verdict.rows)[event.index])
 
     def _filter_by(self, check: str) -> None:
-        self._set_filter_text(f"finding:{check}")
-        self._select(f"finding:{check}")
+        """Show the rows that count for ``check``: not the rejected ones."""
+        session = self.session
+        flagged = session.source.rows_with_finding(check) if session else []
+        rejected = any(session.source.decision(index).status == "rejected" for index in flagged) if session else False
+        filter = f"finding:{check} -status:rejected" if rejected else f"finding:{check}"
+        self._set_filter_text(filter)
+        self._select(filter)
         self._return_to_list()
 
     def _select(self, filter: str) -> None:

@@ -24,7 +24,7 @@ from mlxtune.runs.state import HELD_OUT_ROW
 from mlxtune.tui.render.bars import axis, bar, interval
 from mlxtune.tui.render.output_text import Span, is_caret_row, output_rows
 from mlxtune.tui.render.tables import table_rows
-from mlxtune.tui.render.text import Part, cell, fold, key, line, lines, marked, wrap
+from mlxtune.tui.render.text import RECIPE_KEY, Part, cell, fold, key, line, lines, marked, wrap
 from mlxtune.tui.rooms.evaluate.service import LoadedReport, RowFilter
 from mlxtune.tui.snapshot import RunView
 from mlxtune.tui.verdict import VERDICT_STYLES
@@ -302,7 +302,7 @@ def empty_state(name: str, arms: Sequence[str], rows: int, can_start: bool, widt
         Content(""),
     ]
     if not name:
-        shown.append(line("  ", key("H", "create a sample workspace", "app.room('home')")))
+        shown.append(line("  ", RECIPE_KEY))
     elif can_start:
         shown.append(line("  ", key("enter", f"evaluate {name}", "screen.evaluate")))
     else:

@@ -285,6 +285,15 @@ class EvaluateRoom(Room):
         if focus:
             self.set_focus(rows)
 
+    def refusal(self, action: str) -> Notice | None:
+        if action == "kinds" and self._rows:
+            return Notice(
+                "·", "$muted", "The failures here are of one kind." if self._rows.kinds else "There are no failures here."
+            )
+        if action == "versus" and self._row:
+            return Notice("·", "$muted", "There is no other arm whose answer could be compared.")
+        return super().refusal(action)
+
     def footer_actions(self) -> Sequence[FooterAction]:
         stop = [FooterAction("s", "stop", "stop", "stop the evaluation, after a confirmation")] if self._live else []
         other = FooterAction("o", "other", "other", "show another report")

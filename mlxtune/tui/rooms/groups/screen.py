@@ -11,7 +11,7 @@ from textual.binding import Binding, BindingType
 from textual.containers import Container, Vertical
 from textual.content import Content
 
-from mlxtune.core.errors import InputError, MlxtuneError
+from mlxtune.core.errors import MlxtuneError
 from mlxtune.core.text import one_line, plural
 from mlxtune.data.review import Action
 from mlxtune.tui.rooms.groups import render, service
@@ -418,6 +418,10 @@ class GroupsRoom(SourceRoom):
         """Show the clusters, and compute them if necessary."""
         if (session := self.session) is None:
             return
+        if session.ref.recipe_path is None:
+            text = "Clusters need a model, and this file has no recipe."
+            self.app.show_notice(Notice("!", "$warning", text, "Write one with r in Data."))
+            return
         if self._clusters is None or self._clusters.session is not session or self._clusters.error:
             self._stop_clustering()
             self._clusters = clusters = _Clusters(session, progress="starting")
@@ -435,15 +439,13 @@ class GroupsRoom(SourceRoom):
     def _compute(self, clusters: _Clusters) -> ClusterResult | None:
         from mlxtune.planning.cluster_process import ClusterProcess
 
-        recipe = clusters.session.ref.recipe_path
-        if recipe is None:
-            raise InputError("Clusters need a model, and this file has no recipe.", hint="Choose a recipe with r.")
+        assert clusters.session.ref.recipe_path is not None
 
         def progress(step: str, share: float) -> None:
             clusters.progress = f"{step} {share:.0%}" if share else step
             self.app.call_later(self.redraw)
 
-        clusters.process = ClusterProcess(recipe)
+        clusters.process = ClusterProcess(clusters.session.ref.recipe_path)
         return clusters.process.follow(progress)
 
     def _computed(self, clusters: _Clusters, result: ClusterResult | None) -> None:

@@ -12,7 +12,7 @@ from mlxtune.core.text import one_line, plural, safe_text, size
 from mlxtune.recipe import Recipe
 from mlxtune.recipe.keys import RecipeKey, format_value
 from mlxtune.tui.render.bars import bar
-from mlxtune.tui.render.text import Part, cell, fold, gigabytes, key, line, lines, wrap
+from mlxtune.tui.render.text import RECIPE_KEY, Part, cell, fold, gigabytes, key, line, lines, wrap
 
 if TYPE_CHECKING:
     from mlxtune.planning.changes import RecipeChange
@@ -30,7 +30,7 @@ _LABEL = 13  # cells before a value of the side panels
 def empty_room(width: int) -> Content:
     """Return the content of the room before there is a recipe."""
     about = "A recipe is a TOML file in recipes/ with everything that a run needs: the model, the rows and the training settings."
-    home = line("  ", key("H", "open Home to create a sample workspace", "app.room('home')"))
+    home = line("  ", RECIPE_KEY)
     return lines(fold("No recipes yet.", width, style="bold"), fold(about, width), Content(""), home)
 
 

@@ -12,7 +12,7 @@ from mlxtune.core.text import duration, plural
 from mlxtune.runs.log_lines import LogLine
 from mlxtune.runs.state import RunState, Sample
 from mlxtune.tui.render.bars import bar, memory_style, spark
-from mlxtune.tui.render.text import Part, cell, fold, gigabytes, key, line, lines, wrap
+from mlxtune.tui.render.text import RECIPE_KEY, Part, cell, fold, gigabytes, key, line, lines, wrap
 from mlxtune.tui.snapshot import RunView, Snapshot, recipe_summary
 from mlxtune.tui.status import can_resume, last_checkpoint, nan_step, time_left
 from mlxtune.tui.widgets.frame import Notice
@@ -27,7 +27,7 @@ def empty_room(snapshot: Snapshot, in_use: Notice | None, width: int) -> Content
     about = "A run trains an adapter on the rows of a recipe. Its loss, its log and its checkpoints are saved in runs/."
     rows = [fold("No runs yet.", width, style="bold"), fold(about, width), Content("")]
     if not recipes:
-        rows.append(line("  ", key("H", "open Home to create a sample workspace", "app.room('home')")))
+        rows.append(line("  ", RECIPE_KEY))
     elif in_use:
         rows.append(fold(f"{in_use.text} {in_use.hint}", width, style="$warning"))
         rows.append(line("  ", key("P", "plan the next run meanwhile", "app.room('plan')")).truncate(max(width, 0)))
