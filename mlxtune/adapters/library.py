@@ -82,6 +82,7 @@ def find(workspace: Path, which: str) -> AdapterEntry:
     matches = [entry for entry in entries if which in (entry.name, entry.key) or path == os.path.realpath(entry.folder)]
     matches = matches or [entry for entry in entries if entry.run == which or entry.key == f"runs/{which}/adapter"]
     matches = matches or [entry for entry in entries if which and which in entry.name]
+    matches = matches or [entry for entry in entries if which and which in entry.run]  # it was renamed
     if len(matches) == 1:
         return matches[0]
     if matches:

@@ -198,7 +198,7 @@ class AdaptersRoom(Room):
 
     def action_rename(self) -> None:
         if adapter := self._adapter:
-            about = "Use letters, digits, dots and dashes."
+            about = "Use letters, digits, dots, dashes and underscores."
             message = "{} is now named {}.".format
 
             def check(name: str) -> None:

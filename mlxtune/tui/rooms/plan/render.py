@@ -51,8 +51,9 @@ def verdict(plan: Plan, last_memory: int | None, note: str, width: int) -> Conte
 def _memory_bar(plan: Plan, last_memory: int | None, width: int) -> Content:
     style, glyph = {"go": ("$primary", ""), "warn": ("$warning", "! "), "refuse": ("$error", "✗ ")}[plan.outcome]
     figure = line((glyph, f"bold {style}"), (gigabytes(plan.memory), "bold"), (f" of {gigabytes(plan.limit)} GB", "$muted"))
-    change = (plan.memory - last_memory) / 2**30 if last_memory is not None else 0.0
-    difference = f"  {'−' if change < 0 else '+'}{abs(change):.1f}" if abs(change) >= 0.05 else ""
+    tenths = [round(10 * nbytes / 2**30) for nbytes in (plan.memory, plan.memory if last_memory is None else last_memory)]
+    change = (tenths[0] - tenths[1]) / 10  # of the figures as they are shown
+    difference = f"  {'−' if change < 0 else '+'}{abs(change):.1f}" if change else ""
     label = "  memory  " if width >= 60 else "  "
     gauge = bar(plan.memory / plan.limit, width - len(label) - figure.cell_length - len(difference) - 1, style)
     return line((label, "$muted"), gauge, " ", figure, (difference, "$muted")).truncate(max(width, 0))
