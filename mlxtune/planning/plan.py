@@ -38,11 +38,12 @@ _PEAK_MOMENTS = {
 
 @dataclass(frozen=True)
 class Cost:
-    """``seconds`` of the whole run, ``None`` if nothing was measured; ``watts`` as set by the user."""
+    """``seconds`` of the whole run without its sample answers, ``None`` if nothing was measured; ``watts`` as set by the user."""
 
     seconds: float | None
     source: str
     watts: float
+    sample_answers: int = 0
 
     @property
     def time_summary(self) -> str:
@@ -50,7 +51,8 @@ class Cost:
         if self.seconds is None:
             return ""
         source = _SPEED_SOURCES.get(self.source, f"at the speed of {self.source}")
-        return f"about {duration(self.seconds)}, {source}"
+        samples = f", without {plural(self.sample_answers, 'sample answer')}" if self.sample_answers else ""
+        return f"about {duration(self.seconds)}{samples}, {source}"
 
 
 class MemoryPart(NamedTuple):
@@ -357,7 +359,7 @@ def local_planner(recipe: Recipe, folder: Path, config: dict[str, Any], machine:
 
 
 def _cost(recipe: Recipe, work: Workload, speed: StepCalibration | None, watts: float, *, cached: bool) -> Cost:
-    """Compute the time of all steps, validations and the reference pass. Generating samples is not included.
+    """Compute the time of all steps, validations and the reference pass. Generating sample answers is not included.
 
     The frozen layers run once if their outputs are cached, and otherwise every time.
     """
@@ -369,4 +371,5 @@ def _cost(recipe: Recipe, work: Workload, speed: StepCalibration | None, watts: 
         forward += work.positions_per_epoch + work.validation_positions
     above = work.computed + forward * FORWARD_SHARE
     below = work.cached_positions if cached else work.computed + forward
-    return Cost(speed.seconds * above + speed.frozen * below + speed.trace * work.traces, speed.source, watts)
+    seconds = speed.seconds * above + speed.frozen * below + speed.trace * work.traces
+    return Cost(seconds, speed.source, watts, validations * recipe.training.samples)
