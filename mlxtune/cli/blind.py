@@ -27,7 +27,7 @@ from mlxtune.evaluation.statistics.power import detectable_preference
 from mlxtune.runs import registry
 
 KEYS = "a  b  t tie   u undo   q stop"
-_VOTES: dict[str, Vote] = {"a": "a", "b": "b", "t": "tie"}
+_VOTES: dict[str, Vote] = {"a": "a", "b": "b", "t": "tie", "d": "b", "s": "tie"}  # the app shows a, s, and d
 
 
 def blind(
