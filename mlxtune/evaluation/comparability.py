@@ -12,6 +12,7 @@ from mlxtune.core.hashing import sha256_json
 from mlxtune.evaluation.report import FILE, ReportFacts
 from mlxtune.recipe import EvaluationSection, Recipe
 from mlxtune.runs import registry
+from mlxtune.runs.registry import Run
 
 _FIRST_KEYS = {"disclaimers", "forbid", "length", "reference", "fields"}
 _OTHER_KEYS = {
@@ -47,16 +48,18 @@ def differences(before: ReportFacts, now: ReportFacts) -> list[str]:
 
     Templates are compared only if the base is the same. A fact that an older version did not store does not count as a difference.
     """
-    changes = []
-    new, missing = set(now["row_ids"]) - set(before["row_ids"]), set(before["row_ids"]) - set(now["row_ids"])
-    if new or missing:
-        changes.append(f"the held-out rows ({len(new)} new, {len(missing)} removed)")
+    changes = _row_changes(before, now)
     for key, name in (("schema", "the schema"), ("contract", "the other requirements of the contract")):
         if _differs(before, now, key):
             changes.append(name)
     if _differs(before, now, "template") and not _differs(before, now, "base_fingerprint"):
         changes.append("the chat template")
     return [*changes, *_generation_changes(before, now)]
+
+
+def _row_changes(before: ReportFacts, now: ReportFacts) -> list[str]:
+    new, missing = set(now["row_ids"]) - set(before["row_ids"]), set(before["row_ids"]) - set(now["row_ids"])
+    return [f"the held-out rows ({len(new)} new, {len(missing)} removed)"] if new or missing else []
 
 
 def _generation_changes(before: ReportFacts, now: ReportFacts) -> list[str]:
@@ -74,23 +77,35 @@ def _generation_changes(before: ReportFacts, now: ReportFacts) -> list[str]:
 def require_baseline_terms(evaluation: Path, facts: ReportFacts, recipe: Recipe) -> None:
     """Raise ``InputError`` if the base was last evaluated in this workspace under conditions other than those in ``facts``.
 
-    A change in how answers are generated does not matter: every evaluation includes the base, which answers again.
+    A change in how answers are generated, or in how many of the held-out rows are answered (``evaluation.rows``), does not matter:
+    every evaluation includes the base, which answers again.
     """
-    for id, before in _earlier(evaluation, facts, recipe):
-        generation = _generation_changes(before, facts)
-        if changes := [change for change in differences(before, facts) if change not in generation]:
+    for run, before in _earlier(evaluation, facts, recipe):
+        harmless = _generation_changes(before, facts)
+        one, two = set(before["row_ids"]), set(facts["row_ids"])
+        if _has_other_limit(run, recipe) and (one <= two or two <= one):
+            harmless += _row_changes(before, facts)
+        if changes := [change for change in differences(before, facts) if change not in harmless]:
             raise InputError(
-                f"{_listed(changes)} changed since the base was evaluated ({id}), so the results cannot be compared.",
+                f"{_listed(changes)} changed since the base was evaluated ({run.id}), so the results cannot be compared.",
                 hint="Undo the change, or evaluate the base again: mlxtune eval RECIPE",
             )
         return
 
 
+def _has_other_limit(run: Run, recipe: Recipe) -> bool:
+    """Return whether ``run`` evaluated with another ``evaluation.rows`` than that of ``recipe``; ``False`` if it is unknown."""
+    try:
+        return run.recipe().evaluation.rows != recipe.evaluation.rows
+    except (MlxtuneError, OSError):
+        return False
+
+
 def describe_changes(evaluation: Path, facts: ReportFacts, recipe: Recipe) -> str:
     """Return a sentence about how the conditions changed since an earlier evaluation of this base, or ``""``."""
-    for id, before in _earlier(evaluation, facts, recipe):
+    for run, before in _earlier(evaluation, facts, recipe):
         if changes := differences(before, facts):
-            return f"{_listed(changes)} changed since {id}."
+            return f"{_listed(changes)} changed since {run.id}."
     return ""
 
 
@@ -114,12 +129,12 @@ def _same_limit(before: ReportFacts, now: ReportFacts) -> str:
     return f"Evaluate the one with the lower limit again: mlxtune eval {one.get('run') or 'RECIPE'} --set evaluation.max_tokens={limit}"
 
 
-def _earlier(evaluation: Path, facts: ReportFacts, recipe: Recipe) -> Iterator[tuple[str, ReportFacts]]:
-    """Yield the ID and facts of each finished evaluation with this recipe's name and base, newest first."""
+def _earlier(evaluation: Path, facts: ReportFacts, recipe: Recipe) -> Iterator[tuple[Run, ReportFacts]]:
+    """Yield the run and facts of each finished evaluation with this recipe's name and base, newest first."""
     for run in registry.list_runs(evaluation.parent.parent, "eval"):
         before = _facts(run.folder) if run.folder != evaluation else None
         if before and before["name"] == recipe.name and before.get("base_fingerprint") == facts["base_fingerprint"]:
-            yield run.id, before
+            yield run, before
 
 
 def _facts(folder: Path) -> ReportFacts | None:

@@ -117,4 +117,6 @@ def _evaluation(workspace: Path, which: str) -> Path:
     for evaluation in registry.list_runs(workspace, "eval"):  # newest first
         if (evaluation.folder / FILE).is_file() and reports.load(evaluation.folder).facts.get("run") == run.id:
             return evaluation.folder
+    if run.kind == "eval":
+        raise InputError(f"The evaluation {run.id} has no report.", hint=f"See why: mlxtune runs show {run.id}")
     raise InputError(f"{run.id} has not been evaluated.", hint=f"Evaluate it first: mlxtune eval {run.id}")

@@ -163,9 +163,9 @@ class Plan:
     def largest_batch(self) -> str:
         """The batch that needs the most memory, as text: ``4 rows of 232 tokens after a shared prefix of 159``."""
         batch = self.estimate.batch
-        return f"{plural(batch.rows, 'row')} of {batch.width:,} tokens" + (
-            f" after a shared prefix of {batch.prefix:,}" if batch.prefix else ""
-        )
+        size = f"{plural(batch.rows, 'pair' if batch.sides else 'row')} of {batch.width:,} tokens"
+        both = " with both answers" if batch.sides else ""
+        return f"{size}{both}" + (f" after a shared prefix of {batch.prefix:,}" if batch.prefix else "")
 
     @property
     def memory_parts(self) -> list[MemoryPart]:

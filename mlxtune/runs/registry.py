@@ -10,6 +10,7 @@ import socket
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 from mlxtune.core.errors import InputError, MachineError, RecipeError
@@ -149,7 +150,8 @@ def find_run(workspace: Path, name: str, kind: str | None = "train") -> Run:
     """Return the run with this folder, ID, unique part of an ID, or ``last``. Raise ``InputError`` if there is none.
 
     If ``kind`` is ``None``, runs of all kinds match, but training runs are preferred, because an evaluation or export may share an
-    ID. ``last`` is then the run that is active, or else the newest training run, or else the newest run.
+    ID. ``last`` is then the run that is active, or else the newest training run, or else the newest run. Of evaluations, it is the
+    newest one that has finished.
     """
     if os.path.isfile(Path(name, "recipe.toml")):  # unlike Path.is_file, does not fail if the name is too long
         return Run(Path(name).resolve())
@@ -162,8 +164,10 @@ def find_run(workspace: Path, name: str, kind: str | None = "train") -> Run:
     if not runs:
         raise InputError(f"There are no {item.nouns} in {workspace / item.folder}.", hint=item.create_hint)
     if name == "last":
-        active = [run for run in runs if kind is None and is_locked(run.lock)]
-        return [*active, *(run for run in runs if run.kind == "train"), *runs][0]
+        active = (run for run in runs if kind is None and is_locked(run.lock))
+        trained = (run for run in runs if run.kind == "train")
+        evaluated = (run for run in runs if kind == "eval" and run.state().phase == "finished")
+        return next(chain(active, trained, evaluated, runs))
     matches = [run for run in runs if run.id == name] or [run for run in runs if name in run.id]
     matches = [run for run in matches if run.kind == "train"] or matches
     if len(matches) == 1:

@@ -123,7 +123,7 @@ class RunState:
         if self.current_arm is None:
             return ""
         arm, kind, done, total = self.current_arm
-        verb = {"reference": "scores", "prompt": "reads"}.get(kind, "answers")
+        verb = {"reference": "computes the likelihood of", "prompt": "reads"}.get(kind, "answers")
         seconds = self.arm_remaining_seconds or 0.0
         left = f", {duration(seconds)} left" if seconds >= 1 else ""
         purpose = " to find similar rows" if kind == "prompt" else ""

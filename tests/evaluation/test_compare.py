@@ -11,7 +11,7 @@ from evaluation_files import BAD, GOOD, write_evaluation
 from mlxtune.core.errors import InputError
 from mlxtune.evaluation import comparability
 from mlxtune.evaluation.compare import compare_evaluations, find_side
-from mlxtune.recipe import parse
+from mlxtune.recipe import dump, parse
 from mlxtune.runs.registry import Run
 
 FACTS = {
@@ -96,6 +96,19 @@ def test_tuned_evaluation_must_match_newest_base_terms(tmp_path: Path) -> None:
         comparability.require_baseline_terms(now, {**FACTS, "schema": "new", "template": "new"}, recipe)
     assert "mlxtune eval RECIPE" in refused.value.hint
     assert refused.value.exit_code == 2
+
+
+def test_another_limit_of_rows_is_no_change_of_the_terms(tmp_path: Path) -> None:
+    """The base answers again in every evaluation. Other held-out rows are a change."""
+    text = 'name = "shop"\n[model]\nbase = "m"\n[data]\nsource = "d"\n'
+    now, ids = tmp_path / "evals" / "20261124-1419-shop", [f"r{number}" for number in range(9)]
+    limited = _evaluated(tmp_path, 1, {**FACTS, "row_ids": ids[:4]})
+    (limited / "recipe.toml").write_text(dump(parse(text + "[evaluation]\nrows = 4\n")))
+    comparability.require_baseline_terms(now, {**FACTS, "row_ids": ids}, parse(text))
+    comparability.require_baseline_terms(now, {**FACTS, "row_ids": ids[:2]}, parse(text + "[evaluation]\nrows = 2\n"))
+    for recipe, rows in ((text, ids[1:]), (text + "[evaluation]\nrows = 4\n", ids[:3])):
+        with pytest.raises(InputError, match="The held-out rows"):
+            comparability.require_baseline_terms(now, {**FACTS, "row_ids": rows}, parse(recipe))
 
 
 def test_other_recipes_bases_and_unfinished_evaluations_are_ignored(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from waiting import PATIENCE
 from mlxtune.core.errors import InputError, MachineError
 from mlxtune.core.files import write_json
 from mlxtune.runs import registry
+from mlxtune.runs.events import EventWriter
 from mlxtune.runs.locks import file_lock
 from mlxtune.runs.status import QUIET_AFTER, STARTING_FOR
 
@@ -87,6 +88,20 @@ def test_last_of_all_kinds_is_the_active_run_or_the_newest_training_run(tmp_path
     with file_lock(evaluation.lock, busy_message=""):
         assert registry.find_run(tmp_path, "last", None) == evaluation
         assert registry.find_run(tmp_path, "last") == training
+
+
+def test_last_of_the_evaluations_is_the_newest_one_that_has_finished(tmp_path):
+    started = []
+    for number, (type, fields) in enumerate((("run.finished", {"summary": {}}), FAILED)):
+        run = registry.create(tmp_path, "eval", "shop")
+        (run.folder / "recipe.toml").write_text("")
+        os.utime(run.folder / "recipe.toml", (number, number))
+        writer = EventWriter(run.folder)
+        writer.emit(type, **fields)
+        writer.close()
+        started.append(run)
+    assert registry.list_runs(tmp_path, "eval") == started[::-1]
+    assert registry.find_run(tmp_path, "last", "eval") == started[0]
 
 
 def test_missing_and_ambiguous_runs_are_input_errors(tmp_path, make_run):

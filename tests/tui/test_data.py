@@ -364,6 +364,21 @@ async def test_enter_on_a_finding_shows_its_rows(shop: Shop, checks: Checks, ope
         assert room.screen.query_one("#filter-text").value == "finding:contract-disclaimer"
 
 
+async def test_the_cursor_stays_on_its_finding_when_another_one_is_resolved(
+    shop: Shop, checks: Checks, open_room: OpenRoom
+) -> None:
+    fill(shop)
+    async with open_room("data") as room:
+        session = await checked(room)
+        first, second, *_ = session.source.verdict.rows
+        await room.press("tab", "down")
+        session.decide("reject", list(session.source.verdict.rows[first]))
+        room.app.redraw()
+        names = list(session.source.verdict.rows)
+        assert first not in names
+        await room.until(lambda: names[room.screen.query_one("#findings-list").cursor] == second)
+
+
 async def test_enter_on_a_finding_leaves_out_rejected_rows_which_do_not_count(
     shop: Shop, checks: Checks, open_room: OpenRoom
 ) -> None:

@@ -271,6 +271,17 @@ async def test_what_ended_since_the_last_visit_is_listed(loaded: Shop) -> None:
     assert app_state.last_saved(loaded.folder) > visited
 
 
+async def test_the_workflow_of_a_recipe_leaves_out_another_ones_evaluation(shop: Shop, open_room: OpenRoom) -> None:
+    shop.recipe()
+    shop.recipe(name="other")
+    done = ("arm.finished", {"arm": "base", "rows": 10, "seconds": 1.0, "cached": False})
+    shop.tell(shop.run("20261124-1500-other", kind="eval", name="other"), [done])
+    async with open_room("home") as room:
+        await room.until(lambda: room.head("#workflow").endswith("support-json.toml"))
+        assert "measured by the first evaluation" in room.text("#workflow-picture")
+        assert "10 held-out rows answered" not in room.text("#workflow-picture")
+
+
 def test_an_evaluation_without_a_verdict_has_ended_and_a_long_name_is_cut_visibly(shop: Shop) -> None:
     name = "a-name-that-is-longer-than-the-panel"
     summary = {"verdict": "The base has been measured; an adapter is needed for a verdict."}

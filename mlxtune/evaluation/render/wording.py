@@ -84,7 +84,7 @@ def how_to_tell(report: EvaluationReport, folder: Path) -> str:
         return ""
     with suppress(MlxtuneError):
         if report.facts["rows"] == load(folder / RECIPE).evaluation.rows:
-            return f"To find out, evaluate more of the held-out rows: the recipe's evaluation.rows limits them to {report.facts['rows']:,}."
+            return f"To find out, evaluate more of the held-out rows: evaluation.rows limits them to {report.facts['rows']:,}."
     return "To find out, add rows or hold out more of them (data.holdout), then train and evaluate again."
 
 
@@ -133,8 +133,7 @@ def method(report: EvaluationReport) -> str:
 def contract_text(report: EvaluationReport) -> str:
     """List the required metrics in a sentence, or say that there are none."""
     if report.answer_metric != CONTRACT:
-        perplexity = any(arm.perplexity is not None for arm in report.arms)
-        more = " The perplexity of the references is also measured." if perplexity else ""
+        more = f" Perplexity of the references: {', '.join(figures)}." if (figures := _perplexities(report)) else ""
         if report.headline_metric == PREFERENCE:
             more += " The verdict is about how often an arm finds the chosen answer of a pair more likely than the rejected one."
         return f"The recipe has no contract, so answers are compared only with their references.{more}"
@@ -204,11 +203,15 @@ def nearest_row_text(row: NearestRow) -> str:
     return f"{100 * row.similarity:.0f}% similar: {row.location}, {reviewed}. “{question}”"
 
 
+def _perplexities(report: EvaluationReport) -> list[str]:
+    return [f"{arm.name} {arm.perplexity:.2f}" for arm in report.arms if arm.perplexity is not None]
+
+
 def fact_list(report: EvaluationReport) -> list[tuple[str, str]]:
     """Return the facts about the evaluation as names and values."""
     facts, decoding = report.facts, report.facts.get("decoding")
     base = [facts.get("base", ""), _short_hash(facts.get("base_fingerprint", ""))]
-    perplexities = [f"{arm.name} {arm.perplexity:.2f}" for arm in report.arms if arm.perplexity is not None]
+    perplexities = _perplexities(report)
     off_task, endpoints = report.off_task, facts.get("endpoints", {}).items()
     items = [
         ("base", " ".join(filter(None, base))),

@@ -85,6 +85,7 @@ class DataRoom(SourceRoom):
         super().__init__()
         self._show_stats = False  # instead of the rows, on a screen too narrow for both
         self._show_labels = False  # instead of the findings
+        self._finding_names: list[str] = []  # the checks in the list of findings
         self._drawn_session: SourceSession | None = None
         self._histogram: tuple[object, render.LengthHistogram | None] = (None, None)  # with the key of its cache
 
@@ -220,7 +221,10 @@ class DataRoom(SourceRoom):
     def _draw_findings(self, session: SourceSession) -> None:
         check, verdict, checked = session.check, session.source.verdict, session.source.check_result
         found = self.query_one("#findings-list", ListPanel)
-        names = list(verdict.rows) if verdict else []
+        names, before = list(verdict.rows) if verdict else [], self._finding_names
+        at = before[found.cursor] if found.cursor < len(before) else ""
+        cursor = names.index(at) if at in names else None  # the cursor stays on its finding when others come and go
+        self._finding_names = names
         found.display = bool(names)
 
         def summary(width: int) -> Content:
@@ -237,6 +241,7 @@ class DataRoom(SourceRoom):
                 lambda position, width: render.finding_row(
                     names[position], verdict.rows[names[position]], width, position == found.cursor
                 ),
+                cursor=cursor,
             )
         self.query_one("#summary", Panel).update(lambda width, _height: summary(width))
         note = plural(verdict.flagged, "row") if verdict and verdict.flagged else ""

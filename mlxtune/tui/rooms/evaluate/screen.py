@@ -290,6 +290,8 @@ class EvaluateRoom(Room):
             return Notice(
                 "·", "$muted", "The failures here are of one kind." if self._rows.kinds else "There are no failures here."
             )
+        if action == "metric" and self._report:
+            return Notice("·", "$muted", "Only one metric was measured.")
         if action == "versus" and self._row:
             return Notice("·", "$muted", "There is no other arm whose answer could be compared.")
         return super().refusal(action)

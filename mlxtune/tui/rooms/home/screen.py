@@ -76,7 +76,11 @@ class HomeRoom(Room):
     def _own(self, snapshot: Snapshot) -> Snapshot:
         """Return the part of ``snapshot`` about the recipe that the other rooms show, or all of it if the newest run's has no file."""
         view, newest = self.app.recipe, next(iter(snapshot.runs), None)
-        if view is None or view.recipe is None or not (self.app.has_chosen_recipe or (newest and newest.name == view.recipe.name)):
+        if (
+            view is None
+            or view.recipe is None
+            or not (self.app.has_chosen_recipe or newest is None or newest.name == view.recipe.name)
+        ):
             return snapshot
         return of_recipe(snapshot, view)
 
