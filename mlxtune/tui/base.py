@@ -476,8 +476,14 @@ class Room(Screen[None]):
         return self.footer_actions()
 
     def refusal(self, action: str) -> Notice | None:
-        """Return why a conditional action is impossible now, which its key then shows, or ``None`` for a key without effect."""
-        return self.app.in_use if action in self.NEED_ACCELERATOR else None
+        """Return why a conditional action is impossible now, which its key then shows, or ``None`` if it is not one of this room's."""
+        if action in self.NEED_ACCELERATOR and (in_use := self.app.in_use):
+            return in_use
+        if action == "undo":
+            return None  # the app undoes what a notice is about
+        keys = self._bindings.key_to_bindings.values()  # a key with several actions has the one that is possible
+        about = next((actions[0].description for actions in keys if len(actions) == 1 and actions[0].action == action), "")
+        return Notice("·", "$muted", f"Not possible now: {about}.") if about else None
 
     def draw(self, snapshot: Snapshot) -> None:
         """Show the snapshot in the sections."""

@@ -114,6 +114,8 @@ async def test_keys_without_an_effect_say_so(shop: Shop, open_room: OpenRoom) ->
         await rows_found(room, "Base fails")
         await room.press("v")
         await room.until_notice("· There is no other arm whose answer could be compared.")
+        await room.press("c")
+        await room.until_notice("· Not possible now: ")
 
 
 def test_a_mark_in_prose_leaves_no_gap_in_the_other_column() -> None:

@@ -53,7 +53,7 @@ class Notice:
     @property
     def is_toast(self) -> bool:
         """Whether there is nothing left to do or to undo, so that a toast is enough."""
-        return self.glyph == "✓" and not self.hint and self.undo is None
+        return self.glyph in ("✓", "·") and not self.hint and self.undo is None
 
 
 def error_notice(error: MlxtuneError) -> Notice:
