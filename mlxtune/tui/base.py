@@ -324,8 +324,16 @@ class BaseApp(OrderedKeys):
         self.with_recipe(views, self.start_run)
 
     def start_run(self, path: Path) -> None:
-        """Start a run of the recipe in ``path``, and show both."""
+        """Start a run of the recipe in ``path``, and show both. Ask first if the last check found rows that should not be trained on."""
+        views = self.snapshot.recipes if self.snapshot else ()
+        check = next((view.last_check for view in views if view.path == path), None)
+        if check is None or check.label != "blocked" or check.is_outdated:
+            self._start_run(path)
+            return
+        options = [ChoiceOption("", "Cancel", "nothing is trained"), ChoiceOption("train", "Train anyway", "on these rows, too")]
+        self.push_screen(ChoiceDialog(check.sentence, "", options), lambda choice: self._start_run(path) if choice else None)
 
+    def _start_run(self, path: Path) -> None:
         def start_recipe(recipe: Recipe) -> None:
             from mlxtune.training import start  # its imports would slow down the app's start
 

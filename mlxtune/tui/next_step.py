@@ -379,7 +379,7 @@ def _blind_stage(snapshot: Snapshot) -> WorkflowStage:
         opened = ("✓", "$success") if status.opened else ("◐", "$primary")
         return WorkflowStage(*opened, "Blind", detail, result, "blind")
     compared = snapshot.verdict is not None and bool(snapshot.verdict.outcome)
-    detail = "optional: compare two arms blind" if compared else "needs an evaluation"
+    detail = "optional: compare two arms blind" if compared else "needs an evaluated adapter"
     return WorkflowStage("○", "$faint", "Blind", detail, room="blind")
 
 

@@ -84,6 +84,16 @@ async def test_a_report_has_a_verdict_arms_a_paired_table_and_rows(shop: Shop, o
         assert room.actions == ["row", "metric", "failures", "versus", "review", "generate", "new", "html"]
 
 
+async def test_after_the_training_the_baseline_names_the_next_step(shop: Shop, open_room: OpenRoom) -> None:
+    evaluation(shop, arms={"base": base})
+    async with open_room("evaluate") as room:
+        await rows_found(room, "Base fails")
+        assert "Now train" in room.text("#ev-summary")
+        shop.run("20261124-1600-support-json", steps=5, end=("run.finished", {"summary": {}}))
+        await room.observe(shop.snapshot())
+        await room.until(lambda: "Now evaluate the adapter with n." in room.text("#ev-summary"))
+
+
 async def test_while_the_adapter_is_evaluated_the_baseline_says_so(shop: Shop, open_room: OpenRoom) -> None:
     evaluation(shop, arms={"base": base})
     async with open_room("evaluate") as room:

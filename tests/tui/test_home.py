@@ -271,6 +271,16 @@ async def test_what_ended_since_the_last_visit_is_listed(loaded: Shop) -> None:
     assert app_state.last_saved(loaded.folder) > visited
 
 
+async def test_the_key_of_the_next_step_depends_on_the_focus(shop: Shop, open_room: OpenRoom) -> None:
+    shop.recipe()
+    shop.run("20261124-1500-support-json", steps=5, end=("run.finished", {"summary": {}}))
+    async with open_room("home") as room:
+        await room.until(lambda: "  enter evaluate it" in room.text("#next-picture"))
+        await room.press("tab")
+        room.app.redraw()
+        await room.until(lambda: "tab, enter evaluate it" in room.text("#next-picture"))
+
+
 async def test_the_workflow_of_a_recipe_leaves_out_another_ones_evaluation(shop: Shop, open_room: OpenRoom) -> None:
     shop.recipe()
     shop.recipe(name="other")

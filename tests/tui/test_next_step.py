@@ -136,7 +136,7 @@ def test_the_workflow_ends_with_a_blind_session_and_the_adapter_that_is_proved(l
         return [(stage.glyph, stage.name, stage.detail, stage.result) for stage in workflow(shop.snapshot())[-2:]]
 
     assert last(loaded) == [
-        ("○", "Blind", "needs an evaluation", ""),
+        ("○", "Blind", "needs an evaluated adapter", ""),
         ("○", "Adapter", "1 adapter, none proven better yet", ""),
     ]
     folder = evaluation(loaded, arms={"base": base, "tuned": tuned})
@@ -147,7 +147,9 @@ def test_the_workflow_ends_with_a_blind_session_and_the_adapter_that_is_proved(l
     with BlindSession(folder, "base", "tuned", load_pairs(folder, "base", "tuned"), 1, seed=3) as session:
         session.vote("a")
         other = replace(loaded.snapshot().recipes[0], recipe=None)
-        assert workflow(of_recipe(loaded.snapshot(), other))[-2].detail == "needs an evaluation", "it is about another recipe"
+        assert workflow(of_recipe(loaded.snapshot(), other))[-2].detail == "needs an evaluated adapter", (
+            "it is about another recipe"
+        )
         assert last(loaded)[0] == ("◐", "Blind", f"1 of {session.votes_needed} votes on 1 pair", "in progress")
         while session.current:
             session.vote("a")

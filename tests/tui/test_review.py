@@ -618,7 +618,7 @@ async def test_without_a_tokenizer_training_is_marked_by_turn(
     tokens.error = MachineError("The process with the tokenizer died.")
     async with open_room("review") as room:
         await opened(room, counted=False)
-        await room.until(lambda: room.head("#read").endswith("token count unavailable"))
+        await room.until(lambda: room.head("#read").endswith("token count unavailable: The process with the tokenizer died."))
         assert "┃ " in room.text("#reader")
 
 

@@ -8,6 +8,8 @@ import pytest
 from typer.testing import CliRunner
 
 from mlxtune.cli.main import app as cli
+from mlxtune.data import check_cache
+from mlxtune.data.check_cache import CheckOutcome
 
 from .conftest import OpenRoom
 from .stage import Shop
@@ -53,3 +55,20 @@ async def test_the_app_refuses_what_the_command_line_refuses(
         await room.press("n")
         await room.until_notice("✗")
         assert not list(Path(shop.folder, "runs").glob("*"))
+
+
+@pytest.mark.slow
+async def test_rows_that_should_not_be_trained_on_are_named_before_a_run_starts(
+    shop: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[str] = []
+    monkeypatch.setattr("mlxtune.training.start.start", lambda workspace, recipe: started.append(recipe.name))
+    shop.recipe()
+    check_cache.save(shop.folder / "data" / "support.jsonl", CheckOutcome("blocked", "Not ready: 9 of 480 rows.", 471, 9))
+    async with open_room("train") as room:
+        await room.press("n")
+        await room.choose("")
+        assert not started
+        await room.press("n")
+        await room.choose("train")
+        await room.until(lambda: started == ["support-json"])

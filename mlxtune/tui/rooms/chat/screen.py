@@ -11,9 +11,11 @@ from textual.binding import Binding, BindingType
 from textual.message import Message
 from textual.widgets import Input
 
+from mlxtune.adapters import library
 from mlxtune.core.text import one_line
 from mlxtune.models import bundled
 from mlxtune.tui.base import Room
+from mlxtune.tui.follow import file_stamp
 from mlxtune.tui.paths import base_name
 from mlxtune.tui.rooms.chat import render, service
 from mlxtune.tui.rooms.chat.service import BASE_ALONE, AdapterOption, ChatService
@@ -120,7 +122,8 @@ class ChatRoom(Room):
         """Look up the offered adapter again if anything that it depends on has changed."""
         workspace, base = self.app.workspace, self._base
         selected, best_run = self.app.adapter or "", snapshot.best.run_id if snapshot.best else ""
-        inputs = (selected, best_run, base, tuple(view.id for view in snapshot.runs if view.status == "finished"))
+        names = file_stamp(workspace / library.FOLDER / library.JOURNAL)  # of the adapters
+        inputs = (selected, best_run, base, names, tuple(view.id for view in snapshot.runs if view.status == "finished"))
         if inputs != self._default_inputs:
             self._default_inputs = inputs
             job = partial(service.default_adapter, workspace, selected, best_run, base)

@@ -33,13 +33,17 @@ NAME, FIGURES, GAP = 19, 14, 4  # cells of an arm's name, of its rate with inter
 _ROLES = {"system": "◇", "developer": "◇", "user": "○", "assistant": "●", "tool": "▷"}
 
 
-def verdict(loaded: LoadedReport, live: RunView | None, unfinished: RunView | None, width: int, max_rows: int) -> Content:
+def verdict(
+    loaded: LoadedReport, live: RunView | None, unfinished: RunView | None, trained: bool, width: int, max_rows: int
+) -> Content:
     """Draw the verdict and as many of its notes as fit in ``max_rows``, most important first.
 
-    A later evaluation may be ``live``, or have ended ``unfinished``.
+    A later evaluation may be ``live``, or have ended ``unfinished``. An adapter may have been ``trained`` since.
     """
     report = loaded.report
     outcome, text = report.outcome, one_line(report.verdict)
+    if trained and not outcome:
+        text = "The base has been evaluated. Now evaluate the adapter with n."
     if unfinished and not outcome:
         text = f"The base has been evaluated. The evaluation of {one_line(unfinished.name)} did not finish, so there is no verdict."
     if live and not outcome:

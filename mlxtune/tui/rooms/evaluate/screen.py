@@ -196,10 +196,12 @@ class EvaluateRoom(Room):
     def _draw_report(self, loaded: LoadedReport) -> None:
         report, live, unfinished = loaded.report, self._live, self._unfinished
         max_rows = 2 if not self.tall else 3 if self.app.size.height < 40 else 5
-        self.query_one("#ev-summary", FocusPanel).update(
-            lambda width, _height: render.verdict(loaded, live, unfinished, width, max_rows)
-        )
         name, view = str(report.facts.get("name", "")), self.app.recipe
+        runs = self.app.snapshot.runs if self.app.snapshot else ()
+        trained = any(run.name == name and run.status == "finished" for run in runs)
+        self.query_one("#ev-summary", FocusPanel).update(
+            lambda width, _height: render.verdict(loaded, live, unfinished, trained, width, max_rows)
+        )
         is_named = self._selected or live or not (view and view.recipe and view.recipe.name == name)
         self.query_one("#ev-verdict", Section).head.set(
             title=f"Verdict on {one_line(name)}" if is_named else "Verdict",

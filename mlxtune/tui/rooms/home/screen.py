@@ -90,6 +90,8 @@ class HomeRoom(Room):
 
     def draw(self, snapshot: Snapshot) -> None:
         step, own, tall = self._next_step(snapshot), self._own(snapshot), self.tall
+        if step.key == "enter" and isinstance(self.focused, RunList):
+            step = replace(step, key="tab, enter")  # enter alone opens the run under the cursor
         stages = workflow(own)
         recipe = self.app.recipe if len(snapshot.recipes) > 1 else None
         self.query_one("#workflow", Section).head.set(note=recipe.title if recipe else "")

@@ -219,7 +219,7 @@ class ReviewRoom(SourceRoom):
         if isinstance(mask, TrainingMask):
             tokens = f"{mask.tokens:,} tokens, {mask.trained:,} trained"
         elif mask is not None:
-            tokens = "token count unavailable"
+            tokens = f"token count unavailable: {one_line(mask.message, 60)}"
         else:
             tokens = "counting tokens" if session.ref.recipe else ""
         return ", ".join(filter(None, (service.label_of(row), tokens)))
