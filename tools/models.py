@@ -69,8 +69,8 @@ linear layers quantized to 4 bits and the tied embedding and LM head to 8.
 
 | alias | original | download | |
 |---|---|---|---|
-| `smollm2-135m` | SmolLM2-135M-Instruct | 92 MB | the default, also used by the recipes and the demo |
-| `gemma-3-270m` | Gemma 3 270M | 239 MB | a base model for text and completion rows, with sliding windows; needs `mlxtune[gguf]` |
+| `smollm2-135m` | SmolLM2-135M-Instruct | 88 MB | the default, also used by the recipes and the demo |
+| `gemma-3-270m` | Gemma 3 270M | 0.2 GB | a base model for text and completion rows, with sliding windows; needs `mlxtune[gguf]` |
 
 Gemma 3 270M was not trained to chat; conversations use Google's template for the instruction-tuned version. To try it, add
 `--set model.base=gemma-3-270m`. Quantizing the Q4_K_M GGUF again raises the perplexity on plain English text from 15.8 to 20.3.
