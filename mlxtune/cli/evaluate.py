@@ -63,8 +63,8 @@ def evaluate(
 ) -> None:
     """Evaluate the base model, the baselines, and the adapter on the same held-out rows.
 
-    The adapter must beat the strongest arm that needs no training. To answer fewer rows: --set evaluation.rows=50
-    To leave out the off-task prompts: --set evaluation.regression=""
+    The adapter must beat the strongest arm that needs no training. For fewer rows, use --set evaluation.rows=50, and to leave out the
+    off-task prompts, --set evaluation.regression="".
     """
     if detach and (gate or generated):
         raise InputError("--detach cannot be combined with --gate or --generated, which need the verdict.")

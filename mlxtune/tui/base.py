@@ -331,7 +331,9 @@ class BaseApp(OrderedKeys):
             self._start_run(path)
             return
         options = [ChoiceOption("", "Cancel", "nothing is trained"), ChoiceOption("train", "Train anyway", "on these rows, too")]
-        self.push_screen(ChoiceDialog(check.sentence, "", options), lambda choice: self._start_run(path) if choice else None)
+        self.push_screen(
+            ChoiceDialog("Train on these rows?", check.sentence, options), lambda choice: self._start_run(path) if choice else None
+        )
 
     def _start_run(self, path: Path) -> None:
         def start_recipe(recipe: Recipe) -> None:
@@ -484,12 +486,15 @@ class Room(Screen[None]):
         return self.footer_actions()
 
     def refusal(self, action: str) -> Notice | None:
-        """Return why a conditional action is impossible now, which its key then shows, or ``None`` if it is not one of this room's."""
+        """Return why a conditional action is impossible now, which its key then shows.
+
+        ``None`` if its key has another action, here or in the app, which may be possible.
+        """
         if action in self.NEED_ACCELERATOR and (in_use := self.app.in_use):
             return in_use
         if action == "undo":
             return None  # the app undoes what a notice is about
-        keys = self._bindings.key_to_bindings.values()  # a key with several actions has the one that is possible
+        keys = self._bindings.key_to_bindings.values()
         about = next((actions[0].description for actions in keys if len(actions) == 1 and actions[0].action == action), "")
         return Notice("·", "$muted", f"Not possible now: {about}.") if about else None
 

@@ -516,10 +516,11 @@ class DataRoom(SourceRoom):
 
     def _filter_by(self, check: str) -> None:
         """Show the rows that count for ``check``: not the rejected ones."""
-        session = self.session
-        flagged = session.source.rows_with_finding(check) if session else []
-        rejected = any(session.source.decision(index).status == "rejected" for index in flagged) if session else False
-        filter = f"finding:{check} -status:rejected" if rejected else f"finding:{check}"
+        filter = f"finding:{check}"
+        if session := self.session:
+            flagged = session.source.rows_with_finding(check)
+            if any(session.source.decision(index).status == "rejected" for index in flagged):
+                filter += " -status:rejected"
         self._set_filter_text(filter)
         self._select(filter)
         self._return_to_list()
