@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,7 +19,7 @@ from mlxtune.adapters.export.fidelity import Fidelity
 from mlxtune.adapters.export.formats import FORMATS, NAMES, ExportFormat, FormatOption, copy_adapter, find_format
 from mlxtune.cli.adapters import Which
 from mlxtune.cli.follow import follow_answers
-from mlxtune.cli.options import Json
+from mlxtune.cli.options import Json, Overrides
 from mlxtune.cli.output import Cell, info, out, show, show_json
 from mlxtune.cli.tables import print_columns, print_heading, print_table
 from mlxtune.cli.train import fetch
@@ -28,7 +28,7 @@ from mlxtune.core.text import one_line, size, suggest
 from mlxtune.evaluation.json_fields import to_json
 from mlxtune.evaluation.render.comparison_table import comparison_table
 from mlxtune.evaluation.scorers.registry import metric_label
-from mlxtune.recipe import load
+from mlxtune.recipe import Recipe, load
 from mlxtune.runs import launch
 from mlxtune.runs.registry import Run
 from mlxtune.training.start import check_recipe
@@ -37,7 +37,12 @@ To = Annotated[
     Path | None,
     typer.Option("--to", help="The folder to create. Default: a folder in exports/; for an adapter alone, NAME-FORMAT."),
 ]
-Rows = Annotated[Path | None, typer.Option("--recipe", help="A recipe whose held-out rows are used to check the export.")]
+Rows = Annotated[
+    Path | None,
+    typer.Option(
+        "--recipe", help="A recipe whose held-out rows are used to check the export. For fewer: --set evaluation.rows=50."
+    ),
+]
 
 
 def _with(option: FormatOption) -> str:
@@ -72,6 +77,7 @@ def export(
     ] = "",
     to: To = None,
     recipe: Rows = None,
+    overrides: Overrides = None,
     force: Force = False,
     json: Json = False,
 ) -> None:
@@ -101,7 +107,7 @@ def export(
         raise InputError(f"--from cannot be used with {form}.", hint=f"mlxtune export ollama {which} --lora --from {base}")
     entry = library.find_usable(Path.cwd(), which)
     if chosen.copy:
-        for option, given in (("--recipe", recipe), ("--force", force)):
+        for option, given in (("--recipe", recipe), ("--set", overrides), ("--force", force)):
             if given:
                 raise InputError(
                     f"{option} cannot be used with {chosen.label}.",
@@ -110,11 +116,8 @@ def export(
         _copy(entry, chosen, to, json)
         return
     assert chosen.form
-    own = load(recipe) if recipe else None
-    if own:
-        check_recipe(own)
     run = exports.start(
-        Path.cwd(), entry, chosen.form, target=to, recipe=own, force=force, precision=precision or "f16", program=chosen.program,
+        Path.cwd(), entry, chosen.form, target=to, recipe=compared_recipe(entry, recipe, overrides or []), force=force, precision=precision or "f16", program=chosen.program,
         ollama_base=base, prepare=fetch,
     )  # fmt: skip
     try:
@@ -131,6 +134,21 @@ def export(
         command = _create_command(run)
         if subprocess.run(command, check=False).returncode:
             raise MachineError("Ollama did not create the model.", hint=shlex.join(command))
+
+
+def compared_recipe(entry: AdapterEntry, path: Path | None, overrides: Sequence[str]) -> Recipe | None:
+    """Return the recipe on whose held-out rows an export of ``entry`` is compared, or ``None`` if there is none.
+
+    It is the one at ``path`` or, by default, the one that the adapter was trained with.
+    """
+    if path:
+        recipe = load(path, overrides)
+        check_recipe(recipe)
+        return recipe
+    own = exports.run_recipe(entry, overrides)
+    if own is None and overrides:
+        raise InputError(f"{entry.name} has no recipe that --set could change.", hint="Name one: --recipe RECIPE")
+    return own
 
 
 def show_export(run: Run) -> None:

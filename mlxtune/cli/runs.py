@@ -80,7 +80,7 @@ def list_runs(kind: Kind = "", json: Json = False) -> None:
     for run in runs:
         record = _record(run)
         label = STATUS_LABELS[record["status"]]
-        step = f"{record['step']:,}/{record['steps']:,}" if record["steps"] else ""
+        step = f"{record['arm']} {record['step']:,}/{record['steps']:,}".strip() if record["steps"] else ""
         loss = f"{record['validation']:.3f}" if record["validation"] is not None else ""
         row: list[Cell] = [(run.id, "bold"), record["kind"], label.text, step, loss, _age(record["updated"])]
         rows.append([(label.glyph, f"bold {label.style}"), *row])
@@ -257,13 +257,16 @@ def _show_result(run: Run) -> None:
 def _record(run: Run) -> dict[str, Any]:
     """Return a run as a JSON object."""
     state = run.state()
-    last_arm = state.arms[-1][1:] if state.arms else state.current_arm[2:] if state.current_arm else (0, 0)
-    done, total = (state.step, state.total) if run.kind == "train" else last_arm
+    arm, done, total = "", state.step, state.total
+    if run.kind != "train":
+        current = state.current_arm or ("", "", 0, 0)
+        arm, done, total = state.arms[-1] if state.arms else (current[0], *current[2:])
     return {
         "run": run.id,
         "kind": run.kind,
         "status": run.status(state),
         "base": state.base,
+        "arm": arm,
         "step": done,
         "steps": total,
         "validation": state.validations[-1].loss if state.validations else None,

@@ -14,9 +14,9 @@ from mlxtune.adapters.export.endpoint_prompts import api_url, served_model
 from mlxtune.adapters.export.tried import find_export, tried_exports
 from mlxtune.adapters.export.verification import Verification
 from mlxtune.cli.adapters import Which
-from mlxtune.cli.export import Rows
+from mlxtune.cli.export import Rows, compared_recipe
 from mlxtune.cli.follow import follow_answers
-from mlxtune.cli.options import Json
+from mlxtune.cli.options import Json, Overrides
 from mlxtune.cli.output import out, show, show_json
 from mlxtune.cli.tables import print_heading, print_table
 from mlxtune.cli.train import fetch
@@ -25,8 +25,6 @@ from mlxtune.core.text import one_line
 from mlxtune.evaluation.json_fields import to_json
 from mlxtune.evaluation.render.comparison_table import comparison_table
 from mlxtune.evaluation.scorers.registry import metric_label
-from mlxtune.recipe import load
-from mlxtune.training.start import check_recipe
 
 
 def verify_export(
@@ -42,6 +40,7 @@ def verify_export(
         str, typer.Option("--export", help="The ID of the export that the endpoint serves, if the adapter has several.")
     ] = "",
     recipe: Rows = None,
+    overrides: Overrides = None,
     json: Json = False,
 ) -> None:
     """Measure the quality lost by export and quantization: an installed program answers the held-out rows, and so does the adapter.
@@ -52,10 +51,8 @@ def verify_export(
     url = api_url(endpoint)
     served = served_model(url, model)
     found = find_export(tried_exports(entry), served.files, export)
-    own = load(recipe) if recipe else None
-    if own:
-        check_recipe(own)
-    run = exports.start_verification(Path.cwd(), entry, url, served.name, found.id if found else "", recipe=own, prepare=fetch)
+    rows = compared_recipe(entry, recipe, overrides or [])
+    run = exports.start_verification(Path.cwd(), entry, url, served.name, found.id if found else "", recipe=rows, prepare=fetch)
     if code := follow_answers(run):
         raise typer.Exit(code)
     result = verification.load(run.folder)

@@ -57,7 +57,7 @@ def _describe(event: Event) -> tuple[str, str, str] | None:
             return "·", "faint", f"the base answered {plural(event['total'], 'replay prompt')}"
         case "data.ready":
             conversations = event.get("conversations", event["train"])
-            source = f" from {plural(conversations, 'conversation')}" if conversations < event["train"] else ""
+            source = f" (answers of {plural(conversations, 'conversation')})" if conversations < event["train"] else ""
             replayed = f" and {event['replayed']:,} replayed" if event.get("replayed") else ""
             extra = f", {plural(event['truncated'], 'row')} truncated" if event["truncated"] else ""
             extra += f", {plural(event['skipped'], 'row')} skipped" if event.get("skipped") else ""

@@ -355,7 +355,7 @@ class MlxtuneApp(BaseApp):
         if isinstance(self.screen, PageScreen):
             self.screen.dismiss()
         elif room := next((screen for screen in reversed(self.screen_stack) if isinstance(screen, Room)), None):
-            self.push_screen(PageScreen("Help", help_rows(room)))
+            self.push_screen(PageScreen("Help", help_rows(room, self.screen)))
 
     def action_command_palette(self) -> None:
         if not isinstance(self.screen, Palette):

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 from textual.content import Content
+from textual.dom import DOMNode
+from textual.screen import Screen
 
 from mlxtune.core import settings
 from mlxtune.core.text import one_line
@@ -37,11 +40,14 @@ _WIDE = 90  # minimum width, in cells, to show binding IDs
 Entry = tuple[str, str, str | None]  # a key, what it does, and its binding ID
 
 
-def help_rows(room: Room) -> Callable[[int], list[Content]]:
-    """Return the rows of the help page for the current state of ``room``, with the binding IDs that a settings file uses."""
+def help_rows(room: Room, top: Screen[Any]) -> Callable[[int], list[Content]]:
+    """Return the rows of the help page for the current state of ``room``, with the binding IDs that a settings file uses.
+
+    ``top`` is the room itself, or the dialog that is open over it, whose keys come first.
+    """
     kinds: list[tuple[str, keys.Kind]] = [("app", type(room.app)), *(("screen", kind) for kind in reversed(type(room).__mro__))]
     ids = {f"{namespace}.{binding.action}": binding.id for namespace, kind in kinds for binding in keys.own_bindings(kind)}
-    panel = room.focused if isinstance(room.focused, FocusPanel) else None
+    panel = top.focused if isinstance(top.focused, FocusPanel) else None
     actions = room.with_user_keys(room.footer_actions())
     own = [(action.key, action.help or action.label, ids.get(action.click)) for action in actions]
     everywhere: list[Entry] = [
@@ -65,18 +71,20 @@ def help_rows(room: Room) -> Callable[[int], list[Content]]:
         if panel is not None:
             content = [
                 *(_prose(panel.about, width) if panel.about else []),
-                *_entries(_panel_entries(panel, room.app.key_changes), width),
+                *_entries(_bound_entries(panel, room.app.key_changes), width),
             ]
             sections.insert(0, ("This panel", content))
+        if top is not room and (bound := _bound_entries(top, room.app.key_changes)):
+            sections.insert(0, ("This dialog", _entries(bound, width)))
         return [row for title, content in sections for row in (line((f"  {title}", "bold")), *content, Content(""))][:-1]
 
     return rows
 
 
-def _panel_entries(panel: FocusPanel, changes: keys.Keymap) -> list[Entry]:
-    """Return the keys of a panel, one entry per binding."""
+def _bound_entries(node: DOMNode, changes: keys.Keymap) -> list[Entry]:
+    """Return the keys of a panel or a dialog, one entry per binding."""
     entries: dict[str, tuple[list[str], str]] = {}
-    for kind in reversed(type(panel).__mro__):
+    for kind in reversed(type(node).__mro__):
         for binding in keys.own_bindings(kind):
             if binding.id and binding.description:
                 entries.setdefault(binding.id, ([], binding.description))[0].append(binding.key)

@@ -74,10 +74,13 @@ class MappingScreen(ModalScreen[dict[str, str] | None]):
     """Asks which columns of ``sample`` hold our keys. Returns a map from keys to columns, or ``None`` on escape."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        *(Binding(str(digit), f"assign({digit})", f"key {digit}", id=f"mapping.key-{digit}") for digit in range(1, len(_NUMBERED) + 1)),
-        Binding("right,l", "cycle(1)", "next key", id="mapping.next"),
-        Binding("left,h", "cycle(-1)", "previous key", id="mapping.previous"),
-        Binding("backspace,0", "clear", "clear", id="mapping.clear"),
+        *(
+            Binding(str(digit), f"assign({digit})", f"{name}: {about}", id=f"mapping.key-{digit}")
+            for digit, (name, about) in enumerate(_NUMBERED.items(), 1)
+        ),
+        Binding("right,l", "cycle(1)", "give the column the next free key", id="mapping.next"),
+        Binding("left,h", "cycle(-1)", "give the column the previous free key", id="mapping.previous"),
+        Binding("backspace,0", "clear", "use no key for the column", id="mapping.clear"),
         Binding("escape", "dismiss(None)", "close", id="mapping.close"),
     ]  # fmt: skip
 

@@ -316,6 +316,13 @@ def test_adapter_without_recipe_is_compared_on_off_task_prompts(trained_workspac
     assert (result.rows, result.rates) == (38, ())
 
 
+def test_fewer_held_out_rows_can_be_compared(trained_workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = start.run_recipe(library.find(trained_workspace, "last"), ["evaluation.rows=2"])
+    worker = started(trained_workspace, "fused", monkeypatch, recipe=recipe)
+    exporting.export(worker)
+    assert fidelity.load(worker.folder).rows == 2
+
+
 @pytest.mark.parametrize("form", ["fused", "hf"])
 def test_only_gguf_files_need_the_package_gguf(trained_workspace: Path, form: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in sys.modules if name.startswith("mlxtune.adapters.export.gguf")]:

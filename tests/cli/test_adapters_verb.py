@@ -314,6 +314,8 @@ def test_peft_export_writes_an_adapter_that_imports_again(cli, shop, tiny):
     assert "adapter_model.safetensors" in ended.err
     assert cli("adapters", "import", "out folder", "--name", "again", "--base", str(tiny)).code == 0
     assert "--lora cannot be used with peft." in cli("export", "peft", "--lora").err
+    assert "again has no recipe that --set could change." in cli("export", "mlx", "again", "--set", "evaluation.rows=3").err
+    assert "--set cannot be used with peft." in cli("export", "peft", "--set", "evaluation.rows=3").err
     assert "--precision cannot be used with llamacpp --lora." in cli("export", "llamacpp", "--lora", "--precision", "q8_0").err
 
 

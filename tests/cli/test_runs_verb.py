@@ -96,8 +96,9 @@ def test_runs_of_every_kind_are_listed_and_can_be_filtered(cli, cwd):
         ["20261121-0900-shop", "eval", "finished"],
         ["20261120-0900-shop", "train", "finished"],
     ]
+    assert "  tuned 3/70  " in cli("runs", "--kind", "eval").out
     (item,) = _strict_json(cli("runs", "--kind", "eval", "--json").out)
-    assert (item["run"], item["kind"], item["step"], item["steps"]) == (evaluation.name, "eval", 3, 70)
+    assert (item["run"], item["kind"], item["arm"], item["step"], item["steps"]) == (evaluation.name, "eval", "tuned", 3, 70)
     assert ["kind", "eval"] in map(str.split, cli("runs", "show", "20261121").out.splitlines())
     assert _strict_json(cli("runs", "show", "--json").out)["kind"] == "train", "last is the newest training run"
     refused = cli("runs", "--kind", "evals")

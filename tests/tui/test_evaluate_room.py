@@ -511,6 +511,33 @@ async def test_n_continues_a_stopped_evaluation(shop: Shop, open_room: OpenRoom,
         await room.until(lambda: continued == ["20261124-1700-support-json"])
 
 
+@pytest.mark.parametrize(
+    ("limit", "text"),
+    [
+        (
+            0,
+            "the same 181 held-out rows, in about 7 min if it is as fast as the base was. To use fewer, set evaluation.rows in the recipe.",
+        ),
+        (20, "the same 20 held-out rows, in about 48 s if it is as fast as the base was. The base"),
+    ],
+)
+async def test_the_question_for_the_arms_says_how_much_they_answer(shop: Shop, open_room: OpenRoom, limit: int, text: str) -> None:
+    folder = evaluation(shop)
+    report = json.loads((folder / "report.json").read_text())
+    report["arms"][0]["cached"] = False
+    (folder / "report.json").write_text(json.dumps(report))
+    run = shop.run("20261124-1412-support-json", steps=60, end=("run.finished", {"summary": {}}), age=300)
+    (run / "recipe.toml").write_text(f"{(run / 'recipe.toml').read_text()}\n[evaluation]\nrows = {limit}\n")
+    (run / "adapter").mkdir()
+    (run / "adapter" / "adapters.safetensors").touch()
+    async with open_room("evaluate") as room:
+        await rows_found(room, "Tuned fails")
+        await room.press("n")
+        await room.choose("0")
+        await room.until(lambda: isinstance(room.screen, ChoiceDialog) and room.screen._heading == "Which arms?")
+        assert text in " ".join(room.screen._text.split())
+
+
 async def test_the_recipe_as_it_is_now_can_be_chosen_if_it_evaluates_differently(
     shop: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -162,6 +162,9 @@ async def test_unknown_columns_are_mapped_while_the_rows_are_shown(
         assert "no known format" in drawn(room, "#mapped")
         await room.press("enter")
         assert room.screen is screen  # nothing can be opened yet
+        await room.press("f1")
+        await room.until(lambda: bool(room.screen.query("#rows")) and "3       system: the system prompt" in room.text("#rows"))
+        await room.press("f1")
         await room.press("1", "right", "left")
         assert "format completion" in room.head("#keys-side")
         await room.press("enter")

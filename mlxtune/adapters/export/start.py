@@ -10,7 +10,7 @@ gguf-lora    the adapter alone, for a GGUF file of the base that the user has
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -139,12 +139,16 @@ def start_verification(
     return _launch(workspace, entry, {"endpoint": endpoint, "model": model, "export": export}, recipe, prepare)
 
 
+def run_recipe(entry: AdapterEntry, overrides: Sequence[str] = ()) -> Recipe | None:
+    """Return the recipe of the run that trained ``entry``, or ``None`` if the adapter was imported."""
+    run = Run(entry.folder.parent)
+    return run.recipe(overrides) if entry.key.startswith("runs/") and (run.folder / "recipe.toml").is_file() else None
+
+
 def _launch(
     workspace: Path, entry: AdapterEntry, request: dict[str, Any], recipe: Recipe | None, prepare: Callable[[Recipe], None]
 ) -> Run:
-    own = entry.folder.parent / "recipe.toml"
-    if recipe is None and entry.key.startswith("runs/") and own.is_file():
-        recipe = Run(own.parent).recipe()
+    recipe = recipe or run_recipe(entry)
     request |= {"adapter": str(entry.folder), "rows": "held-out" if recipe else "probes"}
     if recipe is None:
         recipe = Recipe(entry.name, ModelSection(entry.base), DataSection(str(samples.samples_root() / prompts.SHIPPED)))

@@ -13,7 +13,7 @@ from textual.containers import Container, Vertical
 from textual.content import Content
 
 from mlxtune.core.errors import MlxtuneError
-from mlxtune.core.text import one_line, plural
+from mlxtune.core.text import duration, one_line, plural
 from mlxtune.evaluation.compare import EvaluationComparison, compare_evaluations, find_side
 from mlxtune.evaluation.drilldown import ScoredRow
 from mlxtune.evaluation.evidence import load_off_task
@@ -21,7 +21,7 @@ from mlxtune.evaluation.failure_groups import EVERY_KIND, failure_groups
 from mlxtune.evaluation.off_task.prompts import OffTaskPrompt, load_prompts
 from mlxtune.evaluation.scorers.registry import metric_label
 from mlxtune.evaluation.start import has_adapter
-from mlxtune.recipe import load
+from mlxtune.recipe import Recipe, load
 from mlxtune.runs import launch, registry
 from mlxtune.runs.registry import Run
 from mlxtune.runs.status import STATUS_LABELS
@@ -562,10 +562,23 @@ class EvaluateRoom(Room):
             ChoiceOption(str(index), label, plural(len(arms), "arm") if index else ", ".join(arms))
             for index, (label, arms) in enumerate(options)
         ]
-        text = "A tuned adapter should beat the arms that need no training. Every arm answers the same held-out rows."
+        text = f"A tuned adapter should beat the arms that need no training. {self._work(recipe)}"
         if off_task:
             text += f" The base and the adapter also answer {plural(off_task, 'off-task prompt')}."
         self.app.push_screen(ChoiceDialog("Which arms?", text, choices), start)
+
+    def _work(self, recipe: Recipe) -> str:
+        """Return a sentence about what each arm of an evaluation answers and, if the base was evaluated before, how long that takes."""
+        snapshot = self.app.snapshot
+        counts = next((view.rows for view in snapshot.runs if view.name == recipe.name and view.rows), None) if snapshot else None
+        if snapshot is None or counts is None:
+            return "Every arm answers the same held-out rows."
+        held_out = counts[2]
+        rows = min(held_out, recipe.evaluation.rows or held_out)
+        seconds = service.base_seconds([view.run for view in snapshot.evals], recipe)
+        time = f", in about {duration(seconds * rows)} if it is as fast as the base was" if seconds else ""
+        limit = "" if rows < held_out else " To use fewer, set evaluation.rows in the recipe."
+        return f"Every arm answers the same {plural(rows, 'held-out row')}{time}.{limit}"
 
     def action_stop(self) -> None:
         view = self._live

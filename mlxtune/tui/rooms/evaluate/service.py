@@ -12,7 +12,7 @@ from pathlib import Path
 from mlxtune.core.errors import MlxtuneError
 from mlxtune.core.text import one_line, plural
 from mlxtune.evaluation import report as reports
-from mlxtune.evaluation.arms import is_tuned
+from mlxtune.evaluation.arms import BASE, is_tuned
 from mlxtune.evaluation.drilldown import CellName, Drilldown, ScoredRow
 from mlxtune.evaluation.render.wording import how_to_tell
 from mlxtune.evaluation.report import EvaluationReport
@@ -141,6 +141,19 @@ def arm_options(recipe: Recipe, *, has_adapter: bool) -> list[tuple[str, tuple[s
 
     options = [("as in the recipe", own), *((label, with_arms(arm)) for arm, label in extra)]
     return [*options, ("all of these", with_arms(*(arm for arm, _ in extra)))] if len(extra) > 1 else options
+
+
+def base_seconds(evaluations: Sequence[Run], recipe: Recipe) -> float | None:
+    """Return the seconds that the base of ``recipe`` took per row in the newest of ``evaluations`` where it was not cached."""
+    for run in evaluations:
+        try:
+            report = reports.load(run.folder)
+        except MlxtuneError:
+            continue
+        base = report.arms[0]
+        if report.facts["name"] == recipe.name and base.name == BASE and not base.cached:
+            return base.seconds / report.facts["rows"]
+    return None
 
 
 def has_other_evaluation(run: Run, path: Path) -> bool:

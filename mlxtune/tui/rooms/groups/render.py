@@ -55,17 +55,14 @@ def groups_message(found: int, view: str, progress: str, error: str, width: int)
     return lines(fold("No duplicates, near-duplicates or conflicts are left.", width), "", line("  ", clusters))
 
 
-def member_row(browser: SourceBrowser, index: int, is_base: bool, prefix: str, width: int) -> Content:
+def member_row(browser: SourceBrowser, index: int, prefix: str, width: int) -> Content:
     """Return a member with its decision and its distinguishing text. ``prefix`` is the shared beginning of the members' prompts."""
     glyph, style = decision_glyph(browser.decision(index))
     row = current(browser, index)
     text = "" if row is None else last_prompt(row)[: 4 * _PREVIEW].removeprefix(prefix)
     lead = "…" if prefix and row is not None else ""
     split = (browser.check_result.split_of(index) or "") if browser.check_result else ""
-    cells = line(
-        (f"{glyph} ", f"bold {style}"), cell(f"{index + 1:,}", 8, "$muted", right=True), "  ", cell(split, 6, "$muted"),
-        cell("left" if is_base else "", 5, "$muted"),
-    )  # fmt: skip
+    cells = line((f"{glyph} ", f"bold {style}"), cell(f"{index + 1:,}", 8, "$muted", right=True), "  ", cell(split, 6, "$muted"))
     return line(cells, cell(lead + one_line(text, _PREVIEW), width - cells.cell_length))
 
 

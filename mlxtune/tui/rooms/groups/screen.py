@@ -80,7 +80,6 @@ class GroupsRoom(SourceRoom):
         self._clusters: _Clusters | None = None
         self._shown_group: tuple[str, int] | None = None
         self._decided_group: tuple[str, int] | None = None  # the group that undo returns to
-        self._base = -1  # the member on the left of the comparison
         self._inside = False  # on a narrow screen, whether the members are shown in place of the groups
         self._opened_row = -1  # the row of the session for which the room was opened
 
@@ -216,14 +215,13 @@ class GroupsRoom(SourceRoom):
             return
         if self._shown_group != group.key:
             self._show_group(group)
-        self._base = group.rows[0]
-        browser, rows, base = session.source, group.rows, self._base
+        browser, rows = session.source, group.rows
         prefix = service.shared_beginning(browser, group)
         panel.key = lambda position: rows[position]
         panel.styles.height = min(len(rows), max(self.app.size.height // 3, 4))
         panel.set(
             len(rows),
-            lambda position, width: render.member_row(browser, rows[position], rows[position] == base, prefix, width),
+            lambda position, width: render.member_row(browser, rows[position], prefix, width),
         )
         self.query_one("#members", Section).head.set(
             title=f"{plural(len(rows), 'row')}: {group.kind}", note=one_line(group.label, 40)
@@ -234,7 +232,7 @@ class GroupsRoom(SourceRoom):
         session, group = self.session, self.group
         if session is None or group is None:
             return
-        browser, left = session.source, self._base
+        browser, left = session.source, group.rows[0]
         index = self._member(group)
         other = group.rows[1] if index == left and len(group.rows) > 1 else index
         self.query_one("#compared", RowReader).set(
