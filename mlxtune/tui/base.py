@@ -488,15 +488,17 @@ class Room(Screen[None]):
     def refusal(self, action: str) -> Notice | None:
         """Return why a conditional action is impossible now, which its key then shows.
 
-        ``None`` if its key has another action, here or in the app, which may be possible.
+        ``None`` if its key has another action, here or in the app, that may be possible.
         """
         if action in self.NEED_ACCELERATOR and (in_use := self.app.in_use):
             return in_use
-        if action == "undo":
-            return None  # the app undoes what a notice is about
-        keys = self._bindings.key_to_bindings.values()
-        about = next((actions[0].description for actions in keys if len(actions) == 1 and actions[0].action == action), "")
-        return Notice("·", "$muted", f"Not possible now: {about}.") if about else None
+        of_app = self.app._bindings.key_to_bindings
+        for key, bindings in self._bindings.key_to_bindings.items():
+            if key in of_app or action not in (binding.action for binding in bindings):
+                continue
+            if not any(self.check_action(binding.action, ()) for binding in bindings):
+                return Notice("·", "$muted", f"Not possible now: {', '.join(binding.description for binding in bindings)}.")
+        return None
 
     def draw(self, snapshot: Snapshot) -> None:
         """Show the snapshot in the sections."""

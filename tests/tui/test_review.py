@@ -166,6 +166,14 @@ async def test_each_decision_is_one_key_and_moves_on(shop: Shop, checks: Checks,
     assert actions(source) == ["accept", "reject", "skip", *["accept"] * 11]
 
 
+async def test_a_key_with_several_actions_names_them_if_none_is_possible(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
+    fill(shop)
+    async with open_room("review") as room:
+        await opened(room)
+        await room.press("d")
+        await room.until_notice("· Not possible now: prefer the right answer, add the missing disclaimer.")
+
+
 async def test_undo_and_redo_show_the_row_of_the_decision(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
     source = fill(shop)
     async with open_room("review", NARROW) as room:
