@@ -108,8 +108,8 @@ def next_step(snapshot: Snapshot, open_file: str = "") -> NextStep:
         return NextStep(
             f"Write a recipe for {open_file}.",
             "Training needs one: the model, the rows, and the settings. The first version is guessed from the rows.",
-            "r",
-            "recipe",
+            "c",
+            "new recipe",
             "write the recipe",
             "screen.new_recipe",
             shortcuts=(Shortcut("D", "see the rows", _open("data")),),

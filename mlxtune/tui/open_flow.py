@@ -113,7 +113,7 @@ def open_file(app: BaseApp) -> None:
     def show(path: Path, mapping: Mapping[str, str]) -> None:
         app.sessions.open_file(path, mapping)
         app.action_room("data")
-        app.show_notice(Notice("✓", "$success", f"Opened {one_line(path.name, 60)}.", "r writes a recipe for it."))
+        app.show_notice(Notice("✓", "$success", f"Opened {one_line(path.name, 60)}.", "c creates a recipe for it."))
 
     def chosen(path: Path) -> None:
         views = (

@@ -179,7 +179,7 @@ async def test_o_chooses_another_recipe(advised: Shop, open_room: OpenRoom) -> N
     async with open_room("advice") as room:
         await ready(room)
         before = room.app.recipe
-        await room.press("o")
+        await room.press("r")
         await room.choose("0" if before is room.app.snapshot.recipes[1] else "1")
         assert room.app.recipe is not before
 

@@ -45,10 +45,10 @@ def commands(room: RoomDriver) -> list[str]:
 async def test_the_palette_offers_what_is_possible_now_and_does_it(loaded: Shop, open_room: OpenRoom) -> None:
     async with open_room("home") as room:
         assert "Open Train (T)" in commands(room)
-        assert not any(title.startswith(("New", "Stop", "Resume")) for title in commands(room))
+        assert not any(title.startswith(("New (", "Stop", "Resume")) for title in commands(room))
         await room.press("T")
         assert "Stop (s)" in commands(room)
-        assert not any(title.startswith(("New", "Resume", "Open Train")) for title in commands(room))
+        assert not any(title.startswith(("New (", "Resume", "Open Train")) for title in commands(room))
         await room.press("ctrl+p")
         await room.until(lambda: room.screen.query_one(OptionList).option_count > 0)
         await room.press(*"zoom", "enter")
@@ -80,7 +80,7 @@ async def test_help_also_opens_over_a_dialog(loaded: Shop, open_room: OpenRoom) 
         await room.press("o")
         await room.until(lambda: isinstance(room.screen, PromptDialog))
         await room.press("f1")
-        await room.until(lambda: room.screen.query("#rows") and "write a recipe for a file of your own" in room.text("#rows"))
+        await room.until(lambda: room.screen.query("#rows") and "create a recipe for a file of your own" in room.text("#rows"))
         await room.press("escape")
         await room.until(lambda: isinstance(room.screen, PromptDialog))
 

@@ -551,7 +551,7 @@ async def test_c_switches_to_another_recipe(shop: Shop, checks: Checks, open_roo
     fill(shop, [chat("Only this?", "Yes.")], name="other")
     async with open_room("data") as room:
         assert len((await checked(room)).source) == 10, "the main recipe comes first"
-        await room.press("c", "down", "enter")
+        await room.press("r", "down", "enter")
         await room.until(lambda: ready(room) and len(session_of(room).source) == 1)
 
 
@@ -562,7 +562,7 @@ async def test_another_recipe_hides_the_undo_of_a_decision(shop: Shop, checks: C
         await checked(room)
         await room.press("x")
         await room.until_notice("✗ Row 1 rejected.")
-        await room.press("c", "down", "enter")
+        await room.press("r", "down", "enter")
         await room.until(lambda: ready(room) and len(session_of(room).source) == 1 and not room.notice)
 
 

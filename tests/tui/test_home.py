@@ -39,7 +39,7 @@ def run_under_cursor(room: RoomDriver) -> str:
 async def test_an_empty_workspace_offers_the_samples_and_one_key_creates_them(shop: Shop) -> None:
     async with drive(MlxtuneApp(shop.folder), "home") as room:
         await room.until(lambda: "Start with the sample workspace." in next_text(room))
-        assert room.actions == ["create it", "open", "recipe"]
+        assert room.actions == ["create it", "open", "new recipe"]
         await room.press("enter")
         await room.until_notice("✓ Created recipes/support-json.toml")
         # The main recipe is first, once all of them are there.

@@ -192,7 +192,7 @@ async def test_a_new_recipe_is_what_init_writes(
     shop.recipe("taken")
     expected = scaffold.write(scaffold.guess(tickets), tmp_path / "other", "mine").read_text()
     async with open_room("home") as room:
-        await room.press("r")
+        await room.press("c")
         await prompted(room)
         field(room).value = str(tickets)
         await room.press("enter")
@@ -224,7 +224,7 @@ async def test_a_recipe_for_the_open_file_asks_for_unknown_columns(
         room.app.sessions.open_file(tickets, {})
         room.app.redraw()
         await room.until(lambda: "none of its 6 rows can be used" in " ".join(room.text("#unavailable").split()))
-        await room.press("r")
+        await room.press("c")
         await mapped(room)
         await room.press("enter")
         await room.until(lambda: isinstance(room.screen, PromptDialog) and field(room).value == "tickets")
@@ -333,7 +333,7 @@ def test_picture_of_a_new_recipe(shop: Shop, snap_compare: Any) -> None:
 
     async def run(pilot: Any) -> None:
         room = RoomDriver(pilot.app, pilot)
-        await keys_until_mapped("r", *"data/tickets.jsonl", "enter")(pilot)
+        await keys_until_mapped("c", *"data/tickets.jsonl", "enter")(pilot)
         await room.press("enter")
         await room.until(lambda: isinstance(room.screen, PromptDialog) and field(room).value == "tickets")
         await pilot.pause()

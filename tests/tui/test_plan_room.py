@@ -466,7 +466,7 @@ async def test_o_chooses_another_recipe(shop: Shop, open_room: OpenRoom, monkeyp
     shop.recipe("support-json", RECIPE)
     async with open_room("plan") as room:
         await planned(room)
-        await room.press("o")
+        await room.press("r")
         await room.until(lambda: isinstance(room.screen, ChoiceDialog))
         await room.press("down", "enter")
         await room.until(lambda: "recipes/zz-other.toml" in room.head("#plan-form"))

@@ -51,7 +51,7 @@ def check_glyph(check: str) -> str:
     return get_check(check).glyph
 
 
-def source_unavailable(session: SourceSession, workspace: Path, recipe_key: str, map_key: str, width: int) -> Content:
+def source_unavailable(session: SourceSession, workspace: Path, map_key: str, width: int) -> Content:
     """Draw a message that the source is being opened, cannot be read, is empty, or needs a column map. ``map_key`` is empty outside Data."""
     if session.error is not None:
         message = relative_paths(workspace, one_line(session.error.message))
@@ -81,14 +81,14 @@ def source_unavailable(session: SourceSession, workspace: Path, recipe_key: str,
             fold(f"{session.ref.name} has no rows.", width, style="bold"),
             fold("Add one JSON object per line. Rows appear here as soon as the file has some.", width),
         ]
-    keys = line("  ", key("i", "import rows", "screen.import_rows"), "   ", key(recipe_key, "another recipe", "screen.recipe"))
+    keys = line("  ", key("i", "import rows", "screen.import_rows"), "   ", key("r", "another recipe", "screen.recipe"))
     return lines(*rows, "", keys)
 
 
-def no_source(error: str, recipe_key: str, width: int) -> Content:
-    """Describe the room while no source is selected, and the key that selects one. ``recipe_key`` is empty without recipes."""
+def no_source(error: str, has_recipes: bool, width: int) -> Content:
+    """Describe the room while no source is selected, and the key that selects one."""
     rows = marked("✗", "$error", error, width) if error else [fold("No rows selected.", width, style="bold")]
     about = "This room lists the rows of a recipe, checks them and records your decisions. The file itself is never changed."
-    other = key(recipe_key, "choose a recipe", "screen.recipe") if recipe_key else RECIPE_KEY
+    other = key("r", "choose a recipe", "screen.recipe") if has_recipes else RECIPE_KEY
     keys = line("  ", key("i", "import rows", "screen.import_rows"), "   ", other)
     return lines(*rows, fold(about, width), "", keys)

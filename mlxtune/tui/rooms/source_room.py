@@ -34,7 +34,6 @@ _INLINE_ROWS = 200  # maximum rows for which undo and redo run in the event loop
 class SourceRoom(Room):
     """A room that shows the rows of a source."""
 
-    RECIPE_KEY: ClassVar[str]
     MAP_KEY: ClassVar[str] = ""  # the key that maps columns, if the room has one
     NEED_ACCELERATOR = frozenset({"generate"})
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -85,15 +84,15 @@ class SourceRoom(Room):
     def render_unavailable(self, session: SourceSession | None, width: int) -> Content:
         """Return the content of the room while there are no rows to show."""
         if session is not None:
-            return source_unavailable(session, self.app.workspace, self.RECIPE_KEY, self.MAP_KEY, width)
+            return source_unavailable(session, self.app.workspace, self.MAP_KEY, width)
         snapshot, view = self.app.snapshot, self.app.recipe
         error = relative_paths(self.app.workspace, view.error) if view else ""
-        return no_source(error, self.RECIPE_KEY if snapshot and snapshot.recipes else "", width)
+        return no_source(error, bool(snapshot and snapshot.recipes), width)
 
     def source_actions(self) -> list[FooterAction]:
         """The footer actions that are always available."""
         has_recipes = self.app.snapshot is not None and bool(self.app.snapshot.recipes)
-        recipe = FooterAction(self.RECIPE_KEY, "recipe", "recipe", "switch to another recipe")
+        recipe = FooterAction("r", "recipe", "recipe", "switch to another recipe")
         return [
             FooterAction("i", "import", "import_rows", "import rows in any format into this workspace"),
             *([recipe] if has_recipes else []),

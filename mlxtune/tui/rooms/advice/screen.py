@@ -38,7 +38,7 @@ class AdviceRoom(Room):
         Binding("m", "measure", "measure", id="advice.measure"),
         Binding("t", "table", "RAG or fine-tuning", id="advice.table"),
         Binding("w", "reasons", "why", id="advice.reasons"),
-        Binding("o", "other", "other recipe", id="advice.other"),
+        Binding("r", "other", "other recipe", id="advice.other"),
     ]
 
     def __init__(self) -> None:
@@ -119,7 +119,7 @@ class AdviceRoom(Room):
             help = "measure the base, your prompt and a few examples on 30 held-out rows"
             actions.append(FooterAction("m", "measure", "measure", help))
         if snapshot and len(snapshot.recipes) > 1:
-            actions.append(FooterAction("o", "other", "other", "show another recipe"))
+            actions.append(FooterAction("r", "recipe", "other", "switch to another recipe"))
         return actions
 
     def on_list_panel_moved(self, event: ListPanel.Moved) -> None:

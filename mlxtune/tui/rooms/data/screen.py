@@ -51,7 +51,6 @@ class DataRoom(SourceRoom):
     ABOUT = "browse the rows, see what the checks found, and fix problems"
     CSS_PATH = "style.tcss"
     AUTO_FOCUS = "#list"
-    RECIPE_KEY = "c"
     MAP_KEY = "="
     CONDITIONAL_ACTIONS = frozenset(
         {
@@ -72,10 +71,10 @@ class DataRoom(SourceRoom):
         Binding("b", "bulk", "decide on all displayed rows", id="data.all"),
         Binding("i", "import_rows", "import", id="data.import"),
         Binding("g", "stats", "stats", id="data.figures"),
-        Binding("c", "recipe", "recipe", id="data.recipe"),
+        Binding("r", "recipe", "recipe", id="data.recipe"),
         Binding("n", "check_again", "check again", id="data.check"),
         Binding("o", "open_file", "open a file", id="data.open"),
-        Binding("r", "new_recipe", "new recipe", id="data.new-recipe"),
+        Binding("c", "new_recipe", "create a recipe", id="data.new-recipe"),
         Binding("equals_sign", "map_columns", "map the columns", id="data.map"),
         Binding("backspace", "clear_filter", "show all rows", id="data.clear"),
         Binding("escape", "leave", "back", id="data.back"),
@@ -359,7 +358,7 @@ class DataRoom(SourceRoom):
         session = self.sessions.session
         own = [
             FooterAction("o", "open", "open_file", "open a file of your own, in any format"),
-            FooterAction("r", "new recipe", "new_recipe", "write a recipe for this file, or for another one"),
+            FooterAction("c", "new recipe", "new_recipe", "create a recipe for this file, or for another one"),
         ]
         if session is not None and session.error is None:
             own.append(FooterAction("=", "map", "map_columns", "choose which columns hold the prompt, the answer, and so on"))

@@ -50,7 +50,6 @@ class GroupsRoom(SourceRoom):
     ABOUT = "decide on duplicates, conflicts and clusters of rows"
     CSS_PATH = "style.tcss"
     AUTO_FOCUS = "#group-list"
-    RECIPE_KEY = "r"
     CONDITIONAL_ACTIONS = frozenset(
         {"keep_one", "keep_diverse", "drop_rest", "ignore", "accept", "reject", "tag", "redo", "clusters", "repeats", "transform", "generate",
          "open", "import_rows", "recipe"}

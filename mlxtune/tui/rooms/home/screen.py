@@ -51,7 +51,7 @@ class HomeRoom(Room):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("n", "new", "new run", id="home.new"),
         Binding("o", "open_file", "open a file", id="home.open"),
-        Binding("r", "new_recipe", "new recipe", id="home.recipe"),
+        Binding("c", "new_recipe", "create a recipe", id="home.recipe"),
     ]
 
     def __init__(self) -> None:
@@ -133,7 +133,7 @@ class HomeRoom(Room):
         if self.app.can_start:
             actions.append(FooterAction("n", step.label if new else "new", "new", "start a new run"))
         actions.append(FooterAction("o", "open", "open_file", "open a file of your own, in any format, and look at its rows"))
-        actions.append(FooterAction("r", "recipe", "new_recipe", "write a recipe for a file of your own"))
+        actions.append(FooterAction("c", "new recipe", "new_recipe", "create a recipe for a file of your own"))
         return actions
 
     def save_state(self) -> Mapping[str, Any]:

@@ -92,7 +92,7 @@ class PlanRoom(Room):
         Binding("f", "fetch_base", "download the base", id="plan.fetch"),
         Binding("u", "undo", "undo", id="plan.undo"),
         Binding("d,backspace,delete", "default", "default", id="plan.default"),
-        Binding("o", "other", "other recipe", id="plan.other"),
+        Binding("r", "other", "other recipe", id="plan.other"),
         Binding("m", "memory", "memory and time", id="plan.memory"),
         Binding("right,plus,equals_sign,l", "step(1)", "next value", id="plan.next"),
         Binding("left,minus,h", "step(-1)", "previous value", id="plan.before"),
@@ -297,7 +297,7 @@ class PlanRoom(Room):
     def footer_actions(self) -> Sequence[FooterAction]:
         form, item, snapshot = self._form, self._key, self.app.snapshot
         several = snapshot is not None and len(snapshot.recipes) > 1
-        other = [FooterAction("o", "other", "other", "show another recipe")] if several else []
+        other = [FooterAction("r", "recipe", "other", "switch to another recipe")] if several else []
         if form is None:
             return other
         plan = form.plan

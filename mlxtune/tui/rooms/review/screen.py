@@ -41,7 +41,6 @@ class ReviewRoom(SourceRoom):
     ABOUT = "decide on rows one by one"
     CSS_PATH = "style.tcss"
     AUTO_FOCUS = "#reader"
-    RECIPE_KEY = "r"
     CONDITIONAL_ACTIONS = frozenset(
         {"accept", "reject", "skip", "prefer_right", "disclaimer", "tie", "bad", "swap", "edit", "keep", "leave", "tag", "note",
          "redo", "details", "transform", "generate", "recipe", "import_rows", "clear_filter"}
