@@ -30,6 +30,7 @@ from mlxtune.data.rows import row_tags
 from mlxtune.data.source import Source, read_source
 from mlxtune.data.split import SPLIT_NAMES, SplitName, Splits
 from mlxtune.recipe import DataSection, load
+from mlxtune.runs import registry
 
 if TYPE_CHECKING:  # the checks import numpy
     from mlxtune.data.checks.base import Finding
@@ -137,7 +138,7 @@ def check(
         _show_report(report, fixed, every)
         command = _next_command(source, report, section, fixed)
         if command:
-            is_later = not fixed and not command.startswith("mlxtune data check") and report.improvement
+            is_later = not fixed and not command.startswith("mlxtune data check") and (report.improvement or report.to_review)
             show(("Then " if is_later else "Run ", "bold primary"), (command, "primary"))
     by_hand = [finding for _, finding in fixed.by_hand] if fixed else []
     blocks = [finding for finding in report.findings if finding.severity == "block"]
@@ -146,7 +147,9 @@ def check(
 
 
 def _next_command(source: Path, report: CheckReport, section: DataSection, fixed: FixResult | None) -> str:
-    """Return the command that helps most, or an empty string: a map for unknown columns, the fixes, a recipe, or training."""
+    """Return the command that helps most, or an empty string: a map for unknown columns, the fixes, a recipe, the base's evaluation,
+    or training.
+    """
     from mlxtune.data.checks.registry import get_check
     from mlxtune.data.readers.columns import mapping_option
     from mlxtune.data.scaffold import first_record, guessed_mapping, inline_table
@@ -162,7 +165,7 @@ def _next_command(source: Path, report: CheckReport, section: DataSection, fixed
         copy = shlex.quote(os.path.relpath(fixed.out, source.parent))
         settings = [f"data.source={copy}", *(["data.map={}"] if section.map else [])]  # the copy is in mlxtune's own format
         settings += ["data.format=auto"] if section.format != "auto" else []
-        return f"mlxtune train {quoted} {' '.join(f'--set {one}' for one in settings)}" if not fixed.by_hand else ""
+        return f"mlxtune {_next_verb(source)} {quoted} {' '.join(f'--set {one}' for one in settings)}" if not fixed.by_hand else ""
     if fixed:
         return f"mlxtune init --from {shlex.quote(str(fixed.out))}"
     blocks = {finding.check for finding in report.findings if finding.severity == "block"}
@@ -175,8 +178,14 @@ def _next_command(source: Path, report: CheckReport, section: DataSection, fixed
         own = load(source, []).data
         settings = [f"data.map={inline_table(section.map)}"] if section.map != own.map else []
         settings += [f"data.format={section.format}"] if section.format != own.format else []
-        return " ".join((f"mlxtune train {quoted}", *(f"--set {shlex.quote(one)}" for one in settings)))
+        return " ".join((f"mlxtune {_next_verb(source)} {quoted}", *(f"--set {shlex.quote(one)}" for one in settings)))
     return f"mlxtune init --from {quoted}{format}{options}"
+
+
+def _next_verb(recipe: Path) -> str:
+    """Return ``train`` if the recipe's base, or a run of it, was evaluated in this workspace, or else ``eval``."""
+    states = (run.state() for run in registry.list_runs(Path.cwd(), "eval"))
+    return "train" if any(state.phase == "finished" and state.name == load(recipe, []).name for state in states) else "eval"
 
 
 def _mute(path: Path, mute: str, unmute: str, reason: str) -> None:

@@ -286,8 +286,9 @@ class SourceBrowser:
             or not all(map(self._is_left_out, checked_without - left_out))
             or not all(map(self._is_checked, changed - left_out))
         )
-        reviewed = len(accepted & {one.rows[0] for one in findings if one.severity == "warn" and one.rows})
-        return ReviewVerdict(label, sentence, tuple(findings), rows, reviewed, len(left_out), len(edited), stale)
+        warned = {one.rows[0] for one in findings if one.severity == "warn" and one.rows}
+        reviewed, to_review = len(warned & accepted), len(warned - accepted)
+        return ReviewVerdict(label, sentence, tuple(findings), rows, reviewed, to_review, len(left_out), len(edited), stale)
 
     def rows_with_finding(self, check: str) -> list[int]:
         """Return the rows with a finding of ``check`` when the checks ran."""
@@ -360,7 +361,7 @@ class SourceBrowser:
 @dataclass(frozen=True)
 class ReviewVerdict:
     """The verdict of the checks after a review. ``rows`` maps each check, most severe first, to the rows with a finding. The
-    review accepted ``reviewed`` rows with a warning.
+    review accepted ``reviewed`` rows with a warning, and ``to_review`` others have one.
 
     If it is ``stale``, rows were edited, left out, or restored since the checks ran, which changes the counts and the splits.
     """
@@ -370,6 +371,7 @@ class ReviewVerdict:
     findings: tuple[Finding, ...]
     rows: Mapping[str, Sequence[int]]
     reviewed: int
+    to_review: int
     left_out: int
     edited: int
     stale: bool

@@ -242,7 +242,11 @@ class TrainingSection:
     cache_frozen: Annotated[
         bool | Literal["auto"], Key("cache the frozen layers' outputs across epochs; auto = if faster", in_form=False)
     ] = "auto"
-    validate_every: Annotated[int, Key("steps between validations", "doubles"), _AT_LEAST_1] = 25
+    validate_every: Annotated[
+        int,
+        Key("steps between validations; there is one before the first step and one after the last, too", "doubles"),
+        _AT_LEAST_1,
+    ] = 25
     save_every: Annotated[int, Key("steps between checkpoints", "doubles"), _AT_LEAST_1] = 50
     early_stop: Annotated[int, Key("validations without improvement before stopping; 0 = off", "ones"), _AT_LEAST_0] = 0
     samples: Annotated[int, Key("validation rows to generate answers for at each validation", "ones"), _AT_LEAST_0] = 2
@@ -377,7 +381,7 @@ class EvaluationSection:
     )
     prompt: Annotated[str, Key("system prompt for base+prompt and tuned+prompt, or a file that contains it")] = ""
     shots: Annotated[int, Key("number of examples per prompt for base+kshot", "ones"), _AT_LEAST_1] = 3
-    rows: Annotated[int, Key("maximum number of held-out rows; 0 = all", in_form=False), _AT_LEAST_0] = 0
+    rows: Annotated[int, Key("maximum number of held-out rows; 0 = all", "tens"), _AT_LEAST_0] = 0
     regression: Annotated[str, Key("off-task prompts: shipped, a file, or empty for none")] = "shipped"
     regression_system: Annotated[bool, Key("also send off-task prompts with the task's system prompt", in_form=False)] = True
     regression_margin: Annotated[

@@ -70,6 +70,7 @@ class RunState:
     arms: tuple[tuple[str, int, int], ...] = ()  # (arm, held-out rows done, held-out rows)
     current_arm: tuple[str, str, int, int] | None = None  # (arm, kind of prompt, done, total)
     arm_started: float = 0.0  # when the current arm started on this kind of prompt
+    arm_advanced: float = 0.0  # when it last finished an answer
     validation_rows: int = 0
     trial: int = 0  # the trial of a search that trains
     reference_progress: tuple[int, int] = (0, 0)  # (pairs scored by the reference model, pairs)
@@ -131,12 +132,18 @@ class RunState:
 
     @property
     def arm_remaining_seconds(self) -> float | None:
-        """An estimate for the current arm and kind of prompt from its mean speed so far, or ``None`` before the first tenth."""
+        """An estimate for the current arm and kind of prompt from its mean speed so far, or ``None`` before the first tenth.
+
+        ``None`` also if the next answer takes longer than that: only the longest answers are left, whose length is unknown.
+        """
         if self.current_arm is None:
             return None
         _, _, done, total = self.current_arm
         elapsed = self.updated - self.arm_started
-        return elapsed / done * (total - done) if 10 * done >= total > done and elapsed >= MIN_ELAPSED else None
+        if not 10 * done >= total > done or elapsed < MIN_ELAPSED:
+            return None
+        left = elapsed / done * (total - done)
+        return left if self.updated - self.arm_advanced <= left else None
 
     @property
     def ended(self) -> bool:
@@ -198,9 +205,11 @@ def fold(events: Iterable[Event], state: RunState | None = None) -> RunState:
                 checkpoints.append(event["step"])
             case "arm.started" | "arm.progress" | "arm.finished":
                 prompt_kind, progress = event.get("of", HELD_OUT_ROW), _arm_progress(event)
-                known_arm = (changes.get("current_arm", state.current_arm) or ())[:2] == (event["arm"], prompt_kind)
-                if event["type"] == "arm.started" or not known_arm:  # a resumed evaluation starts an arm again
-                    changes["arm_started"] = event["t"]
+                before = changes.get("current_arm", state.current_arm) or ("", "", 0, 0)
+                if event["type"] == "arm.started" or before[:2] != (event["arm"], prompt_kind):  # also if it is resumed
+                    changes |= {"arm_started": event["t"], "arm_advanced": event["t"]}
+                elif progress[0] > before[2]:
+                    changes["arm_advanced"] = event["t"]
                 changes["current_arm"] = (event["arm"], prompt_kind, *progress)
                 if prompt_kind == HELD_OUT_ROW:
                     arms[event["arm"]] = progress

@@ -441,6 +441,7 @@ class BaseApp(OrderedKeys):
 class Room(Screen[None]):
     """A screen of the app. :meth:`draw` shows the newest snapshot. Rooms read and write files only in jobs."""
 
+    AUTO_FOCUS = "FocusPanel"  # not a text field, which may be hidden
     ABOUT: ClassVar[str] = ""  # the room's purpose, in a few words
     CONDITIONAL_ACTIONS: ClassVar[frozenset[str]] = frozenset()  # actions possible only while ``footer_actions`` lists them
 

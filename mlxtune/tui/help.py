@@ -50,6 +50,7 @@ def help_rows(room: Room, top: Screen[Any]) -> Callable[[int], list[Content]]:
     panel = top.focused if isinstance(top.focused, FocusPanel) else None
     actions = room.with_user_keys(room.footer_actions())
     own = [(action.key, action.help or action.label, ids.get(action.click)) for action in actions]
+    taken = {key for key, *_ in own} if top is room else set()  # keys that the room describes better
     everywhere: list[Entry] = [
         (room.app.shown_key(f"app.room('{mode}')", entry.key), f"open {entry.name}", f"app.{mode}") for mode, entry in ROOMS.items()
     ]
@@ -71,7 +72,7 @@ def help_rows(room: Room, top: Screen[Any]) -> Callable[[int], list[Content]]:
         if panel is not None:
             content = [
                 *(_prose(panel.about, width) if panel.about else []),
-                *_entries(_bound_entries(panel, room.app.key_changes), width),
+                *_entries([entry for entry in _bound_entries(panel, room.app.key_changes) if entry[0] not in taken], width),
             ]
             sections.insert(0, ("This panel", content))
         if top is not room and (bound := _bound_entries(top, room.app.key_changes)):

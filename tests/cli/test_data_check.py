@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from contextlib import closing
 from pathlib import Path
 
 import jsonschema
@@ -14,6 +15,7 @@ from mlxtune.data.review import ReviewSession, with_keys
 from mlxtune.data.source import read_source
 from mlxtune.recipe import load
 from mlxtune.runs import launch
+from mlxtune.runs.events import EventWriter
 from mlxtune.runs.registry import Run
 from mlxtune.training import start
 
@@ -284,19 +286,19 @@ def test_a_wrong_map_is_not_fixed_by_leaving_every_row_out(cli, tmp_path: Path) 
 
 
 @pytest.mark.slow
-def test_after_a_fix_a_recipe_is_trained_on_the_fixed_copy(cli, tmp_path: Path) -> None:
+def test_after_a_fix_the_base_is_evaluated_on_the_fixed_copy(cli, tmp_path: Path) -> None:
     secret = {"prompt": "My key is AIza" + "SyA1b2C3d4E5f6G7h8I9j0K1l2M3n4O5p6Q", "completion": "Revoke it."}
     (tmp_path / "rows.jsonl").write_text(json.dumps(secret) + "\n")
     assert cli("init", str(tmp_path), "--from", str(tmp_path / "rows.jsonl")).code == 0
     recipe = tmp_path / "recipes" / "rows.toml"
     shown = cli("data", "check", str(recipe), "--fix").out
     assert "Use the fixed copy." in shown
-    assert shown.splitlines()[-1] == f"Run mlxtune train {recipe} --set data.source=../rows.fixed.jsonl"
+    assert shown.splitlines()[-1] == f"Run mlxtune eval {recipe} --set data.source=../rows.fixed.jsonl"
     assert load(recipe, ["data.source=../rows.fixed.jsonl"]).data.source == "../rows.fixed.jsonl"
     assert (tmp_path / "rows.fixed.jsonl").is_file()
 
 
-def test_a_recipe_with_a_map_and_a_format_reads_the_fixed_copy(cli, tmp_path: Path, monkeypatch) -> None:
+def test_once_the_base_was_evaluated_a_recipe_is_trained_on_the_fixed_copy(cli, tmp_path: Path, monkeypatch) -> None:
     questions = [f"How much is {number * number} plus {number}?" for number in range(60)]
     rows = [{"question": question, "answer": f"It is {number}."} for number, question in enumerate(questions)]
     rows[0]["question"] += " My key is AIza" + "SyA1b2C3d4E5f6G7h8I9j0K1l2M3n4O5p6Q"
@@ -304,6 +306,12 @@ def test_a_recipe_with_a_map_and_a_format_reads_the_fixed_copy(cli, tmp_path: Pa
     assert cli("init", str(tmp_path), "--from", str(tmp_path / "rows.jsonl")).code == 0
     recipe = tmp_path / "recipes" / "rows.toml"
     recipe.write_text(recipe.read_text().replace("map = {", 'format = "completion"\nmap = {'))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "evals" / "1").mkdir(parents=True)
+    (tmp_path / "evals" / "1" / "recipe.toml").write_text(recipe.read_text())
+    with closing(EventWriter(tmp_path / "evals" / "1")) as writer:
+        writer.emit("run.started", kind="eval", name="rows", base="smollm2-135m", pid=1, host="h")
+        writer.emit("run.finished", summary={})
     line = cli("data", "check", str(recipe), "--fix").out.splitlines()[-1]
     assert line.startswith(f"Run mlxtune train {recipe} --set data.source=../rows.fixed.jsonl --set ")
     monkeypatch.setattr(launch, "start", lambda *_: Run(tmp_path / "runs" / "1"))

@@ -197,6 +197,9 @@ def test_remaining_time_of_an_arm_follows_from_its_mean_speed() -> None:
     assert fold([*start, _event("arm.progress", 110.0, arm="base", done=5, total=60)]).arm_remaining_seconds is None
     state = fold([*start, _event("arm.progress", 120.0, arm="base", done=20, total=60)])
     assert state.arm_remaining_seconds == 40.0
+    late = fold([_event("arm.progress", 150.0, arm="base", done=50, total=60)], state)
+    longest = [_event("arm.progress", time, arm="base", done=50, total=60) for time in (155.0, 170.0)]
+    assert [fold(longest[:count], late).arm_remaining_seconds for count in range(3)] == [10.0, 11.0, None]
     assert state.arm_progress == "base answers 20 of 60 held-out rows, 40 s left"
     almost = fold([*start, _event("arm.progress", 129.5, arm="base", done=59, total=60)])
     assert almost.arm_progress == "base answers 59 of 60 held-out rows", "not 0 s left"

@@ -21,7 +21,7 @@ from mlxtune.tui.widgets.dialog import ChoiceDialog
 
 from .conftest import OpenRoom
 from .driver import NARROW, Gate, RoomDriver, any_size, drive
-from .evaluated import base, evaluating, evaluation
+from .evaluated import SAMPLES, base, evaluating, evaluation
 from .rows_stage import ROWS, Checks, checks, tokens, write
 from .stage import NOW, Shop, until
 from .test_naughty import NAUGHTY
@@ -76,7 +76,7 @@ async def test_a_report_has_a_verdict_arms_a_paired_table_and_rows(shop: Shop, o
         assert room.head("#ev-square") == "Base+kshot vs. tuned whole contract" or "base+kshot vs. tuned" in room.head("#ev-square")
         for part in ("5 broken", "fixed 14", "p = "):
             assert part in room.text("#ev-cells"), part
-        assert room.head("#ev-rows") == "▌ Tuned fails 1 of 7"
+        assert room.head("#ev-rows") == "▌ Tuned fails row 1 of 7"
         assert room.head("#ev-row").startswith("Line 8")
         assert "the text ends inside a string" in room.text("#ev-detail")
         assert "Nearest training rows" in room.text("#ev-detail")
@@ -205,7 +205,7 @@ async def test_m_cycles_the_metrics_and_rows_and_table_follow(shop: Shop, open_r
         await rows_found(room, count=7)
         await room.press("m")
         await rows_found(room, count=3)
-        assert room.head("#ev-rows").endswith("valid JSON, 1 of 3")
+        assert room.head("#ev-rows").endswith("valid JSON, row 1 of 3")
         header = room.text("#ev-table").splitlines()[0]
         assert "valid JSON, %" in header
         assert "whole contract, %" in header, "the whole contract stays next to it"
@@ -516,7 +516,7 @@ async def test_n_continues_a_stopped_evaluation(shop: Shop, open_room: OpenRoom,
     [
         (
             0,
-            "the same 181 held-out rows, in about 7 min if it is as fast as the base was. To use fewer, set evaluation.rows in the recipe.",
+            "the same 181 held-out rows, in about 7 min if it is as fast as the base was. To use fewer, set evaluation.rows in Plan.",
         ),
         (20, "the same 20 held-out rows, in about 48 s if it is as fast as the base was. The base"),
     ],
@@ -562,10 +562,24 @@ async def test_the_recipe_as_it_is_now_can_be_chosen_if_it_evaluates_differently
     assert started == [(0, adapter), (4, adapter)]
 
 
+async def test_enter_starts_an_evaluation_on_a_later_visit_too(shop: Shop, open_room: OpenRoom) -> None:
+    shop.recipe()
+    async with open_room("evaluate") as room:
+        for _ in range(3):
+            await room.press("enter")
+            await room.until(lambda: isinstance(room.screen, ChoiceDialog))
+            await room.press("escape", "H")
+            await room.until(lambda: room.mode == "home")
+            await room.press("E")
+            await room.until(lambda: room.mode == "evaluate")
+
+
 async def test_without_an_evaluation_enter_starts_one(shop: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[str] = []
     monkeypatch.setattr("mlxtune.runs.launch.start", lambda workspace, kind, recipe, request, **_: started.append(kind))
     shop.recipe()
+    (shop.folder / "data").mkdir(exist_ok=True)
+    shutil.copyfile(SAMPLES / "support.jsonl", shop.folder / "data" / "support.jsonl")
     async with open_room("evaluate") as room:
         intro = room.text("#ev-invite")
         assert "No evaluations yet." in intro
@@ -573,6 +587,7 @@ async def test_without_an_evaluation_enter_starts_one(shop: Shop, open_room: Ope
         assert "enter evaluate support-json" in intro
         await room.press("enter")
         await room.choose("0")
+        await room.until(lambda: isinstance(room.screen, ChoiceDialog) and "the same 72 held-out rows. To use" in room.screen._text)
         await room.choose("0")
         await room.until(lambda: started == ["eval"])
 

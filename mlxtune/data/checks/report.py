@@ -86,7 +86,7 @@ class CheckReport:
     @property
     def advice(self) -> str:
         """The most useful next step."""
-        return advice(self.statistics, self.findings)
+        return advice(self.statistics, self.findings, self.to_review)
 
     @property
     def read(self) -> int:
@@ -110,9 +110,14 @@ class CheckReport:
         return len(_rows(self.findings, "warn") & self.accepted)
 
     @property
+    def to_review(self) -> int:
+        """The number of records with a warning that the review has not accepted."""
+        return len(_rows(self.findings, "warn") - self.accepted)
+
+    @property
     def flagged(self) -> int:
         """The number of records that block training, or otherwise of those that should be reviewed."""
-        return self.rows("block") or len(_rows(self.findings, "warn") - self.accepted)
+        return self.rows("block") or self.to_review
 
     @property
     def label(self) -> str:
@@ -150,14 +155,19 @@ def verdict(findings: Collection[Finding], read: int, accepted: Collection[int] 
     return "clean", f"Clean: no problems in {plural(read, 'row')}."
 
 
-def advice(statistics: Statistics, findings: Sequence[Finding], fix: str = "--fix") -> str:
-    """Return the most useful next step; ``fix`` says how the reader can apply a fix."""
+def advice(statistics: Statistics, findings: Sequence[Finding], to_review: int, fix: str = "--fix") -> str:
+    """Return the most useful next step for the data. ``to_review`` rows have a warning that the review has not accepted.
+
+    ``fix`` says how the reader can apply a fix.
+    """
     if first := improvement(statistics, findings, fix):
         return first
+    if to_review:
+        return f"Review {plural(to_review, 'row')} with a warning, and fix or accept {'it' if to_review == 1 else 'them'}."
     if statistics.tier == "minimum viable":
         missing = GOOD_PROMPTS - statistics.groups
-        return f"Train: this is enough to start. About {missing:,} more distinct prompts would bring it to “good”."
-    return "Train: the checks have no further suggestions for the data."
+        return f"This is enough to start. About {missing:,} more distinct prompts would bring it to “good”."
+    return "The checks have no further suggestions for the data."
 
 
 def improvement(statistics: Statistics, findings: Sequence[Finding], fix: str = "--fix") -> str:

@@ -20,7 +20,7 @@ ArmChoice = Literal["first", "second", "tie"]
 QUESTIONS = {
     "format": "Which follows the format better?",
     "voice": "Which has the right voice?",
-    "send": "Which would you rather send to a customer?",
+    "send": "Which answer is better overall?",
 }
 HEADLINE_QUESTION = "send"  # the question that the verdict is about, and whose votes become preference pairs
 

@@ -31,7 +31,7 @@ class ListPanel(FocusPanel):
         Binding("pagedown,ctrl+d", "leap(1)", "page down", id="list.page-down"),
         Binding("home", "edge(False)", "first row", id="list.first"),
         Binding("end", "edge(True)", "last row", id="list.last"),
-        Binding("enter", "choose", "open the row under the cursor", id="list.open"),
+        Binding("enter", "choose", "choose the row under the cursor", id="list.open"),
     ]
 
     @dataclass

@@ -72,6 +72,11 @@ class FocusPanel(Panel, can_focus=True):
         super().__init__(**kwargs)
         self.about = about
 
+    @property
+    def focusable(self) -> bool:
+        """Whether it can have the focus now. A screen that comes back would also focus a widget in a hidden section."""
+        return super().focusable and all(node.display for node in self.ancestors_with_self)
+
     def on_focus(self) -> None:
         self.update(self._draw_content)
 

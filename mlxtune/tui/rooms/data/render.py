@@ -167,7 +167,7 @@ def check_summary(verdict: ReviewVerdict, checked: CheckResult, width: int, *, b
     facts = checked.statistics
     rows += [
         fold(f"{facts.tier[:1].upper()}{facts.tier[1:]}: {plural(facts.groups, 'distinct prompt')}.", width, "    "),
-        fold(advice(facts, verdict.findings, "f"), width, "    "),
+        fold(advice(facts, verdict.findings, verdict.to_review, "f"), width, "    "),
     ]
     if verdict.stale:
         rows.append(line("    ", ("Counted before your changes.  ", "$muted"), key("n", "recheck", "screen.check_again")))

@@ -13,15 +13,15 @@ from textual.containers import Container, Vertical
 from textual.content import Content
 
 from mlxtune.core.errors import MlxtuneError
-from mlxtune.core.text import duration, one_line, plural
+from mlxtune.core.text import one_line, plural
 from mlxtune.evaluation.compare import EvaluationComparison, compare_evaluations, find_side
 from mlxtune.evaluation.drilldown import ScoredRow
 from mlxtune.evaluation.evidence import load_off_task
 from mlxtune.evaluation.failure_groups import EVERY_KIND, failure_groups
-from mlxtune.evaluation.off_task.prompts import OffTaskPrompt, load_prompts
+from mlxtune.evaluation.off_task.prompts import OffTaskPrompt
 from mlxtune.evaluation.scorers.registry import metric_label
 from mlxtune.evaluation.start import has_adapter
-from mlxtune.recipe import Recipe, load
+from mlxtune.recipe import load
 from mlxtune.runs import launch, registry
 from mlxtune.runs.registry import Run
 from mlxtune.runs.status import STATUS_LABELS
@@ -31,7 +31,7 @@ from mlxtune.tui.paths import display_path
 from mlxtune.tui.render.text import ago, error_rows, lines
 from mlxtune.tui.rooms.evaluate import render, service
 from mlxtune.tui.rooms.evaluate.paired_table import PairedTable
-from mlxtune.tui.rooms.evaluate.service import FilteredRows, LoadedReport, RowFilter, arm_title
+from mlxtune.tui.rooms.evaluate.service import ArmWork, FilteredRows, LoadedReport, RowFilter, arm_title
 from mlxtune.tui.snapshot import RunView, Snapshot
 from mlxtune.tui.widgets.dialog import ChoiceDialog, ChoiceOption
 from mlxtune.tui.widgets.frame import FooterAction, Notice
@@ -240,7 +240,7 @@ class EvaluateRoom(Room):
             return
         filter, with_kind = found.filter, len(found.kinds) != 1 and not found.filter.kind
         rows.set(len(found.rows), lambda index, width: render.row_line(found.rows[index], filter, with_kind, width))
-        position = f"{rows.cursor + 1:,} of {len(found.rows):,}" if found.rows else "none"
+        position = f"row {rows.cursor + 1:,} of {len(found.rows):,}" if found.rows else "none"
         metric = "" if filter.metric == loaded.report.headline_metric else f"{metric_label(filter.metric)}, "
         head.set(title=found.title, note=f"{metric}{position}")
         if row:
@@ -542,13 +542,18 @@ class EvaluateRoom(Room):
         self.app.push_screen(ChoiceDialog("Evaluate what?", "", options), chosen)
 
     def _choose_arms(self, run: Run | None, path: Path) -> None:
-        try:
-            recipe = load(path)
-            options = service.arm_options(recipe, has_adapter=run is not None)
-            off_task = len(load_prompts(recipe)) if run else 0
-        except MlxtuneError as error:
-            self.app.show_error(error)
-            return
+        """Count what the arms answer, then ask for them. A run has counted its rows."""
+        snapshot = self.app.snapshot
+        counts = next((view.rows for view in snapshot.runs if view.run == run), None) if snapshot and run else None
+
+        def count() -> ArmWork:
+            return service.count_work(load(path), run, counts[2] if counts else None, [view.run for view in self._finished])
+
+        ask = partial(self._ask_for_arms, run, path)
+        self.app.run_job(count, ask, busy="Counting the held-out rows.", holds_keys=True)
+
+    def _ask_for_arms(self, run: Run | None, path: Path, work: ArmWork) -> None:
+        options = work.options
 
         def start(index: str | None) -> None:
             if index:
@@ -562,23 +567,8 @@ class EvaluateRoom(Room):
             ChoiceOption(str(index), label, plural(len(arms), "arm") if index else ", ".join(arms))
             for index, (label, arms) in enumerate(options)
         ]
-        text = f"A tuned adapter should beat the arms that need no training. {self._work(recipe)}"
-        if off_task:
-            text += f" The base and the adapter also answer {plural(off_task, 'off-task prompt')}."
+        text = f"A tuned adapter should beat the arms that need no training. {work.sentences}"
         self.app.push_screen(ChoiceDialog("Which arms?", text, choices), start)
-
-    def _work(self, recipe: Recipe) -> str:
-        """Return a sentence about what each arm of an evaluation answers and, if the base was evaluated before, how long that takes."""
-        snapshot = self.app.snapshot
-        counts = next((view.rows for view in snapshot.runs if view.name == recipe.name and view.rows), None) if snapshot else None
-        if snapshot is None or counts is None:
-            return "Every arm answers the same held-out rows."
-        held_out = counts[2]
-        rows = min(held_out, recipe.evaluation.rows or held_out)
-        seconds = service.base_seconds([view.run for view in snapshot.evals], recipe)
-        time = f", in about {duration(seconds * rows)} if it is as fast as the base was" if seconds else ""
-        limit = "" if rows < held_out else " To use fewer, set evaluation.rows in the recipe."
-        return f"Every arm answers the same {plural(rows, 'held-out row')}{time}.{limit}"
 
     def action_stop(self) -> None:
         view = self._live

@@ -10,10 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mlxtune.core.errors import MlxtuneError
-from mlxtune.core.text import one_line, plural
+from mlxtune.core.text import duration, one_line, plural
+from mlxtune.data.source import read_source
+from mlxtune.data.split import split
 from mlxtune.evaluation import report as reports
 from mlxtune.evaluation.arms import BASE, is_tuned
 from mlxtune.evaluation.drilldown import CellName, Drilldown, ScoredRow
+from mlxtune.evaluation.off_task.prompts import load_prompts
 from mlxtune.evaluation.render.wording import how_to_tell
 from mlxtune.evaluation.report import EvaluationReport
 from mlxtune.evaluation.scorers.registry import FORMS
@@ -143,7 +146,42 @@ def arm_options(recipe: Recipe, *, has_adapter: bool) -> list[tuple[str, tuple[s
     return [*options, ("all of these", with_arms(*(arm for arm, _ in extra)))] if len(extra) > 1 else options
 
 
-def base_seconds(evaluations: Sequence[Run], recipe: Recipe) -> float | None:
+@dataclass(frozen=True)
+class ArmWork:
+    """What the arms of an evaluation answer. ``seconds`` is how long the base took per row, if it is known.
+
+    ``options`` are the sets of arms that can be chosen. The recipe's limit leaves ``rows`` of the ``held_out`` rows.
+    """
+
+    options: list[tuple[str, tuple[str, ...]]]
+    rows: int
+    held_out: int
+    off_task: int
+    seconds: float | None
+
+    @property
+    def sentences(self) -> str:
+        """Sentences about the rows and the time, and how to use fewer rows."""
+        time = f", in about {duration(self.seconds * self.rows)} if it is as fast as the base was" if self.seconds else ""
+        limit = "" if self.rows < self.held_out else " To use fewer, set evaluation.rows in Plan."
+        also = f" The base and the adapter also answer {plural(self.off_task, 'off-task prompt')}." if self.off_task else ""
+        return f"Every arm answers the same {plural(self.rows, 'held-out row')}{time}.{limit}{also}"
+
+
+def count_work(recipe: Recipe, run: Run | None, held_out: int | None, evaluations: Sequence[Run]) -> ArmWork:
+    """Return what the arms of ``recipe`` answer, with the adapter of ``run``. Its rows are read if ``held_out`` is ``None``.
+
+    Raise ``DataError`` if the rows or the off-task prompts cannot be read.
+    """
+    if held_out is None:
+        held_out = len(split(read_source(recipe.source, recipe.data.format, recipe.data.map), recipe.data).test)
+    return ArmWork(
+        arm_options(recipe, has_adapter=run is not None), min(held_out, recipe.evaluation.rows or held_out), held_out,
+        len(load_prompts(recipe)) if run else 0, _base_seconds(evaluations, recipe),
+    )  # fmt: skip
+
+
+def _base_seconds(evaluations: Sequence[Run], recipe: Recipe) -> float | None:
     """Return the seconds that the base of ``recipe`` took per row in the newest of ``evaluations`` where it was not cached."""
     for run in evaluations:
         try:
