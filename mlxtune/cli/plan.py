@@ -140,6 +140,8 @@ def _run_facts(plan: Plan, off_task: str) -> list[tuple[str, Cell]]:
         rows.append(("shared", f"{plan.prefix:,} tokens that all rows share are computed once per batch"))
     if plan.compile_summary:
         rows.append(("compiled", plan.compile_summary))
+    if plan.skipped:
+        rows.append(("skipped", (f"{plural(plan.skipped, 'row')} without trained tokens within data.max_tokens", "warning")))
     if plan.cut:
         rows.append(("truncated", (f"{plural(plan.cut, 'row')} longer than data.max_tokens", "warning")))
     rows += plan.template_facts

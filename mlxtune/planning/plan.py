@@ -72,7 +72,7 @@ class Plan:
     the size of the base; ``traces`` is the number of compiled steps, one per shape of a batch, or 0 if steps are not compiled;
     ``compiles`` says whether this machine compiles steps if that saves time; ``prompt_tokens`` and ``answer_tokens`` are means over
     all rows. ``notes`` say what the chat template changes in the rows; ``thinking``, ``date`` and ``replayed`` are as in
-    :class:`DatasetLengths`. ``most_evaluated`` is ``evaluation.rows``, the maximum number of held-out rows to use, or 0 for all.
+    :class:`DatasetLengths`. ``skipped`` rows are too long for training and are not in ``train`` and ``valid``. ``most_evaluated`` is ``evaluation.rows``, the maximum number of held-out rows to use, or 0 for all.
     """
 
     train: int
@@ -101,6 +101,7 @@ class Plan:
     thinking: str = ""
     date: str = ""
     replayed: int = 0
+    skipped: int = 0
     most_evaluated: int = 0
 
     @property
@@ -301,8 +302,8 @@ class Planner:
             changes = suggest_changes(recipe, self.lengths, self.shapes, self.estimate, limit)
         prompt_tokens, answer_tokens = self.lengths.mean_prompt_and_answer
         return Plan(
-            train=len(splits.train),
-            valid=len(splits.valid),
+            train=len(splits.train) - self.lengths.skipped[0],
+            valid=len(splits.valid) - self.lengths.skipped[1],
             test=len(splits.test),
             steps=work.steps,
             epochs=work.epochs,
@@ -327,6 +328,7 @@ class Planner:
             thinking=self.lengths.thinking,
             date=self.lengths.date,
             replayed=self.lengths.replayed,
+            skipped=sum(self.lengths.skipped),
             most_evaluated=recipe.evaluation.rows,
         )
 

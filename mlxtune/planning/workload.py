@@ -40,7 +40,7 @@ class DatasetLengths:
     ``full_attention`` is False if a layer uses a sliding window; shared prefixes then cannot be computed once. ``notes`` say what
     the chat template changes in the rows. ``thinking`` describes the thinking mode and ``date`` the date in the prompts; they are
     empty if the template does not support reasoning, or does not print the date. The last ``replayed`` rows of ``train`` are
-    answers of the base.
+    answers of the base. ``skipped`` training and validation rows are too long and not among them.
     """
 
     train: tuple[RowLength, ...]
@@ -51,6 +51,7 @@ class DatasetLengths:
     thinking: str = ""
     date: str = ""
     replayed: int = 0
+    skipped: tuple[int, int] = (0, 0)
 
     def count_truncated(self, max_tokens: int) -> int:
         """Return how many rows are longer than ``max_tokens``."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from mlxtune.core.errors import DataError, TemplateError, TooLongError
 from mlxtune.core.text import plural
-from mlxtune.data.rows import Row, Text
+from mlxtune.data.rows import Location, Row, Text
 from mlxtune.data.template_notes import TemplateNote
 from mlxtune.models.encoded import Encoded, EncodedPair
 from mlxtune.models.template import ChatTemplate
@@ -18,12 +18,20 @@ from mlxtune.recipe import Recipe
 MAX_LISTED = 5  # rows listed in an error
 
 
+class SkippedRow(NamedTuple):
+    """A row that is too long, where it is, and the reason."""
+
+    id: str
+    location: Location
+    reason: str
+
+
 @dataclass(frozen=True)
 class EncodedRows:
-    """``rows`` are ``Encoded`` or ``EncodedPair``; ``skipped`` maps the ID of each row that is too long to the reason."""
+    """``rows`` are ``Encoded`` or ``EncodedPair``; ``skipped`` has the rows that are too long."""
 
     rows: list[Any]
-    skipped: dict[str, str]
+    skipped: list[SkippedRow]
 
 
 def encode(template: ChatTemplate, rows: Sequence[Row], recipe: Recipe) -> EncodedRows:
@@ -35,7 +43,7 @@ def encode(template: ChatTemplate, rows: Sequence[Row], recipe: Recipe) -> Encod
         template.check_trainable()
     window = recipe.data.max_tokens
     encoded: list[Any] = []
-    skipped: dict[str, str] = {}
+    skipped: list[SkippedRow] = []
     errors: list[DataError | TemplateError] = []
     for index, row in enumerate(rows):
         try:
@@ -48,7 +56,7 @@ def encode(template: ChatTemplate, rows: Sequence[Row], recipe: Recipe) -> Encod
                     encoded.append(template.encode_unpaired(row, rows[index - 1], window))
         except TooLongError as error:
             if recipe.data.too_long == "skip":
-                skipped[row.id] = error.message
+                skipped.append(SkippedRow(row.id, row.location, error.message))
             else:
                 errors.append(error)
         except (DataError, TemplateError) as error:

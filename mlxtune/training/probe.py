@@ -46,7 +46,8 @@ def lengths(recipe: Recipe) -> DatasetLengths:
     shares.refuse_sealed((*shares.train, *shares.valid))
     source = resolve(recipe.model.base)
     template = load_template(source, TemplateSettings.from_recipe(recipe))
-    train, valid = (encode(template, rows, recipe).rows for rows in (shares.train, shares.valid))
+    encoded = [encode(template, rows, recipe) for rows in (shares.train, shares.valid)]
+    train, valid = (one.rows for one in encoded)
     replayed = planned_replay_rows(recipe, source.fingerprint, template, shares)
     train += replayed
     model, _ = load_model(source.folder, lazy=True)
@@ -56,7 +57,9 @@ def lengths(recipe: Recipe) -> DatasetLengths:
     notes = tuple(note.describe(count) for note, count in count_notes([*train, *valid]).items())
     thinking = template.thinking.describe(recipe.model.thinking)
     date = run_date(recipe) if prints_date(template.source) else ""
-    return DatasetLengths(tuple(row_lengths(train)), tuple(row_lengths(valid)), prefix, plain, notes, thinking, date, len(replayed))
+    skipped = len(encoded[0].skipped), len(encoded[1].skipped)
+    lengths = row_lengths(train), row_lengths(valid)
+    return DatasetLengths(*lengths, prefix, plain, notes, thinking, date, len(replayed), skipped)
 
 
 def tokens(recipe: Recipe) -> list[TokenCount | None]:

@@ -29,7 +29,7 @@ from mlxtune.planning.plan import Planner, StepDecisions
 from mlxtune.planning.workload import DatasetLengths
 from mlxtune.recipe import Recipe
 from mlxtune.training import checkpoint, sft
-from mlxtune.training.encode import EncodedRows, count_notes, encode, row_lengths
+from mlxtune.training.encode import EncodedRows, SkippedRow, count_notes, encode, row_lengths
 from mlxtune.training.frozen_cache import FrozenCache
 from mlxtune.training.layer_stack import LayerStack
 from mlxtune.training.loop import RunListener, TrainingLoop
@@ -55,13 +55,13 @@ class SetupListener(RunListener, Protocol):
 
 @dataclass
 class TrainingSetup:
-    """A training loop and its parts; ``skipped`` maps the ID of each row that is not trained on to the reason."""
+    """A training loop and its parts; ``skipped`` has the rows that are not trained on."""
 
     loop: TrainingLoop
     loaded: LoadedModel
     template: ChatTemplate
     splits: Splits
-    skipped: dict[str, str]
+    skipped: list[SkippedRow]
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Foundation:
     template: ChatTemplate
     train: EncodedRows
     valid: EncodedRows
-    skipped: dict[str, str]
+    skipped: list[SkippedRow]
     limit: int
 
 
@@ -114,13 +114,13 @@ def load_foundation(recipe: Recipe, worker: SetupListener, reviewed: Path) -> Fo
     template = load_template(loaded.source, TemplateSettings.from_recipe(recipe), loaded.tokenizer)
     splits.refuse_sealed((*splits.train, *splits.valid))
     train, valid, _ = (encode(template, rows, recipe) for rows in (splits.train, splits.valid, splits.test))
-    skipped = train.skipped | valid.skipped
+    skipped = [*train.skipped, *valid.skipped]
     base = with_replay(Foundation(splits, loaded, template, train, valid, skipped, limit), recipe, worker)
     rows = [*base.train.rows, *valid.rows]
     for note, count in count_notes(rows).items():
         worker.warn(note.describe(count))
     _warn_about([str(row.location) for row in rows if row.truncated], "truncated", recipe, worker)
-    _warn_about(list(skipped), "skipped because no trained tokens are left", recipe, worker)
+    _warn_about([str(row.location) for row in skipped], "skipped because no trained tokens are left", recipe, worker)
     return base
 
 
@@ -134,7 +134,7 @@ def with_replay(base: Foundation, recipe: Recipe, worker: SetupListener) -> Foun
 def build_loop(base: Foundation, recipe: Recipe, folder: Path, worker: SetupListener) -> TrainingSetup:
     """Add a new adapter to the model, which must have none, and build its training loop. ``folder`` is the run's folder."""
     loaded, train, valid, limit = base.loaded, base.train, base.valid, base.limit
-    skipped, rows = dict(base.skipped), [*train.rows, *valid.rows]
+    rows = [*train.rows, *valid.rows]
     adapter_config = lora.add(loaded.model, recipe.adapter, recipe.training.seed)
     if recipe.adapter.parent:
         _load_parent(recipe, loaded, worker)
@@ -166,11 +166,12 @@ def build_loop(base: Foundation, recipe: Recipe, folder: Path, worker: SetupList
     if _use_frozen_cache(recipe, loop, can_share=can_share):
         cache_type: Any = PairCache if isinstance(objective, PreferenceObjective) else FrozenCache
         loop.cache = partial(cache_type, stack, prefix=objective.prefix, budget=limit // CACHE_MEMORY_DIVISOR, folder=folder)
+    learned: list[SkippedRow] = []
     if isinstance(objective, PreferenceObjective):
         reference = f"{loaded.source.fingerprint}/{recipe.model.quantize}/{loaded.compute}"
         with adapters_disabled(loaded.model) if recipe.method.reference == "base" else nullcontext():
-            skipped |= _score_reference(loop, recipe, objective, reference, worker)
-    return TrainingSetup(loop, loaded, base.template, base.splits, skipped)
+            learned = _score_reference(loop, recipe, objective, reference, worker)
+    return TrainingSetup(loop, loaded, base.template, base.splits, [*base.skipped, *learned])
 
 
 def _load_parent(recipe: Recipe, loaded: LoadedModel, worker: SetupListener) -> None:
@@ -196,10 +197,10 @@ def _warn_about(rows: Sequence[str], problem: str, recipe: Recipe, worker: Setup
 
 def _score_reference(
     loop: TrainingLoop, recipe: Recipe, objective: PreferenceObjective, base: str, worker: SetupListener
-) -> dict[str, str]:
+) -> list[SkippedRow]:
     """Score every pair with the reference, which is the model in its current state. Training reuses the caches.
 
-    Return a map from the IDs of pairs that need no training to the reason. Raise ``DataError`` if no pair is left.
+    Return the pairs that need no training. Raise ``DataError`` if no pair is left.
     """
 
     def progress(done: int, total: int) -> None:
@@ -215,19 +216,16 @@ def _score_reference(
     if valid:
         loop.reference_kl = ReferenceKL(loop.stack, valid, share_prompts=share_prompts, prefix=objective.prefix, cache=caches[1])
     if not needs_reference:
-        return {}
+        return []
     train, loop.valid = (
         reference_logps(loop.stack, rows, base, share_prompts=share_prompts, cache=cache, progress=progress) if rows else rows
         for rows, cache in zip((train, valid), caches, strict=True)
     )
-    learned: dict[str, str] = {}
+    learned: list[SkippedRow] = []
     if recipe.method.pairs == "wrong":
-        learned = {
-            pair.id: "the reference already prefers its chosen answer"
-            for pair in train
-            if pair.reference_means[0] > pair.reference_means[1]
-        }
-        train = [pair for pair in train if pair.id not in learned]
+        right = [pair for pair in train if pair.reference_means[0] > pair.reference_means[1]]
+        learned = [SkippedRow(pair.id, pair.location, "the reference already prefers its chosen answer") for pair in right]
+        train = [pair for pair in train if not pair.reference_means[0] > pair.reference_means[1]]
         if not train:
             raise DataError("The model already prefers the chosen answer of every pair.", hint='Use pairs = "all" in [method].')
         caches[0] = caches[0] and loop.cache(train)

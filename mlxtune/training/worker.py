@@ -95,7 +95,7 @@ def report_data(worker: Worker | PeerWorker, setup: TrainingSetup) -> None:
         "data.ready", train=len(loop.train) - replayed, valid=len(loop.valid), test=len(setup.splits.test),
         tokens=sum(row["tokens"] for row in rows), trained=sum(row["trained"] for row in rows),
         truncated=sum(row.truncated for row in (*loop.train, *loop.valid)), skipped=len(setup.skipped),
-        conversations=len({row["id"] for row in rows if not row.get("replay")}), **({"replayed": replayed} if replayed else {}), steps=loop.total_steps, epochs=loop.epochs, checkpointed=loop.stack.checkpointed,
+        conversations=len({(row["id"], row["line"]) for row in rows if not row.get("replay")}), **({"replayed": replayed} if replayed else {}), steps=loop.total_steps, epochs=loop.epochs, checkpointed=loop.stack.checkpointed,
     )  # fmt: skip
 
 
@@ -116,7 +116,7 @@ def write_data(folder: Path, recipe: Recipe, setup: TrainingSetup, valid: Sequen
         "train": rows,
         "valid": [row.id for row in valid],
         "test": [row.id for row in setup.splits.test],
-        "skipped": setup.skipped,
+        "skipped": {row.id: row.reason for row in setup.skipped},
     }
     write_json(folder / "data.json", record)
     return rows

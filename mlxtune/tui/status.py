@@ -69,14 +69,17 @@ def _time(view: RunView, now: float) -> str:
 
 
 def time_left(view: RunView, now: float) -> float | None:
-    """Return the estimated seconds until a live run ends, or until its current arm does, counting down between two events.
+    """Return the estimated seconds until a live run ends, counting down between two steps, or until its current arm does.
 
     ``None`` if they are unknown.
     """
     state = view.state
-    left, since = (state.remaining_seconds, state.steps[-1].t) if state.steps else (state.arm_remaining_seconds, state.updated)
-    left = None if left is None or not view.alive else left - max(0.0, now - since)
-    return left if left is not None and left >= 1 else None  # it takes longer than estimated
+    left = state.remaining_seconds if state.steps else state.arm_remaining_seconds
+    if left is None or not view.alive:
+        return None
+    if state.steps:
+        left -= max(0.0, now - state.steps[-1].t)
+    return left if left >= 1 else None  # it takes longer than estimated
 
 
 def nan_step(view: RunView) -> int | None:

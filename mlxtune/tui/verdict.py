@@ -77,7 +77,7 @@ def read_verdict(path: Path) -> VerdictView | None:
             sentence=one_line(report.verdict),
             run_id=str(report.facts.get("run", "")),
             name=one_line(str(report.facts["name"])),
-            rows=int(report.facts["rows"]),
+            rows=report.headline.paired.total if report.headline else int(report.facts["rows"]),
             baseline=f"{contract.share * 100:.1f}% {metric_label(contract.metric)}",
             metrics=changes,
             caveat=one_line(promotion_caveat(report)),

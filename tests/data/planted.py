@@ -94,7 +94,7 @@ def make_planted(*, dirty: bool) -> PlantedFile:
     plant("no-answer", "chat", lambda row: {**row, "messages": row["messages"][:-1]})
     plant("empty-target", "chat", lambda row: _change_turn(row, -1, lambda _: "  "))
     plant("contract-json", "chat", lambda row: _change_turn(row, -1, lambda text: f"```json\n{text}\n```"))
-    plant("contract-schema", "chat", change_answer(lambda answer: answer.pop("reply")))
+    plant("contract-schema", "chat", change_answer(lambda answer: answer.update(text=answer.pop("reply"))))
     plant(
         "contract-disclaimer",
         "chat",

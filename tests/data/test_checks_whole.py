@@ -180,6 +180,15 @@ def test_copies_of_a_row_do_not_make_its_text_boilerplate(tmp_path: Path) -> Non
     assert finding_locations(report, "near-duplicate") == [["rows:4", "rows:1"]]
 
 
+def test_the_length_of_a_pair_is_that_of_its_chosen_answer(tmp_path: Path) -> None:
+    pairs = [{"prompt": f"Question {number}?", "chosen": "a" * 40, "rejected": "b" * 4000} for number in range(20)]
+    pairs[7]["chosen"] = "yes"
+    report = check(write(tmp_path / "pairs.jsonl", pairs))
+    assert [(finding.rows, finding.reason) for finding in report.findings if finding.check == "length-outlier"] == [
+        ((7,), "The chosen answer has 3 characters; the median is 40.")
+    ]
+
+
 def test_length_bounds() -> None:
     low, middle, high = length_bounds([100] * 50)
     assert (round(low), round(middle), round(high)) == (25, 100, 400)

@@ -206,6 +206,12 @@ def test_holdout_summary_states_only_known_facts(tmp_path):
     )
     assert wording.method(described).endswith("exact sign-flip test over groups, p after Holm")
     assert wording.method(loaded) == "same rows; Newcombe intervals; exact McNemar test, p after Holm"
+    preferred = replace(loaded.arms[0], rates=(report.Rate("preference", 1, 3, 0.06, 0.79),))
+    pairs = replace(loaded, facts={**loaded.facts, "headline": "preference"}, arms=(preferred,), comparisons=())
+    assert wording.holdout_summary(pairs) == (
+        "4 held-out rows. Preferences are compared on 3 of them: the other pairs do not fit in data.max_tokens. "
+        "Evaluated for the first time. Too few to detect any change."
+    )
     (tmp_path / "base").mkdir()
     alone = report.load(write_evaluation(tmp_path / "base", base=[BAD] * 20))
     assert "80% power to detect a gain of 37 points (46 if 5% of rows regress)." in wording.holdout_summary(alone)

@@ -46,7 +46,7 @@ def load_foundation(recipe: Recipe, worker: SetupListener, reviewed: Path) -> Fo
     loaded = small.load_model(Path(), worker)
     splits = Splits(tuple(map(row, range(4))), tuple(map(row, range(4, 8))), ())
     nothing = EncodedRows([], {})
-    return Foundation(splits, loaded, small.make_template(), nothing, nothing, {}, 2**30)
+    return Foundation(splits, loaded, small.make_template(), nothing, nothing, [], 2**30)
 
 
 def build_loop(base: Foundation, recipe: Recipe, folder: Path, listener: SetupListener) -> TrainingSetup:

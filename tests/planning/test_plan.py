@@ -68,6 +68,15 @@ def test_rows_that_the_worker_refuses_are_refused(given: Recipe, workspace: Path
         measurements.row_lengths(given)
 
 
+def test_rows_that_training_skips_are_not_planned(given: Recipe, base: ModelFolder) -> None:
+    window = max(row.prompt for row in measurements.row_lengths(given).train)
+    short = replace(given, data=replace(given.data, max_tokens=window, too_long="skip"))
+    skipped = measurements.row_lengths(short).skipped
+    plan, whole = planned(short, base, this_machine()), planned(given, base, this_machine())
+    assert (plan.skipped, plan.train, plan.valid) == (sum(skipped), whole.train - skipped[0], whole.valid - skipped[1])
+    assert plan.skipped > 0
+
+
 @pytest.mark.usefixtures("shared_row_lengths")
 def test_plan_counts_and_fits(given: Recipe, base: ModelFolder) -> None:
     plan = planned(given, base, this_machine())

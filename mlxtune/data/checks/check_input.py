@@ -46,12 +46,16 @@ class TokenCount:
 
 @dataclass(frozen=True)
 class CheckInput:
-    """Record number ``index`` in a source, with its token count and the ``max_tokens`` window if they are known."""
+    """Record number ``index`` in a source, with its token count and the ``max_tokens`` window if they are known.
+
+    With ``skip_too_long``, training skips a row whose prompt fills the window.
+    """
 
     index: int
     row: Row
     tokens: TokenCount | None = None
     max_tokens: int = 0
+    skip_too_long: bool = False
 
     @cached_property
     def parts(self) -> tuple[TextPart, ...]:

@@ -42,7 +42,7 @@ class Corpus:
     hashes: bytearray = field(default_factory=bytearray)  # 16 bytes of content hash per row
     lengths: array[int] = field(default_factory=lambda: array("i"))  # characters in the whole row
     answers: array[int] = field(default_factory=lambda: array("i"))  # characters in the target
-    pairs: list[tuple[int, int]] = field(default_factory=list)  # characters in chosen and rejected
+    pairs: dict[int, tuple[int, int]] = field(default_factory=dict)  # characters in chosen and rejected, by rank
     tags: dict[str, Counter[str] | None] = field(default_factory=dict)
     template_notes: Counter[str] = field(default_factory=Counter)
 
@@ -96,7 +96,7 @@ class Corpus:
         self.answers.append(len(target))
         self.template_notes.update(row_input.tokens.notes if row_input.tokens else ())
         if isinstance(row, Preference):
-            self.pairs.append((len(row.chosen), len(row.rejected)))
+            self.pairs[len(self.indices) - 1] = (len(row.chosen), len(row.rejected))
         for key, value in labels(row, target):
             self._count_tag(key, value)
 

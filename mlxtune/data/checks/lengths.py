@@ -11,6 +11,7 @@ from mlxtune.core.text import plural
 from mlxtune.data.checks.base import DROP, Check, CheckFamily, Finding, Span
 from mlxtune.data.checks.check_input import CheckInput
 from mlxtune.data.checks.corpus import Corpus
+from mlxtune.data.rows import Preference
 
 _MIN_ROWS = 12  # with fewer rows, no length is usual
 _FENCES = 3.0  # Tukey's outer fences, in interquartile ranges of the log length
@@ -22,9 +23,20 @@ family = CheckFamily()
 
 @family.row_check(Check("prompt-fills-window", "block", "rows with no tokens to train on", DROP, "✗", short="no room"))
 def prompt_fills_window(row: CheckInput) -> Reasons:
+    if not row.skip_too_long:
+        yield from _no_room(row, "nothing is left to train on")
+
+
+@family.row_check(Check("too-long", "warn", "rows skipped because they are too long", DROP, short="skipped"))
+def too_long(row: CheckInput) -> Reasons:
+    if row.skip_too_long:
+        yield from _no_room(row, "the row is skipped in training")
+
+
+def _no_room(row: CheckInput, effect: str) -> Reasons:
     tokens = row.tokens
     if tokens and not tokens.error and tokens.prompt >= row.max_tokens:
-        yield f"The prompt has {tokens.prompt:,} tokens, but the window has {row.max_tokens:,}, so nothing is left to train on.", ()
+        yield f"The prompt has {tokens.prompt:,} tokens, but the window has {row.max_tokens:,}, so {effect}.", ()
 
 
 @family.row_check(Check("truncated", "warn", "rows that would be truncated", DROP, short="too long"))
@@ -32,7 +44,8 @@ def truncated(row: CheckInput) -> Reasons:
     tokens = row.tokens
     if tokens and not tokens.error and tokens.prompt < row.max_tokens < tokens.total:
         cut = tokens.total - row.max_tokens
-        yield f"The row has {tokens.total:,} tokens; the last {cut:,} would be truncated, including the stop token.", ()
+        subject = "The prompt and its longer answer have" if isinstance(row.row, Preference) else "The row has"
+        yield f"{subject} {tokens.total:,} tokens; the last {cut:,} would be truncated, including the stop token.", ()
 
 
 _OUTLIER = family.register(Check("length-outlier", "note", "answers with an unusual length", DROP, short="length"))
@@ -40,14 +53,20 @@ _OUTLIER = family.register(Check("length-outlier", "note", "answers with an unus
 
 @family.corpus_check
 def outliers(corpus: Corpus) -> Iterator[Finding]:
-    """Find answers whose log length is outside the outer fences. This is a note, because short and long answers may be right."""
-    if len(corpus.answers) < _MIN_ROWS:
-        return
-    low, median, high = length_bounds(corpus.answers)
-    for rank, length in enumerate(corpus.answers):
-        if length < low or length > high:
-            reason = f"The answer has {plural(length, 'character')}; the median is {median:,.0f}."
-            yield Finding(_OUTLIER.id, _OUTLIER.severity, (corpus.indices[rank],), reason)
+    """Find answers, and chosen answers of pairs, whose log length is outside the outer fences.
+
+    This is a note, because short and long answers may be right.
+    """
+    answers = {rank: length for rank, length in enumerate(corpus.answers) if rank not in corpus.pairs}
+    chosen = {rank: first for rank, (first, _) in corpus.pairs.items()}
+    for name, lengths in (("answer", answers), ("chosen answer", chosen)):
+        if len(lengths) < _MIN_ROWS:
+            continue
+        low, median, high = length_bounds([*lengths.values()])
+        for rank, length in lengths.items():
+            if length < low or length > high:
+                reason = f"The {name} has {plural(length, 'character')}; the median is {median:,.0f}."
+                yield Finding(_OUTLIER.id, _OUTLIER.severity, (corpus.indices[rank],), reason)
 
 
 def length_bounds(lengths: Sequence[int]) -> tuple[float, float, float]:

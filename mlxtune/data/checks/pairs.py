@@ -43,7 +43,7 @@ _LENGTH = family.register(Check("length-bias", "warn", "pairs that reward length
 @family.corpus_check
 def length_bias(corpus: Corpus) -> Iterator[Finding]:
     """Find chosen answers that are longer in most pairs: a policy learns length first (Singhal et al. 2023, arXiv:2310.03716)."""
-    pairs = [(chosen, rejected) for chosen, rejected in corpus.pairs if chosen != rejected]
+    pairs = [(chosen, rejected) for chosen, rejected in corpus.pairs.values() if chosen != rejected]
     if len(pairs) < _MIN_PAIRS:
         return
     for name, ratios in (

@@ -195,8 +195,9 @@ def improvement(statistics: Statistics, findings: Sequence[Finding], fix: str = 
         return f"Resolve {prompts} with contradictory answers: they teach the model to guess."
     if (repeats := counts["duplicate"] + counts["near-duplicate"]) > 0.05 * statistics.rows:
         return f"Leave out {plural(repeats, 'repeated row')}: repeats count twice in training. {fix} removes exact duplicates."
-    if counts["truncated"] > 0.02 * statistics.rows:
-        return f"Raise data.max_tokens, or shorten the {plural(counts['truncated'], 'row')} that would be truncated."
+    if (too_long := counts["truncated"] + counts["too-long"]) > 0.02 * statistics.rows:
+        effect = "truncated or skipped" if counts["too-long"] else "truncated"
+        return f"Raise data.max_tokens, or shorten the {plural(too_long, 'row')} that would be {effect}."
     rarest = min(((count, key, value) for key, values in statistics.tags.items() for value, count in values.items()), default=None)
     if rarest and rarest[0] < RARE_ROWS:
         count, key, value = rarest

@@ -37,6 +37,7 @@ def check(
     split_of: Callable[[Row], str] | None = None,
     tokens: Sequence[TokenCount | None] | None = None,
     max_tokens: int = 0,
+    skip_too_long: bool = False,
     skipped: Mapping[str, str] = NO_MAPPING,
     state: ReviewState | None = None,
     progress: Progress = lambda fraction: None,
@@ -44,7 +45,8 @@ def check(
     """Check every record of a source as edited in its review, ``state``.
 
     ``scorer`` scores answers against a contract, ``split_of`` returns a row's split, and ``tokens`` has the lengths of all records in
-    order. If one of them is missing, its checks do not run, and ``skipped`` says why. Raises ``DataError`` if a file as a whole
+    order. If one of them is missing, its checks do not run, and ``skipped`` says why. ``max_tokens`` and ``skip_too_long`` are the
+    window, and whether rows that are too long are skipped. Raises ``DataError`` if a file as a whole
     cannot be read, or if there are no rows.
     """
     with SourceRecords(path, format, mapping) as records:
@@ -69,7 +71,7 @@ def check(
             else:
                 formats[record.format] += 1
                 kept[part] += 1
-                row_input = CheckInput(index, record, tokens[index] if tokens else None, max_tokens)
+                row_input = CheckInput(index, record, tokens[index] if tokens else None, max_tokens, skip_too_long)
                 findings += row_checks.findings(row_input)
                 if scorer:
                     findings += contract_findings(row_input, scorer)

@@ -66,14 +66,17 @@ def holdout_summary(report: EvaluationReport) -> str:
     facts = report.facts
     rows, groups = facts.get("rows", 0), facts.get("groups", facts.get("rows", 0))
     dependent = f"Near-duplicates count as one: {plural(groups, 'group')} of rows." if groups < rows else ""
+    pairs = next((rate.total for rate in report.arms[0].rates if rate.metric == report.headline_metric == PREFERENCE), rows)
+    fit = f"Preferences are compared on {pairs:,} of them: the other pairs do not fit in data.max_tokens." if pairs < rows else ""
     notes = [
         f"{plural(rows, 'held-out row')}.",
+        fit,
         facts.get("untouched", ""),
         dependent,
         facts.get("ledger", ""),
         facts.get("moved", ""),
     ]
-    power = power_text(groups)
+    power = power_text(min(groups, pairs))
     notes += [f"{power[0].upper()}{power[1:]}."] if report.headline is None else []
     return " ".join(filter(None, notes))
 

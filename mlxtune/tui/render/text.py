@@ -6,14 +6,14 @@ of zero or less, because Textual asks for a panel's height before its width is f
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from rich.cells import cell_len, chop_cells
 from textual.content import Content
 from textual.style import Style
 
 from mlxtune.core.errors import MlxtuneError
-from mlxtune.core.text import one_line
+from mlxtune.core.text import one_line, plural
 
 CLICK_ACTION = "action"  # in the meta of a style: a click on the text runs this action
 KEY_ACTION = "key"  # the text is the name of the key that runs this action
@@ -50,6 +50,14 @@ def cut_middle(text: str, width: int) -> str:
         return text
     head = (width - 1) // 2
     return f"{text[:head]}…{text[len(text) - (width - 1 - head) :]}"
+
+
+def cut_rows(rows: Sequence[Content], height: int, more: tuple[str, str, str] | None = None) -> Content:
+    """Return the rows that fit, then how many do not, or the key ``more`` (its name, label, and action) that shows them."""
+    if not 0 < height < len(rows):
+        return lines(*rows)
+    hidden = plural(len(rows) - height + 1, "more row")
+    return lines(*rows[: height - 1], line("  ", key(*more, "$muted") if more else (f"… {hidden}", "$muted")))
 
 
 def justify(width: int, left: Content, right: Content) -> Content:

@@ -8,7 +8,7 @@ from rich.cells import cell_len
 from textual.content import Content
 
 from mlxtune.adapters.compare import AdapterComparison
-from mlxtune.core.text import one_line, plural, size
+from mlxtune.core.text import one_line, size
 from mlxtune.evaluation.scorers.registry import metric_label
 from mlxtune.tui.paths import base_name
 from mlxtune.tui.render.bars import bar
@@ -166,13 +166,6 @@ def comparison(compared: AdapterComparison, width: int) -> list[Content]:
         counts = f"{item.paired.fixed} fixed, {item.paired.broken} broken"
         rows.append(line("  ", cell(one_line(item.metric), 24, "$muted"), cell(change, 28), (counts, "$muted")))
     return rows
-
-
-def cut(rows: list[Content], height: int) -> Content:
-    """Return the rows that fit, and how many do not."""
-    if 0 < height < len(rows):
-        return lines(*rows[: height - 1], line((f"  … {plural(len(rows) - height + 1, 'more row')}", "$muted")))
-    return lines(*rows)
 
 
 def _muted(text: str, width: int, style: str = "$muted") -> list[Content]:

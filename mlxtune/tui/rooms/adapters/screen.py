@@ -22,6 +22,7 @@ from mlxtune.core.errors import MlxtuneError
 from mlxtune.core.text import one_line, plural
 from mlxtune.tui.base import Room
 from mlxtune.tui.follow import file_stamp
+from mlxtune.tui.render.text import cut_rows
 from mlxtune.tui.rooms.adapters import render, service
 from mlxtune.tui.rooms.adapters.service import AdapterView, LibraryView
 from mlxtune.tui.snapshot import Snapshot
@@ -120,9 +121,7 @@ class AdaptersRoom(Room):
         self.query_one("#adapters-side").display = self.wide
         if adapter := self._adapter:
             self.query_one("#adapters-side", Section).head.set(title=adapter.name, note=adapter.kind)
-            self.query_one("#adapters-detail", Panel).update(
-                lambda width, height: render.cut(render.detail(adapter, width), height)
-            )
+            self.query_one("#adapters-detail", Panel).update(lambda width, height: cut_rows(render.detail(adapter, width), height))
 
     def _read(self) -> None:
         workspace = self.app.workspace

@@ -142,12 +142,5 @@ def rag_table(advice: Advice | None, width: int) -> list[Content]:
     return rows[:-1]
 
 
-def cut(rows: list[Content], height: int) -> Content:
-    """Return the rows that fit, and a key for the rest."""
-    if 0 < height < len(rows):
-        return lines(*rows[: height - 1], line("    ", key("w", "more", "screen.reasons", "$muted")))
-    return lines(*rows)
-
-
 def _indented(text: str, width: int, style: str = "$muted") -> list[Content]:
     return [line((f"    {row}", style)) for row in wrap(text, width - 6)]

@@ -15,6 +15,7 @@ from mlxtune.advice.verdict import Advice
 from mlxtune.core.errors import MlxtuneError
 from mlxtune.core.text import plural
 from mlxtune.tui.base import Room
+from mlxtune.tui.render.text import cut_rows
 from mlxtune.tui.rooms.advice import render, service
 from mlxtune.tui.rooms.advice.service import Interview, InterviewLine
 from mlxtune.tui.snapshot import RecipeView, Snapshot
@@ -84,7 +85,9 @@ class AdviceRoom(Room):
         )
         self.query_one("#advice-why").display = advice is not None and self.wide
         if advice:
-            self.query_one("#advice-reasons", Panel).update(lambda width, height: render.cut(render.reasons(advice, width), height))
+            self.query_one("#advice-reasons", Panel).update(
+                lambda width, height: cut_rows(render.reasons(advice, width), height, ("w", "more", "screen.reasons"))
+            )
 
     @property
     def _advice(self) -> Advice | None:

@@ -166,6 +166,8 @@ def run_rows(plan: Plan, bill: Bill, can_probe: bool, power: PowerState, width: 
     ]
     if plan.compile_summary:
         values.append(("compiled", plan.compile_summary))
+    if plan.skipped:
+        values.append(("skipped", line(("! ", "bold $warning"), f"{plural(plan.skipped, 'row')} too long to train on")))
     if plan.cut:
         values.append(("cut", line(("! ", "bold $warning"), f"{plural(plan.cut, 'row')} longer than max_tokens")))
     if power.problems:

@@ -25,7 +25,7 @@ from mlxtune.recipe.keys import RecipeKey, format_value, keys
 from mlxtune.recipe.load import parse_override
 from mlxtune.tui.base import Room
 from mlxtune.tui.paths import relative_paths
-from mlxtune.tui.render.text import key, lines
+from mlxtune.tui.render.text import cut_rows, key, lines
 from mlxtune.tui.rooms.plan import render
 from mlxtune.tui.rooms.plan.service import MissingBaseError, PlanResult, PlanService, describe_base
 from mlxtune.tui.snapshot import RecipeView, Snapshot
@@ -124,7 +124,7 @@ class PlanRoom(Room):
                 yield Section("To make it fit", Panel(id="plan-changes"), id="plan-fit")
                 yield Section("Memory", Panel(id="plan-memory"), id="plan-parts")
                 yield Section("Run", Panel(id="plan-run"), id="plan-facts")
-                yield Section("Elsewhere", Panel(id="plan-costs"), id="plan-offers")
+                yield Section("Elsewhere", Panel(id="plan-costs"), id="plan-offers", classes="fill")
 
     @property
     def _list(self) -> ListPanel:
@@ -193,7 +193,8 @@ class PlanRoom(Room):
             self._fill("#plan-changes", partial(render.change_rows, plan.changes))
             self._fill("#plan-memory", partial(render.memory_rows, plan))
             self._fill("#plan-run", partial(render.run_rows, plan, bill, self._can_probe, self._power))
-            self._fill("#plan-costs", partial(render.cost_rows, plan, bill, False))
+            costs, more = partial(render.cost_rows, plan, bill, False), ("m", "all costs", "screen.memory")
+            self.query_one("#plan-costs", Panel).update(lambda width, height: cut_rows(costs(width), height, more))
 
     def _fill(self, id: str, rows: Callable[[int], list[Content]]) -> None:
         self.query_one(id, Panel).update(lambda width, _height: lines(*rows(width)))

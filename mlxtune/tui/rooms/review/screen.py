@@ -216,7 +216,8 @@ class ReviewRoom(SourceRoom):
             return "unreadable"
         mask = self._masks.get(row.hash, self._masks.get(""))
         if isinstance(mask, TrainingMask):
-            tokens = f"{mask.tokens:,} tokens, {mask.trained:,} trained"
+            both = " with both answers" if is_pair(row) else ""
+            tokens = f"{mask.tokens:,} tokens{both}, {mask.trained:,} trained"
         elif mask is not None:
             tokens = f"token count unavailable: {one_line(mask.message, 60)}"
         else:
