@@ -24,10 +24,9 @@ from mlxtune.recipe.schema import Recipe
 
 @dataclass(frozen=True)
 class Edit:
-    """A saved edit: the file, the changed keys, the bytes before and after, and the new recipe."""
+    """A saved edit: the file, the bytes before and after, and the new recipe."""
 
     path: Path
-    changes: tuple[str, ...]
     before: bytes
     after: bytes
     recipe: Recipe
@@ -51,7 +50,7 @@ def edit_recipe(path: Path, changes: Mapping[str, object]) -> Edit:
     after = changed.encode("utf-8")
     if after != before:
         write_bytes(path.resolve(), after)
-    return Edit(path, tuple(changes), before, after, recipe)
+    return Edit(path, before, after, recipe)
 
 
 def undo_edit(edit: Edit) -> Recipe:

@@ -110,9 +110,13 @@ async def test_enter_edits_in_place_and_the_file_keeps_its_comments(
         assert file_of(shop).read_text() == RECIPE.replace("rank = 8    #", "rank = 32   #")
         assert "~ 32" in room.text("#plan-keys")
         assert "1 edit saved" in room.head("#plan-form")
+        await room.press("enter", *"8", "enter")
+        await room.until_notice("✓ rank is now 8.")
+        assert "~ " not in room.text("#plan-keys"), "it has the value with which it was opened"
         await room.press("u")
         await room.until_notice("✓ Edit undone.")
-        assert file_of(shop).read_text() == RECIPE
+        await room.press("u")
+        await room.until(lambda: file_of(shop).read_text() == RECIPE)
         assert "~ " not in room.text("#plan-keys")
         assert "undo" not in room.actions
 

@@ -225,7 +225,7 @@ async def test_a_finished_run_says_what_it_reached_and_how_to_prove_it(shop: Sho
     async with open_room("train") as room:
         assert "✓ 100 steps in" in room.text("#stats")
         assert "the best so far" in room.text("#stats")
-        assert "Evaluate shows whether it helped." in room.text("#stats")
+        assert "E evaluate whether it helped" in room.text("#stats")
 
 
 async def test_before_the_first_step_the_log_has_the_room(shop: Shop, open_room: OpenRoom) -> None:

@@ -48,12 +48,12 @@ _UNDO = FooterAction("u", "undo", "undo", "undo the last edit")
 
 @dataclass
 class RecipeForm:
-    """The recipe in the form: its file and content, the edits since it was opened, and its plan."""
+    """The recipe in the form: its file, its content when it was opened and now, the edits in between, and its plan."""
 
     path: Path
+    opened: Recipe
     recipe: Recipe
     edits: list[Edit] = field(default_factory=list)
-    edit_counts: dict[str, int] = field(default_factory=dict)  # edits by key
     written: bytes | None = None  # the file's content after the last edit or undo
     plan: Plan | None = None
     bill: Bill | None = None
@@ -166,12 +166,12 @@ class PlanRoom(Room):
         if view.recipe is None:
             self._form = None
         elif form is None or form.path != view.path:
-            self._form = RecipeForm(view.path, view.recipe)
+            self._form = RecipeForm(view.path, view.recipe, view.recipe)
             self._replan()
         elif form.recipe != view.recipe and not form.is_own_version:  # another program wrote it
             if self.app.notice and self.app.notice.undo:
                 self.app.action_dismiss_notice()  # an edit that it offers to undo is no longer in the file
-            self._form = RecipeForm(view.path, view.recipe, last_memory=form.plan.memory if form.plan else None)
+            self._form = RecipeForm(view.path, view.recipe, view.recipe, last_memory=form.plan.memory if form.plan else None)
             self._replan()
 
     def _draw_form(self, form: RecipeForm) -> None:
@@ -202,7 +202,8 @@ class PlanRoom(Room):
     def _row(self, form: RecipeForm, items: Sequence[RecipeKey], index: int, width: int) -> Content:
         item = items[index]
         first = index == self._list.first or items[index - 1].section != item.section
-        return render.form_row(item, first, form.recipe, form.edit_counts.get(item.path, 0) > 0, width)
+        edited = item.value_in(form.recipe) != item.value_in(form.opened)
+        return render.form_row(item, first, form.recipe, edited, width)
 
     def _verdict(self, form: RecipeForm, note: str, progress: tuple[str, float] | None, width: int) -> Content:
         if form.error:
@@ -393,8 +394,6 @@ class PlanRoom(Room):
         if edit.before == edit.after:
             return True
         form.edits.append(edit)
-        for path in changes:
-            form.edit_counts[path] = form.edit_counts.get(path, 0) + 1
         self._update_form(form, edit.recipe, edit.after)
         text = " and ".join(_describe_value(path, edit.recipe) for path in changes)
         self.app.show_notice(Notice("✓", "$success", f"{text}.", undo=_UNDO))
@@ -409,11 +408,8 @@ class PlanRoom(Room):
             recipe = undo_edit(edit)
         except MlxtuneError as error:
             form.edits.clear()
-            form.edit_counts.clear()
             self.app.show_error(error)
             return
-        for path in edit.changes:
-            form.edit_counts[path] -= 1
         self._update_form(form, recipe, edit.before)
         self.app.show_notice(Notice("✓", "$success", "Edit undone."))
 

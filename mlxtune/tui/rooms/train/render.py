@@ -141,7 +141,9 @@ def banner(view: RunView, snapshot: Snapshot, free: bool, width: int) -> Content
             fact = f"Stopped at step {state.step:,} of {state.total:,}." if state.total else "Stopped before the first step."
             return _banner("■", "$muted", fact, "", _loss_if_stopped(view), resume, width)
         case "finished":
-            return _banner("✓", "$success", *_finished(view), _verdict(view, snapshot), None, width)
+            verdict = _verdict(view, snapshot)
+            evaluate = None if verdict else key("E", "evaluate whether it helped", "app.room('evaluate')")
+            return _banner("✓", "$success", *_finished(view), verdict, evaluate, width)
     return None
 
 
@@ -169,7 +171,7 @@ def _verdict(view: RunView, snapshot: Snapshot) -> str:
     verdict = snapshot.verdict
     if verdict and verdict.outcome and verdict.run_id == view.id:
         return verdict.sentence
-    return "Evaluate shows whether it helped."
+    return ""
 
 
 def _banner(glyph: str, token: str, fact: str, detail: str, consequence: str, action: Content | None, width: int) -> Content:
@@ -179,7 +181,7 @@ def _banner(glyph: str, token: str, fact: str, detail: str, consequence: str, ac
     if first.cell_length > width:
         first = line((f"  {glyph} ", f"bold {token}"), fold(fact, width - 2, indent="    ", style=style)[4:])
         first = lines(first, fold(detail, width, "    ")) if detail else first
-    second = line(f"    {consequence}   ", action or "")
+    second = line("    ", f"{consequence}   " if consequence else "", action or "")
     if second.cell_length > width:
         body = fold(consequence, width, "    ", style="")
         second = lines(body, line("    ", action)) if action else body
