@@ -15,7 +15,7 @@ Metrics = tuple[tuple[str, float], ...]
 Phase = Literal["new", "running", "restarting", "finished", "stopped", "failed"]
 
 MAX_PAUSE = 600.0  # a longer gap between steps means that the machine was asleep, unless steps are slow
-MIN_ELAPSED = 2.0  # seconds that an arm must have worked before its remaining time is estimated
+MIN_ELAPSED = 2.0  # seconds that an arm or a phase must have worked before its remaining time is estimated
 HELD_OUT_ROW = "held-out row"  # what an arm answers, unless the event says otherwise
 
 
@@ -75,7 +75,7 @@ class RunState:
     trial: int = 0  # the trial of a search that trains
     reference_progress: tuple[int, int] = (0, 0)  # (pairs scored by the reference model, pairs)
     validation_progress: tuple[int, int] = (0, 0)  # (batches of a slow validation that are done, batches)
-    validation_since: float = 0.0  # when what comes before a validation ended: a step, or the preparation of the data
+    phase_started: float = 0.0  # when the current validation or the reference model's pass began, or the next one may begin
     validation_seconds: float = 0.0  # how long the last validation before the final one took, with its sample answers
     memory: int = 0
     peak: int = 0
@@ -114,6 +114,12 @@ class RunState:
         return sum(durations) / len(durations) * (self.total - self.step) + self.validation_seconds
 
     @property
+    def phase_remaining_seconds(self) -> float | None:
+        """An estimate for the current validation or the reference model's pass, or ``None`` before the first tenth."""
+        done, total = self.validation_progress if self.validation_progress[1] else self.reference_progress
+        return _remaining(done, total, self.updated - self.phase_started)
+
+    @property
     def best_validation(self) -> Validation | None:
         """The validation with the lowest loss so far."""
         return min((item for item in self.validations if item.loss == item.loss), key=lambda item: item.loss, default=None)
@@ -139,11 +145,8 @@ class RunState:
         if self.current_arm is None:
             return None
         _, _, done, total = self.current_arm
-        elapsed = self.updated - self.arm_started
-        if not 10 * done >= total > done or elapsed < MIN_ELAPSED:
-            return None
-        left = elapsed / done * (total - done)
-        return left if self.updated - self.arm_advanced <= left else None
+        left = _remaining(done, total, self.updated - self.arm_started)
+        return left if left is not None and self.updated - self.arm_advanced <= left else None
 
     @property
     def ended(self) -> bool:
@@ -165,7 +168,7 @@ def fold(events: Iterable[Event], state: RunState | None = None) -> RunState:
     for event in events:
         changes["updated"] = event["t"]
         if event["type"] in ("validation", "sample") and event["step"] < changes.get("total", state.total):
-            since = changes.get("validation_since", state.validation_since)
+            since = changes.get("phase_started", state.phase_started)
             changes["validation_seconds"] = max(0.0, event["t"] - since)
         match event["type"]:
             case "run.started" | "run.resumed":
@@ -184,16 +187,18 @@ def fold(events: Iterable[Event], state: RunState | None = None) -> RunState:
                 checkpoints = [step for step in checkpoints if step <= last_valid]
                 samples = [item for item in samples if item.step <= last_valid]
             case "model.loaded":
-                changes["limit"] = event["limit"]
+                changes |= {"limit": event["limit"], "phase_started": event["t"]}
             case "reference":
-                changes |= {"reference_progress": (event["done"], event["total"]), "validation_since": event["t"]}
+                changes["reference_progress"] = (event["done"], event["total"])
+                if event["done"] >= event["total"]:
+                    changes["phase_started"] = event["t"]
             case "data.ready":
-                changes["validation_since"] = event["t"]
+                changes["phase_started"] = event["t"]
                 changes |= {"total": event["steps"], "epochs": event["epochs"], "validation_rows": event["valid"]}
             case "step":
                 metrics = _metrics(event.get("metrics"))
                 steps.append(Step(event["step"], _number(event["loss"]), event["rate"], event["speed"], event["t"], metrics))
-                changes |= {"memory": event["memory"], "peak": event["peak"], "validation_since": event["t"]}
+                changes |= {"memory": event["memory"], "peak": event["peak"], "phase_started": event["t"]}
             case "validating":
                 changes["validation_progress"] = (event["done"], event["total"])
             case "validation":
@@ -241,6 +246,11 @@ def fold(events: Iterable[Event], state: RunState | None = None) -> RunState:
         arms=tuple((arm, done, total) for arm, (done, total) in arms.items()),
         **changes,
     )
+
+
+def _remaining(done: int, total: int, elapsed: float) -> float | None:
+    """Return the estimated seconds for the rest, or ``None`` before the first tenth and after the end."""
+    return elapsed / done * (total - done) if 10 * done >= total > done and elapsed >= MIN_ELAPSED else None
 
 
 def _arm_progress(event: ArmEvent | ArmProgress) -> tuple[int, int]:

@@ -209,6 +209,18 @@ def test_remaining_time_of_an_arm_follows_from_its_mean_speed() -> None:
     assert other.arm_remaining_seconds is None, "this kind of prompt has just begun"
 
 
+def test_remaining_time_of_the_passes_before_the_first_step() -> None:
+    loaded = _event("model.loaded", 100.0, limit=1)
+    state = fold([loaded, _event("reference", 130.0, done=30, total=120)])
+    assert state.phase_remaining_seconds == 90.0
+    ready = [
+        _event("reference", 220.0, done=120, total=120),
+        _event("data.ready", 221.0, steps=9, epochs=1, valid=40, train=9, test=9),
+    ]
+    state = fold([*ready, _event("validating", 231.0, step=0, done=2, total=8)], state)
+    assert state.phase_remaining_seconds == 30.0
+
+
 def test_progress_of_a_validation_ends_with_it() -> None:
     state = fold([_event("validating", step=4, done=3, total=9)])
     assert state.validation_progress == (3, 9)

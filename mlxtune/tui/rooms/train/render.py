@@ -46,9 +46,11 @@ def figures(view: RunView, now: float, width: int) -> Content:
     """Return two rows: the names of the figures, and the figures."""
     state, wide = view.state, width >= 98
     if not state.steps and state.reference_progress[0] < state.reference_progress[1]:
-        return _phase_progress("the reference model scores every pair once", *state.reference_progress, "pair", "pairs", width)
+        done, total = state.reference_progress
+        return _phase_progress(state, "the reference model scores every pair once", done, total, plural(total, "pair"), width)
     if view.alive and state.validation_progress[1]:
-        return _phase_progress("computing the validation loss", *state.validation_progress, "batch", "batches", width)
+        done, total = state.validation_progress
+        return _phase_progress(state, "computing the validation loss", done, total, plural(total, "batch", "batches"), width)
     if view.alive and state.total and not (state.steps or state.validations):
         what = f"the {plural(state.validation_rows, 'validation row')}" if state.validation_rows else "the first step"
         return lines(line(("  before the first step", "$faint")), cell(f"  computing the loss of {what}", width))
@@ -75,9 +77,11 @@ def figures(view: RunView, now: float, width: int) -> Content:
     return lines(names.truncate(max(width, 0)), values.truncate(max(width, 0)))
 
 
-def _phase_progress(phase: str, done: int, total: int, one: str, many: str, width: int) -> Content:
-    gauge = bar(done / total, max(width - 30, 8))
-    progress = line("  ", gauge, (f" {done:,}", "bold"), (f" of {plural(total, one, many)}", "$muted"))
+def _phase_progress(state: RunState, phase: str, done: int, total: int, items: str, width: int) -> Content:
+    left = state.phase_remaining_seconds
+    time = f", {duration(left)} left" if left is not None and left >= 1 else ""
+    gauge = bar(done / total, max(width - 42, 8))
+    progress = line("  ", gauge, (f" {done:,}", "bold"), (f" of {items}{time}", "$muted"))
     return lines(line((f"  {phase}", "$faint")), progress.truncate(max(width, 0)))
 
 
