@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -77,28 +78,23 @@ def _generation_changes(before: ReportFacts, now: ReportFacts) -> list[str]:
 def require_baseline_terms(evaluation: Path, facts: ReportFacts, recipe: Recipe) -> None:
     """Raise ``InputError`` if the base was last evaluated in this workspace under conditions other than those in ``facts``.
 
-    A change in how answers are generated, or in how many of the held-out rows are answered (``evaluation.rows``), does not matter:
-    every evaluation includes the base, which answers again.
+    A change in the held-out rows, or in how answers are generated, does not matter: every evaluation includes the base, which
+    answers again, and the report notes the change.
     """
     for run, before in _earlier(evaluation, facts, recipe):
-        harmless = _generation_changes(before, facts)
-        one, two = set(before["row_ids"]), set(facts["row_ids"])
-        if _has_other_limit(run, recipe) and (one <= two or two <= one):
-            harmless += _row_changes(before, facts)
+        harmless = [*_row_changes(before, facts), *_generation_changes(before, facts)]
         if changes := [change for change in differences(before, facts) if change not in harmless]:
             raise InputError(
                 f"{_listed(changes)} changed since the base was evaluated ({run.id}), so the results cannot be compared.",
-                hint="Undo the change, or evaluate the base again: mlxtune eval RECIPE",
+                hint=f"Undo the change, or evaluate the base again: mlxtune eval {_recipe_file(evaluation.parent.parent, recipe)}",
             )
         return
 
 
-def _has_other_limit(run: Run, recipe: Recipe) -> bool:
-    """Return whether ``run`` evaluated with another ``evaluation.rows`` than that of ``recipe``; ``False`` if it is unknown."""
-    try:
-        return run.recipe().evaluation.rows != recipe.evaluation.rows
-    except (MlxtuneError, OSError):
-        return False
+def _recipe_file(workspace: Path, recipe: Recipe) -> str:
+    """Return the recipe's file as written in a command, or ``RECIPE`` if its name is not that of the recipe."""
+    file = Path("recipes", f"{recipe.name}.toml")
+    return shlex.quote(str(file)) if (workspace / file).is_file() else "RECIPE"
 
 
 def describe_changes(evaluation: Path, facts: ReportFacts, recipe: Recipe) -> str:

@@ -62,6 +62,8 @@ class RecipeKey:
             return _value(text)
         if text in _choices(self.value_type):
             return text
+        if text.startswith('"'):
+            return _value(f"[{text}]")
         return [_value(word) if element is float else word.strip() for word in text.split(",") if word.strip()]
 
     def next_value(self, value: Any, by: int) -> Any:
@@ -104,7 +106,7 @@ def format_value(value: Any) -> str:
     if isinstance(value, str):
         return value if _bare(value, '"') or not value else _quoted(value)
     if isinstance(value, list) and value and all(isinstance(item, str) for item in value):
-        bare = all(_bare(item, '",[') for item in value)
+        bare = all(_bare(item, '",[ ') for item in value)  # a phrase is quoted, so that the commas between two are seen
         return ", ".join(value) if bare else f"[{', '.join(map(_quoted, value))}]"
     return toml_literal(value)
 

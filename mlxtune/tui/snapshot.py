@@ -100,6 +100,7 @@ class RecipeView:
     source_exists: bool = False
     last_check: CheckOutcome | None = None  # of the source's rows
     reviewed_rows: int = 0  # rows that a review has accepted or rejected
+    review_entries: int = 0  # in the journal of the review
     error: str = ""
     hint: str = ""
 
@@ -226,8 +227,12 @@ class Watcher:
                 key = (source, data.format, tuple(data.map.items()))
                 watch = self._sources.setdefault(key, _SourceWatch(source, data.format, data.map))
                 watch.read(now)
-                if (watch.exists, watch.last_check, watch.reviewed) != (view.source_exists, view.last_check, view.reviewed_rows):
-                    view = replace(view, source_exists=watch.exists, last_check=watch.last_check, reviewed_rows=watch.reviewed)
+                facts = watch.exists, watch.last_check, watch.reviewed, watch.entries
+                if facts != (view.source_exists, view.last_check, view.reviewed_rows, view.review_entries):
+                    exists, last_check, reviewed, entries = facts
+                    view = replace(
+                        view, source_exists=exists, last_check=last_check, reviewed_rows=reviewed, review_entries=entries
+                    )
             views[path] = (stamp, view)
         self._recipes = views
         return tuple(view for _, view in views.values())
@@ -270,7 +275,7 @@ class _SourceWatch:
         self._review = ReviewState()
         self.exists = False
         self.last_check: CheckOutcome | None = None
-        self.reviewed = 0
+        self.reviewed = self.entries = 0
 
     def read(self, now: float) -> None:
         """Check the source again, unless it was checked a moment ago."""
@@ -281,6 +286,7 @@ class _SourceWatch:
         self.last_check = check_cache.load(self._source, self._format, self._mapping) if self.exists else None
         if events := self._journal.read():
             self._review = fold(events, self._review)
+            self.entries += len(events)
             decisions = self._review.decisions.values()
             self.reviewed = sum(decision.status not in ("pending", "skipped") for decision in decisions)
 

@@ -11,7 +11,7 @@ from evaluation_files import BAD, GOOD, write_evaluation
 from mlxtune.core.errors import InputError
 from mlxtune.evaluation import comparability
 from mlxtune.evaluation.compare import compare_evaluations, find_side
-from mlxtune.recipe import dump, parse
+from mlxtune.recipe import parse
 from mlxtune.runs.registry import Run
 
 FACTS = {
@@ -95,20 +95,23 @@ def test_tuned_evaluation_must_match_newest_base_terms(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="The schema and the chat template changed") as refused:
         comparability.require_baseline_terms(now, {**FACTS, "schema": "new", "template": "new"}, recipe)
     assert "mlxtune eval RECIPE" in refused.value.hint
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "recipes" / "shop.toml").touch()
+    with pytest.raises(InputError) as refused:
+        comparability.require_baseline_terms(now, {**FACTS, "schema": "new"}, recipe)
+    assert refused.value.hint.endswith("evaluate the base again: mlxtune eval recipes/shop.toml")
     assert refused.value.exit_code == 2
 
 
-def test_another_limit_of_rows_is_no_change_of_the_terms(tmp_path: Path) -> None:
-    """The base answers again in every evaluation. Other held-out rows are a change."""
-    text = 'name = "shop"\n[model]\nbase = "m"\n[data]\nsource = "d"\n'
+def test_other_held_out_rows_are_noted_and_not_refused(tmp_path: Path) -> None:
+    """The base answers them in the same evaluation, so both arms have the same rows."""
+    recipe = parse('name = "shop"\n[model]\nbase = "m"\n[data]\nsource = "d"\n')
     now, ids = tmp_path / "evals" / "20261124-1419-shop", [f"r{number}" for number in range(9)]
-    limited = _evaluated(tmp_path, 1, {**FACTS, "row_ids": ids[:4]})
-    (limited / "recipe.toml").write_text(dump(parse(text + "[evaluation]\nrows = 4\n")))
-    comparability.require_baseline_terms(now, {**FACTS, "row_ids": ids}, parse(text))
-    comparability.require_baseline_terms(now, {**FACTS, "row_ids": ids[:2]}, parse(text + "[evaluation]\nrows = 2\n"))
-    for recipe, rows in ((text, ids[1:]), (text + "[evaluation]\nrows = 4\n", ids[:3])):
-        with pytest.raises(InputError, match="The held-out rows"):
-            comparability.require_baseline_terms(now, {**FACTS, "row_ids": rows}, parse(recipe))
+    _evaluated(tmp_path, 1, {**FACTS, "row_ids": ids[:4]})
+    other = {**FACTS, "row_ids": ids[1:6]}
+    comparability.require_baseline_terms(now, other, recipe)
+    noted = comparability.describe_changes(now, other, recipe)
+    assert noted == "The held-out rows (2 new, 1 removed) changed since 20261124-1411-shop."
 
 
 def test_other_recipes_bases_and_unfinished_evaluations_are_ignored(tmp_path: Path) -> None:

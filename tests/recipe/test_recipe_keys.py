@@ -94,6 +94,8 @@ def test_typed_text_becomes_a_list_for_list_keys() -> None:
     assert BY_PATH["adapter.targets"].parse("attention") == "attention"
     assert BY_PATH["method.weights"].parse("1, 0.2") == [1, 0.2]
     assert BY_PATH["evaluation.forbid"].parse('["one, two", "3"]') == ["one, two", "3"]
+    assert BY_PATH["evaluation.forbid"].parse('"one, two", "3"') == ["one, two", "3"]
+    assert format_value(["As an AI", "but"]) == '["As an AI", "but"]', "each phrase is seen"
     assert BY_PATH["evaluation.forbid"].parse("2024") == ["2024"]
     assert BY_PATH["evaluation.forbid"].parse("") == []
     assert BY_PATH["adapter.layers"].parse("4") == 4

@@ -13,6 +13,7 @@ from textual import events
 
 from mlxtune.core.errors import MachineError
 from mlxtune.data.access.records import open_records
+from mlxtune.data.checks.registry import get_check
 from mlxtune.data.review import ReviewSession, journal_path, with_keys
 from mlxtune.tui.app import MlxtuneApp
 from mlxtune.tui.source_session import SourceSession
@@ -295,6 +296,18 @@ async def test_a_fix_is_previewed_and_applied_as_a_decision(shop: Shop, checks: 
         await room.press("u")
         await room.until(lambda: "@ email" in row(room, 12) and "before your changes" not in room.head("#split"))
     assert source.read_bytes() == before
+
+
+async def test_leaving_rows_out_says_how_many_were_accepted(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
+    fill(shop)
+    async with open_room("data", (140, 45)) as room:
+        session = await checked(room)
+        assert session.source.verdict is not None
+        name, rows = next((name, rows) for name, rows in session.source.verdict.rows.items() if get_check(name).fix.kind == "drop")
+        session.decide("accept", [rows[0]])
+        room.screen._fixable_check = lambda: name
+        room.screen.action_fix()
+        await room.until(lambda: "1 of them accepted; u undoes it" in room.screen_text)
 
 
 async def test_a_fix_counts_the_rows_that_need_an_edit_by_hand(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:

@@ -8,6 +8,9 @@ from typing import Any
 import pytest
 
 from mlxtune.core.errors import DataError, MachineError
+from mlxtune.data.review import ReviewSession, with_keys
+from mlxtune.data.source import read_source
+from mlxtune.data.split import split
 from mlxtune.models import catalog
 from mlxtune.models import resolve as resolving
 from mlxtune.planning import measurements
@@ -448,6 +451,19 @@ async def test_a_snapshot_older_than_the_last_edit_changes_nothing(
         file_of(shop).write_text(RECIPE)
         await room.observe(shop.snapshot())
         assert (form(room).recipe.adapter.rank, len(form(room).edits)) == (8, 0), "another program restored the first version"
+
+
+async def test_decisions_about_rows_are_planned_again(shop: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured = plannable(shop, monkeypatch)
+    async with open_room("plan") as room:
+        await planned(room)
+        assert (len(measured), form(room).plan.train) == (1, 48)
+        source = shop.folder / "data" / "support.jsonl"
+        trained = split(read_source(source), load(file_of(shop)).data).train[0]
+        with ReviewSession(source) as session:
+            session.decide("reject", with_keys([trained]))
+        await room.observe(shop.snapshot())
+        await room.until(lambda: len(measured) == 2 and bool(form(room).plan) and form(room).plan.train == 47)
 
 
 async def test_a_value_is_written_to_the_key_that_the_field_was_opened_on(

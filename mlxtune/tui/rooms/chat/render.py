@@ -43,7 +43,7 @@ def heading_note(chat: ChatService, with_base: bool) -> Content:
         case "failed":
             return line(("✗ ", "bold $error"), one_line(chat.error.message, 60) if chat.error else "failed")
         case "ready" if chat.ready:
-            parts = [f"on {base_name(chat.ready.base)}" if chat.adapter else one_line(chat.ready.path, 40)]
+            parts = [f"on {base_name(chat.ready.base)}" if chat.adapter else one_line(chat.ready.path, 60)]
             parts += ["side by side with the base"] if with_base and chat.adapter else []
             parts += ["with a system prompt"] if chat.session.system else []
             return line(", ".join(parts))

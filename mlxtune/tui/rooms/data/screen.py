@@ -574,7 +574,9 @@ class DataRoom(SourceRoom):
         options = [ChoiceOption("", "Cancel", "change nothing"), ChoiceOption("show", "Show them", "filter the list to these rows")]
         if valid:
             verb = "Leave out" if check.fix.kind == "drop" else check.fix.label.capitalize()
-            options.append(ChoiceOption("fix", f"{verb} ({plural(len(valid), 'row')})", "can be undone with u"))
+            accepted = sum(browser.decision(index).status == "accepted" for index in valid)
+            about = f"{accepted:,} of them accepted; u undoes it" if accepted else "can be undone with u"
+            options.append(ChoiceOption("fix", f"{verb} ({plural(len(valid), 'row')})", about))
         if len(valid) < len(rows):
             copy = fixed_copy_path(session.ref.path)
             options.append(ChoiceOption("copy", f"Write {one_line(copy.name, 30)}", "a new file with every safe fix"))

@@ -512,6 +512,8 @@ class EvaluateRoom(Room):
             self.app.show_notice(self.app.in_use)
             return
         unfinished = self._unfinished
+        if unfinished and unfinished.status == "failed" and not unfinished.state.arms:
+            unfinished = None  # it would fail again
         runs = [view for view in snapshot.runs if has_adapter(view.run)][:MAX_RUNS]
         paths = {item.recipe.name: item.path for item in snapshot.recipes if item.recipe}
         subjects: list[tuple[Run | None, Path]] = []

@@ -53,6 +53,7 @@ class RecipeForm:
     path: Path
     opened: Recipe
     recipe: Recipe
+    review_entries: int  # in the review that the plan is for
     edits: list[Edit] = field(default_factory=list)
     written: bytes | None = None  # the file's content after the last edit or undo
     plan: Plan | None = None
@@ -101,7 +102,7 @@ class PlanRoom(Room):
     def __init__(self) -> None:
         super().__init__()
         self._form: RecipeForm | None = None
-        self._shown_recipe: tuple[Path, Recipe | None, str] | None = None  # in the newest snapshot
+        self._shown_recipe: tuple[Path, Recipe | None, str, int] | None = None  # in the newest snapshot
         self._service: PlanService | None = None
         self._progress: tuple[str, float] | None = None  # description and fraction of a slow computation
         self._generation = 0  # counts computations; progress of an older one is dropped
@@ -147,7 +148,7 @@ class PlanRoom(Room):
             self.query_one("#plan-invite-picture", Panel).update(lambda width, _height: render.empty_room(width))
             self._form = self._shown_recipe = None
             return
-        shown = (view.path, view.recipe, view.error)
+        shown = (view.path, view.recipe, view.error, view.review_entries)
         if shown != self._shown_recipe:
             self._shown_recipe = shown
             self._open(view)
@@ -166,12 +167,16 @@ class PlanRoom(Room):
         if view.recipe is None:
             self._form = None
         elif form is None or form.path != view.path:
-            self._form = RecipeForm(view.path, view.recipe, view.recipe)
+            self._form = RecipeForm(view.path, view.recipe, view.recipe, view.review_entries)
             self._replan()
         elif form.recipe != view.recipe and not form.is_own_version:  # another program wrote it
             if self.app.notice and self.app.notice.undo:
                 self.app.action_dismiss_notice()  # an edit that it offers to undo is no longer in the file
-            self._form = RecipeForm(view.path, view.recipe, view.recipe, last_memory=form.plan.memory if form.plan else None)
+            memory = form.plan.memory if form.plan else None
+            self._form = RecipeForm(view.path, view.recipe, view.recipe, view.review_entries, last_memory=memory)
+            self._replan()
+        elif form.review_entries != view.review_entries:  # decisions about rows
+            form.review_entries = view.review_entries
             self._replan()
 
     def _draw_form(self, form: RecipeForm) -> None:
