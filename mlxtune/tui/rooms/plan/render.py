@@ -160,7 +160,7 @@ def run_rows(plan: Plan, bill: Bill, can_probe: bool, power: PowerState, width: 
     values: list[tuple[str, Part]] = [
         ("steps", line((f"{plan.steps:,}", "bold"), f" in {plural(plan.epochs, 'epoch')}")),
         ("batch", f"at most {plan.largest_batch}"),
-        ("trained", line((f"{plan.trained:,}", "bold"), f", {share:.0f}% of {plan.computed:,} computed")),
+        ("trained", f"{plan.trained:,} ({share:.0f}% of {plan.computed:,} computed)"),
         ("rows", plan.rows_summary),
         ("longest", f"{plan.longest:,} tokens"),
     ]
