@@ -511,6 +511,18 @@ async def test_n_continues_a_stopped_evaluation(shop: Shop, open_room: OpenRoom,
         await room.until(lambda: continued == ["20261124-1700-support-json"])
 
 
+async def test_an_evaluation_that_failed_without_answers_is_not_continued(shop: Shop, open_room: OpenRoom) -> None:
+    shop.recipe()
+    failed = ("run.failed", {"error": "The schema changed.", "hint": "Set it back.", "code": 2})
+    shop.run("20261124-1700-support-json", kind="eval", age=90, end=failed)
+    async with open_room("evaluate") as room:
+        await room.until(lambda: "The schema changed." in error(room))
+        await room.press("n")
+        await room.until(lambda: isinstance(room.screen, ChoiceDialog))
+        assert "its base alone" in room.text("ListPanel")
+        assert "Continue" not in room.text("ListPanel")
+
+
 @pytest.mark.parametrize(
     ("limit", "text"),
     [
