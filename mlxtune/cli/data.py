@@ -184,8 +184,9 @@ def _next_command(source: Path, report: CheckReport, section: DataSection, fixed
 
 def _next_verb(recipe: Path) -> str:
     """Return ``train`` if the recipe's base, or a run of it, was evaluated in this workspace, or else ``eval``."""
+    name = load(recipe, []).name
     states = (run.state() for run in registry.list_runs(Path.cwd(), "eval"))
-    return "train" if any(state.phase == "finished" and state.name == load(recipe, []).name for state in states) else "eval"
+    return "train" if any(state.phase == "finished" and state.name == name for state in states) else "eval"
 
 
 def _mute(path: Path, mute: str, unmute: str, reason: str) -> None:

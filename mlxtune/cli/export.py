@@ -116,8 +116,9 @@ def export(
         _copy(entry, chosen, to, json)
         return
     assert chosen.form
+    own = compared_recipe(entry, recipe, overrides or [])
     run = exports.start(
-        Path.cwd(), entry, chosen.form, target=to, recipe=compared_recipe(entry, recipe, overrides or []), force=force, precision=precision or "f16", program=chosen.program,
+        Path.cwd(), entry, chosen.form, target=to, recipe=own, force=force, precision=precision or "f16", program=chosen.program,
         ollama_base=base, prepare=fetch,
     )  # fmt: skip
     try:
@@ -137,9 +138,9 @@ def export(
 
 
 def compared_recipe(entry: AdapterEntry, path: Path | None, overrides: Sequence[str]) -> Recipe | None:
-    """Return the recipe on whose held-out rows an export of ``entry`` is compared, or ``None`` if there is none.
+    """Return the recipe whose held-out rows an export of ``entry`` is compared on, or ``None`` if there is none.
 
-    It is the one at ``path`` or, by default, the one that the adapter was trained with.
+    By default, without a ``path``, it is the recipe of the adapter's training run.
     """
     if path:
         recipe = load(path, overrides)

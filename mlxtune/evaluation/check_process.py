@@ -52,7 +52,9 @@ def check_source(
     tokens = _tokens(recipe, skipped, progress, fetch)
     split_of = _split_lookup(recipe, path, data, skipped)
     return check(
-        path, data.format, data.map, scorer=scorer, split_of=split_of, tokens=tokens, max_tokens=data.max_tokens, skip_too_long=data.too_long == "skip", skipped=skipped, state=review.load(path), progress=lambda done: progress(f"checking {name}", done),
+        path, data.format, data.map, scorer=scorer, split_of=split_of, tokens=tokens, max_tokens=data.max_tokens,
+        skip_too_long=data.too_long == "skip", skipped=skipped, state=review.load(path),
+        progress=lambda done: progress(f"checking {name}", done),
     )  # fmt: skip
 
 

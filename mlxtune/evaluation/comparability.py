@@ -49,18 +49,20 @@ def differences(before: ReportFacts, now: ReportFacts) -> list[str]:
 
     Templates are compared only if the base is the same. A fact that an older version did not store does not count as a difference.
     """
-    changes = _row_changes(before, now)
+    new, missing = set(now["row_ids"]) - set(before["row_ids"]), set(before["row_ids"]) - set(now["row_ids"])
+    rows = [f"the held-out rows ({len(new)} new, {len(missing)} removed)"] if new or missing else []
+    return [*rows, *_criteria_changes(before, now), *_generation_changes(before, now)]
+
+
+def _criteria_changes(before: ReportFacts, now: ReportFacts) -> list[str]:
+    """Describe the differences between what answers must satisfy, and between how prompts are rendered."""
+    changes = []
     for key, name in (("schema", "the schema"), ("contract", "the other requirements of the contract")):
         if _differs(before, now, key):
             changes.append(name)
     if _differs(before, now, "template") and not _differs(before, now, "base_fingerprint"):
         changes.append("the chat template")
-    return [*changes, *_generation_changes(before, now)]
-
-
-def _row_changes(before: ReportFacts, now: ReportFacts) -> list[str]:
-    new, missing = set(now["row_ids"]) - set(before["row_ids"]), set(before["row_ids"]) - set(now["row_ids"])
-    return [f"the held-out rows ({len(new)} new, {len(missing)} removed)"] if new or missing else []
+    return changes
 
 
 def _generation_changes(before: ReportFacts, now: ReportFacts) -> list[str]:
@@ -76,14 +78,13 @@ def _generation_changes(before: ReportFacts, now: ReportFacts) -> list[str]:
 
 
 def require_baseline_terms(evaluation: Path, facts: ReportFacts, recipe: Recipe) -> None:
-    """Raise ``InputError`` if the base was last evaluated in this workspace under conditions other than those in ``facts``.
+    """Raise ``InputError`` if the base was last evaluated in this workspace with another contract or template than in ``facts``.
 
     A change in the held-out rows, or in how answers are generated, does not matter: every evaluation includes the base, which
     answers again, and the report notes the change.
     """
     for run, before in _earlier(evaluation, facts, recipe):
-        harmless = [*_row_changes(before, facts), *_generation_changes(before, facts)]
-        if changes := [change for change in differences(before, facts) if change not in harmless]:
+        if changes := _criteria_changes(before, facts):
             raise InputError(
                 f"{_listed(changes)} changed since the base was evaluated ({run.id}), so the results cannot be compared.",
                 hint=f"Undo the change, or evaluate the base again: mlxtune eval {_recipe_file(evaluation.parent.parent, recipe)}",

@@ -72,7 +72,8 @@ class Plan:
     the size of the base; ``traces`` is the number of compiled steps, one per shape of a batch, or 0 if steps are not compiled;
     ``compiles`` says whether this machine compiles steps if that saves time; ``prompt_tokens`` and ``answer_tokens`` are means over
     all rows. ``notes`` say what the chat template changes in the rows; ``thinking``, ``date`` and ``replayed`` are as in
-    :class:`DatasetLengths`. ``skipped`` rows are too long for training and are not in ``train`` and ``valid``. ``most_evaluated`` is ``evaluation.rows``, the maximum number of held-out rows to use, or 0 for all.
+    :class:`DatasetLengths`. ``skipped`` rows are too long for training and are not in ``train`` and ``valid``.
+    ``most_evaluated`` is ``evaluation.rows``, the maximum number of held-out rows to use, or 0 for all.
     """
 
     train: int

@@ -19,7 +19,7 @@ MAX_LISTED = 5  # rows listed in an error
 
 
 class SkippedRow(NamedTuple):
-    """A row that is too long, where it is, and the reason."""
+    """A row that is not trained on, where it is, and the reason."""
 
     id: str
     location: Location

@@ -223,9 +223,12 @@ def _score_reference(
     )
     learned: list[SkippedRow] = []
     if recipe.method.pairs == "wrong":
-        right = [pair for pair in train if pair.reference_means[0] > pair.reference_means[1]]
-        learned = [SkippedRow(pair.id, pair.location, "the reference already prefers its chosen answer") for pair in right]
-        train = [pair for pair in train if not pair.reference_means[0] > pair.reference_means[1]]
+        pairs, train, reason = train, [], "the reference already prefers its chosen answer"
+        for pair in pairs:
+            if pair.reference_means[0] > pair.reference_means[1]:
+                learned.append(SkippedRow(pair.id, pair.location, reason))
+            else:
+                train.append(pair)
         if not train:
             raise DataError("The model already prefers the chosen answer of every pair.", hint='Use pairs = "all" in [method].')
         caches[0] = caches[0] and loop.cache(train)

@@ -78,6 +78,12 @@ _scratch = tempfile.TemporaryDirectory()
 _built: dict[object, Path] = {}  # by the arguments of the evaluation
 
 
+def copy_rows(shop: Shop, *files: str) -> None:
+    """Copy ``files`` of the samples, by default the rows of the shop, to where the recipes expect them."""
+    for file in files or ("support.jsonl",):
+        shutil.copyfile(SAMPLES / file, shop.folder / "data" / file)
+
+
 def evaluation(
     shop: Shop, id: str = "20261124-1500-support-json", *, name: str = "support-json", rows: int = 40, age: float = 600.0,
     arms: Mapping[str, Answers] = ARMS, pairs: bool = False, run: str = "", off_task: int = 0, looks: int = 1,
@@ -88,8 +94,7 @@ def evaluation(
     """
     kind, source = ("dpo", "support-pairs") if pairs else ("sft", "support")
     path = shop.recipe(name, RECIPE.format(name=name, kind=kind, source=source))
-    for file in (f"{source}.jsonl", "support.schema.json"):
-        shutil.copyfile(SAMPLES / file, shop.folder / "data" / file)
+    copy_rows(shop, f"{source}.jsonl", "support.schema.json")
     recipe, evals = load(path), shop.folder / "evals"
     key = (id, name, rows, age, tuple(arms.items()), pairs, run, off_task, looks)
     first = not evals.exists()

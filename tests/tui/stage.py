@@ -67,7 +67,7 @@ class Shop:
         folder = self.folder / RUN_KINDS[kind].folder / id
         folder.mkdir(parents=True)
         name = name or id.split("-", 2)[2]
-        (folder / "recipe.toml").write_text(RECIPE.format(name=name))
+        (folder / "recipe.toml").write_text(RECIPE.format(name=name).replace("../data", "../../data"))
         if printed:
             (folder / "worker.log").write_text(printed)
         self.tell(folder, [*story(name, steps, total, samples, lost, pairs), *([end] if end else [])], age)

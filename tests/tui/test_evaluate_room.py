@@ -21,7 +21,7 @@ from mlxtune.tui.widgets.dialog import ChoiceDialog
 
 from .conftest import OpenRoom
 from .driver import NARROW, Gate, RoomDriver, any_size, drive
-from .evaluated import SAMPLES, base, evaluating, evaluation
+from .evaluated import base, copy_rows, evaluating, evaluation
 from .rows_stage import ROWS, Checks, checks, tokens, write
 from .stage import NOW, Shop, until
 from .test_naughty import NAUGHTY
@@ -528,7 +528,7 @@ async def test_an_evaluation_that_failed_without_answers_is_not_continued(shop: 
     [
         (
             0,
-            "the same 181 held-out rows, in about 7 min if it is as fast as the base was. To use fewer, set evaluation.rows in Plan.",
+            "the same 72 held-out rows, in about 3 min if it is as fast as the base was. To use fewer, set evaluation.rows in Plan.",
         ),
         (20, "the same 20 held-out rows, in about 48 s if it is as fast as the base was. The base"),
     ],
@@ -558,6 +558,7 @@ async def test_the_recipe_as_it_is_now_can_be_chosen_if_it_evaluates_differently
         "mlxtune.runs.launch.start", lambda workspace, kind, recipe, request, **_: started.append((recipe.evaluation.rows, request))
     )
     recipe = shop.recipe()
+    copy_rows(shop)
     run = shop.run("20261124-1412-support-json", steps=60, end=("run.finished", {"summary": {}}), age=300)
     (run / "recipe.toml").write_text(dump(load(recipe)))
     (run / "adapter").mkdir()
@@ -590,8 +591,7 @@ async def test_without_an_evaluation_enter_starts_one(shop: Shop, open_room: Ope
     started: list[str] = []
     monkeypatch.setattr("mlxtune.runs.launch.start", lambda workspace, kind, recipe, request, **_: started.append(kind))
     shop.recipe()
-    (shop.folder / "data").mkdir(exist_ok=True)
-    shutil.copyfile(SAMPLES / "support.jsonl", shop.folder / "data" / "support.jsonl")
+    copy_rows(shop)
     async with open_room("evaluate") as room:
         intro = room.text("#ev-invite")
         assert "No evaluations yet." in intro

@@ -21,6 +21,7 @@ from mlxtune.tui.widgets.frame import tab_places
 
 from .conftest import OpenRoom
 from .driver import NARROW, RoomDriver, drive
+from .evaluated import copy_rows
 from .stage import NOW, Shop
 
 pytestmark = pytest.mark.slow
@@ -131,6 +132,7 @@ async def test_home_shows_the_recipe_that_the_other_rooms_show(shop: Shop, open_
 
 async def test_enter_on_a_finished_run_asks_which_arms_to_evaluate(shop: Shop, open_room: OpenRoom) -> None:
     shop.recipe()
+    copy_rows(shop)
     run = shop.run("20261124-1412-support-json", steps=60, end=("run.finished", {"summary": {}}), age=300)
     (run / "adapter").mkdir()
     (run / "adapter" / "adapters.safetensors").touch()

@@ -45,9 +45,9 @@ def check(
     """Check every record of a source as edited in its review, ``state``.
 
     ``scorer`` scores answers against a contract, ``split_of`` returns a row's split, and ``tokens`` has the lengths of all records in
-    order. If one of them is missing, its checks do not run, and ``skipped`` says why. ``max_tokens`` and ``skip_too_long`` are the
-    window, and whether rows that are too long are skipped. Raises ``DataError`` if a file as a whole
-    cannot be read, or if there are no rows.
+    order. If one of them is missing, its checks do not run, and ``skipped`` says why. ``max_tokens`` is the window; with
+    ``skip_too_long``, training skips rows whose prompt fills it. Raises ``DataError`` if a file as a whole cannot be read, or if
+    there are no rows.
     """
     with SourceRecords(path, format, mapping) as records:
         if not len(records):

@@ -544,15 +544,12 @@ class EvaluateRoom(Room):
         self.app.push_screen(ChoiceDialog("Evaluate what?", "", options), chosen)
 
     def _choose_arms(self, run: Run | None, path: Path) -> None:
-        """Count what the arms answer, then ask for them. A run has counted its rows."""
-        snapshot = self.app.snapshot
-        counts = next((view.rows for view in snapshot.runs if view.run == run), None) if snapshot and run else None
-
-        def count() -> ArmWork:
-            return service.count_work(load(path), run, counts[2] if counts else None, [view.run for view in self._finished])
-
+        """Count what the arms answer, then ask for them."""
+        finished = [view.run for view in self._finished]
         ask = partial(self._ask_for_arms, run, path)
-        self.app.run_job(count, ask, busy="Counting the held-out rows.", holds_keys=True)
+        self.app.run_job(
+            lambda: service.count_work(load(path), run, finished), ask, busy="Counting the held-out rows.", holds_keys=True
+        )
 
     def _ask_for_arms(self, run: Run | None, path: Path, work: ArmWork) -> None:
         options = work.options

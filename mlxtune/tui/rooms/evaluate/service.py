@@ -168,13 +168,12 @@ class ArmWork:
         return f"Every arm answers the same {plural(self.rows, 'held-out row')}{time}.{limit}{also}"
 
 
-def count_work(recipe: Recipe, run: Run | None, held_out: int | None, evaluations: Sequence[Run]) -> ArmWork:
-    """Return what the arms of ``recipe`` answer, with the adapter of ``run``. Its rows are read if ``held_out`` is ``None``.
+def count_work(recipe: Recipe, run: Run | None, evaluations: Sequence[Run]) -> ArmWork:
+    """Read the rows, and return what the arms of ``recipe`` answer, with the adapter of ``run`` if there is one.
 
     Raise ``DataError`` if the rows or the off-task prompts cannot be read.
     """
-    if held_out is None:
-        held_out = len(split(read_source(recipe.source, recipe.data.format, recipe.data.map), recipe.data).test)
+    held_out = len(split(read_source(recipe.source, recipe.data.format, recipe.data.map), recipe.data).test)
     return ArmWork(
         arm_options(recipe, has_adapter=run is not None), min(held_out, recipe.evaluation.rows or held_out), held_out,
         len(load_prompts(recipe)) if run else 0, _base_seconds(evaluations, recipe),
