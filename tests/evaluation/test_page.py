@@ -209,7 +209,7 @@ def test_holdout_summary_states_only_known_facts(tmp_path):
     preferred = replace(loaded.arms[0], rates=(report.Rate("preference", 1, 3, 0.06, 0.79),))
     pairs = replace(loaded, facts={**loaded.facts, "headline": "preference"}, arms=(preferred,), comparisons=())
     assert wording.holdout_summary(pairs) == (
-        "4 held-out rows. Preferences are compared on 3 of them: the other pairs do not fit in data.max_tokens. "
+        "4 held-out rows. Preferences are compared on 3 of 4 rows: the other pairs do not fit in data.max_tokens. "
         "Evaluated for the first time. Too few to detect any change."
     )
     (tmp_path / "base").mkdir()

@@ -511,6 +511,15 @@ async def test_n_continues_a_stopped_evaluation(shop: Shop, open_room: OpenRoom,
         await room.until(lambda: continued == ["20261124-1700-support-json"])
 
 
+async def test_changed_held_out_rows_are_noted(shop: Shop, open_room: OpenRoom) -> None:
+    folder = evaluation(shop)
+    report = json.loads((folder / "report.json").read_text())
+    report["facts"]["moved"] = "The held-out rows (1 new, 1 removed) changed since 20261123-1500-support-json."
+    (folder / "report.json").write_text(json.dumps(report))
+    async with open_room("evaluate", size=(140, 45)) as room:
+        await room.until(lambda: "The held-out rows (1 new, 1 removed) changed since" in room.text("#ev-summary"))
+
+
 async def test_an_evaluation_that_failed_without_answers_is_not_continued(shop: Shop, open_room: OpenRoom) -> None:
     shop.recipe()
     failed = ("run.failed", {"error": "The schema changed.", "hint": "Set it back.", "code": 2})

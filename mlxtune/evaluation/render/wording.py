@@ -66,19 +66,31 @@ def holdout_summary(report: EvaluationReport) -> str:
     facts = report.facts
     rows, groups = facts.get("rows", 0), facts.get("groups", facts.get("rows", 0))
     dependent = f"Near-duplicates count as one: {plural(groups, 'group')} of rows." if groups < rows else ""
-    pairs = next((rate.total for rate in report.arms[0].rates if rate.metric == report.headline_metric == PREFERENCE), rows)
-    fit = f"Preferences are compared on {pairs:,} of them: the other pairs do not fit in data.max_tokens." if pairs < rows else ""
     notes = [
         f"{plural(rows, 'held-out row')}.",
-        fit,
+        compared_pairs_text(report),
         facts.get("untouched", ""),
         dependent,
         facts.get("ledger", ""),
         facts.get("moved", ""),
     ]
-    power = power_text(min(groups, pairs))
+    power = power_text(min(groups, _compared_rows(report)))
     notes += [f"{power[0].upper()}{power[1:]}."] if report.headline is None else []
     return " ".join(filter(None, notes))
+
+
+def compared_pairs_text(report: EvaluationReport) -> str:
+    """Say how many pairs fit in the training window, if the verdict is about preferences and some do not."""
+    pairs, rows = _compared_rows(report), report.facts.get("rows", 0)
+    if pairs >= rows:
+        return ""
+    return f"Preferences are compared on {pairs:,} of {plural(rows, 'row')}: the other pairs do not fit in data.max_tokens."
+
+
+def _compared_rows(report: EvaluationReport) -> int:
+    """Return the number of rows that the verdict is about."""
+    rows = report.facts.get("rows", 0)
+    return next((rate.total for rate in report.arms[0].rates if rate.metric == report.headline_metric == PREFERENCE), rows)
 
 
 def how_to_tell(report: EvaluationReport, folder: Path) -> str:

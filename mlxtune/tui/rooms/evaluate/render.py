@@ -15,7 +15,7 @@ from mlxtune.evaluation.evidence import FailureLinks, StoredAnswer
 from mlxtune.evaluation.off_task.prompts import OffTaskPrompt
 from mlxtune.evaluation.off_task.result import DROPPED, HELD, OffTaskResult
 from mlxtune.evaluation.render.comparison_table import comparison_table, facts_table, report_tables
-from mlxtune.evaluation.render.wording import change_text, contract_text, nearest_row_text, p_value, summary
+from mlxtune.evaluation.render.wording import change_text, compared_pairs_text, contract_text, nearest_row_text, p_value, summary
 from mlxtune.evaluation.report import ArmResult
 from mlxtune.evaluation.scorers import CONTRACT, Score
 from mlxtune.evaluation.scorers.registry import metric_label
@@ -70,6 +70,7 @@ def _verdict_notes(loaded: LoadedReport) -> list[tuple[str, str, str]]:
     notes: list[tuple[str, str, str]] = []
     if off_task := report.off_task:
         notes.append((*_off_task_mark(off_task), off_task.summary))
+    notes += [(" ", "", one_line(text)) for text in (compared_pairs_text(report), report.facts.get("moved", "")) if text]
     base = report.arms[0].name
     item = loaded.comparison(report.headline.metric, base) if report.headline and loaded.baseline != base else None
     if item:
