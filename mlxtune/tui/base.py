@@ -37,6 +37,7 @@ from mlxtune.tui.snapshot import RecipeView, RunView, Snapshot, recipe_summary
 from mlxtune.tui.status import last_checkpoint, stop_effect
 from mlxtune.tui.widgets.dialog import ChoiceDialog, ChoiceOption
 from mlxtune.tui.widgets.frame import FooterAction, Notice, NoticeLine, RoomFooter, RoomHeader, ToastPanel, error_notice
+from mlxtune.tui.widgets.page import PageScreen
 
 if TYPE_CHECKING:
     from mlxtune.tui.session_manager import SessionManager
@@ -304,10 +305,10 @@ class BaseApp(OrderedKeys):
         default_namespace: DOMNode | None = None,
         namespaces: Mapping[str, DOMNode] | None = None,
     ) -> bool:
-        """Run an action, or show why it is impossible now if the room knows that."""
+        """Run an action, or show why it is impossible now if the room or the page knows that."""
         if await super().run_action(action, default_namespace, namespaces):
             return True
-        refusal = default_namespace.refusal(str(action)) if isinstance(default_namespace, Room) else None
+        refusal = default_namespace.refusal(str(action)) if isinstance(default_namespace, Room | PageScreen) else None
         if refusal is not None:
             self.show_notice(refusal)
         return refusal is not None

@@ -66,16 +66,16 @@ _OPEN_RUN = ("T", "open", "open the run", _open("train"))
 
 
 def of_recipe(snapshot: Snapshot, view: RecipeView) -> Snapshot:
-    """Return ``snapshot`` with only the runs, the evaluations, and the verdict of the recipe ``view``, which comes first."""
+    """Return ``snapshot`` with only the runs, the evaluations, and the verdicts of the recipe ``view``, which comes first."""
     name = view.recipe.name if view.recipe else ""
-    verdict = snapshot.verdict if snapshot.verdict and snapshot.verdict.name == name else None
+    verdicts = tuple(verdict for verdict in snapshot.verdicts if verdict.name == name)
     return replace(
         snapshot,
         recipes=(view, *(other for other in snapshot.recipes if other is not view)),
         runs=tuple(run for run in snapshot.runs if run.name == name),
         evals=tuple(run for run in snapshot.evals if run.name == name),
-        verdict=verdict,
-        blind_status=snapshot.blind_status if verdict else None,  # of the same report
+        verdicts=verdicts,
+        blind_status=snapshot.blind_status if snapshot.verdict in verdicts else None,  # of the newest report
     )
 
 
@@ -170,20 +170,19 @@ def _after_run(view: RunView, snapshot: Snapshot) -> NextStep:
             return NextStep(view.state.error or "The run failed.", view.state.hint or checkpoint, *open_run, "✗", "$error")
         case "stopped":
             return NextStep(f"The run was stopped at step {step} of {view.state.total:,}.", checkpoint, *open_run)
-    verdict = snapshot.verdict
-    if verdict and verdict.outcome and verdict.run_id == view.id:
+    if verdict := snapshot.verdict_on(view.id):
         caveat = f"Not recommended: {verdict.caveat}. " if verdict.caveat else ""
         change = f"{verdict.remedy} Or change" if verdict.remedy else "Change"
         why = f"{caveat}{change} one setting in the recipe and train again, or search for better ones: h in Train."
         change_it = ("P", "plan", "change a setting", _open("plan"))
         others = (Shortcut("n", "train again", "screen.new"), *_after_verdict(verdict, snapshot.best))
         return NextStep(verdict.sentence, why, *change_it, verdict.glyph, verdict.token, others)
-    evaluate = ("enter", "evaluate", "evaluate it", "screen.evaluate")
     failed = _failed_evaluation(snapshot.evals)
-    if failed and failed.updated > view.updated:
-        return NextStep(*_without_verdict(failed), *evaluate, "✗", "$error")
+    if failed and failed.updated > view.updated:  # the adapter's evaluation may need another one first, of the base
+        again = ("E", "evaluate", "choose what to evaluate", _open("evaluate"))
+        return NextStep(*_without_verdict(failed), *again, "✗", "$error")
     why = "The base model and the adapter will answer the same held-out rows."
-    return NextStep("Training is done. Check whether it helped.", why, *evaluate)
+    return NextStep("Training is done. Check whether it helped.", why, "enter", "evaluate", "evaluate it", "screen.evaluate")
 
 
 def _failed_evaluation(evals: Sequence[RunView]) -> RunView | None:

@@ -117,7 +117,7 @@ class Snapshot:
     searches: tuple[RunView, ...] = ()
     generations: tuple[RunView, ...] = ()
     exports: tuple[RunView, ...] = ()
-    verdict: VerdictView | None = None  # of the newest report
+    verdicts: tuple[VerdictView, ...] = ()  # newest first
     memory: Memory | None = None
     power: PowerState = field(default_factory=PowerState)
     best: VerdictView | None = None  # the best "better" verdict: preferably without a caveat, then by contract rate
@@ -128,6 +128,15 @@ class Snapshot:
         """The active run of any kind, which holds the accelerator."""
         views = (*self.searches, *self.runs, *self.evals, *self.generations, *self.exports)
         return next((view for view in views if view.alive), None)
+
+    @property
+    def verdict(self) -> VerdictView | None:
+        """The verdict of the newest report."""
+        return self.verdicts[0] if self.verdicts else None
+
+    def verdict_on(self, run_id: str) -> VerdictView | None:
+        """Return the newest verdict on a run's adapter."""
+        return next((verdict for verdict in self.verdicts if verdict.outcome and verdict.run_id == run_id), None)
 
     @property
     def startable(self) -> tuple[RecipeView, ...]:
@@ -169,7 +178,7 @@ class Watcher:
         folders = {view.run.folder for view in (*runs, *evals, *searches, *generations, *exports)}
         self._followers = {folder: follower for folder, follower in self._followers.items() if folder in folders}
         self._views = {folder: view for folder, view in self._views.items() if folder in folders}
-        verdict, best = self._read_verdicts()
+        verdicts, best = self._read_verdicts()
         self._read_machine(now)
         return Snapshot(
             now=now,
@@ -180,7 +189,7 @@ class Watcher:
             searches=searches,
             generations=generations,
             exports=exports,
-            verdict=verdict,
+            verdicts=verdicts,
             memory=self._memory,
             power=self._power,
             best=best,
@@ -237,18 +246,19 @@ class Watcher:
         self._recipes = views
         return tuple(view for _, view in views.values())
 
-    def _read_verdicts(self) -> tuple[VerdictView | None, VerdictView | None]:
-        """Return the newest verdict and the best one."""
+    def _read_verdicts(self) -> tuple[tuple[VerdictView, ...], VerdictView | None]:
+        """Return the verdicts, newest first, and the best one."""
         read: dict[Path, tuple[FileStamp, VerdictView | None]] = {}
         for path in self.workspace.glob("evals/*/report.json"):
             if stamp := file_stamp(path):
                 old = self._verdicts.get(path)
                 read[path] = old if old and old[0] == stamp else (stamp, read_verdict(path))
         self._verdicts = read
-        verdicts = [verdict for _, verdict in sorted(read.values(), key=lambda item: item[0]) if verdict]
+        newest_first = sorted(read.values(), key=lambda item: item[0], reverse=True)
+        verdicts = tuple(verdict for _, verdict in newest_first if verdict)
         better = [verdict for verdict in verdicts if verdict.outcome == "better" and verdict.metrics]
         best = max(better, key=lambda verdict: (not verdict.caveat, verdict.metrics[-1].tuned), default=None)
-        return next(reversed(verdicts), None), best
+        return verdicts, best
 
     def _read_blind_status(self) -> BlindStatus | None:
         newest = max(self._verdicts, key=lambda path: self._verdicts[path][0], default=None)

@@ -22,9 +22,11 @@ HITS = {  # of 74 rows, after each rung
 ROWS = 74
 
 
-def write_search(shop: Shop, *, done: int = 99, failed: bool = False, finished: bool = False, alive: bool = False) -> Path:
+def write_search(
+    shop: Shop, *, id: str = ID, done: int = 99, failed: bool = False, finished: bool = False, alive: bool = False
+) -> Path:
     """Write a search of eight trials, of which the first ``done`` rungs in order have results."""
-    folder = shop.folder / "searches" / ID
+    folder = shop.folder / "searches" / id
     folder.mkdir(parents=True)
     (folder / "recipe.toml").write_text(RECIPE.format(name="support-json"))
     trials = tuple(

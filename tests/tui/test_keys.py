@@ -81,6 +81,12 @@ def searching(shop: Shop, _: pytest.MonkeyPatch) -> None:
     write_search(shop, done=9, alive=True)
 
 
+def searched(shop: Shop, _: pytest.MonkeyPatch) -> None:
+    shop.recipe()
+    write_search(shop, id="20261125-0100-support-json", done=3)
+    write_search(shop, finished=True)
+
+
 def two_recipes(shop: Shop, patch: pytest.MonkeyPatch) -> None:
     plannable(shop, patch, limit=0.6)
     shop.recipe("another")
@@ -202,6 +208,8 @@ STAGES = (
     Stage("train", training, before=("s",)),
     Stage("train", training, before=("semicolon",)),
     Stage("train", searching, before=("h",)),
+    Stage("train", searched, before=("h",)),
+    Stage("train", searched, before=("h", "left_square_bracket")),
     Stage("train", queued, before=("w",)),
     Stage("evaluate", evaluated, sees="1 of 7"),
     Stage("evaluate", at_work, sees="Evaluating"),

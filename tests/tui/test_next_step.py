@@ -88,6 +88,17 @@ async def test_a_verdict_leads_next_and_fills_the_best_adapter(
         await room.until(lambda: advice.sentence[:40] in room.text("#stats"))
 
 
+def test_a_run_keeps_its_verdict_after_a_newer_one_on_another_run(shop: Shop) -> None:
+    shop.recipe()
+    shop.run(ID, steps=60, end=DONE, age=60)
+    evaluated(shop, ID, 20, 60)
+    evaluated(shop, "20261101-0000-another", 30, 32, folder="20261124-1600-support-json")
+    snapshot = shop.snapshot()
+    assert snapshot.verdict
+    assert snapshot.verdict.outcome == "cannot tell"
+    assert next_step(snapshot).sentence.startswith("Better")
+
+
 def test_a_verdict_on_an_older_run_is_not_the_newest_run_s(shop: Shop) -> None:
     shop.recipe()
     shop.run(ID, steps=60, end=DONE, age=60)
@@ -103,6 +114,7 @@ def test_an_evaluation_that_failed_is_said(shop: Shop) -> None:
     advice = next_step(shop.snapshot())
     assert advice.sentence == "The evaluation ended without a verdict."
     assert advice.why == "No held-out rows. Raise data.holdout."
+    assert (advice.key, advice.action) == ("E", "app.room('evaluate')")
 
 
 def test_the_workflow_of_an_empty_workspace_waits_everywhere(shop: Shop) -> None:

@@ -12,7 +12,7 @@ from mlxtune.tui.widgets.dialog import ChoiceDialog
 
 from .conftest import OpenRoom
 from .driver import NARROW
-from .stage import Shop
+from .stage import Shop, shown
 
 pytestmark = pytest.mark.slow
 
@@ -75,6 +75,7 @@ async def test_an_interrupted_queue_is_started_again(shop: Shop, open_room: Open
         assert "s continue with 2 commands" in room.text("#queue-banner")
         assert "interrupted" in room.text("#queue-commands")
         await room.press("x")  # the first command has ended
+        await room.until(lambda: "Not possible now: remove." in shown(room.app))
         await room.press("s")
         await room.until(lambda: started)
     with queue.runner_lock():

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from mlxtune.core.errors import InputError
 from mlxtune.training.search import board as boards
 from mlxtune.training.search.leaderboard import read_leaderboard
 from mlxtune.tui.rooms.train.search_page import SearchPage
@@ -32,6 +33,21 @@ async def test_before_the_first_search(shop: Shop, open_room: OpenRoom) -> None:
         await opened(room)
         assert "No searches yet." in room.text("#search-banner")
         assert "n start a search" in room.text("#search-banner")
+        for key, about in (("x", "drop the trial"), ("e", "its evaluation"), ("[", "older")):
+            await room.press(key)
+            await room.until(lambda about=about: f"Not possible now: {about}." in shown(room.app))
+
+
+async def test_the_page_shows_an_error(shop: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise InputError("The search has ended.", hint="Start another one.")
+
+    monkeypatch.setattr(boards, "choose", refuse)
+    write_search(shop, done=9, alive=True)
+    async with open_room("train", size=NARROW) as room:
+        await opened(room)
+        await room.press("x")
+        await room.until(lambda: "The search has ended. Start another one." in shown(room.app))
 
 
 async def test_a_running_search_and_choices(shop: Shop, open_room: OpenRoom) -> None:

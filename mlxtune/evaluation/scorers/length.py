@@ -29,7 +29,7 @@ def score_length(answer: ModelAnswer, limit: Length) -> Score:
         return Score(False, "too long", f"{count:,} {limit.unit}, at most {limit.max:,}")
     if limit.max and answer.ended in ("length", LOOP):
         kind = "in a loop" if answer.ended == LOOP else "cut off"
-        return Score(False, kind, f"{kind} after {count:,} {limit.unit}, at most {limit.max:,}")
+        return Score(False, kind, f"{kind} after {count:,} {limit.unit}")
     return PASS
 
 

@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
+from textual.actions import parse
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.screen import ModalScreen
 
 from mlxtune.tui.render.text import key, line
+from mlxtune.tui.widgets.frame import Notice, NoticeLine, ToastPanel
 from mlxtune.tui.widgets.panel import Panel
 from mlxtune.tui.widgets.scroll import Rows, ScrollPanel
 from mlxtune.tui.widgets.section import Section
 
+if TYPE_CHECKING:
+    from mlxtune.tui.base import BaseApp
+
 
 class PageScreen(ModalScreen[None]):
-    """Shows ``rows(width)``, which every :meth:`redraw` evaluates again."""
+    """Shows ``rows(width)``, which every :meth:`redraw` evaluates again, and the app's notices."""
+
+    app: BaseApp
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,q,l,g", "dismiss", "close", id="page.close"),
@@ -39,19 +46,33 @@ class PageScreen(ModalScreen[None]):
         keys = line("  ", key("↑↓", "move", "screen.scroll(1)", "$muted"), "   ", key("esc", "close", "screen.dismiss", "$muted"))
         with Vertical(classes="page"):
             yield Section(self._heading, self._panel, lit=True, classes="fill")
+            yield NoticeLine(id="answer")
             yield Panel(lambda width, _height: keys.truncate(max(width, 0)), id="foot")
+        yield ToastPanel(id="toast")
 
     def on_mount(self) -> None:
         self.redraw()
 
     def redraw(self) -> None:
-        """Redraw the rows."""
+        """Redraw the rows and the notices."""
         self._panel.set(self._rows)
+        self.draw_notices()
 
-    def draw_keys(self, keys: Iterable[tuple[bool, str, str, str]]) -> None:
-        """Draw the keys at the bottom. Each has a flag for whether it is available, its name, its label, and its action."""
-        parts = [part for possible, name, label, action in keys if possible for part in (key(name, label, action, "$muted"), "   ")]
+    def draw_notices(self) -> None:
+        self.query_one(NoticeLine).set(self.app.notice)
+        self.query_one(ToastPanel).set(self.app.toast)
+
+    def draw_keys(self, keys: Iterable[tuple[str, str, str]]) -> None:
+        """Draw those of the keys at the bottom that have an effect now. Each has a name, a label, and an action."""
+        possible = (item for item in keys if self.check_action(*parse(item[2])[1:]))
+        parts = [part for name, label, action in possible for part in (key(name, label, f"screen.{action}", "$muted"), "   ")]
         self.query_one("#foot", Panel).update(lambda width, _height: line("  ", *parts).truncate(max(width, 0)))
+
+    def refusal(self, action: str) -> Notice | None:
+        """Return why one of the page's keys has no effect now."""
+        bindings = (binding for items in self._bindings.key_to_bindings.values() for binding in items)
+        name = next((binding.description for binding in bindings if binding.action == action), "")
+        return Notice("·", "$muted", f"Not possible now: {name}.") if name else None
 
     def on_resize(self) -> None:
         self.redraw()

@@ -13,13 +13,13 @@ from mlxtune.runs.queue import FILE, Queue, QueueEntry
 from mlxtune.tui.follow import file_stamp
 from mlxtune.tui.rooms.train import queue_render
 from mlxtune.tui.widgets.dialog import ChoiceDialog, ChoiceOption
+from mlxtune.tui.widgets.frame import NoticeLine, ToastPanel
 from mlxtune.tui.widgets.list import ListPanel
 from mlxtune.tui.widgets.page import PageScreen
 from mlxtune.tui.widgets.panel import Panel
 from mlxtune.tui.widgets.section import Section
 
 if TYPE_CHECKING:
-    from mlxtune.tui.base import BaseApp
     from mlxtune.tui.snapshot import RecipeView
 
 _COMMANDS = (
@@ -31,8 +31,6 @@ _COMMANDS = (
 
 class QueuePage(PageScreen):
     """Lists, adds, removes, and starts the commands of the workspace's queue."""
-
-    app: BaseApp
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,q,w", "dismiss", "close", id="queue.close"),
@@ -51,7 +49,9 @@ class QueuePage(PageScreen):
             yield Section("Queue", Panel(id="queue-banner"), lit=True, id="queue-head")
             about = "Commands in order. x removes one that has not been started."
             yield Section("Commands", ListPanel(about=about, id="queue-commands"), id="queue-list", classes="fill")
+            yield NoticeLine(id="answer")
             yield Panel(id="foot")
+        yield ToastPanel(id="toast")
 
     @property
     def queue(self) -> Queue:
@@ -75,10 +75,6 @@ class QueuePage(PageScreen):
         cursor, entries = self.query_one("#queue-commands", ListPanel).cursor, self.entries
         return entries[cursor] if cursor < len(entries) and entries[cursor].status == "waiting" else None
 
-    @property
-    def _can_start(self) -> bool:
-        return not self.queue.is_running and any(entry.status in ("waiting", "started") for entry in self.entries)
-
     def redraw(self) -> None:
         """Draw the queue."""
         if not self.is_mounted or not self.query("#queue-list"):  # the page is closing
@@ -94,24 +90,32 @@ class QueuePage(PageScreen):
         if self.focused is None and entries:
             commands.focus()
         self._draw_keys()
+        self.draw_notices()
 
     def _draw_keys(self) -> None:
         self.draw_keys([
-            (self._can_start, "s", "start", "screen.start"),
-            (bool(self._recipes), "a", "add", "screen.add"),
-            (self._waiting is not None, "x", "remove", "screen.remove"),
-            (any(entry.status == "waiting" for entry in self.entries), "c", "clear", "screen.clear"),
-            (True, "esc", "close", "screen.dismiss"),
+            ("s", "start", "start"), ("a", "add", "add"), ("x", "remove", "remove"), ("c", "clear", "clear"), ("esc", "close", "dismiss")
         ])  # fmt: skip
 
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Return whether the key of an action has an effect now."""
+        match action:
+            case "start":
+                return not self.queue.is_running and any(entry.status in ("waiting", "started") for entry in self.entries)
+            case "add":
+                return bool(self._recipes)
+            case "remove":
+                return self._waiting is not None
+            case "clear":
+                return any(entry.status == "waiting" for entry in self.entries)
+        return super().check_action(action, parameters)
+
     def action_start(self) -> None:
-        if self._can_start:
-            self.app.run_job(self.queue.start_runner, lambda _: self.redraw(), busy="Starting the queue.")
+        self.app.run_job(self.queue.start_runner, lambda _: self.redraw(), busy="Starting the queue.")
 
     def action_add(self) -> None:
         """Ask for a recipe and for what to do with it."""
-        if self._recipes:
-            self.app.with_recipe(self._recipes, self._ask_for_command)
+        self.app.with_recipe(self._recipes, self._ask_for_command)
 
     def _ask_for_command(self, path: Path) -> None:
         name = str(path.relative_to(self.app.workspace) if path.is_relative_to(self.app.workspace) else path)

@@ -145,9 +145,9 @@ def banner(view: RunView, snapshot: Snapshot, free: bool, width: int) -> Content
             fact = f"Stopped at step {state.step:,} of {state.total:,}." if state.total else "Stopped before the first step."
             return _banner("■", "$muted", fact, "", _loss_if_stopped(view), resume, width)
         case "finished":
-            verdict = _verdict(view, snapshot)
+            verdict = snapshot.verdict_on(view.id)
             evaluate = None if verdict else key("E", "evaluate whether it helped", "app.room('evaluate')")
-            return _banner("✓", "$success", *_finished(view), verdict, evaluate, width)
+            return _banner("✓", "$success", *_finished(view), verdict.sentence if verdict else "", evaluate, width)
     return None
 
 
@@ -169,13 +169,6 @@ def _finished(view: RunView) -> tuple[str, str]:
         return f"{state.step:,} steps{took}.", ""
     rank = "the best so far" if best.step == last.step else f"the best was {best.loss:.2f} at {best.step:,}"
     return f"{state.step:,} steps{took}.", f"Validation {last.loss:.2f}, {rank}."
-
-
-def _verdict(view: RunView, snapshot: Snapshot) -> str:
-    verdict = snapshot.verdict
-    if verdict and verdict.outcome and verdict.run_id == view.id:
-        return verdict.sentence
-    return ""
 
 
 def _banner(glyph: str, token: str, fact: str, detail: str, consequence: str, action: Content | None, width: int) -> Content:

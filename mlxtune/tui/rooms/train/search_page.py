@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
@@ -15,19 +15,15 @@ from mlxtune.training.search.leaderboard import Entry, Leaderboard, read_leaderb
 from mlxtune.tui.follow import file_stamp
 from mlxtune.tui.rooms.train import search_render
 from mlxtune.tui.snapshot import RunView
+from mlxtune.tui.widgets.frame import Notice, NoticeLine, ToastPanel
 from mlxtune.tui.widgets.list import ListPanel
 from mlxtune.tui.widgets.page import PageScreen
 from mlxtune.tui.widgets.panel import Panel
 from mlxtune.tui.widgets.section import Section
 
-if TYPE_CHECKING:
-    from mlxtune.tui.base import BaseApp
-
 
 class SearchPage(PageScreen):
     """Shows the newest search or, after [ and ], an older one."""
-
-    app: BaseApp
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,q,h", "dismiss", "close", id="search.close"),
@@ -53,7 +49,9 @@ class SearchPage(PageScreen):
             yield Section("Leaderboard", ListPanel(about=about, id="search-trials"), id="search-board", classes="fill")
             yield Section("Contract pass rate", Panel(id="search-rates"), id="search-chart")
             yield Section("Hyperparameters", Panel(id="search-values"), id="search-strips")
+            yield NoticeLine(id="answer")
             yield Panel(id="foot")
+        yield ToastPanel(id="toast")
 
     @property
     def view(self) -> RunView | None:
@@ -89,7 +87,8 @@ class SearchPage(PageScreen):
         for name in ("#search-board", "#search-strips"):
             self.query_one(name).display = board is not None
         self.query_one("#search-chart").display = board is not None and self.app.size.height >= 34
-        self._draw_keys(view)
+        self._draw_keys()
+        self.draw_notices()
         head, panel = self.query_one("#search-head", Section).head, self.query_one("#search-banner", Panel)
         if view is None or snapshot is None:
             panel.update(lambda width, _height: search_render.empty_page(self.app.can_start, width))
@@ -118,49 +117,63 @@ class SearchPage(PageScreen):
         self.query_one("#search-strips", Section).head.set(note=note)
         self.query_one("#search-values", Panel).update(lambda width, _height: search_render.positions(board, number, width))
 
-    def _draw_keys(self, view: RunView | None) -> None:
-        searches = self.app.snapshot.searches if self.app.snapshot else ()
+    def _draw_keys(self) -> None:
         self.draw_keys([
-            (view is not None and view.alive, "x", "drop", "screen.choose('drop')"),
-            (view is not None and view.alive, "p", "pin", "screen.choose('pin')"),
-            (view is not None and view.alive, "s", "stop", "screen.stop"),
-            (self._can_resume(view), "r", "continue", "screen.resume"),
-            (self.app.can_start, "n", "new search", "screen.new"),
-            (view is not None and view.status == "finished", "e", "evaluation", "screen.evaluation"),
-            (self._index < len(searches) - 1, "[", "older", "screen.turn(1)"),
-            (self._index > 0, "]", "newer", "screen.turn(-1)"),
-            (True, "esc", "close", "screen.dismiss"),
+            ("x", "drop", "choose('drop')"),
+            ("p", "pin", "choose('pin')"),
+            ("s", "stop", "stop"),
+            ("r", "continue", "resume"),
+            ("n", "new search", "new"),
+            ("e", "evaluation", "evaluation"),
+            ("[", "older", "turn(1)"),
+            ("]", "newer", "turn(-1)"),
+            ("esc", "close", "dismiss"),
         ])  # fmt: skip
 
-    def _can_resume(self, view: RunView | None) -> bool:
-        return view is not None and view.status in ("stopped", "crashed", "failed") and self.app.accelerator_free
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Return whether the key of an action has an effect now."""
+        view = self.view
+        match action:
+            case "choose" | "stop":
+                return view is not None and view.alive
+            case "resume":
+                return view is not None and view.status in ("stopped", "crashed", "failed") and self.app.accelerator_free
+            case "new":
+                return self.app.can_start
+            case "evaluation":
+                return view is not None and view.status == "finished"
+            case "turn":
+                (by,) = parameters
+                searches = self.app.snapshot.searches if self.app.snapshot else ()
+                return isinstance(by, int) and 0 <= self._index + by < len(searches)
+        return super().check_action(action, parameters)
+
+    def refusal(self, action: str) -> Notice | None:
+        in_use = self.app.in_use if action in ("new", "resume") else None
+        return in_use or super().refusal(action)
 
     def action_turn(self, by: int) -> None:
-        searches = self.app.snapshot.searches if self.app.snapshot else ()
-        self._index = max(0, min(self._index + by, len(searches) - 1))
+        self._index += by
         self.redraw()
 
     def action_choose(self, choice: boards.Choice) -> None:
         """Drop or pin the trial under the cursor. The last choice takes effect."""
         view, entry = self.view, self._entry
-        if view and view.alive and entry:
+        if view and entry:
             self.app.run_job(lambda: boards.choose(view.run.folder, choice, entry.number), lambda _: self.redraw(), group="search")
 
     def action_stop(self) -> None:
-        if self.view and self.view.alive:
+        if self.view:
             self.app.confirm_stop(self.view)
 
     def action_resume(self) -> None:
-        view = self.view
-        if view and self._can_resume(view):
+        if view := self.view:
             self.app.run_job(lambda: launch.resume(view.run), lambda _: self.redraw(), busy=f"Continuing {view.name}.")
 
     def action_new(self) -> None:
-        if self.app.can_start:
-            self.dismiss()  # the room shows whether the search starts
-            self.app.new_search()
+        self.dismiss()  # the room shows whether the search starts
+        self.app.new_search()
 
     def action_evaluation(self) -> None:
-        if self.view and self.view.status == "finished":
-            self.dismiss()
-            self.app.action_room("evaluate")
+        self.dismiss()
+        self.app.action_room("evaluate")
