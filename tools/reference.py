@@ -176,7 +176,7 @@ def _takes(kind: Any) -> str:
     if origin is dict and inner[1] in TABLES:
         return f"table of {_takes(inner[1])}".replace("[table]", "[tables]")
     if origin is list:
-        return "list of " + re.sub(r"\b(string|integer|number|table)\b", r"\1s", _takes(inner[0]))
+        return "list of " + re.sub(r'\b(string|integer|number|table)\b(?!")', r"\1s", _takes(inner[0]))
     if origin in (Union, types.UnionType):
         return " or ".join(filter(None, map(_takes, inner)))
     if kind in TABLES:

@@ -32,19 +32,21 @@ _LETTERS_PER_TOKEN = 4  # in words; any other byte can be a separate token
 _TEMPLATE_TOKENS = 64  # maximum number of tokens added by a chat template
 _TOKEN_LIMITS = (256, 512, 1024, 2048, 4096, 8192)  # the base's context has 8,192 tokens
 _JSON_SHARE = 0.9  # minimum share of answers that are JSON objects for a schema
-_NUMBER_SHARE = 0.9  # minimum share of answers that end with a number to compare these numbers
+_NUMBER_SHARE = 0.9  # minimum share of answers that end with a number, or with its mark, to measure that
 _MOST_VALUES = 20  # maximum number of values in an enum
 _MOST_LABELS = 200  # maximum number of labels of a classifier
 _ROWS_PER_LABEL = 3
 _MIN_SENTENCE = 4  # words
 _COMMON = 0.3  # minimum share of the answers that contain a suggested sentence
 _FINAL_NUMBER = re.compile(r"(?:(?:^|####|\b[Aa]nswer(?: is)?:?)\s*[-−$]*|\\boxed\s*\{[^{}\n]*)\d[\d,.]*[.%}$\s]*\Z", re.MULTILINE)
+_FORMS = {"#### NUMBER": "#### [-$]?[0-9][0-9,.]*$", r"\boxed{…}": r"\\boxed\{.+\}"}  # of a final number, and their patterns
 _WORDS = re.compile(r"[A-Za-z\s]")
 _SENTENCE = re.compile(r"[^.!?\n]+[.!?]+|[^.!?\n]+$", re.MULTILINE)
 _CONTRACT_EXAMPLE = (
     "# What an answer must satisfy. Without it, an answer passes only if it equals its reference.",
     '# forbid = ["As an AI language model"]',
     '# length = { max = 300, unit = "words" }',
+    '# pattern = "^(yes|no)[.,]"  # a regular expression, if the answers have a fixed form',
     '# schema = "answer.schema.json"  # a JSON Schema, if the answers are JSON',
     '# disclaimers = ["This is not legal advice."]',
 )
@@ -65,7 +67,8 @@ class Sentence:
 @dataclass(frozen=True)
 class Scaffold:
     """Settings guessed from a file. ``schema`` is ``None`` unless the answers are JSON objects; ``labels`` has the distinct answers
-    if they are few, and ``with_numbers`` says whether they end with a number, as in GSM8K. ``formats`` counts the rows of each format; ``format`` is the recipe's, usually ``auto``.
+    if they are few, and ``with_numbers`` says whether they end with a number, as in GSM8K, in the form ``number_form`` if there is a
+    common one. ``formats`` counts the rows of each format; ``format`` is the recipe's, usually ``auto``.
     """
 
     source: Path
@@ -80,6 +83,7 @@ class Scaffold:
     labels: tuple[str, ...]
     sentences: tuple[Sentence, ...]
     with_numbers: bool
+    number_form: str
 
 
 @dataclass(frozen=True)
@@ -143,9 +147,9 @@ def guess(path: Path, mapping: Mapping[str, str] = NO_MAPPING, format: str = "au
     answers = [answer for answer in (scored_answer(row)[1] for row in sample) if answer]
     values = [value for value in map(_json_object, answers) if value is not None]
     is_json = bool(answers) and len(values) >= _JSON_SHARE * len(answers)
-    numbers = sum(_FINAL_NUMBER.search(answer) is not None for answer in answers)
     kinds = Counter(type(row) for row in sample)
     method = {Preference: "dpo", Unpaired: "kto"}.get(kinds.most_common(1)[0][0], "sft")
+    with_numbers = method == "sft" and not is_json and _most_match(_FINAL_NUMBER, answers)
     return Scaffold(
         source=path,
         rows=len(rows),
@@ -158,8 +162,15 @@ def guess(path: Path, mapping: Mapping[str, str] = NO_MAPPING, format: str = "au
         schema=infer_schema(values) if is_json else None,
         labels=() if is_json or not kinds[Conversation] else _few_values(answers, _MOST_LABELS),
         sentences=tuple(recurring_sentences(answers, values if is_json else [])),
-        with_numbers=method == "sft" and not is_json and bool(answers) and numbers >= _NUMBER_SHARE * len(answers),
+        with_numbers=with_numbers,
+        number_form=next((form for form, pattern in _FORMS.items() if with_numbers and _most_match(pattern, answers)), ""),
     )
+
+
+def _most_match(pattern: str | re.Pattern[str], answers: Sequence[str]) -> bool:
+    """Return whether ``pattern`` matches nearly all ``answers``."""
+    matching = sum(re.search(pattern, answer.strip()) is not None for answer in answers)
+    return bool(answers) and matching >= _NUMBER_SHARE * len(answers)
 
 
 def _mapping_by_name(path: Path) -> dict[str, str]:
@@ -280,7 +291,7 @@ def recipe_text(scaffold: Scaffold, name: str, source: str, schema: str) -> str:
         f"source = {toml_literal(source)}",
         *([f"format = {toml_literal(scaffold.format)}"] if scaffold.format != "auto" else []),
         *([f"map = {inline_table(scaffold.mapping)}"] if scaffold.mapping else []),
-        f"max_tokens = {scaffold.max_tokens}            # estimated from the longest row; mlxtune plan counts the tokens",
+        f"max_tokens = {scaffold.max_tokens}            # first estimated from the longest row; mlxtune plan counts the tokens",
         "",
         "[method]",
         f"kind = {toml_literal(scaffold.method)}",
@@ -292,7 +303,11 @@ def recipe_text(scaffold: Scaffold, name: str, source: str, schema: str) -> str:
     elif scaffold.labels:
         lines.append('reference = ["exact"]      # the answers are ' + f"{len(scaffold.labels)} labels")
     elif scaffold.with_numbers:
-        lines.append('reference = ["number"]     # the answers end with a number')
+        if scaffold.number_form:
+            lines.append(
+                f"pattern = {toml_literal(_FORMS[scaffold.number_form])}      # the answers end with {scaffold.number_form}"
+            )
+        lines.append('reference = ["number"]     # the answers end with a number, which is compared with the reference')
     elif scaffold.method != "dpo":
         lines += _CONTRACT_EXAMPLE
     for sentence in scaffold.sentences:
@@ -316,6 +331,7 @@ def facts(scaffold: Scaffold, name: str = "") -> list[tuple[str, str]]:
     if scaffold.method == "dpo":
         measure = "the likelihood of both answers"
     contract = f"none; measured by {measure}" if scaffold.schema is None else f"{schema}, from the JSON answers"
+    contract = f"ends with {scaffold.number_form}; also measured: {measure}" if scaffold.number_form else contract
     contract = f"{len(scaffold.labels)} labels, compared with the reference" if scaffold.labels else contract
     required = sum(sentence.share == 1 for sentence in scaffold.sentences)
     offered = len(scaffold.sentences) - required

@@ -45,11 +45,12 @@ class Contract:
         """
         if not recipe.has_contract:
             return cls(replace(recipe.evaluation, reference=recipe.evaluation.reference or ["exact"]), is_empty=True)
-        for phrase in (phrase for rule in recipe.evaluation.disclaimers for phrase in rule.phrases if phrase.match == "regex"):
+        phrases = (phrase for rule in recipe.evaluation.disclaimers for phrase in rule.phrases)
+        for pattern in (recipe.evaluation.pattern, *(phrase.text for phrase in phrases if phrase.match == "regex")):
             try:
-                regex.compile(phrase.text)
+                regex.compile(pattern)
             except regex.error as error:
-                raise InputError(f"Invalid pattern {one_line(phrase.text, 60)}: {error}.") from error
+                raise InputError(f"Invalid pattern {one_line(pattern, 60)}: {error}.") from error
         return cls(recipe.evaluation, SchemaValidator.read(recipe.schema_file) if recipe.schema_file else None)
 
     @cached_property

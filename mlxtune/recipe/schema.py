@@ -366,6 +366,7 @@ class EvaluationSection:
     )
     forbid: Annotated[list[str], Key("phrases that answers must not contain"), _PHRASES] = field(default_factory=list)
     length: Annotated[Length, Key("length limits", in_form=False), _LENGTH] = field(default_factory=Length)
+    pattern: Annotated[str, Key("regular expression that answers must match somewhere; ^ and $ are their start and end")] = ""
     reference: Annotated[
         list[Literal["exact", "fields", "number"]],
         Key("metrics computed against the reference answers, not part of the contract", in_form=False),
@@ -480,7 +481,7 @@ class Recipe:
     def has_contract(self) -> bool:
         """Whether there are any requirements for answers."""
         section = self.evaluation
-        return bool(section.schema or section.disclaimers or section.forbid) or section.length != Length()
+        return bool(section.schema or section.disclaimers or section.forbid or section.pattern) or section.length != Length()
 
     @property
     def template_file(self) -> Path | None:

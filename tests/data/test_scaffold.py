@@ -14,6 +14,8 @@ from mlxtune.core.errors import DataError, InputError
 from mlxtune.data import scaffold
 from mlxtune.data.scaffold import guess, infer_schema, write
 from mlxtune.data.source import read_file, read_source
+from mlxtune.evaluation.contract import Contract
+from mlxtune.evaluation.scorers import ModelAnswer
 from mlxtune.recipe import load
 
 SAMPLES = Path(__file__).parents[2] / "data" / "samples"
@@ -41,20 +43,26 @@ def test_the_sample_shop_gets_its_contract(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("answer", "expected"),
+    ("answer", "expected", "contract"),
     [
-        ("4 + 4 = {}\n#### {}", ["number"]),
-        ("So it is $\\boxed{{{}}}$.", ["number"]),
-        ("The answer is ${}.50.", ["number"]),
-        ("Half of it.\n-{}", ["number"]),
-        ("Ask at desk {}.", []),
+        ("4 + 4 = {}\n#### {}", ["number"], "ends with #### NUMBER; also measured: the final number"),
+        ("4 + 4 = {}\n#### -1,{}00.5", ["number"], "ends with #### NUMBER; also measured: the final number"),
+        ("So it is $\\boxed{{{}}}$.", ["number"], "ends with \\boxed{…}; also measured: the final number"),
+        ("The answer is ${}.50.", ["number"], "none; measured by the final number"),
+        ("Half of it.\n-{}", ["number"], "none; measured by the final number"),
+        ("Ask at desk {}.", [], "none; measured by exact match"),
     ],
 )
-def test_answers_that_end_with_a_result_are_compared_by_it(answer: str, expected: list[str], tmp_path: Path) -> None:
+def test_answers_that_end_with_a_result_are_compared_by_it(answer: str, expected: list[str], contract: str, tmp_path: Path) -> None:
     rows = [{"prompt": f"Question {number}?", "completion": answer.format(number, number)} for number in range(9)]
     guessed = guess(write_rows(tmp_path / "rows.jsonl", rows))
-    assert load(write(guessed, tmp_path)).evaluation.reference == expected
-    assert ("the final number" in dict(scaffold.facts(guessed))["contract"]) == bool(expected)
+    recipe = load(write(guessed, tmp_path))
+    assert recipe.evaluation.reference == expected
+    assert dict(scaffold.facts(guessed))["contract"] == contract
+    assert recipe.has_contract == contract.startswith("ends")
+    if recipe.has_contract:
+        scores = [Contract.from_recipe(recipe).score(ModelAnswer(text, reference="#### 1")) for text in (rows[1]["completion"], "It is 1.")]  # fmt: skip
+        assert [score["contract"].passed for score in scores] == [True, False]
 
 
 def test_a_classifier_in_a_table_is_mapped(tmp_path: Path) -> None:

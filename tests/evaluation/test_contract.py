@@ -31,6 +31,7 @@ def contract_of(schema: SchemaValidator | None = None, **section: Any) -> Contra
         (Contract(schema=SCHEMA), [*JSON, "schema", "contract"]),
         (contract_of(forbid=["x"]), ["forbidden", "contract"]),
         (contract_of(length=Length(max=5)), ["length", "contract"]),
+        (contract_of(pattern="x$"), ["pattern", "contract"]),
         (contract_of(disclaimers=[Disclaimer("d")]), ["disclaimer", "contract"]),
         (contract_of(disclaimers=[Disclaimer("d", match="fuzzy")]), ["disclaimer", "disclaimer_fuzzy", "contract"]),
         (
@@ -143,9 +144,10 @@ def test_invalid_recipe_is_refused(line, words):
         parse(RECIPE + line)
 
 
-def test_unusable_pattern_is_input_error():
+@pytest.mark.parametrize("line", ['disclaimers = [{ text = "(", match = "regex" }]', 'pattern = "("'])
+def test_unusable_pattern_is_input_error(line):
     with pytest.raises(InputError, match="Invalid pattern"):
-        Contract.from_recipe(parse(RECIPE + 'disclaimers = [{ text = "(", match = "regex" }]'))
+        Contract.from_recipe(parse(RECIPE + line))
 
 
 def test_unusable_schema_is_input_error(tmp_path):

@@ -13,6 +13,7 @@ from mlxtune.evaluation.scorers import (
     json_valid,
     length,
     number,
+    pattern,
     reference,
     schema_valid,
 )
@@ -28,6 +29,7 @@ SCORERS = (
     disclaimer.FUZZY,
     forbidden.SCORER,
     length.SCORER,
+    pattern.SCORER,
     number.SCORER,
     reference.EXACT,
     reference.FIELDS,

@@ -1,0 +1,32 @@
+"""Required pattern: the output matches a regular expression, such as a final line ``#### 42``."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import regex
+
+from mlxtune.core.text import one_line
+from mlxtune.evaluation.scorers import LOOP, PASS, ModelAnswer, Score, Scorer
+from mlxtune.evaluation.scorers.output_text import strip_thinking
+from mlxtune.evaluation.scorers.phrase_match import TIME_LIMIT
+
+
+def score_pattern(answer: ModelAnswer, pattern: str) -> Score:
+    """Score whether ``pattern`` matches somewhere in the output, excluding reasoning and surrounding whitespace."""
+    try:
+        found = regex.search(pattern, strip_thinking(answer.output).strip(), timeout=TIME_LIMIT)
+    except TimeoutError:
+        return Score(False, "pattern too slow", f"the pattern {one_line(pattern, 60)} timed out")
+    if found:
+        return PASS
+    kind = {"length": "cut off", LOOP: "in a loop"}.get(answer.ended, "no match")
+    return Score(False, kind, f"{kind if kind != 'no match' else 'ended'} without a match of {one_line(pattern, 60)}")
+
+
+SCORER = Scorer(
+    "pattern",
+    "required pattern",
+    lambda contract: partial(score_pattern, pattern=contract.section.pattern) if contract.section.pattern else None,
+    replaces_json=True,
+)

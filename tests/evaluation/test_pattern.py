@@ -1,0 +1,37 @@
+"""The required pattern: a regular expression that the answer matches."""
+
+from __future__ import annotations
+
+import pytest
+
+from mlxtune.evaluation.scorers import ModelAnswer
+from mlxtune.evaluation.scorers.pattern import score_pattern
+
+NUMBER = "#### [-$]?[0-9][0-9,.]*$"
+
+
+@pytest.mark.parametrize(
+    ("output", "kind"),
+    [
+        ("2 + 2 = 4\n#### 4", ""),
+        ("#### -1,200.50  \n\n", ""),
+        ("<think>\nhm\n</think>\n\n#### 4", ""),
+        ("#### 4 apples", "no match"),
+        ("#### 4\n\nSo it is 4.", "no match"),
+        ("<think>\n#### 4\n</think>\n\nFour.", "no match"),
+        ("", "no match"),
+    ],
+)
+def test_pattern_scores(output: str, kind: str) -> None:
+    score = score_pattern(ModelAnswer(output), NUMBER)
+    assert (score.passed, score.kind) == (not kind, kind)
+
+
+@pytest.mark.parametrize(("ended", "kind"), [("length", "cut off"), ("loop", "in a loop")])
+def test_an_unfinished_answer_fails_as_such(ended: str, kind: str) -> None:
+    assert score_pattern(ModelAnswer("2 + 2 = ", ended), NUMBER).kind == kind
+    assert score_pattern(ModelAnswer("#### 4", ended), NUMBER).passed
+
+
+def test_a_slow_pattern_fails() -> None:
+    assert score_pattern(ModelAnswer("a" * 5000), r"(?:a|aa|a\w)+\d$").kind == "pattern too slow"
