@@ -17,6 +17,7 @@ from mlxtune.evaluation.arms import BASE, GRAMMAR, KSHOT, PROMPT, TUNED
 from mlxtune.evaluation.comparability import contract_hash
 from mlxtune.evaluation.report import EvaluationReport
 from mlxtune.evaluation.scorers import CONTRACT
+from mlxtune.evaluation.scorers.preference import PREFERENCE
 from mlxtune.evaluation.statistics.power import detectable_gain
 from mlxtune.recipe import Recipe
 from mlxtune.runs import registry
@@ -29,6 +30,7 @@ ARMS = {
     "grammar": GRAMMAR,
     "tuned": TUNED,
 }  # keyed by the fact that holds the arm's rate
+_METRICS = frozenset({CONTRACT, "exact", "fields", "number", PREFERENCE})  # that the interview knows
 _SENTENCE_NAMES = {
     BASE: "The base alone", PROMPT: "Your prompt alone", KSHOT: "Prompting with a few examples", GRAMMAR: "A grammar alone",
 }  # fmt: skip
@@ -95,6 +97,7 @@ class AdviceEvidence:
             "contract": None if self.contract is None else "yes" if self.contract else "no",
             "prompted": None if self.prompted is None else "yes" if self.prompted else "no",
             "size": None if self.parameters is None else round(self.parameters / 1e9, 2),
+            "evaluated": frozenset(self.arms) & _METRICS or None,
             "best": best.percent if best else None,
             "gap": round(target - best.percent, 1) if best else None,
         }

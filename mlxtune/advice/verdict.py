@@ -80,7 +80,7 @@ def give_advice(answers: InterviewAnswers, evidence: AdviceEvidence, by: Rules |
     method = holding(by.methods)[0] if verdict in ("fine-tune", "both") else None
     gate_decides = gate is not None and verdict == gate.verdict
     reasons = [*gates, *wrong, *right] if gate_decides else [*wrong, *right, *gates]
-    reasons += holding(by.cautions)
+    reasons = [*holding(by.cautions), *reasons]  # they may contradict what follows
     step = gate if gate and gate_decides and gate.next else next(rule for rule in holding(by.steps) if rule.verdict == verdict)
     return Advice(
         verdict,

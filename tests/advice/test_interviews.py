@@ -21,8 +21,8 @@ def evidence(facts: dict[str, Any] | None, metric: str) -> AdviceEvidence:
     if facts is None:
         return AdviceEvidence()
     arms = {arm: ArmEvidence(arm, hits, total, 0.0, 1.0, "20261124-1412-shop") for arm, (hits, total) in facts["arms"].items()}
-    rest = {key: value for key, value in facts.items() if key != "arms"}
-    return AdviceEvidence(**rest, tier=tier(facts["groups"]), arms={metric: arms} if arms else {})
+    rest = {key: value for key, value in facts.items() if key not in ("arms", "measured")}
+    return AdviceEvidence(**rest, tier=tier(facts["groups"]), arms={facts.get("measured", metric): arms} if arms else {})
 
 
 def advise(case: dict[str, Any]) -> Advice:

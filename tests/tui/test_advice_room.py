@@ -74,7 +74,7 @@ def move_to(room: RoomDriver, question: str, option: str = "") -> None:
 async def test_options_are_selected_deselected_and_counted(advised: Shop, open_room: OpenRoom) -> None:
     async with open_room("advice") as room:
         await ready(room)
-        assert room.head("#advice-interview") == "▌ Interview 5 questions left", "those with a default are answered"
+        assert room.head("#advice-interview") == "▌ Interview question 1 of 8, 5 left", "those with a default are answered"
         await room.press("down", "enter")
         assert answers(room)["change"] == ["format"]
         assert "● format" in room.text("#advice-questions")

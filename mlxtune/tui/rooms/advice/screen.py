@@ -11,9 +11,9 @@ from textual.containers import Horizontal, Vertical
 from textual.content import Content
 
 from mlxtune.advice.evidence import AdviceEvidence
+from mlxtune.advice.rules import rules
 from mlxtune.advice.verdict import Advice
 from mlxtune.core.errors import MlxtuneError
-from mlxtune.core.text import plural
 from mlxtune.tui.base import Room
 from mlxtune.tui.render.text import cut_rows
 from mlxtune.tui.rooms.advice import render, service
@@ -74,9 +74,15 @@ class AdviceRoom(Room):
         self._update_evidence(view, snapshot)
         items, missing = self._interview.lines(), self._interview.missing
         questions = self.query_one("#advice-questions", ListPanel)
-        questions.set(len(items), lambda index, width: render.interview_row(items[index], width))
-        note = f"{plural(len(missing), 'question')} left" if missing else "all answered"
-        self.query_one("#advice-interview", Section).head.set(note=note)
+        head = self.query_one("#advice-interview", Section).head
+
+        def draw_position(index: int) -> None:
+            keys = [question.key for question in rules().questions]
+            position = f"question {keys.index(items[index].question.key) + 1} of {len(keys)}"
+            head.set(note=f"{position}, {f'{len(missing)} left' if missing else 'all answered'}")
+
+        questions.set(len(items), lambda index, width: render.interview_row(items[index], width), on_move=draw_position)
+        draw_position(questions.cursor)
         advice, evidence, error = self._advice, self._evidence, self._error
         sample, busy = service.current_sample(snapshot.evals, view), snapshot.live is not None
         self.query_one("#advice-verdict", Section).head.set(note=render.heading_note(evidence, self.wide))

@@ -54,6 +54,7 @@ class Interview:
         for question in rules().questions:
             value = self.answers.get(question.key)
             figure = f"{value:,.10g}" if question.kind == "number" and isinstance(value, int | float) else ""
+            figure = f"{figure or value} by default" if value is not None and value == question.default else figure
             rows.append(InterviewLine(question, "", "○" if value is None else "✓", figure))
             for name, meaning in question.options.items():
                 selected = name in value if isinstance(value, list) else value == name
