@@ -101,7 +101,7 @@ def document(plan: Plan, bill: Bill) -> dict[str, Any]:
         "step": plan.estimate.step,
         "peak": plan.estimate.peak,
         "kilowatt_hours": bill.kilowatt_hours,
-        "evidence": power_statement(plan.evaluated),
+        "evidence": power_statement(plan.compared),
     }
 
 
@@ -146,8 +146,10 @@ def _run_facts(plan: Plan, off_task: str) -> list[tuple[str, Cell]]:
         rows.append(("truncated", (f"{plural(plan.cut, 'row')} longer than data.max_tokens", "warning")))
     rows += plan.template_facts
     rows += [("template" if number == 0 else "", (note, "warning")) for number, note in enumerate(plan.notes)]
+    if plan.incomparable:
+        rows.append(("evaluated", (f"{plan.incomparable_summary}: not compared", "warning")))
     if plan.test:
-        rows.append(("power", power_statement(plan.evaluated)))
+        rows.append(("power", power_statement(plan.compared)))
         rows += [("off-task", off_task)] if off_task else []
     if problems := power().problems:
         rows.append(("power", (f"{', '.join(problems)}: the run would be slow, or might not finish", "warning")))

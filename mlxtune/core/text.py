@@ -71,7 +71,7 @@ def suggest(word: str, choices: Iterable[str], label: str = "Choose from") -> st
     return f"Did you mean {match}?" if match else f"{label} {', '.join(choices)}."
 
 
-def plural(count: int, noun: str, many: str = "") -> str:
+def plural(count: float, noun: str, many: str = "") -> str:
     """Format a count with its noun: ``1 row``, ``1,204 rows``."""
     return f"{count:,} {noun if count == 1 else many or noun + 's'}"
 

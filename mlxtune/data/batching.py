@@ -23,6 +23,12 @@ def padded_length(length: int) -> int:
     return -(-max(length, 1) // step) * step
 
 
+def passes(epoch: int, steps: int, whole: int) -> float:
+    """Return the number of epochs up to and including ``steps`` of the ``whole`` steps of ``epoch`` (from 0), to one decimal."""
+    count = round(epoch + steps / whole, 1)
+    return int(count) if count.is_integer() else count
+
+
 def epoch_batches(count: int, batch_rows: BatchRows, *, seed: int, number: int) -> list[list[int]]:
     """Return the batches of epoch ``number`` over ``count`` rows. ``batch_rows`` groups the rows of one window."""
     order = list(range(count))

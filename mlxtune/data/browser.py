@@ -307,11 +307,17 @@ class SourceBrowser:
 
     @property
     def lengths(self) -> IntArray:
-        """The lengths of the known rows, ``(rows,)``: in tokens if these were counted, else in characters."""
+        """The lengths of the known rows that no decision excludes or edits, ``(rows,)``: in tokens if counted, else in characters."""
         if self.check_result is not None and len(self.check_result.tokens):
-            return self.check_result.tokens[self.check_result.tokens >= 0]
-        scanned = self.scanned  # another thread may increase it
-        return self._lengths[:scanned][np.frombuffer(self._is_row, np.uint8)[:scanned] > 0].astype(np.int64)
+            lengths = self.check_result.tokens.astype(np.int64)
+        else:
+            scanned = self.scanned  # another thread may increase it
+            is_row = np.frombuffer(self._is_row, np.uint8)[:scanned] > 0
+            lengths = np.where(is_row, self._lengths[:scanned], -1).astype(np.int64)
+        for index, decision in self.decisions.items():
+            if index < len(lengths) and (decision.status in EXCLUDED or decision.record is not None):
+                lengths[index] = -1
+        return lengths[lengths >= 0]
 
     # Selections
 

@@ -109,11 +109,10 @@ def _field_filter(field: str, value: str) -> Filter:
         case "tag":
             return lambda row: value in row_tags(row.current)
         case "finding":
-            from mlxtune.data.checks.registry import is_check, unknown_check  # loads numpy, which other filters do not need
+            from mlxtune.data.checks.registry import check_named  # loads numpy, which other filters do not need
 
-            if not is_check(value):
-                raise unknown_check(value)
-            return lambda row: value in row.findings
+            check = check_named(value)
+            return lambda row: check in row.findings
         case "id":
             return lambda row: any(version.hash.startswith(value.lower()) for version in (row.row, row.current))
     hint = f'{suggest(field, _FIELDS)} Or quote it to search for text: "a:b"'

@@ -14,7 +14,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 from mlxtune.core.errors import DataError, InputError
 from mlxtune.core.files import disk_errors, read_json, write_json
@@ -29,6 +29,7 @@ from mlxtune.recipe import DataSection
 SplitName = Literal["train", "valid", "test"]
 SPLIT_NAMES: tuple[SplitName, ...] = get_args(SplitName)
 VERSION = 1
+R = TypeVar("R", bound=Row)
 
 
 @dataclass(frozen=True)
@@ -335,6 +336,12 @@ def record_splits(source: Source, data: DataSection, splits: Splits, *, seal: bo
         after = Membership({**before.splits, settings: recorded}, frozenset(sealed))
         if after != before:
             _save(source.path, after)
+
+
+def sample_rows(rows: Sequence[R], count: int) -> list[R]:
+    """Return ``count`` of ``rows`` (0 means all) in their original order. The choice depends only on their content."""
+    chosen = {row.hash for row in sorted(rows, key=lambda row: row.hash)[: count or None]}
+    return [row for row in rows if row.hash in chosen]
 
 
 def _save(source: Path, membership: Membership) -> None:

@@ -14,7 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from mlxtune.core.errors import DataError, InputError, MlxtuneError, TemplateError, TooLongError
+from mlxtune.core.errors import DataError, InputError, MlxtuneError, TemplateError
 from mlxtune.core.files import write_text
 from mlxtune.core.hashing import sha256_file, sha256_json
 from mlxtune.core.journal import Journal, read
@@ -90,12 +90,9 @@ def prompt_rows(rows: Sequence[Row]) -> list[PromptRow]:
 
 def comparable_pairs(loaded: LoadedModel, recipe: Recipe, rows: Sequence[PromptRow]) -> frozenset[str]:
     """Return the IDs of the preference pairs whose answers fit the training window. Raises ``DataError`` for an unusable pair."""
-    template, ids = load_template(loaded.source, TemplateSettings.from_recipe(recipe), loaded.tokenizer), []
-    for row in rows:
-        if isinstance(row, Preference):
-            with suppress(TooLongError):
-                ids.append(template.encode_pair(row, recipe.data.max_tokens).id)
-    return frozenset(ids)
+    template = load_template(loaded.source, TemplateSettings.from_recipe(recipe), loaded.tokenizer)
+    pairs = (row for row in rows if isinstance(row, Preference))
+    return frozenset(pair.id for pair in pairs if template.can_compare(pair, recipe.data.max_tokens))
 
 
 def answer_room(

@@ -19,7 +19,7 @@ from mlxtune.core.files import write_text
 from mlxtune.core.hashing import sha256_json
 from mlxtune.data.rows import PromptRow, prompt_text, shared_system_prompt
 from mlxtune.data.source import Source, read_source
-from mlxtune.data.split import Splits, record_splits, split
+from mlxtune.data.split import Splits, record_splits, sample_rows, split
 from mlxtune.evaluation import comparability, evidence, report
 from mlxtune.evaluation.answer_budget import AnswerBudget, answer_budget
 from mlxtune.evaluation.answer_statistics import answer_statistics
@@ -176,7 +176,7 @@ def _read_inputs(worker: Worker) -> _Inputs:
     if contract.is_empty and all(row.reference is None for row in rows):
         raise InputError(
             "The recipe has no contract, and no held-out row has a reference answer, so there is nothing to measure.",
-            hint="In the recipe's [evaluation] section, set what answers must satisfy: schema, disclaimers, forbid, or length.",
+            hint="In the recipe's [evaluation] section, set what answers must satisfy: schema, disclaimers, forbid, length, or pattern.",
         )
     adapter = Path(request["adapter"]) if request.get("adapter") else None
     seeds = [SeedAdapter(**seed) for seed in request.get("seeds", ())]
@@ -266,12 +266,6 @@ def _score(contract: Contract, rows: Sequence[PromptRow], answers: ArmAnswers) -
             scores[PREFERENCE] = logprobs[row.id].score
         scored.append(scores)
     return _ScoredArm(answers, scored, logprobs)
-
-
-def sample_rows(rows: Sequence[PromptRow], count: int) -> list[PromptRow]:
-    """Return ``count`` of ``rows`` (0 means all) in their original order. The choice depends only on their content."""
-    chosen = {row.hash for row in sorted(rows, key=lambda row: row.hash)[: count or None]}
-    return [row for row in rows if row.hash in chosen]
 
 
 def drop_preferences(scored: Sequence[list[dict[str, Score]]]) -> None:

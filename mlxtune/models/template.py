@@ -227,6 +227,17 @@ class ChatTemplate:
             )
         return pair
 
+    def can_compare(self, pair: Preference, max_tokens: int) -> bool:
+        """Return whether the likelihoods of a held-out pair's answers can be compared, which :meth:`encode_pair` decides.
+
+        Raises the other errors of :meth:`encode_pair`.
+        """
+        try:
+            self.encode_pair(pair, max_tokens)
+        except TooLongError:
+            return False
+        return True
+
     def encode_unpaired(self, row: Row, other: Row, max_tokens: int) -> EncodedPair:
         """Encode ``row`` with its own completion as ``chosen`` and the completion of ``other`` as ``rejected``.
 

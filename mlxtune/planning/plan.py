@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from mlxtune.core.text import duration, plural, size
-from mlxtune.data.split import Splits
+from mlxtune.data.split import Splits, sample_rows
 from mlxtune.planning import calibration, measurements, memory, shapes
 from mlxtune.planning.calibration import StepCalibration
 from mlxtune.planning.changes import RecipeChange, suggest_changes
@@ -73,14 +73,15 @@ class Plan:
     ``compiles`` says whether this machine compiles steps if that saves time; ``prompt_tokens`` and ``answer_tokens`` are means over
     all rows. ``notes`` say what the chat template changes in the rows; ``thinking``, ``date`` and ``replayed`` are as in
     :class:`DatasetLengths`. ``skipped`` rows are too long for training and are not in ``train`` and ``valid``.
-    ``most_evaluated`` is ``evaluation.rows``, the maximum number of held-out rows to use, or 0 for all.
+    ``most_evaluated`` is ``evaluation.rows``, the maximum number of held-out rows to use, or 0 for all; ``incomparable`` of these are
+    pairs too long for their likelihoods to be compared.
     """
 
     train: int
     valid: int
     test: int
     steps: int
-    epochs: int
+    epochs: float
     computed: int
     trained: int
     read: int
@@ -104,11 +105,22 @@ class Plan:
     replayed: int = 0
     skipped: int = 0
     most_evaluated: int = 0
+    incomparable: int = 0
 
     @property
     def evaluated(self) -> int:
         """The number of held-out rows that an evaluation uses."""
         return min(self.test, self.most_evaluated or self.test)
+
+    @property
+    def compared(self) -> int:
+        """The number of held-out rows that a verdict is based on."""
+        return self.evaluated - self.incomparable
+
+    @property
+    def incomparable_summary(self) -> str:
+        """How many pairs are too long to be compared, as text; empty if all can be."""
+        return f"{self.incomparable:,} of {plural(self.evaluated, 'pair')} over max_tokens" if self.incomparable else ""
 
     @property
     def rows_summary(self) -> str:
@@ -302,6 +314,7 @@ class Planner:
             limit = round(self.machine.limit * (1 - margin(bool(measured))))
             changes = suggest_changes(recipe, self.lengths, self.shapes, self.estimate, limit)
         prompt_tokens, answer_tokens = self.lengths.mean_prompt_and_answer
+        incomparable = frozenset(self.lengths.incomparable)
         return Plan(
             train=len(splits.train) - self.lengths.skipped[0],
             valid=len(splits.valid) - self.lengths.skipped[1],
@@ -331,6 +344,7 @@ class Planner:
             replayed=self.lengths.replayed,
             skipped=sum(self.lengths.skipped),
             most_evaluated=recipe.evaluation.rows,
+            incomparable=sum(row.hash in incomparable for row in sample_rows(splits.test, recipe.evaluation.rows)),
         )
 
     def _estimate(self, recipe: Recipe, decisions: StepDecisions, scale: float = 1.0) -> MemoryEstimate:

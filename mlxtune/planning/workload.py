@@ -40,7 +40,8 @@ class DatasetLengths:
     ``full_attention`` is False if a layer uses a sliding window; shared prefixes then cannot be computed once. ``notes`` say what
     the chat template changes in the rows. ``thinking`` describes the thinking mode and ``date`` the date in the prompts; they are
     empty if the template does not support reasoning, or does not print the date. The last ``replayed`` rows of ``train`` are
-    answers of the base. ``skipped`` training and validation rows are too long and not among them.
+    answers of the base. ``skipped`` training and validation rows are too long and not among them. ``incomparable`` has the hashes of
+    held-out pairs that are too long for their likelihoods to be compared.
     """
 
     train: tuple[RowLength, ...]
@@ -52,6 +53,7 @@ class DatasetLengths:
     date: str = ""
     replayed: int = 0
     skipped: tuple[int, int] = (0, 0)
+    incomparable: tuple[str, ...] = ()
 
     def count_truncated(self, max_tokens: int) -> int:
         """Return how many rows are longer than ``max_tokens``."""
@@ -100,7 +102,7 @@ class Workload:
     """
 
     steps: int
-    epochs: int
+    epochs: float
     computed: int
     positions_per_epoch: int
     trained: int
@@ -135,10 +137,13 @@ def workload(
             trained += train.trained_tokens(rows)
             tokens_read += sum(map(train.tokens, rows))
     epoch = batching.epoch_batches(len(lengths.train), train.arrange, seed=section.seed, number=0)
+    last = steps[-1][0]
+    last_epoch = batching.epoch_batches(len(lengths.train), train.arrange, seed=section.seed, number=last)
+    taken = sum(number == last for number, _ in steps)
     singles = [rows.batch([index]) for rows in (train, valid) for index in range(len(rows.lengths))]
     return Workload(
         steps=len(steps),
-        epochs=steps[-1][0] + 1,
+        epochs=batching.passes(last, taken, math.ceil(len(last_epoch) / section.accumulate)),
         computed=computed,
         positions_per_epoch=sum(train.batch(rows).tokens for rows in train.separate(epoch)),
         trained=trained,

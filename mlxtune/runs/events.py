@@ -90,7 +90,7 @@ class DataReady(BaseEvent):
     conversations: NotRequired[int]
     replayed: NotRequired[int]
     steps: int
-    epochs: int
+    epochs: float
     checkpointed: NotRequired[bool]
 
 

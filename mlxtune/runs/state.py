@@ -16,6 +16,7 @@ Phase = Literal["new", "running", "restarting", "finished", "stopped", "failed"]
 
 MAX_PAUSE = 600.0  # a longer gap between steps means that the machine was asleep, unless steps are slow
 MIN_ELAPSED = 2.0  # seconds that an arm or a phase must have worked before its remaining time is estimated
+_BATCH = 96  # answers that are generated together, by default
 HELD_OUT_ROW = "held-out row"  # what an arm answers, unless the event says otherwise
 
 
@@ -61,7 +62,7 @@ class RunState:
     pid: int = 0
     waiting: WaitReason | Literal[""] = ""
     total: int = 0
-    epochs: int = 0
+    epochs: float = 0
     steps: tuple[Step, ...] = ()
     validations: tuple[Validation, ...] = ()
     samples: tuple[Sample, ...] = ()
@@ -140,11 +141,14 @@ class RunState:
     def arm_remaining_seconds(self) -> float | None:
         """An estimate for the current arm and kind of prompt from its mean speed so far, or ``None`` before the first tenth.
 
-        ``None`` also if the next answer takes longer than that: only the longest answers are left, whose length is unknown.
+        ``None`` before half of the answers that are generated together, because the shortest ones end first; and if the next answer
+        takes longer than the estimate, because only the longest ones are left, whose length is unknown.
         """
         if self.current_arm is None:
             return None
-        _, _, done, total = self.current_arm
+        _, kind, done, total = self.current_arm
+        if kind not in ("reference", "prompt") and done < min(total, _BATCH) / 2:
+            return None
         left = _remaining(done, total, self.updated - self.arm_started)
         return left if left is not None and self.updated - self.arm_advanced <= left else None
 

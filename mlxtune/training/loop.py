@@ -109,9 +109,11 @@ class TrainingLoop:
         return sum(math.ceil(len(self.epoch_batches(epoch)) / self.section.accumulate) for epoch in range(self.section.epochs))
 
     @cached_property
-    def epochs(self) -> int:
-        """The number of epochs, including a partial last one."""
-        return next(plan.epoch for plan in self.step_plans() if plan.step == self.total_steps) + 1
+    def epochs(self) -> float:
+        """The number of epochs, to one decimal if the last one is partial."""
+        counts = Counter(plan.epoch for plan in islice(self.step_plans(), self.total_steps))
+        last = max(counts)
+        return batching.passes(last, counts[last], math.ceil(len(self.epoch_batches(last)) / self.section.accumulate))
 
     def step_plans(self) -> Iterator[StepPlan]:
         """Yield optimizer steps indefinitely. Gradient accumulation never crosses the end of an epoch."""
@@ -261,7 +263,7 @@ class _TrainingRun:
         self.listener.emit(
             "step", step=step, epoch=plan.epoch, loss=_finite(loss), rate=rate, norm=_finite(norm), tokens=trained,
             computed=computed, speed=trained / (time.perf_counter() - start),
-            memory=mx.get_active_memory(), peak=mx.get_peak_memory(), **self._metrics(metric_sums.tolist(), weight),
+            memory=mx.get_active_memory(), peak=mx.get_peak_memory(), **self._metrics(metric_sums.tolist(), weight, at_start=step == 1),
         )  # fmt: skip
         problem = self.divergence.add(loss) or ("has a NaN or infinite gradient" if not math.isfinite(norm) else "")
         if problem:
@@ -297,9 +299,9 @@ class _TrainingRun:
             hint="Check these rows, or lower training.learning_rate.",
         )
 
-    def _metrics(self, sums: Any, weight: float) -> dict[str, Mapping[str, float | None]]:
+    def _metrics(self, sums: Any, weight: float, *, at_start: bool) -> dict[str, Mapping[str, float | None]]:
         """Return the objective's metrics as an event field; an empty dict if there are none."""
-        means = self.loop.objective.means(sums, weight)
+        means = self.loop.objective.means(sums, weight, at_start=at_start)
         return {"metrics": {name: _finite(value) for name, value in means.items()}} if means else {}
 
     def _validate_and_sample(self, step: int) -> bool:
@@ -340,7 +342,7 @@ class _TrainingRun:
         if interruptions:
             self._stop_agreed = True
             return None
-        fields = self._metrics(sums.tolist(), weight)
+        fields = self._metrics(sums.tolist(), weight, at_start=step == 0)
         if loop.reference_kl and (kl := loop.reference_kl()) is not None:
             fields["metrics"] = {**fields["metrics"], "kl": _finite(kl)}
         self.listener.emit("validation", step=step, loss=_finite(total / weight), tokens=int(tokens), **fields)

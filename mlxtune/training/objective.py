@@ -61,8 +61,11 @@ class Objective(Protocol[Arrays_contra]):
     def metric_count(self) -> int:
         """The number of metrics computed in addition to the loss."""
 
-    def means(self, sums: Sequence[float], weight: float) -> dict[str, float]:
-        """Return the metrics by name, given their ``sums`` over rows with a total weight of ``weight``."""
+    def means(self, sums: Sequence[float], weight: float, *, at_start: bool = False) -> dict[str, float]:
+        """Return the metrics by name, given their ``sums`` over rows with a total weight of ``weight``.
+
+        ``at_start``, before the first update, those that would only measure rounding are omitted.
+        """
 
     def arrange(self, rows: Sequence[Any], section: TrainingSection) -> BatchRows:
         """Return a function that groups ``rows`` into batches within the recipe's limits."""

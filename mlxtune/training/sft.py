@@ -82,7 +82,7 @@ class SFTObjective:
 
     metric_count = 0
 
-    def means(self, sums: Sequence[float], weight: float) -> dict[str, float]:
+    def means(self, sums: Sequence[float], weight: float, *, at_start: bool = False) -> dict[str, float]:
         return {}
 
     def arrange(self, rows: Sequence[Encoded], section: TrainingSection) -> BatchRows:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from textual.content import Content
@@ -50,6 +50,7 @@ def help_rows(room: Room, top: Screen[Any]) -> Callable[[int], list[Content]]:
     panel = top.focused if isinstance(top.focused, FocusPanel) else None
     actions = room.with_user_keys(room.footer_actions())
     own = [(action.key, action.help or action.label, ids.get(action.click)) for action in actions]
+    own += _impossible_now(room, own)
     taken = {key for key, *_ in own} if top is room else set()  # keys that the room describes better
     everywhere: list[Entry] = [
         (room.app.shown_key(f"app.room('{mode}')", entry.key), f"open {entry.name}", f"app.{mode}") for mode, entry in ROOMS.items()
@@ -80,6 +81,16 @@ def help_rows(room: Room, top: Screen[Any]) -> Callable[[int], list[Content]]:
         return [row for title, content in sections for row in (line((f"  {title}", "bold")), *content, Content(""))][:-1]
 
     return rows
+
+
+def _impossible_now(room: Room, possible: Sequence[Entry]) -> list[Entry]:
+    """Return the room's keys whose actions are impossible now."""
+    keys_taken, entries = {key for key, *_ in possible}, []
+    for name, about, id in _bound_entries(room, room.app.key_changes):
+        action = next(binding.action for kind in type(room).__mro__ for binding in keys.own_bindings(kind) if binding.id == id)
+        if action in room.CONDITIONAL_ACTIONS and name not in keys_taken:
+            entries.append((name, f"{about} (not possible now)", id))
+    return entries
 
 
 def _bound_entries(node: DOMNode, changes: keys.Keymap) -> list[Entry]:

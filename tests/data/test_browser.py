@@ -249,10 +249,17 @@ def test_an_edited_row_has_an_unknown_token_count(source: Path) -> None:
     tokens = [TokenCount(10 + index, 3) if index != 2 else None for index in range(6)]
     browser.check_result = CheckResult.from_report(check(source, tokens=tokens, max_tokens=12))
     assert [browser.tokens(index) for index in range(6)] == [10, 11, -1, 13, 14, 15]
+    assert browser.lengths.tolist() == [10, 11, 13, 14, 15]
     with ReviewSession(source) as review:
         step = review.decide("edit", [browser.keyed_row(4)], record=chat("Is it warm?", "No."))
         browser.apply_review(review.state, step)
+        step = review.decide("reject", [browser.keyed_row(1)])
+        browser.apply_review(review.state, step)
     assert browser.tokens(4) == -1
+    assert browser.lengths.tolist() == [10, 13, 15], "neither the edited row nor the rejected one"
+    browser.check_result = None
+    assert len(browser.lengths) == 3
+    browser.check_result = CheckResult.from_report(check(source, tokens=tokens, max_tokens=12))
     assert [finding.check for finding in browser.findings(4)] == [], "it may fit now"
     assert browser.decision(0) == Decision("", "")
 

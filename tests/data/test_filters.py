@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlxtune.core.errors import InputError
+from mlxtune.data.checks.registry import CHECKS, check_named
 from mlxtune.data.filters import parse
 from mlxtune.data.review import Decision, apply_decision
 from mlxtune.data.rows import Conversation, Location, Message, Preference, Row, Text, row_text
@@ -74,8 +75,16 @@ def test_an_invalid_filter_is_reported(text, words):
 
 def test_a_checks_title_leads_to_its_name():
     with pytest.raises(InputError) as caught:
-        parse("finding:as-an-ai")
+        parse("finding:speak-as-an-ai")
     assert caught.value.hint == "Did you mean self-reference?"
+
+
+def test_a_check_is_found_by_the_short_name_that_lists_show():
+    assert [check_named(name) for name in ("as an AI", "as-an-ai", "invisible", "near-dup", "control")] == [
+        "self-reference", "self-reference", "control", "near-duplicate", "control"
+    ]  # fmt: skip
+    for id, check in CHECKS.items():
+        assert check_named(check.label) == check_named(check.label.replace(" ", "-")) == id
 
 
 def test_a_typo_gets_a_suggestion():

@@ -6,9 +6,10 @@ import random
 from pathlib import Path
 
 from mlxtune.data.rows import Conversation, Location, Message
+from mlxtune.data.split import sample_rows
 from mlxtune.evaluation.scorers import Score
 from mlxtune.evaluation.scorers.preference import PREFERENCE as PREFERENCE
-from mlxtune.evaluation.worker import drop_preferences, sample_rows
+from mlxtune.evaluation.worker import drop_preferences
 
 ROWS = [
     Conversation(Location(Path("d.jsonl"), at + 1), {}, (Message("user", f"Question {at}?"), Message("assistant", "ok")))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -75,6 +76,30 @@ def test_rows_that_training_skips_are_not_planned(given: Recipe, base: ModelFold
     plan, whole = planned(short, base, this_machine()), planned(given, base, this_machine())
     assert (plan.skipped, plan.train, plan.valid) == (sum(skipped), whole.train - skipped[0], whole.valid - skipped[1])
     assert plan.skipped > 0
+
+
+def test_held_out_pairs_that_cannot_be_compared_are_counted(workspace: Path) -> None:
+    pairs = [
+        {"prompt": f"Question {number}? " + "word " * (200 * (number % 2)), "chosen": "Yes, gladly.", "rejected": "No."}
+        for number in range(40)
+    ]
+    (workspace / "pairs.jsonl").write_text("".join(f"{json.dumps(pair)}\n" for pair in pairs))
+    overrides = [
+        "data.source=../pairs.jsonl",
+        "method.kind=dpo",
+        "data.max_tokens=96",
+        "data.too_long=skip",
+        "data.holdout=0.3",
+    ]
+    given = load(workspace / "recipes" / "tiny.toml", overrides)
+    base = resolve(given.model.base, relative_to=given.folder)
+    plan = planned(given, base, this_machine())
+    long = sum("word" in str(row.prompt) for row in split(read_source(given.source), given.data).test)
+    assert 0 < long < plan.test
+    assert (plan.incomparable, plan.compared) == (long, plan.test - long)
+    few = planned(replace(given, evaluation=replace(given.evaluation, rows=4)), base, this_machine())
+    assert few.evaluated == 4
+    assert few.incomparable <= 4
 
 
 @pytest.mark.usefixtures("shared_row_lengths")

@@ -194,19 +194,24 @@ def test_an_unknown_event_only_updates_the_time():
 
 def test_remaining_time_of_an_arm_follows_from_its_mean_speed() -> None:
     start = [_event("arm.started", 100.0, arm="base", rows=60)]
-    assert fold([*start, _event("arm.progress", 110.0, arm="base", done=5, total=60)]).arm_remaining_seconds is None
-    state = fold([*start, _event("arm.progress", 120.0, arm="base", done=20, total=60)])
-    assert state.arm_remaining_seconds == 40.0
+    few = fold([*start, _event("arm.progress", 120.0, arm="base", done=20, total=60)])
+    assert few.arm_remaining_seconds is None, "the shortest answers end first"
+    state = fold([*start, _event("arm.progress", 120.0, arm="base", done=30, total=60)])
+    assert state.arm_remaining_seconds == 20.0
     late = fold([_event("arm.progress", 150.0, arm="base", done=50, total=60)], state)
     longest = [_event("arm.progress", time, arm="base", done=50, total=60) for time in (155.0, 170.0)]
     assert [fold(longest[:count], late).arm_remaining_seconds for count in range(3)] == [10.0, 11.0, None]
-    assert state.arm_progress == "base answers 20 of 60 held-out rows, 40 s left"
+    assert state.arm_progress == "base answers 30 of 60 held-out rows, 20 s left"
     almost = fold([*start, _event("arm.progress", 129.5, arm="base", done=59, total=60)])
     assert almost.arm_progress == "base answers 59 of 60 held-out rows", "not 0 s left"
     again = [_event("arm.started", 900.0, arm="base", rows=60), _event("arm.progress", 910.0, arm="base", done=30, total=60)]
     assert fold(again, state).arm_remaining_seconds == 10.0, "the time before the evaluation was resumed does not count"
     other = fold([_event("arm.progress", 130.0, arm="base", done=10, total=30, of="off-task prompt")], state)
     assert other.arm_remaining_seconds is None, "this kind of prompt has just begun"
+    passes = [
+        _event("arm.progress", time, arm="base", done=done, total=60, of="reference") for time, done in ((200.0, 0), (210.0, 6))
+    ]
+    assert fold(passes, state).arm_remaining_seconds == 90.0, "references take equally long"
 
 
 def test_remaining_time_of_the_passes_before_the_first_step() -> None:

@@ -46,7 +46,7 @@ def test_epoch_visits_every_row_once_with_final_partial_step(tiny: Path, tmp_pat
 
 def test_step_limit_ends_within_epoch(tiny: Path, tmp_path: Path) -> None:
     run = make(tiny, tmp_path, replace(SECTION, steps=4))
-    assert (run.total_steps, run.epochs) == (4, 2)
+    assert (run.total_steps, run.epochs) == (4, 1.3)
     assert run.run(Listener())["steps"] == 4
 
 

@@ -230,6 +230,9 @@ async def test_a_running_export_is_in_the_header_and_keeps_another_from_starting
         await move_to(room, "tone")
         assert "● exporting tuned 3/8" in room.text("#top")
         assert "export" not in room.actions
+        await room.press("f1")
+        await room.until(lambda: room.mode == "" and "export (not possible now)" in " ".join(room.text("#rows").split()))
+        await room.press("escape")
         await room.press("f")
         await room.until_notice("! The export of tone is using this machine.")
         assert room.notice.endswith("or run: mlxtune runs stop 20261124-1700-tone")

@@ -135,7 +135,7 @@ async def test_a_question_typed_while_the_model_loads_is_sent_at_once(
         assert room.screen.query_one("#chat-field", Input).value == "so"
         clients[0].send(READY)
         clients[0].finish(0, "On its way.")
-        await room.until(lambda: "On its way." in transcript(room))
+        await room.until(lambda: "On its way." in transcript(room) and not room.notice)
         await room.until(lambda: room.text("#foot").split("F1")[0].split() == ["enter", "send", "esc", "leave"])
         await room.press("enter")
         await room.until(lambda: [question for question, *_ in clients[0].questions] == ["be", "so"])
@@ -143,6 +143,25 @@ async def test_a_question_typed_while_the_model_loads_is_sent_at_once(
         await room.until(lambda: "Sooner." in transcript(room) and not room.notice)
         await room.press("escape")
         await room.until(lambda: "i write" in room.text("#foot"))
+
+
+async def test_an_answer_stops_when_the_model_is_unloaded(
+    shop: Shop, clients: list[FakeClient], open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def close(client: FakeClient) -> None:
+        client.questions[0][2](Failed("0", "gone", MachineError("The model process was closed.")))
+
+    monkeypatch.setattr(FakeClient, "close", close)
+    async with open_room("chat") as room:
+        client = await load(room, clients)
+        await room.press(*"so", "enter")
+        await room.until(lambda: bool(client.questions))
+        client.questions[0][2](Piece("0", "On its"))
+        await room.press("escape", "e")
+        await room.until(lambda: "Stopped: the model was unloaded." in transcript(room))
+        assert "On its" in transcript(room)
+        assert "✗" not in transcript(room)
+        assert chat(room).state == "idle"
 
 
 async def test_adapters_are_switched_and_base_and_adapter_answer_side_by_side(

@@ -202,7 +202,7 @@ async def test_counts_from_before_a_decision_are_marked(shop: Shop, checks: Chec
         await checked(room)
         assert "before your changes" not in room.text("#summary")
         await room.press("x")
-        await room.until(lambda: "Counted before your changes.  n recheck" in room.text("#summary"))
+        await room.until(lambda: "Counted before your changes. n recheck" in " ".join(room.text("#summary").split()))
         await room.press("n")
         await checked(room)
         await room.until(lambda: "before your changes" not in room.text("#summary"))

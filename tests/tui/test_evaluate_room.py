@@ -164,6 +164,15 @@ async def test_enter_lists_the_rows_behind_an_arm_and_behind_every_cell(shop: Sh
         assert "✓ 1 " in room.text("#ev-list")
 
 
+async def test_a_short_reference_stays_visible_beside_the_end_of_a_long_answer(shop: Shop, open_room: OpenRoom) -> None:
+    endless = "[\n" + '"one more item",\n' * 60 + "oops"
+    evaluation(shop, arms={"base": base, "tuned": lambda at, reference: reference if at else endless})
+    async with open_room("evaluate", size=LARGE) as room:
+        await rows_found(room, "Tuned fails", 1)
+        await room.until(lambda: "oops" in room.text("#ev-detail"))
+        assert '"needs_human": ' in room.text("#ev-detail")
+
+
 async def test_a_click_on_a_cell_lists_its_rows(shop: Shop, open_room: OpenRoom) -> None:
     evaluation(shop)
     async with open_room("evaluate") as room:
@@ -298,8 +307,8 @@ async def test_preference_training_shows_its_margins(shop: Shop, open_room: Open
         await rows_found(room)
         assert "preference accuracy, %" in room.text("#ev-table")
         summary = " ".join(room.text("#ev-summary").split())
-        assert "Margin of chosen over rejected answers, in nats per token: base −1.39" in summary
-        assert "tuned over base+kshot: +0.2" in summary
+        assert "Chosen over rejected, nats per token: base −1.39" in summary
+        assert "change +0.2" in summary
         assert "the rejected answer is" in " ".join(room.text("#ev-detail").split())
 
 

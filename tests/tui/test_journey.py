@@ -190,6 +190,6 @@ async def test_from_a_trained_adapter_to_a_chat(workspace: Path) -> None:
         # Advice: the interview begins
         await user.press("escape")
         await user.open("V", "advice")
-        await user.until(lambda: "5 questions left" in user.head("#advice-interview"))
+        await user.until(lambda: "5 left" in user.head("#advice-interview"))
         await user.press("down", "enter")
-        await user.until(lambda: "4 questions left" in user.head("#advice-interview"))
+        await user.until(lambda: "4 left" in user.head("#advice-interview"))

@@ -40,6 +40,20 @@ def test_one_spike_does_not_flatten_the_curve() -> None:
     assert scale(Curve(raw, smooth(calm), [], 400), False, 80, 20).y[1] < 2
 
 
+@pytest.mark.parametrize(
+    ("reach", "labels"),
+    [
+        (0.004, {"0.004", "0.002", "0.000", "-0.002", "-0.004"}),
+        (0.0062, {".0050", ".0025", ".0000", "-.0025", "-.0050"}),
+        (4e6, {"4e6", "2e6", "0e0", "-2e6", "-4e6"}),
+    ],
+)
+def test_all_labels_of_an_axis_have_one_notation(reach: float, labels: set[str]) -> None:
+    curve = [(0.0, -reach), (5.0, reach)]
+    rows = draw_chart(Curve(curve, curve, [], 10), 60, 14).plain.splitlines()
+    assert {row.split("├")[0].strip() for row in rows if "├" in row} == labels
+
+
 def test_the_axis_spans_the_whole_run_and_zoom_its_last_fifth() -> None:
     raw = [(float(x), 1.0) for x in range(1, 641)]
     assert scale(Curve(raw, raw, [], 960), False, 80, 20).x == (0, 960)

@@ -159,6 +159,11 @@ async def test_each_decision_is_one_key_and_moves_on(shop: Shop, checks: Checks,
             assert room.undo_key == "u"
             await at_row(room, following)
         assert "2 of 13 decided" in room.text("#progress")
+        await room.press("left", "left")
+        await at_row(room, 2)
+        await room.press("space")  # does not take back the rejection
+        await at_row(room, 4)
+        assert "2 of 13 decided" in room.text("#progress")
         await room.press(*"aaaaaaaaaa")
         await at_row(room, 3)  # the skipped row comes last
         await room.press("a")
@@ -477,7 +482,7 @@ async def test_review_goes_through_the_rows_that_data_filters(shop: Shop, checks
         await room.press("down", "down", "enter")
         await room.until(lambda: room.mode == "review")
         await at_row(room, 7)
-        assert "row 3 of 6 shown" in room.text("#progress")
+        assert "row 3 of 6 for tag:login" in room.text("#progress")
         await room.press("a")
         await at_row(room, 10)
         await room.press("left", "left")
@@ -518,7 +523,7 @@ async def test_review_can_leave_the_filter(shop: Shop, checks: Checks, open_room
         await room.press("backspace")
         await room.until(lambda: len(session_of(room).selection.rows) == 14)
         assert "all rows" not in room.actions
-        assert "shown" not in room.text("#progress")
+        assert "tag:login" not in room.text("#progress")
         await room.press("D")
         await room.until(lambda: room.mode == "data")
         assert room.screen.query_one("#filter-text").value == ""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlxtune.data.source import read_source
-from mlxtune.data.split import split
+from mlxtune.data.split import sample_rows, split
 from mlxtune.evaluation.answer_budget import answer_budget
 from mlxtune.evaluation.arms import TUNED, Arm
 from mlxtune.evaluation.contract import Contract
@@ -16,7 +16,6 @@ from mlxtune.evaluation.off_task import prompts
 from mlxtune.evaluation.progress import progress_reporter
 from mlxtune.evaluation.scorers import ModelAnswer, Score
 from mlxtune.evaluation.verdict import Comparison, compare
-from mlxtune.evaluation.worker import sample_rows
 from mlxtune.runs.state import HELD_OUT_ROW
 from mlxtune.runs.worker import Worker
 

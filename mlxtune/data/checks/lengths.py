@@ -39,7 +39,7 @@ def _no_room(row: CheckInput, effect: str) -> Reasons:
         yield f"The prompt has {tokens.prompt:,} tokens, but the window has {row.max_tokens:,}, so {effect}.", ()
 
 
-@family.row_check(Check("truncated", "warn", "rows that would be truncated", DROP, short="too long"))
+@family.row_check(Check("truncated", "warn", "rows that would be truncated", DROP))
 def truncated(row: CheckInput) -> Reasons:
     tokens = row.tokens
     if tokens and not tokens.error and tokens.prompt < row.max_tokens < tokens.total:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from mlxtune.core.errors import InputError
-from mlxtune.core.text import one_line, suggest
+from mlxtune.core.text import nearest, one_line
 from mlxtune.data.checks import (
     characters,
     conflicts,
@@ -50,12 +50,25 @@ def is_check(id: str) -> bool:
     return id in CHECKS or id.startswith(contract.PREFIX)
 
 
+def check_named(name: str) -> str:
+    """Return the ID of a check, given its ID or the short name that lists show. Raises ``InputError`` if there is none."""
+    if is_check(name):
+        return name
+    words = name.casefold().replace("-", " ")
+    found = next((id for id, check in CHECKS.items() if check.short.casefold().replace("-", " ") == words), None)
+    if found is None:
+        raise unknown_check(name)
+    return found
+
+
 def unknown_check(name: str) -> InputError:
     """Return the error for a check that does not exist. Titles, which the app shows, lead to their check."""
     words = re.sub(r"\W+", " ", name.lower()).strip()
     titles = {id: re.sub(r"\W+", " ", check.title.lower()) for id, check in CHECKS.items()}
     match = next((id for id, title in titles.items() if len(words) > 3 and words in title), "")
-    return InputError(f"Unknown check {one_line(name, 30)}.", hint=f"Did you mean {match}?" if match else suggest(name, CHECKS))
+    match = match or nearest(name, CHECKS) or ""
+    hint = f"Did you mean {match}?" if match else "Use a name from the list of findings."
+    return InputError(f"Unknown check {one_line(name, 30)}.", hint=hint)
 
 
 def get_check(id: str) -> Check:

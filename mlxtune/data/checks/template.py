@@ -19,7 +19,7 @@ def template(row: CheckInput) -> Reasons:
         yield row.tokens.error, ()
 
 
-@family.row_check(Check(TemplateNote.CONTROL, "warn", "messages with control tokens", BY_HAND, short="control"))
+@family.row_check(Check(TemplateNote.CONTROL, "warn", "messages with control tokens", BY_HAND, short="special"))
 def control_tokens(row: CheckInput) -> Reasons:
     if row.tokens and TemplateNote.CONTROL in row.tokens.notes:
         yield TemplateNote.CONTROL.sentence, ()

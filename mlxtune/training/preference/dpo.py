@@ -38,8 +38,11 @@ class PreferenceObjective:
     def metric_count(self) -> int:
         return len(losses.metric_names(self.method))
 
-    def means(self, sums: Sequence[float], weight: float) -> dict[str, float]:
-        return {name: total / weight for name, total in zip(losses.metric_names(self.method), sums, strict=True)}
+    def means(self, sums: Sequence[float], weight: float, *, at_start: bool = False) -> dict[str, float]:
+        names = losses.metric_names(self.method)
+        is_reference = at_start and not self.method.reference_free and self.method.reference == "start"  # so all rewards are 0
+        omitted = {losses.ACCURACY} if is_reference else set()
+        return {name: total / weight for name, total in zip(names, sums, strict=True) if name not in omitted}
 
     def arrange(self, rows: Sequence[EncodedPair], section: TrainingSection) -> BatchRows:
         return partial(

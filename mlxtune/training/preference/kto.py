@@ -58,7 +58,7 @@ class KTOObjective(PreferenceObjective):
             for batch in super().collate(rows, groups, step, shapes)
         ]
 
-    def means(self, sums: Sequence[float], weight: float) -> dict[str, float]:
+    def means(self, sums: Sequence[float], weight: float, *, at_start: bool = False) -> dict[str, float]:
         """Return the means over the rows of each label, NaN if it has no rows; ``kl`` is the mean over all rows."""
         desirable, undesirable, *totals, kl = sums
         counts = (desirable, undesirable)

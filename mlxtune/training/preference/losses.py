@@ -19,8 +19,9 @@ import mlx.nn as nn
 from mlxtune.recipe import MethodSection
 from mlxtune.recipe.schema import Loss
 
+ACCURACY = "rewards/accuracies"
 METRICS = (
-    "rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies",
+    "rewards/chosen", "rewards/rejected", "rewards/margins", ACCURACY,
     "logps/chosen", "logps/rejected", "lengths/chosen", "lengths/rejected",
 )  # fmt: skip
 DRIFT = ("drift/chosen", "drift/rejected")

@@ -119,7 +119,7 @@ def draw_chart(curve: Curve, width: int, height: int, zoom: bool = False, cursor
     grid.draw_validations(curve.validations)
     if cursor is not None and limits.x[0] <= cursor <= limits.x[1]:
         grid.draw_cursor(cursor)
-    labels = {grid.row(tick): _label(tick, limits.decimals) for tick in limits.y_ticks}
+    labels = dict(zip(map(grid.row, limits.y_ticks), _labels(limits.y_ticks, limits.decimals), strict=True))
     body = [
         _join([(f"{labels.get(row, ''):>{_MARGIN - 1}} ", "$muted"), ("├" if row in labels else "│", "$line"), *cells])
         for row, cells in enumerate(grid.cells)
@@ -226,9 +226,13 @@ def _between(start: tuple[int, int], end: tuple[int, int]) -> Iterable[tuple[int
     return ((left + round((right - left) * index / n), top + round((bottom - top) * index / n)) for index in range(1, n))
 
 
-def _label(tick: float, decimals: int) -> str:
-    text = f"{tick:.{decimals}f}"
-    return text if len(text) < _MARGIN else f"{tick:.0e}"
+def _labels(ticks: Sequence[float], decimals: int) -> list[str]:
+    """Return the labels of an axis, all in the first notation that fits: ``0.0025``, ``-.0025``, or ``-2e-5``."""
+    plain = [f"{tick:.{decimals}f}" for tick in ticks]
+    for texts in (plain, [text.replace("0.", ".", 1) for text in plain]):
+        if all(len(text) < _MARGIN for text in texts):
+            return texts
+    return [f"{tick:.0e}".replace("e-0", "e-").replace("e+0", "e") for tick in ticks]
 
 
 def _join(cells: Iterable[Cell]) -> Content:

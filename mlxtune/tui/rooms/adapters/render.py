@@ -98,13 +98,13 @@ def brief(adapter: AdapterView) -> str:
     return f"{adapter.kind}, {_outcome(adapter)}{rate}"
 
 
-def detail(adapter: AdapterView, width: int) -> list[Content]:
-    """Draw an adapter's verdict, rates, lineage and facts."""
+def detail(adapter: AdapterView, evaluating: bool, width: int) -> list[Content]:
+    """Draw an adapter's verdict, rates, lineage and facts. ``evaluating``: an evaluation, perhaps of another adapter, is running."""
     if adapter.problem:
         return [*marked("✗", "$error", "This adapter cannot be used.", width, "bold"), *_muted(adapter.problem, width)]
     score = adapter.score
     if score is None:
-        evaluate = line("    ", key("E", "evaluate it", "app.room('evaluate')"))
+        evaluate = line("    ", key("E", "watch the running evaluation" if evaluating else "evaluate it", "app.room('evaluate')"))
         rows = [*marked("○", "$muted", "Not evaluated yet.", width, "bold"), evaluate]
     else:
         rows = marked(*verdict_style(score.outcome, score.caveat), score.verdict, width, "bold")

@@ -121,7 +121,13 @@ class AdaptersRoom(Room):
         self.query_one("#adapters-side").display = self.wide
         if adapter := self._adapter:
             self.query_one("#adapters-side", Section).head.set(title=adapter.name, note=adapter.kind)
-            self.query_one("#adapters-detail", Panel).update(lambda width, height: cut_rows(render.detail(adapter, width), height))
+            detail = partial(render.detail, adapter, self._evaluating)
+            self.query_one("#adapters-detail", Panel).update(lambda width, height: cut_rows(detail(width), height))
+
+    @property
+    def _evaluating(self) -> bool:
+        live = self.app.snapshot.live if self.app.snapshot else None
+        return live is not None and live.run.kind == "eval"
 
     def _read(self) -> None:
         workspace = self.app.workspace
@@ -174,7 +180,7 @@ class AdaptersRoom(Room):
 
     def action_detail(self) -> None:
         if adapter := self._adapter:
-            self.app.push_screen(PageScreen(adapter.name, partial(render.detail, adapter)))
+            self.app.push_screen(PageScreen(adapter.name, partial(render.detail, adapter, self._evaluating)))
 
     def action_compare(self) -> None:
         adapter, workspace = self._usable_adapter, self.app.workspace

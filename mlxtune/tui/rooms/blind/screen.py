@@ -36,6 +36,7 @@ from mlxtune.tui.widgets.section import Section
 
 State = Literal["choice", "vote", "end", "result"]
 PAIR_COUNTS = (10, 20, 40, 80)
+_CLEARLY_FEWER = 0.75  # of all pairs; with hardly fewer, no less can be detected
 DEFAULT_PAIRS = 40
 DEBOUNCE = 0.15  # seconds within which a second vote is ignored
 
@@ -224,7 +225,7 @@ class BlindRoom(Room):
             text = f"{one_line(arms.first)} and {one_line(arms.second)} give identical answers, so there is nothing to compare."
             self.app.show_notice(Notice("·", "$muted", text))
             return
-        counts = sorted({*(n for n in PAIR_COUNTS if n <= available), available})
+        counts = sorted({*(n for n in PAIR_COUNTS if n <= _CLEARLY_FEWER * available), available})
         counts.sort(key=lambda n: n != min(DEFAULT_PAIRS, available))  # the default first
         options = []
         for n in counts:

@@ -92,6 +92,8 @@ def _ending(reply: ChatReply, width: int) -> list[Content]:
     if reply.error:
         rows = wrap(reply.error, width - 6)
         return [line((f"    {'  ' if index else '✗ '}{row}", "bold $error")) for index, row in enumerate(rows)]
+    if reply.unloaded:
+        return [line(("    Stopped: the model was unloaded.", "$muted"))]
     done = reply.done
     if done is None:
         return [line(("    ▏", "$primary"))]

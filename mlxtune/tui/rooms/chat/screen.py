@@ -27,6 +27,9 @@ from mlxtune.tui.widgets.scroll import ScrollPanel
 from mlxtune.tui.widgets.section import Section
 
 REDRAW_DELAY = 0.06  # seconds between two redraws of a streaming answer
+_STILL_ANSWERING = Notice(
+    "!", "$warning", "The last question is not answered yet.", "Press enter again after the answer, or stop it with esc and x."
+)
 
 
 class ChatRoom(Room):
@@ -140,6 +143,8 @@ class ChatRoom(Room):
 
     def _redraw(self) -> None:
         self._redrawing = False
+        if self.app.notice == _STILL_ANSWERING and not self.chat.streaming:
+            self.app.action_dismiss_notice()
         self.redraw()
         if self._focus_field and self.chat.state in ("loading", "ready") and self.is_current:
             self._focus_field = False
@@ -231,8 +236,7 @@ class ChatRoom(Room):
         event.stop()
         question = event.value.strip()
         if question and self.chat.streaming:
-            hint = "Press enter again after the answer, or stop it with esc and x."
-            self.app.show_notice(Notice("!", "$warning", "The last question is not answered yet.", hint))
+            self.app.show_notice(_STILL_ANSWERING)
         elif question and self.chat.state in ("loading", "ready"):
             self.app.show_notice(None)
             event.input.value = ""

@@ -38,18 +38,20 @@ BASE_ALONE = AdapterOption()
 
 @dataclass
 class ChatReply:
-    """One answer by ``adapter``, streamed into ``text`` after its ``reasoning``. ``done`` or ``error`` is set when it ends."""
+    """One answer by ``adapter``, streamed into ``text`` after its ``reasoning``. ``done`` or ``error`` is set when it ends,
+    or ``unloaded`` if the model was unloaded before that."""
 
     adapter: str
     text: str = ""
     reasoning: str = ""
     done: Done | None = None
     error: str = ""
+    unloaded: bool = False
     answer: PendingAnswer | None = None
 
     @property
     def streaming(self) -> bool:
-        return self.done is None and not self.error
+        return self.done is None and not self.error and not self.unloaded
 
 
 @dataclass
@@ -133,10 +135,10 @@ class ChatService:
         self._client = Client(base, self.workspace, share_accelerator=share_accelerator, slots=2, on_event=self._on_process_event)
 
     def close(self) -> None:
-        """End the process and free its memory. The conversation is kept."""
-        if self._client:
-            self._client.close()
-        self._client, self.state = None, "idle"
+        """End the process and free its memory. The conversation is kept, and a reply that is being generated remains incomplete."""
+        client, self._client, self.state = self._client, None, "idle"
+        if client:
+            client.close()
 
     def ask(self, question: str, *, with_base: bool = False) -> None:
         """Send a question to the active adapter and, if ``with_base``, to the base as well."""
@@ -202,7 +204,10 @@ class ChatService:
             case Piece():
                 reply.text += safe_text(event.text)
             case Failed():
-                reply.error = one_line(f"{event.error.message} {event.error.hint}")
+                if self._client is None:
+                    reply.unloaded = True
+                else:
+                    reply.error = one_line(f"{event.error.message} {event.error.hint}")
             case Done():
                 if reply is exchange.replies[-1] and reply.text:
                     self.session.add(exchange.question, reply.text, reply.reasoning.rstrip(), event.ended)

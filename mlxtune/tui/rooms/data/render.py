@@ -170,7 +170,9 @@ def check_summary(verdict: ReviewVerdict, checked: CheckResult, width: int, *, b
         fold(advice(facts, verdict.findings, verdict.to_review, "f"), width, "    "),
     ]
     if verdict.stale:
-        rows.append(line("    ", ("Counted before your changes.  ", "$muted"), key("n", "recheck", "screen.check_again")))
+        note, again = "Counted before your changes.", key("n", "recheck", "screen.check_again")
+        together = line("    ", (note, "$muted"), "  ", again)
+        rows += [together] if together.cell_length <= width else [line("    ", (note, "$muted")), line("    ", again)]
     if "contract" in checked.skipped:
         rows.append(fold(f"○ Contract not checked: {checked.skipped['contract']}.", width, "    "))
     return lines(*rows)

@@ -269,8 +269,9 @@ class DataRoom(SourceRoom):
                 id(browser),
                 in_tokens,
                 width,
-                browser.scanned * 20 // max(len(browser), 1),
-            )  # recounted every 5% of the rows
+                browser.scanned * 20 // max(len(browser), 1),  # every 5% of the rows
+                browser.state.next_seq,
+            )
             if cache_key != self._histogram[0]:
                 self._histogram = (cache_key, render.LengthHistogram.of(browser.lengths, limit, width - 2))
             return self._histogram[1]

@@ -77,7 +77,8 @@ def _verdict_notes(loaded: LoadedReport) -> list[tuple[str, str, str]]:
         notes.append((" ", "", f"Compared with {one_line(base)}: {change_text(item.low, item.change, item.high)} points."))
     if report.answer_metric != CONTRACT:
         notes.append((" ", "", contract_text(report)))
-    notes += [(" ", "", text) for text in _margins(loaded)]
+    if margins := _margins(loaded):
+        notes.append((" ", "", margins))
     if report.facts.get("ledger"):
         notes.append((" ", "", one_line(str(report.facts["ledger"]))))
     if loaded.remedy:
@@ -89,22 +90,20 @@ def _off_task_mark(result: OffTaskResult) -> tuple[str, str]:
     return {HELD: ("✓", "$success"), DROPPED: ("✗", "$error")}.get(result.word, ("·", "$warning"))
 
 
-def _margins(loaded: LoadedReport) -> list[str]:
-    """Describe the log-probability margins of preference pairs, and how the last arm changed them."""
-    arms = [f"{one_line(arm.name)} {_signed(arm.margin.value, 2)}" for arm in loaded.report.arms if arm.margin]
-    if not arms:
-        return []
-    texts = [f"Margin of chosen over rejected answers, in nats per token: {', '.join(arms)}."]
-    for item in loaded.report.margins:
-        if item.first == loaded.baseline:
-            moved = f"{_signed(item.change, 3)} ({_signed(item.low, 3)} to {_signed(item.high, 3)})"
-            counts = f"the margin rose on {plural(item.rose, 'row')} and fell on {item.fell:,}"
-            texts.append(f"{one_line(item.second)} over {one_line(item.first)}: {moved}, {counts}, {_p(item.p)}.")
-    return texts
+def _margins(loaded: LoadedReport) -> str:
+    """Describe the log-probability margins of preference pairs, and how they changed from the baseline."""
+    arms = [f"{one_line(arm.name)} {_signed(arm.margin.value)}" for arm in loaded.report.arms if arm.margin]
+    changes = [item for item in loaded.report.margins if item.first == loaded.baseline]
+    moved = [
+        f"; {one_line(item.second) if len(changes) > 1 else 'change'} {_signed(item.change)} "
+        f"({_signed(item.low)} to {_signed(item.high)}), {_p(item.p)}"
+        for item in changes
+    ]
+    return f"Chosen over rejected, nats per token: {', '.join(arms)}{''.join(moved)}." if arms else ""
 
 
-def _signed(value: float, decimals: int) -> str:
-    return f"{value:+.{decimals}f}".replace("-", "−")
+def _signed(value: float) -> str:
+    return f"{value:+.3f}".replace("-", "−")
 
 
 def _p(value: float) -> str:
@@ -217,18 +216,27 @@ def _side_rows(name: str, text: str | None, span: Span | None, width: int) -> li
 
 
 def _window(sides: list[tuple[Content, Content]], height: int) -> list[tuple[Content, Content]]:
-    """Return the names and the rows around the mark, ``height`` rows in total."""
+    """Return the names and the rows around the mark, ``height`` rows in total. A column that ends before them shows its last rows."""
     names, *rows = sides
     height -= 1
     mark = next((index for index, pair in enumerate(rows) if any(map(is_caret_row, pair))), 0)
     first = max(0, min(mark - height // 2, len(rows) - height))
-    shown = rows[first : first + height]
-    dots = (Content.styled("…", "$muted"), Content.styled("…", "$muted"))
+    left, right = (_column_window(list(column), first, height) for column in zip(*rows, strict=True))
+    return [names, *zip(left, right, strict=True)]
+
+
+def _column_window(rows: list[Content], first: int, height: int) -> list[Content]:
+    """Return ``height`` rows from ``first`` on, or the last ones if only a few are left there. Dots stand for rows left out."""
+    count = max((index + 1 for index, row in enumerate(rows) if row.plain), default=0)
+    if count < first + height // 2:
+        first = max(0, count - height)
+    shown = (rows[:count] + [Content("")] * height)[first : first + height]
+    dots = Content.styled("…", "$muted")
     if first:
         shown[0] = dots
-    if first + height < len(rows):
+    if first + height < count:
         shown[-1] = dots
-    return [names, *shown]
+    return shown
 
 
 def _aligned(left: list[Content], right: list[Content]) -> list[tuple[Content, Content]]:

@@ -167,9 +167,9 @@ def run_rows(plan: Plan, bill: Bill, can_probe: bool, power: PowerState, width: 
     if plan.compile_summary:
         values.append(("compiled", plan.compile_summary))
     if plan.skipped:
-        values.append(("skipped", line(("! ", "bold $warning"), f"{plural(plan.skipped, 'row')} too long to train on")))
+        values.append(("skipped", line(("! ", "bold $warning"), f"{plural(plan.skipped, 'row')} over max_tokens")))
     if plan.cut:
-        values.append(("cut", line(("! ", "bold $warning"), f"{plural(plan.cut, 'row')} longer than max_tokens")))
+        values.append(("cut", line(("! ", "bold $warning"), f"{plural(plan.cut, 'row')} over max_tokens")))
     if power.problems:
         values.append(("power", line(("! ", "bold $warning"), (", ".join(power.problems), "$warning"))))
     values += [(name, one_line(value)) for name, value in plan.template_facts]
@@ -182,8 +182,10 @@ def run_rows(plan: Plan, bill: Bill, can_probe: bool, power: PowerState, width: 
     values.append(("time", time))
     if bill.kilowatt_hours is not None:
         values.append(("energy", _bill_lines(plan, bill)[0][1]))
+    if plan.incomparable:
+        values.append(("evaluated", line(("! ", "bold $warning"), plan.incomparable_summary)))
     if plan.test:
-        values.append(("power", power_statement(plan.evaluated)))
+        values.append(("power", power_statement(plan.compared)))
     return [row for name, value in values for row in _labeled(name, value, width)]
 
 

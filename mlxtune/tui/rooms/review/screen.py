@@ -158,7 +158,7 @@ class ReviewRoom(SourceRoom):
         self._request_mask(ready)
         decided, total = ready.source.decided_count, len(ready.source) - ready.source.bad_count
         filtered = ready.selection.filter.strip()
-        position = f"row {self._position + 1:,} of {len(ready.selection.rows):,} shown" if filtered else ""
+        position = f"row {self._position + 1:,} of {len(ready.selection.rows):,} for {one_line(filtered, 24)}" if filtered else ""
         if ready.annotator:
             position = ", ".join(filter(None, (f"as {one_line(ready.annotator, 20)}", position)))
         pace = self._seconds_per_row()
@@ -322,7 +322,7 @@ class ReviewRoom(SourceRoom):
         valid, pair = self.row is not None, is_pair(self.row)
         single = valid and not pair
         reject = FooterAction("x", "reject", "reject", "reject this row: it is never trained on")
-        skip = FooterAction("space", "skip", "skip", "decide later")
+        skip = FooterAction("space", "skip", "skip", "decide later; a decision on the row stays")
         edit = FooterAction("e", "edit", "edit", "edit the part under the cursor")
         details = "row" if self._show_details else "contract"
         several = len(session.selection.rows) > 1
@@ -369,14 +369,17 @@ class ReviewRoom(SourceRoom):
 
     def _decide_and_advance(self, action: Action) -> None:
         """Record a decision and go to the next undecided row, or else to a skipped row, or else stay."""
-        session = self.session
-        if session is None or not self.decide(action):
-            return
+        if (session := self.session) and self.decide(action):
+            self._advance(session)
+
+    def _advance(self, session: SourceSession) -> bool:
+        """Go to the next undecided row, or else to a skipped one. Return whether there is one."""
         position = self._next_undecided(session, self._position)
         if position is not None:
             session.move_to(int(session.selection.rows[position]))
             self._position = position
             self.redraw()
+        return position is not None
 
     def _next_undecided(self, session: SourceSession, current: int) -> int | None:
         """Return the position of the pending row that follows the one at ``current``, or else of a skipped one."""
@@ -399,7 +402,11 @@ class ReviewRoom(SourceRoom):
         self._decide_and_advance("reject")
 
     def action_skip(self) -> None:
-        self._decide_and_advance("skip")
+        session = self.session
+        if session is None or session.source.decision(session.row_index).is_undecided:
+            self._decide_and_advance("skip")
+        elif not self._advance(session):  # an earlier decision on this row stays
+            self.action_next()
 
     def action_tie(self) -> None:
         self._decide_and_advance("tie")
