@@ -48,9 +48,9 @@ def row_lengths(recipe: Recipe) -> DatasetLengths:
 
     Raises the errors that the worker would raise, and ``MachineError`` if the process dies.
     """
-    train, valid, *rest, notes, thinking, date, replayed, skipped, incomparable = _measure("lengths", {"recipe": dump(recipe)})
+    fields = _measure("lengths", {"recipe": dump(recipe)})
+    train, valid, prefix, full_attention, notes, thinking, date, replayed, skipped, incomparable = fields
     train, valid = (tuple(map(_row_length, rows)) for rows in (train, valid))
-    prefix, full_attention = rest
     return DatasetLengths(
         train, valid, prefix, full_attention, tuple(notes), thinking, date, replayed, (skipped[0], skipped[1]), tuple(incomparable)
     )

@@ -369,7 +369,7 @@ class EvaluationSection:
     pattern: Annotated[str, Key("regular expression that answers must match somewhere; ^ and $ are their start and end")] = ""
     reference: Annotated[
         list[Literal["exact", "fields", "number"]],
-        Key("metrics computed against the reference answers, not part of the contract", in_form=False),
+        Key("metrics computed against the reference answers, not part of the contract"),
     ] = field(default_factory=list)
     fields: Annotated[list[str], Key('JSON Pointers for reference = ["fields"]; empty = all', in_form=False), _POINTERS] = field(
         default_factory=list

@@ -20,8 +20,8 @@ def score_pattern(answer: ModelAnswer, pattern: str) -> Score:
         return Score(False, "pattern too slow", f"the pattern {one_line(pattern, 60)} timed out")
     if found:
         return PASS
-    kind = {"length": "cut off", LOOP: "in a loop"}.get(answer.ended, "no match")
-    return Score(False, kind, f"{kind if kind != 'no match' else 'ended'} without a match of {one_line(pattern, 60)}")
+    cut, shown = {"length": "cut off", LOOP: "in a loop"}.get(answer.ended), one_line(pattern, 60)
+    return Score(False, cut or "no match", f"{cut} without a match of {shown}" if cut else f"no match of {shown}")
 
 
 SCORER = Scorer(
