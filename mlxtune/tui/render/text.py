@@ -146,4 +146,4 @@ def ago(seconds: float) -> str:
     return "just now" if seconds < 60 else f"{age(seconds)} ago"
 
 
-RECIPE_KEY = key("H", "create a recipe on Home", "app.room('home')")  # where there is no recipe yet
+RECIPE_KEY = key("H", "create a recipe on Home, with c", "app.room('home')")  # where there is no recipe yet

@@ -98,7 +98,7 @@ def brief(adapter: AdapterView) -> str:
     return f"{adapter.kind}, {_outcome(adapter)}{rate}"
 
 
-def detail(adapter: AdapterView, evaluating: bool, width: int) -> list[Content]:
+def detail(adapter: AdapterView, width: int, *, evaluating: bool = False) -> list[Content]:
     """Draw an adapter's verdict, rates, lineage and facts. ``evaluating``: an evaluation, perhaps of another adapter, is running."""
     if adapter.problem:
         return [*marked("✗", "$error", "This adapter cannot be used.", width, "bold"), *_muted(adapter.problem, width)]

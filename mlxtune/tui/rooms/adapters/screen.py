@@ -121,7 +121,7 @@ class AdaptersRoom(Room):
         self.query_one("#adapters-side").display = self.wide
         if adapter := self._adapter:
             self.query_one("#adapters-side", Section).head.set(title=adapter.name, note=adapter.kind)
-            detail = partial(render.detail, adapter, self._evaluating)
+            detail = partial(render.detail, adapter, evaluating=self._evaluating)
             self.query_one("#adapters-detail", Panel).update(lambda width, height: cut_rows(detail(width), height))
 
     @property
@@ -180,7 +180,7 @@ class AdaptersRoom(Room):
 
     def action_detail(self) -> None:
         if adapter := self._adapter:
-            self.app.push_screen(PageScreen(adapter.name, partial(render.detail, adapter, self._evaluating)))
+            self.app.push_screen(PageScreen(adapter.name, partial(render.detail, adapter, evaluating=self._evaluating)))
 
     def action_compare(self) -> None:
         adapter, workspace = self._usable_adapter, self.app.workspace
