@@ -108,6 +108,7 @@ class AdviceEvidence:
         return {
             "best_arm": best.arm if best else "",
             "best_name": _SENTENCE_NAMES[best.arm] if best else "",
+            "best_report": f"evals/{best.by}/report.md" if best else "",
             "recipe": self.recipe or "RECIPE",
         }
 

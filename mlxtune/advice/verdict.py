@@ -122,8 +122,13 @@ def _sentence(verdict: Verdict, gate: str, method: str, why: str) -> str:
 
 def _reason(rule: AdviceRule, text: str, facts: Facts, by: Rules) -> Reason:
     """Return the reason for a rule, with facts such as ``calls per month: 20,000 (your answer)``."""
+    defaults = {question.key: question.default for question in by.questions if question.default is not None}
+
+    def origin(name: str) -> str:
+        return "the default" if facts.get(name) == defaults.get(name, "") else _ORIGINS[by.facts[name].origin]
+
     because = (
-        f"{by.facts[name].label}: {_shown(facts.get(name), by.facts[name]) or 'nothing'} ({_ORIGINS[by.facts[name].origin]})"
+        f"{by.facts[name].label}: {_shown(facts.get(name), by.facts[name]) or 'nothing'} ({origin(name)})"
         for name in rule.because(facts)
     )
     return Reason(rule.key, rule.section, text, tuple(because), rule.source)

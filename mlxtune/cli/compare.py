@@ -69,7 +69,7 @@ def _compare_many(names: list[str], *, gate: bool, json: bool) -> None:
         glyph: Cell = ("·", "faint")
         if index:
             item = comparisons[index - 1]
-            low, change, high = (signed_points(round(100 * value)) for value in (item.low, item.change, item.high))
+            low, change, high = map(signed_points, (item.low, item.change, item.high))
             p = item.p if item.adjusted is None else item.adjusted
             cells = [change, (f"{low} to {high}", "muted"), p_value(p)]
             glyph = _GLYPHS.get(item.outcome, glyph)

@@ -388,7 +388,9 @@ def _show_report(report: CheckReport, fixed: FixResult | None, every: bool) -> N
             f"{muted.check} is muted ({plural(muted.count, 'finding')}): {one_line(muted.reason, 200)}", ("○ ", "muted"), "muted"
         )
     if report.left_out or report.edited:
-        reviewed = f"{plural(len(report.left_out), 'row')} rejected or not yet accepted; {plural(len(report.edited), 'row')} checked as edited."
+        reviewed = (
+            f"{plural(len(report.left_out), 'row')} left out by the review; {plural(len(report.edited), 'row')} checked as edited."
+        )
         _paragraph(reviewed, ("○ ", "muted"), "muted")
     for name, reason in report.skipped.items():
         _paragraph(f"{name} was not checked: {reason}", ("○ ", "muted"), "muted")

@@ -83,7 +83,7 @@ def _row(entry: Entry) -> list[Cell]:
 
 
 def _trend_row(trend: Trend) -> list[Cell]:
-    low, change, high = (signed_points(round(100 * value)) for value in (trend.low, trend.change, trend.high))
+    low, change, high = map(signed_points, (trend.low, trend.change, trend.high))
     return [
         (trend.label, "muted"),
         trend.lowest,

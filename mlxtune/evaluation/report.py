@@ -38,7 +38,7 @@ from mlxtune.evaluation.verdict import (
 FILE = "report.json"
 PAGES = ("report.md", "report.html")
 VERSION = 1  # format version of report.json
-WORDING = 3  # version of the verdict and of the reasons in outputs.jsonl; verify compares these texts only if it matches
+WORDING = 4  # version of the verdict and of the reasons in outputs.jsonl; verify compares these texts only if it matches
 SEED = 7  # bootstrap seed, fixed so that reports are reproducible
 
 
@@ -369,7 +369,11 @@ def _measured(report: EvaluationReport) -> str:
     """Return the verdict at this token limit. A gain in preferences at the contract's expense counts as worse."""
     headline, contract = report.headline, report.contract
     if headline is None:
-        return f"The base has been evaluated. Now train, then compare the adapter with it.{_grammar(report)}"
+        if len(report.arms) == 1:
+            return f"The base has been evaluated. Now train, then compare the adapter with it.{_grammar(report)}"
+        rates = ", ".join(f"{arm.name} {100 * arm.rate(report.headline_metric).share:.1f}%" for arm in report.arms)
+        measured = f"Without training, {metric_label(report.headline_metric)}: {rates}."
+        return f"{measured} Now train, then compare the adapter with the best of them.{_grammar(report)}"
     arm = "" if report.subject.name == TUNED else report.subject.name
     text = verdict_sentence(headline, metric_label(headline.metric), grouped=report.grouped, arm=arm) + _grammar(report)
     if contract is None or headline is contract:

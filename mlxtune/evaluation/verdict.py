@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, TypeVar
@@ -143,13 +144,17 @@ def verdict_sentence(comparison: Comparison, label: str, *, grouped: bool = Fals
 
     ``arm`` names the second arm, if it is not obvious.
     """
-    low, change, high = (signed_points(round(100 * value)) for value in (comparison.low, comparison.change, comparison.high))
+    low, change, high = map(signed_points, (comparison.low, comparison.change, comparison.high))
     outcome, name = comparison.outcome.capitalize(), label[0].upper() + label[1:] + (f", {arm}" if arm else "")
     rows = None if grouped or comparison.outcome != "cannot tell" else needed_rows(comparison.paired)
     more = f" About {rows:,} rows are needed to tell." if rows and rows > comparison.paired.total else ""
-    return f"{outcome}. {name}: {change} points versus {comparison.first} (95% interval: {low} to {high}).{more}"
+    p = comparison.p if comparison.adjusted is None else comparison.adjusted
+    disagree = comparison.outcome == "cannot tell" and (comparison.low > 0 or comparison.high < 0)
+    test = f", but p = {p:.3f}" if disagree else ""
+    return f"{outcome}. {name}: {change} points versus {comparison.first} (95% interval: {low} to {high}{test}).{more}"
 
 
-def signed_points(points: int) -> str:
-    """Return whole points with a sign: ``+3``, ``−3``, ``0``."""
+def signed_points(share: float) -> str:
+    """Return a change between rates in whole points, with a sign: ``+3``, ``−3``, ``0``. A half is rounded away from zero."""
+    points = math.floor(abs(100 * share) + 0.5) * (1 if share > 0 else -1)
     return f"−{-points}" if points < 0 else f"+{points}" if points else "0"

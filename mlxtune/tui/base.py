@@ -320,21 +320,26 @@ class BaseApp(OrderedKeys):
         self.action_room("train")
 
     def new_run(self) -> None:
-        """Start a run of the workspace's recipe, or ask which one if there are several."""
+        """Start a run of the workspace's recipe after asking, or ask which one if there are several."""
         views = sorted(self.snapshot.startable if self.snapshot else (), key=lambda view: view.recipe is None)
-        self.with_recipe(views, self.start_run)
+        recipe = views[0].recipe if len(views) == 1 else None
+        if recipe is None or views[0].is_blocked:  # is asked about anyway
+            self.with_recipe(views, self.start_run)
+            return
+        options = [ChoiceOption("", "Not now", "start nothing"), ChoiceOption("train", "Train", "start the run")]
+        text = f"{recipe_summary(recipe)}, on {views[0].source}. Plan estimates its time and memory."
+        dialog = ChoiceDialog(f"Train {one_line(recipe.name)}?", text, options)
+        self.push_screen(dialog, lambda choice: self.start_run(views[0].path) if choice else None)
 
     def start_run(self, path: Path) -> None:
         """Start a run of the recipe in ``path``, and show both. Ask first if the last check found rows that should not be trained on."""
-        views = self.snapshot.recipes if self.snapshot else ()
-        check = next((view.last_check for view in views if view.path == path), None)
-        if check is None or check.label != "blocked" or check.is_outdated:
+        view = next((view for view in (self.snapshot.recipes if self.snapshot else ()) if view.path == path), None)
+        if view is None or view.last_check is None or not view.is_blocked:
             self._start_run(path)
             return
         options = [ChoiceOption("", "Cancel", "nothing is trained"), ChoiceOption("train", "Train anyway", "on these rows, too")]
-        self.push_screen(
-            ChoiceDialog("Train on these rows?", check.sentence, options), lambda choice: self._start_run(path) if choice else None
-        )
+        dialog = ChoiceDialog("Train on these rows?", view.last_check.sentence, options)
+        self.push_screen(dialog, lambda choice: self._start_run(path) if choice else None)
 
     def _start_run(self, path: Path) -> None:
         def start_recipe(recipe: Recipe) -> None:

@@ -61,6 +61,7 @@ def _open(room: str) -> str:
     return f"app.room('{room}')"
 
 
+_GOOD_ENOUGH = 0.95  # the share of answers that advice asks for by default
 _WATCH = ("T", "watch", "watch the run", _open("train"))
 _OPEN_RUN = ("T", "open", "open the run", _open("train"))
 
@@ -75,7 +76,7 @@ def of_recipe(snapshot: Snapshot, view: RecipeView) -> Snapshot:
         runs=tuple(run for run in snapshot.runs if run.name == name),
         evals=tuple(run for run in snapshot.evals if run.name == name),
         verdicts=verdicts,
-        blind_status=snapshot.blind_status if snapshot.verdict in verdicts else None,  # of the newest report
+        blind_status=snapshot.blind_status if snapshot.newest_comparison in verdicts else None,
     )
 
 
@@ -234,6 +235,11 @@ def _before_first_run(snapshot: Snapshot) -> NextStep:
         evaluate = ("E", "evaluate", "evaluate it", _open("evaluate"))
         return NextStep("Evaluate the base model first.", why, *evaluate, shortcuts=(train,))
     plan = (Shortcut("P", "estimate its cost", _open("plan")),)
+    if (verdict := snapshot.verdict) and verdict.metrics and verdict.metrics[-1].after >= _GOOD_ENOUGH:
+        rate = f"{100 * verdict.metrics[-1].after:.1f}%"
+        why = f"{verdict.arm} reaches {rate} without training: {verdict.metrics[-1].name}."
+        ask = ("V", "advice", "ask whether training is needed", _open("advice"))
+        return NextStep("Training may not be needed.", why, *ask, shortcuts=(train, *plan))
     startable, total = len(snapshot.startable), len(snapshot.recipes)
     if startable > 1:
         why = f"{startable} of {total} recipes can start now." if startable < total else f"{plural(total, 'recipe')} in recipes/."
@@ -356,7 +362,7 @@ def _train_stage(snapshot: Snapshot, newest: RunView | None) -> WorkflowStage:
 
 
 def _evaluate_stage(snapshot: Snapshot) -> WorkflowStage:
-    view, verdict = snapshot.evals[0] if snapshot.evals else None, snapshot.verdict
+    view, verdict = snapshot.evals[0] if snapshot.evals else None, snapshot.newest_outcome or snapshot.verdict
     if view and view.alive:
         return WorkflowStage("●", "$primary", "Evaluate", _evaluation_progress(view).rstrip("."), room="evaluate")
     if verdict and verdict.outcome:
@@ -370,15 +376,14 @@ def _evaluate_stage(snapshot: Snapshot) -> WorkflowStage:
 
 
 def _blind_stage(snapshot: Snapshot) -> WorkflowStage:
-    """Return the progress of the newest evaluation's blind session. It is optional and does not affect the verdict."""
+    """Return the progress of the blind session of the newest evaluation of two arms. It is optional and does not affect the verdict."""
     if status := snapshot.blind_status:
         done = status.votes >= status.votes_needed
         detail = f"{status.votes:,} of {plural(status.votes_needed, 'vote')} on {plural(status.pairs, 'pair')}"
         result = "revealed" if status.opened else "ready to reveal" if done else "in progress"
         opened = ("✓", "$success") if status.opened else ("◐", "$primary")
         return WorkflowStage(*opened, "Blind", detail, result, "blind")
-    compared = snapshot.verdict is not None and bool(snapshot.verdict.outcome)
-    detail = "optional: compare two arms blind" if compared else "needs an evaluated adapter"
+    detail = "optional: compare two arms blind" if snapshot.newest_comparison else "needs an evaluated adapter"
     return WorkflowStage("○", "$faint", "Blind", detail, room="blind")
 
 
@@ -388,7 +393,7 @@ def _adapter_stage(snapshot: Snapshot) -> WorkflowStage:
     if best and best.caveat:
         return WorkflowStage("!", "$warning", "Adapter", f"{best.name} is better, but {best.caveat}", room="adapters")
     if best:
-        rate = f"{best.metrics[-1].tuned * 100:.1f}%"
+        rate = f"{best.metrics[-1].after * 100:.1f}%"
         return WorkflowStage("✓", "$success", "Adapter", f"{best.name}, whole contract", rate, "adapters")
     finished = sum(view.status == "finished" for view in snapshot.runs)
     detail = f"{plural(finished, 'adapter')}, none proven better yet" if finished else "none yet"

@@ -104,6 +104,11 @@ class RecipeView:
     error: str = ""
     hint: str = ""
 
+    @property
+    def is_blocked(self) -> bool:
+        """Whether the last check, after which no decision changed, found rows that should not be trained on."""
+        return self.last_check is not None and self.last_check.label == "blocked" and not self.last_check.is_outdated
+
 
 @dataclass(frozen=True)
 class Snapshot:
@@ -121,7 +126,7 @@ class Snapshot:
     memory: Memory | None = None
     power: PowerState = field(default_factory=PowerState)
     best: VerdictView | None = None  # the best "better" verdict: preferably without a caveat, then by contract rate
-    blind_status: BlindStatus | None = None  # of the newest report's most recent blind session
+    blind_status: BlindStatus | None = None  # of the most recent blind session of :attr:`newest_comparison`
 
     @property
     def live(self) -> RunView | None:
@@ -133,6 +138,16 @@ class Snapshot:
     def verdict(self) -> VerdictView | None:
         """The verdict of the newest report."""
         return self.verdicts[0] if self.verdicts else None
+
+    @property
+    def newest_outcome(self) -> VerdictView | None:
+        """The newest verdict on an adapter. A report without an adapter has none."""
+        return next((verdict for verdict in self.verdicts if verdict.outcome), None)
+
+    @property
+    def newest_comparison(self) -> VerdictView | None:
+        """The verdict of the newest report on two or more arms."""
+        return next((verdict for verdict in self.verdicts if verdict.metrics), None)
 
     def verdict_on(self, run_id: str) -> VerdictView | None:
         """Return the newest verdict on a run's adapter."""
@@ -257,11 +272,12 @@ class Watcher:
         newest_first = sorted(read.values(), key=lambda item: item[0], reverse=True)
         verdicts = tuple(verdict for _, verdict in newest_first if verdict)
         better = [verdict for verdict in verdicts if verdict.outcome == "better" and verdict.metrics]
-        best = max(better, key=lambda verdict: (not verdict.caveat, verdict.metrics[-1].tuned), default=None)
+        best = max(better, key=lambda verdict: (not verdict.caveat, verdict.metrics[-1].after), default=None)
         return verdicts, best
 
     def _read_blind_status(self) -> BlindStatus | None:
-        newest = max(self._verdicts, key=lambda path: self._verdicts[path][0], default=None)
+        compared = {path: stamp for path, (stamp, verdict) in self._verdicts.items() if verdict and verdict.metrics}
+        newest = max(compared, key=lambda path: compared[path], default=None)
         sessions = [path for path in newest.parent.glob("blind/*/votes.jsonl") if file_stamp(path)] if newest else []
         last = max(sessions, key=lambda path: file_stamp(path) or (0, 0, 0), default=None)
         stamp = (last, last and file_stamp(last))

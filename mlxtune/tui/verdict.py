@@ -14,18 +14,18 @@ _INVALID = (KeyError, TypeError, ValueError, AttributeError, IndexError, ZeroDiv
 
 @dataclass(frozen=True)
 class MetricChange:
-    """The rates of a metric on the held-out rows, from 0 to 1, for the base and the arm that the verdict is about."""
+    """The rates of a metric on the held-out rows, from 0 to 1, for the arm that the verdict is about and the one before it."""
 
     name: str
-    base: float
-    tuned: float
+    before: float
+    after: float
 
 
 @dataclass(frozen=True)
 class VerdictView:
     """A verdict and its figures. ``outcome`` is empty while only the base has been measured.
 
-    ``arm`` is the arm that the verdict is about. ``caveat`` says why an adapter that is better is still not recommended, and ``remedy``
+    ``arm`` is the arm that the verdict is about, and ``rival`` the one that it is compared with. ``caveat`` says why an adapter that is better is still not recommended, and ``remedy``
     how to measure enough rows if they do not suffice for a verdict.
     """
 
@@ -39,6 +39,7 @@ class VerdictView:
     caveat: str = ""
     remedy: str = ""
     arm: str = "tuned"
+    rival: str = "base"
 
     @property
     def glyph(self) -> str:
@@ -65,10 +66,11 @@ def read_verdict(path: Path) -> VerdictView | None:
     try:
         report = load(path.parent)
         base, *others = report.arms
+        rival = next(arm for arm in report.arms if arm.name == (report.headline.first if report.headline else base.name))
         changes = tuple(
             MetricChange(metric_label(rate.metric), rate.share, arm.rate(rate.metric).share)
             for arm in ([report.subject] if others else [])
-            for rate in base.rates
+            for rate in rival.rates
             if rate.metric not in FORMS
         )
         contract = base.rates[-1]
@@ -83,6 +85,7 @@ def read_verdict(path: Path) -> VerdictView | None:
             caveat=one_line(promotion_caveat(report)),
             remedy=how_to_tell(report, path.parent),
             arm=one_line(report.subject.name),
+            rival=one_line(rival.name),
         )
     except (MlxtuneError, OSError, *_INVALID):
         return None

@@ -60,7 +60,9 @@ def test_every_rule_and_tradeoff_has_interview() -> None:
 def test_every_reason_cites_answer_or_measurement(name: str) -> None:
     for reason in advise(CASES[name]).reasons:
         assert reason.because
-        assert all(text.endswith(("(your answer)", "(found in the workspace)", "(measured)")) for text in reason.because)
+        assert all(
+            text.endswith(("(your answer)", "(the default)", "(found in the workspace)", "(measured)")) for text in reason.because
+        )
         assert "{" not in reason.text
         assert "?" not in reason.text.rstrip("?")
 
@@ -68,7 +70,7 @@ def test_every_reason_cites_answer_or_measurement(name: str) -> None:
 def test_prompt_reason_states_measured_rate() -> None:
     advice = advise(CASES["09-the-prompt-alone-will-do"])
     assert advice.sentence == "Your prompt alone already reaches 95.8%, so fine-tuning is not needed."
-    assert advice.reasons[0].because == ("best without training: 95.8% (measured)", "target: 95% (your answer)")
+    assert advice.reasons[0].because == ("best without training: 95.8% (measured)", "target: 95% (the default)")
     assert "base+prompt: 95.8% of 72 rows (0–100), from 20261124-1412-shop" in advice.measured
 
 

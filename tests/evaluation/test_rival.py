@@ -74,7 +74,8 @@ def test_choosing_the_best_of_tuned_arms_keeps_the_error_rate() -> None:
 def test_report_without_tuned_arm_has_no_verdict() -> None:
     report = _report(base=2, base_prompt=40)
     assert report.headline is None
-    assert report.verdict.startswith("The base has been evaluated.")
+    assert report.verdict.startswith("Without training, whole contract: base 5.0%, base+prompt 100.0%. Now train")
+    assert _report(base=2).verdict.startswith("The base has been evaluated. Now train")
     assert [(item.first, item.second) for item in report.comparisons if item.metric == "contract"] == [("base", "base+prompt")]
 
 

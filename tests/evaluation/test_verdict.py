@@ -6,7 +6,7 @@ import pytest
 
 from mlxtune.evaluation.statistics.intervals import PairedCounts
 from mlxtune.evaluation.statistics.significance import sign_test
-from mlxtune.evaluation.verdict import apply_holm, compare, compare_scores, verdict_sentence
+from mlxtune.evaluation.verdict import apply_holm, compare, compare_scores, signed_points, verdict_sentence
 
 
 def _compared(both: int, broken: int, fixed: int, neither: int):
@@ -24,6 +24,23 @@ def test_table_counts_each_row_once():
 )  # fmt: skip
 def test_outcome_follows_evidence(table, word):
     assert _compared(*table).outcome == word
+
+
+def test_a_disagreement_of_interval_and_test_is_named():
+    comparison = _compared(28, 2, 9, 1)
+    assert comparison.low > 0
+    text = verdict_sentence(comparison, "whole contract")
+    assert text.startswith(
+        "Cannot tell. Whole contract: +18 points versus base (95% interval: +1 to +33, but p = 0.065)."
+    )
+    assert "but p" not in verdict_sentence(_compared(10, 5, 6, 9), "whole contract")
+
+
+@pytest.mark.parametrize(
+    ("share", "points"), [(0.025, "+3"), (-0.025, "−3"), (0.004, "0"), (-0.004, "0"), (0.175, "+18"), (0.0, "0")]
+)
+def test_half_points_are_rounded_away_from_zero(share: float, points: str) -> None:
+    assert signed_points(share) == points
 
 
 def test_change_needs_interval_and_exact_test_to_agree():

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from rich.color import ColorSystem
 from rich.style import Style
+from textual.content import Content
 from textual.css.parse import parse
 from textual.strip import Strip
 from textual.widgets import OptionList
@@ -23,6 +24,7 @@ from mlxtune.tui.rooms import ROOMS
 from mlxtune.tui.stylesheet import CachedStylesheet
 from mlxtune.tui.theme import THEMES
 from mlxtune.tui.widgets.dialog import PromptDialog
+from mlxtune.tui.widgets.page import PageScreen
 
 from .conftest import OpenRoom
 from .driver import NARROW, RoomDriver, any_size, drive
@@ -83,6 +85,23 @@ async def test_help_also_opens_over_a_dialog(loaded: Shop, open_room: OpenRoom) 
         await room.until(lambda: room.screen.query("#rows") and "create a recipe for a file of your own" in room.text("#rows"))
         await room.press("escape")
         await room.until(lambda: isinstance(room.screen, PromptDialog))
+
+
+async def test_scrolling_does_not_compute_a_page_again(loaded: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch) -> None:
+    widths: list[int] = []
+
+    def rows(width: int) -> list[Content]:
+        widths.append(width)
+        return [Content(str(number)) for number in range(99)]
+
+    async with open_room("home") as room:
+        room.app.push_screen(PageScreen("Numbers", rows))
+        await room.until(lambda: bool(room.screen.query("#rows")) and "0" in room.text("#rows"))
+        monkeypatch.setattr(PageScreen, "redraw", lambda _: None)
+        before = len(widths)
+        await room.press("down", "pagedown", "end")
+        await room.until(lambda: "98" in room.text("#rows"))
+        assert len(widths) == before
 
 
 async def test_a_screenshot_is_saved_in_the_workspace(loaded: Shop, open_room: OpenRoom) -> None:

@@ -75,7 +75,11 @@ async def test_n_starts_the_only_recipe_and_opens_train(shop: Shop, open_room: O
     shop.recipe()
     async with open_room("home") as room:
         await room.press("n")
-        await room.until(lambda: not room.app.busy)
+        await room.choose("")
+        assert not started
+        await room.press("n")
+        await room.choose("train")
+        await room.until(lambda: bool(started) and not room.app.busy)
         assert started == [(shop.folder, "support-json")]
         assert room.mode == "train"
 
@@ -90,6 +94,7 @@ async def test_a_worker_that_dies_at_once_is_reported_with_its_hint(
     shop.recipe()
     async with open_room("home") as room:
         await room.press("n")
+        await room.choose("train")
         await room.until_notice("✗ The worker of x ended")
         assert "Its log: worker.log" in room.notice
         assert "new" in room.actions

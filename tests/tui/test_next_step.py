@@ -27,16 +27,22 @@ ID = "20261124-1412-support-json"
 
 
 def evaluated(
-    shop: Shop, run: str, base: int, tuned: int, rows: int = 72, folder: str | Path = "20261124-1500-support-json"
+    shop: Shop,
+    run: str,
+    base: int,
+    tuned: int,
+    rows: int = 72,
+    folder: str | Path = "20261124-1500-support-json",
+    arm: str = "tuned",
 ) -> None:
-    """An evaluation in which ``base`` and ``tuned`` of ``rows`` answers held."""
+    """An evaluation in which ``base`` of ``rows`` answers of the base held, and ``tuned`` of another arm."""
     folder = shop.run(str(folder), kind="eval", end=DONE)
     started = {"kind": "eval", "name": "support-json", "base": "smollm2-135m", "pid": 1, "host": "mac"}
     arms: list[tuple[str, dict[str, Any]]] = [("run.started", started)]
-    for arm in ("base", "tuned"):
+    for name in ("base", arm):
         arms += [
-            ("arm.started", {"arm": arm, "rows": rows}),
-            ("arm.finished", {"arm": arm, "rows": rows, "cached": False, "seconds": 9.0}),
+            ("arm.started", {"arm": name, "rows": rows}),
+            ("arm.finished", {"arm": name, "rows": rows, "cached": False, "seconds": 9.0}),
         ]
     shop.tell(folder, [*arms, DONE])
     scored = [
@@ -44,7 +50,7 @@ def evaluated(
     ]
     facts = {"name": "support-json", "run": run, "rows": rows}
     report.save(
-        report.build(facts, [report.ArmScores("base", False, 1.0, scored[0]), report.ArmScores("tuned", False, 1.0, scored[1])]),
+        report.build(facts, [report.ArmScores("base", False, 1.0, scored[0]), report.ArmScores(arm, False, 1.0, scored[1])]),
         folder,
     )
 
@@ -97,6 +103,32 @@ def test_a_run_keeps_its_verdict_after_a_newer_one_on_another_run(shop: Shop) ->
     assert snapshot.verdict
     assert snapshot.verdict.outcome == "cannot tell"
     assert next_step(snapshot).sentence.startswith("Better")
+
+
+def test_a_later_evaluation_of_the_base_hides_no_verdict(shop: Shop) -> None:
+    shop.recipe()
+    shop.run(ID, steps=60, end=DONE, age=600)
+    evaluated(shop, ID, 20, 60)
+    evaluated(shop, "", 20, 20, folder="20261124-1600-support-json", arm="base")
+    snapshot = shop.snapshot()
+    assert next_step(snapshot).sentence.startswith("Better")
+    stages = {stage.name: stage for stage in workflow(snapshot)}
+    assert stages["Evaluate"].result == "better"
+    assert stages["Blind"].detail == "optional: compare two arms blind"
+
+
+@pytest.mark.slow
+async def test_a_prompt_that_suffices_leads_to_advice(shop: Shop, open_room: OpenRoom) -> None:
+    shop.recipe()
+    check_cache.save(shop.folder / "data" / "support.jsonl", CheckOutcome("clean", "Clean.", 480, 0))
+    evaluated(shop, "", 40, 70, arm="base+kshot")
+    snapshot = shop.snapshot()
+    advice = next_step(snapshot)
+    assert (advice.sentence, advice.action) == ("Training may not be needed.", "app.room('advice')")
+    assert advice.why == "base+kshot reaches 97.2% without training: whole contract."
+    assert {stage.name: stage.detail for stage in workflow(snapshot)}["Blind"] == "optional: compare two arms blind"
+    async with open_room("home") as room:
+        assert not room.screen.query_one("#best").visible or "tuned" not in room.text("#best-picture")
 
 
 def test_a_verdict_on_an_older_run_is_not_the_newest_run_s(shop: Shop) -> None:

@@ -53,6 +53,7 @@ async def test_the_app_refuses_what_the_command_line_refuses(
     assert refused.exception is not None
     async with open_room("home") as room:
         await room.press("n")
+        await room.choose("train")
         await room.until_notice("✗")
         assert not list(Path(shop.folder, "runs").glob("*"))
 

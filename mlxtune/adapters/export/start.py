@@ -82,8 +82,7 @@ def start(
             )
     if target is not None and target.exists():
         raise InputError(f"{target} already exists.", hint="Remove or rename it, or choose another folder with --to.")
-    if form in GGUF_FORMS and find_spec("gguf") is None:
-        raise InputError("Writing GGUF requires the package gguf.", hint="Run: pip install 'mlxtune[gguf]'")
+    require_packages(form)
     quantize = _quantized_by_ollama(precision, program)
     if quantize:
         precision = "f16"
@@ -113,6 +112,12 @@ def remove_unfinished(run: Run) -> None:
     if any(folder.exists() for folder in left) and run.status() == "crashed" and not registry.other_host(run):
         for folder in left:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def require_packages(form: ExportForm) -> None:
+    """Raise ``InputError`` if a package that the export needs is not installed."""
+    if form in GGUF_FORMS and find_spec("gguf") is None:
+        raise InputError("Writing GGUF requires the package gguf.", hint="Run: pip install 'mlxtune[gguf]'")
 
 
 def _quantized_by_ollama(precision: str, program: Program) -> str:

@@ -66,6 +66,8 @@ def unknown_check(name: str) -> InputError:
     words = re.sub(r"\W+", " ", name.lower()).strip()
     titles = {id: re.sub(r"\W+", " ", check.title.lower()) for id, check in CHECKS.items()}
     match = next((id for id, title in titles.items() if len(words) > 3 and words in title), "")
+    labels = {id: check.label.casefold() for id, check in CHECKS.items()}
+    match = match or next((id for id, label in labels.items() if f"{label} ".startswith(f"{words} ")), "")
     match = match or nearest(name, CHECKS) or ""
     hint = f"Did you mean {match}?" if match else "Use a name from the list of findings."
     return InputError(f"Unknown check {one_line(name, 30)}.", hint=hint)

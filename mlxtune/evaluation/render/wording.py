@@ -196,11 +196,7 @@ def percent(share: float) -> str:
 
 def change_text(low: float, value: float, high: float) -> str:
     """Return a change in whole points: ``+46 (+38 to +54)``."""
-    return f"{_points(value)} ({_points(low)} to {_points(high)})"
-
-
-def _points(share: float) -> str:
-    return signed_points(round(100 * share))
+    return f"{signed_points(value)} ({signed_points(low)} to {signed_points(high)})"
 
 
 def p_value(value: float) -> str:

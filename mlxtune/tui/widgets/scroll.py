@@ -31,17 +31,20 @@ class ScrollPanel(FocusPanel):
     def __init__(self, *, at_end: bool = True, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self._rows: Callable[[int], Rows] = lambda _width: ()
+        self._parts: tuple[int, list[Content]] | None = None  # the width, and the rows as drawn for it
         self._count, self._first, self._at_end = 0, 0, at_end
 
     def set(self, rows: Callable[[int], Rows]) -> None:
-        """Show ``rows(width)``."""
-        self._rows = rows
+        """Show ``rows(width)``. They are evaluated again only by another call, or for another width."""
+        self._rows, self._parts = rows, None
         self.update(self._draw)
 
     def _draw(self, width: int, height: int) -> Content:
         if height <= 0:
             return Content("")
-        rows = [part for row in self._rows(width) for part in row.split("\n", allow_blank=True)]  # a row may be a folded sentence
+        if self._parts is None or self._parts[0] != width:  # a row may be a folded sentence
+            self._parts = width, [part for row in self._rows(width) for part in row.split("\n", allow_blank=True)]
+        rows = self._parts[1]
         self._count = len(rows)
         last = max(len(rows) - height, 0)
         self._first = last if self._at_end else min(self._first, last)

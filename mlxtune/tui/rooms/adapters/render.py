@@ -9,6 +9,7 @@ from textual.content import Content
 
 from mlxtune.adapters.compare import AdapterComparison
 from mlxtune.core.text import one_line, size
+from mlxtune.evaluation.render.wording import change_text
 from mlxtune.evaluation.scorers.registry import metric_label
 from mlxtune.tui.paths import base_name
 from mlxtune.tui.render.bars import bar
@@ -162,7 +163,7 @@ def comparison(compared: AdapterComparison, width: int) -> list[Content]:
     rows += [line(("  " + row, "bold")) for row in wrap(one_line(compared.contrast.verdict), width - 4)]
     rows.append(Content(""))
     for item in compared.contrast.comparisons:
-        change = f"{100 * item.change:+.0f} points ({100 * item.low:+.0f} to {100 * item.high:+.0f})"
+        change = f"{change_text(item.low, item.change, item.high)} points"
         counts = f"{item.paired.fixed} fixed, {item.paired.broken} broken"
         rows.append(line("  ", cell(one_line(item.metric), 24, "$muted"), cell(change, 28), (counts, "$muted")))
     return rows

@@ -255,6 +255,11 @@ class AdaptersRoom(Room):
             one = next((one for one in FORMATS if one.label == label), None)
             if one is None:
                 return
+            try:
+                service.require_packages(one)
+            except MlxtuneError as error:
+                self.app.show_error(error)
+                return
             start = partial(self._start_export, adapter, one)
             if one.form == "gguf":
                 options = [ChoiceOption(name, name, about) for name, about in PRECISIONS.items()]
@@ -268,8 +273,8 @@ class AdaptersRoom(Room):
                 start()
 
         about = (
-            "The export is written to a new folder, loaded again, and compared with the adapter on the held-out rows. "
-            "It is kept only if it is faithful."
+            "The export is written to a new folder, loaded again, and compared with the adapter on the held-out rows. It is kept only "
+            f"if it is faithful. {' and '.join(one.label for one in FORMATS if one.copy)} only copy the adapter."
         )
         options = [
             ChoiceOption("", "Cancel", "nothing is written"),
@@ -281,7 +286,7 @@ class AdaptersRoom(Room):
         def job() -> Notice:
             folder = one_line(service.export(self.app.workspace, adapter.key, chosen, **how))
             if chosen.copy:
-                return Notice("✓", "$success", f"Wrote {adapter.name} to {folder}.")
+                return Notice("✓", "$success", f"Wrote {adapter.name} to {folder}.", "Its weights are those of the adapter.")
             hint = "Run mlxtune runs to see its progress."
             if chosen.program == "ollama":
                 hint = f"When it has finished: {shlex.join(ollama.create_command(adapter.name, f'{folder}/{MODEL}'))}"

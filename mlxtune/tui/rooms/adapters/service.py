@@ -67,6 +67,12 @@ def set_tags(workspace: Path, key: str, text: str) -> None:
     library.tag(workspace, key, tags, [tag for tag in library.find(workspace, key).tags if tag not in tags])
 
 
+def require_packages(chosen: ExportFormat) -> None:
+    """Raise ``InputError`` if a package that the export needs is not installed."""
+    if chosen.form is not None:
+        exports.require_packages(chosen.form)
+
+
 def export(workspace: Path, key: str, chosen: ExportFormat, precision: str = "", ollama_base: str = "") -> str:
     """Copy an adapter, or start the worker that exports it. Return the folder of the copy or of the run.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import zip_longest
+from typing import Literal
 
 from textual.content import Content
 
@@ -33,17 +34,22 @@ NAME, FIGURES, GAP = 19, 14, 4  # cells of an arm's name, of its rate with inter
 _ROLES = {"system": "◇", "developer": "◇", "user": "○", "assistant": "●", "tool": "▷"}
 
 
+AdapterState = Literal["none", "trained", "evaluated"]
+
+
 def verdict(
-    loaded: LoadedReport, live: RunView | None, unfinished: RunView | None, trained: bool, width: int, max_rows: int
+    loaded: LoadedReport, live: RunView | None, unfinished: RunView | None, adapter: AdapterState, width: int, max_rows: int
 ) -> Content:
     """Draw the verdict and as many of its notes as fit in ``max_rows``, most important first.
 
-    A later evaluation may be ``live``, or have ended ``unfinished``. An adapter may have been ``trained`` since.
+    A later evaluation may be ``live``, or have ended ``unfinished``. ``adapter`` is the state of the recipe's newest adapter.
     """
     report = loaded.report
     outcome, text = report.outcome, one_line(report.verdict)
-    if trained and not outcome:
+    if adapter == "trained" and not outcome:
         text = "The base has been evaluated. Now evaluate the adapter with n."
+    if adapter == "evaluated" and not outcome:
+        text = "This report is without an adapter. Press o for the report on the newest adapter."
     if unfinished and not outcome:
         text = f"The base has been evaluated. The evaluation of {one_line(unfinished.name)} did not finish, so there is no verdict."
     if live and not outcome:

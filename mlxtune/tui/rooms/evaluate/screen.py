@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -197,10 +197,13 @@ class EvaluateRoom(Room):
         report, live, unfinished = loaded.report, self._live, self._unfinished
         max_rows = 2 if not self.tall else 3 if self.app.size.height < 40 else 5
         name, view = str(report.facts.get("name", "")), self.app.recipe
-        runs = self.app.snapshot.runs if self.app.snapshot else ()
-        trained = any(run.name == name and run.status == "finished" for run in runs)
+        snapshot = self.app.snapshot
+        runs = [run for run in snapshot.runs if run.name == name and run.status == "finished"] if snapshot else []
+        adapter: render.AdapterState = "none"
+        if runs and snapshot:
+            adapter = "evaluated" if snapshot.verdict_on(runs[0].id) else "trained"
         self.query_one("#ev-summary", FocusPanel).update(
-            lambda width, _height: render.verdict(loaded, live, unfinished, trained, width, max_rows)
+            lambda width, _height: render.verdict(loaded, live, unfinished, adapter, width, max_rows)
         )
         is_named = self._selected or live or not (view and view.recipe and view.recipe.name == name)
         self.query_one("#ev-verdict", Section).head.set(
@@ -342,7 +345,7 @@ class EvaluateRoom(Room):
         elif isinstance(self.focused, PairedTable):
             self.focused.action_choose()
         else:
-            self.app.push_screen(PageScreen("Report", partial(render.report_page, self._report)))
+            self.app.push_screen(PageScreen("Report", cache(partial(render.report_page, self._report))))
 
     def on_list_panel_moved(self, event: ListPanel.Moved) -> None:
         event.stop()
@@ -479,7 +482,7 @@ class EvaluateRoom(Room):
         workspace = self.app.workspace
 
         def show(result: EvaluationComparison) -> None:
-            self.app.push_screen(PageScreen("Comparison", partial(render.contrast_page, result)))
+            self.app.push_screen(PageScreen("Comparison", cache(partial(render.contrast_page, result))))
 
         self.run_job(lambda: compare_evaluations(find_side(workspace, other.id), find_side(workspace, own)), show)
 
@@ -491,7 +494,7 @@ class EvaluateRoom(Room):
         folder = loaded.folder
 
         def show(evidence: tuple[tuple[OffTaskPrompt, ...], dict[str, list[str]]]) -> None:
-            self.app.push_screen(PageScreen("Off task", partial(render.off_task_page, result, *evidence)))
+            self.app.push_screen(PageScreen("Off task", cache(partial(render.off_task_page, result, *evidence))))
 
         self.run_job(lambda: load_off_task(folder), show)
 

@@ -85,13 +85,13 @@ def best_adapter(verdict: VerdictView, newest: VerdictView | None, width: int) -
         return Content("")  # Textual asks a hidden panel for its height, too
     rows = [line("  ", cell(verdict.name, width - 2, "bold")), Content("")]
     for metric in _key_metrics(verdict.metrics):
-        rows += [*_metric(metric, verdict.arm, width), Content("")]
+        rows += [*_metric(metric, verdict, width), Content("")]
     outcome = verdict.outcome.capitalize()
     if verdict.caveat:
         body = fold(f"{outcome}, but not recommended: {verdict.caveat}.", width - 2, "    ", "$warning")
         rows.append(line(("  ! ", "bold $warning"), body[4:]))
     else:
-        than = "on" if verdict.outcome == "cannot tell" else "than base on"
+        than = "on" if verdict.outcome == "cannot tell" else f"than {verdict.rival} on"
         label = (f"  {verdict.glyph} {outcome}", f"bold {verdict.token}")
         rows.append(line(label, (f" {than} {verdict.rows:,} rows", "$muted")))
     if newest and newest.outcome and newest.run_id != verdict.run_id:
@@ -104,14 +104,19 @@ def best_adapter(verdict: VerdictView, newest: VerdictView | None, width: int) -
 def _key_metrics(metrics: Sequence[MetricChange]) -> list[MetricChange]:
     """Return the metric of the contract that changed most, and the whole contract."""
     *parts, contract = metrics
-    return [*sorted(parts, key=lambda metric: -abs(metric.tuned - metric.base))[:1], contract]
+    return [*sorted(parts, key=lambda metric: -abs(metric.after - metric.before))[:1], contract]
 
 
-def _metric(metric: MetricChange, arm: str, width: int) -> list[Content]:
-    space = width - 18
-    name = metric.name if arm == "tuned" else f"{metric.name}, {arm}"
+def _metric(metric: MetricChange, verdict: VerdictView, width: int) -> list[Content]:
+    names = max(len(verdict.rival), len(verdict.arm)) + 2
+    space = width - names - 11
+
+    def row(arm: str, share: float, bar_style: str, style: str) -> Content:
+        filled = bar(share, space, bar_style) if bar_style else bar(share, space)
+        return line("  ", cell(arm, names), filled, cell(f"{share * 100:.1f}%", 9, style, right=True))
+
     return [
-        line("  ", cell(name, width - 2, "$muted")),
-        line("  base   ", bar(metric.base, space, "$muted"), cell(f"{metric.base * 100:.1f}%", 9, "$muted", right=True)),
-        line("  tuned  ", bar(metric.tuned, space), cell(f"{metric.tuned * 100:.1f}%", 9, "bold", right=True)),
+        line("  ", cell(metric.name, width - 2, "$muted")),
+        row(verdict.rival, metric.before, "$muted", "$muted"),
+        row(verdict.arm, metric.after, "", "bold"),
     ]

@@ -97,13 +97,13 @@ class HomeRoom(Room):
         self.query_one("#workflow", Section).head.set(note=recipe.title if recipe else "")
         self.query_one(NextPanel).update(lambda width, _height: render.next_step(step, width, tall))
         self.query_one("#workflow-picture", Panel).update(lambda width, _height: render.workflow(stages, width, tall))
-        verdict, runs = snapshot.best or snapshot.verdict, snapshot.runs
+        verdict, runs = snapshot.best or snapshot.newest_outcome, snapshot.runs
         best = self.query_one("#best", Section)
         best.set_class(verdict is None or not verdict.metrics, "-away")
         if verdict:
             best.head.set(title=render.best_title(snapshot))
             panel = self.query_one("#best-picture", Panel)
-            panel.update(lambda width, _height: render.best_adapter(verdict, snapshot.verdict, width))
+            panel.update(lambda width, _height: render.best_adapter(verdict, snapshot.newest_outcome, width))
         last_visit = self.app.last_visit or snapshot.now
         changes = snapshot.ended_since(last_visit)
         self.query_one("#home-changes").display = bool(changes)
