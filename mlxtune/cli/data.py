@@ -152,7 +152,8 @@ def _next_command(source: Path, report: CheckReport, section: DataSection, fixed
     """
     from mlxtune.data.checks.registry import get_check
     from mlxtune.data.readers.columns import mapping_option
-    from mlxtune.data.scaffold import first_record, guessed_mapping, inline_table
+    from mlxtune.data.scaffold import first_record, guessed_mapping
+    from mlxtune.recipe.edit import toml_literal
 
     is_recipe, quoted = source.suffix == ".toml", shlex.quote(str(source))
     if not section.map and (report.kept == 0 or set(report.formats) == {"text"}):
@@ -176,7 +177,7 @@ def _next_command(source: Path, report: CheckReport, section: DataSection, fixed
         return ""
     if is_recipe:
         own = load(source, []).data
-        settings = [f"data.map={inline_table(section.map)}"] if section.map != own.map else []
+        settings = [f"data.map={toml_literal(section.map)}"] if section.map != own.map else []
         settings += [f"data.format={section.format}"] if section.format != own.format else []
         return " ".join((f"mlxtune {_next_verb(source)} {quoted}", *(f"--set {shlex.quote(one)}" for one in settings)))
     return f"mlxtune init --from {quoted}{format}{options}"

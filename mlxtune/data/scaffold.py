@@ -290,7 +290,7 @@ def recipe_text(scaffold: Scaffold, name: str, source: str, schema: str) -> str:
         "[data]",
         f"source = {toml_literal(source)}",
         *([f"format = {toml_literal(scaffold.format)}"] if scaffold.format != "auto" else []),
-        *([f"map = {inline_table(scaffold.mapping)}"] if scaffold.mapping else []),
+        *([f"map = {toml_literal(scaffold.mapping)}"] if scaffold.mapping else []),
         f"max_tokens = {scaffold.max_tokens}            # first estimated from the longest row; mlxtune plan counts the tokens",
         "",
         "[method]",
@@ -312,7 +312,7 @@ def recipe_text(scaffold: Scaffold, name: str, source: str, schema: str) -> str:
         lines += _CONTRACT_EXAMPLE
     for sentence in scaffold.sentences:
         block = ["[[evaluation.disclaimers]]", f"text = {toml_literal(sentence.text)}"]
-        block += [f"when = {inline_table(dict([sentence.when]))}"] if sentence.when else []
+        block += [f"when = {toml_literal(dict([sentence.when]))}"] if sentence.when else []
         if sentence.share < 1:
             block = [
                 f"# In {sentence.share:.0%} of the answers. Uncomment it if every answer must contain it.",
@@ -373,14 +373,3 @@ def write(scaffold: Scaffold, folder: Path, name: str = "") -> Path:
         write_text(schema, json.dumps(scaffold.schema, indent=2, ensure_ascii=False) + "\n")
     write_text(recipe, recipe_text(scaffold, name, Path(source).as_posix(), schema.name))
     return recipe
-
-
-def inline_table(mapping: Mapping[str, str]) -> str:
-    return (
-        "{ "
-        + ", ".join(
-            f"{key if re.fullmatch(r'[A-Za-z0-9_-]+', key) else toml_literal(key)} = {toml_literal(value)}"
-            for key, value in mapping.items()
-        )
-        + " }"
-    )

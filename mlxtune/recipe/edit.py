@@ -21,6 +21,8 @@ from mlxtune.core.text import one_line
 from mlxtune.recipe.load import parse
 from mlxtune.recipe.schema import Recipe
 
+_BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
+
 
 @dataclass(frozen=True)
 class Edit:
@@ -99,6 +101,11 @@ def toml_literal(value: object) -> str:
             return str(value)
         case list() | tuple():
             return f"[{', '.join(map(toml_literal, value))}]"
+        case Mapping():
+            fields = (
+                f"{key if _BARE_KEY.fullmatch(key) else toml_literal(key)} = {toml_literal(one)}" for key, one in value.items()
+            )
+            return f"{{ {', '.join(fields)} }}" if value else "{}"
     return tomlkit.item(value).as_string()
 
 

@@ -41,8 +41,8 @@ class RecipeKey:
         return () if None in choices else choices
 
     def value_in(self, recipe: Recipe) -> Any:
-        """Return the key's value in ``recipe``."""
-        return getattr(getattr(recipe, self.section), self.name)
+        """Return the key's value in ``recipe``; of a table, a mapping with the fields that are set."""
+        return _plain(getattr(getattr(recipe, self.section), self.name))
 
     def unused_reason(self, recipe: Recipe) -> str:
         """Return why ``recipe`` ignores the key. Empty if it uses the key."""
@@ -53,8 +53,10 @@ class RecipeKey:
         return f"{other} = {format_value(value)} takes precedence" if value else ""
 
     def parse(self, text: str) -> Any:
-        """Parse the user's input: TOML, plain text, or comma-separated items for a list."""
+        """Parse the user's input: TOML, plain text, comma-separated items for a list, or fields such as ``max = 40`` for a table."""
         text = text.strip()
+        if dataclasses.is_dataclass(self.value_type):
+            return _value(text if text.startswith("{") else f"{{{text}}}")
         if self.value_type is str:
             return _value(text) if text.startswith('"') else text
         element = _element(self.value_type)
@@ -84,13 +86,21 @@ class RecipeKey:
         return words[0] if "all" in words and number > _MAX_LAYERS else int(number) if isinstance(value, int) else number
 
 
+def _plain(value: Any) -> Any:
+    """Return the fields of a table that are not at their defaults, or any other value itself."""
+    if not dataclasses.is_dataclass(value):
+        return value
+    fields = ((field.name, getattr(value, field.name), field.default) for field in dataclasses.fields(value))
+    return {name: own for name, own, default in fields if own != default}
+
+
 def _form_keys() -> Iterator[RecipeKey]:
     for section, kind in get_type_hints(Recipe).items():
         for field in dataclasses.fields(kind) if dataclasses.is_dataclass(kind) else ():
             value_type, about, *_ = get_args(annotated_types(kind)[field.name])
             if about.in_form:
                 default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
-                yield RecipeKey(section, field.name, value_type, default, about)
+                yield RecipeKey(section, field.name, value_type, _plain(default), about)
 
 
 KEYS = tuple(_form_keys())
@@ -108,6 +118,8 @@ def format_value(value: Any) -> str:
     if isinstance(value, list) and value and all(isinstance(item, str) for item in value):
         bare = all(_bare(item, '",[ ') for item in value)  # a phrase is quoted, so that the commas between two are seen
         return ", ".join(value) if bare else f"[{', '.join(map(_quoted, value))}]"
+    if isinstance(value, dict):
+        return toml_literal(value)[2:-2] if value else ""  # without braces
     return toml_literal(value)
 
 

@@ -365,7 +365,7 @@ class EvaluationSection:
         default_factory=list
     )
     forbid: Annotated[list[str], Key("phrases that answers must not contain"), _PHRASES] = field(default_factory=list)
-    length: Annotated[Length, Key("length limits", in_form=False), _LENGTH] = field(default_factory=Length)
+    length: Annotated[Length, Key('length limits, such as max = 40, unit = "words"'), _LENGTH] = field(default_factory=Length)
     pattern: Annotated[str, Key("regular expression that answers must match somewhere; ^ and $ are their start and end")] = ""
     reference: Annotated[
         list[Literal["exact", "fields", "number"]],

@@ -30,9 +30,7 @@ def test_a_disagreement_of_interval_and_test_is_named():
     comparison = _compared(28, 2, 9, 1)
     assert comparison.low > 0
     text = verdict_sentence(comparison, "whole contract")
-    assert text.startswith(
-        "Cannot tell. Whole contract: +18 points versus base (95% interval: +1 to +33, but p = 0.065)."
-    )
+    assert text.startswith("Cannot tell. Whole contract: +18 points versus base (95% interval: +1 to +33, but p = 0.065).")
     assert "but p" not in verdict_sentence(_compared(10, 5, 6, 9), "whole contract")
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from mlxtune.core.errors import RecipeError
 from mlxtune.core.text import safe_text
 from mlxtune.recipe import Recipe, parse
-from mlxtune.recipe.edit import toml_literal
+from mlxtune.recipe.edit import edit_text, toml_literal
 from mlxtune.recipe.keys import KEYS, RecipeKey, format_value, keys
 
 MINIMAL = 'name = "n"\n[model]\nbase = "m"\n[data]\nsource = "d.jsonl"\n'
@@ -103,6 +103,21 @@ def test_typed_text_becomes_a_list_for_list_keys() -> None:
     assert BY_PATH["evaluation.prompt"].parse("12") == "12"
     assert BY_PATH["training.learning_rate"].parse("3e-4") == 3e-4
     assert BY_PATH["training.learning_rate"].parse("fast") == "fast", "the recipe's types refuse it"
+
+
+def test_a_table_is_edited_as_its_fields() -> None:
+    key = BY_PATH["evaluation.length"]
+    assert key.value_in(parse_minimal()) == key.default == {}
+    recipe = parse_minimal('evaluation.length={ max = 40, unit = "words" }')
+    assert key.value_in(recipe) == {"max": 40, "unit": "words"}
+    assert format_value(key.value_in(recipe)) == 'max = 40, unit = "words"'
+    for text in ('max = 40, unit = "words"', '{ max = 40, unit = "words" }'):
+        assert key.parse(text) == key.value_in(recipe)
+    assert key.parse("") == {}
+    assert key.parse("40") == "{40}", "the recipe's types refuse it"
+    edited = edit_text('name = "n"\n[evaluation]\nlength = { max = 9 } # short\n', {"evaluation.length": key.parse("max = 40")})
+    assert edited == 'name = "n"\n[evaluation]\nlength = { max = 40 } # short\n'
+    assert edit_text('name = "n"\n[evaluation]\n', {"evaluation.length": {"min": 2}}).endswith("length = { min = 2 }\n")
 
 
 @given(

@@ -104,7 +104,7 @@ def _form_cells(section: str, name: str | Content, value: Content, default: str,
 
 
 def _display(value: object) -> str:
-    return "–" if value in ("", []) else one_line(format_value(value))
+    return "–" if value in ("", [], {}) else one_line(format_value(value))
 
 
 def is_default(item: RecipeKey, recipe: Recipe) -> bool:
