@@ -53,6 +53,12 @@ class _LibraryState:
     removed: dict[str, RemovedAdapter] = field(default_factory=dict)
 
 
+def names_by_run(workspace: Path) -> dict[str, str]:
+    """Return the names that adapters of runs were given, by run ID."""
+    names = ((Path(key), name) for key, name in _fold(workspace).names.items())
+    return {key.parts[1]: name for key, name in names if key.parts[:1] == ("runs",) and len(key.parts) == 3}
+
+
 def all_adapters(workspace: Path) -> list[AdapterEntry]:
     """Return all adapters, newest first. Unreadable adapters have a ``problem``."""
     state = _fold(workspace)

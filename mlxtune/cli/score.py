@@ -16,7 +16,7 @@ from mlxtune.core.errors import InputError
 from mlxtune.core.files import read_failure, read_text
 from mlxtune.core.text import plural
 from mlxtune.evaluation import report as reports
-from mlxtune.evaluation.contract import Contract
+from mlxtune.evaluation.contract import Contract, check_patterns
 from mlxtune.evaluation.render.comparison_table import ReportTable, TableCell, TableColumn, rate_cells
 from mlxtune.evaluation.scorers import ModelAnswer, Score
 from mlxtune.evaluation.scorers.registry import metric_label
@@ -39,30 +39,32 @@ def score(
     forbid: Annotated[
         list[str] | None, typer.Option("--forbid", help="A phrase that outputs must not contain. Repeatable.")
     ] = None,
+    pattern: Annotated[str, typer.Option("--pattern", help="A regular expression that outputs must match somewhere.")] = "",
     recipe: Annotated[Path | None, typer.Option("--recipe", help="A recipe whose contract replaces these options.")] = None,
     json: Json = False,
 ) -> None:
-    """Score outputs from any source for valid JSON, schema, disclaimers, forbidden phrases, length, and agreement with references.
+    """Score outputs from any source for valid JSON, schema, disclaimers, phrases, length, a pattern, and agreement with references.
 
     Reasoning at the start of an output, such as <think>…</think>, is not scored.
     """
     for option, phrases in (("--disclaimer", disclaimer), ("--forbid", forbid)):
         if not all(phrase.strip() for phrase in phrases or []):
             raise InputError(f"{option} must not be empty.")
-    if recipe and (schema or disclaimer or forbid):
-        raise InputError("--recipe already includes a contract.", hint="Omit --schema, --disclaimer, and --forbid.")
+    if recipe and (schema or disclaimer or forbid or pattern):
+        raise InputError("--recipe already includes a contract.", hint="Omit --schema, --disclaimer, --forbid, and --pattern.")
     rows = _folder(outputs) if outputs.is_dir() else _lines(outputs)
     if recipe:
         contract = Contract.from_recipe(load(recipe))
     else:
         rules = [Disclaimer(text) for text in disclaimer or []]
-        section = EvaluationSection(disclaimers=rules, forbid=forbid or [], reference=["exact", "fields"])
+        section = EvaluationSection(disclaimers=rules, forbid=forbid or [], pattern=pattern, reference=["exact", "fields"])
+        check_patterns(section)
         contract = Contract(section, SchemaValidator.read(schema) if schema else None)
     scored = [contract.score(answer) for _, answer in rows]
     if not any(scored):
         raise InputError(
             f"{recipe} has no contract, and no output has a reference, so there is nothing to score.",
-            hint="Use --schema, --disclaimer, or --forbid instead of --recipe.",
+            hint="Use --schema, --disclaimer, --forbid, or --pattern instead of --recipe.",
         )
     rates = reports.metric_rates(scored)
     if json:

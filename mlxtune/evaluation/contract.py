@@ -9,11 +9,32 @@ import regex
 
 from mlxtune.core.errors import InputError
 from mlxtune.core.text import one_line
-from mlxtune.evaluation.scorers import CONTRACT, PASS, THINKING_LIMIT, THINKING_LOOP, ModelAnswer, Score, ScoreFunction, Scorer
+from mlxtune.evaluation.answer_statistics import is_loop
+from mlxtune.evaluation.scorers import (
+    CONTRACT,
+    LOOP,
+    PASS,
+    THINKING_LIMIT,
+    THINKING_LOOP,
+    ModelAnswer,
+    Score,
+    ScoreFunction,
+    Scorer,
+)
 from mlxtune.evaluation.scorers.preference import PREFERENCE
 from mlxtune.evaluation.scorers.registry import SCORERS
 from mlxtune.evaluation.scorers.schema_valid import SchemaValidator
 from mlxtune.recipe import EvaluationSection, Recipe
+
+
+def check_patterns(section: EvaluationSection) -> None:
+    """Raise ``InputError`` if a regular expression in ``section`` is invalid."""
+    phrases = (phrase for rule in section.disclaimers for phrase in rule.phrases)
+    for pattern in (section.pattern, *(phrase.text for phrase in phrases if phrase.match == "regex")):
+        try:
+            regex.compile(pattern)
+        except regex.error as error:
+            raise InputError(f"Invalid pattern {one_line(pattern, 60)}: {error}.") from error
 
 
 @dataclass(frozen=True)
@@ -45,12 +66,7 @@ class Contract:
         """
         if not recipe.has_contract:
             return cls(replace(recipe.evaluation, reference=recipe.evaluation.reference or ["exact"]), is_empty=True)
-        phrases = (phrase for rule in recipe.evaluation.disclaimers for phrase in rule.phrases)
-        for pattern in (recipe.evaluation.pattern, *(phrase.text for phrase in phrases if phrase.match == "regex")):
-            try:
-                regex.compile(pattern)
-            except regex.error as error:
-                raise InputError(f"Invalid pattern {one_line(pattern, 60)}: {error}.") from error
+        check_patterns(recipe.evaluation)
         return cls(recipe.evaluation, SchemaValidator.read(recipe.schema_file) if recipe.schema_file else None)
 
     @cached_property
@@ -94,8 +110,11 @@ class Contract:
     def score(self, answer: ModelAnswer) -> dict[str, Score]:
         """Score ``answer`` on every metric. ``contract`` passes if all required metrics pass, or repeats the first failure.
 
-        If the reasoning was cut off, there is no answer, so that every metric fails.
+        If the reasoning was cut off, there is no answer, so that every metric fails. An answer that repeats itself until its limit
+        counts as one that was ended for that.
         """
+        if answer.ended == "length" and is_loop(answer.output):
+            answer = replace(answer, ended=LOOP)
         metrics = [metric for metric in self.metrics if answer.reference is not None or not metric.needs_reference]
         cut = {
             THINKING_LIMIT: Score(False, "reasoning cut off", "the reasoning reached its token limit, so there is no answer"),

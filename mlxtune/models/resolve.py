@@ -58,18 +58,21 @@ def resolve(
         return _open(base, install.ensure(model, progress))
     if folder := _local_folder(base, relative_to):
         return _open(base, folder.resolve())
-    if base.startswith((".", "/", "~")) or not _HUB_ID.fullmatch(base):
-        suggestion = nearest(base, ALIASES)
-        raise ModelError(
-            f"There is no model named {one_line(base, 80)}.",
-            hint=f"Did you mean {suggestion}?"
-            if suggestion
-            else f"Use a folder, a Hub ID such as mlx-community/Llama-3.2-3B-Instruct-4bit, or {' or '.join(ALIASES)}.",
-        )
+    check_name(base, relative_to=relative_to)
     cached = hub.cached(base)
     if cached is None and not fetch:
         raise ModelError(f"{base} is not on this machine.", hint=f"Download it: mlxtune models pull {base}")
     return _open(base, cached or hub.pull(base, progress))
+
+
+def check_name(base: str, *, relative_to: Path = Path()) -> None:
+    """Raise ``ModelError`` if ``base`` is neither a known name, nor a folder, nor the form of a Hub ID."""
+    is_hub_id = _HUB_ID.fullmatch(base) and not base.startswith((".", "/", "~"))
+    if is_hub_id or bundled.find(base) or _local_folder(base, relative_to):
+        return
+    suggestion = nearest(base, ALIASES)
+    known = f"Use a folder, a Hub ID such as mlx-community/Llama-3.2-3B-Instruct-4bit, or {' or '.join(ALIASES)}."
+    raise ModelError(f"There is no model named {one_line(base, 80)}.", hint=f"Did you mean {suggestion}?" if suggestion else known)
 
 
 def is_local(base: str, *, relative_to: Path = Path()) -> bool:

@@ -176,7 +176,7 @@ def find_run(workspace: Path, name: str, kind: str | None = "train") -> Run:
         raise InputError(
             f"{name} is ambiguous: it matches {', '.join(run.id for run in matches[:5])}.", hint="Use a longer part of the ID."
         )
-    suggestion = nearest(name, [run.id for run in runs])
+    suggestion = nearest(name, [part for run in runs for part in (run.id, run.id.split("-", 2)[-1])])
     raise InputError(f"There is no {item.noun} named {name}.", hint=f"Did you mean {suggestion}?" if suggestion else list_hint)
 
 

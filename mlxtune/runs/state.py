@@ -16,6 +16,7 @@ Phase = Literal["new", "running", "restarting", "finished", "stopped", "failed"]
 
 MAX_PAUSE = 600.0  # a longer gap between steps means that the machine was asleep, unless steps are slow
 MIN_ELAPSED = 2.0  # seconds that an arm or a phase must have worked before its remaining time is estimated
+_LONG = 10.0  # seconds after which the time that an arm has taken so far is shown
 _BATCH = 96  # answers that are generated together, by default
 HELD_OUT_ROW = "held-out row"  # what an arm answers, unless the event says otherwise
 
@@ -132,8 +133,8 @@ class RunState:
             return ""
         arm, kind, done, total = self.current_arm
         verb = {"reference": "computes the likelihood of", "prompt": "reads"}.get(kind, "answers")
-        seconds = self.arm_remaining_seconds or 0.0
-        left = f", {duration(seconds)} left" if seconds >= 1 else ""
+        seconds, elapsed = self.arm_remaining_seconds or 0.0, self.updated - self.arm_started
+        left = f", {duration(seconds)} left" if seconds >= 1 else f", {duration(elapsed)} so far" if elapsed >= _LONG else ""
         purpose = " to find similar rows" if kind == "prompt" else ""
         return f"{one_line(arm, 40)} {verb} {done:,} of {plural(total, kind)}{purpose}{left}"
 
@@ -141,13 +142,13 @@ class RunState:
     def arm_remaining_seconds(self) -> float | None:
         """An estimate for the current arm and kind of prompt from its mean speed so far, or ``None`` before the first tenth.
 
-        ``None`` before half of the answers that are generated together, because the shortest ones end first; and if the next answer
-        takes longer than the estimate, because only the longest ones are left, whose length is unknown.
+        ``None`` for answers until a whole batch is done: they are generated together, so that the shortest end first, and the time
+        depends on the longest. ``None`` also if the next answer takes longer than the estimate, because only the longest are left.
         """
         if self.current_arm is None:
             return None
         _, kind, done, total = self.current_arm
-        if kind not in ("reference", "prompt") and done < min(total, _BATCH) / 2:
+        if kind not in ("reference", "prompt") and done < _BATCH:
             return None
         left = _remaining(done, total, self.updated - self.arm_started)
         return left if left is not None and self.updated - self.arm_advanced <= left else None

@@ -206,7 +206,7 @@ def _after_verdict(verdict: VerdictView, best: VerdictView | None) -> tuple[Shor
     rows = Shortcut("E", "see the rows behind it", _open("evaluate"))
     if verdict.outcome == "better":
         adapter = "the best adapter" if best and best.run_id != verdict.run_id else "it"  # Chat offers the best
-        return rows, Shortcut("C", f"chat with {adapter}", _open("chat"))
+        return rows, Shortcut("C", f"chat with {adapter}", _open("chat")), Shortcut("A", "export it", _open("adapters"))
     return (rows, Shortcut("B", "compare blind", _open("blind"))) if verdict.outcome == "cannot tell" else (rows,)
 
 
@@ -390,11 +390,12 @@ def _blind_stage(snapshot: Snapshot) -> WorkflowStage:
 def _adapter_stage(snapshot: Snapshot) -> WorkflowStage:
     """Return the adapter that is proven better than its base and has the highest contract rate."""
     best = snapshot.best
+    name = snapshot.adapter_names.get(best.run_id, best.name) if best else ""
     if best and best.caveat:
-        return WorkflowStage("!", "$warning", "Adapter", f"{best.name} is better, but {best.caveat}", room="adapters")
+        return WorkflowStage("!", "$warning", "Adapter", f"{name} is better, but {best.caveat}", room="adapters")
     if best:
         rate = f"{best.metrics[-1].after * 100:.1f}%"
-        return WorkflowStage("✓", "$success", "Adapter", f"{best.name}, whole contract", rate, "adapters")
+        return WorkflowStage("✓", "$success", "Adapter", f"{name}, whole contract", rate, "adapters")
     finished = sum(view.status == "finished" for view in snapshot.runs)
     detail = f"{plural(finished, 'adapter')}, none proven better yet" if finished else "none yet"
     return WorkflowStage("○", "$faint", "Adapter", detail, room="adapters")

@@ -126,6 +126,7 @@ class Snapshot:
     memory: Memory | None = None
     power: PowerState = field(default_factory=PowerState)
     best: VerdictView | None = None  # the best "better" verdict: preferably without a caveat, then by contract rate
+    adapter_names: Mapping[str, str] = field(default_factory=dict)  # of renamed adapters, by run ID
     blind_status: BlindStatus | None = None  # of the most recent blind session of :attr:`newest_comparison`
 
     @property
@@ -181,6 +182,7 @@ class Watcher:
         self._sources: dict[tuple[object, ...], _SourceWatch] = {}
         self._verdicts: dict[Path, tuple[FileStamp, VerdictView | None]] = {}
         self._blind: tuple[object, BlindStatus | None] = (None, None)
+        self._names: tuple[FileStamp | None, dict[str, str]] = (None, {})
         self._machine_read_at = float("-inf")
         self._memory: Memory | None = None
         self._power = PowerState()
@@ -208,6 +210,7 @@ class Watcher:
             memory=self._memory,
             power=self._power,
             best=best,
+            adapter_names=self._read_names(),
             blind_status=self._read_blind_status(),
         )
 
@@ -274,6 +277,16 @@ class Watcher:
         better = [verdict for verdict in verdicts if verdict.outcome == "better" and verdict.metrics]
         best = max(better, key=lambda verdict: (not verdict.caveat, verdict.metrics[-1].after), default=None)
         return verdicts, best
+
+    def _read_names(self) -> dict[str, str]:
+        """Return the names of renamed adapters, by run ID."""
+        stamp = file_stamp(self.workspace / "adapters" / "library.jsonl")
+        if stamp and stamp != self._names[0]:
+            from mlxtune.adapters import library  # loads the recipes' checks, which the first screen does not need
+
+            with suppress(MlxtuneError, OSError):
+                self._names = stamp, library.names_by_run(self.workspace)
+        return self._names[1]
 
     def _read_blind_status(self) -> BlindStatus | None:
         compared = {path: stamp for path, (stamp, verdict) in self._verdicts.items() if verdict and verdict.metrics}

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from mlxtune.evaluation.contract import Contract
 from mlxtune.evaluation.scorers import ModelAnswer
 from mlxtune.evaluation.scorers.pattern import score_pattern
+from mlxtune.recipe import EvaluationSection
 
 NUMBER = "#### [-$]?[0-9][0-9,.]*$"
 
@@ -31,6 +33,12 @@ def test_pattern_scores(output: str, kind: str) -> None:
 def test_an_unfinished_answer_fails_as_such(ended: str, kind: str) -> None:
     assert score_pattern(ModelAnswer("2 + 2 = ", ended), NUMBER).kind == kind
     assert score_pattern(ModelAnswer("#### 4", ended), NUMBER).passed
+
+
+def test_an_answer_that_repeats_itself_until_its_limit_is_in_a_loop() -> None:
+    contract = Contract(EvaluationSection(pattern=NUMBER))
+    assert contract.score(ModelAnswer("and so on, " * 40, "length"))["contract"].kind == "in a loop"
+    assert contract.score(ModelAnswer("Tom has three apples and buys two more, so that he", "length"))["contract"].kind == "cut off"
 
 
 def test_a_slow_pattern_fails() -> None:

@@ -193,24 +193,25 @@ def test_an_unknown_event_only_updates_the_time():
 
 
 def test_remaining_time_of_an_arm_follows_from_its_mean_speed() -> None:
-    start = [_event("arm.started", 100.0, arm="base", rows=60)]
-    few = fold([*start, _event("arm.progress", 120.0, arm="base", done=20, total=60)])
-    assert few.arm_remaining_seconds is None, "the shortest answers end first"
-    state = fold([*start, _event("arm.progress", 120.0, arm="base", done=30, total=60)])
-    assert state.arm_remaining_seconds == 20.0
-    late = fold([_event("arm.progress", 150.0, arm="base", done=50, total=60)], state)
-    longest = [_event("arm.progress", time, arm="base", done=50, total=60) for time in (155.0, 170.0)]
+    def progress(time: float, done: int, of: str = "held-out row", total: int = 600):
+        return _event("arm.progress", time, arm="base", done=done, total=total, of=of)
+
+    start = [_event("arm.started", 100.0, arm="base", rows=600)]
+    batch = fold([*start, progress(120.0, 95)])
+    assert batch.arm_remaining_seconds is None, "the shortest answers of a batch end first"
+    assert batch.arm_progress == "base answers 95 of 600 held-out rows, 20 s so far"
+    state = fold([*start, progress(120.0, 200)])
+    assert state.arm_remaining_seconds == 40.0
+    assert state.arm_progress == "base answers 200 of 600 held-out rows, 40 s left"
+    late = fold([progress(150.0, 500)], state)
+    longest = [progress(time, 500) for time in (155.0, 170.0)]
     assert [fold(longest[:count], late).arm_remaining_seconds for count in range(3)] == [10.0, 11.0, None]
-    assert state.arm_progress == "base answers 30 of 60 held-out rows, 20 s left"
-    almost = fold([*start, _event("arm.progress", 129.5, arm="base", done=59, total=60)])
-    assert almost.arm_progress == "base answers 59 of 60 held-out rows", "not 0 s left"
-    again = [_event("arm.started", 900.0, arm="base", rows=60), _event("arm.progress", 910.0, arm="base", done=30, total=60)]
+    assert fold([*start, progress(100.9, 599)]).arm_progress == "base answers 599 of 600 held-out rows", "not 0 s left"
+    again = [_event("arm.started", 900.0, arm="base", rows=600), progress(910.0, 300)]
     assert fold(again, state).arm_remaining_seconds == 10.0, "the time before the evaluation was resumed does not count"
-    other = fold([_event("arm.progress", 130.0, arm="base", done=10, total=30, of="off-task prompt")], state)
+    other = fold([progress(130.0, 10, "off-task prompt", 30)], state)
     assert other.arm_remaining_seconds is None, "this kind of prompt has just begun"
-    passes = [
-        _event("arm.progress", time, arm="base", done=done, total=60, of="reference") for time, done in ((200.0, 0), (210.0, 6))
-    ]
+    passes = [progress(200.0, 0, "reference", 60), progress(210.0, 6, "reference", 60)]
     assert fold(passes, state).arm_remaining_seconds == 90.0, "references take equally long"
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from mlxtune.core.errors import MachineError
+from mlxtune.core.files import write_json
 from mlxtune.data.source import read_file
 from mlxtune.recipe import dump, load
 from mlxtune.runs import launch
@@ -476,6 +477,18 @@ async def test_a_first_evaluation_shows_only_its_progress(shop: Shop, open_room:
         assert room.actions == ["stop"]
     async with drive(shop.app(NOW + 60), "evaluate") as room:
         await room.until(lambda: "! No output for" in room.text("#ev-progress"))
+
+
+async def test_arms_that_wait_are_listed(shop: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch) -> None:
+    shop.recipe()
+    folder = evaluating(shop)
+    with (folder / "recipe.toml").open("a") as recipe:
+        recipe.write('[evaluation]\narms = ["base", "tuned", "base+kshot"]\n')
+    write_json(folder / launch.LAUNCH_FILE, {"request": {"adapter": "runs/x/adapter"}})
+    async with open_room("evaluate", size=LARGE) as room:
+        await room.until(lambda: "14 of 40 rows" in room.text("#ev-progress"))
+        waiting = [row.split() for row in room.text("#ev-progress").splitlines() if "waiting" in row]
+        assert waiting == [["○", "base+kshot", "waiting"]]
 
 
 @pytest.mark.parametrize(

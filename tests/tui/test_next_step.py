@@ -105,6 +105,20 @@ def test_a_run_keeps_its_verdict_after_a_newer_one_on_another_run(shop: Shop) ->
     assert next_step(snapshot).sentence.startswith("Better")
 
 
+async def test_home_shows_the_name_that_the_best_adapter_was_given(shop: Shop, open_room: OpenRoom) -> None:
+    shop.recipe()
+    shop.run(ID, steps=60, end=DONE, age=600)
+    evaluated(shop, ID, 20, 60)
+    journal = shop.folder / "adapters" / "library.jsonl"
+    journal.parent.mkdir()
+    journal.write_text(json.dumps({"do": "name", "key": f"runs/{ID}/adapter", "name": "math"}) + "\n")
+    snapshot = shop.snapshot()
+    assert snapshot.adapter_names == {ID: "math"}
+    assert {stage.name: stage.detail for stage in workflow(snapshot)}["Adapter"] == "math, whole contract"
+    async with open_room("home") as room:
+        assert room.text("#best-picture").startswith("  math")
+
+
 def test_a_later_evaluation_of_the_base_hides_no_verdict(shop: Shop) -> None:
     shop.recipe()
     shop.run(ID, steps=60, end=DONE, age=600)
@@ -317,7 +331,9 @@ def decide(source: Path, statuses: list[str]) -> None:
     source.with_name("support.review.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
 
 
-@pytest.mark.parametrize(("base", "tuned", "keys"), [(20, 60, ["n", "E", "C"]), (60, 20, ["n", "E"]), (30, 32, ["n", "E", "B"])])
+@pytest.mark.parametrize(
+    ("base", "tuned", "keys"), [(20, 60, ["n", "E", "C", "A"]), (60, 20, ["n", "E"]), (30, 32, ["n", "E", "B"])]
+)
 def test_a_verdict_leads_on(shop: Shop, base: int, tuned: int, keys: list[str]) -> None:
     shop.recipe()
     shop.run(ID, steps=60, end=DONE, age=600)

@@ -160,6 +160,20 @@ async def test_an_invalid_value_is_an_error_and_the_field_stays_open(
         assert "learning_rate = 3e-4\n" in file_of(shop).read_text()
 
 
+async def test_a_base_that_cannot_exist_is_refused_and_its_error_ends_with_the_edit(
+    shop: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plannable(shop, monkeypatch)
+    async with open_room("plan") as room:
+        await planned(room)
+        await select(room, "model.base")
+        await room.press("enter", "end", "ctrl+u", *"two", "enter")
+        await room.until_notice("✗ There is no model named two.")
+        assert file_of(shop).read_text() == RECIPE
+        await room.press("escape")
+        await room.until(lambda: not room.screen.query_one(Field).is_open and not room.notice)
+
+
 async def test_the_field_stays_over_its_value_when_an_error_moves_the_form(
     shop: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch
 ) -> None:

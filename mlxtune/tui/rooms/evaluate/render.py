@@ -280,8 +280,8 @@ def _similar_rows(linked: FailureLinks | None, width: int) -> list[Content]:
     return rows
 
 
-def progress(view: RunView, now: float, width: int) -> Content:
-    """Draw a running evaluation: each arm with the rows it has answered."""
+def progress(view: RunView, arms: Sequence[str], now: float, width: int) -> Content:
+    """Draw a running evaluation of ``arms``: each with the rows it has answered."""
     rows: list[Content] = []
     for arm, done, total in view.state.arms:
         glyph = ("✓ ", "bold $success") if done >= total else ("● ", "bold $primary")
@@ -290,6 +290,11 @@ def progress(view: RunView, now: float, width: int) -> Content:
         name = cell(one_line(arm), NAME - 2, "bold $primary" if is_tuned(arm) else "")
         filled = bar(done / max(1, total), width - NAME - 3 - len(figure), token)
         rows.append(line("  ", glyph, name, filled, (figure, "$muted")))
+    started = {arm for arm, *_ in view.state.arms}
+    waiting = [arm for arm in arms if arm not in started]
+    rows += [
+        line("  ", ("○ ", "$faint"), cell(one_line(arm), NAME - 2, "$muted"), ("waiting", "$faint")) for arm in waiting if started
+    ]
     current = view.state.current_arm
     if current is None or current[1] != HELD_OUT_ROW:
         rows += marked("●", "$primary", view.state.arm_progress or "Loading the model.", width)

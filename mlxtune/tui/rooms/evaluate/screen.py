@@ -182,7 +182,8 @@ class EvaluateRoom(Room):
             panel.update(lambda width, _height: render.failure(failed, width))
         if live:
             self.query_one("#ev-now", Section).head.set(title=f"Evaluating {live.name}", lit=wanted is None)
-            self.query_one("#ev-progress", Panel).update(lambda width, _height: render.progress(live, snapshot.now, width))
+            planned = service.planned_arms(live.run)
+            self.query_one("#ev-progress", Panel).update(lambda width, _height: render.progress(live, planned, snapshot.now, width))
         if wanted is None and live is None:
             recipe = self.app.recipe.recipe if self.app.recipe else None
             name, arms = (one_line(recipe.name), recipe.evaluation.arms) if recipe else ("", [])

@@ -7,6 +7,7 @@ import tomllib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
 from mlxtune.core.errors import MlxtuneError
@@ -24,6 +25,7 @@ from mlxtune.evaluation.start import start
 from mlxtune.evaluation.verdict import Comparison
 from mlxtune.recipe import Recipe, dump, load
 from mlxtune.recipe.edit import toml_literal
+from mlxtune.runs.launch import read_request
 from mlxtune.runs.registry import Run
 
 CELL_TITLES: dict[CellName, str] = {"both": "Both pass", "broken": "Broken", "fixed": "Fixed", "neither": "Both fail"}
@@ -191,6 +193,16 @@ def _base_seconds(evaluations: Sequence[Run], recipe: Recipe) -> float | None:
         if report.facts["name"] == recipe.name and base.name == BASE and not base.cached:
             return base.seconds / report.facts["rows"]
     return None
+
+
+@lru_cache(maxsize=4)
+def planned_arms(run: Run) -> tuple[str, ...]:
+    """Return the arms that the evaluation ``run`` evaluates, in order; none if that is not known."""
+    try:
+        arms, adapter = run.recipe().evaluation.arms, read_request(run.folder).get("adapter")
+    except (MlxtuneError, OSError, KeyError):
+        return ()
+    return tuple(arm for arm in arms if adapter or not is_tuned(arm))
 
 
 def has_other_evaluation(run: Run, path: Path) -> bool:

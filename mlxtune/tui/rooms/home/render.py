@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from textual.content import Content
 
+from mlxtune.core.text import one_line
 from mlxtune.runs.registry import RUN_KINDS
 from mlxtune.runs.status import STATUS_LABELS
 from mlxtune.tui.next_step import NextStep, WorkflowStage
@@ -79,11 +80,15 @@ def best_title(snapshot: Snapshot) -> str:
     return "Last evaluated" if best is None else "Best so far" if best.caveat else "Best adapter"
 
 
-def best_adapter(verdict: VerdictView, newest: VerdictView | None, width: int) -> Content:
-    """Return an adapter's rates next to its base's, and the newest verdict if it is about another one. Empty without adapters."""
+def best_adapter(verdict: VerdictView, newest: VerdictView | None, names: Mapping[str, str], width: int) -> Content:
+    """Return an adapter's rates next to its rival's, and the newest verdict if it is about another one. Empty without adapters.
+
+    ``names`` has the names of renamed adapters.
+    """
     if not verdict.metrics:
         return Content("")  # Textual asks a hidden panel for its height, too
-    rows = [line("  ", cell(verdict.name, width - 2, "bold")), Content("")]
+    name = one_line(names.get(verdict.run_id, verdict.name), 60)
+    rows = [line("  ", cell(name, width - 2, "bold")), Content("")]
     for metric in _key_metrics(verdict.metrics):
         rows += [*_metric(metric, verdict, width), Content("")]
     outcome = verdict.outcome.capitalize()

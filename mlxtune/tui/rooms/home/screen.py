@@ -103,7 +103,8 @@ class HomeRoom(Room):
         if verdict:
             best.head.set(title=render.best_title(snapshot))
             panel = self.query_one("#best-picture", Panel)
-            panel.update(lambda width, _height: render.best_adapter(verdict, snapshot.newest_outcome, width))
+            newest, names = snapshot.newest_outcome, snapshot.adapter_names
+            panel.update(lambda width, _height: render.best_adapter(verdict, newest, names, width))
         last_visit = self.app.last_visit or snapshot.now
         changes = snapshot.ended_since(last_visit)
         self.query_one("#home-changes").display = bool(changes)

@@ -367,6 +367,8 @@ class PlanRoom(Room):
     def on_field_cancelled(self, event: Field.Cancelled) -> None:
         event.stop()
         self._close_field()
+        if self.app.notice and self.app.notice.token == "$error":  # about a value that was not written
+            self.app.action_dismiss_notice()
 
     def _close_field(self) -> None:
         self.query_one("#plan-field", Field).close()
@@ -391,7 +393,11 @@ class PlanRoom(Room):
         form = self._form
         if form is None:
             return False
+        from mlxtune.models.resolve import check_name  # its imports would slow down the app's start
+
         try:
+            if base := changes.get("model.base"):
+                check_name(str(base), relative_to=form.path.parent)
             edit = edit_recipe(form.path, changes)
         except MlxtuneError as error:
             self.app.show_error(error)
