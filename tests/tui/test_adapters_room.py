@@ -272,7 +272,7 @@ async def test_an_adapter_alone_is_copied_without_a_worker(stocked: Shop, open_r
         await move_to(room, "tone")
         await room.press("f")
         await room.choose("mlx --lora")
-        await room.until_notice("✓ Wrote tone to tone-mlx.")
+        await room.until_notice("✓ Wrote tone. It is in tone-mlx.")
         assert (stocked.folder / "tone-mlx" / "adapters.safetensors").is_file()
         await room.until(lambda: not room.app.busy)
         await room.press("f")

@@ -286,7 +286,7 @@ class AdaptersRoom(Room):
         def job() -> Notice:
             folder = one_line(service.export(self.app.workspace, adapter.key, chosen, **how))
             if chosen.copy:
-                return Notice("✓", "$success", f"Wrote {adapter.name} to {folder}.", "Its weights are those of the adapter.")
+                return Notice("✓", "$success", f"Wrote {adapter.name}.", f"It is in {folder}.")
             hint = "Run mlxtune runs to see its progress."
             if chosen.program == "ollama":
                 hint = f"When it has finished: {shlex.join(ollama.create_command(adapter.name, f'{folder}/{MODEL}'))}"
