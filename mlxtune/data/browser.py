@@ -64,6 +64,7 @@ class SourceBrowser:
         self.check_result: CheckResult | None = None
         self.scorer: ContractScorer | None = None
         self.state = ReviewState()
+        self.revision = 0  # how often decisions changed; another thread may be changing them while the state is already the new one
         self.annotator = ""  # whose decisions are shown; empty for the newest ones
         self._hashes = HashIndex(len(self.records))
         self._lengths = np.zeros(len(self.records), np.int32)
@@ -170,6 +171,7 @@ class SourceBrowser:
             candidates = np.unique(np.concatenate(parts)) if parts else np.zeros(0, np.int64)
         for index in candidates.tolist():
             self._update_decision(index)
+        self.revision += 1
 
     @property
     def decisions(self) -> Mapping[int, Decision]:
@@ -259,7 +261,7 @@ class SourceBrowser:
         """The verdict of the checks after the review, or ``None`` if they have not run."""
         if self.check_result is None:
             return None
-        version = (id(self.check_result), self.state.next_seq, len(self._decisions))
+        version = (id(self.check_result), self.revision, len(self._decisions))
         if self._verdict is None or self._verdict[0] != version:
             self._verdict = (version, self._compute_verdict(self.check_result))
         return self._verdict[1]

@@ -31,7 +31,7 @@ from mlxtune.core.text import one_line, plural
 from mlxtune.runs.status import STATUS_LABELS
 from mlxtune.tui import keys, terminal_watch
 from mlxtune.tui.base import BaseApp, Room
-from mlxtune.tui.help import help_rows
+from mlxtune.tui.help import HelpPage, help_rows
 from mlxtune.tui.jump import JumpScreen
 from mlxtune.tui.palette import CommandProvider, Palette
 from mlxtune.tui.rooms import ROOMS
@@ -351,11 +351,11 @@ class MlxtuneApp(BaseApp):
         return not is_typed and super().check_action(action, parameters)
 
     def action_help(self) -> None:
-        """Show the keys of the room, also while a dialog is open over it. On a page, close the page."""
-        if isinstance(self.screen, PageScreen):
+        """Show the keys of the room, also while a dialog or a page is open over it, or close the help."""
+        if isinstance(self.screen, HelpPage):
             self.screen.dismiss()
         elif room := next((screen for screen in reversed(self.screen_stack) if isinstance(screen, Room)), None):
-            self.push_screen(PageScreen("Help", help_rows(room, self.screen)))
+            self.push_screen(HelpPage("Help", help_rows(room, self.screen)))
 
     def action_command_palette(self) -> None:
         if not isinstance(self.screen, Palette):

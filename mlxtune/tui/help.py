@@ -15,6 +15,7 @@ from mlxtune.tui import keys
 from mlxtune.tui.base import Room
 from mlxtune.tui.render.text import cell, line, wrap
 from mlxtune.tui.rooms import ROOMS
+from mlxtune.tui.widgets.page import PageScreen
 from mlxtune.tui.widgets.panel import FocusPanel
 
 _EVERYWHERE = {
@@ -37,13 +38,18 @@ _GLYPHS = (
 )
 _WIDE = 90  # minimum width, in cells, to show binding IDs
 
+
+class HelpPage(PageScreen):
+    """The page that shows :func:`help_rows`."""
+
+
 Entry = tuple[str, str, str | None]  # a key, what it does, and its binding ID
 
 
 def help_rows(room: Room, top: Screen[Any]) -> Callable[[int], list[Content]]:
     """Return the rows of the help page for the current state of ``room``, with the binding IDs that a settings file uses.
 
-    ``top`` is the room itself, or the dialog that is open over it, whose keys come first.
+    ``top`` is the room itself, or the dialog or page that is open over it, whose keys come first.
     """
     kinds: list[tuple[str, keys.Kind]] = [("app", type(room.app)), *(("screen", kind) for kind in reversed(type(room).__mro__))]
     ids = {f"{namespace}.{binding.action}": binding.id for namespace, kind in kinds for binding in keys.own_bindings(kind)}
@@ -77,7 +83,7 @@ def help_rows(room: Room, top: Screen[Any]) -> Callable[[int], list[Content]]:
             ]
             sections.insert(0, ("This panel", content))
         if top is not room and (bound := _bound_entries(top, room.app.key_changes)):
-            sections.insert(0, ("This dialog", _entries(bound, width)))
+            sections.insert(0, ("This page" if isinstance(top, PageScreen) else "This dialog", _entries(bound, width)))
         return [row for title, content in sections for row in (line((f"  {title}", "bold")), *content, Content(""))][:-1]
 
     return rows

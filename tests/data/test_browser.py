@@ -264,6 +264,24 @@ def test_an_edited_row_has_an_unknown_token_count(source: Path) -> None:
     assert browser.decision(0) == Decision("", "")
 
 
+def test_a_revision_ends_when_all_its_decisions_are_applied(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    browser = scanned_browser(source)
+    seen: list[int] = []
+    update = SourceBrowser._update_decision
+
+    def noted(self: SourceBrowser, index: int) -> None:
+        seen.append(self.revision)
+        update(self, index)
+
+    monkeypatch.setattr(SourceBrowser, "_update_decision", noted)
+    with ReviewSession(source) as review:
+        step = review.decide("reject", [browser.keyed_row(index) for index in (0, 1, 4)])
+        before = browser.revision
+        browser.apply_review(review.state, step)
+    assert set(seen) == {before}
+    assert browser.revision == before + 1
+
+
 def test_a_check_result_round_trips_through_json(source: Path) -> None:
     result = CheckResult.from_report(check(source, split_of=lambda row: "test" if "the tent" in str(row.content) else "train"))
     loaded = CheckResult.from_json(json.loads(json.dumps(result.to_json())))

@@ -77,6 +77,16 @@ async def test_help_names_the_keys_of_the_room_and_closes(loaded: Shop, open_roo
         assert room.mode == "train"
 
 
+async def test_help_also_opens_over_a_page_and_closes_alone(loaded: Shop, open_room: OpenRoom) -> None:
+    async with open_room("train") as room:
+        await room.press("l")
+        await room.until(lambda: isinstance(room.screen, PageScreen) and room.screen._heading == "Log")
+        await room.press("f1")
+        await room.until(lambda: room.screen._heading == "Help" and "This page" in room.text("#rows"))
+        await room.press("f1")
+        await room.until(lambda: room.screen._heading == "Log")
+
+
 async def test_help_also_opens_over_a_dialog(loaded: Shop, open_room: OpenRoom) -> None:
     async with open_room("home") as room:
         await room.press("o")

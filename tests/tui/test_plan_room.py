@@ -15,7 +15,7 @@ from mlxtune.models import catalog
 from mlxtune.models import resolve as resolving
 from mlxtune.planning import measurements
 from mlxtune.planning.machine import PowerState
-from mlxtune.recipe import DataSection, ModelSection, Recipe, load
+from mlxtune.recipe import DataSection, Length, ModelSection, Recipe, load
 from mlxtune.recipe.keys import KEYS
 from mlxtune.tui.rooms.plan import render
 from mlxtune.tui.rooms.plan.screen import PlanRoom, RecipeForm
@@ -158,6 +158,21 @@ async def test_an_invalid_value_is_an_error_and_the_field_stays_open(
         await room.press("end", "ctrl+u", *"3e-4", "enter")
         await room.until_notice("✓ learning_rate is now 3e-4.")
         assert "learning_rate = 3e-4\n" in file_of(shop).read_text()
+
+
+async def test_a_table_is_edited_as_its_fields(shop: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch) -> None:
+    plannable(shop, monkeypatch)
+    async with open_room("plan") as room:
+        await planned(room)
+        await select(room, "evaluation.length")
+        await room.press("enter")
+        await room.type('max = 60, unit = "words"')
+        await room.press("enter")
+        await room.until_notice('✓ length is now max = 60, unit = "words".')
+        assert load(file_of(shop)).evaluation.length == Length(max=60, unit="words")
+        await room.press("d")
+        await room.until_notice("✓ length is now empty.")
+        assert load(file_of(shop)).evaluation.length == Length()
 
 
 async def test_a_base_that_cannot_exist_is_refused_and_its_error_ends_with_the_edit(

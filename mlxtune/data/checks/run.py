@@ -99,7 +99,8 @@ def check(
         ]
         shown = list(compress(findings, is_shown))
         figures = statistics.statistics(corpus)
-        known_lengths = tuple(one.total for one in tokens or () if one is not None and not one.error)
+        counted = ((index, one) for index, one in enumerate(tokens or ()) if one is not None and not one.error)
+        known_lengths = tuple(one.total for index, one in counted if index not in left_out)
         report = CheckReport(
             path=path,
             files=tuple(files),

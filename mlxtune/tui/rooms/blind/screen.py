@@ -232,7 +232,10 @@ class BlindRoom(Room):
             least = detectable_preference(n)
             power = f"detects a preference of {least:.0%} or more" if least else "too few to detect a preference"
             options.append(ChoiceOption(str(n), plural(n, "pair"), power))
-        text = "The number is fixed before the first vote. Some pairs are shown twice to measure your consistency."
+        text = (
+            "Rows with identical answers are left out. The number is fixed before the first vote. Some pairs are shown twice to "
+            "measure your consistency."
+        )
         self.app.push_screen(ChoiceDialog("How many pairs?", text, options), lambda n: self._open(arms, int(n)) if n else None)
 
     def _open(self, arms: ArmPair, n: int) -> None:

@@ -270,7 +270,7 @@ class DataRoom(SourceRoom):
                 in_tokens,
                 width,
                 browser.scanned * 20 // max(len(browser), 1),  # every 5% of the rows
-                browser.state.next_seq,
+                browser.revision,
             )
             if cache_key != self._histogram[0]:
                 self._histogram = (cache_key, render.LengthHistogram.of(browser.lengths, limit, width - 2))

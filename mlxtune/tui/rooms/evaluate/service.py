@@ -166,7 +166,8 @@ class ArmWork:
         """Sentences about the rows and the time, and how to use fewer rows."""
         time = f", in about {duration(self.seconds * self.rows)} if it is as fast as the base was" if self.seconds else ""
         limit = "" if self.rows < self.held_out else " To use fewer, set evaluation.rows in Plan."
-        also = f" The base and the adapter also answer {plural(self.off_task, 'off-task prompt')}." if self.off_task else ""
+        prompts = plural(self.off_task, "off-task prompt")
+        also = f" The base and the adapter also answer {prompts}, unless evaluation.regression is empty." if self.off_task else ""
         return f"Every arm answers the same {plural(self.rows, 'held-out row')}{time}.{limit}{also}"
 
 

@@ -472,5 +472,5 @@ class PlanRoom(Room):
 
 
 def _describe_value(path: str, recipe: Recipe) -> str:
-    section, _, name = path.partition(".")
-    return f"{name} is now {one_line(format_value(getattr(getattr(recipe, section), name))) or 'empty'}"
+    item = next(item for item in keys(recipe) if item.path == path)
+    return f"{item.name} is now {one_line(format_value(item.value_in(recipe))) or 'empty'}"
