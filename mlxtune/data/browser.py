@@ -64,7 +64,7 @@ class SourceBrowser:
         self.check_result: CheckResult | None = None
         self.scorer: ContractScorer | None = None
         self.state = ReviewState()
-        self.revision = 0  # how often decisions changed; another thread may be changing them while the state is already the new one
+        self.revision = 0  # changes with the decisions, but only once all of them follow the new state
         self.annotator = ""  # whose decisions are shown; empty for the newest ones
         self._hashes = HashIndex(len(self.records))
         self._lengths = np.zeros(len(self.records), np.int32)

@@ -29,7 +29,7 @@ from mlxtune.recipe import DataSection
 SplitName = Literal["train", "valid", "test"]
 SPLIT_NAMES: tuple[SplitName, ...] = get_args(SplitName)
 VERSION = 1
-R = TypeVar("R", bound=Row)
+AnyRow = TypeVar("AnyRow", bound=Row)
 
 
 @dataclass(frozen=True)
@@ -338,7 +338,7 @@ def record_splits(source: Source, data: DataSection, splits: Splits, *, seal: bo
             _save(source.path, after)
 
 
-def sample_rows(rows: Sequence[R], count: int) -> list[R]:
+def sample_rows(rows: Sequence[AnyRow], count: int) -> list[AnyRow]:
     """Return ``count`` of ``rows`` (0 means all) in their original order. The choice depends only on their content."""
     chosen = {row.hash for row in sorted(rows, key=lambda row: row.hash)[: count or None]}
     return [row for row in rows if row.hash in chosen]

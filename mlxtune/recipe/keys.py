@@ -42,7 +42,7 @@ class RecipeKey:
 
     def value_in(self, recipe: Recipe) -> Any:
         """Return the key's value in ``recipe``; of a table, a mapping with the fields that are set."""
-        return _plain(getattr(getattr(recipe, self.section), self.name))
+        return value_at(recipe, self.path)
 
     def unused_reason(self, recipe: Recipe) -> str:
         """Return why ``recipe`` ignores the key. Empty if it uses the key."""
@@ -92,6 +92,12 @@ def _plain(value: Any) -> Any:
         return value
     fields = ((field.name, getattr(value, field.name), field.default) for field in dataclasses.fields(value))
     return {name: own for name, own, default in fields if own != default}
+
+
+def value_at(recipe: Recipe, path: str) -> Any:
+    """Return the value of a key, such as ``training.epochs``; of a table, a mapping with the fields that are set."""
+    section, _, name = path.partition(".")
+    return _plain(getattr(getattr(recipe, section), name))
 
 
 def _form_keys() -> Iterator[RecipeKey]:

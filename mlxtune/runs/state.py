@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from mlxtune.core.text import duration, one_line, plural
+from mlxtune.recipe import EvaluationSection
 from mlxtune.runs.events import ArmEvent, ArmProgress, Event, WaitReason
 
 Metrics = tuple[tuple[str, float], ...]
@@ -17,7 +18,7 @@ Phase = Literal["new", "running", "restarting", "finished", "stopped", "failed"]
 MAX_PAUSE = 600.0  # a longer gap between steps means that the machine was asleep, unless steps are slow
 MIN_ELAPSED = 2.0  # seconds that an arm or a phase must have worked before its remaining time is estimated
 _LONG = 10.0  # seconds after which the time that an arm has taken so far is shown
-_BATCH = 96  # answers that are generated together, by default
+_BATCH = EvaluationSection.batch_size  # answers that are generated together, by default
 HELD_OUT_ROW = "held-out row"  # what an arm answers, unless the event says otherwise
 
 

@@ -323,7 +323,7 @@ class BaseApp(OrderedKeys):
         """Start a run of the workspace's recipe after asking, or ask which one if there are several."""
         views = sorted(self.snapshot.startable if self.snapshot else (), key=lambda view: view.recipe is None)
         recipe = views[0].recipe if len(views) == 1 else None
-        if recipe is None or views[0].is_blocked:  # is asked about anyway
+        if recipe is None or views[0].is_blocked:  # start_run asks about these rows
             self.with_recipe(views, self.start_run)
             return
         options = [ChoiceOption("", "Not now", "start nothing"), ChoiceOption("train", "Train", "start the run")]

@@ -14,7 +14,7 @@ _INVALID = (KeyError, TypeError, ValueError, AttributeError, IndexError, ZeroDiv
 
 @dataclass(frozen=True)
 class MetricChange:
-    """The rates of a metric on the held-out rows, from 0 to 1, for the arm that the verdict is about and the one before it."""
+    """The rates of a metric on the held-out rows, from 0 to 1: ``before`` of the rival, ``after`` of the arm that the verdict is about."""
 
     name: str
     before: float
@@ -25,8 +25,8 @@ class MetricChange:
 class VerdictView:
     """A verdict and its figures. ``outcome`` is empty while only the base has been measured.
 
-    ``arm`` is the arm that the verdict is about, and ``rival`` the one that it is compared with. ``caveat`` says why an adapter that is better is still not recommended, and ``remedy``
-    how to measure enough rows if they do not suffice for a verdict.
+    ``arm`` is the arm that the verdict is about; ``rival`` is the arm it is compared with. ``caveat`` says why an adapter that is
+    better is still not recommended, and ``remedy`` how to measure enough rows if they do not suffice for a verdict.
     """
 
     outcome: str

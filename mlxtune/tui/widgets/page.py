@@ -45,10 +45,14 @@ class PageScreen(ModalScreen[None]):
     def compose(self) -> ComposeResult:
         keys = line("  ", key("↑↓", "move", "screen.scroll(1)", "$muted"), "   ", key("esc", "close", "screen.dismiss", "$muted"))
         with Vertical(classes="page"):
-            yield Section(self._heading, self._panel, lit=True, classes="fill")
+            yield from self.compose_body()
             yield NoticeLine(id="answer")
             yield Panel(lambda width, _height: keys.truncate(max(width, 0)), id="foot")
         yield ToastPanel(id="toast")
+
+    def compose_body(self) -> ComposeResult:
+        """Yield the page's sections."""
+        yield Section(self._heading, self._panel, lit=True, classes="fill")
 
     def on_mount(self) -> None:
         self.redraw()

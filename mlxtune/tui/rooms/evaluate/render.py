@@ -49,7 +49,7 @@ def verdict(
     if adapter == "trained" and not outcome:
         text = "The base has been evaluated. Now evaluate the adapter with n."
     if adapter == "evaluated" and not outcome:
-        text = "This report is without an adapter. Press o for the report on the newest adapter."
+        text = "No adapter was evaluated here. Press o for the report on the newest one."
     if unfinished and not outcome:
         text = f"The base has been evaluated. The evaluation of {one_line(unfinished.name)} did not finish, so there is no verdict."
     if live and not outcome:

@@ -117,11 +117,11 @@ def _metric(metric: MetricChange, verdict: VerdictView, width: int) -> list[Cont
     space = width - names - 11
 
     def row(arm: str, share: float, bar_style: str, style: str) -> Content:
-        filled = bar(share, space, bar_style) if bar_style else bar(share, space)
-        return line("  ", cell(arm, names), filled, cell(f"{share * 100:.1f}%", 9, style, right=True))
+        figure = cell(f"{share * 100:.1f}%", 9, style, right=True)
+        return line("  ", cell(arm, names), bar(share, space, bar_style), figure)
 
     return [
         line("  ", cell(metric.name, width - 2, "$muted")),
         row(verdict.rival, metric.before, "$muted", "$muted"),
-        row(verdict.arm, metric.after, "", "bold"),
+        row(verdict.arm, metric.after, "$primary", "bold"),
     ]

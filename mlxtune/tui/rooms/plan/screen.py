@@ -21,7 +21,7 @@ from mlxtune.core.text import one_line, plural
 from mlxtune.planning.machine import PowerState
 from mlxtune.recipe import Recipe
 from mlxtune.recipe.edit import Edit, edit_recipe, undo_edit
-from mlxtune.recipe.keys import RecipeKey, format_value, keys
+from mlxtune.recipe.keys import RecipeKey, format_value, keys, value_at
 from mlxtune.recipe.load import parse_override
 from mlxtune.tui.base import Room
 from mlxtune.tui.paths import relative_paths
@@ -472,5 +472,4 @@ class PlanRoom(Room):
 
 
 def _describe_value(path: str, recipe: Recipe) -> str:
-    item = next(item for item in keys(recipe) if item.path == path)
-    return f"{item.name} is now {one_line(format_value(item.value_in(recipe))) or 'empty'}"
+    return f"{path.partition('.')[2]} is now {one_line(format_value(value_at(recipe, path))) or 'empty'}"

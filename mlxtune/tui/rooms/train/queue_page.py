@@ -7,13 +7,11 @@ from typing import TYPE_CHECKING, ClassVar
 
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Vertical
 
 from mlxtune.runs.queue import FILE, Queue, QueueEntry
 from mlxtune.tui.follow import file_stamp
 from mlxtune.tui.rooms.train import queue_render
 from mlxtune.tui.widgets.dialog import ChoiceDialog, ChoiceOption
-from mlxtune.tui.widgets.frame import NoticeLine, ToastPanel
 from mlxtune.tui.widgets.list import ListPanel
 from mlxtune.tui.widgets.page import PageScreen
 from mlxtune.tui.widgets.panel import Panel
@@ -44,14 +42,10 @@ class QueuePage(PageScreen):
         super().__init__("Queue", lambda width: [])
         self._cache: tuple[object, list[QueueEntry]] | None = None
 
-    def compose(self) -> ComposeResult:
-        with Vertical(classes="page"):
-            yield Section("Queue", Panel(id="queue-banner"), lit=True, id="queue-head")
-            about = "Commands in order. x removes one that has not been started."
-            yield Section("Commands", ListPanel(about=about, id="queue-commands"), id="queue-list", classes="fill")
-            yield NoticeLine(id="answer")
-            yield Panel(id="foot")
-        yield ToastPanel(id="toast")
+    def compose_body(self) -> ComposeResult:
+        yield Section("Queue", Panel(id="queue-banner"), lit=True, id="queue-head")
+        about = "Commands in order. x removes one that has not been started."
+        yield Section("Commands", ListPanel(about=about, id="queue-commands"), id="queue-list", classes="fill")
 
     @property
     def queue(self) -> Queue:

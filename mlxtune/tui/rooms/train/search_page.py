@@ -6,7 +6,6 @@ from typing import ClassVar
 
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Vertical
 
 from mlxtune.core.errors import MlxtuneError
 from mlxtune.runs import launch
@@ -15,7 +14,7 @@ from mlxtune.training.search.leaderboard import Entry, Leaderboard, read_leaderb
 from mlxtune.tui.follow import file_stamp
 from mlxtune.tui.rooms.train import search_render
 from mlxtune.tui.snapshot import RunView
-from mlxtune.tui.widgets.frame import Notice, NoticeLine, ToastPanel
+from mlxtune.tui.widgets.frame import Notice
 from mlxtune.tui.widgets.list import ListPanel
 from mlxtune.tui.widgets.page import PageScreen
 from mlxtune.tui.widgets.panel import Panel
@@ -42,16 +41,12 @@ class SearchPage(PageScreen):
         self._index = 0
         self._cache: tuple[object, Leaderboard | None] | None = None
 
-    def compose(self) -> ComposeResult:
-        with Vertical(classes="page"):
-            yield Section("Search", Panel(id="search-banner"), lit=True, id="search-head")
-            about = "Trials, best first. x drops a trial, p keeps it from being pruned."
-            yield Section("Leaderboard", ListPanel(about=about, id="search-trials"), id="search-board", classes="fill")
-            yield Section("Contract pass rate", Panel(id="search-rates"), id="search-chart")
-            yield Section("Hyperparameters", Panel(id="search-values"), id="search-strips")
-            yield NoticeLine(id="answer")
-            yield Panel(id="foot")
-        yield ToastPanel(id="toast")
+    def compose_body(self) -> ComposeResult:
+        yield Section("Search", Panel(id="search-banner"), lit=True, id="search-head")
+        about = "Trials, best first. x drops a trial, p keeps it from being pruned."
+        yield Section("Leaderboard", ListPanel(about=about, id="search-trials"), id="search-board", classes="fill")
+        yield Section("Contract pass rate", Panel(id="search-rates"), id="search-chart")
+        yield Section("Hyperparameters", Panel(id="search-values"), id="search-strips")
 
     @property
     def view(self) -> RunView | None:
