@@ -383,9 +383,10 @@ def _cost(recipe: Recipe, work: Workload, speed: StepCalibration | None, watts: 
     if speed is None:
         return Cost(None, "", watts)
     validations = 1 + -(-work.steps // recipe.training.validate_every)
-    forward = validations * work.validation_positions
+    forward: float = validations * work.validation_positions
     if recipe.method.needs_reference:
-        forward += work.positions_per_epoch + work.validation_positions
+        reached = 1 if recipe.method.pairs == "wrong" else min(1, work.epochs)
+        forward += reached * work.positions_per_epoch + work.validation_positions
     above = work.computed + forward * FORWARD_SHARE
     below = work.cached_positions if cached else work.computed + forward
     seconds = speed.seconds * above + speed.frozen * below + speed.trace * work.traces

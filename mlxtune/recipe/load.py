@@ -159,7 +159,8 @@ def _build(kind: type, values: Any, path: tuple[str, ...], locate: _KeyLocations
     name = ".".join(path)
     if not isinstance(values, Mapping):
         keys = ", ".join(f"{name}.{item.name}" for item in dataclasses.fields(kind))
-        raise RecipeError(f"{locate(path)}: {name} must be a section, but is {_shown(values)}.", hint=f"Set its keys: {keys}.")
+        form = "section" if len(path) == 1 else "table"
+        raise RecipeError(f"{locate(path)}: {name} must be a {form}, but is {_shown(values)}.", hint=f"Set its keys: {keys}.")
     hints = annotated_types(kind)
     fields = {item.name: item for item in dataclasses.fields(kind) if item.name != "folder"}
     for key in values:

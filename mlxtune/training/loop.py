@@ -126,6 +126,10 @@ class TrainingLoop:
                 yield StepPlan(step, epoch, [part for group in groups for part in self.objective.separate(self.train, group)])
             epoch += 1
 
+    def used_rows(self) -> set[int]:
+        """Return the indices of the train rows that the run reaches."""
+        return {index for plan in islice(self.step_plans(), self.total_steps) for index in plan.rows}
+
     @cached_property
     def padded_shapes(self) -> PaddedShapes:
         """The shapes that this host's batches are padded to, chosen from all batches of the run; none if steps are not compiled."""

@@ -198,7 +198,7 @@ def _warn_about(rows: Sequence[str], problem: str, recipe: Recipe, worker: Setup
 def _score_reference(
     loop: TrainingLoop, recipe: Recipe, objective: PreferenceObjective, base: str, worker: SetupListener
 ) -> list[SkippedRow]:
-    """Score every pair with the reference, which is the model in its current state. Training reuses the caches.
+    """Score the pairs that the run uses with the reference, which is the model in its current state. Training reuses the caches.
 
     Return the pairs that need no training. Raise ``DataError`` if no pair is left.
     """
@@ -217,9 +217,12 @@ def _score_reference(
         loop.reference_kl = ReferenceKL(loop.stack, valid, share_prompts=share_prompts, prefix=objective.prefix, cache=caches[1])
     if not needs_reference:
         return []
+    used = None if recipe.method.pairs == "wrong" else sorted(loop.used_rows())
     train, loop.valid = (
-        reference_logps(loop.stack, rows, base, share_prompts=share_prompts, cache=cache, progress=progress) if rows else rows
-        for rows, cache in zip((train, valid), caches, strict=True)
+        reference_logps(loop.stack, rows, base, share_prompts=share_prompts, used=indices, cache=cache, progress=progress)
+        if rows
+        else rows
+        for rows, indices, cache in zip((train, valid), (used, None), caches, strict=True)
     )
     learned: list[SkippedRow] = []
     if recipe.method.pairs == "wrong":

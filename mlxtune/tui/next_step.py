@@ -294,7 +294,7 @@ def _data_stage(snapshot: Snapshot, view: RecipeView | None) -> WorkflowStage:
         )
     if check:
         glyph, token, result = {
-            "clean": ("✓", "$success", "clean"),
+            "clean": ("✓", "$success", "no problems"),
             "look": ("✓", "$success", f"ready, {check.flagged:,} to look at" if check.flagged else "ready"),
             "blocked": ("✗", "$error", f"{check.flagged:,} to fix"),
         }.get(check.label, (glyph, token, result))

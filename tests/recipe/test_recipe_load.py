@@ -185,6 +185,10 @@ def test_an_unknown_key_in_a_disclaimer_is_refused():
         ('name = "n"\n[data]\nsource = "d"\n', "the section [model] is missing"),
         ('name = "n"\n[model]\n[data]\nsource = "d"\n', "the key model.base is missing"),
         ('name = "n"\nmodel = "m"\n[data]\nsource = "d"\n', "model must be a section, but is"),
+        (
+            'name = "n"\n[model]\nbase = "b"\n[data]\nsource = "d"\n[evaluation]\nlength = "60 wrds"\n',
+            "evaluation.length must be a table, but is",
+        ),
     ],
 )
 def test_missing_keys_are_reported(text, words):

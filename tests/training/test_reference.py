@@ -118,6 +118,22 @@ def test_reference_is_reused_across_ranks(tiny: Path, shared: bool, monkeypatch:
     assert all(pair.reference_logps is None for pair in unknown())
 
 
+def test_only_used_pairs_are_scored(tiny: Path) -> None:
+    everything = reference.reference_logps(stacked(tiny), unknown(), "all", share_prompts=True)
+    progress: list[tuple[int, int]] = []
+    used = reference.reference_logps(
+        stacked(tiny), unknown(), "some", share_prompts=True, used=[1, 4], progress=lambda *both: progress.append(both)
+    )
+    assert [index for index, pair in enumerate(used) if pair.reference_logps] == [1, 4]
+    np.testing.assert_allclose(
+        [used[1].reference_logps, used[4].reference_logps], values([everything[1], everything[4]]), rtol=1e-5
+    )
+    assert (progress[0], progress[-1]) == ((0, 2), (2, 2))
+    more = reference.reference_logps(stacked(tiny), unknown(), "some", share_prompts=True)
+    assert values([more[1], more[4]]) == values([used[1], used[4]])
+    np.testing.assert_allclose(values(more), values(everything), rtol=1e-5)
+
+
 def test_changed_base_parent_or_tokens_recompute_reference(tiny: Path, own_home: Path) -> None:
     reference.reference_logps(stacked(tiny), unknown(), "tiny", share_prompts=True)
 

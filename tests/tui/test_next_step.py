@@ -358,7 +358,7 @@ async def test_the_best_adapter_stays_when_a_later_one_is_worse(shop: Shop, open
 
 @pytest.mark.parametrize(
     ("word", "findings", "mark", "result"),
-    [("clean", 0, "✓", "clean"), ("look", 3, "✓", "ready, 3 to look at"), ("blocked", 9, "✗", "9 to fix")],
+    [("clean", 0, "✓", "no problems"), ("look", 3, "✓", "ready, 3 to look at"), ("blocked", 9, "✗", "9 to fix")],
 )
 def test_the_workflow_says_what_the_last_check_found(shop: Shop, word: str, findings: int, mark: str, result: str) -> None:
     shop.recipe()

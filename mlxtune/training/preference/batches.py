@@ -117,11 +117,12 @@ def shared_prefix(pairs: Sequence[EncodedPair]) -> int:
     return shared if shared >= MIN_PREFIX and len(pairs) > 1 else 0
 
 
-def inference_groups(pairs: Sequence[EncodedPair], prefix: int, *, share_prompts: bool) -> list[list[int]]:
-    """Group ``pairs`` into large batches for computing without gradients."""
-    return group_pairs(
-        sides(pairs, prefix), range(len(pairs)), shared=share_prompts, batch_tokens=GROUP_TOKENS, batch_size=0, prefix=prefix
-    )
+def inference_groups(
+    pairs: Sequence[EncodedPair], prefix: int, indices: Sequence[int] | None = None, *, share_prompts: bool
+) -> list[list[int]]:
+    """Group ``pairs``, or those at ``indices``, into large batches for computing without gradients."""
+    chosen = range(len(pairs)) if indices is None else indices
+    return group_pairs(sides(pairs, prefix), chosen, shared=share_prompts, batch_tokens=GROUP_TOKENS, batch_size=0, prefix=prefix)
 
 
 def collate(
@@ -213,7 +214,7 @@ def _part(all_pairs: Sequence[EncodedPair], indices: Sequence[int], share_prompt
     in_inputs.pad(side_targets_size)
     reference, stem_lengths = np.zeros((rows, 2), np.float32), np.zeros(rows, np.int32)
     for line, pair in enumerate(pairs):
-        reference[line] = pair.reference_logps or (0.0, 0.0)
+        reference[line] = pair.reference_logps or (np.nan, np.nan)  # not a number, so a loss that needs it fails
         stem_lengths[line] = len(stems[line]) - 1
     return PairPart(
         tuple(indices),

@@ -90,19 +90,21 @@ def reference_logps(
     base: str,
     *,
     share_prompts: bool,
+    used: Sequence[int] | None = None,
     cache: PairCache | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[EncodedPair]:
     """Return ``pairs`` with their reference log-probabilities, read from the cache or computed with the model.
 
-    Call this before the first step and before a checkpoint is restored. ``base`` is as in :func:`cache_file`; ``cache`` stores the
-    frozen layers' outputs for ``pairs``, for reuse in the first epoch. ``progress`` is called before each group with the number of
+    Call this before the first step and before a checkpoint is restored. ``base`` is as in :func:`cache_file`. Only the pairs at
+    the indices in ``used`` are scored, by default all. ``cache`` stores the frozen layers' outputs for reuse in the first epoch. ``progress`` is called before each group with the number of
     finished pairs and the total, and may raise an exception to stop. Raise ``MlxtuneError`` for a pair whose log-probability is not
     finite, and ``MachineError`` on a full disk.
     """
-    file, keys = cache_file(base, stack.model), [_key(pair) for pair in pairs]
+    used = range(len(pairs)) if used is None else used
+    file, keys = cache_file(base, stack.model), {index: _key(pairs[index]) for index in used}
     known = _read(file)
-    if not known.keys() >= set(keys):
+    if not known.keys() >= set(keys.values()):
         with file_lock(
             file.with_suffix(".lock"), busy_message="Another run is computing the same reference.", timeout=LOCK_TIMEOUT
         ):
@@ -112,8 +114,8 @@ def reference_logps(
             done = 0
             try:
                 with without_gradients(stack):
-                    for group in inference_groups(pairs, prefix, share_prompts=share_prompts):
-                        progress(done, len(pairs))
+                    for group in inference_groups(pairs, prefix, used, share_prompts=share_prompts):
+                        progress(done, len(used))
                         done += len(group)
                         if all(keys[index] in known for index in group):
                             continue
@@ -126,8 +128,8 @@ def reference_logps(
                     writer.sync()
             finally:
                 writer.close()
-            progress(done, len(pairs))
-    return [replace(pair, reference_logps=known[key]) for pair, key in zip(pairs, keys, strict=True)]
+            progress(done, len(used))
+    return [replace(pair, reference_logps=known[keys[index]]) if index in keys else pair for index, pair in enumerate(pairs)]
 
 
 def _batch_logps(

@@ -60,6 +60,15 @@ def cut_rows(rows: Sequence[Content], height: int, more: tuple[str, str, str] | 
     return lines(*rows[: height - 1], line("  ", key(*more, "$muted") if more else (f"… {hidden}", "$muted")))
 
 
+def section_title(title: str, width: int, note: Part = "", lit: bool = False) -> Content:
+    """Return a title on its rule, with ``note`` at the end. ``lit`` adds a bar before it."""
+    start = line(("▌ " if lit else "  ", "$primary"), (f"{title} ", "bold $primary" if lit else "bold"))
+    end = line(" ", Content.assemble(note).stylize_before("$muted")) if note else Content("")
+    end = cell(end, min(end.cell_length, max(width - start.cell_length - 2, 0)))
+    rule = ("─" * max(width - start.cell_length - end.cell_length, 0), "$line")
+    return line(start, rule, end).truncate(max(width, 0))
+
+
 def justify(width: int, left: Content, right: Content) -> Content:
     """Return a row of ``width`` cells with ``right`` at its end. ``left`` is truncated if they would overlap."""
     return line(cell(left, width - right.cell_length), right).truncate(max(width, 0))

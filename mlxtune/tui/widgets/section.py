@@ -8,7 +8,7 @@ from textual.containers import Vertical
 from textual.content import Content
 from textual.widget import Widget
 
-from mlxtune.tui.render.text import Part, cell, line
+from mlxtune.tui.render.text import Part, section_title
 from mlxtune.tui.widgets.panel import Panel
 
 
@@ -16,22 +16,19 @@ class SectionTitle(Panel):
     """A title on its rule. ``lit`` adds a bar before it, which marks the focused section."""
 
     def __init__(self, title: str, lit: bool = False) -> None:
-        self._title, self._note, self._lit = title, Content(""), lit
+        self._title, self._lit = title, lit
+        self._note: Part = ""
         super().__init__(self._draw)
 
     def set(self, *, title: str | None = None, note: Part | None = None, lit: bool | None = None) -> None:
         """Change the title, the note at the end of the rule, or whether the section is lit."""
         self._title = self._title if title is None else title
-        self._note = self._note if note is None else Content.assemble(note)
+        self._note = self._note if note is None else note
         self._lit = self._lit if lit is None else lit
         self.update(self._draw)
 
     def _draw(self, width: int, _height: int) -> Content:
-        title = line(("▌ " if self._lit else "  ", "$primary"), (f"{self._title} ", "bold $primary" if self._lit else "bold"))
-        note = line(" ", self._note.stylize_before("$muted")) if self._note.plain else Content("")
-        note = cell(note, min(note.cell_length, max(width - title.cell_length - 2, 0)))
-        rule = ("─" * max(width - title.cell_length - note.cell_length, 0), "$line")
-        return line(title, rule, note).truncate(max(width, 0))
+        return section_title(self._title, width, self._note, self._lit)
 
 
 class Section(Vertical):

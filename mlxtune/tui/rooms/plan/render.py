@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from textual.content import Content
@@ -12,7 +13,7 @@ from mlxtune.core.text import one_line, plural, safe_text, size
 from mlxtune.recipe import Recipe
 from mlxtune.recipe.keys import RecipeKey, format_value
 from mlxtune.tui.render.bars import bar
-from mlxtune.tui.render.text import RECIPE_KEY, Part, cell, fold, gigabytes, key, line, lines, wrap
+from mlxtune.tui.render.text import RECIPE_KEY, Part, cell, fold, gigabytes, key, line, lines, section_title, wrap
 
 if TYPE_CHECKING:
     from mlxtune.planning.changes import RecipeChange
@@ -157,33 +158,35 @@ def run_rows(plan: Plan, bill: Bill, can_probe: bool, power: PowerState, width: 
     from mlxtune.evaluation.statistics.power import power_statement
 
     share = 100 * plan.trained / max(1, plan.computed)
-    values: list[tuple[str, Part]] = [
-        ("steps", line((f"{plan.steps:,}", "bold"), f" in {plural(plan.epochs, 'epoch')}")),
-        ("batch", f"at most {plan.largest_batch}"),
-        ("trained", f"{plan.trained:,} ({share:.0f}% of {plan.computed:,} computed)"),
-        ("rows", plan.rows_summary),
-        ("longest", f"{plan.longest:,} tokens"),
-    ]
-    if plan.compile_summary:
-        values.append(("compiled", plan.compile_summary))
-    if plan.skipped:
-        values.append(("skipped", line(("! ", "bold $warning"), f"{plural(plan.skipped, 'row')} over max_tokens")))
-    if plan.cut:
-        values.append(("cut", line(("! ", "bold $warning"), f"{plural(plan.cut, 'row')} over max_tokens")))
-    if power.problems:
-        values.append(("power", line(("! ", "bold $warning"), (", ".join(power.problems), "$warning"))))
-    values += [(name, one_line(value)) for name, value in plan.template_facts]
-    values += [("template", line(("! ", "bold $warning"), one_line(note))) for note in plan.notes]
     time: Part = ("unknown until a probe", "$muted")
     if plan.cost.time_summary:
         time = one_line(plan.cost.time_summary)
     elif can_probe:
         time = line(("unknown until  ", "$muted"), key("b", "probe", "screen.probe", "$muted"))
-    values.append(("time", time))
+    values: list[tuple[str, Part]] = [
+        ("steps", line((f"{plan.steps:,}", "bold"), f" in {plural(plan.epochs, 'epoch')}")),
+        ("time", time),
+    ]
     if bill.kilowatt_hours is not None:
         values.append(("energy", _bill_lines(plan, bill)[0][1]))
+    if power.problems:
+        values.append(("power", f"! {', '.join(power.problems)}"))
+    values.append(("rows", plan.rows_summary))
+    if plan.skipped:
+        values.append(("skipped", f"! {plural(plan.skipped, 'row')} over max_tokens"))
+    if plan.cut:
+        values.append(("cut", f"! {plural(plan.cut, 'row')} over max_tokens"))
     if plan.incomparable:
-        values.append(("evaluated", line(("! ", "bold $warning"), plan.incomparable_summary)))
+        values.append(("evaluated", f"! {plan.incomparable_summary}"))
+    values += [("template", f"! {one_line(note)}") for note in plan.notes]
+    values += [
+        ("batch", f"at most {plan.largest_batch}"),
+        ("trained", f"{plan.trained:,} ({share:.0f}% of {plan.computed:,} computed)"),
+        ("longest", f"{plan.longest:,} tokens"),
+    ]
+    if plan.compile_summary:
+        values.append(("compiled", plan.compile_summary))
+    values += [(name, one_line(value)) for name, value in plan.template_facts]
     if plan.test:
         values.append(("power", power_statement(plan.compared)))
     return [row for name, value in values for row in _labeled(name, value, width)]
@@ -212,8 +215,11 @@ def _labeled(name: str, value: Part, width: int) -> list[Content]:
     label = line("  ", cell(name, _LABEL - 2, "$muted"))
     if not isinstance(value, str):
         return [line(label, value).truncate(max(width, 0))]
-    first, *rest = wrap(value, width - _LABEL)
-    return [line(label, first), *(Content(" " * _LABEL + row) for row in rest)]
+    first, *rest = (Content(row) for row in wrap(value, width - _LABEL))
+    return [
+        line(label, first.stylize("bold $warning", 0, 1) if value.startswith("! ") else first),
+        *(line(" " * _LABEL, row) for row in rest),
+    ]
 
 
 def change_rows(changes: tuple[RecipeChange, ...], width: int) -> list[Content]:
@@ -234,12 +240,21 @@ def change_rows(changes: tuple[RecipeChange, ...], width: int) -> list[Content]:
     return rows
 
 
-def cost_page(plan: Plan, bill: Bill, can_probe: bool, power: PowerState, width: int) -> list[Content]:
-    """Return the full content of the side panels."""
+def side_sections(
+    plan: Plan, bill: Bill, can_probe: bool, power: PowerState, full: bool, width: int
+) -> list[tuple[str, list[Content]]]:
+    """Return the titles and rows beside the form, or, with ``full``, of the page with the source of each figure."""
     sections = [
         ("To make it fit", change_rows(plan.changes, width)),
         ("Memory", memory_rows(plan, width)),
         ("Run", run_rows(plan, bill, can_probe, power, width)),
-        ("Cost", cost_rows(plan, bill, True, width)),
+        ("Cost" if full else "Elsewhere", cost_rows(plan, bill, full, width)),
     ]
-    return [row for title, rows in sections if rows for row in (line((f"  {title}", "bold")), *rows, Content(""))]
+    return [(title, rows) for title, rows in sections if rows]
+
+
+def side(sections: Sequence[tuple[str, list[Content]]], width: int, height: int = 0) -> list[Content]:
+    """Return the rows of ``sections`` below their titles, without empty rows if they would not fit into ``height``."""
+    gap = [] if 0 < height < sum(len(rows) + 3 for _, rows in sections) - 1 else [Content("")]
+    parts = [[section_title(title, width), *gap, *rows] for title, rows in sections]
+    return [row for index, part in enumerate(parts) for row in (*(gap if index else ()), *part)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Horizontal, Vertical
+from textual.containers import Horizontal
 from textual.content import Content
 from textual.geometry import Offset
 from textual.widgets import Input
@@ -121,11 +121,7 @@ class PlanRoom(Room):
         with Horizontal(id="plan-columns"):
             form = (KeyList(id="plan-keys", about=about), Panel(id="plan-detail"), Field(id="plan-field"))
             yield Section("Recipe", *form, id="plan-form")
-            with Vertical(id="plan-side"):
-                yield Section("To make it fit", Panel(id="plan-changes"), id="plan-fit")
-                yield Section("Memory", Panel(id="plan-memory"), id="plan-parts")
-                yield Section("Run", Panel(id="plan-run"), id="plan-facts")
-                yield Section("Elsewhere", Panel(id="plan-costs"), id="plan-offers", classes="fill")
+            yield Panel(id="plan-side")
 
     @property
     def _list(self) -> ListPanel:
@@ -192,17 +188,12 @@ class PlanRoom(Room):
         if item := self._key:
             base = describe_base(form.recipe.model.base) if item.path == "model.base" else ""
             self.query_one("#plan-detail", Panel).update(lambda width, _height: render.key_detail(item, form.recipe, base, width))
-        self.query_one("#plan-side").display = plan is not None and self.wide
-        self.query_one("#plan-fit").set_class(bool(plan and plan.changes), "-open")
+        side = self.query_one("#plan-side", Panel)
+        side.display = plan is not None and self.wide
         if plan and bill:
-            self._fill("#plan-changes", partial(render.change_rows, plan.changes))
-            self._fill("#plan-memory", partial(render.memory_rows, plan))
-            self._fill("#plan-run", partial(render.run_rows, plan, bill, self._can_probe, self._power))
-            costs, more = partial(render.cost_rows, plan, bill, False), ("m", "all costs", "screen.memory")
-            self.query_one("#plan-costs", Panel).update(lambda width, height: cut_rows(costs(width), height, more))
-
-    def _fill(self, id: str, rows: Callable[[int], list[Content]]) -> None:
-        self.query_one(id, Panel).update(lambda width, _height: lines(*rows(width)))
+            sections = partial(render.side_sections, plan, bill, self._can_probe, self._power, False)
+            more = ("m", "all figures", "screen.memory")
+            side.update(lambda width, height: cut_rows(render.side(sections(width), width, height), height, more))
 
     def _row(self, form: RecipeForm, items: Sequence[RecipeKey], index: int, width: int) -> Content:
         item = items[index]
@@ -462,11 +453,9 @@ class PlanRoom(Room):
     def action_memory(self) -> None:
         def rows(width: int) -> list[Content]:
             form = self._form
-            return (
-                render.cost_page(form.plan, form.bill, self._can_probe, self._power, width)
-                if form and form.plan and form.bill
-                else []
-            )
+            if not (form and form.plan and form.bill):
+                return []
+            return render.side(render.side_sections(form.plan, form.bill, self._can_probe, self._power, True, width), width)
 
         self.app.push_screen(PageScreen("Memory, time and cost", rows))
 
