@@ -254,7 +254,7 @@ def side_sections(
 
 
 def side(sections: Sequence[tuple[str, list[Content]]], width: int, height: int = 0) -> list[Content]:
-    """Return the rows of ``sections`` below their titles, without empty rows if they would not fit into ``height``."""
-    gap = [] if 0 < height < sum(len(rows) + 3 for _, rows in sections) - 1 else [Content("")]
+    """Return the rows of ``sections`` below their titles, without empty rows if all but the last would not fit into ``height``."""
+    gap = [] if 0 < height < sum(len(rows) + 3 for _, rows in sections[:-1]) + 3 else [Content("")]
     parts = [[section_title(title, width), *gap, *rows] for title, rows in sections]
     return [row for index, part in enumerate(parts) for row in (*(gap if index else ()), *part)]
