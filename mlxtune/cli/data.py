@@ -20,6 +20,7 @@ from mlxtune.cli.options import Json
 from mlxtune.cli.output import Cell, info, out, progress_bar, show, show_json
 from mlxtune.cli.tables import print_columns, print_facts, print_heading, print_section, share_bar
 from mlxtune.core.errors import DataError, InputError
+from mlxtune.core.files import similar_file
 from mlxtune.core.text import one_line, plural
 from mlxtune.data import export as exports
 from mlxtune.data import review as reviews
@@ -74,7 +75,7 @@ def resolve_source(source: Path, format: str = "auto", map: str = "", **settings
     else:
         path, section = source, splits.with_recorded_settings(source, DataSection(str(source)))
     if not os.path.exists(path):  # unlike Path.exists, does not fail if the name is too long
-        raise DataError(f"There is no data at {path}.", hint=hint)
+        raise DataError(f"There is no data at {path}.", hint=similar_file(Path(path)) or hint)
     given = {name: value for name, value in settings.items() if value is not None}
     if format != "auto":
         given["format"] = format

@@ -17,7 +17,7 @@ from mlxtune.cli.options import Json
 from mlxtune.cli.output import info, out, show, show_json
 from mlxtune.cli.tables import print_facts, print_heading
 from mlxtune.core.errors import DataError, InputError
-from mlxtune.core.files import home
+from mlxtune.core.files import home, similar_file
 from mlxtune.core.text import plural, size
 from mlxtune.data import samples
 from mlxtune.data.readers.formats import FORMATS, check_format, parse_mapping
@@ -80,7 +80,8 @@ def _init_from(source: Path, folder: Path, name: str, map: str, format: str) -> 
 
     check_format(format)
     if not source.exists():
-        raise DataError(f"There is no data at {source}.", hint="Use a file, or a folder with train.jsonl.")
+        hint = similar_file(source) or "Use a file, or a folder with train.jsonl."
+        raise DataError(f"There is no data at {source}.", hint=hint)
     guessed = scaffold.guess(source, parse_mapping(map) if map else {}, format)
     recipe = scaffold.write(guessed, folder, name)
     show(("✓ ", "bold success"), f"Created {recipe}.")

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from mlxtune.core.errors import InputError, MachineError
-from mlxtune.core.text import one_line
+from mlxtune.core.text import nearest, one_line
 
 
 @contextlib.contextmanager
@@ -160,6 +160,20 @@ def user_path(text: str) -> Path:
         return Path(text).expanduser()
     except RuntimeError as error:
         raise InputError(f"{text}: there is no user with that name.", hint="Use a path, or ~ for your own home folder.") from error
+
+
+def similar_file(path: Path, folder: Path | None = None) -> str:
+    """Return a hint that names the file in ``folder``, by default the path's own, whose name is most similar to the missing ``path``.
+
+    Return ``""`` if none is similar. Names without suffixes are compared first, so that a common suffix does not count.
+    """
+    try:
+        files = sorted((folder or path.parent).iterdir())
+    except OSError:
+        return ""
+    stem = nearest(path.stem, {file.stem for file in files}, cutoff=0.7)
+    same = {file.name: file for file in files if file.stem == stem}
+    return f"Did you mean {one_line(str(same[nearest(path.name, same) or min(same)]))}?" if same else ""
 
 
 def sync_file(handle: int) -> None:

@@ -58,9 +58,9 @@ def one_line_fields(value: Any) -> Any:
     return tuple(map(one_line_fields, value)) if isinstance(value, tuple) else value
 
 
-def nearest(word: str, choices: Iterable[str]) -> str | None:
-    """Return the choice most similar to ``word``, or ``None`` if none is similar enough."""
-    matches = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.5)
+def nearest(word: str, choices: Iterable[str], cutoff: float = 0.5) -> str | None:
+    """Return the choice most similar to ``word``, or ``None`` if no similarity (0 to 1) reaches ``cutoff``."""
+    matches = difflib.get_close_matches(word, list(choices), n=1, cutoff=cutoff)
     return matches[0] if matches else None
 
 

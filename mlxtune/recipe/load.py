@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, NoReturn, Union, get_args, get_origi
 import tomlkit
 
 from mlxtune.core.errors import RecipeError
-from mlxtune.core.files import read_failure, read_text
+from mlxtune.core.files import read_failure, read_text, similar_file
 from mlxtune.core.text import nearest, one_line, suggest
 from mlxtune.recipe.schema import SHIPPED_TEMPLATES, Disclaimer, Phrase, Recipe, Rule, annotated_types
 
@@ -40,20 +40,13 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     try:
         text = read_text(path)
     except FileNotFoundError as error:
-        hint = _suggestion(path) or "Check the path, or create a workspace with: mlxtune init DIR"
+        hint = similar_file(path, Path("recipes")) or "Check the path, or create a workspace with: mlxtune init DIR"
         raise RecipeError(f"There is no recipe at {path}.", hint=hint) from error
     except IsADirectoryError as error:
         raise RecipeError(f"{path} is a folder, not a recipe.", hint="Use the path of a .toml file in it.") from error
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path} cannot be read: {read_failure(error)}.") from error
     return parse(text, folder=path.parent, overrides=overrides, where=str(path))
-
-
-def _suggestion(path: Path) -> str:
-    """Suggest the recipe in the working directory with the most similar name. Empty if none is similar."""
-    stems = {file.stem: file for file in sorted(Path("recipes").glob("*.toml"))}
-    match = nearest(path.name.removesuffix(".toml"), stems)
-    return f"Did you mean {stems[match]}?" if match else ""
 
 
 def parse(text: str, *, folder: Path = Path(), overrides: Sequence[str] = (), where: str = "recipe") -> Recipe:

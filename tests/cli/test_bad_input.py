@@ -112,9 +112,9 @@ CASES = [
     ("score outputs.jsonl --forbid=", "forbid"),
     ("score outputs.jsonl --disclaimer=", "disclaimer"),
     ("score", "Missing argument 'outputs'"),
-    ("data check nofile.jsonl", "There is no data at nofile.jsonl. | Specify a file or folder with rows, or a recipe."),
+    ("data check absent.jsonl", "There is no data at absent.jsonl. | Specify a file or folder with rows, or a recipe."),
     ("data check nodata.toml", "nowhere.jsonl. | Check data.source in nodata.toml; it is relative to the recipe."),
-    ("data review nofile.jsonl", "There is no data at nofile.jsonl. | Specify a file or folder with rows, or a recipe."),
+    ("data review absent.jsonl", "There is no data at absent.jsonl. | Specify a file or folder with rows, or a recipe."),
     ("verify", "There are no evaluations in | Create one with: mlxtune eval RECIPE"),
     ("verify nofile.json", "There is no report at nofile.json. | Create one with: mlxtune eval RECIPE"),
     ("verify nowhere/report.json", "There is no report at nowhere/report.json."),
@@ -222,6 +222,16 @@ def test_a_misspelled_recipe_gets_a_suggestion(cli, cwd, verb, path):
     assert f"There is no recipe at {path}." in result.err
     assert "Did you mean recipes/support-json.toml?" in result.err
     assert "Did you mean" not in cli(*verb.split(), "other.toml").err
+
+
+@pytest.mark.parametrize("command", ["data check {}", "init --from {}"])
+@pytest.mark.parametrize("name", ["suport.jsonl", "support.json", "support", "suport.jsnl"])
+def test_a_misspelled_file_gets_a_suggestion(cli, cwd, command, name):
+    (cwd / "support.csv").write_text("")
+    (cwd / "support.jsonl").write_text("")
+    result = cli(*command.format(name).split())
+    assert (result.code, "Did you mean support.jsonl?" in result.err or name == "support") == (2, True)
+    assert "Did you mean" not in cli(*command.format("other.jsonl").split()).err
 
 
 @pytest.mark.parametrize("verb", ["train", "plan", "eval"])

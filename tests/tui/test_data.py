@@ -298,6 +298,17 @@ async def test_a_fix_is_previewed_and_applied_as_a_decision(shop: Shop, checks: 
     assert source.read_bytes() == before
 
 
+async def test_f_says_that_rows_must_be_edited_by_hand(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
+    fill(shop, [chat(f"Question {number}?", "See https://example.com/<ITEM> for it.") for number in range(3)])
+    async with open_room("data") as room:
+        session = await checked(room)
+        assert session.source.verdict
+        assert session.source.verdict.rows
+        room.screen._fixable_check = lambda: ""
+        await room.press("f")
+        await room.until_notice("· These rows cannot be fixed automatically.")
+
+
 async def test_leaving_rows_out_says_how_many_were_accepted(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
     fill(shop)
     async with open_room("data", (140, 45)) as room:

@@ -22,7 +22,7 @@ from mlxtune.tui.session_manager import decision_notice
 from mlxtune.tui.snapshot import Snapshot
 from mlxtune.tui.source_session import ORDERS, SourceSession
 from mlxtune.tui.widgets.dialog import ChoiceDialog, ChoiceOption, PromptDialog
-from mlxtune.tui.widgets.frame import FooterAction, RoomFooter
+from mlxtune.tui.widgets.frame import FooterAction, Notice, RoomFooter
 from mlxtune.tui.widgets.list import ListPanel, MarkableList
 from mlxtune.tui.widgets.panel import Panel
 from mlxtune.tui.widgets.scroll import ScrollPanel
@@ -378,6 +378,11 @@ class DataRoom(SourceRoom):
             own = [finding.check for finding in session.source.findings(session.row_index) if finding.severity != "note"]
             names = own or names
         return next((name for name in names if get_check(name).fix.kind != "hand" and name in verdict.rows), "")
+
+    def refusal(self, action: str) -> Notice | None:
+        if action == "fix" and self.session and (verdict := self.session.source.verdict) and verdict.rows:
+            return Notice("·", "$muted", "These rows cannot be fixed automatically.", "Edit them in Review.")
+        return super().refusal(action)
 
     def _check_to_mute(self) -> str:
         """Return the check under the cursor in the list of findings if it may be muted, or else an empty string."""
