@@ -39,7 +39,7 @@ def compare(
     if json:
         show_json(to_json(result))
     else:
-        print_verdict(f"{plural(result.rows, 'held-out row')}, the same for both", result.headline.outcome, result.verdict)
+        print_verdict(result.scope, result.headline.outcome, result.verdict)
         show("")
         print_table(evaluation_comparison_table(result))
     if gate and result.headline.outcome != "better":

@@ -61,7 +61,8 @@ def parse(text: str) -> Filter:
         match = _TERM.match(text, start)
         if not match:
             rest = one_line(text[start:], 40)
-            raise InputError(f"The filter is invalid, starting at: {rest}", hint="Close the quote or the slash.")
+            hint = "Close the quote or the slash." if rest.lstrip("-")[:1] in ('"', "/") else 'Put text in quotes: "a:b"'
+            raise InputError(f"The filter is invalid, starting at: {rest}", hint=hint)
         term = _parse_term(match)
         terms.append(_negate(term) if match[1] else term)
         start = match.end()

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mlxtune.core.errors import InputError
+from mlxtune.core.text import plural
 from mlxtune.evaluation import comparability
 from mlxtune.evaluation import report as reports
 from mlxtune.evaluation.arms import is_tuned
@@ -36,7 +37,7 @@ class EvaluationSide:
 
 @dataclass(frozen=True)
 class EvaluationComparison:
-    """The comparison of the second side with the first on each metric of their contract, and the verdict.
+    """The comparison of the second side with the first on each metric of their contract and of their pairs, and the verdict.
 
     Without a contract, the metrics are those that compare answers with their references.
     """
@@ -49,8 +50,15 @@ class EvaluationComparison:
 
     @property
     def headline(self) -> Comparison:
-        """The comparison on the whole contract or, without one, on the first reference metric. It is the last one."""
+        """The comparison on the metric that the verdicts of both are about. It is the last one."""
         return self.comparisons[-1]
+
+    @property
+    def scope(self) -> str:
+        """On how many rows both were evaluated, and on how many the headline compares them, if those are fewer."""
+        compared = self.headline.paired.total
+        fewer = f"; compared on {compared:,}" if compared < self.rows else ""
+        return f"{plural(self.rows, 'held-out row')}, the same for both{fewer}"
 
 
 def find_side(workspace: Path, which: str) -> EvaluationSide:
@@ -73,11 +81,11 @@ def compare_evaluations(first: EvaluationSide, second: EvaluationSide) -> Evalua
         dict(zip((row.id for row in evidence.rows), evidence.scores(side.arm, contract), strict=True))
         for side, evidence in ((first, before), (second, after))
     )
-    has_pairs = all(PREFERENCE in scores for by_row in (one, two) for scores in by_row.values())
+    has_pairs = any(PREFERENCE in scores and PREFERENCE in two[id] for id, scores in one.items())
     groups = [row.group for row in before.rows]
-    metrics = [*contract.required_metrics, *([PREFERENCE] if has_pairs else []), CONTRACT]
-    if contract.is_empty:
-        metrics = [*([PREFERENCE] if has_pairs else []), *(metric.name for metric in reversed(contract.metrics))]
+    metrics = [metric.name for metric in contract.metrics] if contract.is_empty else [*contract.required_metrics, CONTRACT]
+    headline = contract.headline(after.recipe, has_preferences=has_pairs)
+    metrics = sorted([*metrics, *([PREFERENCE] if has_pairs else [])], key=lambda metric: metric == headline)
     comparisons = apply_holm(
         [
             compare(
@@ -86,14 +94,14 @@ def compare_evaluations(first: EvaluationSide, second: EvaluationSide) -> Evalua
             )
             for metric in metrics
         ],
-        metrics[-1],
+        headline,
     )  # fmt: skip
-    verdict = verdict_sentence(comparisons[-1], metric_label(metrics[-1]), grouped=len(set(groups)) < len(groups))
+    verdict = verdict_sentence(comparisons[-1], metric_label(headline), grouped=len(set(groups)) < len(groups))
     return EvaluationComparison(first.name, second.name, len(groups), comparisons, verdict)
 
 
 def compare_many(first: EvaluationSide, others: Sequence[EvaluationSide]) -> list[Comparison]:
-    """Compare each of ``others`` with ``first`` on the whole contract, with p-values adjusted for their number (Holm).
+    """Compare each of ``others`` with ``first`` on the metric of the verdict, with p-values adjusted for their number (Holm).
 
     Raises ``InputError`` as :func:`compare_evaluations` does.
     """

@@ -244,18 +244,19 @@ class SourceSession:
         self.row_index = self._anchor = index
 
     def select(self, filter: str, order: str) -> None:
-        """Show the rows that match ``filter``, in ``order``. An invalid filter only sets ``selection.error``."""
+        """Show the rows that match ``filter``, in ``order``. An invalid filter sets ``selection.error``, and shows no rows."""
         self.selection.filter, self.selection.order, self.selection.error = filter, order, ""
+        self.selection.generation += 1
         try:
             predicate = filters.parse(filter) if filter.strip() else None
         except InputError as error:
             self.selection.error = one_line(f"{error.message} {error.hint}")
+            self.selection.rows, self.selection.scanned = (), None
             return
         if self.browser is None:
             return
         if self.selection.scanned is None:
             self._anchor = self.row_index
-        self.selection.generation += 1
         self.selection.scanned = 0
         generation = self.selection.generation
         self._run(lambda: self._scan(predicate, order, generation))

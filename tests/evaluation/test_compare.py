@@ -163,8 +163,24 @@ def test_preference_is_compared_for_pairs(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
     first, second = (write_evaluation(tmp_path / name, pairs=True) for name in ("one", "two"))
     comparison = compare_evaluations(find_side(tmp_path, str(first)), find_side(tmp_path, str(second)))
-    assert [item.metric for item in comparison.comparisons] == ["json", "schema", "forbidden", "preference", "contract"]
-    assert comparison.comparisons[3].paired.broken == comparison.comparisons[3].paired.fixed == 0
+    assert [item.metric for item in comparison.comparisons] == ["json", "schema", "forbidden", "contract", "preference"]
+    assert comparison.headline.paired.broken == comparison.headline.paired.fixed == 0
+    assert comparison.scope == "4 held-out rows, the same for both"
+
+
+@pytest.mark.parametrize("contract", [True, False])
+def test_pairs_that_were_not_compared_are_left_out(tmp_path: Path, contract: bool) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    first, second = (write_evaluation(tmp_path / name, pairs=True, contract=contract) for name in ("one", "two"))
+    for folder in (first, second):
+        lines = (folder / "preferences.jsonl").read_text().splitlines(keepends=True)
+        gone = json.loads(lines[0])["id"]
+        (folder / "preferences.jsonl").write_text("".join(text for text in lines if json.loads(text)["id"] != gone))
+    comparison = compare_evaluations(find_side(tmp_path, str(first)), find_side(tmp_path, str(second)))
+    assert comparison.headline.metric == "preference"
+    assert comparison.scope == "4 held-out rows, the same for both; compared on 3"
+    assert "Preference accuracy" in comparison.verdict
 
 
 def test_different_rows_are_refused(tmp_path: Path) -> None:

@@ -82,6 +82,10 @@ async def test_the_filter_applies_as_it_is_typed_and_explains_its_errors(shop: S
         await room.press(*["backspace"] * 10, *"statu:x")
         await room.until(lambda: bool(session.selection.error))
         await room.until(lambda: "Did you mean status" in room.text("#message"))
+        await room.press("enter", "b")
+        await room.until_notice("· Not possible now: decide on all displayed rows.")
+        assert room.head("#row-list") == "▌ Rows 0 of 0, 14 in total, 13 undecided"
+        await room.press("slash")
         await room.press(*["backspace"] * 7, *"finding:email", "escape")
         await room.until(lambda: selected(room) == 1)
         assert room.focus == "list"

@@ -397,7 +397,7 @@ def contrast_page(result: EvaluationComparison, width: int) -> list[Content]:
         *marked(*VERDICT_STYLES.get(result.headline.outcome, ("·", "$muted")), one_line(result.verdict), width, "bold"),
         Content(""),
     ]
-    text = f"{one_line(result.second)} compared with {one_line(result.first)}, on the same {result.rows:,} held-out rows."
+    text = f"{one_line(result.second)} compared with {one_line(result.first)}: {result.scope}."
     items = [(metric_label(item.metric), item) for item in result.comparisons]
     return [*rows, *_prose(text, width), Content(""), *table_rows(comparison_table("By metric", "", items), width)]
 
