@@ -179,7 +179,8 @@ def _rates(score: AdapterScore) -> str:
     for rate in score.after:
         pair = (before.get(rate.metric), rate)
         cells = [f"{100 * item.share:.1f}% ({100 * item.low:.0f}–{100 * item.high:.0f})" if item else "" for item in pair]
-        body.append([plain(metric_label(rate.metric)), *cells])
+        fewer = f", {plural(rate.total, 'row')}" if rate.total < score.rows else ""
+        body.append([plain(f"{metric_label(rate.metric)}{fewer}"), *cells])
     return table(["", plain(score.rival), plain(score.arm)], body)
 
 

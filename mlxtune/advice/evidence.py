@@ -104,11 +104,12 @@ class AdviceEvidence:
 
     def text_values(self, metric: Fact) -> dict[str, str]:
         """Return additional values for the rules' texts."""
-        best = self.best(metric)
+        best, tuned = self.best(metric), self.arms_by_metric(metric).get(TUNED)
         return {
             "best_arm": best.arm if best else "",
             "best_name": _SENTENCE_NAMES[best.arm] if best else "",
             "best_report": f"evals/{best.by}/report.md" if best else "",
+            "tuned_report": f"evals/{tuned.by}/report.md" if tuned else "",
             "recipe": self.recipe or "RECIPE",
         }
 
@@ -148,8 +149,8 @@ def seconds_per_answer(workspace: Path, recipe: Recipe) -> float | None:
 
 
 def can_measure(recipe: Recipe) -> bool:
-    """Whether the recipe has a metric."""
-    return recipe.has_contract or bool(recipe.evaluation.reference)
+    """Whether the recipe has a metric: a contract, a comparison with references, or pairs whose preferred answers are known."""
+    return recipe.has_contract or bool(recipe.evaluation.reference) or recipe.method.kind == "dpo"
 
 
 def sample_recipe(recipe: Recipe) -> Recipe:

@@ -124,14 +124,14 @@ def _reason(rule: AdviceRule, text: str, facts: Facts, by: Rules) -> Reason:
     """Return the reason for a rule, with facts such as ``calls per month: 20,000 (your answer)``."""
     defaults = {question.key: question.default for question in by.questions if question.default is not None}
 
-    def origin(name: str) -> str:
-        return "the default" if facts.get(name) == defaults.get(name, "") else _ORIGINS[by.facts[name].origin]
+    def stated(name: str) -> str:
+        info, value = by.facts[name], facts.get(name)
+        if value is None:
+            return f"{info.label}: {'not measured' if info.origin == 'measured' else 'unknown'}"
+        origin = "the default" if value == defaults.get(name, "") else _ORIGINS[info.origin]
+        return f"{info.label}: {_shown(value, info)} ({origin})"
 
-    because = (
-        f"{by.facts[name].label}: {_shown(facts.get(name), by.facts[name]) or 'nothing'} ({origin(name)})"
-        for name in rule.because(facts)
-    )
-    return Reason(rule.key, rule.section, text, tuple(because), rule.source)
+    return Reason(rule.key, rule.section, text, tuple(map(stated, rule.because(facts))), rule.source)
 
 
 def _shown(value: Fact, info: FactInfo, *, unit: bool = True) -> str:

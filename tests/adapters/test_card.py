@@ -39,6 +39,14 @@ def test_card_states_report_results_with_intervals(entry) -> None:
     assert "exact McNemar test" in text
 
 
+def test_card_names_the_rows_of_a_metric_that_does_not_apply_to_all(entry) -> None:
+    fewer = replace(entry.score.after[-1], metric="preference", total=3, hits=1)
+    score = replace(entry.score, after=(*entry.score.after, fewer))
+    text = card.adapter_card(replace(entry, score=score), card.published_base("smollm2-135m"))
+    assert "| preference accuracy, 3 rows |" in text
+    assert "| whole contract |" in text
+
+
 def test_hub_parses_card_metadata(entry) -> None:
     metadata = ModelCard(card.adapter_card(entry, card.published_base("smollm2-135m"))).data
     assert (metadata.base_model, metadata.license, metadata.library_name) == (

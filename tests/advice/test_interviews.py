@@ -60,9 +60,9 @@ def test_every_rule_and_tradeoff_has_interview() -> None:
 def test_every_reason_cites_answer_or_measurement(name: str) -> None:
     for reason in advise(CASES[name]).reasons:
         assert reason.because
-        assert all(
-            text.endswith(("(your answer)", "(the default)", "(found in the workspace)", "(measured)")) for text in reason.because
-        )
+        ends = ("(your answer)", "(the default)", "(found in the workspace)", "(measured)", ": not measured", ": unknown")
+        assert all(text.endswith(ends) for text in reason.because)
+        assert not any("nothing (measured)" in text for text in reason.because)
         assert "{" not in reason.text
         assert "?" not in reason.text.rstrip("?")
 

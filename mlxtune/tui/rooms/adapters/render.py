@@ -49,7 +49,7 @@ def list_header(width: int) -> Content:
     """Draw the column names."""
     cells = [
         cell("adapter", _name_width(width)), cell("kind", KIND), cell("size", SIZE, right=True), cell("  verdict", OUTCOME),
-        *([cell("pass rate", RATE, right=True)] if width >= WIDE else []), cell("age", AGE, right=True),
+        *([cell("rate", RATE, right=True)] if width >= WIDE else []), cell("age", AGE, right=True),
     ]  # fmt: skip
     return line("    ", *cells).stylize("$faint").truncate(max(width, 0))
 
