@@ -24,8 +24,12 @@ def padded_length(length: int) -> int:
 
 
 def passes(epoch: int, steps: int, whole: int) -> float:
-    """Return the number of epochs up to and including ``steps`` of the ``whole`` steps of ``epoch`` (from 0), to one decimal."""
-    count = round(epoch + steps / whole, 1)
+    """Return the number of epochs up to and including ``steps`` of the ``whole`` steps of ``epoch`` (from 0), to one decimal.
+
+    A number below 0.05 is rounded to one significant digit.
+    """
+    exact = epoch + steps / whole
+    count = round(exact, 1) or float(f"{exact:.1g}")
     return int(count) if count.is_integer() else count
 
 

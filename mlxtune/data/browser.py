@@ -321,6 +321,11 @@ class SourceBrowser:
                 lengths[index] = -1
         return lengths[lengths >= 0]
 
+    @property
+    def edited_count(self) -> int:
+        """The number of edited rows that are not excluded. Their lengths are not known."""
+        return sum(decision.record is not None and decision.status not in EXCLUDED for decision in self.decisions.values())
+
     # Selections
 
     def matching(self, matches: Filter, stop: Stop = lambda: False) -> Iterator[tuple[int, list[int]]]:

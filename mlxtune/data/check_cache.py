@@ -14,23 +14,42 @@ from mlxtune.core.hashing import sha256_json
 from mlxtune.data.readers.formats import NO_MAPPING
 from mlxtune.data.review import journal_path
 from mlxtune.data.source_files import all_files
+from mlxtune.recipe import Recipe
 
-_VERSION = 6
+_VERSION = 7
+_RULES = (
+    *(("model", key) for key in ("base", "template", "thinking")),
+    ("method", "kind"),
+    *(("evaluation", key) for key in ("schema", "disclaimers", "forbid", "length", "pattern")),
+)  # the keys outside [data] that a check depends on
 
 
 @dataclass(frozen=True)
 class CheckOutcome:
     """The verdict of a source's last check: its ``label`` (``blocked``, ``look`` or ``clean``) and its sentence.
 
-    ``flagged`` of the ``rows`` valid rows have a blocking finding or, if there are none, a warning that was not reviewed. The outcome ``is_outdated`` if the
-    review has changed since, which may have resolved findings.
+    ``flagged`` of the ``rows`` valid rows have a blocking finding or, if there are none, a warning that was not reviewed. ``rules``
+    is the :func:`rules_hash` of the recipe of the check. ``changed`` is what has changed since then, so that findings may differ:
+    ``review``, ``recipe``, or ``""``.
     """
 
     label: str
     sentence: str
     rows: int
     flagged: int
-    is_outdated: bool = False
+    rules: str = ""
+    changed: str = ""
+
+    def for_recipe(self, recipe: Recipe) -> CheckOutcome:
+        """Return the outcome as it holds for ``recipe`` now. A check without a recipe holds for any."""
+        is_same = not self.rules or self.rules == rules_hash(recipe)
+        return self if is_same or self.changed else replace(self, changed="recipe")
+
+
+def rules_hash(recipe: Recipe) -> str:
+    """Return the hash of everything in ``recipe`` that the check of a row depends on."""
+    sections = asdict(recipe)
+    return sha256_json([sections["data"], *(sections[section][key] for section, key in _RULES)])
 
 
 def save(source: Path, outcome: CheckOutcome, format: str = "auto", mapping: Mapping[str, str] = NO_MAPPING) -> None:
@@ -47,7 +66,7 @@ def load(source: Path, format: str = "auto", mapping: Mapping[str, str] = NO_MAP
         stamps = _stamps(source)
         if entry["v"] != _VERSION or entry["files"] != stamps["files"] or entry["read"] != [format, dict(mapping)]:
             return None
-        return replace(CheckOutcome(**entry["outcome"]), is_outdated=entry["review"] != stamps["review"])
+        return replace(CheckOutcome(**entry["outcome"]), changed="" if entry["review"] == stamps["review"] else "review")
     except (MlxtuneError, OSError, KeyError, TypeError):
         return None
 

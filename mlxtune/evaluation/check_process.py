@@ -14,6 +14,7 @@ from mlxtune.core.child_process import Request, StoppableCall, serve
 from mlxtune.core.errors import InputError, MachineError, MlxtuneError
 from mlxtune.core.text import one_line
 from mlxtune.data import review
+from mlxtune.data.check_cache import rules_hash
 from mlxtune.data.source import read_source
 from mlxtune.data.split import SPLIT_NAMES, load_membership, split, with_recorded_settings
 from mlxtune.recipe import DataSection, Recipe, load
@@ -54,6 +55,7 @@ def check_source(
     return check(
         path, data.format, data.map, scorer=scorer, split_of=split_of, tokens=tokens, max_tokens=data.max_tokens,
         skip_too_long=data.too_long == "skip", skipped=skipped, state=review.load(path),
+        rules=rules_hash(recipe) if recipe else "",
         progress=lambda done: progress(f"checking {name}", done),
     )  # fmt: skip
 

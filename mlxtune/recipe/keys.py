@@ -76,6 +76,8 @@ class RecipeKey:
         words = [word for word in _choices(self.value_type) if isinstance(word, str)]
         if value == AUTO:  # below every number
             return _MIN_TOKENS if by > 0 else value
+        if value in words and "all" not in words:
+            return words[(words.index(value) + by) % len(words)]
         if value in words:  # "all" is above every number
             return value if by > 0 else _MAX_LAYERS // 2
         if not isinstance(value, int | float):

@@ -249,8 +249,8 @@ def _before_first_run(snapshot: Snapshot) -> NextStep:
 
 
 def _is_unknown(check: CheckOutcome) -> bool:
-    """Return whether the review has changed since rows could not be used, so that a new check may find them fixed."""
-    return check.is_outdated and check.label == "blocked"
+    """Return whether the review or the recipe has changed since rows could not be used, so that a new check may find them fixed."""
+    return bool(check.changed) and check.label == "blocked"
 
 
 def _validation_trend(view: RunView) -> str:
@@ -288,9 +288,14 @@ def _data_stage(snapshot: Snapshot, view: RecipeView | None) -> WorkflowStage:
     rows = next((run.rows for run in snapshot.runs if run.rows and (view is None or _is_recipe_of(view, run))), None)
     check = view.last_check if view else None
     glyph, token, result = "✓", "$success", ""
-    if view and check and check.is_outdated:  # since then, the counts of the run and of the check may have changed
+    if view and check and check.changed:  # since then, the counts of the run and of the check may have changed
         return WorkflowStage(
-            "◐", "$primary", "Data", f"{plural(check.rows, 'row')} in {view.source}", "not checked since the review", "data"
+            "◐",
+            "$primary",
+            "Data",
+            f"{plural(check.rows, 'row')} in {view.source}",
+            f"{check.changed} changed since the check",
+            "data",
         )
     if check:
         glyph, token, result = {
@@ -323,7 +328,7 @@ def _review_stage(reviewed: int, rows: int) -> WorkflowStage:
 
 def _plan_stage(newest: RunView | None) -> WorkflowStage:
     if newest is None or not newest.state.total:
-        return WorkflowStage("○", "$faint", "Plan", "estimates whether a run fits", room="plan")
+        return WorkflowStage("○", "$faint", "Plan", "optional: estimates memory and time", room="plan")
     state = newest.state
     detail = f"{state.total:,} steps" + (f" in {plural(state.epochs, 'epoch')}" if state.epochs else "")
     if not state.peak or not state.limit:

@@ -106,8 +106,8 @@ class RecipeView:
 
     @property
     def is_blocked(self) -> bool:
-        """Whether the last check, after which no decision changed, found rows that should not be trained on."""
-        return self.last_check is not None and self.last_check.label == "blocked" and not self.last_check.is_outdated
+        """Whether the last check, after which neither the review nor the recipe changed, found rows that should not be trained on."""
+        return self.last_check is not None and self.last_check.label == "blocked" and not self.last_check.changed
 
 
 @dataclass(frozen=True)
@@ -254,7 +254,8 @@ class Watcher:
                 key = (source, data.format, tuple(data.map.items()))
                 watch = self._sources.setdefault(key, _SourceWatch(source, data.format, data.map))
                 watch.read(now)
-                facts = watch.exists, watch.last_check, watch.reviewed, watch.entries
+                last_check = watch.last_check and watch.last_check.for_recipe(view.recipe)
+                facts = watch.exists, last_check, watch.reviewed, watch.entries
                 if facts != (view.source_exists, view.last_check, view.reviewed_rows, view.review_entries):
                     exists, last_check, reviewed, entries = facts
                     view = replace(

@@ -11,6 +11,7 @@ from mlxtune.data import check_cache
 from mlxtune.data.check_cache import CheckOutcome
 from mlxtune.data.checks.run import check
 from mlxtune.data.review import journal_path
+from mlxtune.recipe import load
 
 
 @pytest.fixture(autouse=True)
@@ -46,9 +47,24 @@ def test_a_changed_review_makes_the_outcome_outdated(chat_file: Path) -> None:
     check_cache.save(chat_file, CheckOutcome("look", "Ready.", 40, 3))
     assert check_cache.load(chat_file) == CheckOutcome("look", "Ready.", 40, 3)
     journal_path(chat_file).write_text("{}\n")
-    assert check_cache.load(chat_file) == CheckOutcome("look", "Ready.", 40, 3, is_outdated=True)
+    assert check_cache.load(chat_file) == CheckOutcome("look", "Ready.", 40, 3, changed="review")
     check_cache.save(chat_file, CheckOutcome("clean", "Clean.", 40, 0))
     assert check_cache.load(chat_file) == CheckOutcome("clean", "Clean.", 40, 0)
+
+
+def test_a_changed_recipe_makes_the_outcome_outdated(chat_file: Path, tmp_path: Path) -> None:
+    base = f'name = "r"\n[model]\nbase = "m"\n[data]\nsource = "{chat_file}"\n'
+    (tmp_path / "r.toml").write_text(base)
+    recipe = load(tmp_path / "r.toml")
+    check_cache.save(chat_file, CheckOutcome("look", "Ready.", 40, 3, check_cache.rules_hash(recipe)))
+    outcome = check_cache.load(chat_file)
+    assert outcome is not None
+    assert outcome.for_recipe(recipe) == outcome
+    assert outcome.for_recipe(load(tmp_path / "r.toml", ["evaluation.rows=3", "training.steps=2", "model.quantize=8"])) == outcome
+    for override in ("data.max_tokens=99", "model.base=other", 'evaluation.forbid=["never"]', "evaluation.length.max=9"):
+        assert outcome.for_recipe(load(tmp_path / "r.toml", [override])).changed == "recipe"
+    without = CheckOutcome("look", "Ready.", 40, 3)
+    assert without.for_recipe(recipe) == without
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"v": 1}', '{"v": 1, "files": [], "outcome": {}}', "\x00"])

@@ -41,7 +41,7 @@ def test_every_key_has_a_description_a_default_and_parseable_values(key: RecipeK
         assert key.parse(format_value(choice)) == choice
 
 
-@pytest.mark.parametrize("key", [key for key in KEYS if key.about.stepping or key.choices], ids=lambda key: key.path)
+@pytest.mark.parametrize("key", KEYS, ids=lambda key: key.path)
 def test_every_next_value_is_valid(key: RecipeKey) -> None:
     method = f'method.kind="{(*key.about.methods, "sft")[0]}"'
     for direction in (1, -1):
@@ -79,6 +79,9 @@ def test_every_next_value_is_valid(key: RecipeKey) -> None:
         ("training.grad_checkpoint", "auto", True, False),
         ("model.quantize", 8, 0, 4),
         ("method.kind", "sft", "dpo", "kto"),
+        ("adapter.targets", "all-linear", "attention", "attention"),
+        ("adapter.targets", "attention", "all-linear", "all-linear"),
+        ("adapter.targets", ["q_proj"], ["q_proj"], ["q_proj"]),
         ("evaluation.forbid", ["x"], ["x"], ["x"]),
         ("model.base", "m", "m", "m"),
     ],

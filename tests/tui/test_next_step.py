@@ -283,7 +283,7 @@ def test_the_way_to_a_first_run(shop: Shop) -> None:
     assert (advice.sentence, advice.action, advice.glyph) == ("Not ready. 9 rows of 480 must be mended.", "app.room('data')", "✗")
     decide(source, ["rejected"])
     assert next_step(shop.snapshot()).sentence == "Check the rows first."
-    assert {stage.name: stage.result for stage in workflow(shop.snapshot())}["Data"] == "not checked since the review"
+    assert {stage.name: stage.result for stage in workflow(shop.snapshot())}["Data"] == "review changed since the check"
     check_cache.save(source, CheckOutcome("look", "Ready.", 480, 3))
     decide(source, ["rejected", "accepted"])
     advice = next_step(shop.snapshot())

@@ -39,6 +39,7 @@ def check(
     max_tokens: int = 0,
     skip_too_long: bool = False,
     skipped: Mapping[str, str] = NO_MAPPING,
+    rules: str = "",
     state: ReviewState | None = None,
     progress: Progress = lambda fraction: None,
 ) -> CheckReport:
@@ -46,7 +47,7 @@ def check(
 
     ``scorer`` scores answers against a contract, ``split_of`` returns a row's split, and ``tokens`` has the lengths of all records in
     order. If one of them is missing, its checks do not run, and ``skipped`` says why. ``max_tokens`` is the window; with
-    ``skip_too_long``, training skips rows whose prompt fills it. Raises ``DataError`` if a file as a whole cannot be read, or if
+    ``skip_too_long``, training skips rows whose prompt fills it. ``rules`` is stored with the outcome. Raises ``DataError`` if a file as a whole cannot be read, or if
     there are no rows.
     """
     with SourceRecords(path, format, mapping) as records:
@@ -120,7 +121,7 @@ def check(
             splits=_splits(corpus, len(records)),
             contract_labels=dict(scorer.labels) if scorer else {},
         )
-        outcome = check_cache.CheckOutcome(report.label, report.sentence, report.kept, report.flagged)
+        outcome = check_cache.CheckOutcome(report.label, report.sentence, report.kept, report.flagged, rules)
         check_cache.save(path, outcome, format, mapping)
         return report
 

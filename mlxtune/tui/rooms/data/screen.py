@@ -283,7 +283,8 @@ class DataRoom(SourceRoom):
 
         panel = self.query_one("#histogram", Panel)
         counts = histogram(panel.size.width or 40)
-        note = f"median {counts.median:,}" if counts else ""
+        edited = f"{plural(browser.edited_count, 'edited row')} not counted, " if browser.edited_count else ""
+        note = f"{edited}median {counts.median:,}" if counts else ""
         self.query_one("#lengths", Section).head.set(title="Token lengths" if in_tokens else "Lengths", note=note)
         panel.update(chart)
 

@@ -42,7 +42,6 @@ if TYPE_CHECKING:
     from mlxtune.planning.plan import Plan
 
 _PROGRESS_DELAY = 0.15  # seconds before progress is shown
-_FIELD_WIDTH = 48
 _UNDO = FooterAction("u", "undo", "undo", "undo the last edit")
 
 
@@ -336,7 +335,7 @@ class PlanRoom(Room):
         if (item := self._key) and self._form:
             self._edited_key = item
             position = self._value_position
-            width = min(self._list.size.width - position.x, _FIELD_WIDTH)
+            width = self._list.size.width - position.x
             self.query_one("#plan-field", Field).open(format_value(item.value_in(self._form.recipe)), position, width)
 
     @property
@@ -370,6 +369,9 @@ class PlanRoom(Room):
             value = item.value_in(self._form.recipe)
             if (following := item.next_value(value, by)) != value:
                 self._write({item.path: following})
+            else:
+                where = "next" if by > 0 else "previous"
+                self.app.show_notice(Notice("·", "$muted", f"{item.name} has no {where} value.", "enter edits it."))
 
     def action_default(self) -> None:
         if item := self._key:
