@@ -87,7 +87,7 @@ def _init_from(source: Path, folder: Path, name: str, map: str, format: str) -> 
     show(("✓ ", "bold success"), f"Created {recipe}.")
     print_facts(scaffold.facts(guessed, recipe.stem))
     shown = shlex.quote(str(recipe))
-    if guessed.schema is None and not guessed.labels and not guessed.with_numbers and guessed.method != "dpo":
+    if not guessed.is_measured:
         show(
             ("  ! ", "bold warning"),
             "Free text rarely equals its reference. Say what an answer must satisfy in the recipe's [evaluation] section.",

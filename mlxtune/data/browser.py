@@ -309,22 +309,32 @@ class SourceBrowser:
 
     @property
     def lengths(self) -> IntArray:
-        """The lengths of the known rows that no decision excludes or edits, ``(rows,)``: in tokens if counted, else in characters."""
-        if self.check_result is not None and len(self.check_result.tokens):
-            lengths = self.check_result.tokens.astype(np.int64)
+        """The known lengths of the rows that no decision excludes, ``(rows,)``: in tokens if counted, else in characters."""
+        if counted := self._counted:
+            lengths = counted.tokens.astype(np.int64)
         else:
             scanned = self.scanned  # another thread may increase it
             is_row = np.frombuffer(self._is_row, np.uint8)[:scanned] > 0
             lengths = np.where(is_row, self._lengths[:scanned], -1).astype(np.int64)
-        for index, decision in self.decisions.items():
-            if index < len(lengths) and (decision.status in EXCLUDED or decision.record is not None):
-                lengths[index] = -1
+        left_out = {index for index, decision in self.decisions.items() if decision.status in EXCLUDED}
+        lengths[[index for index in left_out | self._unmeasured if index < len(lengths)]] = -1
         return lengths[lengths >= 0]
 
     @property
-    def edited_count(self) -> int:
-        """The number of edited rows that are not excluded. Their lengths are not known."""
-        return sum(decision.record is not None and decision.status not in EXCLUDED for decision in self.decisions.values())
+    def unmeasured_count(self) -> int:
+        """The number of edited rows, not excluded, whose lengths are not known before they are checked again."""
+        return sum(self.decision(index).status not in EXCLUDED for index in self._unmeasured)
+
+    @property
+    def _unmeasured(self) -> set[int]:
+        if counted := self._counted:
+            return {index for index in self.decisions.keys() | counted.edited.keys() if not self._is_checked(index)}
+        return {index for index, decision in self.decisions.items() if decision.record is not None}
+
+    @property
+    def _counted(self) -> CheckResult | None:
+        """The result of the checks, if they counted tokens."""
+        return self.check_result if self.check_result is not None and len(self.check_result.tokens) else None
 
     # Selections
 

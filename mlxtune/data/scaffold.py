@@ -7,7 +7,7 @@ import os
 import re
 import shlex
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,6 +84,12 @@ class Scaffold:
     sentences: tuple[Sentence, ...]
     with_numbers: bool
     number_form: str
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether the recipe says what a good answer is, other than being the reference itself."""
+        required = any(sentence.share == 1 for sentence in self.sentences)
+        return self.schema is not None or bool(self.labels) or self.with_numbers or self.method == "dpo" or required
 
 
 @dataclass(frozen=True)
@@ -226,36 +232,47 @@ def _few_values(texts: Sequence[str], most: int) -> tuple[str, ...]:
 
 
 def recurring_sentences(answers: Sequence[str], values: Sequence[Mapping[str, Any]]) -> Iterable[Sentence]:
-    """Yield the sentences that are in many answers, or in all answers whose field has one value."""
+    """Yield the sentences that are in many answers, or in all answers whose field has one value.
+
+    A sentence also counts where it follows text that does not end like a sentence, because the contract only asks for its words.
+    """
     items: Sequence[Any] = values or answers
-    sentences = [set(_sentences(item)) for item in items]
+    texts = ["\n".join(_strings(item)) for item in items]
+    sentences = [{sentence for text in _strings(item) for sentence in _sentences(text)} for item in items]
     counts = Counter(sentence for own in sentences for sentence in own)
     for text, count in counts.most_common():
         if count < 3:
             return
-        share = count / len(items)
-        condition = None if share == 1 else _condition(text, sentences, values)
+        is_frequent = count >= _COMMON / 2 * len(items)  # few sentences are, so that all texts can be searched for them
+        having = [text in own for own in (texts if is_frequent else sentences)]
+        share = sum(having) / len(items)
+        condition = None if share == 1 else _condition(having, values)
         if share >= _COMMON or condition:
             yield Sentence(text, condition, 1.0 if condition else share)
 
 
-def _condition(text: str, sentences: Sequence[set[str]], values: Sequence[Mapping[str, Any]]) -> tuple[str, str] | None:
-    """Return the field and value that exactly the answers with the sentence have."""
-    having = [value for value, own in zip(values, sentences, strict=False) if text in own]
-    for key, wanted in having[0].items() if having else ():
+def _condition(having: Sequence[bool], values: Sequence[Mapping[str, Any]]) -> tuple[str, str] | None:
+    """Return the field and value that exactly the answers with a sentence have."""
+    chosen = [value for value, has_it in zip(values, having, strict=False) if has_it]
+    for key, wanted in chosen[0].items() if chosen else ():
         matching = sum(value.get(key) == wanted for value in values)
-        if isinstance(wanted, str) and matching == len(having) and all(value.get(key) == wanted for value in having):
+        if isinstance(wanted, str) and matching == len(chosen) and all(value.get(key) == wanted for value in chosen):
             return key, wanted
     return None
 
 
-def _sentences(value: Any) -> Iterable[str]:
+def _strings(value: Any) -> Iterator[str]:
+    """Yield every text in a JSON value."""
     if isinstance(value, str):
-        found = (match[0].strip() for match in _SENTENCE.finditer(value))
-        yield from (sentence for sentence in found if len(sentence.split()) >= _MIN_SENTENCE)
+        yield value
     elif isinstance(value, dict | list):
         for item in value.values() if isinstance(value, dict) else value:
-            yield from _sentences(item)
+            yield from _strings(item)
+
+
+def _sentences(text: str) -> Iterator[str]:
+    found = (match[0].strip() for match in _SENTENCE.finditer(text))
+    return (sentence for sentence in found if len(sentence.split()) >= _MIN_SENTENCE)
 
 
 def _json_object(answer: str) -> dict[str, Any] | None:
@@ -335,13 +352,19 @@ def facts(scaffold: Scaffold, name: str = "") -> list[tuple[str, str]]:
     contract = f"{len(scaffold.labels)} labels, compared with the reference" if scaffold.labels else contract
     required = sum(sentence.share == 1 for sentence in scaffold.sentences)
     offered = len(scaffold.sentences) - required
+    disclaimers = (
+        f"{required:,} in every answer they apply to" if required else "",
+        f"{offered:,} in some answers, commented out in the recipe" if offered else "",
+    )
+    if required and contract.startswith("none"):
+        contract = "the disclaimers" + (f"; also measured: {measure}" if scaffold.method == "dpo" else "")
     return [
         ("rows", f"{scaffold.rows:,} ({formats}){unreadable}"),
         *([("map", ", ".join(f"{key} = {column}" for key, column in scaffold.mapping.items()))] if scaffold.mapping else []),
         ("method", scaffold.method),
         ("tokens", f"max_tokens = {scaffold.max_tokens:,}, estimated"),
         ("contract", contract),
-        *([("disclaimers", f"{required:,} in every answer they apply to, {offered:,} more commented out in the recipe")] if scaffold.sentences else []),
+        *([("disclaimers", ", ".join(filter(None, disclaimers)))] if scaffold.sentences else []),
     ]  # fmt: skip
 
 

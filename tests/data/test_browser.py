@@ -257,6 +257,10 @@ def test_an_edited_row_has_an_unknown_token_count(source: Path) -> None:
         browser.apply_review(review.state, step)
     assert browser.tokens(4) == -1
     assert browser.lengths.tolist() == [10, 13, 15], "neither the edited row nor the rejected one"
+    assert browser.unmeasured_count == 1
+    browser.check_result = CheckResult.from_report(check(source, tokens=tokens, max_tokens=12, state=browser.state))
+    assert browser.lengths.tolist() == [10, 13, 14, 15], "the check saw the edit"
+    assert browser.unmeasured_count == 0
     browser.check_result = None
     assert len(browser.lengths) == 3
     browser.check_result = CheckResult.from_report(check(source, tokens=tokens, max_tokens=12))

@@ -111,6 +111,19 @@ def test_a_schema_accepts_every_value() -> None:
         jsonschema.Draft202012Validator(schema).validate({"n": "1", "tags": []})
 
 
+def test_a_sentence_after_text_without_a_full_stop_counts(tmp_path: Path) -> None:
+    ends = ["It is warm.", "It is cold!", "Choose blue", "77.0°F", 'Say "no"'] * 6
+    rows = [
+        {"prompt": f"Question {number}?", "completion": f"{number}: {end} This is general information."} for number, end in enumerate(ends)
+    ]
+    found = guess(write_rows(tmp_path / "rows.jsonl", rows))
+    assert [(one.text, one.share) for one in found.sentences] == [("This is general information.", 1.0)]
+    assert found.is_measured
+    named = dict(scaffold.facts(found))
+    assert (named["contract"], named["disclaimers"]) == ("the disclaimers", "1 in every answer they apply to")
+    assert len(load(write(found, tmp_path)).evaluation.disclaimers) == 1
+
+
 def test_common_sentences_are_offered_as_comments(tmp_path: Path) -> None:
     answers = ["It is here. Please write to us again."] * 6 + ["It is not here, sorry."] * 4
     rows = [{"prompt": f"Where is {number}?", "completion": answer} for number, answer in enumerate(answers)]

@@ -278,12 +278,12 @@ class DataRoom(SourceRoom):
 
         def chart(width: int, _height: int) -> Content:
             if (counts := histogram(width)) is None:
-                return fold("No rows have been read yet.", width)
+                return fold("Every row was edited or left out." if browser.scanned else "No rows have been read yet.", width)
             return render.length_chart(counts, limit, f"In characters: {reason}.", _CHART_HEIGHTS[self.tall], width)
 
         panel = self.query_one("#histogram", Panel)
         counts = histogram(panel.size.width or 40)
-        edited = f"{plural(browser.edited_count, 'edited row')} not counted, " if browser.edited_count else ""
+        edited = f"{plural(unmeasured, 'edited row')} not counted, " if (unmeasured := browser.unmeasured_count) else ""
         note = f"{edited}median {counts.median:,}" if counts else ""
         self.query_one("#lengths", Section).head.set(title="Token lengths" if in_tokens else "Lengths", note=note)
         panel.update(chart)
