@@ -368,6 +368,8 @@ def _show_report(report: CheckReport, fixed: FixResult | None, every: bool) -> N
     _paragraph(report.sentence, _VERDICT_MARKS[report.label], "bold")
     formats = _format_counts(report.formats) or "none"
     _paragraph(f"{plural(report.read, 'row')} read = {report.kept:,} valid ({formats}) + {report.refused:,} invalid", style="muted")
+    if report.review_summary:
+        _paragraph(report.review_summary, style="muted")
     for note in (note for file in report.files for note in file.notes):
         _paragraph(note, style="muted")
     for severity, (title, style) in _SEVERITY_TITLES.items():
@@ -389,11 +391,6 @@ def _show_report(report: CheckReport, fixed: FixResult | None, every: bool) -> N
         _paragraph(
             f"{muted.check} is muted ({plural(muted.count, 'finding')}): {one_line(muted.reason, 200)}", ("○ ", "muted"), "muted"
         )
-    if report.left_out or report.edited:
-        reviewed = (
-            f"{plural(len(report.left_out), 'row')} left out by the review; {plural(len(report.edited), 'row')} checked as edited."
-        )
-        _paragraph(reviewed, ("○ ", "muted"), "muted")
     for name, reason in report.skipped.items():
         _paragraph(f"{name} was not checked: {reason}", ("○ ", "muted"), "muted")
     if fixed:
@@ -452,6 +449,7 @@ def _show_statistics(report: CheckReport) -> None:
     _paragraph(f"{statistics.tier.capitalize()}: {groups} in {rows}.", style="bold")
     print_facts([
         ("read", f"{report.read:,} = {report.kept:,} valid + {report.refused:,} invalid"),
+        *([("review", report.review_summary)] if report.review_summary else []),
         ("formats", _format_counts(report.formats) or "none"),
         ("files", ", ".join(f"{one_line(file.path.name, 30)} {file.read:,}" for file in report.files)),
         ("openings", f"about {statistics.openings:,.0f} distinct three-word openings"),

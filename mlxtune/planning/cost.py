@@ -208,9 +208,8 @@ def bill_lines(plan: Plan, bill: Bill) -> list[BillLine]:
         rate = f"at {bill.watts:,.0f} W, {bill.drawn}; ${bill.electricity_price:g} per kWh"
         rows = [BillLine("here", f"{_energy(bill.kilowatt_hours)}, {_money(bill.money)}", rate)]
     else:
-        rows = [
-            BillLine("here", "", "unknown until a probe" if plan.cost.seconds is None else "unknown without mlxtune plan --watts")
-        ]
+        missing = ("a probe" if plan.cost.seconds is None else "", "" if bill.watts else "mlxtune plan --watts")
+        rows = [BillLine("here", "", f"unknown without {' and '.join(filter(None, missing))}")]
     for label, offers in (("rented", bill.rented), ("hosted", bill.hosted)):
         for offer in offers[:1]:
             basis = f" for {duration(offer.seconds)}, including setup" if offer.seconds else f", {plan.read:,} tokens"

@@ -114,7 +114,8 @@ def test_a_schema_accepts_every_value() -> None:
 def test_a_sentence_after_text_without_a_full_stop_counts(tmp_path: Path) -> None:
     ends = ["It is warm.", "It is cold!", "Choose blue", "77.0°F", 'Say "no"'] * 6
     rows = [
-        {"prompt": f"Question {number}?", "completion": f"{number}: {end} This is general information."} for number, end in enumerate(ends)
+        {"prompt": f"Question {number}?", "completion": f"{number}: {end} This is general information."}
+        for number, end in enumerate(ends)
     ]
     found = guess(write_rows(tmp_path / "rows.jsonl", rows))
     assert [(one.text, one.share) for one in found.sentences] == [("This is general information.", 1.0)]

@@ -77,3 +77,9 @@ def test_adapter_without_local_run_is_reported_as_unknown(tmp_path: Path, source
         check(tmp_path, copied, rows[:1])
     (copied / "mlxtune.json").write_text('{"run": "gone"}')
     assert "is unknown" in check(tmp_path, copied, rows[5:])
+
+
+def test_copies_of_a_row_are_counted(tmp_path: Path) -> None:
+    source = _source(tmp_path, "twins.jsonl", ["Is it warm?", "Is it warm?", "Is it cold?", "Is it new?"])
+    adapter = _run(tmp_path, "one", source, slice(0, 2), slice(2, 3))
+    assert "among the 3 rows" in check(tmp_path, adapter, read_source(source).rows[3:])

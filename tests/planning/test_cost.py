@@ -74,7 +74,7 @@ def test_without_a_measured_time_electricity_is_unknown_but_offers_are_priced(pl
     costs = make_bill(unknown, "sft")
     assert (costs.kilowatt_hours, costs.money) == (None, None)
     assert costs.rented
-    assert ("here", "", "unknown until a probe") in bill_lines(unknown, costs)
+    assert ("here", "", "unknown without a probe") in bill_lines(unknown, costs)
 
 
 def test_a_rented_gpu_is_priced_by_setup_and_compute_time(plan: Plan) -> None:

@@ -204,14 +204,14 @@ async def test_counts_from_before_a_decision_are_marked(shop: Shop, checks: Chec
     fill(shop)
     async with open_room("data") as room:
         await checked(room)
-        assert "before your changes" not in room.text("#summary")
+        assert "n recheck" not in room.text("#summary")
         await room.press("x")
-        await room.until(lambda: "Counted before your changes. n recheck" in " ".join(room.text("#summary").split()))
+        await room.until(lambda: "distinct prompts before your changes." in " ".join(room.text("#summary").split()))
         await room.press("n")
         await checked(room)
-        await room.until(lambda: "before your changes" not in room.text("#summary"))
+        await room.until(lambda: "n recheck" not in room.text("#summary"))
         await room.press("u")
-        await room.until(lambda: "before your changes" in room.text("#summary"))
+        await room.until(lambda: "n recheck" in room.text("#summary"))
 
 
 async def test_an_invalid_row_cannot_be_tagged(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:

@@ -100,6 +100,17 @@ class CheckReport:
     def refused(self) -> int:
         return self.read - self.kept
 
+    @property
+    def review_summary(self) -> str:
+        """What the review left out and edited; empty if nothing."""
+        edited = len(self.edited.keys() - set(self.left_out))
+        parts = (
+            f"the review left out {plural(len(self.left_out), 'row')}" if self.left_out else "",
+            f"{plural(edited, 'row')} checked as edited" if edited else "",
+        )
+        text = "; ".join(filter(None, parts))
+        return f"{text[:1].upper()}{text[1:]}." if text else ""
+
     def rows(self, severity: Severity) -> int:
         """Return the number of records that have a finding with this severity."""
         return len(_rows(self.findings, severity))
@@ -228,7 +239,7 @@ def report_json(report: CheckReport, fixed: dict[str, Any] | None = None) -> dic
         "counts": {severity: sum(one.severity == severity for one in report.findings) for severity in SEVERITIES},
         "not_checked": report.skipped,
         "muted": [asdict(muted) for muted in report.muted],
-        "review": {"left_out": len(report.left_out), "edited": len(report.edited)},
+        "review": {"left_out": len(report.left_out), "edited": len(report.edited.keys() - set(report.left_out))},
         "findings": [_finding_json(report, finding) for finding in report.findings],
         "facts": asdict(report.statistics) | {"lengths": length_summary(report)},
         "fixed": fixed,

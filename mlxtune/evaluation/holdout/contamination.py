@@ -30,7 +30,7 @@ def check(workspace: Path, adapter: Path | None, rows: Sequence[PromptRow]) -> s
             return (
                 f"It is unknown whether {one_line(adapter.name, 60)} was trained on them: some of its training records are missing."
             )
-        ids, prompts = _training_rows(folder)
+        count, ids, prompts = _training_rows(folder)
         overlap = [row for row in rows if row.id in ids or prompt_hash(row) in prompts]
         if overlap:
             named = "; ".join(str(row.location) for row in overlap[:_NAMED])
@@ -38,7 +38,7 @@ def check(workspace: Path, adapter: Path | None, rows: Sequence[PromptRow]) -> s
                 f"{folder.name} was trained or validated on {len(overlap)} of the {plural(len(rows), 'row')} to evaluate: {named}.",
                 hint="Evaluate with the data settings that were used for training: a result on these rows would prove nothing.",
             )
-        checked += len(ids)
+        checked += count
     return (
         f"None of these rows or their prompts is among the {plural(checked, 'row')} that the adapter was trained or validated on."
     )
@@ -71,11 +71,14 @@ def _run(workspace: Path, adapter: Path) -> Path | None:
     return next((run.folder for run in registry.list_runs(workspace) if run.id == name and (run.folder / _RECORD).is_file()), None)
 
 
-def _training_rows(folder: Path) -> tuple[set[str], set[str]]:
-    """Return the IDs and prompt hashes of a run's training and validation rows; hashes only for rows still in the source."""
+def _training_rows(folder: Path) -> tuple[int, set[str], set[str]]:
+    """Return the number of a run's training and validation rows, their IDs, of which copies share one, and their prompt hashes.
+
+    Rows that are no longer in the source have no prompt hash.
+    """
     try:
         record = read_json(folder / _RECORD)
-        ids = {str(row["id"]) for row in record["train"]} | set(map(str, record["valid"]))
+        listed = [*(str(row["id"]) for row in record["train"]), *map(str, record["valid"])]
     except (KeyError, TypeError) as error:
         raise InputError(f"{folder / _RECORD} is damaged.") from error
     recipe = load(folder / "recipe.toml")
@@ -83,4 +86,5 @@ def _training_rows(folder: Path) -> tuple[set[str], set[str]]:
         rows = read_source(recipe.source, recipe.data.format, recipe.data.map).rows
     except MlxtuneError:  # the source is missing or changed, but the IDs are known
         rows = ()
-    return ids, {prompt_hash(row) for row in rows if row.id in ids}
+    ids = set(listed)
+    return len(listed), ids, {prompt_hash(row) for row in rows if row.id in ids}

@@ -21,6 +21,7 @@ CHANCE = 0.05  # another trial is hardly worth its time if the probability that 
 @dataclass(frozen=True)
 class SearchPrice:
     """The optimizer steps and answers of ``trials`` trials, ``full_steps`` if each trained to the end, and the time, if known.
+    If ``epochs_vary``, the steps are expected values.
 
     ``answers`` counts the answers to validation rows after each rung, and those of the evaluation at the end. ``seconds`` includes
     ``answering_seconds``, which is ``None`` if the time of an answer is unknown. Of ``enough`` trials, each additional one is the best
@@ -30,6 +31,7 @@ class SearchPrice:
     trials: int
     steps: int
     full_steps: int
+    epochs_vary: bool
     answers: int
     seconds: float | None
     answering_seconds: float | None
@@ -39,7 +41,8 @@ class SearchPrice:
 
     def describe(self) -> tuple[str, str]:
         """Return a sentence about the search's price, and one about its budget."""
-        price = f"{plural(self.trials, 'trial')} take {self.steps:,} steps (instead of {self.full_steps:,}) and {self.answers:,} answers"
+        varied = ", which differ in epochs," if self.epochs_vary else ""
+        price = f"{plural(self.trials, 'trial')}{varied} take {self.steps:,} steps ({self.full_steps:,} if none stopped early) and {self.answers:,} answers"
         if self.seconds is not None:
             price += f", about {duration(self.seconds)}"
             if self.answering_seconds is None:
@@ -70,7 +73,7 @@ def price_search(recipe: Recipe, plan: Plan, *, answering: float | None = None, 
 
     seconds, enough_seconds = time(steps, answers), time(*_work(recipe, plan, enough))
     return SearchPrice(
-        trials, steps, round(_total_length(recipe, trials) * plan.steps), answers, seconds, answers * answering if answering is not None else None,
+        trials, steps, round(_total_length(recipe, trials) * plan.steps), set(_trial_epochs(recipe)) != {recipe.training.epochs}, answers, seconds, answers * answering if answering is not None else None,
         seconds * watts / 3.6e6 if seconds is not None and watts else None, enough, enough_seconds,
     )  # fmt: skip
 
@@ -89,6 +92,10 @@ def _work(recipe: Recipe, plan: Plan, trials: int) -> tuple[int, int]:
 
 def _total_length(recipe: Recipe, trials: int) -> float:
     """Return the expected length of ``trials`` trials together, where 1 is the length of the recipe, which is one of them."""
+    return 1 + (trials - 1) * fmean(_trial_epochs(recipe)) / recipe.training.epochs
+
+
+def _trial_epochs(recipe: Recipe) -> list[float]:
+    """Return the numbers of epochs that trials other than the recipe itself are drawn from."""
     epochs = search_space(recipe, 1).get("epochs")
-    mean = fmean(map(float, epochs.values)) / recipe.training.epochs if isinstance(epochs, Choices) else 1.0
-    return 1 + (trials - 1) * mean
+    return [float(count) for count in epochs.values] if isinstance(epochs, Choices) else [float(recipe.training.epochs)]

@@ -164,15 +164,13 @@ def check_summary(verdict: ReviewVerdict, checked: CheckResult, width: int, *, b
     rows = marked(*_VERDICT_GLYPHS[verdict.label], verdict.sentence, width)
     if brief:
         return lines(*rows)
-    facts = checked.statistics
+    facts, before = checked.statistics, " before your changes" if verdict.stale else ""
     rows += [
-        fold(f"{facts.tier[:1].upper()}{facts.tier[1:]}: {plural(facts.groups, 'distinct prompt')}.", width, "    "),
+        fold(f"{facts.tier[:1].upper()}{facts.tier[1:]}: {plural(facts.groups, 'distinct prompt')}{before}.", width, "    "),
         fold(advice(facts, verdict.findings, verdict.to_review, "f"), width, "    "),
     ]
     if verdict.stale:
-        note, again = "Counted before your changes.", key("n", "recheck", "screen.check_again")
-        together = line("    ", (note, "$muted"), "  ", again)
-        rows += [together] if together.cell_length <= width else [line("    ", (note, "$muted")), line("    ", again)]
+        rows.append(line("    ", key("n", "recheck", "screen.check_again")))
     if "contract" in checked.skipped:
         rows.append(fold(f"○ Contract not checked: {checked.skipped['contract']}.", width, "    "))
     return lines(*rows)

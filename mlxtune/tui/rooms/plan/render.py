@@ -180,7 +180,7 @@ def run_rows(plan: Plan, bill: Bill, can_probe: bool, power: PowerState, width: 
         values.append(("evaluated", f"! {plan.incomparable_summary}"))
     values += [("template", f"! {one_line(note)}") for note in plan.notes]
     values += [
-        ("batch", f"at most {plan.largest_batch}"),
+        ("batch", f"largest: {plan.largest_batch}"),
         ("trained", f"{plan.trained:,} ({share:.0f}% of {plan.computed:,} computed)"),
         ("longest", f"{plan.longest:,} tokens"),
     ]
