@@ -35,7 +35,7 @@ from mlxtune.training.start import check_recipe
 
 To = Annotated[
     Path | None,
-    typer.Option("--to", help="The folder to create. Default: a folder in exports/; for an adapter alone, NAME-FORMAT."),
+    typer.Option("--to", help="The folder to create. Default: a folder in exports/."),
 ]
 Rows = Annotated[
     Path | None,

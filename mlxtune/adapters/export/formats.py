@@ -11,6 +11,7 @@ from mlxtune.adapters.entry import AdapterEntry
 from mlxtune.adapters.export import peft_writer
 from mlxtune.adapters.export.start import ExportForm, Program
 from mlxtune.adapters.importers.importer import find_base
+from mlxtune.runs.registry import RUN_KINDS
 
 FormatOption = Literal["", "--lora", "--requantize"]
 CopyForm = Literal["peft", "adapter"]  # the adapter alone, with its weights unchanged
@@ -56,11 +57,11 @@ def find_format(name: str, option: FormatOption = "") -> ExportFormat | None:
 
 
 def copy_adapter(workspace: Path, entry: AdapterEntry, written: ExportFormat, folder: Path | None = None) -> tuple[Path, list[str]]:
-    """Write the adapter alone, bit for bit, into a new ``folder``, by default in ``workspace``. Return it and the names of its files.
+    """Write the adapter alone, bit for bit, into a new ``folder``, by default in exports/. Return it and the names of its files.
 
     Raise ``InputError`` if ``folder`` exists, and ``ModelError`` if the format cannot represent the adapter.
     """
-    folder = folder or workspace / f"{entry.name}-{written.name}"
+    folder = folder or workspace / RUN_KINDS["export"].folder / f"{entry.name}-{written.name}"
     if written.copy == "peft":
         return folder, peft_writer.write(entry, find_base(entry.folder, ""), folder)
     return folder, write_adapter(entry, folder)

@@ -48,11 +48,11 @@ def votes_table(result: BlindResult) -> ReportTable:
 def rater_table(result: BlindResult) -> ReportTable:
     """Return a table of the rater's consistency and biases."""
     items = [
-        ("shown first", f"won {result.left} of {plural(result.decided, 'vote')}, not counting ties"),
+        ("shown first", f"won {result.left} of {plural(result.decided, 'vote')}, with repeats, without ties"),
         ("median length", f"{result.first} {result.lengths[0]:,.0f} characters, {result.second} {result.lengths[1]:,.0f}"),
     ]
     if result.uneven:
-        items.insert(1, ("longer answer", f"won {result.longer} of {result.uneven}"))
+        items.insert(1, ("longer answer", f"won {result.longer} of {plural(result.uneven, 'vote')}, without repeats and ties"))
     if result.repeated:
         kappa = f", κ {result.consistency.value:.2f}" if result.consistency else ""
         items.insert(0, ("repeated pairs", f"{result.agreed} of {result.repeated} votes the same{kappa}"))
