@@ -231,6 +231,8 @@ def _saved_as_they_end(
             answers[prompt] = GeneratedAnswer(**record)
     left = [index for index in range(len(prompts)) if index not in answers]
     known, start = len(answers), time.perf_counter()
+    if known:
+        progress(known, len(prompts))
     with closing(Journal(file)) as journal:
 
         def save(index: int, answer: GeneratedAnswer) -> None:

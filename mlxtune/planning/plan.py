@@ -44,6 +44,7 @@ class Cost:
     source: str
     watts: float
     sample_answers: int = 0
+    reference_seconds: float = 0.0  # of them, for the pass of the reference model
 
     @property
     def time_summary(self) -> str:
@@ -52,7 +53,8 @@ class Cost:
             return ""
         source = _SPEED_SOURCES.get(self.source, f"at the speed of {self.source}")
         samples = f", without {plural(self.sample_answers, 'sample answer')}" if self.sample_answers else ""
-        return f"about {duration(self.seconds)}{samples}, {source}"
+        reference = f", {duration(self.reference_seconds)} of it for the reference model" if self.reference_seconds else ""
+        return f"about {duration(self.seconds)}{reference}{samples}, {source}"
 
 
 class MemoryPart(NamedTuple):
@@ -383,11 +385,13 @@ def _cost(recipe: Recipe, work: Workload, speed: StepCalibration | None, watts: 
     if speed is None:
         return Cost(None, "", watts)
     validations = 1 + -(-work.steps // recipe.training.validate_every)
-    forward: float = validations * work.validation_positions
+    reference = 0.0
     if recipe.method.needs_reference:
         reached = 1 if recipe.method.pairs == "wrong" else min(1, work.epochs)
-        forward += reached * work.positions_per_epoch + work.validation_positions
+        reference = reached * work.positions_per_epoch + work.validation_positions
+    forward = validations * work.validation_positions + reference
     above = work.computed + forward * FORWARD_SHARE
     below = work.cached_positions if cached else work.computed + forward
     seconds = speed.seconds * above + speed.frozen * below + speed.trace * work.traces
-    return Cost(seconds, speed.source, watts, validations * recipe.training.samples)
+    reference_seconds = reference * (speed.seconds * FORWARD_SHARE + (0.0 if cached else speed.frozen))
+    return Cost(seconds, speed.source, watts, validations * recipe.training.samples, reference_seconds)

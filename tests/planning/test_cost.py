@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
+from mlxtune.planning.calibration import StepCalibration
 from mlxtune.planning.cost import bill_lines, make_bill, parse, prices
 from mlxtune.planning.machine import Machine
-from mlxtune.planning.plan import Cost, Plan, Planner
+from mlxtune.planning.plan import Cost, Plan, Planner, _cost
 from mlxtune.planning.shapes import ModelShapes
 from mlxtune.planning.workload import DatasetLengths, RowLength, workload
 from mlxtune.recipe import TrainingSection
@@ -145,3 +146,18 @@ def test_mean_prompt_and_answer_of_rows_and_pairs() -> None:
     )  # both are also used for validation
     pair = RowLength(25, 10, 15, (15, 10, 4))
     assert DatasetLengths((pair,), (), 0, True).mean_prompt_and_answer == (15, 10)
+
+
+def test_a_short_run_needs_the_reference_for_fewer_pairs() -> None:
+    pair = RowLength(25, 10, 15, (15, 10, 4))
+    speed = StepCalibration(1.0, 0.01, 0.02, "probe")
+    costs = {}
+    for steps in (2, 0):
+        given = recipe("method.kind=dpo", "training.batch_size=2", "training.epochs=2", f"training.steps={steps}")
+        work = workload(DatasetLengths((pair,) * 20, (), 0, False), given.training, 100)
+        costs[steps] = _cost(given, work, speed, 0.0, cached=False)
+    assert costs[2].reference_seconds == pytest.approx(costs[0].reference_seconds * 2 / 10)  # 4 of 20 pairs
+    assert "of it for the reference model" in costs[0].time_summary
+    every = replace(given, method=replace(given.method, pairs="wrong"), training=replace(given.training, steps=2))
+    work = workload(DatasetLengths((pair,) * 20, (), 0, False), every.training, 100)
+    assert _cost(every, work, speed, 0.0, cached=False).reference_seconds == pytest.approx(costs[0].reference_seconds)

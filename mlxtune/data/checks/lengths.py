@@ -48,7 +48,7 @@ def truncated(row: CheckInput) -> Reasons:
         yield f"{subject} {tokens.total:,} tokens; the last {cut:,} would be truncated, including the stop token.", ()
 
 
-_OUTLIER = family.register(Check("length-outlier", "note", "answers with an unusual length", DROP, short="length"))
+_OUTLIER = family.register(Check("length-outlier", "note", "answers with an unusual length", DROP, "·", short="length"))
 
 
 @family.corpus_check
