@@ -337,7 +337,7 @@ async def test_c_compares_two_reports(shop: Shop, open_room: OpenRoom) -> None:
         await room.choose("0")
         text = await page(room)
         assert text.startswith("✓ Better. Whole contract: +")
-        assert f"tuned of {ID} compared with tuned of {OLDER}, on the same 40 held-out rows." in text
+        assert f"tuned of {ID} compared with tuned of {OLDER}: 40 held-out rows, the same for both." in text
         assert "By metric" in text
 
 

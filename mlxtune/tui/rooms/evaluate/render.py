@@ -25,7 +25,7 @@ from mlxtune.runs.state import HELD_OUT_ROW
 from mlxtune.tui.render.bars import axis, bar, interval
 from mlxtune.tui.render.output_text import Span, is_caret_row, output_rows
 from mlxtune.tui.render.tables import table_rows
-from mlxtune.tui.render.text import RECIPE_KEY, Part, cell, fold, key, line, lines, marked, wrap
+from mlxtune.tui.render.text import RECIPE_KEY, Part, cell, cut_rows, fold, key, line, lines, marked, wrap
 from mlxtune.tui.rooms.evaluate.service import LoadedReport, RowFilter
 from mlxtune.tui.snapshot import RunView
 from mlxtune.tui.verdict import VERDICT_STYLES
@@ -192,6 +192,7 @@ def row_detail(loaded: LoadedReport, row: ScoredRow, filter: RowFilter, versus: 
     sides = _aligned(left, right)
     room = height - len(head) - len(tail) - 2
     if height > 0 and room < len(sides):
+        tail = cut_rows(tail, max(height - len(head) - 2 - min(len(sides), 4), 1)).split("\n")
         sides = _window(sides, max(room, 4))
     body = [line("  ", cell(first, half), "  ", cell(second, half)).rstrip() for first, second in sides]
     return lines(*head, Content(""), *body, Content(""), *tail)

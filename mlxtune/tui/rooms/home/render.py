@@ -31,9 +31,10 @@ def next_step(step: NextStep, width: int, tall: bool) -> Content:
     return lines(*rows)
 
 
-def workflow(stages: Sequence[WorkflowStage], width: int, tall: bool) -> Content:
+def workflow(stages: Sequence[WorkflowStage], width: int, height: int, tall: bool) -> Content:
     """Return one row per stage, joined by a line if there is room. A click opens the stage's room."""
     rows: list[Content] = []
+    tall = tall and not 0 < height < 2 * len(stages) - 1
     for index, stage in enumerate(stages):
         name = cell(stage.name, 11, "$muted" if stage.waiting else "bold")
         detail = cell(stage.detail, width - 18 - len(stage.result), "$faint" if stage.waiting else "$muted")

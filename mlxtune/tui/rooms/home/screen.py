@@ -62,7 +62,7 @@ class HomeRoom(Room):
         yield Section("Next", NextPanel(id="next-picture", about="The next step and the reason for it."), lit=True, id="next")
         with Container(id="home-columns"):
             with Vertical(classes="left"):
-                yield Section("Workflow", Panel(id="workflow-picture"), id="workflow")
+                yield Section("Workflow", Panel(id="workflow-picture"), id="workflow", classes="fill")
             with Vertical(classes="right"):
                 yield Section("Since your last visit", Panel(id="changes-picture"), id="home-changes")
                 yield Section("Last evaluated", Panel(id="best-picture"), id="best")
@@ -96,7 +96,7 @@ class HomeRoom(Room):
         recipe = self.app.recipe if len(snapshot.recipes) > 1 else None
         self.query_one("#workflow", Section).head.set(note=recipe.title if recipe else "")
         self.query_one(NextPanel).update(lambda width, _height: render.next_step(step, width, tall))
-        self.query_one("#workflow-picture", Panel).update(lambda width, _height: render.workflow(stages, width, tall))
+        self.query_one("#workflow-picture", Panel).update(lambda width, height: render.workflow(stages, width, height, tall))
         verdict, runs = snapshot.best or snapshot.newest_outcome, snapshot.runs
         best = self.query_one("#best", Section)
         best.set_class(verdict is None or not verdict.metrics, "-away")

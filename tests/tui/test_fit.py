@@ -1,0 +1,49 @@
+"""Nothing that a room draws is cut off without a mark, at any usual size of a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from rich.cells import cell_len
+from textual.screen import Screen
+
+from mlxtune.tui.base import ROOMS
+from mlxtune.tui.widgets.panel import Panel
+
+from .conftest import OpenRoom
+from .driver import NARROW
+from .stage import Shop
+from .test_keys import Prepare, adapters, answered, evaluated, searched, training
+
+pytestmark = pytest.mark.slow
+
+SIZES = [NARROW, (100, 30), (120, 36), (140, 45)]
+
+
+@pytest.mark.parametrize("prepare", [training, evaluated, adapters, answered, searched], ids=lambda function: function.__name__)
+@pytest.mark.parametrize("size", SIZES, ids="{0[0]}x{0[1]}".format)
+async def test_every_panel_fits(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch, open_room: OpenRoom, prepare: Prepare, size: tuple[int, int]
+) -> None:
+    prepare(shop, monkeypatch)
+    async with open_room("home", size=size) as room:
+        for name in ROOMS:
+            await room.app.run_action(f"room('{name}')")
+            await room.until(lambda name=name: room.mode == name)
+            await room.until(lambda: not room.app.busy)
+            await room.pilot.pause()
+            assert list(cut_off(room.screen)) == []
+
+
+def cut_off(screen: Screen[object]) -> Iterator[tuple[str, str]]:
+    """Yield the ID of each visible panel with a row that is wider or lower than the panel, and the row."""
+    for panel in screen.query(Panel):
+        if panel._content is None or not panel.size or not all(node.display for node in panel.ancestors_with_self):  # type: ignore[attr-defined]
+            continue
+        rows = panel._content.plain.split("\n")
+        visible = panel.region
+        for parent in panel.ancestors:
+            visible = visible.intersection(parent.region) if parent is not screen.app else visible  # type: ignore[attr-defined]
+        yield from ((str(panel.id), row) for row in rows if cell_len(row.rstrip()) > panel.size.width)
+        yield from ((str(panel.id), row) for row in rows[visible.height :] if row.strip())
