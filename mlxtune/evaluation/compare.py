@@ -17,7 +17,7 @@ from mlxtune.evaluation.evidence import load_evidence
 from mlxtune.evaluation.report import FILE, EvaluationReport, strongest_arm
 from mlxtune.evaluation.scorers import CONTRACT
 from mlxtune.evaluation.scorers.preference import PREFERENCE
-from mlxtune.evaluation.scorers.registry import metric_label
+from mlxtune.evaluation.scorers.registry import FORMS, metric_label
 from mlxtune.evaluation.verdict import Comparison, apply_holm, compare, verdict_sentence
 from mlxtune.runs import registry
 
@@ -37,10 +37,7 @@ class EvaluationSide:
 
 @dataclass(frozen=True)
 class EvaluationComparison:
-    """The comparison of the second side with the first on each metric of their contract and of their pairs, and the verdict.
-
-    Without a contract, the metrics are those that compare answers with their references.
-    """
+    """The comparison of the second side with the first on each metric but those of the answers' form, and the verdict."""
 
     first: str
     second: str
@@ -83,7 +80,8 @@ def compare_evaluations(first: EvaluationSide, second: EvaluationSide) -> Evalua
     )
     has_pairs = any(PREFERENCE in scores and PREFERENCE in two[id] for id, scores in one.items())
     groups = [row.group for row in before.rows]
-    metrics = [metric.name for metric in contract.metrics] if contract.is_empty else [*contract.required_metrics, CONTRACT]
+    metrics = [metric.name for metric in contract.metrics if metric.name not in FORMS]
+    metrics += [] if contract.is_empty else [CONTRACT]
     headline = contract.headline(after.recipe, has_preferences=has_pairs)
     metrics = sorted([*metrics, *([PREFERENCE] if has_pairs else [])], key=lambda metric: metric == headline)
     comparisons = apply_holm(

@@ -183,6 +183,15 @@ def test_pairs_that_were_not_compared_are_left_out(tmp_path: Path, contract: boo
     assert "Preference accuracy" in comparison.verdict
 
 
+def test_metrics_outside_the_contract_are_compared_too(tmp_path: Path) -> None:
+    first, second = _two(tmp_path, [BAD] * 4, [GOOD] * 4)
+    for folder in (first, second):
+        recipe = folder / "recipe.toml"
+        recipe.write_text(recipe.read_text().replace("reference = []", 'reference = ["exact"]'))
+    comparison = compare_evaluations(find_side(tmp_path, str(first)), find_side(tmp_path, str(second)))
+    assert [item.metric for item in comparison.comparisons] == ["json", "schema", "forbidden", "exact", "contract"]
+
+
 def test_different_rows_are_refused(tmp_path: Path) -> None:
     first, second = _two(tmp_path, [GOOD] * 4, [GOOD] * 5)
     with pytest.raises(InputError, match=r"cannot be compared: the held-out rows \(1 new, 0 removed\)"):

@@ -97,7 +97,7 @@ def test_first_syntax_error_agrees_with_parser_on_suite():
         ('{"a": 1}{"a": 2}', "stop", "text after it"),
         ('{"a": 1} Anything el', "length", "text after it"),
         ('{"a": "cut', "length", "cut off"),
-        ('{"a": "cut cut cut', "loop", "cut off"),
+        ('{"a": "cut cut cut', "loop", "in a loop"),
         ('{"a": "cut\\', "length", "cut off"),
         ('{"a": "cut\\u00', "length", "cut off"),
         ('{"a": 1', "length", "cut off"),

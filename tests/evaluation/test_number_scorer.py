@@ -43,7 +43,7 @@ def test_the_final_number(text: str, number: str | None) -> None:
         ("<think>#### 18</think>It is 17.", "stop", "18", "other number"),
         ("16 - 3 = 13, and 18", "length", "18", "cut off"),
         ("Let us see", "length", "18", "cut off"),
-        ("18 18 18", "loop", "18", "cut off"),
+        ("18 18 18", "loop", "18", "in a loop"),
         ("Many.", "stop", "18", "no number"),
         ("18", "stop", "Many.", "no reference"),
     ],

@@ -35,8 +35,8 @@ def score_number(answer: ModelAnswer) -> Score:
     if expected is None:
         return Score(False, "no reference", "the reference contains no number")
     if answer.ended in ("length", LOOP) and not _MARK.search(output):
-        where = " in a loop" if answer.ended == LOOP else ""
-        return Score(False, "cut off", f"cut off{where} before its final number, expected {expected[0]:f}")
+        kind = "in a loop" if answer.ended == LOOP else "cut off"
+        return Score(False, kind, f"{kind} before its final number, expected {expected[0]:f}")
     if found is None:
         return Score(False, "no number", f"contains no number, expected {expected[0]:f}")
     if found[0] != expected[0]:
