@@ -31,7 +31,7 @@ from mlxtune.models.prefix_cache import PrefixCache
 from mlxtune.models.template import ChatTemplate, TemplateSettings, load_template
 from mlxtune.models.thoughts import GeneratedAnswer
 from mlxtune.recipe import Recipe
-from mlxtune.runs.state import HELD_OUT_ROW
+from mlxtune.runs.state import HELD_OUT_ROW, TOKEN
 
 UNFINISHED = ".unfinished.jsonl"  # suffix of the answers of an arm that is not finished
 IndexedText = tuple[int, str | None]  # the index of a row, and one of its answers
@@ -177,7 +177,10 @@ def generate_answers(
         thought_starts=template.thought_starts, stop_loops=grammar is None,
     )  # fmt: skip
     if not cached:
-        options = {"max_tokens": max_tokens, "thinking_tokens": thinking_tokens, "batch_size": batch_size}
+        options: dict[str, Any] = {"max_tokens": max_tokens, "thinking_tokens": thinking_tokens, "batch_size": batch_size}
+        if of == HELD_OUT_ROW:  # other prompts have short answers
+            tell_tokens, most = tell(TOKEN), max_tokens + thinking_tokens
+            options["on_token"] = lambda longest: tell_tokens(longest, most)
         unfinished, answer = file.with_suffix(UNFINISHED), partial(generate_arm, **options)
         answers, earlier_seconds = _saved_as_they_end(unfinished, prompts, answer, tell(of))
         start -= earlier_seconds

@@ -47,6 +47,7 @@ def generate(
     batch_size: int,
     progress: Progress = lambda done, total: None,
     on_answer: AnswerListener = lambda prompt, answer: None,
+    on_token: Callable[[int], None] = lambda longest: None,
     prefix: SharedPrefix | None = None,
     grammar: Grammar | None = None,
     thinking_tokens: int = 0,
@@ -62,7 +63,8 @@ def generate(
     their answers. ``sample_seeds`` has a seed for each prompt: answers with a seed other than 0 are sampled, see
     :class:`TokenSampler`. With ``stop_loops``, an answer that repeats itself ends early. Leave it out with a grammar, whose length
     limits may end a loop.
-    ``progress`` is called after every token, and may raise to stop; ``on_answer`` is called with each answer as soon as it ends.
+    ``progress`` is called after every token, and may raise to stop; before that, ``on_token`` is called with the number of tokens of
+    the batch's longest answer. ``on_answer`` is called with each answer as soon as it ends.
     Raises ``MlxtuneError`` for NaN outputs, and ``ModelError`` for a grammar on an architecture that does not support it.
     """
     prefix, sampler = prefix or PrefixCache(model)(prompts), TokenSampler(sample_seeds or [0] * len(prompts))
@@ -73,12 +75,13 @@ def generate(
                 "This architecture does not support grammar-constrained answers.",
                 hint="Remove the arms with a grammar from evaluation.arms.",
             )
-        return _generate_with_mlx_lm(model, prompts, builders, stops, batch_size, progress, on_answer, sampler)
+        return _generate_with_mlx_lm(model, prompts, builders, stops, batch_size, progress, on_answer, on_token, sampler)
     outputs: dict[int, GeneratedAnswer] = {}
     tails = [prompt[len(prefix) :] for prompt in prompts]
     for batch in prefix.batches([len(tail) for tail in tails], batch_size, extra=max_tokens + thinking_tokens):
 
-        def report(ended: int, done: int = len(outputs)) -> None:
+        def report(ended: int, done: int = len(outputs), batch: Sequence[int] = batch) -> None:
+            on_token(max(builders[row].count for row in batch))
             progress(done + ended, len(prompts))
 
         def tell(row: int, answer: GeneratedAnswer, batch: Sequence[int] = batch) -> None:
@@ -271,6 +274,7 @@ def _generate_with_mlx_lm(
     batch_size: int,
     progress: Progress,
     on_answer: AnswerListener,
+    on_token: Callable[[int], None],
     sampler: TokenSampler,
 ) -> list[GeneratedAnswer]:
     answers: dict[int, GeneratedAnswer] = {}
@@ -285,6 +289,7 @@ def _generate_with_mlx_lm(
             _check_nan(mx.isnan(logprobs).any())
             answers[row] = builders[row].finish(ending)
             on_answer(row, answers[row])
+        on_token(max(builder.count for builder in builders))
         progress(len(answers), len(prompts))
     return [answers[row] for row in range(len(prompts))]
 

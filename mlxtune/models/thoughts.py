@@ -141,6 +141,11 @@ class AnswerBuilder:
         self._thought_tokens = 0
 
     @property
+    def count(self) -> int:
+        """The number of tokens so far."""
+        return len(self._tokens)
+
+    @property
     def most_tokens(self) -> int:
         """The maximum number of tokens: by then, :meth:`add` has ended the answer."""
         if not self.thinking_tokens:

@@ -20,6 +20,7 @@ MIN_ELAPSED = 2.0  # seconds that an arm or a phase must have worked before its 
 _LONG = 10.0  # seconds after which the time that an arm has taken so far is shown
 _BATCH = EvaluationSection.batch_size  # answers that are generated together, by default
 HELD_OUT_ROW = "held-out row"  # what an arm answers, unless the event says otherwise
+TOKEN = "token"  # of the longest answer that an arm is writing
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +73,7 @@ class RunState:
     warnings: tuple[str, ...] = ()
     arms: tuple[tuple[str, int, int], ...] = ()  # (arm, held-out rows done, held-out rows)
     current_arm: tuple[str, str, int, int] | None = None  # (arm, kind of prompt, done, total)
+    answer_tokens: tuple[int, int] = (0, 0)  # (tokens of the longest answer of the batch that it writes, maximum)
     arm_started: float = 0.0  # when the current arm started on this kind of prompt
     arm_advanced: float = 0.0  # when it last finished an answer
     validation_rows: int = 0
@@ -137,7 +139,9 @@ class RunState:
         seconds, elapsed = self.arm_remaining_seconds or 0.0, self.updated - self.arm_started
         left = f", {duration(seconds)} left" if seconds >= 1 else f", {duration(elapsed)} so far" if elapsed >= _LONG else ""
         purpose = " to find similar rows" if kind == "prompt" else ""
-        return f"{one_line(arm, 40)} {verb} {done:,} of {plural(total, kind)}{purpose}{left}"
+        longest, most = self.answer_tokens if kind == HELD_OUT_ROW and done < total else (0, 0)
+        tokens = f", the longest at token {longest:,} of at most {most:,}" if longest else ""
+        return f"{one_line(arm, 40)} {verb} {done:,} of {plural(total, kind)}{purpose}{tokens}{left}"
 
     @property
     def arm_remaining_seconds(self) -> float | None:
@@ -214,8 +218,12 @@ def fold(events: Iterable[Event], state: RunState | None = None) -> RunState:
                 samples.append(Sample(event["step"], event["prompt"], event["output"], event["verdict"]))
             case "checkpoint":
                 checkpoints.append(event["step"])
+            case "arm.progress" if event.get("of") == TOKEN:
+                changes["answer_tokens"] = (event["done"], event["total"])
             case "arm.started" | "arm.progress" | "arm.finished":
                 prompt_kind, progress = event.get("of", HELD_OUT_ROW), _arm_progress(event)
+                if event["type"] != "arm.progress":
+                    changes["answer_tokens"] = (0, 0)
                 before = changes.get("current_arm", state.current_arm) or ("", "", 0, 0)
                 if event["type"] == "arm.started" or before[:2] != (event["arm"], prompt_kind):  # also if it is resumed
                     changes |= {"arm_started": event["t"], "arm_advanced": event["t"]}

@@ -139,8 +139,10 @@ def test_progress_names_current_work(loaded: LoadedModel, tmp_path: Path) -> Non
         "tell": lambda of: lambda done, total: progress.append((of, done, total)),
     }
     generate_answers(Arm("base"), loaded, ROWS, **how)
-    assert list(dict.fromkeys(of for of, *_ in progress)) == ["held-out row", "reference"]
+    assert list(dict.fromkeys(of for of, *_ in progress)) == ["token", "held-out row", "reference"]
     assert {("held-out row", 5, 5), ("reference", 5, 5)} <= set(progress)
+    assert {total for of, _, total in progress if of == "token"} == {2}, "the model does not think"
+    assert max(done for of, done, _ in progress if of == "token") == 2
     progress.clear()
     generate_answers(Arm("base"), loaded, ROWS, **how, of="off-task prompt")
     assert progress == [("off-task prompt", 5, 5)]  # from the cache
@@ -173,7 +175,7 @@ def test_interrupted_arm_keeps_the_answers_that_have_ended(
         return generate(model, tokenizer, prompts, **options)
 
     with pytest.raises(Interrupted):
-        _answer(loaded, cache, tell=lambda of: stop)
+        _answer(loaded, cache, tell=lambda of: stop if of == "held-out row" else lambda done, total: None)
     monkeypatch.setattr(outputs, "generate", counting)
     (unfinished,) = cache.iterdir()
     saved = [json.loads(line) | {"seconds": 1000.0} for line in unfinished.read_text().splitlines()]

@@ -186,6 +186,19 @@ def test_other_prompts_of_an_arm_do_not_count_as_held_out_rows():
     assert fold([_event("run.started", pid=1, kind="eval", name="n", base="b")], state).current_arm is None
 
 
+def test_the_longest_answer_shows_how_far_an_evaluation_is() -> None:
+    events = [
+        _event("arm.started", 100.0, arm="base", rows=10), _event("arm.progress", 200.0, arm="base", done=9, total=10),
+        _event("arm.progress", 200.0, arm="base", done=1200, total=2364, of="token"),
+    ]  # fmt: skip
+    state = fold(events)
+    assert state.current_arm == ("base", "held-out row", 9, 10)
+    assert state.arm_progress == "base answers 9 of 10 held-out rows, the longest at token 1,200 of at most 2,364, 2 min so far"
+    reference = _event("arm.progress", 201.0, arm="base", done=3, total=10, of="reference")
+    assert "token" not in fold([*events, reference]).arm_progress
+    assert "token" not in fold([*events, _event("arm.started", 202.0, arm="tuned", rows=10)]).arm_progress
+
+
 def test_an_unknown_event_only_updates_the_time():
     state = fold([*EVENTS, _event("novelty", 500.0, anything=[1])])
     assert state.updated == 500.0
