@@ -142,7 +142,7 @@ def _train(recipe: Recipe, panel: Stages) -> Run:
     first, last = state.validations[0], state.validations[-1]
     text = f"{state.step:,} steps in {duration(state.updated - state.started)}, validation loss {first.loss:.2f} to {last.loss:.2f}"
     if metrics := dict(last.metrics):
-        text += f", margin {metrics['rewards/margins']:+.2f}, accuracy {metrics['rewards/accuracies']:.0%}"
+        text += f", reward margin {metrics['rewards/margins']:+.2f}, reward accuracy {metrics['rewards/accuracies']:.0%}"
         text += f", KL {metrics['kl']:.3f}" if "kl" in metrics else ""
     panel.end(text)
     return run

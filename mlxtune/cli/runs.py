@@ -104,8 +104,14 @@ def show_run(name: RunName = "last", json: Json = False) -> None:
             ("step", f"{record['step']:,} of {record['steps']:,}" if record["steps"] else "none yet"),
             ("validation", validations or "none yet"),
             ("memory", f"peak {size(state.peak)}" if state.peak else "unknown"),
-            ("checkpoints", ", ".join(map(str, state.checkpoints[-3:])) or "none"),
+            (
+                "checkpoints",
+                f"at step {', '.join(f'{step:,}' for step in state.checkpoints[-3:])}" if state.checkpoints else "none",
+            ),
         ]
+        if (progress := state.phase_progress) and record["status"] == "running":
+            what, done, total, unit = progress
+            facts.append(("now", f"{what}: {done:,} of {plural(total, unit, 'batches' if unit == 'batch' else '')}"))
     facts += [("time", duration(state.updated - state.started)), ("folder", str(run.folder))]
     if run.kind == "search" and state.summary:
         facts += [(name, str(value)) for name, value in state.summary]

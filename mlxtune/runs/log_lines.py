@@ -50,7 +50,7 @@ def _describe(event: Event) -> tuple[str, str, str] | None:
         case "reference":
             if event["done"] < event["total"]:
                 return None
-            return "·", "faint", f"reference model scored {plural(event['total'], 'pair')}"
+            return "·", "faint", f"the reference model scored {plural(event['total'], 'pair')}"
         case "replay":
             if event["done"] < event["total"]:
                 return None
@@ -64,7 +64,7 @@ def _describe(event: Event) -> tuple[str, str, str] | None:
             extra += "; gradient checkpointing is on to save memory" if event.get("checkpointed") else ""
             return "·", "faint", (
                 f"{event['train']:,} training{source}{replayed}, {event['valid']:,} validation, {event['test']:,} held-out rows; "
-                f"{event['trained']:,} of {event['tokens']:,} tokens are trained on{extra}"
+                f"{event['trained']:,} of {event['tokens']:,} tokens per epoch are trained on{extra}"
             )  # fmt: skip
         case "step":
             loss = "NaN" if event["loss"] is None else f"{event['loss']:.2f}"
@@ -134,7 +134,7 @@ def _describe(event: Event) -> tuple[str, str, str] | None:
 def _metrics(metrics: Mapping[str, float | None]) -> str:
     """Return the preference training metrics to show next to the loss."""
     accuracy, margin, kl = (metrics.get(name) for name in ("rewards/accuracies", "rewards/margins", "kl"))
-    parts = [f"accuracy {accuracy:.0%}"] if accuracy is not None else []
-    parts += [f"margin {margin:+.3f}"] if margin is not None else []
+    parts = [f"reward accuracy {accuracy:.0%}"] if accuracy is not None else []
+    parts += [f"reward margin {margin:+.3f}"] if margin is not None else []
     parts += [f"KL {kl:.3f}"] if kl is not None else []
     return "".join(f"   {part}" for part in parts)

@@ -119,6 +119,15 @@ class RunState:
         return sum(durations) / len(durations) * (self.total - self.step) + self.validation_seconds
 
     @property
+    def phase_progress(self) -> tuple[str, int, int, str] | None:
+        """The work that is not a step: what it is, how much is done and in total, and the unit; ``None`` if there is none."""
+        if not self.steps and self.reference_progress[0] < self.reference_progress[1]:
+            return "the reference model scores the pairs", *self.reference_progress, "pair"
+        if self.validation_progress[1]:
+            return "computing the validation loss", *self.validation_progress, "batch"
+        return None
+
+    @property
     def phase_remaining_seconds(self) -> float | None:
         """An estimate for the current validation or the reference model's pass, or ``None`` before the first tenth."""
         done, total = self.validation_progress if self.validation_progress[1] else self.reference_progress

@@ -203,11 +203,6 @@ def _score_reference(
     Return the pairs that need no training. Raise ``DataError`` if no pair is left.
     """
 
-    def progress(done: int, total: int) -> None:
-        if worker.stopping:
-            raise Interrupted(0)
-        worker.emit("reference", done=done, total=total)
-
     train: Sequence[Any] = loop.train
     valid: Sequence[Any] = loop.valid
     needs_reference = recipe.method.needs_reference
@@ -217,13 +212,21 @@ def _score_reference(
         loop.reference_kl = ReferenceKL(loop.stack, valid, share_prompts=share_prompts, prefix=objective.prefix, cache=caches[1])
     if not needs_reference:
         return []
-    used = None if recipe.method.pairs == "wrong" else sorted(loop.used_rows())
-    train, loop.valid = (
-        reference_logps(loop.stack, rows, base, share_prompts=share_prompts, used=indices, cache=cache, progress=progress)
-        if rows
-        else rows
-        for rows, indices, cache in zip((train, valid), (used, None), caches, strict=True)
-    )
+    used = range(len(train)) if recipe.method.pairs == "wrong" else sorted(loop.used_rows())
+    reported, total = None, len(used) + len(valid)
+
+    def progress(done_before: int, done: int, _: int) -> None:
+        nonlocal reported
+        if worker.stopping:
+            raise Interrupted(0)
+        reported = done_before + done
+        worker.emit("reference", done=reported, total=total)
+
+    score = partial(reference_logps, loop.stack, base=base, share_prompts=share_prompts)
+    train = score(train, used=used, cache=caches[0], progress=partial(progress, 0))
+    loop.valid = score(valid, cache=caches[1], progress=partial(progress, len(used))) if valid else valid
+    if reported is not None and reported < total:  # the last pairs had been scored by an earlier run
+        worker.emit("reference", done=total, total=total)
     learned: list[SkippedRow] = []
     if recipe.method.pairs == "wrong":
         pairs, train, reason = train, [], "the reference already prefers its chosen answer"

@@ -236,7 +236,7 @@ def test_a_long_phase_before_the_first_step_is_reported_with_a_count(cli, cwd, m
         writer.close()
     shown = [line[10:] for line in cli("runs", "attach").err.splitlines()]
     assert [line for line in shown if "reference model" in line] == [
-        "·  the reference model scored 4 of 24 pairs", "·  the reference model scored 16 of 24 pairs", "·  reference model scored 24 pairs"
+        "·  the reference model scored 4 of 24 pairs", "·  the reference model scored 16 of 24 pairs", "·  the reference model scored 24 pairs"
     ]  # fmt: skip
     assert "·  computing the loss of 4 validation rows before the first step" in shown
 

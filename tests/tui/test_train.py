@@ -358,7 +358,7 @@ async def test_m_goes_through_the_metrics_of_preference_training(shop: Shop, ope
         for _ in range(5):
             titles.append(chart(room).metric.title)
             await room.press("m")
-        assert titles == ["Loss", "Rewards", "Reward margin", "Accuracy", "KL from the reference"]
+        assert titles == ["Loss", "Rewards", "Reward margin", "Reward accuracy", "KL from the reference"]
         assert chart(room).metric.title == "Loss"
         await room.press("m")
         await room.until(lambda: "rejected -1" in room.head("#chart"))

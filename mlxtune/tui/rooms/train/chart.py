@@ -50,7 +50,7 @@ METRICS = (
     LOSS,
     ChartMetric("rewards", "Rewards", "chosen", "rewards/chosen", "rewards/rejected", "rejected"),
     ChartMetric("margins", "Reward margin", name="rewards/margins"),
-    ChartMetric("accuracy", "Accuracy", name="rewards/accuracies", percent=True),
+    ChartMetric("accuracy", "Reward accuracy", name="rewards/accuracies", percent=True),
     ChartMetric("kl", "KL from the reference", name="kl"),
 )
 

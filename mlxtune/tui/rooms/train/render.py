@@ -45,12 +45,8 @@ def empty_room(snapshot: Snapshot, in_use: Notice | None, width: int) -> Content
 def figures(view: RunView, now: float, width: int) -> Content:
     """Return two rows: the names of the figures, and the figures."""
     state, wide = view.state, width >= 98
-    if not state.steps and state.reference_progress[0] < state.reference_progress[1]:
-        done, total = state.reference_progress
-        return _phase_progress(state, "the reference model scores every pair once", done, total, plural(total, "pair"), width)
-    if view.alive and state.validation_progress[1]:
-        done, total = state.validation_progress
-        return _phase_progress(state, "computing the validation loss", done, total, plural(total, "batch", "batches"), width)
+    if view.alive and (progress := state.phase_progress):
+        return _phase_progress(state, *progress, width)
     if view.alive and state.total and not (state.steps or state.validations):
         what = f"the {plural(state.validation_rows, 'validation row')}" if state.validation_rows else "the first step"
         return lines(line(("  before the first step", "$faint")), cell(f"  computing the loss of {what}", width))
@@ -65,7 +61,7 @@ def figures(view: RunView, now: float, width: int) -> Content:
         memory = f"memory, peak {gigabytes(state.peak)}" if state.peak else "memory"
         cells = [
             ("step", step, 16),
-            ("tokens/s", speed, 18),
+            ("tokens/s, 10 steps", speed, 20),
             (memory, _memory(state, space, True), space + 22),
             ("learning rate", rate, 20),
         ]
@@ -77,7 +73,8 @@ def figures(view: RunView, now: float, width: int) -> Content:
     return lines(names.truncate(max(width, 0)), values.truncate(max(width, 0)))
 
 
-def _phase_progress(state: RunState, phase: str, done: int, total: int, items: str, width: int) -> Content:
+def _phase_progress(state: RunState, phase: str, done: int, total: int, unit: str, width: int) -> Content:
+    items = plural(total, unit, "batches" if unit == "batch" else "")
     left = state.phase_remaining_seconds
     time = f", {duration(left)} left" if left is not None and left >= 1 else ""
     gauge = bar(done / total, max(width - 42, 8))
