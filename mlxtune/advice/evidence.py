@@ -18,6 +18,7 @@ from mlxtune.evaluation.comparability import contract_hash
 from mlxtune.evaluation.report import EvaluationReport
 from mlxtune.evaluation.scorers import CONTRACT
 from mlxtune.evaluation.scorers.preference import PREFERENCE
+from mlxtune.evaluation.scorers.registry import metric_label
 from mlxtune.evaluation.statistics.power import detectable_gain
 from mlxtune.recipe import Recipe
 from mlxtune.runs import registry
@@ -109,6 +110,7 @@ class AdviceEvidence:
             "best_arm": best.arm if best else "",
             "best_name": _SENTENCE_NAMES[best.arm] if best else "",
             "best_report": f"evals/{best.by}/report.md" if best else "",
+            "measured_rate": metric_label(str(metric) if str(metric) in self.arms else CONTRACT),
             "tuned_report": f"evals/{tuned.by}/report.md" if tuned else "",
             "recipe": self.recipe or "RECIPE",
         }

@@ -102,7 +102,7 @@ def _margins(loaded: LoadedReport) -> str:
     changes = [item for item in loaded.report.margins if item.first == loaded.baseline]
     moved = [
         f"; {one_line(item.second) if len(changes) > 1 else 'change'} {_signed(item.change)} "
-        f"({_signed(item.low)} to {_signed(item.high)}), {_p(item.p)}"
+        f"({_signed(item.low)} to {_signed(item.high)}), sign test {_p(item.p)}"
         for item in changes
     ]
     return f"Chosen over rejected, nats per token: {', '.join(arms)}{''.join(moved)}." if arms else ""

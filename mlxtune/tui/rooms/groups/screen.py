@@ -254,7 +254,7 @@ class GroupsRoom(SourceRoom):
             (has_group and on_members, FooterAction("enter", "review", "open", "open this row in Review")),
             (has_group, FooterAction("o", "keep one", "keep_one", f"keep the row under the cursor, or the first, and reject the others{in_groups}")),
             (has_group and not several, FooterAction("m", "diverse", "keep_diverse", "keep the rows that differ most and reject the others")),
-            (has_group and not several, FooterAction("d", "drop rest", "drop_rest", "reject the rows that are not marked")),
+            (has_group and not several, FooterAction("d", "drop rest", "drop_rest", "reject all rows but the marked ones, or but the one under the cursor")),
             (has_group and repeats, FooterAction("n", "ignore", "ignore", f"this is not a {group.kind if group else ''}: do not report it again")),
             (has_group, FooterAction("x", "reject", "reject", "reject the marked rows, or the one under the cursor")),
             (has_group, FooterAction("a", "accept", "accept", "accept the marked rows, or the one under the cursor")),

@@ -205,7 +205,9 @@ def _sample_rows(samples: Sequence[Sample], width: int, max_rows: int | None = N
     """Return each sample's prompt, answer and verdict, wrapped to at most ``max_rows`` rows each."""
     rows: list[Content] = []
     for sample in samples:
-        prompt, answer = wrap(sample.prompt, width - 4)[:max_rows], _wrap_answer(sample.output, width - 4)
+        prompt, answer = wrap(sample.prompt, width - 4), _wrap_answer(sample.output, width - 4)
+        if max_rows is not None and len(prompt) > max_rows:
+            prompt = [*prompt[: max_rows - 1], f"{prompt[max_rows - 1][: width - 5]}…"]
         rows += [line(("    " if index else "  ○ ", "$muted"), (row, "$muted")) for index, row in enumerate(prompt)]
         cut = max_rows is not None and len(answer) > max_rows
         rows += [line("    ", row) for row in (answer[: max_rows - 1] if cut and max_rows else answer)]
