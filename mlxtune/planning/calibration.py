@@ -30,7 +30,8 @@ class StepCalibration:
     ``seconds`` excludes the layers below the first adapter; these take ``frozen`` seconds per position, unless their outputs are
     cached. If a compiled step was measured, ``trace`` is the additional time of the first step of a shape, and ``uncompiled`` is
     the time of an uncompiled step per position. ``source`` is "probe", "bench" or a run ID. If ``exact`` is False, only ``scale``
-    applies: other settings were timed. ``batch`` is the :func:`batch_key` of the batch that was probed.
+    applies: other settings were timed. ``batch`` is the :func:`batch_key` of the batch that was probed. ``busy`` says whether other
+    programs used the machine, too, so that the time is too long.
     """
 
     scale: float
@@ -41,6 +42,7 @@ class StepCalibration:
     trace: float = 0.0
     uncompiled: float = 0.0
     batch: str = ""
+    busy: bool = False
 
 
 def batch_key(recipe: Recipe, batch: BatchShape) -> str:
@@ -55,7 +57,8 @@ def find(recipe: Recipe, fingerprint: str, machine: Machine, *, checkpointed: bo
     if exact:
         trace, uncompiled = exact.get("trace", 0.0), exact.get("uncompiled", 0.0)  # earlier versions did not measure them
         batch = exact.get("batch", "")
-        return StepCalibration(exact["scale"], exact["seconds"], exact["frozen"], "probe", True, trace, uncompiled, batch)
+        times, busy = (exact["seconds"], exact["frozen"]), exact.get("busy", False)
+        return StepCalibration(exact["scale"], *times, "probe", True, trace, uncompiled, batch, busy)
     key = _machine_key(recipe, fingerprint, machine)
     similar = [entry for entry in entries.values() if entry["here"] == key and entry["checkpointed"] == checkpointed]
     if not similar:
@@ -79,6 +82,7 @@ def store(recipe: Recipe, fingerprint: str, machine: Machine, calibration: StepC
         "trace": calibration.trace,
         "uncompiled": calibration.uncompiled,
         "batch": calibration.batch,
+        "busy": calibration.busy,
     }
     entries = _read_entries() | {_key(recipe, fingerprint, machine, checkpointed): entry}
     write_json(home() / FILE, {"v": 1, "entries": entries})

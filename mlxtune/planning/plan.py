@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from mlxtune.core.machine_load import busy_load
 from mlxtune.core.text import duration, plural, size
 from mlxtune.data.split import Splits, sample_rows
 from mlxtune.planning import calibration, measurements, memory, shapes
@@ -24,8 +25,10 @@ MIN_USES = 4  # minimum uses of each shape for which compiling is assumed to pay
 FORWARD_SHARE = 1 / 3  # of a step's time, for a forward-only position: a backward pass takes twice as long as a forward pass
 
 OTHER_PROBE = "other probe"  # of another batch than the largest one of this plan
+BUSY_PROBE = "busy probe"  # while other programs used the machine
 _SPEED_SOURCES = {
     "probe": "measured by a probe", OTHER_PROBE: "estimated from a probe of another batch", "bench": "estimated from mlxtune bench",
+    BUSY_PROBE: "measured by a probe while other programs kept this machine busy",
 }  # fmt: skip
 _PEAK_MOMENTS = {
     "head": "when the head computes its first logits",
@@ -292,6 +295,7 @@ class Planner:
             trace=cost["trace"],
             uncompiled=max(0.0, cost["uncompiled"] / batch.tokens - (0.0 if cached else frozen)),
             batch=calibration.batch_key(recipe, batch),
+            busy=busy_load() > 0,
         )
         calibration.store(recipe, self.fingerprint, self.machine, measured, checkpointed=checkpointed)
         return measured
@@ -299,18 +303,21 @@ class Planner:
     def plan(self, recipe: Recipe, splits: Splits, *, watts: float = 0.0, workspace: Path | None = None) -> Plan:
         """Plan ``recipe`` with the rows of ``splits``.
 
-        Without a probe, the speed is taken from past runs in ``workspace``, or estimated from a benchmark of this machine.
+        Without a probe of the largest batch, the speed is taken from past runs in ``workspace``, from a probe of another batch, or
+        estimated from a benchmark of this machine.
         """
         work, cached, checkpointed, measured = self.decisions(recipe)
         estimate = self.estimate(recipe)
-        speed = measured if measured and measured.exact else calibration.from_past_run(workspace, recipe) if workspace else None
+        probed = measured is not None and measured.batch == calibration.batch_key(recipe, estimate.batch)
+        speed = measured if measured and measured.exact else None
+        if workspace and not (speed and probed and not speed.busy):
+            speed = calibration.from_past_run(workspace, recipe) or speed
         if speed is None:
             share = work.trained / max(1, work.computed)
             rates = find_rates(self.machine)
             speed = estimate_speed(rates, self.shapes, recipe.adapter, share, checkpointed=checkpointed)
-        probed = measured is not None and measured.batch == calibration.batch_key(recipe, estimate.batch)
-        if speed is not None and speed is measured and not probed:
-            speed = replace(speed, source=OTHER_PROBE)
+        if speed is not None and speed is measured and (not probed or speed.busy):
+            speed = replace(speed, source=OTHER_PROBE if not probed else BUSY_PROBE)
         changes: list[RecipeChange] = []
         if estimate.total > self.machine.limit:
             limit = round(self.machine.limit * (1 - margin(bool(measured))))

@@ -56,7 +56,11 @@ def test_minor_events_have_no_line(type):
 
 @pytest.mark.parametrize(
     ("truncated", "end"),
-    [(0, "tokens per epoch are trained on"), (1, "tokens per epoch are trained on, 1 row truncated"), (3, "tokens per epoch are trained on, 3 rows truncated")],
+    [
+        (0, "tokens per epoch are trained on"),
+        (1, "tokens per epoch are trained on, 1 row truncated"),
+        (3, "tokens per epoch are trained on, 3 rows truncated"),
+    ],
 )
 def test_the_data_line_counts_truncated_rows_if_any(truncated, end):
     line = _line("data.ready", train=1204, valid=20, test=70, tokens=9000, trained=5000, truncated=truncated, steps=5, epochs=1)
