@@ -40,6 +40,7 @@ from mlxtune.tui.widgets.frame import FooterAction, Notice, NoticeLine, RoomFoot
 from mlxtune.tui.widgets.page import PageScreen
 
 if TYPE_CHECKING:
+    from mlxtune.planning.plan import Plan
     from mlxtune.tui.session_manager import SessionManager
 
 TOAST_SECONDS = 3.0
@@ -59,6 +60,7 @@ class BaseApp(OrderedKeys):
         self.selected: str | None = None  # the ID of the displayed run; None means the newest
         self.adapter: str | None = None  # the folder of the adapter used in Chat, relative to the workspace
         self.last_visit: float | None = None  # when the app was last open on this workspace, in seconds since the epoch
+        self.planned: tuple[Recipe, Plan] | None = None  # the last recipe that was planned, and its plan
         self.stopping: frozenset[str] = frozenset()  # the IDs of runs that were asked to stop
         self.notice: Notice | None = None
         self.toast: Notice | None = None

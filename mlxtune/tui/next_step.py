@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from mlxtune.advice.sample_name import is_sample
 from mlxtune.core.text import duration, one_line, plural
@@ -12,6 +13,10 @@ from mlxtune.runs.status import STATUS_LABELS
 from mlxtune.tui.snapshot import RecipeView, RunView, Snapshot, recipe_summary
 from mlxtune.tui.status import can_resume, last_checkpoint, stop_effect, time_left
 from mlxtune.tui.verdict import VerdictView
+
+if TYPE_CHECKING:
+    from mlxtune.planning.plan import Plan
+    from mlxtune.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -267,15 +272,15 @@ def _evaluation_progress(view: RunView) -> str:
     return f"{view.state.arm_progress or 'Loading the model'}."
 
 
-def workflow(snapshot: Snapshot) -> list[WorkflowStage]:
-    """Return the stages of the workflow and their state in the workspace."""
+def workflow(snapshot: Snapshot, planned: tuple[Recipe, Plan] | None = None) -> list[WorkflowStage]:
+    """Return the stages of the workflow and their state in the workspace. ``planned`` is the last recipe with a plan, and the plan."""
     newest = snapshot.runs[0] if snapshot.runs else None
     valid = [view for view in snapshot.startable if view.recipe]
     view = next((view for view in valid if newest and _is_recipe_of(view, newest)), next(iter(valid), None))
     return [
         _data_stage(snapshot, view),
         *([_review_stage(view.reviewed_rows, view.last_check.rows)] if view and view.last_check else []),
-        _plan_stage(newest),
+        _plan_stage(newest, planned[1] if planned and view and view.recipe == planned[0] else None),
         _baseline_stage(snapshot),
         _train_stage(snapshot, newest),
         _evaluate_stage(snapshot),
@@ -326,7 +331,14 @@ def _review_stage(reviewed: int, rows: int) -> WorkflowStage:
     return WorkflowStage("✓" if done else "◐", "$success" if done else "$primary", "Review", detail, result, "review")
 
 
-def _plan_stage(newest: RunView | None) -> WorkflowStage:
+def _plan_stage(newest: RunView | None, plan: Plan | None) -> WorkflowStage:
+    if plan:
+        glyph, token = {"go": ("✓", "$success"), "warn": ("!", "$warning"), "refuse": ("✗", "$error")}[plan.outcome]
+        detail, memory = (
+            f"{plan.steps:,} steps in {plural(plan.epochs, 'epoch')}",
+            f"{plan.memory / 2**30:.1f} of {plan.limit / 2**30:.1f} GB",
+        )
+        return WorkflowStage(glyph, token, "Plan", detail, memory, "plan")
     if newest is None or not newest.state.total:
         return WorkflowStage("○", "$faint", "Plan", "optional: estimates memory and time", room="plan")
     state = newest.state

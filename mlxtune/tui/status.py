@@ -51,7 +51,8 @@ def headline(view: RunView, now: float, stopping: bool = False) -> Headline:
         step, total = "", ""
         if state.current_arm and view.alive:
             arm, kind, done, prompts = state.current_arm
-            subject = "" if state.kind == "generate" else f"{arm} " if kind == HELD_OUT_ROW else f"{arm}, {kind} "
+            part = {HELD_OUT_ROW: "", "prompt": ", similar rows", "reference": ", likelihoods"}.get(kind, f", {kind}")
+            subject = "" if state.kind == "generate" else f"{arm}{part} "
             step, total = f"{subject}{done:,}", f"{prompts:,}"
     elif state.kind == "search":
         step = f"trial {state.trial}" if state.trial and view.alive else ""
@@ -64,6 +65,8 @@ def _time(view: RunView, now: float) -> str:
     """Return a live run's remaining time, or how long ago the run ended."""
     if not view.alive:
         return ago(now - view.updated)
+    if view.state.kind in ("eval", "export"):
+        return ""  # the estimate is about one of several kinds of work
     left = time_left(view, now)
     return "" if left is None or view.status != "running" else f"{duration(left)} left"
 

@@ -154,7 +154,9 @@ def test_a_probe_gives_time_and_applies_to_other_batches(given: Recipe, base: Mo
 @pytest.mark.usefixtures("shared_row_lengths")
 def test_a_probe_on_a_busy_machine_says_so(given: Recipe, base: ModelFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mlxtune.planning.plan.busy_load", lambda: 9.0)
-    assert planned(given, base, this_machine(), probe=True).cost.time_summary.endswith("while other programs kept this machine busy")
+    assert planned(given, base, this_machine(), probe=True).cost.time_summary.endswith(
+        "while other programs kept this machine busy"
+    )
     assert planned(given, base, this_machine()).cost.source == "busy probe"
     monkeypatch.setattr("mlxtune.planning.plan.busy_load", lambda: 0.0)
     assert planned(given, base, this_machine(), probe=True).cost.source == "probe"

@@ -577,3 +577,24 @@ def test_a_base_is_described_whole() -> None:
     for model in catalog.models():
         detail = render.key_detail(item, recipe, model.describe(), 62)
         assert " ".join(detail.plain.split()) == model.describe()
+
+
+async def test_home_shows_the_plan_of_the_recipe(shop: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch) -> None:
+    plannable(shop, monkeypatch)
+    async with open_room("plan") as room:
+        await planned(room)
+        await room.app.run_action("room('home')")
+        await room.until(lambda: "12 steps in 2 epochs" in room.text("#workflow-picture"))
+
+
+async def test_an_edit_during_a_probe_marks_the_figures(shop: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch) -> None:
+    plannable(shop, monkeypatch)
+    async with open_room("plan") as room:
+        await planned(room)
+        screen = plan_room(room)
+        screen._progress = ("running two steps with the largest batch", 0.0)
+        screen.redraw()
+        assert "from before your edit" not in verdict(room)
+        screen._form.planned = None
+        screen.redraw()
+        await room.until(lambda: "largest batch … The figures are from before your edit." in verdict(room))

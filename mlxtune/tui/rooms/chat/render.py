@@ -100,4 +100,4 @@ def _ending(reply: ChatReply, width: int) -> list[Content]:
     cached = f" ({done.cached:,} cached)" if done.cached else ""
     speed = f", {done.speed:,.0f} tokens/s" if done.speed else ""
     text = f"{done.prompt_tokens:,} prompt tokens{cached}, {done.tokens:,} generated{speed}{ENDINGS.get(done.ended, '')}"
-    return [line((f"    {text}", "$faint"))]
+    return [line((f"    {row}", "$faint")) for row in wrap(text, width - 6)]

@@ -267,6 +267,8 @@ class ChatRoom(Room):
 
     def action_both(self) -> None:
         self._with_base = not self._with_base
+        if self._with_base and self.chat.session.turns:
+            self.app.show_notice(Notice("·", "$muted", "Both see the conversation so far.", "n starts a new one."))
         self.redraw()
 
     def action_save(self) -> None:

@@ -92,7 +92,7 @@ class HomeRoom(Room):
         step, own, tall = self._next_step(snapshot), self._own(snapshot), self.tall
         if step.key == "enter" and isinstance(self.focused, RunList):
             step = replace(step, key="tab, enter")  # enter alone opens the run under the cursor
-        stages = workflow(own)
+        stages = workflow(own, self.app.planned)
         recipe = self.app.recipe if len(snapshot.recipes) > 1 else None
         self.query_one("#workflow", Section).head.set(note=recipe.title if recipe else "")
         self.query_one(NextPanel).update(lambda width, _height: render.next_step(step, width, tall))

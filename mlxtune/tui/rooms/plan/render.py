@@ -44,9 +44,12 @@ def verdict(plan: Plan, last_memory: int | None, note: str, width: int) -> Conte
     style = "bold" if plan.outcome == "go" else f"bold {token}"
     sentence = fold(plan.sentence, width - 2, indent="    ", style=style)
     first = line((f"  {glyph} ", f"bold {token}"), sentence[4:])
+    rows = [first]
     if "\n" not in sentence.plain and first.cell_length + len(note) + 3 <= width:
-        first = line(first, (f"   {note}", "$muted"))
-    return lines(first, _memory_bar(plan, last_memory, width))
+        rows = [line(first, (f"   {note}", "$muted"))]
+    elif note:
+        rows.append(fold(note, width, indent="    "))
+    return lines(*rows, _memory_bar(plan, last_memory, width))
 
 
 def _memory_bar(plan: Plan, last_memory: int | None, width: int) -> Content:
@@ -131,8 +134,11 @@ def key_detail(item: RecipeKey, recipe: Recipe, base: str, width: int) -> Conten
 # Beside the form
 
 
-def memory_rows(plan: Plan, width: int) -> list[Content]:
-    """Return the parts of the memory. Each bar begins where the one above ends; the largest part is bold."""
+def memory_rows(plan: Plan, automatic: bool, width: int) -> list[Content]:
+    """Return the parts of the memory. Each bar begins where the one above ends; the largest part is bold.
+
+    ``automatic`` says whether the plan decides if layers are recomputed.
+    """
     largest = max(count for _, count, _ in plan.memory_parts)
     rows, start = [], 0.0
     for name, count, _ in plan.memory_parts:
@@ -142,7 +148,9 @@ def memory_rows(plan: Plan, width: int) -> list[Content]:
         label = cell(name, _PART_NAME - 2, "$muted" if count else "$faint")
         rows.append(line("  ", label, figure, "  ", segment).truncate(max(width, 0)))
         start += share
-    recomputed = " Layers are recomputed in the backward pass." if plan.estimate.checkpointed else ""
+    recomputed = " Layers are recomputed in the backward pass."
+    if not plan.estimate.checkpointed:
+        recomputed = " Nothing is recomputed, because it fits; grad_checkpoint = true needs less." if automatic else ""
     return [*rows, Content(""), *fold(f"Memory peaks {plan.peak_moment}.{recomputed}", width).split("\n")]
 
 
@@ -241,12 +249,12 @@ def change_rows(changes: tuple[RecipeChange, ...], width: int) -> list[Content]:
 
 
 def side_sections(
-    plan: Plan, bill: Bill, can_probe: bool, power: PowerState, full: bool, width: int
+    plan: Plan, recipe: Recipe, bill: Bill, can_probe: bool, power: PowerState, full: bool, width: int
 ) -> list[tuple[str, list[Content]]]:
     """Return the titles and rows beside the form, or, with ``full``, of the page with the source of each figure."""
     sections = [
         ("To make it fit", change_rows(plan.changes, width)),
-        ("Memory", memory_rows(plan, width)),
+        ("Memory", memory_rows(plan, recipe.training.grad_checkpoint == "auto", width)),
         ("Run", run_rows(plan, bill, can_probe, power, width)),
         ("Cost" if full else "Elsewhere", cost_rows(plan, bill, full, width)),
     ]

@@ -56,6 +56,7 @@ class RecipeForm:
     edits: list[Edit] = field(default_factory=list)
     written: bytes | None = None  # the file's content after the last edit or undo
     plan: Plan | None = None
+    planned: Recipe | None = None  # what the plan is about
     bill: Bill | None = None
     local: bool = True  # the base is on this machine; otherwise the plan uses the catalog's shapes
     last_memory: int | None = None  # bytes that the plan before the last edit needed
@@ -190,7 +191,7 @@ class PlanRoom(Room):
         side = self.query_one("#plan-side", Panel)
         side.display = plan is not None and self.wide
         if plan and bill:
-            sections = partial(render.side_sections, plan, bill, self._can_probe, self._power, False)
+            sections = partial(render.side_sections, plan, form.recipe, bill, self._can_probe, self._power, False)
             more = ("m", "all figures", "screen.memory")
             side.update(lambda width, height: cut_rows(render.side(sections(width), width, height), height, more))
 
@@ -210,7 +211,8 @@ class PlanRoom(Room):
 
     def _note(self, form: RecipeForm) -> str:
         if self._progress:
-            return f"{self._progress[0]} …"
+            is_old = form.plan is not None and form.planned != form.recipe
+            return f"{self._progress[0]} …{' The figures are from before your edit.' if is_old else ''}"
         if not form.local:
             return "base not downloaded: estimated from the catalog"
         return form.plan.basis if form.plan else ""
@@ -234,13 +236,15 @@ class PlanRoom(Room):
             return
         self._service = self._service or PlanService(self.app.workspace)
         self._generation += 1
-        generation, compute = self._generation, getattr(self._service, how)
+        generation, compute, recipe = self._generation, getattr(self._service, how), form.recipe
 
         def progress(label: str, share: float) -> None:
             self.app.call_later(self._set_progress, generation, label, share)
 
         def planned(result: PlanResult) -> None:
             form.plan, form.bill, form.local, form.error = result.plan, result.bill, result.local, None
+            form.planned = recipe
+            self.app.planned = (recipe, result.plan)
             self._finish()
 
         def failed(error: MlxtuneError) -> None:
@@ -252,7 +256,7 @@ class PlanRoom(Room):
                 self._set_progress(generation, "planning", 0.0)
 
         self.set_timer(_PROGRESS_DELAY, show_delay)
-        self.run_job(partial(compute, form.recipe, progress), planned, failed)
+        self.run_job(partial(compute, recipe, progress), planned, failed)
 
     def _set_progress(self, generation: int, label: str, share: float) -> None:
         if generation == self._generation:
@@ -457,7 +461,9 @@ class PlanRoom(Room):
             form = self._form
             if not (form and form.plan and form.bill):
                 return []
-            return render.side(render.side_sections(form.plan, form.bill, self._can_probe, self._power, True, width), width)
+            return render.side(
+                render.side_sections(form.plan, form.recipe, form.bill, self._can_probe, self._power, True, width), width
+            )
 
         self.app.push_screen(PageScreen("Memory, time and cost", rows))
 
