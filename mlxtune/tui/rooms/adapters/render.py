@@ -17,7 +17,7 @@ from mlxtune.tui.render.text import RECIPE_KEY, Part, age, cell, cut_middle, fol
 from mlxtune.tui.rooms.adapters.service import AdapterView, LibraryView
 from mlxtune.tui.verdict import verdict_style
 
-KIND, SIZE, OUTCOME, RATE, AGE = 9, 9, 17, 12, 7  # widths of the list's columns
+KIND, SIZE, OUTCOME, RATE, AGE = 8, 8, 17, 11, 7  # widths of the list's columns
 WIDE = 72  # minimum width, in cells, to show the rate column
 
 
