@@ -102,7 +102,7 @@ async def test_a_better_adapter_with_a_reservation_is_a_warning(shop: Shop, open
     evaluation(shop, arms={"base": base, "tuned": tuned}, run=RUN, off_task=4)
     async with open_room("adapters", size=(140, 45)) as room:
         await move_to(room, RUN)
-        assert "! 1412-…-json" in room.text("#adapters-list")
+        assert "! 1412-s…rt-json" in room.text("#adapters-list")
         assert "not recommended" in room.text("#adapters-list")
         detail = " ".join(room.text("#adapters-detail").split())
         assert "! Better." in detail
