@@ -208,12 +208,14 @@ def _score_reference(
     needs_reference = recipe.method.needs_reference
     caches: list[Any] = [loop.cache(rows) if rows and needs_reference else None for rows in (train, valid)]
     share_prompts = objective.share_prompts
+    used = range(len(train)) if recipe.method.pairs == "wrong" else sorted(loop.used_rows())
+    reported, total = 0, len(used) + len(valid)
+    if needs_reference:
+        worker.emit("reference", done=0, total=total)
     if valid:
         loop.reference_kl = ReferenceKL(loop.stack, valid, share_prompts=share_prompts, prefix=objective.prefix, cache=caches[1])
     if not needs_reference:
         return []
-    used = range(len(train)) if recipe.method.pairs == "wrong" else sorted(loop.used_rows())
-    reported, total = None, len(used) + len(valid)
 
     def progress(done_before: int, done: int, _: int) -> None:
         nonlocal reported
@@ -225,7 +227,7 @@ def _score_reference(
     score = partial(reference_logps, loop.stack, base=base, share_prompts=share_prompts)
     train = score(train, used=used, cache=caches[0], progress=partial(progress, 0))
     loop.valid = score(valid, cache=caches[1], progress=partial(progress, len(used))) if valid else valid
-    if reported is not None and reported < total:  # the last pairs had been scored by an earlier run
+    if reported < total:  # an earlier run has scored the last pairs
         worker.emit("reference", done=total, total=total)
     learned: list[SkippedRow] = []
     if recipe.method.pairs == "wrong":

@@ -50,6 +50,8 @@ def figures(view: RunView, now: float, width: int) -> Content:
     if view.alive and state.total and not (state.steps or state.validations):
         what = f"the {plural(state.validation_rows, 'validation row')}" if state.validation_rows else "the first step"
         return lines(line(("  before the first step", "$faint")), cell(f"  computing the loss of {what}", width))
+    if view.alive and not state.total and not state.steps:
+        return lines(line(("  before the first step", "$faint")), "  preparing the model and the rows")
     left = time_left(view, now)
     step = line((f"{state.step:,}", "bold"), (f" of {state.total:,}" if state.total else "", "$muted"))
     speed = line((f"{state.speed:,.0f}" if state.steps else "–", "bold"), (f"  {_speed_trend(state)}" if wide else "", "$faint"))
