@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,6 +14,7 @@ from mlxtune.cli.follow import follow
 from mlxtune.cli.options import Json, Overrides, RecipeFile
 from mlxtune.cli.output import info, progress_bar, show, show_json
 from mlxtune.core.errors import InputError
+from mlxtune.data import check_cache
 from mlxtune.models.resolve import resolve
 from mlxtune.recipe import Recipe, load
 from mlxtune.runs.registry import Run
@@ -36,6 +38,7 @@ def train(
     """Start a run and follow it. Closing the terminal or pressing Ctrl-C does not stop it."""
     loaded = load(recipe, overrides or [])
     request = launcher.launch_request(hosts, hostfile)
+    _warn_of_rows(loaded, recipe)
     if number > 1:
         if detach:
             raise InputError("--seeds and --detach cannot be combined, because the runs follow one another.")
@@ -50,6 +53,13 @@ def train(
     if not json:
         show_adapter(run)
     raise typer.Exit(code)
+
+
+def _warn_of_rows(recipe: Recipe, path: Path) -> None:
+    """Say if the last check of the rows found that they should not be trained on, or was made with another recipe."""
+    last = check_cache.load(recipe.source, recipe.data.format, recipe.data.map)
+    if last and (doubt := last.for_recipe(recipe).doubt):
+        info(("! ", "bold warning"), f"{doubt} See: mlxtune data check {shlex.quote(str(path))}")
 
 
 def show_adapter(run: Run) -> None:

@@ -40,6 +40,13 @@ class CheckOutcome:
     rules: str = ""
     changed: str = ""
 
+    @property
+    def doubt(self) -> str:
+        """A sentence that says why training should wait, or ``""``."""
+        if self.changed == "recipe":
+            return "The rows have not been checked since the recipe changed."
+        return self.sentence if self.label == "blocked" and not self.changed else ""
+
     def for_recipe(self, recipe: Recipe) -> CheckOutcome:
         """Return the outcome as it holds for ``recipe`` now. A check without a recipe holds for any."""
         is_same = not self.rules or self.rules == rules_hash(recipe)

@@ -35,12 +35,15 @@ class Latency:
         return self.first + self.further * max(0, tokens - 1)
 
 
-def measure_latency(prompts: Sequence[Sequence[int]], generate_one: GenerateOne) -> Latency:
+def measure_latency(
+    prompts: Sequence[Sequence[int]], generate_one: GenerateOne, progress: Progress = lambda done, total: None
+) -> Latency:
     """Answer :data:`PROBES` of ``prompts``, of different lengths, one at a time, and return the medians of their times."""
     by_length = sorted(prompts, key=len)
     probes = [by_length[(2 * index + 1) * len(by_length) // (2 * PROBES)] for index in range(PROBES)]
     first, further = [], []
-    for prompt in probes:
+    for number, prompt in enumerate(probes):
+        progress(number, PROBES)
         times: list[float] = []
         start = time.perf_counter()
         answer = generate_one(prompt, PROBE_TOKENS, lambda done, total, times=times: times.append(time.perf_counter()))  # type: ignore[misc]

@@ -31,7 +31,7 @@ from mlxtune.models.prefix_cache import PrefixCache
 from mlxtune.models.template import ChatTemplate, TemplateSettings, load_template
 from mlxtune.models.thoughts import GeneratedAnswer
 from mlxtune.recipe import Recipe
-from mlxtune.runs.state import HELD_OUT_ROW, TOKEN
+from mlxtune.runs.state import HELD_OUT_ROW, TIMED, TOKEN
 
 UNFINISHED = ".unfinished.jsonl"  # suffix of the answers of an arm that is not finished
 IndexedText = tuple[int, str | None]  # the index of a row, and one of its answers
@@ -211,7 +211,7 @@ def generate_answers(
             thoughts = min(most, thinking_tokens)
             return generate_arm([prompt], max_tokens=most, thinking_tokens=thoughts, batch_size=1, progress=progress)[0]
 
-        latency = measure_latency(prompts, answer_alone)
+        latency = measure_latency(prompts, answer_alone, tell(TIMED))
         outputs = tuple(replace(one, seconds=latency.seconds(one.thought_tokens + one.answer_tokens)) for one in outputs)
     save_outputs(file, outputs)
     file.with_suffix(UNFINISHED).unlink(missing_ok=True)

@@ -30,6 +30,7 @@ _SPEED_SOURCES = {
     "probe": "measured by a probe", OTHER_PROBE: "estimated from a probe of another batch", "bench": "estimated from mlxtune bench",
     BUSY_PROBE: "measured by a probe while other programs kept this machine busy",
 }  # fmt: skip
+_SHOWN_SHARE = 0.1  # of a run's time; parts that take less are not named
 _PEAK_MOMENTS = {
     "head": "when the head computes its first logits",
     "backward": "when the topmost layer computes its gradients",
@@ -48,6 +49,7 @@ class Cost:
     watts: float
     sample_answers: int = 0
     reference_seconds: float = 0.0  # of them, for the pass of the reference model
+    validation_seconds: float = 0.0  # of them, for the validations
 
     @property
     def time_summary(self) -> str:
@@ -56,8 +58,10 @@ class Cost:
             return ""
         source = _SPEED_SOURCES.get(self.source, f"at the speed of {self.source}")
         samples = f", without {plural(self.sample_answers, 'sample answer')}" if self.sample_answers else ""
-        reference = f", {duration(self.reference_seconds)} of it for the reference model" if self.reference_seconds else ""
-        return f"about {duration(self.seconds)}{reference}{samples}, {source}"
+        parts = {"validations": self.validation_seconds, "the reference model": self.reference_seconds}
+        shown = [f"{duration(seconds)} for {name}" for name, seconds in parts.items() if seconds >= _SHOWN_SHARE * self.seconds > 0]
+        of_it = f" ({', '.join(shown)})" if shown else ""
+        return f"about {duration(self.seconds)}{of_it}{samples}, {source}"
 
 
 class MemoryPart(NamedTuple):
@@ -400,5 +404,6 @@ def _cost(recipe: Recipe, work: Workload, speed: StepCalibration | None, watts: 
     above = work.computed + forward * FORWARD_SHARE
     below = work.cached_positions if cached else work.computed + forward
     seconds = speed.seconds * above + speed.frozen * below + speed.trace * work.traces
-    reference_seconds = reference * (speed.seconds * FORWARD_SHARE + (0.0 if cached else speed.frozen))
-    return Cost(seconds, speed.source, watts, validations * recipe.training.samples, reference_seconds)
+    forward_seconds = speed.seconds * FORWARD_SHARE + (0.0 if cached else speed.frozen)  # per position
+    parts = reference * forward_seconds, validations * work.validation_positions * forward_seconds
+    return Cost(seconds, speed.source, watts, validations * recipe.training.samples, *parts)

@@ -20,6 +20,7 @@ MIN_ELAPSED = 2.0  # seconds that an arm or a phase must have worked before its 
 _LONG = 10.0  # seconds after which the time that an arm has taken so far is shown
 _BATCH = EvaluationSection.batch_size  # answers that are generated together, by default
 HELD_OUT_ROW = "held-out row"  # what an arm answers, unless the event says otherwise
+TIMED = "answer"  # written alone, to measure its time
 TOKEN = "token"  # of the longest answer that an arm is writing
 
 
@@ -144,7 +145,7 @@ class RunState:
         if self.current_arm is None:
             return ""
         arm, kind, done, total = self.current_arm
-        verb = {"reference": "computes the likelihood of", "prompt": "reads"}.get(kind, "answers")
+        verb = {"reference": "computes the likelihood of", "prompt": "reads", TIMED: "times"}.get(kind, "answers")
         seconds, elapsed = self.arm_remaining_seconds or 0.0, self.updated - self.arm_started
         left = f", {duration(seconds)} left" if seconds >= 1 else f", {duration(elapsed)} so far" if elapsed >= _LONG else ""
         purpose = " to find similar rows" if kind == "prompt" else ""

@@ -325,7 +325,7 @@ class BaseApp(OrderedKeys):
         """Start a run of the workspace's recipe after asking, or ask which one if there are several."""
         views = sorted(self.snapshot.startable if self.snapshot else (), key=lambda view: view.recipe is None)
         recipe = views[0].recipe if len(views) == 1 else None
-        if recipe is None or views[0].is_blocked:  # start_run asks about these rows
+        if recipe is None or views[0].doubt:  # start_run asks about these rows
             self.with_recipe(views, self.start_run)
             return
         options = [ChoiceOption("", "Not now", "start nothing"), ChoiceOption("train", "Train", "start the run")]
@@ -334,14 +334,25 @@ class BaseApp(OrderedKeys):
         self.push_screen(dialog, lambda choice: self.start_run(views[0].path) if choice else None)
 
     def start_run(self, path: Path) -> None:
-        """Start a run of the recipe in ``path``, and show both. Ask first if the last check found rows that should not be trained on."""
+        """Start a run of the recipe in ``path``, and show both. Ask first if its rows should be checked or fixed before."""
         view = next((view for view in (self.snapshot.recipes if self.snapshot else ()) if view.path == path), None)
-        if view is None or view.last_check is None or not view.is_blocked:
+        if view is None or not view.doubt:
             self._start_run(path)
             return
-        options = [ChoiceOption("", "Cancel", "nothing is trained"), ChoiceOption("train", "Train anyway", "on these rows, too")]
-        dialog = ChoiceDialog("Train on these rows?", view.last_check.sentence, options)
-        self.push_screen(dialog, lambda choice: self._start_run(path) if choice else None)
+        options = [
+            ChoiceOption("", "Cancel", "nothing is trained"),
+            ChoiceOption("data", "Look at them in Data", "which checks them"),
+            ChoiceOption("train", "Train anyway", "on these rows, too"),
+        ]
+
+        def chosen(choice: str | None) -> None:
+            if choice == "data":
+                self._recipe = path
+                self.action_room("data")
+            elif choice:
+                self._start_run(path)
+
+        self.push_screen(ChoiceDialog("Train on these rows?", view.doubt, options), chosen)
 
     def _start_run(self, path: Path) -> None:
         def start_recipe(recipe: Recipe) -> None:

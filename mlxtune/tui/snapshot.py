@@ -105,9 +105,9 @@ class RecipeView:
     hint: str = ""
 
     @property
-    def is_blocked(self) -> bool:
-        """Whether the last check, after which neither the review nor the recipe changed, found rows that should not be trained on."""
-        return self.last_check is not None and self.last_check.label == "blocked" and not self.last_check.changed
+    def doubt(self) -> str:
+        """A sentence that says why training should wait for a check, or ``""``."""
+        return self.last_check.doubt if self.last_check else ""
 
 
 @dataclass(frozen=True)
@@ -354,7 +354,7 @@ def _read_recipe(path: Path, workspace: Path) -> RecipeView:
         recipe = load(path)
     except MlxtuneError as error:
         return RecipeView(path, title, None, error=one_line(error.message), hint=one_line(error.hint))
-    return RecipeView(path, title, recipe, display_path(recipe.source, workspace, recipe.data.source), recipe.source.exists())
+    return RecipeView(path, title, recipe, display_path(recipe.source, workspace), recipe.source.exists())
 
 
 def recipe_summary(recipe: Recipe) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from mlxtune.core.errors import MachineError
 from mlxtune.core.text import duration
 from mlxtune.runs.registry import RUN_KINDS
-from mlxtune.runs.state import HELD_OUT_ROW
+from mlxtune.runs.state import HELD_OUT_ROW, TIMED
 from mlxtune.runs.status import STATUS_LABELS
 from mlxtune.tui.render.text import ago
 from mlxtune.tui.snapshot import RunView
@@ -51,7 +51,9 @@ def headline(view: RunView, now: float, stopping: bool = False) -> Headline:
         step, total = "", ""
         if state.current_arm and view.alive:
             arm, kind, done, prompts = state.current_arm
-            part = {HELD_OUT_ROW: "", "prompt": ", similar rows", "reference": ", likelihoods"}.get(kind, f", {kind}")
+            part = {HELD_OUT_ROW: "", "prompt": ", similar rows", "reference": ", likelihoods", TIMED: ", timing"}.get(
+                kind, f", {kind}"
+            )
             subject = "" if state.kind == "generate" else f"{arm}{part} "
             step, total = f"{subject}{done:,}", f"{prompts:,}"
     elif state.kind == "search":

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from mlxtune.cli import evaluate, follow
+from mlxtune.data import check_cache
+from mlxtune.data.check_cache import CheckOutcome
 from mlxtune.recipe import dump, parse
 from mlxtune.runs import launch
 from mlxtune.runs.registry import Run
@@ -78,3 +80,15 @@ def test_more_seeds_are_not_trained(cli, run, monkeypatch) -> None:
     result = cli("train", "shop.toml", "--seeds", "2")
     assert result.code == 0
     assert "Train the remaining seeds with the same command." in result.err
+
+
+def test_train_says_that_the_rows_should_be_fixed_first(cli, run, cwd, monkeypatch) -> None:
+    monkeypatch.setattr(start, "start", lambda *_, **__: run)
+    source, recipe = cwd / "d.jsonl", parse(RECIPE, folder=cwd)
+    source.write_text("{}\n")
+    warning = "See: mlxtune data check shop.toml"
+    assert warning not in cli("train", "shop.toml", "--detach").err
+    check_cache.save(source, CheckOutcome("blocked", "Not ready: 1 of 1 row.", 1, 1, check_cache.rules_hash(recipe)))
+    assert f"! Not ready: 1 of 1 row. {warning}" in " ".join(cli("train", "shop.toml", "--detach").err.split())
+    changed = " ".join(cli("train", "shop.toml", "--detach", "--set", "data.max_tokens=9").err.split())
+    assert f"! The rows have not been checked since the recipe changed. {warning}" in changed

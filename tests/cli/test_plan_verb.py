@@ -36,7 +36,14 @@ def test_json_is_one_document_with_every_part_of_the_memory(cli, recipe) -> None
     assert sum(document["estimate"][part] for part in parts) == document["step"]
     assert document["peak"] == max(document["step"], document["estimate"]["loading"])
     assert document["memory"] == document["peak"] + document["estimate"]["buffers"] + document["estimate"]["process"]
-    assert document["cost"] == {"seconds": None, "source": "", "watts": 0.0, "sample_answers": 0, "reference_seconds": 0.0}
+    assert document["cost"] == {
+        "seconds": None,
+        "source": "",
+        "watts": 0.0,
+        "sample_answers": 0,
+        "reference_seconds": 0.0,
+        "validation_seconds": 0.0,
+    }
 
 
 def test_the_table_matches_the_json(cli, recipe) -> None:

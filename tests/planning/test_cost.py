@@ -157,7 +157,7 @@ def test_a_short_run_needs_the_reference_for_fewer_pairs() -> None:
         work = workload(DatasetLengths((pair,) * 20, (), 0, False), given.training, 100)
         costs[steps] = _cost(given, work, speed, 0.0, cached=False)
     assert costs[2].reference_seconds == pytest.approx(costs[0].reference_seconds * 2 / 10)  # 4 of 20 pairs
-    assert "of it for the reference model" in costs[0].time_summary
+    assert "(22 s for the reference model)" in costs[0].time_summary
     every = replace(given, method=replace(given.method, pairs="wrong"), training=replace(given.training, steps=2))
     work = workload(DatasetLengths((pair,) * 20, (), 0, False), every.training, 100)
     assert _cost(every, work, speed, 0.0, cached=False).reference_seconds == pytest.approx(costs[0].reference_seconds)

@@ -268,9 +268,9 @@ def test_missing_data_is_seen_before_a_run(shop: Shop) -> None:
     assert (workflow(shop.snapshot())[0].glyph, workflow(shop.snapshot())[0].detail) == ("✗", "data/support.jsonl does not exist")
 
 
-def test_rows_outside_the_workspace_are_called_as_the_recipe_calls_them(shop: Shop) -> None:
+def test_rows_outside_the_workspace_are_called_by_their_path_from_it(shop: Shop) -> None:
     shop.recipe(text=RECIPE.format(name="support-json").replace("../data/", "../../elsewhere/"))
-    assert shop.snapshot().recipes[0].source == "../../elsewhere/support.jsonl"
+    assert shop.snapshot().recipes[0].source == "../elsewhere/support.jsonl"
 
 
 def test_the_way_to_a_first_run(shop: Shop) -> None:

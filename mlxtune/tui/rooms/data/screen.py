@@ -283,7 +283,7 @@ class DataRoom(SourceRoom):
 
         panel = self.query_one("#histogram", Panel)
         counts = histogram(panel.size.width or 40)
-        edited = f", {plural(unmeasured, 'edit')} not counted" if (unmeasured := browser.unmeasured_count) else ""
+        edited = f", without {plural(unmeasured, 'edit')}" if (unmeasured := browser.unmeasured_count) else ""
         note = f"median {counts.median:,}{edited}" if counts else ""
         self.query_one("#lengths", Section).head.set(title="Token lengths" if in_tokens else "Lengths", note=note)
         panel.update(chart)

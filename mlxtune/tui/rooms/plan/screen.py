@@ -52,7 +52,7 @@ class RecipeForm:
     path: Path
     opened: Recipe
     recipe: Recipe
-    review_entries: int  # in the review that the plan is for
+    evidence: tuple[int, str]  # of the plan: the entries of the review, and the newest finished run, whose speed it may use
     edits: list[Edit] = field(default_factory=list)
     written: bytes | None = None  # the file's content after the last edit or undo
     plan: Plan | None = None
@@ -102,7 +102,7 @@ class PlanRoom(Room):
     def __init__(self) -> None:
         super().__init__()
         self._form: RecipeForm | None = None
-        self._shown_recipe: tuple[Path, Recipe | None, str, int] | None = None  # in the newest snapshot
+        self._shown_recipe: tuple[Path, Recipe | None, str, tuple[int, str]] | None = None  # in the newest snapshot
         self._service: PlanService | None = None
         self._progress: tuple[str, float] | None = None  # description and fraction of a slow computation
         self._generation = 0  # counts computations; progress of an older one is dropped
@@ -144,10 +144,12 @@ class PlanRoom(Room):
             self.query_one("#plan-invite-picture", Panel).update(lambda width, _height: render.empty_room(width))
             self._form = self._shown_recipe = None
             return
-        shown = (view.path, view.recipe, view.error, view.review_entries)
+        finished = next((run.id for run in snapshot.runs if run.status == "finished"), "")
+        evidence = (view.review_entries, finished)
+        shown = (view.path, view.recipe, view.error, evidence)
         if shown != self._shown_recipe:
             self._shown_recipe = shown
-            self._open(view)
+            self._open(view, evidence)
         if view.recipe is None:
             message = relative_paths(self.app.workspace, view.error)
             error = RecipeError(message, hint=f"{view.hint} Fix the file and save it; it is then read again.".strip())
@@ -157,22 +159,22 @@ class PlanRoom(Room):
             if self.focused is None:  # the form was hidden while the file was invalid
                 self.set_focus(self._list)
 
-    def _open(self, view: RecipeView) -> None:
+    def _open(self, view: RecipeView, evidence: tuple[int, str]) -> None:
         """Show the content of the file if it has changed."""
         form = self._form
         if view.recipe is None:
             self._form = None
         elif form is None or form.path != view.path:
-            self._form = RecipeForm(view.path, view.recipe, view.recipe, view.review_entries)
+            self._form = RecipeForm(view.path, view.recipe, view.recipe, evidence)
             self._replan()
         elif form.recipe != view.recipe and not form.is_own_version:  # another program wrote it
             if self.app.notice and self.app.notice.undo:
                 self.app.action_dismiss_notice()  # an edit that it offers to undo is no longer in the file
             memory = form.plan.memory if form.plan else None
-            self._form = RecipeForm(view.path, view.recipe, view.recipe, view.review_entries, last_memory=memory)
+            self._form = RecipeForm(view.path, view.recipe, view.recipe, evidence, last_memory=memory)
             self._replan()
-        elif form.review_entries != view.review_entries:  # decisions about rows
-            form.review_entries = view.review_entries
+        elif form.evidence != evidence:  # decisions about rows, or a run's speed
+            form.evidence = evidence
             self._replan()
 
     def _draw_form(self, form: RecipeForm) -> None:
