@@ -262,7 +262,7 @@ def split(
     print_columns(table, right=range(1, len(table[0])))
     for sentence in _split_notes(rows, result, sealed, total):
         info("  ", (sentence, "muted"))
-    info(("✓ ", "bold success"), f"Recorded in {file.name}. Every row stays in its split.")
+    info(("✓ ", "bold success"), f"Recorded in {file.name}. Every row stays in its split unless [data] changes.")
 
 
 def _count_tags(result: Splits) -> dict[str, dict[SplitName, int]]:
@@ -285,7 +285,9 @@ def _split_notes(source: Source, result: Splits, sealed: int, total: int) -> lis
     if source.left_out or source.edited:
         notes.append(f"The review left out {plural(source.left_out, 'row')} and edited {len(source.edited):,}.")
     if sealed:
-        notes.append(f"{plural(sealed, 'test row')} can never be used for training, because an evaluation or an export used them.")
+        notes.append(
+            f"{plural(sealed, 'test row')} can never be used for training, because an evaluation or an export has recorded them."
+        )
     if result.set_aside:
         locations = ", ".join(str(row.location) for row in result.set_aside[:5])
         more = " …" if len(result.set_aside) > 5 else ""

@@ -104,7 +104,7 @@ class CatalogModel:
     def describe(self) -> str:
         """Describe its license, chat template, and checks in a sentence."""
         tools = "tools" if self.tools else "no tools"
-        return f"{self.name}: {self.license}; {self.thinking_label}, {tools}; tested here: {self.checked}."
+        return f"{self.name}: {self.license}; {self.thinking_label}, {tools}; tested with its {self.checked}."
 
     def fit(self, machine: Machine) -> MachineFit:
         """Estimate whether a typical adapter (:data:`TYPICAL_RECIPE`) can be trained on ``machine``."""

@@ -89,7 +89,7 @@ async def test_a_base_of_the_catalog_is_described(shop: Shop, open_room: OpenRoo
         await room.type("mlx-community/gpt-oss-20b-MXFP4-Q8")
         await room.press("enter")
         await room.until(
-            lambda: "gpt-oss 20B: Apache-2.0; thinking always on, tools; tested here: template." in room.text("#plan-detail")
+            lambda: "gpt-oss 20B: Apache-2.0; thinking always on, tools; tested with its template." in room.text("#plan-detail")
         )
 
 

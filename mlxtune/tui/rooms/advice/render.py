@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from textual.content import Content
 
@@ -50,7 +51,8 @@ def heading_note(evidence: AdviceEvidence | None, wide: bool) -> str:
         return "reading the rows"
     if not evidence.rows:
         return "based on answers alone"
-    return f"{one_line(evidence.recipe)}, {evidence.rows:,} rows" if wide else one_line(evidence.recipe)
+    name = one_line(Path(evidence.recipe).name)
+    return f"{name}, {evidence.rows:,} rows" if wide else name
 
 
 def summary(

@@ -55,30 +55,31 @@ def transcript(chat: ChatService, width: int) -> list[Content]:
     rows: list[Content] = []
     if chat.session.system:
         rows += [*_turn("◇", "system", chat.session.system, "$muted", width, "$muted"), Content("")]
-    for exchange in chat.exchanges:
+    for number, exchange in enumerate(chat.exchanges):
         rows += [*_turn("○", "user", one_line(exchange.question, 4000), "$muted", width), Content("")]
         side_by_side = len(exchange.replies) > 1 and width >= MIN_SIDE_BY_SIDE_WIDTH
-        rows += [*(_side_by_side(exchange, width) if side_by_side else _stacked(exchange, width)), Content("")]
+        draw = _side_by_side if side_by_side else _stacked
+        rows += [*draw(exchange, number > 0 and len(exchange.replies) > 1, width), Content("")]
     if not chat.exchanges:
         wait = " It is answered as soon as the model is loaded." if chat.state == "loading" else ""
         rows.append(fold(f"Ask a question.{wait}", width))
     return rows
 
 
-def _stacked(exchange: Exchange, width: int) -> list[Content]:
-    return [row for reply in exchange.replies for row in _reply(reply, width)]
+def _stacked(exchange: Exchange, follows: bool, width: int) -> list[Content]:
+    return [row for reply in exchange.replies for row in _reply(reply, follows, width)]
 
 
-def _side_by_side(exchange: Exchange, width: int) -> list[Content]:
+def _side_by_side(exchange: Exchange, follows: bool, width: int) -> list[Content]:
     half = (width - 4) // 2
-    left, right = ([row[2:] for row in _reply(reply, half)] for reply in exchange.replies)
+    left, right = ([row[2:] for row in _reply(reply, follows, half)] for reply in exchange.replies)
     return [line("  ", cell(first or "", half), "  ", cell(second or "", half)) for first, second in zip_longest(left, right)]
 
 
-def _reply(reply: ChatReply, width: int) -> list[Content]:
-    """Draw a reply under its adapter's name, with the reason why it ended."""
-    token = "$primary" if reply.adapter else "$muted"
-    head, *answer = _turn("●", one_line(reply.adapter) or "base", reply.text, token, width)
+def _reply(reply: ChatReply, follows: bool, width: int) -> list[Content]:
+    """Draw a reply under its adapter's name, with the reason why it ended. ``follows``: the base, too, has read earlier answers."""
+    token, base = "$primary" if reply.adapter else "$muted", "base, having read the answers above" if follows else "base"
+    head, *answer = _turn("●", one_line(reply.adapter) or base, reply.text, token, width)
     reasoning = wrap(safe_text(reply.reasoning.rstrip()).expandtabs(4), width - 6) if reply.reasoning else []
     return [head, *(line((f"    {row}", "$muted")) for row in reasoning), *answer, *_ending(reply, width)]
 

@@ -211,10 +211,10 @@ class LengthHistogram:
         return round((math.log2(max(length, 1)) - self.low) / (self.high - self.low) * (len(self.counts) - 1))
 
 
-def length_chart(histogram: LengthHistogram, limit: int, why: str, height: int, width: int) -> Content:
+def length_chart(histogram: LengthHistogram, limit: int, why: str, unmeasured: int, height: int, width: int) -> Content:
     """Draw the histogram with the limit as a dotted line and longer rows in the warning color.
 
-    Without a limit, lengths are in characters, and ``why`` gives the reason.
+    Without a limit, lengths are in characters, and ``why`` gives the reason. ``unmeasured`` edited rows are not counted.
     """
     peak, wall = max(histogram.counts), histogram.column(limit) if limit else -1
     rows: list[Content] = []
@@ -229,12 +229,14 @@ def length_chart(histogram: LengthHistogram, limit: int, why: str, height: int, 
             cells.append(("┊", "$warning") if column == wall and block == " " else (block, "$warning" if over else "$primary"))
         rows.append(line(*cells))
     rows.append(line("  ", (_ticks(histogram, limit), "$faint")))
+    without = f", without {plural(unmeasured, 'edited row')}" if unmeasured else ""
     if not limit:
         rows.append(fold(why, width))
     elif histogram.over_limit:
-        rows += marked("!", "$warning", f"{plural(histogram.over_limit, 'row')} over the limit of {limit:,}", width, "$muted")
+        text = f"{plural(histogram.over_limit, 'row')} over the limit of {limit:,}{without}"
+        rows += marked("!", "$warning", text, width, "$muted")
     else:
-        rows.append(line((f"  none over the limit of {limit:,}", "$muted")))
+        rows.append(fold(f"none over the limit of {limit:,}{without}", width))
     return lines(*rows)
 
 

@@ -279,12 +279,12 @@ class DataRoom(SourceRoom):
         def chart(width: int, _height: int) -> Content:
             if (counts := histogram(width)) is None:
                 return fold("Every row was edited or left out." if browser.scanned else "No rows have been read yet.", width)
-            return render.length_chart(counts, limit, f"In characters: {reason}.", _CHART_HEIGHTS[self.tall], width)
+            text, unmeasured = f"In characters: {reason}.", browser.unmeasured_count
+            return render.length_chart(counts, limit, text, unmeasured, _CHART_HEIGHTS[self.tall], width)
 
         panel = self.query_one("#histogram", Panel)
         counts = histogram(panel.size.width or 40)
-        edited = f", without {plural(unmeasured, 'edit')}" if (unmeasured := browser.unmeasured_count) else ""
-        note = f"median {counts.median:,}{edited}" if counts else ""
+        note = f"median {counts.median:,}" if counts else ""
         self.query_one("#lengths", Section).head.set(title="Token lengths" if in_tokens else "Lengths", note=note)
         panel.update(chart)
 

@@ -216,8 +216,9 @@ class ReviewRoom(SourceRoom):
             return "unreadable"
         mask = self._masks.get(row.hash, self._masks.get(""))
         if isinstance(mask, TrainingMask):
-            both = " with both answers" if is_pair(row) else ""
-            tokens = f"{mask.tokens:,} tokens{both}, {mask.trained:,} trained"
+            rest = mask.tokens - sum(turn.tokens for turn in mask.turns)  # between the turns
+            more = " with both answers" if is_pair(row) else f" ({rest:,} of the template)" if rest > 0 else ""
+            tokens = f"{mask.tokens:,} tokens{more}, {mask.trained:,} trained"
         elif mask is not None:
             tokens = f"token count unavailable: {one_line(mask.message, 60)}"
         else:
