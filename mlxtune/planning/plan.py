@@ -321,7 +321,7 @@ class Planner:
             rates = find_rates(self.machine)
             speed = estimate_speed(rates, self.shapes, recipe.adapter, share, checkpointed=checkpointed)
         if speed is not None and speed is measured and (not probed or speed.busy):
-            speed = replace(speed, source=OTHER_PROBE if not probed else BUSY_PROBE)
+            speed = replace(speed, source=BUSY_PROBE if probed else OTHER_PROBE)
         changes: list[RecipeChange] = []
         if estimate.total > self.machine.limit:
             limit = round(self.machine.limit * (1 - margin(bool(measured))))

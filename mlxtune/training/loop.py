@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import islice
+from itertools import islice, takewhile
 from pathlib import Path
 from typing import Any, Protocol, TypedDict
 
@@ -127,8 +127,9 @@ class TrainingLoop:
             epoch += 1
 
     def used_rows(self) -> set[int]:
-        """Return the indices of the train rows that the run reaches."""
-        return {index for plan in islice(self.step_plans(), self.total_steps) for index in plan.rows}
+        """Return the indices of the train rows that the run reaches: all of them, unless it ends within the first epoch."""
+        plans = takewhile(lambda plan: plan.epoch == 0, islice(self.step_plans(), self.total_steps))
+        return {index for plan in plans for index in plan.rows}
 
     @cached_property
     def padded_shapes(self) -> PaddedShapes:

@@ -34,12 +34,10 @@ def _failure(answer: ModelAnswer, error: InvalidJSON) -> tuple[str, str]:
         return "thinking", "the output starts with reasoning"
     if _FENCE.search(text):
         return "fence", "the JSON is inside a code fence"
-    if error.at_end and answer.ended in ("length", LOOP):
-        return (
-            ("in a loop", f"ended in a loop: {error}")
-            if answer.ended == LOOP
-            else ("cut off", f"cut off by the token limit: {error}")
-        )
+    if error.at_end and answer.ended == LOOP:
+        return "in a loop", f"ended in a loop: {error}"
+    if error.at_end and answer.ended == "length":
+        return "cut off", f"cut off by the token limit: {error}"
     if error.kind in ("bad word", "bad number", "syntax", "text after it") and text[0] not in '{["':
         return "prose", f"the output starts with text: {one_line(text, 40)}"
     return error.kind, str(error)

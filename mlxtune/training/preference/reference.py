@@ -97,9 +97,9 @@ def reference_logps(
     """Return ``pairs`` with their reference log-probabilities, read from the cache or computed with the model.
 
     Call this before the first step and before a checkpoint is restored. ``base`` is as in :func:`cache_file`. Only the pairs at
-    the indices in ``used`` are scored, by default all. ``cache`` stores the frozen layers' outputs for reuse in the first epoch. ``progress`` is called before each group with the number of
-    finished pairs and the total, and may raise an exception to stop. Raise ``MlxtuneError`` for a pair whose log-probability is not
-    finite, and ``MachineError`` on a full disk.
+    the indices in ``used`` are scored, by default all. ``cache`` stores the frozen layers' outputs for reuse in the first epoch.
+    ``progress`` is called before each group with the number of finished pairs and the total, and may raise an exception to stop.
+    Raise ``MlxtuneError`` for a pair whose log-probability is not finite, and ``MachineError`` on a full disk.
     """
     used = range(len(pairs)) if used is None else used
     file, keys = cache_file(base, stack.model), {index: _key(pairs[index]) for index in used}
