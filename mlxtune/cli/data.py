@@ -410,18 +410,10 @@ def _show_report(report: CheckReport, fixed: FixResult | None, every: bool) -> N
     show("")
     advice = report.advice
     if fixed and fixed.changes and not fixed.by_hand:
-        left = _rows_to_fix(report, fixed)
+        left = fixed.rows_with_findings(report)
         still = f", in which {plural(left, 'row')} still {'has' if left == 1 else 'have'} findings" if left else ""
         advice = f"Use the fixed copy{still}."
     _paragraph(advice, ("Next  ", "bold primary"))
-
-
-def _rows_to_fix(report: CheckReport, fixed: FixResult) -> int:
-    """Return the number of rows in the fixed copy with findings that were not fixed."""
-    checks = {check for change in fixed.changes for check in change.checks}
-    gone = {change.location for change in fixed.changes if not change.after}
-    rows = {one.rows[0] for one in report.findings if one.rows and one.severity != "note" and one.check not in checks}
-    return sum(report.locations[row][0] not in gone for row in rows)
 
 
 def _show_check(report: CheckReport, id: str, findings: list[Finding], style: str, every: bool) -> None:

@@ -100,18 +100,16 @@ def show_run(name: RunName = "last", json: Json = False) -> None:
     validations = "  ".join(f"{item.loss:.3f} at {item.step:,}" for item in state.validations[-4:])
     facts: list[tuple[str, Cell]] = [("kind", run.kind), ("base", record["base"])]
     if run.kind == "train":
+        saved = ", ".join(f"{step:,}" for step in state.checkpoints[-3:])
         facts += [
             ("step", f"{record['step']:,} of {record['steps']:,}" if record["steps"] else "none yet"),
             ("validation", validations or "none yet"),
             ("memory", f"peak {size(state.peak)}" if state.peak else "unknown"),
-            (
-                "checkpoints",
-                f"at step {', '.join(f'{step:,}' for step in state.checkpoints[-3:])}" if state.checkpoints else "none",
-            ),
+            ("checkpoints", f"at step {saved}" if saved else "none"),
         ]
         if (progress := state.phase_progress) and record["status"] == "running":
-            what, done, total, unit = progress
-            facts.append(("now", f"{what}: {done:,} of {plural(total, unit, 'batches' if unit == 'batch' else '')}"))
+            what, done, _, items = progress
+            facts.append(("now", f"{what}: {done:,} of {items}"))
     facts += [("time", duration(state.updated - state.started)), ("folder", str(run.folder))]
     if run.kind == "search" and state.summary:
         facts += [(name, str(value)) for name, value in state.summary]

@@ -54,9 +54,10 @@ class CheckOutcome:
 
 
 def rules_hash(recipe: Recipe) -> str:
-    """Return the hash of everything in ``recipe`` that the check of a row depends on."""
-    sections = asdict(recipe)
-    return sha256_json([sections["data"], *(sections[section][key] for section, key in _RULES)])
+    """Return the hash of everything in ``recipe`` that the check of a row depends on, including when its schema was written."""
+    sections, schema = asdict(recipe), recipe.schema_file
+    stamp = _stamp(schema) if schema and schema.is_file() else None
+    return sha256_json([sections["data"], stamp, *(sections[section][key] for section, key in _RULES)])
 
 
 def save(source: Path, outcome: CheckOutcome, format: str = "auto", mapping: Mapping[str, str] = NO_MAPPING) -> None:

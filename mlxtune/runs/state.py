@@ -121,11 +121,13 @@ class RunState:
 
     @property
     def phase_progress(self) -> tuple[str, int, int, str] | None:
-        """The work that is not a step: what it is, how much is done and in total, and the unit; ``None`` if there is none."""
+        """The work before or between steps, if any: what it is, how much is done, the total, and the total with its unit."""
         if not self.steps and self.reference_progress[0] < self.reference_progress[1]:
-            return "the reference model scores the pairs", *self.reference_progress, "pair"
+            done, total = self.reference_progress
+            return "the reference model scores the pairs", done, total, plural(total, "pair")
         if self.validation_progress[1]:
-            return "computing the validation loss", *self.validation_progress, "batch"
+            done, total = self.validation_progress
+            return "computing the validation loss", done, total, plural(total, "batch", "batches")
         return None
 
     @property

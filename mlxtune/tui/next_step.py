@@ -10,8 +10,9 @@ from mlxtune.advice.sample_name import is_sample
 from mlxtune.core.text import duration, one_line, plural
 from mlxtune.data.check_cache import CheckOutcome
 from mlxtune.runs.status import STATUS_LABELS
+from mlxtune.tui.render.text import gigabytes
 from mlxtune.tui.snapshot import RecipeView, RunView, Snapshot, recipe_summary
-from mlxtune.tui.status import can_resume, last_checkpoint, stop_effect, time_left
+from mlxtune.tui.status import PLAN_GLYPHS, can_resume, last_checkpoint, stop_effect, time_left
 from mlxtune.tui.verdict import VerdictView
 
 if TYPE_CHECKING:
@@ -294,14 +295,8 @@ def _data_stage(snapshot: Snapshot, view: RecipeView | None) -> WorkflowStage:
     check = view.last_check if view else None
     glyph, token, result = "✓", "$success", ""
     if view and check and check.changed:  # since then, the counts of the run and of the check may have changed
-        return WorkflowStage(
-            "◐",
-            "$primary",
-            "Data",
-            f"{plural(check.rows, 'row')} in {view.source}",
-            f"{check.changed} changed since the check",
-            "data",
-        )
+        detail = f"{plural(check.rows, 'row')} in {view.source}"
+        return WorkflowStage("◐", "$primary", "Data", detail, f"{check.changed} changed since the check", "data")
     if check:
         glyph, token, result = {
             "clean": ("✓", "$success", "no problems"),
@@ -333,12 +328,9 @@ def _review_stage(reviewed: int, rows: int) -> WorkflowStage:
 
 def _plan_stage(newest: RunView | None, plan: Plan | None) -> WorkflowStage:
     if plan:
-        glyph, token = {"go": ("✓", "$success"), "warn": ("!", "$warning"), "refuse": ("✗", "$error")}[plan.outcome]
-        detail, memory = (
-            f"{plan.steps:,} steps in {plural(plan.epochs, 'epoch')}",
-            f"{plan.memory / 2**30:.1f} of {plan.limit / 2**30:.1f} GB",
-        )
-        return WorkflowStage(glyph, token, "Plan", detail, memory, "plan")
+        glyph, token = PLAN_GLYPHS[plan.outcome]
+        detail = f"{plan.steps:,} steps in {plural(plan.epochs, 'epoch')}"
+        return WorkflowStage(glyph, token, "Plan", detail, f"{gigabytes(plan.memory)} of {gigabytes(plan.limit)} GB", "plan")
     if newest is None or not newest.state.total:
         return WorkflowStage("○", "$faint", "Plan", "optional: estimates memory and time", room="plan")
     state = newest.state

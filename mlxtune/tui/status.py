@@ -105,6 +105,9 @@ def brief_result(view: RunView) -> str:
     return STATUS_LABELS[view.status].text
 
 
+PLAN_GLYPHS = {"go": ("✓", "$success"), "warn": ("!", "$warning"), "refuse": ("✗", "$error")}  # by the outcome of a plan
+
+
 def last_checkpoint(view: RunView) -> int | None:
     """Return the step of the newest checkpoint."""
     return view.state.checkpoints[-1] if view.state.checkpoints else None

@@ -342,3 +342,14 @@ def test_init_from_writes_a_recipe_that_can_be_checked(cli, tmp_path: Path) -> N
     assert "already exists" in cli("init", str(tmp_path), "--from", str(SAMPLES / "reviews.jsonl")).err
     assert "There is no data" in cli("init", "--from", "nosuch.jsonl").err
     assert "require --from" in cli("init", str(tmp_path), "--name", "x").err
+
+
+@pytest.mark.slow
+def test_a_fix_says_how_many_rows_still_have_findings(cli, tmp_path: Path) -> None:
+    refusal = "I'm sorry, but as an AI language model I cannot help with that."
+    rows = [("Which boots are warm?", "The tall ones."), ("Which boots are warm?", "The tall ones."), ("Which are dry?", refusal)]
+    lines = [json.dumps({"prompt": prompt, "completion": answer}) + "\n" for prompt, answer in rows]
+    (tmp_path / "rows.jsonl").write_text("".join(lines))
+    assert (
+        "Use the fixed copy, in which 1 row still has findings." in cli("data", "check", str(tmp_path / "rows.jsonl"), "--fix").out
+    )

@@ -199,6 +199,15 @@ def test_the_longest_answer_shows_how_far_an_evaluation_is() -> None:
     assert "token" not in fold([*events, _event("arm.started", 202.0, arm="tuned", rows=10)]).arm_progress
 
 
+def test_the_work_before_and_between_steps_has_a_name() -> None:
+    scoring = fold([_event("reference", done=3, total=32)])
+    assert scoring.phase_progress == ("the reference model scores the pairs", 3, 32, "32 pairs")
+    scored = fold([_event("reference", done=32, total=32)], scoring)
+    assert scored.phase_progress is None
+    validating = fold([_event("validating", step=0, done=2, total=5)], scored)
+    assert validating.phase_progress == ("computing the validation loss", 2, 5, "5 batches")
+
+
 def test_an_unknown_event_only_updates_the_time():
     state = fold([*EVENTS, _event("novelty", 500.0, anything=[1])])
     assert state.updated == 500.0

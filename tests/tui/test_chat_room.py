@@ -180,7 +180,7 @@ async def test_adapters_are_switched_and_base_and_adapter_answer_side_by_side(
         await ask(room, client, "And now?", "The base says this.", "The adapter says that.")
         assert [name for _, name, _ in client.questions] == ["", "", "support-json-2"]
         heads = next(row for row in transcript(room).splitlines() if "● base" in row and "support-json-2" in row)
-        assert heads.index("● base") < heads.index("● support-json-2")
+        assert heads.index("● base, having read the answers above") < heads.index("● support-json-2")
         assert chat(room).last_answer == "The adapter says that.", "the adapter's answer continues the conversation"
 
 

@@ -19,6 +19,7 @@ from mlxtune.recipe import DataSection, Length, ModelSection, Recipe, load
 from mlxtune.recipe.keys import KEYS
 from mlxtune.tui.rooms.plan import render
 from mlxtune.tui.rooms.plan.screen import PlanRoom, RecipeForm
+from mlxtune.tui.rooms.plan.service import PlanResult, PlanService
 from mlxtune.tui.widgets.dialog import ChoiceDialog
 from mlxtune.tui.widgets.field import Field
 from mlxtune.tui.widgets.list import ListPanel
@@ -587,14 +588,19 @@ async def test_home_shows_the_plan_of_the_recipe(shop: Shop, open_room: OpenRoom
         await room.until(lambda: "12 steps in 2 epochs" in room.text("#workflow-picture"))
 
 
-async def test_an_edit_during_a_probe_marks_the_figures(shop: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_figures_from_before_an_edit_are_marked(shop: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch) -> None:
     plannable(shop, monkeypatch)
+    gate, plan = Gate(), PlanService.plan
+
+    def slow_plan(service: PlanService, recipe: Recipe, progress: Any) -> PlanResult:
+        gate.wait()
+        return plan(service, recipe, progress)
+
     async with open_room("plan") as room:
         await planned(room)
-        screen = plan_room(room)
-        screen._progress = ("running two steps with the largest batch", 0.0)
-        screen.redraw()
         assert "from before your edit" not in verdict(room)
-        screen._form.planned = None
-        screen.redraw()
-        await room.until(lambda: "largest batch … The figures are from before your edit." in verdict(room))
+        monkeypatch.setattr(PlanService, "plan", slow_plan)
+        await room.press(*["down"] * 6, "right")
+        await room.until(lambda: "The figures are from before your edit." in verdict(room))
+        gate.set()
+        await room.until(lambda: "from before your edit" not in verdict(room))

@@ -462,3 +462,10 @@ async def test_q_quits(loaded: Shop, open_room: OpenRoom) -> None:
     async with open_room("train") as room:
         await room.press("q")
     assert room.app.return_code == 0
+
+
+async def test_a_run_without_a_plan_yet_is_preparing(shop: Shop, open_room: OpenRoom) -> None:
+    shop.recipe()
+    shop.run("20261124-1412-x", total=0, alive=True)
+    async with open_room("train") as room:
+        await room.until(lambda: "preparing the model and the rows" in room.screen_text)

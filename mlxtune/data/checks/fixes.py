@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mlxtune.core.errors import DataError, InputError
 from mlxtune.core.files import write_bytes
@@ -19,6 +19,9 @@ from mlxtune.data.review import ReviewState
 from mlxtune.data.reviewed_records import ReviewedRecord, ReviewedRecords
 from mlxtune.data.rows import Location, Row
 from mlxtune.data.source_files import GENERATED
+
+if TYPE_CHECKING:
+    from mlxtune.data.checks.report import CheckReport
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,13 @@ class FixResult:
     rows: int
     changes: tuple[RowChange, ...]
     by_hand: tuple[tuple[Location, Finding], ...] = ()
+
+    def rows_with_findings(self, report: CheckReport) -> int:
+        """Return the number of rows in the new file that have a finding of ``report`` by a check that changed nothing."""
+        checks = {check for change in self.changes for check in change.checks}
+        gone = {change.location for change in self.changes if not change.after}
+        rows = {one.rows[0] for one in report.findings if one.rows and one.severity != "note" and one.check not in checks}
+        return sum(report.locations[row][0] not in gone for row in rows)
 
     def to_json(self) -> dict[str, Any]:
         changes = [change.to_json() for change in self.changes]

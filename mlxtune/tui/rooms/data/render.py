@@ -183,16 +183,20 @@ def check_progress(step: str, fraction: float, width: int) -> Content:
 
 @dataclass(frozen=True)
 class LengthHistogram:
-    """Row counts by length, in equal steps on a base-2 logarithmic scale from ``low`` to ``high``."""
+    """Row counts by length, in equal steps on a base-2 logarithmic scale from ``low`` to ``high``.
+
+    ``unmeasured`` edited rows are not counted.
+    """
 
     counts: tuple[int, ...]
     low: float
     high: float
     over_limit: int
     median: int
+    unmeasured: int
 
     @classmethod
-    def of(cls, lengths: IntArray, limit: int, width: int) -> LengthHistogram | None:
+    def of(cls, lengths: IntArray, unmeasured: int, limit: int, width: int) -> LengthHistogram | None:
         """Count ``lengths`` in ``width`` columns. Return ``None`` if there is nothing to count."""
         import numpy as np
 
@@ -204,17 +208,17 @@ class LengthHistogram:
         columns = np.rint((np.log2(lengths) - low) / (high - low) * (width - 1)).astype(np.int64)
         counts = np.bincount(columns, minlength=width)[:width]
         over_limit = int((lengths > limit).sum()) if limit else 0
-        return cls(tuple(counts.tolist()), low, high, over_limit, int(np.median(lengths)))
+        return cls(tuple(counts.tolist()), low, high, over_limit, int(np.median(lengths)), unmeasured)
 
     def column(self, length: int) -> int:
         """Return the column of a length."""
         return round((math.log2(max(length, 1)) - self.low) / (self.high - self.low) * (len(self.counts) - 1))
 
 
-def length_chart(histogram: LengthHistogram, limit: int, why: str, unmeasured: int, height: int, width: int) -> Content:
+def length_chart(histogram: LengthHistogram, limit: int, why: str, height: int, width: int) -> Content:
     """Draw the histogram with the limit as a dotted line and longer rows in the warning color.
 
-    Without a limit, lengths are in characters, and ``why`` gives the reason. ``unmeasured`` edited rows are not counted.
+    Without a limit, lengths are in characters, and ``why`` gives the reason.
     """
     peak, wall = max(histogram.counts), histogram.column(limit) if limit else -1
     rows: list[Content] = []
@@ -229,7 +233,7 @@ def length_chart(histogram: LengthHistogram, limit: int, why: str, unmeasured: i
             cells.append(("┊", "$warning") if column == wall and block == " " else (block, "$warning" if over else "$primary"))
         rows.append(line(*cells))
     rows.append(line("  ", (_ticks(histogram, limit), "$faint")))
-    without = f", without {plural(unmeasured, 'edited row')}" if unmeasured else ""
+    without = f", without {plural(histogram.unmeasured, 'edited row')}" if histogram.unmeasured else ""
     if not limit:
         rows.append(fold(why, width))
     elif histogram.over_limit:

@@ -267,20 +267,22 @@ class DataRoom(SourceRoom):
         def histogram(width: int) -> render.LengthHistogram | None:
             cache_key = (
                 id(browser),
-                in_tokens,
+                id(browser.check_result),
                 width,
                 browser.scanned * 20 // max(len(browser), 1),  # every 5% of the rows
                 browser.revision,
             )
             if cache_key != self._histogram[0]:
-                self._histogram = (cache_key, render.LengthHistogram.of(browser.lengths, limit, width - 2))
+                self._histogram = (
+                    cache_key,
+                    render.LengthHistogram.of(browser.lengths, browser.unmeasured_count, limit, width - 2),
+                )
             return self._histogram[1]
 
         def chart(width: int, _height: int) -> Content:
             if (counts := histogram(width)) is None:
                 return fold("Every row was edited or left out." if browser.scanned else "No rows have been read yet.", width)
-            text, unmeasured = f"In characters: {reason}.", browser.unmeasured_count
-            return render.length_chart(counts, limit, text, unmeasured, _CHART_HEIGHTS[self.tall], width)
+            return render.length_chart(counts, limit, f"In characters: {reason}.", _CHART_HEIGHTS[self.tall], width)
 
         panel = self.query_one("#histogram", Panel)
         counts = histogram(panel.size.width or 40)

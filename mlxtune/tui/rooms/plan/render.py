@@ -14,6 +14,7 @@ from mlxtune.recipe import Recipe
 from mlxtune.recipe.keys import RecipeKey, format_value
 from mlxtune.tui.render.bars import bar
 from mlxtune.tui.render.text import RECIPE_KEY, Part, cell, fold, gigabytes, key, line, lines, section_title, wrap
+from mlxtune.tui.status import PLAN_GLYPHS
 
 if TYPE_CHECKING:
     from mlxtune.planning.changes import RecipeChange
@@ -40,7 +41,7 @@ def empty_room(width: int) -> Content:
 
 def verdict(plan: Plan, last_memory: int | None, note: str, width: int) -> Content:
     """Return whether the recipe fits, and its memory bar; ``last_memory`` is the memory of the last plan, in bytes."""
-    glyph, token = {"go": ("✓", "$success"), "warn": ("!", "$warning"), "refuse": ("✗", "$error")}[plan.outcome]
+    glyph, token = PLAN_GLYPHS[plan.outcome]
     style = "bold" if plan.outcome == "go" else f"bold {token}"
     sentence = fold(plan.sentence, width - 2, indent="    ", style=style)
     first = line((f"  {glyph} ", f"bold {token}"), sentence[4:])

@@ -212,9 +212,9 @@ class PlanRoom(Room):
         return render.progress(*progress, width) if progress else lines("", "")
 
     def _note(self, form: RecipeForm) -> str:
-        if self._progress:
-            is_old = form.plan is not None and form.planned != form.recipe
-            return f"{self._progress[0]} …{' The figures are from before your edit.' if is_old else ''}"
+        old = "The figures are from before your edit." if form.plan and form.planned != form.recipe else ""
+        if self._progress or old:
+            return f"{self._progress[0] if self._progress else 'planning'} … {old}".rstrip()
         if not form.local:
             return "base not downloaded: estimated from the catalog"
         return form.plan.basis if form.plan else ""

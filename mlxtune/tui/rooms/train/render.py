@@ -75,8 +75,7 @@ def figures(view: RunView, now: float, width: int) -> Content:
     return lines(names.truncate(max(width, 0)), values.truncate(max(width, 0)))
 
 
-def _phase_progress(state: RunState, phase: str, done: int, total: int, unit: str, width: int) -> Content:
-    items = plural(total, unit, "batches" if unit == "batch" else "")
+def _phase_progress(state: RunState, phase: str, done: int, total: int, items: str, width: int) -> Content:
     left = state.phase_remaining_seconds
     time = f", {duration(left)} left" if left is not None and left >= 1 else ""
     gauge = bar(done / total, max(width - 42, 8))
