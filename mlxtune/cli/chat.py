@@ -18,7 +18,7 @@ from mlxtune.cli.output import Cell, info, out, print_error, progress_bar
 from mlxtune.cli.tables import print_columns
 from mlxtune.core.errors import InputError, MlxtuneError
 from mlxtune.core.files import user_path
-from mlxtune.core.text import nearest, one_line, safe_text
+from mlxtune.core.text import nearest, one_line, safe_text, speed
 from mlxtune.models import bundled
 from mlxtune.models.resolve import ALIASES, resolve
 from mlxtune.serving import adapter_index
@@ -176,9 +176,9 @@ def _print_event(event: Event, json: bool) -> None:
             out.print()
             if sys.stdin.isatty():
                 suffix = {"length": ", truncated", "cancelled": ", stopped"}.get(event.ended, "")
-                speed = f", {event.speed:.0f} tokens/s" if event.speed else ""
+                rate = f", {speed(event.speed)} tokens/s" if event.speed else ""
                 tokens = f"{event.prompt_tokens:,} prompt tokens ({event.cached:,} cached), {event.tokens:,} generated"
-                info((f"  {tokens}{speed}{suffix}", "faint"))
+                info((f"  {tokens}{rate}{suffix}", "faint"))
 
 
 def _run_command(line: str, session: ChatSession, workspace: Path, fingerprint: str) -> bool:

@@ -16,7 +16,7 @@ from mlxtune.cli.output import info, out, progress_bar, show, show_json
 from mlxtune.cli.tables import print_columns
 from mlxtune.core import allocator
 from mlxtune.core.errors import InputError
-from mlxtune.core.text import one_line
+from mlxtune.core.text import one_line, speed
 from mlxtune.models.resolve import resolve
 from mlxtune.serving import adapter_index
 from mlxtune.serving.client import Client
@@ -136,6 +136,6 @@ def _log_request(model: str, event: Done | Failed) -> None:
         info(("✗ ", "error"), f"{model}   ", (one_line(event.error.message, 120), "muted"))
     else:
         usage = f"{event.prompt_tokens:,} + {event.tokens:,} tokens, {event.seconds:.1f} s"
-        speed = f", {event.speed:.0f} tokens/s" if event.speed else ""
+        rate = f", {speed(event.speed)} tokens/s" if event.speed else ""
         waited = f", waited {event.waited:.1f} s" if event.waited >= 0.1 else ""
-        info(("· ", "faint"), f"{model}   ", (usage + speed + waited, "muted"))
+        info(("· ", "faint"), f"{model}   ", (usage + rate + waited, "muted"))

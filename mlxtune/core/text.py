@@ -84,6 +84,11 @@ def duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
+def speed(tokens: float) -> str:
+    """Format tokens per second: ``1,204``, ``15``, ``0.4``."""
+    return f"{tokens:,.0f}" if tokens >= 0.95 else f"{tokens:.1f}"
+
+
 def size(count: int) -> str:
     """Format a byte count in units of 2**30 or, if it is small, 2**20: ``21.3 GB``, ``12 MB``."""
     return f"{count / 2**30:.1f} GB" if count >= 0.1 * 2**30 else f"{count / 2**20:.0f} MB"

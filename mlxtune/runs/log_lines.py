@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from mlxtune.core.text import one_line, plural, size
+from mlxtune.core.text import one_line, plural, size, speed
 from mlxtune.runs.events import Event, ReferenceProgress, ReplayProgress, ValidationProgress
 from mlxtune.runs.state import HELD_OUT_ROW
 
@@ -69,7 +69,7 @@ def _describe(event: Event) -> tuple[str, str, str] | None:
         case "step":
             loss = "NaN" if event["loss"] is None else f"{event['loss']:.2f}"
             metrics = _metrics(event.get("metrics", {}))
-            return "·", "faint", f"step {event['step']:,}   loss {loss}{metrics}   {event['speed']:,.0f} tokens/s"
+            return "·", "faint", f"step {event['step']:,}   loss {loss}{metrics}   {speed(event['speed'])} tokens/s"
         case "validation":
             loss = "NaN" if event["loss"] is None else f"{event['loss']:.3f}"
             return "◆", "second", f"validation at {event['step']:,}: {loss}{_metrics(event.get('metrics', {}))}"

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlxtune.core.text import duration, nearest, one_line, plural, restore_unsafe, safe_text
+from mlxtune.core.text import duration, nearest, one_line, plural, restore_unsafe, safe_text, speed
 
 
 @given(st.text(alphabet=st.characters(exclude_categories=[]), max_size=40))
@@ -69,6 +69,11 @@ def test_plural(count, words):
 )
 def test_duration(seconds, words):
     assert duration(seconds) == words
+
+
+@pytest.mark.parametrize(("tokens", "words"), [(0.44, "0.4"), (0.96, "1"), (15.2, "15"), (1204, "1,204")])
+def test_speed(tokens: float, words: str) -> None:
+    assert speed(tokens) == words
 
 
 @given(st.text(), st.text(), st.integers(0, 40), st.integers(0, 40))

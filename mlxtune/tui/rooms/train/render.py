@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from textual.content import Content
 
-from mlxtune.core.text import duration, plural
+from mlxtune.core.text import duration, plural, speed
 from mlxtune.runs.log_lines import LogLine
 from mlxtune.runs.state import RunState, Sample
 from mlxtune.tui.render.bars import bar, memory_style, spark
@@ -54,7 +54,7 @@ def figures(view: RunView, now: float, width: int) -> Content:
         return lines(line(("  before the first step", "$faint")), "  preparing the model and the rows")
     left = time_left(view, now)
     step = line((f"{state.step:,}", "bold"), (f" of {state.total:,}" if state.total else "", "$muted"))
-    speed = line((f"{state.speed:,.0f}" if state.steps else "–", "bold"), (f"  {_speed_trend(state)}" if wide else "", "$faint"))
+    pace = line((speed(state.speed) if state.steps else "–", "bold"), (f"  {_speed_trend(state)}" if wide else "", "$faint"))
     end = time.strftime("%H:%M", time.localtime(now + (left or 0)))
     remaining = line((duration(left), "bold"), (f"   {end}", "$muted")) if left is not None else Content("–")
     rate = line((_learning_rate(state), "bold"), (f" {_rate_trend(state)}" if wide else "", "$muted"))
@@ -63,12 +63,12 @@ def figures(view: RunView, now: float, width: int) -> Content:
         memory = f"memory, peak {gigabytes(state.peak)}" if state.peak else "memory"
         cells = [
             ("step", step, 16),
-            ("tokens/s, 10 steps", speed, 20),
+            ("tokens/s, 10 steps", pace, 20),
             (memory, _memory(state, space, True), space + 22),
             ("learning rate", rate, 20),
         ]
     else:
-        cells = [("step", step, 14), ("tokens/s", speed, 10), ("memory", _memory(state, 8, False), 24), ("rate", rate, 10)]
+        cells = [("step", step, 14), ("tokens/s", pace, 10), ("memory", _memory(state, 8, False), 24), ("rate", rate, 10)]
     cells.append(("left", remaining, 17))
     names = line("  ", *(cell(name, size, "$faint") for name, _, size in cells))
     values = line("  ", *(cell(value, size) for _, value, size in cells))
