@@ -10,6 +10,8 @@ import pytest
 from textual.widgets import Input
 
 from mlxtune.core.errors import MachineError
+from mlxtune.evaluation.contract import Contract
+from mlxtune.recipe import EvaluationSection
 from mlxtune.serving.protocol import Done, Event, Failed, Piece, Ready
 from mlxtune.tui.rooms.chat import render
 from mlxtune.tui.rooms.chat.service import AdapterOption, ChatService
@@ -355,6 +357,17 @@ def test_reasoning_is_drawn_before_the_answer_and_kept_apart_from_it(shop: Shop,
     rows = [row.plain.strip() for row in render.transcript(chat, 60)]
     assert rows[rows.index("Am I?") :][:3] == ["Am I?", "I am.", "Yes."]
     assert (chat.last_answer, chat.session.turns[-1].extra) == ("Yes.", {"reasoning_content": "Am I?\nI am."})
+
+
+def test_every_finished_answer_is_checked_against_the_contract(shop: Shop, clients: list[FakeClient]) -> None:
+    chat = ChatService(shop.folder, lambda: None)
+    chat.contract = Contract(EvaluationSection(forbid=("Northpeak",)))
+    chat.start("smollm2-135m")
+    for number, answer in enumerate(("A tent.", "A tent by Northpeak.")):
+        chat.ask("What is it?")
+        clients[0].finish(number, answer)
+    rows = [row.plain.strip() for row in render.transcript(chat, 60)]
+    assert [row for row in rows if "contract" in row] == ["✓ meets the contract", "✗ fails the contract: it contains “Northpeak”"]
 
 
 def test_control_characters_of_an_answer_are_removed(shop: Shop, clients: list[FakeClient]) -> None:

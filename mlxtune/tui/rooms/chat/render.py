@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from itertools import zip_longest
+from typing import TYPE_CHECKING
 
 from textual.content import Content
 
 from mlxtune.core.errors import MlxtuneError
-from mlxtune.core.text import one_line, safe_text
+from mlxtune.core.text import one_line, safe_text, speed
 from mlxtune.tui.paths import base_name
 from mlxtune.tui.render.text import cell, error_rows, fold, key, line, lines, wrap
 from mlxtune.tui.rooms.chat.service import AdapterOption, ChatReply, ChatService, Exchange
 from mlxtune.tui.snapshot import RunView
+
+if TYPE_CHECKING:
+    from mlxtune.evaluation.scorers import Score
 
 MIN_SIDE_BY_SIDE_WIDTH = 60
 ENDINGS = {"length": ", cut off at the length limit", "cancelled": ", stopped"}
@@ -99,6 +103,16 @@ def _ending(reply: ChatReply, width: int) -> list[Content]:
     if done is None:
         return [line(("    ▏", "$primary"))]
     cached = f" ({done.cached:,} cached)" if done.cached else ""
-    speed = f", {done.speed:,.0f} tokens/s" if done.speed else ""
-    text = f"{done.prompt_tokens:,} prompt tokens{cached}, {done.tokens:,} generated{speed}{ENDINGS.get(done.ended, '')}"
-    return [line((f"    {row}", "$faint")) for row in wrap(text, width - 6)]
+    rate = f", {speed(done.speed)} tokens/s" if done.speed else ""
+    text = f"{done.prompt_tokens:,} prompt tokens{cached}, {done.tokens:,} generated{rate}{ENDINGS.get(done.ended, '')}"
+    return [*_contract(reply.score, width), *(line((f"    {row}", "$faint")) for row in wrap(text, width - 6))]
+
+
+def _contract(score: Score | None, width: int) -> list[Content]:
+    """Say whether an answer meets the contract; the space on the left of each row is that of the answer."""
+    if score is None:
+        return []
+    if score.passed:
+        return [line(("    ✓ ", "bold $success"), ("meets the contract", "$muted"))]
+    rows = wrap(f"fails the contract: {score.why}", width - 8)
+    return [line(("      " if index else "    ✗ ", "bold $error"), row) for index, row in enumerate(rows)]

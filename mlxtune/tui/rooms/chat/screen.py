@@ -215,6 +215,7 @@ class ChatRoom(Room):
         self._focus_field = True
 
         def job() -> None:
+            self.chat.contract = service.contract_of(view.recipe if view else None)
             self.chat.start(*service.resolve(workspace, key, base, folder), share_accelerator=share_accelerator)
 
         def loading(_: None) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from mlxtune.adapters import library
 from mlxtune.adapters.entry import AdapterEntry
@@ -18,6 +19,11 @@ from mlxtune.serving.chat_session import ChatSession
 from mlxtune.serving.client import Client, PendingAnswer
 from mlxtune.serving.protocol import Done, Event, Failed, Piece, Ready
 from mlxtune.tui.paths import base_name
+
+if TYPE_CHECKING:
+    from mlxtune.evaluation.contract import Contract
+    from mlxtune.evaluation.scorers import Score
+    from mlxtune.recipe import Recipe
 
 State = Literal["idle", "loading", "ready", "failed"]
 ROWS, PAIRS = Path("data/chat.jsonl"), Path("data/chat-pairs.jsonl")  # files that saved conversations are appended to
@@ -39,12 +45,13 @@ BASE_ALONE = AdapterOption()
 @dataclass
 class ChatReply:
     """One answer by ``adapter``, streamed into ``text`` after its ``reasoning``. ``done`` or ``error`` is set when it ends,
-    or ``unloaded`` if the model was unloaded before that."""
+    or ``unloaded`` if the model was unloaded before that. ``score`` says whether a finished answer meets the contract."""
 
     adapter: str
     text: str = ""
     reasoning: str = ""
     done: Done | None = None
+    score: Score | None = None
     error: str = ""
     unloaded: bool = False
     answer: PendingAnswer | None = None
@@ -100,6 +107,15 @@ def resolve(workspace: Path, key: str, base: str, folder: Path) -> tuple[str, Ad
     return str(path.resolve()) if path.is_dir() else name, _option(entry, "") if entry else BASE_ALONE
 
 
+def contract_of(recipe: Recipe | None) -> Contract | None:
+    """Return the recipe's contract, or ``None`` if it has none or its schema or a pattern is unusable."""
+    from mlxtune.evaluation.contract import Contract
+
+    with suppress(MlxtuneError):
+        return Contract.from_recipe(recipe) if recipe and recipe.has_contract else None
+    return None
+
+
 class ChatService:
     """One model process and one conversation. ``on_change`` is called from any thread after every change."""
 
@@ -110,6 +126,7 @@ class ChatService:
         self.ready: Ready | None = None
         self.exchanges: list[Exchange] = []
         self.session = ChatSession()
+        self.contract: Contract | None = None
         self._on_change = on_change
         self._client: Client | None = None
 
@@ -211,5 +228,15 @@ class ChatService:
             case Done():
                 if reply is exchange.replies[-1] and reply.text:
                     self.session.add(exchange.question, reply.text, reply.reasoning.rstrip(), event.ended)
+                reply.score = self._score(exchange.question, reply.text, event)
                 reply.done = event
         self._on_change()
+
+    def _score(self, question: str, answer: str, done: Done) -> Score | None:
+        """Score a finished answer by the contract, as far as that is possible without a reference."""
+        from mlxtune.evaluation.scorers import CONTRACT, ModelAnswer
+
+        if self.contract is None or done.ended == "cancelled":
+            return None
+        scores = self.contract.score(ModelAnswer(answer, done.ended, prompt=question))
+        return scores[CONTRACT] if scores.keys() & set(self.contract.required_metrics) else None
