@@ -151,7 +151,7 @@ def memory_rows(plan: Plan, automatic: bool, width: int) -> list[Content]:
         start += share
     recomputed = " Layers are recomputed in the backward pass."
     if not plan.estimate.checkpointed:
-        recomputed = " Nothing is recomputed, because it fits; grad_checkpoint = true needs less." if automatic else ""
+        recomputed = " Nothing is recomputed, because it fits." if automatic else ""
     return [*rows, Content(""), *fold(f"Memory peaks {plan.peak_moment}.{recomputed}", width).split("\n")]
 
 
