@@ -16,7 +16,7 @@ from mlxtune.data.review import journal_path
 from mlxtune.data.source_files import all_files
 from mlxtune.recipe import Recipe
 
-_VERSION = 7
+_VERSION = 8
 _RULES = (
     *(("model", key) for key in ("base", "template", "thinking")),
     ("method", "kind"),
@@ -54,10 +54,10 @@ class CheckOutcome:
 
 
 def rules_hash(recipe: Recipe) -> str:
-    """Return the hash of everything in ``recipe`` that the check of a row depends on, including when its schema was written."""
-    sections, schema = asdict(recipe), recipe.schema_file
-    stamp = _stamp(schema) if schema and schema.is_file() else None
-    return sha256_json([sections["data"], stamp, *(sections[section][key] for section, key in _RULES)])
+    """Return the hash of everything in ``recipe`` that the check of a row depends on, including when its files were written."""
+    sections, files = asdict(recipe), (recipe.schema_file, recipe.template_file)
+    stamps = [_stamp(file) if file and file.is_file() else None for file in files]
+    return sha256_json([sections["data"], stamps, *(sections[section][key] for section, key in _RULES)])
 
 
 def save(source: Path, outcome: CheckOutcome, format: str = "auto", mapping: Mapping[str, str] = NO_MAPPING) -> None:

@@ -65,11 +65,12 @@ def test_a_changed_recipe_makes_the_outcome_outdated(chat_file: Path, tmp_path: 
         assert outcome.for_recipe(load(tmp_path / "r.toml", [override])).changed == "recipe"
     without = CheckOutcome("look", "Ready.", 40, 3)
     assert without.for_recipe(recipe) == without
-    (tmp_path / "schema.json").write_text("{}")
-    strict = load(tmp_path / "r.toml", ["evaluation.schema=schema.json"])
-    before = check_cache.rules_hash(strict)
-    os.utime(tmp_path / "schema.json", (1, 1))
-    assert check_cache.rules_hash(strict) != before
+    for key, file in (("evaluation.schema", "schema.json"), ("model.template", "own.jinja")):
+        (tmp_path / file).write_text("{}")
+        strict = load(tmp_path / "r.toml", [f"{key}={file}"])
+        before = check_cache.rules_hash(strict)
+        os.utime(tmp_path / file, (1, 1))
+        assert check_cache.rules_hash(strict) != before
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"v": 1}', '{"v": 1, "files": [], "outcome": {}}', "\x00"])
