@@ -23,7 +23,8 @@ def test_evaluations_are_counted_for_their_rows(book):
     for kind in ("eval", "blind", "judge"):
         record(book, kind, "one", ROWS)
     record(book, "eval", "elsewhere", ["z9"])
-    assert history(book, ROWS).evaluations == 3
+    assert history(book, ROWS) == HoldoutHistory(3, 0, 0, 0, 0, judged=2)
+    assert describe(history(book, ROWS)) == "Evaluated 3 times (2 in blind sessions or by a judge), so expect optimistic results."
     assert history(book, ["z9"]).evaluations == 1
     assert history(book, ["never"]).evaluations == 0
 

@@ -29,7 +29,8 @@ class HoldoutHistory:
     """The earlier use of some rows.
 
     ``evaluations`` counts the evaluations on any of them, ``exported`` the rows exported for training, ``new`` and ``missing`` the
-    changes since the last evaluation that shared rows. ``edited_line`` is the first line with a wrong hash, or 0.
+    changes since the last evaluation that shared rows. ``edited_line`` is the first line with a wrong hash, or 0. ``judged`` of the
+    evaluations were blind sessions or those of a judge.
     """
 
     evaluations: int
@@ -37,6 +38,7 @@ class HoldoutHistory:
     new: int
     missing: int
     edited_line: int
+    judged: int = 0
 
 
 def ledger_path(evaluation: Path) -> Path:
@@ -68,7 +70,7 @@ def record(path: Path, kind: Kind, by: str, rows: Sequence[str], *, result: str 
 def history(path: Path, rows: Sequence[str]) -> HoldoutHistory:
     """Return the earlier use of ``rows`` according to the ledger at ``path``, which may not exist."""
     current, lines = set(rows), _lines(path)
-    evaluations, exported, last, edited_line = 0, set[str](), None, 0
+    evaluations, judged, exported, last, edited_line = 0, 0, set[str](), None, 0
     for number, line in enumerate(lines, 1):
         entry = _entry(line)
         if not edited_line and (entry is None or entry["prev"] != _hash(lines[: number - 1])):
@@ -79,10 +81,12 @@ def history(path: Path, rows: Sequence[str]) -> HoldoutHistory:
             exported |= shared
         else:
             evaluations += 1
-            if entry["kind"] == "eval":  # blind sessions and judges use only some of the rows
+            if entry["kind"] == "eval":
                 last = set(entry["rows"])
+            else:  # blind sessions and judges use only some of the rows
+                judged += 1
     new, missing = (len(current - last), len(last - current)) if last else (0, 0)
-    return HoldoutHistory(evaluations, len(exported), new, missing, edited_line)
+    return HoldoutHistory(evaluations, len(exported), new, missing, edited_line, judged)
 
 
 def describe(history: HoldoutHistory) -> str:
@@ -91,7 +95,8 @@ def describe(history: HoldoutHistory) -> str:
     if count <= 1:
         notes = ["Evaluated for the first time." if count else "Never evaluated."]
     else:
-        notes = [f"Evaluated {count} times{', so expect optimistic results' if count > EXPECTED else ''}."]
+        judged = f" ({history.judged} in blind sessions or by a judge)" if history.judged else ""
+        notes = [f"Evaluated {count} times{judged}{', so expect optimistic results' if count > EXPECTED else ''}."]
     if history.new or history.missing:
         rows = f"{plural(history.new, 'row')} new, {history.missing} removed"
         notes.append(f"The held-out rows changed since the last evaluation: {rows}.")
