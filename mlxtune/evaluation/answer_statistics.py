@@ -1,20 +1,21 @@
 """Statistics of an arm's answers: how many were cut off at the token limit, how long they were, and how long they took.
 
 An answer that was cut off while it repeated itself would not have ended later either. One that was still going might have passed
-with a higher limit, so a comparison in which many answers of the losing arm were still going says little about the arms.
+with a higher limit, unless it was too long already, so a comparison in which many answers of the losing arm were still going says
+little about the arms.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from mlxtune.evaluation.scorers import LOOP, THINKING_LIMIT, THINKING_LOOP
+from mlxtune.evaluation.scorers import LOOP, THINKING_LIMIT, THINKING_LOOP, Score
 
-MAX_CUT = 0.05  # an arm cannot lose a comparison if a larger share of its answers was cut off while still going
+MAX_CUT = 0.05  # an arm cannot lose a comparison if a larger share of its answers was cut off and might still have passed
 _LENGTH = 16  # characters per n-gram
 _TAIL = 64  # minimum number of characters at the end of an answer in which n-grams are counted
 _SHARE = 0.5  # minimum share of repeated n-grams in the tail of a loop; it is below a tenth in ordinary answers
@@ -42,7 +43,8 @@ class Answer(Protocol):
 class AnswerStatistics:
     """``cut`` answers were cut off while still going and ``loops`` while repeating themselves; all have ``tokens`` tokens in total.
 
-    ``p50`` and ``p95`` are percentiles of the seconds per answer, if all were measured.
+    ``failed`` of the ``cut`` answers had failed for good by then, for example because they were too long. ``p50`` and ``p95`` are
+    percentiles of the seconds per answer, if all were measured.
     """
 
     cut: int
@@ -50,20 +52,29 @@ class AnswerStatistics:
     tokens: int
     p50: float | None = field(default=None, metadata={"optional": True})
     p95: float | None = field(default=None, metadata={"optional": True})
+    failed: int = 0
+
+    @property
+    def undecided(self) -> int:
+        """The number of answers that were cut off and might have passed with a higher limit."""
+        return self.cut - self.failed
 
 
-def answer_statistics(answers: Sequence[Answer]) -> AnswerStatistics | None:
-    """Return the statistics of ``answers``, or ``None`` if they were stored without their lengths."""
+def answer_statistics(answers: Sequence[Answer], scores: Sequence[Mapping[str, Score]]) -> AnswerStatistics | None:
+    """Return the statistics of ``answers``, whose ``scores`` are by metric, or ``None`` if they were stored without their lengths."""
     lengths = [answer.answer_tokens for answer in answers if answer.answer_tokens is not None]
     if len(lengths) < len(answers):
         return None
-    cut = [answer for answer in answers if answer.ended in _CUT]
-    loops = sum(
-        answer.ended in _LOOPS or is_loop(answer.thought if answer.ended == THINKING_LIMIT else answer.output) for answer in cut
-    )
+    cut = [(answer, by_metric) for answer, by_metric in zip(answers, scores, strict=True) if answer.ended in _CUT]
+    going = [by_metric for answer, by_metric in cut if not _repeats(answer)]
+    failed = sum(any(score.is_final for score in by_metric.values()) for by_metric in going)
     seconds = sorted(answer.seconds for answer in answers if answer.seconds is not None)
-    percentiles = [_percentile(seconds, share) for share in (0.5, 0.95)] if len(seconds) == len(answers) else [None, None]
-    return AnswerStatistics(len(cut) - loops, loops, sum(lengths), *percentiles)
+    p50, p95 = (_percentile(seconds, share) if len(seconds) == len(answers) else None for share in (0.5, 0.95))
+    return AnswerStatistics(len(going), len(cut) - len(going), sum(lengths), p50, p95, failed)
+
+
+def _repeats(answer: Answer) -> bool:
+    return answer.ended in _LOOPS or is_loop(answer.thought if answer.ended == THINKING_LIMIT else answer.output)
 
 
 def _percentile(ordered: Sequence[float], share: float) -> float:

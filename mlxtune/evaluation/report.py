@@ -38,7 +38,7 @@ from mlxtune.evaluation.verdict import (
 FILE = "report.json"
 PAGES = ("report.md", "report.html")
 VERSION = 1  # format version of report.json
-WORDING = 4  # version of the verdict and of the reasons in outputs.jsonl; verify compares these texts only if it matches
+WORDING = 5  # version of the verdict and of the reasons in outputs.jsonl; verify compares these texts only if it matches
 SEED = 7  # bootstrap seed, fixed so that reports are reproducible
 
 
@@ -208,8 +208,8 @@ class EvaluationReport:
             return None
         sides = {"better": (item.first,), "worse": (item.second,)}.get(item.outcome, (item.first, item.second))
         for arm in self.arms:
-            if arm.name in sides and arm.answers and arm.answers.cut > MAX_CUT * item.paired.total:
-                outcomes = outcomes_with_passes(self.comparisons, item, arm.name, arm.answers.cut, self.headline_metric)
+            if arm.name in sides and arm.answers and arm.answers.undecided > MAX_CUT * item.paired.total:
+                outcomes = outcomes_with_passes(self.comparisons, item, arm.name, arm.answers.undecided, self.headline_metric)
                 if self.grouped or outcomes != {item.outcome}:
                     return arm
         return None
@@ -366,7 +366,7 @@ def _verdict(report: EvaluationReport) -> str:
 
 
 def _measured(report: EvaluationReport) -> str:
-    """Return the verdict at this token limit. A gain in preferences at the contract's expense counts as worse."""
+    """Return the verdict at this token limit, with what else got worse. A gain in preferences at the contract's expense counts as worse."""
     headline, contract = report.headline, report.contract
     if headline is None:
         if len(report.arms) == 1:
@@ -375,7 +375,8 @@ def _measured(report: EvaluationReport) -> str:
         measured = f"Without training, {metric_label(report.headline_metric)}: {rates}."
         return f"{measured} Now train, then compare the adapter with the best of them.{_grammar(report)}"
     arm = "" if report.subject.name == TUNED else report.subject.name
-    text = verdict_sentence(headline, metric_label(headline.metric), grouped=report.grouped, arm=arm) + _grammar(report)
+    text = verdict_sentence(headline, metric_label(headline.metric), grouped=report.grouped, arm=arm)
+    text += _also_worse(report, headline) + _grammar(report)
     if contract is None or headline is contract:
         return text
     if contract.outcome == "worse":
@@ -387,13 +388,26 @@ def _measured(report: EvaluationReport) -> str:
 
 def _limit_decides(report: EvaluationReport, arm: ArmResult) -> str:
     """Return the sentence that precedes a verdict that may be due only to the token limit."""
-    facts, cut = report.facts, arm.answers.cut if arm.answers else 0
+    facts, cut = report.facts, arm.answers.undecided if arm.answers else 0
     limit = f"{facts['decoding']['max_tokens']:,} tokens" if "decoding" in facts else "the token limit"
     keys = "evaluation.max_tokens or evaluation.thinking_tokens" if arm.thought_tokens else "evaluation.max_tokens"
     return (
-        f"Cannot tell. The token limit may decide: {cut} of {facts['rows']} answers of {arm.name} were cut off at {limit} while still "
-        f"going. Raise {keys} and evaluate again. At this limit:"
+        f"Cannot tell. The token limit may decide: {cut} of {facts['rows']} answers of {arm.name} were cut off at {limit} and might "
+        f"still have passed. Raise {keys} and evaluate again. At this limit:"
     )
+
+
+def _also_worse(report: EvaluationReport, headline: Comparison) -> str:
+    """Return a sentence with the other metrics that got worse though the verdict is not *worse*, or ``""``."""
+    if report.outcome == "worse":
+        return ""
+    arms = (headline.first, headline.second)
+    changes = [
+        f"{metric_label(item.metric)} by {100 * -item.change:.0f} points"
+        for item in report.comparisons
+        if (item.first, item.second) == arms and item.outcome == "worse" and item.metric != headline.metric
+    ]
+    return f" Worse, though: {', '.join(changes)}." if changes else ""
 
 
 def _grammar(report: EvaluationReport) -> str:

@@ -182,7 +182,7 @@ def _numbers(
         margins = [pairs[row.id].margin if row.id in pairs else None for row in evidence.rows] if pairs else []
         nats, tokens = sum(answer.nats for answer in answers), sum(answer.tokens for answer in answers)
         thought_tokens = sum(answer.thought_tokens for answer in answers)
-        statistics = answer_statistics(answers)
+        statistics = answer_statistics(answers, scored[arm["arm"]])
         arms.append(
             ArmScores(
                 arm["arm"], arm["cached"], arm["seconds"], scored[arm["arm"]], margins, nats, tokens, thought_tokens, statistics

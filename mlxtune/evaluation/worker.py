@@ -64,7 +64,7 @@ class _ScoredArm:
         thought_tokens = sum(output.thought_tokens for output in outputs)
         return report.ArmScores(
             self.answers.arm, self.answers.cached, self.answers.seconds, self.scored, margins, nats, tokens, thought_tokens,
-            answer_statistics(outputs),
+            answer_statistics(outputs, self.scored),
         )  # fmt: skip
 
 

@@ -19,7 +19,7 @@ from mlxtune.evaluation.promotion import promotion_caveat, promotion_refusal
 from mlxtune.evaluation.report import ArmScores, EvaluationReport
 from mlxtune.evaluation.scorers import PASS, ModelAnswer, Score
 from mlxtune.evaluation.verdict import compare, outcomes_with_passes
-from mlxtune.recipe import EvaluationSection
+from mlxtune.recipe import EvaluationSection, Length
 
 LOOPS = [
     "The order ships soon. " * 20,
@@ -60,7 +60,7 @@ def test_reasoning_that_ended_in_a_loop_is_counted_as_one_however_long_it_is() -
     """The copies that end it are a small part of a long text."""
     thought = " ".join(REFERENCES[:30]) + " Wait, let me check the order." * 4
     assert not is_loop(thought)
-    statistics = answer_statistics([_answer("", "thinking loop", 0, thought)])
+    statistics = answer_statistics([_answer("", "thinking loop", 0, thought)], [{}])
     assert statistics is not None
     assert (statistics.cut, statistics.loops) == (0, 1)
     scores = Contract(EvaluationSection(forbid=("Northpeak",))).score(ModelAnswer("", "thinking loop"))
@@ -73,29 +73,39 @@ def test_cut_answers_are_counted_apart_from_loops() -> None:
         _answer(LOOPS[0], "stop", 3), _answer(LOOPS[0]), _answer(REFERENCES[0][:90]), _answer("", "thinking", 0, LOOPS[1]),
         _answer("", "thinking", 0, REFERENCES[1]),
     ]  # fmt: skip
-    assert answer_statistics(answers) == AnswerStatistics(cut=2, loops=2, tokens=23)
+    assert answer_statistics(answers, [{}] * 5) == AnswerStatistics(cut=2, loops=2, tokens=23)
     ended_early = [*answers, _answer("A tent for two.", "loop", 40)]
-    assert answer_statistics(ended_early) == AnswerStatistics(cut=2, loops=3, tokens=63)
-    assert answer_statistics([*answers, _answer("", tokens=None)]) is None  # stored by an older version
+    assert answer_statistics(ended_early, [{}] * 6) == AnswerStatistics(cut=2, loops=3, tokens=63)
+    assert answer_statistics([*answers, _answer("", tokens=None)], [{}] * 6) is None  # stored by an older version
+
+
+def test_answers_that_failed_before_the_limit_do_not_speak_for_a_higher_one() -> None:
+    """More text makes an answer no shorter and unsays nothing; it can still add a disclaimer."""
+    contract = Contract(EvaluationSection(length=Length(max=20), forbid=("Northpeak",)))
+    texts = ["A tent by Northpeak", REFERENCES[0][:90], "A tent for two"]
+    answers = [_answer(text) for text in texts]
+    statistics = answer_statistics(answers, [contract.score(ModelAnswer(text, "length")) for text in texts])
+    assert statistics
+    assert (statistics.cut, statistics.failed, statistics.undecided) == (3, 2, 1)
 
 
 def test_percentiles_are_values_that_were_measured() -> None:
     answers = [dataclasses.replace(_answer("", "stop", 1), seconds=float(index)) for index in range(1, 41)]
-    statistics = answer_statistics(answers[::-1])
+    statistics = answer_statistics(answers[::-1], [{}] * 40)
     assert statistics
     assert (statistics.p50, statistics.p95) == (20.0, 38.0)  # as numpy.percentile(…, method="inverted_cdf")
-    statistics = answer_statistics([*answers, _answer("")])
+    statistics = answer_statistics([*answers, _answer("")], [{}] * 41)
     assert statistics
     assert (statistics.p50, statistics.p95) == (None, None)
 
 
-def _report(rival: tuple[int, int], tuned: tuple[int, int], headline: str = "contract") -> EvaluationReport:
-    """Return a report of 40 rows in which each arm has (hits, answers cut off while still going)."""
+def _report(rival: tuple[int, int], tuned: tuple[int, int], headline: str = "contract", failed: int = 0) -> EvaluationReport:
+    """Return a report of 40 rows in which each arm has (hits, answers that the limit may have failed), and ``failed`` cut ones more."""
     arms = [
         ArmScores(
             name, False, 1.0,
             [{"json": PASS, headline: PASS, "contract": PASS if row < hits else Score(False, "cut off", "")} for row in range(40)],
-            answers=AnswerStatistics(cut, 30, 99),
+            answers=AnswerStatistics(cut + failed, 30, 99, failed=failed),
         )
         for name, (hits, cut) in {"base": (0, 40), "base+grammar": rival, "tuned": tuned}.items()
     ]  # fmt: skip
@@ -120,13 +130,13 @@ def _report(rival: tuple[int, int], tuned: tuple[int, int], headline: str = "con
 def test_limit_decides_if_the_losing_arm_was_still_going(
     rival: tuple[int, int], tuned: tuple[int, int], outcome: str, arm: str
 ) -> None:
-    report = _report(rival, tuned)
+    report = _report(rival, tuned, failed=6)
     assert report.outcome == outcome
     assert (report.cut_arm.name if report.cut_arm else "") == arm
     if arm:
         assert report.verdict.startswith(
             f"Cannot tell. The token limit may decide: {(rival if arm == 'base+grammar' else tuned)[1]} of 40 answers of {arm} were cut "
-            "off at 112 tokens while still going. Raise evaluation.max_tokens and evaluate again. At this limit: "
+            "off at 112 tokens and might still have passed. Raise evaluation.max_tokens and evaluate again. At this limit: "
         )
         assert report.verdict.count("Cannot tell") == 1
         assert promotion_refusal(report) == report.verdict

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -54,6 +55,20 @@ def test_verdict_uses_whole_contract():
     assert report.headline
     assert (report.headline.metric, report.headline.outcome) == ("contract", "better")
     assert report.verdict.startswith("Better. Whole contract: +100 points")
+
+
+def test_verdict_names_what_else_got_worse():
+    """A better format at the price of wrong answers is not simply better."""
+    arms = [
+        ArmScores(name, False, 1.0, [row | {"number": Score(number, "wrong")} for row in _scored(*[contract] * 40)])
+        for name, contract, number in (("base", False, True), ("tuned", True, False))
+    ]
+    verdict = reports.build({"rows": 40}, arms).verdict
+    assert verdict.startswith("Better. Whole contract: +100 points")
+    assert verdict.endswith("Worse, though: final number by 100 points.")
+    worse = reports.build({"rows": 40}, [replace(arm, name=name) for arm, name in zip(arms[::-1], ("base", "tuned"), strict=True)])
+    assert worse.outcome == "worse"
+    assert "though" not in worse.verdict
 
 
 def test_base_only_report_has_no_comparison():

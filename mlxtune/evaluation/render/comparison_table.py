@@ -126,7 +126,7 @@ def arms_table(report: EvaluationReport) -> ReportTable | None:
                     *([_latency_cell(answers, slowest)] if slowest else []),
                     *(TableCell("–" if seconds is None else _seconds(seconds)) for seconds in (answers.p50, answers.p95)),
                     TableCell(f"{answers.tokens / total:,.0f}"),
-                    TableCell(percent(answers.cut / total), "error" if answers.cut > MAX_CUT * total else "muted"),
+                    TableCell(percent(answers.cut / total), "error" if answers.undecided > MAX_CUT * total else "muted"),
                     TableCell(percent(answers.loops / total), "muted"),
                 )
             )

@@ -31,13 +31,15 @@ class ModelAnswer:
 class Score:
     """Whether an output passes; if not, the class of failure in a few words and a sentence about this failure.
 
-    ``value``, from 0 to 1, is a partial score, for scorers that compute one.
+    ``value``, from 0 to 1, is a partial score, for scorers that compute one. ``is_final`` marks a failure that no text could undo if it
+    followed the output.
     """
 
     passed: bool
     kind: str = ""
     why: str = ""
     value: float | None = None
+    is_final: bool = False
 
 
 PASS = Score(True)

@@ -23,7 +23,7 @@ def score_forbidden(answer: ModelAnswer, phrases: Sequence[str]) -> Score:
     searched = normalize("\n".join([answer.output, unescaped, *(string_values(match[0]) if match else ())]))
     for phrase in phrases:
         if re.search(rf"(?<!\w){re.escape(normalize(phrase))}(?!\w)", searched):
-            return Score(False, "forbidden", f"it contains “{phrase}”")
+            return Score(False, "forbidden", f"it contains “{phrase}”", is_final=True)
     return PASS
 
 

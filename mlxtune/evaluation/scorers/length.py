@@ -26,7 +26,7 @@ def score_length(answer: ModelAnswer, limit: Length) -> Score:
     if count < limit.min:
         return Score(False, "too short", f"{count:,} {limit.unit}, at least {limit.min:,}")
     if limit.max and count > limit.max:
-        return Score(False, "too long", f"{count:,} {limit.unit}, at most {limit.max:,}")
+        return Score(False, "too long", f"{count:,} {limit.unit}, at most {limit.max:,}", is_final=True)
     if limit.max and answer.ended in ("length", LOOP):
         kind = "in a loop" if answer.ended == LOOP else "cut off"
         return Score(False, kind, f"{kind} after {count:,} {limit.unit}")
