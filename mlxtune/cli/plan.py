@@ -14,6 +14,7 @@ from mlxtune.cli.output import Cell, out, progress_bar, show, show_json
 from mlxtune.cli.tables import print_columns, print_facts, print_heading, print_section, share_bar
 from mlxtune.core.errors import GateError
 from mlxtune.core.text import plural, size
+from mlxtune.data import check_cache
 from mlxtune.data.source import read_source
 from mlxtune.data.split import split
 from mlxtune.evaluation.off_task.result import off_task_power
@@ -76,7 +77,7 @@ def plan(
         search = price_search(loaded, result, answering=answering, watts=bill.watts)
         show_json(document(result, bill) | {"seen": base is None, "power": asdict(power()), "search": asdict(search)})
     else:
-        _print_plan(result, bill, loaded, answering, off_task)
+        _print_plan(result, bill, loaded, answering, off_task, check_cache.doubt(loaded))
         if base:
             show("")
             note = (
@@ -105,7 +106,7 @@ def document(plan: Plan, bill: Bill) -> dict[str, Any]:
     }
 
 
-def _print_plan(plan: Plan, bill: Bill, recipe: Recipe, answering: float | None, off_task: str) -> None:
+def _print_plan(plan: Plan, bill: Bill, recipe: Recipe, answering: float | None, off_task: str, doubt: str) -> None:
     print_heading(out, "Plan", plan.basis if plan.probed else f"{plan.basis}; use --probe to measure")
     show("  ", _MARKS[plan.outcome], (plan.sentence, "bold"))
     print_section("Memory", f"largest batch: {plan.largest_batch}")
@@ -121,7 +122,8 @@ def _print_plan(plan: Plan, bill: Bill, recipe: Recipe, answering: float | None,
     search: list[tuple[str, Cell]] = (
         [("search", price), ("", (budget, "muted"))] if recipe.has_contract and plan.steps >= MIN_STEPS else []
     )
-    print_facts([*_run_facts(plan, off_task), *search])
+    checks: list[tuple[str, Cell]] = [("checks", (doubt, "warning"))] if doubt else []
+    print_facts([*checks, *_run_facts(plan, off_task), *search])
     print_section("Cost", "list prices as of the dates shown")
     print_columns([[(line.label, "muted"), line.value, (line.note, "muted")] for line in bill_lines(plan, bill)])
     if plan.changes:

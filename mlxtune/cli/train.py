@@ -57,8 +57,7 @@ def train(
 
 def _warn_of_rows(recipe: Recipe, path: Path) -> None:
     """Say if the last check of the rows found that they should not be trained on, or was made with another recipe."""
-    last = check_cache.load(recipe.source, recipe.data.format, recipe.data.map)
-    if last and (doubt := last.for_recipe(recipe).doubt):
+    if doubt := check_cache.doubt(recipe):
         info(("! ", "bold warning"), f"{doubt} See: mlxtune data check {shlex.quote(str(path))}")
 
 

@@ -50,7 +50,13 @@ class CheckOutcome:
     def for_recipe(self, recipe: Recipe) -> CheckOutcome:
         """Return the outcome as it holds for ``recipe`` now. A check without a recipe holds for any."""
         is_same = not self.rules or self.rules == rules_hash(recipe)
-        return self if is_same or self.changed else replace(self, changed="recipe")
+        return self if is_same else replace(self, changed="recipe")
+
+
+def doubt(recipe: Recipe) -> str:
+    """Return why the last check of the recipe's rows says that training should wait, or ``""``."""
+    last = load(recipe.source, recipe.data.format, recipe.data.map)
+    return last.for_recipe(recipe).doubt if last else ""
 
 
 def rules_hash(recipe: Recipe) -> str:

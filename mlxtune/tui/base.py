@@ -333,8 +333,10 @@ class BaseApp(OrderedKeys):
         dialog = ChoiceDialog(f"Train {one_line(recipe.name)}?", text, options)
         self.push_screen(dialog, lambda choice: self.start_run(views[0].path) if choice else None)
 
-    def start_run(self, path: Path) -> None:
-        """Start a run of the recipe in ``path``, and show both. Ask first if its rows should be checked or fixed before."""
+    def start_run(self, path: Path, about: str = "") -> None:
+        """Start a run of the recipe in ``path``, and show both. Ask first if its rows should be checked or fixed before; ``about`` is
+        what else the question says about the run.
+        """
         view = next((view for view in (self.snapshot.recipes if self.snapshot else ()) if view.path == path), None)
         if view is None or not view.doubt:
             self._start_run(path)
@@ -352,7 +354,7 @@ class BaseApp(OrderedKeys):
             elif choice:
                 self._start_run(path)
 
-        self.push_screen(ChoiceDialog("Train on these rows?", view.doubt, options), chosen)
+        self.push_screen(ChoiceDialog("Train on these rows?", f"{view.doubt} {about}".rstrip(), options), chosen)
 
     def _start_run(self, path: Path) -> None:
         def start_recipe(recipe: Recipe) -> None:

@@ -181,6 +181,11 @@ def _after_run(view: RunView, snapshot: Snapshot) -> NextStep:
         caveat = f"Not recommended: {verdict.caveat}. " if verdict.caveat else ""
         change = f"{verdict.remedy} Or change" if verdict.remedy else "Change"
         why = f"{caveat}{change} one setting in the recipe and train again, or search for better ones: h in Train."
+        recipe = next((item for item in snapshot.recipes if _is_recipe_of(item, view)), None)
+        if recipe and recipe.doubt and verdict.outcome != "better":
+            look = ("D", "check", "look at the rows", _open("data"))
+            others = (Shortcut("P", "change a setting", _open("plan")), *_after_verdict(verdict, snapshot.best))
+            return NextStep(verdict.sentence, f"{recipe.doubt} {why}", *look, verdict.glyph, verdict.token, others)
         change_it = ("P", "plan", "change a setting", _open("plan"))
         others = (Shortcut("n", "train again", "screen.new"), *_after_verdict(verdict, snapshot.best))
         return NextStep(verdict.sentence, why, *change_it, verdict.glyph, verdict.token, others)
@@ -255,8 +260,8 @@ def _before_first_run(snapshot: Snapshot) -> NextStep:
 
 
 def _is_unknown(check: CheckOutcome) -> bool:
-    """Return whether the review or the recipe has changed since rows could not be used, so that a new check may find them fixed."""
-    return bool(check.changed) and check.label == "blocked"
+    """Return whether a check may find other rows that block training: the recipe has changed, or the review since some did."""
+    return check.changed == "recipe" or (bool(check.changed) and check.label == "blocked")
 
 
 def _validation_trend(view: RunView) -> str:

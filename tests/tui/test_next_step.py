@@ -288,6 +288,8 @@ def test_the_way_to_a_first_run(shop: Shop) -> None:
     decide(source, ["rejected", "accepted"])
     advice = next_step(shop.snapshot())
     assert (advice.key, advice.action) == ("E", "app.room('evaluate')")
+    check_cache.save(source, CheckOutcome("look", "Ready.", 480, 3, rules="of another recipe"))
+    assert next_step(shop.snapshot()).sentence == "Check the rows first."
 
 
 def test_the_base_is_to_be_measured_until_it_has_been(shop: Shop) -> None:
@@ -339,6 +341,18 @@ def test_a_verdict_leads_on(shop: Shop, base: int, tuned: int, keys: list[str]) 
     shop.run(ID, steps=60, end=DONE, age=600)
     evaluated(shop, ID, base, tuned)
     assert [way.key for way in next_step(shop.snapshot()).shortcuts] == keys
+
+
+def test_rows_that_were_not_checked_come_before_another_run(shop: Shop) -> None:
+    shop.recipe()
+    shop.run(ID, steps=60, end=DONE, age=600)
+    evaluated(shop, ID, 30, 32)
+    check_cache.save(shop.folder / "data" / "support.jsonl", CheckOutcome("look", "Ready.", 480, 3, rules="of another recipe"))
+    advice = next_step(shop.snapshot())
+    assert (advice.key, [way.key for way in advice.shortcuts]) == ("D", ["P", "E", "B"])
+    assert advice.why.startswith("The rows have not been checked since the recipe changed.")
+    evaluated(shop, ID, 20, 60, folder="20261124-1600-support-json")
+    assert next_step(shop.snapshot()).key == "P"
 
 
 async def test_the_best_adapter_stays_when_a_later_one_is_worse(shop: Shop, open_room: OpenRoom) -> None:

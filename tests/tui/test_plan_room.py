@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 
 from mlxtune.core.errors import DataError, MachineError
+from mlxtune.data import check_cache
+from mlxtune.data.check_cache import CheckOutcome
 from mlxtune.data.review import ReviewSession, with_keys
 from mlxtune.data.source import read_source
 from mlxtune.data.split import split
@@ -306,6 +308,25 @@ async def test_t_asks_with_the_verdict_and_its_default_does_nothing(
         await room.choose("train")
         await room.until(lambda: started == ["support-json"])
         await room.until(lambda: room.mode == "train")
+
+
+async def test_rows_that_were_checked_with_another_recipe_are_named(
+    shop: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[str] = []
+    monkeypatch.setattr("mlxtune.training.start.start", lambda workspace, recipe: started.append(recipe.name))
+    plannable(shop, monkeypatch)
+    source = load(shop.folder / "recipes" / "support-json.toml").source
+    check_cache.save(source, CheckOutcome("clean", "Clean.", 14, 0, rules="of another recipe"))
+    async with open_room("plan") as room:
+        await planned(room)
+        await room.until(lambda: "! The rows have not been" in room.text("#plan-side"))
+        await room.press("t")
+        await room.until(lambda: isinstance(room.screen, ChoiceDialog))
+        assert room.screen._text.startswith("The rows have not been checked since the recipe changed. This fits: ")
+        await room.choose("data")
+        await room.until(lambda: room.mode == "data")
+        assert started == []
 
 
 async def test_training_a_recipe_that_does_not_fit_is_a_warning(

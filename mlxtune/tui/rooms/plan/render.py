@@ -162,7 +162,7 @@ def _bar_segment(start: float, share: float, width: int, style: str) -> Content:
     return line(" " * min(first, width - 1), ("━" * max(1, last - first) if share else "", style)).truncate(width)
 
 
-def run_rows(plan: Plan, bill: Bill, can_probe: bool, power: PowerState, width: int) -> list[Content]:
+def run_rows(plan: Plan, bill: Bill, can_probe: bool, power: PowerState, doubt: str, width: int) -> list[Content]:
     """Return the run's figures as names and values."""
     from mlxtune.evaluation.statistics.power import power_statement
 
@@ -181,6 +181,8 @@ def run_rows(plan: Plan, bill: Bill, can_probe: bool, power: PowerState, width: 
     if power.problems:
         values.append(("power", f"! {', '.join(power.problems)}"))
     values.append(("rows", plan.rows_summary))
+    if doubt:
+        values.append(("checks", f"! {one_line(doubt)}"))
     if plan.skipped:
         values.append(("skipped", f"! {plural(plan.skipped, 'row')} over max_tokens"))
     if plan.cut:
@@ -250,13 +252,16 @@ def change_rows(changes: tuple[RecipeChange, ...], width: int) -> list[Content]:
 
 
 def side_sections(
-    plan: Plan, recipe: Recipe, bill: Bill, can_probe: bool, power: PowerState, full: bool, width: int
+    plan: Plan, recipe: Recipe, bill: Bill, can_probe: bool, power: PowerState, doubt: str, full: bool, width: int
 ) -> list[tuple[str, list[Content]]]:
-    """Return the titles and rows beside the form, or, with ``full``, of the page with the source of each figure."""
+    """Return the titles and rows beside the form, or, with ``full``, of the page with the source of each figure.
+
+    ``doubt`` says why the rows should be checked before training, if they should.
+    """
     sections = [
         ("To make it fit", change_rows(plan.changes, width)),
         ("Memory", memory_rows(plan, recipe.training.grad_checkpoint == "auto", width)),
-        ("Run", run_rows(plan, bill, can_probe, power, width)),
+        ("Run", run_rows(plan, bill, can_probe, power, doubt, width)),
         ("Cost" if full else "Elsewhere", cost_rows(plan, bill, full, width)),
     ]
     return [(title, rows) for title, rows in sections if rows]

@@ -193,9 +193,14 @@ class PlanRoom(Room):
         side = self.query_one("#plan-side", Panel)
         side.display = plan is not None and self.wide
         if plan and bill:
-            sections = partial(render.side_sections, plan, form.recipe, bill, self._can_probe, self._power, False)
+            sections = partial(render.side_sections, plan, form.recipe, bill, self._can_probe, self._power, self._doubt, False)
             more = ("m", "all figures", "screen.memory")
             side.update(lambda width, height: cut_rows(render.side(sections(width), width, height), height, more))
+
+    @property
+    def _doubt(self) -> str:
+        """Why training should wait for a check of the rows, or ``""``."""
+        return view.doubt if (view := self.app.recipe) else ""
 
     def _row(self, form: RecipeForm, items: Sequence[RecipeKey], index: int, width: int) -> Content:
         item = items[index]
@@ -439,6 +444,9 @@ class PlanRoom(Room):
         elif plan:
             time = f", {one_line(plan.cost.time_summary)}" if plan.cost.time_summary else ""
             text = f"{plan.sentence} {plural(plan.steps, 'step')}{time}."
+        if self._doubt:
+            self.app.start_run(form.path, text)
+            return
         doubtful = form.error is not None or (plan is not None and plan.outcome == "refuse")
         options = [
             ChoiceOption("", "Not now", "start nothing"),
@@ -464,7 +472,8 @@ class PlanRoom(Room):
             if not (form and form.plan and form.bill):
                 return []
             return render.side(
-                render.side_sections(form.plan, form.recipe, form.bill, self._can_probe, self._power, True, width), width
+                render.side_sections(form.plan, form.recipe, form.bill, self._can_probe, self._power, self._doubt, True, width),
+                width,
             )
 
         self.app.push_screen(PageScreen("Memory, time and cost", rows))
