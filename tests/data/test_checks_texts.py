@@ -219,7 +219,9 @@ def test_apologies_are_not_refusals(text: str) -> None:
         ("Is it warm?", "As an AI language model, I have no body.", True),
         ("Is it warm?", "I’m just an AI, so no.", True),
         ("Is it new?", "My knowledge cutoff is 2021.", True),
+        ("Imagine that you fly. Describe what you are seeing.", "As an AI, I see nothing.", True),
         ("Who are you?", "I am a language model by Ada.", False),
+        ("Tell me what you are.", "As an AI, I am a program.", False),
         ("Name a tool.", "You could try software such as an AI assistant.", False),
     ],
 )

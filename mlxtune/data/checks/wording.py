@@ -39,7 +39,7 @@ _SELF_REFERENCE = re.compile(
     """
 )
 _ABOUT_IDENTITY = re.compile(  # a prompt that asks what the assistant is may be answered
-    r"(?i)\b(?:(?:who|what)(?:['’]s| is| are| was)? (?:you|your)|are you|were you|do you|your (?:name|model|creator|maker|training)|yourself"
+    r"(?i)\b(?:(?:who|what)(?:['’]s| is| are| was) (?:you|your)|wh(?:o|at) you(?: are|['’]re)(?! \w+ing)|are you|were you|do you|your (?:name|model|creator|maker|training)|yourself"
     r"|(?:made|created|built|trained|developed|designed|programmed|taught|owns?|about|call) you|human|robot|chat ?bot|GPT|AI|artificial|language model)\b"
 )
 _BOILERPLATE = re.compile(
