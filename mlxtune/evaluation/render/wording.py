@@ -148,7 +148,7 @@ def method(report: EvaluationReport) -> str:
 def contract_text(report: EvaluationReport) -> str:
     """List the required metrics in a sentence, or say that there are none."""
     if report.answer_metric != CONTRACT:
-        more = f" Perplexity of the references: {', '.join(figures)}." if (figures := _perplexities(report)) else ""
+        more = f" Perplexity of the references: {figures}." if (figures := perplexities(report)) else ""
         if report.headline_metric == PREFERENCE:
             more += " The verdict is about how often an arm finds the chosen answer of a pair more likely than the rejected one."
         return f"The recipe has no contract, so answers are compared only with their references.{more}"
@@ -214,15 +214,15 @@ def nearest_row_text(row: NearestRow) -> str:
     return f"{100 * row.similarity:.0f}% similar: {row.location}, {reviewed}. “{question}”"
 
 
-def _perplexities(report: EvaluationReport) -> list[str]:
-    return [f"{arm.name} {arm.perplexity:.2f}" for arm in report.arms if arm.perplexity is not None]
+def perplexities(report: EvaluationReport) -> str:
+    """Return each arm's perplexity of the reference answers: ``base 4.72, tuned 4.50``; empty if there are none."""
+    return ", ".join(f"{arm.name} {arm.perplexity:.2f}" for arm in report.arms if arm.perplexity is not None)
 
 
 def fact_list(report: EvaluationReport) -> list[tuple[str, str]]:
     """Return the facts about the evaluation as names and values."""
     facts, decoding = report.facts, report.facts.get("decoding")
     base = [facts.get("base", ""), _short_hash(facts.get("base_fingerprint", ""))]
-    perplexities = _perplexities(report)
     off_task, endpoints = report.off_task, facts.get("endpoints", {}).items()
     items = [
         ("base", " ".join(filter(None, base))),
@@ -241,7 +241,7 @@ def fact_list(report: EvaluationReport) -> list[tuple[str, str]]:
             for arm, item in endpoints
         ),
         ("answers", "; ".join(f"{arm.name} {'cached' if arm.cached else duration(arm.seconds)}" for arm in report.arms)),
-        ("perplexity", f"{', '.join(perplexities)} (reference answers)" if perplexities else ""),
+        ("perplexity", f"{figures} (reference answers)" if (figures := perplexities(report)) else ""),
         ("off-task", off_task.summary if off_task else ""),
         ("off-task test", off_task_method(off_task) if off_task else ""),
     ]

@@ -150,7 +150,8 @@ def arm_options(recipe: Recipe, *, has_adapter: bool) -> list[tuple[str, tuple[s
 
 @dataclass(frozen=True)
 class ArmWork:
-    """What the arms of an evaluation answer. ``seconds`` is how long the base took per row, if it is known.
+    """What the arms of an evaluation answer. At the base's speed, if it is known, an arm takes ``seconds`` for its rows, and the base and
+    the adapter take ``off_task_seconds`` for their ``off_task`` prompts.
 
     ``options`` are the sets of arms that can be chosen. The recipe's limit leaves ``rows`` of the ``held_out`` rows.
     """
@@ -160,15 +161,19 @@ class ArmWork:
     held_out: int
     off_task: int
     seconds: float | None
+    off_task_seconds: float | None
 
     @property
     def sentences(self) -> str:
         """Sentences about the rows and the time, and how to use fewer rows."""
-        time = f", in about {duration(self.seconds * self.rows)} if it is as fast as the base was" if self.seconds else ""
+        time = f", in about {duration(self.seconds)} if it is as fast as the base was" if self.seconds else ""
         limit = "" if self.rows < self.held_out else " To use fewer, set evaluation.rows in Plan."
+        text = f"Every arm answers the same {plural(self.rows, 'held-out row')}{time}.{limit}"
+        if not self.off_task:
+            return text
+        time = f", in about {duration(self.off_task_seconds)}" if self.off_task_seconds else ""
         prompts = plural(self.off_task, "off-task prompt")
-        also = f" The base and the adapter also answer {prompts}, unless evaluation.regression is empty." if self.off_task else ""
-        return f"Every arm answers the same {plural(self.rows, 'held-out row')}{time}.{limit}{also}"
+        return f"{text} The base and the adapter also answer {prompts}{time}, unless you empty evaluation.regression in Plan."
 
 
 def count_work(recipe: Recipe, run: Run | None, evaluations: Sequence[Run]) -> ArmWork:
@@ -177,14 +182,18 @@ def count_work(recipe: Recipe, run: Run | None, evaluations: Sequence[Run]) -> A
     Raise ``DataError`` if the rows or the off-task prompts cannot be read.
     """
     held_out = len(split(read_source(recipe.source, recipe.data.format, recipe.data.map), recipe.data).test)
+    rows, prompts = min(held_out, recipe.evaluation.rows or held_out), load_prompts(recipe) if run else ()
+    per_row, per_token = _base_seconds(evaluations, recipe)
     return ArmWork(
-        arm_options(recipe, has_adapter=run is not None), min(held_out, recipe.evaluation.rows or held_out), held_out,
-        len(load_prompts(recipe)) if run else 0, _base_seconds(evaluations, recipe),
+        arm_options(recipe, has_adapter=run is not None), rows, held_out, len(prompts), per_row and per_row * rows,
+        per_token and 2 * per_token * sum(prompt.max_tokens for prompt in prompts),
     )  # fmt: skip
 
 
-def _base_seconds(evaluations: Sequence[Run], recipe: Recipe) -> float | None:
-    """Return the seconds that the base of ``recipe`` took per row in the newest of ``evaluations`` where it was not cached."""
+def _base_seconds(evaluations: Sequence[Run], recipe: Recipe) -> tuple[float | None, float | None]:
+    """Return the seconds that the base of ``recipe`` took per row and per token of its answers in the newest of ``evaluations`` where
+    it was not cached.
+    """
     for run in evaluations:
         try:
             report = reports.load(run.folder)
@@ -192,8 +201,9 @@ def _base_seconds(evaluations: Sequence[Run], recipe: Recipe) -> float | None:
             continue
         base = report.arms[0]
         if report.facts["name"] == recipe.name and base.name == BASE and not base.cached:
-            return base.seconds / report.facts["rows"]
-    return None
+            tokens = base.answers.tokens if base.answers else 0
+            return base.seconds / report.facts["rows"], base.seconds / tokens if tokens else None
+    return None, None
 
 
 @lru_cache(maxsize=4)
