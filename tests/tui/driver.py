@@ -24,7 +24,8 @@ from mlxtune.tui.base import Room
 from mlxtune.tui.key_order import OrderedKeys
 from mlxtune.tui.rooms import ROOMS
 from mlxtune.tui.snapshot import Snapshot
-from mlxtune.tui.widgets.dialog import ChoiceDialog, PromptDialog
+from mlxtune.tui.widgets.dialog import ChoiceDialog, EditDialog, PromptDialog
+from mlxtune.tui.widgets.field import Editor
 from mlxtune.tui.widgets.panel import Panel
 from mlxtune.tui.widgets.section import Section
 
@@ -80,6 +81,13 @@ class RoomDriver:
         self.screen.query_one(Input).value = text
         await self.press("enter")
         await self.until(lambda: not isinstance(self.screen, PromptDialog))
+
+    async def edit(self, text: str) -> None:
+        """Save ``text`` in the editor that is about to open."""
+        await self.until(lambda: isinstance(self.screen, EditDialog))
+        self.screen.query_one(Editor).load_text(text)
+        await self.press("ctrl+s")
+        await self.until(lambda: not isinstance(self.screen, EditDialog))
 
     async def choose(self, value: str) -> None:
         """Choose an option of the dialog that is about to open; an empty value cancels."""

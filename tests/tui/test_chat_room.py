@@ -15,6 +15,7 @@ from mlxtune.recipe import EvaluationSection
 from mlxtune.serving.protocol import Done, Event, Failed, Piece, Ready
 from mlxtune.tui.rooms.chat import render
 from mlxtune.tui.rooms.chat.service import AdapterOption, ChatService
+from mlxtune.tui.widgets.dialog import EditDialog
 
 from .conftest import OpenRoom
 from .driver import RoomDriver
@@ -195,11 +196,11 @@ async def test_an_unchanged_answer_is_saved_as_a_row_and_an_edited_one_as_a_pair
         client = await load(room, clients)
         await ask(room, client, "Where is it?", "On its way")
         await room.press("escape", "w")
-        await room.answer("On its way")
+        await room.edit("On its way")
         await room.until_notice("✓ Added a row to data/chat.jsonl.")
         assert not pairs.exists()
         await room.press("w")
-        await room.answer("On its way now")
+        await room.edit("On its way now")
         await room.until(pairs.exists)
         pair = json.loads(pairs.read_text())
         assert (pair["chosen"], pair["rejected"]) == ("On its way now", "On its way")
@@ -217,7 +218,7 @@ async def test_a_question_is_undone_a_stream_stopped_and_the_conversation_reset(
         await room.until(lambda: not chat(room).exchanges)
         assert room.screen.query_one("#chat-field").value == "Where is it?"
         await room.press("y")
-        await room.answer("Be brief.")
+        await room.edit("Be brief.")
         await room.until(lambda: "◇ system" in transcript(room))
         await room.press("i", "enter")
         await room.until(lambda: len(client.questions) == 2)
@@ -340,11 +341,16 @@ async def test_a_system_prompt_is_shown_safely_and_stored_unchanged(
         assert not set(room.screen_text) & set("\x1b\x07\t")
         assert "    Always." in transcript(room)
         await room.press("escape", "y")
-        await room.until(lambda: "␊␉Always." in room.screen_text)
+        await room.until(lambda: isinstance(room.screen, EditDialog) and "    Always." in room.screen_text)
         assert not set(room.screen_text) & set("\x1b\x07\t")
-        await room.press("end")
         await room.type(" Always!")
-        await room.press("enter")
+        await room.press("ctrl+s")
+        await room.until(lambda: room.mode == "chat")
+        assert chat(room).session.system == f"{system} Always!"
+        await room.press("y")
+        await room.until(lambda: isinstance(room.screen, EditDialog))
+        await room.type("No.")
+        await room.press("escape")
         await room.until(lambda: room.mode == "chat")
         assert chat(room).session.system == f"{system} Always!"
 

@@ -221,6 +221,7 @@ STAGES = (
     Stage("chat", sees="No model loaded."),
     Stage("chat", adapters, sees="load smollm2-135m alone"),
     Stage("chat", then=talking),
+    Stage("chat", then=talking, before=("escape", "y")),
     Stage("chat", then=writing),
     Stage("advice", answered, sees="all answered"),
 )
@@ -333,7 +334,14 @@ SHARED = {  # the rooms in which keys of shared widgets are pressed
     "mlxtune.tui.widgets.row_reader": "review",
     "mlxtune.tui.widgets.scroll": "chat",
 }
-BY_ID = {"edit.leave": "review", "choice.close": "train", "app.undo": "plan", "app.dismiss": "plan", "source.transform": "data"}
+BY_ID = {
+    "edit.leave": "review",
+    "choice.close": "train",
+    "text.save": "chat",
+    "app.undo": "plan",
+    "app.dismiss": "plan",
+    "source.transform": "data",
+}
 
 
 def room_of(kind: keys.Kind, binding: Binding) -> str:

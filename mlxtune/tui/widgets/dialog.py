@@ -1,4 +1,4 @@
-"""Dialogs: a choice between options, and a prompt for a line of text."""
+"""Dialogs: a choice between options, a prompt for a line of text, and an editor for a longer text."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from textual.widgets import Input
 from mlxtune.core.text import restore_unsafe, safe_text
 from mlxtune.tui.paths import completions
 from mlxtune.tui.render.text import cell, fold, key, line
+from mlxtune.tui.widgets.field import Editor
 from mlxtune.tui.widgets.list import ListPanel
 from mlxtune.tui.widgets.panel import Draw, Panel
 
@@ -214,3 +215,34 @@ class PromptDialog(ModalScreen[str]):
         panel = self.query_one("#wrong", Panel)
         panel.display = True
         panel.update(lambda width, _height: line(("✗ ", "bold $error"), fold(error, width, "  ", "")[2:]))
+
+
+class EditDialog(ModalScreen[str | None]):
+    """Asks the user to edit ``value``, a text of any number of lines. Returns it, or ``None`` on escape.
+
+    Characters that are unsafe to display are shown as symbols and restored in the result.
+    """
+
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("ctrl+s", "save", "save", id="text.save")]
+
+    def __init__(self, title: str, about: str, value: str) -> None:
+        super().__init__()
+        self._heading, self._about, self._value = title, about, value
+
+    def compose(self) -> ComposeResult:
+        with Vertical(classes="sheet"):
+            yield Panel(lambda width, _height: line((self._heading, "bold")).truncate(max(width, 0)))
+            yield Panel(lambda width, _height: fold(self._about, width, indent=""), classes="prose")
+            yield Editor(text=safe_text(self._value))
+            keys = line(key("^s", "save", "screen.save", "$muted"), "   ", ("esc", "bold $primary"), (" close", "$muted"))
+            yield Panel(lambda _width, _height: keys)
+
+    def on_mount(self) -> None:
+        editor = self.query_one(Editor)
+        editor.move_cursor(editor.document.end)
+
+    def on_editor_escaped(self) -> None:
+        self.dismiss(None)
+
+    def action_save(self) -> None:
+        self.dismiss(restore_unsafe(self._value, self.query_one(Editor).text).strip())

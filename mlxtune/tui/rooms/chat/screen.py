@@ -20,7 +20,7 @@ from mlxtune.tui.paths import base_name
 from mlxtune.tui.rooms.chat import render, service
 from mlxtune.tui.rooms.chat.service import BASE_ALONE, AdapterOption, ChatService
 from mlxtune.tui.snapshot import Snapshot
-from mlxtune.tui.widgets.dialog import ChoiceDialog, ChoiceOption, PromptDialog
+from mlxtune.tui.widgets.dialog import ChoiceDialog, ChoiceOption, EditDialog
 from mlxtune.tui.widgets.frame import FooterAction, Notice
 from mlxtune.tui.widgets.panel import Panel
 from mlxtune.tui.widgets.scroll import ScrollPanel
@@ -280,7 +280,7 @@ class ChatRoom(Room):
                 self.app.run_job(lambda: Notice("✓", "$success", chat.save(text)), busy="")
 
         about = "It becomes a training row. An edited answer also makes a preference pair: yours chosen, the original rejected."
-        self.app.push_screen(PromptDialog("Save this answer?", about, chat.last_answer, label="save"), answered)
+        self.app.push_screen(EditDialog("Save this answer?", about, chat.last_answer), answered)
 
     def action_undo(self) -> None:
         if question := self.chat.undo():
@@ -291,12 +291,12 @@ class ChatRoom(Room):
         session = self.chat.session
 
         def answered(text: str | None) -> None:
-            if text:
-                session.set_system("" if text == "-" else text)
+            if text is not None:
+                session.set_system(text)
                 self.redraw()
 
-        about = "It applies from the next question on. Enter a single dash to remove it."
-        self.app.push_screen(PromptDialog("System prompt", about, session.system), answered)
+        about = "It applies from the next question on. Without a text, there is none."
+        self.app.push_screen(EditDialog("System prompt", about, session.system), answered)
 
     def action_reset(self) -> None:
         self.chat.reset()
