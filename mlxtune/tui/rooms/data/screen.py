@@ -233,8 +233,11 @@ class DataRoom(SourceRoom):
                 return lines(*error_rows(check.error, width))
             return render.check_progress(check.step, check.fraction, width)
 
+        kinds = ""
         if verdict:
-            found.styles.max_height = self._findings_height(summary)
+            height = self._findings_height(summary)
+            kinds = f"{len(names):,} kinds, " if len(names) > height else ""  # the list is cut, which nothing else shows
+            found.styles.max_height = height
             found.set(
                 len(names),
                 lambda position, width: render.finding_row(
@@ -243,7 +246,7 @@ class DataRoom(SourceRoom):
                 cursor=cursor,
             )
         self.query_one("#summary", Panel).update(lambda width, _height: summary(width))
-        note = plural(verdict.flagged, "row") if verdict and verdict.flagged else ""
+        note = f"{kinds}{plural(verdict.flagged, 'row')}" if verdict and verdict.flagged else ""
         note += f", {verdict.reviewed:,} accepted" if verdict and verdict.reviewed else ""
         self.query_one("#findings", Section).head.set(note=note)
 
