@@ -40,6 +40,13 @@ class RecipeKey:
         choices = tuple(_choices(self.value_type))
         return () if None in choices else choices
 
+    @cached_property
+    def item_choices(self) -> tuple[Any, ...]:
+        """All possible items of a list. Empty if they cannot be listed."""
+        element = _element(self.value_type)
+        choices = tuple(_choices(element)) if element else ()
+        return () if None in choices else choices
+
     def value_in(self, recipe: Recipe) -> Any:
         """Return the key's value in ``recipe``; of a table, a mapping with the fields that are set."""
         return value_at(recipe, self.path)

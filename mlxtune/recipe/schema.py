@@ -226,7 +226,7 @@ _DECAY = Rule(lambda fraction: 0 < fraction <= 1, "a fraction of the steps, abov
 class TrainingSection:
     """Training length and hyperparameters. Schedules, ``validate_every``, and ``save_every`` count optimizer steps."""
 
-    epochs: Annotated[int, Key("passes over the rows", "ones", overridden_by="steps"), _EPOCHS] = 2
+    epochs: Annotated[int, Key("passes over the rows (for less than one, set steps)", "ones", overridden_by="steps"), _EPOCHS] = 2
     steps: Annotated[int, Key("optimizer steps; 0 uses epochs", "tens"), _STEPS] = 0
     batch_size: Annotated[int, Key("rows per batch; 0 uses batch_tokens", "doubles"), _AT_LEAST_0] = 0
     batch_tokens: Annotated[int, Key("tokens per batch", "doubles", overridden_by="batch_size"), _AT_LEAST_1] = 2048

@@ -39,6 +39,13 @@ def test_every_key_has_a_description_a_default_and_parseable_values(key: RecipeK
     assert key.parse(format_value(value)) == value, "formatted values can be parsed"
     for choice in key.choices:
         assert key.parse(format_value(choice)) == choice
+    if key.item_choices:
+        assert key.parse(", ".join(key.item_choices)) == list(key.item_choices)
+
+
+def test_items_that_can_be_listed_are() -> None:
+    assert BY_PATH["evaluation.reference"].item_choices == ("exact", "fields", "number")
+    assert BY_PATH["evaluation.forbid"].item_choices == ()
 
 
 @pytest.mark.parametrize("key", KEYS, ids=lambda key: key.path)

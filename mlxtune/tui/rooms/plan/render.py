@@ -125,7 +125,8 @@ def key_detail(item: RecipeKey, recipe: Recipe, base: str, width: int) -> Conten
     """Return the meaning of the key under the cursor and its valid values, on two rows, or ``base``, the description of a base model."""
     idle = item.unused_reason(recipe)
     about = f"{item.path}: {item.about.description}." + (f" Currently unused: {idle}." if idle else "")
-    choices = f"One of {', '.join(format_value(choice) for choice in item.choices)}." if item.choices else ""
+    words = ", ".join(format_value(choice) for choice in item.choices or item.item_choices)
+    choices = f"{'One' if item.choices else 'Any'} of {words}." if words else ""
     default = "" if is_default(item, recipe) or not default_value(item) else f"Default: {default_value(item)}."
     texts = (base,) if base else (about, f"{choices} {default}".strip())
     rows = [row for text in texts for row in wrap(text, width - 2)]
