@@ -148,12 +148,21 @@ class RunState:
             return ""
         arm, kind, done, total = self.current_arm
         verb = {"reference": "computes the likelihood of", "prompt": "reads", TIMED: "times"}.get(kind, "answers")
-        seconds, elapsed = self.arm_remaining_seconds or 0.0, self.updated - self.arm_started
-        left = f", {duration(seconds)} left" if seconds >= 1 else f", {duration(elapsed)} so far" if elapsed >= _LONG else ""
         purpose = " to find similar rows" if kind == "prompt" else ""
+        count = f"{one_line(arm, 40)} {verb} {done:,} of {plural(total, kind)}{purpose}"
+        return ", ".join(filter(None, [count, self.arm_pace]))
+
+    @property
+    def arm_pace(self) -> str:
+        """How far the model's current batch of answers is, and the time left or, if that is unknown, the time so far."""
+        if self.current_arm is None:
+            return ""
+        _, kind, done, total = self.current_arm
+        seconds, elapsed = self.arm_remaining_seconds or 0.0, self.updated - self.arm_started
+        left = f"{duration(seconds)} left" if seconds >= 1 else f"{duration(elapsed)} so far" if elapsed >= _LONG else ""
         longest, most = self.answer_tokens if kind == HELD_OUT_ROW and done < total else (0, 0)
-        tokens = f", the longest at token {longest:,} of at most {most:,}" if longest else ""
-        return f"{one_line(arm, 40)} {verb} {done:,} of {plural(total, kind)}{purpose}{tokens}{left}"
+        tokens = f"the longest at token {longest:,} of at most {most:,}" if longest else ""
+        return ", ".join(filter(None, [tokens, left]))
 
     @property
     def arm_remaining_seconds(self) -> float | None:

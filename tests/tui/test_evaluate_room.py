@@ -468,6 +468,14 @@ async def test_a_running_evaluation_shows_its_progress_and_can_be_stopped(
         await room.until(lambda: stopped == ["20261124-1600-support-json"])
 
 
+async def test_answers_that_take_long_show_their_token(shop: Shop, open_room: OpenRoom) -> None:
+    shop.recipe()
+    folder = evaluating(shop)
+    shop.tell(folder, [("arm.progress", {"arm": "tuned", "done": 1094, "total": 2364, "of": "token"})])
+    async with open_room("evaluate", size=NARROW) as room:
+        await room.until(lambda: "The longest at token 1,094 of at most 2,364" in room.text("#ev-progress"))
+
+
 async def test_a_first_evaluation_shows_only_its_progress(shop: Shop, open_room: OpenRoom) -> None:
     shop.recipe()
     evaluating(shop)
@@ -555,22 +563,33 @@ async def test_an_evaluation_that_failed_without_answers_is_not_continued(shop: 
 
 
 @pytest.mark.parametrize(
-    ("limit", "text"),
+    ("settings", "text"),
     [
         (
-            0,
-            "the same 72 held-out rows, in about 3 min if it is as fast as the base was. To use fewer, set evaluation.rows in Plan.",
+            "max_tokens = 112",
+            "the same 72 held-out rows, each in at most 112 tokens, in about 3 min if it is as fast as the base was. To take less time, "
+            "set evaluation.rows in Plan.",
         ),
-        (20, "the same 20 held-out rows, in about 48 s if it is as fast as the base was. The base"),
+        (
+            "rows = 20\nmax_tokens = 112",
+            "the same 20 held-out rows, each in at most 112 tokens, in about 48 s if it is as fast as the base was. The base",
+        ),
+        (
+            "",  # not the limit of the evaluation of the base
+            "the same 72 held-out rows, each in at most twice the tokens of the longest reference answer. To take less time, set "
+            "evaluation.rows or evaluation.max_tokens in Plan.",
+        ),
     ],
 )
-async def test_the_question_for_the_arms_says_how_much_they_answer(shop: Shop, open_room: OpenRoom, limit: int, text: str) -> None:
+async def test_the_question_for_the_arms_says_how_much_they_answer(
+    shop: Shop, open_room: OpenRoom, settings: str, text: str
+) -> None:
     folder = evaluation(shop)
     report = json.loads((folder / "report.json").read_text())
     report["arms"][0]["cached"] = False
     (folder / "report.json").write_text(json.dumps(report))
     run = shop.run("20261124-1412-support-json", steps=60, end=("run.finished", {"summary": {}}), age=300)
-    (run / "recipe.toml").write_text(f"{(run / 'recipe.toml').read_text()}\n[evaluation]\nrows = {limit}\n")
+    (run / "recipe.toml").write_text(f"{(run / 'recipe.toml').read_text()}\n[evaluation]\n{settings}\n")
     (run / "adapter").mkdir()
     (run / "adapter" / "adapters.safetensors").touch()
     async with open_room("evaluate") as room:
@@ -630,7 +649,9 @@ async def test_without_an_evaluation_enter_starts_one(shop: Shop, open_room: Ope
         assert "enter evaluate support-json" in intro
         await room.press("enter")
         await room.choose("0")
-        await room.until(lambda: isinstance(room.screen, ChoiceDialog) and "the same 72 held-out rows. To use" in room.screen._text)
+        await room.until(
+            lambda: isinstance(room.screen, ChoiceDialog) and "the same 72 held-out rows, each in" in room.screen._text
+        )
         await room.choose("0")
         await room.until(lambda: started == ["eval"])
 

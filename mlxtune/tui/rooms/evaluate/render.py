@@ -297,8 +297,9 @@ def progress(view: RunView, arms: Sequence[str], now: float, width: int) -> Cont
         line("  ", ("○ ", "$faint"), cell(one_line(arm), NAME - 2, "$muted"), ("waiting", "$faint")) for arm in waiting if started
     ]
     current = view.state.current_arm
-    if current is None or current[1] != HELD_OUT_ROW:
-        rows += marked("●", "$primary", view.state.arm_progress or "Loading the model.", width)
+    is_counted = current is not None and current[1] == HELD_OUT_ROW  # by the bars
+    if text := view.state.arm_pace.capitalize() if is_counted else view.state.arm_progress or "Loading the model.":
+        rows += marked("●", "$primary", text, width)
     if view.status == "quiet":
         rows += marked("!", "$warning", f"No output for {duration(now - view.updated)}. The process is still running.", width)
     return lines(*(row.truncate(max(width, 0)) for row in rows))

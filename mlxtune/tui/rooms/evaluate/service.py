@@ -23,7 +23,7 @@ from mlxtune.evaluation.report import EvaluationReport
 from mlxtune.evaluation.scorers.registry import FORMS
 from mlxtune.evaluation.start import start
 from mlxtune.evaluation.verdict import Comparison
-from mlxtune.recipe import Recipe, dump, load
+from mlxtune.recipe import AUTO, Recipe, dump, load
 from mlxtune.recipe.edit import toml_literal
 from mlxtune.runs.launch import read_request
 from mlxtune.runs.registry import Run
@@ -151,24 +151,26 @@ def arm_options(recipe: Recipe, *, has_adapter: bool) -> list[tuple[str, tuple[s
 @dataclass(frozen=True)
 class ArmWork:
     """What the arms of an evaluation answer. At the base's speed, if it is known, an arm takes ``seconds`` for its rows, and the base and
-    the adapter take ``off_task_seconds`` for their ``off_task`` prompts.
+    the adapter take ``off_task_seconds`` for their ``off_task`` prompts. ``limit`` says how long an answer may be.
 
-    ``options`` are the sets of arms that can be chosen. The recipe's limit leaves ``rows`` of the ``held_out`` rows.
+    ``options`` are the sets of arms that can be chosen; ``unlimited`` are the keys of the recipe that could make the work less.
     """
 
     options: list[tuple[str, tuple[str, ...]]]
     rows: int
-    held_out: int
+    limit: str
+    unlimited: tuple[str, ...]
     off_task: int
     seconds: float | None
     off_task_seconds: float | None
 
     @property
     def sentences(self) -> str:
-        """Sentences about the rows and the time, and how to use fewer rows."""
+        """Sentences about the rows, the answers, and the time, and how to use less of it."""
         time = f", in about {duration(self.seconds)} if it is as fast as the base was" if self.seconds else ""
-        limit = "" if self.rows < self.held_out else " To use fewer, set evaluation.rows in Plan."
-        text = f"Every arm answers the same {plural(self.rows, 'held-out row')}{time}.{limit}"
+        text = f"Every arm answers the same {plural(self.rows, 'held-out row')}, each in at most {self.limit}{time}."
+        if self.unlimited:
+            text += f" To take less time, set {' or '.join(self.unlimited)} in Plan."
         if not self.off_task:
             return text
         time = f", in about {duration(self.off_task_seconds)}" if self.off_task_seconds else ""
@@ -181,29 +183,40 @@ def count_work(recipe: Recipe, run: Run | None, evaluations: Sequence[Run]) -> A
 
     Raise ``DataError`` if the rows or the off-task prompts cannot be read.
     """
+    section = recipe.evaluation
     held_out = len(split(read_source(recipe.source, recipe.data.format, recipe.data.map), recipe.data).test)
-    rows, prompts = min(held_out, recipe.evaluation.rows or held_out), load_prompts(recipe) if run else ()
-    per_row, per_token = _base_seconds(evaluations, recipe)
-    return ArmWork(
-        arm_options(recipe, has_adapter=run is not None), rows, held_out, len(prompts), per_row and per_row * rows,
-        per_token and 2 * per_token * sum(prompt.max_tokens for prompt in prompts),
-    )  # fmt: skip
+    rows, prompts = min(held_out, section.rows or held_out), load_prompts(recipe) if run else ()
+    limit = "twice the tokens of the longest reference answer" if section.max_tokens == AUTO else f"{section.max_tokens:,} tokens"
+    seconds = off_task_seconds = None
+    if report := _similar_report(evaluations, recipe):
+        base = report.arms[0]
+        seconds = base.seconds / report.facts["rows"] * rows
+        if base.answers and base.answers.tokens:
+            off_task_seconds = 2 * base.seconds / base.answers.tokens * sum(prompt.max_tokens for prompt in prompts)
+        if decoding := report.facts.get("decoding"):
+            limit = f"{decoding['max_tokens']:,} tokens"
+    options = arm_options(recipe, has_adapter=run is not None)
+    rows_key = () if rows < held_out else ("evaluation.rows",)
+    unlimited = (*rows_key, "evaluation.max_tokens") if section.max_tokens == AUTO else rows_key
+    return ArmWork(options, rows, limit, unlimited, len(prompts), seconds, off_task_seconds)
 
 
-def _base_seconds(evaluations: Sequence[Run], recipe: Recipe) -> tuple[float | None, float | None]:
-    """Return the seconds that the base of ``recipe`` took per row and per token of its answers in the newest of ``evaluations`` where
-    it was not cached.
-    """
+def _similar_report(evaluations: Sequence[Run], recipe: Recipe) -> EvaluationReport | None:
+    """Return the newest of ``evaluations`` in which the base of ``recipe`` was not cached, with the same limits for its answers."""
     for run in evaluations:
         try:
-            report = reports.load(run.folder)
+            report, before = reports.load(run.folder), run.recipe()
         except MlxtuneError:
             continue
         base = report.arms[0]
-        if report.facts["name"] == recipe.name and base.name == BASE and not base.cached:
-            tokens = base.answers.tokens if base.answers else 0
-            return base.seconds / report.facts["rows"], base.seconds / tokens if tokens else None
-    return None, None
+        is_same = before.name == recipe.name and _limits(before) == _limits(recipe)
+        if is_same and base.name == BASE and not base.cached:
+            return report
+    return None
+
+
+def _limits(recipe: Recipe) -> tuple[object, ...]:
+    return recipe.model.base, recipe.model.thinking, recipe.evaluation.max_tokens, recipe.evaluation.thinking_tokens
 
 
 @lru_cache(maxsize=4)
