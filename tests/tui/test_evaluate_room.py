@@ -595,7 +595,8 @@ async def test_the_question_for_the_arms_says_how_much_they_answer(
     async with open_room("evaluate") as room:
         await rows_found(room, "Tuned fails")
         await room.press("n")
-        await room.choose("0")
+        await room.until(lambda: isinstance(room.screen, ChoiceDialog))
+        await room.choose("1" if "its own recipe" in str(room.screen._options) else "0")
         await room.until(lambda: isinstance(room.screen, ChoiceDialog) and room.screen._heading == "Which arms?")
         assert text in " ".join(room.screen._text.split())
 
@@ -622,7 +623,12 @@ async def test_the_recipe_as_it_is_now_can_be_chosen_if_it_evaluates_differently
             await room.choose(subject)
             await room.choose("0")
             await room.until(lambda count=count: len(started) == count and not room.app.busy)  # type: ignore[misc]
-    assert started == [(0, adapter), (4, adapter)]
+        room.app.run_to_evaluate = run.name
+        await room.press("H", "E")
+        await room.choose(str(run / "recipe.toml"))
+        await room.choose("0")
+        await room.until(lambda: len(started) == 3)
+    assert started == [(4, adapter), (0, adapter), (0, adapter)]
 
 
 async def test_enter_starts_an_evaluation_on_a_later_visit_too(shop: Shop, open_room: OpenRoom) -> None:

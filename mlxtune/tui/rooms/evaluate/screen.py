@@ -509,8 +509,23 @@ class EvaluateRoom(Room):
         view = snapshot.find_run(id) if snapshot and id else None
         if view is not None and not self.app.can_start:
             self.app.show_notice(self.app.in_use)
-        elif view is not None:
-            self._choose_arms(view.run, view.run.folder / "recipe.toml")
+        elif view is not None and snapshot is not None:
+            recipes = self._recipes_for(view, snapshot)
+            if len(recipes) == 1:
+                self._choose_arms(view.run, recipes[0][0])
+                return
+            options = [ChoiceOption(str(path), about) for path, about in recipes]
+            dialog = ChoiceDialog(f"Evaluate {view.name} how?", "", options)
+            self.app.push_screen(dialog, lambda choice: self._choose_arms(view.run, Path(choice)) if choice else None)
+
+    def _recipes_for(self, view: RunView, snapshot: Snapshot) -> list[tuple[Path, str]]:
+        """Return the recipes to evaluate a run by, described: its own and, before it, the one in the workspace if that has changed."""
+        own = view.run.folder / "recipe.toml"
+        path = next((item.path for item in snapshot.recipes if item.recipe and item.recipe.name == view.name), None)
+        about = f"its adapter, {ago(snapshot.now - view.updated)}"
+        if path and service.has_other_evaluation(view.run, path):
+            return [(path, "its adapter, by the recipe as it is now"), (own, f"{about}, by its own recipe")]
+        return [(own, about)]
 
     def action_evaluate(self) -> None:
         """Ask for a run or a recipe, then for the arms; then start."""
@@ -522,16 +537,14 @@ class EvaluateRoom(Room):
         if unfinished and unfinished.status == "failed" and not unfinished.state.arms:
             unfinished = None  # it would fail again
         runs = [view for view in snapshot.runs if has_adapter(view.run)][:MAX_RUNS]
-        paths = {item.recipe.name: item.path for item in snapshot.recipes if item.recipe}
         subjects: list[tuple[Run | None, Path]] = []
-        texts = []
+        texts: list[tuple[str, str]] = []
         for view in runs:
-            subjects.append((view.run, view.run.folder / "recipe.toml"))
-            texts.append((view.name, f"its adapter, {ago(snapshot.now - view.updated)}"))
-            path = paths.pop(view.name, None)  # for the newest run of a recipe only
-            if path and service.has_other_evaluation(view.run, path):
+            recipes = self._recipes_for(view, snapshot)
+            is_newest = all(name != view.name for name, _ in texts)  # of its recipe
+            for path, about in recipes if is_newest else recipes[-1:]:
                 subjects.append((view.run, path))
-                texts.append((view.name, "its adapter, evaluated as the recipe says now"))
+                texts.append((view.name, about))
         for recipe in snapshot.recipes:
             if recipe.recipe:
                 subjects.append((None, recipe.path))
