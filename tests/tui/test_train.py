@@ -469,3 +469,10 @@ async def test_a_run_without_a_plan_yet_is_preparing(shop: Shop, open_room: Open
     shop.run("20261124-1412-x", total=0, alive=True)
     async with open_room("train") as room:
         await room.until(lambda: "preparing the model and the rows" in room.screen_text)
+
+
+async def test_a_run_is_finishing_after_its_last_step(shop: Shop, open_room: OpenRoom) -> None:
+    shop.recipe()
+    shop.run("20261124-1412-x", steps=40, total=40, alive=True)
+    async with open_room("train") as room:
+        await room.until(lambda: "40 of 40" in room.text("#stats") and "finishing" in room.text("#stats"))

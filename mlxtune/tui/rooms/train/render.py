@@ -57,6 +57,8 @@ def figures(view: RunView, now: float, width: int) -> Content:
     pace = line((speed(state.speed) if state.steps else "–", "bold"), (f"  {_speed_trend(state)}" if wide else "", "$faint"))
     end = time.strftime("%H:%M", time.localtime(now + (left or 0)))
     remaining = line((duration(left), "bold"), (f"   {end}", "$muted")) if left is not None else Content("–")
+    if view.alive and 0 < state.total <= state.step:
+        remaining = Content.styled("finishing", "$muted")  # sample answers and the adapter follow the last step
     rate = line((_learning_rate(state), "bold"), (f" {_rate_trend(state)}" if wide else "", "$muted"))
     space = max(width - 94, 8)
     if wide:
