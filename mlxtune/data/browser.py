@@ -338,6 +338,13 @@ class SourceBrowser:
 
     # Selections
 
+    def is_match(self, index: int, matches: Filter) -> bool:
+        """Return whether a row can be read and matches. It cannot if the file has changed or the journal has an invalid record."""
+        try:
+            return self.is_row(index) and matches(self.lazy_row(index))
+        except DataError:
+            return False
+
     def matching(self, matches: Filter, stop: Stop = lambda: False) -> Iterator[tuple[int, list[int]]]:
         """Yield ``(rows tested, new matches)`` every few milliseconds. It waits for :meth:`scan` if necessary."""
         throttle, index = Throttle(), 0
@@ -348,12 +355,8 @@ class SourceBrowser:
                 batch = []
                 time.sleep(0.02)
                 continue
-            if self._is_row[index]:
-                try:
-                    if matches(self.lazy_row(index)):
-                        batch.append(index)
-                except DataError:  # the file has changed, or the journal has an invalid record
-                    pass
+            if self.is_match(index, matches):
+                batch.append(index)
             index += 1
             if throttle.pause():
                 yield index, batch

@@ -75,12 +75,15 @@ class CheckProgress:
 
 @dataclass
 class RowSelection:
-    """The rows that match ``filter``, in ``order``. ``scanned`` is the number of rows tested, or ``None`` if all are."""
+    """The rows that match ``filter``, in ``order``. ``scanned`` is the number of rows tested, or ``None`` if all are. ``decided`` are
+    the rows that had a decision when the filter was applied.
+    """
 
     filter: str = ""
     order: str = "row"
     rows: Sequence[int] = ()
     scanned: int | None = None
+    decided: frozenset[int] = frozenset()
     generation: int = 0  # incremented per request, so that the thread of an older one ends
     error: str = ""
 
@@ -257,9 +260,18 @@ class SourceSession:
             return
         if self.selection.scanned is None:
             self._anchor = self.row_index
-        self.selection.scanned = 0
+        self.selection.scanned, self.selection.decided = 0, frozenset(self.browser.decisions)
         generation = self.selection.generation
         self._run(lambda: self._scan(predicate, order, generation))
+
+    def matching_rows(self) -> list[int]:
+        """Return the displayed rows that still match the filter, ascending. Rows that were decided on meanwhile may not."""
+        browser, selection = self.source, self.selection
+        rows = sorted(int(index) for index in selection.rows if browser.is_row(int(index)))
+        if not selection.filter.strip() or not rows:
+            return rows
+        matches, decided = filters.parse(selection.filter), selection.decided | browser.decisions.keys()
+        return [index for index in rows if index not in decided or browser.is_match(index, matches)]
 
     def token_masks(self, rows: Iterable[Row]) -> dict[str, TrainingMask | MlxtuneError]:
         """Return, keyed by row hash, the mask of trained tokens or the error. An error in the model itself has the key ``""``."""

@@ -279,6 +279,24 @@ async def test_all_selected_rows_are_decided_on_in_one_step(shop: Shop, checks: 
         await room.until(lambda: not room.app.busy)
 
 
+async def test_rows_that_a_decision_took_from_the_filter_are_not_decided_on(
+    shop: Shop, checks: Checks, open_room: OpenRoom
+) -> None:
+    """They stay in the list, so that it does not jump."""
+    fill(shop)
+    async with open_room("data") as room:
+        session = await checked(room)
+        await filter_by(room, "tag:login status:pending", 6)
+        await room.press("a")
+        await room.until(lambda: len(statuses(room)) == 1)
+        await room.press("b")
+        await room.until(lambda: "All 5 rows that match the filter" in room.screen_text and "changes 5 rows" in room.screen_text)
+        await room.choose("reject")
+        await room.until_notice("✗ 5 rows rejected.")
+        assert len(session.selection.rows) == 6
+        assert sorted(statuses(room).values()) == ["accepted", *["rejected"] * 5]
+
+
 async def test_a_fix_is_previewed_and_applied_as_a_decision(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
     source = fill(shop)
     before = source.read_bytes()

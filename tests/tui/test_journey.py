@@ -115,6 +115,7 @@ async def test_from_an_empty_folder_to_a_trained_adapter(workspace: Path) -> Non
         await user.open("T", "train")
         await user.press("n")
         await user.choose("0")
+        await user.choose("train")  # though the rows were checked before the edits
         await user.until(lambda: bool(user.runs) and user.run.run.state().step >= 3)  # as soon as it is on disk
         os.kill(user.run.run.state().pid, signal.SIGSTOP)  # it must not end while the app is closed
         await user.until(lambda: user.run.state.step >= 3)

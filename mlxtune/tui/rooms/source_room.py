@@ -160,7 +160,7 @@ class SourceRoom(Room):
         """Return the rows for a decision on many rows, ascending, and how they were selected: marked, filtered or all rows."""
         if marked := self.marked_rows:
             return marked, f"{plural(len(marked), 'marked row')}"
-        rows = sorted(int(index) for index in session.selection.rows if session.source.is_row(int(index)))
+        rows = session.matching_rows()
         return rows, f"All {plural(len(rows), 'row')}{' that match the filter' if session.selection.filter.strip() else ''}"
 
     def action_transform(self) -> None:
