@@ -334,12 +334,12 @@ def _review_stage(reviewed: int, rows: int) -> WorkflowStage:
 def _plan_stage(newest: RunView | None, plan: Plan | None) -> WorkflowStage:
     if plan:
         glyph, token = PLAN_GLYPHS[plan.outcome]
-        detail = f"{plan.steps:,} steps in {plural(plan.epochs, 'epoch')}"
+        detail = f"{plural(plan.steps, 'step')} in {plural(plan.epochs, 'epoch')}"
         return WorkflowStage(glyph, token, "Plan", detail, f"{gigabytes(plan.memory)} of {gigabytes(plan.limit)} GB", "plan")
     if newest is None or not newest.state.total:
         return WorkflowStage("○", "$faint", "Plan", "optional: estimates memory and time", room="plan")
     state = newest.state
-    detail = f"{state.total:,} steps" + (f" in {plural(state.epochs, 'epoch')}" if state.epochs else "")
+    detail = plural(state.total, "step") + (f" in {plural(state.epochs, 'epoch')}" if state.epochs else "")
     if not state.peak or not state.limit:
         return WorkflowStage("◐", "$primary", "Plan", detail, room="plan")
     fits = state.peak <= state.limit

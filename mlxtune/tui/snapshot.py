@@ -360,5 +360,5 @@ def _read_recipe(path: Path, workspace: Path) -> RecipeView:
 def recipe_summary(recipe: Recipe) -> str:
     """Summarize a recipe in a few words."""
     training = recipe.training
-    length = f"{training.steps:,} steps" if training.steps else plural(training.epochs, "epoch")
+    length = plural(training.steps, "step") if training.steps else plural(training.epochs, "epoch")
     return f"{one_line(recipe.model.base)}, rank {recipe.adapter.rank}, {length}"

@@ -166,9 +166,9 @@ def _finished(view: RunView) -> tuple[str, str]:
     took = f" in {duration(state.updated - state.started)}" if state.started else ""
     best, last = state.best_validation, state.validations[-1] if state.validations else None
     if best is None or last is None:
-        return f"{state.step:,} steps{took}.", ""
+        return f"{plural(state.step, 'step')}{took}.", ""
     rank = "the best so far" if best.step == last.step else f"the best was {best.loss:.2f} at {best.step:,}"
-    return f"{state.step:,} steps{took}.", f"Validation {last.loss:.2f}, {rank}."
+    return f"{plural(state.step, 'step')}{took}.", f"Validation {last.loss:.2f}, {rank}."
 
 
 def _banner(glyph: str, token: str, fact: str, detail: str, consequence: str, action: Content | None, width: int) -> Content:
