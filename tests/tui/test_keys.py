@@ -336,6 +336,8 @@ SHARED = {  # the rooms in which keys of shared widgets are pressed
 }
 BY_ID = {
     "edit.leave": "review",
+    "edit.start": "review",
+    "edit.end": "review",
     "choice.close": "train",
     "text.save": "chat",
     "app.undo": "plan",

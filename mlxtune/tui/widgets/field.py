@@ -68,6 +68,8 @@ class Editor(TextArea):
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "leave", "cancel", id="edit.leave", priority=True),  # TextArea binds escape itself
+        Binding("ctrl+home", "edge(False)", "start of the text", id="edit.start", show=False),
+        Binding("ctrl+end", "edge(True)", "end of the text", id="edit.end", show=False),
     ]
 
     class Escaped(Message):
@@ -78,3 +80,6 @@ class Editor(TextArea):
 
     def action_leave(self) -> None:
         self.post_message(self.Escaped())
+
+    def action_edge(self, end: bool) -> None:
+        self.move_cursor(self.document.end if end else self.document.start)
