@@ -57,7 +57,8 @@ def test_review(shop: Shop, snap_compare: Any, size: tuple[int, int]) -> None:
     row = chat("", "")
     row["messages"] = [row["messages"][0], *turns]
     fill(shop, [ROWS[0], row, *ROWS[1:]])
-    run = press("R", "a", "2", "n", *"ask", "enter", until="✓ Row 2 annotated.")
+    # Data first: Review gives digits to the tags of the rows that have been read
+    run = press("D", "R", "a", "2", "n", *"ask", "enter", until="✓ Row 2 annotated.")
     assert snap_compare(shop.app(), terminal_size=size, run_before=run)
 
 
