@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -148,7 +149,7 @@ def method(report: EvaluationReport) -> str:
 def contract_text(report: EvaluationReport) -> str:
     """List the required metrics in a sentence, or say that there are none."""
     if report.answer_metric != CONTRACT:
-        more = f" Perplexity of the references: {figures}." if (figures := perplexities(report)) else ""
+        more = f" Perplexity of the references: {figures}." if (figures := perplexities(report.arms)) else ""
         if report.headline_metric == PREFERENCE:
             more += " The verdict is about how often an arm finds the chosen answer of a pair more likely than the rejected one."
         return f"The recipe has no contract, so answers are compared only with their references.{more}"
@@ -214,9 +215,9 @@ def nearest_row_text(row: NearestRow) -> str:
     return f"{100 * row.similarity:.0f}% similar: {row.location}, {reviewed}. “{question}”"
 
 
-def perplexities(report: EvaluationReport) -> str:
+def perplexities(arms: Sequence[ArmResult]) -> str:
     """Return each arm's perplexity of the reference answers: ``base 4.72, tuned 4.50``; empty if there are none."""
-    return ", ".join(f"{arm.name} {arm.perplexity:.2f}" for arm in report.arms if arm.perplexity is not None)
+    return ", ".join(f"{arm.name} {arm.perplexity:.2f}" for arm in arms if arm.perplexity is not None)
 
 
 def fact_list(report: EvaluationReport) -> list[tuple[str, str]]:
@@ -241,7 +242,7 @@ def fact_list(report: EvaluationReport) -> list[tuple[str, str]]:
             for arm, item in endpoints
         ),
         ("answers", "; ".join(f"{arm.name} {'cached' if arm.cached else duration(arm.seconds)}" for arm in report.arms)),
-        ("perplexity", f"{figures} (reference answers)" if (figures := perplexities(report)) else ""),
+        ("perplexity", f"{figures} (reference answers)" if (figures := perplexities(report.arms)) else ""),
         ("off-task", off_task.summary if off_task else ""),
         ("off-task test", off_task_method(off_task) if off_task else ""),
     ]

@@ -19,7 +19,7 @@ from mlxtune.evaluation.drilldown import ScoredRow
 from mlxtune.evaluation.evidence import load_off_task
 from mlxtune.evaluation.failure_groups import EVERY_KIND, failure_groups
 from mlxtune.evaluation.off_task.prompts import OffTaskPrompt
-from mlxtune.evaluation.render.wording import perplexities
+from mlxtune.evaluation.render.wording import perplexities, verdict_arms
 from mlxtune.evaluation.scorers.registry import metric_label
 from mlxtune.evaluation.start import has_adapter
 from mlxtune.recipe import load
@@ -221,7 +221,7 @@ class EvaluateRoom(Room):
             lambda index, width: render.arm_row(report.arms[index], metrics, width),
             header=lambda width: render.arms_header(metrics, width),
         )
-        figures = perplexities(report) if self.wide else ""
+        figures = perplexities(verdict_arms(report)) if self.wide else ""
         perplexity = f"perplexity of the references: {figures}; " if figures else ""
         self.query_one("#ev-axis", Panel).update(lambda width, _height: render.arms_axis(metrics, width))
         self.query_one("#ev-arms", Section).head.set(note=f"{perplexity}95% Wilson intervals")
