@@ -32,6 +32,7 @@ from mlxtune.evaluation.verdict import (
     compare,
     compare_scores,
     outcomes_with_passes,
+    signed_points,
     verdict_sentence,
 )
 
@@ -398,12 +399,12 @@ def _limit_decides(report: EvaluationReport, arm: ArmResult) -> str:
 
 
 def _also_worse(report: EvaluationReport, headline: Comparison) -> str:
-    """Return a sentence with the other metrics that got worse though the verdict is not *worse*, or ``""``."""
-    if report.outcome == "worse":
+    """Return a sentence with the other metrics that got worse if neither the headline nor the contract did, or ``""``."""
+    if any(item and item.outcome == "worse" for item in (headline, report.contract)):
         return ""
     arms = (headline.first, headline.second)
     changes = [
-        f"{metric_label(item.metric)} by {100 * -item.change:.0f} points"
+        f"{metric_label(item.metric)} ({signed_points(item.change)} points)"
         for item in report.comparisons
         if (item.first, item.second) == arms and item.outcome == "worse" and item.metric != headline.metric
     ]

@@ -7,6 +7,7 @@ import pytest
 
 from mlxtune.core.errors import InputError
 from mlxtune.evaluation import report as reports
+from mlxtune.evaluation.answer_statistics import AnswerStatistics
 from mlxtune.evaluation.report import ArmScores
 from mlxtune.evaluation.scorers import PASS, Score
 from mlxtune.evaluation.statistics.intervals import wilson
@@ -65,10 +66,15 @@ def test_verdict_names_what_else_got_worse():
     ]
     verdict = reports.build({"rows": 40}, arms).verdict
     assert verdict.startswith("Better. Whole contract: +100 points")
-    assert verdict.endswith("Worse, though: final number by 100 points.")
+    assert verdict.endswith("Worse, though: final number (−100 points).")
     worse = reports.build({"rows": 40}, [replace(arm, name=name) for arm, name in zip(arms[::-1], ("base", "tuned"), strict=True)])
     assert worse.outcome == "worse"
     assert "though" not in worse.verdict
+    going = [replace(arm, answers=AnswerStatistics(40, 0, 99)) for arm in arms[::-1]]
+    cut = reports.build({"rows": 40}, [replace(arm, name=name) for arm, name in zip(going, ("base", "tuned"), strict=True)])
+    assert cut.outcome == "cannot tell"
+    assert "At this limit: Worse." in cut.verdict
+    assert "though" not in cut.verdict
 
 
 def test_base_only_report_has_no_comparison():

@@ -295,6 +295,9 @@ async def test_rows_that_a_decision_took_from_the_filter_are_not_decided_on(
         await room.until_notice("✗ 5 rows rejected.")
         assert len(session.selection.rows) == 6
         assert sorted(statuses(room).values()) == ["accepted", *["rejected"] * 5]
+        await room.until(lambda: not room.app.busy)
+        await room.press("b")
+        await room.until_notice("· None of these rows matches")
 
 
 async def test_a_fix_is_previewed_and_applied_as_a_decision(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:

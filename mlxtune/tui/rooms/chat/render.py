@@ -109,7 +109,7 @@ def _ending(reply: ChatReply, width: int) -> list[Content]:
 
 
 def _contract(score: Score | None, width: int) -> list[Content]:
-    """Say whether an answer meets the contract; the space on the left of each row is that of the answer."""
+    """Say whether an answer meets the contract."""
     if score is None:
         return []
     if score.passed:

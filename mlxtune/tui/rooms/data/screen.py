@@ -552,6 +552,9 @@ class DataRoom(SourceRoom):
         if (session := self.session) is None:
             return
         rows, title = self.chosen_rows(session)
+        if not rows:
+            self.app.show_notice(Notice("·", "$muted", "None of these rows matches the filter any more."))
+            return
         count = plural(len(rows), "row")
         options = [ChoiceOption("", "Cancel", "change nothing")]
         for action, changed in service.pending_changes(session.source, rows).items():

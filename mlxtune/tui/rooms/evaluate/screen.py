@@ -510,18 +510,17 @@ class EvaluateRoom(Room):
         if view is not None and not self.app.can_start:
             self.app.show_notice(self.app.in_use)
         elif view is not None and snapshot is not None:
-            recipes = self._recipes_for(view, snapshot)
+            recipes = self._recipes_for(view, snapshot, _recipe_paths(snapshot).get(view.name))
             if len(recipes) == 1:
                 self._choose_arms(view.run, recipes[0][0])
                 return
             options = [ChoiceOption(str(path), about) for path, about in recipes]
-            dialog = ChoiceDialog(f"Evaluate {view.name} how?", "", options)
+            dialog = ChoiceDialog(f"Evaluate {view.name} by which recipe?", "", options)
             self.app.push_screen(dialog, lambda choice: self._choose_arms(view.run, Path(choice)) if choice else None)
 
-    def _recipes_for(self, view: RunView, snapshot: Snapshot) -> list[tuple[Path, str]]:
-        """Return the recipes to evaluate a run by, described: its own and, before it, the one in the workspace if that has changed."""
+    def _recipes_for(self, view: RunView, snapshot: Snapshot, path: Path | None) -> list[tuple[Path, str]]:
+        """Return the recipes to evaluate a run by, described: its own and, before it, the one at ``path`` if that evaluates differently."""
         own = view.run.folder / "recipe.toml"
-        path = next((item.path for item in snapshot.recipes if item.recipe and item.recipe.name == view.name), None)
         about = f"its adapter, {ago(snapshot.now - view.updated)}"
         if path and service.has_other_evaluation(view.run, path):
             return [(path, "its adapter, by the recipe as it is now"), (own, f"{about}, by its own recipe")]
@@ -539,10 +538,9 @@ class EvaluateRoom(Room):
         runs = [view for view in snapshot.runs if has_adapter(view.run)][:MAX_RUNS]
         subjects: list[tuple[Run | None, Path]] = []
         texts: list[tuple[str, str]] = []
+        paths = _recipe_paths(snapshot)
         for view in runs:
-            recipes = self._recipes_for(view, snapshot)
-            is_newest = all(name != view.name for name, _ in texts)  # of its recipe
-            for path, about in recipes if is_newest else recipes[-1:]:
+            for path, about in self._recipes_for(view, snapshot, paths.pop(view.name, None)):  # for the newest run of a recipe only
                 subjects.append((view.run, path))
                 texts.append((view.name, about))
         for recipe in snapshot.recipes:
@@ -608,3 +606,7 @@ class EvaluateRoom(Room):
         ]
         dialog = ChoiceDialog(f"Stop the evaluation of {view.name}?", "", options)
         self.app.push_screen(dialog, chosen)
+
+
+def _recipe_paths(snapshot: Snapshot) -> dict[str, Path]:
+    return {item.recipe.name: item.path for item in snapshot.recipes if item.recipe}

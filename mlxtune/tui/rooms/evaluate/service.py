@@ -153,7 +153,7 @@ class ArmWork:
     """What the arms of an evaluation answer. At the base's speed, if it is known, an arm takes ``seconds`` for its rows, and the base and
     the adapter take ``off_task_seconds`` for their ``off_task`` prompts. ``limit`` says how long an answer may be.
 
-    ``options`` are the sets of arms that can be chosen; ``unlimited`` are the keys of the recipe that could make the work less.
+    ``options`` are the sets of arms that can be chosen; ``unlimited`` are the keys that could limit the work but do not.
     """
 
     options: list[tuple[str, tuple[str, ...]]]
