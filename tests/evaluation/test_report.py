@@ -70,8 +70,11 @@ def test_verdict_names_what_else_got_worse():
     worse = reports.build({"rows": 40}, [replace(arm, name=name) for arm, name in zip(arms[::-1], ("base", "tuned"), strict=True)])
     assert worse.outcome == "worse"
     assert "though" not in worse.verdict
-    going = [replace(arm, answers=AnswerStatistics(40, 0, 99)) for arm in arms[::-1]]
-    cut = reports.build({"rows": 40}, [replace(arm, name=name) for arm, name in zip(going, ("base", "tuned"), strict=True)])
+    both = [
+        ArmScores(name, False, 1.0, [row | {"number": Score(passes, "wrong")} for row in _scored(*[passes] * 40)])
+        for name, passes in (("base", True), ("tuned", False))
+    ]
+    cut = reports.build({"rows": 40}, [replace(arm, answers=AnswerStatistics(40, 0, 99)) for arm in both])
     assert cut.outcome == "cannot tell"
     assert "At this limit: Worse." in cut.verdict
     assert "though" not in cut.verdict
