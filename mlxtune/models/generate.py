@@ -289,7 +289,7 @@ def _generate_with_mlx_lm(
             _check_nan(mx.isnan(logprobs).any())
             answers[row] = builders[row].finish(ending)
             on_answer(row, answers[row])
-        on_token(max(builder.count for builder in builders))
+        on_token(max(builder.count for prompt, builder in enumerate(builders) if prompt == row or prompt not in answers))
         progress(len(answers), len(prompts))
     return [answers[row] for row in range(len(prompts))]
 

@@ -75,6 +75,7 @@ class RunState:
     arms: tuple[tuple[str, int, int], ...] = ()  # (arm, held-out rows done, held-out rows)
     current_arm: tuple[str, str, int, int] | None = None  # (arm, kind of prompt, done, total)
     answer_tokens: tuple[int, int] = (0, 0)  # (tokens of the longest answer of the batch that it writes, maximum)
+    batch_started: tuple[float, int] = (0.0, 0)  # (time, tokens) of the first report about that batch
     arm_started: float = 0.0  # when the current arm started on this kind of prompt
     arm_advanced: float = 0.0  # when it last finished an answer
     validation_rows: int = 0
@@ -154,15 +155,28 @@ class RunState:
 
     @property
     def arm_pace(self) -> str:
-        """How far the model's current batch of answers is, and the time left or, if that is unknown, the time so far."""
+        """How far the model's current batch of answers is, and the time left or, if that is unknown, its maximum or the time so far."""
         if self.current_arm is None:
             return ""
         _, kind, done, total = self.current_arm
         seconds, elapsed = self.arm_remaining_seconds or 0.0, self.updated - self.arm_started
-        left = f"{duration(seconds)} left" if seconds >= 1 else f"{duration(elapsed)} so far" if elapsed >= _LONG else ""
         longest, most = self.answer_tokens if kind == HELD_OUT_ROW and done < total else (0, 0)
-        tokens = f"the longest at token {longest:,} of at most {most:,}" if longest else ""
-        return ", ".join(filter(None, [tokens, left]))
+        tokens = f"the longest of this batch at token {longest:,} of at most {most:,}" if longest else ""
+        if seconds >= 1:
+            time = f"{duration(seconds)} left"
+        elif longest and (seconds := self.batch_remaining_seconds or 0.0) >= 1:
+            time = f"up to {duration(seconds)} more"
+        else:
+            time = f"{duration(elapsed)} so far" if elapsed >= _LONG else ""
+        return ", ".join(filter(None, [tokens, time]))
+
+    @property
+    def batch_remaining_seconds(self) -> float | None:
+        """The time at this pace until the longest answer of the current batch has the maximum of tokens, or ``None`` at its start."""
+        started, first = self.batch_started
+        longest, most = self.answer_tokens
+        elapsed = self.updated - started
+        return elapsed / (longest - first) * (most - longest) if longest > first and elapsed >= MIN_ELAPSED else None
 
     @property
     def arm_remaining_seconds(self) -> float | None:
@@ -240,6 +254,9 @@ def fold(events: Iterable[Event], state: RunState | None = None) -> RunState:
             case "checkpoint":
                 checkpoints.append(event["step"])
             case "arm.progress" if event.get("of") == TOKEN:
+                longest, _ = changes.get("answer_tokens", state.answer_tokens)
+                if not longest or event["done"] < longest:
+                    changes["batch_started"] = (event["t"], event["done"])
                 changes["answer_tokens"] = (event["done"], event["total"])
             case "arm.started" | "arm.progress" | "arm.finished":
                 prompt_kind, progress = event.get("of", HELD_OUT_ROW), _arm_progress(event)

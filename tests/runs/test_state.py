@@ -193,10 +193,28 @@ def test_the_longest_answer_shows_how_far_an_evaluation_is() -> None:
     ]  # fmt: skip
     state = fold(events)
     assert state.current_arm == ("base", "held-out row", 9, 10)
-    assert state.arm_progress == "base answers 9 of 10 held-out rows, the longest at token 1,200 of at most 2,364, 2 min so far"
+    text = "base answers 9 of 10 held-out rows, the longest of this batch at token 1,200 of at most 2,364"
+    assert state.arm_progress == f"{text}, 2 min so far"
     reference = _event("arm.progress", 201.0, arm="base", done=3, total=10, of="reference")
     assert "token" not in fold([*events, reference]).arm_progress
     assert "token" not in fold([*events, _event("arm.started", 202.0, arm="tuned", rows=10)]).arm_progress
+
+
+def test_the_longest_answer_limits_the_time_of_its_batch() -> None:
+    def token(time: float, longest: int):
+        return _event("arm.progress", time, arm="base", done=longest, total=500, of="token")
+
+    state = fold([_event("arm.started", 100.0, arm="base", rows=70), token(130.0, 0), token(131.0, 5)])
+    assert state.batch_remaining_seconds is None, "too early"
+    state = fold([token(150.0, 100)], state)
+    assert state.batch_remaining_seconds == 80.0, "reading the prompts does not count"
+    assert state.arm_progress.endswith("of this batch at token 100 of at most 500, up to 80 s more")
+    state = fold([token(160.0, 2)], state)
+    assert state.batch_remaining_seconds is None, "another batch"
+    assert fold([token(170.0, 42)], state).batch_remaining_seconds == 114.5
+    assert fold([token(170.0, 500)], state).arm_progress.endswith("500 of at most 500, 70 s so far")
+    mean = [token(170.0, 42), _event("arm.progress", 170.0, arm="base", done=96, total=192, of="held-out row")]
+    assert fold(mean, state).arm_progress.endswith("token 42 of at most 500, 70 s left"), "the mean is closer"
 
 
 def test_the_work_before_and_between_steps_has_a_name() -> None:

@@ -473,7 +473,7 @@ async def test_answers_that_take_long_show_their_token(shop: Shop, open_room: Op
     folder = evaluating(shop)
     shop.tell(folder, [("arm.progress", {"arm": "tuned", "done": 1094, "total": 2364, "of": "token"})])
     async with open_room("evaluate", size=NARROW) as room:
-        await room.until(lambda: "The longest at token 1,094 of at most 2,364" in room.text("#ev-progress"))
+        await room.until(lambda: "The longest of this batch at token 1,094 of at most 2,364" in room.text("#ev-progress"))
 
 
 async def test_a_first_evaluation_shows_only_its_progress(shop: Shop, open_room: OpenRoom) -> None:
@@ -576,8 +576,9 @@ async def test_an_evaluation_that_failed_without_answers_is_not_continued(shop: 
         ),
         (
             "",  # not the limit of the evaluation of the base
-            "the same 72 held-out rows, each in at most twice the tokens of the longest reference answer. To take less time, set "
-            "evaluation.rows or evaluation.max_tokens in Plan.",
+            "the same 72 held-out rows, each in at most twice the tokens of the longest reference answer. How long that takes shows soon "
+            "after the start: the base has not been evaluated with this limit. To take less time, set evaluation.rows or "
+            "evaluation.max_tokens in Plan.",
         ),
     ],
 )
