@@ -21,6 +21,7 @@ from mlxtune.core.text import one_line
 # Every command with the function or Typer app that implements it. The name of a command in a group starts with the group.
 VERBS = {
     "demo": "demo:demo",
+    "docs": "docs:docs",
     "doctor": "workspace:doctor",
     "bench": "bench:bench",
     "init": "workspace:init",

@@ -60,7 +60,7 @@ def test_the_traps_work(planted: Path) -> None:
 
 SMALL = "--set training.steps=2 --set evaluation.rows=4 --set evaluation.regression= --set data.holdout=0.2"
 COMMANDS = {  # in the order in which a user would run them
-    "doctor": "", "selftest": "", "models": "", "init": "new", "advise": "recipes/tiny.toml", "data": "check chat.jsonl",
+    "docs": "mac", "doctor": "", "selftest": "", "models": "", "init": "new", "advise": "recipes/tiny.toml", "data": "check chat.jsonl",
     "data apply": 'chat.jsonl "replace a b" --preview', "data review": "chat.jsonl --list", "recipe": "import nothing.yaml",
     "plan": "recipes/tiny.toml --probe", "train": f"recipes/tiny.toml {SMALL}", "eval": f"last {SMALL}", "runs": "show last",
     "compare": "last last", "verify": "last", "blind": "last", "judge": "last --local tiny --n 1", "score": "nothing.jsonl",
