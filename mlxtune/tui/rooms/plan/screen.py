@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from mlxtune.planning.plan import Plan
 
 _PROGRESS_DELAY = 0.15  # seconds before progress is shown
+_NOT_READY = "The plan is not ready"
 _UNDO = FooterAction("u", "undo", "undo", "undo the last edit")
 
 
@@ -273,6 +274,8 @@ class PlanRoom(Room):
     def _finish(self) -> None:
         self._generation += 1
         self._progress = None
+        if self.app.notice and self.app.notice.text.startswith(_NOT_READY):
+            self.app.show_notice(None)
         self.redraw()
         self.refresh_bindings()
 
@@ -299,7 +302,7 @@ class PlanRoom(Room):
 
     def refusal(self, action: str) -> Notice | None:
         if action in ("train", "probe") and self._progress:
-            return Notice("!", "$warning", f"The plan is not ready: {self._progress[0]}.", "Try again in a moment.")
+            return Notice("!", "$warning", f"{_NOT_READY}: {self._progress[0]}.", "Try again in a moment.")
         return super().refusal(action)
 
     def footer_actions(self) -> Sequence[FooterAction]:
