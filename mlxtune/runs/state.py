@@ -159,8 +159,10 @@ class RunState:
         if self.current_arm is None:
             return ""
         _, kind, done, total = self.current_arm
+        if done >= total:
+            return ""
         seconds, elapsed = self.arm_remaining_seconds or 0.0, self.updated - self.arm_started
-        longest, most = self.answer_tokens if kind == HELD_OUT_ROW and done < total else (0, 0)
+        longest, most = self.answer_tokens if kind == HELD_OUT_ROW else (0, 0)
         tokens = f"the longest of this batch at token {longest:,} of at most {most:,}" if longest else ""
         if seconds >= 1:
             time = f"{duration(seconds)} left"

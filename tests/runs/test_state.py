@@ -195,6 +195,8 @@ def test_the_longest_answer_shows_how_far_an_evaluation_is() -> None:
     assert state.current_arm == ("base", "held-out row", 9, 10)
     text = "base answers 9 of 10 held-out rows, the longest of this batch at token 1,200 of at most 2,364"
     assert state.arm_progress == f"{text}, 2 min so far"
+    finished = _event("arm.finished", 300.0, arm="base", rows=10, cached=False, seconds=200.0)
+    assert fold([*events, finished]).arm_progress == "base answers 10 of 10 held-out rows"
     reference = _event("arm.progress", 201.0, arm="base", done=3, total=10, of="reference")
     assert "token" not in fold([*events, reference]).arm_progress
     assert "token" not in fold([*events, _event("arm.started", 202.0, arm="tuned", rows=10)]).arm_progress
