@@ -46,6 +46,24 @@ class ContractMetric:
     required: bool = True
     needs_reference: bool = False
 
+    def score(self, answer: ModelAnswer) -> Score | None:
+        """Score ``answer``, or return ``None`` if this metric needs a reference, and there is none.
+
+        If the reasoning was cut off, there is no answer, so that every metric fails. An answer that repeats itself until its limit
+        counts as one that was ended for that.
+        """
+        if self.needs_reference and answer.reference is None:
+            return None
+        if answer.ended == "length" and is_loop(answer.output):
+            answer = replace(answer, ended=LOOP)
+        return _NO_ANSWER.get(answer.ended) or self.scorer(answer)
+
+
+_NO_ANSWER = {
+    THINKING_LIMIT: Score(False, "reasoning cut off", "the reasoning reached its token limit, so there is no answer"),
+    THINKING_LOOP: Score(False, "reasoning cut off", "the reasoning repeated itself, so there is no answer"),
+}
+
 
 @dataclass(frozen=True)
 class Contract:
@@ -108,22 +126,11 @@ class Contract:
         return self.metrics[0].name if self.is_empty else CONTRACT
 
     def score(self, answer: ModelAnswer) -> dict[str, Score]:
-        """Score ``answer`` on every metric. ``contract`` passes if all required metrics pass, or repeats the first failure.
-
-        If the reasoning was cut off, there is no answer, so that every metric fails. An answer that repeats itself until its limit
-        counts as one that was ended for that.
-        """
-        if answer.ended == "length" and is_loop(answer.output):
-            answer = replace(answer, ended=LOOP)
-        metrics = [metric for metric in self.metrics if answer.reference is not None or not metric.needs_reference]
-        cut = {
-            THINKING_LIMIT: Score(False, "reasoning cut off", "the reasoning reached its token limit, so there is no answer"),
-            THINKING_LOOP: Score(False, "reasoning cut off", "the reasoning repeated itself, so there is no answer"),
-        }.get(answer.ended)
-        scores = {metric.name: cut or metric.scorer(answer) for metric in metrics}
+        """Score ``answer`` on every metric. ``contract`` passes if all required metrics pass, or repeats the first failure."""
+        scores = {metric.name: score for metric in self.metrics if (score := metric.score(answer)) is not None}
         if self.is_empty:
             return scores
-        failed = (scores[metric.name] for metric in metrics if metric.required and not scores[metric.name].passed)
+        failed = (scores[name] for name in self.required_metrics if name in scores and not scores[name].passed)
         return scores | {CONTRACT: next(failed, PASS)}
 
     def failures(self, scores: dict[str, Score]) -> dict[str, list[str]]:

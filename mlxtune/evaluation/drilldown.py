@@ -137,9 +137,7 @@ class Drilldown:
         if metric in self.contract.required:
             return PASS
         reported = next(item for item in self.contract.metrics if item.name == metric)
-        if reported.needs_reference and row.reference is None:
-            return None
-        return reported.scorer(row.answer(answer.output, answer.ended))
+        return reported.score(row.answer(answer.output, answer.ended))
 
     def _require_arms(self, *arms: str) -> None:
         for arm in arms:

@@ -59,3 +59,16 @@ def test_malformed_links_are_input_error(tmp_path):
     (folder / "nearest.jsonl").write_text(json.dumps({"id": "a", "near": [{"line": 1}], "reviewed": []}) + "\n")
     with pytest.raises(InputError, match="unexpected format"):
         Drilldown(folder)
+
+
+@pytest.mark.parametrize(("ended", "kind"), [("length", "in a loop"), ("loop", "in a loop"), ("thinking", "reasoning cut off")])
+def test_reported_metrics_name_the_failures_of_unfinished_answers_like_the_report(tmp_path, ended, kind):
+    folder = write_evaluation(tmp_path, base=[BAD, GOOD], tuned=["and so on, " * 40, GOOD])
+    recipe, outputs, questions = (folder / name for name in ("recipe.toml", "outputs.jsonl", "questions.jsonl"))
+    questions.write_text(questions.read_text().replace("it is near", "it is 5 minutes away"))
+    recipe.write_text(recipe.read_text().replace("reference = []", 'reference = ["number"]'))
+    outputs.write_text(outputs.read_text().replace('"ended": "stop"', f'"ended": "{ended}"'))
+    rows = Drilldown(folder)
+    row = next(rows.rows("number"))
+    assert row.scores["tuned"].kind == kind
+    assert row.scores["tuned"] == rows.contract.score(row.row.answer(row.answers["tuned"].output, ended))["number"]
