@@ -180,6 +180,7 @@ def generate_answers(
         options: dict[str, Any] = {"max_tokens": max_tokens, "thinking_tokens": thinking_tokens, "batch_size": batch_size}
         if of == HELD_OUT_ROW:  # other prompts have short answers
             tell_tokens, most = tell(TOKEN), max_tokens + thinking_tokens
+            tell_tokens(0, most)
             options["on_token"] = lambda longest: tell_tokens(longest, most)
         unfinished, answer = file.with_suffix(UNFINISHED), partial(generate_arm, **options)
         answers, earlier_seconds = _saved_as_they_end(unfinished, prompts, answer, tell(of))

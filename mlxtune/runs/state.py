@@ -163,7 +163,8 @@ class RunState:
             return ""
         seconds, elapsed = self.arm_remaining_seconds or 0.0, self.updated - self.arm_started
         longest, most = self.answer_tokens if kind == HELD_OUT_ROW else (0, 0)
-        tokens = f"the longest of this batch at token {longest:,} of at most {most:,}" if longest else ""
+        reading = "reading the prompts" if most else ""
+        tokens = f"the longest of this batch at token {longest:,} of at most {most:,}" if longest else reading
         if seconds >= 1:
             time = f"{duration(seconds)} left"
         elif longest and (seconds := self.batch_remaining_seconds or 0.0) >= 1:

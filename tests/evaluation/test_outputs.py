@@ -182,7 +182,7 @@ def test_interrupted_arm_keeps_the_answers_that_have_ended(
     unfinished.write_text("".join(json.dumps(record) + "\n" for record in saved))
     continued = _answer(loaded, cache, tell=lambda of: lambda done, total: told.append((of, done, total)))
     assert asked == [len(ROWS) - kept[0]]
-    assert told[0] == ("held-out row", kept[0], len(ROWS)), "known before the model reads the first prompt"
+    assert told[1] == ("held-out row", kept[0], len(ROWS)), "known before the model reads the first prompt"
     assert told[-1][1:] == (5, 5)
     assert [(one.id, one.output, one.ended, one.answer_tokens) for one in continued.outputs] == [
         (one.id, one.output, one.ended, one.answer_tokens) for one in whole.outputs

@@ -206,7 +206,9 @@ def test_the_longest_answer_limits_the_time_of_its_batch() -> None:
     def token(time: float, longest: int):
         return _event("arm.progress", time, arm="base", done=longest, total=500, of="token")
 
-    state = fold([_event("arm.started", 100.0, arm="base", rows=70), token(130.0, 0), token(131.0, 5)])
+    state = fold([_event("arm.started", 100.0, arm="base", rows=70), token(101.0, 0)])
+    assert state.arm_progress == "base answers 0 of 70 held-out rows, reading the prompts"
+    state = fold([token(130.0, 0), token(131.0, 5)], state)
     assert state.batch_remaining_seconds is None, "too early"
     state = fold([token(150.0, 100)], state)
     assert state.batch_remaining_seconds == 80.0, "reading the prompts does not count"
