@@ -146,6 +146,7 @@ def _run_facts(plan: Plan, off_task: str) -> list[tuple[str, Cell]]:
         rows.append(("skipped", (f"{plural(plan.skipped, 'row')} without trained tokens within data.max_tokens", "warning")))
     if plan.cut:
         rows.append(("truncated", (f"{plural(plan.cut, 'row')} longer than data.max_tokens", "warning")))
+    rows += [("rate", (plan.rate_warning, "warning"))] if plan.rate_warning else []
     rows += plan.template_facts
     rows += [("template" if number == 0 else "", (note, "warning")) for number, note in enumerate(plan.notes)]
     if plan.incomparable:

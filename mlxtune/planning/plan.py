@@ -18,6 +18,7 @@ from mlxtune.planning.shapes import ModelShapes
 from mlxtune.planning.speed import estimate_speed, find_rates
 from mlxtune.planning.workload import DatasetLengths, Workload, workload
 from mlxtune.recipe import Recipe
+from mlxtune.recipe.edit import toml_literal
 
 Outcome = Literal["go", "warn", "refuse"]
 
@@ -30,6 +31,7 @@ _SPEED_SOURCES = {
     "probe": "measured by a probe", OTHER_PROBE: "estimated from a probe of another batch", "bench": "estimated from mlxtune bench",
     BUSY_PROBE: "measured by a probe while other programs kept this machine busy",
 }  # fmt: skip
+MAX_PREFERENCE_RATE = 1e-4  # for preference training, even of small models
 _SHOWN_SHARE = 0.1  # of a run's time; parts that take less are not named
 _PEAK_MOMENTS = {
     "head": "when the head computes its first logits",
@@ -83,7 +85,7 @@ class Plan:
     all rows. ``notes`` say what the chat template changes in the rows; ``thinking``, ``date`` and ``replayed`` are as in
     :class:`DatasetLengths`. ``skipped`` rows are too long for training and are not in ``train`` and ``valid``.
     ``most_evaluated`` is ``evaluation.rows``, the maximum number of held-out rows to use, or 0 for all; ``incomparable`` of these are
-    pairs too long for their likelihoods to be compared.
+    pairs too long for their likelihoods to be compared. ``rate_warning`` says why the learning rate is too high, if it is.
     """
 
     train: int
@@ -115,6 +117,7 @@ class Plan:
     skipped: int = 0
     most_evaluated: int = 0
     incomparable: int = 0
+    rate_warning: str = ""
 
     @property
     def evaluated(self) -> int:
@@ -358,6 +361,7 @@ class Planner:
             skipped=sum(self.lengths.skipped),
             most_evaluated=recipe.evaluation.rows,
             incomparable=sum(row.hash in incomparable for row in sample_rows(splits.test, recipe.evaluation.rows)),
+            rate_warning=_rate_warning(recipe),
         )
 
     def _estimate(self, recipe: Recipe, decisions: StepDecisions, scale: float = 1.0) -> MemoryEstimate:
@@ -386,6 +390,14 @@ def local_planner(recipe: Recipe, folder: Path, config: dict[str, Any], machine:
     Raises ``InputError`` for anything that the worker would reject.
     """
     return Planner(machine, shapes.read_shapes(folder, config), measurements.row_lengths(recipe), fingerprint)
+
+
+def _rate_warning(recipe: Recipe) -> str:
+    """Return a warning if preference training has a learning rate for SFT, at which it spoils the answers."""
+    rate = recipe.training.learning_rate
+    if recipe.method.kind == "sft" or rate <= MAX_PREFERENCE_RATE:
+        return ""
+    return f"{toml_literal(rate)} suits SFT; preference training needs about 1/20 of the rate, or its answers get worse"
 
 
 def _cost(recipe: Recipe, work: Workload, speed: StepCalibration | None, watts: float, *, cached: bool) -> Cost:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,7 +18,7 @@ from mlxtune.models.template import ChatTemplate
 from mlxtune.planning import calibration, measurements
 from mlxtune.planning.cost import make_bill
 from mlxtune.planning.machine import Machine, this_machine
-from mlxtune.planning.plan import Plan, local_planner
+from mlxtune.planning.plan import Plan, _rate_warning, local_planner
 from mlxtune.recipe import Recipe, load
 from mlxtune.training.sft import shared_prefix
 
@@ -100,6 +101,17 @@ def test_held_out_pairs_that_cannot_be_compared_are_counted(workspace: Path) -> 
     few = planned(replace(given, evaluation=replace(given.evaluation, rows=4)), base, this_machine())
     assert few.evaluated == 4
     assert few.incomparable <= 4
+
+
+@pytest.mark.parametrize(
+    ("kind", "rate", "warning"),
+    [("dpo", 2e-4, "2e-4 suits SFT;"), ("dpo", 1e-4, ""), ("kto", 1e-3, "1e-3 suits SFT;"), ("sft", 1e-3, "")],
+)
+def test_a_rate_for_sft_is_too_high_for_preferences(kind: Any, rate: float, warning: str, given: Recipe) -> None:
+    recipe = replace(given, method=replace(given.method, kind=kind), training=replace(given.training, learning_rate=rate))
+    shown = _rate_warning(recipe)
+    assert shown.startswith(warning)
+    assert bool(shown) == bool(warning)
 
 
 @pytest.mark.usefixtures("shared_row_lengths")

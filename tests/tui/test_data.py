@@ -8,14 +8,16 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from textual import events
 
-from mlxtune.core.errors import MachineError
+from mlxtune.core.errors import InputError, MachineError
 from mlxtune.data.access.records import open_records
 from mlxtune.data.checks.registry import get_check
 from mlxtune.data.review import ReviewSession, journal_path, with_keys
 from mlxtune.tui.app import MlxtuneApp
+from mlxtune.tui.rooms.data.render import LengthHistogram, length_chart
 from mlxtune.tui.source_session import SourceSession
 
 from .conftest import OpenRoom
@@ -212,6 +214,31 @@ async def test_counts_from_before_a_decision_are_marked(shop: Shop, checks: Chec
         await room.until(lambda: "n recheck" not in room.text("#summary"))
         await room.press("u")
         await room.until(lambda: "n recheck" in room.text("#summary"))
+
+
+async def test_a_repeated_check_shows_its_progress_and_its_error(
+    shop: Shop, checks: Checks, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(shop)
+    monkeypatch.setattr(checks, "stop", lambda: None)
+    async with open_room("data") as room:
+        await checked(room)
+        await room.press("x")
+        await room.until(lambda: "n recheck" in room.text("#summary"))
+        checks.gate.clear()
+        await room.press("n")
+        await room.until(lambda: "checking again 0%" in room.head("#findings"))
+        checks.error = InputError("The schema has a syntax error.")
+        checks.gate.set()
+        await room.until(lambda: "The schema has a syntax error." in room.text("#summary"))
+        assert "checking again" not in room.head("#findings")
+
+
+async def test_lengths_in_characters_say_which_rows_they_leave_out() -> None:
+    histogram = LengthHistogram.of(np.array([100, 200, -1]), 1, 0, 20)
+    assert histogram
+    shown = " ".join(length_chart(histogram, 0, "In characters: not counted yet", 2, 40).plain.split())
+    assert shown.endswith("In characters: not counted yet, without 1 edited row.")
 
 
 async def test_an_invalid_row_cannot_be_tagged(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:

@@ -235,7 +235,7 @@ def length_chart(histogram: LengthHistogram, limit: int, why: str, height: int, 
     rows.append(line("  ", (_ticks(histogram, limit), "$faint")))
     without = f", without {plural(histogram.unmeasured, 'edited row')}" if histogram.unmeasured else ""
     if not limit:
-        rows.append(fold(why, width))
+        rows.append(fold(f"{why}{without}.", width))
     elif histogram.over_limit:
         text = f"{plural(histogram.over_limit, 'row')} over the limit of {limit:,}{without}"
         rows += marked("!", "$warning", text, width, "$muted")

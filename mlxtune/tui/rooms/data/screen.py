@@ -227,10 +227,10 @@ class DataRoom(SourceRoom):
         found.display = bool(names)
 
         def summary(width: int) -> Content:
-            if verdict and checked:
-                return render.check_summary(verdict, checked, width, brief=not self.tall)
             if check.error is not None:
                 return lines(*error_rows(check.error, width))
+            if verdict and checked:
+                return render.check_summary(verdict, checked, width, brief=not self.tall)
             return render.check_progress(check.step, check.fraction, width)
 
         kinds = ""
@@ -248,6 +248,8 @@ class DataRoom(SourceRoom):
         self.query_one("#summary", Panel).update(lambda width, _height: summary(width))
         note = f"{kinds}{plural(verdict.flagged, 'row')}" if verdict and verdict.flagged else ""
         note += f", {verdict.reviewed:,} accepted" if verdict and verdict.reviewed else ""
+        if verdict and not (check.finished or check.error):
+            note = f"checking again {check.fraction:.0%}"
         self.query_one("#findings", Section).head.set(note=note)
 
     def _findings_height(self, summary: Callable[[int], Content]) -> int:
@@ -285,7 +287,7 @@ class DataRoom(SourceRoom):
         def chart(width: int, _height: int) -> Content:
             if (counts := histogram(width)) is None:
                 return fold("Every row was edited or left out." if browser.scanned else "No rows have been read yet.", width)
-            return render.length_chart(counts, limit, f"In characters: {reason}.", _CHART_HEIGHTS[self.tall], width)
+            return render.length_chart(counts, limit, f"In characters: {reason}", _CHART_HEIGHTS[self.tall], width)
 
         panel = self.query_one("#histogram", Panel)
         counts = histogram(panel.size.width or 40)

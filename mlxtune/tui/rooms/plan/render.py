@@ -184,6 +184,8 @@ def run_rows(plan: Plan, bill: Bill, can_probe: bool, power: PowerState, doubt: 
     values.append(("rows", plan.rows_summary))
     if doubt:
         values.append(("checks", f"! {one_line(doubt)}"))
+    if plan.rate_warning:
+        values.append(("rate", f"! {plan.rate_warning}"))
     if plan.skipped:
         values.append(("skipped", f"! {plural(plan.skipped, 'row')} over max_tokens"))
     if plan.cut:
