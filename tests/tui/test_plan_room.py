@@ -141,10 +141,10 @@ async def test_letters_in_the_field_are_text_and_escape_cancels(
         assert room.mode == "plan"
         assert file_of(shop).read_text() == RECIPE
         await room.press("enter")
-        await room.type("Be kind")
+        await room.type("Be kind.")
         await room.press("enter")
-        await room.until_notice("✓ prompt is now Be kind.")
-        assert load(file_of(shop)).evaluation.prompt == "Be kind"
+        await room.until(lambda: room.notice.split("  ")[0] == "✓ prompt is now Be kind.")
+        assert load(file_of(shop)).evaluation.prompt == "Be kind."
 
 
 async def test_an_invalid_value_is_an_error_and_the_field_stays_open(

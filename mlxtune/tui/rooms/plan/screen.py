@@ -414,7 +414,7 @@ class PlanRoom(Room):
         form.edits.append(edit)
         self._update_form(form, edit.recipe, edit.after)
         text = " and ".join(_describe_value(path, edit.recipe) for path in changes)
-        self.app.show_notice(Notice("✓", "$success", f"{text}.", undo=_UNDO))
+        self.app.show_notice(Notice("✓", "$success", f"{text.rstrip('.')}.", undo=_UNDO))
         return True
 
     def action_undo(self) -> None:
