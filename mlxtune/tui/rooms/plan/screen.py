@@ -275,7 +275,8 @@ class PlanRoom(Room):
         self._generation += 1
         self._progress = None
         if self.app.notice and self.app.notice.text.startswith(_NOT_READY):
-            self.app.show_notice(None)
+            ready = self._form is not None and self._form.error is None
+            self.app.show_notice(Notice("✓", "$success", "The plan is ready now.") if ready else None)
         self.redraw()
         self.refresh_bindings()
 

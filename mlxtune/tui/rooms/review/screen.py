@@ -246,7 +246,11 @@ class ReviewRoom(SourceRoom):
         note = f"{failures} of {len(checks)} {'fails' if failures == 1 else 'fail'}" if failures else "passes" if checks else ""
         self.query_one("#contract-section", Section).head.set(note=note)
         recipe = session.ref.recipe
-        why = "The recipe has no contract. Set one in Plan, under evaluation." if recipe else "There is no recipe for these rows, so no contract."
+        why = (
+            "The recipe has no contract. Set one in Plan, under evaluation."
+            if recipe
+            else "There is no recipe for these rows, so no contract."
+        )
         why = "The contract does not apply to this row." if recipe and recipe.has_contract else why
         add_key = key("d", "add disclaimer", "screen.disclaimer") if self._with_disclaimers else None
         self.query_one("#contract", Panel).update(lambda width, _height: render.contract(checks, why, width, add_key))
