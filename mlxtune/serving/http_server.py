@@ -15,6 +15,7 @@ from mlxtune.serving.header_timeout import HeaderTimeoutProtocol
 
 DRAIN_TIMEOUT = 60  # seconds that answers in progress may take after SIGTERM
 INTERRUPT_TIMEOUT = 2  # seconds that they may take after SIGINT
+IDLE_TIMEOUT = 75  # seconds that a connection stays open between requests; clients give up theirs earlier, OpenAI's after 5 seconds
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -49,7 +50,7 @@ def run(app: App, listener: socket.socket, on_start: Callable[[uvicorn.Server], 
     """
     config = uvicorn.Config(
         app, log_config=None, access_log=False, lifespan="off", server_header=False, timeout_graceful_shutdown=INTERRUPT_TIMEOUT,
-        http=HeaderTimeoutProtocol, ws="none",
+        timeout_keep_alive=IDLE_TIMEOUT, http=HeaderTimeoutProtocol, ws="none",
     )  # fmt: skip
     server = DrainingServer(config)
     on_start(server)

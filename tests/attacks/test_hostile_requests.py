@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from openai._constants import DEFAULT_CONNECTION_LIMITS
 
 from mlxtune.serving import header_timeout
 from mlxtune.serving.access_guard import AccessGuard
@@ -51,6 +53,16 @@ def test_headers_that_never_arrive_do_not_hold_a_connection(monkeypatch: pytest.
 def test_complete_requests_are_answered() -> None:
     with serving() as port, socket.create_connection(("127.0.0.1", port), timeout=20) as line:
         for _ in range(3):
+            line.sendall(REQUEST)
+            assert line.recv(1000).startswith(b"HTTP/1.1 204")
+
+
+@pytest.mark.exhaustive
+def test_the_server_keeps_a_connection_longer_than_clients_do() -> None:
+    """Otherwise, it might close one just as the client sends the next request on it, which fails."""
+    with serving() as port, socket.create_connection(("127.0.0.1", port), timeout=20) as line:
+        for pause in (0, DEFAULT_CONNECTION_LIMITS.keepalive_expiry + 1):
+            time.sleep(pause)
             line.sendall(REQUEST)
             assert line.recv(1000).startswith(b"HTTP/1.1 204")
 
