@@ -149,6 +149,9 @@ def _run_facts(plan: Plan, off_task: str) -> list[tuple[str, Cell]]:
     rows += [("rate", (plan.rate_warning, "warning"))] if plan.rate_warning else []
     rows += plan.template_facts
     rows += [("template" if number == 0 else "", (note, "warning")) for number, note in enumerate(plan.notes)]
+    if plan.long_answers:
+        text = f"{plural(plan.long_answers, 'answer')} in these rows longer than evaluation.max_tokens"
+        rows.append(("answers", (text, "warning")))
     if plan.incomparable:
         rows.append(("evaluated", (f"{plan.incomparable_summary}: not compared", "warning")))
     if plan.test:

@@ -17,7 +17,7 @@ from mlxtune.planning.memory import MemoryEstimate
 from mlxtune.planning.shapes import ModelShapes
 from mlxtune.planning.speed import estimate_speed, find_rates
 from mlxtune.planning.workload import DatasetLengths, Workload, workload
-from mlxtune.recipe import Recipe
+from mlxtune.recipe import AUTO, Recipe
 from mlxtune.recipe.edit import toml_literal
 
 Outcome = Literal["go", "warn", "refuse"]
@@ -86,6 +86,7 @@ class Plan:
     :class:`DatasetLengths`. ``skipped`` rows are too long for training and are not in ``train`` and ``valid``.
     ``most_evaluated`` is ``evaluation.rows``, the maximum number of held-out rows to use, or 0 for all; ``incomparable`` of these are
     pairs too long for their likelihoods to be compared. ``rate_warning`` says why the learning rate is too high, if it is.
+    ``long_answers`` training and validation rows have a longer answer than ``evaluation.max_tokens`` allows.
     """
 
     train: int
@@ -118,6 +119,7 @@ class Plan:
     most_evaluated: int = 0
     incomparable: int = 0
     rate_warning: str = ""
+    long_answers: int = 0
 
     @property
     def evaluated(self) -> int:
@@ -330,7 +332,7 @@ class Planner:
             limit = round(self.machine.limit * (1 - margin(bool(measured))))
             changes = suggest_changes(recipe, self.lengths, self.shapes, self.estimate, limit)
         prompt_tokens, answer_tokens = self.lengths.mean_prompt_and_answer
-        incomparable = frozenset(self.lengths.incomparable)
+        incomparable, most = frozenset(self.lengths.incomparable), recipe.evaluation.max_tokens
         return Plan(
             train=len(splits.train) - self.lengths.skipped[0],
             valid=len(splits.valid) - self.lengths.skipped[1],
@@ -362,6 +364,7 @@ class Planner:
             most_evaluated=recipe.evaluation.rows,
             incomparable=sum(row.hash in incomparable for row in sample_rows(splits.test, recipe.evaluation.rows)),
             rate_warning=_rate_warning(recipe),
+            long_answers=0 if most == AUTO else self.lengths.count_long_answers(most, recipe.data.max_tokens),
         )
 
     def _estimate(self, recipe: Recipe, decisions: StepDecisions, scale: float = 1.0) -> MemoryEstimate:

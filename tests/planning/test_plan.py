@@ -103,6 +103,19 @@ def test_held_out_pairs_that_cannot_be_compared_are_counted(workspace: Path) -> 
     assert few.incomparable <= 4
 
 
+@pytest.mark.usefixtures("shared_row_lengths")
+def test_answers_over_the_limit_of_an_evaluation_are_counted(given: Recipe, base: ModelFolder) -> None:
+    template = ChatTemplate(load_model(base).tokenizer)
+    rows = read_source(given.source)
+    lengths = sorted(
+        template.count_tokens(row.reference) for row in (*split(rows, given.data).train, *split(rows, given.data).valid)
+    )
+    for most in (lengths[0] - 1, lengths[len(lengths) // 2], lengths[-1], "auto"):
+        recipe = replace(given, evaluation=replace(given.evaluation, max_tokens=most))
+        longer = 0 if most == "auto" else sum(length > most for length in lengths)
+        assert planned(recipe, base, this_machine()).long_answers == longer
+
+
 @pytest.mark.parametrize(
     ("kind", "rate", "warning"),
     [("dpo", 2e-4, "2e-4 suits SFT;"), ("dpo", 1e-4, ""), ("kto", 1e-3, "1e-3 suits SFT;"), ("sft", 1e-3, "")],

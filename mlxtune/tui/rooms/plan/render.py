@@ -190,6 +190,8 @@ def run_rows(plan: Plan, bill: Bill, can_probe: bool, power: PowerState, doubt: 
         values.append(("skipped", f"! {plural(plan.skipped, 'row')} over max_tokens"))
     if plan.cut:
         values.append(("cut", f"! {plural(plan.cut, 'row')} over max_tokens"))
+    if plan.long_answers:
+        values.append(("answers", f"! {plan.long_answers:,} longer than evaluation.max_tokens"))
     if plan.incomparable:
         values.append(("evaluated", f"! {plan.incomparable_summary}"))
     values += [("template", f"! {one_line(note)}") for note in plan.notes]
