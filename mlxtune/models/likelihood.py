@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,7 @@ import mlx.nn as nn
 import numpy as np
 from mlx_lm.models.cache import make_prompt_cache
 
-from mlxtune.models.cpu.streams import parallel_map
+from mlxtune.models.cpu.streams import parallel_map, thread_pool
 from mlxtune.models.encoded import common_prefix
 from mlxtune.models.generate import Progress
 from mlxtune.models.prefix_cache import MAX_POSITIONS, BatchKVCache, PrefixCache, SharedPrefix, forward_in_steps, part_size
@@ -61,7 +62,7 @@ def negative_log_likelihoods(
     nlls = [0.0] * len(pairs)
     done = 0
     batches = prefix.batches([group.positions for group in groups], batch_size, extra=copies, max_computed=part_size())
-    for batch, sums in parallel_map(lambda batch: _logps(prefix, [groups[i] for i in batch]), batches):
+    for batch, sums in parallel_map(lambda batch: _logps(prefix, [groups[i] for i in batch]), _alternating(list(batches))):
         rows = [row for i in batch for row in groups[i].rows]
         values: Any = sums.tolist()
         for row, logp in zip(rows, values, strict=True):
@@ -69,6 +70,19 @@ def negative_log_likelihoods(
         done += len(rows)
         progress(done, len(pairs))
     return nlls
+
+
+def _alternating(batches: list[list[int]]) -> Iterator[list[int]]:
+    """Yield ``batches``, which are sorted by length, from both ends in turn, so that progress is even: the mean speed predicts the rest.
+
+    Batches that are computed concurrently stay together.
+    """
+    size = thread_pool().size
+    rest = len(batches) % size
+    waves = deque(batches[start : start + size] for start in range(rest, len(batches), size))
+    while waves:
+        yield from waves.pop() if len(waves) % 2 else waves.popleft()
+    yield from batches[:rest]
 
 
 def _group_by_prompt(

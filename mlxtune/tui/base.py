@@ -428,9 +428,10 @@ class BaseApp(OrderedKeys):
             text, label = f"It was asked to stop but has not responded. {lost}", "End it now"
         else:
             text, label = stop_effect(view), "Stop"
+        saves = view.run.kind == "search" or view.state.step > 0
         options = [
             ChoiceOption("", "Keep searching" if view.run.kind == "search" else "Keep training", "nothing changes"),
-            ChoiceOption("stop", label, "end the process" if kill else "save, then exit"),
+            ChoiceOption("stop", label, "end the process" if kill else "save, then exit" if saves else "exit without a checkpoint"),
         ]
         title = (
             f"Stop the search for {view.name}?" if view.run.kind == "search" else f"Stop {view.name} at step {view.state.step:,}?"
@@ -441,7 +442,11 @@ class BaseApp(OrderedKeys):
         """Send the signal. The worker saves and exits on the first one, and exits immediately on a second one."""
         if view.id in self.stopping and not kill:
             return  # another dialog has sent it
-        outcome = "is exiting now, without saving" if kill else "was asked to stop. It will finish its step, save, and exit"
+        outcome = "was asked to stop"
+        if kill:
+            outcome = "is exiting now, without saving"
+        elif view.run.kind == "search" or view.state.step:
+            outcome += ". It will finish its step, save, and exit"
 
         def stopped(_: object) -> None:
             self.stopping |= {view.id}

@@ -117,6 +117,8 @@ def stop_effect(view: RunView) -> str:
     """Return a sentence that describes the effect of stopping the run now."""
     if view.run.kind == "search":
         return "Stopping saves a checkpoint of the current trial, and the search can be continued."
+    if not view.state.step:
+        return "Before the first step, there is nothing to save: the run would have to start again."
     return "Stopping saves a checkpoint, and the run can be resumed from it."
 
 

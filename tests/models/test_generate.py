@@ -16,7 +16,7 @@ from mlx_lm.utils import load_model, load_tokenizer
 
 from mlxtune.core.errors import InputError, MlxtuneError
 from mlxtune.models import generate as generation
-from mlxtune.models import prefix_cache
+from mlxtune.models import likelihood, prefix_cache
 from mlxtune.models.cpu.streams import StreamPool
 from mlxtune.models.grammar import Grammar
 from mlxtune.models.likelihood import negative_log_likelihoods
@@ -297,3 +297,10 @@ def test_a_gpu_error_in_a_trial_is_raised(tiny: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr("mlxtune.models.generate._single_steps", fail)
     with pytest.raises(RuntimeError, match="CallbackErrorTimeout"):
         generation._batches_correctly(model)
+
+
+@pytest.mark.parametrize(("size", "order"), [(1, [4, 0, 3, 1, 2]), (2, [1, 2, 3, 4, 0])])
+def test_long_and_short_answers_are_scored_in_turn(monkeypatch: pytest.MonkeyPatch, size: int, order: list[int]) -> None:
+    monkeypatch.setattr(likelihood, "thread_pool", lambda: StreamPool(size))
+    batches = [[index] for index in range(5)]
+    assert list(likelihood._alternating(batches)) == [[index] for index in order]

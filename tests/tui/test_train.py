@@ -64,6 +64,18 @@ async def test_a_running_run_shows_figures_curve_samples_and_log(loaded: Shop, o
         assert room.actions == ["stop", "compare", "zoom", "log", "samples", "older"]
 
 
+async def test_nothing_is_saved_before_the_first_step(shop: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mlxtune.runs.registry.stop", lambda run: None)
+    shop.recipe()
+    shop.run(RUN, steps=0, alive=True, total=960)
+    async with open_room("train") as room:
+        await room.press("s")
+        await room.until(lambda: isinstance(room.screen, ChoiceDialog))
+        assert room.screen._text == "Before the first step, there is nothing to save: the run would have to start again."
+        await room.choose("stop")
+        await room.until(lambda: room.notice == "■ support-json was asked to stop.")
+
+
 async def test_stop_asks_first_and_its_default_changes_nothing(
     loaded: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch
 ) -> None:
