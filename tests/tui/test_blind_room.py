@@ -179,10 +179,10 @@ async def test_the_result_is_shown_only_after_the_last_vote_and_enter(shop: Shop
         await room.press("enter")
         assert room.screen._state == "vote", "enter reveals nothing before the end"
         await room.press("a")
-        assert "That was the last vote." in room.text("#bl-finished")
+        await room.until(lambda: "That was the last vote." in room.text("#bl-finished"))
         assert room.actions[:2] == ["reveal", "undo"]
         await room.press("u")
-        assert room.screen._state == "vote"
+        await room.until(lambda: room.screen._state == "vote")
         await room.press("a", "enter")
         await room.until(lambda: room.screen._result is not None and QUESTIONS[HEADLINE_QUESTION] in room.text("#bl-votes"))
         result = room.screen._result
