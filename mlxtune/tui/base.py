@@ -34,7 +34,7 @@ from mlxtune.tui.paths import relative_paths
 from mlxtune.tui.render.text import age
 from mlxtune.tui.rooms import ROOMS
 from mlxtune.tui.snapshot import RecipeView, RunView, Snapshot, recipe_summary
-from mlxtune.tui.status import last_checkpoint, stop_effect
+from mlxtune.tui.status import last_checkpoint, saves_when_stopped, stop_effect
 from mlxtune.tui.widgets.dialog import ChoiceDialog, ChoiceOption
 from mlxtune.tui.widgets.frame import FooterAction, Notice, NoticeLine, RoomFooter, RoomHeader, ToastPanel, error_notice
 from mlxtune.tui.widgets.page import PageScreen
@@ -428,7 +428,7 @@ class BaseApp(OrderedKeys):
             text, label = f"It was asked to stop but has not responded. {lost}", "End it now"
         else:
             text, label = stop_effect(view), "Stop"
-        saves = view.run.kind == "search" or view.state.step > 0
+        saves = saves_when_stopped(view)
         options = [
             ChoiceOption("", "Keep searching" if view.run.kind == "search" else "Keep training", "nothing changes"),
             ChoiceOption("stop", label, "end the process" if kill else "save, then exit" if saves else "exit without a checkpoint"),
@@ -445,7 +445,7 @@ class BaseApp(OrderedKeys):
         outcome = "was asked to stop"
         if kill:
             outcome = "is exiting now, without saving"
-        elif view.run.kind == "search" or view.state.step:
+        elif saves_when_stopped(view):
             outcome += ". It will finish its step, save, and exit"
 
         def stopped(_: object) -> None:

@@ -113,11 +113,16 @@ def last_checkpoint(view: RunView) -> int | None:
     return view.state.checkpoints[-1] if view.state.checkpoints else None
 
 
+def saves_when_stopped(view: RunView) -> bool:
+    """Return whether the worker saves a checkpoint when it is asked to stop. Before a run's first step, there is nothing to save."""
+    return view.run.kind == "search" or view.state.step > 0
+
+
 def stop_effect(view: RunView) -> str:
     """Return a sentence that describes the effect of stopping the run now."""
     if view.run.kind == "search":
         return "Stopping saves a checkpoint of the current trial, and the search can be continued."
-    if not view.state.step:
+    if not saves_when_stopped(view):
         return "Before the first step, there is nothing to save: the run would have to start again."
     return "Stopping saves a checkpoint, and the run can be resumed from it."
 
