@@ -25,10 +25,10 @@ from mlxtune.adapters.importers.checks import PICKLES
 from mlxtune.adapters.importers.importer import find_base, import_adapter
 from mlxtune.adapters.layout import LINEAGE
 from mlxtune.adapters.library import FOLDER
+from mlxtune.core.child_process import Progress
 from mlxtune.core.errors import InputError, MachineError, MlxtuneError, ModelError
 from mlxtune.core.files import disk_errors, write_json, write_text
 from mlxtune.core.text import one_line, plural, size
-from mlxtune.models.bundled import Progress
 from mlxtune.planning.machine import disk_free
 from mlxtune.recipe.parent import CONFIG, WEIGHTS
 

@@ -68,8 +68,7 @@ def plan(
             update("measuring the rows", 0.0)
             planner = local_planner(loaded, source.folder, source.config, machine, source.fingerprint)
             if probe:
-                update("running two steps on the largest batch", 0.0)
-                planner.probe(loaded)
+                planner.probe(loaded, update)
         result = planner.plan(loaded, splits, watts=watts, workspace=Path.cwd())
     answering = evidence.seconds_per_answer(Path.cwd(), loaded)
     bill = make_bill(result, loaded.method.kind, chip=machine.chip, electricity_price=electricity_price, answering=answering)

@@ -45,6 +45,7 @@ CLOSE_TIMEOUT = 10.0  # seconds that a child may take to exit before its parent 
 ORPHAN_TIMEOUT = 1.0  # seconds that a child may take to exit by itself once its parent has closed the pipe or died
 
 ReplyKind = Literal["progress", "result", "error"]
+Progress = Callable[[str, float], None]  # description, completed fraction
 
 
 def python_command(module: str, *arguments: str) -> list[str]:
@@ -267,7 +268,7 @@ class StoppableCall:
         self._child = ChildProcess(module, name=name, hint=hint)
         self._call = self._child.request(method, params)
 
-    def result(self, progress: Callable[[str, float], None]) -> Any:
+    def result(self, progress: Progress) -> Any:
         """Return the result, or ``None`` if the process was stopped. Raise its error, or ``MachineError`` if it died."""
         try:
             return self._call.result(lambda update: progress(*update))

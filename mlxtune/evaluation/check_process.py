@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from mlxtune.core.child_process import Request, StoppableCall, serve
+from mlxtune.core.child_process import Progress, Request, StoppableCall, serve
 from mlxtune.core.errors import InputError, MachineError, MlxtuneError
 from mlxtune.core.text import one_line
 from mlxtune.data import review
@@ -24,8 +24,6 @@ if TYPE_CHECKING:  # checks load numpy
     from mlxtune.data.checks.contract import ContractScorer
     from mlxtune.data.checks.report import CheckReport, CheckResult
     from mlxtune.data.rows import Row
-
-Progress = Callable[[str, float], None]
 
 
 class CheckRequest(TypedDict, total=False):

@@ -17,6 +17,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mlxtune.core.child_process import Progress
 from mlxtune.core.errors import MachineError, MlxtuneError, ModelError
 from mlxtune.core.files import disk_errors
 from mlxtune.core.hashing import sha256_file
@@ -33,8 +34,6 @@ BLOCK = 2**20  # bytes between progress reports
 RETRIES = 5  # after attempts that deliver no new data, with increasing delays
 TIMEOUT = 30.0  # seconds without data
 CONNECT_TIMEOUT = 3.0  # seconds until a search gives up connecting
-
-Progress = Callable[[str, float], None]  # description, completed fraction
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from mlxtune.core.child_process import Progress
 from mlxtune.core.errors import ModelError
 from mlxtune.core.files import user_path
 from mlxtune.core.hashing import sha256_json
@@ -45,7 +46,7 @@ class ModelFolder:
 
 
 def resolve(
-    base: str, *, relative_to: Path = Path(), progress: bundled.Progress = lambda what, share: None, fetch: bool = True
+    base: str, *, relative_to: Path = Path(), progress: Progress = lambda what, share: None, fetch: bool = True
 ) -> ModelFolder:
     """Return the folder of ``base``, downloading it if needed and ``fetch`` is set.
 

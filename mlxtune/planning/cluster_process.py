@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from mlxtune.core.child_process import StoppableCall
+from mlxtune.core.child_process import Progress, StoppableCall
 from mlxtune.data.groups import CLUSTER, OUTLIERS, RowGroup, by_size
-
-Progress = Callable[[str, float], None]
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,14 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from mlxtune.core.child_process import ChildProcess
+from mlxtune.core.child_process import ChildProcess, StoppableCall
 from mlxtune.planning.workload import BatchShape, DatasetLengths, RowLength
 from mlxtune.recipe import Recipe, dump
 
 if TYPE_CHECKING:  # the checks import numpy
     from mlxtune.data.checks.check_input import TokenCount
+
+_MODULE, _NAME = "mlxtune.training.probe", "The planning process"
 
 
 @dataclass(frozen=True)
@@ -71,15 +73,15 @@ def record_tokens(recipe: Recipe) -> list[TokenCount | None]:
     ]
 
 
-def step_cost(recipe: Recipe, batch: BatchShape, *, grouped: int, checkpointed: bool) -> StepCost:
-    """Run two steps on ``batch`` and return their cost. Raises ``MachineError`` if the process dies.
+def start_steps(recipe: Recipe, batch: BatchShape, *, grouped: int, checkpointed: bool) -> StoppableCall:
+    """Start a process that runs two steps on ``batch``. The result is a :class:`StepCost`, or ``None`` if the process was stopped.
 
     ``grouped`` rows run together through the frozen layers to fill their cache; 0 without a cache.
     """
     trained = min(-(-batch.trained // batch.rows), batch.width)
     shape = ProbeBatch(batch.rows, batch.prefix + batch.width + 1, trained, batch.prefix, grouped, checkpointed, batch.sides)
-    cost: StepCost = _measure("steps", {"recipe": dump(recipe), "batch": asdict(shape)})
-    return cost
+    params = {"recipe": dump(recipe), "batch": asdict(shape)}
+    return StoppableCall(_MODULE, "steps", params, name=_NAME, hint="Try again.")
 
 
 def _row_length(fields: list[Any]) -> RowLength:
@@ -88,5 +90,5 @@ def _row_length(fields: list[Any]) -> RowLength:
 
 
 def _measure(method: str, params: Mapping[str, Any]) -> Any:
-    with ChildProcess("mlxtune.training.probe", name="The planning process") as child:
+    with ChildProcess(_MODULE, name=_NAME) as child:
         return child.call(method, params)

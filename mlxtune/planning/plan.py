@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from mlxtune.core.child_process import Progress, StoppableCall
 from mlxtune.core.machine_load import busy_load
 from mlxtune.core.text import duration, plural, size
 from mlxtune.data.split import Splits, sample_rows
@@ -13,6 +15,7 @@ from mlxtune.planning import calibration, measurements, memory, shapes
 from mlxtune.planning.calibration import StepCalibration
 from mlxtune.planning.changes import RecipeChange, suggest_changes
 from mlxtune.planning.machine import Machine, computes_natively
+from mlxtune.planning.measurements import StepCost
 from mlxtune.planning.memory import MemoryEstimate
 from mlxtune.planning.shapes import ModelShapes
 from mlxtune.planning.speed import estimate_speed, find_rates
@@ -286,13 +289,25 @@ class Planner:
         decisions = self.decisions(recipe)
         return self._estimate(recipe, decisions, scale=decisions.calibration.scale if decisions.calibration else 1.0)
 
-    def probe(self, recipe: Recipe) -> StepCalibration:
-        """Run two steps on the largest batch in a child process, and store the result. Raises ``MachineError`` if it dies."""
+    def probe(
+        self,
+        recipe: Recipe,
+        progress: Progress = lambda what, share: None,
+        on_start: Callable[[StoppableCall], None] = lambda process: None,
+    ) -> StepCalibration | None:
+        """Run two steps on the largest batch in a child process, and store the result. Raises ``MachineError`` if it dies.
+
+        ``on_start`` is called with the process. If that is stopped, nothing is stored, and the result is ``None``.
+        """
         decisions = self.decisions(recipe)
         work, cached, checkpointed, _ = decisions
         batch = self._estimate(recipe, decisions).batch
         rows = memory.frozen_group_rows(batch, work) if cached else 0
-        cost = measurements.step_cost(recipe, batch, grouped=rows, checkpointed=checkpointed)
+        process = measurements.start_steps(recipe, batch, grouped=rows, checkpointed=checkpointed)
+        on_start(process)
+        cost: StepCost | None = process.result(progress)
+        if cost is None:
+            return None
         probed = replace(work, cached_positions=rows * batch.width + batch.prefix, batches=(batch,))
         expected = self._estimate(recipe, decisions._replace(work=probed))
         frozen = cost["frozen"] / (rows * batch.width if rows else batch.tokens)

@@ -10,7 +10,7 @@ from dataclasses import astuple
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlxtune.core.child_process import serve
+from mlxtune.core.child_process import Progress, serve
 from mlxtune.data.rows import Location, Preference
 from mlxtune.data.source import read_source
 from mlxtune.data.split import split
@@ -81,14 +81,17 @@ def tokens(recipe: Recipe) -> list[TokenCount | None]:
         return [count_row_tokens(template, item.record) for item in ReviewedRecords(records, review.load(recipe.source))]
 
 
-def steps(recipe: Recipe, batch: ProbeBatch) -> StepCost:
+def steps(recipe: Recipe, batch: ProbeBatch, progress: Progress) -> StepCost:
     """Load the recipe's base and measure two optimizer steps on rows with the batch's shape."""
     from mlxtune.models import load
 
-    return measure_steps(load.load(resolve(recipe.model.base), quantize=recipe.model.quantize), recipe, batch)
+    progress("loading the base", 0.0)
+    return measure_steps(load.load(resolve(recipe.model.base), quantize=recipe.model.quantize), recipe, batch, progress)
 
 
-def measure_steps(loaded: LoadedModel, recipe: Recipe, batch: ProbeBatch) -> StepCost:
+def measure_steps(
+    loaded: LoadedModel, recipe: Recipe, batch: ProbeBatch, progress: Progress = lambda what, share: None
+) -> StepCost:  # fmt: skip
     """Run two optimizer steps of an adapter for ``loaded`` on rows with the batch's shape, and measure them.
 
     All times are for one batch; ``step`` is that of the second step. ``frozen`` is the time spent in the layers below the first adapter, or
@@ -140,12 +143,13 @@ def measure_steps(loaded: LoadedModel, recipe: Recipe, batch: ProbeBatch) -> Ste
             mx.eval(stepper.apply(sums[1], objective.weight(chosen.counts)), stepper.results)
 
         batches = min(2, recipe.training.accumulate)
-        step_seconds = [_seconds(step) for _ in range(2)]
+        step_seconds = _timed_twice("step", step, progress)
         peak = mx.get_peak_memory()
         trace = uncompiled = 0.0
         if compiled:
             plain = Stepper(stack, update, objective, clip=recipe.training.clip, compiled=False)
-            trace, uncompiled = max(0.0, step_seconds[0] - step_seconds[1]), min(_seconds(lambda: step(plain)) for _ in range(2))
+            trace = max(0.0, step_seconds[0] - step_seconds[1])
+            uncompiled = min(_timed_twice("uncompiled step", lambda: step(plain), progress))
         if not frozen_seconds and stack.can_skip_frozen():
             frozen_seconds = _seconds(lambda: mx.eval(frozen.outputs(chosen)))
         frozen.close()
@@ -153,6 +157,14 @@ def measure_steps(loaded: LoadedModel, recipe: Recipe, batch: ProbeBatch) -> Ste
         "rest": rest, "loading": loading, "peak": peak, "frozen": frozen_seconds, "step": step_seconds[-1] / batches,
         "trace": trace, "uncompiled": uncompiled / batches,
     }  # fmt: skip
+
+
+def _timed_twice(name: str, work: Callable[[], None], progress: Progress) -> list[float]:
+    seconds = []
+    for number in range(2):
+        progress(f"{name} {number + 1} of 2 with the largest batch", number / 2)
+        seconds.append(_seconds(work))
+    return seconds
 
 
 def _seconds(work: Callable[[], None]) -> float:
@@ -209,7 +221,7 @@ def main() -> int:
     return serve({
         "lengths": lambda request: astuple(lengths(parse(request.params["recipe"]))),
         "tokens": lambda request: [count and astuple(count) for count in tokens(parse(request.params["recipe"]))],
-        "steps": lambda request: steps(parse(request.params["recipe"]), ProbeBatch(**request.params["batch"])),
+        "steps": lambda request: steps(parse(request.params["recipe"]), ProbeBatch(**request.params["batch"]), lambda *update: request.progress(update)),
     })  # fmt: skip
 
 

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mlxtune.core.child_process import Progress
 from mlxtune.data.replay import replay_prompts
 from mlxtune.data.source import read_source
 from mlxtune.data.split import split
 from mlxtune.evaluation.contract import Contract
 from mlxtune.evaluation.off_task.prompts import load_prompts
-from mlxtune.models.bundled import Progress
 from mlxtune.models.resolve import resolve
 from mlxtune.recipe import Recipe
 from mlxtune.runs import launch, registry

@@ -177,6 +177,18 @@ def test_a_probe_gives_time_and_applies_to_other_batches(given: Recipe, base: Mo
 
 
 @pytest.mark.usefixtures("shared_row_lengths")
+def test_a_probe_reports_its_progress_and_can_be_stopped(given: Recipe, base: ModelFolder) -> None:
+    planner = local_planner(given, base.folder, base.config, this_machine(), base.fingerprint)
+    stages: list[str] = []
+    assert planner.probe(given, on_start=lambda process: process.stop()) is None
+    assert not planned(given, base, this_machine()).calibrated
+    assert planner.probe(given, lambda stage, share: stages.append(stage)) is not None
+    steps = [f"step {number} of 2 with the largest batch" for number in (1, 2)]
+    assert stages[:3] == ["loading the base", *steps]
+    assert planned(given, base, this_machine()).calibrated
+
+
+@pytest.mark.usefixtures("shared_row_lengths")
 def test_a_probe_on_a_busy_machine_says_so(given: Recipe, base: ModelFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mlxtune.planning.plan.busy_load", lambda: 9.0)
     assert planned(given, base, this_machine(), probe=True).cost.time_summary.endswith(

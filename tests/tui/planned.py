@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 import pytest
 from planning.conftest import llama, write_model
 
+from mlxtune.core.child_process import Progress
 from mlxtune.planning.machine import Machine
+from mlxtune.planning.measurements import StepCost
 from mlxtune.planning.workload import DatasetLengths, RowLength
 from mlxtune.recipe import Recipe
 
+from .driver import Gate
 from .stage import Shop
 
 RECIPE = """# what it is for
@@ -63,8 +65,19 @@ def plannable(shop: Shop, monkeypatch: pytest.MonkeyPatch, limit: float = 8.0, t
     return measured
 
 
-def took(**changes: float) -> Any:
-    """What ``ask.steps`` answers: two steps of half a second, as much memory as was expected."""
-    return lambda recipe, batch, **_: (
-        {"rest": 2**27, "peak": 2**30, "frozen": 0.0, "step": 0.5, "trace": 0.0, "uncompiled": 0.0} | changes
-    )
+class FakeProbe:
+    """A probe whose steps take half a second and the memory that was expected. If it is ``endless``, it ends when it is stopped."""
+
+    def __init__(self, *, endless: bool = False) -> None:
+        self._endless, self._stopped = endless, Gate()
+
+    def result(self, progress: Progress) -> StepCost | None:
+        progress("step 1 of 2 with the largest batch", 0.0)
+        if self._endless:
+            self._stopped.wait()
+        if self._stopped.is_set():
+            return None
+        return {"rest": 2**27, "loading": 2**27, "peak": 2**30, "frozen": 0.0, "step": 0.5, "trace": 0.0, "uncompiled": 0.0}
+
+    def stop(self) -> None:
+        self._stopped.set()

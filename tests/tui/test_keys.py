@@ -31,7 +31,7 @@ from mlxtune.tui.rooms.plan.service import PlanResult, PlanService
 
 from .driver import RoomDriver
 from .evaluated import evaluating, evaluation
-from .planned import RECIPE, plannable, took
+from .planned import RECIPE, FakeProbe, plannable
 from .rows_stage import GOOD, Checks, checks, fill, pair, ready, session_of, tokens
 from .searched import write_search
 from .stage import Shop, shown, until
@@ -201,6 +201,7 @@ STAGES = (
     Stage("plan", two_recipes, sees="does not fit", then=on_a_set_key, before=("minus",)),
     Stage("plan", away, sees="download it"),
     Stage("plan", two_recipes, sees="does not fit", before=("enter",)),
+    Stage("plan", two_recipes, sees="does not fit", before=("b",)),
     Stage("train", training, sees="Samples"),
     Stage("train", training, size=SMALL, sees="120"),
     Stage("train", trained, sees="resume"),
@@ -267,7 +268,7 @@ def _nothing_starts(monkeypatch: pytest.MonkeyPatch, checks: Checks, clients: li
     ):
         monkeypatch.setattr(f"mlxtune.{name}", lambda *_, **__: None)
     monkeypatch.setattr("mlxtune.tui.rooms.advice.service.gather_evidence", lambda *_: EVIDENCE)
-    monkeypatch.setattr("mlxtune.planning.measurements.step_cost", took())
+    monkeypatch.setattr("mlxtune.planning.measurements.start_steps", lambda *_, **__: FakeProbe(endless=True))
     monkeypatch.setattr("mlxtune.tui.rooms.blind.screen.DEBOUNCE", 0.0)
     monkeypatch.setattr(MlxtuneApp, "exit", lambda self: None)
 

@@ -29,7 +29,7 @@ from mlxtune.tui.widgets.page import PageScreen
 
 from .conftest import OpenRoom
 from .driver import NARROW, Gate, RoomDriver, any_size
-from .planned import RECIPE, plannable, took
+from .planned import RECIPE, FakeProbe, plannable
 from .stage import Shop, shown
 
 pytestmark = pytest.mark.slow
@@ -355,7 +355,7 @@ async def test_while_a_run_is_active_nothing_starts(loaded: Shop, open_room: Ope
 
 async def test_b_probes_and_time_is_known(shop: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch) -> None:
     plannable(shop, monkeypatch)
-    monkeypatch.setattr(measurements, "step_cost", took())
+    monkeypatch.setattr(measurements, "start_steps", lambda *_, **__: FakeProbe())
     async with open_room("plan") as room:
         await planned(room)
         await room.press("b")
@@ -369,14 +369,48 @@ async def test_b_probes_and_time_is_known(shop: Shop, open_room: OpenRoom, monke
             assert part in room.text("#rows"), part
 
 
+async def test_a_probe_shows_its_progress_and_s_stops_it(shop: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch) -> None:
+    plannable(shop, monkeypatch)
+    monkeypatch.setattr(measurements, "start_steps", lambda *_, **__: FakeProbe(endless=True))
+    async with open_room("plan") as room:
+        await planned(room)
+        assert "stop" not in room.actions
+        await room.press("b")
+        await planned(room, "probe: step 1 of 2 with the largest batch")
+        assert "stop" in room.actions
+        for key in "tb":
+            await room.press(key)
+            await room.until_notice("! A probe is using this machine: step 1 of 2 with the largest batch.")
+        await select(room, "training.batch_size")
+        await room.press("minus")  # planned at once, although the probe goes on
+        await room.until(lambda: form(room).planned is form(room).recipe and len(form(room).edits) == 1)
+        assert "probe: step 1 of 2" in verdict(room)
+        await room.press("s")
+        await room.until_notice("■ The probe was stopped. Nothing was stored.")
+        await planned(room, "computed, not measured")
+        assert "probe" in room.actions
+
+
+async def test_leaving_the_app_ends_a_probe(shop: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch) -> None:
+    probe = FakeProbe(endless=True)
+    plannable(shop, monkeypatch)
+    monkeypatch.setattr(measurements, "start_steps", lambda *_, **__: probe)
+    async with open_room("plan") as room:
+        await planned(room)
+        await room.press("b")
+        await planned(room, "probe: step 1 of 2 with the largest batch")
+    assert probe.result(lambda what, share: None) is None
+
+
 async def test_a_failed_probe_is_an_error_and_the_form_stays(
     shop: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def died(*_: Any, **__: Any) -> None:
+    def died(*_: Any) -> None:
         raise MachineError("The planning process died: out of memory.")
 
     plannable(shop, monkeypatch)
-    monkeypatch.setattr(measurements, "step_cost", died)
+    monkeypatch.setattr(measurements, "start_steps", lambda *_, **__: FakeProbe())
+    monkeypatch.setattr(FakeProbe, "result", died)
     async with open_room("plan") as room:
         await planned(room)
         await room.press("b")

@@ -16,12 +16,12 @@ from mlxtune.adapters.importers import peft
 from mlxtune.adapters.importers.checks import check_finite, check_fits, check_folder
 from mlxtune.adapters.layout import LINEAGE, read_config, read_layout
 from mlxtune.adapters.library import FOLDER, check_name, find, lock_library, require_free_name
+from mlxtune.core.child_process import Progress
 from mlxtune.core.errors import ModelError
 from mlxtune.core.files import disk_errors, sync_folder, write_json
 from mlxtune.core.hashing import sha256_file
 from mlxtune.core.safetensors import read_header
 from mlxtune.core.text import one_line
-from mlxtune.models.bundled import Progress
 from mlxtune.models.resolve import ModelFolder, resolve, same_base
 from mlxtune.recipe.parent import CONFIG, WEIGHTS
 

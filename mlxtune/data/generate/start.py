@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from mlxtune.core.child_process import Progress
 from mlxtune.data.generate import questions
 from mlxtune.data.generate.context import first_stage, load_context
 from mlxtune.data.generate.request import GenerationRequest
 from mlxtune.data.generate.teachers import TeacherCall, make_meter, remote_host, require_consent, require_teacher
 from mlxtune.evaluation.contract import Contract
 from mlxtune.evaluation.judge import rubric
-from mlxtune.models.bundled import Progress
 from mlxtune.models.resolve import resolve
 from mlxtune.recipe import Recipe
 from mlxtune.runs import launch

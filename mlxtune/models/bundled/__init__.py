@@ -5,10 +5,7 @@ To add one, write its conversion and list it in :data:`MODELS`; ``install.py`` d
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-
-Progress = Callable[[str, float], None]  # description, completed fraction
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from mlxtune.core.child_process import python_command, python_environment
+from mlxtune.core.child_process import Progress, python_command, python_environment
 from mlxtune.core.errors import MachineError
 from mlxtune.core.files import disk_errors, home
 from mlxtune.core.hashing import sha256_file
 from mlxtune.core.text import size
-from mlxtune.models.bundled import BundledModel, Progress, WheelFile
+from mlxtune.models.bundled import BundledModel, WheelFile
 
 GGUF, TEMPLATE = "model.gguf", "chat_template.jinja"  # a converter's input files
 _COPY_SIZE = 2**20

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from mlxtune.core.child_process import Progress
 from mlxtune.core.errors import RecipeError
-from mlxtune.models.bundled import Progress
 from mlxtune.planning.cost import typical_watts
 from mlxtune.planning.machine import this_machine
 from mlxtune.recipe import Recipe

@@ -16,6 +16,7 @@ from textual.content import Content
 from textual.geometry import Offset
 from textual.widgets import Input
 
+from mlxtune.core.child_process import StoppableCall
 from mlxtune.core.errors import MlxtuneError, RecipeError
 from mlxtune.core.text import one_line, plural
 from mlxtune.planning.machine import PowerState
@@ -72,6 +73,25 @@ class RecipeForm:
             return False
 
 
+@dataclass
+class RunningProbe:
+    """What a probe is doing, and its process once it has started."""
+
+    stage: str = "starting"
+    process: StoppableCall | None = None
+    stopped: bool = False
+
+    def started(self, process: StoppableCall) -> None:
+        self.process = process
+        if self.stopped:
+            process.stop()
+
+    def stop(self) -> None:
+        self.stopped = True
+        if self.process:
+            self.process.stop()
+
+
 class KeyList(ListPanel):
     """The list of keys. It scrolls if a notice makes it shorter."""
 
@@ -85,11 +105,12 @@ class PlanRoom(Room):
 
     CSS_PATH = "style.tcss"
     ABOUT = "a recipe and its cost; edit it until it fits"
-    CONDITIONAL_ACTIONS = frozenset({"train", "probe", "fit", "undo", "default", "other", "memory", "fetch_base"})
+    CONDITIONAL_ACTIONS = frozenset({"train", "probe", "fit", "undo", "default", "other", "memory", "fetch_base", "stop"})
     NEED_ACCELERATOR = frozenset({"train", "probe", "fetch_base"})
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("t", "train", "train", id="plan.train"),
         Binding("b", "probe", "probe", id="plan.probe"),
+        Binding("s", "stop", "stop the probe", id="plan.stop"),
         Binding("g", "fit", "make it fit", id="plan.fit"),
         Binding("f", "fetch_base", "download the base", id="plan.fetch"),
         Binding("u", "undo", "undo", id="plan.undo"),
@@ -106,6 +127,7 @@ class PlanRoom(Room):
         self._shown_recipe: tuple[Path, Recipe | None, str, tuple[int, str]] | None = None  # in the newest snapshot
         self._service: PlanService | None = None
         self._progress: tuple[str, float] | None = None  # description and fraction of a slow computation
+        self._probe: RunningProbe | None = None
         self._generation = 0  # counts computations; progress of an older one is dropped
         self._edited_key: RecipeKey | None = None  # the key of the open field
         self._restored_key = ""  # the key under the cursor in the last session
@@ -219,6 +241,8 @@ class PlanRoom(Room):
 
     def _note(self, form: RecipeForm) -> str:
         old = "The figures are from before your edit." if form.plan and form.planned != form.recipe else ""
+        if self._probe:
+            return f"probe: {self._probe.stage} … {old}".rstrip()
         if self._progress or old:
             return f"{self._progress[0] if self._progress else 'planning'} … {old}".rstrip()
         if not form.local:
@@ -237,7 +261,7 @@ class PlanRoom(Room):
 
     # Planning
 
-    def _replan(self, how: Literal["plan", "probe", "fetch"] = "plan") -> None:
+    def _replan(self, how: Literal["plan", "fetch"] = "plan") -> None:
         """Plan the recipe again in a job. The last plan stays visible."""
         form = self._form
         if form is None:
@@ -297,11 +321,15 @@ class PlanRoom(Room):
 
     @property
     def _idle(self) -> bool:
-        return self.app.accelerator_free and self._progress is None
+        return self.app.accelerator_free and self._progress is None and self._probe is None
 
     # Actions
 
     def refusal(self, action: str) -> Notice | None:
+        if action in ("train", "probe") and self._probe:
+            return Notice(
+                "!", "$warning", f"A probe is using this machine: {self._probe.stage}.", "Stop it with s, or wait until it ends."
+            )
         if action in ("train", "probe") and self._progress:
             return Notice("!", "$warning", f"{_NOT_READY}: {self._progress[0]}.", "Try again in a moment.")
         return super().refusal(action)
@@ -320,11 +348,12 @@ class PlanRoom(Room):
                 FooterAction("g", "fit", "fit", "apply the next change toward a recipe that fits"),
             ),
             (
-                self.app.can_start and self._progress is None,
+                self.app.can_start and self._progress is None and self._probe is None,
                 FooterAction("t", "train", "train", "start a run after confirmation"),
             ),
             (self._can_fetch, FooterAction("f", "fetch", "fetch_base", "download its base")),
             (self._can_probe, FooterAction("b", "probe", "probe", "measure memory and time with two steps of the largest batch")),
+            (self._probe is not None, FooterAction("s", "stop", "stop", "stop the probe")),
             (bool(form.edits), _UNDO),
             (plan is not None, FooterAction("m", "costs", "memory", "memory, time and cost in full")),
             (
@@ -460,7 +489,36 @@ class PlanRoom(Room):
         self.app.push_screen(dialog, lambda choice: self.app.start_run(form.path) if choice else None)
 
     def action_probe(self) -> None:
-        self._replan("probe")
+        form = self._form
+        if form is None or self._service is None:
+            return
+        probe = self._probe = RunningProbe()
+
+        def progress(stage: str, share: float) -> None:
+            probe.stage = stage
+            self.app.call_later(self.redraw)
+
+        def ended(completed: bool) -> None:
+            self._probe = None
+            if not completed:
+                self.app.show_notice(Notice("■", "$muted", "The probe was stopped. Nothing was stored."))
+            self._replan()
+
+        def failed(error: MlxtuneError) -> None:
+            self._probe = None
+            form.plan, form.error = None, error
+            self._finish()
+
+        self.run_job(partial(self._service.probe, form.recipe, progress, probe.started), ended, failed, group="probe")
+        self.redraw()
+        self.refresh_bindings()
+
+    def action_stop(self) -> None:
+        if self._probe:
+            self._probe.stop()
+
+    def on_unmount(self) -> None:
+        self.action_stop()
 
     def action_fetch_base(self) -> None:
         if self._form:

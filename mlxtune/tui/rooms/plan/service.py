@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mlxtune.core.child_process import Progress, StoppableCall
 from mlxtune.core.errors import InputError
 from mlxtune.core.text import one_line
 from mlxtune.recipe import Recipe
@@ -17,8 +18,6 @@ if TYPE_CHECKING:  # planning loads arrays and catalogs, and the first screen mu
     from mlxtune.data.split import Splits
     from mlxtune.planning.cost import Bill
     from mlxtune.planning.plan import Plan, Planner
-
-Progress = Callable[[str, float], None]
 
 
 class MissingBaseError(InputError):
@@ -57,13 +56,14 @@ class PlanService:
         with self._lock:
             return self._plan(recipe, progress)
 
-    def probe(self, recipe: Recipe, progress: Progress) -> PlanResult:
-        """Run two steps with the largest batch in a child process, then plan. Raise ``MachineError`` if it dies."""
+    def probe(self, recipe: Recipe, progress: Progress, on_start: Callable[[StoppableCall], None]) -> bool:
+        """Run two steps with the largest batch in a child process, and return whether they ended. Raise ``MachineError`` if it dies.
+
+        ``on_start`` is called with the process, which can be stopped. The recipe can be planned meanwhile.
+        """
         with self._lock:
             loaded, inputs = self._prepare(recipe, progress)
-            progress("running two steps with the largest batch", 0.0)
-            inputs.planner.probe(loaded)
-            return self._plan(recipe, progress)
+        return inputs.planner.probe(loaded, progress, on_start) is not None
 
     def fetch(self, recipe: Recipe, progress: Progress) -> PlanResult:
         """Download the base, then plan. Raise ``ModelError`` or ``MachineError`` if that fails."""
