@@ -18,7 +18,7 @@ from mlxtune.planning.machine import Machine, computes_natively
 from mlxtune.planning.measurements import StepCost
 from mlxtune.planning.memory import MemoryEstimate
 from mlxtune.planning.shapes import ModelShapes
-from mlxtune.planning.speed import estimate_speed, find_rates
+from mlxtune.planning.speed import estimate_speed, find_rates, passes
 from mlxtune.planning.workload import DatasetLengths, Workload, workload
 from mlxtune.recipe import AUTO, Recipe
 from mlxtune.recipe.edit import toml_literal
@@ -26,7 +26,6 @@ from mlxtune.recipe.edit import toml_literal
 Outcome = Literal["go", "warn", "refuse"]
 
 MIN_USES = 4  # minimum uses of each shape for which compiling is assumed to pay off, if no probe has measured it
-FORWARD_SHARE = 1 / 3  # of a step's time, for a forward-only position: a backward pass takes twice as long as a forward pass
 
 OTHER_PROBE = "other probe"  # of another batch than the largest one of this plan
 BUSY_PROBE = "busy probe"  # while other programs used the machine
@@ -369,7 +368,7 @@ class Planner:
             limit=self.machine.limit,
             calibrated=bool(measured),
             probed=probed,
-            cost=_cost(recipe, work, speed, watts, cached=cached),
+            cost=_cost(recipe, work, speed, watts, cached=cached, checkpointed=checkpointed),
             changes=tuple(changes),
             notes=self.lengths.notes,
             thinking=self.lengths.thinking,
@@ -418,7 +417,9 @@ def _rate_warning(recipe: Recipe) -> str:
     return f"{toml_literal(rate)} suits SFT; preference training needs about 1/20 of the rate, or its answers get worse"
 
 
-def _cost(recipe: Recipe, work: Workload, speed: StepCalibration | None, watts: float, *, cached: bool) -> Cost:
+def _cost(
+    recipe: Recipe, work: Workload, speed: StepCalibration | None, watts: float, *, cached: bool, checkpointed: bool
+) -> Cost:  # fmt: skip
     """Compute the time of all steps, validations and the reference pass. Generating sample answers is not included.
 
     The frozen layers run once if their outputs are cached, and otherwise every time.
@@ -431,9 +432,10 @@ def _cost(recipe: Recipe, work: Workload, speed: StepCalibration | None, watts: 
         reached = 1 if recipe.method.pairs == "wrong" else min(1, work.epochs)
         reference = reached * work.positions_per_epoch + work.validation_positions
     forward = validations * work.validation_positions + reference
-    above = work.computed + forward * FORWARD_SHARE
+    share = 1 / passes(checkpointed=checkpointed)
+    above = work.computed + forward * share
     below = work.cached_positions if cached else work.computed + forward
     seconds = speed.seconds * above + speed.frozen * below + speed.trace * work.traces
-    forward_seconds = speed.seconds * FORWARD_SHARE + (0.0 if cached else speed.frozen)  # per position
+    forward_seconds = speed.seconds * share + (0.0 if cached else speed.frozen)  # per position
     parts = reference * forward_seconds, validations * work.validation_positions * forward_seconds
     return Cost(seconds, speed.source, watts, validations * recipe.training.samples, *parts)

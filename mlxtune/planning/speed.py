@@ -30,10 +30,17 @@ class TrainingRate(NamedTuple):
     flops: float
 
 
+def passes(*, checkpointed: bool) -> int:
+    """Return how many forward passes take as long as a step.
+
+    The base's weights need no gradients, so a backward pass takes as long as a forward pass; checkpointing repeats the forward pass.
+    """
+    return 3 if checkpointed else 2
+
+
 def step_flops(layer_parameters: int, head_parameters: int, trained_share: float, *, checkpointed: bool = False) -> float:
     """Return the operations per position of a step. The head runs at the trained positions only; checkpointing repeats the forward pass."""
-    passes = 3 if checkpointed else 2
-    return FORWARD * (passes * layer_parameters + 2 * head_parameters * trained_share)
+    return FORWARD * (passes(checkpointed=checkpointed) * layer_parameters + 2 * head_parameters * trained_share)
 
 
 def store_rates(machine: Machine, rates: Sequence[TrainingRate]) -> None:

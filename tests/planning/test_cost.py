@@ -155,9 +155,21 @@ def test_a_short_run_needs_the_reference_for_fewer_pairs() -> None:
     for steps in (2, 0):
         given = recipe("method.kind=dpo", "training.batch_size=2", "training.epochs=2", f"training.steps={steps}")
         work = workload(DatasetLengths((pair,) * 20, (), 0, False), given.training, 100)
-        costs[steps] = _cost(given, work, speed, 0.0, cached=False)
+        costs[steps] = _cost(given, work, speed, 0.0, cached=False, checkpointed=False)
     assert costs[2].reference_seconds == pytest.approx(costs[0].reference_seconds * 2 / 10)  # 4 of 20 pairs
-    assert "(22 s for the reference model)" in costs[0].time_summary
+    assert "(24 s for the reference model)" in costs[0].time_summary
     every = replace(given, method=replace(given.method, pairs="wrong"), training=replace(given.training, steps=2))
     work = workload(DatasetLengths((pair,) * 20, (), 0, False), every.training, 100)
-    assert _cost(every, work, speed, 0.0, cached=False).reference_seconds == pytest.approx(costs[0].reference_seconds)
+    cost = _cost(every, work, speed, 0.0, cached=False, checkpointed=False)
+    assert cost.reference_seconds == pytest.approx(costs[0].reference_seconds)
+
+
+def test_a_forward_pass_takes_half_of_a_step_or_a_third_if_the_step_repeats_it() -> None:
+    row, speed = RowLength(40, 10, 30), StepCalibration(1.0, 0.06, 0.0, "probe")
+    given = recipe("training.steps=4")
+    work = workload(DatasetLengths((row,) * 20, (row,) * 3, 0, True), given.training, 100)
+    for checkpointed, seconds in ((False, 0.03), (True, 0.02)):
+        cost = _cost(given, work, speed, 0.0, cached=False, checkpointed=checkpointed)
+        validations = 2 * work.validation_positions
+        assert cost.validation_seconds == pytest.approx(validations * seconds)
+        assert cost.seconds == pytest.approx(work.computed * 0.06 + validations * seconds)
