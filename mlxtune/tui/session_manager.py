@@ -115,6 +115,7 @@ class SessionManager:
             self.session = SourceSession(self._app, current.ref, self.notify, current, self._annotator)
         else:
             current.reload_decisions()
+            current.count_missing_tokens()
         self._stamps = stamps
         return self.session
 

@@ -234,6 +234,24 @@ async def test_a_repeated_check_shows_its_progress_and_its_error(
         assert "checking again" not in room.head("#findings")
 
 
+async def test_tokens_are_counted_once_the_base_has_been_downloaded(
+    shop: Shop, checks: Checks, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(shop)
+    here: list[str] = []
+    monkeypatch.setattr("mlxtune.models.resolve.is_local", lambda base, **_: base in here)
+    async with open_room("data") as room:
+        await checked(room)
+        await room.press("R", "D")
+        assert len(checks.requests) == 1
+        here.append("smollm2-135m")
+        await room.press("R", "D")
+        await checked(room)
+        assert len(checks.requests) == 2
+        await room.press("R", "D")
+        assert len(checks.requests) == 2
+
+
 async def test_lengths_in_characters_say_which_rows_they_leave_out() -> None:
     histogram = LengthHistogram.of(np.array([100, 200, -1]), 1, 0, 20)
     assert histogram
@@ -371,6 +389,16 @@ async def test_leaving_rows_out_says_how_many_were_accepted(shop: Shop, checks: 
         room.screen._fixable_check = lambda: name
         room.screen.action_fix()
         await room.until(lambda: "1 of them accepted; u undoes it" in room.screen_text)
+
+
+async def test_f_fixes_the_finding_that_the_rows_are_filtered_by(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
+    fill(shop, [ROWS[11], ROWS[11], *GOOD], contract="")
+    async with open_room("data") as room:
+        session = await checked(room)
+        assert {"duplicate", "email"} <= {finding.check for finding in session.source.findings(1)}
+        for check, count in (("duplicate", 1), ("email", 2)):  # the cursor stays on the second row
+            await filter_by(room, f"finding:{check}", count)
+            assert room.screen._fixable_check() == check
 
 
 async def test_a_fix_counts_the_rows_that_need_an_edit_by_hand(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:

@@ -374,7 +374,10 @@ class DataRoom(SourceRoom):
         return [*own, *super().source_actions()]
 
     def _fixable_check(self) -> str:
-        """Return the check that f fixes: the one under the cursor, the current row's most severe one, or an empty string."""
+        """Return the check that f fixes, or an empty string.
+
+        It is the one under the cursor, or in the list of rows the one that they are filtered by, or else the row's most severe one.
+        """
         from mlxtune.data.checks.registry import get_check
 
         session = self.session
@@ -384,7 +387,8 @@ class DataRoom(SourceRoom):
         names = list(verdict.rows)[cursor : cursor + 1]
         if self.focused is None or self.focused.id != "findings-list":
             own = [finding.check for finding in session.source.findings(session.row_index) if finding.severity != "note"]
-            names = own or names
+            filtered = session.selection.filter.split()
+            names = sorted(own, key=lambda name: f"finding:{name}" not in filtered) or names
         return next((name for name in names if get_check(name).fix.kind != "hand" and name in verdict.rows), "")
 
     def refusal(self, action: str) -> Notice | None:
