@@ -110,7 +110,7 @@ def self_references(row_input: CheckInput) -> Iterator[tuple[str, tuple[Span, ..
 def boilerplate(text: str) -> Iterator[Hit]:
     lower = text.lower()
     for match in _BOILERPLATE.finditer(text) if any(word in lower for word in _BOILERPLATE_WORDS) else ():
-        yield Hit(*match.span(), "The answer contains a stock chatbot phrase.")
+        yield Hit(*match.span(), f"“{one_line(match[0], 60)}” is a stock chatbot phrase.")
 
 
 @family.text_check(Check("placeholder", "warn", "rows with an unfilled placeholder", DROP, short="unfilled"))
