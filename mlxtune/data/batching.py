@@ -9,6 +9,7 @@ import random
 from collections.abc import Callable, Collection, Iterable, Sequence
 
 WINDOW = 256  # number of rows that are sorted together
+KL_PAIRS = 16  # validation pairs on which preference training measures its distance from the reference
 STRIDE = 64  # tokens; prompts whose lengths differ by less than this are sorted by their completions
 
 BatchRows = Callable[[Sequence[int]], list[list[int]]]  # groups the row indices of a window into batches

@@ -431,11 +431,12 @@ def _cost(
     if recipe.method.needs_reference:
         reached = 1 if recipe.method.pairs == "wrong" else min(1, work.epochs)
         reference = reached * work.positions_per_epoch + work.validation_positions
-    forward = validations * work.validation_positions + reference
+    validation = validations * (work.validation_positions + work.kl_positions)
+    forward = validation + reference
     share = 1 / passes(checkpointed=checkpointed)
     above = work.computed + forward * share
     below = work.cached_positions if cached else work.computed + forward
     seconds = speed.seconds * above + speed.frozen * below + speed.trace * work.traces
     forward_seconds = speed.seconds * share + (0.0 if cached else speed.frozen)  # per position
-    parts = reference * forward_seconds, validations * work.validation_positions * forward_seconds
+    parts = reference * forward_seconds, validation * forward_seconds
     return Cost(seconds, speed.source, watts, validations * recipe.training.samples, *parts)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from mlxtune.data import batch_shapes, batching
 from mlxtune.data.batch_shapes import PaddedShapes, Shape
-from mlxtune.data.batching import BatchRows, PairLengths
+from mlxtune.data.batching import KL_PAIRS, BatchRows, PairLengths
 from mlxtune.recipe import Recipe, TrainingSection
 
 
@@ -112,7 +112,8 @@ class Workload:
 
     ``tokens_read`` counts tokens without padding, including both sequences of a pair. ``batches`` are the distinct batch shapes,
     ``cached_positions`` the positions that a cache of the frozen layers would hold. ``traces`` counts the padded shapes for which
-    a step is compiled; 0 if it is not.
+    a step is compiled; 0 if it is not. ``kl_positions`` are those of the chosen completions whose distance from the reference is
+    measured; 0 without pairs.
     """
 
     steps: int
@@ -127,6 +128,7 @@ class Workload:
     tokens_read: int = 0
     batch_count: int = 0
     traces: int = 0
+    kl_positions: int = 0
 
 
 def workload(
@@ -168,6 +170,7 @@ def workload(
         tokens_read=tokens_read,
         batch_count=sum(len(groups) for _, groups in steps),
         traces=len(set(shapes.values())),
+        kl_positions=sum(map(_chosen_positions, map(valid.batch, valid.arrange(range(min(KL_PAIRS, len(lengths.valid))))))),
     )
 
 
@@ -247,6 +250,11 @@ class _TruncatedRows:
             return batch_shapes.pair_batch_shape(sides, common, streams, shared=self.share_prompts)
         inputs, trained = [self.inputs[row] for row in rows], [self.trained[row] for row in rows]
         return batch_shapes.row_batch_shape(inputs, trained, streams)
+
+
+def _chosen_positions(batch: BatchShape) -> int:
+    """Return the number of positions in a batch of pairs without the rejected completions."""
+    return batch.rows * sum(batch.sides[:-1]) + batch.prefix if batch.sides else 0
 
 
 def _truncated_sides(sides: PairLengths, max_tokens: int, prefix: int) -> PairLengths:

@@ -164,6 +164,17 @@ def test_a_short_run_needs_the_reference_for_fewer_pairs() -> None:
     assert cost.reference_seconds == pytest.approx(costs[0].reference_seconds)
 
 
+def test_the_distance_from_the_reference_is_measured_in_every_validation() -> None:
+    pair, speed = RowLength(25, 10, 15, (15, 10, 4)), StepCalibration(1.0, 0.01, 0.0, "probe")
+    given = recipe("method.kind=dpo", "training.steps=4", "training.batch_size=2")
+    work = workload(DatasetLengths((pair,) * 20, (pair,) * 20, 0, False), given.training, 100)
+    chosen, rejected = work.batches[0].sides
+    assert work.validation_positions == 20 * (chosen + rejected)
+    assert work.kl_positions == 16 * chosen
+    cost = _cost(given, work, speed, 0.0, cached=False, checkpointed=False)
+    assert cost.validation_seconds == pytest.approx(2 * (work.validation_positions + work.kl_positions) * 0.005)
+
+
 def test_a_forward_pass_takes_half_of_a_step_or_a_third_if_the_step_repeats_it() -> None:
     row, speed = RowLength(40, 10, 30), StepCalibration(1.0, 0.06, 0.0, "probe")
     given = recipe("training.steps=4")

@@ -9,6 +9,7 @@ import mlx.core as mx
 import numpy as np
 from mlx.utils import tree_flatten
 
+from mlxtune.data.batching import KL_PAIRS
 from mlxtune.models.cpu.streams import parallel_map
 from mlxtune.models.encoded import EncodedPair
 from mlxtune.models.head import CHUNK
@@ -17,7 +18,6 @@ from mlxtune.training.preference.batches import collate, inference_groups
 from mlxtune.training.preference.forward import PairCache, target_states
 from mlxtune.training.preference.reference import adapter_hash, without_gradients
 
-MAX_PAIRS = 16  # validation pairs used
 DISPLACED = 0.05  # nats per token that chosen completions may lose before the run warns
 
 
@@ -38,7 +38,7 @@ class ReferenceKL:
         cache: PairCache | None = None,
     ) -> None:
         """``share_prompts`` and ``prefix`` are as in ``batches.collate``; ``cache`` is a cache for these pairs."""
-        pairs = pairs[:MAX_PAIRS]
+        pairs = pairs[:KL_PAIRS]
         self.stack, self.cache = stack, cache
         groups = inference_groups(pairs, prefix, share_prompts=share_prompts)
         self.batches = collate(pairs, groups, share_prompts=share_prompts, prefix=prefix, streams=stack.streams.size)
