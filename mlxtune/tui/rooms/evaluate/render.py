@@ -85,10 +85,10 @@ def _verdict_notes(loaded: LoadedReport) -> list[tuple[str, str, str]]:
         notes.append((" ", "", contract_text(report)))
     if margins := _margins(loaded):
         notes.append((" ", "", margins))
-    if report.facts.get("ledger"):
-        notes.append((" ", "", one_line(str(report.facts["ledger"]))))
     if loaded.remedy:
         notes.append((" ", "", loaded.remedy))
+    if report.facts.get("ledger"):
+        notes.append((" ", "", one_line(str(report.facts["ledger"]))))
     return notes
 
 
