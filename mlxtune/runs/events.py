@@ -56,11 +56,15 @@ class ModelLoaded(BaseEvent):
 
 
 class ReferenceProgress(BaseEvent):
-    """The number of pairs that the reference model has scored for preference training."""
+    """The number of pairs that the reference model has scored for preference training.
+
+    If ``of`` is ``"distance"``, it has read validation pairs on which the distance from it is measured.
+    """
 
     type: Literal["reference"]
     done: int
     total: int
+    of: NotRequired[Literal["distance"]]
 
 
 class ReplayProgress(BaseEvent):

@@ -35,7 +35,7 @@ _PROGRESS = {  # what was done, one of them, and several, by the type of an even
 
 def describe_progress(event: ReferenceProgress | ReplayProgress | ValidationProgress) -> LogLine:
     """Return a line about a phase that has not ended: how many pairs, prompts, or batches are done."""
-    text, one, many = _PROGRESS[event["type"]]
+    text, one, many = _PROGRESS[event["type"]] if "of" not in event else ("the reference model read", "pair", "validation pairs")
     return LogLine(event["t"], "·", "faint", f"{text} {event['done']:,} of {plural(event['total'], one, many)}")
 
 
@@ -48,7 +48,7 @@ def _describe(event: Event) -> tuple[str, str, str] | None:
         case "model.loaded":
             return "·", "faint", f"{event['base']} loaded in {event['seconds']:.1f} s: {event['path']}"
         case "reference":
-            if event["done"] < event["total"]:
+            if event["done"] < event["total"] or "of" in event:
                 return None
             return "·", "faint", f"the reference model scored {plural(event['total'], 'pair')}"
         case "replay":

@@ -80,7 +80,8 @@ class RunState:
     arm_advanced: float = 0.0  # when it last finished an answer
     validation_rows: int = 0
     trial: int = 0  # the trial of a search that trains
-    reference_progress: tuple[int, int] = (0, 0)  # (pairs scored by the reference model, pairs)
+    reference_progress: tuple[int, int] = (0, 0)  # (pairs scored or read by the reference model, pairs)
+    reference_reads: bool = False  # whether it reads validation pairs, on which the distance from it is measured
     validation_progress: tuple[int, int] = (0, 0)  # (batches of a slow validation that are done, batches)
     phase_started: float = 0.0  # when the current validation or the reference model's pass began, or the next one may begin
     validation_seconds: float = 0.0  # how long the last validation before the final one took, with its sample answers
@@ -125,7 +126,8 @@ class RunState:
         """The work before or between steps, if any: what it is, how much is done, the total, and the total with its unit."""
         if not self.steps and self.reference_progress[0] < self.reference_progress[1]:
             done, total = self.reference_progress
-            return "the reference model scores the pairs", done, total, plural(total, "pair")
+            what = "reads validation pairs" if self.reference_reads else "scores the pairs"
+            return f"the reference model {what}", done, total, plural(total, "pair")
         if self.validation_progress[1]:
             done, total = self.validation_progress
             return "computing the validation loss", done, total, plural(total, "batch", "batches")
@@ -237,8 +239,8 @@ def fold(events: Iterable[Event], state: RunState | None = None) -> RunState:
             case "model.loaded":
                 changes |= {"limit": event["limit"], "phase_started": event["t"]}
             case "reference":
-                changes["reference_progress"] = (event["done"], event["total"])
-                if event["done"] >= event["total"]:
+                changes |= {"reference_progress": (event["done"], event["total"]), "reference_reads": "of" in event}
+                if event["done"] in (0, event["total"]):
                     changes["phase_started"] = event["t"]
             case "data.ready":
                 changes["phase_started"] = event["t"]

@@ -210,10 +210,16 @@ def _score_reference(
     share_prompts = objective.share_prompts
     used = range(len(train)) if recipe.method.pairs == "wrong" else sorted(loop.used_rows())
     reported, total = 0, len(used) + len(valid)
-    if needs_reference:
-        worker.emit("reference", done=0, total=total)
+
+    def read(done: int, pairs: int) -> None:
+        if worker.stopping:
+            raise Interrupted(0)
+        worker.emit("reference", done=done, total=pairs, of="distance")
+
     if valid:
-        loop.reference_kl = ReferenceKL(loop.stack, valid, share_prompts=share_prompts, prefix=objective.prefix, cache=caches[1])
+        loop.reference_kl = ReferenceKL(
+            loop.stack, valid, share_prompts=share_prompts, prefix=objective.prefix, cache=caches[1], progress=read
+        )
     if not needs_reference:
         return []
 

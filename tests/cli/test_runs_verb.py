@@ -230,13 +230,16 @@ def test_a_long_phase_before_the_first_step_is_reported_with_a_count(cli, cwd, m
         patch.setattr("time.time", lambda: next(times))
         writer = EventWriter(folder)
         writer.emit("run.started", **START)
+        writer.emit("reference", done=8, total=16, of="distance")
+        writer.emit("reference", done=16, total=16, of="distance")
         for done in range(4, 25, 4):
             writer.emit("reference", done=done, total=24)
         writer.emit("data.ready", train=20, valid=4, test=1, tokens=9, trained=5, truncated=0, steps=10, epochs=2)
         writer.close()
     shown = [line[10:] for line in cli("runs", "attach").err.splitlines()]
     assert [line for line in shown if "reference model" in line] == [
-        "·  the reference model scored 4 of 24 pairs", "·  the reference model scored 16 of 24 pairs", "·  the reference model scored 24 pairs"
+        "·  the reference model read 8 of 16 validation pairs", "·  the reference model scored 8 of 24 pairs",
+        "·  the reference model scored 20 of 24 pairs", "·  the reference model scored 24 pairs"
     ]  # fmt: skip
     assert "·  computing the loss of 4 validation rows before the first step" in shown
 

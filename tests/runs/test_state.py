@@ -222,7 +222,9 @@ def test_the_longest_answer_limits_the_time_of_its_batch() -> None:
 
 
 def test_the_work_before_and_between_steps_has_a_name() -> None:
-    scoring = fold([_event("reference", done=3, total=32)])
+    reading = fold([_event("reference", done=4, total=16, of="distance")])
+    assert reading.phase_progress == ("the reference model reads validation pairs", 4, 16, "16 pairs")
+    scoring = fold([_event("reference", done=16, total=16, of="distance"), _event("reference", done=3, total=32)], reading)
     assert scoring.phase_progress == ("the reference model scores the pairs", 3, 32, "32 pairs")
     scored = fold([_event("reference", done=32, total=32)], scoring)
     assert scored.phase_progress is None
@@ -260,8 +262,9 @@ def test_remaining_time_of_an_arm_follows_from_its_mean_speed() -> None:
 
 
 def test_remaining_time_of_the_passes_before_the_first_step() -> None:
-    loaded = _event("model.loaded", 100.0, limit=1)
-    state = fold([loaded, _event("reference", 130.0, done=30, total=120)])
+    loaded = _event("model.loaded", 10.0, limit=1)
+    loaded = [loaded, _event("reference", 99.0, done=16, total=16, of="distance"), _event("reference", 100.0, done=0, total=120)]
+    state = fold([*loaded, _event("reference", 130.0, done=30, total=120)])
     assert state.phase_remaining_seconds == 90.0
     ready = [
         _event("reference", 220.0, done=120, total=120),

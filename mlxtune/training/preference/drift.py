@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import mlx.core as mx
@@ -36,15 +36,19 @@ class ReferenceKL:
         share_prompts: bool,
         prefix: int = 0,
         cache: PairCache | None = None,
+        progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> None:
-        """``share_prompts`` and ``prefix`` are as in ``batches.collate``; ``cache`` is a cache for these pairs."""
+        """``share_prompts`` and ``prefix`` are as in ``batches.collate``; ``cache`` is a cache for these pairs.
+
+        ``progress`` is called before the first batch and after each one with the number of pairs read and the total, and may raise an exception to stop.
+        """
         pairs = pairs[:KL_PAIRS]
         self.stack, self.cache = stack, cache
         groups = inference_groups(pairs, prefix, share_prompts=share_prompts)
         self.batches = collate(pairs, groups, share_prompts=share_prompts, prefix=prefix, streams=stack.streams.size)
         self.adapter_hash = adapter_hash(stack.model)
         trainable = tree_flatten(stack.model.trainable_parameters())
-        self.reference = self._hidden_states() if all("layers." in name for name, _ in trainable) else []
+        self.reference = self._hidden_states(progress) if all("layers." in name for name, _ in trainable) else []
 
     def __call__(self) -> float | None:
         """Return the mean over all tokens, or 0 without computing it if the adapter has not changed."""
@@ -68,11 +72,13 @@ class ReferenceKL:
         logits = self.stack.head.logits(hidden).astype(mx.float32)
         return logits - mx.logsumexp(logits, axis=-1, keepdims=True)
 
-    def _hidden_states(self) -> list[mx.array]:
+    def _hidden_states(self, progress: Callable[[int, int], None] = lambda done, total: None) -> list[mx.array]:
         """Return the hidden states ``(tokens, width)`` that predict the chosen completions, for each part."""
+        sizes = [sum(len(part.rows) for part in batch.parts) for batch in self.batches]
         with without_gradients(self.stack):
             states = []
-            for batch in self.batches:
+            progress(0, sum(sizes))
+            for number, batch in enumerate(self.batches):
                 self.stack.streams.share_cores(len(batch.parts))
                 for part, part_states in zip(
                     batch.parts, target_states(self.stack, batch.arrays(self.cache), sides=1), strict=True
@@ -81,6 +87,7 @@ class ReferenceKL:
                     chosen = np.array(part.target_index)[:pairs][np.array(part.mask)[:pairs] > 0]
                     states.append(part_states[mx.array(chosen)])
                 mx.eval(states)
+                progress(sum(sizes[: number + 1]), sum(sizes))
             self.stack.streams.share_cores(1)
             return states
 
