@@ -273,8 +273,9 @@ class AdaptersRoom(Room):
                 start()
 
         about = (
-            "The export is written to a new folder, loaded again, and compared with the adapter on the held-out rows. It is kept only "
-            f"if it is faithful. {' and '.join(one.label for one in FORMATS if one.copy)} only copy the adapter."
+            "The export is written to a new folder, loaded again, and compared with the adapter on the held-out rows, which takes "
+            "about as long as evaluating one arm. It is kept only if it is faithful. "
+            f"{' and '.join(one.label for one in FORMATS if one.copy)} only copy the adapter."
         )
         options = [
             ChoiceOption("", "Cancel", "nothing is written"),
