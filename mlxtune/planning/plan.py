@@ -377,7 +377,7 @@ class Planner:
             skipped=sum(self.lengths.skipped),
             most_evaluated=recipe.evaluation.rows,
             incomparable=sum(row.hash in incomparable for row in sample_rows(splits.test, recipe.evaluation.rows)),
-            rate_warning=_rate_warning(recipe),
+            rate_warning=rate_warning(recipe),
             long_answers=0 if most == AUTO else self.lengths.count_long_answers(most, recipe.data.max_tokens),
         )
 
@@ -409,7 +409,7 @@ def local_planner(recipe: Recipe, folder: Path, config: dict[str, Any], machine:
     return Planner(machine, shapes.read_shapes(folder, config), measurements.row_lengths(recipe), fingerprint)
 
 
-def _rate_warning(recipe: Recipe) -> str:
+def rate_warning(recipe: Recipe) -> str:
     """Return a warning if preference training has a learning rate for SFT, at which it spoils the answers."""
     rate = recipe.training.learning_rate
     if recipe.method.kind == "sft" or rate <= MAX_PREFERENCE_RATE:

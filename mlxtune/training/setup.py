@@ -25,7 +25,7 @@ from mlxtune.models.resolve import ModelFolder, resolve, same_base
 from mlxtune.models.template import ChatTemplate, TemplateSettings, load_template
 from mlxtune.planning import shapes
 from mlxtune.planning.machine import disk_free, this_machine
-from mlxtune.planning.plan import Planner, StepDecisions
+from mlxtune.planning.plan import Planner, StepDecisions, rate_warning
 from mlxtune.planning.workload import DatasetLengths
 from mlxtune.recipe import Recipe
 from mlxtune.training import checkpoint, sft
@@ -119,6 +119,8 @@ def load_foundation(recipe: Recipe, worker: SetupListener, reviewed: Path) -> Fo
     rows = [*base.train.rows, *valid.rows]
     for note, count in count_notes(rows).items():
         worker.warn(note.describe(count))
+    if warning := rate_warning(recipe):
+        worker.warn(f"training.learning_rate = {warning}.")
     _warn_about([str(row.location) for row in rows if row.truncated], "truncated", recipe, worker)
     _warn_about([str(row.location) for row in skipped], "skipped because no trained tokens are left", recipe, worker)
     return base

@@ -18,7 +18,7 @@ from mlxtune.models.template import ChatTemplate
 from mlxtune.planning import calibration, measurements
 from mlxtune.planning.cost import make_bill
 from mlxtune.planning.machine import Machine, this_machine
-from mlxtune.planning.plan import Plan, _rate_warning, local_planner
+from mlxtune.planning.plan import Plan, local_planner, rate_warning
 from mlxtune.recipe import Recipe, load
 from mlxtune.training.sft import shared_prefix
 
@@ -122,7 +122,7 @@ def test_answers_over_the_limit_of_an_evaluation_are_counted(given: Recipe, base
 )
 def test_a_rate_for_sft_is_too_high_for_preferences(kind: Any, rate: float, warning: str, given: Recipe) -> None:
     recipe = replace(given, method=replace(given.method, kind=kind), training=replace(given.training, learning_rate=rate))
-    shown = _rate_warning(recipe)
+    shown = rate_warning(recipe)
     assert shown.startswith(warning)
     assert bool(shown) == bool(warning)
 

@@ -65,7 +65,9 @@ def test_pairs_train_as_reviewed(workspace):
     rows = [{"prompt": f"{at * 7919} is what?", "chosen": f"It is {at}.", "rejected": f"Who asks {at}?"} for at in range(40)]
     source = workspace / "pairs.jsonl"
     source.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    given = {"data.source": '"../pairs.jsonl"', "method.kind": "dpo"}
+    given = {"data.source": '"../pairs.jsonl"', "method.kind": "dpo", "training.learning_rate": 5e-5}
+    with pytest.raises(pytest.fail.Exception, match="learning_rate = 1e-3 suits SFT"):
+        _assembled(workspace, **given | {"training.learning_rate": 1e-3})
     before = _assembled(workspace, **given)
     first, second = before.splits.train[:2]
     with ReviewSession(source) as window:
