@@ -174,7 +174,7 @@ def advice(statistics: Statistics, findings: Sequence[Finding], to_review: int, 
     if first := improvement(statistics, findings, fix):
         return first
     if to_review:
-        return f"Review {plural(to_review, 'row')} with a warning, and fix or accept {'it' if to_review == 1 else 'them'}."
+        return f"Review {plural(to_review, 'row')} with a warning, and fix, accept, or reject {'it' if to_review == 1 else 'them'}."
     if statistics.tier == "minimum viable":
         missing = GOOD_PROMPTS - statistics.groups
         return f"This is enough to start. About {missing:,} more distinct prompts would bring it to “good”."
