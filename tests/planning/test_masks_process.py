@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import signal
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from waiting import wait_until
 
 from mlxtune.core.errors import MachineError, ModelError, TooLongError
 from mlxtune.data.rows import Conversation, Location, Message
@@ -27,9 +30,13 @@ def test_masks_of_several_rows_and_restart_after_a_kill(workspace: Path) -> None
     assert masks._child is not None
     process = masks._child.process
     assert masks.mask(replace(ROW, messages=(*ROW.messages[:1], Message("assistant", "No")))).trained == 3
-    process.kill()
-    with pytest.raises(MachineError, match="The tokenizer process was killed"):
-        masks.mask(ROW)
+    process.send_signal(signal.SIGSTOP)  # it cannot answer before it is killed
+    with ThreadPoolExecutor() as pool:
+        request = pool.submit(masks.mask, ROW)
+        wait_until(lambda: masks._child is not None and masks._child.pending)
+        process.kill()
+        with pytest.raises(MachineError, match="The tokenizer process was killed"):
+            request.result()
     assert masks.mask(ROW) == first
     masks.close()
     assert process.poll() is not None
