@@ -79,8 +79,7 @@ class DataReady(BaseEvent):
     """The data was prepared: row counts, token counts, and whether gradient checkpointing is on (``checkpointed``).
 
     ``conversations`` is less than ``train`` if answers of one conversation are separate rows. ``replayed`` rows, answers of the
-    base,
-    are trained in addition to ``train``.
+    base, are trained in addition to ``train``. ``validate_every`` is the number of steps between validations; 0 without any.
     """
 
     type: Literal["data.ready"]
@@ -96,6 +95,7 @@ class DataReady(BaseEvent):
     steps: int
     epochs: float
     checkpointed: NotRequired[bool]
+    validate_every: NotRequired[int]
 
 
 class StepDone(BaseEvent):

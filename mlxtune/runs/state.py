@@ -85,6 +85,7 @@ class RunState:
     validation_progress: tuple[int, int] = (0, 0)  # (batches of a slow validation that are done, batches)
     phase_started: float = 0.0  # when the current validation or the reference model's pass began, or the next one may begin
     validation_seconds: float = 0.0  # how long the last validation before the final one took, with its sample answers
+    validate_every: int = 0  # steps between validations; 0 if unknown
     memory: int = 0
     peak: int = 0
     limit: int = 0
@@ -111,15 +112,25 @@ class RunState:
     def remaining_seconds(self) -> float | None:
         """An estimate from the last 50 steps of this worker and an earlier validation, or ``None`` with fewer than two steps.
 
-        Ignores sleep and clock changes.
+        It is the time from the last step on, with the validation after that step, if there is one. Ignores sleep and clock changes.
         """
         recent = [step for step in self.steps[-50:] if step.step > self.resumed_step]
-        gaps = [late.t - early.t for early, late in itertools.pairwise(recent)]
+        pairs = list(itertools.pairwise(recent))
+        plain = [pair for pair in pairs if not self._is_validated(pair[0].step)]
+        gaps = [late.t - early.t for early, late in plain or pairs]
+        validations = 1
+        if plain and self.validate_every:
+            done = (self.step - 1) // self.validate_every
+            validations = -(-self.total // self.validate_every) - done
         longest = max(MAX_PAUSE, 20 * statistics.median(gaps)) if gaps else 0.0
         durations = [gap for gap in gaps if 0 <= gap <= longest]
         if not durations or not self.total:
             return None
-        return sum(durations) / len(durations) * (self.total - self.step) + self.validation_seconds
+        return sum(durations) / len(durations) * (self.total - self.step) + validations * self.validation_seconds
+
+    def _is_validated(self, step: int) -> bool:
+        """Whether a validation follows ``step``, as far as is known."""
+        return bool(self.validate_every) and (step % self.validate_every == 0 or step == self.total)
 
     @property
     def phase_progress(self) -> tuple[str, int, int, str] | None:
@@ -170,7 +181,7 @@ class RunState:
         if seconds >= 1:
             time = f"{duration(seconds)} left"
         elif longest and (seconds := self.batch_remaining_seconds or 0.0) >= 1:
-            time = f"up to {duration(seconds)} more"
+            time = f"up to {duration(seconds)} more for the batch"
         else:
             time = f"{duration(elapsed)} so far" if elapsed >= _LONG else ""
         return ", ".join(filter(None, [tokens, time]))
@@ -245,6 +256,7 @@ def fold(events: Iterable[Event], state: RunState | None = None) -> RunState:
             case "data.ready":
                 changes["phase_started"] = event["t"]
                 changes |= {"total": event["steps"], "epochs": event["epochs"], "validation_rows": event["valid"]}
+                changes["validate_every"] = event.get("validate_every", 0)
             case "step":
                 metrics = _metrics(event.get("metrics"))
                 steps.append(Step(event["step"], _number(event["loss"]), event["rate"], event["speed"], event["t"], metrics))

@@ -96,6 +96,7 @@ def report_data(worker: Worker | PeerWorker, setup: TrainingSetup) -> None:
         tokens=sum(row["tokens"] for row in rows), trained=sum(row["trained"] for row in rows),
         truncated=sum(row.truncated for row in (*loop.train, *loop.valid)), skipped=len(setup.skipped),
         conversations=len({(row["id"], row["line"]) for row in rows if not row.get("replay")}), **({"replayed": replayed} if replayed else {}), steps=loop.total_steps, epochs=loop.epochs, checkpointed=loop.stack.checkpointed,
+        validate_every=loop.section.validate_every if loop.valid else 0,
     )  # fmt: skip
 
 

@@ -77,6 +77,19 @@ def test_remaining_seconds_are_those_of_the_remaining_steps_and_of_the_final_val
     assert fold(final, done).remaining_seconds == pytest.approx(1.5), "its samples are still to come"
 
 
+def test_remaining_seconds_count_every_validation() -> None:
+    ready = _event(
+        "data.ready", 102.0, train=8, valid=1, test=1, tokens=9, trained=5, truncated=0, steps=10, epochs=2, validate_every=4
+    )
+    start = [*EVENTS[:2], ready, _event("validation", 110.0, step=0, loss=3.0, tokens=5)]  # 8 seconds
+    state = fold([*start, *(_step(number, 110.0 + 2 * number) for number in (1, 2, 3))])
+    assert state.remaining_seconds == pytest.approx(2 * 7 + 8 * 3), "after steps 4, 8, and 10"
+    state = fold([_step(4, 118.0)], state)
+    assert state.remaining_seconds == pytest.approx(2 * 6 + 8 * 3), "the validation after step 4 is still to come"
+    state = fold([_event("validation", 127.0, step=4, loss=2.0, tokens=5), _step(5, 129.0)], state)
+    assert state.remaining_seconds == pytest.approx(2 * 5 + 9 * 2), "its time is not that of a step"
+
+
 def test_speed_is_the_mean_of_the_last_ten_steps():
     state = fold([_step(number, speed=float(number)) for number in range(1, 21)])
     assert state.speed == pytest.approx(15.5)
@@ -212,7 +225,7 @@ def test_the_longest_answer_limits_the_time_of_its_batch() -> None:
     assert state.batch_remaining_seconds is None, "too early"
     state = fold([token(150.0, 100)], state)
     assert state.batch_remaining_seconds == 80.0, "reading the prompts does not count"
-    assert state.arm_progress.endswith("of this batch at token 100 of at most 500, up to 80 s more")
+    assert state.arm_progress.endswith("of this batch at token 100 of at most 500, up to 80 s more for the batch")
     state = fold([token(160.0, 2)], state)
     assert state.batch_remaining_seconds is None, "another batch"
     assert fold([token(170.0, 42)], state).batch_remaining_seconds == 114.5

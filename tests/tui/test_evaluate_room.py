@@ -576,8 +576,9 @@ async def test_an_evaluation_that_failed_without_answers_is_not_continued(shop: 
         ),
         (
             "",  # not the limit of the evaluation of the base
-            "the same 72 held-out rows, each in at most twice the tokens of the longest reference answer. How long that takes shows soon "
-            "after the start: no evaluation of this recipe with this limit has measured it. To take less time, set evaluation.rows or "
+            "the same 72 held-out rows, each in at most twice the tokens of the longest reference answer. How long that takes is "
+            "unknown: no evaluation of this recipe with this limit has measured it. First come the answers, then the likelihood of the "
+            "references; each shows its remaining time once it is under way. To take less time, set evaluation.rows or "
             "evaluation.max_tokens in Plan.",
         ),
     ],

@@ -170,7 +170,10 @@ class ArmWork:
         time = f", in about {duration(self.seconds)} if it is as fast as the base was" if self.seconds else ""
         text = f"Every arm answers the same {plural(self.rows, 'held-out row')}, each in at most {self.limit}{time}."
         if not self.seconds:
-            text += " How long that takes shows soon after the start: no evaluation of this recipe with this limit has measured it."
+            text += (
+                " How long that takes is unknown: no evaluation of this recipe with this limit has measured it. First come the answers, "
+                "then the likelihood of the references; each shows its remaining time once it is under way."
+            )
         if self.unlimited:
             text += f" To take less time, set {' or '.join(self.unlimited)} in Plan."
         if not self.off_task:
