@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,30 @@ async def test_a_report_has_a_verdict_arms_a_paired_table_and_rows(shop: Shop, o
         assert "Nearest training rows" in room.text("#ev-detail")
         assert "% similar" in room.text("#ev-detail")
         assert room.actions == ["row", "metric", "failures", "versus", "review", "generate", "new", "html"]
+
+
+def test_a_comparison_with_the_references_has_a_note_of_its_own(shop: Shop) -> None:
+    loaded = service.load_report(evaluation(shop))
+    assert not loaded.other_comparisons
+    headline = loaded.report.headline
+    assert headline is not None
+    number = replace(headline, metric="number", low=-0.16, change=-0.03, high=0.08, p=1.0)
+    also = replace(loaded, report=replace(loaded.report, comparisons=(*loaded.report.comparisons, number)))
+    shown = render.verdict(also, None, None, "evaluated", 140, 9).plain
+    assert "  · Final number, outside the contract: −3 (−16 to +8) points, cannot tell." in shown
+
+
+def test_a_metric_with_other_rates_is_shown_next_to_the_chosen_one(shop: Shop) -> None:
+    loaded = service.load_report(evaluation(shop))
+    assert loaded.second_metric("contract") == "json"
+    same = [
+        replace(
+            arm, rates=tuple(replace(arm.rate("contract"), metric="json") if one.metric == "json" else one for one in arm.rates)
+        )
+        for arm in loaded.report.arms
+    ]
+    only = replace(loaded, report=replace(loaded.report, arms=tuple(same)))
+    assert only.second_metric("contract") not in ("json", None)
 
 
 async def test_after_the_training_the_baseline_names_the_next_step(shop: Shop, open_room: OpenRoom) -> None:

@@ -35,6 +35,7 @@ SCORERS = (
     reference.FIELDS,
 )
 FORMS = tuple(scorer.name for scorer in SCORERS if scorer.is_form)
+REFERENCE_METRICS = tuple(scorer.name for scorer in SCORERS if scorer.needs_reference)  # compare answers with references
 LABELS = {scorer.name: scorer.label for scorer in SCORERS} | {CONTRACT: "whole contract", PREFERENCE: "preference accuracy"}
 
 

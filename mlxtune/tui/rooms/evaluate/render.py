@@ -76,6 +76,10 @@ def _verdict_notes(loaded: LoadedReport) -> list[tuple[str, str, str]]:
     notes: list[tuple[str, str, str]] = []
     if off_task := report.off_task:
         notes.append((*_off_task_mark(off_task), off_task.summary))
+    for other in loaded.other_comparisons:
+        label, change = metric_label(other.metric), change_text(other.low, other.change, other.high)
+        text = f"{label[:1].upper()}{label[1:]}, outside the contract: {change} points, {other.outcome}."
+        notes.append((*VERDICT_STYLES.get(other.outcome, ("·", "$muted")), text))
     notes += [(" ", "", one_line(text)) for text in (compared_pairs_text(report), report.facts.get("moved", "")) if text]
     base = report.arms[0].name
     item = loaded.comparison(report.headline.metric, base) if report.headline and loaded.baseline != base else None

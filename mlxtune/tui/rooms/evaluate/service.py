@@ -20,7 +20,8 @@ from mlxtune.evaluation.drilldown import CellName, Drilldown, ScoredRow
 from mlxtune.evaluation.off_task.prompts import load_prompts
 from mlxtune.evaluation.render.wording import how_to_tell
 from mlxtune.evaluation.report import EvaluationReport
-from mlxtune.evaluation.scorers.registry import FORMS
+from mlxtune.evaluation.scorers import CONTRACT
+from mlxtune.evaluation.scorers.registry import FORMS, REFERENCE_METRICS
 from mlxtune.evaluation.start import start
 from mlxtune.evaluation.verdict import Comparison
 from mlxtune.recipe import AUTO, Recipe, dump, load
@@ -65,13 +66,28 @@ class LoadedReport:
         return next((item for item in self.report.comparisons if (item.metric, item.first, item.second) == key), None)
 
     def second_metric(self, metric: str) -> str | None:
-        """Return the metric to show next to ``metric``: the contract, or else the one that the report's subject changed most."""
+        """Return the metric to show next to ``metric``: the contract, or else the one that the report's subject changed most.
+
+        A metric with the same rates, such as the only one of the contract, comes last.
+        """
         others = [name for name in self.metrics if name != metric]
         others = [name for name in others if self.comparison(name)] or others
-        if "contract" in others:
-            return "contract"
-        first, last = ({rate.metric: rate.share for rate in arm.rates} for arm in (self.report.arms[0], self.report.subject))
-        return max(others, key=lambda name: abs(last.get(name, 0.0) - first.get(name, 0.0)), default=None)
+        if CONTRACT in others:
+            return CONTRACT
+        shares = [{rate.metric: rate.share for rate in arm.rates} for arm in self.report.arms]
+        first, last = shares[0], shares[self.report.arms.index(self.report.subject)]
+
+        def interest(name: str) -> tuple[bool, float]:
+            differs = any(arm.get(name) != arm.get(metric) for arm in shares)
+            return differs, abs(last.get(name, 0.0) - first.get(name, 0.0))
+
+        return max(others, key=interest, default=None)
+
+    @property
+    def other_comparisons(self) -> list[Comparison]:
+        """The comparisons of answers with their references, with the baseline's, if the verdict is about the contract."""
+        names = REFERENCE_METRICS if self.report.headline_metric == CONTRACT else ()
+        return [item for name in names if (item := self.comparison(name))]
 
 
 @dataclass(frozen=True)
