@@ -40,7 +40,8 @@ class ReferenceKL:
     ) -> None:
         """``share_prompts`` and ``prefix`` are as in ``batches.collate``; ``cache`` is a cache for these pairs.
 
-        ``progress`` is called before the first batch and after each one with the number of pairs read and the total, and may raise an exception to stop.
+        ``progress`` is called before the first batch and after each one with the number of pairs read and the total. It may raise an
+        exception to stop.
         """
         pairs = pairs[:KL_PAIRS]
         self.stack, self.cache = stack, cache
