@@ -22,7 +22,23 @@ from mlxtune.tui.source_session import SourceSession
 
 from .conftest import OpenRoom
 from .driver import NARROW, RoomDriver, drive
-from .rows_stage import CONTRACT, GOOD, ROWS, Checks, chat, checks, fill, journal, ready, session_of, statuses, tokens, write
+from .rows_stage import (
+    CONTRACT,
+    GOOD,
+    QUESTIONS,
+    ROWS,
+    Checks,
+    chat,
+    checks,
+    fill,
+    journal,
+    pair,
+    ready,
+    session_of,
+    statuses,
+    tokens,
+    write,
+)
 from .stage import Shop, shown
 
 pytestmark = pytest.mark.slow
@@ -494,6 +510,15 @@ async def test_enter_on_a_finding_leaves_out_rejected_rows_which_do_not_count(
         await room.until_notice("✗ Row")
         room.screen._filter_by("contract-disclaimer")
         await room.until(lambda: session.selection.filter == "finding:contract-disclaimer -status:rejected" and selected(room) == 0)
+
+
+async def test_enter_on_a_finding_leaves_out_bad_pairs(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
+    fill(shop, [pair(question, "Please write to ada.holm@larkfell.shop.", "No.") for question in QUESTIONS[:3]], contract="")
+    async with open_room("data") as room:
+        session = await checked(room)
+        session.decide("bad", [0])
+        room.screen._filter_by("email")
+        await room.until(lambda: session.selection.filter == "finding:email -status:bad" and selected(room) == 2)
 
 
 async def test_g_shows_the_statistics_on_a_narrow_screen(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:

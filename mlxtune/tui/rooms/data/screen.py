@@ -13,7 +13,7 @@ from textual.widgets import Input
 
 from mlxtune.core.errors import MlxtuneError
 from mlxtune.core.text import one_line, plural
-from mlxtune.data.review import Action
+from mlxtune.data.review import EXCLUDED, Action
 from mlxtune.tui import open_flow
 from mlxtune.tui.render.text import cell, error_rows, fold, line, lines
 from mlxtune.tui.rooms.data import render, service
@@ -532,12 +532,11 @@ class DataRoom(SourceRoom):
             self._filter_by(list(verdict.rows)[event.index])
 
     def _filter_by(self, check: str) -> None:
-        """Show the rows that count for ``check``: not the rejected ones."""
+        """Show the rows that count for ``check``: not those that a decision leaves out."""
         filter = f"finding:{check}"
         if session := self.session:
-            flagged = session.source.rows_with_finding(check)
-            if any(session.source.decision(index).status == "rejected" for index in flagged):
-                filter += " -status:rejected"
+            statuses = {session.source.decision(index).status for index in session.source.rows_with_finding(check)}
+            filter = " ".join([filter, *(f"-status:{status}" for status in sorted(EXCLUDED) if status in statuses)])
         self._set_filter_text(filter)
         self._select(filter)
         self._return_to_list()

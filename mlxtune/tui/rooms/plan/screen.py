@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -18,7 +19,7 @@ from textual.widgets import Input
 
 from mlxtune.core.child_process import StoppableCall
 from mlxtune.core.errors import MlxtuneError, RecipeError
-from mlxtune.core.text import one_line, plural
+from mlxtune.core.text import duration, one_line, plural
 from mlxtune.planning.machine import PowerState
 from mlxtune.recipe import Recipe
 from mlxtune.recipe.edit import Edit, edit_recipe, undo_edit
@@ -78,8 +79,14 @@ class RunningProbe:
     """What a probe is doing, and its process once it has started."""
 
     stage: str = "starting"
+    start: float = field(default_factory=time.monotonic)
     process: StoppableCall | None = None
     stopped: bool = False
+
+    @property
+    def progress(self) -> str:
+        """What it is doing, and how long it has run."""
+        return f"{self.stage}, {duration(time.monotonic() - self.start)} so far"
 
     def started(self, process: StoppableCall) -> None:
         self.process = process
@@ -242,7 +249,7 @@ class PlanRoom(Room):
     def _note(self, form: RecipeForm) -> str:
         old = "The figures are from before your edit." if form.plan and form.planned != form.recipe else ""
         if self._probe:
-            return f"probe: {self._probe.stage} … {old}".rstrip()
+            return f"probe: {self._probe.progress} … {old}".rstrip()
         if self._progress or old:
             return f"{self._progress[0] if self._progress else 'planning'} … {old}".rstrip()
         if not form.local:
@@ -352,7 +359,12 @@ class PlanRoom(Room):
                 FooterAction("t", "train", "train", "start a run after confirmation"),
             ),
             (self._can_fetch, FooterAction("f", "fetch", "fetch_base", "download its base")),
-            (self._can_probe, FooterAction("b", "probe", "probe", "measure memory and time with two steps of the largest batch")),
+            (
+                self._can_probe,
+                FooterAction(
+                    "b", "probe", "probe", "measure memory and time with two steps of the largest batch, which may take minutes"
+                ),
+            ),
             (self._probe is not None, FooterAction("s", "stop", "stop", "stop the probe")),
             (bool(form.edits), _UNDO),
             (plan is not None, FooterAction("m", "costs", "memory", "memory, time and cost in full")),
@@ -493,18 +505,21 @@ class PlanRoom(Room):
         if form is None or self._service is None:
             return
         probe = self._probe = RunningProbe()
+        clock = self.set_interval(1.0, self.redraw)
 
         def progress(stage: str, share: float) -> None:
             probe.stage = stage
             self.app.call_later(self.redraw)
 
         def ended(completed: bool) -> None:
+            clock.stop()
             self._probe = None
             if not completed:
                 self.app.show_notice(Notice("■", "$muted", "The probe was stopped. Nothing was stored."))
             self._replan()
 
         def failed(error: MlxtuneError) -> None:
+            clock.stop()
             self._probe = None
             form.plan, form.error = None, error
             self._finish()
