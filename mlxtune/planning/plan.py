@@ -18,7 +18,7 @@ from mlxtune.planning.machine import Machine, computes_natively
 from mlxtune.planning.measurements import StepCost
 from mlxtune.planning.memory import MemoryEstimate
 from mlxtune.planning.shapes import ModelShapes
-from mlxtune.planning.speed import estimate_speed, find_rates, passes
+from mlxtune.planning.speed import estimate_speed, find_rates, forward_passes_per_step
 from mlxtune.planning.workload import DatasetLengths, Workload, workload
 from mlxtune.recipe import AUTO, Recipe
 from mlxtune.recipe.edit import toml_literal
@@ -433,7 +433,7 @@ def _cost(
         reference = reached * work.positions_per_epoch + work.validation_positions
     validation = validations * (work.validation_positions + work.kl_positions)
     forward = validation + reference
-    share = 1 / passes(checkpointed=checkpointed)
+    share = 1 / forward_passes_per_step(checkpointed=checkpointed)
     above = work.computed + forward * share
     below = work.cached_positions if cached else work.computed + forward
     seconds = speed.seconds * above + speed.frozen * below + speed.trace * work.traces

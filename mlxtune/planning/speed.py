@@ -30,7 +30,7 @@ class TrainingRate(NamedTuple):
     flops: float
 
 
-def passes(*, checkpointed: bool) -> int:
+def forward_passes_per_step(*, checkpointed: bool) -> int:
     """Return how many forward passes take as long as a step.
 
     The base's weights need no gradients, so a backward pass takes as long as a forward pass; checkpointing repeats the forward pass.
@@ -40,7 +40,7 @@ def passes(*, checkpointed: bool) -> int:
 
 def step_flops(layer_parameters: int, head_parameters: int, trained_share: float, *, checkpointed: bool = False) -> float:
     """Return the operations per position of a step. The head runs at the trained positions only; checkpointing repeats the forward pass."""
-    return FORWARD * (passes(checkpointed=checkpointed) * layer_parameters + 2 * head_parameters * trained_share)
+    return FORWARD * (forward_passes_per_step(checkpointed=checkpointed) * layer_parameters + 2 * head_parameters * trained_share)
 
 
 def store_rates(machine: Machine, rates: Sequence[TrainingRate]) -> None:

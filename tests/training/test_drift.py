@@ -43,11 +43,11 @@ def test_distance_is_mean_kl_of_full_distributions(
     model.eval()
     before = [logps(model, pair) for pair in pairs]
     model.train()
-    told: list[tuple[int, int]] = []
+    calls: list[tuple[int, int]] = []
     distance = ReferenceKL(
-        stack, pairs, share_prompts=shared, prefix=prefix, cache=cache, progress=lambda done, total: told.append((done, total))
+        stack, pairs, share_prompts=shared, prefix=prefix, cache=cache, progress=lambda done, total: calls.append((done, total))
     )
-    assert (told[0], told[-1]) == ((0, 5), (5, 5))
+    assert (calls[0], calls[-1]) == ((0, 5), (5, 5))
     assert distance() == 0
     for name, array in lora.adapter_arrays(model).items():
         model.load_weights([(name, array + 0.05)], strict=False)

@@ -88,7 +88,7 @@ async def test_a_report_has_a_verdict_arms_a_paired_table_and_rows(shop: Shop, o
 
 def test_a_comparison_with_the_references_has_a_note_of_its_own(shop: Shop) -> None:
     loaded = service.load_report(evaluation(shop))
-    assert not loaded.other_comparisons
+    assert not loaded.reference_comparisons
     headline = loaded.report.headline
     assert headline is not None
     number = replace(headline, metric="number", low=-0.16, change=-0.03, high=0.08, p=1.0)
@@ -603,7 +603,7 @@ async def test_an_evaluation_that_failed_without_answers_is_not_continued(shop: 
             "",  # not the limit of the evaluation of the base
             "the same 72 held-out rows, each in at most twice the tokens of the longest reference answer. How long that takes is "
             "unknown: no evaluation of this recipe with this limit has measured it. First come the answers, then the likelihood of the "
-            "references; each shows its remaining time once it is under way. To take less time, set evaluation.rows or "
+            "references; each shows its progress. To take less time, set evaluation.rows or "
             "evaluation.max_tokens in Plan.",
         ),
     ],

@@ -376,7 +376,8 @@ class DataRoom(SourceRoom):
     def _fixable_check(self) -> str:
         """Return the check that f fixes, or an empty string.
 
-        It is the one under the cursor, or in the list of rows the one that they are filtered by, or else the row's most severe one.
+        In the list of findings, it is the check under the cursor; in the list of rows, the check of the filter or, without one, the
+        most severe check with a finding about the row.
         """
         from mlxtune.data.checks.registry import get_check
 

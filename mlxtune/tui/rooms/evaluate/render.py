@@ -76,7 +76,7 @@ def _verdict_notes(loaded: LoadedReport) -> list[tuple[str, str, str]]:
     notes: list[tuple[str, str, str]] = []
     if off_task := report.off_task:
         notes.append((*_off_task_mark(off_task), off_task.summary))
-    for other in loaded.other_comparisons:
+    for other in loaded.reference_comparisons:
         label, change = metric_label(other.metric), change_text(other.low, other.change, other.high)
         text = f"{label[:1].upper()}{label[1:]}, outside the contract: {change} points, {other.outcome}."
         notes.append((*VERDICT_STYLES.get(other.outcome, ("·", "$muted")), text))

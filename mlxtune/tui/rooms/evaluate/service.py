@@ -66,7 +66,7 @@ class LoadedReport:
         return next((item for item in self.report.comparisons if (item.metric, item.first, item.second) == key), None)
 
     def second_metric(self, metric: str) -> str | None:
-        """Return the metric to show next to ``metric``: the contract, or else the one that the report's subject changed most.
+        """Return the metric to show next to ``metric``: the contract, or else the metric with the largest change from the first arm.
 
         A metric with the same rates, such as the only one of the contract, comes last.
         """
@@ -84,8 +84,8 @@ class LoadedReport:
         return max(others, key=interest, default=None)
 
     @property
-    def other_comparisons(self) -> list[Comparison]:
-        """The comparisons of answers with their references, with the baseline's, if the verdict is about the contract."""
+    def reference_comparisons(self) -> list[Comparison]:
+        """The comparisons with the baseline on metrics that need references, if the verdict is about the contract."""
         names = REFERENCE_METRICS if self.report.headline_metric == CONTRACT else ()
         return [item for name in names if (item := self.comparison(name))]
 
@@ -188,7 +188,7 @@ class ArmWork:
         if not self.seconds:
             text += (
                 " How long that takes is unknown: no evaluation of this recipe with this limit has measured it. First come the answers, "
-                "then the likelihood of the references; each shows its remaining time once it is under way."
+                "then the likelihood of the references; each shows its progress."
             )
         if self.unlimited:
             text += f" To take less time, set {' or '.join(self.unlimited)} in Plan."
