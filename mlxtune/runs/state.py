@@ -77,6 +77,7 @@ class RunState:
     answer_tokens: tuple[int, int] = (0, 0)  # (tokens of the longest answer of the batch that it writes, maximum)
     batch_started: tuple[float, int] = (0.0, 0)  # (time, tokens) of the first report about that batch
     arm_started: float = 0.0  # when the current arm started on this kind of prompt
+    arm_kept: int | None = None  # prompts done in its first report: those that an interrupted evaluation has answered
     arm_advanced: float = 0.0  # when it last finished an answer
     validation_rows: int = 0
     trial: int = 0  # the trial of a search that trains
@@ -196,7 +197,7 @@ class RunState:
 
     @property
     def arm_remaining_seconds(self) -> float | None:
-        """An estimate for the current arm and kind of prompt from its mean speed so far, or ``None`` before the first tenth.
+        """An estimate for the current arm and kind of prompt from its mean speed since its first report, or ``None`` before a tenth.
 
         ``None`` for answers until a whole batch is done: they are generated together, so that the shortest end first, and the time
         depends on the longest. ``None`` also if the next answer takes longer than the estimate, because only the longest are left.
@@ -204,9 +205,10 @@ class RunState:
         if self.current_arm is None:
             return None
         _, kind, done, total = self.current_arm
-        if kind not in ("reference", "prompt") and done < _BATCH:
+        kept = self.arm_kept or 0
+        if kind not in ("reference", "prompt") and done - kept < _BATCH:
             return None
-        left = _remaining(done, total, self.updated - self.arm_started)
+        left = _remaining(done - kept, total - kept, self.updated - self.arm_started)
         return left if left is not None and self.updated - self.arm_advanced <= left else None
 
     @property
@@ -281,9 +283,11 @@ def fold(events: Iterable[Event], state: RunState | None = None) -> RunState:
                     changes["answer_tokens"] = (0, 0)
                 before = changes.get("current_arm", state.current_arm) or ("", "", 0, 0)
                 if event["type"] == "arm.started" or before[:2] != (event["arm"], prompt_kind):  # also if it is resumed
-                    changes |= {"arm_started": event["t"], "arm_advanced": event["t"]}
+                    changes |= {"arm_started": event["t"], "arm_advanced": event["t"], "arm_kept": None}
                 elif progress[0] > before[2]:
                     changes["arm_advanced"] = event["t"]
+                if event["type"] == "arm.progress" and changes.get("arm_kept", state.arm_kept) is None:
+                    changes["arm_kept"] = progress[0]
                 changes["current_arm"] = (event["arm"], prompt_kind, *progress)
                 if prompt_kind == HELD_OUT_ROW:
                     arms[event["arm"]] = progress

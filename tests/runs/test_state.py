@@ -230,7 +230,7 @@ def test_the_longest_answer_limits_the_time_of_its_batch() -> None:
     assert state.batch_remaining_seconds is None, "another batch"
     assert fold([token(170.0, 42)], state).batch_remaining_seconds == 114.5
     assert fold([token(170.0, 500)], state).arm_progress.endswith("500 of at most 500, 70 s so far")
-    mean = [token(170.0, 42), _event("arm.progress", 170.0, arm="base", done=96, total=192, of="held-out row")]
+    mean = [token(170.0, 42), *(_event("arm.progress", t, arm="base", done=done, total=192) for t, done in [(101.0, 0), (170.0, 96)])]
     assert fold(mean, state).arm_progress.endswith("token 42 of at most 500, 70 s left"), "the mean is closer"
 
 
@@ -255,7 +255,7 @@ def test_remaining_time_of_an_arm_follows_from_its_mean_speed() -> None:
     def progress(time: float, done: int, of: str = "held-out row", total: int = 600):
         return _event("arm.progress", time, arm="base", done=done, total=total, of=of)
 
-    start = [_event("arm.started", 100.0, arm="base", rows=600)]
+    start = [_event("arm.started", 100.0, arm="base", rows=600), progress(100.0, 0)]
     batch = fold([*start, progress(120.0, 95)])
     assert batch.arm_remaining_seconds is None, "the shortest answers of a batch end first"
     assert batch.arm_progress == "base answers 95 of 600 held-out rows, 20 s so far"
@@ -266,12 +266,16 @@ def test_remaining_time_of_an_arm_follows_from_its_mean_speed() -> None:
     longest = [progress(time, 500) for time in (155.0, 170.0)]
     assert [fold(longest[:count], late).arm_remaining_seconds for count in range(3)] == [10.0, 11.0, None]
     assert fold([*start, progress(100.9, 599)]).arm_progress == "base answers 599 of 600 held-out rows", "not 0 s left"
-    again = [_event("arm.started", 900.0, arm="base", rows=600), progress(910.0, 300)]
-    assert fold(again, state).arm_remaining_seconds == 10.0, "the time before the evaluation was resumed does not count"
+    again = [_event("arm.started", 900.0, arm="base", rows=600), progress(900.0, 200)]
+    assert fold([*again, progress(910.0, 295)], state).arm_remaining_seconds is None, "less than a batch since it was resumed"
+    again.append(progress(910.0, 300))
+    assert fold(again, state).arm_remaining_seconds == 30.0, "neither earlier time nor earlier answers count"
     other = fold([progress(130.0, 10, "off-task prompt", 30)], state)
     assert other.arm_remaining_seconds is None, "this kind of prompt has just begun"
     passes = [progress(200.0, 0, "reference", 60), progress(210.0, 6, "reference", 60)]
     assert fold(passes, state).arm_remaining_seconds == 90.0, "references take equally long"
+    passes = [progress(200.0, 6, "reference", 60), progress(210.0, 12, "reference", 60)]
+    assert fold(passes, state).arm_remaining_seconds == 80.0, "the time before the first report is unknown"
 
 
 def test_remaining_time_of_the_passes_before_the_first_step() -> None:
