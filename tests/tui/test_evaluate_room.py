@@ -76,7 +76,7 @@ async def test_a_report_has_a_verdict_arms_a_paired_table_and_rows(shop: Shop, o
         assert "82.5  68–91" in tuned_row
         assert all("●" in row for row in (base_row, kshot_row, tuned_row))
         assert room.head("#ev-square") == "Base+kshot vs. tuned whole contract" or "base+kshot vs. tuned" in room.head("#ev-square")
-        for part in ("5 broken", "fixed 14", "p = "):
+        for part in ("5 broken", "fixed 14", "p = 0.064"):
             assert part in room.text("#ev-cells"), part
         assert room.head("#ev-rows") == "▌ Tuned fails row 1 of 7"
         assert room.head("#ev-row").startswith("Line 8")
@@ -95,6 +95,14 @@ def test_a_comparison_with_the_references_has_a_note_of_its_own(shop: Shop) -> N
     also = replace(loaded, report=replace(loaded.report, comparisons=(*loaded.report.comparisons, number)))
     shown = render.verdict(also, None, None, "evaluated", 140, 9).plain
     assert "  · Final number, outside the contract: −3 (−16 to +8) points, cannot tell." in shown
+
+
+def test_an_adjusted_p_value_says_so(shop: Shop) -> None:
+    headline = service.load_report(evaluation(shop)).report.headline
+    assert headline is not None
+    alone, adjusted = (replace(headline, p=0.0639, adjusted=adjusted) for adjusted in (0.0639, 0.1278))
+    assert render.paired_note(alone, brief=True).plain == "p = 0.064"
+    assert render.paired_note(adjusted, brief=True).plain == "p = 0.128 (Holm)"
 
 
 def test_a_metric_with_other_rates_is_shown_next_to_the_chosen_one(shop: Shop) -> None:

@@ -156,9 +156,10 @@ def _axis_width(metrics: Sequence[str], width: int) -> int:
 
 
 def paired_note(item: Comparison, brief: bool) -> Content:
-    """Draw the p-value below the 2×2 table and, unless ``brief``, the change."""
+    """Draw the p-value below the 2×2 table, with its adjustment, and, unless ``brief``, the change."""
     moved = "" if brief else f"{change_text(item.low, item.change, item.high)} points  "
-    return line(moved, (_p(item.p if item.adjusted is None else item.adjusted), "$muted"))
+    p = _p(item.p if item.adjusted is None else item.adjusted)
+    return line(moved, (p if p == _p(item.p) else f"{p} (Holm)", "$muted"))
 
 
 def row_line(row: ScoredRow, filter: RowFilter, with_kind: bool, width: int) -> Content:
