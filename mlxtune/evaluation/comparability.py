@@ -81,7 +81,7 @@ def require_baseline_terms(evaluation: Path, facts: ReportFacts, recipe: Recipe)
     """Raise ``InputError`` if the base was last evaluated in this workspace with another contract or template than in ``facts``.
 
     A change in the held-out rows, or in how answers are generated, does not matter: every evaluation includes the base, which
-    answers again, and the report notes the change.
+    then gives the answers that are missing, and the report notes the change.
     """
     for run, before in _earlier(evaluation, facts, recipe):
         if changes := _criteria_changes(before, facts):

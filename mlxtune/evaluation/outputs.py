@@ -33,7 +33,7 @@ from mlxtune.models.thoughts import GeneratedAnswer
 from mlxtune.recipe import Recipe
 from mlxtune.runs.state import HELD_OUT_ROW, TIMED, TOKEN
 
-UNFINISHED = ".unfinished.jsonl"  # suffix of the answers of an arm that is not finished
+ANSWERS = ".answers.jsonl"  # suffix of a model's answers to single prompts
 IndexedText = tuple[int, str | None]  # the index of a row, and one of its answers
 Likelihoods = dict[str, list[tuple[float, int]]]  # nats and tokens of the given answers, by a hash of the model and all tokens
 
@@ -129,7 +129,7 @@ def generate_answers(
     Answers have at most ``max_tokens``, after at most ``thinking_tokens`` of reasoning. For pairs with an ID in
     ``compared``, the likelihood of the rejected answer is computed too. Results are stored in ``cache`` under a hash of everything that
     affects them: weights, tokenizer, adapter, grammar, tokens, decoding, compute path and versions. Each answer is saved as it ends, so
-    that an interrupted evaluation continues where it ended.
+    that an interrupted evaluation continues where it ended, and one of more rows generates only the answers that are new.
     ``tell`` returns the progress callback for a kind of work (``of`` describes ``rows``); ``shared`` holds prefixes that ``loaded``
     has
     processed with its current weights, and ``likelihoods`` those of earlier arms, which a grammar does not change. If ``timed``,
@@ -148,7 +148,7 @@ def generate_answers(
     thinking_tokens = template.thinking_limit(thinking_tokens)
     _require_room(arm, loaded, rows, prompts, max_tokens + thinking_tokens)
     packages = ("mlxtune", "mlx", "mlx-lm", *(["llguidance"] if arm.schema is not None else []))
-    identity = {
+    model_identity = {
         "v": 7,
         "made with": {name: version(name) for name in packages},
         "base": [loaded.source.fingerprint, _content_hashes(loaded.source.folder)],
@@ -158,6 +158,9 @@ def generate_answers(
         "max_tokens": max_tokens,
         **({"thinking_tokens": thinking_tokens} if thinking_tokens else {}),
         "stops": sorted(template.stop_tokens),
+    }
+    identity = {
+        **model_identity,
         "prompts": prompts,
         "references": references,
         "rejected": [others, rejected],
@@ -182,13 +185,13 @@ def generate_answers(
             tell_tokens, most = tell(TOKEN), max_tokens + thinking_tokens
             tell_tokens(0, most)
             options["on_token"] = lambda longest: tell_tokens(longest, most)
-        unfinished, answer = file.with_suffix(UNFINISHED), partial(generate_arm, **options)
-        answers, earlier_seconds = _saved_as_they_end(unfinished, prompts, answer, tell(of))
+        saved, answer = cache / f"{sha256_json(model_identity)[:32]}{ANSWERS}", partial(generate_arm, **options)
+        answers, earlier_seconds = _saved_as_they_end(saved, prompts, answer, tell(of))
         start -= earlier_seconds
         indices = [index for index, _ in (chosen if references else []) + (others if rejected else [])]
         pairs = [(prompts[index], tokens) for index, tokens in zip(indices, references + rejected, strict=True)]
         known = {} if likelihoods is None else likelihoods
-        key = sha256_json([identity["base"], identity["adapter"], pairs])
+        key = sha256_json([model_identity["base"], model_identity["adapter"], pairs])
         if key not in known:
             known[key] = _likelihoods(arm, loaded, pairs, batch_size=batch_size, prefix=prefix, progress=tell("reference"))
         nats = known[key]
@@ -215,32 +218,33 @@ def generate_answers(
         latency = measure_latency(prompts, answer_alone, tell(TIMED))
         outputs = tuple(replace(one, seconds=latency.seconds(one.thought_tokens + one.answer_tokens)) for one in outputs)
     save_outputs(file, outputs)
-    file.with_suffix(UNFINISHED).unlink(missing_ok=True)
     return ArmAnswers(arm.name, outputs, cached, time.perf_counter() - start, no_likelihood_reason)
 
 
 def _saved_as_they_end(
     file: Path, prompts: Sequence[Sequence[int]], generate_arm: Callable[..., list[GeneratedAnswer]], progress: Progress
 ) -> tuple[list[GeneratedAnswer], float]:
-    """Return the answers to ``prompts``, and the seconds that an interrupted evaluation spent on those that it saved in ``file``.
+    """Return the answers to ``prompts``, and the seconds that earlier evaluations spent on those that they saved in ``file``.
 
     New answers are added to the file.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
-    answers: dict[int, GeneratedAnswer] = {}
-    seconds = 0.0
+    keys, saved = [sha256_json(prompt) for prompt in prompts], {}
     for record in read(file):
-        with suppress(KeyError, TypeError):  # a damaged record: its prompt is answered again
-            prompt, seconds = record.pop("prompt"), float(record.pop("seconds"))
-            answers[prompt] = GeneratedAnswer(**record)
+        with suppress(KeyError, TypeError, ValueError):  # a damaged record: its prompt is answered again
+            key, seconds = record.pop("prompt"), float(record.pop("seconds"))
+            saved[key] = seconds, GeneratedAnswer(**record)
+    answers = {index: saved[key][1] for index, key in enumerate(keys) if key in saved}
     left = [index for index in range(len(prompts)) if index not in answers]
-    known, start = len(answers), time.perf_counter()
+    known, last = len(answers), time.perf_counter()
     if known:
         progress(known, len(prompts))
     with closing(Journal(file)) as journal:
 
         def save(index: int, answer: GeneratedAnswer) -> None:
-            journal.append({"prompt": left[index], "seconds": seconds + time.perf_counter() - start, **asdict(answer)})
+            nonlocal last
+            before, last = last, time.perf_counter()
+            journal.append({"prompt": keys[left[index]], "seconds": last - before, **asdict(answer)})
 
         if left:
             new = generate_arm(
@@ -249,7 +253,7 @@ def _saved_as_they_end(
                 on_answer=save,
             )
             answers |= zip(left, new, strict=True)
-    return [answers[index] for index in range(len(prompts))], seconds
+    return [answers[index] for index in range(len(prompts))], sum(saved[key][0] for key in set(keys) & saved.keys())
 
 
 def _answer_tokens(

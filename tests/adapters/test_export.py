@@ -27,6 +27,7 @@ from mlxtune.adapters.export import worker as exporting
 from mlxtune.adapters.export.fidelity import Fidelity, LogitDistance
 from mlxtune.core.errors import GateError, InputError, MachineError, ModelError
 from mlxtune.core.files import write_json
+from mlxtune.evaluation import outputs
 from mlxtune.evaluation.off_task import prompts
 from mlxtune.evaluation.verdict import compare
 from mlxtune.models import lora
@@ -430,4 +431,4 @@ def test_answers_of_a_gguf_file_are_never_the_cached_ones_of_its_base(
     worker = started(trained_workspace, "gguf", monkeypatch, target=trained_workspace / "out")
     exporting.export(worker)
     shared = trained_workspace / "evals" / "cache"
-    assert len(list(shared.glob("*.jsonl"))) == 1  # the adapter's, and none under the name of the base
+    assert len(list(shared.glob(f"*{outputs.ANSWERS}"))) == 1  # the adapter's, and none under the name of the base

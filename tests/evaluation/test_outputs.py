@@ -177,9 +177,10 @@ def test_interrupted_arm_keeps_the_answers_that_have_ended(
     with pytest.raises(Interrupted):
         _answer(loaded, cache, tell=lambda of: stop if of == "held-out row" else lambda done, total: None)
     monkeypatch.setattr(outputs, "generate", counting)
-    (unfinished,) = cache.iterdir()
-    saved = [json.loads(line) | {"seconds": 1000.0} for line in unfinished.read_text().splitlines()]
-    unfinished.write_text("".join(json.dumps(record) + "\n" for record in saved))
+    (answers,) = cache.iterdir()
+    saved = [json.loads(line) for line in answers.read_text().splitlines()]
+    saved = [record | {"seconds": 1000.0 / len(saved)} for record in saved]
+    answers.write_text("".join(json.dumps(record) + "\n" for record in saved))
     continued = _answer(loaded, cache, tell=lambda of: lambda done, total: told.append((of, done, total)))
     assert asked == [len(ROWS) - kept[0]]
     assert told[1] == ("held-out row", kept[0], len(ROWS)), "known before the model reads the first prompt"
@@ -188,7 +189,25 @@ def test_interrupted_arm_keeps_the_answers_that_have_ended(
         (one.id, one.output, one.ended, one.answer_tokens) for one in whole.outputs
     ]
     assert 1000 < continued.seconds < 2000
-    assert [file.suffixes for file in cache.iterdir()] == [[".jsonl"]]
+
+
+def test_more_rows_reuse_the_answers_to_the_first(loaded: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = _answer(loaded, tmp_path / "whole")
+    asked: list[int] = []
+
+    def counting(model, tokenizer, prompts, **options):
+        asked.append(len(prompts))
+        return generate(model, tokenizer, prompts, **options)
+
+    monkeypatch.setattr(outputs, "generate", counting)
+    first = _answer(loaded, tmp_path / "cache", rows=[ROWS[3], ROWS[1]])
+    more = _answer(loaded, tmp_path / "cache")
+    assert asked == [2, len(ROWS) - 2]
+    assert not more.cached
+    assert [(one.id, one.output, one.ended) for one in more.outputs] == [(one.id, one.output, one.ended) for one in whole.outputs]
+    assert [more.outputs[3].output, more.outputs[1].output] == [one.output for one in first.outputs]
+    _answer(loaded, tmp_path / "cache", max_tokens=7)
+    assert asked[2:] == [len(ROWS)], "a longer limit changes the answers"
 
 
 @pytest.mark.slow
@@ -219,7 +238,7 @@ def test_changed_adapter_weights_or_scale_invalidate_cache(loaded: LoadedModel, 
 
 def test_truncated_cache_is_rejected(loaded: LoadedModel, tmp_path: Path) -> None:
     first = _answer(loaded, tmp_path)
-    (file,) = tmp_path.glob("*.jsonl")
+    (file,) = (file for file in tmp_path.iterdir() if not file.name.endswith(outputs.ANSWERS))
     file.write_text("".join(file.read_text().splitlines(keepends=True)[:3]))
     again = _answer(loaded, tmp_path)
     assert not again.cached

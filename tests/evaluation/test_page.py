@@ -223,8 +223,8 @@ def test_a_verdict_that_needs_more_rows_says_where_they_are(tmp_path):
     assert loaded.outcome == "cannot tell"
     assert wording.how_to_tell(loaded, folder).startswith("To find out, add rows or hold out more of them")
     recipe.write_text(dump(load(recipe, ["evaluation.rows=4"])))
-    limited = "To find out, evaluate more of the held-out rows: evaluation.rows limits them to 4. If there are too few, add rows."
-    assert wording.how_to_tell(loaded, folder) == limited
+    limited = "To find out, evaluate more of the held-out rows: evaluation.rows limits them to 4, whose answers are kept. "
+    assert wording.how_to_tell(loaded, folder) == f"{limited}If there are too few, add rows."
     (tmp_path / "better").mkdir()
     better = write_evaluation(tmp_path / "better", base=[BAD] * 20, tuned=[GOOD] * 20)
     assert wording.how_to_tell(report.load(better), better) == ""

@@ -230,7 +230,10 @@ def test_the_longest_answer_limits_the_time_of_its_batch() -> None:
     assert state.batch_remaining_seconds is None, "another batch"
     assert fold([token(170.0, 42)], state).batch_remaining_seconds == 114.5
     assert fold([token(170.0, 500)], state).arm_progress.endswith("500 of at most 500, 70 s so far")
-    mean = [token(170.0, 42), *(_event("arm.progress", t, arm="base", done=done, total=192) for t, done in [(101.0, 0), (170.0, 96)])]
+    mean = [
+        token(170.0, 42),
+        *(_event("arm.progress", t, arm="base", done=done, total=192) for t, done in [(101.0, 0), (170.0, 96)]),
+    ]
     assert fold(mean, state).arm_progress.endswith("token 42 of at most 500, 70 s left"), "the mean is closer"
 
 

@@ -100,7 +100,7 @@ def how_to_tell(report: EvaluationReport, folder: Path) -> str:
         return ""
     with suppress(MlxtuneError):
         if report.facts["rows"] == load(folder / RECIPE).evaluation.rows:
-            limit = f"evaluation.rows limits them to {report.facts['rows']:,}"
+            limit = f"evaluation.rows limits them to {report.facts['rows']:,}, whose answers are kept"
             return f"To find out, evaluate more of the held-out rows: {limit}. If there are too few, add rows."
     return "To find out, add rows or hold out more of them (data.holdout), then train and evaluate again."
 
