@@ -605,7 +605,7 @@ async def test_an_evaluation_that_failed_without_answers_is_not_continued(shop: 
         ),
         (
             "rows = 20\nmax_tokens = 112",
-            "the same 20 held-out rows, each in at most 112 tokens, in about 48 s if it is as fast as the base was. The base",
+            "the same 20 of 72 held-out rows, each in at most 112 tokens, in about 48 s if it is as fast as the base was. The base",
         ),
         (
             "",  # not the limit of the evaluation of the base
@@ -634,6 +634,7 @@ async def test_the_question_for_the_arms_says_how_much_they_answer(
         await room.choose("1" if "its own recipe" in str(room.screen._options) else "0")
         await room.until(lambda: isinstance(room.screen, ChoiceDialog) and room.screen._heading == "Which arms?")
         assert text in " ".join(room.screen._text.split())
+        assert ("on all 72 held-out rows" in [option.name for option in room.screen._options]) is ("20 of 72" in text)
 
 
 async def test_the_recipe_as_it_is_now_can_be_chosen_if_it_evaluates_differently(
@@ -662,8 +663,12 @@ async def test_the_recipe_as_it_is_now_can_be_chosen_if_it_evaluates_differently
         await room.press("H", "E")
         await room.choose(str(run / "recipe.toml"))
         await room.choose("0")
-        await room.until(lambda: len(started) == 3)
-    assert started == [(4, adapter), (0, adapter), (0, adapter)]
+        await room.until(lambda: len(started) == 3 and not room.app.busy)
+        await room.press("n")
+        await room.choose("0")
+        await room.choose("1")  # all held-out rows
+        await room.until(lambda: len(started) == 4)
+    assert started == [(4, adapter), (0, adapter), (0, adapter), (0, adapter)]
 
 
 async def test_enter_starts_an_evaluation_on_a_later_visit_too(shop: Shop, open_room: OpenRoom) -> None:

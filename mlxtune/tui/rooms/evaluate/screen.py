@@ -574,16 +574,14 @@ class EvaluateRoom(Room):
 
         def start(index: str | None) -> None:
             if index:
-                workspace, arms = self.app.workspace, options[int(index)][1]
-                self.app.run_job(lambda: service.start_evaluation(workspace, path, arms, run), busy="Starting the evaluation.")
+                workspace, option = self.app.workspace, options[int(index)]
+                self.app.run_job(lambda: service.start_evaluation(workspace, path, option, run), busy="Starting the evaluation.")
 
         if len(options) == 1:
             start("0")
             return
-        choices = [
-            ChoiceOption(str(index), label, plural(len(arms), "arm") if index else ", ".join(arms))
-            for index, (label, arms) in enumerate(options)
-        ]
+        about = [", ".join(options[0].arms), *(plural(len(option.arms), "arm") for option in options[1:])]
+        choices = [ChoiceOption(str(index), option.label, about[index]) for index, option in enumerate(options)]
         text = f"A tuned adapter should beat the arms that need no training. {work.sentences}"
         self.app.push_screen(ChoiceDialog("Which arms?", text, choices), start)
 

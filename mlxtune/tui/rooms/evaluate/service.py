@@ -6,7 +6,7 @@ import importlib.util
 import tomllib
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -165,15 +165,25 @@ def arm_options(recipe: Recipe, *, has_adapter: bool) -> list[tuple[str, tuple[s
 
 
 @dataclass(frozen=True)
+class EvaluationOption:
+    """Arms that can be chosen. They answer ``all_rows`` that are held out, or as many as the recipe says."""
+
+    label: str
+    arms: tuple[str, ...]
+    all_rows: bool = False
+
+
+@dataclass(frozen=True)
 class ArmWork:
     """What the arms of an evaluation answer. At the base's speed, if it is known, an arm takes ``seconds`` for its rows, and the base and
     the adapter take ``off_task_seconds`` for their ``off_task`` prompts. ``limit`` says how long an answer may be.
 
-    ``options`` are the sets of arms that can be chosen; ``unlimited`` are the keys that could limit the work but do not.
+    ``rows`` of the ``held_out`` ones are answered; ``unlimited`` are the keys that could limit the work but do not.
     """
 
-    options: list[tuple[str, tuple[str, ...]]]
+    options: list[EvaluationOption]
     rows: int
+    held_out: int
     limit: str
     unlimited: tuple[str, ...]
     off_task: int
@@ -184,7 +194,8 @@ class ArmWork:
     def sentences(self) -> str:
         """Sentences about the rows, the answers, and the time, and how to use less of it."""
         time = f", in about {duration(self.seconds)} if it is as fast as the base was" if self.seconds else ""
-        text = f"Every arm answers the same {plural(self.rows, 'held-out row')}, each in at most {self.limit}{time}."
+        rows = "" if self.rows == self.held_out else f"{self.rows:,} of "
+        text = f"Every arm answers the same {rows}{plural(self.held_out, 'held-out row')}, each in at most {self.limit}{time}."
         if not self.seconds:
             text += (
                 " How long that takes is unknown: no evaluation of this recipe with this limit has measured it. First come the answers, "
@@ -216,10 +227,12 @@ def count_work(recipe: Recipe, run: Run | None, evaluations: Sequence[Run]) -> A
             off_task_seconds = 2 * base.seconds / base.answers.tokens * sum(prompt.max_tokens for prompt in prompts)
         if decoding := report.facts.get("decoding"):
             limit = f"{decoding['max_tokens']:,} tokens"
-    options = arm_options(recipe, has_adapter=run is not None)
+    options = [EvaluationOption(label, arms) for label, arms in arm_options(recipe, has_adapter=run is not None)]
+    if rows < held_out:
+        options.insert(1, replace(options[0], label=f"on all {held_out:,} held-out rows", all_rows=True))
     rows_key = () if rows < held_out else ("evaluation.rows",)
     unlimited = (*rows_key, "evaluation.max_tokens") if section.max_tokens == AUTO else rows_key
-    return ArmWork(options, rows, limit, unlimited, len(prompts), seconds, off_task_seconds)
+    return ArmWork(options, rows, held_out, limit, unlimited, len(prompts), seconds, off_task_seconds)
 
 
 def _similar_report(evaluations: Sequence[Run], recipe: Recipe) -> EvaluationReport | None:
@@ -259,8 +272,8 @@ def has_other_evaluation(run: Run, path: Path) -> bool:
     return bool(now["evaluation"] != then["evaluation"])
 
 
-def start_evaluation(workspace: Path, path: Path, arms: Sequence[str], run: Run | None) -> None:
-    """Start evaluating ``arms`` of the recipe at ``path``, which may be that of ``run``, with the adapter of ``run``."""
-    overrides = [f"evaluation.arms={toml_literal(list(arms))}"]
+def start_evaluation(workspace: Path, path: Path, option: EvaluationOption, run: Run | None) -> None:
+    """Start an evaluation by the recipe at ``path``, which may be that of ``run``, with the adapter of ``run``."""
+    overrides = [f"evaluation.arms={toml_literal(list(option.arms))}", *(["evaluation.rows=0"] if option.all_rows else [])]
     own = run is not None and path.parent == run.folder
     start(workspace, run.recipe(overrides) if run and own else load(path, overrides), run)
