@@ -600,12 +600,13 @@ async def test_an_evaluation_that_failed_without_answers_is_not_continued(shop: 
     [
         (
             "max_tokens = 112",
-            "the same 72 held-out rows, each in at most 112 tokens, in about 3 min if it is as fast as the base was. To take less time, "
-            "set evaluation.rows in Plan.",
+            "the same 72 held-out rows, each in at most 112 tokens, in about 3 min if it is as fast as the base was. Answers from earlier "
+            "evaluations are kept and take no time. To take less time, set evaluation.rows in Plan.",
         ),
         (
             "rows = 20\nmax_tokens = 112",
-            "the same 20 of 72 held-out rows, each in at most 112 tokens, in about 48 s if it is as fast as the base was. The base",
+            "the same 20 of 72 held-out rows, each in at most 112 tokens, in about 48 s if it is as fast as the base was. Answers from "
+            "earlier evaluations are kept and take no time. The base",
         ),
         (
             "",  # not the limit of the evaluation of the base

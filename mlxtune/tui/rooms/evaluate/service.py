@@ -196,7 +196,9 @@ class ArmWork:
         time = f", in about {duration(self.seconds)} if it is as fast as the base was" if self.seconds else ""
         rows = "" if self.rows == self.held_out else f"{self.rows:,} of "
         text = f"Every arm answers the same {rows}{plural(self.held_out, 'held-out row')}, each in at most {self.limit}{time}."
-        if not self.seconds:
+        if self.seconds:
+            text += " Answers from earlier evaluations are kept and take no time."
+        else:
             text += (
                 " How long that takes is unknown: no evaluation of this recipe with this limit has measured it. First come the answers, "
                 "then the likelihood of the references; each shows its progress."
