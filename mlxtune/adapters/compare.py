@@ -65,6 +65,7 @@ def facts(entry: AdapterEntry) -> dict[str, str]:
         "method": entry.method,
         "thinking": entry.thinking if entry.thinking != "off" else "",
         "run": entry.run,
+        "step": f"{entry.step:,}" if entry.step else "",
         "recipe": entry.recipe_hash[:12],
         "data": entry.data_hash[:12],
         "parent": (entry.parent.run or entry.parent.folder) if entry.parent else "",

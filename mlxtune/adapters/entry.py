@@ -89,7 +89,7 @@ class AdapterEntry:
     ``key`` is its folder relative to the workspace, which never changes, unlike ``name``. ``base_hash`` identifies the base's
     weights. ``system`` is the system prompt shared by all of its training rows; ``thinking``, ``date`` and ``template`` (its Jinja
     source, if it is not the base's own) are the settings with which these rows were rendered. ``created`` is in seconds since the
-    epoch, and ``size`` is in bytes. ``origin`` is the folder or Hub repository of an imported adapter. Unknown values are empty. If
+    epoch, and ``size`` is in bytes. ``step`` is the training step whose weights it has. ``origin`` is the folder or Hub repository of an imported adapter. Unknown values are empty. If
     the adapter cannot be used, ``problem`` says why, and everything read from its files is empty.
     """
 
@@ -108,6 +108,7 @@ class AdapterEntry:
     created: float = 0.0
     method: str = ""
     run: str = ""
+    step: int = 0
     recipe_hash: str = ""
     data_hash: str = ""
     system: str = ""
@@ -142,7 +143,7 @@ def read_entry(folder: Path, key: str, name: str, tags: tuple[str, ...], score: 
         return AdapterEntry(name, key, folder, created=_created(lineage, folder), tags=tags, problem=error.message)
     return replace(
         entry, name=name, key=key, base=text("base") or entry.base, base_hash=text("base_fingerprint"),
-        created=_created(lineage, folder), method=text("method"), run=text("run"), recipe_hash=text("recipe_hash"),
+        created=_created(lineage, folder), method=text("method"), run=text("run"), step=adapter_step(folder), recipe_hash=text("recipe_hash"),
         data_hash=text("data_hash"), system=text("system"), thinking=_thinking(lineage),
         date=_date(lineage), template=text("template"), origin=text("origin"), parent=_parent(lineage), tags=tags,
         score=score or score_from_lineage(lineage),
@@ -162,6 +163,12 @@ def read_lineage(folder: Path) -> dict[str, Any]:
         return read_config(folder / LINEAGE)
     except MlxtuneError:
         return {}
+
+
+def adapter_step(folder: Path) -> int:
+    """Return the training step whose weights the adapter in ``folder`` has; 0 if that is unknown."""
+    step = read_lineage(folder).get("steps")
+    return step if isinstance(step, int) else 0
 
 
 def data_hash(record: Mapping[str, Any]) -> str:

@@ -63,10 +63,13 @@ def _warn_of_rows(recipe: Recipe, path: Path) -> None:
 
 def show_adapter(run: Run) -> None:
     """Print where the adapter of a training run is, if the run has finished, and its newest verdict or how to evaluate it."""
-    if run.state().phase != "finished":
+    state = run.state()
+    if state.phase != "finished":
         return
     info("")
     show("Adapter: ", str(run.adapter))
+    if state.early_adapter:
+        info(f"It is from step {state.early_adapter:,}, which had the lowest validation loss.")
     if score := newest_score(read_scores(run.folder.parent.parent), run.id, run.adapter):
         info("Evaluated: ", score.verdict)
     else:

@@ -64,6 +64,7 @@ class ReportFacts(TypedDict, total=False):
     base_fingerprint: str
     run: str
     adapter: str
+    adapter_step: int
     rows: int
     row_ids: list[str]
     groups: int

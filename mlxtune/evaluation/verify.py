@@ -37,7 +37,7 @@ from mlxtune.recipe import AUTO
 
 # Facts recorded by the evaluation that cannot be recomputed from the files in its folder.
 _RECORDED = {
-    "base_fingerprint", "run", "adapter", "source", "template", "endpoints", "longest_reference", "room", "thinking",
+    "base_fingerprint", "run", "adapter", "adapter_step", "source", "template", "endpoints", "longest_reference", "room", "thinking",
     "thinking_tokens", "date", "compute", "untouched", "moved", "looks", "ledger", "made",
 }  # fmt: skip
 _OFF_TASK = ("off_task", "regression")  # facts that exist only if there are off-task answers

@@ -224,7 +224,10 @@ _DECAY = Rule(lambda fraction: 0 < fraction <= 1, "a fraction of the steps, abov
 
 @dataclass(frozen=True)
 class TrainingSection:
-    """Training length and hyperparameters. Schedules, ``validate_every``, and ``save_every`` count optimizer steps."""
+    """Training length and hyperparameters. Schedules, ``validate_every``, and ``save_every`` count optimizer steps.
+
+    The adapter has the weights of the step with the lowest validation loss, which may not be the last one.
+    """
 
     epochs: Annotated[int, Key("passes over the rows (for less than one, set steps)", "ones", overridden_by="steps"), _EPOCHS] = 2
     steps: Annotated[int, Key("optimizer steps; 0 uses epochs", "tens"), _STEPS] = 0

@@ -121,7 +121,11 @@ def _describe(event: Event) -> tuple[str, str, str] | None:
         case "sleep.prevented":
             return "·", "faint", "the Mac stays awake as long as this runs"
         case "run.finished":
-            return "✓", "success", "finished"
+            summary = event.get("summary", {})
+            step, last = (summary.get(key) for key in ("adapter_step", "steps"))
+            is_early = isinstance(step, int) and isinstance(last, int) and step < last
+            origin = f"; the adapter is from step {step:,}, with the lowest validation loss" if is_early else ""
+            return "✓", "success", f"finished{origin}"
         case "run.stopped":
             reason = one_line(event.get("reason", ""))
             return "■", "warning" if reason else "muted", f"stopped at step {event['step']:,}{f': {reason}' if reason else ''}"

@@ -157,6 +157,12 @@ class RunState:
         return min((item for item in self.validations if item.loss == item.loss), key=lambda item: item.loss, default=None)
 
     @property
+    def early_adapter(self) -> int:
+        """The step whose weights the adapter has because its validation loss was the lowest, or 0 if that is the last step."""
+        step = dict(self.summary).get("adapter_step", self.step)
+        return step if isinstance(step, int) and step < self.step else 0
+
+    @property
     def arm_progress(self) -> str:
         """The model's current task in an evaluation or export, with a count; empty if nothing has been reported yet."""
         if self.current_arm is None:

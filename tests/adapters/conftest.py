@@ -85,7 +85,7 @@ def shop(tmp_path: Path, source: ModelFolder) -> Callable[..., Path]:
         (folder / "recipe.toml").write_text('name = "shop"\n[model]\nbase = "m"\n[data]\nsource = "d.jsonl"\n')
         lineage = {
             "v": 1, "made": created, "run": run, "base": source.name, "base_fingerprint": source.fingerprint, "method": "sft",
-            "recipe_hash": "1" * 64, "data_hash": "2" * 64, "parent": how.pop("parent", None),
+            "recipe_hash": "1" * 64, "data_hash": "2" * 64, "steps": 40, "parent": how.pop("parent", None),
         }  # fmt: skip
         kind = how.get("kind", "lora")
         return write(folder / "adapter", arrays(**how), config(how.get("rank", 4), kind=kind), lineage)

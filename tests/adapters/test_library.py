@@ -33,7 +33,7 @@ def test_list_shows_runs_and_folders_newest_first(empty_workspace: Path, shop, s
     one = entries[0]
     assert (one.kind, one.rank, one.scale, one.targets, one.layers) == ("dora", 8, 2.0, ("self_attn.q_proj",), 2)
     assert (one.base, one.base_hash, one.run, one.method) == (source.name, source.fingerprint, SECOND, "sft")
-    assert (one.recipe_hash, one.data_hash) == ("1" * 64, "2" * 64)
+    assert (one.recipe_hash, one.data_hash, one.step) == ("1" * 64, "2" * 64, 40)
     assert one.created == 1795593600.0  # 2026-11-25 08:00 UTC
     assert one.size == 4 * one.parameters == 4 * 2 * (8 * 128 + 64)
     assert (one.problem, one.score, one.tags) == ("", None, ())

@@ -132,6 +132,15 @@ def test_show_describes_the_last_run(cli, cwd):
         assert words in result.out
 
 
+def test_show_names_the_step_of_the_adapter_if_it_is_not_the_last(cli, cwd):
+    folder = _run(cwd, "20261122-0900-shop", end=("run.finished", {"summary": {"steps": 1204, "adapter_step": 600}}))
+    shown = cli("runs", "show")
+    assert f"Adapter: {folder / 'adapter'}" in shown.out
+    assert "It is from step 600, which had the lowest validation loss." in shown.err
+    _run(cwd, "20261123-0900-shop", end=("run.finished", {"summary": {"steps": 1204, "adapter_step": 1204}}))
+    assert "It is from step" not in cli("runs", "show").err
+
+
 def test_show_of_a_crashed_run_has_its_log_and_the_resume_command(cli, cwd):
     folder = _run(cwd, "20261122-0900-shop")
     (folder / "worker.log").write_text("Killed by something\n")

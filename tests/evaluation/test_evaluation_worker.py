@@ -82,6 +82,7 @@ def test_one_run_evaluates_all_arms_and_next_uses_cache(workspace: Path, trained
     (workspace / "schema.json").write_text(json.dumps(SCHEMA))
     (workspace / "best.md").write_text("Answer in JSON.")
     own = trained.folder / "recipe.toml"
+    write_json(trained.adapter / "mlxtune.json", {"v": 1, "run": trained.id, "steps": 3})
     how = (
         ARMS,
         f"evaluation.schema={workspace / 'schema.json'}",
@@ -94,6 +95,7 @@ def test_one_run_evaluates_all_arms_and_next_uses_cache(workspace: Path, trained
         "base", "base+prompt", "base+kshot", "base+grammar", "tuned", "tuned+prompt", "tuned+grammar",
     ]  # fmt: skip
     assert not any(arm.cached for arm in first_report.arms)
+    assert first_report.facts["adapter_step"] == 3
     assert first_report.arms[3].rate("schema").hits == first_report.facts["rows"]
     assert first_report.arms[6].rate("schema").hits == first_report.facts["rows"]
     assert first_report.arms[6].perplexity == first_report.arms[4].perplexity != first_report.arms[5].perplexity

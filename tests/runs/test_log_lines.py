@@ -40,6 +40,12 @@ def _line(type: str, **fields) -> str | None:
         ),
         ("sleep.prevented", {"pid": 7}, "· the Mac stays awake as long as this runs"),
         ("run.finished", {"summary": {}}, "✓ finished"),
+        ("run.finished", {"summary": {"steps": 30, "adapter_step": 30}}, "✓ finished"),
+        (
+            "run.finished",
+            {"summary": {"steps": 30, "adapter_step": 15}},
+            "✓ finished; the adapter is from step 15, with the lowest validation loss",
+        ),
         ("run.stopped", {"step": 1204}, "■ stopped at step 1,204"),
         ("run.failed", {"error": "No.", "mend": "Do this.", "code": 2}, "✗ No. Do this."),
         ("run.failed", {"error": "No.", "mend": "", "code": 2}, "✗ No."),

@@ -237,7 +237,20 @@ async def test_a_finished_run_says_what_it_reached_and_how_to_prove_it(shop: Sho
     async with open_room("train") as room:
         assert "✓ 100 steps in" in room.text("#stats")
         assert "the best so far" in room.text("#stats")
+        assert "The adapter is from" not in room.text("#stats")
         assert "E evaluate whether it helped" in room.text("#stats")
+
+
+async def test_an_adapter_from_an_earlier_step_says_so(shop: Shop, open_room: OpenRoom) -> None:
+    shop.recipe()
+    shop.run(
+        "20261124-1412-support-json", steps=100, total=100, end=("run.finished", {"summary": {"steps": 100, "adapter_step": 40}})
+    )
+    async with open_room("train") as room:
+        assert "The adapter is from step 40." in " ".join(room.text("#stats").split())
+        assert "finished; the adapter is from step 40" in room.text("#log-picture")
+        await room.press("H")
+        await room.until(lambda: "step 100 of 100, adapter from 40" in room.text("#workflow-picture"))
 
 
 async def test_before_the_first_step_the_log_has_the_room(shop: Shop, open_room: OpenRoom) -> None:

@@ -230,6 +230,7 @@ def fact_list(report: EvaluationReport) -> list[tuple[str, str]]:
         ("base", " ".join(filter(None, base))),
         ("run", facts.get("run", "")),
         ("adapter", facts.get("adapter", "")),
+        ("step", f"{facts['adapter_step']:,}" if "adapter_step" in facts else ""),
         ("source", facts.get("source", "")),
         ("held-out rows", plural(facts.get("rows", 0), "row")),
         ("evaluations", f"{facts['looks']:,} of these rows" if "looks" in facts else ""),

@@ -168,7 +168,8 @@ def _finished(view: RunView) -> tuple[str, str]:
     if best is None or last is None:
         return f"{plural(state.step, 'step')}{took}.", ""
     rank = "the best so far" if best.step == last.step else f"the best was {best.loss:.2f} at {best.step:,}"
-    return f"{plural(state.step, 'step')}{took}.", f"Validation {last.loss:.2f}, {rank}."
+    kept = f" The adapter is from step {state.early_adapter:,}." if state.early_adapter else ""
+    return f"{plural(state.step, 'step')}{took}.", f"Validation {last.loss:.2f}, {rank}.{kept}"
 
 
 def _banner(glyph: str, token: str, fact: str, detail: str, consequence: str, action: Content | None, width: int) -> Content:
