@@ -97,7 +97,7 @@ class DataRoom(SourceRoom):
                     "Rows",
                     Horizontal(
                         Panel(lambda _width, _height: line("  ", ("/", "bold $primary"))),
-                        FilterField(placeholder="status:pending  tag:x  finding:x  len>400 (characters)  /regex/  text", compact=True, id="filter-text"),
+                        FilterField(placeholder="status:pending  tag:x  finding:x  tokens>400  len>900 (characters)  text", compact=True, id="filter-text"),
                         Panel(id="order"),
                         id="filter",
                     ),
