@@ -180,7 +180,7 @@ def _after_run(view: RunView, snapshot: Snapshot) -> NextStep:
     if verdict := snapshot.verdict_on(view.id):
         caveat = f"Not recommended: {verdict.caveat}. " if verdict.caveat else ""
         change = f"{verdict.remedy} Or change" if verdict.remedy else "Change"
-        why = f"{caveat}{change} one setting in the recipe and train again, or search for better ones: h in Train."
+        why = f"{caveat}{_too_short(view, verdict)}{change} one setting in the recipe and train again, or search for better ones: h in Train."
         recipe = next((item for item in snapshot.recipes if _is_recipe_of(item, view)), None)
         if recipe and recipe.doubt and verdict.outcome != "better":
             look = ("D", "check", "look at the rows", _open("data"))
@@ -195,6 +195,14 @@ def _after_run(view: RunView, snapshot: Snapshot) -> NextStep:
         return NextStep(*_without_verdict(failed), *again, "✗", "$error")
     why = "The base model and the adapter will answer the same held-out rows."
     return NextStep("Training is done. Check whether it helped.", why, "enter", "evaluate", "evaluate it", "screen.evaluate")
+
+
+def _too_short(view: RunView, verdict: VerdictView) -> str:
+    """Return advice to train longer if a run has used only a part of its rows and its adapter is not better."""
+    used = view.state.epochs
+    if verdict.outcome == "better" or not 0 < used < 1:
+        return ""
+    return f"The run used only {used:.0%} of the training rows, so a longer one may help (training.steps). "
 
 
 def _failed_evaluation(evals: Sequence[RunView]) -> RunView | None:

@@ -94,6 +94,18 @@ async def test_a_verdict_leads_next_and_fills_the_best_adapter(
         await room.until(lambda: advice.sentence[:40] in room.text("#stats"))
 
 
+@pytest.mark.parametrize(("epochs", "tuned", "is_short"), [(0.18, 20, True), (0.18, 60, False), (1.5, 20, False)])
+def test_a_run_of_a_part_of_the_rows_should_be_longer(shop: Shop, epochs: float, tuned: int, is_short: bool) -> None:
+    shop.recipe()
+    run = shop.run(ID, steps=60, end=DONE, age=60)
+    events = (run / "events.jsonl").read_text()
+    assert '"epochs":2' in events
+    (run / "events.jsonl").write_text(events.replace('"epochs":2', f'"epochs":{epochs}'))
+    evaluated(shop, ID, 30, tuned)
+    advice = next_step(shop.snapshot()).why
+    assert ("The run used only 18% of the training rows, so a longer one may help (training.steps). " in advice) is is_short
+
+
 def test_a_run_keeps_its_verdict_after_a_newer_one_on_another_run(shop: Shop) -> None:
     shop.recipe()
     shop.run(ID, steps=60, end=DONE, age=60)
