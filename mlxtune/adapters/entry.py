@@ -89,8 +89,9 @@ class AdapterEntry:
     ``key`` is its folder relative to the workspace, which never changes, unlike ``name``. ``base_hash`` identifies the base's
     weights. ``system`` is the system prompt shared by all of its training rows; ``thinking``, ``date`` and ``template`` (its Jinja
     source, if it is not the base's own) are the settings with which these rows were rendered. ``created`` is in seconds since the
-    epoch, and ``size`` is in bytes. ``step`` is the training step whose weights it has. ``origin`` is the folder or Hub repository of an imported adapter. Unknown values are empty. If
-    the adapter cannot be used, ``problem`` says why, and everything read from its files is empty.
+    epoch, and ``size`` is in bytes. ``step`` is the training step whose weights it has. ``origin`` is the folder or Hub repository
+    of an imported adapter. Unknown values are empty. If the adapter cannot be used, ``problem`` says why, and everything read from its
+    files is empty.
     """
 
     name: str

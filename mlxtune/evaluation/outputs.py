@@ -129,7 +129,7 @@ def generate_answers(
     Answers have at most ``max_tokens``, after at most ``thinking_tokens`` of reasoning. For pairs with an ID in
     ``compared``, the likelihood of the rejected answer is computed too. Results are stored in ``cache`` under a hash of everything that
     affects them: weights, tokenizer, adapter, grammar, tokens, decoding, compute path and versions. Each answer is saved as it ends, so
-    that an interrupted evaluation continues where it ended, and one of more rows generates only the answers that are new.
+    that an interrupted evaluation continues where it ended, and an evaluation of more rows generates only the missing answers.
     ``tell`` returns the progress callback for a kind of work (``of`` describes ``rows``); ``shared`` holds prefixes that ``loaded``
     has
     processed with its current weights, and ``likelihoods`` those of earlier arms, which a grammar does not change. If ``timed``,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from mlxtune.core.text import one_line, plural, size, speed
 from mlxtune.runs.events import Event, ReferenceProgress, ReplayProgress, ValidationProgress
-from mlxtune.runs.state import HELD_OUT_ROW
+from mlxtune.runs.state import HELD_OUT_ROW, early_adapter
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,10 +121,8 @@ def _describe(event: Event) -> tuple[str, str, str] | None:
         case "sleep.prevented":
             return "·", "faint", "the Mac stays awake as long as this runs"
         case "run.finished":
-            summary = event.get("summary", {})
-            step, last = (summary.get(key) for key in ("adapter_step", "steps"))
-            is_early = isinstance(step, int) and isinstance(last, int) and step < last
-            origin = f"; the adapter is from step {step:,}, with the lowest validation loss" if is_early else ""
+            step = early_adapter(event.get("summary", {}))
+            origin = f"; the adapter is from step {step:,}, with the lowest validation loss" if step else ""
             return "✓", "success", f"finished{origin}"
         case "run.stopped":
             reason = one_line(event.get("reason", ""))

@@ -158,9 +158,8 @@ class RunState:
 
     @property
     def early_adapter(self) -> int:
-        """The step whose weights the adapter has because its validation loss was the lowest, or 0 if that is the last step."""
-        step = dict(self.summary).get("adapter_step", self.step)
-        return step if isinstance(step, int) and step < self.step else 0
+        """See :func:`early_adapter`."""
+        return early_adapter(dict(self.summary))
 
     @property
     def arm_progress(self) -> str:
@@ -221,6 +220,15 @@ class RunState:
     def ended(self) -> bool:
         """Whether the worker has written its terminal event."""
         return self.phase in ("finished", "stopped", "failed")
+
+
+def early_adapter(summary: Mapping[str, Any]) -> int:
+    """Return the step whose weights the adapter has because its validation loss was the lowest, or 0 if it is the last step.
+
+    ``summary`` is that of ``run.finished``.
+    """
+    step, last = (summary.get(key) for key in ("adapter_step", "steps"))
+    return step if isinstance(step, int) and isinstance(last, int) and step < last else 0
 
 
 def fold(events: Iterable[Event], state: RunState | None = None) -> RunState:
