@@ -16,7 +16,8 @@ from mlxtune.evaluation.blind.blind_session import BlindSession
 from mlxtune.evaluation.paired_answers import load_pairs
 from mlxtune.evaluation.scorers import Score
 from mlxtune.tui.next_step import next_step, of_recipe, workflow
-from mlxtune.tui.verdict import read_verdict
+from mlxtune.tui.rooms.home.render import best_adapter
+from mlxtune.tui.verdict import MetricChange, read_verdict
 
 from .conftest import OpenRoom
 from .evaluated import base, evaluation, kshot, tuned
@@ -129,6 +130,19 @@ async def test_home_shows_the_name_that_the_best_adapter_was_given(shop: Shop, o
     assert {stage.name: stage.detail for stage in workflow(snapshot)}["Adapter"] == "math, whole contract"
     async with open_room("home") as room:
         assert room.text("#best-picture").startswith("  math")
+
+
+def test_home_leaves_out_metrics_that_did_not_change(shop: Shop) -> None:
+    shop.recipe()
+    shop.run(ID, steps=60, end=DONE, age=600)
+    evaluated(shop, ID, 20, 60)
+    best = shop.snapshot().best
+    assert best
+    same, moved, whole = MetricChange("exact match", 0.0, 0.0), MetricChange("valid JSON", 0.5, 0.6), best.metrics[-1]
+    shown = best_adapter(replace(best, metrics=(same, whole)), None, {}, 60).plain
+    assert "exact match" not in shown
+    assert "whole contract" in shown
+    assert "valid JSON" in best_adapter(replace(best, metrics=(same, moved, whole)), None, {}, 60).plain
 
 
 def test_a_later_evaluation_of_the_base_hides_no_verdict(shop: Shop) -> None:

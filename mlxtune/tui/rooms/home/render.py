@@ -108,9 +108,10 @@ def best_adapter(verdict: VerdictView, newest: VerdictView | None, names: Mappin
 
 
 def _key_metrics(metrics: Sequence[MetricChange]) -> list[MetricChange]:
-    """Return the metric of the contract that changed most, and the whole contract."""
+    """Return the metric of the contract that changed most, if any did, and the whole contract."""
     *parts, contract = metrics
-    return [*sorted(parts, key=lambda metric: -abs(metric.after - metric.before))[:1], contract]
+    changed = [metric for metric in parts if metric.after != metric.before]
+    return [*sorted(changed, key=lambda metric: -abs(metric.after - metric.before))[:1], contract]
 
 
 def _metric(metric: MetricChange, verdict: VerdictView, width: int) -> list[Content]:
