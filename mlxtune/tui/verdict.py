@@ -26,7 +26,7 @@ class VerdictView:
     """A verdict and its figures. ``outcome`` is empty while only the base has been measured.
 
     ``arm`` is the arm that the verdict is about; ``rival`` is the arm it is compared with. ``caveat`` says why an adapter that is
-    better is still not recommended, and ``remedy`` how to measure enough rows if they do not suffice for a verdict.
+    better is still not recommended, and ``remedy`` what to evaluate next, if anything.
     """
 
     outcome: str
@@ -59,7 +59,7 @@ def read_verdict(path: Path) -> VerdictView | None:
     """Read the report at ``path``. Return ``None`` if this version cannot read it."""
     # Imported here because the report's scorers load a schema validator that the first screen must not wait for.
     from mlxtune.evaluation.promotion import promotion_caveat
-    from mlxtune.evaluation.render.wording import how_to_tell
+    from mlxtune.evaluation.render.wording import what_to_evaluate
     from mlxtune.evaluation.report import load
     from mlxtune.evaluation.scorers.registry import FORMS, metric_label
 
@@ -83,7 +83,7 @@ def read_verdict(path: Path) -> VerdictView | None:
             baseline=f"{contract.share * 100:.1f}% {metric_label(contract.metric)}",
             metrics=changes,
             caveat=one_line(promotion_caveat(report)),
-            remedy=how_to_tell(report, path.parent),
+            remedy=what_to_evaluate(report, path.parent),
             arm=one_line(report.subject.name),
             rival=one_line(rival.name),
         )

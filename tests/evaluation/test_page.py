@@ -221,13 +221,17 @@ def test_a_verdict_that_needs_more_rows_says_where_they_are(tmp_path):
     folder = write_evaluation(tmp_path, base=[BAD, GOOD, BAD, GOOD], tuned=[GOOD, GOOD, BAD, GOOD])
     loaded, recipe = report.load(folder), folder / "recipe.toml"
     assert loaded.outcome == "cannot tell"
-    assert wording.how_to_tell(loaded, folder).startswith("To find out, add rows or hold out more of them")
+    assert wording.what_to_evaluate(loaded, folder).startswith("To find out, add rows or hold out more of them")
     recipe.write_text(dump(load(recipe, ["evaluation.rows=4"])))
     limited = "To find out, evaluate more of the held-out rows: evaluation.rows limits them to 4, whose answers are kept. "
-    assert wording.how_to_tell(loaded, folder) == f"{limited}If there are too few, add rows."
+    assert wording.what_to_evaluate(loaded, folder) == f"{limited}If there are too few, add rows."
     (tmp_path / "better").mkdir()
     better = write_evaluation(tmp_path / "better", base=[BAD] * 20, tuned=[GOOD] * 20)
-    assert wording.how_to_tell(report.load(better), better) == ""
+    examples = "Examples in the prompt may do as well without training: evaluate base+kshot, too."
+    assert wording.what_to_evaluate(report.load(better), better) == examples
+    (tmp_path / "prompted").mkdir()
+    prompted = write_evaluation(tmp_path / "prompted", base=[BAD] * 20, **{"base+kshot": [BAD] * 20, "tuned": [GOOD] * 20})
+    assert wording.what_to_evaluate(report.load(prompted), prompted) == ""
 
 
 def test_holm_adjusted_p_is_shown_with_raw_p(tmp_path):

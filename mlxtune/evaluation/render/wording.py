@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mlxtune.core.errors import MlxtuneError
 from mlxtune.core.text import duration, one_line, plural
-from mlxtune.evaluation.arms import TUNED
+from mlxtune.evaluation.arms import BASE, KSHOT, TUNED, is_tuned
 from mlxtune.evaluation.drilldown import FailedRow
 from mlxtune.evaluation.evidence import RECIPE, NearestRow
 from mlxtune.evaluation.off_task.result import LEAST, OffTaskResult
@@ -94,8 +94,11 @@ def _compared_rows(report: EvaluationReport) -> int:
     return next((rate.total for rate in report.arms[0].rates if rate.metric == report.headline_metric == PREFERENCE), rows)
 
 
-def how_to_tell(report: EvaluationReport, folder: Path) -> str:
-    """Return how to measure enough rows for a verdict, or an empty text if more rows are not what it needs."""
+def what_to_evaluate(report: EvaluationReport, folder: Path) -> str:
+    """Return what to evaluate next: more rows for a verdict, or examples in the prompt; or an empty text if neither is needed."""
+    untrained = [arm.name for arm in report.arms if not is_tuned(arm.name)]
+    if report.outcome == "better" and untrained == [BASE] and report.headline_metric != PREFERENCE:
+        return f"Examples in the prompt may do as well without training: evaluate {KSHOT}, too."
     if report.outcome != "cannot tell" or report.cut_arm:  # then the verdict says which limit to raise
         return ""
     with suppress(MlxtuneError):

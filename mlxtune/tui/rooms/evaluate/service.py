@@ -18,7 +18,7 @@ from mlxtune.evaluation import report as reports
 from mlxtune.evaluation.arms import BASE, is_tuned
 from mlxtune.evaluation.drilldown import CellName, Drilldown, ScoredRow
 from mlxtune.evaluation.off_task.prompts import load_prompts
-from mlxtune.evaluation.render.wording import how_to_tell
+from mlxtune.evaluation.render.wording import what_to_evaluate
 from mlxtune.evaluation.report import EvaluationReport
 from mlxtune.evaluation.scorers import CONTRACT
 from mlxtune.evaluation.scorers.registry import FORMS, REFERENCE_METRICS
@@ -36,7 +36,7 @@ CELL_TITLES: dict[CellName, str] = {"both": "Both pass", "broken": "Broken", "fi
 class LoadedReport:
     """An evaluation's report. ``drilldown`` has the rows behind its numbers, or ``evidence_error`` says why not.
 
-    ``remedy`` says how to measure enough rows for a verdict, if that is what it needs.
+    ``remedy`` says what to evaluate next, if anything.
     """
 
     folder: Path
@@ -120,7 +120,7 @@ def load_report(folder: Path) -> LoadedReport:
         drilldown = Drilldown(folder)
     except MlxtuneError as reason:
         error = reason
-    return LoadedReport(folder, report, drilldown, error, html if html.is_file() else None, how_to_tell(report, folder))
+    return LoadedReport(folder, report, drilldown, error, html if html.is_file() else None, what_to_evaluate(report, folder))
 
 
 def find_rows(loaded: LoadedReport, filter: RowFilter) -> FilteredRows:
