@@ -224,14 +224,15 @@ class ChildProcess:
             for line in lines:
                 self._dispatch(line)
         self.process.wait()
-        reason = self._exit_reason()
+        closing = self._closing  # read before a listener, told of the end, closes this object
+        reason = "was closed" if closing else self._exit_reason()
         error = gpu_error(reason) or MachineError(f"{self._name} {reason}.", hint=self._hint)
         with self._lock:
             self.exit_error = error
             pending, self._listeners = self._listeners, {}
         for listener in pending.values():
             listener(Reply("error", error))
-        if self._on_exit and not self._closing:
+        if self._on_exit and not closing:
             self._on_exit(error)
 
     def _dispatch(self, line: bytes) -> None:
@@ -248,8 +249,6 @@ class ChildProcess:
             listener(reply)
 
     def _exit_reason(self) -> str:
-        if self._closing:
-            return "was closed"
         self._stderr.seek(self._log_start)
         lines = self._stderr.read().decode("utf-8", "replace").strip().splitlines()
         last_line = f": {one_line(lines[-1], 200).rstrip('.')}" if lines else ""

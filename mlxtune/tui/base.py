@@ -67,6 +67,7 @@ class BaseApp(OrderedKeys):
         self.busy = False
         self._busy_notice = _BUSY  # what the app is busy with, for keys that have to wait
         self.key_changes: keys.Keymap = {}  # keys by binding ID, for bindings that the user's settings change
+        self.unload_idle_chat: Callable[[], object] = lambda: None  # frees the machine; called in a job's thread
         self.adapter_to_load: str | None = None  # the key of an adapter that Chat should load next
         self.row_to_open: str | None = None  # a row's hash, or its first twelve digits, that Review should open next
         self.run_to_evaluate: str | None = None  # the ID of a run that Evaluate should ask about next
@@ -394,6 +395,15 @@ class BaseApp(OrderedKeys):
         else:
             self._ask_for_recipe(views, then)
 
+    def start_worker(self, job: Callable[[], T], on_result: Callable[[T], object] | None = None, *, busy: str) -> bool:
+        """Run a job that starts a worker, like :meth:`run_job`. If Chat has a model loaded but is not answering, unload it first."""
+
+        def unload_and_start() -> T:
+            self.unload_idle_chat()
+            return job()
+
+        return self.run_job(unload_and_start, on_result, busy=busy)
+
     def _run_recipe_job(self, path: Path, job: Callable[[Recipe], Notice | None], busy: str) -> bool:
         """Run ``job`` with the recipe in ``path``, whose name completes ``busy``, or show why the recipe cannot be read."""
         try:
@@ -401,7 +411,7 @@ class BaseApp(OrderedKeys):
         except MlxtuneError as error:
             self.show_error(error)
             return False
-        return self.run_job(lambda: job(recipe), busy=busy.format(recipe.name))
+        return self.start_worker(lambda: job(recipe), busy=busy.format(recipe.name))
 
     def resume_run(self, view: RunView) -> None:
         """Resume a run from its newest checkpoint."""
@@ -413,7 +423,7 @@ class BaseApp(OrderedKeys):
 
             start.resume(view.run)
 
-        self.run_job(job, busy=f"Resuming {view.name}{where}.")
+        self.start_worker(job, busy=f"Resuming {view.name}{where}.")
 
     def confirm_stop(self, view: RunView) -> None:
         """Ask for confirmation, then tell the run's worker to save and exit. If it was told to stop before, offer to kill it."""

@@ -180,7 +180,7 @@ def _start(app: BaseApp, recipe: Recipe, request: GenerationRequest) -> None:
             "●", "$primary", f"Generating rows for {one_line(recipe.name)}.", "A notice appears when they can be reviewed."
         )
 
-    app.run_job(job, busy="Starting the teacher.")
+    app.start_worker(job, busy="Starting the teacher.")
 
 
 def _ask_path(app: BaseApp, title: str, text: str, then: Callable[[str], None]) -> None:

@@ -89,13 +89,13 @@ def of_recipe(snapshot: Snapshot, view: RecipeView) -> Snapshot:
 def next_step(snapshot: Snapshot, open_file: str = "") -> NextStep:
     """Return the one thing to do now. ``open_file`` is the name of a file that is open without a recipe."""
     live = snapshot.live
-    if live and live.state.kind == "eval":
+    if live and live.run.kind == "eval":
         watch = ("E", "watch", "watch it", _open("evaluate"))
         return NextStep("Let the evaluation finish.", _evaluation_progress(live), *watch)
-    if live and live.state.kind == "search":
+    if live and live.run.kind == "search":
         why = f"Trial {live.state.trial} is training." if live.state.trial else "It is loading the model."
         return NextStep("Let the search finish.", f"{why} The adapter it selects is evaluated at the end.", *_WATCH)
-    if live and live.state.kind == "generate":
+    if live and live.run.kind == "generate":
         _, _, done, total = live.state.current_arm or ("", "", 0, 0)
         why = f"The teacher has answered {done:,} of {plural(total, 'question')}." if total else "It is loading the model."
         return NextStep(

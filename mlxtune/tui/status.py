@@ -36,27 +36,27 @@ class Headline:
 
 def headline(view: RunView, now: float, stopping: bool = False) -> Headline:
     """Return the status of a run or an evaluation in one line."""
-    sign, state = STATUS_LABELS[view.status], view.state
+    sign, state, kind = STATUS_LABELS[view.status], view.state, view.run.kind
     label = sign.text
     if view.status == "quiet":
         label = f"quiet for {duration(now - view.updated)}"
     elif stopping and view.alive:
         label = "stopping"
     elif view.status == "running":
-        label = _RUNNING.get(state.kind, label)
-    elif state.kind in RUN_KINDS and state.kind != "train" and not view.alive:
-        label = f"{RUN_KINDS[state.kind].noun} {label}"
+        label = _RUNNING.get(kind, label)
+    elif kind != "train" and not view.alive:
+        label = f"{RUN_KINDS[kind].noun} {label}"
     step, total = f"{state.step:,}", f"{state.total:,}" if state.total else ""
-    if state.kind in ("eval", "generate", "export"):
+    if kind in ("eval", "generate", "export"):
         step, total = "", ""
         if state.current_arm and view.alive:
-            arm, kind, done, prompts = state.current_arm
+            arm, of, done, prompts = state.current_arm
             part = {HELD_OUT_ROW: "", "prompt": ", similar rows", "reference": ", likelihoods", TIMED: ", timing"}.get(
-                kind, f", {kind}"
+                of, f", {of}"
             )
-            subject = "" if state.kind == "generate" else f"{arm}{part} "
+            subject = "" if kind == "generate" else f"{arm}{part} "
             step, total = f"{subject}{done:,}", f"{prompts:,}"
-    elif state.kind == "search":
+    elif kind == "search":
         step = f"trial {state.trial}" if state.trial and view.alive else ""
     elif not state.total and not state.step:
         step = ""
@@ -67,7 +67,7 @@ def _time(view: RunView, now: float) -> str:
     """Return a live run's remaining time, or how long ago the run ended."""
     if not view.alive:
         return ago(now - view.updated)
-    if view.state.kind in ("eval", "export"):
+    if view.run.kind in ("eval", "export"):
         return ""  # the estimate is about one of several kinds of work
     left = time_left(view, now)
     return "" if left is None or view.status != "running" else f"{duration(left)} left"

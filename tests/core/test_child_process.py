@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -130,6 +131,23 @@ def test_an_exception_ends_the_process_and_is_quoted(start, tmp_path: Path) -> N
     child.close()
     assert errors == [caught.value]
     assert "Traceback" in (tmp_path / "log").read_text()
+
+
+def test_an_exit_is_reported_although_its_listener_closes_the_process(start) -> None:
+    errors: list[MachineError] = []
+    child = start(on_exit=errors.append)
+    closer = threading.Thread(target=child.close)
+
+    def close(_reply: object) -> None:
+        closer.start()
+        give_up = time.monotonic() + PATIENCE
+        while not child.process.stdin.closed and time.monotonic() < give_up:
+            time.sleep(0.01)
+
+    child.request("crash", listener=close)
+    child._reader.join(PATIENCE)
+    closer.join(PATIENCE)
+    assert [str(error) for error in errors] == ["The echo process ended with code 1: RuntimeError: out of memory."]
 
 
 def test_a_killed_process_fails_its_requests(start) -> None:

@@ -167,6 +167,26 @@ async def test_an_answer_stops_when_the_model_is_unloaded(
         assert chat(room).state == "idle"
 
 
+@pytest.mark.parametrize("is_answering", [False, True])
+async def test_starting_a_run_unloads_an_idle_model(
+    shop: Shop, clients: list[FakeClient], open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch, is_answering: bool
+) -> None:
+    closed: list[bool] = []
+    monkeypatch.setattr("mlxtune.training.start.start", lambda *_: closed.append(clients[0].closed))
+    recipe = shop.recipe()
+    async with open_room("chat") as room:
+        client, service = await load(room, clients), chat(room)
+        if is_answering:
+            await room.press(*"so", "enter")
+            await room.until(lambda: service.streaming)
+        else:
+            await ask(room, client, "Where is it?", "On its way.")
+        room.app.start_run(recipe)
+        await room.until(lambda: closed == [not is_answering])
+        assert service.state == ("ready" if is_answering else "idle")
+        assert len(service.exchanges) == 1
+
+
 async def test_adapters_are_switched_and_base_and_adapter_answer_side_by_side(
     shop: Shop, clients: list[FakeClient], open_room: OpenRoom
 ) -> None:

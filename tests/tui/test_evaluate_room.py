@@ -486,7 +486,7 @@ async def test_a_running_evaluation_shows_its_progress_and_can_be_stopped(
     evaluating(shop)
     async with open_room("evaluate") as room:
         await rows_found(room)
-        assert "Evaluating support-json" in room.head("#ev-now")
+        assert "Evaluating" in room.head("#ev-now")
         finished, running = room.text("#ev-progress").splitlines()
         assert finished.strip().startswith("✓ base")
         assert finished.endswith("40 of 40 rows")
@@ -701,6 +701,35 @@ async def test_without_an_evaluation_enter_starts_one(shop: Shop, open_room: Ope
         )
         await room.choose("0")
         await room.until(lambda: started == ["eval"])
+
+
+async def test_an_evaluation_that_is_starting_is_not_another_task(
+    shop: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = Gate()
+
+    def start(workspace: Path, kind: str, recipe: Any, request: dict[str, str], **_: Any) -> None:
+        gate.wait()
+        folder = workspace / "evals" / "20261124-1700-support-json"
+        folder.mkdir(parents=True)
+        (folder / "recipe.toml").write_text(dump(recipe))
+        shop.hold(folder)
+
+    monkeypatch.setattr("mlxtune.runs.launch.start", start)
+    shop.recipe()
+    copy_rows(shop)
+    async with open_room("evaluate") as room:
+        await room.press("enter")
+        await room.choose("0")
+        await room.choose("0")
+        await room.until(lambda: room.app.busy)
+        room.screen.redraw()
+        assert "Another task is running" not in room.text("#ev-invite")
+        gate.set()
+        await room.until(lambda: not room.app.busy)
+        await room.observe(shop.snapshot())
+        assert "Evaluating" in room.head("#ev-now")
+        assert "Loading the model." in room.text("#ev-progress")
 
 
 async def test_an_empty_workspace_offers_home(shop: Shop, open_room: OpenRoom) -> None:

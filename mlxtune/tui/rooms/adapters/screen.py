@@ -293,7 +293,8 @@ class AdaptersRoom(Room):
                 hint = f"When it has finished: {shlex.join(ollama.create_command(adapter.name, f'{folder}/{MODEL}'))}"
             return Notice("●", "$primary", f"Exporting {adapter.name} to {folder}.", hint)
 
-        self.app.run_job(job, busy=f"Starting the export of {adapter.name}.")
+        start = self.app.run_job if chosen.copy else self.app.start_worker
+        start(job, busy=f"Starting the export of {adapter.name}.")
 
     def action_remove(self) -> None:
         if adapter := self._adapter:

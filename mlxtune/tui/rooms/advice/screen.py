@@ -176,7 +176,7 @@ class AdviceRoom(Room):
         view, workspace = self.app.recipe, self.app.workspace
         if view and view.recipe:
             recipe = view.recipe
-            self.app.run_job(lambda: service.start_sample(workspace, recipe), busy="Starting the measurement.")
+            self.app.start_worker(lambda: service.start_sample(workspace, recipe), busy="Starting the measurement.")
 
     def action_reasons(self) -> None:
         def rows(width: int) -> list[Content]:

@@ -28,7 +28,7 @@ def empty_state(option: AdapterOption | None, base: str, error: MlxtuneError | N
     rows = [*error_rows(error, width), Content("")] if error else []
     rows += [
         fold("No model loaded.", width, style="bold"),
-        fold("The model runs in its own process. Its memory is freed when you unload it or quit.", width),
+        fold("The model runs in its own process. Its memory is freed when you unload it, start a run, or quit.", width),
     ]
     if live:
         rows.append(fold(f"{live.name} is using this machine. Chatting now slows both down.", width, style="$warning"))

@@ -157,6 +157,12 @@ class ChatService:
         if client:
             client.close()
 
+    def unload_if_idle(self) -> None:
+        """End the process, like :meth:`close`, unless it is answering."""
+        if not self.streaming:
+            self.close()
+            self._on_change()
+
     def ask(self, question: str, *, with_base: bool = False) -> None:
         """Send a question to the active adapter and, if ``with_base``, to the base as well."""
         if self._client is None or self.streaming:

@@ -322,8 +322,11 @@ def failure(view: RunView, width: int) -> Content:
     return lines(*marked("✗", "$error", text, width, "bold $error"), fold(view.state.hint or log, width, "    ", ""))
 
 
-def empty_state(name: str, arms: Sequence[str], rows: int, can_start: bool, width: int) -> Content:
-    """Draw the room before the first evaluation. ``name`` is the recipe's name; without one, Home is offered."""
+def empty_state(name: str, arms: Sequence[str], rows: int, is_free: bool, width: int) -> Content:
+    """Draw the room before the first evaluation, which can start if the machine ``is_free``.
+
+    ``name`` is the recipe's name; without one, Home is offered.
+    """
     names = f" ({', '.join(one_line(arm) for arm in arms)})" if arms else ""
     held_out = f"the same {plural(rows, 'held-out row')}" if rows else "the same held-out rows"
     shown = [
@@ -334,7 +337,7 @@ def empty_state(name: str, arms: Sequence[str], rows: int, can_start: bool, widt
     ]
     if not name:
         shown.append(line("  ", RECIPE_KEY))
-    elif can_start:
+    elif is_free:
         shown.append(line("  ", key("enter", f"evaluate {name}", "screen.evaluate")))
     else:
         shown.append(fold("Another task is running. Start the evaluation when it has ended.", width))

@@ -117,7 +117,7 @@ class EvaluateRoom(Room):
     def _live(self) -> RunView | None:
         """The running evaluation."""
         live = self.app.snapshot.live if self.app.snapshot else None
-        return live if live and live.state.kind == "eval" else None
+        return live if live and live.run.kind == "eval" else None
 
     @property
     def _unfinished(self) -> RunView | None:
@@ -190,10 +190,8 @@ class EvaluateRoom(Room):
             name, arms = (one_line(recipe.name), recipe.evaluation.arms) if recipe else ("", [])
             rows = next((view.rows[2] for view in snapshot.runs if view.rows), 0)
             rows = min(rows, recipe.evaluation.rows) if recipe and recipe.evaluation.rows else rows
-            can_start = self.app.can_start
-            self.query_one("#ev-invite", Panel).update(
-                lambda width, _height: render.empty_state(name, arms, rows, can_start, width)
-            )
+            is_free = snapshot.live is None
+            self.query_one("#ev-invite", Panel).update(lambda width, _height: render.empty_state(name, arms, rows, is_free, width))
 
     def _draw_report(self, loaded: LoadedReport) -> None:
         report, live, unfinished = loaded.report, self._live, self._unfinished
@@ -555,7 +553,7 @@ class EvaluateRoom(Room):
 
         def chosen(choice: str | None) -> None:
             if choice == CONTINUE and unfinished:
-                self.app.run_job(lambda: launch.resume(unfinished.run), busy=f"Continuing {unfinished.name}.")
+                self.app.start_worker(lambda: launch.resume(unfinished.run), busy=f"Continuing {unfinished.name}.")
             elif choice:
                 self._choose_arms(*subjects[int(choice)])
 
@@ -575,7 +573,9 @@ class EvaluateRoom(Room):
         def start(index: str | None) -> None:
             if index:
                 workspace, option = self.app.workspace, options[int(index)]
-                self.app.run_job(lambda: service.start_evaluation(workspace, path, option, run), busy="Starting the evaluation.")
+                self.app.start_worker(
+                    lambda: service.start_evaluation(workspace, path, option, run), busy="Starting the evaluation."
+                )
 
         if len(options) == 1:
             start("0")

@@ -105,7 +105,7 @@ class QueuePage(PageScreen):
         return super().check_action(action, parameters)
 
     def action_start(self) -> None:
-        self.app.run_job(self.queue.start_runner, lambda _: self.redraw(), busy="Starting the queue.")
+        self.app.start_worker(self.queue.start_runner, lambda _: self.redraw(), busy="Starting the queue.")
 
     def action_add(self) -> None:
         """Ask for a recipe and for what to do with it."""

@@ -163,7 +163,7 @@ class SearchPage(PageScreen):
 
     def action_resume(self) -> None:
         if view := self.view:
-            self.app.run_job(lambda: launch.resume(view.run), lambda _: self.redraw(), busy=f"Continuing {view.name}.")
+            self.app.start_worker(lambda: launch.resume(view.run), lambda _: self.redraw(), busy=f"Continuing {view.name}.")
 
     def action_new(self) -> None:
         self.dismiss()  # the room shows whether the search starts
