@@ -156,5 +156,5 @@ def verdict_sentence(comparison: Comparison, label: str, *, grouped: bool = Fals
 
 def signed_points(share: float) -> str:
     """Return a change between rates in whole points, with a sign: ``+3``, ``−3``, ``0``. A half is rounded away from zero."""
-    points = math.floor(abs(100 * share) + 0.5) * (1 if share > 0 else -1)
+    points = math.floor(round(abs(100 * share), 6) + 0.5) * (1 if share > 0 else -1)  # 0.85 − 0.775 is a little less than 0.075
     return f"−{-points}" if points < 0 else f"+{points}" if points else "0"

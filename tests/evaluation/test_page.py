@@ -225,6 +225,11 @@ def test_a_verdict_that_needs_more_rows_says_where_they_are(tmp_path):
     recipe.write_text(dump(load(recipe, ["evaluation.rows=4"])))
     limited = "To find out, evaluate more of the held-out rows: evaluation.rows limits them to 4, whose answers are kept. "
     assert wording.what_to_evaluate(loaded, folder) == f"{limited}If there are too few, add rows."
+    for name, tuned in {"unchanged": [BAD, GOOD] * 10, "too small": [*[GOOD, BAD] * 4, GOOD, *[BAD, GOOD] * 5, GOOD]}.items():
+        (tmp_path / name).mkdir()
+        small = write_evaluation(tmp_path / name, base=[BAD, GOOD] * 10, tuned=tuned)
+        assert report.load(small).outcome == "cannot tell"
+        assert wording.what_to_evaluate(report.load(small), small) == "", name
     (tmp_path / "better").mkdir()
     better = write_evaluation(tmp_path / "better", base=[BAD] * 20, tuned=[GOOD] * 20)
     examples = "Examples in the prompt may do as well without training: evaluate base+kshot, too."

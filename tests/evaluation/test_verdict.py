@@ -35,7 +35,8 @@ def test_a_disagreement_of_interval_and_test_is_named():
 
 
 @pytest.mark.parametrize(
-    ("share", "points"), [(0.025, "+3"), (-0.025, "−3"), (0.004, "0"), (-0.004, "0"), (0.175, "+18"), (0.0, "0")]
+    ("share", "points"),
+    [(0.025, "+3"), (-0.025, "−3"), (0.004, "0"), (-0.004, "0"), (0.175, "+18"), (0.0, "0"), (0.85 - 0.775, "+8")],
 )
 def test_half_points_are_rounded_away_from_zero(share: float, points: str) -> None:
     assert signed_points(share) == points

@@ -18,10 +18,11 @@ from mlxtune.evaluation.scorers import CONTRACT
 from mlxtune.evaluation.scorers.preference import PREFERENCE
 from mlxtune.evaluation.scorers.registry import metric_label
 from mlxtune.evaluation.seed_report import SeedReport
-from mlxtune.evaluation.statistics.power import FLIPPED, power_text
+from mlxtune.evaluation.statistics.power import FLIPPED, needed_rows, power_text
 from mlxtune.evaluation.verdict import Comparison, signed_points
 from mlxtune.recipe import load
 
+_MOST_ROWS = 10  # times the evaluated rows; to prove a change that needs more is not worth it
 _QUESTION_LENGTH = 140  # maximum characters of a training row's question
 _REVIEWED = {
     "accept": "accepted by", "reject": "rejected by", "skip": "skipped by", "tie": "called a tie by", "bad": "marked bad by",
@@ -95,12 +96,15 @@ def _compared_rows(report: EvaluationReport) -> int:
 
 
 def what_to_evaluate(report: EvaluationReport, folder: Path) -> str:
-    """Return what to evaluate next: more rows for a verdict, or examples in the prompt; or an empty text if neither is needed."""
+    """Return what to evaluate next: more rows for a verdict, or examples in the prompt; or an empty text if neither would help."""
     untrained = [arm.name for arm in report.arms if not is_tuned(arm.name)]
     if report.outcome == "better" and untrained == [BASE] and report.headline_metric != PREFERENCE:
         return f"Examples in the prompt may do as well without training: evaluate {KSHOT}, too."
-    if report.outcome != "cannot tell" or report.cut_arm:  # then the verdict says which limit to raise
+    if report.headline is None or report.outcome != "cannot tell" or report.cut_arm:  # then the verdict says which limit to raise
         return ""
+    paired = report.headline.paired
+    if not paired.fixed + paired.broken or (needed_rows(paired) or 0) > _MOST_ROWS * paired.total:
+        return ""  # nothing changed, or too little
     with suppress(MlxtuneError):
         if report.facts["rows"] == load(folder / RECIPE).evaluation.rows:
             limit = f"evaluation.rows limits them to {report.facts['rows']:,}, whose answers are kept"
