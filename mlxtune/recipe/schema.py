@@ -377,9 +377,12 @@ class EvaluationSection:
     fields: Annotated[list[str], Key('JSON Pointers for reference = ["fields"]; empty = all', in_form=False), _POINTERS] = field(
         default_factory=list
     )
-    arms: Annotated[list[ArmName | EndpointArmName], Key("arms to evaluate on the held-out rows"), _WITH_BASE, _DISTINCT] = field(
-        default_factory=lambda: ["base", "tuned"]
-    )
+    arms: Annotated[
+        list[ArmName | EndpointArmName],
+        Key("arms to evaluate on the held-out rows, such as base+kshot, or base+prompt (set prompt first)"),
+        _WITH_BASE,
+        _DISTINCT,
+    ] = field(default_factory=lambda: ["base", "tuned"])
     endpoints: Annotated[dict[str, Endpoint], Key("models at endpoints, by name, for arms named endpoint:NAME", in_form=False)] = (
         field(default_factory=dict)
     )
