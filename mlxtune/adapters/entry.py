@@ -144,7 +144,7 @@ def read_entry(folder: Path, key: str, name: str, tags: tuple[str, ...], score: 
         return AdapterEntry(name, key, folder, created=_created(lineage, folder), tags=tags, problem=error.message)
     return replace(
         entry, name=name, key=key, base=text("base") or entry.base, base_hash=text("base_fingerprint"),
-        created=_created(lineage, folder), method=text("method"), run=text("run"), step=adapter_step(folder), recipe_hash=text("recipe_hash"),
+        created=_created(lineage, folder), method=text("method"), run=text("run"), step=adapter_step(lineage), recipe_hash=text("recipe_hash"),
         data_hash=text("data_hash"), system=text("system"), thinking=_thinking(lineage),
         date=_date(lineage), template=text("template"), origin=text("origin"), parent=_parent(lineage), tags=tags,
         score=score or score_from_lineage(lineage),
@@ -166,9 +166,9 @@ def read_lineage(folder: Path) -> dict[str, Any]:
         return {}
 
 
-def adapter_step(folder: Path) -> int:
-    """Return the training step whose weights the adapter in ``folder`` has; 0 if that is unknown."""
-    step = read_lineage(folder).get("steps")
+def adapter_step(lineage: Mapping[str, Any]) -> int:
+    """Return the training step whose weights the adapter with this ``lineage`` has; 0 if that is unknown."""
+    step = lineage.get("steps")
     return step if isinstance(step, int) else 0
 
 

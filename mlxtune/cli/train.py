@@ -68,8 +68,8 @@ def show_adapter(run: Run) -> None:
         return
     info("")
     show("Adapter: ", str(run.adapter))
-    if state.early_adapter:
-        info(f"It is from step {state.early_adapter:,}, which had the lowest validation loss.")
+    if state.earlier_adapter_step:
+        info(f"It is from step {state.earlier_adapter_step:,}, which had the lowest validation loss.")
     if score := newest_score(read_scores(run.folder.parent.parent), run.id, run.adapter):
         info("Evaluated: ", score.verdict)
     else:

@@ -224,7 +224,7 @@ class ChildProcess:
             for line in lines:
                 self._dispatch(line)
         self.process.wait()
-        closing = self._closing  # read before a listener, told of the end, closes this object
+        closing = self._closing  # read now: a listener that learns of the exit may close this object
         reason = "was closed" if closing else self._exit_reason()
         error = gpu_error(reason) or MachineError(f"{self._name} {reason}.", hint=self._hint)
         with self._lock:

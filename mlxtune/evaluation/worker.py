@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlxtune.adapters.entry import adapter_step
+from mlxtune.adapters.entry import adapter_step, read_lineage
 from mlxtune.core.errors import InputError, MachineError
 from mlxtune.core.files import write_text
 from mlxtune.core.hashing import sha256_json
@@ -232,7 +232,7 @@ def _facts(worker: Worker, inputs: _Inputs, loaded: LoadedModel, template: ChatT
         facts["room"] = budget.room
     if prints_date(template.source):
         facts["date"] = settings.date
-    if inputs.adapter and not inputs.seeds and (step := adapter_step(inputs.adapter)):
+    if inputs.adapter and not inputs.seeds and (step := adapter_step(read_lineage(inputs.adapter))):
         facts["adapter_step"] = step
     facts["moved"] = comparability.describe_changes(worker.folder, facts, recipe)
     return facts

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from mlxtune.core.text import one_line, plural, size, speed
 from mlxtune.runs.events import Event, ReferenceProgress, ReplayProgress, ValidationProgress
-from mlxtune.runs.state import HELD_OUT_ROW, early_adapter
+from mlxtune.runs.state import HELD_OUT_ROW, earlier_adapter_step
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +121,7 @@ def _describe(event: Event) -> tuple[str, str, str] | None:
         case "sleep.prevented":
             return "·", "faint", "the Mac stays awake as long as this runs"
         case "run.finished":
-            step = early_adapter(event.get("summary", {}))
+            step = earlier_adapter_step(event.get("summary", {}))
             origin = f"; the adapter is from step {step:,}, with the lowest validation loss" if step else ""
             return "✓", "success", f"finished{origin}"
         case "run.stopped":

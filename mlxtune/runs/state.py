@@ -77,7 +77,7 @@ class RunState:
     answer_tokens: tuple[int, int] = (0, 0)  # (tokens of the longest answer of the batch that it writes, maximum)
     batch_started: tuple[float, int] = (0.0, 0)  # (time, tokens) of the first report about that batch
     arm_started: float = 0.0  # when the current arm started on this kind of prompt
-    arm_kept: int | None = None  # prompts done in its first report: those that an interrupted evaluation has answered
+    arm_kept: int | None = None  # prompts done in its first report: those that earlier evaluations have answered
     arm_advanced: float = 0.0  # when it last finished an answer
     validation_rows: int = 0
     trial: int = 0  # the trial of a search that trains
@@ -157,9 +157,9 @@ class RunState:
         return min((item for item in self.validations if item.loss == item.loss), key=lambda item: item.loss, default=None)
 
     @property
-    def early_adapter(self) -> int:
-        """See :func:`early_adapter`."""
-        return early_adapter(dict(self.summary))
+    def earlier_adapter_step(self) -> int:
+        """See :func:`earlier_adapter_step`."""
+        return earlier_adapter_step(dict(self.summary))
 
     @property
     def arm_progress(self) -> str:
@@ -222,7 +222,7 @@ class RunState:
         return self.phase in ("finished", "stopped", "failed")
 
 
-def early_adapter(summary: Mapping[str, Any]) -> int:
+def earlier_adapter_step(summary: Mapping[str, Any]) -> int:
     """Return the step whose weights the adapter has because its validation loss was the lowest, or 0 if it is the last step.
 
     ``summary`` is that of ``run.finished``.

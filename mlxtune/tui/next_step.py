@@ -377,7 +377,7 @@ def _train_stage(snapshot: Snapshot, newest: RunView | None) -> WorkflowStage:
     left = time_left(newest, snapshot.now)
     result = sign.text
     if newest.status == "finished":
-        detail += f", adapter from {state.early_adapter:,}" if state.early_adapter else ""
+        detail += f", adapter from {state.earlier_adapter_step:,}" if state.earlier_adapter_step else ""
         result = f"validation {state.validations[-1].loss:.2f}" if state.validations else ""
     elif left is not None and newest.status == "running":
         result = f"{duration(left)} left"

@@ -68,7 +68,7 @@ async def test_a_report_has_a_verdict_arms_a_paired_table_and_rows(shop: Shop, o
     async with open_room("evaluate", size=LARGE) as room:
         await rows_found(room, "Tuned fails", 7)
         assert room.text("#ev-summary").strip().startswith("· Cannot tell. Whole contract: ")
-        assert "Compared with base: +57" in room.text("#ev-summary")
+        assert "Compared with base: +58" in room.text("#ev-summary")
         assert "40 held-out rows, never trained on" in room.head("#ev-verdict")
         base_row, kshot_row, tuned_row = room.text("#ev-table").splitlines()[1:]
         assert "whole contract, %" in room.text("#ev-table")
@@ -601,12 +601,12 @@ async def test_an_evaluation_that_failed_without_answers_is_not_continued(shop: 
         (
             "max_tokens = 112",
             "the same 72 held-out rows, each in at most 112 tokens, in about 3 min if it is as fast as the base was. Answers from earlier "
-            "evaluations are kept and take no time. To take less time, set evaluation.rows in Plan.",
+            "evaluations are reused. To take less time, set evaluation.rows in Plan.",
         ),
         (
             "rows = 20\nmax_tokens = 112",
             "the same 20 of 72 held-out rows, each in at most 112 tokens, in about 48 s if it is as fast as the base was. Answers from "
-            "earlier evaluations are kept and take no time. The base",
+            "earlier evaluations are reused. The base",
         ),
         (
             "",  # not the limit of the evaluation of the base

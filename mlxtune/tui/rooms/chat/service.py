@@ -158,8 +158,8 @@ class ChatService:
             client.close()
 
     def unload_if_idle(self) -> None:
-        """End the process, like :meth:`close`, unless it is answering."""
-        if not self.streaming:
+        """End the process if there is one, like :meth:`close`, unless it is answering."""
+        if self.state in ("loading", "ready") and not self.streaming:
             self.close()
             self._on_change()
 

@@ -197,7 +197,7 @@ class ArmWork:
         rows = "" if self.rows == self.held_out else f"{self.rows:,} of "
         text = f"Every arm answers the same {rows}{plural(self.held_out, 'held-out row')}, each in at most {self.limit}{time}."
         if self.seconds:
-            text += " Answers from earlier evaluations are kept and take no time."
+            text += " Answers from earlier evaluations are reused."
         else:
             text += (
                 " How long that takes is unknown: no evaluation of this recipe with this limit has measured it. First come the answers, "

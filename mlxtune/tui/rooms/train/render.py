@@ -168,7 +168,7 @@ def _finished(view: RunView) -> tuple[str, str]:
     if best is None or last is None:
         return f"{plural(state.step, 'step')}{took}.", ""
     rank = "the best so far" if best.step == last.step else f"the best was {best.loss:.2f} at {best.step:,}"
-    kept = f" The adapter is from step {state.early_adapter:,}." if state.early_adapter else ""
+    kept = f" The adapter is from step {state.earlier_adapter_step:,}." if state.earlier_adapter_step else ""
     return f"{plural(state.step, 'step')}{took}.", f"Validation {last.loss:.2f}, {rank}.{kept}"
 
 
