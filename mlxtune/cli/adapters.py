@@ -84,6 +84,8 @@ def show_adapter(which: Which = "last", json: Json = False) -> None:
     if exports := tried_exports(entry):
         print_heading(out, "Exports", "compared with the adapter as trained")
         print_columns([[(name, "faint") for name in HEAD], *([*export.cells] for export in exports)], right=(1, 2, 3, 4, 5))
+        for export in exports:
+            show("  ", (f"mlxtune runs show {export.id}", "primary"))
     if failed := failed_export(entry):
         reason = one_line(f"The last export, {failed.form}, failed: {failed.reason}")
         show(("  ✗ ", "bold error"), reason, (f"  mlxtune runs show {failed.id}", "primary"))

@@ -350,7 +350,7 @@ def facts(scaffold: Scaffold, name: str = "") -> list[tuple[str, str]]:
     formats = ", ".join(f"{count:,} {format}" for format, count in scaffold.formats.items())
     unreadable = f", {scaffold.unreadable:,} cannot be read" if scaffold.unreadable else ""
     schema = f"{name}.schema.json" if name else "a JSON Schema"
-    measure = "the final number" if scaffold.with_numbers else "exact match"
+    measure = "the final number" if scaffold.with_numbers else "exact match, which suits short answers"
     if scaffold.method == "dpo":
         measure = "the likelihood of both answers"
     contract = f"none; measured by {measure}" if scaffold.schema is None else f"{schema}, from the JSON answers"

@@ -92,7 +92,7 @@ def compare_evaluations(first: EvaluationSide, second: EvaluationSide) -> Evalua
             )
             for metric in metrics
         ],
-        headline,
+        lambda item: item.metric == headline,
     )  # fmt: skip
     verdict = verdict_sentence(comparisons[-1], metric_label(headline), grouped=len(set(groups)) < len(groups))
     return EvaluationComparison(first.name, second.name, len(groups), comparisons, verdict)

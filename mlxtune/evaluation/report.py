@@ -39,7 +39,7 @@ from mlxtune.evaluation.verdict import (
 FILE = "report.json"
 PAGES = ("report.md", "report.html")
 VERSION = 1  # format version of report.json
-WORDING = 7  # version of the verdict and of the reasons in outputs.jsonl; verify compares these texts only if it matches
+WORDING = 8  # version of the verdict, adjusted p-values, and reasons in outputs.jsonl; verify compares these only if it matches
 SEED = 7  # bootstrap seed, fixed so that reports are reproducible
 
 
@@ -211,10 +211,21 @@ class EvaluationReport:
         sides = {"better": (item.first,), "worse": (item.second,)}.get(item.outcome, (item.first, item.second))
         for arm in self.arms:
             if arm.name in sides and arm.answers and arm.answers.undecided > MAX_CUT * item.paired.total:
-                outcomes = outcomes_with_passes(self.comparisons, item, arm.name, arm.answers.undecided, self.headline_metric)
+                outcomes = outcomes_with_passes(self.comparisons, item, arm.name, arm.answers.undecided, self.family)
                 if self.grouped or outcomes != {item.outcome}:
                     return arm
         return None
+
+    def family(self, item: Comparison) -> str:
+        """Return which comparisons share Holm's correction with ``item``.
+
+        The verdict is about the strongest tuned arm, so every tuned arm's comparison with the same rival is in its family. The
+        headline metric's other comparisons form the second family, those of the other metrics the third.
+        """
+        if item.metric != self.headline_metric:
+            return "other metrics"
+        decides = self.headline is not None and item.first == self.headline.first and is_tuned(item.second)
+        return "verdict" if decides else "other arms"
 
     def comparison(self, metric: str, first: str, second: str) -> Comparison | None:
         """Return the comparison of two arms on ``metric``, if there is one."""
@@ -308,14 +319,11 @@ def build(
     if tuned and len(others) > 1:
         rivals = {strongest_arm(others, metric).name for metric in (headline, CONTRACT)} - {arms[0].name}
         pairs += [(rival, arm) for arm in tuned for rival in arms if rival.name in rivals]
-    comparisons = apply_holm(
-        [
-            compare(metric, first.name, second.name, *both_passed(metric, first.scored, second.scored, groups))
-            for first, second in pairs
-            for metric in max(second.scored, key=len)
-            if metric not in FORMS
-        ],
-        headline,
+    comparisons = tuple(
+        compare(metric, first.name, second.name, *both_passed(metric, first.scored, second.scored, groups))
+        for first, second in pairs
+        for metric in max(second.scored, key=len)
+        if metric not in FORMS
     )
     margins = tuple(
         compare_scores("margin", first.name, second.name, [pair for pair, _ in both], [group for _, group in both], SEED)
@@ -324,6 +332,7 @@ def build(
     )
     complete: ReportFacts = {**facts, "groups": len(set(groups)), "made": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
     report = EvaluationReport(complete, results, comparisons, "", margins, _seed_report(headline, results, arms, groups, seeds))
+    report = replace(report, comparisons=apply_holm(comparisons, report.family))
     return replace(report, verdict=_verdict(report))
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, TypeVar
 
-from mlxtune.evaluation.scorers import CONTRACT
 from mlxtune.evaluation.statistics.bootstrap import bootstrap
 from mlxtune.evaluation.statistics.clusters import effective_n, group_sums, permutation_p
 from mlxtune.evaluation.statistics.intervals import PairedCounts, newcombe
@@ -94,24 +94,28 @@ def compare_scores(
     )
 
 
-def apply_holm(comparisons: Sequence[Compared], headline: str = CONTRACT) -> tuple[Compared, ...]:
+def apply_holm(comparisons: Sequence[Compared], family: Callable[[Compared], Hashable] = lambda item: None) -> tuple[Compared, ...]:
     """Adjust p-values for multiple comparisons (Holm) and update the outcomes.
 
-    The ``headline`` metric over all arms is one family, because it was fixed in advance; all other metrics form another.
+    The comparisons for which ``family`` returns the same value are adjusted together, by default all.
     """
     adjusted = list(comparisons)
-    for is_headline in (True, False):
-        family = [index for index, item in enumerate(comparisons) if (item.metric == headline) == is_headline]
-        for index, p in zip(family, holm([comparisons[index].p for index in family]), strict=True):
+    families: defaultdict[Hashable, list[int]] = defaultdict(list)
+    for index, item in enumerate(comparisons):
+        families[family(item)].append(index)
+    for indices in families.values():
+        for index, p in zip(indices, holm([comparisons[index].p for index in indices]), strict=True):
             item = comparisons[index]
             adjusted[index] = replace(item, adjusted=p, outcome=decide(p, item.low, item.high))
     return tuple(adjusted)
 
 
 def outcomes_with_passes(
-    comparisons: Sequence[Comparison], item: Comparison, arm: str, passes: int, headline: str = CONTRACT
+    comparisons: Sequence[Comparison], item: Comparison, arm: str, passes: int, family: Callable[[Comparison], Hashable]
 ) -> set[Outcome]:
     """Return the outcomes that ``item``, one of ``comparisons``, could have if ``passes`` more answers of ``arm`` had passed.
+
+    The p-values are adjusted within each ``family``, as by :func:`apply_holm`.
 
     The other arm may pass or fail on the rows of these answers, so both extremes are computed. Rows are assumed to be independent.
     """
@@ -130,7 +134,7 @@ def outcomes_with_passes(
         }
         other = compare(item.metric, item.first, item.second, [row for row, count in counts.items() for _ in range(count)])
         changed = [other if one is item else one for one in comparisons]
-        outcomes |= {new.outcome for old, new in zip(comparisons, apply_holm(changed, headline), strict=True) if old is item}
+        outcomes |= {new.outcome for old, new in zip(comparisons, apply_holm(changed, family), strict=True) if old is item}
     return outcomes
 
 

@@ -78,13 +78,13 @@ def verify(folder: Path) -> list[str]:
 
 
 def unverified(folder: Path) -> list[str]:
-    """Return the values that cannot be recomputed from the files in ``folder``: facts, the arms' ``seconds``, and the verdict and
-    pages of other versions.
+    """Return the values that cannot be recomputed from the files in ``folder``: facts, the arms' ``seconds``, and of other versions
+    the adjusted p-values, outcomes, verdict and pages.
 
     Their values are those that the evaluation recorded.
     """
     stored = read_json(folder / report.FILE)
-    texts = () if _has_current_wording(stored) else ("verdict",)
+    texts = () if _has_current_wording(stored) else ("adjusted p-values", "outcomes", "verdict")
     pages = () if _has_current_pages(stored) else PAGES
     return [*sorted(stored["facts"].keys() & _RECORDED), "seconds", *texts, *(name for name in pages if name in stored["files"])]
 
@@ -224,6 +224,8 @@ def _numbers(
     current["facts"]["made"] = stored["facts"].get("made")
     if not _has_current_wording(stored):
         current["verdict"] = stored["verdict"]
+        for new, old in zip(current["comparisons"], stored["comparisons"], strict=False):
+            new.update({key: old[key] for key in ("adjusted", "word") if key in old})
     yield from differences("report.json", {key: value for key, value in stored.items() if key not in ("v", "files")}, current)
 
 

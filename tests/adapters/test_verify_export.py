@@ -27,6 +27,7 @@ from mlxtune.models.template import ChatTemplate, TemplateSettings, load_templat
 from mlxtune.runs import launch, registry
 from mlxtune.runs.state import RunState
 from mlxtune.runs.worker import Worker
+from mlxtune.tui.paths import display_path
 from mlxtune.tui.rooms.adapters import render, service
 
 from .test_export import trained_workspace  # noqa: F401
@@ -232,6 +233,7 @@ def test_exports_are_listed_with_their_verification(trained_workspace: Path, mon
     shown = [row.plain for row in render.detail(view, 60)]
     assert "  Exports" in shown
     assert any(program.url in row for row in shown)
+    assert f"in {display_path(again.target, trained_workspace)}" in " ".join(row.strip() for row in shown)
 
 
 def finished(summary: Any) -> RunState:

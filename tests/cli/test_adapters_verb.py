@@ -173,9 +173,12 @@ def exported(shop: Path, monkeypatch: pytest.MonkeyPatch, loss: LogitDistance) -
     def start(workspace, entry, form, **how):
         folder = shop / "exports" / "20261124-1500-shop"
         folder.mkdir(parents=True, exist_ok=True)
+        shutil.copy(shop / "runs" / RUN / "recipe.toml", folder)
         result = Fidelity(form, FAR, loss, 20, 19, (compare("contract", "tuned", "exported", [(True, True)] * 20),))
         fidelity.save(result, folder)
-        (folder / "launch.json").write_text(json.dumps({"request": {"program": "", "name": "shop"}}))
+        (folder / "launch.json").write_text(
+            json.dumps({"request": {"program": "", "name": "shop", "adapter": str(entry.folder), "form": form}})
+        )
         writer = EventWriter(folder)
         writer.emit("run.started", kind="export", name="shop", base="m", pid=1, host="h")
         try:
@@ -202,6 +205,7 @@ def test_faithful_fuse_prints_location_and_loss(cli, shop, monkeypatch):
         "1.0 GB",
     ):
         assert words in ended.out
+    assert "mlxtune runs show 20261124-1500-shop" in cli("adapters", "show", "last").out
 
 
 def test_lossy_fuse_exits_1_with_loss_and_alternative(cli, shop, monkeypatch):

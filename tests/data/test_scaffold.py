@@ -50,7 +50,7 @@ def test_the_sample_shop_gets_its_contract(tmp_path: Path) -> None:
         ("So it is $\\boxed{{{}}}$.", ["number"], "ends with \\boxed{…}; also measured: the final number"),
         ("The answer is ${}.50.", ["number"], "none; measured by the final number"),
         ("Half of it.\n-{}", ["number"], "none; measured by the final number"),
-        ("Ask at desk {}.", [], "none; measured by exact match"),
+        ("Ask at desk {}.", [], "none; measured by exact match, which suits short answers"),
     ],
 )
 def test_answers_that_end_with_a_result_are_compared_by_it(answer: str, expected: list[str], contract: str, tmp_path: Path) -> None:

@@ -157,7 +157,7 @@ def test_bound_holds_however_the_cut_answers_would_have_ended() -> None:
         for chosen in combinations(failed, count):
             changed = [(first or index in chosen, second) for index, (first, second) in enumerate(rows)]
             possible.add(compare("contract", "base", "tuned", changed).outcome)
-        assert outcomes_with_passes([item], item, "base", count) == possible
+        assert outcomes_with_passes([item], item, "base", count, lambda item: item.metric) == possible
 
 
 def test_limit_does_not_matter_for_likelihoods() -> None:

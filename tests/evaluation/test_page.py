@@ -223,7 +223,7 @@ def test_a_verdict_that_needs_more_rows_says_where_they_are(tmp_path):
     assert loaded.outcome == "cannot tell"
     assert wording.what_to_evaluate(loaded, folder).startswith("To find out, add rows or hold out more of them")
     recipe.write_text(dump(load(recipe, ["evaluation.rows=4"])))
-    limited = "To find out, evaluate more of the held-out rows: evaluation.rows limits them to 4, whose answers are kept. "
+    limited = "To find out, evaluate more of the held-out rows: evaluation.rows limited them to 4, whose answers are kept. "
     assert wording.what_to_evaluate(loaded, folder) == f"{limited}If there are too few, add rows."
     for name, tuned in {"unchanged": [BAD, GOOD] * 10, "too small": [*[GOOD, BAD] * 4, GOOD, *[BAD, GOOD] * 5, GOOD]}.items():
         (tmp_path / name).mkdir()

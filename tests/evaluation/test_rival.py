@@ -71,6 +71,16 @@ def test_choosing_the_best_of_tuned_arms_keeps_the_error_rate() -> None:
     assert better <= 0.05 * 400
 
 
+def test_more_baselines_do_not_weaken_the_verdict() -> None:
+    """What is known about the base with a prompt is no reason to doubt the one test that the verdict is about."""
+    report = _report(base=30, base_prompt=34, base_kshot=32, tuned=40)
+    headline = report.headline
+    assert headline
+    assert (headline.first, headline.p, headline.adjusted, headline.outcome) == ("base+prompt", 0.03125, 0.03125, "better")
+    others = {item.second: item.adjusted for item in report.comparisons if (item.metric, item.first) == ("contract", "base")}
+    assert others == pytest.approx({"tuned": 3 * 2 / 2**10, "base+prompt": 2 * 2 / 2**4, "base+kshot": 2 / 2**2})
+
+
 def test_report_without_tuned_arm_has_no_verdict() -> None:
     report = _report(base=2, base_prompt=40)
     assert report.headline is None

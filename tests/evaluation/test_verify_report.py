@@ -198,6 +198,18 @@ def test_pages_of_another_version_are_called_unverified(tmp_path):
     assert set(report.PAGES) < set(unverified(folder))
 
 
+def test_adjusted_p_values_of_another_version_are_called_unverified(tmp_path):
+    folder = write_evaluation(tmp_path)
+    stored = json.loads((folder / "report.json").read_text())
+    stored["comparisons"][-1].update(adjusted=1.0, word="cannot tell")
+    (folder / "report.json").write_text(json.dumps(stored))
+    _forge(folder, renderer="0" * 64)
+    assert any("adjusted" in problem for problem in verify(folder))
+    _forge(folder, wording=report.WORDING - 1)
+    assert verify(folder) == []
+    assert {"adjusted p-values", "outcomes", "verdict"} < set(unverified(folder))
+
+
 def test_facts_are_recomputed_or_called_unverified(tmp_path):
     folder = write_evaluation(tmp_path)
     stored = json.loads((folder / "report.json").read_text())

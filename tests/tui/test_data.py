@@ -14,7 +14,6 @@ from textual import events
 
 from mlxtune.core.errors import InputError, MachineError
 from mlxtune.data.access.records import open_records
-from mlxtune.data.checks.registry import get_check
 from mlxtune.data.review import ReviewSession, journal_path, with_keys
 from mlxtune.tui.app import MlxtuneApp
 from mlxtune.tui.rooms.data.render import LengthHistogram, length_chart
@@ -395,16 +394,23 @@ async def test_f_says_that_rows_must_be_edited_by_hand(shop: Shop, checks: Check
         await room.until_notice("· These rows cannot be fixed automatically.")
 
 
-async def test_leaving_rows_out_says_how_many_were_accepted(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
-    fill(shop)
+@pytest.mark.parametrize(("option", "left_out"), [("fix", 1), ("all", 2)])
+async def test_a_fix_leaves_accepted_rows_alone_unless_asked(
+    shop: Shop, checks: Checks, open_room: OpenRoom, option: str, left_out: int
+) -> None:
+    fill(shop, [ROWS[11], ROWS[11], ROWS[11], *GOOD], contract="")
     async with open_room("data", (140, 45)) as room:
         session = await checked(room)
         assert session.source.verdict is not None
-        name, rows = next((name, rows) for name, rows in session.source.verdict.rows.items() if get_check(name).fix.kind == "drop")
+        rows = list(session.source.verdict.rows["duplicate"])
+        assert len(rows) == 2
         session.decide("accept", [rows[0]])
-        room.screen._fixable_check = lambda: name
+        room.screen._fixable_check = lambda: "duplicate"
         room.screen.action_fix()
-        await room.until(lambda: "1 of them accepted; u undoes it" in room.screen_text)
+        await room.until(lambda: "not those that you accepted" in room.screen_text)
+        assert "also the 1 accepted" in room.screen_text
+        await room.choose(option)
+        await room.until(lambda: sum(status == "rejected" for status in statuses(room).values()) == left_out)
 
 
 async def test_f_fixes_the_finding_that_the_rows_are_filtered_by(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:

@@ -107,7 +107,7 @@ def what_to_evaluate(report: EvaluationReport, folder: Path) -> str:
         return ""  # nothing changed, or too little
     with suppress(MlxtuneError):
         if report.facts["rows"] == load(folder / RECIPE).evaluation.rows:
-            limit = f"evaluation.rows limits them to {report.facts['rows']:,}, whose answers are kept"
+            limit = f"evaluation.rows limited them to {report.facts['rows']:,}, whose answers are kept"
             return f"To find out, evaluate more of the held-out rows: {limit}. If there are too few, add rows."
     return "To find out, add rows or hold out more of them (data.holdout), then train and evaluate again."
 

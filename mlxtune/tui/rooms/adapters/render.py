@@ -131,6 +131,7 @@ def detail(adapter: AdapterView, width: int, *, evaluating: bool = False) -> lis
             rows.append(line("  ", cell(export.label, width - 18), *figures))
             cost = f"{export.points} points" if export.points else f"{export.identical} answers identical"
             rows += _muted(f"{cost}, measured in {export.program}", width)
+            rows += _muted(f"in {export.target}", width)
         if failed := adapter.failed_export:
             rows += [*marked("✗", "$error", f"The last export, {failed.form}, failed.", width), *_muted(failed.reason, width)]
     rows += [Content(""), line(("  Details", "bold"))]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
@@ -14,7 +14,7 @@ from mlxtune.adapters.export import start as exports
 from mlxtune.adapters.export.formats import ExportFormat, copy_adapter
 from mlxtune.adapters.export.tried import FailedExport, TriedExport, failed_export, tried_exports
 from mlxtune.core.text import one_line, one_line_fields, size
-from mlxtune.tui.paths import relative_paths
+from mlxtune.tui.paths import display_path, relative_paths
 
 
 @dataclass(frozen=True)
@@ -103,6 +103,8 @@ def _view(workspace: Path, entry: AdapterEntry, children: tuple[str, ...]) -> Ad
         children=children,
         score=one_line_fields(entry.score),
         problem=relative_paths(workspace, one_line(entry.problem)),
-        exports=one_line_fields(tuple(tried_exports(entry))),
+        exports=one_line_fields(
+            tuple(replace(export, target=Path(display_path(export.target, workspace))) for export in tried_exports(entry))
+        ),
         failed_export=one_line_fields(failed_export(entry)),
     )

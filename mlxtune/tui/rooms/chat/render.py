@@ -40,7 +40,7 @@ def empty_state(option: AdapterOption | None, base: str, error: MlxtuneError | N
 
 
 def heading_note(chat: ChatService, with_base: bool) -> Content:
-    """Return the note at the right end of the heading: the process's state, or the conversation's base and mode."""
+    """Return the note at the right end of the heading: the state of the model, or the conversation's base and mode."""
     match chat.state:
         case "loading":
             return line(("● ", "bold $primary"), "loading")
@@ -51,7 +51,7 @@ def heading_note(chat: ChatService, with_base: bool) -> Content:
             parts += ["side by side with the base"] if with_base and chat.adapter else []
             parts += ["with a system prompt"] if chat.session.system else []
             return line(", ".join(parts))
-    return line(("■ ", "$muted"), "process ended")
+    return line(("■ ", "$muted"), "unloaded")
 
 
 def transcript(chat: ChatService, width: int) -> list[Content]:

@@ -592,12 +592,16 @@ class DataRoom(SourceRoom):
         assert browser.verdict is not None
         rows = list(browser.verdict.rows[name])
         valid = [index for index in rows if browser.is_row(index)]
+        others = [index for index in valid if browser.decision(index).status != "accepted"]
         options = [ChoiceOption("", "Cancel", "change nothing"), ChoiceOption("show", "Show them", "filter the list to these rows")]
         if valid:
             verb = "Leave out" if check.fix.kind == "drop" else check.fix.label.capitalize()
-            accepted = sum(browser.decision(index).status == "accepted" for index in valid)
-            about = f"{accepted:,} of them accepted; u undoes it" if accepted else "can be undone with u"
-            options.append(ChoiceOption("fix", f"{verb} ({plural(len(valid), 'row')})", about))
+            accepted = len(valid) - len(others)
+            if others:
+                about = "not those that you accepted" if accepted else "can be undone with u"
+                options.append(ChoiceOption("fix", f"{verb} ({plural(len(others), 'row')})", about))
+            if accepted:
+                options.append(ChoiceOption("all", f"{verb} ({plural(len(valid), 'row')})", f"also the {accepted:,} accepted"))
         if len(valid) < len(rows):
             copy = fixed_copy_path(session.ref.path)
             options.append(ChoiceOption("copy", f"Write {one_line(copy.name, 30)}", "a new file with every safe fix"))
@@ -607,11 +611,13 @@ class DataRoom(SourceRoom):
                 self._filter_by(name)
             elif option == "copy":
                 self.app.run_job(lambda: service.write_fixed_copy(session), busy="Writing a fixed copy.")
-            elif option == "fix" and check.fix.kind == "drop":
-                self.decide_rows(session, "reject", valid, reason=f"data check: {name}")
-            elif option == "fix":
-                busy = f"Fixing {plural(len(valid), 'row')}."
-                self.app.run_job(lambda: service.apply_fix(session, name, valid), busy=busy, holds_keys=True)
+            elif option in ("fix", "all"):
+                fixed = others if option == "fix" else valid
+                if check.fix.kind == "drop":
+                    self.decide_rows(session, "reject", fixed, reason=f"data check: {name}")
+                else:
+                    busy = f"Fixing {plural(len(fixed), 'row')}."
+                    self.app.run_job(lambda: service.apply_fix(session, name, fixed), busy=busy, holds_keys=True)
 
         preview = service.fix_preview(browser, valid, name) if check.fix.kind == "put" else service.preview(browser, rows)
         self.app.push_screen(ChoiceDialog(f"{plural(len(rows), 'row')}: {check.title}", preview, options), chosen)
