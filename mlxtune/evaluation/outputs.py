@@ -31,7 +31,7 @@ from mlxtune.models.prefix_cache import PrefixCache
 from mlxtune.models.template import ChatTemplate, TemplateSettings, load_template
 from mlxtune.models.thoughts import GeneratedAnswer
 from mlxtune.recipe import Recipe
-from mlxtune.runs.state import HELD_OUT_ROW, TIMED, TOKEN
+from mlxtune.runs.state import HELD_OUT_ROW, TIMED, TOKEN, WAITING
 
 ANSWERS = ".answers.jsonl"  # suffix of a model's answers to single prompts
 IndexedText = tuple[int, str | None]  # the index of a row, and one of its answers
@@ -185,6 +185,7 @@ def generate_answers(
             tell_tokens, most = tell(TOKEN), max_tokens + thinking_tokens
             tell_tokens(0, most)
             options["on_token"] = lambda longest: tell_tokens(longest, most)
+            options["on_batch"] = lambda waiting: tell(WAITING)(waiting, len(rows))
         saved, answer = cache / f"{sha256_json(model_identity)[:32]}{ANSWERS}", partial(generate_arm, **options)
         answers, earlier_seconds = _saved_as_they_end(saved, prompts, answer, tell(of))
         start -= earlier_seconds

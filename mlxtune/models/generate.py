@@ -47,6 +47,7 @@ def generate(
     batch_size: int,
     progress: Progress = lambda done, total: None,
     on_answer: AnswerListener = lambda prompt, answer: None,
+    on_batch: Callable[[int], None] = lambda waiting: None,
     on_token: Callable[[int], None] = lambda longest: None,
     prefix: SharedPrefix | None = None,
     grammar: Grammar | None = None,
@@ -63,8 +64,9 @@ def generate(
     their answers. ``sample_seeds`` has a seed for each prompt: answers with a seed other than 0 are sampled, see
     :class:`TokenSampler`. With ``stop_loops``, an answer that repeats itself ends early. Leave it out with a grammar, whose length
     limits may end a loop.
-    ``progress`` is called after every token, and may raise to stop; before that, ``on_token`` is called with the number of tokens of
-    the batch's longest answer. ``on_answer`` is called with each answer as soon as it ends.
+    ``on_batch`` is called before each batch with the number of prompts that wait for a later one. ``progress`` is called after every
+    token, and may raise to stop; before that, ``on_token`` is called with the number of tokens of the batch's longest answer.
+    ``on_answer`` is called with each answer as soon as it ends.
     Raises ``MlxtuneError`` for NaN outputs, and ``ModelError`` for a grammar on an architecture that does not support it.
     """
     prefix, sampler = prefix or PrefixCache(model)(prompts), TokenSampler(sample_seeds or [0] * len(prompts))
@@ -87,6 +89,7 @@ def generate(
         def tell(row: int, answer: GeneratedAnswer, batch: Sequence[int] = batch) -> None:
             on_answer(batch[row], answer)
 
+        on_batch(len(prompts) - len(outputs) - len(batch))
         parts = [tails[row] for row in batch], [builders[row] for row in batch], sampler.part(batch)
         answers = _decode(prefix, *parts, stops, grammar, thought_starts, report, tell)
         outputs |= zip(batch, answers, strict=True)

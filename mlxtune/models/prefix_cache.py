@@ -19,6 +19,7 @@ from mlxtune.models.head import BackboneHead, split_head
 
 _GROUPED_MASK = ("gemma2",)  # its attention code puts query heads that share a key head on a separate axis
 MAX_POSITIONS = 32_768  # positions in the caches of a batch, where every row has a copy of the prefix
+LAST_POSITIONS = MAX_POSITIONS * 5 // 4  # the same for the last batch
 STEP = 1024  # positions per forward pass
 CPU_PART = 256  # the same when parts run in parallel: results stay in a core's cache, and cores finish at similar times
 
@@ -39,12 +40,17 @@ class SharedPrefix:
         """Yield batches of indices into ``lengths``, the lengths of prompt tails; similar lengths share a batch.
 
         A batch of more than one row holds at most :data:`MAX_POSITIONS` keys, including its copies of the prefix and ``extra``
-        per row, and computes at most ``max_computed`` positions, including padding (0: no limit).
+        per row, and computes at most ``max_computed`` positions, including padding (0: no limit). The last batch may hold
+        :data:`LAST_POSITIONS` keys, because a few rows in a batch of their own would take almost as long as many.
         """
         batch: list[int] = []
-        for index in sorted(range(len(lengths)), key=lambda index: lengths[index]):
+        width = len(self) + extra
+        for done, index in enumerate(sorted(range(len(lengths)), key=lambda index: lengths[index])):
             rows, length = len(batch) + 1, lengths[index]
-            full = rows > max_rows or rows * (len(self) + length + extra) > MAX_POSITIONS or 0 < max_computed < rows * length
+            rest = len(lengths) - done + len(batch)  # from the batch's first row to the end
+            is_last = rest <= max_rows and rest * (max(lengths) + width) <= LAST_POSITIONS
+            most = LAST_POSITIONS if is_last else MAX_POSITIONS
+            full = rows > max_rows or rows * (length + width) > most or 0 < max_computed < rows * length
             if batch and full:
                 yield batch
                 batch = []

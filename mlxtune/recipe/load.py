@@ -9,6 +9,7 @@ import shlex
 import tomllib
 import types
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn, Union, get_args, get_origin
@@ -232,8 +233,13 @@ def _value(kind: Any, value: Any, path: tuple[str, ...], locate: _KeyLocations) 
 
 
 def _bracketed(text: str, kind: Any) -> str:
-    """Return the list that ``text`` was meant to be, as TOML: ``1,2`` is ``[1, 2]``."""
-    parts = [part.strip() for part in text.split(",") if part.strip()]
+    """Return the list that ``text`` was meant to be, as TOML: ``1,2`` is ``[1, 2]``, and ``"a", "b"]`` is ``["a", "b"]``."""
+    inner = text.strip().strip("[]")
+    with suppress(tomllib.TOMLDecodeError):
+        items = tomllib.loads(f"list = [{inner}]")["list"]
+        if all(isinstance(item, str) or type(item) is kind for item in items):
+            return one_line(json.dumps(items, ensure_ascii=False), 60)
+    parts = [part.strip() for part in inner.split(",") if part.strip()]
     is_number = kind in (int, float) and all(re.fullmatch(r"[-+]?[\d.]+(?:e[-+]?\d+)?", part) for part in parts)
     return one_line(f"[{', '.join(part if is_number else json.dumps(part, ensure_ascii=False) for part in parts)}]", 60)
 

@@ -22,6 +22,7 @@ _BATCH = EvaluationSection.batch_size  # answers that are generated together, by
 HELD_OUT_ROW = "held-out row"  # what an arm answers, unless the event says otherwise
 TIMED = "answer"  # written alone, to measure its time
 TOKEN = "token"  # of the longest answer that an arm is writing
+WAITING = "waiting row"  # a row that is not in the batch that an arm is answering, but in a later one
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +76,7 @@ class RunState:
     arms: tuple[tuple[str, int, int], ...] = ()  # (arm, held-out rows done, held-out rows)
     current_arm: tuple[str, str, int, int] | None = None  # (arm, kind of prompt, done, total)
     answer_tokens: tuple[int, int] = (0, 0)  # (tokens of the longest answer of the batch that it writes, maximum)
+    rows_waiting: int = 0  # rows of later batches
     batch_started: tuple[float, int] = (0.0, 0)  # (time, tokens) of the first report about that batch
     arm_started: float = 0.0  # when the current arm started on this kind of prompt
     arm_kept: int | None = None  # prompts done in its first report: those that earlier evaluations have answered
@@ -188,6 +190,7 @@ class RunState:
             time = f"{duration(seconds)} left"
         elif longest and (seconds := self.batch_remaining_seconds or 0.0) >= 1:
             time = f"up to {duration(seconds)} more for the batch"
+            time += f", then {self.rows_waiting:,} more {'row' if self.rows_waiting == 1 else 'rows'}" if self.rows_waiting else ""
         else:
             time = f"{duration(elapsed)} so far" if elapsed >= _LONG else ""
         return ", ".join(filter(None, [tokens, time]))
@@ -286,6 +289,8 @@ def fold(events: Iterable[Event], state: RunState | None = None) -> RunState:
                 samples.append(Sample(event["step"], event["prompt"], event["output"], event["verdict"]))
             case "checkpoint":
                 checkpoints.append(event["step"])
+            case "arm.progress" if event.get("of") == WAITING:
+                changes["rows_waiting"] = event["done"]
             case "arm.progress" if event.get("of") == TOKEN:
                 longest, _ = changes.get("answer_tokens", state.answer_tokens)
                 if not longest or event["done"] < longest:

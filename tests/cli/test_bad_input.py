@@ -71,6 +71,7 @@ CASES = [
         "outputs.jsonl contains rows, not a recipe. | Write a recipe for them with: mlxtune init . --from outputs.jsonl",
     ),
     ("eval good.toml --set evaluation.arms=base", 'must be a list of values, each "base"'),
+    ("""eval good.toml --set evaluation.forbid="AI","sorry"]""", """Use brackets: forbid = ["AI", "sorry"], or --set"""),
     ("eval good.toml --set evaluation.arms=base", """Use brackets: arms = ["base"], or --set 'evaluation.arms=["base"]'"""),
     ("eval good.toml --set search.replay=0.1,0.2", "or --set 'search.replay=[0.1, 0.2]'"),
     ("train good.toml --set steps=4", "unknown key steps. | Did you mean training.steps?"),

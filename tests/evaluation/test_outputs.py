@@ -139,7 +139,7 @@ def test_progress_names_current_work(loaded: LoadedModel, tmp_path: Path) -> Non
         "tell": lambda of: lambda done, total: progress.append((of, done, total)),
     }
     generate_answers(Arm("base"), loaded, ROWS, **how)
-    assert list(dict.fromkeys(of for of, *_ in progress)) == ["token", "held-out row", "reference"]
+    assert list(dict.fromkeys(of for of, *_ in progress)) == ["token", "waiting row", "held-out row", "reference"]
     assert {("held-out row", 5, 5), ("reference", 5, 5)} <= set(progress)
     assert {total for of, _, total in progress if of == "token"} == {2}, "the model does not think"
     assert max(done for of, done, _ in progress if of == "token") == 2

@@ -156,15 +156,26 @@ def test_nans_raise_an_error(tiny: Path) -> None:
         generate(model, tokenizer, [[70, 71]], max_tokens=2, stops=frozenset(), batch_size=1)
 
 
+def test_prompts_that_wait_for_another_batch_are_reported(tiny: Path) -> None:
+    model, tokenizer = load_stock(str(tiny))
+    waiting: list[int] = []
+    prompts = [[70, 71], [70, 72], [70, 73]]
+    generate(model, tokenizer, prompts, max_tokens=2, stops=frozenset(), batch_size=2, on_batch=waiting.append)
+    assert waiting == [1, 0]
+
+
 def test_batches_cover_every_tail_within_the_limits(tiny: Path, monkeypatch) -> None:
     model, _ = load_stock(str(tiny))
     shared = prefix_cache.PrefixCache(model)([[70, 71, 72], [70, 71, 73]])
     assert shared
     assert shared.tokens == (70, 71)
     monkeypatch.setattr(prefix_cache, "MAX_POSITIONS", 40)
+    monkeypatch.setattr(prefix_cache, "LAST_POSITIONS", 50)
     batches = list(shared.batches([5, 1, 9, 3, 50], 3, extra=4))
     assert sorted(index for batch in batches for index in batch) == [0, 1, 2, 3, 4]
     assert batches == [[1, 3, 0], [2], [4]]
+    assert list(shared.batches([1, 1, 2, 4], 9, extra=6)) == [[0, 1, 2, 3]]  # 48 positions
+    assert list(shared.batches([1, 1, 2, 5], 9, extra=6)) == [[0, 1, 2], [3]]  # 52 positions
     monkeypatch.setattr(prefix_cache, "MAX_POSITIONS", 1000)
     assert list(shared.batches([5, 1, 9, 3, 50], 9, max_computed=12)) == [[1, 3], [0], [2], [4]]  # 3 and 3, but not 5, 5 and 5
 

@@ -226,6 +226,8 @@ def test_the_longest_answer_limits_the_time_of_its_batch() -> None:
     state = fold([token(150.0, 100)], state)
     assert state.batch_remaining_seconds == 80.0, "reading the prompts does not count"
     assert state.arm_progress.endswith("of this batch at token 100 of at most 500, up to 80 s more for the batch")
+    waiting = _event("arm.progress", 150.0, arm="base", done=3, total=70, of="waiting row")
+    assert fold([waiting], state).arm_progress.endswith("up to 80 s more for the batch, then 3 more rows")
     state = fold([token(160.0, 2)], state)
     assert state.batch_remaining_seconds is None, "another batch"
     assert fold([token(170.0, 42)], state).batch_remaining_seconds == 114.5
