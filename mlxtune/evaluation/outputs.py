@@ -122,24 +122,24 @@ def generate_answers(
     shared: PrefixCache | None = None,
     likelihoods: Likelihoods | None = None,
     compared: frozenset[str] = frozenset(),
+    score_references: bool = True,
     timed: bool = False,
 ) -> ArmAnswers:
-    """Generate greedy answers to ``rows`` with ``arm``'s prompts, and compute the likelihood of their references.
+    """Generate greedy answers to ``rows`` with ``arm``'s prompts, and compute the likelihood of their references, if asked.
 
     Answers have at most ``max_tokens``, after at most ``thinking_tokens`` of reasoning. For pairs with an ID in
     ``compared``, the likelihood of the rejected answer is computed too. Results are stored in ``cache`` under a hash of everything that
     affects them: weights, tokenizer, adapter, grammar, tokens, decoding, compute path and versions. Each answer is saved as it ends, so
     that an interrupted evaluation continues where it ended, and an evaluation of more rows generates only the missing answers.
     ``tell`` returns the progress callback for a kind of work (``of`` describes ``rows``); ``shared`` holds prefixes that ``loaded``
-    has
-    processed with its current weights, and ``likelihoods`` those of earlier arms, which a grammar does not change. If ``timed``,
+    has processed with its current weights, and ``likelihoods`` those of earlier arms, which a grammar does not change. If ``timed``,
     the time that each answer would take alone is estimated, too. Raises ``InputError`` if a prompt and its answer exceed the model's
     context, and ``MlxtuneError`` for NaNs.
     """
     start = time.perf_counter()
     template = load_template(loaded.source, settings, loaded.tokenizer)
     prompts = [template.prompt(arm.prompt_for(row), row.tools) for row in rows]
-    chosen: list[IndexedText] = [(index, row.reference) for index, row in enumerate(rows)]
+    chosen: list[IndexedText] = [(index, row.reference) for index, row in enumerate(rows) if score_references]
     references, no_likelihood_reason = _answer_tokens(template, arm, rows, chosen)
     others: list[IndexedText] = [
         (index, row.rejected) for index, row in enumerate(rows) if isinstance(row, Preference) and row.id in compared

@@ -155,7 +155,9 @@ def test_distances_match_their_definitions() -> None:
 def test_logits_are_taken_at_answer_positions(tiny: Path) -> None:
     model, _ = load_model(tiny)
     pairs = [([70, 71, 72], [80, 81, 82]), ([70, 71, 73, 74], [90]), ([70, 71], [60, 61])]
-    answer_logits = logits.logits(model, pairs, batch_size=2)
+    done: list[int] = []
+    answer_logits = logits.logits(model, pairs, batch_size=2, progress=lambda rows, total: done.append(rows))
+    assert (done[0], done[-1]) == (0, 3)
     for (prompt, answer), rows in zip(pairs, answer_logits, strict=True):
         whole = model(mx.array([[*prompt, *answer]]))[0]
         expected = whole[len(prompt) - 1 : -1]

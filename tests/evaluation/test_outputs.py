@@ -146,6 +146,10 @@ def test_progress_names_current_work(loaded: LoadedModel, tmp_path: Path) -> Non
     progress.clear()
     generate_answers(Arm("base"), loaded, ROWS, **how, of="off-task prompt")
     assert progress == [("off-task prompt", 5, 5)]  # from the cache
+    progress.clear()
+    generate_answers(Arm("base"), loaded, ROWS, **how, score_references=False)
+    assert progress
+    assert "reference" not in {of for of, *_ in progress}
 
 
 def test_repeated_prompt_is_answered_from_cache(loaded: LoadedModel, tmp_path: Path, monkeypatch) -> None:

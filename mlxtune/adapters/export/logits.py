@@ -20,6 +20,7 @@ Tokens = Sequence[tuple[Sequence[int], Sequence[int]]]  # prompts and their answ
 
 def logits(model: nn.Module, rows: Tokens, *, batch_size: int, progress: Progress = lambda done, total: None) -> list[mx.array]:
     """Return the logits ``(positions, vocabulary)`` for each answer, at as many evenly spaced positions as fit in ``MAX_BYTES``."""
+    progress(0, len(rows))
     vocabulary = int(model(mx.array([list(rows[0][0][:1])])).shape[-1])
     positions = _spaced_positions([len(answer) for _, answer in rows], MAX_BYTES // (4 * vocabulary))
     prefix = PrefixCache(model)([prompt for prompt, _ in rows])

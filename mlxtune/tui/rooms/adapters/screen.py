@@ -274,7 +274,7 @@ class AdaptersRoom(Room):
 
         about = (
             "The export is written to a new folder, loaded again, and compared with the adapter on the held-out rows, which takes "
-            "about as long as evaluating one arm. It is kept only if it is faithful. "
+            "two to three times as long as evaluating one arm. It is kept only if it is faithful. "
             f"{' and '.join(one.label for one in FORMATS if one.copy)} only copy the adapter."
         )
         options = [
