@@ -235,7 +235,7 @@ def _value(kind: Any, value: Any, path: tuple[str, ...], locate: _KeyLocations) 
 def _bracketed(text: str, kind: Any) -> str:
     """Return the list that ``text`` was meant to be, as TOML: ``1,2`` is ``[1, 2]``, and ``"a", "b"]`` is ``["a", "b"]``."""
     inner = text.strip().strip("[]")
-    with suppress(tomllib.TOMLDecodeError):
+    with suppress(ValueError, RecursionError):  # not TOML, an integer of too many digits, or too deep
         items = tomllib.loads(f"list = [{inner}]")["list"]
         if all(isinstance(item, str) or type(item) is kind for item in items):
             return one_line(json.dumps(items, ensure_ascii=False), 60)

@@ -71,6 +71,8 @@ CASES = [
         "outputs.jsonl contains rows, not a recipe. | Write a recipe for them with: mlxtune init . --from outputs.jsonl",
     ),
     ("eval good.toml --set evaluation.arms=base", 'must be a list of values, each "base"'),
+    ("""eval good.toml --set evaluation.forbid="a",""" + 2000 * "[", "Use brackets: forbid = ["),
+    ("""eval good.toml --set evaluation.forbid="a",""" + 6000 * "9", "Use brackets: forbid = ["),
     ("""eval good.toml --set evaluation.forbid="AI","sorry"]""", """Use brackets: forbid = ["AI", "sorry"], or --set"""),
     ("eval good.toml --set evaluation.arms=base", """Use brackets: arms = ["base"], or --set 'evaluation.arms=["base"]'"""),
     ("eval good.toml --set search.replay=0.1,0.2", "or --set 'search.replay=[0.1, 0.2]'"),
@@ -141,7 +143,7 @@ CASES = [
 
 
 @pytest.mark.usefixtures("files")
-@pytest.mark.parametrize(("command", "words"), CASES, ids=[command or "(alone)" for command, _ in CASES])
+@pytest.mark.parametrize(("command", "words"), CASES, ids=[command[:100] or "(alone)" for command, _ in CASES])
 def test_bad_input_is_reported_once(cli, monkeypatch, command, words):
     monkeypatch.setattr(launch, "start", lambda *_: pytest.fail("a run was started"))
     result = cli(*command.split())

@@ -601,13 +601,8 @@ class DataRoom(SourceRoom):
                 about = "not those that you accepted" if accepted else "can be undone with u"
                 options.append(ChoiceOption("fix", f"{verb} ({plural(len(others), 'row')})", about))
             if accepted:
-                options.append(
-                    ChoiceOption(
-                        "all",
-                        f"{verb} ({plural(len(valid), 'row')})",
-                        f"also the {accepted:,} accepted" if others else "all of them accepted",
-                    )
-                )
+                about = f"also the {accepted:,} accepted" if others else "all of them accepted"
+                options.append(ChoiceOption("all", f"{verb} ({plural(len(valid), 'row')})", about))
         if len(valid) < len(rows):
             copy = fixed_copy_path(session.ref.path)
             options.append(ChoiceOption("copy", f"Write {one_line(copy.name, 30)}", "a new file with every safe fix"))
