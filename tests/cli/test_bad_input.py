@@ -71,7 +71,7 @@ CASES = [
         "outputs.jsonl contains rows, not a recipe. | Write a recipe for them with: mlxtune init . --from outputs.jsonl",
     ),
     ("eval good.toml --set evaluation.arms=base", 'must be a list of values, each "base"'),
-    ("""eval good.toml --set evaluation.forbid="a",""" + 2000 * "[", "Use brackets: forbid = ["),
+    ("""eval good.toml --set evaluation.forbid="a",""" + 2000 * "[" + "b", "Use brackets: forbid = ["),
     ("""eval good.toml --set evaluation.forbid="a",""" + 6000 * "9", "Use brackets: forbid = ["),
     ("""eval good.toml --set evaluation.forbid="AI","sorry"]""", """Use brackets: forbid = ["AI", "sorry"], or --set"""),
     ("eval good.toml --set evaluation.arms=base", """Use brackets: arms = ["base"], or --set 'evaluation.arms=["base"]'"""),
