@@ -125,7 +125,7 @@ def generate_answers(
     score_references: bool = True,
     timed: bool = False,
 ) -> ArmAnswers:
-    """Generate greedy answers to ``rows`` with ``arm``'s prompts, and compute the likelihood of their references, if asked.
+    """Generate greedy answers to ``rows`` with ``arm``'s prompts and, with ``score_references``, compute the likelihood of their references.
 
     Answers have at most ``max_tokens``, after at most ``thinking_tokens`` of reasoning. For pairs with an ID in
     ``compared``, the likelihood of the rejected answer is computed too. Results are stored in ``cache`` under a hash of everything that

@@ -44,11 +44,11 @@ class SharedPrefix:
         :data:`LAST_POSITIONS` keys, because a few rows in a batch of their own would take almost as long as many.
         """
         batch: list[int] = []
-        width = len(self) + extra
+        width, longest = len(self) + extra, max(lengths, default=0)
         for done, index in enumerate(sorted(range(len(lengths)), key=lambda index: lengths[index])):
             rows, length = len(batch) + 1, lengths[index]
             rest = len(lengths) - done + len(batch)  # from the batch's first row to the end
-            is_last = rest <= max_rows and rest * (max(lengths) + width) <= LAST_POSITIONS
+            is_last = rest <= max_rows and rest * (longest + width) <= LAST_POSITIONS
             most = LAST_POSITIONS if is_last else MAX_POSITIONS
             full = rows > max_rows or rows * (length + width) > most or 0 < max_computed < rows * length
             if batch and full:

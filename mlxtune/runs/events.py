@@ -167,7 +167,11 @@ class CheckpointSaved(BaseEvent):
 
 
 class ArmProgress(BaseEvent):
-    """An arm has answered ``done`` of ``total`` prompts. ``of`` says what they are; by default, held-out rows."""
+    """An arm has answered ``done`` of ``total`` prompts. ``of`` says what they are; by default, held-out rows.
+
+    If ``of`` is ``token``, the longest answer of its batch has ``done`` of at most ``total`` tokens; if it is ``waiting row``,
+    ``done`` of ``total`` rows are in later batches.
+    """
 
     type: Literal["arm.progress"]
     arm: str

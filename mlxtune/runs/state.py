@@ -190,7 +190,7 @@ class RunState:
             time = f"{duration(seconds)} left"
         elif longest and (seconds := self.batch_remaining_seconds or 0.0) >= 1:
             time = f"up to {duration(seconds)} more for the batch"
-            time += f", then {self.rows_waiting:,} more {'row' if self.rows_waiting == 1 else 'rows'}" if self.rows_waiting else ""
+            time += f", then {plural(self.rows_waiting, 'more row')}" if self.rows_waiting else ""
         else:
             time = f"{duration(elapsed)} so far" if elapsed >= _LONG else ""
         return ", ".join(filter(None, [tokens, time]))

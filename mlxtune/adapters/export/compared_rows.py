@@ -58,7 +58,7 @@ class ComparedRows:
             arm, loaded, self.rows, settings=template.settings, max_tokens=self.max_tokens(template),
             thinking_tokens=self.section.thinking_tokens, batch_size=self.section.batch_size, tell=partial(progress_reporter, self.worker, name), of=kind,
             cache=self.worker.folder.parent.parent / "evals" / "cache" if adapter else self.worker.folder / "cache",  # the base's cached answers are not those of an export
-            score_references=adapter is not None,  # an evaluation has scored them for the adapter, but nothing needs the export's
+            score_references=adapter is not None,  # the adapter's are part of its cached evaluation; nothing needs those of the export
         )  # fmt: skip
         self.worker.emit("arm.finished", arm=name, rows=len(self.rows), cached=answers.cached, seconds=answers.seconds, of=kind)
         tokens = []
