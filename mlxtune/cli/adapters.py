@@ -212,7 +212,7 @@ def _row(entry: AdapterEntry) -> list[Cell]:
     score = entry.score
     rate, metric = "", ""
     for before, after in score.changes[-1:] if score else ():
-        rate, metric = f"{100 * before.share:.0f} → {100 * after.share:.0f}%", metric_label(after.metric)
+        rate, metric = f"{100 * before.share:.1f} → {after.share:.1%}", metric_label(after.metric)
     label = score.label if score else "not evaluated"
     outcome: Cell = (one_line(label, 20), _STYLES.get(label, ""))
     glyph: Cell = {"better": ("✓", "bold success"), "not recommended": ("!", "bold warning")}.get(label, ("·", "muted"))

@@ -39,7 +39,7 @@ from mlxtune.evaluation.verdict import (
 FILE = "report.json"
 PAGES = ("report.md", "report.html")
 VERSION = 1  # format version of report.json
-WORDING = 8  # version of the verdict, adjusted p-values, and reasons in outputs.jsonl; verify compares these only if it matches
+WORDING = 9  # version of the verdict, adjusted p-values, and reasons in outputs.jsonl; verify compares these only if it matches
 SEED = 7  # bootstrap seed, fixed so that reports are reproducible
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field, replace
@@ -144,7 +143,7 @@ def decide(p: float, low: float, high: float) -> Outcome:
 
 
 def verdict_sentence(comparison: Comparison, label: str, *, grouped: bool = False, arm: str = "") -> str:
-    """Describe a comparison in a sentence, in whole points. For ``grouped`` rows, the number of rows needed is omitted.
+    """Describe a comparison in a sentence, in points. For ``grouped`` rows, the number of rows needed is omitted.
 
     ``arm`` names the second arm, if it is not obvious.
     """
@@ -159,6 +158,11 @@ def verdict_sentence(comparison: Comparison, label: str, *, grouped: bool = Fals
 
 
 def signed_points(share: float) -> str:
-    """Return a change between rates in whole points, with a sign: ``+3``, ``−3``, ``0``. A half is rounded away from zero."""
-    points = math.floor(round(abs(100 * share), 6) + 0.5) * (1 if share > 0 else -1)  # 0.85 − 0.775 is a little less than 0.075
-    return f"−{-points}" if points < 0 else f"+{points}" if points else "0"
+    """Return a change between rates in points, with a sign: ``+2.5``, ``−0.3``, ``0.0``."""
+    points = round(100 * share, 1)
+    return f"{points:+.1f}".replace("-", "−") if points else "0.0"
+
+
+def change_text(low: float, change: float, high: float) -> str:
+    """Return a change in points with its limits: ``+45.8 (+37.9 to +54.2)``."""
+    return f"{signed_points(change)} ({signed_points(low)} to {signed_points(high)})"

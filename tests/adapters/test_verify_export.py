@@ -129,7 +129,7 @@ def test_equal_prompts_are_confirmed(trained_workspace: Path, kind: str, compare
     assert [rate.metric for rate in result.rates] == ["forbidden", "contract"]
     assert result.rows == result.rates[0].paired.total
     assert "whole contract" in result.sentence
-    assert "points (" in result.sentence
+    assert ") points." in result.sentence
 
 
 @pytest.mark.parametrize("kind", ["llama.cpp", "Ollama"])

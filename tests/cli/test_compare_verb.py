@@ -19,7 +19,7 @@ def test_it_prints_the_verdict_and_every_metric(cli, cwd: Path) -> None:
     _write_two_evaluations(cwd, [BAD] * 10, [GOOD] * 10)
     result = cli("compare", "one/evals/one", "two/evals/two")
     assert result.code == 0
-    assert "Better. Whole contract: +100 points" in result.out
+    assert "Better. Whole contract: +100.0 points" in result.out
     assert "tuned of one" in result.out
     assert "valid JSON" in result.out
 
@@ -73,8 +73,8 @@ def test_several_evaluations_are_compared_with_the_first(cli, cwd: Path) -> None
     assert result.code == 0, result.err
     first, second, third = result.out.splitlines()[-3:]
     assert first.split()[:5] == ["·", "tuned", "of", "one", "0.0%"]
-    assert second.split()[:6] == ["✓", "tuned", "of", "two", "100.0%", "+100"]
-    assert third.split()[:6] == ["·", "tuned", "of", "three", "8.3%", "+8"]
+    assert second.split()[:6] == ["✓", "tuned", "of", "two", "100.0%", "+100.0"]
+    assert third.split()[:6] == ["·", "tuned", "of", "three", "8.3%", "+8.3"]
     items = json.loads(cli("compare", *names, "--json").out)["comparisons"]
     assert [item["word"] for item in items] == ["better", "cannot tell"]
     assert items[0]["adjusted"] == 2 * items[0]["p"]

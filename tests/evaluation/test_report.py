@@ -55,7 +55,7 @@ def test_verdict_uses_whole_contract():
     report = _report([False] * 40, [True] * 40)
     assert report.headline
     assert (report.headline.metric, report.headline.outcome) == ("contract", "better")
-    assert report.verdict.startswith("Better. Whole contract: +100 points")
+    assert report.verdict.startswith("Better. Whole contract: +100.0 points")
 
 
 def test_verdict_names_what_else_got_worse():
@@ -65,8 +65,8 @@ def test_verdict_names_what_else_got_worse():
         for name, contract, number in (("base", False, True), ("tuned", True, False))
     ]
     verdict = reports.build({"rows": 40}, arms).verdict
-    assert verdict.startswith("Better. Whole contract: +100 points")
-    assert verdict.endswith("Worse, though: final number (−100 points).")
+    assert verdict.startswith("Better. Whole contract: +100.0 points")
+    assert verdict.endswith("Worse, though: final number (−100.0 points).")
     worse = reports.build({"rows": 40}, [replace(arm, name=name) for arm, name in zip(arms[::-1], ("base", "tuned"), strict=True)])
     assert worse.outcome == "worse"
     assert "though" not in worse.verdict

@@ -30,15 +30,15 @@ def test_a_disagreement_of_interval_and_test_is_named():
     comparison = _compared(28, 2, 9, 1)
     assert comparison.low > 0
     text = verdict_sentence(comparison, "whole contract")
-    assert text.startswith("Cannot tell. Whole contract: +18 points versus base (95% interval: +1 to +33, but p = 0.065).")
+    assert text.startswith("Cannot tell. Whole contract: +17.5 points versus base (95% interval: +1.1 to +33.5, but p = 0.065).")
     assert "but p" not in verdict_sentence(_compared(10, 5, 6, 9), "whole contract")
 
 
 @pytest.mark.parametrize(
     ("share", "points"),
-    [(0.025, "+3"), (-0.025, "−3"), (0.004, "0"), (-0.004, "0"), (0.175, "+18"), (0.0, "0"), (0.85 - 0.775, "+8")],
+    [(0.825 - 0.8, "+2.5"), (-0.025, "−2.5"), (0.0004, "0.0"), (-0.0004, "0.0"), (0.0, "0.0"), (1.0, "+100.0")],
 )
-def test_half_points_are_rounded_away_from_zero(share: float, points: str) -> None:
+def test_points_have_a_sign_and_as_many_decimals_as_rates(share: float, points: str) -> None:
     assert signed_points(share) == points
 
 
@@ -57,20 +57,20 @@ def test_change_needs_interval_and_exact_test_to_agree():
 
 def test_better_states_gain_and_interval_in_points():
     comparison = _compared(10, 1, 40, 9)
-    low, high = round(100 * comparison.low), round(100 * comparison.high)
+    low, high = round(100 * comparison.low, 1), round(100 * comparison.high, 1)
     assert (
         verdict_sentence(comparison, "whole contract")
-        == f"Better. Whole contract: +65 points versus base (95% interval: +{low} to +{high})."
+        == f"Better. Whole contract: +65.0 points versus base (95% interval: +{low} to +{high})."
     )
     assert low < 65 < high
 
 
 def test_worse_states_loss_as_negative_points_in_order():
     comparison = _compared(10, 40, 1, 9)
-    low, high = round(100 * comparison.low), round(100 * comparison.high)
+    low, high = round(100 * comparison.low, 1), round(100 * comparison.high, 1)
     assert (
         verdict_sentence(comparison, "valid JSON")
-        == f"Worse. Valid JSON: −65 points versus base (95% interval: −{-low} to −{-high})."
+        == f"Worse. Valid JSON: −65.0 points versus base (95% interval: −{-low} to −{-high})."
     )
     assert low < -65 < high < 0
 
@@ -78,7 +78,7 @@ def test_worse_states_loss_as_negative_points_in_order():
 def test_cannot_tell_states_signed_interval_and_required_rows():
     text = verdict_sentence(_compared(10, 5, 8, 9), "valid JSON")
     assert re.fullmatch(
-        r"Cannot tell\. Valid JSON: \+9 points versus base \(95% interval: −\d+ to \+\d+\)\. About \d+ rows are needed to tell\.",
+        r"Cannot tell\. Valid JSON: \+9.4 points versus base \(95% interval: −\d+\.\d to \+\d+\.\d\)\. About \d+ rows are needed to tell\.",
         text,
     )
 

@@ -29,7 +29,7 @@ def test_the_verdict_is_about_the_references(tmp_path: Path) -> None:
     report = reports.load(folder)
     assert [rate.metric for rate in report.arms[1].rates] == ["exact"]
     assert (report.answer_metric, report.contract, report.outcome) == ("exact", None, "better")
-    assert report.verdict.startswith("Better. Exact match: +100 points")
+    assert report.verdict.startswith("Better. Exact match: +100.0 points")
     assert verify(folder) == []
 
 

@@ -102,8 +102,8 @@ async def test_a_better_adapter_with_a_reservation_is_a_warning(shop: Shop, open
     evaluation(shop, arms={"base": base, "tuned": tuned}, run=RUN, off_task=4)
     async with open_room("adapters", size=(140, 45)) as room:
         await move_to(room, RUN)
-        assert "! 1412-s…rt-json" in room.text("#adapters-list")
-        assert "not recommended" in room.text("#adapters-list")
+        assert "! 1412-support-json" in room.text("#adapters-list")
+        assert "not recommended  82.5%" in room.text("#adapters-list"), "as many decimals as in the details"
         detail = " ".join(room.text("#adapters-detail").split())
         assert "! Better." in detail
         assert "Not recommended: off-task accuracy dropped" in detail

@@ -68,7 +68,7 @@ async def test_a_report_has_a_verdict_arms_a_paired_table_and_rows(shop: Shop, o
     async with open_room("evaluate", size=LARGE) as room:
         await rows_found(room, "Tuned fails", 7)
         assert room.text("#ev-summary").strip().startswith("· Cannot tell. Whole contract: ")
-        assert "Compared with base: +58" in room.text("#ev-summary")
+        assert "Compared with base: +57.5 (" in room.text("#ev-summary")
         assert "40 held-out rows, never trained on" in room.head("#ev-verdict")
         base_row, kshot_row, tuned_row = room.text("#ev-table").splitlines()[1:]
         assert "whole contract, %" in room.text("#ev-table")
@@ -94,7 +94,7 @@ def test_a_comparison_with_the_references_has_a_note_of_its_own(shop: Shop) -> N
     number = replace(headline, metric="number", low=-0.16, change=-0.03, high=0.08, p=1.0)
     also = replace(loaded, report=replace(loaded.report, comparisons=(*loaded.report.comparisons, number)))
     shown = render.verdict(also, None, None, "evaluated", 140, 9).plain
-    assert "  · Final number, outside the contract: −3 (−16 to +8) points, cannot tell." in shown
+    assert "  · Final number, outside the contract: −3.0 (−16.0 to +8.0) points, cannot tell." in shown
 
 
 def test_an_adjusted_p_value_says_so(shop: Shop) -> None:

@@ -15,7 +15,7 @@ from mlxtune.adapters.export.verification import Verification
 from mlxtune.core.errors import InputError, MlxtuneError
 from mlxtune.core.text import one_line, size
 from mlxtune.evaluation.scorers import CONTRACT
-from mlxtune.evaluation.verdict import Comparison
+from mlxtune.evaluation.verdict import Comparison, change_text
 from mlxtune.runs import launch, registry
 
 HEAD = ("format", "size", "KL per token", "identical answers", "whole contract", "change in points", "measured in")
@@ -60,8 +60,7 @@ class TriedExport:
     @property
     def points(self) -> str:
         """The change of :attr:`contract` in points with its 95% interval, or ``""``."""
-        text = f"{100 * item.change:+.1f} ({100 * item.low:+.1f} to {100 * item.high:+.1f})" if (item := self.contract) else ""
-        return text.replace("-", "−")
+        return change_text(item.low, item.change, item.high) if (item := self.contract) else ""
 
     @property
     def program(self) -> str:

@@ -12,7 +12,7 @@ from mlxtune.core.text import plural
 from mlxtune.evaluation.json_fields import from_json, to_json
 from mlxtune.evaluation.scorers.registry import metric_label
 from mlxtune.evaluation.statistics.intervals import PairedCounts
-from mlxtune.evaluation.verdict import Comparison
+from mlxtune.evaluation.verdict import Comparison, change_text
 
 FILE = "verification.json"
 PromptCheck = Literal["tokens", "counts", "none"]
@@ -61,8 +61,7 @@ def cost(item: Comparison) -> str:
     before, after = (
         f"{share:.1%}" for share in ((paired.both + paired.broken) / paired.total, (paired.both + paired.fixed) / paired.total)
     )
-    points = f"{100 * item.change:+.1f} points ({100 * item.low:+.1f} to {100 * item.high:+.1f})"
-    return f"{metric_label(item.metric)} {before} → {after}, {points}"
+    return f"{metric_label(item.metric)} {before} → {after}, {change_text(item.low, item.change, item.high)} points"
 
 
 def save(result: Verification, folder: Path) -> None:

@@ -16,6 +16,7 @@ from mlxtune.evaluation.off_task.prompts import OffTaskPrompt, load_prompts
 from mlxtune.evaluation.statistics.clusters import effective_n
 from mlxtune.evaluation.statistics.intervals import PairedCounts, tango
 from mlxtune.evaluation.statistics.power import FLIPPED, non_inferiority_power
+from mlxtune.evaluation.verdict import change_text
 from mlxtune.recipe import Recipe
 
 MARGIN = 0.05  # default of evaluation.regression_margin
@@ -63,7 +64,7 @@ class OffTaskChange:
     @property
     def text(self) -> str:
         """The change in points with its limits: ``−0.8 (−3.1 to +1.5)``."""
-        return f"{_signed(self.change)} ({_signed(self.low)} to {_signed(self.high)})"
+        return change_text(self.low, self.change, self.high)
 
 
 @dataclass(frozen=True)
@@ -211,7 +212,3 @@ def _percent(count: int, total: int) -> str:
 
 def _points(share: float) -> str:
     return f"{100 * share:g}"
-
-
-def _signed(share: float) -> str:
-    return f"{100 * share:+.1f}".replace("-", "−")

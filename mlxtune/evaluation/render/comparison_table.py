@@ -14,7 +14,6 @@ from mlxtune.evaluation.answer_statistics import MAX_CUT, AnswerStatistics
 from mlxtune.evaluation.arms import BASE, TUNED, is_tuned
 from mlxtune.evaluation.compare import EvaluationComparison
 from mlxtune.evaluation.render.wording import (
-    change_text,
     comparisons_by_pair,
     fact_list,
     method,
@@ -25,7 +24,7 @@ from mlxtune.evaluation.render.wording import (
 )
 from mlxtune.evaluation.report import ArmResult, EvaluationReport, Rate
 from mlxtune.evaluation.scorers.registry import FORMS, metric_label
-from mlxtune.evaluation.verdict import Comparison, ScoreComparison
+from mlxtune.evaluation.verdict import Comparison, ScoreComparison, change_text
 
 OUTCOME_MARKS = {"better": ("✓", "success"), "worse": ("✗", "error"), "held": ("✓", "success"), "dropped": ("✗", "error")}
 """The glyph and style token of each outcome; any other outcome has ``("·", "muted")``."""

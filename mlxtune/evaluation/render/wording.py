@@ -19,7 +19,7 @@ from mlxtune.evaluation.scorers.preference import PREFERENCE
 from mlxtune.evaluation.scorers.registry import metric_label
 from mlxtune.evaluation.seed_report import SeedReport
 from mlxtune.evaluation.statistics.power import FLIPPED, needed_rows, power_text
-from mlxtune.evaluation.verdict import Comparison, signed_points
+from mlxtune.evaluation.verdict import Comparison, change_text
 from mlxtune.recipe import load
 
 _MOST_ROWS = 10  # times the evaluated rows; to prove a change that needs more is not worth it
@@ -201,11 +201,6 @@ def off_task_method(result: OffTaskResult) -> str:
 
 def percent(share: float) -> str:
     return f"{100 * share:.1f}%"
-
-
-def change_text(low: float, value: float, high: float) -> str:
-    """Return a change in whole points: ``+46 (+38 to +54)``."""
-    return f"{signed_points(value)} ({signed_points(low)} to {signed_points(high)})"
 
 
 def p_value(value: float) -> str:

@@ -9,15 +9,15 @@ from textual.content import Content
 
 from mlxtune.adapters.compare import AdapterComparison
 from mlxtune.core.text import one_line, size
-from mlxtune.evaluation.render.wording import change_text
 from mlxtune.evaluation.scorers.registry import metric_label
+from mlxtune.evaluation.verdict import change_text
 from mlxtune.tui.paths import base_name
 from mlxtune.tui.render.bars import bar
 from mlxtune.tui.render.text import RECIPE_KEY, Part, age, cell, cut_middle, fold, key, line, lines, marked, wrap
 from mlxtune.tui.rooms.adapters.service import AdapterView, LibraryView
 from mlxtune.tui.verdict import verdict_style
 
-KIND, SIZE, OUTCOME, RATE, AGE = 8, 8, 17, 11, 7  # widths of the list's columns
+KIND, SIZE, OUTCOME, RATE, AGE = 8, 8, 17, 7, 7  # widths of the list's columns
 WIDE = 72  # minimum width, in cells, to show the rate column
 
 
@@ -73,9 +73,7 @@ def list_row(adapter: AdapterView, active: bool, now: float, width: int) -> Cont
         cell(f"  {_outcome(adapter)}", OUTCOME, "" if score else "$muted"),
     ]
     if width >= WIDE:
-        rates = score.changes[-1:] if score else []
-        cells += [cell(f"{100 * before.share:.0f} → {100 * after.share:.0f}%", RATE, right=True) for before, after in rates]
-        cells += [] if rates else [cell("", RATE)]
+        cells.append(cell(f"{score.changes[-1][1].share:.1%}" if score and score.changes else "", RATE, right=True))
     return line(*start, *cells, cell(age(max(now - adapter.created, 0)), AGE, "$faint", right=True))
 
 
@@ -95,7 +93,7 @@ def _outcome(adapter: AdapterView) -> str:
 def brief(adapter: AdapterView) -> str:
     """Return the adapter's kind, outcome and rate in a few words."""
     changes = adapter.score.changes[-1:] if adapter.score else []
-    rate = "".join(f", {metric_label(after.metric)} {100 * after.share:.0f}%" for _, after in changes)
+    rate = "".join(f", {metric_label(after.metric)} {after.share:.1%}" for _, after in changes)
     return f"{adapter.kind}, {_outcome(adapter)}{rate}"
 
 

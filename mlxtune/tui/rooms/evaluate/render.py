@@ -16,11 +16,11 @@ from mlxtune.evaluation.evidence import FailureLinks, StoredAnswer
 from mlxtune.evaluation.off_task.prompts import OffTaskPrompt
 from mlxtune.evaluation.off_task.result import DROPPED, HELD, OffTaskResult
 from mlxtune.evaluation.render.comparison_table import comparison_table, facts_table, report_tables
-from mlxtune.evaluation.render.wording import change_text, compared_pairs_text, contract_text, nearest_row_text, p_value, summary
+from mlxtune.evaluation.render.wording import compared_pairs_text, contract_text, nearest_row_text, p_value, summary
 from mlxtune.evaluation.report import ArmResult
 from mlxtune.evaluation.scorers import CONTRACT, Score
 from mlxtune.evaluation.scorers.registry import metric_label
-from mlxtune.evaluation.verdict import Comparison
+from mlxtune.evaluation.verdict import Comparison, change_text
 from mlxtune.runs.state import HELD_OUT_ROW
 from mlxtune.tui.render.bars import axis, bar, interval
 from mlxtune.tui.render.output_text import Span, is_caret_row, output_rows
