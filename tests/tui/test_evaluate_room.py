@@ -13,6 +13,7 @@ import pytest
 from mlxtune.core.errors import MachineError
 from mlxtune.core.files import write_json
 from mlxtune.data.source import read_file
+from mlxtune.evaluation.off_task.prompts import OFF_TASK
 from mlxtune.recipe import dump, load
 from mlxtune.runs import launch
 from mlxtune.runs.registry import Run
@@ -600,13 +601,13 @@ async def test_an_evaluation_that_failed_without_answers_is_not_continued(shop: 
     [
         (
             "max_tokens = 112",
-            "the same 72 held-out rows, each in at most 112 tokens, in about 3 min if it is as fast as the base was. Answers from earlier "
-            "evaluations are reused. To take less time, set evaluation.rows in Plan.",
+            "the same 72 held-out rows, each in at most 112 tokens, in about 3 min if it is as fast as the base was. To take less "
+            "time, set evaluation.rows in Plan. The base and the adapter also answer 300 off-task prompts, in about 80 s, unless you "
+            "empty evaluation.regression in Plan. Answers from earlier evaluations are reused.",
         ),
         (
             "rows = 20\nmax_tokens = 112",
-            "the same 20 of 72 held-out rows, each in at most 112 tokens, in about 48 s if it is as fast as the base was. Answers from "
-            "earlier evaluations are reused. The base",
+            "the same 20 of 72 held-out rows, each in at most 112 tokens, in about 48 s if it is as fast as the base was. The base",
         ),
         (
             "",  # not the limit of the evaluation of the base
@@ -624,6 +625,9 @@ async def test_the_question_for_the_arms_says_how_much_they_answer(
     report = json.loads((folder / "report.json").read_text())
     report["arms"][0]["cached"] = False
     (folder / "report.json").write_text(json.dumps(report))
+    *events, end = (folder / "events.jsonl").read_text().splitlines()
+    answered = {"type": "arm.finished", "arm": "base", "rows": 300, "cached": False, "seconds": 40.0, "of": OFF_TASK}
+    (folder / "events.jsonl").write_text("\n".join([*events, json.dumps(json.loads(end) | answered), end, ""]))
     run = shop.run("20261124-1412-support-json", steps=60, end=("run.finished", {"summary": {}}), age=300)
     (run / "recipe.toml").write_text(f"{(run / 'recipe.toml').read_text()}\n[evaluation]\n{settings}\n")
     (run / "adapter").mkdir()

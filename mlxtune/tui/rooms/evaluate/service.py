@@ -17,7 +17,7 @@ from mlxtune.data.split import split
 from mlxtune.evaluation import report as reports
 from mlxtune.evaluation.arms import BASE, is_tuned
 from mlxtune.evaluation.drilldown import CellName, Drilldown, ScoredRow
-from mlxtune.evaluation.off_task.prompts import load_prompts
+from mlxtune.evaluation.off_task.prompts import OFF_TASK, load_prompts
 from mlxtune.evaluation.render.wording import what_to_evaluate
 from mlxtune.evaluation.report import EvaluationReport
 from mlxtune.evaluation.scorers import CONTRACT
@@ -26,6 +26,7 @@ from mlxtune.evaluation.start import start
 from mlxtune.evaluation.verdict import Comparison
 from mlxtune.recipe import AUTO, Recipe, dump, load
 from mlxtune.recipe.edit import toml_literal
+from mlxtune.runs.events import read_all
 from mlxtune.runs.launch import read_request
 from mlxtune.runs.registry import Run
 
@@ -196,20 +197,18 @@ class ArmWork:
         time = f", in about {duration(self.seconds)} if it is as fast as the base was" if self.seconds else ""
         rows = "" if self.rows == self.held_out else f"{self.rows:,} of "
         text = f"Every arm answers the same {rows}{plural(self.held_out, 'held-out row')}, each in at most {self.limit}{time}."
-        if self.seconds:
-            text += " Answers from earlier evaluations are reused."
-        else:
+        if not self.seconds:
             text += (
                 " How long that takes is unknown: no evaluation of this recipe with this limit has measured it. First come the answers, "
                 "then the likelihood of the references; each shows its progress."
             )
         if self.unlimited:
             text += f" To take less time, set {' or '.join(self.unlimited)} in Plan."
-        if not self.off_task:
-            return text
-        time = f", in about {duration(self.off_task_seconds)}" if self.off_task_seconds else ""
-        prompts = plural(self.off_task, "off-task prompt")
-        return f"{text} The base and the adapter also answer {prompts}{time}, unless you empty evaluation.regression in Plan."
+        if self.off_task:
+            time = f", in about {duration(self.off_task_seconds)}" if self.off_task_seconds else ""
+            prompts = plural(self.off_task, "off-task prompt")
+            text += f" The base and the adapter also answer {prompts}{time}, unless you empty evaluation.regression in Plan."
+        return f"{text} Answers from earlier evaluations are reused." if self.seconds else text
 
 
 def count_work(recipe: Recipe, run: Run | None, evaluations: Sequence[Run]) -> ArmWork:
@@ -222,11 +221,10 @@ def count_work(recipe: Recipe, run: Run | None, evaluations: Sequence[Run]) -> A
     rows, prompts = min(held_out, section.rows or held_out), load_prompts(recipe) if run else ()
     limit = "twice the tokens of the longest reference answer" if section.max_tokens == AUTO else f"{section.max_tokens:,} tokens"
     seconds = off_task_seconds = None
-    if report := _similar_report(evaluations, recipe):
-        base = report.arms[0]
-        seconds = base.seconds / report.facts["rows"] * rows
-        if base.answers and base.answers.tokens:
-            off_task_seconds = 2 * base.seconds / base.answers.tokens * sum(prompt.max_tokens for prompt in prompts)
+    if similar := _similar_evaluation(evaluations, recipe):
+        evaluation, report = similar
+        seconds = report.arms[0].seconds / report.facts["rows"] * rows
+        off_task_seconds = _off_task_seconds(evaluation, recipe) if prompts else None
         if decoding := report.facts.get("decoding"):
             limit = f"{decoding['max_tokens']:,} tokens"
     options = [EvaluationOption(label, arms) for label, arms in arm_options(recipe, has_adapter=run is not None)]
@@ -237,8 +235,8 @@ def count_work(recipe: Recipe, run: Run | None, evaluations: Sequence[Run]) -> A
     return ArmWork(options, rows, held_out, limit, unlimited, len(prompts), seconds, off_task_seconds)
 
 
-def _similar_report(evaluations: Sequence[Run], recipe: Recipe) -> EvaluationReport | None:
-    """Return the newest of ``evaluations`` in which the base of ``recipe`` was not cached, with the same limits for its answers."""
+def _similar_evaluation(evaluations: Sequence[Run], recipe: Recipe) -> tuple[Run, EvaluationReport] | None:
+    """Return, with its report, the newest of ``evaluations`` in which the base of ``recipe`` was not cached, with the same limits for its answers."""
     for run in evaluations:
         try:
             report, before = reports.load(run.folder), run.recipe()
@@ -247,7 +245,18 @@ def _similar_report(evaluations: Sequence[Run], recipe: Recipe) -> EvaluationRep
         base = report.arms[0]
         is_same = before.name == recipe.name and _limits(before) == _limits(recipe)
         if is_same and base.name == BASE and not base.cached:
-            return report
+            return run, report
+    return None
+
+
+def _off_task_seconds(evaluation: Run, recipe: Recipe) -> float | None:
+    """Return how long two arms need for the off-task prompts at the speed of the base in ``evaluation``, or ``None`` if unknown."""
+    before, now = evaluation.recipe().evaluation, recipe.evaluation
+    if (before.regression, before.regression_system) != (now.regression, now.regression_system):
+        return None
+    for event in read_all(evaluation.folder):
+        if event["type"] == "arm.finished" and (event["arm"], event.get("of")) == (BASE, OFF_TASK) and not event.get("cached"):
+            return 2 * event.get("seconds", 0.0)
     return None
 
 
