@@ -236,7 +236,7 @@ def count_work(recipe: Recipe, run: Run | None, evaluations: Sequence[Run]) -> A
 
 
 def _similar_evaluation(evaluations: Sequence[Run], recipe: Recipe) -> tuple[Run, EvaluationReport] | None:
-    """Return, with its report, the newest of ``evaluations`` in which the base of ``recipe`` was not cached, with the same limits for its answers."""
+    """Return the newest of ``evaluations``, and its report, in which the base of ``recipe`` was not cached and had the same limits."""
     for run in evaluations:
         try:
             report, before = reports.load(run.folder), run.recipe()
