@@ -11,7 +11,7 @@ from mlxtune.data.rows import PromptRow
 from mlxtune.evaluation.arms import Arm
 from mlxtune.evaluation.endpoint_answers import endpoint_answers
 from mlxtune.evaluation.off_task.prompts import OFF_TASK, OffTaskPrompt, group_by_prefix
-from mlxtune.evaluation.outputs import ArmAnswers, Likelihoods, generate_answers
+from mlxtune.evaluation.outputs import ArmAnswers, generate_answers
 from mlxtune.evaluation.progress import progress_reporter
 from mlxtune.evaluation.report import EndpointFacts
 from mlxtune.evaluation.seed_answers import answer_with_seeds
@@ -45,7 +45,6 @@ class ArmRunner:
         }  # fmt: skip
         self._adapter: Path | None = None
         self._prefixes = PrefixCache(loaded.model)
-        self._likelihoods: Likelihoods = {}
 
     def answer(self, arm: Arm, rows: Sequence[PromptRow]) -> ArmAnswers:
         """Return the answers of ``arm`` to the held-out ``rows``."""
@@ -106,5 +105,5 @@ class ArmRunner:
             self._prefixes, self._adapter = PrefixCache(self._loaded.model), arm.adapter
         return generate_answers(
             arm, self._loaded, rows, max_tokens=max_tokens, of=of, compared=compared, timed=timed, shared=self._prefixes,
-            likelihoods=self._likelihoods, tell=tell, **self._options,
+            tell=tell, **self._options,
         )  # fmt: skip

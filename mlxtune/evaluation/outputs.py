@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import lru_cache, partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from mlxtune.core.errors import DataError, InputError, MlxtuneError, TemplateError
 from mlxtune.core.files import write_text
@@ -33,9 +33,10 @@ from mlxtune.models.thoughts import GeneratedAnswer
 from mlxtune.recipe import Recipe
 from mlxtune.runs.state import HELD_OUT_ROW, TIMED, TOKEN, WAITING
 
-ANSWERS = ".answers.jsonl"  # suffix of a model's answers to single prompts
+SAVED = ".saved.jsonl"  # suffix of a model's answers to single prompts, and of the likelihoods that it assigns to given answers
 IndexedText = tuple[int, str | None]  # the index of a row, and one of its answers
-Likelihoods = dict[str, list[tuple[float, int]]]  # nats and tokens of the given answers, by a hash of the model and all tokens
+Input = TypeVar("Input")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,6 @@ def generate_answers(
     tell: Callable[[str], Progress],
     of: str = HELD_OUT_ROW,
     shared: PrefixCache | None = None,
-    likelihoods: Likelihoods | None = None,
     compared: frozenset[str] = frozenset(),
     score_references: bool = True,
     timed: bool = False,
@@ -129,12 +129,11 @@ def generate_answers(
 
     Answers have at most ``max_tokens``, after at most ``thinking_tokens`` of reasoning. For pairs with an ID in
     ``compared``, the likelihood of the rejected answer is computed too. Results are stored in ``cache`` under a hash of everything that
-    affects them: weights, tokenizer, adapter, grammar, tokens, decoding, compute path and versions. Each answer is saved as it ends, so
-    that an interrupted evaluation continues where it ended, and an evaluation of more rows generates only the missing answers.
-    ``tell`` returns the progress callback for a kind of work (``of`` describes ``rows``); ``shared`` holds prefixes that ``loaded``
-    has processed with its current weights, and ``likelihoods`` those of earlier arms, which a grammar does not change. If ``timed``,
-    the time that each answer would take alone is estimated, too. Raises ``InputError`` if a prompt and its answer exceed the model's
-    context, and ``MlxtuneError`` for NaNs.
+    affects them: weights, tokenizer, adapter, grammar, tokens, decoding, compute path and versions. Each answer and each likelihood is
+    saved as soon as it is known, so that an interrupted evaluation continues where it ended, and an evaluation of more rows computes
+    only what is missing. ``tell`` returns the progress callback for a kind of work (``of`` describes ``rows``); ``shared`` holds
+    prefixes that ``loaded`` has processed with its current weights. If ``timed``, the time that each answer would take alone is
+    estimated, too. Raises ``InputError`` if a prompt and its answer exceed the model's context, and ``MlxtuneError`` for NaNs.
     """
     start = time.perf_counter()
     template = load_template(loaded.source, settings, loaded.tokenizer)
@@ -147,20 +146,22 @@ def generate_answers(
     rejected = _answer_tokens(template, arm, rows, others)[0] if references else []
     thinking_tokens = template.thinking_limit(thinking_tokens)
     _require_room(arm, loaded, rows, prompts, max_tokens + thinking_tokens)
-    packages = ("mlxtune", "mlx", "mlx-lm", *(["llguidance"] if arm.schema is not None else []))
     model_identity = {
         "v": 7,
-        "made with": {name: version(name) for name in packages},
+        "made with": {name: version(name) for name in ("mlxtune", "mlx", "mlx-lm")},
         "base": [loaded.source.fingerprint, _content_hashes(loaded.source.folder)],
         "adapter": [sha256_file(arm.adapter / name) for name in (lora.WEIGHTS_FILE, lora.CONFIG_FILE)] if arm.adapter else [],
-        "grammar": arm.schema,
         "compute": loaded.description,
+    }
+    decoding_identity = {
+        **model_identity,
+        "grammar": None if arm.schema is None else [arm.schema, version("llguidance")],
         "max_tokens": max_tokens,
         **({"thinking_tokens": thinking_tokens} if thinking_tokens else {}),
         "stops": sorted(template.stop_tokens),
     }
     identity = {
-        **model_identity,
+        **decoding_identity,
         "prompts": prompts,
         "references": references,
         "rejected": [others, rejected],
@@ -186,24 +187,27 @@ def generate_answers(
             tell_tokens(0, most)
             options["on_token"] = lambda longest: tell_tokens(longest, most)
             options["on_batch"] = lambda waiting: tell(WAITING)(waiting, len(rows))
-        saved, answer = cache / f"{sha256_json(model_identity)[:32]}{ANSWERS}", partial(generate_arm, **options)
-        answers, earlier_seconds = _saved_as_they_end(saved, prompts, answer, tell(of))
-        start -= earlier_seconds
+        answers, earlier_seconds = _saved_as_they_end(
+            cache / f"{sha256_json(decoding_identity)[:32]}{SAVED}", prompts, partial(generate_arm, **options), tell(of),
+            to_json=asdict, from_json=lambda record: GeneratedAnswer(**record),
+        )  # fmt: skip
         indices = [index for index, _ in (chosen if references else []) + (others if rejected else [])]
         pairs = [(prompts[index], tokens) for index, tokens in zip(indices, references + rejected, strict=True)]
-        known = {} if likelihoods is None else likelihoods
-        key = sha256_json([model_identity["base"], model_identity["adapter"], pairs])
-        if key not in known:
-            known[key] = _likelihoods(arm, loaded, pairs, batch_size=batch_size, prefix=prefix, progress=tell("reference"))
-        nats = known[key]
-        rejected_nats = dict(zip(indices[len(rows) :], nats[len(rows) :], strict=True))
+        nats, seconds = _saved_as_they_end(  # a grammar does not change them
+            cache / f"{sha256_json(model_identity)[:32]}{SAVED}", pairs,
+            partial(negative_log_likelihoods, loaded.model, batch_size=batch_size, prefix=prefix), tell("reference"),
+            to_json=partial(_nats_to_json, arm), from_json=lambda record: float(record["nats"]),
+        )  # fmt: skip
+        start -= earlier_seconds + seconds
+        likelihoods = [(value, len(tokens)) for value, (_, tokens) in zip(nats, pairs, strict=True)]
+        rejected_likelihoods = dict(zip(indices[len(rows) :], likelihoods[len(rows) :], strict=True))
         outputs = tuple(
             Output(
                 row.id,
                 template.calls.read(answer.text, row.tools),
                 answer.ended,
-                *(nats[index] if nats else (0.0, 0)),
-                rejected_nats.get(index),
+                *(likelihoods[index] if likelihoods else (0.0, 0)),
+                rejected_likelihoods.get(index),
                 answer.thought,
                 answer.thought_tokens,
                 answer.tokens,
@@ -223,38 +227,53 @@ def generate_answers(
 
 
 def _saved_as_they_end(
-    file: Path, prompts: Sequence[Sequence[int]], generate_arm: Callable[..., list[GeneratedAnswer]], progress: Progress
-) -> tuple[list[GeneratedAnswer], float]:
-    """Return the answers to ``prompts``, and the seconds that earlier evaluations spent on those that they saved in ``file``.
+    file: Path,
+    inputs: Sequence[Input],
+    compute: Callable[..., list[Result]],
+    progress: Progress,
+    *,
+    to_json: Callable[[Result], dict[str, Any]],
+    from_json: Callable[[dict[str, Any]], Result],
+) -> tuple[list[Result], float]:
+    """Return the results for ``inputs``, and the seconds that earlier evaluations spent on those that they saved in ``file``.
 
-    New answers are added to the file.
+    The others are computed with ``compute`` and added to the file.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
-    keys, saved = [sha256_json(prompt) for prompt in prompts], {}
+    keys, saved = [sha256_json(one) for one in inputs], {}
     for record in read(file):
-        with suppress(KeyError, TypeError, ValueError):  # a damaged record: its prompt is answered again
-            key, seconds = record.pop("prompt"), float(record.pop("seconds"))
-            saved[key] = seconds, GeneratedAnswer(**record)
-    answers = {index: saved[key][1] for index, key in enumerate(keys) if key in saved}
-    left = [index for index in range(len(prompts)) if index not in answers]
-    known, last = len(answers), time.perf_counter()
+        with suppress(KeyError, TypeError, ValueError):  # a damaged record: its result is computed again
+            key, seconds = record.pop("input"), float(record.pop("seconds"))
+            saved[key] = seconds, from_json(record)
+    results = {index: saved[key][1] for index, key in enumerate(keys) if key in saved}
+    left = [index for index in range(len(inputs)) if index not in results]
+    known, last = len(results), time.perf_counter()
     if known:
-        progress(known, len(prompts))
-    with closing(Journal(file)) as journal:
+        progress(known, len(inputs))
+    if left:
+        with closing(Journal(file)) as journal:
 
-        def save(index: int, answer: GeneratedAnswer) -> None:
-            nonlocal last
-            before, last = last, time.perf_counter()
-            journal.append({"prompt": keys[left[index]], "seconds": last - before, **asdict(answer)})
+            def save(index: int, result: Result) -> None:
+                nonlocal last
+                before, last = last, time.perf_counter()
+                journal.append({"input": keys[left[index]], "seconds": last - before, **to_json(result)})
 
-        if left:
-            new = generate_arm(
-                [prompts[index] for index in left],
-                progress=lambda done, _: progress(known + done, len(prompts)),
+            new = compute(
+                [inputs[index] for index in left],
+                progress=lambda done, _: progress(known + done, len(inputs)),
                 on_answer=save,
             )
-            answers |= zip(left, new, strict=True)
-    return [answers[index] for index in range(len(prompts))], sum(saved[key][0] for key in set(keys) & saved.keys())
+        results |= zip(left, new, strict=True)
+    return [results[index] for index in range(len(inputs))], sum(saved[key][0] for key in set(keys) & saved.keys())
+
+
+def _nats_to_json(arm: Arm, nats: float) -> dict[str, float]:
+    if not math.isfinite(nats):
+        raise MlxtuneError(
+            f"{arm.name} assigns zero probability to a reference answer.",
+            hint="The adapter may be corrupt. Train or import it again.",
+        )
+    return {"nats": nats}
 
 
 def _answer_tokens(
@@ -275,19 +294,6 @@ def _answer_tokens(
             return [], error.message
         encoded.append(answer.tokens[answer.start : answer.end])
     return encoded, ""
-
-
-def _likelihoods(
-    arm: Arm, loaded: LoadedModel, answers: Sequence[tuple[list[int], list[int]]], **options: Any
-) -> list[tuple[float, int]]:
-    """Return the negative log-likelihood in nats and the token count of the answer in each (prompt, answer) pair."""
-    nats = negative_log_likelihoods(loaded.model, answers, **options) if answers else []
-    if not all(map(math.isfinite, nats)):
-        raise MlxtuneError(
-            f"{arm.name} assigns zero probability to a reference answer.",
-            hint="The adapter may be corrupt. Train or import it again.",
-        )
-    return [(value, len(answer)) for value, (_, answer) in zip(nats, answers, strict=True)]
 
 
 def _require_room(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,19 +47,25 @@ def negative_log_likelihoods(
     *,
     batch_size: int,
     progress: Progress = lambda done, total: None,
+    on_answer: Callable[[int, float], None] = lambda pair, nats: None,
     prefix: SharedPrefix | None = None,
 ) -> list[float]:
     """Return the negative log-likelihood of each answer given its prompt, in nats, summed over the answer's tokens.
 
     ``pairs`` are tokenized prompts and answers, none empty; ``prefix`` is the prompts' shared prefix if it is already computed.
+    ``on_answer`` is called with the index of each pair and its likelihood as soon as it is computed.
     """
     prefix = prefix or PrefixCache(model)([prompt for prompt, _ in pairs])
+    nlls = [0.0] * len(pairs)
     if prefix is None:
-        return [_single(model, prompt, answer) for prompt, answer in pairs]
+        for index, (prompt, answer) in enumerate(pairs):
+            nlls[index] = _single(model, prompt, answer)
+            on_answer(index, nlls[index])
+            progress(index + 1, len(pairs))
+        return nlls
     groups = _group_by_prompt(pairs, len(prefix), batch_size)
     # each additional answer in a group continues from its own copy of the group's keys and values
     copies = max((len(group.rows) - 1) * (len(prefix) + len(group.shared_tokens)) for group in groups)
-    nlls = [0.0] * len(pairs)
     done = 0
     batches = prefix.batches([group.positions for group in groups], batch_size, extra=copies, max_computed=part_size())
     for batch, sums in parallel_map(lambda batch: _logps(prefix, [groups[i] for i in batch]), _alternating(list(batches))):
@@ -67,6 +73,7 @@ def negative_log_likelihoods(
         values: Any = sums.tolist()
         for row, logp in zip(rows, values, strict=True):
             nlls[row] = -logp
+            on_answer(row, nlls[row])
         done += len(rows)
         progress(done, len(pairs))
     return nlls

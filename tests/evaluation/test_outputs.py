@@ -20,6 +20,7 @@ from mlxtune.evaluation.arms import Arm
 from mlxtune.evaluation.outputs import ArmAnswers, generate_answers, prompt_rows
 from mlxtune.models import lora
 from mlxtune.models.generate import generate
+from mlxtune.models.likelihood import negative_log_likelihoods
 from mlxtune.models.load import LoadedModel, load
 from mlxtune.models.prefix_cache import PrefixCache
 from mlxtune.models.resolve import resolve
@@ -198,20 +199,54 @@ def test_interrupted_arm_keeps_the_answers_that_have_ended(
 def test_more_rows_reuse_the_answers_to_the_first(loaded: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = _answer(loaded, tmp_path / "whole")
     asked: list[int] = []
+    scored: list[int] = []
 
     def counting(model, tokenizer, prompts, **options):
         asked.append(len(prompts))
         return generate(model, tokenizer, prompts, **options)
 
+    def counting_pairs(model, pairs, **options):
+        scored.append(len(pairs))
+        return negative_log_likelihoods(model, pairs, **options)
+
     monkeypatch.setattr(outputs, "generate", counting)
+    monkeypatch.setattr(outputs, "negative_log_likelihoods", counting_pairs)
     first = _answer(loaded, tmp_path / "cache", rows=[ROWS[3], ROWS[1]])
     more = _answer(loaded, tmp_path / "cache")
-    assert asked == [2, len(ROWS) - 2]
+    assert asked == scored == [2, len(ROWS) - 2]
     assert not more.cached
     assert [(one.id, one.output, one.ended) for one in more.outputs] == [(one.id, one.output, one.ended) for one in whole.outputs]
-    assert [more.outputs[3].output, more.outputs[1].output] == [one.output for one in first.outputs]
+    assert [one.nats for one in more.outputs] == pytest.approx([one.nats for one in whole.outputs], rel=1e-4)
+    assert [more.outputs[3], more.outputs[1]] == list(first.outputs)
     _answer(loaded, tmp_path / "cache", max_tokens=7)
     assert asked[2:] == [len(ROWS)], "a longer limit changes the answers"
+    assert not scored[2:], "but not the likelihoods of references"
+
+
+@pytest.mark.parametrize("supports_prefix", [True, False])
+def test_interrupted_arm_keeps_likelihoods(
+    loaded: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, supports_prefix: bool
+) -> None:
+    if not supports_prefix:
+        monkeypatch.setattr(PrefixCache, "__call__", lambda *_: None)
+    whole = _answer(loaded, tmp_path / "whole")
+    scored: list[int] = []
+    kept: list[int] = []
+
+    def stop(done: int, total: int) -> None:
+        kept.append(done)
+        raise Interrupted(0)
+
+    def counting_pairs(model, pairs, **options):
+        scored.append(len(pairs))
+        return negative_log_likelihoods(model, pairs, **options)
+
+    with pytest.raises(Interrupted):
+        _answer(loaded, tmp_path / "cache", tell=lambda of: stop if of == "reference" else lambda done, total: None)
+    monkeypatch.setattr(outputs, "negative_log_likelihoods", counting_pairs)
+    continued = _answer(loaded, tmp_path / "cache")
+    assert scored == [len(ROWS) - kept[0]]
+    assert [one.nats for one in continued.outputs] == pytest.approx([one.nats for one in whole.outputs], rel=1e-4)
 
 
 @pytest.mark.slow
@@ -242,7 +277,7 @@ def test_changed_adapter_weights_or_scale_invalidate_cache(loaded: LoadedModel, 
 
 def test_truncated_cache_is_rejected(loaded: LoadedModel, tmp_path: Path) -> None:
     first = _answer(loaded, tmp_path)
-    (file,) = (file for file in tmp_path.iterdir() if not file.name.endswith(outputs.ANSWERS))
+    (file,) = (file for file in tmp_path.iterdir() if not file.name.endswith(outputs.SAVED))
     file.write_text("".join(file.read_text().splitlines(keepends=True)[:3]))
     again = _answer(loaded, tmp_path)
     assert not again.cached

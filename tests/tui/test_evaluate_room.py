@@ -625,9 +625,11 @@ async def test_the_question_for_the_arms_says_how_much_they_answer(
     report = json.loads((folder / "report.json").read_text())
     report["arms"][0]["cached"] = False
     (folder / "report.json").write_text(json.dumps(report))
-    *events, end = (folder / "events.jsonl").read_text().splitlines()
-    answered = {"type": "arm.finished", "arm": "base", "rows": 300, "cached": False, "seconds": 40.0, "of": OFF_TASK}
-    (folder / "events.jsonl").write_text("\n".join([*events, json.dumps(json.loads(end) | answered), end, ""]))
+    older = evaluation(shop, "20261124-1400-support-json", age=900.0)
+    for of, cached, seconds in ((older, False, 40.0), (folder, True, 0.1)):
+        *events, end = (of / "events.jsonl").read_text().splitlines()
+        answered = {"type": "arm.finished", "arm": "base", "rows": 300, "cached": cached, "seconds": seconds, "of": OFF_TASK}
+        (of / "events.jsonl").write_text("\n".join([*events, json.dumps(json.loads(end) | answered), end, ""]))
     run = shop.run("20261124-1412-support-json", steps=60, end=("run.finished", {"summary": {}}), age=300)
     (run / "recipe.toml").write_text(f"{(run / 'recipe.toml').read_text()}\n[evaluation]\n{settings}\n")
     (run / "adapter").mkdir()

@@ -220,11 +220,9 @@ def count_work(recipe: Recipe, run: Run | None, evaluations: Sequence[Run]) -> A
     held_out = len(split(read_source(recipe.source, recipe.data.format, recipe.data.map), recipe.data).test)
     rows, prompts = min(held_out, section.rows or held_out), load_prompts(recipe) if run else ()
     limit = "twice the tokens of the longest reference answer" if section.max_tokens == AUTO else f"{section.max_tokens:,} tokens"
-    seconds = off_task_seconds = None
-    if similar := _similar_evaluation(evaluations, recipe):
-        evaluation, report = similar
+    seconds, off_task_seconds = None, _off_task_seconds(evaluations, recipe) if prompts else None
+    if report := _similar_evaluation(evaluations, recipe):
         seconds = report.arms[0].seconds / report.facts["rows"] * rows
-        off_task_seconds = _off_task_seconds(evaluation, recipe) if prompts else None
         if decoding := report.facts.get("decoding"):
             limit = f"{decoding['max_tokens']:,} tokens"
     options = [EvaluationOption(label, arms) for label, arms in arm_options(recipe, has_adapter=run is not None)]
@@ -235,8 +233,8 @@ def count_work(recipe: Recipe, run: Run | None, evaluations: Sequence[Run]) -> A
     return ArmWork(options, rows, held_out, limit, unlimited, len(prompts), seconds, off_task_seconds)
 
 
-def _similar_evaluation(evaluations: Sequence[Run], recipe: Recipe) -> tuple[Run, EvaluationReport] | None:
-    """Return the newest of ``evaluations``, and its report, in which the base of ``recipe`` was not cached and had the same limits."""
+def _similar_evaluation(evaluations: Sequence[Run], recipe: Recipe) -> EvaluationReport | None:
+    """Return the newest of ``evaluations`` in which the base of ``recipe`` was not cached and had the same limits."""
     for run in evaluations:
         try:
             report, before = reports.load(run.folder), run.recipe()
@@ -245,19 +243,26 @@ def _similar_evaluation(evaluations: Sequence[Run], recipe: Recipe) -> tuple[Run
         base = report.arms[0]
         is_same = before.name == recipe.name and _limits(before) == _limits(recipe)
         if is_same and base.name == BASE and not base.cached:
-            return run, report
+            return report
     return None
 
 
-def _off_task_seconds(evaluation: Run, recipe: Recipe) -> float | None:
-    """Return how long two arms need for the off-task prompts at the speed of the base in ``evaluation``, or ``None`` if unknown."""
-    before, now = evaluation.recipe().evaluation, recipe.evaluation
-    if (before.regression, before.regression_system) != (now.regression, now.regression_system):
-        return None
-    for event in read_all(evaluation.folder):
-        if event["type"] == "arm.finished" and (event["arm"], event.get("of")) == (BASE, OFF_TASK) and not event.get("cached"):
-            return 2 * event.get("seconds", 0.0)
+def _off_task_seconds(evaluations: Sequence[Run], recipe: Recipe) -> float | None:
+    """Return how long two arms need for the off-task prompts at the speed of the base when it last answered them, if it did."""
+    for run in evaluations:
+        try:
+            is_same = _off_task_work(run.recipe()) == _off_task_work(recipe)
+        except MlxtuneError:
+            continue
+        for event in read_all(run.folder) if is_same else ():
+            if event["type"] == "arm.finished" and (event["arm"], event.get("of")) == (BASE, OFF_TASK) and not event.get("cached"):
+                return 2 * event.get("seconds", 0.0)
     return None
+
+
+def _off_task_work(recipe: Recipe) -> tuple[object, ...]:
+    section = recipe.evaluation
+    return recipe.model.base, recipe.model.thinking, section.regression, section.regression_system
 
 
 def _limits(recipe: Recipe) -> tuple[object, ...]:
