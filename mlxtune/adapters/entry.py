@@ -18,6 +18,7 @@ from mlxtune.evaluation.arms import TUNED
 from mlxtune.evaluation.json_fields import to_json
 from mlxtune.evaluation.promotion import promotion_caveat
 from mlxtune.evaluation.report import EvaluationReport, Rate
+from mlxtune.evaluation.scope import Scope, widest
 from mlxtune.evaluation.scorers import CONTRACT
 from mlxtune.evaluation.scorers.registry import FORMS
 from mlxtune.recipe import Recipe
@@ -66,11 +67,12 @@ class AdapterScore:
 
 @dataclass(frozen=True)
 class EvaluatedAdapter:
-    """The score of an adapter, and the run and the folder of the adapter as the report gives them."""
+    """The score of an adapter, what it was measured on, and the run and the folder of the adapter as the report gives them."""
 
     run: object
     folder: object
     score: AdapterScore
+    scope: Scope
 
 
 @dataclass(frozen=True)
@@ -223,9 +225,14 @@ def read_scores(workspace: Path) -> list[EvaluatedAdapter]:
     return [adapter for adapter in found if adapter]
 
 
-def newest_score(evaluated: Iterable[EvaluatedAdapter], run: str, folder: Path) -> AdapterScore | None:
-    """Return the score of ``run`` or of the adapter in ``folder`` from ``evaluated``, which is in the order of :func:`read_scores`."""
-    return next((item.score for item in evaluated if (run and item.run == run) or item.folder == str(folder)), None)
+def score_of(evaluated: Iterable[EvaluatedAdapter], run: str, folder: Path) -> AdapterScore | None:
+    """Return the score of ``run`` or of the adapter in ``folder`` from ``evaluated``, which is in the order of :func:`read_scores`.
+
+    It is from the newest evaluation, or from an earlier one that measured the same on more rows.
+    """
+    own = (item for item in evaluated if (run and item.run == run) or item.folder == str(folder))
+    counted = widest(own, lambda item: item.scope)
+    return counted.score if counted else None
 
 
 @lru_cache(maxsize=512)
@@ -236,7 +243,9 @@ def _evaluated_adapter(evaluation: Path, modified: int) -> EvaluatedAdapter | No
     except MlxtuneError:
         return None
     score = score_from_report(report, evaluation) if report else None
-    return EvaluatedAdapter(report.facts.get("run"), report.facts.get("adapter"), score) if report and score else None
+    if not report or not score:
+        return None
+    return EvaluatedAdapter(report.facts.get("run"), report.facts.get("adapter"), score, Scope.of(report))
 
 
 @lru_cache(maxsize=512)

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mlxtune.adapters.entry import AdapterEntry, newest_score, read_entry, read_scores
+from mlxtune.adapters.entry import AdapterEntry, read_entry, read_scores, score_of
 from mlxtune.core.errors import InputError, MlxtuneError
 from mlxtune.core.files import disk_errors, sync_folder
 from mlxtune.core.journal import Journal, read
@@ -68,7 +68,7 @@ def all_adapters(workspace: Path) -> list[AdapterEntry]:
         folder = workspace / key
         run = folder.parent.name if key.startswith("runs/") else ""
         name = state.names.get(key) or run or folder.name
-        score = newest_score(evaluated, run, folder)
+        score = score_of(evaluated, run, folder)
         entries.append(read_entry(folder, key, name, tuple(state.tags.get(key, ())), score))
     return sorted(entries, key=lambda entry: (entry.created, entry.key), reverse=True)
 

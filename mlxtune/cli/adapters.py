@@ -59,8 +59,10 @@ def list_adapters(json: Json = False) -> None:
     if not entries:
         show("There are no adapters yet. Train one:  ", ("mlxtune train RECIPE", "primary"))
         return
-    head: list[Cell] = [(name, "faint") for name in ("", "adapter", "base", "kind", "size", "verdict", "rate", "metric", "tags")]
-    print_columns([head, *map(_row, entries)], right=(4,))
+    head: list[Cell] = [
+        (name, "faint") for name in ("", "adapter", "base", "kind", "size", "verdict", "rate", "rows", "metric", "tags")
+    ]
+    print_columns([head, *map(_row, entries)], right=(4, 7))
     for entry in entries:
         if entry.score and entry.score.caveat:
             show(("  ! ", "bold warning"), f"{entry.name} is better but not recommended: {one_line(entry.score.caveat)}.")
@@ -208,16 +210,28 @@ def _report(entry: AdapterEntry, text: str, json: bool) -> None:
 
 def _row(entry: AdapterEntry) -> list[Cell]:
     if entry.problem:
-        return [("✗", "bold error"), (entry.name, "bold"), (one_line(entry.problem, 90), "error"), "", "", "", "", "", ""]
+        return [("✗", "bold error"), (entry.name, "bold"), (one_line(entry.problem, 90), "error"), "", "", "", "", "", "", ""]
     score = entry.score
-    rate, metric = "", ""
+    rate, rows, metric = "", "", ""
     for before, after in score.changes[-1:] if score else ():
-        rate, metric = f"{100 * before.share:.1f} → {after.share:.1%}", metric_label(after.metric)
+        rate = f"{100 * before.share:.1f} → {after.share:.1%}"
+        rows, metric = f"{after.total:,}", metric_label(after.metric)
     label = score.label if score else "not evaluated"
     outcome: Cell = (one_line(label, 20), _STYLES.get(label, ""))
     glyph: Cell = {"better": ("✓", "bold success"), "not recommended": ("!", "bold warning")}.get(label, ("·", "muted"))
     kind, tags = f"{entry.kind} {entry.rank}", " ".join(entry.tags)
-    return [glyph, (entry.name, "bold"), one_line(entry.base, 40), kind, size(entry.size), outcome, rate, metric, (tags, "muted")]
+    return [
+        glyph,
+        (entry.name, "bold"),
+        one_line(entry.base, 40),
+        kind,
+        size(entry.size),
+        outcome,
+        rate,
+        rows,
+        metric,
+        (tags, "muted"),
+    ]
 
 
 def _print_score(score: AdapterScore) -> None:

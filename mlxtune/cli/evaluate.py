@@ -20,11 +20,12 @@ from mlxtune.core.errors import GateError, InputError
 from mlxtune.core.text import one_line, plural
 from mlxtune.evaluation import report as reports
 from mlxtune.evaluation.endpoints import endpoint_arms, remote_hosts
+from mlxtune.evaluation.follow_up import follow_up
 from mlxtune.evaluation.json_fields import to_json
 from mlxtune.evaluation.off_task.result import off_task_power
 from mlxtune.evaluation.promotion import off_task_hint, promotion_refusal
 from mlxtune.evaluation.render.comparison_table import OUTCOME_MARKS, evaluation_comparison_table, report_tables
-from mlxtune.evaluation.render.wording import contract_text, holdout_summary, seed_summary, what_to_evaluate
+from mlxtune.evaluation.render.wording import contract_text, holdout_summary, seed_summary
 from mlxtune.evaluation.report import EvaluationReport
 from mlxtune.evaluation.scorers import CONTRACT
 from mlxtune.evaluation.start import require_adapter, start
@@ -179,7 +180,7 @@ def show_report(report: EvaluationReport, folder: Path) -> None:
     """Print a report's verdict, then all its tables."""
     print_verdict(plural(report.facts["rows"], "held-out row"), report.outcome, report.verdict)
     show("    ", (holdout_summary(report), "muted"))
-    if remedy := what_to_evaluate(report, folder):
+    if remedy := follow_up(report, folder):
         show("    ", (remedy, "muted"))
     if report.answer_metric != CONTRACT:
         show("    ", (contract_text(report), "muted"))

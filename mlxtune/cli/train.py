@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from mlxtune.adapters.entry import newest_score, read_scores
+from mlxtune.adapters.entry import read_scores, score_of
 from mlxtune.cli.follow import follow
 from mlxtune.cli.options import Json, Overrides, RecipeFile
 from mlxtune.cli.output import info, progress_bar, show, show_json
@@ -70,7 +70,7 @@ def show_adapter(run: Run) -> None:
     show("Adapter: ", str(run.adapter))
     if state.earlier_adapter_step:
         info(f"It is from step {state.earlier_adapter_step:,}, which had the lowest validation loss.")
-    if score := newest_score(read_scores(run.folder.parent.parent), run.id, run.adapter):
+    if score := score_of(read_scores(run.folder.parent.parent), run.id, run.adapter):
         info("Evaluated: ", score.verdict)
     else:
         info("Evaluate it:  ", (f"mlxtune eval {run.id}", "primary"))

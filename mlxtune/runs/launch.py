@@ -9,12 +9,13 @@ import socket
 import time
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlxtune import __version__
 from mlxtune.core.child_process import python_command, start_detached
-from mlxtune.core.errors import InputError, MachineError
+from mlxtune.core.errors import InputError, MachineError, MlxtuneError
 from mlxtune.core.files import machine_id, read_json, write_json, write_text
 from mlxtune.core.text import one_line
 from mlxtune.recipe import Recipe, dump, read_template
@@ -83,6 +84,15 @@ def read_request(folder: Path) -> dict[str, Any]:
     """Return the request from the launch record in ``folder``."""
     request: dict[str, Any] = read_json(folder / LAUNCH_FILE)["request"]
     return request
+
+
+@lru_cache(maxsize=512)
+def evaluated_run(folder: Path) -> str:
+    """Return the ID of the run whose adapter the evaluation in ``folder`` is about, or ``""``. It is read once."""
+    try:
+        return str(read_request(folder).get("run", ""))
+    except (MlxtuneError, OSError, KeyError, AttributeError, TypeError):
+        return ""
 
 
 def write_record(run: Run, kind: str, request: Mapping[str, Any]) -> dict[str, Any]:

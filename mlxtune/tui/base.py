@@ -24,10 +24,10 @@ from textual.widget import Widget
 from textual.widgets import Input, TextArea
 
 from mlxtune.core.errors import MachineError, MlxtuneError
-from mlxtune.core.text import one_line
+from mlxtune.core.text import one_line, plural
 from mlxtune.data import samples
 from mlxtune.recipe import Recipe, load
-from mlxtune.runs import registry
+from mlxtune.runs import launch, registry
 from mlxtune.tui import keys
 from mlxtune.tui.key_order import OrderedKeys
 from mlxtune.tui.paths import relative_paths
@@ -269,12 +269,21 @@ class BaseApp(OrderedKeys):
         options = [
             ChoiceOption(
                 str(index),
-                f"{view.name}, {age(now - view.updated)}",
-                one_line(str(dict(view.state.summary).get("verdict", "")), 38),
+                f"{self.evaluated_name(view)}, {age(now - view.updated)}",
+                _result(dict(view.state.summary)),
             )
             for index, view in enumerate(views)
         ]
         self.push_screen(ChoiceDialog(title, "", options), lambda index: then(views[int(index)]) if index else None)
+
+    def evaluated_name(self, view: RunView) -> str:
+        """Return the name of the adapter that the evaluation ``view`` is about, or of its recipe if that is unknown or only the base."""
+        run_id = launch.evaluated_run(view.run.folder)
+        return self.adapter_name(run_id) if run_id else view.name
+
+    def adapter_name(self, run_id: str) -> str:
+        """Return the name of a run's adapter, which is the run's ID unless it was renamed."""
+        return one_line((self.snapshot.adapter_names if self.snapshot else {}).get(run_id, run_id))
 
     # Runs
 
@@ -623,3 +632,9 @@ class Room(Screen[None]):
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Return whether the key of an action currently has an effect."""
         return action not in self.CONDITIONAL_ACTIONS or action in {item.action for item in self.footer_actions()}
+
+
+def _result(summary: Mapping[str, object]) -> str:
+    """Return the number of rows of an evaluation, and its verdict as far as it fits in one cell of a list."""
+    rows, verdict = summary.get("rows"), str(summary.get("verdict", ""))
+    return one_line(f"{plural(rows, 'row')}: {verdict}" if isinstance(rows, int) else verdict, 46)

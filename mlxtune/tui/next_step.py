@@ -178,9 +178,12 @@ def _after_run(view: RunView, snapshot: Snapshot) -> NextStep:
         case "stopped":
             return NextStep(f"The run was stopped at step {step} of {view.state.total:,}.", checkpoint, *open_run)
     if verdict := snapshot.verdict_on(view.id):
+        from mlxtune.evaluation.follow_up import train_longer  # its imports would slow down the first screen; now they are loaded
+
         caveat = f"Not recommended: {verdict.caveat}. " if verdict.caveat else ""
         change = f"{verdict.remedy} Or change" if verdict.remedy else "Change"
-        why = f"{caveat}{_too_short(view, verdict)}{change} one setting in the recipe and train again, or search for better ones: h in Train."
+        longer = train_longer(view.state.epochs, verdict.outcome)
+        why = f"{caveat}{longer}{' ' if longer else ''}{change} one setting in the recipe and train again, or search for better ones: h in Train."
         recipe = next((item for item in snapshot.recipes if _is_recipe_of(item, view)), None)
         if recipe and recipe.doubt and verdict.outcome != "better":
             look = ("D", "check", "look at the rows", _open("data"))
@@ -195,14 +198,6 @@ def _after_run(view: RunView, snapshot: Snapshot) -> NextStep:
         return NextStep(*_without_verdict(failed), *again, "✗", "$error")
     why = "The base model and the adapter will answer the same held-out rows."
     return NextStep("Training is done. Check whether it helped.", why, "enter", "evaluate", "evaluate it", "screen.evaluate")
-
-
-def _too_short(view: RunView, verdict: VerdictView) -> str:
-    """Return advice to train longer if a run has used only a part of its rows and its adapter is not better."""
-    used = view.state.epochs
-    if verdict.outcome == "better" or not 0 < used < 1:
-        return ""
-    return f"The run used only {used:.0%} of the training rows, so a longer one may help (training.steps). "
 
 
 def _failed_evaluation(evals: Sequence[RunView]) -> RunView | None:

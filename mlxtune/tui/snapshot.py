@@ -122,7 +122,7 @@ class Snapshot:
     searches: tuple[RunView, ...] = ()
     generations: tuple[RunView, ...] = ()
     exports: tuple[RunView, ...] = ()
-    verdicts: tuple[VerdictView, ...] = ()  # newest first
+    verdicts: tuple[VerdictView, ...] = ()  # newest first, without those on a part of the rows of another one
     memory: Memory | None = None
     power: PowerState = field(default_factory=PowerState)
     best: VerdictView | None = None  # the best "better" verdict: preferably without a caveat, then by contract rate
@@ -266,7 +266,7 @@ class Watcher:
         return tuple(view for _, view in views.values())
 
     def _read_verdicts(self) -> tuple[tuple[VerdictView, ...], VerdictView | None]:
-        """Return the verdicts, newest first, and the best one."""
+        """Return the verdicts, newest first, and the best one. One that measured only a part of what another one did does not count."""
         read: dict[Path, tuple[FileStamp, VerdictView | None]] = {}
         for path in self.workspace.glob("evals/*/report.json"):
             if stamp := file_stamp(path):
@@ -274,7 +274,9 @@ class Watcher:
                 read[path] = old if old and old[0] == stamp else (stamp, read_verdict(path))
         self._verdicts = read
         newest_first = sorted(read.values(), key=lambda item: item[0], reverse=True)
-        verdicts = tuple(verdict for _, verdict in newest_first if verdict)
+        found = [verdict for _, verdict in newest_first if verdict]
+        scopes = [verdict.scope for verdict in found if verdict.scope]
+        verdicts = tuple(one for one in found if not one.scope or not any(map(one.scope.is_part_of, scopes)))
         better = [verdict for verdict in verdicts if verdict.outcome == "better" and verdict.metrics]
         best = max(better, key=lambda verdict: (not verdict.caveat, verdict.metrics[-1].after), default=None)
         return verdicts, best

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mlxtune.core.errors import MlxtuneError
 from mlxtune.core.text import one_line
+
+if TYPE_CHECKING:
+    from mlxtune.evaluation.scope import Scope
 
 VERDICT_STYLES = {"better": ("✓", "$success"), "worse": ("✗", "$error"), "cannot tell": ("·", "$warning")}
 _INVALID = (KeyError, TypeError, ValueError, AttributeError, IndexError, ZeroDivisionError)  # raised by JSON that is not a report
@@ -26,7 +30,7 @@ class VerdictView:
     """A verdict and its figures. ``outcome`` is empty while only the base has been measured.
 
     ``arm`` is the arm that the verdict is about; ``rival`` is the arm it is compared with. ``caveat`` says why an adapter that is
-    better is still not recommended, and ``remedy`` what to evaluate next, if anything.
+    better is still not recommended, and ``remedy`` what to evaluate next, if anything. ``scope`` is what was measured.
     """
 
     outcome: str
@@ -40,6 +44,7 @@ class VerdictView:
     remedy: str = ""
     arm: str = "tuned"
     rival: str = "base"
+    scope: Scope | None = None
 
     @property
     def glyph(self) -> str:
@@ -58,9 +63,10 @@ def verdict_style(outcome: str, caveat: str = "") -> tuple[str, str]:
 def read_verdict(path: Path) -> VerdictView | None:
     """Read the report at ``path``. Return ``None`` if this version cannot read it."""
     # Imported here because the report's scorers load a schema validator that the first screen must not wait for.
+    from mlxtune.evaluation.follow_up import what_to_evaluate
     from mlxtune.evaluation.promotion import promotion_caveat
-    from mlxtune.evaluation.render.wording import what_to_evaluate
     from mlxtune.evaluation.report import load
+    from mlxtune.evaluation.scope import Scope
     from mlxtune.evaluation.scorers.registry import FORMS, metric_label
 
     try:
@@ -86,6 +92,7 @@ def read_verdict(path: Path) -> VerdictView | None:
             remedy=what_to_evaluate(report, path.parent),
             arm=one_line(report.subject.name),
             rival=one_line(rival.name),
+            scope=Scope.of(report),
         )
     except (MlxtuneError, OSError, *_INVALID):
         return None

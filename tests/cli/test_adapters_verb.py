@@ -64,10 +64,10 @@ def test_list_shows_one_line_per_adapter_with_verdict(cli, shop):
     write(shop / "adapters" / "other", arrays(rank=8), config(8), {"made": "2026-01-01T00:00:00+0000"})
     (shop / "adapters" / "broken").mkdir()
     lines = cli("adapters").out.splitlines()
-    assert lines[0].split() == ["adapter", "base", "kind", "size", "verdict", "rate", "metric", "tags"]
+    assert lines[0].split() == ["adapter", "base", "kind", "size", "verdict", "rate", "rows", "metric", "tags"]
     by_name = {line.split()[1]: line for line in lines[1:]}
     assert "cannot tell" in by_name[RUN]
-    assert "25.0 → 75.0%  whole contract" in by_name[RUN]
+    assert "25.0 → 75.0%     4  whole contract" in by_name[RUN]
     assert "lora 8" in by_name["other"]
     assert "not evaluated" in by_name["other"]
     assert "✗ broken" in by_name["broken"].replace("  ", " ")
@@ -76,7 +76,7 @@ def test_list_shows_one_line_per_adapter_with_verdict(cli, shop):
 def test_list_names_the_metric_of_each_rate(cli, shop):
     scored(shop, pairs=True, contract=False)
     (line,) = cli("adapters").out.splitlines()[1:]
-    assert re.search(r"\d\.\d → \d+\.\d%  preference accuracy", line)
+    assert re.search(r"\d\.\d → \d+\.\d% +4  preference accuracy", line)
     assert "contract" not in line
 
 

@@ -12,6 +12,7 @@ from mlxtune.evaluation import evidence, report
 from mlxtune.evaluation.answer_statistics import AnswerStatistics
 from mlxtune.evaluation.drilldown import failed_rows
 from mlxtune.evaluation.evidence import EvaluatedRow
+from mlxtune.evaluation.follow_up import what_to_evaluate
 from mlxtune.evaluation.json_fields import to_json
 from mlxtune.evaluation.off_task.result import OffTaskChange, OffTaskResult
 from mlxtune.evaluation.render import html, markdown, wording
@@ -221,22 +222,22 @@ def test_a_verdict_that_needs_more_rows_says_where_they_are(tmp_path):
     folder = write_evaluation(tmp_path, base=[BAD, GOOD, BAD, GOOD], tuned=[GOOD, GOOD, BAD, GOOD])
     loaded, recipe = report.load(folder), folder / "recipe.toml"
     assert loaded.outcome == "cannot tell"
-    assert wording.what_to_evaluate(loaded, folder).startswith("To find out, add rows or hold out more of them")
+    assert what_to_evaluate(loaded, folder).startswith("To find out, add rows or hold out more of them")
     recipe.write_text(dump(load(recipe, ["evaluation.rows=4"])))
     limited = "To find out, evaluate more of the held-out rows: evaluation.rows limited them to 4, whose answers are kept. "
-    assert wording.what_to_evaluate(loaded, folder) == f"{limited}If there are too few, add rows."
+    assert what_to_evaluate(loaded, folder) == f"{limited}If there are too few, add rows."
     for name, tuned in {"unchanged": [BAD, GOOD] * 10, "too small": [*[GOOD, BAD] * 4, GOOD, *[BAD, GOOD] * 5, GOOD]}.items():
         (tmp_path / name).mkdir()
         small = write_evaluation(tmp_path / name, base=[BAD, GOOD] * 10, tuned=tuned)
         assert report.load(small).outcome == "cannot tell"
-        assert wording.what_to_evaluate(report.load(small), small) == "", name
+        assert what_to_evaluate(report.load(small), small) == "", name
     (tmp_path / "better").mkdir()
     better = write_evaluation(tmp_path / "better", base=[BAD] * 20, tuned=[GOOD] * 20)
     examples = "Examples in the prompt may do as well without training: evaluate base+kshot, too."
-    assert wording.what_to_evaluate(report.load(better), better) == examples
+    assert what_to_evaluate(report.load(better), better) == examples
     (tmp_path / "prompted").mkdir()
     prompted = write_evaluation(tmp_path / "prompted", base=[BAD] * 20, **{"base+kshot": [BAD] * 20, "tuned": [GOOD] * 20})
-    assert wording.what_to_evaluate(report.load(prompted), prompted) == ""
+    assert what_to_evaluate(report.load(prompted), prompted) == ""
 
 
 def test_holm_adjusted_p_is_shown_with_raw_p(tmp_path):

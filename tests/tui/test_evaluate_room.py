@@ -416,6 +416,34 @@ async def test_o_selects_another_report_which_is_remembered(shop: Shop, open_roo
         assert json.loads(json.dumps(dict(room.screen.save_state()))) == {"evaluation": OLDER, "newest": ID, "metric": "json"}
 
 
+async def test_runs_of_a_recipe_are_told_apart(shop: Shop, open_room: OpenRoom) -> None:
+    for run, id, age in (("20261124-1312-support-json", OLDER, 4000), ("20261124-1412-support-json", ID, 300)):
+        shop.run(run, steps=60, end=("run.finished", {"summary": {}}), age=age)
+        (shop.folder / "runs" / run / "adapter").mkdir()
+        (shop.folder / "runs" / run / "adapter" / "adapters.safetensors").touch()
+        write_json(evaluation(shop, id, run=run, age=age - 100) / launch.LAUNCH_FILE, {"request": {"run": run}})
+    async with open_room("evaluate") as room:
+        await rows_found(room, count=7)
+        assert room.head("#ev-verdict").startswith("Verdict on 20261124-1412-support-json")
+        await room.press("o")
+        await room.until(lambda: isinstance(room.screen, ChoiceDialog))
+        newer, older = room.text("ListPanel").splitlines()
+        assert "20261124-1412-support-json, 3 min   40 rows: Cannot tell." in newer
+        assert "20261124-1312-support-json, 1 h" in older
+        await room.press("escape", "n")
+        await room.until(lambda: isinstance(room.screen, ChoiceDialog) and room.screen._heading == "Evaluate what?")
+        assert "20261124-1312-support-json   trained 1 h ago" in room.text("ListPanel")
+
+
+async def test_a_verdict_on_a_part_of_the_rows_names_the_one_that_counts(shop: Shop, open_room: OpenRoom) -> None:
+    evaluation(shop, OLDER, run="20261124-1412-support-json", age=4000.0)
+    evaluation(shop, rows=20, run="20261124-1412-support-json")
+    async with open_room("evaluate", size=LARGE) as room:
+        await room.until(lambda: f"{OLDER} evaluated the same and 20 other rows" in " ".join(room.text("#ev-summary").split()))
+        assert "so its verdict counts: Cannot tell. Whole contract" in " ".join(room.text("#ev-summary").split())
+        assert "To find out" not in room.text("#ev-summary")
+
+
 async def test_reports_on_other_rows_are_not_compared(shop: Shop, open_room: OpenRoom) -> None:
     evaluation(shop, OLDER, rows=30, age=4 * 86400)
     evaluation(shop)
@@ -537,8 +565,8 @@ async def test_arms_that_wait_are_listed(shop: Shop, open_room: OpenRoom, monkey
     ("end", "text", "hint"),
     [
         (("run.failed", {"error": "The schema changed.", "hint": "Set it back.", "code": 2}), "✗ The schema changed.", "Set it back."),
-        (("run.stopped", {"step": 0}), "■ The evaluation was stopped.", "Its answers are kept. Press n to continue it, or to start another."),
-        (None, "✗ The evaluation crashed.", "Last output: Killed"),
+        (("run.stopped", {"step": 0}), "■ The evaluation of support-json was stopped.", "Its answers are kept. Press n to continue it, or to start another."),
+        (None, "✗ The evaluation of support-json crashed.", "Last output: Killed"),
     ],
 )  # fmt: skip
 async def test_a_failed_evaluation_is_explained_above_the_last_report(

@@ -118,6 +118,21 @@ def test_a_run_keeps_its_verdict_after_a_newer_one_on_another_run(shop: Shop) ->
     assert next_step(snapshot).sentence.startswith("Better")
 
 
+def test_a_later_verdict_on_a_part_of_the_rows_does_not_count(shop: Shop) -> None:
+    shop.recipe()
+    shop.run(ID, steps=60, end=DONE, age=600)
+    base, tuned = (lambda at, reference: reference if at % 4 else "no"), (lambda at, reference: reference)
+    evaluation(shop, "20261124-1500-support-json", arms={"base": base, "tuned": tuned}, run=ID, age=500.0)
+    assert next_step(shop.snapshot()).sentence.startswith("Better")
+    evaluation(shop, "20261124-1600-support-json", arms={"base": tuned, "tuned": tuned}, rows=20, run=ID)
+    snapshot = shop.snapshot()
+    assert next_step(snapshot).sentence.startswith("Better")
+    assert snapshot.best
+    assert snapshot.best.rows == 40
+    evaluation(shop, "20261124-1700-support-json", arms={"base": tuned, "tuned": tuned}, run=ID, age=10.0)
+    assert next_step(shop.snapshot()).sentence.startswith("Cannot tell"), "it measured the same rows again"
+
+
 async def test_home_shows_the_name_that_the_best_adapter_was_given(shop: Shop, open_room: OpenRoom) -> None:
     shop.recipe()
     shop.run(ID, steps=60, end=DONE, age=600)

@@ -47,10 +47,14 @@ class TriedExport:
         return f"{self.form} ✗" if self.proof.failure or (self.verified and self.verified.failure) else self.form
 
     @property
+    def rows(self) -> int:
+        """The number of rows on which it was compared with the adapter as trained."""
+        return (self.verified or self.proof).rows
+
+    @property
     def identical(self) -> str:
         """How many greedy answers are identical."""
-        measured = self.verified or self.proof
-        return f"{measured.same} of {measured.rows}"
+        return f"{(self.verified or self.proof).same} of {self.rows}"
 
     @property
     def rate(self) -> str:

@@ -4,25 +4,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from contextlib import suppress
-from pathlib import Path
 
-from mlxtune.core.errors import MlxtuneError
 from mlxtune.core.text import duration, one_line, plural
-from mlxtune.evaluation.arms import BASE, KSHOT, TUNED, is_tuned
+from mlxtune.evaluation.arms import TUNED
 from mlxtune.evaluation.drilldown import FailedRow
-from mlxtune.evaluation.evidence import RECIPE, NearestRow
+from mlxtune.evaluation.evidence import NearestRow
 from mlxtune.evaluation.off_task.result import LEAST, OffTaskResult
 from mlxtune.evaluation.report import ArmResult, EvaluationReport
 from mlxtune.evaluation.scorers import CONTRACT
 from mlxtune.evaluation.scorers.preference import PREFERENCE
 from mlxtune.evaluation.scorers.registry import metric_label
 from mlxtune.evaluation.seed_report import SeedReport
-from mlxtune.evaluation.statistics.power import FLIPPED, needed_rows, power_text
+from mlxtune.evaluation.statistics.power import FLIPPED, power_text
 from mlxtune.evaluation.verdict import Comparison, change_text
-from mlxtune.recipe import load
 
-_MOST_ROWS = 10  # times the evaluated rows; to prove a change that needs more is not worth it
 _QUESTION_LENGTH = 140  # maximum characters of a training row's question
 _REVIEWED = {
     "accept": "accepted by", "reject": "rejected by", "skip": "skipped by", "tie": "called a tie by", "bad": "marked bad by",
@@ -93,23 +88,6 @@ def _compared_rows(report: EvaluationReport) -> int:
     """Return the number of rows that the verdict is about."""
     rows = report.facts.get("rows", 0)
     return next((rate.total for rate in report.arms[0].rates if rate.metric == report.headline_metric == PREFERENCE), rows)
-
-
-def what_to_evaluate(report: EvaluationReport, folder: Path) -> str:
-    """Return what to evaluate next: more rows for a verdict, or examples in the prompt; or an empty text if neither would help."""
-    untrained = [arm.name for arm in report.arms if not is_tuned(arm.name)]
-    if report.outcome == "better" and untrained == [BASE] and report.headline_metric != PREFERENCE:
-        return f"Examples in the prompt may do as well without training: evaluate {KSHOT}, too."
-    if report.headline is None or report.outcome != "cannot tell" or report.cut_arm:  # then the verdict says which limit to raise
-        return ""
-    paired = report.headline.paired
-    if not paired.fixed + paired.broken or (needed_rows(paired) or 0) > _MOST_ROWS * paired.total:
-        return ""  # nothing changed, or too little
-    with suppress(MlxtuneError):
-        if report.facts["rows"] == load(folder / RECIPE).evaluation.rows:
-            limit = f"evaluation.rows limited them to {report.facts['rows']:,}, whose answers are kept"
-            return f"To find out, evaluate more of the held-out rows: {limit}. If there are too few, add rows."
-    return "To find out, add rows or hold out more of them (data.holdout), then train and evaluate again."
 
 
 def seed_summary(seeds: SeedReport) -> str:

@@ -8,7 +8,7 @@ from rich.cells import cell_len
 from textual.content import Content
 
 from mlxtune.adapters.compare import AdapterComparison
-from mlxtune.core.text import one_line, size
+from mlxtune.core.text import one_line, plural, size
 from mlxtune.evaluation.scorers.registry import metric_label
 from mlxtune.evaluation.verdict import change_text
 from mlxtune.tui.paths import base_name
@@ -113,7 +113,7 @@ def detail(adapter: AdapterView, width: int, *, evaluating: bool = False) -> lis
             rows += _muted("Claimed by its author; not verified on this machine.", width, "$warning")
         rows.append(Content(""))
         for before, after in score.changes:
-            rows.append(line("  ", cell(metric_label(after.metric), width - 2, "$muted")))
+            rows.append(line("  ", cell(f"{metric_label(after.metric)}, {plural(after.total, 'row')}", width - 2, "$muted")))
             rows.append(_rate_row(score.rival, before.share, "", "$muted", width))
             rows.append(_rate_row(score.arm, after.share, f"{100 * after.low:.0f}–{100 * after.high:.0f}", "$primary", width))
     if adapter.parent or adapter.children:
@@ -127,7 +127,8 @@ def detail(adapter: AdapterView, width: int, *, evaluating: bool = False) -> lis
         for export in adapter.exports:
             figures = cell(size(export.nbytes), 8, "$muted", right=True), " ", cell(export.rate, 7, right=True)
             rows.append(line("  ", cell(export.label, width - 18), *figures))
-            cost = f"{export.points} points" if export.points else f"{export.identical} answers identical"
+            points = f"{export.points} points on {plural(export.rows, 'row')}"
+            cost = points if export.points else f"{export.identical} answers identical"
             rows += _muted(f"{cost}, measured in {export.program}", width)
             rows += _muted(f"in {export.target}", width)
         if failed := adapter.failed_export:

@@ -93,7 +93,7 @@ def _sample_rows(sample: RunView | None, busy: bool, width: int) -> list[Content
         text = "Measuring on 30 held-out rows. The advice is updated when the measurement is done."
         return marked("●", "$primary", text, width)
     again = line("    ", key("m", "measure again", "screen.measure")).truncate(max(width, 0))
-    return [failure(sample, width), *([] if busy else [again])]
+    return [failure(sample, sample.name, width), *([] if busy else [again])]
 
 
 def reasons(advice: Advice, width: int) -> list[Content]:

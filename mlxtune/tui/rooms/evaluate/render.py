@@ -80,17 +80,14 @@ def _verdict_notes(loaded: LoadedReport) -> list[tuple[str, str, str]]:
         label, change = metric_label(other.metric), change_text(other.low, other.change, other.high)
         text = f"{label[:1].upper()}{label[1:]}, outside the contract: {change} points, {other.outcome}."
         notes.append((*VERDICT_STYLES.get(other.outcome, ("·", "$muted")), text))
-    notes += [(" ", "", one_line(text)) for text in (compared_pairs_text(report), report.facts.get("moved", "")) if text]
+    texts = (_margins(loaded), loaded.remedy, compared_pairs_text(report), report.facts.get("moved", ""))
+    notes += [(" ", "", one_line(text)) for text in texts if text]
     base = report.arms[0].name
     item = loaded.comparison(report.headline.metric, base) if report.headline and loaded.baseline != base else None
     if item:
         notes.append((" ", "", f"Compared with {one_line(base)}: {change_text(item.low, item.change, item.high)} points."))
     if report.answer_metric != CONTRACT:
         notes.append((" ", "", contract_text(report)))
-    if margins := _margins(loaded):
-        notes.append((" ", "", margins))
-    if loaded.remedy:
-        notes.append((" ", "", loaded.remedy))
     if report.facts.get("ledger"):
         notes.append((" ", "", one_line(str(report.facts["ledger"]))))
     return notes
@@ -310,14 +307,15 @@ def progress(view: RunView, arms: Sequence[str], now: float, width: int) -> Cont
     return lines(*(row.truncate(max(width, 0)) for row in rows))
 
 
-def failure(view: RunView, width: int) -> Content:
-    """Draw the reason why an evaluation ended without a report, and how to proceed."""
+def failure(view: RunView, subject: str, width: int) -> Content:
+    """Draw the reason why the evaluation of ``subject`` ended without a report, and how to proceed."""
     if view.status == "stopped":
         return lines(
-            *marked("■", "$muted", "The evaluation was stopped.", width, "bold"),
+            *marked("■", "$muted", f"The evaluation of {one_line(subject)} was stopped.", width, "bold"),
             fold("Its answers are kept. Press n to continue it, or to start another.", width, "    ", ""),
         )
-    text = "The evaluation crashed." if view.status == "crashed" else view.state.error or "The evaluation failed."
+    error = view.state.error or f"The evaluation of {one_line(subject)} failed."
+    text = f"The evaluation of {one_line(subject)} crashed." if view.status == "crashed" else error
     log = f"Last output: {view.process_output[-1]}" if view.process_output else f"Log: evals/{view.title}/worker.log"
     return lines(*marked("✗", "$error", text, width, "bold $error"), fold(view.state.hint or log, width, "    ", ""))
 

@@ -180,7 +180,8 @@ class EvaluateRoom(Room):
             shown = error if error.hint else MlxtuneError(error.message, hint="Evaluate again, or choose another report.")
             panel.update(lambda width, _height: lines(*error_rows(shown, width)))
         elif failed:
-            panel.update(lambda width, _height: render.failure(failed, width))
+            subject = self.app.evaluated_name(failed)
+            panel.update(lambda width, _height: render.failure(failed, subject, width))
         if live:
             self.query_one("#ev-now", Section).head.set(title=f"Evaluating {live.name}", lit=wanted is None)
             planned = service.planned_arms(live.run)
@@ -205,9 +206,12 @@ class EvaluateRoom(Room):
         self.query_one("#ev-summary", FocusPanel).update(
             lambda width, _height: render.verdict(loaded, live, unfinished, adapter, width, max_rows)
         )
-        is_named = self._selected or live or not (view and view.recipe and view.recipe.name == name)
+        of = [run.id for run in snapshot.runs if run.name == name] if snapshot else []
+        is_named = self._selected or live or len(of) > 1 or not (view and view.recipe and view.recipe.name == name)
+        run_id = str(report.facts.get("run", ""))
+        subject = self.app.adapter_name(run_id) if run_id else one_line(name)
         self.query_one("#ev-verdict", Section).head.set(
-            title=f"Verdict on {one_line(name)}" if is_named else "Verdict",
+            title=f"Verdict on {subject}" if is_named else "Verdict",
             note=f"{plural(int(report.facts.get('rows', 0)), 'held-out row')}, never trained on",
         )
         second = loaded.second_metric(self._metric) if self.wide else None
@@ -519,10 +523,9 @@ class EvaluateRoom(Room):
     def _recipes_for(self, view: RunView, snapshot: Snapshot, path: Path | None) -> list[tuple[Path, str]]:
         """Return the recipes to evaluate a run by, described: its own and, before it, the one at ``path`` if that evaluates differently."""
         own = view.run.folder / "recipe.toml"
-        about = f"its adapter, {ago(snapshot.now - view.updated)}"
         if path and service.has_other_evaluation(view.run, path):
-            return [(path, "its adapter, by the recipe as it is now"), (own, f"{about}, by its own recipe")]
-        return [(own, about)]
+            return [(path, "by the recipe as it is now"), (own, "by its own recipe")]
+        return [(own, f"trained {ago(snapshot.now - view.updated)}")]
 
     def action_evaluate(self) -> None:
         """Ask for a run or a recipe, then for the arms; then start."""
@@ -540,7 +543,7 @@ class EvaluateRoom(Room):
         for view in runs:
             for path, about in self._recipes_for(view, snapshot, paths.pop(view.name, None)):  # for the newest run of a recipe only
                 subjects.append((view.run, path))
-                texts.append((view.name, about))
+                texts.append((self.app.adapter_name(view.id), about))
         for recipe in snapshot.recipes:
             if recipe.recipe:
                 subjects.append((None, recipe.path))

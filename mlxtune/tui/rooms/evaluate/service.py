@@ -17,8 +17,8 @@ from mlxtune.data.split import split
 from mlxtune.evaluation import report as reports
 from mlxtune.evaluation.arms import BASE, is_tuned
 from mlxtune.evaluation.drilldown import CellName, Drilldown, ScoredRow
+from mlxtune.evaluation.follow_up import follow_up
 from mlxtune.evaluation.off_task.prompts import OFF_TASK, load_prompts
-from mlxtune.evaluation.render.wording import what_to_evaluate
 from mlxtune.evaluation.report import EvaluationReport
 from mlxtune.evaluation.scorers import CONTRACT
 from mlxtune.evaluation.scorers.registry import FORMS, REFERENCE_METRICS
@@ -121,7 +121,7 @@ def load_report(folder: Path) -> LoadedReport:
         drilldown = Drilldown(folder)
     except MlxtuneError as reason:
         error = reason
-    return LoadedReport(folder, report, drilldown, error, html if html.is_file() else None, what_to_evaluate(report, folder))
+    return LoadedReport(folder, report, drilldown, error, html if html.is_file() else None, follow_up(report, folder))
 
 
 def find_rows(loaded: LoadedReport, filter: RowFilter) -> FilteredRows:
