@@ -444,6 +444,16 @@ async def test_a_verdict_on_a_part_of_the_rows_names_the_one_that_counts(shop: S
         assert "To find out" not in room.text("#ev-summary")
 
 
+async def test_a_verdict_on_a_short_run_suggests_a_longer_one(shop: Shop, open_room: OpenRoom) -> None:
+    events = shop.run("20261124-1412-support-json", steps=60, end=("run.finished", {"summary": {}}), age=300) / "events.jsonl"
+    events.write_text(events.read_text().replace('"epochs":2', '"epochs":0.18'))
+    evaluation(shop, run="20261124-1412-support-json")
+    async with open_room("evaluate", size=LARGE) as room:
+        await rows_found(room, count=7)
+        text = " ".join(room.text("#ev-summary").split())
+        assert "The run used only 18% of the training rows, so a longer one may help (training.steps). To find out, add rows" in text
+
+
 async def test_reports_on_other_rows_are_not_compared(shop: Shop, open_room: OpenRoom) -> None:
     evaluation(shop, OLDER, rows=30, age=4 * 86400)
     evaluation(shop)
