@@ -383,15 +383,65 @@ async def test_a_fix_is_previewed_and_applied_as_a_decision(shop: Shop, checks: 
     assert source.read_bytes() == before
 
 
-async def test_f_says_that_rows_must_be_edited_by_hand(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
-    fill(shop, [chat(f"Question {number}?", "See https://example.com/<ITEM> for it.") for number in range(3)])
-    async with open_room("data") as room:
+CHATBOT = "I hope this helps!"
+
+
+def marked_finding(room: RoomDriver) -> str:
+    """The line with the cursor in the list of findings."""
+    return next(line for line in room.text("#findings-list").splitlines() if line[0] in "▎▌")
+
+
+async def test_f_acts_on_the_marked_finding_which_is_that_of_the_row(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
+    fill(shop, [*ROWS[9:12], chat("Is it warm?", CHATBOT), chat("Is it dry?", f"I cannot help with that. {CHATBOT}")], contract="")
+    async with open_room("data", (140, 45)) as room:
         session = await checked(room)
-        assert session.source.verdict
-        assert session.source.verdict.rows
-        room.screen._fixable_check = lambda: ""
+        assert {"email", "boilerplate", "refusal"} == set(session.source.verdict.rows)
+        await room.press("down", "down")
+        assert "email address" in marked_finding(room)
+        assert marked_finding(room).endswith("f fix")
+        assert "fix" in room.actions
+        await room.press("down")
+        assert "chatbot" in marked_finding(room)
+        assert marked_finding(room).endswith("by hand")
+        assert "fix" not in room.actions
         await room.press("f")
-        await room.until_notice("· These rows cannot be fixed automatically.")
+        await room.until_notice("· Answers with chatbot boilerplate cannot be fixed automatically. Edit them in Review.")
+        await room.press("down")
+        assert "answers that refuse" in marked_finding(room), "the one of its findings that can be fixed"
+        await room.press("home")
+        assert "answers that refuse" in marked_finding(room), "a row without a finding leaves the cursor where it is"
+        await room.press("f")
+        await room.until(lambda: "1 row: answers that refuse" in room.screen_text)
+        await room.choose("")
+        await room.press("end", "tab", "home")
+        first = marked_finding(room)
+        assert "answers that refuse" not in first
+        await room.press("escape")
+        await room.until(lambda: "answers that refuse" in marked_finding(room))
+
+
+async def test_without_rows_in_the_list_f_acts_on_the_marked_finding(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
+    fill(shop, [*GOOD, ROWS[11], chat("Is it warm?", CHATBOT)], contract="")
+    async with open_room("data", (140, 45)) as room:
+        session = await checked(room)
+        await room.press("end", "up")
+        assert session.row_index == 10
+        assert "email address" in marked_finding(room)
+        await filter_by(room, "no-such-text", 0)
+        await room.press("tab", "end")
+        assert "chatbot" in marked_finding(room)
+        await room.press("escape", "n")
+        await room.until(lambda: ready(room))
+        assert "chatbot" in marked_finding(room)
+        await room.press("f")
+        await room.until_notice("· Answers with chatbot boilerplate cannot be fixed automatically.")
+
+
+async def test_the_next_step_says_which_finding_f_must_be_on(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
+    fill(shop, [*GOOD, ROWS[10], chat("Is it warm?", CHATBOT)])
+    async with open_room("data", (140, 45)) as room:
+        await checked(room)
+        assert "or leave them out: f on this finding." in " ".join(room.text("#summary").split())
 
 
 @pytest.mark.parametrize(("option", "left_out"), [("fix", 1), ("all", 2)])
@@ -405,8 +455,8 @@ async def test_a_fix_leaves_accepted_rows_alone_unless_asked(
         rows = list(session.source.verdict.rows["duplicate"])
         assert len(rows) == 2
         session.decide("accept", [rows[0]])
-        room.screen._fixable_check = lambda: "duplicate"
-        room.screen.action_fix()
+        await filter_by(room, "finding:duplicate", 2)
+        await room.press("f")
         await room.until(lambda: "not those that you accepted" in room.screen_text)
         assert "also the 1 accepted" in room.screen_text
         await room.choose(option)

@@ -167,7 +167,7 @@ def check_summary(verdict: ReviewVerdict, checked: CheckResult, width: int, *, b
     facts, before = checked.statistics, " before your changes" if verdict.stale else ""
     rows += [
         fold(f"{facts.tier[:1].upper()}{facts.tier[1:]}: {plural(facts.groups, 'distinct prompt')}{before}.", width, "    "),
-        fold(advice(facts, verdict.findings, verdict.to_review, "f"), width, "    "),
+        fold(advice(facts, verdict.findings, verdict.to_review, "f on this finding"), width, "    "),
     ]
     if verdict.stale:
         rows.append(line("    ", key("n", "recheck", "screen.check_again")))

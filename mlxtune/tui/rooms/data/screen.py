@@ -46,7 +46,7 @@ class FilterField(Input):
 
 
 class DataRoom(SourceRoom):
-    """Actions apply to the row or the finding under the cursor."""
+    """Actions apply to the row or the finding under the cursor. The cursor of the findings follows the one of the rows."""
 
     ABOUT = "browse the rows, see what the checks found, and fix problems"
     CSS_PATH = "style.tcss"
@@ -114,7 +114,8 @@ class DataRoom(SourceRoom):
                     "Findings",
                     ListPanel(
                         id="findings-list",
-                        about="The findings of the checks. Enter shows the rows with this finding; f fixes them.",
+                        about="The findings of the checks. The cursor follows the one of the rows. Enter shows the rows with this "
+                        "finding; f fixes them.",
                     ),
                     Panel(id="summary"),
                     id="findings",
@@ -178,7 +179,7 @@ class DataRoom(SourceRoom):
             lambda position, width: render.table_row(browser, int(rows[position]), columns(), width, unit),
             cursor=panel.cursor if on_row else session.cursor_position(),
             header=lambda width: render.table_header(columns(), width, unit),
-            on_move=lambda position: session.move_to(int(rows[position])),  # a thread may replace selection.rows
+            on_move=lambda position: self._move_to(session, int(rows[position])),  # a thread may replace selection.rows
         )
         panel.key = lambda position: int(rows[position])
         if len(rows):
@@ -191,6 +192,10 @@ class DataRoom(SourceRoom):
         check_failed = session.check.error is not None and not self.query_one("#statistics").display
         message.display = bool(selection.error) or not len(rows) or check_failed
         message.update(lambda width, _height: render.table_message(session, width))
+
+    def _move_to(self, session: SourceSession, index: int) -> None:
+        session.move_to(index)
+        self._mark_finding(session)
 
     @property
     def _list(self) -> MarkableList:
@@ -220,8 +225,7 @@ class DataRoom(SourceRoom):
     def _draw_findings(self, session: SourceSession) -> None:
         check, verdict, checked = session.check, session.source.verdict, session.source.check_result
         found = self.query_one("#findings-list", ListPanel)
-        names, before = list(verdict.rows) if verdict else [], self._finding_names
-        at = before[found.cursor] if found.cursor < len(before) else ""
+        names, at = list(verdict.rows) if verdict else [], self._marked_check
         cursor = names.index(at) if at in names else None  # the cursor stays on its finding when others come and go
         self._finding_names = names
         found.display = bool(names)
@@ -245,12 +249,40 @@ class DataRoom(SourceRoom):
                 ),
                 cursor=cursor,
             )
+            self._mark_finding(session)
         self.query_one("#summary", Panel).update(lambda width, _height: summary(width))
         note = f"{kinds}{plural(verdict.flagged, 'row')}" if verdict and verdict.flagged else ""
         note += f", {verdict.reviewed:,} accepted" if verdict and verdict.reviewed else ""
         if verdict and not (check.finished or check.error):
             note = f"checking again {check.fraction:.0%}"
         self.query_one("#findings", Section).head.set(note=note)
+
+    @property
+    def _marked_check(self) -> str:
+        """The check under the cursor in the list of findings, or an empty string."""
+        session, cursor = self.session, self.query_one("#findings-list", ListPanel).cursor
+        verdict = session.source.verdict if session else None
+        return next((name for name in self._finding_names[cursor : cursor + 1] if verdict and name in verdict.rows), "")
+
+    def _mark_finding(self, session: SourceSession) -> None:
+        """Move the cursor of the list of findings, unless it has the focus, to a finding about the row under the cursor, if any.
+
+        If there are several, it is the one of the filter or, without one, the most severe one that can be fixed.
+        """
+        from mlxtune.data.checks.registry import get_check
+
+        panel, names = self.query_one("#findings-list", ListPanel), self._finding_names
+        if panel.has_focus or not len(session.selection.rows):
+            return
+        filtered = session.selection.filter.split()
+        own = [finding.check for finding in session.source.findings(session.row_index) if finding.check in names]
+        if own:
+            check = min(own, key=lambda name: (f"finding:{name}" not in filtered, get_check(name).fix.kind == "hand"))
+            panel.go(names.index(check))
+
+    def on_descendant_focus(self) -> None:
+        if self.is_mounted and (session := self.session):
+            self._mark_finding(session)
 
     def _findings_height(self, summary: Callable[[int], Content]) -> int:
         """Return the number of findings that fit without pushing the sections below them off the screen."""
@@ -374,39 +406,26 @@ class DataRoom(SourceRoom):
         return [*own, *super().source_actions()]
 
     def _fixable_check(self) -> str:
-        """Return the check that f fixes, or an empty string.
-
-        In the list of findings, it is the check under the cursor; in the list of rows, the check of the filter or, without one, the
-        most severe check with a finding about the row.
-        """
+        """Return the check under the cursor in the list of findings if f can fix it, or else an empty string."""
         from mlxtune.data.checks.registry import get_check
 
-        session = self.session
-        if session is None or (verdict := session.source.verdict) is None:
-            return ""
-        cursor = self.query_one("#findings-list", ListPanel).cursor
-        names = list(verdict.rows)[cursor : cursor + 1]
-        if self.focused is None or self.focused.id != "findings-list":
-            own = [finding.check for finding in session.source.findings(session.row_index) if finding.severity != "note"]
-            filtered = session.selection.filter.split()
-            names = sorted(own, key=lambda name: f"finding:{name}" not in filtered) or names
-        return next((name for name in names if get_check(name).fix.kind != "hand" and name in verdict.rows), "")
+        name = self._marked_check
+        return name if name and get_check(name).fix.kind != "hand" else ""
 
     def refusal(self, action: str) -> Notice | None:
-        if action == "fix" and self.session and (verdict := self.session.source.verdict) and verdict.rows:
-            return Notice("·", "$muted", "These rows cannot be fixed automatically.", "Edit them in Review.")
+        from mlxtune.data.checks.registry import get_check
+
+        if action == "fix" and (name := self._marked_check):
+            title = get_check(name).title
+            return Notice("·", "$muted", f"{title[:1].upper()}{title[1:]} cannot be fixed automatically.", "Edit them in Review.")
         return super().refusal(action)
 
     def _check_to_mute(self) -> str:
-        """Return the check under the cursor in the list of findings if it may be muted, or else an empty string."""
+        """Return the check under the cursor in the list of findings if the list has the focus and it may be muted, or else ``""``."""
         from mlxtune.data.checks.registry import may_mute
 
-        session = self.session
-        verdict = session.source.verdict if session else None
-        if verdict is None or self.focused is None or self.focused.id != "findings-list":
-            return ""
-        cursor = self.query_one("#findings-list", ListPanel).cursor
-        return next((name for name in list(verdict.rows)[cursor : cursor + 1] if may_mute(name)), "")
+        on_finding = self.focused is not None and self.focused.id == "findings-list"
+        return name if on_finding and (name := self._marked_check) and may_mute(name) else ""
 
     def action_mute(self) -> None:
         from mlxtune.data.checks.registry import get_check
