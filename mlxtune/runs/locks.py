@@ -92,8 +92,8 @@ def accelerator_lease(holder: str) -> contextlib.AbstractContextManager[None]:
     return file_lock(accelerator_lock(), busy_message=_IN_USE, note=f"{holder} (process {os.getpid()})")
 
 
-def require_free_accelerator() -> None:
-    """Raise ``MachineError`` if another process holds the accelerator."""
+def require_free_accelerator(timeout: float = 2.0) -> None:
+    """Raise ``MachineError`` if another process holds the accelerator, and does not release it within ``timeout`` seconds."""
     if is_locked(accelerator_lock()):
-        with file_lock(accelerator_lock(), busy_message=_IN_USE):
+        with file_lock(accelerator_lock(), busy_message=_IN_USE, timeout=timeout):
             return

@@ -28,6 +28,7 @@ from mlxtune.core.text import one_line, plural
 from mlxtune.data import samples
 from mlxtune.recipe import Recipe, load
 from mlxtune.runs import launch, registry
+from mlxtune.runs.locks import require_free_accelerator
 from mlxtune.tui import keys
 from mlxtune.tui.key_order import OrderedKeys
 from mlxtune.tui.paths import relative_paths
@@ -67,6 +68,7 @@ class BaseApp(OrderedKeys):
         self.busy = False
         self._busy_notice = _BUSY  # what the app is busy with, for keys that have to wait
         self.key_changes: keys.Keymap = {}  # keys by binding ID, for bindings that the user's settings change
+        self.has_idle_chat: Callable[[], bool] = lambda: False  # whether unload_idle_chat has something to unload
         self.unload_idle_chat: Callable[[], object] = lambda: None  # frees the machine; called in a job's thread
         self.adapter_to_load: str | None = None  # the key of an adapter that Chat should load next
         self.row_to_open: str | None = None  # a row's hash, or its first twelve digits, that Review should open next
@@ -412,6 +414,11 @@ class BaseApp(OrderedKeys):
             return job()
 
         return self.run_job(unload_and_start, on_result, busy=busy)
+
+    def require_accelerator(self) -> None:
+        """Raise ``MachineError`` if another process holds the accelerator, and :meth:`start_worker` would not free it."""
+        if not self.has_idle_chat():
+            require_free_accelerator(timeout=0.5)
 
     def _run_recipe_job(self, path: Path, job: Callable[[Recipe], Notice | None], busy: str) -> bool:
         """Run ``job`` with the recipe in ``path``, whose name completes ``busy``, or show why the recipe cannot be read."""

@@ -14,8 +14,10 @@ from textual.widgets import Input
 
 from mlxtune.adapters import library
 from mlxtune.adapters.export.formats import FORMATS
+from mlxtune.adapters.export.start import GGUF_FORMS
 from mlxtune.cli.adapters import show_adapter
 from mlxtune.runs.launch import write_record
+from mlxtune.runs.locks import CHAT_HOLDER, accelerator_lease
 from mlxtune.runs.registry import Run
 from mlxtune.tui.next_step import next_step
 from mlxtune.tui.rooms.adapters.service import AdapterView
@@ -229,6 +231,31 @@ async def test_an_export_asks_first_and_starts_the_worker(
         await room.answer("llama3.2:3b")
         await room.until(lambda: bool(started))
         assert started.pop() == ("adapters/tone", "gguf-lora", "f16", "ollama", "llama3.2:3b")
+
+
+async def test_a_format_whose_package_is_missing_says_so_in_its_line(
+    stocked: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mlxtune.adapters.export.start.find_spec", lambda name: None)
+    async with open_room("adapters") as room:
+        await move_to(room, "tone")
+        await room.press("f")
+        await room.until(lambda: "llamacpp needs gguf; a GGUF file for llama.cpp" in " ".join(room.text("#choices").split()))
+        assert room.text("#choices").count("needs gguf") == sum(one.form in GGUF_FORMS for one in FORMATS)
+        await room.choose("llamacpp")
+        await room.until_notice("✗ Writing GGUF requires the package gguf. Run: pip install 'mlxtune[gguf]'")
+        assert room.mode == "adapters", "no other dialog comes first"
+
+
+async def test_while_a_server_uses_the_machine_f_says_so_and_offers_only_copies(stocked: Shop, open_room: OpenRoom) -> None:
+    async with open_room("adapters") as room:
+        await move_to(room, "tone")
+        with accelerator_lease(CHAT_HOLDER):
+            await room.press("f")
+            await room.until(lambda: "This machine is in use by a chat or server" in room.screen_text)
+            assert [option.value for option in room.screen._options] == ["", "mlx --lora", "peft"]
+            await room.choose("mlx --lora")
+            await room.until_notice("✓ Wrote tone. It is in exports/tone-mlx.")
 
 
 async def test_a_running_export_is_in_the_header_and_keeps_another_from_starting(stocked: Shop, open_room: OpenRoom) -> None:

@@ -12,6 +12,7 @@ from textual.widgets import Input
 from mlxtune.core.errors import MachineError
 from mlxtune.evaluation.contract import Contract
 from mlxtune.recipe import EvaluationSection
+from mlxtune.runs.locks import CHAT_HOLDER, accelerator_lease
 from mlxtune.serving.protocol import Done, Event, Failed, Piece, Ready
 from mlxtune.tui.rooms.chat import render
 from mlxtune.tui.rooms.chat.service import AdapterOption, ChatService
@@ -181,6 +182,12 @@ async def test_starting_a_run_unloads_an_idle_model(
             await room.until(lambda: service.streaming)
         else:
             await ask(room, client, "Where is it?", "On its way.")
+        with accelerator_lease(CHAT_HOLDER):  # as the model's process does
+            if is_answering:
+                with pytest.raises(MachineError, match="in use by a chat or server"):
+                    room.app.require_accelerator()
+            else:
+                room.app.require_accelerator()
         room.app.start_run(recipe)
         await room.until(lambda: closed == [not is_answering])
         assert service.state == ("ready" if is_answering else "idle")

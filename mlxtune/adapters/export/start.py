@@ -114,9 +114,14 @@ def remove_unfinished(run: Run) -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def require_packages(form: ExportForm) -> None:
+def missing_package(form: ExportForm | None) -> str:
+    """Return the package that the export needs if it is not installed, or an empty string."""
+    return "gguf" if form in GGUF_FORMS and find_spec("gguf") is None else ""
+
+
+def require_packages(form: ExportForm | None) -> None:
     """Raise ``InputError`` if a package that the export needs is not installed."""
-    if form in GGUF_FORMS and find_spec("gguf") is None:
+    if missing_package(form):
         raise InputError("Writing GGUF requires the package gguf.", hint="Run: pip install 'mlxtune[gguf]'")
 
 

@@ -16,7 +16,7 @@ from mlxtune.adapters import library
 from mlxtune.adapters.compare import AdapterComparison, compare
 from mlxtune.adapters.export import ollama
 from mlxtune.adapters.export.formats import FORMATS, ExportFormat
-from mlxtune.adapters.export.start import MODEL, PRECISIONS
+from mlxtune.adapters.export.start import MODEL, PRECISIONS, require_packages
 from mlxtune.adapters.importers.importer import import_adapter
 from mlxtune.core.errors import MlxtuneError
 from mlxtune.core.text import one_line, plural
@@ -32,6 +32,12 @@ from mlxtune.tui.widgets.list import ListPanel
 from mlxtune.tui.widgets.page import PageScreen
 from mlxtune.tui.widgets.panel import Panel
 from mlxtune.tui.widgets.section import Section
+
+_ABOUT_EXPORTS = (
+    "The export is written to a new folder, loaded again, and compared with the adapter on the held-out rows, which takes "
+    "two to three times as long as evaluating one arm. It is kept only if it is faithful. "
+    f"{' and '.join(one.label for one in FORMATS if one.copy)} only copy the adapter."
+)
 
 
 class AdaptersRoom(Room):
@@ -247,16 +253,27 @@ class AdaptersRoom(Room):
         self.app.push_screen(PromptDialog(title, about, value, select=select, validate=error_in), answered)
 
     def action_export(self) -> None:
-        adapter = self._usable_adapter
-        if adapter is None:
-            return
+        """Ask for a format. While another process holds the accelerator, offer only those that do not need it, and say why."""
+        if (adapter := self._usable_adapter) is not None:
+            self.app.run_job(
+                self.app.require_accelerator,
+                lambda _: self._ask_for_format(adapter, FORMATS, _ABOUT_EXPORTS),
+                lambda error: self._ask_for_format(
+                    adapter,
+                    [one for one in FORMATS if one.copy],
+                    one_line(f"{error.message} {error.hint} Until then, the adapter can only be copied."),
+                ),
+                busy="",
+                holds_keys=True,
+            )
 
+    def _ask_for_format(self, adapter: AdapterView, formats: Sequence[ExportFormat], about: str) -> None:
         def chosen(label: str | None) -> None:
             one = next((one for one in FORMATS if one.label == label), None)
             if one is None:
                 return
             try:
-                service.require_packages(one)
+                require_packages(one.form)
             except MlxtuneError as error:
                 self.app.show_error(error)
                 return
@@ -272,14 +289,9 @@ class AdaptersRoom(Room):
             else:
                 start()
 
-        about = (
-            "The export is written to a new folder, loaded again, and compared with the adapter on the held-out rows, which takes "
-            "two to three times as long as evaluating one arm. It is kept only if it is faithful. "
-            f"{' and '.join(one.label for one in FORMATS if one.copy)} only copy the adapter."
-        )
         options = [
             ChoiceOption("", "Cancel", "nothing is written"),
-            *(ChoiceOption(one.label, one.label, one.about) for one in FORMATS),
+            *(ChoiceOption(one.label, one.label, service.about_format(one)) for one in formats),
         ]
         self.app.push_screen(ChoiceDialog(f"Export {adapter.name}?", about, options), chosen)
 

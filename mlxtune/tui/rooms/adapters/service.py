@@ -67,10 +67,10 @@ def set_tags(workspace: Path, key: str, text: str) -> None:
     library.tag(workspace, key, tags, [tag for tag in library.find(workspace, key).tags if tag not in tags])
 
 
-def require_packages(chosen: ExportFormat) -> None:
-    """Raise ``InputError`` if a package that the export needs is not installed."""
-    if chosen.form is not None:
-        exports.require_packages(chosen.form)
+def about_format(one: ExportFormat) -> str:
+    """Return the description of a format, after the package that it needs if that is not installed."""
+    package = exports.missing_package(one.form)
+    return f"needs {package}; {one.about}" if package else one.about
 
 
 def export(workspace: Path, key: str, chosen: ExportFormat, precision: str = "", ollama_base: str = "") -> str:

@@ -92,7 +92,7 @@ class ChatRoom(Room):
     def chat(self) -> ChatService:
         if self._chat is None:
             self._chat = ChatService(self.app.workspace, lambda: self.post_message(self.Changed()))
-            self.app.unload_idle_chat = self._chat.unload_if_idle
+            self.app.has_idle_chat, self.app.unload_idle_chat = self._chat.is_idle, self._chat.unload_if_idle
         return self._chat
 
     def on_unmount(self) -> None:

@@ -157,9 +157,13 @@ class ChatService:
         if client:
             client.close()
 
+    def is_idle(self) -> bool:
+        """Return whether there is a process, and it is not answering."""
+        return self.state in ("loading", "ready") and not self.streaming
+
     def unload_if_idle(self) -> None:
         """End the process if there is one, like :meth:`close`, unless it is answering."""
-        if self.state in ("loading", "ready") and not self.streaming:
+        if self.is_idle():
             self.close()
             self._on_change()
 
