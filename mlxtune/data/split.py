@@ -21,7 +21,7 @@ from mlxtune.core.files import disk_errors, read_json, write_json
 from mlxtune.core.hashing import unit_interval
 from mlxtune.core.text import plural
 from mlxtune.data.generate.lineage import lineage_of
-from mlxtune.data.rows import Row, prompt_hash, prompt_text, row_tags
+from mlxtune.data.rows import PromptRow, Row, prompt_hash, prompt_text, row_tags
 from mlxtune.data.source import Source
 from mlxtune.data.source_files import GENERATED, PARTS, sidecar_path
 from mlxtune.recipe import DataSection
@@ -336,6 +336,17 @@ def record_splits(source: Source, data: DataSection, splits: Splits, *, seal: bo
         after = Membership({**before.splits, settings: recorded}, frozenset(sealed))
         if after != before:
             _save(source.path, after)
+
+
+def prompt_rows(rows: Sequence[Row]) -> list[PromptRow]:
+    """Return the held-out rows that have a prompt. Raises ``DataError`` if there are none."""
+    prompts = [row for row in rows if isinstance(row, PromptRow)]
+    if not prompts:
+        raise DataError(
+            "There are no held-out conversations to evaluate on.",
+            hint="Evaluation needs chat, completion or preference rows; check data.holdout.",
+        )
+    return prompts
 
 
 def sample_rows(rows: Sequence[AnyRow], count: int) -> list[AnyRow]:

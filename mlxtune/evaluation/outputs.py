@@ -14,11 +14,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
 
-from mlxtune.core.errors import DataError, InputError, MlxtuneError, TemplateError
+from mlxtune.core.errors import InputError, MlxtuneError, TemplateError
 from mlxtune.core.files import write_text
 from mlxtune.core.hashing import sha256_file, sha256_json
 from mlxtune.core.journal import Journal, read
-from mlxtune.data.rows import Conversation, Preference, PromptRow, Row, assistant_message
+from mlxtune.data.rows import Conversation, Preference, PromptRow, assistant_message
 from mlxtune.evaluation.arms import Arm
 from mlxtune.evaluation.latency import measure_latency
 from mlxtune.evaluation.scorers.preference import PairLogprobs
@@ -76,17 +76,6 @@ class ArmAnswers:
     cached: bool
     seconds: float
     no_likelihood_reason: str = ""
-
-
-def prompt_rows(rows: Sequence[Row]) -> list[PromptRow]:
-    """Return the held-out rows that have a prompt. Raises ``DataError`` if there are none."""
-    prompts = [row for row in rows if isinstance(row, PromptRow)]
-    if not prompts:
-        raise DataError(
-            "There are no held-out conversations to evaluate on.",
-            hint="Evaluation needs chat, completion or preference rows; check data.holdout.",
-        )
-    return prompts
 
 
 def comparable_pairs(loaded: LoadedModel, recipe: Recipe, rows: Sequence[PromptRow]) -> frozenset[str]:

@@ -20,7 +20,7 @@ from mlxtune.core.files import write_text
 from mlxtune.core.hashing import sha256_json
 from mlxtune.data.rows import PromptRow, prompt_text, shared_system_prompt
 from mlxtune.data.source import Source, read_source
-from mlxtune.data.split import Splits, record_splits, sample_rows, split
+from mlxtune.data.split import Splits, prompt_rows, record_splits, sample_rows, split
 from mlxtune.evaluation import comparability, evidence, report
 from mlxtune.evaluation.answer_budget import AnswerBudget, answer_budget
 from mlxtune.evaluation.answer_statistics import answer_statistics
@@ -167,8 +167,6 @@ def evaluate(worker: Worker) -> dict[str, Any]:
 
 def _read_inputs(worker: Worker) -> _Inputs:
     """Read and split the rows. Raise ``InputError`` if an adapter was trained on one of the held-out rows."""
-    from mlxtune.evaluation.outputs import prompt_rows
-
     recipe, request, workspace = worker.recipe, worker.request, worker.folder.parent.parent
     contract = Contract.from_recipe(recipe)
     source = read_source(recipe.source, recipe.data.format, recipe.data.map)

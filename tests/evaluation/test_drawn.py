@@ -1,12 +1,15 @@
-"""Sampling held-out rows deterministically, independent of their order."""
+"""Choosing the held-out rows to evaluate: those with a prompt, or a sample that does not depend on their order."""
 
 from __future__ import annotations
 
 import random
 from pathlib import Path
 
-from mlxtune.data.rows import Conversation, Location, Message
-from mlxtune.data.split import sample_rows
+import pytest
+
+from mlxtune.core.errors import DataError
+from mlxtune.data.rows import Conversation, Location, Message, Preference, Text
+from mlxtune.data.split import prompt_rows, sample_rows
 from mlxtune.evaluation.scorers import Score
 from mlxtune.evaluation.scorers.preference import PREFERENCE as PREFERENCE
 from mlxtune.evaluation.worker import drop_preferences
@@ -34,6 +37,13 @@ def test_larger_sample_contains_smaller_one() -> None:
 
 def test_zero_or_too_large_size_means_all_rows() -> None:
     assert sample_rows(ROWS, 0) == sample_rows(ROWS, 41) == ROWS
+
+
+def test_only_rows_with_prompt_are_evaluated() -> None:
+    pair = Preference(ROWS[0].location, {}, (Message("user", "Where?"),), "here", "there")
+    assert prompt_rows([Text(ROWS[0].location, {}, "words"), pair, *ROWS]) == [pair, *ROWS]
+    with pytest.raises(DataError, match="no held-out conversations"):
+        prompt_rows([Text(ROWS[0].location, {}, "words")])
 
 
 def test_drop_preferences_applies_to_every_arm() -> None:

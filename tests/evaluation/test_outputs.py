@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 
 from mlxtune.core.errors import DataError, Interrupted, MlxtuneError
-from mlxtune.data.rows import Conversation, Location, Message, Preference, Text
+from mlxtune.data.rows import Conversation, Location, Message, Preference
 from mlxtune.evaluation import outputs
 from mlxtune.evaluation.arms import Arm
-from mlxtune.evaluation.outputs import ArmAnswers, generate_answers, prompt_rows
+from mlxtune.evaluation.outputs import ArmAnswers, generate_answers
 from mlxtune.models import lora
 from mlxtune.models.generate import generate
 from mlxtune.models.likelihood import negative_log_likelihoods
@@ -301,10 +301,3 @@ def test_template_that_hides_reference_skips_only_perplexity(tiny: Path, tmp_pat
     assert "opens a thinking block" in answers.no_likelihood_reason
     assert {(out.nats, out.tokens) for out in answers.outputs} == {(0.0, 0)}
     assert all(math.isfinite(len(out.output)) for out in answers.outputs)
-
-
-def test_only_rows_with_prompt_are_evaluated() -> None:
-    pair = Preference(PLACE, {}, (Message("user", "Where?"),), "here", "there")
-    assert prompt_rows([Text(PLACE, {}, "words"), pair, *ROWS]) == [pair, *ROWS]
-    with pytest.raises(DataError, match="no held-out conversations"):
-        prompt_rows([Text(PLACE, {}, "words")])

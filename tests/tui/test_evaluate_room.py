@@ -12,7 +12,8 @@ import pytest
 
 from mlxtune.core.errors import MachineError
 from mlxtune.core.files import write_json
-from mlxtune.data.source import read_file
+from mlxtune.data.source import read_file, read_source
+from mlxtune.data.split import sample_rows, split
 from mlxtune.evaluation.off_task.prompts import OFF_TASK
 from mlxtune.recipe import dump, load
 from mlxtune.runs import launch
@@ -451,7 +452,9 @@ async def test_a_verdict_on_a_short_run_suggests_a_longer_one(shop: Shop, open_r
     async with open_room("evaluate", size=LARGE) as room:
         await rows_found(room, count=7)
         text = " ".join(room.text("#ev-summary").split())
-        assert "The run used only 18% of the training rows, so a longer one may help (training.steps). To find out, add rows" in text
+        assert (
+            "The run used only 18% of the training rows, so a longer one may help (training.steps). To find out, add rows" in text
+        )
 
 
 async def test_reports_on_other_rows_are_not_compared(shop: Shop, open_room: OpenRoom) -> None:
@@ -634,52 +637,123 @@ async def test_an_evaluation_that_failed_without_answers_is_not_continued(shop: 
         assert "Continue" not in room.text("ListPanel")
 
 
+def evaluated_twice(shop: Shop, settings: str, *, off_task: int = 0) -> tuple[Path, list[Path]]:
+    """A run with ``settings`` for its evaluation, and its evaluations on 20 of 72 held-out rows, newest first.
+
+    In the first one, the base took 95 s for 40 rows and 40 s for the off-task prompts.
+    """
+    folder = evaluation(shop, off_task=off_task)
+    run = shop.run("20261124-1412-support-json", steps=60, end=("run.finished", {"summary": {}}), age=300)
+    (run / "recipe.toml").write_text(f"{(run / 'recipe.toml').read_text()}\n[evaluation]\n{settings}\n")
+    (run / "adapter").mkdir()
+    (run / "adapter" / "adapters.safetensors").touch()
+    recipe = load(run / "recipe.toml")
+    evaluated = sample_rows(split(read_source(recipe.source), recipe.data).test, 20)
+    report = json.loads((folder / "report.json").read_text())
+    report["arms"][0]["cached"] = False
+    report["facts"] |= {"row_ids": [row.id for row in evaluated], "adapter": str(run / "adapter")}
+    (folder / "report.json").write_text(json.dumps(report))
+    older = evaluation(shop, "20261124-1400-support-json", age=900.0, rows=4)
+    for of, cached, seconds in ((older, False, 40.0), (folder, True, 0.1)):
+        *events, end = (of / "events.jsonl").read_text().splitlines()
+        answered = {"type": "arm.finished", "arm": "base", "rows": 300, "cached": cached, "seconds": seconds, "of": OFF_TASK}
+        (of / "events.jsonl").write_text("\n".join([*events, json.dumps(json.loads(end) | answered), end, ""]))
+    return run, [folder, older]
+
+
 @pytest.mark.parametrize(
-    ("settings", "text"),
+    ("settings", "text", "about"),
     [
         (
             "max_tokens = 112",
-            "the same 72 held-out rows, each in at most 112 tokens, in about 3 min if it is as fast as the base was. To take less "
-            "time, set evaluation.rows in Plan. The base and the adapter also answer 300 off-task prompts, in about 80 s, unless you "
-            "empty evaluation.regression in Plan. Answers from earlier evaluations are reused.",
+            "the same 72 held-out rows, each in at most 112 tokens. To take less time, set evaluation.rows in Plan. The base and the "
+            "adapter also answer 300 off-task prompts, unless you empty evaluation.regression in Plan. Times assume that every arm is "
+            "as fast as the base was. Answers from earlier evaluations are reused.",
+            "2 arms, about 5 min",
         ),
         (
             "rows = 20\nmax_tokens = 112",
-            "the same 20 of 72 held-out rows, each in at most 112 tokens, in about 48 s if it is as fast as the base was. The base",
+            "the same 20 of 72 held-out rows, each in at most 112 tokens. The base",
+            "2 arms, about 80 s",
         ),
         (
             "",  # not the limit of the evaluation of the base
             "the same 72 held-out rows, each in at most twice the tokens of the longest reference answer. How long that takes is "
             "unknown: no evaluation of this recipe with this limit has measured it. First come the answers, then the likelihood of the "
-            "references; each shows its progress. To take less time, set evaluation.rows or "
-            "evaluation.max_tokens in Plan.",
+            "references; each shows its progress. To take less time, set evaluation.rows or evaluation.max_tokens in Plan. The base "
+            "and the adapter also answer 300 off-task prompts, unless you empty evaluation.regression in Plan.",
+            "2 arms",
         ),
     ],
 )
 async def test_the_question_for_the_arms_says_how_much_they_answer(
-    shop: Shop, open_room: OpenRoom, settings: str, text: str
+    shop: Shop, open_room: OpenRoom, settings: str, text: str, about: str
 ) -> None:
-    folder = evaluation(shop)
-    report = json.loads((folder / "report.json").read_text())
-    report["arms"][0]["cached"] = False
-    (folder / "report.json").write_text(json.dumps(report))
-    older = evaluation(shop, "20261124-1400-support-json", age=900.0)
-    for of, cached, seconds in ((older, False, 40.0), (folder, True, 0.1)):
-        *events, end = (of / "events.jsonl").read_text().splitlines()
-        answered = {"type": "arm.finished", "arm": "base", "rows": 300, "cached": cached, "seconds": seconds, "of": OFF_TASK}
-        (of / "events.jsonl").write_text("\n".join([*events, json.dumps(json.loads(end) | answered), end, ""]))
-    run = shop.run("20261124-1412-support-json", steps=60, end=("run.finished", {"summary": {}}), age=300)
-    (run / "recipe.toml").write_text(f"{(run / 'recipe.toml').read_text()}\n[evaluation]\n{settings}\n")
-    (run / "adapter").mkdir()
-    (run / "adapter" / "adapters.safetensors").touch()
+    evaluated_twice(shop, settings)
     async with open_room("evaluate") as room:
         await rows_found(room, "Tuned fails")
         await room.press("n")
         await room.until(lambda: isinstance(room.screen, ChoiceDialog))
         await room.choose("1" if "its own recipe" in str(room.screen._options) else "0")
         await room.until(lambda: isinstance(room.screen, ChoiceDialog) and room.screen._heading == "Which arms?")
-        assert text in " ".join(room.screen._text.split())
-        assert ("on all 72 held-out rows" in [option.name for option in room.screen._options]) is ("20 of 72" in text)
+        options = room.screen._options
+        assert f"The recipe's arms: base, tuned. Every arm answers {text}" in " ".join(room.screen._text.split())
+        assert room.screen._text.endswith("are reused.") is bool(settings)
+        assert ("on all 72 held-out rows" in [option.name for option in options]) is ("20 of 72" in text)
+        assert options[0].about == about
+        assert all(option.about in room.text("#choices") for option in options)
+
+
+KSHOT, PROMPT = "plus the base with 3 examples", "plus the base with your prompt"
+ENDPOINT = """arms = ["base", "tuned", "endpoint:gpt"]
+[evaluation.endpoints.gpt]
+model = "gpt"
+url = "http://localhost/v1"
+"""
+
+
+@pytest.mark.parametrize(
+    ("settings", "options"),
+    [
+        ("rows = 20", {"as in the recipe": "answered before", "on all 72 held-out rows": "about 4 min", KSHOT: "answered before"}),
+        ("rows = 30", {"as in the recipe": "about 48 s", "on all 72 held-out rows": "about 4 min", KSHOT: "about 71 s"}),
+        ('rows = 20\nprompt = "Hi."', {"as in the recipe": "answered before", PROMPT: "about 48 s", "all of these": "about 48 s"}),
+        ("rows = 20\nshots = 2", {"as in the recipe": "answered before", KSHOT.replace("3", "2"): "about 48 s"}),
+        ('rows = 20\nregression = ""', {"as in the recipe": "answered before"}),
+        (f"rows = 20\n{ENDPOINT}", {"as in the recipe": "", "on all 72 held-out rows": "", KSHOT: ""}),
+    ],
+)
+def test_options_say_how_long_the_answers_take_that_are_missing(shop: Shop, settings: str, options: dict[str, str]) -> None:
+    run, evaluations = evaluated_twice(shop, f"max_tokens = 112\n{settings}", off_task=2)
+    work = service.count_work(load(run / "recipe.toml"), Run(run), [Run(folder) for folder in evaluations])
+    times = {option.label: option.about.partition(", ")[2] for option in work.options}
+    assert times | options == times
+
+
+def test_another_adapter_answers_again_and_the_base_does_not(shop: Shop) -> None:
+    run, evaluations = evaluated_twice(shop, "max_tokens = 112\nrows = 20", off_task=2)
+    other = run.rename(run.with_name("20261124-1413-support-json"))
+    recipe, earlier = load(other / "recipe.toml"), [Run(folder) for folder in evaluations]
+    work = service.count_work(recipe, Run(other), earlier)
+    assert work.options[0].seconds == pytest.approx(20 * 95 / 40 + 40)
+    assert service.count_work(recipe, None, earlier).options[0].about == "1 arm, answered before"
+
+
+def test_times_leave_out_off_task_prompts_of_unknown_speed(shop: Shop) -> None:
+    run, evaluations = evaluated_twice(shop, "max_tokens = 112\nrows = 30")
+    recipe = load(run / "recipe.toml")
+    work = service.count_work(recipe, Run(run), [Run(evaluations[0])])
+    assert work.options[0].seconds == pytest.approx(20 * 95 / 40)
+    assert "as the base was, and leave out the off-task prompts, whose speed is unknown." in work.sentences
+    few = replace(recipe, evaluation=replace(recipe.evaluation, rows=20))
+    assert service.count_work(few, Run(run), [Run(evaluations[0])]).options[0].seconds is None
+
+
+def test_the_parent_answers_too(shop: Shop) -> None:
+    run, evaluations = evaluated_twice(shop, 'max_tokens = 112\nrows = 20\nregression = ""')
+    recipe = load(run / "recipe.toml", ['adapter.parent="parent"'])
+    work = service.count_work(recipe, Run(run), [Run(folder) for folder in evaluations])
+    assert work.options[0].seconds == pytest.approx(20 * 95 / 40)
 
 
 async def test_the_recipe_as_it_is_now_can_be_chosen_if_it_evaluates_differently(

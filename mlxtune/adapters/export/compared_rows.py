@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlxtune.data.source import read_source
-from mlxtune.data.split import sample_rows, split
+from mlxtune.data.split import prompt_rows, sample_rows, split
 from mlxtune.evaluation.answer_budget import answer_budget
 from mlxtune.evaluation.arms import TUNED, Arm
 from mlxtune.evaluation.contract import Contract
@@ -32,8 +32,6 @@ class ComparedRows:
     """The rows on which models are compared: held-out rows with their contract, or mlxtune's off-task prompts."""
 
     def __init__(self, worker: Worker) -> None:
-        from mlxtune.evaluation.outputs import prompt_rows
-
         recipe = worker.recipe
         self.worker, self.section = worker, recipe.evaluation
         if worker.request["rows"] == "held-out":

@@ -583,9 +583,9 @@ class EvaluateRoom(Room):
         if len(options) == 1:
             start("0")
             return
-        about = [", ".join(options[0].arms), *(plural(len(option.arms), "arm") for option in options[1:])]
-        choices = [ChoiceOption(str(index), option.label, about[index]) for index, option in enumerate(options)]
-        text = f"A tuned adapter should beat the arms that need no training. {work.sentences}"
+        choices = [ChoiceOption(str(index), option.label, option.about) for index, option in enumerate(options)]
+        own = ", ".join(options[0].arms)
+        text = f"A tuned adapter should beat the arms that need no training. The recipe's arms: {own}. {work.sentences}"
         self.app.push_screen(ChoiceDialog("Which arms?", text, choices), start)
 
     def action_stop(self) -> None:

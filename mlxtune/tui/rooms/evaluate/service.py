@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import tomllib
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -13,9 +14,9 @@ from pathlib import Path
 from mlxtune.core.errors import MlxtuneError
 from mlxtune.core.text import duration, one_line, plural
 from mlxtune.data.source import read_source
-from mlxtune.data.split import split
+from mlxtune.data.split import prompt_rows, sample_rows, split
 from mlxtune.evaluation import report as reports
-from mlxtune.evaluation.arms import BASE, is_tuned
+from mlxtune.evaluation.arms import BASE, ENDPOINT, PARENT, TUNED, is_tuned
 from mlxtune.evaluation.drilldown import CellName, Drilldown, ScoredRow
 from mlxtune.evaluation.follow_up import follow_up
 from mlxtune.evaluation.off_task.prompts import OFF_TASK, load_prompts
@@ -150,12 +151,12 @@ def arm_title(arm: str) -> str:
 def arm_options(recipe: Recipe, *, has_adapter: bool) -> list[tuple[str, tuple[str, ...]]]:
     """Return sets of arms to evaluate, each with a label; the recipe's own set comes first. Tuned arms need an adapter."""
     own = tuple(arm for arm in recipe.evaluation.arms if has_adapter or not is_tuned(arm))
-    extra = [("base+kshot", f"plus the base with {plural(recipe.evaluation.shots, 'example')} in its prompt")]
+    extra = [("base+kshot", f"plus the base with {plural(recipe.evaluation.shots, 'example')}")]
     if recipe.evaluation.prompt:
-        extra.append(("base+prompt", "plus the base with your best prompt"))
+        extra.append(("base+prompt", "plus the base with your prompt"))
     if recipe.evaluation.schema and importlib.util.find_spec("llguidance"):
-        extra.append(("base+grammar", "plus the base constrained to the schema"))
-        extra += [("tuned+grammar", "plus the tuned model constrained to the schema")] if "tuned" in own else []
+        extra.append(("base+grammar", "plus the base with a grammar"))
+        extra += [("tuned+grammar", "plus the adapter with a grammar")] if "tuned" in own else []
     extra = [(arm, label) for arm, label in extra if arm not in own]
 
     def with_arms(*arms: str) -> tuple[str, ...]:
@@ -167,19 +168,29 @@ def arm_options(recipe: Recipe, *, has_adapter: bool) -> list[tuple[str, tuple[s
 
 @dataclass(frozen=True)
 class EvaluationOption:
-    """Arms that can be chosen. They answer ``all_rows`` that are held out, or as many as the recipe says."""
+    """Arms that can be chosen. They answer ``all_rows`` that are held out, or as many as the recipe says.
+
+    At the base's speed, that takes ``seconds``: 0 if earlier evaluations have all answers, ``None`` if it is unknown.
+    """
 
     label: str
     arms: tuple[str, ...]
     all_rows: bool = False
+    seconds: float | None = None
+
+    @property
+    def about(self) -> str:
+        """The number of arms and, if it is known, how long they take."""
+        time = "" if self.seconds is None else f", about {duration(self.seconds)}" if self.seconds else ", answered before"
+        return plural(len(self.arms), "arm") + time
 
 
 @dataclass(frozen=True)
 class ArmWork:
-    """What the arms of an evaluation answer. At the base's speed, if it is known, an arm takes ``seconds`` for its rows, and the base and
-    the adapter take ``off_task_seconds`` for their ``off_task`` prompts. ``limit`` says how long an answer may be.
+    """What the arms of an evaluation answer. ``limit`` says how long an answer may be.
 
-    ``rows`` of the ``held_out`` ones are answered; ``unlimited`` are the keys that could limit the work but do not.
+    ``rows`` of the ``held_out`` ones are answered; ``unlimited`` are the keys that could limit the work but do not. The base took
+    ``row_seconds`` for a row and ``off_task_seconds`` for the ``off_task`` prompts, if that is known.
     """
 
     options: list[EvaluationOption]
@@ -188,16 +199,16 @@ class ArmWork:
     limit: str
     unlimited: tuple[str, ...]
     off_task: int
-    seconds: float | None
+    row_seconds: float | None
     off_task_seconds: float | None
 
     @property
     def sentences(self) -> str:
-        """Sentences about the rows, the answers, and the time, and how to use less of it."""
-        time = f", in about {duration(self.seconds)} if it is as fast as the base was" if self.seconds else ""
+        """Sentences about the rows, the answers, and the times of the options, and how to use less time."""
+        times = [option.seconds for option in self.options]
         rows = "" if self.rows == self.held_out else f"{self.rows:,} of "
-        text = f"Every arm answers the same {rows}{plural(self.held_out, 'held-out row')}, each in at most {self.limit}{time}."
-        if not self.seconds:
+        text = f"Every arm answers the same {rows}{plural(self.held_out, 'held-out row')}, each in at most {self.limit}."
+        if self.row_seconds is None and None in times:
             text += (
                 " How long that takes is unknown: no evaluation of this recipe with this limit has measured it. First come the answers, "
                 "then the likelihood of the references; each shows its progress."
@@ -205,58 +216,103 @@ class ArmWork:
         if self.unlimited:
             text += f" To take less time, set {' or '.join(self.unlimited)} in Plan."
         if self.off_task:
-            time = f", in about {duration(self.off_task_seconds)}" if self.off_task_seconds else ""
             prompts = plural(self.off_task, "off-task prompt")
-            text += f" The base and the adapter also answer {prompts}{time}, unless you empty evaluation.regression in Plan."
-        return f"{text} Answers from earlier evaluations are reused." if self.seconds else text
+            text += f" The base and the adapter also answer {prompts}, unless you empty evaluation.regression in Plan."
+        if any(times):
+            untimed = self.off_task and self.off_task_seconds is None
+            exception = ", and leave out the off-task prompts, whose speed is unknown" if untimed else ""
+            text += (
+                f" Times assume that every arm is as fast as the base was{exception}. Answers from earlier evaluations are reused."
+            )
+        return text
 
 
 def count_work(recipe: Recipe, run: Run | None, evaluations: Sequence[Run]) -> ArmWork:
     """Read the rows, and return what the arms of ``recipe`` answer, with the adapter of ``run`` if there is one.
 
-    Raise ``DataError`` if the rows or the off-task prompts cannot be read.
+    Raise ``DataError`` if the rows or the off-task prompts cannot be read, or if no held-out row has a prompt.
     """
-    section = recipe.evaluation
-    held_out = len(split(read_source(recipe.source, recipe.data.format, recipe.data.map), recipe.data).test)
-    rows, prompts = min(held_out, section.rows or held_out), load_prompts(recipe) if run else ()
+    section, adapter = recipe.evaluation, str(run.adapter) if run else ""
+    held_out = prompt_rows(split(read_source(recipe.source, recipe.data.format, recipe.data.map), recipe.data).test)
+    rows, prompts = sample_rows(held_out, section.rows), load_prompts(recipe) if run else ()
     limit = "twice the tokens of the longest reference answer" if section.max_tokens == AUTO else f"{section.max_tokens:,} tokens"
-    seconds, off_task_seconds = None, _off_task_seconds(evaluations, recipe) if prompts else None
-    if report := _similar_evaluation(evaluations, recipe):
-        seconds = report.arms[0].seconds / report.facts["rows"] * rows
+    earlier = _earlier_evaluations(evaluations)
+    row_seconds, off_task_seconds = None, _off_task_seconds(earlier, recipe) if prompts else None
+    if report := _similar_evaluation(earlier, recipe):
+        row_seconds = report.arms[0].seconds / report.facts["rows"]
         if decoding := report.facts.get("decoding"):
             limit = f"{decoding['max_tokens']:,} tokens"
+    answered = _answered_rows(earlier, recipe, adapter)
+    off_task_arms = {BASE, TUNED} - _off_task_arms(earlier, recipe, adapter) if prompts else set()
+
+    def seconds(option: EvaluationOption) -> float | None:
+        arms = (*option.arms, *([PARENT] if recipe.adapter.parent and TUNED in option.arms else ()))
+        ids = {row.id for row in (held_out if option.all_rows else rows)}
+        missing = sum(len(ids - answered[arm]) for arm in arms)
+        missing_off_task = len(off_task_arms.intersection(arms))
+        total = missing * (row_seconds or 0) + missing_off_task * (off_task_seconds or 0)
+        is_unknown = (missing and row_seconds is None) or (missing_off_task and not total)
+        return None if is_unknown or any(arm.startswith(ENDPOINT) for arm in arms) else total
+
     options = [EvaluationOption(label, arms) for label, arms in arm_options(recipe, has_adapter=run is not None)]
-    if rows < held_out:
-        options.insert(1, replace(options[0], label=f"on all {held_out:,} held-out rows", all_rows=True))
-    rows_key = () if rows < held_out else ("evaluation.rows",)
+    if len(rows) < len(held_out):
+        options.insert(1, replace(options[0], label=f"on all {len(held_out):,} held-out rows", all_rows=True))
+    options = [replace(option, seconds=seconds(option)) for option in options]
+    rows_key = () if len(rows) < len(held_out) else ("evaluation.rows",)
     unlimited = (*rows_key, "evaluation.max_tokens") if section.max_tokens == AUTO else rows_key
-    return ArmWork(options, rows, held_out, limit, unlimited, len(prompts), seconds, off_task_seconds)
+    return ArmWork(options, len(rows), len(held_out), limit, unlimited, len(prompts), row_seconds, off_task_seconds)
 
 
-def _similar_evaluation(evaluations: Sequence[Run], recipe: Recipe) -> EvaluationReport | None:
-    """Return the newest of ``evaluations`` in which the base of ``recipe`` was not cached and had the same limits."""
+@dataclass(frozen=True)
+class _EarlierEvaluation:
+    run: Run
+    recipe: Recipe
+    report: EvaluationReport
+
+
+def _earlier_evaluations(evaluations: Sequence[Run]) -> list[_EarlierEvaluation]:
+    """Load those of ``evaluations`` that can be read."""
+    earlier = []
     for run in evaluations:
-        try:
-            report, before = reports.load(run.folder), run.recipe()
-        except MlxtuneError:
-            continue
-        base = report.arms[0]
-        is_same = before.name == recipe.name and _limits(before) == _limits(recipe)
+        with suppress(MlxtuneError):
+            earlier.append(_EarlierEvaluation(run, run.recipe(), reports.load(run.folder)))
+    return earlier
+
+
+def _similar_evaluation(earlier: Sequence[_EarlierEvaluation], recipe: Recipe) -> EvaluationReport | None:
+    """Return the newest evaluation in which the base of ``recipe`` was not cached and had the same limits."""
+    for item in earlier:
+        base = item.report.arms[0]
+        is_same = item.recipe.name == recipe.name and _limits(item.recipe) == _limits(recipe)
         if is_same and base.name == BASE and not base.cached:
-            return report
+            return item.report
     return None
 
 
-def _off_task_seconds(evaluations: Sequence[Run], recipe: Recipe) -> float | None:
-    """Return how long two arms need for the off-task prompts at the speed of the base when it last answered them, if it did."""
-    for run in evaluations:
-        try:
-            is_same = _off_task_work(run.recipe()) == _off_task_work(recipe)
-        except MlxtuneError:
-            continue
-        for event in read_all(run.folder) if is_same else ():
+def _answered_rows(earlier: Sequence[_EarlierEvaluation], recipe: Recipe, adapter: str) -> defaultdict[str, set[str]]:
+    """Return the IDs of the rows that each arm of ``recipe`` has answered with the same limits, tuned ones with ``adapter``."""
+    answered = defaultdict[str, set[str]](set)
+    for item in (item for item in earlier if _limits(item.recipe) == _limits(recipe)):
+        facts = item.report.facts
+        for arm in (arm.name for arm in item.report.arms):
+            has_adapter = not is_tuned(arm) or facts.get("adapter") == adapter
+            if has_adapter and _arm_setting(item.recipe, arm) == _arm_setting(recipe, arm):
+                answered[arm].update(facts["row_ids"])
+    return answered
+
+
+def _off_task_arms(earlier: Sequence[_EarlierEvaluation], recipe: Recipe, adapter: str) -> set[str]:
+    """Return which arms have answered the off-task prompts of ``recipe``: the base, and the tuned arm with ``adapter``."""
+    same = [item.report for item in earlier if item.report.off_task and _off_task_work(item.recipe) == _off_task_work(recipe)]
+    return {BASE for _ in same} | {TUNED for report in same if report.facts.get("adapter") == adapter}
+
+
+def _off_task_seconds(earlier: Sequence[_EarlierEvaluation], recipe: Recipe) -> float | None:
+    """Return how long the base took for the off-task prompts when it last answered them, if it did."""
+    for item in earlier:
+        for event in read_all(item.run.folder) if _off_task_work(item.recipe) == _off_task_work(recipe) else ():
             if event["type"] == "arm.finished" and (event["arm"], event.get("of")) == (BASE, OFF_TASK) and not event.get("cached"):
-                return 2 * event.get("seconds", 0.0)
+                return float(event.get("seconds", 0.0))
     return None
 
 
@@ -267,6 +323,18 @@ def _off_task_work(recipe: Recipe) -> tuple[object, ...]:
 
 def _limits(recipe: Recipe) -> tuple[object, ...]:
     return recipe.model.base, recipe.model.thinking, recipe.evaluation.max_tokens, recipe.evaluation.thinking_tokens
+
+
+def _arm_setting(recipe: Recipe, arm: str) -> object:
+    """Return the setting that the answers of ``arm`` depend on, if there is one."""
+    section, parent = recipe.evaluation, recipe.adapter.parent
+    settings = {
+        "prompt": recipe.prompt_file or section.prompt,
+        "kshot": section.shots,
+        "grammar": recipe.schema_file,
+        PARENT: recipe.path(parent) if parent else None,
+    }
+    return settings.get(arm.rpartition("+")[2])
 
 
 @lru_cache(maxsize=4)
