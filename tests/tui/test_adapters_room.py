@@ -106,7 +106,7 @@ async def test_the_evaluation_on_most_rows_counts(shop: Shop, open_room: OpenRoo
     async with open_room("adapters", size=(140, 45)) as room:
         await move_to(room, RUN)
         assert "82.5%" in room.text("#adapters-list")
-        assert "whole contract, 40 rows" in room.text("#adapters-detail")
+        assert "On 40 held-out rows" in room.text("#adapters-detail")
 
 
 async def test_a_better_adapter_with_a_reservation_is_a_warning(shop: Shop, open_room: OpenRoom) -> None:

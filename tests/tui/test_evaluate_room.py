@@ -651,7 +651,7 @@ def evaluated_twice(shop: Shop, settings: str, *, off_task: int = 0) -> tuple[Pa
     evaluated = sample_rows(split(read_source(recipe.source), recipe.data).test, 20)
     report = json.loads((folder / "report.json").read_text())
     report["arms"][0]["cached"] = False
-    report["facts"] |= {"row_ids": [row.id for row in evaluated], "adapter": str(run / "adapter")}
+    report["facts"] |= {"row_ids": [row.id for row in evaluated], "run": run.name}
     (folder / "report.json").write_text(json.dumps(report))
     older = evaluation(shop, "20261124-1400-support-json", age=900.0, rows=4)
     for of, cached, seconds in ((older, False, 40.0), (folder, True, 0.1)):

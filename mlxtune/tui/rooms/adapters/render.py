@@ -111,9 +111,9 @@ def detail(adapter: AdapterView, width: int, *, evaluating: bool = False) -> lis
             rows += _muted(f"Not recommended: {score.caveat}.", width, "$warning")
         if score.folder is None:
             rows += _muted("Claimed by its author; not verified on this machine.", width, "$warning")
-        rows.append(Content(""))
+        rows += [*_muted(f"On {plural(score.rows, 'held-out row')}:", width), Content("")]
         for before, after in score.changes:
-            rows.append(line("  ", cell(f"{metric_label(after.metric)}, {plural(after.total, 'row')}", width - 2, "$muted")))
+            rows.append(line("  ", cell(metric_label(after.metric), width - 2, "$muted")))
             rows.append(_rate_row(score.rival, before.share, "", "$muted", width))
             rows.append(_rate_row(score.arm, after.share, f"{100 * after.low:.0f}–{100 * after.high:.0f}", "$primary", width))
     if adapter.parent or adapter.children:

@@ -232,7 +232,7 @@ def count_work(recipe: Recipe, run: Run | None, evaluations: Sequence[Run]) -> A
 
     Raise ``DataError`` if the rows or the off-task prompts cannot be read, or if no held-out row has a prompt.
     """
-    section, adapter = recipe.evaluation, str(run.adapter) if run else ""
+    section, run_id = recipe.evaluation, run.id if run else ""
     held_out = prompt_rows(split(read_source(recipe.source, recipe.data.format, recipe.data.map), recipe.data).test)
     rows, prompts = sample_rows(held_out, section.rows), load_prompts(recipe) if run else ()
     limit = "twice the tokens of the longest reference answer" if section.max_tokens == AUTO else f"{section.max_tokens:,} tokens"
@@ -242,8 +242,8 @@ def count_work(recipe: Recipe, run: Run | None, evaluations: Sequence[Run]) -> A
         row_seconds = report.arms[0].seconds / report.facts["rows"]
         if decoding := report.facts.get("decoding"):
             limit = f"{decoding['max_tokens']:,} tokens"
-    answered = _answered_rows(earlier, recipe, adapter)
-    off_task_arms = {BASE, TUNED} - _off_task_arms(earlier, recipe, adapter) if prompts else set()
+    answered = _answered_rows(earlier, recipe, run_id)
+    off_task_arms = {BASE, TUNED} - _off_task_arms(earlier, recipe, run_id) if prompts else set()
 
     def seconds(option: EvaluationOption) -> float | None:
         arms = (*option.arms, *([PARENT] if recipe.adapter.parent and TUNED in option.arms else ()))
@@ -289,22 +289,22 @@ def _similar_evaluation(earlier: Sequence[_EarlierEvaluation], recipe: Recipe) -
     return None
 
 
-def _answered_rows(earlier: Sequence[_EarlierEvaluation], recipe: Recipe, adapter: str) -> defaultdict[str, set[str]]:
-    """Return the IDs of the rows that each arm of ``recipe`` has answered with the same limits, tuned ones with ``adapter``."""
+def _answered_rows(earlier: Sequence[_EarlierEvaluation], recipe: Recipe, run_id: str) -> defaultdict[str, set[str]]:
+    """Return the IDs of the rows that each arm has answered within the limits of ``recipe``, with the adapter of ``run_id`` if tuned."""
     answered = defaultdict[str, set[str]](set)
     for item in (item for item in earlier if _limits(item.recipe) == _limits(recipe)):
         facts = item.report.facts
         for arm in (arm.name for arm in item.report.arms):
-            has_adapter = not is_tuned(arm) or facts.get("adapter") == adapter
+            has_adapter = not is_tuned(arm) or facts.get("run") == run_id
             if has_adapter and _arm_setting(item.recipe, arm) == _arm_setting(recipe, arm):
                 answered[arm].update(facts["row_ids"])
     return answered
 
 
-def _off_task_arms(earlier: Sequence[_EarlierEvaluation], recipe: Recipe, adapter: str) -> set[str]:
-    """Return which arms have answered the off-task prompts of ``recipe``: the base, and the tuned arm with ``adapter``."""
+def _off_task_arms(earlier: Sequence[_EarlierEvaluation], recipe: Recipe, run_id: str) -> set[str]:
+    """Return which arms have answered the off-task prompts of ``recipe``: the base, and the tuned arm with the adapter of ``run_id``."""
     same = [item.report for item in earlier if item.report.off_task and _off_task_work(item.recipe) == _off_task_work(recipe)]
-    return {BASE for _ in same} | {TUNED for report in same if report.facts.get("adapter") == adapter}
+    return {BASE for _ in same} | {TUNED for report in same if report.facts.get("run") == run_id}
 
 
 def _off_task_seconds(earlier: Sequence[_EarlierEvaluation], recipe: Recipe) -> float | None:
