@@ -352,12 +352,16 @@ def step_peaks(folder: Path, compute: str, settings: Recipe, *widths: int) -> li
 
 
 def peak_of(step: Callable[[mx.array], Any], tokens: mx.array, runs: int = 5) -> int:
-    """Return the bytes that ``step`` needs. On a busy machine, MLX allocates further ahead, so the lowest peak of ``runs`` counts."""
-    peaks = []
+    """Return the bytes that ``step`` needs: the lowest peak of ``runs``, because MLX frees later on a busy machine.
+
+    A memory limit of 0 keeps it from allocating ahead.
+    """
+    peaks, limit = [], mx.set_memory_limit(0)
     for _ in range(runs):
         mx.clear_cache()
         start = mx.get_active_memory()
         mx.reset_peak_memory()
         mx.eval(step(tokens))
         peaks.append(mx.get_peak_memory() - start)
+    mx.set_memory_limit(limit)
     return min(peaks)

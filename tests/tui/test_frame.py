@@ -65,10 +65,11 @@ async def test_a_result_is_a_toast_and_a_decision_a_line_with_undo(
         room.app.show_notice(Notice("✓", "$success", "Saved."))
         await room.until(lambda: room.text("#toast") == "")
         room.app.show_notice(Notice("✓", "$success", "Row 422 accepted.", undo=FooterAction("u", "undo", "new")))
+        await room.until(lambda: "✓ Row 422 accepted.  u undo" in room.text("#answer"))
         await room.pilot.pause(0.1)
-        assert "✓ Row 422 accepted.  u undo" in room.text("#answer")
+        assert "✓ Row 422 accepted.  u undo" in room.text("#answer"), "longer than a toast"
         await room.press("escape")
-        assert room.text("#answer") == ""
+        await room.until(lambda: room.text("#answer") == "")
 
 
 async def test_u_and_a_click_run_the_undo_of_the_notice(loaded: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch) -> None:
