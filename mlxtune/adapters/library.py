@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from mlxtune.adapters.entry import AdapterEntry, read_entry, read_scores, score_of
-from mlxtune.core.errors import InputError, MlxtuneError
+from mlxtune.core.errors import EmptyWorkspaceError, InputError, MlxtuneError
 from mlxtune.core.files import disk_errors, sync_folder
 from mlxtune.core.journal import Journal, read
 from mlxtune.core.text import nearest, one_line
@@ -81,7 +81,7 @@ def find(workspace: Path, which: str) -> AdapterEntry:
             raise InputError(
                 f"There are no adapters yet; {run.id} did not finish.", hint=f"Finish it: mlxtune runs resume {run.id}"
             )
-        raise InputError(f"There are no adapters in {workspace}.", hint="Train one: mlxtune train RECIPE")
+        raise EmptyWorkspaceError(f"There are no adapters in {workspace}.", hint="Train one: mlxtune train RECIPE")
     if which == "last":
         return entries[0]
     path = os.path.realpath(workspace / which)

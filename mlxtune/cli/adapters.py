@@ -13,9 +13,10 @@ from mlxtune.adapters.compare import compare, facts
 from mlxtune.adapters.entry import AdapterEntry, AdapterScore
 from mlxtune.adapters.export.tried import HEAD, failed_export, tried_exports
 from mlxtune.cli.options import Json
-from mlxtune.cli.output import Cell, info, out, progress_bar, show, show_json
+from mlxtune.cli.output import Cell, info, out, progress_bar, show, show_json, show_missing_workspace
 from mlxtune.cli.tables import print_columns, print_heading, print_table
 from mlxtune.core.text import one_line, size
+from mlxtune.data import samples
 from mlxtune.evaluation.json_fields import to_json
 from mlxtune.evaluation.render.comparison_table import evaluation_comparison_table
 from mlxtune.evaluation.scorers import CONTRACT
@@ -57,7 +58,10 @@ def list_adapters(json: Json = False) -> None:
         show_json([document(entry) for entry in entries])
         return
     if not entries:
-        show("There are no adapters yet. Train one:  ", ("mlxtune train RECIPE", "primary"))
+        if samples.is_workspace(Path.cwd()):
+            show("There are no adapters yet. Train one:  ", ("mlxtune train RECIPE", "primary"))
+        else:
+            show_missing_workspace("adapters", "mlxtune adapters")
         return
     head: list[Cell] = [
         (name, "faint") for name in ("", "adapter", "base", "kind", "size", "verdict", "rate", "rows", "metric", "tags")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -13,7 +15,7 @@ from mlxtune.adapters.entry import AdapterEntry
 from mlxtune.cli.consent import require_consent
 from mlxtune.cli.follow import follow, follow_answers
 from mlxtune.cli.options import Json, Overrides
-from mlxtune.cli.output import info, progress_bar, show, show_json
+from mlxtune.cli.output import info, progress_bar, say_changed_evaluation, show, show_json
 from mlxtune.cli.tables import print_table, print_verdict
 from mlxtune.cli.train import fetch
 from mlxtune.core.errors import GateError, InputError
@@ -213,7 +215,11 @@ def _subject(which: str, overrides: list[str]) -> tuple[Recipe, Run | None]:
             raise InputError(error.message, hint=f"Did you mean recipes/{which}.toml?") from error
         raise
     require_adapter(run)
-    return run.recipe(overrides), run
+    recipe, file = registry.evaluation_recipe(run, overrides)
+    if file:
+        own = shlex.quote(os.path.relpath(run.folder / "recipe.toml"))
+        say_changed_evaluation(file, f"mlxtune eval {own} --adapter {run.id}")
+    return recipe, run
 
 
 def _seeds(run: Run | None) -> list[Run]:

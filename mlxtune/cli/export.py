@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import shutil
 import subprocess
@@ -20,7 +21,7 @@ from mlxtune.adapters.export.formats import FORMATS, NAMES, ExportFormat, Format
 from mlxtune.cli.adapters import Which
 from mlxtune.cli.follow import follow_answers
 from mlxtune.cli.options import Json, Overrides
-from mlxtune.cli.output import Cell, info, out, show, show_json
+from mlxtune.cli.output import Cell, info, out, say_changed_evaluation, show, show_json
 from mlxtune.cli.tables import print_columns, print_heading, print_table
 from mlxtune.cli.train import fetch
 from mlxtune.core.errors import InputError, MachineError
@@ -140,13 +141,15 @@ def export(
 def compared_recipe(entry: AdapterEntry, path: Path | None, overrides: Sequence[str]) -> Recipe | None:
     """Return the recipe whose held-out rows an export of ``entry`` is compared on, or ``None`` if there is none.
 
-    By default, without a ``path``, it is the recipe of the adapter's training run.
+    By default, without a ``path``, it is the recipe of the adapter's training run, evaluated as the workspace's recipe says now.
     """
     if path:
         recipe = load(path, overrides)
         check_recipe(recipe)
         return recipe
-    own = exports.run_recipe(entry, overrides)
+    own, file = exports.run_recipe(entry, overrides)
+    if file:
+        say_changed_evaluation(file, f"--recipe {shlex.quote(os.path.relpath(entry.folder.parent / 'recipe.toml'))}")
     if own is None and overrides:
         raise InputError(f"{entry.name} has no recipe that --set could change.", hint="Name one: --recipe RECIPE")
     return own

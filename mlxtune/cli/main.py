@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 import traceback
 from collections.abc import Iterator, Mapping
 from importlib import import_module
+from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -15,8 +17,9 @@ from typer.exceptions import TyperException
 
 import mlxtune
 from mlxtune.cli.output import info, out, print_error, terminal_error
-from mlxtune.core.errors import InputError, MachineError, MlxtuneError
+from mlxtune.core.errors import EmptyWorkspaceError, InputError, MachineError, MlxtuneError
 from mlxtune.core.text import one_line
+from mlxtune.data import samples
 
 # Every command with the function or Typer app that implements it. The name of a command in a group starts with the group.
 VERBS = {
@@ -152,6 +155,9 @@ def exit_with(error: Exception) -> NoReturn:
     """Print ``error`` and exit with its code."""
     match error:
         case MlxtuneError():
+            near = samples.nearest_workspace(Path.cwd()) if isinstance(error, EmptyWorkspaceError) else None
+            if near:
+                error.hint = f"This folder is not a workspace. The nearest one: cd {shlex.quote(os.path.relpath(near))}"
             print_error(error)
             sys.exit(error.exit_code)
         case typer.Abort():

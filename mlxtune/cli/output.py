@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 import shlex
 import shutil
@@ -21,6 +22,7 @@ from rich.theme import Theme
 
 from mlxtune.core.errors import InputError, MlxtuneError
 from mlxtune.core.text import safe_text
+from mlxtune.data import samples
 
 _TOKENS = {
     "primary": "#a3a8f5",
@@ -69,6 +71,20 @@ def _finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def say_changed_evaluation(recipe: Path, own: str) -> None:
+    """Say that ``[evaluation]`` has changed in ``recipe`` since a run, and which command ``own`` evaluates by the run's."""
+    name = os.path.relpath(recipe)
+    info("  ", (f"By the [evaluation] of {name} as it is now, which has changed since the run. By the run's own: {own}", "muted"))
+
+
+def show_missing_workspace(nouns: str, command: str) -> None:
+    """Say that this folder is not a workspace and has no ``nouns``, and how to run ``command`` in the nearest one, or to create one."""
+    near = samples.nearest_workspace(Path.cwd())
+    show(f"{Path.cwd()} is not a workspace, so there are no {nouns} in it.")
+    command = f"cd {shlex.quote(os.path.relpath(near))} && {command}" if near else "mlxtune init NAME"
+    show("  ", f"{'The nearest workspace' if near else 'Create a workspace'}: ", (command, "primary"))
 
 
 def print_error(error: MlxtuneError) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shlex
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -17,7 +15,7 @@ from mlxtune.cli.export import show_export
 from mlxtune.cli.follow import follow, follow_answers
 from mlxtune.cli.generate import show_generation
 from mlxtune.cli.options import Json
-from mlxtune.cli.output import Cell, info, out, progress_bar, show, show_json
+from mlxtune.cli.output import Cell, info, out, progress_bar, show, show_json, show_missing_workspace
 from mlxtune.cli.search import search_json, show_search
 from mlxtune.cli.tables import print_columns, print_facts, print_heading
 from mlxtune.cli.train import show_adapter
@@ -66,14 +64,10 @@ def list_runs(kind: Kind = "", json: Json = False) -> None:
         return
     if not runs:
         item = RUN_KINDS[kind or "train"]
-        here = Path.cwd()
-        if kind or samples.is_workspace(here):
+        if kind or samples.is_workspace(Path.cwd()):
             show(f"There are no {item.nouns} yet.   ", (item.create_hint, "primary"))
-            return
-        show(f"{here} is not a workspace, so there are no runs in it.")
-        near = samples.enclosing_workspace(here) or next(samples.workspaces_in(here), None)
-        command = f"cd {shlex.quote(os.path.relpath(near))} && mlxtune runs" if near else "mlxtune init NAME"
-        show("  ", f"{'The nearest workspace' if near else 'Create a workspace'}: ", (command, "primary"))
+        else:
+            show_missing_workspace("runs", "mlxtune runs")
         return
     headings: list[Cell] = [(title, "faint") for title in ("run", "kind", "status", "step", "validation")]
     rows: list[list[Cell]] = [["", *headings, ""]]

@@ -5,6 +5,7 @@ MlxtuneError
 │   ├── RecipeError       recipe: syntax, key, type, or value
 │   ├── DataError         source file or row
 │   │   └── TooLongError  row with no trained tokens inside the window
+│   ├── EmptyWorkspaceError  nothing to work on yet
 │   ├── ModelError        model, tokenizer, or adapter
 │   └── TemplateError     chat template without a reliable training mask
 ├── GateError             a check failed                               exit 1
@@ -35,6 +36,10 @@ class InputError(MlxtuneError):
     """Invalid user input."""
 
     exit_code = 2
+
+
+class EmptyWorkspaceError(InputError):
+    """A workspace, or a folder that is none, that has nothing of the requested kind."""
 
 
 class RecipeError(InputError):

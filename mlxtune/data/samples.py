@@ -37,6 +37,11 @@ def workspaces_in(folder: Path) -> Iterator[Path]:
     yield from (child for child in sorted(folder.iterdir()) if not child.name.startswith(".") and is_workspace(child))
 
 
+def nearest_workspace(folder: Path) -> Path | None:
+    """Return the workspace that contains ``folder`` or is directly in it. ``None`` if there is none, or ``folder`` is one itself."""
+    return None if is_workspace(folder) else enclosing_workspace(folder) or next(workspaces_in(folder), None)
+
+
 def create(folder: Path) -> Path:
     """Copy the sample workspace into ``folder`` and return its recipe. Raises ``InputError`` if a file already exists."""
     source = samples_root()

@@ -8,15 +8,18 @@ import shutil
 import signal
 import socket
 import time
+import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 
-from mlxtune.core.errors import InputError, MachineError, RecipeError
+import tomlkit
+
+from mlxtune.core.errors import EmptyWorkspaceError, InputError, MachineError, RecipeError
 from mlxtune.core.files import disk_errors, machine_id, read_json
 from mlxtune.core.text import nearest, one_line
-from mlxtune.recipe import Recipe, load
+from mlxtune.recipe import Recipe, dump, load, parse
 from mlxtune.recipe.parent import CONFIG, inherit
 from mlxtune.recipe.schema import is_date
 from mlxtune.runs import events
@@ -162,7 +165,7 @@ def find_run(workspace: Path, name: str, kind: str | None = "train") -> Run:
         what = "report" if name.endswith(".json") else item.noun
         raise InputError(f"There is no {what} at {one_line(name, 200)}.", hint=list_hint if runs else item.create_hint)
     if not runs:
-        raise InputError(f"There are no {item.nouns} in {workspace / item.folder}.", hint=item.create_hint)
+        raise EmptyWorkspaceError(f"There are no {item.nouns} in {workspace / item.folder}.", hint=item.create_hint)
     if name == "last":
         active = (run for run in runs if kind is None and is_locked(run.lock))
         trained = (run for run in runs if run.kind == "train")
@@ -178,6 +181,20 @@ def find_run(workspace: Path, name: str, kind: str | None = "train") -> Run:
         )
     suggestion = nearest(name, [part for run in runs for part in (run.id, run.id.split("-", 2)[-1])])
     raise InputError(f"There is no {item.noun} named {name}.", hint=f"Did you mean {suggestion}?" if suggestion else list_hint)
+
+
+def evaluation_recipe(run: Run, overrides: Sequence[str] = ()) -> tuple[Recipe, Path | None]:
+    """Return the recipe to evaluate ``run`` by: its own, with the ``[evaluation]`` that the workspace's recipe of this name has now.
+
+    Also return the file of that recipe if its ``[evaluation]`` differs from that of the run. Raise ``RecipeError`` if it is invalid.
+    """
+    own = run.recipe()
+    file = run.folder.parent.parent / "recipes" / f"{own.name}.toml"
+    before, now = tomllib.loads(dump(own)), tomllib.loads(dump(load(file))) if file.is_file() else {}
+    if now.get("name") != own.name or now["evaluation"] == before["evaluation"]:
+        return run.recipe(overrides), None
+    text = tomlkit.dumps(before | {"evaluation": now["evaluation"]})
+    return parse(text, folder=run.folder, overrides=overrides, where=str(file)), file
 
 
 def resolve_parent(workspace: Path, recipe: Recipe) -> Recipe:

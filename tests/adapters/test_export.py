@@ -320,7 +320,7 @@ def test_adapter_without_recipe_is_compared_on_off_task_prompts(trained_workspac
 
 
 def test_fewer_held_out_rows_can_be_compared(trained_workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    recipe = start.run_recipe(library.find(trained_workspace, "last"), ["evaluation.rows=2"])
+    recipe, _ = start.run_recipe(library.find(trained_workspace, "last"), ["evaluation.rows=2"])
     worker = started(trained_workspace, "fused", monkeypatch, recipe=recipe)
     exporting.export(worker)
     assert fidelity.load(worker.folder).rows == 2

@@ -63,6 +63,18 @@ def test_a_folder_that_is_no_workspace_is_named_with_the_nearest_one(cli, cwd, m
     assert "cd .. && mlxtune runs" in cli("runs").out
 
 
+@pytest.mark.parametrize("command", ["adapters", "adapters show last", "chat last", "eval last", "runs show last"])
+def test_commands_outside_a_workspace_name_the_nearest_one(cli, cwd, command):
+    (cwd / "shop" / "recipes").mkdir(parents=True)
+    (cwd / "shop" / "recipes" / "shop.toml").touch()
+    result = cli(*command.split())
+    assert f"he nearest {'workspace' if command == 'adapters' else 'one'}: cd shop" in result.out + result.err
+    (cwd / "recipes").mkdir()
+    (cwd / "recipes" / "shop.toml").touch()
+    result = cli(*command.split())
+    assert "mlxtune train RECIPE" in result.out + result.err
+
+
 @pytest.mark.parametrize("command", [("runs", "--json"), ("runs", "list", "--json")])
 def test_an_empty_workspace_is_an_empty_list(cli, command):
     assert json.loads(cli(*command).out) == []

@@ -13,6 +13,7 @@ from waiting import PATIENCE
 
 from mlxtune.core.errors import InputError, MachineError
 from mlxtune.core.files import write_json
+from mlxtune.recipe import dump, load
 from mlxtune.runs import registry
 from mlxtune.runs.events import EventWriter
 from mlxtune.runs.locks import file_lock
@@ -36,6 +37,25 @@ def test_an_unwritable_folder_is_a_machine_error(tmp_path, monkeypatch):
     monkeypatch.setattr("pathlib.Path.mkdir", refuse)
     with pytest.raises(MachineError, match="cannot be written"):
         registry.create(tmp_path, "train", "shop")
+
+
+def test_a_run_is_evaluated_as_its_recipe_in_the_workspace_says_now(tmp_path):
+    text = 'name = "shop"\n[model]\nbase = "m"\n[data]\nsource = "../shop.jsonl"\n'
+    run = registry.create(tmp_path, "train", "shop")
+    file = tmp_path / "recipes" / "shop.toml"
+    file.parent.mkdir()
+    file.write_text(text)
+    (run.folder / "recipe.toml").write_text(dump(load(file)))
+    assert registry.evaluation_recipe(run) == (run.recipe(), None)
+    file.write_text(text.replace('base = "m"', 'base = "other"') + '[evaluation]\nrows = 40\nschema = "../s.json"\n')
+    recipe, changed = registry.evaluation_recipe(run, ["evaluation.max_tokens=9"])
+    assert changed == file
+    assert (recipe.evaluation.rows, recipe.evaluation.max_tokens, recipe.schema_file) == (40, 9, tmp_path / "s.json")
+    assert (recipe.model, recipe.source) == (run.recipe().model, run.recipe().source), "what it was trained on stays"
+    file.write_text(f"{text.replace('shop', 'another')}[evaluation]\nrows = 40\n")
+    assert registry.evaluation_recipe(run) == (run.recipe(), None), "a different recipe"
+    file.unlink()
+    assert registry.evaluation_recipe(run) == (run.recipe(), None)
 
 
 def test_only_folders_with_a_recipe_are_runs(tmp_path, make_run):

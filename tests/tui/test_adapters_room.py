@@ -16,6 +16,7 @@ from mlxtune.adapters import library
 from mlxtune.adapters.export.formats import FORMATS
 from mlxtune.adapters.export.start import GGUF_FORMS
 from mlxtune.cli.adapters import show_adapter
+from mlxtune.recipe import dump, load
 from mlxtune.runs.launch import write_record
 from mlxtune.runs.locks import CHAT_HOLDER, accelerator_lease
 from mlxtune.runs.registry import Run
@@ -273,6 +274,34 @@ async def test_a_running_export_is_in_the_header_and_keeps_another_from_starting
         await room.press("f")
         await room.until_notice("! The export of tone is using this machine.")
         assert room.notice.endswith("or run: mlxtune runs stop 20261124-1700-tone")
+
+
+async def test_s_stops_the_running_export(stocked: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch) -> None:
+    stopped: list[str] = []
+    monkeypatch.setattr("mlxtune.runs.registry.stop", lambda run: stopped.append(run.id))
+    stocked.run("20261124-1700-tone", kind="export", name="tone", alive=True)
+    async with open_room("adapters") as room:
+        await move_to(room, "tone")
+        assert "stop" in room.actions
+        await room.press("s")
+        await room.choose("stop")
+        await room.until(lambda: stopped == ["20261124-1700-tone"])
+
+
+async def test_an_export_is_compared_on_the_rows_of_the_recipe_as_it_is_now(shop: Shop, open_room: OpenRoom) -> None:
+    shop.run(RUN, steps=60, end=("run.finished", {"summary": {}}), age=3000)
+    adapter(shop.folder / "runs" / RUN / "adapter")
+    evaluation(shop, arms={"base": base, "tuned": tuned}, run=RUN)
+    recipe = shop.folder / "recipes" / "support-json.toml"
+    (shop.folder / "runs" / RUN / "recipe.toml").write_text(dump(load(recipe)))
+    async with open_room("adapters") as room:
+        await move_to(room, RUN)
+        await room.press("f")
+        await room.until(lambda: "on all held-out rows" in " ".join(room.screen_text.replace("│", " ").split()))
+        await room.press("escape")
+        recipe.write_text(recipe.read_text().replace("max_tokens = 112", "max_tokens = 112\nrows = 9"))
+        await room.press("f")
+        await room.until(lambda: "on at most 9 held-out rows" in " ".join(room.screen_text.replace("│", " ").split()))
 
 
 async def test_a_failed_export_is_shown_with_its_reason(

@@ -128,6 +128,11 @@ def adapters(shop: Shop, _: pytest.MonkeyPatch) -> None:
     adapter(shop.folder / "adapters" / "voice", rank=4, parent=first)
 
 
+def exporting(shop: Shop, patch: pytest.MonkeyPatch) -> None:
+    adapters(shop, patch)
+    shop.run("20261124-1700-tone", kind="export", name="tone", alive=True)
+
+
 def answered(shop: Shop, patch: pytest.MonkeyPatch) -> None:
     two_recipes(shop, patch)
     (shop.folder / "advice.json").write_text(json.dumps(ANSWERS))
@@ -219,6 +224,7 @@ STAGES = (
     Stage("blind", lambda shop, _: voting(shop, _, opened=True), sees="see the result", then=contest),
     Stage("adapters", adapters, sees="voice"),
     Stage("adapters", adapters, size=SMALL, sees="voice"),
+    Stage("adapters", exporting, sees="voice"),
     Stage("chat", sees="No model loaded."),
     Stage("chat", adapters, sees="load smollm2-135m alone"),
     Stage("chat", then=talking),

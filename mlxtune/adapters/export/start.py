@@ -149,16 +149,17 @@ def start_verification(
     return _launch(workspace, entry, {"endpoint": endpoint, "model": model, "export": export}, recipe, prepare)
 
 
-def run_recipe(entry: AdapterEntry, overrides: Sequence[str] = ()) -> Recipe | None:
-    """Return the recipe of the run that trained ``entry``, or ``None`` if the adapter was imported."""
+def run_recipe(entry: AdapterEntry, overrides: Sequence[str] = ()) -> tuple[Recipe | None, Path | None]:
+    """Return what :func:`~mlxtune.runs.registry.evaluation_recipe` does for the run that trained ``entry``; nothing if it was imported."""
     run = Run(entry.folder.parent)
-    return run.recipe(overrides) if entry.key.startswith("runs/") and (run.folder / "recipe.toml").is_file() else None
+    has_recipe = entry.key.startswith("runs/") and (run.folder / "recipe.toml").is_file()
+    return registry.evaluation_recipe(run, overrides) if has_recipe else (None, None)
 
 
 def _launch(
     workspace: Path, entry: AdapterEntry, request: dict[str, Any], recipe: Recipe | None, prepare: Callable[[Recipe], None]
 ) -> Run:
-    recipe = recipe or run_recipe(entry)
+    recipe = recipe or run_recipe(entry)[0]
     request |= {"adapter": str(entry.folder), "rows": "held-out" if recipe else "probes"}
     if recipe is None:
         recipe = Recipe(entry.name, ModelSection(entry.base), DataSection(str(samples.samples_root() / prompts.SHIPPED)))

@@ -20,12 +20,13 @@ from mlxtune.adapters.export.start import MODEL, PRECISIONS, require_packages
 from mlxtune.adapters.importers.importer import import_adapter
 from mlxtune.core.errors import MlxtuneError
 from mlxtune.core.text import one_line, plural
+from mlxtune.runs import registry
 from mlxtune.tui.base import Room
 from mlxtune.tui.follow import file_stamp
 from mlxtune.tui.render.text import cut_rows
 from mlxtune.tui.rooms.adapters import render, service
 from mlxtune.tui.rooms.adapters.service import AdapterView, LibraryView
-from mlxtune.tui.snapshot import Snapshot
+from mlxtune.tui.snapshot import RunView, Snapshot
 from mlxtune.tui.widgets.dialog import ChoiceDialog, ChoiceOption, PromptDialog
 from mlxtune.tui.widgets.frame import FooterAction, Notice
 from mlxtune.tui.widgets.list import ListPanel
@@ -33,19 +34,13 @@ from mlxtune.tui.widgets.page import PageScreen
 from mlxtune.tui.widgets.panel import Panel
 from mlxtune.tui.widgets.section import Section
 
-_ABOUT_EXPORTS = (
-    "The export is written to a new folder, loaded again, and compared with the adapter on the held-out rows, which takes "
-    "two to three times as long as evaluating one arm. It is kept only if it is faithful. "
-    f"{' and '.join(one.label for one in FORMATS if one.copy)} only copy the adapter."
-)
-
 
 class AdaptersRoom(Room):
     """A list of adapters next to the details of the one under the cursor."""
 
     ABOUT = "the adapters in this workspace and their evaluations"
     CSS_PATH = "style.tcss"
-    CONDITIONAL_ACTIONS = frozenset({"use", "compare", "rename", "tag", "export", "remove", "undo", "detail"})
+    CONDITIONAL_ACTIONS = frozenset({"use", "compare", "rename", "tag", "export", "stop", "remove", "undo", "detail"})
     NEED_ACCELERATOR = frozenset({"export"})
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("a", "use", "chat with it", id="adapters.use"),
@@ -53,6 +48,7 @@ class AdaptersRoom(Room):
         Binding("r", "rename", "rename", id="adapters.rename"),
         Binding("t", "tag", "tags", id="adapters.tag"),
         Binding("f", "export", "fuse or export", id="adapters.export"),
+        Binding("s", "stop", "stop the export", id="adapters.stop"),
         Binding("x", "remove", "remove", id="adapters.remove"),
         Binding("u", "undo", "restore", id="adapters.undo"),
         Binding("i", "import", "import", id="adapters.import"),
@@ -155,6 +151,8 @@ class AdaptersRoom(Room):
                 actions.append(FooterAction("c", "compare", "compare", "compare it with another adapter"))
             if self.app.accelerator_free:
                 actions.append(FooterAction("f", "export", "export", "fuse it into its base, or export it for other programs"))
+        if self._running_export:
+            actions.append(FooterAction("s", "stop", "stop", "stop the running export"))
         if adapter:
             actions.append(FooterAction("x", "remove", "remove", "remove it; u restores it"))
         if self._library and self._library.removed:
@@ -255,9 +253,14 @@ class AdaptersRoom(Room):
     def action_export(self) -> None:
         """Ask for a format. While another process holds the accelerator, offer only those that do not need it, and say why."""
         if (adapter := self._usable_adapter) is not None:
+
+            def job() -> str:
+                self.app.require_accelerator()
+                return service.about_exports(self.app.workspace, adapter.key)
+
             self.app.run_job(
-                self.app.require_accelerator,
-                lambda _: self._ask_for_format(adapter, FORMATS, _ABOUT_EXPORTS),
+                job,
+                lambda about: self._ask_for_format(adapter, FORMATS, about),
                 lambda error: self._ask_for_format(
                     adapter,
                     [one for one in FORMATS if one.copy],
@@ -300,13 +303,34 @@ class AdaptersRoom(Room):
             folder = one_line(service.export(self.app.workspace, adapter.key, chosen, **how))
             if chosen.copy:
                 return Notice("✓", "$success", f"Wrote {adapter.name}.", f"It is in {folder}.")
-            hint = "Run mlxtune runs to see its progress."
+            hint = "s stops it."
             if chosen.program == "ollama":
-                hint = f"When it has finished: {shlex.join(ollama.create_command(adapter.name, f'{folder}/{MODEL}'))}"
+                hint += f" When it has finished: {shlex.join(ollama.create_command(adapter.name, f'{folder}/{MODEL}'))}"
             return Notice("●", "$primary", f"Exporting {adapter.name} to {folder}.", hint)
 
         start = self.app.run_job if chosen.copy else self.app.start_worker
         start(job, busy=f"Starting the export of {adapter.name}.")
+
+    @property
+    def _running_export(self) -> RunView | None:
+        live = self.app.snapshot.live if self.app.snapshot else None
+        return live if live and live.run.kind == "export" else None
+
+    def action_stop(self) -> None:
+        view = self._running_export
+        if view is None:
+            return
+
+        def job() -> Notice:
+            registry.stop(view.run)
+            return Notice("■", "$muted", f"Stopping the export of {view.name}.")
+
+        def chosen(choice: str | None) -> None:
+            if choice:
+                self.app.run_job(job, busy="")
+
+        options = [ChoiceOption("", "Let it finish", "nothing changes"), ChoiceOption("stop", "Stop", "nothing is exported")]
+        self.app.push_screen(ChoiceDialog(f"Stop the export of {view.name}?", "", options), chosen)
 
     def action_remove(self) -> None:
         if adapter := self._adapter:

@@ -11,7 +11,7 @@ from mlxtune.adapters import library
 from mlxtune.adapters.compare import facts
 from mlxtune.adapters.entry import AdapterEntry, AdapterScore
 from mlxtune.adapters.export import start as exports
-from mlxtune.adapters.export.formats import ExportFormat, copy_adapter
+from mlxtune.adapters.export.formats import FORMATS, ExportFormat, copy_adapter
 from mlxtune.adapters.export.tried import FailedExport, TriedExport, failed_export, tried_exports
 from mlxtune.core.text import one_line, one_line_fields, size
 from mlxtune.tui.paths import display_path, relative_paths
@@ -71,6 +71,19 @@ def about_format(one: ExportFormat) -> str:
     """Return the description of a format, after the package that it needs if that is not installed."""
     package = exports.missing_package(one.form)
     return f"needs {package}; {one.about}" if package else one.about
+
+
+def about_exports(workspace: Path, key: str) -> str:
+    """Return what an export does, and on how many rows it is compared with the adapter. Raise ``RecipeError`` for an invalid recipe."""
+    recipe, _ = exports.run_recipe(library.find_usable(workspace, key))
+    rows = recipe.evaluation.rows if recipe else 0
+    where = "mlxtune's off-task prompts" if recipe is None else f"at most {rows:,} held-out rows" if rows else "all held-out rows"
+    fewer = " For fewer rows, set evaluation.rows in Plan." if recipe else ""
+    return (
+        f"The export is written to a new folder, loaded again, and compared with the adapter on {where}, which takes two to three times as "
+        f"long as evaluating one arm on them.{fewer} It is kept only if it is faithful. "
+        f"{' and '.join(one.label for one in FORMATS if one.copy)} only copy the adapter."
+    )
 
 
 def export(workspace: Path, key: str, chosen: ExportFormat, precision: str = "", ollama_base: str = "") -> str:
