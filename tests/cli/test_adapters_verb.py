@@ -52,7 +52,8 @@ def scored(cwd: Path, **options: bool) -> None:
 
 
 @pytest.mark.parametrize("command", [("adapters",), ("adapters", "list")])
-def test_empty_workspace_explains_how_to_create_adapter(cli, command):
+def test_empty_workspace_explains_how_to_create_adapter(cli, cwd, command):
+    (cwd / "runs").mkdir()
     ended = cli(*command)
     assert (ended.code, ended.err) == (0, "")
     assert ended.out.startswith("There are no adapters yet. Train one:  mlxtune train RECIPE")
