@@ -17,9 +17,9 @@ from mlxtune.data.checks.fixes import replace_spans, select_fixes, write_fixed
 from mlxtune.data.checks.lengths import length_bounds
 from mlxtune.data.checks.pairs import normalize_answer
 from mlxtune.data.checks.registry import CHECKS
-from mlxtune.data.checks.report import CheckReport, MutedCheck
+from mlxtune.data.checks.report import CheckReport, MutedCheck, advice
 from mlxtune.data.checks.run import check
-from mlxtune.data.checks.statistics import effective_number, tier
+from mlxtune.data.checks.statistics import Statistics, effective_number, tier
 from mlxtune.data.review import ReviewSession, load, with_keys
 from mlxtune.data.source import read_file
 
@@ -407,3 +407,13 @@ def test_a_muted_check_is_not_reported_and_can_be_undone(tmp_path: Path) -> None
         assert session.unmute("refusal") is not None
         assert not session.state.muted
     assert load(path).muted == {}
+
+
+@pytest.mark.parametrize(
+    ("groups", "text"), [(20, "more rows with new prompts"), (600, "more distinct prompts would bring it to “good”")]
+)
+def test_advice_about_the_number_of_prompts_waits_for_the_next_check(groups, text):
+    statistics = Statistics(groups, groups, tier(groups), 9.0, {})
+    assert text in advice(statistics, [], 0)
+    assert advice(statistics, [], 0, stale=True) == ""
+    assert advice(statistics, [], 2, stale=True).startswith("Review 2 rows with a warning")

@@ -166,23 +166,25 @@ def verdict(findings: Collection[Finding], read: int, accepted: Collection[int] 
     return "clean", f"Clean: no problems in {plural(read, 'row')}."
 
 
-def advice(statistics: Statistics, findings: Sequence[Finding], to_review: int, fix: str = "--fix") -> str:
+def advice(statistics: Statistics, findings: Sequence[Finding], to_review: int, fix: str = "--fix", *, stale: bool = False) -> str:
     """Return the most useful next step for the data. ``to_review`` rows have a warning that the review has not accepted.
 
-    ``fix`` says how the reader can apply a fix.
+    ``fix`` says how the reader can apply a fix. If ``statistics`` are ``stale``, the number of prompts gives no advice.
     """
-    if first := improvement(statistics, findings, fix):
+    if first := improvement(statistics, findings, fix, stale=stale):
         return first
     if to_review:
         return f"Review {plural(to_review, 'row')} with a warning, and fix, accept, or reject {'it' if to_review == 1 else 'them'}."
+    if stale:
+        return ""
     if statistics.tier == "minimum viable":
         missing = GOOD_PROMPTS - statistics.groups
         return f"This is enough to start. About {missing:,} more distinct prompts would bring it to “good”."
     return "The checks have no further suggestions for the data."
 
 
-def improvement(statistics: Statistics, findings: Sequence[Finding], fix: str = "--fix") -> str:
-    """Return what to do with the data before training, or an empty text; ``fix`` says how the reader can apply a fix."""
+def improvement(statistics: Statistics, findings: Sequence[Finding], fix: str = "--fix", *, stale: bool = False) -> str:
+    """Return what to do with the data before training, or an empty text; ``fix`` and ``stale`` are those of :func:`advice`."""
     counts = Counter(finding.check for finding in findings if finding.severity != "note")
     blocks = Counter(finding.check for finding in findings if finding.severity == "block")
     if leaks := blocks["leak"]:
@@ -198,7 +200,7 @@ def improvement(statistics: Statistics, findings: Sequence[Finding], fix: str = 
         return f"Fix {check.title} ({count:,}), or leave them out: {method}."
     if statistics.rows == 0:
         return "Add rows."
-    if statistics.tier == "too few":
+    if statistics.tier == "too few" and not stale:
         missing = MIN_PROMPTS - statistics.groups
         return f"Write about {missing:,} more rows with new prompts: below {MIN_PROMPTS} prompts, results are mostly noise."
     if counts["conflict"] > 0.01 * statistics.rows:

@@ -165,10 +165,11 @@ def check_summary(verdict: ReviewVerdict, checked: CheckResult, width: int, *, b
     if brief:
         return lines(*rows)
     facts, before = checked.statistics, " before your changes" if verdict.stale else ""
-    rows += [
-        fold(f"{facts.tier[:1].upper()}{facts.tier[1:]}: {plural(facts.groups, 'distinct prompt')}{before}.", width, "    "),
-        fold(advice(facts, verdict.findings, verdict.to_review, "f on this finding"), width, "    "),
-    ]
+    rows.append(
+        fold(f"{facts.tier[:1].upper()}{facts.tier[1:]}: {plural(facts.groups, 'distinct prompt')}{before}.", width, "    ")
+    )
+    if text := advice(facts, verdict.findings, verdict.to_review, "f on this finding", stale=verdict.stale):
+        rows.append(fold(text, width, "    "))
     if verdict.stale:
         rows.append(line("    ", key("n", "recheck", "screen.check_again")))
     if "contract" in checked.skipped:
