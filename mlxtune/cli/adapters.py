@@ -225,17 +225,8 @@ def _row(entry: AdapterEntry) -> list[Cell]:
     glyph: Cell = {"better": ("✓", "bold success"), "not recommended": ("!", "bold warning")}.get(label, ("·", "muted"))
     kind, tags = f"{entry.kind} {entry.rank}", " ".join(entry.tags)
     return [
-        glyph,
-        (entry.name, "bold"),
-        one_line(entry.base, 40),
-        kind,
-        size(entry.size),
-        outcome,
-        rate,
-        rows,
-        metric,
-        (tags, "muted"),
-    ]
+        glyph, (entry.name, "bold"), one_line(entry.base, 40), kind, size(entry.size), outcome, rate, rows, metric, (tags, "muted"),
+    ]  # fmt: skip
 
 
 def _print_score(score: AdapterScore) -> None:

@@ -74,9 +74,9 @@ def _finite(value: Any) -> Any:
 
 
 def say_changed_evaluation(recipe: Path, own: str) -> None:
-    """Say that ``[evaluation]`` has changed in ``recipe`` since a run, and which command ``own`` evaluates by the run's."""
+    """Say that ``[evaluation]`` has changed in ``recipe`` since a run. ``own`` is the command or the option for that of the run."""
     name = os.path.relpath(recipe)
-    info("  ", (f"By the [evaluation] of {name} as it is now, which has changed since the run. By the run's own: {own}", "muted"))
+    info("  ", (f"[evaluation] in {name} has changed since the run and is used as it is now. To use the run's: {own}", "muted"))
 
 
 def show_missing_workspace(nouns: str, command: str) -> None:

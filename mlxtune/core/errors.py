@@ -5,7 +5,7 @@ MlxtuneError
 │   ├── RecipeError       recipe: syntax, key, type, or value
 │   ├── DataError         source file or row
 │   │   └── TooLongError  row with no trained tokens inside the window
-│   ├── EmptyWorkspaceError  nothing to work on yet
+│   ├── EmptyWorkspaceError  no runs or adapters yet
 │   ├── ModelError        model, tokenizer, or adapter
 │   └── TemplateError     chat template without a reliable training mask
 ├── GateError             a check failed                               exit 1
@@ -39,7 +39,7 @@ class InputError(MlxtuneError):
 
 
 class EmptyWorkspaceError(InputError):
-    """A workspace, or a folder that is none, that has nothing of the requested kind."""
+    """A folder without runs or adapters. It may not be a workspace."""
 
 
 class RecipeError(InputError):

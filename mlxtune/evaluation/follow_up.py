@@ -22,15 +22,15 @@ _MOST_ROWS = 10  # times the evaluated rows; to prove a change that needs more i
 
 def follow_up(report: EvaluationReport, folder: Path) -> str:
     """Return what to do after reading the verdict of the evaluation in ``folder``, or an empty text."""
-    workspace, scope = folder.parent.parent, Scope.of(report)
+    workspace, scope, run_id = folder.parent.parent, Scope.of(report), str(report.facts.get("run", ""))
     for run in registry.list_runs(workspace, "eval"):
         with suppress(MlxtuneError):
             other = load_report(run.folder)
             if scope.is_part_of(Scope.of(other)):
                 more = plural(len(Scope.of(other).rows - scope.rows), "other row")
                 return f"{run.id} evaluated the same and {more}, so its verdict counts: {other.verdict}"
-    train = registry.Run(workspace / registry.RUN_KINDS["train"].folder / report.facts["run"]) if report.facts.get("run") else None
-    longer = train_longer(train.state().epochs, report.outcome) if train else ""
+    state = registry.Run(workspace / registry.RUN_KINDS["train"].folder / run_id).state() if run_id else None
+    longer = train_longer(state.epochs, report.outcome) if state else ""
     return f"{longer} {what_to_evaluate(report, folder)}".strip()
 
 

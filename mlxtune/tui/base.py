@@ -272,7 +272,7 @@ class BaseApp(OrderedKeys):
             ChoiceOption(
                 str(index),
                 f"{self.evaluated_name(view)}, {age(now - view.updated)}",
-                _result(dict(view.state.summary)),
+                _brief_verdict(dict(view.state.summary)),
             )
             for index, view in enumerate(views)
         ]
@@ -464,6 +464,20 @@ class BaseApp(OrderedKeys):
         )
         self.push_screen(ChoiceDialog(title, text, options), lambda choice: self._stop(view, kill) if choice else None)
 
+    def confirm_end(self, view: RunView, work: str, effect: str) -> None:
+        """Ask for confirmation, then tell the worker of ``view`` to exit. ``work`` names what it does, and ``effect`` what remains of it."""
+
+        def job() -> Notice:
+            registry.stop(view.run)
+            return Notice("■", "$muted", f"Stopping the {work} of {view.name}.")
+
+        def chosen(choice: str | None) -> None:
+            if choice:
+                self.run_job(job, busy="")
+
+        options = [ChoiceOption("", "Let it finish", "nothing changes"), ChoiceOption("stop", "Stop", effect)]
+        self.push_screen(ChoiceDialog(f"Stop the {work} of {view.name}?", "", options), chosen)
+
     def _stop(self, view: RunView, kill: bool) -> None:
         """Send the signal. The worker saves and exits on the first one, and exits immediately on a second one."""
         if view.id in self.stopping and not kill:
@@ -641,7 +655,7 @@ class Room(Screen[None]):
         return action not in self.CONDITIONAL_ACTIONS or action in {item.action for item in self.footer_actions()}
 
 
-def _result(summary: Mapping[str, object]) -> str:
+def _brief_verdict(summary: Mapping[str, object]) -> str:
     """Return the number of rows of an evaluation, and its verdict as far as it fits in one cell of a list."""
     rows, verdict = summary.get("rows"), str(summary.get("verdict", ""))
     return one_line(f"{plural(rows, 'row')}: {verdict}" if isinstance(rows, int) else verdict, 46)

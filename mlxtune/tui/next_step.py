@@ -180,10 +180,11 @@ def _after_run(view: RunView, snapshot: Snapshot) -> NextStep:
     if verdict := snapshot.verdict_on(view.id):
         from mlxtune.evaluation.follow_up import train_longer  # its imports would slow down the first screen; now they are loaded
 
-        caveat = f"Not recommended: {verdict.caveat}. " if verdict.caveat else ""
+        caveat = f"Not recommended: {verdict.caveat}." if verdict.caveat else ""
         change = f"{verdict.remedy} Or change" if verdict.remedy else "Change"
         longer = train_longer(view.state.epochs, verdict.outcome)
-        why = f"{caveat}{longer}{' ' if longer else ''}{change} one setting in the recipe and train again, or search for better ones: h in Train."
+        retry = f"{change} one setting in the recipe and train again, or search for better ones: h in Train."
+        why = " ".join(filter(None, (caveat, longer, retry)))
         recipe = next((item for item in snapshot.recipes if _is_recipe_of(item, view)), None)
         if recipe and recipe.doubt and verdict.outcome != "better":
             look = ("D", "check", "look at the rows", _open("data"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,18 @@ def _answer(loaded: LoadedModel, cache: Path, arm: Arm = Arm("base"), rows=ROWS,
         cache=cache,
         **{"tell": lambda of: lambda done, total: None, **options},
     )
+
+
+def counted(monkeypatch: pytest.MonkeyPatch, function: Callable[..., Any], position: int) -> list[int]:
+    """Return a list that gets the length of the argument at ``position`` whenever ``outputs`` calls ``function``."""
+    lengths: list[int] = []
+
+    def counting(*args: Any, **options: Any) -> Any:
+        lengths.append(len(args[position]))
+        return function(*args, **options)
+
+    monkeypatch.setattr(outputs, function.__name__, counting)
+    return lengths
 
 
 def test_each_row_is_prompted_as_its_arm_requires(loaded: LoadedModel, tmp_path: Path) -> None:
@@ -168,20 +181,16 @@ def test_interrupted_arm_keeps_the_answers_that_have_ended(
     if not supports_prefix:
         monkeypatch.setattr(PrefixCache, "__call__", lambda *_: None)
     whole = _answer(loaded, tmp_path / "whole")
-    cache, kept, asked, told = tmp_path / "cache", [], [], []
+    cache, kept, told = tmp_path / "cache", [], []
 
     def stop(done: int, total: int) -> None:
         if 0 < done < total:
             kept.append(done)
             raise Interrupted(0)
 
-    def counting(model, tokenizer, prompts, **options):
-        asked.append(len(prompts))
-        return generate(model, tokenizer, prompts, **options)
-
     with pytest.raises(Interrupted):
         _answer(loaded, cache, tell=lambda of: stop if of == "held-out row" else lambda done, total: None)
-    monkeypatch.setattr(outputs, "generate", counting)
+    asked = counted(monkeypatch, generate, 2)
     (answers,) = cache.iterdir()
     saved = [json.loads(line) for line in answers.read_text().splitlines()]
     saved = [record | {"seconds": 1000.0 / len(saved)} for record in saved]
@@ -198,19 +207,7 @@ def test_interrupted_arm_keeps_the_answers_that_have_ended(
 
 def test_more_rows_reuse_the_answers_to_the_first(loaded: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = _answer(loaded, tmp_path / "whole")
-    asked: list[int] = []
-    scored: list[int] = []
-
-    def counting(model, tokenizer, prompts, **options):
-        asked.append(len(prompts))
-        return generate(model, tokenizer, prompts, **options)
-
-    def counting_pairs(model, pairs, **options):
-        scored.append(len(pairs))
-        return negative_log_likelihoods(model, pairs, **options)
-
-    monkeypatch.setattr(outputs, "generate", counting)
-    monkeypatch.setattr(outputs, "negative_log_likelihoods", counting_pairs)
+    asked, scored = counted(monkeypatch, generate, 2), counted(monkeypatch, negative_log_likelihoods, 1)
     first = _answer(loaded, tmp_path / "cache", rows=[ROWS[3], ROWS[1]])
     more = _answer(loaded, tmp_path / "cache")
     assert asked == scored == [2, len(ROWS) - 2]
@@ -230,20 +227,15 @@ def test_interrupted_arm_keeps_likelihoods(
     if not supports_prefix:
         monkeypatch.setattr(PrefixCache, "__call__", lambda *_: None)
     whole = _answer(loaded, tmp_path / "whole")
-    scored: list[int] = []
     kept: list[int] = []
 
     def stop(done: int, total: int) -> None:
         kept.append(done)
         raise Interrupted(0)
 
-    def counting_pairs(model, pairs, **options):
-        scored.append(len(pairs))
-        return negative_log_likelihoods(model, pairs, **options)
-
     with pytest.raises(Interrupted):
         _answer(loaded, tmp_path / "cache", tell=lambda of: stop if of == "reference" else lambda done, total: None)
-    monkeypatch.setattr(outputs, "negative_log_likelihoods", counting_pairs)
+    scored = counted(monkeypatch, negative_log_likelihoods, 1)
     continued = _answer(loaded, tmp_path / "cache")
     assert scored == [len(ROWS) - kept[0]]
     assert [one.nats for one in continued.outputs] == pytest.approx([one.nats for one in whole.outputs], rel=1e-4)

@@ -17,6 +17,7 @@ from mlxtune.evaluation.json_fields import to_json
 from mlxtune.evaluation.off_task.result import OffTaskChange, OffTaskResult
 from mlxtune.evaluation.render import html, markdown, wording
 from mlxtune.evaluation.render.comparison_table import arms_table, comparison_tables
+from mlxtune.evaluation.scope import Scope
 from mlxtune.evaluation.seed_report import SeedReport, SeedResult
 from mlxtune.evaluation.statistics.agreement import Estimate
 from mlxtune.evaluation.statistics.intervals import PairedCounts
@@ -331,3 +332,13 @@ def test_an_invalid_position_is_reported(tmp_path, element):
     (folder / evidence.QUESTIONS).write_text("\n".join([json.dumps({**json.loads(first), "element": element}), *others]))
     with pytest.raises(InputError, match="line 1: unexpected format"):
         evidence.load_rows(folder)
+
+
+def test_a_report_without_row_ids_is_part_of_no_other(tmp_path):
+    loaded = report.load(write_evaluation(tmp_path))
+    scope, more = Scope.of(loaded), replace(loaded, facts={**loaded.facts, "row_ids": [*loaded.facts["row_ids"], "another"]})
+    assert scope.is_part_of(Scope.of(more))
+    assert not Scope.of(more).is_part_of(scope)
+    for damaged in ([], None, 5):
+        assert not Scope.of(replace(loaded, facts={**loaded.facts, "row_ids": damaged})).is_part_of(scope)
+    assert not scope.is_part_of(Scope.of(replace(more, facts={**more.facts, "adapter_step": 9})))

@@ -436,7 +436,7 @@ async def test_runs_of_a_recipe_are_told_apart(shop: Shop, open_room: OpenRoom) 
         assert "20261124-1312-support-json   trained 1 h ago" in room.text("ListPanel")
 
 
-async def test_a_verdict_on_a_part_of_the_rows_names_the_one_that_counts(shop: Shop, open_room: OpenRoom) -> None:
+async def test_a_verdict_on_a_part_of_the_rows_names_the_evaluation_that_counts(shop: Shop, open_room: OpenRoom) -> None:
     evaluation(shop, OLDER, run="20261124-1412-support-json", age=4000.0)
     evaluation(shop, rows=20, run="20261124-1412-support-json")
     async with open_room("evaluate", size=LARGE) as room:

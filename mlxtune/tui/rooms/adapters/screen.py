@@ -20,7 +20,6 @@ from mlxtune.adapters.export.start import MODEL, PRECISIONS, require_packages
 from mlxtune.adapters.importers.importer import import_adapter
 from mlxtune.core.errors import MlxtuneError
 from mlxtune.core.text import one_line, plural
-from mlxtune.runs import registry
 from mlxtune.tui.base import Room
 from mlxtune.tui.follow import file_stamp
 from mlxtune.tui.render.text import cut_rows
@@ -317,20 +316,8 @@ class AdaptersRoom(Room):
         return live if live and live.run.kind == "export" else None
 
     def action_stop(self) -> None:
-        view = self._running_export
-        if view is None:
-            return
-
-        def job() -> Notice:
-            registry.stop(view.run)
-            return Notice("■", "$muted", f"Stopping the export of {view.name}.")
-
-        def chosen(choice: str | None) -> None:
-            if choice:
-                self.app.run_job(job, busy="")
-
-        options = [ChoiceOption("", "Let it finish", "nothing changes"), ChoiceOption("stop", "Stop", "nothing is exported")]
-        self.app.push_screen(ChoiceDialog(f"Stop the export of {view.name}?", "", options), chosen)
+        if view := self._running_export:
+            self.app.confirm_end(view, "export", "nothing is exported")
 
     def action_remove(self) -> None:
         if adapter := self._adapter:

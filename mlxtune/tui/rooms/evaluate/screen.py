@@ -23,7 +23,7 @@ from mlxtune.evaluation.render.wording import perplexities, verdict_arms
 from mlxtune.evaluation.scorers.registry import metric_label
 from mlxtune.evaluation.start import has_adapter
 from mlxtune.recipe import load
-from mlxtune.runs import launch, registry
+from mlxtune.runs import launch
 from mlxtune.runs.registry import Run
 from mlxtune.runs.status import STATUS_LABELS
 from mlxtune.tui.base import Room
@@ -589,24 +589,8 @@ class EvaluateRoom(Room):
         self.app.push_screen(ChoiceDialog("Which arms?", text, choices), start)
 
     def action_stop(self) -> None:
-        view = self._live
-        if view is None:
-            return
-
-        def job() -> Notice:
-            registry.stop(view.run)
-            return Notice("■", "$muted", f"Stopping the evaluation of {view.name}.")
-
-        def chosen(choice: str | None) -> None:
-            if choice:
-                self.app.run_job(job, busy="")
-
-        options = [
-            ChoiceOption("", "Let it finish", "nothing changes"),
-            ChoiceOption("stop", "Stop", "its answers are kept"),
-        ]
-        dialog = ChoiceDialog(f"Stop the evaluation of {view.name}?", "", options)
-        self.app.push_screen(dialog, chosen)
+        if view := self._live:
+            self.app.confirm_end(view, "evaluation", "its answers are kept")
 
 
 def _recipe_paths(snapshot: Snapshot) -> dict[str, Path]:
