@@ -76,12 +76,15 @@ def about_format(one: ExportFormat) -> str:
 def about_exports(workspace: Path, key: str) -> str:
     """Return what an export does, and on how many rows it is compared with the adapter. Raise ``RecipeError`` for an invalid recipe."""
     recipe, _ = exports.run_recipe(library.find_usable(workspace, key))
-    rows = recipe.evaluation.rows if recipe else 0
-    where = "mlxtune's off-task prompts" if recipe is None else f"at most {rows:,} held-out rows" if rows else "all held-out rows"
-    fewer = " For fewer rows, set evaluation.rows in Plan." if recipe else ""
+    where = "mlxtune's off-task prompts"
+    if recipe:
+        rows = recipe.evaluation.rows
+        where = (
+            f"at most {rows:,} held-out rows (evaluation.rows)" if rows else "all held-out rows (evaluation.rows can limit them)"
+        )
     return (
-        f"The export is written to a new folder, loaded again, and compared with the adapter on {where}, which takes two to three times as "
-        f"long as evaluating one arm on them.{fewer} It is kept only if it is faithful. "
+        f"The export is compared with the adapter on {where}, which takes two to three times as "
+        "long as evaluating one arm, and is kept only if it is faithful. "
         f"{' and '.join(one.label for one in FORMATS if one.copy)} only copy the adapter."
     )
 
