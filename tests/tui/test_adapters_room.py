@@ -248,6 +248,15 @@ async def test_a_format_whose_package_is_missing_says_so_in_its_line(
         assert room.mode == "adapters", "no other dialog comes first"
 
 
+async def test_all_formats_can_be_reached_in_a_small_terminal(stocked: Shop, open_room: OpenRoom) -> None:
+    async with open_room("adapters", size=(80, 24)) as room:
+        await move_to(room, "tone")
+        await room.press("f")
+        await room.until(lambda: "nothing is written" in room.text("#choice-about") and "enter choose" in room.screen_text)
+        await room.press("end")
+        await room.until(lambda: "▌ peft" in room.screen_text and "enter choose" in room.screen_text)
+
+
 async def test_while_a_server_uses_the_machine_f_says_so_and_offers_only_copies(stocked: Shop, open_room: OpenRoom) -> None:
     async with open_room("adapters") as room:
         await move_to(room, "tone")

@@ -80,6 +80,16 @@ class ChoiceDialog(ModalScreen[str]):
         panel.display = any(cell_len(option.about) > self._about_width(width) for option in self._options)
         about = self._options[choices.cursor].about
         panel.update(lambda width, _height: fold(about, width))
+        self.call_after_refresh(self._fit)
+
+    def _fit(self) -> None:
+        """Let the list scroll if the dialog would be higher than the screen allows."""
+        if self.is_attached:
+            sheet, choices = self.query_one(".sheet"), self.query_one(ListPanel)
+            heights = {part: part.outer_size.height for part in sheet.children if part.display}
+            margins = sum(part.styles.margin.height for part in heights)
+            others = sum(max(height, 1) for part, height in heights.items() if part is not choices)  # 0 before the first layout
+            choices.styles.max_height = max(min(int(0.9 * self.size.height) - sheet.gutter.height - margins - others, 14), 2)
 
     def _name_width(self, width: int) -> int:
         return min(max(cell_len(option.name) for option in self._options), max(width - 12, 4))
