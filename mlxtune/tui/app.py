@@ -171,13 +171,14 @@ class MlxtuneApp(BaseApp):
             self.run_job(partial(self._watch, self._watcher), group="watch")
         if not self.is_headless:  # otherwise a signal would leave the terminal without a cursor
             loop = asyncio.get_running_loop()
-            loop.add_signal_handler(signal.SIGTERM, self._quit)
 
-            def hang_up(*_: object) -> None:  # also runs while a handler blocks the event loop
-                terminal_watch.hang_up()
+            def quit_soon(number: int, _: object) -> None:
+                if loop.is_closed():  # the app has exited, and the process waits for its threads
+                    os._exit(128 + number)
                 loop.call_soon_threadsafe(self._quit)
 
-            signal.signal(signal.SIGHUP, hang_up)
+            for number in (signal.SIGTERM, signal.SIGHUP):  # asyncio's handlers would take the wakeup descriptor of the watch
+                signal.signal(number, quit_soon)
 
     def _fatal_error(self) -> None:
         """Print a one-line error instead of Textual's traceback, which includes all local variables."""

@@ -2,12 +2,14 @@
 
 Closing a terminal, killing tmux, or losing an ssh connection need not send a signal, and Textual cannot exit by itself then: its
 input thread spins at the end of the file, and its event loop waits for output that nobody reads. A thread of our own therefore asks
-the terminal for its attributes. That fails as soon as the other end is closed, on Linux and on macOS.
+the terminal for its attributes. That fails as soon as the other end is closed, on Linux and on macOS. The thread also reads SIGHUP
+from the signal wakeup descriptor, because Python runs signal handlers only in the main thread, which may be blocked.
 """
 
 from __future__ import annotations
 
 import os
+import select
 import signal
 import sys
 import termios
@@ -20,23 +22,23 @@ from mlxtune.core.child_process import kill_children
 EXIT_CODE = 128 + signal.SIGHUP
 _POLL_SECONDS = 0.2
 _EXIT_SECONDS = 0.8  # time for the app to exit by itself
-_hung_up = threading.Event()
-
-
-def hang_up() -> None:
-    """End this process as if its terminal were gone."""
-    _hung_up.set()
 
 
 def start_watch(save: Callable[[], object]) -> None:
-    """End this process once its terminal is gone: by SIGHUP or, if that does not help, by force, after calling ``save``."""
+    """End this process once its terminal is gone: by SIGHUP or, if that does not help, by force, after calling ``save``.
+
+    A SIGHUP from elsewhere does the same if it has a Python handler. Must be called in the main thread.
+    """
     handles = [stream.fileno() for stream in (sys.__stdin__, sys.__stderr__) if stream and stream.isatty()]
     if handles:
-        threading.Thread(target=_watch, args=(handles, save), name="terminal watch", daemon=True).start()
+        signals, sender = os.pipe()
+        os.set_blocking(sender, False)
+        signal.set_wakeup_fd(sender, warn_on_full_buffer=False)
+        threading.Thread(target=_watch, args=(handles, signals, save), name="terminal watch", daemon=True).start()
 
 
-def _watch(handles: Sequence[int], save: Callable[[], object]) -> None:
-    while all(_is_open(handle) for handle in handles) and not _hung_up.wait(_POLL_SECONDS):
+def _watch(handles: Sequence[int], signals: int, save: Callable[[], object]) -> None:
+    while all(_is_open(handle) for handle in handles) and not _receives_hangup(signals):
         pass
     os.kill(os.getpid(), signal.SIGHUP)
     time.sleep(_EXIT_SECONDS)
@@ -45,6 +47,11 @@ def _watch(handles: Sequence[int], save: Callable[[], object]) -> None:
     saver.start()
     saver.join(_POLL_SECONDS)
     os._exit(EXIT_CODE)
+
+
+def _receives_hangup(signals: int) -> bool:
+    readable, _, _ = select.select([signals], [], [], _POLL_SECONDS)
+    return bool(readable) and signal.SIGHUP in os.read(signals, 4096)
 
 
 def _is_open(handle: int) -> bool:

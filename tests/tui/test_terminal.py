@@ -35,13 +35,15 @@ main()
 """
 
 # A handler that never returns to the event loop, and a helper that ignores the end of its parent, like one that computes.
+# Signals do not interrupt it, as if they arrived just before its call.
 STUCK = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
 from mlxtune.core.child_process import ChildProcess
 from mlxtune.tui.rooms.home.screen import HomeRoom
 def stuck(self, snapshot):
     helper = ChildProcess("stuck", name="The helper", command=[sys.executable, "-c", "import time; time.sleep(600)"])
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])
     Path("stuck").touch()
     time.sleep(600)
 HomeRoom.draw = stuck
