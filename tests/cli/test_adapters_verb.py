@@ -51,6 +51,22 @@ def scored(cwd: Path, **options: bool) -> None:
     (evaluation / "report.json").write_text(json.dumps(report))
 
 
+@pytest.mark.parametrize(
+    ("command", "own"),
+    [
+        (("eval", "last"), f"mlxtune eval runs/{RUN}/recipe.toml --adapter {RUN}"),
+        (("export", "mlx"), f"--recipe runs/{RUN}/recipe.toml"),
+    ],
+)
+def test_a_changed_evaluation_is_announced(cli, shop, command, own):
+    announcement = f"[evaluation] in recipes/shop.toml has changed since the run and is used as it is now. To use the run's: {own}"
+    assert announcement not in " ".join(cli(*command).err.split())
+    (shop / "recipes").mkdir()
+    text = (shop / "runs" / RUN / "recipe.toml").read_text()
+    (shop / "recipes" / "shop.toml").write_text(f"{text}[evaluation]\nrows = 3\n")
+    assert announcement in " ".join(cli(*command).err.split())
+
+
 @pytest.mark.parametrize("command", [("adapters",), ("adapters", "list")])
 def test_empty_workspace_explains_how_to_create_adapter(cli, cwd, command):
     (cwd / "runs").mkdir()
