@@ -62,12 +62,14 @@ def serve(
     share_accelerator: ShareAccelerator = False,
     json: Json = False,
 ) -> None:
-    """Serve a base model and its adapters over an OpenAI-compatible API. The "model" field of a request selects one. Answers have
-    at most 1,024 tokens unless a request sets "max_tokens". Ctrl-C stops the server; SIGTERM stops it once the answers in progress
-    are complete.
+    """Serve a base model and its adapters over an OpenAI-compatible API.
+
+    The "model" field of a request selects one. Answers have at most 1,024 tokens unless a request sets "max_tokens".
+
+    Ctrl-C stops the server; SIGTERM stops it once the answers in progress are complete.
 
     If MLXTUNE_SERVE_TOKEN is set, clients must send it as the API key.
-    """  # fmt: skip
+    """
     try:
         import uvicorn
 

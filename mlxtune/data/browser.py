@@ -235,7 +235,8 @@ class SourceBrowser:
             row = self.lazy_row(index).current_or_error
             key = (index, "" if isinstance(row, DataError) else row.hash)
             if key not in self._rechecked:
-                self._rechecked[key] = () if isinstance(row, DataError) else recheck(index, row, self.scorer)
+                scorer = None if self.is_held_out(index) else self.scorer
+                self._rechecked[key] = () if isinstance(row, DataError) else recheck(index, row, scorer)
             findings = (*self._rechecked[key], *(one for one in findings if not depends_on_row_only(one.check)))
         muted = self.state.muted
         return tuple(one for one in findings if one.check not in muted) if muted else findings
@@ -296,6 +297,10 @@ class SourceBrowser:
         """Return the rows with a finding of ``check`` when the checks ran."""
         by_row = self.check_result.by_row if self.check_result else {}
         return [index for index, findings in by_row.items() if any(one.check == check for one in findings)]
+
+    def is_held_out(self, index: int) -> bool:
+        """Return whether a row was held out when the checks ran."""
+        return self.check_result is not None and self.check_result.split_of(index) == "test"
 
     def tokens(self, index: int) -> int:
         """Return a row's length in tokens, or -1 if it is unknown or the row was edited."""

@@ -41,10 +41,15 @@ class ChatSession:
         """The system prompt and all turns."""
         return [*([Message("system", self.system)] if self.system else []), *self.turns]
 
-    def ask(self, client: Client, text: str, *, adapter: str | None = None, on_event: EventListener | None = None) -> PendingAnswer:
-        """Send ``text`` after the conversation so far, optionally to another ``adapter``. Does not change the conversation."""
+    def ask(
+        self, client: Client, text: str, *, adapter: str | None = None, again: bool = False, on_event: EventListener | None = None
+    ) -> PendingAnswer:
+        """Send ``text`` after the conversation so far, optionally to another ``adapter``. Does not change the conversation.
+
+        If ``text`` is its last question, asked ``again``, the conversation is sent as it was before that question.
+        """
         name = self.adapter if adapter is None else adapter
-        messages = [*self.messages, Message("user", text)]
+        messages = [*(self.messages[:-2] if again else self.messages), Message("user", text)]
         return client.ask(messages, adapter=name, sampling=self.sampling, effort=self.effort, on_event=on_event)
 
     def add(self, text: str, answer: str, reasoning: str = "", ended: FinishReason = "stop") -> None:

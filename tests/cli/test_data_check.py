@@ -13,6 +13,7 @@ import pytest
 from mlxtune.data.checks.report import SCHEMA
 from mlxtune.data.review import ReviewSession, with_keys
 from mlxtune.data.source import read_source
+from mlxtune.data.split import split
 from mlxtune.recipe import load
 from mlxtune.runs import launch
 from mlxtune.runs.events import EventWriter
@@ -184,6 +185,19 @@ def test_every_required_metric_of_the_contract_is_reported(cli, recipe) -> None:
     assert [(row["line"], row["edited"]) for row in listed] == [(2, True)]
     fixed = json.loads(cli("data", "check", str(recipe), "--fix", "--also", "contract-length", "--json").out)["fixed"]
     assert [change["line"] for change in fixed["changes"] if "contract-length" in change["checks"]] == [2]
+
+
+@pytest.mark.usefixtures("workers_in_process")
+def test_held_out_answers_may_break_the_contract(cli, recipe) -> None:
+    """Nothing is trained on them, and to leave them out would take the rows from the evaluation that tempt the model most."""
+    recipe.write_text(recipe.read_text().replace("[evaluation]\n", '[evaluation]\nlength = { max = 1, unit = "words" }\n'))
+    settings = load(recipe).data
+    rows = split(read_source(load(recipe).source, settings.format, settings.map), settings)
+    assert rows.test
+    lines = finding_lines(json.loads(cli("data", "check", str(recipe), "--json").out))
+    assert lines["contract-length"] == sorted(row.location.line for row in (*rows.train, *rows.valid))
+    fixed = json.loads(cli("data", "check", str(recipe), "--fix", "--also", "contract-length", "--json").out)["fixed"]
+    assert fixed["rows"] == len(rows.test)
 
 
 def test_a_check_is_muted_with_a_reason(cli, tmp_path: Path) -> None:

@@ -40,11 +40,13 @@ class FakeClient:
     def __init__(self, base: str, workspace: Any, *, share_accelerator: bool, on_event: Callable[[Event], None], **_: Any) -> None:
         self.base, self.share_accelerator, self.send, self.closed = base, share_accelerator, on_event, False
         self.questions: list[tuple[str, str, Callable[[Event], None]]] = []
+        self.conversations: list[Any] = []
         self.cancelled: list[int] = []
         FakeClient.instances.append(self)
 
     def ask(self, messages: Any, *, adapter: str = "", on_event: Callable[[Event], None], **_: Any) -> Any:
         index = len(self.questions)
+        self.conversations.append(messages)
         self.questions.append((messages[-1].content, adapter, on_event))
 
         class Answer:
@@ -212,6 +214,39 @@ async def test_adapters_are_switched_and_base_and_adapter_answer_side_by_side(
         heads = next(row for row in transcript(room).splitlines() if "● base" in row and "support-json-2" in row)
         assert heads.index("● base, having read the answers above") < heads.index("● support-json-2")
         assert chat(room).last_answer == "The adapter says that.", "the adapter's answer continues the conversation"
+
+
+async def test_b_asks_the_base_the_last_question_as_it_was_asked(
+    shop: Shop, clients: list[FakeClient], open_room: OpenRoom
+) -> None:
+    shop.recipe()
+    async with open_room("chat") as room:
+        client = await load(room, clients)
+        chat(room).use(AdapterOption("", "support-json-2"))
+        await ask(room, client, "Where is it?", "On its way.")
+        await ask(room, client, "And now?", "In the shop.")
+        await room.press("escape", "b")
+        assert client.questions[2][:2] == ("And now?", "")
+        assert [turn.content for turn in client.conversations[2]] == ["Where is it?", "On its way.", "And now?"]
+        client.finish(2, "The base says this.")
+        await room.until(lambda: "The base says this." in transcript(room))
+        assert transcript(room).index("The base says this.") < transcript(room).index("In the shop.")
+        assert chat(room).last_answer == "In the shop.", "the adapter's answer stays in the conversation"
+        await room.press("b", "b")
+        assert len(client.questions) == 3, "both have answered"
+        await room.press("u")
+        assert [turn.content for turn in chat(room).session.turns] == ["Where is it?", "On its way."]
+
+
+async def test_b_leaves_an_answer_in_progress_alone(shop: Shop, clients: list[FakeClient], open_room: OpenRoom) -> None:
+    shop.recipe()
+    async with open_room("chat") as room:
+        client = await load(room, clients)
+        chat(room).use(AdapterOption("", "support-json-2"))
+        await room.type("Where is it?")
+        await room.press("enter", "escape", "b")
+        await room.until_notice("· The base answers your next question, too.")
+        assert [name for _, name, _ in client.questions] == ["support-json-2"]
 
 
 async def test_an_unchanged_answer_is_saved_as_a_row_and_an_edited_one_as_a_pair(

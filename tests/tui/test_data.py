@@ -444,6 +444,22 @@ async def test_the_next_step_says_which_finding_f_must_be_on(shop: Shop, checks:
         assert "or leave them out: f on this finding." in " ".join(room.text("#summary").split())
 
 
+@pytest.mark.parametrize(("key", "effect"), [("f", "left out"), ("b", "rejected")])
+async def test_the_loss_of_held_out_rows_is_announced(
+    shop: Shop, checks: Checks, open_room: OpenRoom, key: str, effect: str
+) -> None:
+    rows = [chat("Is it warm" + "?" * number, "I cannot help with that.") for number in range(1, 9)]
+    fill(shop, rows, contract="")
+    async with open_room("data", (140, 45)) as room:
+        session = await checked(room)
+        held_out = [index for index in range(8) if session.source.is_held_out(index)]
+        assert held_out
+        await filter_by(room, "finding:refusal", 8)
+        await room.press(key)
+        await room.until(lambda: f"Held out: {len(held_out)} of these rows." in room.screen_text)
+        assert f"If they are {effect}, the evaluation loses them, too." in room.screen_text
+
+
 @pytest.mark.parametrize(("option", "left_out"), [("fix", 1), ("all", 2)])
 async def test_a_fix_leaves_accepted_rows_alone_unless_asked(
     shop: Shop, checks: Checks, open_room: OpenRoom, option: str, left_out: int

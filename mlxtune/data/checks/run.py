@@ -45,8 +45,8 @@ def check(
 ) -> CheckReport:
     """Check every record of a source as edited in its review, ``state``.
 
-    ``scorer`` scores answers against a contract, ``split_of`` returns a row's split, and ``tokens`` has the lengths of all records in
-    order. If one of them is missing, its checks do not run, and ``skipped`` says why. ``max_tokens`` is the window; with
+    ``scorer`` scores answers against a contract, except those of held-out rows, which nothing is trained on. ``split_of`` returns a
+    row's split, and ``tokens`` has the lengths of all records in order. If one of them is missing, its checks do not run, and ``skipped`` says why. ``max_tokens`` is the window; with
     ``skip_too_long``, training skips rows whose prompt fills it. ``rules`` is stored with the outcome. Raises ``DataError`` if a file as a whole cannot be read, or if
     there are no rows.
     """
@@ -73,8 +73,11 @@ def check(
                 formats[record.format] += 1
                 kept[part] += 1
                 row_input = CheckInput(index, record, tokens[index] if tokens else None, max_tokens, skip_too_long)
+                split = "train" if part == GENERATED else part
+                if split == "all" and split_of:
+                    split = split_of(record)
                 findings += row_checks.findings(row_input)
-                if scorer:
+                if scorer and split != "test":
                     findings += contract_findings(row_input, scorer)
                 if item.is_edited:
                     edited[index] = record.hash
@@ -83,8 +86,7 @@ def check(
                 if item.is_left_out:
                     left_out.add(index)
                 else:
-                    split = "train" if part == GENERATED else part
-                    corpus.add(row_input, split if split != "all" else split_of(record) if split_of else split)
+                    corpus.add(row_input, split)
             if not (index + 1) % _PROGRESS_ROWS:
                 progress(0.7 * (index + 1) / len(records))
         files = [FileCount(file.path, part, len(file), kept[part], file.notes) for part, file in records.files]

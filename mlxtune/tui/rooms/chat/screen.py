@@ -269,8 +269,10 @@ class ChatRoom(Room):
 
     def action_both(self) -> None:
         self._with_base = not self._with_base
-        if self._with_base and self.chat.session.turns:
-            self.app.show_notice(Notice("·", "$muted", "Both see the conversation so far.", "n starts a new one."))
+        if self._with_base and self.chat.ask_base():
+            self.query_one("#chat-transcript", ScrollPanel).action_edge(True)
+        elif self._with_base and self.chat.streaming:
+            self.app.show_notice(Notice("·", "$muted", "The base answers your next question, too."))
         self.redraw()
 
     def action_save(self) -> None:

@@ -72,6 +72,11 @@ class Exchange:
     def streaming(self) -> bool:
         return any(reply.streaming for reply in self.replies)
 
+    @property
+    def in_conversation(self) -> bool:
+        """Whether the question and the last reply are part of the conversation."""
+        return bool(self.replies[-1].done and self.replies[-1].text)
+
 
 def default_adapter(workspace: Path, selected: str, best_run: str, base: str) -> AdapterOption:
     """Return the adapter with the key ``selected``, the one from ``best_run``, or the newest usable one for ``base``."""
@@ -179,6 +184,19 @@ class ChatService:
             reply.answer = self.session.ask(self._client, question, adapter=reply.adapter, on_event=listener)
         self._on_change()
 
+    def ask_base(self) -> bool:
+        """Send the last question to the base as well, if only an adapter has answered it. Return whether it was sent."""
+        exchange = self.exchanges[-1] if self.exchanges and not self.streaming else None
+        if self._client is None or exchange is None or len(exchange.replies) > 1 or not exchange.replies[0].adapter:
+            return False
+        reply = ChatReply("")
+        listener = partial(self._on_reply_event, exchange, reply)
+        again = exchange.in_conversation
+        exchange.replies.insert(0, reply)
+        reply.answer = self.session.ask(self._client, exchange.question, adapter="", again=again, on_event=listener)
+        self._on_change()
+        return True
+
     def cancel(self) -> None:
         """Stop the replies that are being generated."""
         for reply in self.exchanges[-1].replies if self.exchanges else ():
@@ -194,7 +212,7 @@ class ChatService:
         if self.streaming or not self.exchanges:
             return ""
         exchange = self.exchanges.pop()
-        if exchange.replies[-1].done and exchange.replies[-1].text:
+        if exchange.in_conversation:
             self.session.undo()
         return exchange.question
 

@@ -377,7 +377,7 @@ class DataRoom(SourceRoom):
                 FooterAction("m", "mute", "mute", "stop reporting this check for this source, with a reason"),
             ),
             (on_row, FooterAction("a", "accept", "accept", "accept this row")),
-            (on_row, FooterAction("x", "reject", "reject", "reject this row: it is never trained on")),
+            (on_row, FooterAction("x", "reject", "reject", "reject this row: it is not used for training or evaluation")),
             (bool(state.steps), FooterAction("u", "undo", "undo", "undo the most recent decision")),
             (has_rows, FooterAction("b", "bulk", "bulk", "decide on all displayed rows")),
             (on_row, FooterAction("t", "tag", "tag", "add or remove a tag")),
@@ -598,7 +598,7 @@ class DataRoom(SourceRoom):
             elif action:
                 self.decide_rows(session, action, rows)
 
-        self.app.push_screen(ChoiceDialog(title, service.preview(session.source, rows), options), chosen)
+        self.app.push_screen(ChoiceDialog(title, service.preview(session.source, rows, "rejected"), options), chosen)
 
     def action_fix(self) -> None:
         """Preview a finding's fix and ask. It is recorded as decisions, so it can be undone; the source is not changed."""
@@ -639,5 +639,8 @@ class DataRoom(SourceRoom):
                     busy = f"Fixing {plural(len(fixed), 'row')}."
                     self.app.run_job(lambda: service.apply_fix(session, name, fixed), busy=busy, holds_keys=True)
 
-        preview = service.fix_preview(browser, valid, name) if check.fix.kind == "put" else service.preview(browser, rows)
+        if check.fix.kind == "put":
+            preview = service.fix_preview(browser, valid, name)
+        else:
+            preview = service.preview(browser, rows, "left out")
         self.app.push_screen(ChoiceDialog(f"{plural(len(rows), 'row')}: {check.title}", preview, options), chosen)

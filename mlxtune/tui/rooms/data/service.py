@@ -22,14 +22,16 @@ _STATUS: Mapping[Action, str] = {"accept": "accepted", "reject": "rejected", "sk
 _PAIR_STATUS: Mapping[Action, str] = {"tie": "tied", "bad": "bad"}
 
 
-def preview(browser: SourceBrowser, rows: Sequence[int]) -> str:
-    """Return the first few of ``rows``, one per line."""
+def preview(browser: SourceBrowser, rows: Sequence[int], effect: str = "") -> str:
+    """Return the first few of ``rows``, one per line. If some are held out, say what ``effect``, such as ``rejected``, does to them."""
     shown = []
     for index in rows[:_PREVIEW_ROWS]:
         row = browser.lazy_row(index).current_or_error
         shown.append(f"{index + 1:,}  {one_line(row.message if isinstance(row, DataError) else last_prompt(row), 48)}")
     if len(rows) > _PREVIEW_ROWS:
         shown.append(f"and {len(rows) - _PREVIEW_ROWS:,} more")
+    if effect and (held_out := sum(map(browser.is_held_out, rows))):
+        shown += ["", f"Held out: {held_out:,} of these rows.", f"If they are {effect}, the evaluation loses them, too."]
     return "\n".join(shown)
 
 

@@ -326,7 +326,7 @@ class ReviewRoom(SourceRoom):
             return self.source_actions()
         valid, pair = self.row is not None, is_pair(self.row)
         single = valid and not pair
-        reject = FooterAction("x", "reject", "reject", "reject this row: it is never trained on")
+        reject = FooterAction("x", "reject", "reject", "reject this row: it is not used for training or evaluation")
         skip = FooterAction("space", "skip", "skip", "decide later; a decision on the row stays")
         edit = FooterAction("e", "edit", "edit", "edit the part under the cursor")
         details = "row" if self._show_details else "contract"
@@ -334,8 +334,8 @@ class ReviewRoom(SourceRoom):
         actions = [
             (pair, FooterAction("a", "left", "accept", "the left answer is better")),
             (pair, FooterAction("d", "right", "prefer_right", "the right answer is better")),
-            (pair, FooterAction("=", "tie", "tie", "both are equally good: the pair is never trained on")),
-            (pair, FooterAction("b", "bad", "bad", "both are bad: the pair is never trained on")),
+            (pair, FooterAction("=", "tie", "tie", "both are equally good: the pair is not used")),
+            (pair, FooterAction("b", "bad", "bad", "both are bad: the pair is not used")),
             (single and self._with_disclaimers is not None, FooterAction("d", "disclaimer", "disclaimer", "add the missing disclaimer")),
             (single, FooterAction("a", "accept", "accept", "accept this row")),
             (single, reject),
