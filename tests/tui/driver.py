@@ -98,6 +98,11 @@ class RoomDriver:
         await self.until(lambda: self.screen is not dialog)
 
     @property
+    def question(self) -> str:
+        """The text above the options of the open dialog; empty without one."""
+        return self.screen._text if isinstance(self.screen, ChoiceDialog) else ""
+
+    @property
     def notice(self) -> str:
         """What is said above the footer, or in the toast."""
         notice = self.app.notice or self.app.toast

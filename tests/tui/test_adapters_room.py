@@ -306,11 +306,11 @@ async def test_an_export_is_compared_on_the_rows_of_the_recipe_as_it_is_now(shop
     async with open_room("adapters") as room:
         await move_to(room, RUN)
         await room.press("f")
-        await room.until(lambda: "on all held-out rows" in " ".join(room.screen_text.replace("│", " ").split()))
+        await room.until(lambda: "on all held-out rows" in room.question)
         await room.press("escape")
         recipe.write_text(recipe.read_text().replace("max_tokens = 112", "max_tokens = 112\nrows = 9"))
         await room.press("f")
-        await room.until(lambda: "on at most 9 held-out rows" in " ".join(room.screen_text.replace("│", " ").split()))
+        await room.until(lambda: "on at most 9 held-out rows" in room.question)
 
 
 async def test_a_failed_export_is_shown_with_its_reason(

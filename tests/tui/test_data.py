@@ -456,8 +456,8 @@ async def test_the_loss_of_held_out_rows_is_announced(
         assert held_out
         await filter_by(room, "finding:refusal", 8)
         await room.press(key)
-        await room.until(lambda: f"Held out: {len(held_out)} of these rows." in room.screen_text)
-        assert f"If they are {effect}, the evaluation loses them, too." in room.screen_text
+        await room.until(lambda: f"Held out: {len(held_out)} of these rows." in room.question)
+        assert f"If they are {effect}, the evaluation loses them, too." in room.question
 
 
 @pytest.mark.parametrize(("option", "left_out"), [("fix", 1), ("all", 2)])
