@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,7 +12,7 @@ import typer
 from mlxtune.adapters import library
 from mlxtune.adapters.compare import compare, facts
 from mlxtune.adapters.entry import AdapterEntry, AdapterScore
-from mlxtune.adapters.export.tried import HEAD, failed_export, tried_exports
+from mlxtune.adapters.export.tried import HEAD, exported_copies, failed_export, tried_exports
 from mlxtune.cli.options import Json
 from mlxtune.cli.output import Cell, info, out, progress_bar, show, show_json, show_missing_workspace
 from mlxtune.cli.tables import print_columns, print_heading, print_table
@@ -92,6 +93,9 @@ def show_adapter(which: Which = "last", json: Json = False) -> None:
         print_columns([[(name, "faint") for name in HEAD], *([*export.cells] for export in exports)], right=(1, 2, 3, 4, 5))
         for export in exports:
             show("  ", (f"mlxtune runs show {export.id}", "primary"))
+    if copies := exported_copies(entry):
+        print_heading(out, "Copies", "the adapter alone")
+        print_columns([[(copy.program, "muted"), os.path.relpath(copy.folder)] for copy in copies])
     if failed := failed_export(entry):
         reason = one_line(f"The last export, {failed.form}, failed: {failed.reason}")
         show(("  ✗ ", "bold error"), reason, (f"  mlxtune runs show {failed.id}", "primary"))

@@ -14,7 +14,7 @@ import typer
 from mlxtune.cli.data import Format, Map, SourceArgument, resolve_source
 from mlxtune.cli.options import Json
 from mlxtune.cli.output import info, progress_bar, show, show_json
-from mlxtune.cli.review import Filter, matching_rows, open_browser
+from mlxtune.cli.review import Filter, matching_rows, open_browser, require_tokens
 from mlxtune.cli.tables import print_columns
 from mlxtune.core.errors import InputError
 from mlxtune.core.text import one_line, plural
@@ -76,6 +76,7 @@ def apply(
     with_checks = bool((pipeline.fields | filters.fields(filter)) & filters.CHECKED)
     with open_browser(source, path, section, with_checks) as browser, ReviewSession(path) as session:
         browser.apply_review(session.state)
+        require_tokens(browser, pipeline.fields)
         indices = active_rows(browser, matching_rows(browser, filter))
         outcome = Outcome(len(indices))
         with progress_bar("applying"):

@@ -84,13 +84,16 @@ def resolve_source(source: Path, format: str = "auto", map: str = "", **settings
     return path, replace(section, **given)
 
 
-def run_checks(source: Path, path: Path, section: DataSection) -> CheckReport:
-    """Check the source at ``path``, with the contract if ``source`` is a recipe. Raise ``InputError`` if it is invalid."""
+def run_checks(source: Path, path: Path, section: DataSection, *, fetch: bool = True) -> CheckReport:
+    """Check the source at ``path``, with the contract if ``source`` is a recipe. Raise ``InputError`` if it is invalid.
+
+    The recipe's model is downloaded for its tokenizer unless ``fetch`` is false.
+    """
     from mlxtune.evaluation.check_process import check_source
 
     recipe = replace(load(source, []), data=section) if source.suffix == ".toml" else None
     with progress_bar(f"reading {one_line(path.name, 40)}") as update:
-        return check_source(path, section, recipe, update)
+        return check_source(path, section, recipe, update, fetch=fetch)
 
 
 @app.command("check")

@@ -7,7 +7,7 @@ import os
 import shlex
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -59,7 +59,9 @@ def review(
     source: SourceArgument,
     rows: Rows = None,
     accept: Annotated[bool, typer.Option("--accept", help="Accept the rows.")] = False,
-    reject: Annotated[bool, typer.Option("--reject", help="Reject the rows; they are never used for training.")] = False,
+    reject: Annotated[
+        bool, typer.Option("--reject", help="Reject the rows; they are not used for training or evaluation.")
+    ] = False,
     skip: Annotated[bool, typer.Option("--skip", help="Decide later.")] = False,
     swap: Annotated[bool, typer.Option("--swap", help="For pairs: the rejected answer is better.")] = False,
     tie: Annotated[bool, typer.Option("--tie", help="For pairs: neither answer is better.")] = False,
@@ -142,7 +144,7 @@ def review(
 
 @contextmanager
 def open_browser(source: Path, path: Path, section: DataSection, with_checks: bool) -> Iterator[SourceBrowser]:
-    """Open the source and read all rows. Also run the checks if ``with_checks``."""
+    """Open the source and read all rows. Also run the checks if ``with_checks``, without downloading the model for its tokenizer."""
     from mlxtune.data.browser import SourceBrowser  # imports numpy, which --help does not need
     from mlxtune.data.checks.report import CheckResult
     from mlxtune.evaluation.check_process import contract_scorer
@@ -152,12 +154,25 @@ def open_browser(source: Path, path: Path, section: DataSection, with_checks: bo
             for _ in browser.scan():
                 pass
         if with_checks:
-            browser.check_result = CheckResult.from_report(run_checks(source, path, section))
+            browser.check_result = CheckResult.from_report(run_checks(source, path, section, fetch=False))
+            if source.suffix == ".toml" and browser.uncounted:
+                info(("○ ", "muted"), (f"tokens were not checked: {browser.uncounted}", "muted"))
             browser.scorer = contract_scorer(load(source) if source.suffix == ".toml" else None, {})  # for edited rows
         yield browser
 
 
+def require_tokens(browser: SourceBrowser, fields: Collection[str]) -> None:
+    """Raise ``InputError`` if ``fields`` of a filter include lengths in tokens, which are unknown."""
+    if "tokens" in fields and browser.uncounted:
+        raise InputError(
+            f"The rows' lengths in tokens are unknown: {browser.uncounted}.",
+            hint="Name a recipe whose model is on this machine (mlxtune models pull NAME), or filter by characters: len>400",
+        )
+
+
 def matching_rows(browser: SourceBrowser, filter: str) -> list[int]:
+    """Return the rows that match. Raise ``InputError`` if the filter is invalid or needs lengths that are unknown."""
+    require_tokens(browser, filters.fields(filter))
     return [index for _, batch in browser.matching(filters.parse(filter)) for index in batch]
 
 

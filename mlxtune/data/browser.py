@@ -337,6 +337,14 @@ class SourceBrowser:
         return {index for index, decision in self.decisions.items() if decision.record is not None}
 
     @property
+    def uncounted(self) -> str:
+        """Why the lengths in tokens are unknown, as part of a sentence; empty if the checks counted them."""
+        if self._counted:
+            return ""
+        reasons = self.check_result.skipped if self.check_result else {"tokens": "not counted yet"}
+        return reasons.get("tokens", "no tokens were counted").rstrip(".")
+
+    @property
     def _counted(self) -> CheckResult | None:
         """The result of the checks, if they counted tokens."""
         return self.check_result if self.check_result is not None and len(self.check_result.tokens) else None

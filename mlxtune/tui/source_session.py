@@ -116,7 +116,7 @@ class SourceSession:
         self.closed = False
         self._app, self._notify, self._notified_at = app, notify, 0.0
         self._check_process: CheckProcess | None = None
-        self._base_is_missing = False  # for the last check, which then counted no tokens
+        self.base_is_missing = False  # for the last check, which then counted no tokens
         self._review: ReviewSession | None = None
         self._masks: MaskProcess | None = None
         self._journal_stamp = file_stamp(review.journal_path(ref.path))
@@ -200,7 +200,7 @@ class SourceSession:
         recipe = self.ref.recipe
         if recipe is not None and recipe.has_contract:
             self.contract = Contract.from_recipe(recipe)
-        self._base_is_missing = not self._has_base()
+        self.base_is_missing = not self._has_base()
         scorer = contract_scorer(recipe, {})
         self._check_process = CheckProcess(self.ref.check_request)
         if self.closed:
@@ -300,7 +300,7 @@ class SourceSession:
 
     def count_missing_tokens(self) -> None:
         """Restart the checks if the last one had no tokenizer, and the base has been downloaded since."""
-        if self.check.finished and self._base_is_missing and self._has_base():
+        if self.check.finished and self.base_is_missing and self._has_base():
             self.check_again()
 
     def check_again(self) -> None:

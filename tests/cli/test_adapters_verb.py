@@ -334,6 +334,11 @@ def test_peft_export_writes_an_adapter_that_imports_again(cli, shop, tiny):
     assert ended.code == 0, ended.err
     assert "adapter_model.safetensors" in ended.err
     assert cli("adapters", "import", "out folder", "--name", "again", "--base", str(tiny)).code == 0
+    assert "copies" not in cli("adapters", "show", "last").out.casefold(), "it is not in exports/"
+    for command in (("peft",), ("mlx", "--lora")):
+        assert cli("export", *command).code == 0
+    shown = " ".join(cli("adapters", "show", "last").out.split())
+    assert f"mlx-lm exports/{RUN}-mlx PEFT exports/{RUN}-peft" in shown
     assert "--lora cannot be used with peft." in cli("export", "peft", "--lora").err
     assert "again has no recipe that --set could change." in cli("export", "mlx", "again", "--set", "evaluation.rows=3").err
     assert "--set cannot be used with peft." in cli("export", "peft", "--set", "evaluation.rows=3").err

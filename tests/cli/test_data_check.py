@@ -200,6 +200,22 @@ def test_held_out_answers_may_break_the_contract(cli, recipe) -> None:
     assert fixed["rows"] == len(rows.test)
 
 
+def test_a_filter_by_unknown_lengths_in_tokens_is_refused(cli, recipe) -> None:
+    """A listing does not download the model, as ``data check`` does."""
+    recipe.write_text(recipe.read_text().replace("../tiny", "some/base"))
+    rows = str(recipe.parent.parent / "chat.jsonl")
+    for verb, *options in (
+        ("review", "--list", "--filter", "-tokens>1"), ("apply", "trim", "--filter", "tokens>1"), ("apply", "drop tokens>1"),
+    ):  # fmt: skip
+        result = cli("data", verb, str(recipe), *options)
+        assert result.code == 2
+        assert "✗ The rows' lengths in tokens are unknown: some/base is not on this machine." in result.err
+        assert "mlxtune models pull NAME" in result.err
+        assert "no recipe, so no tokenizer" in cli("data", verb, rows, *options).err
+    listed = cli("data", "review", str(recipe), "--list", "--filter", "finding:truncated")
+    assert (listed.code, "tokens were not checked: some/base is not on this machine" in listed.err) == (0, True)
+
+
 def test_a_check_is_muted_with_a_reason(cli, tmp_path: Path) -> None:
     source = tmp_path / "rows.jsonl"
     turns = [{"role": "user", "content": "What is it?"}, {"role": "assistant", "content": "I can't help with that."}]

@@ -349,11 +349,14 @@ async def test_an_adapter_alone_is_copied_without_a_worker(stocked: Shop, open_r
         await room.choose("mlx --lora")
         await room.until_notice("✓ Wrote tone. It is in exports/tone-mlx.")
         assert (stocked.folder / "exports" / "tone-mlx" / "adapters.safetensors").is_file()
-        await room.until(lambda: not room.app.busy)
+        await room.until(lambda: not room.app.busy and "in exports/tone-mlx" in room.text("#adapters-detail"))
+        assert "the adapter alone, for mlx-lm" in room.text("#adapters-detail")
         await room.press("f")
         await room.choose("mlx --lora")
         await room.until(lambda: room.notice.startswith("✗"))
-        assert "already exists" in room.notice
+        assert "exports/tone-mlx already exists. Remove or rename it first." in room.notice
+        await move_to(room, "voice")
+        assert "exports/" not in room.text("#adapters-detail"), "only the adapter that was copied"
 
 
 async def test_an_unsafe_import_is_refused(stocked: Shop, tmp_path: Path, open_room: OpenRoom) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -65,10 +66,39 @@ async def filter_by(room: RoomDriver, text: str, matches: int) -> None:
     await room.until(lambda: selected(room) == matches)
 
 
+def message(room: RoomDriver) -> str:
+    """What is said in place of the rows."""
+    return " ".join(room.text("#message").split())
+
+
 def selected(room: RoomDriver) -> int:
     """How many rows the filter selects; -1 while it is being applied."""
     selection = session_of(room).selection
     return len(selection.rows) if selection.scanned is None else -1
+
+
+async def test_a_filter_by_unknown_lengths_in_tokens_says_so(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
+    fill(shop)
+    checks.gate.clear()
+    async with open_room("data") as room:
+        await room.until(lambda: "Where is my parcel?" in room.text("#list"))
+        await filter_by(room, "tokens>1", 0)
+        assert "Lengths in tokens are unknown: not counted yet. Filter by characters instead: len>400" in message(room)
+        checks.gate.set()
+        await room.until(lambda: selected(room) == 13)
+
+
+async def test_a_filter_by_tokens_names_the_key_that_downloads_the_model(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
+    fill(shop)
+    async with open_room("data") as room:
+        session = await checked(room)
+        result = session.source.check_result
+        assert result is not None
+        skipped = {"tokens": "smollm2-135m is not on this machine."}
+        session.source.check_result = replace(result, tokens=result.tokens[:0], skipped=skipped)
+        session.base_is_missing = True
+        await filter_by(room, "tokens>1", 0)
+        assert "unknown: smollm2-135m is not on this machine. f in Plan downloads it." in message(room)
 
 
 async def test_rows_are_shown_before_the_checks_finish(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:

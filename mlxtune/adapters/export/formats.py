@@ -56,12 +56,17 @@ def find_format(name: str, option: FormatOption = "") -> ExportFormat | None:
     return next((one for one in FORMATS if (one.name, one.option) == (name, option)), None)
 
 
+def copy_folder(workspace: Path, entry: AdapterEntry, written: ExportFormat) -> Path:
+    """Return the folder that :func:`copy_adapter` writes by default."""
+    return workspace / RUN_KINDS["export"].folder / f"{entry.name}-{written.name}"
+
+
 def copy_adapter(workspace: Path, entry: AdapterEntry, written: ExportFormat, folder: Path | None = None) -> tuple[Path, list[str]]:
     """Write the adapter alone, bit for bit, into a new ``folder``, by default in exports/. Return it and the names of its files.
 
     Raise ``InputError`` if ``folder`` exists, and ``ModelError`` if the format cannot represent the adapter.
     """
-    folder = folder or workspace / RUN_KINDS["export"].folder / f"{entry.name}-{written.name}"
+    folder = folder or copy_folder(workspace, entry, written)
     if written.copy == "peft":
         return folder, peft_writer.write(entry, find_base(entry.folder, ""), folder)
     return folder, write_adapter(entry, folder)

@@ -1,4 +1,4 @@
-"""The formats in which an adapter was exported, with the cost of each, and why its last export failed. Imports no mlx."""
+"""The formats in which an adapter was exported, with the cost of each, its copies, and why its last export failed. Imports no mlx."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mlxtune.adapters.entry import AdapterEntry
+from mlxtune.adapters.entry import AdapterEntry, read_lineage
 from mlxtune.adapters.export import fidelity, verification
 from mlxtune.adapters.export.fidelity import Fidelity
 from mlxtune.adapters.export.verification import Verification
+from mlxtune.adapters.layout import LINEAGE
 from mlxtune.core.errors import InputError, MlxtuneError
 from mlxtune.core.text import one_line, size
 from mlxtune.evaluation.scorers import CONTRACT
 from mlxtune.evaluation.verdict import Comparison, change_text
+from mlxtune.recipe.parent import WEIGHTS
 from mlxtune.runs import launch, registry
 
 HEAD = ("format", "size", "KL per token", "identical answers", "whole contract", "change in points", "measured in")
@@ -79,6 +81,14 @@ class TriedExport:
 
 
 @dataclass(frozen=True)
+class ExportedCopy:
+    """A ``folder`` in exports/ with an adapter alone, for the ``program`` that can load it."""
+
+    program: str
+    folder: Path
+
+
+@dataclass(frozen=True)
 class FailedExport:
     """An export that failed: its run's ID, its format, and the reason."""
 
@@ -104,6 +114,18 @@ def tried_exports(entry: AdapterEntry) -> list[TriedExport]:
         except (MlxtuneError, KeyError, TypeError, ValueError):
             continue
     return [replace(export, verified=verified.get(export.id)) for export in exports]
+
+
+def exported_copies(entry: AdapterEntry) -> list[ExportedCopy]:
+    """Return the copies of ``entry`` alone in the workspace's exports/, sorted by name."""
+    lineages = sorted((workspace_of(entry) / registry.RUN_KINDS["export"].folder).glob(f"*/{LINEAGE}"))
+    weights = [(file.parent, read_lineage(file.parent).get("weights")) for file in lineages]
+    if entry.problem or not weights:
+        return []
+    own = read_lineage(entry.folder).get("weights") or entry.sha256()
+    return [
+        ExportedCopy("mlx-lm" if (folder / WEIGHTS).is_file() else "PEFT", folder) for folder, sha256 in weights if sha256 == own
+    ]
 
 
 def failed_export(entry: AdapterEntry) -> FailedExport | None:
@@ -151,11 +173,15 @@ def _requested_form(request: Mapping[str, Any]) -> str:
     return form_label(str(request["form"]), str(request.get("precision", "")), str(request.get("program", "")))
 
 
+def workspace_of(entry: AdapterEntry) -> Path:
+    """Return the workspace whose library has ``entry``."""
+    return entry.folder.parents[len(Path(entry.key).parts) - 1]
+
+
 def _runs(entry: AdapterEntry) -> Iterator[tuple[registry.Run, dict[str, Any]]]:
     """Yield the exports of ``entry`` and their verifications with their requests, newest first."""
-    workspace = entry.folder.parents[len(Path(entry.key).parts) - 1]
     folder = os.path.realpath(entry.folder)
-    for run in registry.list_runs(workspace, "export"):
+    for run in registry.list_runs(workspace_of(entry), "export"):
         try:
             request = launch.read_request(run.folder)
         except (MlxtuneError, KeyError):

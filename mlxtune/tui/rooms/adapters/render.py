@@ -122,7 +122,7 @@ def detail(adapter: AdapterView, width: int, *, evaluating: bool = False) -> lis
         rows.append(line("  ", ("└ ", "$line") if adapter.parent else "", ("● ", "$primary"), (adapter.name, "bold")))
         indent = "    " if adapter.parent else "  "
         rows += [line(indent, ("└ ", "$line"), (f"● {child}", "$muted")) for child in adapter.children]
-    if adapter.exports or adapter.failed_export:
+    if adapter.exports or adapter.copies or adapter.failed_export:
         rows += [Content(""), line(("  Exports", "bold"))]
         for export in adapter.exports:
             figures = cell(size(export.nbytes), 8, "$muted", right=True), " ", cell(export.rate, 7, right=True)
@@ -131,6 +131,9 @@ def detail(adapter: AdapterView, width: int, *, evaluating: bool = False) -> lis
             cost = points if export.points else f"{export.identical} answers identical"
             rows += _muted(f"{cost}, measured in {export.program}", width)
             rows += _muted(f"in {export.target}", width)
+        for copy in adapter.copies:
+            rows.append(line("  ", f"the adapter alone, for {copy.program}"))
+            rows += _muted(f"in {copy.folder}", width)
         if failed := adapter.failed_export:
             rows += [*marked("✗", "$error", f"The last export, {failed.form}, failed.", width), *_muted(failed.reason, width)]
     rows += [Content(""), line(("  Details", "bold"))]

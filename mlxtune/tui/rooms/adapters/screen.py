@@ -20,6 +20,7 @@ from mlxtune.adapters.export.start import MODEL, PRECISIONS, require_packages
 from mlxtune.adapters.importers.importer import import_adapter
 from mlxtune.core.errors import MlxtuneError
 from mlxtune.core.text import one_line, plural
+from mlxtune.runs.registry import RUN_KINDS
 from mlxtune.tui.base import Room
 from mlxtune.tui.follow import file_stamp
 from mlxtune.tui.render.text import cut_rows
@@ -99,8 +100,9 @@ class AdaptersRoom(Room):
 
     def draw(self, snapshot: Snapshot) -> None:
         ended = [view.id for view in (*snapshot.runs, *snapshot.evals, *snapshot.exports) if not view.alive]
-        folder = self.app.workspace / library.FOLDER
-        inputs = ended, file_stamp(folder), file_stamp(folder / library.JOURNAL)  # other programs change the library, too
+        folder, exports = self.app.workspace / library.FOLDER, self.app.workspace / RUN_KINDS["export"].folder
+        files = (folder, folder / library.JOURNAL, exports)  # other programs change them, too
+        inputs = ended, *map(file_stamp, files)
         if inputs != self._inputs:
             self._inputs = inputs
             self._read()

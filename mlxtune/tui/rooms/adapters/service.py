@@ -11,8 +11,9 @@ from mlxtune.adapters import library
 from mlxtune.adapters.compare import facts
 from mlxtune.adapters.entry import AdapterEntry, AdapterScore
 from mlxtune.adapters.export import start as exports
-from mlxtune.adapters.export.formats import FORMATS, ExportFormat, copy_adapter
-from mlxtune.adapters.export.tried import FailedExport, TriedExport, failed_export, tried_exports
+from mlxtune.adapters.export.formats import FORMATS, ExportFormat, copy_adapter, copy_folder
+from mlxtune.adapters.export.tried import ExportedCopy, FailedExport, TriedExport, exported_copies, failed_export, tried_exports
+from mlxtune.core.errors import InputError
 from mlxtune.core.text import one_line, one_line_fields, size
 from mlxtune.tui.paths import display_path, relative_paths
 
@@ -34,6 +35,7 @@ class AdapterView:
     score: AdapterScore | None
     problem: str
     exports: tuple[TriedExport, ...] = ()
+    copies: tuple[ExportedCopy, ...] = ()
     failed_export: FailedExport | None = None  # the last export, if it failed
 
 
@@ -96,7 +98,10 @@ def export(workspace: Path, key: str, chosen: ExportFormat, precision: str = "",
     """
     entry = library.find_usable(workspace, key)
     if chosen.form is None:
-        return copy_adapter(workspace, entry, chosen)[0].relative_to(workspace).as_posix()
+        folder = copy_folder(workspace, entry, chosen)
+        if folder.exists():
+            raise InputError(f"{folder.relative_to(workspace)} already exists.", hint="Remove or rename it first.")
+        return copy_adapter(workspace, entry, chosen, folder)[0].relative_to(workspace).as_posix()
     run = exports.start(
         workspace, entry, chosen.form, precision=cast("exports.Precision", precision or "f16"), program=chosen.program,
         ollama_base=ollama_base,
@@ -121,6 +126,9 @@ def _view(workspace: Path, entry: AdapterEntry, children: tuple[str, ...]) -> Ad
         problem=relative_paths(workspace, one_line(entry.problem)),
         exports=one_line_fields(
             tuple(replace(export, target=Path(display_path(export.target, workspace))) for export in tried_exports(entry))
+        ),
+        copies=one_line_fields(
+            tuple(replace(copy, folder=Path(display_path(copy.folder, workspace))) for copy in exported_copies(entry))
         ),
         failed_export=one_line_fields(failed_export(entry)),
     )

@@ -11,6 +11,7 @@ from textual.content import Content
 
 from mlxtune.core.errors import DataError
 from mlxtune.core.text import one_line, plural
+from mlxtune.data import filters
 from mlxtune.data.rows import Row, RowError, row_tags
 from mlxtune.tui.render.bars import bar
 from mlxtune.tui.render.source import SEVERITY_STYLE, check_glyph, decision_glyph
@@ -128,7 +129,7 @@ def position_note(session: SourceSession, position: int) -> str:
 
 
 def table_message(session: SourceSession, width: int) -> Content:
-    """Draw an error in the filter, a message that nothing matches, or the reason why the checks failed."""
+    """Draw an error in the filter, a message that nothing matches or why it cannot, or the reason why the checks failed."""
     selection = session.selection
     if selection.error:
         return lines(*marked("✗", "$error", selection.error, width))
@@ -136,6 +137,10 @@ def table_message(session: SourceSession, width: int) -> Content:
         return lines(*error_rows(session.check.error, width))
     if selection.scanned is not None:
         return line(("  ○ searching", "$muted"))
+    if "tokens" in filters.fields(selection.filter) and (reason := session.source.uncounted):
+        fetch = " f in Plan downloads it." if session.check.finished and session.base_is_missing else ""
+        text = f"Lengths in tokens are unknown: {reason}.{fetch} Filter by characters instead: len>400"
+        return lines(*marked("!", "$warning", text, width))
     return line(("  No rows match.  ", "$muted"), key("bksp", "all rows", "screen.clear_filter"))
 
 

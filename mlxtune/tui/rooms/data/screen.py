@@ -293,13 +293,8 @@ class DataRoom(SourceRoom):
 
     def _draw_lengths(self, session: SourceSession) -> None:
         browser = session.source
-        in_tokens = browser.check_result is not None and len(browser.check_result.tokens) > 0
-        limit = browser.check_result.max_tokens if browser.check_result and in_tokens else 0
-        reason = (
-            browser.check_result.skipped.get("tokens", "no tokens were counted").rstrip(".")
-            if browser.check_result
-            else "not counted yet"
-        )
+        reason = browser.uncounted
+        limit = browser.check_result.max_tokens if browser.check_result and not reason else 0
 
         def histogram(width: int) -> render.LengthHistogram | None:
             cache_key = (
@@ -324,7 +319,7 @@ class DataRoom(SourceRoom):
         panel = self.query_one("#histogram", Panel)
         counts = histogram(panel.size.width or 40)
         note = f"median {counts.median:,}" if counts else ""
-        self.query_one("#lengths", Section).head.set(title="Token lengths" if in_tokens else "Lengths", note=note)
+        self.query_one("#lengths", Section).head.set(title="Lengths" if reason else "Token lengths", note=note)
         panel.update(chart)
 
     def _draw_split(self, session: SourceSession) -> None:
