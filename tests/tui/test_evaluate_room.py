@@ -473,6 +473,7 @@ async def test_e_shows_the_path_of_the_html_report(shop: Shop, open_room: OpenRo
         await rows_found(room)
         await room.press("e")
         await room.until(lambda: f"evals/{ID}/report.html" in room.notice)
+        assert room.app.notice, "a path stays until the next notice"
     (folder / "report.html").unlink()
     async with open_room("evaluate") as room:
         await rows_found(room)

@@ -125,7 +125,8 @@ class AdaptersRoom(Room):
         if adapter := self._adapter:
             self.query_one("#adapters-side", Section).head.set(title=adapter.name, note=adapter.kind)
             detail = partial(render.detail, adapter, evaluating=self._evaluating)
-            self.query_one("#adapters-detail", Panel).update(lambda width, height: cut_rows(detail(width), height))
+            more = ("d", "all details", "screen.detail")
+            self.query_one("#adapters-detail", Panel).update(lambda width, height: cut_rows(detail(width), height, more))
 
     @property
     def _evaluating(self) -> bool:
@@ -144,10 +145,11 @@ class AdaptersRoom(Room):
     def footer_actions(self) -> Sequence[FooterAction]:
         adapter, usable = self._adapter, self._usable_adapter
         actions: list[FooterAction] = []
+        details = FooterAction("d", "details", "detail", "verdict, lineage, exports, and facts")
         if usable:
             actions.append(FooterAction("a", "chat", "use", "chat with it"))
             if not self.wide:
-                actions.append(FooterAction("d", "details", "detail", "verdict, lineage and facts"))
+                actions.append(details)
             if sum(not other.problem for other in self._adapters) > 1:
                 actions.append(FooterAction("c", "compare", "compare", "compare it with another adapter"))
             if self.app.accelerator_free:
@@ -162,6 +164,7 @@ class AdaptersRoom(Room):
             actions += [
                 FooterAction("r", "rename", "rename", "rename it"),
                 FooterAction("t", "tag", "tag", "edit its tags"),
+                *([details] if self.wide else []),
             ]
         return [*actions, FooterAction("i", "import", "import", "import an adapter from a folder")]
 

@@ -137,8 +137,11 @@ def table_message(session: SourceSession, width: int) -> Content:
         return lines(*error_rows(session.check.error, width))
     if selection.scanned is not None:
         return line(("  ○ searching", "$muted"))
-    if "tokens" in filters.fields(selection.filter) and (reason := session.source.uncounted):
-        fetch = " f in Plan downloads it." if session.check.finished and session.base_is_missing else ""
+    fields = filters.fields(selection.filter)
+    if fields & filters.CHECKED and not session.check.finished and session.check.error is None:
+        return line(("  ○ waiting for the checks", "$muted"))
+    if "tokens" in fields and (reason := session.source.uncounted):
+        fetch = " f in Plan downloads it." if session.base_is_missing else ""
         text = f"Lengths in tokens are unknown: {reason}.{fetch} Filter by characters instead: len>400"
         return lines(*marked("!", "$warning", text, width))
     return line(("  No rows match.  ", "$muted"), key("bksp", "all rows", "screen.clear_filter"))

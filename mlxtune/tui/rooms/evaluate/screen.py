@@ -468,7 +468,7 @@ class EvaluateRoom(Room):
     def action_html(self) -> None:
         if self._report and self._report.html:
             path = display_path(self._report.html, self.app.workspace, str(self._report.html))
-            self.app.show_notice(Notice("·", "$muted", f"The HTML report is at {path}."))
+            self.app.show_notice(Notice("·", "$muted", f"The HTML report is at {path}.", "Open it in a browser."))
 
     def action_other(self) -> None:
         self.app.choose_evaluation("Which report?", self._finished, self._select)
