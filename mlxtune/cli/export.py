@@ -217,7 +217,7 @@ def _document(run_id: str, proof: Fidelity, summary: Mapping[str, Any], code: in
 
 def _print_fidelity(proof: Fidelity, summary: Mapping[str, Any]) -> None:
     print_heading(out, "Fidelity", "base with adapter versus export, on held-out rows")
-    lossy = ("! ", "bold warning") if proof.lost_share >= fidelity.LOSSY else ("✓ ", "bold success")
+    lossy = ("! ", "bold warning") if proof.is_lossy else ("✓ ", "bold success")
     show("  ", ("✗ ", "bold error") if proof.failure else lossy, (proof.sentence, "bold"))
     show("")
     head: list[Cell] = [(name, "faint") for name in ("", "logits, mean", "max", "KL, nats per token", "same top token")]

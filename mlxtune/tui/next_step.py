@@ -107,7 +107,7 @@ def next_step(snapshot: Snapshot, open_file: str = "") -> NextStep:
             _open("review"),
         )
     if live and live.run.kind == "export":
-        why = f"{live.state.arm_progress or 'Loading the model'}. It is kept only if it is faithful to the adapter."
+        why = f"{live.state.arm_progress or 'Loading the model'}. It is kept unless it undoes the tuning."
         return NextStep("Let the export finish.", why, "A", "adapters", "open the adapters", _open("adapters"))
     if live:
         return _while_training(live, snapshot)

@@ -56,6 +56,11 @@ class Fidelity:
         return self.loss.mean / self.change.mean if self.change.mean else float(self.loss.mean > 0)
 
     @property
+    def is_lossy(self) -> bool:
+        """Whether the export lost a noticeable share of the adapter's effect."""
+        return self.lost_share >= LOSSY
+
+    @property
     def failure(self) -> str:
         """The reason that the export is not faithful, or ``""``."""
         if self.lost_share >= 1:
@@ -81,7 +86,7 @@ class Fidelity:
     def sentence(self) -> str:
         if self.failure:
             return f"Not faithful. {self.failure}"
-        label = "Faithful" if self.lost_share < LOSSY else "Lossy"
+        label = "Lossy" if self.is_lossy else "Faithful"
         answers = f"{self.same} of {plural(self.rows, 'greedy answer')} identical"
         return f"{label}: {100 * self.lost_share:.1f}% of the adapter's effect was lost (KL {self.loss.kl:.5f} nats per token); {answers}."
 

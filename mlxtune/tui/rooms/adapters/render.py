@@ -130,6 +130,8 @@ def detail(adapter: AdapterView, width: int, *, evaluating: bool = False) -> lis
             points = f"{export.points} points on {plural(export.rows, 'row')}"
             cost = points if export.points else f"{export.identical} answers identical"
             rows += _muted(f"{cost}, measured in {export.program}", width)
+            if export.proof.is_lossy:
+                rows += _muted(f"Lossy: {export.proof.lost_share:.1%} of the adapter's effect was lost.", width, "$warning")
             rows += _muted(f"in {export.target}", width)
         for copy in adapter.copies:
             rows.append(line("  ", f"the adapter alone, for {copy.program}"))

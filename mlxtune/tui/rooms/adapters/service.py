@@ -86,7 +86,7 @@ def about_exports(workspace: Path, key: str) -> str:
         )
     return (
         f"The export is compared with the adapter on {where}, which takes two to three times as "
-        "long as evaluating one arm, and is kept only if it is faithful. "
+        "long as evaluating one arm, and is kept unless it undoes the tuning. "
         f"{' and '.join(one.label for one in FORMATS if one.copy)} only copy the adapter."
     )
 
