@@ -181,7 +181,7 @@ def test_interrupted_arm_keeps_the_answers_that_have_ended(
     if not supports_prefix:
         monkeypatch.setattr(PrefixCache, "__call__", lambda *_: None)
     whole = _answer(loaded, tmp_path / "whole")
-    cache, kept, told = tmp_path / "cache", [], []
+    cache, kept, reported = tmp_path / "cache", [], []
 
     def stop(done: int, total: int) -> None:
         if 0 < done < total:
@@ -195,10 +195,10 @@ def test_interrupted_arm_keeps_the_answers_that_have_ended(
     saved = [json.loads(line) for line in answers.read_text().splitlines()]
     saved = [record | {"seconds": 1000.0 / len(saved)} for record in saved]
     answers.write_text("".join(json.dumps(record) + "\n" for record in saved))
-    continued = _answer(loaded, cache, tell=lambda of: lambda done, total: told.append((of, done, total)))
+    continued = _answer(loaded, cache, tell=lambda of: lambda done, total: reported.append((of, done, total)))
     assert asked == [len(ROWS) - kept[0]]
-    assert told[1] == ("held-out row", kept[0], len(ROWS)), "known before the model reads the first prompt"
-    assert told[-1][1:] == (5, 5)
+    assert reported[1] == ("held-out row", kept[0], len(ROWS)), "known before the model reads the first prompt"
+    assert reported[-1][1:] == (5, 5)
     assert [(one.id, one.output, one.ended, one.answer_tokens) for one in continued.outputs] == [
         (one.id, one.output, one.ended, one.answer_tokens) for one in whole.outputs
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,15 +14,18 @@ from safetensors.numpy import save_file
 from textual.widgets import Input
 
 from mlxtune.adapters import library
+from mlxtune.adapters.export.fidelity import Fidelity, LogitDistance
 from mlxtune.adapters.export.formats import FORMATS
 from mlxtune.adapters.export.start import GGUF_FORMS
+from mlxtune.adapters.export.tried import TriedExport
 from mlxtune.cli.adapters import show_adapter
 from mlxtune.recipe import dump, load
 from mlxtune.runs.launch import write_record
 from mlxtune.runs.locks import CHAT_HOLDER, accelerator_lease
 from mlxtune.runs.registry import Run
 from mlxtune.tui.next_step import next_step
-from mlxtune.tui.rooms.adapters.service import AdapterView
+from mlxtune.tui.rooms.adapters import render
+from mlxtune.tui.rooms.adapters.service import AdapterView, read_library
 
 from .conftest import OpenRoom
 from .driver import NARROW, Gate, RoomDriver
@@ -332,6 +336,17 @@ async def test_a_failed_export_is_shown_with_its_reason(
     assert (
         "✗ The last export, GGUF Q8_0, failed: The disk is full.  mlxtune runs show 20261124-1700-tone" in capsys.readouterr().out
     )
+
+
+@pytest.mark.parametrize(("lost", "marked"), [(0.2, True), (0.001, False)])
+def test_a_lossy_export_is_marked(stocked: Shop, lost: float, marked: bool) -> None:
+    view = next(one for one in read_library(stocked.folder).adapters if one.name == "tone")
+    change, loss = LogitDistance(1.0, 1.0, 0.1, 0.9, 50), LogitDistance(lost, lost, 0.001, 0.9, 50)
+    proof = Fidelity("gguf", change, loss, 24, 10, ())
+    export = TriedExport("20261124-1500-tone", "GGUF Q8_0", Path("exports/20261124-1500-tone/model"), 10, proof)
+    shown = "\n".join(row.plain for row in render.detail(replace(view, exports=(export,)), 60, evaluating=False))
+    assert "10 of 24 answers identical, measured in MLX" in shown
+    assert ("Lossy: 20.0% of the adapter's effect was lost." in shown) == marked
 
 
 async def test_an_adapter_that_another_program_removes_disappears(stocked: Shop, open_room: OpenRoom) -> None:

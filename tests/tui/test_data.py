@@ -67,7 +67,7 @@ async def filter_by(room: RoomDriver, text: str, matches: int) -> None:
 
 
 def message(room: RoomDriver) -> str:
-    """What is said in place of the rows."""
+    """The message in place of the rows."""
     return " ".join(room.text("#message").split())
 
 

@@ -118,14 +118,13 @@ def tried_exports(entry: AdapterEntry) -> list[TriedExport]:
 
 def exported_copies(entry: AdapterEntry) -> list[ExportedCopy]:
     """Return the copies of ``entry`` alone in the workspace's exports/, sorted by name."""
-    lineages = sorted((workspace_of(entry) / registry.RUN_KINDS["export"].folder).glob(f"*/{LINEAGE}"))
-    weights = [(file.parent, read_lineage(file.parent).get("weights")) for file in lineages]
-    if entry.problem or not weights:
+    exports = _workspace_of(entry) / registry.RUN_KINDS["export"].folder
+    folders = sorted(file.parent for file in exports.glob(f"*/{LINEAGE}"))
+    if entry.problem or not folders:
         return []
-    own = read_lineage(entry.folder).get("weights") or entry.sha256()
-    return [
-        ExportedCopy("mlx-lm" if (folder / WEIGHTS).is_file() else "PEFT", folder) for folder, sha256 in weights if sha256 == own
-    ]
+    weights = read_lineage(entry.folder).get("weights") or entry.sha256()
+    copies = (folder for folder in folders if read_lineage(folder).get("weights") == weights)
+    return [ExportedCopy("mlx-lm" if (folder / WEIGHTS).is_file() else "PEFT", folder) for folder in copies]
 
 
 def failed_export(entry: AdapterEntry) -> FailedExport | None:
@@ -173,7 +172,7 @@ def _requested_form(request: Mapping[str, Any]) -> str:
     return form_label(str(request["form"]), str(request.get("precision", "")), str(request.get("program", "")))
 
 
-def workspace_of(entry: AdapterEntry) -> Path:
+def _workspace_of(entry: AdapterEntry) -> Path:
     """Return the workspace whose library has ``entry``."""
     return entry.folder.parents[len(Path(entry.key).parts) - 1]
 
@@ -181,7 +180,7 @@ def workspace_of(entry: AdapterEntry) -> Path:
 def _runs(entry: AdapterEntry) -> Iterator[tuple[registry.Run, dict[str, Any]]]:
     """Yield the exports of ``entry`` and their verifications with their requests, newest first."""
     folder = os.path.realpath(entry.folder)
-    for run in registry.list_runs(workspace_of(entry), "export"):
+    for run in registry.list_runs(_workspace_of(entry), "export"):
         try:
             request = launch.read_request(run.folder)
         except (MlxtuneError, KeyError):
