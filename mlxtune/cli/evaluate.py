@@ -25,7 +25,7 @@ from mlxtune.evaluation.endpoints import endpoint_arms, remote_hosts
 from mlxtune.evaluation.follow_up import follow_up
 from mlxtune.evaluation.json_fields import to_json
 from mlxtune.evaluation.off_task.result import off_task_power
-from mlxtune.evaluation.promotion import off_task_hint, promotion_refusal
+from mlxtune.evaluation.promotion import off_task_hint, promotion_refusal, unmeasured_forgetting
 from mlxtune.evaluation.render.comparison_table import OUTCOME_MARKS, evaluation_comparison_table, report_tables
 from mlxtune.evaluation.render.wording import contract_text, holdout_summary, seed_summary
 from mlxtune.evaluation.report import EvaluationReport
@@ -194,6 +194,9 @@ def show_report(report: EvaluationReport, folder: Path) -> None:
     if off_task := report.off_task:
         glyph, style = OUTCOME_MARKS.get(off_task.word, ("·", "warning"))
         show("  ", (f"{glyph} ", f"bold {style}"), off_task.summary)
+        show("")
+    elif text := unmeasured_forgetting(report):
+        show("  ", (text, "muted"))
         show("")
     show(("  Report   ", "muted"), str(folder / reports.FILE))
     show(("  Outputs  ", "muted"), str(folder / "outputs.jsonl"))

@@ -204,6 +204,8 @@ def _print_use(run: Run) -> None:
         if Path(str(dict(run.state().summary)["folder"])) != model.resolve():
             listed = f"To have LM Studio list the model, move its folder to {one_line(str(model), 200)}"
         info(f"  {listed}. The preset is {name}.")
+    elif request.get("form") == "gguf":
+        info(("  " + shlex.join(exports.server_command(str(dict(run.state().summary)["folder"]))), "primary"))
 
 
 def _document(run_id: str, proof: Fidelity, summary: Mapping[str, Any], code: int) -> dict[str, Any]:

@@ -159,4 +159,5 @@ def _run_facts(plan: Plan, off_task: str) -> list[tuple[str, Cell]]:
     if problems := power().problems:
         rows.append(("power", (f"{', '.join(problems)}: the run would be slow, or might not finish", "warning")))
     rows.append(("time", plan.cost.time_summary or ("unknown until --probe", "muted")))
+    rows.append(("less time", (plan.less_time, "muted")))
     return rows

@@ -115,7 +115,7 @@ def doctor(json: Json = False) -> None:
         "python": platform.python_version(),
         "bundled model": str(install.folder(bundled.DEFAULT))
         if install.is_ready(bundled.DEFAULT)
-        else f"not downloaded; mlxtune models pull {bundled.DEFAULT.alias} downloads it ({size(bundled.DEFAULT.download_bytes)})",
+        else f"not downloaded yet; its first use downloads it ({size(bundled.DEFAULT.download_bytes)})",
     }
     missing = [name for name, module in _EXTRAS.items() if find_spec(module) is None]
     if missing:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mlxtune.evaluation.arms import is_tuned
 from mlxtune.evaluation.off_task.result import DROPPED, HELD, UNKNOWN
 from mlxtune.evaluation.report import EvaluationReport
 
@@ -21,6 +22,13 @@ def off_task_hint(report: EvaluationReport) -> str:
     word = report.off_task.word if report.off_task and report.outcome == "better" else HELD
     lever = "Mix in replayed answers of the base (data.replay), lower training.learning_rate, or train fewer steps"
     return "" if word == HELD else f"{lever}." if word == DROPPED else f"{lever}; or add --accept-unknown."
+
+
+def unmeasured_forgetting(report: EvaluationReport) -> str:
+    """Return a sentence if the report compares an adapter without off-task prompts, or ``""``."""
+    if report.off_task or report.headline is None or not is_tuned(report.headline.second):
+        return ""
+    return "Whether the adapter forgot other tasks was not measured: evaluation.regression is empty."
 
 
 def promotion_refusal(report: EvaluationReport, *, accept_unknown: bool = False) -> str:

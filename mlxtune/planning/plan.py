@@ -35,6 +35,7 @@ _SPEED_SOURCES = {
 }  # fmt: skip
 MAX_PREFERENCE_RATE = 1e-4  # for preference training, even of small models
 _SHOWN_SHARE = 0.1  # of a run's time; parts that take less are not named
+_VALIDATIONS = "validations"
 _PEAK_MOMENTS = {
     "head": "when the head computes its first logits",
     "backward": "when the topmost layer computes its gradients",
@@ -62,10 +63,15 @@ class Cost:
             return ""
         source = _SPEED_SOURCES.get(self.source, f"at the speed of {self.source}")
         samples = f", without {plural(self.sample_answers, 'sample answer')}" if self.sample_answers else ""
-        parts = {"validations": self.validation_seconds, "the reference model": self.reference_seconds}
-        shown = [f"{duration(seconds)} for {name}" for name, seconds in parts.items() if seconds >= _SHOWN_SHARE * self.seconds > 0]
+        shown = [f"{duration(seconds)} for {name}" for name, seconds in self.long_parts.items()]
         of_it = f" ({', '.join(shown)})" if shown else ""
         return f"about {duration(self.seconds)}{of_it}{samples}, {source}"
+
+    @property
+    def long_parts(self) -> dict[str, float]:
+        """The seconds of what takes a notable part of the time, other than the steps, by name."""
+        parts = {_VALIDATIONS: self.validation_seconds, "the reference model": self.reference_seconds}
+        return {name: seconds for name, seconds in parts.items() if seconds >= _SHOWN_SHARE * (self.seconds or 0.0) > 0}
 
 
 class MemoryPart(NamedTuple):
@@ -144,6 +150,14 @@ class Plan:
         replayed = f" and {self.replayed:,} replayed" if self.replayed else ""
         evaluated = f" ({self.evaluated:,} evaluated)" if self.evaluated < self.test else ""
         return f"{self.train:,} training rows{replayed}, {self.valid:,} validation, {self.test:,} held out{evaluated}"
+
+    @property
+    def less_time(self) -> str:
+        """The recipe's keys that shorten the training and an evaluation, as text."""
+        keys = ["training.steps"]
+        keys += ["data.validation"] if _VALIDATIONS in self.cost.long_parts else []
+        keys += ["training.samples"] if self.cost.sample_answers else []
+        return f"set {', '.join(keys)}; to evaluate, evaluation.rows"
 
     @property
     def template_facts(self) -> list[tuple[str, str]]:

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from mlxtune.adapters.export import fidelity, gguf, lmstudio, ollama
+from mlxtune.adapters.export import fidelity, lmstudio, ollama
 from mlxtune.adapters.export import worker as exporting
+from mlxtune.adapters.export.start import GGUF_FILE
 from mlxtune.cli.export import show_export
 from mlxtune.core.errors import GateError, MachineError
 from mlxtune.data.rows import Conversation, Location, Message
@@ -99,10 +100,10 @@ def test_lmstudio_preset_has_the_system_prompt(home: Path) -> None:
     assert fields["llm.prediction.temperature"] == 0
 
 
-def exported(workspace: Path, program: str, folder: Path) -> Run:
+def exported(workspace: Path, program: str, folder: Path, form: str) -> Run:
     """Return a finished export for ``program`` to ``folder``."""
     run = registry.create(workspace, "export", "mine")
-    launch.write_record(run, "export", {"program": program, "name": "mine", "ollama_quantize": "q4_K_M"})
+    launch.write_record(run, "export", {"form": form, "program": program, "name": "mine", "ollama_quantize": "q4_K_M"})
     (run.folder / fidelity.FILE).touch()
     writer = EventWriter(run.folder)
     writer.emit("run.finished", steps=0, seconds=1.0, summary={"folder": str(folder), "bytes": 1})
@@ -111,27 +112,28 @@ def exported(workspace: Path, program: str, folder: Path) -> Run:
 
 
 @pytest.fixture
-def shown(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[[str, Path], str]:
+def shown(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
     """Return what is shown of a finished export, without its fidelity."""
     monkeypatch.setattr("mlxtune.cli.export.fidelity.load", lambda folder: None)
     monkeypatch.setattr("mlxtune.cli.export._print_fidelity", lambda proof, summary: None)
 
-    def show(program: str, folder: Path) -> str:
-        show_export(exported(home, program, folder))
+    def show(program: str, folder: Path, form: str = "gguf") -> str:
+        show_export(exported(home, program, folder, form))
         return " ".join(capsys.readouterr().err.split())
 
     return show
 
 
-def test_the_model_is_listed_only_in_lmstudios_folder(home: Path, shown: Callable[[str, Path], str]) -> None:
+def test_the_model_is_listed_only_in_lmstudios_folder(home: Path, shown: Callable[..., str]) -> None:
     text = shown("lmstudio", lmstudio.model_folder("mine").resolve())
     assert "LM Studio lists the model as mlxtune/mine. The preset is mine." in text
     assert "To have LM Studio list the model, move its folder to" in shown("lmstudio", home / "elsewhere")
 
 
-def test_an_export_shows_the_commands_for_ollama_later_too(home: Path, shown: Callable[[str, Path], str]) -> None:
+def test_an_export_shows_the_commands_for_its_program_later_too(home: Path, shown: Callable[..., str]) -> None:
     assert shown("ollama", Path("/a b")) == "ollama create mine --quantize q4_K_M -f '/a b/Modelfile' ollama run mine"
-    assert shown("", home) == ""
+    assert shown("", Path("/a b")) == "llama-server --model '/a b/model.gguf'"
+    assert shown("", home, "hf") == ""
 
 
 def test_export_for_ollama_is_whole(trained_workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
@@ -139,7 +141,7 @@ def test_export_for_ollama_is_whole(trained_workspace: Path, monkeypatch: pytest
     target = trained_workspace / "a name with spaces"
     worker = started(trained_workspace, "gguf", monkeypatch, target=target, program="ollama")
     assert exporting.export(worker)["faithful"]
-    assert {file.name for file in target.iterdir()} == {"Modelfile", gguf.FILE, fidelity.FILE, "mlxtune.json"}
+    assert {file.name for file in target.iterdir()} == {"Modelfile", GGUF_FILE, fidelity.FILE, "mlxtune.json"}
     assert commands((target / "Modelfile").read_text())["FROM"] == ["./model.gguf"]
 
 

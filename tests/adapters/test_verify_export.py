@@ -168,7 +168,7 @@ def test_llama_cpp_itself_is_verified(trained_workspace: Path, form: Any, monkey
     source = resolve(str(with_merge(trained_workspace / "four")))
     target = trained_workspace / "an export"
     exporting.export(started(trained_workspace, form, monkeypatch, target=target, precision="f32"))
-    model, lora = target / gguf.FILE, None
+    model, lora = target / start.GGUF_FILE, None
     if form == "gguf-lora":
         model, lora = trained_workspace / "base.gguf", target / gguf.LORA_FILE
         plain, config = load_model(source.folder)

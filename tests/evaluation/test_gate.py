@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from mlxtune.evaluation import report as reports
-from mlxtune.evaluation.promotion import off_task_hint, promotion_caveat, promotion_refusal
+from mlxtune.evaluation.promotion import off_task_hint, promotion_caveat, promotion_refusal, unmeasured_forgetting
 from mlxtune.evaluation.report import ArmScores, EvaluationReport
 from mlxtune.evaluation.scorers import PASS, Score
 
@@ -42,6 +42,19 @@ def _report(*, headline: str = "contract", off_task: tuple[int, int] | None = No
 def test_only_improvement_without_regression_is_promoted(report: EvaluationReport, why: str) -> None:
     assert promotion_refusal(report).startswith(why)
     assert bool(promotion_refusal(report)) == bool(why)
+
+
+@pytest.mark.parametrize(
+    ("report", "is_unmeasured"),
+    [
+        (_report(base=(2, 2), tuned=(30, 2)), True),
+        (_report(base=(2, 2), tuned=(30, 2), off_task=(10, 8)), False),
+        (_report(base=(2, 2)), False),
+        (reports.build({"rows": ROWS}, [_measured("base", 2, 2), _measured("base+kshot", 30, 2)]), False),
+    ],
+)
+def test_a_comparison_without_off_task_prompts_says_so(report: EvaluationReport, is_unmeasured: bool) -> None:
+    assert bool(unmeasured_forgetting(report)) == is_unmeasured
 
 
 @pytest.mark.parametrize(

@@ -177,6 +177,16 @@ def test_a_probe_gives_time_and_applies_to_other_batches(given: Recipe, base: Mo
 
 
 @pytest.mark.usefixtures("shared_row_lengths")
+def test_a_plan_names_the_keys_that_save_time(given: Recipe, base: ModelFolder) -> None:
+    plan = planned(given, base, this_machine())
+    cost = replace(plan.cost, seconds=100.0, sample_answers=0, validation_seconds=2.0)
+    assert replace(plan, cost=cost).less_time == "set training.steps; to evaluate, evaluation.rows"
+    cost = replace(cost, sample_answers=4, validation_seconds=20.0)
+    assert replace(plan, cost=cost).less_time.startswith("set training.steps, data.validation, training.samples;")
+    assert "(20 s for validations), without 4 sample answers" in cost.time_summary
+
+
+@pytest.mark.usefixtures("shared_row_lengths")
 def test_a_probe_reports_its_progress_and_can_be_stopped(given: Recipe, base: ModelFolder) -> None:
     planner = local_planner(given, base.folder, base.config, this_machine(), base.fingerprint)
     stages: list[str] = []

@@ -507,6 +507,7 @@ async def test_a_fix_leaves_accepted_rows_alone_unless_asked(
         await filter_by(room, "finding:duplicate", 2)
         await room.press("f")
         await room.until(lambda: "not those that you accepted" in room.screen_text)
+        assert "2 rows: exact duplicates (keep the first)" in room.screen_text
         assert "also the 1 accepted" in room.screen_text
         await room.choose(option)
         await room.until(lambda: sum(status == "rejected" for status in statuses(room).values()) == left_out)

@@ -32,7 +32,6 @@ from mlxtune.models.load import LoadedModel
 from mlxtune.models.resolve import ModelFolder
 from mlxtune.recipe.parent import WEIGHTS
 
-FILE = "model.gguf"
 LORA_FILE = "adapter.gguf"
 _TYPES = {
     "f32": (GGMLQuantizationType.F32, LlamaFileType.ALL_F32),

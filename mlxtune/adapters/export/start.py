@@ -44,6 +44,7 @@ QUANTIZER = "llama-quantize"  # llama.cpp's program, which computes the precisio
 K_QUANTS: tuple[Precision, ...] = ("q6_k", "q5_k_m", "q4_k_m", "q3_k_m")
 _OLLAMA_QUANTS = {"q4_k_m": "q4_K_M"}  # the K_QUANTS that ``ollama create --quantize`` can compute
 Program = Literal["", "ollama", "lmstudio"]
+GGUF_FILE = "model.gguf"  # in the export folder
 MODEL = "model"  # the default export folder, inside the run folder
 AGAIN = "again"  # a GGUF adapter that is read back, inside the run folder
 # Architectures whose weights have the same names and layout in mlx-lm and in transformers.
@@ -95,6 +96,11 @@ def start(
         "evaluation": score_to_lineage(entry.score) if entry.score else None,
     }  # fmt: skip
     return _launch(workspace, entry, request, recipe, prepare)
+
+
+def server_command(folder: str) -> list[str]:
+    """Return the command with which llama.cpp serves the GGUF file in the export ``folder``."""
+    return ["llama-server", "--model", f"{folder}/{GGUF_FILE}"]
 
 
 def target_folder(run: Run, request: Mapping[str, Any]) -> Path:

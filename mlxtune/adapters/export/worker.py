@@ -19,7 +19,15 @@ from mlxtune.adapters.entry import read_lineage
 from mlxtune.adapters.export import fidelity, lmstudio
 from mlxtune.adapters.export.compared_rows import EXPORTED, ComparedRows
 from mlxtune.adapters.export.fidelity import Fidelity
-from mlxtune.adapters.export.start import AGAIN, GGUF_FORMS, K_QUANTS, remove_unfinished, require_exportable, target_folder
+from mlxtune.adapters.export.start import (
+    AGAIN,
+    GGUF_FILE,
+    GGUF_FORMS,
+    K_QUANTS,
+    remove_unfinished,
+    require_exportable,
+    target_folder,
+)
 from mlxtune.adapters.layout import LINEAGE, read_layout
 from mlxtune.core.errors import MachineError, ModelError
 from mlxtune.core.files import new_folder, write_json, write_text
@@ -110,7 +118,7 @@ def export(worker: Worker) -> ExportSummary:
             else:
                 fused, config = fuse.fuse(source, adapter, requantize=form == "quantized", quantize=recipe.model.quantize)
                 if form == "gguf":
-                    gguf.write_gguf(fused, config, source, scratch / gguf.FILE, request["precision"], chat.frozen_source)
+                    gguf.write_gguf(fused, config, source, scratch / GGUF_FILE, request["precision"], chat.frozen_source)
                 else:
                     _write_safetensors(fused, config, source, scratch, target.name)
                 del fused
@@ -121,7 +129,7 @@ def export(worker: Worker) -> ExportSummary:
             if form in GGUF_FORMS:
                 exported = load.load(source, quantize=recipe.model.quantize)
                 if form == "gguf":
-                    gguf.read_back(scratch / gguf.FILE, exported, source.config)
+                    gguf.read_back(scratch / GGUF_FILE, exported, source.config)
                 else:
                     gguf.read_lora_back(scratch / gguf.LORA_FILE, source, adapter, again)
                     lora.load(exported.model, again)
@@ -167,7 +175,7 @@ def _add_program_files(worker: Worker, folder: Path, chat: ChatTemplate, rows: C
         return
     from mlxtune.adapters.export import gguf, ollama  # these modules import mlx
 
-    file = gguf.LORA_FILE if request["form"] == "gguf-lora" else gguf.FILE
+    file = gguf.LORA_FILE if request["form"] == "gguf-lora" else GGUF_FILE
     if request["program"] == "ollama":
         longest = max(len(chat.prompt(row.prompt, row.tools)) for row in rows.rows) + rows.max_tokens(chat)
         result = ollama.modelfile(

@@ -16,7 +16,7 @@ from mlxtune.adapters import library
 from mlxtune.adapters.compare import AdapterComparison, compare
 from mlxtune.adapters.export import ollama
 from mlxtune.adapters.export.formats import FORMATS, ExportFormat
-from mlxtune.adapters.export.start import MODEL, PRECISIONS, require_packages
+from mlxtune.adapters.export.start import MODEL, PRECISIONS, require_packages, server_command
 from mlxtune.adapters.importers.importer import import_adapter
 from mlxtune.core.errors import MlxtuneError
 from mlxtune.core.text import one_line, plural
@@ -310,6 +310,8 @@ class AdaptersRoom(Room):
             hint = "s stops it."
             if chosen.program == "ollama":
                 hint += f" When it has finished: {shlex.join(ollama.create_command(adapter.name, f'{folder}/{MODEL}'))}"
+            elif (chosen.form, chosen.program) == ("gguf", ""):
+                hint += f" When it has finished: {shlex.join(server_command(f'{folder}/{MODEL}'))}"
             return Notice("●", "$primary", f"Exporting {adapter.name} to {folder}.", hint)
 
         start = self.app.run_job if chosen.copy else self.app.start_worker

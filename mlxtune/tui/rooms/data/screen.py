@@ -597,6 +597,7 @@ class DataRoom(SourceRoom):
 
     def action_fix(self) -> None:
         """Preview a finding's fix and ask. It is recorded as decisions, so it can be undone; the source is not changed."""
+        from mlxtune.data.checks.base import DROP
         from mlxtune.data.checks.fixes import fixed_copy_path
         from mlxtune.data.checks.registry import get_check
 
@@ -638,4 +639,5 @@ class DataRoom(SourceRoom):
             preview = service.fix_preview(browser, valid, name)
         else:
             preview = service.preview(browser, rows, "left out")
-        self.app.push_screen(ChoiceDialog(f"{plural(len(rows), 'row')}: {check.title}", preview, options), chosen)
+        kept = f" ({check.fix.label})" if check.fix.kind == "drop" and check.fix.label != DROP.label else ""
+        self.app.push_screen(ChoiceDialog(f"{plural(len(rows), 'row')}: {check.title}{kept}", preview, options), chosen)

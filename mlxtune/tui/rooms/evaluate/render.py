@@ -15,6 +15,7 @@ from mlxtune.evaluation.drilldown import ScoredRow
 from mlxtune.evaluation.evidence import FailureLinks, StoredAnswer
 from mlxtune.evaluation.off_task.prompts import OffTaskPrompt
 from mlxtune.evaluation.off_task.result import DROPPED, HELD, OffTaskResult
+from mlxtune.evaluation.promotion import unmeasured_forgetting
 from mlxtune.evaluation.render.comparison_table import comparison_table, facts_table, report_tables
 from mlxtune.evaluation.render.wording import compared_pairs_text, contract_text, nearest_row_text, p_value, summary
 from mlxtune.evaluation.report import ArmResult
@@ -90,6 +91,8 @@ def _verdict_notes(loaded: LoadedReport) -> list[tuple[str, str, str]]:
         notes.append((" ", "", contract_text(report)))
     if report.facts.get("ledger"):
         notes.append((" ", "", one_line(str(report.facts["ledger"]))))
+    if text := unmeasured_forgetting(report):
+        notes.append((" ", "", text))
     return notes
 
 

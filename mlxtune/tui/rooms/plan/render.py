@@ -176,6 +176,7 @@ def run_rows(plan: Plan, bill: Bill, can_probe: bool, power: PowerState, doubt: 
     values: list[tuple[str, Part]] = [
         ("steps", line((f"{plan.steps:,}", "bold"), f" in {plural(plan.epochs, 'epoch')}")),
         ("time", time),
+        ("less time", plan.less_time),
     ]
     if bill.kilowatt_hours is not None:
         values.append(("energy", _bill_lines(plan, bill)[0][1]))
