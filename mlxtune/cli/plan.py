@@ -149,8 +149,7 @@ def _run_facts(plan: Plan, off_task: str) -> list[tuple[str, Cell]]:
     rows += plan.template_facts
     rows += [("template" if number == 0 else "", (note, "warning")) for number, note in enumerate(plan.notes)]
     if plan.long_answers:
-        text = f"{plural(plan.long_answers, 'answer')} in these rows longer than evaluation.max_tokens"
-        rows.append(("answers", (text, "warning")))
+        rows.append(("answers", (plan.long_answers_summary, "warning")))
     if plan.incomparable:
         rows.append(("evaluated", (f"{plan.incomparable_summary}: not compared", "warning")))
     if plan.test:

@@ -50,7 +50,8 @@ Edit = Annotated[str, typer.Option("--edit", metavar="FILE", help="Replace the c
 Filter = Annotated[
     str,
     typer.Option(
-        "--filter", help="status:pending tag:billing finding:near-duplicate len>400 (characters) tokens>100 /regex/ text -tag:x"
+        "--filter",
+        help="status:pending tag:billing finding:near-duplicate split:test len>400 (characters) tokens>100 /regex/ text -tag:x",
     ),
 ]
 

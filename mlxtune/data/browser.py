@@ -37,6 +37,7 @@ from mlxtune.data.review import (
     key_of_copy,
 )
 from mlxtune.data.rows import Location, Row, RowError, last_prompt, row_tags, row_text
+from mlxtune.data.split import SplitName
 
 ORDERS = ("row", "findings", "longest", "shortest")
 _WORK_SECONDS, _PAUSE_SECONDS = 0.002, 0.0005
@@ -298,9 +299,13 @@ class SourceBrowser:
         by_row = self.check_result.by_row if self.check_result else {}
         return [index for index, findings in by_row.items() if any(one.check == check for one in findings)]
 
+    def split(self, index: int) -> SplitName | None:
+        """Return a row's split when the checks ran, or ``None`` if it is unknown."""
+        return self.check_result.split_of(index) if self.check_result else None
+
     def is_held_out(self, index: int) -> bool:
         """Return whether a row was held out when the checks ran."""
-        return self.check_result is not None and self.check_result.split_of(index) == "test"
+        return self.split(index) == "test"
 
     def tokens(self, index: int) -> int:
         """Return a row's length in tokens, or -1 if it is unknown or the row was edited."""
@@ -459,6 +464,10 @@ class LazyRow:
     @property
     def findings(self) -> Collection[str]:
         return {finding.check for finding in self._browser.findings(self.index)}
+
+    @property
+    def split(self) -> SplitName | None:
+        return self._browser.split(self.index)
 
     @property
     def tokens(self) -> int:

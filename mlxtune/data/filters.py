@@ -3,6 +3,7 @@
     status:pending       pending accepted rejected skipped tied bad; or edited, decided, undecided, disputed (annotators differ); proposed = generated, undecided
     tag:billing          a tag of the row
     finding:conflict     a check with a finding about the row
+    split:test           train, valid, or test (held out), if the splits are known
     id:3f2a9c            the beginning of the row's ID
     len>400  len<=20     characters in all text; also tokens>400 if they are known
     /regex/  /regex/i    a match in the text; i ignores case
@@ -24,18 +25,22 @@ from mlxtune.core.text import one_line, suggest
 from mlxtune.data.generate.lineage import lineage_of
 from mlxtune.data.review import STATUSES, Decision
 from mlxtune.data.rows import Row, row_tags, row_text
+from mlxtune.data.split import SPLIT_NAMES, SplitName
 
 _TERM = re.compile(
     r'\s*(-?)(?:/((?:\\.|[^/\\])+)/(i?)|"([^"]*)"|(?:(len|tokens)(<=|>=|<|>|=)(\d+))|(\w+):("[^"]*"|\S+)|([^\s":/][^\s"]*))(?=\s|$)'
 )
 _OPERATORS = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge, "=": operator.eq}
-_FIELDS = ("status", "tag", "finding", "id")
-CHECKED = frozenset(("finding", "tokens"))  # the fields that are known only after the checks
+_FIELDS = ("status", "tag", "finding", "split", "id")
+CHECKED = frozenset(("finding", "split", "tokens"))  # the fields that are known only after the checks
 _STATUS_VALUES = (*STATUSES, "edited", "decided", "undecided", "disputed", "proposed")
 
 
 class FilterRow(Protocol):
-    """A row as a filter sees it: in the source, after its review (``current``), and the IDs of its findings. Unknown tokens are -1."""
+    """A row as a filter sees it: in the source, after its review (``current``), and the IDs of its findings.
+
+    Unknown tokens are -1, and an unknown split is ``None``.
+    """
 
     @property
     def row(self) -> Row: ...
@@ -45,6 +50,8 @@ class FilterRow(Protocol):
     def decision(self) -> Decision: ...
     @property
     def findings(self) -> Collection[str]: ...
+    @property
+    def split(self) -> SplitName | None: ...
     @property
     def tokens(self) -> int: ...
 
@@ -114,6 +121,10 @@ def _field_filter(field: str, value: str) -> Filter:
 
             check = check_named(value)
             return lambda row: check in row.findings
+        case "split":
+            if value not in SPLIT_NAMES:
+                raise InputError(f"Unknown split {one_line(value, 30)}.", hint=suggest(value, SPLIT_NAMES))
+            return lambda row: row.split == value
         case "id":
             return lambda row: any(version.hash.startswith(value.lower()) for version in (row.row, row.current))
     hint = f'{suggest(field, _FIELDS)} Or quote it to search for text: "a:b"'

@@ -51,11 +51,12 @@ def row_lengths(recipe: Recipe) -> DatasetLengths:
     Raises the errors that the worker would raise, and ``MachineError`` if the process dies.
     """
     fields = _measure("lengths", {"recipe": dump(recipe)})
-    train, valid, prefix, full_attention, notes, thinking, date, replayed, skipped, incomparable = fields
+    train, valid, prefix, full_attention, notes, thinking, date, replayed, skipped, incomparable, references = fields
     train, valid = (tuple(map(_row_length, rows)) for rows in (train, valid))
     return DatasetLengths(
-        train, valid, prefix, full_attention, tuple(notes), thinking, date, replayed, (skipped[0], skipped[1]), tuple(incomparable)
-    )
+        train, valid, prefix, full_attention, tuple(notes), thinking, date, replayed, (skipped[0], skipped[1]), tuple(incomparable),
+        tuple((hash, tokens) for hash, tokens in references),
+    )  # fmt: skip
 
 
 def record_tokens(recipe: Recipe) -> list[TokenCount | None]:

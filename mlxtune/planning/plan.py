@@ -94,7 +94,8 @@ class Plan:
     :class:`DatasetLengths`. ``skipped`` rows are too long for training and are not in ``train`` and ``valid``.
     ``most_evaluated`` is ``evaluation.rows``, the maximum number of held-out rows to use, or 0 for all; ``incomparable`` of these are
     pairs too long for their likelihoods to be compared. ``rate_warning`` says why the learning rate is too high, if it is.
-    ``long_answers`` training and validation rows have a longer answer than ``evaluation.max_tokens`` allows.
+    ``long_answers`` of the rows to evaluate have a longer reference than ``evaluation.max_tokens`` allows. ``less_time`` names the
+    recipe's keys that shorten the training and an evaluation.
     """
 
     train: int
@@ -128,6 +129,7 @@ class Plan:
     incomparable: int = 0
     rate_warning: str = ""
     long_answers: int = 0
+    less_time: str = ""
 
     @property
     def evaluated(self) -> int:
@@ -152,12 +154,10 @@ class Plan:
         return f"{self.train:,} training rows{replayed}, {self.valid:,} validation, {self.test:,} held out{evaluated}"
 
     @property
-    def less_time(self) -> str:
-        """The recipe's keys that shorten the training and an evaluation, as text."""
-        keys = ["training.steps"]
-        keys += ["data.validation"] if _VALIDATIONS in self.cost.long_parts else []
-        keys += ["training.samples"] if self.cost.sample_answers else []
-        return f"set {', '.join(keys)}; to evaluate, evaluation.rows"
+    def long_answers_summary(self) -> str:
+        """How many rows have a longer reference than an answer may be, as text; empty if none has."""
+        over = f"{self.long_answers:,} of {plural(self.evaluated, 'reference answer')} over evaluation.max_tokens"
+        return over if self.long_answers else ""
 
     @property
     def template_facts(self) -> list[tuple[str, str]]:
@@ -361,6 +361,8 @@ class Planner:
             changes = suggest_changes(recipe, self.lengths, self.shapes, self.estimate, limit)
         prompt_tokens, answer_tokens = self.lengths.mean_prompt_and_answer
         incomparable, most = frozenset(self.lengths.incomparable), recipe.evaluation.max_tokens
+        evaluated = {row.hash for row in sample_rows(splits.test, recipe.evaluation.rows)}
+        cost = _cost(recipe, work, speed, watts, cached=cached, checkpointed=checkpointed)
         return Plan(
             train=len(splits.train) - self.lengths.skipped[0],
             valid=len(splits.valid) - self.lengths.skipped[1],
@@ -382,7 +384,7 @@ class Planner:
             limit=self.machine.limit,
             calibrated=bool(measured),
             probed=probed,
-            cost=_cost(recipe, work, speed, watts, cached=cached, checkpointed=checkpointed),
+            cost=cost,
             changes=tuple(changes),
             notes=self.lengths.notes,
             thinking=self.lengths.thinking,
@@ -390,9 +392,10 @@ class Planner:
             replayed=self.lengths.replayed,
             skipped=sum(self.lengths.skipped),
             most_evaluated=recipe.evaluation.rows,
-            incomparable=sum(row.hash in incomparable for row in sample_rows(splits.test, recipe.evaluation.rows)),
+            incomparable=len(incomparable & evaluated),
             rate_warning=rate_warning(recipe),
-            long_answers=0 if most == AUTO else self.lengths.count_long_answers(most, recipe.data.max_tokens),
+            long_answers=0 if most == AUTO else sum(size > most for hash, size in self.lengths.references if hash in evaluated),
+            less_time=_less_time(recipe, cost),
         )
 
     def _estimate(self, recipe: Recipe, decisions: StepDecisions, scale: float = 1.0) -> MemoryEstimate:
@@ -429,6 +432,15 @@ def rate_warning(recipe: Recipe) -> str:
     if recipe.method.kind == "sft" or rate <= MAX_PREFERENCE_RATE:
         return ""
     return f"{toml_literal(rate)} suits SFT; preference training needs about 1/20 of the rate, or its answers get worse"
+
+
+def _less_time(recipe: Recipe, cost: Cost) -> str:
+    """Return the keys that shorten the training and an evaluation, as text."""
+    keys = ["training.steps"]
+    keys += ["data.validation"] if _VALIDATIONS in cost.long_parts else []
+    keys += ["training.samples"] if cost.sample_answers else []
+    evaluation = ["evaluation.rows", "evaluation.max_tokens", *(["evaluation.regression"] if recipe.evaluation.regression else [])]
+    return f"set {', '.join(keys)}; to evaluate, {', '.join(evaluation)}"
 
 
 def _cost(

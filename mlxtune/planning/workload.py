@@ -33,9 +33,6 @@ class RowLength:
     bare: bool = False
 
 
-_END = 2  # tokens after an answer's text, at most: the end of the turn, and what the template writes after it
-
-
 @dataclass(frozen=True)
 class DatasetLengths:
     """The lengths of all rows. ``prefix`` is the number of leading tokens that all but bare rows share.
@@ -44,7 +41,8 @@ class DatasetLengths:
     the chat template changes in the rows. ``thinking`` describes the thinking mode and ``date`` the date in the prompts; they are
     empty if the template does not support reasoning, or does not print the date. The last ``replayed`` rows of ``train`` are
     answers of the base. ``skipped`` training and validation rows are too long and not among them. ``incomparable`` has the hashes of
-    held-out pairs that are too long for their likelihoods to be compared.
+    held-out pairs that are too long for their likelihoods to be compared, and ``references`` the hashes of held-out rows with the
+    lengths of their reference answers in tokens.
     """
 
     train: tuple[RowLength, ...]
@@ -57,21 +55,11 @@ class DatasetLengths:
     replayed: int = 0
     skipped: tuple[int, int] = (0, 0)
     incomparable: tuple[str, ...] = ()
+    references: tuple[tuple[str, int], ...] = ()
 
     def count_truncated(self, max_tokens: int) -> int:
         """Return how many rows are longer than ``max_tokens``."""
         return sum(row.full > max_tokens for row in (*self.train, *self.valid))
-
-    def count_long_answers(self, max_tokens: int, window: int) -> int:
-        """Return how many rows have an answer of more than ``max_tokens`` (in pairs, the chosen one).
-
-        ``window`` is ``data.max_tokens``. Replayed rows and conversations with several answers do not count.
-        """
-        rows = (*self.train[: len(self.train) - self.replayed], *self.valid)
-        lengths = [((sum(row.sides[:2]) if row.sides else row.full) - row.prompt, row) for row in rows]
-        return sum(
-            length - _END > max_tokens for length, row in lengths if row.sides or row.full > window or length <= row.trained + _END
-        )
 
     @property
     def mean_prompt_and_answer(self) -> tuple[float, float]:

@@ -63,7 +63,8 @@ class RecipeKey:
         """Parse the user's input: TOML, plain text, comma-separated items for a list, or fields such as ``max = 40`` for a table."""
         text = text.strip()
         if dataclasses.is_dataclass(self.value_type):
-            return _value(text if text.startswith("{") else f"{{{text}}}")
+            table = _value(text if text.startswith("{") else f"{{{text}}}")
+            return table if isinstance(table, dict) else text
         if self.value_type is str:
             return _value(text) if text.startswith('"') else text
         element = _element(self.value_type)

@@ -135,7 +135,7 @@ def parameters(body: Any, supported: Collection[str], defaults: Mapping[str, Any
             if value == defaults[name]:
                 continue
             raise ApiError(400, f"{name} is not supported.", code="unsupported_parameter", param=name)
-        shown, suggestion = one_line(name, 60), nearest(name, supported)
+        shown, suggestion = one_line(name, 60), nearest(name, supported, 0.6)
         message = f"There is no parameter named {shown}" + (f"; did you mean {suggestion}?" if suggestion else ".")
         raise ApiError(400, message, code="unknown_parameter", param=shown)
     return given

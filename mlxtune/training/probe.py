@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlxtune.core.child_process import Progress, serve
-from mlxtune.data.rows import Location, Preference
+from mlxtune.data.rows import Location, Preference, PromptRow
 from mlxtune.data.source import read_source
 from mlxtune.data.split import split
 from mlxtune.models.cpu import blas
@@ -59,9 +59,11 @@ def lengths(recipe: Recipe) -> DatasetLengths:
     date = run_date(recipe) if prints_date(template.source) else ""
     skipped = len(encoded[0].skipped), len(encoded[1].skipped)
     lengths = row_lengths(train), row_lengths(valid)
-    held_out = [row for row in shares.test if isinstance(row, Preference)] if recipe.method.kind == "dpo" else []
-    incomparable = tuple(row.hash for row in held_out if not template.can_compare(row, recipe.data.max_tokens))
-    return DatasetLengths(*lengths, prefix, plain, notes, thinking, date, len(replayed), skipped, incomparable)
+    held_out = [row for row in shares.test if isinstance(row, PromptRow)]
+    pairs = [row for row in held_out if isinstance(row, Preference)] if recipe.method.kind == "dpo" else []
+    incomparable = tuple(row.hash for row in pairs if not template.can_compare(row, recipe.data.max_tokens))
+    references = tuple((row.hash, template.count_tokens(row.reference)) for row in held_out if row.reference)
+    return DatasetLengths(*lengths, prefix, plain, notes, thinking, date, len(replayed), skipped, incomparable, references)
 
 
 def tokens(recipe: Recipe) -> list[TokenCount | None]:

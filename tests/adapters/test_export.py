@@ -389,7 +389,7 @@ def test_gguf_is_read_back_and_measured(
     assert summary["faithful"]
     assert fidelity.load(trained_workspace / "my out").lost_share < {"q8_0": 0.1, "q4_k_m": 0.5}.get(precision, 0.005)
     assert {file.name for file in (trained_workspace / "my out").iterdir()} == {
-        gguf.FILE if form == "gguf" else gguf.LORA_FILE, "fidelity.json", "mlxtune.json",
+        start.GGUF_FILE if form == "gguf" else gguf.LORA_FILE, "fidelity.json", "mlxtune.json",
     }  # fmt: skip
     assert not (worker.folder / "again").exists()
 

@@ -17,9 +17,12 @@ from mlxtune.data.rows import Conversation, Location, Message, Preference, Row, 
 LOCATION = Location(Path("d.jsonl"), 1)
 
 
-def _loaded_row(row: Row, *, tokens: int = -1, findings: frozenset[str] = frozenset(), **decided: object) -> SimpleNamespace:
+def _loaded_row(
+    row: Row, *, split: str | None = None, tokens: int = -1, findings: frozenset[str] = frozenset(), **decided: object
+) -> SimpleNamespace:
     decision = Decision(row.hash, row.hash, **decided)
-    return SimpleNamespace(row=row, current=apply_decision(row, decision), decision=decision, findings=findings, tokens=tokens)
+    current = apply_decision(row, decision)
+    return SimpleNamespace(row=row, current=current, decision=decision, findings=findings, split=split, tokens=tokens)
 
 
 CHAT = Conversation(
@@ -27,13 +30,13 @@ CHAT = Conversation(
     {"tags": ["billing", "two words"]},
     (Message("user", "Where is my Refund? a/b"), Message("assistant", "Soon: it takes 3 days")),
 )
-ROW = _loaded_row(CHAT, status="accepted", tokens=12, findings=frozenset({"near-duplicate"}))
+ROW = _loaded_row(CHAT, status="accepted", split="test", tokens=12, findings=frozenset({"near-duplicate"}))
 
 
 @pytest.mark.parametrize(
     "text",
     [
-        "", "  ", "status:accepted", "status:decided", "tag:billing", 'tag:"two words"', "finding:near-duplicate", "refund", '"my refund"',
+        "", "  ", "status:accepted", "status:decided", "tag:billing", 'tag:"two words"', "finding:near-duplicate", "split:test", "refund", '"my refund"',
         "/Ref.nd/", "/ref.nd/i", r"/a\/b/", "/is my Refund\\? a/", "len=45", "len>44", "len>=45", "len<46", "len<=45", "tokens=12", "tokens<13",
         "-tag:other", "-/xyz/", "-len>45", "-status:pending", "status:accepted tag:billing refund len>4", f"id:{CHAT.hash[:6]}", "a/b", "Soon",
         '"soon: it"', "3", "-status:edited", "-status:undecided",
@@ -47,7 +50,7 @@ def test_filter_matches(text):
 @pytest.mark.parametrize(
     "text",
     [
-        "status:pending", "tag:bill", "finding:leak", "/ref.nd/", "len>45", "len<45", "tokens>12", "-refund", "refund tag:other", "id:zz",
+        "status:pending", "tag:bill", "finding:leak", "split:train", "/ref.nd/", "len>45", "len<45", "tokens>12", "-refund", "refund tag:other", "id:zz",
         "user", "assistant", "status:edited", '-"my refund"',
     ],
 )  # fmt: skip
@@ -61,6 +64,7 @@ def test_filter_does_not_match(text):
         ("/(/", "is not a valid regular"),
         ("status:acepted", "Unknown status acepted"),
         ("statu:pending", "Unknown filter statu:"),
+        ("split:held", "Unknown split held"),
         ("finding:near-twin", "Unknown check near-twin."),
         ("len>abc", "len>abc has no number"),
         ('"open', 'invalid, starting at: "open'),

@@ -11,14 +11,14 @@ import pytest
 
 from mlxtune.core.errors import DataError, TemplateError
 from mlxtune.data.source import read_source
-from mlxtune.data.split import split
+from mlxtune.data.split import sample_rows, split
 from mlxtune.models.load import load as load_model
 from mlxtune.models.resolve import ModelFolder, resolve
 from mlxtune.models.template import ChatTemplate
 from mlxtune.planning import calibration, measurements
 from mlxtune.planning.cost import make_bill
 from mlxtune.planning.machine import Machine, this_machine
-from mlxtune.planning.plan import Plan, local_planner, rate_warning
+from mlxtune.planning.plan import Plan, _less_time, local_planner, rate_warning
 from mlxtune.recipe import Recipe, load
 from mlxtune.training.sft import shared_prefix
 
@@ -106,14 +106,16 @@ def test_held_out_pairs_that_cannot_be_compared_are_counted(workspace: Path) -> 
 @pytest.mark.usefixtures("shared_row_lengths")
 def test_answers_over_the_limit_of_an_evaluation_are_counted(given: Recipe, base: ModelFolder) -> None:
     template = ChatTemplate(load_model(base).tokenizer)
-    rows = read_source(given.source)
-    lengths = sorted(
-        template.count_tokens(row.reference) for row in (*split(rows, given.data).train, *split(rows, given.data).valid)
-    )
-    for most in (lengths[0] - 1, lengths[len(lengths) // 2], lengths[-1], "auto"):
-        recipe = replace(given, evaluation=replace(given.evaluation, max_tokens=most))
-        longer = 0 if most == "auto" else sum(length > most for length in lengths)
-        assert planned(recipe, base, this_machine()).long_answers == longer
+    held_out = split(read_source(given.source), given.data).test
+    for count in (0, 4):
+        lengths = sorted(template.count_tokens(row.reference) for row in sample_rows(held_out, count))
+        for most in (lengths[0] - 1, lengths[len(lengths) // 2], lengths[-1], "auto"):
+            recipe = replace(given, evaluation=replace(given.evaluation, max_tokens=most, rows=count))
+            longer = 0 if most == "auto" else sum(length > most for length in lengths)
+            plan = planned(recipe, base, this_machine())
+            assert plan.long_answers == longer
+            summary = f"{longer} of {len(lengths)} reference answers over evaluation.max_tokens"
+            assert plan.long_answers_summary == (summary if longer else "")
 
 
 @pytest.mark.parametrize(
@@ -178,12 +180,14 @@ def test_a_probe_gives_time_and_applies_to_other_batches(given: Recipe, base: Mo
 
 @pytest.mark.usefixtures("shared_row_lengths")
 def test_a_plan_names_the_keys_that_save_time(given: Recipe, base: ModelFolder) -> None:
-    plan = planned(given, base, this_machine())
-    cost = replace(plan.cost, seconds=100.0, sample_answers=0, validation_seconds=2.0)
-    assert replace(plan, cost=cost).less_time == "set training.steps; to evaluate, evaluation.rows"
+    cost = replace(planned(given, base, this_machine()).cost, seconds=100.0, sample_answers=0, validation_seconds=2.0)
+    evaluation = "to evaluate, evaluation.rows, evaluation.max_tokens"
+    without = replace(given, evaluation=replace(given.evaluation, regression=""))
+    assert _less_time(without, cost) == f"set training.steps; {evaluation}"
     cost = replace(cost, sample_answers=4, validation_seconds=20.0)
-    assert replace(plan, cost=cost).less_time.startswith("set training.steps, data.validation, training.samples;")
     assert "(20 s for validations), without 4 sample answers" in cost.time_summary
+    keys = "set training.steps, data.validation, training.samples"
+    assert _less_time(given, cost) == f"{keys}; {evaluation}, evaluation.regression"
 
 
 @pytest.mark.usefixtures("shared_row_lengths")

@@ -487,6 +487,7 @@ async def test_the_loss_of_held_out_rows_is_announced(
         session = await checked(room)
         held_out = [index for index in range(8) if session.source.is_held_out(index)]
         assert held_out
+        await filter_by(room, "split:test", len(held_out))
         await filter_by(room, "finding:refusal", 8)
         await room.press(key)
         await room.until(lambda: f"Held out: {len(held_out)} of these rows." in room.question)

@@ -53,7 +53,7 @@ async def opened(room: RoomDriver, *, counted: bool = True) -> None:
     """Wait until the source is checked, the first row drawn and, with ``counted``, its tokens are known."""
     await room.until(lambda: ready(room) and room.head("#read").startswith("▌ Row 1 "))
     if counted:
-        await room.until(lambda: "trained" in room.head("#read"))
+        await room.until(lambda: room.head("#read").endswith(("trained", "held out")))
 
 
 async def at_row(room: RoomDriver, number: int) -> None:
@@ -101,6 +101,18 @@ async def test_a_row_is_shown_by_role_and_trained_text_is_marked_without_color(
         assert "support-json.jsonl, line 1" in room.text("#origin")
 
 
+async def test_a_held_out_answer_is_not_trained(shop: Shop, checks: Checks, tokens: type[Tokenizer], open_room: OpenRoom) -> None:
+    fill(shop)
+    async with open_room("review") as room:
+        await opened(room)
+        session = room.screen.session
+        assert session is not None
+        number = next(index + 1 for index in range(len(session.source)) if session.source.is_held_out(index))
+        await go_to(room, number)
+        await room.until(lambda: room.head("#read").endswith("tokens, held out"))
+        assert "not trained, " in line(room, "● assistant")
+
+
 async def test_tokens_are_counted_for_the_row_on_screen_and_not_for_the_rows_passed(
     shop: Shop, checks: Checks, tokens: type[Tokenizer], open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -119,7 +131,7 @@ async def test_tokens_are_counted_for_the_row_on_screen_and_not_for_the_rows_pas
         await go_to(room, 5)
         await at_row(room, 5)
         tokens.gate.set()
-        await room.until(lambda: "trained" in room.head("#read"))
+        await room.until(lambda: room.head("#read").endswith(("trained", "held out")))
         assert requests == [0, 4]
 
 
@@ -243,7 +255,7 @@ async def test_the_contract_is_checked_while_editing(shop: Shop, checks: Checks,
         await room.press("ctrl+s")
         await room.until_notice("~ Row 11 edited.")
         assert "editing" not in room.head("#read")
-        await room.until(lambda: "~ edited" in room.head("#read") and "trained" in room.head("#read"))
+        await room.until(lambda: "~ edited" in room.head("#read") and room.head("#read").endswith(("trained", "held out")))
         await room.press("u")
         await room.until(lambda: "1 of 4 fails" in room.head("#contract-section"))
     assert journal(source)[0]["rows"][0]["record"]["messages"][2]["content"].endswith('general guidance."}')
@@ -679,7 +691,7 @@ async def test_an_import_continues_while_tokens_are_counted(
         room.screen.import_rows(str(other))
         await room.press("right", "right", "right")
         await at_row(room, 4)
-        await room.until(lambda: "trained" in room.head("#read"))
+        await room.until(lambda: room.head("#read").endswith(("trained", "held out")))
         gate.set()
         await room.until_notice("✓ Imported 1 row to data/more-2.jsonl.")
 

@@ -234,7 +234,7 @@ def test_remote_teacher_needs_a_cap_and_consent(recipe: Recipe, monkeypatch: pyt
 def test_filter_may_search_for_the_word_tokens_but_not_count_tokens(recipe: Recipe, stub: JudgeStub) -> None:
     for filter, message in [
         ("tokens", "No training row matches tokens"), ('"finding: none"', "No training row matches"),
-        ("tokens>4", "by findings or tokens"), ("-finding:secret", "by findings or tokens"),
+        ("tokens>4", "by findings, splits, or tokens"), ("-finding:secret", "by findings, splits, or tokens"),
     ]:  # fmt: skip
         with pytest.raises(InputError, match=message):
             start.quote(recipe, GenerationRequest("variations", endpoint(stub), filter=filter))

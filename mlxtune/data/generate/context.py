@@ -23,7 +23,7 @@ from mlxtune.data.review import EXCLUDED, Decision, ReviewState, apply_decision,
 from mlxtune.data.rows import Conversation, Location, Message, Preference, PromptRow, Row, shared_system_prompt
 from mlxtune.data.source import Source, read_source
 from mlxtune.data.source_files import GENERATED
-from mlxtune.data.split import Splits, split
+from mlxtune.data.split import SplitName, Splits, split
 from mlxtune.recipe import Recipe
 
 _SPARE_SUBJECTS = 1.25  # prompts that are answered per row, because some answers are refused
@@ -172,7 +172,7 @@ def _examples(
     matches = filters.parse(request.filter)
     if filters.fields(request.filter) & filters.CHECKED:
         raise InputError(
-            "Training rows cannot be selected by findings or tokens.", hint="Select them by tag, status, id, len, or text."
+            "Training rows cannot be selected by findings, splits, or tokens.", hint="Select them by tag, status, id, len, or text."
         )
     key, _, value = request.where.partition("=")
     if request.where and not value:
@@ -203,6 +203,7 @@ class _TrainRow:
     row: Row
     decision: Decision
     findings: tuple[str, ...] = ()
+    split: SplitName = "train"
     tokens: int = -1
 
     @property

@@ -15,6 +15,7 @@ from mlxtune.core.text import one_line
 from mlxtune.data.filters import Filter, FilterRow, fields
 from mlxtune.data.review import Decision
 from mlxtune.data.rows import Row
+from mlxtune.data.split import SplitName
 
 ADDED = -1  # the index of a row that is not in the source
 
@@ -41,6 +42,10 @@ class PipelineRow:
     @property
     def findings(self) -> Collection[str]:
         return () if self.source is None else self.source.findings
+
+    @property
+    def split(self) -> SplitName | None:
+        return None if self.source is None else self.source.split
 
     @property
     def tokens(self) -> int:

@@ -79,7 +79,7 @@ def table_row(browser: SourceBrowser, index: int, columns: RowColumns, width: in
         tokens = browser.tokens(index)
         length = tokens if unit == "tokens" else browser.length(index)
         length_style = "bold $warning" if checked and 0 < checked.max_tokens < tokens else ""
-        split = (checked.split_of(index) or "") if checked else ""
+        split = browser.split(index) or ""
         tag = _tag(row, browser)
         preview = one_line(browser.preview(row)[: 4 * _PREVIEW], _PREVIEW)
     cells = line(

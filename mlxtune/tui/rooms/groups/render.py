@@ -61,7 +61,7 @@ def member_row(browser: SourceBrowser, index: int, prefix: str, width: int) -> C
     row = current(browser, index)
     text = "" if row is None else last_prompt(row)[: 4 * _PREVIEW].removeprefix(prefix)
     lead = "…" if prefix and row is not None else ""
-    split = (browser.check_result.split_of(index) or "") if browser.check_result else ""
+    split = browser.split(index) or ""
     cells = line((f"{glyph} ", f"bold {style}"), cell(f"{index + 1:,}", 8, "$muted", right=True), "  ", cell(split, 6, "$muted"))
     return line(cells, cell(lead + one_line(text, _PREVIEW), width - cells.cell_length))
 

@@ -192,7 +192,7 @@ def run_rows(plan: Plan, bill: Bill, can_probe: bool, power: PowerState, doubt: 
     if plan.cut:
         values.append(("cut", f"! {plural(plan.cut, 'row')} over max_tokens"))
     if plan.long_answers:
-        values.append(("answers", f"! {plan.long_answers:,} longer than evaluation.max_tokens"))
+        values.append(("answers", f"! {plan.long_answers_summary}"))
     if plan.incomparable:
         values.append(("evaluated", f"! {plan.incomparable_summary}"))
     values += [("template", f"! {one_line(note)}") for note in plan.notes]

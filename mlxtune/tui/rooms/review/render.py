@@ -125,7 +125,7 @@ def _part_body(part: RowPart, turn: TurnTokens | None, window: int, width: int) 
 
 
 def _side_head(part: RowPart, turn: TurnTokens | None, width: int, under_cursor: bool, key_name: str) -> Content:
-    """Return an answer's name, the key that prefers it, and its tokens."""
+    """Return an answer's name, the key that prefers it, and its tokens if it is trained on."""
     name = line(
         ("▌ " if under_cursor else "  ", "$primary"),
         (f"{part.glyph} ", "$primary"),
@@ -134,7 +134,7 @@ def _side_head(part: RowPart, turn: TurnTokens | None, width: int, under_cursor:
         (key_name, "bold $primary"),
         (" better", "$muted"),
     )
-    return justify(width, name, line((_trained(part, turn), "$faint")))
+    return justify(width, name, line((_trained(part, turn) if part.trains else "", "$faint")))
 
 
 def _side_body(words: Words, width: int) -> list[Content]:

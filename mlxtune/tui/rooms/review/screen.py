@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any, ClassVar
 
@@ -218,7 +219,8 @@ class ReviewRoom(SourceRoom):
         if isinstance(mask, TrainingMask):
             rest = mask.tokens - sum(turn.tokens for turn in mask.turns)  # between the turns
             more = " with both answers" if is_pair(row) else f" ({rest:,} of the template)" if rest > 0 else ""
-            tokens = f"{mask.tokens:,} tokens{more}, {mask.trained:,} trained"
+            trained = "held out" if session.source.is_held_out(session.row_index) else f"{mask.trained:,} trained"
+            tokens = f"{mask.tokens:,} tokens{more}, {trained}"
         elif mask is not None:
             tokens = f"token count unavailable: {one_line(mask.message, 60)}"
         else:
@@ -231,6 +233,8 @@ class ReviewRoom(SourceRoom):
             error = source.lazy_row(session.row_index).current_or_error
             return lambda width, cursor: (render.invalid_row(error, width) if isinstance(error, DataError) else [], [])
         parts, mask = parts_of(row), self._masks.get(row.hash)
+        if source.is_held_out(session.row_index):
+            parts = tuple(replace(part, trains=False) for part in parts)
         turns = mask.turns if isinstance(mask, TrainingMask) else None
         window, air, swapped = (source.check_result.max_tokens if source.check_result else 0), self.tall, self._swapped
         if (edited := self._edited_part) is not None:

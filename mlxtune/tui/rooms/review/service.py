@@ -108,7 +108,7 @@ def origin(browser: SourceBrowser, index: int, row: Row | None) -> list[tuple[st
     decision = browser.decision(index)
     location = browser.location(index)
     facts = [("source", f"{one_line(location.file.name, _MAX_SOURCE - len(location.place))}, {location.place}")]
-    if browser.check_result and (split := browser.check_result.split_of(index)):
+    if split := browser.split(index):
         facts.append(("split", split))
     if similar := [finding.rows[1] for finding in browser.findings(index) if len(finding.rows) > 1]:
         facts.append(("similar", ", ".join(dict.fromkeys(f"row {other + 1:,}" for other in similar[:3]))))
