@@ -14,10 +14,11 @@ import typer
 
 from mlxtune.adapters import library
 from mlxtune.adapters.entry import AdapterEntry
-from mlxtune.adapters.export import fidelity, lmstudio, ollama
+from mlxtune.adapters.export import fidelity, lmstudio
 from mlxtune.adapters.export import start as exports
 from mlxtune.adapters.export.fidelity import Fidelity
 from mlxtune.adapters.export.formats import FORMATS, NAMES, ExportFormat, FormatOption, copy_adapter, find_format
+from mlxtune.adapters.export.tried import use_commands
 from mlxtune.cli.adapters import Which
 from mlxtune.cli.follow import follow_answers
 from mlxtune.cli.options import Json, Overrides
@@ -133,7 +134,7 @@ def export(
     if code:
         raise typer.Exit(code)
     if chosen.program == "ollama" and not json and shutil.which("ollama"):
-        command = _create_command(run)
+        command, _ = use_commands(launch.read_request(run.folder), str(dict(run.state().summary)["folder"]))
         if subprocess.run(command, check=False).returncode:
             raise MachineError("Ollama did not create the model.", hint=shlex.join(command))
 
@@ -185,27 +186,18 @@ def _copy(entry: AdapterEntry, chosen: ExportFormat, to: Path | None, json: bool
         info(("✓ ", "bold success"), f"Wrote {entry.name} to {shown}: {', '.join(names)}")
 
 
-def _create_command(run: Run) -> list[str]:
-    """Return the command that creates the model of the finished export ``run`` in Ollama."""
-    request = launch.read_request(run.folder)
-    return ollama.create_command(request["name"], str(dict(run.state().summary)["folder"]), request.get("ollama_quantize", ""))
-
-
 def _print_use(run: Run) -> None:
     """Print how to use the finished export ``run`` in the program that it was written for."""
     request = launch.read_request(run.folder)
-    program, name = request.get("program", ""), request.get("name", "")
-    if program == "ollama":
-        info(("  " + shlex.join(_create_command(run)), "primary"))
-        info(("  " + shlex.join(["ollama", "run", ollama.model_name(name)]), "primary"))
-    elif program == "lmstudio":
+    program, name, folder = request.get("program", ""), request.get("name", ""), str(dict(run.state().summary)["folder"])
+    for command in use_commands(request, folder):
+        info(("  " + shlex.join(command), "primary"))
+    if program == "lmstudio":
         model = lmstudio.model_folder(name)
         listed = f"LM Studio lists the model as {lmstudio.PUBLISHER}/{name}"
-        if Path(str(dict(run.state().summary)["folder"])) != model.resolve():
+        if Path(folder) != model.resolve():
             listed = f"To have LM Studio list the model, move its folder to {one_line(str(model), 200)}"
         info(f"  {listed}. The preset is {name}.")
-    elif request.get("form") == "gguf":
-        info(("  " + shlex.join(exports.server_command(str(dict(run.state().summary)["folder"]))), "primary"))
 
 
 def _document(run_id: str, proof: Fidelity, summary: Mapping[str, Any], code: int) -> dict[str, Any]:

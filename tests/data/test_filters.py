@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlxtune.core.errors import InputError
-from mlxtune.data.checks.registry import CHECKS, check_named
+from mlxtune.data.checks.registry import CHECKS, check_filter_name, check_named
 from mlxtune.data.filters import parse
 from mlxtune.data.review import Decision, apply_decision
 from mlxtune.data.rows import Conversation, Location, Message, Preference, Row, Text, row_text
@@ -95,7 +95,7 @@ def test_a_check_is_found_by_the_short_name_that_lists_show():
         "self-reference", "self-reference", "control", "near-duplicate", "control"
     ]  # fmt: skip
     for id, check in CHECKS.items():
-        assert check_named(check.label) == check_named(check.label.replace(" ", "-")) == id
+        assert check_named(check.label) == check_named(check_filter_name(id)) == id
 
 
 def test_a_typo_gets_a_suggestion():

@@ -272,7 +272,7 @@ async def test_while_a_server_uses_the_machine_f_says_so_and_offers_only_copies(
             await room.until_notice("✓ Wrote tone. It is in exports/tone-mlx.")
 
 
-async def test_a_running_export_is_in_the_header_and_keeps_another_from_starting(stocked: Shop, open_room: OpenRoom) -> None:
+async def test_a_running_export_is_in_the_header_and_leaves_only_copies(stocked: Shop, open_room: OpenRoom) -> None:
     folder = stocked.run("20261124-1700-tone", kind="export", name="tone", alive=True)
     started = {"kind": "export", "name": "tone", "base": "smollm2-135m", "pid": 1, "host": "mac"}
     stocked.tell(folder, [("run.started", started), ("arm.progress", {"arm": "tuned", "done": 3, "total": 8})])
@@ -280,13 +280,12 @@ async def test_a_running_export_is_in_the_header_and_keeps_another_from_starting
     async with open_room("adapters") as room:
         await move_to(room, "tone")
         assert "● exporting tuned 3/8" in room.text("#top")
-        assert "export" not in room.actions
-        await room.press("f1")
-        await room.until(lambda: room.mode == "" and "export (not possible now)" in " ".join(room.text("#rows").split()))
-        await room.press("escape")
         await room.press("f")
-        await room.until_notice("! The export of tone is using this machine.")
-        assert room.notice.endswith("or run: mlxtune runs stop 20261124-1700-tone")
+        await room.until(lambda: "The export of tone is using this machine. Wait for it to finish," in room.question)
+        assert "or run: mlxtune runs stop 20261124-1700-tone Until then, the adapter can only be copied." in room.question
+        assert [option.value for option in room.screen._options] == ["", "mlx --lora", "peft"]
+        await room.choose("mlx --lora")
+        await room.until_notice("✓ Wrote tone. It is in exports/tone-mlx.")
 
 
 async def test_s_stops_the_running_export(stocked: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -339,14 +338,17 @@ async def test_a_failed_export_is_shown_with_its_reason(
 
 
 @pytest.mark.parametrize(("lost", "marked"), [(0.2, True), (0.001, False)])
-def test_a_lossy_export_is_marked(stocked: Shop, lost: float, marked: bool) -> None:
+def test_an_export_says_whether_it_is_faithful_and_how_to_use_it(stocked: Shop, lost: float, marked: bool) -> None:
     view = next(one for one in read_library(stocked.folder).adapters if one.name == "tone")
     change, loss = LogitDistance(1.0, 1.0, 0.1, 0.9, 50), LogitDistance(lost, lost, 0.001, 0.9, 50)
     proof = Fidelity("gguf", change, loss, 24, 10, ())
-    export = TriedExport("20261124-1500-tone", "GGUF Q8_0", Path("exports/20261124-1500-tone/model"), 10, proof)
+    target, commands = Path("exports/20261124-1500-tone/model"), ("llama-server --model exports/model.gguf",)
+    export = TriedExport("20261124-1500-tone", "GGUF Q8_0", target, 10, proof, commands)
     shown = "\n".join(row.plain for row in render.detail(replace(view, exports=(export,)), 60, evaluating=False))
     assert "10 of 24 answers identical, measured in MLX" in shown
     assert ("Lossy: 20.0% of the adapter's effect was lost." in shown) == marked
+    assert ("Faithful: 0.1% of the adapter's effect was lost." in shown) != marked
+    assert commands[0] in shown
 
 
 async def test_an_adapter_that_another_program_removes_disappears(stocked: Shop, open_room: OpenRoom) -> None:

@@ -83,12 +83,18 @@ class Fidelity:
         )
 
     @property
+    def summary(self) -> str:
+        """Whether the export is faithful, and how much of the adapter's effect it lost, as a sentence."""
+        label = "Not faithful" if self.failure else "Lossy" if self.is_lossy else "Faithful"
+        return f"{label}: {self.lost_share:.1%} of the adapter's effect was lost."
+
+    @property
     def sentence(self) -> str:
+        """Like :attr:`summary`, with the measurements, or why the export is not faithful."""
         if self.failure:
             return f"Not faithful. {self.failure}"
-        label = "Lossy" if self.is_lossy else "Faithful"
         answers = f"{self.same} of {plural(self.rows, 'greedy answer')} identical"
-        return f"{label}: {100 * self.lost_share:.1f}% of the adapter's effect was lost (KL {self.loss.kl:.5f} nats per token); {answers}."
+        return f"{self.summary[:-1]} (KL {self.loss.kl:.5f} nats per token); {answers}."
 
 
 def require_faithful(proof: Fidelity, *, quantized: bool = False) -> None:

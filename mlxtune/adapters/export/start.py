@@ -98,11 +98,6 @@ def start(
     return _launch(workspace, entry, request, recipe, prepare)
 
 
-def server_command(folder: str) -> list[str]:
-    """Return the command with which llama.cpp serves the GGUF file in the export ``folder``."""
-    return ["llama-server", "--model", f"{folder}/{GGUF_FILE}"]
-
-
 def target_folder(run: Run, request: Mapping[str, Any]) -> Path:
     """Return the folder that the export ``run`` writes, which was started with ``request``."""
     return Path(request["target"]) if request["target"] else run.folder / MODEL
@@ -169,7 +164,7 @@ def _launch(
     request |= {"adapter": str(entry.folder), "rows": "held-out" if recipe else "probes"}
     if recipe is None:
         recipe = Recipe(entry.name, ModelSection(entry.base), DataSection(str(samples.samples_root() / prompts.SHIPPED)))
-    if entry.key.startswith("adapters/"):
+    if entry.key.startswith("adapters/") or entry.name != entry.run:  # not just the ID of its training run
         recipe = replace(recipe, name=entry.name)
     prepare(recipe)
     template = "" if recipe.model.template else entry.template

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from mlxtune.adapters.entry import AdapterEntry, read_lineage
-from mlxtune.adapters.export import fidelity, verification
+from mlxtune.adapters.export import fidelity, ollama, verification
 from mlxtune.adapters.export.fidelity import Fidelity
+from mlxtune.adapters.export.start import GGUF_FILE
 from mlxtune.adapters.export.verification import Verification
 from mlxtune.adapters.layout import LINEAGE
 from mlxtune.core.errors import InputError, MlxtuneError
@@ -27,7 +29,8 @@ HEAD = ("format", "size", "KL per token", "identical answers", "whole contract",
 class TriedExport:
     """An export of an adapter: its run's ID, its format, its ``folder`` and size in bytes, and its measured loss.
 
-    ``verified`` is the latest verification with an installed program, if any. ``target`` is where the run wrote it.
+    ``verified`` is the latest verification with an installed program, if any. ``target`` is where the run wrote it, and ``commands``
+    are those that use it with the program that it was written for.
     """
 
     id: str
@@ -35,6 +38,7 @@ class TriedExport:
     target: Path
     nbytes: int
     proof: Fidelity
+    commands: tuple[str, ...] = ()
     verified: Verification | None = None
 
     @property
@@ -109,8 +113,12 @@ def tried_exports(entry: AdapterEntry) -> list[TriedExport]:
                 continue
             summary = dict(run.state().summary)
             if folder := summary.get("folder"):
-                target, nbytes = Path(str(folder)), int(summary["bytes"])
-                exports.append(TriedExport(run.id, _requested_form(request), target, nbytes, fidelity.load(run.folder)))
+                target, nbytes, commands = (
+                    Path(str(folder)),
+                    int(summary["bytes"]),
+                    tuple(map(shlex.join, use_commands(request, folder))),
+                )
+                exports.append(TriedExport(run.id, _requested_form(request), target, nbytes, fidelity.load(run.folder), commands))
         except (MlxtuneError, KeyError, TypeError, ValueError):
             continue
     return [replace(export, verified=verified.get(export.id)) for export in exports]
@@ -157,6 +165,17 @@ def find_export(exports: Sequence[TriedExport], files: Sequence[Path], which: st
         names = ", ".join(f"{export.id} ({export.form})" for export in named[:5])
         raise InputError(f"The adapter has {len(named)} exports: {names}.", hint="Name the one at the endpoint with --export.")
     return named[0] if named else None
+
+
+def use_commands(request: Mapping[str, Any], folder: str) -> list[list[str]]:
+    """Return the commands that use the model in an export's ``folder`` with the program that ``request`` names, if there are any."""
+    program, name = request.get("program"), str(request.get("name", ""))
+    if program == "ollama":
+        return [
+            ollama.create_command(name, folder, request.get("ollama_quantize", "")),
+            ["ollama", "run", ollama.model_name(name)],
+        ]
+    return [["llama-server", "--model", f"{folder}/{GGUF_FILE}"]] if request["form"] == "gguf" and not program else []
 
 
 def form_label(form: str, precision: str, program: str) -> str:

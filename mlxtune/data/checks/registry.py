@@ -61,6 +61,11 @@ def check_named(name: str) -> str:
     return found
 
 
+def check_filter_name(id: str) -> str:
+    """Return the name of a check in lists as a word that :func:`check_named` accepts."""
+    return CHECKS[id].label.replace(" ", "-") if id in CHECKS else id
+
+
 def unknown_check(name: str) -> InputError:
     """Return the error for a check that does not exist. Titles, which the app shows, lead to their check."""
     words = re.sub(r"\W+", " ", name.lower()).strip()

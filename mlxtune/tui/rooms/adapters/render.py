@@ -130,9 +130,10 @@ def detail(adapter: AdapterView, width: int, *, evaluating: bool = False) -> lis
             points = f"{export.points} points on {plural(export.rows, 'row')}"
             cost = points if export.points else f"{export.identical} answers identical"
             rows += _muted(f"{cost}, measured in {export.program}", width)
-            if export.proof.is_lossy:
-                rows += _muted(f"Lossy: {export.proof.lost_share:.1%} of the adapter's effect was lost.", width, "$warning")
+            doubtful = export.proof.failure or export.proof.is_lossy
+            rows += _muted(export.proof.summary, width, "$warning" if doubtful else "$muted")
             rows += _muted(f"in {export.target}", width)
+            rows += [row for command in export.commands for row in _muted(command, width, "$primary")]
         for copy in adapter.copies:
             rows.append(line("  ", f"the adapter alone, for {copy.program}"))
             rows += _muted(f"in {copy.folder}", width)

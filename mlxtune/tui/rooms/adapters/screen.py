@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -14,9 +13,8 @@ from textual.containers import Horizontal
 
 from mlxtune.adapters import library
 from mlxtune.adapters.compare import AdapterComparison, compare
-from mlxtune.adapters.export import ollama
 from mlxtune.adapters.export.formats import FORMATS, ExportFormat
-from mlxtune.adapters.export.start import MODEL, PRECISIONS, require_packages, server_command
+from mlxtune.adapters.export.start import PRECISIONS, require_packages
 from mlxtune.adapters.importers.importer import import_adapter
 from mlxtune.core.errors import MlxtuneError
 from mlxtune.core.text import one_line, plural
@@ -41,7 +39,6 @@ class AdaptersRoom(Room):
     ABOUT = "the adapters in this workspace and their evaluations"
     CSS_PATH = "style.tcss"
     CONDITIONAL_ACTIONS = frozenset({"use", "compare", "rename", "tag", "export", "stop", "remove", "undo", "detail"})
-    NEED_ACCELERATOR = frozenset({"export"})
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("a", "use", "chat with it", id="adapters.use"),
         Binding("c", "compare", "compare", id="adapters.compare"),
@@ -152,8 +149,7 @@ class AdaptersRoom(Room):
                 actions.append(details)
             if sum(not other.problem for other in self._adapters) > 1:
                 actions.append(FooterAction("c", "compare", "compare", "compare it with another adapter"))
-            if self.app.accelerator_free:
-                actions.append(FooterAction("f", "export", "export", "fuse it into its base, or export it for other programs"))
+            actions.append(FooterAction("f", "export", "export", "fuse it into its base, or export it for other programs"))
         if self._running_export:
             actions.append(FooterAction("s", "stop", "stop", "stop the running export"))
         if adapter:
@@ -255,24 +251,29 @@ class AdaptersRoom(Room):
         self.app.push_screen(PromptDialog(title, about, value, select=select, validate=error_in), answered)
 
     def action_export(self) -> None:
-        """Ask for a format. While another process holds the accelerator, offer only those that do not need it, and say why."""
-        if (adapter := self._usable_adapter) is not None:
+        """Ask for a format. While the accelerator is in use, offer only those that do not need it, and say why."""
+        if (adapter := self._usable_adapter) is None:
+            return
 
-            def job() -> str:
-                self.app.require_accelerator()
-                return service.about_exports(self.app.workspace, adapter.key)
+        def job() -> str:
+            self.app.require_accelerator()
+            return service.about_exports(self.app.workspace, adapter.key)
 
-            self.app.run_job(
-                job,
-                lambda about: self._ask_for_format(adapter, FORMATS, about),
-                lambda error: self._ask_for_format(
-                    adapter,
-                    [one for one in FORMATS if one.copy],
-                    one_line(f"{error.message} {error.hint} Until then, the adapter can only be copied."),
-                ),
-                busy="",
-                holds_keys=True,
-            )
+        def ask_for_copy(text: str, hint: str) -> None:
+            about = one_line(f"{text} {hint} Until then, the adapter can only be copied.")
+            self._ask_for_format(adapter, [one for one in FORMATS if one.copy], about)
+
+        in_use = self.app.in_use
+        if in_use and not self.app.busy:
+            ask_for_copy(in_use.text, in_use.hint)
+            return
+        self.app.run_job(
+            job,
+            lambda about: self._ask_for_format(adapter, FORMATS, about),
+            lambda error: ask_for_copy(error.message, error.hint),
+            busy="",
+            holds_keys=True,
+        )
 
     def _ask_for_format(self, adapter: AdapterView, formats: Sequence[ExportFormat], about: str) -> None:
         def chosen(label: str | None) -> None:
@@ -307,12 +308,9 @@ class AdaptersRoom(Room):
             folder = one_line(service.export(self.app.workspace, adapter.key, chosen, **how))
             if chosen.copy:
                 return Notice("✓", "$success", f"Wrote {adapter.name}.", f"It is in {folder}.")
-            hint = "s stops it."
-            if chosen.program == "ollama":
-                hint += f" When it has finished: {shlex.join(ollama.create_command(adapter.name, f'{folder}/{MODEL}'))}"
-            elif (chosen.form, chosen.program) == ("gguf", ""):
-                hint += f" When it has finished: {shlex.join(server_command(f'{folder}/{MODEL}'))}"
-            return Notice("●", "$primary", f"Exporting {adapter.name} to {folder}.", hint)
+            return Notice(
+                "●", "$primary", f"Exporting {adapter.name} to {folder}.", "s stops it. Its details say how to use it then."
+            )
 
         start = self.app.run_job if chosen.copy else self.app.start_worker
         start(job, busy=f"Starting the export of {adapter.name}.")

@@ -125,7 +125,14 @@ def _view(workspace: Path, entry: AdapterEntry, children: tuple[str, ...]) -> Ad
         score=one_line_fields(entry.score),
         problem=relative_paths(workspace, one_line(entry.problem)),
         exports=one_line_fields(
-            tuple(replace(export, target=Path(display_path(export.target, workspace))) for export in tried_exports(entry))
+            tuple(
+                replace(
+                    export,
+                    target=Path(display_path(export.target, workspace)),
+                    commands=tuple(relative_paths(workspace, command) for command in export.commands),
+                )
+                for export in tried_exports(entry)
+            )
         ),
         copies=one_line_fields(
             tuple(replace(copy, folder=Path(display_path(copy.folder, workspace))) for copy in exported_copies(entry))

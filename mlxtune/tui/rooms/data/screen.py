@@ -269,15 +269,16 @@ class DataRoom(SourceRoom):
 
         If there are several, it is the one of the filter or, without one, the most severe one that can be fixed.
         """
-        from mlxtune.data.checks.registry import get_check
+        from mlxtune.data.checks.registry import check_filter_name, get_check
 
         panel, names = self.query_one("#findings-list", ListPanel), self._finding_names
         if panel.has_focus or not len(session.selection.rows):
             return
-        filtered = session.selection.filter.split()
+        terms = session.selection.filter.split()
         own = [finding.check for finding in session.source.findings(session.row_index) if finding.check in names]
+        filtered = {check for check in own if f"finding:{check}" in terms or f"finding:{check_filter_name(check)}" in terms}
         if own:
-            check = min(own, key=lambda name: (f"finding:{name}" not in filtered, get_check(name).fix.kind == "hand"))
+            check = min(own, key=lambda name: (name not in filtered, get_check(name).fix.kind == "hand"))
             panel.go(names.index(check))
 
     def on_descendant_focus(self) -> None:
@@ -548,7 +549,9 @@ class DataRoom(SourceRoom):
 
     def _filter_by(self, check: str) -> None:
         """Show the rows that count for ``check``: not those that a decision leaves out."""
-        filter = f"finding:{check}"
+        from mlxtune.data.checks.registry import check_filter_name
+
+        filter = f"finding:{check_filter_name(check)}"
         if session := self.session:
             statuses = {session.source.decision(index).status for index in session.source.rows_with_finding(check)}
             filter = " ".join([filter, *(f"-status:{status}" for status in sorted(EXCLUDED) if status in statuses)])

@@ -210,8 +210,8 @@ class ArmWork:
         text = f"Every arm answers the same {rows}{plural(self.held_out, 'held-out row')}, each in at most {self.limit}."
         if self.row_seconds is None and None in times:
             text += (
-                " How long that takes is unknown: no evaluation of this recipe with this limit has measured it. First come the answers, "
-                "then the likelihood of the references; each shows its progress."
+                " How long that takes is unknown: no evaluation of this recipe with this limit has measured it. First, the base reads "
+                "prompts to find similar rows; then come the answers and the likelihood of the references. Each shows its progress."
             )
         if self.unlimited:
             text += f" To take less time, set {' or '.join(self.unlimited)} in Plan."
