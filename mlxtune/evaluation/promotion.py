@@ -28,7 +28,7 @@ def unmeasured_forgetting(report: EvaluationReport) -> str:
     """Return a sentence if the report compares an adapter without off-task prompts, or ``""``."""
     if report.off_task or report.headline is None or not is_tuned(report.headline.second):
         return ""
-    return "Whether the adapter forgot other tasks was not measured: evaluation.regression is empty."
+    return "Whether the adapter forgot other tasks was not measured: it answered no off-task prompts (evaluation.regression)."
 
 
 def promotion_refusal(report: EvaluationReport, *, accept_unknown: bool = False) -> str:

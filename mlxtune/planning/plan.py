@@ -394,7 +394,7 @@ class Planner:
             most_evaluated=recipe.evaluation.rows,
             incomparable=len(incomparable & evaluated),
             rate_warning=rate_warning(recipe),
-            long_answers=0 if most == AUTO else sum(size > most for hash, size in self.lengths.references if hash in evaluated),
+            long_answers=0 if most == AUTO else sum(count > most for hash, count in self.lengths.references if hash in evaluated),
             less_time=_less_time(recipe, cost),
         )
 

@@ -113,11 +113,8 @@ def tried_exports(entry: AdapterEntry) -> list[TriedExport]:
                 continue
             summary = dict(run.state().summary)
             if folder := summary.get("folder"):
-                target, nbytes, commands = (
-                    Path(str(folder)),
-                    int(summary["bytes"]),
-                    tuple(map(shlex.join, use_commands(request, folder))),
-                )
+                target, nbytes = Path(str(folder)), int(summary["bytes"])
+                commands = tuple(map(shlex.join, use_commands(request, str(folder))))
                 exports.append(TriedExport(run.id, _requested_form(request), target, nbytes, fidelity.load(run.folder), commands))
         except (MlxtuneError, KeyError, TypeError, ValueError):
             continue
