@@ -87,11 +87,8 @@ def _init_from(source: Path, folder: Path, name: str, map: str, format: str) -> 
     show(("✓ ", "bold success"), f"Created {recipe}.")
     print_facts(scaffold.facts(guessed, recipe.stem))
     shown = shlex.quote(str(recipe))
-    if not guessed.is_measured:
-        show(
-            ("  ! ", "bold warning"),
-            "Free text rarely equals its reference. Say what an answer must satisfy in the recipe's [evaluation] section.",
-        )
+    if guessed.warning:
+        show(("  ! ", "bold warning"), guessed.warning)
     show("Then check the rows, measure the base model, and train:")
     for verb in ("data check", "eval", "train"):
         show("  ", (f"mlxtune {verb} {shown}", "primary"))

@@ -45,7 +45,13 @@ class CheckOutcome:
         """A sentence that says why training should wait, or ``""``."""
         if self.changed == "recipe":
             return "The rows have not been checked since the recipe changed."
-        return self.sentence if self.label == "blocked" and not self.changed else ""
+        if self.label != "blocked":
+            return ""
+        return (
+            "At the last check, rows had to be fixed or left out. The review has changed since then."
+            if self.changed
+            else self.sentence
+        )
 
     def for_recipe(self, recipe: Recipe) -> CheckOutcome:
         """Return the outcome as it holds for ``recipe`` now. A check without a recipe holds for any."""

@@ -91,10 +91,12 @@ class Scaffold:
     number_form: str
 
     @property
-    def is_measured(self) -> bool:
-        """Whether the recipe says what a good answer is, other than being the reference itself."""
+    def warning(self) -> str:
+        """What the recipe lacks if it does not say what a good answer is, other than being the reference itself, or ``""``."""
         required = any(sentence.share == 1 for sentence in self.sentences)
-        return self.schema is not None or bool(self.labels) or self.with_numbers or self.method == "dpo" or required
+        if self.schema is not None or self.labels or self.with_numbers or self.method == "dpo" or required:
+            return ""
+        return "Free text rarely equals its reference. Say what an answer must satisfy in the recipe's [evaluation] section."
 
 
 @dataclass(frozen=True)

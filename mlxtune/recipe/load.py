@@ -152,9 +152,11 @@ def _build(kind: type, values: Any, path: tuple[str, ...], locate: _KeyLocations
     """Build an instance of the dataclass ``kind`` from ``values``."""
     name = ".".join(path)
     if not isinstance(values, Mapping):
-        keys = ", ".join(f"{name}.{item.name}" for item in dataclasses.fields(kind))
-        form = "section" if len(path) == 1 else "table"
-        raise RecipeError(f"{locate(path)}: {name} must be a {form}, but is {_shown(values)}.", hint=f"Set its keys: {keys}.")
+        keys = [item.name for item in dataclasses.fields(kind)]
+        form, hint = "section", f"Set its keys: {', '.join(f'{name}.{key}' for key in keys)}."
+        if len(path) > 1:
+            form, hint = "table", f"{hint} Or write it in braces: {{ {keys[0]} = … }}."
+        raise RecipeError(f"{locate(path)}: {name} must be a {form}, but is {_shown(values)}.", hint=hint)
     hints = annotated_types(kind)
     fields = {item.name: item for item in dataclasses.fields(kind) if item.name != "folder"}
     for key in values:

@@ -17,7 +17,7 @@ from mlxtune.data.source_files import source_files
 from mlxtune.recipe.edit import edit_recipe
 from mlxtune.tui.mapping_screen import SAMPLE, MappingScreen
 from mlxtune.tui.paths import relative_paths
-from mlxtune.tui.render.text import cell, line, lines, wrap
+from mlxtune.tui.render.text import cell, line, lines, marked, wrap
 from mlxtune.tui.widgets.dialog import PromptDialog
 from mlxtune.tui.widgets.frame import Notice
 
@@ -186,4 +186,6 @@ def _facts(guessed: Scaffold, width: int) -> Content:
         first, *rest = wrap(one_line(text), width - 13)
         rows.append(line(cell(label, 13, "$muted"), first))
         rows += [line(" " * 13, row) for row in rest]
+    if guessed.warning:
+        rows += [row[2:] for row in marked("!", "$warning", f"{guessed.warning} Plan edits it.", width)]
     return lines(*rows, "", line(("Its name:", "$muted")))

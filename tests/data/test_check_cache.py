@@ -52,6 +52,15 @@ def test_a_changed_review_makes_the_outcome_outdated(chat_file: Path) -> None:
     assert check_cache.load(chat_file) == CheckOutcome("clean", "Clean.", 40, 0)
 
 
+def test_a_decision_does_not_dispel_the_doubt_about_rows_to_fix(chat_file: Path, tmp_path: Path) -> None:
+    (tmp_path / "r.toml").write_text(f'name = "r"\n[model]\nbase = "m"\n[data]\nsource = "{chat_file}"\n')
+    recipe = load(tmp_path / "r.toml")
+    check_cache.save(chat_file, CheckOutcome("blocked", "Not ready.", 40, 3))
+    assert check_cache.doubt(recipe) == "Not ready."
+    journal_path(chat_file).write_text("{}\n")
+    assert check_cache.doubt(recipe).startswith("At the last check, rows had to be fixed or left out.")
+
+
 def test_a_recipe_changed_after_the_review_is_a_reason_to_check_again(chat_file: Path, tmp_path: Path) -> None:
     """Decisions alone leave nothing worse than the check found; a new contract may."""
     (tmp_path / "r.toml").write_text(f'name = "r"\n[model]\nbase = "m"\n[data]\nsource = "{chat_file}"\n')

@@ -121,7 +121,7 @@ def test_a_sentence_after_text_without_a_full_stop_counts(tmp_path: Path) -> Non
     ]
     found = guess(write_rows(tmp_path / "rows.jsonl", rows))
     assert [(one.text, one.share) for one in found.sentences] == [("This is general information.", 1.0)]
-    assert found.is_measured
+    assert not found.warning
     named = dict(scaffold.facts(found))
     assert (named["contract"], named["disclaimers"]) == ("the disclaimers", "1 in every answer they apply to")
     assert len(load(write(found, tmp_path)).evaluation.disclaimers) == 1

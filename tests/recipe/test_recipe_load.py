@@ -195,6 +195,11 @@ def test_missing_keys_are_reported(text, words):
     assert words in _refused(text).message
 
 
+def test_a_table_of_another_type_gets_an_example():
+    text = 'name = "n"\n[model]\nbase = "b"\n[data]\nsource = "d"\n[evaluation]\nlength = "60 words"\n'
+    assert _refused(text).hint.endswith("evaluation.length.at. Or write it in braces: { min = … }.")
+
+
 def test_an_override_of_an_unknown_section_is_named_with_the_likely_key():
     with pytest.raises(RecipeError) as caught:
         parse(MINIMAL, overrides=["contract.schema=foo"])

@@ -351,6 +351,15 @@ def test_an_export_says_whether_it_is_faithful_and_how_to_use_it(stocked: Shop, 
     assert commands[0] in shown
 
 
+async def test_the_key_of_a_room_closes_a_page_and_opens_the_room(stocked: Shop, open_room: OpenRoom) -> None:
+    async with open_room("adapters") as room:
+        await move_to(room, "tone")
+        await room.press("d")
+        await room.until(lambda: room.mode == "")
+        await room.press("C")
+        await room.until(lambda: room.mode == "chat")
+
+
 async def test_an_adapter_that_another_program_removes_disappears(stocked: Shop, open_room: OpenRoom) -> None:
     async with open_room("adapters") as room:
         await room.until(lambda: "tone" in names(room))

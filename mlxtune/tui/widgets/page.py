@@ -9,6 +9,7 @@ from textual.actions import parse
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
+from textual.events import Key
 from textual.screen import ModalScreen
 
 from mlxtune.tui.render.text import key, line
@@ -77,6 +78,15 @@ class PageScreen(ModalScreen[None]):
         bindings = (binding for items in self._bindings.key_to_bindings.values() for binding in items)
         name = next((binding.description for binding in bindings if binding.action == action), "")
         return Notice("·", "$muted", f"Not possible now: {name}.") if name else None
+
+    def on_key(self, event: Key) -> None:
+        """Close the page and open a room if ``event`` is a room's key. Textual does not run the app's bindings over a modal screen."""
+        app_bindings = dict(self._binding_chain)[self.app]
+        for binding in app_bindings.key_to_bindings.get(event.key, []):
+            if binding.action.startswith("room("):
+                event.stop()
+                self.dismiss()
+                self.app.call_later(self.app.run_action, binding.action)
 
     def on_resize(self) -> None:
         self.redraw()
