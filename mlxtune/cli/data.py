@@ -19,7 +19,7 @@ import typer
 from mlxtune.cli.options import Json
 from mlxtune.cli.output import Cell, info, out, progress_bar, show, show_json
 from mlxtune.cli.tables import print_columns, print_facts, print_heading, print_section, share_bar
-from mlxtune.core.errors import DataError, InputError
+from mlxtune.core.errors import DataError, InputError, MlxtuneError
 from mlxtune.core.files import similar_file
 from mlxtune.core.text import one_line, plural
 from mlxtune.data import export as exports
@@ -151,8 +151,8 @@ def check(
 
 
 def _next_command(source: Path, report: CheckReport, section: DataSection, fixed: FixResult | None) -> str:
-    """Return the command that helps most, or an empty string: a map for unknown columns, the fixes, a recipe, the base's evaluation,
-    or training.
+    """Return the command that helps most, or an empty string: a map for unknown columns, the fixes, a recipe, a check with the
+    recipe, the base's evaluation, or training.
     """
     from mlxtune.data.checks.registry import get_check
     from mlxtune.data.readers.columns import mapping_option
@@ -184,7 +184,18 @@ def _next_command(source: Path, report: CheckReport, section: DataSection, fixed
         settings = [f"data.map={toml_literal(section.map)}"] if section.map != own.map else []
         settings += [f"data.format={section.format}"] if section.format != own.format else []
         return " ".join((f"mlxtune {_next_verb(source)} {quoted}", *(f"--set {shlex.quote(one)}" for one in settings)))
+    if recipe := _recipe_for(report.path):
+        return f"mlxtune data check {shlex.quote(str(recipe))}"
     return f"mlxtune init --from {quoted}{format}{options}"
+
+
+def _recipe_for(source: Path) -> Path | None:
+    """Return the first recipe in the workspace for the rows of ``source``, or ``None`` if there is none."""
+    for file in sorted(Path("recipes").glob("*.toml")):
+        with suppress(MlxtuneError):
+            if load(file).source.resolve() == source.resolve():
+                return file
+    return None
 
 
 def _next_verb(recipe: Path) -> str:

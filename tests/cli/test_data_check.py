@@ -261,6 +261,13 @@ def test_rows_to_review_come_before_training(cli, tmp_path: Path) -> None:
     assert shown.splitlines()[-1] == f"Then mlxtune init --from {source}"
 
 
+def test_a_file_that_has_a_recipe_is_to_be_checked_with_it(workspace: Path, cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(workspace)
+    source = load(workspace / "recipes" / "tiny.toml").source
+    (workspace / "recipes" / "broken.toml").write_text("[")
+    assert cli("data", "check", str(source)).out.splitlines()[-1].endswith("mlxtune data check recipes/tiny.toml")
+
+
 def test_accepted_rows_need_no_further_review(cli, tmp_path: Path) -> None:
     source = tmp_path / "rows.jsonl"
     answers = ["I hope this helps!", "Feel free to ask.", "It shipped on Monday."]
