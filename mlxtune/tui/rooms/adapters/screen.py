@@ -308,9 +308,7 @@ class AdaptersRoom(Room):
             folder = one_line(service.export(self.app.workspace, adapter.key, chosen, **how))
             if chosen.copy:
                 return Notice("✓", "$success", f"Wrote {adapter.name}.", f"It is in {folder}.")
-            return Notice(
-                "●", "$primary", f"Exporting {adapter.name} to {folder}.", "s stops it. Its details say how to use it then."
-            )
+            return Notice("●", "$primary", f"Exporting {adapter.name} to {folder}.", "s stops it. The details show the result.")
 
         start = self.app.run_job if chosen.copy else self.app.start_worker
         start(job, busy=f"Starting the export of {adapter.name}.")
