@@ -1,7 +1,7 @@
 """Statistics of an arm's answers: how many were cut off at the token limit, how long they were, and how long they took.
 
 An answer that was cut off while it repeated itself would not have ended later either. One that was still going might have passed
-with a higher limit, unless it was too long already, so a comparison in which many answers of the losing arm were still going says
+with a higher limit, unless it had failed for good already, so a comparison in which many answers of the losing arm were still going says
 little about the arms.
 """
 
@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from mlxtune.evaluation.scorers import LOOP, THINKING_LIMIT, THINKING_LOOP, Score
+from mlxtune.evaluation.scorers import CONTRACT, LOOP, PASS, THINKING_LIMIT, THINKING_LOOP, Score
 
 MAX_CUT = 0.05  # an arm cannot lose a comparison if a larger share of its answers was cut off and might still have passed
 _LENGTH = 16  # characters per n-gram
@@ -67,10 +67,15 @@ def answer_statistics(answers: Sequence[Answer], scores: Sequence[Mapping[str, S
         return None
     cut = [(answer, by_metric) for answer, by_metric in zip(answers, scores, strict=True) if answer.ended in _CUT]
     going = [by_metric for answer, by_metric in cut if not _repeats(answer)]
-    failed = sum(any(score.is_final for score in by_metric.values()) for by_metric in going)
+    failed = sum(_deciding(by_metric).is_final for by_metric in going)
     seconds = sorted(answer.seconds for answer in answers if answer.seconds is not None)
     p50, p95 = (_percentile(seconds, share) if len(seconds) == len(answers) else None for share in (0.5, 0.95))
     return AnswerStatistics(len(going), len(cut) - len(going), sum(lengths), p50, p95, failed)
+
+
+def _deciding(by_metric: Mapping[str, Score]) -> Score:
+    """Return the score that the verdict counts: the contract's or, without one, that of the first metric."""
+    return by_metric.get(CONTRACT) or next(iter(by_metric.values()), PASS)
 
 
 def _repeats(answer: Answer) -> bool:

@@ -126,12 +126,15 @@ class Contract:
         return self.metrics[0].name if self.is_empty else CONTRACT
 
     def score(self, answer: ModelAnswer) -> dict[str, Score]:
-        """Score ``answer`` on every metric. ``contract`` passes if all required metrics pass, or repeats the first failure."""
+        """Score ``answer`` on every metric. ``contract`` passes if all required metrics pass, or repeats the first failure, which is
+        final if any of them is.
+        """
         scores = {metric.name: score for metric in self.metrics if (score := metric.score(answer)) is not None}
         if self.is_empty:
             return scores
-        failed = (scores[name] for name in self.required_metrics if name in scores and not scores[name].passed)
-        return scores | {CONTRACT: next(failed, PASS)}
+        failed = [scores[name] for name in self.required_metrics if name in scores and not scores[name].passed]
+        first = replace(failed[0], is_final=any(score.is_final for score in failed)) if failed else PASS
+        return scores | {CONTRACT: first}
 
     def failures(self, scores: dict[str, Score]) -> dict[str, list[str]]:
         """Return the class and the reason for each failure on a required metric, as stored in ``outputs.jsonl``."""

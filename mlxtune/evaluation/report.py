@@ -39,7 +39,7 @@ from mlxtune.evaluation.verdict import (
 FILE = "report.json"
 PAGES = ("report.md", "report.html")
 VERSION = 1  # format version of report.json
-WORDING = 9  # version of the verdict, adjusted p-values, and reasons in outputs.jsonl; verify compares these only if it matches
+WORDING = 10  # version of the verdict, adjusted p-values, and reasons in outputs.jsonl; verify compares these only if it matches
 SEED = 7  # bootstrap seed, fixed so that reports are reproducible
 
 
@@ -381,10 +381,10 @@ def _measured(report: EvaluationReport) -> str:
     headline, contract = report.headline, report.contract
     if headline is None:
         if len(report.arms) == 1:
-            return f"The base has been evaluated. Now train, then compare the adapter with it.{_grammar(report)}"
+            return f"The base has been evaluated. Now train, then compare the adapter with it.{_grammar(report)}{_cut_baseline(report)}"
         rates = ", ".join(f"{arm.name} {100 * arm.rate(report.headline_metric).share:.1f}%" for arm in report.arms)
         measured = f"Without training, {metric_label(report.headline_metric)}: {rates}."
-        return f"{measured} Now train, then compare the adapter with the best of them.{_grammar(report)}"
+        return f"{measured} Now train, then compare the adapter with the best of them.{_grammar(report)}{_cut_baseline(report)}"
     arm = "" if report.subject.name == TUNED else report.subject.name
     text = verdict_sentence(headline, metric_label(headline.metric), grouped=report.grouped, arm=arm)
     text += _also_worse(report, headline) + _grammar(report)
@@ -398,14 +398,26 @@ def _measured(report: EvaluationReport) -> str:
 
 
 def _limit_decides(report: EvaluationReport, arm: ArmResult) -> str:
-    """Return the sentence that precedes a verdict that may be due only to the token limit."""
+    """Return the sentences that precede a verdict that may be due only to the token limit."""
+    return f"Cannot tell. The token limit may decide: {_cut_answers(report, arm)}. Raise {_limits(arm)} and evaluate again. At this limit:"
+
+
+def _cut_baseline(report: EvaluationReport) -> str:
+    """Return a sentence if the token limit may decide a later comparison with one of the arms, none of which is tuned, else ``""``."""
+    for arm in report.arms:
+        if report.answer_metric != PREFERENCE and arm.answers and arm.answers.undecided > MAX_CUT * report.facts["rows"]:
+            return f" First, though, raise {_limits(arm)} and evaluate again: {_cut_answers(report, arm)}."
+    return ""
+
+
+def _cut_answers(report: EvaluationReport, arm: ArmResult) -> str:
     facts, cut = report.facts, arm.answers.undecided if arm.answers else 0
     limit = f"{facts['decoding']['max_tokens']:,} tokens" if "decoding" in facts else "the token limit"
-    keys = "evaluation.max_tokens or evaluation.thinking_tokens" if arm.thought_tokens else "evaluation.max_tokens"
-    return (
-        f"Cannot tell. The token limit may decide: {cut} of {facts['rows']} answers of {arm.name} were cut off at {limit} and might "
-        f"still have passed. Raise {keys} and evaluate again. At this limit:"
-    )
+    return f"{cut} of {facts['rows']} answers of {arm.name} were cut off at {limit} and might still have passed"
+
+
+def _limits(arm: ArmResult) -> str:
+    return "evaluation.max_tokens or evaluation.thinking_tokens" if arm.thought_tokens else "evaluation.max_tokens"
 
 
 def _also_worse(report: EvaluationReport, headline: Comparison) -> str:

@@ -31,6 +31,7 @@ from mlxtune.evaluation.judge.verify_judge import verify_judges
 from mlxtune.evaluation.off_task.result import compare_off_task
 from mlxtune.evaluation.render.publish import render_pages, renderer_hash
 from mlxtune.evaluation.report import PAGES, ArmScores, ReportFacts, ScoredRows
+from mlxtune.evaluation.scorers.reference import EXACT, FIELDS
 from mlxtune.evaluation.seed_evidence import load_seed_scores
 from mlxtune.evaluation.seed_report import SeedScores
 from mlxtune.recipe import AUTO
@@ -79,12 +80,12 @@ def verify(folder: Path) -> list[str]:
 
 def unverified(folder: Path) -> list[str]:
     """Return the values that cannot be recomputed from the files in ``folder``: facts, the arms' ``seconds``, and of other versions
-    the adjusted p-values, outcomes, verdict and pages.
+    the adjusted p-values, outcomes, verdict, classes of differences from references, final failures among cut-off answers, and pages.
 
     Their values are those that the evaluation recorded.
     """
     stored = read_json(folder / report.FILE)
-    texts = () if _has_current_wording(stored) else ("adjusted p-values", "outcomes", "verdict")
+    texts = () if _has_current_wording(stored) else ("adjusted p-values", "outcomes", "verdict", "classes of differences from references", "final failures")
     pages = () if _has_current_pages(stored) else PAGES
     return [*sorted(stored["facts"].keys() & _RECORDED), "seconds", *texts, *(name for name in pages if name in stored["files"])]
 
@@ -224,6 +225,12 @@ def _numbers(
     current["facts"]["made"] = stored["facts"].get("made")
     if not _has_current_wording(stored):
         current["verdict"] = stored["verdict"]
+        for new, old in zip(current["arms"], stored["arms"], strict=True):
+            if "failed" in new.get("answers", {}).keys() & old.get("answers", {}).keys():
+                new["answers"]["failed"] = old["answers"]["failed"]
+            for rate, old_rate in zip(new["rates"], old["rates"], strict=False):
+                if rate["metric"] in (EXACT.name, FIELDS.name):
+                    rate["failures"] = old_rate["failures"]
         for new, old in zip(current["comparisons"], stored["comparisons"], strict=False):
             new.update({key: old[key] for key in ("adjusted", "word") if key in old})
     yield from differences("report.json", {key: value for key, value in stored.items() if key not in ("v", "files")}, current)

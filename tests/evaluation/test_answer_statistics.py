@@ -89,6 +89,18 @@ def test_answers_that_failed_before_the_limit_do_not_speak_for_a_higher_one() ->
     assert (statistics.cut, statistics.failed, statistics.undecided) == (3, 2, 1)
 
 
+def test_a_reference_that_the_contract_does_not_require_decides_nothing() -> None:
+    """A cut answer that differs from its reference could still have met the contract. Without a contract, it has failed."""
+    answer, evaluated = _answer("A tent for two"), ModelAnswer("A tent for two", "length", "A boat")
+    for contract, failed in (
+        (Contract(EvaluationSection(length=Length(max=99), reference=["exact"])), 0),
+        (Contract(EvaluationSection(reference=["exact"]), is_empty=True), 1),
+    ):
+        statistics = answer_statistics([answer], [contract.score(evaluated)])
+        assert statistics
+        assert (statistics.cut, statistics.failed) == (1, failed)
+
+
 def test_percentiles_are_values_that_were_measured() -> None:
     answers = [dataclasses.replace(_answer("", "stop", 1), seconds=float(index)) for index in range(1, 41)]
     statistics = answer_statistics(answers[::-1], [{}] * 40)

@@ -44,6 +44,24 @@ def test_exact_compares_json_values_or_text(output, reference, same):
 
 
 @pytest.mark.parametrize(
+    ("output", "reference", "is_final"),
+    [
+        ("Sell the te", "Sell the tent.", False),
+        ("Sell a tent", "Sell the tent.", True),
+        ('{"b": 2, "a', '{"a": 1, "b": 2}', False),
+        ('Sure: {"a"', '{"a": 1}', True),
+        ("12", "123", False),
+        ("", "yes", False),
+    ],
+)
+def test_a_cut_answer_is_classed_as_such_and_final_once_it_differs(output: str, reference: str, is_final: bool) -> None:
+    score = score_exact(ModelAnswer(output, "length", reference))
+    assert (score.kind, score.why, score.is_final) == ("cut off", "cut off, and the output differs from the reference", is_final)
+    assert score_fields(ModelAnswer('{"a": [1', "loop", '{"a": [1]}')).kind == "in a loop"
+    assert score_exact(ModelAnswer(reference, "length", reference)).passed
+
+
+@pytest.mark.parametrize(
     ("output", "reference", "value"),
     [
         ({"a": 1, "b": 2}, {"a": 1, "b": 2}, 1.0),

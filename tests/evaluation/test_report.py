@@ -87,6 +87,19 @@ def test_base_only_report_has_no_comparison():
     assert "base has been evaluated" in report.verdict
 
 
+def test_a_baseline_that_was_cut_off_asks_for_a_higher_limit_first() -> None:
+    base = ArmScores("base", False, 1.0, _scored(*[False] * 20), answers=AnswerStatistics(4, 2, 99, failed=1))
+    facts = {"rows": 20, "decoding": {"kind": "greedy", "max_tokens": 8}}
+    assert reports.build(facts, [base]).verdict.endswith(
+        " First, though, raise evaluation.max_tokens and evaluate again: 3 of 20 answers of base were cut off at 8 tokens and might "
+        "still have passed."
+    )
+    prompted = replace(base, name="base+prompt", answers=AnswerStatistics(0, 0, 99))
+    assert "3 of 20 answers of base were" in reports.build(facts, [base, prompted]).verdict
+    for few in (AnswerStatistics(2, 3, 99, failed=1), None):
+        assert "raise" not in reports.build(facts, [replace(base, answers=few)]).verdict
+
+
 def test_arms_with_different_rows_are_refused():
     with pytest.raises(ValueError, match="zip"):
         _report([True], [True, False])

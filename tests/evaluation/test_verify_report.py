@@ -210,6 +210,19 @@ def test_adjusted_p_values_of_another_version_are_called_unverified(tmp_path):
     assert {"adjusted p-values", "outcomes", "verdict"} < set(unverified(folder))
 
 
+def test_classes_of_differences_of_another_version_are_called_unverified(tmp_path):
+    folder = write_evaluation(tmp_path, contract=False)
+    stored = json.loads((folder / "report.json").read_text())
+    rate = stored["arms"][0]["rates"][0]
+    rate["failures"] = {"another class": sum(rate["failures"].values())}
+    (folder / "report.json").write_text(json.dumps(stored))
+    _forge(folder, renderer="0" * 64)
+    assert any("another class" in problem for problem in verify(folder))
+    _forge(folder, wording=report.WORDING - 1)
+    assert verify(folder) == []
+    assert "classes of differences from references" in unverified(folder)
+
+
 def test_facts_are_recomputed_or_called_unverified(tmp_path):
     folder = write_evaluation(tmp_path)
     stored = json.loads((folder / "report.json").read_text())

@@ -26,6 +26,11 @@ class ModelAnswer:
     reference: str | None = None
     prompt: str = ""
 
+    @property
+    def interruption(self) -> str:
+        """``cut off`` or ``in a loop`` if the answer did not end on its own, else an empty string."""
+        return {"length": "cut off", LOOP: "in a loop"}.get(self.ended, "")
+
 
 @dataclass(frozen=True)
 class Score:

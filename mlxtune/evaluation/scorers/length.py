@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from mlxtune.evaluation.scorers import LOOP, PASS, ModelAnswer, Score, Scorer
+from mlxtune.evaluation.scorers import PASS, ModelAnswer, Score, Scorer
 from mlxtune.evaluation.scorers.json_search import find_json, resolve_pointer
 from mlxtune.evaluation.scorers.output_text import strip_thinking
 from mlxtune.recipe import Length
@@ -27,9 +27,8 @@ def score_length(answer: ModelAnswer, limit: Length) -> Score:
         return Score(False, "too short", f"{count:,} {limit.unit}, at least {limit.min:,}")
     if limit.max and count > limit.max:
         return Score(False, "too long", f"{count:,} {limit.unit}, at most {limit.max:,}", is_final=True)
-    if limit.max and answer.ended in ("length", LOOP):
-        kind = "in a loop" if answer.ended == LOOP else "cut off"
-        return Score(False, kind, f"{kind} after {count:,} {limit.unit}")
+    if limit.max and answer.interruption:
+        return Score(False, answer.interruption, f"{answer.interruption} after {count:,} {limit.unit}")
     return PASS
 
 

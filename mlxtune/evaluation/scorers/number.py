@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from decimal import Decimal
 
-from mlxtune.evaluation.scorers import LOOP, PASS, ModelAnswer, Score, Scorer
+from mlxtune.evaluation.scorers import PASS, ModelAnswer, Score, Scorer
 from mlxtune.evaluation.scorers.output_text import strip_thinking
 
 _MARK = re.compile(r"####|\\boxed\s*\{")
@@ -34,9 +34,8 @@ def score_number(answer: ModelAnswer) -> Score:
     found, expected = find_number(output), find_number(answer.reference or "")
     if expected is None:
         return Score(False, "no reference", "the reference contains no number")
-    if answer.ended in ("length", LOOP) and not _MARK.search(output):
-        kind = "in a loop" if answer.ended == LOOP else "cut off"
-        return Score(False, kind, f"{kind} before its final number, expected {expected[0]:f}")
+    if answer.interruption and not _MARK.search(output):
+        return Score(False, answer.interruption, f"{answer.interruption} before its final number, expected {expected[0]:f}")
     if found is None:
         return Score(False, "no number", f"contains no number, expected {expected[0]:f}")
     if found[0] != expected[0]:

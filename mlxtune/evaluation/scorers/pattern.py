@@ -7,7 +7,7 @@ from functools import partial
 import regex
 
 from mlxtune.core.text import one_line
-from mlxtune.evaluation.scorers import LOOP, PASS, ModelAnswer, Score, Scorer
+from mlxtune.evaluation.scorers import PASS, ModelAnswer, Score, Scorer
 from mlxtune.evaluation.scorers.output_text import strip_thinking
 from mlxtune.evaluation.scorers.phrase_match import TIME_LIMIT
 
@@ -20,7 +20,7 @@ def score_pattern(answer: ModelAnswer, pattern: str) -> Score:
         return Score(False, "pattern too slow", f"the pattern {one_line(pattern, 60)} timed out")
     if found:
         return PASS
-    cut, shown = {"length": "cut off", LOOP: "in a loop"}.get(answer.ended), one_line(pattern, 60)
+    cut, shown = answer.interruption, one_line(pattern, 60)
     return Score(False, cut or "no match", f"{cut} without a match of {shown}" if cut else f"no match of {shown}")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -15,13 +16,27 @@ from mlxtune.evaluation.scorers.output_text import strip_thinking
 
 
 def score_exact(answer: ModelAnswer) -> Score:
-    """Score whether the output equals the reference: as JSON values if both are JSON, else as stripped text."""
+    """Score whether the output equals the reference: as JSON values if both are JSON, else as stripped text.
+
+    A failure is final if the output begins neither like the reference nor like JSON.
+    """
     output, reference = strip_thinking(answer.output).strip(), (answer.reference or "").strip()
     try:
         same = leaves(parse_json(output)) == leaves(parse_json(reference))
     except InvalidJSON:
         same = output == reference
-    return PASS if same else Score(False, "other", "the output differs from the reference")
+    if same:
+        return PASS
+    is_final = not reference.startswith(output) and not _begins_like_json(output)
+    return _different(answer, Score(False, "other", "the output differs from the reference", is_final=is_final))
+
+
+def _begins_like_json(text: str) -> bool:
+    try:
+        parse_json(text)
+    except InvalidJSON as error:
+        return error.at_end
+    return True
 
 
 def score_fields(answer: ModelAnswer, fields: Sequence[str] = ()) -> Score:
@@ -38,9 +53,14 @@ def score_fields(answer: ModelAnswer, fields: Sequence[str] = ()) -> Score:
     if value == 1:
         return Score(True, value=1.0)
     wrong = sorted(path or "/" for path, _ in (expected | actual) - shared)
-    return Score(
-        False, one_line(wrong[0], 40), f"differs from the reference: {one_line(', '.join(dict.fromkeys(wrong)), 160)}", value
-    )
+    why = f"differs from the reference: {one_line(', '.join(dict.fromkeys(wrong)), 160)}"
+    return _different(answer, Score(False, one_line(wrong[0], 40), why, value))
+
+
+def _different(answer: ModelAnswer, score: Score) -> Score:
+    """Return ``score``, a failure, with the class and the reason of an answer that did not end on its own if it is one."""
+    cut = answer.interruption
+    return replace(score, kind=cut, why=f"{cut}, and {score.why}") if cut else score
 
 
 def leaves(value: Any) -> Counter[tuple[str, object]]:
