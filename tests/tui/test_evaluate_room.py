@@ -327,6 +327,23 @@ async def test_w_opens_the_recipes_row_although_another_file_is_open(shop: Shop,
         await room.until_notice("! That row is not in support.jsonl. It has been changed or removed since.")
 
 
+async def test_a_first_report_that_is_being_read_does_not_look_lost(
+    shop: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluation(shop)
+    gate, load_report = Gate(), service.load_report
+    monkeypatch.setattr(service, "load_report", lambda folder: (gate.wait(), load_report(folder))[1])
+    async with open_room("evaluate") as room:
+        await room.until(lambda: "Reading the report." in room.text("#ev-invite"))
+        assert room.screen.query_one("#ev-empty").display
+        assert "evaluate" not in [action.label for action in room.screen.footer_actions()]
+        await room.press("enter")
+        assert room.mode == "evaluate"
+        gate.set()
+        await rows_found(room)
+        assert not room.screen.query_one("#ev-empty").display
+
+
 async def test_a_baseline_alone_has_no_comparison(shop: Shop, open_room: OpenRoom) -> None:
     evaluation(shop, arms={"base": base})
     async with open_room("evaluate") as room:

@@ -29,7 +29,7 @@ from mlxtune.runs.status import STATUS_LABELS
 from mlxtune.tui.base import Room
 from mlxtune.tui.generate_flow import choose_teacher
 from mlxtune.tui.paths import display_path
-from mlxtune.tui.render.text import ago, error_rows, lines
+from mlxtune.tui.render.text import ago, error_rows, fold, lines
 from mlxtune.tui.rooms.evaluate import render, service
 from mlxtune.tui.rooms.evaluate.paired_table import PairedTable
 from mlxtune.tui.rooms.evaluate.service import ArmWork, FilteredRows, LoadedReport, RowFilter, arm_title
@@ -126,6 +126,11 @@ class EvaluateRoom(Room):
         return newest if newest and newest.status in ("failed", "crashed", "stopped") and self._live is None else None
 
     @property
+    def _is_reading(self) -> bool:
+        """Whether the first report is being read, so that there is nothing else to show."""
+        return self._loading is not None and self._report is None
+
+    @property
     def _finished(self) -> list[RunView]:
         return self.app.finished_evaluations
 
@@ -160,7 +165,7 @@ class EvaluateRoom(Room):
         if wanted is None:
             self._report = self._rows = None
         self.set_class(live is not None, "-busy")
-        self.set_class(wanted is None and live is None, "-empty")
+        self.set_class((wanted is None or self._is_reading) and live is None, "-empty")
         self.query_one("#ev-report").display = self._report is not None
         if self._report is None and self.focused:
             self.set_focus(None)  # otherwise a hidden widget would keep the focus
@@ -186,7 +191,9 @@ class EvaluateRoom(Room):
             self.query_one("#ev-now", Section).head.set(title=f"Evaluating {live.name}", lit=wanted is None)
             planned = service.planned_arms(live.run)
             self.query_one("#ev-progress", Panel).update(lambda width, _height: render.progress(live, planned, snapshot.now, width))
-        if wanted is None and live is None:
+        if self._is_reading:
+            self.query_one("#ev-invite", Panel).update(lambda width, _height: fold("Reading the report.", width, style="$muted"))
+        elif wanted is None and live is None:
             recipe = self.app.recipe.recipe if self.app.recipe else None
             name, arms = (one_line(recipe.name), recipe.evaluation.arms) if recipe else ("", [])
             rows = next((view.rows[2] for view in snapshot.runs if view.rows), 0)
@@ -312,7 +319,8 @@ class EvaluateRoom(Room):
         other = FooterAction("o", "other", "other", "show another report")
         loaded, found = self._report, self._rows
         if loaded is None:
-            start = [FooterAction("enter", "evaluate", "enter", "evaluate a run or a base")] if self.app.can_start else []
+            can_start = self.app.can_start and not self._is_reading
+            start = [FooterAction("enter", "evaluate", "enter", "evaluate a run or a base")] if can_start else []
             return [*start, *stop, *([other] if self._finished else [])]
         focus = self.focused.id or "" if self.focused else ""
         enter = {"ev-summary": "report", "ev-list": "row"}.get(focus, "rows")
@@ -346,6 +354,8 @@ class EvaluateRoom(Room):
 
     def action_enter(self) -> None:
         """Handle enter outside the lists."""
+        if self._is_reading:
+            return
         if self._report is None:
             self.action_evaluate()
         elif isinstance(self.focused, PairedTable):
