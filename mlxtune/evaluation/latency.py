@@ -2,8 +2,8 @@
 
 An evaluation generates many answers at once, and none of them takes as long as it would alone. Therefore, the first tokens of a few
 answers are generated again, one row at a time, which gives the time to the first token and per subsequent token. The other answers'
-times
-follow from their numbers of tokens. The part of the prompt that all rows share is already computed, as in a server that caches it.
+times follow from their numbers of tokens. The part of the prompt that all rows share is already computed, as in a server that caches
+it.
 """
 
 from __future__ import annotations

@@ -85,7 +85,11 @@ def unverified(folder: Path) -> list[str]:
     Their values are those that the evaluation recorded.
     """
     stored = read_json(folder / report.FILE)
-    texts = () if _has_current_wording(stored) else ("adjusted p-values", "outcomes", "verdict", "classes of differences from references", "final failures")
+    texts = (
+        ()
+        if _has_current_wording(stored)
+        else ("adjusted p-values", "outcomes", "verdict", "classes of differences from references", "final failures")
+    )
     pages = () if _has_current_pages(stored) else PAGES
     return [*sorted(stored["facts"].keys() & _RECORDED), "seconds", *texts, *(name for name in pages if name in stored["files"])]
 

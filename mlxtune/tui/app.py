@@ -346,6 +346,11 @@ class MlxtuneApp(BaseApp):
                 Notice("✓", "$success", f"Copied {what}.") if text else Notice("·", "$muted", "There is nothing to copy here.")
             )
 
+    def action_copy_serve(self) -> None:
+        """Copy the command that serves the workspace, which needs a terminal of its own."""
+        self.copy_to_clipboard("mlxtune serve")
+        self.show_notice(Notice("✓", "$success", "Copied: mlxtune serve", "Run it in another terminal, in this workspace."))
+
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Let a character that the user's settings bind to the help be typed into a text field."""
         is_typed = action == "help" and isinstance(self.focused, Input | TextArea) and len(self.shown_key("app.help", "F1")) == 1
@@ -410,6 +415,7 @@ class MlxtuneApp(BaseApp):
                 yield SystemCommand(f"Copy ({self.shown_key('app.copy', '^y')})", f"copy {what}", self.action_copy)
             if self.snapshot and len(self.snapshot.recipes) > 1:
                 yield SystemCommand("Recipe", "choose the recipe to show", self.choose_recipe)
+            yield SystemCommand("Serve", "copy the command that serves this workspace's adapters over HTTP", self.action_copy_serve)
         for name, label in THEME_LABELS.items():
             if name != self.theme and not self.no_color:
                 yield SystemCommand(f"Theme: {name}", label, partial(self.action_theme, name))

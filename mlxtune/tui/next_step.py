@@ -330,7 +330,7 @@ def _review_stage(reviewed: int, rows: int) -> WorkflowStage:
     if not reviewed:
         return WorkflowStage("○", "$faint", "Review", "optional: undecided rows are used, too", room="review")
     done = reviewed >= rows
-    detail = f"{reviewed:,} reviewed" if done else f"{reviewed:,} reviewed, {rows - reviewed:,} to go"
+    detail = f"{reviewed:,} decided" if done else f"{reviewed:,} decided, {rows - reviewed:,} to go"
     result = f"{100 * min(reviewed / max(rows, 1), 1):.0f}%"
     return WorkflowStage("✓" if done else "◐", "$success" if done else "$primary", "Review", detail, result, "review")
 

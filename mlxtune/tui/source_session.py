@@ -276,11 +276,17 @@ class SourceSession:
         return [index for index in rows if index not in decided or browser.is_match(index, matches)]
 
     def token_masks(self, rows: Iterable[Row]) -> dict[str, TrainingMask | MlxtuneError]:
-        """Return, keyed by row hash, the mask of trained tokens or the error. An error in the model itself has the key ``""``."""
+        """Return, keyed by row hash, the mask of trained tokens or the error. An error in the model itself has the key ``""``.
+
+        There are none while the base is missing.
+        """
         from mlxtune.planning.masks import MaskProcess
 
         masks: dict[str, TrainingMask | MlxtuneError] = {}
         if self.ref.recipe is None or self.closed:
+            return masks
+        if not self._has_base():
+            self.base_is_missing = True
             return masks
         if self._masks is None:
             self._masks = MaskProcess(self.ref.recipe)
@@ -297,6 +303,11 @@ class SourceSession:
         from mlxtune.models.resolve import is_local
 
         return self.ref.recipe is None or is_local(self.ref.recipe.model.base, relative_to=self.ref.recipe.folder)
+
+    @property
+    def download_hint(self) -> str:
+        """A sentence on how to get the base that the last check lacked, after a space, or ``""``."""
+        return " f in Plan downloads it." if self.base_is_missing else ""
 
     def count_missing_tokens(self) -> None:
         """Restart the checks if the last one had no tokenizer, and the base has been downloaded since."""

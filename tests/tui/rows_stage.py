@@ -140,8 +140,9 @@ class Tokenizer:
 
 @pytest.fixture
 def tokens(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Tokenizer]]:
-    """Replace the mask process."""
+    """Replace the mask process, whose base is on this machine."""
     monkeypatch.setattr("mlxtune.planning.masks.MaskProcess", Tokenizer)
+    monkeypatch.setattr("mlxtune.models.resolve.is_local", lambda base, **_: True)
     Tokenizer.gate.set()
     yield Tokenizer
     Tokenizer.error = None

@@ -57,6 +57,15 @@ async def test_the_palette_offers_what_is_possible_now_and_does_it(loaded: Shop,
         await room.until(lambda: room.mode == "train" and "whole" in room.actions)
 
 
+async def test_the_palette_finds_the_command_that_serves_the_workspace(loaded: Shop, open_room: OpenRoom) -> None:
+    async with open_room("home") as room:
+        await room.press("ctrl+p")
+        await room.until(lambda: room.screen.query_one(OptionList).option_count > 0)
+        await room.press(*"serv", "enter")
+        await room.until_notice("✓ Copied: mlxtune serve Run it in another terminal, in this workspace.")
+        assert room.app.clipboard == "mlxtune serve"
+
+
 async def test_every_theme_redraws_the_chart(loaded: Shop, open_room: OpenRoom) -> None:
     async with open_room("train") as room:
         for theme in THEMES:

@@ -362,7 +362,7 @@ def test_while_a_run_trains_rows_without_a_decision_are_offered(loaded: Shop) ->
     assert snapshot.recipes[0].reviewed_rows == 2
     assert [(way.key, way.about) for way in next_step(snapshot).shortcuts] == [("R", "meanwhile, review 2 rows")]
     stage = {stage.name: stage for stage in workflow(snapshot)}["Review"]
-    assert (stage.glyph, stage.detail, stage.result) == ("◐", "2 reviewed, 2 to go", "50%")
+    assert (stage.glyph, stage.detail, stage.result) == ("◐", "2 decided, 2 to go", "50%")
 
 
 def decide(source: Path, statuses: list[str]) -> None:

@@ -454,11 +454,11 @@ async def test_a_missing_base_is_fetched_only_on_request(shop: Shop, open_room: 
     async with open_room("plan") as room:
         await planned(room, "some/base-4bit is not on this machine yet.")
         assert fetched == []
-        assert "fetch" in room.actions
+        assert "download" in room.actions
         await room.press("f")
         await planned(room)
         assert fetched == ["some/base-4bit"]
-        assert "fetch" not in room.actions
+        assert "download" not in room.actions
 
 
 async def test_a_base_of_the_catalog_is_planned_before_it_is_fetched(
@@ -468,7 +468,7 @@ async def test_a_base_of_the_catalog_is_planned_before_it_is_fetched(
     monkeypatch.setattr("mlxtune.models.bundled.install.is_ready", lambda model: True)
     async with open_room("plan", size=(140, 45)) as room:
         await planned(room, "base not downloaded: estimated from the catalog")
-        assert "fetch" in room.actions
+        assert "download" in room.actions
         assert "probe" not in room.actions
 
 
@@ -477,7 +477,7 @@ async def test_an_unknown_base_is_an_error(shop: Shop, open_room: OpenRoom, monk
     async with open_room("plan") as room:
         await planned(room, "There is no model named smollm2-135.")
         assert "Did you mean smollm2-135m?" in verdict(room)
-        assert "fetch" not in room.actions
+        assert "download" not in room.actions
 
 
 async def test_a_slow_computation_is_named_after_a_moment(shop: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch) -> None:

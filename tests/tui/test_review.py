@@ -246,7 +246,7 @@ async def test_the_contract_is_checked_while_editing(shop: Shop, checks: Checks,
         assert "1 of 4 fails" in room.head("#contract-section")
         await edit(room)
         await room.until(lambda: "Row 11, editing turn 3" in room.head("#read"))
-        assert room.actions == ["save", "cancel"]
+        assert room.actions == ["save", "leave"]
         await room.press("backspace", "backspace")
         await room.until(lambda: "✗  valid JSON" in room.text("#contract"))
         room.screen.query_one(Editor).load_text(answer("safety", "Only with a flue. This is general guidance."))
@@ -645,6 +645,19 @@ async def test_without_a_tokenizer_training_is_marked_by_turn(
         await opened(room, counted=False)
         await room.until(lambda: room.head("#read").endswith("token count unavailable: The process with the tokenizer died."))
         assert "┃ " in room.text("#reader")
+
+
+async def test_a_missing_base_is_told_and_its_tokens_are_counted_once_it_is_there(
+    shop: Shop, checks: Checks, tokens: type[Tokenizer], open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(shop)
+    monkeypatch.setattr("mlxtune.models.resolve.is_local", lambda base, **_: False)
+    async with open_room("review") as room:
+        await opened(room, counted=False)
+        await room.until(lambda: room.head("#read").endswith("no token count: the base is missing. f in Plan downloads it"))
+        monkeypatch.setattr("mlxtune.models.resolve.is_local", lambda base, **_: True)
+        await room.observe(shop.snapshot())
+        await room.until(lambda: room.head("#read").endswith(" trained"))
 
 
 async def test_a_full_disk_is_reported_and_nothing_is_decided(

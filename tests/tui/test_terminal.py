@@ -102,6 +102,9 @@ def test_a_closed_terminal_ends_the_app_and_its_helpers(
 ) -> None:
     """The process has no controlling terminal, so closing the terminal sends no signal."""
     samples.create(tmp_path / "work")
+    (tmp_path / "work" / "model").mkdir()  # a base that is there, though it has no tokenizer
+    recipe = tmp_path / "work" / "recipes" / "support-json.toml"
+    recipe.write_text(recipe.read_text().replace('"smollm2-135m"', '"../model"'))
     monkeypatch.setenv("MLXTUNE_HOME", str(tmp_path / "home"))
     app_state.save(tmp_path / "work", {"room": "review"})
     with terminal(tmp_path / "work", tmp_path / "home") as screen:

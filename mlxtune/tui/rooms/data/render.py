@@ -141,8 +141,7 @@ def table_message(session: SourceSession, width: int) -> Content:
     if fields & filters.CHECKED and not session.check.finished and session.check.error is None:
         return line(("  ○ waiting for the checks", "$muted"))
     if "tokens" in fields and (reason := session.source.uncounted):
-        fetch = " f in Plan downloads it." if session.base_is_missing else ""
-        text = f"Lengths in tokens are unknown: {reason}.{fetch} Filter by characters instead: len>400"
+        text = f"Lengths in tokens are unknown: {reason}.{session.download_hint} Filter by characters instead: len>400"
         return lines(*marked("!", "$warning", text, width))
     return line(("  No rows match.  ", "$muted"), key("bksp", "all rows", "screen.clear_filter"))
 
@@ -227,7 +226,7 @@ class LengthHistogram:
 def length_chart(histogram: LengthHistogram, limit: int, why: str, height: int, width: int) -> Content:
     """Draw the histogram with the limit as a dotted line and longer rows in the warning color.
 
-    Without a limit, lengths are in characters, and ``why`` gives the reason.
+    Without a limit, lengths are in characters, and ``why`` gives the reason as a sentence.
     """
     peak, wall = max(histogram.counts), histogram.column(limit) if limit else -1
     rows: list[Content] = []
@@ -244,7 +243,7 @@ def length_chart(histogram: LengthHistogram, limit: int, why: str, height: int, 
     rows.append(line("  ", (_ticks(histogram, limit), "$faint")))
     without = f", without {plural(histogram.unmeasured, 'edited row')}" if histogram.unmeasured else ""
     if not limit:
-        rows.append(fold(f"{why}{without}.", width))
+        rows.append(fold(f"In characters{without}: {why}", width))
     elif histogram.over_limit:
         text = f"{plural(histogram.over_limit, 'row')} over the limit of {limit:,}{without}"
         rows += marked("!", "$warning", text, width, "$muted")

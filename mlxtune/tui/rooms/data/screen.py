@@ -315,7 +315,7 @@ class DataRoom(SourceRoom):
         def chart(width: int, _height: int) -> Content:
             if (counts := histogram(width)) is None:
                 return fold("Every row was edited or left out." if browser.scanned else "No rows have been read yet.", width)
-            return render.length_chart(counts, limit, f"In characters: {reason}", _CHART_HEIGHTS[self.tall], width)
+            return render.length_chart(counts, limit, f"{reason}.{session.download_hint}", _CHART_HEIGHTS[self.tall], width)
 
         panel = self.query_one("#histogram", Panel)
         counts = histogram(panel.size.width or 40)

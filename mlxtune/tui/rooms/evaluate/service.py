@@ -211,7 +211,8 @@ class ArmWork:
         if self.row_seconds is None and None in times:
             text += (
                 " How long that takes is unknown: no evaluation of this recipe with this limit has measured it. First, the base reads "
-                "prompts to find similar rows; then come the answers and the likelihood of the references. Each shows its progress."
+                "prompts to find similar rows; then come the answers, a few of them again for their times, and the likelihood of the "
+                "references. Each shows its progress."
             )
         if self.unlimited:
             text += f" To take less time, set {' or '.join(self.unlimited)} in Plan."

@@ -361,7 +361,7 @@ class PlanRoom(Room):
                 self.app.can_start and self._progress is None and self._probe is None,
                 FooterAction("t", "train", "train", "start a run after confirmation"),
             ),
-            (self._can_fetch, FooterAction("f", "fetch", "fetch_base", "download its base")),
+            (self._can_fetch, FooterAction("f", "download", "fetch_base", "download its base")),
             (
                 self._can_probe,
                 FooterAction(

@@ -221,6 +221,8 @@ class ReviewRoom(SourceRoom):
             more = " with both answers" if is_pair(row) else f" ({rest:,} of the template)" if rest > 0 else ""
             trained = "held out" if session.source.is_held_out(session.row_index) else f"{mask.trained:,} trained"
             tokens = f"{mask.tokens:,} tokens{more}, {trained}"
+        elif session.base_is_missing:
+            tokens = f"no token count: the base is missing.{session.download_hint}".rstrip(".")
         elif mask is not None:
             tokens = f"token count unavailable: {one_line(mask.message, 60)}"
         else:
@@ -295,7 +297,9 @@ class ReviewRoom(SourceRoom):
 
     def _request_mask(self, session: SourceSession) -> None:
         """Compute the trained tokens of this row and the next one, unless those of other rows are still being computed."""
-        if self._computing_masks or session.ref.recipe is None or isinstance(self._masks.get(""), MlxtuneError):
+        if self._computing_masks or session.ref.recipe is None or session.base_is_missing:
+            return
+        if isinstance(self._masks.get(""), MlxtuneError):
             return
         indices = [session.row_index, *(int(index) for index in session.selection.rows[self._position + 1 : self._position + 2])]
         records = [session.source.lazy_row(index).current_or_error for index in indices]
@@ -323,7 +327,7 @@ class ReviewRoom(SourceRoom):
         if self._edited_part is not None:
             return [
                 FooterAction("^s", "save", "keep", "save the edit, without accepting the row"),
-                FooterAction("esc", "cancel", "leave", "leave the row unchanged and keep a draft"),
+                FooterAction("esc", "leave", "leave", "leave the row unchanged and keep a draft"),
             ]
         session = self.session
         if session is None:
