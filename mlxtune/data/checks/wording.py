@@ -106,14 +106,14 @@ def self_references(row_input: CheckInput) -> Iterator[tuple[str, tuple[Span, ..
                 return
 
 
-@family.text_check(Check("boilerplate", "warn", "answers with boilerplate", short="chatbot"), answers_only=True)
+@family.text_check(Check("boilerplate", "warn", "answers with boilerplate"), answers_only=True)
 def boilerplate(text: str) -> Iterator[Hit]:
     lower = text.lower()
     for match in _BOILERPLATE.finditer(text) if any(word in lower for word in _BOILERPLATE_WORDS) else ():
         yield Hit(*match.span(), f"“{one_line(match[0], 60)}” is a stock chatbot phrase.")
 
 
-@family.text_check(Check("placeholder", "warn", "rows with placeholders", DROP, short="unfilled"))
+@family.text_check(Check("placeholder", "warn", "rows with placeholders", DROP))
 def placeholders(text: str) -> Iterator[Hit]:
     if not any(char in text for char in ("{", "[", "<", "orem ", "TODO", "FIXME", "TBD", "TKTK")):
         return
