@@ -99,7 +99,7 @@ def _has_current_wording(stored: Record) -> bool:
 
 
 def _has_current_pages(stored: Record) -> bool:
-    return stored["facts"].get("renderer") == renderer_hash()
+    return stored["facts"].get("renderer") == renderer_hash() and _has_current_wording(stored)  # pages contain reasons, too
 
 
 def _pages(folder: Path, stored: Record) -> Iterator[str]:

@@ -192,10 +192,12 @@ def test_a_rewritten_page_is_detected_even_with_updated_hash(tmp_path, page):
 
 def test_pages_of_another_version_are_called_unverified(tmp_path):
     folder = write_evaluation(tmp_path)
+    renderer = json.loads((folder / "report.json").read_text())["facts"]["renderer"]
     assert not set(report.PAGES) & set(unverified(folder))
-    _forge(folder, renderer="0" * 64)
-    assert verify(folder) == []
-    assert set(report.PAGES) < set(unverified(folder))
+    for facts in ({"renderer": "0" * 64}, {"renderer": renderer, "wording": report.WORDING - 1}):
+        _forge(folder, **facts)
+        assert verify(folder) == []
+        assert set(report.PAGES) < set(unverified(folder))
 
 
 def test_adjusted_p_values_of_another_version_are_called_unverified(tmp_path):
