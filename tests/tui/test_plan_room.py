@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from textual.content import Content
 
 from mlxtune.core.errors import DataError, MachineError
 from mlxtune.data import check_cache
@@ -19,6 +20,7 @@ from mlxtune.planning import measurements
 from mlxtune.planning.machine import PowerState
 from mlxtune.recipe import DataSection, Length, ModelSection, Recipe, load
 from mlxtune.recipe.keys import KEYS
+from mlxtune.tui.render.text import cut_rows
 from mlxtune.tui.rooms.plan import render
 from mlxtune.tui.rooms.plan.screen import PlanRoom, RecipeForm
 from mlxtune.tui.rooms.plan.service import PlanResult, PlanService
@@ -660,3 +662,13 @@ async def test_figures_from_before_an_edit_are_marked(shop: Shop, open_room: Ope
         await room.until(lambda: "The figures are from before your edit." in verdict(room))
         gate.set()
         await room.until(lambda: "from before your edit" not in verdict(room))
+
+
+@pytest.mark.parametrize("height", range(4, 24))
+def test_no_title_beside_the_form_stands_alone_above_the_key_for_the_rest(height: int) -> None:
+    sections = [(title, [Content(title)] * 3) for title in ("Memory", "Time", "Elsewhere")]
+    drawn = cut_rows(render.side(sections, 40, height), height, ("m", "all figures", "screen.memory")).plain.splitlines()
+    assert len(drawn) <= height
+    *rows, last = (row.strip() for row in drawn if row.strip())
+    assert "─" not in rows[-1]
+    assert last in ("m all figures", "Elsewhere")

@@ -274,7 +274,16 @@ def side_sections(
 
 
 def side(sections: Sequence[tuple[str, list[Content]]], width: int, height: int = 0) -> list[Content]:
-    """Return the rows of ``sections`` below their titles, without empty rows if all but the last would not fit into ``height``."""
+    """Return the rows of ``sections`` below their titles, without empty rows if all but the last would not fit into ``height``.
+
+    If not all rows fit, no title is the last one before the end, which has a key for all of them.
+    """
     gap = [] if 0 < height < sum(len(rows) + 3 for _, rows in sections[:-1]) + 3 else [Content("")]
-    parts = [[section_title(title, width), *gap, *rows] for title, rows in sections]
-    return [row for index, part in enumerate(parts) for row in (*(gap if index else ()), *part)]
+    is_cut = 0 < height < sum(len(rows) + 1 + 2 * len(gap) for _, rows in sections) - len(gap)
+    shown: list[Content] = []
+    for title, rows in sections:
+        shown += gap if shown else []
+        left = height - 1 - len(shown)
+        shown += [Content("")] * left if is_cut and 0 < left <= 1 + len(gap) else []
+        shown += [section_title(title, width), *gap, *rows]
+    return shown
