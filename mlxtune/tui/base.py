@@ -30,6 +30,7 @@ from mlxtune.recipe import Recipe, load
 from mlxtune.runs import launch, registry
 from mlxtune.runs.locks import require_free_accelerator
 from mlxtune.tui import keys
+from mlxtune.tui.compositor import RoomCompositor
 from mlxtune.tui.key_order import OrderedKeys
 from mlxtune.tui.paths import relative_paths
 from mlxtune.tui.render.text import age
@@ -516,6 +517,10 @@ class Room(Screen[None]):
     focused: Reactive[Widget | None] = Reactive(None, repaint=False)  # a focused widget repaints itself, not the whole screen
 
     app: BaseApp
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._compositor = RoomCompositor()
 
     @property
     def mode(self) -> str:
