@@ -1,8 +1,8 @@
-"""Cache the verdict of each source's last check until its files change."""
+"""Cache the verdicts of each source's last checks, one per recipe, until its files change."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -16,7 +16,8 @@ from mlxtune.data.review import journal_path
 from mlxtune.data.source_files import all_files
 from mlxtune.recipe import Recipe
 
-_VERSION = 8
+_VERSION = 9
+_MOST = 8  # cached checks of a source
 _RULES = (
     *(("model", key) for key in ("base", "template", "thinking")),
     ("method", "kind"),
@@ -26,7 +27,7 @@ _RULES = (
 
 @dataclass(frozen=True)
 class CheckOutcome:
-    """The verdict of a source's last check: its ``label`` (``blocked``, ``look`` or ``clean``) and its sentence.
+    """The verdict of a check of a source: its ``label`` (``blocked``, ``look`` or ``clean``) and its sentence.
 
     ``flagged`` of the ``rows`` valid rows have a blocking finding or, if there are none, a warning that was not reviewed. ``rules``
     is the :func:`rules_hash` of the recipe of the check. ``changed`` is what has changed since then, so that findings may differ:
@@ -53,16 +54,31 @@ class CheckOutcome:
             else self.sentence
         )
 
-    def for_recipe(self, recipe: Recipe) -> CheckOutcome:
-        """Return the outcome as it holds for ``recipe`` now. A check without a recipe holds for any."""
-        is_same = not self.rules or self.rules == rules_hash(recipe)
-        return self if is_same else replace(self, changed="recipe")
+
+@dataclass(frozen=True)
+class _Check:
+    """A check as it is cached: how its source was ``read``, the stamps of the ``review`` then, and its outcome."""
+
+    read: list[Any]
+    review: list[list[Any]]
+    outcome: CheckOutcome
+
+
+def outcome_for(recipe: Recipe, checks: Sequence[CheckOutcome]) -> CheckOutcome | None:
+    """Return what the ``checks`` of its source, newest first, say about ``recipe`` as it is now. ``None`` if there are none.
+
+    A check without a recipe holds for any. If none holds, it is the newest one, with ``recipe`` as what has changed.
+    """
+    if not checks:
+        return None
+    rules = ("", rules_hash(recipe))
+    return next((one for one in checks if one.rules in rules), replace(checks[0], changed="recipe"))
 
 
 def doubt(recipe: Recipe) -> str:
     """Return why the last check of the recipe's rows says that training should wait, or ``""``."""
-    last = load(recipe.source, recipe.data.format, recipe.data.map)
-    return last.for_recipe(recipe).doubt if last else ""
+    outcome = outcome_for(recipe, load(recipe.source, recipe.data.format, recipe.data.map))
+    return outcome.doubt if outcome else ""
 
 
 def rules_hash(recipe: Recipe) -> str:
@@ -74,28 +90,40 @@ def rules_hash(recipe: Recipe) -> str:
 
 def save(source: Path, outcome: CheckOutcome, format: str = "auto", mapping: Mapping[str, str] = NO_MAPPING) -> None:
     """Cache the ``outcome`` of a source that was read in ``format`` and with ``mapping``. Disk errors are ignored."""
-    entry = {"v": _VERSION, **_stamps(source), "read": [format, dict(mapping)], "outcome": asdict(outcome)}
     with suppress(MlxtuneError, OSError):
-        write_json(_cache_file(source), entry)
+        files, review = _stamps(source)
+        check = _Check([format, dict(mapping)], review, outcome)
+        others = [one for one in _checks(source, files) if (one.read, one.outcome.rules) != (check.read, outcome.rules)]
+        checks = [asdict(one) for one in (check, *others)[:_MOST]]
+        write_json(_cache_file(source), {"v": _VERSION, "files": files, "checks": checks})
 
 
-def load(source: Path, format: str = "auto", mapping: Mapping[str, str] = NO_MAPPING) -> CheckOutcome | None:
-    """Return the outcome of the last check, or ``None`` if there was none, or the source has changed or was read differently."""
-    try:
+def load(source: Path, format: str = "auto", mapping: Mapping[str, str] = NO_MAPPING) -> tuple[CheckOutcome, ...]:
+    """Return the outcomes of the last checks of a source as it is now, read in ``format`` and with ``mapping``, newest first."""
+    with suppress(MlxtuneError, OSError):
+        files, review = _stamps(source)
+        return tuple(
+            replace(one.outcome, changed="" if one.review == review else "review")
+            for one in _checks(source, files)
+            if one.read == [format, dict(mapping)]
+        )
+    return ()
+
+
+def _checks(source: Path, files: list[list[Any]]) -> list[_Check]:
+    """Return the cached checks of a source whose files have these stamps, newest first."""
+    with suppress(MlxtuneError, OSError, KeyError, TypeError):
         entry = read_json(_cache_file(source))
-        stamps = _stamps(source)
-        if entry["v"] != _VERSION or entry["files"] != stamps["files"] or entry["read"] != [format, dict(mapping)]:
-            return None
-        return replace(CheckOutcome(**entry["outcome"]), changed="" if entry["review"] == stamps["review"] else "review")
-    except (MlxtuneError, OSError, KeyError, TypeError):
-        return None
+        if (entry["v"], entry["files"]) == (_VERSION, files):
+            return [_Check(one["read"], one["review"], CheckOutcome(**one["outcome"])) for one in entry["checks"]]
+    return []
 
 
-def _stamps(source: Path) -> dict[str, list[list[Any]]]:
+def _stamps(source: Path) -> tuple[list[list[Any]], list[list[Any]]]:
     """Return the path, modification time and size of each of the source's files, and of its review."""
     journal = journal_path(source)
-    groups = {"files": list(all_files(source).values()), "review": [journal] if journal.is_file() else []}
-    return {name: [_stamp(file) for file in files] for name, files in groups.items()}
+    files = [_stamp(file) for file in all_files(source).values()]
+    return files, [_stamp(journal)] if journal.is_file() else []
 
 
 def _stamp(file: Path) -> list[Any]:

@@ -254,7 +254,7 @@ class Watcher:
                 key = (source, data.format, tuple(data.map.items()))
                 watch = self._sources.setdefault(key, _SourceWatch(source, data.format, data.map))
                 watch.read(now)
-                last_check = watch.last_check and watch.last_check.for_recipe(view.recipe)
+                last_check = check_cache.outcome_for(view.recipe, watch.checks)
                 facts = watch.exists, last_check, watch.reviewed, watch.entries
                 if facts != (view.source_exists, view.last_check, view.reviewed_rows, view.review_entries):
                     exists, last_check, reviewed, entries = facts
@@ -307,7 +307,7 @@ class Watcher:
 
 
 class _SourceWatch:
-    """The facts about a recipe's source that are known without reading it: whether it exists, its last check, and its review's
+    """The facts about a recipe's source that are known without reading it: whether it exists, its last checks, and its review's
     progress."""
 
     def __init__(self, source: Path, format: str, mapping: Mapping[str, str]) -> None:
@@ -316,7 +316,7 @@ class _SourceWatch:
         self._journal = Tail(journal_path(source))
         self._review = ReviewState()
         self.exists = False
-        self.last_check: CheckOutcome | None = None
+        self.checks: tuple[CheckOutcome, ...] = ()  # newest first
         self.reviewed = self.entries = 0
 
     def read(self, now: float) -> None:
@@ -325,7 +325,7 @@ class _SourceWatch:
             return
         self._read_at = now
         self.exists = self._source.exists()
-        self.last_check = check_cache.load(self._source, self._format, self._mapping) if self.exists else None
+        self.checks = check_cache.load(self._source, self._format, self._mapping) if self.exists else ()
         if events := self._journal.read():
             self._review = fold(events, self._review)
             self.entries += len(events)

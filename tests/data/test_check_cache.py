@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -20,36 +21,36 @@ def _home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_check_is_cached_until_the_file_changes(chat_file: Path) -> None:
-    assert check_cache.load(chat_file) is None
+    assert check_cache.load(chat_file) == ()
     report = check(chat_file)
-    outcome = check_cache.load(chat_file)
+    (outcome,) = check_cache.load(chat_file)
     assert outcome == CheckOutcome(report.label, report.sentence, report.kept, report.rows("block") or report.rows("warn"))
     with chat_file.open("a") as file:
         file.write("\n")
-    assert check_cache.load(chat_file) is None
+    assert check_cache.load(chat_file) == ()
 
 
 def test_a_touched_file_is_not_cached(chat_file: Path) -> None:
     check_cache.save(chat_file, CheckOutcome("clean", "Clean.", 40, 0))
     assert check_cache.load(chat_file)
     os.utime(chat_file, (1, 1))
-    assert check_cache.load(chat_file) is None
+    assert check_cache.load(chat_file) == ()
 
 
 def test_an_outcome_holds_only_for_the_map_that_was_checked(chat_file: Path) -> None:
     check_cache.save(chat_file, CheckOutcome("blocked", "Not ready.", 0, 40), mapping={"prompt": "wrong"})
-    assert check_cache.load(chat_file) is None
+    assert check_cache.load(chat_file) == ()
     assert check_cache.load(chat_file, mapping={"prompt": "wrong"})
-    assert check_cache.load(chat_file, "chat", {"prompt": "wrong"}) is None
+    assert check_cache.load(chat_file, "chat", {"prompt": "wrong"}) == ()
 
 
 def test_a_changed_review_makes_the_outcome_outdated(chat_file: Path) -> None:
     check_cache.save(chat_file, CheckOutcome("look", "Ready.", 40, 3))
-    assert check_cache.load(chat_file) == CheckOutcome("look", "Ready.", 40, 3)
+    assert check_cache.load(chat_file) == (CheckOutcome("look", "Ready.", 40, 3),)
     journal_path(chat_file).write_text("{}\n")
-    assert check_cache.load(chat_file) == CheckOutcome("look", "Ready.", 40, 3, changed="review")
+    assert check_cache.load(chat_file) == (CheckOutcome("look", "Ready.", 40, 3, changed="review"),)
     check_cache.save(chat_file, CheckOutcome("clean", "Clean.", 40, 0))
-    assert check_cache.load(chat_file) == CheckOutcome("clean", "Clean.", 40, 0)
+    assert check_cache.load(chat_file) == (CheckOutcome("clean", "Clean.", 40, 0),)
 
 
 def test_a_decision_does_not_dispel_the_doubt_about_rows_to_fix(chat_file: Path, tmp_path: Path) -> None:
@@ -76,14 +77,17 @@ def test_a_changed_recipe_makes_the_outcome_outdated(chat_file: Path, tmp_path: 
     (tmp_path / "r.toml").write_text(base)
     recipe = load(tmp_path / "r.toml")
     check_cache.save(chat_file, CheckOutcome("look", "Ready.", 40, 3, check_cache.rules_hash(recipe)))
-    outcome = check_cache.load(chat_file)
-    assert outcome is not None
-    assert outcome.for_recipe(recipe) == outcome
-    assert outcome.for_recipe(load(tmp_path / "r.toml", ["evaluation.rows=3", "training.steps=2", "model.quantize=8"])) == outcome
+    (outcome,) = checks = check_cache.load(chat_file)
+    assert check_cache.outcome_for(recipe, checks) == outcome
+    same = load(tmp_path / "r.toml", ["evaluation.rows=3", "training.steps=2", "model.quantize=8"])
+    assert check_cache.outcome_for(same, checks) == outcome
     for override in ("data.max_tokens=99", "model.base=other", 'evaluation.forbid=["never"]', "evaluation.length.max=9"):
-        assert outcome.for_recipe(load(tmp_path / "r.toml", [override])).changed == "recipe"
+        changed = check_cache.outcome_for(load(tmp_path / "r.toml", [override]), checks)
+        assert changed is not None
+        assert changed.changed == "recipe"
     without = CheckOutcome("look", "Ready.", 40, 3)
-    assert without.for_recipe(recipe) == without
+    assert check_cache.outcome_for(recipe, [without, *checks]) == without
+    assert check_cache.outcome_for(recipe, []) is None
     for key, file in (("evaluation.schema", "schema.json"), ("model.template", "own.jinja")):
         (tmp_path / file).write_text("{}")
         strict = load(tmp_path / "r.toml", [f"{key}={file}"])
@@ -92,12 +96,29 @@ def test_a_changed_recipe_makes_the_outcome_outdated(chat_file: Path, tmp_path: 
         assert check_cache.rules_hash(strict) != before
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"v": 1}', '{"v": 1, "files": [], "outcome": {}}', "\x00"])
+def test_recipes_for_the_same_rows_have_checks_of_their_own(chat_file: Path, tmp_path: Path) -> None:
+    (tmp_path / "r.toml").write_text(f'name = "r"\n[model]\nbase = "m"\n[data]\nsource = "{chat_file}"\n')
+    recipes = [load(tmp_path / "r.toml", [f"data.max_tokens={100 + index}"]) for index in range(12)]
+    for recipe in recipes:
+        check_cache.save(
+            chat_file, CheckOutcome("blocked", f"Not ready: {recipe.data.max_tokens}.", 40, 3, check_cache.rules_hash(recipe))
+        )
+    assert [check_cache.doubt(recipe) for recipe in recipes[-8:]] == [f"Not ready: {number}." for number in range(104, 112)]
+    assert check_cache.doubt(recipes[0]) == "The rows have not been checked since the recipe changed."
+    check_cache.save(chat_file, CheckOutcome("clean", "Clean.", 40, 0, check_cache.rules_hash(recipes[-2])))
+    assert (check_cache.doubt(recipes[-2]), check_cache.doubt(recipes[-1])) == ("", "Not ready: 111.")
+    assert len(check_cache.load(chat_file)) == 8
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"v": 1}', '{"v": 9, "files": [], "checks": 1}', "\x00"])
 def test_a_broken_cache_file_is_ignored(chat_file: Path, tmp_path: Path, text: str) -> None:
     check_cache.save(chat_file, CheckOutcome("clean", "Clean.", 40, 0))
     (file,) = (tmp_path / "home" / "checks").iterdir()
-    file.write_text(text)
-    assert check_cache.load(chat_file) is None
+    saved = json.loads(file.read_text())
+    file.write_text(text or json.dumps(saved | {"checks": [{"read": saved["checks"][0]["read"]}]}))
+    assert check_cache.load(chat_file) == ()
+    check_cache.save(chat_file, CheckOutcome("clean", "Clean.", 40, 0))
+    assert check_cache.load(chat_file)
 
 
 def test_missing_sources_and_unwritable_folders_are_ignored(
@@ -106,5 +127,5 @@ def test_missing_sources_and_unwritable_folders_are_ignored(
     (tmp_path / "file").touch()
     monkeypatch.setenv("MLXTUNE_HOME", str(tmp_path / "file"))
     check_cache.save(chat_file, CheckOutcome("clean", "Clean.", 40, 0))
-    assert check_cache.load(chat_file) is None
-    assert check_cache.load(tmp_path / "nowhere.jsonl") is None
+    assert check_cache.load(chat_file) == ()
+    assert check_cache.load(tmp_path / "nowhere.jsonl") == ()
