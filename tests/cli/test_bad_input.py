@@ -227,6 +227,15 @@ def test_a_misspelled_recipe_gets_a_suggestion(cli, cwd, verb, path):
     assert "Did you mean" not in cli(*verb.split(), "other.toml").err
 
 
+@pytest.mark.parametrize("verb", ["plan", "eval", "data check", "data review"])
+def test_the_name_of_a_recipe_gets_its_path(cli, cwd, verb):
+    (cwd / "recipes").mkdir()
+    (cwd / "recipes" / "shop.toml").write_text(GOOD)
+    result = cli(*verb.split(), "shop")
+    assert result.code == 2
+    assert "Did you mean recipes/shop.toml?" in result.err
+
+
 @pytest.mark.parametrize("command", ["data check {}", "init --from {}"])
 @pytest.mark.parametrize("name", ["suport.jsonl", "support.json", "support", "suport.jsnl"])
 def test_a_misspelled_file_gets_a_suggestion(cli, cwd, command, name):

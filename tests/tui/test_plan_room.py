@@ -494,7 +494,7 @@ async def test_a_slow_computation_is_named_after_a_moment(shop: Shop, open_room:
         gate.set()
         await planned(room)
         assert "measuring the rows" not in verdict(room)
-        await room.until_notice("✓ The plan is ready now.")
+        await room.until_notice("✓ The plan is ready now. Press the key again.")
 
 
 async def test_changes_by_another_program_are_taken_over(shop: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -310,7 +310,7 @@ class PlanRoom(Room):
         self._progress = None
         if self.app.notice and self.app.notice.text.startswith(_NOT_READY):
             ready = self._form is not None and self._form.error is None
-            self.app.show_notice(Notice("✓", "$success", "The plan is ready now.") if ready else None)
+            self.app.show_notice(Notice("✓", "$success", "The plan is ready now.", "Press the key again.") if ready else None)
         self.redraw()
         self.refresh_bindings()
 
