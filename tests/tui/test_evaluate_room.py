@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -85,7 +86,7 @@ async def test_a_report_has_a_verdict_arms_a_paired_table_and_rows(shop: Shop, o
         assert "the text ends inside a string" in room.text("#ev-detail")
         assert "Nearest training rows" in room.text("#ev-detail")
         assert "% similar" in room.text("#ev-detail")
-        assert room.actions == ["row", "metric", "failures", "versus", "review", "generate", "new", "html"]
+        assert room.actions == ["row", "new", "metric", "failures", "versus", "review", "generate", "html"]
 
 
 def test_a_comparison_with_the_references_has_a_note_of_its_own(shop: Shop) -> None:
@@ -198,6 +199,27 @@ async def test_enter_lists_the_rows_behind_an_arm_and_behind_every_cell(shop: Sh
             await room.press(*filter(None, [key]), "enter")
             await rows_found(room, title, count)
         assert "✓ 1 " in room.text("#ev-list")
+
+
+@pytest.mark.parametrize(
+    ("ended", "kind", "text"),
+    [
+        ("length", "cut off", "It reached the limit of 112 tokens."),
+        ("length", "in a loop", "It reached the limit of 112 tokens. Most of its end repeats earlier text, numbers aside"),
+        ("loop", "in a loop", "It was ended because it repeated itself."),
+    ],
+)
+async def test_a_row_says_why_its_answer_did_not_end(shop: Shop, open_room: OpenRoom, ended: str, kind: str, text: str) -> None:
+    outputs = evaluation(shop) / "outputs.jsonl"
+    outputs.write_text(outputs.read_text().replace('"ended": "stop"', f'"ended": "{ended}"'))
+    async with open_room("evaluate", size=LARGE) as room:
+        await rows_found(room, "Tuned fails", 7)
+        row = room.screen._row
+        row.scores["tuned"] = replace(row.scores["tuned"], kind=kind)
+        assert room.actions.index("new") < room.actions.index("generate")
+        await focus(room, "ev-list")
+        await room.press("enter")
+        assert text in await page(room)
 
 
 async def test_a_short_reference_stays_visible_beside_the_end_of_a_long_answer(shop: Shop, open_room: OpenRoom) -> None:
@@ -460,6 +482,17 @@ async def test_a_verdict_on_a_part_of_the_rows_names_the_evaluation_that_counts(
         await room.until(lambda: f"{OLDER} evaluated the same and 20 other rows" in " ".join(room.text("#ev-summary").split()))
         assert "so its verdict counts: Cannot tell. Whole contract" in " ".join(room.text("#ev-summary").split())
         assert "To find out" not in room.text("#ev-summary")
+
+
+async def test_a_verdict_on_few_rows_names_the_key_for_more(shop: Shop, open_room: OpenRoom) -> None:
+    folder = evaluation(shop, rows=20)
+    text = (folder / "recipe.toml").read_text()
+    (folder / "recipe.toml").write_text(re.sub(r"(?m)^rows = 0$", "rows = 20", text))
+    async with open_room("evaluate", size=LARGE) as room:
+        await rows_found(room)
+        text = " ".join(room.text("#ev-summary").split())
+        assert "evaluation.rows limited them to 20" in text
+        assert "n can evaluate all of them; to choose how many, raise it in Plan first." in text
 
 
 async def test_a_verdict_on_a_short_run_suggests_a_longer_one(shop: Shop, open_room: OpenRoom) -> None:

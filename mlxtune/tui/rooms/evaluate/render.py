@@ -18,8 +18,8 @@ from mlxtune.evaluation.off_task.result import DROPPED, HELD, OffTaskResult
 from mlxtune.evaluation.promotion import unmeasured_forgetting
 from mlxtune.evaluation.render.comparison_table import comparison_table, facts_table, report_tables
 from mlxtune.evaluation.render.wording import compared_pairs_text, contract_text, nearest_row_text, p_value, summary
-from mlxtune.evaluation.report import ArmResult
-from mlxtune.evaluation.scorers import CONTRACT, Score
+from mlxtune.evaluation.report import ArmResult, ReportFacts
+from mlxtune.evaluation.scorers import CONTRACT, LOOP, Score
 from mlxtune.evaluation.scorers.registry import metric_label
 from mlxtune.evaluation.verdict import Comparison, change_text
 from mlxtune.runs.state import HELD_OUT_ROW
@@ -81,7 +81,8 @@ def _verdict_notes(loaded: LoadedReport) -> list[tuple[str, str, str]]:
         label, change = metric_label(other.metric), change_text(other.low, other.change, other.high)
         text = f"{label[:1].upper()}{label[1:]}, outside the contract: {change} points, {other.outcome}."
         notes.append((*VERDICT_STYLES.get(other.outcome, ("·", "$muted")), text))
-    texts = (_margins(loaded), loaded.remedy, compared_pairs_text(report), report.facts.get("moved", ""))
+    how = " n can evaluate all of them; to choose how many, raise it in Plan first." if "evaluation.rows" in loaded.remedy else ""
+    texts = (_margins(loaded), f"{loaded.remedy}{how}", compared_pairs_text(report), report.facts.get("moved", ""))
     notes += [(" ", "", one_line(text)) for text in texts if text]
     base = report.arms[0].name
     item = loaded.comparison(report.headline.metric, base) if report.headline and loaded.baseline != base else None
@@ -191,7 +192,7 @@ def row_detail(loaded: LoadedReport, row: ScoredRow, filter: RowFilter, versus: 
     if len(question) > max_rows:
         question = [*question[: max_rows - 1], f"{question[max_rows - 1][: max(width - 7, 0)]}…"]
     head = [line((f"  {'  ' if index else '○ '}{text}", "$muted")) for index, text in enumerate(question)]
-    tail = [*_score_rows(row.scores.get(filter.arm), width), *_similar_rows(row.links, width)]
+    tail = [*_score_rows(loaded, row, filter.arm, width), *_similar_rows(row.links, width)]
     half = (width - 6) // 2
     left, right = (_arm_rows(loaded, row, filter.metric, arm, half) for arm in (filter.arm, versus))
     sides = _aligned(left, right)
@@ -265,13 +266,28 @@ def _aligned(left: list[Content], right: list[Content]) -> list[tuple[Content, C
     return pairs
 
 
-def _score_rows(score: Score | None, width: int) -> list[Content]:
-    """Draw the reason why an answer fails, or a message that it passes, followed by an empty row."""
+def _score_rows(loaded: LoadedReport, row: ScoredRow, arm: str, width: int) -> list[Content]:
+    """Draw why an arm's answer fails and where it was cut off, or that it passes, followed by an empty row."""
+    score = row.scores.get(arm)
     if score is None:
         return [Content("")]
     if score.passed:
         return [*marked("✓", "$success", "passes", width), Content("")]
-    return [*marked("✗", "$error", safe_text(score.why or score.kind), width, "bold"), Content("")]
+    reason = marked("✗", "$error", safe_text(score.why or score.kind), width, "bold")
+    ending = _ending(row.answers[arm].ended, score, loaded.report.facts)
+    return [*reason, *(marked(" ", "", ending, width, "$muted") if ending else []), Content("")]
+
+
+def _ending(ended: str, score: Score, facts: ReportFacts) -> str:
+    """Return why an answer that failed did not end on its own, or ``""``."""
+    if ended == LOOP:
+        return "It was ended because it repeated itself."
+    if ended != "length" or "decoding" not in facts:
+        return ""
+    limit = f"It reached the limit of {facts['decoding']['max_tokens']:,} tokens."
+    if score.kind == "in a loop":
+        return f"{limit} Most of its end repeats earlier text, numbers aside, so a higher limit would not help."
+    return limit
 
 
 def _similar_rows(linked: FailureLinks | None, width: int) -> list[Content]:
@@ -354,7 +370,7 @@ def row_page(loaded: LoadedReport, row: ScoredRow, filter: RowFilter, width: int
         rows.append(Content(""))
     for arm in (filter.arm, *(other for other in row.answers if other != filter.arm)):
         rows += [line("  ", output) for output in _arm_rows(loaded, row, filter.metric, arm, width - 4)]
-        rows += _score_rows(row.scores.get(arm), width)
+        rows += _score_rows(loaded, row, arm, width)
         rows += _thought_rows(row.answers[arm], width)
     if row.row.reference is not None:
         rows += [line("  ", text) for text in _side_rows("reference", row.row.reference, None, width - 4)]

@@ -326,6 +326,8 @@ class EvaluateRoom(Room):
         enter = {"ev-summary": "report", "ev-list": "row"}.get(focus, "rows")
         can_open = focus != "ev-list" or self._row is not None
         actions = [FooterAction("enter", enter, "enter", "open the item under the cursor")] if can_open else []
+        if self.app.can_start:
+            actions.append(FooterAction("n", "new", "evaluate", "evaluate a run or a base"))
         if len(loaded.metrics) > 1:
             actions.append(FooterAction("m", "metric", "metric", "show the next metric"))
         if found and (len(found.kinds) > 1 or found.filter.kind):
@@ -337,8 +339,6 @@ class EvaluateRoom(Room):
             if self.app.can_start:
                 actions.append(FooterAction("g", "generate", "generate", "let a teacher write training rows like the failing ones"))
         actions += stop
-        if self.app.can_start:
-            actions.append(FooterAction("n", "new", "evaluate", "evaluate a run or a base"))
         if len(self._finished) > 1:
             actions += [FooterAction("c", "compare", "compare", "compare this report with another one"), other]
         if loaded.html:
