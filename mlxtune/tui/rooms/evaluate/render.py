@@ -20,6 +20,7 @@ from mlxtune.evaluation.render.comparison_table import comparison_table, facts_t
 from mlxtune.evaluation.render.wording import compared_pairs_text, contract_text, nearest_row_text, p_value, summary
 from mlxtune.evaluation.report import ArmResult, ReportFacts
 from mlxtune.evaluation.scorers import CONTRACT, LOOP, Score
+from mlxtune.evaluation.scorers.preference import PREFERENCE
 from mlxtune.evaluation.scorers.registry import metric_label
 from mlxtune.evaluation.verdict import Comparison, change_text
 from mlxtune.runs.state import HELD_OUT_ROW
@@ -192,7 +193,7 @@ def row_detail(loaded: LoadedReport, row: ScoredRow, filter: RowFilter, versus: 
     if len(question) > max_rows:
         question = [*question[: max_rows - 1], f"{question[max_rows - 1][: max(width - 7, 0)]}…"]
     head = [line((f"  {'  ' if index else '○ '}{text}", "$muted")) for index, text in enumerate(question)]
-    tail = [*_score_rows(loaded, row, filter.arm, width), *_similar_rows(row.links, width)]
+    tail = [*_score_rows(loaded, row, filter.metric, filter.arm, width), *_similar_rows(row.links, width)]
     half = (width - 6) // 2
     left, right = (_arm_rows(loaded, row, filter.metric, arm, half) for arm in (filter.arm, versus))
     sides = _aligned(left, right)
@@ -266,7 +267,7 @@ def _aligned(left: list[Content], right: list[Content]) -> list[tuple[Content, C
     return pairs
 
 
-def _score_rows(loaded: LoadedReport, row: ScoredRow, arm: str, width: int) -> list[Content]:
+def _score_rows(loaded: LoadedReport, row: ScoredRow, metric: str, arm: str, width: int) -> list[Content]:
     """Draw why an arm's answer fails and where it was cut off, or that it passes, followed by an empty row."""
     score = row.scores.get(arm)
     if score is None:
@@ -274,7 +275,7 @@ def _score_rows(loaded: LoadedReport, row: ScoredRow, arm: str, width: int) -> l
     if score.passed:
         return [*marked("✓", "$success", "passes", width), Content("")]
     reason = marked("✗", "$error", safe_text(score.why or score.kind), width, "bold")
-    ending = _ending(row.answers[arm].ended, score, loaded.report.facts)
+    ending = _ending(row.answers[arm].ended, score, loaded.report.facts) if metric != PREFERENCE else ""
     return [*reason, *(marked(" ", "", ending, width, "$muted") if ending else []), Content("")]
 
 
@@ -370,7 +371,7 @@ def row_page(loaded: LoadedReport, row: ScoredRow, filter: RowFilter, width: int
         rows.append(Content(""))
     for arm in (filter.arm, *(other for other in row.answers if other != filter.arm)):
         rows += [line("  ", output) for output in _arm_rows(loaded, row, filter.metric, arm, width - 4)]
-        rows += _score_rows(loaded, row, arm, width)
+        rows += _score_rows(loaded, row, filter.metric, arm, width)
         rows += _thought_rows(row.answers[arm], width)
     if row.row.reference is not None:
         rows += [line("  ", text) for text in _side_rows("reference", row.row.reference, None, width - 4)]
