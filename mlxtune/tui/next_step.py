@@ -314,7 +314,7 @@ def _data_stage(snapshot: Snapshot, view: RecipeView | None) -> WorkflowStage:
         }.get(check.label, (glyph, token, result))
     if rows:
         train, valid, test = rows
-        detail = f"{train:,} train, {valid:,} validation, {test:,} held out"
+        detail = f"last run: {train:,} train, {valid:,} validation, {test:,} held out"
         return WorkflowStage(glyph, token, "Data", detail, result or plural(train + valid + test, "row"), "data")
     if view is None:
         return WorkflowStage("○", "$faint", "Data", "no recipe yet", room="data")

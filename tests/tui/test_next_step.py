@@ -210,7 +210,7 @@ def test_the_workflow_of_an_empty_workspace_waits_everywhere(shop: Shop) -> None
 
 def test_the_workflow_tells_what_is_there(loaded: Shop) -> None:
     stages = {stage.name: stage for stage in workflow(loaded.snapshot())}
-    assert stages["Data"].detail == "1,069 train, 80 validation, 181 held out"
+    assert stages["Data"].detail == "last run: 1,069 train, 80 validation, 181 held out"
     assert (stages["Plan"].detail, stages["Plan"].result) == ("960 steps in 2 epochs", "peak 13.4 of 24.0 GB")
     assert stages["Train"].detail == "step 640 of 960"
     assert "left" in stages["Train"].result
@@ -224,7 +224,9 @@ def test_what_is_said_of_the_rows_is_all_of_one_recipe(loaded: Shop) -> None:
         source.touch()
         check_cache.save(source, CheckOutcome("look", "Ready.", 480, findings))
     stage = workflow(loaded.snapshot())[0]
-    assert (stage.detail, stage.result) == ("1,069 train, 80 validation, 181 held out", "ready, 3 to look at"), "the newest run's"
+    assert (stage.detail, stage.result) == ("last run: 1,069 train, 80 validation, 181 held out", "ready, 3 to look at"), (
+        "the newest run's"
+    )
     (loaded.folder / "recipes" / "support-json.toml").unlink()
     stage = workflow(loaded.snapshot())[0]
     assert (stage.detail, stage.result) == ("480 rows in data/another.jsonl", "ready, 9 to look at")
