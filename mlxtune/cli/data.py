@@ -74,9 +74,9 @@ def resolve_source(source: Path, format: str = "auto", map: str = "", **settings
         path, section, hint = recipe.source, recipe.data, f"Check data.source in {source}; it is relative to the recipe."
     else:
         path, section = source, splits.with_recorded_settings(source, DataSection(str(source)))
-        hint = similar_file(source, Path("recipes")) or hint
     if not os.path.exists(path):  # unlike Path.exists, does not fail if the name is too long
-        raise DataError(f"There is no data at {path}.", hint=similar_file(Path(path)) or hint)
+        of_recipe = similar_file(source, Path("recipes")) if source.suffix != ".toml" else ""
+        raise DataError(f"There is no data at {path}.", hint=similar_file(Path(path)) or of_recipe or hint)
     given = {name: value for name, value in settings.items() if value is not None}
     if format != "auto":
         given["format"] = format

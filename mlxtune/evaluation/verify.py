@@ -42,6 +42,8 @@ _RECORDED = {
     "thinking_tokens", "date", "compute", "untouched", "moved", "looks", "ledger", "made",
 }  # fmt: skip
 _OFF_TASK = ("off_task", "regression")  # facts that exist only if there are off-task answers
+# What is recorded, too, if another version worded the report.
+_WORDED = ("adjusted p-values", "outcomes", "verdict", "classes of differences from references", "final failures")
 
 Record = dict[str, Any]  # the content of report.json, which may be damaged
 
@@ -85,11 +87,7 @@ def unverified(folder: Path) -> list[str]:
     Their values are those that the evaluation recorded.
     """
     stored = read_json(folder / report.FILE)
-    texts = (
-        ()
-        if _has_current_wording(stored)
-        else ("adjusted p-values", "outcomes", "verdict", "classes of differences from references", "final failures")
-    )
+    texts = () if _has_current_wording(stored) else _WORDED
     pages = () if _has_current_pages(stored) else PAGES
     return [*sorted(stored["facts"].keys() & _RECORDED), "seconds", *texts, *(name for name in pages if name in stored["files"])]
 
