@@ -115,7 +115,7 @@ def _split(row: Row) -> str:
 
 
 class Tokenizer:
-    """A stand-in for the mask process, in which a token is a word with the space before it."""
+    """A stand-in for the mask process, in which a token is a word with the space before it. An answer's header is one, too."""
 
     gate = Gate()
     error: MlxtuneError | None = None
@@ -131,7 +131,7 @@ class Tokenizer:
         for part in parts_of(row):
             ends = tuple(match.end() for match in re.finditer(r"\s*\S+", part.text))
             stop = "<|im_end|>" if part.trains else ""
-            turns.append(TurnTokens(len(ends) + 1, len(ends) + 1 if part.trains else 0, ends, stop))
+            turns.append(TurnTokens(len(ends) + 1 + part.trains, len(ends) + 1 if part.trains else 0, ends, stop))
         return TrainingMask(tuple(turns), sum(turn.tokens for turn in turns), sum(turn.trained for turn in turns))
 
     def close(self) -> None:

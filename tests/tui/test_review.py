@@ -94,8 +94,8 @@ async def test_a_row_is_shown_by_role_and_trained_text_is_marked_without_color(
         assert "┃" not in line(room, "Where is my parcel?")
         assert "<|im_end|>" not in room.text("#reader")
         tokens.gate.set()
-        await room.until(lambda: room.head("#read").endswith("28 tokens, 12 trained"))
-        assert "trained, 12" in line(room, "● assistant")
+        await room.until(lambda: room.head("#read").endswith("29 tokens, 12 trained"))
+        assert "trained, 12 of 13" in line(room, "● assistant")
         assert "not trained, 11" in line(room, "◇ system")
         assert "<|im_end|>" in room.text("#reader")
         assert "support-json.jsonl, line 1" in room.text("#origin")
@@ -111,6 +111,19 @@ async def test_a_held_out_answer_is_not_trained(shop: Shop, checks: Checks, toke
         await go_to(room, number)
         await room.until(lambda: room.head("#read").endswith("tokens, held out"))
         assert "not trained, " in line(room, "● assistant")
+
+
+async def test_a_rejected_answer_is_not_trained(shop: Shop, checks: Checks, tokens: type[Tokenizer], open_room: OpenRoom) -> None:
+    fill(shop)
+    async with open_room("review") as room:
+        await opened(room)
+        await room.press("x")
+        await at_row(room, 2)
+        await room.press("left")
+        await room.until(lambda: room.head("#read").endswith("29 tokens, not used"))
+        assert "not trained, 13" in line(room, "● assistant")
+        await room.press("u")
+        await room.until(lambda: room.head("#read").endswith("29 tokens, 12 trained"))
 
 
 async def test_tokens_are_counted_for_the_row_on_screen_and_not_for_the_rows_passed(
@@ -539,6 +552,23 @@ async def test_review_can_leave_the_filter(shop: Shop, checks: Checks, open_room
         await room.press("D")
         await room.until(lambda: room.mode == "data")
         assert room.screen.query_one("#filter-text").value == ""
+
+
+async def test_a_filter_that_no_row_matches_is_told_and_left_for_an_undecided_row(
+    shop: Shop, checks: Checks, open_room: OpenRoom
+) -> None:
+    fill(shop)
+    async with open_room("data") as room:
+        await room.until(lambda: ready(room))
+        await room.press("x")
+        await room.until_notice("✗ Row 1 rejected.")
+        await room.press("slash", *"tag:nowhere", "enter")
+        await room.until(lambda: not session_of(room).selection.rows and session_of(room).selection.scanned is None)
+        await room.press("R")
+        await room.until(lambda: "no row matches tag:nowhere" in room.text("#progress"))
+        await room.press("backspace")
+        await at_row(room, 2)
+        assert "tag:nowhere" not in room.text("#progress")
 
 
 async def test_an_invalid_row_is_explained_and_passed_over(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:

@@ -93,10 +93,10 @@ def _part_head(part: RowPart, turn: TurnTokens | None, width: int, under_cursor:
 
 
 def _trained(part: RowPart, turn: TurnTokens | None) -> str:
-    """Return ``trained, 62``, with the number of tokens if it is known."""
+    """Return ``trained, 62 of 68`` or ``not trained, 20``, with the numbers of tokens if they are known."""
     if not part.trains:
         return f"not trained, {turn.tokens:,}" if turn else "not trained"
-    return f"trained, {turn.trained:,}" if turn else "trained"
+    return f"trained, {turn.trained:,} of {turn.tokens:,}" if turn else "trained"
 
 
 def _part_body(part: RowPart, turn: TurnTokens | None, window: int, width: int) -> list[Content]:

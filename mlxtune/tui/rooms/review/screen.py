@@ -14,7 +14,7 @@ from textual.containers import Container, Vertical
 
 from mlxtune.core.errors import DataError, MlxtuneError
 from mlxtune.core.text import one_line, restore_unsafe, safe_text
-from mlxtune.data.review import Action
+from mlxtune.data.review import EXCLUDED, Action
 from mlxtune.data.rows import Row, row_tags
 from mlxtune.planning.masks import TrainingMask
 from mlxtune.tui.render.source import decision_glyph
@@ -95,7 +95,10 @@ class ReviewRoom(SourceRoom):
 
     def compose_body(self) -> ComposeResult:
         yield Section("Review", Panel(id="no-row"), lit=True, id="review-empty")
-        about_row = "The row, one part at a time. Text that is trained on has a bar next to it. e edits the part under the cursor."
+        about_row = (
+            "The row, one part at a time. Text that is trained on has a bar next to it; the template's tokens around it are counted, "
+            "but not trained on. e edits the part under the cursor."
+        )
         with Vertical(id="review-body"):
             yield Panel(id="progress")
             with Container(id="review-columns"):
@@ -158,10 +161,8 @@ class ReviewRoom(SourceRoom):
         self._draw_details(ready, row)
         self._request_mask(ready)
         decided, total = ready.source.decided_count, len(ready.source) - ready.source.bad_count
-        filtered = ready.selection.filter.strip()
-        position = f"row {self._position + 1:,} of {len(ready.selection.rows):,} for {one_line(filtered, 24)}" if filtered else ""
-        if ready.annotator:
-            position = ", ".join(filter(None, (f"as {one_line(ready.annotator, 20)}", position)))
+        annotator = f"as {one_line(ready.annotator, 20)}" if ready.annotator else ""
+        position = ", ".join(filter(None, (annotator, self._position_note(ready))))
         pace = self._seconds_per_row()
         self.query_one("#progress", Panel).update(lambda width, _height: render.progress(decided, total, pace, position, width))
 
@@ -182,7 +183,7 @@ class ReviewRoom(SourceRoom):
         if index != session.row_in_review and not source.decision(index).is_undecided:
             if (position := self._next_undecided(session, session.cursor_position())) is not None:
                 session.move_to(int(session.selection.rows[position]))
-            self._is_arriving = source.scanned < len(source)
+            self._is_arriving = source.scanned < len(source) or session.selection.scanned is not None
         elif index == session.row_in_review or index < source.scanned:
             self._is_arriving = False
 
@@ -199,6 +200,17 @@ class ReviewRoom(SourceRoom):
             row = self.row
             parts = parts_of(row) if row else ()
             self.query_one(RowReader).set(len(parts), self._row_lines(session, row), cursor=service.first_part(parts))
+
+    def _position_note(self, session: SourceSession) -> str:
+        """Return the place of the current row among those that match the filter, or an empty string without a filter."""
+        selection = session.selection
+        if not selection.filter.strip():
+            return ""
+        if len(selection.rows):
+            place = f"row {self._position + 1:,} of {len(selection.rows):,} for"
+        else:
+            place = "no row matches" if selection.scanned is None else "searching for"
+        return f"{place} {one_line(selection.filter.strip(), 24)}"
 
     def _draw_row(self, session: SourceSession, row: Row | None) -> None:
         section, decision, edited = self.query_one("#read", Section), session.source.decision(session.row_index), self._edited_part
@@ -217,10 +229,9 @@ class ReviewRoom(SourceRoom):
             return "unreadable"
         mask = self._masks.get(row.hash, self._masks.get(""))
         if isinstance(mask, TrainingMask):
-            rest = mask.tokens - sum(turn.tokens for turn in mask.turns)  # between the turns
-            more = " with both answers" if is_pair(row) else f" ({rest:,} of the template)" if rest > 0 else ""
-            trained = "held out" if session.source.is_held_out(session.row_index) else f"{mask.trained:,} trained"
-            tokens = f"{mask.tokens:,} tokens{more}, {trained}"
+            repeated = mask.tokens - sum(turn.tokens for turn in mask.turns)  # if each answer is trained in a row of its own
+            more = " with both answers" if is_pair(row) else f" ({repeated:,} in repeated turns)" if repeated > 0 else ""
+            tokens = f"{mask.tokens:,} tokens{more}, {self._why_untrained(session) or f'{mask.trained:,} trained'}"
         elif session.base_is_missing:
             tokens = f"no token count: the base is missing.{session.download_hint}".rstrip(".")
         elif mask is not None:
@@ -229,13 +240,19 @@ class ReviewRoom(SourceRoom):
             tokens = "counting tokens" if session.ref.recipe else ""
         return ", ".join(filter(None, (service.label_of(row), tokens)))
 
+    def _why_untrained(self, session: SourceSession) -> str:
+        """Return why the row is not trained on, or an empty string if it is."""
+        if session.source.decision(session.row_index).status in EXCLUDED:
+            return "not used"
+        return "held out" if session.source.is_held_out(session.row_index) else ""
+
     def _row_lines(self, session: SourceSession, row: Row | None) -> Callable[[int, int], Lines]:
         source = session.source
         if row is None:
             error = source.lazy_row(session.row_index).current_or_error
             return lambda width, cursor: (render.invalid_row(error, width) if isinstance(error, DataError) else [], [])
         parts, mask = parts_of(row), self._masks.get(row.hash)
-        if source.is_held_out(session.row_index):
+        if self._why_untrained(session):
             parts = tuple(replace(part, trains=False) for part in parts)
         turns = mask.turns if isinstance(mask, TrainingMask) else None
         window, air, swapped = (source.check_result.max_tokens if source.check_result else 0), self.tall, self._swapped
@@ -436,6 +453,8 @@ class ReviewRoom(SourceRoom):
 
     def action_clear_filter(self) -> None:
         if session := self.session:
+            if not len(session.selection.rows):  # the row was shown because none matched: choose one again
+                self._is_arriving, session.row_in_review = True, -1
             session.select("", session.selection.order)
             self.redraw()
 
