@@ -87,6 +87,10 @@ def intro(room: RoomDriver) -> str:
     return room.text("#chat-invite-picture")
 
 
+def field(room: RoomDriver) -> Input:
+    return room.screen.query_one("#chat-field", Input)
+
+
 def transcript(room: RoomDriver) -> str:
     return room.text("#chat-transcript")
 
@@ -138,7 +142,7 @@ async def test_a_question_typed_while_the_model_loads_is_sent_at_once(
         await room.until(lambda: room.text("#foot").split("F1")[0].split() == ["esc", "leave"])
         await room.press_quickly(*"so", "enter")
         await room.until_notice("! The last question is not answered yet.")
-        assert room.screen.query_one("#chat-field", Input).value == "so"
+        assert field(room).value == "so"
         clients[0].send(READY)
         clients[0].finish(0, "On its way.")
         await room.until(lambda: "On its way." in transcript(room) and not room.notice)
@@ -308,6 +312,56 @@ async def test_a_process_that_crashes_is_reported_and_can_be_restarted(
         assert room.actions[0] == "load"
         await room.press("enter")
         await room.until(lambda: len(clients) == 2)
+
+
+async def test_what_is_typed_stays_in_the_field_if_the_model_cannot_be_loaded(
+    shop: Shop, clients: list[FakeClient], open_room: OpenRoom
+) -> None:
+    shop.recipe()
+    async with open_room("chat") as room:
+        await room.until(lambda: "No model loaded." in intro(room))
+        await room.press_quickly("enter", *"Wo ")
+        await room.until(lambda: room.focus == "chat-field")
+        clients[0].send(Failed("", "busy", MachineError("This machine is in use by a chat or server.")))
+        await room.until(lambda: "✗ This machine is in use by a chat or server." in intro(room))
+        await room.press_quickly(*"THE?")
+        await room.pilot.pause()
+        assert room.mode == "chat"
+        assert field(room).value == "Wo THE?"
+        await room.press("enter")
+        await room.until(lambda: len(clients) == 2 and chat(room).state == "loading")
+        await room.press("enter")
+        await room.until(lambda: [question for question, *_ in clients[1].questions] == ["Wo THE?"])
+
+
+async def test_escape_leaves_the_field_of_a_model_that_cannot_be_loaded(
+    shop: Shop, clients: list[FakeClient], open_room: OpenRoom
+) -> None:
+    shop.recipe()
+    async with open_room("chat") as room:
+        client = await load(room, clients)
+        client.send(Failed("", "gone", MachineError("The model's process ended: killed.")))
+        await room.until(lambda: "✗ The model's process ended: killed." in intro(room))
+        assert room.focus == "chat-field"
+        await room.press("escape")
+        await room.until(lambda: not field(room).display)
+        await room.press("enter")
+        await room.until(lambda: len(clients) == 2)
+
+
+async def test_loading_beside_a_server_asks_first(shop: Shop, clients: list[FakeClient], open_room: OpenRoom) -> None:
+    shop.recipe()
+    async with open_room("chat") as room:
+        await room.until(lambda: "No model loaded." in intro(room))
+        with accelerator_lease(f"{CHAT_HOLDER} in shop"):
+            await room.press("enter")
+            await room.until(lambda: "This machine is in use by a chat or server in shop" in room.question)
+            await room.choose("")
+            assert not clients
+            await room.press("enter")
+            await room.choose("share_accelerator")
+            await room.until(lambda: bool(clients))
+        assert clients[0].share_accelerator
 
 
 async def test_loading_during_a_run_asks_first(loaded: Shop, clients: list[FakeClient], open_room: OpenRoom) -> None:

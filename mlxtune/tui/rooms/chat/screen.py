@@ -12,6 +12,7 @@ from textual.message import Message
 from textual.widgets import Input
 
 from mlxtune.adapters import library
+from mlxtune.core.errors import MachineError
 from mlxtune.core.text import one_line
 from mlxtune.models import bundled
 from mlxtune.tui.base import Room
@@ -86,7 +87,7 @@ class ChatRoom(Room):
             classes="fill",
             id="chat-talk",
         )
-        yield Input(placeholder="ask, then press enter", compact=True, id="chat-field")
+        yield Input(compact=True, id="chat-field")
 
     @property
     def chat(self) -> ChatService:
@@ -106,7 +107,10 @@ class ChatRoom(Room):
             self._update_default(snapshot)
         empty = unloaded and not chat.exchanges
         self.set_class(empty, "-empty")
-        self.query_one("#chat-field").display = not unloaded
+        field = self.query_one("#chat-field", Input)
+        field.placeholder = "press enter to load the model again" if chat.state == "failed" else "ask, then press enter"
+        # After a failure it stays while it has the focus: what is being typed must not act as keys
+        field.display = not unloaded or (chat.state == "failed" and self.focused is field)
         if empty:
             error, live, default, base = chat.error, snapshot.live, self._default, base_name(self._base)
             panel = self.query_one("#chat-invite-picture", Panel)
@@ -188,7 +192,8 @@ class ChatRoom(Room):
         return [*actions, unload]
 
     def field_actions(self) -> Sequence[FooterAction]:
-        send = [] if self.chat.streaming else [FooterAction("enter", "send", "focused.submit")]
+        word = "load" if self.chat.state == "failed" else "send"
+        send = [] if self.chat.streaming else [FooterAction("enter", word, "focused.submit")]
         return [*send, FooterAction("esc", "leave", "leave")]
 
     def action_load(self) -> None:
@@ -198,16 +203,19 @@ class ChatRoom(Room):
         self._confirm_load("")
 
     def _confirm_load(self, key: str) -> None:
-        """Load the adapter ``key``, or the base alone. If a run is using the accelerator, ask first."""
+        """Load the adapter ``key``, or the base alone. If something else is using the accelerator, ask first."""
         live = self.app.snapshot.live if self.app.snapshot else None
         if live is None:
             self._load(key, share_accelerator=False)
-            return
+        else:
+            self._ask_to_share(key, f"{live.name} is using this machine.")
+
+    def _ask_to_share(self, key: str, reason: str) -> None:
         options = [
             ChoiceOption("", "Wait until it ends", "nothing is loaded"),
             ChoiceOption("share_accelerator", "Chat now", "both run slower and share the memory"),
         ]
-        dialog = ChoiceDialog(f"{live.name} is using this machine.", "", options)
+        dialog = ChoiceDialog("Chat while this machine is in use?", reason, options)
         self.app.push_screen(dialog, lambda choice: self._load(key, share_accelerator=True) if choice else None)
 
     def _load(self, key: str, *, share_accelerator: bool) -> None:
@@ -215,11 +223,20 @@ class ChatRoom(Room):
         folder = view.recipe.folder if view and view.recipe else workspace
         self._focus_field = True
 
-        def job() -> None:
+        def job() -> str:
+            try:
+                if not share_accelerator and not self.chat.streaming:
+                    self.app.require_accelerator()
+            except MachineError as error:
+                return error.message
             self.chat.contract = service.contract_of(view.recipe if view else None)
             self.chat.start(*service.resolve(workspace, key, base, folder), share_accelerator=share_accelerator)
+            return ""
 
-        def loading(_: None) -> None:
+        def loading(reason: str) -> None:
+            if reason:
+                self._ask_to_share(key, reason)
+                return
             self._loaded_key = key
             self._redraw()
 
@@ -230,14 +247,17 @@ class ChatRoom(Room):
 
     def action_leave(self) -> None:
         if self.query_one("#chat-field").has_focus:
-            self.set_focus(self.query_one("#chat-transcript", ScrollPanel))
+            self.set_focus(None if self.has_class("-empty") else self.query_one("#chat-transcript", ScrollPanel))
+            self.redraw()
         else:
             self.app.action_dismiss_notice()
 
     def on_input_submitted(self, event: Input.Submitted) -> None:
         event.stop()
         question = event.value.strip()
-        if question and self.chat.streaming:
+        if self.chat.state == "failed":
+            self.action_load()
+        elif question and self.chat.streaming:
             self.app.show_notice(_STILL_ANSWERING)
         elif question and self.chat.state in ("loading", "ready"):
             self.app.show_notice(None)

@@ -189,8 +189,9 @@ class EvaluationOption:
 class ArmWork:
     """What the arms of an evaluation answer. ``limit`` says how long an answer may be.
 
-    ``rows`` of the ``held_out`` ones are answered; ``unlimited`` are the keys that could limit the work but do not. The base took
-    ``row_seconds`` for a row and ``off_task_seconds`` for the ``off_task`` prompts, if that is known.
+    ``rows`` of the ``held_out`` ones are answered; ``unlimited`` are the keys that could limit the work but do not. ``train`` rows are
+    compared with those that fail. The base took ``row_seconds`` for a row and ``off_task_seconds`` for the ``off_task`` prompts, if
+    that is known.
     """
 
     options: list[EvaluationOption]
@@ -198,6 +199,7 @@ class ArmWork:
     held_out: int
     limit: str
     unlimited: tuple[str, ...]
+    train: int
     off_task: int
     row_seconds: float | None
     off_task_seconds: float | None
@@ -211,8 +213,8 @@ class ArmWork:
         if self.row_seconds is None and None in times:
             text += (
                 " How long that takes is unknown: no evaluation of this recipe with this limit has measured it. First, the base reads "
-                "prompts to find similar rows; then come the answers, a few of them again for their times, and the likelihood of the "
-                "references. Each shows its progress."
+                f"{plural(self.rows + self.train, 'prompt')} to find similar rows, which later evaluations reuse; then come the answers, "
+                "a few of them again for their times, and the likelihood of the references. Each shows its progress."
             )
         if self.unlimited:
             text += f" To take less time, set {' or '.join(self.unlimited)} in Plan."
@@ -234,7 +236,8 @@ def count_work(recipe: Recipe, run: Run | None, evaluations: Sequence[Run]) -> A
     Raise ``DataError`` if the rows or the off-task prompts cannot be read, or if no held-out row has a prompt.
     """
     section, run_id = recipe.evaluation, run.id if run else ""
-    held_out = prompt_rows(split(read_source(recipe.source, recipe.data.format, recipe.data.map), recipe.data).test)
+    parts = split(read_source(recipe.source, recipe.data.format, recipe.data.map), recipe.data)
+    held_out = prompt_rows(parts.test)
     rows, prompts = sample_rows(held_out, section.rows), load_prompts(recipe) if run else ()
     limit = "twice the tokens of the longest reference answer" if section.max_tokens == AUTO else f"{section.max_tokens:,} tokens"
     earlier = _earlier_evaluations(evaluations)
@@ -261,7 +264,9 @@ def count_work(recipe: Recipe, run: Run | None, evaluations: Sequence[Run]) -> A
     options = [replace(option, seconds=seconds(option)) for option in options]
     rows_key = () if len(rows) < len(held_out) else ("evaluation.rows",)
     unlimited = (*rows_key, "evaluation.max_tokens") if section.max_tokens == AUTO else rows_key
-    return ArmWork(options, len(rows), len(held_out), limit, unlimited, len(prompts), row_seconds, off_task_seconds)
+    return ArmWork(
+        options, len(rows), len(held_out), limit, unlimited, len(parts.train), len(prompts), row_seconds, off_task_seconds
+    )
 
 
 @dataclass(frozen=True)
