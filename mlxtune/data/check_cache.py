@@ -67,12 +67,16 @@ class _Check:
 def outcome_for(recipe: Recipe, checks: Sequence[CheckOutcome]) -> CheckOutcome | None:
     """Return what the ``checks`` of its source, newest first, say about ``recipe`` as it is now. ``None`` if there are none.
 
-    A check without a recipe holds for any. If none holds, it is the newest one, with ``recipe`` as what has changed.
+    The newest one holds without a recipe, too, unless ``recipe`` has a contract. If none holds, it is the newest one, with ``recipe``
+    as what has changed.
     """
-    if not checks:
-        return None
-    rules = ("", rules_hash(recipe))
-    return next((one for one in checks if one.rules in rules), replace(checks[0], changed="recipe"))
+    rules = rules_hash(recipe)
+    for one in checks:
+        if one.rules == rules:
+            return one
+    if not checks or (not checks[0].rules and not recipe.has_contract):
+        return checks[0] if checks else None
+    return replace(checks[0], changed="recipe")
 
 
 def doubt(recipe: Recipe) -> str:

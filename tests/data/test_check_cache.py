@@ -72,6 +72,18 @@ def test_a_recipe_changed_after_the_review_is_a_reason_to_check_again(chat_file:
     assert check_cache.doubt(load(tmp_path / "r.toml", ["evaluation.length.max=9"])).startswith("The rows have not been checked")
 
 
+def test_a_check_before_there_was_a_recipe_says_nothing_about_its_contract(chat_file: Path, tmp_path: Path) -> None:
+    (tmp_path / "r.toml").write_text(f'name = "r"\n[model]\nbase = "m"\n[data]\nsource = "{chat_file}"\n')
+    plain, strict = load(tmp_path / "r.toml"), load(tmp_path / "r.toml", ["evaluation.length.max=9"])
+    check_cache.save(chat_file, CheckOutcome("look", "Ready.", 40, 3))
+    assert check_cache.doubt(plain) == ""
+    assert check_cache.doubt(strict).startswith("The rows have not been checked")
+    check_cache.save(chat_file, CheckOutcome("look", "Ready.", 40, 3, check_cache.rules_hash(plain)))
+    assert check_cache.doubt(strict).startswith("The rows have not been checked")
+    longer = load(tmp_path / "r.toml", ["data.max_tokens=99"])
+    assert check_cache.doubt(longer).startswith("The rows have not been checked"), "the last check was not without a recipe"
+
+
 def test_a_changed_recipe_makes_the_outcome_outdated(chat_file: Path, tmp_path: Path) -> None:
     base = f'name = "r"\n[model]\nbase = "m"\n[data]\nsource = "{chat_file}"\n'
     (tmp_path / "r.toml").write_text(base)
@@ -86,7 +98,8 @@ def test_a_changed_recipe_makes_the_outcome_outdated(chat_file: Path, tmp_path: 
         assert changed is not None
         assert changed.changed == "recipe"
     without = CheckOutcome("look", "Ready.", 40, 3)
-    assert check_cache.outcome_for(recipe, [without, *checks]) == without
+    assert check_cache.outcome_for(recipe, [without, *checks]) == outcome
+    assert check_cache.outcome_for(recipe, [without]) == without
     assert check_cache.outcome_for(recipe, []) is None
     for key, file in (("evaluation.schema", "schema.json"), ("model.template", "own.jinja")):
         (tmp_path / file).write_text("{}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ import pytest
 
 from mlxtune.core.errors import MachineError
 from mlxtune.core.files import write_json
+from mlxtune.data import check_cache
+from mlxtune.data.check_cache import CheckOutcome
 from mlxtune.data.source import read_file, read_source
 from mlxtune.data.split import sample_rows, split
 from mlxtune.evaluation.off_task.prompts import OFF_TASK
@@ -26,7 +29,7 @@ from mlxtune.tui.widgets.dialog import ChoiceDialog
 
 from .conftest import OpenRoom
 from .driver import NARROW, Gate, RoomDriver, any_size, drive
-from .evaluated import base, copy_rows, evaluating, evaluation
+from .evaluated import base, copy_rows, evaluating, evaluation, tuned
 from .rows_stage import ROWS, Checks, checks, tokens, write
 from .stage import NOW, Shop, until
 from .test_naughty import NAUGHTY
@@ -96,7 +99,7 @@ def test_a_comparison_with_the_references_has_a_note_of_its_own(shop: Shop) -> N
     assert headline is not None
     number = replace(headline, metric="number", low=-0.16, change=-0.03, high=0.08, p=1.0)
     also = replace(loaded, report=replace(loaded.report, comparisons=(*loaded.report.comparisons, number)))
-    shown = render.verdict(also, None, None, "evaluated", 140, 9).plain
+    shown = render.verdict(also, None, None, "evaluated", "", 140, 9).plain
     assert "  · Final number, outside the contract: −3.0 (−16.0 to +8.0) points, cannot tell." in shown
 
 
@@ -140,6 +143,20 @@ async def test_while_the_adapter_is_evaluated_the_baseline_says_so(shop: Shop, o
         await room.observe(shop.snapshot())
         await room.until(lambda: "No verdict yet: " in room.text("#ev-summary"))
         assert before not in room.text("#ev-summary")
+
+
+@pytest.mark.parametrize("tuned_answer", [base, tuned])
+async def test_rows_to_fix_are_named_next_to_a_verdict_that_is_not_better(
+    shop: Shop, open_room: OpenRoom, tuned_answer: Callable[[int, str], str]
+) -> None:
+    evaluation(shop, arms={"base": base, "tuned": tuned_answer})
+    recipe = load(shop.folder / "recipes" / "support-json.toml")
+    outcome = CheckOutcome("blocked", "Not ready: 9 of 480 rows.", 471, 9, check_cache.rules_hash(recipe))
+    check_cache.save(recipe.source, outcome)
+    async with open_room("evaluate") as room:
+        await rows_found(room, "Tuned fails")
+        is_shown = "! Not ready: 9 of 480 rows. D opens Data." in room.text("#ev-summary")
+        assert is_shown is (tuned_answer is base)
 
 
 async def test_the_failing_part_is_marked_next_to_the_reference(shop: Shop, open_room: OpenRoom) -> None:

@@ -40,11 +40,18 @@ AdapterState = Literal["none", "trained", "evaluated"]
 
 
 def verdict(
-    loaded: LoadedReport, live: RunView | None, unfinished: RunView | None, adapter: AdapterState, width: int, max_rows: int
+    loaded: LoadedReport,
+    live: RunView | None,
+    unfinished: RunView | None,
+    adapter: AdapterState,
+    doubt: str,
+    width: int,
+    max_rows: int,
 ) -> Content:
     """Draw the verdict and as many of its notes as fit in ``max_rows``, most important first.
 
-    A later evaluation may be ``live``, or have ended ``unfinished``. ``adapter`` is the state of the recipe's newest adapter.
+    A later evaluation may be ``live``, or have ended ``unfinished``. ``adapter`` is the state of the recipe's newest adapter, and
+    ``doubt`` says why its rows should be checked before the next run, if they should.
     """
     report = loaded.report
     outcome, text = report.outcome, one_line(report.verdict)
@@ -57,7 +64,10 @@ def verdict(
     if live and not outcome:
         text = f"No verdict yet: {live.state.arm_progress or 'the model is loading'}."
     rows = verdict_rows(outcome, text, width)
-    for glyph, token, note in _verdict_notes(loaded):
+    notes = _verdict_notes(loaded)
+    if doubt and outcome and outcome != "better":
+        notes.insert(0, ("!", "$warning", doubt))
+    for glyph, token, note in notes:
         more = marked(glyph, token, note, width, "$muted")
         if len(rows) + len(more) <= max_rows or token == "$error":
             rows += more

@@ -20,6 +20,7 @@ from mlxtune.evaluation.evidence import load_off_task
 from mlxtune.evaluation.failure_groups import EVERY_KIND, failure_groups
 from mlxtune.evaluation.off_task.prompts import OffTaskPrompt
 from mlxtune.evaluation.render.wording import perplexities, verdict_arms
+from mlxtune.evaluation.report import EvaluationReport
 from mlxtune.evaluation.scorers.registry import metric_label
 from mlxtune.evaluation.start import has_adapter
 from mlxtune.recipe import load
@@ -33,7 +34,7 @@ from mlxtune.tui.render.text import ago, error_rows, fold, lines
 from mlxtune.tui.rooms.evaluate import render, service
 from mlxtune.tui.rooms.evaluate.paired_table import PairedTable
 from mlxtune.tui.rooms.evaluate.service import ArmWork, FilteredRows, LoadedReport, RowFilter, arm_title
-from mlxtune.tui.snapshot import RunView, Snapshot
+from mlxtune.tui.snapshot import RecipeView, RunView, Snapshot
 from mlxtune.tui.widgets.dialog import ChoiceDialog, ChoiceOption
 from mlxtune.tui.widgets.frame import FooterAction, Notice
 from mlxtune.tui.widgets.list import ListPanel
@@ -201,6 +202,11 @@ class EvaluateRoom(Room):
             is_free = snapshot.live is None
             self.query_one("#ev-invite", Panel).update(lambda width, _height: render.empty_state(name, arms, rows, is_free, width))
 
+    def _recipe_of(self, report: EvaluationReport) -> RecipeView | None:
+        """Return the recipe in the workspace that has the name of the report's."""
+        recipes = self.app.snapshot.recipes if self.app.snapshot else ()
+        return next((view for view in recipes if view.recipe and view.recipe.name == report.facts.get("name")), None)
+
     def _draw_report(self, loaded: LoadedReport) -> None:
         report, live, unfinished = loaded.report, self._live, self._unfinished
         max_rows = 2 if not self.tall else 3 if self.app.size.height < 40 else 5
@@ -210,8 +216,11 @@ class EvaluateRoom(Room):
         adapter: render.AdapterState = "none"
         if runs and snapshot:
             adapter = "evaluated" if snapshot.verdict_on(runs[0].id) else "trained"
+        recipe = self._recipe_of(report)
+        data_key = self.app.shown_key("app.room('data')", "D")
+        doubt = f"{recipe.doubt} {data_key} opens Data." if recipe and recipe.doubt else ""
         self.query_one("#ev-summary", FocusPanel).update(
-            lambda width, _height: render.verdict(loaded, live, unfinished, adapter, width, max_rows)
+            lambda width, _height: render.verdict(loaded, live, unfinished, adapter, doubt, width, max_rows)
         )
         of = [run.id for run in snapshot.runs if run.name == name] if snapshot else []
         is_named = self._selected or live or len(of) > 1 or not (view and view.recipe and view.recipe.name == name)
@@ -444,14 +453,7 @@ class EvaluateRoom(Room):
             return
         groups = failure_groups(found.rows, found.filter.arm)
         groups.sort(key=lambda group: (group.kind == EVERY_KIND, row not in group.rows))  # the one under the cursor first
-        recipe = next(
-            (
-                view.path
-                for view in (self.app.snapshot.recipes if self.app.snapshot else ())
-                if view.recipe and view.recipe.name == loaded.report.facts.get("name")
-            ),
-            None,
-        )
+        recipe = self._recipe_of(loaded.report)
         if not groups or recipe is None:
             text = "There are no training rows to use as examples." if recipe else "The recipe of this report is not in recipes/."
             self.app.show_notice(Notice("!", "$warning", text))
@@ -461,7 +463,7 @@ class EvaluateRoom(Room):
             if index:
                 group = groups[int(index)]
                 reason = f"{loaded.folder.name}: {plural(len(group.rows), 'row')} fail with {group.kind}"
-                choose_teacher(self.app, recipe, "variations", rows=group.examples, reason=reason)
+                choose_teacher(self.app, recipe.path, "variations", rows=group.examples, reason=reason)
 
         options = [
             ChoiceOption(
