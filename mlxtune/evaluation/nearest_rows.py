@@ -19,11 +19,17 @@ from mlxtune.evaluation.evidence import NEAREST, FailureLinks, NearestRow, Revie
 from mlxtune.evaluation.json_fields import to_json
 
 COUNT = 3
-MAX_ROWS = 10_000  # training rows whose vectors are computed; with more, only shared wording counts
+_MAX_ROWS = 10_000  # training rows whose vectors are computed
+_MAX_RATIO = 20  # training rows per evaluated one, for whose vectors an evaluation takes the time
 _FAILED = 256  # rows per batch
 
 RowVectors = Mapping[str, npt.NDArray[np.float32]]
 """Unit vectors of rows by ID, whose dot products are similarities of meaning."""
+
+
+def is_meaning_compared(evaluated: int, train: int) -> bool:
+    """Return whether an evaluation computes the vectors of its ``train`` rows. Otherwise, only shared wording counts."""
+    return train <= min(_MAX_ROWS, _MAX_RATIO * evaluated)
 
 
 def save_nearest(

@@ -245,11 +245,11 @@ def _seal(worker: Worker, inputs: _Inputs) -> None:
 
 
 def _vectors(worker: Worker, inputs: _Inputs, loaded: LoadedModel) -> RowVectors | None:
-    """Return the base's vectors of all rows, to find similar ones. ``loaded`` must have no adapter. ``None`` if there are too many rows."""
-    from mlxtune.evaluation.nearest_rows import MAX_ROWS
+    """Return the base's vectors of all rows, to find similar ones. ``loaded`` must have no adapter. ``None`` if that would take too long."""
+    from mlxtune.evaluation.nearest_rows import is_meaning_compared
     from mlxtune.models.text_vectors import standardized, text_vectors
 
-    if len(inputs.splits.train) > MAX_ROWS:
+    if not is_meaning_compared(len(inputs.rows), len(inputs.splits.train)):
         return None
     rows = [*inputs.splits.train, *inputs.rows]
     progress = progress_reporter(worker, BASE, "prompt")

@@ -97,3 +97,10 @@ def test_edited_row_links_trained_text_and_editor(tmp_path, shop):
     near = _kept(tmp_path, shop)
     assert near[0].question == "Where is my parcel number 0"
     assert [(by.who, by.action) for by in near[0].reviews] == [("bo", "edit")]
+
+
+@pytest.mark.parametrize(
+    ("evaluated", "train", "compared"), [(10, 200, True), (10, 201, False), (72, 402, True), (900, 10_001, False)]
+)
+def test_meaning_is_compared_only_if_its_time_pays_off(evaluated, train, compared):
+    assert nearest_rows.is_meaning_compared(evaluated, train) is compared

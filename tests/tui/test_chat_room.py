@@ -169,6 +169,8 @@ async def test_an_answer_stops_when_the_model_is_unloaded(
         client.questions[0][2](Piece("0", "On its"))
         await room.press("escape", "e")
         await room.until(lambda: "Stopped: the model was unloaded." in transcript(room))
+        assert "No model loaded. Load one to go on." in transcript(room)
+        assert "enter load smollm2-135m" in transcript(room)
         assert "On its" in transcript(room)
         assert "✗" not in transcript(room)
         assert chat(room).state == "idle"
@@ -476,7 +478,7 @@ def test_reasoning_is_drawn_before_the_answer_and_kept_apart_from_it(shop: Shop,
     chat.start("smollm2-135m")
     chat.ask("Ready?")
     clients[0].finish(0, "Yes.", reasoning="Am I?\nI am.\n")
-    rows = [row.plain.strip() for row in render.transcript(chat, 60)]
+    rows = [row.plain.strip() for row in render.transcript(chat, None, "", 60)]
     assert rows[rows.index("Am I?") :][:3] == ["Am I?", "I am.", "Yes."]
     assert (chat.last_answer, chat.session.turns[-1].extra) == ("Yes.", {"reasoning_content": "Am I?\nI am."})
 
@@ -488,7 +490,7 @@ def test_every_finished_answer_is_checked_against_the_contract(shop: Shop, clien
     for number, answer in enumerate(("A tent.", "A tent by Northpeak.")):
         chat.ask("What is it?")
         clients[0].finish(number, answer)
-    rows = [row.plain.strip() for row in render.transcript(chat, 60)]
+    rows = [row.plain.strip() for row in render.transcript(chat, None, "", 60)]
     assert [row for row in rows if "contract" in row] == ["✓ meets the contract", "✗ fails the contract: it contains “Northpeak”"]
 
 

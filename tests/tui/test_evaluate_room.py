@@ -748,7 +748,8 @@ def evaluated_twice(shop: Shop, settings: str, *, off_task: int = 0) -> tuple[Pa
             "",  # not the limit of the evaluation of the base
             "the same 72 held-out rows, each in at most twice the tokens of the longest reference answer. How long that takes is "
             "unknown: no evaluation of this recipe with this limit has measured it. First, the base reads 444 prompts to find similar rows, "
-            "which later evaluations reuse; then come the answers, a few of them again for their times, and the likelihood of the references. Each shows its progress. To take less time, set evaluation.rows or evaluation.max_tokens in Plan. The base "
+            "which later evaluations reuse. Each arm answers, some rows again for their times, and then the likelihood of the references "
+            "is computed. To take less time, set evaluation.rows or evaluation.max_tokens in Plan. The base "
             "and the adapter also answer 300 off-task prompts, unless you empty evaluation.regression in Plan.",
             "2 arms",
         ),

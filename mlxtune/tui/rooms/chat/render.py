@@ -28,15 +28,20 @@ def empty_state(option: AdapterOption | None, base: str, error: MlxtuneError | N
     rows = [*error_rows(error, width), Content("")] if error else []
     rows += [
         fold("No model loaded.", width, style="bold"),
-        fold("The model runs in its own process. Its memory is freed when you unload it, start a run, or quit.", width),
+        fold("Load one, then type. It runs in its own process, which ends when you unload it, start a run, or quit.", width),
     ]
     if live:
         rows.append(fold(f"{live.name} is using this machine. Chatting now slows both down.", width, style="$warning"))
-    keys = [line("  ", key("enter", f"load {one_line(option.name) or base}", "screen.load"))]
     if option.name:
         rows.append(fold(f"{one_line(option.name)} is {option.about}.", width))
+    return lines(*rows, Content(""), *_load_keys(option, base, width))
+
+
+def _load_keys(option: AdapterOption, base: str, width: int) -> list[Content]:
+    keys = [line("  ", key("enter", f"load {one_line(option.name) or base}", "screen.load"))]
+    if option.name:
         keys.append(line("  ", key("o", f"load {base} alone", "screen.load_base")))
-    return lines(*rows, Content(""), *(row.truncate(max(width, 0)) for row in keys))
+    return [row.truncate(max(width, 0)) for row in keys]
 
 
 def heading_note(chat: ChatService, with_base: bool) -> Content:
@@ -54,8 +59,8 @@ def heading_note(chat: ChatService, with_base: bool) -> Content:
     return line(("■ ", "$muted"), "unloaded")
 
 
-def transcript(chat: ChatService, width: int) -> list[Content]:
-    """Draw the whole conversation."""
+def transcript(chat: ChatService, option: AdapterOption | None, base: str, width: int) -> list[Content]:
+    """Draw the whole conversation and, if no model is loaded, how to go on: ``option`` is what enter loads, once that is known."""
     rows: list[Content] = []
     if chat.session.system:
         rows += [*_turn("◇", "system", chat.session.system, "$muted", width, "$muted"), Content("")]
@@ -67,6 +72,12 @@ def transcript(chat: ChatService, width: int) -> list[Content]:
     if not chat.exchanges:
         wait = " It is answered as soon as the model is loaded." if chat.state == "loading" else ""
         rows.append(fold(f"Ask a question.{wait}", width))
+    if chat.state in ("idle", "failed") and option is not None:
+        rows += [
+            *(error_rows(chat.error, width) if chat.error else []),
+            fold("No model loaded. Load one to go on.", width, style="bold"),
+        ]
+        rows += _load_keys(option, base, width)
     return rows
 
 

@@ -111,14 +111,15 @@ class ChatRoom(Room):
         field.placeholder = "press enter to load the model again" if chat.state == "failed" else "ask, then press enter"
         # After a failure it stays while it has the focus: what is being typed must not act as keys
         field.display = not unloaded or (chat.state == "failed" and self.focused is field)
+        default, base = self._default, base_name(self._base)
         if empty:
-            error, live, default, base = chat.error, snapshot.live, self._default, base_name(self._base)
+            error, live = chat.error, snapshot.live
             panel = self.query_one("#chat-invite-picture", Panel)
             panel.update(lambda width, _height: render.empty_state(default, base, error, live, width))
             return
         title = one_line(chat.adapter) or (base_name(chat.ready.base) if chat.ready else "Chat")
         self.query_one("#chat-talk", Section).head.set(title=title, note=render.heading_note(chat, self._with_base))
-        self.query_one("#chat-transcript", ScrollPanel).set(lambda width: render.transcript(chat, width))
+        self.query_one("#chat-transcript", ScrollPanel).set(lambda width: render.transcript(chat, default, base, width))
 
     @property
     def _base(self) -> str:
