@@ -16,9 +16,10 @@ from mlxtune.evaluation.paired_answers import load_pairs
 from mlxtune.evaluation.render.wording import p_value
 from mlxtune.evaluation.statistics.intervals import wilson
 from mlxtune.evaluation.statistics.significance import sign_test
+from mlxtune.tui.rooms.blind import service
 
 from .conftest import OpenRoom
-from .driver import NARROW, RoomDriver, any_size
+from .driver import NARROW, Gate, RoomDriver, any_size
 from .evaluated import base, evaluation
 from .stage import Shop, until
 from .test_naughty import NAUGHTY
@@ -99,6 +100,31 @@ async def test_a_session_asks_how_many_pairs_and_shows_two_anonymous_answers(sho
         await room.until(lambda: all("hidden" in str(seal.border_subtitle) for seal in seals))
         assert room.actions == ["A", "same", "B", "prompt"]
         assert json.loads((session(room).folder / "session.json").read_text())["n"] == 10
+
+
+async def test_a_session_opens_even_if_its_files_are_noticed_first(
+    shop: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluation(shop)
+    gate = Gate()
+
+    def slow(arms: service.ArmPair, n: int) -> Any:
+        opened = open_session(arms, n)
+        gate.wait()
+        return opened
+
+    open_session = service.open_session
+    monkeypatch.setattr(service, "open_session", slow)
+    async with open_room("blind") as room:
+        await arms_loaded(room)
+        gate.clear()
+        await room.press("enter")
+        await room.choose("10")
+        await room.until(lambda: any((shop.folder / "evals" / ID / "blind").glob("*")))
+        await room.observe(shop.snapshot())
+        await room.until(lambda: "continue" in room.actions)
+        gate.set()
+        await room.until(lambda: room.screen._session is not None)
 
 
 async def test_nothing_on_screen_tells_the_arms_apart(shop: Shop, open_room: OpenRoom) -> None:

@@ -171,7 +171,7 @@ class BlindRoom(Room):
     def _load_arms(self, view: RunView, arms: tuple[str, str] | None = None) -> None:
         if self._loading != view.id or arms is not None:
             self._loading, self._error = view.id, None
-            self.run_job(partial(service.load_arms, view.run.folder, arms), self._show_arms, self._show_error)
+            self.run_job(partial(service.load_arms, view.run.folder, arms), self._show_arms, self._show_error, group="arms")
 
     def _show_arms(self, arms: ArmPair | None) -> None:
         if self._arms is None or arms is None or self._arms.folder != arms.folder:

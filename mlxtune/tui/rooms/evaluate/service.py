@@ -189,8 +189,8 @@ class EvaluationOption:
 class ArmWork:
     """What the arms of an evaluation answer. ``limit`` says how long an answer may be.
 
-    ``rows`` of the ``held_out`` ones are answered; ``unlimited`` are the keys that could limit the work but do not. The
-    base first reads ``prompts`` to find similar rows. It took ``row_seconds`` for a row and ``off_task_seconds`` for the ``off_task`` prompts, if
+    ``rows`` of the ``held_out`` ones are answered; ``unlimited`` are the keys that could limit the work but do not. The base first
+    reads ``prompts`` to find similar rows. It took ``row_seconds`` for a row and ``off_task_seconds`` for the ``off_task`` prompts, if
     that is known.
     """
 
