@@ -70,13 +70,11 @@ def outcome_for(recipe: Recipe, checks: Sequence[CheckOutcome]) -> CheckOutcome 
     The newest one holds without a recipe, too, unless ``recipe`` has a contract. If none holds, it is the newest one, with ``recipe``
     as what has changed.
     """
-    rules = rules_hash(recipe)
-    for one in checks:
-        if one.rules == rules:
-            return one
-    if not checks or (not checks[0].rules and not recipe.has_contract):
-        return checks[0] if checks else None
-    return replace(checks[0], changed="recipe")
+    if not checks:
+        return None
+    rules, newest = rules_hash(recipe), checks[0]
+    holds = not newest.rules and not recipe.has_contract
+    return next((one for one in checks if one.rules == rules), newest if holds else replace(newest, changed="recipe"))
 
 
 def doubt(recipe: Recipe) -> str:

@@ -103,6 +103,11 @@ class BaseApp(OrderedKeys):
         """Return the key to show for an app action: the one in the user's settings, or the default."""
         return keys.shown_keys(self.key_changes, {"app": type(self)}).get(action, default) if self.key_changes else default
 
+    def doubt_about(self, view: RecipeView | None) -> str:
+        """Return why training a recipe should wait for a check of its rows, and the key to them, or ``""``."""
+        key = self.shown_key("app.room('data')", "D")
+        return f"{view.doubt} {key} opens Data." if view and view.doubt else ""
+
     @cached_property
     def sessions(self) -> SessionManager:
         """The manager of the source session that Data, Groups and Review share."""

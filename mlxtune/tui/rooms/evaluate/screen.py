@@ -216,9 +216,7 @@ class EvaluateRoom(Room):
         adapter: render.AdapterState = "none"
         if runs and snapshot:
             adapter = "evaluated" if snapshot.verdict_on(runs[0].id) else "trained"
-        recipe = self._recipe_of(report)
-        data_key = self.app.shown_key("app.room('data')", "D")
-        doubt = f"{recipe.doubt} {data_key} opens Data." if recipe and recipe.doubt else ""
+        doubt = self.app.doubt_about(self._recipe_of(report))
         self.query_one("#ev-summary", FocusPanel).update(
             lambda width, _height: render.verdict(loaded, live, unfinished, adapter, doubt, width, max_rows)
         )

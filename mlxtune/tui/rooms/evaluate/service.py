@@ -190,7 +190,7 @@ class ArmWork:
     """What the arms of an evaluation answer. ``limit`` says how long an answer may be.
 
     ``rows`` of the ``held_out`` ones are answered; ``unlimited`` are the keys that could limit the work but do not. The base first
-    reads ``prompts`` to find similar rows. It took ``row_seconds`` for a row and ``off_task_seconds`` for the ``off_task`` prompts, if
+    reads ``read_first`` prompts to find similar rows. It took ``row_seconds`` for a row and ``off_task_seconds`` for the ``off_task`` prompts, if
     that is known.
     """
 
@@ -199,7 +199,7 @@ class ArmWork:
     held_out: int
     limit: str
     unlimited: tuple[str, ...]
-    prompts: int
+    read_first: int
     off_task: int
     row_seconds: float | None
     off_task_seconds: float | None
@@ -212,8 +212,8 @@ class ArmWork:
         text = f"Every arm answers the same {rows}{plural(self.held_out, 'held-out row')}, each in at most {self.limit}."
         if self.row_seconds is None and None in times:
             text += " How long that takes is unknown: no evaluation of this recipe with this limit has measured it."
-            if self.prompts:
-                text += f" First, the base reads {self.prompts:,} prompts to find similar rows, which later evaluations reuse."
+            if self.read_first:
+                text += f" First, the base reads {self.read_first:,} prompts to find similar rows, which later evaluations reuse."
             text += " Each arm answers, some rows again for their times, and then the likelihood of the references is computed."
         if self.unlimited:
             text += f" To take less time, set {' or '.join(self.unlimited)} in Plan."
@@ -265,8 +265,8 @@ def count_work(recipe: Recipe, run: Run | None, evaluations: Sequence[Run]) -> A
     options = [replace(option, seconds=seconds(option)) for option in options]
     rows_key = () if len(rows) < len(held_out) else ("evaluation.rows",)
     unlimited = (*rows_key, "evaluation.max_tokens") if section.max_tokens == AUTO else rows_key
-    read = len(parts.train) + len(rows) if is_meaning_compared(len(rows), len(parts.train)) else 0
-    return ArmWork(options, len(rows), len(held_out), limit, unlimited, read, len(prompts), row_seconds, off_task_seconds)
+    read_first = len(parts.train) + len(rows) if is_meaning_compared(len(rows), len(parts.train)) else 0
+    return ArmWork(options, len(rows), len(held_out), limit, unlimited, read_first, len(prompts), row_seconds, off_task_seconds)
 
 
 @dataclass(frozen=True)

@@ -229,11 +229,7 @@ class PlanRoom(Room):
 
     @property
     def _doubt(self) -> str:
-        """Why training should wait for a check of the rows, and where to check them, or ``""``."""
-        if (view := self.app.recipe) is None or not view.doubt:
-            return ""
-        key = self.app.shown_key("app.room('data')", "D")
-        return f"{view.doubt} {key} opens Data."
+        return self.app.doubt_about(self.app.recipe)
 
     def _row(self, form: RecipeForm, items: Sequence[RecipeKey], index: int, width: int) -> Content:
         item = items[index]
