@@ -1,0 +1,16 @@
+"""Versions of the files that mlxtune writes. A file of another version is refused; there are no readers of older files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mlxtune.core.errors import InputError
+
+
+def require_version(found: object, expected: int, path: Path) -> None:
+    """Raise ``InputError`` unless ``found``, the value of ``v`` in the file at ``path``, is the version that this mlxtune writes."""
+    if found != expected or isinstance(found, bool):
+        raise InputError(
+            f"{path} was written by another version of mlxtune.",
+            hint="Create it again with this version, or use the version that wrote it.",
+        )
