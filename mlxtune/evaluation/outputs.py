@@ -23,7 +23,7 @@ from mlxtune.evaluation.arms import Arm
 from mlxtune.evaluation.latency import measure_latency
 from mlxtune.evaluation.scorers.preference import PairLogprobs
 from mlxtune.models import lora
-from mlxtune.models.generate import Progress, generate
+from mlxtune.models.generate import GenerationSettings, Progress, generate
 from mlxtune.models.grammar import Grammar
 from mlxtune.models.likelihood import negative_log_likelihoods
 from mlxtune.models.load import LoadedModel
@@ -165,12 +165,13 @@ def generate_answers(
         return ArmAnswers(arm.name, outputs, True, time.perf_counter() - start, no_likelihood_reason)
     grammar = Grammar(loaded.tokenizer, arm.schema, template.stop_tokens) if arm.schema is not None else None
     prefix = (shared or PrefixCache(loaded.model))(prompts)
-    generate_arm = partial(
-        generate, loaded.model, loaded.tokenizer, stops=template.stop_tokens, prefix=prefix, grammar=grammar,
+    generation = GenerationSettings(
+        max_tokens=max_tokens, stops=template.stop_tokens, batch_size=batch_size, thinking_tokens=thinking_tokens, grammar=grammar,
         thought_starts=template.thought_starts, stop_loops=grammar is None,
     )  # fmt: skip
+    generate_arm = partial(generate, loaded.model, loaded.tokenizer, settings=generation, prefix=prefix)
     if not cached:
-        options: dict[str, Any] = {"max_tokens": max_tokens, "thinking_tokens": thinking_tokens, "batch_size": batch_size}
+        options: dict[str, Any] = {}
         if of == HELD_OUT_ROW:  # other prompts have short answers
             tell_tokens, most = tell(TOKEN), max_tokens + thinking_tokens
             tell_tokens(0, most)
@@ -206,8 +207,8 @@ def generate_answers(
     if timed:
 
         def answer_alone(prompt: Sequence[int], most: int, progress: Progress) -> GeneratedAnswer:
-            thoughts = min(most, thinking_tokens)
-            return generate_arm([prompt], max_tokens=most, thinking_tokens=thoughts, batch_size=1, progress=progress)[0]
+            alone = replace(generation, max_tokens=most, thinking_tokens=min(most, thinking_tokens), batch_size=1)
+            return generate_arm([prompt], settings=alone, progress=progress)[0]
 
         latency = measure_latency(prompts, answer_alone, tell(TIMED))
         outputs = tuple(replace(one, seconds=latency.seconds(one.thought_tokens + one.answer_tokens)) for one in outputs)

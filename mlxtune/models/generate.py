@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -20,7 +20,7 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from mlxtune.core.errors import MlxtuneError, ModelError
 from mlxtune.core.gpu_errors import gpu_error
-from mlxtune.models.cpu.streams import parallel_map, thread_pool
+from mlxtune.models.cpu.streams import StreamPool, parallel_map, thread_pool
 from mlxtune.models.grammar import Grammar
 from mlxtune.models.load import on_gpu
 from mlxtune.models.prefix_cache import BatchKVCache, PrefixCache, SharedPrefix, part_size, same_logits
@@ -37,50 +37,52 @@ _SEED_MULTIPLIER = 0x9E3779B97F4A7C15  # 2**64 / golden ratio, so that neighbori
 _Chosen = tuple[mx.array, mx.array]  # tokens (rows,) and whether each row's hidden state has a NaN (rows,)
 
 
+@dataclass(frozen=True, kw_only=True)
+class GenerationSettings:
+    """How answers are generated, and when they end."""
+
+    max_tokens: int  # of an answer
+    stops: frozenset[int]  # tokens that end an answer
+    batch_size: int
+    thinking_tokens: int = 0  # of a thought before the answer; with 0, thoughts count as part of the answer
+    grammar: Grammar | None = None  # constrains answers, but not thoughts
+    thought_starts: Collection[int] = ()  # tokens with which a thought before a constrained answer may begin
+    stop_loops: bool = False  # end answers that repeat themselves; not with a grammar, whose length limits may end a loop
+
+
 def generate(
     model: nn.Module,
     tokenizer: TokenizerWrapper,
     prompts: Sequence[Sequence[int]],
+    settings: GenerationSettings,
     *,
-    max_tokens: int,
-    stops: frozenset[int],
-    batch_size: int,
     progress: Progress = lambda done, total: None,
     on_answer: AnswerListener = lambda prompt, answer: None,
     on_batch: Callable[[int], None] = lambda waiting: None,
     on_token: Callable[[int], None] = lambda longest: None,
     prefix: SharedPrefix | None = None,
-    grammar: Grammar | None = None,
-    thinking_tokens: int = 0,
-    thought_starts: Collection[int] = (),
     sample_seeds: Sequence[int] = (),
-    stop_loops: bool = False,
 ) -> list[GeneratedAnswer]:
-    """Return the greedy answer to each prompt: at most ``max_tokens``, after at most ``thinking_tokens`` of thought.
+    """Return the answer to each prompt: greedy, or sampled for prompts with a seed other than 0 (see :class:`TokenSampler`).
 
-    If ``thinking_tokens`` is 0, thoughts count as part of the answer. Before an answer that ``grammar`` constrains, a thought may
-    begin with one of ``thought_starts``. ``prefix`` is the shared prefix of ``prompts`` if it is already computed. Architectures
-    whose cache is not plain keys and values use mlx-lm's batch generation, or generate one answer at a time if that would change
-    their answers. ``sample_seeds`` has a seed for each prompt: answers with a seed other than 0 are sampled, see
-    :class:`TokenSampler`. With ``stop_loops``, an answer that repeats itself ends early. Leave it out with a grammar, whose length
-    limits may end a loop.
+    ``prefix`` is the shared prefix of ``prompts`` if it is already computed. Architectures whose cache is not plain keys and values
+    use mlx-lm's batch generation, or generate one answer at a time if that would change their answers.
     ``on_batch`` is called before each batch with the number of prompts that wait for a later one. ``progress`` is called after every
     token, and may raise to stop; before that, ``on_token`` is called with the number of tokens of the batch's longest answer.
     ``on_answer`` is called with each answer as soon as it ends.
     Raises ``MlxtuneError`` for NaN outputs, and ``ModelError`` for a grammar on an architecture that does not support it.
     """
     prefix, sampler = prefix or PrefixCache(model)(prompts), TokenSampler(sample_seeds or [0] * len(prompts))
-    builders = [AnswerBuilder(tokenizer.decode, prompt, max_tokens, thinking_tokens, stop_loops=stop_loops) for prompt in prompts]
+    builders = [
+        AnswerBuilder(tokenizer.decode, prompt, settings.max_tokens, settings.thinking_tokens, stop_loops=settings.stop_loops)
+        for prompt in prompts
+    ]
     if prefix is None:
-        if grammar:
-            raise ModelError(
-                "This architecture does not support grammar-constrained answers.",
-                hint="Remove the arms with a grammar from evaluation.arms.",
-            )
-        return _generate_with_mlx_lm(model, prompts, builders, stops, batch_size, progress, on_answer, on_token, sampler)
+        return _generate_with_mlx_lm(model, prompts, builders, settings, sampler, progress, on_answer, on_token)
     outputs: dict[int, GeneratedAnswer] = {}
     tails = [prompt[len(prefix) :] for prompt in prompts]
-    for batch in prefix.batches([len(tail) for tail in tails], batch_size, extra=max_tokens + thinking_tokens):
+    extra = settings.max_tokens + settings.thinking_tokens
+    for batch in prefix.batches([len(tail) for tail in tails], settings.batch_size, extra=extra):
 
         def report(ended: int, done: int = len(outputs), batch: Sequence[int] = batch) -> None:
             on_token(max(builders[row].count for row in batch))
@@ -90,9 +92,8 @@ def generate(
             on_answer(batch[row], answer)
 
         on_batch(len(prompts) - len(outputs) - len(batch))
-        parts = [tails[row] for row in batch], [builders[row] for row in batch], sampler.part(batch)
-        answers = _decode(prefix, *parts, stops, grammar, thought_starts, report, tell)
-        outputs |= zip(batch, answers, strict=True)
+        decoder = _BatchDecoder(prefix, [builders[row] for row in batch], sampler.part(batch), settings, report, tell)
+        outputs |= zip(batch, decoder.decode([tails[row] for row in batch]), strict=True)
     return [outputs[row] for row in range(len(prompts))]
 
 
@@ -149,90 +150,91 @@ class _Lane:
             cache.filter(mx.array(indices))
 
 
-def _decode(
-    prefix: SharedPrefix,
-    tails: Sequence[Sequence[int]],
-    builders: Sequence[AnswerBuilder],
-    sampler: TokenSampler,
-    stops: frozenset[int],
-    grammar: Grammar | None,
-    thought_starts: Collection[int],
-    report: Callable[[int], None],
-    tell: AnswerListener,
-) -> list[GeneratedAnswer]:
-    """Return the answer after each of ``tails``, which are sorted by length.
+class _BatchDecoder:
+    """Decodes the answers of a batch.
 
     Prefill is fastest in small parts of equal length, and decoding in large batches, so parts are joined after prefill. On a CPU,
-    half of a step is work that a stream does on a single core, so there is one batch per core.
+    half of a step is work that a stream does on a single core, so there is one lane per core.
     """
-    pool = thread_pool()
-    lanes = _prefill(prefix, tails, report, max(1, min(pool.size, len(tails) // MIN_LANE_ROWS)))
-    grammar_state = grammar.start(len(tails)) if grammar else None
-    answers: dict[int, GeneratedAnswer] = {}
 
-    def choose(lane: _Lane, hidden: mx.array) -> _Chosen:
+    def __init__(
+        self, prefix: SharedPrefix, builders: Sequence[AnswerBuilder], sampler: TokenSampler, settings: GenerationSettings,
+        report: Callable[[int], None], tell: AnswerListener,
+    ) -> None:  # fmt: skip
+        self._prefix, self._builders, self._sampler, self._settings = prefix, builders, sampler, settings
+        self._report, self._tell = report, tell
+        self._grammar = settings.grammar.start(len(builders)) if settings.grammar else None
+        self._answers: dict[int, GeneratedAnswer] = {}
+
+    def decode(self, tails: Sequence[Sequence[int]]) -> list[GeneratedAnswer]:
+        """Return the answer after each of ``tails``, which are sorted by length."""
+        pool, generated = thread_pool(), 0
+        lanes = _prefill(self._prefix, tails, self._report, max(1, min(pool.size, len(tails) // MIN_LANE_ROWS)))
+        try:
+            while lanes:
+                self._step(pool, lanes)
+                lanes = [lane for lane in lanes if lane.rows]
+                generated += 1
+                self._report(len(self._answers))
+                if generated % CLEAR_EVERY == 0:
+                    mx.clear_cache()
+        finally:
+            pool.share_cores(1)
+        return [self._answers[row] for row in range(len(tails))]
+
+    def _step(self, pool: StreamPool, lanes: Sequence[_Lane]) -> None:
+        """Add a token to the answer of every row in ``lanes``. Rows whose answers end leave their lanes."""
+        pool.share_cores(len(lanes))
+        for lane in lanes:
+            with pool(lane.stream):
+                lane.chosen = lane.chosen or self._choose(lane, lane.hidden)
+        chosen = [lane.chosen for lane in lanes if lane.chosen]
+        following: list[_Chosen | None] = [None] * len(lanes)
+        if on_gpu() and self._grammar is None:  # compute the next tokens while these are read
+            following = [self._choose_after(lane, tokens) for lane, (tokens, _) in zip(lanes, chosen, strict=True)]
+            mx.async_eval(following)
+        mx.eval(chosen)
+        for lane, (tokens, has_nan), ahead in zip(lanes, chosen, following, strict=True):
+            going_on = self._read(lane, tokens, has_nan)
+            with pool(lane.stream):
+                if 0 < len(going_on) < len(lane.rows):
+                    rows = mx.array(going_on)
+                    tokens, ahead = tokens[rows], ahead and (ahead[0][rows], ahead[1][rows])
+                    lane.keep(going_on)
+                elif not going_on:
+                    lane.rows = []
+                    continue
+                lane.chosen = ahead or self._choose_after(lane, tokens)
+
+    def _choose(self, lane: _Lane, hidden: mx.array) -> _Chosen:
         """Return the next token of each row and whether its hidden state has a NaN, both lazily."""
-        logits = prefix.head.logits(hidden)
-        if grammar_state:
-            allowed = grammar_state.allowed_tokens(lane.rows, logits.shape[-1])
+        logits = self._prefix.head.logits(hidden)
+        if self._grammar:
+            allowed = self._grammar.allowed_tokens(lane.rows, logits.shape[-1])
             for mask, row in zip(allowed, lane.rows, strict=True):
-                allow_thoughts(mask, builders[row].splitter, thought_starts)
+                allow_thoughts(mask, self._builders[row].splitter, self._settings.thought_starts)
             logits = mx.where(mx.array(allowed), logits, -mx.inf)
-        return sampler(logits, lane.rows), mx.isnan(hidden).any(axis=-1)
+        return self._sampler(logits, lane.rows), mx.isnan(hidden).any(axis=-1)
 
-    def choose_after(lane: _Lane, tokens: mx.array) -> _Chosen:
-        return choose(lane, prefix.head.backbone(tokens[:, None], lane.caches)[:, -1])
+    def _choose_after(self, lane: _Lane, tokens: mx.array) -> _Chosen:
+        return self._choose(lane, self._prefix.head.backbone(tokens[:, None], lane.caches)[:, -1])
 
-    def read(lane: _Lane, chosen: _Chosen) -> list[int]:
+    def _read(self, lane: _Lane, tokens: mx.array, has_nan: mx.array) -> list[int]:
         """Add the chosen tokens to the answers. Return the indices of the rows that continue."""
-        _check_nan(chosen[1].any())
-        tokens: list[int] = np.array(chosen[0]).tolist()
-        going_on = []
-        for index, (row, token) in enumerate(zip(lane.rows, tokens, strict=True)):
-            builder = builders[row]
+        _check_nan(has_nan.any())
+        going_on, stops = [], self._settings.stops
+        for index, (row, token) in enumerate(zip(lane.rows, np.array(tokens).tolist(), strict=True)):
+            builder = self._builders[row]
             constrained = not builder.splitter.unconstrained
             ending: Ending = "stop" if token in stops else builder.add(token)
-            if grammar_state and token not in stops and constrained and not builder.splitter.unconstrained:
-                grammar_state.advance(row, token)
+            if self._grammar and token not in stops and constrained and not builder.splitter.unconstrained:
+                self._grammar.advance(row, token)
             if ending:
-                answers[row] = builder.finish(ending)
-                tell(row, answers[row])
+                self._answers[row] = builder.finish(ending)
+                self._tell(row, self._answers[row])
             else:
                 going_on.append(index)
         return going_on
-
-    try:
-        generated = 0
-        while lanes:
-            pool.share_cores(len(lanes))
-            for lane in lanes:
-                with pool(lane.stream):
-                    lane.chosen = lane.chosen or choose(lane, lane.hidden)
-            generated += 1
-            chosen = [lane.chosen for lane in lanes if lane.chosen]
-            following: list[_Chosen | None] = [None] * len(lanes)
-            if on_gpu() and grammar_state is None:  # compute the next tokens while these are read
-                following = [choose_after(lane, tokens) for lane, (tokens, _) in zip(lanes, chosen, strict=True)]
-                mx.async_eval(following)
-            mx.eval(chosen)
-            for lane, (tokens, has_nan), ahead in zip(lanes, chosen, following, strict=True):
-                going_on = read(lane, (tokens, has_nan))
-                with pool(lane.stream):
-                    if 0 < len(going_on) < len(lane.rows):
-                        rows = mx.array(going_on)
-                        tokens, ahead = tokens[rows], ahead and (ahead[0][rows], ahead[1][rows])
-                        lane.keep(going_on)
-                    elif not going_on:
-                        lane.rows = []
-                        continue
-                    lane.chosen = ahead or choose_after(lane, tokens)
-            lanes = [lane for lane in lanes if lane.rows]
-            report(len(answers))
-            if generated % CLEAR_EVERY == 0:
-                mx.clear_cache()
-    finally:
-        pool.share_cores(1)
-    return [answers[row] for row in range(len(tails))]
 
 
 def allow_thoughts(mask: np.ndarray[Any, np.dtype[np.bool_]], splitter: ThoughtSplitter, starts: Collection[int]) -> None:
@@ -269,24 +271,26 @@ def _joined(parts: list[list[BatchKVCache]]) -> list[BatchKVCache]:
     return joined
 
 
+_Step = tuple[int, int, mx.array, bool]  # prompt, token, log-probabilities, and whether the token is a stop token
+_batching_models: dict[int, bool] = {}  # the results of _batches_correctly by the IDs of living models
+
+
 def _generate_with_mlx_lm(
-    model: nn.Module,
-    prompts: Sequence[Sequence[int]],
-    builders: Sequence[AnswerBuilder],
-    stops: frozenset[int],
-    batch_size: int,
-    progress: Progress,
-    on_answer: AnswerListener,
-    on_token: Callable[[int], None],
-    sampler: TokenSampler,
-) -> list[GeneratedAnswer]:
+    model: nn.Module, prompts: Sequence[Sequence[int]], builders: Sequence[AnswerBuilder], settings: GenerationSettings,
+    sampler: TokenSampler, progress: Progress, on_answer: AnswerListener, on_token: Callable[[int], None],
+) -> list[GeneratedAnswer]:  # fmt: skip
+    if settings.grammar:
+        raise ModelError(
+            "This architecture does not support grammar-constrained answers.",
+            hint="Remove the arms with a grammar from evaluation.arms.",
+        )
     answers: dict[int, GeneratedAnswer] = {}
-    most = max(builder.most_tokens for builder in builders)
+    settings = replace(settings, max_tokens=max(builder.most_tokens for builder in builders))
     if id(model) not in _batching_models:
         _batching_models[id(model)] = _batches_correctly(model)
         weakref.finalize(model, _batching_models.pop, id(model), None)
     steps = _batch_steps if _batching_models[id(model)] else _single_steps
-    for row, token, logprobs, stopped in steps(model, prompts, most, stops, batch_size, answers, sampler):
+    for row, token, logprobs, stopped in steps(model, prompts, settings, sampler, answers):
         ending: Ending = "stop" if stopped else builders[row].add(token)
         if ending:
             _check_nan(mx.isnan(logprobs).any())
@@ -297,25 +301,19 @@ def _generate_with_mlx_lm(
     return [answers[row] for row in range(len(prompts))]
 
 
-_batching_models: dict[int, bool] = {}  # the results of _batches_correctly by the IDs of living models
-_Step = tuple[int, int, mx.array, bool]  # prompt, token, log-probabilities, and whether the token is a stop token
-
-
 def _batch_steps(
     model: nn.Module,
     prompts: Sequence[Sequence[int]],
-    max_tokens: int,
-    stops: frozenset[int],
-    batch_size: int,
-    answered: Collection[int],
+    settings: GenerationSettings,
     sampler: TokenSampler,
+    answered: Collection[int],
 ) -> Iterator[_Step]:
     """Generate with mlx-lm's batch generator. Answers end when the caller adds their prompts to ``answered``."""
     generator = BatchGenerator(
         model,
-        max_tokens=max_tokens,
-        stop_tokens=[[stop] for stop in sorted(stops)],
-        completion_batch_size=batch_size,
+        max_tokens=settings.max_tokens,
+        stop_tokens=[[stop] for stop in sorted(settings.stops)],
+        completion_batch_size=settings.batch_size,
     )
     try:
         samplers = [partial(sampler, rows=[row]) for row in range(len(prompts))]
@@ -333,17 +331,15 @@ def _batch_steps(
 def _single_steps(
     model: nn.Module,
     prompts: Sequence[Sequence[int]],
-    max_tokens: int,
-    stops: frozenset[int],
-    batch_size: int,
-    answered: Collection[int],
+    settings: GenerationSettings,
     sampler: TokenSampler,
+    answered: Collection[int],
 ) -> Iterator[_Step]:
     """Generate one answer at a time, with the arguments of :func:`_batch_steps`."""
     for row, prompt in enumerate(prompts):
         own = partial(sampler, rows=[row])
-        for token, logprobs in generate_step(mx.array(list(prompt)), model, max_tokens=max_tokens, sampler=own):
-            yield row, token, logprobs, token in stops
+        for token, logprobs in generate_step(mx.array(list(prompt)), model, max_tokens=settings.max_tokens, sampler=own):
+            yield row, token, logprobs, token in settings.stops
             if row in answered:
                 break
 
@@ -355,11 +351,11 @@ def _batches_correctly(model: nn.Module) -> bool:
     """
     prompts = [[1, 5, 2, 9, 4, 7], [1, 5, 3]]
     batched: list[list[mx.array]] = [[], []]
-    greedy = TokenSampler([0, 0])
+    greedy, settings = TokenSampler([0, 0]), GenerationSettings(max_tokens=2, stops=frozenset(), batch_size=2)
     try:
-        for row, _, logprobs, _ in _batch_steps(model, prompts, 2, frozenset(), 2, (), greedy):
+        for row, _, logprobs, _ in _batch_steps(model, prompts, settings, greedy, ()):
             batched[row].append(logprobs)
-        single = [step[2] for step in _single_steps(model, prompts, 2, frozenset(), 1, (), greedy)]
+        single = [step[2] for step in _single_steps(model, prompts, settings, greedy, ())]
         return same_logits(mx.stack([*batched[0], *batched[1]]), mx.stack(single))
     except Exception as error:  # some incompatibilities between caches and layers appear only when they run
         if gpu_error(str(error)):

@@ -102,7 +102,7 @@ def _read(file: Path) -> dict[str, ReplayAnswer]:
 def _generate(
     prompts: Mapping[str, ReplayPrompt], total: int, loaded: LoadedModel, template: ChatTemplate, worker: SetupListener
 ) -> dict[str, ReplayAnswer]:
-    from mlxtune.models.generate import generate
+    from mlxtune.models.generate import GenerationSettings, generate
 
     cached = total - len(prompts)
     reported = 0
@@ -118,8 +118,8 @@ def _generate(
     loaded.model.eval()
     worker.emit("replay", done=cached, total=total)
     outputs = generate(
-        loaded.model, loaded.tokenizer, [template.prompt(prompt.messages) for prompt in prompts.values()], max_tokens=MAX_TOKENS,
-        stops=template.stop_tokens, batch_size=BATCH_SIZE, progress=progress,
+        loaded.model, loaded.tokenizer, [template.prompt(prompt.messages) for prompt in prompts.values()],
+        GenerationSettings(max_tokens=MAX_TOKENS, stops=template.stop_tokens, batch_size=BATCH_SIZE), progress=progress,
         sample_seeds=[int(key[:12], 16) if prompt.seed else 0 for key, prompt in prompts.items()],
     )  # fmt: skip
     return {key: ReplayAnswer(output.text, output.ended != "stop") for key, output in zip(prompts, outputs, strict=True)}

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from mlxtune.data.rows import Conversation, Preference, Row, Unpaired
 from mlxtune.evaluation.contract import Contract
 from mlxtune.evaluation.scorers import LOOP, THINKING_LIMIT, THINKING_LOOP, ModelAnswer
-from mlxtune.models.generate import generate
+from mlxtune.models.generate import GenerationSettings, generate
 from mlxtune.models.load import LoadedModel
 from mlxtune.models.template import ChatTemplate
 
@@ -41,10 +41,11 @@ class Sampler:
         prompts = [self.template.prompt(row.prompt, row.tools) for row in rows]
         self.emit("sampling", step=step, rows=len(rows))
         self.loaded.model.eval()
-        answers = generate(
-            self.loaded.model, self.loaded.tokenizer, prompts, max_tokens=self.max_tokens, stops=self.template.stop_tokens,
-            batch_size=len(prompts), thinking_tokens=self.template.thinking_limit(self.thinking_tokens), stop_loops=True,
+        settings = GenerationSettings(
+            max_tokens=self.max_tokens, stops=self.template.stop_tokens, batch_size=len(prompts),
+            thinking_tokens=self.template.thinking_limit(self.thinking_tokens), stop_loops=True,
         )  # fmt: skip
+        answers = generate(self.loaded.model, self.loaded.tokenizer, prompts, settings)
         self.loaded.model.train()
         passes = []
         for row, answer in zip(rows, answers, strict=True):

@@ -26,7 +26,7 @@ from mlxtune.adapters.layout import read_layout
 from mlxtune.core.errors import InputError, ModelError
 from mlxtune.core.hashing import sha256_file
 from mlxtune.models import load, lora
-from mlxtune.models.generate import generate
+from mlxtune.models.generate import GenerationSettings, generate
 from mlxtune.recipe.parent import CONFIG, WEIGHTS
 
 from .conftest import SIZES, WHERE, arrays, config, reported_score, write
@@ -197,7 +197,8 @@ def test_stock_mlx_lm_adapter_imports_with_same_logits(empty_workspace: Path, ti
     stock_tokens = [part.token for part in stream_generate(stock, tokenizer, TOKENS[0], max_tokens=24)]
     model, _ = load_model(tiny)
     lora.load(model, imported.folder)
-    output = generate(model, tokenizer, TOKENS, max_tokens=24, stops=frozenset(), batch_size=1)[0].text
+    settings = GenerationSettings(max_tokens=24, stops=frozenset(), batch_size=1)
+    output = generate(model, tokenizer, TOKENS, settings)[0].text
     assert output.startswith(tokenizer.decode(stock_tokens).split("<|im_end|>")[0])
     np.testing.assert_array_equal(logits(tiny, trained), logits(tiny, imported.folder))
     assert np.abs(logits(tiny, trained) - logits(tiny)).max() > 1e-3

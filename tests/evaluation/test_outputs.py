@@ -20,7 +20,7 @@ from mlxtune.evaluation import outputs
 from mlxtune.evaluation.arms import Arm
 from mlxtune.evaluation.outputs import ArmAnswers, generate_answers
 from mlxtune.models import lora
-from mlxtune.models.generate import generate
+from mlxtune.models.generate import GenerationSettings, generate
 from mlxtune.models.likelihood import negative_log_likelihoods
 from mlxtune.models.load import LoadedModel, load
 from mlxtune.models.prefix_cache import PrefixCache
@@ -67,7 +67,8 @@ def test_each_row_is_prompted_as_its_arm_requires(loaded: LoadedModel, tmp_path:
     arm = Arm("base+kshot", prompt="Be brief.", shots=(Message("user", "One?"), Message("assistant", "Two.")))
     template = ChatTemplate(loaded.tokenizer)
     prompts = [template.prompt(arm.prompt_for(row)) for row in ROWS]
-    expected = generate(loaded.model, loaded.tokenizer, prompts, max_tokens=6, stops=template.stop_tokens, batch_size=9)
+    settings = GenerationSettings(max_tokens=6, stops=template.stop_tokens, batch_size=9)
+    expected = generate(loaded.model, loaded.tokenizer, prompts, settings)
     answers = _answer(loaded, tmp_path, arm)
     assert [(out.id, out.output, out.ended) for out in answers.outputs] == [
         (row.id, answer.text, answer.ended) for row, answer in zip(ROWS, expected, strict=True)

@@ -25,7 +25,9 @@ from mlxtune.models.load import LoadedModel
 
 def generate(*args, **options) -> list[tuple[str, str]]:
     """Return each answer's text and why it ended."""
-    return [(answer.text, answer.ended) for answer in generation.generate(*args, **options)]
+    events = {name: options.pop(name) for name in ("progress", "on_batch", "prefix") if name in options}
+    settings = generation.GenerationSettings(**options)
+    return [(answer.text, answer.ended) for answer in generation.generate(*args, settings, **events)]
 
 
 def alone(model, tokenizer, prompt: list[int], max_tokens: int) -> str:

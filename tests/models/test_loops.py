@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from mlx_lm.utils import load as load_stock
 from mlx_lm.utils import load_tokenizer
 
 from mlxtune.data import samples
-from mlxtune.models.generate import generate
+from mlxtune.models.generate import GenerationSettings, generate
 from mlxtune.models.loops import COPIES, LEAST, MAX_PERIOD, LoopDetector
 from mlxtune.models.thoughts import AnswerBuilder
 
@@ -47,8 +48,9 @@ def test_answers_are_the_beginning_of_the_whole_answers(tiny: Path) -> None:
     """A random model loops. What it writes up to there is what it would have written anyway, and the rest is a repetition of it."""
     model, tokenizer = load_stock(str(tiny))
     prompts = [[70, 71, 72], [73], [74, 75, 76, 77]]
-    whole = generate(model, tokenizer, prompts, max_tokens=200, stops=frozenset(), batch_size=3)
-    stopped = generate(model, tokenizer, prompts, max_tokens=200, stops=frozenset(), batch_size=3, stop_loops=True)
+    settings = GenerationSettings(max_tokens=200, stops=frozenset(), batch_size=3)
+    whole = generate(model, tokenizer, prompts, settings)
+    stopped = generate(model, tokenizer, prompts, replace(settings, stop_loops=True))
     assert "loop" in [answer.ended for answer in stopped]
     for full, answer in zip(whole, stopped, strict=True):
         assert (full.ended, full.tokens) == ("length", 200)

@@ -10,7 +10,7 @@ import pytest
 
 from mlxtune.models import generate as generation
 from mlxtune.models.cpu import streams
-from mlxtune.models.generate import TokenSampler
+from mlxtune.models.generate import GenerationSettings, TokenSampler
 from mlxtune.models.load import load
 from mlxtune.models.resolve import resolve
 
@@ -51,7 +51,7 @@ def test_sampled_answers_do_not_depend_on_the_batch_or_the_number_of_cores(
     def answers(batch_size: int, cores: int) -> list[str]:
         monkeypatch.setattr(streams._local, "pool", streams.StreamPool(cores), raising=False)
         outputs = generation.generate(
-            loaded.model, loaded.tokenizer, prompts, max_tokens=8, stops=frozenset({0}), batch_size=batch_size,
+            loaded.model, loaded.tokenizer, prompts, GenerationSettings(max_tokens=8, stops=frozenset({0}), batch_size=batch_size),
             sample_seeds=[row % 4 and row for row in range(20)],
         )  # fmt: skip
         return [output.text for output in outputs]

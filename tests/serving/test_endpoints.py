@@ -21,7 +21,7 @@ from test_function_calls import SCRIPT, TEMPLATE, TOOLS
 from waiting import wait_until
 
 from mlxtune.models import text_vectors
-from mlxtune.models.generate import generate
+from mlxtune.models.generate import GenerationSettings, generate
 from mlxtune.models.load import LoadedModel
 from mlxtune.serving.access_guard import guarded
 from mlxtune.serving.metrics import Metrics
@@ -68,7 +68,8 @@ def test_a_raw_prompt_is_continued_without_the_template(ai: openai.OpenAI, tiny_
     answer = ai.completions.create(model="tiny", prompt=prompt, max_tokens=12)
     tokens = tiny_loaded.tokenizer.encode(prompt)
     stops = frozenset(tiny_loaded.tokenizer.eos_token_ids)
-    (expected,) = generate(tiny_loaded.model, tiny_loaded.tokenizer, [tokens], max_tokens=12, stops=stops, batch_size=1)
+    settings = GenerationSettings(max_tokens=12, stops=stops, batch_size=1)
+    (expected,) = generate(tiny_loaded.model, tiny_loaded.tokenizer, [tokens], settings)
     assert answer.choices[0].text == expected.text
     assert (answer.usage.prompt_tokens, answer.usage.completion_tokens) == (len(tokens), 12)
     assert ai.completions.create(model="tiny", prompt=tokens, max_tokens=12).choices[0].text == expected.text

@@ -174,15 +174,18 @@ class LocalTeacher:
 
     def ask(self, call: TeacherCall, progress: Callable[[int, int], None]) -> dict[str, Any]:
         """Return the replies to the call's questions, which are computed together."""
-        from mlxtune.models.generate import generate
+        from mlxtune.models.generate import GenerationSettings, generate
 
         constrained = all(question.is_answer for question in call.questions)
         seeds = [question.seed for question in call.questions]
-        outputs = generate(
-            self._loaded.model, self._loaded.tokenizer, [self._prompt(question) for question in call.questions],
+        settings = GenerationSettings(
             max_tokens=self._max_tokens if constrained else REPLY_TOKENS, stops=self._template.stop_tokens, batch_size=BATCH_SIZE,
-            progress=progress, grammar=self._grammar if constrained else None, thought_starts=self._template.thought_starts,
-            thinking_tokens=self._template.thinking_limit(THINKING_TOKENS), sample_seeds=seeds,
+            thinking_tokens=self._template.thinking_limit(THINKING_TOKENS), grammar=self._grammar if constrained else None,
+            thought_starts=self._template.thought_starts,
+        )  # fmt: skip
+        prompts = [self._prompt(question) for question in call.questions]
+        outputs = generate(
+            self._loaded.model, self._loaded.tokenizer, prompts, settings, progress=progress, sample_seeds=seeds
         )  # fmt: skip
         replies = zip(outputs, seeds, strict=True)
         return {"replies": [{"text": output.text, "ended": output.ended, "seed": seed} for output, seed in replies]}

@@ -26,7 +26,7 @@ _GATHER = 0.05  # seconds that a batch waits for one more request
 
 def answer_requests(channel: Channel, load_request: Request, batch_size: int) -> None:
     """Load the model that ``load_request`` names and answer requests in batches. Raises ``ModelError`` if it cannot be loaded."""
-    from mlxtune.models.generate import generate  # these import mlx, which must be loaded after the BLAS
+    from mlxtune.models.generate import GenerationSettings, generate  # these import mlx, which must be loaded after the BLAS
     from mlxtune.models.load import load
     from mlxtune.models.template import ChatTemplate
 
@@ -36,15 +36,11 @@ def answer_requests(channel: Channel, load_request: Request, batch_size: int) ->
     while batch := channel.receive_batch(batch_size, _GATHER):
         try:
             prompts = [_prompt(template, request) for request in batch]
-            outputs = generate(
-                loaded.model,
-                loaded.tokenizer,
-                prompts,
-                max_tokens=REPLY_TOKENS,
-                stops=template.stop_tokens,
-                batch_size=len(prompts),
+            settings = GenerationSettings(
+                max_tokens=REPLY_TOKENS, stops=template.stop_tokens, batch_size=len(prompts),
                 thinking_tokens=template.thinking_limit(THINKING_TOKENS),
-            )
+            )  # fmt: skip
+            outputs = generate(loaded.model, loaded.tokenizer, prompts, settings)
         except MlxtuneError as error:
             for request in batch:
                 request.error(error)
