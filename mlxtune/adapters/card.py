@@ -22,9 +22,10 @@ from mlxtune.core.hashing import sha256_file, sha256_json
 from mlxtune.core.text import one_line, plural
 from mlxtune.evaluation import report as reports
 from mlxtune.evaluation.render.comparison_table import comparison_tables
-from mlxtune.evaluation.render.markdown import plain, table, table_blocks
+from mlxtune.evaluation.render.markdown import table_blocks
 from mlxtune.evaluation.scorers.registry import metric_label
 from mlxtune.models import bundled, catalog
+from mlxtune.present.markdown import grid, plain
 from mlxtune.recipe.parent import CONFIG, WEIGHTS
 
 README = "README.md"
@@ -169,7 +170,7 @@ def _render(
         rates=_rates(score) if score else "",
         evidence=_evidence(score) if score else [],
         exports=exports,
-        facts=table(["", ""], [[plain(key), plain(value)] for key, value in facts.items() if value]),
+        facts=grid(["", ""], [[plain(key), plain(value)] for key, value in facts.items() if value]),
     )  # fmt: skip
 
 
@@ -181,13 +182,13 @@ def _rates(score: AdapterScore) -> str:
         cells = [f"{100 * item.share:.1f}% ({100 * item.low:.0f}–{100 * item.high:.0f})" if item else "" for item in pair]
         fewer = f", {plural(rate.total, 'row')}" if rate.total < score.rows else ""
         body.append([plain(f"{metric_label(rate.metric)}{fewer}"), *cells])
-    return table(["", plain(score.rival), plain(score.arm)], body)
+    return grid(["", plain(score.rival), plain(score.arm)], body)
 
 
 def _exports(entry: AdapterEntry) -> str:
     """Return the formats in which the adapter was exported, with the cost of each, as a table; empty if there are none."""
     rows = [[plain(cell) for cell in export.cells] for export in tried_exports(entry)]
-    return table([plain(name) for name in HEAD], rows) if rows else ""
+    return grid([plain(name) for name in HEAD], rows) if rows else ""
 
 
 def _evidence(score: AdapterScore) -> list[str]:

@@ -16,9 +16,9 @@ from mlxtune.core.text import plural
 from mlxtune.evaluation.compare import EvaluationSide, compare_evaluations, compare_many, find_side
 from mlxtune.evaluation.json_fields import to_json
 from mlxtune.evaluation.render.comparison_table import evaluation_comparison_table
-from mlxtune.evaluation.render.wording import p_value
 from mlxtune.evaluation.scorers.registry import metric_label
 from mlxtune.evaluation.verdict import signed_points
+from mlxtune.present.labels import p_value
 from mlxtune.runs import registry
 
 _GLYPHS: dict[str, Cell] = {"better": ("✓", "bold success"), "worse": ("✗", "bold error")}

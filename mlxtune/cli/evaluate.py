@@ -26,12 +26,13 @@ from mlxtune.evaluation.follow_up import follow_up
 from mlxtune.evaluation.json_fields import to_json
 from mlxtune.evaluation.off_task.result import off_task_power
 from mlxtune.evaluation.promotion import off_task_hint, promotion_refusal, unmeasured_forgetting
-from mlxtune.evaluation.render.comparison_table import OUTCOME_MARKS, evaluation_comparison_table, report_tables
+from mlxtune.evaluation.render.comparison_table import evaluation_comparison_table, report_tables
 from mlxtune.evaluation.render.wording import contract_text, holdout_summary, seed_summary
 from mlxtune.evaluation.report import EvaluationReport
 from mlxtune.evaluation.scorers import CONTRACT
 from mlxtune.evaluation.start import require_adapter, start
 from mlxtune.models.resolve import resolve, same_base
+from mlxtune.present.labels import GLYPHS, outcome_mark
 from mlxtune.recipe import Recipe, load
 from mlxtune.runs import registry
 from mlxtune.runs.registry import Run
@@ -192,7 +193,8 @@ def show_report(report: EvaluationReport, folder: Path) -> None:
     for report_table in report_tables(report):
         print_table(report_table)
     if off_task := report.off_task:
-        glyph, style = OUTCOME_MARKS.get(off_task.word, ("·", "warning"))
+        style = outcome_mark(off_task.word)
+        glyph = GLYPHS[style]
         show("  ", (f"{glyph} ", f"bold {style}"), off_task.summary)
         show("")
     elif text := unmeasured_forgetting(report):

@@ -17,12 +17,13 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.text import Text
 from rich.theme import Theme
 
 from mlxtune.core.errors import InputError, MlxtuneError
-from mlxtune.core.text import safe_text
 from mlxtune.data import samples
+from mlxtune.present.blocks import Document
+from mlxtune.present.terminal import print_document
+from mlxtune.present.terminal import styled as styled
 
 _TOKENS = {
     "primary": "#a3a8f5",
@@ -43,9 +44,9 @@ Cell = str | tuple[str, str]
 ProgressUpdate = Callable[[str, float], None]
 
 
-def styled(*parts: Cell) -> Text:
-    """Return text from plain strings and ``(text, style)`` pairs; markup in them is not interpreted."""
-    return Text.assemble(*((safe_text(part), "") if isinstance(part, str) else (safe_text(part[0]), part[1]) for part in parts))
+def draw(document: Document) -> None:
+    """Print a document on stdout."""
+    print_document(document, out)
 
 
 def info(*parts: Cell) -> None:

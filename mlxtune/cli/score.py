@@ -17,11 +17,12 @@ from mlxtune.core.files import read_failure, read_text
 from mlxtune.core.text import plural
 from mlxtune.evaluation import report as reports
 from mlxtune.evaluation.contract import Contract, check_patterns
-from mlxtune.evaluation.render.comparison_table import ReportTable, TableCell, TableColumn, rate_cells
+from mlxtune.evaluation.render.comparison_table import rate_cells
 from mlxtune.evaluation.scorers import ModelAnswer, Score
 from mlxtune.evaluation.scorers.registry import metric_label
 from mlxtune.evaluation.scorers.schema_valid import SchemaValidator
 from mlxtune.models.thoughts import split_thought
+from mlxtune.present.blocks import Cell, Column, Table
 from mlxtune.recipe import Disclaimer, EvaluationSection, load
 
 
@@ -71,9 +72,9 @@ def score(
         scores = [{"id": name, **_score_json(row, contract.required)} for (name, _), row in zip(rows, scored, strict=True)]
         show_json({"rows": len(rows), "rates": [asdict(rate) | {"share": rate.share} for rate in rates], "scores": scores})
         return
-    body = tuple((TableCell(metric_label(rate.metric)), *rate_cells(rate)) for rate in rates)
-    columns = (TableColumn(), TableColumn(right=True), TableColumn(right=True), TableColumn())
-    print_table(ReportTable("Score", plural(len(rows), "output"), columns, body))
+    body = tuple((Cell(metric_label(rate.metric)), *rate_cells(rate)) for rate in rates)
+    columns = (Column(), Column(right=True), Column(right=True), Column())
+    print_table(Table("Score", plural(len(rows), "output"), columns, body))
 
 
 def _score_json(scores: dict[str, Score], required: set[str]) -> dict[str, Any]:

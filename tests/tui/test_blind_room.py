@@ -13,9 +13,9 @@ from mlxtune.core.errors import MachineError
 from mlxtune.evaluation.blind.blind_session import BlindSession
 from mlxtune.evaluation.blind.votes import HEADLINE_QUESTION, QUESTIONS
 from mlxtune.evaluation.paired_answers import load_pairs
-from mlxtune.evaluation.render.wording import p_value
 from mlxtune.evaluation.statistics.intervals import wilson
 from mlxtune.evaluation.statistics.significance import sign_test
+from mlxtune.present.labels import p_value
 from mlxtune.tui.rooms.blind import service
 
 from .conftest import OpenRoom

@@ -4,18 +4,12 @@ from __future__ import annotations
 
 from mlxtune.core.text import plural
 from mlxtune.evaluation.blind.votes import QUESTIONS, BlindResult
-from mlxtune.evaluation.render.comparison_table import (
-    IntervalBar,
-    ReportTable,
-    TableCell,
-    TableColumn,
-    key_value_table,
-    outcome_cell,
-)
-from mlxtune.evaluation.render.wording import p_value
+from mlxtune.evaluation.render.comparison_table import key_value_table
+from mlxtune.present.blocks import Cell, Column, IntervalBar, Table
+from mlxtune.present.labels import outcome_cell, p_value
 
 
-def votes_table(result: BlindResult) -> ReportTable:
+def votes_table(result: BlindResult) -> Table:
     """Return a table of the votes on each question."""
     rows = []
     for tally in result.tallies:
@@ -23,29 +17,29 @@ def votes_table(result: BlindResult) -> ReportTable:
         share = f"{100 * tally.share:.0f}% ({100 * tally.low:.0f} to {100 * tally.high:.0f})" if decided else "–"
         rows.append(
             (
-                TableCell(QUESTIONS[tally.question]),
-                TableCell(f"{tally.wins:,}", "primary"),
-                TableCell(f"{tally.losses:,}"),
-                TableCell(f"{tally.ties:,}", "muted"),
-                TableCell(bar=IntervalBar(tally.low, tally.share, tally.high) if decided else None),
-                TableCell(share),
-                TableCell(p_value(tally.adjusted), "muted"),
+                Cell(QUESTIONS[tally.question]),
+                Cell(f"{tally.wins:,}", "primary"),
+                Cell(f"{tally.losses:,}"),
+                Cell(f"{tally.ties:,}", "muted"),
+                Cell(bar=IntervalBar(tally.low, tally.share, tally.high) if decided else None),
+                Cell(share),
+                Cell(p_value(tally.adjusted), "muted"),
                 outcome_cell(tally.outcome),
             )
         )
-    counts = (TableColumn(label, right=True) for label in (result.second, result.first, "ties"))
+    counts = (Column(label, right=True) for label in (result.second, result.first, "ties"))
     columns = (
-        TableColumn(),
+        Column(),
         *counts,
-        TableColumn(f"{result.second} won"),
-        TableColumn("share", right=True),
-        TableColumn("p", right=True, priority=1),
-        TableColumn(priority=1),
+        Column(f"{result.second} won"),
+        Column("share", right=True),
+        Column("p", right=True, priority=1),
+        Column(priority=1),
     )
-    return ReportTable("Votes", "sign test, Wilson interval; secondary questions Holm-adjusted", columns, tuple(rows))
+    return Table("Votes", "sign test, Wilson interval; secondary questions Holm-adjusted", columns, tuple(rows))
 
 
-def rater_table(result: BlindResult) -> ReportTable:
+def rater_table(result: BlindResult) -> Table:
     """Return a table of the rater's consistency and biases."""
     items = [
         ("shown first", f"won {result.left} of {plural(result.decided, 'vote')}, with repeats, without ties"),

@@ -13,14 +13,7 @@ from markupsafe import Markup
 import mlxtune
 from mlxtune.core.text import safe_text
 from mlxtune.evaluation.drilldown import FailedRow
-from mlxtune.evaluation.render.comparison_table import (
-    OUTCOME_MARKS,
-    IntervalBar,
-    TableCell,
-    facts_table,
-    rates_table,
-    report_tables,
-)
+from mlxtune.evaluation.render.comparison_table import facts_table, rates_table, report_tables
 from mlxtune.evaluation.render.wording import (
     contract_text,
     holdout_summary,
@@ -33,6 +26,8 @@ from mlxtune.evaluation.render.wording import (
 )
 from mlxtune.evaluation.report import EvaluationReport
 from mlxtune.evaluation.scorers.registry import metric_label
+from mlxtune.present.blocks import Cell, IntervalBar
+from mlxtune.present.labels import outcome_mark
 
 SHOWN = 6  # maximum number of failed rows to show
 _LENGTH = 900  # maximum characters per text
@@ -46,14 +41,14 @@ def render_html(report: EvaluationReport, failures: Sequence[FailedRow]) -> str:
     after_rates = 1 + tables.index(rates_table(report))
     start = f"{report.outcome.capitalize()}." if report.outcome else ""
     prefixed = bool(start) and report.verdict.startswith(start)
-    made_with = (TableCell("made with", "muted"), TableCell(f"mlxtune {mlxtune.__version__}"))
+    made_with = (Cell("made with", "muted"), Cell(f"mlxtune {mlxtune.__version__}"))
     return _template().render(
         report=report,
         style=Markup(files(__package__).joinpath("report.css").read_text("utf-8")),
         name=facts.get("name") or "evaluation",
         about=" · ".join(filter(None, [facts.get("name", ""), facts.get("base", ""), report_date(report)])),
         outcome=start if prefixed else "",
-        outcome_style=OUTCOME_MARKS.get(report.outcome, ("", "muted"))[1],
+        outcome_style=outcome_mark(report.outcome),
         verdict=report.verdict.removeprefix(start) if prefixed else report.verdict,
         summary=summary(report),
         holdout=holdout_summary(report),

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
-from mlxtune.core.text import one_line, safe_text
 from mlxtune.evaluation.drilldown import FailedRow
-from mlxtune.evaluation.render.comparison_table import ReportTable, facts_table, rates_table, report_tables
+from mlxtune.evaluation.render.comparison_table import facts_table, rates_table, report_tables
 from mlxtune.evaluation.render.wording import (
     contract_text,
     holdout_summary,
@@ -19,9 +17,10 @@ from mlxtune.evaluation.render.wording import (
 )
 from mlxtune.evaluation.report import EvaluationReport
 from mlxtune.evaluation.scorers.registry import metric_label
+from mlxtune.present.blocks import Table
+from mlxtune.present.markdown import fence, grid, plain
 
 SHOWN = 6  # maximum number of failed rows to show
-_LENGTH = 900  # maximum characters per text
 
 
 def render_markdown(report: EvaluationReport, failures: Sequence[FailedRow]) -> str:
@@ -43,7 +42,7 @@ def render_markdown(report: EvaluationReport, failures: Sequence[FailedRow]) -> 
     return "\n\n".join(filter(None, blocks)) + "\n"
 
 
-def table_blocks(report_table: ReportTable) -> list[str]:
+def table_blocks(report_table: Table) -> list[str]:
     """Return a table with its title and note as Markdown blocks."""
     visible = report_table.visible(1, bars=False)
     body = [[plain(cell.text) for cell in row] for row in visible.rows]
@@ -51,15 +50,8 @@ def table_blocks(report_table: ReportTable) -> list[str]:
     return [
         f"## {plain(visible.title[0].upper() + visible.title[1:])}",
         f"{plain(note)}." if note else "",
-        table([plain(column.label) for column in visible.columns], body, [column.right for column in visible.columns]),
+        grid([plain(column.label) for column in visible.columns], body, [column.right for column in visible.columns]),
     ]
-
-
-def table(head: Sequence[str], body: Sequence[Sequence[str]], right: Sequence[bool] | None = None) -> str:
-    """Return a Markdown table; by default, all columns except the first are right-aligned."""
-    right = right or [False, *(True for _ in head[1:])]
-    rule = ["---:" if is_right else "---" for is_right in right]
-    return "\n".join(f"| {' | '.join(row)} |" for row in (head, rule, *body))
 
 
 def _square(report: EvaluationReport) -> list[str]:
@@ -72,7 +64,7 @@ def _square(report: EvaluationReport) -> list[str]:
         [f"{first} fails", f"{paired.fixed} fixed", f"{paired.neither} still fail"],
     ]
     head = ["", f"{second} passes", f"{second} fails"]
-    return [f"## Row by row: {metric_label(item.metric)}", table(head, body), plain(in_words(report, item))]
+    return [f"## Row by row: {metric_label(item.metric)}", grid(head, body), plain(in_words(report, item))]
 
 
 def _failures(report: EvaluationReport, failures: Sequence[FailedRow]) -> list[str]:
@@ -86,20 +78,8 @@ def _failures(report: EvaluationReport, failures: Sequence[FailedRow]) -> list[s
             f"### {failure.row.location.place.capitalize().replace(',', '')}{state}",
             plain(f"{failure.kind}: {failure.why}"),
         ]
-        blocks += ["Prompt:", _fence(failure.row.question), f"{plain(report.subject.name)}:", _fence(failure.answer.output)]
+        blocks += ["Prompt:", fence(failure.row.question), f"{plain(report.subject.name)}:", fence(failure.answer.output)]
         if other := other_answer(report, failure):
-            blocks += [f"{plain(other[0])}:", _fence(other[1])]
+            blocks += [f"{plain(other[0])}:", fence(other[1])]
         blocks.append("\n".join(f"- {plain(nearest_row_text(row))}" for row in failure.nearest))
     return blocks
-
-
-def plain(text: str) -> str:
-    """Return ``text`` on one line, with everything that Markdown or HTML would interpret escaped, and without links."""
-    return re.sub(r"([\\`*_{}\[\]#|~<>&!@]|:(?=//)|(?<=www)\.)", r"\\\1", one_line(text))
-
-
-def _fence(text: str) -> str:
-    """Return ``text`` in a fence longer than any run of backticks in it."""
-    text = safe_text(text, limit=_LENGTH)
-    fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", text)), default=0))
-    return f"{fence}text\n{text}\n{fence}"

@@ -16,7 +16,8 @@ from mlxtune.evaluation.scorers.preference import PREFERENCE
 from mlxtune.evaluation.scorers.registry import metric_label
 from mlxtune.evaluation.seed_report import SeedReport
 from mlxtune.evaluation.statistics.power import FLIPPED, power_text
-from mlxtune.evaluation.verdict import Comparison, change_text
+from mlxtune.evaluation.verdict import Comparison
+from mlxtune.present.labels import change_text, p_value, percent
 
 _QUESTION_LENGTH = 140  # maximum characters of a training row's question
 _REVIEWED = {
@@ -175,14 +176,6 @@ def off_task_method(result: OffTaskResult) -> str:
         for cell in result.set_apart
     ]
     return f"{method}; not counted, because the base is below {LEAST:.0%}: {', '.join(names)}" if names else method
-
-
-def percent(share: float) -> str:
-    return f"{100 * share:.1f}%"
-
-
-def p_value(value: float) -> str:
-    return "<0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def nearest_row_text(row: NearestRow) -> str:

@@ -10,10 +10,10 @@ from textual.content import Content
 from mlxtune.core.text import one_line, plural, safe_text
 from mlxtune.evaluation.blind.blind_session import BlindSession, PresentedPair, Vote
 from mlxtune.evaluation.blind.votes import QUESTIONS
-from mlxtune.evaluation.render.comparison_table import ReportTable
+from mlxtune.present.blocks import Table
+from mlxtune.tui.draw import table_rows
 from mlxtune.tui.render.bars import bar
 from mlxtune.tui.render.output_text import output_rows
-from mlxtune.tui.render.tables import table_rows
 from mlxtune.tui.render.text import RECIPE_KEY, cell, fold, key, line, lines, wrap
 from mlxtune.tui.rooms.blind.service import ArmPair
 
@@ -125,6 +125,6 @@ def last_vote(session: BlindSession, width: int) -> Content:
     )
 
 
-def result_table(table: ReportTable, width: int, _height: int) -> Content:
+def result_table(table: Table, width: int, _height: int) -> Content:
     """Draw a result table without its title, which the section shows."""
     return lines(*table_rows(replace(table, title="", note=""), width))

@@ -17,16 +17,17 @@ from mlxtune.evaluation.off_task.prompts import OffTaskPrompt
 from mlxtune.evaluation.off_task.result import DROPPED, HELD, OffTaskResult
 from mlxtune.evaluation.promotion import unmeasured_forgetting
 from mlxtune.evaluation.render.comparison_table import comparison_table, facts_table, report_tables
-from mlxtune.evaluation.render.wording import compared_pairs_text, contract_text, nearest_row_text, p_value, summary
+from mlxtune.evaluation.render.wording import compared_pairs_text, contract_text, nearest_row_text, summary
 from mlxtune.evaluation.report import ArmResult, ReportFacts
 from mlxtune.evaluation.scorers import CONTRACT, LOOP, Score
 from mlxtune.evaluation.scorers.preference import PREFERENCE
 from mlxtune.evaluation.scorers.registry import metric_label
 from mlxtune.evaluation.verdict import Comparison, change_text
+from mlxtune.present.labels import p_value
 from mlxtune.runs.state import HELD_OUT_ROW
+from mlxtune.tui.draw import table_rows
 from mlxtune.tui.render.bars import axis, bar, interval
 from mlxtune.tui.render.output_text import Span, is_caret_row, output_rows
-from mlxtune.tui.render.tables import table_rows
 from mlxtune.tui.render.text import RECIPE_KEY, Part, cell, cut_rows, fold, key, line, lines, marked, wrap
 from mlxtune.tui.rooms.evaluate.service import LoadedReport, RowFilter
 from mlxtune.tui.snapshot import RunView

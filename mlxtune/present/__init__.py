@@ -1,0 +1,1 @@
+"""What the command line, the app, and the report show: each object described once, as a document of blocks, and drawn by four drawers."""

@@ -1,0 +1,60 @@
+"""Words and glyphs that several documents share: how an outcome, a count, a change, or a p-value is written."""
+
+from __future__ import annotations
+
+from mlxtune.present.blocks import Cell, Mark
+
+GLYPHS: dict[Mark, str] = {"success": "✓", "warning": "!", "error": "✗", "muted": "·", "primary": "●"}
+
+OUTCOME_MARKS: dict[str, Mark] = {
+    "better": "success",
+    "worse": "error",
+    "held": "success",
+    "dropped": "error",
+    "go": "success",
+    "warn": "warning",
+    "refuse": "error",
+}
+"""The mark of each outcome; any other outcome is ``muted``."""
+
+WORDS = {"cannot_tell": "cannot tell", "go": "fits", "warn": "tight", "refuse": "does not fit"}
+"""The name of each code that is not its own name."""
+
+
+def word(code: str) -> str:
+    """Return a code in words."""
+    return WORDS.get(code, code.replace("_", " "))
+
+
+def outcome_mark(outcome: str) -> Mark:
+    return OUTCOME_MARKS.get(outcome, "muted")
+
+
+def outcome_cell(outcome: str) -> Cell:
+    """Return an outcome in its color."""
+    return Cell(word(outcome), outcome_mark(outcome))
+
+
+def glyph_cell(outcome: str) -> Cell:
+    """Return an outcome's glyph in its color."""
+    mark = outcome_mark(outcome)
+    return Cell(GLYPHS[mark], mark)
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:.1f}%"
+
+
+def p_value(value: float) -> str:
+    return "<0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def signed_points(share: float) -> str:
+    """Return a change between rates in points, with a sign: ``+2.5``, ``−0.3``, ``0.0``."""
+    points = round(100 * share, 1)
+    return f"{points:+.1f}".replace("-", "−") if points else "0.0"
+
+
+def change_text(low: float, change: float, high: float) -> str:
+    """Return a change in points with its limits: ``+45.8 (+37.9 to +54.2)``."""
+    return f"{signed_points(change)} ({signed_points(low)} to {signed_points(high)})"
