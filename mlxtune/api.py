@@ -25,7 +25,6 @@ from mlxtune.core.text import one_line
 from mlxtune.data.rows import Message
 from mlxtune.data.split import with_recorded_settings
 from mlxtune.evaluation import report as reports
-from mlxtune.evaluation import start as evaluations
 from mlxtune.evaluation.check_process import check_source
 from mlxtune.evaluation.report import EvaluationReport
 from mlxtune.models import bundled
@@ -38,7 +37,7 @@ from mlxtune.runs.watch import require_finished, watch
 from mlxtune.serving.adapter_index import base_of
 from mlxtune.serving.client import Client, PendingAnswer
 from mlxtune.serving.protocol import GREEDY, Failed, Piece, Sampling
-from mlxtune.training import start as training
+from mlxtune.workspace import control
 
 if TYPE_CHECKING:  # checks load numpy
     from mlxtune.data.checks.report import CheckReport
@@ -68,7 +67,7 @@ def train(recipe: Recipe, *, workspace: str | Path = ".", on_event: EventHandler
     ``on_event`` gets each event, such as a step with its loss. Raise ``InputError`` if the recipe cannot be trained, ``Interrupted`` if
     the run is stopped, and ``MlxtuneError`` if it fails.
     """
-    return _finish(training.start(Path(workspace), recipe), on_event)
+    return _finish(control.train(Path(workspace), recipe), on_event)
 
 
 def evaluate(
@@ -89,9 +88,7 @@ def evaluate(
         recipe, run = what.recipe(), what
     else:
         recipe, run = what, None
-    training.check_recipe(recipe)
-    resolve(recipe.model.base, relative_to=recipe.folder)
-    return reports.load(_finish(evaluations.start(Path(workspace), recipe, run, adapter), on_event).folder)
+    return reports.load(_finish(control.evaluate(Path(workspace), recipe, run, adapter), on_event).folder)
 
 
 def load_report(which: str | Path = "last", *, workspace: str | Path = ".") -> EvaluationReport:

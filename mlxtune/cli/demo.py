@@ -33,7 +33,7 @@ from mlxtune.planning.plan import local_planner
 from mlxtune.recipe import Recipe, load
 from mlxtune.runs.registry import Run
 from mlxtune.runs.state import RunState
-from mlxtune.training import start as training
+from mlxtune.workspace import control
 
 # The seconds that each stage took on one CPU core, to estimate the time left. Those of --full have not been measured.
 _STAGES = (("Model", 0.0), ("Plan", 0.0), ("Baseline", 345.0), ("Train", 364.0), ("Evaluate", 321.0))
@@ -133,7 +133,7 @@ def _baseline_description(recipe: Recipe) -> str:
 def _train(recipe: Recipe, panel: Stages) -> Run:
     """Train ``recipe`` and report how its validation loss changed."""
     panel.begin(recipe.name)
-    run = training.start(Path.cwd(), recipe)
+    run = control.train(Path.cwd(), recipe)
     with progress_bar("loading the model") as update:
         code = follow(run, on_state=lambda state: _draw(state, panel, update))
     state = run.state()

@@ -17,7 +17,6 @@ from mlxtune.cli.follow import follow, follow_answers
 from mlxtune.cli.options import Json, Overrides
 from mlxtune.cli.output import info, progress_bar, say_changed_evaluation, show, show_json
 from mlxtune.cli.tables import print_table, print_verdict
-from mlxtune.cli.train import fetch
 from mlxtune.core.errors import GateError, InputError
 from mlxtune.core.text import one_line, plural
 from mlxtune.evaluation import report as reports
@@ -30,7 +29,7 @@ from mlxtune.evaluation.render.comparison_table import evaluation_comparison_tab
 from mlxtune.evaluation.render.wording import contract_text, holdout_summary, seed_summary
 from mlxtune.evaluation.report import EvaluationReport
 from mlxtune.evaluation.scorers import CONTRACT
-from mlxtune.evaluation.start import require_adapter, start
+from mlxtune.evaluation.start import require_adapter
 from mlxtune.models.resolve import resolve, same_base
 from mlxtune.present.labels import GLYPHS, outcome_mark
 from mlxtune.recipe import Recipe, load
@@ -38,8 +37,7 @@ from mlxtune.runs import registry
 from mlxtune.runs.registry import Run
 from mlxtune.training.generated_rows import compare_generated, generated_variants
 from mlxtune.training.seeds import trained_seeds
-from mlxtune.training.start import check_recipe
-from mlxtune.training.start import start as start_training
+from mlxtune.workspace import control
 
 
 def evaluate(
@@ -136,7 +134,7 @@ def _trained(recipe: Recipe) -> Run:
         info(("  ", ""), f"{run.id} was trained before.")
         return run
     with progress_bar("looking for the model") as update:
-        run = start_training(Path.cwd(), recipe, progress=update)
+        run = control.train(Path.cwd(), recipe, progress=update)
     info(("  ", ""), f"{run.id}   ", ("press Ctrl-C to detach; the run continues", "muted"))
     code = 0
     try:
@@ -162,11 +160,10 @@ def _start(
 
     ``seeds`` are runs that differ from ``run`` only in the seed.
     """
-    check_recipe(recipe)
-    fetch(recipe)
     if (run or entry) and (power := off_task_power(recipe)):
         info("  ", ("Off-task ", "muted"), power)
-    return start(Path.cwd(), recipe, run, entry, seeds=seeds, consent=consent)
+    with progress_bar("looking for the model") as update:
+        return control.evaluate(Path.cwd(), recipe, run, entry, seeds=seeds, consent=consent, progress=update)
 
 
 def _consent(recipe: Recipe, send: bool) -> str:
@@ -246,8 +243,8 @@ def _adapter(which: str, recipe: Recipe, run: Run | None) -> AdapterEntry:
             f"{run.id} can only be evaluated with its own adapter.", hint=f"Use a recipe: mlxtune eval RECIPE --adapter {which}"
         )
     entry = library.find_usable(Path.cwd(), which)
-    fetch(recipe)
-    source = resolve(recipe.model.base, relative_to=recipe.folder)
+    with progress_bar("looking for the model") as update:
+        source = resolve(recipe.model.base, relative_to=recipe.folder, progress=update)
     if not same_base(entry.base_hash, source.fingerprint):
         raise InputError(f"{entry.name} was trained from {one_line(entry.base, 80)}, not from {one_line(source.name, 80)}.")
     return entry

@@ -22,9 +22,8 @@ from mlxtune.adapters.export.tried import use_commands
 from mlxtune.cli.adapters import Which
 from mlxtune.cli.follow import follow_answers
 from mlxtune.cli.options import Json, Overrides
-from mlxtune.cli.output import Cell, info, out, say_changed_evaluation, show, show_json
+from mlxtune.cli.output import Cell, info, out, progress_bar, say_changed_evaluation, show, show_json
 from mlxtune.cli.tables import print_columns, print_heading, print_table
-from mlxtune.cli.train import fetch
 from mlxtune.core.errors import InputError, MachineError
 from mlxtune.core.text import one_line, size, suggest
 from mlxtune.evaluation.json_fields import to_json
@@ -34,6 +33,7 @@ from mlxtune.recipe import Recipe, load
 from mlxtune.runs import launch
 from mlxtune.runs.registry import Run
 from mlxtune.training.start import check_recipe
+from mlxtune.workspace import control
 
 To = Annotated[
     Path | None,
@@ -117,12 +117,12 @@ def export(
                 )
         _copy(entry, chosen, to, json)
         return
-    assert chosen.form
     own = compared_recipe(entry, recipe, overrides or [])
-    run = exports.start(
-        Path.cwd(), entry, chosen.form, target=to, recipe=own, force=force, precision=precision or "f16", program=chosen.program,
-        ollama_base=base, prepare=fetch,
-    )  # fmt: skip
+    with progress_bar("looking for the model") as update:
+        run = control.export(
+            Path.cwd(), entry, chosen, target=to, recipe=own, force=force, precision=precision or "f16",
+            ollama_base=base, progress=update,
+        )  # fmt: skip
     try:
         code = follow_answers(run)
     finally:

@@ -19,19 +19,16 @@ from mlxtune.cli.output import Cell, info, out, progress_bar, show, show_json, s
 from mlxtune.cli.search import search_json, show_search
 from mlxtune.cli.tables import print_columns, print_facts, print_heading
 from mlxtune.cli.train import show_adapter
-from mlxtune.core.errors import InputError, MachineError
+from mlxtune.core.errors import InputError
 from mlxtune.core.text import duration, plural, size, suggest
 from mlxtune.data import samples
 from mlxtune.evaluation import report as reports
-from mlxtune.runs import launch, registry
+from mlxtune.runs import registry
 from mlxtune.runs.events import EventReader
 from mlxtune.runs.metrics import CsvSink, MetricSink, TensorBoardSink, TrackioSink, metric_rows
 from mlxtune.runs.registry import RUN_KINDS, Run
-from mlxtune.runs.status import ACTIVE, STATUS_LABELS
-from mlxtune.training import start
-
-STOP_PATIENCE = 5.0  # seconds before stop prints what it is waiting for
-STOP_LIMIT = 600.0  # seconds after which stop gives up
+from mlxtune.runs.status import STATUS_LABELS
+from mlxtune.workspace import control
 
 FORMATS = ("csv", "tensorboard", "trackio")
 POLL = 2.0  # seconds
@@ -125,18 +122,9 @@ def attach(name: RunName = "last", json: Json = False) -> None:
 def stop(name: RunName = "last", json: Json = False) -> None:
     """Stop a run after its current step. A training run or search saves a checkpoint; an evaluation keeps its answers."""
     run = registry.find_run(Path.cwd(), name, None)
-    registry.stop(run)
-    started, explained = time.monotonic(), False
-    while run.status() in ACTIVE:
-        if time.monotonic() - started > STOP_LIMIT:
-            raise MachineError(
-                f"{run.id} has not stopped within {duration(STOP_LIMIT)}. It stops once its current step has ended.",
-                hint=f"If its process hangs, end it without a checkpoint: kill -9 {run.state().pid}",
-            )
-        if not explained and time.monotonic() - started > STOP_PATIENCE:
-            explained = True
-            info(("● ", "primary"), "Waiting for the current step to finish. Ctrl-C stops waiting; the run still stops.")
-        time.sleep(0.1)
+    control.stop(run)
+    text = "Waiting for the current step to finish. Ctrl-C stops waiting; the run still stops."
+    control.wait_until_stopped(run, lambda: info(("● ", "primary"), text))
     if json:
         show_json(_record(run))
         return
@@ -162,11 +150,8 @@ def resume(
 ) -> None:
     """Resume a run from its newest checkpoint and follow it."""
     run = registry.find_run(Path.cwd(), name, None)
-    if run.kind == "train":
-        with progress_bar("looking for the model") as update:
-            start.resume(run, progress=update)
-    else:
-        launch.resume(run)
+    with progress_bar("looking for the model") as update:
+        control.resume(run, progress=update)
     if detach:
         show_json({"run": run.id}) if json else show(run.id)
         return

@@ -17,9 +17,9 @@ from mlxtune.evaluation.json_fields import to_json
 from mlxtune.evaluation.verdict import signed_points
 from mlxtune.recipe import load
 from mlxtune.runs.registry import RUN_KINDS, Run
-from mlxtune.training.search import search_start
 from mlxtune.training.search.importance import Trend
 from mlxtune.training.search.leaderboard import Entry, Leaderboard, read_leaderboard
+from mlxtune.workspace import control
 
 _STATUS: dict[str, Cell] = {
     "selected": ("✓", "bold success"), "training": ("●", "bold primary"), "failed": ("✗", "bold error"), "pinned": ("◆", "second"),
@@ -39,7 +39,7 @@ def search(
     options += [f'search.budget="{budget}"'] if budget else []
     loaded = load(recipe, [*(overrides or []), *options])
     with progress_bar("looking for the model") as update:
-        run = search_start.start(Path.cwd(), loaded, progress=update)
+        run = control.search(Path.cwd(), loaded, progress=update)
     if detach:
         show_json({"run": run.id, "folder": str(run.folder)}) if json else show(run.id)
         return

@@ -15,11 +15,12 @@ from mlxtune.cli.options import Json, Overrides, RecipeFile
 from mlxtune.cli.output import info, progress_bar, show, show_json
 from mlxtune.core.errors import InputError
 from mlxtune.data import check_cache
-from mlxtune.models.resolve import resolve
 from mlxtune.recipe import Recipe, load
 from mlxtune.runs.registry import Run
-from mlxtune.training import seeds, start
+from mlxtune.training import seeds
 from mlxtune.training.distributed import launcher
+from mlxtune.training.start import check_recipe
+from mlxtune.workspace import control
 
 
 def train(
@@ -44,7 +45,7 @@ def train(
             raise InputError("--seeds and --detach cannot be combined, because the runs follow one another.")
         return _train_seeds(loaded, number, request, json=json)
     with progress_bar("looking for the model") as update:
-        run = start.start(Path.cwd(), loaded, request, progress=update)
+        run = control.train(Path.cwd(), loaded, request, progress=update)
     if detach:
         show_json({"run": run.id, "folder": str(run.folder)}) if json else show(run.id)
         return None
@@ -78,7 +79,7 @@ def show_adapter(run: Run) -> None:
 
 def _train_seeds(recipe: Recipe, number: int, request: Mapping[str, Any], *, json: bool) -> None:
     """Train one run after another, each with the next seed. Seeds that were trained before are not trained again."""
-    start.check_recipe(recipe)
+    check_recipe(recipe)
     before = seeds.trained_seeds(Path.cwd(), recipe)
     for variant in seeds.seed_recipes(recipe, number):
         seed = variant.training.seed
@@ -86,7 +87,7 @@ def _train_seeds(recipe: Recipe, number: int, request: Mapping[str, Any], *, jso
             info(("  ", ""), f"Seed {seed} was trained before: {run.id}")
             continue
         with progress_bar("looking for the model") as update:
-            run = start.start(Path.cwd(), variant, request, progress=update)
+            run = control.train(Path.cwd(), variant, request, progress=update)
         info(("  ", ""), f"Seed {seed}: {run.id}   ", ("press Ctrl-C to detach; no more runs are started then", "muted"))
         code = 0
         try:
@@ -103,4 +104,4 @@ def _train_seeds(recipe: Recipe, number: int, request: Mapping[str, Any], *, jso
 def fetch(recipe: Recipe) -> None:
     """Download the base model if it is missing. Raise ``ModelError`` or ``MachineError`` if that fails."""
     with progress_bar("looking for the model") as update:
-        resolve(recipe.model.base, relative_to=recipe.folder, progress=update)
+        control.fetch_base(recipe, update)

@@ -40,6 +40,7 @@ from mlxtune.tui.status import last_checkpoint, saves_when_stopped, stop_effect
 from mlxtune.tui.widgets.dialog import ChoiceDialog, ChoiceOption
 from mlxtune.tui.widgets.frame import FooterAction, Notice, NoticeLine, RoomFooter, RoomHeader, ToastPanel, error_notice
 from mlxtune.tui.widgets.page import PageScreen
+from mlxtune.workspace import control
 
 if TYPE_CHECKING:
     from mlxtune.planning.plan import Plan
@@ -376,9 +377,7 @@ class BaseApp(OrderedKeys):
 
     def _start_run(self, path: Path) -> None:
         def start_recipe(recipe: Recipe) -> None:
-            from mlxtune.training import start  # its imports would slow down the app's start
-
-            start.start(self.workspace, recipe)
+            control.train(self.workspace, recipe)
 
         if self._run_recipe_job(path, start_recipe, "Starting {}."):
             self.selected, self._recipe = None, path
@@ -393,9 +392,7 @@ class BaseApp(OrderedKeys):
         """Start a search of the recipe in ``path``."""
 
         def start_recipe(recipe: Recipe) -> Notice:
-            from mlxtune.training.search import search_start  # its imports would slow down the app's start
-
-            search_start.start(self.workspace, recipe)
+            control.search(self.workspace, recipe)
             return Notice(
                 "✓",
                 "$success",
@@ -440,12 +437,7 @@ class BaseApp(OrderedKeys):
         step = last_checkpoint(view)
         where = f" from {step:,}" if step is not None else ""
 
-        def job() -> None:
-            from mlxtune.training import start
-
-            start.resume(view.run)
-
-        self.start_worker(job, busy=f"Resuming {view.name}{where}.")
+        self.start_worker(lambda: control.resume(view.run), busy=f"Resuming {view.name}{where}.")
 
     def confirm_stop(self, view: RunView) -> None:
         """Ask for confirmation, then tell the run's worker to save and exit. If it was told to stop before, offer to kill it."""
@@ -474,7 +466,7 @@ class BaseApp(OrderedKeys):
         """Ask for confirmation, then tell the worker of ``view`` to exit. ``work`` names what it does, and ``effect`` what remains of it."""
 
         def job() -> Notice:
-            registry.stop(view.run)
+            control.stop(view.run)
             return Notice("■", "$muted", f"Stopping the {work} of {view.name}.")
 
         def chosen(choice: str | None) -> None:
@@ -498,7 +490,7 @@ class BaseApp(OrderedKeys):
             self.stopping |= {view.id}
             self.show_notice(Notice("■", "$muted", f"{view.name} {outcome}."))
 
-        self.run_job(lambda: registry.stop(view.run), stopped, busy="")
+        self.run_job(lambda: control.stop(view.run), stopped, busy="")
 
     def create_samples(self) -> None:
         """Create the sample recipe and its data in the workspace."""

@@ -181,7 +181,7 @@ async def test_starting_a_run_unloads_an_idle_model(
     shop: Shop, clients: list[FakeClient], open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch, is_answering: bool
 ) -> None:
     closed: list[bool] = []
-    monkeypatch.setattr("mlxtune.training.start.start", lambda *_: closed.append(clients[0].closed))
+    monkeypatch.setattr("mlxtune.workspace.control.train", lambda *_: closed.append(clients[0].closed))
     recipe = shop.recipe()
     async with open_room("chat") as room:
         client, service = await load(room, clients), chat(room)

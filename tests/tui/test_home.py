@@ -71,7 +71,7 @@ async def test_n_starts_the_only_recipe_and_opens_train(shop: Shop, open_room: O
         started.append((workspace, recipe.name))
         return Run(workspace)
 
-    monkeypatch.setattr("mlxtune.training.start.start", start)
+    monkeypatch.setattr("mlxtune.workspace.control.train", start)
     shop.recipe()
     async with open_room("home") as room:
         await room.press("n")
@@ -90,7 +90,7 @@ async def test_a_worker_that_dies_at_once_is_reported_with_its_hint(
     def start(*_: Any) -> Run:
         raise MachineError("The worker of x ended before it wrote an event: killed", hint="Its log: worker.log")
 
-    monkeypatch.setattr("mlxtune.training.start.start", start)
+    monkeypatch.setattr("mlxtune.workspace.control.train", start)
     shop.recipe()
     async with open_room("home") as room:
         await room.press("n")
@@ -102,7 +102,7 @@ async def test_a_worker_that_dies_at_once_is_reported_with_its_hint(
 
 async def test_with_several_recipes_n_asks_which(shop: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch) -> None:
     names: list[str] = []
-    monkeypatch.setattr("mlxtune.training.start.start", lambda workspace, recipe: names.append(recipe.name))
+    monkeypatch.setattr("mlxtune.workspace.control.train", lambda workspace, recipe: names.append(recipe.name))
     shop.recipe("alpha")
     shop.recipe("beta")
     shop.recipe("aaa-broken", "name = 3")
@@ -196,7 +196,7 @@ async def test_enter_does_the_next_step(loaded: Shop, open_room: OpenRoom) -> No
 
 
 async def test_while_a_run_trains_no_other_can_start(loaded: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mlxtune.training.start.start", lambda *_: pytest.fail("started"))
+    monkeypatch.setattr("mlxtune.workspace.control.train", lambda *_: pytest.fail("started"))
     async with open_room("home") as room:
         assert "new" not in room.actions
         await room.press("n")

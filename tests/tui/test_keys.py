@@ -267,8 +267,8 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> Ran:
 def _nothing_starts(monkeypatch: pytest.MonkeyPatch, checks: Checks, clients: list[FakeClient]) -> None:
     """Start and stop no worker, and measure nothing."""
     for name in (
-        "training.start.start",
-        "training.start.resume",
+        "workspace.control.train",
+        "workspace.control.resume",
         "runs.launch.start",
         "runs.registry.stop",
         "runs.queue.start_detached",

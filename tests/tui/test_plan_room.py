@@ -295,7 +295,7 @@ async def test_t_asks_with_the_verdict_and_its_default_does_nothing(
     shop: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     started: list[str] = []
-    monkeypatch.setattr("mlxtune.training.start.start", lambda workspace, recipe: started.append(recipe.name))
+    monkeypatch.setattr("mlxtune.workspace.control.train", lambda workspace, recipe: started.append(recipe.name))
     plannable(shop, monkeypatch)
     async with open_room("plan") as room:
         await planned(room)
@@ -316,7 +316,7 @@ async def test_rows_that_were_checked_with_another_recipe_are_named(
     shop: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     started: list[str] = []
-    monkeypatch.setattr("mlxtune.training.start.start", lambda workspace, recipe: started.append(recipe.name))
+    monkeypatch.setattr("mlxtune.workspace.control.train", lambda workspace, recipe: started.append(recipe.name))
     plannable(shop, monkeypatch)
     source = load(shop.folder / "recipes" / "support-json.toml").source
     check_cache.save(source, CheckOutcome("clean", "Clean.", 14, 0, rules="of another recipe"))

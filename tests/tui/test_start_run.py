@@ -63,7 +63,7 @@ async def test_rows_that_should_not_be_trained_on_are_named_before_a_run_starts(
     shop: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     started: list[str] = []
-    monkeypatch.setattr("mlxtune.training.start.start", lambda workspace, recipe: started.append(recipe.name))
+    monkeypatch.setattr("mlxtune.workspace.control.train", lambda workspace, recipe: started.append(recipe.name))
     shop.recipe()
     check_cache.save(shop.folder / "data" / "support.jsonl", CheckOutcome("blocked", "Not ready: 9 of 480 rows.", 471, 9))
     async with open_room("train") as room:
@@ -84,7 +84,7 @@ async def test_a_run_on_rows_that_were_checked_with_another_recipe_asks_first(
     shop: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     started: list[str] = []
-    monkeypatch.setattr("mlxtune.training.start.start", lambda workspace, recipe: started.append(recipe.name))
+    monkeypatch.setattr("mlxtune.workspace.control.train", lambda workspace, recipe: started.append(recipe.name))
     shop.recipe()
     check_cache.save(shop.folder / "data" / "support.jsonl", CheckOutcome("clean", "Clean.", 480, 0, rules="of another recipe"))
     async with open_room("train") as room:

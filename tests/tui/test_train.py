@@ -177,7 +177,7 @@ async def test_a_run_that_cools_down_says_so(loaded: Shop, open_room: OpenRoom) 
 
 async def test_a_crash_says_what_is_saved_and_r_resumes(shop: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch) -> None:
     resumed: list[str] = []
-    monkeypatch.setattr("mlxtune.training.start.resume", lambda run: resumed.append(run.id))
+    monkeypatch.setattr("mlxtune.workspace.control.resume", lambda run: resumed.append(run.id))
     shop.recipe()
     shop.run(RUN, steps=640, age=180, printed="loading\nInsufficient Memory (OutOfMemory)\n")
     async with open_room("train") as room:
@@ -196,7 +196,7 @@ async def test_a_refused_resume_is_a_notice(shop: Shop, open_room: OpenRoom, mon
     def refuse(run: Any) -> None:
         raise InputError("20261124-1412-x is running already.")
 
-    monkeypatch.setattr("mlxtune.training.start.resume", refuse)
+    monkeypatch.setattr("mlxtune.workspace.control.resume", refuse)
     shop.run("20261124-1412-x", steps=60, end=("run.stopped", {"step": 60}))
     async with open_room("train", size=NARROW) as room:
         assert "■ Stopped at step 60 of 960." in room.text("#stats")

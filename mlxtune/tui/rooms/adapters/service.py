@@ -16,6 +16,7 @@ from mlxtune.adapters.export.tried import ExportedCopy, FailedExport, TriedExpor
 from mlxtune.core.errors import InputError
 from mlxtune.core.text import one_line, one_line_fields, size
 from mlxtune.tui.paths import display_path, relative_paths
+from mlxtune.workspace import control
 
 
 @dataclass(frozen=True)
@@ -102,10 +103,7 @@ def export(workspace: Path, key: str, chosen: ExportFormat, precision: str = "",
         if folder.exists():
             raise InputError(f"{folder.relative_to(workspace)} already exists.", hint="Remove or rename it first.")
         return copy_adapter(workspace, entry, chosen, folder)[0].relative_to(workspace).as_posix()
-    run = exports.start(
-        workspace, entry, chosen.form, precision=cast("exports.Precision", precision or "f16"), program=chosen.program,
-        ollama_base=ollama_base,
-    )  # fmt: skip
+    run = control.export(workspace, entry, chosen, precision=cast("exports.Precision", precision or "f16"), ollama_base=ollama_base)
     return run.folder.relative_to(workspace).as_posix()
 
 

@@ -15,8 +15,8 @@ from mlxtune.advice.verdict import Advice
 from mlxtune.core.errors import InputError
 from mlxtune.models import catalog
 from mlxtune.recipe import Recipe
-from mlxtune.runs import launch
 from mlxtune.tui.snapshot import RecipeView, RunView
+from mlxtune.workspace import control
 
 NONE_OPTION = "none"  # the multiple-choice option that means an empty selection
 
@@ -120,7 +120,7 @@ def gather_evidence(workspace: Path, recipe: Recipe, path: Path) -> AdviceEviden
 
 def start_sample(workspace: Path, recipe: Recipe) -> None:
     """Start evaluating the arms that need no training on a few held-out rows. Raise ``InputError`` if there is no metric."""
-    launch.start(workspace, "eval", evidence.sample_recipe(recipe))
+    control.evaluate(workspace, evidence.sample_recipe(recipe))
 
 
 def current_sample(evals: Sequence[RunView], view: RecipeView | None) -> RunView | None:

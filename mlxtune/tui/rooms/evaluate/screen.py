@@ -24,7 +24,6 @@ from mlxtune.evaluation.report import EvaluationReport
 from mlxtune.evaluation.scorers.registry import metric_label
 from mlxtune.evaluation.start import has_adapter
 from mlxtune.recipe import load
-from mlxtune.runs import launch
 from mlxtune.runs.registry import Run
 from mlxtune.runs.status import STATUS_LABELS
 from mlxtune.tui.base import Room
@@ -41,6 +40,7 @@ from mlxtune.tui.widgets.list import ListPanel
 from mlxtune.tui.widgets.page import PageScreen
 from mlxtune.tui.widgets.panel import FocusPanel, Panel
 from mlxtune.tui.widgets.section import Section
+from mlxtune.workspace import control
 
 REFERENCE = "reference"
 CONTINUE = "continue"
@@ -566,7 +566,7 @@ class EvaluateRoom(Room):
 
         def chosen(choice: str | None) -> None:
             if choice == CONTINUE and unfinished:
-                self.app.start_worker(lambda: launch.resume(unfinished.run), busy=f"Continuing {unfinished.name}.")
+                self.app.start_worker(lambda: control.resume(unfinished.run), busy=f"Continuing {unfinished.name}.")
             elif choice:
                 self._choose_arms(*subjects[int(choice)])
 
@@ -575,19 +575,22 @@ class EvaluateRoom(Room):
     def _choose_arms(self, run: Run | None, path: Path) -> None:
         """Count what the arms answer, then ask for them."""
         finished = [view.run for view in self._finished]
-        ask = partial(self._ask_for_arms, run, path)
-        self.app.run_job(
-            lambda: service.count_work(load(path), run, finished), ask, busy="Counting the held-out rows.", holds_keys=True
-        )
+        ask = partial(self._ask_for_arms, run)
 
-    def _ask_for_arms(self, run: Run | None, path: Path, work: ArmWork) -> None:
+        def count() -> ArmWork:
+            recipe = run.recipe() if run and path.parent == run.folder else load(path)
+            return service.count_work(recipe, run, finished)
+
+        self.app.run_job(count, ask, busy="Counting the held-out rows.", holds_keys=True)
+
+    def _ask_for_arms(self, run: Run | None, work: ArmWork) -> None:
         options = work.options
 
         def start(index: str | None) -> None:
             if index:
                 workspace, option = self.app.workspace, options[int(index)]
                 self.app.start_worker(
-                    lambda: service.start_evaluation(workspace, path, option, run), busy="Starting the evaluation."
+                    lambda: service.start_evaluation(workspace, work.recipe, option, run), busy="Starting the evaluation."
                 )
 
         if len(options) == 1:

@@ -23,13 +23,12 @@ from mlxtune.evaluation.off_task.prompts import OFF_TASK, load_prompts
 from mlxtune.evaluation.report import EvaluationReport
 from mlxtune.evaluation.scorers import CONTRACT
 from mlxtune.evaluation.scorers.registry import FORMS, REFERENCE_METRICS
-from mlxtune.evaluation.start import start
 from mlxtune.evaluation.verdict import Comparison
 from mlxtune.recipe import AUTO, Recipe, dump, load
-from mlxtune.recipe.edit import toml_literal
 from mlxtune.runs.events import read_all
 from mlxtune.runs.launch import read_request
 from mlxtune.runs.registry import Run
+from mlxtune.workspace import control
 
 CELL_TITLES: dict[CellName, str] = {"both": "Both pass", "broken": "Broken", "fixed": "Fixed", "neither": "Both fail"}
 
@@ -189,11 +188,12 @@ class EvaluationOption:
 class ArmWork:
     """What the arms of an evaluation answer. ``limit`` says how long an answer may be.
 
-    ``rows`` of the ``held_out`` ones are answered; ``unlimited`` are the keys that could limit the work but do not. The base first
+    ``rows`` of the ``held_out`` ones of ``recipe`` are answered; ``unlimited`` are the keys that could limit the work but do not. The base first
     reads ``read_first`` prompts to find similar rows. It took ``row_seconds`` for a row and ``off_task_seconds`` for the ``off_task`` prompts, if
     that is known.
     """
 
+    recipe: Recipe
     options: list[EvaluationOption]
     rows: int
     held_out: int
@@ -266,7 +266,9 @@ def count_work(recipe: Recipe, run: Run | None, evaluations: Sequence[Run]) -> A
     rows_key = () if len(rows) < len(held_out) else ("evaluation.rows",)
     unlimited = (*rows_key, "evaluation.max_tokens") if section.max_tokens == AUTO else rows_key
     read_first = len(parts.train) + len(rows) if is_meaning_compared(len(rows), len(parts.train)) else 0
-    return ArmWork(options, len(rows), len(held_out), limit, unlimited, read_first, len(prompts), row_seconds, off_task_seconds)
+    return ArmWork(
+        recipe, options, len(rows), len(held_out), limit, unlimited, read_first, len(prompts), row_seconds, off_task_seconds
+    )
 
 
 @dataclass(frozen=True)
@@ -362,8 +364,7 @@ def has_other_evaluation(run: Run, path: Path) -> bool:
     return bool(now["evaluation"] != then["evaluation"])
 
 
-def start_evaluation(workspace: Path, path: Path, option: EvaluationOption, run: Run | None) -> None:
-    """Start an evaluation by the recipe at ``path``, which may be that of ``run``, with the adapter of ``run``."""
-    overrides = [f"evaluation.arms={toml_literal(list(option.arms))}", *(["evaluation.rows=0"] if option.all_rows else [])]
-    own = run is not None and path.parent == run.folder
-    start(workspace, run.recipe(overrides) if run and own else load(path, overrides), run)
+def start_evaluation(workspace: Path, recipe: Recipe, option: EvaluationOption, run: Run | None) -> None:
+    """Start an evaluation of the chosen arms of ``recipe``, with the adapter of ``run``."""
+    section = replace(recipe.evaluation, arms=list(option.arms), rows=0 if option.all_rows else recipe.evaluation.rows)
+    control.evaluate(workspace, replace(recipe, evaluation=section), run)

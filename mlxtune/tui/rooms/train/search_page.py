@@ -8,7 +8,6 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 
 from mlxtune.core.errors import MlxtuneError
-from mlxtune.runs import launch
 from mlxtune.training.search import board as boards
 from mlxtune.training.search.leaderboard import Entry, Leaderboard, read_leaderboard
 from mlxtune.tui.follow import file_stamp
@@ -19,6 +18,7 @@ from mlxtune.tui.widgets.list import ListPanel
 from mlxtune.tui.widgets.page import PageScreen
 from mlxtune.tui.widgets.panel import Panel
 from mlxtune.tui.widgets.section import Section
+from mlxtune.workspace import control
 
 
 class SearchPage(PageScreen):
@@ -163,7 +163,7 @@ class SearchPage(PageScreen):
 
     def action_resume(self) -> None:
         if view := self.view:
-            self.app.start_worker(lambda: launch.resume(view.run), lambda _: self.redraw(), busy=f"Continuing {view.name}.")
+            self.app.start_worker(lambda: control.resume(view.run), lambda _: self.redraw(), busy=f"Continuing {view.name}.")
 
     def action_new(self) -> None:
         self.dismiss()  # the room shows whether the search starts

@@ -1,0 +1,148 @@
+"""Start, resume, and stop runs of every kind, for the command line, the app, and the API.
+
+Each function takes a recipe that was parsed before, so that an action parses it once. Imports of the packages that start workers are
+inside the functions, because the app's first screen must not wait for them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mlxtune.core.child_process import Progress
+from mlxtune.core.errors import MachineError
+from mlxtune.core.text import duration
+from mlxtune.recipe import Recipe
+from mlxtune.runs import launch, registry
+from mlxtune.runs.registry import Run
+from mlxtune.runs.state import RunState
+from mlxtune.runs.status import ACTIVE
+
+if TYPE_CHECKING:
+    from mlxtune.adapters.entry import AdapterEntry
+    from mlxtune.adapters.export.formats import ExportFormat
+    from mlxtune.adapters.export.start import Precision
+
+STOP_PATIENCE = 5.0  # seconds before a caller is told that a run is still finishing its step
+STOP_LIMIT = 600.0  # seconds after which waiting for a run to stop gives up
+
+
+class StopEffect(StrEnum):
+    """What stopping a run now leaves behind."""
+
+    CHECKPOINT = "checkpoint"  # a training run saves its step, and can be resumed from it
+    TRIAL_CHECKPOINT = "trial_checkpoint"  # a search saves its current trial, and can be continued
+    ANSWERS = "answers"  # an evaluation keeps the answers that it has
+    NOTHING = "nothing"  # the work has to start again
+
+
+def _quiet(_what: str, _share: float) -> None:
+    """Show no progress."""
+
+
+def train(workspace: Path, recipe: Recipe, request: Mapping[str, Any] | None = None, *, progress: Progress = _quiet) -> Run:
+    """Start a training run after the checks of :func:`mlxtune.training.start.preflight`, and return it."""
+    from mlxtune.training import start
+
+    return start.start(workspace, recipe, request, progress=progress)
+
+
+def search(workspace: Path, recipe: Recipe, *, progress: Progress = _quiet) -> Run:
+    """Start a hyperparameter search after the checks of :func:`mlxtune.training.search.search_start.start`, and return its run."""
+    from mlxtune.training.search import search_start
+
+    return search_start.start(workspace, recipe, progress=progress)
+
+
+def evaluate(
+    workspace: Path,
+    recipe: Recipe,
+    run: Run | None = None,
+    entry: AdapterEntry | None = None,
+    *,
+    seeds: Sequence[Run] = (),
+    consent: str = "",
+    progress: Progress = _quiet,
+) -> Run:
+    """Start an evaluation of ``recipe`` with the adapter of ``run`` or ``entry``, or of its base alone, and return its run.
+
+    ``seeds`` are runs that differ from ``run`` only in the seed. ``consent`` is how the user agreed to send prompts to an endpoint.
+    Raise ``InputError`` if the recipe, its data, or the adapter cannot be used, and ``MachineError`` if the worker does not start.
+    """
+    from mlxtune.evaluation import start
+    from mlxtune.training.start import check_recipe
+
+    check_recipe(recipe)
+    fetch_base(recipe, progress)
+    return start.start(workspace, recipe, run, entry, seeds=seeds, consent=consent)
+
+
+def export(
+    workspace: Path,
+    entry: AdapterEntry,
+    format: ExportFormat,
+    *,
+    target: Path | None = None,
+    recipe: Recipe | None = None,
+    force: bool = False,
+    precision: Precision = "f16",
+    ollama_base: str = "",
+    progress: Progress = _quiet,
+) -> Run:
+    """Start an export of ``entry`` in a ``format`` that needs a worker, and return its run; see :func:`mlxtune.adapters.export.start.start`."""
+    from mlxtune.adapters.export import start
+
+    assert format.form
+    return start.start(
+        workspace, entry, format.form, target=target, recipe=recipe, force=force, precision=precision, program=format.program,
+        ollama_base=ollama_base, prepare=lambda own: fetch_base(own, progress),
+    )  # fmt: skip
+
+
+def fetch_base(recipe: Recipe, progress: Progress = _quiet) -> None:
+    """Download the base model if it is missing. Raise ``ModelError`` or ``MachineError`` if that fails."""
+    from mlxtune.models.resolve import resolve
+
+    resolve(recipe.model.base, relative_to=recipe.folder, progress=progress)
+
+
+def resume(run: Run, *, progress: Progress = _quiet) -> Run:
+    """Continue a run that ended early. A training run is checked again as when it was started."""
+    if run.kind != "train":
+        return launch.resume(run)
+    from mlxtune.training import start
+
+    return start.resume(run, progress=progress)
+
+
+def stop_effect(kind: str, state: RunState) -> StopEffect:
+    """Return what stopping a run of this ``kind`` leaves behind."""
+    if kind == "search":
+        return StopEffect.TRIAL_CHECKPOINT
+    if kind == "eval":
+        return StopEffect.ANSWERS
+    return StopEffect.CHECKPOINT if kind == "train" and state.step else StopEffect.NOTHING
+
+
+def stop(run: Run) -> None:
+    """Ask the worker to finish its step, save, and exit; a second time, to exit at once. Raise what :func:`registry.stop` does."""
+    registry.stop(run)
+
+
+def wait_until_stopped(run: Run, on_wait: Callable[[], object]) -> None:
+    """Wait until ``run`` has stopped; call ``on_wait`` once if that takes a while. Raise ``MachineError`` if it does not stop."""
+    started, told = time.monotonic(), False
+    while run.status() in ACTIVE:
+        waited = time.monotonic() - started
+        if waited > STOP_LIMIT:
+            raise MachineError(
+                f"{run.id} has not stopped within {duration(STOP_LIMIT)}. It stops once its current step has ended.",
+                hint=f"If its process hangs, end it without a checkpoint: kill -9 {run.state().pid}",
+            )
+        if not told and waited > STOP_PATIENCE:
+            told = True
+            on_wait()
+        time.sleep(0.1)
