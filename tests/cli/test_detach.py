@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from mlxtune.cli import evaluate, follow
+from mlxtune.cli import follow, train
 from mlxtune.data import check_cache
 from mlxtune.data.check_cache import CheckOutcome
 from mlxtune.recipe import dump, parse
 from mlxtune.runs import launch
 from mlxtune.runs.registry import Run
-from mlxtune.training import start
+from mlxtune.workspace import control
 
 RECIPE = 'name = "shop"\n[model]\nbase = "m"\n[data]\nsource = "d.jsonl"\n'
 
@@ -46,9 +46,7 @@ def test_each_command_has_its_own_line(cli, run, monkeypatch) -> None:
 
 
 def test_eval_does_not_read_a_report_that_is_not_written_yet(cli, run, monkeypatch) -> None:
-    for name in ("check_recipe", "fetch"):
-        monkeypatch.setattr(evaluate, name, lambda *_: None)
-    monkeypatch.setattr(evaluate, "start", lambda *_, **__: run)
+    monkeypatch.setattr(control, "evaluate", lambda *_, **__: run)
     monkeypatch.setattr(follow, "watch", _interrupt(KeyboardInterrupt()))
     result = cli("eval", "shop.toml")
     assert result.code == 0
@@ -56,9 +54,7 @@ def test_eval_does_not_read_a_report_that_is_not_written_yet(cli, run, monkeypat
 
 
 def test_eval_returns_as_soon_as_the_evaluation_has_started(cli, run, monkeypatch) -> None:
-    for name in ("check_recipe", "fetch"):
-        monkeypatch.setattr(evaluate, name, lambda *_: None)
-    monkeypatch.setattr(evaluate, "start", lambda *_, **__: run)
+    monkeypatch.setattr(control, "evaluate", lambda *_, **__: run)
     assert cli("eval", "shop.toml", "--detach").out == f"{run.id}\n"
     assert json.loads(cli("eval", "shop.toml", "--detach", "--json").out) == {"run": run.id, "folder": str(run.folder)}
     result = cli("eval", "shop.toml", "--detach", "--gate")
@@ -66,15 +62,15 @@ def test_eval_returns_as_soon_as_the_evaluation_has_started(cli, run, monkeypatc
 
 
 def test_the_run_is_named_even_while_its_worker_starts(cli, run, monkeypatch) -> None:
-    monkeypatch.setattr(start, "start", _interrupt(launch.DetachedEarly(run)))
+    monkeypatch.setattr(control, "train", _interrupt(launch.DetachedEarly(run)))
     result = cli("train", "shop.toml")
     assert result.code == 0
     assert result.err.splitlines()[-3:] == _detached(run)
 
 
 def test_more_seeds_are_not_trained(cli, run, monkeypatch) -> None:
-    monkeypatch.setattr(start, "check_recipe", lambda *_: None)
-    monkeypatch.setattr(start, "start", lambda *_, **__: run)
+    monkeypatch.setattr(train, "check_recipe", lambda *_: None)
+    monkeypatch.setattr(control, "train", lambda *_, **__: run)
     monkeypatch.setattr("mlxtune.training.seeds.trained_seeds", lambda *_: {})
     monkeypatch.setattr(follow, "watch", _interrupt(KeyboardInterrupt()))
     result = cli("train", "shop.toml", "--seeds", "2")
@@ -83,7 +79,7 @@ def test_more_seeds_are_not_trained(cli, run, monkeypatch) -> None:
 
 
 def test_train_says_that_the_rows_should_be_fixed_first(cli, run, cwd, monkeypatch) -> None:
-    monkeypatch.setattr(start, "start", lambda *_, **__: run)
+    monkeypatch.setattr(control, "train", lambda *_, **__: run)
     source, recipe = cwd / "d.jsonl", parse(RECIPE, folder=cwd)
     source.write_text("{}\n")
     warning = "See: mlxtune data check shop.toml"

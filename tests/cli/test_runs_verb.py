@@ -234,7 +234,7 @@ def test_a_run_that_finishes_before_it_is_stopped_is_not_continued(cli, cwd, mon
 def test_stop_does_not_wait_without_end(cli, cwd, monkeypatch):
     folder = _run(cwd, "20261122-0900-shop")
     monkeypatch.setattr("mlxtune.runs.registry.stop", lambda run: None)  # the worker hangs, and ignores the signal
-    monkeypatch.setattr("mlxtune.cli.runs.STOP_LIMIT", 0.0)
+    monkeypatch.setattr("mlxtune.workspace.control.STOP_LIMIT", 0.0)
     with file_lock(folder / "run.lock", busy_message=""):
         result = cli("runs", "stop")
     assert result.code == 4
