@@ -289,10 +289,8 @@ def test_adapter_of_a_run_is_evaluated_by_its_name(cli, shop, tiny, monkeypatch)
         subjects.append(run.id)
         raise InputError("enough")
 
-    monkeypatch.setattr("mlxtune.cli.evaluate.check_recipe", lambda recipe: None)
-    monkeypatch.setattr("mlxtune.cli.evaluate.fetch", lambda recipe: None)
     monkeypatch.setattr("mlxtune.cli.evaluate.off_task_power", lambda recipe: "")
-    monkeypatch.setattr("mlxtune.cli.evaluate.start", start)
+    monkeypatch.setattr("mlxtune.workspace.control.evaluate", start)
     assert cli("adapters", "rename", "last", "quick").code == 0
     assert "enough" in cli("eval", "quick").err
     assert subjects == [RUN]
