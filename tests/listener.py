@@ -19,8 +19,8 @@ class Listener:
     def emit(self, type: str, **fields: Any) -> None:
         self.events.append({"type": type, **fields})
 
-    def warn(self, text: str) -> None:
-        self.emit("warning", text=text)
+    def warn(self, code: str, **values: Any) -> None:
+        self.emit("warning", code=code, values=values)
 
     def of(self, type: str) -> list[dict[str, Any]]:
         return [event for event in self.events if event["type"] == type]

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from mlxtune.runs.events import EventReader
 from mlxtune.runs.locks import is_locked, lock_note
 from mlxtune.runs.registry import Run
-from mlxtune.runs.state import RunState, fold
+from mlxtune.runs.state import RunState
 
 PATIENCE = 600.0  # seconds
 
@@ -29,7 +29,7 @@ def wait_for_state(run: Run, condition: Callable[[RunState], bool]) -> None:
 
     def reached() -> bool:
         nonlocal state
-        state = fold(reader.read(), state)
+        state = state.apply(reader.read())
         done = condition(state)
         assert done or not state.ended, (state, run.log_tail(20))
         return done

@@ -25,7 +25,6 @@ from mlxtune.recipe import Recipe
 from mlxtune.recipe.parent import CONFIG, WEIGHTS
 from mlxtune.recipe.schema import Thinking, is_date
 from mlxtune.runs import registry
-from mlxtune.runs.registry import start_date
 
 
 @dataclass(frozen=True)
@@ -286,8 +285,8 @@ def _thinking(lineage: Mapping[str, Any]) -> Thinking:
 
 
 def _date(lineage: Mapping[str, Any]) -> str:
-    """Return the date in the prompts of the training rows. Older versions did not record it; it was the date of the run."""
-    date = _text(lineage, "date") if "date" in lineage else start_date(_text(lineage, "run"))
+    """Return the date in the prompts of the training rows."""
+    date = _text(lineage, "date")
     return date if is_date(date) else ""
 
 

@@ -11,8 +11,8 @@ import typer
 from mlxtune.cli.output import Cell, info, print_error, progress_bar
 from mlxtune.core.errors import Interrupted, MlxtuneError
 from mlxtune.core.text import duration, plural
+from mlxtune.present.run import answering_text, log_line, progress_line
 from mlxtune.runs.events import Event
-from mlxtune.runs.log_lines import describe, describe_progress
 from mlxtune.runs.registry import Run
 from mlxtune.runs.state import RunState
 from mlxtune.runs.watch import require_finished, watch
@@ -31,13 +31,13 @@ def follow(run: Run, *, json: bool = False, on_state: Callable[[RunState], None]
     try:
         for events, state in watch(run):
             for event in events:
-                line = describe(event)
+                line = log_line(event)
                 if (
                     line is None
                     and event["type"] in ("reference", "replay", "validating")
                     and abs(event["t"] - announced) >= PROGRESS_SECONDS
                 ):
-                    line, announced = describe_progress(event), event["t"]
+                    line, announced = progress_line(event), event["t"]
                 if json:
                     print(dumps(event), flush=True)
                 elif line and (on_state is None or event["type"] in ("warning", "run.restarting")):
@@ -76,9 +76,8 @@ def follow_answers(run: Run) -> int:
     with progress_bar("loading the model") as update:
 
         def draw(state: RunState) -> None:
-            if state.current_arm:
-                done, total = state.current_arm[2:]
-                update(state.arm_progress, done / max(1, total))
+            if one := state.answering:
+                update(answering_text(state), one.done / max(1, one.total))
 
         return follow(run, on_state=draw)
 

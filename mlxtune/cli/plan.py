@@ -25,6 +25,7 @@ from mlxtune.models.resolve import is_local, resolve
 from mlxtune.planning.cost import Bill, bill_lines, make_bill
 from mlxtune.planning.machine import power, this_machine
 from mlxtune.planning.plan import Plan, local_planner
+from mlxtune.present.search import price_text
 from mlxtune.recipe import Recipe, load
 from mlxtune.runs.registry import resolve_parent
 from mlxtune.training.search.price import price_search
@@ -117,7 +118,7 @@ def _print_plan(plan: Plan, bill: Bill, recipe: Recipe, answering: float | None,
     total = f"of {size(plan.limit)}, {plan.peak_moment}"
     print_columns([[("total", "bold"), (size(plan.memory), "bold"), (total, "muted")]])
     print_section("Run", plan.rows_summary)
-    price, budget = price_search(recipe, plan, answering=answering, watts=bill.watts).describe()
+    price, budget = price_text(price_search(recipe, plan, answering=answering, watts=bill.watts))
     search: list[tuple[str, Cell]] = (
         [("search", price), ("", (budget, "muted"))] if recipe.has_contract and plan.steps >= MIN_STEPS else []
     )

@@ -23,11 +23,11 @@ from mlxtune.core.errors import InputError
 from mlxtune.core.text import duration, plural, size, suggest
 from mlxtune.data import samples
 from mlxtune.evaluation import report as reports
+from mlxtune.present.run import STATUS_LABELS, work_text
 from mlxtune.runs import registry
 from mlxtune.runs.events import EventReader
 from mlxtune.runs.metrics import CsvSink, MetricSink, TensorBoardSink, TrackioSink, metric_rows
 from mlxtune.runs.registry import RUN_KINDS, Run
-from mlxtune.runs.status import STATUS_LABELS
 from mlxtune.workspace import control
 
 FORMATS = ("csv", "tensorboard", "trackio")
@@ -85,7 +85,14 @@ def show_run(name: RunName = "last", json: Json = False) -> None:
     record, state = _record(run), run.state()
     if json:
         board = {"search": search_json(run)} if run.kind == "search" else {}
-        show_json({**record, **board, "warnings": state.warnings, "validations": [asdict(item) for item in state.validations]})
+        show_json(
+            {
+                **record,
+                **board,
+                "warnings": [asdict(one) for one in state.warnings],
+                "validations": [asdict(item) for item in state.validations],
+            }
+        )
         return
     print_heading(out, run.id, STATUS_LABELS[record["status"]].text)
     validations = "  ".join(f"{item.loss:.3f} at {item.step:,}" for item in state.validations[-4:])
@@ -98,12 +105,12 @@ def show_run(name: RunName = "last", json: Json = False) -> None:
             ("memory", f"peak {size(state.peak)}" if state.peak else "unknown"),
             ("checkpoints", f"at step {saved}" if saved else "none"),
         ]
-        if (progress := state.phase_progress) and record["status"] == "running":
-            what, done, _, items = progress
-            facts.append(("now", f"{what}: {done:,} of {items}"))
+        if state.work and record["status"] == "running":
+            what, items = work_text(state.work)
+            facts.append(("now", f"{what}: {state.work[1]:,} of {items}"))
     facts += [("time", duration(state.updated - state.started)), ("folder", str(run.folder))]
     if run.kind == "search" and state.summary:
-        facts += [(name, str(value)) for name, value in state.summary]
+        facts += [(name, str(value)) for name, value in state.summary.items()]
     if state.error:
         facts.append(("error", (f"{state.error} {state.hint}".strip(), "error")))
     if record["status"] == "crashed":
@@ -242,8 +249,10 @@ def _record(run: Run) -> dict[str, Any]:
     state = run.state()
     arm, done, total = "", state.step, state.total
     if run.kind != "train":
-        current = state.current_arm or ("", "", 0, 0)
-        arm, done, total = state.arms[-1] if state.arms else (current[0], *current[2:])
+        one = state.answering
+        arm, done, total = (one.arm, one.done, one.total) if one else ("", 0, 0)
+        if state.arms:
+            arm, (done, total) = list(state.arms.items())[-1]
     return {
         "run": run.id,
         "kind": run.kind,

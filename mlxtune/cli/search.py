@@ -15,6 +15,7 @@ from mlxtune.cli.tables import print_columns, print_section
 from mlxtune.evaluation import report as reports
 from mlxtune.evaluation.json_fields import to_json
 from mlxtune.evaluation.verdict import signed_points
+from mlxtune.present.search import entry_note, sentence, value_text
 from mlxtune.recipe import load
 from mlxtune.runs.registry import RUN_KINDS, Run
 from mlxtune.training.search.importance import Trend
@@ -60,34 +61,40 @@ def show_search(run: Run) -> None:
     headings: list[Cell] = [
         (title, "faint") for title in ("trial", *board.parameters, "steps", "contract", "95% interval", "loss", "")
     ]
-    print_columns([["", *headings], *(_row(entry) for entry in board.entries)], right=range(1, len(headings) - 2))
+    print_columns([["", *headings], *(_row(board, entry) for entry in board.entries)], right=range(1, len(headings) - 2))
     if board.trends:
         print_section("Hyperparameters", "trend of the contract rate over the range in the first rung, with its 95% interval")
         print_columns([_trend_row(trend) for trend in board.trends], right=(1, 3))
     if board.decision:
         show("")
-        show("  ", (board.decision.sentence, "bold"))
+        show("  ", (sentence(board.decision), "bold"))
     if board.outcome:
         _show_outcome(run, board)
 
 
-def _row(entry: Entry) -> list[Cell]:
+def _row(board: Leaderboard, entry: Entry) -> list[Cell]:
     scored = entry.rate is not None
     cells: list[Cell] = [
         f"{entry.rate:.1%}" if entry.rate is not None else "",
         (f"{entry.low:.1%} to {entry.high:.1%}" if scored else "", "muted"),
         f"{entry.loss:.3f}" if entry.loss is not None else "",
-        (entry.note, "error" if entry.status == "failed" else "muted"),
+        (entry_note(board, entry), "error" if entry.status == "failed" else "muted"),
     ]
-    return [_STATUS.get(entry.status, ("·", "faint")), str(entry.number), *entry.values, f"{entry.steps:,}", *cells]
+    return [
+        _STATUS.get(entry.status, ("·", "faint")),
+        str(entry.number),
+        *map(value_text, entry.values),
+        f"{entry.steps:,}",
+        *cells,
+    ]
 
 
 def _trend_row(trend: Trend) -> list[Cell]:
     low, change, high = map(signed_points, (trend.low, trend.change, trend.high))
     return [
         (trend.label, "muted"),
-        trend.lowest,
-        f"to {trend.highest}",
+        value_text(trend.lowest),
+        f"to {value_text(trend.highest)}",
         (f"{change} points", "bold"),
         (f"{low} to {high}", "muted"),
     ]

@@ -21,7 +21,7 @@ from mlxtune.models.generate import Progress
 from mlxtune.models.load import LoadedModel
 from mlxtune.models.prefix_cache import PrefixCache
 from mlxtune.models.template import ChatTemplate
-from mlxtune.runs.state import HELD_OUT_ROW
+from mlxtune.runs.events import HELD_OUT_ROW
 from mlxtune.runs.worker import Worker
 
 
@@ -61,7 +61,7 @@ class ArmRunner:
             answers = self._generate(arm, rows, self._max_tokens, tell, compared=self._compared, timed=True)
         self._worker.emit("arm.finished", arm=arm.name, rows=len(rows), cached=answers.cached, seconds=answers.seconds)
         if answers.no_likelihood_reason:
-            self._worker.warn(f"{arm.name} has no perplexity: {answers.no_likelihood_reason}")
+            self._worker.warn("no_perplexity", arm=arm.name, reason=answers.no_likelihood_reason)
         return answers
 
     def answer_off_task(self, arm: Arm, prompts: Sequence[OffTaskPrompt], system: str) -> list[str]:

@@ -22,8 +22,8 @@ from mlxtune.evaluation.scorers import THINKING_LIMIT
 from mlxtune.models.generate import Progress
 from mlxtune.models.thoughts import split_thought
 from mlxtune.recipe import Endpoint
+from mlxtune.runs.events import HELD_OUT_ROW
 from mlxtune.runs.locks import file_lock
-from mlxtune.runs.state import HELD_OUT_ROW
 
 WORKERS = 4  # concurrent requests
 CALLS = ".calls.jsonl"  # suffix of the journal of calls

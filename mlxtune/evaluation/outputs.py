@@ -31,7 +31,7 @@ from mlxtune.models.prefix_cache import PrefixCache
 from mlxtune.models.template import ChatTemplate, TemplateSettings, load_template
 from mlxtune.models.thoughts import GeneratedAnswer
 from mlxtune.recipe import Recipe
-from mlxtune.runs.state import HELD_OUT_ROW, TIMED, TOKEN, WAITING
+from mlxtune.runs.events import HELD_OUT_ROW, TIMED, TOKEN, WAITING
 
 SAVED = ".saved.jsonl"  # suffix of a model's answers to single prompts, and of the likelihoods that it assigns to given answers
 IndexedText = tuple[int, str | None]  # the index of a row, and one of its answers

@@ -36,7 +36,9 @@ def answer_with_seeds(
         for part, prompts in rows.items():
             arm = Arm(TUNED, Path(seed.adapter))
             progress = partial(tell, f"seed {seed.seed}")
-            reply = generate_answers(arm, loaded, prompts, tell=progress, of=f"{part} row", shared=prefixes, **options)
+            reply = generate_answers(
+                arm, loaded, prompts, tell=progress, of=f"{part.replace('-', '_')}_row", shared=prefixes, **options
+            )
             answers += [
                 SeedAnswer(
                     seed.run, seed.seed, part, output.id, output.output, output.ended, output.nats, output.tokens, output.logprobs

@@ -134,7 +134,7 @@ def evaluate(worker: Worker) -> dict[str, Any]:
     if runner.endpoints:
         facts["endpoints"] = runner.endpoints
     if compared and (missing := [arm.answers.arm for arm in scored if not arm.logprobs]):
-        worker.warn(f"Preferences are not compared: the likelihoods of both answers are missing for {', '.join(missing)}.")
+        worker.warn("preferences_not_compared", arms=missing)
         compared = frozenset()
         drop_preferences([arm.scored for arm in scored])
         seed_answers = [replace(answer, logprobs=None) for answer in seed_answers]
@@ -193,9 +193,7 @@ def _budget(worker: Worker, inputs: _Inputs, arms: Sequence[Arm], loaded: Loaded
     room = answer_room(arms, loaded, inputs.rows, settings=template.settings, thinking_tokens=section.thinking_tokens)
     budget = answer_budget(section, [*splits.train, *splits.valid], template.count_tokens, room)
     if budget.room is not None:
-        worker.warn(
-            f"The model's context leaves {budget.max_tokens:,} tokens for an answer, less than evaluation.max_tokens would allow."
-        )
+        worker.warn("answers_limited_by_context", max_tokens=budget.max_tokens)
     return budget
 
 

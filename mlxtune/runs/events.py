@@ -1,7 +1,7 @@
 """A run's event log: ``events.jsonl``, with one JSON object per line.
 
-Every event has ``v``, ``seq`` (0, 1, 2, …), ``t`` (seconds since the epoch), and ``type``. The types are the classes below. Readers
-ignore unknown types and keys, so an older mlxtune can follow a newer worker.
+Every event has ``v``, ``seq`` (0, 1, 2, …), ``t`` (seconds since the epoch), and ``type``. The types are the classes below. They
+carry codes and numbers; ``present.run`` words them. Readers ignore unknown types and keys.
 """
 
 from __future__ import annotations
@@ -16,10 +16,24 @@ from typing import Any, Literal, NotRequired, TypedDict, Union, cast, get_args, 
 
 from mlxtune.core.errors import MachineError
 from mlxtune.core.journal import Journal, Tail
+from mlxtune.core.versions import require_version
 
 FILE = "events.jsonl"
-VERSION = 1
+VERSION = 2
 WaitReason = Literal["power", "heat"]
+SampleOutcome = Literal["passes", "fails", "ended", "loop", "cut_off"]
+WarningCode = Literal[
+    "answers_limited_by_context", "best_checkpoint_damaged", "budget_limits_trials", "budget_spent", "busy_machine", "checkpoint_damaged",
+    "displacement", "export_note", "format_lost", "generation_capped", "gpu_restart", "head_computed_twice", "high_learning_rate",
+    "no_perplexity", "not_recomputable", "parent_thinking", "preferences_not_compared", "rows_skipped", "rows_truncated",
+    "split_not_recorded", "stopped_early", "template_note",
+]  # fmt: skip
+
+# The kinds of prompts that an arm answers, in ``of`` of its events; by default, held-out rows.
+HELD_OUT_ROW = "held_out_row"
+TIMED = "answer"  # written alone, to measure its time
+TOKEN = "token"  # of the longest answer that an arm is writing
+WAITING = "waiting_row"  # a row that is not in the batch that an arm is answering, but in a later one
 TERMINAL = frozenset({"run.finished", "run.stopped", "run.failed"})
 _SYNCED = TERMINAL | {"checkpoint", "run.started", "run.resumed", "run.restarting"}
 
@@ -33,10 +47,10 @@ class BaseEvent(TypedDict):
 
 
 class RunStarted(BaseEvent):
-    """A worker started, or resumed from the checkpoint at ``step``. ``kind`` is a key in ``registry.RUN_KINDS``."""
+    """A worker started, or resumed from the checkpoint at ``step``."""
 
     type: Literal["run.started", "run.resumed"]
-    kind: str
+    kind: str  # a key in registry.RUN_KINDS
     name: str
     base: str
     pid: int
@@ -45,26 +59,23 @@ class RunStarted(BaseEvent):
 
 
 class ModelLoaded(BaseEvent):
-    """A model was loaded. ``path`` describes its backend and format; ``limit`` is the recommended memory limit in bytes."""
+    """A model was loaded."""
 
     type: Literal["model.loaded"]
     base: str
-    path: str
+    path: str  # its backend and format
     parameters: int
     seconds: float
-    limit: int
+    limit: int  # the recommended memory limit in bytes
 
 
 class ReferenceProgress(BaseEvent):
-    """The number of pairs that the reference model has scored for preference training.
-
-    If ``of`` is ``"distance"``, it has read validation pairs on which the distance from it is measured.
-    """
+    """The number of pairs that the reference model has scored for preference training."""
 
     type: Literal["reference"]
     done: int
     total: int
-    of: NotRequired[Literal["distance"]]
+    of: NotRequired[Literal["distance"]]  # it reads validation pairs on which the distance from it is measured
 
 
 class ReplayProgress(BaseEvent):
@@ -76,11 +87,7 @@ class ReplayProgress(BaseEvent):
 
 
 class DataReady(BaseEvent):
-    """The data was prepared: row counts, token counts, and whether gradient checkpointing is on (``checkpointed``).
-
-    ``conversations`` is less than ``train`` if answers of one conversation are separate rows. ``replayed`` rows, answers of the
-    base, are trained in addition to ``train``. ``validate_every`` is the number of steps between validations; 0 without any.
-    """
+    """The data was prepared: its rows, its tokens per epoch, and the length of the run."""
 
     type: Literal["data.ready"]
     train: int
@@ -90,34 +97,29 @@ class DataReady(BaseEvent):
     trained: int
     truncated: int
     skipped: NotRequired[int]
-    conversations: NotRequired[int]
-    replayed: NotRequired[int]
+    conversations: NotRequired[int]  # fewer than ``train`` if answers of one conversation are separate rows
+    replayed: NotRequired[int]  # answers of the base that are trained in addition to ``train``
     steps: int
     epochs: float
-    checkpointed: NotRequired[bool]
-    validate_every: NotRequired[int]
+    checkpointed: NotRequired[bool]  # whether gradient checkpointing is on
+    validate_every: NotRequired[int]  # steps between validations; 0 without any
 
 
 class StepDone(BaseEvent):
-    """An optimizer step was taken.
-
-    ``norm`` is the gradient norm before clipping, ``tokens`` the number of trained tokens, ``computed`` the number of positions
-    including padding, and ``speed`` the trained tokens per second. ``memory`` and ``peak`` are in bytes. ``metrics`` are preference
-    training metrics with TRL's names. JSON has no NaN, so a number that is not finite is null.
-    """
+    """An optimizer step was taken. JSON has no NaN, so a number that is not finite is null."""
 
     type: Literal["step"]
     step: int
     epoch: float
     loss: float | None
     rate: float
-    norm: NotRequired[float | None]
-    tokens: int
-    computed: NotRequired[int]
-    speed: float
-    memory: int
-    peak: int
-    metrics: NotRequired[dict[str, float | None]]
+    norm: NotRequired[float | None]  # of the gradient, before clipping
+    tokens: int  # trained
+    computed: NotRequired[int]  # positions, including padding
+    speed: float  # trained tokens per second
+    memory: int  # bytes
+    peak: int  # bytes
+    metrics: NotRequired[dict[str, float | None]]  # of preference training, with TRL's names
 
 
 class ValidationProgress(BaseEvent):
@@ -130,13 +132,13 @@ class ValidationProgress(BaseEvent):
 
 
 class ValidationDone(BaseEvent):
-    """The validation loss was computed. ``metrics`` also has ``kl``, the KL divergence from the reference in nats per token."""
+    """The validation loss was computed."""
 
     type: Literal["validation"]
     step: int
     loss: float | None
     tokens: int
-    metrics: NotRequired[dict[str, float | None]]
+    metrics: NotRequired[dict[str, float | None]]  # also ``kl``, the KL divergence from the reference in nats per token
 
 
 class SamplingStarted(BaseEvent):
@@ -155,7 +157,9 @@ class SampleWritten(BaseEvent):
     row: str
     prompt: str
     output: str
-    verdict: str
+    outcome: SampleOutcome  # of the contract or, without one, how the answer ended
+    failure: NotRequired[str]  # the part of the contract that it fails
+    limit: NotRequired[int]  # the tokens after which it was cut off
 
 
 class CheckpointSaved(BaseEvent):
@@ -167,9 +171,9 @@ class CheckpointSaved(BaseEvent):
 
 
 class ArmProgress(BaseEvent):
-    """An arm has answered ``done`` of ``total`` prompts. ``of`` says what they are; by default, held-out rows.
+    """An arm has answered ``done`` of ``total`` prompts.
 
-    If ``of`` is ``token``, the longest answer of its batch has ``done`` of at most ``total`` tokens; if it is ``waiting row``,
+    If ``of`` is ``TOKEN``, the longest answer of its batch has ``done`` of at most ``total`` tokens; if it is ``WAITING``,
     ``done`` of ``total`` rows are in later batches.
     """
 
@@ -201,12 +205,13 @@ class ExportWritten(BaseEvent):
 
 
 class FidelityMeasured(BaseEvent):
-    """The export was compared with the adapter. ``lost`` is the fraction of the adapter's effect that the export lost."""
+    """The export was compared with the adapter."""
 
     type: Literal["fidelity"]
     faithful: bool
-    lost: float | None
-    text: str
+    lost: float | None  # the fraction of the adapter's effect that the export lost
+    same: int  # answers that are the same
+    rows: int
 
 
 class SearchPlanned(BaseEvent):
@@ -219,12 +224,12 @@ class SearchPlanned(BaseEvent):
 
 
 class TrialStarted(BaseEvent):
-    """A trial of a search continues to ``steps`` steps. ``values`` describes its hyperparameters."""
+    """A trial of a search continues to ``steps`` steps."""
 
     type: Literal["trial.started"]
     trial: int
     steps: int
-    values: str
+    values: dict[str, float | int | str]  # hyperparameters
 
 
 class TrialScored(BaseEvent):
@@ -238,20 +243,23 @@ class TrialScored(BaseEvent):
 
 
 class TrialEnded(BaseEvent):
-    """A trial does not continue: it was ``pruned`` or ``dropped``, or it ``failed``."""
+    """A trial does not continue."""
 
     type: Literal["trial.ended"]
     trial: int
     status: Literal["pruned", "dropped", "failed"]
-    reason: str
+    error: NotRequired[str]  # why it failed
+    standing: NotRequired[dict[str, Any]]  # of a pruned trial: the fields of ``decision.Standing``
 
 
 class SearchDecided(BaseEvent):
-    """A search ended with a decision, which ``text`` describes."""
+    """A search ended with a decision. The fields are those of ``decision.SearchDecision``."""
 
     type: Literal["search.decided"]
+    outcome: str
     selected: int
-    text: str
+    tied: list[int]
+    compared: int
 
 
 class RowsProposed(BaseEvent):
@@ -272,7 +280,8 @@ class WarningRaised(BaseEvent):
     """A warning for the user."""
 
     type: Literal["warning"]
-    text: str
+    code: WarningCode
+    values: dict[str, Any]
 
 
 class SleepPrevented(BaseEvent):
@@ -319,13 +328,12 @@ class RunStopped(BaseEvent):
 
 
 class RunFailed(BaseEvent):
-    """The worker failed. ``code`` is the exit code; 4 means an internal or system error. Old runs have ``mend``, not ``hint``."""
+    """The worker failed."""
 
     type: Literal["run.failed"]
     error: str
-    hint: NotRequired[str]
-    mend: NotRequired[str]
-    code: NotRequired[int]
+    hint: str
+    code: int  # the exit code; 4 means an internal or system error
 
 
 Event = (
@@ -379,7 +387,11 @@ class EventReader:
         self._tail = Tail(folder / FILE)
 
     def read(self) -> list[Event]:
-        return cast(list[Event], [record for record in self._tail.read() if _is_event(record)])
+        """Raise ``InputError`` if another version wrote an event."""
+        records = [record for record in self._tail.read() if isinstance(record.get("v"), int)]
+        for record in records[:1]:
+            require_version(record["v"], VERSION, self._tail.path)
+        return cast(list[Event], [record for record in records if _is_event(record)])
 
 
 def read_all(folder: Path) -> list[Event]:

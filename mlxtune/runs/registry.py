@@ -10,7 +10,7 @@ import socket
 import time
 import tomllib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
@@ -21,10 +21,9 @@ from mlxtune.core.files import disk_errors, machine_id, read_json
 from mlxtune.core.text import nearest, one_line
 from mlxtune.recipe import Recipe, dump, load, parse
 from mlxtune.recipe.parent import CONFIG, inherit
-from mlxtune.recipe.schema import is_date
 from mlxtune.runs import events
 from mlxtune.runs.locks import is_locked, lock_note
-from mlxtune.runs.state import RunState, fold
+from mlxtune.runs.state import RunState, refused_state
 from mlxtune.runs.status import ACTIVE, LOCK_FILE, RunStatus, run_status
 
 LAUNCH_FILE = "launch.json"  # what a worker was started with, and on which machine
@@ -89,13 +88,15 @@ class Run:
         return self.folder / "adapter"
 
     def recipe(self, overrides: Sequence[str] = ()) -> Recipe:
-        """Load the resolved recipe that the run was started with. Older versions did not store its date."""
-        recipe = load(self.folder / "recipe.toml", overrides)
-        return recipe if recipe.data.date else replace(recipe, data=replace(recipe.data, date=start_date(self.id)))
+        """Load the resolved recipe that the run was started with."""
+        return load(self.folder / "recipe.toml", overrides)
 
     def state(self) -> RunState:
-        """Return the state after all events so far."""
-        return fold(events.read_all(self.folder))
+        """Return the state after all events so far. A run of another version has failed, with that as its error."""
+        try:
+            return RunState().apply(events.read_all(self.folder))
+        except InputError as error:
+            return refused_state(error)
 
     def status(self, state: RunState | None = None, now: float | None = None) -> RunStatus:
         """Return the status, based on ``state`` if it is already known."""
@@ -128,13 +129,6 @@ def create(workspace: Path, kind: str, name: str) -> Run:
             except FileExistsError:
                 continue
     raise MachineError(f"{parent} already has a thousand runs from this minute.")
-
-
-def start_date(id: str) -> str:
-    """Return the ISO date on which the run with this ID was started; empty if ``id`` does not contain it."""
-    match = re.match(r"(\d{4})(\d\d)(\d\d)-\d{4}-", id)
-    date = "-".join(match.groups()) if match else ""
-    return date if is_date(date) else ""
 
 
 def list_runs(workspace: Path, kind: str | None = "train") -> list[Run]:

@@ -1,28 +1,35 @@
-"""A run's state, computed as a pure fold over its events."""
+"""A run's state: what its events say so far."""
 
 from __future__ import annotations
 
 import itertools
 import statistics
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from mlxtune.core.text import duration, one_line, plural
+from mlxtune.core.errors import InputError
 from mlxtune.recipe import EvaluationSection
-from mlxtune.runs.events import ArmEvent, ArmProgress, Event, WaitReason
+from mlxtune.runs.events import (
+    HELD_OUT_ROW,
+    TOKEN,
+    WAITING,
+    ArmEvent,
+    ArmProgress,
+    Event,
+    RunStarted,
+    SampleOutcome,
+    WaitReason,
+    WarningCode,
+)  # fmt: skip
 
 Metrics = tuple[tuple[str, float], ...]
 Phase = Literal["new", "running", "restarting", "finished", "stopped", "failed"]
+Work = Literal["scoring_pairs", "reading_pairs", "validating"]
 
 MAX_PAUSE = 600.0  # a longer gap between steps means that the machine was asleep, unless steps are slow
 MIN_ELAPSED = 2.0  # seconds that an arm or a phase must have worked before its remaining time is estimated
-_LONG = 10.0  # seconds after which the time that an arm has taken so far is shown
 _BATCH = EvaluationSection.batch_size  # answers that are generated together, by default
-HELD_OUT_ROW = "held-out row"  # what an arm answers, unless the event says otherwise
-TIMED = "answer"  # written alone, to measure its time
-TOKEN = "token"  # of the longest answer that an arm is writing
-WAITING = "waiting row"  # a row that is not in the batch that an arm is answering, but in a later one
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +60,57 @@ class Sample:
     step: int
     prompt: str
     output: str
-    verdict: str
+    outcome: SampleOutcome
+    failure: str = ""  # the part of the contract that it fails
+    limit: int = 0  # the tokens after which it was cut off
 
 
 @dataclass(frozen=True, slots=True)
+class RunWarning:
+    """A warning of the worker, with the arguments of its wording."""
+
+    code: WarningCode
+    values: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Answering:
+    """An arm that answers prompts of one kind, in an evaluation, an export, or a generation. Times are seconds since the epoch."""
+
+    arm: str
+    kind: str  # of prompt
+    done: int
+    total: int
+    started: float  # when it started on this kind of prompt
+    advanced: float  # when it last finished an answer
+    kept: int | None = None  # prompts done in its first report: those that earlier evaluations have answered
+    longest: int = 0  # tokens of the longest answer of the batch that it writes
+    most: int = 0  # the maximum of these tokens; 0 if it writes no batch
+    batch_started: float = 0.0  # when the first tokens of that batch were reported
+    batch_first: int = 0  # these tokens
+    waiting: int = 0  # rows of later batches
+
+    def remaining_seconds(self, now: float) -> float | None:
+        """Estimate the rest from its mean speed since its first report, or ``None`` before a tenth.
+
+        ``None`` for answers until a whole batch is done: they are generated together, so that the shortest end first, and the time
+        depends on the longest. ``None`` also if the next answer takes longer than the estimate, because only the longest are left.
+        """
+        kept = self.kept or 0
+        if self.kind not in ("reference", "prompt") and self.done - kept < _BATCH:
+            return None
+        left = _remaining(self.done - kept, self.total - kept, now - self.started)
+        return left if left is not None and now - self.advanced <= left else None
+
+    def batch_remaining_seconds(self, now: float) -> float | None:
+        """Return the time at this pace until the longest answer has the maximum of tokens, or ``None`` at the batch's start."""
+        elapsed, written = now - self.batch_started, self.longest - self.batch_first
+        return elapsed / written * (self.most - self.longest) if written > 0 and elapsed >= MIN_ELAPSED else None
+
+
+@dataclass(slots=True)
 class RunState:
-    """A snapshot of a run. Memory is in bytes, times are seconds since the epoch."""
+    """A snapshot of a run. :meth:`apply` returns a new one; a snapshot never changes. Times are seconds since the epoch."""
 
     phase: Phase = "new"
     kind: str = "train"
@@ -66,21 +118,15 @@ class RunState:
     base: str = ""
     pid: int = 0
     waiting: WaitReason | Literal[""] = ""
-    total: int = 0
+    total: int = 0  # steps
     epochs: float = 0
-    steps: tuple[Step, ...] = ()
-    validations: tuple[Validation, ...] = ()
-    samples: tuple[Sample, ...] = ()
-    checkpoints: tuple[int, ...] = ()
-    warnings: tuple[str, ...] = ()
-    arms: tuple[tuple[str, int, int], ...] = ()  # (arm, held-out rows done, held-out rows)
-    current_arm: tuple[str, str, int, int] | None = None  # (arm, kind of prompt, done, total)
-    answer_tokens: tuple[int, int] = (0, 0)  # (tokens of the longest answer of the batch that it writes, maximum)
-    rows_waiting: int = 0  # rows of later batches
-    batch_started: tuple[float, int] = (0.0, 0)  # (time, tokens) of the first report about that batch
-    arm_started: float = 0.0  # when the current arm started on this kind of prompt
-    arm_kept: int | None = None  # prompts done in its first report: those that earlier evaluations have answered
-    arm_advanced: float = 0.0  # when it last finished an answer
+    steps: list[Step] = field(default_factory=list)
+    validations: list[Validation] = field(default_factory=list)
+    samples: list[Sample] = field(default_factory=list)
+    checkpoints: list[int] = field(default_factory=list)
+    warnings: list[RunWarning] = field(default_factory=list)
+    arms: dict[str, tuple[int, int]] = field(default_factory=dict)  # held-out rows that each arm has answered, and their number
+    answering: Answering | None = None
     validation_rows: int = 0
     trial: int = 0  # the trial of a search that trains
     reference_progress: tuple[int, int] = (0, 0)  # (pairs scored or read by the reference model, pairs)
@@ -89,16 +135,16 @@ class RunState:
     phase_started: float = 0.0  # when the current validation or the reference model's pass began, or the next one may begin
     validation_seconds: float = 0.0  # how long the last validation before the final one took, with its sample answers
     validate_every: int = 0  # steps between validations; 0 if unknown
-    memory: int = 0
-    peak: int = 0
-    limit: int = 0
+    memory: int = 0  # bytes
+    peak: int = 0  # bytes
+    limit: int = 0  # bytes
     resumed_step: int = 0  # the step that the worker resumed from
     started: float = 0.0
     updated: float = 0.0
     error: str = ""
     hint: str = ""
     code: int = 0
-    summary: tuple[tuple[str, Any], ...] = ()
+    summary: dict[str, Any] = field(default_factory=dict)
 
     @property
     def step(self) -> int:
@@ -136,19 +182,14 @@ class RunState:
         return bool(self.validate_every) and (step % self.validate_every == 0 or step == self.total)
 
     @property
-    def phase_progress(self) -> tuple[str, int, int, str] | None:
-        """The work before or between steps, if any: what it is, how much is done, the total, and the total with its unit."""
+    def work(self) -> tuple[Work, int, int] | None:
+        """The work before or between steps, if any: what it is, how many pairs or batches are done, and their number."""
         if not self.steps and self.reference_progress[0] < self.reference_progress[1]:
-            done, total = self.reference_progress
-            what = "reads validation pairs" if self.reference_reads else "scores the pairs"
-            return f"the reference model {what}", done, total, plural(total, "pair")
-        if self.validation_progress[1]:
-            done, total = self.validation_progress
-            return "computing the validation loss", done, total, plural(total, "batch", "batches")
-        return None
+            return "reading_pairs" if self.reference_reads else "scoring_pairs", *self.reference_progress
+        return ("validating", *self.validation_progress) if self.validation_progress[1] else None
 
     @property
-    def phase_remaining_seconds(self) -> float | None:
+    def work_remaining_seconds(self) -> float | None:
         """An estimate for the current validation or the reference model's pass, or ``None`` before the first tenth."""
         done, total = self.validation_progress if self.validation_progress[1] else self.reference_progress
         return _remaining(done, total, self.updated - self.phase_started)
@@ -161,68 +202,127 @@ class RunState:
     @property
     def earlier_adapter_step(self) -> int:
         """See :func:`earlier_adapter_step`."""
-        return earlier_adapter_step(dict(self.summary))
-
-    @property
-    def arm_progress(self) -> str:
-        """The model's current task in an evaluation or export, with a count; empty if nothing has been reported yet."""
-        if self.current_arm is None:
-            return ""
-        arm, kind, done, total = self.current_arm
-        verb = {"reference": "computes the likelihood of", "prompt": "reads", TIMED: "times"}.get(kind, "answers")
-        purpose = " to find similar rows" if kind == "prompt" else ""
-        count = f"{one_line(arm, 40)} {verb} {done:,} of {plural(total, kind)}{purpose}"
-        return ", ".join(filter(None, [count, self.arm_pace]))
-
-    @property
-    def arm_pace(self) -> str:
-        """How far the model's current batch of answers is, and the time left or, if that is unknown, its maximum or the time so far."""
-        if self.current_arm is None:
-            return ""
-        _, kind, done, total = self.current_arm
-        if done >= total:
-            return ""
-        seconds, elapsed = self.arm_remaining_seconds or 0.0, self.updated - self.arm_started
-        longest, most = self.answer_tokens if kind == HELD_OUT_ROW else (0, 0)
-        reading = "reading the prompts" if most else ""
-        tokens = f"the longest of this batch at token {longest:,} of at most {most:,}" if longest else reading
-        if seconds >= 1:
-            time = f"{duration(seconds)} left"
-        elif longest and (seconds := self.batch_remaining_seconds or 0.0) >= 1:
-            time = f"up to {duration(seconds)} more for the batch"
-            time += f", then {plural(self.rows_waiting, 'more row')}" if self.rows_waiting else ""
-        else:
-            time = f"{duration(elapsed)} so far" if elapsed >= _LONG else ""
-        return ", ".join(filter(None, [tokens, time]))
-
-    @property
-    def batch_remaining_seconds(self) -> float | None:
-        """The time at this pace until the longest answer of the current batch has the maximum of tokens, or ``None`` at its start."""
-        started, first = self.batch_started
-        longest, most = self.answer_tokens
-        elapsed = self.updated - started
-        return elapsed / (longest - first) * (most - longest) if longest > first and elapsed >= MIN_ELAPSED else None
-
-    @property
-    def arm_remaining_seconds(self) -> float | None:
-        """An estimate for the current arm and kind of prompt from its mean speed since its first report, or ``None`` before a tenth.
-
-        ``None`` for answers until a whole batch is done: they are generated together, so that the shortest end first, and the time
-        depends on the longest. ``None`` also if the next answer takes longer than the estimate, because only the longest are left.
-        """
-        if self.current_arm is None:
-            return None
-        _, kind, done, total = self.current_arm
-        kept = self.arm_kept or 0
-        if kind not in ("reference", "prompt") and done - kept < _BATCH:
-            return None
-        left = _remaining(done - kept, total - kept, self.updated - self.arm_started)
-        return left if left is not None and self.updated - self.arm_advanced <= left else None
+        return earlier_adapter_step(self.summary)
 
     @property
     def ended(self) -> bool:
         """Whether the worker has written its terminal event."""
         return self.phase in ("finished", "stopped", "failed")
+
+    def apply(self, events: Iterable[Event]) -> RunState:
+        """Return the state after ``events``. Unknown event types only change ``updated``."""
+        new = replace(
+            self, steps=[*self.steps], validations=[*self.validations], samples=[*self.samples], checkpoints=[*self.checkpoints],
+            warnings=[*self.warnings], arms={**self.arms},
+        )  # fmt: skip
+        for event in events:
+            new.updated = event["t"]
+            new._apply_progress(event)
+            new._apply_life_cycle(event)
+        return new
+
+    def _apply_progress(self, event: Event) -> None:
+        """Change this new state as an event about the work says."""
+        match event["type"]:
+            case "model.loaded":
+                self.limit, self.phase_started = event["limit"], event["t"]
+            case "reference":
+                self.reference_progress, self.reference_reads = (event["done"], event["total"]), "of" in event
+                if event["done"] in (0, event["total"]):
+                    self.phase_started = event["t"]
+            case "data.ready":
+                self.phase_started, self.total, self.epochs = event["t"], event["steps"], event["epochs"]
+                self.validation_rows, self.validate_every = event["valid"], event.get("validate_every", 0)
+            case "step":
+                metrics = _metrics(event.get("metrics"))
+                self.steps.append(Step(event["step"], _number(event["loss"]), event["rate"], event["speed"], event["t"], metrics))
+                self.memory, self.peak, self.phase_started = event["memory"], event["peak"], event["t"]
+            case "validating":
+                self.validation_progress = event["done"], event["total"]
+            case "validation":
+                self._time_validation(event["step"], event["t"])
+                self.validation_progress = 0, 0
+                self.validations.append(Validation(event["step"], _number(event["loss"]), _metrics(event.get("metrics"))))
+            case "sample":
+                self._time_validation(event["step"], event["t"])
+                failure, limit = event.get("failure", ""), event.get("limit", 0)
+                self.samples.append(Sample(event["step"], event["prompt"], event["output"], event["outcome"], failure, limit))
+            case "checkpoint":
+                self.checkpoints.append(event["step"])
+            case "arm.started" | "arm.progress" | "arm.finished":
+                self._apply_answers(event)
+            case "trial.started":
+                self.trial = event["trial"]
+            case "warning":
+                self.warnings.append(RunWarning(event["code"], event["values"]))
+
+    def _apply_life_cycle(self, event: Event) -> None:
+        """Change this new state as an event about the worker says."""
+        match event["type"]:
+            case "run.started" | "run.resumed":
+                self._start(event)
+            case "run.waiting":
+                self.waiting = event["reason"]
+            case "run.continued":
+                self.waiting = ""
+            case "run.restarting":
+                self.phase = "restarting"
+                self.warnings.append(RunWarning("gpu_restart", {"error": event["error"]}))
+            case "run.finished":
+                self.phase, self.summary = "finished", event["summary"]
+            case "run.stopped":
+                self.phase, self.error = "stopped", event.get("reason", "")
+            case "run.failed":
+                self.phase, self.error, self.hint, self.code = "failed", event["error"], event["hint"], event["code"]
+
+    def _start(self, event: RunStarted) -> None:
+        """Start or resume. What follows a restored checkpoint was lost in a crash and is repeated; a start replaces everything."""
+        self.phase, self.error, self.hint, self.code, self.summary = "running", "", "", 0, {}
+        self.pid, self.kind, self.name, self.base = event["pid"], event["kind"], event["name"], event["base"]
+        self.waiting, self.validation_progress = "", (0, 0)
+        last = event.get("step", -1) if event["type"] == "run.resumed" else -1
+        if event["type"] == "run.started":
+            self.started, self.answering, self.arms = event["t"], None, {}
+        self.resumed_step = max(0, last)
+        self.steps = [item for item in self.steps if item.step <= last]
+        self.validations = [item for item in self.validations if item.step <= last]
+        self.checkpoints = [step for step in self.checkpoints if step <= last]
+        self.samples = [item for item in self.samples if item.step <= last]
+
+    def _time_validation(self, step: int, now: float) -> None:
+        if step < self.total:
+            self.validation_seconds = max(0.0, now - self.phase_started)
+
+    def _apply_answers(self, event: ArmEvent | ArmProgress) -> None:
+        """Change ``answering``, and the arm's number of held-out rows."""
+        kind, now, one = event.get("of", HELD_OUT_ROW), event["t"], self.answering
+        if event["type"] == "arm.progress" and kind in (TOKEN, WAITING):
+            if one and kind == WAITING:
+                self.answering = replace(one, waiting=event["done"])
+            elif one:
+                is_new = not one.longest or event["done"] < one.longest
+                start = (now, event["done"]) if is_new else (one.batch_started, one.batch_first)
+                self.answering = replace(
+                    one, longest=event["done"], most=event["total"], batch_started=start[0], batch_first=start[1]
+                )
+            return
+        done, total = _arm_progress(event)
+        if one is None or event["type"] == "arm.started" or (one.arm, one.kind) != (event["arm"], kind):  # also if it is resumed
+            one = Answering(event["arm"], kind, done, total, now, now)
+        else:
+            one = replace(one, done=done, total=total, advanced=now if done > one.done else one.advanced)
+        if event["type"] == "arm.finished":
+            one = replace(one, longest=0, most=0)
+        elif event["type"] == "arm.progress" and one.kept is None:
+            one = replace(one, kept=done)
+        self.answering = one
+        if kind == HELD_OUT_ROW:
+            self.arms[event["arm"]] = done, total
+
+
+def refused_state(error: InputError) -> RunState:
+    """Return the state of a run whose events cannot be read."""
+    return RunState(phase="failed", error=error.message, hint=error.hint, code=error.exit_code)
 
 
 def earlier_adapter_step(summary: Mapping[str, Any]) -> int:
@@ -232,112 +332,6 @@ def earlier_adapter_step(summary: Mapping[str, Any]) -> int:
     """
     step, last = (summary.get(key) for key in ("adapter_step", "steps"))
     return step if isinstance(step, int) and isinstance(last, int) and step < last else 0
-
-
-def fold(events: Iterable[Event], state: RunState | None = None) -> RunState:
-    """Return ``state`` (or a new one) after ``events``.
-
-    Steps, validations, and checkpoints after a restored checkpoint replace the ones from before the crash. Unknown event types
-    only change ``updated``.
-    """
-    state = state or RunState()
-    steps, validations, checkpoints = list(state.steps), list(state.validations), list(state.checkpoints)
-    samples, warnings = list(state.samples), list(state.warnings)
-    arms = {arm: (done, total) for arm, done, total in state.arms}
-    changes: dict[str, Any] = {}
-    for event in events:
-        changes["updated"] = event["t"]
-        if event["type"] in ("validation", "sample") and event["step"] < changes.get("total", state.total):
-            since = changes.get("phase_started", state.phase_started)
-            changes["validation_seconds"] = max(0.0, event["t"] - since)
-        match event["type"]:
-            case "run.started" | "run.resumed":
-                changes |= {"phase": "running", "error": "", "hint": "", "code": 0, "summary": (), "pid": event["pid"]}
-                changes |= {"waiting": "", "validation_progress": (0, 0)}
-                changes |= {"kind": event["kind"], "name": event["name"], "base": event["base"]}
-                last_valid = -1  # a fresh start replaces everything
-                if event["type"] == "run.resumed":
-                    last_valid = event["step"]
-                else:
-                    changes |= {"started": event["t"], "current_arm": None}
-                    arms = {}
-                changes["resumed_step"] = max(0, last_valid)
-                steps = [item for item in steps if item.step <= last_valid]
-                validations = [item for item in validations if item.step <= last_valid]
-                checkpoints = [step for step in checkpoints if step <= last_valid]
-                samples = [item for item in samples if item.step <= last_valid]
-            case "model.loaded":
-                changes |= {"limit": event["limit"], "phase_started": event["t"]}
-            case "reference":
-                changes |= {"reference_progress": (event["done"], event["total"]), "reference_reads": "of" in event}
-                if event["done"] in (0, event["total"]):
-                    changes["phase_started"] = event["t"]
-            case "data.ready":
-                changes["phase_started"] = event["t"]
-                changes |= {"total": event["steps"], "epochs": event["epochs"], "validation_rows": event["valid"]}
-                changes["validate_every"] = event.get("validate_every", 0)
-            case "step":
-                metrics = _metrics(event.get("metrics"))
-                steps.append(Step(event["step"], _number(event["loss"]), event["rate"], event["speed"], event["t"], metrics))
-                changes |= {"memory": event["memory"], "peak": event["peak"], "phase_started": event["t"]}
-            case "validating":
-                changes["validation_progress"] = (event["done"], event["total"])
-            case "validation":
-                changes["validation_progress"] = (0, 0)
-                validations.append(Validation(event["step"], _number(event["loss"]), _metrics(event.get("metrics"))))
-            case "sample":
-                samples.append(Sample(event["step"], event["prompt"], event["output"], event["verdict"]))
-            case "checkpoint":
-                checkpoints.append(event["step"])
-            case "arm.progress" if event.get("of") == WAITING:
-                changes["rows_waiting"] = event["done"]
-            case "arm.progress" if event.get("of") == TOKEN:
-                longest, _ = changes.get("answer_tokens", state.answer_tokens)
-                if not longest or event["done"] < longest:
-                    changes["batch_started"] = (event["t"], event["done"])
-                changes["answer_tokens"] = (event["done"], event["total"])
-            case "arm.started" | "arm.progress" | "arm.finished":
-                prompt_kind, progress = event.get("of", HELD_OUT_ROW), _arm_progress(event)
-                if event["type"] != "arm.progress":
-                    changes["answer_tokens"] = (0, 0)
-                before = changes.get("current_arm", state.current_arm) or ("", "", 0, 0)
-                if event["type"] == "arm.started" or before[:2] != (event["arm"], prompt_kind):  # also if it is resumed
-                    changes |= {"arm_started": event["t"], "arm_advanced": event["t"], "arm_kept": None}
-                elif progress[0] > before[2]:
-                    changes["arm_advanced"] = event["t"]
-                if event["type"] == "arm.progress" and changes.get("arm_kept", state.arm_kept) is None:
-                    changes["arm_kept"] = progress[0]
-                changes["current_arm"] = (event["arm"], prompt_kind, *progress)
-                if prompt_kind == HELD_OUT_ROW:
-                    arms[event["arm"]] = progress
-            case "trial.started":
-                changes["trial"] = event["trial"]
-            case "warning":
-                warnings.append(event["text"])
-            case "run.waiting":
-                changes["waiting"] = event["reason"]
-            case "run.continued":
-                changes["waiting"] = ""
-            case "run.restarting":
-                changes["phase"] = "restarting"
-                warnings.append(f"{event['error']} The run was resumed with smaller GPU commands.")
-            case "run.finished":
-                changes |= {"phase": "finished", "summary": tuple(event.get("summary", {}).items())}
-            case "run.stopped":
-                changes |= {"phase": "stopped", "error": event.get("reason", "")}
-            case "run.failed":
-                hint = event.get("hint", event.get("mend", ""))  # runs from old versions have mend
-                changes |= {"phase": "failed", "error": event["error"], "hint": hint, "code": event.get("code", 4)}
-    return replace(
-        state,
-        steps=tuple(steps),
-        validations=tuple(validations),
-        checkpoints=tuple(checkpoints),
-        samples=tuple(samples),
-        warnings=tuple(warnings),
-        arms=tuple((arm, done, total) for arm, (done, total) in arms.items()),
-        **changes,
-    )
 
 
 def _remaining(done: int, total: int, elapsed: float) -> float | None:

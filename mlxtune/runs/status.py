@@ -1,9 +1,8 @@
-"""A run's status, based on its events, its lock, and its age, and how the CLI and the app show it."""
+"""A run's status, based on its events, its lock, and its age."""
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -17,28 +16,6 @@ QUIET_AFTER = 40.0  # seconds without any event, including heartbeats, while the
 STARTING_FOR = 60.0  # seconds that a new or restarting run may be without a lock
 ACTIVE: frozenset[RunStatus] = frozenset({"running", "waiting", "cooling", "quiet"})  # has a process that can be asked to stop
 ALIVE: frozenset[RunStatus] = ACTIVE | {"starting"}
-
-
-@dataclass(frozen=True)
-class StatusLabel:
-    """A status as a glyph, a style, and a word."""
-
-    glyph: str
-    style: str
-    text: str
-
-
-STATUS_LABELS: dict[RunStatus, StatusLabel] = {
-    "starting": StatusLabel("●", "primary", "starting"),
-    "running": StatusLabel("●", "primary", "running"),
-    "waiting": StatusLabel("‖", "warning", "waiting for power"),
-    "cooling": StatusLabel("‖", "warning", "cooling down"),
-    "quiet": StatusLabel("!", "warning", "quiet"),
-    "finished": StatusLabel("✓", "success", "finished"),
-    "stopped": StatusLabel("■", "muted", "stopped"),
-    "failed": StatusLabel("✗", "error", "failed"),
-    "crashed": StatusLabel("✗", "error", "crashed"),
-}
 
 
 def run_status(folder: Path, state: RunState, now: float | None = None) -> RunStatus:

@@ -10,7 +10,7 @@ from mlxtune.core.gpu_errors import gpu_error
 from mlxtune.core.text import one_line
 from mlxtune.runs.events import Event, EventReader
 from mlxtune.runs.registry import Run
-from mlxtune.runs.state import RunState, fold
+from mlxtune.runs.state import RunState
 
 POLL = 0.2  # seconds
 
@@ -20,7 +20,7 @@ def watch(run: Run) -> Iterator[tuple[list[Event], RunState]]:
     reader, state = EventReader(run.folder), RunState()
     while not state.ended:
         events = reader.read()
-        state = fold(events, state)
+        state = state.apply(events)
         yield events, state
         if not events and run.status(state) == "crashed":
             raise _crash_error(run, state)

@@ -19,7 +19,7 @@ from mlxtune.core.errors import GpuError, Interrupted, MachineError, MlxtuneErro
 from mlxtune.core.machine_load import busy_load
 from mlxtune.recipe import Recipe
 from mlxtune.runs import launch
-from mlxtune.runs.events import EventWriter, RunRemoved
+from mlxtune.runs.events import EventWriter, RunRemoved, WarningCode
 from mlxtune.runs.locks import accelerator_lease, file_lock
 from mlxtune.runs.registry import LAUNCH_FILE, RUN_KINDS, Run
 from mlxtune.runs.sleep import prevent_sleep
@@ -62,8 +62,8 @@ class Worker:
             self.emit("sleep.prevented", pid=self.sleep_guard)
         self._started = True
 
-    def warn(self, text: str) -> None:
-        self.emit("warning", text=text)
+    def warn(self, code: WarningCode, **values: Any) -> None:
+        self.emit("warning", code=code, values=values)
 
     def _on_signal(self, number: int, _frame: object) -> None:
         if self._stop.is_set():
@@ -86,9 +86,7 @@ class Worker:
         """Explain once why the run is slow."""
         if self._started and not self._warned_of_load and (load := busy_load()):
             self._warned_of_load = True
-            self.warn(
-                f"Other programs are keeping this machine busy (load {load:.0f} on {os.cpu_count()} cores), so this run is slow."
-            )
+            self.warn("busy_machine", load=load, cores=os.cpu_count())
 
 
 def run_worker(folder: Path, work: Callable[[Worker], Mapping[str, Any]]) -> int:

@@ -21,6 +21,7 @@ from mlxtune.core.hashing import sha256_json
 from mlxtune.data import batch_shapes, batching
 from mlxtune.data.batch_shapes import PaddedShapes
 from mlxtune.recipe import AdapterSection, TrainingSection
+from mlxtune.runs.events import WarningCode
 from mlxtune.training import checkpoint, optimizer
 from mlxtune.training.coverage import Coverage, rows_fingerprint
 from mlxtune.training.distributed.hosts import HostGroup
@@ -70,13 +71,7 @@ class StepPlan:
 
 @dataclass
 class TrainingLoop:
-    """The parts of a training run, and the loop over them.
-
-    ``cache`` returns a cache of the frozen layers' outputs for some rows, or ``None``. ``sample`` generates answers to a few
-    prompts and returns a warning or ``""``; ``baseline_passes`` records which of these answers passed the contract before the first
-    step. ``reference_kl`` computes the policy's distance from the reference. ``pause`` is called before each step.
-    ``origin`` has the facts that must not change when the run is resumed.
-    """
+    """The parts of a training run, and the loop over them."""
 
     folder: Path
     stack: LayerStack
@@ -87,14 +82,15 @@ class TrainingLoop:
     valid: Sequence[TrainingRow]
     objective: Objective[Any]
     compiled: bool = False
+    # returns a cache of the frozen layers' outputs for some rows, or ``None``
     cache: Callable[[Sequence[Any]], FrozenOutputs | None] = field(default=lambda rows: None)
     guard: MemoryGuard | None = None
-    sample: Callable[[int], str] = field(default=lambda step: "")
-    baseline_passes: list[bool] = field(default_factory=list)
-    reference_kl: Callable[[], float | None] | None = None
-    pause: Callable[[], None] = field(default=lambda: None)
+    sample: Callable[[int], bool] = field(default=lambda step: False)  # answers a few prompts; whether the format was lost
+    baseline_passes: list[bool] = field(default_factory=list)  # which of these answers passed the contract before the first step
+    reference_kl: Callable[[], float | None] | None = None  # the policy's distance from the reference
+    pause: Callable[[], None] = field(default=lambda: None)  # called before each step
     hosts: HostGroup = field(default_factory=HostGroup)
-    origin: Mapping[str, Any] = field(default_factory=dict)
+    origin: Mapping[str, Any] = field(default_factory=dict)  # the facts that must not change when the run is resumed
 
     def epoch_batches(self, epoch: int) -> list[list[int]]:
         """Return the batches of an epoch, each as indices into the train rows."""
@@ -232,7 +228,7 @@ class _TrainingRun:
             if (self.stopping or out_of_memory) and (not last or self.validation_pending):
                 raise Interrupted(step, out_of_memory)
         if self.best.should_stop:
-            self._warn(f"Stopped early: no lower loss in {self.best.since} validations since step {self.best.step:,}.")
+            self._warn("stopped_early", validations=self.best.since, step=self.best.step)
         return self._finish()
 
     def _prepare(self, plans: Iterator[StepPlan]) -> tuple[StepPlan, list[TrainingBatch]] | None:
@@ -351,23 +347,20 @@ class _TrainingRun:
         if loop.reference_kl and (kl := loop.reference_kl()) is not None:
             fields["metrics"] = {**fields["metrics"], "kl": _finite(kl)}
         self.listener.emit("validation", step=step, loss=_finite(total / weight), tokens=int(tokens), **fields)
-        self._warn(drift.displacement_warning(fields.get("metrics", {})))
+        if displaced := drift.displacement(fields.get("metrics", {})):
+            self._warn("displacement", **displaced)
         return total / weight
 
     def _sample(self, step: int) -> bool | None:
         """Generate sample answers on the leader and return whether the format was lost; ``None`` after a stop request."""
-        warning = ""
         if self.stopping:
             return None
-        if self.loop.hosts.is_leader:
-            warning = self.loop.sample(step)
-            self._warn(warning)
-        _, (format_lost,) = self.loop.hosts.all_reduce({}, bool(warning))
+        lost = self.loop.hosts.is_leader and self.loop.sample(step)
+        _, (format_lost,) = self.loop.hosts.all_reduce({}, lost)
         return format_lost > 0
 
-    def _warn(self, text: str) -> None:
-        if text:
-            self.listener.emit("warning", text=text)
+    def _warn(self, code: WarningCode, **values: Any) -> None:
+        self.listener.emit("warning", code=code, values=values)
 
     def _save(self, step: int) -> None:
         loop, start = self.loop, time.perf_counter()
@@ -420,7 +413,7 @@ class _TrainingRun:
                 checkpoint.restore(best, self.loop.stack.model)
                 adapter_step, self.validation_loss = self.best.step, self.best.loss
             else:
-                self._warn(f"The best checkpoint (step {self.best.step:,}) is damaged, so the last weights are kept.")
+                self._warn("best_checkpoint_damaged", step=self.best.step)
         return {
             "steps": self.done, "validation": _finite(self.validation_loss), "checkpoint": self.saved,
             "adapter_step": adapter_step,

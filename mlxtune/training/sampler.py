@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from mlxtune.data.rows import Conversation, Preference, Row, Unpaired
 from mlxtune.evaluation.contract import Contract
@@ -11,7 +12,9 @@ from mlxtune.evaluation.scorers import LOOP, THINKING_LIMIT, THINKING_LOOP, Mode
 from mlxtune.models.generate import GenerationSettings, generate
 from mlxtune.models.load import LoadedModel
 from mlxtune.models.template import ChatTemplate
+from mlxtune.runs.events import SampleOutcome
 
+_OUTCOMES: dict[str, SampleOutcome] = {"stop": "ended", LOOP: "loop", THINKING_LOOP: "loop"}  # by how an answer ended
 MAX_BROKEN = 0.25  # fraction of the samples that may start to fail the contract before the run warns
 
 
@@ -33,11 +36,11 @@ class Sampler:
     baseline_passes: list[bool]
     contract: Contract | None = None
 
-    def __call__(self, step: int) -> str:
-        """Generate samples at ``step`` and return a warning or ``""``."""
+    def __call__(self, step: int) -> bool:
+        """Generate samples at ``step`` and return whether the format was lost, after a warning."""
         rows = [row for row in self.rows if isinstance(row, Conversation | Preference | Unpaired)][: self.count]
         if not rows:
-            return ""
+            return False
         prompts = [self.template.prompt(row.prompt, row.tools) for row in rows]
         self.emit("sampling", step=step, rows=len(rows))
         self.loaded.model.eval()
@@ -50,25 +53,20 @@ class Sampler:
         passes = []
         for row, answer in zip(rows, answers, strict=True):
             text = self.template.calls.read(answer.text, row.tools)
-            most = self.thinking_tokens if answer.ended == THINKING_LIMIT else self.max_tokens
-            verdict = {"stop": "ended on its own", LOOP: "in a loop", THINKING_LOOP: "in a loop"}.get(
-                answer.ended, f"cut off at {most} tokens"
-            )
+            verdict: dict[str, Any] = {"outcome": _OUTCOMES.get(answer.ended, "cut_off")}
+            if verdict["outcome"] == "cut_off":
+                verdict["limit"] = self.thinking_tokens if answer.ended == THINKING_LIMIT else self.max_tokens
             if self.contract:
                 prompt = "\n\n".join(message.content for message in row.prompt)
                 score = self.contract.score(ModelAnswer(text, answer.ended, row.reference, prompt))["contract"]
                 passes.append(score.passed)
-                verdict = "passes the contract" if score.passed else score.kind
-            self.emit("sample", step=step, row=row.id, prompt=row.prompt[-1].content, output=text, verdict=verdict)
+                verdict = {"outcome": "passes"} if score.passed else {"outcome": "fails", "failure": score.kind}
+            self.emit("sample", step=step, row=row.id, prompt=row.prompt[-1].content, output=text, **verdict)
         if not self.baseline_passes:
             self.baseline_passes.extend(passes)
-        return self._format_warning(passes)
-
-    def _format_warning(self, passes: Sequence[bool]) -> str:
         net_broken = sum(before - now for before, now in zip(self.baseline_passes, passes, strict=True))
         if net_broken < max(2, MAX_BROKEN * len(passes)):
-            return ""
-        return (
-            f"The model is unlearning its format: {sum(self.baseline_passes)} of {len(passes)} sample answers passed the contract "
-            f"before the first step, but only {sum(passes)} do now. Lower training.learning_rate."
-        )
+            return False
+        values = {"before": sum(self.baseline_passes), "now": sum(passes), "answers": len(passes)}
+        self.emit("warning", code="format_lost", values=values)
+        return True

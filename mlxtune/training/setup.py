@@ -14,7 +14,7 @@ import mlx.core as mx
 from mlxtune.adapters.layout import LINEAGE
 from mlxtune.core.errors import DataError, Interrupted, MachineError, ModelError, RecipeError
 from mlxtune.core.files import read_json, write_json
-from mlxtune.core.text import plural, size
+from mlxtune.core.text import size
 from mlxtune.data.source import read_source
 from mlxtune.data.split import Splits, record_splits, split
 from mlxtune.models import head, load, lora
@@ -28,6 +28,7 @@ from mlxtune.planning.machine import disk_free, this_machine
 from mlxtune.planning.plan import Planner, StepDecisions, rate_warning
 from mlxtune.planning.workload import DatasetLengths
 from mlxtune.recipe import Recipe
+from mlxtune.runs.events import WarningCode
 from mlxtune.training import checkpoint, sft
 from mlxtune.training.encode import EncodedRows, SkippedRow, count_notes, encode, row_lengths
 from mlxtune.training.frozen_cache import FrozenCache
@@ -50,7 +51,7 @@ CACHE_MEMORY_DIVISOR = 8  # the frozen layers' outputs may use 1/8 of the memory
 class SetupListener(RunListener, Protocol):
     """A listener that also receives warnings."""
 
-    def warn(self, text: str) -> None: ...
+    def warn(self, code: WarningCode, **values: Any) -> None: ...
 
 
 @dataclass
@@ -104,7 +105,7 @@ def load_foundation(recipe: Recipe, worker: SetupListener, reviewed: Path) -> Fo
     try:
         record_splits(source, recipe.data, splits)
     except MachineError as error:
-        worker.warn(f"{error.message} Rows added later may change the splits.")
+        worker.warn("split_not_recorded", error=error.message)
     loaded = load.load(resolve(recipe.model.base, relative_to=recipe.folder), quantize=recipe.model.quantize)
     limit = load.memory_limit(this_machine().limit)
     worker.emit(
@@ -118,11 +119,13 @@ def load_foundation(recipe: Recipe, worker: SetupListener, reviewed: Path) -> Fo
     base = with_replay(Foundation(splits, loaded, template, train, valid, skipped, limit), recipe, worker)
     rows = [*base.train.rows, *valid.rows]
     for note, count in count_notes(rows).items():
-        worker.warn(note.describe(count))
-    if warning := rate_warning(recipe):
-        worker.warn(f"training.learning_rate = {warning}.")
-    _warn_about([str(row.location) for row in rows if row.truncated], "truncated", recipe, worker)
-    _warn_about([str(row.location) for row in skipped], "skipped because no trained tokens are left", recipe, worker)
+        worker.warn("template_note", note=note.value, rows=count)
+    if rate_warning(recipe):
+        worker.warn("high_learning_rate", rate=recipe.training.learning_rate)
+    if truncated := [str(row.location) for row in rows if row.truncated]:
+        worker.warn("rows_truncated", rows=truncated, max_tokens=recipe.data.max_tokens)
+    if skipped:
+        worker.warn("rows_skipped", rows=[str(row.location) for row in skipped], max_tokens=recipe.data.max_tokens)
     return base
 
 
@@ -143,7 +146,7 @@ def build_loop(base: Foundation, recipe: Recipe, folder: Path, worker: SetupList
     loaded.model.eval()  # the checks below compare two computations, which would differ with dropout
     model_head = head.split_head(loaded.model)
     if model_head.warning:
-        worker.warn(model_head.warning)
+        worker.warn("head_computed_twice")
     stack = LayerStack(loaded.model, model_head, StreamPool(streams.default_size()))
     can_share = stack.can_share_prefix()
     objective: SFTObjective | PreferenceObjective
@@ -160,7 +163,7 @@ def build_loop(base: Foundation, recipe: Recipe, folder: Path, worker: SetupList
     if decisions.checkpointed if recomputed == "auto" else recomputed:
         stack = LayerStack(loaded.model, model_head, stack.streams, checkpointed=True)
         if not stack.checkpointed:
-            worker.warn("The layers of this architecture cannot be recomputed, so gradient checkpointing is off.")
+            worker.warn("not_recomputable")
     loop = TrainingLoop(
         folder, stack, recipe.training, recipe.adapter, adapter_config, train.rows, valid.rows, objective,
         compiled=loaded.compute == "native" and decisions.work.traces > 0, guard=MemoryGuard(limit),
@@ -182,19 +185,13 @@ def _load_parent(recipe: Recipe, loaded: LoadedModel, worker: SetupListener) -> 
     file = parent / LINEAGE
     lineage = read_json(file) if file.is_file() else {}
     if (before := lineage.get("thinking", thinking)) != thinking:
-        worker.warn(f'The parent adapter was trained with model.thinking = "{before}", but this run has "{thinking}".')
+        worker.warn("parent_thinking", parent=before, run=thinking)
     if not same_base(lineage.get("base_fingerprint", ""), loaded.source.fingerprint):
         raise ModelError(
             f"The adapter in {parent} was trained from a different base than {loaded.source.name}.",
             hint="Set model.base to the adapter's own base.",
         )
     lora.load_weights(loaded.model, parent)
-
-
-def _warn_about(rows: Sequence[str], problem: str, recipe: Recipe, worker: SetupListener) -> None:
-    if rows:
-        listed = f"{', '.join(rows[:5])}{' …' if len(rows) > 5 else ''}"
-        worker.warn(f"{plural(len(rows), 'row')} {problem} at {recipe.data.max_tokens:,} tokens: {listed}")
 
 
 def _score_reference(

@@ -56,7 +56,7 @@ def train(worker: Worker | PeerWorker, launcher: Launcher | PeerWorker) -> Train
     start = resume.step if resume else 0
     worker.report_start("train", **({"step": start} if resume else {}))
     for folder in checkpoint.damaged_folders(worker.folder):
-        worker.warn(f"Skipped the checkpoint in {folder.name}: it is damaged.")
+        worker.warn("checkpoint_damaged", folder=folder.name)
     pause = PowerWait(recipe.training.wait_for, worker)
     if launcher.is_leader:
         pause()

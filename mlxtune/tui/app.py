@@ -28,7 +28,7 @@ from mlxtune.core import allocator, app_state, settings
 from mlxtune.core.errors import MlxtuneError
 from mlxtune.core.files import read_json
 from mlxtune.core.text import one_line, plural
-from mlxtune.runs.status import STATUS_LABELS
+from mlxtune.present.run import STATUS_LABELS
 from mlxtune.tui import keys, terminal_watch
 from mlxtune.tui.base import BaseApp, Room
 from mlxtune.tui.help import HelpPage, help_rows

@@ -6,12 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
+from mlxtune.core.errors import InputError
 from mlxtune.core.text import one_line, safe_text
+from mlxtune.present.run import LogLine, log_line
 from mlxtune.runs import events
 from mlxtune.runs.events import Event
-from mlxtune.runs.log_lines import LogLine, describe
 from mlxtune.runs.registry import Run
-from mlxtune.runs.state import RunState, fold
+from mlxtune.runs.state import RunState, refused_state
 
 FileStamp = tuple[int, int, int]
 
@@ -43,7 +44,7 @@ class Follower:
         """Keep only the last step of a run that has ended. If it continues, its log is read again from the start."""
         if not self._dropped_history:
             self._dropped_history = True
-            self.state = replace(self.state, steps=self.state.steps[-1:], samples=())
+            self.state = replace(self.state, steps=self.state.steps[-1:], samples=[])
             self.log, self.short_log = [], []
 
     def read(self) -> None:
@@ -56,20 +57,24 @@ class Follower:
         if size < self._size or self._dropped_history:
             self._restart()
         self._size = size
-        new = self._reader.read()
-        if self._next_seq and new and new[0]["seq"] != self._next_seq:
-            self._restart()  # a partial line was overwritten between two reads
-            self._size = size
+        try:
             new = self._reader.read()
+            if self._next_seq and new and new[0]["seq"] != self._next_seq:
+                self._restart()  # a partial line was overwritten between two reads
+                self._size = size
+                new = self._reader.read()
+        except InputError as error:
+            self.state = refused_state(error)
+            return
         if new:
             self._next_seq = new[-1]["seq"] + 1
         new = [_safe_event(event) for event in new]
-        self.state = fold(new, self.state) if new else self.state
+        self.state = self.state.apply(new) if new else self.state
         for event in new:
             self._add_line(event)
 
     def _add_line(self, event: Event) -> None:
-        line = describe(event)
+        line = log_line(event)
         if event["type"] == "data.ready":
             self.rows = event["train"], event["valid"], event["test"]
         if line is None:

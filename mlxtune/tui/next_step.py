@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from mlxtune.advice.sample_name import is_sample
 from mlxtune.core.text import duration, one_line, plural
 from mlxtune.data.check_cache import CheckOutcome
-from mlxtune.runs.status import STATUS_LABELS
+from mlxtune.present.run import STATUS_LABELS, answering_text
 from mlxtune.tui.render.text import gigabytes
 from mlxtune.tui.snapshot import RecipeView, RunView, Snapshot, recipe_summary
 from mlxtune.tui.status import PLAN_GLYPHS, can_resume, last_checkpoint, stop_effect, time_left
@@ -96,8 +96,8 @@ def next_step(snapshot: Snapshot, open_file: str = "") -> NextStep:
         why = f"Trial {live.state.trial} is training." if live.state.trial else "It is loading the model."
         return NextStep("Let the search finish.", f"{why} The adapter it selects is evaluated at the end.", *_WATCH)
     if live and live.run.kind == "generate":
-        _, _, done, total = live.state.current_arm or ("", "", 0, 0)
-        why = f"The teacher has answered {done:,} of {plural(total, 'question')}." if total else "It is loading the model."
+        one = live.state.answering
+        why = f"The teacher has answered {one.done:,} of {plural(one.total, 'question')}." if one else "It is loading the model."
         return NextStep(
             "Let the teacher finish.",
             f"{why} Its rows are used only after you accept them.",
@@ -107,7 +107,7 @@ def next_step(snapshot: Snapshot, open_file: str = "") -> NextStep:
             _open("review"),
         )
     if live and live.run.kind == "export":
-        why = f"{live.state.arm_progress or 'Loading the model'}. It is kept unless it undoes the tuning."
+        why = f"{answering_text(live.state) or 'Loading the model'}. It is kept unless it undoes the tuning."
         return NextStep("Let the export finish.", why, "A", "adapters", "open the adapters", _open("adapters"))
     if live:
         return _while_training(live, snapshot)
@@ -213,7 +213,7 @@ def _without_verdict(view: RunView) -> tuple[str, str]:
 
 def _base_measured(view: RunView) -> bool:
     """Return whether the base has answered every row in an evaluation."""
-    return view.status == "finished" or any(arm == "base" and done >= rows for arm, done, rows in view.state.arms)
+    return view.status == "finished" or any(arm == "base" and done >= rows for arm, (done, rows) in view.state.arms.items())
 
 
 def _after_verdict(verdict: VerdictView, best: VerdictView | None) -> tuple[Shortcut, ...]:
@@ -279,7 +279,7 @@ def _validation_trend(view: RunView) -> str:
 
 
 def _evaluation_progress(view: RunView) -> str:
-    return f"{view.state.arm_progress or 'Loading the model'}."
+    return f"{answering_text(view.state) or 'Loading the model'}."
 
 
 def workflow(snapshot: Snapshot, planned: tuple[Recipe, Plan] | None = None) -> list[WorkflowStage]:
@@ -354,10 +354,10 @@ def _plan_stage(newest: RunView | None, plan: Plan | None) -> WorkflowStage:
 def _baseline_stage(snapshot: Snapshot) -> WorkflowStage:
     started = [view for view in snapshot.evals if view.state.arms and not is_sample(view.name)]
     view = next((view for view in started if _base_measured(view)), next(iter(started), None))
-    base = next((arm for arm in view.state.arms if arm[0] == "base"), None) if view else None
+    base = view.state.arms.get("base") if view else None
     if view is None or base is None:
         return WorkflowStage("○", "$faint", "Baseline", "measured by the first evaluation", room="evaluate")
-    _, done, rows = base
+    done, rows = base
     if done < rows:
         detail = f"{done:,} of {plural(rows, 'held-out row')} answered"
         return WorkflowStage("●" if view.alive else "◐", "$primary", "Baseline", detail, room="evaluate")

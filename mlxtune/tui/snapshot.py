@@ -20,9 +20,9 @@ from mlxtune.data import check_cache, samples
 from mlxtune.data.check_cache import CheckOutcome
 from mlxtune.data.review import ReviewState, fold, journal_path
 from mlxtune.planning.machine import Memory, PowerState, memory, power
+from mlxtune.present.run import LogLine
 from mlxtune.recipe import Recipe, load
 from mlxtune.runs import registry
-from mlxtune.runs.log_lines import LogLine
 from mlxtune.runs.registry import Run
 from mlxtune.runs.state import RunState
 from mlxtune.runs.status import ALIVE, RunStatus

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from mlxtune.core.errors import MachineError
 from mlxtune.core.text import duration
+from mlxtune.present.run import STATUS_LABELS, prompt_noun
+from mlxtune.runs.events import HELD_OUT_ROW, TIMED
 from mlxtune.runs.registry import RUN_KINDS
-from mlxtune.runs.state import HELD_OUT_ROW, TIMED
-from mlxtune.runs.status import STATUS_LABELS
 from mlxtune.tui.render.text import ago
 from mlxtune.tui.snapshot import RunView
 
@@ -49,13 +49,12 @@ def headline(view: RunView, now: float, stopping: bool = False) -> Headline:
     step, total = f"{state.step:,}", f"{state.total:,}" if state.total else ""
     if kind in ("eval", "generate", "export"):
         step, total = "", ""
-        if state.current_arm and view.alive:
-            arm, of, done, prompts = state.current_arm
+        if (one := state.answering) and view.alive:
             part = {HELD_OUT_ROW: "", "prompt": ", similar rows", "reference": ", likelihoods", TIMED: ", timing"}.get(
-                of, f", {of}"
+                one.kind, f", {prompt_noun(one.kind)}"
             )
-            subject = "" if kind == "generate" else f"{arm}{part} "
-            step, total = f"{subject}{done:,}", f"{prompts:,}"
+            subject = "" if kind == "generate" else f"{one.arm}{part} "
+            step, total = f"{subject}{one.done:,}", f"{one.total:,}"
     elif kind == "search":
         step = f"trial {state.trial}" if state.trial and view.alive else ""
     elif not state.total and not state.step:
@@ -79,7 +78,8 @@ def time_left(view: RunView, now: float) -> float | None:
     ``None`` if they are unknown.
     """
     state = view.state
-    left = state.remaining_seconds if state.steps else state.arm_remaining_seconds
+    answering = state.answering.remaining_seconds(state.updated) if state.answering else None
+    left = state.remaining_seconds if state.steps else answering
     if left is None or not view.alive:
         return None
     if state.steps:

@@ -154,8 +154,8 @@ def test_progress_names_current_work(loaded: LoadedModel, tmp_path: Path) -> Non
         "tell": lambda of: lambda done, total: progress.append((of, done, total)),
     }
     generate_answers(Arm("base"), loaded, ROWS, **how)
-    assert list(dict.fromkeys(of for of, *_ in progress)) == ["token", "waiting row", "held-out row", "reference"]
-    assert {("held-out row", 5, 5), ("reference", 5, 5)} <= set(progress)
+    assert list(dict.fromkeys(of for of, *_ in progress)) == ["token", "waiting_row", "held_out_row", "reference"]
+    assert {("held_out_row", 5, 5), ("reference", 5, 5)} <= set(progress)
     assert {total for of, _, total in progress if of == "token"} == {2}, "the model does not think"
     assert max(done for of, done, _ in progress if of == "token") == 2
     progress.clear()
@@ -190,7 +190,7 @@ def test_interrupted_arm_keeps_the_answers_that_have_ended(
             raise Interrupted(0)
 
     with pytest.raises(Interrupted):
-        _answer(loaded, cache, tell=lambda of: stop if of == "held-out row" else lambda done, total: None)
+        _answer(loaded, cache, tell=lambda of: stop if of == "held_out_row" else lambda done, total: None)
     asked = counted(monkeypatch, generate, 2)
     (answers,) = cache.iterdir()
     saved = [json.loads(line) for line in answers.read_text().splitlines()]
@@ -198,7 +198,7 @@ def test_interrupted_arm_keeps_the_answers_that_have_ended(
     answers.write_text("".join(json.dumps(record) + "\n" for record in saved))
     continued = _answer(loaded, cache, tell=lambda of: lambda done, total: reported.append((of, done, total)))
     assert asked == [len(ROWS) - kept[0]]
-    assert reported[1] == ("held-out row", kept[0], len(ROWS)), "known before the model reads the first prompt"
+    assert reported[1] == ("held_out_row", kept[0], len(ROWS)), "known before the model reads the first prompt"
     assert reported[-1][1:] == (5, 5)
     assert [(one.id, one.output, one.ended, one.answer_tokens) for one in continued.outputs] == [
         (one.id, one.output, one.ended, one.answer_tokens) for one in whole.outputs

@@ -15,7 +15,7 @@ from mlxtune.runs import events
 from mlxtune.runs.events import EventWriter
 from mlxtune.runs.locks import file_lock
 from mlxtune.runs.registry import Run
-from mlxtune.runs.state import RunState, fold
+from mlxtune.runs.state import RunState
 from mlxtune.runs.status import QUIET_AFTER
 
 START = {"kind": "train", "name": "shop", "base": "m", "pid": 42, "host": "h"}
@@ -28,7 +28,7 @@ def test_line_torn_at_any_byte_is_dropped_and_overwritten(tmp_path: Path) -> Non
     writer = EventWriter(tmp_path)
     writer.emit("run.started", **START)
     writer.emit("step", step=1, **STEP)
-    writer.emit("warning", text="a ünïcödé line that a crash tears")
+    writer.emit("warning", code="export_note", values={"note": "a ünïcödé line that a crash tears"})
     writer.close()
     file = tmp_path / events.FILE
     whole = file.read_bytes()
@@ -43,19 +43,19 @@ def test_line_torn_at_any_byte_is_dropped_and_overwritten(tmp_path: Path) -> Non
         assert [event["type"] for event in tail.read()] == ["run.resumed"]
         records = events.read_all(tmp_path)
         assert [event["seq"] for event in records] == [0, 1, 2]
-        assert fold(records).step == 1
+        assert RunState().apply(records).step == 1
 
 
 def test_unreadable_line_keeps_its_sequence_number(tmp_path: Path) -> None:
     writer = EventWriter(tmp_path)
     for text in "abc":
-        writer.emit("warning", text=text)
+        writer.emit("warning", code="export_note", values={"note": text})
     writer.close()
     file = tmp_path / events.FILE
     lines = file.read_bytes().split(b"\n")
     file.write_bytes(b"\n".join([lines[0], b"\x00" * len(lines[1]), *lines[2:]]))
-    EventWriter(tmp_path).emit("warning", text="d")
-    assert [(event["seq"], event["text"]) for event in events.read_all(tmp_path)] == [(0, "a"), (2, "c"), (3, "d")]
+    EventWriter(tmp_path).emit("warning", code="export_note", values={"note": "d"})
+    assert [(event["seq"], event["values"]["note"]) for event in events.read_all(tmp_path)] == [(0, "a"), (2, "c"), (3, "d")]
 
 
 @pytest.mark.parametrize("operation", ["open", "write", "fsync"])
@@ -87,7 +87,7 @@ def left(state: RunState) -> float:
 @pytest.mark.parametrize("jump", [-HOUR, -DAY, -1.0, HOUR, DAY])
 @pytest.mark.parametrize("after", [3, 20, 38])
 def test_clock_jump_keeps_elapsed_time_and_speed(jump: float, after: int) -> None:
-    state = fold(story(jump, after))
+    state = RunState().apply(story(jump, after))
     assert left(state) == pytest.approx(2.0 * 60, rel=0.02)
     assert state.speed == 100.0
 
@@ -95,25 +95,25 @@ def test_clock_jump_keeps_elapsed_time_and_speed(jump: float, after: int) -> Non
 @pytest.mark.parametrize("away", [30.0, HOUR, 3 * DAY])
 def test_gap_between_stop_and_resume_is_not_counted(away: float) -> None:
     resumed = {"t": 1e9 + 40 + away, "type": "run.resumed", **START, "step": 20}
-    assert left(fold(story(away, 20, extra=(resumed,)))) == pytest.approx(2.0 * 60)
-    early = fold([*story(away, 20, steps=20), resumed, story(away, 20, steps=21)[-1]])
+    assert left(RunState().apply(story(away, 20, extra=(resumed,)))) == pytest.approx(2.0 * 60)
+    early = RunState().apply([*story(away, 20, steps=20), resumed, story(away, 20, steps=21)[-1]])
     assert early.remaining_seconds is None
 
 
 def test_slow_steps_count_toward_speed() -> None:
     slow = [event | {"t": 1e9 + (event["t"] - 1e9) * 450} for event in story(0, 0, steps=6)]
-    assert left(fold(slow)) == pytest.approx(900 * 94)
+    assert left(RunState().apply(slow)) == pytest.approx(900 * 94)
 
 
 def test_long_validation_counts() -> None:
     """One of six gaps is 60 s longer."""
-    assert left(fold(story(60.0, 3, steps=7))) == pytest.approx((6 * 2 + 60) / 6 * 93)
+    assert left(RunState().apply(story(60.0, 3, steps=7))) == pytest.approx((6 * 2 + 60) / 6 * 93)
 
 
 @pytest.mark.parametrize("jump", [-HOUR, DAY])
 def test_clock_jump_does_not_mark_live_run_quiet_or_crashed(tmp_path: Path, jump: float) -> None:
     run = Run(tmp_path)
-    state = fold(story(jump, 20))
+    state = RunState().apply(story(jump, 20))
     now = 1e9 + 2 * 40 + jump + 1
     with file_lock(run.lock, busy_message=""):
         assert run.status(state, now=now) == "running"
@@ -123,5 +123,5 @@ def test_clock_jump_does_not_mark_live_run_quiet_or_crashed(tmp_path: Path, jump
 
 
 def test_folded_steps_are_in_order() -> None:
-    state = fold(story(-HOUR, 20))
+    state = RunState().apply(story(-HOUR, 20))
     assert all(late.step == early.step + 1 for early, late in itertools.pairwise(state.steps))

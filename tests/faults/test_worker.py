@@ -42,7 +42,7 @@ def test_frozen_worker_is_quiet_and_continues_after_wakeup(workspace: Path, monk
     log, state = events.read_all(run.folder), run.state()
     assert [event["seq"] for event in log] == list(range(len(log)))
     assert [step.step for step in state.steps] == list(range(1, state.step + 1))
-    assert state.checkpoints == (state.step,)
+    assert state.checkpoints == [state.step]
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def test_second_worker_is_refused_and_writes_nothing(
 ) -> None:
     monkeypatch.setattr(worker, "file_lock", partial(file_lock, timeout=0.0))
     writer = EventWriter(run.folder)
-    writer.emit("warning", text="the first one's")
+    writer.emit("warning", code="export_note", values={"note": "the first one's"})
     before = (run.folder / events.FILE).read_bytes()
     with file_lock(run.lock, busy_message=""):
         assert worker.run_worker(run.folder, lambda _: pytest.fail("it worked")) == 4

@@ -5,18 +5,20 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from mlxtune.core.errors import InputError
 from mlxtune.runs import events
 from mlxtune.runs.events import EventWriter
-from mlxtune.runs.state import fold
+from mlxtune.runs.registry import Run
+from mlxtune.runs.state import RunState
 
 
 def test_events_have_version_number_time_and_type(tmp_path):
     writer = EventWriter(tmp_path)
     before = time.time()
-    writer.emit("warning", text="one")
+    writer.emit("warning", code="export_note", values={"note": "one"})
     writer.emit("heartbeat")
     first, second = events.read_all(tmp_path)
-    assert first == {"v": 1, "seq": 0, "t": first["t"], "type": "warning", "text": "one"}
+    assert first == {"v": 2, "seq": 0, "t": first["t"], "type": "warning", "code": "export_note", "values": {"note": "one"}}
     assert (second["seq"], second["type"]) == (1, "heartbeat")
     assert abs(first["t"] - before) < 5
 
@@ -28,17 +30,17 @@ def test_numbering_continues_after_a_torn_line(tmp_path):
     writer.close()
     file = tmp_path / events.FILE
     file.write_bytes(file.read_bytes()[:-5])
-    EventWriter(tmp_path).emit("warning", text="back")
+    EventWriter(tmp_path).emit("warning", code="export_note", values={"note": "back"})
     assert [event["seq"] for event in events.read_all(tmp_path)] == [0, 1]
 
 
 def test_concurrent_threads_do_not_mix_lines(tmp_path):
     writer = EventWriter(tmp_path)
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda number: writer.emit("warning", text=str(number) * 200), range(200)))
+        list(pool.map(lambda number: writer.emit("warning", code="export_note", values={"note": str(number) * 200}), range(200)))
     received = events.read_all(tmp_path)
     assert [event["seq"] for event in received] == list(range(200))
-    assert {event["text"] for event in received} == {str(number) * 200 for number in range(200)}
+    assert {event["values"]["note"] for event in received} == {str(number) * 200 for number in range(200)}
 
 
 def test_a_reader_sees_appended_events(tmp_path):
@@ -58,26 +60,26 @@ def test_terminal_events_are_flushed_to_disk(tmp_path, monkeypatch):
 
 
 INVALID = (
-    "{}", '{"seq": 8, "type": "step"}', '{"v": 1, "seq": "8", "t": 0, "type": "heartbeat"}',
-    '{"v": 1, "seq": 8, "t": 1e400, "type": "heartbeat"}', '{"v": 1, "seq": 8, "t": 0, "type": "step", "step": 3}',
-    '{"v": 1, "seq": 8, "t": 0, "type": "warning", "text": null}', "[]", "null", "{", '{"v": 1, "seq": 8, "t": 0, "type": []}',
+    "{}", '{"seq": 8, "type": "step"}', '{"v": 2, "seq": "8", "t": 0, "type": "heartbeat"}',
+    '{"v": 2, "seq": 8, "t": 1e400, "type": "heartbeat"}', '{"v": 2, "seq": 8, "t": 0, "type": "step", "step": 3}',
+    '{"v": 2, "seq": 8, "t": 0, "type": "warning", "code": "budget_spent", "values": null}', "[]", "null", "{", '{"v": 2, "seq": 8, "t": 0, "type": []}',
 )  # fmt: skip
 
 
 @pytest.mark.parametrize("line", INVALID)
 def test_a_line_that_is_not_a_valid_event_is_skipped(tmp_path, line):
     writer = EventWriter(tmp_path)
-    writer.emit("warning", text="one")
+    writer.emit("warning", code="export_note", values={"note": "one"})
     with (tmp_path / events.FILE).open("a") as file:
         file.write(line + "\n")
-    writer.emit("warning", text="two")
-    assert [event["text"] for event in events.read_all(tmp_path)] == ["one", "two"]
+    writer.emit("warning", code="export_note", values={"note": "two"})
+    assert [event["values"]["note"] for event in events.read_all(tmp_path)] == ["one", "two"]
     EventWriter(tmp_path).emit("heartbeat")
-    fold(events.read_all(tmp_path))
+    RunState().apply(events.read_all(tmp_path))
 
 
-def test_events_of_newer_versions_are_kept(tmp_path):
-    (tmp_path / events.FILE).write_text('{"v": 1, "seq": 0, "t": 0, "type": "new", "x": 1}\n')
+def test_unknown_events_are_kept(tmp_path):
+    (tmp_path / events.FILE).write_text('{"v": 2, "seq": 0, "t": 0, "type": "new", "x": 1}\n')
     assert events.read_all(tmp_path)[0]["type"] == "new"
 
 
@@ -92,3 +94,11 @@ def test_a_deleted_log_is_not_created_again(tmp_path, keep_folder):
     with pytest.raises(events.RunRemoved, match="was deleted, so the run was ended"):
         writer.emit("heartbeat")
     assert not (tmp_path / "run" / events.FILE).exists()
+
+
+def test_a_log_of_another_version_is_refused(tmp_path):
+    (tmp_path / events.FILE).write_text('{"v": 1, "seq": 0, "t": 0, "type": "heartbeat"}\n')
+    with pytest.raises(InputError, match="was written by another version"):
+        events.read_all(tmp_path)
+    state = Run(tmp_path).state()
+    assert (state.phase, state.ended, state.code) == ("failed", True, 2)

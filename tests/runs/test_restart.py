@@ -16,6 +16,7 @@ from mlxtune.recipe import Recipe
 from mlxtune.runs import events, launch, registry
 from mlxtune.runs.locks import accelerator_lock, is_locked
 from mlxtune.runs.registry import Run
+from mlxtune.runs.state import RunWarning
 from mlxtune.runs.status import STARTING_FOR
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("fake_worker")]
@@ -48,7 +49,7 @@ def test_a_run_is_resumed_once_in_a_new_process_with_the_same_pid(tmp_path: Path
     started, restarting, again, _ = (event for event in events.read_all(run.folder) if event["type"] != "heartbeat")
     assert started["pid"] == again["pid"]
     assert restarting["error"] == "macOS stopped the GPU work because the display needed the GPU."
-    assert run.state().warnings == (f"{restarting['error']} The run was resumed with smaller GPU commands.",)
+    assert run.state().warnings == [RunWarning("gpu_restart", {"error": restarting["error"]})]
     assert INTERACTIVITY in run.log.read_text()
 
 
@@ -111,7 +112,7 @@ def test_a_busy_machine_is_named_as_the_reason_for_a_slow_run(
     run = launch.start(tmp_path, "train", recipe, {"behavior": "busy machine", "heartbeat": 0.05})
     assert wait_for_end(run)["type"] == "run.finished"
     (warning,) = run.state().warnings
-    assert warning == f"Other programs are keeping this machine busy (load 999 on {os.cpu_count()} cores), so this run is slow."
+    assert (warning.code, warning.values) == ("busy_machine", {"load": 999, "cores": os.cpu_count()})
 
 
 @pytest.mark.parametrize("behavior", ["wait", "busy"])

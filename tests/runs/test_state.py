@@ -7,7 +7,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlxtune.runs.state import RunState, fold
+from mlxtune.runs.events import HELD_OUT_ROW, TOKEN, WAITING
+from mlxtune.runs.state import RunState, RunWarning
+
+
+def fold(events, state: RunState | None = None) -> RunState:
+    return (state or RunState()).apply(events)
+
+
+def answering(state: RunState) -> tuple[str, str, int, int]:
+    one = state.answering
+    assert one
+    return one.arm, one.kind, one.done, one.total
+
+
+def longest(state: RunState) -> tuple[int, int]:
+    assert state.answering
+    return state.answering.longest, state.answering.most
+
 
 START = {"kind": "train", "name": "shop", "base": "m", "pid": 42, "host": "h", "steps": 10}
 
@@ -38,9 +55,9 @@ EVENTS = [
     _event("validation", 103.0, step=0, loss=3.0, tokens=5),
     *(_step(number, 103.0 + 2 * number) for number in range(1, 6)),
     _event("validation", 114.0, step=5, loss=2.0, tokens=5),
-    _event("sample", 114.5, step=5, row="r", prompt="q", output="a", verdict="v"),
+    _event("sample", 114.5, step=5, row="r", prompt="q", output="a", outcome="ended"),
     _event("checkpoint", 115.0, step=5, seconds=0.1),
-    _event("warning", 116.0, text="w"),
+    _event("warning", 116.0, code="budget_spent", values={"budget": "2h"}),
 ]
 
 
@@ -61,7 +78,7 @@ def test_events_become_a_state():
     state = fold(EVENTS)
     assert (state.phase, state.kind, state.name, state.base, state.pid) == ("running", "train", "shop", "m", 42)
     assert (state.total, state.epochs, state.limit, state.memory, state.peak) == (10, 2, 7, 15, 99)
-    assert (state.step, state.checkpoints, state.warnings) == (5, (5,), ("w",))
+    assert (state.step, state.checkpoints, state.warnings) == (5, [5], [RunWarning("budget_spent", {"budget": "2h"})])
     assert [(item.step, item.loss) for item in state.validations] == [(0, 3.0), (5, 2.0)]
     assert state.best_validation
     assert state.best_validation.step == 5
@@ -107,18 +124,21 @@ def test_fold_is_incremental(cuts):
 def test_fold_does_not_change_its_input():
     before = fold(EVENTS)
     copy = fold(EVENTS)
-    fold([_step(6), _event("warning", text="x")], before)
+    fold([_step(6), _event("warning", code="budget_spent", values={})], before)
     assert before == copy
 
 
 def test_resumed_steps_replace_those_after_the_checkpoint():
     late = [_step(6, loss=9.0), _step(7, loss=9.0), _event("validation", step=7, loss=9.0, tokens=1)]
-    late += [_event("sample", step=7, row="r", prompt="q", output="lost", verdict="v"), _event("checkpoint", step=7, seconds=0.1)]
+    late += [
+        _event("sample", step=7, row="r", prompt="q", output="lost", outcome="ended"),
+        _event("checkpoint", step=7, seconds=0.1),
+    ]
     state = fold([*EVENTS, *late, _event("run.resumed", 200.0, **START | {"pid": 43}, step=5), _step(6, 201.0, loss=0.5)])
     assert [item.step for item in state.steps] == [1, 2, 3, 4, 5, 6]
     assert state.steps[-1].loss == 0.5
     assert [item.step for item in state.validations] == [0, 5]
-    assert state.checkpoints == (5,)
+    assert state.checkpoints == [5]
     assert [item.output for item in state.samples] == ["a"]
     assert (state.pid, state.started) == (43, 100.0)
 
@@ -142,7 +162,7 @@ def test_a_restarted_run_has_only_its_new_steps():
     [
         (_event("run.finished", summary={"steps": 5}), "finished"),
         (_event("run.stopped", step=5), "stopped"),
-        (_event("run.failed", error="e", mend="m", code=2), "failed"),
+        (_event("run.failed", error="e", hint="m", code=2), "failed"),
     ],
 )
 def test_a_terminal_event_ends_a_run_and_a_resume_clears_it(event, phase):
@@ -155,12 +175,12 @@ def test_a_terminal_event_ends_a_run_and_a_resume_clears_it(event, phase):
         "",
         "",
         0,
-        (),
+        {},
     )
 
 
 def test_a_failure_has_error_hint_and_code():
-    state = fold([*EVENTS, _event("run.failed", error="e", mend="m", code=2)])
+    state = fold([*EVENTS, _event("run.failed", error="e", hint="m", code=2)])
     assert (state.error, state.hint, state.code) == ("e", "m", 2)
 
 
@@ -183,71 +203,69 @@ def test_arms_of_an_evaluation():
         _event("arm.started", arm="base", rows=70), _event("arm.progress", arm="base", done=64, total=70),
         _event("arm.finished", arm="base", rows=70, cached=False, seconds=1.0), _event("arm.started", arm="tuned", rows=70),
     ])  # fmt: skip
-    assert state.arms == (("base", 70, 70), ("tuned", 0, 70))
-    assert state.current_arm == ("tuned", "held-out row", 0, 70)
+    assert state.arms == {"base": (70, 70), "tuned": (0, 70)}
+    assert answering(state) == ("tuned", HELD_OUT_ROW, 0, 70)
 
 
 def test_other_prompts_of_an_arm_do_not_count_as_held_out_rows():
     state = fold([
         _event("arm.started", arm="base", rows=70), _event("arm.finished", arm="base", rows=70, cached=False, seconds=1.0),
         _event("arm.progress", arm="base", done=9, total=70, of="reference"),
-        _event("arm.started", arm="base", rows=34, of="off-task prompt"),
-        _event("arm.progress", arm="base", done=3, total=34, of="off-task prompt"),
+        _event("arm.started", arm="base", rows=34, of="off_task_prompt"),
+        _event("arm.progress", arm="base", done=3, total=34, of="off_task_prompt"),
     ])  # fmt: skip
-    assert state.arms == (("base", 70, 70),)
-    assert state.current_arm == ("base", "off-task prompt", 3, 34)
-    assert fold([_event("run.started", pid=1, kind="eval", name="n", base="b")], state).current_arm is None
+    assert state.arms == {"base": (70, 70)}
+    assert answering(state) == ("base", "off_task_prompt", 3, 34)
+    assert fold([_event("run.started", pid=1, kind="eval", name="n", base="b")], state).answering is None
 
 
 def test_the_longest_answer_shows_how_far_an_evaluation_is() -> None:
     events = [
         _event("arm.started", 100.0, arm="base", rows=10), _event("arm.progress", 200.0, arm="base", done=9, total=10),
-        _event("arm.progress", 200.0, arm="base", done=1200, total=2364, of="token"),
+        _event("arm.progress", 200.0, arm="base", done=1200, total=2364, of=TOKEN),
     ]  # fmt: skip
     state = fold(events)
-    assert state.current_arm == ("base", "held-out row", 9, 10)
-    text = "base answers 9 of 10 held-out rows, the longest of this batch at token 1,200 of at most 2,364"
-    assert state.arm_progress == f"{text}, 2 min so far"
+    assert answering(state) == ("base", HELD_OUT_ROW, 9, 10)
+    assert longest(state) == (1200, 2364)
     finished = _event("arm.finished", 300.0, arm="base", rows=10, cached=False, seconds=200.0)
-    assert fold([*events, finished]).arm_progress == "base answers 10 of 10 held-out rows"
+    assert longest(fold([*events, finished])) == (0, 0)
     reference = _event("arm.progress", 201.0, arm="base", done=3, total=10, of="reference")
-    assert "token" not in fold([*events, reference]).arm_progress
-    assert "token" not in fold([*events, _event("arm.started", 202.0, arm="tuned", rows=10)]).arm_progress
+    assert longest(fold([*events, reference])) == (0, 0)
+    assert longest(fold([*events, _event("arm.started", 202.0, arm="tuned", rows=10)])) == (0, 0)
 
 
 def test_the_longest_answer_limits_the_time_of_its_batch() -> None:
     def token(time: float, longest: int):
-        return _event("arm.progress", time, arm="base", done=longest, total=500, of="token")
+        return _event("arm.progress", time, arm="base", done=longest, total=500, of=TOKEN)
+
+    def left(state: RunState) -> float | None:
+        assert state.answering
+        return state.answering.batch_remaining_seconds(state.updated)
 
     state = fold([_event("arm.started", 100.0, arm="base", rows=70), token(101.0, 0)])
-    assert state.arm_progress == "base answers 0 of 70 held-out rows, reading the prompts"
+    assert longest(state) == (0, 500)
     state = fold([token(130.0, 0), token(131.0, 5)], state)
-    assert state.batch_remaining_seconds is None, "too early"
+    assert left(state) is None, "too early"
     state = fold([token(150.0, 100)], state)
-    assert state.batch_remaining_seconds == 80.0, "reading the prompts does not count"
-    assert state.arm_progress.endswith("of this batch at token 100 of at most 500, up to 80 s more for the batch")
-    waiting = _event("arm.progress", 150.0, arm="base", done=3, total=70, of="waiting row")
-    assert fold([waiting], state).arm_progress.endswith("up to 80 s more for the batch, then 3 more rows")
+    assert left(state) == 80.0, "reading the prompts does not count"
+    waiting = fold([_event("arm.progress", 150.0, arm="base", done=3, total=70, of=WAITING)], state)
+    assert waiting.answering
+    assert waiting.answering.waiting == 3
     state = fold([token(160.0, 2)], state)
-    assert state.batch_remaining_seconds is None, "another batch"
-    assert fold([token(170.0, 42)], state).batch_remaining_seconds == 114.5
-    assert fold([token(170.0, 500)], state).arm_progress.endswith("500 of at most 500, 70 s so far")
-    mean = [
-        token(170.0, 42),
-        *(_event("arm.progress", t, arm="base", done=done, total=192) for t, done in [(101.0, 0), (170.0, 96)]),
-    ]
-    assert fold(mean, state).arm_progress.endswith("token 42 of at most 500, 70 s left"), "the mean is closer"
+    assert left(state) is None, "another batch"
+    assert left(fold([token(170.0, 42)], state)) == 114.5
 
 
-def test_the_work_before_and_between_steps_has_a_name() -> None:
+def test_the_work_before_and_between_steps() -> None:
     reading = fold([_event("reference", done=4, total=16, of="distance")])
-    assert reading.phase_progress == ("the reference model reads validation pairs", 4, 16, "16 pairs")
+    assert reading.work == ("reading_pairs", 4, 16)
     scoring = fold([_event("reference", done=16, total=16, of="distance"), _event("reference", done=3, total=32)], reading)
-    assert scoring.phase_progress == ("the reference model scores the pairs", 3, 32, "32 pairs")
+    assert scoring.work == ("scoring_pairs", 3, 32)
     scored = fold([_event("reference", done=32, total=32)], scoring)
-    assert scored.phase_progress is None
+    assert scored.work is None
     validating = fold([_event("validating", step=0, done=2, total=5)], scored)
-    assert validating.phase_progress == ("computing the validation loss", 2, 5, "5 batches")
+    assert validating.work == ("validating", 2, 5)
+    assert fold([_event("validation", step=0, loss=1.0, tokens=1)], validating).work is None
 
 
 def test_an_unknown_event_only_updates_the_time():
@@ -257,46 +275,41 @@ def test_an_unknown_event_only_updates_the_time():
 
 
 def test_remaining_time_of_an_arm_follows_from_its_mean_speed() -> None:
-    def progress(time: float, done: int, of: str = "held-out row", total: int = 600):
+    def progress(time: float, done: int, of: str = HELD_OUT_ROW, total: int = 600):
         return _event("arm.progress", time, arm="base", done=done, total=total, of=of)
+
+    def left(state: RunState) -> float | None:
+        assert state.answering
+        return state.answering.remaining_seconds(state.updated)
 
     start = [_event("arm.started", 100.0, arm="base", rows=600), progress(100.0, 0)]
     batch = fold([*start, progress(120.0, 95)])
-    assert batch.arm_remaining_seconds is None, "the shortest answers of a batch end first"
-    assert batch.arm_progress == "base answers 95 of 600 held-out rows, 20 s so far"
+    assert left(batch) is None, "the shortest answers of a batch end first"
     state = fold([*start, progress(120.0, 200)])
-    assert state.arm_remaining_seconds == 40.0
-    assert state.arm_progress == "base answers 200 of 600 held-out rows, 40 s left"
+    assert left(state) == 40.0
     late = fold([progress(150.0, 500)], state)
-    longest = [progress(time, 500) for time in (155.0, 170.0)]
-    assert [fold(longest[:count], late).arm_remaining_seconds for count in range(3)] == [10.0, 11.0, None]
-    assert fold([*start, progress(100.9, 599)]).arm_progress == "base answers 599 of 600 held-out rows", "not 0 s left"
+    late_ones = [progress(time, 500) for time in (155.0, 170.0)]
+    assert [left(fold(late_ones[:count], late)) for count in range(3)] == [10.0, 11.0, None]
     again = [_event("arm.started", 900.0, arm="base", rows=600), progress(900.0, 200)]
-    assert fold([*again, progress(910.0, 295)], state).arm_remaining_seconds is None, "less than a batch since it was resumed"
+    assert left(fold([*again, progress(910.0, 295)], state)) is None, "less than a batch since it was resumed"
     again.append(progress(910.0, 300))
-    assert fold(again, state).arm_remaining_seconds == 30.0, "neither earlier time nor earlier answers count"
-    other = fold([progress(130.0, 10, "off-task prompt", 30)], state)
-    assert other.arm_remaining_seconds is None, "this kind of prompt has just begun"
+    assert left(fold(again, state)) == 30.0, "neither earlier time nor earlier answers count"
+    other = fold([progress(130.0, 10, "off_task_prompt", 30)], state)
+    assert left(other) is None, "this kind of prompt has just begun"
     passes = [progress(200.0, 0, "reference", 60), progress(210.0, 6, "reference", 60)]
-    assert fold(passes, state).arm_remaining_seconds == 90.0, "references take equally long"
+    assert left(fold(passes, state)) == 90.0, "references take equally long"
     passes = [progress(200.0, 6, "reference", 60), progress(210.0, 12, "reference", 60)]
-    assert fold(passes, state).arm_remaining_seconds == 80.0, "the time before the first report is unknown"
+    assert left(fold(passes, state)) == 80.0, "the time before the first report is unknown"
 
 
 def test_remaining_time_of_the_passes_before_the_first_step() -> None:
     loaded = _event("model.loaded", 10.0, limit=1)
     loaded = [loaded, _event("reference", 99.0, done=16, total=16, of="distance"), _event("reference", 100.0, done=0, total=120)]
     state = fold([*loaded, _event("reference", 130.0, done=30, total=120)])
-    assert state.phase_remaining_seconds == 90.0
+    assert state.work_remaining_seconds == 90.0
     ready = [
         _event("reference", 220.0, done=120, total=120),
         _event("data.ready", 221.0, steps=9, epochs=1, valid=40, train=9, test=9),
     ]
     state = fold([*ready, _event("validating", 231.0, step=0, done=2, total=8)], state)
-    assert state.phase_remaining_seconds == 30.0
-
-
-def test_progress_of_a_validation_ends_with_it() -> None:
-    state = fold([_event("validating", step=4, done=3, total=9)])
-    assert state.validation_progress == (3, 9)
-    assert fold([_event("validation", step=4, loss=1.0, tokens=1)], state).validation_progress == (0, 0)
+    assert state.work_remaining_seconds == 30.0

@@ -17,7 +17,7 @@ from mlxtune.models.head import split_head
 from mlxtune.recipe import AdapterSection
 from mlxtune.training.layer_stack import LayerStack
 from mlxtune.training.preference import drift
-from mlxtune.training.preference.drift import ReferenceKL, displacement_warning
+from mlxtune.training.preference.drift import ReferenceKL, displacement
 from mlxtune.training.preference.forward import PairCache
 from mlxtune.training.preference.reference import adapters_disabled
 
@@ -79,11 +79,9 @@ def test_trained_head_has_no_distance(tiny: Path) -> None:
     ("chosen", "rejected", "warned"), [(-4.0, -9.0, True), (-0.5, -9.0, False), (-4.0, 1.0, False), (3.0, -9.0, False)]
 )
 def test_warns_when_both_answers_become_less_likely(chosen: float, rejected: float, warned: bool) -> None:
-    warning = displacement_warning({"drift/chosen": chosen, "drift/rejected": rejected, "lengths/chosen": 40.0})
-    assert ("Likelihood displacement" in warning) == warned
-    assert not warning or "4.0 nats" in warning
+    lost = displacement({"drift/chosen": chosen, "drift/rejected": rejected, "lengths/chosen": 40.0})
+    assert lost == ({"chosen": 4.0, "rejected": 9.0} if warned else {})
 
 
 def test_reference_free_losses_give_no_drift_warning() -> None:
-    assert displacement_warning({"lengths/chosen": 40.0}) == ""
-    assert displacement_warning({}) == ""
+    assert displacement({"lengths/chosen": 40.0}) == displacement({}) == {}

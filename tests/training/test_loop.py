@@ -177,7 +177,7 @@ def test_validation_interrupted_by_stop_runs_on_resume(tiny: Path, tmp_path: Pat
 @pytest.mark.slow
 def test_baseline_passes_survive_resume(tiny: Path, tmp_path: Path) -> None:
     first = make(tiny, tmp_path)
-    first.sample = lambda step: first.baseline_passes.extend([True, False]) or ""
+    first.sample = lambda step: first.baseline_passes.extend([True, False]) or False
     saved = stopped(first, 4)
     second = make(tiny, tmp_path)
     second.run(Listener(), saved)
@@ -218,7 +218,9 @@ def test_run_stops_when_validation_stops_improving(tiny: Path, tmp_path: Path, s
     listener = Listener()
     summary = make(tiny, tmp_path, replace(EACH, early_stop=3)).run(listener)
     assert (summary["steps"], summary["adapter_step"], summary["validation"]) == (5, 2, 4.0)
-    assert [event["text"] for event in listener.of("warning")] == ["Stopped early: no lower loss in 3 validations since step 2."]
+    assert [(event["code"], event["values"]) for event in listener.of("warning")] == [
+        ("stopped_early", {"validations": 3, "step": 2})
+    ]
 
 
 def test_early_stopped_run_does_not_continue_on_resume(tiny: Path, tmp_path: Path, script: dict[int, float]) -> None:
@@ -240,14 +242,15 @@ def test_damaged_best_checkpoint_falls_back_to_last_weights_with_warning(
     script |= {2: 4.0}
     run, listener = make(tiny, tmp_path, EACH), Listener()
 
-    def damage(step: int) -> None:
+    def damage(step: int) -> bool:
         if step == 7:
             (tmp_path / "checkpoints" / "0000002" / "state.json").write_text("{}")
+        return False
 
     run.sample = damage
     summary = run.run(listener)
     assert summary["adapter_step"] == 8
-    assert "The best checkpoint (step 2) is damaged" in listener.of("warning")[0]["text"]
+    assert [(event["code"], event["values"]) for event in listener.of("warning")] == [("best_checkpoint_damaged", {"step": 2})]
     assert_same(weights(run), mx.load(str(tmp_path / "checkpoints" / "0000008" / "adapters.safetensors")))
 
 

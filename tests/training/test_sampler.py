@@ -30,7 +30,7 @@ def sampler(monkeypatch: pytest.MonkeyPatch, *answers: list[str], contract: Cont
     events: list[dict] = []
 
     def emit(type: str, **fields: object) -> None:
-        if type == "sample":
+        if type in ("sample", "warning"):
             events.append(fields)
 
     return Sampler(SimpleNamespace(model=model, tokenizer=None), template, ROWS, 8, 9, 9, emit, [], contract), events
@@ -45,11 +45,12 @@ def test_losing_contract_passes_gives_warning(monkeypatch: pytest.MonkeyPatch) -
         [good] * 3 + [bad] * 5,
         contract=Contract(EvaluationSection(forbid=["Northpeak"])),
     )
-    assert sample(0) == ""
-    assert sample(10) == ""  # one lost pass in eight is below the warning threshold
-    warning = sample(20)
-    assert "7 of 8 sample answers passed the contract before the first step, but only 3 do now" in warning
-    assert [event["verdict"] for event in events[:8]] == ["passes the contract"] * 7 + ["forbidden"]
+    assert not sample(0)
+    assert not sample(10)  # one lost pass in eight is below the warning threshold
+    assert sample(20)
+    assert (events[-1]["code"], events[-1]["values"]) == ("format_lost", {"before": 7, "now": 3, "answers": 8})
+    assert [event["outcome"] for event in events[:8]] == ["passes"] * 7 + ["fails"]
+    assert events[7]["failure"] == "forbidden"
 
 
 def test_gains_offset_losses(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -57,12 +58,12 @@ def test_gains_offset_losses(monkeypatch: pytest.MonkeyPatch) -> None:
     sample, _ = sampler(
         monkeypatch, [good] * 4 + [bad] * 4, [bad] * 4 + [good] * 4, contract=Contract(EvaluationSection(forbid=["Northpeak"]))
     )
-    assert (sample(0), sample(5)) == ("", "")
+    assert (sample(0), sample(5)) == (False, False)
 
 
 def test_rows_without_prompt_are_skipped_and_no_contract_means_no_scores(monkeypatch: pytest.MonkeyPatch) -> None:
     sample, events = sampler(monkeypatch, ["one"] * 8, ["two"] * 8)
-    assert (sample(0), sample(5)) == ("", "")
-    assert {event["verdict"] for event in events} == {"ended on its own"}
+    assert (sample(0), sample(5)) == (False, False)
+    assert {event["outcome"] for event in events} == {"ended"}
     sample.rows = [Text(Location("text", 1), {}, "nothing to ask")]
-    assert sample(6) == ""
+    assert not sample(6)

@@ -84,12 +84,8 @@ def test_files_restore_the_board(tmp_path: Path) -> None:
     assert (board.failures, board.dropped, board.pinned, board.limit) == ({2: "The loss is NaN."}, frozenset(), frozenset({1}), 2)
 
 
-def test_a_plan_of_an_earlier_version_is_read(tmp_path: Path) -> None:
+def test_a_plan_without_rungs_is_damaged(tmp_path: Path) -> None:
     trials = [{"number": 1, "values": {"rank": 8}, "cost": 0.5}, {"number": 2, "values": {"rank": 16}, "cost": 1.0}]
-    write_json(tmp_path / boards.PLAN, {"v": 1, "trials": trials, "rungs": [4, 8], "steps": [4, 5], "rows": ["a"], "groups": ["x"]})
-    board = boards.read_board(tmp_path)
-    assert board is not None
-    assert board.trial(2) == Trial(2, {"rank": 16}, 1.0, (4, 8), (4, 5))
     write_json(tmp_path / boards.PLAN, {"v": 1, "trials": trials, "rows": ["a"], "groups": ["x"]})
     with pytest.raises(InputError, match="damaged"):
         boards.read_board(tmp_path)

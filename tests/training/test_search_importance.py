@@ -23,11 +23,11 @@ def test_a_trend_is_a_slope_on_a_logarithmic_scale() -> None:
         for power, layers in zip((5, 4, 3, 2), (4, "all", 8, 4), strict=True)
     ]
     lr, layers = trends(searched([2, 6, 10, 14], values))
-    assert (lr.label, lr.lowest, lr.highest) == ("lr", "1.0e-5", "0.01")
+    assert (lr.label, lr.lowest, lr.highest) == ("lr", 1e-5, 0.01)
     assert lr.change == pytest.approx(0.6)
     assert lr.low == pytest.approx(0.6)
     assert lr.high == pytest.approx(0.6)
-    assert (layers.label, layers.lowest, layers.highest) == ("layers", "4", "8")
+    assert (layers.label, layers.lowest, layers.highest) == ("layers", 4, 8)
     assert layers.low <= layers.change <= layers.high
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from mlxtune.planning.plan import Cost
+from mlxtune.present.search import price_text
 from mlxtune.recipe import TrainingSection, parse
 from mlxtune.training.optimizer import learning_rate
 from mlxtune.training.search import rungs
@@ -25,23 +26,20 @@ def test_price() -> None:
     assert price.answers == 75 * (8 + 4 + 3) + 2 * 50
     assert price.seconds == pytest.approx(10 * price.steps + 2 * price.answers)
     assert price.kilowatt_hours == pytest.approx(price.seconds * 60 / 3.6e6)
-    assert price.describe() == (
-        "8 trials take 260 steps (480 if none stopped early) and 1,225 answers, about 84 min, of which 41 min for the answers; 84 Wh",
-        "with --trials 19 --budget 158m, each further trial has at most a 5% chance of being the best",
-    )
-    assert parse_budget("158m") is not None
-    training, options = price_search(recipe, plan).describe()
-    assert training.endswith("about 43 min without the answers, whose time is unknown until the first mlxtune eval")
-    assert options.startswith("with --trials 19, each further trial")
+    assert price.enough == 19
+    text, options = price_text(price)
+    assert "about 84 min, of which 41 min for the answers; 84 Wh" in text
+    assert parse_budget(options.split()[4].rstrip(",")) is not None
+    assert price_search(recipe, plan).answering_seconds is None
     unknown = SimpleNamespace(**vars(plan) | {"cost": Cost(None, "", 0.0)})
-    assert price_search(recipe, unknown).describe()[0] == "8 trials take 260 steps (480 if none stopped early) and 1,225 answers"  # type: ignore[arg-type]
+    assert price_search(recipe, unknown).seconds is None  # type: ignore[arg-type]
 
 
 def test_the_price_counts_trials_of_other_lengths() -> None:
     plan: Any = SimpleNamespace(steps=60, train=0, valid=0, test=0, cost=Cost(None, "", 0.0))
     price = price_search(parse(f'name = "shop"\n{RECIPE}[training]\nepochs = 2\n[search]\ntrials = 4\n'), plan)
     assert price.full_steps == 60 + 3 * 60 * 7 / 6  # half, the same, and twice the epochs
-    assert price.describe()[0].startswith("4 trials, which differ in epochs, take ")
+    assert price.epochs_vary
 
 
 def test_the_price_includes_off_task_answers() -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from mlxtune.present.search import values_text
 from mlxtune.recipe import parse
-from mlxtune.training.search.space import Choices, describe_values, draw_trials, log_scale, search_space, with_values
+from mlxtune.training.search.space import Choices, draw_trials, log_scale, search_space, with_values
 
 RECIPE = 'name = "shop"\n[model]\nbase = "m"\n[data]\nsource = "d.jsonl"\nreplay = 0.2\n'
 
@@ -24,7 +25,7 @@ def test_replay_is_searched_only_if_shares_are_listed() -> None:
     assert trials[0]["replay"] == 0.2
     assert {trial["replay"] for trial in trials} == {0, 0.2, 0.4}
     assert {with_values(recipe, trial).data.replay for trial in trials} == {0.0, 0.2, 0.4}
-    assert "replay 0," in describe_values({"replay": 0.0, "seed": 1})
+    assert "replay 0," in values_text({"replay": 0.0, "seed": 1})
 
 
 @pytest.mark.parametrize(("values", "numbers"), [([0, 0.2], [0, 0.2]), ([1, "all", 1], [0, 0, 0])])

@@ -57,17 +57,22 @@ def write_search(
         hits = HITS[number][min(rung, len(HITS[number]) - 1)]
         passed = tuple((index * 29 + 11 * number) % ROWS < hits for index in range(ROWS))
         boards.write_result(folder, RungResult(number, rung, passed, 900.0 - 5 * hits, 1000, board.trial(number).steps[rung], 60.0))
-        events.append(("trial.started", {"trial": number, "steps": board.trial(number).rungs[rung], "values": ""}))
+        events.append(("trial.started", {"trial": number, "steps": board.trial(number).rungs[rung], "values": {}}))
     board = boards.read_board(folder)
     assert board
     if (following := board.next_rung()) is not None:
         events.append(
-            ("trial.started", {"trial": following[0], "steps": board.trial(following[0]).rungs[following[1]], "values": ""})
+            ("trial.started", {"trial": following[0], "steps": board.trial(following[0]).rungs[following[1]], "values": {}})
         )
     if finished:
         decided = decision.decide(board)
         assert decided
-        record = {"v": 1, **asdict(decided), "run": "20261126-0138-support-json", "evaluation": "20261126-0138-support-json"}
+        record = {
+            "v": boards.OUTCOME_VERSION,
+            **asdict(decided),
+            "run": "20261126-0138-support-json",
+            "evaluation": "20261126-0138-support-json",
+        }
         write_json(folder / boards.OUTCOME, record)
         events.append(("run.finished", {"summary": {}}))
     shop.tell(folder, events, age=30)

@@ -158,7 +158,7 @@ def story(
                             "row": "a",
                             "prompt": "Where is my parcel?",
                             "output": answer,
-                            "verdict": "passes the contract",
+                            "outcome": "passes",
                         },
                     )
                 )

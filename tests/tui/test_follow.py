@@ -6,7 +6,7 @@ import json
 
 from mlxtune.runs import events
 from mlxtune.runs.registry import Run
-from mlxtune.runs.state import fold
+from mlxtune.runs.state import RunState
 from mlxtune.tui.follow import Follower
 from mlxtune.tui.snapshot import Watcher, with_history
 
@@ -23,7 +23,7 @@ def test_following_in_pieces_is_the_same_as_reading_at_once(shop: Shop) -> None:
         if fields.get("step", 0) % 7 == 0:
             follower.read()
     follower.read()
-    assert follower.state == fold(events.read_all(folder))
+    assert follower.state == RunState().apply(events.read_all(folder))
     assert follower.rows == (1069, 80, 181)
     assert sum(line.text.startswith("step ") for line in follower.log) == 120
     assert [line.text.split()[1] for line in follower.short_log if line.text.startswith("step ")] == ["50", "100", "120"]
@@ -42,10 +42,10 @@ def test_the_history_of_an_ended_run_is_read_only_on_request(shop: Shop) -> None
     folder = shop.run(id, steps=60, samples=True, end=("run.stopped", {"step": 60}))
     watcher = Watcher(shop.folder, lambda: NOW)
     view = watcher.read().runs[0]
-    assert (view.state.step, len(view.state.steps), view.state.samples, view.log) == (60, 1, (), ())
+    assert (view.state.step, len(view.state.steps), view.state.samples, view.log) == (60, 1, [], ())
     assert watcher.read().runs[0] is view
     whole = with_history(view)
-    assert whole.state == fold(events.read_all(folder))
+    assert whole.state == RunState().apply(events.read_all(folder))
     assert sum(line.text.startswith("step ") for line in whole.log) == 60
     assert with_history(view) is whole
     resumed = {"kind": "train", "name": "x", "base": "b", "pid": 2, "host": "mac", "step": 50}
@@ -67,7 +67,7 @@ def test_a_torn_line_that_is_cut_and_written_over_is_not_counted_twice(shop: Sho
     shop.tell(folder, [("run.resumed", resumed), ("step", {"step": 51, **FACTS})])
     follower.read()
     assert [step.step for step in follower.state.steps] == list(range(1, 52))
-    assert follower.state == fold(events.read_all(folder))
+    assert follower.state == RunState().apply(events.read_all(folder))
 
 
 def test_a_journal_that_starts_again_is_read_again(shop: Shop) -> None:

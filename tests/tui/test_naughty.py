@@ -49,9 +49,9 @@ def naughty_shop(shop: Shop) -> Shop:
     folder = shop.run(
         "20261124-1412-[b]\x1b]0;x\x07日本\u202e", steps=60, name="ok", printed=f"{ESCAPES}{MARKUP}{BIDI}\n", pairs=True
     )
-    sample = {"step": 60, "row": "a", "prompt": NAUGHTY, "output": NAUGHTY + "\nline two", "verdict": NAUGHTY}
+    sample = {"step": 60, "row": "a", "prompt": NAUGHTY, "output": NAUGHTY + "\nline two", "outcome": "fails", "failure": NAUGHTY}
     events = [
-        ("warning", {"text": NAUGHTY}),
+        ("warning", {"code": "export_note", "values": {"note": NAUGHTY}}),
         ("sample", sample),
         ("run.failed", {"error": f"row {NAUGHTY}", "hint": NAUGHTY, "code": 2}),
     ]

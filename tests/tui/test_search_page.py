@@ -98,7 +98,7 @@ def test_trials_that_the_budget_excluded(shop: Shop) -> None:
     folder = write_search(shop, done=9, finished=True)
     board = read_leaderboard(folder)
     assert board
-    assert {entry.number: entry.note for entry in board.entries}[7] == "budget spent; not continued"
+    assert {entry.number: entry.status for entry in board.entries}[7] == "not_continued"
     assert "waiting" not in {entry.status for entry in board.entries}
 
 

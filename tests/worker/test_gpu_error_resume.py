@@ -58,4 +58,4 @@ def test_a_gpu_error_costs_only_the_steps_since_the_checkpoint(workspace: Path, 
     restart = next(index for index, event in enumerate(log) if event["type"] == "run.restarting")
     assert [event["step"] for event in log[restart:] if event["type"] in ("run.resumed", "step")][:2] == [4, 5]
     assert [event["seq"] for event in log] == list(range(len(log)))
-    assert "smaller GPU commands" in run.state().warnings[0]
+    assert run.state().warnings[0].code == "gpu_restart"

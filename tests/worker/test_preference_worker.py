@@ -102,7 +102,7 @@ def test_dpo_trains_from_a_parent_and_is_evaluated_against_it(parent: tuple[Path
     state = finish(run)
     assert state.reference_progress[0] == state.reference_progress[1] > 0
     (warning,) = state.warnings
-    assert warning.startswith("training.learning_rate = 5e-3 suits SFT")
+    assert (warning.code, warning.values) == ("high_learning_rate", {"rate": 5e-3})
     first, last = (dict(item.metrics) for item in (state.validations[0], state.validations[-1]))
     assert "rewards/accuracies" not in first, "the policy is still the reference, so it would measure rounding"
     assert "rewards/accuracies" not in dict(state.steps[0].metrics)
@@ -191,7 +191,7 @@ def test_pairs_that_are_too_long_are_skipped_and_counted(parent: tuple[Path, Run
     (ready,) = (event for event in events.read_all(run.folder) if event["type"] == "data.ready")
     skipped = json.loads((run.folder / "data.json").read_text())["skipped"]
     assert ready["skipped"] == len(skipped) > 0
-    assert any("skipped" in warning for warning in state.warnings)
+    assert any(warning.code == "rows_skipped" for warning in state.warnings)
 
 
 def test_missing_parent_is_an_error_before_the_run_starts(parent: tuple[Path, Run]) -> None:

@@ -18,6 +18,7 @@ from mlxtune.recipe import load
 from mlxtune.runs import launch, registry
 from mlxtune.runs.locks import is_locked
 from mlxtune.runs.registry import Run
+from mlxtune.runs.state import RunWarning
 from mlxtune.training.search import board as boards
 from mlxtune.training.search import leaderboard, search_start
 
@@ -217,12 +218,12 @@ def test_trials_with_nan_or_too_little_memory_fail_alone(workspace: Path, fault:
     fault("nan")
     shown = entries(finish(start(workspace, "search.learning_rate=[0.6, 0.9]")))
     assert [shown[number].status for number in (1, 2, 3)] == ["selected", "failed", "failed"]
-    assert "The loss at step 2 is NaN" in shown[2].note
+    assert "The loss at step 2 is NaN" in shown[2].error
     fault("memory")
     shown = entries(finish(start(workspace, "search.layers=[1, 2]", "search.rank=[4]", "adapter.layers=1")))
     assert {entry.status for entry in shown.values() if "2" in entry.values} == {"failed"}
     assert all(
-        entry.note == "It does not fit in memory: The run uses 9 GB." for entry in shown.values() if entry.status == "failed"
+        entry.error == "It does not fit in memory: The run uses 9 GB." for entry in shown.values() if entry.status == "failed"
     )
 
 
@@ -303,7 +304,7 @@ def test_a_null_search_announces_no_winner(workspace: Path) -> None:
     assert board.decision
     assert board.parameters == ("seed",)
     assert len({entry.loss for entry in board.entries}) > 1
-    assert board.decision.outcome == "no difference"
+    assert board.decision.outcome == "no_difference"
     assert board.decision.selected == 1
 
 
@@ -331,6 +332,6 @@ def test_the_budget_limits_the_trials(workspace: Path) -> None:
     assert board
     assert (board.limit, board.top_rung) == (2, 2)  # two trials up to the end instead of three up to the middle
     assert board.trained_steps <= 21
-    assert search.state().warnings[0] == "The budget of 21 steps allows 2 trials."
+    assert search.state().warnings[0] == RunWarning("budget_limits_trials", {"budget": "21 steps", "trials": 2})
     search = finish(start(workspace, "search.budget=7 steps"))
-    assert any("The budget of 7 steps is spent" in warning for warning in search.state().warnings)
+    assert "budget_spent" in [warning.code for warning in search.state().warnings]

@@ -16,7 +16,7 @@ from mlxtune.evaluation.off_task import prompts
 from mlxtune.evaluation.progress import progress_reporter
 from mlxtune.evaluation.scorers import ModelAnswer, Score
 from mlxtune.evaluation.verdict import Comparison, compare
-from mlxtune.runs.state import HELD_OUT_ROW
+from mlxtune.runs.events import HELD_OUT_ROW
 from mlxtune.runs.worker import Worker
 
 if TYPE_CHECKING:  # these modules import mlx

@@ -20,7 +20,7 @@ from mlxtune.evaluation.judge.paid_calls import read_calls
 from mlxtune.evaluation.progress import progress_reporter
 from mlxtune.models.resolve import resolve
 from mlxtune.recipe import Endpoint
-from mlxtune.runs.state import HELD_OUT_ROW
+from mlxtune.runs.events import HELD_OUT_ROW
 from mlxtune.runs.worker import Worker
 
 if TYPE_CHECKING:  # imports mlx, which must come after the BLAS

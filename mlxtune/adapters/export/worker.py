@@ -84,7 +84,7 @@ def export(worker: Worker) -> ExportSummary:
     if form in GGUF_FORMS:
         gguf.check(source, adapter if form == "gguf-lora" else None)
     if form == "gguf" and (note := space_note(source)):
-        worker.warn(note)
+        worker.warn("export_note", note=note)
     target, again = target_folder(Run(worker.folder), request), worker.folder / AGAIN
     for run in registry.list_runs(worker.folder.parent.parent, "export"):  # none is running: this worker has the accelerator
         remove_unfinished(run)
@@ -141,7 +141,7 @@ def export(worker: Worker) -> ExportSummary:
             same = sum(one.output == two.output for one, two in zip(tuned_outputs, outputs, strict=True))
             proof = Fidelity(form, change, loss, len(rows.rows), same, rows.rates(tuned_outputs, outputs))
             fidelity.save(proof, worker.folder)
-            worker.emit("fidelity", faithful=not proof.failure, lost=proof.lost_share, text=proof.sentence)
+            worker.emit("fidelity", faithful=not proof.failure, lost=proof.lost_share, same=proof.same, rows=proof.rows)
             if not request["force"]:
                 fidelity.require_faithful(proof, quantized=request.get("precision") in ("q8_0", *K_QUANTS))
             fidelity.save(proof, scratch)
@@ -184,7 +184,7 @@ def _add_program_files(worker: Worker, folder: Path, chat: ChatTemplate, rows: C
         )  # fmt: skip
         write_text(folder / ollama.MODELFILE, result.text)
         for note in result.notes:
-            worker.warn(note)
+            worker.warn("export_note", note=note)
     elif request["program"] == "lmstudio":
         os.rename(folder / file, folder / f"{request['name']}-{request['precision'].upper()}.gguf")
         lmstudio.write_preset(request["name"], request["system"])  # before the model, which must not exist without it

@@ -229,7 +229,7 @@ class _Generation:
             )  # fmt: skip
         except CostCapReached as error:
             self.capped = True
-            self.worker.warn(f"{error.message} The rows so far are kept.")
+            self.worker.warn("generation_capped", error=error.message)
         self.worker.emit("arm.finished", arm=name, rows=total, of="question", cached=False, seconds=0.0)
         journal = read_calls(file).replies
         return {

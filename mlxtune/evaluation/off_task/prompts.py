@@ -20,7 +20,7 @@ from mlxtune.evaluation.scorers.phrase_match import TIME_LIMIT
 from mlxtune.recipe import Recipe
 
 SHIPPED = Path("data/samples/regression.jsonl")
-OFF_TASK = "off-task prompt"  # what an arm answers, in events
+OFF_TASK = "off_task_prompt"  # what an arm answers, in events
 MAX_TOKENS = 32  # default maximum length of an answer
 _NUMBER = re.compile(r"(?<![\d.])-?\d+(?:\.\d+)?")
 _SKIP = 'To skip off-task prompts, set evaluation.regression = "".'

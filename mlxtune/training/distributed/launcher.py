@@ -234,8 +234,8 @@ class PeerWorker:
     def emit(self, type: str, **_: Any) -> None:
         """Do nothing, because the leader writes the events."""
 
-    def warn(self, text: str) -> None:
-        print(text, flush=True)
+    def warn(self, code: str, **values: Any) -> None:
+        print(f"warning {code}: {values}", flush=True)
 
     def join(self, step: int = 0) -> RankConfig:
         """Tell the leader that this process is ready, and wait for its configuration."""

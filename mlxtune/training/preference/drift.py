@@ -93,12 +93,12 @@ class ReferenceKL:
             return states
 
 
-def displacement_warning(metrics: Mapping[str, float | None]) -> str:
-    """Return a warning if the model unlearns both completions (likelihood displacement, Razin et al. 2024, arXiv:2410.08847)."""
+def displacement(metrics: Mapping[str, float | None]) -> dict[str, float]:
+    """Return the nats that chosen and rejected answers lost if the model unlearns both, otherwise nothing.
+
+    This is likelihood displacement (Razin et al. 2024, arXiv:2410.08847).
+    """
     chosen, rejected, length = (metrics.get(name) for name in ("drift/chosen", "drift/rejected", "lengths/chosen"))
     if chosen is None or rejected is None or not length or rejected >= 0 or chosen / length > -DISPLACED:
-        return ""
-    return (
-        f"Likelihood displacement: chosen answers lost {-chosen:.1f} nats each, and rejected answers lost {-rejected:.1f}. "
-        'Lower training.learning_rate, or train with loss = ["sigmoid", "sft"].'
-    )
+        return {}
+    return {"chosen": -chosen, "rejected": -rejected}

@@ -29,6 +29,7 @@ from mlxtune.runs.locks import file_lock
 from mlxtune.training.search.space import Value
 
 PLAN, CHOICES, RESULT, FAILED, OUTCOME = "search.json", "choices.jsonl", "result.json", "failed.json", "outcome.json"
+OUTCOME_VERSION = 2
 REDUCTION = 3  # after a rung, the best third of the trials continues
 INCUMBENT = 1  # the trial with the recipe's own values, which is never pruned
 Choice = Literal["drop", "pin", "limit"]
@@ -249,10 +250,8 @@ def read_board(search: Path) -> Board | None:
 def _plan(record: Mapping[str, Any]) -> SearchPlan:
     match record:
         case {"trials": [_, *_] as trials, "rows": [*rows], "groups": [*groups]}:
-            lengths = {key: record[key] for key in ("rungs", "steps") if key in record}  # of all trials, in earlier versions
-            built = [lengths | trial for trial in trials]
-            if all("rungs" in trial and "steps" in trial for trial in built):
-                made = (Trial(**trial | {"rungs": tuple(trial["rungs"]), "steps": tuple(trial["steps"])}) for trial in built)
+            if all("rungs" in trial and "steps" in trial for trial in trials):
+                made = (Trial(**trial | {"rungs": tuple(trial["rungs"]), "steps": tuple(trial["steps"])}) for trial in trials)
                 return SearchPlan(tuple(made), tuple(rows), tuple(groups))
     raise InputError("The plan of the search is damaged.")
 
@@ -262,10 +261,9 @@ def _result(file: Path) -> RungResult:
     match record:
         case {
             "trial": int(trial), "rung": int(rung), "passed": list(passed), "nats": float() | int() as nats, "tokens": int(tokens),
-            "trained": int(trained), "seconds": float() | int() as seconds,
+            "trained": int(trained), "seconds": float() | int() as seconds, "answering": float() | int() as answering,
         }:  # fmt: skip
-            answering = float(record.get("answering", 0.0))  # not in searches from earlier versions
-            return RungResult(trial, rung, tuple(map(bool, passed)), float(nats), tokens, trained, float(seconds), answering)
+            return RungResult(trial, rung, tuple(map(bool, passed)), float(nats), tokens, trained, float(seconds), float(answering))
     raise InputError(f"{file} is damaged.", hint="Delete it; the rung is then trained again.")
 
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 from mlxtune.core.errors import RecipeError
-from mlxtune.core.text import duration, plural
 from mlxtune.recipe.schema import BUDGET_PATTERN
 from mlxtune.runs.events import Event
 
@@ -24,15 +23,6 @@ class Budget:
 
     amount: float
     unit: Unit
-
-    def __str__(self) -> str:
-        match self.unit:
-            case "seconds":
-                return duration(self.amount)
-            case "Wh":
-                return f"{self.amount:g} Wh"
-            case "steps":
-                return plural(int(self.amount), "step")
 
 
 def parse_budget(text: str) -> Budget | None:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Literal
 
-from mlxtune.core.text import plural
 from mlxtune.evaluation.scorers import CONTRACT
 from mlxtune.evaluation.statistics.clusters import effective_n
 from mlxtune.evaluation.statistics.intervals import wilson
@@ -15,28 +13,38 @@ from mlxtune.evaluation.statistics.significance import holm
 from mlxtune.evaluation.verdict import LEVEL, Comparison, compare
 from mlxtune.training.search.board import INCUMBENT, Board
 
-SearchOutcome = Literal["improved", "not improved", "no difference"]
+SearchOutcome = Literal["improved", "not_improved", "no_difference"]
 
 
 @dataclass(frozen=True)
 class SearchDecision:
-    """``selected`` is the cheapest of the trials that cannot be told apart from ``best`` at ``rung`` (starting at 0).
+    """Which trial a search selects, and why."""
 
-    ``improved`` means that the selected trial is better than the recipe itself, after adjusting for the number of trials;
-    ``no difference`` that no trial differs from the best one. ``rate`` is the selected trial's validation rate with its interval,
-    and ``shrunken`` an estimate that accounts for the selection.
-    """
-
+    # improved: the selected trial is better than the recipe itself, after adjusting for the number of trials;
+    # no_difference: no trial differs from the best one
     outcome: SearchOutcome
-    best: int
-    selected: int
-    rung: int
-    tied: tuple[int, ...]
-    rate: float
+    best: int  # the trial with the best rate
+    selected: int  # the cheapest of the trials that cannot be told apart from the best one
+    rung: int  # at which they were compared, starting at 0
+    tied: tuple[int, ...]  # the trials that cannot be told apart from the best one, and itself
+    compared: int  # trials with a result
+    rate: float  # the selected trial's validation rate, with its interval
     low: float
     high: float
-    shrunken: float
-    sentence: str
+    shrunken: float  # an estimate of this rate that accounts for the selection
+
+
+@dataclass(frozen=True)
+class Standing:
+    """A pruned trial beside the best one of its last rung."""
+
+    place: int
+    trials: int  # of that rung
+    best: int
+    is_worse: bool  # whether it can be told apart from the best one
+    low: float  # the best one's rate minus its own, with an interval
+    change: float
+    high: float
 
 
 def decide(board: Board) -> SearchDecision | None:
@@ -54,16 +62,15 @@ def decide(board: Board) -> SearchDecision | None:
     result = board.results[selected, rung]
     size = effective_n(result.passed, board.plan.groups)
     low, high = wilson(sum(result.passed), len(result.passed), effective_n=size)
-    outcome: SearchOutcome = "not improved"
+    outcome: SearchOutcome = "not_improved"
     if selected != INCUMBENT and (INCUMBENT, rung) in board.results:
         gain = compare_trials(board, INCUMBENT, selected, rung)
         if gain.change > 0 and gain.p * max(1, len(others)) < LEVEL:
             outcome = "improved"
     if outcome != "improved" and all(p >= LEVEL for p in adjusted.values()):
-        outcome = "no difference"
+        outcome = "no_difference"
     shrunken = shrunken_rate(board, selected, rung)
-    sentence = _sentence(outcome, board, selected, len(others) + 1, tied)
-    return SearchDecision(outcome, best, selected, rung, tuple(tied), result.rate, low, high, shrunken, sentence)
+    return SearchDecision(outcome, best, selected, rung, tuple(tied), len(others) + 1, result.rate, low, high, shrunken)
 
 
 def compare_trials(board: Board, first: int, second: int, rung: int) -> Comparison:
@@ -73,16 +80,13 @@ def compare_trials(board: Board, first: int, second: int, rung: int) -> Comparis
     return compare(CONTRACT, f"trial {first}", f"trial {second}", passed, board.plan.groups)
 
 
-def why_pruned(board: Board, number: int) -> str:
-    """Return why a trial did not continue after its last rung: its difference from the best trial there."""
+def standing(board: Board, number: int) -> Standing:
+    """Return why a trial did not continue after its last rung: its place there, and its difference from the best trial."""
     rung = board.last_rung(number)
     ranking = board.ranking(rung)
-    best, place = ranking[0], ranking.index(number) + 1
-    item = compare_trials(board, number, best, rung)
-    low, change, high = (round(100 * value) for value in (item.low, item.change, item.high))
-    if item.outcome == "better":
-        return f"{plural(change, 'point')} below trial {best} ({low} to {high})"
-    return f"ranked {place} of {len(ranking)}; cannot be told apart from trial {best}"
+    item = compare_trials(board, number, ranking[0], rung)
+    is_worse = item.outcome == "better"
+    return Standing(ranking.index(number) + 1, len(ranking), ranking[0], is_worse, item.low, item.change, item.high)
 
 
 def shrunken_rate(board: Board, number: int, rung: int) -> float:
@@ -136,22 +140,3 @@ def _noise(board: Board) -> float:
 
 def _is_tied(board: Board, number: int, best: int, rung: int) -> bool:
     return compare_trials(board, number, best, rung).outcome == "cannot tell"
-
-
-def _sentence(outcome: SearchOutcome, board: Board, selected: int, trials: int, tied: Sequence[int]) -> str:
-    """Describe the decision in a sentence or two."""
-    if trials == 1:
-        return f"Only trial {selected} has a result, so there is nothing to compare it with."
-    if outcome == "no difference":
-        own = " is the recipe itself and" if selected == INCUMBENT else ""
-        place = "is the cheapest"
-        if len(tied) < trials:  # the others were pruned, or the budget was spent before they were trained as long
-            place = f"is the cheapest of the {len(tied)} trained longest" if len(tied) > 1 else "was trained longest"
-        return f"{plural(trials, 'trial')} cannot be told apart. Trial {selected}{own} {place}."
-    rest = len(tied) - 1
-    among = f" It is the cheapest of {rest + 1} that cannot be told apart." if rest else ""
-    if outcome == "improved":
-        return f"Trial {selected} is better than the recipe.{among}"
-    if selected == INCUMBENT:
-        return f"No trial is better than the recipe.{among}"
-    return f"Trial {selected} is selected, but it cannot be told apart from the recipe.{among}"

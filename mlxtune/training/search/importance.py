@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from mlxtune.training.search.board import Board
-from mlxtune.training.search.space import PARAMETERS, Value, log_scale, shown
+from mlxtune.training.search.space import PARAMETERS, Value, log_scale
 
 MIN_TRIALS = 4
 DRAWS = 1000
@@ -20,8 +20,8 @@ class Trend:
     """The change of the contract rate from the lowest to the highest value of a hyperparameter, with its 95% interval over trials."""
 
     label: str
-    lowest: str
-    highest: str
+    lowest: Value
+    highest: Value
     low: float
     change: float
     high: float
@@ -61,7 +61,7 @@ def _trend(label: str, values: Sequence[Value], rates: Sequence[float]) -> Trend
     low, high = (slopes[round(share * (len(slopes) - 1))] for share in ((1 - LEVEL) / 2, (1 + LEVEL) / 2))
     order = sorted(range(len(values)), key=numbers.__getitem__)
     low, change, high = (max(-1.0, min(1.0, slope * span)) for slope in (low, change, high))
-    return Trend(label, shown(values[order[0]]), shown(values[order[-1]]), low, change, high)
+    return Trend(label, values[order[0]], values[order[-1]], low, change, high)
 
 
 def _slope(x: Sequence[float], y: Sequence[float]) -> float | None:

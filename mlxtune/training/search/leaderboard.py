@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mlxtune.core.files import read_json
+from mlxtune.core.versions import require_version
 from mlxtune.evaluation import report as reports
 from mlxtune.evaluation.arms import TUNED
 from mlxtune.evaluation.report import Rate
@@ -16,30 +17,31 @@ from mlxtune.evaluation.scorers import CONTRACT
 from mlxtune.evaluation.statistics.clusters import effective_n
 from mlxtune.evaluation.statistics.intervals import wilson
 from mlxtune.runs.registry import RUN_KINDS
-from mlxtune.training.search.board import INCUMBENT, OUTCOME, Board, read_board
-from mlxtune.training.search.decision import SearchDecision, decide, why_pruned
+from mlxtune.training.search.board import OUTCOME, OUTCOME_VERSION, Board, read_board
+from mlxtune.training.search.decision import SearchDecision, Standing, decide, standing
 from mlxtune.training.search.importance import Trend, trends
-from mlxtune.training.search.space import PARAMETERS, log_scale, shown
+from mlxtune.training.search.space import PARAMETERS, Value, log_scale
 
-Status = Literal["selected", "tied", "finished", "training", "waiting", "pinned", "pruned", "failed", "dropped"]
+TrialStatus = Literal[
+    "selected", "tied", "finished", "training", "waiting", "pinned", "pruned", "not_started", "not_continued", "failed", "dropped"
+]
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A trial: its values as text in the order of the parameters, its last result, and the reason for its place.
-
-    ``rungs`` has the lengths in steps after which it is compared, and ``rates`` its rate after each of them that it completed.
-    """
+    """A trial: its values, its last result, and the reason for its place."""
 
     number: int
-    values: tuple[str, ...]
-    rungs: tuple[int, ...]
-    rates: tuple[float, ...]
-    low: float
+    values: tuple[Value, ...]  # in the order of the parameters
+    rungs: tuple[int, ...]  # the lengths in steps after which it is compared
+    rates: tuple[float, ...]  # its rate after each of them that it completed
+    low: float  # the interval of the last rate
     high: float
     loss: float | None
-    status: Status
-    note: str
+    status: TrialStatus
+    error: str = ""  # why it failed
+    next_steps: int = 0  # the length to which it trains
+    standing: Standing | None = None  # of a pruned trial
 
     @property
     def rate(self) -> float | None:
@@ -66,20 +68,16 @@ class StoredOutcome:
 
 @dataclass(frozen=True)
 class Leaderboard:
-    """A search's trials, best first: by the last rung that they reached, then by rate and loss.
-
-    ``decision`` is the decision on the results so far; ``outcome`` is set when the search has made it. ``places`` maps the trials,
-    for each parameter, to the position of their value between the lowest and the highest one in ``ends``, from 0 to 1.
-    """
+    """A search's trials, best first: by the last rung that they reached, then by rate and loss."""
 
     parameters: tuple[str, ...]
     rows: int
     entries: tuple[Entry, ...]
     trained_steps: int
-    decision: SearchDecision | None
-    outcome: StoredOutcome | None
-    places: tuple[Mapping[int, float], ...]
-    ends: tuple[tuple[str, str], ...]
+    decision: SearchDecision | None  # on the results so far
+    outcome: StoredOutcome | None  # once the search has made its decision
+    places: tuple[Mapping[int, float], ...]  # of each parameter: where a trial's value lies between the ends, from 0 to 1
+    ends: tuple[tuple[Value, Value], ...]  # the lowest and the highest value of each parameter
     trends: tuple[Trend, ...]
 
 
@@ -99,12 +97,13 @@ def read_leaderboard(search: Path) -> Leaderboard | None:
         low, high = 0.0, 0.0
         if result:
             low, high = wilson(sum(result.passed), len(result.passed), effective_n=effective_n(result.passed, board.plan.groups))
-        status, note = _status(board, trial.number, following, decision if outcome else None)
+        status = _status(board, trial.number, following, decision if outcome else None)
         rates = tuple(board.results[trial.number, index].rate for index in range(rung + 1))
         entries.append(Entry(
-            trial.number, tuple(shown(trial.values[parameter.name]) for parameter in names),
-            trial.rungs, rates, low, high,
-            result.loss if result and math.isfinite(result.loss) else None, status, note,
+            trial.number, tuple(trial.values[parameter.name] for parameter in names), trial.rungs, rates, low, high,
+            result.loss if result and math.isfinite(result.loss) else None, status, board.failures.get(trial.number, ""),
+            trial.rungs[following[1]] if following and status == "training" else 0,
+            standing(board, trial.number) if status == "pruned" else None,
         ))  # fmt: skip
     return Leaderboard(
         tuple(parameter.label for parameter in names), len(board.plan.rows), tuple(entries), board.trained_steps,
@@ -122,9 +121,9 @@ def _places(board: Board, name: str) -> dict[int, float]:
     }  # fmt: skip
 
 
-def _ends(board: Board, name: str) -> tuple[str, str]:
+def _ends(board: Board, name: str) -> tuple[Value, Value]:
     values = [trial.values[name] for trial in board.plan.trials]
-    order = sorted(zip(log_scale(values), map(shown, values), strict=True))
+    order = sorted(zip(log_scale(values), values, strict=True), key=lambda pair: (pair[0], str(pair[1])))
     return order[0][1], order[-1][1]
 
 
@@ -137,38 +136,31 @@ def _order(board: Board, number: int) -> tuple[bool, int, float, float, float, i
 
 def _status(
     board: Board, number: int, following: tuple[int, int] | None, decision: SearchDecision | None
-) -> tuple[Status, str]:  # fmt: skip
-    """Return a trial's status, and a note for the last column."""
-    own = "the recipe itself" if number == INCUMBENT else ""
+) -> TrialStatus:  # fmt: skip
     if number in board.failures:
-        return "failed", board.failures[number]
+        return "failed"
     if number in board.dropped:
-        return "dropped", "dropped"
-    if decision and number == decision.selected:
-        return "selected", f"selected{f'; {own}' if own else ''}"
+        return "dropped"
     if decision and number in decision.tied:
-        if number == decision.best:
-            return "tied", "the best rate, but not the cheapest"
-        return "tied", f"tied with trial {decision.best}{f'; {own}' if own else ''}"
+        return "selected" if number == decision.selected else "tied"
     if following and following[0] == number:
-        return "training", f"training to step {board.trial(number).rungs[following[1]]:,}"
+        return "training"
     if board.is_pruned(number):
-        return "pruned", why_pruned(board, number)
+        return "pruned"
     if board.limit and number > board.limit:
-        return "pruned", "budget too small; not started"
+        return "not_started"
     if number in board.pinned:
-        return "pinned", "pinned"
+        return "pinned"
     if board.last_rung(number) == board.plan.rung_count - 1:
-        return "finished", own
-    if decision:
-        return "pruned", own or "budget spent; not continued"
-    return "waiting", own
+        return "finished"
+    return "not_continued" if decision else "waiting"
 
 
 def _read_outcome(file: Path) -> StoredOutcome | None:
     if not file.is_file():
         return None
     record: dict[str, Any] = read_json(file)
+    require_version(record.get("v"), OUTCOME_VERSION, file)
     values = {field.name: record[field.name] for field in fields(SearchDecision)}
     decision = SearchDecision(**values | {"tied": tuple(values["tied"])})
     return StoredOutcome(decision, record["run"], record["evaluation"], _held_out(file.parent.parent.parent, record["evaluation"]))

@@ -6,7 +6,6 @@ import math
 from dataclasses import dataclass
 from statistics import fmean
 
-from mlxtune.core.text import duration, plural
 from mlxtune.evaluation.arms import BASE, ENDPOINT, TUNED
 from mlxtune.evaluation.off_task.prompts import load_prompts
 from mlxtune.planning.plan import Plan
@@ -20,41 +19,18 @@ CHANCE = 0.05  # another trial is hardly worth its time if the probability that 
 
 @dataclass(frozen=True)
 class SearchPrice:
-    """The optimizer steps and answers of ``trials`` trials, ``full_steps`` if each trained to the end, and the time, if known.
-    If ``epochs_vary``, the steps are expected values.
-
-    ``answers`` counts the answers to validation rows after each rung, and those of the evaluation at the end. ``seconds`` includes
-    ``answering_seconds``, which is ``None`` if the time of an answer is unknown. Of ``enough`` trials, each additional one is the best
-    of all with a probability of at most :data:`CHANCE`.
-    """
+    """What a search takes."""
 
     trials: int
     steps: int
-    full_steps: int
-    epochs_vary: bool
-    answers: int
-    seconds: float | None
-    answering_seconds: float | None
+    full_steps: int  # if each trial trained to its end
+    epochs_vary: bool  # the steps are then expected values
+    answers: int  # to validation rows after each rung, and those of the evaluation at the end
+    seconds: float | None  # in all; ``None`` if unknown
+    answering_seconds: float | None  # for the answers
     kilowatt_hours: float | None
-    enough: int
+    enough: int  # of so many trials, each additional one is the best of all with a probability of at most CHANCE
     enough_seconds: float | None
-
-    def describe(self) -> tuple[str, str]:
-        """Return a sentence about the search's price, and one about its budget."""
-        varied = ", which differ in epochs," if self.epochs_vary else ""
-        price = f"{plural(self.trials, 'trial')}{varied} take {self.steps:,} steps ({self.full_steps:,} if none stopped early) and {self.answers:,} answers"
-        if self.seconds is not None:
-            price += f", about {duration(self.seconds)}"
-            if self.answering_seconds is None:
-                price += " without the answers, whose time is unknown until the first mlxtune eval"
-            else:
-                price += f", of which {duration(self.answering_seconds)} for the answers"
-        if self.kilowatt_hours is not None:
-            price += f"; {1000 * self.kilowatt_hours:,.0f} Wh"
-        options = f"--trials {self.enough}"
-        if self.enough_seconds is not None and self.answering_seconds is not None:
-            options += f" --budget {math.ceil(self.enough_seconds / 60)}m"
-        return price, f"with {options}, each further trial has at most a {CHANCE:.0%} chance of being the best"
 
 
 def price_search(recipe: Recipe, plan: Plan, *, answering: float | None = None, watts: float = 0.0) -> SearchPrice:

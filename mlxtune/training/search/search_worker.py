@@ -73,9 +73,11 @@ def _train_and_decide(worker: Worker) -> None:
     if outcome is None:
         reason = next(iter(board.failures.values()), "the budget was too small.")
         raise MlxtuneError(f"No trial was completed: {reason}", hint="Correct the recipe, or raise the budget.")
-    worker.emit("search.decided", selected=outcome.selected, text=outcome.sentence)
+    worker.emit(
+        "search.decided", selected=outcome.selected, outcome=outcome.outcome, tied=list(outcome.tied), compared=outcome.compared
+    )
     run = _make_run(worker, base, board, outcome)
-    write_json(worker.folder / OUTCOME, {"v": 1, **asdict(outcome), "run": run.id, "evaluation": ""})
+    write_json(worker.folder / OUTCOME, {"v": boards.OUTCOME_VERSION, **asdict(outcome), "run": run.id, "evaluation": ""})
 
 
 def search_recipe(recipe: Recipe) -> Recipe:
@@ -140,14 +142,14 @@ def _train_all(worker: Worker, runner: TrialRunner, board: Board) -> Board:
         number, rung = following
         if rung == 0 and number > MIN_TRIALS and not board.limit and not clock.allows(board, *board.remaining_work(number)):
             boards.choose(worker.folder, "limit", number - 1)
-            worker.warn(f"The budget of {clock.budget} allows {number - 1} trials.")
+            worker.warn("budget_limits_trials", budget=worker.recipe.search.budget, trials=number - 1)
             board = _reread(worker)
             continue
         trial = board.trial(number)
         if not clock.allows(board, trial.steps[rung], 1):
-            worker.warn(f"The budget of {clock.budget} is spent. Trials are compared at the last rung that they completed.")
+            worker.warn("budget_spent", budget=worker.recipe.search.budget)
             break
-        worker.emit("trial.started", trial=number, steps=trial.rungs[rung], values=space.describe_values(trial.values))
+        worker.emit("trial.started", trial=number, steps=trial.rungs[rung], values=dict(trial.values))
 
         def should_stop(number: int = number) -> bool:
             return number in boards.dropped_trials(worker.folder)
@@ -181,11 +183,11 @@ def _report_ended(worker: Worker, board: Board, ended: set[int]) -> None:
         if number in ended:
             continue
         if number in board.failures:
-            worker.emit("trial.ended", trial=number, status="failed", reason=board.failures[number])
+            worker.emit("trial.ended", trial=number, status="failed", error=board.failures[number])
         elif number in board.dropped:
-            worker.emit("trial.ended", trial=number, status="dropped", reason="dropped by the user")
+            worker.emit("trial.ended", trial=number, status="dropped")
         elif board.is_pruned(number):
-            worker.emit("trial.ended", trial=number, status="pruned", reason=decision.why_pruned(board, number))
+            worker.emit("trial.ended", trial=number, status="pruned", standing=asdict(decision.standing(board, number)))
         else:
             continue
         ended.add(number)

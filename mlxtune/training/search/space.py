@@ -94,18 +94,6 @@ def with_values(recipe: Recipe, values: Values) -> Recipe:
     return recipe
 
 
-def describe_values(values: Values) -> str:
-    """Return a trial's values in a short form: ``lr 3.1e-4, rank 16, layers 8``."""
-    return ", ".join(f"{parameter.label} {shown(values[parameter.name])}" for parameter in PARAMETERS if parameter.name in values)
-
-
-def shown(value: Value) -> str:
-    """Return a value in a short form."""
-    if not isinstance(value, float):
-        return str(value)
-    return f"{value:.2g}" if value >= 0.01 or not value else f"{value:.1e}".replace("e-0", "e-")
-
-
 def log_scale(values: Sequence[Value]) -> list[float]:
     """Return the logarithms of ``values``, or ``values`` if one is 0. ``"all"`` layers count as the highest number."""
     scale = float if 0 in values else math.log

@@ -22,7 +22,7 @@ from mlxtune.evaluation.scorers import CONTRACT, ModelAnswer
 from mlxtune.models import lora
 from mlxtune.models.template import TemplateSettings
 from mlxtune.recipe import Recipe, TrainingSection, dump
-from mlxtune.runs.events import EventWriter
+from mlxtune.runs.events import EventWriter, WarningCode
 from mlxtune.runs.worker import Worker
 from mlxtune.training import checkpoint
 from mlxtune.training.objective import FrozenOutputs
@@ -46,8 +46,8 @@ class TrialListener:
     def stopping(self) -> bool:
         return self._worker.stopping or self._should_stop()
 
-    def warn(self, text: str) -> None:
-        self.emit("warning", text=text)
+    def warn(self, code: WarningCode, **values: Any) -> None:
+        self.emit("warning", code=code, values=values)
 
     def close(self) -> None:
         self._events.close()

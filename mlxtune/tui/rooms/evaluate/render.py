@@ -24,7 +24,8 @@ from mlxtune.evaluation.scorers.preference import PREFERENCE
 from mlxtune.evaluation.scorers.registry import metric_label
 from mlxtune.evaluation.verdict import Comparison, change_text
 from mlxtune.present.labels import p_value
-from mlxtune.runs.state import HELD_OUT_ROW
+from mlxtune.present.run import answering_text, pace_text
+from mlxtune.runs.events import HELD_OUT_ROW
 from mlxtune.tui.draw import table_rows
 from mlxtune.tui.render.bars import axis, bar, interval
 from mlxtune.tui.render.output_text import Span, is_caret_row, output_rows
@@ -63,7 +64,7 @@ def verdict(
     if unfinished and not outcome:
         text = f"The base has been evaluated. The evaluation of {one_line(unfinished.name)} did not finish, so there is no verdict."
     if live and not outcome:
-        text = f"No verdict yet: {live.state.arm_progress or 'the model is loading'}."
+        text = f"No verdict yet: {answering_text(live.state) or 'the model is loading'}."
     rows = verdict_rows(outcome, text, width)
     notes = _verdict_notes(loaded)
     if doubt and outcome and outcome != "better":
@@ -317,21 +318,21 @@ def _similar_rows(linked: FailureLinks | None, width: int) -> list[Content]:
 def progress(view: RunView, arms: Sequence[str], now: float, width: int) -> Content:
     """Draw a running evaluation of ``arms``: each with the rows it has answered."""
     rows: list[Content] = []
-    for arm, done, total in view.state.arms:
+    for arm, (done, total) in view.state.arms.items():
         glyph = ("✓ ", "bold $success") if done >= total else ("● ", "bold $primary")
         token = "$primary" if is_tuned(arm) else "$muted"
         figure = f" {done:,} of {plural(total, 'row')}"
         name = cell(one_line(arm), NAME - 2, "bold $primary" if is_tuned(arm) else "")
         filled = bar(done / max(1, total), width - NAME - 3 - len(figure), token)
         rows.append(line("  ", glyph, name, filled, (figure, "$muted")))
-    started = {arm for arm, *_ in view.state.arms}
+    started = view.state.arms
     waiting = [arm for arm in arms if arm not in started]
     rows += [
         line("  ", ("○ ", "$faint"), cell(one_line(arm), NAME - 2, "$muted"), ("waiting", "$faint")) for arm in waiting if started
     ]
-    current = view.state.current_arm
-    is_counted = current is not None and current[1] == HELD_OUT_ROW  # by the bars
-    if text := view.state.arm_pace.capitalize() if is_counted else view.state.arm_progress or "Loading the model.":
+    current = view.state.answering
+    is_counted = current is not None and current.kind == HELD_OUT_ROW  # by the bars
+    if text := pace_text(view.state).capitalize() if is_counted else answering_text(view.state) or "Loading the model.":
         rows += marked("●", "$primary", text, width)
     if view.status == "quiet":
         rows += marked("!", "$warning", f"No output for {duration(now - view.updated)}. The process is still running.", width)

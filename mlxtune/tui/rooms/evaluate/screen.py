@@ -23,9 +23,9 @@ from mlxtune.evaluation.render.wording import perplexities, verdict_arms
 from mlxtune.evaluation.report import EvaluationReport
 from mlxtune.evaluation.scorers.registry import metric_label
 from mlxtune.evaluation.start import has_adapter
+from mlxtune.present.run import STATUS_LABELS
 from mlxtune.recipe import load
 from mlxtune.runs.registry import Run
-from mlxtune.runs.status import STATUS_LABELS
 from mlxtune.tui.base import Room
 from mlxtune.tui.generate_flow import choose_teacher
 from mlxtune.tui.paths import display_path

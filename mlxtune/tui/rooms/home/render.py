@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from textual.content import Content
 
 from mlxtune.core.text import one_line
+from mlxtune.present.run import STATUS_LABELS
 from mlxtune.runs.registry import RUN_KINDS
-from mlxtune.runs.status import STATUS_LABELS
 from mlxtune.tui.next_step import NextStep, WorkflowStage
 from mlxtune.tui.render.bars import bar
 from mlxtune.tui.render.text import age, cell, clickable, fold, key, line, lines

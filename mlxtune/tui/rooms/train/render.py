@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from textual.content import Content
 
 from mlxtune.core.text import duration, plural, speed
-from mlxtune.runs.log_lines import LogLine
-from mlxtune.runs.state import RunState, Sample
+from mlxtune.present.run import LogLine, sample_verdict, work_text
+from mlxtune.runs.state import RunState, Sample, Work
 from mlxtune.tui.render.bars import bar, memory_style, spark
 from mlxtune.tui.render.text import RECIPE_KEY, Part, cell, fold, gigabytes, key, line, lines, wrap
 from mlxtune.tui.snapshot import RunView, Snapshot, recipe_summary
@@ -45,8 +45,8 @@ def empty_room(snapshot: Snapshot, in_use: Notice | None, width: int) -> Content
 def figures(view: RunView, now: float, width: int) -> Content:
     """Return two rows: the names of the figures, and the figures."""
     state, wide = view.state, width >= 98
-    if view.alive and (progress := state.phase_progress):
-        return _phase_progress(state, *progress, width)
+    if view.alive and state.work:
+        return _work(state, state.work, width)
     if view.alive and state.total and not (state.steps or state.validations):
         what = f"the {plural(state.validation_rows, 'validation row')}" if state.validation_rows else "the first step"
         return lines(line(("  before the first step", "$faint")), cell(f"  computing the loss of {what}", width))
@@ -77,8 +77,8 @@ def figures(view: RunView, now: float, width: int) -> Content:
     return lines(names.truncate(max(width, 0)), values.truncate(max(width, 0)))
 
 
-def _phase_progress(state: RunState, phase: str, done: int, total: int, items: str, width: int) -> Content:
-    left = state.phase_remaining_seconds
+def _work(state: RunState, work: tuple[Work, int, int], width: int) -> Content:
+    (phase, items), (_, done, total), left = work_text(work), work, state.work_remaining_seconds
     time = f", {duration(left)} left" if left is not None and left >= 1 else ""
     gauge = bar(done / total, max(width - 42, 8))
     progress = line("  ", gauge, (f" {done:,}", "bold"), (f" of {items}{time}", "$muted"))
@@ -216,18 +216,10 @@ def _sample_rows(samples: Sequence[Sample], width: int, max_rows: int | None = N
         cut = max_rows is not None and len(answer) > max_rows
         rows += [line("    ", row) for row in (answer[: max_rows - 1] if cut and max_rows else answer)]
         rows += [line(("    …", "$muted"))] if cut else []
-        rows += [line(_verdict_glyph(sample.verdict), sample.verdict)] if sample.verdict else []
+        glyph, style, verdict = sample_verdict(sample)
+        rows.append(line((f"  {glyph} ", f"bold ${style}"), verdict))
         rows.append(Content(""))
     return rows[:-1]
-
-
-def _verdict_glyph(verdict: str) -> tuple[str, str]:
-    """Return the glyph for a worker's verdict on an answer: it passes, what it violates or, without a contract, how it ended."""
-    if verdict.startswith(("passes", "holds")):  # older runs say "holds"
-        return "  ✓ ", "bold $success"
-    if verdict.startswith("ended"):
-        return "  · ", "$muted"
-    return ("  ! ", "bold $warning") if verdict.startswith("cut") else ("  ✗ ", "bold $error")
 
 
 def _wrap_answer(output: str, width: int) -> list[str]:

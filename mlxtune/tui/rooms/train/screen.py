@@ -10,10 +10,10 @@ from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
 from textual.content import Content
 
+from mlxtune.present.run import STATUS_LABELS, LogLine
 from mlxtune.runs import queue
-from mlxtune.runs.log_lines import LogLine
 from mlxtune.runs.state import RunState
-from mlxtune.runs.status import ACTIVE, STATUS_LABELS
+from mlxtune.runs.status import ACTIVE
 from mlxtune.tui.base import Room
 from mlxtune.tui.render.text import ago
 from mlxtune.tui.rooms.train import render

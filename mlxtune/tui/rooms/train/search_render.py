@@ -5,18 +5,15 @@ from __future__ import annotations
 from textual.content import Content
 
 from mlxtune.core.text import duration, one_line, plural
-from mlxtune.runs.status import STATUS_LABELS
+from mlxtune.present.run import STATUS_LABELS
+from mlxtune.present.search import STATUS_GLYPHS, entry_note, sentence, value_text
 from mlxtune.training.search.leaderboard import Entry, Leaderboard
 from mlxtune.tui.render.bars import interval
 from mlxtune.tui.render.charts import Curve, Series, draw_chart
 from mlxtune.tui.render.text import Part, cell, fold, key, line, lines, marked
 from mlxtune.tui.snapshot import RunView
 
-_GLYPHS = {
-    "selected": ("✓", "bold $success"), "tied": ("≈", "$muted"), "finished": ("·", "$muted"), "training": ("●", "bold $primary"),
-    "waiting": ("○", "$faint"), "pinned": ("◆", "$second"), "pruned": ("×", "$muted"), "failed": ("✗", "bold $error"),
-    "dropped": ("×", "$muted"),
-}  # fmt: skip
+_OUT = ("pruned", "not_started", "not_continued", "dropped")
 _VALUE, _FIGURE, _BAR = 8, 7, 25  # cells
 
 
@@ -54,7 +51,7 @@ def banner(view: RunView, board: Leaderboard | None, now: float, width: int) -> 
         rows.append(line("    Every result is saved.   ", key("r", "continue", "screen.resume")))
     elif board and board.outcome and (rate := board.outcome.held_out):
         decision = board.outcome.decision
-        rows += marked("✓", "$success", decision.sentence, width)
+        rows += marked("✓", "$success", sentence(decision), width)
         validation: Part = (f"    validation {decision.rate:.1%}, optimistic; adjusted {decision.shrunken:.1%}; ", "$muted")
         held_out: Part = (f"held-out {rate.share:.1%}", "bold")
         rows.append(
@@ -67,7 +64,7 @@ def banner(view: RunView, board: Leaderboard | None, now: float, width: int) -> 
         rows += marked(
             "◐" if not board.outcome else "✓",
             "$primary" if not board.outcome else "$success",
-            prefix + board.decision.sentence,
+            prefix + sentence(board.decision),
             width,
         )
     return lines(*rows)
@@ -84,9 +81,9 @@ def header(board: Leaderboard, width: int) -> Content:
 def row(board: Leaderboard, entry: Entry, alive: bool, width: int) -> Content:
     """Return a trial: its glyph, number, values, rate with interval, and note. Nothing trains unless the search is ``alive``."""
     stopped = entry.status == "training" and not alive
-    glyph = _GLYPHS["waiting" if stopped else entry.status]
-    faded = "$muted" if entry.status in ("pruned", "dropped") or not entry.rates else ""
-    values = [cell(value, _VALUE, faded, right=True) for value in entry.values]
+    glyph = STATUS_GLYPHS["waiting" if stopped else entry.status]
+    faded = "$muted" if entry.status in _OUT or not entry.rates else ""
+    values = [cell(value_text(value), _VALUE, faded, right=True) for value in entry.values]
     parts: list[Part] = [glyph, " ", cell(str(entry.number), 5, faded or "bold", right=True), *values]
     parts.append(cell(f"{entry.steps:,}" if entry.steps else "", 6, "$muted", right=True))
     rate = entry.rate
@@ -95,9 +92,9 @@ def row(board: Leaderboard, entry: Entry, alive: bool, width: int) -> Content:
     if bar_width:
         style = "$primary" if entry.status in ("selected", "training") else "$muted"
         parts += ["  ", interval(entry.low, rate, entry.high, bar_width, style) if rate is not None else " " * bar_width]
-    note = "next" if stopped else one_line(entry.note)
-    if line(*parts, "  ", note).cell_length > width:
-        note = note.partition(";")[0].partition(" (")[0]
+    note = "next" if stopped else entry_note(board, entry)
+    if line(*parts, "  ", note).cell_length > width and not stopped:
+        note = entry_note(board, entry, brief=True)
     parts += ["  ", (note, "$error" if entry.status == "failed" else "$muted")]
     return line(*parts).truncate(max(width, 0), ellipsis=True)
 
@@ -141,11 +138,11 @@ def positions(board: Leaderboard, selected: int, width: int) -> Content:
         parts: list[Part] = [
             "  ",
             cell(label, 10, "$muted"),
-            cell(ends[0], 8, "$muted", right=True),
+            cell(value_text(ends[0]), 8, "$muted", right=True),
             " ",
             *strip,
             " ",
-            cell(ends[1], 8, "$muted"),
+            cell(value_text(ends[1]), 8, "$muted"),
         ]
         if trend:
             low, change, high = (round(100 * value) for value in (trend.low, trend.change, trend.high))

@@ -1,0 +1,303 @@
+"""The words for what a run reports: its log, its warnings, its status, and the work that it is doing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from mlxtune.core.text import duration, one_line, plural, size, speed
+from mlxtune.data.template_notes import TemplateNote
+from mlxtune.present.search import decision_text, standing_text, values_text
+from mlxtune.runs.events import HELD_OUT_ROW, TIMED, DataReady, Event, ReferenceProgress, ReplayProgress, ValidationProgress
+from mlxtune.runs.state import RunState, RunWarning, Sample, Work, earlier_adapter_step
+from mlxtune.runs.status import RunStatus
+
+
+@dataclass(frozen=True, slots=True)
+class StatusLabel:
+    """A status as a glyph, a style, and a word."""
+
+    glyph: str
+    style: str
+    text: str
+
+
+STATUS_LABELS: dict[RunStatus, StatusLabel] = {
+    "starting": StatusLabel("●", "primary", "starting"),
+    "running": StatusLabel("●", "primary", "running"),
+    "waiting": StatusLabel("‖", "warning", "waiting for power"),
+    "cooling": StatusLabel("‖", "warning", "cooling down"),
+    "quiet": StatusLabel("!", "warning", "quiet"),
+    "finished": StatusLabel("✓", "success", "finished"),
+    "stopped": StatusLabel("■", "muted", "stopped"),
+    "failed": StatusLabel("✗", "error", "failed"),
+    "crashed": StatusLabel("✗", "error", "crashed"),
+}
+
+_WARNINGS = {  # by code; the fields are the warning's values
+    "answers_limited_by_context": "the model's context leaves {max_tokens:,} tokens for an answer, fewer than evaluation.max_tokens",
+    "best_checkpoint_damaged": "the best checkpoint (step {step:,}) is damaged, so the last weights are kept",
+    "budget_limits_trials": "the budget of {budget} allows {trials} trials",
+    "budget_spent": "the budget of {budget} is spent; trials are compared at the last rung that they completed",
+    "busy_machine": "other programs keep this machine busy (load {load:.0f} on {cores} cores), so this run is slow",
+    "checkpoint_damaged": "skipped the damaged checkpoint in {folder}",
+    "displacement": "likelihood displacement: chosen answers lost {chosen:.1f} nats each, rejected ones {rejected:.1f}; lower "
+    'training.learning_rate, or train with loss = ["sigmoid", "sft"]',
+    "export_note": "{note}",
+    "format_lost": "format lost: {before} of {answers} sample answers passed the contract before the first step, {now} do now; lower "
+    "training.learning_rate",
+    "generation_capped": "{error} The rows so far are kept.",
+    "gpu_restart": "{error} The run was resumed with smaller GPU commands.",
+    "head_computed_twice": "this architecture's head is not a plain matrix multiplication, so it is computed twice, in chunks",
+    "high_learning_rate": "training.learning_rate = {rate:g} suits SFT; preference training needs about 1/20 of it",
+    "no_perplexity": "{arm} has no perplexity: {reason}",
+    "not_recomputable": "the layers of this architecture cannot be recomputed, so gradient checkpointing is off",
+    "parent_thinking": 'the parent adapter was trained with model.thinking = "{parent}", this run has "{run}"',
+    "preferences_not_compared": "preferences are not compared: {arms} have no likelihoods of both answers",
+    "rows_skipped": "{count} without a trained token in the first {max_tokens:,} skipped: {rows}",
+    "rows_truncated": "{count} truncated at {max_tokens:,} tokens: {rows}",
+    "split_not_recorded": "{error} Rows added later may change the splits.",
+    "stopped_early": "stopped early: no lower loss in {validations} validations since step {step:,}",
+    "template_note": "{count}: {sentence}",
+}
+_LISTED = 5  # rows or arms in a warning
+
+
+def warning_text(warning: RunWarning) -> str:
+    """Return a warning on one line."""
+    values: dict[str, Any] = dict(warning.values)
+    for name, value in warning.values.items():
+        if isinstance(value, list):
+            values |= {
+                name: f"{', '.join(value[:_LISTED])}{' …' if len(value) > _LISTED else ''}",
+                "count": plural(len(value), "row"),
+            }
+    if warning.code == "template_note":
+        values |= {"sentence": TemplateNote(values["note"]).sentence, "count": plural(values["rows"], "row")}
+    try:
+        return one_line(_WARNINGS[warning.code].format(**values))
+    except (KeyError, ValueError, TypeError):  # from a newer worker
+        return one_line(warning.code.replace("_", " "))
+
+
+# The work of a run
+
+
+_WORK: dict[Work, tuple[str, str, str]] = {  # what it does, one of them, and several
+    "reading_pairs": ("the reference model reads validation pairs", "pair", "pairs"),
+    "scoring_pairs": ("the reference model scores the pairs", "pair", "pairs"),
+    "validating": ("computing the validation loss", "batch", "batches"),
+}
+_KINDS = {TIMED: ("times", "answer"), "reference": ("computes the likelihood of", "reference"), "prompt": ("reads", "prompt")}
+_LONG = 10.0  # seconds after which the time that an arm has taken so far is shown
+
+
+def prompt_noun(kind: str) -> str:
+    """Return the noun for what an arm answers: ``held-out row``."""
+    return {HELD_OUT_ROW: "held-out row", "off_task_prompt": "off-task prompt"}.get(kind, one_line(kind.replace("_", " ")))
+
+
+def work_text(work: tuple[Work, int, int]) -> tuple[str, str]:
+    """Return what a run does before or between steps, and the total with its unit."""
+    name, _, total = work
+    text, one, many = _WORK[name]
+    return text, plural(total, one, many)
+
+
+def answering_text(state: RunState) -> str:
+    """Return the model's current task in an evaluation or export, with a count; empty if nothing has been reported yet."""
+    if (one := state.answering) is None:
+        return ""
+    verb, noun = _KINDS.get(one.kind, ("answers", prompt_noun(one.kind)))
+    purpose = " to find similar rows" if one.kind == "prompt" else ""
+    count = f"{one_line(one.arm, 40)} {verb} {one.done:,} of {plural(one.total, noun)}{purpose}"
+    return ", ".join(filter(None, [count, pace_text(state)]))
+
+
+def pace_text(state: RunState) -> str:
+    """Return how far the current batch of answers is, and the time left or, if that is unknown, its maximum or the time so far."""
+    one, now = state.answering, state.updated
+    if one is None or one.done >= one.total:
+        return ""
+    seconds, elapsed = one.remaining_seconds(now) or 0.0, now - one.started
+    longest = one.longest if one.kind == HELD_OUT_ROW else 0
+    reading = "reading the prompts" if one.most and one.kind == HELD_OUT_ROW else ""
+    tokens = f"the longest of this batch at token {longest:,} of at most {one.most:,}" if longest else reading
+    if seconds >= 1:
+        time = f"{duration(seconds)} left"
+    elif longest and (seconds := one.batch_remaining_seconds(now) or 0.0) >= 1:
+        time = f"up to {duration(seconds)} more for the batch" + (
+            f", then {plural(one.waiting, 'more row')}" if one.waiting else ""
+        )
+    else:
+        time = f"{duration(elapsed)} so far" if elapsed >= _LONG else ""
+    return ", ".join(filter(None, [tokens, time]))
+
+
+def sample_verdict(sample: Sample) -> tuple[str, str, str]:
+    """Return the glyph, style, and words for how an answer to a validation row did."""
+    match sample.outcome:
+        case "passes":
+            return "✓", "success", "passes the contract"
+        case "ended":
+            return "·", "muted", "ended on its own"
+        case "cut_off":
+            return "!", "warning", f"cut off at {sample.limit:,} tokens"
+        case "loop":
+            return "✗", "error", "in a loop"
+    return "✗", "error", one_line(sample.failure)
+
+
+# The log
+
+
+@dataclass(frozen=True, slots=True)
+class LogLine:
+    """A time, a glyph with its style, and a text."""
+
+    t: float
+    glyph: str
+    style: str
+    text: str
+
+
+def log_line(event: Event) -> LogLine | None:
+    """Return the log line for ``event``, or ``None`` for heartbeats and progress."""
+    parts = _life_cycle(event) or _training(event) or _search(event) or _answers(event)
+    return LogLine(event["t"], *parts) if parts else None
+
+
+_PROGRESS = {  # what was done, one of them, and several, by the type of an event
+    "reference": ("the reference model scored", "pair", "pairs"),
+    "replay": ("the base answered", "replay prompt", "replay prompts"),
+    "validating": ("validated", "batch", "batches"),
+}
+
+
+def progress_line(event: ReferenceProgress | ReplayProgress | ValidationProgress) -> LogLine:
+    """Return a line about a phase that has not ended: how many pairs, prompts, or batches are done."""
+    text, one, many = _PROGRESS[event["type"]] if "of" not in event else ("the reference model read", "pair", "validation pairs")
+    return LogLine(event["t"], "·", "faint", f"{text} {event['done']:,} of {plural(event['total'], one, many)}")
+
+
+_Parts = tuple[str, str, str] | None
+
+
+def _life_cycle(event: Event) -> _Parts:
+    match event["type"]:
+        case "run.started":
+            return "●", "primary", f"{event['name']} started on {event['base']}"
+        case "run.resumed":
+            return "●", "primary", f"resumed from checkpoint {event.get('step', 0)}"
+        case "model.loaded":
+            return "·", "faint", f"{event['base']} loaded in {event['seconds']:.1f} s: {event['path']}"
+        case "warning":
+            return "!", "warning", warning_text(RunWarning(event["code"], event["values"]))
+        case "run.waiting":
+            until = "has cooled down" if event["reason"] == "heat" else "is connected to power"
+            return "‖", "warning", f"waiting until this machine {until}"
+        case "run.continued":
+            return "●", "primary", "continued"
+        case "run.restarting":
+            return "!", "warning", one_line(f"{event['error']} Resuming from the newest checkpoint with smaller GPU commands.")
+        case "sleep.prevented":
+            return "·", "faint", "the Mac stays awake as long as this runs"
+        case "run.finished":
+            step = earlier_adapter_step(event["summary"])
+            origin = f"; the adapter is from step {step:,}, with the lowest validation loss" if step else ""
+            return "✓", "success", f"finished{origin}"
+        case "run.stopped":
+            reason = one_line(event.get("reason", ""))
+            return "■", "warning" if reason else "muted", f"stopped at step {event['step']:,}{f': {reason}' if reason else ''}"
+        case "run.failed":
+            return "✗", "error", one_line(f"{event['error']} {event['hint']}".strip())
+    return None
+
+
+def _training(event: Event) -> _Parts:
+    match event["type"]:
+        case "reference" | "replay":
+            if event["done"] < event["total"] or "of" in event:
+                return None
+            text, one, many = _PROGRESS[event["type"]]
+            return "·", "faint", f"{text} {plural(event['total'], one, many)}"
+        case "data.ready":
+            return "·", "faint", _data_text(event)
+        case "step":
+            loss = "NaN" if event["loss"] is None else f"{event['loss']:.2f}"
+            metrics = _metrics_text(event.get("metrics", {}))
+            return "·", "faint", f"step {event['step']:,}   loss {loss}{metrics}   {speed(event['speed'])} tokens/s"
+        case "validation":
+            loss = "NaN" if event["loss"] is None else f"{event['loss']:.3f}"
+            return "◆", "second", f"validation at {event['step']:,}: {loss}{_metrics_text(event.get('metrics', {}))}"
+        case "sampling":
+            return "·", "faint", f"generating {plural(event['rows'], 'sample answer')}"
+        case "checkpoint":
+            return "▾", "primary", f"checkpoint {event['step']:07d} saved in {event['seconds']:.1f} s"
+    return None
+
+
+def _data_text(event: DataReady) -> str:
+    conversations = event.get("conversations", event["train"])
+    source = f" (answers of {plural(conversations, 'conversation')})" if conversations < event["train"] else ""
+    replayed = f" and {event['replayed']:,} replayed" if event.get("replayed") else ""
+    extra = f", {plural(event['truncated'], 'row')} truncated" if event["truncated"] else ""
+    extra += f", {plural(event['skipped'], 'row')} skipped" if event.get("skipped") else ""
+    extra += "; gradient checkpointing is on to save memory" if event.get("checkpointed") else ""
+    return (
+        f"{event['train']:,} training{source}{replayed}, {event['valid']:,} validation, {event['test']:,} held-out rows; "
+        f"{event['trained']:,} of {event['tokens']:,} tokens per epoch are trained on{extra}"
+    )
+
+
+def _metrics_text(metrics: Mapping[str, float | None]) -> str:
+    """Return the preference training metrics to show next to the loss."""
+    accuracy, margin, kl = (metrics.get(name) for name in ("rewards/accuracies", "rewards/margins", "kl"))
+    parts = [f"reward accuracy {accuracy:.0%}"] if accuracy is not None else []
+    parts += [f"reward margin {margin:+.3f}"] if margin is not None else []
+    parts += [f"KL {kl:.3f}"] if kl is not None else []
+    return "".join(f"   {part}" for part in parts)
+
+
+def _search(event: Event) -> _Parts:
+    match event["type"]:
+        case "search.planned":
+            rungs = ", ".join(f"{steps:,}" for steps in event["rungs"])
+            rows = plural(event["rows"], "validation row")
+            return "·", "faint", f"{plural(event['trials'], 'trial')} compared on {rows} after {rungs} steps"
+        case "trial.started":
+            return "·", "faint", f"trial {event['trial']} trains to step {event['steps']:,}: {values_text(event['values'])}"
+        case "trial.scored":
+            loss = "" if event["loss"] is None else f", loss {event['loss']:.3f}"
+            return "◆", "second", f"trial {event['trial']} after {event['steps']:,} steps: contract {event['rate']:.1%}{loss}"
+        case "trial.ended":
+            style = "error" if event["status"] == "failed" else "muted"
+            reason = event.get("error", "") or (standing_text(event["standing"]) if "standing" in event else "")
+            return "×", style, one_line(f"trial {event['trial']} {event['status']}{f': {reason}' if reason else ''}")
+        case "search.decided":
+            return "✓", "success", decision_text(event["outcome"], event["selected"], len(event["tied"]), event["compared"])
+    return None
+
+
+def _answers(event: Event) -> _Parts:
+    match event["type"]:
+        case "arm.started":
+            return "·", "faint", f"{event['arm']} answers {plural(event['rows'], prompt_noun(event.get('of', HELD_OUT_ROW)))}"
+        case "arm.finished":
+            source = "from the cache" if event["cached"] else f"in {event['seconds']:.0f} s"
+            return "✓", "success", f"{event['arm']}: {plural(event['rows'], prompt_noun(event.get('of', 'answer')))} {source}"
+        case "export.written":
+            return "·", "faint", f"{event['form']} written: {size(event['bytes'])} in {event['seconds']:.0f} s; checking it"
+        case "fidelity":
+            lost = "" if event["lost"] is None else f": {event['lost']:.1%} of the adapter's effect lost"
+            glyph, style, label = ("✓", "success", "faithful") if event["faithful"] else ("✗", "error", "not faithful")
+            return glyph, style, f"{label}{lost}, {event['same']} of {plural(event['rows'], 'greedy answer')} identical"
+        case "rows.proposed":
+            refused = ", ".join(f"{count:,} {one_line(kind, 60)}" for kind, count in event["refused"].items())
+            return (
+                "✓",
+                "success",
+                f"{plural(event['proposed'], 'row')} proposed for review{f'; rejected: {refused}' if refused else ''}",
+            )
+    return None
