@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mlxtune.core.text import duration, one_line, plural
 from mlxtune.training.search.board import INCUMBENT
-from mlxtune.training.search.decision import SearchDecision
-from mlxtune.training.search.leaderboard import Entry, Leaderboard, TrialStatus
-from mlxtune.training.search.price import CHANCE, SearchPrice
 from mlxtune.training.search.space import PARAMETERS, Value
+
+if TYPE_CHECKING:  # their imports would delay the app's first screen
+    from mlxtune.training.search.decision import SearchDecision
+    from mlxtune.training.search.leaderboard import Entry, Leaderboard, TrialStatus
+    from mlxtune.training.search.price import SearchPrice
 
 STATUS_GLYPHS: dict[TrialStatus, tuple[str, str]] = {
     "selected": ("✓", "bold $success"), "tied": ("≈", "$muted"), "finished": ("·", "$muted"), "training": ("●", "bold $primary"),
@@ -106,4 +108,4 @@ def price_text(price: SearchPrice) -> tuple[str, str]:
     options = f"--trials {price.enough}"
     if price.enough_seconds is not None and price.answering_seconds is not None:
         options += f" --budget {math.ceil(price.enough_seconds / 60)}m"
-    return text, f"with {options}, each further trial has at most a {CHANCE:.0%} chance of being the best"
+    return text, f"with {options}, each further trial has at most a {1 / (price.enough + 1):.0%} chance of being the best"
