@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import calendar
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -13,18 +13,15 @@ from typing import Any, get_args
 from mlxtune.adapters.layout import LINEAGE, read_config, read_layout
 from mlxtune.core.errors import MlxtuneError
 from mlxtune.core.hashing import sha256_file, sha256_json
-from mlxtune.evaluation import report as reports
 from mlxtune.evaluation.arms import TUNED
 from mlxtune.evaluation.json_fields import to_json
 from mlxtune.evaluation.promotion import promotion_caveat
 from mlxtune.evaluation.report import EvaluationReport, Rate
-from mlxtune.evaluation.scope import Scope, widest
 from mlxtune.evaluation.scorers import CONTRACT
 from mlxtune.evaluation.scorers.registry import FORMS
 from mlxtune.recipe import Recipe
 from mlxtune.recipe.parent import CONFIG, WEIGHTS
 from mlxtune.recipe.schema import Thinking, is_date
-from mlxtune.runs import registry
 
 
 @dataclass(frozen=True)
@@ -62,16 +59,6 @@ class AdapterScore:
         """Return a metric's rates before and after training, or ``None`` if it was not measured."""
         before, after = (next((rate for rate in side if rate.metric == metric), None) for side in (self.before, self.after))
         return (before, after) if before and after else None
-
-
-@dataclass(frozen=True)
-class EvaluatedAdapter:
-    """The score of an adapter, what it was measured on, and the run and the folder of the adapter as the report gives them."""
-
-    run: object
-    folder: object
-    score: AdapterScore
-    scope: Scope
 
 
 @dataclass(frozen=True)
@@ -215,36 +202,6 @@ def score_from_lineage(lineage: Mapping[str, Any]) -> AdapterScore | None:
 def score_to_lineage(score: AdapterScore) -> dict[str, Any]:
     """Return ``score`` in the form stored in an adapter's lineage."""
     return {key: value for key, value in to_json(score).items() if key != "folder"}
-
-
-def read_scores(workspace: Path) -> list[EvaluatedAdapter]:
-    """Return the adapters that were evaluated in ``workspace``, the most recently evaluated first."""
-    folders = (run.folder for run in registry.list_runs(workspace, "eval"))
-    found = (_evaluated_adapter(folder, _modified(folder / reports.FILE)) for folder in folders)
-    return [adapter for adapter in found if adapter]
-
-
-def score_of(evaluated: Iterable[EvaluatedAdapter], run: str, folder: Path) -> AdapterScore | None:
-    """Return the score of ``run`` or of the adapter in ``folder`` from ``evaluated``, which is in the order of :func:`read_scores`.
-
-    It is from the newest evaluation, or from an earlier one that measured the same on more rows.
-    """
-    own = (item for item in evaluated if (run and item.run == run) or item.folder == str(folder))
-    counted = widest(own, lambda item: item.scope)
-    return counted.score if counted else None
-
-
-@lru_cache(maxsize=512)
-def _evaluated_adapter(evaluation: Path, modified: int) -> EvaluatedAdapter | None:
-    """Read a report once per modification time."""
-    try:
-        report = reports.load(evaluation) if modified else None
-    except MlxtuneError:
-        return None
-    score = score_from_report(report, evaluation) if report else None
-    if not report or not score:
-        return None
-    return EvaluatedAdapter(report.facts.get("run"), report.facts.get("adapter"), score, Scope.of(report))
 
 
 @lru_cache(maxsize=512)

@@ -18,11 +18,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mlxtune.adapters.entry import AdapterEntry, read_entry, read_scores, score_of
+from mlxtune.adapters.entry import AdapterEntry, read_entry, score_from_report
 from mlxtune.core.errors import EmptyWorkspaceError, InputError, MlxtuneError
 from mlxtune.core.files import disk_errors, sync_folder
 from mlxtune.core.journal import Journal, read
 from mlxtune.core.text import nearest, one_line
+from mlxtune.evaluation import history
 from mlxtune.recipe.parent import WEIGHTS
 from mlxtune.runs import launch, registry
 from mlxtune.runs.locks import file_lock, is_locked
@@ -62,13 +63,14 @@ def names_by_run(workspace: Path) -> dict[str, str]:
 def all_adapters(workspace: Path) -> list[AdapterEntry]:
     """Return all adapters, newest first. Unreadable adapters have a ``problem``."""
     state = _fold(workspace)
-    evaluated = read_scores(workspace)
+    evaluated = history.evaluations(workspace)
     entries = []
     for key in _keys(workspace):
         folder = workspace / key
         run = folder.parent.name if key.startswith("runs/") else ""
         name = state.names.get(key) or run or folder.name
-        score = score_of(evaluated, run, folder)
+        evaluation = history.evaluation_of(evaluated, run, folder)
+        score = score_from_report(evaluation.report, evaluation.run.folder) if evaluation else None
         entries.append(read_entry(folder, key, name, tuple(state.tags.get(key, ())), score))
     return sorted(entries, key=lambda entry: (entry.created, entry.key), reverse=True)
 

@@ -8,20 +8,18 @@ from pathlib import Path
 
 from mlxtune.advice.rules import Fact
 from mlxtune.advice.sample_name import sample_name
-from mlxtune.core.errors import DataError, InputError, MlxtuneError
+from mlxtune.core.errors import DataError, InputError
 from mlxtune.core.files import read_json
 from mlxtune.core.hashing import sha256_json
 from mlxtune.data.rows import Preference
-from mlxtune.evaluation import report as reports
 from mlxtune.evaluation.arms import BASE, GRAMMAR, KSHOT, PROMPT, TUNED
 from mlxtune.evaluation.comparability import contract_hash
-from mlxtune.evaluation.report import EvaluationReport
+from mlxtune.evaluation.history import Evaluation, evaluations
 from mlxtune.evaluation.scorers import CONTRACT
 from mlxtune.evaluation.scorers.preference import PREFERENCE
 from mlxtune.evaluation.scorers.registry import metric_label
 from mlxtune.evaluation.statistics.power import detectable_gain
 from mlxtune.recipe import Recipe
-from mlxtune.runs import registry
 
 SAMPLE_ROWS = 30  # held-out rows needed to see whether a prompt is good enough
 ARMS = {
@@ -142,9 +140,9 @@ def collect(workspace: Path, recipe: Recipe, name: str = "", parameters: int | N
 
 def seconds_per_answer(workspace: Path, recipe: Recipe) -> float | None:
     """Return the seconds per answer, batched, of the recipe's base in its newest evaluation in ``workspace``."""
-    for _, report in _reports(workspace, recipe):
-        rows = report.facts.get("rows")
-        for arm in reversed(report.arms):
+    for evaluation in _of_base(workspace, recipe):
+        rows = evaluation.report.facts.get("rows")
+        for arm in reversed(evaluation.report.arms):
             if rows and not arm.cached:
                 return arm.seconds / rows
     return None
@@ -175,27 +173,21 @@ def _arms(workspace: Path, recipe: Recipe) -> tuple[dict[str, dict[str, ArmEvide
     arms: dict[str, dict[str, ArmEvidence]] = {}
     ignored = []
     contract, schema = contract_hash(recipe), sha256_json(read_json(recipe.schema_file)) if recipe.schema_file else ""
-    for id, report in _reports(workspace, recipe):
-        facts = report.facts
-        if facts.get("name") not in (recipe.name, sample_name(recipe.name)):
+    for evaluation in _of_base(workspace, recipe):
+        id, facts = evaluation.run.id, evaluation.report.facts
+        if evaluation.name not in (recipe.name, sample_name(recipe.name)):
             continue
         if facts.get("contract", contract) != contract or facts.get("schema", schema) != schema:
             ignored.append(f"Ignored {id}: the contract has changed since then.")
             continue
-        for arm in report.arms:
+        for arm in evaluation.report.arms:
             for rate in arm.rates:
                 evidence = ArmEvidence(arm.name, rate.hits, rate.total, rate.low, rate.high, id)
                 arms.setdefault(rate.metric, {}).setdefault(arm.name, evidence)
     return arms, tuple(ignored)
 
 
-def _reports(workspace: Path, recipe: Recipe) -> Iterator[tuple[str, EvaluationReport]]:
-    """Yield the ID and report of each finished evaluation of the recipe's base, newest first."""
+def _of_base(workspace: Path, recipe: Recipe) -> Iterator[Evaluation]:
+    """Return the evaluations of the recipe's base, newest first."""
     bases = (recipe.model.base, str(recipe.path(recipe.model.base)))  # reports store the full path of a local folder
-    for run in registry.list_runs(workspace, "eval"):
-        try:
-            report = reports.load(run.folder)
-        except MlxtuneError:
-            continue
-        if report.facts.get("base") in bases:
-            yield run.id, report
+    return (one for one in evaluations(workspace) if one.report.facts.get("base") in bases)

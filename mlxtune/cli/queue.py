@@ -7,7 +7,6 @@ import shlex
 import subprocess
 import sys
 import time
-from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -21,7 +20,8 @@ from mlxtune.core import settings
 from mlxtune.core.child_process import python_command, python_environment
 from mlxtune.core.errors import InputError
 from mlxtune.core.text import one_line, plural
-from mlxtune.evaluation import report as reports
+from mlxtune.evaluation.arms import TUNED
+from mlxtune.evaluation.history import Evaluation, evaluations
 from mlxtune.evaluation.scorers import CONTRACT
 from mlxtune.evaluation.scorers.registry import metric_label
 from mlxtune.runs.locks import accelerator_lock, is_locked
@@ -97,7 +97,7 @@ def run(
         return
     with queue.runner_lock():
         done: list[QueueEntry] = []
-        evaluations = _evaluations(queue.workspace)
+        before = evaluations(queue.workspace)
         while entry := next((entry for entry in queue.entries() if entry.status in ("started", "waiting")), None):
             info(("● ", "bold primary"), entry.text)
             try:
@@ -111,21 +111,20 @@ def run(
     if not done:
         show("The queue is empty.   ", ("mlxtune queue add train RECIPE", "primary"))
         return
-    summary = summarize(done, [folder for folder in _evaluations(queue.workspace) if folder not in evaluations])
+    summary = summarize(done, [one for one in evaluations(queue.workspace) if one not in before])
     show(summary)
     _notify(summary)
     raise typer.Exit(int(any(entry.status == "failed" for entry in done)))
 
 
-def summarize(entries: list[QueueEntry], evaluations: list[Path]) -> str:
-    """Return how many entries are done, and the best adapter among the new evaluations."""
+def summarize(entries: list[QueueEntry], new: list[Evaluation]) -> str:
+    """Return how many entries are done, and the best adapter among the ``new`` evaluations."""
     text = f"{sum(entry.status == 'done' for entry in entries)} of {len(entries)} done"
     rates = []
-    for folder in evaluations:
-        with suppress(InputError, KeyError, StopIteration):
-            report = reports.load(folder)
-            tuned = next(arm for arm in reversed(report.arms) if arm.name == "tuned").rate(report.answer_metric)
-            rates.append((tuned.hits / tuned.total, one_line(str(report.facts["name"])), report.answer_metric))
+    for one in new:
+        metric = one.report.answer_metric
+        if tuned := next((arm.rate(metric) for arm in reversed(one.report.arms) if arm.name == TUNED), None):
+            rates.append((tuned.share, one_line(one.name), metric))
     if rates:
         rate, name, metric = max(rates)
         text += f", best: {name}, {'contract' if metric == CONTRACT else metric_label(metric)} {rate:.1%}"
@@ -187,10 +186,6 @@ def _last_line(output: str) -> str:
     rows = [row.strip() for row in output.splitlines() if row.strip()]
     errors = [row for row in rows if row.startswith("✗")]
     return one_line((errors or rows or ["failed"])[-1].lstrip("✗ "), 200)
-
-
-def _evaluations(workspace: Path) -> list[Path]:
-    return [file.parent for file in workspace.glob("evals/*/report.json")]
 
 
 def _notify(summary: str) -> None:

@@ -9,12 +9,12 @@ from typing import Annotated, Any
 
 import typer
 
-from mlxtune.adapters.entry import read_scores, score_of
 from mlxtune.cli.follow import follow
 from mlxtune.cli.options import Json, Overrides, RecipeFile
 from mlxtune.cli.output import info, progress_bar, show, show_json
 from mlxtune.core.errors import InputError
 from mlxtune.data import check_cache
+from mlxtune.evaluation.history import evaluation_of, evaluations
 from mlxtune.recipe import Recipe, load
 from mlxtune.runs.registry import Run
 from mlxtune.training import seeds
@@ -71,8 +71,8 @@ def show_adapter(run: Run) -> None:
     show("Adapter: ", str(run.adapter))
     if state.earlier_adapter_step:
         info(f"It is from step {state.earlier_adapter_step:,}, which had the lowest validation loss.")
-    if score := score_of(read_scores(run.folder.parent.parent), run.id, run.adapter):
-        info("Evaluated: ", score.verdict)
+    if evaluation := evaluation_of(evaluations(run.folder.parent.parent), run.id):
+        info("Evaluated: ", evaluation.report.verdict)
     else:
         info("Evaluate it:  ", (f"mlxtune eval {run.id}", "primary"))
 

@@ -18,6 +18,24 @@ from typing import Any, BinaryIO
 from mlxtune.core.errors import InputError, MachineError
 from mlxtune.core.text import nearest, one_line
 
+FileStamp = tuple[int, int, int]
+"""A file's modification time in nanoseconds, its size, and its inode, one of which changes when the file does."""
+
+
+def file_stamp(path: Path) -> FileStamp | None:
+    """Return the stamp of the file at ``path``; ``None`` if it does not exist."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_size, status.st_ino
+
+
+def display_path(path: Path, folder: Path, default: str = "") -> str:
+    """Return ``path`` relative to ``folder``, also if it is outside, unless ``default`` is given for that. It is safe to display."""
+    path, folder = path.resolve(), folder.resolve()
+    return one_line(default if default and not path.is_relative_to(folder) else Path(os.path.relpath(path, folder)).as_posix())
+
 
 @contextlib.contextmanager
 def disk_errors(name: str) -> Iterator[None]:

@@ -7,12 +7,11 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
-from mlxtune.core.errors import InputError, MlxtuneError
-from mlxtune.core.files import read_json
+from mlxtune.core.errors import InputError
 from mlxtune.core.hashing import sha256_json
-from mlxtune.evaluation.report import FILE, ReportFacts
+from mlxtune.evaluation.history import evaluations
+from mlxtune.evaluation.report import ReportFacts
 from mlxtune.recipe import EvaluationSection, Recipe
-from mlxtune.runs import registry
 from mlxtune.runs.registry import Run
 
 _FIRST_KEYS = {"disclaimers", "forbid", "length", "reference", "fields"}
@@ -128,19 +127,15 @@ def _same_limit(before: ReportFacts, now: ReportFacts) -> str:
 
 def _earlier(evaluation: Path, facts: ReportFacts, recipe: Recipe) -> Iterator[tuple[Run, ReportFacts]]:
     """Yield the run and facts of each finished evaluation with this recipe's name and base, newest first."""
-    for run in registry.list_runs(evaluation.parent.parent, "eval"):
-        before = _facts(run.folder) if run.folder != evaluation else None
-        if before and before["name"] == recipe.name and before.get("base_fingerprint") == facts["base_fingerprint"]:
-            yield run, before
-
-
-def _facts(folder: Path) -> ReportFacts | None:
-    """Return the facts of a finished evaluation, or ``None`` if it has no report."""
-    try:
-        facts: ReportFacts = read_json(folder / FILE)["facts"]
-        return facts if isinstance(facts["row_ids"], list) and isinstance(facts["name"], str) else None
-    except (MlxtuneError, KeyError, TypeError):
-        return None
+    for one in evaluations(evaluation.parent.parent):
+        before = one.report.facts
+        if (
+            one.run.folder != evaluation
+            and one.name == recipe.name
+            and before.get("base_fingerprint") == facts["base_fingerprint"]
+            and "row_ids" in before
+        ):
+            yield one.run, before
 
 
 def _differs(before: ReportFacts, now: ReportFacts, key: str) -> bool:

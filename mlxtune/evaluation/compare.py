@@ -14,6 +14,7 @@ from mlxtune.evaluation import report as reports
 from mlxtune.evaluation.arms import is_tuned
 from mlxtune.evaluation.contract import Contract
 from mlxtune.evaluation.evidence import load_evidence
+from mlxtune.evaluation.history import evaluations
 from mlxtune.evaluation.report import FILE, EvaluationReport, strongest_arm
 from mlxtune.evaluation.scorers import CONTRACT
 from mlxtune.evaluation.scorers.preference import PREFERENCE
@@ -120,9 +121,9 @@ def _evaluation(workspace: Path, which: str) -> Path:
                 raise
     if (run.folder / FILE).is_file():
         return run.folder
-    for evaluation in registry.list_runs(workspace, "eval"):  # newest first
-        if (evaluation.folder / FILE).is_file() and reports.load(evaluation.folder).facts.get("run") == run.id:
-            return evaluation.folder
+    for evaluation in evaluations(workspace):
+        if evaluation.run_id == run.id:
+            return evaluation.run.folder
     if run.kind == "eval":
         raise InputError(f"The evaluation {run.id} has no report.", hint=f"See why: mlxtune runs show {run.id}")
     raise InputError(f"{run.id} has not been evaluated.", hint=f"Evaluate it first: mlxtune eval {run.id}")

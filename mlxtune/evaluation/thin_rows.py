@@ -19,12 +19,11 @@ from mlxtune.data.checks.statistics import tag_counts
 from mlxtune.data.generate.context import training_rows
 from mlxtune.data.groups import OUTLIERS
 from mlxtune.data.rows import PromptRow, last_prompt
-from mlxtune.evaluation import report as reports
 from mlxtune.evaluation.drilldown import Drilldown
 from mlxtune.evaluation.failure_groups import EVERY_KIND, failure_groups
+from mlxtune.evaluation.history import evaluations
 from mlxtune.planning.cluster_process import ClusterProcess
 from mlxtune.recipe import Recipe
-from mlxtune.runs import registry
 
 _RARE = 0.5  # a label is rare if its number of rows is below this fraction of the mean over all labels
 _MIN_FAILURES = 2  # minimum number of rows that fail in the same way
@@ -83,14 +82,12 @@ def _thin(reason: str, examples: Sequence[PromptRow]) -> ThinRows:
 
 def _failures(workspace: Path, recipe: Recipe, train: Mapping[str, PromptRow]) -> Iterator[ThinRows]:
     """Yield the largest groups of failures in the newest evaluation of the recipe's source, if it has a tuned arm."""
-    for run in registry.list_runs(workspace, "eval"):
-        if not (run.folder / reports.FILE).is_file():
-            continue
-        report = reports.load(run.folder)
-        if report.facts.get("source") != str(recipe.source) or not report.facts.get("adapter"):
+    for evaluation in evaluations(workspace):
+        report = evaluation.report
+        if report.facts.get("source") != str(recipe.source) or not evaluation.adapter:
             continue
         arm = report.subject.name
-        rows = Drilldown(run.folder).rows_for(report.answer_metric, arm, passed=False)
+        rows = Drilldown(evaluation.run.folder).rows_for(report.answer_metric, arm, passed=False)
         groups = [group for group in failure_groups(rows, arm) if len(group.rows) >= _MIN_FAILURES]
         alike = [group for group in groups if group.kind != EVERY_KIND]
         for group in (alike or groups)[:_MAX_OF_A_KIND]:

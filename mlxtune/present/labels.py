@@ -30,6 +30,11 @@ def outcome_mark(outcome: str) -> Mark:
     return OUTCOME_MARKS.get(outcome, "muted")
 
 
+def verdict_mark(outcome: str, caveat: str = "") -> Mark:
+    """Return the mark of a verdict. One with a caveat is a warning; without an outcome, only the base was measured."""
+    return "warning" if caveat else outcome_mark(outcome) if outcome else "primary"
+
+
 def outcome_cell(outcome: str) -> Cell:
     """Return an outcome in its color."""
     return Cell(word(outcome), outcome_mark(outcome))

@@ -35,12 +35,12 @@ from mlxtune.tui.help import HelpPage, help_rows
 from mlxtune.tui.jump import JumpScreen
 from mlxtune.tui.palette import CommandProvider, Palette
 from mlxtune.tui.rooms import ROOMS
-from mlxtune.tui.snapshot import RunView, Snapshot, Watcher
 from mlxtune.tui.stylesheet import CachedStylesheet
 from mlxtune.tui.terminal_program import run_in_terminal
 from mlxtune.tui.theme import THEME_LABELS, THEMES
 from mlxtune.tui.widgets.frame import Notice
 from mlxtune.tui.widgets.page import PageScreen
+from mlxtune.workspace.index import RunView, Snapshot, WorkspaceIndex
 
 _WATCH_SECONDS = 0.25  # between two reads of the workspace
 _TICK_SECONDS = 1.0  # between redraws, so that clocks advance even if nothing else changes
@@ -97,7 +97,7 @@ class MlxtuneApp(BaseApp):
         super().__init__(workspace, ansi_color=True if no_color else None)
         self.stylesheet = CachedStylesheet(variables=self.get_css_variables())
         self.last_visit = app_state.last_saved(workspace) if watch else None
-        self._watcher = Watcher(workspace, clock) if watch else None
+        self._watcher = WorkspaceIndex(workspace, clock) if watch else None
         self._exiting, self._save_lock = threading.Event(), threading.Lock()
         self._snapshot_pending = False  # while a terminal does not take the app's output, snapshots must not pile up
         self._created: set[str] = set()  # rooms that have been opened
@@ -207,7 +207,7 @@ class MlxtuneApp(BaseApp):
         self._state = dict(self._state)  # save it even if it has not changed: the file's modification time records this visit
         self.write_state()
 
-    def _watch(self, watcher: Watcher) -> None:
+    def _watch(self, watcher: WorkspaceIndex) -> None:
         """Read the workspace until the app exits. Post a snapshot when it has changed or a second has passed."""
         last: Snapshot | None = None
         while not self._exiting.is_set():

@@ -35,12 +35,12 @@ from mlxtune.tui.key_order import OrderedKeys
 from mlxtune.tui.paths import relative_paths
 from mlxtune.tui.render.text import age
 from mlxtune.tui.rooms import ROOMS
-from mlxtune.tui.snapshot import RecipeView, RunView, Snapshot, recipe_summary
-from mlxtune.tui.status import last_checkpoint, saves_when_stopped, stop_effect
+from mlxtune.tui.status import saves_when_stopped, stop_effect
 from mlxtune.tui.widgets.dialog import ChoiceDialog, ChoiceOption
 from mlxtune.tui.widgets.frame import FooterAction, Notice, NoticeLine, RoomFooter, RoomHeader, ToastPanel, error_notice
 from mlxtune.tui.widgets.page import PageScreen
 from mlxtune.workspace import control
+from mlxtune.workspace.index import RecipeView, RunView, Snapshot, recipe_summary
 
 if TYPE_CHECKING:
     from mlxtune.planning.plan import Plan
@@ -434,7 +434,7 @@ class BaseApp(OrderedKeys):
 
     def resume_run(self, view: RunView) -> None:
         """Resume a run from its newest checkpoint."""
-        step = last_checkpoint(view)
+        step = view.checkpoint
         where = f" from {step:,}" if step is not None else ""
 
         self.start_worker(lambda: control.resume(view.run), busy=f"Resuming {view.name}{where}.")
@@ -442,7 +442,7 @@ class BaseApp(OrderedKeys):
     def confirm_stop(self, view: RunView) -> None:
         """Ask for confirmation, then tell the run's worker to save and exit. If it was told to stop before, offer to kill it."""
         kill = view.id in self.stopping
-        step = last_checkpoint(view)
+        step = view.checkpoint
         if kill:
             lost = "It has no checkpoint: all steps would be lost."
             if view.run.kind == "search":

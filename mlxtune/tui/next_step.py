@@ -11,11 +11,12 @@ from mlxtune.core.text import duration, one_line, plural
 from mlxtune.data.check_cache import CheckOutcome
 from mlxtune.present.run import STATUS_LABELS, answering_text
 from mlxtune.tui.render.text import gigabytes
-from mlxtune.tui.snapshot import RecipeView, RunView, Snapshot, recipe_summary
-from mlxtune.tui.status import PLAN_GLYPHS, can_resume, last_checkpoint, stop_effect, time_left
-from mlxtune.tui.verdict import VerdictView
+from mlxtune.tui.status import PLAN_GLYPHS, stop_effect, time_left, verdict_style
+from mlxtune.workspace.index import RecipeView, RunView, Snapshot, recipe_summary
 
 if TYPE_CHECKING:
+    from mlxtune.evaluation.history import Evaluation
+    from mlxtune.evaluation.report import Rate
     from mlxtune.planning.plan import Plan
     from mlxtune.recipe import Recipe
 
@@ -166,10 +167,10 @@ def _is_recipe_of(item: RecipeView, view: RunView) -> bool:
 
 def _after_run(view: RunView, snapshot: Snapshot) -> NextStep:
     """Return the next step after the newest run, depending on how it ended."""
-    step, saved = f"{view.state.step:,}", last_checkpoint(view)
+    step, saved = f"{view.state.step:,}", view.checkpoint
     checkpoint = f"Checkpoint {saved:,} is intact." if saved is not None else "No checkpoint was saved."
     resume = ("T", "open", "open it to resume", _open("train"))
-    open_run = resume if can_resume(view) else _OPEN_RUN
+    open_run = resume if view.can_resume else _OPEN_RUN
     match view.status:
         case "crashed":
             return NextStep(f"The run crashed at step {step}.", checkpoint, *open_run, "✗", "$error")
@@ -178,10 +179,14 @@ def _after_run(view: RunView, snapshot: Snapshot) -> NextStep:
         case "stopped":
             return NextStep(f"The run was stopped at step {step} of {view.state.total:,}.", checkpoint, *open_run)
     if verdict := snapshot.verdict_on(view.id):
-        from mlxtune.evaluation.follow_up import train_longer  # its imports would slow down the first screen; now they are loaded
+        from mlxtune.evaluation.follow_up import (  # its imports would slow down the first screen; now they are loaded
+            train_longer,
+            what_to_evaluate,
+        )
 
+        remedy = what_to_evaluate(verdict.report, verdict.run.folder)
         caveat = f"Not recommended: {verdict.caveat}." if verdict.caveat else ""
-        change = f"{verdict.remedy} Or change" if verdict.remedy else "Change"
+        change = f"{remedy} Or change" if remedy else "Change"
         longer = train_longer(view.state.epochs, verdict.outcome)
         retry = f"{change} one setting in the recipe and train again, or search for better ones: h in Train."
         why = " ".join(filter(None, (caveat, longer, retry)))
@@ -189,10 +194,16 @@ def _after_run(view: RunView, snapshot: Snapshot) -> NextStep:
         if recipe and recipe.doubt and verdict.outcome != "better":
             look = ("D", "check", "look at the rows", _open("data"))
             others = (Shortcut("P", "change a setting", _open("plan")), *_after_verdict(verdict, snapshot.best))
-            return NextStep(verdict.sentence, f"{recipe.doubt} {why}", *look, verdict.glyph, verdict.token, others)
+            return NextStep(
+                verdict.sentence,
+                f"{recipe.doubt} {why}",
+                *look,
+                *verdict_style(verdict.outcome, verdict.caveat),
+                others,
+            )
         change_it = ("P", "plan", "change a setting", _open("plan"))
         others = (Shortcut("n", "train again", "screen.new"), *_after_verdict(verdict, snapshot.best))
-        return NextStep(verdict.sentence, why, *change_it, verdict.glyph, verdict.token, others)
+        return NextStep(verdict.sentence, why, *change_it, *verdict_style(verdict.outcome, verdict.caveat), others)
     failed = _failed_evaluation(snapshot.evals)
     if failed and failed.updated > view.updated:  # the adapter's evaluation may need another one first, of the base
         again = ("E", "evaluate", "choose what to evaluate", _open("evaluate"))
@@ -216,7 +227,7 @@ def _base_measured(view: RunView) -> bool:
     return view.status == "finished" or any(arm == "base" and done >= rows for arm, (done, rows) in view.state.arms.items())
 
 
-def _after_verdict(verdict: VerdictView, best: VerdictView | None) -> tuple[Shortcut, ...]:
+def _after_verdict(verdict: Evaluation, best: Evaluation | None) -> tuple[Shortcut, ...]:
     """Return the actions that a verdict suggests in addition to another run."""
     rows = Shortcut("E", "see the rows behind it", _open("evaluate"))
     if verdict.outcome == "better":
@@ -250,9 +261,9 @@ def _before_first_run(snapshot: Snapshot) -> NextStep:
         evaluate = ("E", "evaluate", "evaluate it", _open("evaluate"))
         return NextStep("Evaluate the base model first.", why, *evaluate, shortcuts=(train,))
     plan = (Shortcut("P", "estimate its cost", _open("plan")),)
-    if (verdict := snapshot.verdict) and verdict.metrics and verdict.metrics[-1].after >= _GOOD_ENOUGH:
-        rate = f"{100 * verdict.metrics[-1].after:.1f}%"
-        why = f"{verdict.arm} reaches {rate} without training: {verdict.metrics[-1].name}."
+    if (verdict := snapshot.verdict) and verdict.changes and verdict.changes[-1][1].share >= _GOOD_ENOUGH:
+        rate = f"{100 * verdict.changes[-1][1].share:.1f}%"
+        why = f"{verdict.subject.name} reaches {rate} without training: {_label(verdict.changes[-1][1])}."
         ask = ("V", "advice", "ask whether training is needed", _open("advice"))
         return NextStep("Training may not be needed.", why, *ask, shortcuts=(train, *plan))
     startable, total = len(snapshot.startable), len(snapshot.recipes)
@@ -361,8 +372,19 @@ def _baseline_stage(snapshot: Snapshot) -> WorkflowStage:
     if done < rows:
         detail = f"{done:,} of {plural(rows, 'held-out row')} answered"
         return WorkflowStage("●" if view.alive else "◐", "$primary", "Baseline", detail, room="evaluate")
-    result = snapshot.verdict.baseline if snapshot.verdict else ""
+    result = _baseline(snapshot.verdict) if snapshot.verdict else ""
     return WorkflowStage("✓", "$success", "Baseline", f"{plural(rows, 'held-out row')} answered", result, "evaluate")
+
+
+def _label(rate: Rate) -> str:
+    from mlxtune.evaluation.scorers.registry import metric_label  # its imports would slow down the first screen
+
+    return metric_label(rate.metric)
+
+
+def _baseline(verdict: Evaluation) -> str:
+    rate = verdict.report.arms[0].rates[-1]
+    return f"{rate.share * 100:.1f}% {_label(rate)}"
 
 
 def _train_stage(snapshot: Snapshot, newest: RunView | None) -> WorkflowStage:
@@ -385,9 +407,9 @@ def _evaluate_stage(snapshot: Snapshot) -> WorkflowStage:
     if view and view.alive:
         return WorkflowStage("●", "$primary", "Evaluate", _evaluation_progress(view).rstrip("."), room="evaluate")
     if verdict and verdict.outcome:
-        return WorkflowStage(verdict.glyph, verdict.token, "Evaluate", verdict.name, verdict.outcome, "evaluate")
+        return WorkflowStage(*verdict_style(verdict.outcome, verdict.caveat), "Evaluate", verdict.name, verdict.outcome, "evaluate")
     if view and view.status == "finished" and verdict:
-        return WorkflowStage(verdict.glyph, verdict.token, "Evaluate", verdict.name, "only the base", "evaluate")
+        return WorkflowStage(*verdict_style(verdict.outcome, verdict.caveat), "Evaluate", verdict.name, "only the base", "evaluate")
     if view:
         sign = STATUS_LABELS[view.status]
         return WorkflowStage(sign.glyph, f"${sign.style}", "Evaluate", view.state.error or view.name, sign.text, "evaluate")
@@ -413,7 +435,7 @@ def _adapter_stage(snapshot: Snapshot) -> WorkflowStage:
     if best and best.caveat:
         return WorkflowStage("!", "$warning", "Adapter", f"{name} is better, but {best.caveat}", room="adapters")
     if best:
-        rate = f"{best.metrics[-1].after * 100:.1f}%"
+        rate = f"{best.changes[-1][1].share * 100:.1f}%"
         return WorkflowStage("✓", "$success", "Adapter", f"{name}, whole contract", rate, "adapters")
     finished = sum(view.status == "finished" for view in snapshot.runs)
     detail = f"{plural(finished, 'adapter')}, none proven better yet" if finished else "none yet"

@@ -18,12 +18,6 @@ def relative_paths(folder: Path, text: str) -> str:
     return text.replace(f"{one_line(str(folder.resolve()))}/", "")
 
 
-def display_path(path: Path, folder: Path, default: str = "") -> str:
-    """Return ``path`` relative to ``folder``, also if it is outside, unless ``default`` is given for that."""
-    path, folder = path.resolve(), folder.resolve()
-    return one_line(default if default and not path.is_relative_to(folder) else Path(os.path.relpath(path, folder)).as_posix())
-
-
 def base_name(base: str) -> str:
     """Return the name of a base model: a folder's own name, or the name in the recipe."""
     return one_line(Path(base).name or base if base.startswith(("/", ".", "~")) else base)

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlxtune.core.errors import DataError, InputError, MachineError, MlxtuneError, ModelError
+from mlxtune.core.files import file_stamp
 from mlxtune.core.text import one_line, plural
 from mlxtune.data import filters, review
 from mlxtune.data.review import Action, ReviewSession, ReviewStep
 from mlxtune.data.rows import Row, RowError, row_tags
 from mlxtune.data.source_files import PARTS, generated_path
 from mlxtune.recipe import Recipe
-from mlxtune.tui.follow import file_stamp
 from mlxtune.tui.widgets.frame import Notice
 
 if TYPE_CHECKING:  # most of these load numpy, which the first screen does not need

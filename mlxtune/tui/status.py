@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from mlxtune.core.errors import MachineError
 from mlxtune.core.text import duration
+from mlxtune.present.labels import GLYPHS, verdict_mark
 from mlxtune.present.run import STATUS_LABELS, prompt_noun
 from mlxtune.runs.events import HELD_OUT_ROW, TIMED
 from mlxtune.runs.registry import RUN_KINDS
 from mlxtune.tui.render.text import ago
-from mlxtune.tui.snapshot import RunView
+from mlxtune.workspace.index import RunView
 
 _RUNNING = {  # by the kind of a run
     "train": "training",
@@ -105,12 +105,15 @@ def brief_result(view: RunView) -> str:
     return STATUS_LABELS[view.status].text
 
 
+def verdict_style(outcome: str, caveat: str = "") -> tuple[str, str]:
+    """Return the glyph and the color token of a verdict."""
+    if not outcome:
+        return "◐", "$primary"
+    mark = verdict_mark(outcome, caveat)
+    return GLYPHS[mark], f"${mark}"
+
+
 PLAN_GLYPHS = {"go": ("✓", "$success"), "warn": ("!", "$warning"), "refuse": ("✗", "$error")}  # by the outcome of a plan
-
-
-def last_checkpoint(view: RunView) -> int | None:
-    """Return the step of the newest checkpoint."""
-    return view.state.checkpoints[-1] if view.state.checkpoints else None
 
 
 def saves_when_stopped(view: RunView) -> bool:
@@ -125,9 +128,3 @@ def stop_effect(view: RunView) -> str:
     if not saves_when_stopped(view):
         return "Before the first step, there is nothing to save: the run would have to start again."
     return "Stopping saves a checkpoint, and the run can be resumed from it."
-
-
-def can_resume(view: RunView) -> bool:
-    """Return whether the run ended early with a checkpoint, and not because of an error that would occur again."""
-    machine_error = view.status == "failed" and view.state.code == MachineError.exit_code
-    return (view.status in ("stopped", "crashed") or machine_error) and last_checkpoint(view) is not None

@@ -20,14 +20,13 @@ from mlxtune.adapters.export import worker as exporting
 from mlxtune.adapters.export.endpoint_prompts import api_url, served_model
 from mlxtune.adapters.export.tried import find_export, tried_exports
 from mlxtune.core.errors import InputError, MachineError
-from mlxtune.core.files import write_json
+from mlxtune.core.files import display_path, write_json
 from mlxtune.data.rows import Message
 from mlxtune.models.resolve import resolve
 from mlxtune.models.template import ChatTemplate, TemplateSettings, load_template
 from mlxtune.runs import launch, registry
 from mlxtune.runs.state import RunState
 from mlxtune.runs.worker import Worker
-from mlxtune.tui.paths import display_path
 from mlxtune.tui.rooms.adapters import render, service
 
 from .test_export import trained_workspace  # noqa: F401

@@ -12,13 +12,13 @@ from mlxtune.core.errors import InputError
 from mlxtune.evaluation import report as reports
 from mlxtune.evaluation import worker
 from mlxtune.evaluation.drilldown import failed_rows
+from mlxtune.evaluation.history import evaluations
 from mlxtune.evaluation.verify import verify
 from mlxtune.recipe import dump, load
 from mlxtune.runs import registry
 from mlxtune.runs.worker import Worker
 from mlxtune.tui.rooms.evaluate import render
 from mlxtune.tui.rooms.evaluate.service import load_report
-from mlxtune.tui.verdict import read_verdict
 
 NO_CONTRACT = "The recipe has no contract, so answers are compared only with their references"
 ANSWERS = {"base": [BAD] * 8, "tuned": [GOOD] * 8}
@@ -65,9 +65,8 @@ def test_the_rows_behind_the_rate_are_those_that_differ(tmp_path: Path) -> None:
 
 
 def test_the_app_shows_the_reference_metric_elsewhere(tmp_path: Path) -> None:
-    verdict = read_verdict(write_evaluation(tmp_path, contract=False, **ANSWERS) / reports.FILE)
-    assert verdict is not None
-    assert [metric.name for metric in verdict.metrics] == ["exact match"]
+    write_evaluation(tmp_path, contract=False, **ANSWERS)
+    assert [after.metric for _, after in evaluations(tmp_path)[0].changes] == ["exact"]
 
 
 def test_without_a_tuned_arm_the_summary_names_the_metric(tmp_path: Path) -> None:

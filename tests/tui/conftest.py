@@ -29,8 +29,8 @@ def _sealed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr("textual.pilot.wait_for_idle", wait_for_messages)
     monkeypatch.setattr("mlxtune.tui.base.TOAST_SECONDS", 600.0)
     monkeypatch.setattr("mlxtune.tui.key_order._PATIENCE", 30.0)
-    monkeypatch.setattr("mlxtune.tui.snapshot.power", PowerState)
-    monkeypatch.setattr("mlxtune.tui.snapshot.memory", lambda: Memory(32 * GB, 32 * GB - round(11.8 * GB)))
+    monkeypatch.setattr("mlxtune.workspace.index.power", PowerState)
+    monkeypatch.setattr("mlxtune.workspace.index.memory", lambda: Memory(32 * GB, 32 * GB - round(11.8 * GB)))
     time.tzset()
     yield
     monkeypatch.undo()

@@ -23,11 +23,11 @@ from mlxtune.tui.app import MlxtuneApp
 from mlxtune.tui.base import Room
 from mlxtune.tui.key_order import OrderedKeys
 from mlxtune.tui.rooms import ROOMS
-from mlxtune.tui.snapshot import Snapshot
 from mlxtune.tui.widgets.dialog import ChoiceDialog, EditDialog, PromptDialog
 from mlxtune.tui.widgets.field import Editor
 from mlxtune.tui.widgets.panel import Panel
 from mlxtune.tui.widgets.section import Section
+from mlxtune.workspace.index import Snapshot
 
 from .stage import observe, shown, until
 

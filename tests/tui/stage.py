@@ -18,7 +18,7 @@ from mlxtune.runs.events import EventWriter
 from mlxtune.runs.locks import file_lock
 from mlxtune.runs.registry import RUN_KINDS
 from mlxtune.tui.app import MlxtuneApp, SnapshotTaken
-from mlxtune.tui.snapshot import Snapshot, Watcher
+from mlxtune.workspace.index import Snapshot, WorkspaceIndex
 
 NOW = 1_795_530_000.0  # a Tuesday afternoon
 GB = 2**30
@@ -91,7 +91,7 @@ class Shop:
         self._stack.enter_context(file_lock(folder / "run.lock", busy_message="busy"))
 
     def snapshot(self, now: float = NOW) -> Snapshot:
-        return Watcher(self.folder, lambda: now).read()
+        return WorkspaceIndex(self.folder, lambda: now).read()
 
     def app(self, now: float = NOW) -> MlxtuneApp:
         """The app on a snapshot of now; later ones are posted by the test."""

@@ -18,6 +18,7 @@ from mlxtune.data import check_cache
 from mlxtune.data.check_cache import CheckOutcome
 from mlxtune.data.source import read_file, read_source
 from mlxtune.data.split import sample_rows, split
+from mlxtune.evaluation import history
 from mlxtune.evaluation.off_task.prompts import OFF_TASK
 from mlxtune.recipe import dump, load
 from mlxtune.runs import launch
@@ -793,16 +794,16 @@ url = "http://localhost/v1"
     ],
 )
 def test_options_say_how_long_the_answers_take_that_are_missing(shop: Shop, settings: str, options: dict[str, str]) -> None:
-    run, evaluations = evaluated_twice(shop, f"max_tokens = 112\n{settings}", off_task=2)
-    work = service.count_work(load(run / "recipe.toml"), Run(run), [Run(folder) for folder in evaluations])
+    run, _evaluations = evaluated_twice(shop, f"max_tokens = 112\n{settings}", off_task=2)
+    work = service.count_work(load(run / "recipe.toml"), Run(run), history.evaluations(shop.folder))
     times = {option.label: option.about.partition(", ")[2] for option in work.options}
     assert times | options == times
 
 
 def test_another_adapter_answers_again_and_the_base_does_not(shop: Shop) -> None:
-    run, evaluations = evaluated_twice(shop, "max_tokens = 112\nrows = 20", off_task=2)
+    run, _evaluations = evaluated_twice(shop, "max_tokens = 112\nrows = 20", off_task=2)
     other = run.rename(run.with_name("20261124-1413-support-json"))
-    recipe, earlier = load(other / "recipe.toml"), [Run(folder) for folder in evaluations]
+    recipe, earlier = load(other / "recipe.toml"), history.evaluations(shop.folder)
     work = service.count_work(recipe, Run(other), earlier)
     assert work.options[0].seconds == pytest.approx(20 * 95 / 40 + 40)
     assert service.count_work(recipe, None, earlier).options[0].about == "1 arm, answered before"
@@ -811,17 +812,18 @@ def test_another_adapter_answers_again_and_the_base_does_not(shop: Shop) -> None
 def test_times_leave_out_off_task_prompts_of_unknown_speed(shop: Shop) -> None:
     run, evaluations = evaluated_twice(shop, "max_tokens = 112\nrows = 30")
     recipe = load(run / "recipe.toml")
-    work = service.count_work(recipe, Run(run), [Run(evaluations[0])])
+    earlier = [one for one in history.evaluations(shop.folder) if one.run.folder == evaluations[0]]
+    work = service.count_work(recipe, Run(run), earlier)
     assert work.options[0].seconds == pytest.approx(20 * 95 / 40)
     assert "as the base was, and leave out the off-task prompts, whose speed is unknown." in work.sentences
     few = replace(recipe, evaluation=replace(recipe.evaluation, rows=20))
-    assert service.count_work(few, Run(run), [Run(evaluations[0])]).options[0].seconds is None
+    assert service.count_work(few, Run(run), earlier).options[0].seconds is None
 
 
 def test_the_parent_answers_too(shop: Shop) -> None:
-    run, evaluations = evaluated_twice(shop, 'max_tokens = 112\nrows = 20\nregression = ""')
+    run, _evaluations = evaluated_twice(shop, 'max_tokens = 112\nrows = 20\nregression = ""')
     recipe = load(run / "recipe.toml", ['adapter.parent="parent"'])
-    work = service.count_work(recipe, Run(run), [Run(folder) for folder in evaluations])
+    work = service.count_work(recipe, Run(run), history.evaluations(shop.folder))
     assert work.options[0].seconds == pytest.approx(20 * 95 / 40)
 
 

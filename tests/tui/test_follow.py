@@ -7,8 +7,9 @@ import json
 from mlxtune.runs import events
 from mlxtune.runs.registry import Run
 from mlxtune.runs.state import RunState
-from mlxtune.tui.follow import Follower
-from mlxtune.tui.snapshot import Watcher, with_history
+from mlxtune.tui.rooms.train import render
+from mlxtune.workspace.follower import Follower
+from mlxtune.workspace.index import WorkspaceIndex, with_history
 
 from .stage import NOW, Shop, story
 
@@ -25,8 +26,9 @@ def test_following_in_pieces_is_the_same_as_reading_at_once(shop: Shop) -> None:
     follower.read()
     assert follower.state == RunState().apply(events.read_all(folder))
     assert follower.rows == (1069, 80, 181)
-    assert sum(line.text.startswith("step ") for line in follower.log) == 120
-    assert [line.text.split()[1] for line in follower.short_log if line.text.startswith("step ")] == ["50", "100", "120"]
+    assert sum(event["type"] == "step" for event in follower.log) == 120
+    lines = render.log(follower.log, [], 80, 99).plain.splitlines()
+    assert [line.split()[3] for line in lines if line.split()[2] == "step"] == ["50", "100", "120"]
 
 
 def test_nothing_new_leaves_the_very_same_state(shop: Shop) -> None:
@@ -40,13 +42,13 @@ def test_nothing_new_leaves_the_very_same_state(shop: Shop) -> None:
 def test_the_history_of_an_ended_run_is_read_only_on_request(shop: Shop) -> None:
     id = "20261124-1412-x"
     folder = shop.run(id, steps=60, samples=True, end=("run.stopped", {"step": 60}))
-    watcher = Watcher(shop.folder, lambda: NOW)
+    watcher = WorkspaceIndex(shop.folder, lambda: NOW)
     view = watcher.read().runs[0]
     assert (view.state.step, len(view.state.steps), view.state.samples, view.log) == (60, 1, [], ())
     assert watcher.read().runs[0] is view
     whole = with_history(view)
     assert whole.state == RunState().apply(events.read_all(folder))
-    assert sum(line.text.startswith("step ") for line in whole.log) == 60
+    assert sum(event["type"] == "step" for event in whole.log) == 60
     assert with_history(view) is whole
     resumed = {"kind": "train", "name": "x", "base": "b", "pid": 2, "host": "mac", "step": 50}
     shop.tell(folder, [("run.resumed", resumed), ("step", {"step": 51, **FACTS})])
@@ -93,7 +95,7 @@ def test_json_that_is_no_event_is_skipped(shop: Shop) -> None:
 
 
 def test_a_run_that_has_not_changed_is_the_very_same_view(loaded: Shop) -> None:
-    watcher = Watcher(loaded.folder, lambda: NOW)
+    watcher = WorkspaceIndex(loaded.folder, lambda: NOW)
     first, second = watcher.read(), watcher.read()
     assert all(one is two for one, two in zip(first.runs, second.runs, strict=True))
     assert first == second
@@ -101,7 +103,7 @@ def test_a_run_that_has_not_changed_is_the_very_same_view(loaded: Shop) -> None:
 
 def test_recipes_are_read_again_when_they_change(shop: Shop) -> None:
     path = shop.recipe()
-    watcher = Watcher(shop.folder, lambda: NOW)
+    watcher = WorkspaceIndex(shop.folder, lambda: NOW)
     assert watcher.read().recipes[0].recipe is not None
     path.write_text("name = 3")
     broken = watcher.read().recipes[0]

@@ -46,7 +46,7 @@ async def test_power_problems_are_in_the_header(
     loaded: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch, width: int, words: str
 ) -> None:
     problem = PowerState(on_battery=True, charge=0.12, low_power_mode=True)
-    monkeypatch.setattr("mlxtune.tui.snapshot.power", lambda: problem)
+    monkeypatch.setattr("mlxtune.workspace.index.power", lambda: problem)
     async with open_room("home", size=(width, 24)) as room:
         assert words in room.text("RoomHeader")
         assert ("Low Power Mode" in room.text("RoomHeader")) == bool(words)

@@ -20,7 +20,7 @@ from mlxtune.data import samples
 from mlxtune.recipe import load
 from mlxtune.recipe.edit import edit_recipe
 from mlxtune.tui.app import MlxtuneApp
-from mlxtune.tui.snapshot import RunView
+from mlxtune.workspace.index import RunView
 
 from .driver import RoomDriver
 from .rows_stage import ready

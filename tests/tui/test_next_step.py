@@ -14,10 +14,10 @@ from mlxtune.data.check_cache import CheckOutcome
 from mlxtune.evaluation import report
 from mlxtune.evaluation.blind.blind_session import BlindSession
 from mlxtune.evaluation.paired_answers import load_pairs
+from mlxtune.evaluation.report import Rate
 from mlxtune.evaluation.scorers import Score
 from mlxtune.tui.next_step import next_step, of_recipe, workflow
-from mlxtune.tui.rooms.home.render import best_adapter
-from mlxtune.tui.verdict import MetricChange, read_verdict
+from mlxtune.tui.rooms.home.render import key_metrics
 
 from .conftest import OpenRoom
 from .evaluated import base, evaluation, kshot, tuned
@@ -153,11 +153,10 @@ def test_home_leaves_out_metrics_that_did_not_change(shop: Shop) -> None:
     evaluated(shop, ID, 20, 60)
     best = shop.snapshot().best
     assert best
-    same, moved, whole = MetricChange("exact match", 0.0, 0.0), MetricChange("valid JSON", 0.5, 0.6), best.metrics[-1]
-    shown = best_adapter(replace(best, metrics=(same, whole)), None, {}, 60).plain
-    assert "exact match" not in shown
-    assert "whole contract" in shown
-    assert "valid JSON" in best_adapter(replace(best, metrics=(same, moved, whole)), None, {}, 60).plain
+    same, whole = (Rate("exact", 5, 10, 0.0, 1.0),) * 2, best.changes[-1]
+    moved = Rate("schema", 5, 10, 0.0, 1.0), Rate("schema", 6, 10, 0.0, 1.0)
+    assert key_metrics((same, whole)) == [whole]
+    assert key_metrics((same, moved, whole)) == [moved, whole]
 
 
 def test_a_later_evaluation_of_the_base_hides_no_verdict(shop: Shop) -> None:
@@ -423,15 +422,6 @@ def test_the_workflow_says_what_the_last_check_found(shop: Shop, word: str, find
     check_cache.save(shop.folder / "data" / "support.jsonl", CheckOutcome(word, "", 480, findings))
     stage = workflow(shop.snapshot())[0]
     assert (stage.glyph, stage.detail, stage.result) == (mark, "480 rows in data/support.jsonl", result)
-
-
-@pytest.mark.parametrize(
-    "text", ["", "[]", "{}", '{"arms": []}', '{"arms": [{}], "comparisons": [], "facts": {}, "verdict": ""}', "\x00"]
-)
-def test_a_report_that_is_none_is_left_out(shop: Shop, text: str) -> None:
-    path = shop.folder / "report.json"
-    path.write_text(text)
-    assert read_verdict(path) is None
 
 
 def test_a_stop_now_keeps_what_next_says(loaded: Shop) -> None:

@@ -100,7 +100,7 @@ async def test_a_base_of_the_catalog_is_described(shop: Shop, open_room: OpenRoo
 
 async def test_power_problems_are_in_the_plan(shop: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch) -> None:
     plannable(shop, monkeypatch)
-    monkeypatch.setattr("mlxtune.tui.snapshot.power", lambda: PowerState(on_battery=True, charge=0.1))
+    monkeypatch.setattr("mlxtune.workspace.index.power", lambda: PowerState(on_battery=True, charge=0.1))
     async with open_room("plan", size=(140, 45)) as room:
         await planned(room)
         await room.until(lambda: "power      ! battery at 10%" in room.text("#plan-side"))

@@ -16,9 +16,9 @@ from mlxtune.tui.paths import base_name
 from mlxtune.tui.render.bars import bar, memory_style
 from mlxtune.tui.render.text import Part, clickable, fold, gigabytes, justify, key, line, lines, wrap
 from mlxtune.tui.rooms import ROOMS, RoomEntry
-from mlxtune.tui.snapshot import RunView, Snapshot
 from mlxtune.tui.status import headline
 from mlxtune.tui.widgets.panel import Panel
+from mlxtune.workspace.index import RunView, Snapshot
 
 WIDE = 100  # minimum columns to show words
 ROOMY = 140  # minimum columns to show the run's name, too

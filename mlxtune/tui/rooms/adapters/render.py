@@ -15,7 +15,7 @@ from mlxtune.tui.paths import base_name
 from mlxtune.tui.render.bars import bar
 from mlxtune.tui.render.text import RECIPE_KEY, Part, age, cell, cut_middle, fold, key, line, lines, marked, wrap
 from mlxtune.tui.rooms.adapters.service import AdapterView, LibraryView
-from mlxtune.tui.verdict import verdict_style
+from mlxtune.tui.status import verdict_style
 
 KIND, SIZE, OUTCOME, RATE, AGE = 8, 8, 17, 7, 7  # widths of the list's columns
 WIDE = 72  # minimum width, in cells, to show the rate column
@@ -58,7 +58,7 @@ def list_row(adapter: AdapterView, active: bool, now: float, width: int) -> Cont
     """Draw one row of the list, starting at column 2. ``active`` marks the adapter that Chat uses."""
     width += 2
     score, problem = adapter.score, adapter.problem
-    glyph, token = ("✗", "$error") if problem else verdict_style(score.outcome, score.caveat) if score else verdict_style("")
+    glyph, token = ("✗", "$error") if problem else verdict_style(score.outcome, score.caveat) if score else ("○", "$muted")
     tags = ((f" {tag}", "$muted") for tag in adapter.tags)
     name = cell(
         line((_short_name(adapter.name, _name_width(width) - 1), "bold"), *tags, (" ● in use", "$primary") if active else ""),

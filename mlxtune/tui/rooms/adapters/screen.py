@@ -17,20 +17,20 @@ from mlxtune.adapters.export.formats import FORMATS, ExportFormat
 from mlxtune.adapters.export.start import PRECISIONS, require_packages
 from mlxtune.adapters.importers.importer import import_adapter
 from mlxtune.core.errors import MlxtuneError
+from mlxtune.core.files import file_stamp
 from mlxtune.core.text import one_line, plural
 from mlxtune.runs.registry import RUN_KINDS
 from mlxtune.tui.base import Room
-from mlxtune.tui.follow import file_stamp
 from mlxtune.tui.render.text import cut_rows
 from mlxtune.tui.rooms.adapters import render, service
 from mlxtune.tui.rooms.adapters.service import AdapterView, LibraryView
-from mlxtune.tui.snapshot import RunView, Snapshot
 from mlxtune.tui.widgets.dialog import ChoiceDialog, ChoiceOption, PromptDialog
 from mlxtune.tui.widgets.frame import FooterAction, Notice
 from mlxtune.tui.widgets.list import ListPanel
 from mlxtune.tui.widgets.page import PageScreen
 from mlxtune.tui.widgets.panel import Panel
 from mlxtune.tui.widgets.section import Section
+from mlxtune.workspace.index import RunView, Snapshot
 
 
 class AdaptersRoom(Room):

@@ -14,8 +14,9 @@ from mlxtune.adapters.export import start as exports
 from mlxtune.adapters.export.formats import FORMATS, ExportFormat, copy_adapter, copy_folder
 from mlxtune.adapters.export.tried import ExportedCopy, FailedExport, TriedExport, exported_copies, failed_export, tried_exports
 from mlxtune.core.errors import InputError
+from mlxtune.core.files import display_path
 from mlxtune.core.text import one_line, one_line_fields, size
-from mlxtune.tui.paths import display_path, relative_paths
+from mlxtune.tui.paths import relative_paths
 from mlxtune.workspace import control
 
 

@@ -15,7 +15,7 @@ from mlxtune.core.text import one_line, plural
 from mlxtune.tui.render.text import cell, error_rows, fold, key, line, lines, marked, wrap
 from mlxtune.tui.rooms.advice.service import InterviewLine
 from mlxtune.tui.rooms.evaluate.render import failure
-from mlxtune.tui.snapshot import RunView
+from mlxtune.workspace.index import RunView
 
 _VERDICTS = {
     "fine-tune": ("✓", "$success"),

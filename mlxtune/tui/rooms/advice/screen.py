@@ -18,13 +18,13 @@ from mlxtune.tui.base import Room
 from mlxtune.tui.render.text import cut_rows
 from mlxtune.tui.rooms.advice import render, service
 from mlxtune.tui.rooms.advice.service import Interview, InterviewLine
-from mlxtune.tui.snapshot import RecipeView, Snapshot
 from mlxtune.tui.widgets.dialog import PromptDialog
 from mlxtune.tui.widgets.frame import FooterAction
 from mlxtune.tui.widgets.list import ListPanel
 from mlxtune.tui.widgets.page import PageScreen
 from mlxtune.tui.widgets.panel import Panel
 from mlxtune.tui.widgets.section import Section
+from mlxtune.workspace.index import RecipeView, Snapshot
 
 
 class AdviceRoom(Room):

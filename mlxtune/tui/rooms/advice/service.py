@@ -15,8 +15,8 @@ from mlxtune.advice.verdict import Advice
 from mlxtune.core.errors import InputError
 from mlxtune.models import catalog
 from mlxtune.recipe import Recipe
-from mlxtune.tui.snapshot import RecipeView, RunView
 from mlxtune.workspace import control
+from mlxtune.workspace.index import RecipeView, RunView
 
 NONE_OPTION = "none"  # the multiple-choice option that means an empty selection
 

@@ -14,6 +14,7 @@ from textual.binding import Binding, BindingType
 from textual.containers import Container, Vertical
 
 from mlxtune.core.errors import MlxtuneError
+from mlxtune.core.files import FileStamp, display_path, file_stamp
 from mlxtune.core.text import one_line, plural
 from mlxtune.evaluation.blind.blind_session import BlindSession, PresentedPair, Vote
 from mlxtune.evaluation.blind.blind_status import export_votes
@@ -21,18 +22,17 @@ from mlxtune.evaluation.blind.votes import HEADLINE_QUESTION, QUESTIONS, BlindRe
 from mlxtune.evaluation.render.blind_table import rater_table, votes_table
 from mlxtune.evaluation.statistics.power import detectable_preference
 from mlxtune.tui.base import Room
-from mlxtune.tui.follow import FileStamp, file_stamp
-from mlxtune.tui.paths import display_path, relative_paths
+from mlxtune.tui.paths import relative_paths
 from mlxtune.tui.render.text import error_rows, lines
 from mlxtune.tui.rooms.blind import render, service
 from mlxtune.tui.rooms.blind.service import ArmPair
 from mlxtune.tui.rooms.evaluate.render import verdict_rows
-from mlxtune.tui.snapshot import RunView, Snapshot
 from mlxtune.tui.widgets.dialog import ChoiceDialog, ChoiceOption
 from mlxtune.tui.widgets.frame import FooterAction, Notice
 from mlxtune.tui.widgets.page import PageScreen
 from mlxtune.tui.widgets.panel import Panel
 from mlxtune.tui.widgets.section import Section
+from mlxtune.workspace.index import RunView, Snapshot
 
 State = Literal["choice", "vote", "end", "result"]
 PAIR_COUNTS = (10, 20, 40, 80)

@@ -12,7 +12,7 @@ from mlxtune.core.text import one_line, safe_text, speed
 from mlxtune.tui.paths import base_name
 from mlxtune.tui.render.text import cell, error_rows, fold, key, line, lines, wrap
 from mlxtune.tui.rooms.chat.service import AdapterOption, ChatReply, ChatService, Exchange
-from mlxtune.tui.snapshot import RunView
+from mlxtune.workspace.index import RunView
 
 if TYPE_CHECKING:
     from mlxtune.evaluation.scorers import Score

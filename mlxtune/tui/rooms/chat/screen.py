@@ -13,19 +13,19 @@ from textual.widgets import Input
 
 from mlxtune.adapters import library
 from mlxtune.core.errors import MachineError
+from mlxtune.core.files import file_stamp
 from mlxtune.core.text import one_line
 from mlxtune.models import bundled
 from mlxtune.tui.base import Room
-from mlxtune.tui.follow import file_stamp
 from mlxtune.tui.paths import base_name
 from mlxtune.tui.rooms.chat import render, service
 from mlxtune.tui.rooms.chat.service import BASE_ALONE, AdapterOption, ChatService
-from mlxtune.tui.snapshot import Snapshot
 from mlxtune.tui.widgets.dialog import ChoiceDialog, ChoiceOption, EditDialog
 from mlxtune.tui.widgets.frame import FooterAction, Notice
 from mlxtune.tui.widgets.panel import Panel
 from mlxtune.tui.widgets.scroll import ScrollPanel
 from mlxtune.tui.widgets.section import Section
+from mlxtune.workspace.index import Snapshot
 
 REDRAW_DELAY = 0.06  # seconds between two redraws of a streaming answer
 _STILL_ANSWERING = Notice(

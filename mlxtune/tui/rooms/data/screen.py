@@ -19,7 +19,6 @@ from mlxtune.tui.render.text import cell, error_rows, fold, line, lines
 from mlxtune.tui.rooms.data import render, service
 from mlxtune.tui.rooms.source_room import SourceRoom
 from mlxtune.tui.session_manager import decision_notice
-from mlxtune.tui.snapshot import Snapshot
 from mlxtune.tui.source_session import ORDERS, SourceSession
 from mlxtune.tui.widgets.dialog import ChoiceDialog, ChoiceOption, PromptDialog
 from mlxtune.tui.widgets.frame import FooterAction, Notice, RoomFooter
@@ -27,6 +26,7 @@ from mlxtune.tui.widgets.list import ListPanel, MarkableList
 from mlxtune.tui.widgets.panel import Panel
 from mlxtune.tui.widgets.scroll import ScrollPanel
 from mlxtune.tui.widgets.section import Section
+from mlxtune.workspace.index import Snapshot
 
 _CHART_HEIGHTS = (4, 5)  # heights of the histogram on a short and on a tall screen
 

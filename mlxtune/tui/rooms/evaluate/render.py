@@ -31,8 +31,8 @@ from mlxtune.tui.render.bars import axis, bar, interval
 from mlxtune.tui.render.output_text import Span, is_caret_row, output_rows
 from mlxtune.tui.render.text import RECIPE_KEY, Part, cell, cut_rows, fold, key, line, lines, marked, wrap
 from mlxtune.tui.rooms.evaluate.service import LoadedReport, RowFilter
-from mlxtune.tui.snapshot import RunView
-from mlxtune.tui.verdict import VERDICT_STYLES
+from mlxtune.tui.status import verdict_style
+from mlxtune.workspace.index import RunView
 
 NAME, FIGURES, GAP = 19, 14, 4  # cells of an arm's name, of its rate with interval, and between two metrics
 _ROLES = {"system": "◇", "developer": "◇", "user": "○", "assistant": "●", "tool": "▷"}
@@ -78,7 +78,7 @@ def verdict(
 
 def verdict_rows(outcome: str, text: str, width: int) -> list[Content]:
     """Draw a verdict after its glyph, with its first word in the outcome's color."""
-    glyph, token = VERDICT_STYLES.get(outcome, ("◐", "$primary"))
+    glyph, token = verdict_style(outcome)
     start = f"{outcome[:1].upper()}{outcome[1:]}."
     first, *rest = marked(glyph, token, text, width)
     return [first.stylize(f"bold {token}", 4, 4 + len(start)) if outcome and text.startswith(start) else first, *rest]
@@ -93,7 +93,7 @@ def _verdict_notes(loaded: LoadedReport) -> list[tuple[str, str, str]]:
     for other in loaded.reference_comparisons:
         label, change = metric_label(other.metric), change_text(other.low, other.change, other.high)
         text = f"{label[:1].upper()}{label[1:]}, outside the contract: {change} points, {other.outcome}."
-        notes.append((*VERDICT_STYLES.get(other.outcome, ("·", "$muted")), text))
+        notes.append((*verdict_style(other.outcome), text))
     how = " n can evaluate all of them; to choose how many, raise it in Plan first." if "evaluation.rows" in loaded.remedy else ""
     texts = (_margins(loaded), f"{loaded.remedy}{how}", compared_pairs_text(report), report.facts.get("moved", ""))
     notes += [(" ", "", one_line(text)) for text in texts if text]
@@ -434,7 +434,7 @@ def off_task_page(
 def contrast_page(result: EvaluationComparison, width: int) -> list[Content]:
     """Draw which of two reports is better, and on which metrics."""
     rows = [
-        *marked(*VERDICT_STYLES.get(result.headline.outcome, ("·", "$muted")), one_line(result.verdict), width, "bold"),
+        *marked(*verdict_style(result.headline.outcome), one_line(result.verdict), width, "bold"),
         Content(""),
     ]
     text = f"{one_line(result.second)} compared with {one_line(result.first)}: {result.scope}."

@@ -13,11 +13,13 @@ from textual.containers import Container, Vertical
 from textual.content import Content
 
 from mlxtune.core.errors import MlxtuneError
+from mlxtune.core.files import display_path
 from mlxtune.core.text import one_line, plural
 from mlxtune.evaluation.compare import EvaluationComparison, compare_evaluations, find_side
 from mlxtune.evaluation.drilldown import ScoredRow
 from mlxtune.evaluation.evidence import load_off_task
 from mlxtune.evaluation.failure_groups import EVERY_KIND, failure_groups
+from mlxtune.evaluation.history import evaluations
 from mlxtune.evaluation.off_task.prompts import OffTaskPrompt
 from mlxtune.evaluation.render.wording import perplexities, verdict_arms
 from mlxtune.evaluation.report import EvaluationReport
@@ -28,12 +30,10 @@ from mlxtune.recipe import load
 from mlxtune.runs.registry import Run
 from mlxtune.tui.base import Room
 from mlxtune.tui.generate_flow import choose_teacher
-from mlxtune.tui.paths import display_path
 from mlxtune.tui.render.text import ago, error_rows, fold, lines
 from mlxtune.tui.rooms.evaluate import render, service
 from mlxtune.tui.rooms.evaluate.paired_table import PairedTable
 from mlxtune.tui.rooms.evaluate.service import ArmWork, FilteredRows, LoadedReport, RowFilter, arm_title
-from mlxtune.tui.snapshot import RecipeView, RunView, Snapshot
 from mlxtune.tui.widgets.dialog import ChoiceDialog, ChoiceOption
 from mlxtune.tui.widgets.frame import FooterAction, Notice
 from mlxtune.tui.widgets.list import ListPanel
@@ -41,6 +41,7 @@ from mlxtune.tui.widgets.page import PageScreen
 from mlxtune.tui.widgets.panel import FocusPanel, Panel
 from mlxtune.tui.widgets.section import Section
 from mlxtune.workspace import control
+from mlxtune.workspace.index import RecipeView, RunView, Snapshot
 
 REFERENCE = "reference"
 CONTINUE = "continue"
@@ -574,12 +575,11 @@ class EvaluateRoom(Room):
 
     def _choose_arms(self, run: Run | None, path: Path) -> None:
         """Count what the arms answer, then ask for them."""
-        finished = [view.run for view in self._finished]
         ask = partial(self._ask_for_arms, run)
 
         def count() -> ArmWork:
             recipe = run.recipe() if run and path.parent == run.folder else load(path)
-            return service.count_work(recipe, run, finished)
+            return service.count_work(recipe, run, evaluations(self.app.workspace))
 
         self.app.run_job(count, ask, busy="Counting the held-out rows.", holds_keys=True)
 

@@ -6,7 +6,6 @@ import importlib.util
 import tomllib
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -19,6 +18,7 @@ from mlxtune.evaluation import report as reports
 from mlxtune.evaluation.arms import BASE, ENDPOINT, PARENT, TUNED, is_tuned
 from mlxtune.evaluation.drilldown import CellName, Drilldown, ScoredRow
 from mlxtune.evaluation.follow_up import follow_up
+from mlxtune.evaluation.history import Evaluation
 from mlxtune.evaluation.off_task.prompts import OFF_TASK, load_prompts
 from mlxtune.evaluation.report import EvaluationReport
 from mlxtune.evaluation.scorers import CONTRACT
@@ -229,7 +229,7 @@ class ArmWork:
         return text
 
 
-def count_work(recipe: Recipe, run: Run | None, evaluations: Sequence[Run]) -> ArmWork:
+def count_work(recipe: Recipe, run: Run | None, earlier: Sequence[Evaluation]) -> ArmWork:
     """Read the rows, and return what the arms of ``recipe`` answer, with the adapter of ``run`` if there is one.
 
     Raise ``DataError`` if the rows or the off-task prompts cannot be read, or if no held-out row has a prompt.
@@ -241,7 +241,7 @@ def count_work(recipe: Recipe, run: Run | None, evaluations: Sequence[Run]) -> A
     held_out = prompt_rows(parts.test)
     rows, prompts = sample_rows(held_out, section.rows), load_prompts(recipe) if run else ()
     limit = "twice the tokens of the longest reference answer" if section.max_tokens == AUTO else f"{section.max_tokens:,} tokens"
-    earlier = _earlier_evaluations(evaluations)
+    earlier = [one for one in earlier if one.recipe_exists]
     row_seconds, off_task_seconds = None, _off_task_seconds(earlier, recipe) if prompts else None
     if report := _similar_evaluation(earlier, recipe):
         row_seconds = report.arms[0].seconds / report.facts["rows"]
@@ -271,23 +271,7 @@ def count_work(recipe: Recipe, run: Run | None, evaluations: Sequence[Run]) -> A
     )
 
 
-@dataclass(frozen=True)
-class _EarlierEvaluation:
-    run: Run
-    recipe: Recipe
-    report: EvaluationReport
-
-
-def _earlier_evaluations(evaluations: Sequence[Run]) -> list[_EarlierEvaluation]:
-    """Load those of ``evaluations`` that can be read."""
-    earlier = []
-    for run in evaluations:
-        with suppress(MlxtuneError):
-            earlier.append(_EarlierEvaluation(run, run.recipe(), reports.load(run.folder)))
-    return earlier
-
-
-def _similar_evaluation(earlier: Sequence[_EarlierEvaluation], recipe: Recipe) -> EvaluationReport | None:
+def _similar_evaluation(earlier: Sequence[Evaluation], recipe: Recipe) -> EvaluationReport | None:
     """Return the newest evaluation in which the base of ``recipe`` was not cached and had the same limits."""
     for item in earlier:
         base = item.report.arms[0]
@@ -297,7 +281,7 @@ def _similar_evaluation(earlier: Sequence[_EarlierEvaluation], recipe: Recipe) -
     return None
 
 
-def _answered_rows(earlier: Sequence[_EarlierEvaluation], recipe: Recipe, run_id: str) -> defaultdict[str, set[str]]:
+def _answered_rows(earlier: Sequence[Evaluation], recipe: Recipe, run_id: str) -> defaultdict[str, set[str]]:
     """Return the IDs of the rows that each arm has answered within the limits of ``recipe``, with the adapter of ``run_id`` if tuned."""
     answered = defaultdict[str, set[str]](set)
     for item in (item for item in earlier if _limits(item.recipe) == _limits(recipe)):
@@ -309,13 +293,13 @@ def _answered_rows(earlier: Sequence[_EarlierEvaluation], recipe: Recipe, run_id
     return answered
 
 
-def _off_task_arms(earlier: Sequence[_EarlierEvaluation], recipe: Recipe, run_id: str) -> set[str]:
+def _off_task_arms(earlier: Sequence[Evaluation], recipe: Recipe, run_id: str) -> set[str]:
     """Return which arms have answered the off-task prompts of ``recipe``: the base, and the tuned arm with the adapter of ``run_id``."""
     same = [item.report for item in earlier if item.report.off_task and _off_task_work(item.recipe) == _off_task_work(recipe)]
     return {BASE for _ in same} | {TUNED for report in same if report.facts.get("run") == run_id}
 
 
-def _off_task_seconds(earlier: Sequence[_EarlierEvaluation], recipe: Recipe) -> float | None:
+def _off_task_seconds(earlier: Sequence[Evaluation], recipe: Recipe) -> float | None:
     """Return how long the base took for the off-task prompts when it last answered them, if it did."""
     for item in earlier:
         for event in read_all(item.run.folder) if _off_task_work(item.recipe) == _off_task_work(recipe) else ():

@@ -16,7 +16,6 @@ from mlxtune.core.text import one_line, plural
 from mlxtune.data.review import Action
 from mlxtune.tui.rooms.groups import render, service
 from mlxtune.tui.rooms.source_room import SourceRoom
-from mlxtune.tui.snapshot import Snapshot
 from mlxtune.tui.source_session import SourceSession
 from mlxtune.tui.widgets.dialog import PromptDialog
 from mlxtune.tui.widgets.frame import FooterAction, Notice, RoomFooter
@@ -24,6 +23,7 @@ from mlxtune.tui.widgets.list import ListPanel, MarkableList
 from mlxtune.tui.widgets.panel import Panel
 from mlxtune.tui.widgets.row_reader import RowReader
 from mlxtune.tui.widgets.section import Section
+from mlxtune.workspace.index import Snapshot
 
 if TYPE_CHECKING:  # they load numpy
     from mlxtune.data.groups import RowGroup

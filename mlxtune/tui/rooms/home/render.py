@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from textual.content import Content
 
 from mlxtune.core.text import one_line
+from mlxtune.present.labels import word
 from mlxtune.present.run import STATUS_LABELS
 from mlxtune.runs.registry import RUN_KINDS
 from mlxtune.tui.next_step import NextStep, WorkflowStage
 from mlxtune.tui.render.bars import bar
 from mlxtune.tui.render.text import age, cell, clickable, fold, key, line, lines
 from mlxtune.tui.rooms import ROOMS
-from mlxtune.tui.snapshot import RunView, Snapshot
-from mlxtune.tui.status import brief_result
-from mlxtune.tui.verdict import VERDICT_STYLES, MetricChange, VerdictView
+from mlxtune.tui.status import brief_result, verdict_style
+from mlxtune.workspace.index import RunView, Snapshot
+
+if TYPE_CHECKING:
+    from mlxtune.evaluation.history import Evaluation
+    from mlxtune.evaluation.report import Rate
 
 
 def next_step(step: NextStep, width: int, tall: bool) -> Content:
@@ -58,21 +63,19 @@ def run_row(runs: Sequence[RunView], now: float, index: int, width: int) -> Cont
     ).truncate(max(width, 0))
 
 
-def changes(views: Sequence[RunView], limit: int, width: int) -> Content:
+def changes(snapshot: Snapshot, views: Sequence[RunView], limit: int, width: int) -> Content:
     """Return a row for each of the first ``limit`` runs of any kind that have ended, and the number of the others."""
-    rows = [_ended(view).truncate(max(width, 0), ellipsis=True) for view in views[:limit]]
+    rows = [_ended(view, snapshot).truncate(max(width, 0), ellipsis=True) for view in views[:limit]]
     if len(views) > limit:
         rows.append(line("    ", (f"and {len(views) - limit:,} more", "$faint")))
     return lines(*rows)
 
 
-def _ended(view: RunView) -> Content:
+def _ended(view: RunView, snapshot: Snapshot) -> Content:
     sign = STATUS_LABELS[view.status]
     noun = "" if view.run.kind == "train" else f"{RUN_KINDS[view.run.kind].noun} of "
-    verdict = str(dict(view.state.summary).get("verdict", ""))  # of an evaluation: “Better. …”
-    outcome = verdict.partition(".")[0].lower()
-    outcome = outcome if outcome in VERDICT_STYLES else sign.text
-    return line("  ", (sign.glyph, f"bold ${sign.style}"), " ", f"{noun}{view.name}", (f", {outcome}", "$muted"))
+    verdict = next((one.outcome for one in snapshot.verdicts if one.run.folder == view.run.folder and one.outcome), "")
+    return line("  ", (sign.glyph, f"bold ${sign.style}"), " ", f"{noun}{view.name}", (f", {word(verdict) or sign.text}", "$muted"))
 
 
 def best_title(snapshot: Snapshot) -> str:
@@ -81,41 +84,47 @@ def best_title(snapshot: Snapshot) -> str:
     return "Last evaluated" if best is None else "Best so far" if best.caveat else "Best adapter"
 
 
-def best_adapter(verdict: VerdictView, newest: VerdictView | None, names: Mapping[str, str], width: int) -> Content:
+def best_adapter(verdict: Evaluation, newest: Evaluation | None, names: Mapping[str, str], width: int) -> Content:
     """Return an adapter's rates next to its rival's, and the newest verdict if it is about another one. Empty without adapters.
 
     ``names`` has the names of renamed adapters.
     """
-    if not verdict.metrics:
+    if not verdict.changes:
         return Content("")  # Textual asks a hidden panel for its height, too
     name = one_line(names.get(verdict.run_id, verdict.name), 60)
     rows = [line("  ", cell(name, width - 2, "bold")), Content("")]
-    for metric in _key_metrics(verdict.metrics):
+    for metric in key_metrics(verdict.changes):
         rows += [*_metric(metric, verdict, width), Content("")]
     outcome = verdict.outcome.capitalize()
     if verdict.caveat:
         body = fold(f"{outcome}, but not recommended: {verdict.caveat}.", width - 2, "    ", "$warning")
         rows.append(line(("  ! ", "bold $warning"), body[4:]))
     else:
-        than = "on" if verdict.outcome == "cannot tell" else f"than {verdict.rival} on"
-        label = (f"  {verdict.glyph} {outcome}", f"bold {verdict.token}")
+        than = "on" if verdict.outcome == "cannot tell" else f"than {one_line(verdict.rival.name)} on"
+        glyph, token = verdict_style(verdict.outcome)
+        label = (f"  {glyph} {outcome}", f"bold {token}")
         rows.append(line(label, (f" {than} {verdict.rows:,} rows", "$muted")))
     if newest and newest.outcome and newest.run_id != verdict.run_id:
         caveat = ", but not recommended" if newest.caveat else ""
-        glyph = (f"  {newest.glyph} ", f"bold {newest.token}")
-        rows.append(cell(line(glyph, (f"newest: {newest.name}, {newest.outcome}{caveat}", "$muted")), width))
+        glyph, token = verdict_style(newest.outcome, newest.caveat)
+        text = f"newest: {one_line(newest.name)}, {word(newest.outcome)}{caveat}"
+        rows.append(cell(line((f"  {glyph} ", f"bold {token}"), (text, "$muted")), width))
     return lines(*rows)
 
 
-def _key_metrics(metrics: Sequence[MetricChange]) -> list[MetricChange]:
+def key_metrics(changes: Sequence[tuple[Rate, Rate]]) -> list[tuple[Rate, Rate]]:
     """Return the metric of the contract that changed most, if any did, and the whole contract."""
-    *parts, contract = metrics
-    changed = [metric for metric in parts if metric.after != metric.before]
-    return [*sorted(changed, key=lambda metric: -abs(metric.after - metric.before))[:1], contract]
+    *parts, contract = changes
+    changed = [(before, after) for before, after in parts if after.share != before.share]
+    return [*sorted(changed, key=lambda change: -abs(change[1].share - change[0].share))[:1], contract]
 
 
-def _metric(metric: MetricChange, verdict: VerdictView, width: int) -> list[Content]:
-    names = max(len(verdict.rival), len(verdict.arm)) + 2
+def _metric(change: tuple[Rate, Rate], verdict: Evaluation, width: int) -> list[Content]:
+    from mlxtune.evaluation.scorers.registry import metric_label  # the report was read, so this is loaded
+
+    before, after = change
+    rival, arm = one_line(verdict.rival.name), one_line(verdict.subject.name)
+    names = max(len(rival), len(arm)) + 2
     space = width - names - 11
 
     def row(arm: str, share: float, bar_style: str, style: str) -> Content:
@@ -123,7 +132,7 @@ def _metric(metric: MetricChange, verdict: VerdictView, width: int) -> list[Cont
         return line("  ", cell(arm, names), bar(share, space, bar_style), figure)
 
     return [
-        line("  ", cell(metric.name, width - 2, "$muted")),
-        row(verdict.rival, metric.before, "$muted", "$muted"),
-        row(verdict.arm, metric.after, "$primary", "bold"),
+        line("  ", cell(metric_label(after.metric), width - 2, "$muted")),
+        row(rival, before.share, "$muted", "$muted"),
+        row(arm, after.share, "$primary", "bold"),
     ]

@@ -15,11 +15,11 @@ from mlxtune.tui.base import Room
 from mlxtune.tui.next_step import NextStep, next_step, of_recipe, workflow
 from mlxtune.tui.render.text import ago
 from mlxtune.tui.rooms.home import render
-from mlxtune.tui.snapshot import RunView, Snapshot
 from mlxtune.tui.widgets.frame import FooterAction
 from mlxtune.tui.widgets.list import ListPanel
 from mlxtune.tui.widgets.panel import FocusPanel, Panel
 from mlxtune.tui.widgets.section import Section
+from mlxtune.workspace.index import RunView, Snapshot
 
 
 class NextPanel(FocusPanel):
@@ -99,7 +99,7 @@ class HomeRoom(Room):
         self.query_one("#workflow-picture", Panel).update(lambda width, height: render.workflow(stages, width, height, tall))
         verdict, runs = snapshot.best or snapshot.newest_outcome, snapshot.runs
         best = self.query_one("#best", Section)
-        best.set_class(verdict is None or not verdict.metrics, "-away")
+        best.set_class(verdict is None or not verdict.changes, "-away")
         if verdict:
             best.head.set(title=render.best_title(snapshot))
             panel = self.query_one("#best-picture", Panel)
@@ -110,7 +110,7 @@ class HomeRoom(Room):
         self.query_one("#home-changes").display = bool(changes)
         self.query_one("#home-changes", Section).head.set(note=ago(snapshot.now - last_visit))
         limit = 4 if tall else 2
-        self.query_one("#changes-picture", Panel).update(lambda width, _height: render.changes(changes, limit, width))
+        self.query_one("#changes-picture", Panel).update(lambda width, _height: render.changes(snapshot, changes, limit, width))
         self.query_one("#runs").display = bool(runs)
         self.query_one(".right").display = bool(runs or changes) or verdict is not None
         cursor = next((index for index, view in enumerate(runs) if view.id == self._run_id), 0)

@@ -30,7 +30,6 @@ from mlxtune.tui.paths import relative_paths
 from mlxtune.tui.render.text import cut_rows, key, lines
 from mlxtune.tui.rooms.plan import render
 from mlxtune.tui.rooms.plan.service import MissingBaseError, PlanResult, PlanService, describe_base
-from mlxtune.tui.snapshot import RecipeView, Snapshot
 from mlxtune.tui.widgets.dialog import ChoiceDialog, ChoiceOption
 from mlxtune.tui.widgets.field import Field
 from mlxtune.tui.widgets.frame import FooterAction, Notice
@@ -38,6 +37,7 @@ from mlxtune.tui.widgets.list import ListPanel
 from mlxtune.tui.widgets.page import PageScreen
 from mlxtune.tui.widgets.panel import Panel
 from mlxtune.tui.widgets.section import Section
+from mlxtune.workspace.index import RecipeView, Snapshot
 
 if TYPE_CHECKING:
     from mlxtune.planning.cost import Bill

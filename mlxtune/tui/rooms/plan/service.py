@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 from mlxtune.core.child_process import Progress, StoppableCall
 from mlxtune.core.errors import InputError
+from mlxtune.core.files import file_stamp
 from mlxtune.core.text import one_line
 from mlxtune.recipe import Recipe
-from mlxtune.tui.follow import file_stamp
 
 if TYPE_CHECKING:  # planning loads arrays and catalogs, and the first screen must not wait for them
     from mlxtune.data.split import Splits

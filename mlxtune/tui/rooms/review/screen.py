@@ -22,7 +22,6 @@ from mlxtune.tui.render.text import key, line
 from mlxtune.tui.rooms.review import render, service
 from mlxtune.tui.rooms.review.service import ContractCheck, RowPart, is_pair, parts_of
 from mlxtune.tui.rooms.source_room import SourceRoom
-from mlxtune.tui.snapshot import Snapshot
 from mlxtune.tui.source_session import SourceSession
 from mlxtune.tui.terminal_program import edit_in_terminal
 from mlxtune.tui.widgets.dialog import ChoiceDialog, ChoiceOption, PromptDialog
@@ -31,6 +30,7 @@ from mlxtune.tui.widgets.frame import FooterAction, Notice
 from mlxtune.tui.widgets.panel import FocusPanel, Panel
 from mlxtune.tui.widgets.row_reader import Lines, RowReader
 from mlxtune.tui.widgets.section import Section
+from mlxtune.workspace.index import Snapshot
 
 _MAX_DRAFTS = 100  # kept after a restart
 _PAUSE = 60.0  # seconds; a longer gap between two decisions counts as a break

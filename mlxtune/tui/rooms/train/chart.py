@@ -15,8 +15,8 @@ from textual.message import Message
 from mlxtune.runs.state import RunState, Step, Validation
 from mlxtune.tui.render.charts import Curve, Points, Series, draw_chart, plot_size, scale, smooth
 from mlxtune.tui.render.text import Part, line
-from mlxtune.tui.snapshot import RunView
 from mlxtune.tui.widgets.panel import FocusPanel
+from mlxtune.workspace.index import RunView
 
 _ABOUT = (
     "The run's steps: raw values are faint, the smoothed line is colored, ◆ is a validation. The axis spans the whole run, so the "

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, ClassVar
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 
+from mlxtune.core.files import file_stamp
 from mlxtune.runs.queue import FILE, Queue, QueueEntry
-from mlxtune.tui.follow import file_stamp
 from mlxtune.tui.rooms.train import queue_render
 from mlxtune.tui.widgets.dialog import ChoiceDialog, ChoiceOption
 from mlxtune.tui.widgets.list import ListPanel
@@ -18,7 +18,7 @@ from mlxtune.tui.widgets.panel import Panel
 from mlxtune.tui.widgets.section import Section
 
 if TYPE_CHECKING:
-    from mlxtune.tui.snapshot import RecipeView
+    from mlxtune.workspace.index import RecipeView
 
 _COMMANDS = (
     ChoiceOption("train", "Train", "then evaluate the adapter"),

@@ -9,13 +9,14 @@ from collections.abc import Sequence
 from textual.content import Content
 
 from mlxtune.core.text import duration, plural, speed
-from mlxtune.present.run import LogLine, sample_verdict, work_text
+from mlxtune.present.run import LogLine, log_line, sample_verdict, work_text
+from mlxtune.runs.events import Event
 from mlxtune.runs.state import RunState, Sample, Work
 from mlxtune.tui.render.bars import bar, memory_style, spark
 from mlxtune.tui.render.text import RECIPE_KEY, Part, cell, fold, gigabytes, key, line, lines, wrap
-from mlxtune.tui.snapshot import RunView, Snapshot, recipe_summary
-from mlxtune.tui.status import can_resume, last_checkpoint, nan_step, time_left
+from mlxtune.tui.status import nan_step, time_left
 from mlxtune.tui.widgets.frame import Notice
+from mlxtune.workspace.index import RunView, Snapshot, recipe_summary
 
 _SAMPLE_ROWS = 7  # maximum rows per answer next to the chart
 _LOG_INDENT = 15  # cells before the text: gutter, clock time, glyph
@@ -122,8 +123,8 @@ def banner(view: RunView, snapshot: Snapshot, free: bool, width: int) -> Content
 
     ``free``: whether nothing else is running, so that this run can be resumed.
     """
-    state, saved = view.state, last_checkpoint(view)
-    resume = key("r", f"resume from {saved:,}", "screen.resume") if free and can_resume(view) and saved is not None else None
+    state, saved = view.state, view.checkpoint
+    resume = key("r", f"resume from {saved:,}", "screen.resume") if free and view.can_resume and saved is not None else None
     match view.status:
         case "quiet":
             fact = f"No events for {duration(snapshot.now - view.updated)}."
@@ -153,7 +154,7 @@ def banner(view: RunView, snapshot: Snapshot, free: bool, width: int) -> Content
 
 def _loss_if_stopped(view: RunView) -> str:
     """Describe which steps would have to run again."""
-    saved = last_checkpoint(view)
+    saved = view.checkpoint
     if saved is None:
         return "No checkpoint was saved, so a new run would start from the beginning."
     lost = view.state.step - saved
@@ -239,10 +240,17 @@ def _wrap_answer(output: str, width: int) -> list[str]:
 # The log
 
 
-def log(entries: Sequence[LogLine], width: int, height: int) -> Content:
-    """Return the last lines that fit, each truncated to ``width``."""
-    newest = entries[-max(height, 1) :]
-    rows = (line(*_log_lead(entry), cell(entry.text, width - _LOG_INDENT).rstrip()) for entry in newest)
+def log(events: Sequence[Event], last: Sequence[LogLine], width: int, height: int) -> Content:
+    """Return the last lines that fit, each truncated to ``width``, with only the last of several consecutive steps."""
+    newest, after_step = [*last[::-1]], False
+    for event in reversed(events):
+        if len(newest) >= max(height, 1):
+            break
+        is_step = event["type"] == "step"
+        if not (is_step and after_step) and (entry := log_line(event)):
+            newest.append(entry)
+            after_step = is_step
+    rows = (line(*_log_lead(entry), cell(entry.text, width - _LOG_INDENT).rstrip()) for entry in newest[::-1])
     return lines(*(row.truncate(max(width, 0)) for row in rows))
 
 

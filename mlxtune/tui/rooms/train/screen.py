@@ -10,7 +10,7 @@ from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
 from textual.content import Content
 
-from mlxtune.present.run import STATUS_LABELS, LogLine
+from mlxtune.present.run import STATUS_LABELS, LogLine, log_line
 from mlxtune.runs import queue
 from mlxtune.runs.state import RunState
 from mlxtune.runs.status import ACTIVE
@@ -18,13 +18,13 @@ from mlxtune.tui.base import Room
 from mlxtune.tui.render.text import ago
 from mlxtune.tui.rooms.train import render
 from mlxtune.tui.rooms.train.chart import LOSS, ChartMetric, RunChart, available_metrics
-from mlxtune.tui.snapshot import RunView, Snapshot, with_history
-from mlxtune.tui.status import brief_result, can_resume
+from mlxtune.tui.status import brief_result
 from mlxtune.tui.widgets.dialog import ChoiceDialog, ChoiceOption
 from mlxtune.tui.widgets.frame import FooterAction
 from mlxtune.tui.widgets.page import PageScreen
 from mlxtune.tui.widgets.panel import FocusPanel, Panel
 from mlxtune.tui.widgets.section import Section
+from mlxtune.workspace.index import RunView, Snapshot, with_history
 
 _MAX_COMPARED = 20  # runs to choose from
 
@@ -119,8 +119,7 @@ class TrainRoom(Room):
         if state.samples:
             self.query_one(SamplesPanel).update(lambda width, height: render.samples(state.samples, width, height))
             self.query_one("#samples", Section).head.set(note=f"step {state.samples[-1].step:,}")
-        log = (*view.short_log, *_process_lines(view)[-2:])
-        self.query_one(LogPanel).update(lambda width, height: render.log(log, width, height))
+        self.query_one(LogPanel).update(lambda width, height: render.log(view.log, _process_lines(view)[-2:], width, height))
 
     def _metric(self, state: RunState) -> ChartMetric:
         return next((metric for metric in available_metrics(state) if metric.id == self._metric_id), LOSS)
@@ -167,7 +166,7 @@ class TrainRoom(Room):
         possible = [
             (can_stop, FooterAction("s", "stop", "stop", "save a checkpoint and stop after confirmation; r resumes the run")),
             (
-                can_resume(view) and self.app.accelerator_free,
+                view.can_resume and self.app.accelerator_free,
                 FooterAction("r", "resume", "resume", "resume from the newest checkpoint"),
             ),
             *((True, action) for action in new),
@@ -260,7 +259,11 @@ class TrainRoom(Room):
 
     def action_log_page(self) -> None:
         def rows(width: int) -> list[Content]:
-            return render.log_rows((*view.log, *_process_lines(view)), width) if (view := self.view) else []
+            return (
+                render.log_rows((*filter(None, map(log_line, view.log)), *_process_lines(view)), width)
+                if (view := self.view)
+                else []
+            )
 
         self.app.push_screen(PageScreen("Log", rows, at_end=True))
 

@@ -8,17 +8,17 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 
 from mlxtune.core.errors import MlxtuneError
+from mlxtune.core.files import file_stamp
 from mlxtune.training.search import board as boards
 from mlxtune.training.search.leaderboard import Entry, Leaderboard, read_leaderboard
-from mlxtune.tui.follow import file_stamp
 from mlxtune.tui.rooms.train import search_render
-from mlxtune.tui.snapshot import RunView
 from mlxtune.tui.widgets.frame import Notice
 from mlxtune.tui.widgets.list import ListPanel
 from mlxtune.tui.widgets.page import PageScreen
 from mlxtune.tui.widgets.panel import Panel
 from mlxtune.tui.widgets.section import Section
 from mlxtune.workspace import control
+from mlxtune.workspace.index import RunView
 
 
 class SearchPage(PageScreen):

@@ -11,7 +11,7 @@ from mlxtune.training.search.leaderboard import Entry, Leaderboard
 from mlxtune.tui.render.bars import interval
 from mlxtune.tui.render.charts import Curve, Series, draw_chart
 from mlxtune.tui.render.text import Part, cell, fold, key, line, lines, marked
-from mlxtune.tui.snapshot import RunView
+from mlxtune.workspace.index import RunView
 
 _OUT = ("pruned", "not_started", "not_continued", "dropped")
 _VALUE, _FIGURE, _BAR = 8, 7, 25  # cells

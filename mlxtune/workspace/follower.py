@@ -1,22 +1,21 @@
-"""Follow a run's event log. Each event is folded and described once, even if a crash or a resume rewrites the file."""
+"""Follow a run's event log. Each event is applied once, even if a crash or a resume rewrites the file."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, cast
 
 from mlxtune.core.errors import InputError
+from mlxtune.core.files import FileStamp, file_stamp
 from mlxtune.core.text import one_line, safe_text
-from mlxtune.present.run import LogLine, log_line
 from mlxtune.runs import events
 from mlxtune.runs.events import Event
 from mlxtune.runs.registry import Run
 from mlxtune.runs.state import RunState, refused_state
 
-FileStamp = tuple[int, int, int]
-
 _MULTILINE = frozenset({"prompt", "output"})  # fields that keep their line breaks
+
+_PROGRESS = frozenset({"heartbeat", "reference", "replay", "validating", "arm.progress", "sample"})
 
 
 class Follower:
@@ -34,10 +33,8 @@ class Follower:
         self._next_seq = 0
         self._size = 0
         self.state = RunState()
-        self.log: list[LogLine] = []
-        self.short_log: list[LogLine] = []
+        self.log: list[Event] = []
         self.rows: tuple[int, int, int] | None = None
-        self._after_step = False
         self._dropped_history = False
 
     def drop_history(self) -> None:
@@ -45,7 +42,7 @@ class Follower:
         if not self._dropped_history:
             self._dropped_history = True
             self.state = replace(self.state, steps=self.state.steps[-1:], samples=[])
-            self.log, self.short_log = [], []
+            self.log = []
 
     def read(self) -> None:
         """Process newly added events. A file that shrank or has events out of order is read again from the start."""
@@ -70,22 +67,10 @@ class Follower:
             self._next_seq = new[-1]["seq"] + 1
         new = [_safe_event(event) for event in new]
         self.state = self.state.apply(new) if new else self.state
+        self.log += [event for event in new if event["type"] not in _PROGRESS]
         for event in new:
-            self._add_line(event)
-
-    def _add_line(self, event: Event) -> None:
-        line = log_line(event)
-        if event["type"] == "data.ready":
-            self.rows = event["train"], event["valid"], event["test"]
-        if line is None:
-            return
-        step = event["type"] == "step"
-        if step and self._after_step:
-            self.short_log[-1] = line
-        else:
-            self.short_log.append(line)
-        self.log.append(line)
-        self._after_step = step
+            if event["type"] == "data.ready":
+                self.rows = event["train"], event["valid"], event["test"]
 
     def process_output(self) -> tuple[str, ...]:
         """Return the last lines that the worker process printed, safe to display."""
@@ -94,15 +79,6 @@ class Follower:
             self._output_stamp = stamp
             self._output = tuple(one_line(line, 400) for line in self._run.log_tail(6))
         return self._output
-
-
-def file_stamp(path: Path) -> FileStamp | None:
-    """Return a file's modification time, size and inode, one of which changes when the file does. ``None`` if it does not exist."""
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_mtime_ns, status.st_size, status.st_ino
 
 
 def _safe_event(event: Event) -> Event:

@@ -1,6 +1,7 @@
-"""An immutable snapshot of a workspace, read from the event logs that workers write.
+"""The index of a workspace: its recipes, runs, evaluations, adapters, and verdicts.
 
-Every string in a snapshot that came from a dataset, a model or a file went through ``safe_text``, so widgets can show it as is.
+A :class:`WorkspaceIndex` reads the files once, and later only those whose modification times have changed. Every string in a
+:class:`Snapshot` that came from a dataset, a model or a file went through ``safe_text``, so it can be shown as is.
 """
 
 from __future__ import annotations
@@ -13,25 +14,25 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mlxtune.core.errors import MlxtuneError
+from mlxtune.core.errors import MachineError, MlxtuneError
+from mlxtune.core.files import FileStamp, display_path, file_stamp
 from mlxtune.core.journal import Tail
 from mlxtune.core.text import one_line, plural
 from mlxtune.data import check_cache, samples
 from mlxtune.data.check_cache import CheckOutcome
 from mlxtune.data.review import ReviewState, fold, journal_path
 from mlxtune.planning.machine import Memory, PowerState, memory, power
-from mlxtune.present.run import LogLine
 from mlxtune.recipe import Recipe, load
 from mlxtune.runs import registry
+from mlxtune.runs.events import Event
 from mlxtune.runs.registry import Run
 from mlxtune.runs.state import RunState
 from mlxtune.runs.status import ALIVE, RunStatus
-from mlxtune.tui.follow import FileStamp, Follower, file_stamp
-from mlxtune.tui.paths import display_path
-from mlxtune.tui.verdict import VerdictView, read_verdict
+from mlxtune.workspace.follower import Follower
 
 if TYPE_CHECKING:
     from mlxtune.evaluation.blind.blind_status import BlindStatus
+    from mlxtune.evaluation.history import Evaluation
 
 MACHINE_SECONDS = 2.0  # between two readings of memory and power
 SOURCE_SECONDS = 2.0  # between two reads of a source
@@ -47,8 +48,7 @@ class RunView:
     run: Run
     status: RunStatus
     state: RunState
-    log: tuple[LogLine, ...] = ()
-    short_log: tuple[LogLine, ...] = ()  # the log, with only the last of several consecutive step lines
+    log: tuple[Event, ...] = ()  # the events, without those that only show progress
     rows: tuple[int, int, int] | None = None  # train, validation, held out
     process_output: tuple[str, ...] = ()
     created: float = 0.0
@@ -76,17 +76,28 @@ class RunView:
         """The time of the run's last event, in seconds since the epoch."""
         return self.state.updated or self.created
 
+    @property
+    def checkpoint(self) -> int | None:
+        """The step of the newest checkpoint."""
+        return self.state.checkpoints[-1] if self.state.checkpoints else None
+
+    @property
+    def can_resume(self) -> bool:
+        """Whether the run ended early with a checkpoint, and not because of an error that would occur again."""
+        machine_error = self.status == "failed" and self.state.code == MachineError.exit_code
+        return (self.status in ("stopped", "crashed") or machine_error) and self.checkpoint is not None
+
 
 @lru_cache(maxsize=4)
 def with_history(view: RunView) -> RunView:
-    """Return ``view`` with all its steps, sample answers, and log lines, which are read from its log if it has ended."""
+    """Return ``view`` with all its steps, sample answers, and events, which are read from its log if it has ended."""
     if view.alive:
         return view
     follower = Follower(view.run)
     follower.read()
     if follower.state.updated != view.state.updated:  # the log was removed or has changed; the next snapshot shows that
         return view
-    return replace(view, state=follower.state, log=tuple(follower.log), short_log=tuple(follower.short_log))
+    return replace(view, state=follower.state, log=tuple(follower.log))
 
 
 @dataclass(frozen=True)
@@ -122,12 +133,17 @@ class Snapshot:
     searches: tuple[RunView, ...] = ()
     generations: tuple[RunView, ...] = ()
     exports: tuple[RunView, ...] = ()
-    verdicts: tuple[VerdictView, ...] = ()  # newest first, without those on a part of the rows of another one
+    verdicts: tuple[Evaluation, ...] = ()  # the evaluations that count, newest first: without those on a part of another one's rows
     memory: Memory | None = None
     power: PowerState = field(default_factory=PowerState)
-    best: VerdictView | None = None  # the best "better" verdict: preferably without a caveat, then by contract rate
     adapter_names: Mapping[str, str] = field(default_factory=dict)  # of renamed adapters, by run ID
     blind_status: BlindStatus | None = None  # of the most recent blind session of :attr:`newest_comparison`
+
+    @property
+    def best(self) -> Evaluation | None:
+        """The best adapter that is better than its rival: preferably one without a caveat, then by contract rate."""
+        better = [verdict for verdict in self.verdicts if verdict.outcome == "better"]
+        return max(better, key=lambda verdict: (not verdict.caveat, verdict.changes[-1][1].share), default=None)
 
     @property
     def live(self) -> RunView | None:
@@ -136,21 +152,21 @@ class Snapshot:
         return next((view for view in views if view.alive), None)
 
     @property
-    def verdict(self) -> VerdictView | None:
+    def verdict(self) -> Evaluation | None:
         """The verdict of the newest report."""
         return self.verdicts[0] if self.verdicts else None
 
     @property
-    def newest_outcome(self) -> VerdictView | None:
+    def newest_outcome(self) -> Evaluation | None:
         """The newest verdict on an adapter. A report without an adapter has none."""
         return next((verdict for verdict in self.verdicts if verdict.outcome), None)
 
     @property
-    def newest_comparison(self) -> VerdictView | None:
+    def newest_comparison(self) -> Evaluation | None:
         """The verdict of the newest report on two or more arms."""
-        return next((verdict for verdict in self.verdicts if verdict.metrics), None)
+        return next((verdict for verdict in self.verdicts if verdict.changes), None)
 
-    def verdict_on(self, run_id: str) -> VerdictView | None:
+    def verdict_on(self, run_id: str) -> Evaluation | None:
         """Return the newest verdict on a run's adapter."""
         return next((verdict for verdict in self.verdicts if verdict.outcome and verdict.run_id == run_id), None)
 
@@ -170,7 +186,7 @@ class Snapshot:
         return next((view for view in self.runs if view.id == id), None)
 
 
-class Watcher:
+class WorkspaceIndex:
     """Reads a workspace repeatedly, and only its changes. Only one thread at a time may use it."""
 
     def __init__(self, workspace: Path, clock: Callable[[], float] = time.time) -> None:
@@ -180,7 +196,8 @@ class Watcher:
         self._views: dict[Path, RunView] = {}
         self._recipes: dict[Path, tuple[object, RecipeView]] = {}
         self._sources: dict[tuple[object, ...], _SourceWatch] = {}
-        self._verdicts: dict[Path, tuple[FileStamp, VerdictView | None]] = {}
+        self._evaluations: list[Evaluation] = []  # all that have a report, newest first
+        self._verdicts: tuple[Evaluation, ...] = ()
         self._blind: tuple[object, BlindStatus | None] = (None, None)
         self._names: tuple[FileStamp | None, dict[str, str]] = (None, {})
         self._machine_read_at = float("-inf")
@@ -195,7 +212,7 @@ class Watcher:
         folders = {view.run.folder for view in (*runs, *evals, *searches, *generations, *exports)}
         self._followers = {folder: follower for folder, follower in self._followers.items() if folder in folders}
         self._views = {folder: view for folder, view in self._views.items() if folder in folders}
-        verdicts, best = self._read_verdicts()
+        self._read_verdicts()
         self._read_machine(now)
         return Snapshot(
             now=now,
@@ -206,10 +223,9 @@ class Watcher:
             searches=searches,
             generations=generations,
             exports=exports,
-            verdicts=verdicts,
+            verdicts=self._verdicts,
             memory=self._memory,
             power=self._power,
-            best=best,
             adapter_names=self._read_names(),
             blind_status=self._read_blind_status(),
         )
@@ -233,8 +249,7 @@ class Watcher:
         old = self._views.get(run.folder)
         if old and old.state is follower.state and (old.status, old.process_output) == (status, output):
             return old
-        log, short_log = tuple(follower.log), tuple(follower.short_log)
-        view = RunView(run, status, follower.state, log, short_log, follower.rows, output, run.folder.stat().st_ctime)
+        view = RunView(run, status, follower.state, tuple(follower.log), follower.rows, output, run.folder.stat().st_ctime)
         self._views[run.folder] = view
         return view
 
@@ -265,21 +280,15 @@ class Watcher:
         self._recipes = views
         return tuple(view for _, view in views.values())
 
-    def _read_verdicts(self) -> tuple[tuple[VerdictView, ...], VerdictView | None]:
-        """Return the verdicts, newest first, and the best one. One that measured only a part of what another one did does not count."""
-        read: dict[Path, tuple[FileStamp, VerdictView | None]] = {}
-        for path in self.workspace.glob("evals/*/report.json"):
-            if stamp := file_stamp(path):
-                old = self._verdicts.get(path)
-                read[path] = old if old and old[0] == stamp else (stamp, read_verdict(path))
-        self._verdicts = read
-        newest_first = sorted(read.values(), key=lambda item: item[0], reverse=True)
-        found = [verdict for _, verdict in newest_first if verdict]
-        scopes = [verdict.scope for verdict in found if verdict.scope]
-        verdicts = tuple(one for one in found if not one.scope or not any(map(one.scope.is_part_of, scopes)))
-        better = [verdict for verdict in verdicts if verdict.outcome == "better" and verdict.metrics]
-        best = max(better, key=lambda verdict: (not verdict.caveat, verdict.metrics[-1].after), default=None)
-        return verdicts, best
+    def _read_verdicts(self) -> None:
+        """Read the evaluations. One that measured only a part of what another one did does not count."""
+        if not self._evaluations and next(self.workspace.glob("evals/*/report.json"), None) is None:
+            return
+        from mlxtune.evaluation import history  # loads a schema validator, which the first screen must not wait for
+
+        found = history.evaluations(self.workspace)
+        if found != self._evaluations:
+            self._evaluations, self._verdicts = found, tuple(history.counting(found))
 
     def _read_names(self) -> dict[str, str]:
         """Return the names of renamed adapters, by run ID."""
@@ -292,13 +301,11 @@ class Watcher:
         return self._names[1]
 
     def _read_blind_status(self) -> BlindStatus | None:
-        compared = {path: stamp for path, (stamp, verdict) in self._verdicts.items() if verdict and verdict.metrics}
-        newest = max(compared, key=lambda path: compared[path], default=None)
-        sessions = [path for path in newest.parent.glob("blind/*/votes.jsonl") if file_stamp(path)] if newest else []
-        last = max(sessions, key=lambda path: file_stamp(path) or (0, 0, 0), default=None)
-        stamp = (last, last and file_stamp(last))
-        if stamp != self._blind[0]:
-            self._blind = (stamp, _read_blind_status(last.parent) if last else None)
+        newest = next((one.run.folder for one in self._evaluations if one.changes), None)
+        sessions = [(stamp, path) for path in newest.glob("blind/*/votes.jsonl") if (stamp := file_stamp(path))] if newest else []
+        last = max(sessions, default=None)
+        if last != self._blind[0]:
+            self._blind = (last, _read_blind_status(last[1].parent) if last else None)
         return self._blind[1]
 
     def _read_machine(self, now: float) -> None:

@@ -1,0 +1,88 @@
+"""One index of the runs, recipes, and evaluations of a workspace, which reads only what has changed."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from evaluation_files import BAD, GOOD, write_evaluation
+
+from mlxtune.evaluation import history
+from mlxtune.evaluation.report import FILE
+from mlxtune.workspace import index
+from mlxtune.workspace.index import WorkspaceIndex
+
+
+@pytest.fixture(autouse=True)
+def _quiet_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(index, "power", lambda: None)
+
+
+def copied(folder: Path, name: str, seconds: float, **facts: object) -> Path:
+    """Copy an evaluation as one that finished ``seconds`` later, with changed facts."""
+    copy = folder.with_name(name)
+    shutil.copytree(folder, copy)
+    report = json.loads((copy / FILE).read_text())
+    (copy / FILE).write_text(json.dumps(report | {"facts": report["facts"] | facts}))
+    later = (folder / FILE).stat().st_mtime + seconds
+    os.utime(copy / FILE, (later, later))
+    return copy
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", '{"arms": []}', '{"arms": [{}], "comparisons": [], "facts": {}, "verdict": ""}', "\x00"]
+)
+def test_a_damaged_report_is_left_out(tmp_path: Path, text: str) -> None:
+    folder = write_evaluation(tmp_path)
+    (folder / FILE).write_text(text)
+    assert history.evaluations(tmp_path) == []
+
+
+def test_a_report_is_read_again_only_if_its_file_has_changed(tmp_path: Path) -> None:
+    folder = write_evaluation(tmp_path)
+    one = history.evaluations(tmp_path)
+    assert history.evaluations(tmp_path)[0] is one[0]
+    os.utime(folder / FILE, (1.0, 1.0))
+    assert history.evaluations(tmp_path)[0] is not one[0]
+
+
+def test_an_evaluation_has_its_facts_and_rates(tmp_path: Path) -> None:
+    folder = write_evaluation(tmp_path)
+    (one,) = history.evaluations(tmp_path)
+    assert (one.run.folder, one.name, one.run_id, one.adapter, one.rows) == (folder, "shop", "r", "a", 4)
+    assert (one.rival.name, one.subject.name) == ("base", "tuned")
+    before, after = one.changes[-1]
+    assert (after.metric, before.hits, after.hits) == ("contract", 1, 3)
+    assert one.recipe.name == "shop"
+
+
+def test_the_verdict_on_an_adapter_is_the_newest_or_the_same_on_more_rows(tmp_path: Path) -> None:
+    folder = write_evaluation(tmp_path)
+    ids = json.loads((folder / FILE).read_text())["facts"]["row_ids"]
+    copied(folder, "20261125-0900-shop", 60, row_ids=ids[:2], rows=2)
+    other = copied(folder, "20261125-1000-shop", 120, run="other", adapter="b")
+    found = history.evaluations(tmp_path)
+    assert [one.run.id for one in found] == ["20261125-1000-shop", "20261125-0900-shop", "20261124-1412-shop"]
+    assert [one.run.id for one in history.counting(found)] == ["20261125-1000-shop", "20261124-1412-shop"]
+    of_r, of_b = history.evaluation_of(found, "r"), history.evaluation_of(found, "", Path("b"))
+    assert of_r
+    assert of_b
+    assert (of_r.run.folder, of_b.run.folder) == (folder, other)
+    assert history.evaluation_of(found, "none") is None
+
+
+def test_the_index_keeps_unchanged_verdicts_and_finds_the_best(tmp_path: Path) -> None:
+    many = 30
+    folder = write_evaluation(tmp_path, base=[BAD] * many, tuned=[GOOD] * many)
+    workspace = WorkspaceIndex(tmp_path, lambda: 1.0)
+    first = workspace.read()
+    assert [one.run.folder for one in first.verdicts] == [folder]
+    assert first.best is first.verdict is first.newest_comparison is first.verdict_on("r") is first.verdicts[0]
+    assert workspace.read() == first
+    copied(folder, "20261125-0900-shop", 60, run="other")
+    second = workspace.read()
+    assert (second.verdict_on("r"), len(second.verdicts)) == (first.verdicts[0], 2)
+    assert second.verdict is second.verdict_on("other")
