@@ -9,8 +9,9 @@ import pytest
 from evaluation_files import BAD, GOOD, write_evaluation
 
 from mlxtune.core.errors import InputError
-from mlxtune.evaluation import comparability
+from mlxtune.evaluation import comparability, report
 from mlxtune.evaluation.compare import compare_evaluations, find_side
+from mlxtune.evaluation.scorers import PASS
 from mlxtune.recipe import parse
 from mlxtune.runs.registry import Run
 
@@ -80,7 +81,8 @@ def _evaluated(workspace: Path, at: int, facts: dict[str, object]) -> Path:
     folder = workspace / "evals" / f"20261124-141{at}-shop"
     folder.mkdir(parents=True)
     (folder / "recipe.toml").write_text("")
-    (folder / "report.json").write_text(json.dumps({"facts": facts}))
+    arm = report.ArmScores("base", False, 1.0, [{"contract": PASS}])
+    report.save(report.build({"rows": 1, **facts}, [arm]), folder)  # type: ignore[typeddict-item]
     return folder
 
 

@@ -301,11 +301,11 @@ async def test_the_workflow_of_a_recipe_leaves_out_another_ones_evaluation(shop:
 
 def test_an_evaluation_without_a_verdict_has_ended_and_a_long_name_is_cut_visibly(shop: Shop) -> None:
     name = "a-name-that-is-longer-than-the-panel"
-    summary = {"verdict": "The base has been measured; an adapter is needed for a verdict."}
-    shop.run(f"20261124-1500-{name}", kind="eval", name=name, end=("run.finished", {"summary": summary}))
-    views = [replace(view, state=replace(view.state, name=name)) for view in shop.snapshot().evals]
-    assert render.changes(views, 3, 80).plain == f"  ✓ evaluation of {name}, finished"
-    assert render.changes(views, 3, 40).plain.endswith("…")
+    shop.run(f"20261124-1500-{name}", kind="eval", name=name, end=("run.finished", {"summary": {}}))
+    snapshot = shop.snapshot()
+    views = [replace(view, state=replace(view.state, name=name)) for view in snapshot.evals]
+    assert render.changes(snapshot, views, 3, 80).plain == f"  ✓ evaluation of {name}, finished"
+    assert render.changes(snapshot, views, 3, 40).plain.endswith("…")
 
 
 async def test_ctrl_y_says_when_there_is_nothing_to_copy(shop: Shop, open_room: OpenRoom) -> None:
