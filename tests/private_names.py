@@ -6,8 +6,9 @@ import ast
 import importlib
 import inspect
 import pkgutil
-import textwrap
+import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import mlxtune.tui
@@ -25,6 +26,7 @@ def touched() -> set[str]:
     return (used - defined) | {name for kind in _app_classes() for name in _overridden(kind)}
 
 
+@cache
 def _parse(path: Path) -> ast.AST:
     return ast.parse(path.read_text(encoding="utf-8"))
 
@@ -81,4 +83,10 @@ def _overridden(kind: type) -> set[str]:
 
 
 def _members(kind: type) -> set[str]:
-    return {*vars(kind), *_assigned(ast.parse(textwrap.dedent(inspect.getsource(kind))))}
+    return {*vars(kind), *_attributes(sys.modules[kind.__module__].__file__ or "").get(kind.__name__, ())}
+
+
+@cache
+def _attributes(path: str) -> dict[str, set[str]]:
+    """Return the attributes that each class of a file assigns on ``self``."""
+    return {node.name: set(_assigned(node)) for node in ast.walk(_parse(Path(path))) if isinstance(node, ast.ClassDef)}

@@ -19,6 +19,7 @@ import mass  # noqa: E402
 
 PACKAGE = ROOT / "mlxtune"
 FILES = sorted(PACKAGE.rglob("*.py"))
+TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in FILES}
 
 
 def test_import_contracts_hold():
@@ -37,8 +38,8 @@ def test_no_import_cycles():
 
 def test_class_names_are_unique():
     classes = defaultdict(list)
-    for path in FILES:
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for path, tree in TREES.items():
+        for node in ast.walk(tree):
             if isinstance(node, ast.ClassDef):
                 classes[node.name].append(str(path.relative_to(ROOT)))
     assert {name: paths for name, paths in classes.items() if len(paths) > 1} == {}
@@ -83,8 +84,8 @@ TO_SHORTEN = {
 def test_functions_are_short():
     """At most 60 lines and 10 parameters; ``self`` does not count."""
     long = set()
-    for path in FILES:
-        for name, function in mass.functions(ast.parse(path.read_text(encoding="utf-8"))):
+    for path, tree in TREES.items():
+        for name, function in mass.functions(tree):
             if mass.length(function) > mass.LONGEST_FUNCTION or mass.parameters(function) > mass.MOST_PARAMETERS:
                 long.add(f"{path.relative_to(PACKAGE)}: {name}")
     assert long - TO_SHORTEN == set()

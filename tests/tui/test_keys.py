@@ -28,7 +28,9 @@ from mlxtune.tui.base import Room
 from mlxtune.tui.rooms import ROOMS
 from mlxtune.tui.rooms.chat.service import AdapterOption
 from mlxtune.tui.rooms.plan.service import PlanResult, PlanService
+from mlxtune.tui.widgets.dialog import ChoiceDialog, EditDialog, PromptDialog
 
+from .budgets import assert_within_budget
 from .driver import RoomDriver
 from .evaluated import evaluating, evaluation
 from .planned import RECIPE, FakeProbe, plannable
@@ -120,6 +122,10 @@ def voting(shop: Shop, _: pytest.MonkeyPatch, opened: bool = False) -> None:
         while opened and session.current is not None:
             session.vote("a")
         session.vote("a") if not opened else session.reveal()
+
+
+def opened(shop: Shop, _: pytest.MonkeyPatch) -> None:
+    voting(shop, _, opened=True)
 
 
 def adapters(shop: Shop, _: pytest.MonkeyPatch) -> None:
@@ -223,7 +229,7 @@ STAGES = (
     Stage("evaluate", at_work, sees="Evaluating"),
     Stage("blind", evaluated, sees="base or tuned?"),
     Stage("blind", voting, sees="continue", then=contest),
-    Stage("blind", lambda shop, _: voting(shop, _, opened=True), sees="see the result", then=contest),
+    Stage("blind", opened, sees="see the result", then=contest),
     Stage("adapters", adapters, sees="voice"),
     Stage("adapters", adapters, size=SMALL, sees="voice"),
     Stage("adapters", exporting, sees="voice"),
@@ -313,6 +319,8 @@ async def press(pilot: Any, stage: Stage, pane: Widget | None, key: str) -> None
         await pilot.pause()
     await pilot.press(key)
     await pilot.pause()
+    if isinstance(screen := pilot.app.screen, ChoiceDialog | PromptDialog | EditDialog):
+        assert_within_budget(screen, screen._heading)
 
 
 async def press_all(pilot: Any, stage: Stage, ran: Ran, silent: list[tuple[keys.Kind, Binding]]) -> None:
