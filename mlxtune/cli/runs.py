@@ -15,15 +15,15 @@ from mlxtune.cli.export import show_export
 from mlxtune.cli.follow import follow, follow_answers
 from mlxtune.cli.generate import show_generation
 from mlxtune.cli.options import Json
-from mlxtune.cli.output import Cell, info, out, progress_bar, show, show_json, show_missing_workspace
+from mlxtune.cli.output import Cell, draw, info, progress_bar, show, show_json, show_missing_workspace
 from mlxtune.cli.search import search_json, show_search
-from mlxtune.cli.tables import print_columns, print_facts, print_heading
+from mlxtune.cli.tables import print_columns
 from mlxtune.cli.train import show_adapter
 from mlxtune.core.errors import InputError
-from mlxtune.core.text import duration, plural, size, suggest
+from mlxtune.core.text import duration, plural, suggest
 from mlxtune.data import samples
 from mlxtune.evaluation import report as reports
-from mlxtune.present.run import STATUS_LABELS, work_text
+from mlxtune.present.run import STATUS_LABELS, run_document
 from mlxtune.runs import registry
 from mlxtune.runs.events import EventReader
 from mlxtune.runs.metrics import CsvSink, MetricSink, TensorBoardSink, TrackioSink, metric_rows
@@ -94,28 +94,7 @@ def show_run(name: RunName = "last", json: Json = False) -> None:
             }
         )
         return
-    print_heading(out, run.id, STATUS_LABELS[record["status"]].text)
-    validations = "  ".join(f"{item.loss:.3f} at {item.step:,}" for item in state.validations[-4:])
-    facts: list[tuple[str, Cell]] = [("kind", run.kind), ("base", record["base"])]
-    if run.kind == "train":
-        saved = ", ".join(f"{step:,}" for step in state.checkpoints[-3:])
-        facts += [
-            ("step", f"{record['step']:,} of {record['steps']:,}" if record["steps"] else "none yet"),
-            ("validation", validations or "none yet"),
-            ("memory", f"peak {size(state.peak)}" if state.peak else "unknown"),
-            ("checkpoints", f"at step {saved}" if saved else "none"),
-        ]
-        if state.work and record["status"] == "running":
-            what, items = work_text(state.work)
-            facts.append(("now", f"{what}: {state.work[1]:,} of {items}"))
-    facts += [("time", duration(state.updated - state.started)), ("folder", str(run.folder))]
-    if run.kind == "search" and state.summary:
-        facts += [(name, str(value)) for name, value in state.summary.items()]
-    if state.error:
-        facts.append(("error", (f"{state.error} {state.hint}".strip(), "error")))
-    if record["status"] == "crashed":
-        facts += [("log ends", (" ".join(run.log_tail(2)), "error")), ("resume", f"mlxtune runs resume {run.id}")]
-    print_facts(facts)
+    draw(run_document(run, state, record["status"], time.time()))
     _show_result(run)
 
 

@@ -1,15 +1,18 @@
-"""The words for what a run reports: its log, its warnings, its status, and the work that it is doing."""
+"""A run: its document, its status, its work, its warnings, and its log."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from mlxtune.core.text import duration, one_line, plural, size, speed
 from mlxtune.data.template_notes import TemplateNote
+from mlxtune.present.blocks import Action, Block, Document, Fact, Facts, Heading, Mark, Span, Text, text
 from mlxtune.present.search import decision_text, standing_text, values_text
 from mlxtune.runs.events import HELD_OUT_ROW, TIMED, DataReady, Event, ReferenceProgress, ReplayProgress, ValidationProgress
+from mlxtune.runs.registry import Run
 from mlxtune.runs.state import RunState, RunWarning, Sample, Work, earlier_adapter_step
 from mlxtune.runs.status import RunStatus
 
@@ -101,8 +104,8 @@ def prompt_noun(kind: str) -> str:
 def work_text(work: tuple[Work, int, int]) -> tuple[str, str]:
     """Return what a run does before or between steps, and the total with its unit."""
     name, _, total = work
-    text, one, many = _WORK[name]
-    return text, plural(total, one, many)
+    words, one, many = _WORK[name]
+    return words, plural(total, one, many)
 
 
 def answering_text(state: RunState) -> str:
@@ -133,6 +136,86 @@ def pace_text(state: RunState) -> str:
     else:
         time = f"{duration(elapsed)} so far" if elapsed >= _LONG else ""
     return ", ".join(filter(None, [tokens, time]))
+
+
+def saved_text(state: RunState) -> str:
+    """Return which checkpoint would be resumed from, and how many steps would run again."""
+    if not state.checkpoints:
+        return "no checkpoint yet"
+    lost = state.step - state.checkpoints[-1]
+    again = f"{plural(lost, 'step')} would run again" if lost > 0 else "nothing is lost"
+    return f"checkpoint {state.checkpoints[-1]:,} is intact, {again}"
+
+
+def status_blocks(status: RunStatus, state: RunState, now: float) -> tuple[Text, ...]:
+    """Describe why a training run does not train, how it ended, and what was saved; nothing while it trains."""
+    mark, fact, detail, note = _ended(status, state, now)
+    if not fact:
+        return ()
+    spans: tuple[Span, ...] = ((fact, "bold"), (f", {detail}", "muted")) if detail else ((fact, "bold"),)
+    return (Text(spans, mark), *([text(note)] if note else []))
+
+
+def _ended(status: RunStatus, state: RunState, now: float) -> tuple[Mark, str, str, str]:
+    """Return the mark, the fact, a detail, and the consequence."""
+    saved = saved_text(state)
+    match status:
+        case "quiet":
+            return "warning", f"no events for {duration(now - state.updated)}", "its process is alive", saved
+        case "waiting":
+            return "warning", "waiting for power", "", saved
+        case "cooling":
+            return "warning", "cooling down", "", saved
+        case "crashed":
+            return "error", f"crashed at step {state.step:,}", "its process no longer exists", saved
+        case "failed":
+            step = state.steps[-1] if state.steps else None
+            nan = f"the loss is not a number at step {step.step:,}" if step and not math.isfinite(step.loss) else "failed"
+            return "error", one_line(state.error) or nan, "", one_line(state.hint) or saved
+        case "stopped":
+            fact = f"stopped at step {state.step:,} of {state.total:,}" if state.total else "stopped before the first step"
+            return "muted", fact, one_line(state.error), saved
+        case "finished":
+            took = f" in {duration(state.updated - state.started)}" if state.started else ""
+            return "success", f"{plural(state.step, 'step')}{took}", validation_text(state), ""
+    return "", "", "", ""
+
+
+def validation_text(state: RunState) -> str:
+    """Return the last validation loss, the best one, and the adapter's step if it is an earlier one; empty without validations."""
+    best, last = state.best_validation, state.validations[-1] if state.validations else None
+    if best is None or last is None:
+        return ""
+    rank = "the best" if best.step == last.step else f"best {best.loss:.2f} at {best.step:,}"
+    kept = f", adapter from step {state.earlier_adapter_step:,}" if state.earlier_adapter_step else ""
+    return f"validation {last.loss:.2f}, {rank}{kept}"
+
+
+def run_document(run: Run, state: RunState, status: RunStatus, now: float) -> Document:
+    """Describe a run of any kind."""
+    facts = [Fact("kind", run.kind), Fact("base", state.base)]
+    blocks: list[Block] = [Heading(run.id, STATUS_LABELS[status].text)]
+    if run.kind == "train":
+        blocks += status_blocks(status, state, now)
+        losses = "  ".join(f"{item.loss:.3f} at {item.step:,}" for item in state.validations[-4:])
+        facts += [
+            Fact("step", f"{state.step:,} of {state.total:,}" if state.total else "none yet"),
+            Fact("validation", losses or "none yet"),
+            Fact("memory", f"peak {size(state.peak)}" if state.peak else "unknown"),
+            Fact("checkpoints", f"at step {', '.join(f'{step:,}' for step in state.checkpoints[-3:])}" if state.checkpoints else "none"),
+        ]  # fmt: skip
+        if state.work and status == "running":
+            what, items = work_text(state.work)
+            facts.append(Fact("now", f"{what}: {state.work[1]:,} of {items}"))
+    elif state.error:
+        blocks.append(text(f"{state.error} {state.hint}".strip(), "bold", "error"))
+    facts += [Fact("time", duration(state.updated - state.started)), Fact("folder", str(run.folder))]
+    if run.kind == "search":
+        facts += [Fact(name, str(value)) for name, value in state.summary.items()]
+    if status == "crashed":
+        facts.append(Fact("log ends", " ".join(run.log_tail(2)), mark="error"))
+    resume = Action("train.resume", "", f"mlxtune runs resume {run.id}")
+    return (*blocks, Facts(tuple(facts)), *([resume] if status == "crashed" else []))
 
 
 def sample_verdict(sample: Sample) -> tuple[str, str, str]:
@@ -177,8 +260,8 @@ _PROGRESS = {  # what was done, one of them, and several, by the type of an even
 
 def progress_line(event: ReferenceProgress | ReplayProgress | ValidationProgress) -> LogLine:
     """Return a line about a phase that has not ended: how many pairs, prompts, or batches are done."""
-    text, one, many = _PROGRESS[event["type"]] if "of" not in event else ("the reference model read", "pair", "validation pairs")
-    return LogLine(event["t"], "·", "faint", f"{text} {event['done']:,} of {plural(event['total'], one, many)}")
+    words, one, many = _PROGRESS[event["type"]] if "of" not in event else ("the reference model read", "pair", "validation pairs")
+    return LogLine(event["t"], "·", "faint", f"{words} {event['done']:,} of {plural(event['total'], one, many)}")
 
 
 _Parts = tuple[str, str, str] | None
@@ -220,8 +303,8 @@ def _training(event: Event) -> _Parts:
         case "reference" | "replay":
             if event["done"] < event["total"] or "of" in event:
                 return None
-            text, one, many = _PROGRESS[event["type"]]
-            return "·", "faint", f"{text} {plural(event['total'], one, many)}"
+            words, one, many = _PROGRESS[event["type"]]
+            return "·", "faint", f"{words} {plural(event['total'], one, many)}"
         case "data.ready":
             return "·", "faint", _data_text(event)
         case "step":

@@ -7,19 +7,22 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from mlxtune.core.text import duration, one_line, plural
+from mlxtune.present.blocks import Block, Cell, Column, Document, Fact, Facts, IntervalBar, Style, Table, text
+from mlxtune.present.labels import percent
 from mlxtune.training.search.board import INCUMBENT
 from mlxtune.training.search.space import PARAMETERS, Value
 
 if TYPE_CHECKING:  # their imports would delay the app's first screen
     from mlxtune.training.search.decision import SearchDecision
+    from mlxtune.training.search.importance import Trend
     from mlxtune.training.search.leaderboard import Entry, Leaderboard, TrialStatus
     from mlxtune.training.search.price import SearchPrice
 
-STATUS_GLYPHS: dict[TrialStatus, tuple[str, str]] = {
-    "selected": ("✓", "bold $success"), "tied": ("≈", "$muted"), "finished": ("·", "$muted"), "training": ("●", "bold $primary"),
-    "waiting": ("○", "$faint"), "pinned": ("◆", "$second"), "pruned": ("×", "$muted"), "not_started": ("×", "$muted"),
-    "not_continued": ("×", "$muted"), "failed": ("✗", "bold $error"), "dropped": ("×", "$muted"),
+_GLYPHS: dict[TrialStatus, tuple[str, Style]] = {
+    "selected": ("✓", "success"), "tied": ("≈", "muted"), "finished": ("·", "muted"), "training": ("●", "primary"),
+    "waiting": ("○", "faint"), "pinned": ("◆", "primary"), "failed": ("✗", "error"),
 }  # fmt: skip
+_OUT: frozenset[TrialStatus] = frozenset({"pruned", "not_started", "not_continued", "dropped"})
 
 
 def value_text(value: Value) -> str:
@@ -56,14 +59,12 @@ def sentence(decision: SearchDecision) -> str:
     return decision_text(decision.outcome, decision.selected, len(decision.tied), decision.compared)
 
 
-def standing_text(standing: Mapping[str, Any], *, brief: bool = False) -> str:
+def standing_text(standing: Mapping[str, Any]) -> str:
     """Return why a trial was pruned, from the fields of a :class:`Standing`."""
     if standing["is_worse"]:
         low, change, high = (round(100 * standing[name]) for name in ("low", "change", "high"))
-        limits = "" if brief else f" ({low} to {high})"
-        return f"{plural(change, 'point')} below trial {standing['best']}{limits}"
-    place = f"ranked {standing['place']} of {standing['trials']}"
-    return place if brief else f"{place}; cannot be told apart from trial {standing['best']}"
+        return f"{plural(change, 'point')} below trial {standing['best']} ({low} to {high})"
+    return f"ranked {standing['place']} of {standing['trials']}; cannot be told apart from trial {standing['best']}"
 
 
 _NOTES: dict[TrialStatus, str] = {
@@ -71,41 +72,103 @@ _NOTES: dict[TrialStatus, str] = {
 }  # fmt: skip
 
 
-def entry_note(board: Leaderboard, entry: Entry, *, brief: bool = False) -> str:
-    """Return the reason for a trial's place on the leaderboard. ``brief`` leaves out what the other columns show, too."""
+def entry_note(board: Leaderboard, entry: Entry) -> str:
+    """Return the reason for a trial's place on the leaderboard."""
     own = "the recipe itself" if entry.number == INCUMBENT else ""
     match entry.status:
         case "failed":
             return one_line(entry.error)
         case "training":
             return f"training to step {entry.next_steps:,}"
-        case "selected" if own:
-            return "selected" if brief else f"selected; {own}"
+        case "selected":
+            return f"selected; {own}" if own else "selected"
         case "tied" if board.decision and entry.number == board.decision.best:
             return "the best rate, but not the cheapest"
         case "tied" if board.decision:
-            return f"tied with trial {board.decision.best}{f'; {own}' if own and not brief else ''}"
+            return f"tied with trial {board.decision.best}{f'; {own}' if own else ''}"
         case "pruned" if entry.standing:
-            return standing_text(vars(entry.standing), brief=brief)
-        case "selected":
-            return "selected"
+            return standing_text(vars(entry.standing))
     return own if entry.status == "not_continued" and own else _NOTES.get(entry.status, own)
+
+
+def search_document(board: Leaderboard) -> Document:
+    """Describe a search: its trials, its hyperparameters, and its decision."""
+    blocks: list[Block] = [leaderboard_table(board)]
+    if board.trends:
+        blocks.append(_trends_table(board))
+    return (*blocks, *decision_blocks(board))
+
+
+def decision_blocks(board: Leaderboard) -> tuple[Block, ...]:
+    """Describe the decision so far, and the selected trial's rates once it is evaluated."""
+    decision = board.decision
+    if decision is None:
+        return ()
+    prefix = "" if board.outcome else "So far: "
+    blocks: list[Block] = [text(prefix + sentence(decision), "bold", "success" if board.outcome else "primary")]
+    if board.outcome and (rate := board.outcome.held_out):
+        blocks.append(Facts((
+            Fact("validation", percent(decision.rate), f"{_limits(decision.low, decision.high)}; optimistic, selected on these rows"),
+            Fact("adjusted", percent(decision.shrunken), "accounts for the selection"),
+            Fact("held-out", percent(rate.share), f"{_limits(rate.low, rate.high)}; evaluated once"),
+        )))  # fmt: skip
+    return tuple(blocks)
+
+
+def leaderboard_table(board: Leaderboard, *, alive: bool = True) -> Table:
+    """Return the trials with their values, rates, and places. Nothing trains unless the search is ``alive``."""
+    parameters = [Column(name, right=True) for name in board.parameters]
+    figures = [Column("steps", right=True), Column("contract", right=True), Column("0 to 100%", priority=1)]
+    columns = (Column(), Column("trial", right=True), *parameters, *figures, Column("95% interval", priority=1))
+    rows = []
+    for entry in board.entries:
+        stopped = entry.status == "training" and not alive
+        glyph, color = _GLYPHS["waiting"] if stopped else _GLYPHS.get(entry.status, ("×", "muted"))
+        style: Style = "muted" if entry.status in _OUT or entry.rate is None else ""
+        bar = None if entry.rate is None else IntervalBar(entry.low, entry.rate, entry.high)
+        rows.append((
+            Cell(glyph, color), Cell(str(entry.number), style), *(Cell(value_text(value), style) for value in entry.values),
+            Cell(f"{entry.steps:,}" if entry.steps else "", "muted"), Cell("" if entry.rate is None else percent(entry.rate), style),
+            Cell(bar=bar), Cell("" if bar is None else _limits(entry.low, entry.high), "muted"),
+            Cell("" if entry.loss is None else f"{entry.loss:.3f}", style),
+            Cell("next" if stopped else entry_note(board, entry), "error" if entry.status == "failed" else "muted"),
+        ))  # fmt: skip
+    return Table("leaderboard", f"{board.rows} validation rows", (*columns, Column("loss", True, 1), Column()), tuple(rows))
+
+
+def trend_text(trend: Trend) -> str:
+    """Return the change of the contract rate over a hyperparameter's range, with its interval."""
+    low, change, high = (f"{round(100 * share):+d}".replace("-", "−") for share in (trend.low, trend.change, trend.high))
+    return f"{change} points ({low} to {high})"
+
+
+def _trends_table(board: Leaderboard) -> Table:
+    note = "trend of the contract rate over the range in the first rung, with its 95% interval"
+    rows = (
+        (Cell(one.label, "muted"), Cell(value_text(one.lowest)), Cell(f"to {value_text(one.highest)}"), Cell(trend_text(one)))
+        for one in board.trends
+    )
+    return Table("hyperparameters", note, (Column(), Column(right=True), Column(), Column()), tuple(rows))
+
+
+def _limits(low: float, high: float) -> str:
+    return f"{percent(low)} to {percent(high)}"
 
 
 def price_text(price: SearchPrice) -> tuple[str, str]:
     """Return what a search takes, and the budget after which another trial is unlikely to help."""
     varied = ", which differ in epochs," if price.epochs_vary else ""
-    text = f"{plural(price.trials, 'trial')}{varied} take {price.steps:,} steps ({price.full_steps:,} if none stopped early)"
-    text += f" and {price.answers:,} answers"
+    words = f"{plural(price.trials, 'trial')}{varied} take {price.steps:,} steps ({price.full_steps:,} if none stopped early)"
+    words += f" and {price.answers:,} answers"
     if price.seconds is not None:
-        text += f", about {duration(price.seconds)}"
+        words += f", about {duration(price.seconds)}"
         if price.answering_seconds is None:
-            text += " without the answers, whose time is unknown until the first mlxtune eval"
+            words += " without the answers, whose time is unknown until the first mlxtune eval"
         else:
-            text += f", of which {duration(price.answering_seconds)} for the answers"
+            words += f", of which {duration(price.answering_seconds)} for the answers"
     if price.kilowatt_hours is not None:
-        text += f"; {1000 * price.kilowatt_hours:,.0f} Wh"
+        words += f"; {1000 * price.kilowatt_hours:,.0f} Wh"
     options = f"--trials {price.enough}"
     if price.enough_seconds is not None and price.answering_seconds is not None:
         options += f" --budget {math.ceil(price.enough_seconds / 60)}m"
-    return text, f"with {options}, each further trial has at most a {1 / (price.enough + 1):.0%} chance of being the best"
+    return words, f"with {options}, each further trial has at most a {1 / (price.enough + 1):.0%} chance of being the best"

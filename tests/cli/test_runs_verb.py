@@ -140,7 +140,7 @@ def test_show_describes_the_last_run(cli, cwd):
     _run(cwd, "20261122-0900-shop", end=FAILED)
     result = cli("runs", "show")
     assert result.code == 0
-    for words in ("20261122-0900-shop", "failed", "1,204 of 10", "1.500 at 1,204", "peak 2.3 GB", "No luck. Try again."):
+    for words in ("20261122-0900-shop", "failed", "1,204 of 10", "1.500 at 1,204", "peak 2.3 GB", "No luck.", "Try again."):
         assert words in result.out
 
 

@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from textual.content import Content
 
 from mlxtune.core.text import duration, plural, speed
-from mlxtune.present.run import LogLine, log_line, sample_verdict, work_text
+from mlxtune.present.run import STATUS_LABELS, LogLine, log_line, sample_verdict, status_blocks, work_text
 from mlxtune.runs.events import Event
 from mlxtune.runs.state import RunState, Sample, Work
 from mlxtune.tui.render.bars import bar, memory_style, spark
-from mlxtune.tui.render.text import RECIPE_KEY, Part, cell, fold, gigabytes, key, line, lines, wrap
-from mlxtune.tui.status import nan_step, time_left
+from mlxtune.tui.render.text import RECIPE_KEY, Part, cell, fold, gigabytes, key, line, lines, marked, wrap
+from mlxtune.tui.status import time_left
 from mlxtune.tui.widgets.frame import Notice
 from mlxtune.workspace.index import RunView, Snapshot, recipe_summary
 
@@ -25,8 +25,7 @@ _LOG_INDENT = 15  # cells before the text: gutter, clock time, glyph
 def empty_room(snapshot: Snapshot, in_use: Notice | None, width: int) -> Content:
     """Return the content of the room before the first run."""
     recipes = [view.recipe for view in snapshot.recipes if view.recipe]
-    about = "A run trains an adapter on the rows of a recipe. Its loss, its log and its checkpoints are saved in runs/."
-    rows = [fold("No runs yet.", width, style="bold"), fold(about, width), Content("")]
+    rows = [fold("No runs yet.", width, style="bold"), Content("")]
     if not recipes:
         rows.append(line("  ", RECIPE_KEY))
     elif in_use:
@@ -121,70 +120,26 @@ def _memory(state: RunState, space: int, wide: bool) -> Content:
 def banner(view: RunView, snapshot: Snapshot, free: bool, width: int) -> Content | None:
     """Return how a run ended, what was saved and how to proceed, in place of its figures. Return ``None`` while it runs normally.
 
-    ``free``: whether nothing else is running, so that this run can be resumed.
+    A run can be resumed only if nothing else is running (``free``).
     """
-    state, saved = view.state, view.checkpoint
-    resume = key("r", f"resume from {saved:,}", "screen.resume") if free and view.can_resume and saved is not None else None
-    match view.status:
-        case "quiet":
-            fact = f"No events for {duration(snapshot.now - view.updated)}."
-            return _banner("!", "$warning", fact, "Its process is alive.", _loss_if_stopped(view), None, width)
-        case "waiting":
-            fact = "Waiting for power."
-            return _banner("‖", "$warning", fact, "Connect this machine to power to continue.", _loss_if_stopped(view), None, width)
-        case "cooling":
-            why = "It continues once this machine has cooled down."
-            return _banner("‖", "$warning", "Paused because of heat.", why, _loss_if_stopped(view), None, width)
-        case "crashed":
-            fact = f"The run crashed at step {state.step:,}."
-            return _banner("✗", "$error", fact, "Its process no longer exists.", _loss_if_stopped(view), resume, width)
-        case "failed":
-            step = nan_step(view)
-            fact = state.error or (f"The loss is not a number at step {step:,}." if step is not None else "The run failed.")
-            return _banner("✗", "$error", fact, "", state.hint or _loss_if_stopped(view), resume, width)
-        case "stopped":
-            fact = f"Stopped at step {state.step:,} of {state.total:,}." if state.total else "Stopped before the first step."
-            return _banner("■", "$muted", fact, "", _loss_if_stopped(view), resume, width)
-        case "finished":
-            verdict = snapshot.verdict_on(view.id)
-            evaluate = None if verdict else key("E", "evaluate whether it helped", "app.room('evaluate')")
-            return _banner("✓", "$success", *_finished(view), verdict.sentence if verdict else "", evaluate, width)
-    return None
-
-
-def _loss_if_stopped(view: RunView) -> str:
-    """Describe which steps would have to run again."""
-    saved = view.checkpoint
-    if saved is None:
-        return "No checkpoint was saved, so a new run would start from the beginning."
-    lost = view.state.step - saved
-    effect = f"{plural(lost, 'step')} would run again" if lost > 0 else "nothing is lost"
-    return f"Checkpoint {saved:,} is intact, so {effect}."
-
-
-def _finished(view: RunView) -> tuple[str, str]:
-    state = view.state
-    took = f" in {duration(state.updated - state.started)}" if state.started else ""
-    best, last = state.best_validation, state.validations[-1] if state.validations else None
-    if best is None or last is None:
-        return f"{plural(state.step, 'step')}{took}.", ""
-    rank = "the best so far" if best.step == last.step else f"the best was {best.loss:.2f} at {best.step:,}"
-    kept = f" The adapter is from step {state.earlier_adapter_step:,}." if state.earlier_adapter_step else ""
-    return f"{plural(state.step, 'step')}{took}.", f"Validation {last.loss:.2f}, {rank}.{kept}"
-
-
-def _banner(glyph: str, token: str, fact: str, detail: str, consequence: str, action: Content | None, width: int) -> Content:
-    """Return the fact on one row and its consequence with a key on another, or on as many rows as they need."""
-    style = "bold" if token in ("$muted", "$success") else f"bold {token}"
-    first = line((f"  {glyph} ", f"bold {token}"), (fact, style), (f"  {detail}" if detail else "", "$muted"))
-    if first.cell_length > width:
-        first = line((f"  {glyph} ", f"bold {token}"), fold(fact, width - 2, indent="    ", style=style)[4:])
-        first = lines(first, fold(detail, width, "    ")) if detail else first
-    second = line("    ", f"{consequence}   " if consequence else "", action or "")
-    if second.cell_length > width:
-        body = fold(consequence, width, "    ", style="")
-        second = lines(body, line("    ", action)) if action else body
-    return lines(first, second)
+    verdict = snapshot.verdict_on(view.id) if view.status == "finished" else None
+    if view.status == "finished":
+        action = None if verdict else key("E", "evaluate", "app.room('evaluate')")
+    else:
+        saved = view.checkpoint
+        can = free and view.can_resume and saved is not None
+        action = key("r", f"resume from {saved:,}", "screen.resume") if can else None
+    blocks = status_blocks(view.status, view.state, snapshot.now)
+    if not blocks:
+        return None
+    label = STATUS_LABELS[view.status]
+    rows = marked(label.glyph, f"${label.style}", blocks[0].plain, width, "bold")
+    rows += [fold(block.plain, width, "    ", style="") for block in blocks[1:]]
+    rows += [fold(verdict.sentence, width, "    ", style="")] if verdict else []
+    if action:
+        fits = len(blocks) > 1 and rows[-1].cell_length + action.cell_length + 5 <= width
+        rows[-1:] = [line(rows[-1], "   ", action)] if fits else [rows[-1], line("    ", action)]
+    return lines(*rows)
 
 
 # Samples

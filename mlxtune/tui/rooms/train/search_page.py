@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import cache
 from typing import ClassVar
 
 from textual.app import ComposeResult
@@ -9,8 +11,10 @@ from textual.binding import Binding, BindingType
 
 from mlxtune.core.errors import MlxtuneError
 from mlxtune.core.files import file_stamp
+from mlxtune.present.search import leaderboard_table
 from mlxtune.training.search import board as boards
 from mlxtune.training.search.leaderboard import Entry, Leaderboard, read_leaderboard
+from mlxtune.tui import draw
 from mlxtune.tui.rooms.train import search_render
 from mlxtune.tui.widgets.frame import Notice
 from mlxtune.tui.widgets.list import ListPanel
@@ -92,11 +96,12 @@ class SearchPage(PageScreen):
         panel.update(lambda width, _height: search_render.banner(view, board, snapshot.now, width))
         if board is None:
             return
-        alive = view.alive
         shown, trials = board, self.query_one("#search-trials", ListPanel)
+        table = replace(leaderboard_table(board, alive=view.alive), title="", note="")
+        rows = cache(lambda width: draw.table_rows(table, width))
         trials.set(
-            len(shown.entries), lambda index, width: search_render.row(shown, shown.entries[index], alive, width),
-            header=lambda width: search_render.header(shown, width), on_move=lambda index: self._draw_trial(shown, index),
+            len(shown.entries), lambda index, width: rows(width)[1 + index],
+            header=lambda width: rows(width)[0], on_move=lambda index: self._draw_trial(shown, index),
         )  # fmt: skip
         if self.focused is None:
             trials.focus()
