@@ -30,6 +30,7 @@ from mlxtune.evaluation.scorers import CONTRACT
 from mlxtune.models.resolve import resolve
 from mlxtune.planning.machine import COMPUTE_VARIABLE, this_machine
 from mlxtune.planning.plan import local_planner
+from mlxtune.present.plan import verdict_sentence
 from mlxtune.recipe import Recipe, load
 from mlxtune.runs.registry import Run
 from mlxtune.runs.state import RunState
@@ -103,9 +104,9 @@ def _run_workflow(recipe: Recipe, panel: Stages) -> _Trained:
     splits = split(read_source(recipe.source, recipe.data.format, recipe.data.map), recipe.data)
     planned = local_planner(recipe, source.folder, source.config, this_machine()).plan(recipe, splits)
     if planned.outcome == "refuse":
-        raise MlxtuneError(planned.sentence)
+        raise MlxtuneError(verdict_sentence(planned))
     rows = f"{planned.train:,} training, {planned.valid:,} validation, and {planned.test:,} held-out rows"
-    panel.end(f"{rows}; {planned.steps:,} steps. ", planned.sentence)
+    panel.end(f"{rows}; {planned.steps:,} steps. ", verdict_sentence(planned))
     panel.begin(_baseline_description(recipe))
     report = reports.load(_measure(recipe, None))
     panel.end("whole contract: ", ", ".join(f"{arm.name} {arm.rate(CONTRACT).share:.1%}" for arm in report.arms))

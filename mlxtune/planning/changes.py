@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
-from mlxtune.core.text import plural, size
 from mlxtune.planning.memory import MemoryEstimate
 from mlxtune.planning.shapes import ModelShapes
 from mlxtune.planning.workload import DatasetLengths, smaller_batches
@@ -16,18 +15,29 @@ from mlxtune.recipe.edit import toml_literal
 _WINDOW_QUANTILES = (0.95, 0.9, 0.75, 0.5)  # fraction of rows that are not truncated when the window shrinks
 
 
+Disadvantage = Literal[
+    "slower_steps", "more_passes", "truncated_rows", "fewer_layers", "less_capacity", "rounded_weights", "smaller_base"
+]
+
+
 @dataclass(frozen=True)
 class RecipeChange:
-    """``settings`` for ``--set`` on top of earlier changes, the disadvantage (``cost``), and the resulting ``peak`` in bytes."""
+    """A change that lowers the peak memory, on top of earlier changes."""
 
     settings: tuple[str, ...]
-    cost: str
+    """For ``--set``; empty if only a smaller base would help."""
+    disadvantage: Disadvantage
     peak: int
+    """The resulting peak memory in bytes."""
     fits: bool
+    truncated: int = 0
+    """Rows that a shorter window truncates."""
+    largest_weights: int = 0
+    """Bytes of weights that would fit, for a smaller base."""
 
 
 Estimator = Callable[[Recipe], MemoryEstimate]
-_Options = Iterator[tuple[dict[str, Any], str]]  # new values by key, and their disadvantage
+_Options = Iterator[tuple[dict[str, Any], Disadvantage, int]]  # new values by key, their disadvantage, and the truncated rows
 
 
 def suggest_changes(
@@ -38,12 +48,12 @@ def suggest_changes(
     current = estimator(recipe)
     for options in (_checkpointing, _smaller_batch, _shorter_window, _fewer_layers, _lower_rank, _quantization):
         best: tuple[Recipe, RecipeChange] | None = None
-        for values, cost in options(recipe, lengths, shapes):
+        for values, disadvantage, truncated in options(recipe, lengths, shapes):
             candidate = _with_values(recipe, values)
             peak = estimator(candidate).total
             if peak < current.total:
                 settings = tuple(f"{key}={toml_literal(value)}" for key, value in values.items())
-                best = candidate, RecipeChange(settings, cost, peak, peak <= limit)
+                best = candidate, RecipeChange(settings, disadvantage, peak, peak <= limit, truncated)
                 if best[1].fits:
                     break
         if best:
@@ -52,21 +62,20 @@ def suggest_changes(
             changes.append(change)
             if change.fits:
                 return changes
-    room = size(max(0, limit - (current.total - current.weights)))
-    advice = f"a smaller base: weights of up to {room} fit; this base has {size(current.weights)}"
-    return [*changes, RecipeChange((), advice, 0, True)]
+    room = max(0, limit - (current.total - current.weights))
+    return [*changes, RecipeChange((), "smaller_base", 0, True, largest_weights=room)]
 
 
 def _checkpointing(recipe: Recipe, lengths: DatasetLengths, shapes: ModelShapes) -> _Options:
     if recipe.training.grad_checkpoint is not True and shapes.can_checkpoint:
-        yield {"training.grad_checkpoint": True}, "steps take a third longer"
+        yield {"training.grad_checkpoint": True}, "slower_steps", 0
 
 
 def _smaller_batch(recipe: Recipe, lengths: DatasetLengths, shapes: ModelShapes) -> _Options:
     name = "batch_size" if recipe.training.batch_size else "batch_tokens"
     longest = min(recipe.data.max_tokens, max(row.full for row in lengths.train))
     for bound, accumulate in smaller_batches(recipe.training, longest):
-        yield {f"training.{name}": bound, "training.accumulate": accumulate}, "the same step in more passes"
+        yield {f"training.{name}": bound, "training.accumulate": accumulate}, "more_passes", 0
 
 
 def _shorter_window(recipe: Recipe, lengths: DatasetLengths, shapes: ModelShapes) -> _Options:
@@ -74,27 +83,26 @@ def _shorter_window(recipe: Recipe, lengths: DatasetLengths, shapes: ModelShapes
     for quantile in _WINDOW_QUANTILES:
         window = known[int(quantile * (len(known) - 1))]
         if lengths.shortest_window <= window < min(recipe.data.max_tokens, known[-1]):
-            cost = f"{plural(lengths.count_truncated(window), 'row')} of {len(known):,} truncated"
-            yield {"data.max_tokens": window}, cost
+            yield {"data.max_tokens": window}, "truncated_rows", lengths.count_truncated(window)
 
 
 def _fewer_layers(recipe: Recipe, lengths: DatasetLengths, shapes: ModelShapes) -> _Options:
     count = shapes.depth if recipe.adapter.layers == "all" else min(recipe.adapter.layers, shapes.depth)
     while count > 4:
         count = max(4, count // 2)
-        yield {"adapter.layers": count}, "fewer layers are trained"
+        yield {"adapter.layers": count}, "fewer_layers", 0
 
 
 def _lower_rank(recipe: Recipe, lengths: DatasetLengths, shapes: ModelShapes) -> _Options:
     rank = recipe.adapter.rank
     while rank > 4:
         rank = max(4, rank // 2)
-        yield {"adapter.rank": rank}, "the adapter has less capacity"
+        yield {"adapter.rank": rank}, "less_capacity", 0
 
 
 def _quantization(recipe: Recipe, lengths: DatasetLengths, shapes: ModelShapes) -> _Options:
     if not recipe.model.quantize and not any(weight.bits for weight in shapes.weights):
-        yield {"model.quantize": 4}, "the base uses rounded weights"
+        yield {"model.quantize": 4}, "rounded_weights", 0
 
 
 def _with_values(recipe: Recipe, values: dict[str, Any]) -> Recipe:

@@ -10,9 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from typing import Any, NamedTuple
+from typing import Any
 
-from mlxtune.core.text import duration
 from mlxtune.planning.plan import Plan
 
 FLOPS = 4  # per parameter and token: 2 forward and 2 for the inputs' gradients (arXiv:2001.08361); frozen weights have none
@@ -133,11 +132,12 @@ class BreakEven(PriceEntry):
 class Bill:
     """The cost of local electricity in dollars: ``money`` for the run, and ``call`` for one answer.
 
-    Both are ``None`` if the time or the watts are unknown. ``drawn`` is the source of the watts.
+    Both are ``None`` if the time or the watts are unknown. ``rated`` is what the vendor's figure of the watts is about; empty if the
+    user gave it.
     """
 
     watts: float
-    drawn: str
+    rated: str
     electricity_price: float
     kilowatt_hours: float | None
     money: float | None
@@ -146,14 +146,6 @@ class Bill:
     hosted: tuple[CloudOffer, ...]
     machine: PurchasedMachine
     break_even: tuple[BreakEven, ...]
-
-
-class BillLine(NamedTuple):
-    """A line of the bill as text. ``value`` is empty if unknown; ``note`` says how it was computed, or why it is unknown."""
-
-    label: str
-    value: str
-    note: str
 
 
 @cache
@@ -184,13 +176,13 @@ def make_bill(
     kWh; ``answering`` is the measured time of one answer here, in seconds.
     """
     known = prices()
-    watts, source = typical_watts(chip, plan.cost.watts)
+    watts, rated = typical_watts(chip, plan.cost.watts)
     per_kwh = known.electricity.price if electricity_price is None else electricity_price
     energy = plan.cost.seconds * watts / 3.6e6 if plan.cost.seconds is not None and watts else None
     call = answering * watts / 3.6e6 * per_kwh if answering is not None and watts else None
     return Bill(
         watts=watts,
-        drawn=source,
+        rated=rated,
         electricity_price=per_kwh,
         kilowatt_hours=energy,
         money=None if energy is None else energy * per_kwh,
@@ -202,39 +194,12 @@ def make_bill(
     )
 
 
-def bill_lines(plan: Plan, bill: Bill) -> list[BillLine]:
-    """Describe the bill: electricity here, the cheapest rented and hosted offers, and the break-even points."""
-    if bill.kilowatt_hours is not None and bill.money is not None:
-        rate = f"at {bill.watts:,.0f} W, {bill.drawn}; ${bill.electricity_price:g} per kWh"
-        rows = [BillLine("here", f"{_energy(bill.kilowatt_hours)}, {_money(bill.money)}", rate)]
-    else:
-        missing = ("a probe" if plan.cost.seconds is None else "", "" if bill.watts else "mlxtune plan --watts")
-        rows = [BillLine("here", "", f"unknown without {' and '.join(filter(None, missing))}")]
-    for label, offers in (("rented", bill.rented), ("hosted", bill.hosted)):
-        for offer in offers[:1]:
-            basis = f" for {duration(offer.seconds)}, including setup" if offer.seconds else f", {plan.read:,} tokens"
-            rows.append(BillLine(label, _money(offer.money), f"{offer.name}{basis}; {offer.vendor}, {offer.listed}"))
-    machine = f"{bill.machine.name}, ${bill.machine.price:,.0f} over {bill.machine.months} months"
-    for even in bill.break_even:
-        calls = f"{even.calls:,} calls per month" if even.calls else "never"
-        rows.append(BillLine("break-even", f"{calls}, compared with {even.name}", f"for {machine}; {even.listed}"))
-    return rows
-
-
-def _energy(kilowatt_hours: float) -> str:
-    return f"{kilowatt_hours:.1f} kWh" if kilowatt_hours >= 0.1 else f"{1000 * kilowatt_hours:.1f} Wh"
-
-
-def _money(dollars: float) -> str:
-    return f"${dollars:,.2f}" if dollars >= 0.01 else "under 1 cent"
-
-
 def typical_watts(chip: str, given: float = 0.0) -> tuple[float, str]:
-    """Return the power that a machine draws under load and the source of that figure: ``given``, or the vendor's; 0 if unknown."""
+    """Return the power that a machine draws under load, 0 if unknown, and what the vendor's figure is about; empty if it was ``given``."""
     if given:
-        return given, "as given"
+        return given, ""
     draw = next((draw for draw in prices().watts if draw.chip == chip), None)
-    return (draw.watts, f"{draw.what}, according to Apple; not measured") if draw else (0.0, "")
+    return (draw.watts, draw.what) if draw else (0.0, "")
 
 
 def _rented(plan: Plan, known: Prices) -> list[CloudOffer]:

@@ -9,7 +9,6 @@ from typing import Any, Literal, NamedTuple
 
 from mlxtune.core.child_process import Progress, StoppableCall
 from mlxtune.core.machine_load import busy_load
-from mlxtune.core.text import duration, plural, size
 from mlxtune.data.split import Splits, sample_rows
 from mlxtune.planning import calibration, measurements, memory, shapes
 from mlxtune.planning.calibration import StepCalibration
@@ -21,115 +20,107 @@ from mlxtune.planning.shapes import ModelShapes
 from mlxtune.planning.speed import estimate_speed, find_rates, forward_passes_per_step
 from mlxtune.planning.workload import DatasetLengths, Workload, workload
 from mlxtune.recipe import AUTO, Recipe
-from mlxtune.recipe.edit import toml_literal
 
 Outcome = Literal["go", "warn", "refuse"]
+Basis = Literal["measured", "other_probe", "computed"]
+LongPart = Literal["validations", "reference"]
+MemoryPart = Literal[
+    "weights", "adapter", "optimizer", "gradients", "activations", "head", "frozen", "buffers", "process", "loading"
+]
 
 MIN_USES = 4  # minimum uses of each shape for which compiling is assumed to pay off, if no probe has measured it
 
-OTHER_PROBE = "other probe"  # of another batch than the largest one of this plan
-BUSY_PROBE = "busy probe"  # while other programs used the machine
-_SPEED_SOURCES = {
-    "probe": "measured by a probe", OTHER_PROBE: "estimated from a probe of another batch", "bench": "estimated from mlxtune bench",
-    BUSY_PROBE: "measured by a probe while other programs kept this machine busy",
-}  # fmt: skip
+# Sources of a speed. Others are "probe", "bench", and the name of a past run.
+OTHER_PROBE = "other_probe"  # of another batch than the largest one of this plan
+BUSY_PROBE = "busy_probe"  # while other programs used the machine
 MAX_PREFERENCE_RATE = 1e-4  # for preference training, even of small models
 _SHOWN_SHARE = 0.1  # of a run's time; parts that take less are not named
-_VALIDATIONS = "validations"
-_PEAK_MOMENTS = {
-    "head": "when the head computes its first logits",
-    "backward": "when the topmost layer computes its gradients",
-    "bottom": "when the lowest layer computes its gradients",
-    "update": "when the optimizer updates the adapter",
-    "freezing": "when the frozen layers fill their cache",
-}
 
 
 @dataclass(frozen=True)
 class Cost:
-    """``seconds`` of the whole run without its sample answers, ``None`` if nothing was measured; ``watts`` as set by the user."""
+    """The time of a run."""
 
     seconds: float | None
+    """Of the whole run without its sample answers; ``None`` if nothing was measured."""
     source: str
+    """What the time is based on: a code, or the name of a past run."""
     watts: float
+    """The power draw as set by the user."""
     sample_answers: int = 0
-    reference_seconds: float = 0.0  # of them, for the pass of the reference model
-    validation_seconds: float = 0.0  # of them, for the validations
+    reference_seconds: float = 0.0
+    """The part of the time for the pass of the reference model."""
+    validation_seconds: float = 0.0
+    """The part of the time for the validations."""
 
     @property
-    def time_summary(self) -> str:
-        """The time and its source, or an empty string if nothing was measured."""
-        if self.seconds is None:
-            return ""
-        source = _SPEED_SOURCES.get(self.source, f"at the speed of {self.source}")
-        samples = f", without {plural(self.sample_answers, 'sample answer')}" if self.sample_answers else ""
-        shown = [f"{duration(seconds)} for {name}" for name, seconds in self.long_parts.items()]
-        of_it = f" ({', '.join(shown)})" if shown else ""
-        return f"about {duration(self.seconds)}{of_it}{samples}, {source}"
-
-    @property
-    def long_parts(self) -> dict[str, float]:
-        """The seconds of what takes a notable part of the time, other than the steps, by name."""
-        parts = {_VALIDATIONS: self.validation_seconds, "the reference model": self.reference_seconds}
+    def long_parts(self) -> dict[LongPart, float]:
+        """The seconds of what takes a notable part of the time, other than the steps."""
+        parts: dict[LongPart, float] = {"validations": self.validation_seconds, "reference": self.reference_seconds}
         return {name: seconds for name, seconds in parts.items() if seconds >= _SHOWN_SHARE * (self.seconds or 0.0) > 0}
-
-
-class MemoryPart(NamedTuple):
-    """A part of the peak memory."""
-
-    name: str
-    nbytes: int
-    note: str
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The expected memory, time and work of a run.
-
-    ``limit`` is the maximum number of bytes to use. ``computed``, ``trained`` and ``read`` count tokens over the whole run: with
-    padding and prompts, without both, and with prompts only. ``cut`` rows are longer than ``data.max_tokens``. ``parameters`` is
-    the size of the base; ``traces`` is the number of compiled steps, one per shape of a batch, or 0 if steps are not compiled;
-    ``compiles`` says whether this machine compiles steps if that saves time; ``prompt_tokens`` and ``answer_tokens`` are means over
-    all rows. ``notes`` say what the chat template changes in the rows; ``thinking``, ``date`` and ``replayed`` are as in
-    :class:`DatasetLengths`. ``skipped`` rows are too long for training and are not in ``train`` and ``valid``.
-    ``most_evaluated`` is ``evaluation.rows``, the maximum number of held-out rows to use, or 0 for all; ``incomparable`` of these are
-    pairs too long for their likelihoods to be compared. ``rate_warning`` says why the learning rate is too high, if it is.
-    ``long_answers`` of the rows to evaluate have a longer reference than ``evaluation.max_tokens`` allows. ``less_time`` names the
-    recipe's keys that shorten the training and an evaluation.
-    """
+    """The expected memory, time and work of a run."""
 
     train: int
+    """Training rows, without those that are too long."""
     valid: int
     test: int
     steps: int
     epochs: float
     computed: int
+    """Tokens over the whole run, with padding and prompts."""
     trained: int
+    """Tokens over the whole run, without padding and prompts."""
     read: int
+    """Tokens over the whole run, with prompts."""
     longest: int
-    cut: int
+    """Tokens of the longest row."""
+    truncated: int
+    """Rows longer than ``data.max_tokens``."""
     prefix: int
+    """Tokens that all rows share."""
     parameters: int
+    """The size of the base."""
     traces: int
+    """Compiled steps, one per shape of a batch; 0 if steps are not compiled."""
     compiles: bool
+    """Whether this machine compiles steps if that saves time."""
     prompt_tokens: float
+    """The mean over all rows."""
     answer_tokens: float
+    """The mean over all rows."""
     estimate: MemoryEstimate
     limit: int
+    """The maximum number of bytes to use."""
     calibrated: bool
+    """Whether a probe of any batch corrects the memory."""
     probed: bool
+    """Whether a probe of the largest batch measured the memory."""
     cost: Cost
     changes: tuple[RecipeChange, ...]
     notes: tuple[str, ...] = ()
+    """What the chat template changes in the rows."""
     thinking: str = ""
+    """The thinking mode, if the template has one."""
     date: str = ""
+    """The date in the prompts, if the template prints one."""
     replayed: int = 0
+    """Rows of replay in addition to the training rows."""
     skipped: int = 0
+    """Rows too long for training, which are not in ``train`` and ``valid``."""
     most_evaluated: int = 0
+    """``evaluation.rows``, the maximum number of held-out rows to use; 0 for all."""
     incomparable: int = 0
-    rate_warning: str = ""
+    """Evaluated pairs that are too long for their likelihoods to be compared."""
+    high_rate: float = 0.0
+    """The learning rate, if it is too high for preference training."""
     long_answers: int = 0
-    less_time: str = ""
+    """Evaluated rows whose reference is longer than ``evaluation.max_tokens``."""
+    time_keys: tuple[str, ...] = ()
+    """The recipe's keys that shorten the training and an evaluation."""
 
     @property
     def evaluated(self) -> int:
@@ -142,39 +133,14 @@ class Plan:
         return self.evaluated - self.incomparable
 
     @property
-    def incomparable_summary(self) -> str:
-        """How many pairs are too long to be compared, as text; empty if all can be."""
-        return f"{self.incomparable:,} of {plural(self.evaluated, 'pair')} over max_tokens" if self.incomparable else ""
-
-    @property
-    def rows_summary(self) -> str:
-        """The rows of each split, and the replay rows in addition to the training rows, as text."""
-        replayed = f" and {self.replayed:,} replayed" if self.replayed else ""
-        evaluated = f" ({self.evaluated:,} evaluated)" if self.evaluated < self.test else ""
-        return f"{self.train:,} training rows{replayed}, {self.valid:,} validation, {self.test:,} held out{evaluated}"
-
-    @property
-    def long_answers_summary(self) -> str:
-        """How many rows have a longer reference than an answer may be, as text; empty if none has."""
-        over = f"{self.long_answers:,} of {plural(self.evaluated, 'reference answer')} over evaluation.max_tokens"
-        return over if self.long_answers else ""
-
-    @property
-    def template_facts(self) -> list[tuple[str, str]]:
-        """The thinking mode and the date in the prompts, as names and values, where the template has them."""
-        return [(name, value) for name, value in (("thinking", self.thinking), ("date", self.date)) if value]
-
-    @property
     def memory(self) -> int:
         """Peak memory of the process, in bytes."""
         return self.estimate.total
 
     @property
-    def basis(self) -> str:
-        """What the estimates are based on, as text."""
-        if self.probed:
-            return "measured on this machine"
-        return "estimated from a probe of another batch" if self.calibrated else "computed, not measured"
+    def basis(self) -> Basis:
+        """What the memory is based on."""
+        return "measured" if self.probed else "other_probe" if self.calibrated else "computed"
 
     @property
     def outcome(self) -> Outcome:
@@ -182,66 +148,22 @@ class Plan:
         return outcome_for(self.memory, self.limit, calibrated=self.calibrated)
 
     @property
-    def sentence(self) -> str:
-        """The outcome as a sentence for the user."""
-        need = f"{size(self.memory)} needed, {size(self.limit)} available"
-        if self.outcome == "refuse":
-            changes = [change for change in self.changes if change.settings]
-            if not changes:
-                return f"This does not fit: {need}."
-            subject = f"{' and '.join(changes[0].settings)} reduces" if len(changes) == 1 else f"{len(changes)} changes reduce"
-            return f"This does not fit: {need}. {subject} it to {size(changes[-1].peak)}."
-        if self.outcome == "warn":
-            smaller_batch = "" if self.estimate.before else ", or make the batch smaller"
-            return f"This is tight: {need}. Close other apps{smaller_batch}."
-        return f"This fits: {need}."
-
-    @property
-    def peak_moment(self) -> str:
-        """The moment of the highest memory use, as text."""
-        if self.estimate.before:
-            return "while the base is loaded, before the first step"
-        return _PEAK_MOMENTS[self.estimate.moment]
-
-    @property
-    def largest_batch(self) -> str:
-        """The batch that needs the most memory, as text: ``4 rows of 232 tokens after a shared prefix of 159``."""
-        batch = self.estimate.batch
-        size = f"{plural(batch.rows, 'pair' if batch.sides else 'row')} of {batch.width:,} tokens"
-        both = " with both answers" if batch.sides else ""
-        return f"{size}{both}" + (f" after a shared prefix of {batch.prefix:,}" if batch.prefix else "")
-
-    @property
-    def memory_parts(self) -> list[MemoryPart]:
-        """The parts of the peak memory, omitting those that this run does not have. They add up to ``memory``."""
+    def memory_parts(self) -> dict[MemoryPart, int]:
+        """The parts of the peak memory in bytes, omitting those that this run does not have. They add up to ``memory``."""
         one = self.estimate
-        saved = "layer inputs, and one recomputed layer" if one.checkpointed else "saved for the backward pass"
-        parts = [
-            MemoryPart("weights", one.weights, ""),
-            MemoryPart("adapter", one.adapter, ""),
-            MemoryPart("optimizer", one.optimizer, ""),
-            MemoryPart("gradients", one.gradients, "" if one.gradients else "not allocated yet at the peak"),
-            MemoryPart("activations", one.activations, saved),
-            MemoryPart("head", one.head, ""),
-            MemoryPart("frozen layers", one.frozen, "the cache of their outputs"),
-            MemoryPart("free buffers", one.buffers, "kept by MLX"),
-            MemoryPart("process", one.process, "Python and libraries" + (", and compiled steps" if self.traces else "")),
-            MemoryPart("loading", one.before, "extra memory before the first step, to convert the weights"),
-        ]
-        return [part for part in parts if part.nbytes or part.name == "gradients"]
-
-    @property
-    def compile_summary(self) -> str:
-        """The number of compiled steps, as text; empty if this machine does not compile steps."""
-        if self.traces:
-            return f"{plural(self.traces, 'step')}, one per batch shape"
-        return "off: too few steps to benefit" if self.compiles else ""
-
-    @property
-    def token_summary(self) -> str:
-        """Trained and computed tokens, and the longest row, as text."""
-        share = f"{100 * self.trained / max(1, self.computed):.0f}% of {self.computed:,} computed"
-        return f"{self.trained:,} trained, {share}; longest row {self.longest:,}"
+        parts: dict[MemoryPart, int] = {
+            "weights": one.weights,
+            "adapter": one.adapter,
+            "optimizer": one.optimizer,
+            "gradients": one.gradients,
+            "activations": one.activations,
+            "head": one.head,
+            "frozen": one.frozen,
+            "buffers": one.buffers,
+            "process": one.process,
+            "loading": one.before,
+        }
+        return {part: nbytes for part, nbytes in parts.items() if nbytes or part == "gradients"}
 
 
 def outcome_for(need: int, limit: int, *, calibrated: bool = False) -> Outcome:
@@ -373,7 +295,7 @@ class Planner:
             trained=work.trained,
             read=work.tokens_read,
             longest=work.longest,
-            cut=self.lengths.count_truncated(recipe.data.max_tokens),
+            truncated=self.lengths.count_truncated(recipe.data.max_tokens),
             prefix=self.lengths.prefix,
             parameters=self.shapes.parameters,
             traces=work.traces,
@@ -393,9 +315,9 @@ class Planner:
             skipped=sum(self.lengths.skipped),
             most_evaluated=recipe.evaluation.rows,
             incomparable=len(incomparable & evaluated),
-            rate_warning=rate_warning(recipe),
+            high_rate=high_rate(recipe),
             long_answers=0 if most == AUTO else sum(count > most for hash, count in self.lengths.references if hash in evaluated),
-            less_time=_less_time(recipe, cost),
+            time_keys=_time_keys(recipe, cost),
         )
 
     def _estimate(self, recipe: Recipe, decisions: StepDecisions, scale: float = 1.0) -> MemoryEstimate:
@@ -426,21 +348,23 @@ def local_planner(recipe: Recipe, folder: Path, config: dict[str, Any], machine:
     return Planner(machine, shapes.read_shapes(folder, config), measurements.row_lengths(recipe), fingerprint)
 
 
-def rate_warning(recipe: Recipe) -> str:
-    """Return a warning if preference training has a learning rate for SFT, at which it spoils the answers."""
+def high_rate(recipe: Recipe) -> float:
+    """Return the learning rate if it suits SFT only and would spoil the answers of preference training, else 0."""
     rate = recipe.training.learning_rate
-    if recipe.method.kind == "sft" or rate <= MAX_PREFERENCE_RATE:
-        return ""
-    return f"{toml_literal(rate)} suits SFT; preference training needs about 1/20 of the rate, or its answers get worse"
+    return 0.0 if recipe.method.kind == "sft" or rate <= MAX_PREFERENCE_RATE else rate
 
 
-def _less_time(recipe: Recipe, cost: Cost) -> str:
-    """Return the keys that shorten the training and an evaluation, as text."""
-    keys = ["training.steps"]
-    keys += ["data.validation"] if _VALIDATIONS in cost.long_parts else []
-    keys += ["training.samples"] if cost.sample_answers else []
-    evaluation = ["evaluation.rows", "evaluation.max_tokens", *(["evaluation.regression"] if recipe.evaluation.regression else [])]
-    return f"set {', '.join(keys)}; to evaluate, {', '.join(evaluation)}"
+def _time_keys(recipe: Recipe, cost: Cost) -> tuple[str, ...]:
+    """Return the keys that shorten the training and an evaluation."""
+    keys = {
+        "training.steps": True,
+        "data.validation": "validations" in cost.long_parts,
+        "training.samples": cost.sample_answers > 0,
+        "evaluation.rows": True,
+        "evaluation.max_tokens": True,
+        "evaluation.regression": bool(recipe.evaluation.regression),
+    }
+    return tuple(key for key, has_effect in keys.items() if has_effect)
 
 
 def _cost(

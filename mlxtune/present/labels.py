@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from mlxtune.present.blocks import Cell, Mark
+from mlxtune.core.text import plural
+from mlxtune.evaluation.statistics.power import BROKEN, FLIPPED, POWER, detectable_gain, non_inferiority_power
+from mlxtune.present.blocks import Cell, Fact, Mark
 
 GLYPHS: dict[Mark, str] = {"success": "✓", "warning": "!", "error": "✗", "muted": "·", "primary": "●"}
 
@@ -63,3 +65,23 @@ def signed_points(share: float) -> str:
 def change_text(low: float, change: float, high: float) -> str:
     """Return a change in points with its limits: ``+45.8 (+37.9 to +54.2)``."""
     return f"{signed_points(change)} ({signed_points(low)} to {signed_points(high)})"
+
+
+def detectable_gain_fact(rows: int) -> Fact:
+    """Return the smallest gain that ``rows`` held-out rows can detect, also if some rows regress."""
+    clean, rough = detectable_gain(rows), detectable_gain(rows, BROKEN)
+    if clean is None:
+        return Fact("detects", "no change", f"{plural(rows, 'row')}: too few", "warning")
+    regress = f"{round(100 * rough)} if {BROKEN:.0%} of rows regress; " if rough is not None else ""
+    return Fact("detects", f"≥ {plural(round(100 * clean), 'point')}", f"{regress}{plural(rows, 'row')}, {POWER:.0%} power")
+
+
+def detectable_drop_fact(prompts: int, margin: float) -> Fact | None:
+    """Return how likely it is that off-task ``prompts`` rule out a drop of ``margin``; ``None`` without prompts.
+
+    Answers to a prompt in both conditions count as one, so the true power is at least this.
+    """
+    if not prompts:
+        return None
+    power = f"rules out a drop of {100 * margin:g} points with {non_inferiority_power(prompts, margin):.0%} power"
+    return Fact("off-task", plural(prompts, "prompt"), f"{power} if {FLIPPED:.0%} of answers change")

@@ -69,7 +69,7 @@ def _value(fact: Fact) -> RichText:
     if fact.note:
         parts.append((f"{'  ' if fact.value else ''}{fact.note}", "muted"))
     if fact.action and fact.action.command:
-        parts += [f" {fact.action.label} " if fact.action.label else " ", (fact.action.command, "primary")]
+        parts += [f"  {fact.action.label} " if fact.action.label else "  ", (fact.action.command, "primary")]
     return styled(*parts)
 
 

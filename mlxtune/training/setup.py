@@ -25,7 +25,7 @@ from mlxtune.models.resolve import ModelFolder, resolve, same_base
 from mlxtune.models.template import ChatTemplate, TemplateSettings, load_template
 from mlxtune.planning import shapes
 from mlxtune.planning.machine import disk_free, this_machine
-from mlxtune.planning.plan import Planner, StepDecisions, rate_warning
+from mlxtune.planning.plan import Planner, StepDecisions, high_rate
 from mlxtune.planning.workload import DatasetLengths
 from mlxtune.recipe import Recipe
 from mlxtune.runs.events import WarningCode
@@ -120,8 +120,8 @@ def load_foundation(recipe: Recipe, worker: SetupListener, reviewed: Path) -> Fo
     rows = [*base.train.rows, *valid.rows]
     for note, count in count_notes(rows).items():
         worker.warn("template_note", note=note.value, rows=count)
-    if rate_warning(recipe):
-        worker.warn("high_learning_rate", rate=recipe.training.learning_rate)
+    if rate := high_rate(recipe):
+        worker.warn("high_learning_rate", rate=rate)
     if truncated := [str(row.location) for row in rows if row.truncated]:
         worker.warn("rows_truncated", rows=truncated, max_tokens=recipe.data.max_tokens)
     if skipped:

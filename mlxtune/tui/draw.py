@@ -76,7 +76,7 @@ def text_rows(block: Text, width: int) -> list[Content]:
 def fact_rows(fact: Fact, width: int, keys: Keys | None = None, label_width: int = LABEL) -> list[Content]:
     """Draw a label, its value, and its note. A label that does not fit into its column is on a row of its own, before its value."""
     label, value = one_line(fact.label), line(glyph(fact.mark), one_line(fact.value))
-    if len(label) > label_width - 4 and len(label) + 2 > label_width - 2:
+    if len(label) > label_width - 3:
         space = width - 3 - value.cell_length
         found = [line("  ", cell(label, space, "bold"), " ", value).truncate(max(width, 0))]
         return found + [

@@ -31,7 +31,7 @@ def cramped(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_json_is_one_document_with_every_part_of_the_memory(cli, recipe) -> None:
     result = cli("plan", recipe, "--json")
     document = json.loads(result.out)
-    assert (result.code, document["word"]) == (0, "go")
+    assert (result.code, document["outcome"]) == (0, "go")
     parts = ("weights", "adapter", "optimizer", "gradients", "activations", "head", "frozen")
     assert sum(document["estimate"][part] for part in parts) == document["step"]
     assert document["peak"] == max(document["step"], document["estimate"]["loading"])
@@ -49,16 +49,17 @@ def test_json_is_one_document_with_every_part_of_the_memory(cli, recipe) -> None
 def test_the_table_matches_the_json(cli, recipe) -> None:
     document = json.loads(cli("plan", recipe, "--json").out)
     result = cli("plan", recipe)
-    assert document["sentence"] in result.out
-    assert f"{document['steps']:,} in 2 epochs" in result.out
-    assert "unknown until --probe" in result.out
+    assert f"✓ This fits: {size(document['memory'])} needed, {size(document['limit'])} available." in result.out
+    assert f"{document['steps']:,}  in 2 epochs" in result.out
+    assert "unknown  measure it: --probe" in result.out
+    assert f"≥ {100 * document['detectable_gain']:.0f} points" in result.out
     for name in ("weights", "adapter", "optimizer", "gradients", "activations", "head"):
         assert f"  {name} " in result.out
 
 
 def test_power_problems_are_in_the_plan(cli, recipe, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(verb, "power", lambda: PowerState(on_battery=True, charge=0.1, thermal="heavy"))
-    assert "heavy thermal pressure, battery at 10%: the run would be slow, or might not finish" in cli("plan", recipe).out
+    assert "! heavy thermal pressure, battery at 10%  slow, or might not finish" in cli("plan", recipe).out
     assert json.loads(cli("plan", recipe, "--json").out)["power"]["charge"] == 0.1
 
 
@@ -72,11 +73,11 @@ def test_overrides_change_the_plan(cli, recipe) -> None:
 def test_a_recipe_that_does_not_fit_exits_1_with_suggestions(cli, recipe) -> None:
     result = cli("plan", recipe)
     assert result.code == 1
-    assert "Suggested changes" in result.out
+    assert "To make it fit" in result.out
     assert "--set training.batch_size=1 --set training.accumulate=4" in result.out
     assert "This does not fit: " in result.err
     document = json.loads(cli("plan", recipe, "--json").out)
-    assert document["word"] == "refuse"
+    assert document["outcome"] == "refuse"
     assert document["changes"]
 
 
@@ -94,5 +95,5 @@ def test_a_catalog_model_is_planned_without_a_download(cli, recipe, monkeypatch)
     result = cli("plan", recipe, "--set", f"model.base={base.id}")
     assert result.code == 0
     assert re.search(rf"weights +{size(base.nbytes)} ", result.out)
-    assert f"{base.id} is not downloaded" in result.out
+    assert f"! {base.id}" in result.out
     assert f"mlxtune models pull {base.id}" in result.out

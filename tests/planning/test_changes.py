@@ -42,7 +42,8 @@ def test_every_suggestion_lowers_the_peak(read, machine) -> None:
     peaks = [change.peak for change in changes if change.settings]
     assert peaks == sorted(peaks, reverse=True)
     assert changes[-1].settings == ()
-    assert changes[-1].cost.startswith("a smaller base")
+    assert changes[-1].disadvantage == "smaller_base"
+    assert 0 <= changes[-1].largest_weights < 1000
 
 
 def test_a_smaller_batch_keeps_the_tokens_of_a_step(read, machine) -> None:
@@ -56,7 +57,7 @@ def test_a_shorter_window_counts_truncated_rows_and_leaves_trained_tokens(read, 
     plan = planner(read, machine, 1000, rows=[400] * 60 + [500] * 4)
     window = next(change for change in suggestions(plan, given) if change.settings and change.settings[0].startswith("data."))
     assert window.settings == ("data.max_tokens=400",)
-    assert window.cost == "4 rows of 66 truncated"
+    assert (window.disadvantage, window.truncated) == ("truncated_rows", 4)
 
 
 def test_quantization_is_suggested_for_unquantized_weights_on_a_gpu_only(read, machine, metal) -> None:

@@ -13,11 +13,13 @@ from typing import Any
 import pytest
 
 from mlxtune.planning.calibration import StepCalibration
-from mlxtune.planning.cost import bill_lines, make_bill, parse, prices
+from mlxtune.planning.cost import make_bill, parse, prices
 from mlxtune.planning.machine import Machine
 from mlxtune.planning.plan import Cost, Plan, Planner, _cost
 from mlxtune.planning.shapes import ModelShapes
 from mlxtune.planning.workload import DatasetLengths, RowLength, workload
+from mlxtune.present.blocks import Fact
+from mlxtune.present.plan import cost_facts
 from mlxtune.recipe import TrainingSection
 
 from .conftest import lengths, recipe
@@ -56,7 +58,7 @@ def test_electricity_is_power_times_time_times_price(plan: Plan) -> None:
     assert costs.kilowatt_hours == pytest.approx(0.060)
     assert costs.money == pytest.approx(0.015)
     assert make_bill(plan, "sft").money == pytest.approx(0.060 * prices().electricity.price)
-    assert (costs.watts, costs.drawn) == (60.0, "as given")
+    assert (costs.watts, costs.rated) == (60.0, "")
 
 
 def test_default_watts_are_the_vendors_for_known_chips(plan: Plan) -> None:
@@ -64,10 +66,10 @@ def test_default_watts_are_the_vendors_for_known_chips(plan: Plan) -> None:
     costs = make_bill(without_watts, "sft", chip="Apple M4 Max", electricity_price=1.0)
     assert costs.watts == 145
     assert costs.money == pytest.approx(0.145)
-    assert "according to Apple" in costs.drawn
+    assert costs.rated == "maximum of the whole computer: Mac Studio (2025)"
     unknown = make_bill(without_watts, "sft", chip="a chip")
     assert (unknown.watts, unknown.kilowatt_hours, unknown.money) == (0.0, None, None)
-    assert ("here", "", "unknown without mlxtune plan --watts") in bill_lines(without_watts, unknown)
+    assert Fact("here", "", "unknown without mlxtune plan --watts") in cost_facts(without_watts, unknown).facts
 
 
 def test_without_a_measured_time_electricity_is_unknown_but_offers_are_priced(plan: Plan) -> None:
@@ -75,7 +77,7 @@ def test_without_a_measured_time_electricity_is_unknown_but_offers_are_priced(pl
     costs = make_bill(unknown, "sft")
     assert (costs.kilowatt_hours, costs.money) == (None, None)
     assert costs.rented
-    assert ("here", "", "unknown without a probe") in bill_lines(unknown, costs)
+    assert Fact("here", "", "unknown without a probe") in cost_facts(unknown, costs).facts
 
 
 def test_a_rented_gpu_is_priced_by_setup_and_compute_time(plan: Plan) -> None:
@@ -117,17 +119,17 @@ def test_there_is_no_break_even_if_electricity_costs_more_than_the_call(plan: Pl
     tiny = replace(plan, prompt_tokens=1.0, answer_tokens=1.0)
     costs = make_bill(tiny, "sft", electricity_price=0.30, answering=100.0)
     assert {offer.calls for offer in costs.break_even} == {None}
-    assert any(label == "break-even" and text.startswith("never, compared with ") for label, text, _ in bill_lines(tiny, costs))
+    assert sum("never, compared with " in fact.value for fact in cost_facts(tiny, costs).facts) == len(costs.break_even)
 
 
 def test_the_bill_lists_the_cheapest_offers_with_dates(plan: Plan) -> None:
     costs = make_bill(plan, "sft", electricity_price=0.25)
-    lines = bill_lines(plan, costs)
-    assert [label for label, _, _ in lines] == ["here", "rented", "hosted", *["break-even"] * len(costs.break_even)]
-    assert lines[0][1].startswith("60.0 Wh, $0.01")
-    assert costs.rented[0].vendor in lines[1][2]
-    assert costs.rented[0].listed in lines[1][2]
-    assert "4,800 tokens" in lines[2][2]
+    here, rented, hosted, *others = cost_facts(plan, costs).facts
+    assert [fact.label for fact in (here, rented, hosted)] == ["here", "rented", "hosted"]
+    assert [fact.label for fact in others] == ["break-even"] * len(costs.break_even)
+    assert here.value == "60.0 Wh, $0.01"
+    assert f"{costs.rented[0].vendor}, {costs.rented[0].listed}" in rented.note
+    assert "4,800 tokens" in hosted.note
 
 
 def test_tokens_read_counts_truncated_rows_and_both_sides_of_a_pair() -> None:
@@ -157,7 +159,7 @@ def test_a_short_run_needs_the_reference_for_fewer_pairs() -> None:
         work = workload(DatasetLengths((pair,) * 20, (), 0, False), given.training, 100)
         costs[steps] = _cost(given, work, speed, 0.0, cached=False, checkpointed=False)
     assert costs[2].reference_seconds == pytest.approx(costs[0].reference_seconds * 2 / 10)  # 4 of 20 pairs
-    assert "(24 s for the reference model)" in costs[0].time_summary
+    assert costs[0].long_parts == {"reference": pytest.approx(24)}
     every = replace(given, method=replace(given.method, pairs="wrong"), training=replace(given.training, steps=2))
     work = workload(DatasetLengths((pair,) * 20, (), 0, False), every.training, 100)
     cost = _cost(every, work, speed, 0.0, cached=False, checkpointed=False)

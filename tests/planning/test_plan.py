@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from mlxtune.core.errors import DataError, TemplateError
+from mlxtune.core.text import size
 from mlxtune.data.source import read_source
 from mlxtune.data.split import sample_rows, split
 from mlxtune.models.load import load as load_model
@@ -18,7 +19,8 @@ from mlxtune.models.template import ChatTemplate
 from mlxtune.planning import calibration, measurements
 from mlxtune.planning.cost import make_bill
 from mlxtune.planning.machine import Machine, this_machine
-from mlxtune.planning.plan import Plan, _less_time, local_planner, rate_warning
+from mlxtune.planning.plan import Plan, _time_keys, high_rate, local_planner
+from mlxtune.present.plan import memory_bars, memory_facts, time_fact, verdict_sentence
 from mlxtune.recipe import Recipe, load
 from mlxtune.training.sft import shared_prefix
 
@@ -114,19 +116,15 @@ def test_answers_over_the_limit_of_an_evaluation_are_counted(given: Recipe, base
             longer = 0 if most == "auto" else sum(length > most for length in lengths)
             plan = planned(recipe, base, this_machine())
             assert plan.long_answers == longer
-            summary = f"{longer} of {len(lengths)} reference answers over evaluation.max_tokens"
-            assert plan.long_answers_summary == (summary if longer else "")
 
 
 @pytest.mark.parametrize(
-    ("kind", "rate", "warning"),
-    [("dpo", 2e-4, "2e-4 suits SFT;"), ("dpo", 1e-4, ""), ("kto", 1e-3, "1e-3 suits SFT;"), ("sft", 1e-3, "")],
+    ("kind", "rate", "is_high"),
+    [("dpo", 2e-4, True), ("dpo", 1e-4, False), ("kto", 1e-3, True), ("sft", 1e-3, False)],
 )
-def test_a_rate_for_sft_is_too_high_for_preferences(kind: Any, rate: float, warning: str, given: Recipe) -> None:
+def test_a_rate_for_sft_is_too_high_for_preferences(kind: Any, rate: float, is_high: bool, given: Recipe) -> None:
     recipe = replace(given, method=replace(given.method, kind=kind), training=replace(given.training, learning_rate=rate))
-    shown = rate_warning(recipe)
-    assert shown.startswith(warning)
-    assert bool(shown) == bool(warning)
+    assert high_rate(recipe) == (rate if is_high else 0)
 
 
 @pytest.mark.usefixtures("shared_row_lengths")
@@ -135,7 +133,7 @@ def test_plan_counts_and_fits(given: Recipe, base: ModelFolder) -> None:
     assert (plan.train + plan.valid + plan.test, plan.epochs, plan.outcome) == (40, 2, "go")
     assert plan.cost.seconds is None
     assert plan.changes == ()
-    assert plan.sentence.startswith("This fits: ")
+    assert verdict_sentence(plan) == f"This fits: {size(plan.memory)} needed, {size(plan.limit)} available."
 
 
 @pytest.mark.usefixtures("shared_row_lengths")
@@ -145,12 +143,13 @@ def test_memory_parts_add_up_to_the_total(given: Recipe, base: ModelFolder, heav
     step = plan.estimate.step
     plan = replace(plan, estimate=replace(plan.estimate, loading=step + 2**30 if heavy else step // 2))
     parts = plan.memory_parts
-    assert sum(count for _, count, _ in parts) == plan.memory
-    assert ("loading" in [name for name, *_ in parts]) is heavy
-    assert ("while the base is loaded" in plan.peak_moment) is heavy
+    assert sum(parts.values()) == plan.memory
+    assert ("loading" in parts) is heavy
+    assert ("loading the base" in memory_facts(plan).facts[0].value) is heavy
+    assert memory_bars(plan).bars[-1].end == pytest.approx(1)
     tight = replace(plan, limit=plan.memory + 1)
     assert tight.outcome == "warn"
-    assert ("make the batch smaller" in tight.sentence) is not heavy  # which would not help
+    assert ("make the batch smaller" in verdict_sentence(tight)) is not heavy  # which would not help
 
 
 @pytest.mark.usefixtures("shared_row_lengths")
@@ -160,7 +159,7 @@ def test_a_small_machine_refuses_with_suggestions(given: Recipe, base: ModelFold
     plan = planned(given, base, replace(this_machine(), limit=need - 1))
     assert plan.outcome == "refuse"
     assert plan.changes
-    assert plan.sentence.startswith("This does not fit: ")
+    assert verdict_sentence(plan).startswith("This does not fit: ")
     assert planned(given, base, replace(this_machine(), limit=need + 1)).outcome == "warn"
 
 
@@ -168,26 +167,26 @@ def test_a_small_machine_refuses_with_suggestions(given: Recipe, base: ModelFold
 def test_a_probe_gives_time_and_applies_to_other_batches(given: Recipe, base: ModelFolder) -> None:
     probed = planned(given, base, this_machine(), probe=True, watts=30.0)
     assert probed.calibrated
-    assert (probed.cost.source, probed.basis) == ("probe", "measured on this machine")
+    assert (probed.cost.source, probed.basis) == ("probe", "measured")
     assert probed.cost.seconds is not None
     assert make_bill(probed, "sft").kilowatt_hours == pytest.approx(probed.cost.seconds * 30 / 3.6e6)
     other = replace(given, training=replace(given.training, batch_size=2))
     plan = planned(other, base, this_machine())
-    assert plan.cost.time_summary.endswith("estimated from a probe of another batch")
-    assert plan.basis == "estimated from a probe of another batch"
+    assert (plan.cost.source, plan.basis) == ("other_probe", "other_probe")
+    assert time_fact(plan.cost).note.endswith("from a probe of another batch")
     assert not planned(replace(given, model=replace(given.model, quantize=4)), base, this_machine()).calibrated
 
 
 @pytest.mark.usefixtures("shared_row_lengths")
 def test_a_plan_names_the_keys_that_save_time(given: Recipe, base: ModelFolder) -> None:
     cost = replace(planned(given, base, this_machine()).cost, seconds=100.0, sample_answers=0, validation_seconds=2.0)
-    evaluation = "to evaluate, evaluation.rows, evaluation.max_tokens"
+    evaluation = ("evaluation.rows", "evaluation.max_tokens")
     without = replace(given, evaluation=replace(given.evaluation, regression=""))
-    assert _less_time(without, cost) == f"set training.steps; {evaluation}"
+    assert _time_keys(without, cost) == ("training.steps", *evaluation)
     cost = replace(cost, sample_answers=4, validation_seconds=20.0)
-    assert "(20 s for validations), without 4 sample answers" in cost.time_summary
-    keys = "set training.steps, data.validation, training.samples"
-    assert _less_time(given, cost) == f"{keys}; {evaluation}, evaluation.regression"
+    assert time_fact(cost).note.startswith("validations 20 s, without 4 sample answers, ")
+    keys = ("training.steps", "data.validation", "training.samples")
+    assert _time_keys(given, cost) == (*keys, *evaluation, "evaluation.regression")
 
 
 @pytest.mark.usefixtures("shared_row_lengths")
@@ -205,10 +204,8 @@ def test_a_probe_reports_its_progress_and_can_be_stopped(given: Recipe, base: Mo
 @pytest.mark.usefixtures("shared_row_lengths")
 def test_a_probe_on_a_busy_machine_says_so(given: Recipe, base: ModelFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mlxtune.planning.plan.busy_load", lambda: 9.0)
-    assert planned(given, base, this_machine(), probe=True).cost.time_summary.endswith(
-        "while other programs kept this machine busy"
-    )
-    assert planned(given, base, this_machine()).cost.source == "busy probe"
+    for probe in (True, False):
+        assert planned(given, base, this_machine(), probe=probe).cost.source == "busy_probe"
     monkeypatch.setattr("mlxtune.planning.plan.busy_load", lambda: 0.0)
     assert planned(given, base, this_machine(), probe=True).cost.source == "probe"
 

@@ -76,7 +76,7 @@ def test_a_mark_is_a_glyph() -> None:
 
 
 def test_an_action_is_a_key_in_the_app_and_a_command_elsewhere() -> None:
-    assert "unknown until --probe" in printed(DOCUMENT)
+    assert "unknown until  --probe" in printed(DOCUMENT)
     assert "b probe" in drawn(DOCUMENT, 80)
     assert "t train" in drawn(DOCUMENT, 80)
     assert "b probe" not in "\n".join(row.plain for row in draw.rows(DOCUMENT, 80))

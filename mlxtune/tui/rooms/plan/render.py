@@ -9,15 +9,16 @@ from typing import TYPE_CHECKING
 from textual.content import Content
 
 from mlxtune.core.errors import MlxtuneError
-from mlxtune.core.text import one_line, plural, safe_text, size
+from mlxtune.core.text import one_line, safe_text
+from mlxtune.present.blocks import Facts, Heading
+from mlxtune.present.labels import outcome_mark
 from mlxtune.recipe import Recipe
 from mlxtune.recipe.keys import RecipeKey, format_value
+from mlxtune.tui import draw
 from mlxtune.tui.render.bars import bar
-from mlxtune.tui.render.text import RECIPE_KEY, Part, cell, fold, gigabytes, key, line, lines, section_title, wrap
-from mlxtune.tui.status import PLAN_GLYPHS
+from mlxtune.tui.render.text import RECIPE_KEY, Part, cell, fold, gigabytes, line, lines, section_title, wrap
 
 if TYPE_CHECKING:
-    from mlxtune.planning.changes import RecipeChange
     from mlxtune.planning.cost import Bill
     from mlxtune.planning.machine import PowerState
     from mlxtune.planning.plan import Plan
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
 _SECTION, _NAME, _DEFAULT = 12, 17, 12  # widths of the form's columns
 VALUE_COLUMN = _SECTION + _NAME + 2  # where a value begins, after its glyph
 _ROOMY = 104  # minimum cells in a row to show a description
-_PART_NAME = 16  # cells before the bar of a part of the memory
-_LABEL = 13  # cells before a value of the side panels
 
 
 def empty_room(width: int) -> Content:
@@ -41,21 +40,27 @@ def empty_room(width: int) -> Content:
 
 def verdict(plan: Plan, last_memory: int | None, note: str, width: int) -> Content:
     """Return whether the recipe fits, and its memory bar; ``last_memory`` is the memory of the last plan, in bytes."""
-    glyph, token = PLAN_GLYPHS[plan.outcome]
-    style = "bold" if plan.outcome == "go" else f"bold {token}"
-    sentence = fold(plan.sentence, width - 2, indent="    ", style=style)
-    first = line((f"  {glyph} ", f"bold {token}"), sentence[4:])
-    rows = [first]
-    if "\n" not in sentence.plain and first.cell_length + len(note) + 3 <= width:
-        rows = [line(first, (f"   {note}", "$muted"))]
+    from mlxtune.present import plan as present
+
+    sentence = draw.text_rows(present.verdict(plan), width)
+    if len(sentence) == 1 and sentence[0].cell_length + len(note) + 3 <= width:
+        sentence = [line(sentence[0], (f"   {note}", "$muted"))]
     elif note:
-        rows.append(fold(note, width, indent="    "))
-    return lines(*rows, _memory_bar(plan, last_memory, width))
+        sentence.append(fold(note, width, indent="    "))
+    return lines(*sentence, _memory_bar(plan, last_memory, width))
+
+
+def basis(plan: Plan) -> str:
+    """Return what the memory of a plan is based on."""
+    from mlxtune.present.plan import BASIS
+
+    return BASIS[plan.basis]
 
 
 def _memory_bar(plan: Plan, last_memory: int | None, width: int) -> Content:
-    style, glyph = {"go": ("$primary", ""), "warn": ("$warning", "! "), "refuse": ("$error", "✗ ")}[plan.outcome]
-    figure = line((glyph, f"bold {style}"), (gigabytes(plan.memory), "bold"), (f" of {gigabytes(plan.limit)} GB", "$muted"))
+    mark = outcome_mark(plan.outcome)
+    lead, style = (Content(""), "$primary") if plan.outcome == "go" else (draw.glyph(mark), f"${mark}")
+    figure = line(lead, (gigabytes(plan.memory), "bold"), (f" of {gigabytes(plan.limit)} GB", "$muted"))
     tenths = [round(10 * nbytes / 2**30) for nbytes in (plan.memory, plan.memory if last_memory is None else last_memory)]
     change = (tenths[0] - tenths[1]) / 10  # of the figures as they are shown
     difference = f"  {'−' if change < 0 else '+'}{abs(change):.1f}" if change else ""
@@ -136,140 +141,23 @@ def key_detail(item: RecipeKey, recipe: Recipe, base: str, width: int) -> Conten
 # Beside the form
 
 
-def memory_rows(plan: Plan, automatic: bool, width: int) -> list[Content]:
-    """Return the parts of the memory. Each bar begins where the one above ends; the largest part is bold.
-
-    ``automatic`` says whether the plan decides if layers are recomputed.
-    """
-    largest = max(count for _, count, _ in plan.memory_parts)
-    rows, start = [], 0.0
-    for name, count, _ in plan.memory_parts:
-        share = count / max(1, plan.memory)
-        segment = _bar_segment(start, share, width - _PART_NAME - 10, "$primary" if count == largest else "$muted")
-        figure = cell(size(count) if count else "–", 8, "bold" if count == largest else "", right=True)
-        label = cell(name, _PART_NAME - 2, "$muted" if count else "$faint")
-        rows.append(line("  ", label, figure, "  ", segment).truncate(max(width, 0)))
-        start += share
-    recomputed = " Layers are recomputed in the backward pass."
-    if not plan.estimate.checkpointed:
-        recomputed = " Nothing is recomputed, because it fits." if automatic else ""
-    return [*rows, Content(""), *fold(f"Memory peaks {plan.peak_moment}.{recomputed}", width).split("\n")]
-
-
-def _bar_segment(start: float, share: float, width: int, style: str) -> Content:
-    if width <= 0:
-        return Content("")
-    first, last = round(start * width), round((start + share) * width)
-    return line(" " * min(first, width - 1), ("━" * max(1, last - first) if share else "", style)).truncate(width)
-
-
-def run_rows(plan: Plan, bill: Bill, can_probe: bool, power: PowerState, doubt: str, width: int) -> list[Content]:
-    """Return the run's figures as names and values."""
-    from mlxtune.evaluation.statistics.power import power_statement
-
-    share = 100 * plan.trained / max(1, plan.computed)
-    time: Part = ("unknown until a probe", "$muted")
-    if plan.cost.time_summary:
-        time = one_line(plan.cost.time_summary)
-    elif can_probe:
-        time = line(("unknown until  ", "$muted"), key("b", "probe", "screen.probe", "$muted"))
-    values: list[tuple[str, Part]] = [
-        ("steps", line((f"{plan.steps:,}", "bold"), f" in {plural(plan.epochs, 'epoch')}")),
-        ("time", time),
-        ("less time", plan.less_time),
-    ]
-    if bill.kilowatt_hours is not None:
-        values.append(("energy", _bill_lines(plan, bill)[0][1]))
-    if power.problems:
-        values.append(("power", f"! {', '.join(power.problems)}"))
-    values.append(("rows", plan.rows_summary))
-    if doubt:
-        values.append(("checks", f"! {one_line(doubt)}"))
-    if plan.rate_warning:
-        values.append(("rate", f"! {plan.rate_warning}"))
-    if plan.skipped:
-        values.append(("skipped", f"! {plural(plan.skipped, 'row')} over max_tokens"))
-    if plan.cut:
-        values.append(("cut", f"! {plural(plan.cut, 'row')} over max_tokens"))
-    if plan.long_answers:
-        values.append(("answers", f"! {plan.long_answers_summary}"))
-    if plan.incomparable:
-        values.append(("evaluated", f"! {plan.incomparable_summary}"))
-    values += [("template", f"! {one_line(note)}") for note in plan.notes]
-    values += [
-        ("batch", f"largest: {plan.largest_batch}"),
-        ("trained", f"{plan.trained:,} ({share:.0f}% of {plan.computed:,} computed)"),
-        ("longest", f"{plan.longest:,} tokens"),
-    ]
-    if plan.compile_summary:
-        values.append(("compiled", plan.compile_summary))
-    values += [(name, one_line(value)) for name, value in plan.template_facts]
-    if plan.test:
-        values.append(("power", power_statement(plan.compared)))
-    return [row for name, value in values for row in _labeled(name, value, width)]
-
-
-def cost_rows(plan: Plan, bill: Bill, full: bool, width: int) -> list[Content]:
-    """Return the cost here and elsewhere. ``full`` adds the source of each figure."""
-    rows: list[Content] = []
-    for label, cost, note in _bill_lines(plan, bill):
-        if full:
-            rows += _labeled(label, cost or "unknown", width)
-            rows += [line((f"{' ' * _LABEL}{row}", "$muted")) for row in wrap(note, width - _LABEL - 1)]
-        elif cost:
-            short_note = note.partition(" for ")[0].partition(",")[0]
-            rows += _labeled(label, cost if label in ("here", "break-even") else f"{cost}, {short_note}", width)
-    return rows
-
-
-def _bill_lines(plan: Plan, bill: Bill) -> list[tuple[str, str, str]]:
-    from mlxtune.planning import cost
-
-    return [(label, one_line(figure), one_line(note)) for label, figure, note in cost.bill_lines(plan, bill)]
-
-
-def _labeled(name: str, value: Part, width: int) -> list[Content]:
-    label = line("  ", cell(name, _LABEL - 2, "$muted"))
-    if not isinstance(value, str):
-        return [line(label, value).truncate(max(width, 0))]
-    first, *rest = (Content(row) for row in wrap(value, width - _LABEL))
-    return [
-        line(label, first.stylize("bold $warning", 0, 1) if value.startswith("! ") else first),
-        *(line(" " * _LABEL, row) for row in rest),
-    ]
-
-
-def change_rows(changes: tuple[RecipeChange, ...], width: int) -> list[Content]:
-    """Return the changes that would make the recipe fit, mildest first. Each adds to those above it; the first shows its key."""
-    rows: list[Content] = []
-    for index, change in enumerate(changes):
-        text = ", ".join(setting.partition(".")[2].replace("=", " = ") for setting in change.settings) or change.cost
-        if index == 0 and change.settings:
-            lead = line(key("g", "", "screen.fit").rstrip(), " ")
-        else:
-            lead = line(("✓ ", "bold $success") if change.fits and change.settings else ("· ", "$muted"))
-        figure = f" {gigabytes(change.peak)}" if change.peak else ""
-        first, *rest = wrap(one_line(text), width - 5 - len(figure))
-        rows.append(line("  ", lead, cell(first, width - 4 - len(figure), "bold" if index == 0 else ""), (figure, "$muted")))
-        rows += [Content(f"    {row}") for row in rest]
-        if change.settings:
-            rows += [line((f"    {row}", "$muted")) for row in wrap(change.cost, width - 5)]
-    return rows
-
-
 def side_sections(
-    plan: Plan, recipe: Recipe, bill: Bill, can_probe: bool, power: PowerState, doubt: str, full: bool, width: int
+    plan: Plan, bill: Bill, power: PowerState, doubt: str, keys: draw.Keys, full: bool, width: int
 ) -> list[tuple[str, list[Content]]]:
     """Return the titles and rows beside the form, or, with ``full``, of the page with the source of each figure.
 
-    ``doubt`` says why the rows should be checked before training, if they should.
+    ``doubt`` says why the rows should be checked before training, if they should; ``keys`` has the actions that are possible now.
     """
-    sections = [
-        ("To make it fit", change_rows(plan.changes, width)),
-        ("Memory", memory_rows(plan, recipe.training.grad_checkpoint == "auto", width)),
-        ("Run", run_rows(plan, bill, can_probe, power, doubt, width)),
-        ("Cost" if full else "Elsewhere", cost_rows(plan, bill, full, width)),
-    ]
+    from mlxtune.present.plan import plan_document
+
+    sections: list[tuple[str, list[Content]]] = []
+    for block in plan_document(plan, bill, power, doubt=doubt)[2:]:
+        if isinstance(block, Heading):
+            sections.append((block.title, []))
+            continue
+        if isinstance(block, Facts) and sections[-1][0] == "Cost" and not full:
+            block = block.brief()
+        sections[-1][1].extend(draw.block_rows(block, width, keys))
     return [(title, rows) for title, rows in sections if rows]
 
 

@@ -26,6 +26,7 @@ from mlxtune.recipe.edit import Edit, edit_recipe, undo_edit
 from mlxtune.recipe.keys import RecipeKey, format_value, keys, value_at
 from mlxtune.recipe.load import parse_override
 from mlxtune.tui.base import Room
+from mlxtune.tui.draw import Keys
 from mlxtune.tui.paths import relative_paths
 from mlxtune.tui.render.text import cut_rows, key, lines
 from mlxtune.tui.rooms.plan import render
@@ -44,7 +45,6 @@ if TYPE_CHECKING:
     from mlxtune.planning.plan import Plan
 
 _PROGRESS_DELAY = 0.15  # seconds before progress is shown
-_NOT_READY = "The plan is not ready"
 _UNDO = FooterAction("u", "undo", "undo", "undo the last edit")
 
 
@@ -135,6 +135,7 @@ class PlanRoom(Room):
         self._service: PlanService | None = None
         self._progress: tuple[str, float] | None = None  # description and fraction of a slow computation
         self._probe: RunningProbe | None = None
+        self._waiting: Notice | None = None  # the last answer to a key that needs the plan
         self._generation = 0  # counts computations; progress of an older one is dropped
         self._edited_key: RecipeKey | None = None  # the key of the open field
         self._restored_key = ""  # the key under the cursor in the last session
@@ -223,9 +224,15 @@ class PlanRoom(Room):
         side = self.query_one("#plan-side", Panel)
         side.display = plan is not None and self.wide
         if plan and bill:
-            sections = partial(render.side_sections, plan, form.recipe, bill, self._can_probe, self._power, self._doubt, False)
+            sections = partial(render.side_sections, plan, bill, self._power, self._doubt, self._keys_now, False)
             more = ("m", "all figures", "screen.memory")
             side.update(lambda width, height: cut_rows(render.side(sections(width), width, height), height, more))
+
+    @property
+    def _keys_now(self) -> Keys:
+        """The keys of the actions that the plan's facts name."""
+        keys = {"plan.fit": key("g", "fit", "screen.fit")}
+        return keys | ({"plan.probe": key("b", "probe", "screen.probe", "$muted")} if self._can_probe else {})
 
     @property
     def _doubt(self) -> str:
@@ -253,7 +260,7 @@ class PlanRoom(Room):
             return f"{self._progress[0] if self._progress else 'planning'} … {old}".rstrip()
         if not form.local:
             return "base not downloaded: estimated from the catalog"
-        return form.plan.basis if form.plan else ""
+        return render.basis(form.plan) if form.plan else ""
 
     def copyable(self) -> tuple[str, str]:
         view = self.app.recipe
@@ -304,7 +311,7 @@ class PlanRoom(Room):
     def _finish(self) -> None:
         self._generation += 1
         self._progress = None
-        if self.app.notice and self.app.notice.text.startswith(_NOT_READY):
+        if self._waiting and self.app.notice == self._waiting:
             ready = self._form is not None and self._form.error is None
             self.app.show_notice(Notice("✓", "$success", "The plan is ready now.", "Press the key again.") if ready else None)
         self.redraw()
@@ -337,7 +344,9 @@ class PlanRoom(Room):
                 "!", "$warning", f"A probe is using this machine: {self._probe.stage}.", "Stop it with s, or wait until it ends."
             )
         if action in ("train", "probe") and self._progress:
-            return Notice("!", "$warning", f"{_NOT_READY}: {self._progress[0]}.", "Try again in a moment.")
+            text = f"The plan is not ready: {self._progress[0]}."
+            self._waiting = Notice("!", "$warning", text, "Try again in a moment.")
+            return self._waiting
         return super().refusal(action)
 
     def footer_actions(self) -> Sequence[FooterAction]:
@@ -478,6 +487,8 @@ class PlanRoom(Room):
         self._replan()
 
     def action_train(self) -> None:
+        from mlxtune.present.plan import time_fact, verdict_sentence
+
         form = self._form
         if form is None:
             return
@@ -486,8 +497,8 @@ class PlanRoom(Room):
         if form.error:
             text = f"The recipe has no plan: {one_line(form.error.message)}"
         elif plan:
-            time = f", {one_line(plan.cost.time_summary)}" if plan.cost.time_summary else ""
-            text = f"{plan.sentence} {plural(plan.steps, 'step')}{time}."
+            time = time_fact(plan.cost)
+            text = f"{verdict_sentence(plan)} {plural(plan.steps, 'step')}{f', {time.value}' if plan.cost.seconds else ''}."
         if self._doubt:
             self.app.start_run(form.path, text)
             return
@@ -547,10 +558,8 @@ class PlanRoom(Room):
             form = self._form
             if not (form and form.plan and form.bill):
                 return []
-            return render.side(
-                render.side_sections(form.plan, form.recipe, form.bill, self._can_probe, self._power, self._doubt, True, width),
-                width,
-            )
+            sections = render.side_sections(form.plan, form.bill, self._power, self._doubt, self._keys_now, True, width)
+            return render.side(sections, width)
 
         self.app.push_screen(PageScreen("Memory, time and cost", rows))
 

@@ -1,0 +1,250 @@
+"""Describe a plan: whether a run fits, its memory, its work, and its cost."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from mlxtune.core.text import duration, one_line, plural, size
+from mlxtune.planning.changes import Disadvantage, RecipeChange
+from mlxtune.planning.cost import Bill, CloudOffer
+from mlxtune.planning.machine import PowerState
+from mlxtune.planning.plan import Basis, Cost, LongPart, MemoryPart, Plan
+from mlxtune.present.blocks import Action, Bar, Bars, Document, Fact, Facts, Heading, Style, Text, text
+from mlxtune.present.labels import detectable_gain_fact, outcome_mark
+from mlxtune.present.search import price_text
+from mlxtune.recipe.edit import toml_literal
+
+if TYPE_CHECKING:
+    from mlxtune.training.search.price import SearchPrice
+
+PROBE = Action("plan.probe", "measure it:", "--probe")
+BASIS: dict[Basis, str] = {
+    "measured": "measured on this machine",
+    "other_probe": "estimated from a probe of another batch",
+    "computed": "computed, not measured",
+}
+_SOURCES = {
+    "probe": "measured",
+    "other_probe": "from a probe of another batch",
+    "bench": "from mlxtune bench",
+    "busy_probe": "measured while other programs were busy",
+}
+_LONG_PARTS: dict[LongPart, str] = {"validations": "validations", "reference": "reference model"}
+_PEAKS = {
+    "loading": "loading the base, before the first step",
+    "head": "first logits of the head",
+    "backward": "gradients of the topmost layer",
+    "bottom": "gradients of the lowest layer",
+    "update": "update of the adapter",
+    "freezing": "filling the cache of the frozen layers",
+}
+_PARTS: dict[MemoryPart, tuple[str, str]] = {  # label and note
+    "weights": ("weights", ""),
+    "adapter": ("adapter", ""),
+    "optimizer": ("optimizer", ""),
+    "gradients": ("gradients", ""),
+    "activations": ("activations", "saved for the backward pass"),
+    "head": ("head", ""),
+    "frozen": ("frozen layers", "the cache of their outputs"),
+    "buffers": ("free buffers", "kept by MLX"),
+    "process": ("process", "Python and libraries"),
+    "loading": ("loading", "extra memory before the first step, to convert the weights"),
+}
+_DISADVANTAGES: dict[Disadvantage, str] = {
+    "slower_steps": "steps take a third longer",
+    "more_passes": "the same step in more passes",
+    "fewer_layers": "fewer layers are trained",
+    "less_capacity": "the adapter has less capacity",
+    "rounded_weights": "the base uses rounded weights",
+    "smaller_base": "weights that would fit",
+}
+
+
+def plan_document(
+    plan: Plan,
+    bill: Bill,
+    power: PowerState,
+    *,
+    doubt: str = "",
+    off_task: Fact | None = None,
+    search: SearchPrice | None = None,
+) -> Document:
+    """Describe a plan. ``doubt`` says why the rows should be checked first, if they should."""
+    suggested = (Heading("To make it fit", "least harmful first, each on top of those above"), changes(plan.changes))
+    return (
+        Heading("Plan", BASIS[plan.basis]),
+        verdict(plan),
+        *(suggested if plan.changes else ()),
+        Heading("Memory", f"{size(plan.memory)} of {size(plan.limit)}"),
+        memory_bars(plan),
+        memory_facts(plan),
+        Heading("Run"),
+        run_facts(plan, power, doubt=doubt, off_task=off_task, search=search),
+        Heading("Cost", "list prices as of the dates shown"),
+        cost_facts(plan, bill),
+    )
+
+
+def verdict(plan: Plan) -> Text:
+    return text(verdict_sentence(plan), "bold", outcome_mark(plan.outcome))
+
+
+def verdict_sentence(plan: Plan) -> str:
+    """Say whether the run fits, and what would help."""
+    need = f"{size(plan.memory)} needed, {size(plan.limit)} available"
+    if plan.outcome == "refuse":
+        fixes = [change for change in plan.changes if change.settings]
+        if not fixes:
+            return f"This does not fit: {need}."
+        subject = f"{' and '.join(fixes[0].settings)} reduces" if len(fixes) == 1 else f"{len(fixes)} changes reduce"
+        return f"This does not fit: {need}. {subject} it to {size(fixes[-1].peak)}."
+    if plan.outcome == "warn":
+        smaller_batch = "" if plan.estimate.before else ", or make the batch smaller"
+        return f"This is tight: {need}. Close other apps{smaller_batch}."
+    return f"This fits: {need}."
+
+
+def changes(suggested: tuple[RecipeChange, ...]) -> Facts:
+    """Describe the changes that would make a recipe fit. The first one is an action in the app."""
+    described = []
+    for index, change in enumerate(suggested):
+        note = _DISADVANTAGES.get(change.disadvantage, f"{plural(change.truncated, 'row')} truncated")
+        if not change.settings:
+            described.append(Fact("a smaller base", f"≤ {size(change.largest_weights)}", note, "muted"))
+            continue
+        name = ", ".join(" = ".join(setting.split(".", 1)[1].split("=", 1)) for setting in change.settings)
+        action = Action("plan.fit" if index == 0 else "", "", " ".join(f"--set {setting}" for setting in change.settings))
+        described.append(Fact(name, size(change.peak), note, "success" if change.fits else "muted", action))
+    return Facts(tuple(described))
+
+
+def memory_bars(plan: Plan) -> Bars:
+    """Describe the parts of the peak memory. Each bar begins where the one above ends; the largest part stands out."""
+    parts, bars, start = plan.memory_parts, [], 0.0
+    for part, nbytes in parts.items():
+        label, note = _PARTS[part]
+        if part == "gradients" and not nbytes:
+            note = "not allocated yet at the peak"
+        elif part == "activations" and plan.estimate.checkpointed:
+            note = "layer inputs, and one recomputed layer"
+        elif part == "process" and plan.traces:
+            note += ", and compiled steps"
+        end = start + nbytes / max(1, plan.memory)
+        style: Style = "primary" if nbytes == max(parts.values()) else "muted"
+        bars.append(Bar(label, size(nbytes) if nbytes else "–", start, end, note, style))
+        start = end
+    return Bars(tuple(bars))
+
+
+def memory_facts(plan: Plan) -> Facts:
+    """Describe when memory peaks, and whether layers are recomputed to save memory."""
+    peak = Fact("peak", _PEAKS["loading" if plan.estimate.before else plan.estimate.moment])
+    return Facts((peak, Fact("recomputed", "layers, in the backward pass" if plan.estimate.checkpointed else "nothing")))
+
+
+def run_facts(
+    plan: Plan,
+    power: PowerState,
+    *,
+    doubt: str = "",
+    off_task: Fact | None = None,
+    search: SearchPrice | None = None,
+) -> Facts:
+    """Describe the work of the run, what is wrong with its rows, and what the held-out rows can show."""
+    share = 100 * plan.trained / max(1, plan.computed)
+    described = [
+        Fact("steps", f"{plan.steps:,}", f"in {plural(plan.epochs, 'epoch')}"),
+        time_fact(plan.cost),
+        Fact("less time", ", ".join(plan.time_keys)),
+        Fact("power", ", ".join(power.problems), "slow, or might not finish", "warning") if power.problems else None,
+        rows_fact(plan),
+        Fact("checks", one_line(doubt), mark="warning") if doubt else None,
+        *_warnings(plan),
+        Fact("batch", _largest_batch(plan), "the largest"),
+        Fact("tokens", f"{plan.trained:,} trained", f"{share:.0f}% of {plan.computed:,} computed"),
+        Fact("longest", f"{plan.longest:,} tokens"),
+        Fact("shared", f"{plan.prefix:,} tokens", "computed once per batch") if plan.prefix else None,
+        _compiled(plan),
+        Fact("thinking", one_line(plan.thinking)) if plan.thinking else None,
+        Fact("date", one_line(plan.date)) if plan.date else None,
+        detectable_gain_fact(plan.compared) if plan.test else None,
+        off_task if plan.test else None,
+        *([Fact("search", *price_text(search))] if search else []),
+    ]
+    return Facts(tuple(fact for fact in described if fact))
+
+
+def time_fact(cost: Cost) -> Fact:
+    """Describe the time of a run, its notable parts, and what the figure is based on."""
+    if cost.seconds is None:
+        return Fact("time", "unknown", action=PROBE)
+    notes = [f"{_LONG_PARTS[part]} {duration(seconds)}" for part, seconds in cost.long_parts.items()]
+    notes += [f"without {plural(cost.sample_answers, 'sample answer')}"] if cost.sample_answers else []
+    notes.append(_SOURCES.get(cost.source, f"at the speed of {one_line(cost.source)}"))
+    return Fact("time", f"about {duration(cost.seconds)}", ", ".join(notes))
+
+
+def rows_fact(plan: Plan) -> Fact:
+    """Describe the rows of each split, and the replay rows in addition to the training rows."""
+    replayed = f" + {plan.replayed:,} replayed" if plan.replayed else ""
+    evaluated = f" ({plan.evaluated:,} evaluated)" if plan.evaluated < plan.test else ""
+    return Fact("rows", f"{plan.train:,} training{replayed}, {plan.valid:,} validation, {plan.test:,} held out{evaluated}")
+
+
+def _warnings(plan: Plan) -> list[Fact]:
+    """Describe the rows that are not used as they are, and a learning rate that is too high."""
+    limit = "over data.max_tokens"
+    found = [
+        Fact("rate", toml_literal(plan.high_rate), "suits SFT; about 1/20 of it suits preferences") if plan.high_rate else None,
+        Fact("skipped", plural(plan.skipped, "row"), f"no trained tokens: {limit}") if plan.skipped else None,
+        Fact("truncated", plural(plan.truncated, "row"), limit) if plan.truncated else None,
+        Fact("references", f"{plan.long_answers:,} of {plan.evaluated:,}", "over evaluation.max_tokens")
+        if plan.long_answers
+        else None,
+        Fact("pairs", f"{plan.incomparable:,} of {plan.evaluated:,}", f"{limit}: not compared") if plan.incomparable else None,
+        *(Fact("template", one_line(note)) for note in plan.notes),
+    ]
+    return [replace(fact, mark="warning") for fact in found if fact]
+
+
+def _largest_batch(plan: Plan) -> str:
+    batch = plan.estimate.batch
+    both = " with both answers" if batch.sides else ""
+    prefix = f" after a shared prefix of {batch.prefix:,}" if batch.prefix else ""
+    return f"{plural(batch.rows, 'pair' if batch.sides else 'row')} of {batch.width:,} tokens{both}{prefix}"
+
+
+def _compiled(plan: Plan) -> Fact | None:
+    if plan.traces:
+        return Fact("compiled", plural(plan.traces, "step"), "one per batch shape")
+    return Fact("compiled", "off", "too few steps to benefit") if plan.compiles else None
+
+
+def cost_facts(plan: Plan, bill: Bill) -> Facts:
+    """Describe the electricity here, the cheapest rented and hosted offers, and the break-even points."""
+    machine = f"{bill.machine.name}, ${bill.machine.price:,.0f} over {bill.machine.months} months"
+    described = [_electricity(plan, bill)]
+    described += [Fact("rented", *_offer(offer, f"{duration(offer.seconds)}, including setup")) for offer in bill.rented[:1]]
+    described += [Fact("hosted", *_offer(offer, f"{plan.read:,} tokens")) for offer in bill.hosted[:1]]
+    for even in bill.break_even:
+        calls = f"{even.calls:,} calls per month" if even.calls else "never"
+        described.append(Fact("break-even", f"{calls}, compared with {even.name}", f"for {machine}; {even.listed}"))
+    return Facts(tuple(described))
+
+
+def _electricity(plan: Plan, bill: Bill) -> Fact:
+    if bill.kilowatt_hours is None or bill.money is None:
+        missing = ("a probe" if plan.cost.seconds is None else "", "" if bill.watts else "mlxtune plan --watts")
+        return Fact("here", "", f"unknown without {' and '.join(filter(None, missing))}")
+    energy = f"{bill.kilowatt_hours:.1f} kWh" if bill.kilowatt_hours >= 0.1 else f"{1000 * bill.kilowatt_hours:.1f} Wh"
+    source = f"{bill.rated}, according to Apple; not measured" if bill.rated else "as given"
+    return Fact("here", f"{energy}, {_money(bill.money)}", f"at {bill.watts:,.0f} W, {source}; ${bill.electricity_price:g} per kWh")
+
+
+def _offer(offer: CloudOffer, basis: str) -> tuple[str, str]:
+    return f"{_money(offer.money)}, {one_line(offer.name)}", f"for {basis}; {offer.vendor}, {offer.listed}"
+
+
+def _money(dollars: float) -> str:
+    return f"${dollars:,.2f}" if dollars >= 0.01 else "under 1 cent"
