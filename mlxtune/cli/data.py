@@ -30,6 +30,7 @@ from mlxtune.data.readers.formats import FORMATS, check_format, parse_mapping
 from mlxtune.data.rows import row_tags
 from mlxtune.data.source import Source, read_source
 from mlxtune.data.split import SPLIT_NAMES, SplitName, Splits
+from mlxtune.present import check as words
 from mlxtune.recipe import DataSection, load
 from mlxtune.runs import registry
 
@@ -122,7 +123,7 @@ def check(
     from mlxtune.data.access.records import SourceRecords
     from mlxtune.data.checks.fixes import fixed_copy_path, select_fixes, write_fixed
     from mlxtune.data.checks.registry import get_check
-    from mlxtune.data.checks.report import NAME_THE_COLUMNS, report_json
+    from mlxtune.data.checks.report import report_json
 
     if (also or out) and not fix:
         raise InputError("--also and --out require --fix.", hint="Add --fix.")
@@ -132,7 +133,9 @@ def check(
     report = run_checks(source, path, section)
     fixed = None
     if fix and not report.kept:
-        raise DataError(f"{one_line(path.name, 60)} has no row that can be read, so nothing can be fixed.", hint=NAME_THE_COLUMNS)
+        raise DataError(
+            f"{one_line(path.name, 60)} has no row that can be read, so nothing can be fixed.", hint=words.NAME_THE_COLUMNS
+        )
     if fix:
         target = out or fixed_copy_path(path)
         with SourceRecords(path, section.format, section.map) as records:
@@ -143,7 +146,11 @@ def check(
         _show_report(report, fixed, every)
         command = _next_command(source, report, section, fixed)
         if command:
-            is_later = not fixed and not command.startswith("mlxtune data check") and (report.improvement or report.to_review)
+            is_later = (
+                not fixed
+                and not command.startswith("mlxtune data check")
+                and report.improvement.code not in ("more_prompts", "none")
+            )
             show(("Then " if is_later else "Run ", "bold primary"), (command, "primary"))
     by_hand = [finding for _, finding in fixed.by_hand] if fixed else []
     blocks = [finding for finding in report.findings if finding.severity == "block"]
@@ -379,37 +386,36 @@ def import_(
 
 
 def _show_report(report: CheckReport, fixed: FixResult | None, every: bool) -> None:
-    from mlxtune.data.checks.registry import get_check
-
     print_heading(out, "Data", one_line(report.path.name, 40))
-    _paragraph(report.sentence, _VERDICT_MARKS[report.label], "bold")
+    _paragraph(words.verdict_text(report.verdict), _VERDICT_MARKS[report.verdict.outcome], "bold")
     formats = _format_counts(report.formats) or "none"
     _paragraph(f"{plural(report.read, 'row')} read = {report.kept:,} valid ({formats}) + {report.refused:,} invalid", style="muted")
-    if report.review_summary:
-        _paragraph(report.review_summary, style="muted")
+    if review := words.review_text(len(report.left_out), report.edited_count):
+        _paragraph(f"Review: {review}.", style="muted")
     for note in (note for file in report.files for note in file.notes):
-        _paragraph(note, style="muted")
+        _paragraph(words.FILE_NOTES[note], style="muted")
     for severity, (title, style) in _SEVERITY_TITLES.items():
         findings = [finding for finding in report.findings if finding.severity == severity]
         if findings:
-            accepted = f", {report.reviewed:,} accepted" if severity == "warn" and report.reviewed else ""
+            accepted = f", {report.verdict.accepted:,} accepted" if severity == "warn" and report.verdict.accepted else ""
             print_section(title, plural(report.rows("block" if severity == "block" else "warn"), "row") + accepted)
             for id, same in groupby(findings, key=lambda finding: finding.check):
                 _show_check(report, id, list(same), style, every)
-    print_section("Statistics", report.statistics.tier)
+    print_section("Statistics", words.TIERS[report.statistics.tier])
     for id, same in groupby((one for one in report.findings if one.severity == "note"), key=lambda one: one.check):
         notes = list(same)
         for finding in notes if not notes[0].rows else ():
-            _paragraph(finding.reason, ("· ", "muted"))
+            _paragraph(words.finding_text(finding), ("· ", "muted"))
         if notes[0].rows:
             where = report.locations[notes[0].rows[0]][0].place
-            _paragraph(f"{get_check(id).title}: {len(notes):,}. {where}: {notes[0].reason} --also {id}", ("· ", "muted"))
+            text = f"{words.check_title(id)}: {len(notes):,}. {where}: {words.finding_text(notes[0])} --also {id}"
+            _paragraph(text, ("· ", "muted"))
     for muted in report.muted:
         _paragraph(
             f"{muted.check} is muted ({plural(muted.count, 'finding')}): {one_line(muted.reason, 200)}", ("○ ", "muted"), "muted"
         )
-    for name, reason in report.skipped.items():
-        _paragraph(f"{name} was not checked: {reason}", ("○ ", "muted"), "muted")
+    for name, skip in report.skipped.items():
+        _paragraph(f"{name} was not checked: {words.skip_text(skip)}", ("○ ", "muted"), "muted")
     if fixed:
         print_section("Fixed", one_line(str(fixed.out), 60))
         left_out = sum(not change.after for change in fixed.changes)
@@ -423,7 +429,7 @@ def _show_report(report: CheckReport, fixed: FixResult | None, every: bool) -> N
             reason = f"{count} must be fixed by hand: the value would remain elsewhere in the row, such as in another spelling."
             _paragraph(reason, ("! ", "bold warning"))
     show("")
-    advice = report.advice
+    advice = words.improvement_text(report.improvement)
     if fixed and fixed.changes and not fixed.by_hand:
         left = fixed.rows_with_findings(report)
         still = f", in which {plural(left, 'row')} still {'has' if left == 1 else 'have'} findings" if left else ""
@@ -437,7 +443,7 @@ def _show_check(report: CheckReport, id: str, findings: list[Finding], style: st
 
     check = get_check(id)
     fix = f"--fix: {check.fix.label}" if check.fix.safe else f"--also {id}" if check.fix.kind != "hand" else "by hand"
-    title, count = check.title.ljust(40), f"{len(findings):>6,}"
+    title, count = words.check_title(id).ljust(40), f"{len(findings):>6,}"
     show("  ", (f"{check.glyph} ", style), (title, ""), (count, "bold"), "   ", (fix, "muted"))
     shown = findings if every else findings[:EXAMPLES]
     for finding in shown:
@@ -448,14 +454,14 @@ def _show_check(report: CheckReport, id: str, findings: list[Finding], style: st
 
 def _show_finding(report: CheckReport, finding: Finding) -> None:
     if not finding.rows:
-        _paragraph(finding.reason, indent=6)
+        _paragraph(words.finding_text(finding), indent=6)
         return
     location, id = report.locations[finding.rows[0]]
     file = f"{location.file.stem} " if len(report.files) > 1 else ""
     where = f"{file}{location.place}"
     others = [report.locations[index][0] for index in finding.rows[1:3]]
     related = ", ".join(f"{'' if one.file == location.file else one.file.stem + ' '}{one.place}" for one in others)
-    sentence = f"{finding.reason}{f' ({related})' if related else ''}"
+    sentence = f"{words.finding_text(finding)}{f' ({related})' if related else ''}"
     _paragraph(sentence, (f"{where}  {id[:6]:6}  " if id else f"{where}  ", "primary"), indent=6)
     for span in finding.spans[:1]:
         _paragraph(f"{span.part}: “{one_line(span.text, 70)}”", style="muted", indent=8, lines=1)
@@ -467,10 +473,10 @@ def _show_statistics(report: CheckReport) -> None:
     statistics, lengths = report.statistics, length_summary(report)
     print_heading(out, "Data", one_line(report.path.name, 40))
     groups, rows = plural(statistics.groups, "distinct prompt"), plural(statistics.rows, "row")
-    _paragraph(f"{statistics.tier.capitalize()}: {groups} in {rows}.", style="bold")
+    _paragraph(f"{words.TIERS[statistics.tier].capitalize()}: {groups} in {rows}.", style="bold")
     print_facts([
         ("read", f"{report.read:,} = {report.kept:,} valid + {report.refused:,} invalid"),
-        *([("review", report.review_summary)] if report.review_summary else []),
+        *([("review", review)] if (review := words.review_text(len(report.left_out), report.edited_count)) else []),
         ("formats", _format_counts(report.formats) or "none"),
         ("files", ", ".join(f"{one_line(file.path.name, 30)} {file.read:,}" for file in report.files)),
         ("openings", f"about {statistics.openings:,.0f} distinct three-word openings"),
@@ -484,7 +490,7 @@ def _show_statistics(report: CheckReport) -> None:
         print_section(one_line(key, 30), plural(len(counts), "value"))
         _show_bars({one_line(value, 24): count for value, count in list(counts.items())[:12]})
     show("")
-    _paragraph(report.advice, ("Next  ", "bold primary"))
+    _paragraph(words.improvement_text(report.improvement), ("Next  ", "bold primary"))
 
 
 def _show_histogram(report: CheckReport) -> None:

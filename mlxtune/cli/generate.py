@@ -23,6 +23,7 @@ from mlxtune.core.text import one_line, plural
 from mlxtune.data.generate.lineage import Task
 from mlxtune.data.generate.request import ALL_PROMPTS, DEFAULT_ROWS, GenerationRequest, TeacherSpec
 from mlxtune.evaluation.judge import endpoint
+from mlxtune.present.generation import refusal_title
 from mlxtune.recipe import Recipe, load
 from mlxtune.runs.registry import Run
 
@@ -153,7 +154,7 @@ def show_generation(run: Run, recipe: Path | None = None) -> None:
     )
     if refused:
         print_section("Rejected", plural(sum(refused.values()), "text"))
-        print_columns([["", one_line(kind, 60), f"{count:,}"] for kind, count in refused.items()], right=(2,))
+        print_columns([["", refusal_title(kind), f"{count:,}"] for kind, count in refused.items()], right=(2,))
         show(("  All of them  ", "muted"), str(run.folder / "refused.jsonl"))
     if summary.get("spent"):
         show(("  Spent  ", "muted"), f"${summary['spent']:.4f}")

@@ -26,6 +26,7 @@ from mlxtune.planning.cost import Bill, make_bill
 from mlxtune.planning.machine import power, this_machine
 from mlxtune.planning.plan import Plan, local_planner
 from mlxtune.present.blocks import Action, Document, Fact, Facts, Heading
+from mlxtune.present.check import check_warning
 from mlxtune.present.labels import detectable_drop_fact
 from mlxtune.present.plan import plan_document, verdict_sentence
 from mlxtune.recipe import Recipe, load
@@ -77,7 +78,7 @@ def plan(
         show_json(document(result, bill) | {"seen": base is None, "power": asdict(power()), "search": asdict(search)})
     else:
         has_search = loaded.has_contract and result.steps >= MIN_STEPS
-        doubt = check_cache.doubt(loaded)
+        doubt = check_warning(check_cache.last_check(loaded))
         found = plan_document(result, bill, power(), doubt=doubt, off_task=off_task, search=search if has_search else None)
         draw((*found, *(_missing_base(base, loaded) if base else ())))
     if result.outcome == "refuse":

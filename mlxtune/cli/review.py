@@ -27,6 +27,7 @@ from mlxtune.data.review import STATUSES, Action, ReviewSession, ReviewState, Re
 from mlxtune.data.rows import RowError, last_prompt, row_tags
 from mlxtune.data.source_files import GENERATED
 from mlxtune.evaluation.annotators import AnnotatorAgreement, agreements
+from mlxtune.present.check import skip_text
 from mlxtune.recipe import DataSection, load
 
 if TYPE_CHECKING:  # imports numpy
@@ -157,7 +158,7 @@ def open_browser(source: Path, path: Path, section: DataSection, with_checks: bo
         if with_checks:
             browser.check_result = CheckResult.from_report(run_checks(source, path, section, fetch=False))
             if source.suffix == ".toml" and browser.uncounted:
-                info(("○ ", "muted"), (f"tokens were not checked: {browser.uncounted}", "muted"))
+                info(("○ ", "muted"), (f"tokens were not checked: {skip_text(browser.uncounted)}", "muted"))
             browser.scorer = contract_scorer(load(source) if source.suffix == ".toml" else None, {})  # for edited rows
         yield browser
 
@@ -166,7 +167,7 @@ def require_tokens(browser: SourceBrowser, fields: Collection[str]) -> None:
     """Raise ``InputError`` if ``fields`` of a filter include lengths in tokens, which are unknown."""
     if "tokens" in fields and browser.uncounted:
         raise InputError(
-            f"The rows' lengths in tokens are unknown: {browser.uncounted}.",
+            f"The rows' lengths in tokens are unknown: {skip_text(browser.uncounted)}.",
             hint="Name a recipe whose model is on this machine (mlxtune models pull NAME), or filter by characters: len>400",
         )
 

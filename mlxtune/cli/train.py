@@ -14,6 +14,7 @@ from mlxtune.cli.options import Json, Overrides, RecipeFile
 from mlxtune.cli.output import info, progress_bar, show, show_json
 from mlxtune.core.errors import InputError
 from mlxtune.data import check_cache
+from mlxtune.present.check import check_warning
 from mlxtune.evaluation.history import evaluation_of, evaluations
 from mlxtune.recipe import Recipe, load
 from mlxtune.runs.registry import Run
@@ -58,7 +59,7 @@ def train(
 
 def _warn_of_rows(recipe: Recipe, path: Path) -> None:
     """Say if the last check of the rows found that they should not be trained on, or was made with another recipe."""
-    if doubt := check_cache.doubt(recipe):
+    if doubt := check_warning(check_cache.last_check(recipe)):
         info(("! ", "bold warning"), f"{doubt} See: mlxtune data check {shlex.quote(str(path))}")
 
 

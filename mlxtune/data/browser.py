@@ -21,7 +21,7 @@ from mlxtune.data.access.spans import IntArray
 from mlxtune.data.checks.base import SEVERITIES, Finding
 from mlxtune.data.checks.contract import ContractScorer
 from mlxtune.data.checks.registry import depends_on_row_only, report_order
-from mlxtune.data.checks.report import CheckResult, verdict
+from mlxtune.data.checks.report import CheckResult, CheckVerdict, Skip, verdict
 from mlxtune.data.checks.run import recheck
 from mlxtune.data.filters import Filter
 from mlxtune.data.readers.formats import NO_MAPPING
@@ -283,16 +283,14 @@ class SourceBrowser:
             if one.rows and one.severity != "note":
                 rows.setdefault(one.check, []).append(one.rows[0])
         accepted = {index for index, decision in decisions.items() if decision.status == "accepted"}
-        label, sentence = verdict(findings, len(self) - len(left_out), accepted)
+        counts = verdict(findings, len(self) - len(left_out), accepted)
         checked_without = set(result.left_out)
         stale = (
             not left_out <= checked_without
             or not all(map(self._is_left_out, checked_without - left_out))
             or not all(map(self._is_checked, changed - left_out))
         )
-        warned = {one.rows[0] for one in findings if one.severity == "warn" and one.rows}
-        reviewed, to_review = len(warned & accepted), len(warned - accepted)
-        return ReviewVerdict(label, sentence, tuple(findings), rows, reviewed, to_review, len(left_out), len(edited), stale)
+        return ReviewVerdict(counts, tuple(findings), rows, len(left_out), len(edited), stale)
 
     def rows_with_finding(self, check: str) -> list[int]:
         """Return the rows with a finding of ``check`` when the checks ran."""
@@ -342,12 +340,11 @@ class SourceBrowser:
         return {index for index, decision in self.decisions.items() if decision.record is not None}
 
     @property
-    def uncounted(self) -> str:
-        """Why the lengths in tokens are unknown, as part of a sentence; empty if the checks counted them."""
+    def uncounted(self) -> Skip | None:
+        """Why the lengths in tokens are unknown, or ``None`` if the checks counted them."""
         if self._counted:
-            return ""
-        reasons = self.check_result.skipped if self.check_result else {"tokens": "not counted yet"}
-        return reasons.get("tokens", "no tokens were counted").rstrip(".")
+            return None
+        return (self.check_result.skipped.get("tokens") if self.check_result else None) or Skip("not_yet")
 
     @property
     def _counted(self) -> CheckResult | None:
@@ -404,21 +401,14 @@ class SourceBrowser:
 
 @dataclass(frozen=True)
 class ReviewVerdict:
-    """The verdict of the checks after a review. ``rows`` maps each check, most severe first, to the rows with a finding. The
-    review accepted ``reviewed`` rows with a warning, and ``to_review`` others have one.
+    """The verdict of the checks after a review."""
 
-    If it is ``stale``, rows were edited, left out, or restored since the checks ran, which changes the counts and the splits.
-    """
-
-    label: str
-    sentence: str
+    counts: CheckVerdict
     findings: tuple[Finding, ...]
-    rows: Mapping[str, Sequence[int]]
-    reviewed: int
-    to_review: int
+    rows: Mapping[str, Sequence[int]]  # the rows with a finding of each check, most severe first
     left_out: int
     edited: int
-    stale: bool
+    stale: bool  # whether rows were edited, left out, or restored since the checks ran, which changes the counts and the splits
 
     @property
     def flagged(self) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from mlxtune.core.errors import MlxtuneError
 from mlxtune.core.files import home, read_json, write_json
@@ -16,7 +16,7 @@ from mlxtune.data.review import journal_path
 from mlxtune.data.source_files import all_files
 from mlxtune.recipe import Recipe
 
-_VERSION = 9
+_VERSION = 10
 _MOST = 8  # cached checks of a source
 _RULES = (
     *(("model", key) for key in ("base", "template", "thinking")),
@@ -27,32 +27,18 @@ _RULES = (
 
 @dataclass(frozen=True)
 class CheckOutcome:
-    """The verdict of a check of a source: its ``label`` (``blocked``, ``look`` or ``clean``) and its sentence.
+    """The outcome of a check of a source."""
 
-    ``flagged`` of the ``rows`` valid rows have a blocking finding or, if there are none, a warning that was not reviewed. ``rules``
-    is the :func:`rules_hash` of the recipe of the check. ``changed`` is what has changed since then, so that findings may differ:
-    ``review``, ``recipe``, or ``""``.
-    """
-
-    label: str
-    sentence: str
-    rows: int
-    flagged: int
-    rules: str = ""
-    changed: str = ""
+    outcome: Literal["blocked", "look", "clean"]
+    rows: int  # valid ones
+    flagged: int  # rows with a blocking finding or, if there are none, with a warning that was not reviewed
+    rules: str = ""  # the :func:`rules_hash` of the recipe of the check
+    changed: Literal["", "review", "recipe"] = ""  # what has changed since then, so that findings may differ
 
     @property
-    def doubt(self) -> str:
-        """A sentence that says why training should wait, or ``""``."""
-        if self.changed == "recipe":
-            return "The rows have not been checked since the recipe changed."
-        if self.label != "blocked":
-            return ""
-        return (
-            "At the last check, rows had to be fixed or left out. The review has changed since then."
-            if self.changed
-            else self.sentence
-        )
+    def needs_attention(self) -> bool:
+        """Whether training should wait: rows block it, or they were not checked with this recipe."""
+        return self.changed == "recipe" or self.outcome == "blocked"
 
 
 @dataclass(frozen=True)
@@ -77,10 +63,9 @@ def outcome_for(recipe: Recipe, checks: Sequence[CheckOutcome]) -> CheckOutcome 
     return next((one for one in checks if one.rules == rules), newest if holds else replace(newest, changed="recipe"))
 
 
-def doubt(recipe: Recipe) -> str:
-    """Return why the last check of the recipe's rows says that training should wait, or ``""``."""
-    outcome = outcome_for(recipe, load(recipe.source, recipe.data.format, recipe.data.map))
-    return outcome.doubt if outcome else ""
+def last_check(recipe: Recipe) -> CheckOutcome | None:
+    """Return what the last check of the recipe's rows says about them now, or ``None`` if they were never checked."""
+    return outcome_for(recipe, load(recipe.source, recipe.data.format, recipe.data.map))
 
 
 def rules_hash(recipe: Recipe) -> str:

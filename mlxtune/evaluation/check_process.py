@@ -22,7 +22,7 @@ from mlxtune.recipe import DataSection, Recipe, load
 if TYPE_CHECKING:  # checks load numpy
     from mlxtune.data.checks.check_input import TokenCount
     from mlxtune.data.checks.contract import ContractScorer
-    from mlxtune.data.checks.report import CheckReport, CheckResult
+    from mlxtune.data.checks.report import CheckReport, CheckResult, Skip
     from mlxtune.data.rows import Row
 
 
@@ -43,33 +43,32 @@ def check_source(
 
     The recipe's model is downloaded for its tokenizer unless ``fetch`` is false.
     """
-    from mlxtune.data.checks.run import check
+    from mlxtune.data.checks.run import CheckRules, check
 
-    skipped: dict[str, str] = {}
+    skipped: dict[str, Skip] = {}
     name = one_line(path.name, 40)
     scorer = contract_scorer(recipe, skipped)
     tokens = _tokens(recipe, skipped, progress, fetch)
     split_of = _split_lookup(recipe, path, data, skipped)
+    rules = CheckRules(
+        scorer, split_of, tokens, data.max_tokens, data.too_long == "skip", skipped, rules_hash(recipe) if recipe else ""
+    )
     return check(
-        path, data.format, data.map, scorer=scorer, split_of=split_of, tokens=tokens, max_tokens=data.max_tokens,
-        skip_too_long=data.too_long == "skip", skipped=skipped, state=review.load(path),
-        rules=rules_hash(recipe) if recipe else "",
-        progress=lambda done: progress(f"checking {name}", done),
-    )  # fmt: skip
+        path, data.format, data.map, rules=rules, state=review.load(path), progress=lambda done: progress(f"checking {name}", done)
+    )
 
 
-def contract_scorer(recipe: Recipe | None, skipped: dict[str, str]) -> ContractScorer | None:
+def contract_scorer(recipe: Recipe | None, skipped: dict[str, Skip]) -> ContractScorer | None:
     """Return the contract's scorer, or ``None`` and a reason in ``skipped`` if there is no contract.
 
     Raises ``InputError`` for an invalid contract.
     """
-    from mlxtune.data.checks.contract import ContractScorer
+    from mlxtune.data.checks.report import Skip
     from mlxtune.evaluation.contract import Contract
     from mlxtune.evaluation.scorers import ModelAnswer
-    from mlxtune.evaluation.scorers.registry import metric_label
 
     if recipe is None or not recipe.has_contract:
-        skipped["contract"] = "no recipe" if recipe is None else "the recipe has no contract"
+        skipped["contract"] = Skip("no_recipe" if recipe is None else "no_contract")
         return None
     contract = Contract.from_recipe(recipe)
 
@@ -80,13 +79,15 @@ def contract_scorer(recipe: Recipe | None, skipped: dict[str, str]) -> ContractS
             failed.pop("schema", None)
         return {metric: score.why for metric, score in failed.items()}
 
-    return ContractScorer({metric: metric_label(metric) for metric in contract.required_metrics}, failures)
+    return failures
 
 
-def _tokens(recipe: Recipe | None, skipped: dict[str, str], progress: Progress, fetch: bool) -> list[TokenCount | None] | None:
+def _tokens(recipe: Recipe | None, skipped: dict[str, Skip], progress: Progress, fetch: bool) -> list[TokenCount | None] | None:
     """Return the token count of every record, or ``None`` and a reason in ``skipped`` if there is no tokenizer."""
+    from mlxtune.data.checks.report import Skip
+
     if recipe is None:
-        skipped["tokens"] = "no recipe, so no tokenizer"
+        skipped["tokens"] = Skip("no_recipe")
         return None
     from mlxtune.models.resolve import resolve
     from mlxtune.planning import measurements
@@ -96,21 +97,23 @@ def _tokens(recipe: Recipe | None, skipped: dict[str, str], progress: Progress, 
         progress("counting tokens", 0.0)
         return measurements.record_tokens(recipe)
     except (InputError, MachineError) as error:
-        skipped["tokens"] = error.message
+        skipped["tokens"] = Skip("no_model", error.message)
         return None
 
 
-def _split_lookup(recipe: Recipe | None, path: Path, data: DataSection, skipped: dict[str, str]) -> Callable[[Row], str] | None:
+def _split_lookup(recipe: Recipe | None, path: Path, data: DataSection, skipped: dict[str, Skip]) -> Callable[[Row], str] | None:
     """Return a function from a row to its split, or ``None`` if neither a recipe nor an earlier split defines one."""
+    from mlxtune.data.checks.report import Skip
+
     if path.is_dir():
         return None
     if recipe is None and not load_membership(path).splits:
-        skipped["split"] = "no recipe, no earlier split and no train and test files"
+        skipped["split"] = Skip("no_splits")
         return None
     try:
         splits = split(read_source(path, data.format, data.map), data)
     except MlxtuneError as error:
-        skipped["split"] = f"the rows cannot be split: {one_line(error.message, 100)}"
+        skipped["split"] = Skip("unsplittable", error.message)
         return None
     names = {row.hash: name for name in SPLIT_NAMES for row in getattr(splits, name)}
     return lambda row: names.get(row.hash, "")

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from mlxtune.present.generation import refusal_title
 from mlxtune.core.text import duration, one_line, plural, size, speed
 from mlxtune.data.template_notes import TemplateNote
 from mlxtune.present.blocks import Action, Block, Document, Fact, Facts, Heading, Mark, Span, Text, text
@@ -377,7 +378,7 @@ def _answers(event: Event) -> _Parts:
             glyph, style, label = ("✓", "success", "faithful") if event["faithful"] else ("✗", "error", "not faithful")
             return glyph, style, f"{label}{lost}, {event['same']} of {plural(event['rows'], 'greedy answer')} identical"
         case "rows.proposed":
-            refused = ", ".join(f"{count:,} {one_line(kind, 60)}" for kind, count in event["refused"].items())
+            refused = ", ".join(f"{count:,} {refusal_title(kind)}" for kind, count in event["refused"].items())
             return (
                 "✓",
                 "success",

@@ -26,6 +26,7 @@ from textual.widgets import Input, TextArea
 from mlxtune.core.errors import MachineError, MlxtuneError
 from mlxtune.core.text import one_line, plural
 from mlxtune.data import samples
+from mlxtune.present.check import check_warning
 from mlxtune.recipe import Recipe, load
 from mlxtune.runs import launch, registry
 from mlxtune.runs.locks import require_free_accelerator
@@ -107,7 +108,8 @@ class BaseApp(OrderedKeys):
     def doubt_about(self, view: RecipeView | None) -> str:
         """Return why training a recipe should wait for a check of its rows, and the key to them, or ``""``."""
         key = self.shown_key("app.room('data')", "D")
-        return f"{view.doubt} {key} opens Data." if view and view.doubt else ""
+        doubt = check_warning(view.last_check) if view else ""
+        return f"{doubt} {key} opens Data." if doubt else ""
 
     @cached_property
     def sessions(self) -> SessionManager:
@@ -344,7 +346,7 @@ class BaseApp(OrderedKeys):
         """Start a run of the workspace's recipe after asking, or ask which one if there are several."""
         views = sorted(self.snapshot.startable if self.snapshot else (), key=lambda view: view.recipe is None)
         recipe = views[0].recipe if len(views) == 1 else None
-        if recipe is None or views[0].doubt:  # start_run asks about these rows
+        if recipe is None or check_warning(views[0].last_check):  # start_run asks about these rows
             self.with_recipe(views, self.start_run)
             return
         options = [ChoiceOption("", "Not now", "start nothing"), ChoiceOption("train", "Train", "start the run")]
@@ -357,7 +359,7 @@ class BaseApp(OrderedKeys):
         what else the question says about the run.
         """
         view = next((view for view in (self.snapshot.recipes if self.snapshot else ()) if view.path == path), None)
-        if view is None or not view.doubt:
+        if view is None or not (doubt := check_warning(view.last_check)):
             self._start_run(path)
             return
         options = [
@@ -373,7 +375,7 @@ class BaseApp(OrderedKeys):
             elif choice:
                 self._start_run(path)
 
-        self.push_screen(ChoiceDialog("Train on these rows?", f"{view.doubt} {about}".rstrip(), options), chosen)
+        self.push_screen(ChoiceDialog("Train on these rows?", f"{doubt} {about}".rstrip(), options), chosen)
 
     def _start_run(self, path: Path) -> None:
         def start_recipe(recipe: Recipe) -> None:

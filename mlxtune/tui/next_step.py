@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from mlxtune.advice.sample_name import is_sample
 from mlxtune.core.text import duration, one_line, plural
 from mlxtune.data.check_cache import CheckOutcome
+from mlxtune.present.check import check_warning
 from mlxtune.present.run import STATUS_LABELS, answering_text
 from mlxtune.tui.render.text import gigabytes
 from mlxtune.tui.status import PLAN_GLYPHS, stop_effect, time_left, verdict_style
@@ -191,12 +192,12 @@ def _after_run(view: RunView, snapshot: Snapshot) -> NextStep:
         retry = f"{change} one setting in the recipe and train again, or search for better ones: h in Train."
         why = " ".join(filter(None, (caveat, longer, retry)))
         recipe = next((item for item in snapshot.recipes if _is_recipe_of(item, view)), None)
-        if recipe and recipe.doubt and verdict.outcome != "better":
+        if recipe and (doubt := check_warning(recipe.last_check)) and verdict.outcome != "better":
             look = ("D", "check", "look at the rows", _open("data"))
             others = (Shortcut("P", "change a setting", _open("plan")), *_after_verdict(verdict, snapshot.best))
             return NextStep(
                 verdict.sentence,
-                f"{recipe.doubt} {why}",
+                f"{doubt} {why}",
                 *look,
                 *verdict_style(verdict.outcome, verdict.caveat),
                 others,
@@ -249,9 +250,9 @@ def _before_first_run(snapshot: Snapshot) -> NextStep:
     if view.source_exists and (view.last_check is None or _is_unknown(view.last_check)):
         why = f"The model would also learn any mistakes in {view.source}."
         return NextStep("Check the rows first.", why, "D", "check", "check the rows", _open("data"), shortcuts=(train,))
-    if view.last_check and view.last_check.label == "blocked":
+    if view.last_check and view.last_check.outcome == "blocked":
         why = "The Data room lists them and shows how to fix them."
-        return NextStep(view.last_check.sentence, why, "D", "fix", "fix them", _open("data"), "✗", "$error")
+        return NextStep(check_warning(view.last_check), why, "D", "fix", "fix them", _open("data"), "✗", "$error")
     evals = [view for view in snapshot.evals if not is_sample(view.name)]
     if view.source_exists and not any(map(_base_measured, evals)):
         if failed := _failed_evaluation(evals):
@@ -276,7 +277,7 @@ def _before_first_run(snapshot: Snapshot) -> NextStep:
 
 def _is_unknown(check: CheckOutcome) -> bool:
     """Return whether a check may find other rows that block training: the recipe has changed, or the review since some did."""
-    return check.changed == "recipe" or (bool(check.changed) and check.label == "blocked")
+    return check.changed == "recipe" or (bool(check.changed) and check.outcome == "blocked")
 
 
 def _validation_trend(view: RunView) -> str:
@@ -322,7 +323,7 @@ def _data_stage(snapshot: Snapshot, view: RecipeView | None) -> WorkflowStage:
             "clean": ("✓", "$success", "no problems"),
             "look": ("✓", "$success", f"ready, {check.flagged:,} to look at" if check.flagged else "ready"),
             "blocked": ("✗", "$error", f"{check.flagged:,} to fix"),
-        }.get(check.label, (glyph, token, result))
+        }.get(check.outcome, (glyph, token, result))
     if rows:
         train, valid, test = rows
         detail = f"last run: {train:,} train, {valid:,} validation, {test:,} held out"

@@ -115,11 +115,6 @@ class RecipeView:
     error: str = ""
     hint: str = ""
 
-    @property
-    def doubt(self) -> str:
-        """A sentence that says why training should wait for a check, or ``""``."""
-        return self.last_check.doubt if self.last_check else ""
-
 
 @dataclass(frozen=True)
 class Snapshot:

@@ -11,10 +11,12 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Literal
 
 from mlxtune.core.errors import DataError
 from mlxtune.core.files import disk_errors
+
+FileNote = Literal["byte_order_mark", "utf16", "semicolons", "tabs", "json_lines"]  # how a file was read, if it needed conversion
 
 BLOCK = 4 << 20  # bytes per step of a scan
 _PROBE = 4096
@@ -42,16 +44,16 @@ class FileBytes:
         self._state = self._stat()
         head = os.pread(self._file.fileno(), 64, 0)
         self.begin = 0
-        self.notes: tuple[str, ...] = ()
+        self.notes: tuple[FileNote, ...] = ()
         self.is_copy = False
         if head.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
             self._file.close()
             raise DataError(f"{path} is encoded in UTF-32, which is not supported.", hint="Save it as UTF-8.")
         if head.startswith(codecs.BOM_UTF8):
-            self.begin, self.notes = 3, ("Skipped a byte order mark.",)
+            self.begin, self.notes = 3, ("byte_order_mark",)
         elif encoding := _utf16_encoding(head):
             self._convert(encoding)
-            self.notes = ("Converted from UTF-16.",)
+            self.notes = ("utf16",)
         self.size = self._state[0]
 
     def read(self, start: int, end: int) -> bytes:

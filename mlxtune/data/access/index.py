@@ -18,7 +18,7 @@ from mlxtune.core.errors import DataError, MachineError
 from mlxtune.core.files import home, write_bytes
 from mlxtune.core.hashing import sha256_json
 from mlxtune.core.text import one_line, plural
-from mlxtune.data.access.file_bytes import FileBytes
+from mlxtune.data.access.file_bytes import FileBytes, FileNote
 from mlxtune.data.access.spans import RecordSpans, array_spans, csv_spans, line_spans
 from mlxtune.data.readers.row_format import InvalidRecord
 from mlxtune.data.readers.turns import loads
@@ -35,7 +35,7 @@ class FileLayout:
     """How a file is divided into records. ``header`` and ``delimiter`` are for CSV; ``bracket`` is an array's offset."""
 
     kind: Literal["lines", "array", "csv"]
-    notes: tuple[str, ...] = ()
+    notes: tuple[FileNote, ...] = ()
     bracket: int = 0
     header: tuple[str, ...] = ()
     delimiter: str = ""
@@ -121,7 +121,7 @@ def _json_layout(data: FileBytes) -> FileLayout:
         raise DataError(
             f"{data.path} must contain an array of rows.", hint="Wrap the rows in [ … ], or write one per line in a .jsonl file."
         )
-    return FileLayout("lines", ("Read the .json file as one row per line.",))
+    return FileLayout("lines", ("json_lines",))
 
 
 def _csv_layout(data: FileBytes) -> FileLayout:
@@ -137,8 +137,8 @@ def _csv_layout(data: FileBytes) -> FileLayout:
     name, count = Counter(header).most_common(1)[0]
     if count > 1:
         raise DataError(f"{data.path} has two columns named {one_line(name, 30) or '“” (empty)'}.", hint="Rename one of them.")
-    delimiter_name = {";": "semicolons", "\t": "tabs"}.get(delimiter)
-    notes = (f"Read columns separated by {delimiter_name}.",) if delimiter_name and data.path.suffix.lower() == ".csv" else ()
+    names: dict[str, FileNote] = {";": "semicolons", "\t": "tabs"}
+    notes = (names[delimiter],) if delimiter in names and data.path.suffix.lower() == ".csv" else ()
     return FileLayout("csv", notes, header=header, delimiter=delimiter)
 
 

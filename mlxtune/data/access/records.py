@@ -10,7 +10,7 @@ from typing import Any, Self
 
 from mlxtune.core.errors import DataError
 from mlxtune.core.text import size
-from mlxtune.data.access.file_bytes import FileBytes
+from mlxtune.data.access.file_bytes import FileBytes, FileNote
 from mlxtune.data.access.index import FileLayout, detect_layout, find_records
 from mlxtune.data.access.spans import LIMIT, RecordSpans
 from mlxtune.data.readers.formats import NO_MAPPING, check_format, check_mapping, parse
@@ -24,7 +24,7 @@ class RecordFile:
 
     def __init__(self, data: FileBytes, layout: FileLayout, spans: RecordSpans, format: str, mapping: Mapping[str, str]) -> None:
         self.path = data.path
-        self.notes: tuple[str, ...] = (*data.notes, *layout.notes)
+        self.notes: tuple[FileNote, ...] = (*data.notes, *layout.notes)
         self._data = data
         self._layout = layout
         self._spans = spans

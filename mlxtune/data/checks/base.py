@@ -1,10 +1,15 @@
-"""Checks and the findings they report."""
+"""Checks and the findings they report.
+
+A finding has no sentence of its own: its check declares the wording once, with the finding's values in braces (see
+``present/check.py``).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from typing import Literal, get_args
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, Literal, get_args
 
 from mlxtune.core.text import one_line
 from mlxtune.data.checks.check_input import CheckInput, TextPart
@@ -13,6 +18,8 @@ from mlxtune.data.checks.corpus import Corpus
 Severity = Literal["block", "warn", "note"]
 SEVERITIES: tuple[Severity, ...] = get_args(Severity)
 FixKind = Literal["drop", "put", "hand"]  # leave the row out; replace a span; edit by hand
+Values = Mapping[str, Any]  # the numbers and texts that a finding's wording mentions, as JSON values
+NO_VALUES: Values = MappingProxyType({})
 
 _EXCERPT = 60  # characters of evidence
 _MAX_SPANS = 20  # per finding that has no replacement; a fix needs all of them
@@ -38,30 +45,43 @@ BY_HAND = Fix("hand", "edit")
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One kind of finding. ``title`` is a plural noun phrase for lists; ``short`` replaces a long ID in a table cell."""
+    """One kind of finding."""
 
     id: str
     severity: Severity
-    title: str
+    title: str  # a plural noun phrase for lists
+    wording: str | Mapping[str, str]  # why a finding matters, or one wording for each ``Finding.reason``
     fix: Fix = BY_HAND
     glyph: str = "!"
-    short: str = ""
+    short: str = ""  # replaces a long ID in a table cell
 
     @property
     def label(self) -> str:
         """The name in a table cell, at most 12 characters long."""
         return self.short or self.id
 
+    def finding(
+        self,
+        *rows: int,
+        spans: tuple[Span, ...] = (),
+        reason: str = "",
+        values: Values = NO_VALUES,
+        severity: Severity | None = None,
+    ) -> Finding:
+        """Return a finding of this check about ``rows``."""
+        return Finding(self.id, severity or self.severity, rows, spans, reason, values)
+
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """A match in a text. ``replacement`` is written by the fix; ``shown`` replaces a secret where the evidence is displayed."""
+    """A match in a text."""
 
     start: int
     end: int
-    reason: str
-    replacement: str | None = None
-    shown: str | None = None
+    replacement: str | None = None  # written by the fix
+    shown: str | None = None  # replaces a secret where the evidence is displayed
+    reason: str = ""
+    values: Values = NO_VALUES
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,18 +96,28 @@ class Span:
 
 
 @dataclass(frozen=True, slots=True)
+class Evidence:
+    """What a row check found: spans, and the reason and values of the finding."""
+
+    spans: tuple[Span, ...] = ()
+    reason: str = ""
+    values: Values = NO_VALUES
+
+
+@dataclass(frozen=True, slots=True)
 class Finding:
-    """A problem in one row or in the source. ``rows`` has record numbers: first the row to fix, then the rows that explain it."""
+    """A problem in one row or in the source."""
 
     check: str
     severity: Severity
-    rows: tuple[int, ...]
-    reason: str
+    rows: tuple[int, ...]  # record numbers: first the row to fix, then the rows that explain it
     spans: tuple[Span, ...] = ()
+    reason: str = ""  # a key of ``Check.wording`` if the check has several
+    values: Values = field(default=NO_VALUES, hash=False)
 
 
 TextCheck = Callable[[str], Iterable[Hit]]
-RowCheck = Callable[[CheckInput], Iterable[tuple[str, tuple[Span, ...]]]]
+RowCheck = Callable[[CheckInput], Iterable[Evidence]]
 CorpusCheck = Callable[[Corpus], Iterable[Finding]]
 
 
@@ -116,7 +146,7 @@ class CheckFamily:
         return add
 
     def row_check(self, check: Check) -> Callable[[RowCheck], RowCheck]:
-        """Declare a check for a whole row. The function yields a reason with its evidence, at most once."""
+        """Declare a check for a whole row. The function yields its evidence, at most once."""
         self.register(check)
 
         def add(function: RowCheck) -> RowCheck:
@@ -136,7 +166,8 @@ def text_finding(check: Check, index: int, hits: Iterable[tuple[TextPart, Hit]])
     matches = list(hits)
     if matches:
         spans = tuple(_span(part, hit) for part, hit in (matches if check.fix.kind == "put" else matches[:_MAX_SPANS]))
-        yield Finding(check.id, check.severity, (index,), matches[0][1].reason, spans)
+        first = matches[0][1]
+        yield check.finding(index, spans=spans, reason=first.reason, values=first.values)
 
 
 def _span(part: TextPart, hit: Hit) -> Span:

@@ -6,7 +6,7 @@ import re
 import unicodedata
 from collections.abc import Iterator
 
-from mlxtune.data.checks.base import DROP, Check, CheckFamily, Fix, Hit, Span
+from mlxtune.data.checks.base import DROP, Check, CheckFamily, Evidence, Fix, Hit, Span
 from mlxtune.data.checks.check_input import CheckInput
 
 family = CheckFamily()
@@ -39,15 +39,21 @@ _LANGUAGE = re.compile(  # a prompt that names a language may be answered in it
 _LOOKALIKES = set("АВЕЅІЈКМНОРСТХУаеіјорсухѕΑΒΕΖΗΙΚΜΝΟΡΤΥΧονρυ")  # these look like Latin letters
 
 
-@family.text_check(Check("mojibake", "warn", "rows with mojibake", Fix("put", "repair", safe=True)))
+_MOJIBAKE_WORDING = {
+    "lost": "A character was lost when the text was decoded.",
+    "misread": "UTF-8 was decoded as Windows-1252, so the model would learn garbled characters.",
+}
+
+
+@family.text_check(Check("mojibake", "warn", "rows with mojibake", _MOJIBAKE_WORDING, Fix("put", "repair", safe=True)))
 def mojibake(text: str) -> Iterator[Hit]:
     if text.isascii():
         return
     for match in _MOJIBAKE.finditer(text):
         if match[0][0] == "\ufffd":
-            yield Hit(*match.span(), "A character was lost when the text was decoded.")
+            yield Hit(*match.span(), reason="lost")
         elif (original := _decode_again(match[0])) is not None:
-            yield Hit(*match.span(), "UTF-8 was decoded as Windows-1252, so the model would learn garbled characters.", original)
+            yield Hit(*match.span(), original, reason="misread")
 
 
 def _decode_again(text: str) -> str | None:
@@ -67,8 +73,21 @@ def _decode_again(text: str) -> str | None:
     return original if _PLAUSIBLE.fullmatch(original) else None
 
 
+_INVISIBLE_WORDING = {
+    "escape": "{command} was read as an escape ({characters}).",
+    "invisible": "The model would learn invisible characters ({characters}).",
+}
+
+
 @family.text_check(
-    Check("control", "warn", "rows with invisible characters", Fix("put", "clean them", safe=True), short="invisible")
+    Check(
+        "control",
+        "warn",
+        "rows with invisible characters",
+        _INVISIBLE_WORDING,
+        Fix("put", "clean them", safe=True),
+        short="invisible",
+    )
 )
 def invisible(text: str) -> Iterator[Hit]:
     if text.isprintable():
@@ -80,14 +99,19 @@ def invisible(text: str) -> Iterator[Hit]:
         names = ", ".join(f"U+{ord(char):04X}" for char in dict.fromkeys(match[0]))
         is_command = match[0] in _LATEX and text[match.end() : match.end() + 2].isalpha()
         original = _LATEX[match[0]] if is_command else ""
-        reason = (
-            f"{original} was read as an escape ({names})." if original else f"The model would learn invisible characters ({names})."
-        )
-        yield Hit(*match.span(), reason, original)
+        reason = "escape" if is_command else "invisible"
+        yield Hit(*match.span(), original, reason=reason, values={"command": original, "characters": names})
 
 
-@family.row_check(Check("mixed-script", "warn", "rows that mix scripts", DROP, short="scripts"))
-def mixed_script(row_input: CheckInput) -> Iterator[tuple[str, tuple[Span, ...]]]:
+_SCRIPT_WORDING = {
+    "lookalikes": "“{word}” mixes scripts that look alike.",
+    "three": "The text mixes three scripts.",
+    "switch": "The answer switches to the {script} script, which the prompt does not use.",
+}
+
+
+@family.row_check(Check("mixed-script", "warn", "rows that mix scripts", _SCRIPT_WORDING, DROP, short="scripts"))
+def mixed_script(row_input: CheckInput) -> Iterator[Evidence]:
     """Find a word with lookalike letters, a text in three scripts, or an answer in a script that is new in the conversation."""
     known_scripts: set[str] = set()
     earlier_texts: list[str] = []
@@ -102,13 +126,13 @@ def mixed_script(row_input: CheckInput) -> Iterator[tuple[str, tuple[Span, ...]]
             for script in scripts:
                 words.setdefault(script, []).append(match)
             if len(scripts & {"LATIN", "CYRILLIC", "GREEK"}) > 1 and len(match[0]) > 2 and set(match[0]) & _LOOKALIKES:
-                yield f"“{match[0]}” mixes scripts that look alike.", (Span(part.name, *match.span(), match[0]),)
+                yield Evidence((Span(part.name, *match.span(), match[0]),), "lookalikes", {"word": match[0]})
                 return
         longer = {script: [match for match in matches if len(match[0]) > 1] for script, matches in words.items()}
         families = {"HAN" if script in _EAST_ASIAN else script for script, matches in longer.items() if matches} - {"GREEK"}
         if len(families) > 2 and not _LANGUAGE.search(" ".join((*earlier_texts, part.text))):
             last = max(families, key=lambda script: words.get(script, longer[script])[0].start())
-            yield "The text mixes three scripts.", (_span(part.name, words[last][0]),)
+            yield Evidence((_span(part.name, words[last][0]),), "three")
             return
         new_scripts = [
             script
@@ -118,8 +142,7 @@ def mixed_script(row_input: CheckInput) -> Iterator[tuple[str, tuple[Span, ...]]
         letter_count = sum(len(match[0]) for matches in words.values() for match in matches)
         for script in new_scripts if known_scripts and not _LANGUAGE.search(" ".join(earlier_texts)) else ():
             if sum(len(match[0]) for match in words[script]) / letter_count < 0.5:
-                reason = f"The answer switches to the {script.capitalize()} script, which the prompt does not use."
-                yield reason, (_span(part.name, longer[script][0]),)
+                yield Evidence((_span(part.name, longer[script][0]),), "switch", {"script": script.capitalize()})
                 return
         earlier_texts.append(part.text)
         known_scripts |= set(words)

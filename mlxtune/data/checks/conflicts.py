@@ -20,7 +20,12 @@ from mlxtune.data.checks.pairs import normalize_answer
 from mlxtune.data.rows import Preference, Row, Text, Unpaired
 
 family = CheckFamily()
-_CONFLICT = family.register(Check("conflict", "warn", "prompts with contradictory answers", BY_HAND, "≠"))
+_CONFLICT = family.register(
+    Check(
+        "conflict", "warn", "prompts with contradictory answers",
+        "Another row gives this prompt a contradictory answer. One of them is wrong, or both teach the model to guess.", BY_HAND, "≠",
+    )
+)  # fmt: skip
 
 _MAX_COMPARED = 8  # earlier rows with the same prompt that one row is compared with
 _LABEL_WORDS = 4  # an answer with at most this many words is a label, a name or a number
@@ -46,8 +51,7 @@ def conflicts(corpus: Corpus) -> Iterator[Finding]:
         for position, rank in enumerate(ranks[1:], 1):
             for earlier in ranks[max(0, position - _MAX_COMPARED) : position]:
                 if corpus.splits[rank] == corpus.splits[earlier] and contradict(read(rank), read(earlier)):
-                    reason = "Another row gives this prompt a contradictory answer. One of them is wrong, or both teach the model to guess."
-                    yield Finding(_CONFLICT.id, _CONFLICT.severity, (corpus.indices[rank], corpus.indices[earlier]), reason)
+                    yield _CONFLICT.finding(corpus.indices[rank], corpus.indices[earlier])
                     break
 
 

@@ -3,25 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 
 from mlxtune.data.checks.base import DROP, Check, Finding, Span
 from mlxtune.data.checks.check_input import CheckInput
 from mlxtune.data.rows import Conversation, Preference, Row, Unpaired
 
 PREFIX = "contract-"
-_labels: dict[str, str] = {}  # metric labels by check ID
-
-
-@dataclass(frozen=True)
-class ContractScorer:
-    """Scores answers against a contract. ``failures`` returns each required metric that an answer fails, with the reason.
-
-    ``labels`` maps every required metric to its label.
-    """
-
-    labels: Mapping[str, str]
-    failures: Callable[[str], Mapping[str, str]]
+ContractScorer = Callable[[str], Mapping[str, str]]  # returns each required metric that an answer fails, with the scorer's reason
 
 
 def check_id(metric: str) -> str:
@@ -29,15 +17,16 @@ def check_id(metric: str) -> str:
     return PREFIX + metric.replace("_", "-")
 
 
-def use_labels(labels: Mapping[str, str]) -> None:
-    """Use the scorers' labels in the titles of these metrics' checks."""
-    _labels.update((check_id(metric), label) for metric, label in labels.items())
+def metric_of(id: str) -> str:
+    """Return the metric of a check, or ``""`` if it is not one of the contract."""
+    return id.removeprefix(PREFIX).replace("-", "_") if id.startswith(PREFIX) else ""
 
 
 def metric_check(id: str) -> Check:
     """Return the check for a ``contract-…`` ID."""
     metric = id.removeprefix(PREFIX)
-    return Check(id, "block", f"answers that fail “{_labels.get(id, metric)}”", DROP, "✗", metric.partition("-")[0])
+    wording = "The answer breaks the contract: {failure}."
+    return Check(id, "block", f"answers that fail {metric}", wording, DROP, "✗", metric.partition("-")[0])
 
 
 def contract_findings(row_input: CheckInput, scorer: ContractScorer) -> Iterator[Finding]:
@@ -45,9 +34,9 @@ def contract_findings(row_input: CheckInput, scorer: ContractScorer) -> Iterator
     part, answer = scored_answer(row_input.row)
     if not part:
         return
-    for metric, reason in scorer.failures(answer).items():
+    for metric, failure in scorer(answer).items():
         span = Span(part, 0, len(answer), answer[:60])
-        yield Finding(check_id(metric), "block", (row_input.index,), f"The answer breaks the contract: {reason}.", (span,))
+        yield metric_check(check_id(metric)).finding(row_input.index, spans=(span,), values={"failure": failure})
 
 
 def scored_answer(row: Row) -> tuple[str, str]:

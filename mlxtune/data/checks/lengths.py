@@ -7,48 +7,64 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from mlxtune.core.text import plural
-from mlxtune.data.checks.base import DROP, Check, CheckFamily, Finding, Span
+from mlxtune.data.checks.base import DROP, Check, CheckFamily, Evidence, Finding
 from mlxtune.data.checks.check_input import CheckInput
 from mlxtune.data.checks.corpus import Corpus
-from mlxtune.data.rows import Preference
 
 _MIN_ROWS = 12  # with fewer rows, no length is usual
 _FENCES = 3.0  # Tukey's outer fences, in interquartile ranges of the log length
 _RATIO = 4.0  # an outlier is also at least this many times longer or shorter than the median
 
-Reasons = Iterator[tuple[str, tuple[Span, ...]]]
 family = CheckFamily()
+_NO_ROOM = "The prompt has {tokens:,} tokens, but the window has {window:,}, so "
 
 
-@family.row_check(Check("prompt-fills-window", "block", "rows with no tokens to train on", DROP, "✗", short="no room"))
-def prompt_fills_window(row: CheckInput) -> Reasons:
+@family.row_check(
+    Check(
+        "prompt-fills-window", "block", "rows with no tokens to train on", f"{_NO_ROOM}nothing is left to train on.", DROP, "✗",
+        short="no room",
+    )
+)  # fmt: skip
+def prompt_fills_window(row: CheckInput) -> Iterator[Evidence]:
     if not row.skip_too_long:
-        yield from _no_room(row, "nothing is left to train on")
+        yield from _no_room(row)
 
 
-@family.row_check(Check("too-long", "warn", "rows skipped because they are too long", DROP, short="skipped"))
-def too_long(row: CheckInput) -> Reasons:
+@family.row_check(
+    Check(
+        "too-long", "warn", "rows skipped because they are too long", f"{_NO_ROOM}the row is skipped in training.", DROP,
+        short="skipped",
+    )
+)  # fmt: skip
+def too_long(row: CheckInput) -> Iterator[Evidence]:
     if row.skip_too_long:
-        yield from _no_room(row, "the row is skipped in training")
+        yield from _no_room(row)
 
 
-def _no_room(row: CheckInput, effect: str) -> Reasons:
+def _no_room(row: CheckInput) -> Iterator[Evidence]:
     tokens = row.tokens
     if tokens and not tokens.error and tokens.prompt >= row.max_tokens:
-        yield f"The prompt has {tokens.prompt:,} tokens, but the window has {row.max_tokens:,}, so {effect}.", ()
+        yield Evidence(values={"tokens": tokens.prompt, "window": row.max_tokens})
 
 
-@family.row_check(Check("truncated", "warn", "rows that would be truncated", DROP))
-def truncated(row: CheckInput) -> Reasons:
+@family.row_check(
+    Check(
+        "truncated", "warn", "rows that would be truncated",
+        "{tokens:,} tokens; the last {cut:,} would be truncated, including the stop token.", DROP,
+    )
+)  # fmt: skip
+def truncated(row: CheckInput) -> Iterator[Evidence]:
     tokens = row.tokens
     if tokens and not tokens.error and tokens.prompt < row.max_tokens < tokens.total:
-        cut = tokens.total - row.max_tokens
-        subject = "The prompt and its longer answer have" if isinstance(row.row, Preference) else "The row has"
-        yield f"{subject} {tokens.total:,} tokens; the last {cut:,} would be truncated, including the stop token.", ()
+        yield Evidence(values={"tokens": tokens.total, "cut": tokens.total - row.max_tokens})
 
 
-_OUTLIER = family.register(Check("length-outlier", "note", "answers with an unusual length", DROP, "·", short="length"))
+_OUTLIER = family.register(
+    Check(
+        "length-outlier", "note", "answers with an unusual length", "The answer has {length:n character}; the median is {median:,}.",
+        DROP, "·", short="length",
+    )
+)  # fmt: skip
 
 
 @family.corpus_check
@@ -59,14 +75,13 @@ def outliers(corpus: Corpus) -> Iterator[Finding]:
     """
     answers = {rank: length for rank, length in enumerate(corpus.answers) if rank not in corpus.pairs}
     chosen = {rank: first for rank, (first, _) in corpus.pairs.items()}
-    for name, lengths in (("answer", answers), ("chosen answer", chosen)):
+    for lengths in (answers, chosen):
         if len(lengths) < _MIN_ROWS:
             continue
         low, median, high = length_bounds([*lengths.values()])
         for rank, length in lengths.items():
             if length < low or length > high:
-                reason = f"The {name} has {plural(length, 'character')}; the median is {median:,.0f}."
-                yield Finding(_OUTLIER.id, _OUTLIER.severity, (corpus.indices[rank],), reason)
+                yield _OUTLIER.finding(corpus.indices[rank], values={"length": length, "median": round(median)})
 
 
 def length_bounds(lengths: Sequence[int]) -> tuple[float, float, float]:

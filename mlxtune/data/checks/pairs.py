@@ -7,8 +7,7 @@ import statistics
 import unicodedata
 from collections.abc import Iterator
 
-from mlxtune.core.text import plural
-from mlxtune.data.checks.base import DROP_UNUSABLE, Check, CheckFamily, Finding, Span
+from mlxtune.data.checks.base import DROP_UNUSABLE, Check, CheckFamily, Evidence, Finding, Span
 from mlxtune.data.checks.check_input import CheckInput
 from mlxtune.data.checks.corpus import Corpus
 from mlxtune.data.rows import Preference
@@ -20,13 +19,19 @@ _RATIO = 1.2  # minimum median ratio of the two lengths
 family = CheckFamily()
 
 
-@family.row_check(Check("same-pair", "block", "pairs with identical answers", DROP_UNUSABLE, "✗", short="same pair"))
-def same_pair(row_input: CheckInput) -> Iterator[tuple[str, tuple[Span, ...]]]:
+_SAME_WORDING = {
+    "": "Chosen and rejected differ only in case, spacing or final punctuation, so there is no preference to learn.",
+    "unreadable": "{error} {hint}",
+}
+
+
+@family.row_check(Check("same-pair", "block", "pairs with identical answers", _SAME_WORDING, DROP_UNUSABLE, "✗", short="same pair"))
+def same_pair(row_input: CheckInput) -> Iterator[Evidence]:
     row = row_input.row
     if isinstance(row, Preference) and normalize_answer(row.chosen) == normalize_answer(row.rejected):
-        reason = "Chosen and rejected differ only in case, spacing or final punctuation, so there is no preference to learn."
-        spans = (Span("chosen", 0, len(row.chosen), row.chosen[:60]), Span("rejected", 0, len(row.rejected), row.rejected[:60]))
-        yield reason, spans
+        yield Evidence(
+            (Span("chosen", 0, len(row.chosen), row.chosen[:60]), Span("rejected", 0, len(row.rejected), row.rejected[:60]))
+        )
 
 
 def normalize_answer(text: str) -> str:
@@ -37,7 +42,13 @@ def normalize_answer(text: str) -> str:
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split()).strip(" .,;:!?…\"'“”‘’*`") or text
 
 
-_LENGTH = family.register(Check("length-bias", "warn", "pairs that reward length"))
+_LENGTH = family.register(
+    Check(
+        "length-bias", "warn", "pairs that reward length",
+        "The chosen answer is {direction} in {share:.0%} of {pairs:n pair} (median ratio {ratio:.1f}): the model may only learn to "
+        "write {direction} answers.",
+    )
+)  # fmt: skip
 
 
 @family.corpus_check
@@ -53,8 +64,4 @@ def length_bias(corpus: Corpus) -> Iterator[Finding]:
         share, median = sum(ratio > 1 for ratio in ratios) / len(ratios), statistics.median(ratios)
         significant = share - 1.96 * math.sqrt(0.25 / len(ratios)) > 0.5
         if share >= _SHARE and median >= _RATIO and significant:
-            reason = (
-                f"The chosen answer is {name} in {share:.0%} of {plural(len(ratios), 'pair')} (median ratio {median:.1f}): "
-                f"the model may only learn to write {name} answers."
-            )
-            yield Finding(_LENGTH.id, _LENGTH.severity, (), reason)
+            yield _LENGTH.finding(values={"direction": name, "share": share, "pairs": len(ratios), "ratio": median})

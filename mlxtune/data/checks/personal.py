@@ -9,6 +9,7 @@ from mlxtune.data.checks.base import Check, CheckFamily, Fix, Hit
 
 family = CheckFamily()
 _MASK = Fix("put", "mask", safe=True, everywhere=True)
+_WORDING = "The model may learn and repeat it."
 
 _EMAIL = re.compile(
     r"(?<![\w.+-])[A-Za-z0-9][\w.+-]{0,63}@(?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.)+[A-Za-z]{2,24}(?![\w-])"
@@ -49,32 +50,32 @@ _IBAN_LENGTHS = {  # by country, from the registry of ISO 13616
 }  # fmt: skip
 
 
-@family.text_check(Check("email", "warn", "rows with an email address", _MASK, "@"))
+@family.text_check(Check("email", "warn", "rows with an email address", _WORDING, _MASK, "@"))
 def emails(text: str) -> Iterator[Hit]:
     if "@" in text:
         for match in _EMAIL.finditer(text):
             name, _, domain = match[0].partition("@")
             if not is_reserved_domain(domain) and not _STAND_IN.fullmatch(name):
-                yield Hit(*match.span(), "The model may learn and repeat this email address.", "[EMAIL]")
+                yield Hit(*match.span(), "[EMAIL]")
 
 
-@family.text_check(Check("phone", "warn", "rows with a phone number", _MASK, "@"))
+@family.text_check(Check("phone", "warn", "rows with a phone number", _WORDING, _MASK, "@"))
 def phones(text: str) -> Iterator[Hit]:
     for match in _PHONE.finditer(text) if _DIGITS.search(text) else ():
         digits = "".join(char for char in match[0] if char.isdigit())
         if 9 <= len(digits) <= (15 if re.search(r"[ ().-]", match[0]) else 13) and not _FICTIONAL.fullmatch(digits):
-            yield Hit(*match.span(), "The model may learn and repeat this phone number.", "[PHONE]")
+            yield Hit(*match.span(), "[PHONE]")
 
 
-@family.text_check(Check("card", "warn", "rows with a card number", _MASK, "@"))
+@family.text_check(Check("card", "warn", "rows with a card number", _WORDING, _MASK, "@"))
 def cards(text: str) -> Iterator[Hit]:
     for match in _CARD.finditer(text) if _DIGITS.search(text) else ():
         digits = [int(char) for char in match[0] if char.isdigit()]
         if _ISSUER.match(match[0]) and len(set(digits)) > 1 and luhn(digits):
-            yield Hit(*match.span(), "The model may learn and repeat this card number.", "[CARD]", f"{match[0][:4]}…")
+            yield Hit(*match.span(), "[CARD]", f"{match[0][:4]}…")
 
 
-@family.text_check(Check("iban", "warn", "rows with an IBAN", _MASK, "@", short="IBAN"))
+@family.text_check(Check("iban", "warn", "rows with an IBAN", _WORDING, _MASK, "@", short="IBAN"))
 def ibans(text: str) -> Iterator[Hit]:
     for match in _IBAN.finditer(text):
         length, count = _IBAN_LENGTHS.get(match[0][:2], 0), 0
@@ -83,8 +84,7 @@ def ibans(text: str) -> Iterator[Hit]:
             if count == length:
                 end = match.start() + offset
                 if mod97(match[0][:offset].replace(" ", "")) and not text[end : end + 1].isalnum():
-                    reason = "The model may learn and repeat this IBAN."
-                    yield Hit(match.start(), end, reason, "[IBAN]", f"{match[0][:4]}…")
+                    yield Hit(match.start(), end, "[IBAN]", f"{match[0][:4]}…")
                 break
 
 

@@ -16,9 +16,23 @@ from mlxtune.data.duplicates import THRESHOLD, Pair, jaccard
 from mlxtune.data.rows import Row, Text, Unpaired, prompt_text
 
 family = CheckFamily()
-_LEAK = family.register(Check("leak", "block", "train rows that repeat held-out rows", DROP_UNUSABLE, "⇄"))
-_COPY = family.register(Check("duplicate", "warn", "exact duplicates", Fix("drop", "keep the first", safe=True), "≈"))
-_NEAR = family.register(Check("near-duplicate", "warn", "near-duplicates", DROP, "≈", short="near-dup"))
+_LEAK = family.register(
+    Check(
+        "leak", "block", "train rows that repeat held-out rows",
+        "The {split} split has the same or nearly the same prompt, so its results would measure memorization.", DROP_UNUSABLE, "⇄",
+    )
+)  # fmt: skip
+_COPY = family.register(
+    Check(
+        "duplicate", "warn", "exact duplicates", "This row repeats an earlier one.", Fix("drop", "keep the first", safe=True), "≈"
+    )
+)
+_NEAR = family.register(
+    Check(
+        "near-duplicate", "warn", "near-duplicates",
+        "This row is a near-duplicate of another one (prompt similarity {similarity:.2f}).", DROP, "≈", short="near-dup",
+    )
+)  # fmt: skip
 
 _SMALL_GROUP = 8  # in a group of up to this many near-duplicates, every pair is compared, not only the links that connect the group
 _NAME = re.compile(r"(?<=[^.!?:\s]\s)[A-Z][\w-]*|(?<![\w-])[\w-]*\d[\w-]*")  # capitalized words within a sentence, and numbers
@@ -30,8 +44,7 @@ def duplicates(corpus: Corpus) -> Iterator[Finding]:
     """Find rows whose content, without metadata, occurs earlier in the same split. In another split it is a leak."""
     for rank, first in corpus.copies.items():
         if corpus.splits[rank] == corpus.splits[first]:
-            rows = (corpus.indices[rank], corpus.indices[first])
-            yield Finding(_COPY.id, _COPY.severity, rows, "This row repeats an earlier one.")
+            yield _COPY.finding(corpus.indices[rank], corpus.indices[first])
 
 
 @family.corpus_check
@@ -45,8 +58,7 @@ def near_duplicates(corpus: Corpus) -> Iterator[Finding]:
                 continue
             if _nearly_same(read(i), read(j)) and _is_same_apart_from(corpus.boilerplate, read(i), read(j)):
                 seen.add(j)
-                reason = f"This row is a near-duplicate of another one (prompt similarity {similarity:.2f})."
-                yield Finding(_NEAR.id, _NEAR.severity, (corpus.indices[j], corpus.indices[i]), reason)
+                yield _NEAR.finding(corpus.indices[j], corpus.indices[i], values={"similarity": similarity})
 
 
 @family.corpus_check
@@ -59,13 +71,11 @@ def leaks(corpus: Corpus) -> Iterator[Finding]:
         for rank in members:
             by_split[corpus.splits[rank]].append(rank)
         for rank in by_split.get("train", []):
-            for split, severity in (("test", _LEAK.severity), ("valid", "warn")):
+            for split in ("test", "valid"):
                 held_out = [other for other in by_split.get(split, [])[:_MAX_COMPARED] if _is_near(corpus, rank, other)]
                 if held_out:
                     rows = (corpus.indices[rank], *(corpus.indices[other] for other in held_out[:20]))
-                    name = "test" if split == "test" else "validation"
-                    reason = f"The {name} split has the same or nearly the same prompt, so its results would measure memorization."
-                    yield Finding(_LEAK.id, severity, rows, reason)
+                    yield _LEAK.finding(*rows, values={"split": split}, severity="block" if split == "test" else "warn")
                     break
 
 

@@ -1,4 +1,7 @@
-"""The result of checking a source: a report, its JSON form, and the form that processes exchange."""
+"""The result of checking a source: a report, its JSON form, and the form that processes exchange.
+
+Everything is a code with numbers; ``present/check.py`` has the words.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +10,13 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-from mlxtune.core.text import one_line, plural
+from mlxtune.data.access.file_bytes import FileNote
 from mlxtune.data.access.spans import IntArray
-from mlxtune.data.checks import contract
-from mlxtune.data.checks.base import SEVERITIES, Finding, Severity, Span
+from mlxtune.data.checks.base import NO_VALUES, SEVERITIES, Finding, Severity, Span
 from mlxtune.data.checks.registry import get_check, report_order
 from mlxtune.data.checks.statistics import GOOD_PROMPTS, MIN_PROMPTS, RARE_ROWS, Statistics
 from mlxtune.data.rows import Location
@@ -22,6 +24,13 @@ from mlxtune.data.split import SPLIT_NAMES, SplitName
 
 SCHEMA = Path(__file__).parent.parent / "check.schema.json"
 VERSION = 1
+
+Outcome = Literal["blocked", "look", "clean"]
+SkipCode = Literal["not_yet", "no_recipe", "no_contract", "no_model", "no_splits", "unsplittable"]
+ImprovementCode = Literal[
+    "remove_leaks", "mask_secrets", "name_columns", "fix", "add_rows", "add_prompts", "resolve_conflicts", "drop_repeats",
+    "fit_window", "add_value", "review", "more_prompts", "none",
+]  # fmt: skip
 
 _LETTERS: dict[str, str] = {"train": "t", "valid": "v", "test": "e"}
 _SPLITS: dict[str, SplitName] = {"t": "train", "v": "valid", "e": "test"}
@@ -35,7 +44,7 @@ class FileCount:
     part: str
     read: int
     kept: int
-    notes: tuple[str, ...]
+    notes: tuple[FileNote, ...]
 
     @property
     def refused(self) -> int:
@@ -52,41 +61,78 @@ class MutedCheck:
 
 
 @dataclass(frozen=True)
-class CheckReport:
-    """Everything that a check found. ``lengths`` are in tokens if ``max_tokens`` is set, else in characters.
+class Skip:
+    """Why a group of checks (``contract``, ``tokens``, or ``split``) did not run. ``error`` is the message of its error, if any."""
 
-    ``locations`` has the location and ID of every record in a finding. ``skipped`` maps each group of checks that did not run to
-    the reason. ``hidden`` has the findings of muted checks and of rows that the review left out, ``edited`` the hashes of edited
-    rows, and ``accepted`` the rows that were accepted. ``tokens`` and ``splits`` have, for each record, its length (-1 if unknown) and its split (empty if unknown).
-    """
+    code: SkipCode
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class CheckVerdict:
+    """The outcome of the checks and the numbers of rows behind it."""
+
+    outcome: Outcome
+    rows: int  # that the review did not leave out
+    blocked: int  # rows with a blocking finding
+    accepted: int  # rows with a warning that the review accepted
+    to_review: int  # other rows with a warning
+    source_warnings: int  # warnings about all rows
+
+    @property
+    def flagged(self) -> int:
+        """The number of rows that block training, or otherwise of those that should be reviewed."""
+        return self.blocked or self.to_review
+
+
+def verdict(findings: Collection[Finding], rows: int, accepted: Collection[int] = ()) -> CheckVerdict:
+    """Return the verdict on a source with this number of ``rows``. A warning about an ``accepted`` row needs no further review."""
+    blocked, warned = _rows(findings, "block"), _rows(findings, "warn")
+    to_review = warned.difference(accepted)
+    source_warnings = sum(finding.severity == "warn" and not finding.rows for finding in findings)
+    outcome: Outcome = "blocked" if blocked else "look" if to_review or source_warnings else "clean"
+    return CheckVerdict(outcome, rows, len(blocked), len(warned) - len(to_review), len(to_review), source_warnings)
+
+
+def _rows(findings: Iterable[Finding], severity: Severity) -> set[int]:
+    return {finding.rows[0] for finding in findings if finding.severity == severity and finding.rows}
+
+
+@dataclass(frozen=True)
+class Improvement:
+    """What to do with the data next. ``count`` is the number of rows, prompts, or values that the ``code`` is about."""
+
+    code: ImprovementCode
+    count: int = 0
+    check: str = ""  # to fix
+    value: tuple[str, str] = ("", "")  # the key and value that too few rows have
+
+    @property
+    def is_urgent(self) -> bool:
+        """Whether to do it before training."""
+        return self.code not in ("review", "more_prompts", "none")
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """Everything that a check found."""
 
     path: Path
     files: tuple[FileCount, ...]
     formats: dict[str, int]
     findings: tuple[Finding, ...]
-    locations: Mapping[int, tuple[Location, str]]
+    locations: Mapping[int, tuple[Location, str]]  # and the ID of every record in a finding
     statistics: Statistics
-    lengths: tuple[int, ...]
+    lengths: tuple[int, ...]  # in tokens if ``max_tokens`` is set, else in characters
     max_tokens: int
-    skipped: dict[str, str]
-    tokens: tuple[int, ...] = ()
-    splits: tuple[str, ...] = ()
-    contract_labels: Mapping[str, str] = field(default_factory=dict)
-    hidden: tuple[Finding, ...] = ()
+    skipped: Mapping[str, Skip]  # by group of checks
+    tokens: tuple[int, ...] = ()  # the length of each record, or -1 if unknown
+    splits: tuple[str, ...] = ()  # of each record, empty if unknown
+    hidden: tuple[Finding, ...] = ()  # findings of muted checks and of rows that the review left out
     muted: tuple[MutedCheck, ...] = ()
-    edited: Mapping[int, str] = field(default_factory=dict)
+    edited: Mapping[int, str] = field(default_factory=dict)  # hashes of edited rows
     left_out: tuple[int, ...] = ()
     accepted: frozenset[int] = frozenset()
-
-    @property
-    def improvement(self) -> str:
-        """What to do with the data before training, or an empty text."""
-        return improvement(self.statistics, self.findings)
-
-    @property
-    def advice(self) -> str:
-        """The most useful next step."""
-        return advice(self.statistics, self.findings, self.to_review)
 
     @property
     def read(self) -> int:
@@ -101,121 +147,57 @@ class CheckReport:
         return self.read - self.kept
 
     @property
-    def review_summary(self) -> str:
-        """What the review left out and edited; empty if nothing."""
-        edited = len(self.edited.keys() - set(self.left_out))
-        parts = (
-            f"the review left out {plural(len(self.left_out), 'row')}" if self.left_out else "",
-            f"{plural(edited, 'row')} checked as edited" if edited else "",
-        )
-        text = "; ".join(filter(None, parts))
-        return f"{text[:1].upper()}{text[1:]}." if text else ""
+    def edited_count(self) -> int:
+        """The number of edited rows that the review did not leave out."""
+        return len(self.edited.keys() - set(self.left_out))
+
+    @cached_property
+    def verdict(self) -> CheckVerdict:
+        return verdict(self.findings, self.read - len(self.left_out), self.accepted)
+
+    @property
+    def improvement(self) -> Improvement:
+        return improvement(self.statistics, self.findings, self.verdict.to_review)
 
     def rows(self, severity: Severity) -> int:
         """Return the number of records that have a finding with this severity."""
         return len(_rows(self.findings, severity))
 
-    @property
-    def reviewed(self) -> int:
-        """The number of records with a warning that the review accepted."""
-        return len(_rows(self.findings, "warn") & self.accepted)
 
-    @property
-    def to_review(self) -> int:
-        """The number of records with a warning that the review has not accepted."""
-        return len(_rows(self.findings, "warn") - self.accepted)
-
-    @property
-    def flagged(self) -> int:
-        """The number of records that block training, or otherwise of those that should be reviewed."""
-        return self.rows("block") or self.to_review
-
-    @property
-    def label(self) -> str:
-        """The verdict: ``blocked``, ``look`` or ``clean``."""
-        return verdict(self.findings, self.read - len(self.left_out), self.accepted)[0]
-
-    @property
-    def sentence(self) -> str:
-        """The verdict in one sentence."""
-        return verdict(self.findings, self.read - len(self.left_out), self.accepted)[1]
-
-
-NAME_THE_COLUMNS = "Name the columns with --map (data.map in a recipe), or the format with --format (data.format)."
-
-
-def _rows(findings: Iterable[Finding], severity: Severity) -> set[int]:
-    return {finding.rows[0] for finding in findings if finding.severity == severity and finding.rows}
-
-
-def verdict(findings: Collection[Finding], read: int, accepted: Collection[int] = ()) -> tuple[str, str]:
-    """Return ``blocked``, ``look`` or ``clean`` for a source with ``read`` rows, and the verdict in one sentence.
-
-    A warning about an ``accepted`` row needs no further review.
-    """
-    if blocked := _rows(findings, "block"):
-        return "blocked", f"Not ready: {len(blocked):,} of {plural(read, 'row')} should be fixed or left out before training."
-    warned = _rows(findings, "warn")
-    to_review = len(warned.difference(accepted))
-    if to_review:
-        return "look", f"Nothing blocks training, but {to_review:,} of {plural(read, 'row')} should be reviewed."
-    if any(finding.severity == "warn" and not finding.rows for finding in findings):
-        return "look", f"Nothing blocks training, but there is a warning about the {plural(read, 'row')} as a whole."
-    if warned:
-        return "clean", f"Nothing blocks training, and the review accepted {plural(len(warned), 'row')} with a warning."
-    return "clean", f"Clean: no problems in {plural(read, 'row')}."
-
-
-def advice(statistics: Statistics, findings: Sequence[Finding], to_review: int, fix: str = "--fix", *, stale: bool = False) -> str:
+def improvement(statistics: Statistics, findings: Sequence[Finding], to_review: int, *, stale: bool = False) -> Improvement:
     """Return the most useful next step for the data. ``to_review`` rows have a warning that the review has not accepted.
 
-    ``fix`` says how the reader can apply a fix. If ``statistics`` are ``stale``, the number of prompts gives no advice.
+    If ``statistics`` are ``stale``, the number of prompts gives no advice.
     """
-    if first := improvement(statistics, findings, fix, stale=stale):
-        return first
-    if to_review:
-        return f"Review {plural(to_review, 'row')} with a warning, and fix, accept, or reject {'it' if to_review == 1 else 'them'}."
-    if stale:
-        return ""
-    if statistics.tier == "minimum viable":
-        missing = GOOD_PROMPTS - statistics.groups
-        return f"This is enough to start. About {missing:,} more distinct prompts would bring it to “good”."
-    return "The checks have no further suggestions for the data."
-
-
-def improvement(statistics: Statistics, findings: Sequence[Finding], fix: str = "--fix", *, stale: bool = False) -> str:
-    """Return what to do with the data before training, or an empty text; ``fix`` and ``stale`` are those of :func:`advice`."""
-    counts = Counter(finding.check for finding in findings if finding.severity != "note")
     blocks = Counter(finding.check for finding in findings if finding.severity == "block")
-    if leaks := blocks["leak"]:
-        return f"Remove {plural(leaks, 'held-out row')} from the train split with {fix}: until then, no evaluation is valid."
-    if secrets := blocks["secret"]:
-        return f"Mask the secrets in {plural(secrets, 'row')} with {fix}, and revoke them: they have been exposed in a file."
+    if blocks["leak"]:
+        return Improvement("remove_leaks", blocks["leak"])
+    if blocks["secret"]:
+        return Improvement("mask_secrets", blocks["secret"])
     if not statistics.rows and set(blocks) == {"bad-row"}:
-        return f"No row can be read. {NAME_THE_COLUMNS}"
+        return Improvement("name_columns")
     if blocks:
-        id, count = blocks.most_common(1)[0]
-        check = get_check(id)
-        method = fix if check.fix.safe or fix != "--fix" else f"{fix} --also {id}"
-        return f"Fix {check.title} ({count:,}), or leave them out: {method}."
-    if statistics.rows == 0:
-        return "Add rows."
-    if statistics.tier == "too few" and not stale:
-        missing = MIN_PROMPTS - statistics.groups
-        return f"Write about {missing:,} more rows with new prompts: below {MIN_PROMPTS} prompts, results are mostly noise."
+        check, count = blocks.most_common(1)[0]
+        return Improvement("fix", count, check)
+    if not statistics.rows:
+        return Improvement("add_rows")
+    if statistics.tier == "too_few" and not stale:
+        return Improvement("add_prompts", MIN_PROMPTS - statistics.groups)
+    counts = Counter(finding.check for finding in findings if finding.severity != "note")
     if counts["conflict"] > 0.01 * statistics.rows:
-        prompts = plural(counts["conflict"], "prompt")
-        return f"Resolve {prompts} with contradictory answers: they teach the model to guess."
+        return Improvement("resolve_conflicts", counts["conflict"])
     if (repeats := counts["duplicate"] + counts["near-duplicate"]) > 0.05 * statistics.rows:
-        return f"Leave out {plural(repeats, 'repeated row')}: repeats count twice in training. {fix} removes exact duplicates."
+        return Improvement("drop_repeats", repeats)
     if (too_long := counts["truncated"] + counts["too-long"]) > 0.02 * statistics.rows:
-        effect = "truncated or skipped" if counts["too-long"] else "truncated"
-        return f"Raise data.max_tokens, or shorten the {plural(too_long, 'row')} that would be {effect}."
+        return Improvement("fit_window", too_long)
     rarest = min(((count, key, value) for key, values in statistics.tags.items() for value, count in values.items()), default=None)
     if rarest and rarest[0] < RARE_ROWS:
-        count, key, value = rarest
-        return f"Add rows with {one_line(key, 30)} = {one_line(value, 30)}: {count} is too few to learn from or to measure."
-    return ""
+        return Improvement("add_value", rarest[0], value=rarest[1:])
+    if to_review:
+        return Improvement("review", to_review)
+    if statistics.tier == "minimum_viable" and not stale:
+        return Improvement("more_prompts", GOOD_PROMPTS - statistics.groups)
+    return Improvement("none")
 
 
 # The JSON document that ``data check --json`` prints, described by check.schema.json
@@ -226,9 +208,9 @@ def report_json(report: CheckReport, fixed: dict[str, Any] | None = None) -> dic
     return {
         "v": VERSION,
         "source": str(report.path),
-        "word": report.label,
-        "sentence": report.sentence,
-        "next": report.advice,
+        "outcome": report.verdict.outcome,
+        "rows": asdict(report.verdict),
+        "next": asdict(report.improvement),
         "read": report.read,
         "kept": report.kept,
         "refused": report.refused,
@@ -239,9 +221,9 @@ def report_json(report: CheckReport, fixed: dict[str, Any] | None = None) -> dic
             for file in report.files
         ],
         "counts": {severity: sum(one.severity == severity for one in report.findings) for severity in SEVERITIES},
-        "not_checked": report.skipped,
+        "not_checked": {group: asdict(skip) for group, skip in report.skipped.items()},
         "muted": [asdict(muted) for muted in report.muted],
-        "review": {"left_out": len(report.left_out), "edited": len(report.edited.keys() - set(report.left_out))},
+        "review": {"left_out": len(report.left_out), "edited": report.edited_count},
         "findings": [_finding_json(report, finding) for finding in report.findings],
         "facts": asdict(report.statistics) | {"lengths": length_summary(report)},
         "fixed": fixed,
@@ -266,10 +248,10 @@ def _finding_json(report: CheckReport, finding: Finding) -> dict[str, Any]:
         location, id = report.locations[index]
         rows.append({"file": location.file.name, "line": location.line, "element": location.element, "id": id or None})
     spans = [{"part": span.part, "start": span.start, "end": span.end, "text": span.text} for span in finding.spans]
-    fix = {"how": check.fix.kind, "does": check.fix.label, "safe": check.fix.safe} if finding.severity != "note" else None
+    fix = {"kind": check.fix.kind, "safe": check.fix.safe} if finding.severity != "note" else None
     return {
-        "id": _finding_id(report, finding), "check": finding.check, "severity": finding.severity, "title": check.title,
-        "why": finding.reason, "rows": rows, "spans": spans, "fix": fix,
+        "id": _finding_id(report, finding), "check": finding.check, "severity": finding.severity, "reason": finding.reason,
+        "values": dict(finding.values), "rows": rows, "spans": spans, "fix": fix,
     }  # fmt: skip
 
 
@@ -284,22 +266,16 @@ def _finding_id(report: CheckReport, finding: Finding) -> str:
 
 @dataclass(frozen=True)
 class CheckResult:
-    """The part of a report that a check process sends to the app, by record number.
-
-    ``tokens`` has the length of each record, or -1 if unknown; ``letters`` has one letter per record that encodes its split.
-    ``edited`` has the hashes of the rows that were checked as edited, and ``left_out`` the rows that the review left out, which were
-    not compared with others. Findings of muted checks and left-out rows are included.
-    """
+    """The part of a report that a check process sends to the app, by record number."""
 
     statistics: Statistics
-    findings: tuple[Finding, ...]
-    tokens: IntArray
-    letters: str
+    findings: tuple[Finding, ...]  # with those of muted checks and left-out rows
+    tokens: IntArray  # the length of each record, or -1 if unknown
+    letters: str  # one per record, which encodes its split
     max_tokens: int
-    skipped: Mapping[str, str]
-    contract_labels: Mapping[str, str] = field(default_factory=dict)
-    edited: Mapping[int, str] = field(default_factory=dict)
-    left_out: tuple[int, ...] = ()
+    skipped: Mapping[str, Skip]
+    edited: Mapping[int, str] = field(default_factory=dict)  # hashes of the rows that were checked as edited
+    left_out: tuple[int, ...] = ()  # which were not compared with others
 
     @classmethod
     def from_report(cls, report: CheckReport) -> CheckResult:
@@ -307,7 +283,7 @@ class CheckResult:
         letters = "".join(_LETTERS.get(split, " ") for split in report.splits)
         findings = tuple(sorted((*report.findings, *report.hidden), key=report_order)) if report.hidden else report.findings
         return cls(
-            report.statistics, findings, tokens, letters, report.max_tokens, report.skipped, report.contract_labels, report.edited,
+            report.statistics, findings, tokens, letters, report.max_tokens, report.skipped, report.edited,
             report.left_out,
         )  # fmt: skip
 
@@ -333,23 +309,24 @@ class CheckResult:
         """Return the result as a JSON value."""
         values = {item.name: getattr(self, item.name) for item in fields(self)}
         findings = [  # as lists, because there may be a million of them
-            [one.check, one.severity, one.rows, one.reason, [[s.part, s.start, s.end, s.text, s.replacement] for s in one.spans]]
+            [one.check, one.severity, one.rows, [[s.part, s.start, s.end, s.text, s.replacement] for s in one.spans], one.reason,
+             dict(one.values)]
             for one in self.findings
-        ]
+        ]  # fmt: skip
+        skipped = {group: asdict(skip) for group, skip in self.skipped.items()}
         edited = list(self.edited.items())  # JSON would turn the numbers to strings
-        return {
-            **values, "statistics": asdict(self.statistics), "findings": findings, "tokens": self.tokens.tolist(), "edited": edited
-        }  # fmt: skip
+        changed = {"findings": findings, "tokens": self.tokens.tolist(), "edited": edited, "skipped": skipped}
+        return {**values, **changed, "statistics": asdict(self.statistics)}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> CheckResult:
         """Load the value that :meth:`to_json` returned."""
-        contract.use_labels(value["contract_labels"])
         findings = tuple(
-            Finding(check, severity, tuple(rows), reason, tuple(Span(*span) for span in spans))
-            for check, severity, rows, reason, spans in value["findings"]
+            Finding(check, severity, tuple(rows), tuple(Span(*span) for span in spans), reason, values or NO_VALUES)
+            for check, severity, rows, spans, reason, values in value["findings"]
         )
         tokens = np.array(value["tokens"], np.int64)
         statistics, edited = Statistics(**value["statistics"]), dict(map(tuple, value["edited"]))
-        changed = {"statistics": statistics, "findings": findings, "tokens": tokens, "edited": edited}
+        skipped = {group: Skip(**skip) for group, skip in value["skipped"].items()}
+        changed = {"statistics": statistics, "findings": findings, "tokens": tokens, "edited": edited, "skipped": skipped}
         return cls(**{**value, **changed, "left_out": tuple(value["left_out"])})

@@ -2,30 +2,49 @@
 
 from __future__ import annotations
 
+import operator
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import compress
 from pathlib import Path
 
 from mlxtune.core.errors import DataError
 from mlxtune.data import check_cache
 from mlxtune.data.access.records import SourceRecords
-from mlxtune.data.checks import contract, statistics
+from mlxtune.data.checks import statistics
 from mlxtune.data.checks.base import Check, Finding, Hit, text_finding
 from mlxtune.data.checks.check_input import CheckInput, TextPart, TokenCount
 from mlxtune.data.checks.contract import ContractScorer, contract_findings
 from mlxtune.data.checks.corpus import Corpus
 from mlxtune.data.checks.registry import CHECKS, CORPUS_CHECKS, ROW_CHECKS, TEXT_CHECKS, report_order
-from mlxtune.data.checks.report import CheckReport, FileCount, MutedCheck
+from mlxtune.data.checks.report import CheckReport, FileCount, MutedCheck, Skip
 from mlxtune.data.checks.unreadable import unreadable
 from mlxtune.data.readers.formats import NO_MAPPING
 from mlxtune.data.review import ReviewState
-from mlxtune.data.reviewed_records import ReviewedRecords
+from mlxtune.data.reviewed_records import ReviewedRecord, ReviewedRecords
 from mlxtune.data.rows import Location, Row
 from mlxtune.data.source_files import GENERATED
 
 Progress = Callable[[float], None]
 _PROGRESS_ROWS = 500  # rows between two calls of ``progress``
+_ROW_SHARE = 0.7  # of the work, for the pass over the rows
+
+
+@dataclass(frozen=True)
+class CheckRules:
+    """What the rows are checked against. The checks that need a missing part do not run, and ``skipped`` says why."""
+
+    scorer: ContractScorer | None = None  # scores answers, except those of held-out rows, which nothing is trained on
+    split_of: Callable[[Row], str] | None = None
+    tokens: Sequence[TokenCount | None] | None = None  # of all records in order
+    max_tokens: int = 0  # the window
+    skip_too_long: bool = False  # whether training skips rows whose prompt fills the window
+    skipped: Mapping[str, Skip] = field(default_factory=dict)
+    hash: str = ""  # see :func:`mlxtune.data.check_cache.rules_hash`
+
+
+NO_RULES = CheckRules()
 
 
 def check(
@@ -33,105 +52,106 @@ def check(
     format: str = "auto",
     mapping: Mapping[str, str] = NO_MAPPING,
     *,
-    scorer: ContractScorer | None = None,
-    split_of: Callable[[Row], str] | None = None,
-    tokens: Sequence[TokenCount | None] | None = None,
-    max_tokens: int = 0,
-    skip_too_long: bool = False,
-    skipped: Mapping[str, str] = NO_MAPPING,
-    rules: str = "",
+    rules: CheckRules = NO_RULES,
     state: ReviewState | None = None,
     progress: Progress = lambda fraction: None,
 ) -> CheckReport:
     """Check every record of a source as edited in its review, ``state``.
 
-    ``scorer`` scores answers against a contract, except those of held-out rows, which nothing is trained on. ``split_of`` returns a
-    row's split, and ``tokens`` has the lengths of all records in order. If one of them is missing, its checks do not run, and ``skipped`` says why. ``max_tokens`` is the window; with
-    ``skip_too_long``, training skips rows whose prompt fills it. ``rules`` is stored with the outcome. Raises ``DataError`` if a file as a whole cannot be read, or if
-    there are no rows.
+    Raises ``DataError`` if a file as a whole cannot be read, or if there are no rows.
     """
     with SourceRecords(path, format, mapping) as records:
         if not len(records):
             raise DataError(f"{path} has no rows.", hint="Write one JSON object per line.")
-        if scorer:
-            contract.use_labels(scorer.labels)
-        state = state or ReviewState()
-        reviewed = ReviewedRecords(records, state)
-        corpus = Corpus(reviewed.row)
-        findings: list[Finding] = []
-        formats: Counter[str] = Counter()
-        kept: Counter[str] = Counter()
-        edited: dict[int, str] = {}
-        left_out: set[int] = set()
-        accepted: set[int] = set()
-        row_checks = _RowChecks()
-        for item in reviewed:
-            index, part, record = item.index, item.part, item.record
-            if isinstance(record, DataError):
-                findings.append(unreadable(index, record))
-            else:
-                formats[record.format] += 1
-                kept[part] += 1
-                row_input = CheckInput(index, record, tokens[index] if tokens else None, max_tokens, skip_too_long)
-                split = "train" if part == GENERATED else part
-                if split == "all" and split_of:
-                    split = split_of(record)
-                findings += row_checks.findings(row_input)
-                if scorer and split != "test":
-                    findings += contract_findings(row_input, scorer)
-                if item.is_edited:
-                    edited[index] = record.hash
-                if item.decision is not None and item.decision.status == "accepted":
-                    accepted.add(index)
-                if item.is_left_out:
-                    left_out.add(index)
-                else:
-                    corpus.add(row_input, split)
-            if not (index + 1) % _PROGRESS_ROWS:
-                progress(0.7 * (index + 1) / len(records))
-        files = [FileCount(file.path, part, len(file), kept[part], file.notes) for part, file in records.files]
-        for number, function in enumerate(CORPUS_CHECKS, 1):
-            findings += function(corpus)
-            progress(0.7 + 0.3 * number / len(CORPUS_CHECKS))
-        findings.sort(key=report_order)
-        is_shown = [
-            one.check not in state.muted
-            and not (one.rows and one.rows[0] in left_out)
-            and not reviewed.is_resolved(one.check, one.rows)
-            for one in findings
-        ]
-        shown = list(compress(findings, is_shown))
-        figures = statistics.statistics(corpus)
-        counted = ((index, one) for index, one in enumerate(tokens or ()) if one is not None and not one.error)
-        known_lengths = tuple(one.total for index, one in counted if index not in left_out)
-        report = CheckReport(
-            path=path,
-            files=tuple(files),
-            formats=dict(formats.most_common()),
-            findings=tuple(shown),
-            hidden=tuple(one for one, visible in zip(findings, is_shown, strict=True) if not visible),
-            muted=muted_counts(findings, state.muted),
-            edited=edited,
-            left_out=tuple(sorted(left_out)),
-            accepted=frozenset(accepted),
-            locations=_locations(records, findings),
-            statistics=figures,
-            lengths=known_lengths or tuple(corpus.lengths),
-            max_tokens=max_tokens if known_lengths else 0,
-            skipped=dict(skipped),
-            tokens=tuple(-1 if one is None or one.error else one.total for one in tokens or ()),
-            splits=_splits(corpus, len(records)),
-            contract_labels=dict(scorer.labels) if scorer else {},
-        )
-        outcome = check_cache.CheckOutcome(report.label, report.sentence, report.kept, report.flagged, rules)
+        run = _CheckRun(records, rules, state or ReviewState())
+        run.check_rows(progress)
+        run.check_corpus(progress)
+        report = run.report(path)
+        outcome = check_cache.CheckOutcome(report.verdict.outcome, report.kept, report.verdict.flagged, rules.hash)
         check_cache.save(path, outcome, format, mapping)
         return report
 
 
-def muted_counts(findings: Sequence[Finding], muted: Mapping[str, str]) -> tuple[MutedCheck, ...]:
-    """Return the muted checks with their reasons and numbers of findings."""
-    counts = Counter(finding.check for finding in findings)
-    return tuple(MutedCheck(id, counts[id], reason) for id, reason in muted.items())
+class _CheckRun:
+    """Collects what the checks find in the records of a source."""
+
+    def __init__(self, records: SourceRecords, rules: CheckRules, state: ReviewState) -> None:
+        self.records, self.rules, self.state = records, rules, state
+        self.reviewed = ReviewedRecords(records, state)
+        self.corpus = Corpus(self.reviewed.row)
+        self.findings: list[Finding] = []
+        self.formats: Counter[str] = Counter()
+        self.kept: Counter[str] = Counter()  # valid rows by part
+        self.edited: dict[int, str] = {}
+        self.left_out: set[int] = set()
+        self.accepted: set[int] = set()
+
+    def check_rows(self, progress: Progress) -> None:
+        """Run the single-row checks and the contract on every record."""
+        row_checks = _RowChecks()
+        for item in self.reviewed:
+            if isinstance(item.record, DataError):
+                self.findings.append(unreadable(item.index, item.record))
+            else:
+                self._check_row(item, item.record, row_checks)
+            if not (item.index + 1) % _PROGRESS_ROWS:
+                progress(_ROW_SHARE * (item.index + 1) / len(self.records))
+
+    def _check_row(self, item: ReviewedRecord, row: Row, row_checks: _RowChecks) -> None:
+        rules, index = self.rules, item.index
+        self.formats[row.format] += 1
+        self.kept[item.part] += 1
+        row_input = CheckInput(index, row, rules.tokens[index] if rules.tokens else None, rules.max_tokens, rules.skip_too_long)
+        split = "train" if item.part == GENERATED else item.part
+        if split == "all" and rules.split_of:
+            split = rules.split_of(row)
+        self.findings += row_checks.findings(row_input)
+        if rules.scorer and split != "test":
+            self.findings += contract_findings(row_input, rules.scorer)
+        if item.is_edited:
+            self.edited[index] = row.hash
+        if item.decision is not None and item.decision.status == "accepted":
+            self.accepted.add(index)
+        if item.is_left_out:
+            self.left_out.add(index)
+        else:
+            self.corpus.add(row_input, split)
+
+    def check_corpus(self, progress: Progress) -> None:
+        """Run the checks over all rows, and sort the findings."""
+        for number, function in enumerate(CORPUS_CHECKS, 1):
+            self.findings += function(self.corpus)
+            progress(_ROW_SHARE + (1 - _ROW_SHARE) * number / len(CORPUS_CHECKS))
+        self.findings.sort(key=report_order)
+
+    def _is_shown(self, finding: Finding) -> bool:
+        left_out = bool(finding.rows) and finding.rows[0] in self.left_out
+        return finding.check not in self.state.muted and not left_out and not self.reviewed.is_resolved(finding.check, finding.rows)
+
+    def report(self, path: Path) -> CheckReport:
+        tokens = self.rules.tokens or ()
+        known = [(index, one.total) for index, one in enumerate(tokens) if one is not None and not one.error]
+        lengths = tuple(total for index, total in known if index not in self.left_out)
+        shown = [self._is_shown(one) for one in self.findings]
+        counts = Counter(finding.check for finding in self.findings)
+        return CheckReport(
+            path=path,
+            files=tuple(FileCount(file.path, part, len(file), self.kept[part], file.notes) for part, file in self.records.files),
+            formats=dict(self.formats.most_common()),
+            findings=tuple(compress(self.findings, shown)),
+            hidden=tuple(compress(self.findings, map(operator.not_, shown))),
+            muted=tuple(MutedCheck(id, counts[id], reason) for id, reason in self.state.muted.items()),
+            edited=self.edited,
+            left_out=tuple(sorted(self.left_out)),
+            accepted=frozenset(self.accepted),
+            locations=_locations(self.records, self.findings),
+            statistics=statistics.statistics(self.corpus),
+            lengths=lengths or tuple(self.corpus.lengths),
+            max_tokens=self.rules.max_tokens if lengths else 0,
+            skipped=dict(self.rules.skipped),
+            tokens=tuple(-1 if one is None or one.error else one.total for one in tokens),
+            splits=_splits(self.corpus, len(self.records)),
+        )
 
 
 def recheck(
@@ -173,8 +193,8 @@ class _RowChecks:
         for id, row_hits in hits.items():
             yield from text_finding(CHECKS[id], row_input.index, row_hits)
         for check, function in ROW_CHECKS:
-            for reason, spans in function(row_input):
-                yield Finding(check.id, check.severity, (row_input.index,), reason, spans)
+            for found in function(row_input):
+                yield check.finding(row_input.index, spans=found.spans, reason=found.reason, values=found.values)
 
     def _hits(self, part: TextPart) -> list[tuple[Check, list[Hit]]]:
         if part.role not in ("system", "developer"):

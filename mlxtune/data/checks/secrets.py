@@ -79,7 +79,12 @@ def mask(secret: str) -> str:
     return f"{secret[:4]}…({len(secret)} characters)"
 
 
-@family.text_check(Check("secret", "block", "rows with a key or password", Fix("put", "mask", safe=True, everywhere=True), "✗"))
+@family.text_check(
+    Check(
+        "secret", "block", "rows with a key or password", "This looks like a secret that the model may learn and repeat: {kind}.",
+        Fix("put", "mask", safe=True, everywhere=True), "✗",
+    )
+)  # fmt: skip
 def secrets(text: str) -> Iterator[Hit]:
     end_of_last = 0
     for match in _FORMATS.finditer(text) if any(prefix in text for prefix in _PREFIXES) else ():
@@ -98,7 +103,7 @@ def secrets(text: str) -> Iterator[Hit]:
         start, end = match.span("value")
         value = text[start:end].rstrip(".!")
         if start >= end_of_last and _random(value):
-            yield _hit(start, start + len(value), "secret", text)
+            yield _hit(start, start + len(value), "value of a key or password", text)
 
 
 def _random(value: str) -> bool:
@@ -111,11 +116,5 @@ def _random(value: str) -> bool:
     return len(value) >= 10 and entropy(value) >= min(_MIN_ENTROPY, 0.85 * math.log2(len(value)))
 
 
-def _hit(start: int, end: int, name: str, text: str) -> Hit:
-    return Hit(
-        start, end, f"The model may learn and repeat what looks like {_with_article(name)}.", "[SECRET]", mask(text[start:end])
-    )
-
-
-def _with_article(name: str) -> str:
-    return f"an {name}" if name[0] in "AaEeIiOo" else f"a {name}"
+def _hit(start: int, end: int, kind: str, text: str) -> Hit:
+    return Hit(start, end, "[SECRET]", mask(text[start:end]), values={"kind": kind})

@@ -6,22 +6,31 @@ import math
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
-from mlxtune.core.text import one_line, plural
 from mlxtune.data.checks.base import Check, CheckFamily, Finding
 from mlxtune.data.checks.corpus import Corpus
 
 MIN_PROMPTS = 200
 GOOD_PROMPTS = 1000
 RARE_ROWS = 10  # a tag on fewer rows is too rare to learn or measure
-_TIERS = ((MIN_PROMPTS, "too few"), (GOOD_PROMPTS, "minimum viable"), (5000, "good"), (math.inf, "strong"))
+Tier = Literal["too_few", "minimum_viable", "good", "strong"]
+_TIERS: tuple[tuple[float, Tier], ...] = (
+    (MIN_PROMPTS, "too_few"), (GOOD_PROMPTS, "minimum_viable"), (5000, "good"), (math.inf, "strong"),
+)  # fmt: skip
 _RARE_SHARE = 0.05  # share of the rows that have the key
 _COMMON_OPENING = 0.3  # share of prompts that begin with the same three words
 
 family = CheckFamily()
-_TIER = family.register(Check("tier", "note", "amount of data", glyph="·"))
-_COVERAGE = family.register(Check("coverage", "note", "rare values", glyph="·"))
-_DIVERSITY = family.register(Check("diversity", "note", "variety of prompts", glyph="·"))
+_TIER = family.register(Check("tier", "note", "amount of data", "{prompts:n distinct prompt} in {rows:n row}.", glyph="·"))
+_COVERAGE = family.register(
+    Check("coverage", "note", "rare values", "Few of {total:n row} have these values of {key}: {values}.", glyph="·")
+)
+_DIVERSITY_WORDING = {
+    "": "Prompts begin with about {openings:n distinct three-word opening}.",
+    "common": "Prompts begin with about {openings:n distinct three-word opening}; {share:.0%} begin with “{opening} …”.",
+}
+_DIVERSITY = family.register(Check("diversity", "note", "variety of prompts", _DIVERSITY_WORDING, glyph="·"))
 
 
 @dataclass(frozen=True)
@@ -30,7 +39,7 @@ class Statistics:
 
     rows: int
     groups: int
-    tier: str
+    tier: Tier
     openings: float
     tags: dict[str, dict[str, int]]
 
@@ -41,7 +50,7 @@ def statistics(corpus: Corpus) -> Statistics:
     return Statistics(len(corpus.indices), groups, tier(groups), effective_number(corpus.openings), tag_counts(corpus))
 
 
-def tier(groups: int) -> str:
+def tier(groups: int) -> Tier:
     """Return the rating for a number of distinct prompts."""
     return next(name for limit, name in _TIERS if groups < limit)
 
@@ -71,24 +80,15 @@ def is_rare(count: int, total: int) -> bool:
 @family.corpus_check
 def amount(corpus: Corpus) -> Iterator[Finding]:
     if corpus.indices:
-        groups = len(set(corpus.labels))
-        rating = tier(groups).capitalize()
-        reason = f"{rating}: {plural(groups, 'distinct prompt')} in {plural(len(corpus.indices), 'row')}."
-        yield Finding(_TIER.id, _TIER.severity, (), reason)
+        yield _TIER.finding(values={"prompts": len(set(corpus.labels)), "rows": len(corpus.indices)})
 
 
 @family.corpus_check
 def coverage(corpus: Corpus) -> Iterator[Finding]:
     for key, counts in tag_counts(corpus).items():
         total = sum(counts.values())
-        rare = [(value, n) for value, n in counts.items() if is_rare(n, total)]
-        if rare:
-            (value, n), *others = reversed(rare[-5:])
-            more = "".join(f", {n:,} “{one_line(value, 30)}”" for value, n in others)
-            more += f", plus {plural(len(rare) - 5, 'more value')}" if len(rare) > 5 else ""
-            share = f"{n:,} of {plural(total, 'row')} {'is' if n == 1 else 'are'} “{one_line(value, 30)}”"
-            reason = f"{one_line(key, 30)}: only {share}{more}."
-            yield Finding(_COVERAGE.id, _COVERAGE.severity, (), reason)
+        if rare := {value: n for value, n in reversed(counts.items()) if is_rare(n, total)}:
+            yield _COVERAGE.finding(values={"key": key, "total": total, "values": rare})
 
 
 @family.corpus_check
@@ -97,7 +97,6 @@ def diversity(corpus: Corpus) -> Iterator[Finding]:
         return
     opening, count = corpus.openings.most_common(1)[0]
     share = count / len(corpus.indices)
-    common = f" {share:.0%} begin with “{one_line(opening, 40)} …”." if share >= _COMMON_OPENING and len(corpus.indices) > 1 else ""
-    openings = plural(round(effective_number(corpus.openings)), "distinct three-word opening")
-    reason = f"Prompts begin with about {openings}.{common}"
-    yield Finding(_DIVERSITY.id, _DIVERSITY.severity, (), reason)
+    values = {"openings": round(effective_number(corpus.openings)), "share": share, "opening": opening}
+    is_common = share >= _COMMON_OPENING and len(corpus.indices) > 1
+    yield _DIVERSITY.finding(reason="common" if is_common else "", values=values)

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 
 from mlxtune.core.text import one_line
-from mlxtune.data.checks.base import BY_HAND, DROP, Check, CheckFamily, Hit, Span
+from mlxtune.data.checks.base import BY_HAND, DROP, Check, CheckFamily, Evidence, Hit, Span
 from mlxtune.data.checks.check_input import CheckInput
 
 family = CheckFamily()
@@ -84,15 +84,23 @@ _MIN_SENTENCE_REPEATS = 3
 _MIN_LETTERS = 12  # in all repeats combined
 
 
-@family.text_check(Check("refusal", "warn", "answers that refuse", DROP), answers_only=True)
+@family.text_check(
+    Check("refusal", "warn", "answers that refuse", "The answer refuses. The tuned model would do the same.", DROP),
+    answers_only=True,
+)
 def refusals(text: str) -> Iterator[Hit]:
     lower = text.lower()
     if any(word in lower for word in _REFUSAL_WORDS) and (match := _REFUSAL.search(text)):
-        yield Hit(*match.span(), "The answer refuses. The tuned model would do the same.")
+        yield Hit(*match.span())
 
 
-@family.row_check(Check("self-reference", "warn", "answers that speak as an AI", BY_HAND, short="as an AI"))
-def self_references(row_input: CheckInput) -> Iterator[tuple[str, tuple[Span, ...]]]:
+@family.row_check(
+    Check(
+        "self-reference", "warn", "answers that speak as an AI",
+        "The answer presents itself as an AI model. The tuned model would do the same.", BY_HAND, short="as an AI",
+    )
+)  # fmt: skip
+def self_references(row_input: CheckInput) -> Iterator[Evidence]:
     """Find answers that present themselves as an AI model, unless the prompt asks about that."""
     prompt = ""
     for part in row_input.parts:
@@ -102,18 +110,20 @@ def self_references(row_input: CheckInput) -> Iterator[tuple[str, tuple[Span, ..
             match = _SELF_REFERENCE.search(part.text)
             if match and not _ABOUT_IDENTITY.search(prompt):
                 span = Span(part.name, *match.span(), one_line(part.text[max(0, match.start() - 20) : match.end() + 20], 80))
-                yield "The answer presents itself as an AI model. The tuned model would do the same.", (span,)
+                yield Evidence((span,))
                 return
 
 
-@family.text_check(Check("boilerplate", "warn", "answers with boilerplate"), answers_only=True)
+@family.text_check(
+    Check("boilerplate", "warn", "answers with boilerplate", "“{phrase}” is a stock chatbot phrase."), answers_only=True
+)
 def boilerplate(text: str) -> Iterator[Hit]:
     lower = text.lower()
     for match in _BOILERPLATE.finditer(text) if any(word in lower for word in _BOILERPLATE_WORDS) else ():
-        yield Hit(*match.span(), f"“{one_line(match[0], 60)}” is a stock chatbot phrase.")
+        yield Hit(*match.span(), values={"phrase": match[0]})
 
 
-@family.text_check(Check("placeholder", "warn", "rows with placeholders", DROP))
+@family.text_check(Check("placeholder", "warn", "rows with placeholders", "“{phrase}” was not filled in.", DROP))
 def placeholders(text: str) -> Iterator[Hit]:
     if not any(char in text for char in ("{", "[", "<", "orem ", "TODO", "FIXME", "TBD", "TKTK")):
         return
@@ -122,17 +132,23 @@ def placeholders(text: str) -> Iterator[Hit]:
     for match in _PLACEHOLDER.finditer(plain):
         if formatted and match[0][0] == "{" and match[0][1] != "{":
             continue  # code that formats a string
-        yield Hit(*match.span(), f"“{match[0]}” was not filled in.")
+        yield Hit(*match.span(), values={"phrase": match[0]})
 
 
-@family.text_check(Check("loop", "warn", "answers that repeat themselves", DROP), answers_only=True)
+_LOOP_WORDING = {
+    "sentence": "The same sentence repeats {times:,} times in a row.",
+    "words": "The same {words:n word} repeated {times:,} times in a row.",
+}
+
+
+@family.text_check(Check("loop", "warn", "answers that repeat themselves", _LOOP_WORDING, DROP), answers_only=True)
 def loops(text: str) -> Iterator[Hit]:
     """Find up to 16 words that repeat at least four times in a row, or a sentence that repeats at least three times."""
     sentences = [match for match in _SENTENCE.finditer(text) if match[0].strip()]
     for _, run_on in itertools.groupby(sentences, key=lambda match: match[0].strip().casefold()):
         again = list(run_on)
         if len(again) >= _MIN_SENTENCE_REPEATS and len(again[0][0].split()) > 3:
-            yield Hit(again[0].start(), again[-1].end(), f"The same sentence repeats {len(again)} times in a row.")
+            yield Hit(again[0].start(), again[-1].end(), reason="sentence", values={"times": len(again)})
             return
     words = _WORD.findall(text.lower())
     if len(set(words)) > 0.9 * len(words):
@@ -159,6 +175,6 @@ def loops(text: str) -> Iterator[Hit]:
             times = 1 + (alike.index(False) if False in alike else len(alike))
             letters = sum(char.isalpha() for word in words[first : first + period] for char in word)
             if times >= (_MIN_REPEATS if period > 1 else _MIN_WORD_REPEATS) and letters * times >= _MIN_LETTERS:
-                phrase = "word repeats" if period == 1 else f"{period} words repeat"
-                yield Hit(spans[first][0], spans[first + times * period - 1][1], f"The same {phrase} {times} times in a row.")
+                end = spans[first + times * period - 1][1]
+                yield Hit(spans[first][0], end, reason="words", values={"words": period, "times": times})
                 return

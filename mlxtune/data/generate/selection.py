@@ -6,13 +6,14 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
+from mlxtune.data.checks.base import Values
 from mlxtune.data.checks.check_input import TokenCount, target_text
 from mlxtune.data.checks.contract import ContractScorer
 from mlxtune.data.checks.run import recheck
 from mlxtune.data.duplicates import THRESHOLD, components, fold, jaccard, links, shingles, similarity
 from mlxtune.data.rows import Preference, Row, prompt_hash, prompt_text
 
-HELD_OUT = "held-out"
+HELD_OUT = "held_out"
 _CONTAINED = 0.8  # minimum share of a held-out prompt's shingles in a generated text for it to count as copied
 _MIN_SHINGLES = 24  # minimum for a held-out prompt; a shorter one occurs in many texts by chance
 _MAX_COMPARED = 2000  # known texts in one group of near-duplicates that a text is compared with
@@ -37,15 +38,21 @@ class Proposal:
 
 @dataclass(frozen=True)
 class Refusal:
-    """A generated row or text that is not proposed, and the reason. Refusals are counted by ``kind``."""
+    """A generated row or text that is not proposed. Refusals are counted by ``kind``."""
 
-    kind: str
-    reason: str
+    kind: str  # a check, or a code (see ``present/generation.py``)
     text: str
+    reason: str = ""  # and the values of the check's finding
+    values: Values = field(default_factory=dict)
+
+
+def repeats(kind: str) -> str:
+    """Return the kind of a refusal of a text that repeats one of ``kind`` (see :class:`KnownTexts`)."""
+    return f"repeats_{kind}"
 
 
 class KnownTexts:
-    """The texts that a generated row must not repeat, by kind: ``training``, ``held-out``, ``proposed``, or ``rejected``."""
+    """The texts that a generated row must not repeat, by kind: ``training``, ``held_out``, ``proposed``, or ``rejected``."""
 
     def __init__(self, rows: Iterable[tuple[str, Row]]) -> None:
         self._kinds: list[str] = []
@@ -116,12 +123,12 @@ def check_row(
 ) -> Refusal | None:
     """Return why ``row`` is refused: a check that warns or blocks and is not ``muted``, or the contract; ``None`` if it passes."""
     if isinstance(row, Preference) and jaccard(row.chosen, row.rejected) >= SAME_ANSWER:
-        return Refusal("no difference", "The worse answer says the same as the good one.", row.rejected)
+        return Refusal("no_difference", row.rejected)
     findings = [one for one in recheck(0, row, scorer, tokens, max_tokens) if one.severity != "note" and one.check not in muted]
     if not findings:
         return None
     found = findings[0]
-    return Refusal(found.check, found.reason, target_text(row))
+    return Refusal(found.check, target_text(row), found.reason, dict(found.values))
 
 
 def best_of_each(proposals: Iterable[Proposal]) -> tuple[list[Proposal], list[Proposal]]:

@@ -18,11 +18,9 @@ from typing import Any
 from mlxtune.core.files import read_json, write_json, write_text
 from mlxtune.core.hashing import sha256_json
 from mlxtune.data import review
-from mlxtune.data.checks import contract
 from mlxtune.data.checks.check_input import target_text
 from mlxtune.data.checks.contract import ContractScorer
 from mlxtune.data.checks.corpus import json_fields
-from mlxtune.data.checks.registry import get_check, is_check
 from mlxtune.data.generate import questions
 from mlxtune.data.generate.context import (
     FirstStage,
@@ -37,7 +35,7 @@ from mlxtune.data.generate.lineage import KEY, DocumentSpan, Lineage
 from mlxtune.data.generate.proposals import propose
 from mlxtune.data.generate.questions import Subject, TeacherQuestion
 from mlxtune.data.generate.request import GenerationRequest, request_from_json
-from mlxtune.data.generate.selection import KnownTexts, Proposal, Refusal, best_of_each, check_row, ranked
+from mlxtune.data.generate.selection import HELD_OUT, KnownTexts, Proposal, Refusal, best_of_each, check_row, ranked, repeats
 from mlxtune.data.generate.teachers import (
     EndpointTeacher,
     LocalTeacher,
@@ -75,8 +73,6 @@ def generate_rows(worker: Worker) -> dict[str, Any]:
     teacher, count_tokens = _open_teacher(worker, request)
     run = _Generation(worker, request, context, teacher)
     scorer = contract_scorer(recipe, {})
-    if scorer:
-        contract.use_labels(scorer.labels)
     if request.task == "scores":
         summary = run.score_rows()
     else:
@@ -114,7 +110,7 @@ class _Generation:
         repeated = self.known.repeated([prompt_only(subject, self.context.source.path) for subject in candidates])
         for subject, kind in zip(candidates, repeated, strict=True):
             if kind:
-                self._refuse(f"repeats a {kind} row", "The prompt repeats another row.", subject.prompt[-1].content)
+                self._refuse(repeats(kind), subject.prompt[-1].content)
             else:
                 kept.append(subject)
         rows = [Proposal(number, prompt_only(subject, self.context.source.path)) for number, subject in enumerate(kept)]
@@ -133,7 +129,7 @@ class _Generation:
         def check(row: Row) -> Refusal | None:
             refusal = check_row(row, scorer, count_tokens(row), max_tokens, self.muted)
             if refusal is None and self.known.copies_held_out(row):
-                return Refusal("repeats a held-out row", "The answer has the prompt of a held-out row in it.", target_text(row))
+                return Refusal(repeats(HELD_OUT), target_text(row))
             return refusal
 
         best = self._choose(self._answers(subjects, check))
@@ -153,7 +149,7 @@ class _Generation:
             for question in own:
                 reply = replies.get(question.key)
                 if not reply:
-                    self._refuse("no reply", "The reply was lost, or the cost cap was reached.", subject.prompt[-1].content)
+                    self._refuse("no_reply", subject.prompt[-1].content)
                 elif self._is_complete(reply) and reply.text.strip() not in texts:
                     texts.add(reply.text.strip())
                     row = self._row(subject, question, reply)
@@ -167,27 +163,27 @@ class _Generation:
         """Return whether ``reply`` has text and ended by itself; refuse it otherwise."""
         text = reply.text.strip()
         if not text:
-            self._refuse("empty", "The reply is empty.", text)
+            self._refuse("empty", text)
         elif reply.ended != "stop":
-            self._refuse("cut off", "The reply was cut off at the token limit.", text)
+            self._refuse("cut_off", text)
         return bool(text) and reply.ended == "stop"
 
     def _choose(self, proposals: Sequence[Proposal]) -> list[Proposal]:
         """Return the best answer to each subject; refuse the others, and worse answers of pairs that repeat another one."""
         best, others = best_of_each(self._graded(proposals))
         for _ in others:
-            self._refuse("not the best of its candidates", "Another answer to the same prompt was better.", "")
+            self._refuse("not_best", "")
         if self.request.task != "pairs":
             return best
         kinds = self.known.repeated([one.row for one in best])
         for kind in filter(None, kinds):
-            self._refuse(f"repeats a {kind} row", "The worse answer repeats another one.", "")
+            self._refuse(repeats(kind), "")
         return [one for one, kind in zip(best, kinds, strict=True) if not kind]
 
     def _propose(self, rows: Sequence[Row]) -> dict[str, Any]:
         """Add ``rows`` to the source's proposals, and write the refusals and the report; return the summary."""
         count = propose(self.context.source.path, rows)
-        refused = dict(Counter(_title(one.kind) for one in self.refusals).most_common())
+        refused = dict(Counter(one.kind for one in self.refusals).most_common())
         lines = (json.dumps(asdict(one), ensure_ascii=False) + "\n" for one in self.refusals)
         write_text(self.worker.folder / REFUSED, "".join(lines))
         self.worker.emit("rows.proposed", proposed=len(rows), refused=refused)
@@ -244,16 +240,16 @@ class _Generation:
             rows = first.groups[question.about]
             prompts = questions.read_prompts_reply(reply.text)
             if not prompts:
-                self._refuse("not in the requested form", "The reply is not a list of prompts.", reply.text)
+                self._refuse("wrong_form", reply.text)
             return [new_subject(self.context, prompt, rows) for prompt in prompts]
         passage = first.passages[question.about]
         found = questions.read_document_reply(reply.text, passage)
         if not found:
-            self._refuse("not in the requested form", "The reply is not a list of questions with quotes.", reply.text)
+            self._refuse("wrong_form", reply.text)
         subjects = []
         for prompt, span in found:
             if span is None:
-                self._refuse("no source", f"The quote does not occur in {passage.file}.", prompt)
+                self._refuse("no_source", prompt)
             else:
                 context = f"Answer from this passage only:\n{passage.text}"
                 subjects.append(replace(new_subject(self.context, prompt), source=span, context=context))
@@ -300,8 +296,8 @@ class _Generation:
             return Preference(location, meta, subject.prompt, subject.good, text, subject.tools)
         return Conversation(location, meta, (*subject.prompt, assistant_message(text)), subject.tools)
 
-    def _refuse(self, kind: str, reason: str, text: str) -> None:
-        self.refusals.append(Refusal(kind, reason, text[:500]))
+    def _refuse(self, kind: str, text: str) -> None:
+        self.refusals.append(Refusal(kind, text[:500]))
 
 
 def _open_teacher(worker: Worker, request: GenerationRequest) -> tuple[Teacher, Callable[[Row], Any]]:
@@ -338,11 +334,6 @@ def _graded_answer(row: Row) -> tuple[tuple[Message, ...], str]:
 def _with_scores(row: Row, scores: dict[str, float]) -> Row:
     assert isinstance(row, Conversation | Preference)
     return replace(row, meta=row.meta | {KEY: row.meta[KEY] | {"scores": scores}})
-
-
-def _title(kind: str) -> str:
-    """Return the name under which a refusal is counted: a check's title, or the kind itself."""
-    return get_check(kind).title if is_check(kind) else kind
 
 
 def _subject_from_json(record: dict[str, Any]) -> Subject:

@@ -13,6 +13,7 @@ from mlxtune.core.errors import DataError
 from mlxtune.core.text import one_line, plural
 from mlxtune.data import filters
 from mlxtune.data.rows import Row, RowError, row_tags
+from mlxtune.present import check as words
 from mlxtune.tui.render.bars import bar
 from mlxtune.tui.render.source import SEVERITY_STYLE, check_glyph, decision_glyph
 from mlxtune.tui.render.text import Part, cell, error_rows, fold, key, line, lines, marked
@@ -141,7 +142,7 @@ def table_message(session: SourceSession, width: int) -> Content:
     if fields & filters.CHECKED and not session.check.finished and session.check.error is None:
         return line(("  ○ waiting for the checks", "$muted"))
     if "tokens" in fields and (reason := session.source.uncounted):
-        text = f"Lengths in tokens are unknown: {reason}.{session.download_hint} Filter by characters instead: len>400"
+        text = f"Lengths in tokens are unknown: {words.skip_text(reason)}.{session.download_hint} Filter by characters instead: len>400"
         return lines(*marked("!", "$warning", text, width))
     return line(("  No rows match.  ", "$muted"), key("bksp", "all rows", "screen.clear_filter"))
 
@@ -150,7 +151,7 @@ def finding_row(check: str, rows: Sequence[int], width: int, under_cursor: bool)
     """Return a check with its number of rows and its fix."""
     from mlxtune.data.checks.registry import get_check
 
-    known = get_check(check)
+    known, title = get_check(check), words.check_title(check)
     if known.fix.kind == "hand":
         fix = line(("by hand", "$faint"))
     else:
@@ -158,7 +159,7 @@ def finding_row(check: str, rows: Sequence[int], width: int, under_cursor: bool)
     return line(
         (known.glyph, f"bold {SEVERITY_STYLE[known.severity]}"),
         "  ",
-        cell(known.title if len(known.title) <= width - 17 else check_label(check), width - 17),
+        cell(title if len(title) <= width - 17 else check_label(check), width - 17),
         cell(f"{len(rows):,}", 6, "bold", right=True),
         cell(fix, 8, right=True),
     )
@@ -166,21 +167,20 @@ def finding_row(check: str, rows: Sequence[int], width: int, under_cursor: bool)
 
 def check_summary(verdict: ReviewVerdict, checked: CheckResult, width: int, *, brief: bool) -> Content:
     """Return the verdict on the source and, unless ``brief``, its size and the most helpful next step."""
-    from mlxtune.data.checks.report import advice
+    from mlxtune.data.checks.report import improvement
 
-    rows = marked(*_VERDICT_GLYPHS[verdict.label], verdict.sentence, width)
+    rows = marked(*_VERDICT_GLYPHS[verdict.counts.outcome], words.verdict_text(verdict.counts), width)
     if brief:
         return lines(*rows)
     facts, before = checked.statistics, " before your changes" if verdict.stale else ""
-    rows.append(
-        fold(f"{facts.tier[:1].upper()}{facts.tier[1:]}: {plural(facts.groups, 'distinct prompt')}{before}.", width, "    ")
-    )
-    if text := advice(facts, verdict.findings, verdict.to_review, "f on this finding", stale=verdict.stale):
-        rows.append(fold(text, width, "    "))
+    rows.append(fold(f"{words.TIERS[facts.tier].capitalize()}: {plural(facts.groups, 'distinct prompt')}{before}.", width, "    "))
+    advice = improvement(facts, verdict.findings, verdict.counts.to_review, stale=verdict.stale)
+    if advice.code != "none":
+        rows.append(fold(words.improvement_text(advice), width, "    "))
     if verdict.stale:
         rows.append(line("    ", key("n", "recheck", "screen.check_again")))
     if "contract" in checked.skipped:
-        rows.append(fold(f"○ Contract not checked: {checked.skipped['contract']}.", width, "    "))
+        rows.append(fold(f"○ Contract not checked: {words.skip_text(checked.skipped['contract'])}.", width, "    "))
     return lines(*rows)
 
 

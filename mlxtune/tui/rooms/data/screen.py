@@ -14,6 +14,7 @@ from textual.widgets import Input
 from mlxtune.core.errors import MlxtuneError
 from mlxtune.core.text import one_line, plural
 from mlxtune.data.review import EXCLUDED, Action
+from mlxtune.present import check as words
 from mlxtune.tui import open_flow
 from mlxtune.tui.render.text import cell, error_rows, fold, line, lines
 from mlxtune.tui.rooms.data import render, service
@@ -252,7 +253,7 @@ class DataRoom(SourceRoom):
             self._mark_finding(session)
         self.query_one("#summary", Panel).update(lambda width, _height: summary(width))
         note = f"{kinds}{plural(verdict.flagged, 'row')}" if verdict and verdict.flagged else ""
-        note += f", {verdict.reviewed:,} accepted" if verdict and verdict.reviewed else ""
+        note += f", {verdict.counts.accepted:,} accepted" if verdict and verdict.counts.accepted else ""
         if verdict and not (check.finished or check.error):
             note = f"checking again {check.fraction:.0%}"
         self.query_one("#findings", Section).head.set(note=note)
@@ -315,7 +316,13 @@ class DataRoom(SourceRoom):
         def chart(width: int, _height: int) -> Content:
             if (counts := histogram(width)) is None:
                 return fold("Every row was edited or left out." if browser.scanned else "No rows have been read yet.", width)
-            return render.length_chart(counts, limit, f"{reason}.{session.download_hint}", _CHART_HEIGHTS[self.tall], width)
+            return render.length_chart(
+                counts,
+                limit,
+                f"{words.skip_text(reason)}.{session.download_hint}" if reason else "",
+                _CHART_HEIGHTS[self.tall],
+                width,
+            )
 
         panel = self.query_one("#histogram", Panel)
         counts = histogram(panel.size.width or 40)
@@ -327,8 +334,8 @@ class DataRoom(SourceRoom):
         checked, verdict = session.source.check_result, session.source.verdict
         counts, why = checked.split_sizes if checked else {}, "○ Not available yet."
         if checked:
-            reason = checked.skipped.get("split", "unknown").removeprefix("the rows cannot be split: ")
-            why = f"No split: {reason.partition(':')[0].rstrip('.')}."  # without the list of rows that follows
+            skip = checked.skipped.get("split")
+            why = f"No split: {words.skip_text(skip)}." if skip else "No split."
         self.query_one("#split", Section).head.set(note="before your changes" if counts and verdict and verdict.stale else "")
         self.query_one("#split-bar", Panel).update(lambda width, _height: render.split_bar(counts, why, width))
 
@@ -409,10 +416,9 @@ class DataRoom(SourceRoom):
         return name if name and get_check(name).fix.kind != "hand" else ""
 
     def refusal(self, action: str) -> Notice | None:
-        from mlxtune.data.checks.registry import get_check
 
         if action == "fix" and (name := self._marked_check):
-            title = get_check(name).title
+            title = words.check_title(name)
             return Notice("·", "$muted", f"{title[:1].upper()}{title[1:]} cannot be fixed automatically.", "Edit them in Review.")
         return super().refusal(action)
 
@@ -424,12 +430,11 @@ class DataRoom(SourceRoom):
         return name if on_finding and (name := self._marked_check) and may_mute(name) else ""
 
     def action_mute(self) -> None:
-        from mlxtune.data.checks.registry import get_check
 
         session, name = self.session, self._check_to_mute()
         if session is None or not name:
             return
-        title = get_check(name).title
+        title = words.check_title(name)
 
         def save(reason: str | None) -> None:
             if not reason or not reason.strip():
@@ -643,4 +648,4 @@ class DataRoom(SourceRoom):
         else:
             preview = service.preview(browser, rows, "left out")
         kept = f" ({check.fix.label})" if check.fix.kind == "drop" and check.fix.label != DROP.label else ""
-        self.app.push_screen(ChoiceDialog(f"{plural(len(rows), 'row')}: {check.title}{kept}", preview, options), chosen)
+        self.app.push_screen(ChoiceDialog(f"{plural(len(rows), 'row')}: {words.check_title(name)}{kept}", preview, options), chosen)

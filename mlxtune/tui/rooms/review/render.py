@@ -11,6 +11,7 @@ from mlxtune.core.errors import DataError
 from mlxtune.core.text import duration, one_line, safe_text
 from mlxtune.data.rows import RowError
 from mlxtune.planning.masks import TurnTokens
+from mlxtune.present.check import finding_text
 from mlxtune.tui.render.bars import bar
 from mlxtune.tui.render.source import SEVERITY_STYLE, check_glyph
 from mlxtune.tui.render.text import cell, clickable, fold, justify, key, line, lines, marked
@@ -197,7 +198,7 @@ def findings(found: Sequence[Finding], width: int) -> Content:
     """Return the row's findings, one sentence each."""
     rows = []
     for finding in found:
-        sentence = fold(finding.reason, width - 3, "     ", "")
+        sentence = fold(finding_text(finding), width - 3, "     ", "")
         rows.append(line("  ", (check_glyph(finding.check), f"bold {SEVERITY_STYLE[finding.severity]}"), "  ", sentence[5:]))
     return lines(*rows)
 
