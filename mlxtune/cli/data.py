@@ -2,58 +2,40 @@
 
 from __future__ import annotations
 
-import math
 import os
 import shlex
-import textwrap
-from collections import Counter
-from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import replace
-from itertools import groupby
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mlxtune.cli.options import Json
-from mlxtune.cli.output import Cell, info, out, progress_bar, show, show_json
-from mlxtune.cli.tables import print_columns, print_facts, print_heading, print_section, share_bar
+from mlxtune.cli.options import Json, with_option_groups
+from mlxtune.cli.output import out, progress_bar, show_json
 from mlxtune.core.errors import DataError, InputError, MlxtuneError
 from mlxtune.core.files import similar_file
-from mlxtune.core.text import one_line, plural
+from mlxtune.core.text import one_line
 from mlxtune.data import export as exports
 from mlxtune.data import review as reviews
 from mlxtune.data import split as splits
 from mlxtune.data.importer import import_rows, locate
 from mlxtune.data.readers.formats import FORMATS, check_format, parse_mapping
-from mlxtune.data.rows import row_tags
-from mlxtune.data.source import Source, read_source
-from mlxtune.data.split import SPLIT_NAMES, SplitName, Splits
-from mlxtune.present import check as words
+from mlxtune.data.source import read_source
+from mlxtune.data.split import SPLIT_NAMES, SplitSettings, SplitSummary
+from mlxtune.present.check import NAME_THE_COLUMNS, check_document, statistics_document
+from mlxtune.present.data_files import export_document, import_document, split_document
+from mlxtune.present.terminal import print_document
 from mlxtune.recipe import DataSection, load
 from mlxtune.runs import registry
 
 if TYPE_CHECKING:  # the checks import numpy
-    from mlxtune.data.checks.base import Finding
     from mlxtune.data.checks.fixes import FixResult
     from mlxtune.data.checks.report import CheckReport
 
 SourceArgument = Annotated[Path, typer.Argument(metavar="SRC", help="A file or folder with rows, or a recipe.")]
 Format = Annotated[str, typer.Option("--format", help=f"The format of the rows: auto, {', '.join(FORMATS)}.")]
 Map = Annotated[str, typer.Option("--map", help="Column names, for example prompt=question,completion=answer.")]
-Seed = Annotated[int | None, typer.Option("--seed", help="Random seed of the split.")]
-Holdout = Annotated[float | None, typer.Option("--holdout", help="Fraction of rows in the test split.", min=0.0, max=0.9)]
-Validation = Annotated[
-    float | None, typer.Option("--validation", help="Fraction of rows in the validation split.", min=0.0, max=0.9)
-]
-GroupBy = Annotated[str | None, typer.Option("--group-by", help="A metadata key. Rows with the same value stay together.")]
-
-USUAL_HOLDOUT = (0.10, 0.20)
-EXAMPLES = 3  # per check
-
-_SEVERITY_TITLES = {"block": ("Must fix", "bold error"), "warn": ("Review", "bold warning")}
-_VERDICT_MARKS: dict[str, Cell] = {"blocked": ("✗ ", "bold error"), "look": ("! ", "bold warning"), "clean": ("✓ ", "bold success")}
 
 app = typer.Typer(help="Check, split, review, import, and export data.", no_args_is_help=True)
 
@@ -98,64 +80,97 @@ def run_checks(source: Path, path: Path, section: DataSection, *, fetch: bool = 
         return check_source(path, section, recipe, update, fetch=fetch)
 
 
-@app.command("check")
-def check(
-    source: SourceArgument,
-    fix: Annotated[bool, typer.Option("--fix", help="Write a copy with every safe fix applied.")] = False,
-    also: Annotated[
-        list[str] | None, typer.Option("--also", help="With --fix, also apply this check's fix.", metavar="CHECK")
-    ] = None,
-    out: Annotated[Path | None, typer.Option("--out", help="The file for --fix to write.")] = None,
-    every: Annotated[bool, typer.Option("--all", help="Show every finding.")] = False,
+@dataclass(frozen=True)
+class ReadOptions:
+    """How to read a source."""
+
+    format: Format = "auto"
+    map: Map = ""
+
+
+@dataclass(frozen=True)
+class SplitOptions:
+    """How to split a source."""
+
+    seed: Annotated[int | None, typer.Option("--seed", help="Random seed of the split.")] = None
+    holdout: Annotated[float | None, typer.Option("--holdout", help="Fraction of rows in the test split.", min=0.0, max=0.9)] = None
+    validation: Annotated[
+        float | None, typer.Option("--validation", help="Fraction of rows in the validation split.", min=0.0, max=0.9)
+    ] = None
+    group_by: Annotated[str | None, typer.Option("--group-by", help="A metadata key. Rows with the same value stay together.")] = (
+        None
+    )
+
+
+@dataclass(frozen=True)
+class FixOptions:
+    """What to fix in a copy of a source."""
+
+    fix: Annotated[bool, typer.Option("--fix", help="Write a copy with every safe fix applied.")] = False
+    also: Annotated[list[str] | None, typer.Option("--also", help="With --fix, also apply this check's fix.", metavar="CHECK")] = (
+        None
+    )
+    out: Annotated[Path | None, typer.Option("--out", help="The file for --fix to write.")] = None
+
+
+@dataclass(frozen=True)
+class MuteOptions:
+    """The check to mute or to report again."""
+
     mute: Annotated[
         str, typer.Option("--mute", help="Stop reporting this check for this source; requires --reason.", metavar="CHECK")
-    ] = "",
-    reason: Annotated[str, typer.Option("--reason", help="Why the check is muted; recorded in the journal.")] = "",
-    unmute: Annotated[str, typer.Option("--unmute", help="Report this check again.", metavar="CHECK")] = "",
-    format: Format = "auto",
-    map: Map = "",
+    ] = ""
+    reason: Annotated[str, typer.Option("--reason", help="Why the check is muted; recorded in the journal.")] = ""
+    unmute: Annotated[str, typer.Option("--unmute", help="Report this check again.", metavar="CHECK")] = ""
+
+
+@app.command("check")
+@with_option_groups
+def check(
+    source: SourceArgument,
+    fixes: FixOptions,
+    muting: MuteOptions,
+    reading: ReadOptions,
+    every: Annotated[bool, typer.Option("--all", help="Show every finding.")] = False,
     json: Json = False,
 ) -> None:
     """Find problems in the rows and show how to fix them. Exits 1 if rows should not be trained on as they are.
 
     Edits made in review are applied before the rows are checked.
     """
-    from mlxtune.data.access.records import SourceRecords
-    from mlxtune.data.checks.fixes import fixed_copy_path, select_fixes, write_fixed
+    from mlxtune.data.checks.fixes import select_fixes
     from mlxtune.data.checks.registry import get_check
     from mlxtune.data.checks.report import report_json
 
-    if (also or out) and not fix:
+    also = fixes.also or []
+    if (also or fixes.out) and not fixes.fix:
         raise InputError("--also and --out require --fix.", hint="Add --fix.")
-    path, section = resolve_source(source, format, map)
-    select_fixes((), also or ())
-    _mute(path, mute, unmute, reason)
+    path, section = resolve_source(source, reading.format, reading.map)
+    select_fixes((), also)
+    _mute(path, muting)
     report = run_checks(source, path, section)
-    fixed = None
-    if fix and not report.kept:
-        raise DataError(
-            f"{one_line(path.name, 60)} has no row that can be read, so nothing can be fixed.", hint=words.NAME_THE_COLUMNS
-        )
-    if fix:
-        target = out or fixed_copy_path(path)
-        with SourceRecords(path, section.format, section.map) as records:
-            fixed = write_fixed(records, report.findings, target, also or (), state=reviews.load(path))
+    fixed = _write_fixed(path, section, report, fixes) if fixes.fix else None
     if json:
         show_json(report_json(report, fixed.to_json() if fixed else None))
     else:
-        _show_report(report, fixed, every)
         command = _next_command(source, report, section, fixed)
-        if command:
-            is_later = (
-                not fixed
-                and not command.startswith("mlxtune data check")
-                and report.improvement.code not in ("more_prompts", "none")
-            )
-            show(("Then " if is_later else "Run ", "bold primary"), (command, "primary"))
+        print_document(check_document(report, fixed, every=every, command=command), out)
     by_hand = [finding for _, finding in fixed.by_hand] if fixed else []
     blocks = [finding for finding in report.findings if finding.severity == "block"]
-    if any(not fixed or one in by_hand or not (get_check(one.check).fix.safe or one.check in (also or ())) for one in blocks):
+    if any(not fixed or one in by_hand or not (get_check(one.check).fix.safe or one.check in also) for one in blocks):
         raise typer.Exit(1)
+
+
+def _write_fixed(path: Path, section: DataSection, report: CheckReport, options: FixOptions) -> FixResult:
+    """Write a copy with the fixes. Raise ``DataError`` if no row can be read."""
+    from mlxtune.data.access.records import SourceRecords
+    from mlxtune.data.checks.fixes import fixed_copy_path, write_fixed
+
+    if not report.kept:
+        raise DataError(f"{one_line(path.name, 60)} has no row that can be read, so nothing can be fixed.", hint=NAME_THE_COLUMNS)
+    with SourceRecords(path, section.format, section.map) as records:
+        target = options.out or fixed_copy_path(path)
+        return write_fixed(records, report.findings, target, options.also or (), state=reviews.load(path))
 
 
 def _next_command(source: Path, report: CheckReport, section: DataSection, fixed: FixResult | None) -> str:
@@ -213,11 +228,12 @@ def _next_verb(recipe: Path) -> str:
     return "train" if any(state.phase == "finished" and state.name == name for state in states) else "eval"
 
 
-def _mute(path: Path, mute: str, unmute: str, reason: str) -> None:
+def _mute(path: Path, options: MuteOptions) -> None:
     """Mute and unmute checks in the review of ``path``. Raise ``InputError`` for an unknown check or a missing reason."""
     from mlxtune.data.checks.registry import check_named, may_mute
 
-    mute, unmute = (check_named(name) if name else "" for name in (mute, unmute))
+    reason = options.reason
+    mute, unmute = (check_named(name) if name else "" for name in (options.mute, options.unmute))
     if reason and not mute:
         raise InputError("--reason requires --mute.", hint="Add --mute CHECK.")
     if mute and not reason.strip():
@@ -233,103 +249,50 @@ def _mute(path: Path, mute: str, unmute: str, reason: str) -> None:
 
 
 @app.command("stats")
-def stats(source: SourceArgument, format: Format = "auto", map: Map = "", json: Json = False) -> None:
+@with_option_groups
+def stats(source: SourceArgument, reading: ReadOptions, json: Json = False) -> None:
     """Show data statistics: size, lengths, balance, and variety."""
     from mlxtune.data.checks.report import report_json
 
-    report = run_checks(source, *resolve_source(source, format, map))
+    report = run_checks(source, *resolve_source(source, reading.format, reading.map))
     if json:
         whole = report_json(report)
         show_json({name: whole[name] for name in ("source", "read", "kept", "refused", "formats", "files", "facts", "next")})
     else:
-        _show_statistics(report)
+        print_document(statistics_document(report), out)
 
 
 @app.command("split")
-def split(
-    source: SourceArgument,
-    seed: Seed = None,
-    holdout: Holdout = None,
-    validation: Validation = None,
-    group_by: GroupBy = None,
-    format: Format = "auto",
-    map: Map = "",
-    json: Json = False,
-) -> None:
+@with_option_groups
+def split(source: SourceArgument, splitting: SplitOptions, reading: ReadOptions, json: Json = False) -> None:
     """Split the rows into train, valid, and test, and record the split. Adding rows later does not move existing ones."""
-    path, section = resolve_source(source, format, map, seed=seed, holdout=holdout, validation=validation, group_by=group_by)
+    path, section = resolve_source(source, reading.format, reading.map, **vars(splitting))
     with progress_bar("reading") as update:
         rows = read_source(path, section.format, section.map)
         update("finding near-duplicates", 0.5)
         result = splits.split(rows, section)
     splits.record_splits(rows, section, result)
-    by_tag = _count_tags(result)
-    sealed = sum(row.hash in result.previously_sealed for row in result.test)
+    summary = SplitSummary.of(rows, result)
     file = splits.membership_path(path)
     if json:
         show_json({
-            "train": len(result.train), "valid": len(result.valid), "test": len(result.test),
-            "set_aside": [row.id for row in result.set_aside], "sealed": sealed, "left_out": rows.left_out,
-            "edited": len(rows.edited), "seed": section.seed, "holdout": section.holdout, "validation": section.validation,
-            "group_by": section.group_by, "tags": by_tag, "file": str(file),
+            **{name: len(getattr(result, name)) for name in SPLIT_NAMES}, "set_aside": [row.id for row in result.set_aside],
+            "sealed": summary.sealed, "left_out": rows.left_out, "edited": len(rows.edited), **vars(SplitSettings.from_section(section)),
+            "tags": summary.tags, "file": str(file),
         })  # fmt: skip
-        return
-    total = len(result.train) + len(result.valid) + len(result.test)
-    print_heading(out, path.name, plural(total, "row"))
-    table: list[list[Cell]] = [[("split", "faint"), ("rows", "faint"), "", *((tag, "faint") for tag in by_tag)]]
-    for name in SPLIT_NAMES:
-        count = len(getattr(result, name))
-        cells = (f"{counts[name]:,}" for counts in by_tag.values())
-        table.append([(name, "bold"), f"{count:,}", f"{count / max(total, 1):.1%}", *cells])
-    print_columns(table, right=range(1, len(table[0])))
-    for sentence in _split_notes(rows, result, sealed, total):
-        info("  ", (sentence, "muted"))
-    info(("✓ ", "bold success"), f"Recorded in {file.name}. Every row stays in its split unless [data] changes.")
-
-
-def _count_tags(result: Splits) -> dict[str, dict[SplitName, int]]:
-    """Count the rows in each split for the eight most frequent tags."""
-    counts: dict[SplitName, Counter[str]] = {
-        name: Counter(next(iter(row_tags(row)), "") for row in getattr(result, name)) for name in SPLIT_NAMES
-    }
-    total: Counter[str] = sum(counts.values(), Counter())
-    return {tag: {name: counts[name][tag] for name in SPLIT_NAMES} for tag, _ in total.most_common(8) if tag}
-
-
-def _split_notes(source: Source, result: Splits, sealed: int, total: int) -> list[str]:
-    notes = []
-    fraction = len(result.test) / max(1, total)
-    low, high = USUAL_HOLDOUT
-    if result.test and not low <= round(fraction, 2) <= high:
-        notes.append(
-            f"The test split is {fraction:.1%}. {low:.0%} to {high:.0%} is usual: a smaller one makes results imprecise, and a larger one leaves fewer rows to train on."
-        )
-    if source.left_out or source.edited:
-        notes.append(f"The review left out {plural(source.left_out, 'row')} and edited {len(source.edited):,}.")
-    if sealed:
-        notes.append(
-            f"{plural(sealed, 'test row')} can never be used for training, because an evaluation or an export has recorded them."
-        )
-    if result.set_aside:
-        locations = ", ".join(str(row.location) for row in result.set_aside[:5])
-        more = " …" if len(result.set_aside) > 5 else ""
-        count = plural(len(result.set_aside), "new row")
-        notes.append(f"Set aside {count} that nearly duplicate rows in different splits: {locations}{more}")
-    return notes
+    else:
+        print_document(split_document(path.name, summary, file.name), out)
 
 
 @app.command("export")
+@with_option_groups
 def export(
     source: SourceArgument,
     to: Annotated[str, typer.Option("--to", help=f"The target format: {', '.join(exports.TARGETS)}.")],
     folder: Annotated[Path, typer.Option("--out", help="The folder to write.")],
+    splitting: SplitOptions,
+    reading: ReadOptions,
     pending: Annotated[bool, typer.Option("--pending", help="Also export undecided rows.")] = False,
-    seed: Seed = None,
-    holdout: Holdout = None,
-    validation: Validation = None,
-    group_by: GroupBy = None,
-    format: Format = "auto",
-    map: Map = "",
     json: Json = False,
 ) -> None:
     """Write the accepted rows as train.jsonl, valid.jsonl, and test.jsonl with a manifest.
@@ -338,29 +301,23 @@ def export(
     """
     if to not in exports.TARGETS:
         raise InputError(f"Unknown export target {one_line(to, 30)}.", hint=f"Valid targets: {', '.join(exports.TARGETS)}.")
-    path, section = resolve_source(source, format, map, seed=seed, holdout=holdout, validation=validation, group_by=group_by)
+    path, section = resolve_source(source, reading.format, reading.map, **vars(splitting))
     with progress_bar("reading"):
         rows = read_source(path, section.format, section.map)
         result = exports.export(rows, section, to, folder, pending=pending)
     if json:
         left = {"set_aside": result.set_aside, "undecided": result.undecided}
         show_json({"folder": str(result.folder), "to": to, **result.counts, **left})
-        return
-    counts = ", ".join(f"{count:,} {name}" for name, count in result.counts.items())
-    show(("✓ ", "bold success"), f"Exported to {folder}: {counts}.")
-    if result.undecided:
-        info("  ", (f"{plural(result.undecided, 'undecided row')} left out; --pending exports them, too.", "muted"))
-    if result.set_aside:
-        info("  ", (f"{plural(result.set_aside, 'row')} set aside as near-duplicates of rows in different splits.", "muted"))
-    info("  ", ("From now on, the rows of the test split can never be used for training.", "muted"))
+    else:
+        print_document(export_document(result), out)
 
 
 @app.command("import")
+@with_option_groups
 def import_(
     name: Annotated[str, typer.Argument(metavar="FILE|ID", help="A file, a folder, or a Hub dataset.")],
     to: Annotated[Path, typer.Option("--out", help="The .jsonl file to write.")],
-    format: Format = "auto",
-    map: Map = "",
+    reading: ReadOptions,
     file: Annotated[str, typer.Option("--file", help="The file to import from a Hub dataset or a folder of Parquet files.")] = "",
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out invalid rows.")] = False,
     json: Json = False,
@@ -368,163 +325,10 @@ def import_(
     """Convert rows in any supported format to one file of chats, pairs, or texts, with their metadata."""
     with progress_bar(f"fetching {one_line(name, 60)}"):
         path = locate(name, file)
-    _, section = resolve_source(path, format, map)
+    _, section = resolve_source(path, reading.format, reading.map)
     result = import_rows(path, to, section.format, section.map, skip_bad=skip_bad)
     if json:
-        bad = len(result.bad)
-        show_json({"out": str(to), "rows": result.rows, "formats": result.formats, "left_out": bad, "notes": result.notes})
-        return
-    for note in result.notes:
-        info(("  · ", "faint"), (note, "muted"))
-    for error in result.bad[:5]:
-        info(("  ! ", "bold warning"), error.message)
-    left_out = f", {plural(len(result.bad), 'invalid row')} left out" if result.bad else ""
-    show(("✓ ", "bold success"), f"Imported {plural(result.rows, 'row')} to {to} ({_format_counts(result.formats)}){left_out}.")
-
-
-# The report in a terminal
-
-
-def _show_report(report: CheckReport, fixed: FixResult | None, every: bool) -> None:
-    print_heading(out, "Data", one_line(report.path.name, 40))
-    _paragraph(words.verdict_text(report.verdict), _VERDICT_MARKS[report.verdict.outcome], "bold")
-    formats = _format_counts(report.formats) or "none"
-    _paragraph(f"{plural(report.read, 'row')} read = {report.kept:,} valid ({formats}) + {report.refused:,} invalid", style="muted")
-    if review := words.review_text(len(report.left_out), report.edited_count):
-        _paragraph(f"Review: {review}.", style="muted")
-    for note in (note for file in report.files for note in file.notes):
-        _paragraph(words.FILE_NOTES[note], style="muted")
-    for severity, (title, style) in _SEVERITY_TITLES.items():
-        findings = [finding for finding in report.findings if finding.severity == severity]
-        if findings:
-            accepted = f", {report.verdict.accepted:,} accepted" if severity == "warn" and report.verdict.accepted else ""
-            print_section(title, plural(report.rows("block" if severity == "block" else "warn"), "row") + accepted)
-            for id, same in groupby(findings, key=lambda finding: finding.check):
-                _show_check(report, id, list(same), style, every)
-    print_section("Statistics", words.TIERS[report.statistics.tier])
-    for id, same in groupby((one for one in report.findings if one.severity == "note"), key=lambda one: one.check):
-        notes = list(same)
-        for finding in notes if not notes[0].rows else ():
-            _paragraph(words.finding_text(finding), ("· ", "muted"))
-        if notes[0].rows:
-            where = report.locations[notes[0].rows[0]][0].place
-            text = f"{words.check_title(id)}: {len(notes):,}. {where}: {words.finding_text(notes[0])} --also {id}"
-            _paragraph(text, ("· ", "muted"))
-    for muted in report.muted:
-        _paragraph(
-            f"{muted.check} is muted ({plural(muted.count, 'finding')}): {one_line(muted.reason, 200)}", ("○ ", "muted"), "muted"
-        )
-    for name, skip in report.skipped.items():
-        _paragraph(f"{name} was not checked: {words.skip_text(skip)}", ("○ ", "muted"), "muted")
-    if fixed:
-        print_section("Fixed", one_line(str(fixed.out), 60))
-        left_out = sum(not change.after for change in fixed.changes)
-        changed = len(fixed.changes) - left_out
-        sentence = f"{plural(fixed.rows, 'row')} written ({changed:,} changed), {left_out:,} left out. The source is unchanged."
-        _paragraph(sentence, ("✓ ", "bold success"))
-        for _, finding in fixed.by_hand[:EXAMPLES]:
-            _show_finding(report, finding)
-        if fixed.by_hand:
-            count = plural(len(fixed.by_hand), "finding")
-            reason = f"{count} must be fixed by hand: the value would remain elsewhere in the row, such as in another spelling."
-            _paragraph(reason, ("! ", "bold warning"))
-    show("")
-    advice = words.improvement_text(report.improvement)
-    if fixed and fixed.changes and not fixed.by_hand:
-        left = fixed.rows_with_findings(report)
-        still = f", in which {plural(left, 'row')} still {'has' if left == 1 else 'have'} findings" if left else ""
-        advice = f"Use the fixed copy{still}."
-    _paragraph(advice, ("Next  ", "bold primary"))
-
-
-def _show_check(report: CheckReport, id: str, findings: list[Finding], style: str, every: bool) -> None:
-    """Show a check with its count, its fix, and some of its findings."""
-    from mlxtune.data.checks.registry import get_check
-
-    check = get_check(id)
-    fix = f"--fix: {check.fix.label}" if check.fix.safe else f"--also {id}" if check.fix.kind != "hand" else "by hand"
-    title, count = words.check_title(id).ljust(40), f"{len(findings):>6,}"
-    show("  ", (f"{check.glyph} ", style), (title, ""), (count, "bold"), "   ", (fix, "muted"))
-    shown = findings if every else findings[:EXAMPLES]
-    for finding in shown:
-        _show_finding(report, finding)
-    if len(findings) > len(shown):
-        show("      ", (f"and {len(findings) - len(shown):,} more; use --all", "faint"))
-
-
-def _show_finding(report: CheckReport, finding: Finding) -> None:
-    if not finding.rows:
-        _paragraph(words.finding_text(finding), indent=6)
-        return
-    location, id = report.locations[finding.rows[0]]
-    file = f"{location.file.stem} " if len(report.files) > 1 else ""
-    where = f"{file}{location.place}"
-    others = [report.locations[index][0] for index in finding.rows[1:3]]
-    related = ", ".join(f"{'' if one.file == location.file else one.file.stem + ' '}{one.place}" for one in others)
-    sentence = f"{words.finding_text(finding)}{f' ({related})' if related else ''}"
-    _paragraph(sentence, (f"{where}  {id[:6]:6}  " if id else f"{where}  ", "primary"), indent=6)
-    for span in finding.spans[:1]:
-        _paragraph(f"{span.part}: “{one_line(span.text, 70)}”", style="muted", indent=8, lines=1)
-
-
-def _show_statistics(report: CheckReport) -> None:
-    from mlxtune.data.checks.report import length_summary
-
-    statistics, lengths = report.statistics, length_summary(report)
-    print_heading(out, "Data", one_line(report.path.name, 40))
-    groups, rows = plural(statistics.groups, "distinct prompt"), plural(statistics.rows, "row")
-    _paragraph(f"{words.TIERS[statistics.tier].capitalize()}: {groups} in {rows}.", style="bold")
-    print_facts([
-        ("read", f"{report.read:,} = {report.kept:,} valid + {report.refused:,} invalid"),
-        *([("review", review)] if (review := words.review_text(len(report.left_out), report.edited_count)) else []),
-        ("formats", _format_counts(report.formats) or "none"),
-        ("files", ", ".join(f"{one_line(file.path.name, 30)} {file.read:,}" for file in report.files)),
-        ("openings", f"about {statistics.openings:,.0f} distinct three-word openings"),
-    ])  # fmt: skip
-    if report.lengths:
-        show("")
-        median, p95, longest = (f"{lengths[name]:,}" for name in ("median", "p95", "most"))
-        print_heading(out, "Lengths", f"in {lengths['unit']}: median {median}, 95th percentile {p95}, max {longest}")
-        _show_histogram(report)
-    for key, counts in statistics.tags.items():
-        print_section(one_line(key, 30), plural(len(counts), "value"))
-        _show_bars({one_line(value, 24): count for value, count in list(counts.items())[:12]})
-    show("")
-    _paragraph(words.improvement_text(report.improvement), ("Next  ", "bold primary"))
-
-
-def _show_histogram(report: CheckReport) -> None:
-    """Show a histogram of row lengths on a logarithmic scale with about a dozen bars."""
-    shortest, longest = min(report.lengths), max(report.lengths)
-    octaves = math.log2(longest / shortest) if shortest else math.log2(longest + 1)
-    per_octave = next((bars for bars in (8, 4, 2, 1) if octaves * bars <= 11), 1)
-    counts = Counter(math.ceil(per_octave * math.log2(max(1, length))) for length in report.lengths)
-    bars = range(min(counts), max(counts) + 1)
-    _show_bars({f"up to {round(2 ** (number / per_octave)):,}": counts[number] for number in bars})
-    limit = report.max_tokens
-    if limit and (over := sum(length > limit for length in report.lengths)):
-        _paragraph(f"{plural(over, 'row')} longer than the limit of {limit:,} tokens.", ("! ", "bold warning"))
-
-
-def _show_bars(counts: Mapping[str, int]) -> None:
-    most = max(counts.values(), default=1)
-    width = max(10, min(40, _width() - 44))
-    rows = [(name, (share_bar(count / max(1, most), width), "primary"), f"{count:,}") for name, count in counts.items()]
-    print_columns(rows, right=(2,))
-
-
-def _format_counts(formats: Mapping[str, int]) -> str:
-    return ", ".join(f"{count:,} {name}" for name, count in formats.items())
-
-
-def _width() -> int:
-    return max(40, min(out.width, 100)) - 2
-
-
-def _paragraph(text: str, mark: Cell = "", style: str = "", *, indent: int = 2, lines: int = 0) -> None:
-    """Show wrapped ``text`` with a hanging indent after ``mark``."""
-    lead = mark if isinstance(mark, str) else mark[0]
-    width = max(20, _width() - indent - len(lead))
-    wrapped = textwrap.wrap(one_line(text), width, max_lines=lines or None, placeholder=" …")
-    for number, part in enumerate(wrapped or [""]):
-        show(" " * indent, mark if not number else " " * len(lead), (part, style))
+        facts = {"out": str(to), "rows": result.rows, "formats": result.formats, "left_out": len(result.bad)}
+        show_json({**facts, "notes": result.notes, "transcripts": result.transcripts})
+    else:
+        print_document(import_document(result), out)

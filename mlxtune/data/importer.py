@@ -12,6 +12,7 @@ from mlxtune.core.errors import DataError, MachineError
 from mlxtune.core.files import read_json, user_path, write_bytes
 from mlxtune.core.text import one_line
 from mlxtune.data import parquet
+from mlxtune.data.access.file_bytes import FileNote
 from mlxtune.data.export import MANIFEST, check_new_jsonl, jsonl_bytes, native_record
 from mlxtune.data.readers.formats import CONTENT_FORMATS, NO_MAPPING, detect
 from mlxtune.data.rows import Row
@@ -34,13 +35,14 @@ class BadRowsError(DataError):
 
 @dataclass(frozen=True)
 class ImportResult:
-    """The number of rows written, their source formats, and the errors of invalid rows that were left out."""
+    """What an import wrote to ``out``."""
 
     out: Path
     rows: int
-    formats: dict[str, int]
-    bad: tuple[DataError, ...]
-    notes: tuple[str, ...]
+    formats: dict[str, int]  # the number of rows by source format
+    bad: tuple[DataError, ...]  # the errors of invalid rows that were left out
+    notes: tuple[FileNote, ...]
+    transcripts: int  # texts that look like transcripts, so that they must be read with the format ``text``
 
 
 def locate(name: str, file: str = "") -> Path:
@@ -81,7 +83,7 @@ def import_rows(
     check_new_jsonl(out)
     rows: list[Row] = []
     errors: list[DataError] = []
-    notes: list[str] = []
+    notes: list[FileNote] = []
     for file in source_files(path).values():
         file_rows, file_errors, file_notes = read_records(file, _exported_format(file, format), mapping)
         rows, errors, notes = rows + file_rows, errors + file_errors, notes + list(file_notes)
@@ -91,10 +93,10 @@ def import_rows(
     if not rows:
         raise DataError(f"{path} has no valid rows.")
     records_out = [native_record(row) for row in rows]
-    if ambiguous := sum(detect(record) != CONTENT_FORMATS[type(row)] for record, row in zip(records_out, rows, strict=True)):
-        notes.append(f'Texts that look like transcripts: {ambiguous:,}. Read {out.name} with the format "text".')
+    transcripts = sum(detect(record) != CONTENT_FORMATS[type(row)] for record, row in zip(records_out, rows, strict=True))
     write_bytes(out, jsonl_bytes(records_out))
-    return ImportResult(out, len(rows), dict(Counter(row.format for row in rows).most_common()), tuple(errors), tuple(notes))
+    formats = dict(Counter(row.format for row in rows).most_common())
+    return ImportResult(out, len(rows), formats, tuple(errors), tuple(notes), transcripts)
 
 
 def _exported_format(file: Path, format: str) -> str:

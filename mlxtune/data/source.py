@@ -9,6 +9,7 @@ from pathlib import Path
 from mlxtune.core.errors import DataError
 from mlxtune.core.text import plural
 from mlxtune.data import review
+from mlxtune.data.access.file_bytes import FileNote
 from mlxtune.data.readers.formats import NO_MAPPING
 from mlxtune.data.rows import Location, Row
 from mlxtune.data.source_files import GENERATED, all_files
@@ -67,7 +68,7 @@ def read_file(path: Path, format: str = "auto", mapping: Mapping[str, str] = NO_
     return tuple(rows)
 
 
-def read_records(path: Path, format: str, mapping: Mapping[str, str]) -> tuple[list[Row], list[DataError], tuple[str, ...]]:
+def read_records(path: Path, format: str, mapping: Mapping[str, str]) -> tuple[list[Row], list[DataError], tuple[FileNote, ...]]:
     """Read one file and return its rows, the errors for invalid records, and notes about the file."""
     from mlxtune.data.access.records import open_records  # loads numpy, which `mlxtune --help` does not need
 

@@ -20,8 +20,9 @@ from mlxtune.core.errors import DataError, InputError
 from mlxtune.core.files import disk_errors, read_json, write_json
 from mlxtune.core.hashing import unit_interval
 from mlxtune.core.text import plural
+from mlxtune.core.versions import require_version
 from mlxtune.data.generate.lineage import lineage_of
-from mlxtune.data.rows import PromptRow, Row, prompt_hash, prompt_text, row_tags
+from mlxtune.data.rows import Location, PromptRow, Row, prompt_hash, prompt_text, row_tags
 from mlxtune.data.source import Source
 from mlxtune.data.source_files import GENERATED, PARTS, sidecar_path
 from mlxtune.recipe import DataSection
@@ -29,6 +30,7 @@ from mlxtune.recipe import DataSection
 SplitName = Literal["train", "valid", "test"]
 SPLIT_NAMES: tuple[SplitName, ...] = get_args(SplitName)
 VERSION = 1
+_MAX_TAGS = 8  # in a summary
 AnyRow = TypeVar("AnyRow", bound=Row)
 
 
@@ -85,6 +87,33 @@ class Splits:
             )
 
 
+@dataclass(frozen=True)
+class SplitSummary:
+    """The numbers of a split."""
+
+    counts: dict[SplitName, int]
+    tags: dict[str, dict[SplitName, int]]  # rows in each split for the most frequent tags
+    sealed: int  # test rows that an evaluation or an export has recorded
+    left_out: int  # by the review
+    edited: int
+    set_aside: tuple[Location, ...]
+
+    @classmethod
+    def of(cls, source: Source, splits: Splits) -> SplitSummary:
+        by_split: dict[SplitName, Counter[str]] = {
+            name: Counter(next(iter(row_tags(row)), "") for row in getattr(splits, name)) for name in SPLIT_NAMES
+        }
+        total: Counter[str] = sum(by_split.values(), Counter())
+        return cls(
+            counts={name: len(getattr(splits, name)) for name in SPLIT_NAMES},
+            tags={tag: {name: by_split[name][tag] for name in SPLIT_NAMES} for tag, _ in total.most_common(_MAX_TAGS) if tag},
+            sealed=sum(row.hash in splits.previously_sealed for row in splits.test),
+            left_out=source.left_out,
+            edited=len(source.edited),
+            set_aside=tuple(row.location for row in splits.set_aside),
+        )
+
+
 def _fix_command(rows: Sequence[Row]) -> str:
     """Return the command that leaves training ``rows`` out. In a folder, rejecting them would also reject their copies in other
     files."""
@@ -115,10 +144,6 @@ def split(source: Source, data: DataSection) -> Splits:
     pool = tuple(row for row in pool if not lineage_of(row))
     if not data.generated:
         generated = ()
-    fractions: dict[SplitName, float] = {
-        "test": 0.0 if "test" in parts else data.holdout,
-        "valid": 0.0 if "valid" in parts else data.validation,
-    }
     membership = load_membership(source.path)
     recorded = membership.splits.get(SplitSettings.from_section(data), {})
 
@@ -126,44 +151,48 @@ def split(source: Source, data: DataSection) -> Splits:
         return _known_split((row.hash, source.edited.get(row.hash, row.hash), prompt_hash(row)), recorded, membership.sealed)
 
     known = [None if name in parts else name for name in map(known_split, pool)]
-    is_new = None in known or any(known_split(row) != "train" for row in generated)
     others = [*generated, *(row for name in ("test", "valid") for row in parts.get(name, ()))] if generated else []
     prompts = [prompt_hash(row) for row in (*pool, *others)]
+    is_new = None in known or any(known_split(row) != "train" for row in generated)
     # if every row's split is known, near-duplicates do not matter
-    labels: Sequence[int] = range(len(prompts))
-    if is_new:
-        labels = group_labels([*pool, *others], prompts, data.group_by)
+    labels: Sequence[int] = group_labels([*pool, *others], prompts, data.group_by) if is_new else range(len(prompts))
     generated_labels = labels[len(pool) : len(pool) + len(generated)]
-    near_generated = set(generated_labels)
     held_out = {label for name, label in zip(known, labels, strict=False) if name in ("test", "valid")}
     held_out |= set(labels[len(pool) + len(generated) :])
+    near_generated = set(generated_labels) - held_out
     items = [
         SplitItem(
             label, group_name(row, data.group_by) if data.group_by else prompt, next(iter(row_tags(row)), ""),
-            name or ("train" if label in near_generated and label not in held_out else None),
+            name or ("train" if label in near_generated else None),
         )
         for row, prompt, label, name in zip(pool, prompts, labels, known, strict=False)
     ]  # fmt: skip
+    requested: dict[SplitName, float] = {"train": 1.0, "valid": data.validation, "test": data.holdout}
+    fractions: dict[SplitName, float] = {name: 0.0 if name in parts else requested[name] for name in ("test", "valid")}
     rows: dict[SplitName | None, list[Row]] = {None: []} | {name: list(parts.get(name, ())) for name in SPLIT_NAMES}
     for row, assigned in zip(pool, assign(items, fractions, data.seed), strict=True):
         rows[assigned].append(row)
-    requested: dict[SplitName, float] = {"train": 1.0, "valid": data.validation, "test": data.holdout}
-    for name, fraction in requested.items():
-        if fraction and not rows[name]:
-            raise DataError(
-                f"The {name} split is empty: {plural(len(source.rows), 'row')} {'is' if len(source.rows) == 1 else 'are'} too few.",
-                hint="Add rows, or change data.holdout and data.validation.",
-            )
-    held_out_ids = {id for name in ("test", "valid") for row in rows[name] for id in (row.id, source.edited.get(row.hash, "")[:12])}
+    _check_not_empty(rows, requested, len(source.rows))
+    ids = {id for name in ("test", "valid") for row in rows[name] for id in (row.id, source.edited.get(row.hash, "")[:12])}
     for row, label in zip(generated, generated_labels, strict=True):
         lineage = lineage_of(row)
         is_close = label in held_out or known_split(row) in ("test", "valid")
-        derived = lineage is not None and not held_out_ids.isdisjoint(lineage.examples)
+        derived = lineage is not None and not ids.isdisjoint(lineage.examples)
         rows[None if is_close or derived else "train"].append(row)
     train, valid, test, set_aside = (tuple(rows[name]) for name in (*SPLIT_NAMES, None))
     result = Splits(train, valid, test, set_aside, membership.sealed)
     result.refuse_sealed((*result.train, *result.valid))
     return result
+
+
+def _check_not_empty(rows: Mapping[SplitName | None, Sequence[Row]], requested: Mapping[SplitName, float], total: int) -> None:
+    """Raise ``DataError`` if a split that has a requested fraction has no rows."""
+    for name, fraction in requested.items():
+        if fraction and not rows[name]:
+            raise DataError(
+                f"The {name} split is empty: {plural(total, 'row')} {'is' if total == 1 else 'are'} too few.",
+                hint="Add rows, or change data.holdout and data.validation.",
+            )
 
 
 def _known_split(hashes: Iterable[str], recorded: Mapping[str, SplitName], sealed: frozenset[str]) -> SplitName | None:
@@ -290,7 +319,7 @@ def membership_path(source: Path) -> Path:
 
 
 def load_membership(source: Path) -> Membership:
-    """Load the recorded splits of ``source``. Raises ``DataError`` if the file is invalid or another version wrote it."""
+    """Load the recorded splits of ``source``. Raises ``DataError`` if the file is invalid, ``InputError`` if another version wrote it."""
     path = membership_path(source)
     if not path.exists():
         return Membership()
@@ -306,8 +335,7 @@ def load_membership(source: Path) -> Membership:
         raise DataError(
             f"{path} is not an mlxtune split file.", hint="Restore it: without it, held-out rows could be used for training."
         ) from error
-    if version != VERSION:
-        raise DataError(f"{path} was written by another version of mlxtune.", hint="Update mlxtune.")
+    require_version(version, VERSION, path)
     return membership
 
 

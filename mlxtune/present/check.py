@@ -1,22 +1,34 @@
-"""The words of a data check: its verdict, its findings, what it did not check, and what to do next."""
+"""A data check as a document: its verdict, its findings, statistics of the data, what it did not check, and what to do next."""
 
 from __future__ import annotations
 
+import math
 import string
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from mlxtune.core.text import one_line, plural
+from mlxtune.present.blocks import Action, Bar, Bars, Block, Cell, Column, Document, Fact, Facts, Heading, Mark, Style, Table, Text
+from mlxtune.present.blocks import text as paragraph
+from mlxtune.present.labels import word
 
 if TYPE_CHECKING:  # they load numpy
     from mlxtune.data.check_cache import CheckOutcome
-    from mlxtune.data.checks.base import Finding
-    from mlxtune.data.checks.report import CheckVerdict, Improvement, Skip
+    from mlxtune.data.checks.base import Finding, Severity
+    from mlxtune.data.checks.fixes import FixResult
+    from mlxtune.data.checks.report import CheckReport, CheckVerdict, Improvement, Skip
+    from mlxtune.data.checks.statistics import Statistics
 
 _MAX_VALUE = 80  # characters of a text in a finding
 _MAX_ITEMS = 5  # of a list in a finding
+_EXAMPLES = 3  # findings per check
+_MAX_TAGS = 12  # values per key
 
-TIERS = {"too_few": "too few", "minimum_viable": "minimum viable", "good": "good", "strong": "strong"}
+VERDICT_MARKS: dict[str, Mark] = {"blocked": "error", "look": "warning", "clean": "success"}
+SEVERITY_STYLES: dict[str, Style] = {"block": "error", "warn": "warning", "note": "muted"}
+_SEVERITY_TITLES: dict[Severity, str] = {"block": "Must fix", "warn": "Review"}
 FILE_NOTES = {
     "byte_order_mark": "Skipped a byte order mark.",
     "utf16": "Converted from UTF-16.",
@@ -134,3 +146,196 @@ def check_warning(last: CheckOutcome | None) -> str:
     if last.changed:
         return "At the last check, rows had to be fixed or left out. The review has changed since then."
     return f"Not ready: {last.flagged:,} of {plural(last.rows, 'row')} should be fixed or left out before training."
+
+
+# Documents
+
+
+def check_document(report: CheckReport, fixed: FixResult | None = None, *, every: bool = False, command: str = "") -> Document:
+    """Describe a check: with examples of each finding, or ``every`` one, and the ``command`` to run next."""
+    return (
+        Heading("Data", one_line(report.path.name, 40)),
+        verdict_block(report.verdict),
+        Facts(tuple(_read_facts(report))),
+        *_finding_blocks(report, every),
+        Heading("Statistics", word(report.statistics.tier)),
+        Facts((*_note_facts(report), *_muted_facts(report), *skip_facts(report.skipped))),
+        *(_fixed_blocks(fixed) if fixed else ()),
+        *_next_blocks(report, fixed, command),
+    )
+
+
+def statistics_document(report: CheckReport) -> Document:
+    """Describe the data of a check: its size, lengths, balance, and variety."""
+    files = ", ".join(f"{one_line(file.path.name, 30)} {file.read:,}" for file in report.files)
+    openings = Fact("openings", f"about {report.statistics.openings:,.0f} distinct three-word openings")
+    return (
+        Heading("Data", one_line(report.path.name, 40)),
+        Facts((*_read_facts(report), Fact("files", files), prompts_fact(report.statistics), openings)),
+        *_length_blocks(report),
+        *tag_blocks(report.statistics.tags),
+        *_next_blocks(report, None, ""),
+    )
+
+
+def summary_document(
+    verdict: CheckVerdict, statistics: Statistics, improvement: Improvement, skipped: Mapping[str, Skip], *, stale: bool
+) -> Document:
+    """Describe a check in few lines. If it is ``stale``, rows have changed since then."""
+    missing = {name: skip for name, skip in skipped.items() if name == "contract"}
+    advice = () if improvement.code == "none" else (paragraph(improvement_text(improvement), "muted"),)
+    return (verdict_block(verdict), Facts((prompts_fact(statistics, stale=stale), *skip_facts(missing))), *advice)
+
+
+def verdict_block(verdict: CheckVerdict) -> Text:
+    return paragraph(verdict_text(verdict), "bold", VERDICT_MARKS[verdict.outcome])
+
+
+def prompts_fact(statistics: Statistics, *, stale: bool = False) -> Fact:
+    """Return the number of distinct prompts and its rating."""
+    value = f"{statistics.groups:,} distinct in {plural(statistics.rows, 'row')}"
+    return Fact("prompts", value, f"{word(statistics.tier)}{', before your changes' if stale else ''}")
+
+
+def skip_facts(skipped: Mapping[str, Skip]) -> list[Fact]:
+    """Return the groups of checks that did not run."""
+    return [Fact(group, "not checked", skip_text(skip), "muted") for group, skip in skipped.items()]
+
+
+def tag_blocks(tags: Mapping[str, Mapping[str, int]], most: int = _MAX_TAGS) -> list[Block]:
+    """Return the values of each key as bars, most frequent first. Values that occur in too few rows are marked."""
+    from mlxtune.data.checks.statistics import is_rare
+
+    blocks: list[Block] = []
+    for key, counts in tags.items():
+        total, highest = sum(counts.values()), max(counts.values())
+        rare = {value for value, count in counts.items() if is_rare(count, total)}
+        note = f"{len(rare):,} of {plural(len(counts), 'value')} rare" if rare else plural(len(counts), "value")
+        bars = [
+            Bar(one_line(value, 24), f"{count:,}", 0, count / highest, style="warning" if value in rare else "primary")
+            for value, count in list(counts.items())[:most]
+        ]
+        blocks += [Heading(one_line(key, 30), note), Bars(tuple(bars))]
+    return blocks
+
+
+def _read_facts(report: CheckReport) -> list[Fact]:
+    formats = ", ".join(f"{count:,} {format}" for format, count in report.formats.items()) or "none"
+    facts = [Fact("rows", f"{report.read:,} read = {report.kept:,} valid ({formats}) + {report.refused:,} invalid")]
+    if review := review_text(len(report.left_out), report.edited_count):
+        facts.append(Fact("review", review))
+    return facts + [Fact("file", FILE_NOTES[note]) for file in report.files for note in file.notes]
+
+
+def _finding_blocks(report: CheckReport, every: bool) -> list[Block]:
+    """Return a table of the checks with findings for each severity, and a table of findings."""
+    blocks: list[Block] = []
+    shown: list[Finding] = []
+    for severity, title in _SEVERITY_TITLES.items():
+        by_check = [(id, list(same)) for id, same in groupby(_of(report.findings, severity), key=lambda one: one.check)]
+        if not by_check:
+            continue
+        accepted = f", {report.verdict.accepted:,} accepted" if severity == "warn" and report.verdict.accepted else ""
+        rows = tuple(_check_row(id, len(findings), severity) for id, findings in by_check)
+        columns = (Column(), Column("finding"), Column("rows", right=True), Column("fix"))
+        blocks.append(Table(title, plural(report.rows(severity), "row") + accepted, columns, rows))
+        shown += [one for _, findings in by_check for one in (findings if every else findings[:_EXAMPLES])]
+    if shown:
+        hidden = len(_of(report.findings, "block")) + len(_of(report.findings, "warn")) - len(shown)
+        note = f"{hidden:,} more with --all" if hidden else ""
+        columns = (Column("check"), Column("place"), Column("why"), Column("text"))
+        blocks.append(Table("Rows", note, columns, tuple(_finding_row(report, one) for one in shown)))
+    return blocks
+
+
+def _of(findings: Sequence[Finding], severity: Severity) -> list[Finding]:
+    return [finding for finding in findings if finding.severity == severity]
+
+
+def _check_row(id: str, count: int, severity: Severity) -> tuple[Cell, ...]:
+    from mlxtune.data.checks.registry import get_check
+
+    check = get_check(id)
+    fix = f"--fix: {check.fix.label}" if check.fix.safe else f"--also {id}" if check.fix.kind != "hand" else "by hand"
+    return Cell(check.glyph, SEVERITY_STYLES[severity]), Cell(check_title(id)), Cell(f"{count:,}", "bold"), Cell(fix, "muted")
+
+
+def _finding_row(report: CheckReport, finding: Finding) -> tuple[Cell, ...]:
+    from mlxtune.data.checks.registry import get_check
+
+    label, why = Cell(get_check(finding.check).label, "muted"), finding_text(finding)
+    if not finding.rows:
+        return label, Cell("all rows"), Cell(why), Cell()
+    location, id = report.locations[finding.rows[0]]
+    place = f"{location.file.stem} {location.place}" if len(report.files) > 1 else location.place
+    others = [report.locations[index][0] for index in finding.rows[1:3]]
+    related = ", ".join(f"{'' if one.file == location.file else one.file.stem + ' '}{one.place}" for one in others)
+    evidence = f"{finding.spans[0].part}: “{one_line(finding.spans[0].text, 70)}”" if finding.spans else ""
+    return (
+        label,
+        Cell(f"{place} {id[:6]}".strip(), "primary"),
+        Cell(f"{why} ({related})" if related else why),
+        Cell(evidence, "muted"),
+    )
+
+
+def _note_facts(report: CheckReport) -> list[Fact]:
+    facts = []
+    for id, same in groupby(_of(report.findings, "note"), key=lambda one: one.check):
+        notes = list(same)
+        if not notes[0].rows:
+            facts += [Fact(check_title(id), finding_text(finding)) for finding in notes]
+        else:
+            where = report.locations[notes[0].rows[0]][0].place
+            facts.append(Fact(check_title(id), f"{len(notes):,}", f"{where}: {finding_text(notes[0])} --also {id}"))
+    return facts
+
+
+def _muted_facts(report: CheckReport) -> list[Fact]:
+    return [
+        Fact(muted.check, f"muted, {plural(muted.count, 'finding')}", one_line(muted.reason, 200), "muted")
+        for muted in report.muted
+    ]
+
+
+def _fixed_blocks(fixed: FixResult) -> tuple[Block, ...]:
+    left_out = sum(not change.after for change in fixed.changes)
+    facts = [Fact("rows", f"{fixed.rows:,} written, {len(fixed.changes) - left_out:,} of them changed; {left_out:,} left out")]
+    if fixed.by_hand:
+        places = ", ".join(f"{place.place} {finding.check}" for place, finding in fixed.by_hand[:_EXAMPLES])
+        note = f"{places}{' …' if len(fixed.by_hand) > _EXAMPLES else ''}: the value is elsewhere in the row, too"
+        facts.append(Fact("by hand", plural(len(fixed.by_hand), "finding"), note, "warning"))
+    return Heading("Fixed copy", one_line(str(fixed.out), 60)), Facts(tuple(facts))
+
+
+def _next_blocks(report: CheckReport, fixed: FixResult | None, command: str) -> tuple[Block, ...]:
+    """Return what to do next, and the command for it."""
+    advice = improvement_text(report.improvement)
+    if fixed and fixed.changes and not fixed.by_hand:
+        left = fixed.rows_with_findings(report)
+        still = f", in which {plural(left, 'row')} still {'has' if left == 1 else 'have'} findings" if left else ""
+        advice = f"Use the fixed copy{still}."
+    return Heading("Next"), paragraph(advice), *((Action("data.fix", "", command),) if command else ())
+
+
+def _length_blocks(report: CheckReport) -> tuple[Block, ...]:
+    """Return a histogram of row lengths on a logarithmic scale with about a dozen bars."""
+    from mlxtune.data.checks.report import length_summary
+
+    if not report.lengths:
+        return ()
+    summary = length_summary(report)
+    shortest, longest = summary["shortest"], summary["longest"]
+    octaves = math.log2(longest / shortest) if shortest else math.log2(longest + 1)
+    per_octave = next((bars for bars in (8, 4, 2, 1) if octaves * bars <= 11), 1)
+    counts = Counter(math.ceil(per_octave * math.log2(max(1, length))) for length in report.lengths)
+    highest = max(counts.values())
+    bars = [
+        Bar(f"up to {round(2 ** (number / per_octave)):,}", f"{counts[number]:,}", 0, counts[number] / highest, style="primary")
+        for number in range(min(counts), max(counts) + 1)
+    ]
+    note = f"in {summary['unit']}: median {summary['median']:,}, 95th percentile {summary['p95']:,}, max {longest:,}"
+    limit = report.max_tokens
+    over = sum(length > limit for length in report.lengths) if limit else 0
+    warning = (paragraph(f"{plural(over, 'row')} longer than the limit of {limit:,} tokens.", mark="warning"),) if over else ()
+    return Heading("Lengths", note), Bars(tuple(bars)), *warning

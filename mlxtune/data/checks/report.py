@@ -237,7 +237,7 @@ def length_summary(report: CheckReport) -> dict[str, Any]:
     return {
         "unit": unit,
         "limit": report.max_tokens or None,
-        **dict(zip(("least", "median", "p95", "most"), quantiles, strict=True)),
+        **dict(zip(("shortest", "median", "p95", "longest"), quantiles, strict=True)),
     }
 
 

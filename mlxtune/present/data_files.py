@@ -1,0 +1,66 @@
+"""A split, an export, and an import of rows as documents."""
+
+from __future__ import annotations
+
+from mlxtune.core.text import one_line, plural
+from mlxtune.data.export import ExportResult
+from mlxtune.data.importer import ImportResult
+from mlxtune.data.split import SPLIT_NAMES, SplitSummary
+from mlxtune.present.blocks import Cell, Column, Document, Fact, Facts, Table
+from mlxtune.present.blocks import text as paragraph
+from mlxtune.present.check import FILE_NOTES
+
+_USUAL_HOLDOUT = (0.10, 0.20)
+_SEALED = "can never be used for training"
+_SHOWN = 5  # rows that were set aside, and errors
+
+
+def split_document(name: str, split: SplitSummary, file: str) -> Document:
+    """Describe the split of the source ``name``, which is recorded in ``file``."""
+    total = sum(split.counts.values())
+    rows = tuple(
+        (
+            Cell(part, "bold"), Cell(f"{count:,}"), Cell(f"{count / max(total, 1):.1%}"),
+            *(Cell(f"{counts[part]:,}") for counts in split.tags.values()),
+        )
+        for part, count in split.counts.items()
+    )  # fmt: skip
+    columns = (Column("split"), *(Column(label, right=True) for label in ("rows", "", *split.tags)))
+    facts = []
+    share, (low, high) = split.counts["test"] / max(total, 1), _USUAL_HOLDOUT
+    if split.counts["test"] and not low <= round(share, 2) <= high:
+        facts.append(Fact("test split", f"{share:.1%}", f"usual: {low:.0%} to {high:.0%}", "warning"))
+    if split.left_out or split.edited:
+        facts.append(Fact("review", f"{split.left_out:,} left out, {split.edited:,} edited"))
+    if split.sealed:
+        facts.append(Fact("sealed", plural(split.sealed, "test row"), f"{_SEALED}: an evaluation or an export has recorded them"))
+    if split.set_aside:
+        places = ", ".join(map(str, split.set_aside[:_SHOWN])) + (" …" if len(split.set_aside) > _SHOWN else "")
+        facts.append(Fact("set aside", plural(len(split.set_aside), "new row"), f"near-duplicates in different splits: {places}"))
+    facts.append(Fact("recorded", file, "every row stays in its split unless [data] changes", "success"))
+    return (Table(name, plural(total, "row"), columns, rows), Facts(tuple(facts)))
+
+
+def export_document(result: ExportResult) -> Document:
+    """Describe the export of accepted rows."""
+    counts = ", ".join(f"{result.counts[name]:,} {name}" for name in SPLIT_NAMES)
+    facts = [Fact("exported", counts, str(result.folder), "success")]
+    if result.undecided:
+        facts.append(Fact("left out", plural(result.undecided, "undecided row"), "--pending exports them, too"))
+    if result.set_aside:
+        facts.append(Fact("set aside", plural(result.set_aside, "row"), "near-duplicates of rows in different splits"))
+    return (Facts((*facts, Fact("test split", "sealed", f"its rows {_SEALED} from now on"))),)
+
+
+def import_document(result: ImportResult) -> Document:
+    """Describe an import, with the first rows that were left out."""
+    formats = ", ".join(f"{count:,} {name}" for name, count in result.formats.items())
+    facts = [Fact("imported", plural(result.rows, "row"), f"{formats}; {result.out}", "success")]
+    facts += [Fact("file", FILE_NOTES[note]) for note in result.notes]
+    if result.transcripts:
+        value = f"{plural(result.transcripts, 'text')} that look like transcripts"
+        facts.append(Fact("format", value, f'read {result.out.name} with the format "text"', "warning"))
+    if result.bad:
+        facts.append(Fact("left out", plural(len(result.bad), "invalid row"), "", "warning"))
+    errors = [paragraph(one_line(error.message), "muted", "warning") for error in result.bad[:_SHOWN]]
+    return (Facts(tuple(facts)), *errors)
