@@ -173,7 +173,7 @@ def statistics_document(report: CheckReport) -> Document:
         Heading("Data", one_line(report.path.name, 40)),
         Facts((*_read_facts(report), Fact("files", files), prompts_fact(report.statistics), openings)),
         *_length_blocks(report),
-        *tag_blocks(report.statistics.tags),
+        *tag_blocks(report.statistics.tags, _MAX_TAGS),
         *_next_blocks(report, None, ""),
     )
 
@@ -202,7 +202,7 @@ def skip_facts(skipped: Mapping[str, Skip]) -> list[Fact]:
     return [Fact(group, "not checked", skip_text(skip), "muted") for group, skip in skipped.items()]
 
 
-def tag_blocks(tags: Mapping[str, Mapping[str, int]], most: int = _MAX_TAGS) -> list[Block]:
+def tag_blocks(tags: Mapping[str, Mapping[str, int]], most: int | None = None) -> list[Block]:
     """Return the values of each key as bars, most frequent first. Values that occur in too few rows are marked."""
     from mlxtune.data.checks.statistics import is_rare
 
@@ -243,7 +243,7 @@ def _finding_blocks(report: CheckReport, every: bool) -> list[Block]:
     if shown:
         hidden = len(_of(report.findings, "block")) + len(_of(report.findings, "warn")) - len(shown)
         note = f"{hidden:,} more with --all" if hidden else ""
-        columns = (Column("check"), Column("place"), Column("why"), Column("text"))
+        columns = (Column("check"), Column("place"), Column("why"))
         blocks.append(Table("Rows", note, columns, tuple(_finding_row(report, one) for one in shown)))
     return blocks
 
@@ -265,7 +265,7 @@ def _finding_row(report: CheckReport, finding: Finding) -> tuple[Cell, ...]:
 
     label, why = Cell(get_check(finding.check).label, "muted"), finding_text(finding)
     if not finding.rows:
-        return label, Cell("all rows"), Cell(why), Cell()
+        return label, Cell("all rows"), Cell(why)
     location, id = report.locations[finding.rows[0]]
     place = f"{location.file.stem} {location.place}" if len(report.files) > 1 else location.place
     others = [report.locations[index][0] for index in finding.rows[1:3]]

@@ -6,7 +6,7 @@ from mlxtune.core.text import one_line, plural
 from mlxtune.data.export import ExportResult
 from mlxtune.data.importer import ImportResult
 from mlxtune.data.split import SPLIT_NAMES, SplitSummary
-from mlxtune.present.blocks import Cell, Column, Document, Fact, Facts, Table
+from mlxtune.present.blocks import Cell, Column, Document, Fact, Facts, Heading, Table
 from mlxtune.present.blocks import text as paragraph
 from mlxtune.present.check import FILE_NOTES
 
@@ -38,7 +38,7 @@ def split_document(name: str, split: SplitSummary, file: str) -> Document:
         places = ", ".join(map(str, split.set_aside[:_SHOWN])) + (" …" if len(split.set_aside) > _SHOWN else "")
         facts.append(Fact("set aside", plural(len(split.set_aside), "new row"), f"near-duplicates in different splits: {places}"))
     facts.append(Fact("recorded", file, "every row stays in its split unless [data] changes", "success"))
-    return (Table(name, plural(total, "row"), columns, rows), Facts(tuple(facts)))
+    return (Heading(name, plural(total, "row")), Table("", "", columns, rows), Facts(tuple(facts)))
 
 
 def export_document(result: ExportResult) -> Document:

@@ -50,7 +50,7 @@ def test_split_prints_and_records_the_splits(cli, shop):
     lines = [line.split() for line in result.out.splitlines()]
     assert lines[1] == ["split", "rows", "new"]
     assert sum(int(line[1]) for line in lines[2:5]) == 60
-    assert "Recorded in shop.split.json" in result.err
+    assert "shop.split.json" in result.out
     report = _json(cli("data", "split", "shop.jsonl", "--json"))  # the last settings are used again
     assert (report["holdout"], report["validation"], report["seed"], report["sealed"]) == (0.2, 0.1, 7, 0)
     assert [report[part] for part in ("train", "valid", "test")] == [int(line[1]) for line in lines[2:5]]
@@ -71,8 +71,8 @@ def test_split_prints_and_records_the_splits(cli, shop):
 
 
 def test_split_warns_about_an_unusual_test_fraction(cli, shop):
-    assert "10% to 20%" not in cli("data", "split", "shop.jsonl", "--holdout", "0.15").err
-    assert "10% to 20%" in cli("data", "split", "shop.jsonl", "--holdout", "0.4").err
+    assert "10% to 20%" not in cli("data", "split", "shop.jsonl", "--holdout", "0.15").out
+    assert "10% to 20%" in cli("data", "split", "shop.jsonl", "--holdout", "0.4").out
 
 
 def test_split_uses_the_data_section_of_a_recipe(cli, shop, cwd):
@@ -92,7 +92,7 @@ def test_split_lists_rows_it_set_aside(cli, cwd):
     _json(cli("data", "split", "d.jsonl", "--holdout", "0.3", "--json"))
     path.write_text(path.read_text() + json.dumps({"text": core}) + "\n")
     result = cli("data", "split", "d.jsonl")
-    assert "Set aside 1 new row that nearly duplicate rows in different splits: d.jsonl, line 181" in result.err
+    assert "1 new row  near-duplicates in different splits: d.jsonl, line 181" in result.out
     assert len(_json(cli("data", "split", "d.jsonl", "--json"))["set_aside"]) == 1
 
 
@@ -299,18 +299,17 @@ def test_export_and_import_round_trip(cli, shop, cwd):
     assert cli("data", "export", "shop.jsonl", "--to", "openai", "--out", "out").code == 2
     cli("data", "review", "shop.jsonl", *map(str, range(1, 31)), "--accept", "--yes")
     assert (
-        "30 undecided rows left out; --pending exports them, too."
-        in cli("data", "export", "shop.jsonl", "--to", "openai", "--out", "half").err
+        "30 undecided rows  --pending exports them, too"
+        in cli("data", "export", "shop.jsonl", "--to", "openai", "--out", "half").out
     )
     cli("data", "review", "shop.jsonl", "--all", "--accept", "--yes")
     result = cli("data", "export", "shop.jsonl", "--to", "openai", "--out", "out")
     assert result.code == 0
-    assert "undecided" not in result.err
-    assert result.out.startswith("✓ Exported to out: ")
-    assert "the rows of the test split can never be used for training" in result.err
+    assert "undecided" not in result.out
+    assert "can never be used for training" in result.out
     assert _json(cli("data", "split", "shop.jsonl", "--json"))["sealed"] > 0
     result = cli("data", "import", "out", "--out", "back.jsonl")
-    assert result.out == "✓ Imported 60 rows to back.jsonl (60 chat).\n"
+    assert "60 rows  60 chat; back.jsonl" in result.out
     assert {row.hash for row in read_file(cwd / "back.jsonl")} == {row.hash for row in read_file(shop)}
 
 

@@ -14,6 +14,7 @@ from mlxtune.data.checks.report import SCHEMA
 from mlxtune.data.review import ReviewSession, with_keys
 from mlxtune.data.source import read_source
 from mlxtune.data.split import split
+from mlxtune.present.check import check_title
 from mlxtune.recipe import load
 from mlxtune.runs import launch
 from mlxtune.runs.events import EventWriter
@@ -37,6 +38,10 @@ def finding_lines(report: dict) -> dict[str, list[int]]:
     return by_check
 
 
+def last_command(result) -> str:
+    return result.out.splitlines()[-1].strip()
+
+
 @pytest.mark.parametrize("name", ["support-dirty.jsonl", "support.jsonl", "support-pairs.jsonl"])
 def test_json_matches_the_schema(cli, name) -> None:
     report = json.loads(cli("data", "check", str(SAMPLES / name), "--json").out)
@@ -53,7 +58,7 @@ def test_the_dirty_sample_exits_1(cli) -> None:
     result = cli("data", "check", str(DIRTY), "--json")
     report = json.loads(result.out)
     assert result.code == 1
-    assert (report["read"], report["kept"], report["refused"], report["word"]) == (23, 16, 7, "blocked")
+    assert (report["read"], report["kept"], report["refused"], report["outcome"]) == (23, 16, 7, "blocked")
     assert finding_lines(report) == {
         "bad-row": [18, 21, 22, 23], "no-answer": [15], "role-order": [17], "empty-target": [16], "secret": [14], "mojibake": [13],
         "control": [19], "email": [10], "card": [10], "duplicate": [4], "conflict": [5], "placeholder": [11], "loop": [12],
@@ -65,19 +70,17 @@ def test_a_clean_file_exits_0(cli) -> None:
     result = cli("data", "check", str(SAMPLES / "support.jsonl"))
     assert result.code == 0
     assert "Clean: no problems in 492 rows." in result.out
-    assert "contract was not checked: no recipe" in result.out
+    assert "not checked  no recipe" in result.out
 
 
-def test_the_table_fits_80_columns_and_matches_the_json(cli, monkeypatch) -> None:
+def test_the_tables_match_the_json(cli) -> None:
     report = json.loads(cli("data", "check", str(DIRTY), "--json").out)
-    monkeypatch.setenv("COLUMNS", "80")
     shown = cli("data", "check", str(DIRTY)).out
-    assert report["sentence"] in shown
-    assert max(map(len, shown.splitlines())) <= 80
+    assert f"{report['rows']['blocked']:,} of {report['rows']['rows']:,} rows" in shown
     for finding in report["findings"]:
-        assert finding["title"] in shown or finding["severity"] == "note"
-    assert "and 1 more; use --all" in shown
-    assert "and 1 more" not in cli("data", "check", str(DIRTY), "--all").out
+        assert check_title(finding["check"]) in shown
+    assert "1 more with --all" in shown
+    assert "more with --all" not in cli("data", "check", str(DIRTY), "--all").out
     assert "\u202e" not in shown
 
 
@@ -145,7 +148,7 @@ def test_stats_show_counts_lengths_and_tags(cli) -> None:
     assert report["facts"]["groups"] == 492
     assert report["facts"]["tags"]["category"]["safety"] == 129
     shown = cli("data", "stats", source).out
-    for text in ("Minimum viable: 492 distinct prompts in 492 rows.", "Lengths", "safety", "129", "Next"):
+    for text in ("492 distinct in 492 rows  minimum viable", "Lengths", "safety", "129", "Next"):
         assert text in shown
 
 
@@ -173,8 +176,7 @@ def test_every_required_metric_of_the_contract_is_reported(cli, recipe) -> None:
     report = json.loads(cli("data", "check", str(recipe), "--json").out)
     lines = finding_lines(report)
     assert (lines.get("contract-length"), lines.get("contract-disclaimer-fuzzy")) == ([2], [3])
-    titles = {finding["check"]: finding["title"] for finding in report["findings"]}
-    assert titles["contract-length"] == "answers that fail “allowed length”"
+    assert "answers that fail “allowed length”" in cli("data", "check", str(recipe)).out
     jsonschema.Draft202012Validator(json.loads(SCHEMA.read_text())).validate(report)
     listed = json.loads(cli("data", "review", str(recipe), "--filter", "finding:contract-length", "--json").out)["listed"]
     assert [row["line"] for row in listed] == [2]
@@ -211,7 +213,7 @@ def test_a_filter_by_unknown_lengths_in_tokens_is_refused(cli, recipe) -> None:
         assert result.code == 2
         assert "✗ The rows' lengths in tokens are unknown: some/base is not on this machine." in result.err
         assert "mlxtune models pull NAME" in result.err
-        assert "no recipe, so no tokenizer" in cli("data", verb, rows, *options).err
+        assert "unknown: no recipe." in cli("data", verb, rows, *options).err
     listed = cli("data", "review", str(recipe), "--list", "--filter", "finding:truncated")
     assert (listed.code, "tokens were not checked: some/base is not on this machine" in listed.err) == (0, True)
 
@@ -224,7 +226,7 @@ def test_a_check_is_muted_with_a_reason(cli, tmp_path: Path) -> None:
     assert "Did you mean refusal" in cli("data", "check", str(source), "--mute", "refusals", "--reason", "x").err
     assert "cannot be muted" in cli("data", "check", str(source), "--mute", "bad-row", "--reason", "x").err
     shown = cli("data", "check", str(source), "--mute", "refusal", "--reason", "our policy")
-    assert "refusal is muted (1 finding): our policy" in shown.out
+    assert "muted, 1 finding  our policy" in shown.out
     assert json.loads(cli("data", "check", str(source), "--json").out)["muted"] == [
         {"check": "refusal", "count": 1, "reason": "our policy"}
     ]
@@ -234,38 +236,37 @@ def test_a_check_is_muted_with_a_reason(cli, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("row", "ready"),
     [
-        ({"question": "q", "answer": "a"}, "Run mlxtune data check {} --map prompt=question,completion=answer"),
-        ({"text": "q", "label": "a"}, "Run mlxtune data check {} --map prompt=text,completion=label"),
-        ({"text": "q"}, "Then mlxtune init --from {}"),  # after the advice to write more rows
+        ({"question": "q", "answer": "a"}, "mlxtune data check {} --map prompt=question,completion=answer"),
+        ({"text": "q", "label": "a"}, "mlxtune data check {} --map prompt=text,completion=label"),
+        ({"text": "q"}, "mlxtune init --from {}"),  # after the advice to write more rows
         (
             {"prompt": "My key is AIza" + "SyA1b2C3d4E5f6G7h8I9j0K1l2M3n4O5p6Q", "completion": "Revoke it."},
-            "Run mlxtune data check {} --fix",
+            "mlxtune data check {} --fix",
         ),
     ],
 )
 def test_the_last_line_is_a_command_to_run(row: dict[str, str], ready: str, cli, tmp_path: Path) -> None:
     source = tmp_path / "rows.jsonl"
     source.write_text(json.dumps(row) + "\n")
-    line = cli("data", "check", str(source)).out.splitlines()[-1]
+    line = last_command(cli("data", "check", str(source)))
     assert line == ready.format(source)
-    assert cli(*line.split()[2:]).code in (0, 1)
+    assert cli(*line.split()[1:]).code in (0, 1)
 
 
 def test_rows_to_review_come_before_training(cli, tmp_path: Path) -> None:
     source = tmp_path / "rows.jsonl"
     rows = [{"prompt": "Where is my order?", "completion": answer} for answer in ("It shipped on Monday.", "We lost it.")]
     source.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    shown = cli("data", "check", str(source)).out
-    assert "Nothing blocks training, but 1 of 2 rows should be reviewed." in shown
-    assert "Ready" not in shown
-    assert shown.splitlines()[-1] == f"Then mlxtune init --from {source}"
+    result = cli("data", "check", str(source))
+    assert "Nothing blocks training, but 1 of 2 rows should be reviewed." in result.out
+    assert last_command(result) == f"mlxtune init --from {source}"
 
 
 def test_a_file_that_has_a_recipe_is_to_be_checked_with_it(workspace: Path, cli, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(workspace)
     source = load(workspace / "recipes" / "tiny.toml").source
     (workspace / "recipes" / "broken.toml").write_text("[")
-    assert cli("data", "check", str(source)).out.splitlines()[-1].endswith("mlxtune data check recipes/tiny.toml")
+    assert last_command(cli("data", "check", str(source))) == "mlxtune data check recipes/tiny.toml"
 
 
 def test_accepted_rows_need_no_further_review(cli, tmp_path: Path) -> None:
@@ -274,15 +275,11 @@ def test_accepted_rows_need_no_further_review(cli, tmp_path: Path) -> None:
     rows = [{"prompt": f"Where is order {number}?", "completion": answer} for number, answer in enumerate(answers)]
     source.write_text("".join(json.dumps(row) + "\n" for row in rows))
     keyed = list(with_keys(read_source(source).rows))
-    for accepted, word, sentence in (
-        (0, "look", "Nothing blocks training, but 2 of 3 rows should be reviewed."),
-        (1, "look", "Nothing blocks training, but 1 of 3 rows should be reviewed."),
-        (2, "clean", "Nothing blocks training, and the review accepted 2 rows with a warning."),
-    ):
+    for accepted, outcome in ((0, "look"), (1, "look"), (2, "clean")):
         with ReviewSession(source) as session:
             session.decide("accept", keyed[:accepted])
         report = json.loads(cli("data", "check", str(source), "--json").out)
-        assert (report["word"], report["sentence"]) == (word, sentence)
+        assert (report["outcome"], report["rows"]["accepted"], report["rows"]["to_review"]) == (outcome, accepted, 2 - accepted)
         assert finding_lines(report) == {"boilerplate": [1, 2]}
         note = f", {accepted} accepted" if accepted else ""
         assert f" 2 rows{note}\n" in cli("data", "check", str(source)).out
@@ -293,17 +290,15 @@ def test_a_warning_about_all_rows_is_no_warning_about_single_ones(cli, tmp_path:
     pairs = [{"prompt": f"Question {number}?", "chosen": f"{number} " * 30, "rejected": f"{number}."} for number in range(40)]
     source.write_text("".join(json.dumps(row) + "\n" for row in pairs))
     report = json.loads(cli("data", "check", str(source), "--json").out)
-    assert (report["word"], report["sentence"]) == (
-        "look", "Nothing blocks training, but there is a warning about the 40 rows as a whole."
-    )  # fmt: skip
+    assert (report["outcome"], report["rows"]["to_review"], report["rows"]["source_warnings"]) == ("look", 0, 1)
 
 
 def test_the_last_command_keeps_the_format(cli, tmp_path: Path) -> None:
     source = tmp_path / "rows.jsonl"
     source.write_text(json.dumps({"text": "My key is AIza" + "SyA1b2C3d4E5f6G7h8I9j0K1l2M3n4O5p6Q", "messages": "none"}) + "\n")
-    line = cli("data", "check", str(source), "--format", "text").out.splitlines()[-1]
-    assert line == f"Run mlxtune data check {source} --format text --fix"
-    assert cli(*line.split()[2:]).code == 0
+    line = last_command(cli("data", "check", str(source), "--format", "text"))
+    assert line == f"mlxtune data check {source} --format text --fix"
+    assert cli(*line.split()[1:]).code == 0
 
 
 def test_a_wrong_map_is_not_fixed_by_leaving_every_row_out(cli, tmp_path: Path) -> None:
@@ -317,7 +312,7 @@ def test_a_wrong_map_is_not_fixed_by_leaving_every_row_out(cli, tmp_path: Path) 
     assert "rows.jsonl has no row that can be read, so nothing can be fixed." in " ".join(result.err.split())
     assert not (tmp_path / "rows.fixed.jsonl").exists()
     assert "data.map in a recipe" in " ".join(cli("data", "check", str(recipe)).out.split())
-    line = cli("data", "check", str(recipe), "--map", "prompt=question,completion=answer").out.splitlines()[-1]
+    line = last_command(cli("data", "check", str(recipe), "--map", "prompt=question,completion=answer"))
     *_, override = shlex.split(line)
     assert load(recipe, [override]).data.map == {"prompt": "question", "completion": "answer"}
 
@@ -328,9 +323,9 @@ def test_after_a_fix_the_base_is_evaluated_on_the_fixed_copy(cli, tmp_path: Path
     (tmp_path / "rows.jsonl").write_text(json.dumps(secret) + "\n")
     assert cli("init", str(tmp_path), "--from", str(tmp_path / "rows.jsonl")).code == 0
     recipe = tmp_path / "recipes" / "rows.toml"
-    shown = cli("data", "check", str(recipe), "--fix").out
-    assert "Use the fixed copy." in shown
-    assert shown.splitlines()[-1] == f"Run mlxtune eval {recipe} --set data.source=../rows.fixed.jsonl"
+    result = cli("data", "check", str(recipe), "--fix")
+    assert "Use the fixed copy." in result.out
+    assert last_command(result) == f"mlxtune eval {recipe} --set data.source=../rows.fixed.jsonl"
     assert load(recipe, ["data.source=../rows.fixed.jsonl"]).data.source == "../rows.fixed.jsonl"
     assert (tmp_path / "rows.fixed.jsonl").is_file()
 
@@ -349,11 +344,11 @@ def test_once_the_base_was_evaluated_a_recipe_is_trained_on_the_fixed_copy(cli, 
     with closing(EventWriter(tmp_path / "evals" / "1")) as writer:
         writer.emit("run.started", kind="eval", name="rows", base="smollm2-135m", pid=1, host="h")
         writer.emit("run.finished", summary={})
-    line = cli("data", "check", str(recipe), "--fix").out.splitlines()[-1]
-    assert line.startswith(f"Run mlxtune train {recipe} --set data.source=../rows.fixed.jsonl --set ")
+    line = last_command(cli("data", "check", str(recipe), "--fix"))
+    assert line.startswith(f"mlxtune train {recipe} --set data.source=../rows.fixed.jsonl --set ")
     monkeypatch.setattr(launch, "start", lambda *_: Run(tmp_path / "runs" / "1"))
     monkeypatch.setattr(start, "resolve", lambda *_, **__: None)
-    result = cli(*shlex.split(line)[2:], "--detach")
+    result = cli(*shlex.split(line)[1:], "--detach")
     assert (result.code, result.out) == (0, "1\n"), result.err
 
 
@@ -362,9 +357,9 @@ def test_the_last_command_for_a_recipe_keeps_the_format(cli, tmp_path: Path) -> 
     source = tmp_path / "rows.jsonl"
     rows = [{"text": f"Human: How much is {number}?\n\nAssistant: {number} euros."} for number in range(3)]
     source.write_text("".join(json.dumps(row) + "\n" for row in rows) + json.dumps({"text": "Closed.", "messages": "none"}) + "\n")
-    line = cli("data", "check", str(source), "--format", "text").out.splitlines()[-1]
-    assert line == f"Then mlxtune init --from {source} --format text"
-    assert cli("init", str(tmp_path), *line.split()[3:]).code == 0
+    line = last_command(cli("data", "check", str(source), "--format", "text"))
+    assert line == f"mlxtune init --from {source} --format text"
+    assert cli("init", str(tmp_path), *line.split()[2:]).code == 0
     recipe = load(tmp_path / "recipes" / "rows.toml")
     assert recipe.data.format == "text"
     assert {row.format for row in read_source(recipe.source, recipe.data.format).rows} == {"text"}

@@ -40,7 +40,7 @@ def test_a_hub_dataset_is_imported_with_its_shards_in_order(cli, cwd, dataset):
     result = cli(*arguments)
     assert (result.code, "--skip-bad" in result.err) == (2, True)
     result = cli(*arguments, "--skip-bad")
-    assert (result.code, "Imported 4 rows" in result.out) == (0, True), result.err
+    assert (result.code, "4 rows" in result.out) == (0, True), result.err
     questions = [row["messages"][0]["content"] for row in rows_in(cwd / "shop.jsonl")]
     assert questions == [f"train-0000{shard}-of-00002 {index}" for shard in (0, 1) for index in (1, 2)]
 

@@ -14,8 +14,8 @@ from mlxtune.data import filters
 from mlxtune.data.access.records import open_records
 from mlxtune.data.browser import ORDERS, HashIndex, SourceBrowser
 from mlxtune.data.checks.check_input import TokenCount
-from mlxtune.data.checks.report import CheckResult
-from mlxtune.data.checks.run import check
+from mlxtune.data.checks.report import CheckResult, CheckVerdict, Skip
+from mlxtune.data.checks.run import CheckRules, check
 from mlxtune.data.review import Decision, ReviewSession, ReviewState, apply_decision, with_keys
 from mlxtune.data.source_files import source_files
 
@@ -229,8 +229,8 @@ def test_edited_rows_are_checked_again_and_left_out_rows_do_not_count(source: Pa
     assert [finding.check for finding in browser.findings(3)] == ["duplicate"], "it is still a copy"
     verdict = browser.verdict
     assert verdict is not None
-    assert (verdict.label, verdict.left_out, verdict.edited, verdict.flagged) == ("blocked", 1, 1, 4)
-    assert verdict.sentence.startswith("Not ready: 1 of 5 rows ")
+    assert (verdict.left_out, verdict.edited, verdict.flagged) == (1, 1, 4)
+    assert verdict.counts == CheckVerdict("blocked", rows=5, blocked=1, accepted=0, to_review=3, source_warnings=0)
 
 
 def test_rows_are_sorted_by_number_severity_and_length(source: Path) -> None:
@@ -246,8 +246,8 @@ def test_rows_are_sorted_by_number_severity_and_length(source: Path) -> None:
 
 def test_an_edited_row_has_an_unknown_token_count(source: Path) -> None:
     browser = scanned_browser(source)
-    tokens = [TokenCount(10 + index, 3) if index != 2 else None for index in range(6)]
-    browser.check_result = CheckResult.from_report(check(source, tokens=tokens, max_tokens=12))
+    rules = CheckRules(tokens=[TokenCount(10 + index, 3) if index != 2 else None for index in range(6)], max_tokens=12)
+    browser.check_result = CheckResult.from_report(check(source, rules=rules))
     assert [browser.tokens(index) for index in range(6)] == [10, 11, -1, 13, 14, 15]
     assert browser.lengths.tolist() == [10, 11, 13, 14, 15]
     with ReviewSession(source) as review:
@@ -258,12 +258,12 @@ def test_an_edited_row_has_an_unknown_token_count(source: Path) -> None:
     assert browser.tokens(4) == -1
     assert browser.lengths.tolist() == [10, 13, 15], "neither the edited row nor the rejected one"
     assert browser.unmeasured_count == 1
-    browser.check_result = CheckResult.from_report(check(source, tokens=tokens, max_tokens=12, state=browser.state))
+    browser.check_result = CheckResult.from_report(check(source, rules=rules, state=browser.state))
     assert browser.lengths.tolist() == [10, 13, 14, 15], "the check saw the edit"
     assert browser.unmeasured_count == 0
     browser.check_result = None
     assert len(browser.lengths) == 3
-    browser.check_result = CheckResult.from_report(check(source, tokens=tokens, max_tokens=12))
+    browser.check_result = CheckResult.from_report(check(source, rules=rules))
     assert [finding.check for finding in browser.findings(4)] == [], "it may fit now"
     assert browser.decision(0) == Decision("", "")
 
@@ -287,10 +287,13 @@ def test_a_revision_ends_when_all_its_decisions_are_applied(source: Path, monkey
 
 
 def test_a_check_result_round_trips_through_json(source: Path) -> None:
-    result = CheckResult.from_report(check(source, split_of=lambda row: "test" if "the tent" in str(row.content) else "train"))
+    rules = CheckRules(
+        split_of=lambda row: "test" if "the tent" in str(row.content) else "train", skipped={"tokens": Skip("no_recipe")}
+    )
+    result = CheckResult.from_report(check(source, rules=rules))
     loaded = CheckResult.from_json(json.loads(json.dumps(result.to_json())))
     assert loaded.to_json() == result.to_json()
-    assert loaded.findings == result.findings
+    assert (loaded.findings, loaded.skipped) == (result.findings, result.skipped)
     assert [loaded.split_of(index) for index in range(7)] == ["train", "test", None, "train", "train", "train", None]
     assert loaded.split_sizes == {"train": 4, "valid": 0, "test": 1}
 

@@ -12,7 +12,8 @@ from mlxtune.data import check_cache
 from mlxtune.data.check_cache import CheckOutcome
 from mlxtune.data.checks.run import check
 from mlxtune.data.review import journal_path
-from mlxtune.recipe import load
+from mlxtune.present.check import check_warning
+from mlxtune.recipe import Recipe, load
 
 
 @pytest.fixture(autouse=True)
@@ -20,75 +21,82 @@ def _home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLXTUNE_HOME", str(tmp_path / "home"))
 
 
+def warning(recipe: Recipe) -> tuple[str, str] | None:
+    """Return the outcome of the last check and what has changed since, if training should wait."""
+    last = check_cache.last_check(recipe)
+    assert (last is not None and last.needs_attention) == bool(check_warning(last))
+    return (last.outcome, last.changed) if last and last.needs_attention else None
+
+
 def test_a_check_is_cached_until_the_file_changes(chat_file: Path) -> None:
     assert check_cache.load(chat_file) == ()
     report = check(chat_file)
     (outcome,) = check_cache.load(chat_file)
-    assert outcome == CheckOutcome(report.label, report.sentence, report.kept, report.rows("block") or report.rows("warn"))
+    assert outcome == CheckOutcome(report.verdict.outcome, report.kept, report.rows("block") or report.rows("warn"))
     with chat_file.open("a") as file:
         file.write("\n")
     assert check_cache.load(chat_file) == ()
 
 
 def test_a_touched_file_is_not_cached(chat_file: Path) -> None:
-    check_cache.save(chat_file, CheckOutcome("clean", "Clean.", 40, 0))
+    check_cache.save(chat_file, CheckOutcome("clean", 40, 0))
     assert check_cache.load(chat_file)
     os.utime(chat_file, (1, 1))
     assert check_cache.load(chat_file) == ()
 
 
 def test_an_outcome_holds_only_for_the_map_that_was_checked(chat_file: Path) -> None:
-    check_cache.save(chat_file, CheckOutcome("blocked", "Not ready.", 0, 40), mapping={"prompt": "wrong"})
+    check_cache.save(chat_file, CheckOutcome("blocked", 0, 40), mapping={"prompt": "wrong"})
     assert check_cache.load(chat_file) == ()
     assert check_cache.load(chat_file, mapping={"prompt": "wrong"})
     assert check_cache.load(chat_file, "chat", {"prompt": "wrong"}) == ()
 
 
 def test_a_changed_review_makes_the_outcome_outdated(chat_file: Path) -> None:
-    check_cache.save(chat_file, CheckOutcome("look", "Ready.", 40, 3))
-    assert check_cache.load(chat_file) == (CheckOutcome("look", "Ready.", 40, 3),)
+    check_cache.save(chat_file, CheckOutcome("look", 40, 3))
+    assert check_cache.load(chat_file) == (CheckOutcome("look", 40, 3),)
     journal_path(chat_file).write_text("{}\n")
-    assert check_cache.load(chat_file) == (CheckOutcome("look", "Ready.", 40, 3, changed="review"),)
-    check_cache.save(chat_file, CheckOutcome("clean", "Clean.", 40, 0))
-    assert check_cache.load(chat_file) == (CheckOutcome("clean", "Clean.", 40, 0),)
+    assert check_cache.load(chat_file) == (CheckOutcome("look", 40, 3, changed="review"),)
+    check_cache.save(chat_file, CheckOutcome("clean", 40, 0))
+    assert check_cache.load(chat_file) == (CheckOutcome("clean", 40, 0),)
 
 
 def test_a_decision_does_not_dispel_the_doubt_about_rows_to_fix(chat_file: Path, tmp_path: Path) -> None:
     (tmp_path / "r.toml").write_text(f'name = "r"\n[model]\nbase = "m"\n[data]\nsource = "{chat_file}"\n')
     recipe = load(tmp_path / "r.toml")
-    check_cache.save(chat_file, CheckOutcome("blocked", "Not ready.", 40, 3))
-    assert check_cache.doubt(recipe) == "Not ready."
+    check_cache.save(chat_file, CheckOutcome("blocked", 40, 3))
+    assert warning(recipe) == ("blocked", "")
     journal_path(chat_file).write_text("{}\n")
-    assert check_cache.doubt(recipe).startswith("At the last check, rows had to be fixed or left out.")
+    assert warning(recipe) == ("blocked", "review")
 
 
 def test_a_recipe_changed_after_the_review_is_a_reason_to_check_again(chat_file: Path, tmp_path: Path) -> None:
     """Decisions alone leave nothing worse than the check found; a new contract may."""
     (tmp_path / "r.toml").write_text(f'name = "r"\n[model]\nbase = "m"\n[data]\nsource = "{chat_file}"\n')
     recipe = load(tmp_path / "r.toml")
-    check_cache.save(chat_file, CheckOutcome("look", "Ready.", 40, 3, check_cache.rules_hash(recipe)))
+    check_cache.save(chat_file, CheckOutcome("look", 40, 3, check_cache.rules_hash(recipe)))
     journal_path(chat_file).write_text("{}\n")
-    assert check_cache.doubt(recipe) == ""
-    assert check_cache.doubt(load(tmp_path / "r.toml", ["evaluation.length.max=9"])).startswith("The rows have not been checked")
+    assert warning(recipe) is None
+    assert warning(load(tmp_path / "r.toml", ["evaluation.length.max=9"])) == ("look", "recipe")
 
 
 def test_a_check_before_there_was_a_recipe_says_nothing_about_its_contract(chat_file: Path, tmp_path: Path) -> None:
     (tmp_path / "r.toml").write_text(f'name = "r"\n[model]\nbase = "m"\n[data]\nsource = "{chat_file}"\n')
     plain, strict = load(tmp_path / "r.toml"), load(tmp_path / "r.toml", ["evaluation.length.max=9"])
-    check_cache.save(chat_file, CheckOutcome("look", "Ready.", 40, 3))
-    assert check_cache.doubt(plain) == ""
-    assert check_cache.doubt(strict).startswith("The rows have not been checked")
-    check_cache.save(chat_file, CheckOutcome("look", "Ready.", 40, 3, check_cache.rules_hash(plain)))
-    assert check_cache.doubt(strict).startswith("The rows have not been checked")
+    check_cache.save(chat_file, CheckOutcome("look", 40, 3))
+    assert warning(plain) is None
+    assert warning(strict) == ("look", "recipe")
+    check_cache.save(chat_file, CheckOutcome("look", 40, 3, check_cache.rules_hash(plain)))
+    assert warning(strict) == ("look", "recipe")
     longer = load(tmp_path / "r.toml", ["data.max_tokens=99"])
-    assert check_cache.doubt(longer).startswith("The rows have not been checked"), "the last check was not without a recipe"
+    assert warning(longer) == ("look", "recipe"), "the last check was not without a recipe"
 
 
 def test_a_changed_recipe_makes_the_outcome_outdated(chat_file: Path, tmp_path: Path) -> None:
     base = f'name = "r"\n[model]\nbase = "m"\n[data]\nsource = "{chat_file}"\n'
     (tmp_path / "r.toml").write_text(base)
     recipe = load(tmp_path / "r.toml")
-    check_cache.save(chat_file, CheckOutcome("look", "Ready.", 40, 3, check_cache.rules_hash(recipe)))
+    check_cache.save(chat_file, CheckOutcome("look", 40, 3, check_cache.rules_hash(recipe)))
     (outcome,) = checks = check_cache.load(chat_file)
     assert check_cache.outcome_for(recipe, checks) == outcome
     same = load(tmp_path / "r.toml", ["evaluation.rows=3", "training.steps=2", "model.quantize=8"])
@@ -97,7 +105,7 @@ def test_a_changed_recipe_makes_the_outcome_outdated(chat_file: Path, tmp_path: 
         changed = check_cache.outcome_for(load(tmp_path / "r.toml", [override]), checks)
         assert changed is not None
         assert changed.changed == "recipe"
-    without = CheckOutcome("look", "Ready.", 40, 3)
+    without = CheckOutcome("look", 40, 3)
     assert check_cache.outcome_for(recipe, [without, *checks]) == outcome
     assert check_cache.outcome_for(recipe, [without]) == without
     assert check_cache.outcome_for(recipe, []) is None
@@ -113,24 +121,23 @@ def test_recipes_for_the_same_rows_have_checks_of_their_own(chat_file: Path, tmp
     (tmp_path / "r.toml").write_text(f'name = "r"\n[model]\nbase = "m"\n[data]\nsource = "{chat_file}"\n')
     recipes = [load(tmp_path / "r.toml", [f"data.max_tokens={100 + index}"]) for index in range(12)]
     for recipe in recipes:
-        check_cache.save(
-            chat_file, CheckOutcome("blocked", f"Not ready: {recipe.data.max_tokens}.", 40, 3, check_cache.rules_hash(recipe))
-        )
-    assert [check_cache.doubt(recipe) for recipe in recipes[-8:]] == [f"Not ready: {number}." for number in range(104, 112)]
-    assert check_cache.doubt(recipes[0]) == "The rows have not been checked since the recipe changed."
-    check_cache.save(chat_file, CheckOutcome("clean", "Clean.", 40, 0, check_cache.rules_hash(recipes[-2])))
-    assert (check_cache.doubt(recipes[-2]), check_cache.doubt(recipes[-1])) == ("", "Not ready: 111.")
+        check_cache.save(chat_file, CheckOutcome("blocked", 40, recipe.data.max_tokens, check_cache.rules_hash(recipe)))
+    newest = [check_cache.last_check(recipe) for recipe in recipes[-8:]]
+    assert [outcome and outcome.flagged for outcome in newest] == [*range(104, 112)]
+    assert warning(recipes[0]) == ("blocked", "recipe")
+    check_cache.save(chat_file, CheckOutcome("clean", 40, 0, check_cache.rules_hash(recipes[-2])))
+    assert (warning(recipes[-2]), warning(recipes[-1])) == (None, ("blocked", ""))
     assert len(check_cache.load(chat_file)) == 8
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"v": 1}', '{"v": 9, "files": [], "checks": 1}', "\x00"])
+@pytest.mark.parametrize("text", ["", "[]", '{"v": 1}', '{"v": 10, "files": [], "checks": 1}', "\x00"])
 def test_a_broken_cache_file_is_ignored(chat_file: Path, tmp_path: Path, text: str) -> None:
-    check_cache.save(chat_file, CheckOutcome("clean", "Clean.", 40, 0))
+    check_cache.save(chat_file, CheckOutcome("clean", 40, 0))
     (file,) = (tmp_path / "home" / "checks").iterdir()
     saved = json.loads(file.read_text())
     file.write_text(text or json.dumps(saved | {"checks": [{"read": saved["checks"][0]["read"]}]}))
     assert check_cache.load(chat_file) == ()
-    check_cache.save(chat_file, CheckOutcome("clean", "Clean.", 40, 0))
+    check_cache.save(chat_file, CheckOutcome("clean", 40, 0))
     assert check_cache.load(chat_file)
 
 
@@ -139,6 +146,6 @@ def test_missing_sources_and_unwritable_folders_are_ignored(
 ) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("MLXTUNE_HOME", str(tmp_path / "file"))
-    check_cache.save(chat_file, CheckOutcome("clean", "Clean.", 40, 0))
+    check_cache.save(chat_file, CheckOutcome("clean", 40, 0))
     assert check_cache.load(chat_file) == ()
     assert check_cache.load(tmp_path / "nowhere.jsonl") == ()

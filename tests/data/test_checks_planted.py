@@ -2,19 +2,23 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from planted import SAMPLES, SCORER, WINDOW, PlantedFile, make_planted
 
+from mlxtune.data.access.file_bytes import FileNote
 from mlxtune.data.checks import template
 from mlxtune.data.checks.check_input import TokenCount
 from mlxtune.data.checks.registry import CHECKS
-from mlxtune.data.checks.report import CheckReport
-from mlxtune.data.checks.run import check
+from mlxtune.data.checks.report import CheckReport, Improvement, ImprovementCode, Skip, SkipCode
+from mlxtune.data.checks.run import CheckRules, check
+from mlxtune.present import check as words
 
 
 def run_check(planted: PlantedFile, path: Path) -> CheckReport:
-    return check(planted.write(path), scorer=SCORER, split_of=planted.split_of, tokens=planted.token_counts(), max_tokens=WINDOW)
+    rules = CheckRules(scorer=SCORER, split_of=planted.split_of, tokens=planted.token_counts(), max_tokens=WINDOW)
+    return check(planted.write(path), rules=rules)
 
 
 @pytest.fixture(scope="module")
@@ -42,15 +46,15 @@ def test_every_row_check_has_a_planted_fault() -> None:
 def test_a_row_without_room_is_a_warning_if_training_skips_it(tmp_path: Path) -> None:
     planted = make_planted(dirty=True)
     file, line = planted.write(tmp_path / "rows.jsonl"), planted.lines["prompt-fills-window"]
-    report = check(file, tokens=planted.token_counts(), max_tokens=WINDOW, skip_too_long=True)
+    report = check(file, rules=CheckRules(tokens=planted.token_counts(), max_tokens=WINDOW, skip_too_long=True))
     assert (reported_lines(report, "prompt-fills-window"), reported_lines(report, "too-long")) == ([], [line])
     assert {finding.severity for finding in report.findings if finding.check == "too-long"} == {"warn"}
 
 
 def test_the_clean_file_has_no_findings(tmp_path: Path) -> None:
     report = run_check(make_planted(dirty=False), tmp_path / "clean.jsonl")
-    assert [(finding.check, finding.reason) for finding in report.findings if finding.severity != "note"] == []
-    assert report.label == "clean"
+    assert [finding.check for finding in report.findings if finding.severity != "note"] == []
+    assert report.verdict.outcome == "clean"
 
 
 def test_a_planted_row_has_no_other_findings(dirty: tuple[PlantedFile, CheckReport]) -> None:
@@ -67,12 +71,9 @@ def test_a_planted_row_has_no_other_findings(dirty: tuple[PlantedFile, CheckRepo
 def test_what_the_template_changes_is_reported_once_for_the_source(tmp_path: Path) -> None:
     planted = make_planted(dirty=False)
     planted.tokens |= {line: TokenCount(200, 100, notes=("system-folded", "trimmed")) for line in (1, 2, 3)}
-    reasons = {finding.check: (finding.rows, finding.reason) for finding in run_check(planted, tmp_path / "rows.jsonl").findings}
-    assert reasons["system-folded"] == (
-        (),
-        "3 rows: The template does not render a system turn at that position, so it is merged into the user turn.",
-    )
-    assert reasons["trimmed"][1].startswith("3 rows: The template trims answers")
+    found = {finding.check: finding for finding in run_check(planted, tmp_path / "rows.jsonl").findings}
+    for id in ("system-folded", "trimmed"):
+        assert (found[id].rows, found[id].values) == ((), {"rows": 3})
 
 
 def test_read_rows_are_kept_or_refused(dirty: tuple[PlantedFile, CheckReport]) -> None:
@@ -115,9 +116,27 @@ def test_consistently_longer_chosen_answers_are_a_length_bias(tmp_path: Path) ->
     assert [finding.check for finding in check(path).findings if finding.check == "length-bias"] == ["length-bias"]
     path.write_text("".join(json.dumps({**pair, "rejected": pair["chosen"] + " or not" * 4}) + "\n" for pair in pairs))
     (finding,) = [finding for finding in check(path).findings if finding.check == "length-bias"]
-    assert "shorter" in finding.reason
+    assert finding.values["direction"] == "shorter"
 
 
 def test_the_bundled_samples_are_clean() -> None:
-    assert check(SAMPLES / "support.jsonl").label == "clean"
-    assert check(SAMPLES / "support-pairs.jsonl").label == "clean"
+    assert {check(SAMPLES / name).verdict.outcome for name in ("support.jsonl", "support-pairs.jsonl")} == {"clean"}
+
+
+def test_every_finding_and_code_has_words(dirty: tuple[PlantedFile, CheckReport]) -> None:
+    """The wording of each check mentions only values that its findings have."""
+    _, report = dirty
+    for finding in report.findings:
+        assert "{" not in words.finding_text(finding) or finding.check == "placeholder", finding
+    for code in get_args(ImprovementCode):
+        check_id = "secret" if code == "fix" else ""
+        assert words.improvement_text(Improvement(code, 3, check_id, ("topic", "tents")))
+    assert all(words.skip_text(Skip(code, "why")) for code in get_args(SkipCode))
+    assert set(words.FILE_NOTES) == set(get_args(FileNote))
+
+
+def test_words_of_a_finding() -> None:
+    values = {"key": "to\npic", "total": 60, "values": {"stoves": 1, "a\x1bb": 2}}
+    finding = CHECKS["coverage"].finding(values=values)
+    assert words.finding_text(finding) == "Few of 60 rows have these values of to pic: stoves (1), a␛b (2)."
+    assert words.finding_text(CHECKS["leak"].finding(1, 2, values={"split": "test"})).startswith("The test split has the same")

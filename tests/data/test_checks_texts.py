@@ -232,7 +232,7 @@ def test_answers_that_speak_as_an_ai(prompt: str, answer: str, expected: bool) -
 
 def test_boilerplate() -> None:
     assert matched_text(boilerplate, "Certainly! Here is the list. I hope this helps! Feel free to ask.")
-    assert [hit.reason for hit in boilerplate("I hope this helps!")] == ["“I hope this helps” is a stock chatbot phrase."]
+    assert [hit.values for hit in boilerplate("I hope this helps!")] == [{"phrase": "I hope this helps"}]
     assert matched_text(boilerplate, "We hope you enjoy the tent. Of course it is waterproof.") == []
 
 

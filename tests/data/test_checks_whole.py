@@ -17,7 +17,7 @@ from mlxtune.data.checks.fixes import replace_spans, select_fixes, write_fixed
 from mlxtune.data.checks.lengths import length_bounds
 from mlxtune.data.checks.pairs import normalize_answer
 from mlxtune.data.checks.registry import CHECKS
-from mlxtune.data.checks.report import CheckReport, MutedCheck, advice
+from mlxtune.data.checks.report import CheckReport, Improvement, MutedCheck, improvement
 from mlxtune.data.checks.run import check
 from mlxtune.data.checks.statistics import Statistics, effective_number, tier
 from mlxtune.data.review import ReviewSession, load, with_keys
@@ -184,8 +184,8 @@ def test_the_length_of_a_pair_is_that_of_its_chosen_answer(tmp_path: Path) -> No
     pairs = [{"prompt": f"Question {number}?", "chosen": "a" * 40, "rejected": "b" * 4000} for number in range(20)]
     pairs[7]["chosen"] = "yes"
     report = check(write(tmp_path / "pairs.jsonl", pairs))
-    assert [(finding.rows, finding.reason) for finding in report.findings if finding.check == "length-outlier"] == [
-        ((7,), "The chosen answer has 3 characters; the median is 40.")
+    assert [(finding.rows, finding.values) for finding in report.findings if finding.check == "length-outlier"] == [
+        ((7,), {"length": 3, "median": 40})
     ]
 
 
@@ -199,10 +199,10 @@ def test_length_bounds() -> None:
 @pytest.mark.parametrize(
     ("groups", "name"),
     [
-        (0, "too few"),
-        (199, "too few"),
-        (200, "minimum viable"),
-        (999, "minimum viable"),
+        (0, "too_few"),
+        (199, "too_few"),
+        (200, "minimum_viable"),
+        (999, "minimum_viable"),
         (1000, "good"),
         (4999, "good"),
         (5000, "strong"),
@@ -214,7 +214,7 @@ def test_the_tier_depends_on_distinct_prompts(groups: int, name: str) -> None:
 
 def test_a_thousand_copies_are_one_group(tmp_path: Path) -> None:
     report = check(write(tmp_path / "rows.jsonl", [chat(QUESTIONS[0], "Yes.")] * 1000))
-    assert (report.statistics.rows, report.statistics.groups, report.statistics.tier) == (1000, 1, "too few")
+    assert (report.statistics.rows, report.statistics.groups, report.statistics.tier) == (1000, 1, "too_few")
     assert len(finding_locations(report, "duplicate")) == 999
 
 
@@ -225,7 +225,11 @@ def test_rare_tag_values_are_reported(tmp_path: Path) -> None:
     ]
     report = check(write(tmp_path / "rows.jsonl", rows))
     assert report.statistics.tags["topic"] == {"tents": 59, "stoves": 1}
-    assert "only 1 of 60 rows is “stoves”" in next(one.reason for one in report.findings if one.check == "coverage")
+    assert next(one.values for one in report.findings if one.check == "coverage") == {
+        "key": "topic",
+        "total": 60,
+        "values": {"stoves": 1},
+    }
 
 
 def test_the_effective_number_of_equal_classes_is_their_count() -> None:
@@ -409,11 +413,32 @@ def test_a_muted_check_is_not_reported_and_can_be_undone(tmp_path: Path) -> None
     assert load(path).muted == {}
 
 
-@pytest.mark.parametrize(
-    ("groups", "text"), [(20, "more rows with new prompts"), (600, "more distinct prompts would bring it to “good”")]
-)
-def test_advice_about_the_number_of_prompts_waits_for_the_next_check(groups, text):
+@pytest.mark.parametrize(("groups", "code", "count"), [(20, "add_prompts", 180), (600, "more_prompts", 400)])
+def test_advice_about_the_number_of_prompts_waits_for_the_next_check(groups, code, count):
     statistics = Statistics(groups, groups, tier(groups), 9.0, {})
-    assert text in advice(statistics, [], 0)
-    assert advice(statistics, [], 0, stale=True) == ""
-    assert advice(statistics, [], 2, stale=True).startswith("Review 2 rows with a warning")
+    assert improvement(statistics, [], 0) == Improvement(code, count)
+    assert improvement(statistics, [], 0, stale=True).code == "none"
+    assert improvement(statistics, [], 2, stale=True) == Improvement("review", 2)
+
+
+@pytest.mark.parametrize(
+    ("findings", "expected"),
+    [
+        (["leak", "secret", "bad-row"], Improvement("remove_leaks", 1)),
+        (["secret", "bad-row"], Improvement("mask_secrets", 1)),
+        (["bad-row", "no-answer", "bad-row"], Improvement("fix", 2, "bad-row")),
+        (["conflict"] * 51, Improvement("resolve_conflicts", 51)),
+        (["duplicate"] * 200 + ["near-duplicate"] * 100, Improvement("drop_repeats", 300)),
+        (["truncated"] * 101, Improvement("fit_window", 101)),
+        ([], Improvement("add_value", 3, value=("topic", "stoves"))),
+    ],
+)
+def test_the_most_useful_improvement_comes_first(findings: list[str], expected: Improvement) -> None:
+    statistics = Statistics(5000, 5000, tier(5000), 9.0, {"topic": {"tents": 90, "stoves": 3}})
+    assert improvement(statistics, [CHECKS[id].finding(row) for row, id in enumerate(findings)], 0) == expected
+
+
+def test_rows_of_unknown_columns_are_no_rows_to_fix() -> None:
+    empty = Statistics(0, 0, "too_few", 0.0, {})
+    assert improvement(empty, [], 0).code == "add_rows"
+    assert improvement(empty, [CHECKS["bad-row"].finding(0)], 0).code == "name_columns"

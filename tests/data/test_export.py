@@ -47,7 +47,7 @@ PAIR = parse({"prompt": "q", "chosen": "good", "rejected": "bad", "tools": TOOLS
 TEXT = parse({"text": "plain", "topic": "x"}, LOCATION)
 UNPAIRED = parse({"prompt": "q", "completion": "a", "label": False, "topic": "x"}, LOCATION)
 
-CONTENT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=12).filter(
+CONTENT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0\ufdd0"), min_size=1, max_size=12).filter(
     lambda text: text.strip()
 )
 
@@ -323,9 +323,9 @@ def test_import_refuses_bad_rows_or_leaves_them_out(tmp_path):
 
 def test_a_text_that_looks_like_a_transcript_gets_a_note(tmp_path):
     (tmp_path / "a.jsonl").write_text(json.dumps({"text": "\n\nHuman: q\n\nAssistant: a"}) + "\n")
-    assert import_rows(tmp_path / "a.jsonl", tmp_path / "chat.jsonl").notes == ()
+    assert import_rows(tmp_path / "a.jsonl", tmp_path / "chat.jsonl").transcripts == 0
     result = import_rows(tmp_path / "a.jsonl", tmp_path / "text.jsonl", "text")
-    assert result.notes == ('Texts that look like transcripts: 1. Read text.jsonl with the format "text".',)
+    assert result.transcripts == 1
 
 
 def test_mlx_lm_reads_its_export(tmp_path):

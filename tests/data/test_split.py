@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlxtune.core.errors import DataError
+from mlxtune.core.errors import DataError, MlxtuneError
 from mlxtune.data import split as split_module
 from mlxtune.data.duplicates import jaccard
 from mlxtune.data.rows import Conversation, Location, Message, Row
@@ -321,5 +321,5 @@ def test_the_split_file_is_written_once_and_validated(tmp_path):
         ('{"v": 2, "splits": [], "sealed": []}', "another version"),
     ):
         file.write_text(text)
-        with pytest.raises(DataError, match=words):
+        with pytest.raises(MlxtuneError, match=words):
             split(Source(path, {"all": tuple(BASE)}), DATA)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from mlxtune.core.errors import DataError, MachineError
-from mlxtune.data.checks.report import CheckResult
+from mlxtune.data.checks.report import CheckResult, Skip
 from mlxtune.evaluation.check_process import CheckProcess, check_source
 from mlxtune.recipe import load
 
@@ -37,7 +37,7 @@ def test_process_result_equals_function_result(workspace: Path) -> None:
 def test_source_is_checked_without_contract_or_tokens(tmp_path: Path) -> None:
     result = CheckProcess({"source": str(SAMPLES / "support-dirty.jsonl")}).follow(lambda what, share: None)
     assert result is not None
-    assert result.statistics.tier == "too few"
+    assert result.statistics.tier == "too_few"
     assert set(result.skipped) == {"contract", "tokens", "split"}
     assert {one.check for one in result.findings if one.rows == (13,)} == {"secret"}
 
@@ -68,13 +68,13 @@ def test_model_is_not_downloaded_without_permission(workspace: Path) -> None:
     path.write_text(path.read_text().replace("../tiny", "no-such/model-on-this-machine"))
     result = CheckProcess({"recipe": str(path), "fetch": False}).follow(lambda what, share: None)
     assert result is not None
-    assert result.skipped["tokens"] == "no-such/model-on-this-machine is not on this machine."
+    assert result.skipped["tokens"] == Skip("no_model", "no-such/model-on-this-machine is not on this machine.")
 
 
 def test_missing_model_skips_only_token_checks(workspace: Path) -> None:
     recipe = load(workspace / "recipes" / "tiny.toml")
     recipe = replace(recipe, model=replace(recipe.model, base=str(workspace / "gone")))
     report = check_source(recipe.source, recipe.data, recipe)
-    assert "There is no model named" in report.skipped["tokens"]
+    assert report.skipped["tokens"].code == "no_model"
     assert report.tokens == ()
     assert set(report.splits) == {"train", "valid", "test"}

@@ -135,12 +135,12 @@ def test_prompts_are_answered_and_trained_only_after_the_review(
     train = {row.id for row in before.train}
     assert lineage.examples
     assert train.issuperset(lineage.examples)
-    assert set(refused(run)) >= {"repeats a training row", "repeats a held-out row"}
-    assert refused(run)["repeats a held-out row"] == 3
+    assert set(refused(run)) >= {"repeats_training", "repeats_held_out"}
+    assert refused(run)["repeats_held_out"] == 3
     assert sum(refused(run).values()) == 3 + 1 + 4
     reasons = [json.loads(line) for line in (run.folder / REFUSED).read_text().splitlines()]
     assert {one["kind"] for one in reasons} == {
-        "repeats a training row", "repeats a held-out row", "contract-json", "email", "refusal", "control",
+        "repeats_training", "repeats_held_out", "contract-json", "email", "refusal", "control",
     }  # fmt: skip
     assert not any(text in json.dumps(stub.bodies) for text in (held_out, held_out.upper()))
 
@@ -198,7 +198,7 @@ def test_killed_generation_asks_only_free_questions_again(
     assert (0 < lost <= 4) if paid else lost == 0
     rows = read_file(generated_path(recipe.source))
     assert len(rows) == len(after.replies) == len(prompts) - lost
-    assert refused(run) == ({"no reply": lost} if paid else {})
+    assert refused(run) == ({"no_reply": lost} if paid else {})
     asked = Counter(call["key"] for call in journal.read(run.folder / CALLS) if "asked" in call)
     assert {key for key, times in asked.items() if times > 1}.isdisjoint({*before.replies, *before.lost})
     requests = len(stub.bodies)
@@ -280,9 +280,9 @@ def test_variations_show_only_matching_training_rows_and_keep_the_best_answer(
     assert all("Tent" in text and not any(f"My {item}" in text for item in ("Boots", "Stove", "Rope")) for text in asked)
     assert all(by_id[id] for one in lineages if one for id in one.examples)
     assert not any(prompt in json.dumps(stub.bodies) for prompt in held_out)
-    assert refused(run)["repeats a held-out row"]
-    assert refused(run)["repeats a generated row"]
-    assert refused(run)["repeats a training row"]
+    assert refused(run)["repeats_held_out"]
+    assert refused(run)["repeats_generated"]
+    assert refused(run)["repeats_training"]
 
 
 def test_questions_from_documents_quote_their_source(recipe: Recipe, stub: JudgeStub, generate: Generate, tmp_path: Path) -> None:
@@ -307,7 +307,7 @@ def test_questions_from_documents_quote_their_source(recipe: Recipe, stub: Judge
     assert lineage.source
     assert (lineage.source.file, lineage.source.quote) == ("care/wax.md", "Waxed cotton is brushed, never washed.")
     assert text[lineage.source.start : lineage.source.end] == "Waxed cotton is brushed,   never\nwashed."
-    assert refused(run) == {"no source": 1}
+    assert refused(run) == {"no_source": 1}
     answering = stub.bodies[-1]["messages"]
     assert answering[0]["content"].startswith(f"{SYSTEM}\n\nAnswer from this passage only:")
     assert "passage" not in json.dumps(native_record(row)["messages"])
@@ -327,7 +327,7 @@ def test_worse_answers_name_their_flaw(recipe: Recipe, stub: JudgeStub, generate
     assert len(pairs) == 3
     assert all(isinstance(row, Preference) and row.chosen == good and row.rejected != good for row in pairs)
     assert {one.flaw for one in map(lineage_of, pairs) if one} < {"incomplete", "wrong fact", "off topic", "tone", "format"}
-    assert refused(run) == {"no difference": 1}
+    assert refused(run) == {"no_difference": 1}
     with ReviewSession(recipe.source) as session:
         session.decide("accept", list(with_keys(pairs)))
     assert {row.id for row in pairs} <= {row.id for row in split(read_source(recipe.source), recipe.data).train}

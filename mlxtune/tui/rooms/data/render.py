@@ -13,7 +13,8 @@ from mlxtune.core.errors import DataError
 from mlxtune.core.text import one_line, plural
 from mlxtune.data import filters
 from mlxtune.data.rows import Row, RowError, row_tags
-from mlxtune.present import check as words
+from mlxtune.present.check import check_title, skip_text, summary_document, tag_blocks
+from mlxtune.tui import draw
 from mlxtune.tui.render.bars import bar
 from mlxtune.tui.render.source import SEVERITY_STYLE, check_glyph, decision_glyph
 from mlxtune.tui.render.text import Part, cell, error_rows, fold, key, line, lines, marked
@@ -25,7 +26,6 @@ if TYPE_CHECKING:  # they load numpy
     from mlxtune.data.checks.report import CheckResult
     from mlxtune.evaluation.annotators import AnnotatorAgreement
 
-_VERDICT_GLYPHS = {"blocked": ("✗", "$error"), "look": ("!", "$warning"), "clean": ("✓", "$success")}
 _BLOCKS = " ▁▂▃▄▅▆▇█"
 _PREVIEW = 200  # characters
 
@@ -142,7 +142,7 @@ def table_message(session: SourceSession, width: int) -> Content:
     if fields & filters.CHECKED and not session.check.finished and session.check.error is None:
         return line(("  ○ waiting for the checks", "$muted"))
     if "tokens" in fields and (reason := session.source.uncounted):
-        text = f"Lengths in tokens are unknown: {words.skip_text(reason)}.{session.download_hint} Filter by characters instead: len>400"
+        text = f"Lengths in tokens are unknown: {skip_text(reason)}.{session.download_hint} Filter by characters instead: len>400"
         return lines(*marked("!", "$warning", text, width))
     return line(("  No rows match.  ", "$muted"), key("bksp", "all rows", "screen.clear_filter"))
 
@@ -151,7 +151,7 @@ def finding_row(check: str, rows: Sequence[int], width: int, under_cursor: bool)
     """Return a check with its number of rows and its fix."""
     from mlxtune.data.checks.registry import get_check
 
-    known, title = get_check(check), words.check_title(check)
+    known, title = get_check(check), check_title(check)
     if known.fix.kind == "hand":
         fix = line(("by hand", "$faint"))
     else:
@@ -169,18 +169,11 @@ def check_summary(verdict: ReviewVerdict, checked: CheckResult, width: int, *, b
     """Return the verdict on the source and, unless ``brief``, its size and the most helpful next step."""
     from mlxtune.data.checks.report import improvement
 
-    rows = marked(*_VERDICT_GLYPHS[verdict.counts.outcome], words.verdict_text(verdict.counts), width)
-    if brief:
-        return lines(*rows)
-    facts, before = checked.statistics, " before your changes" if verdict.stale else ""
-    rows.append(fold(f"{words.TIERS[facts.tier].capitalize()}: {plural(facts.groups, 'distinct prompt')}{before}.", width, "    "))
-    advice = improvement(facts, verdict.findings, verdict.counts.to_review, stale=verdict.stale)
-    if advice.code != "none":
-        rows.append(fold(words.improvement_text(advice), width, "    "))
-    if verdict.stale:
-        rows.append(line("    ", key("n", "recheck", "screen.check_again")))
-    if "contract" in checked.skipped:
-        rows.append(fold(f"○ Contract not checked: {words.skip_text(checked.skipped['contract'])}.", width, "    "))
+    advice = improvement(checked.statistics, verdict.findings, verdict.counts.to_review, stale=verdict.stale)
+    document = summary_document(verdict.counts, checked.statistics, advice, checked.skipped, stale=verdict.stale)
+    rows = draw.rows(document[:1] if brief else document, width)
+    if verdict.stale and not brief:
+        rows.append(line("  ", key("n", "recheck", "screen.check_again")))
     return lines(*rows)
 
 
@@ -287,33 +280,7 @@ def split_bar(counts: Mapping[Any, int], why: str, width: int) -> Content:
 
 def labels(tags: Mapping[str, Mapping[str, int]], width: int) -> list[Content]:
     """Draw the values of each key as bars, most frequent first. Values that occur in too few rows are marked."""
-    from mlxtune.data.checks.statistics import is_rare
-
-    if not tags:
-        return [
-            fold(
-                "No metadata key is categorical (a few values that repeat). Tag rows, or add a key such as category, to see their distribution.",
-                width,
-            )
-        ]
-    rows: list[Content] = []
-    for key_name, counts in tags.items():
-        total, most = sum(counts.values()), max(counts.values())
-        rare = sum(is_rare(count, total) for count in counts.values())
-        note = f"{rare:,} of {plural(len(counts), 'value')} rare" if rare else plural(len(counts), "value")
-        rows += [Content("")] if rows else []
-        rows.append(
-            line("  ", cell(one_line(key_name, 40), width - 2 - len(note), "bold"), (note, "$warning" if rare else "$muted"))
-        )
-        for value, count in counts.items():
-            few = is_rare(count, total)
-            tail = line(
-                cell(f"{count:,}", 7, "bold $warning" if few else "bold", right=True), ("  !", "bold $warning") if few else "   "
-            )
-            room = width - 16 - tail.cell_length
-            shown = bar(count / most, room, "$warning" if few else "$primary")
-            rows.append(line("  ", cell(one_line(value, 40), 13, "" if few else "$muted"), " ", shown, tail))
-    return rows
+    return draw.rows(tuple(tag_blocks(tags)), width) if tags else [fold("No tags, and no key with few values.", width)]
 
 
 def coverage(browser: SourceBrowser, checked: CheckResult | None, width: int) -> Content:
