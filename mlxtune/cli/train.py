@@ -14,8 +14,8 @@ from mlxtune.cli.options import Json, Overrides, RecipeFile
 from mlxtune.cli.output import info, progress_bar, show, show_json
 from mlxtune.core.errors import InputError
 from mlxtune.data import check_cache
-from mlxtune.present.check import check_warning
 from mlxtune.evaluation.history import evaluation_of, evaluations
+from mlxtune.present.check import check_warning
 from mlxtune.recipe import Recipe, load
 from mlxtune.runs.registry import Run
 from mlxtune.training import seeds

@@ -243,8 +243,11 @@ def _finding_blocks(report: CheckReport, every: bool) -> list[Block]:
     if shown:
         hidden = len(_of(report.findings, "block")) + len(_of(report.findings, "warn")) - len(shown)
         note = f"{hidden:,} more with --all" if hidden else ""
-        columns = (Column("check"), Column("place"), Column("why"))
-        blocks.append(Table("Rows", note, columns, tuple(_finding_row(report, one) for one in shown)))
+        blocks.append(
+            Table(
+                "Rows", note, (Column("check"), Column("place"), Column("why")), tuple(_finding_row(report, one) for one in shown)
+            )
+        )
     return blocks
 
 
@@ -270,13 +273,9 @@ def _finding_row(report: CheckReport, finding: Finding) -> tuple[Cell, ...]:
     place = f"{location.file.stem} {location.place}" if len(report.files) > 1 else location.place
     others = [report.locations[index][0] for index in finding.rows[1:3]]
     related = ", ".join(f"{'' if one.file == location.file else one.file.stem + ' '}{one.place}" for one in others)
-    evidence = f"{finding.spans[0].part}: “{one_line(finding.spans[0].text, 70)}”" if finding.spans else ""
-    return (
-        label,
-        Cell(f"{place} {id[:6]}".strip(), "primary"),
-        Cell(f"{why} ({related})" if related else why),
-        Cell(evidence, "muted"),
-    )
+    why += f" ({related})" if related else ""
+    why += f" {finding.spans[0].part}: “{one_line(finding.spans[0].text, 70)}”" if finding.spans else ""
+    return label, Cell(f"{place} {id[:6]}".strip(), "primary"), Cell(why)
 
 
 def _note_facts(report: CheckReport) -> list[Fact]:

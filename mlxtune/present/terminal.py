@@ -59,7 +59,9 @@ def _print_block(block: Block, console: Console) -> None:
         case Table():
             _print_table(block, console)
         case Action(_, label, command):
-            console.print(styled("  ", (command, "primary"), (f"   {label}" if label else "", "muted")) if command else styled("  ", label))
+            console.print(
+                styled("  ", (command, "primary"), (f"   {label}" if label else "", "muted")) if command else styled("  ", label)
+            )
 
 
 def _value(fact: Fact) -> RichText:
