@@ -9,11 +9,8 @@ from typing import Any
 
 from mlxtune.core.text import duration, one_line, plural, size, speed
 from mlxtune.data.template_notes import TemplateNote
-<<<<<<< HEAD
 from mlxtune.present.blocks import Action, Block, Document, Fact, Facts, Heading, Mark, Span, Text, text
-=======
 from mlxtune.present.generation import refusal_title
->>>>>>> c1b93c48 (Describe findings in one column)
 from mlxtune.present.search import decision_text, standing_text, values_text
 from mlxtune.runs.events import HELD_OUT_ROW, TIMED, DataReady, Event, ReferenceProgress, ReplayProgress, ValidationProgress
 from mlxtune.runs.registry import Run
