@@ -35,8 +35,7 @@ from mlxtune.present.labels import GLYPHS, outcome_mark
 from mlxtune.recipe import Recipe, load
 from mlxtune.runs import registry
 from mlxtune.runs.registry import Run
-from mlxtune.training.generated_rows import compare_generated, generated_variants
-from mlxtune.training.seeds import trained_seeds
+from mlxtune.training.variants import compare_generated, generated_variants, trained_seeds
 from mlxtune.workspace import control
 
 

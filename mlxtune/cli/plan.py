@@ -31,7 +31,7 @@ from mlxtune.present.labels import detectable_drop_fact
 from mlxtune.present.plan import plan_document, verdict_sentence
 from mlxtune.recipe import Recipe, load
 from mlxtune.runs.registry import resolve_parent
-from mlxtune.training.search.price import price_search
+from mlxtune.training.search.budget import price_search
 from mlxtune.training.search.rungs import MIN_STEPS
 
 

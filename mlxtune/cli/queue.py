@@ -26,8 +26,7 @@ from mlxtune.evaluation.scorers import CONTRACT
 from mlxtune.evaluation.scorers.registry import metric_label
 from mlxtune.runs.locks import accelerator_lock, is_locked
 from mlxtune.runs.queue import LOG, Queue, QueueEntry
-from mlxtune.runs.registry import Run
-from mlxtune.runs.status import ACTIVE
+from mlxtune.runs.registry import ACTIVE, Run
 
 app = typer.Typer(help="Run training, evaluations, searches, and exports one after another.", no_args_is_help=True)
 

@@ -18,7 +18,7 @@ from mlxtune.evaluation.history import evaluation_of, evaluations
 from mlxtune.present.check import check_warning
 from mlxtune.recipe import Recipe, load
 from mlxtune.runs.registry import Run
-from mlxtune.training import seeds
+from mlxtune.training import variants
 from mlxtune.training.distributed import launcher
 from mlxtune.training.start import check_recipe
 from mlxtune.workspace import control
@@ -81,8 +81,8 @@ def show_adapter(run: Run) -> None:
 def _train_seeds(recipe: Recipe, number: int, request: Mapping[str, Any], *, json: bool) -> None:
     """Train one run after another, each with the next seed. Seeds that were trained before are not trained again."""
     check_recipe(recipe)
-    before = seeds.trained_seeds(Path.cwd(), recipe)
-    for variant in seeds.seed_recipes(recipe, number):
+    before = variants.trained_seeds(Path.cwd(), recipe)
+    for variant in variants.seed_recipes(recipe, number):
         seed = variant.training.seed
         if run := before.get(seed):
             info(("  ", ""), f"Seed {seed} was trained before: {run.id}")

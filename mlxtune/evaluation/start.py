@@ -13,8 +13,7 @@ from mlxtune.evaluation.endpoints import require_endpoints
 from mlxtune.evaluation.seed_evidence import SeedAdapter
 from mlxtune.recipe import Recipe
 from mlxtune.runs import launch
-from mlxtune.runs.registry import Run
-from mlxtune.runs.status import ACTIVE
+from mlxtune.runs.registry import ACTIVE, Run
 
 
 def has_adapter(run: Run) -> bool:

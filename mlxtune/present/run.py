@@ -13,9 +13,8 @@ from mlxtune.present.blocks import Action, Block, Document, Fact, Facts, Heading
 from mlxtune.present.generation import refusal_title
 from mlxtune.present.search import decision_text, standing_text, values_text
 from mlxtune.runs.events import HELD_OUT_ROW, TIMED, DataReady, Event, ReferenceProgress, ReplayProgress, ValidationProgress
-from mlxtune.runs.registry import Run
+from mlxtune.runs.registry import Run, RunStatus
 from mlxtune.runs.state import RunState, RunWarning, Sample, Work, earlier_adapter_step
-from mlxtune.runs.status import RunStatus
 
 
 @dataclass(frozen=True, slots=True)

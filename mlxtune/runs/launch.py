@@ -21,8 +21,7 @@ from mlxtune.core.text import one_line
 from mlxtune.recipe import Recipe, dump, read_template
 from mlxtune.runs import events, registry
 from mlxtune.runs.locks import is_locked, require_free_accelerator
-from mlxtune.runs.registry import LAUNCH_FILE, RUN_KINDS, Run
-from mlxtune.runs.status import STARTING_FOR
+from mlxtune.runs.registry import LAUNCH_FILE, RUN_KINDS, STARTING_FOR, Run
 
 if TYPE_CHECKING:
     from subprocess import Popen

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
 import signal
 import socket
+import subprocess
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,6 @@ from mlxtune.runs import launch
 from mlxtune.runs.events import EventWriter, RunRemoved, WarningCode
 from mlxtune.runs.locks import accelerator_lease, file_lock
 from mlxtune.runs.registry import LAUNCH_FILE, RUN_KINDS, Run
-from mlxtune.runs.sleep import prevent_sleep
 
 HEARTBEAT = 5.0  # seconds
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -190,3 +191,20 @@ def _as_failure(error: Exception, folder: Path) -> MlxtuneError:
         f"Internal error: {type(error).__name__}: {error}",
         hint=f"This is a bug in mlxtune. The traceback is in {folder / 'worker.log'}",
     )
+
+
+CAFFEINATE = "/usr/bin/caffeinate"  # only macOS has it
+
+
+@contextlib.contextmanager
+def prevent_sleep() -> Iterator[int]:
+    """Prevent idle sleep until the context or this process ends, and yield the ID of the process that does so; 0 off macOS."""
+    if not os.path.exists(CAFFEINATE):
+        yield 0
+        return
+    process = subprocess.Popen([CAFFEINATE, "-i", "-w", str(os.getpid())], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    try:
+        yield process.pid
+    finally:
+        process.terminate()
+        process.wait()

@@ -23,16 +23,15 @@ from mlxtune.data.batch_shapes import PaddedShapes
 from mlxtune.recipe import AdapterSection, TrainingSection
 from mlxtune.runs.events import WarningCode
 from mlxtune.training import checkpoint, optimizer
+from mlxtune.training.checkpoint import check_origin
 from mlxtune.training.coverage import Coverage, rows_fingerprint
 from mlxtune.training.distributed.hosts import HostGroup
 from mlxtune.training.distributed.launcher import PeerLost
-from mlxtune.training.early_stopping import BestValidation, DivergenceDetector
 from mlxtune.training.layer_stack import LayerStack
-from mlxtune.training.memory_guard import MemoryGuard
 from mlxtune.training.objective import FrozenOutputs, Objective, TrainingBatch, TrainingRow
+from mlxtune.training.optimizer import Stepper
 from mlxtune.training.preference import drift
-from mlxtune.training.resume_check import check_origin
-from mlxtune.training.step import Stepper
+from mlxtune.training.stopping import BestValidation, DivergenceDetector, MemoryGuard
 
 PROGRESS_INTERVAL = 5.0  # seconds between progress events of a validation
 

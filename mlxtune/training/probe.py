@@ -108,11 +108,11 @@ def measure_steps(
     from mlxtune.training.frozen_cache import FrozenCache
     from mlxtune.training.layer_stack import LayerStack
     from mlxtune.training.objective import Objective
+    from mlxtune.training.optimizer import Stepper
     from mlxtune.training.preference.dpo import PreferenceObjective
     from mlxtune.training.preference.forward import PairCache
     from mlxtune.training.setup import CACHE_MEMORY_DIVISOR
     from mlxtune.training.sft import SFTObjective
-    from mlxtune.training.step import Stepper
 
     compiled = loaded.compute == "native"
     lora.add(loaded.model, recipe.adapter, recipe.training.seed)

@@ -34,7 +34,6 @@ from mlxtune.training.encode import EncodedRows, SkippedRow, count_notes, encode
 from mlxtune.training.frozen_cache import FrozenCache
 from mlxtune.training.layer_stack import LayerStack
 from mlxtune.training.loop import RunListener, TrainingLoop
-from mlxtune.training.memory_guard import MemoryGuard
 from mlxtune.training.preference import batches as pair_batches
 from mlxtune.training.preference.dpo import PreferenceObjective
 from mlxtune.training.preference.drift import ReferenceKL
@@ -43,6 +42,7 @@ from mlxtune.training.preference.kto import KTOObjective
 from mlxtune.training.preference.reference import adapters_disabled, reference_logps
 from mlxtune.training.replay import replay_rows
 from mlxtune.training.sft import SFTObjective
+from mlxtune.training.stopping import MemoryGuard
 
 REVIEW = "review.json"  # in the folder of a run
 CACHE_MEMORY_DIVISOR = 8  # the frozen layers' outputs may use 1/8 of the memory; the rest goes to disk

@@ -1,4 +1,4 @@
-"""Check that a recipe can be trained, then start its run. The CLI and the app both start training here. Imports no mlx."""
+"""Check that a recipe can be trained or searched, then start its run. Every interface starts them here. Imports no mlx."""
 
 from __future__ import annotations
 
@@ -7,17 +7,20 @@ from pathlib import Path
 from typing import Any
 
 from mlxtune.core.child_process import Progress
+from mlxtune.core.errors import RecipeError
 from mlxtune.data.replay import replay_prompts
 from mlxtune.data.source import read_source
 from mlxtune.data.split import split
 from mlxtune.evaluation.contract import Contract
 from mlxtune.evaluation.off_task.prompts import load_prompts
 from mlxtune.models.resolve import resolve
+from mlxtune.planning.cost import typical_watts
+from mlxtune.planning.machine import this_machine
 from mlxtune.recipe import Recipe
 from mlxtune.runs import launch, registry
 from mlxtune.runs.locks import require_free_accelerator
-from mlxtune.runs.registry import Run
-from mlxtune.runs.status import ACTIVE
+from mlxtune.runs.registry import ACTIVE, Run
+from mlxtune.training.search.budget import parse_budget
 
 
 def check_recipe(recipe: Recipe) -> None:
@@ -57,3 +60,25 @@ def resume(run: Run, *, progress: Progress = lambda what, share: None) -> Run:
     if run.kind == "train" and run.status() not in ACTIVE | {"finished"}:
         preflight(run.folder.parent.parent, run.recipe(), progress)
     return launch.resume(run)
+
+
+def start_search(workspace: Path, recipe: Recipe, *, progress: Progress = lambda what, share: None) -> Run:
+    """Start a search after the checks of :func:`preflight`, and return its run.
+
+    Raise ``InputError`` if the recipe cannot be searched, and ``MachineError`` if another process holds the accelerator.
+    """
+    budget = parse_budget(recipe.search.budget)
+    if budget and budget.unit == "Wh" and not typical_watts(this_machine().chip)[0]:
+        raise RecipeError(
+            "The power of this machine is unknown, so a budget in Wh cannot be enforced.", hint="Use a time: --budget 2h."
+        )
+    if recipe.search.trials < 2:
+        raise RecipeError("A search needs at least 2 trials.", hint="Raise search.trials.")
+    if recipe.search.epochs and recipe.training.steps:
+        raise RecipeError("search.epochs has no effect, because training.steps is set.", hint="Set training.steps = 0.")
+    if not recipe.has_contract:
+        raise RecipeError(
+            "A search compares trials by their contract rate, but the recipe has no contract.",
+            hint="Add a schema, disclaimers, forbidden phrases, or length limits to [evaluation].",
+        )
+    return launch.start(workspace, "search", preflight(workspace, recipe, progress))

@@ -29,7 +29,6 @@ from mlxtune.runs import launch
 from mlxtune.runs.worker import Worker, run_worker
 from mlxtune.training.distributed.launcher import Launcher, PeerWorker, limit_blas_threads, run_peer
 from mlxtune.training.power_wait import PowerWait
-from mlxtune.training.resume_check import make_origin
 
 if TYPE_CHECKING:
     from mlxtune.training.loop import TrainingSummary
@@ -74,7 +73,7 @@ def train(worker: Worker | PeerWorker, launcher: Launcher | PeerWorker) -> Train
         )  # fmt: skip
         report_data(worker, setup)
     parent = _parent_lineage(recipe)
-    loop.origin = make_origin(recipe, loaded.source.fingerprint, parent["sha256"] if parent else "")
+    loop.origin = checkpoint.make_origin(recipe, loaded.source.fingerprint, parent["sha256"] if parent else "")
     loop.hosts = hosts.init_group(launcher, start)
     rows = [row.id for row in (*loop.train, *loop.valid)]
     loop.hosts.require_equal("run", repr((__version__, dump(recipe), loaded.source.fingerprint, rows, start)))

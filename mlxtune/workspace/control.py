@@ -17,9 +17,8 @@ from mlxtune.core.errors import MachineError
 from mlxtune.core.text import duration
 from mlxtune.recipe import Recipe
 from mlxtune.runs import launch, registry
-from mlxtune.runs.registry import Run
+from mlxtune.runs.registry import ACTIVE, Run
 from mlxtune.runs.state import RunState
-from mlxtune.runs.status import ACTIVE
 
 if TYPE_CHECKING:
     from mlxtune.adapters.entry import AdapterEntry
@@ -51,10 +50,10 @@ def train(workspace: Path, recipe: Recipe, request: Mapping[str, Any] | None = N
 
 
 def search(workspace: Path, recipe: Recipe, *, progress: Progress = _quiet) -> Run:
-    """Start a hyperparameter search after the checks of :func:`mlxtune.training.search.search_start.start`, and return its run."""
-    from mlxtune.training.search import search_start
+    """Start a hyperparameter search after the checks of :func:`mlxtune.training.start.start`, and return its run."""
+    from mlxtune.training import start
 
-    return search_start.start(workspace, recipe, progress=progress)
+    return start.start_search(workspace, recipe, progress=progress)
 
 
 def evaluate(

@@ -25,9 +25,8 @@ from mlxtune.planning.machine import Memory, PowerState, memory, power
 from mlxtune.recipe import Recipe, load
 from mlxtune.runs import registry
 from mlxtune.runs.events import Event
-from mlxtune.runs.registry import Run
+from mlxtune.runs.registry import ALIVE, Run, RunStatus
 from mlxtune.runs.state import RunState
-from mlxtune.runs.status import ALIVE, RunStatus
 from mlxtune.workspace.follower import Follower
 
 if TYPE_CHECKING:

@@ -71,7 +71,7 @@ def test_the_run_is_named_even_while_its_worker_starts(cli, run, monkeypatch) ->
 def test_more_seeds_are_not_trained(cli, run, monkeypatch) -> None:
     monkeypatch.setattr(train, "check_recipe", lambda *_: None)
     monkeypatch.setattr(control, "train", lambda *_, **__: run)
-    monkeypatch.setattr("mlxtune.training.seeds.trained_seeds", lambda *_: {})
+    monkeypatch.setattr("mlxtune.training.variants.trained_seeds", lambda *_: {})
     monkeypatch.setattr(follow, "watch", _interrupt(KeyboardInterrupt()))
     result = cli("train", "shop.toml", "--seeds", "2")
     assert result.code == 0

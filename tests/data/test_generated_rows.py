@@ -25,7 +25,7 @@ from mlxtune.data.source import Source, read_file, read_source
 from mlxtune.data.source_files import generated_path
 from mlxtune.data.split import record_splits, split
 from mlxtune.recipe import DataSection, parse
-from mlxtune.training import generated_rows
+from mlxtune.training import variants as generated_rows
 
 DATA = DataSection("rows.jsonl", holdout=0.25, validation=0.1)
 

@@ -24,8 +24,7 @@ from operations import SAME, WRITING, How, Operations
 from scenario import Scenario
 
 from mlxtune.runs import events, worker
-from mlxtune.runs.registry import Run
-from mlxtune.runs.status import STARTING_FOR
+from mlxtune.runs.registry import STARTING_FOR, Run
 from mlxtune.runs.worker import run_worker
 
 SCENARIOS = {"training": small.SCENARIO, "search": small_search.SCENARIO, "generation": small_generation.SCENARIO}

@@ -14,9 +14,8 @@ from mlxtune.core.errors import MachineError
 from mlxtune.runs import events
 from mlxtune.runs.events import EventWriter
 from mlxtune.runs.locks import file_lock
-from mlxtune.runs.registry import Run
+from mlxtune.runs.registry import QUIET_AFTER, Run
 from mlxtune.runs.state import RunState
-from mlxtune.runs.status import QUIET_AFTER
 
 START = {"kind": "train", "name": "shop", "base": "m", "pid": 42, "host": "h"}
 READY = {"train": 8, "valid": 1, "test": 1, "tokens": 9, "trained": 5, "truncated": 0, "steps": 100, "epochs": 2}

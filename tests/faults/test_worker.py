@@ -12,7 +12,7 @@ import small
 from waiting import wait_until
 
 from mlxtune.recipe import load
-from mlxtune.runs import events, launch, registry, status, worker
+from mlxtune.runs import events, launch, registry, worker
 from mlxtune.runs.events import EventWriter
 from mlxtune.runs.locks import file_lock
 from mlxtune.runs.registry import Run
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 
 def test_frozen_worker_is_quiet_and_continues_after_wakeup(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A detached worker ignores the terminal's stop signal; SIGSTOP simulates a sleeping machine."""
-    monkeypatch.setattr(status, "QUIET_AFTER", 1.0)
+    monkeypatch.setattr(registry, "QUIET_AFTER", 1.0)
     overrides = ("training.steps=20000", "training.save_every=20000", "training.validate_every=20000")
     run = launch.start(workspace, "train", load(workspace / "recipes" / "tiny.toml", overrides))
     wait_until(lambda: run.state().step >= 2)

@@ -20,7 +20,7 @@ WORKER = """\
 import os, signal, sys, time
 from pathlib import Path
 from mlxtune.core.errors import DataError, Interrupted
-from mlxtune.runs import events, launch, sleep, worker as worker_module
+from mlxtune.runs import events, launch, worker as worker_module
 from mlxtune.runs.worker import run_worker
 
 def work(worker):
@@ -51,7 +51,7 @@ def work(worker):
     return {name: os.environ.get(name) for name in names} if names else {"steps": 3}
 
 worker_module.HEARTBEAT = launch.read_request(Path(sys.argv[1])).get("heartbeat", worker_module.HEARTBEAT)
-sleep.CAFFEINATE = launch.read_request(Path(sys.argv[1])).get("caffeinate", sleep.CAFFEINATE)
+worker_module.CAFFEINATE = launch.read_request(Path(sys.argv[1])).get("caffeinate", worker_module.CAFFEINATE)
 sys.exit(run_worker(Path(sys.argv[1]), work))
 """
 

@@ -15,9 +15,8 @@ from mlxtune.core.gpu_errors import RELAXED_WATCHDOG, SMALLER_COMMANDS
 from mlxtune.recipe import Recipe
 from mlxtune.runs import events, launch, registry
 from mlxtune.runs.locks import accelerator_lock, is_locked
-from mlxtune.runs.registry import Run
+from mlxtune.runs.registry import STARTING_FOR, Run
 from mlxtune.runs.state import RunWarning
-from mlxtune.runs.status import STARTING_FOR
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("fake_worker")]
 

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from mlxtune.training.early_stopping import WINDOW, BestValidation, DivergenceDetector
+from mlxtune.training.stopping import WINDOW, BestValidation, DivergenceDetector
 
 
 def feed(losses: list[float]) -> list[str]:

@@ -16,9 +16,9 @@ from tiny_model import make_tiny
 
 from mlxtune.core.errors import DataError, Interrupted, MachineError, MlxtuneError, ModelError
 from mlxtune.recipe import parse
-from mlxtune.training import checkpoint, early_stopping, loop, memory_guard, optimizer
-from mlxtune.training.memory_guard import MemoryGuard
-from mlxtune.training.resume_check import make_origin
+from mlxtune.training import checkpoint, loop, optimizer, stopping
+from mlxtune.training.checkpoint import make_origin
+from mlxtune.training.stopping import MemoryGuard
 
 
 @pytest.mark.slow
@@ -271,7 +271,7 @@ def test_non_finite_loss_stops_and_names_rows(tiny: Path, tmp_path: Path) -> Non
 def test_divergence_stops_with_rows_and_last_good_checkpoint(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Gradient ascent until the loss is a third above that of the first steps."""
     downhill = optimizer.set_rate
-    monkeypatch.setattr(early_stopping, "DIVERGED", 4 / 3)
+    monkeypatch.setattr(stopping, "DIVERGED", 4 / 3)
     monkeypatch.setattr(optimizer, "set_rate", lambda optimizer_, rate, adapter: downhill(optimizer_, -rate, adapter))
     section = replace(SECTION, steps=60, accumulate=1, save_every=8, validate_every=100, learning_rate=0.02, schedule="constant")
     run = make(tiny, tmp_path, section)
@@ -289,7 +289,7 @@ def test_low_memory_stops_at_checkpoint_with_advice(tiny: Path, tmp_path: Path) 
     with pytest.raises(Interrupted) as stop:
         run.run(Listener())
     assert (stop.value.step, stop.value.exit_code) == (1, 3)
-    assert memory_guard.ADVICE in stop.value.reason
+    assert stopping.ADVICE in stop.value.reason
     saved = checkpoint.newest(tmp_path)
     assert saved is not None
     assert saved.step == 1

@@ -7,8 +7,8 @@ import pytest
 
 from mlxtune.planning import machine
 from mlxtune.planning.machine import Memory
-from mlxtune.training import memory_guard
-from mlxtune.training.memory_guard import ADVICE, MAX_SWAPPED, MemoryGuard
+from mlxtune.training import stopping
+from mlxtune.training.stopping import ADVICE, MAX_SWAPPED, MemoryGuard
 
 GB = 2**30
 FINE = Memory(total=32 * GB, free=16 * GB, swapped=GB)
@@ -19,7 +19,7 @@ def now(monkeypatch: pytest.MonkeyPatch) -> list[Memory]:
     """Return simulated memory readings; the last item is the current one."""
     sample = [FINE]
     monkeypatch.setattr(machine, "pressure", lambda: sample[-1])
-    monkeypatch.setattr(memory_guard, "INTERVAL", 0.0)
+    monkeypatch.setattr(stopping, "INTERVAL", 0.0)
     monkeypatch.setattr(mx, "get_cache_memory", lambda: 0)
     return sample
 
@@ -84,7 +84,7 @@ def test_memory_pressure_is_reported(now: list[Memory], pressure: Memory, words:
 
 
 def test_system_memory_is_polled_at_intervals(now: list[Memory], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory_guard, "INTERVAL", 60.0)
+    monkeypatch.setattr(stopping, "INTERVAL", 60.0)
     watch = MemoryGuard(limit=24 * GB)
     now.append(Memory(32 * GB, 0, 0))
     assert watch.check() == ""

@@ -37,12 +37,12 @@ from mlxtune.models.prefix_cache import PrefixCache
 from mlxtune.models.resolve import resolve
 from mlxtune.recipe import AdapterSection, MethodSection
 from mlxtune.training.layer_stack import LayerStack
+from mlxtune.training.optimizer import Stepper
 from mlxtune.training.preference import dpo, losses
 from mlxtune.training.preference.batches import collate
 from mlxtune.training.preference.drift import ReferenceKL
 from mlxtune.training.preference.kto import KTOObjective
 from mlxtune.training.preference.reference import reference_logps
-from mlxtune.training.step import Stepper
 
 pytestmark = pytest.mark.slow
 

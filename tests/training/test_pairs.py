@@ -29,10 +29,10 @@ from mlxtune.models.load import LoadedModel, load
 from mlxtune.models.resolve import resolve
 from mlxtune.recipe import AdapterSection, MethodSection
 from mlxtune.training.layer_stack import LayerStack
+from mlxtune.training.optimizer import Stepper
 from mlxtune.training.preference import batches as pair_batches
 from mlxtune.training.preference import dpo, losses
 from mlxtune.training.preference.forward import PairCache, can_share_prompts, logps
-from mlxtune.training.step import Stepper
 
 BOTH = MethodSection(loss=["sigmoid", "sft"], weights=[1.0, 0.3], beta=0.3, label_smoothing=0.1)
 ALL = [BOTH, *(MethodSection(loss=[name], beta=0.3, label_smoothing=0.1) for name in ("ipo", "hinge", "robust", "simpo", "orpo"))]

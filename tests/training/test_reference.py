@@ -30,11 +30,11 @@ from mlxtune.models.encoded import EncodedPair
 from mlxtune.models.head import split_head
 from mlxtune.recipe import AdapterSection, MethodSection
 from mlxtune.training.layer_stack import LayerStack
+from mlxtune.training.optimizer import Stepper
 from mlxtune.training.preference import losses, reference
 from mlxtune.training.preference.batches import collate
 from mlxtune.training.preference.dpo import loss_sum
 from mlxtune.training.preference.forward import PairCache
-from mlxtune.training.step import Stepper
 
 pytestmark = pytest.mark.slow
 

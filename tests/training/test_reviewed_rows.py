@@ -20,7 +20,9 @@ from mlxtune.training.setup import TrainingSetup, prepare
 def _assembled(workspace: Path, **overrides: object) -> TrainingSetup:
     recipe = load(workspace / "recipes" / "tiny.toml", [f"{key}={value}" for key, value in overrides.items()])
     folder = Path(tempfile.mkdtemp(dir=workspace))
-    return prepare(recipe, folder, SimpleNamespace(stopping=False, warn=pytest.fail, emit=lambda *_, **__: None))
+    return prepare(
+        recipe, folder, SimpleNamespace(stopping=False, warn=lambda code, **values: pytest.fail(code), emit=lambda *_, **__: None)
+    )
 
 
 def test_rejected_rows_are_skipped_and_edits_are_used(workspace):
@@ -66,7 +68,7 @@ def test_pairs_train_as_reviewed(workspace):
     source = workspace / "pairs.jsonl"
     source.write_text("".join(json.dumps(row) + "\n" for row in rows))
     given = {"data.source": '"../pairs.jsonl"', "method.kind": "dpo", "training.learning_rate": 5e-5}
-    with pytest.raises(pytest.fail.Exception, match="learning_rate = 1e-3 suits SFT"):
+    with pytest.raises(pytest.fail.Exception, match="high_learning_rate"):
         _assembled(workspace, **given | {"training.learning_rate": 1e-3})
     before = _assembled(workspace, **given)
     first, second = before.splits.train[:2]

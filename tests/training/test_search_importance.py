@@ -8,7 +8,7 @@ import pytest
 from boards import board, rate
 
 from mlxtune.training.search.board import Board
-from mlxtune.training.search.importance import trends
+from mlxtune.training.search.leaderboard import trends
 
 
 def searched(hits: list[int], values: list[dict[str, float | int | str]]) -> Board:

@@ -12,8 +12,7 @@ from mlxtune.present.search import price_text
 from mlxtune.recipe import TrainingSection, parse
 from mlxtune.training.optimizer import learning_rate
 from mlxtune.training.search import rungs
-from mlxtune.training.search.budget import active_seconds, parse_budget
-from mlxtune.training.search.price import price_search
+from mlxtune.training.search.budget import active_seconds, parse_budget, price_search
 
 RECIPE = '[model]\nbase = "m"\n[data]\nsource = "d.jsonl"\n'
 

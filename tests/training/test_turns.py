@@ -11,6 +11,7 @@ from listener import Listener
 from tiny_model import CHATML
 
 from mlxtune.core.errors import DataError, TemplateError
+from mlxtune.data.template_notes import TemplateNote
 from mlxtune.models.resolve import resolve
 from mlxtune.models.template import TemplateSettings, load_template
 from mlxtune.recipe import Recipe, parse
@@ -49,7 +50,7 @@ def test_answers_of_a_conversation_share_its_split_and_are_counted(tiny: Path, t
         assert [(row.id, row.turn or 2) for row in rows] == expected
     assert not {row.id for row in train} & {row.id for row in (*valid, *test)}
     several = sum(len(row.messages) > 2 for row in source.values())
-    assert f"{several} rows: The template rewrites earlier turns" in " ".join(event.get("text", "") for event in listener.events)
+    assert {"note": TemplateNote.TURNS, "rows": several} in [event["values"] for event in listener.of("warning")]
     prepared.loop.run(listener)
     certificate = json.loads((tmp_path / "run" / "certificate.json").read_text())
     assert [(row["id"], row.get("turn", 0)) for row in certificate["rows"]] == [(row.id, row.turn) for row in train]

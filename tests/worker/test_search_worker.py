@@ -20,7 +20,8 @@ from mlxtune.runs.locks import is_locked
 from mlxtune.runs.registry import Run
 from mlxtune.runs.state import RunWarning
 from mlxtune.training.search import board as boards
-from mlxtune.training.search import leaderboard, search_start
+from mlxtune.training.search import leaderboard
+from mlxtune.training.start import start_search
 
 pytestmark = pytest.mark.slow
 
@@ -35,7 +36,7 @@ from mlxtune.models.cpu import blas
 blas.preload()
 blas.preload = lambda: None
 from mlxtune.runs import events
-from mlxtune.training import loop, memory_guard, optimizer
+from mlxtune.training import loop, optimizer, stopping
 from mlxtune.training.search import search_worker
 
 set_rate, replace = optimizer.set_rate, os.replace
@@ -51,7 +52,7 @@ if os.environ.get("FAULT") == "memory":
         return result
     loop._TrainingRun._all_reduce = all_reduce
 if os.environ.get("FAULT") == "pressure":
-    memory_guard.MemoryGuard.check = lambda guard: "The machine is running out of memory."
+    stopping.MemoryGuard.check = lambda guard: "The machine is running out of memory."
 if os.environ.get("FAULT") == "disk":
     def full(source, target):
         if str(target).endswith("03/rung-1/result.json"):
@@ -95,7 +96,7 @@ def workspace(workspace: Path) -> Iterator[Path]:
 
 
 def start(workspace: Path, *overrides: str) -> Run:
-    return search_start.start(workspace, load(workspace / "recipes" / "tiny.toml", (*SMALL, *overrides)))
+    return start_search(workspace, load(workspace / "recipes" / "tiny.toml", (*SMALL, *overrides)))
 
 
 def finish(run: Run) -> Run:

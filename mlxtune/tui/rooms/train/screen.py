@@ -12,8 +12,8 @@ from textual.content import Content
 
 from mlxtune.present.run import STATUS_LABELS, LogLine, log_line
 from mlxtune.runs import queue
+from mlxtune.runs.registry import ACTIVE
 from mlxtune.runs.state import RunState
-from mlxtune.runs.status import ACTIVE
 from mlxtune.tui.base import Room
 from mlxtune.tui.render.text import ago
 from mlxtune.tui.rooms.train import render
