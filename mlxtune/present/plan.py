@@ -16,7 +16,7 @@ from mlxtune.present.search import price_text
 from mlxtune.recipe.edit import toml_literal
 
 if TYPE_CHECKING:
-    from mlxtune.training.search.price import SearchPrice
+    from mlxtune.training.search.budget import SearchPrice
 
 PROBE = Action("plan.probe", "measure it:", "--probe")
 BASIS: dict[Basis, str] = {
