@@ -86,7 +86,9 @@ def _pattern_parses(owner: ast.expr, name: str, arguments: list[ast.expr], packa
     if not (isinstance(owner, ast.Name) and owner.id in ("re", "regex") and name in PATTERNS and len(arguments) > 1):
         return False
     searched = arguments[2] if name == "sub" and len(arguments) > 2 else arguments[1]
-    return _holds_text(searched, package, []) or any(map(_is_worded, _literals(arguments[0])))
+    patterns = _literals(arguments[0])
+    escapes = bool(patterns) and not any(re.search(r"(?<!\\)\w{4}", pattern) for pattern in patterns)
+    return (_holds_text(searched, package, []) and not escapes) or any(map(_is_worded, patterns))
 
 
 def _comparison_parses(one: ast.expr, operator: ast.cmpop, other: ast.expr, package: str) -> bool:

@@ -73,10 +73,6 @@ TO_SHORTEN = {
     "evaluation/outputs.py: generate_answers",
     "evaluation/verify.py: _numbers",
     "evaluation/worker.py: evaluate",
-    "models/generate.py: _decode",
-    "models/generate.py: generate",
-    "runs/log_lines.py: _describe",
-    "runs/state.py: fold",
     "training/probe.py: measure_steps",
 }
 

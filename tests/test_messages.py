@@ -11,6 +11,7 @@ PACKAGE = Path(__file__).parent.parent / "mlxtune"
 
 # Messages and hints of several sentences, by file and first letters. This list may only shrink; it goes when it is empty.
 TO_SHORTEN: dict[str, list[str]] = {
+    "workspace/control.py": ["x has not stopped"],
     "adapters/export/gguf_architectures.py": ["Fuse it for MLX instead: mlxtu"],
     "adapters/export/start.py": ["Fuse it for MLX instead: mlxtu"],
     "adapters/hub.py": ["Run the command again. Finishe"],
@@ -19,7 +20,6 @@ TO_SHORTEN: dict[str, list[str]] = {
     "adapters/library.py": ["Use up to 64 letters, digits, "],
     "cli/advise.py": ["Use --answers FILE.json. Run m"],
     "cli/export.py": ["The adapter is copied bit for "],
-    "cli/runs.py": ["x has not stopped within x. It"],
     "data/generate/teachers.py": ["Training rows will be sent to "],
     "data/importer.py": ["Check the ID. For a gated data"],
     "data/review.py": ["Close it to make decisions her"],
