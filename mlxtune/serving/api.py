@@ -10,10 +10,21 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Protocol
 
-from mlxtune.core.errors import InputError
+from mlxtune.core.errors import GpuError, InputError, MachineError
 from mlxtune.core.text import nearest, one_line
 from mlxtune.data.rows import Message
-from mlxtune.serving.protocol import Accepted, Done, Failed, Piece, Prompt, Sampling, ToolCall
+from mlxtune.serving.protocol import (
+    Accepted,
+    AdapterUnavailableError,
+    Done,
+    Failed,
+    Piece,
+    Prompt,
+    QueueFullError,
+    Sampling,
+    SamplingError,
+    ToolCall,
+)
 
 METADATA = frozenset({"user", "metadata", "safety_identifier", "prompt_cache_key"})  # parameters that do not change the answer
 SAMPLING = frozenset({"temperature", "top_p", "seed", "stop"})
@@ -42,14 +53,14 @@ class ApiError(Exception):
     def from_event(cls, failed: Failed, retry_after: int) -> ApiError:
         """Convert a failed request. If the queue is full, the client should retry after ``retry_after`` seconds."""
         text = f"{failed.error.message} {failed.error.hint}".strip()
-        match failed.kind:
-            case "full":
+        match failed.error:
+            case QueueFullError():
                 return cls(429, text, code="rate_limit_exceeded", **{"Retry-After": str(retry_after)})
-            case "adapter":
+            case AdapterUnavailableError():
                 return cls(422, text, code="model_not_usable", param="model")
-            case "input":
+            case InputError():
                 return cls(400, text)
-            case "gone":
+            case MachineError() if not isinstance(failed.error, GpuError):
                 return cls(503, text, code="server_error")
         return cls(500, text, code="server_error")
 
@@ -62,21 +73,18 @@ class ApiError(Exception):
 
 @dataclass(frozen=True)
 class AnswerRequest:
-    """A parsed request for an answer to ``messages``, or for the continuation of a raw ``prompt``: text or token IDs.
-
-    With ``include_usage``, a stream ends with token counts.
-    """
+    """A parsed request for an answer to ``messages``, or for the continuation of a raw ``prompt``."""
 
     model: str
     sampling: Sampling
     messages: tuple[Message, ...] = ()
-    prompt: Prompt | None = None
+    prompt: Prompt | None = None  # text or token IDs
     tools: tuple[Document, ...] = ()
     schema: Any = None
     effort: str = ""
     variables: Document = field(default_factory=dict)
     stream: bool = False
-    include_usage: bool = False
+    include_usage: bool = False  # a stream ends with token counts
 
 
 @dataclass(frozen=True)
@@ -182,12 +190,9 @@ def get_sampling(given: Parameters, limits: Sequence[str], default_limit: int = 
     }
     try:
         return Sampling(**{name: value for name, value in settings.items() if value is not None}, stop=tuple(stops))
-    except InputError as error:
-        name = error.message.split()[0]
-        message = f"{error.message} {error.hint}".strip()
-        if name == "max_tokens":
-            raise ApiError(400, message.replace(name, limit, 1), param=limit) from error
-        raise ApiError(400, message, param=name if name in given else "stop") from error
+    except SamplingError as error:
+        name = limit if error.name == "max_tokens" else error.name
+        raise ApiError(400, f"{name} {error.problem}", param=name) from error
 
 
 def get_include_usage(given: Parameters) -> bool:

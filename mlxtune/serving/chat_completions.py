@@ -71,18 +71,24 @@ def get_tools(given: Parameters) -> tuple[Document, ...]:
 def get_schema(given: Parameters) -> Any:
     """Return the JSON Schema for the answer, or ``None`` if any text is allowed. Raises ``ApiError``."""
     response_format = get(given, "response_format", dict, default={"type": "text"})
-    match response_format.get("type"):
+    inner = response_format.get("json_schema")
+    schema = inner.get("schema") if isinstance(inner, dict) else None
+    return parse_schema(response_format, schema, "response_format", "response_format.json_schema")
+
+
+def parse_schema(format: Document, schema: Any, place: str, schema_place: str) -> Any:
+    """Return the JSON Schema for an answer in ``format``, which is at ``place`` in a request, as :func:`get_schema` does."""
+    param = place.partition(".")[0]
+    match format.get("type"):
         case "text":
             return None
         case "json_object":
             return {"type": "object"}
+        case "json_schema" if isinstance(schema, dict):
+            return schema
         case "json_schema":
-            inner = response_format.get("json_schema")
-            schema = inner.get("schema") if isinstance(inner, dict) else None
-            if isinstance(schema, dict):
-                return schema
-            raise ApiError(400, "response_format.json_schema.schema must be a valid JSON Schema.", param="response_format")
-    raise ApiError(400, "response_format.type must be text, json_object, or json_schema.", param="response_format")
+            raise ApiError(400, f"{schema_place}.schema must be a valid JSON Schema.", param=param)
+    raise ApiError(400, f"{place}.type must be text, json_object, or json_schema.", param=param)
 
 
 def parse_message(message: Any, where: str) -> Message:

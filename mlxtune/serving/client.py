@@ -68,9 +68,9 @@ class PendingAnswer:
 class Client:
     """Starts the model process for ``base`` in the folder ``workspace`` without waiting. Close it, or use it in a ``with`` block.
 
-    ``share_accelerator`` runs it even if a training run holds the accelerator; ``exact`` makes greedy and seeded answers independent of
-    other requests, which is the default except on a GPU; ``slots`` and ``queue`` are passed to the engine. ``on_event`` gets the events that belong to no request:
-    ``Ready``, or ``Failed`` with an empty ID if the process cannot start or ends.
+    ``share_accelerator`` runs it even if a training run holds the accelerator; ``exact`` makes greedy and seeded answers independent
+    of other requests, which is the default except on a GPU; ``slots`` and ``queue`` are passed to the engine. ``on_event`` gets the
+    events that belong to no request: ``Ready``, or ``Failed`` with an empty ID if the process cannot start or ends.
     """
 
     def __init__(
@@ -119,9 +119,7 @@ class Client:
         def on_reply(reply: Reply) -> None:
             if reply.kind != "progress":
                 self._pending.pop(answer.id, None)
-            listener(
-                Failed(answer.id, "gone", self._error or reply.value) if reply.kind == "error" else event_from_json(reply.value)
-            )
+            listener(Failed(answer.id, self._error or reply.value) if reply.kind == "error" else event_from_json(reply.value))
 
         self._child.request(method, request.to_json(), on_reply)
         return answer
@@ -165,4 +163,4 @@ class Client:
         self._error = error
         self._loaded.set()
         if not self._closing:
-            self._on_event(Failed("", "gone", error))
+            self._on_event(Failed("", error))

@@ -17,7 +17,8 @@ import sys
 import threading
 import traceback
 from collections import deque
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any
@@ -27,7 +28,7 @@ import numpy as np
 from mlx_lm.models.cache import make_prompt_cache
 
 from mlxtune.adapters.entry import AdapterEntry
-from mlxtune.core.errors import InputError, MachineError, MlxtuneError
+from mlxtune.core.errors import InputError, MlxtuneError
 from mlxtune.core.gpu_errors import gpu_error
 from mlxtune.core.text import one_line
 from mlxtune.models.grammar import Grammar
@@ -42,14 +43,15 @@ from mlxtune.serving.batch_invariance import SAFETY, measure_deviation
 from mlxtune.serving.prompt_cache import PromptCache
 from mlxtune.serving.protocol import (
     Accepted,
+    AdapterUnavailableError,
     Embedded,
     EmbedRequest,
     Event,
     Failed,
-    FailureKind,
     FinishReason,
     GenerateRequest,
     Prompt,
+    QueueFullError,
 )
 from mlxtune.serving.request import ActiveRequest
 from mlxtune.serving.sampling import TokenChoice, choose_lazily, choose_tokens, nan_error
@@ -58,10 +60,6 @@ PREFILL_BLOCK = 256  # prompt tokens computed before the active requests get the
 MAX_POSITIONS = 65_536  # keys and values of all requests together; a single request may have more
 PROMPT_CACHE_BYTES = 2**29
 _OTHER_VARIABLES = {"messages", "tools", "add_generation_prompt", "bos_token", "eos_token"}  # which requests cannot set by name
-
-
-class QueueFullError(MachineError):
-    """The queue is full."""
 
 
 class _DecodeBatch:
@@ -169,11 +167,8 @@ class Engine:
 
     def submit(self, request: GenerateRequest) -> None:
         """Queue a request. Raises ``InputError`` if it cannot be answered, and ``QueueFullError`` if too many wait."""
-        try:
+        with _unavailable_adapter():
             entry = self._find_adapter(request.adapter) if request.adapter else None
-        except MlxtuneError as error:
-            self._on_event(Failed.of(request.id, error, "adapter"))
-            return
         template = self._template(request, entry)
         prompt = self._encode(request, template)
         room = self.context - len(prompt)
@@ -302,7 +297,7 @@ class Engine:
             unwanted = [job for job in self._embeddings if job.id in cancelled]
             self._embeddings = deque(job for job in self._embeddings if job.id not in cancelled)
         for job in unwanted:
-            self._on_event(Failed.of(job.id, InputError("The request was canceled.")))
+            self._on_event(Failed(job.id, InputError("The request was canceled.")))
         for request in waiting:
             self._on_event(request.done("cancelled"))
         for request in [request for request in self._prefilling if request.id in cancelled]:
@@ -329,10 +324,12 @@ class Engine:
                 request = self._waiting.popleft()
                 self._active += 1
             self._prefilling.append(request)
-            self._guarded([request], partial(self._start, request), kind="adapter")
+            self._guarded([request], partial(self._start, request))
 
     def _start(self, request: ActiveRequest) -> None:
-        request.start(self.pool.load(request.entry.folder) if request.entry else None)
+        with _unavailable_adapter():
+            adapter = self.pool.load(request.entry.folder) if request.entry else None
+        request.start(adapter)
         self.prompt_cache.retain({None, *self.pool.adapters})
         if known := self.prompt_cache.lookup(request.adapter, request.prompt):
             request.caches, request.prefilled = known
@@ -435,9 +432,9 @@ class Engine:
                 if not job.compute_batch(self._head):
                     event = job.result()
         except MlxtuneError as error:
-            event = Failed.of(job.id, error)
+            event = Failed(job.id, error)
         except Exception as error:
-            event = Failed.of(job.id, _known_error(error))
+            event = Failed(job.id, _known_error(error))
         if event:
             with self._changed:
                 self._embeddings.popleft()
@@ -481,13 +478,13 @@ class Engine:
         with self._changed:
             self._active -= 1
 
-    def _guarded(self, requests: Sequence[ActiveRequest], work: Callable[[], None], kind: FailureKind | None = None) -> None:
+    def _guarded(self, requests: Sequence[ActiveRequest], work: Callable[[], None]) -> None:
         """Run ``work``. If it raises an error, fail ``requests`` and no others, and drop their batches."""
         affected = set(requests)
-        if self._isolated(requests, work, kind):
+        if self._isolated(requests, work):
             self._batches = {key: batch for key, batch in self._batches.items() if not set(batch.requests) & affected}
 
-    def _isolated(self, requests: Sequence[ActiveRequest], work: Callable[[], None], kind: FailureKind | None = None) -> bool:
+    def _isolated(self, requests: Sequence[ActiveRequest], work: Callable[[], None]) -> bool:
         """Run ``work``. If it raises an error, fail ``requests``. Return whether all of them are finished."""
         affected = list(requests)
         try:
@@ -496,12 +493,21 @@ class Engine:
         except MlxtuneError as error:
             known = error
         except Exception as error:
-            known, kind = _known_error(error), "fault"
+            known = _known_error(error)
         for request in affected:
             if not request.finished:
                 self._release(request)
-                self._on_event(Failed.of(request.id, known, kind))
+                self._on_event(Failed(request.id, known))
         return True
+
+
+@contextmanager
+def _unavailable_adapter() -> Iterator[None]:
+    """Convert errors about a request's adapter to ``AdapterUnavailableError``."""
+    try:
+        yield
+    except MlxtuneError as error:
+        raise AdapterUnavailableError(error.message, hint=error.hint) from error
 
 
 def _known_error(error: Exception) -> MlxtuneError:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import socket
 from collections.abc import Callable
 from types import FrameType
 
+import h11
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from mlxtune.core.errors import InputError
 from mlxtune.serving.access_guard import App
-from mlxtune.serving.header_timeout import HeaderTimeoutProtocol
 
 DRAIN_TIMEOUT = 60  # seconds that answers in progress may take after SIGTERM
 INTERRUPT_TIMEOUT = 2  # seconds that they may take after SIGINT
+HEADER_TIMEOUT = 20.0  # seconds from the connection, or from a request's first byte, until all of its headers have arrived
 IDLE_TIMEOUT = 75  # seconds that a connection stays open between requests; clients give up theirs earlier, OpenAI's after 5 seconds
 
 
@@ -28,6 +31,39 @@ def listen(host: str, port: int) -> socket.socket:
         raise InputError(
             f"Cannot listen on {host}:{port}: {reason}.", hint="Use another port; --port 0 finds a free one."
         ) from error
+
+
+class HeaderTimeoutProtocol(H11Protocol):
+    """uvicorn's HTTP protocol, which also closes connections whose request headers never arrive.
+
+    uvicorn limits only the time between two requests, so that a client that sends one byte a minute could hold a connection
+    indefinitely (Slowloris).
+    """
+
+    _timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._start()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self.conn.their_state is not h11.IDLE:  # the headers are complete
+            self._cancel()
+        elif self._timer is None:
+            self._start()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._cancel()
+        super().connection_lost(exc)
+
+    def _start(self) -> None:
+        self._timer = self.loop.call_later(HEADER_TIMEOUT, self.transport.close)
+
+    def _cancel(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
 
 class DrainingServer(uvicorn.Server):

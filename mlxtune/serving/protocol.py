@@ -1,49 +1,61 @@
 """Requests to the model process and its events, as JSON. Does not import mlx, because the CLI and the app use it.
 
-``client.py`` sends a ``load`` request, answered by :class:`Ready`, then ``generate`` requests: progress is :class:`Accepted`,
-:class:`Piece` and :class:`ToolCall`, the result is :class:`Done` or :class:`Failed`. The result of an ``embed`` request is :class:`Embedded`
-or :class:`Failed`.
+They are sent over the protocol of :mod:`mlxtune.core.child_process`. ``client.py`` sends a ``load`` request, answered by
+:class:`Ready`, then ``generate`` requests: progress is :class:`Accepted`, :class:`Piece` and :class:`ToolCall`, the result is
+:class:`Done`. The result of an ``embed`` request is :class:`Embedded`. An error reply becomes :class:`Failed`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, TypedDict, get_args
 
-from mlxtune.core.errors import InputError, MlxtuneError, error_from_json, error_to_json
+from mlxtune.core.errors import InputError, MachineError, MlxtuneError, ModelError
 from mlxtune.data.rows import Message
 
 Prompt = str | tuple[int, ...]
-FailureKind = Literal["input", "adapter", "full", "gone", "fault"]
 FinishReason = Literal["stop", "length", "cancelled"]
+
+
+class QueueFullError(MachineError):
+    """Too many requests are waiting."""
+
+
+class AdapterUnavailableError(ModelError):
+    """The adapter of a request cannot be found or loaded."""
+
+
+class SamplingError(InputError):
+    """The sampling parameter ``name`` has an invalid value; ``problem`` says what is required of it."""
+
+    def __init__(self, name: str, problem: str) -> None:
+        super().__init__(f"{name} {problem}")
+        self.name, self.problem = name, problem
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How to sample. ``temperature`` 0 is greedy. The same ``seed`` gives the same answer; ``None`` picks one at random.
+    """How to sample."""
 
-    ``stop`` strings end the answer and are not part of it; ``max_tokens`` truncates it.
-    """
-
-    max_tokens: int = 1024
-    temperature: float = 0.0
+    max_tokens: int = 1024  # the answer is truncated after them
+    temperature: float = 0.0  # 0 is greedy
     top_p: float = 1.0
-    seed: int | None = None
-    stop: tuple[str, ...] = ()
+    seed: int | None = None  # the same seed gives the same answer; None picks one at random
+    stop: tuple[str, ...] = ()  # strings that end the answer and are not part of it
 
     def __post_init__(self) -> None:
-        """Raise ``InputError`` for values out of range."""
+        """Raise ``SamplingError`` for values out of range."""
         if self.max_tokens < 1:
-            raise InputError(f"max_tokens must be at least 1, but is {self.max_tokens}.")
+            raise SamplingError("max_tokens", f"must be at least 1, but is {self.max_tokens}.")
         if not 0 <= self.temperature <= 5:
-            raise InputError(f"temperature must be from 0 to 5, but is {self.temperature}.")
+            raise SamplingError("temperature", f"must be from 0 to 5, but is {self.temperature}.")
         if not 0 < self.top_p <= 1:
-            raise InputError(f"top_p must be above 0 and at most 1, but is {self.top_p}.")
+            raise SamplingError("top_p", f"must be above 0 and at most 1, but is {self.top_p}.")
         if self.seed is not None and not -(2**63) <= self.seed < 2**64:
-            raise InputError(f"seed must be a 64-bit integer, but is {self.seed}.")
+            raise SamplingError("seed", f"must be a 64-bit integer, but is {self.seed}.")
         if not all(self.stop):
-            raise InputError("A stop string is empty.", hint="Remove it.")
+            raise SamplingError("stop", "must not contain an empty string.")
 
 
 GREEDY = Sampling()
@@ -61,38 +73,31 @@ class LoadParams(TypedDict):
 
 @dataclass(frozen=True)
 class GenerateRequest:
-    """The messages so far, the adapter (empty: the base model), tools for the template, and a JSON Schema for the answer.
-
-    ``effort`` is an OpenAI reasoning effort, and ``variables`` are further variables of the chat template. Both are empty by default:
-    an adapter then reasons as in its training, and the base model does not. A ``prompt``, text or token IDs, replaces ``messages``
-    and is continued without the template.
-    """
+    """A request for an answer. By default, an adapter reasons as in its training, and the base model does not."""
 
     id: str
     messages: tuple[Message, ...]
-    adapter: str = ""
+    adapter: str = ""  # empty for the base model
     sampling: Sampling = GREEDY
-    tools: tuple[dict[str, Any], ...] = ()
-    schema: Any = None
-    effort: str = ""
-    variables: dict[str, Any] = field(default_factory=dict)
-    prompt: Prompt | None = None
+    tools: tuple[dict[str, Any], ...] = ()  # for the template
+    schema: Any = None  # a JSON Schema for the answer
+    effort: str = ""  # an OpenAI reasoning effort
+    variables: dict[str, Any] = field(default_factory=dict)  # further variables of the chat template
+    prompt: Prompt | None = None  # text or token IDs to continue without the template; replaces the messages
 
     def to_json(self) -> dict[str, Any]:
         return {**vars(self), "messages": [message.as_dict() for message in self.messages], "sampling": asdict(self.sampling)}
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> GenerateRequest:
-        """Parse a request. Raises ``InputError`` if it is malformed."""
-        try:
-            messages = tuple(_message(turn) for turn in record["messages"])
-            sampling = Sampling(**{**record["sampling"], "stop": tuple(record["sampling"]["stop"])})
-            return cls(
-                str(record["id"]), messages, str(record["adapter"]), sampling, tuple(record["tools"]), record["schema"],
-                str(record["effort"]), dict(record["variables"]), None if record["prompt"] is None else _prompt(record["prompt"]),
-            )  # fmt: skip
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise InputError(f"Malformed request: {error!r}.") from error
+        sampling = Sampling(**record["sampling"] | {"stop": tuple(record["sampling"]["stop"])})
+        converted = {
+            "messages": tuple(map(_message, record["messages"])),
+            "sampling": sampling,
+            "tools": tuple(record["tools"]),
+            "prompt": None if record["prompt"] is None else _prompt(record["prompt"]),
+        }
+        return cls(**{**record, **converted})
 
 
 @dataclass(frozen=True)
@@ -107,22 +112,18 @@ class EmbedRequest:
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> EmbedRequest:
-        """Parse a request. Raises ``InputError`` if it is malformed."""
-        try:
-            return cls(str(record["id"]), tuple(map(_prompt, record["inputs"])))
-        except (KeyError, TypeError, ValueError) as error:
-            raise InputError(f"Malformed request: {error!r}.") from error
+        return cls(record["id"], tuple(map(_prompt, record["inputs"])))
 
 
 @dataclass(frozen=True)
 class Ready:
-    """The base model is loaded. ``path`` describes its compute path; ``context`` is its window in tokens, and ``seconds`` the load time."""
+    """The base model is loaded."""
 
     base: str
     fingerprint: str
-    path: str
-    context: int
-    seconds: float
+    path: str  # describes the compute path
+    context: int  # window in tokens
+    seconds: float  # load time
 
 
 @dataclass(frozen=True)
@@ -155,23 +156,18 @@ class ToolCall:
 
 @dataclass(frozen=True)
 class Done:
-    """An answer is complete.
-
-    Times in seconds: ``waited`` for a slot, ``first`` from then to the first token, ``seconds`` in total. ``cached`` prompt tokens
-    came from the cache; ``alone`` tokens were computed outside the batch, because their logits were too close to call.
-    ``reasoning_tokens`` of the ``tokens`` came before the answer.
-    """
+    """An answer is complete. Times are in seconds."""
 
     id: str
     ended: FinishReason
     prompt_tokens: int
-    cached: int
+    cached: int  # prompt tokens that came from the cache
     tokens: int
-    alone: int
-    waited: float
-    first: float
-    seconds: float
-    reasoning_tokens: int = 0
+    alone: int  # tokens that were computed outside the batch, because their logits were too close to call
+    waited: float  # for a slot
+    first: float  # from then to the first token
+    seconds: float  # in total
+    reasoning_tokens: int = 0  # of the tokens, those before the answer
 
     @property
     def speed(self) -> float:
@@ -191,19 +187,10 @@ class Embedded:
 
 @dataclass(frozen=True)
 class Failed:
-    """A request failed, or the whole process if ``id`` is empty.
-
-    ``kind``: ``input`` invalid, ``adapter`` unavailable, queue ``full``, process ``gone``, or ``fault``: a bug.
-    """
+    """A request failed, or the whole process if ``id`` is empty. An error that is neither invalid input nor the machine's is a bug."""
 
     id: str
-    kind: FailureKind
     error: MlxtuneError
-
-    @classmethod
-    def of(cls, id: str, error: MlxtuneError, kind: FailureKind | None = None) -> Failed:
-        """Return ``error`` as an event; the default kind is ``input`` or ``fault``."""
-        return cls(id, kind or ("input" if isinstance(error, InputError) else "fault"), error)
 
 
 Event = Ready | Accepted | Piece | ToolCall | Done | Embedded | Failed
@@ -212,15 +199,12 @@ _EVENTS: dict[str, type[Event]] = {kind.__name__.lower(): kind for kind in get_a
 
 def event_to_json(event: Event) -> dict[str, Any]:
     """Return ``event`` as a JSON object."""
-    record = {"event": type(event).__name__.lower(), **vars(event)}
-    return record | {"error": error_to_json(event.error)} if isinstance(event, Failed) else record
+    return {"event": type(event).__name__.lower(), **vars(event)}
 
 
 def event_from_json(record: Mapping[str, Any]) -> Event:
     """Rebuild an event."""
-    kind = _EVENTS[record["event"]]
-    values = {item.name: record[item.name] for item in fields(kind)}
-    return kind(**values | ({"error": error_from_json(values["error"])} if kind is Failed else {}))
+    return _EVENTS[record["event"]](**{name: value for name, value in record.items() if name != "event"})
 
 
 def _prompt(value: Any) -> Prompt:

@@ -14,7 +14,7 @@ from typing import Any
 from mlxtune.core.text import one_line
 from mlxtune.serving import api
 from mlxtune.serving.api import AnswerRequest, ApiError, CompletedAnswer, Document, Parameters, get
-from mlxtune.serving.chat_completions import get_schema, get_tools, parse_message
+from mlxtune.serving.chat_completions import get_tools, parse_message, parse_schema
 from mlxtune.serving.protocol import Piece, ToolCall
 
 _SUPPORTED = api.SAMPLING - {"stop"} | {
@@ -129,14 +129,7 @@ def _tools(given: Parameters) -> tuple[Document, ...]:
 def _schema(given: Parameters) -> Any:
     text = get(given, "text", dict, default={})
     format = get(text, "format", dict, default={"type": "text"})
-    if format.get("type") == "json_schema":
-        format = {"type": "json_schema", "json_schema": format}
-    try:
-        return get_schema({"response_format": format})
-    except ApiError as error:
-        raise ApiError(
-            400, error.message.replace("response_format", "text.format").replace("json_schema.", ""), param="text"
-        ) from error
+    return parse_schema(format, format.get("schema"), "text.format", "text.format")
 
 
 class ModelResponse:

@@ -21,7 +21,20 @@ from mlxtune.models.cpu import blas
 from mlxtune.models.resolve import resolve
 from mlxtune.runs.locks import CHAT_HOLDER, accelerator_lease
 from mlxtune.serving import adapter_index
-from mlxtune.serving.protocol import Done, Embedded, EmbedRequest, Event, Failed, GenerateRequest, LoadParams, Ready, event_to_json
+from mlxtune.serving.protocol import (
+    Accepted,
+    Done,
+    Embedded,
+    EmbedRequest,
+    Event,
+    Failed,
+    GenerateRequest,
+    LoadParams,
+    Piece,
+    Ready,
+    ToolCall,
+    event_to_json,
+)
 
 if TYPE_CHECKING:
     from mlxtune.serving.engine import Engine
@@ -61,8 +74,6 @@ class ModelProcess:
         os._exit(0)
 
     def _read(self, channel: Channel, engine: Engine) -> None:
-        from mlxtune.serving.engine import QueueFullError
-
         while request := channel.receive():
             if request.method == "cancel":
                 engine.cancel(str(request.params.get("id")))
@@ -74,19 +85,19 @@ class ModelProcess:
                     engine.submit_embedding(EmbedRequest.from_json(request.params))
                 else:
                     engine.submit(GenerateRequest.from_json(request.params))
-            except QueueFullError as error:
-                self._send(Failed(id, "full", error))
             except MlxtuneError as error:
-                self._send(Failed.of(id, error))
+                self._send(Failed(id, error))
             except Exception as error:
-                self._send(Failed(id, "fault", MlxtuneError(f"Internal error: {type(error).__name__}: {error}")))
+                self._send(Failed(id, MlxtuneError(f"Internal error: {type(error).__name__}: {error}")))
 
     def _send(self, event: Event) -> None:
-        assert not isinstance(event, Ready)
-        if isinstance(event, Done | Embedded | Failed):
-            self._requests.pop(event.id).result(event_to_json(event))
-        else:
-            self._requests[event.id].progress(event_to_json(event))
+        match event:
+            case Failed():
+                self._requests.pop(event.id).error(event.error)
+            case Done() | Embedded():
+                self._requests.pop(event.id).result(event_to_json(event))
+            case Accepted() | Piece() | ToolCall():
+                self._requests[event.id].progress(event_to_json(event))
 
 
 def _lease(share_accelerator: bool) -> ExitStack:

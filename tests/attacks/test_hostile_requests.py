@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from openai._constants import DEFAULT_CONNECTION_LIMITS
 
-from mlxtune.serving import header_timeout
+from mlxtune.serving import http_server
 from mlxtune.serving.access_guard import AccessGuard
 from mlxtune.serving.api import ApiError
 from mlxtune.serving.chat_completions import _tool_calls
@@ -39,7 +39,7 @@ REQUEST = b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
 
 
 def test_headers_that_never_arrive_do_not_hold_a_connection(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(header_timeout, "HEADER_TIMEOUT", 0.2)
+    monkeypatch.setattr(http_server, "HEADER_TIMEOUT", 0.2)
     with serving() as port:
         for complete in (0, 1):
             with socket.create_connection(("127.0.0.1", port), timeout=20) as line:

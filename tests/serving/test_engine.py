@@ -13,15 +13,15 @@ from served import EventLog, make_request, run_requests
 from tiny_architectures import make
 
 from mlxtune.adapters.entry import AdapterEntry
-from mlxtune.core.errors import InputError
+from mlxtune.core.errors import GpuError, InputError
 from mlxtune.models import lora
 from mlxtune.models.generate import GenerationSettings, generate
 from mlxtune.models.load import LoadedModel, load
 from mlxtune.models.resolve import resolve
 from mlxtune.models.template import ChatTemplate
 from mlxtune.serving import engine as engines
-from mlxtune.serving.engine import Engine, QueueFullError
-from mlxtune.serving.protocol import Done, Failed, Piece
+from mlxtune.serving.engine import Engine
+from mlxtune.serving.protocol import AdapterUnavailableError, Done, Failed, Piece, QueueFullError
 from mlxtune.serving.request import ActiveRequest
 
 pytestmark = pytest.mark.slow
@@ -257,10 +257,10 @@ def test_canceled_requests_free_their_slots_and_stay_in_the_prompt_cache(make_en
 
 
 def test_a_missing_adapter_fails_only_its_request(make_engine) -> None:
-    log = run_requests(
-        make_engine(), [make_request("1", "Hi."), make_request("2", "Hi.", "broken"), make_request("3", "Hi.", "all")]
-    )
-    assert isinstance(log.last("2"), Failed)
+    engine = make_engine()
+    with pytest.raises(AdapterUnavailableError):
+        engine.submit(make_request("2", "Hi.", "broken"))
+    log = run_requests(engine, [make_request("1", "Hi."), make_request("3", "Hi.", "all")])
     assert isinstance(log.last("1"), Done)
     assert isinstance(log.last("3"), Done)
 
@@ -277,7 +277,7 @@ def test_an_error_fails_only_the_requests_of_its_adapter(make_engine) -> None:
     engine._step = failing_step
     log = run_requests(engine, [make_request("1", "Hi."), make_request("2", "Hi.", "all")])
     assert isinstance(log.last("1"), Done)
-    assert (log.last("2").kind, log.last("2").error.exit_code) == ("fault", 4)
+    assert isinstance(log.last("2").error, GpuError)
     assert log.last("2").error.message == "The GPU ran out of memory."
     assert engine._active == 0
 
@@ -367,7 +367,7 @@ def test_a_hostile_request_does_not_affect_its_neighbors(make_engine, case: str)
     last = log.last("hostile")
     if case == "grammar":
         assert isinstance(last, Failed)
-        assert (last.kind, last.error.hint) == ("input", "Simplify the schema.")
+        assert (type(last.error), last.error.hint) == (InputError, "Simplify the schema.")
     else:
         assert isinstance(last, Done)
 

@@ -169,9 +169,7 @@ def test_without_llguidance_a_schema_is_refused(served) -> None:
     from mlxtune.serving.protocol import Failed
 
     event = Failed(
-        "1",
-        "input",
-        InputError("Constraining answers to a JSON Schema requires llguidance.", hint="Run: pip install 'mlxtune[grammar]'"),
+        "1", InputError("Constraining answers to a JSON Schema requires llguidance.", hint="Run: pip install 'mlxtune[grammar]'")
     )
     refused = ApiError.from_event(event, 1)
     assert refused.status == 400
@@ -202,7 +200,7 @@ def test_without_llguidance_a_schema_is_refused(served) -> None:
         ({"max_tokens": True}, 400, "max_tokens must be an integer"),
         ({"max_completion_tokens": 3}, 400, "use only one"),
         ({"seed": 2**80}, 400, "seed must be a 64-bit integer"),
-        ({"stop": [""]}, 400, "stop string is empty"),
+        ({"stop": [""]}, 400, "stop must not contain an empty string"),
         ({"stop": 5}, 400, "stop must be a string"),
         ({"n": 2}, 400, "n is not supported"),
         ({"logprobs": True}, 400, "logprobs is not supported"),

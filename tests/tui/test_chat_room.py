@@ -159,7 +159,7 @@ async def test_an_answer_stops_when_the_model_is_unloaded(
     shop: Shop, clients: list[FakeClient], open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def close(client: FakeClient) -> None:
-        client.questions[0][2](Failed("0", "gone", MachineError("The model process was closed.")))
+        client.questions[0][2](Failed("0", MachineError("The model process was closed.")))
 
     monkeypatch.setattr(FakeClient, "close", close)
     async with open_room("chat") as room:
@@ -308,7 +308,7 @@ async def test_a_process_that_crashes_is_reported_and_can_be_restarted(
     shop.recipe()
     async with open_room("chat") as room:
         client = await load(room, clients)
-        client.send(Failed("", "gone", MachineError("The model's process ended: killed.", hint="Start it again.")))
+        client.send(Failed("", MachineError("The model's process ended: killed.", hint="Start it again.")))
         await room.until(lambda: "✗ The model's process ended: killed." in intro(room))
         assert "Start it again." in intro(room)
         assert room.actions[0] == "load"
@@ -324,7 +324,7 @@ async def test_what_is_typed_stays_in_the_field_if_the_model_cannot_be_loaded(
         await room.until(lambda: "No model loaded." in intro(room))
         await room.press_quickly("enter", *"Wo ")
         await room.until(lambda: room.focus == "chat-field")
-        clients[0].send(Failed("", "busy", MachineError("This machine is in use by a chat or server.")))
+        clients[0].send(Failed("", MachineError("This machine is in use by a chat or server.")))
         await room.until(lambda: "✗ This machine is in use by a chat or server." in intro(room))
         await room.press_quickly(*"THE?")
         await room.pilot.pause()
@@ -342,7 +342,7 @@ async def test_escape_leaves_the_field_of_a_model_that_cannot_be_loaded(
     shop.recipe()
     async with open_room("chat") as room:
         client = await load(room, clients)
-        client.send(Failed("", "gone", MachineError("The model's process ended: killed.")))
+        client.send(Failed("", MachineError("The model's process ended: killed.")))
         await room.until(lambda: "✗ The model's process ended: killed." in intro(room))
         assert room.focus == "chat-field"
         await room.press("escape")
