@@ -72,43 +72,45 @@ class ParentAdapter:
 
 @dataclass(frozen=True)
 class AdapterEntry:
-    """An adapter in the workspace.
-
-    ``key`` is its folder relative to the workspace, which never changes, unlike ``name``. ``base_hash`` identifies the base's
-    weights. ``system`` is the system prompt shared by all of its training rows; ``thinking``, ``date`` and ``template`` (its Jinja
-    source, if it is not the base's own) are the settings with which these rows were rendered. ``created`` is in seconds since the
-    epoch, and ``size`` is in bytes. ``step`` is the training step whose weights it has. ``origin`` is the folder or Hub repository
-    of an imported adapter. Unknown values are empty. If the adapter cannot be used, ``problem`` says why, and everything read from its
-    files is empty.
-    """
+    """An adapter in the workspace. Unknown values are empty."""
 
     name: str
-    key: str
+    key: str  # its folder relative to the workspace, which never changes, unlike the name
     folder: Path
     base: str = ""
-    base_hash: str = ""
+    base_hash: str = ""  # identifies the base's weights
     kind: str = ""
     rank: int = 0
     scale: float = 0.0
     targets: tuple[str, ...] = ()
     layers: int = 0
     parameters: int = 0
-    size: int = 0
-    created: float = 0.0
+    size: int = 0  # bytes
+    created: float = 0.0  # seconds since the epoch
     method: str = ""
     run: str = ""
-    step: int = 0
+    step: int = 0  # the training step whose weights it has
     recipe_hash: str = ""
     data_hash: str = ""
-    system: str = ""
-    thinking: Thinking = "off"
+    system: str = ""  # the system prompt shared by all of its training rows
+    thinking: Thinking = "off"  # this and the next two are the settings with which these rows were rendered
     date: str = ""
-    template: str = ""
-    origin: str = ""
+    template: str = ""  # Jinja source, if it is not the base's own
+    origin: str = ""  # the folder or Hub repository of an imported adapter
     parent: ParentAdapter | None = None
     tags: tuple[str, ...] = ()
     score: AdapterScore | None = None
-    problem: str = ""
+    problem: str = ""  # the error that prevents its use; everything read from its files is then empty
+
+    @property
+    def workspace(self) -> Path:
+        """The workspace whose library has it."""
+        return self.folder.parents[len(Path(self.key).parts) - 1]
+
+    @property
+    def is_from_run(self) -> bool:
+        """Whether a run of the workspace trained it; otherwise it was imported."""
+        return self.key.startswith("runs/")
 
     @property
     def weights(self) -> Path:

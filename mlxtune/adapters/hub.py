@@ -11,20 +11,21 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from mlxtune.adapters import card
+from mlxtune.adapters import publish
 from mlxtune.adapters.entry import AdapterEntry, read_lineage
 from mlxtune.adapters.importers import peft
 from mlxtune.adapters.importers.checks import PICKLES
 from mlxtune.adapters.importers.importer import find_base, import_adapter
 from mlxtune.adapters.layout import LINEAGE
 from mlxtune.adapters.library import FOLDER
+from mlxtune.adapters.publish import Card, PublishedBase
 from mlxtune.core.child_process import Progress
 from mlxtune.core.errors import InputError, MachineError, MlxtuneError, ModelError
 from mlxtune.core.files import disk_errors, write_json, write_text
@@ -49,9 +50,9 @@ class PushResult:
 
 
 def push_adapter(
-    entry: AdapterEntry, repo: str, *, public: bool = False, progress: Progress = lambda what, share: None
+    entry: AdapterEntry, repo: str, card: Card, *, public: bool = False, progress: Progress = lambda what, share: None
 ) -> PushResult:
-    """Push ``entry`` with a model card to ``repo``, which is created if needed. No local paths are published.
+    """Push ``entry`` with its model ``card`` to ``repo``, which is created if needed. No local paths are published.
 
     Raise ``InputError`` if the adapter cannot be used, the user is not logged in, the Hub rejects the request, or the repository is
     public but ``public`` is not set. Raise ``MachineError`` if the Hub cannot be reached.
@@ -61,22 +62,25 @@ def push_adapter(
     base = _base(entry.base)
     with tempfile.TemporaryDirectory(prefix="mlxtune-push-") as scratch:
         folder = Path(scratch)
-        names = card.write_publishable(entry, base, folder)
+        names = publish.write_publishable(entry, base, folder, card)
         files = {WEIGHTS: entry.weights} | {name: folder / name for name in names}
         return _push(repo, files, f"{entry.name}: adapter, card and evaluation", public, progress)
 
 
-def push_export(folder: Path, repo: str, *, public: bool = False, progress: Progress = lambda what, share: None) -> PushResult:
-    """Push the export in ``folder`` to ``repo``. Raise ``InputError`` if it is not one, else like :func:`push_adapter`."""
+def push_export(
+    folder: Path, repo: str, card: Callable[[str, Path, PublishedBase], str], *, public: bool = False,
+    progress: Progress = lambda what, share: None,
+) -> PushResult:  # fmt: skip
+    """Push the export in ``folder`` to ``repo``. ``card`` returns the model card of a name, a folder and its base. Raise ``InputError`` if it is not one, else like :func:`push_adapter`."""
     name = repo.rsplit("/", 1)[-1]
     lineage = read_lineage(folder)
     base = _base(str(lineage.get("base", "")))
-    text = card.export_card(name, folder, base)
+    text = card(name, folder, base)
     with tempfile.TemporaryDirectory(prefix="mlxtune-push-") as scratch:
-        write_text(Path(scratch) / card.README, text)
-        write_json(Path(scratch) / LINEAGE, card.public_lineage(folder, base))
+        write_text(Path(scratch) / publish.README, text)
+        write_json(Path(scratch) / LINEAGE, publish.public_lineage(folder, base))
         files = {file.name: file for file in sorted(folder.iterdir()) if file.is_file() and not file.name.startswith(".")}
-        files |= {own: Path(scratch) / own for own in (card.README, LINEAGE)}
+        files |= {own: Path(scratch) / own for own in (publish.README, LINEAGE)}
         return _push(repo, files, f"{name}: model, card and evaluation", public, progress)
 
 
@@ -176,13 +180,13 @@ def _weights(repo: str, names: list[str]) -> str:
     raise ModelError(f"{repo} contains no adapter: it has neither {WEIGHTS} nor {peft.FILE}.")
 
 
-def _base(name: str) -> card.PublishedBase:
+def _base(name: str) -> PublishedBase:
     """Return the base as published, with its license from the Hub if it can be read."""
-    base = card.published_base(name)
+    base = publish.published_base(name)
     if base.hub_id and not base.license:
         with suppress(Exception):  # the card then says that the license is unknown; Hub errors appear in the push itself
             data = _api(base.hub_id).model_info(base.hub_id, timeout=REQUEST_TIMEOUT).card_data
-            return card.published_base(name, str((data or {}).get("license") or ""))
+            return publish.published_base(name, str((data or {}).get("license") or ""))
     return base
 
 

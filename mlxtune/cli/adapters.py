@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,18 +9,14 @@ from typing import Annotated, Any
 import typer
 
 from mlxtune.adapters import library
-from mlxtune.adapters.compare import compare, facts
-from mlxtune.adapters.entry import AdapterEntry, AdapterScore
-from mlxtune.adapters.export.tried import HEAD, exported_copies, failed_export, tried_exports
+from mlxtune.adapters.compare import compare
+from mlxtune.adapters.entry import AdapterEntry
 from mlxtune.cli.options import Json
-from mlxtune.cli.output import Cell, info, out, progress_bar, show, show_json, show_missing_workspace
-from mlxtune.cli.tables import print_columns, print_heading, print_table
-from mlxtune.core.text import one_line, size
+from mlxtune.cli.output import draw, info, progress_bar, show, show_json, show_missing_workspace
+from mlxtune.core.text import one_line
 from mlxtune.data import samples
 from mlxtune.evaluation.json_fields import to_json
-from mlxtune.evaluation.render.comparison_table import evaluation_comparison_table
-from mlxtune.evaluation.scorers import CONTRACT
-from mlxtune.evaluation.scorers.registry import metric_label
+from mlxtune.present.adapter import AdapterDetail, adapter_document, adapters_table, comparison_document
 
 app = typer.Typer(
     help="List, show, compare, rename, tag, import, push, pull, remove, and restore adapters.",
@@ -39,9 +34,6 @@ OtherWeights = Annotated[
         help="Accept a base whose weights differ but have the same shapes. The adapter's evaluation scores are discarded.",
     ),
 ]
-_STYLES = {
-    "better": "bold success", "worse": "bold error", "cannot tell": "bold", "not recommended": "bold warning", "not evaluated": "muted",
-}  # fmt: skip
 
 
 @app.callback()
@@ -64,10 +56,7 @@ def list_adapters(json: Json = False) -> None:
         else:
             show_missing_workspace("adapters", "mlxtune adapters")
         return
-    head: list[Cell] = [
-        (name, "faint") for name in ("", "adapter", "base", "kind", "size", "verdict", "rate", "rows", "metric", "tags")
-    ]
-    print_columns([head, *map(_row, entries)], right=(4, 7))
+    draw((adapters_table(entries),))
     for entry in entries:
         if entry.score and entry.score.caveat:
             show(("  ! ", "bold warning"), f"{entry.name} is better but not recommended: {one_line(entry.score.caveat)}.")
@@ -81,30 +70,7 @@ def show_adapter(which: Which = "last", json: Json = False) -> None:
     if json:
         show_json(document(entry) | {"children": children})
         return
-    print_heading(out, entry.name, entry.kind)
-    rows: list[list[Cell]] = [[(name, "muted"), one_line(value)] for name, value in facts(entry).items() if value]
-    if children:
-        rows.append([("children", "muted"), ", ".join(children)])
-    if entry.problem:
-        rows = [[("problem", "bold error"), one_line(entry.problem)]]
-    print_columns([*rows, [("folder", "muted"), str(entry.folder)]])
-    if exports := tried_exports(entry):
-        print_heading(out, "Exports", "compared with the adapter as trained")
-        print_columns([[(name, "faint") for name in HEAD], *([*export.cells] for export in exports)], right=(1, 2, 3, 4, 5))
-        for export in exports:
-            show("  ", (f"mlxtune runs show {export.id}", "primary"))
-    if copies := exported_copies(entry):
-        print_heading(out, "Copies", "the adapter alone")
-        print_columns([[(copy.program, "muted"), os.path.relpath(copy.folder)] for copy in copies])
-    if failed := failed_export(entry):
-        reason = one_line(f"The last export, {failed.form}, failed: {failed.reason}")
-        show(("  ✗ ", "bold error"), reason, (f"  mlxtune runs show {failed.id}", "primary"))
-    show("")
-    if entry.score:
-        _print_score(entry.score)
-    elif not entry.problem:
-        subject = entry.run if entry.key.startswith("runs/") else f"RECIPE --adapter {entry.name}"
-        info("Not evaluated yet.  ", (f"mlxtune eval {subject}", "primary"))
+    draw(adapter_document(AdapterDetail.read(entry, tuple(children))))
 
 
 @app.command("compare")
@@ -113,23 +79,12 @@ def compare_adapters(first: Which, second: Which, json: Json = False) -> None:
     one, two = (library.find_usable(Path.cwd(), which) for which in (first, second))
     comparison = compare(Path.cwd(), one, two)
     if json:
-        fields = {"facts": to_json(comparison.facts), "contrast": to_json(comparison.contrast), "why": comparison.reason}
-        show_json({**fields, "first": document(one), "second": document(two)})
+        evaluations = {"contrast": to_json(comparison.contrast), "unevaluated": comparison.unevaluated, "error": comparison.error}
+        show_json(
+            {"first": document(one), "second": document(two), "same_weights": len(set(comparison.hashes)) == 1, **evaluations}
+        )
         return
-    print_heading(out, "Adapters", "differences in bold")
-    rows: list[list[Cell]] = [["", (one.name, "bold primary"), (two.name, "bold primary")]]
-    for fact in comparison.facts:
-        style = "muted" if fact.same else "bold"
-        if fact.first or fact.second:
-            rows.append([(fact.name, "muted"), *((one_line(text, 48) or "–", style) for text in (fact.first, fact.second))])
-    print_columns(rows)
-    show("")
-    if comparison.contrast is None:
-        show("  ", ("· ", "muted"), (f"The evaluations were not compared: {comparison.reason}", "muted"))
-        return
-    show("  ", (comparison.contrast.verdict, "bold"))
-    show("")
-    print_table(evaluation_comparison_table(comparison.contrast))
+    draw(comparison_document(comparison))
 
 
 @app.command("rename")
@@ -214,37 +169,3 @@ def report_import(entry: AdapterEntry, json: bool) -> None:
 
 def _report(entry: AdapterEntry, text: str, json: bool) -> None:
     show_json(document(entry)) if json else info(("✓ ", "bold success"), text)
-
-
-def _row(entry: AdapterEntry) -> list[Cell]:
-    if entry.problem:
-        return [("✗", "bold error"), (entry.name, "bold"), (one_line(entry.problem, 90), "error"), "", "", "", "", "", "", ""]
-    score = entry.score
-    rate, rows, metric = "", "", ""
-    for before, after in score.changes[-1:] if score else ():
-        rate = f"{100 * before.share:.1f} → {after.share:.1%}"
-        rows, metric = f"{after.total:,}", metric_label(after.metric)
-    label = score.label if score else "not evaluated"
-    outcome: Cell = (one_line(label, 20), _STYLES.get(label, ""))
-    glyph: Cell = {"better": ("✓", "bold success"), "not recommended": ("!", "bold warning")}.get(label, ("·", "muted"))
-    kind, tags = f"{entry.kind} {entry.rank}", " ".join(entry.tags)
-    return [
-        glyph, (entry.name, "bold"), one_line(entry.base, 40), kind, size(entry.size), outcome, rate, rows, metric, (tags, "muted"),
-    ]  # fmt: skip
-
-
-def _print_score(score: AdapterScore) -> None:
-    print_heading(out, "Verdict", f"{score.rows} held-out rows")
-    show("  ", (score.verdict, "bold"))
-    if score.caveat:
-        show(("  ! ", "bold warning"), f"Not recommended: {one_line(score.caveat)}.")
-    if score.folder is None:
-        show("  ", ("Reported by its author, not verified.", "warning"))
-    rows: list[list[Cell]] = [["", (score.rival, "faint"), (one_line(score.arm, 40), "faint"), ""]]
-    for before, after in score.changes:
-        style = "bold primary" if after.metric == CONTRACT else "primary"
-        interval = f"{100 * after.low:.0f}–{100 * after.high:.0f}"
-        rows.append(
-            [metric_label(after.metric), (f"{before.share:.1%}", "muted"), (f"{after.share:.1%}", style), (interval, "muted")]
-        )
-    print_columns(rows, right=(1, 2))

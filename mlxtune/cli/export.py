@@ -6,7 +6,8 @@ import os
 import shlex
 import shutil
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,29 +17,23 @@ from mlxtune.adapters import library
 from mlxtune.adapters.entry import AdapterEntry
 from mlxtune.adapters.export import fidelity, lmstudio
 from mlxtune.adapters.export import start as exports
-from mlxtune.adapters.export.fidelity import Fidelity
 from mlxtune.adapters.export.formats import FORMATS, NAMES, ExportFormat, FormatOption, copy_adapter, find_format
 from mlxtune.adapters.export.tried import use_commands
 from mlxtune.cli.adapters import Which
 from mlxtune.cli.follow import follow_answers
-from mlxtune.cli.options import Json, Overrides
-from mlxtune.cli.output import Cell, info, out, progress_bar, say_changed_evaluation, show, show_json
-from mlxtune.cli.tables import print_columns, print_heading, print_table
+from mlxtune.cli.options import Json, Overrides, with_option_groups
+from mlxtune.cli.output import draw, info, progress_bar, say_changed_evaluation, show_json
 from mlxtune.core.errors import InputError, MachineError
-from mlxtune.core.text import one_line, size, suggest
+from mlxtune.core.text import one_line, suggest
 from mlxtune.evaluation.json_fields import to_json
-from mlxtune.evaluation.render.comparison_table import comparison_table
-from mlxtune.evaluation.scorers.registry import metric_label
+from mlxtune.present.card import adapter_card
+from mlxtune.present.export import fidelity_document
 from mlxtune.recipe import Recipe, load
 from mlxtune.runs import launch
 from mlxtune.runs.registry import Run
 from mlxtune.training.start import check_recipe
 from mlxtune.workspace import control
 
-To = Annotated[
-    Path | None,
-    typer.Option("--to", help="The folder to create. Default: a folder in exports/."),
-]
 Rows = Annotated[
     Path | None,
     typer.Option(
@@ -52,76 +47,65 @@ def _with(option: FormatOption) -> str:
     return ", ".join(one.name for one in FORMATS if one.option == option)
 
 
+Format = Annotated[str, typer.Argument(help="; ".join(f"{one.label}: {one.about}" for one in FORMATS) + ".", metavar="FORMAT")]  # fmt: skip
+Lora = Annotated[bool, typer.Option("--lora", help=f"Export only the adapter, not fused into its base ({_with('--lora')}).")]
+Requantize = Annotated[
+    bool,
+    typer.Option(
+        "--requantize", help=f"Quantize the adapted weights as in the base: smaller, but lossy ({_with('--requantize')})."
+    ),
+]
+PrecisionName = Annotated[
+    str, typer.Option("--precision", help=f"The precision of a GGUF file: {', '.join(exports.PRECISIONS)}. Default: f16.")
+]
+OllamaBase = Annotated[
+    str, typer.Option("--from", help="With --lora, the name of the adapter's base in Ollama, such as llama3.2:3b.")
+]
+To = Annotated[Path | None, typer.Option("--to", help="The folder to create. Default: a folder in exports/.")]
 Force = Annotated[
     bool,
     typer.Option("--force", help="Keep the export even if it is not faithful, and replace LM Studio's preset of the same name."),
 ]
-Format = Annotated[str, typer.Argument(help="; ".join(f"{one.label}: {one.about}" for one in FORMATS) + ".", metavar="FORMAT")]  # fmt: skip
 
 
+@dataclass(frozen=True)
+class ExportOptions:
+    """What is exported, and where to."""
+
+    lora: Lora = False
+    precision: PrecisionName = ""
+    requantize: Requantize = False
+    base: OllamaBase = ""
+    to: To = None
+    force: Force = False
+
+
+@with_option_groups
 def export(
     form: Format = "",
     which: Which = "last",
-    lora: Annotated[
-        bool, typer.Option("--lora", help=f"Export only the adapter, not fused into its base ({_with('--lora')}).")
-    ] = False,
-    precision: Annotated[
-        str, typer.Option("--precision", help=f"The precision of a GGUF file: {', '.join(exports.PRECISIONS)}. Default: f16.")
-    ] = "",
-    requantize: Annotated[
-        bool,
-        typer.Option(
-            "--requantize", help=f"Quantize the adapted weights as in the base: smaller, but lossy ({_with('--requantize')})."
-        ),
-    ] = False,
-    base: Annotated[
-        str, typer.Option("--from", help="With --lora, the name of the adapter's base in Ollama, such as llama3.2:3b.")
-    ] = "",
-    to: To = None,
+    options: ExportOptions = ExportOptions(),
     recipe: Rows = None,
     overrides: Overrides = None,
-    force: Force = False,
     json: Json = False,
 ) -> None:
     """Export an adapter for another program: fused into its base and checked against the adapter, or on its own."""
-    if not form:
-        raise InputError(
-            f"Choose a format: {', '.join(NAMES)}.",
-            hint="For example: mlxtune export mlx last (mlxtune export --help describes them)",
-        )
-    if form not in NAMES:
-        raise InputError(f"Unknown export format {one_line(form, 40)}.", hint=suggest(form, NAMES))
-    if precision and precision not in exports.PRECISIONS:
-        raise InputError(f"Unknown precision {one_line(precision, 40)}.", hint=suggest(precision, list(exports.PRECISIONS)))
-    chosen = _find_format(form, which, lora=lora, requantize=requantize)
-    if precision and chosen.form != "gguf":
-        raise InputError(
-            f"--precision cannot be used with {chosen.label}.",
-            hint="A GGUF file with only the adapter is in float32. Remove --precision."
-            if lora
-            else f"mlxtune export llamacpp {which} --precision {precision}",
-        )
-    if chosen.name == "ollama" and lora != bool(base):
-        raise InputError(
-            "For Ollama, --lora and --from must be used together.", hint=f"mlxtune export ollama {which} --lora --from llama3.2:3b"
-        )
-    if base and chosen.name != "ollama":
-        raise InputError(f"--from cannot be used with {form}.", hint=f"mlxtune export ollama {which} --lora --from {base}")
+    chosen = _chosen_format(form, which, options)
     entry = library.find_usable(Path.cwd(), which)
-    if chosen.copy:
-        for option, given in (("--recipe", recipe), ("--set", overrides), ("--force", force)):
+    if chosen.form is None:
+        for option, given in (("--recipe", recipe), ("--set", overrides), ("--force", options.force)):
             if given:
                 raise InputError(
                     f"{option} cannot be used with {chosen.label}.",
                     hint=f"The adapter is copied bit for bit, so nothing is compared. Remove {option}.",
                 )
-        _copy(entry, chosen, to, json)
+        _copy(entry, chosen, options.to, json)
         return
     own = compared_recipe(entry, recipe, overrides or [])
     with progress_bar("looking for the model") as update:
         run = control.export(
-            Path.cwd(), entry, chosen, target=to, recipe=own, force=force, precision=precision or "f16",
-            ollama_base=base, progress=update,
+            Path.cwd(), entry, chosen, target=options.to, recipe=own, force=options.force,
+            precision=exports.precision_of(options.precision), ollama_base=options.base, progress=update,
         )  # fmt: skip
     try:
         code = follow_answers(run)
@@ -130,7 +114,7 @@ def export(
     if not json:
         show_export(run)
     elif (run.folder / fidelity.FILE).is_file():
-        show_json(_document(run.id, fidelity.load(run.folder), dict(run.state().summary), code))
+        show_json(_document(run, code))
     if code:
         raise typer.Exit(code)
     if chosen.program == "ollama" and not json and shutil.which("ollama"):
@@ -160,25 +144,49 @@ def show_export(run: Run) -> None:
     """Print an export's fidelity, its folder, and how to use it, if it has been compared with the adapter."""
     if (run.folder / fidelity.FILE).is_file():
         summary = dict(run.state().summary)
-        _print_fidelity(fidelity.load(run.folder), summary)
+        draw(fidelity_document(fidelity.load(run.folder), str(summary.get("folder", "")), int(summary.get("bytes", 0))))
         if summary:
-            _print_use(run)
+            _print_use(run, str(summary["folder"]))
 
 
-def _find_format(form: str, which: str, *, lora: bool, requantize: bool) -> ExportFormat:
-    """Return the format with the options given. Raise ``InputError`` if the program has no such format."""
-    option: FormatOption = "--lora" if lora else "--requantize" if requantize else ""
-    if lora and requantize:
+def _chosen_format(form: str, which: str, options: ExportOptions) -> ExportFormat:
+    """Return the format with the options given. Raise ``InputError`` if the options do not suit it."""
+    if not form:
+        raise InputError(
+            f"Choose a format: {', '.join(NAMES)}.",
+            hint="For example: mlxtune export mlx last (mlxtune export --help describes them)",
+        )
+    if form not in NAMES:
+        raise InputError(f"Unknown export format {one_line(form, 40)}.", hint=suggest(form, NAMES))
+    precision, lora, base = options.precision, options.lora, options.base
+    if precision and precision not in exports.PRECISIONS:
+        raise InputError(f"Unknown precision {one_line(precision, 40)}.", hint=suggest(precision, list(exports.PRECISIONS)))
+    if lora and options.requantize:
         raise InputError("--requantize cannot be used with --lora.", hint=f"mlxtune export mlx {which} --requantize")
-    if chosen := find_format(form, option):
-        return chosen
-    usable = next(one.name for one in FORMATS if one.option == option and one.copy is None)
-    raise InputError(f"{option} cannot be used with {form}.", hint=f"mlxtune export {usable} {which} {option}")
+    option: FormatOption = "--lora" if lora else "--requantize" if options.requantize else ""
+    chosen = find_format(form, option)
+    if chosen is None:
+        usable = next(one.name for one in FORMATS if one.option == option and one.copy is None)
+        raise InputError(f"{option} cannot be used with {form}.", hint=f"mlxtune export {usable} {which} {option}")
+    if precision and chosen.form != "gguf":
+        raise InputError(
+            f"--precision cannot be used with {chosen.label}.",
+            hint="A GGUF file with only the adapter is in float32. Remove --precision."
+            if lora
+            else f"mlxtune export llamacpp {which} --precision {precision}",
+        )
+    if form == "ollama" and lora != bool(base):
+        raise InputError(
+            "For Ollama, --lora and --from must be used together.", hint=f"mlxtune export ollama {which} --lora --from llama3.2:3b"
+        )
+    if base and form != "ollama":
+        raise InputError(f"--from cannot be used with {form}.", hint=f"mlxtune export ollama {which} --lora --from {base}")
+    return chosen
 
 
 def _copy(entry: AdapterEntry, chosen: ExportFormat, to: Path | None, json: bool) -> None:
     """Write only the adapter, which needs no worker."""
-    folder, names = copy_adapter(Path.cwd(), entry, chosen, to)
+    folder, names = copy_adapter(Path.cwd(), entry, chosen, adapter_card, to)
     shown = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
     if json:
         show_json({"folder": str(shown), "form": chosen.name, "files": names})
@@ -186,13 +194,13 @@ def _copy(entry: AdapterEntry, chosen: ExportFormat, to: Path | None, json: bool
         info(("✓ ", "bold success"), f"Wrote {entry.name} to {shown}: {', '.join(names)}")
 
 
-def _print_use(run: Run) -> None:
+def _print_use(run: Run, folder: str) -> None:
     """Print how to use the finished export ``run`` in the program that it was written for."""
     request = launch.read_request(run.folder)
-    program, name, folder = request.get("program", ""), request.get("name", ""), str(dict(run.state().summary)["folder"])
     for command in use_commands(request, folder):
         info(("  " + shlex.join(command), "primary"))
-    if program == "lmstudio":
+    if request.get("program") == "lmstudio":
+        name = request["name"]
         model = lmstudio.model_folder(name)
         listed = f"LM Studio lists the model as {lmstudio.PUBLISHER}/{name}"
         if Path(folder) != model.resolve():
@@ -200,31 +208,8 @@ def _print_use(run: Run) -> None:
         info(f"  {listed}. The preset is {name}.")
 
 
-def _document(run_id: str, proof: Fidelity, summary: Mapping[str, Any], code: int) -> dict[str, Any]:
+def _document(run: Run, code: int) -> dict[str, Any]:
     """Return the export as a JSON object. ``folder`` is null if the export was rejected."""
-    return {
-        "run": run_id, "form": proof.form, "folder": summary.get("folder"), "bytes": summary.get("bytes"),
-        "faithful": not proof.failure, "refused": code == 1, "lost": proof.lost_share, "verdict": proof.sentence,
-        **to_json(proof),
-    }  # fmt: skip
-
-
-def _print_fidelity(proof: Fidelity, summary: Mapping[str, Any]) -> None:
-    print_heading(out, "Fidelity", "base with adapter versus export, on held-out rows")
-    lossy = ("! ", "bold warning") if proof.is_lossy else ("✓ ", "bold success")
-    show("  ", ("✗ ", "bold error") if proof.failure else lossy, (proof.sentence, "bold"))
-    show("")
-    head: list[Cell] = [(name, "faint") for name in ("", "logits, mean", "max", "KL, nats per token", "same top token")]
-    rows: list[list[Cell]] = [
-        [(name, "muted"), f"{item.mean:.4f}", f"{item.max:.3f}", f"{item.kl:.5f}", f"{100 * item.agree:.1f}%"]
-        for name, item in (("adapter's effect", proof.change), ("export's error", proof.loss))
-    ]
-    print_columns([head, *rows], right=(1, 2, 3, 4))
-    if proof.rates:
-        show("")
-        print_table(
-            comparison_table("Contract", "adapter, then export", [(metric_label(item.metric), item) for item in proof.rates])
-        )
-    if summary:
-        show("")
-        show(("  Folder   ", "muted"), str(summary["folder"]), (f"   {size(summary['bytes'])}", "muted"))
+    proof, summary = fidelity.load(run.folder), dict(run.state().summary)
+    place = {"run": run.id, "folder": summary.get("folder"), "bytes": summary.get("bytes")}
+    return {**place, "outcome": proof.outcome, "refused": code == 1, "lost": proof.lost_share, **to_json(proof)}

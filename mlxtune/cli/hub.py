@@ -13,6 +13,7 @@ from mlxtune.cli.adapters import Base, Name, OtherWeights, report_import
 from mlxtune.cli.options import Json
 from mlxtune.cli.output import info, progress_bar, show_json
 from mlxtune.evaluation.json_fields import to_json
+from mlxtune.present.card import adapter_card, export_card
 
 Repo = Annotated[str, typer.Argument(help="A Hub repository in the form OWNER/NAME.")]
 
@@ -29,9 +30,9 @@ def push(
     folder = Path(which)
     with progress_bar("contacting the Hub") as update:
         if (folder / fidelity.FILE).is_file():
-            result = hub.push_export(folder, repo, public=public, progress=update)
+            result = hub.push_export(folder, repo, export_card, public=public, progress=update)
         else:
-            result = hub.push_adapter(library.find_usable(Path.cwd(), which), repo, public=public, progress=update)
+            result = hub.push_adapter(library.find_usable(Path.cwd(), which), repo, adapter_card, public=public, progress=update)
     if json:
         show_json(to_json(result))
         return

@@ -12,19 +12,15 @@ from mlxtune.adapters.export import start as exports
 from mlxtune.adapters.export import verification
 from mlxtune.adapters.export.endpoint_prompts import api_url, served_model
 from mlxtune.adapters.export.tried import find_export, tried_exports
-from mlxtune.adapters.export.verification import Verification
 from mlxtune.cli.adapters import Which
 from mlxtune.cli.export import Rows, compared_recipe
 from mlxtune.cli.follow import follow_answers
 from mlxtune.cli.options import Json, Overrides
-from mlxtune.cli.output import out, show, show_json
-from mlxtune.cli.tables import print_heading, print_table
+from mlxtune.cli.output import draw, show_json
 from mlxtune.cli.train import fetch
 from mlxtune.core.errors import GateError
-from mlxtune.core.text import one_line
 from mlxtune.evaluation.json_fields import to_json
-from mlxtune.evaluation.render.comparison_table import comparison_table
-from mlxtune.evaluation.scorers.registry import metric_label
+from mlxtune.present.export import form_label, verification_document
 
 
 def verify_export(
@@ -57,26 +53,16 @@ def verify_export(
         raise typer.Exit(code)
     result = verification.load(run.folder)
     if json:
-        show_json({"run": run.id, "verdict": result.sentence, "failed": bool(result.failure), **to_json(result)})
+        show_json({"run": run.id, "failure": result.failure, **to_json(result)})
     else:
-        _print(result, found.form if found else "")
+        draw(verification_document(result, form_label(found.form, found.precision, found.program) if found else ""))
+    if result.failure == "prompts":
+        raise GateError(
+            "The program renders prompts differently than in training.",
+            hint="Export the adapter again, and let the program use the exported template.",
+        )
     if result.failure:
-        raise GateError(result.failure, hint=_hint(result))
-
-
-def _hint(result: Verification) -> str:
-    if result.problem:
-        return "Export the adapter again, and let the program use the exported template."
-    return "If the program's file is quantized, use one in 16 bits: mlxtune export llamacpp --precision f16"
-
-
-def _print(result: Verification, form: str) -> None:
-    print_heading(out, "Verification", f"{form or 'the model'} at {one_line(result.url, 60)} versus the adapter, on held-out rows")
-    if result.problem:
-        show("  ", ("✗ ", "bold error"), (one_line(result.problem, 200), "bold"))
-    show("  ", ("✗ ", "bold error") if result.failure else ("✓ ", "bold success"), (one_line(result.sentence, 300), "bold"))
-    if result.rates:
-        show("")
-        print_table(
-            comparison_table("Contract", "adapter, then program", [(metric_label(item.metric), item) for item in result.rates])
+        raise GateError(
+            "The program's answers are worse than the adapter's.",
+            hint="If the program's file is quantized, use one in 16 bits: mlxtune export llamacpp --precision f16",
         )

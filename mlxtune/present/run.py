@@ -47,7 +47,6 @@ _WARNINGS = {  # by code; the fields are the warning's values
     "checkpoint_damaged": "skipped the damaged checkpoint in {folder}",
     "displacement": "likelihood displacement: chosen answers lost {chosen:.1f} nats each, rejected ones {rejected:.1f}; lower "
     'training.learning_rate, or train with loss = ["sigmoid", "sft"]',
-    "export_note": "{note}",
     "format_lost": "format lost: {before} of {answers} sample answers passed the contract before the first step, {now} do now; lower "
     "training.learning_rate",
     "generation_capped": "{error} The rows so far are kept.",
@@ -76,6 +75,10 @@ def warning_text(warning: RunWarning) -> str:
                 name: f"{', '.join(value[:_LISTED])}{' …' if len(value) > _LISTED else ''}",
                 "count": plural(len(value), "row"),
             }
+    if warning.code == "export_note":
+        from mlxtune.present.export import export_note  # imports the scorers, which the first screen must not wait for
+
+        return one_line(export_note(**warning.values))
     if warning.code == "template_note":
         values |= {"sentence": TemplateNote(values["note"]).sentence, "count": plural(values["rows"], "row")}
     try:

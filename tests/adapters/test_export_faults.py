@@ -20,9 +20,11 @@ from mlxtune.adapters import library
 from mlxtune.adapters.export import lmstudio, logits
 from mlxtune.adapters.export import worker as exporting
 from mlxtune.adapters.export.compared_rows import ComparedRows
+from mlxtune.adapters.export.fidelity import ComparedAnswers
 from mlxtune.adapters.export.formats import FORMATS, ExportFormat, copy_adapter
 from mlxtune.core.errors import MlxtuneError
 from mlxtune.core.files import scratch_folder
+from mlxtune.present.card import adapter_card
 from mlxtune.runs.locks import file_lock
 from mlxtune.runs.registry import Run
 from mlxtune.runs.worker import Worker
@@ -55,7 +57,7 @@ Files = dict[str, bytes]
 def place(trained_workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Path:  # noqa: F811
     """Return the folder that exports are written to. Nothing is computed: answers are not compared."""
     monkeypatch.setattr(ComparedRows, "answers", lambda rows, *_: ((), []))
-    monkeypatch.setattr(ComparedRows, "rates", lambda rows, *_: ())
+    monkeypatch.setattr(ComparedRows, "compare", lambda rows, *_: ComparedAnswers(0, 0, ()))
     monkeypatch.setattr(logits, "logits", lambda *_, **__: [mx.zeros((1, 8))])
     with_merge(trained_workspace / "four")
     folder = trained_workspace / "my exports"
@@ -68,7 +70,7 @@ def prepared(place: Path, one: ExportFormat, monkeypatch: pytest.MonkeyPatch, **
     """Return a function that exports the adapter as ``one`` to a folder whose name has spaces."""
     target = place / "an export"
     if one.copy:
-        return lambda: copy_adapter(place, library.find(place.parent, "last"), one, target)
+        return lambda: copy_adapter(place, library.find(place.parent, "last"), one, adapter_card, target)
     base = "llama3.2:3b" if one.option == "--lora" and one.program else ""
     worker = started(place.parent, str(one.form), monkeypatch, target=target, program=one.program, ollama_base=base, **how)
     return lambda: exporting.export(worker)

@@ -17,6 +17,7 @@ from mlxtune.adapters import hub, library
 from mlxtune.adapters.entry import AdapterEntry
 from mlxtune.core.errors import InputError, MachineError, MlxtuneError, ModelError
 from mlxtune.core.hashing import sha256_file
+from mlxtune.present.card import adapter_card, export_card
 from mlxtune.recipe.parent import CONFIG, WEIGHTS
 
 CANARY = "hf_canary7f3a9dQq"
@@ -49,7 +50,7 @@ def entry(empty_workspace: Path, shop) -> AdapterEntry:
 
 
 def test_adapter_round_trips_through_private_repository(empty_workspace: Path, tiny: Path, stub: Hub, entry: AdapterEntry) -> None:
-    done = hub.push_adapter(entry, REPO)
+    done = hub.push_adapter(entry, REPO, adapter_card)
     repo = stub.repos[REPO]
     assert (done.private, repo.private, done.url) == (True, True, f"{stub.url}/{REPO}")
     assert done.commit == repo.sha
@@ -68,7 +69,7 @@ def test_no_local_paths_are_uploaded(empty_workspace: Path, tiny: Path, stub: Hu
     )
     lineage = json.loads((folder / "mlxtune.json").read_text())
     (folder / "mlxtune.json").write_text(json.dumps(lineage | {"origin": "/home/me/elsewhere", "note": "/home/me"}))
-    hub.push_adapter(library.find(empty_workspace, "last"), REPO)
+    hub.push_adapter(library.find(empty_workspace, "last"), REPO, adapter_card)
     texts = [data.decode() for name, data in stub.repos[REPO].files.items() if name != WEIGHTS]
     assert not any(word in text for text in texts for word in ("/home/me", str(empty_workspace), str(tiny.parent)))
     lineage = json.loads(stub.repos[REPO].files["mlxtune.json"])
@@ -77,9 +78,9 @@ def test_no_local_paths_are_uploaded(empty_workspace: Path, tiny: Path, stub: Hu
 
 
 def test_second_push_uploads_only_changes(stub: Hub, entry: AdapterEntry) -> None:
-    hub.push_adapter(entry, REPO)
+    hub.push_adapter(entry, REPO, adapter_card)
     sent = stub.count("PUT /lfs")
-    again = hub.push_adapter(entry, REPO)
+    again = hub.push_adapter(entry, REPO, adapter_card)
     assert (sent, stub.count("PUT /lfs")) == (1, 1)
     assert again.commit == stub.repos[REPO].sha
     assert stub.repos[REPO].commits == 1
@@ -108,10 +109,10 @@ def test_interrupted_push_resumes(empty_workspace: Path, stub: Hub) -> None:
     folder = export(empty_workspace / "model")
     stub.refuse["PUT /lfs"] = [400]
     with pytest.raises(InputError, match="The Hub rejected"):
-        hub.push_export(folder, REPO)
+        hub.push_export(folder, REPO, export_card)
     assert stub.repos[REPO].files == {}
     assert len(stub.blobs) == 1
-    hub.push_export(folder, REPO)
+    hub.push_export(folder, REPO, export_card)
     assert stub.count("PUT /lfs") == 3  # one was refused, one was already uploaded
     assert set(stub.repos[REPO].files) == {
         "README.md",
@@ -126,7 +127,7 @@ def test_interrupted_push_resumes(empty_workspace: Path, stub: Hub) -> None:
 
 
 def test_interrupted_download_resumes(empty_workspace: Path, tiny: Path, stub: Hub, entry: AdapterEntry, monkeypatch) -> None:
-    hub.push_adapter(entry, REPO)
+    hub.push_adapter(entry, REPO, adapter_card)
     monkeypatch.setattr("huggingface_hub.file_download.time.sleep", lambda seconds: None)
     monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 500)
     stub.cut = [2000]
@@ -138,22 +139,22 @@ def test_interrupted_download_resumes(empty_workspace: Path, tiny: Path, stub: H
 def test_public_repository_requires_public_flag(stub: Hub, entry: AdapterEntry) -> None:
     stub.repos[REPO] = Repo(private=False)
     with pytest.raises(InputError, match="already exists and is public") as caught:
-        hub.push_adapter(entry, REPO)
+        hub.push_adapter(entry, REPO, adapter_card)
     assert "--public" in caught.value.hint
     assert stub.repos[REPO].files == {}
-    assert not hub.push_adapter(entry, REPO, public=True).private
+    assert not hub.push_adapter(entry, REPO, adapter_card, public=True).private
 
 
 def test_missing_login_sends_no_request(stub: Hub, entry: AdapterEntry, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HF_TOKEN")
     with pytest.raises(InputError, match="You are not logged in"):
-        hub.push_adapter(entry, REPO)
+        hub.push_adapter(entry, REPO, adapter_card)
     assert stub.requests == []
 
 
 @pytest.mark.parametrize("repo", ["", "name", "a/b/c", "../x", "a/..", "a/.b", "https://huggingface.co/a/b", "a b/c", "a/b\x1b[2J"])
 def test_invalid_repository_name_is_refused(empty_workspace: Path, entry: AdapterEntry, repo: str) -> None:
-    for ask in (lambda: hub.push_adapter(entry, repo), lambda: hub.pull(empty_workspace, repo)):
+    for ask in (lambda: hub.push_adapter(entry, repo, adapter_card), lambda: hub.pull(empty_workspace, repo)):
         with pytest.raises(InputError, match="is not a valid Hub repository ID") as caught:
             ask()
         assert "\x1b" not in caught.value.message
@@ -165,7 +166,7 @@ def test_token_is_not_sent_over_plain_http(
 ) -> None:
     monkeypatch.setenv("HF_ENDPOINT", url)
     with pytest.raises(InputError, match=r"sent unencrypted|must be an address") as caught:
-        hub.push_adapter(entry, REPO)
+        hub.push_adapter(entry, REPO, adapter_card)
     assert "secret" not in caught.value.message
 
 
@@ -195,7 +196,7 @@ def test_hub_repository_without_adapter_is_refused_and_leaves_no_files(
 def test_repository_too_large_for_disk_is_not_downloaded(
     empty_workspace: Path, tiny: Path, stub: Hub, entry: AdapterEntry, monkeypatch
 ) -> None:
-    hub.push_adapter(entry, REPO)
+    hub.push_adapter(entry, REPO, adapter_card)
     monkeypatch.setattr(hub, "disk_free", lambda path: 1000)
     with pytest.raises(MachineError, match="is free in"):
         hub.pull(empty_workspace, REPO, "back", str(tiny))
@@ -203,7 +204,7 @@ def test_repository_too_large_for_disk_is_not_downloaded(
 
 
 def test_missing_base_is_reported_before_download(empty_workspace: Path, stub: Hub, entry: AdapterEntry) -> None:
-    hub.push_adapter(entry, REPO)
+    hub.push_adapter(entry, REPO, adapter_card)
     with pytest.raises(ModelError, match="is not on this machine"):
         hub.pull(empty_workspace, REPO, "back")
     assert stub.count(f"/{WEIGHTS}") == 0
@@ -234,7 +235,7 @@ def test_token_is_absent_from_messages_logs_and_tracebacks(
     caplog.set_level(logging.DEBUG)
     stub.refuse = refuse
     with pytest.raises(kind) as caught:
-        hub.push_adapter(entry, REPO)
+        hub.push_adapter(entry, REPO, adapter_card)
     messages = "".join(traceback.format_exception(caught.value)) + caught.value.message + caught.value.hint
     captured = capfd.readouterr()
     for text in (messages, caplog.text, captured.out, captured.err):
@@ -244,7 +245,7 @@ def test_token_is_absent_from_messages_logs_and_tracebacks(
 def test_token_is_absent_from_files(
     tmp_path: Path, empty_workspace: Path, tiny: Path, stub: Hub, entry: AdapterEntry, home: Path
 ) -> None:
-    hub.push_adapter(entry, REPO)
+    hub.push_adapter(entry, REPO, adapter_card)
     hub.pull(empty_workspace, REPO, "back", str(tiny))
     stub.refuse = {"/commit/main": [422]}
     (empty_workspace / "adapters" / "back" / WEIGHTS).write_bytes(entry.weights.read_bytes())

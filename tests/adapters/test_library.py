@@ -15,6 +15,8 @@ from mlxtune.adapters.compare import compare
 from mlxtune.adapters.entry import data_hash
 from mlxtune.core.errors import InputError
 from mlxtune.core.hashing import sha256_file
+from mlxtune.present.adapter import comparison_document
+from mlxtune.present.blocks import Table
 from mlxtune.recipe.parent import WEIGHTS
 from mlxtune.runs.events import EventWriter
 from mlxtune.runs.locks import file_lock
@@ -238,13 +240,12 @@ def test_two_adapters_are_compared_by_config_and_evaluation(empty_workspace: Pat
     shop(SECOND, rank=8)
     one, two = library.find(empty_workspace, FIRST), library.find(empty_workspace, SECOND)
     comparison = compare(empty_workspace, one, two)
-    by_name = {fact.name: fact for fact in comparison.facts}
-    assert by_name["base"].same
-    assert (by_name["rank"].first, by_name["rank"].second) == ("4, scale 2", "8, scale 2")
-    assert not by_name["weights"].same
-    assert comparison.contrast is None
-    assert comparison.reason == f"{FIRST} has not been evaluated in this workspace."
-    assert {fact.name: fact for fact in compare(empty_workspace, one, one).facts}["weights"].first == "the same"
+    assert (comparison.contrast, comparison.unevaluated) == (None, FIRST)
+    table = next(block for block in comparison_document(comparison) if isinstance(block, Table))
+    rows = {row[1].text: row for row in table.rows}
+    assert [cell.text for cell in rows["rank"]] == ["~", "rank", "4, scale 2", "8, scale 2"]
+    assert (rows["base"][0].text, rows["weights"][0].text) == ("", "~")
+    assert len(set(compare(empty_workspace, one, one).hashes)) == 1
 
 
 def test_data_hash_ignores_row_order_and_location(empty_workspace: Path) -> None:

@@ -65,15 +65,15 @@ def test_adapter_is_added_to_a_base_in_ollama(chat: ChatTemplate) -> None:
 def test_template_is_left_out_where_it_cannot_be_proven(chat: ChatTemplate) -> None:
     result = ollama.modelfile(chat, [replace(ROW, tools=(TOOL,))], source="./model.gguf")
     assert "TEMPLATE" not in commands(result.text)
-    assert "The chat template cannot be written in Ollama's language" in result.notes[0]
-    assert "The template differs at token 0: the end instead of" in result.notes[0]
+    assert result.notes[0].code == "template_not_writable"
+    assert (result.notes[0].difference.position, result.notes[0].difference.actual) == (0, "")
 
 
 @pytest.mark.parametrize("system", ["Price:\u00a05 €", 'Say """.', 'Say "yes"'])
 def test_system_prompt_that_ollama_would_change_is_left_out(chat: ChatTemplate, system: str) -> None:
     result = ollama.modelfile(chat, [ROW], source="./model.gguf", system=system)
     assert "SYSTEM" not in commands(result.text)
-    assert "A Modelfile cannot contain the rows' system prompt." in result.notes[0]
+    assert [note.code for note in result.notes] == ["system_not_writable"]
 
 
 @pytest.fixture
@@ -115,7 +115,7 @@ def exported(workspace: Path, program: str, folder: Path, form: str) -> Run:
 def shown(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
     """Return what is shown of a finished export, without its fidelity."""
     monkeypatch.setattr("mlxtune.cli.export.fidelity.load", lambda folder: None)
-    monkeypatch.setattr("mlxtune.cli.export._print_fidelity", lambda proof, summary: None)
+    monkeypatch.setattr("mlxtune.cli.export.fidelity_document", lambda *_: ())
 
     def show(program: str, folder: Path, form: str = "gguf") -> str:
         show_export(exported(home, program, folder, form))
@@ -140,7 +140,7 @@ def test_export_for_ollama_is_whole(trained_workspace: Path, monkeypatch: pytest
     with_merge(trained_workspace / "four")
     target = trained_workspace / "a name with spaces"
     worker = started(trained_workspace, "gguf", monkeypatch, target=target, program="ollama")
-    assert exporting.export(worker)["faithful"]
+    assert exporting.export(worker)["outcome"] == "faithful"
     assert {file.name for file in target.iterdir()} == {"Modelfile", GGUF_FILE, fidelity.FILE, "mlxtune.json"}
     assert commands((target / "Modelfile").read_text())["FROM"] == ["./model.gguf"]
 

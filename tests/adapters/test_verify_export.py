@@ -14,16 +14,19 @@ from http_stub import StubHandler, serve_http
 from llama_cpp import Llama, llama
 from mlx_lm.utils import dequantize_model, load_model
 
-from mlxtune.adapters import card, library
+from mlxtune.adapters import library
 from mlxtune.adapters.export import gguf, start, verification, verify_worker
 from mlxtune.adapters.export import worker as exporting
 from mlxtune.adapters.export.endpoint_prompts import api_url, served_model
 from mlxtune.adapters.export.tried import find_export, tried_exports
+from mlxtune.adapters.publish import published_base
 from mlxtune.core.errors import InputError, MachineError
 from mlxtune.core.files import display_path, write_json
 from mlxtune.data.rows import Message
 from mlxtune.models.resolve import resolve
 from mlxtune.models.template import ChatTemplate, TemplateSettings, load_template
+from mlxtune.present.card import adapter_card
+from mlxtune.present.export import exports_table
 from mlxtune.runs import launch, registry
 from mlxtune.runs.state import RunState
 from mlxtune.runs.worker import Worker
@@ -124,11 +127,10 @@ def verified(
 def test_equal_prompts_are_confirmed(trained_workspace: Path, kind: str, compared: str, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
     with running(trained_workspace, kind) as program:
         result = verified(trained_workspace, program, monkeypatch)
-    assert (result.prompts, result.problem) == (compared, "")
-    assert [rate.metric for rate in result.rates] == ["forbidden", "contract"]
-    assert result.rows == result.rates[0].paired.total
-    assert "whole contract" in result.sentence
-    assert ") points." in result.sentence
+    assert (result.prompts, result.difference) == (compared, None)
+    assert [rate.metric for rate in result.answers.rates] == ["forbidden", "contract"]
+    assert result.answers.rows == result.answers.rates[0].paired.total
+    assert result.answers.contract == result.answers.rates[1]
 
 
 @pytest.mark.parametrize("kind", ["llama.cpp", "Ollama"])
@@ -136,27 +138,26 @@ def test_a_wrong_template_is_named_with_its_token(trained_workspace: Path, kind:
     with running(trained_workspace, kind) as program:
         program.wrong = RENAMED
         result = verified(trained_workspace, program, monkeypatch)
-    assert result.problem.startswith("The template differs at token ")
-    assert result.problem.endswith("'h' instead of 'u'.")
-    assert result.failure == result.problem
-    assert result.sentence.startswith(result.problem)
+    assert result.failure == "prompts"
+    assert result.difference.position > 0
+    assert (result.difference.expected, result.difference.actual) == ("u", "h")
 
 
 def test_a_wrong_number_of_prompt_tokens_is_reported(trained_workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
     with running(trained_workspace, "LM Studio") as program:
         program.wrong = RENAMED
         result = verified(trained_workspace, program, monkeypatch)
-    assert result.prompts == "counts"
-    assert result.problem.startswith("The template differs: a prompt has ")
+    assert (result.prompts, result.difference.position) == ("counts", -1)
+    assert int(result.difference.expected) != int(result.difference.actual)
 
 
 def test_worse_answers_are_a_failure_with_their_cost(trained_workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
     with running(trained_workspace, "llama.cpp") as program:
         program.answer = lambda text: "We sell Northpeak."
         result = verified(trained_workspace, program, monkeypatch)
-    forbidden = next(rate for rate in result.rates if rate.metric == "forbidden")
+    forbidden = next(rate for rate in result.answers.rates if rate.metric == "forbidden")
     assert forbidden.paired.fixed + forbidden.paired.both == 0
-    assert result.same == 0
+    assert result.answers.same == 0
 
 
 @pytest.mark.slow
@@ -176,13 +177,12 @@ def test_llama_cpp_itself_is_verified(trained_workspace: Path, form: Any, monkey
     with llama(model, lora, context=2048) as server:
         assert [file.name for file in served_model(api_url(server.url)).files] == [file.name for file in (model, lora) if file]
         result = verified(trained_workspace, server, monkeypatch)
-    assert (result.prompts, result.problem) == ("tokens", "")
-    assert result.same >= result.rows // 2  # the rest may have bytes that are not UTF-8, or ties
+    assert (result.prompts, result.difference) == ("tokens", None)
+    assert result.answers.same >= result.answers.rows // 2  # the rest may have bytes that are not UTF-8, or ties
     assert not result.failure
     with llama(model, lora, context=2048, template=template.replace("assistant", "bot")) as server:
         wrong = verified(trained_workspace, server, monkeypatch)
-    assert wrong.problem.startswith("The template differs at token ")
-    assert wrong.problem.endswith("'b' instead of 'a'.")
+    assert (wrong.difference.expected, wrong.difference.actual) == ("a", "b")
 
 
 def test_requests_are_sent_one_at_a_time(trained_workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
@@ -212,7 +212,7 @@ def test_exports_are_listed_with_their_verification(trained_workspace: Path, mon
     monkeypatch.setattr(registry.Run, "state", lambda run: finished(summary if run.folder == exported.folder else {}))
     entry = library.find(trained_workspace, "last")
     (export,) = tried_exports(entry)
-    assert (export.form, export.verified, export.target) == ("MLX", None, Path(summary["folder"]))
+    assert (export.form, export.verified, export.target) == ("fused", None, Path(summary["folder"]))
     assert find_export([export], []) == export
     assert find_export([export], [Path(summary["folder"]) / "model.gguf"]) == export
     assert find_export([], []) is None
@@ -222,17 +222,17 @@ def test_exports_are_listed_with_their_verification(trained_workspace: Path, mon
         verified(trained_workspace, program, monkeypatch, export.id)
     (again,) = tried_exports(entry)
     assert again.verified is not None
-    assert again.cells[-1] == program.url
-    assert len(again.cells) == 7
-    text = card.adapter_card(entry, card.published_base("smollm2-135m"))
+    (row,) = exports_table([again]).rows
+    assert (row[0].text, row[-1].text) == ("MLX", program.url)
+    text = adapter_card(entry, published_base("smollm2-135m"))
     assert "## Exports" in text
-    assert f"| MLX | {again.cells[1]} |" in text
-    view = next(adapter for adapter in service.read_library(trained_workspace).adapters if adapter.key == entry.key)
-    assert [export.label for export in view.exports] == ["MLX"]
-    shown = [row.plain for row in render.detail(view, 60)]
-    assert "  Exports" in shown
-    assert any(program.url in row for row in shown)
-    assert f"in {display_path(again.target, trained_workspace)}" in " ".join(row.strip() for row in shown)
+    assert f"| MLX | {row[1].text} |" in text
+    view = next(adapter for adapter in service.read_library(trained_workspace).adapters if adapter.entry.key == entry.key)
+    assert [export.form for export in view.exports] == ["fused"]
+    shown = "".join(row.plain.strip() for row in render.detail(view, 100))
+    assert "Exports" in shown
+    assert program.url in shown
+    assert again.target.relative_to(trained_workspace).as_posix() in shown
 
 
 def finished(summary: Any) -> RunState:

@@ -15,7 +15,7 @@ from tiny_model import make_tiny
 from mlxtune.adapters import library
 from mlxtune.adapters.export import fidelity
 from mlxtune.adapters.export import start as export_start
-from mlxtune.adapters.export.fidelity import Fidelity, LogitDistance
+from mlxtune.adapters.export.fidelity import ComparedAnswers, Fidelity, LogitDistance
 from mlxtune.adapters.importers.importer import import_adapter
 from mlxtune.core.errors import GateError, InputError, MachineError
 from mlxtune.core.files import write_json
@@ -84,8 +84,8 @@ def test_list_shows_one_line_per_adapter_with_verdict(cli, shop):
     assert lines[0].split() == ["adapter", "base", "kind", "size", "verdict", "rate", "rows", "metric", "tags"]
     by_name = {line.split()[1]: line for line in lines[1:]}
     assert "cannot tell" in by_name[RUN]
-    assert "25.0 → 75.0%     4  whole contract" in by_name[RUN]
-    assert "lora 8" in by_name["other"]
+    assert "25.0% → 75.0%     4  whole contract" in by_name[RUN]
+    assert "LoRA 8" in by_name["other"]
     assert "not evaluated" in by_name["other"]
     assert "✗ broken" in by_name["broken"].replace("  ", " ")
 
@@ -93,7 +93,7 @@ def test_list_shows_one_line_per_adapter_with_verdict(cli, shop):
 def test_list_names_the_metric_of_each_rate(cli, shop):
     scored(shop, pairs=True, contract=False)
     (line,) = cli("adapters").out.splitlines()[1:]
-    assert re.search(r"\d\.\d → \d+\.\d% +4  preference accuracy", line)
+    assert re.search(r"\d\.\d% → \d+\.\d% +4  preference accuracy", line)
     assert "contract" not in line
 
 
@@ -104,7 +104,7 @@ def test_better_adapter_with_caveat_is_listed_as_warning(cli, shop):
     assert "! other" in " ".join(listed.split())
     assert "not recommended" in listed
     assert "other is better but not recommended: off-task accuracy dropped from 20 to 15 of 34." in " ".join(listed.split())
-    assert "! Not recommended: off-task accuracy dropped from 20 to 15 of 34." in details
+    assert "Not recommended: off-task accuracy dropped from 20 to 15 of 34." in details
 
 
 def test_json_list_has_every_field(cli, shop):
@@ -191,7 +191,9 @@ def exported(shop: Path, monkeypatch: pytest.MonkeyPatch, loss: LogitDistance) -
         folder = shop / "exports" / "20261124-1500-shop"
         folder.mkdir(parents=True, exist_ok=True)
         shutil.copy(shop / "runs" / RUN / "recipe.toml", folder)
-        result = Fidelity(form, FAR, loss, 20, 19, (compare("contract", "tuned", "exported", [(True, True)] * 20),))
+        result = Fidelity(
+            form, FAR, loss, ComparedAnswers(20, 19, (compare("contract", "tuned", "exported", [(True, True)] * 20),))
+        )
         fidelity.save(result, folder)
         (folder / "launch.json").write_text(
             json.dumps({"request": {"program": "", "name": "shop", "adapter": str(entry.folder), "form": form}})
@@ -214,8 +216,8 @@ def test_faithful_fuse_prints_location_and_loss(cli, shop, monkeypatch):
     ended = cli("export", "mlx")
     assert ended.code == 0, ended.err
     for words in (
-        "Faithful: ",
-        "19 of 20 greedy answers",
+        "✓ faithful",
+        "19 of 20",
         "adapter's effect",
         "0.50000",
         "whole contract",
@@ -229,12 +231,12 @@ def test_lossy_fuse_exits_1_with_loss_and_alternative(cli, shop, monkeypatch):
     exported(shop, monkeypatch, FAR)
     ended = cli("export", "mlx", "--requantize")
     assert ended.code == 1
-    assert "The export lost more than the adapter changed" in ended.err
+    assert "The export is not faithful: its logits" in ended.err
     assert "without --requantize" in ended.err
     fused = json.loads(cli("export", "mlx", "--requantize", "--json").out)
-    assert (fused["faithful"], fused["refused"], fused["folder"]) == (False, True, None)
+    assert (fused["outcome"], fused["refused"], fused["folder"]) == ("not_faithful", True, None)
     forced = json.loads(cli("export", "mlx", "--requantize", "--force", "--json").out)
-    assert (forced["faithful"], forced["refused"]) == (False, False)
+    assert (forced["outcome"], forced["refused"]) == ("not_faithful", False)
 
 
 @pytest.mark.parametrize(
@@ -279,7 +281,7 @@ def test_imported_adapter_is_evaluated_with_recipe(cli, shop, tiny, workspace, m
     other = make_tiny(shop / "other", bits=4)
     ended = cli("eval", recipe, "--adapter", "mine", "--set", f"model.base={other}")
     assert (ended.code, "mine was trained from" in ended.err, len(requests)) == (2, True, 1)
-    assert "mlxtune eval RECIPE --adapter mine" in cli("adapters", "show", "mine").err
+    assert "mlxtune eval RECIPE --adapter mine" in cli("adapters", "show", "mine").out
 
 
 def test_adapter_of_a_run_is_evaluated_by_its_name(cli, shop, tiny, monkeypatch):

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mlxtune.adapters.export.fidelity import ComparedAnswers
 from mlxtune.data.source import read_source
 from mlxtune.data.split import prompt_rows, sample_rows, split
 from mlxtune.evaluation.answer_budget import answer_budget
@@ -79,8 +80,12 @@ class ComparedRows:
             return prompts.MAX_TOKENS
         return answer_budget(self.section, self.training_rows, template.count_tokens).max_tokens
 
-    def rates(self, first: Sequence[Output], second: Sequence[Output]) -> tuple[Comparison, ...]:
-        """Compare two models' outputs on each of the contract's required metrics."""
+    def compare(self, first: Sequence[Output], second: Sequence[Output]) -> ComparedAnswers:
+        """Compare two models' outputs, also on each of the contract's required metrics."""
+        same = sum(one.output == two.output for one, two in zip(first, second, strict=True))
+        return ComparedAnswers(len(self.rows), same, self._rates(first, second))
+
+    def _rates(self, first: Sequence[Output], second: Sequence[Output]) -> tuple[Comparison, ...]:
         if self.contract is None:
             return ()
         scores: list[list[dict[str, Score]]] = []

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from mlxtune.adapters.card import write_adapter
 from mlxtune.adapters.entry import AdapterEntry
 from mlxtune.adapters.export import peft_writer
 from mlxtune.adapters.export.start import ExportForm, Program
 from mlxtune.adapters.importers.importer import find_base
+from mlxtune.adapters.publish import Card, write_adapter
 from mlxtune.runs.registry import RUN_KINDS
 
 FormatOption = Literal["", "--lora", "--requantize"]
@@ -61,12 +61,14 @@ def copy_folder(workspace: Path, entry: AdapterEntry, written: ExportFormat) -> 
     return workspace / RUN_KINDS["export"].folder / f"{entry.name}-{written.name}"
 
 
-def copy_adapter(workspace: Path, entry: AdapterEntry, written: ExportFormat, folder: Path | None = None) -> tuple[Path, list[str]]:
-    """Write the adapter alone, bit for bit, into a new ``folder``, by default in exports/. Return it and the names of its files.
+def copy_adapter(
+    workspace: Path, entry: AdapterEntry, written: ExportFormat, card: Card, folder: Path | None = None
+) -> tuple[Path, list[str]]:
+    """Write the adapter alone, bit for bit, with its ``card`` into a new ``folder``, by default in exports/. Return it and its files.
 
     Raise ``InputError`` if ``folder`` exists, and ``ModelError`` if the format cannot represent the adapter.
     """
     folder = folder or copy_folder(workspace, entry, written)
     if written.copy == "peft":
-        return folder, peft_writer.write(entry, find_base(entry.folder, ""), folder)
-    return folder, write_adapter(entry, folder)
+        return folder, peft_writer.write(entry, find_base(entry.folder, ""), folder, card)
+    return folder, write_adapter(entry, folder, card)

@@ -16,7 +16,6 @@ from mlx_lm.utils import load_tokenizer
 
 from mlxtune.core.errors import ModelError
 from mlxtune.core.files import read_json
-from mlxtune.core.text import one_line
 from mlxtune.models.resolve import ModelFolder
 
 _WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}%s| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -100,15 +99,9 @@ def name_in_file(source: ModelFolder) -> str:
     return name if _PHI3.search(name) else f"phi-3 {name}"
 
 
-def space_note(source: ModelFolder) -> str:
-    """Describe how llama.cpp treats whitespace next to control tokens differently, or return ``""``."""
-    differing = _Tokenizer(read_tokenizer(source)).stripped_differently
-    if not differing:
-        return ""
-    return (
-        f"llama.cpp handles whitespace next to {one_line(differing[0], 40)} differently than the tokenizer does, so prompts with whitespace "
-        "there are tokenized differently. Compare your prompts with: mlxtune verify-export"
-    )
+def space_sensitive_token(source: ModelFolder) -> str:
+    """Return a control token next to which llama.cpp treats whitespace differently than the tokenizer does, or ``""``."""
+    return next(iter(_Tokenizer(read_tokenizer(source)).stripped_differently), "")
 
 
 def read_tokenizer(source: ModelFolder) -> Mapping[str, Any]:

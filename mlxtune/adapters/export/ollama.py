@@ -9,8 +9,9 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
+from mlxtune.adapters.export.verification import PromptDifference
 from mlxtune.data.rows import Conversation, Message, PromptRow
 
 if TYPE_CHECKING:  # imports mlx
@@ -21,11 +22,17 @@ MIN_CONTEXT = 4096  # Ollama's default
 
 
 @dataclass(frozen=True)
-class Modelfile:
-    """A Modelfile's ``text``, and ``notes`` on its limitations."""
+class ModelfileNote:
+    """A limitation of a Modelfile."""
 
+    code: Literal["turns_differ", "template_not_writable", "system_not_writable"]
+    difference: PromptDifference | None = None  # an example of a prompt that is rendered differently
+
+
+@dataclass(frozen=True)
+class Modelfile:
     text: str
-    notes: tuple[str, ...]
+    notes: tuple[ModelfileNote, ...]
 
 
 def modelfile(
@@ -44,7 +51,8 @@ def modelfile(
     """
     from mlxtune.adapters.export.turn_template import derive, first_difference
 
-    notes, lines, bos = [], [f"FROM {source}"], template.added_bos
+    notes: list[ModelfileNote] = []
+    lines, bos = [f"FROM {source}"], template.added_bos
     if adapter:
         lines.append(f"ADAPTER {adapter}")
     turns = derive(template, bos)
@@ -52,17 +60,13 @@ def modelfile(
     if turns and not difference and _writable(turns.go):
         lines.append(f"TEMPLATE {_quoted(turns.go)}")
         if later := first_difference(template, turns, _several_turns(rows), bos):
-            notes.append(f"Multi-turn conversations are rendered differently than with the model's own template. {later.sentence}")
-    else:
-        reason = difference.sentence if turns and difference else "It does more than put text around turns."
-        notes.append(
-            "The chat template cannot be written in Ollama's language, so Ollama must use the one in the GGUF file, as recent versions do. "
-            f"{reason} Check it with: mlxtune verify-export"
-        )
+            notes.append(ModelfileNote("turns_differ", later))
+    else:  # recent versions of Ollama use the template in the GGUF file
+        notes.append(ModelfileNote("template_not_writable", difference))
     if system and _writable(system):
         lines.append(f"SYSTEM {_quoted(system)}")
     elif system:
-        notes.append("A Modelfile cannot contain the rows' system prompt. Send it with each conversation.")
+        notes.append(ModelfileNote("system_not_writable"))
     stops = [template.tokenizer.decode([token]) for token in sorted(template.stop_tokens)]
     lines += [f'PARAMETER stop "{stop}"' for stop in stops if _writable(stop) and '"' not in stop and stop.strip()]
     lines += ["PARAMETER temperature 0", "PARAMETER repeat_penalty 1", f"PARAMETER num_ctx {context}"]  # greedy, as evaluated

@@ -10,12 +10,12 @@ import math
 from pathlib import Path
 from typing import Any
 
-from mlxtune.adapters.card import published_base, write_publishable
 from mlxtune.adapters.entry import AdapterEntry
 from mlxtune.adapters.export.start import HF
 from mlxtune.adapters.importers.checks import find_weight
 from mlxtune.adapters.importers.peft import FILE, write_transposed
 from mlxtune.adapters.layout import AdapterLayout, read_layout
+from mlxtune.adapters.publish import Card, published_base, write_publishable
 from mlxtune.core.errors import ModelError
 from mlxtune.core.files import new_folder, write_json
 from mlxtune.core.safetensors import TensorInfo
@@ -31,7 +31,7 @@ _PARTS = {"lora_a": "lora_A.weight", "lora_b": "lora_B.weight", "m": "lora_magni
 _EMBEDDING_PARTS = {"lora_a": "lora_embedding_A", "lora_b": "lora_embedding_B"}
 
 
-def write(entry: AdapterEntry, source: ModelFolder, folder: Path) -> list[str]:
+def write(entry: AdapterEntry, source: ModelFolder, folder: Path, card: Card) -> list[str]:
     """Write ``entry``, an adapter for ``source``, into a new ``folder`` with a model card. Return the names of its files.
 
     Raise ``ModelError`` if PEFT cannot represent the adapter, and ``InputError`` if ``folder`` exists.
@@ -40,7 +40,7 @@ def write(entry: AdapterEntry, source: ModelFolder, folder: Path) -> list[str]:
     tensors = _renamed(layout, source)
     base = published_base(entry.base)
     with new_folder(folder) as scratch:
-        names = write_publishable(entry, base, scratch, library="peft")
+        names = write_publishable(entry, base, scratch, card, "peft")
         write_transposed(entry.weights, tensors, scratch / FILE, "pt")
         write_json(scratch / CONFIG, _config(layout, catalog.original(entry.base) or base.hub_id or base.name))
     return [FILE, *names]

@@ -98,6 +98,11 @@ def start(
     return _launch(workspace, entry, request, recipe, prepare)
 
 
+def precision_of(name: str) -> Precision:
+    """Return the precision called ``name``, or the default if it is empty."""
+    return next((precision for precision in PRECISIONS if precision == name), "f16")
+
+
 def target_folder(run: Run, request: Mapping[str, Any]) -> Path:
     """Return the folder that the export ``run`` writes, which was started with ``request``."""
     return Path(request["target"]) if request["target"] else run.folder / MODEL
@@ -153,7 +158,7 @@ def start_verification(
 def run_recipe(entry: AdapterEntry, overrides: Sequence[str] = ()) -> tuple[Recipe | None, Path | None]:
     """Return what :func:`~mlxtune.runs.registry.evaluation_recipe` does for the run that trained ``entry``; nothing if it was imported."""
     run = Run(entry.folder.parent)
-    has_recipe = entry.key.startswith("runs/") and (run.folder / "recipe.toml").is_file()
+    has_recipe = entry.is_from_run and (run.folder / "recipe.toml").is_file()
     return registry.evaluation_recipe(run, overrides) if has_recipe else (None, None)
 
 
@@ -164,7 +169,7 @@ def _launch(
     request |= {"adapter": str(entry.folder), "rows": "held-out" if recipe else "probes"}
     if recipe is None:
         recipe = Recipe(entry.name, ModelSection(entry.base), DataSection(str(samples.samples_root() / prompts.SHIPPED)))
-    if entry.key.startswith("adapters/") or entry.name != entry.run:  # not just the ID of its training run
+    if not entry.is_from_run or entry.name != entry.run:  # not just the ID of its training run
         recipe = replace(recipe, name=entry.name)
     prepare(recipe)
     template = "" if recipe.model.template else entry.template

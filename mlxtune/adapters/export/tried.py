@@ -11,77 +11,39 @@ from typing import Any
 
 from mlxtune.adapters.entry import AdapterEntry, read_lineage
 from mlxtune.adapters.export import fidelity, ollama, verification
-from mlxtune.adapters.export.fidelity import Fidelity
+from mlxtune.adapters.export.fidelity import ComparedAnswers, Fidelity
 from mlxtune.adapters.export.start import GGUF_FILE
 from mlxtune.adapters.export.verification import Verification
 from mlxtune.adapters.layout import LINEAGE
 from mlxtune.core.errors import InputError, MlxtuneError
-from mlxtune.core.text import one_line, size
-from mlxtune.evaluation.scorers import CONTRACT
-from mlxtune.evaluation.verdict import Comparison, change_text
+from mlxtune.core.text import one_line
 from mlxtune.recipe.parent import WEIGHTS
 from mlxtune.runs import launch, registry
-
-HEAD = ("format", "size", "KL per token", "identical answers", "whole contract", "change in points", "measured in")
 
 
 @dataclass(frozen=True)
 class TriedExport:
-    """An export of an adapter: its run's ID, its format, its ``folder`` and size in bytes, and its measured loss.
+    """A finished export of an adapter."""
 
-    ``verified`` is the latest verification with an installed program, if any. ``target`` is where the run wrote it, and ``commands``
-    are those that use it with the program that it was written for.
-    """
-
-    id: str
+    id: str  # of its run
     form: str
-    target: Path
+    precision: str
+    program: str  # that it was written for, if any
+    target: Path  # the folder that the run wrote
     nbytes: int
     proof: Fidelity
-    commands: tuple[str, ...] = ()
-    verified: Verification | None = None
+    commands: tuple[str, ...] = ()  # that use it with the program
+    verified: Verification | None = None  # the latest verification with an installed program
 
     @property
-    def contract(self) -> Comparison | None:
-        """The whole contract, or the last metric, with the adapter as trained and as exported."""
-        rates = self.verified.rates if self.verified else self.proof.rates
-        return next((item for item in rates if item.metric == CONTRACT), rates[-1] if rates else None)
+    def answers(self) -> ComparedAnswers:
+        """Its answers, compared with those of the adapter as trained."""
+        return self.verified.answers if self.verified else self.proof.answers
 
     @property
-    def label(self) -> str:
-        """The format, marked if the export is not faithful or failed its verification."""
-        return f"{self.form} ✗" if self.proof.failure or (self.verified and self.verified.failure) else self.form
-
-    @property
-    def rows(self) -> int:
-        """The number of rows on which it was compared with the adapter as trained."""
-        return (self.verified or self.proof).rows
-
-    @property
-    def identical(self) -> str:
-        """How many greedy answers are identical."""
-        return f"{(self.verified or self.proof).same} of {self.rows}"
-
-    @property
-    def rate(self) -> str:
-        """The rate of :attr:`contract` as exported, or ``""``."""
-        return f"{(item.paired.both + item.paired.fixed) / item.paired.total:.1%}" if (item := self.contract) else ""
-
-    @property
-    def points(self) -> str:
-        """The change of :attr:`contract` in points with its 95% interval, or ``""``."""
-        return change_text(item.low, item.change, item.high) if (item := self.contract) else ""
-
-    @property
-    def program(self) -> str:
-        """The program whose answers were measured."""
-        return one_line(self.verified.url, 40) if self.verified else "MLX"
-
-    @property
-    def cells(self) -> list[str]:
-        """A row of the table below :data:`HEAD`."""
-        kl = f"{self.proof.loss.kl:.5f}"
-        return [self.label, size(self.nbytes), kl, self.identical, self.rate, self.points, self.program]
+    def failed(self) -> bool:
+        """Whether it is not faithful, or failed its verification."""
+        return bool(self.proof.failure or (self.verified and self.verified.failure))
 
 
 @dataclass(frozen=True)
@@ -94,11 +56,13 @@ class ExportedCopy:
 
 @dataclass(frozen=True)
 class FailedExport:
-    """An export that failed: its run's ID, its format, and the reason."""
+    """An export that failed. The ``error`` is empty if its process crashed."""
 
     id: str
     form: str
-    reason: str
+    precision: str
+    program: str
+    error: str
 
 
 def tried_exports(entry: AdapterEntry) -> list[TriedExport]:
@@ -115,7 +79,7 @@ def tried_exports(entry: AdapterEntry) -> list[TriedExport]:
             if folder := summary.get("folder"):
                 target, nbytes = Path(str(folder)), int(summary["bytes"])
                 commands = tuple(map(shlex.join, use_commands(request, str(folder))))
-                exports.append(TriedExport(run.id, _requested_form(request), target, nbytes, fidelity.load(run.folder), commands))
+                exports.append(TriedExport(run.id, *_requested_form(request), target, nbytes, fidelity.load(run.folder), commands))
         except (MlxtuneError, KeyError, TypeError, ValueError):
             continue
     return [replace(export, verified=verified.get(export.id)) for export in exports]
@@ -123,7 +87,7 @@ def tried_exports(entry: AdapterEntry) -> list[TriedExport]:
 
 def exported_copies(entry: AdapterEntry) -> list[ExportedCopy]:
     """Return the copies of ``entry`` alone in the workspace's exports/, sorted by name."""
-    exports = _workspace_of(entry) / registry.RUN_KINDS["export"].folder
+    exports = entry.workspace / registry.RUN_KINDS["export"].folder
     folders = sorted(file.parent for file in exports.glob(f"*/{LINEAGE}"))
     if entry.problem or not folders:
         return []
@@ -138,10 +102,8 @@ def failed_export(entry: AdapterEntry) -> FailedExport | None:
     if run is None:
         return None
     state = run.state()
-    status = run.status(state)
-    if status not in ("failed", "crashed"):
-        return None
-    return FailedExport(run.id, _requested_form(request), state.error or "Its process crashed.")
+    failed = run.status(state) in ("failed", "crashed")
+    return FailedExport(run.id, *_requested_form(request), state.error) if failed else None
 
 
 def find_export(exports: Sequence[TriedExport], files: Sequence[Path], which: str = "") -> TriedExport | None:
@@ -175,28 +137,15 @@ def use_commands(request: Mapping[str, Any], folder: str) -> list[list[str]]:
     return [["llama-server", "--model", f"{folder}/{GGUF_FILE}"]] if request["form"] == "gguf" and not program else []
 
 
-def form_label(form: str, precision: str, program: str) -> str:
-    """Briefly describe an export's format."""
-    names = {"fused": "MLX", "quantized": "MLX, requantized", "hf": "safetensors", "gguf": "GGUF", "gguf-lora": "GGUF LoRA"}
-    label = names.get(form, form)
-    if form == "gguf" and precision:
-        label += f" {precision.upper()}"
-    return f"{label} for {program}" if program else label
-
-
-def _requested_form(request: Mapping[str, Any]) -> str:
-    return form_label(str(request["form"]), str(request.get("precision", "")), str(request.get("program", "")))
-
-
-def _workspace_of(entry: AdapterEntry) -> Path:
-    """Return the workspace whose library has ``entry``."""
-    return entry.folder.parents[len(Path(entry.key).parts) - 1]
+def _requested_form(request: Mapping[str, Any]) -> tuple[str, str, str]:
+    """Return the form, precision and program that a request names."""
+    return str(request["form"]), str(request.get("precision", "")), str(request.get("program", ""))
 
 
 def _runs(entry: AdapterEntry) -> Iterator[tuple[registry.Run, dict[str, Any]]]:
     """Yield the exports of ``entry`` and their verifications with their requests, newest first."""
     folder = os.path.realpath(entry.folder)
-    for run in registry.list_runs(_workspace_of(entry), "export"):
+    for run in registry.list_runs(entry.workspace, "export"):
         try:
             request = launch.read_request(run.folder)
         except (MlxtuneError, KeyError):

@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from mlxtune.adapters.export.prompt_difference import PromptDifference, compare_tokens
+from mlxtune.adapters.export.verification import PromptDifference, compare_tokens
 from mlxtune.core.errors import TemplateError
 from mlxtune.data.rows import Message, PromptRow
+from mlxtune.models.dialect import common_length
 from mlxtune.models.template import ChatTemplate
 
 _SYSTEM, _FIRST, _ANSWER, _SECOND = "System probe 5141.", "First probe 5142.", "Answer probe 5143.", "Second probe 5144."
@@ -20,19 +21,14 @@ _SYSTEM, _FIRST, _ANSWER, _SECOND = "System probe 5141.", "First probe 5142.", "
 
 @dataclass(frozen=True)
 class TurnTemplate:
-    """The text around turns. A conversation begins with at most one system turn, and ends with a user's turn.
+    """The text around turns. A conversation begins with at most one system turn, and ends with a user's turn."""
 
-    ``start`` is before a first turn of the user, ``system``, ``user`` and ``assistant`` are before and after the turns of these roles, and
-    ``generation`` is at the end. Without ``user_after_system``, nothing is between the system turn's text and the user's (Gemma's template puts
-    both in one turn). ``system`` is ``None`` if the template has no system turn.
-    """
-
-    start: str
-    system: tuple[str, str] | None
+    start: str  # before a first turn of the user
+    system: tuple[str, str] | None  # before and after a system turn; None if the template has none
     user: tuple[str, str]
     assistant: tuple[str, str]
-    generation: str
-    user_after_system: bool = True
+    generation: str  # at the end
+    user_after_system: bool = True  # False: nothing is between the system turn's text and the user's, as in Gemma's template
 
     def render(self, messages: Sequence[Message]) -> str | None:
         """Return the prompt for ``messages`` as Ollama renders it, or ``None`` if a turn cannot be expressed."""
@@ -80,11 +76,11 @@ def derive(template: ChatTemplate, bos: str = "") -> TurnTemplate | None:
         return None
     start, end = one
     to_answer, to_user = two[1], two[2]
-    shared = _common_prefix(end, to_answer)
+    shared = end[: common_length(end, to_answer)]
     after_user = asked[1] if shared.startswith(asked[1]) else shared
     before_user = to_user.removeprefix(answered[2])
     if not start.endswith(before_user):
-        before_user = _common_prefix(start[::-1], to_user[::-1])[::-1]
+        before_user = to_user[len(to_user) - common_length(start[::-1], to_user[::-1]) :]
     system, user_after_system = None, True
     try:
         with_system = _split(template, [Message("system", _SYSTEM), user])
@@ -93,9 +89,9 @@ def derive(template: ChatTemplate, bos: str = "") -> TurnTemplate | None:
     if with_system and with_system[2] == end:
         between = with_system[1]
         user_after_system = between.endswith(before_user)
-        system = (_without(with_system[0], bos), between.removesuffix(before_user) if user_after_system else between)
+        system = (with_system[0].removeprefix(bos), between.removesuffix(before_user) if user_after_system else between)
     result = TurnTemplate(
-        start=_without(start, bos).removesuffix(before_user),
+        start=start.removeprefix(bos).removesuffix(before_user),
         system=system,
         user=(before_user, after_user),
         assistant=(to_answer.removeprefix(after_user), to_user.removesuffix(before_user)),
@@ -148,12 +144,3 @@ def _merged(messages: Sequence[Message]) -> list[Message]:
 
 def _at_start(start: str) -> str:
     return f"{{{{ if eq $i 0 }}}}{start}{{{{ end }}}}" if start else ""
-
-
-def _common_prefix(one: str, two: str) -> str:
-    length = next((at for at, (a, b) in enumerate(zip(one, two, strict=False)) if a != b), min(len(one), len(two)))
-    return one[:length]
-
-
-def _without(text: str, bos: str) -> str:
-    return text.removeprefix(bos)

@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, Literal, TypedDict
 
 from mlxtune.adapters.export import verification
 from mlxtune.adapters.export.compared_rows import EXPORTED, ComparedRows
 from mlxtune.adapters.export.endpoint_prompts import rendered_prompt
-from mlxtune.adapters.export.prompt_difference import compare_tokens
-from mlxtune.adapters.export.verification import PromptCheck, Verification
-from mlxtune.core.text import plural
+from mlxtune.adapters.export.verification import PromptCheck, PromptDifference, Verification, compare_tokens
 from mlxtune.data.rows import PromptRow
 from mlxtune.evaluation.arms import TUNED, Arm
 from mlxtune.evaluation.endpoint_answers import CALLS, endpoint_answers, row_calls
@@ -33,7 +31,7 @@ class VerificationSummary(TypedDict):
     """The summary of ``run.finished``."""
 
     export: str
-    verdict: str
+    failure: Literal["", "prompts", "contract"]
 
 
 def verify(worker: Worker) -> VerificationSummary:
@@ -50,7 +48,7 @@ def verify(worker: Worker) -> VerificationSummary:
     own, tokens = rows.answers(loaded, TUNED, adapter)
     template = rows.template(loaded)
 
-    prompts, problem = _compare_prompts(worker, rows.rows, [prompt for prompt, _ in tokens], template)
+    prompts, difference = _compare_prompts(worker, rows.rows, [prompt for prompt, _ in tokens], template)
     arm = Arm(EXPORTED, endpoint=Endpoint(model, url))
     limit = rows.max_tokens(template) + (0 if recipe.model.thinking == "off" else recipe.evaluation.thinking_tokens)
     worker.emit("arm.started", arm=arm.name, rows=len(rows.rows), of=HELD_OUT_ROW)
@@ -61,37 +59,38 @@ def verify(worker: Worker) -> VerificationSummary:
     )  # fmt: skip
     worker.emit("arm.finished", arm=arm.name, rows=len(rows.rows), cached=False, seconds=answers.seconds, of=HELD_OUT_ROW)
     if prompts == "none":
-        prompts, problem = _compare_counts(worker.folder, arm, rows.rows, [len(prompt) for prompt, _ in tokens])
-    same = sum(one.output == two.output for one, two in zip(own, answers.outputs, strict=True))
-    result = Verification(request["export"], url, model, prompts, problem, len(rows.rows), same, rows.rates(own, answers.outputs))
+        prompts, difference = _compare_counts(worker.folder, arm, rows.rows, [len(prompt) for prompt, _ in tokens])
+    result = Verification(request["export"], url, model, prompts, difference, rows.compare(own, answers.outputs))
     verification.save(result, worker.folder)
-    return {"export": request["export"], "verdict": result.sentence}
+    return {"export": request["export"], "failure": result.failure}
 
 
 def _compare_prompts(
     worker: Worker, rows: Sequence[PromptRow], expected: Sequence[list[int]], template: ChatTemplate
-) -> tuple[PromptCheck, str]:
-    """Compare the tokens of every prompt, if the program reports them. Return the first difference as a sentence."""
+) -> tuple[PromptCheck, PromptDifference | None]:
+    """Compare the tokens of every prompt, if the program reports them. Return the first difference."""
     url, model, tokenizer = worker.request["endpoint"], worker.request["model"], template.tokenizer
     bos = template.added_bos
     tell = progress_reporter(worker, EXPORTED, _PROMPT)
     for done, (row, tokens) in enumerate(zip(rows, expected, strict=True), 1):
         rendered = rendered_prompt(url, model, row, lambda text: tokenizer.encode(bos + text, add_special_tokens=False))
         if rendered is None:
-            return "none", ""
+            return "none", None
         if difference := compare_tokens(row.id, tokens, rendered, tokenizer.decode):
-            return "tokens", difference.sentence
+            return "tokens", difference
         tell(done, len(rows))
-    return "tokens", ""
+    return "tokens", None
 
 
-def _compare_counts(folder: Path, arm: Arm, rows: Sequence[PromptRow], expected: Sequence[int]) -> tuple[PromptCheck, str]:
+def _compare_counts(
+    folder: Path, arm: Arm, rows: Sequence[PromptRow], expected: Sequence[int]
+) -> tuple[PromptCheck, PromptDifference | None]:
     """Compare the number of tokens in every prompt, if the program reported it with its answers."""
     replies = {key: reply for file in folder.glob(f"*{CALLS}") for key, reply in read_calls(file).replies.items()}
-    for call, count in zip(row_calls(arm, rows), expected, strict=True):
+    for call, row, count in zip(row_calls(arm, rows), rows, expected, strict=True):
         reported = replies[call.key].get("prompt_tokens")
         if reported is None:
-            return "none", ""
+            return "none", None
         if reported != count:
-            return "counts", f"The template differs: a prompt has {plural(reported, 'token')} instead of {count:,}."
-    return "counts", ""
+            return "counts", PromptDifference(row.id, -1, str(count), str(reported))
+    return "counts", None

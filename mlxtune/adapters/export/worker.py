@@ -18,7 +18,7 @@ from mlxtune import __version__
 from mlxtune.adapters.entry import read_lineage
 from mlxtune.adapters.export import fidelity, lmstudio
 from mlxtune.adapters.export.compared_rows import EXPORTED, ComparedRows
-from mlxtune.adapters.export.fidelity import Fidelity
+from mlxtune.adapters.export.fidelity import Fidelity, FidelityOutcome
 from mlxtune.adapters.export.start import (
     AGAIN,
     GGUF_FILE,
@@ -34,6 +34,7 @@ from mlxtune.core.files import new_folder, write_json, write_text
 from mlxtune.core.hashing import sha256_file
 from mlxtune.core.text import one_line, size
 from mlxtune.evaluation.arms import BASE, TUNED
+from mlxtune.evaluation.json_fields import to_json
 from mlxtune.evaluation.progress import progress_reporter
 from mlxtune.models.cpu import blas
 from mlxtune.models.resolve import ModelFolder, resolve, same_base
@@ -44,7 +45,11 @@ from mlxtune.runs import launch, registry
 from mlxtune.runs.registry import Run
 from mlxtune.runs.worker import Worker, run_worker
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # these modules import mlx
+    import mlx.core as mx
+    import mlx.nn as nn
+
+    from mlxtune.models.load import LoadedModel
     from mlxtune.models.template import ChatTemplate
 
 _LOGITS = "reference"  # progress label while logits are computed, as in an evaluation
@@ -56,116 +61,133 @@ class ExportSummary(TypedDict):
     folder: str
     form: str
     bytes: int
-    faithful: bool
+    outcome: FidelityOutcome
     lost: float
-    verdict: str
 
 
 def export(worker: Worker) -> ExportSummary:
     """Write the model, compare it with the adapter, and move it into place. Raise ``GateError`` if it is not faithful."""
-    from mlxtune.adapters import fuse  # these modules import mlx, which must come after the BLAS is loaded
-    from mlxtune.adapters.export import logits
-    from mlxtune.models import load, lora
-    from mlxtune.training.preference.reference import adapters_disabled
-
-    recipe, request = worker.recipe, worker.request
-    if request["form"] in GGUF_FORMS:  # these modules need the package gguf
-        from mlxtune.adapters.export import gguf
-        from mlxtune.adapters.export.gguf_tokenizer import space_note
     worker.report_start("export")
-    adapter, form = Path(request["adapter"]), request["form"]
-    source = resolve(recipe.model.base, relative_to=recipe.folder)
-    if not same_base(str(read_lineage(adapter).get("base_fingerprint") or ""), source.fingerprint):
-        raise ModelError(
-            f"The adapter in {adapter} was trained from a different base than {one_line(source.name, 80)}.",
-            hint="Export it with the base that it was trained from.",
-        )
-    require_exportable(form, source, recipe.model.quantize)
-    if form in GGUF_FORMS:
-        gguf.check(source, adapter if form == "gguf-lora" else None)
-    if form == "gguf" and (note := space_note(source)):
-        worker.warn("export_note", note=note)
-    target, again = target_folder(Run(worker.folder), request), worker.folder / AGAIN
+    job = _ExportJob(worker)
     for run in registry.list_runs(worker.folder.parent.parent, "export"):  # none is running: this worker has the accelerator
         remove_unfinished(run)
-    loaded = load.load(source, quantize=recipe.model.quantize)
-    worker.emit(
-        "model.loaded", base=source.name, path=loaded.description, parameters=loaded.parameters, seconds=loaded.seconds,
-        limit=load.memory_limit(this_machine().limit),
-    )  # fmt: skip
-    _check_disk(target, loaded.parameters, form, request.get("precision", ""))
-    rows = ComparedRows(worker)
-
-    def row_logits(model: Any, name: str, tokens: Any) -> Any:
-        progress = progress_reporter(worker, name, _LOGITS)
-        return logits.logits(model, tokens, batch_size=recipe.evaluation.batch_size, progress=progress)
-
-    model = loaded.model
-    lora.load(model, adapter)
-    tuned_outputs, tokens = rows.answers(loaded, TUNED, adapter)
-    tuned = row_logits(model, TUNED, tokens)
-    with adapters_disabled(model):
-        change = logits.distance(tuned, row_logits(model, BASE, tokens))
-    chat = rows.template(loaded)
-    del loaded, model
-
-    start = time.perf_counter()
-    shutil.rmtree(again, ignore_errors=True)
+    job.measure_adapter()
+    shutil.rmtree(job.again, ignore_errors=True)
     try:
-        with new_folder(target) as scratch:
-            if form == "gguf-lora":
-                gguf.write_lora_gguf(source, adapter, scratch / gguf.LORA_FILE)
-            else:
-                fused, config = fuse.fuse(source, adapter, requantize=form == "quantized", quantize=recipe.model.quantize)
-                if form == "gguf":
-                    gguf.write_gguf(fused, config, source, scratch / GGUF_FILE, request["precision"], chat.frozen_source)
-                else:
-                    _write_safetensors(fused, config, source, scratch, target.name)
-                del fused
-            if template := read_template(recipe):
-                write_text(scratch / launch.TEMPLATE_FILE, template)
-            size_on_disk = sum(file.stat().st_size for file in scratch.iterdir())
-            worker.emit("export.written", form=form, bytes=size_on_disk, seconds=time.perf_counter() - start)
-            if form in GGUF_FORMS:
-                exported = load.load(source, quantize=recipe.model.quantize)
-                if form == "gguf":
-                    gguf.read_back(scratch / GGUF_FILE, exported, source.config)
-                else:
-                    gguf.read_lora_back(scratch / gguf.LORA_FILE, source, adapter, again)
-                    lora.load(exported.model, again)
-            else:
-                exported = load.load(resolve(str(scratch)))
-            outputs, _ = rows.answers(exported, EXPORTED, None)
-            loss = logits.distance(tuned, row_logits(exported.model, EXPORTED, tokens))
-            del exported
-            same = sum(one.output == two.output for one, two in zip(tuned_outputs, outputs, strict=True))
-            proof = Fidelity(form, change, loss, len(rows.rows), same, rows.rates(tuned_outputs, outputs))
+        with new_folder(job.target) as scratch:
+            nbytes = job.write(scratch)
+            proof = job.compare(scratch)
             fidelity.save(proof, worker.folder)
-            worker.emit("fidelity", faithful=not proof.failure, lost=proof.lost_share, same=proof.same, rows=proof.rows)
-            if not request["force"]:
-                fidelity.require_faithful(proof, quantized=request.get("precision") in ("q8_0", *K_QUANTS))
+            answers = proof.answers
+            worker.emit("fidelity", faithful=not proof.failure, lost=proof.lost_share, same=answers.same, rows=answers.rows)
+            if not worker.request["force"]:
+                fidelity.require_faithful(proof, quantized=worker.request.get("precision") in ("q8_0", *K_QUANTS))
             fidelity.save(proof, scratch)
-            write_json(scratch / LINEAGE, _lineage(adapter, source, form, request.get("evaluation")))
-            _add_program_files(worker, scratch, chat, rows)
+            write_json(scratch / LINEAGE, _lineage(job.adapter, job.source, job.form, worker.request.get("evaluation")))
+            _add_program_files(worker, scratch, job.chat, job.rows)
     finally:
-        shutil.rmtree(again, ignore_errors=True)
-    return {
-        "folder": str(target), "form": form, "bytes": size_on_disk, "faithful": not proof.failure, "lost": proof.lost_share,
-        "verdict": proof.sentence,
-    }  # fmt: skip
+        shutil.rmtree(job.again, ignore_errors=True)
+    return {"folder": str(job.target), "form": job.form, "bytes": nbytes, "outcome": proof.outcome, "lost": proof.lost_share}
 
 
-def _write_safetensors(model: Any, config: dict[str, Any], source: ModelFolder, scratch: Path, name: str) -> None:
-    from mlxtune.adapters.export import safetensors
+class _ExportJob:
+    """One export: what it needs, and what was measured so far. Models are in memory only as long as they are used."""
 
-    try:
-        safetensors.write(model, config, source, scratch)
-    except RuntimeError as error:  # mlx's error for a full disk
-        if "write" not in str(error):
-            raise
-        raise MachineError(
-            f"{name} could not be written: {one_line(str(error), 120)}.", hint="Check that the disk is not full."
-        ) from error
+    chat: ChatTemplate
+    rows: ComparedRows
+
+    def __init__(self, worker: Worker) -> None:
+        """Raise ``ModelError`` if the adapter has another base, or its base cannot be exported in this format."""
+        self.worker, self.recipe, self.form = worker, worker.recipe, worker.request["form"]
+        self.adapter, self.quantize = Path(worker.request["adapter"]), worker.recipe.model.quantize
+        self.source = resolve(self.recipe.model.base, relative_to=self.recipe.folder)
+        self.target, self.again = target_folder(Run(worker.folder), worker.request), worker.folder / AGAIN
+        if not same_base(str(read_lineage(self.adapter).get("base_fingerprint") or ""), self.source.fingerprint):
+            raise ModelError(
+                f"The adapter in {self.adapter} was trained from a different base than {one_line(self.source.name, 80)}.",
+                hint="Export it with the base that it was trained from.",
+            )
+        require_exportable(self.form, self.source, self.quantize)
+        if self.form in GGUF_FORMS:
+            from mlxtune.adapters.export import gguf  # needs the package gguf
+            from mlxtune.adapters.export.gguf_tokenizer import space_sensitive_token
+
+            gguf.check(self.source, self.adapter if self.form == "gguf-lora" else None)
+            if self.form == "gguf" and (token := space_sensitive_token(self.source)):
+                worker.warn("export_note", note="space_near_token", token=token)
+
+    def measure_adapter(self) -> None:
+        """Compute the adapter's answers, its logits, and their distance from the base's."""
+        from mlxtune.adapters.export import logits  # these modules import mlx, which must come after the BLAS is loaded
+        from mlxtune.models import load, lora
+        from mlxtune.training.preference.reference import adapters_disabled
+
+        loaded = load.load(self.source, quantize=self.quantize)
+        self.worker.emit(
+            "model.loaded", base=self.source.name, path=loaded.description, parameters=loaded.parameters, seconds=loaded.seconds,
+            limit=load.memory_limit(this_machine().limit),
+        )  # fmt: skip
+        _check_disk(self.target, loaded.parameters, self.form, self.worker.request.get("precision", ""))
+        self.rows = ComparedRows(self.worker)
+        lora.load(loaded.model, self.adapter)
+        self.outputs, self.tokens = self.rows.answers(loaded, TUNED, self.adapter)
+        self.tuned = self._logits(loaded.model, TUNED)
+        with adapters_disabled(loaded.model):
+            self.change = logits.distance(self.tuned, self._logits(loaded.model, BASE))
+        self.chat = self.rows.template(loaded)
+
+    def write(self, scratch: Path) -> int:
+        """Write the export into ``scratch``, and return its size in bytes."""
+        from mlxtune.adapters import fuse
+
+        start = time.perf_counter()
+        if self.form in GGUF_FORMS:
+            from mlxtune.adapters.export import gguf
+        if self.form == "gguf-lora":
+            gguf.write_lora_gguf(self.source, self.adapter, scratch / gguf.LORA_FILE)
+        else:
+            requantize = self.form == "quantized"
+            fused, config = fuse.fuse(self.source, self.adapter, requantize=requantize, quantize=self.quantize)
+            if self.form == "gguf":
+                precision = self.worker.request["precision"]
+                gguf.write_gguf(fused, config, self.source, scratch / GGUF_FILE, precision, self.chat.frozen_source)
+            else:
+                fuse.write_folder(fused, config, self.source, scratch, self.target.name)
+        if template := read_template(self.recipe):
+            write_text(scratch / launch.TEMPLATE_FILE, template)
+        nbytes = sum(file.stat().st_size for file in scratch.iterdir())
+        self.worker.emit("export.written", form=self.form, bytes=nbytes, seconds=time.perf_counter() - start)
+        return nbytes
+
+    def compare(self, scratch: Path) -> Fidelity:
+        """Load the export in ``scratch``, and compare its answers and logits with the adapter's."""
+        from mlxtune.adapters.export import logits
+
+        exported = self._read_back(scratch)
+        outputs, _ = self.rows.answers(exported, EXPORTED, None)
+        loss = logits.distance(self.tuned, self._logits(exported.model, EXPORTED))
+        return Fidelity(self.form, self.change, loss, self.rows.compare(self.outputs, outputs))
+
+    def _read_back(self, scratch: Path) -> LoadedModel:
+        from mlxtune.models import load, lora
+
+        if self.form not in GGUF_FORMS:
+            return load.load(resolve(str(scratch)))
+        from mlxtune.adapters.export import gguf
+
+        exported = load.load(self.source, quantize=self.quantize)
+        if self.form == "gguf":
+            gguf.read_back(scratch / GGUF_FILE, exported, self.source.config)
+        else:
+            gguf.read_lora_back(scratch / gguf.LORA_FILE, self.source, self.adapter, self.again)
+            lora.load(exported.model, self.again)
+        return exported
+
+    def _logits(self, model: nn.Module, name: str) -> list[mx.array]:
+        from mlxtune.adapters.export import logits
+
+        progress = progress_reporter(self.worker, name, _LOGITS)
+        return logits.logits(model, self.tokens, batch_size=self.recipe.evaluation.batch_size, progress=progress)
 
 
 def _add_program_files(worker: Worker, folder: Path, chat: ChatTemplate, rows: ComparedRows) -> None:
@@ -184,7 +206,7 @@ def _add_program_files(worker: Worker, folder: Path, chat: ChatTemplate, rows: C
         )  # fmt: skip
         write_text(folder / ollama.MODELFILE, result.text)
         for note in result.notes:
-            worker.warn("export_note", note=note)
+            worker.warn("export_note", note=note.code, difference=to_json(note.difference))
     elif request["program"] == "lmstudio":
         os.rename(folder / file, folder / f"{request['name']}-{request['precision'].upper()}.gguf")
         lmstudio.write_preset(request["name"], request["system"])  # before the model, which must not exist without it

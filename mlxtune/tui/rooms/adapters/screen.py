@@ -13,17 +13,19 @@ from textual.containers import Horizontal
 
 from mlxtune.adapters import library
 from mlxtune.adapters.compare import AdapterComparison, compare
+from mlxtune.adapters.entry import AdapterEntry
 from mlxtune.adapters.export.formats import FORMATS, ExportFormat
 from mlxtune.adapters.export.start import PRECISIONS, require_packages
 from mlxtune.adapters.importers.importer import import_adapter
 from mlxtune.core.errors import MlxtuneError
 from mlxtune.core.files import file_stamp
 from mlxtune.core.text import one_line, plural
+from mlxtune.present.adapter import AdapterDetail, brief, kind
 from mlxtune.runs.registry import RUN_KINDS
 from mlxtune.tui.base import Room
 from mlxtune.tui.render.text import cut_rows
 from mlxtune.tui.rooms.adapters import render, service
-from mlxtune.tui.rooms.adapters.service import AdapterView, LibraryView
+from mlxtune.tui.rooms.adapters.service import LibraryView
 from mlxtune.tui.widgets.dialog import ChoiceDialog, ChoiceOption, PromptDialog
 from mlxtune.tui.widgets.frame import FooterAction, Notice
 from mlxtune.tui.widgets.list import ListPanel
@@ -73,14 +75,18 @@ class AdaptersRoom(Room):
             yield Section("Adapter", Panel(id="adapters-detail"), classes="fill", id="adapters-side")
 
     @property
-    def _adapters(self) -> tuple[AdapterView, ...]:
+    def _adapters(self) -> tuple[AdapterDetail, ...]:
         return self._library.adapters if self._library else ()
 
     @property
-    def _adapter(self) -> AdapterView | None:
+    def _detail(self) -> AdapterDetail | None:
         """The adapter under the cursor."""
         cursor = self.query_one("#adapters-list", ListPanel).cursor
         return self._adapters[cursor] if cursor < len(self._adapters) else None
+
+    @property
+    def _adapter(self) -> AdapterEntry | None:
+        return self._detail.entry if self._detail else None
 
     def command_fields(self) -> Mapping[str, str]:
         adapter = self._adapter
@@ -91,7 +97,7 @@ class AdaptersRoom(Room):
         return (str(self.app.workspace / adapter.key), "the adapter's folder") if adapter else ("", "")
 
     @property
-    def _usable_adapter(self) -> AdapterView | None:
+    def _usable_adapter(self) -> AdapterEntry | None:
         adapter = self._adapter
         return adapter if adapter and not adapter.problem else None
 
@@ -109,18 +115,18 @@ class AdaptersRoom(Room):
             panel = self.query_one("#adapters-invite-picture", Panel)
             panel.update(lambda width, _height: render.empty_state(found, bool(snapshot.recipes), width))
             return
-        cursor = next((index for index, adapter in enumerate(adapters) if adapter.key == self._cursor_key), None)
+        cursor = next((index for index, adapter in enumerate(adapters) if adapter.entry.key == self._cursor_key), None)
         self._cursor_key = ""
         self.query_one("#adapters-list", ListPanel).set(
             len(adapters),
-            lambda index, width: render.list_row(adapters[index], adapters[index].key == active, snapshot.now, width),
+            lambda index, width: render.list_row(adapters[index], adapters[index].entry.key == active, snapshot.now, width),
             header=render.list_header,
             cursor=cursor,
         )
         self.query_one("#adapters-all", Section).head.set(note=render.heading_note(found))
         self.query_one("#adapters-side").display = self.wide
-        if adapter := self._adapter:
-            self.query_one("#adapters-side", Section).head.set(title=adapter.name, note=adapter.kind)
+        if adapter := self._detail:
+            self.query_one("#adapters-side", Section).head.set(title=adapter.entry.name, note=kind(adapter.entry))
             detail = partial(render.detail, adapter, evaluating=self._evaluating)
             more = ("d", "all details", "screen.detail")
             self.query_one("#adapters-detail", Panel).update(lambda width, height: cut_rows(detail(width), height, more))
@@ -147,7 +153,7 @@ class AdaptersRoom(Room):
             actions.append(FooterAction("a", "chat", "use", "chat with it"))
             if not self.wide:
                 actions.append(details)
-            if sum(not other.problem for other in self._adapters) > 1:
+            if sum(not other.entry.problem for other in self._adapters) > 1:
                 actions.append(FooterAction("c", "compare", "compare", "compare it with another adapter"))
             actions.append(FooterAction("f", "export", "export", "fuse it into its base, or export it for other programs"))
         if self._running_export:
@@ -183,14 +189,14 @@ class AdaptersRoom(Room):
             self.app.action_room("chat")
 
     def action_detail(self) -> None:
-        if adapter := self._adapter:
-            self.app.push_screen(PageScreen(adapter.name, partial(render.detail, adapter, evaluating=self._evaluating)))
+        if adapter := self._detail:
+            self.app.push_screen(PageScreen(adapter.entry.name, partial(render.detail, adapter, evaluating=self._evaluating)))
 
     def action_compare(self) -> None:
         adapter, workspace = self._usable_adapter, self.app.workspace
         if adapter is None:
             return
-        others = [other for other in self._adapters if not other.problem and other.key != adapter.key]
+        others = [one.entry for one in self._adapters if not one.entry.problem and one.entry.key != adapter.key]
 
         def job(key: str) -> AdapterComparison:
             return compare(workspace, library.find_usable(workspace, key), library.find_usable(workspace, adapter.key))
@@ -199,7 +205,7 @@ class AdaptersRoom(Room):
             if key:
                 self.run_job(partial(job, key), self._show_comparison)
 
-        options = [ChoiceOption(other.key, other.name, render.brief(other)) for other in others]
+        options = [ChoiceOption(other.key, other.name, brief(other)) for other in others]
         self.app.push_screen(ChoiceDialog(f"Compare {adapter.name} with which adapter?", "", options), chosen)
 
     def _show_comparison(self, compared: AdapterComparison) -> None:
@@ -231,7 +237,7 @@ class AdaptersRoom(Room):
             self._edit(adapter, f"Tags of {adapter.name}", about, value, service.set_tags, message, check)
 
     def _edit(
-        self, adapter: AdapterView, title: str, about: str, value: str,
+        self, adapter: AdapterEntry, title: str, about: str, value: str,
         write: Callable[[Path, str, str], object], message: Callable[[str, str], str], check: Callable[[str], None],
         select: bool = False,
     ) -> None:  # fmt: skip
@@ -275,7 +281,7 @@ class AdaptersRoom(Room):
             holds_keys=True,
         )
 
-    def _ask_for_format(self, adapter: AdapterView, formats: Sequence[ExportFormat], about: str) -> None:
+    def _ask_for_format(self, adapter: AdapterEntry, formats: Sequence[ExportFormat], about: str) -> None:
         def chosen(label: str | None) -> None:
             one = next((one for one in FORMATS if one.label == label), None)
             if one is None:
@@ -303,7 +309,7 @@ class AdaptersRoom(Room):
         ]
         self.app.push_screen(ChoiceDialog(f"Export {adapter.name}?", about, options), chosen)
 
-    def _start_export(self, adapter: AdapterView, chosen: ExportFormat, **how: str) -> None:
+    def _start_export(self, adapter: AdapterEntry, chosen: ExportFormat, **how: str) -> None:
         def job() -> Notice:
             folder = one_line(service.export(self.app.workspace, adapter.key, chosen, **how))
             if chosen.copy:
@@ -323,12 +329,11 @@ class AdaptersRoom(Room):
             self.app.confirm_end(view, "export", "nothing is exported")
 
     def action_remove(self) -> None:
-        if adapter := self._adapter:
-            children = (
-                f" {plural(len(adapter.children), 'adapter was', 'adapters were')} trained from it." if adapter.children else ""
-            )
+        if detail := self._detail:
+            key, count = detail.entry.key, len(detail.children)
+            children = f" {plural(count, 'adapter was', 'adapters were')} trained from it." if count else ""
             undo = FooterAction("u", "undo", "undo", "restore it")
-            self._change(lambda: library.remove(self.app.workspace, adapter.key), f"Removed {adapter.name}.{children}", undo)
+            self._change(lambda: library.remove(self.app.workspace, key), f"Removed {detail.entry.name}.{children}", undo)
 
     def action_undo(self) -> None:
         if self._library and self._library.removed:

@@ -1,98 +1,30 @@
-"""The files published with an adapter or export: a model card with the evaluation, and a lineage without local paths."""
+"""Describe an adapter or an export as a model card, in Markdown."""
 
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from jinja2 import Environment
 
-from mlxtune.adapters.entry import AdapterEntry, AdapterScore, read_lineage, score_from_lineage, score_to_lineage
+from mlxtune.adapters.entry import AdapterEntry, AdapterScore, read_lineage, score_from_lineage
 from mlxtune.adapters.export import fidelity
-from mlxtune.adapters.export.tried import HEAD, tried_exports
-from mlxtune.adapters.layout import LINEAGE, read_layout
+from mlxtune.adapters.export.tried import tried_exports
+from mlxtune.adapters.publish import Library, PublishedBase, adapter_lineage
 from mlxtune.core.errors import MlxtuneError
-from mlxtune.core.files import new_folder, write_json, write_text
-from mlxtune.core.hashing import sha256_file, sha256_json
+from mlxtune.core.hashing import sha256_json
 from mlxtune.core.text import one_line, plural
 from mlxtune.evaluation import report as reports
 from mlxtune.evaluation.render.comparison_table import comparison_tables
 from mlxtune.evaluation.render.markdown import table_blocks
 from mlxtune.evaluation.scorers.registry import metric_label
-from mlxtune.models import bundled, catalog
+from mlxtune.models import catalog
+from mlxtune.present.export import LOST, exports_table, identical, outcome_mark
+from mlxtune.present.labels import percent
 from mlxtune.present.markdown import grid, plain
-from mlxtune.recipe.parent import CONFIG, WEIGHTS
-
-README = "README.md"
-Library = Literal["mlx", "peft"]
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-_PUBLIC_KEYS = (
-    "v", "mlxtune", "made", "run", "base_fingerprint", "method", "steps", "validation", "recipe_hash", "data_hash", "thinking", "date",
-    "template", "replay_rows", "generated_rows", "training_rows",
-)  # fmt: skip
-
-
-@dataclass(frozen=True)
-class PublishedBase:
-    """A base's name in a lineage (never a path), its Hub ID, and its license. Unknown values are empty."""
-
-    name: str
-    hub_id: str
-    license: str
-
-
-def published_base(name: str, license: str = "") -> PublishedBase:
-    """Return the base that a recipe calls ``name``. Only the last component of a local path is published."""
-    if model := bundled.find(name):
-        return PublishedBase(name, model.hub_id, model.license)
-    is_hub_id = _HUB_ID.fullmatch(name) and not Path(name).exists()
-    license = license or read_license(Path(name))
-    return PublishedBase(name, name, license) if is_hub_id else PublishedBase(Path(name).name, "", license)
-
-
-def read_license(folder: Path) -> str:
-    """Return the license stated in the model card in ``folder``, or ``""``."""
-    try:
-        text = (folder / README).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
-        return ""
-    head = re.match(r"---\n(.*?)\n---", text, re.DOTALL)
-    match = re.search(r"^license:\s*([\w.-]+)\s*$", head[1], re.MULTILINE) if head else None
-    return match[1] if match else ""
-
-
-def write_publishable(entry: AdapterEntry, base: PublishedBase, folder: Path, *, library: Library = "mlx") -> list[str]:
-    """Write the published files of ``entry``, except the weights, into ``folder``. Return their names.
-
-    The configuration (mlx-lm's) and lineage contain no local paths. ``library`` loads the adapter. Raise ``ModelError`` if the
-    adapter cannot be read.
-    """
-    layout = read_layout(entry.folder)
-    write_json(folder / CONFIG, layout.config | {"model": base.hub_id or base.name})
-    lineage = _public(read_lineage(entry.folder)) | {"base": base.name, "weights": sha256_file(entry.weights)}
-    if entry.score:
-        lineage["evaluation"] = score_to_lineage(entry.score)
-    if entry.parent:
-        lineage["parent"] = {"sha256": entry.parent.sha256, "run": entry.parent.run}
-    write_json(folder / LINEAGE, lineage)
-    write_text(folder / README, adapter_card(entry, base, library))
-    return [CONFIG, LINEAGE, README]
-
-
-def write_adapter(entry: AdapterEntry, folder: Path) -> list[str]:
-    """Write only the adapter into a new ``folder``, as it would be published. Return the names of its files.
-
-    Raise ``InputError`` if ``folder`` exists.
-    """
-    with new_folder(folder) as scratch:
-        names = write_publishable(entry, published_base(entry.base), scratch)
-        shutil.copyfile(entry.weights, scratch / WEIGHTS)
-    return [WEIGHTS, *names]
 
 
 def adapter_card(entry: AdapterEntry, base: PublishedBase, library: Library = "mlx") -> str:
@@ -118,12 +50,14 @@ def adapter_card(entry: AdapterEntry, base: PublishedBase, library: Library = "m
 def export_card(name: str, folder: Path, base: PublishedBase) -> str:
     """Return the model card of the export in ``folder``. Raise ``InputError`` if it is not an mlxtune export."""
     lineage = read_lineage(folder)
-    adapter = _adapter(lineage)
+    adapter = adapter_lineage(lineage)
     proof = fidelity.load(folder)
     fused = {"quantized": "requantized", "gguf": "in GGUF format"}.get(proof.form, "not quantized")
     kind = "DoRA" if adapter.get("kind") == "dora" else "LoRA"
     facts = {
-        "export": proof.sentence,
+        "fidelity": outcome_mark(proof)[1],
+        LOST: percent(proof.lost_share),
+        "identical answers": identical(proof.answers),
         "rank, scale": f"{adapter.get('rank')}, {adapter.get('scale')}",
         "run": str(adapter.get("run") or ""),
         **_data_facts(adapter),
@@ -136,15 +70,6 @@ def export_card(name: str, folder: Path, base: PublishedBase) -> str:
     if proof.form == "gguf-lora":
         summary = f"A {kind} adapter for {_link(base)} in GGUF format, made by mlxtune."
     return _render(name, base, summary, command, score_from_lineage(lineage), facts, "model")
-
-
-def public_lineage(folder: Path, base: PublishedBase) -> dict[str, Any]:
-    """Return the lineage of the export in ``folder`` without local paths."""
-    lineage = read_lineage(folder)
-    adapter = _adapter(lineage)
-    own = {key: adapter[key] for key in ("kind", "rank", "scale", "weights") if key in adapter}
-    evaluation = {"evaluation": lineage["evaluation"]} if score_from_lineage(lineage) else {}
-    return _public(lineage) | {"export": lineage.get("export"), "base": base.name, "adapter": own | _public(adapter)} | evaluation
 
 
 def _render(
@@ -160,7 +85,7 @@ def _render(
 ) -> str:
     environment = Environment(trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, autoescape=False)
     environment.filters["plain"] = plain
-    template = environment.from_string(files("mlxtune.adapters").joinpath("card.md.j2").read_text("utf-8"))
+    template = environment.from_string(files("mlxtune.present").joinpath("card.md.j2").read_text("utf-8"))
     return template.render(
         name=name, base=base, summary=summary, command=command, score=score, noun=noun, library=library,
         relation="adapter" if noun == "adapter" else "finetune",
@@ -187,8 +112,9 @@ def _rates(score: AdapterScore) -> str:
 
 def _exports(entry: AdapterEntry) -> str:
     """Return the formats in which the adapter was exported, with the cost of each, as a table; empty if there are none."""
-    rows = [[plain(cell) for cell in export.cells] for export in tried_exports(entry)]
-    return grid([plain(name) for name in HEAD], rows) if rows else ""
+    table = exports_table(tried_exports(entry))
+    body = [[plain(cell.text) for cell in row] for row in table.rows]
+    return grid([plain(column.label) for column in table.columns], body) if body else ""
 
 
 def _evidence(score: AdapterScore) -> list[str]:
@@ -201,12 +127,6 @@ def _evidence(score: AdapterScore) -> list[str]:
         return []
     blocks = [block for pairs in comparison_tables(report) for block in table_blocks(pairs)]
     return [block for block in (*blocks, plain(str(report.facts.get("ledger", "")))) if block]
-
-
-def _adapter(lineage: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the adapter's entry in an export's lineage."""
-    adapter = lineage.get("adapter")
-    return adapter if isinstance(adapter, dict) else {}
 
 
 def _data_facts(lineage: Mapping[str, Any]) -> dict[str, str]:
@@ -225,10 +145,6 @@ def _data_facts(lineage: Mapping[str, Any]) -> dict[str, str]:
         "chat template": sha256_json(template)[:16] if template else "",
         "replay": f"{plural(int(replayed), 'training row')} with the base's own answers" if isinstance(replayed, int) else "",
     }
-
-
-def _public(lineage: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: lineage[key] for key in _PUBLIC_KEYS if isinstance(lineage.get(key), str | int | float)}
 
 
 def _link(base: PublishedBase) -> str:

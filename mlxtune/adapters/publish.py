@@ -1,0 +1,106 @@
+"""The files published with an adapter or export: a model card, and a lineage without local paths. Imports no mlx."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from mlxtune.adapters.entry import AdapterEntry, read_lineage, score_from_lineage, score_to_lineage
+from mlxtune.adapters.layout import LINEAGE, read_layout
+from mlxtune.core.files import new_folder, write_json, write_text
+from mlxtune.core.hashing import sha256_file
+from mlxtune.models import bundled
+from mlxtune.recipe.parent import CONFIG, WEIGHTS
+
+README = "README.md"
+Library = Literal["mlx", "peft"]
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_PUBLIC_KEYS = (
+    "v", "mlxtune", "made", "run", "base_fingerprint", "method", "steps", "validation", "recipe_hash", "data_hash", "thinking", "date",
+    "template", "replay_rows", "generated_rows", "training_rows",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class PublishedBase:
+    """A base's name in a lineage (never a path), its Hub ID, and its license. Unknown values are empty."""
+
+    name: str
+    hub_id: str
+    license: str
+
+
+def published_base(name: str, license: str = "") -> PublishedBase:
+    """Return the base that a recipe calls ``name``. Only the last component of a local path is published."""
+    if model := bundled.find(name):
+        return PublishedBase(name, model.hub_id, model.license)
+    is_hub_id = _HUB_ID.fullmatch(name) and not Path(name).exists()
+    license = license or read_license(Path(name))
+    return PublishedBase(name, name, license) if is_hub_id else PublishedBase(Path(name).name, "", license)
+
+
+def read_license(folder: Path) -> str:
+    """Return the license stated in the model card in ``folder``, or ``""``."""
+    try:
+        text = (folder / README).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return ""
+    head = re.match(r"---\n(.*?)\n---", text, re.DOTALL)
+    match = re.search(r"^license:\s*([\w.-]+)\s*$", head[1], re.MULTILINE) if head else None
+    return match[1] if match else ""
+
+
+Card = Callable[[AdapterEntry, PublishedBase, Library], str]
+"""Returns the model card of an adapter in the format of a library, as Markdown."""
+
+
+def write_publishable(entry: AdapterEntry, base: PublishedBase, folder: Path, card: Card, library: Library = "mlx") -> list[str]:
+    """Write the published files of ``entry``, except the weights, into ``folder``. Return their names.
+
+    The configuration (mlx-lm's) and lineage contain no local paths. ``library`` loads the adapter. Raise ``ModelError`` if the
+    adapter cannot be read.
+    """
+    layout = read_layout(entry.folder)
+    write_json(folder / CONFIG, layout.config | {"model": base.hub_id or base.name})
+    lineage = _public(read_lineage(entry.folder)) | {"base": base.name, "weights": sha256_file(entry.weights)}
+    if entry.score:
+        lineage["evaluation"] = score_to_lineage(entry.score)
+    if entry.parent:
+        lineage["parent"] = {"sha256": entry.parent.sha256, "run": entry.parent.run}
+    write_json(folder / LINEAGE, lineage)
+    write_text(folder / README, card(entry, base, library))
+    return [CONFIG, LINEAGE, README]
+
+
+def write_adapter(entry: AdapterEntry, folder: Path, card: Card) -> list[str]:
+    """Write only the adapter into a new ``folder``, as it would be published. Return the names of its files.
+
+    Raise ``InputError`` if ``folder`` exists.
+    """
+    with new_folder(folder) as scratch:
+        names = write_publishable(entry, published_base(entry.base), scratch, card)
+        shutil.copyfile(entry.weights, scratch / WEIGHTS)
+    return [WEIGHTS, *names]
+
+
+def public_lineage(folder: Path, base: PublishedBase) -> dict[str, Any]:
+    """Return the lineage of the export in ``folder`` without local paths."""
+    lineage = read_lineage(folder)
+    adapter = adapter_lineage(lineage)
+    own = {key: adapter[key] for key in ("kind", "rank", "scale", "weights") if key in adapter}
+    evaluation = {"evaluation": lineage["evaluation"]} if score_from_lineage(lineage) else {}
+    return _public(lineage) | {"export": lineage.get("export"), "base": base.name, "adapter": own | _public(adapter)} | evaluation
+
+
+def adapter_lineage(lineage: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the adapter's entry in an export's lineage."""
+    adapter = lineage.get("adapter")
+    return adapter if isinstance(adapter, dict) else {}
+
+
+def _public(lineage: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: lineage[key] for key in _PUBLIC_KEYS if isinstance(lineage.get(key), str | int | float)}

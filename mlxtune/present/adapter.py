@@ -1,0 +1,205 @@
+"""Describe adapters: the library's list, one adapter, and the comparison of two."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from mlxtune.adapters.compare import AdapterComparison
+from mlxtune.adapters.entry import AdapterEntry, AdapterScore
+from mlxtune.adapters.export.tried import ExportedCopy, FailedExport, TriedExport, exported_copies, failed_export, tried_exports
+from mlxtune.core.text import one_line, plural, size
+from mlxtune.evaluation.scorers.registry import metric_label
+from mlxtune.present.blocks import (
+    Action,
+    Block,
+    Cell,
+    Column,
+    Document,
+    Fact,
+    Facts,
+    Heading,
+    IntervalBar,
+    Mark,
+    Style,
+    Table,
+    text,
+)
+from mlxtune.present.export import exports_table, form_label
+from mlxtune.present.labels import GLYPHS, outcome_mark, percent, word
+
+EVALUATE = "adapters.evaluate"
+_KINDS = {"lora": "LoRA", "dora": "DoRA"}
+
+
+@dataclass(frozen=True)
+class AdapterDetail:
+    """An adapter with the adapters that were trained from it, its exports and its copies."""
+
+    entry: AdapterEntry
+    children: tuple[str, ...] = ()
+    exports: tuple[TriedExport, ...] = ()
+    copies: tuple[ExportedCopy, ...] = ()
+    failed: FailedExport | None = None  # the last export, if it failed
+
+    @classmethod
+    def read(cls, entry: AdapterEntry, children: tuple[str, ...]) -> AdapterDetail:
+        return cls(entry, children, tuple(tried_exports(entry)), tuple(exported_copies(entry)), failed_export(entry))
+
+
+def kind(entry: AdapterEntry) -> str:
+    """Return an adapter's kind and rank."""
+    return f"{_KINDS.get(entry.kind, '')} {entry.rank or ''}".strip()
+
+
+def score_mark(entry: AdapterEntry) -> tuple[Mark, str]:
+    """Return the mark of an adapter, and its outcome in words."""
+    if entry.problem:
+        return "error", "unusable"
+    if entry.score is None:
+        return "muted", "not evaluated"
+    return ("warning", "not recommended") if entry.score.caveat else (outcome_mark(entry.score.outcome), word(entry.score.outcome))
+
+
+def brief(entry: AdapterEntry) -> str:
+    """Return an adapter's kind, outcome and rate in a few words."""
+    changes = entry.score.changes[-1:] if entry.score else []
+    rate = "".join(f", {metric_label(after.metric)} {percent(after.share)}" for _, after in changes)
+    return f"{kind(entry)}, {score_mark(entry)[1]}{rate}"
+
+
+def adapters_table(entries: Sequence[AdapterEntry]) -> Table:
+    """List adapters."""
+    labels = ("", "adapter", "base", "kind", "size", "verdict", "rate", "rows", "metric", "tags")
+    return Table("", "", tuple(Column(label, right=label in ("size", "rows")) for label in labels), tuple(map(_list_row, entries)))
+
+
+def _list_row(entry: AdapterEntry) -> tuple[Cell, ...]:
+    mark, outcome = score_mark(entry)
+    name = Cell(GLYPHS[mark], mark), Cell(entry.name, "bold")
+    if entry.problem:
+        return *name, Cell(one_line(entry.problem, 90), "error"), *[Cell()] * 7
+    rate, rows, metric = "", "", ""
+    for before, after in entry.score.changes[-1:] if entry.score else ():
+        rate, rows, metric = f"{percent(before.share)} → {percent(after.share)}", f"{after.total:,}", metric_label(after.metric)
+    style: Style = "" if mark == "muted" and entry.score else mark
+    values = (one_line(entry.base, 40), kind(entry), size(entry.size))
+    return *name, *map(Cell, values), Cell(outcome, style), *map(Cell, (rate, rows, metric)), Cell(" ".join(entry.tags), "muted")
+
+
+def adapter_document(detail: AdapterDetail) -> Document:
+    """Describe an adapter: its verdict, its exports, its lineage and its properties."""
+    entry = detail.entry
+    head, folder = Heading(entry.name, kind(entry)), Facts((Fact("folder", str(entry.folder)),))
+    if entry.problem:
+        return head, text(_local(entry, entry.problem), "bold", "error"), folder
+    known = [(label, value) for label, value in adapter_facts(entry).items() if value]
+    lineage = [*known, ("children", ", ".join(detail.children))] if detail.children else known
+    details = Facts(tuple(Fact(label, _local(entry, value)) for label, value in lineage))
+    return head, *_score_blocks(entry), *_export_blocks(detail), Heading("Details"), details, folder
+
+
+def _score_blocks(entry: AdapterEntry) -> Iterator[Block]:
+    score, (mark, outcome) = entry.score, score_mark(entry)
+    if score is None:
+        subject = entry.run if entry.is_from_run else f"RECIPE --adapter {entry.name}"
+        yield text(outcome, "bold", mark)
+        yield Action(EVALUATE, "evaluate it", f"mlxtune eval {subject}")
+        return
+    yield Heading("Verdict", plural(score.rows, "held-out row"))
+    yield text(score.verdict, "bold", mark)
+    if score.caveat:
+        yield text(f"Not recommended: {score.caveat}.", "warning")
+    if score.folder is None:
+        yield text("reported by its author, not verified", "warning")
+    yield rates_table(score)
+
+
+def rates_table(score: AdapterScore) -> Table:
+    """Return the rates before and after training of each metric."""
+    columns = (
+        Column(),
+        Column(one_line(score.rival, 20), right=True),
+        Column(one_line(score.arm, 40), right=True),
+        Column(),
+        Column(),
+    )
+    rows = []
+    for before, after in score.changes:
+        limits = f"{100 * after.low:.0f}–{100 * after.high:.0f}"
+        bar = Cell(bar=IntervalBar(after.low, after.share, after.high))
+        name, old, new = (
+            Cell(metric_label(after.metric)),
+            Cell(percent(before.share), "muted"),
+            Cell(percent(after.share), "primary"),
+        )
+        rows.append((name, old, new, Cell(limits, "muted"), bar))
+    return Table("", "", columns, tuple(rows))
+
+
+def _export_blocks(detail: AdapterDetail) -> Iterator[Block]:
+    entry = detail.entry
+    if detail.exports:
+        yield exports_table(detail.exports)
+        for export in detail.exports:
+            name = form_label(export.form, export.precision, export.program)
+            yield Facts((Fact(name, _local(entry, str(export.target))),))
+            yield from (Action("", "", _local(entry, command)) for command in (f"mlxtune runs show {export.id}", *export.commands))
+    if detail.copies:
+        yield Heading("Copies", "the adapter alone")
+        yield Facts(tuple(Fact(copy.program, _local(entry, str(copy.folder))) for copy in detail.copies))
+    if failed := detail.failed:
+        name = form_label(failed.form, failed.precision, failed.program)
+        yield text(f"The last export, {name}, failed: {failed.error or 'its process crashed.'}", mark="error")
+        yield Action("", "", f"mlxtune runs show {failed.id}")
+
+
+def _local(entry: AdapterEntry, shown: str) -> str:
+    """Return a text with paths relative to the adapter's workspace."""
+    return shown.replace(f"{entry.workspace.resolve()}{os.sep}", "").replace(f"{entry.workspace}{os.sep}", "")
+
+
+def adapter_facts(entry: AdapterEntry) -> dict[str, str]:
+    """Return an adapter's properties by their labels; empty if unknown."""
+    return {
+        "base": " ".join(filter(None, (entry.base, f"({entry.base_hash[:12]})" if entry.base_hash else ""))),
+        "kind": _KINDS.get(entry.kind, ""),
+        "rank": f"{entry.rank}, scale {entry.scale:g}",
+        "targets": ", ".join(target.rsplit(".", 1)[-1] for target in entry.targets),
+        "layers": str(entry.layers),
+        "size": f"{entry.parameters:,} parameters, {size(entry.size)}",
+        "created": time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.created)),
+        "method": entry.method,
+        "thinking": entry.thinking if entry.thinking != "off" else "",
+        "run": entry.run,
+        "step": f"{entry.step:,}" if entry.step else "",
+        "recipe": entry.recipe_hash[:12],
+        "data": entry.data_hash[:12],
+        "parent": (entry.parent.run or entry.parent.folder) if entry.parent else "",
+        "origin": entry.origin,
+        "tags": ", ".join(entry.tags),
+    }
+
+
+def comparison_document(compared: AdapterComparison) -> Document:
+    """Describe how two adapters differ and, if both were evaluated on the same rows, which is better."""
+    first, second = compared.first, compared.second
+    one, two = adapter_facts(first), adapter_facts(second)
+    one["weights"], two["weights"] = (digest[:12] for digest in compared.hashes)
+    rows = []
+    for label in one:
+        values = one[label], two[label]
+        style: Style = "muted" if values[0] == values[1] else "bold"
+        if any(values):
+            shown = (Cell(one_line(value, 48) or "–", style) for value in values)
+            rows.append((Cell("" if style == "muted" else "~"), Cell(label, "muted"), *shown))
+    columns = (Column(), Column(), Column(first.name), Column(second.name))
+    table = Table("Adapters", "differences in bold", columns, tuple(rows))
+    if compared.contrast:
+        from mlxtune.evaluation.render.comparison_table import evaluation_comparison_table
+
+        return table, text(compared.contrast.verdict, "bold"), evaluation_comparison_table(compared.contrast)
+    reason = f"{compared.unevaluated} has not been evaluated in this workspace" if compared.unevaluated else compared.error
+    return table, text(f"not compared: {one_line(reason)}", "muted", "muted")

@@ -1,0 +1,136 @@
+"""Describe exports of an adapter: their formats, what they cost, and how to use them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mlxtune.adapters.export.fidelity import ComparedAnswers, Fidelity, FidelityOutcome
+from mlxtune.adapters.export.tried import TriedExport
+from mlxtune.adapters.export.verification import PromptCheck, PromptDifference, Verification
+from mlxtune.core.text import one_line, size
+from mlxtune.evaluation.scorers.registry import metric_label
+from mlxtune.evaluation.verdict import Comparison
+from mlxtune.present.blocks import Block, Cell, Column, Document, Fact, Facts, Heading, Mark, Table, text
+from mlxtune.present.labels import change_text, percent
+
+LOST = "effect lost"
+IDENTICAL = "identical answers"
+KL = "KL per token"
+
+_FORMS = {"fused": "MLX", "quantized": "MLX, requantized", "hf": "safetensors", "gguf": "GGUF", "gguf-lora": "GGUF LoRA"}
+_OUTCOMES: dict[FidelityOutcome, tuple[Mark, str]] = {
+    "faithful": ("success", "faithful"), "lossy": ("warning", "lossy"), "not_faithful": ("error", "not faithful"),
+}  # fmt: skip
+_PROMPTS: dict[PromptCheck, str] = {"tokens": "same tokens", "counts": "same number of tokens", "none": "not compared"}
+_NOTES: dict[str, str] = {
+    "turns_differ": "Multi-turn conversations are rendered differently than with the model's own template.",
+    "template_not_writable": "Ollama's language cannot express the chat template, so Ollama must use the one in the GGUF file.",
+    "system_not_writable": "A Modelfile cannot contain the rows' system prompt. Send it with each conversation.",
+    "space_near_token": "llama.cpp handles whitespace next to some control tokens differently than the tokenizer does.",
+}
+
+
+def form_label(form: str, precision: str = "", program: str = "") -> str:
+    """Return the name of a format."""
+    label = _FORMS.get(form, form) + (f" {precision.upper()}" if form == "gguf" and precision else "")
+    return f"{label} for {program}" if program else label
+
+
+def outcome_mark(proof: Fidelity) -> tuple[Mark, str]:
+    """Return the mark and the name of an export's outcome."""
+    return _OUTCOMES[proof.outcome]
+
+
+def fidelity_document(proof: Fidelity, folder: str = "", nbytes: int = 0) -> Document:
+    """Describe what an export lost, and where it is."""
+    mark, word = outcome_mark(proof)
+    facts = [Fact("fidelity", word, mark=mark), Fact(LOST, percent(proof.lost_share)), Fact(IDENTICAL, identical(proof.answers))]
+    if folder:
+        facts.append(Fact("folder", folder, size(nbytes)))
+    labels = ("", "logits, mean", "max", "KL, nats per token", "same top token")
+    rows = (
+        (Cell(name, "muted"), *map(Cell, (f"{item.mean:.4f}", f"{item.max:.3f}", f"{item.kl:.5f}", percent(item.agree))))
+        for name, item in (("adapter's effect", proof.change), ("export's error", proof.loss))
+    )
+    distances = Table("", "", tuple(Column(label, right=bool(label)) for label in labels), tuple(rows))
+    note = "base with adapter versus export, on held-out rows"
+    return Heading("Fidelity", note), Facts(tuple(facts)), distances, *contract_tables(proof.answers, "adapter, then export")
+
+
+def verification_document(result: Verification, name: str = "") -> Document:
+    """Describe how an installed program's prompts and answers differ from the adapter's."""
+    wrong = result.difference
+    facts = [
+        Fact("prompts", difference_text(wrong), mark="error") if wrong else Fact("prompts", _PROMPTS[result.prompts]),
+        Fact(IDENTICAL, identical(result.answers)),
+    ]
+    if contract := result.answers.contract:
+        mark: Mark = "error" if result.answers.is_worse else ""
+        facts.append(Fact(metric_label(contract.metric), f"{rate(contract)} {points(contract)} points", mark=mark))
+    note = f"{name or 'the model'} at {one_line(result.url, 60)} versus the adapter, on held-out rows"
+    return Heading("Verification", note), Facts(tuple(facts)), *contract_tables(result.answers, "adapter, then program")
+
+
+def contract_tables(answers: ComparedAnswers, note: str) -> Sequence[Block]:
+    """Return the comparison of each metric of the contract, if there are any."""
+    from mlxtune.evaluation.render.comparison_table import comparison_table
+
+    named = [(metric_label(item.metric), item) for item in answers.rates]
+    return [comparison_table("Contract", note, named)] if named else []
+
+
+def exports_table(exports: Sequence[TriedExport]) -> Table:
+    """List the formats in which an adapter was exported, with the cost of each."""
+    head = ("format", "size", LOST, KL, IDENTICAL, "whole contract", "change in points", "measured in")
+    columns = tuple(Column(label, right=index in range(1, 7)) for index, label in enumerate(head))
+    return Table("Exports", "compared with the adapter as trained", columns, tuple(map(_export_row, exports)))
+
+
+def _export_row(export: TriedExport) -> tuple[Cell, ...]:
+    proof, contract = export.proof, export.answers.contract
+    mark, _ = outcome_mark(proof)
+    return (
+        Cell(form_label(export.form, export.precision, export.program), "error" if export.failed else ""),
+        Cell(size(export.nbytes)),
+        Cell(percent(proof.lost_share), "" if mark == "success" else mark),
+        Cell(f"{proof.loss.kl:.5f}"),
+        Cell(identical(export.answers)),
+        Cell(rate(contract)),
+        Cell(points(contract)),
+        Cell(one_line(export.verified.url, 40) if export.verified else "MLX"),
+    )
+
+
+def identical(answers: ComparedAnswers) -> str:
+    return f"{answers.same} of {answers.rows}"
+
+
+def rate(item: Comparison | None) -> str:
+    """Return the rate of a metric as exported, or ``""``."""
+    return percent((item.paired.both + item.paired.fixed) / item.paired.total) if item else ""
+
+
+def points(item: Comparison | None) -> str:
+    """Return a change in points with its 95% interval, or ``""``."""
+    return change_text(item.low, item.change, item.high) if item else ""
+
+
+def difference_text(difference: PromptDifference) -> str:
+    """Say where a prompt differs."""
+    if difference.position < 0:
+        return f"{difference.actual} tokens instead of {difference.expected}"
+    shown = (repr(one_line(part, 40)) if part else "the end" for part in (difference.actual, difference.expected))
+    return f"differ at token {difference.position}: {' instead of '.join(shown)}"
+
+
+def export_note(note: str, difference: PromptDifference | None = None, token: str = "") -> str:
+    """Word a note on the limitations of an export's files."""
+    about = (
+        f" The prompts {difference_text(difference)}." if difference else f" An example is {one_line(token, 40)}." if token else ""
+    )
+    return f"{_NOTES[note]}{about} Compare your prompts with: mlxtune verify-export"
+
+
+def failed_text(form: str, reason: str) -> Document:
+    """Describe an export that failed."""
+    return (text(one_line(f"The last export, {form}, failed: {reason}"), mark="error"),)
