@@ -27,7 +27,7 @@ from mlxtune.present.blocks import (
     Table,
     text,
 )
-from mlxtune.present.export import exports_table, form_label
+from mlxtune.present.export import exports_table, form_label, measured_in
 from mlxtune.present.labels import GLYPHS, outcome_mark, percent, word
 
 EVALUATE = "adapters.evaluate"
@@ -92,7 +92,7 @@ def _list_row(entry: AdapterEntry) -> tuple[Cell, ...]:
 def adapter_document(detail: AdapterDetail) -> Document:
     """Describe an adapter: its verdict, its exports, its lineage and its properties."""
     entry = detail.entry
-    head, folder = Heading(entry.name, kind(entry)), Facts((Fact("folder", str(entry.folder)),))
+    head, folder = Heading(entry.name, kind(entry)), Facts((Fact("folder", entry.key),))
     if entry.problem:
         return head, text(_local(entry, entry.problem), "bold", "error"), folder
     known = [(label, value) for label, value in adapter_facts(entry).items() if value]
@@ -145,15 +145,15 @@ def _export_blocks(detail: AdapterDetail) -> Iterator[Block]:
         yield exports_table(detail.exports)
         for export in detail.exports:
             name = form_label(export.form, export.precision, export.program)
-            yield Facts((Fact(name, _local(entry, str(export.target))),))
-            yield from (Action("", "", _local(entry, command)) for command in (f"mlxtune runs show {export.id}", *export.commands))
+            yield Facts((Fact(name, _local(entry, str(export.target)), f"measured in {measured_in(export)}"),))
+            yield from (text(_local(entry, command), "primary") for command in (f"mlxtune runs show {export.id}", *export.commands))
     if detail.copies:
         yield Heading("Copies", "the adapter alone")
         yield Facts(tuple(Fact(copy.program, _local(entry, str(copy.folder))) for copy in detail.copies))
     if failed := detail.failed:
         name = form_label(failed.form, failed.precision, failed.program)
         yield text(f"The last export, {name}, failed: {failed.error or 'its process crashed.'}", mark="error")
-        yield Action("", "", f"mlxtune runs show {failed.id}")
+        yield text(f"mlxtune runs show {failed.id}", "primary")
 
 
 def _local(entry: AdapterEntry, shown: str) -> str:

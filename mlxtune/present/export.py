@@ -81,8 +81,8 @@ def contract_tables(answers: ComparedAnswers, note: str) -> Sequence[Block]:
 
 def exports_table(exports: Sequence[TriedExport]) -> Table:
     """List the formats in which an adapter was exported, with the cost of each."""
-    head = ("format", "size", LOST, KL, IDENTICAL, "whole contract", "change in points", "measured in")
-    columns = tuple(Column(label, right=index in range(1, 7)) for index, label in enumerate(head))
+    head = {"format": 0, "size": 0, LOST: 0, KL: 1, IDENTICAL: 1, "whole contract": 0, "change in points": 1, "measured in": 1}
+    columns = tuple(Column(label, index in range(1, 7), priority) for index, (label, priority) in enumerate(head.items()))
     return Table("Exports", "compared with the adapter as trained", columns, tuple(map(_export_row, exports)))
 
 
@@ -97,8 +97,13 @@ def _export_row(export: TriedExport) -> tuple[Cell, ...]:
         Cell(identical(export.answers)),
         Cell(rate(contract)),
         Cell(points(contract)),
-        Cell(one_line(export.verified.url, 40) if export.verified else "MLX"),
+        Cell(measured_in(export)),
     )
+
+
+def measured_in(export: TriedExport) -> str:
+    """Return the program whose answers were measured."""
+    return one_line(export.verified.url, 40) if export.verified else "MLX"
 
 
 def identical(answers: ComparedAnswers) -> str:

@@ -349,7 +349,7 @@ def test_insufficient_disk_space_is_reported_before_computing(trained_workspace:
 
 
 def test_disk_full_while_writing_is_reported(trained_workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: Any) -> None:
+    def full(*_: Any, **__: Any) -> None:
         raise RuntimeError("[write] Unable to write 4096 bytes to file.")
 
     monkeypatch.setattr(fuse, "save_model", full)
