@@ -88,13 +88,16 @@ def test_second_push_uploads_only_changes(stub: Hub, entry: AdapterEntry) -> Non
 
 def export(folder: Path) -> Path:
     from mlxtune.adapters.export import fidelity
-    from mlxtune.adapters.export.fidelity import Fidelity, LogitDistance
+    from mlxtune.adapters.export.fidelity import ComparedAnswers, Fidelity, LogitDistance
 
     folder.mkdir()
     for at in (1, 2):
         (folder / f"model-0000{at}-of-00002.safetensors").write_bytes(save({"x": np.full((3, 5), at, np.float32)}))
     (folder / "config.json").write_text("{}")
-    fidelity.save(Fidelity("hf", LogitDistance(5, 1, 0.5, 0.4, 10), LogitDistance(0.1, 0.01, 0.001, 1.0, 10), 20, 19, ()), folder)
+    fidelity.save(
+        Fidelity("hf", LogitDistance(5, 1, 0.5, 0.4, 10), LogitDistance(0.1, 0.01, 0.001, 1.0, 10), ComparedAnswers(20, 19, ())),
+        folder,
+    )
     lineage = {
         "v": 1,
         "export": "hf",
