@@ -21,7 +21,7 @@ from mlxtune.adapters.export.endpoint_prompts import api_url, served_model
 from mlxtune.adapters.export.tried import find_export, tried_exports
 from mlxtune.adapters.publish import published_base
 from mlxtune.core.errors import InputError, MachineError
-from mlxtune.core.files import display_path, write_json
+from mlxtune.core.files import write_json
 from mlxtune.data.rows import Message
 from mlxtune.models.resolve import resolve
 from mlxtune.models.template import ChatTemplate, TemplateSettings, load_template
