@@ -24,10 +24,7 @@ TEXT_OF_OTHERS = {
 # Places that still have to store a code instead. This list may only shrink; it goes when it is empty.
 TO_REMOVE: dict[str, list[str]] = {
     "advice/rules.py": ["Literal['prompt first', 'rag', 'fine-tune', 'both', 'not yet']"],
-    "cli/data.py": ["command.startswith('mlxtune data check')"],
-    "cli/generate.py": ["'scored' in summary"],
     "cli/queue.py": ["row.startswith('✗')"],
-    "data/checks/report.py": ["statistics.tier == 'minimum viable'", "statistics.tier == 'too few'"],
     "data/checks/secrets.py": ["name == 'API key'", "name == 'password in a URL'"],
     "evaluation/follow_up.py": ["report.outcome != 'cannot tell'"],
     "evaluation/highlight.py": ["fault.kind == 'text after it'"],
@@ -52,13 +49,8 @@ TO_REMOVE: dict[str, list[str]] = {
     "tui/app.py": ["self.notice.glyph == '■'", "self.notice.glyph == '●'"],
     "tui/next_step.py": ["self.glyph == '○'", "verdict.outcome == 'cannot tell'"],
     "tui/rooms/advice/render.py": ["item.glyph == '●'", "item.glyph == '✓'"],
-    "tui/rooms/data/screen.py": [
-        "checked.skipped.get('split', 'unknown').removeprefix('the rows cannot be split: ')",
-        "reason.partition(':')",
-    ],
     "tui/rooms/evaluate/render.py": ["'evaluation.rows' in loaded.remedy", "text.startswith(start)"],
     "tui/rooms/home/render.py": ["verdict.outcome == 'cannot tell'"],
-    "tui/rooms/source_room.py": ["title.removeprefix('All ')"],
     "tui/widgets/frame.py": ["self.glyph in ('✓', '·')"],
 }
 

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from mlxtune.adapters import library
 from mlxtune.cli.consent import require_consent
 from mlxtune.cli.follow import follow_answers
-from mlxtune.cli.options import CostCap, EndpointUrl, Json, Overrides, PromptPrice, RecipeFile, ReplyPrice
-from mlxtune.cli.output import Cell, info, progress_bar, show, show_json
+from mlxtune.cli.options import CostCap, EndpointUrl, Json, Overrides, PromptPrice, RecipeFile, ReplyPrice, with_option_groups
+from mlxtune.cli.output import info, out, progress_bar, show, show_json
 from mlxtune.cli.tables import print_columns, print_section
 from mlxtune.core.errors import InputError
 from mlxtune.core.files import user_path
@@ -23,7 +24,8 @@ from mlxtune.core.text import one_line, plural
 from mlxtune.data.generate.lineage import Task
 from mlxtune.data.generate.request import ALL_PROMPTS, DEFAULT_ROWS, GenerationRequest, TeacherSpec
 from mlxtune.evaluation.judge import endpoint
-from mlxtune.present.generation import refusal_title
+from mlxtune.present.generation import generation_document
+from mlxtune.present.terminal import print_document
 from mlxtune.recipe import Recipe, load
 from mlxtune.runs.registry import Run
 
@@ -34,57 +36,104 @@ if TYPE_CHECKING:  # imports numpy, which --help does not need
 _TEACHER = "qwen3-4b"  # suggested
 
 
-def generate(
-    recipe: RecipeFile,
+@dataclass(frozen=True)
+class TaskOptions:
+    """What to generate; new prompts like the training rows by default."""
+
     prompts: Annotated[
         str, typer.Option("--prompts", help="Answer the prompts in this file (.jsonl, or .txt with one per line).")
-    ] = "",
+    ] = ""
     documents: Annotated[
         str, typer.Option("--documents", help="Write prompts that the Markdown, text, or PDF files in a folder answer.")
-    ] = "",
-    worse: Annotated[
-        bool, typer.Option("--worse", help="Write worse answers for preference pairs, each with a named flaw.")
-    ] = False,
-    score: Annotated[bool, typer.Option("--score", help="Grade training rows by the rubric instead of writing new ones.")] = False,
+    ] = ""
+    worse: Annotated[bool, typer.Option("--worse", help="Write worse answers for preference pairs, each with a named flaw.")] = (
+        False
+    )
+    score: Annotated[bool, typer.Option("--score", help="Grade training rows by the rubric instead of writing new ones.")] = False
+
+    @property
+    def task(self) -> Task:
+        """The task. Raises ``InputError`` if there are several."""
+        given: dict[Task, object] = {
+            "answers": self.prompts, "documents": self.documents, "pairs": self.worse, "scores": self.score,
+        }  # fmt: skip
+        chosen = [task for task, value in given.items() if value]
+        if len(chosen) > 1:
+            raise InputError("--prompts, --documents, --worse, and --score cannot be combined.", hint="Run the command for each.")
+        return chosen[0] if chosen else "variations"
+
+
+@dataclass(frozen=True)
+class RowOptions:
+    """Which rows to write, and how many."""
+
     like: Annotated[
         str, typer.Option("--like", help="Write variations of the training rows that match this filter (see data review).")
-    ] = "",
+    ] = ""
     where: Annotated[
         str, typer.Option("--where", help="Use only training rows with this metadata, for example category=account.")
-    ] = "",
+    ] = ""
     thin: Annotated[
         int | None,
         typer.Option("--thin", min=0, help="Choose an entry in the list of areas with too few rows. Default: 1; 0 uses all rows."),
-    ] = None,
-    about: Annotated[str, typer.Option("--about", help="A subject for the new prompts.")] = "",
+    ] = None
+    about: Annotated[str, typer.Option("--about", help="A subject for the new prompts.")] = ""
     n: Annotated[
         int | None, typer.Option("-n", "--rows", min=1, max=10_000, help="Number of rows. Default: 20, or all prompts of a file.")
-    ] = None,
+    ] = None
     candidates: Annotated[
         int, typer.Option("-k", "--candidates", min=1, max=32, help="Answers per prompt, of which the best is kept.")
-    ] = 4,
+    ] = 4
     rubric: Annotated[
         str,
         typer.Option(
             "--rubric",
             help="Have the teacher grade the answers with this rubric: a TOML file of questions, or default for the built-in one.",
         ),
-    ] = "",
-    local: Annotated[str, typer.Option("--local", help="A teacher on this machine: an alias, a Hub ID, or a folder.")] = "",
-    adapter: Annotated[str, typer.Option("--adapter", help="The teacher is this adapter, on its own base.")] = "",
-    model: Annotated[str, typer.Option("--model", help="The teacher's model name at its endpoint.")] = "",
-    url: EndpointUrl = endpoint.OFFICIAL,
+    ] = ""
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Random seed.")] = 7
+
+
+@dataclass(frozen=True)
+class TeacherOptions:
+    """The model that writes the rows."""
+
+    local: Annotated[str, typer.Option("--local", help="A teacher on this machine: an alias, a Hub ID, or a folder.")] = ""
+    adapter: Annotated[str, typer.Option("--adapter", help="The teacher is this adapter, on its own base.")] = ""
+    model: Annotated[str, typer.Option("--model", help="The teacher's model name at its endpoint.")] = ""
+    url: EndpointUrl = endpoint.OFFICIAL
     key_env: Annotated[
         str,
         typer.Option(
             "--key-env", help="The environment variable with the API key.", show_default="OPENAI_API_KEY or MLXTUNE_ENDPOINT_KEY"
         ),
-    ] = "",
-    price_in: PromptPrice = 0.0,
-    price_out: ReplyPrice = 0.0,
-    cap: CostCap = None,
-    send: Annotated[bool, typer.Option("--send", help="Consent to sending training rows to the endpoint.")] = False,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Random seed.")] = 7,
+    ] = ""
+    price_in: PromptPrice = 0.0
+    price_out: ReplyPrice = 0.0
+    cap: CostCap = None
+    send: Annotated[bool, typer.Option("--send", help="Consent to sending training rows to the endpoint.")] = False
+
+    @property
+    def spec(self) -> TeacherSpec:
+        """The teacher that the options name. Raises ``InputError`` if they name several."""
+        if sum(map(bool, (self.local, self.adapter, self.model))) > 1:
+            raise InputError("--local, --adapter, and --model cannot be combined.", hint="Use only one of them.")
+        if self.adapter:
+            entry = library.find_usable(Path.cwd(), self.adapter)
+            return TeacherSpec(base=entry.base, adapter=str(entry.folder))
+        if self.local:
+            return TeacherSpec(base=self.local)
+        return TeacherSpec(
+            url=self.url, model=self.model, key_env=self.key_env, price_in=self.price_in, price_out=self.price_out, cap=self.cap
+        )
+
+
+@with_option_groups
+def generate(
+    recipe: RecipeFile,
+    tasks: TaskOptions,
+    rows: RowOptions,
+    teacher: TeacherOptions,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show only the cost.")] = False,
     detach: Annotated[bool, typer.Option("--detach", help="Start the generation and return immediately.")] = False,
     overrides: Overrides = None,
@@ -99,26 +148,16 @@ def generate(
     from mlxtune.data.generate.start import quote, start
 
     loaded = load(recipe, overrides or [])
-    task = _task(prompts, documents, worse=worse, score=score)
-    spec = _teacher(
-        local, adapter, TeacherSpec(url=url, model=model, key_env=key_env, price_in=price_in, price_out=price_out, cap=cap)
-    )
-    request = GenerationRequest(
-        task, spec, n or (ALL_PROMPTS if task == "answers" else DEFAULT_ROWS), 1 if task == "scores" else candidates, like, where, (),
-        about, _absolute(prompts), _absolute(documents), _rubric(rubric, score=score), seed=seed,
-    )  # fmt: skip
-    if task == "variations" and not (like or where or about):
-        if thin != 0:
+    request = _request(tasks, rows, teacher.spec)
+    if request.task == "variations" and not (rows.like or rows.where or rows.about):
+        if rows.thin != 0:
             places = _thin_rows(recipe, loaded)
-            if not spec.base and not spec.model:
+            if not request.teacher.base and not request.teacher.model:
                 _show_thin_rows(places, recipe, json=json)
                 return
-            request = _choose_thin_rows(request, places, thin, quiet=json)
-    elif thin is not None:
-        raise InputError(
-            "--thin chooses the rows to write variations of, so it cannot be combined with other rows or tasks.",
-            hint="Remove --thin.",
-        )
+            request = _choose_thin_rows(request, places, rows.thin, quiet=json)
+    elif rows.thin is not None:
+        raise InputError("--thin cannot be combined with other rows or tasks.", hint="Remove --thin.")
     offer = quote(loaded, request)
     if not json:
         _show_quote(offer, request)
@@ -128,55 +167,39 @@ def generate(
         return
     if offer.host:
         what = f"Up to {offer.questions:,} requests with training rows will be sent to {offer.host}."
-        consent = require_consent(what, send, "Consent with --send, or use a teacher on this machine with --local.")
-        request = replace(request, teacher=replace(spec, consent=consent))
+        consent = require_consent(what, teacher.send, "Consent with --send, or use a teacher on this machine with --local.")
+        request = replace(request, teacher=replace(request.teacher, consent=consent))
     with progress_bar("looking for the model") as update:
         run = start(Path.cwd(), loaded, request, progress=update)
     if detach:
         show_json({"run": run.id, "folder": str(run.folder)}) if json else show(run.id)
         return
-    code = _follow(run)
+    info(("  ", ""), f"{run.id}   ", ("press Ctrl-C to detach; the generation continues", "muted"))
+    code = follow_answers(run)
     if code == 0 and run.state().phase == "finished":
         show_json({"run": run.id, **dict(run.state().summary)}) if json else show_generation(run, recipe)
     raise typer.Exit(code)
 
 
+def _request(tasks: TaskOptions, rows: RowOptions, teacher: TeacherSpec) -> GenerationRequest:
+    task, rubric = tasks.task, rows.rubric or ("default" if tasks.score else "")
+    return GenerationRequest(
+        task, teacher, rows.n or (ALL_PROMPTS if task == "answers" else DEFAULT_ROWS), 1 if task == "scores" else rows.candidates,
+        rows.like, rows.where, (), rows.about, _absolute(tasks.prompts), _absolute(tasks.documents),
+        rubric if rubric == "default" else _absolute(rubric), seed=rows.seed,
+    )  # fmt: skip
+
+
+def _absolute(path: str) -> str:
+    return str(user_path(path).resolve()) if path else ""
+
+
 def show_generation(run: Run, recipe: Path | None = None) -> None:
     """Print how many rows a generation proposed, why others were rejected, and how to review the proposals."""
     summary = dict(run.state().summary)
-    if "scored" in summary:
-        _show_scores(run, summary)
-        return
-    refused: dict[str, int] = summary.get("refused", {})
-    show(
-        ("✓ ", "bold success"),
-        f"{plural(summary.get('proposed', 0), 'row')} proposed by {one_line(str(summary.get('teacher', '')), 80)}.",
-    )
-    if refused:
-        print_section("Rejected", plural(sum(refused.values()), "text"))
-        print_columns([["", refusal_title(kind), f"{count:,}"] for kind, count in refused.items()], right=(2,))
-        show(("  All of them  ", "muted"), str(run.folder / "refused.jsonl"))
-    if summary.get("spent"):
-        show(("  Spent  ", "muted"), f"${summary['spent']:.4f}")
-    if summary.get("proposed"):
-        target = os.path.relpath(recipe) if recipe else "RECIPE"
-        info("Review them:  ", (f'mlxtune data review {target} --filter "status:proposed"', "primary"))
-
-
-def _show_scores(run: Run, summary: dict[str, Any]) -> None:
-    show(("✓ ", "bold success"), f"{plural(summary['scored'], 'row')} graded: mean {summary['mean']:.2f} of 1.")
-    lines = read(run.folder / "scores.jsonl")[:10]
-    print_section("Lowest grades", "from 0 to 1")
-    cells: list[list[Cell]] = [
-        [f"{line['line']:,}", (line["id"], "muted"), f"{line['grade']:.2f}", ", ".join(f"{name} {value:.2f}" for name, value in line["scores"].items())]
-        for line in lines
-    ]  # fmt: skip
-    print_columns(cells, right=(0, 2))
-
-
-def _follow(run: Run) -> int:
-    info(("  ", ""), f"{run.id}   ", ("press Ctrl-C to detach; the generation continues", "muted"))
-    return follow_answers(run)
+    lines = read(run.folder / "scores.jsonl")[:10] if (run.folder / "scores.jsonl").is_file() else []
+    target = shlex.quote(os.path.relpath(recipe)) if recipe else "RECIPE"
+    print_document(generation_document(summary, lines, run.folder / "refused.jsonl", target), out)
 
 
 def _thin_rows(recipe: Path, loaded: Recipe) -> list[ThinRows]:
@@ -222,34 +245,6 @@ def _choose_thin_rows(
     if not quiet:
         info(("  ", ""), f"Rows like {plural(len(place.examples), 'training row')}, because {place.reason}.")
     return replace(request, rows=place.examples, reason=place.reason)
-
-
-def _task(prompts: str, documents: str, *, worse: bool, score: bool) -> Task:
-    given: dict[Task, object] = {"answers": prompts, "documents": documents, "pairs": worse, "scores": score}
-    chosen = [task for task, value in given.items() if value]
-    if len(chosen) > 1:
-        raise InputError("--prompts, --documents, --worse, and --score cannot be combined.", hint="Run the command once for each.")
-    return chosen[0] if chosen else "variations"
-
-
-def _teacher(local: str, adapter: str, spec: TeacherSpec) -> TeacherSpec:
-    """Return the teacher that the options name. Raise ``InputError`` if they name several."""
-    if sum(map(bool, (local, adapter, spec.model))) > 1:
-        raise InputError("--local, --adapter, and --model cannot be combined.", hint="Use only one of them.")
-    if adapter:
-        entry = library.find_usable(Path.cwd(), adapter)
-        return TeacherSpec(base=entry.base, adapter=str(entry.folder))
-    return TeacherSpec(base=local) if local else spec
-
-
-def _rubric(name: str, *, score: bool) -> str:
-    if not name:
-        return "default" if score else ""
-    return name if name == "default" else _absolute(name)
-
-
-def _absolute(path: str) -> str:
-    return str(user_path(path).resolve()) if path else ""
 
 
 def _show_quote(offer: Quote, request: GenerationRequest) -> None:

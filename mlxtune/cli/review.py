@@ -4,50 +4,41 @@ from __future__ import annotations
 
 import json as jsons
 import os
-import shlex
 import sys
-from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
-from mlxtune.cli.data import Format, Map, SourceArgument, resolve_source, run_checks
-from mlxtune.cli.options import Json
-from mlxtune.cli.output import Cell, info, out, progress_bar, show, show_json
-from mlxtune.cli.tables import print_columns, print_heading
+from mlxtune.cli.data import ReadOptions, SourceArgument, resolve_source, run_checks
+from mlxtune.cli.options import Json, with_option_groups
+from mlxtune.cli.output import info, out, progress_bar, show, show_json
 from mlxtune.core.errors import GateError, InputError
 from mlxtune.core.files import read_failure
 from mlxtune.core.text import one_line, plural
 from mlxtune.data import filters
 from mlxtune.data import review as reviews
-from mlxtune.data.review import STATUSES, Action, ReviewSession, ReviewState, ReviewStep
+from mlxtune.data.review import Action, Change, ReviewSession, ReviewState, ReviewStep
 from mlxtune.data.rows import RowError, last_prompt, row_tags
 from mlxtune.data.source_files import GENERATED
-from mlxtune.evaluation.annotators import AnnotatorAgreement, agreements
+from mlxtune.evaluation.annotators import AnnotatorAgreement
 from mlxtune.present.check import skip_text
+from mlxtune.present.review import OUTCOMES, ReviewCounts, review_document
+from mlxtune.present.terminal import print_document
 from mlxtune.recipe import DataSection, load
 
 if TYPE_CHECKING:  # imports numpy
     from mlxtune.data.browser import SourceBrowser
 
-_STATUS_MARKS: dict[str, Cell] = {
-    "pending": ("·", "faint"),
-    "accepted": ("✓", "bold success"),
-    "rejected": ("✗", "bold error"),
-    "skipped": ("○", "muted"),
-    "tied": ("=", "muted"),
-    "bad": ("✗", "bold error"),
-}
 _PREVIEW_ROWS = 5
 
 Rows = Annotated[
     list[str] | None,
     typer.Argument(metavar="ROW", help="Rows to decide on, by ID or by line number (for a JSON array, by position)."),
 ]
-Edit = Annotated[str, typer.Option("--edit", metavar="FILE", help="Replace the content with the JSON in FILE; - reads stdin.")]
 Filter = Annotated[
     str,
     typer.Option(
@@ -57,91 +48,117 @@ Filter = Annotated[
 ]
 
 
-def review(
-    source: SourceArgument,
-    rows: Rows = None,
-    accept: Annotated[bool, typer.Option("--accept", help="Accept the rows.")] = False,
-    reject: Annotated[
-        bool, typer.Option("--reject", help="Reject the rows; they are not used for training or evaluation.")
-    ] = False,
-    skip: Annotated[bool, typer.Option("--skip", help="Decide later.")] = False,
-    swap: Annotated[bool, typer.Option("--swap", help="For pairs: the rejected answer is better.")] = False,
-    tie: Annotated[bool, typer.Option("--tie", help="For pairs: neither answer is better.")] = False,
-    bad: Annotated[bool, typer.Option("--both-bad", help="For pairs: both answers are bad.")] = False,
-    edit: Edit = "",
-    tag: Annotated[list[str] | None, typer.Option("--tag", help="Add a tag.")] = None,
-    untag: Annotated[list[str] | None, typer.Option("--untag", help="Remove a tag.")] = None,
-    note: Annotated[str | None, typer.Option("--note", help="Set a note.")] = None,
-    reason: Annotated[str, typer.Option("--reason", help="A reason to record in the journal.")] = "",
-    filter: Filter = "",
-    all: Annotated[bool, typer.Option("--all", help="Decide on all rows that match the filter.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
-    undo: Annotated[bool, typer.Option("--undo", help="Undo the most recent decision.")] = False,
-    redo: Annotated[bool, typer.Option("--redo", help="Redo the last undone decision.")] = False,
+@dataclass(frozen=True)
+class StatusOptions:
+    """The decision on a row's status."""
+
+    accept: Annotated[bool, typer.Option("--accept", help="Accept the rows.")] = False
+    reject: Annotated[bool, typer.Option("--reject", help="Reject the rows; they are not used for training or evaluation.")] = False
+    skip: Annotated[bool, typer.Option("--skip", help="Decide later.")] = False
+    swap: Annotated[bool, typer.Option("--swap", help="For pairs: the rejected answer is better.")] = False
+    tie: Annotated[bool, typer.Option("--tie", help="For pairs: neither answer is better.")] = False
+    bad: Annotated[bool, typer.Option("--both-bad", help="For pairs: both answers are bad.")] = False
+
+
+@dataclass(frozen=True)
+class EditOptions:
+    """Another decision on a row."""
+
+    edit: Annotated[
+        str, typer.Option("--edit", metavar="FILE", help="Replace the content with the JSON in FILE; - reads stdin.")
+    ] = ""
+    tag: Annotated[list[str] | None, typer.Option("--tag", help="Add a tag.")] = None
+    untag: Annotated[list[str] | None, typer.Option("--untag", help="Remove a tag.")] = None
+    note: Annotated[str | None, typer.Option("--note", help="Set a note.")] = None
+    undo: Annotated[bool, typer.Option("--undo", help="Undo the most recent decision.")] = False
+    redo: Annotated[bool, typer.Option("--redo", help="Redo the last undone decision.")] = False
+    reason: Annotated[str, typer.Option("--reason", help="A reason to record in the journal.")] = ""
+
+    @property
+    def change(self) -> dict[str, Any]:
+        """The fields of a :class:`~mlxtune.data.review.Change`."""
+        return {
+            **({"record": _read_json(self.edit)} if self.edit else {}),
+            **({"add": self.tag or [], "remove": self.untag or []} if self.tag or self.untag else {}),
+            **({"note": self.note} if self.note is not None else {}),
+        }
+
+
+@dataclass(frozen=True)
+class SelectOptions:
+    """Which rows to decide on or to list, and in whose name."""
+
+    filter: Filter = ""
+    all: Annotated[bool, typer.Option("--all", help="Decide on all rows that match the filter.")] = False
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False
     who: Annotated[
         str,
         typer.Option("--as", metavar="NAME", help="Decide as this annotator, and see only their decisions.", show_default=False),
-    ] = "",
-    list_: Annotated[bool, typer.Option("--list", help="List the rows that match the filter.")] = False,
-    format: Format = "auto",
-    map: Map = "",
+    ] = ""
+    list_: Annotated[bool, typer.Option("--list", help="List the rows that match the filter.")] = False
+
+
+@with_option_groups
+def review(
+    source: SourceArgument,
+    status: StatusOptions,
+    edits: EditOptions,
+    selecting: SelectOptions,
+    reading: ReadOptions,
+    rows: Rows = None,
     json: Json = False,
 ) -> None:
     """Show the review's status, or decide on rows. Decisions are stored in a journal next to the source."""
-    flags: list[tuple[Action, bool]] = [
-        ("accept", accept), ("reject", reject), ("skip", skip), ("swap", swap), ("tie", tie), ("bad", bad), ("edit", bool(edit)),
-        ("tag", bool(tag or untag)), ("note", note is not None),
-    ]  # fmt: skip
-    actions = [action for action, given in flags if given]
-    if len(actions) + undo + redo > 1:
+    flags: dict[str, object] = {
+        **vars(status), "edit": edits.edit, "tag": edits.tag or edits.untag, "note": edits.note is not None,
+    }  # fmt: skip
+    actions = [action for action in get_args(Action) if flags.get(action)]
+    if len(actions) + edits.undo + edits.redo > 1:
         raise InputError("Only one decision can be made at a time.", hint="Run the command once for each decision.")
-    path, section = resolve_source(source, format, map)
-    if undo or redo:
-        with ReviewSession(path, who=who) as session:
-            step = session.undo() if undo else session.redo()
-            _show_step(path, step, "undone" if undo else "redone", session.state, json)
+    path, section = resolve_source(source, reading.format, reading.map)
+    if edits.undo or edits.redo:
+        with ReviewSession(path, who=selecting.who) as session:
+            step = session.undo() if edits.undo else session.redo()
+            _show_step(path, step, "undone" if edits.undo else "redone", session.state, json)
         return
-    with open_browser(source, path, section, bool(filters.fields(filter) & filters.CHECKED)) as browser:
-        browser.annotator = who
-        if not actions:
-            if rows or all:
-                raise InputError(
-                    "No decision was specified.", hint="Use --accept, --reject, --skip, --tag, another decision, or --list."
-                )
-            browser.apply_review(reviews.load(path))
-            _show_review(browser, matching_rows(browser, filter), json, full=list_ or bool(filter))
+    with open_browser(source, path, section, bool(filters.fields(selecting.filter) & filters.CHECKED)) as browser:
+        browser.annotator = selecting.who
+        if actions:
+            _decide(browser, actions[0], rows or [], edits, selecting, json)
             return
-        options: dict[str, Any] = {}
-        if edit:
-            options["record"] = _read_json(edit)
-        if tag or untag:
-            options |= {"add": tag or [], "remove": untag or []}
-        if note is not None:
-            options["note"] = note
-        with ReviewSession(path, who=who) as session:
-            browser.apply_review(session.state)
-            indices = matching_rows(browser, filter) if all else [_find(browser, name) for name in rows or ()]
-            chosen = [browser.keyed_row(index) for index in indices]
-            if all:
-                _confirm(
-                    actions[0],
-                    reviews.plan_changes(actions[0], chosen, session.state, who=session.who, **options),
-                    browser,
-                    yes,
-                    json,
-                )
-            if not chosen:
-                raise InputError("No rows were specified.", hint="Specify rows by ID or line number, or use --all with --filter.")
-            if edit and len(chosen) > 1:
-                raise InputError("--edit accepts only one row at a time.")
-            try:
-                step = session.decide(actions[0], chosen, reason=reason, **options)
-            except RowError as error:
-                if not edit:
-                    raise
-                name = "Standard input" if edit == "-" else edit
-                raise InputError(f"{name} cannot replace the row: {error.reason}", hint=error.hint) from error
-            _show_step(path, step, reviews.OUTCOMES[actions[0]], session.state, json)
+        if rows or selecting.all:
+            raise InputError(
+                "No decision was specified.", hint="Use --accept, --reject, --skip, --tag, another decision, or --list."
+            )
+        browser.apply_review(reviews.load(path))
+        matching = matching_rows(browser, selecting.filter)
+        _show_review(browser, matching, json, full=selecting.list_ or bool(selecting.filter))
+
+
+def _decide(
+    browser: SourceBrowser, action: Action, rows: Sequence[str], edits: EditOptions, selecting: SelectOptions, json: bool
+) -> None:
+    """Record a decision on ``rows``, or on all that match the filter."""
+    change = edits.change
+    with ReviewSession(browser.path, who=selecting.who) as session:
+        browser.apply_review(session.state)
+        indices = matching_rows(browser, selecting.filter) if selecting.all else [_find(browser, name) for name in rows]
+        chosen = [browser.keyed_row(index) for index in indices]
+        if selecting.all:
+            changes = reviews.plan_changes(action, chosen, session.state, Change(**change), session.who)
+            _confirm(action, changes, browser, selecting.yes, json)
+        if not chosen:
+            raise InputError("No rows were specified.", hint="Specify rows by ID or line number, or use --all with --filter.")
+        if edits.edit and len(chosen) > 1:
+            raise InputError("--edit accepts only one row at a time.")
+        try:
+            step = session.decide(action, chosen, reason=edits.reason, **change)
+        except RowError as error:
+            if not edits.edit:
+                raise
+            name = "Standard input" if edits.edit == "-" else edits.edit
+            raise InputError(f"{name} cannot replace the row: {error.reason}", hint=error.hint) from error
+        _show_step(browser.path, step, OUTCOMES[action], session.state, json)
 
 
 @contextmanager
@@ -207,7 +224,7 @@ def _read_json(file: str) -> Any:
 def _confirm(action: Action, changes: Sequence[Mapping[str, Any]], browser: SourceBrowser, yes: bool, json: bool) -> None:
     """Preview a decision on many rows and ask for confirmation. Raise ``GateError`` if the user declines."""
     rows = [browser.records.row(index) for index in browser.rows_with_keys(change["row"] for change in changes)]
-    info(f"{plural(len(rows), 'row')} would be {reviews.OUTCOMES[action]}:")
+    info(f"{plural(len(rows), 'row')} would be {OUTCOMES[action]}:")
     for row in rows[:_PREVIEW_ROWS]:
         info("  ", (f"{row.location.number:>6,}  {row.id}  ", "muted"), one_line(last_prompt(row), 80))
     if len(rows) > _PREVIEW_ROWS:
@@ -227,7 +244,7 @@ def _show_step(path: Path, step: ReviewStep | None, done: str, state: ReviewStat
         show("Nothing changed.")
     elif done in ("undone", "redone"):
         subject = f"check {step.checks[0]}" if step.checks else plural(count, "row")
-        show(("✓ ", "bold success"), f"{done.capitalize()}: {subject} {reviews.OUTCOMES[step.action]}.")
+        show(("✓ ", "bold success"), f"{done.capitalize()}: {subject} {OUTCOMES[step.action]}.")
     else:
         command = f"mlxtune data review {os.path.relpath(path)} --undo"
         show(("✓ ", "bold success"), f"{plural(count, 'row')} {done}.   ", ("Undo: ", "muted"), (command, "primary"))
@@ -235,43 +252,18 @@ def _show_step(path: Path, step: ReviewStep | None, done: str, state: ReviewStat
 
 def _show_review(browser: SourceBrowser, matching: Sequence[int], json: bool, *, full: bool) -> None:
     """Show the counts and some rows: all ``matching`` ones if ``full``, otherwise the first undecided ones."""
-    decisions, state, total = browser.decisions, browser.state, len(browser.rows)
-    agreement = agreements(decisions.values())
-    disputed = sum(decision.is_disputed for decision in decisions.values())
-    counts = Counter(browser.decision(index).status for index in decisions)
-    counts["pending"] += total - len(decisions)
-    edited = sum(decision.record is not None for decision in decisions.values())
-    orphans = state.orphans(map(browser.key, browser.rows))
+    counts = ReviewCounts.of(browser)
     if json:
         facts: dict[str, Any] = {
-            "rows": total, "unusable": browser.bad_count, **{status: counts[status] for status in STATUSES}, "edited": edited,
-            "undo": len(state.steps), "redo": len(state.undone_steps),
-            "orphaned": [{"row": item.row, "status": item.status, "tags": item.tags, "note": item.note} for item in orphans],
-            "disputed": disputed, "agreement": [_agreement_json(item) for item in agreement],
+            "rows": counts.rows, "unusable": browser.bad_count, **{str(status): count for status, count in counts.statuses.items()}, "edited": counts.edited,
+            "undo": len(browser.state.steps), "redo": len(browser.state.undone_steps),
+            "orphaned": [{"row": item.row, "status": item.status, "tags": item.tags, "note": item.note} for item in counts.orphans],
+            "disputed": counts.disputed, "agreement": [_agreement_json(item) for item in counts.agreement],
         }  # fmt: skip
         show_json(facts | ({"listed": [_row_json(browser, index) for index in matching]} if full else {}))
         return
-    by = f" by {one_line(browser.annotator, 20)}" if browser.annotator else ""
-    print_heading(out, browser.path.name, f"{browser.decided_count:,} of {total:,} decided{by}")
-    summary = ", ".join(f"{counts[status]:,} {status}" for status in STATUSES if counts[status])
-    show("  ", (f"{summary}; {edited:,} edited" if edited else summary, "muted"))
-    for item in agreement:
-        show("  ", (f"{item.title}: ", "bold"), item.sentence)
-    if disputed:
-        command = f"mlxtune data review {shlex.quote(os.path.relpath(browser.path))} --filter status:disputed"
-        show("  ", (f"{plural(disputed, 'row')} decided differently: ", "muted"), (command, "primary"))
-    if browser.bad_count:
-        command = f"mlxtune data check {os.path.relpath(browser.path)}"
-        info("  ", (f"{plural(browser.bad_count, 'invalid row')}. Run: {command}", "muted"))
-    if orphans:
-        names = ", ".join(f"{item.row[:12]} {item.status}" for item in orphans[:_PREVIEW_ROWS])
-        more = " …" if len(orphans) > _PREVIEW_ROWS else ""
-        why = "They may be about invalid rows, whose columns --map names." if browser.bad_count else "The rows have changed since."
-        count = f"{plural(len(orphans), 'decision')} about rows that this source does not have"
-        info(("  ! ", "bold warning"), f"{count}: {names}{more}. {why}")
     rows = matching if full else [index for index in matching if browser.decision(index).is_undecided][:_PREVIEW_ROWS]
-    if rows:
-        print_columns([_row_cells(browser, index) for index in rows], right=(1,))
+    print_document(review_document(browser, counts, rows), out)
 
 
 def _agreement_json(agreement: AnnotatorAgreement) -> dict[str, Any]:
@@ -280,19 +272,6 @@ def _agreement_json(agreement: AnnotatorAgreement) -> dict[str, Any]:
         "annotators": list(agreement.names), "rows": agreement.rows, "same": agreement.same,
         "kappa": kappa and kappa.value, "interval": kappa and [kappa.low, kappa.high],
     }  # fmt: skip
-
-
-def _row_cells(browser: SourceBrowser, index: int) -> list[Cell]:
-    row, decision = browser.lazy_row(index), browser.decision(index)
-    is_pending_edit = decision.record is not None and decision.status == "pending"
-    return [
-        ("~", "primary") if is_pending_edit else _STATUS_MARKS[decision.status],
-        f"{row.row.location.number:,}",
-        (row.row.id, "muted"),
-        (decision.status, "muted"),
-        (" ".join(row_tags(row.current)), "second"),
-        one_line(last_prompt(row.current), 80),
-    ]
 
 
 def _row_json(browser: SourceBrowser, index: int) -> dict[str, Any]:

@@ -34,13 +34,13 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import combinations
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Literal, Self, get_args
 
 from mlxtune.core.errors import DataError, InputError
 from mlxtune.core.files import disk_errors, home, sync_folder
 from mlxtune.core.hashing import sha256_json
 from mlxtune.core.journal import Journal, read
+from mlxtune.core.versions import require_version
 from mlxtune.data.generate.lineage import lineage_of
 from mlxtune.data.readers.formats import CONTENT_FORMATS, parse
 from mlxtune.data.rows import TAG_KEYS, Location, Preference, Row, row_tags
@@ -50,18 +50,12 @@ Status = Literal["pending", "accepted", "rejected", "skipped", "tied", "bad"]
 STATUSES: tuple[Status, ...] = get_args(Status)
 EXCLUDED: frozenset[Status] = frozenset({"rejected", "tied", "bad"})  # never used for training or exported
 Action = Literal["accept", "reject", "skip", "tie", "bad", "swap", "edit", "tag", "note", "dismiss", "apply"]
-OUTCOMES = {
-    "accept": "accepted", "reject": "rejected", "skip": "skipped", "tie": "marked as a tie", "bad": "marked bad on both sides",
-    "swap": "swapped and accepted", "edit": "edited", "tag": "tagged", "note": "annotated", "dismiss": "will not be reported again",
-    "apply": "changed", "mute": "muted", "unmute": "reported again",
-}  # fmt: skip
 VERSION = 1
 
 Event = dict[str, Any]
 KeyedRow = tuple[str, Row]
 
 _UNDECIDED: frozenset[Status] = frozenset({"pending", "skipped"})
-_NO_RECORDS: Mapping[str, Any] = MappingProxyType({})
 _ACTION_STATUS: dict[str, Status] = {
     "accept": "accepted", "reject": "rejected", "skip": "skipped", "tie": "tied", "bad": "bad", "swap": "accepted",
 }  # fmt: skip
@@ -173,7 +167,7 @@ class ReviewState:
         return [item for item in self.decisions.values() if item.row not in existing and item.after not in existing]
 
 
-def fold(events: Iterable[Event], state: ReviewState | None = None) -> ReviewState:
+def apply_events(events: Iterable[Event], state: ReviewState | None = None) -> ReviewState:
     """Return ``state`` (or a new state) after applying ``events``.
 
     Undo and redo apply only in stack order. Invalid events are skipped, but their numbers are not reused.
@@ -301,58 +295,31 @@ def apply_review(rows: Iterable[Row], state: ReviewState) -> ReviewedRows:
     return ReviewedRows(tuple(reviewed), left_out, edited, frozenset(accepted))
 
 
-def plan_changes(
-    action: Action,
-    rows: Iterable[KeyedRow],
-    state: ReviewState,
-    *,
-    add: Sequence[str] = (),
-    remove: Sequence[str] = (),
-    note: str = "",
-    record: Mapping[str, Any] | None = None,
-    records: Mapping[str, Mapping[str, Any]] = _NO_RECORDS,
-    edits: Mapping[str, Row | None] = _NO_RECORDS,
-    check: str = "",
-    who: str = "",
-) -> list[dict[str, Any]]:
+@dataclass(frozen=True)
+class Change:
+    """What an action does besides setting a status."""
+
+    add: Sequence[str] = ()  # tags
+    remove: Sequence[str] = ()
+    note: str = ""
+    record: Mapping[str, Any] | None = None  # the whole new content of an edited row
+    records: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # the same for several rows, by row key
+    edits: Mapping[str, Row | None] = field(default_factory=dict)  # for ``apply``: the new row by row key, or ``None`` to reject it
+    check: str = ""  # to dismiss
+
+
+def plan_changes(action: Action, rows: Iterable[KeyedRow], state: ReviewState, what: Change, who: str = "") -> list[dict[str, Any]]:
     """Return the changes that ``action`` of ``who`` makes, as the ``rows`` of an event, without rows that stay the same.
 
-    A status that another annotator gave the row is a change if ``who`` has not given it.
-
-    ``rows`` are the original rows, as from :func:`with_keys`. ``tag`` uses ``add`` and ``remove``, ``note`` uses ``note``, and
-    ``edit`` uses ``record``, the row's whole new content, or ``records`` by row key. ``apply`` uses ``edits``: the new row by row key,
-    or ``None`` to reject it. ``dismiss`` uses ``check``. Raises ``DataError`` for a record that is not a
-    row of the same kind, and for a pair action on a row that is not a pair.
+    A status that another annotator gave the row is a change if ``who`` has not given it. ``rows`` are the original rows, as from
+    :func:`with_keys`. Raises ``DataError`` for a record that is not a row of the same kind, and for a pair action on a row that is
+    not a pair.
     """
     result: dict[str, dict[str, Any]] = {}
     for key, row in rows:
         decision = state.decision(key)
         current = apply_decision(row, decision)
-        change: dict[str, Any] = {"status": _ACTION_STATUS[action]} if action in _ACTION_STATUS else {}
-        after = current
-        if action in ("swap", "tie", "bad") and not isinstance(row, Preference):
-            raise DataError(f"{row.location}: {action} applies only to pairs.", hint="Accept, reject or skip it.")
-        if action == "swap":
-            assert isinstance(current, Preference)
-            after = replace(current, chosen=current.rejected, rejected=current.chosen)
-        elif action == "edit":
-            after = parse(records.get(key, record), row.location, CONTENT_FORMATS[type(row)])
-        elif action == "apply":
-            edited = edits[key]
-            if edited is None:
-                change["status"] = "rejected"
-            else:
-                after = edited
-                change["tags"] = list(row_tags(edited))
-                if _untagged(edited.meta) != _untagged(current.meta):
-                    change["meta"] = None if _untagged(edited.meta) == _untagged(row.meta) else _untagged(edited.meta)
-        elif action == "tag":
-            tags = [tag for tag in row_tags(current) if tag not in remove]
-            change["tags"] = [*tags, *(tag for tag in dict.fromkeys(add) if tag not in tags)]
-        elif action == "note":
-            change["note"] = note
-        elif action == "dismiss":
-            change["dismissed"] = list(dict.fromkeys((*decision.dismissed, check)))
+        after, change = _edited(action, key, row, current, decision, what)
         if after.hash != current.hash:
             change["record"] = None if after.hash == row.hash else after.content
         agrees = all(name == who for name, _ in decision.by) or dict(decision.by).get(who) == decision.status
@@ -367,6 +334,35 @@ def plan_changes(
     return list(result.values())
 
 
+def _edited(action: Action, key: str, row: Row, current: Row, decision: Decision, what: Change) -> tuple[Row, dict[str, Any]]:
+    """Return ``current``, the row as reviewed so far, after ``action``, and the fields of the decision that it sets."""
+    change: dict[str, Any] = {"status": _ACTION_STATUS[action]} if action in _ACTION_STATUS else {}
+    after = current
+    if action in ("swap", "tie", "bad") and not isinstance(row, Preference):
+        raise DataError(f"{row.location}: {action} applies only to pairs.", hint="Accept, reject or skip it.")
+    match action:
+        case "swap":
+            assert isinstance(current, Preference)
+            after = replace(current, chosen=current.rejected, rejected=current.chosen)
+        case "edit":
+            after = parse(what.records.get(key, what.record), row.location, CONTENT_FORMATS[type(row)])
+        case "apply" if what.edits[key] is None:
+            change["status"] = "rejected"
+        case "apply":
+            after = edited = what.edits[key] or current
+            change["tags"] = list(row_tags(edited))
+            if _untagged(edited.meta) != _untagged(current.meta):
+                change["meta"] = None if _untagged(edited.meta) == _untagged(row.meta) else _untagged(edited.meta)
+        case "tag":
+            tags = [tag for tag in row_tags(current) if tag not in what.remove]
+            change["tags"] = [*tags, *(tag for tag in dict.fromkeys(what.add) if tag not in tags)]
+        case "note":
+            change["note"] = what.note
+        case "dismiss":
+            change["dismissed"] = list(dict.fromkeys((*decision.dismissed, what.check)))
+    return after, change
+
+
 def _untagged(meta: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in meta.items() if key not in TAG_KEYS}
 
@@ -377,17 +373,17 @@ def journal_path(source: Path) -> Path:
 
 
 def load(source: Path, *, entries: int | None = None) -> ReviewState:
-    """Load the review of ``source``, or an empty one, without a lock. Raises ``DataError`` if another version wrote the journal.
+    """Load the review of ``source``, or an empty one, without a lock. Raises ``InputError`` if another version wrote the journal.
 
     ``entries`` loads it as it was when its journal had that many entries.
     """
-    return fold(_read_events(journal_path(source))[:entries])
+    return apply_events(_read_events(journal_path(source))[:entries])
 
 
 def _read_events(path: Path) -> list[Event]:
     events = read(path)
-    if any(event.get("v") != VERSION for event in events):
-        raise DataError(f"{path} was written by another version of mlxtune.", hint="Update mlxtune.")
+    for event in events:
+        require_version(event.get("v"), VERSION, path)
     return events
 
 
@@ -464,7 +460,7 @@ class ReviewSession:
             self._lock_journal()
         events = _read_events(self._path)
         self._journal.reopen()
-        self.state = fold(events)
+        self.state = apply_events(events)
         present = {sha256_json(event) for event in events}
         for index, event in enumerate(self._own_events):
             if sha256_json(event) not in present:
@@ -478,12 +474,12 @@ class ReviewSession:
         return True
 
     def decide(self, action: Action, rows: Iterable[KeyedRow], *, reason: str = "", **options: Any) -> ReviewStep | None:
-        """Record one decision on ``rows``; ``options`` are passed to :func:`plan_changes`. Returns ``None`` if nothing changes.
+        """Record one decision on ``rows``; ``options`` are those of :class:`Change`. Returns ``None`` if nothing changes.
 
         Raises ``DataError`` like :func:`plan_changes`. Raises ``MachineError`` if the disk is full; no decision is recorded then.
         """
         self.synchronize()
-        changes = plan_changes(action, rows, self.state, who=self.who, **options)
+        changes = plan_changes(action, rows, self.state, Change(**options), self.who)
         if not changes:
             return None
         self._append({"action": action, "reason": reason, "rows": changes})
@@ -526,7 +522,7 @@ class ReviewSession:
 
     def _write(self, event: Event) -> Event:
         self._journal.append(event)
-        self.state = fold([event], self.state)  # before the flush: the event is in the file even if that fails
+        self.state = apply_events([event], self.state)  # before the flush: the event is in the file even if that fails
         return event
 
     def close(self) -> None:

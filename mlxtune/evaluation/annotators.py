@@ -6,11 +6,8 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from itertools import combinations
 
-from mlxtune.core.text import one_line, plural
 from mlxtune.data.review import Decision, judgments
 from mlxtune.evaluation.statistics.agreement import Estimate, kappa
-
-_MAX_NAME = 20  # characters shown
 
 
 @dataclass(frozen=True)
@@ -21,20 +18,6 @@ class AnnotatorAgreement:
     rows: int
     same: int
     kappa: Estimate | None
-
-    @property
-    def title(self) -> str:
-        return " and ".join(one_line(name, _MAX_NAME) for name in self.names)
-
-    @property
-    def sentence(self) -> str:
-        """The agreement in words, or why κ cannot be computed."""
-        if not self.rows:
-            return "They have not decided on any of the same rows yet, so κ is unknown."
-        counts = f"the same decision on {self.same:,} of {plural(self.rows, 'row')}"
-        if self.kappa is None:
-            return f"{counts[0].upper()}{counts[1:]}. κ is undefined because there is only one kind of decision."
-        return f"κ {self.kappa.value:.2f} (95% CI {self.kappa.low:.2f} to {self.kappa.high:.2f}), {counts}."
 
 
 def agreements(decisions: Collection[Decision]) -> list[AnnotatorAgreement]:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from mlxtune.core.text import one_line
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mlxtune.core.text import one_line, plural
+from mlxtune.present.blocks import Action, Block, Cell, Column, Document, Fact, Facts, Heading, Table
 
 _REFUSALS = {
     "no_difference": "says the same as the good answer",
@@ -26,3 +31,31 @@ def refusal_title(kind: str) -> str:
     from mlxtune.present.check import check_title
 
     return check_title(kind) if is_check(kind) else _REFUSALS.get(kind, one_line(kind, 60))
+
+
+def generation_document(summary: Mapping[str, Any], lowest: Sequence[Mapping[str, Any]], refusals: Path, recipe: str) -> Document:
+    """Describe a finished generation: its proposals, and why others were rejected, or the ``lowest`` grades.
+
+    ``refusals`` is the file with all rejected texts, ``recipe`` the argument of the review's command.
+    """
+    if lowest:
+        rows = tuple(
+            (
+                Cell(f"{row['line']:,}"), Cell(row["id"], "muted"), Cell(f"{row['grade']:.2f}"),
+                Cell(", ".join(f"{name} {value:.2f}" for name, value in row["scores"].items())),
+            )
+            for row in lowest
+        )  # fmt: skip
+        columns = (Column("line", right=True), Column("row"), Column("grade", right=True), Column("scores"))
+        graded = Fact("graded", plural(summary["scored"], "row"), f"mean {summary['mean']:.2f} of 1", "success")
+        return Facts((graded,)), Table("Lowest grades", "", columns, rows)
+    teacher = f"by {one_line(summary['teacher'], 80)}"
+    facts = [Fact("proposed", plural(summary["proposed"], "row"), teacher, "success")]
+    facts += [Fact("spent", f"${summary['spent']:.4f}")] if summary["spent"] else []
+    blocks: list[Block] = [Facts(tuple(facts))]
+    if refused := summary["refused"]:
+        counts = tuple(Fact(refusal_title(kind), f"{count:,}") for kind, count in refused.items())
+        blocks += [Heading("Rejected", plural(sum(refused.values()), "text")), Facts((*counts, Fact("all of them", str(refusals))))]
+    if summary["proposed"]:
+        blocks.append(Action("data.review", "review them", f'mlxtune data review {recipe} --filter "status:proposed"'))
+    return tuple(blocks)

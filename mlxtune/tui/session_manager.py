@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from mlxtune.core.text import plural
 from mlxtune.data.readers.formats import NO_MAPPING
-from mlxtune.data.review import OUTCOMES, ReviewStep
+from mlxtune.data.review import ReviewStep
+from mlxtune.present.review import OUTCOMES
 from mlxtune.tui.source_session import ORDERS, SourceRef, SourceSession
 from mlxtune.tui.widgets.frame import FooterAction, Notice
 from mlxtune.workspace.index import RecipeView

@@ -20,7 +20,7 @@ from mlxtune.core.journal import Tail
 from mlxtune.core.text import one_line, plural
 from mlxtune.data import check_cache, samples
 from mlxtune.data.check_cache import CheckOutcome
-from mlxtune.data.review import ReviewState, fold, journal_path
+from mlxtune.data.review import ReviewState, apply_events, journal_path
 from mlxtune.planning.machine import Memory, PowerState, memory, power
 from mlxtune.recipe import Recipe, load
 from mlxtune.runs import registry
@@ -328,7 +328,7 @@ class _SourceWatch:
         self.exists = self._source.exists()
         self.checks = check_cache.load(self._source, self._format, self._mapping) if self.exists else ()
         if events := self._journal.read():
-            self._review = fold(events, self._review)
+            self._review = apply_events(events, self._review)
             self.entries += len(events)
             decisions = self._review.decisions.values()
             self.reviewed = sum(decision.status not in ("pending", "skipped") for decision in decisions)

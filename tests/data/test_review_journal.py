@@ -22,7 +22,7 @@ from mlxtune.core import journal
 from mlxtune.core.errors import DataError, InputError, MachineError
 from mlxtune.data import review
 from mlxtune.data.readers.formats import parse
-from mlxtune.data.review import Decision, ReviewSession, ReviewState, apply_decision, apply_review, fold, with_keys
+from mlxtune.data.review import Decision, ReviewSession, ReviewState, apply_decision, apply_events, apply_review, with_keys
 from mlxtune.data.rows import Conversation, Location, Preference, Row, Text
 from mlxtune.data.source import read_file, read_source
 
@@ -445,8 +445,8 @@ def test_invalid_events_are_skipped():
         {}, {"seq": "x"}, {"seq": 0, "action": "undo", "undoes": 7}, {"seq": 1, "action": "redo", "redoes": 7}, {"seq": 2, "action": "accept"},
         good | {"rows": [row | {"status": "great"}]}, good | {"rows": 5}, good | {"rows": [row | {"record": 5}]}, good | {"rows": [5]},
     ]  # fmt: skip
-    assert fold(bad) == ReviewState(next_seq=4)
-    state = fold([*bad, good | {"seq": 4, "rows": [row]}])
+    assert apply_events(bad) == ReviewState(next_seq=4)
+    state = apply_events([*bad, good | {"seq": 4, "rows": [row]}])
     assert state.decision("a" * 64).status == "accepted"
     assert state.next_seq == 5
 

@@ -8,22 +8,13 @@ from textual.content import Content
 
 from mlxtune.core.errors import MlxtuneError
 from mlxtune.core.text import one_line
-from mlxtune.data.review import Decision, Status
+from mlxtune.data.review import Decision
+from mlxtune.present import review
 from mlxtune.tui.paths import relative_paths
 from mlxtune.tui.render.text import RECIPE_KEY, error_rows, fold, key, line, lines, marked
 from mlxtune.tui.source_session import SourceSession
 
 SEVERITY_STYLE = {"block": "$error", "warn": "$warning", "note": "$muted"}
-_STATUS_GLYPHS: dict[Status, tuple[str, str]] = {
-    "pending": ("·", "$faint"),
-    "accepted": ("✓", "$success"),
-    "rejected": ("✗", "$error"),
-    "skipped": ("○", "$muted"),
-    "tied": ("=", "$muted"),
-    "bad": ("✗", "$error"),
-}
-
-
 _ROLES = {  # glyph, and style of the name
     "system": ("◇", "$muted"),
     "developer": ("◇", "$muted"),
@@ -39,9 +30,9 @@ def role_glyph(role: str) -> tuple[str, str]:
 
 
 def decision_glyph(decision: Decision) -> tuple[str, str]:
-    """Return the glyph of a decision and its style. An edited row without another decision shows the edit."""
-    edited = decision.record is not None and decision.status == "pending"
-    return ("~", "$primary") if edited else _STATUS_GLYPHS[decision.status]
+    """Return the glyph of a decision and its style."""
+    glyph, style = review.decision_glyph(decision)
+    return glyph, f"${style}"
 
 
 def check_glyph(check: str) -> str:

@@ -117,7 +117,7 @@ class SourceRoom(Room):
             chosen, title = self.chosen_rows(session)
             current = [source.lazy_row(index).current_or_error for index in chosen]
             rows = tuple(row.id for row in current if not isinstance(row, DataError))
-            what = f"the {title.removeprefix('All ').lower()}"
+            what = f"the {title}"
         choose_task(self.app, session.ref.recipe_path, rows, what)
 
     def decide(self, action: Action, **more: Any) -> bool:
@@ -161,7 +161,7 @@ class SourceRoom(Room):
         if marked := self.marked_rows:
             return marked, f"{plural(len(marked), 'marked row')}"
         rows = session.matching_rows()
-        return rows, f"All {plural(len(rows), 'row')}{' that match the filter' if session.selection.filter.strip() else ''}"
+        return rows, f"{plural(len(rows), 'row')}{' that match the filter' if session.selection.filter.strip() else ''}"
 
     def action_transform(self) -> None:
         """Ask for a pipeline, and apply it to the marked rows, or else to all displayed rows."""
@@ -179,7 +179,7 @@ class SourceRoom(Room):
                 busy = f"Changing {plural(len(rows), 'row')}."
                 self.record_changes(lambda: decision_notice(session.apply(pipeline, rows), []), busy)
 
-        self.app.push_screen(TransformDialog(session, rows, f"Change: {title.lower()}", history), apply)
+        self.app.push_screen(TransformDialog(session, rows, f"Change: {title}", history), apply)
 
     def action_undo(self) -> None:
         self._undo_or_redo("undo")

@@ -13,7 +13,9 @@ from mlxtune.core.errors import DataError
 from mlxtune.core.text import one_line, plural
 from mlxtune.data import filters
 from mlxtune.data.rows import Row, RowError, row_tags
+from mlxtune.present.blocks import Fact, Facts
 from mlxtune.present.check import check_title, skip_text, summary_document, tag_blocks
+from mlxtune.present.review import agreement_fact
 from mlxtune.tui import draw
 from mlxtune.tui.render.bars import bar
 from mlxtune.tui.render.source import SEVERITY_STYLE, check_glyph, decision_glyph
@@ -305,9 +307,6 @@ def coverage(browser: SourceBrowser, checked: CheckResult | None, width: int) ->
 
 def agreement(found: Sequence[AnnotatorAgreement], disputed: int, width: int) -> Content:
     """Describe the agreement between each pair of annotators."""
-    rows: list[Content] = []
-    for one in found:
-        rows += [line("  ", cell(one.title, width - 2, "bold")), fold(one.sentence, width)]
-    if disputed:
-        rows += marked("!", "$warning", f"{plural(disputed, 'row')} decided differently: filter status:disputed", width, "$muted")
-    return lines(*rows)
+    facts = [*map(agreement_fact, found)]
+    facts += [Fact("disputed", f"{disputed:,}", "filter status:disputed", "warning")] if disputed else []
+    return lines(*draw.block_rows(Facts(tuple(facts)), width))

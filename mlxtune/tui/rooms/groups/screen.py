@@ -326,7 +326,7 @@ class GroupsRoom(SourceRoom):
         group = self.group
         if self.marked_rows or group is None:
             return super().chosen_rows(session)
-        return list(group.rows), f"All {plural(len(group.rows), 'row')} of the group"
+        return list(group.rows), f"{plural(len(group.rows), 'row')} of the group"
 
     def _rows(self) -> list[int]:
         """Return the marked rows, or the one under the cursor."""
