@@ -43,7 +43,7 @@ from mlxtune.core.journal import Journal, read
 from mlxtune.core.versions import require_version
 from mlxtune.data.generate.lineage import lineage_of
 from mlxtune.data.readers.formats import CONTENT_FORMATS, parse
-from mlxtune.data.rows import TAG_KEYS, Location, Preference, Row, row_tags
+from mlxtune.data.rows import TAG_KEYS, Preference, Row, row_tags
 from mlxtune.data.source_files import sidecar_path
 
 Status = Literal["pending", "accepted", "rejected", "skipped", "tied", "bad"]
@@ -262,37 +262,6 @@ def apply_decision(row: Row, decision: Decision) -> Row:
     if decision.record is None:
         return row if meta is row.meta else replace(row, meta=meta)
     return replace(parse(decision.record, row.location, CONTENT_FORMATS[type(row)]), meta=meta, format=row.format)
-
-
-@dataclass(frozen=True)
-class ReviewedRows:
-    """Rows after a review. ``edited`` maps the hash of an edited row to the original hash; ``accepted`` has accepted locations."""
-
-    rows: tuple[Row, ...]
-    left_out: int
-    edited: Mapping[str, str]
-    accepted: frozenset[Location]
-
-
-def apply_review(rows: Iterable[Row], state: ReviewState) -> ReviewedRows:
-    """Return all ``rows`` of a file without excluded and proposed ones, and with edits and tags applied.
-
-    A generated row is a proposal until it is accepted.
-    """
-    reviewed, left_out, edited, accepted = [], 0, {}, []
-    for key, row in with_keys(rows):
-        decision = state.decision(key)
-        if decision.status in EXCLUDED:
-            left_out += 1
-            continue
-        if decision.status != "accepted" and lineage_of(row):
-            continue
-        reviewed.append(apply_decision(row, decision))
-        if decision.status == "accepted":
-            accepted.append(row.location)
-        if decision.record is not None:
-            edited[reviewed[-1].hash] = row.hash
-    return ReviewedRows(tuple(reviewed), left_out, edited, frozenset(accepted))
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -11,7 +12,6 @@ from typing import Any
 
 from mlxtune.core.errors import DataError
 from mlxtune.core.hashing import sha256_json
-from mlxtune.data.reasoning import split_reasoning
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,19 @@ class RowError(DataError):
         self.kind = kind
 
 
+_THOUGHTS = re.compile(r"\s*<think>(.*?)</think>\s*", re.DOTALL)  # reasoning written into an answer
 REASONING = "reasoning_content"  # the key of ``Message.extra`` with the reasoning before an answer
+
+
+def split_reasoning(text: str) -> tuple[str, str]:
+    """Return the reasoning in the ``<think>`` block at the start of ``text``, and the answer after it."""
+    match = _THOUGHTS.match(text)
+    return (match[1].strip(), text[match.end() :]) if match else ("", text)
+
+
+def join_reasoning(reasoning: str, answer: str) -> str:
+    """Return ``answer`` with ``reasoning`` before it, in the form that :func:`split_reasoning` reads."""
+    return f"<think>\n{reasoning}\n</think>\n\n{answer}" if reasoning else answer
 
 
 @dataclass(frozen=True)

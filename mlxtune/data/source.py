@@ -12,7 +12,6 @@ from mlxtune.data import review
 from mlxtune.data.access.file_bytes import FileNote
 from mlxtune.data.readers.formats import NO_MAPPING
 from mlxtune.data.rows import Location, Row
-from mlxtune.data.source_files import GENERATED, all_files
 
 
 @dataclass(frozen=True)
@@ -42,29 +41,41 @@ def read_source(
 
     Raises ``DataError`` if there are no rows, or a row is invalid.
     """
+    from mlxtune.data.access.records import SourceRecords  # loads numpy, which `mlxtune --help` does not need
+    from mlxtune.data.reviewed_records import ReviewedRecords
+
     state = review.load(path, entries=review_entries)
-    settings = {GENERATED: ("auto", NO_MAPPING)}
-    parts = {
-        part: review.apply_review(read_file(file, *settings.get(part, (format, mapping))), state)
-        for part, file in all_files(path).items()
-    }
-    return Source(
-        path,
-        {name: part.rows for name, part in parts.items()},
-        sum(part.left_out for part in parts.values()),
-        {after: before for part in parts.values() for after, before in part.edited.items()},
-        frozenset().union(*(part.accepted for part in parts.values())),
-        state.next_seq,
-    )
+    with SourceRecords(path, format, mapping) as records:
+        rows: dict[str, list[Row]] = {part: [] for part, _ in records.files}
+        left_out, edited, accepted, errors = 0, {}, set(), []
+        for item in ReviewedRecords(records, state):
+            if isinstance(item.record, DataError):
+                errors.append(item.record)
+            elif item.is_left_out:
+                left_out += 1
+            else:
+                rows[item.part].append(item.record)
+                if item.is_edited:
+                    edited[item.record.hash] = records.row(item.index).hash
+                if item.decision is not None and item.decision.status == "accepted":
+                    accepted.add(item.record.location)
+        empty = next((file.path for _, file in records.files if not len(file)), None)
+        _refuse(errors, 0 if empty else len(records), empty or path)
+    return Source(path, {part: tuple(own) for part, own in rows.items()}, left_out, edited, frozenset(accepted), state.next_seq)
+
+
+def _refuse(errors: list[DataError], total: int, path: Path) -> None:
+    """Raise ``DataError`` if some of the ``total`` rows are invalid, or there are none."""
+    if errors:
+        raise DataError(describe_errors(errors, total), hint=errors[0].hint)
+    if not total:
+        raise DataError(f"{path} has no rows.", hint="Write one JSON object per line.")
 
 
 def read_file(path: Path, format: str = "auto", mapping: Mapping[str, str] = NO_MAPPING) -> tuple[Row, ...]:
     """Read the rows of one file. Raises ``DataError`` like :func:`read_source`."""
     rows, errors, _ = read_records(path, format, mapping)
-    if errors:
-        raise DataError(describe_errors(errors, len(errors) + len(rows)), hint=errors[0].hint)
-    if not rows:
-        raise DataError(f"{path} has no rows.", hint="Write one JSON object per line.")
+    _refuse(errors, len(errors) + len(rows), path)
     return tuple(rows)
 
 

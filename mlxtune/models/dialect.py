@@ -13,8 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from mlxtune.core.errors import TemplateError
-from mlxtune.data.reasoning import join_reasoning
-from mlxtune.data.rows import REASONING, Message
+from mlxtune.data.rows import REASONING, Message, join_reasoning
 
 TurnDict = dict[str, Any]
 Tools = Sequence[dict[str, Any]]

@@ -16,9 +16,8 @@ from mlxtune.core.errors import DataError, InputError
 from mlxtune.data.checks.run import check
 from mlxtune.data.generate.documents import Passage, find_quote, read_passages, split_passages
 from mlxtune.data.generate.lineage import KEY, DocumentSpan, Lineage, lineage_of
-from mlxtune.data.generate.proposals import propose
 from mlxtune.data.generate.questions import read_prompts_reply
-from mlxtune.data.generate.selection import Proposal, best_of_each, ranked
+from mlxtune.data.generate.selection import Proposal, best_of_each, propose, ranked
 from mlxtune.data.review import ReviewSession, with_keys
 from mlxtune.data.rows import Conversation, Location, Message, Row
 from mlxtune.data.source import Source, read_file, read_source

@@ -12,8 +12,8 @@ from texts import WORDS
 from mlxtune.core.files import write_json
 from mlxtune.data.generate import start
 from mlxtune.data.generate.lineage import KEY, Lineage
-from mlxtune.data.generate.proposals import propose
 from mlxtune.data.generate.request import GenerationRequest
+from mlxtune.data.generate.selection import propose
 from mlxtune.data.rows import Conversation, Location, Message
 from mlxtune.data.source import read_file, read_source
 from mlxtune.data.split import split

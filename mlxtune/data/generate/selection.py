@@ -5,13 +5,18 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
+from mlxtune.core.files import write_bytes
 from mlxtune.data.checks.base import Values
 from mlxtune.data.checks.check_input import TokenCount, target_text
 from mlxtune.data.checks.contract import ContractScorer
 from mlxtune.data.checks.run import recheck
 from mlxtune.data.duplicates import THRESHOLD, components, fold, jaccard, links, shingles, similarity
+from mlxtune.data.export import jsonl_bytes, native_record
 from mlxtune.data.rows import Preference, Row, prompt_hash, prompt_text
+from mlxtune.data.source import read_file
+from mlxtune.data.source_files import GENERATED, all_files, generated_path
 
 HELD_OUT = "held_out"
 _CONTAINED = 0.8  # minimum share of a held-out prompt's shingles in a generated text for it to count as copied
@@ -184,3 +189,17 @@ class _ShingleIndex:
     def highest_similarity(self, tokens: frozenset[str]) -> float:
         shared = Counter(number for token in tokens for number in self._postings.get(token, ()))
         return max((count / (len(tokens) + self._sizes[number] - count) for number, count in shared.items()), default=0.0)
+
+
+def propose(source: Path, rows: Sequence[Row]) -> int:
+    """Append ``rows``, the most useful first, to the generated rows of ``source``, and return how many of them are new.
+
+    The file is replaced atomically. A row that it already has is not added again, so this can be repeated after a crash. Raises
+    ``DataError`` if the file is invalid, and ``MachineError`` if it is not writable.
+    """
+    before = read_file(all_files(source)[GENERATED]) if GENERATED in all_files(source) else ()
+    known = {row.hash for row in before}
+    new = [row for row in {row.hash: row for row in rows}.values() if row.hash not in known]
+    if new:
+        write_bytes(generated_path(source), jsonl_bytes(map(native_record, [*before, *new])))
+    return len(new)

@@ -32,10 +32,19 @@ from mlxtune.data.generate.context import (
     prompt_only,
 )
 from mlxtune.data.generate.lineage import KEY, DocumentSpan, Lineage
-from mlxtune.data.generate.proposals import propose
 from mlxtune.data.generate.questions import Subject, TeacherQuestion
 from mlxtune.data.generate.request import GenerationRequest, request_from_json
-from mlxtune.data.generate.selection import HELD_OUT, KnownTexts, Proposal, Refusal, best_of_each, check_row, ranked, repeats
+from mlxtune.data.generate.selection import (
+    HELD_OUT,
+    KnownTexts,
+    Proposal,
+    Refusal,
+    best_of_each,
+    check_row,
+    propose,
+    ranked,
+    repeats,
+)
 from mlxtune.data.generate.teachers import (
     EndpointTeacher,
     LocalTeacher,

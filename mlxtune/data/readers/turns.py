@@ -11,8 +11,7 @@ from typing import Any, NoReturn
 
 from mlxtune.core.text import one_line, plural
 from mlxtune.data.readers.row_format import InvalidRecord, Record, empty_kind
-from mlxtune.data.reasoning import join_reasoning, split_reasoning
-from mlxtune.data.rows import REASONING, Message, assistant_message
+from mlxtune.data.rows import REASONING, Message, assistant_message, join_reasoning, split_reasoning
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 SHAREGPT_ROLES = {
