@@ -183,8 +183,8 @@ def test_two_annotators_do_not_see_each_other_and_are_compared(cli, shop):
     assert cli("data", "review", "shop.jsonl", "1", "2", "--accept", "--as", "ben").code == 0
     assert cli("data", "review", "shop.jsonl", "3", "4", "--reject", "--as", "ben").code == 0
     shown = cli("data", "review", "shop.jsonl")
-    assert "ada and ben: κ " in shown.out
-    assert "1 row decided differently: mlxtune data review shop.jsonl --filter status:disputed" in shown.out
+    assert "ada and ben  κ " in shown.out
+    assert "mlxtune data review shop.jsonl --filter status:disputed" in shown.out
     report = _json(cli("data", "review", "shop.jsonl", "--filter", "status:disputed", "--json"))
     assert [(item["line"], item["by"]) for item in report["listed"]] == [(3, {"ada": "accepted", "ben": "rejected"})]
     assert (report["disputed"], report["agreement"][0]["rows"], report["agreement"][0]["same"]) == (1, 3, 2)
@@ -199,8 +199,8 @@ def test_review_status(cli, shop):
     cli("data", "review", "shop.jsonl", "3", "--skip")
     result = cli("data", "review", "shop.jsonl")
     assert "2 of 60 decided" in result.out.splitlines()[0]
-    assert result.out.splitlines()[1].strip() == "57 pending, 2 accepted, 1 skipped"
-    assert [line.split()[1] for line in result.out.splitlines()[2:]] == ["3", "4", "5", "6", "7"]
+    assert result.out.splitlines()[1].endswith("57 pending, 2 accepted, 1 skipped")
+    assert [line.split()[1] for line in result.out.splitlines()[3:]] == ["3", "4", "5", "6", "7"]
     report = _json(cli("data", "review", "shop.jsonl", "--filter", "status:accepted", "--json"))
     assert {key: report[key] for key in ("rows", "unusable", "pending", "accepted", "skipped", "edited", "undo", "orphaned")} == {
         "rows": 60, "unusable": 0, "pending": 57, "accepted": 2, "skipped": 1, "edited": 0, "undo": 2, "orphaned": [],
@@ -222,8 +222,7 @@ def test_orphaned_decisions_are_listed(cli, shop):
     cli("data", "review", "shop.jsonl", "1", "2", "--accept")
     removed = read_file(shop)[0]
     shop.write_text("".join(shop.read_text().splitlines(keepends=True)[1:]))
-    shown = " ".join(cli("data", "review", "shop.jsonl").err.split())
-    assert f"1 decision about rows that this source does not have: {removed.id} accepted. The rows have changed since." in shown
+    assert f"1 decision  {removed.id} accepted: the rows have changed since" in cli("data", "review", "shop.jsonl").out
     assert [item["row"] for item in _json(cli("data", "review", "shop.jsonl", "--json"))["orphaned"]] == [removed.hash]
 
 

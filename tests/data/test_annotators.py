@@ -10,6 +10,7 @@ import pytest
 from mlxtune.data.review import Decision, ReviewSession, judgments, load, with_keys
 from mlxtune.data.source import read_file
 from mlxtune.evaluation.annotators import agreements
+from mlxtune.present.review import agreement_fact
 
 FIRST, SECOND = "aaxxs", "axaxa"  # accept, reject, skip, by row
 
@@ -63,11 +64,9 @@ def test_kappa_and_why_there_is_none(source: Path) -> None:
     assert (found.names, found.rows, found.same) == (("ada", "ben"), 4, 2)
     assert found.kappa is not None
     assert found.kappa.value == pytest.approx((0.5 - 0.5) / (1 - 0.5))
-    assert found.sentence.startswith("κ 0.00 (95% CI ")
+    assert agreement_fact(found).value.startswith("κ 0.00 (")
     judge(source, "cid", "sssss")
-    assert [one.sentence for one in agreements(decisions(source))[1:]] == [
-        "They have not decided on any of the same rows yet, so κ is unknown."
-    ] * 2
+    assert [(one.rows, one.kappa) for one in agreements(decisions(source))[1:]] == [(0, None)] * 2
 
 
 def test_kappa_is_undefined_if_both_gave_one_decision(source: Path) -> None:
@@ -75,4 +74,4 @@ def test_kappa_is_undefined_if_both_gave_one_decision(source: Path) -> None:
     judge(source, "ben", "aaaxx")
     (found,) = agreements(decisions(source))
     assert (found.rows, found.kappa) == (3, None)
-    assert found.sentence.startswith("The same decision on 3 of 3 rows. κ is undefined")
+    assert agreement_fact(found).value == "κ unknown"

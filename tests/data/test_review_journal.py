@@ -475,9 +475,9 @@ def _raise_disk_full() -> None:
 
 def test_a_newer_journal_version_is_refused(tmp_path):
     (tmp_path / "shop.review.jsonl").write_text('{"v": 2, "seq": 0}\n')
-    with pytest.raises(DataError, match="another version"):
+    with pytest.raises(InputError, match="another version"):
         review.load(tmp_path / "shop.jsonl")
-    with pytest.raises(DataError, match="another version"):
+    with pytest.raises(InputError, match="another version"):
         ReviewSession(tmp_path / "shop.jsonl")
 
 

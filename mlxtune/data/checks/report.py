@@ -107,11 +107,6 @@ class Improvement:
     check: str = ""  # to fix
     value: tuple[str, str] = ("", "")  # the key and value that too few rows have
 
-    @property
-    def is_urgent(self) -> bool:
-        """Whether to do it before training."""
-        return self.code not in ("review", "more_prompts", "none")
-
 
 @dataclass(frozen=True)
 class CheckReport:

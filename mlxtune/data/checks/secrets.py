@@ -88,11 +88,11 @@ def mask(secret: str) -> str:
 def secrets(text: str) -> Iterator[Hit]:
     end_of_last = 0
     for match in _FORMATS.finditer(text) if any(prefix in text for prefix in _PREFIXES) else ():
-        name = (match.lastgroup or "").replace("_", " ")
-        if name == "API key" and not any(char.isdigit() for char in match[0]):
+        name = match.lastgroup or ""
+        if name == "API_key" and not any(char.isdigit() for char in match[0]):
             continue  # hyphenated words after sk-
         start, end = match.span(match.lastgroup or 0)
-        if _PLACEHOLDER.search(match[0]) or (name == "password in a URL" and is_reserved_domain(text[end + 1 : end + 100])):
+        if _PLACEHOLDER.search(match[0]) or (name == "password_in_a_URL" and is_reserved_domain(text[end + 1 : end + 100])):
             continue
         yield _hit(start, end, name, text)
         end_of_last = end
@@ -117,4 +117,4 @@ def _random(value: str) -> bool:
 
 
 def _hit(start: int, end: int, kind: str, text: str) -> Hit:
-    return Hit(start, end, "[SECRET]", mask(text[start:end]), values={"kind": kind})
+    return Hit(start, end, "[SECRET]", mask(text[start:end]), values={"kind": kind.replace("_", " ")})
