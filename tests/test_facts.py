@@ -25,7 +25,6 @@ TEXT_OF_OTHERS = {
 TO_REMOVE: dict[str, list[str]] = {
     "advice/rules.py": ["Literal['prompt first', 'rag', 'fine-tune', 'both', 'not yet']"],
     "cli/queue.py": ["row.startswith('✗')"],
-    "data/checks/secrets.py": ["name == 'API key'", "name == 'password in a URL'"],
     "evaluation/follow_up.py": ["report.outcome != 'cannot tell'"],
     "evaluation/highlight.py": ["fault.kind == 'text after it'"],
     "evaluation/off_task/result.py": ["Literal['held', 'dropped', 'cannot tell']"],
