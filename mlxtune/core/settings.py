@@ -33,18 +33,14 @@ _KNOWN = ("theme", "relax_gpu_watchdog", "notify_command", "keys", "commands")
 
 @dataclass(frozen=True)
 class Settings:
-    """The settings. ``errors`` has one sentence per invalid setting.
-
-    ``keys`` maps binding IDs to keys, and ``commands`` maps keys to commands, as words that may have fields (``{recipe}``).
-    ``relax_gpu_watchdog`` is for workers on a Mac; see ``gpu_errors``. ``notify_command`` is run when a queue ends.
-    """
+    """The settings."""
 
     theme: str = ""
-    keys: Mapping[str, str] = field(default_factory=dict)
-    errors: tuple[str, ...] = ()
-    relax_gpu_watchdog: bool = True
-    notify_command: str = ""
-    commands: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    keys: Mapping[str, str] = field(default_factory=dict)  # by the ID of a binding
+    errors: tuple[str, ...] = ()  # one sentence per invalid setting
+    relax_gpu_watchdog: bool = True  # for workers on a Mac; see ``gpu_errors``
+    notify_command: str = ""  # run when a queue ends
+    commands: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # words that may have fields, by key
 
 
 def path() -> Path:

@@ -28,18 +28,14 @@ class Rule(NamedTuple):
 
 @dataclass(frozen=True)
 class Key:
-    """A key's meaning, and how the app's form treats it if ``in_form`` is set.
-
-    ``stepping`` is how a number is stepped, ``overridden_by`` is a key in the same section that takes precedence, and ``methods``
-    are the training methods that use the key (all if empty). An ``inherited`` key is taken from the parent adapter.
-    """
+    """A key's meaning, and how the app's form treats it."""
 
     description: str
-    stepping: Stepping = ""
+    stepping: Stepping = ""  # how a number is stepped
     in_form: bool = True
-    overridden_by: str = ""
-    methods: tuple[str, ...] = ()
-    inherited: bool = False
+    overridden_by: str = ""  # a key in the same section that takes precedence
+    methods: tuple[str, ...] = ()  # the training methods that use the key; all if empty
+    inherited: bool = False  # from the parent adapter
 
 
 _POSITIVE = Rule(lambda number: 0 < number < math.inf, "above 0")

@@ -31,10 +31,10 @@ LAUNCH_FILE = "launch.json"  # what a worker was started with, and on which mach
 
 @dataclass(frozen=True)
 class RunKind:
-    """A kind of run: its folder in the workspace, its worker module, its noun, and a hint on how to create one."""
+    """A kind of run, and a hint on how to create one."""
 
-    folder: str
-    module: str
+    folder: str  # in the workspace
+    module: str  # of its worker
     noun: str
     create_hint: str
     many: str = ""

@@ -56,22 +56,18 @@ class SetupListener(RunListener, Protocol):
 
 @dataclass
 class TrainingSetup:
-    """A training loop and its parts; ``skipped`` has the rows that are not trained on."""
+    """A training loop and its parts."""
 
     loop: TrainingLoop
     loaded: LoadedModel
     template: ChatTemplate
     splits: Splits
-    skipped: list[SkippedRow]
+    skipped: list[SkippedRow]  # rows that are not trained on
 
 
 @dataclass(frozen=True)
 class Foundation:
-    """The parts shared by all adapters that are trained on the same data and base: the splits, the encoded rows and the loaded
-    model.
-
-    ``limit`` is the memory limit in bytes. ``skipped`` is as in :class:`TrainingSetup`.
-    """
+    """The parts shared by all adapters that are trained on the same data and base."""
 
     splits: Splits
     loaded: LoadedModel
@@ -79,7 +75,7 @@ class Foundation:
     train: EncodedRows
     valid: EncodedRows
     skipped: list[SkippedRow]
-    limit: int
+    limit: int  # of memory, in bytes
 
 
 def prepare(recipe: Recipe, folder: Path, worker: SetupListener) -> TrainingSetup:

@@ -30,31 +30,22 @@ class SFTArrays(BatchArrays):
 
 @dataclass(frozen=True)
 class SFTPart:
-    """The ``rows`` computed by one stream.
-
-    ``inputs``, int32 ``(rows, tokens)``, is padded on the right, and below if the batch is padded to a shape. ``positions``, int32 ``(targets,)``, has the indices in the
-    flattened inputs of the tokens that predict ``targets``, int32 ``(targets,)``. ``weights``, float32 ``(targets,)``, is 1 for a
-    target and 0 for padding.
-    """
+    """The ``rows`` computed by one stream."""
 
     rows: tuple[int, ...]
-    inputs: mx.array
-    positions: mx.array
-    targets: mx.array
-    weights: mx.array
+    inputs: mx.array  # int32 (rows, tokens), padded on the right, and below if the batch is padded to a shape
+    positions: mx.array  # int32 (targets,): indices in the flattened inputs of the tokens that predict the targets
+    targets: mx.array  # int32 (targets,)
+    weights: mx.array  # float32 (targets,): 1 for a target, 0 for padding
 
 
 @dataclass(frozen=True)
 class SFTBatch:
-    """The rows of one forward pass, split into one part per stream.
+    """The rows of one forward pass, split into one part per stream."""
 
-    ``prefix``, int32 ``(prefix,)``, has the tokens that every row begins with, or is ``None``. ``counts`` maps a row to its token
-    count and trained-token count.
-    """
-
-    prefix: mx.array | None
+    prefix: mx.array | None  # int32 (prefix,): the tokens that every row begins with
     parts: tuple[SFTPart, ...]
-    counts: dict[int, tuple[int, int]]
+    counts: dict[int, tuple[int, int]]  # tokens and trained tokens of each row
 
     def arrays(self, cache: FrozenOutputs | None = None) -> SFTArrays:
         """Return the arrays that the objective computes on."""

@@ -61,14 +61,11 @@ def _without_seed(recipe: Recipe) -> list[str]:
 
 @dataclass(frozen=True)
 class GeneratedVariants:
-    """A recipe without and with the generated rows of its source. Both variants have the same held-out rows.
-
-    ``own`` and ``generated`` count the training rows.
-    """
+    """A recipe without and with the generated rows of its source. Both variants have the same held-out rows."""
 
     without: Recipe
     with_generated: Recipe
-    own: int
+    own: int  # training rows
     generated: int
 
 

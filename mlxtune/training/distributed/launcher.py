@@ -43,11 +43,11 @@ class PeerLost(MachineError):
 
 @dataclass(frozen=True)
 class Host:
-    """A host: its ssh address, its addresses for the ring, and its RDMA device for each other host."""
+    """A host of a run."""
 
-    ssh: str = LOCALHOST
-    ips: tuple[str, ...] = (LOCALHOST,)
-    rdma: tuple[Any, ...] = ()
+    ssh: str = LOCALHOST  # address
+    ips: tuple[str, ...] = (LOCALHOST,)  # for the ring
+    rdma: tuple[Any, ...] = ()  # the device for each other host
 
     @property
     def local(self) -> bool:
@@ -57,16 +57,13 @@ class Host:
 
 @dataclass(frozen=True)
 class RankConfig:
-    """The rank of a process, and the environment variables that MLX's ``backend`` reads.
-
-    ``files`` maps each environment variable that names a file to the JSON content of that file.
-    """
+    """The rank of a process, and the environment variables that MLX's ``backend`` reads."""
 
     rank: int
     size: int
     backend: str = "ring"
     env: dict[str, str] = field(default_factory=dict)
-    files: dict[str, Any] = field(default_factory=dict)
+    files: dict[str, Any] = field(default_factory=dict)  # JSON content of files, by the variable that names each
 
 
 def launch_request(hosts: int, hostfile: Path | None) -> dict[str, Any]:

@@ -41,41 +41,32 @@ class PairArrays(BatchArrays):
 class PairPart:
     """The pairs computed by one stream.
 
-    ``stems``, int32 ``(pairs, stem)``, is padded on the right and excludes the prefix and the stems' last tokens; it is ``None`` if
-    ``inputs`` include the prompts. ``stem_lengths``, int32 ``(pairs,)``, has the positions of the stems' last tokens. ``inputs``
-    has the chosen and rejected completions, int32 ``(pairs, tokens)`` each. ``targets``, int32 ``(targets,)``, is a flat list of
-    predicted tokens: first the ones predicted from ``stem_positions`` in the flattened stems, if completions share their first
-    tokens, then the ones predicted from ``positions`` in both flattened inputs, concatenated. ``target_index``, int32 ``(2 pairs,
-    completion)``, is the index in that list of each token of a completion; ``mask``, float32 of the same shape, marks real tokens.
-    ``reference``, float32 ``(2 pairs,)``, has the reference's log-probabilities of chosen, then rejected completions; 0 if unknown.
-    ``weights``, float32 ``(pairs,)``, is 1, or 0 for an empty pair that pads a batch to a shape; ``rows`` excludes those.
+    ``targets`` are first the tokens predicted from the stems, if completions share their first tokens, then those predicted from the inputs.
     """
 
-    rows: tuple[int, ...]
-    stems: mx.array | None
-    stem_lengths: mx.array
-    inputs: tuple[mx.array, mx.array]
-    stem_positions: mx.array
-    positions: mx.array
-    targets: mx.array
-    target_index: mx.array
-    mask: mx.array
-    reference: mx.array
-    weights: mx.array
+    rows: tuple[int, ...]  # without the empty pairs that pad a batch to a shape
+    stems: (
+        mx.array | None
+    )  # int32 (pairs, stem), padded, without the prefix and the last tokens; None if inputs include the prompts
+    stem_lengths: mx.array  # int32 (pairs,): positions of the stems' last tokens
+    inputs: tuple[mx.array, mx.array]  # chosen and rejected completions, int32 (pairs, tokens) each
+    stem_positions: mx.array  # in the flattened stems
+    positions: mx.array  # in both flattened inputs, concatenated
+    targets: mx.array  # int32 (targets,)
+    target_index: mx.array  # int32 (2 pairs, completion): the index in targets of each token of a completion
+    mask: mx.array  # float32, of the same shape: marks real tokens
+    reference: mx.array  # float32 (2 pairs,): log-probabilities of chosen, then rejected completions; NaN if unknown
+    weights: mx.array  # float32 (pairs,): 0 for an empty pair, otherwise 1
 
 
 @dataclass(frozen=True)
 class PairBatch:
-    """The pairs of one forward pass, split into one part per stream.
+    """The pairs of one forward pass, split into one part per stream."""
 
-    ``prefix``, int32 ``(prefix,)``, has the tokens that every prompt begins with, or is ``None``. ``counts`` maps a pair to its
-    token count and trained-token count. ``mean_length`` is the mean length of the step's chosen completions, in tokens.
-    """
-
-    prefix: mx.array | None
+    prefix: mx.array | None  # int32 (prefix,): the tokens that every prompt begins with
     parts: tuple[PairPart, ...]
-    counts: dict[int, tuple[int, int]]
-    mean_length: float
+    counts: dict[int, tuple[int, int]]  # tokens and trained tokens of each pair
+    mean_length: float  # of the step's chosen completions, in tokens
 
     def arrays(self, cache: FrozenOutputs | None = None) -> PairArrays:
         """Return the arrays that the objective computes on."""

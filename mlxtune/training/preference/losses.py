@@ -30,10 +30,7 @@ MAX_MEAN_LOGP = -1e-6  # avoids the infinite odds of an answer with probability 
 
 @dataclass(frozen=True)
 class PairScores:
-    """Log-probabilities in nats, summed over each completion, and lengths in tokens, each float32 ``(pairs,)``.
-
-    ``mean_length`` is a scalar, the mean length of all chosen completions in the optimizer step.
-    """
+    """Log-probabilities in nats, summed over each completion, and lengths in tokens, each float32 ``(pairs,)``."""
 
     chosen: mx.array
     rejected: mx.array
@@ -41,7 +38,7 @@ class PairScores:
     ref_rejected: mx.array
     chosen_length: mx.array
     rejected_length: mx.array
-    mean_length: mx.array
+    mean_length: mx.array  # a scalar: the mean length of all chosen completions in the optimizer step
 
     @property
     def delta(self) -> mx.array:

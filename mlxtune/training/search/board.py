@@ -37,17 +37,13 @@ Choice = Literal["drop", "pin", "limit"]
 
 @dataclass(frozen=True)
 class Trial:
-    """A trial: its number (starting at 1), its values, and the lengths in steps after which it is compared.
+    """A trial and its rungs."""
 
-    ``steps`` has the optimizer steps that each rung takes, including the trunk since the rung before. ``cost`` is the compute of
-    the whole trial, where 1 is that of the recipe's steps with all layers adapted, without the adapter.
-    """
-
-    number: int
+    number: int  # starting at 1
     values: dict[str, Value]
-    cost: float
-    rungs: tuple[int, ...]
-    steps: tuple[int, ...]
+    cost: float  # compute; 1 is that of the recipe's steps with all layers adapted, without the adapter
+    rungs: tuple[int, ...]  # the lengths in steps after which it is compared
+    steps: tuple[int, ...]  # that each rung takes, including the trunk since the rung before
 
 
 @dataclass(frozen=True)
@@ -66,20 +62,16 @@ class SearchPlan:
 
 @dataclass(frozen=True)
 class RungResult:
-    """A trial's result at a rung (starting at 0): which rows passed the contract, and the likelihood of the reference answers.
-
-    ``nats`` and ``tokens`` are totals over the reference answers. ``trained`` and ``seconds`` are the steps and the time that
-    this rung took, including the trunk since the previous rung. ``answering`` of these seconds were spent on the answers.
-    """
+    """A trial's result at a rung."""
 
     trial: int
-    rung: int
-    passed: tuple[bool, ...]
-    nats: float
-    tokens: int
-    trained: int
-    seconds: float
-    answering: float = 0.0
+    rung: int  # starting at 0
+    passed: tuple[bool, ...]  # which rows passed the contract
+    nats: float  # in total, of the reference answers
+    tokens: int  # of the reference answers
+    trained: int  # steps that this rung took, including the trunk since the previous rung
+    seconds: float  # that it took
+    answering: float = 0.0  # seconds of these for the answers
 
     @property
     def rate(self) -> float:

@@ -56,15 +56,12 @@ class Entry:
 
 @dataclass(frozen=True)
 class StoredOutcome:
-    """The decision of a finished search, the run with the selected adapter, and its evaluation, as IDs.
-
-    ``held_out`` is the adapter's contract rate on the held-out rows, ``None`` until it is evaluated.
-    """
+    """The decision of a finished search."""
 
     decision: SearchDecision
-    run: str
-    evaluation: str
-    held_out: Rate | None
+    run: str  # ID of the run with the selected adapter
+    evaluation: str  # its ID
+    held_out: Rate | None  # the adapter's contract rate on the held-out rows, once it is evaluated
 
 
 @dataclass(frozen=True)
