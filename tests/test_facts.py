@@ -42,8 +42,6 @@ TO_REMOVE: dict[str, list[str]] = {
     "models/row_tokens.py": ["error.message.partition(f'{record.location}: ')"],
     "models/template.py": ["lacking == 'its reasoning'"],
     "models/thoughts.py": ["Literal['', 'stop', 'length', 'loop', 'thinking', 'thinking loop']"],
-    "recipe/edit.py": ["re.sub('^(, line \\\\d+)?: ', '', error.message)"],
-    "runs/locks.py": ["note.startswith(CHAT_HOLDER)", "'(process ' in note"],
     "training/search/decision.py": ["compare_trials(board, number, best, rung).outcome == 'cannot tell'"],
     "tui/app.py": ["self.notice.glyph == '■'", "self.notice.glyph == '●'"],
     "tui/next_step.py": ["self.glyph == '○'", "verdict.outcome == 'cannot tell'"],

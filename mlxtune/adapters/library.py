@@ -220,7 +220,7 @@ def require_free_name(workspace: Path, name: str, except_key: str = "") -> None:
 def lock_library(workspace: Path) -> Iterator[Callable[[dict[str, Any]], None]]:
     """Lock the library and yield a function that appends a record to its journal. Raise ``MachineError`` if it is locked."""
     folder = workspace / FOLDER
-    with file_lock(folder / ".library.lock", busy_message="Another process is changing the adapter library."):
+    with file_lock(folder / ".library.lock", busy="Another process is changing the adapter library."):
         journal = Journal(folder / JOURNAL)
 
         def append(record: dict[str, Any]) -> None:

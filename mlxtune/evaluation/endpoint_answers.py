@@ -80,7 +80,7 @@ def endpoint_answers(
     if not cached:
         meter = CostMeter(endpoint.price_in, endpoint.price_out, endpoint.cap or None, max_tokens)
         client = EndpointClient(endpoint.url, endpoint.model, secret_key(endpoint), meter)
-        with file_lock(cache / f"{name[:32]}.lock", busy_message=f"Another evaluation is asking {arm.name}.", timeout=0.3):
+        with file_lock(cache / f"{name[:32]}.lock", busy=f"Another evaluation is asking {arm.name}.", timeout=0.3):
             make_calls(
                 calls, lambda call: asdict(client.complete(call.messages, call.tools)), meter, journal, tell(HELD_OUT_ROW),
                 workers=workers, done=read_calls(journal).replies,

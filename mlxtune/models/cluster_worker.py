@@ -50,7 +50,7 @@ def clusters(request: Request) -> Any:
     file = home() / "clusters" / f"{sha256_json(key)[:32]}.json"
     if file.is_file():
         return read_json(file)
-    with accelerator_lease(f"a clustering of {recipe.source.name}"):
+    with accelerator_lease("clustering", Path.cwd()):
         request.progress(["loading the model", 0.0])
         loaded = load(source, quantize=recipe.model.quantize)
 

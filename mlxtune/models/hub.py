@@ -97,7 +97,7 @@ def pull(id: str, progress: Progress = lambda what, share: None) -> Path:
     missing = [file for file in wanted if file.lfs is not None and not (blobs / file.lfs.sha256).is_file()]
     total = sum(file.size for file in missing)
     done = 0
-    with file_lock(blobs.parent / "pull.lock", busy_message=f"{id} is being downloaded by another process.", timeout=0.5):
+    with file_lock(blobs.parent / "pull.lock", busy=f"{id} is being downloaded by another process.", timeout=0.5):
         for file in missing:
 
             def report(count: int, done: int = done) -> None:

@@ -45,10 +45,7 @@ def edit_recipe(path: Path, changes: Mapping[str, object]) -> Edit:
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"{one_line(str(path))} cannot be read: {read_failure(error)}.") from error
     changed = edit_text(text, changes)
-    try:
-        recipe = parse(changed, folder=path.parent, where="")
-    except RecipeError as error:  # the line number refers to text that is not written
-        raise RecipeError(re.sub(r"^(, line \d+)?: ", "", error.message), hint=error.hint) from error
+    recipe = parse(changed, folder=path.parent, where="")  # a line number would refer to text that is not written
     after = changed.encode("utf-8")
     if after != before:
         write_bytes(path.resolve(), after)

@@ -27,7 +27,6 @@ _SENTENCES = {
 }  # a plain string is also accepted
 _ROW_FILES = (".json", ".jsonl", ".csv", ".parquet")
 _PLURALS = {str: "strings", float: "numbers"}
-_RENAMED = {"normalised": "normalized"}  # values in recipes from old versions
 
 
 def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -51,7 +50,7 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
 
 
 def parse(text: str, *, folder: Path = Path(), overrides: Sequence[str] = (), where: str = "recipe") -> Recipe:
-    """Parse a recipe's text, as :func:`load` does. ``where`` is the recipe's name in errors."""
+    """Parse a recipe's text, as :func:`load` does. ``where`` is the recipe's name in errors; if it is empty, they name no place."""
     try:
         document: dict[str, Any] = tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # also for a number with thousands of digits, and for deep nesting
@@ -136,16 +135,16 @@ class _KeyLocations:
                 self.lines.setdefault((*section, key[1]), number)
 
     def __call__(self, path: tuple[str, ...], *others: tuple[str, ...]) -> str:
-        """Return where ``path`` was set, or the override that set it or a related key in ``others``."""
+        """Return where ``path`` was set, or the override that set it or a related key in ``others``, as the start of a message."""
         for key in (path, *others):
             for end in range(len(key), 0, -1):
                 if key[:end] in self.overrides:
-                    return f"--set {one_line(self.overrides[key[:end]], 80)}"
+                    return f"--set {one_line(self.overrides[key[:end]], 80)}: "
         line = self.lines.get(path)
         below = next((text for key, text in self.overrides.items() if key[: len(path)] == path), "") if path and not line else ""
         if below:
-            return f"--set {one_line(below, 80)}"
-        return f"{self.where}, line {line}" if line else self.where
+            return f"--set {one_line(below, 80)}: "
+        return f"{self.where}{f', line {line}' if line else ''}: " if self.where else ""
 
 
 def _build(kind: type, values: Any, path: tuple[str, ...], locate: _KeyLocations) -> Any:
@@ -156,17 +155,17 @@ def _build(kind: type, values: Any, path: tuple[str, ...], locate: _KeyLocations
         form, hint = "section", f"Set its keys: {', '.join(f'{name}.{key}' for key in keys)}."
         if len(path) > 1:
             form, hint = "table", f"{hint} Or write it in braces: {{ {keys[0]} = … }}."
-        raise RecipeError(f"{locate(path)}: {name} must be a {form}, but is {_shown(values)}.", hint=hint)
+        raise RecipeError(f"{locate(path)}{name} must be a {form}, but is {_shown(values)}.", hint=hint)
     hints = annotated_types(kind)
     fields = {item.name: item for item in dataclasses.fields(kind) if item.name != "folder"}
     for key in values:
         if key not in fields:
             unknown = f"unknown key {one_line(key, 60)}{f' in [{name}]' if name else ''}"
-            raise RecipeError(f"{locate((*path, key))}: {unknown}.", hint=_known(key, values[key], path, fields))
+            raise RecipeError(f"{locate((*path, key))}{unknown}.", hint=_known(key, values[key], path, fields))
     for key, item in fields.items():
         if key not in values and item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING:
             what = f"the section [{key}]" if dataclasses.is_dataclass(hints[key]) else f"the key {'.'.join((*path, key))}"
-            raise RecipeError(f"{locate(path)}: {what} is missing.")
+            raise RecipeError(f"{locate(path)}{what} is missing.")
     return kind(**{key: _value(hints[key], value, (*path, key), locate) for key, value in values.items()})
 
 
@@ -202,7 +201,7 @@ def _value(kind: Any, value: Any, path: tuple[str, ...], locate: _KeyLocations) 
         result = _value(arguments[0], value, path, locate)
         for rule in arguments[1:]:
             if isinstance(rule, Rule) and not rule.is_valid(result):
-                raise RecipeError(f"{locate(path)}: {'.'.join(path)} must be {rule.expected}, but is {_shown(result)}.")
+                raise RecipeError(f"{locate(path)}{'.'.join(path)} must be {rule.expected}, but is {_shown(result)}.")
         return result
     if origin is list and isinstance(value, list):
         return [_value(arguments[0], item, path, locate) for item in value]
@@ -210,8 +209,8 @@ def _value(kind: Any, value: Any, path: tuple[str, ...], locate: _KeyLocations) 
         if dataclasses.is_dataclass(arguments[1]):
             return {key: _build(arguments[1], item, (*path, key), locate) for key, item in value.items()}  # type: ignore[arg-type]
         return dict(value)
-    if origin is Literal and not isinstance(value, bool | list | dict) and (current := _RENAMED.get(value, value)) in arguments:
-        return current
+    if origin is Literal and not isinstance(value, bool | list | dict) and value in arguments:
+        return value
     if origin in (Union, types.UnionType):
         for option in arguments:
             try:
@@ -223,7 +222,7 @@ def _value(kind: Any, value: Any, path: tuple[str, ...], locate: _KeyLocations) 
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if kind is int and isinstance(value, int) and not -(2**63) <= value < 2**63:
-        raise RecipeError(f"{locate(path)}: {'.'.join(path)} must be a 64-bit integer, but is {_shown(value)}.")
+        raise RecipeError(f"{locate(path)}{'.'.join(path)} must be a 64-bit integer, but is {_shown(value)}.")
     if isinstance(kind, type) and isinstance(value, kind) and (kind is bool or not isinstance(value, bool)):
         return value
     match = nearest(value, _literals(kind)) if isinstance(value, str) else None
@@ -231,7 +230,7 @@ def _value(kind: Any, value: Any, path: tuple[str, ...], locate: _KeyLocations) 
     if origin is list and isinstance(value, str):
         listed = _bracketed(value, arguments[0])
         hint = f"""Use brackets: {path[-1]} = {listed}, or --set '{".".join(path)}={listed}'"""
-    raise RecipeError(f"{locate(path)}: {'.'.join(path)} must be {_expected(kind)}, but is {_shown(value)}.", hint=hint)
+    raise RecipeError(f"{locate(path)}{'.'.join(path)} must be {_expected(kind)}, but is {_shown(value)}.", hint=hint)
 
 
 def _bracketed(text: str, kind: Any) -> str:
@@ -275,7 +274,7 @@ def _check_combinations(recipe: Recipe, locate: _KeyLocations) -> None:
     """Raise ``RecipeError`` if values contradict each other."""
 
     def fail(first: str, second: str, problem: str, hint: str = "") -> NoReturn:
-        raise RecipeError(f"{locate(tuple(first.split('.')), tuple(second.split('.')))}: {problem}", hint=hint)
+        raise RecipeError(f"{locate(tuple(first.split('.')), tuple(second.split('.')))}{problem}", hint=hint)
 
     data, method, training, evaluation = recipe.data, recipe.method, recipe.training, recipe.evaluation
     if data.holdout + data.validation >= 1:

@@ -4,27 +4,30 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import json
 import os
-import re
 import shlex
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from mlxtune.core.errors import InputError, MachineError
 from mlxtune.core.files import disk_errors, home, open_regular
 
-CHAT_HOLDER = "a chat or server"
-_IN_USE = "This machine is in use by {note}."
-_RUN_HOLDER = re.compile(r"the [a-z ]+ (?P<run>\d{8}-\d{4}-\S+) in (?P<workspace>.+) \(process \d+\)")
+_HOLDERS = {
+    "train": "the training run", "eval": "the evaluation", "search": "the search", "export": "the export",
+    "generate": "the generation", "chat": "a chat or server", "judge": "a judge", "clustering": "a clustering",
+}  # fmt: skip
 
 
 @contextlib.contextmanager
-def file_lock(path: Path, *, busy_message: str, note: str = "", timeout: float = 2.0) -> Iterator[None]:
+def file_lock(
+    path: Path, *, busy: str | Callable[[str], MachineError], note: str = "", timeout: float = 2.0
+) -> Iterator[None]:  # fmt: skip
     """Hold the lock at ``path`` and write ``note`` to the file.
 
-    Retry for ``timeout`` seconds, because a reader that probes the lock holds it briefly. Then raise ``MachineError`` with
-    ``busy_message``, in which ``{note}`` is replaced with the holder's note.
+    Retry for ``timeout`` seconds, because a reader that probes the lock holds it briefly. Then raise ``MachineError``: with the
+    message ``busy``, or the one that ``busy`` returns for the holder's note.
     """
     with disk_errors(path.name):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -37,8 +40,7 @@ def file_lock(path: Path, *, busy_message: str, note: str = "", timeout: float =
                 break
             except BlockingIOError as error:
                 if time.monotonic() > deadline:
-                    note = lock_note(path)
-                    raise MachineError(busy_message.format(note=note), hint=_stop_hint(note)) from error
+                    raise (MachineError(busy) if isinstance(busy, str) else busy(lock_note(path))) from error
                 time.sleep(0.05)
         with disk_errors(path.name):
             os.ftruncate(handle, 0)
@@ -55,16 +57,6 @@ def lock_note(path: Path) -> str:
             return file.read(4096).decode("utf-8", "replace").strip()
     except InputError:
         return ""
-
-
-def _stop_hint(note: str) -> str:
-    """Return how to stop the run that holds a lock with this ``note``; empty if no run holds it."""
-    match = _RUN_HOLDER.fullmatch(note)
-    if note.startswith(CHAT_HOLDER):
-        return "End it: e in the app's Chat room (C) unloads the model; elsewhere, quit the chat or the server."
-    if not match:
-        return "Wait for it to finish, or stop it." if "(process " in note else ""
-    return f"Wait for it to finish, or stop it: cd {shlex.quote(match['workspace'])} && mlxtune runs stop {match['run']}"
 
 
 def is_locked(path: Path) -> bool:
@@ -87,13 +79,31 @@ def accelerator_lock() -> Path:
     return home() / "accelerator.lock"
 
 
-def accelerator_lease(holder: str) -> contextlib.AbstractContextManager[None]:
-    """Hold the accelerator. Other processes see ``holder`` in their error. Raise ``MachineError`` if another process holds it."""
-    return file_lock(accelerator_lock(), busy_message=_IN_USE, note=f"{holder} (process {os.getpid()})")
+def accelerator_lease(holder: str, folder: Path, run: str = "") -> contextlib.AbstractContextManager[None]:
+    """Hold the accelerator for ``run`` in the workspace ``folder``, or other work. Raise ``MachineError`` if it is in use.
+
+    ``holder`` is the kind of run or work, a key in ``_HOLDERS``.
+    """
+    note = json.dumps({"holder": holder, "run": run, "folder": str(folder), "pid": os.getpid()})
+    return file_lock(accelerator_lock(), busy=_in_use, note=note)
 
 
 def require_free_accelerator(timeout: float = 2.0) -> None:
     """Raise ``MachineError`` if another process holds the accelerator, and does not release it within ``timeout`` seconds."""
     if is_locked(accelerator_lock()):
-        with file_lock(accelerator_lock(), busy_message=_IN_USE, timeout=timeout):
+        with file_lock(accelerator_lock(), busy=_in_use, timeout=timeout):
             return
+
+
+def _in_use(note: str) -> MachineError:
+    """Return the error that names the holder of the accelerator, and how to stop it."""
+    try:
+        held = json.loads(note)
+        name, folder = f"{_HOLDERS[held['holder']]} {held['run']}".strip(), held["folder"]
+    except (ValueError, KeyError, TypeError):  # it has not written its note yet
+        return MachineError("This machine is in use.", hint="Wait for it to finish.")
+    stop = f", or stop it: cd {shlex.quote(folder)} && mlxtune runs stop {held['run']}" if held["run"] else "."
+    hint = f"Wait for it to finish{stop}"
+    if held["holder"] == "chat":
+        hint = "End it: e in the app's Chat room (C) unloads the model; elsewhere, quit the chat or the server."
+    return MachineError(f"This machine is in use by {name} in {folder} (process {held['pid']}).", hint=hint)

@@ -52,7 +52,7 @@ class Queue:
 
     def runner_lock(self) -> AbstractContextManager[None]:
         """Return a lock for the process that runs the entries. Raise ``MachineError`` if there is another one."""
-        return file_lock(self.workspace / LOCK, busy_message=_BUSY)
+        return file_lock(self.workspace / LOCK, busy=_BUSY)
 
     def entries(self) -> list[QueueEntry]:
         """Return all entries, oldest first."""
@@ -96,7 +96,7 @@ class Queue:
             self._append(record)
 
     def _changes(self) -> AbstractContextManager[None]:
-        return file_lock(self.workspace / f"{FILE}.lock", busy_message="Another process is changing the queue.")
+        return file_lock(self.workspace / f"{FILE}.lock", busy="Another process is changing the queue.")
 
     def _append(self, record: Mapping[str, Any]) -> None:
         file = Journal(self.workspace / FILE)

@@ -71,7 +71,7 @@ class Run:
 
     @property
     def kind(self) -> str:
-        """The run's kind, a key in ``RUN_KINDS``."""
+        """A key in ``RUN_KINDS``."""
         return next((kind for kind, item in RUN_KINDS.items() if item.folder == self.folder.parent.name), "train")
 
     @property

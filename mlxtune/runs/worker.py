@@ -23,7 +23,7 @@ from mlxtune.recipe import Recipe
 from mlxtune.runs import launch
 from mlxtune.runs.events import EventWriter, RunRemoved, WarningCode
 from mlxtune.runs.locks import accelerator_lease, file_lock
-from mlxtune.runs.registry import LAUNCH_FILE, RUN_KINDS, Run
+from mlxtune.runs.registry import LAUNCH_FILE, Run
 
 HEARTBEAT = 5.0  # seconds
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -111,7 +111,7 @@ def run_nested(outer: Worker, folder: Path, work: Callable[[Worker], Mapping[str
 
     Exceptions are raised after they have been written to the log of ``folder``. A stop request for ``outer`` stops both.
     """
-    with file_lock(folder / "run.lock", busy_message=f"{folder.name} already has a worker.", note=str(os.getpid())):
+    with file_lock(folder / "run.lock", busy=f"{folder.name} already has a worker.", note=str(os.getpid())):
         _remove_temporary_files(folder)
         worker = Worker(folder)
         worker._stop = outer._stop
@@ -136,7 +136,7 @@ def _run(folder: Path, work: Callable[[Worker], Mapping[str, Any]]) -> int:
     """Run ``work`` and return the exit code, or ``_RESTART`` after a GPU error."""
     done = threading.Event()
     try:
-        with file_lock(folder / "run.lock", busy_message=f"{folder.name} already has a worker.", note=str(os.getpid())):
+        with file_lock(folder / "run.lock", busy=f"{folder.name} already has a worker.", note=str(os.getpid())):
             _remove_temporary_files(folder, keep=LAUNCH_FILE)  # the launcher may be writing it
             worker = Worker(folder)
             for number in _STOP_SIGNALS:
@@ -145,8 +145,7 @@ def _run(folder: Path, work: Callable[[Worker], Mapping[str, Any]]) -> int:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOP_SIGNALS)
             threading.Thread(target=worker._beat, args=(done,), name="heartbeat", daemon=True).start()
             try:
-                holder = f"the {RUN_KINDS[Run(folder).kind].noun} {folder.name} in {folder.parent.parent}"
-                with accelerator_lease(holder), prevent_sleep() as worker.sleep_guard:
+                with accelerator_lease(Run(folder).kind, folder.parent.parent, folder.name), prevent_sleep() as worker.sleep_guard:
                     summary = work(worker)
                 worker.emit("run.finished", summary=dict(summary))
                 return 0

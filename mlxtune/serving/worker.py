@@ -19,7 +19,7 @@ from mlxtune.core.child_process import Channel, Request, run_session
 from mlxtune.core.errors import MachineError, MlxtuneError
 from mlxtune.models.cpu import blas
 from mlxtune.models.resolve import resolve
-from mlxtune.runs.locks import CHAT_HOLDER, accelerator_lease
+from mlxtune.runs.locks import accelerator_lease
 from mlxtune.serving import adapter_index
 from mlxtune.serving.protocol import (
     Accepted,
@@ -105,7 +105,7 @@ def _lease(share_accelerator: bool) -> ExitStack:
     stack = ExitStack()
     if not share_accelerator:
         try:
-            stack.enter_context(accelerator_lease(f"{CHAT_HOLDER} in {Path.cwd()}"))
+            stack.enter_context(accelerator_lease("chat", Path.cwd()))
         except MachineError as error:
             raise MachineError(error.message, hint=f"With --share-accelerator, both run, more slowly. {error.hint}") from error
     return stack

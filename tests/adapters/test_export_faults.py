@@ -152,7 +152,7 @@ def killed(place: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> tuple[Wor
 
 def test_the_next_export_removes_what_a_killed_one_left_elsewhere(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (_, gone), (second, kept) = killed(place, "first", monkeypatch), killed(place, "second", monkeypatch)
-    with file_lock(Run(second.folder).lock, busy_message=""):  # its worker is running
+    with file_lock(Run(second.folder).lock, busy=""):  # its worker is running
         exporting.export(started(place.parent, "gguf-lora", monkeypatch, target=place / "an export"))
     assert [gone.exists(), kept.exists()] == [False, True]
 

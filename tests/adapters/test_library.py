@@ -175,7 +175,7 @@ def test_restore_does_not_overwrite(empty_workspace: Path, shop) -> None:
 
 def test_adapter_of_active_run_cannot_be_removed(empty_workspace: Path, shop) -> None:
     folder = shop(FIRST)
-    with file_lock(folder.parent / "run.lock", busy_message=""), pytest.raises(InputError, match="is still running"):
+    with file_lock(folder.parent / "run.lock", busy=""), pytest.raises(InputError, match="is still running"):
         library.remove(empty_workspace, FIRST)
     assert folder.exists()
 
@@ -188,7 +188,7 @@ def test_adapter_that_is_being_evaluated_cannot_be_removed(empty_workspace: Path
     (evaluation / "recipe.toml").touch()
     (evaluation / "launch.json").write_text(json.dumps({"request": request_of(str(folder))}))
     with (
-        file_lock(evaluation / "run.lock", busy_message=""),
+        file_lock(evaluation / "run.lock", busy=""),
         pytest.raises(InputError, match="20261127-0900-shop is using") as caught,
     ):
         library.remove(empty_workspace, FIRST)

@@ -28,7 +28,7 @@ from mlxtune.core.errors import InputError
 from mlxtune.core.files import write_json
 from mlxtune.data.source import read_file
 from mlxtune.models import lora
-from mlxtune.runs.locks import accelerator_lock, file_lock
+from mlxtune.runs.locks import accelerator_lease
 
 pytestmark = pytest.mark.slow
 
@@ -125,10 +125,10 @@ def test_bad_input_is_reported_before_loading(cli, cwd: Path, tiny: Path, argume
 
 
 def test_it_refuses_to_start_during_a_run_without_sharing(cli, chat_workspace: Path) -> None:
-    with file_lock(accelerator_lock(), busy_message="", note="20261124-1412-shop"):
+    with accelerator_lease("train", Path("shop"), "20261124-1412-shop"):
         result = cli("chat", "tiny", "--max-tokens", "6", stdin="Hello?\n")
         assert result.code == 4
-        assert "in use by 20261124-1412-shop" in result.err
+        assert "in use by the training run 20261124-1412-shop" in result.err
         assert "--share-accelerator" in result.err
         assert cli("chat", "tiny", *QUICK, stdin="Hello?\n").code == 0
 

@@ -163,7 +163,7 @@ def test_show_of_a_crashed_run_has_its_log_and_the_resume_command(cli, cwd):
 
 def test_a_running_run_is_listed_as_running(cli, cwd):
     folder = _run(cwd, "20261122-0900-shop")
-    with file_lock(folder / "run.lock", busy_message=""):
+    with file_lock(folder / "run.lock", busy=""):
         assert _strict_json(cli("runs", "--json").out)[0]["status"] == "running"
 
 
@@ -235,7 +235,7 @@ def test_stop_does_not_wait_without_end(cli, cwd, monkeypatch):
     folder = _run(cwd, "20261122-0900-shop")
     monkeypatch.setattr("mlxtune.runs.registry.stop", lambda run: None)  # the worker hangs, and ignores the signal
     monkeypatch.setattr("mlxtune.workspace.control.STOP_LIMIT", 0.0)
-    with file_lock(folder / "run.lock", busy_message=""):
+    with file_lock(folder / "run.lock", busy=""):
         result = cli("runs", "stop")
     assert result.code == 4
     assert "has not stopped within 0 s. It stops once its current step has ended." in " ".join(result.err.split())
@@ -294,7 +294,7 @@ def test_metrics_are_exported_as_csv(cli, cwd):
 def test_last_exports_the_newest_training_run_while_something_else_runs(cli, cwd):
     _run(cwd, "20261122-0900-shop", end=FINISHED)
     evaluation = _run(cwd, "20261123-0900-shop", parent="evals")
-    with file_lock(evaluation / "run.lock", busy_message=""):
+    with file_lock(evaluation / "run.lock", busy=""):
         assert cli("runs", "export", "-o", "out.csv").code == 0
     assert (cwd / "out.csv").is_file()
 

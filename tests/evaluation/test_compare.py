@@ -73,7 +73,7 @@ def test_contract_hash_depends_on_required_checks(changed: str, same: bool) -> N
 
 def test_contract_hash_of_an_evaluation_from_an_old_version() -> None:
     text = 'name = "n"\n[model]\nbase = "m"\n[data]\nsource = "d"\n[evaluation]\n'
-    text += 'disclaimers = ["a", { text = "b", any_of = [{ text = "c", match = "normalised" }] }]\n'
+    text += 'disclaimers = ["a", { text = "b", any_of = [{ text = "c", match = "normalized" }] }]\n'
     assert comparability.contract_hash(parse(text)).startswith("836447c6c068ea5f")
 
 

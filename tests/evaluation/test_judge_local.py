@@ -11,7 +11,7 @@ from mlxtune.core.errors import InputError, MachineError
 from mlxtune.data.rows import Message
 from mlxtune.evaluation.judge.local import BATCH_SIZE, LocalJudge
 from mlxtune.evaluation.judge.rubric import DEFAULT, grading_messages
-from mlxtune.runs.locks import accelerator_lock, file_lock
+from mlxtune.runs.locks import accelerator_lease, accelerator_lock, file_lock
 
 pytestmark = pytest.mark.slow
 
@@ -26,7 +26,7 @@ def test_local_judge_answers_greedily_and_exits_with_caller(tiny, tmp_path):
         assert first == second
         worker = judge._child.process
     assert worker.returncode == 0
-    with file_lock(accelerator_lock(), busy_message="the accelerator was not given back"):
+    with file_lock(accelerator_lock(), busy="the accelerator was not given back"):
         pass
 
 
@@ -58,8 +58,8 @@ def test_folder_without_model_is_input_error(tmp_path):
 
 def test_busy_accelerator_is_reported(tiny, tmp_path):
     with (
-        file_lock(accelerator_lock(), busy_message="", note="20261124-1412-shop"),
-        pytest.raises(MachineError, match="in use by 20261124-1412-shop"),
+        accelerator_lease("train", Path("shop"), "20261124-1412-shop"),
+        pytest.raises(MachineError, match="in use by the training run 20261124-1412-shop"),
     ):
         LocalJudge(tiny, tmp_path)
 

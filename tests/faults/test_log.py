@@ -114,7 +114,7 @@ def test_clock_jump_does_not_mark_live_run_quiet_or_crashed(tmp_path: Path, jump
     run = Run(tmp_path)
     state = RunState().apply(story(jump, 20))
     now = 1e9 + 2 * 40 + jump + 1
-    with file_lock(run.lock, busy_message=""):
+    with file_lock(run.lock, busy=""):
         assert run.status(state, now=now) == "running"
         assert run.status(state, now=now - DAY) == "running"  # the clock jumps back, and there are no later events
         assert run.status(state, now=now + QUIET_AFTER) == "quiet"

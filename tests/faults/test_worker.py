@@ -60,7 +60,7 @@ def test_second_worker_is_refused_and_writes_nothing(
     writer = EventWriter(run.folder)
     writer.emit("warning", code="export_note", values={"note": "the first one's"})
     before = (run.folder / events.FILE).read_bytes()
-    with file_lock(run.lock, busy_message=""):
+    with file_lock(run.lock, busy=""):
         assert worker.run_worker(run.folder, lambda _: pytest.fail("it worked")) == 4
     assert capsys.readouterr().err == "20261124-1412-small already has a worker.\n"
     assert (run.folder / events.FILE).read_bytes() == before

@@ -97,16 +97,6 @@ def test_a_disclaimer_may_be_a_sentence_or_a_table():
     assert rules == [Disclaimer("Always."), Disclaimer("Sometimes.", {"category": "a"})]
 
 
-def test_the_earlier_spelling_of_normalized_is_accepted():
-    texts = [
-        MINIMAL + f'[evaluation]\ndisclaimers = [{{ text = "a", match = "{match}" }}]\n' for match in ("normalised", "normalized")
-    ]
-    old, new = (parse(text) for text in texts)
-    assert old == new
-    assert new.evaluation.disclaimers[0].match == "normalized"
-    assert "normalised" not in dump(old)
-
-
 @pytest.mark.parametrize(
     ("override", "path", "value"),
     [

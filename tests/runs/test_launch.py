@@ -6,6 +6,7 @@ import json
 import os
 import signal
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -116,8 +117,8 @@ def test_ctrl_c_while_a_worker_starts_names_its_run(tmp_path, recipe, monkeypatc
 
 def test_an_accelerator_in_use_is_a_machine_error(tmp_path, recipe):
     with (
-        accelerator_lease("the run other-run in /shop"),
-        pytest.raises(MachineError, match=r"in use by the run other-run in /shop \(process \d+\)"),
+        accelerator_lease("train", Path("/shop"), "other-run"),
+        pytest.raises(MachineError, match=r"in use by the training run other-run in /shop \(process \d+\)"),
     ):
         launch.start(tmp_path, "train", recipe, {"behavior": "finish"})
     assert not (tmp_path / "runs").exists(), "no run is left behind"

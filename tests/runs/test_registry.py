@@ -105,7 +105,7 @@ def test_last_of_all_kinds_is_the_active_run_or_the_newest_training_run(tmp_path
     assert registry.find_run(tmp_path, "last", None) == evaluation
     training = make_run()
     assert registry.find_run(tmp_path, "last", None) == training
-    with file_lock(evaluation.lock, busy_message=""):
+    with file_lock(evaluation.lock, busy=""):
         assert registry.find_run(tmp_path, "last", None) == evaluation
         assert registry.find_run(tmp_path, "last") == training
 
@@ -162,7 +162,7 @@ def test_a_run_that_never_started_is_crashed_after_a_while(make_run):
 
 def test_status_with_a_running_worker(make_run):
     run, silent = make_run("20261124-1412-a", STARTED), make_run("20261124-1412-b")
-    with file_lock(run.lock, busy_message=""), file_lock(silent.lock, busy_message=""):
+    with file_lock(run.lock, busy=""), file_lock(silent.lock, busy=""):
         assert run.status() == "running"
         assert run.status(now=time.time() + QUIET_AFTER + 5) == "quiet"
         assert silent.status() == "starting"
@@ -171,14 +171,14 @@ def test_status_with_a_running_worker(make_run):
 
 def test_a_failed_run_that_was_resumed_is_running(make_run):
     run = make_run("20261124-1412-a", STARTED, FAILED, ("run.resumed", STARTED[1] | {"step": 0}))
-    with file_lock(run.lock, busy_message=""):
+    with file_lock(run.lock, busy=""):
         assert run.status() == "running"
 
 
 def test_stop_sends_the_worker_one_sigterm(make_run):
     with _process("20261124-1412-a") as child:
         run = make_run("20261124-1412-a", ("run.started", STARTED[1] | {"pid": child.pid}))
-        with file_lock(run.lock, busy_message="", note=str(child.pid)):
+        with file_lock(run.lock, busy="", note=str(child.pid)):
             registry.stop(run)
             assert child.wait(PATIENCE) == 33
 
@@ -198,7 +198,7 @@ def test_an_unrelated_process_is_never_stopped(make_run):
     """The PID of a run on another machine that shares the disk, or one that was reused, may belong to any process here."""
     with _process("20261124-1412-b") as child:
         run = make_run("20261124-1412-a", ("run.started", STARTED[1] | {"pid": child.pid}))
-        with file_lock(run.lock, busy_message="", note=str(child.pid + 1)):
+        with file_lock(run.lock, busy="", note=str(child.pid + 1)):
             with pytest.raises(MachineError, match=f"Process {child.pid} is not the worker of 20261124-1412-a"):
                 registry.stop(run)
             for record in ({"machine": "another", "host": "studio"}, {"host": "studio"}):
@@ -213,7 +213,7 @@ def test_an_unrelated_process_is_never_stopped(make_run):
 def test_the_process_of_another_container_is_never_stopped(make_run):
     with _process("something else") as child:
         run = make_run("20261124-1412-a", ("run.started", STARTED[1] | {"pid": child.pid}))
-        with file_lock(run.lock, busy_message="", note=str(child.pid)), pytest.raises(MachineError, match="is not the worker"):
+        with file_lock(run.lock, busy="", note=str(child.pid)), pytest.raises(MachineError, match="is not the worker"):
             registry.stop(run)
         assert child.poll() is None
 
@@ -230,13 +230,13 @@ def test_stopping_a_missing_worker_is_a_machine_error(make_run, monkeypatch):
 
     run = make_run("20261124-1412-a", ("run.started", STARTED[1] | {"pid": 2**22 + 1}))
     monkeypatch.setattr(os, "kill", kill)
-    with file_lock(run.lock, busy_message=""), pytest.raises(MachineError, match="no longer exists"):
+    with file_lock(run.lock, busy=""), pytest.raises(MachineError, match="no longer exists"):
         registry.stop(run)
 
 
 def test_remove_deletes_a_run_unless_it_is_running(make_run):
     run = make_run("20261124-1412-a", STARTED)
-    with file_lock(run.lock, busy_message=""), pytest.raises(InputError, match="is running"):
+    with file_lock(run.lock, busy=""), pytest.raises(InputError, match="is running"):
         registry.remove(run)
     assert run.folder.is_dir()
     registry.remove(run)

@@ -88,7 +88,7 @@ class Shop:
 
     def hold(self, folder: Path) -> None:
         """Hold a run's lock, as a living worker does."""
-        self._stack.enter_context(file_lock(folder / "run.lock", busy_message="busy"))
+        self._stack.enter_context(file_lock(folder / "run.lock", busy="busy"))
 
     def snapshot(self, now: float = NOW) -> Snapshot:
         return WorkspaceIndex(self.folder, lambda: now).read()

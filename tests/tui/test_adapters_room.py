@@ -22,7 +22,7 @@ from mlxtune.adapters.export.tried import TriedExport
 from mlxtune.cli.adapters import show_adapter
 from mlxtune.recipe import dump, load
 from mlxtune.runs.launch import write_record
-from mlxtune.runs.locks import CHAT_HOLDER, accelerator_lease
+from mlxtune.runs.locks import accelerator_lease
 from mlxtune.runs.registry import Run
 from mlxtune.tui.next_step import next_step
 from mlxtune.tui.rooms.adapters import render
@@ -270,7 +270,7 @@ async def test_all_formats_can_be_reached_in_a_small_terminal(stocked: Shop, ope
 async def test_while_a_server_uses_the_machine_f_says_so_and_offers_only_copies(stocked: Shop, open_room: OpenRoom) -> None:
     async with open_room("adapters") as room:
         await move_to(room, "tone")
-        with accelerator_lease(CHAT_HOLDER):
+        with accelerator_lease("chat", Path("shop")):
             await room.press("f")
             await room.until(lambda: "This machine is in use by a chat or server" in room.screen_text)
             assert [option.value for option in room.screen._options] == ["", "mlx --lora", "peft"]

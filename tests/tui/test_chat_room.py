@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from textual.widgets import Input
 from mlxtune.core.errors import MachineError
 from mlxtune.evaluation.contract import Contract
 from mlxtune.recipe import EvaluationSection
-from mlxtune.runs.locks import CHAT_HOLDER, accelerator_lease
+from mlxtune.runs.locks import accelerator_lease
 from mlxtune.serving.protocol import Done, Event, Failed, Piece, Ready
 from mlxtune.tui.rooms.chat import render
 from mlxtune.tui.rooms.chat.service import AdapterOption, ChatService
@@ -190,7 +191,7 @@ async def test_starting_a_run_unloads_an_idle_model(
             await room.until(lambda: service.streaming)
         else:
             await ask(room, client, "Where is it?", "On its way.")
-        with accelerator_lease(CHAT_HOLDER):  # as the model's process does
+        with accelerator_lease("chat", Path("shop")):  # as the model's process does
             if is_answering:
                 with pytest.raises(MachineError, match="in use by a chat or server"):
                     room.app.require_accelerator()
@@ -355,7 +356,7 @@ async def test_loading_beside_a_server_asks_first(shop: Shop, clients: list[Fake
     shop.recipe()
     async with open_room("chat") as room:
         await room.until(lambda: "No model loaded." in intro(room))
-        with accelerator_lease(f"{CHAT_HOLDER} in shop"):
+        with accelerator_lease("chat", Path("shop")):
             await room.press("enter")
             await room.until(lambda: "This machine is in use by a chat or server in shop" in room.question)
             await room.choose("")

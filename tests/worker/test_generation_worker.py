@@ -355,4 +355,4 @@ def test_cost_cap_keeps_the_rows_so_far(recipe: Recipe, stub: JudgeStub, generat
     summary = dict(run.state().summary)
     assert 0 < summary["proposed"] < 4
     assert summary["spent"] <= 2.5
-    assert "has been spent" in run.state().warnings[0]
+    assert [warning.code for warning in run.state().warnings] == ["generation_capped"]

@@ -68,7 +68,7 @@ class BlindSession:
         self._pairs = {pair.id: pair for pair in pairs}
         self._lock = file_lock(
             self.folder / "session.lock",
-            busy_message="This blind session is open in {note}. Quit that one first.",
+            busy="This blind session is open in {note}. Quit that one first.",
             note=f"another process ({os.getpid()})",
             timeout=0.3,
         )

@@ -52,7 +52,7 @@ def record(path: Path, kind: Kind, by: str, rows: Sequence[str], *, result: str 
     An evaluation that was interrupted after it was recorded is not recorded again, and neither is one with the same ``result``, a hash
     of its answers and contract: it shows nothing that was not known.
     """
-    with file_lock(path.with_suffix(".lock"), busy_message="Another process is writing to the ledger of held-out rows."):
+    with file_lock(path.with_suffix(".lock"), busy="Another process is writing to the ledger of held-out rows."):
         truncate_torn_line(path)
         lines = _lines(path)
         new = {"kind": kind, "by": by, "rows": sorted(set(rows))}

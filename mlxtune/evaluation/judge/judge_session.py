@@ -135,7 +135,7 @@ def run_judge(
     """
     if session.host and not session.consent:
         raise InputError(f"Sending rows to {session.host} needs your consent.", hint="Consent with --send.")
-    with file_lock(session.folder / "session.lock", busy_message="Another process is running this judge.", timeout=0.3):
+    with file_lock(session.folder / "session.lock", busy="Another process is running this judge.", timeout=0.3):
         calls, journal = session.calls, read_calls(session.folder / CALLS)
         done = {*journal.replies, *journal.lost}
         make_calls(

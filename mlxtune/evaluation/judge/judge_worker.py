@@ -68,7 +68,7 @@ def main() -> int:
 
     def session(load_request: Request) -> None:
         blas.preload()
-        with accelerator_lease(f"a judge in {Path.cwd()}"):
+        with accelerator_lease("judge", Path.cwd()):
             answer_requests(channel, load_request, int(sys.argv[1]))
 
     return run_session(channel, session)

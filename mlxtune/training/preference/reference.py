@@ -105,9 +105,7 @@ def reference_logps(
     file, keys = cache_file(base, stack.model), {index: _key(pairs[index]) for index in used}
     known = _read(file)
     if not known.keys() >= set(keys.values()):
-        with file_lock(
-            file.with_suffix(".lock"), busy_message="Another run is computing the same reference.", timeout=LOCK_TIMEOUT
-        ):
+        with file_lock(file.with_suffix(".lock"), busy="Another run is computing the same reference.", timeout=LOCK_TIMEOUT):
             known = _read(file)
             prefix = cache.prefix if cache else shared_prefix(pairs) if share_prompts else 0
             writer = journal.Journal(file)

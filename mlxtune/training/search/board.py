@@ -207,7 +207,7 @@ def write_failure(search: Path, number: int, reason: str) -> None:
 
 def choose(search: Path, choice: Choice, number: int) -> None:
     """Record that the user drops or pins a trial, or that the budget allows ``number`` trials."""
-    with file_lock(search / "choices.lock", busy_message="Another process is changing this search."):
+    with file_lock(search / "choices.lock", busy="Another process is changing this search."):
         choices = Journal(search / CHOICES)
         try:
             choices.append({"v": 1, "choice": choice, "trial": number})
