@@ -4,7 +4,7 @@
 
     recipe = load_recipe("recipes/support-json.toml", "training.epochs=2")
     run = train(recipe)
-    print(evaluate(run).verdict)
+    print(evaluate(run).outcome)
     print(generate("My parcel is late.", adapter=load_adapter(run.id)))
 
 Training, evaluation, and generation run in worker processes, as they do from the command line, so that they do not load a model into

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from mlxtune.data.source import read_source
-from mlxtune.evaluation import evidence, nearest_rows, report
+from mlxtune.evaluation import evidence, nearest_rows, report_builder
+from mlxtune.evaluation.answers import Answer, ArmAnswers, score_answers
 from mlxtune.evaluation.comparability import contract_hash
 from mlxtune.evaluation.contract import Contract
+from mlxtune.evaluation.holdout.ledger import HoldoutHistory
+from mlxtune.evaluation.json_fields import to_json
 from mlxtune.evaluation.render.publish import publish
-from mlxtune.evaluation.scorers.preference import PairLogprobs
+from mlxtune.evaluation.scorers import Score
 from mlxtune.recipe import dump, load
 
 GOOD = '{"reply": "Thank you, it is near."}'
@@ -40,49 +44,55 @@ def write_evaluation(workspace: Path, *, pairs: bool = False, contract: bool = T
     (folder / "recipe.toml").write_text(dump(recipe))
     source_rows = read_source(recipe.source)
     rows, train = source_rows.rows[:count], source_rows.rows[count:]
-    logprobs = {
-        arm: {row.id: PairLogprobs(-1.0 - index / 10, -1.5 + (index % 3) / (1 + number)) for index, row in enumerate(rows)}
-        for number, arm in enumerate(arms)
-        if pairs
-    }
-    evidence.save_evidence(folder, recipe, rows, logprobs, source_rows.rows)
-    rules = Contract.from_recipe(recipe)
+    evidence.save_evidence(folder, recipe, rows, source_rows.rows)
+    rules, evaluated_rows = Contract.from_recipe(recipe), evidence.load_rows(folder)
     headline = rules.headline(recipe, has_preferences=pairs)
-    evaluated_rows = evidence.load_rows(folder)
-    scores_by_arm = {
-        arm: [rules.score(row.answer(text, "stop")) for row, text in zip(evaluated_rows, answers, strict=True)]
-        for arm, answers in arms.items()
-    }
-    records = [
-        {
-            "id": row.id, "line": row.location.line, "arm": arm, "output": text, "ended": "stop",
-            "failed": {name: [score.kind, score.why] for name, score in scores.items() if name in rules.required and not score.passed},
-        }
-        for arm, answers in arms.items()
-        for row, text, scores in zip(rows, answers, scores_by_arm[arm], strict=True)
+    measured = [
+        ArmAnswers(
+            arm,
+            score_answers(rules, evaluated_rows, [_answer(row.id, text, index if pairs else None, number) for index, (row, text) in enumerate(zip(rows, texts, strict=True))]),
+            number == 0,
+            1.5,
+        )
+        for number, (arm, texts) in enumerate(arms.items())
     ]  # fmt: skip
-    (folder / "outputs.jsonl").write_text(evidence.to_jsonl(records))
-    failed = [
-        row
-        for row, scores in zip(rows, scores_by_arm[list(arms)[-1]], strict=True)
-        if not scores["contract" if contract else "exact"].passed
-    ]
+    evidence.save_outputs(folder, measured)
+    metric = "contract" if contract else "exact"
+    failed = [row for row, scores in zip(rows, measured[-1].scores, strict=True) if not scores[metric].passed]
     nearest_rows.save_nearest(folder, failed, train, source_rows)
-    for arm, logprobs_by_id in logprobs.items():
-        for row, scores in zip(rows, scores_by_arm[arm], strict=True):
-            scores["preference"] = logprobs_by_id[row.id].score
-    arm_scores = [
-        report.ArmScores(arm, index == 0, 1.5, scores, [logprobs[arm][row.id].margin for row in rows] if pairs else [])
-        for index, (arm, scores) in enumerate(scores_by_arm.items())
-    ]
     facts = {
         "name": "shop", "base": "m", "base_fingerprint": "0" * 64, "run": "r", "adapter": "a", "rows": count,
-        "headline": headline, "row_ids": [row.id for row in rows], "looks": 1,
-        "asks": [metric.name for metric in rules.metrics if metric.required], "ledger": "Evaluated for the first time.", "source": str(source), "schema": evidence.schema_hash(folder), "contract": contract_hash(recipe),
-        "decoding": {"kind": "greedy", "max_tokens": 256}, "compute": "float32 on the CPU", "wording": report.WORDING,
+        "headline": headline, "row_ids": [row.id for row in rows], "required": rules.required_metrics,
+        "holdout": to_json(HoldoutHistory(1, 0, 0, 0, 0)), "source": str(source), "schema": evidence.schema_hash(folder),
+        "contract": contract_hash(recipe), "decoding": {"kind": "greedy", "max_tokens": 256}, "compute": "float32 on the CPU",
     }  # fmt: skip
-    publish(report.build(facts, arm_scores, [row.group for row in evaluated_rows]), folder)
+    publish(report_builder.build(facts, measured, [row.group for row in evaluated_rows]), folder)
     return folder
+
+
+def _answer(id: str, text: str, index: int | None, number: int) -> Answer:
+    """Return an answer; ``index`` is that of its row, whose likelihoods differ between arms by their ``number``, if it is a pair."""
+    if index is None:
+        return Answer(id, text, "stop", len(text) // 4)
+    rejected = 1.5 - (index % 3) / (1 + number)
+    return Answer(id, text, "stop", len(text) // 4, nats=1.0 + index / 10, tokens=1, rejected=(rejected, 1))
+
+
+def scored_arm(
+    name: str, scores: Sequence[dict[str, Score]], *, cut: int = 0, failed: int = 0, nats: float = 0.0, tokens: int = 0
+) -> ArmAnswers:
+    """Return an arm whose answers have ``scores``. The last ``cut`` were cut off; ``failed`` of these had failed for good by then.
+
+    The references have ``nats`` and ``tokens`` in total.
+    """
+    answers = []
+    for index, by_metric in enumerate(scores):
+        left = len(scores) - index
+        if left <= failed and not by_metric["contract"].passed:
+            by_metric = {**by_metric, "contract": replace(by_metric["contract"], is_final=True)}
+        likelihood = (nats, tokens) if index == 0 else (0.0, 0)
+        answers.append(Answer(str(index), "", "length" if left <= cut else "stop", 0, "", 0, None, *likelihood, scores=by_metric))
+    return ArmAnswers(name, tuple(answers), False, 1.0)
 
 
 _ITEMS = ("blue tent", "climbing rope", "order", "gift card of last week", "stove")

@@ -63,9 +63,6 @@ TO_SHORTEN = {
     "cli/export.py: export",
     "cli/judge.py: judge",
     "cli/serve.py: serve",
-    "evaluation/outputs.py: generate_answers",
-    "evaluation/verify.py: _numbers",
-    "evaluation/worker.py: evaluate",
     "training/probe.py: measure_steps",
 }
 

@@ -25,29 +25,13 @@ TEXT_OF_OTHERS = {
 TO_REMOVE: dict[str, list[str]] = {
     "advice/rules.py": ["Literal['prompt first', 'rag', 'fine-tune', 'both', 'not yet']"],
     "cli/queue.py": ["row.startswith('✗')"],
-    "evaluation/follow_up.py": ["report.outcome != 'cannot tell'"],
-    "evaluation/highlight.py": ["fault.kind == 'text after it'"],
-    "evaluation/off_task/result.py": ["Literal['held', 'dropped', 'cannot tell']"],
-    "evaluation/render/html.py": ["report.verdict.startswith(start)", "report.verdict.removeprefix(start)"],
-    "evaluation/report.py": ["text.removeprefix('Cannot tell. ')"],
-    "evaluation/scorers/json_valid.py": [
-        "error.kind in ('too deep', 'not UTF-8', 'byte order mark')",
-        "error.kind in ('bad word', 'bad number', 'syntax', 'text after it')",
-    ],
-    "evaluation/verdict.py": [
-        "Literal['better', 'worse', 'cannot tell']",
-        "comparison.outcome == 'cannot tell'",
-        "comparison.outcome != 'cannot tell'",
-    ],
     "models/row_tokens.py": ["error.message.partition(f'{record.location}: ')"],
     "models/template.py": ["lacking == 'its reasoning'"],
     "models/thoughts.py": ["Literal['', 'stop', 'length', 'loop', 'thinking', 'thinking loop']"],
-    "training/search/decision.py": ["compare_trials(board, number, best, rung).outcome == 'cannot tell'"],
     "tui/app.py": ["self.notice.glyph == '■'", "self.notice.glyph == '●'"],
-    "tui/next_step.py": ["self.glyph == '○'", "verdict.outcome == 'cannot tell'"],
+    "tui/next_step.py": ["self.glyph == '○'"],
     "tui/rooms/advice/render.py": ["item.glyph == '●'", "item.glyph == '✓'"],
-    "tui/rooms/evaluate/render.py": ["'evaluation.rows' in loaded.remedy", "text.startswith(start)"],
-    "tui/rooms/home/render.py": ["verdict.outcome == 'cannot tell'"],
+    "tui/rooms/evaluate/render.py": ["text.startswith(start)"],
     "tui/widgets/frame.py": ["self.glyph in ('✓', '·')"],
 }
 

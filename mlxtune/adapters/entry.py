@@ -5,7 +5,7 @@ from __future__ import annotations
 import calendar
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, get_args
@@ -14,11 +14,12 @@ from mlxtune.adapters.layout import LINEAGE, read_config, read_layout
 from mlxtune.core.errors import MlxtuneError
 from mlxtune.core.hashing import sha256_file, sha256_json
 from mlxtune.evaluation.arms import TUNED
-from mlxtune.evaluation.json_fields import to_json
-from mlxtune.evaluation.promotion import promotion_caveat
+from mlxtune.evaluation.json_fields import from_json, to_json
+from mlxtune.evaluation.promotion import Caveat, promotion_caveat
 from mlxtune.evaluation.report import EvaluationReport, Rate
 from mlxtune.evaluation.scorers import CONTRACT
 from mlxtune.evaluation.scorers.registry import FORMS
+from mlxtune.evaluation.verdict import Verdict
 from mlxtune.recipe import Recipe
 from mlxtune.recipe.parent import CONFIG, WEIGHTS
 from mlxtune.recipe.schema import Thinking, is_date
@@ -29,25 +30,25 @@ class AdapterScore:
     """The result of an evaluation: rates for the adapter (``after``) and for the strongest arm without training (``before``).
 
     ``arm`` is how the adapter was evaluated: alone, or with a prompt or a grammar.
-    ``caveat`` is the reason that a better adapter should still not be promoted, or empty. ``folder`` is the evaluation's folder, or
+    ``caveat`` is the reason that a better adapter should still not be promoted, if there is one. ``folder`` is the evaluation's folder, or
     ``None`` if the score comes from the adapter's lineage and is unverified.
     """
 
-    outcome: str = field(metadata={"key": "word"})
-    verdict: str
+    outcome: str
+    verdict: Verdict
     rows: int
     made: str
     rival: str
     before: tuple[Rate, ...]
     after: tuple[Rate, ...]
     folder: Path | None = None
-    caveat: str = field(default="", metadata={"key": "reservation"})
+    caveat: Caveat | None = None
     arm: str = TUNED
 
     @property
     def label(self) -> str:
-        """The outcome in one or two words: ``not recommended`` if there is a caveat."""
-        return "not recommended" if self.caveat else self.outcome
+        """The outcome, or ``not_recommended`` if there is a caveat."""
+        return "not_recommended" if self.caveat else self.outcome
 
     @property
     def changes(self) -> list[tuple[Rate, Rate]]:
@@ -187,18 +188,10 @@ def score_from_report(report: EvaluationReport, folder: Path | None = None) -> A
 def score_from_lineage(lineage: Mapping[str, Any]) -> AdapterScore | None:
     """Return the score recorded by an adapter's author, or ``None`` if there is no valid score."""
     try:
-        record = lineage["evaluation"]
-        before, after = (tuple(Rate(**rate) for rate in record[side]) for side in ("before", "after"))
-        outcome, verdict, made, rival = (record[key] for key in ("word", "verdict", "made", "rival"))
-        caveat, arm = record.get("reservation", ""), record.get("arm", TUNED)  # missing in older lineages
-        texts = [outcome, verdict, made, rival, caveat, arm, *(rate.metric for rate in (*before, *after))]
-        numbers = [number for rate in (*before, *after) for number in (rate.hits, rate.total, rate.low, rate.high)]
-        valid = all(isinstance(text, str) for text in texts) and all(isinstance(number, int | float) for number in numbers)
-        if not valid or not all(rate.total > 0 for rate in (*before, *after)):
-            return None
-        return AdapterScore(outcome, verdict, int(record["rows"]), made, rival, before, after, caveat=caveat, arm=arm)
+        score = from_json(AdapterScore, lineage["evaluation"])
     except (KeyError, TypeError, ValueError):
         return None
+    return score if all(rate.total > 0 for rate in (*score.before, *score.after)) else None
 
 
 def score_to_lineage(score: AdapterScore) -> dict[str, Any]:

@@ -13,9 +13,9 @@ from mlxtune.adapters.compare import compare
 from mlxtune.adapters.entry import AdapterEntry
 from mlxtune.cli.options import Json
 from mlxtune.cli.output import draw, info, progress_bar, show, show_json, show_missing_workspace
-from mlxtune.core.text import one_line
 from mlxtune.data import samples
 from mlxtune.evaluation.json_fields import to_json
+from mlxtune.evaluation.render.wording import caveat_text
 from mlxtune.present.adapter import AdapterDetail, adapter_document, adapters_table, comparison_document
 
 app = typer.Typer(
@@ -59,7 +59,7 @@ def list_adapters(json: Json = False) -> None:
     draw((adapters_table(entries),))
     for entry in entries:
         if entry.score and entry.score.caveat:
-            show(("  ! ", "bold warning"), f"{entry.name} is better but not recommended: {one_line(entry.score.caveat)}.")
+            show(("  ! ", "bold warning"), f"{entry.name} is better but not recommended: {caveat_text(entry.score.caveat)}.")
 
 
 @app.command("show")

@@ -23,6 +23,7 @@ from mlxtune.evaluation.blind.votes import HEADLINE_QUESTION, QUESTIONS, BlindRe
 from mlxtune.evaluation.json_fields import to_json
 from mlxtune.evaluation.paired_answers import load_pairs
 from mlxtune.evaluation.render.blind_table import rater_table, votes_table
+from mlxtune.evaluation.render.judge_wording import tally_text
 from mlxtune.evaluation.statistics.power import detectable_preference
 from mlxtune.runs import registry
 
@@ -141,7 +142,11 @@ def _keys() -> Iterator[str]:
 
 def table(result: BlindResult) -> None:
     """Print the verdict, the votes on each question, and the rater's consistency."""
-    print_verdict(f"{plural(result.pairs, 'pair')}, rated blind", result.headline.outcome, result.verdict)
+    print_verdict(
+        f"{plural(result.pairs, 'pair')}, rated blind",
+        result.headline.outcome,
+        tally_text(result.headline, result.first, result.second),
+    )
     show("")
     print_table(votes_table(result))
     print_table(rater_table(result))

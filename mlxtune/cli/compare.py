@@ -16,6 +16,7 @@ from mlxtune.core.text import plural
 from mlxtune.evaluation.compare import EvaluationSide, compare_evaluations, compare_many, find_side
 from mlxtune.evaluation.json_fields import to_json
 from mlxtune.evaluation.render.comparison_table import evaluation_comparison_table
+from mlxtune.evaluation.render.wording import compared_rows_text, comparison_verdict
 from mlxtune.evaluation.scorers.registry import metric_label
 from mlxtune.evaluation.verdict import signed_points
 from mlxtune.present.labels import p_value
@@ -39,11 +40,11 @@ def compare(
     if json:
         show_json(to_json(result))
     else:
-        print_verdict(result.scope, result.headline.outcome, result.verdict)
+        print_verdict(compared_rows_text(result), result.headline.outcome, comparison_verdict(result))
         show("")
         print_table(evaluation_comparison_table(result))
     if gate and result.headline.outcome != "better":
-        raise GateError(f"Gate failed: {result.verdict}")
+        raise GateError(f"Gate failed: {comparison_verdict(result)}")
 
 
 def _compare_many(names: list[str], *, gate: bool, json: bool) -> None:

@@ -26,6 +26,7 @@ from mlxtune.data.split import split
 from mlxtune.evaluation import report as reports
 from mlxtune.evaluation.arms import BASE, GRAMMAR, TUNED, TUNED_GRAMMAR
 from mlxtune.evaluation.json_fields import to_json
+from mlxtune.evaluation.render.wording import verdict_text
 from mlxtune.evaluation.scorers import CONTRACT
 from mlxtune.models.resolve import resolve
 from mlxtune.planning.machine import COMPUTE_VARIABLE, this_machine
@@ -152,7 +153,7 @@ def _train(recipe: Recipe, panel: Stages) -> Run:
 def _evaluate(recipe: Recipe, run: Run, panel: Stages) -> _Trained:
     panel.begin(recipe.name)
     evaluation = _measure(recipe, run)
-    panel.end(reports.load(evaluation).verdict)
+    panel.end(verdict_text(reports.load(evaluation).verdict))
     return _Trained(run, evaluation)
 
 

@@ -23,15 +23,26 @@ from mlxtune.evaluation import report as reports
 from mlxtune.evaluation.endpoints import endpoint_arms, remote_hosts
 from mlxtune.evaluation.follow_up import follow_up
 from mlxtune.evaluation.json_fields import to_json
-from mlxtune.evaluation.off_task.result import off_task_power
-from mlxtune.evaluation.promotion import off_task_hint, promotion_refusal, unmeasured_forgetting
+from mlxtune.evaluation.off_task.prompts import load_prompts
+from mlxtune.evaluation.promotion import is_forgetting_unmeasured
 from mlxtune.evaluation.render.comparison_table import evaluation_comparison_table, report_tables
-from mlxtune.evaluation.render.wording import contract_text, holdout_summary, seed_summary
+from mlxtune.evaluation.render.wording import (
+    UNMEASURED_FORGETTING,
+    comparison_verdict,
+    contract_text,
+    follow_up_text,
+    holdout_summary,
+    off_task_hint,
+    off_task_summary,
+    refusal_text,
+    seed_summary,
+    verdict_text,
+)
 from mlxtune.evaluation.report import EvaluationReport
 from mlxtune.evaluation.scorers import CONTRACT
 from mlxtune.evaluation.start import require_adapter
 from mlxtune.models.resolve import resolve, same_base
-from mlxtune.present.labels import GLYPHS, outcome_mark
+from mlxtune.present.labels import GLYPHS, detectable_drop_fact, outcome_mark
 from mlxtune.recipe import Recipe, load
 from mlxtune.runs import registry
 from mlxtune.runs.registry import Run
@@ -86,7 +97,7 @@ def evaluate(
         raise typer.Exit(code)
     report = reports.load(folder)
     show_json({"folder": str(folder), **to_json(report)}) if json else show_report(report, folder)
-    if gate and (why := promotion_refusal(report, accept_unknown=accept_unknown)):
+    if gate and (why := refusal_text(report, accept_unknown=accept_unknown)):
         raise GateError(f"Gate failed: {why}", hint=off_task_hint(report))
 
 
@@ -111,7 +122,7 @@ def _compare_generated(recipe: Recipe, *, consent: str, gate: bool, json: bool) 
         print_verdict(
             f"with {variants.generated:,} generated rows, against {variants.own:,} own rows alone",
             result.headline.outcome,
-            result.verdict,
+            comparison_verdict(result),
         )
         show(
             "    ",
@@ -123,7 +134,7 @@ def _compare_generated(recipe: Recipe, *, consent: str, gate: bool, json: bool) 
         show("")
         print_table(evaluation_comparison_table(result))
     if gate and result.headline.outcome != "better":
-        raise GateError(f"Gate failed: {result.verdict}")
+        raise GateError(f"Gate failed: {comparison_verdict(result)}")
 
 
 def _trained(recipe: Recipe) -> Run:
@@ -159,8 +170,8 @@ def _start(
 
     ``seeds`` are runs that differ from ``run`` only in the seed.
     """
-    if (run or entry) and (power := off_task_power(recipe)):
-        info("  ", ("Off-task ", "muted"), power)
+    if (run or entry) and (fact := detectable_drop_fact(len(load_prompts(recipe)), recipe.evaluation.regression_margin)):
+        info("  ", (f"{fact.label.capitalize()} ", "muted"), f"{fact.value} {fact.note}")
     with progress_bar("looking for the model") as update:
         return control.evaluate(Path.cwd(), recipe, run, entry, seeds=seeds, consent=consent, progress=update)
 
@@ -177,9 +188,9 @@ def _consent(recipe: Recipe, send: bool) -> str:
 
 def show_report(report: EvaluationReport, folder: Path) -> None:
     """Print a report's verdict, then all its tables."""
-    print_verdict(plural(report.facts["rows"], "held-out row"), report.outcome, report.verdict)
+    print_verdict(plural(report.facts["rows"], "held-out row"), report.outcome, verdict_text(report.verdict))
     show("    ", (holdout_summary(report), "muted"))
-    if remedy := follow_up(report, folder):
+    if remedy := follow_up_text(follow_up(report, folder)):
         show("    ", (remedy, "muted"))
     if report.answer_metric != CONTRACT:
         show("    ", (contract_text(report), "muted"))
@@ -189,12 +200,12 @@ def show_report(report: EvaluationReport, folder: Path) -> None:
     for report_table in report_tables(report):
         print_table(report_table)
     if off_task := report.off_task:
-        style = outcome_mark(off_task.word)
+        style = outcome_mark(off_task.outcome)
         glyph = GLYPHS[style]
-        show("  ", (f"{glyph} ", f"bold {style}"), off_task.summary)
+        show("  ", (f"{glyph} ", f"bold {style}"), off_task_summary(off_task))
         show("")
-    elif text := unmeasured_forgetting(report):
-        show("  ", (text, "muted"))
+    elif is_forgetting_unmeasured(report):
+        show("  ", (UNMEASURED_FORGETTING, "muted"))
         show("")
     show(("  Report   ", "muted"), str(folder / reports.FILE))
     show(("  Outputs  ", "muted"), str(folder / "outputs.jsonl"))

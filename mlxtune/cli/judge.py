@@ -18,13 +18,14 @@ from mlxtune.core.errors import GateError, InputError
 from mlxtune.core.text import plural
 from mlxtune.evaluation.blind import blind_session
 from mlxtune.evaluation.json_fields import to_json
-from mlxtune.evaluation.judge import AskJudge, calibration, endpoint, judge_session, rubric
+from mlxtune.evaluation.judge import AskJudge, endpoint, judge_session, rubric
 from mlxtune.evaluation.judge.endpoint import CostMeter, EndpointJudge
 from mlxtune.evaluation.judge.judge_report import JudgeReport, build_judge_report, save_judge_report
 from mlxtune.evaluation.judge.judge_session import JudgeSession
 from mlxtune.evaluation.judge.local import BATCH_SIZE, LocalJudge
 from mlxtune.evaluation.paired_answers import load_pairs
 from mlxtune.evaluation.render.comparison_table import comparison_table, key_value_table, score_table
+from mlxtune.evaluation.render.judge_wording import calibration_sentence, judge_faults, judge_verdict, win_rates
 from mlxtune.models.resolve import resolve
 from mlxtune.runs import registry
 
@@ -75,7 +76,7 @@ def judge(
     report = build_judge_report(fixed, verdicts, blind_session.revealed_choices(run.folder, first, second, rows), meter.spent)
     save_judge_report(report, fixed.folder)
     show_json({"folder": str(fixed.folder), **to_json(report)}) if json else table(report)
-    if report.broken:
+    if report.faults or report.unusable:
         raise GateError(
             "The judge is unreliable, so its verdict does not count.", hint="Use another model, or vote yourself: mlxtune blind"
         )
@@ -135,11 +136,10 @@ def _consent(fixed: JudgeSession, send: bool) -> str:
 def table(report: JudgeReport) -> None:
     """Print the verdict, the judge's reliability, and the comparison for each question."""
     facts, (first, second) = report.facts, report.facts["arms"]
-    outcome = "" if report.broken else report.pairs.outcome
-    print_verdict(f"{plural(facts['rows'], 'row')}, judged by {facts['judge']}", outcome, report.verdict)
+    print_verdict(f"{plural(facts['rows'], 'row')}, judged by {facts['judge']}", report.outcome, judge_verdict(report))
     show("")
     items = [
-        ("sentinels", "; ".join(report.broken) or "none passed"),
+        ("sentinels", "; ".join(judge_faults(report)) or "none passed"),
         ("both orders", f"{report.flips} of {report.both} pairs flipped, counted as ties"),
         ("repeated questions", f"{report.same} of {report.repeated} identical grades"),
     ]
@@ -147,8 +147,8 @@ def table(report: JudgeReport) -> None:
         arm = {"first": first, "second": second}.get(subject, "pairs")
         items.append((f"unusable, {arm}", ", ".join(f"{count} {kind}" for kind, count in kinds.items())))
     if calibrated := report.calibrated:
-        items.append(("your blind votes", calibration.calibration_sentence(calibrated)))
-        items += calibration.win_rates(calibrated, second)
+        items.append(("your blind votes", calibration_sentence(calibrated)))
+        items += win_rates(calibrated, second)
     if facts["spent"]:
         items.append(("spent", f"${facts['spent']:.4f}"))
     print_table(key_value_table("The judge", "", items))

@@ -15,10 +15,10 @@ from mlxtune.cli.tables import print_table
 from mlxtune.core.errors import InputError
 from mlxtune.core.files import read_failure, read_text
 from mlxtune.core.text import plural
-from mlxtune.evaluation import report as reports
 from mlxtune.evaluation.contract import Contract, check_patterns
 from mlxtune.evaluation.render.comparison_table import rate_cells
-from mlxtune.evaluation.scorers import ModelAnswer, Score
+from mlxtune.evaluation.report_builder import metric_rates
+from mlxtune.evaluation.scorers import CONTRACT, ModelAnswer, Score
 from mlxtune.evaluation.scorers.registry import metric_label
 from mlxtune.evaluation.scorers.schema_valid import SchemaValidator
 from mlxtune.models.thoughts import split_thought
@@ -67,9 +67,12 @@ def score(
             f"{recipe} has no contract, and no output has a reference, so there is nothing to score.",
             hint="Use --schema, --disclaimer, --forbid, or --pattern instead of --recipe.",
         )
-    rates = reports.metric_rates(scored)
+    rates = metric_rates(scored)
     if json:
-        scores = [{"id": name, **_score_json(row, contract.required)} for (name, _), row in zip(rows, scored, strict=True)]
+        scores = [
+            {"id": name, **_score_json(row, {*contract.required_metrics, CONTRACT})}
+            for (name, _), row in zip(rows, scored, strict=True)
+        ]
         show_json({"rows": len(rows), "rates": [asdict(rate) | {"share": rate.share} for rate in rates], "scores": scores})
         return
     body = tuple((Cell(metric_label(rate.metric)), *rate_cells(rate)) for rate in rates)
@@ -80,7 +83,7 @@ def score(
 def _score_json(scores: dict[str, Score], required: set[str]) -> dict[str, Any]:
     """Return an output's failed required metrics with reasons, and its scores for the other metrics."""
     return {
-        "failed": {name: [score.kind, score.why] for name, score in scores.items() if name in required and not score.passed},
+        "failed": {name: [score.kind, score.detail] for name, score in scores.items() if name in required and not score.passed},
         "observed": {
             name: score.passed if score.value is None else score.value for name, score in scores.items() if name not in required
         },

@@ -15,6 +15,7 @@ from mlxtune.cli.output import info, progress_bar, show, show_json
 from mlxtune.core.errors import InputError
 from mlxtune.data import check_cache
 from mlxtune.evaluation.history import evaluation_of, evaluations
+from mlxtune.evaluation.render.wording import verdict_text
 from mlxtune.present.check import check_warning
 from mlxtune.recipe import Recipe, load
 from mlxtune.runs.registry import Run
@@ -73,7 +74,7 @@ def show_adapter(run: Run) -> None:
     if state.earlier_adapter_step:
         info(f"It is from step {state.earlier_adapter_step:,}, which had the lowest validation loss.")
     if evaluation := evaluation_of(evaluations(run.folder.parent.parent), run.id):
-        info("Evaluated: ", evaluation.report.verdict)
+        info("Evaluated: ", verdict_text(evaluation.report.verdict))
     else:
         info("Evaluate it:  ", (f"mlxtune eval {run.id}", "primary"))
 

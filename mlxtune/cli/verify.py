@@ -16,6 +16,7 @@ from mlxtune.evaluation import report as reports
 from mlxtune.evaluation import signature as signing
 from mlxtune.evaluation import verify as verifying
 from mlxtune.evaluation.promotion import promotion_caveat
+from mlxtune.evaluation.render.wording import caveat_text, verdict_text
 from mlxtune.runs import registry
 
 _SHOWN = 20
@@ -63,11 +64,11 @@ def verify(
         rates = plural(sum(len(arm.rates) for arm in result.arms), "rate")
         counts = f"{rates} and {plural(len(result.comparisons), 'comparison')} for {plural(result.facts['rows'], 'row')}"
         show(("  ✓ ", "bold success"), f"The report is correct: {counts} were recomputed with identical results.")
-        show("    ", (one_line(result.verdict), "muted"))
+        show("    ", (one_line(verdict_text(result.verdict)), "muted"))
         if recorded := verifying.unverified(folder):
             show("    ", (f"Recorded by the evaluation, not recomputed: {', '.join(recorded)}.", "muted"))
         if caveat := promotion_caveat(result):
-            show(("  ! ", "bold warning"), f"Not recommended: {caveat}.")
+            show(("  ! ", "bold warning"), f"Not recommended: {caveat_text(caveat)}.")
         if signature is None:
             show("    ", ("Not signed.", "muted"))
         elif signature.signer:

@@ -11,9 +11,12 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from mlxtune.evaluation.scorers import CONTRACT, LOOP, PASS, THINKING_LIMIT, THINKING_LOOP, Score
+
+if TYPE_CHECKING:
+    from mlxtune.evaluation.answers import Answer
 
 MAX_CUT = 0.05  # an arm cannot lose a comparison if a larger share of its answers was cut off and might still have passed
 _LENGTH = 16  # characters per n-gram
@@ -21,22 +24,6 @@ _TAIL = 64  # minimum number of characters at the end of an answer in which n-gr
 _SHARE = 0.5  # minimum share of repeated n-grams in the tail of a loop; it is below a tenth in ordinary answers
 _LOOPS = (LOOP, THINKING_LOOP)
 _CUT = ("length", THINKING_LIMIT, *_LOOPS)
-
-
-class Answer(Protocol):
-    """An answer with the time that it takes if generated alone. In older evaluations, which did not store it, ``answer_tokens`` is
-    ``None``."""
-
-    @property
-    def output(self) -> str: ...
-    @property
-    def ended(self) -> str: ...
-    @property
-    def thought(self) -> str: ...
-    @property
-    def answer_tokens(self) -> int | None: ...
-    @property
-    def seconds(self) -> float | None: ...
 
 
 @dataclass(frozen=True)
@@ -60,17 +47,15 @@ class AnswerStatistics:
         return self.cut - self.failed
 
 
-def answer_statistics(answers: Sequence[Answer], scores: Sequence[Mapping[str, Score]]) -> AnswerStatistics | None:
-    """Return the statistics of ``answers``, whose ``scores`` are by metric, or ``None`` if they were stored without their lengths."""
-    lengths = [answer.answer_tokens for answer in answers if answer.answer_tokens is not None]
-    if len(lengths) < len(answers):
-        return None
-    cut = [(answer, by_metric) for answer, by_metric in zip(answers, scores, strict=True) if answer.ended in _CUT]
-    going = [by_metric for answer, by_metric in cut if not _repeats(answer)]
-    failed = sum(_deciding(by_metric).is_final for by_metric in going)
+def answer_statistics(answers: Sequence[Answer]) -> AnswerStatistics:
+    """Return the statistics of ``answers``."""
+    cut = [answer for answer in answers if answer.ended in _CUT]
+    going = [answer for answer in cut if not _repeats(answer)]
+    failed = sum(_deciding(answer.scores).is_final for answer in going)
     seconds = sorted(answer.seconds for answer in answers if answer.seconds is not None)
-    p50, p95 = (_percentile(seconds, share) if len(seconds) == len(answers) else None for share in (0.5, 0.95))
-    return AnswerStatistics(len(going), len(cut) - len(going), sum(lengths), p50, p95, failed)
+    p50, p95 = (_percentile(seconds, share) if seconds and len(seconds) == len(answers) else None for share in (0.5, 0.95))
+    tokens = sum(answer.answer_tokens for answer in answers)
+    return AnswerStatistics(len(going), len(cut) - len(going), tokens, p50, p95, failed)
 
 
 def _deciding(by_metric: Mapping[str, Score]) -> Score:

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from mlxtune.data.rows import PromptRow
-from mlxtune.evaluation.arms import Arm
+from mlxtune.evaluation.answers import ArmAnswers, SeedAnswers
+from mlxtune.evaluation.arms import TUNED, Arm, SeedAdapter
 from mlxtune.evaluation.endpoint_answers import endpoint_answers
 from mlxtune.evaluation.off_task.prompts import OFF_TASK, OffTaskPrompt, group_by_prefix
-from mlxtune.evaluation.outputs import ArmAnswers, generate_answers
+from mlxtune.evaluation.outputs import AnswerOptions, generate_answers
 from mlxtune.evaluation.progress import progress_reporter
 from mlxtune.evaluation.report import EndpointFacts
-from mlxtune.evaluation.seed_answers import answer_with_seeds
-from mlxtune.evaluation.seed_evidence import SeedAdapter, SeedAnswer
 from mlxtune.models import lora
 from mlxtune.models.generate import Progress
 from mlxtune.models.load import LoadedModel
@@ -37,12 +36,9 @@ class ArmRunner:
         section = worker.recipe.evaluation
         self.endpoints: dict[str, EndpointFacts] = {}
         self._worker, self._loaded, self._template = worker, loaded, template
-        self._max_tokens, self._compared = max_tokens, compared
-        self._thinking_tokens, self._cache = section.thinking_tokens, worker.folder.parent / "cache"
-        self._options: dict[str, Any] = {
-            "settings": template.settings, "thinking_tokens": self._thinking_tokens, "batch_size": section.batch_size,
-            "cache": self._cache,
-        }  # fmt: skip
+        self.compared = compared
+        cache = worker.folder.parent / "cache"
+        self._options = AnswerOptions(template.settings, max_tokens, section.thinking_tokens, section.batch_size, cache)
         self._adapter: Path | None = None
         self._prefixes = PrefixCache(loaded.model)
 
@@ -51,14 +47,15 @@ class ArmRunner:
         tell = partial(progress_reporter, self._worker, arm.name)
         self._worker.emit("arm.started", arm=arm.name, rows=len(rows))
         if arm.endpoint:
-            thinking_tokens = 0 if self._template.settings.thinking == "off" else self._thinking_tokens
+            options = self._options
+            thinking_tokens = 0 if options.settings.thinking == "off" else options.thinking_tokens
             answers, spent = endpoint_answers(
-                arm, arm.endpoint, rows, max_tokens=self._max_tokens + thinking_tokens, cache=self._cache, tell=tell,
+                arm, arm.endpoint, rows, max_tokens=options.max_tokens + thinking_tokens, cache=options.cache, tell=tell,
                 count_tokens=self._template.count_tokens,
             )  # fmt: skip
             self.endpoints[arm.name] = {"url": arm.endpoint.url, "model": arm.endpoint.model, "spent": spent}
         else:
-            answers = self._generate(arm, rows, self._max_tokens, tell, compared=self._compared, timed=True)
+            answers = self._generate(arm, rows, self._options, tell, compared=self.compared, timed=True)
         self._worker.emit("arm.finished", arm=arm.name, rows=len(rows), cached=answers.cached, seconds=answers.seconds)
         if answers.no_likelihood_reason:
             self._worker.warn("no_perplexity", arm=arm.name, reason=answers.no_likelihood_reason)
@@ -71,28 +68,32 @@ class ArmRunner:
         self._worker.emit("arm.started", arm=arm.name, rows=len(prompts), of=OFF_TASK)
         for limit, group in group_by_prefix(prompts):
             tell = partial(progress_reporter, self._worker, arm.name, done_before=answered, total=len(prompts))
-            answers = self._generate(arm, [prompt.row(system) for prompt in group], limit, tell, of=OFF_TASK)
-            outputs |= {prompt: output.output for prompt, output in zip(group, answers.outputs, strict=True)}
+            options = replace(self._options, max_tokens=limit)
+            answers = self._generate(arm, [prompt.row(system) for prompt in group], options, tell, of=OFF_TASK)
+            outputs |= {prompt: answer.output for prompt, answer in zip(group, answers.answers, strict=True)}
             answered, cached, seconds = answered + len(group), cached and answers.cached, seconds + answers.seconds
         self._worker.emit("arm.finished", arm=arm.name, rows=len(prompts), cached=cached, seconds=seconds, of=OFF_TASK)
         return [outputs[prompt] for prompt in prompts]
 
     def answer_with_seeds(
         self, seeds: Sequence[SeedAdapter], validation: Sequence[PromptRow], rows: Sequence[PromptRow]
-    ) -> list[SeedAnswer]:
-        """Return every seed's answers to the ``validation`` and the held-out ``rows``."""
-        answers = answer_with_seeds(
-            seeds, {"validation": validation, "held-out": rows}, partial(progress_reporter, self._worker), loaded=self._loaded,
-            max_tokens=self._max_tokens, compared=self._compared, **self._options,
-        )  # fmt: skip
-        self._prefixes, self._adapter = PrefixCache(self._loaded.model), Path(seeds[-1].adapter)
+    ) -> list[SeedAnswers]:
+        """Return every seed's answers to the ``validation`` and the held-out ``rows``. The model then has the last seed's adapter."""
+        answers = []
+        for seed in seeds:
+            arm, tell = Arm(TUNED, Path(seed.adapter)), partial(progress_reporter, self._worker, f"seed {seed.seed}")
+            parts = [
+                self._generate(arm, prompts, self._options, tell, of=f"{part} row", compared=self.compared).answers
+                for part, prompts in (("validation", validation), ("held-out", rows))
+            ]
+            answers.append(SeedAnswers(seed.run, seed.seed, *parts))
         return answers
 
     def _generate(
         self,
         arm: Arm,
         rows: Sequence[PromptRow],
-        max_tokens: int,
+        options: AnswerOptions,
         tell: Callable[[str], Progress],
         *,
         of: str = HELD_OUT_ROW,
@@ -103,7 +104,5 @@ class ArmRunner:
             assert arm.adapter
             (lora.load_weights if self._adapter else lora.load)(self._loaded.model, arm.adapter)
             self._prefixes, self._adapter = PrefixCache(self._loaded.model), arm.adapter
-        return generate_answers(
-            arm, self._loaded, rows, max_tokens=max_tokens, of=of, compared=compared, timed=timed, shared=self._prefixes,
-            tell=tell, **self._options,
-        )  # fmt: skip
+        shared = self._prefixes
+        return generate_answers(arm, self._loaded, rows, options, tell, of=of, compared=compared, timed=timed, shared=shared)

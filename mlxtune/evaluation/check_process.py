@@ -77,7 +77,7 @@ def contract_scorer(recipe: Recipe | None, skipped: dict[str, Skip]) -> Contract
         failed = {metric: scores[metric] for metric in contract.required_metrics if not scores[metric].passed}
         if "json" in failed:  # an answer that is not JSON does not conform to the schema either
             failed.pop("schema", None)
-        return {metric: score.why for metric, score in failed.items()}
+        return {metric: score.detail for metric, score in failed.items()}
 
     return failures
 

@@ -3,77 +3,92 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
-from dataclasses import asdict
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
 from mlxtune.core.errors import InputError
 from mlxtune.core.hashing import sha256_json
 from mlxtune.evaluation.history import evaluations
 from mlxtune.evaluation.report import ReportFacts
-from mlxtune.recipe import EvaluationSection, Recipe
+from mlxtune.recipe import Recipe
 from mlxtune.runs.registry import Run
 
-_FIRST_KEYS = {"disclaimers", "forbid", "length", "reference", "fields"}
-_OTHER_KEYS = {
-    "schema",
-    "arms",
-    "endpoints",
-    "prompt",
-    "shots",
-    "rows",
-    "regression",
-    "regression_margin",
-    "regression_system",
-    "max_tokens",
-    "thinking_tokens",
-    "batch_size",
-}  # not part of the contract
+_NOT_CONTRACT = {
+    "schema", "arms", "endpoints", "prompt", "shots", "rows", "regression", "regression_margin", "regression_system", "max_tokens",
+    "thinking_tokens", "batch_size",
+}  # fmt: skip
+Term = Literal["held_out_rows", "schema", "contract", "template", "thinking", "thinking_tokens", "token_limit", "decoding"]
+_NAMES: dict[Term, str] = {
+    "schema": "the schema",
+    "contract": "the other requirements of the contract",
+    "template": "the chat template",
+    "thinking": "thinking",
+    "thinking_tokens": "the limit for reasoning",
+    "decoding": "how answers are generated",
+}
+
+
+@dataclass(frozen=True)
+class ChangedTerm:
+    """A condition that differs between two evaluations.
+
+    For ``token_limit``, ``before`` and ``now`` are the limits; for ``held_out_rows``, the numbers of removed and of new rows.
+    """
+
+    term: Term
+    before: int = 0
+    now: int = 0
+
+    @property
+    def name(self) -> str:
+        """The condition's name in an error or a report."""
+        if self.term == "held_out_rows":
+            return f"the held-out rows ({self.now} new, {self.before} removed)"
+        if self.term == "token_limit":
+            return f"the token limit of an answer ({self.before:,}, now {self.now:,})"
+        return _NAMES[self.term]
+
+
+@dataclass(frozen=True)
+class ChangedTerms:
+    """The conditions that changed since the evaluation ``since``."""
+
+    since: str
+    terms: tuple[ChangedTerm, ...]
 
 
 def contract_hash(recipe: Recipe) -> str:
-    """Return the hex SHA-256 of the contract apart from its schema.
-
-    Keys that were added later are included only if they are set, so that the hashes of older evaluations stay valid.
-    """
-    section, defaults = asdict(recipe.evaluation), asdict(EvaluationSection())
-    for item in (item for rule in section["disclaimers"] for item in (rule, *rule["any_of"]) if item["match"] == "normalized"):
-        item["match"] = "normalised"  # its earlier name
-    keys = [key for key in section if key in _FIRST_KEYS or (key not in _OTHER_KEYS and section[key] != defaults[key])]
-    return sha256_json({key: section[key] for key in keys})
+    """Return the hex SHA-256 of the contract apart from its schema."""
+    return sha256_json({key: value for key, value in asdict(recipe.evaluation).items() if key not in _NOT_CONTRACT})
 
 
-def differences(before: ReportFacts, now: ReportFacts) -> list[str]:
-    """Describe the differences between the conditions of two reports; empty if their results can be compared.
+def differences(before: ReportFacts, now: ReportFacts) -> list[ChangedTerm]:
+    """Return the differences between the conditions of two reports; empty if their results can be compared.
 
-    Templates are compared only if the base is the same. A fact that an older version did not store does not count as a difference.
+    Templates are compared only if the base is the same.
     """
     new, missing = set(now["row_ids"]) - set(before["row_ids"]), set(before["row_ids"]) - set(now["row_ids"])
-    rows = [f"the held-out rows ({len(new)} new, {len(missing)} removed)"] if new or missing else []
+    rows = [ChangedTerm("held_out_rows", len(missing), len(new))] if new or missing else []
     return [*rows, *_criteria_changes(before, now), *_generation_changes(before, now)]
 
 
-def _criteria_changes(before: ReportFacts, now: ReportFacts) -> list[str]:
-    """Describe the differences between what answers must satisfy, and between how prompts are rendered."""
-    changes = []
-    for key, name in (("schema", "the schema"), ("contract", "the other requirements of the contract")):
-        if _differs(before, now, key):
-            changes.append(name)
-    if _differs(before, now, "template") and not _differs(before, now, "base_fingerprint"):
-        changes.append("the chat template")
-    return changes
+def _criteria_changes(before: ReportFacts, now: ReportFacts) -> list[ChangedTerm]:
+    """Return the differences between what answers must satisfy, and between how prompts are rendered."""
+    terms: tuple[Term, ...] = ("schema", "contract", "template")
+    same_base = before.get("base_fingerprint") == now.get("base_fingerprint")
+    return [ChangedTerm(term) for term in terms if _differs(before, now, term) and (same_base or term != "template")]
 
 
-def _generation_changes(before: ReportFacts, now: ReportFacts) -> list[str]:
-    """Describe the differences between how answers were generated."""
-    changes = []
-    for key, name in (("thinking", "thinking"), ("thinking_tokens", "the limit for reasoning")):
-        if _differs(before, now, key):
-            changes.append(name)
-    if _differs(before, now, "decoding"):
-        one, two = (facts["decoding"]["max_tokens"] for facts in (before, now))
-        changes.append(f"the token limit of an answer ({one:,}, now {two:,})" if one != two else "how answers are generated")
-    return changes
+def _generation_changes(before: ReportFacts, now: ReportFacts) -> list[ChangedTerm]:
+    """Return the differences between how answers were generated."""
+    terms: tuple[Term, ...] = ("thinking", "thinking_tokens")
+    changes = [ChangedTerm(term) for term in terms if _differs(before, now, term)]
+    one, two = (facts["decoding"]["max_tokens"] for facts in (before, now))
+    if one != two:
+        return [*changes, ChangedTerm("token_limit", one, two)]
+    return [*changes, *([ChangedTerm("decoding")] if _differs(before, now, "decoding") else [])]
 
 
 def require_baseline_terms(evaluation: Path, facts: ReportFacts, recipe: Recipe) -> None:
@@ -85,7 +100,7 @@ def require_baseline_terms(evaluation: Path, facts: ReportFacts, recipe: Recipe)
     for run, before in _earlier(evaluation, facts, recipe):
         if changes := _criteria_changes(before, facts):
             raise InputError(
-                f"{_listed(changes)} changed since the base was evaluated ({run.id}), so the results cannot be compared.",
+                f"{listed(changes)} changed since the base was evaluated ({run.id}), so the results cannot be compared.",
                 hint=f"Undo the change, or evaluate the base again: mlxtune eval {_recipe_file(evaluation.parent.parent, recipe)}",
             )
         return
@@ -97,19 +112,19 @@ def _recipe_file(workspace: Path, recipe: Recipe) -> str:
     return shlex.quote(str(file)) if (workspace / file).is_file() else "RECIPE"
 
 
-def describe_changes(evaluation: Path, facts: ReportFacts, recipe: Recipe) -> str:
-    """Return a sentence about how the conditions changed since an earlier evaluation of this base, or ``""``."""
+def changed_terms(evaluation: Path, facts: ReportFacts, recipe: Recipe) -> ChangedTerms | None:
+    """Return how the conditions changed since an earlier evaluation of this base, or ``None`` if they did not."""
     for run, before in _earlier(evaluation, facts, recipe):
         if changes := differences(before, facts):
-            return f"{_listed(changes)} changed since {run.id}."
-    return ""
+            return ChangedTerms(run.id, tuple(changes))
+    return None
 
 
 def require_comparable(first: str, before: ReportFacts, second: str, now: ReportFacts) -> None:
     """Raise ``InputError`` if the evaluations named ``first`` and ``second`` were made under different conditions."""
     if changes := differences(before, now):
         raise InputError(
-            f"{first} and {second} cannot be compared: {', '.join(changes)} changed between them.",
+            f"{first} and {second} cannot be compared: {', '.join(change.name for change in changes)} changed between them.",
             hint=_same_limit(before, now) or "Evaluate both with the same held-out rows, contract, chat template, and token limit.",
         )
 
@@ -129,19 +144,16 @@ def _earlier(evaluation: Path, facts: ReportFacts, recipe: Recipe) -> Iterator[t
     """Yield the run and facts of each finished evaluation with this recipe's name and base, newest first."""
     for one in evaluations(evaluation.parent.parent):
         before = one.report.facts
-        if (
-            one.run.folder != evaluation
-            and one.name == recipe.name
-            and before.get("base_fingerprint") == facts["base_fingerprint"]
-            and "row_ids" in before
-        ):
+        if one.run.folder != evaluation and one.name == recipe.name and before.get("base_fingerprint") == facts["base_fingerprint"]:
             yield one.run, before
 
 
 def _differs(before: ReportFacts, now: ReportFacts, key: str) -> bool:
-    return key in before and key in now and before.get(key) != now.get(key)
+    return before.get(key) != now.get(key)
 
 
-def _listed(items: list[str]) -> str:
-    text = items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}"
+def listed(changes: Sequence[ChangedTerm]) -> str:
+    """Return the names of the changed conditions as the beginning of a sentence."""
+    *items, last = [change.name for change in changes]
+    text = f"{', '.join(items)} and {last}" if items else last
     return text[0].upper() + text[1:]

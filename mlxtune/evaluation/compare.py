@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mlxtune.core.errors import InputError
-from mlxtune.core.text import plural
-from mlxtune.evaluation import comparability
+from mlxtune.evaluation import comparability, report_builder
 from mlxtune.evaluation import report as reports
+from mlxtune.evaluation.answers import score_answers
 from mlxtune.evaluation.arms import is_tuned
 from mlxtune.evaluation.contract import Contract
 from mlxtune.evaluation.evidence import load_evidence
@@ -18,8 +18,8 @@ from mlxtune.evaluation.history import evaluations
 from mlxtune.evaluation.report import FILE, EvaluationReport, strongest_arm
 from mlxtune.evaluation.scorers import CONTRACT
 from mlxtune.evaluation.scorers.preference import PREFERENCE
-from mlxtune.evaluation.scorers.registry import FORMS, metric_label
-from mlxtune.evaluation.verdict import Comparison, apply_holm, compare, verdict_sentence
+from mlxtune.evaluation.scorers.registry import FORMS
+from mlxtune.evaluation.verdict import Comparison, apply_holm, compare
 from mlxtune.runs import registry
 
 
@@ -38,25 +38,19 @@ class EvaluationSide:
 
 @dataclass(frozen=True)
 class EvaluationComparison:
-    """The comparison of the second side with the first on each metric but those of the answers' form, and the verdict."""
+    """The comparison of the second side with the first on each metric but those of the answers' form."""
 
     first: str
     second: str
     rows: int
     comparisons: tuple[Comparison, ...]
-    verdict: str
+    grouped: bool
+    """Whether some rows belong to the same group, and so are not independent."""
 
     @property
     def headline(self) -> Comparison:
         """The comparison on the metric that the verdicts of both are about. It is the last one."""
         return self.comparisons[-1]
-
-    @property
-    def scope(self) -> str:
-        """On how many rows both were evaluated, and on how many the headline compares them, if those are fewer."""
-        compared = self.headline.paired.total
-        fewer = f"; compared on {compared:,}" if compared < self.rows else ""
-        return f"{plural(self.rows, 'held-out row')}, the same for both{fewer}"
 
 
 def find_side(workspace: Path, which: str) -> EvaluationSide:
@@ -76,7 +70,7 @@ def compare_evaluations(first: EvaluationSide, second: EvaluationSide) -> Evalua
     before, after = load_evidence(first.folder), load_evidence(second.folder)
     contract = Contract.from_recipe(after.recipe)
     one, two = (
-        dict(zip((row.id for row in evidence.rows), evidence.scores(side.arm, contract), strict=True))
+        {answer.id: answer.scores for answer in score_answers(contract, evidence.rows, evidence.answers[side.arm])}
         for side, evidence in ((first, before), (second, after))
     )
     has_pairs = any(PREFERENCE in scores and PREFERENCE in two[id] for id, scores in one.items())
@@ -89,14 +83,13 @@ def compare_evaluations(first: EvaluationSide, second: EvaluationSide) -> Evalua
         [
             compare(
                 metric, first.name, second.name,
-                *reports.both_passed(metric, [one[row.id] for row in before.rows], [two[row.id] for row in before.rows], groups),
+                *report_builder.both_passed(metric, [one[row.id] for row in before.rows], [two[row.id] for row in before.rows], groups),
             )
             for metric in metrics
         ],
         lambda item: item.metric == headline,
     )  # fmt: skip
-    verdict = verdict_sentence(comparisons[-1], metric_label(headline), grouped=len(set(groups)) < len(groups))
-    return EvaluationComparison(first.name, second.name, len(groups), comparisons, verdict)
+    return EvaluationComparison(first.name, second.name, len(groups), comparisons, len(set(groups)) < len(groups))
 
 
 def compare_many(first: EvaluationSide, others: Sequence[EvaluationSide]) -> list[Comparison]:

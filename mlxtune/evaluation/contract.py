@@ -60,8 +60,8 @@ class ContractMetric:
 
 
 _NO_ANSWER = {
-    THINKING_LIMIT: Score(False, "reasoning cut off", "the reasoning reached its token limit, so there is no answer"),
-    THINKING_LOOP: Score(False, "reasoning cut off", "the reasoning repeated itself, so there is no answer"),
+    THINKING_LIMIT: Score(False, "reasoning_cut_off", "the reasoning reached its token limit, so there is no answer"),
+    THINKING_LOOP: Score(False, "reasoning_cut_off", "the reasoning repeated itself, so there is no answer"),
 }
 
 
@@ -111,11 +111,6 @@ class Contract:
         """The names of the metrics that make up the contract."""
         return [metric.name for metric in self.metrics if metric.required]
 
-    @property
-    def required(self) -> set[str]:
-        """The required metrics and the contract itself."""
-        return set() if self.is_empty else {*self.required_metrics, CONTRACT}
-
     def headline(self, recipe: Recipe, *, has_preferences: bool) -> str:
         """Return the metric that the verdict of an evaluation of ``recipe`` is about.
 
@@ -136,6 +131,8 @@ class Contract:
         first = replace(failed[0], is_final=any(score.is_final for score in failed)) if failed else PASS
         return scores | {CONTRACT: first}
 
-    def failures(self, scores: dict[str, Score]) -> dict[str, list[str]]:
-        """Return the class and the reason for each failure on a required metric, as stored in ``outputs.jsonl``."""
-        return {name: [score.kind, score.why] for name, score in scores.items() if name in self.required and not score.passed}
+    def score_metric(self, metric: str, answer: ModelAnswer) -> Score | None:
+        """Score ``answer`` on one metric, or on the whole contract; ``None`` if it does not apply."""
+        if metric == CONTRACT:
+            return self.score(answer)[CONTRACT]
+        return next(item for item in self.metrics if item.name == metric).score(answer)

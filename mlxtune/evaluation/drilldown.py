@@ -10,18 +10,19 @@ rows.highlight(row, "schema", "tuned")                        the characters of 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
 from mlxtune.core.errors import InputError
 from mlxtune.core.text import one_line, suggest
+from mlxtune.evaluation.answers import Answer
 from mlxtune.evaluation.contract import Contract
-from mlxtune.evaluation.evidence import EvaluatedRow, FailureLinks, NearestRow, StoredAnswer, load_evidence, load_links
+from mlxtune.evaluation.evidence import EvaluatedRow, FailureLinks, NearestRow, load_evidence, load_links
 from mlxtune.evaluation.highlight import Span, failure_span
 from mlxtune.evaluation.report import EvaluationReport
-from mlxtune.evaluation.scorers import CONTRACT, PASS, Score
+from mlxtune.evaluation.scorers import CONTRACT, Score
 from mlxtune.evaluation.scorers.preference import PREFERENCE
 
 CellName = Literal["both", "broken", "fixed", "neither"]
@@ -38,7 +39,7 @@ class ScoredRow:
     """
 
     row: EvaluatedRow
-    answers: dict[str, StoredAnswer]
+    answers: dict[str, Answer]
     scores: dict[str, Score]
     links: FailureLinks | None
 
@@ -52,17 +53,17 @@ class FailedRow:
     """
 
     row: EvaluatedRow
-    answer: StoredAnswer
-    before: StoredAnswer | None
+    answer: Answer
+    before: Answer | None
     broken: bool
     kind: str
-    why: str
+    detail: str
     span: Span | None
     nearest: tuple[NearestRow, ...]
 
 
 class Drilldown:
-    """The rows of a finished evaluation. Scores of metrics that are only reported are computed on demand."""
+    """The rows of a finished evaluation with their stored scores. What is wrong with an answer is found by scoring it again."""
 
     def __init__(self, folder: Path) -> None:
         """Load the stored answers in ``folder``. Raises ``InputError`` if they are missing or the arms answered different rows."""
@@ -85,7 +86,7 @@ class Drilldown:
     @cached_property
     def metrics(self) -> tuple[str, ...]:
         """Every metric of this evaluation, in report order."""
-        pairs = (PREFERENCE,) if self._evidence.logprobs else ()
+        pairs = (PREFERENCE,) if self._evidence.has_pairs else ()
         whole = () if self.contract.is_empty else (CONTRACT,)
         return (*(metric.name for metric in self.contract.metrics), *whole, *pairs)
 
@@ -95,7 +96,7 @@ class Drilldown:
             raise InputError(f"This evaluation has no metric named {one_line(metric, 40)}.", hint=suggest(metric, self.metrics))
         for index, row in enumerate(self._evidence.rows):
             answers = {arm: stored[index] for arm, stored in self._evidence.answers.items()}
-            scores = {arm: score for arm in answers if (score := self._score(metric, arm, row, answers[arm])) is not None}
+            scores = {arm: score for arm in answers if (score := self._score(metric, row, answers[arm])) is not None}
             yield ScoredRow(row, answers, scores, self._links.get(row.id))
 
     def rows_for(self, metric: str, arm: str, *, passed: bool | None = None, kind: str = "") -> list[ScoredRow]:
@@ -127,17 +128,15 @@ class Drilldown:
             return None
         return failure_span(metric, row.row.answer(answer.output, answer.ended), self.contract)
 
-    def _score(self, metric: str, arm: str, row: EvaluatedRow, answer: StoredAnswer) -> Score | None:
+    def _score(self, metric: str, row: EvaluatedRow, answer: Answer) -> Score | None:
+        stored = answer.scores.get(metric)
+        if stored is None or stored.passed:
+            return stored
         if metric == PREFERENCE:
-            pair = self._evidence.logprobs.get(arm, {}).get(row.id)
-            return pair.score if pair else None
-        if metric in answer.failed:
-            kind, why = answer.failed[metric]
-            return Score(False, kind, why)
-        if metric in self.contract.required:
-            return PASS
-        reported = next(item for item in self.contract.metrics if item.name == metric)
-        return reported.score(row.answer(answer.output, answer.ended))
+            again = answer.logprobs.score if answer.logprobs else None
+        else:
+            again = self.contract.score_metric(metric, row.answer(answer.output, answer.ended))
+        return replace(stored, detail=again.detail if again else "")
 
     def _require_arms(self, *arms: str) -> None:
         for arm in arms:
@@ -163,7 +162,7 @@ def failed_rows(folder: Path, report: EvaluationReport) -> list[FailedRow]:
                 row.answers.get(first),
                 before is not None and before.passed,
                 score.kind,
-                score.why,
+                score.detail,
                 drilldown.highlight(row, metric, subject),
                 row.links.nearest if row.links else (),
             )

@@ -13,11 +13,12 @@ from mlxtune.core.errors import MachineError
 from mlxtune.core.hashing import sha256_json
 from mlxtune.core.text import plural
 from mlxtune.data.rows import Message, PromptRow, calls_as_json
+from mlxtune.evaluation.answers import Answer, ArmAnswers
 from mlxtune.evaluation.arms import Arm
 from mlxtune.evaluation.endpoints import secret_key
 from mlxtune.evaluation.judge.endpoint import CostMeter, EndpointClient, host
 from mlxtune.evaluation.judge.paid_calls import make_calls, read_calls
-from mlxtune.evaluation.outputs import ArmAnswers, Output, load_outputs, save_outputs
+from mlxtune.evaluation.outputs import load_answers, save_answers
 from mlxtune.evaluation.scorers import THINKING_LIMIT
 from mlxtune.models.generate import Progress
 from mlxtune.models.thoughts import split_thought
@@ -73,10 +74,10 @@ def endpoint_answers(
     start = time.perf_counter()
     calls = row_calls(arm, rows)
     name = sha256_json(
-        {"v": 1, "endpoint": [endpoint.url, endpoint.model], "max_tokens": max_tokens, "calls": [call.key for call in calls]}
+        {"v": 2, "endpoint": [endpoint.url, endpoint.model], "max_tokens": max_tokens, "calls": [call.key for call in calls]}
     )
     file, journal = (cache / f"{name[:32]}{suffix}" for suffix in (".jsonl", CALLS))
-    cached = load_outputs(file, rows)
+    cached = load_answers(file, rows)
     if not cached:
         meter = CostMeter(endpoint.price_in, endpoint.price_out, endpoint.cap or None, max_tokens)
         client = EndpointClient(endpoint.url, endpoint.model, secret_key(endpoint), meter)
@@ -91,8 +92,8 @@ def endpoint_answers(
                 f"Replies from {host(endpoint.url)} to {plural(missing, 'row')} were lost. They may have been billed and count toward the cap.",
                 hint="The other replies are saved. Run again to ask for the lost ones.",
             )
-        save_outputs(file, [_output(call.row, replies[call.key], count_tokens) for call in calls])
-    outputs = cached or load_outputs(file, rows)
+        save_answers(file, [_output(call.row, replies[call.key], count_tokens) for call in calls])
+    outputs = cached or load_answers(file, rows)
     tell(HELD_OUT_ROW)(len(rows), len(rows))
     seconds = time.perf_counter() - start
     return ArmAnswers(arm.name, outputs, bool(cached), seconds), read_calls(journal).spent
@@ -119,14 +120,14 @@ def openai_message(turn: Message) -> dict[str, Any]:
     return message
 
 
-def _output(row: str, reply: dict[str, Any], count_tokens: Callable[[str], int]) -> Output:
+def _output(row: str, reply: dict[str, Any], count_tokens: Callable[[str], int]) -> Answer:
     """Return a completion as an answer: the text after its reasoning, or its calls as JSON."""
     thought, text = split_thought(reply["text"])
     thought_tokens = reply["thought_tokens"] or (count_tokens(thought) if thought else 0)
     answer = calls_as_json([_plain_call(call) for call in reply["calls"]]) if reply["calls"] else text
     tokens = max(0, reply["tokens"] - thought_tokens) if reply["tokens"] is not None else count_tokens(answer)
     ended = THINKING_LIMIT if reply["ended"] == "length" and thought_tokens and not answer else reply["ended"]
-    return Output(row, answer, ended, 0.0, 0, None, thought, thought_tokens, tokens, reply["seconds"])
+    return Answer(row, answer, ended, tokens, thought, thought_tokens, reply["seconds"])
 
 
 def _plain_call(call: dict[str, Any]) -> dict[str, Any]:

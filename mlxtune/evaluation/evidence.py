@@ -3,12 +3,11 @@
     recipe.toml         the recipe with the contract, including every default
     schema.json         the schema, byte for byte
     questions.jsonl     each held-out row: ID, line, group, reference, prompt
-    outputs.jsonl       each arm's answer to each row, the reasoning before it, and which required metrics it fails
-    preferences.jsonl   for preference pairs, the mean log-probability of each answer under each arm
+    outputs.jsonl       each arm's answer to each row with its scores (see ``answers``)
     regression.jsonl    off-task prompts, the conditions of correct answers, and the answers of the base and the adapter
     nearest.jsonl       for failed rows, the most similar training rows and who reviewed them
     validation.jsonl    for several seeds, the validation rows, like questions.jsonl
-    seeds.jsonl         for several seeds, each one's answers (see ``seed_evidence``)
+    seeds.jsonl         for several seeds, each one's answers
 
 ``report.json`` stores their hashes.
 """
@@ -16,8 +15,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,27 +25,27 @@ from mlxtune.core.files import read_json, write_bytes, write_text
 from mlxtune.core.hashing import sha256_file, sha256_json
 from mlxtune.data.rows import Location, Message, PromptRow, Row, prompt_hash
 from mlxtune.data.split import group_labels
-from mlxtune.evaluation.json_fields import from_json
+from mlxtune.evaluation.answers import Answer, ArmAnswers, SeedAnswers
+from mlxtune.evaluation.json_fields import from_json, to_json
 from mlxtune.evaluation.off_task.prompts import OffTaskPrompt, parse_prompt
-from mlxtune.evaluation.scorers import ModelAnswer, Score
-from mlxtune.evaluation.scorers.preference import PREFERENCE, PairLogprobs
+from mlxtune.evaluation.scorers import ModelAnswer
 from mlxtune.recipe import Recipe, load
 
 if TYPE_CHECKING:  # validators take a while to import
-    from mlxtune.evaluation.contract import Contract
+    pass
 
 RECIPE, SCHEMA = "recipe.toml", "schema.json"
-QUESTIONS, OUTPUTS, PREFERENCES, NEAREST = "questions.jsonl", "outputs.jsonl", "preferences.jsonl", "nearest.jsonl"
+QUESTIONS, OUTPUTS, NEAREST = "questions.jsonl", "outputs.jsonl", "nearest.jsonl"
 REGRESSION = "regression.jsonl"
 VALIDATION, SEEDS = "validation.jsonl", "seeds.jsonl"
-FILES = (RECIPE, SCHEMA, QUESTIONS, OUTPUTS, PREFERENCES, REGRESSION, NEAREST, VALIDATION, SEEDS)
+FILES = (RECIPE, SCHEMA, QUESTIONS, OUTPUTS, REGRESSION, NEAREST, VALIDATION, SEEDS)
 
 
 @dataclass(frozen=True)
 class EvaluatedRow:
     """A held-out row: its position in the source, its group of related rows, its reference answer (if any), and its prompt.
 
-    ``element`` is its number in a JSON array. Evaluations of older versions have only the line.
+    ``element`` is its number in a JSON array.
     """
 
     id: str
@@ -73,27 +72,6 @@ class EvaluatedRow:
 
 
 @dataclass(frozen=True)
-class StoredAnswer:
-    """One arm's answer; ``failed`` maps each failed required metric to the class of failure and the reason.
-
-    ``nats`` is the total negative log-likelihood of the row's reference answer, which has ``tokens`` tokens. ``thought`` is the
-    reasoning before the output, which has ``thought_tokens`` tokens. ``answer_tokens`` is the length of the output and
-    ``seconds`` the time that it takes alone; older evaluations did not store them.
-    """
-
-    id: str
-    output: str
-    ended: str
-    failed: dict[str, list[str]]
-    nats: float = 0.0
-    tokens: int = 0
-    thought: str = ""
-    thought_tokens: int = 0
-    answer_tokens: int | None = None
-    seconds: float | None = None
-
-
-@dataclass(frozen=True)
 class ReviewDecision:
     """A reviewer's decision on a row, and its time in seconds since the Unix epoch."""
 
@@ -112,9 +90,9 @@ class NearestRow:
     id: str
     file: str
     line: int
-    question: str = field(metadata={"key": "asks"})
-    similarity: float = field(metadata={"key": "alike"})
-    reviews: tuple[ReviewDecision, ...] = field(metadata={"key": "reviewed"})
+    question: str
+    similarity: float
+    reviews: tuple[ReviewDecision, ...]
     element: int | None = None
 
     @property
@@ -127,42 +105,32 @@ class NearestRow:
 class FailureLinks:
     """A failed row's reviews, and its nearest training rows, most similar first."""
 
-    reviews: tuple[ReviewDecision, ...] = field(metadata={"key": "reviewed"})
-    nearest: tuple[NearestRow, ...] = field(metadata={"key": "near"})
+    reviews: tuple[ReviewDecision, ...]
+    nearest: tuple[NearestRow, ...]
 
 
 @dataclass(frozen=True)
 class EvaluationEvidence:
-    """The stored rows and answers of an evaluation.
-
-    ``answers`` maps each arm to its answers in the order of ``rows``; ``logprobs`` maps it to its preference pairs by row ID.
-    """
+    """The stored rows and answers of an evaluation. ``answers`` maps each arm to its answers in the order of ``rows``."""
 
     recipe: Recipe
     rows: tuple[EvaluatedRow, ...]
-    answers: dict[str, tuple[StoredAnswer, ...]]
-    logprobs: dict[str, dict[str, PairLogprobs]]
+    answers: dict[str, tuple[Answer, ...]]
 
-    def scores(self, arm: str, contract: Contract) -> list[dict[str, Score]]:
-        """Score an arm's answers, row by row, including preferences."""
-        scored = []
-        for row, answer in zip(self.rows, self.answers[arm], strict=True):
-            scores = contract.score(row.answer(answer.output, answer.ended))
-            if pair := self.logprobs.get(arm, {}).get(row.id):
-                scores[PREFERENCE] = pair.score
-            scored.append(scores)
-        return scored
+    @property
+    def has_pairs(self) -> bool:
+        """Whether preferences were compared."""
+        return any(answer.rejected for answers in self.answers.values() for answer in answers)
 
 
 def save_evidence(
     folder: Path,
     recipe: Recipe,
     rows: Sequence[PromptRow],
-    logprobs: Mapping[str, Mapping[str, PairLogprobs]],
     source_rows: Sequence[Row],
     validation: Sequence[PromptRow] = (),
 ) -> None:
-    """Write the schema, ``questions.jsonl``, ``preferences.jsonl`` and, if there are ``validation`` rows, ``validation.jsonl``.
+    """Write the schema, ``questions.jsonl`` and, if there are ``validation`` rows, ``validation.jsonl``.
 
     Rows that a split must keep together (near-duplicates, or rows with the same ``group_by`` value) share a group.
     """
@@ -175,9 +143,6 @@ def save_evidence(
     for name, split in ((QUESTIONS, rows), (VALIDATION, validation)):
         if split:
             write_text(folder / name, to_jsonl([_record(row, groups.get(row.hash, prompt_hash(row))) for row in split]))
-    pairs = [{"arm": arm, "id": id, **asdict(pair)} for arm, by_id in logprobs.items() for id, pair in by_id.items()]
-    if pairs:
-        write_text(folder / PREFERENCES, to_jsonl(pairs))
 
 
 def _record(row: PromptRow, group: str) -> dict[str, Any]:
@@ -195,7 +160,7 @@ def _record(row: PromptRow, group: str) -> dict[str, Any]:
 def save_off_task(folder: Path, prompts: Sequence[OffTaskPrompt], answers: Mapping[str, Sequence[str]]) -> None:
     """Write ``regression.jsonl``: each arm's answers to ``prompts``, in order."""
     records = [
-        {"arm": arm, **prompt.record(), "output": output}
+        {"arm": arm, **to_json(prompt), "output": output}
         for arm, outputs in answers.items()
         for prompt, output in zip(prompts, outputs, strict=True)
     ]
@@ -210,7 +175,8 @@ def load_off_task(folder: Path) -> tuple[tuple[OffTaskPrompt, ...], dict[str, li
         prompt = parse_prompt(record, Location(folder / REGRESSION, len(prompts) + 1))
         match record:
             case {"arm": str(arm), "output": str(output)} if prompt:
-                prompts[prompt.id, prompt.with_system] = prompt
+                if to_json(prompts.setdefault((prompt.id, prompt.with_system), prompt)) != to_json(prompt):
+                    raise _malformed(location)  # the arms answered different prompts
                 answers.setdefault(arm, []).append(output)
             case _:
                 raise _malformed(location)
@@ -228,26 +194,55 @@ def load_evidence(folder: Path) -> EvaluationEvidence:
     recipe = load(folder / RECIPE)
     if recipe.evaluation.schema:
         recipe = replace(recipe, evaluation=replace(recipe.evaluation, schema=SCHEMA), folder=folder)
-    answers: dict[str, list[StoredAnswer]] = {}
-    for location, record in _records(folder / OUTPUTS):
-        match record:
-            case {"arm": str(arm), "id": str(id), "output": str(output), "ended": str(ended), "failed": dict(failed)}:
-                optional = {
-                    key: record[key]
-                    for key in ("nats", "tokens", "thought", "thought_tokens", "answer_tokens", "seconds")
-                    if key in record
-                }
-                answers.setdefault(arm, []).append(StoredAnswer(id, output, ended, failed, **optional))
+    answers: dict[str, list[Answer]] = {}
+    for arm, answer in _load_answers(folder / OUTPUTS, "arm"):
+        answers.setdefault(arm, []).append(answer)
+    return EvaluationEvidence(recipe, rows, {arm: tuple(items) for arm, items in answers.items()})
+
+
+def save_outputs(folder: Path, arms: Sequence[ArmAnswers]) -> None:
+    """Write ``outputs.jsonl``."""
+    write_text(folder / OUTPUTS, to_jsonl([{"arm": arm.name, **to_json(answer)} for arm in arms for answer in arm.answers]))
+
+
+def save_seed_answers(folder: Path, seeds: Sequence[SeedAnswers]) -> None:
+    """Write ``seeds.jsonl``, whose lines name the run, the seed, and the part of the data of an answer."""
+    records = [
+        {"of": [seed.run, seed.seed, part], **to_json(answer)}
+        for seed in seeds
+        for part in ("validation", "held_out")
+        for answer in getattr(seed, part)
+    ]
+    write_text(folder / SEEDS, to_jsonl(records))
+
+
+def load_seed_answers(folder: Path, validation: Sequence[EvaluatedRow], held_out: Sequence[EvaluatedRow]) -> list[SeedAnswers]:
+    """Load each seed's answers to the rows; empty if the evaluation has no seeds. Raises ``InputError`` if the file is malformed."""
+    rows = {"validation": validation, "held_out": held_out}
+    answers: dict[tuple[str, int], dict[tuple[str, str], Answer]] = {}
+    for of, answer in _load_answers(folder / SEEDS, "of"):
+        match of:
+            case [str(run), int(seed), str(part)]:
+                answers.setdefault((run, seed), {})[part, answer.id] = answer
             case _:
-                raise _malformed(location)
-    logprobs: dict[str, dict[str, PairLogprobs]] = {}
-    for location, record in _records(folder / PREFERENCES):
-        match record:
-            case {"arm": str(arm), "id": str(id), "chosen": float(chosen), "rejected": float(rejected)}:
-                logprobs.setdefault(arm, {})[id] = PairLogprobs(chosen, rejected)
-            case _:
-                raise _malformed(location)
-    return EvaluationEvidence(recipe, rows, {arm: tuple(items) for arm, items in answers.items()}, logprobs)
+                raise _malformed(SEEDS)
+    seeds = []
+    for (run, number), by_row in answers.items():
+        try:
+            parts = [tuple(by_row[part, row.id] for row in own) for part, own in rows.items()]
+        except KeyError as error:
+            raise InputError(f"{SEEDS} lacks an answer of {run} to the row {error.args[0][1]}.") from error
+        seeds.append(SeedAnswers(run, number, *parts))
+    return seeds
+
+
+def _load_answers(file: Path, key: str) -> Iterator[tuple[Any, Answer]]:
+    """Yield each answer in ``file`` with the value of ``key``. Raises ``InputError`` for a malformed line."""
+    for location, record in _records(file):
+        try:
+            yield record.pop(key), from_json(Answer, record)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise _malformed(location) from error
 
 
 def load_rows(folder: Path, name: str = QUESTIONS) -> tuple[EvaluatedRow, ...]:
@@ -255,7 +250,7 @@ def load_rows(folder: Path, name: str = QUESTIONS) -> tuple[EvaluatedRow, ...]:
     if not (folder / name).is_file():
         raise InputError(
             f"{folder} has no {name}, so its numbers cannot be recomputed.",
-            hint="It is not an evaluation, or an older version of mlxtune made it. Evaluate again: mlxtune eval",
+            hint="It is not an evaluation. Evaluate: mlxtune eval",
         )
     return tuple(_row(record, location) for location, record in _records(folder / name))
 
@@ -273,15 +268,11 @@ def load_links(folder: Path) -> dict[str, FailureLinks]:
     links = {}
     for location, record in _records(folder / NEAREST):
         try:
-            nearest = tuple(from_json(NearestRow, row, reviews=_reviews(row)) for row in record["near"])
-            links[str(record["id"])] = FailureLinks(_reviews(record), nearest)
-        except (KeyError, TypeError) as error:
+            id = str(record.pop("id"))
+            links[id] = from_json(FailureLinks, record)
+        except (KeyError, TypeError, AttributeError) as error:
             raise _malformed(location) from error
     return links
-
-
-def _reviews(record: Any) -> tuple[ReviewDecision, ...]:
-    return tuple(ReviewDecision(**review) for review in record["reviewed"])
 
 
 def schema_hash(folder: Path) -> str:

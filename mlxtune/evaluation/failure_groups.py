@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from mlxtune.evaluation.drilldown import ScoredRow
 
-EVERY_KIND = "any failure"
+EVERY_KIND = "any_failure"
 _LINKS = 2  # nearest training rows of a failed row; rows that share one of them are in the same group
 
 

@@ -64,7 +64,7 @@ def _syntax(answer: ModelAnswer) -> Span | None:
         return 0, len(text) - len(strip_thinking(text))
     if fence := _FENCE.search(text):
         return fence.span()
-    if fault.kind == "text after it":
+    if fault.kind == "text_after_it":
         return fault.index, len(text.rstrip())
     match = find_json(text)
     if match and match[1].strip():

@@ -9,8 +9,7 @@ from pathlib import Path
 
 from mlxtune.core.errors import MlxtuneError
 from mlxtune.core.files import FileStamp, file_stamp
-from mlxtune.core.text import one_line
-from mlxtune.evaluation.promotion import promotion_caveat
+from mlxtune.evaluation.promotion import Caveat, promotion_caveat
 from mlxtune.evaluation.report import FILE, ArmResult, EvaluationReport, Rate, load
 from mlxtune.evaluation.scope import Scope, widest
 from mlxtune.evaluation.scorers.registry import FORMS
@@ -56,11 +55,6 @@ class Evaluation:
         return str(self.report.facts.get("adapter", ""))
 
     @property
-    def sentence(self) -> str:
-        """The verdict, safe to display."""
-        return one_line(self.report.verdict)
-
-    @property
     def outcome(self) -> str:
         """The outcome of the verdict; empty if only the base was measured."""
         return self.report.outcome
@@ -70,8 +64,8 @@ class Evaluation:
         return Scope.of(self.report)
 
     @cached_property
-    def caveat(self) -> str:
-        """Why an adapter that is better is still not recommended, or ``""``."""
+    def caveat(self) -> Caveat | None:
+        """Why an adapter that is better is still not recommended, if it is not."""
         return promotion_caveat(self.report)
 
     @cached_property

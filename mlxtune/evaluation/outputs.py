@@ -6,10 +6,10 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, replace
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,15 +19,17 @@ from mlxtune.core.files import write_text
 from mlxtune.core.hashing import sha256_file, sha256_json
 from mlxtune.core.journal import Journal, read
 from mlxtune.data.rows import Conversation, Preference, PromptRow, assistant_message
+from mlxtune.evaluation.answers import Answer, ArmAnswers
 from mlxtune.evaluation.arms import Arm
+from mlxtune.evaluation.evidence import to_jsonl
+from mlxtune.evaluation.json_fields import from_json, to_json
 from mlxtune.evaluation.latency import measure_latency
-from mlxtune.evaluation.scorers.preference import PairLogprobs
 from mlxtune.models import lora
 from mlxtune.models.generate import GenerationSettings, Progress, generate
 from mlxtune.models.grammar import Grammar
 from mlxtune.models.likelihood import negative_log_likelihoods
 from mlxtune.models.load import LoadedModel
-from mlxtune.models.prefix_cache import PrefixCache
+from mlxtune.models.prefix_cache import PrefixCache, SharedPrefix
 from mlxtune.models.template import ChatTemplate, TemplateSettings, load_template
 from mlxtune.models.thoughts import GeneratedAnswer
 from mlxtune.recipe import Recipe
@@ -35,47 +37,36 @@ from mlxtune.runs.events import HELD_OUT_ROW, TIMED, TOKEN, WAITING
 
 SAVED = ".saved.jsonl"  # suffix of a model's answers to single prompts, and of the likelihoods that it assigns to given answers
 IndexedText = tuple[int, str | None]  # the index of a row, and one of its answers
+IndexedTokens = tuple[int, list[int]]  # the same as tokens
 Input = TypeVar("Input")
 Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
-class Output:
-    """One answer: the row's ID, the text of ``answer_tokens`` tokens, and why it ended (see :class:`ModelAnswer`).
+class AnswerOptions:
+    """How every arm answers."""
 
-    ``thought`` is the reasoning before the answer, which has ``thought_tokens`` tokens. ``nats`` is the total negative
-    log-likelihood of the row's reference answer, which has ``tokens`` tokens; ``rejected`` holds the same two values for the rejected
-    answer of a preference pair. ``seconds`` is how long the answer would take alone, if that was measured.
-    """
-
-    id: str
-    output: str
-    ended: str
-    nats: float
-    tokens: int
-    rejected: tuple[float, int] | None = None
-    thought: str = ""
-    thought_tokens: int = 0
-    answer_tokens: int = 0
-    seconds: float | None = None
-
-    @property
-    def logprobs(self) -> PairLogprobs | None:
-        """The mean log-probabilities of the row's pair, if both were computed."""
-        if not self.rejected or not self.tokens:
-            return None
-        return PairLogprobs(-self.nats / self.tokens, -self.rejected[0] / self.rejected[1])
+    settings: TemplateSettings
+    max_tokens: int
+    thinking_tokens: int
+    """The maximum length of the reasoning before an answer, if the model reasons."""
+    batch_size: int
+    cache: Path
+    """The folder of answers and likelihoods that are already known."""
 
 
 @dataclass(frozen=True)
-class ArmAnswers:
-    """All answers of one arm, in row order. ``no_likelihood_reason`` says why the references' likelihood is missing, if it is."""
+class _Work:
+    """What an arm has to compute for ``rows``, as tokens."""
 
-    arm: str
-    outputs: tuple[Output, ...]
-    cached: bool
-    seconds: float
-    no_likelihood_reason: str = ""
+    template: ChatTemplate
+    rows: Sequence[PromptRow]
+    prompts: list[list[int]]
+    references: list[IndexedTokens]
+    """The reference answer of each row; empty if one of them is unknown."""
+    rejected: list[IndexedTokens]
+    """The rejected answers of the compared pairs."""
+    no_likelihood_reason: str
 
 
 def comparable_pairs(loaded: LoadedModel, recipe: Recipe, rows: Sequence[PromptRow]) -> frozenset[str]:
@@ -89,25 +80,21 @@ def answer_room(
     arms: Sequence[Arm], loaded: LoadedModel, rows: Sequence[PromptRow], *, settings: TemplateSettings, thinking_tokens: int
 ) -> int | None:
     """Return how many tokens the model's context leaves for an answer after the longest prompt of ``arms``, if it has a limit."""
-    most = _context_length(loaded)
-    if most is None:
+    context = _context_length(loaded)
+    if context is None:
         return None
     template = load_template(loaded.source, settings, loaded.tokenizer)
     longest = max(len(template.prompt(arm.prompt_for(row), row.tools)) for arm in arms for row in rows)
-    return most - longest - template.thinking_limit(thinking_tokens)
+    return context - longest - template.thinking_limit(thinking_tokens)
 
 
 def generate_answers(
     arm: Arm,
     loaded: LoadedModel,
     rows: Sequence[PromptRow],
-    *,
-    settings: TemplateSettings,
-    max_tokens: int,
-    thinking_tokens: int,
-    batch_size: int,
-    cache: Path,
+    options: AnswerOptions,
     tell: Callable[[str], Progress],
+    *,
     of: str = HELD_OUT_ROW,
     shared: PrefixCache | None = None,
     compared: frozenset[str] = frozenset(),
@@ -116,104 +103,153 @@ def generate_answers(
 ) -> ArmAnswers:
     """Generate greedy answers to ``rows`` with ``arm``'s prompts and, with ``score_references``, compute the likelihood of their references.
 
-    Answers have at most ``max_tokens``, after at most ``thinking_tokens`` of reasoning. For pairs with an ID in
-    ``compared``, the likelihood of the rejected answer is computed too. Results are stored in ``cache`` under a hash of everything that
-    affects them: weights, tokenizer, adapter, grammar, tokens, decoding, compute path and versions. Each answer and each likelihood is
-    saved as soon as it is known, so that an interrupted evaluation continues where it ended, and an evaluation of more rows computes
-    only what is missing. ``tell`` returns the progress callback for a kind of work (``of`` describes ``rows``); ``shared`` holds
-    prefixes that ``loaded`` has processed with its current weights. If ``timed``, the time that each answer would take alone is
-    estimated, too. Raises ``InputError`` if a prompt and its answer exceed the model's context, and ``MlxtuneError`` for NaNs.
+    For pairs with an ID in ``compared``, the likelihood of the rejected answer is computed too. Results are stored in the cache under
+    a hash of everything that affects them: weights, tokenizer, adapter, grammar, tokens, decoding, compute path and versions. Each
+    answer and each likelihood is saved as soon as it is known, so that an interrupted evaluation continues where it ended, and an
+    evaluation of more rows computes only what is missing. ``tell`` returns the progress callback for a kind of work (``of``
+    describes ``rows``); ``shared`` holds prefixes that ``loaded`` has processed with its current weights. If ``timed``, the time
+    that each answer would take alone is estimated, too. Raises ``InputError`` if a prompt and its answer exceed the model's context,
+    and ``MlxtuneError`` for NaNs.
     """
     start = time.perf_counter()
-    template = load_template(loaded.source, settings, loaded.tokenizer)
+    work = _encode(arm, load_template(loaded.source, options.settings, loaded.tokenizer), rows, compared, score_references)
+    options = replace(options, thinking_tokens=work.template.thinking_limit(options.thinking_tokens))
+    _require_room(arm, loaded, rows, work.prompts, options.max_tokens + options.thinking_tokens)
+    generator = _Generator(arm, loaded, options, work, shared or PrefixCache(loaded.model))
+    file = options.cache / f"{generator.key(**generator.decoding, **_identity(work))}.jsonl"
+    answers = load_answers(file, rows)
+    cached = bool(answers)
+    if cached:
+        tell(of)(len(rows), len(rows))
+    if cached and not (timed and None in [answer.seconds for answer in answers]):
+        return ArmAnswers(arm.name, answers, True, time.perf_counter() - start, work.no_likelihood_reason)
+    if not cached:
+        generated, earlier = generator.generate(tell, of)
+        likelihoods, seconds = generator.likelihoods(tell)
+        answers = _joined(work, generated, likelihoods)
+        start -= earlier + seconds
+    if timed:
+        latency = measure_latency(work.prompts, generator.answer_alone, tell(TIMED))
+        answers = tuple(replace(one, seconds=latency.seconds(one.thought_tokens + one.answer_tokens)) for one in answers)
+    save_answers(file, answers)
+    return ArmAnswers(arm.name, answers, cached, time.perf_counter() - start, work.no_likelihood_reason)
+
+
+def _encode(arm: Arm, template: ChatTemplate, rows: Sequence[PromptRow], compared: frozenset[str], score_references: bool) -> _Work:
+    """Return the tokens of the prompts and of the answers whose likelihood is computed."""
     prompts = [template.prompt(arm.prompt_for(row), row.tools) for row in rows]
-    chosen: list[IndexedText] = [(index, row.reference) for index, row in enumerate(rows) if score_references]
-    references, no_likelihood_reason = _answer_tokens(template, arm, rows, chosen)
+    chosen = [(index, row.reference) for index, row in enumerate(rows) if score_references]
     others: list[IndexedText] = [
         (index, row.rejected) for index, row in enumerate(rows) if isinstance(row, Preference) and row.id in compared
     ]
+    references, reason = _answer_tokens(template, arm, rows, chosen)
     rejected = _answer_tokens(template, arm, rows, others)[0] if references else []
-    thinking_tokens = template.thinking_limit(thinking_tokens)
-    _require_room(arm, loaded, rows, prompts, max_tokens + thinking_tokens)
-    model_identity = {
-        "v": 7,
-        "made with": {name: version(name) for name in ("mlxtune", "mlx", "mlx-lm")},
-        "base": [loaded.source.fingerprint, _content_hashes(loaded.source.folder)],
-        "adapter": [sha256_file(arm.adapter / name) for name in (lora.WEIGHTS_FILE, lora.CONFIG_FILE)] if arm.adapter else [],
-        "compute": loaded.description,
+    return _Work(template, rows, prompts, references, rejected, reason)
+
+
+def _identity(work: _Work) -> dict[str, Any]:
+    """Return what identifies the rows of a piece of work in the cache."""
+    return {
+        "prompts": work.prompts,
+        "references": work.references,
+        "rejected": work.rejected,
+        "rows": [row.id for row in work.rows],
     }
-    decoding_identity = {
-        **model_identity,
-        "grammar": None if arm.schema is None else [arm.schema, version("llguidance")],
-        "max_tokens": max_tokens,
-        **({"thinking_tokens": thinking_tokens} if thinking_tokens else {}),
-        "stops": sorted(template.stop_tokens),
-    }
-    identity = {
-        **decoding_identity,
-        "prompts": prompts,
-        "references": references,
-        "rejected": [others, rejected],
-        "rows": [row.id for row in rows],
-    }
-    file = cache / f"{sha256_json(identity)[:32]}.jsonl"
-    outputs = load_outputs(file, rows)
-    cached = bool(outputs)
-    if cached:
-        tell(of)(len(rows), len(rows))
-    if cached and not (timed and None in [output.seconds for output in outputs]):
-        return ArmAnswers(arm.name, outputs, True, time.perf_counter() - start, no_likelihood_reason)
-    grammar = Grammar(loaded.tokenizer, arm.schema, template.stop_tokens) if arm.schema is not None else None
-    prefix = (shared or PrefixCache(loaded.model))(prompts)
-    generation = GenerationSettings(
-        max_tokens=max_tokens, stops=template.stop_tokens, batch_size=batch_size, thinking_tokens=thinking_tokens, grammar=grammar,
-        thought_starts=template.thought_starts, stop_loops=grammar is None,
-    )  # fmt: skip
-    generate_arm = partial(generate, loaded.model, loaded.tokenizer, settings=generation, prefix=prefix)
-    if not cached:
+
+
+def _joined(
+    work: _Work, generated: Sequence[GeneratedAnswer], likelihoods: Mapping[tuple[int, bool], tuple[float, int]]
+) -> tuple[Answer, ...]:
+    """Return each row's answer with its likelihoods, which have the row's index and whether they are those of a rejected answer."""
+    return tuple(
+        Answer(
+            row.id,
+            work.template.calls.read(answer.text, row.tools),
+            answer.ended,
+            answer.tokens,
+            answer.thought,
+            answer.thought_tokens,
+            None,
+            *likelihoods.get((index, False), (0.0, 0)),
+            likelihoods.get((index, True)),
+        )
+        for index, (row, answer) in enumerate(zip(work.rows, generated, strict=True))
+    )
+
+
+class _Generator:
+    """Generates the answers of an arm and computes likelihoods, as far as the cache does not have them."""
+
+    def __init__(self, arm: Arm, loaded: LoadedModel, options: AnswerOptions, work: _Work, prefixes: PrefixCache) -> None:
+        self._arm, self._loaded, self._options, self._work, self._prefixes = arm, loaded, options, work, prefixes
+        self._model = {
+            "v": 8,
+            "made with": {name: version(name) for name in ("mlxtune", "mlx", "mlx-lm")},
+            "base": [loaded.source.fingerprint, _content_hashes(loaded.source.folder)],
+            "adapter": [sha256_file(arm.adapter / name) for name in (lora.WEIGHTS_FILE, lora.CONFIG_FILE)] if arm.adapter else [],
+            "compute": loaded.description,
+        }
+        self.decoding: dict[str, Any] = {
+            "grammar": None if arm.schema is None else [arm.schema, version("llguidance")],
+            "max_tokens": options.max_tokens,
+            **({"thinking_tokens": options.thinking_tokens} if options.thinking_tokens else {}),
+            "stops": sorted(work.template.stop_tokens),
+        }
+
+    def key(self, **identity: Any) -> str:
+        """Return the name in the cache of what this model computes under ``identity``."""
+        return sha256_json({**self._model, **identity})[:32]
+
+    def generate(self, tell: Callable[[str], Progress], of: str) -> tuple[list[GeneratedAnswer], float]:
+        """Return the answers, and the seconds that earlier evaluations spent on those that they saved."""
+        limits = self._options
         options: dict[str, Any] = {}
         if of == HELD_OUT_ROW:  # other prompts have short answers
-            tell_tokens, most = tell(TOKEN), max_tokens + thinking_tokens
-            tell_tokens(0, most)
-            options["on_token"] = lambda longest: tell_tokens(longest, most)
-            options["on_batch"] = lambda waiting: tell(WAITING)(waiting, len(rows))
-        answers, earlier_seconds = _saved_as_they_end(
-            cache / f"{sha256_json(decoding_identity)[:32]}{SAVED}", prompts, partial(generate_arm, **options), tell(of),
+            tell_tokens, longest_allowed = tell(TOKEN), limits.max_tokens + limits.thinking_tokens
+            tell_tokens(0, longest_allowed)
+            options["on_token"] = lambda longest: tell_tokens(longest, longest_allowed)
+            options["on_batch"] = lambda waiting: tell(WAITING)(waiting, len(self._work.rows))
+        return _saved_as_they_end(
+            limits.cache / f"{self.key(**self.decoding)}{SAVED}", self._work.prompts, partial(self._generate, self._settings, **options), tell(of),
             to_json=asdict, from_json=lambda record: GeneratedAnswer(**record),
         )  # fmt: skip
-        indices = [index for index, _ in (chosen if references else []) + (others if rejected else [])]
-        pairs = [(prompts[index], tokens) for index, tokens in zip(indices, references + rejected, strict=True)]
+
+    def likelihoods(self, tell: Callable[[str], Progress]) -> tuple[dict[tuple[int, bool], tuple[float, int]], float]:
+        """Return the negative log-likelihood and the tokens of each reference and rejected answer, and the seconds spent earlier."""
+        work = self._work
+        texts = [(index, False, tokens) for index, tokens in work.references] + [
+            (index, True, tokens) for index, tokens in work.rejected
+        ]
         nats, seconds = _saved_as_they_end(  # a grammar does not change them
-            cache / f"{sha256_json(model_identity)[:32]}{SAVED}", pairs,
-            partial(negative_log_likelihoods, loaded.model, batch_size=batch_size, prefix=prefix), tell("reference"),
-            to_json=partial(_nats_to_json, arm), from_json=lambda record: float(record["nats"]),
+            self._options.cache / f"{self.key()}{SAVED}", [(work.prompts[index], tokens) for index, _, tokens in texts],
+            partial(negative_log_likelihoods, self._loaded.model, batch_size=self._options.batch_size, prefix=self._prefix),
+            tell("reference"), to_json=partial(_nats_to_json, self._arm), from_json=lambda record: float(record["nats"]),
         )  # fmt: skip
-        start -= earlier_seconds + seconds
-        likelihoods = [(value, len(tokens)) for value, (_, tokens) in zip(nats, pairs, strict=True)]
-        rejected_likelihoods = dict(zip(indices[len(rows) :], likelihoods[len(rows) :], strict=True))
-        outputs = tuple(
-            Output(
-                row.id,
-                template.calls.read(answer.text, row.tools),
-                answer.ended,
-                *(likelihoods[index] if likelihoods else (0.0, 0)),
-                rejected_likelihoods.get(index),
-                answer.thought,
-                answer.thought_tokens,
-                answer.tokens,
-            )
-            for index, (row, answer) in enumerate(zip(rows, answers, strict=True))
-        )
-    if timed:
+        return {
+            (index, is_rejected): (value, len(tokens)) for value, (index, is_rejected, tokens) in zip(nats, texts, strict=True)
+        }, seconds
 
-        def answer_alone(prompt: Sequence[int], most: int, progress: Progress) -> GeneratedAnswer:
-            alone = replace(generation, max_tokens=most, thinking_tokens=min(most, thinking_tokens), batch_size=1)
-            return generate_arm([prompt], settings=alone, progress=progress)[0]
+    def answer_alone(self, prompt: Sequence[int], max_tokens: int, progress: Progress) -> GeneratedAnswer:
+        """Return the answer to one prompt, with at most ``max_tokens`` tokens of reasoning or answer."""
+        thinking_tokens = min(max_tokens, self._settings.thinking_tokens)
+        alone = replace(self._settings, max_tokens=max_tokens, thinking_tokens=thinking_tokens, batch_size=1)
+        return self._generate(alone, [prompt], progress=progress)[0]
 
-        latency = measure_latency(prompts, answer_alone, tell(TIMED))
-        outputs = tuple(replace(one, seconds=latency.seconds(one.thought_tokens + one.answer_tokens)) for one in outputs)
-    save_outputs(file, outputs)
-    return ArmAnswers(arm.name, outputs, cached, time.perf_counter() - start, no_likelihood_reason)
+    @cached_property
+    def _prefix(self) -> SharedPrefix | None:
+        return self._prefixes(self._work.prompts)
+
+    @cached_property
+    def _settings(self) -> GenerationSettings:
+        template, schema, limits = self._work.template, self._arm.schema, self._options
+        grammar = Grammar(self._loaded.tokenizer, schema, template.stop_tokens) if schema is not None else None
+        return GenerationSettings(
+            max_tokens=limits.max_tokens, stops=template.stop_tokens, batch_size=limits.batch_size, grammar=grammar,
+            thinking_tokens=limits.thinking_tokens, thought_starts=template.thought_starts, stop_loops=grammar is None,
+        )  # fmt: skip
+
+    def _generate(self, settings: GenerationSettings, prompts: Sequence[Sequence[int]], **listeners: Any) -> list[GeneratedAnswer]:
+        return generate(self._loaded.model, self._loaded.tokenizer, prompts, settings, prefix=self._prefix, **listeners)
 
 
 def _saved_as_they_end(
@@ -268,7 +304,7 @@ def _nats_to_json(arm: Arm, nats: float) -> dict[str, float]:
 
 def _answer_tokens(
     template: ChatTemplate, arm: Arm, rows: Sequence[PromptRow], answers: Sequence[IndexedText]
-) -> tuple[list[list[int]], str]:
+) -> tuple[list[IndexedTokens], str]:
     """Return the trained tokens of ``answers`` after ``arm``'s prompts, or no tokens and a reason if one cannot be separated."""
     encoded = []
     for index, text in answers:
@@ -282,7 +318,7 @@ def _answer_tokens(
             answer = template.answer((*arm.prompt_for(row), message), row.tools, row.location)
         except TemplateError as error:
             return [], error.message
-        encoded.append(answer.tokens[answer.start : answer.end])
+        encoded.append((index, answer.tokens[answer.start : answer.end]))
     return encoded, ""
 
 
@@ -290,12 +326,12 @@ def _require_room(
     arm: Arm, loaded: LoadedModel, rows: Sequence[PromptRow], prompts: Sequence[Sequence[int]], max_tokens: int
 ) -> None:
     """Raise ``InputError`` if an arm's longest prompt and its answer exceed the model's maximum length."""
-    most = _context_length(loaded)
+    context = _context_length(loaded)
     index = max(range(len(prompts)), key=lambda index: len(prompts[index]))
-    if most is not None and len(prompts[index]) + max_tokens > most:
+    if context is not None and len(prompts[index]) + max_tokens > context:
         raise InputError(
             f"{rows[index].location}: the prompt of {arm.name} has {len(prompts[index]):,} tokens and the answer can have up to "
-            f"{max_tokens:,}, but the model is limited to {most:,}.",
+            f"{max_tokens:,}, but the model is limited to {context:,}.",
             hint="Lower evaluation.max_tokens or evaluation.shots, or leave the arm out.",
         )
 
@@ -303,8 +339,8 @@ def _require_room(
 def _context_length(loaded: LoadedModel) -> int | None:
     """Return how many tokens a prompt and its answer may have, or ``None`` if the model does not specify it."""
     config = loaded.source.config
-    most = config.get("max_position_embeddings") or config.get("text_config", {}).get("max_position_embeddings")
-    return most if isinstance(most, int) else None
+    context = config.get("max_position_embeddings") or config.get("text_config", {}).get("max_position_embeddings")
+    return context if isinstance(context, int) else None
 
 
 def _content_hashes(folder: Path) -> list[str]:
@@ -318,20 +354,19 @@ def _file_hash(file: Path, size: int, changed: int) -> str:
     return sha256_file(file)
 
 
-def save_outputs(file: Path, outputs: Sequence[Output]) -> None:
-    """Write a line with the hash of ``outputs``, then ``outputs``."""
-    lines = "".join(json.dumps(asdict(output), ensure_ascii=True) + "\n" for output in outputs)
+def save_answers(file: Path, answers: Sequence[Answer]) -> None:
+    """Write a line with the hash of ``answers``, then ``answers``."""
+    lines = to_jsonl([to_json(answer) for answer in answers])
     write_text(file, json.dumps({"sha256": hashlib.sha256(lines.encode()).hexdigest()}) + "\n" + lines)
 
 
-def load_outputs(file: Path, rows: Sequence[PromptRow]) -> tuple[Output, ...]:
-    """Read cached outputs; empty if the file is missing, damaged, or belongs to different rows."""
+def load_answers(file: Path, rows: Sequence[PromptRow]) -> tuple[Answer, ...]:
+    """Read cached answers; empty if the file is missing, damaged, or belongs to different rows."""
     try:
         head, _, lines = file.read_bytes().partition(b"\n")
         if json.loads(head)["sha256"] != hashlib.sha256(lines).hexdigest():
             return ()
-        records = [json.loads(line) for line in lines.splitlines()]
-        outputs = tuple(Output(**{**record, "rejected": tuple(record["rejected"] or ()) or None}) for record in records)
+        answers = tuple(from_json(Answer, json.loads(line)) for line in lines.splitlines())
     except (OSError, ValueError, KeyError, TypeError):
         return ()
-    return outputs if [output.id for output in outputs] == [row.id for row in rows] else ()
+    return answers if [answer.id for answer in answers] == [row.id for row in rows] else ()

@@ -24,16 +24,12 @@ class Scope:
     def of(cls, report: EvaluationReport) -> Scope:
         """Return what ``report`` measured."""
         facts = report.facts
-        rows = facts.get("row_ids")
         conditions = [
             facts.get("base_fingerprint"), facts.get("run") or facts.get("adapter"), facts.get("adapter_step"), facts.get("schema"),
             facts.get("contract"), facts.get("headline"), facts.get("template"), facts.get("decoding"), facts.get("thinking"),
             facts.get("thinking_tokens"),
         ]  # fmt: skip
-        ids = (
-            frozenset(map(str, rows)) if isinstance(rows, list) else frozenset()
-        )  # the file may be damaged, or from an older version
-        return cls(ids, frozenset(arm.name for arm in report.arms), sha256_json(conditions))
+        return cls(frozenset(facts["row_ids"]), frozenset(arm.name for arm in report.arms), sha256_json(conditions))
 
     def is_part_of(self, other: Scope) -> bool:
         """Return whether ``other`` measured the same on all rows of this one and on more."""

@@ -4,30 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
-from mlxtune.evaluation.json_fields import from_json
+from mlxtune.evaluation.answers import SeedAnswers, reference_likelihood
 from mlxtune.evaluation.scorers import Score
-from mlxtune.evaluation.statistics.agreement import Estimate
 from mlxtune.evaluation.statistics.clusters import effective_n
 from mlxtune.evaluation.statistics.intervals import wilson
 from mlxtune.evaluation.statistics.seed_spread import SeedMean, seed_change, seed_rate
-
-
-@dataclass(frozen=True)
-class SeedScores:
-    """The scores of one seed's answers to the validation and the held-out rows.
-
-    ``nats`` is the total negative log-likelihood of the validation rows' references, which have ``tokens`` tokens in total.
-    """
-
-    run: str
-    seed: int
-    validation: Sequence[dict[str, Score]]
-    nats: float
-    tokens: int
-    held_out: Sequence[dict[str, Score]]
 
 
 @dataclass(frozen=True)
@@ -59,7 +42,7 @@ class SeedReport:
     recommended: str
     rate: SeedMean
     rival: str = ""
-    change: SeedMean | None = field(default=None)
+    change: SeedMean | None = None
 
     @property
     def chosen(self) -> SeedResult:
@@ -67,36 +50,38 @@ class SeedReport:
         return next(seed for seed in self.seeds if seed.run == self.recommended)
 
 
-def recommend(seeds: Sequence[SeedScores], metric: str) -> str:
+def recommend(seeds: Sequence[SeedAnswers], metric: str) -> str:
     """Return the run with the most passes on the validation rows; ties go to the lower validation loss, then the earlier seed.
 
     Held-out rows are not considered, so the recommended run's result on them is unbiased.
     """
 
-    def quality(seed: SeedScores) -> tuple[int, float]:
+    def quality(seed: SeedAnswers) -> tuple[int, float]:
         loss = _loss(seed)
-        return _hits(seed.validation, metric), -math.inf if loss is None else -loss
+        return _hits(seed, metric), -math.inf if loss is None else -loss
 
     return max(seeds, key=quality).run
 
 
 def build_seed_report(
-    seeds: Sequence[SeedScores], metric: str, groups: Sequence[Hashable], rival: str, rival_scores: Sequence[dict[str, Score]]
+    seeds: Sequence[SeedAnswers], metric: str, groups: Sequence[Hashable], rival: str, rival_scores: Sequence[dict[str, Score]]
 ) -> SeedReport:
     """Build the report of at least two ``seeds`` on ``metric``. ``groups`` says which held-out rows belong together."""
     rows = [
-        index for index, row in enumerate(rival_scores) if metric in row and all(metric in seed.held_out[index] for seed in seeds)
+        index
+        for index, row in enumerate(rival_scores)
+        if metric in row and all(metric in seed.held_out[index].scores for seed in seeds)
     ]
     groups = [groups[index] for index in rows]
-    passed = [[seed.held_out[index][metric].passed for index in rows] for seed in seeds]
+    passed = [[seed.held_out[index].scores[metric].passed for index in rows] for seed in seeds]
     before = [rival_scores[index][metric].passed for index in rows]
     results = []
     for seed, values in zip(seeds, passed, strict=True):
         interval = wilson(sum(values), len(values), effective_n=effective_n(values, groups))
-        total = sum(metric in row for row in seed.validation)
+        total = sum(metric in answer.scores for answer in seed.validation)
         results.append(
             SeedResult(
-                seed.run, seed.seed, _hits(seed.validation, metric), total, _loss(seed), sum(values), len(values), *interval
+                seed.run, seed.seed, _hits(seed, metric), total, _loss(seed), sum(values), len(values), *interval
             )
         )  # fmt: skip
     changes = [[float(after - first) for after, first in zip(values, before, strict=True)] for values in passed]
@@ -105,20 +90,10 @@ def build_seed_report(
     )
 
 
-def load_seed_report(record: dict[str, Any]) -> SeedReport:
-    """Return the report with the JSON form ``record``. Raises ``KeyError`` or ``TypeError`` if it is malformed."""
-    seeds = tuple(SeedResult(**seed) for seed in record["seeds"])
-    change = _seed_mean(record["change"]) if record["change"] else None
-    return from_json(SeedReport, record, seeds=seeds, rate=_seed_mean(record["rate"]), change=change)
+def _hits(seed: SeedAnswers, metric: str) -> int:
+    return sum(answer.scores[metric].passed for answer in seed.validation if metric in answer.scores)
 
 
-def _seed_mean(record: dict[str, Any]) -> SeedMean:
-    return from_json(SeedMean, record, mean=Estimate(**record["mean"]))
-
-
-def _hits(rows: Sequence[dict[str, Score]], metric: str) -> int:
-    return sum(row[metric].passed for row in rows if metric in row)
-
-
-def _loss(seed: SeedScores) -> float | None:
-    return seed.nats / seed.tokens if seed.tokens else None
+def _loss(seed: SeedAnswers) -> float | None:
+    nats, tokens = reference_likelihood(seed.validation)
+    return nats / tokens if tokens else None

@@ -9,8 +9,8 @@ from typing import Any
 
 from mlxtune.adapters.entry import AdapterEntry, with_template_settings
 from mlxtune.core.errors import InputError
+from mlxtune.evaluation.arms import SeedAdapter
 from mlxtune.evaluation.endpoints import require_endpoints
-from mlxtune.evaluation.seed_evidence import SeedAdapter
 from mlxtune.recipe import Recipe
 from mlxtune.runs import launch
 from mlxtune.runs.registry import ACTIVE, Run

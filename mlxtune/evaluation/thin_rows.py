@@ -22,6 +22,7 @@ from mlxtune.data.rows import PromptRow, last_prompt
 from mlxtune.evaluation.drilldown import Drilldown
 from mlxtune.evaluation.failure_groups import EVERY_KIND, failure_groups
 from mlxtune.evaluation.history import evaluations
+from mlxtune.evaluation.scorers import in_words
 from mlxtune.planning.cluster_process import ClusterProcess
 from mlxtune.recipe import Recipe
 
@@ -93,7 +94,7 @@ def _failures(workspace: Path, recipe: Recipe, train: Mapping[str, PromptRow]) -
         for group in (alike or groups)[:_MAX_OF_A_KIND]:
             examples = [train[id] for id in group.examples if id in train]
             if examples:
-                how = "" if group.kind == EVERY_KIND else f" with {one_line(group.kind, 40)}"
+                how = "" if group.kind == EVERY_KIND else f" with {one_line(in_words(group.kind), 40)}"
                 yield _thin(f"{plural(len(group.rows), 'held-out row')} fail{how}", examples)
         return
 

@@ -1,19 +1,18 @@
-"""Compare two arms on the same rows: better, worse, or cannot tell."""
+"""Compare two arms on the same rows: better, worse, or cannot tell; and the verdict that follows from the comparisons."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Literal, TypeVar
 
 from mlxtune.evaluation.statistics.bootstrap import bootstrap
 from mlxtune.evaluation.statistics.clusters import effective_n, group_sums, permutation_p
 from mlxtune.evaluation.statistics.intervals import PairedCounts, newcombe
-from mlxtune.evaluation.statistics.power import needed_rows
 from mlxtune.evaluation.statistics.significance import holm, sign_test
 
-Outcome = Literal["better", "worse", "cannot tell"]
+Outcome = Literal["better", "worse", "cannot_tell"]
 
 LEVEL = 0.05
 
@@ -33,7 +32,7 @@ class Comparison:
     change: float
     high: float
     p: float
-    outcome: Outcome = field(metadata={"key": "word"})
+    outcome: Outcome
     adjusted: float | None = None
 
 
@@ -51,8 +50,61 @@ class ScoreComparison:
     change: float
     high: float
     p: float
-    outcome: Outcome = field(metadata={"key": "word"})
+    outcome: Outcome
     adjusted: float | None = None
+
+
+@dataclass(frozen=True)
+class CutAnswers:
+    """Answers of ``arm`` that were cut off at ``max_tokens`` and might still have passed: ``count`` of ``rows``."""
+
+    arm: str
+    count: int
+    rows: int
+    max_tokens: int
+    thinking: bool
+    """Whether the arm reasons, so that the limit may be that of the reasoning."""
+
+
+@dataclass(frozen=True)
+class AlsoWorse:
+    """The change of another metric that got worse."""
+
+    metric: str
+    change: float
+
+
+@dataclass(frozen=True)
+class ArmRate:
+    """An arm's rate on a metric."""
+
+    arm: str
+    share: float
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a report concludes about the strongest tuned arm."""
+
+    outcome: Literal["better", "worse", "cannot_tell", ""]
+    """Empty if nothing was compared."""
+    reason: Literal["change", "contract", "token_limit", "no_adapter"]
+    """Whether the outcome follows from the change on the headline metric, from a worse contract, or from the token limit."""
+    metric: str
+    """The headline metric."""
+    headline: Comparison | None = None
+    contract: Comparison | None = None
+    """The same arms on the contract, if the headline is another metric."""
+    needed_rows: int | None = None
+    """How many rows it would take to confirm the change, if they are independent and too few."""
+    also_worse: tuple[AlsoWorse, ...] = ()
+    """The other metrics that got worse if neither the headline nor the contract did."""
+    grammar: Literal["", "contract", "schema"] = ""
+    """What a grammar alone, without training, meets on every row."""
+    cut: CutAnswers | None = None
+    """The cut answers that decide the outcome or, without an adapter, may decide a later one."""
+    rates: tuple[ArmRate, ...] = ()
+    """Without an adapter, the rates of the arms on the headline metric."""
 
 
 Compared = TypeVar("Compared", bound=Comparison | ScoreComparison)
@@ -139,22 +191,7 @@ def outcomes_with_passes(
 
 def decide(p: float, low: float, high: float) -> Outcome:
     """Return the outcome. A change counts only if the test at 5% and the interval agree."""
-    return "cannot tell" if p >= LEVEL else "better" if low > 0 else "worse" if high < 0 else "cannot tell"
-
-
-def verdict_sentence(comparison: Comparison, label: str, *, grouped: bool = False, arm: str = "") -> str:
-    """Describe a comparison in a sentence, in points. For ``grouped`` rows, the number of rows needed is omitted.
-
-    ``arm`` names the second arm, if it is not obvious.
-    """
-    low, change, high = map(signed_points, (comparison.low, comparison.change, comparison.high))
-    outcome, name = comparison.outcome.capitalize(), label[0].upper() + label[1:] + (f", {arm}" if arm else "")
-    rows = None if grouped or comparison.outcome != "cannot tell" else needed_rows(comparison.paired)
-    more = f" About {rows:,} rows are needed to tell." if rows and rows > comparison.paired.total else ""
-    p = comparison.p if comparison.adjusted is None else comparison.adjusted
-    disagree = comparison.outcome == "cannot tell" and (comparison.low > 0 or comparison.high < 0)
-    test = f", but p = {p:.3f}" if disagree else ""
-    return f"{outcome}. {name}: {change} points versus {comparison.first} (95% interval: {low} to {high}{test}).{more}"
+    return "cannot_tell" if p >= LEVEL else "better" if low > 0 else "worse" if high < 0 else "cannot_tell"
 
 
 def signed_points(share: float) -> str:

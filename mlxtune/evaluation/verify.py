@@ -6,10 +6,13 @@ that cannot be detected from the folder alone.
 
 from __future__ import annotations
 
+import html
 import json
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from importlib.resources import files
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -18,51 +21,64 @@ import jsonschema
 from mlxtune.core.errors import InputError
 from mlxtune.core.files import read_json
 from mlxtune.core.text import one_line
+from mlxtune.core.versions import require_version
 from mlxtune.evaluation import report
 from mlxtune.evaluation.answer_budget import auto_limit
-from mlxtune.evaluation.answer_statistics import answer_statistics
+from mlxtune.evaluation.answers import Answer, ArmAnswers, SeedAnswers, score_answers, score_seed
 from mlxtune.evaluation.arms import BASE, ENDPOINT, TUNED
+from mlxtune.evaluation.blind.blind_session import revealed_choices
 from mlxtune.evaluation.comparability import contract_hash
 from mlxtune.evaluation.contract import Contract
-from mlxtune.evaluation.evidence import FILES, EvaluationEvidence, hashes, load_evidence, load_off_task, schema_hash
+from mlxtune.evaluation.evidence import (
+    FILES,
+    OUTPUTS,
+    REGRESSION,
+    SEEDS,
+    VALIDATION,
+    EvaluationEvidence,
+    hashes,
+    load_evidence,
+    load_off_task,
+    load_rows,
+    load_seed_answers,
+    schema_hash,
+)
 from mlxtune.evaluation.json_differences import differences
 from mlxtune.evaluation.json_fields import to_json
-from mlxtune.evaluation.judge.verify_judge import verify_judges
+from mlxtune.evaluation.judge import judge_report, judge_session
 from mlxtune.evaluation.off_task.result import compare_off_task
-from mlxtune.evaluation.render.publish import render_pages, renderer_hash
-from mlxtune.evaluation.report import PAGES, ArmScores, ReportFacts, ScoredRows
-from mlxtune.evaluation.scorers.reference import EXACT, FIELDS
-from mlxtune.evaluation.seed_evidence import load_seed_scores
-from mlxtune.evaluation.seed_report import SeedScores
+from mlxtune.evaluation.paired_answers import load_pairs
+from mlxtune.evaluation.render.publish import render_pages
+from mlxtune.evaluation.report import PAGES, ReportFacts
+from mlxtune.evaluation.report_builder import build
 from mlxtune.recipe import AUTO
 
 # Facts recorded by the evaluation that cannot be recomputed from the files in its folder.
 _RECORDED = {
     "base_fingerprint", "run", "adapter", "adapter_step", "source", "template", "endpoints", "longest_reference", "room", "thinking",
-    "thinking_tokens", "date", "compute", "untouched", "moved", "looks", "ledger", "made",
+    "thinking_tokens", "date", "compute", "contamination", "changed_terms", "holdout", "made",
 }  # fmt: skip
-_OFF_TASK = ("off_task", "regression")  # facts that exist only if there are off-task answers
-# What is recorded, too, if another version worded the report.
-_WORDED = ("adjusted p-values", "outcomes", "verdict", "classes of differences from references", "final failures")
 
 Record = dict[str, Any]  # the content of report.json, which may be damaged
+
+_STYLE = re.compile(r"<style>.*?</style>", re.DOTALL)
+_CHART = re.compile(r"<(?:rect|line)\b[^>]*>")
+_TAG = re.compile(r"<[^>]+>")
+_MADE_WITH = re.compile(r"mlxtune \d[\w.]*")  # the version
+_FIGURE = re.compile(r"[+−-]?\d[\d,]*(?:\.\d+)?(?:e[+-]?\d+)?%?|\b(?:better|worse|cannot tell|held|dropped)\b|[✓✗·]", re.IGNORECASE)
 
 
 def verify(folder: Path) -> list[str]:
     """Return every difference between the reports in ``folder``, its own and its judges', and the stored answers, with its location.
 
-    Raises ``InputError`` if there is no report, or if its files are missing.
+    Raises ``InputError`` if there is no report, or if it is of another version.
     """
     try:
         stored = read_json(folder / report.FILE, unique_keys=True)
     except InputError as error:
         read_json(folder / report.FILE)  # raises the same error, unless a key occurs twice
         return [error.message]
-    if not isinstance(stored, dict) or "files" not in stored:
-        raise InputError(
-            f"{folder / report.FILE} lists no files to verify it against.",
-            hint="An older version of mlxtune wrote it. Evaluate again: mlxtune eval",
-        )
+    require_version(stored.get("v") if isinstance(stored, dict) else None, report.VERSION, folder / report.FILE)
     if malformed := list(_schema_errors(stored)):
         return malformed
     problems = list(_changed_files(folder, stored["files"]))
@@ -73,49 +89,45 @@ def verify(folder: Path) -> list[str]:
         return [*problems, error.message]
     if mismatches := list(_mismatches(evidence, stored)):
         return [*problems, *mismatches]
-    scored = {arm: evidence.scores(arm, contract) for arm in evidence.answers}
-    parts = 2 if _has_current_wording(stored) else 1  # compare the class and the reason, or only the class
-    problems += _failures(evidence, contract, scored, parts)
+    scored = {arm: score_answers(contract, evidence.rows, answers) for arm, answers in evidence.answers.items()}
+    for arm, answers in evidence.answers.items():
+        problems += _scores(f"{OUTPUTS}, {arm}", answers, scored[arm])
     problems += [*_numbers(folder, stored, evidence, contract, scored), *verify_judges(folder)]
-    return problems or list(_pages(folder, stored))  # pages of a report with differences differ as well
+    return problems or list(_pages(folder))  # pages of a report with differences differ as well
 
 
 def unverified(folder: Path) -> list[str]:
-    """Return the values that cannot be recomputed from the files in ``folder``: facts, the arms' ``seconds``, and of other versions
-    the adjusted p-values, outcomes, verdict, classes of differences from references, final failures among cut-off answers, and pages.
+    """Return the values that cannot be recomputed from the files in ``folder``: facts, and the arms' ``seconds``."""
+    return [*sorted(read_json(folder / report.FILE)["facts"].keys() & _RECORDED), "seconds"]
 
-    Their values are those that the evaluation recorded.
+
+def _pages(folder: Path) -> Iterator[str]:
+    """Draw the pages again, and yield the first figure of each that differs."""
+    for name, text in render_pages(report.load(folder), folder).items():
+        drawn = page_figures(text, is_html=name.endswith(".html"))
+        stored = page_figures(_text(folder / name), is_html=name.endswith(".html"))
+        for one, two in zip_longest(stored, drawn, fillvalue="nothing"):
+            if one != two:
+                yield f"{name} shows {one} where report.json and the outputs give {two}."
+                break
+
+
+def page_figures(text: str, *, is_html: bool) -> list[str]:
+    """Return the figures on a page in order: its numbers, its outcomes, and the geometry of its charts.
+
+    The words around them may change between versions.
     """
-    stored = read_json(folder / report.FILE)
-    texts = () if _has_current_wording(stored) else _WORDED
-    pages = () if _has_current_pages(stored) else PAGES
-    return [*sorted(stored["facts"].keys() & _RECORDED), "seconds", *texts, *(name for name in pages if name in stored["files"])]
+    if is_html:
+        text = _STYLE.sub("", text)
+        text = html.unescape(f"{_TAG.sub(' ', text)}\n{' '.join(_CHART.findall(text))}")
+    return [figure.lower() for figure in _FIGURE.findall(_MADE_WITH.sub("", text))]
 
 
-def _has_current_wording(stored: Record) -> bool:
-    return stored["facts"].get("wording") == report.WORDING
-
-
-def _has_current_pages(stored: Record) -> bool:
-    return stored["facts"].get("renderer") == renderer_hash() and _has_current_wording(stored)  # pages contain reasons, too
-
-
-def _pages(folder: Path, stored: Record) -> Iterator[str]:
-    """Render the pages again, if this version wrote them, and yield the name of each that differs."""
-    if not _has_current_pages(stored):
-        return
+def _text(page: Path) -> str:
     try:
-        pages = render_pages(report.load(folder), folder)
-    except InputError as error:
-        yield error.message
-        return
-    for name, text in pages.items():
-        try:
-            same = (folder / name).read_bytes() == text.encode("utf-8", "surrogatepass")
-        except OSError:
-            same = False
-        if not same:
-            yield f"{name} is not what report.json and the outputs render to."
+        return page.read_bytes().decode("utf-8", "replace")
+    except OSError:
+        return ""
 
 
 @cache
@@ -151,46 +163,18 @@ def _mismatches(evidence: EvaluationEvidence, stored: Record) -> Iterator[str]:
     for arm, answers in evidence.answers.items():
         if [answer.id for answer in answers] != ids:
             yield f"outputs.jsonl: the answers of {arm} do not match the rows of questions.jsonl one to one."
-    for arm, pairs in evidence.logprobs.items():
-        if arm not in evidence.answers or not set(pairs) <= set(ids):
-            yield f"preferences.jsonl: the pairs of {arm} do not match questions.jsonl."
 
 
-def _seed_differences(tuned: ScoredRows, chosen: SeedScores | None) -> Iterator[str]:
-    """Yield a sentence if the recommended seed's answers to the held-out rows are not scored like those of the tuned arm."""
-    if chosen and _passes(chosen.held_out) != _passes(tuned):
-        yield f"seeds.jsonl: the held-out answers of {one_line(chosen.run, 80)} are not scored like those of {TUNED} in outputs.jsonl."
-
-
-def _passes(rows: ScoredRows) -> list[dict[str, bool]]:
-    return [{name: score.passed for name, score in row.items()} for row in rows]
-
-
-def _failures(evidence: EvaluationEvidence, contract: Contract, scored: Mapping[str, ScoredRows], parts: int) -> Iterator[str]:
-    """Yield each difference from the failures in ``outputs.jsonl``, comparing the first ``parts`` of class and reason."""
-    for arm, answers in evidence.answers.items():
-        for answer, scores in zip(answers, scored[arm], strict=True):
-            stored = {metric: failure[:parts] for metric, failure in answer.failed.items()}
-            current = {metric: failure[:parts] for metric, failure in contract.failures(scores).items()}
-            yield from differences(f"outputs.jsonl, {arm}, {answer.id}, failed", stored, current)
+def _scores(location: str, stored: Sequence[Answer], scored: Sequence[Answer]) -> Iterator[str]:
+    """Yield each difference between the stored scores of answers and those computed again."""
+    for one, two in zip(stored, scored, strict=True):
+        yield from differences(f"{location}, {one.id}, scores", to_json(one.scores), to_json(two.scores))
 
 
 def _numbers(
-    folder: Path, stored: Record, evidence: EvaluationEvidence, contract: Contract, scored: Mapping[str, ScoredRows]
+    folder: Path, stored: Record, evidence: EvaluationEvidence, contract: Contract, scored: Mapping[str, Sequence[Answer]]
 ) -> Iterator[str]:
     """Yield each difference between the stored report and one rebuilt from the stored answers."""
-    arms = []
-    for arm in stored["arms"]:
-        pairs, answers = evidence.logprobs.get(arm["arm"], {}), evidence.answers[arm["arm"]]
-        margins = [pairs[row.id].margin if row.id in pairs else None for row in evidence.rows] if pairs else []
-        nats, tokens = sum(answer.nats for answer in answers), sum(answer.tokens for answer in answers)
-        thought_tokens = sum(answer.thought_tokens for answer in answers)
-        statistics = answer_statistics(answers, scored[arm["arm"]])
-        arms.append(
-            ArmScores(
-                arm["arm"], arm["cached"], arm["seconds"], scored[arm["arm"]], margins, nats, tokens, thought_tokens, statistics
-            )
-        )  # fmt: skip
     limit = _answer_limit(evidence, stored)
     yield from _too_long(evidence, limit)
     facts: ReportFacts = {
@@ -198,44 +182,54 @@ def _numbers(
         "base": evidence.recipe.model.base,
         "rows": len(evidence.rows),
         "row_ids": [row.id for row in evidence.rows],
-        "headline": contract.headline(evidence.recipe, has_preferences=bool(evidence.logprobs)),
+        "headline": contract.headline(evidence.recipe, has_preferences=evidence.has_pairs),
         "schema": schema_hash(folder),
         "contract": contract_hash(evidence.recipe),
-        "asks": contract.required_metrics,
+        "required": contract.required_metrics,
         "decoding": {"kind": "greedy", "max_tokens": limit},
     }
     try:
-        prompts, off_task = load_off_task(folder)
-        if prompts:
-            result = compare_off_task(prompts, off_task[BASE], off_task[TUNED], evidence.recipe.evaluation.regression_margin)
-            if "regression" in stored["facts"]:
-                facts["regression"] = result.legacy_record()
-            else:
-                facts["off_task"] = to_json(result)
+        if off_task := _off_task(folder, evidence):
+            facts["off_task"] = off_task
     except (InputError, KeyError, ValueError):
-        yield "regression.jsonl lacks the base's or the adapter's answer to at least one prompt."
+        yield f"{REGRESSION} lacks the base's or the adapter's answer to at least one prompt."
     try:
-        seeds = load_seed_scores(folder, contract, evidence.rows)
+        validation = load_rows(folder, VALIDATION) if (folder / SEEDS).is_file() else ()
+        stored_seeds = load_seed_answers(folder, validation, evidence.rows)
     except InputError as error:
         yield error.message
         return
-    recorded: Any = {key: value for key, value in stored["facts"].items() if key not in _OFF_TASK}
-    current = to_json(report.build({**recorded, **facts}, arms, [row.group for row in evidence.rows], seeds))
-    if (chosen := current.get("seeds", {}).get("recommended", run := stored["facts"].get("run"))) != run:
-        yield f"report.json is about {one_line(str(run), 80)}, but validation recommends {one_line(chosen, 80)}."
-    yield from _seed_differences(scored.get(TUNED, ()), next((seed for seed in seeds if seed.run == chosen), None))
+    seeds = [score_seed(contract, seed, validation, evidence.rows) for seed in stored_seeds]
+    for one, two in zip(stored_seeds, seeds, strict=True):
+        location = f"{SEEDS}, {one_line(one.run, 80)}"
+        yield from _scores(location, (*one.validation, *one.held_out), (*two.validation, *two.held_out))
+    arms = [ArmAnswers(arm["arm"], tuple(scored[arm["arm"]]), arm["cached"], arm["seconds"]) for arm in stored["arms"]]
+    recorded: Any = {key: value for key, value in stored["facts"].items() if key != "off_task"}
+    current = to_json(build({**recorded, **facts}, arms, [row.group for row in evidence.rows], seeds))
     current["facts"]["made"] = stored["facts"].get("made")
-    if not _has_current_wording(stored):
-        current["verdict"] = stored["verdict"]
-        for new, old in zip(current["arms"], stored["arms"], strict=True):
-            if "failed" in new.get("answers", {}).keys() & old.get("answers", {}).keys():
-                new["answers"]["failed"] = old["answers"]["failed"]
-            for rate, old_rate in zip(new["rates"], old["rates"], strict=False):
-                if rate["metric"] in (EXACT.name, FIELDS.name):
-                    rate["failures"] = old_rate["failures"]
-        for new, old in zip(current["comparisons"], stored["comparisons"], strict=False):
-            new.update({key: old[key] for key in ("adjusted", "word") if key in old})
+    yield from _seed_choice(stored, current, seeds, scored.get(TUNED, ()))
     yield from differences("report.json", {key: value for key, value in stored.items() if key not in ("v", "files")}, current)
+
+
+def _off_task(folder: Path, evidence: EvaluationEvidence) -> Record | None:
+    """Return the off-task result of the stored answers, if there are any."""
+    prompts, answers = load_off_task(folder)
+    margin = evidence.recipe.evaluation.regression_margin
+    return to_json(compare_off_task(prompts, answers[BASE], answers[TUNED], margin)) if prompts else None
+
+
+def _seed_choice(stored: Record, current: Record, seeds: Sequence[SeedAnswers], tuned: Sequence[Answer]) -> Iterator[str]:
+    """Yield a sentence if the report is not about the recommended seed, or if that seed's answers are not those of the tuned arm."""
+    chosen = current.get("seeds", {}).get("recommended", run := stored["facts"].get("run"))
+    if chosen != run:
+        yield f"report.json is about {one_line(str(run), 80)}, but validation recommends {one_line(chosen, 80)}."
+    for seed in seeds:
+        if seed.run == chosen and _passes(seed.held_out) != _passes(tuned):
+            yield f"seeds.jsonl: the held-out answers of {one_line(chosen, 80)} are not scored like those of {TUNED} in outputs.jsonl."
+
+
+def _passes(answers: Sequence[Answer]) -> list[dict[str, bool]]:
+    return [{name: score.passed for name, score in answer.scores.items()} for answer in answers]
 
 
 def _answer_limit(evidence: EvaluationEvidence, stored: Record) -> int:
@@ -248,5 +242,28 @@ def _too_long(evidence: EvaluationEvidence, limit: int) -> Iterator[str]:
     """Yield a sentence for each answer with more than ``limit`` tokens."""
     for arm, answers in evidence.answers.items():
         for answer in () if arm.startswith(ENDPOINT) else answers:  # an endpoint counts tokens in its own way
-            if (answer.answer_tokens or 0) > limit:
+            if answer.answer_tokens > limit:
                 yield f"outputs.jsonl, {arm}, {answer.id}: the answer has {answer.answer_tokens} tokens, more than the limit of {limit}."
+
+
+def verify_judges(evaluation: Path) -> Iterator[str]:
+    """Yield each difference between a judge's report and one rebuilt from its session, with its location."""
+    for file in sorted(evaluation.glob(f"judge/*/{judge_report.FILE}")):
+        try:
+            yield from _judge_differences(evaluation, file)
+        except InputError as error:
+            yield f"judge/{file.parent.name}: {error.message}"
+
+
+def _judge_differences(evaluation: Path, file: Path) -> Iterator[str]:
+    session = judge_session.load_session(evaluation, file.parent)
+    location, stored = f"judge/{file.parent.name}/{file.name}", read_json(file)
+    require_version(stored.get("v"), judge_report.VERSION, file)
+    grades = judge_session.load_grades(session)
+    if missing := {call.key for call in session.calls} - set(grades):
+        yield f"{location}: calls.jsonl lacks {len(missing)} of its questions."
+        return
+    arms = session.first, session.second
+    rater = revealed_choices(evaluation, *arms, load_pairs(evaluation, *arms)) if stored.get("calibrated") else {}
+    report = judge_report.build_judge_report(session, grades, rater, judge_session.dollars_spent(session))
+    yield from differences(location, stored, {"v": judge_report.VERSION, **to_json(report)})

@@ -11,6 +11,7 @@ from mlxtune.adapters.compare import AdapterComparison
 from mlxtune.adapters.entry import AdapterEntry, AdapterScore
 from mlxtune.adapters.export.tried import ExportedCopy, FailedExport, TriedExport, exported_copies, failed_export, tried_exports
 from mlxtune.core.text import one_line, plural, size
+from mlxtune.evaluation.render.wording import caveat_text, comparison_verdict, verdict_text
 from mlxtune.evaluation.scorers.registry import metric_label
 from mlxtune.present.blocks import (
     Action,
@@ -109,9 +110,9 @@ def _score_blocks(entry: AdapterEntry) -> Iterator[Block]:
         yield Action(EVALUATE, "evaluate it", f"mlxtune eval {subject}")
         return
     yield Heading("Verdict", plural(score.rows, "held-out row"))
-    yield text(score.verdict, "bold", mark)
+    yield text(verdict_text(score.verdict), "bold", mark)
     if score.caveat:
-        yield text(f"Not recommended: {score.caveat}.", "warning")
+        yield text(f"Not recommended: {caveat_text(score.caveat)}.", "warning")
     if score.folder is None:
         yield text("reported by its author, not verified", "warning")
     yield rates_table(score)
@@ -200,6 +201,6 @@ def comparison_document(compared: AdapterComparison) -> Document:
     if compared.contrast:
         from mlxtune.evaluation.render.comparison_table import evaluation_comparison_table
 
-        return table, text(compared.contrast.verdict, "bold"), evaluation_comparison_table(compared.contrast)
+        return table, text(comparison_verdict(compared.contrast), "bold"), evaluation_comparison_table(compared.contrast)
     reason = f"{compared.unevaluated} has not been evaluated in this workspace" if compared.unevaluated else compared.error
     return table, text(f"not compared: {one_line(reason)}", "muted", "muted")

@@ -20,6 +20,7 @@ from mlxtune.core.text import one_line, plural
 from mlxtune.evaluation import report as reports
 from mlxtune.evaluation.render.comparison_table import comparison_tables
 from mlxtune.evaluation.render.markdown import table_blocks
+from mlxtune.evaluation.render.wording import caveat_text, history_text, verdict_text
 from mlxtune.evaluation.scorers.registry import metric_label
 from mlxtune.models import catalog
 from mlxtune.present.export import LOST, exports_table, identical, outcome_mark
@@ -92,6 +93,8 @@ def _render(
         license=base.license if re.fullmatch(r"[\w.-]+", base.license) else "",
         tags=[library, "mlxtune", *(["lora"] if noun == "adapter" else [])],
         rows=plural(score.rows, "held-out row") if score else "",
+        verdict=verdict_text(score.verdict) if score else "",
+        caveat=caveat_text(score.caveat) if score else "",
         rates=_rates(score) if score else "",
         evidence=_evidence(score) if score else [],
         exports=exports,
@@ -126,7 +129,7 @@ def _evidence(score: AdapterScore) -> list[str]:
     except MlxtuneError:
         return []
     blocks = [block for pairs in comparison_tables(report) for block in table_blocks(pairs)]
-    return [block for block in (*blocks, plain(str(report.facts.get("ledger", "")))) if block]
+    return [block for block in (*blocks, plain(history_text(report.holdout))) if block]
 
 
 def _data_facts(lineage: Mapping[str, Any]) -> dict[str, str]:

@@ -19,7 +19,10 @@ OUTCOME_MARKS: dict[str, Mark] = {
 }
 """The mark of each outcome; any other outcome is ``muted``."""
 
-WORDS = {"cannot_tell": "cannot tell", "go": "fits", "warn": "tight", "refuse": "does not fit"}
+WORDS = {
+    "cannot_tell": "cannot tell", "go": "fits", "warn": "tight", "refuse": "does not fit", "not_json": "not JSON",
+    "not_utf8": "not UTF-8", "no_json_in_it": "no JSON in it", "nan_or_infinity": "NaN or Infinity",
+}  # fmt: skip
 """The name of each code that is not its own name."""
 
 
@@ -28,11 +31,16 @@ def word(code: str) -> str:
     return WORDS.get(code, code.replace("_", " "))
 
 
+def failure_name(kind: str) -> str:
+    """Return a class of failure in words. A place in JSON with the rule that it breaks, ``/priority enum``, is its own name."""
+    return kind if kind.startswith("/") else word(kind)
+
+
 def outcome_mark(outcome: str) -> Mark:
     return OUTCOME_MARKS.get(outcome, "muted")
 
 
-def verdict_mark(outcome: str, caveat: str = "") -> Mark:
+def verdict_mark(outcome: str, caveat: object = None) -> Mark:
     """Return the mark of a verdict. One with a caveat is a warning; without an outcome, only the base was measured."""
     return "warning" if caveat else outcome_mark(outcome) if outcome else "primary"
 

@@ -11,6 +11,7 @@ from mlxtune.core.text import duration, one_line, plural, size, speed
 from mlxtune.data.template_notes import TemplateNote
 from mlxtune.present.blocks import Action, Block, Document, Fact, Facts, Heading, Mark, Span, Text, text
 from mlxtune.present.generation import refusal_title
+from mlxtune.present.labels import failure_name
 from mlxtune.present.search import decision_text, standing_text, values_text
 from mlxtune.runs.events import HELD_OUT_ROW, TIMED, DataReady, Event, ReferenceProgress, ReplayProgress, ValidationProgress
 from mlxtune.runs.registry import Run, RunStatus
@@ -232,7 +233,7 @@ def sample_verdict(sample: Sample) -> tuple[str, str, str]:
             return "!", "warning", f"cut off at {sample.limit:,} tokens"
         case "loop":
             return "✗", "error", "in a loop"
-    return "✗", "error", one_line(sample.failure)
+    return "✗", "error", one_line(failure_name(sample.failure))
 
 
 # The log

@@ -27,6 +27,7 @@ from mlxtune.core.errors import MachineError, MlxtuneError
 from mlxtune.core.text import one_line, plural
 from mlxtune.data import samples
 from mlxtune.present.check import check_warning
+from mlxtune.present.labels import signed_points, word
 from mlxtune.recipe import Recipe, load
 from mlxtune.runs import launch, registry
 from mlxtune.runs.locks import require_free_accelerator
@@ -661,5 +662,7 @@ class Room(Screen[None]):
 
 def _brief_verdict(summary: Mapping[str, object]) -> str:
     """Return the number of rows of an evaluation, and its verdict as far as it fits in one cell of a list."""
-    rows, verdict = summary.get("rows"), str(summary.get("verdict", ""))
-    return one_line(f"{plural(rows, 'row')}: {verdict}" if isinstance(rows, int) else verdict, 46)
+    rows, outcome, change = (summary.get(key) for key in ("rows", "outcome", "change"))
+    text = word(str(outcome or ""))
+    text = f"{text}, {signed_points(change)} points" if isinstance(change, float) else text
+    return one_line(f"{plural(rows, 'row')}: {text}" if isinstance(rows, int) and text else text, 46)

@@ -10,6 +10,7 @@ from mlxtune.advice.sample_name import is_sample
 from mlxtune.core.text import duration, one_line, plural
 from mlxtune.data.check_cache import CheckOutcome
 from mlxtune.present.check import check_warning
+from mlxtune.present.labels import word
 from mlxtune.present.run import STATUS_LABELS, answering_text
 from mlxtune.tui.render.text import gigabytes
 from mlxtune.tui.status import PLAN_GLYPHS, stop_effect, time_left, verdict_style
@@ -180,15 +181,16 @@ def _after_run(view: RunView, snapshot: Snapshot) -> NextStep:
         case "stopped":
             return NextStep(f"The run was stopped at step {step} of {view.state.total:,}.", checkpoint, *open_run)
     if verdict := snapshot.verdict_on(view.id):
-        from mlxtune.evaluation.follow_up import (  # its imports would slow down the first screen; now they are loaded
-            train_longer,
-            what_to_evaluate,
-        )
+        # imported here because the first screen must not wait for them; now they are loaded
+        from mlxtune.evaluation.follow_up import train_longer, what_to_evaluate
+        from mlxtune.evaluation.render.wording import caveat_text, follow_up_text, verdict_text
 
-        remedy = what_to_evaluate(verdict.report, verdict.run.folder)
-        caveat = f"Not recommended: {verdict.caveat}." if verdict.caveat else ""
+        further = what_to_evaluate(verdict.report, verdict.run.folder)
+        remedy, sentence = follow_up_text([further] if further else []), one_line(verdict_text(verdict.report.verdict))
+        caveat = f"Not recommended: {caveat_text(verdict.caveat)}." if verdict.caveat else ""
         change = f"{remedy} Or change" if remedy else "Change"
-        longer = train_longer(view.state.epochs, verdict.outcome)
+        more = train_longer(view.state.epochs, verdict.outcome)
+        longer = follow_up_text([more] if more else [])
         retry = f"{change} one setting in the recipe and train again, or search for better ones: h in Train."
         why = " ".join(filter(None, (caveat, longer, retry)))
         recipe = next((item for item in snapshot.recipes if _is_recipe_of(item, view)), None)
@@ -196,7 +198,7 @@ def _after_run(view: RunView, snapshot: Snapshot) -> NextStep:
             look = ("D", "check", "look at the rows", _open("data"))
             others = (Shortcut("P", "change a setting", _open("plan")), *_after_verdict(verdict, snapshot.best))
             return NextStep(
-                verdict.sentence,
+                sentence,
                 f"{doubt} {why}",
                 *look,
                 *verdict_style(verdict.outcome, verdict.caveat),
@@ -204,7 +206,7 @@ def _after_run(view: RunView, snapshot: Snapshot) -> NextStep:
             )
         change_it = ("P", "plan", "change a setting", _open("plan"))
         others = (Shortcut("n", "train again", "screen.new"), *_after_verdict(verdict, snapshot.best))
-        return NextStep(verdict.sentence, why, *change_it, *verdict_style(verdict.outcome, verdict.caveat), others)
+        return NextStep(sentence, why, *change_it, *verdict_style(verdict.outcome, verdict.caveat), others)
     failed = _failed_evaluation(snapshot.evals)
     if failed and failed.updated > view.updated:  # the adapter's evaluation may need another one first, of the base
         again = ("E", "evaluate", "choose what to evaluate", _open("evaluate"))
@@ -234,7 +236,7 @@ def _after_verdict(verdict: Evaluation, best: Evaluation | None) -> tuple[Shortc
     if verdict.outcome == "better":
         adapter = "the best adapter" if best and best.run_id != verdict.run_id else "it"  # Chat offers the best
         return rows, Shortcut("C", f"chat with {adapter}", _open("chat")), Shortcut("A", "export it", _open("adapters"))
-    return (rows, Shortcut("B", "compare blind", _open("blind"))) if verdict.outcome == "cannot tell" else (rows,)
+    return (rows, Shortcut("B", "compare blind", _open("blind"))) if verdict.outcome == "cannot_tell" else (rows,)
 
 
 def _before_first_run(snapshot: Snapshot) -> NextStep:
@@ -408,7 +410,9 @@ def _evaluate_stage(snapshot: Snapshot) -> WorkflowStage:
     if view and view.alive:
         return WorkflowStage("●", "$primary", "Evaluate", _evaluation_progress(view).rstrip("."), room="evaluate")
     if verdict and verdict.outcome:
-        return WorkflowStage(*verdict_style(verdict.outcome, verdict.caveat), "Evaluate", verdict.name, verdict.outcome, "evaluate")
+        return WorkflowStage(
+            *verdict_style(verdict.outcome, verdict.caveat), "Evaluate", verdict.name, word(verdict.outcome), "evaluate"
+        )
     if view and view.status == "finished" and verdict:
         return WorkflowStage(*verdict_style(verdict.outcome, verdict.caveat), "Evaluate", verdict.name, "only the base", "evaluate")
     if view:
@@ -434,7 +438,9 @@ def _adapter_stage(snapshot: Snapshot) -> WorkflowStage:
     best = snapshot.best
     name = snapshot.adapter_names.get(best.run_id, best.name) if best else ""
     if best and best.caveat:
-        return WorkflowStage("!", "$warning", "Adapter", f"{name} is better, but {best.caveat}", room="adapters")
+        from mlxtune.evaluation.render.wording import caveat_text
+
+        return WorkflowStage("!", "$warning", "Adapter", f"{name} is better, but {caveat_text(best.caveat)}", room="adapters")
     if best:
         rate = f"{best.changes[-1][1].share * 100:.1f}%"
         return WorkflowStage("✓", "$success", "Adapter", f"{name}, whole contract", rate, "adapters")

@@ -105,7 +105,7 @@ def brief_result(view: RunView) -> str:
     return STATUS_LABELS[view.status].text
 
 
-def verdict_style(outcome: str, caveat: str = "") -> tuple[str, str]:
+def verdict_style(outcome: str, caveat: object = None) -> tuple[str, str]:
     """Return the glyph and the color token of a verdict."""
     if not outcome:
         return "◐", "$primary"

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from mlxtune.evaluation.json_fields import to_json
+from mlxtune.evaluation.verdict import Verdict
 from mlxtune.models.resolve import ModelFolder, resolve
 
 SIZES = {
@@ -96,5 +98,11 @@ def shop(tmp_path: Path, source: ModelFolder) -> Callable[..., Path]:
 def reported_score(hits: int) -> dict[str, Any]:
     """Return a score in a lineage: one of four rows passed before training, and ``hits`` after it."""
     rate = {"metric": "contract", "hits": 1, "total": 4, "low": 0.0, "high": 0.5, "failures": {}, "mean": None}
-    score = {"word": "better", "verdict": "Better.", "rows": 4, "made": "2026-11-24", "rival": "base"}
+    score = {
+        "outcome": "better",
+        "verdict": to_json(Verdict("better", "change", "contract")),
+        "rows": 4,
+        "made": "2026-11-24",
+        "rival": "base",
+    }
     return {**score, "before": [rate], "after": [rate | {"hits": hits}]}

@@ -12,6 +12,8 @@ from evaluation_files import write_evaluation
 from huggingface_hub import ModelCard
 
 from mlxtune.adapters import library, publish
+from mlxtune.evaluation.json_fields import to_json
+from mlxtune.evaluation.render.wording import verdict_text
 from mlxtune.evaluation.statistics.intervals import wilson
 from mlxtune.present import card
 
@@ -30,8 +32,7 @@ def entry(tmp_path: Path, shop):
 
 def test_card_states_report_results_with_intervals(entry) -> None:
     text = card.adapter_card(entry, publish.published_base("smollm2-135m"))
-    report = json.loads((entry.score.folder / "report.json").read_text())
-    assert report["verdict"].split("±")[0][:12] in text
+    assert verdict_text(entry.score.verdict)[:12] in text
     for hits in (1, 3):
         low, high = wilson(hits, 4)
         assert f"{100 * hits / 4:.1f}% ({100 * low:.0f}–{100 * high:.0f})" in text
@@ -64,7 +65,7 @@ def test_bundled_base_has_local_alias_and_hub_id(tmp_path: Path, entry) -> None:
     publish.write_publishable(entry, publish.published_base("smollm2-135m"), tmp_path / "out", card.adapter_card)
     lineage, settings = (json.loads((tmp_path / "out" / name).read_text()) for name in ("mlxtune.json", "adapter_config.json"))
     assert (lineage["base"], settings["model"]) == ("smollm2-135m", "HuggingFaceTB/SmolLM2-135M-Instruct")
-    assert lineage["evaluation"]["verdict"] == entry.score.verdict
+    assert lineage["evaluation"]["verdict"] == to_json(entry.score.verdict)
 
 
 def test_card_states_the_share_of_generated_rows(tmp_path: Path, entry) -> None:
@@ -103,7 +104,17 @@ def test_imported_scores_are_attributed_to_author(entry) -> None:
 def test_names_cannot_inject_markup_into_card(entry) -> None:
     odd = "x](https://evil.example) <img src=y> | `z`\n---\nlicense: none"
     text = card.adapter_card(
-        replace(entry, method=odd, score=replace(entry.score, verdict=odd, folder=None)), publish.PublishedBase(odd, "", "a\nb: c")
+        replace(
+            entry,
+            method=odd,
+            score=replace(
+                entry.score,
+                verdict=replace(entry.score.verdict, headline=replace(entry.score.verdict.headline, first=odd)),
+                rival=odd,
+                folder=None,
+            ),
+        ),
+        publish.PublishedBase(odd, "", "a\nb: c"),
     )
     body = text.split("---\n", 2)[2]
     assert "](https://evil" not in text

@@ -25,6 +25,7 @@ from mlxtune.adapters.importers.importer import import_adapter
 from mlxtune.adapters.layout import read_layout
 from mlxtune.core.errors import InputError, ModelError
 from mlxtune.core.hashing import sha256_file
+from mlxtune.evaluation.promotion import Caveat
 from mlxtune.models import load, lora
 from mlxtune.models.generate import GenerationSettings, generate
 from mlxtune.recipe.parent import CONFIG, WEIGHTS
@@ -233,12 +234,12 @@ def test_imported_scores_are_recorded_as_reported(empty_workspace: Path, tiny: P
     assert (imported.name, imported.run, imported.data_hash, imported.origin) == ("theirs", "r", "d", str(theirs))
     assert imported.score is not None
     assert (imported.score.outcome, imported.score.folder, imported.score.rate()[1].hits) == ("better", None, 4)
-    assert imported.score.caveat == "", "older ones have none"
+    assert imported.score.caveat is None
     score = score_from_lineage(
-        {"evaluation": score_to_lineage(replace(imported.score, caveat="off-task accuracy dropped from 20 to 15 of 34"))}
+        {"evaluation": score_to_lineage(replace(imported.score, caveat=Caveat("off_task_dropped", 0.6, 0.4, 0.05)))}
     )
     assert score is not None
-    assert score.caveat == "off-task accuracy dropped from 20 to 15 of 34"
+    assert score.caveat == Caveat("off_task_dropped", 0.6, 0.4, 0.05)
     (theirs / "mlxtune.json").write_text(json.dumps(lineage | {"base_fingerprint": "0" * 64}))
     with pytest.raises(ModelError, match="trained from different weights"):
         import_adapter(empty_workspace, theirs, "two")

@@ -19,6 +19,8 @@ from mlxtune.adapters.export.fidelity import ComparedAnswers, Fidelity, LogitDis
 from mlxtune.adapters.importers.importer import import_adapter
 from mlxtune.core.errors import GateError, InputError, MachineError
 from mlxtune.core.files import write_json
+from mlxtune.evaluation.json_fields import to_json
+from mlxtune.evaluation.promotion import Caveat
 from mlxtune.evaluation.verdict import compare
 from mlxtune.models.resolve import resolve
 from mlxtune.runs.events import EventWriter
@@ -98,13 +100,13 @@ def test_list_names_the_metric_of_each_rate(cli, shop):
 
 
 def test_better_adapter_with_caveat_is_listed_as_warning(cli, shop):
-    evaluation = reported_score(hits=1) | {"reservation": "off-task accuracy dropped from 20 to 15 of 34"}
+    evaluation = reported_score(hits=1) | {"caveat": to_json(Caveat("off_task_dropped", 0.6, 0.4, 0.05))}
     write(shop / "adapters" / "other", arrays(rank=8), config(8), {"made": "2026-12-01T00:00:00+0000", "evaluation": evaluation})
     listed, details = cli("adapters").out, cli("adapters", "show", "other").out
     assert "! other" in " ".join(listed.split())
     assert "not recommended" in listed
-    assert "other is better but not recommended: off-task accuracy dropped from 20 to 15 of 34." in " ".join(listed.split())
-    assert "Not recommended: off-task accuracy dropped from 20 to 15 of 34." in details
+    assert "other is better but not recommended: off-task accuracy dropped from 60.0% to 40.0%." in " ".join(listed.split())
+    assert "Not recommended: off-task accuracy dropped from 60.0% to 40.0%." in details
 
 
 def test_json_list_has_every_field(cli, shop):
@@ -112,7 +114,7 @@ def test_json_list_has_every_field(cli, shop):
     (entry,) = json.loads(cli("adapters", "list", "--json").out)
     assert entry["name"] == entry["run"] == RUN
     assert (entry["kind"], entry["rank"], entry["targets"]) == ("lora", 4, ["self_attn.q_proj", "self_attn.v_proj"])
-    assert entry["score"]["word"] == "cannot tell"
+    assert entry["score"]["outcome"] == "cannot_tell"
     assert entry["score"]["folder"].startswith(str(shop / "evals"))
 
 
@@ -291,7 +293,7 @@ def test_adapter_of_a_run_is_evaluated_by_its_name(cli, shop, tiny, monkeypatch)
         subjects.append(run.id)
         raise InputError("enough")
 
-    monkeypatch.setattr("mlxtune.cli.evaluate.off_task_power", lambda recipe: "")
+    monkeypatch.setattr("mlxtune.cli.evaluate.load_prompts", lambda recipe: ())
     monkeypatch.setattr("mlxtune.workspace.control.evaluate", start)
     assert cli("adapters", "rename", "last", "quick").code == 0
     assert "enough" in cli("eval", "quick").err

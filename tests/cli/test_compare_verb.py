@@ -42,7 +42,7 @@ def test_comparing_an_evaluation_with_itself_is_refused(cli, cwd: Path) -> None:
 def test_json_is_one_document(cli, cwd: Path) -> None:
     _write_two_evaluations(cwd, [BAD] * 10, [GOOD] * 10)
     document = json.loads(cli("compare", "one/evals/one", "two/evals/two", "--json").out)
-    assert (document["rows"], document["comparisons"][-1]["metric"], document["comparisons"][-1]["word"]) == (
+    assert (document["rows"], document["comparisons"][-1]["metric"], document["comparisons"][-1]["outcome"]) == (
         10,
         "contract",
         "better",
@@ -76,6 +76,6 @@ def test_several_evaluations_are_compared_with_the_first(cli, cwd: Path) -> None
     assert second.split()[:6] == ["✓", "tuned", "of", "two", "100.0%", "+100.0"]
     assert third.split()[:6] == ["·", "tuned", "of", "three", "8.3%", "+8.3"]
     items = json.loads(cli("compare", *names, "--json").out)["comparisons"]
-    assert [item["word"] for item in items] == ["better", "cannot tell"]
+    assert [item["outcome"] for item in items] == ["better", "cannot_tell"]
     assert items[0]["adjusted"] == 2 * items[0]["p"]
     assert "--gate compares two evaluations" in cli("compare", *names, "--gate").err

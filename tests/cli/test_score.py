@@ -117,7 +117,7 @@ def test_a_folder_has_one_output_per_file(cli, cwd):
     (folder / "a.txt").write_bytes(b'"\xff"')
     (folder / ".hidden").write_text("{}")
     scores = json.loads(cli("score", "outputs", "--json").out)["scores"]
-    assert [(row["id"], *row["failed"].get("json", ["", ""])[:1]) for row in scores] == [("a.txt", "not UTF-8"), ("b.txt", "")]
+    assert [(row["id"], *row["failed"].get("json", ["", ""])[:1]) for row in scores] == [("a.txt", "not_utf8"), ("b.txt", "")]
 
 
 def test_rows_may_have_ended_prompt_and_reference(cli, cwd):
@@ -131,7 +131,7 @@ def test_rows_may_have_ended_prompt_and_reference(cli, cwd):
     (cwd / "s.json").write_text("{}")
     document = json.loads(cli("score", "o.jsonl", "--schema", "s.json", "--disclaimer", "Mind the gap.", "--json").out)
     scores = {row["id"]: row for row in document["scores"]}
-    assert scores[1]["failed"]["json"][0] == "cut off"
+    assert scores[1]["failed"]["json"][0] == "cut_off"
     assert (scores[2]["observed"]["exact"], scores[2]["observed"]["fields"]) == (False, 0.5)
     assert "exact" not in scores[1]["observed"]
     assert scores[3]["failed"]["disclaimer"][0] == "quoted"

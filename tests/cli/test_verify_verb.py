@@ -8,6 +8,8 @@ import subprocess
 import pytest
 from evaluation_files import write_evaluation
 
+from mlxtune.evaluation.promotion import Caveat
+
 
 @pytest.mark.parametrize("name", ["last", "shop", "evals/20261124-1412-shop", "evals/20261124-1412-shop/report.json"])
 def test_a_correct_report(cli, cwd, name):
@@ -16,12 +18,12 @@ def test_a_correct_report(cli, cwd, name):
     assert (result.code, result.err) == (0, "")
     assert "✓ The report is correct: 14 rates and 4 comparisons for 4 rows were recomputed with identical results." in result.out
     assert "Cannot tell." in result.out
-    assert "Recorded by the evaluation, not recomputed: adapter, base_fingerprint, compute, ledger, looks, made, run" in result.out
+    assert "Recorded by the evaluation, not recomputed: adapter, base_fingerprint, compute, holdout, made, run" in result.out
 
 
 def test_a_promotion_caveat_is_printed(cli, cwd, monkeypatch):
     write_evaluation(cwd)
-    monkeypatch.setattr("mlxtune.cli.verify.promotion_caveat", lambda _: "off-task accuracy dropped from 58.0% to 44.0%")
+    monkeypatch.setattr("mlxtune.cli.verify.promotion_caveat", lambda _: Caveat("off_task_dropped", 0.58, 0.44, 0.05))
     result = cli("verify")
     assert result.code == 0
     assert "! Not recommended: off-task accuracy dropped from 58.0% to 44.0%." in result.out
@@ -30,12 +32,12 @@ def test_a_promotion_caveat_is_printed(cli, cwd, monkeypatch):
 def test_a_changed_byte_of_an_output_fails(cli, cwd):
     folder = write_evaluation(cwd)
     data = (folder / "outputs.jsonl").read_bytes()
-    (folder / "outputs.jsonl").write_bytes(data.replace(b"near", b"neat", 1))
+    (folder / "outputs.jsonl").write_bytes(data.replace(b'"passed": false', b'"passed": true', 1))
     result = cli("verify")
     assert result.code == 1
     assert "✗ outputs.jsonl was changed: its sha256 is" in result.out
     assert "✗ outputs.jsonl, base, " in result.out
-    assert "The report does not match its outputs: 3 differences." in result.err
+    assert "The report does not match its outputs: 2 differences." in result.err
 
 
 def test_json_lists_each_difference(cli, cwd):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from mlxtune.data.source import read_file
 from mlxtune.evaluation import evidence
+from mlxtune.evaluation.answers import Answer, ArmAnswers
 from mlxtune.recipe import dump, load, parse
 
 ID = "20261124-1412-shop"
@@ -33,17 +34,11 @@ def write_unscored_evaluation(workspace: Path, rows: int = 16, **answers: str) -
     folder.mkdir(parents=True)
     recipe = dump(parse(f'name = "shop"\n[model]\nbase = "m"\n[data]\nsource = "{source}"\n'))
     (folder / "recipe.toml").write_text(recipe)
-    evidence.save_evidence(folder, load(folder / "recipe.toml"), read_file(source), {}, read_file(source))
-    with (folder / "outputs.jsonl").open("w") as file:
-        for arm, answer in answers.items():
-            for index, row in enumerate(read_file(source)):
-                record = {
-                    "id": row.id,
-                    "line": index + 1,
-                    "arm": arm,
-                    "output": answer.format(at=index),
-                    "ended": "stop",
-                    "failed": {},
-                }
-                file.write(json.dumps(record) + "\n")
+    rows = read_file(source)
+    evidence.save_evidence(folder, load(folder / "recipe.toml"), rows, rows)
+    measured = [
+        ArmAnswers(arm, tuple(Answer(row.id, answer.format(at=index), "stop") for index, row in enumerate(rows)), False, 1.0)
+        for arm, answer in answers.items()
+    ]
+    evidence.save_outputs(folder, measured)
     return folder

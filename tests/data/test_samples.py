@@ -68,14 +68,14 @@ def test_every_reference_passes_the_contract():
     contract = Contract.from_recipe(_recipe())
     for row in _rows("support.jsonl"):
         score = contract.score(ModelAnswer(row.reference, reference=row.reference))["contract"]
-        assert score.passed, f"{row.location}: {score.why}"
+        assert score.passed, f"{row.location}: {score.detail}"
 
 
 def test_every_chosen_answer_passes_the_contract():
     contract = Contract.from_recipe(_recipe())
     for row in _rows("support-pairs.jsonl"):
         score = contract.score(ModelAnswer(row.chosen, reference=row.chosen))["contract"]
-        assert score.passed, f"{row.location}: {score.why}"
+        assert score.passed, f"{row.location}: {score.detail}"
 
 
 def test_metadata_and_answer_have_the_same_category():

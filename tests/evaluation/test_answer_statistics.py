@@ -9,14 +9,17 @@ from itertools import combinations
 from pathlib import Path
 
 import pytest
+from evaluation_files import scored_arm
 
 from mlxtune.data import samples
 from mlxtune.evaluation import report as reports
 from mlxtune.evaluation.answer_statistics import AnswerStatistics, answer_statistics, is_loop
+from mlxtune.evaluation.answers import Answer
 from mlxtune.evaluation.contract import Contract
-from mlxtune.evaluation.evidence import StoredAnswer
 from mlxtune.evaluation.promotion import promotion_caveat, promotion_refusal
-from mlxtune.evaluation.report import ArmScores, EvaluationReport
+from mlxtune.evaluation.render.wording import verdict_text
+from mlxtune.evaluation.report import EvaluationReport
+from mlxtune.evaluation.report_builder import build
 from mlxtune.evaluation.scorers import PASS, ModelAnswer, Score
 from mlxtune.evaluation.verdict import compare, outcomes_with_passes
 from mlxtune.recipe import EvaluationSection, Length
@@ -52,20 +55,20 @@ def test_list_of_different_records_is_no_loop() -> None:
     assert not is_loop(records[:-5])
 
 
-def _answer(output: str, ended: str = "length", tokens: int | None = 10, thought: str = "") -> StoredAnswer:
-    return StoredAnswer("id", output, ended, {}, thought=thought, answer_tokens=tokens)
+def _answer(output: str, ended: str = "length", tokens: int = 10, thought: str = "", contract: Contract | None = None) -> Answer:
+    scores = contract.score(ModelAnswer(output, ended)) if contract else {}
+    return Answer("id", output, ended, tokens, thought, scores=scores)
 
 
 def test_reasoning_that_ended_in_a_loop_is_counted_as_one_however_long_it_is() -> None:
     """The copies that end it are a small part of a long text."""
     thought = " ".join(REFERENCES[:30]) + " Wait, let me check the order." * 4
     assert not is_loop(thought)
-    statistics = answer_statistics([_answer("", "thinking loop", 0, thought)], [{}])
-    assert statistics is not None
+    statistics = answer_statistics([_answer("", "thinking loop", 0, thought)])
     assert (statistics.cut, statistics.loops) == (0, 1)
     scores = Contract(EvaluationSection(forbid=("Northpeak",))).score(ModelAnswer("", "thinking loop"))
     assert not scores["contract"].passed
-    assert "repeated itself" in scores["contract"].why
+    assert "repeated itself" in scores["contract"].detail
 
 
 def test_cut_answers_are_counted_apart_from_loops() -> None:
@@ -73,19 +76,16 @@ def test_cut_answers_are_counted_apart_from_loops() -> None:
         _answer(LOOPS[0], "stop", 3), _answer(LOOPS[0]), _answer(REFERENCES[0][:90]), _answer("", "thinking", 0, LOOPS[1]),
         _answer("", "thinking", 0, REFERENCES[1]),
     ]  # fmt: skip
-    assert answer_statistics(answers, [{}] * 5) == AnswerStatistics(cut=2, loops=2, tokens=23)
+    assert answer_statistics(answers) == AnswerStatistics(cut=2, loops=2, tokens=23)
     ended_early = [*answers, _answer("A tent for two.", "loop", 40)]
-    assert answer_statistics(ended_early, [{}] * 6) == AnswerStatistics(cut=2, loops=3, tokens=63)
-    assert answer_statistics([*answers, _answer("", tokens=None)], [{}] * 6) is None  # stored by an older version
+    assert answer_statistics(ended_early) == AnswerStatistics(cut=2, loops=3, tokens=63)
 
 
 def test_answers_that_failed_before_the_limit_do_not_speak_for_a_higher_one() -> None:
     """More text makes an answer no shorter and unsays nothing; it can still add a disclaimer."""
     contract = Contract(EvaluationSection(length=Length(max=20), forbid=("Northpeak",)))
     texts = ["A tent by Northpeak", REFERENCES[0][:90], "A tent for two"]
-    answers = [_answer(text) for text in texts]
-    statistics = answer_statistics(answers, [contract.score(ModelAnswer(text, "length")) for text in texts])
-    assert statistics
+    statistics = answer_statistics([_answer(text, contract=contract) for text in texts])
     assert (statistics.cut, statistics.failed, statistics.undecided) == (3, 2, 1)
 
 
@@ -96,47 +96,52 @@ def test_a_reference_that_the_contract_does_not_require_decides_nothing() -> Non
         (Contract(EvaluationSection(length=Length(max=99), reference=["exact"])), 0),
         (Contract(EvaluationSection(reference=["exact"]), is_empty=True), 1),
     ):
-        statistics = answer_statistics([answer], [contract.score(evaluated)])
-        assert statistics
+        statistics = answer_statistics([dataclasses.replace(answer, scores=contract.score(evaluated))])
         assert (statistics.cut, statistics.failed) == (1, failed)
 
 
 def test_percentiles_are_values_that_were_measured() -> None:
     answers = [dataclasses.replace(_answer("", "stop", 1), seconds=float(index)) for index in range(1, 41)]
-    statistics = answer_statistics(answers[::-1], [{}] * 40)
-    assert statistics
+    statistics = answer_statistics(answers[::-1])
     assert (statistics.p50, statistics.p95) == (20.0, 38.0)  # as numpy.percentile(…, method="inverted_cdf")
-    statistics = answer_statistics([*answers, _answer("")], [{}] * 41)
-    assert statistics
+    statistics = answer_statistics([*answers, _answer("")])
     assert (statistics.p50, statistics.p95) == (None, None)
 
 
 def _report(rival: tuple[int, int], tuned: tuple[int, int], headline: str = "contract", failed: int = 0) -> EvaluationReport:
     """Return a report of 40 rows in which each arm has (hits, answers that the limit may have failed), and ``failed`` cut ones more."""
     arms = [
-        ArmScores(
-            name, False, 1.0,
-            [{"json": PASS, headline: PASS, "contract": PASS if row < hits else Score(False, "cut off", "")} for row in range(40)],
-            answers=AnswerStatistics(cut + failed, 30, 99, failed=failed),
+        scored_arm(
+            name,
+            [{"json": PASS, headline: PASS, "contract": PASS if row < hits else Score(False, "cut_off")} for row in range(40)],
+            cut=cut + failed, failed=failed,
         )
-        for name, (hits, cut) in {"base": (0, 40), "base+grammar": rival, "tuned": tuned}.items()
+        for name, (hits, cut) in {"base": (0, 34), "base+grammar": rival, "tuned": tuned}.items()
     ]  # fmt: skip
-    return reports.build({"rows": 40, "headline": headline, "decoding": {"kind": "greedy", "max_tokens": 112}}, arms)
+    return build(
+        {
+            "rows": 40,
+            "row_ids": [str(row) for row in range(40)],
+            "headline": headline,
+            "decoding": {"kind": "greedy", "max_tokens": 112},
+        },
+        arms,
+    )
 
 
 @pytest.mark.parametrize(
     ("rival", "tuned", "outcome", "arm"),
     [
         ((24, 2), (34, 0), "better", ""),  # 5% of 40 rows
-        ((24, 8), (34, 0), "cannot tell", "base+grammar"),  # with 8 more passes, 32 against 34
+        ((24, 8), (34, 0), "cannot_tell", "base+grammar"),  # with 8 more passes, 32 against 34
         ((10, 3), (40, 0), "better", ""),  # 13 against 40 is still better
-        ((10, 30), (40, 0), "cannot tell", "base+grammar"),
+        ((10, 30), (40, 0), "cannot_tell", "base+grammar"),
         ((10, 0), (40, 9), "better", ""),  # the winner can only gain
         ((40, 9), (10, 0), "worse", ""),
         ((40, 0), (10, 3), "worse", ""),
-        ((34, 0), (24, 8), "cannot tell", "tuned"),
-        ((20, 3), (21, 0), "cannot tell", ""),  # 23 against 21 decides no more than 20 against 21
-        ((20, 12), (21, 0), "cannot tell", "base+grammar"),
+        ((34, 0), (24, 8), "cannot_tell", "tuned"),
+        ((20, 3), (21, 0), "cannot_tell", ""),  # 23 against 21 decides no more than 20 against 21
+        ((20, 12), (21, 0), "cannot_tell", "base+grammar"),
     ],
 )
 def test_limit_decides_if_the_losing_arm_was_still_going(
@@ -144,17 +149,16 @@ def test_limit_decides_if_the_losing_arm_was_still_going(
 ) -> None:
     report = _report(rival, tuned, failed=6)
     assert report.outcome == outcome
-    assert (report.cut_arm.name if report.cut_arm else "") == arm
-    if arm:
-        assert report.verdict.startswith(
-            f"Cannot tell. The token limit may decide: {(rival if arm == 'base+grammar' else tuned)[1]} of 40 answers of {arm} were cut "
-            "off at 112 tokens and might still have passed. Raise evaluation.max_tokens and evaluate again. At this limit: "
+    cut = report.verdict.cut
+    assert (cut.arm if cut else "", report.verdict.reason == "token_limit") == (arm, bool(arm))
+    if cut:
+        assert (cut.count, cut.rows, cut.max_tokens) == ((rival if arm == "base+grammar" else tuned)[1], 40, 112)
+        assert (promotion_refusal(report), promotion_caveat(report)) == ("not_better", None)
+        text = verdict_text(report.verdict)
+        assert text.startswith(
+            f"Cannot tell. The token limit may decide: {cut.count} of 40 answers of {arm} were cut off at 112 tokens"
         )
-        assert report.verdict.count("Cannot tell") == 1
-        assert promotion_refusal(report) == report.verdict
-        assert promotion_caveat(report) == ""
-    else:
-        assert "token limit" not in report.verdict
+        assert (text.count("Cannot tell"), "At this limit: " in text) == (1, True)
 
 
 def test_bound_holds_however_the_cut_answers_would_have_ended() -> None:
@@ -173,15 +177,10 @@ def test_bound_holds_however_the_cut_answers_would_have_ended() -> None:
 
 
 def test_limit_does_not_matter_for_likelihoods() -> None:
-    assert _report((40, 9), (40, 9), "preference").cut_arm is None
+    assert _report((40, 9), (40, 9), "preference").verdict.cut is None
 
 
-def test_statistics_survive_a_round_trip_and_are_absent_in_older_reports(tmp_path: Path) -> None:
+def test_statistics_survive_a_round_trip(tmp_path: Path) -> None:
     report = _report((10, 2), (40, 0))
     reports.save(report, tmp_path)
     assert reports.load(tmp_path) == report
-    stored = json.loads((tmp_path / reports.FILE).read_text())
-    for arm in stored["arms"]:
-        del arm["answers"]
-    (tmp_path / reports.FILE).write_text(json.dumps(stored))
-    assert [arm.answers for arm in reports.load(tmp_path).arms] == [None] * 3

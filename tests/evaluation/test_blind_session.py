@@ -17,6 +17,7 @@ from mlxtune.evaluation.blind.blind_session import BlindSession
 from mlxtune.evaluation.blind.votes import QUESTIONS, preference_rows
 from mlxtune.evaluation.holdout.ledger import history, ledger_path
 from mlxtune.evaluation.paired_answers import AnswerPair
+from mlxtune.evaluation.render.judge_wording import tally_text
 from mlxtune.evaluation.statistics.agreement import kappa
 from mlxtune.evaluation.statistics.intervals import wilson
 from mlxtune.evaluation.statistics.significance import holm, sign_test
@@ -109,7 +110,9 @@ def test_result_is_sign_test_with_interval(evaluation):
     assert [by["format"].adjusted, by["voice"].adjusted] == holm([by["format"].p, by["voice"].p])
     assert by["send"].adjusted == by["send"].p
     assert by["send"].outcome == "better"
-    assert result.verdict.startswith(f"Better. tuned won {by['send'].wins} of {by['send'].wins + by['send'].losses} votes")
+    assert tally_text(result.headline, "base", "tuned").startswith(
+        f"Better. tuned won {by['send'].wins} of {by['send'].wins + by['send'].losses} votes"
+    )
     assert (result.agreed, result.repeated) == (15, 15)
     assert result.consistency is not None
     assert result.consistency.value == pytest.approx(1)
@@ -124,7 +127,7 @@ def test_position_bias_is_reported(evaluation):
         result = session.reveal()
     assert result.left == result.decided == session.votes_needed
     assert result.agreed == 0
-    assert all(tally.outcome == "cannot tell" for tally in result.tallies)
+    assert all(tally.outcome == "cannot_tell" for tally in result.tallies)
     assert all(tally.wins == tally.losses == 16 for tally in result.tallies)
 
 
@@ -132,7 +135,7 @@ def test_all_ties_give_cannot_tell(evaluation):
     with BlindSession(evaluation, "base", "tuned", _pairs(8), seed=3) as session:
         _vote_all(session, lambda _: "tie")
         result = session.reveal()
-    assert result.verdict.startswith("Cannot tell. All 8 votes were ties")
+    assert tally_text(result.headline, "base", "tuned").startswith("Cannot tell. All 8 votes were ties")
     assert (result.tallies[0].low, result.tallies[0].share, result.tallies[0].high) == (0.0, 0.5, 1.0)
 
 
@@ -208,7 +211,7 @@ def test_session_with_one_pair_works(evaluation):
         _vote_all(session, lambda _: "first")
         result = session.reveal()
     assert (result.pairs, result.repeated, result.consistency) == (1, 0, None)
-    assert result.tallies[0].outcome == "cannot tell"
+    assert result.tallies[0].outcome == "cannot_tell"
 
 
 def test_second_process_cannot_vote_in_same_session(evaluation):

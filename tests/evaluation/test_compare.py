@@ -6,11 +6,14 @@ import json
 from pathlib import Path
 
 import pytest
-from evaluation_files import BAD, GOOD, write_evaluation
+from evaluation_files import BAD, GOOD, scored_arm, write_evaluation
 
 from mlxtune.core.errors import InputError
 from mlxtune.evaluation import comparability, report
+from mlxtune.evaluation.comparability import ChangedTerm, ChangedTerms
 from mlxtune.evaluation.compare import compare_evaluations, find_side
+from mlxtune.evaluation.render.wording import compared_rows_text
+from mlxtune.evaluation.report_builder import build
 from mlxtune.evaluation.scorers import PASS
 from mlxtune.recipe import parse
 from mlxtune.runs.registry import Run
@@ -26,13 +29,13 @@ FACTS = {
     [
         ({}, []),
         ({"row_ids": ["c", "b", "a"]}, []),
-        ({"row_ids": ["a", "b", "d", "e"]}, ["the held-out rows (2 new, 1 removed)"]),
-        ({"schema": "other"}, ["the schema"]),
-        ({"contract": "other"}, ["the other requirements of the contract"]),
-        ({"template": "other"}, ["the chat template"]),
+        ({"row_ids": ["a", "b", "d", "e"]}, [ChangedTerm("held_out_rows", 1, 2)]),
+        ({"schema": "other"}, [ChangedTerm("schema")]),
+        ({"contract": "other"}, [ChangedTerm("contract")]),
+        ({"template": "other"}, [ChangedTerm("template")]),
         ({"template": "other", "base_fingerprint": "g"}, []),
-        ({"decoding": {"kind": "greedy", "max_tokens": 32}}, ["the token limit of an answer (64, now 32)"]),
-        ({"schema": "other", "template": "other"}, ["the schema", "the chat template"]),
+        ({"decoding": {"kind": "greedy", "max_tokens": 32}}, [ChangedTerm("token_limit", 64, 32)]),
+        ({"schema": "other", "template": "other"}, [ChangedTerm("schema"), ChangedTerm("template")]),
     ],
 )  # fmt: skip
 def test_every_changed_term_is_named(now: dict[str, object], differences: list[str]) -> None:
@@ -52,10 +55,6 @@ def test_evaluation_with_the_lower_token_limit_is_to_be_made_again() -> None:
     assert "same held-out rows" in refused.value.hint
 
 
-def test_fact_missing_from_older_report_is_ignored() -> None:
-    assert comparability.differences({key: FACTS[key] for key in ("name", "row_ids", "schema", "decoding")}, FACTS) == []
-
-
 @pytest.mark.parametrize(
     ("changed", "same"),
     [
@@ -71,18 +70,12 @@ def test_contract_hash_depends_on_required_checks(changed: str, same: bool) -> N
     assert (comparability.contract_hash(parse(text + changed)) == comparability.contract_hash(parse(text))) is same
 
 
-def test_contract_hash_of_an_evaluation_from_an_old_version() -> None:
-    text = 'name = "n"\n[model]\nbase = "m"\n[data]\nsource = "d"\n[evaluation]\n'
-    text += 'disclaimers = ["a", { text = "b", any_of = [{ text = "c", match = "normalized" }] }]\n'
-    assert comparability.contract_hash(parse(text)).startswith("836447c6c068ea5f")
-
-
 def _evaluated(workspace: Path, at: int, facts: dict[str, object]) -> Path:
     folder = workspace / "evals" / f"20261124-141{at}-shop"
     folder.mkdir(parents=True)
     (folder / "recipe.toml").write_text("")
-    arm = report.ArmScores("base", False, 1.0, [{"contract": PASS}])
-    report.save(report.build({"rows": 1, **facts}, [arm]), folder)  # type: ignore[typeddict-item]
+    arm = scored_arm("base", [{"contract": PASS}])
+    report.save(build({"rows": 1, **facts}, [arm]), folder)  # type: ignore[typeddict-item]
     return folder
 
 
@@ -112,8 +105,8 @@ def test_other_held_out_rows_are_noted_and_not_refused(tmp_path: Path) -> None:
     _evaluated(tmp_path, 1, {**FACTS, "row_ids": ids[:4]})
     other = {**FACTS, "row_ids": ids[1:6]}
     comparability.require_baseline_terms(now, other, recipe)
-    noted = comparability.describe_changes(now, other, recipe)
-    assert noted == "The held-out rows (2 new, 1 removed) changed since 20261124-1411-shop."
+    changed = ChangedTerms("20261124-1411-shop", (ChangedTerm("held_out_rows", 1, 2),))
+    assert comparability.changed_terms(now, other, recipe) == changed
 
 
 def test_other_recipes_bases_and_unfinished_evaluations_are_ignored(tmp_path: Path) -> None:
@@ -142,7 +135,7 @@ def test_two_evaluations_are_compared_row_by_row(tmp_path: Path) -> None:
     assert comparison.rows == 10
     assert {item.metric for item in comparison.comparisons} == {"json", "schema", "forbidden", "contract"}
     assert comparison.headline.first == "tuned of 20261124-1412-shop"
-    assert comparison.verdict.startswith("Cannot tell.")  # 7 to 1: p = 0.07
+    assert comparison.headline.outcome == "cannot_tell"  # 7 to 1: p = 0.07
 
 
 def test_clear_difference_is_better_and_reverse_is_worse(tmp_path: Path) -> None:
@@ -156,7 +149,7 @@ def test_scores_are_recomputed_from_outputs(tmp_path: Path) -> None:
     first, second = _two(tmp_path, [BAD] * 10, [BAD] * 10)
     outputs = second / "outputs.jsonl"
     records = [json.loads(line) for line in outputs.read_text().splitlines()]
-    outputs.write_text("".join(json.dumps({**record, "failed": {}}) + "\n" for record in records))
+    outputs.write_text("".join(json.dumps({**record, "scores": {}}) + "\n" for record in records))
     assert compare_evaluations(find_side(tmp_path, str(first)), find_side(tmp_path, str(second))).headline.paired.neither == 10
 
 
@@ -167,7 +160,7 @@ def test_preference_is_compared_for_pairs(tmp_path: Path) -> None:
     comparison = compare_evaluations(find_side(tmp_path, str(first)), find_side(tmp_path, str(second)))
     assert [item.metric for item in comparison.comparisons] == ["json", "schema", "forbidden", "contract", "preference"]
     assert comparison.headline.paired.broken == comparison.headline.paired.fixed == 0
-    assert comparison.scope == "4 held-out rows, the same for both"
+    assert (comparison.rows, comparison.headline.paired.total) == (4, 4)
 
 
 @pytest.mark.parametrize("contract", [True, False])
@@ -176,13 +169,15 @@ def test_pairs_that_were_not_compared_are_left_out(tmp_path: Path, contract: boo
         (tmp_path / name).mkdir()
     first, second = (write_evaluation(tmp_path / name, pairs=True, contract=contract) for name in ("one", "two"))
     for folder in (first, second):
-        lines = (folder / "preferences.jsonl").read_text().splitlines(keepends=True)
-        gone = json.loads(lines[0])["id"]
-        (folder / "preferences.jsonl").write_text("".join(text for text in lines if json.loads(text)["id"] != gone))
+        records = [json.loads(line) for line in (folder / "outputs.jsonl").read_text().splitlines()]
+        for record in records:
+            if record["id"] == records[0]["id"]:
+                del record["rejected"]
+        (folder / "outputs.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     comparison = compare_evaluations(find_side(tmp_path, str(first)), find_side(tmp_path, str(second)))
     assert comparison.headline.metric == "preference"
-    assert comparison.scope == "4 held-out rows, the same for both; compared on 3"
-    assert "Preference accuracy" in comparison.verdict
+    assert (comparison.rows, comparison.headline.paired.total) == (4, 3)
+    assert compared_rows_text(comparison) == "4 held-out rows, the same for both; compared on 3"
 
 
 def test_metrics_outside_the_contract_are_compared_too(tmp_path: Path) -> None:

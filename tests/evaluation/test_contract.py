@@ -8,7 +8,7 @@ import pytest
 
 from mlxtune.core.errors import InputError
 from mlxtune.evaluation.contract import Contract
-from mlxtune.evaluation.report import metric_rates
+from mlxtune.evaluation.report_builder import metric_rates
 from mlxtune.evaluation.scorers import ModelAnswer
 from mlxtune.evaluation.scorers.registry import FORMS, LABELS
 from mlxtune.evaluation.scorers.schema_valid import SchemaValidator
@@ -49,10 +49,10 @@ def test_metrics_are_those_required(contract, metrics):
 def test_contract_passes_only_when_every_required_metric_does():
     contract = contract_of(SCHEMA, disclaimers=[Disclaimer("d.")], forbid=["Northpeak"], length=Length(max=30), reference=["exact"])
     scores = contract.score(ModelAnswer(json.dumps({"a": "d."}), reference="other"))
-    assert all(scores[metric].passed for metric in contract.required)
+    assert all(scores[metric].passed for metric in (*contract.required_metrics, "contract"))
     assert not scores["fenced"].passed
     assert not scores["exact"].passed
-    assert contract.required == {"json", "schema", "disclaimer", "forbidden", "length", "contract"}
+    assert contract.required_metrics == ["json", "schema", "disclaimer", "forbidden", "length"]
     for output, broken in [
         ("d.", "json"),
         ('{"b": "d."}', "schema"),
@@ -64,7 +64,7 @@ def test_contract_passes_only_when_every_required_metric_does():
         scores = contract.score(ModelAnswer(output))
         assert not scores[broken].passed
         assert not scores["contract"].passed
-        first = next(scores[metric] for metric in scores if metric in contract.required and not scores[metric].passed)
+        first = next(scores[metric] for metric in scores if metric in contract.required_metrics and not scores[metric].passed)
         assert scores["contract"] == first
 
 
@@ -74,7 +74,7 @@ def test_fuzzy_rule_is_judged_fuzzy_and_reported_strict():
     assert [near[name].passed for name in ("disclaimer", "disclaimer_fuzzy", "contract")] == [False, True, True]
     other = contract.score(ModelAnswer("Only general guidance. Tale care."))  # the second rule does not use fuzzy matching
     assert [other[name].passed for name in ("disclaimer", "disclaimer_fuzzy", "contract")] == [False, False, False]
-    assert "disclaimer" not in contract.required
+    assert "disclaimer" not in contract.required_metrics
 
 
 def test_reference_rates_count_only_rows_with_reference():
@@ -91,7 +91,7 @@ def test_reference_rates_count_only_rows_with_reference():
 
 
 def test_truncated_output_is_classified_as_truncated():
-    assert Contract().score(ModelAnswer('{"a": "b', "length"))["contract"].kind == "cut off"
+    assert Contract().score(ModelAnswer('{"a": "b', "length"))["contract"].kind == "cut_off"
 
 
 def test_bundled_recipe_defines_contract():
@@ -99,7 +99,7 @@ def test_bundled_recipe_defines_contract():
     assert contract.schema
     assert len(contract.section.disclaimers) == 2
     assert list(contract.section.forbid) == ["Northpeak"]
-    assert contract.required == {"json", "schema", "disclaimer", "forbidden", "contract"}
+    assert contract.required_metrics == ["json", "schema", "disclaimer", "forbidden"]
 
 
 def test_recipe_can_set_every_option():

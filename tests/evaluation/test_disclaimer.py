@@ -122,18 +122,18 @@ NOT_SAID = [
     (json.dumps({"reply": f'It says "{S}" on the box.'}), "quoted"),
     ('{"reply": "It says \\"' + S + '\\" on the', "quoted"),
     # truncated
-    ("Close it. This is general guidance, not professional", "cut off"),
-    ("Close it. This is general guidance, not professional adv", "cut off"),
-    ('{"reply": "Close it. This is general gui', "cut off"),
+    ("Close it. This is general guidance, not professional", "cut_off"),
+    ("Close it. This is general guidance, not professional adv", "cut_off"),
+    ('{"reply": "Close it. This is general gui', "cut_off"),
     # inside a thinking block
-    (f"<think>{S}</think> Close it.", "only thought"),
-    (f"<THINK>{S}</THINK>Close it.", "only thought"),
-    (f"<thinking>{S}</thinking>Close it.", "only thought"),
-    (f"<think>{S}", "only thought"),
-    (f"I must say: {S}</think> Close it.", "only thought"),
-    (f"<reasoning>{S}</reasoning> Close it.", "only thought"),
-    (f"[THINK]{S}[/THINK]Close it.", "only thought"),
-    (f"<|channel|>analysis<|message|>{S}<|end|><|start|>assistant<|channel|>final<|message|>Close it.", "only thought"),
+    (f"<think>{S}</think> Close it.", "only_thought"),
+    (f"<THINK>{S}</THINK>Close it.", "only_thought"),
+    (f"<thinking>{S}</thinking>Close it.", "only_thought"),
+    (f"<think>{S}", "only_thought"),
+    (f"I must say: {S}</think> Close it.", "only_thought"),
+    (f"<reasoning>{S}</reasoning> Close it.", "only_thought"),
+    (f"[THINK]{S}[/THINK]Close it.", "only_thought"),
+    (f"<|channel|>analysis<|message|>{S}<|end|><|start|>assistant<|channel|>final<|message|>Close it.", "only_thought"),
     # invisible to the reader
     (f"<!-- {S} -->Close it.", "hidden"),
     (f"~~{S}~~ Close it.", "hidden"),
@@ -161,7 +161,7 @@ def test_enough_examples_per_class():
 @pytest.mark.parametrize("output", SAID)
 def test_asserted_disclaimer_counts(output, fuzzy, prompt):
     assert judge(output, prompt=prompt, fuzzy=fuzzy).passed
-    assert judge(output, Disclaimer(S, {"a": 1}), prompt=prompt, reference='{"a": 2}').kind == "out of place"
+    assert judge(output, Disclaimer(S, {"a": 1}), prompt=prompt, reference='{"a": 2}').kind == "out_of_place"
 
 
 @pytest.mark.parametrize("prompt", ["", ASKED], ids=["alone", "asked"])
@@ -170,7 +170,7 @@ def test_asserted_disclaimer_counts(output, fuzzy, prompt):
 def test_unasserted_disclaimer_fails_with_its_class(output, kind, fuzzy, prompt):
     score = judge(output, prompt=prompt, fuzzy=fuzzy)
     assert (score.passed, score.kind) == (False, kind)
-    assert S in score.why
+    assert S in score.detail
     assert judge(output, Disclaimer(S, {"a": 1}), prompt=prompt, reference='{"a": 2}').passed
 
 
@@ -203,8 +203,8 @@ def test_fuzzy_match_counts_only_for_fuzzy_rate(output):
 
 @pytest.mark.parametrize("end", ["", " profess", " professional", " professional adv", " professional advi", " professional advic"])
 def test_truncated_fuzzy_match_does_not_count(end):
-    assert judge(f"Close it. This is general guidance, not{end}", fuzzy=True).kind == "cut off"
-    assert judge(f'{{"reply": "This is generel guidance, not{end}', fuzzy=True).kind in ("missing", "cut off")
+    assert judge(f"Close it. This is general guidance, not{end}", fuzzy=True).kind == "cut_off"
+    assert judge(f'{{"reply": "This is generel guidance, not{end}', fuzzy=True).kind in ("missing", "cut_off")
 
 
 def test_punctuation_only_phrase_can_match_fuzzily():
@@ -239,7 +239,7 @@ def test_regex_matches_variants():
 
 def test_runaway_regex_is_stopped():
     rule = Disclaimer(r"(?:a|aa|a\w)+\d$", match="regex")
-    assert judge("a" * 5000, rule).kind == "pattern too slow"
+    assert judge("a" * 5000, rule).kind == "pattern_too_slow"
 
 
 def test_any_alternative_matches_by_its_own_method():
@@ -249,7 +249,7 @@ def test_any_alternative_matches_by_its_own_method():
     for output in ("NUR allgemeine  Hinweise.", "It is only a guide", "This is not binding law."):
         assert judge(output, rule).passed
     assert judge("It is Only A Guide", rule).kind == "missing"
-    assert judge("nothing", rule).why.startswith("“Nur allgemeine Hinweise.”")
+    assert judge("nothing", rule).detail.startswith("“Nur allgemeine Hinweise.”")
 
 
 @pytest.mark.parametrize(
@@ -258,9 +258,9 @@ def test_any_alternative_matches_by_its_own_method():
         (f"Close it.\n\n{S}", ""),
         (f"Close it.\r\n\r\n{S}\r\n", ""),
         (f"Close it. {S}", ""),
-        (f"{S}\n\nClose it.", "wrong place"),
+        (f"{S}\n\nClose it.", "wrong_place"),
         (json.dumps({"reply": f"Close it.\n\n{S}", "ok": True}), ""),
-        (json.dumps({"reply": f"{S}\n\nClose it."}), "wrong place"),
+        (json.dumps({"reply": f"{S}\n\nClose it."}), "wrong_place"),
         ("Close it.", "missing"),
     ],
 )
@@ -274,8 +274,8 @@ def test_last_paragraph_position(output, kind):
         (json.dumps({"reply": S, "note": ""}), ""),
         (json.dumps({"reply": {"parts": ["Hi.", S]}}), ""),
         ("```\n" + json.dumps({"reply": S}) + "\n```", ""),
-        (json.dumps({"reply": "Hi.", "note": S}), "wrong place"),
-        (S, "wrong place"),
+        (json.dumps({"reply": "Hi.", "note": S}), "wrong_place"),
+        (S, "wrong_place"),
         (json.dumps({"note": "Hi."}), "missing"),
         (json.dumps({"reply": 5}), "missing"),
     ],
@@ -286,7 +286,7 @@ def test_named_field_position(output, kind):
 
 def test_unwanted_disclaimer_fails_in_any_field():
     rule = Disclaimer(S, {"category": "safety"}, at="/reply")
-    assert judge(json.dumps({"reply": "Hi.", "note": S}), rule, reference=_answer("x")).kind == "out of place"
+    assert judge(json.dumps({"reply": "Hi.", "note": S}), rule, reference=_answer("x")).kind == "out_of_place"
 
 
 @pytest.mark.parametrize(
@@ -309,7 +309,7 @@ def test_case_space_quotes_and_escapes_are_ignored(output):
 def test_missing_disclaimer_is_reported(output):
     score = judge(output, ALWAYS)
     assert (score.passed, score.kind) == (False, "missing")
-    assert ALWAYS.text in score.why
+    assert ALWAYS.text in score.detail
 
 
 def test_rule_condition_uses_reference_not_output():
@@ -319,7 +319,7 @@ def test_rule_condition_uses_reference_not_output():
 
 
 def test_unwanted_disclaimer_is_failure():
-    assert judge(_answer("Take care."), SAFETY, reference=_answer("x")).kind == "out of place"
+    assert judge(_answer("Take care."), SAFETY, reference=_answer("x")).kind == "out_of_place"
     assert judge(_answer("Nothing."), SAFETY, reference=_answer("x")).passed
 
 
@@ -329,7 +329,7 @@ def test_when_needs_all_fields_and_unless_any():
     assert judge("nothing", Disclaimer("Take care.", fields), reference=both).kind == "missing"
     assert judge("nothing", Disclaimer("Take care.", fields), reference=one).passed
     assert judge("nothing", Disclaimer("Take care.", unless=fields), reference=both).passed
-    assert judge("Take care.", Disclaimer("Take care.", unless=fields), reference=both).kind == "out of place"
+    assert judge("Take care.", Disclaimer("Take care.", unless=fields), reference=both).kind == "out_of_place"
     assert judge("nothing", Disclaimer("Take care.", unless=fields), reference=one).kind == "missing"
 
 

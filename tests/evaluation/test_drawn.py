@@ -10,9 +10,9 @@ import pytest
 from mlxtune.core.errors import DataError
 from mlxtune.data.rows import Conversation, Location, Message, Preference, Text
 from mlxtune.data.split import prompt_rows, sample_rows
+from mlxtune.evaluation.answers import Answer, without_pairs
 from mlxtune.evaluation.scorers import Score
 from mlxtune.evaluation.scorers.preference import PREFERENCE as PREFERENCE
-from mlxtune.evaluation.worker import drop_preferences
 
 ROWS = [
     Conversation(Location(Path("d.jsonl"), at + 1), {}, (Message("user", f"Question {at}?"), Message("assistant", "ok")))
@@ -46,7 +46,9 @@ def test_only_rows_with_prompt_are_evaluated() -> None:
         prompt_rows([Text(ROWS[0].location, {}, "words")])
 
 
-def test_drop_preferences_applies_to_every_arm() -> None:
-    scored = [[{"contract": Score(True), PREFERENCE: Score(False)}], [{"contract": Score(False)}]]
-    drop_preferences(scored)
-    assert scored == [[{"contract": Score(True)}], [{"contract": Score(False)}]]
+def test_preferences_are_dropped_with_their_likelihoods() -> None:
+    answer = Answer(
+        "a", "here", "stop", 1, nats=1.0, tokens=2, rejected=(3.0, 4), scores={"contract": Score(True), PREFERENCE: Score(False)}
+    )
+    (dropped,) = without_pairs([answer])
+    assert (dropped.scores, dropped.logprobs, dropped.nats) == ({"contract": Score(True)}, None, 1.0)

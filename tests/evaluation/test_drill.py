@@ -6,7 +6,9 @@ import pytest
 from evaluation_files import BAD, GOOD, write_evaluation
 
 from mlxtune.core.errors import InputError
-from mlxtune.evaluation import report
+from mlxtune.evaluation import evidence, report
+from mlxtune.evaluation.answers import ArmAnswers, score_answers
+from mlxtune.evaluation.contract import Contract
 from mlxtune.evaluation.drilldown import Drilldown
 
 
@@ -56,19 +58,24 @@ def test_unknown_metric_arm_or_answer_is_named(tmp_path):
 
 def test_malformed_links_are_input_error(tmp_path):
     folder = write_evaluation(tmp_path)
-    (folder / "nearest.jsonl").write_text(json.dumps({"id": "a", "near": [{"line": 1}], "reviewed": []}) + "\n")
+    (folder / "nearest.jsonl").write_text(json.dumps({"id": "a", "nearest": [{"line": 1}], "reviews": []}) + "\n")
     with pytest.raises(InputError, match="unexpected format"):
         Drilldown(folder)
 
 
-@pytest.mark.parametrize(("ended", "kind"), [("length", "in a loop"), ("loop", "in a loop"), ("thinking", "reasoning cut off")])
+@pytest.mark.parametrize(("ended", "kind"), [("length", "in_a_loop"), ("loop", "in_a_loop"), ("thinking", "reasoning_cut_off")])
 def test_reported_metrics_name_the_failures_of_unfinished_answers_like_the_report(tmp_path, ended, kind):
     folder = write_evaluation(tmp_path, base=[BAD, GOOD], tuned=["and so on, " * 40, GOOD])
     recipe, outputs, questions = (folder / name for name in ("recipe.toml", "outputs.jsonl", "questions.jsonl"))
     questions.write_text(questions.read_text().replace("it is near", "it is 5 minutes away"))
     recipe.write_text(recipe.read_text().replace("reference = []", 'reference = ["number"]'))
     outputs.write_text(outputs.read_text().replace('"ended": "stop"', f'"ended": "{ended}"'))
+    stored = evidence.load_evidence(folder)
+    contract = Contract.from_recipe(stored.recipe)
+    arms = [ArmAnswers(arm, score_answers(contract, stored.rows, answers), False, 1.0) for arm, answers in stored.answers.items()]
+    evidence.save_outputs(folder, arms)
     rows = Drilldown(folder)
     row = next(rows.rows("number"))
     assert row.scores["tuned"].kind == kind
-    assert row.scores["tuned"] == rows.contract.score(row.row.answer(row.answers["tuned"].output, ended))["number"]
+    again = contract.score(row.row.answer(row.answers["tuned"].output, ended))["number"]
+    assert (row.scores["tuned"], row.scores["tuned"].detail) == (again, again.detail)

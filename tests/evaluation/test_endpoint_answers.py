@@ -12,11 +12,11 @@ from judge_stub import JudgeStub, serve
 from mlxtune.core.errors import InputError, Interrupted, MachineError, RecipeError
 from mlxtune.data.rows import Conversation, Location, Message
 from mlxtune.evaluation import endpoint_answers as module
+from mlxtune.evaluation.answers import ArmAnswers
 from mlxtune.evaluation.arms import Arm
 from mlxtune.evaluation.endpoint_answers import endpoint_answers
 from mlxtune.evaluation.endpoints import require_endpoints
 from mlxtune.evaluation.judge.endpoint import CostCapReached, CostMeter, EndpointClient
-from mlxtune.evaluation.outputs import ArmAnswers
 from mlxtune.recipe import Endpoint, Recipe, dump, parse
 
 KEY = "sk-canary-51d0c2"
@@ -56,17 +56,17 @@ def _ask(stub: JudgeStub, cache: Path, cap: float = 0.0, max_tokens: int = 40, r
 @pytest.mark.slow
 def test_rows_are_asked_like_the_base_and_answers_cached(stub: JudgeStub, waits: list[float], tmp_path: Path) -> None:
     answers, spent = _ask(stub, tmp_path)
-    assert [(out.id, out.output, out.ended, out.answer_tokens) for out in answers.outputs] == [
+    assert [(out.id, out.output, out.ended, out.answer_tokens) for out in answers.answers] == [
         (row.id, f"Answer to Question {at}?", "stop", 10) for at, row in enumerate(ROWS)
     ]
-    assert all(out.seconds and out.seconds > 0 for out in answers.outputs)
-    assert (answers.arm, answers.cached) == ("endpoint:small", False)
+    assert all(out.seconds and out.seconds > 0 for out in answers.answers)
+    assert (answers.name, answers.cached) == ("endpoint:small", False)
     assert spent == pytest.approx(8 * (100 * 2 + 10 * 8) / 1e6)
     body = stub.bodies[0]
     assert body["messages"] == [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Question 0?"}]
     assert (body["model"], body["max_tokens"], body["temperature"]) == ("small-1", 40, 0.0)
     again, same = _ask(stub, tmp_path)
-    assert (again.cached, again.outputs, same, len(stub.bodies)) == (True, answers.outputs, spent, 8)
+    assert (again.cached, again.answers, same, len(stub.bodies)) == (True, answers.answers, spent, 8)
     _ask(stub, tmp_path, max_tokens=41)
     assert len(stub.bodies) == 16
 
@@ -79,7 +79,7 @@ def test_endpoint_that_dies_is_continued_without_asking_again(stub: JudgeStub, w
     with pytest.raises(MachineError, match="to 1 row were lost"):
         _ask(stub, tmp_path)
     answers, spent = _ask(stub, tmp_path)
-    assert len(answers.outputs) == 8
+    assert len(answers.answers) == 8
     assert [stub.request_count(f"Question {at}?") for at in range(8)] == [1, 1, 1, 3, 2, 2, 1, 1]
     worst = CostMeter(2.0, 8.0, None, 40).worst_case(stub.bodies[0]["messages"])
     assert spent == pytest.approx(4 * worst + 8 * (100 * 2 + 10 * 8) / 1e6)  # lost replies may have been billed
@@ -100,7 +100,7 @@ def test_garbage_is_a_lost_reply_and_not_an_answer(stub: JudgeStub, waits: list[
     with pytest.raises(MachineError, match="to 1 row were lost"):
         _ask(stub, tmp_path)
     assert not list(tmp_path.glob("*[!s].jsonl"))  # no cached arm
-    assert len(_ask(stub, tmp_path)[0].outputs) == 8
+    assert len(_ask(stub, tmp_path)[0].answers) == 8
 
 
 @pytest.mark.parametrize("status", [307, 401, 404])
@@ -120,7 +120,7 @@ def test_cap_holds_over_all_evaluations(stub: JudgeStub, waits: list[float], tmp
         with pytest.raises(CostCapReached, match="has been spent"):
             _ask(stub, tmp_path, cap)
         assert len(stub.bodies) == count
-    assert len(_ask(stub, tmp_path, 8.5 * worst)[0].outputs) == 8
+    assert len(_ask(stub, tmp_path, 8.5 * worst)[0].answers) == 8
     assert len(stub.bodies) == 8
 
 
@@ -144,11 +144,11 @@ def test_stop_request_keeps_replies(stub: JudgeStub, waits: list[float], tmp_pat
 
 def test_endings_reasoning_and_calls_are_read(stub: JudgeStub, waits: list[float], tmp_path: Path) -> None:
     stub.answer, stub.finish_reason, stub.usage = lambda _: "<think>Well, well.</think>Yes it", "length", None
-    (out, *_), _ = _ask(stub, tmp_path)[0].outputs, None
+    (out, *_), _ = _ask(stub, tmp_path)[0].answers, None
     assert (out.output, out.ended, out.thought, out.thought_tokens, out.answer_tokens) == ("Yes it", "length", "Well, well.", 2, 2)
     call = {"id": "c1", "type": "function", "function": {"name": "find", "arguments": '{"order": 7}'}}
     stub.answer, stub.finish_reason, stub.message = (lambda _: ""), "tool_calls", {"tool_calls": [call]}
-    (out, *_), _ = _ask(stub, tmp_path, max_tokens=41)[0].outputs, None
+    (out, *_), _ = _ask(stub, tmp_path, max_tokens=41)[0].answers, None
     assert (out.output, out.ended) == ('{"name": "find", "arguments": {"order": 7}}', "stop")
 
 
@@ -158,7 +158,7 @@ def test_key_is_in_no_file(stub: JudgeStub, waits: list[float], tmp_path: Path) 
         _ask(stub, tmp_path)
     answers, _ = _ask(stub, tmp_path)
     assert stub.headers[0]["authorization"] == f"Bearer {KEY}"
-    assert answers.outputs[0].output == "My key is Bearer [key]"
+    assert answers.answers[0].output == "My key is Bearer [key]"
     assert not any(KEY.encode() in file.read_bytes() for file in tmp_path.rglob("*") if file.is_file())
 
 

@@ -17,6 +17,7 @@ from mlxtune.data import split as splits
 from mlxtune.data.source import read_source
 from mlxtune.data.split import record_splits, split
 from mlxtune.evaluation import report, worker
+from mlxtune.evaluation.off_task.prompts import OFF_TASK
 from mlxtune.evaluation.render.comparison_table import arms_table
 from mlxtune.evaluation.verify import verify
 from mlxtune.models import lora
@@ -99,15 +100,15 @@ def test_one_run_evaluates_all_arms_and_next_uses_cache(workspace: Path, trained
     assert first_report.arms[3].rate("schema").hits == first_report.facts["rows"]
     assert first_report.arms[6].rate("schema").hits == first_report.facts["rows"]
     assert first_report.arms[6].perplexity == first_report.arms[4].perplexity != first_report.arms[5].perplexity
-    assert "A grammar alone" in first_report.verdict
+    assert first_report.verdict.grammar
     assert first_report.headline
     assert first_report.headline.first == "base+grammar"
-    assert first_report.facts["untouched"].startswith("None of these rows")
+    assert first_report.facts["contamination"]["code"] == "unseen"
     assert all(arm.perplexity for arm in first_report.arms)
-    assert {arm: total for arm, _, total in Run(first).state().arms} == {
+    assert {arm: total for arm, (_, total) in Run(first).state().arms.items()} == {
         arm.name: first_report.facts["rows"] for arm in first_report.arms
     }
-    off_task = [event for event in events.read_all(first) if event.get("of") == "off-task prompt"]
+    off_task = [event for event in events.read_all(first) if event.get("of") == OFF_TASK]
     finished = [event for event in off_task if event["type"] == "arm.finished"]
     assert [event["arm"] for event in finished] == ["base", "tuned"]
     assert first_report.off_task
@@ -127,7 +128,7 @@ def test_one_run_evaluates_all_arms_and_next_uses_cache(workspace: Path, trained
     assert all(arm.cached for arm in second.arms)
     assert "base cached" in (again / "report.md").read_text()
     assert [arm.rates for arm in second.arms] == [arm.rates for arm in first_report.arms]
-    assert second.facts["looks"] == first_report.facts["looks"]  # it showed nothing new
+    assert second.holdout.evaluations == first_report.holdout.evaluations  # it showed nothing new
 
     outputs = (again / "outputs.jsonl").read_bytes()
     at = outputs.index(b'"output": "') + 12
@@ -148,7 +149,7 @@ def test_validation_chooses_between_seeds(workspace: Path, trained: Run, evaluat
     assert [seed.run for seed in result.seeds.seeds] == [twin.id, trained.id]
     assert result.seeds.recommended == result.facts["run"] == trained.id
     assert result.facts["adapter"] == str(trained.adapter)
-    assert result.facts["looks"] == 1
+    assert result.holdout.evaluations == 1
     assert result.arms[-1].perplexity != result.arms[0].perplexity  # the last weights loaded were not the first seed's
     assert {"validation.jsonl", "seeds.jsonl"} <= set(json.loads((folder / "report.json").read_text())["files"])
     assert "Seed 1 is recommended" in (folder / "report.md").read_text()
@@ -175,7 +176,7 @@ def test_changed_contract_requires_new_base_evaluation(workspace: Path, trained:
     with pytest.raises(InputError, match="The schema changed since the base was evaluated"):
         evaluate(trained.folder / "recipe.toml", schema, run=trained)
     anew = report.load(evaluate(recipe, schema))
-    assert "The schema changed" in anew.facts["moved"]
+    assert [term["term"] for term in anew.facts["changed_terms"]["terms"]] == ["schema"]
     tuned = evaluate(trained.folder / "recipe.toml", schema, run=trained)
     assert "The schema changed" in (tuned / "report.md").read_text()  # the change stays in the report
 
@@ -187,7 +188,7 @@ def test_changed_token_limit_lets_the_base_answer_again(workspace: Path, trained
     folder = evaluate(own, "evaluation.max_tokens=6", run=trained)
     result = report.load(folder)
     assert [arm.cached for arm in result.arms] == [False, False]
-    assert result.facts["moved"].startswith("The token limit of an answer (4, now 6) changed")
+    assert result.facts["changed_terms"]["terms"] == [{"term": "token_limit", "before": 4, "now": 6}]
     outputs = [json.loads(line) for line in (folder / "outputs.jsonl").read_text().splitlines()]
     assert {record["answer_tokens"] for record in outputs if record["ended"] == "length"} == {6}
 
@@ -223,7 +224,7 @@ def test_endpoint_is_a_rival_and_its_report_is_verified(
         again = evaluate(trained.folder / "recipe.toml", *how, arms, run=trained)
     result = report.load(folder)
     assert [arm.name for arm in result.arms] == ["base", "endpoint:big", "tuned"]
-    assert (result.headline.first, result.headline.second, result.outcome) == ("endpoint:big", "tuned", "cannot tell")
+    assert (result.headline.first, result.headline.second, result.outcome) == ("endpoint:big", "tuned", "cannot_tell")
     assert result.arms[1].answers
     assert result.facts["endpoints"]["endpoint:big"] == {"url": stub.url, "model": "big-1", "spent": 0.0}
     assert report.load(again).arms[1].cached

@@ -12,7 +12,7 @@ from mlxtune.evaluation.scorers import Score
 def failed(name: str, kind: str, *near: str) -> ScoredRow:
     links = FailureLinks((), tuple(NearestRow(id, "rows.jsonl", 1, "?", 0.5, ()) for id in near))
     row = EvaluatedRow(name, 1, name, None, (Message("user", name),))
-    return ScoredRow(row, {}, {"tuned": Score(False, kind, "why")}, links)
+    return ScoredRow(row, {}, {"tuned": Score(False, kind)}, links)
 
 
 def test_rows_that_fail_alike_and_share_a_training_row_are_one_group():

@@ -21,7 +21,7 @@ def judge(output: str, phrases: list[str]) -> Score:
 def test_phrase_matches_despite_formatting(output):
     score = judge(output, ["Northpeak"])
     assert (score.passed, score.kind) == (False, "forbidden")
-    assert "Northpeak" in score.why
+    assert "Northpeak" in score.detail
 
 
 @pytest.mark.parametrize("output", ["", "Northpeaks", "unNorthpeak", "north peak", "{}"])
@@ -39,4 +39,4 @@ def test_empty_list_always_passes():
 
 
 def test_any_of_several_phrases_matches():
-    assert "Beta" in judge("the beta shop", ["Alpha", "Beta"]).why
+    assert "Beta" in judge("the beta shop", ["Alpha", "Beta"]).detail

@@ -1,47 +1,66 @@
 from __future__ import annotations
 
 import pytest
+from evaluation_files import scored_arm
 
-from mlxtune.evaluation import report as reports
-from mlxtune.evaluation.promotion import off_task_hint, promotion_caveat, promotion_refusal, unmeasured_forgetting
-from mlxtune.evaluation.report import ArmScores, EvaluationReport
+from mlxtune.data.rows import Location
+from mlxtune.evaluation.answers import ArmAnswers
+from mlxtune.evaluation.json_fields import to_json
+from mlxtune.evaluation.off_task.prompts import OffTaskPrompt
+from mlxtune.evaluation.off_task.result import compare_off_task
+from mlxtune.evaluation.promotion import Caveat, is_forgetting_unmeasured, promotion_caveat, promotion_refusal
+from mlxtune.evaluation.render.wording import caveat_text, off_task_hint, refusal_text, verdict_text
+from mlxtune.evaluation.report import EvaluationReport, ReportFacts
+from mlxtune.evaluation.report_builder import build
 from mlxtune.evaluation.scorers import PASS, Score
 
 ROWS = 40
 FAILS = Score(False, "bad", "why")
 
 
-def _measured(name: str, hits: int, preferred: int) -> ArmScores:
+def _measured(name: str, hits: int, preferred: int) -> ArmAnswers:
     scored = [{"contract": PASS if at < hits else FAILS, "preference": PASS if at < preferred else FAILS} for at in range(ROWS)]
-    return ArmScores(name, False, 1.0, scored)
+    return scored_arm(name, scored)
 
 
 def _report(*, headline: str = "contract", off_task: tuple[int, int] | None = None, **arms: tuple[int, int]) -> EvaluationReport:
-    facts: reports.ReportFacts = {}
+    facts: ReportFacts = {"rows": ROWS, "headline": headline}
     if off_task:  # off-task answers that broke and were fixed, of 300
         broken, fixed = off_task
-        ids = {"broken": [f"b{at}" for at in range(broken)], "fixed": [f"f{at}" for at in range(fixed)]}
-        facts["regression"] = {"total": 300, "base": 200, "tuned": 200 - broken + fixed, **ids}
-    return reports.build({"rows": ROWS, "headline": headline, **facts}, [_measured(name, *hits) for name, hits in arms.items()])
+        prompts = [OffTaskPrompt(str(at), "Which?", ("yes",), Location(None, 1)) for at in range(300)]  # type: ignore[arg-type]
+        base = ["yes"] * 200 + ["no"] * 100
+        tuned = ["no"] * broken + ["yes"] * (200 - broken + fixed) + ["no"] * (100 - fixed)
+        facts["off_task"] = to_json(compare_off_task(prompts, base, tuned))
+    return build(facts, [_measured(name, *hits) for name, hits in arms.items()])
 
 
-@pytest.mark.parametrize(
-    ("report", "why"),
-    [
-        (_report(base=(2, 2), tuned=(30, 2)), ""),
-        (_report(base=(2, 2), tuned=(30, 2), off_task=(10, 8)), ""),
-        (_report(base=(2, 2), tuned=(30, 2), off_task=(30, 20)), "Off-task accuracy: cannot tell."),
-        (_report(base=(2, 2), tuned=(30, 2), off_task=(30, 5)), "Off-task accuracy: dropped."),
-        (_report(base=(20, 2), tuned=(22, 2)), "Cannot tell."),
-        (_report(base=(30, 2), tuned=(2, 2)), "Worse."),
-        (_report(base=(2, 2)), "The base has been evaluated."),
-        (_report(headline="preference", base=(20, 2), tuned=(21, 30)), ""),
-        (_report(headline="preference", base=(30, 2), tuned=(2, 30)), "Worse. Whole contract: −"),
-    ],
-)
-def test_only_improvement_without_regression_is_promoted(report: EvaluationReport, why: str) -> None:
-    assert promotion_refusal(report).startswith(why)
-    assert bool(promotion_refusal(report)) == bool(why)
+CASES = [
+    (_report(base=(2, 2), tuned=(30, 2)), "better", "", ""),
+    (_report(base=(2, 2), tuned=(30, 2), off_task=(10, 8)), "better", "", ""),
+    (_report(base=(2, 2), tuned=(30, 2), off_task=(30, 20)), "better", "off_task_unknown", "off_task_unknown"),
+    (_report(base=(2, 2), tuned=(30, 2), off_task=(30, 5)), "better", "off_task_dropped", "off_task_dropped"),
+    (_report(base=(20, 2), tuned=(22, 2)), "cannot_tell", "not_better", ""),
+    (_report(base=(20, 2), tuned=(22, 2), off_task=(30, 5)), "cannot_tell", "not_better", ""),
+    (_report(base=(30, 2), tuned=(2, 2)), "worse", "not_better", ""),
+    (_report(base=(2, 2)), "", "not_better", ""),
+    (_report(headline="preference", base=(20, 2), tuned=(21, 30)), "better", "", ""),
+    (_report(headline="preference", base=(30, 2), tuned=(2, 30)), "worse", "not_better", "contract_worse"),
+]
+
+
+@pytest.mark.parametrize(("report", "outcome", "refusal", "caveat"), CASES)
+def test_only_improvement_without_forgetting_is_promoted(report: EvaluationReport, outcome: str, refusal: str, caveat: str) -> None:
+    found = promotion_caveat(report)
+    assert (report.outcome, promotion_refusal(report), found.reason if found else "") == (outcome, refusal, caveat)
+    assert bool(caveat_text(found)) == bool(caveat)
+    assert bool(refusal_text(report)) == bool(refusal)
+    assert verdict_text(report.verdict).lower().startswith(outcome.replace("_", " "))
+
+
+def test_caveat_has_the_figures() -> None:
+    assert promotion_caveat(CASES[3][0]) == Caveat("off_task_dropped", 200 / 300, 175 / 300, 0.05)
+    assert caveat_text(promotion_caveat(CASES[3][0])) == "off-task accuracy dropped from 66.7% to 58.3%"
+    assert caveat_text(promotion_caveat(CASES[2][0])) == "off-task accuracy may have dropped by 5 points or more"
 
 
 @pytest.mark.parametrize(
@@ -50,25 +69,11 @@ def test_only_improvement_without_regression_is_promoted(report: EvaluationRepor
         (_report(base=(2, 2), tuned=(30, 2)), True),
         (_report(base=(2, 2), tuned=(30, 2), off_task=(10, 8)), False),
         (_report(base=(2, 2)), False),
-        (reports.build({"rows": ROWS}, [_measured("base", 2, 2), _measured("base+kshot", 30, 2)]), False),
+        (build({"rows": ROWS}, [_measured("base", 2, 2), _measured("base+kshot", 30, 2)]), False),
     ],
 )
-def test_a_comparison_without_off_task_prompts_says_so(report: EvaluationReport, is_unmeasured: bool) -> None:
-    assert bool(unmeasured_forgetting(report)) == is_unmeasured
-
-
-@pytest.mark.parametrize(
-    ("report", "why"),
-    [
-        (_report(base=(2, 2), tuned=(30, 2), off_task=(10, 8)), ""),
-        (_report(base=(2, 2), tuned=(30, 2), off_task=(30, 20)), "off-task accuracy may have dropped by 5 points or more"),
-        (_report(base=(2, 2), tuned=(30, 2), off_task=(30, 5)), "off-task accuracy dropped from 66.7% to 58.3%"),
-        (_report(base=(20, 2), tuned=(22, 2), off_task=(30, 5)), ""),
-        (_report(headline="preference", base=(30, 2), tuned=(2, 30)), "fewer answers meet the whole contract"),
-    ],
-)
-def test_caveat_explains_unpromoted_improvement(report: EvaluationReport, why: str) -> None:
-    assert promotion_caveat(report) == why
+def test_a_comparison_without_off_task_prompts_is_noted(report: EvaluationReport, is_unmeasured: bool) -> None:
+    assert is_forgetting_unmeasured(report) == is_unmeasured
 
 
 @pytest.mark.parametrize(("off_task", "accepted"), [((10, 8), True), ((30, 20), True), ((30, 5), False)])
@@ -79,21 +84,13 @@ def test_cannot_tell_can_be_accepted(off_task: tuple[int, int], accepted: bool) 
     assert ("--accept-unknown" in off_task_hint(report)) == (off_task == (30, 20))
 
 
-@pytest.mark.parametrize(
-    ("report", "word"),
-    [
-        (_report(base=(2, 2)), ""),
-        (_report(base=(2, 2), tuned=(30, 2)), "better"),
-        (_report(base=(20, 2), tuned=(22, 2)), "cannot tell"),
-        (_report(headline="preference", base=(20, 2), tuned=(21, 30)), "better"),
-        (_report(headline="preference", base=(30, 2), tuned=(2, 30)), "worse"),
-    ],
-)
-def test_outcome_matches_verdict_first_words(report: EvaluationReport, word: str) -> None:
-    assert report.outcome == word
-    assert report.verdict.lower().startswith(f"{word}." if word else "the base has been evaluated.")
+def test_a_worse_contract_precedes_the_gain_in_preferences() -> None:
+    verdict = CASES[-1][0].verdict
+    assert (verdict.reason, verdict.contract.outcome, verdict.headline.outcome) == ("contract", "worse", "better")  # type: ignore[union-attr]
+    assert verdict_text(verdict).startswith("Worse. Whole contract: −")
+    assert " Better. Preference accuracy: +" in verdict_text(verdict)
 
 
 def test_stronger_untrained_arm_blocks_promotion() -> None:
-    report = reports.build({"rows": ROWS}, [_measured("base", 2, 0), _measured("base+prompt", 29, 0), _measured("tuned", 30, 0)])
-    assert promotion_refusal(report).startswith("Cannot tell.")
+    report = build({"rows": ROWS}, [_measured("base", 2, 0), _measured("base+prompt", 29, 0), _measured("tuned", 30, 0)])
+    assert (promotion_refusal(report), report.outcome) == ("not_better", "cannot_tell")

@@ -93,59 +93,59 @@ def test_first_syntax_error_agrees_with_parser_on_suite():
         ('[THINK]so[/THINK]{"a": 1}', "stop", "thinking"),
         ('<|channel|>analysis<|message|>so<|end|>{"a": 1}', "stop", "thinking"),
         ('<reason>so</reason>{"a": 1}', "stop", "thinking"),
-        ('{"a": 1} Anything else?', "stop", "text after it"),
-        ('{"a": 1}{"a": 2}', "stop", "text after it"),
-        ('{"a": 1} Anything el', "length", "text after it"),
-        ('{"a": "cut', "length", "cut off"),
-        ('{"a": "cut cut cut', "loop", "in a loop"),
-        ('{"a": "cut\\', "length", "cut off"),
-        ('{"a": "cut\\u00', "length", "cut off"),
-        ('{"a": 1', "length", "cut off"),
-        ('{"a": -', "length", "cut off"),
-        ('{"a": 1.', "length", "cut off"),
-        ('{"a": 1e+', "length", "cut off"),
-        ('{"a": fals', "length", "cut off"),
-        ('{"a": {"b": 1},', "length", "cut off"),
-        ("{'a': 1, 'b", "length", "single quotes"),
+        ('{"a": 1} Anything else?', "stop", "text_after_it"),
+        ('{"a": 1}{"a": 2}', "stop", "text_after_it"),
+        ('{"a": 1} Anything el', "length", "text_after_it"),
+        ('{"a": "cut', "length", "cut_off"),
+        ('{"a": "cut cut cut', "loop", "in_a_loop"),
+        ('{"a": "cut\\', "length", "cut_off"),
+        ('{"a": "cut\\u00', "length", "cut_off"),
+        ('{"a": 1', "length", "cut_off"),
+        ('{"a": -', "length", "cut_off"),
+        ('{"a": 1.', "length", "cut_off"),
+        ('{"a": 1e+', "length", "cut_off"),
+        ('{"a": fals', "length", "cut_off"),
+        ('{"a": {"b": 1},', "length", "cut_off"),
+        ("{'a': 1, 'b", "length", "single_quotes"),
         ('{"a": "cut', "stop", "unbalanced"),
         ('{"a": [1, 2}', "stop", "unbalanced"),
         ('{"a": {"b": 1}', "stop", "unbalanced"),
         ("[1]]", "stop", "unbalanced"),
         ("]", "stop", "unbalanced"),
-        ("{'a': 1}", "stop", "single quotes"),
-        ("{\"a\": 'b'}", "stop", "single quotes"),
-        ("{“a”: 1}", "stop", "curly quotes"),
-        ("{a: 1}", "stop", "unquoted name"),
-        ("{1: 1}", "stop", "unquoted name"),
-        ('{"a": 1,}', "stop", "trailing comma"),
-        ("[1,\n]", "stop", "trailing comma"),
-        ("[1,,2]", "stop", "extra comma"),
-        ("[,1]", "stop", "extra comma"),
-        ("[1 2]", "stop", "missing comma"),
-        ('{"a": 1 "b": 2}', "stop", "missing comma"),
-        ('{"a" 1}', "stop", "missing colon"),
-        ('{"a"}', "stop", "missing colon"),
-        ('{"a":}', "stop", "missing value"),
-        ('{"a": "one\ntwo"}', "stop", "control character"),
-        ('{"a": "one\x00"}', "stop", "control character"),
-        ('["\\x41"]', "stop", "bad escape"),
-        ('["\\u00g0"]', "stop", "bad escape"),
-        ('{"a": NaN}', "stop", "NaN or Infinity"),
-        ('{"a": -Infinity}', "stop", "NaN or Infinity"),
-        ("[nan]", "stop", "NaN or Infinity"),
-        ("NaN", "stop", "NaN or Infinity"),
-        ("[True]", "stop", "bad word"),
-        ("[None]", "stop", "bad word"),
-        ("[nullx]", "stop", "bad word"),
-        ("[01]", "stop", "bad number"),
-        ("[.5]", "stop", "bad number"),
-        ("[0x1f]", "stop", "bad number"),
-        ("[１]", "stop", "bad number"),
-        ("[1] // one", "stop", "text after it"),
+        ("{'a': 1}", "stop", "single_quotes"),
+        ("{\"a\": 'b'}", "stop", "single_quotes"),
+        ("{“a”: 1}", "stop", "curly_quotes"),
+        ("{a: 1}", "stop", "unquoted_name"),
+        ("{1: 1}", "stop", "unquoted_name"),
+        ('{"a": 1,}', "stop", "trailing_comma"),
+        ("[1,\n]", "stop", "trailing_comma"),
+        ("[1,,2]", "stop", "extra_comma"),
+        ("[,1]", "stop", "extra_comma"),
+        ("[1 2]", "stop", "missing_comma"),
+        ('{"a": 1 "b": 2}', "stop", "missing_comma"),
+        ('{"a" 1}', "stop", "missing_colon"),
+        ('{"a"}', "stop", "missing_colon"),
+        ('{"a":}', "stop", "missing_value"),
+        ('{"a": "one\ntwo"}', "stop", "control_character"),
+        ('{"a": "one\x00"}', "stop", "control_character"),
+        ('["\\x41"]', "stop", "bad_escape"),
+        ('["\\u00g0"]', "stop", "bad_escape"),
+        ('{"a": NaN}', "stop", "nan_or_infinity"),
+        ('{"a": -Infinity}', "stop", "nan_or_infinity"),
+        ("[nan]", "stop", "nan_or_infinity"),
+        ("NaN", "stop", "nan_or_infinity"),
+        ("[True]", "stop", "bad_word"),
+        ("[None]", "stop", "bad_word"),
+        ("[nullx]", "stop", "bad_word"),
+        ("[01]", "stop", "bad_number"),
+        ("[.5]", "stop", "bad_number"),
+        ("[0x1f]", "stop", "bad_number"),
+        ("[１]", "stop", "bad_number"),
+        ("[1] // one", "stop", "text_after_it"),
         ("[1, /* two */ 2]", "stop", "comment"),
-        ("\ufeff{}", "stop", "byte order mark"),
-        ('"\ud800"', "stop", "not UTF-8"),
-        ("[" * 600 + "]" * 600, "stop", "too deep"),
+        ("\ufeff{}", "stop", "byte_order_mark"),
+        ('"\ud800"', "stop", "not_utf8"),
+        ("[" * 600 + "]" * 600, "stop", "too_deep"),
         ("[@]", "stop", "syntax"),
     ],
 )
@@ -153,11 +153,11 @@ def test_failure_has_kind_and_reason(output, ended, kind):
     score = raw(output, ended)
     assert not score.passed
     assert score.kind == kind
-    assert score.why
+    assert score.detail
 
 
 def test_reason_gives_position():
-    assert "line 2, column 3" in raw("[1,\n  ,2]").why
+    assert "line 2, column 3" in raw("[1,\n  ,2]").detail
 
 
 def test_complete_json_is_valid_at_token_limit():
@@ -208,7 +208,7 @@ def test_any_dumped_value_round_trips(value, indent, ascii_only):
 def test_any_text_gets_score(text, ended):
     for scorer in (score_json, score_ijson, score_fenced, score_extracted):
         score = scorer(ModelAnswer(text, ended))
-        assert score.passed or (score.kind and score.why)
+        assert score.passed or (score.kind and score.detail)
 
 
 @given(st.text(alphabet='{}[]",:\\/ntruefalsd0-1.eE+ \n\t\x00\x7f', max_size=30))
@@ -225,30 +225,30 @@ def test_syntax_error_and_parser_agree(text):
 def test_truncated_text_is_truncated_or_valid(value):
     text = json.dumps([value])
     for length in range(1, len(text)):
-        assert raw(text[:length], "length").kind == "cut off"
+        assert raw(text[:length], "length").kind == "cut_off"
 
 
 @pytest.mark.parametrize(
     ("output", "kind"),
     [
         ('{"a": 1, "b": {"a": 1}}', ""),
-        ('{"a": 1, "a": 1}', "duplicate name"),
-        ('{"a": 1, "\\u0061": 1}', "duplicate name"),
-        ('[{"x": [{"": 1, "": 2}]}]', "duplicate name"),
+        ('{"a": 1, "a": 1}', "duplicate_name"),
+        ('{"a": 1, "\\u0061": 1}', "duplicate_name"),
+        ('[{"x": [{"": 1, "": 2}]}]', "duplicate_name"),
         ('"\\ud83d\\ude00"', ""),
-        ('["\\ud83d"]', "lone surrogate"),
-        ('["\\ude00\\ud83d"]', "lone surrogate"),
-        ('{"\\ud83d": 1}', "lone surrogate"),
+        ('["\\ud83d"]', "lone_surrogate"),
+        ('["\\ude00\\ud83d"]', "lone_surrogate"),
+        ('{"\\ud83d": 1}', "lone_surrogate"),
         ('["\\ufffe"]', "noncharacter"),
         ('["\U0010ffff"]', "noncharacter"),
         ("1.7976931348623157e308", ""),
-        ("1e400", "number too large"),
-        ("[-1e400]", "number too large"),
+        ("1e400", "number_too_large"),
+        ("[-1e400]", "number_too_large"),
         ("9" * 308, ""),
-        ("9" * 310, "number too large"),
-        ("9" * 5000, "number too large"),
+        ("9" * 310, "number_too_large"),
+        ("9" * 5000, "number_too_large"),
         ("1e-400", ""),
-        ("{'a': 1}", "single quotes"),
+        ("{'a': 1}", "single_quotes"),
         ("", "empty"),
     ],
 )
@@ -267,16 +267,16 @@ def test_ijson_requires_unique_names_valid_characters_and_finite_doubles(output,
         ("````\n{}\n````", ""),
         ("```json\n{}\n`````", ""),
         ('```\n{"a": "```"}\n```', ""),
-        ("{}", "no fence"),
-        ("```{}```", "no fence"),
-        ("Here:\n```\n{}\n```", "text before the fence"),
-        ("```\n{}\n```\nDone.", "more than a fence"),
-        ("```\n{}\n```\n```\n{}\n```", "more than a fence"),
-        ("```\n{}", "open fence"),
-        ("````\n{}\n```", "open fence"),
-        ("```\n{}\n~~~", "open fence"),
+        ("{}", "no_fence"),
+        ("```{}```", "no_fence"),
+        ("Here:\n```\n{}\n```", "text_before_the_fence"),
+        ("```\n{}\n```\nDone.", "more_than_a_fence"),
+        ("```\n{}\n```\n```\n{}\n```", "more_than_a_fence"),
+        ("```\n{}", "open_fence"),
+        ("````\n{}\n```", "open_fence"),
+        ("```\n{}\n~~~", "open_fence"),
         ("```\n```", "empty"),
-        ("```\n{'a': 1}\n```", "single quotes"),
+        ("```\n{'a': 1}\n```", "single_quotes"),
     ],
 )
 def test_fenced_requires_exactly_one_fence(output, kind):
@@ -349,4 +349,4 @@ def test_hostile_output_gets_every_score(output):
 def test_rejections_have_kind():
     with pytest.raises(InvalidJSON) as refused:
         parse_json("[1,]")
-    assert refused.value.kind == "trailing comma"
+    assert refused.value.kind == "trailing_comma"

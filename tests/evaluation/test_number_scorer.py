@@ -40,12 +40,12 @@ def test_the_final_number(text: str, number: str | None) -> None:
         ("18 dollars", "stop", "#### 18", ""),
         ("$18.00", "stop", "18", ""),
         ("#### 18 and so on", "length", "18", ""),
-        ("<think>#### 18</think>It is 17.", "stop", "18", "other number"),
-        ("16 - 3 = 13, and 18", "length", "18", "cut off"),
-        ("Let us see", "length", "18", "cut off"),
-        ("18 18 18", "loop", "18", "in a loop"),
-        ("Many.", "stop", "18", "no number"),
-        ("18", "stop", "Many.", "no reference"),
+        ("<think>#### 18</think>It is 17.", "stop", "18", "other_number"),
+        ("16 - 3 = 13, and 18", "length", "18", "cut_off"),
+        ("Let us see", "length", "18", "cut_off"),
+        ("18 18 18", "loop", "18", "in_a_loop"),
+        ("Many.", "stop", "18", "no_number"),
+        ("18", "stop", "Many.", "no_reference"),
     ],
 )
 def test_answers_are_compared_by_their_final_number(output: str, ended: str, reference: str, kind: str) -> None:

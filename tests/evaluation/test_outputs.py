@@ -17,8 +17,9 @@ import pytest
 from mlxtune.core.errors import DataError, Interrupted, MlxtuneError
 from mlxtune.data.rows import Conversation, Location, Message, Preference
 from mlxtune.evaluation import outputs
+from mlxtune.evaluation.answers import ArmAnswers
 from mlxtune.evaluation.arms import Arm
-from mlxtune.evaluation.outputs import ArmAnswers, generate_answers
+from mlxtune.evaluation.outputs import AnswerOptions, generate_answers
 from mlxtune.models import lora
 from mlxtune.models.generate import GenerationSettings, generate
 from mlxtune.models.likelihood import negative_log_likelihoods
@@ -39,16 +40,12 @@ def loaded(tiny: Path) -> LoadedModel:
 
 def _answer(loaded: LoadedModel, cache: Path, arm: Arm = Arm("base"), rows=ROWS, max_tokens: int = 6, **options: Any) -> ArmAnswers:
     return generate_answers(
-        arm,
-        loaded,
-        rows,
-        settings=TemplateSettings(),
-        max_tokens=max_tokens,
-        thinking_tokens=8,
-        batch_size=2,
-        cache=cache,
-        **{"tell": lambda of: lambda done, total: None, **options},
+        arm, loaded, rows, _options(cache, max_tokens), **{"tell": lambda of: lambda done, total: None, **options}
     )
+
+
+def _options(cache: Path, max_tokens: int = 6, batch_size: int = 2) -> AnswerOptions:
+    return AnswerOptions(TemplateSettings(), max_tokens, 8, batch_size, cache)
 
 
 def counted(monkeypatch: pytest.MonkeyPatch, function: Callable[..., Any], position: int) -> list[int]:
@@ -70,31 +67,31 @@ def test_each_row_is_prompted_as_its_arm_requires(loaded: LoadedModel, tmp_path:
     settings = GenerationSettings(max_tokens=6, stops=template.stop_tokens, batch_size=9)
     expected = generate(loaded.model, loaded.tokenizer, prompts, settings)
     answers = _answer(loaded, tmp_path, arm)
-    assert [(out.id, out.output, out.ended) for out in answers.outputs] == [
+    assert [(out.id, out.output, out.ended) for out in answers.answers] == [
         (row.id, answer.text, answer.ended) for row, answer in zip(ROWS, expected, strict=True)
     ]
-    assert (answers.arm, answers.cached) == ("base+kshot", False)
+    assert (answers.name, answers.cached) == ("base+kshot", False)
 
 
 def test_answers_cached_without_their_time_are_only_timed(
     loaded: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     untimed = _answer(loaded, tmp_path)
-    assert {out.seconds for out in untimed.outputs} == {None}
+    assert {out.seconds for out in untimed.answers} == {None}
     sizes: list[int] = []
     monkeypatch.setattr(outputs, "generate", lambda *args, **options: sizes.append(len(args[2])) or generate(*args, **options))
     timed = _answer(loaded, tmp_path, timed=True)
     assert timed.cached
     assert sizes == [1, 1, 1]  # the answers themselves were not generated again
-    assert [replace(out, seconds=None) for out in timed.outputs] == list(untimed.outputs)
-    assert all(out.seconds for out in timed.outputs)
-    assert _answer(loaded, tmp_path, timed=True).outputs == timed.outputs
+    assert [replace(out, seconds=None) for out in timed.answers] == list(untimed.answers)
+    assert all(out.seconds for out in timed.answers)
+    assert _answer(loaded, tmp_path, timed=True).answers == timed.answers
     assert len(sizes) == 3
 
 
 def test_reference_likelihood_covers_trained_tokens(loaded: LoadedModel, tmp_path: Path) -> None:
     template = ChatTemplate(loaded.tokenizer)
-    for out, row in zip(_answer(loaded, tmp_path).outputs, ROWS, strict=True):
+    for out, row in zip(_answer(loaded, tmp_path).answers, ROWS, strict=True):
         (encoded,) = template.encode(row, 10_000)
         logits = np.array(loaded.model(mx.array([encoded.tokens.tolist()]))[0], np.float64)
         logps = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
@@ -116,17 +113,10 @@ def test_both_answers_of_pair_get_likelihood(loaded: LoadedModel, tmp_path: Path
         logps = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
         return float(np.mean([logps[at, token] for at, token in enumerate(tokens)]))
 
-    how = {
-        "settings": TemplateSettings(),
-        "max_tokens": 6,
-        "thinking_tokens": 8,
-        "batch_size": 9,
-        "cache": tmp_path,
-        "tell": lambda of: lambda done, total: None,
-    }
+    how = {"options": _options(tmp_path, batch_size=9), "tell": lambda of: lambda done, total: None}
     compared = frozenset(row.id for row in rows[1:])
     for _ in range(2):  # generated first, then read from the cache
-        first, *others = generate_answers(arm, loaded, rows, compared=compared, **how).outputs
+        first, *others = generate_answers(arm, loaded, rows, compared=compared, **how).answers
         assert first.logprobs is None
         for out, row in zip(others, rows[1:], strict=True):
             assert out.logprobs is not None
@@ -145,14 +135,7 @@ def test_comparable_pairs_fit_window_and_differ(loaded: LoadedModel) -> None:
 
 def test_progress_names_current_work(loaded: LoadedModel, tmp_path: Path) -> None:
     progress: list[tuple[str, int, int]] = []
-    how = {
-        "settings": TemplateSettings(),
-        "max_tokens": 2,
-        "thinking_tokens": 8,
-        "batch_size": 9,
-        "cache": tmp_path,
-        "tell": lambda of: lambda done, total: progress.append((of, done, total)),
-    }
+    how = {"options": _options(tmp_path, 2, 9), "tell": lambda of: lambda done, total: progress.append((of, done, total))}
     generate_answers(Arm("base"), loaded, ROWS, **how)
     assert list(dict.fromkeys(of for of, *_ in progress)) == ["token", "waiting_row", "held_out_row", "reference"]
     assert {("held_out_row", 5, 5), ("reference", 5, 5)} <= set(progress)
@@ -172,7 +155,7 @@ def test_repeated_prompt_is_answered_from_cache(loaded: LoadedModel, tmp_path: P
     monkeypatch.setattr(outputs, "generate", lambda *_, **__: pytest.fail("asked again"))
     again = _answer(loaded, tmp_path)
     assert again.cached
-    assert again.outputs == first.outputs
+    assert again.answers == first.answers
 
 
 @pytest.mark.parametrize("supports_prefix", [True, False])
@@ -200,8 +183,8 @@ def test_interrupted_arm_keeps_the_answers_that_have_ended(
     assert asked == [len(ROWS) - kept[0]]
     assert reported[1] == ("held_out_row", kept[0], len(ROWS)), "known before the model reads the first prompt"
     assert reported[-1][1:] == (5, 5)
-    assert [(one.id, one.output, one.ended, one.answer_tokens) for one in continued.outputs] == [
-        (one.id, one.output, one.ended, one.answer_tokens) for one in whole.outputs
+    assert [(one.id, one.output, one.ended, one.answer_tokens) for one in continued.answers] == [
+        (one.id, one.output, one.ended, one.answer_tokens) for one in whole.answers
     ]
     assert 1000 < continued.seconds < 2000
 
@@ -213,9 +196,9 @@ def test_more_rows_reuse_the_answers_to_the_first(loaded: LoadedModel, tmp_path:
     more = _answer(loaded, tmp_path / "cache")
     assert asked == scored == [2, len(ROWS) - 2]
     assert not more.cached
-    assert [(one.id, one.output, one.ended) for one in more.outputs] == [(one.id, one.output, one.ended) for one in whole.outputs]
-    assert [one.nats for one in more.outputs] == pytest.approx([one.nats for one in whole.outputs], rel=1e-4)
-    assert [more.outputs[3], more.outputs[1]] == list(first.outputs)
+    assert [(one.id, one.output, one.ended) for one in more.answers] == [(one.id, one.output, one.ended) for one in whole.answers]
+    assert [one.nats for one in more.answers] == pytest.approx([one.nats for one in whole.answers], rel=1e-4)
+    assert [more.answers[3], more.answers[1]] == list(first.answers)
     _answer(loaded, tmp_path / "cache", max_tokens=7)
     assert asked[2:] == [len(ROWS)], "a longer limit changes the answers"
     assert not scored[2:], "but not the likelihoods of references"
@@ -239,7 +222,7 @@ def test_interrupted_arm_keeps_likelihoods(
     scored = counted(monkeypatch, negative_log_likelihoods, 1)
     continued = _answer(loaded, tmp_path / "cache")
     assert scored == [len(ROWS) - kept[0]]
-    assert [one.nats for one in continued.outputs] == pytest.approx([one.nats for one in whole.outputs], rel=1e-4)
+    assert [one.nats for one in continued.answers] == pytest.approx([one.nats for one in whole.answers], rel=1e-4)
 
 
 @pytest.mark.slow
@@ -274,7 +257,7 @@ def test_truncated_cache_is_rejected(loaded: LoadedModel, tmp_path: Path) -> Non
     file.write_text("".join(file.read_text().splitlines(keepends=True)[:3]))
     again = _answer(loaded, tmp_path)
     assert not again.cached
-    assert again.outputs == first.outputs
+    assert again.answers == first.answers
 
 
 def test_non_finite_model_fails_and_caches_nothing(loaded: LoadedModel, tmp_path: Path) -> None:
@@ -292,5 +275,5 @@ def test_template_that_hides_reference_skips_only_perplexity(tiny: Path, tmp_pat
     )
     answers = _answer(changed, tmp_path / "cache")
     assert "opens a thinking block" in answers.no_likelihood_reason
-    assert {(out.nats, out.tokens) for out in answers.outputs} == {(0.0, 0)}
-    assert all(math.isfinite(len(out.output)) for out in answers.outputs)
+    assert {(out.nats, out.tokens) for out in answers.answers} == {(0.0, 0)}
+    assert all(math.isfinite(len(out.output)) for out in answers.answers)

@@ -18,10 +18,10 @@ NUMBER = "#### [-$]?[0-9][0-9,.]*$"
         ("2 + 2 = 4\n#### 4", ""),
         ("#### -1,200.50  \n\n", ""),
         ("<think>\nhm\n</think>\n\n#### 4", ""),
-        ("#### 4 apples", "no match"),
-        ("#### 4\n\nSo it is 4.", "no match"),
-        ("<think>\n#### 4\n</think>\n\nFour.", "no match"),
-        ("", "no match"),
+        ("#### 4 apples", "no_match"),
+        ("#### 4\n\nSo it is 4.", "no_match"),
+        ("<think>\n#### 4\n</think>\n\nFour.", "no_match"),
+        ("", "no_match"),
     ],
 )
 def test_pattern_scores(output: str, kind: str) -> None:
@@ -29,7 +29,7 @@ def test_pattern_scores(output: str, kind: str) -> None:
     assert (score.passed, score.kind) == (not kind, kind)
 
 
-@pytest.mark.parametrize(("ended", "kind"), [("length", "cut off"), ("loop", "in a loop")])
+@pytest.mark.parametrize(("ended", "kind"), [("length", "cut_off"), ("loop", "in_a_loop")])
 def test_an_unfinished_answer_fails_as_such(ended: str, kind: str) -> None:
     assert score_pattern(ModelAnswer("2 + 2 = ", ended), NUMBER).kind == kind
     assert score_pattern(ModelAnswer("#### 4", ended), NUMBER).passed
@@ -37,9 +37,9 @@ def test_an_unfinished_answer_fails_as_such(ended: str, kind: str) -> None:
 
 def test_an_answer_that_repeats_itself_until_its_limit_is_in_a_loop() -> None:
     contract = Contract(EvaluationSection(pattern=NUMBER))
-    assert contract.score(ModelAnswer("and so on, " * 40, "length"))["contract"].kind == "in a loop"
-    assert contract.score(ModelAnswer("Tom has three apples and buys two more, so that he", "length"))["contract"].kind == "cut off"
+    assert contract.score(ModelAnswer("and so on, " * 40, "length"))["contract"].kind == "in_a_loop"
+    assert contract.score(ModelAnswer("Tom has three apples and buys two more, so that he", "length"))["contract"].kind == "cut_off"
 
 
 def test_a_slow_pattern_fails() -> None:
-    assert score_pattern(ModelAnswer("a" * 5000), r"(?:a|aa|a\w)+\d$").kind == "pattern too slow"
+    assert score_pattern(ModelAnswer("a" * 5000), r"(?:a|aa|a\w)+\d$").kind == "pattern_too_slow"

@@ -8,8 +8,9 @@ import math
 import pytest
 from scipy import stats
 
+from mlxtune.evaluation.render.wording import power_text
 from mlxtune.evaluation.statistics.intervals import PairedCounts
-from mlxtune.evaluation.statistics.power import detectable_gain, detectable_preference, mcnemar_power, needed_rows, power_statement
+from mlxtune.evaluation.statistics.power import detectable_gain, detectable_preference, mcnemar_power, needed_rows
 from mlxtune.evaluation.statistics.significance import mcnemar
 
 
@@ -58,15 +59,17 @@ def test_detectable_change_is_first_with_enough_power():
         assert mcnemar_power(rows, rise + broken, broken) >= 0.8 > mcnemar_power(rows, rise - 0.01 + broken, broken)
 
 
-def test_power_statement_for_eighty_rows():
-    assert power_statement(80) == "80 rows: 80% power to detect a gain of 10 points (17 if 5% of rows regress)."
-
-
-def test_power_statement_for_few_and_many_rows():
-    assert power_statement(5) == "5 rows: too few to detect any change."
-    assert power_statement(1) == "1 row: too few to detect any change."
-    assert power_statement(6) == "6 rows: 80% power to detect a gain of 97 points."
-    assert power_statement(2000).startswith("2,000 rows: 80% power to detect a gain of 1 point")
+@pytest.mark.parametrize(
+    ("rows", "text"),
+    [
+        (80, "80% power to detect a gain of 10 points (17 if 5% of rows regress)"),
+        (5, "too few to detect any change"),
+        (6, "80% power to detect a gain of 97 points"),
+        (2000, "80% power to detect a gain of 1 point (3 if 5% of rows regress)"),
+    ],
+)
+def test_power_is_worded(rows, text):
+    assert power_text(rows) == text
 
 
 def test_detectable_preference_matches_sign_test():

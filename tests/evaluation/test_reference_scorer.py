@@ -56,8 +56,8 @@ def test_exact_compares_json_values_or_text(output, reference, same):
 )
 def test_a_cut_answer_is_classed_as_such_and_final_once_it_differs(output: str, reference: str, is_final: bool) -> None:
     score = score_exact(ModelAnswer(output, "length", reference))
-    assert (score.kind, score.why, score.is_final) == ("cut off", "cut off, and the output differs from the reference", is_final)
-    assert score_fields(ModelAnswer('{"a": [1', "loop", '{"a": [1]}')).kind == "in a loop"
+    assert (score.kind, score.detail, score.is_final) == ("cut_off", "cut off, and the output differs from the reference", is_final)
+    assert score_fields(ModelAnswer('{"a": [1', "loop", '{"a": [1]}')).kind == "in_a_loop"
     assert score_exact(ModelAnswer(reference, "length", reference)).passed
 
 
@@ -95,7 +95,7 @@ def test_only_named_fields_count():
 def test_kind_is_first_differing_field():
     score = fields({"b": 1, "a": 2}, {"b": 2, "a": 3})
     assert score.kind == "/a"
-    assert "/b" in score.why
+    assert "/b" in score.detail
 
 
 def test_value_may_be_in_prose_and_missing_value_has_no_fields():

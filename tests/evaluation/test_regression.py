@@ -14,11 +14,11 @@ from exhaustive import cases
 from mlxtune.core.errors import DataError
 from mlxtune.data import samples
 from mlxtune.data.rows import Location
-from mlxtune.evaluation.json_fields import to_json
+from mlxtune.evaluation.json_fields import from_json, to_json
 from mlxtune.evaluation.off_task import prompts
 from mlxtune.evaluation.off_task.prompts import OffTaskPrompt
-from mlxtune.evaluation.off_task.result import OffTaskResult, compare_off_task, off_task_power
-from mlxtune.evaluation.report import EvaluationReport
+from mlxtune.evaluation.off_task.result import OffTaskResult, compare_off_task
+from mlxtune.evaluation.render.wording import off_task_summary
 from mlxtune.evaluation.statistics.intervals import Z_ONE_SIDED, PairedCounts, tango, tango_statistic
 from mlxtune.evaluation.statistics.power import FLIPPED, non_inferiority_power
 from mlxtune.recipe import parse
@@ -105,11 +105,10 @@ def test_counts_are_paired_and_cells_below_a_fifth_are_set_apart() -> None:
     assert result.broken == ("a0", "a1", "b0+system")
     assert result.fixed == ("a8",)
     assert 20 <= result.overall.effective_n <= 30
-    assert EvaluationReport({"off_task": to_json(result)}, (), (), "").off_task == result
-    assert EvaluationReport({}, (), (), "").off_task is None
+    assert from_json(OffTaskResult, to_json(result)) == result
     nothing = compare_off_task(probes, ["no"] * 20, ["no"] * 20)
-    assert nothing.word == "cannot tell"
-    assert "fewer than 20%" in nothing.summary
+    assert nothing.outcome == "cannot_tell"
+    assert "fewer than 20%" in off_task_summary(nothing)
 
 
 def _compared(broken: int, fixed: int, total: int = 300, right: int = 150) -> OffTaskResult:
@@ -120,25 +119,14 @@ def _compared(broken: int, fixed: int, total: int = 300, right: int = 150) -> Of
 
 
 @pytest.mark.parametrize(
-    ("broken", "fixed", "word"),
-    [(0, 0, "held"), (10, 10, "held"), (5, 0, "held"), (50, 50, "cannot tell"), (20, 8, "dropped"), (40, 5, "dropped")],
+    ("broken", "fixed", "outcome"),
+    [(0, 0, "held"), (10, 10, "held"), (5, 0, "held"), (50, 50, "cannot_tell"), (20, 8, "dropped"), (40, 5, "dropped")],
 )
-def test_word_follows_from_the_limits_and_the_margin(broken: int, fixed: int, word: str) -> None:
+def test_outcome_follows_from_the_limits_and_the_margin(broken: int, fixed: int, outcome: str) -> None:
     result = _compared(broken, fixed)
-    assert result.word == word
-    assert result.summary.startswith(f"Off-task accuracy: {word}.")
-    assert bool(result.caveat) == (word != "held")
+    assert result.outcome == outcome
     low, change, high = tango(PairedCounts(150 - broken, broken, fixed, 150 - fixed))
     assert (result.overall.low, result.overall.change, result.overall.high) == (low, change, high)
-
-
-def test_record_of_older_report_is_judged_by_todays_test() -> None:
-    old = {"total": 34, "base": 20, "tuned": 15, "broken": list("abcdefgh"), "fixed": list("xyz")}
-    result = EvaluationReport({"regression": old}, (), (), "").off_task
-    assert result is not None
-    assert result.word == "cannot tell"  # 8 broken, 3 fixed: p = 0.23
-    assert result.overall.paired == PairedCounts(12, 8, 3, 11)
-    assert result.legacy_record() == old
 
 
 def test_bundled_prompts_are_distinct_and_spread_evenly() -> None:
@@ -239,7 +227,7 @@ def _simulated(drop: float, dependence: float, trials: int, count: int = 300) ->
         # of all answers, FLIPPED / 2 + drop break and FLIPPED / 2 are fixed, in proportion to those that can
         luck = np.where(same, np.tile(random.random(count), 2), random.random(2 * count))
         tuned = np.where(base, luck > (FLIPPED / 2 + drop) / difficulty, luck < FLIPPED / 2 / (1 - difficulty))
-        words[compare_off_task(asked, _answers(base), _answers(tuned)).word] += 1
+        words[compare_off_task(asked, _answers(base), _answers(tuned)).outcome] += 1
     return words["held"] / trials, words["dropped"] / trials
 
 
@@ -260,7 +248,7 @@ def test_simulated_evaluations_keep_the_error_and_the_stated_power(monkeypatch: 
     stated = non_inferiority_power(300, 0.05)
     assert held > stated - 2.5 * math.sqrt(stated * (1 - stated) / trials)
     assert dropped < 0.05 + 2.5 * deviation
-    assert off_task_power(parse(RECIPE)).startswith(f"300 prompts: {stated:.0%} power")
+    assert len(prompts.load_prompts(parse(RECIPE))) == 300
 
 
 def test_power_equals_a_direct_enumeration() -> None:

@@ -41,18 +41,18 @@ def test_matching_answer_passes(support):
 def test_failure_kind_is_path_and_keyword(support, change, kind):
     score = judge(support, json.dumps({**GOOD, **change}))
     assert (score.passed, score.kind) == (False, kind)
-    assert score.why
+    assert score.detail
 
 
 def test_missing_key_is_named(support):
     score = judge(support, json.dumps({key: value for key, value in GOOD.items() if key != "priority"}))
     assert score.kind == "/ required"
-    assert "priority" in score.why
+    assert "priority" in score.detail
 
 
 def test_invalid_json_fails(support):
-    assert judge(support, "```json\n{}\n```").kind == "not JSON"
-    assert judge(support, '{"a": NaN}').kind == "not JSON"
+    assert judge(support, "```json\n{}\n```").kind == "not_json"
+    assert judge(support, '{"a": NaN}').kind == "not_json"
 
 
 def test_formats_are_checked():
@@ -76,7 +76,7 @@ def test_oversized_number_is_not_null(output):
 def test_unrepresentable_value_fails_without_raising(output):
     judge(SchemaValidator({}), output)  # a value that no keyword checks may pass or fail
     score = judge(SchemaValidator({"enum": [1, {"a": [1]}], "properties": {"a": {"items": {"minLength": 1}}}}), output)
-    assert (score.passed, score.kind) == (False, "not checkable")
+    assert (score.passed, score.kind) == (False, "not_checkable")
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def test_array_indexes_share_kind_and_reason_gives_index():
     schema = SchemaValidator({"items": {"properties": {"price": {"type": "number"}}}})
     score = judge(schema, '[{"price": 1}, {"price": "2"}]')
     assert score.kind == "/*/price type"
-    assert score.why.startswith("/1/price: ")
+    assert score.detail.startswith("/1/price: ")
 
 
 @pytest.mark.parametrize(

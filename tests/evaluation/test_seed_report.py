@@ -6,12 +6,14 @@ import itertools
 
 import numpy
 import pytest
+from evaluation_files import scored_arm
 from exhaustive import cases
 from scipy import stats
 
-from mlxtune.evaluation.json_fields import to_json
+from mlxtune.evaluation.answers import SeedAnswers
+from mlxtune.evaluation.json_fields import from_json, to_json
 from mlxtune.evaluation.scorers import Score
-from mlxtune.evaluation.seed_report import SeedScores, build_seed_report, load_seed_report, recommend
+from mlxtune.evaluation.seed_report import SeedReport, build_seed_report, recommend
 from mlxtune.evaluation.statistics.seed_spread import seed_change, seed_rate, t_quantile
 
 FAIL, PASS = {"contract": Score(False, "x", "y")}, {"contract": Score(True)}
@@ -21,8 +23,9 @@ def _scored(passed) -> list[dict[str, Score]]:
     return [PASS if value else FAIL for value in passed]
 
 
-def _seed(number: int, validation, held_out, nats: float = 10.0) -> SeedScores:
-    return SeedScores(f"run-{number}", number, _scored(validation), nats, 10, _scored(held_out))
+def _seed(number: int, validation, held_out, nats: float = 10.0) -> SeedAnswers:
+    valid = scored_arm("", _scored(validation), nats=nats, tokens=10).answers
+    return SeedAnswers(f"run-{number}", number, valid, scored_arm("", _scored(held_out)).answers)
 
 
 def test_validation_recommends_and_held_out_rows_have_no_say():
@@ -35,7 +38,7 @@ def test_report_survives_json():
     report = build_seed_report(
         [_seed(1, [1, 0], [1, 1, 0]), _seed(2, [1, 1], [1, 0, 0])], "contract", "abc", "base", _scored([0, 0, 1])
     )
-    assert load_seed_report(to_json(report)) == report
+    assert from_json(SeedReport, to_json(report)) == report
     assert (report.recommended, report.chosen.hits, report.chosen.total) == ("run-2", 1, 3)
     assert report.rate.mean.value == pytest.approx(0.5)
     assert report.change is not None
@@ -50,9 +53,9 @@ def test_best_of_seeds_by_validation_leaves_the_held_out_rate_unbiased():
         rates = draws.uniform(0.6, 0.75, size=4)
         seeds = [_seed(index, draws.random(40) < rate, draws.random(60) < rate) for index, rate in enumerate(rates)]
         chosen = next(seed for seed in seeds if seed.run == recommend(seeds, "contract"))
-        best = max(seeds, key=lambda seed: sum(row["contract"].passed for row in seed.held_out))
+        best = max(seeds, key=lambda seed: sum(row.scores["contract"].passed for row in seed.held_out))
         share = {
-            id(seed): [numpy.mean([row["contract"].passed for row in part]) for part in (seed.validation, seed.held_out)]
+            id(seed): [numpy.mean([row.scores["contract"].passed for row in part]) for part in (seed.validation, seed.held_out)]
             for seed in seeds
         }
         optimism["validation"] += share[id(chosen)][0] - rates[chosen.seed]

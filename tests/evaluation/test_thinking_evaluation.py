@@ -73,7 +73,7 @@ def test_answers_are_judged_behind_the_thoughts_and_thoughts_are_counted_apart(e
     folder = evaluate()
     result = report.load(folder)
     base, tuned = (arm.rate("json") for arm in result.arms)
-    assert (base.hits, base.total, base.failures) == (6, 12, {"reasoning cut off": 3, "unquoted name": 3})
+    assert (base.hits, base.total, base.failures) == (6, 12, {"reasoning_cut_off": 3, "unquoted_name": 3})
     assert (tuned.hits, tuned.total, tuned.failures) == (12, 12, {})
     assert result.contract.paired.fixed == 6
     # three answers with 5 tokens of thought each, and three that reached the limit; then six with 5, and three empty thoughts
@@ -100,7 +100,7 @@ def test_every_renderer_shows_the_tokens_of_thought(evaluate, capsys: pytest.Cap
     for page in pages:
         assert "thinking tokens" in page
         assert "3 reasoning cut off" in page
-    row = loaded.drilldown.rows_for("json", "base", kind="unquoted name")[0]
+    row = loaded.drilldown.rows_for("json", "base", kind="unquoted_name")[0]
     shown = [text.plain.strip() for text in render.row_page(loaded, row, RowFilter("json", "base"), 80)]
     assert shown[shown.index("Reasoning  5 tokens") + 1] == "Hm,well,so."
 

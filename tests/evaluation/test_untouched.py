@@ -7,7 +7,7 @@ import pytest
 
 from mlxtune.core.errors import InputError
 from mlxtune.data.source import read_source
-from mlxtune.evaluation.holdout.contamination import check
+from mlxtune.evaluation.holdout.contamination import Contamination, check
 from mlxtune.recipe import dump, parse
 
 
@@ -36,9 +36,8 @@ def source(tmp_path: Path) -> Path:
 def test_rows_unseen_by_lineage_are_reported_as_untouched(tmp_path: Path, source: Path) -> None:
     parent = _run(tmp_path, "one", source, slice(0, 3), slice(3, 4))
     adapter = _run(tmp_path, "two", source, slice(4, 6), slice(0, 0), str(parent))
-    sentence = check(tmp_path, adapter, read_source(source).rows[6:])
-    assert sentence == "None of these rows or their prompts is among the 6 rows that the adapter was trained or validated on."
-    assert check(tmp_path, None, read_source(source).rows) == ""
+    assert check(tmp_path, adapter, read_source(source).rows[6:]) == Contamination("unseen", "adapter", 6)
+    assert check(tmp_path, None, read_source(source).rows) is None
 
 
 @pytest.mark.parametrize("row", [0, 3, 4])
@@ -57,7 +56,7 @@ def test_duplicate_prompt_is_refused_while_source_exists(tmp_path: Path, source:
         check(tmp_path, adapter, read_source(other).rows)
     rows = read_source(source).rows[:1]
     source.unlink()
-    assert "None of these rows" in check(tmp_path, adapter, read_source(other).rows)
+    assert check(tmp_path, adapter, read_source(other).rows).code == "unseen"
     with pytest.raises(InputError):
         check(tmp_path, adapter, rows)
 
@@ -67,19 +66,16 @@ def test_adapter_without_local_run_is_reported_as_unknown(tmp_path: Path, source
     copied = tmp_path / "adapters" / "mine"
     copied.mkdir(parents=True)
     rows = read_source(source).rows
-    assert (
-        check(tmp_path, copied, rows[5:])
-        == "It is unknown whether mine was trained on them: some of its training records are missing."
-    )
+    assert check(tmp_path, copied, rows[5:]) == Contamination("unknown", "mine")
     (copied / "mlxtune.json").write_text('{"run": "one"}')
-    assert check(tmp_path, copied, rows[5:]).startswith("None of these rows")
+    assert check(tmp_path, copied, rows[5:]).code == "unseen"
     with pytest.raises(InputError):
         check(tmp_path, copied, rows[:1])
     (copied / "mlxtune.json").write_text('{"run": "gone"}')
-    assert "is unknown" in check(tmp_path, copied, rows[5:])
+    assert check(tmp_path, copied, rows[5:]).code == "unknown"
 
 
 def test_copies_of_a_row_are_counted(tmp_path: Path) -> None:
     source = _source(tmp_path, "twins.jsonl", ["Is it warm?", "Is it warm?", "Is it cold?", "Is it new?"])
     adapter = _run(tmp_path, "one", source, slice(0, 2), slice(2, 3))
-    assert "among the 3 rows" in check(tmp_path, adapter, read_source(source).rows[3:])
+    assert check(tmp_path, adapter, read_source(source).rows[3:]).rows == 3

@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+from dataclasses import replace
 
 import jsonschema
 import pytest
@@ -11,8 +12,8 @@ from evaluation_files import BAD, GOOD, write_evaluation
 from mlxtune.core.errors import InputError
 from mlxtune.core.hashing import sha256_file
 from mlxtune.data.rows import Location
-from mlxtune.evaluation import report, verdict
-from mlxtune.evaluation.evidence import FILES, save_off_task
+from mlxtune.evaluation import evidence, report, verdict
+from mlxtune.evaluation.evidence import FILES
 from mlxtune.evaluation.json_fields import to_json
 from mlxtune.evaluation.off_task.prompts import OffTaskPrompt
 from mlxtune.evaluation.off_task.result import compare_off_task
@@ -48,48 +49,13 @@ def test_lone_surrogates_and_line_separators_verify(tmp_path):
 def test_every_byte_of_every_file_is_verified(tmp_path):
     folder = write_evaluation(tmp_path, pairs=True)
     names = [name for name in (*FILES, *report.PAGES) if (folder / name).is_file()]
-    assert len(names) == 8
+    assert len(names) == 7
     for name in names:
         data = (folder / name).read_bytes()
         (folder / name).write_bytes(data[:-2] + bytes([data[-2] ^ 1]) + data[-1:])
         assert any(name in difference for difference in verify(folder)), name
         (folder / name).write_bytes(data)
     assert verify(folder) == []
-
-
-def test_edited_output_is_detected_even_with_updated_hash(tmp_path):
-    folder = write_evaluation(tmp_path)
-    _change(folder, "outputs.jsonl", '"output": "It is near"', json.dumps({"output": GOOD})[1:-1], hash_too=True)
-    differences = verify(folder)
-    assert any("outputs.jsonl, base" in difference and "only stored" in difference for difference in differences)
-    assert "report.json, arms base, rates contract, hits is stored as 1 but recomputed as 2." in differences
-
-
-@pytest.mark.parametrize(
-    ("old", "new", "where"),
-    [
-        ('"hits": 3', '"hits": 2', "rates json, hits"),
-        ('"low": 0.', '"low": 0.0', "low"),
-        ('"fixed": 2', '"fixed": 3', "paired, fixed"),
-        ('"word": "cannot tell"', '"word": "better"', "word"),
-        ('"verdict": "Cannot tell', '"verdict": "Better', "verdict"),
-        ('"rows": 4', '"rows": 5', "facts, rows"),
-        ('"headline": "contract"', '"headline": "json"', "facts, headline"),
-        ('"prose": 3', '"prosy": 3', "failures"),
-    ],
-)
-def test_edited_report_is_detected(tmp_path, old, new, where):
-    folder = write_evaluation(tmp_path)
-    _change(folder, "report.json", old, new)
-    assert any(where in difference for difference in verify(folder))
-
-
-def test_edited_preference_is_detected(tmp_path):
-    folder = write_evaluation(tmp_path, pairs=True)
-    _change(folder, "preferences.jsonl", '"chosen": -1.0', '"chosen": -9.0', hash_too=True)
-    differences = verify(folder)
-    assert any("rates preference, hits" in difference for difference in differences)
-    assert any("margin, value" in difference for difference in differences)
 
 
 def test_missing_answer_and_changed_order_are_detected(tmp_path):
@@ -113,33 +79,23 @@ def test_float_rounding_is_not_a_difference(tmp_path):
 
 def test_added_or_removed_file_is_detected(tmp_path):
     folder = write_evaluation(tmp_path)
-    (folder / "preferences.jsonl").write_text("")
+    (folder / "seeds.jsonl").write_text("")
     (folder / "report.md").unlink()
-    assert verify(folder)[:2] == ["preferences.jsonl did not exist when the report was made.", "report.md is missing."]
+    assert verify(folder)[:2] == ["report.md is missing.", "seeds.jsonl did not exist when the report was made."]
 
 
-def test_report_without_evidence_is_input_error(tmp_path):
+def test_report_of_another_version_is_refused(tmp_path):
     folder = write_evaluation(tmp_path)
-    report_json = json.loads((folder / "report.json").read_text())
-    del report_json["files"]
-    (folder / "report.json").write_text(json.dumps(report_json))
-    with pytest.raises(InputError, match="lists no files"):
-        verify(folder)
-
-
-def test_report_of_an_older_version_with_reasoning_in_its_outputs_is_reproduced(tmp_path):
-    thought = '<think>Hm.</think>{"reply": "Yes."}'
-    folder = write_evaluation(tmp_path, base=[thought, thought], tuned=['{"reply": "Yes."}'] * 2)
-    stored = json.loads((folder / "report.json").read_text())
-    assert "thought_tokens" not in stored["arms"][0]
-    assert report.load(folder).arms[0].rate("json").failures == {"thinking": 2}
-    assert verify(folder) == []
+    for version in (report.VERSION - 1, report.VERSION + 1, None):
+        _edit(folder, lambda stored, version=version: stored.update(v=version))
+        with pytest.raises(InputError, match="another version"):
+            verify(folder)
 
 
 def test_schema_lists_exactly_the_report_fields():
     kinds = {
         "arm": report.ArmResult, "rate": report.Rate, "mean": bootstrap.BootstrapMean, "paired": intervals.PairedCounts,
-        "comparison": verdict.Comparison, "score_comparison": verdict.ScoreComparison,
+        "comparison": verdict.Comparison, "score_comparison": verdict.ScoreComparison, "verdict": verdict.Verdict,
     }  # fmt: skip
     for name, kind in kinds.items():
         keys = {field.metadata.get("key", field.name): not field.metadata.get("optional") for field in dataclasses.fields(kind)}
@@ -148,93 +104,145 @@ def test_schema_lists_exactly_the_report_fields():
     assert set(schema()["properties"]) == {field.name for field in dataclasses.fields(report.EvaluationReport)} | {"v", "files"}
 
 
-def test_off_task_answers_are_recomputed_in_new_and_older_reports(tmp_path):
-    for older in (False, True):
-        (tmp_path / str(older)).mkdir()
-        folder = write_evaluation(tmp_path / str(older))
-        probes = [OffTaskPrompt(f"q{at}", "Which?", ("yes",), Location(folder, at + 1)) for at in range(30)]
-        answers = {"base": ["yes"] * 20 + ["no"] * 10, "tuned": ["no"] * 5 + ["yes"] * 15 + ["no"] * 10}
-        save_off_task(folder, probes, answers)
-        result = compare_off_task(probes, *answers.values())
-        facts = {"regression": result.legacy_record()} if older else {"off_task": to_json(result)}
-        loaded = report.load(folder)
-        publish(dataclasses.replace(loaded, facts={**loaded.facts, **facts}), folder)
-        assert verify(folder) == []
-        jsonschema.validate(json.loads((folder / "report.json").read_text()), schema())
-        _change(folder, "regression.jsonl", '"output": "yes"', '"output": "no"', hash_too=True)
-        assert any("broken" in difference or "base" in difference for difference in verify(folder))
-
-
-def _forge(folder, **facts):
-    """Change facts of the report and update all hashes, as a forger would."""
+def _edit(folder, change):
+    """Change report.json and update all hashes, as a forger would."""
     stored = json.loads((folder / "report.json").read_text())
-    stored["facts"] |= facts
+    change(stored)
     stored["files"] = {name: sha256_file(folder / name) for name in stored["files"] if (folder / name).is_file()}
     (folder / "report.json").write_text(json.dumps(stored))
 
 
-@pytest.mark.parametrize("key", ["off_task", "regression"])
-def test_an_invented_off_task_result_is_detected(tmp_path, key):
-    folder = write_evaluation(tmp_path)
-    result = compare_off_task([OffTaskPrompt("q", "Which?", ("yes",), Location(folder, 1))], {"q": "yes"}, {"q": "yes"})
-    _forge(folder, **{key: result.legacy_record() if key == "regression" else to_json(result)})
-    assert f"report.json, facts, {key} is only stored." in verify(folder)
+def _edit_lines(folder, name, change, line=0):
+    """Change a line of a file with evidence and update all hashes."""
+    records = [json.loads(text) for text in (folder / name).read_text().splitlines()]
+    change(records[line])
+    (folder / name).write_text(evidence.to_jsonl(records))
+    _edit(folder, lambda stored: None)
+
+
+@pytest.fixture(scope="module")
+def rich(tmp_path_factory):
+    """An evaluation of pairs with off-task answers and two seeds, whose report verifies."""
+    folder = write_evaluation(tmp_path_factory.mktemp("rich"), pairs=True, base=[BAD, GOOD] * 6, tuned=[GOOD] * 10 + [BAD, ""])
+    prompts = [OffTaskPrompt(f"q{at}", "Which?", ("yes",), Location(folder, at + 1), "words") for at in range(30)]
+    answers = {"base": ["yes"] * 20 + ["no"] * 10, "tuned": ["no"] * 5 + ["yes"] * 15 + ["no"] * 10}
+    evidence.save_off_task(folder, prompts, answers)
+    loaded = report.load(folder)
+    publish(replace(loaded, facts={**loaded.facts, "off_task": to_json(compare_off_task(prompts, *answers.values()))}), folder)
+    assert verify(folder) == []
+    jsonschema.validate(json.loads((folder / "report.json").read_text()), schema())
+    return folder
+
+
+def _set(*path):
+    *parents, key, value = path
+
+    def change(stored):
+        for parent in parents:
+            stored = stored[parent]
+        assert stored[key] != value, path
+        stored[key] = value
+
+    return change
+
+
+TAMPERED_REPORTS = [
+    ("facts", "name", "other"), ("facts", "base", "other"), ("facts", "rows", 13), ("facts", "groups", 3),
+    ("facts", "headline", "json"), ("facts", "schema", "0" * 64), ("facts", "contract", "0" * 64), ("facts", "required", ["json"]),
+    ("facts", "decoding", "max_tokens", 512), ("facts", "row_ids", 0, "other"),
+    ("facts", "off_task", "margin", 0.1), ("facts", "off_task", "overall", "paired", "broken", 4), ("facts", "off_task", "overall", "low", -0.01),
+    ("facts", "off_task", "overall", "change", 0.01), ("facts", "off_task", "overall", "power", 0.9), ("facts", "off_task", "overall", "outcome", "held"),
+    ("facts", "off_task", "overall", "effective_n", 40.0), ("facts", "off_task", "categories", 0, "prompts", 29),
+    ("facts", "off_task", "cells", 0, "tuned", 16), ("facts", "off_task", "broken", 0, "q9"),
+    ("arms", 0, "rates", 0, "hits", 7), ("arms", 0, "rates", 0, "total", 13), ("arms", 1, "rates", 0, "low", 0.4), ("arms", 1, "rates", 0, "high", 0.99),
+    ("arms", 0, "rates", 0, "failures", {"prosy": 6}), ("arms", 0, "margin", "value", 0.3), ("arms", 0, "margin", "groups", 11),
+    ("arms", 0, "perplexity", 2.0), ("arms", 0, "answers", "tokens", 9), ("arms", 0, "answers", "cut", 1),
+    ("comparisons", 0, "paired", "fixed", 6), ("comparisons", 0, "low", 0.2), ("comparisons", 0, "change", 0.4), ("comparisons", 0, "p", 0.01),
+    ("comparisons", 0, "adjusted", 0.01), ("comparisons", -1, "outcome", "better"), ("comparisons", 0, "first", "tuned"),
+    ("margins", 0, "rose", 0), ("margins", 0, "change", 0.9), ("margins", 0, "outcome", "worse"),
+    ("verdict", "outcome", "better"), ("verdict", "reason", "contract"), ("verdict", "metric", "json"), ("verdict", "needed_rows", 40),
+    ("verdict", "headline", "change", 0.5), ("verdict", "grammar", "schema"), ("verdict", "also_worse", [{"metric": "json", "change": -0.1}]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("path", TAMPERED_REPORTS, ids=lambda path: ".".join(map(str, path)))
+def test_an_edited_report_is_detected(rich, tmp_path, path):
+    folder = shutil.copytree(rich, tmp_path / "copy")
+    _edit(folder, _set(*path))
+    problems = verify(folder)
+    assert any(f"{path[-2]}" in problem or f"{path[-3]}" in problem for problem in problems), problems
+
+
+TAMPERED_LINES = [
+    ("outputs.jsonl", "output", GOOD), ("outputs.jsonl", "ended", "length"), ("outputs.jsonl", "nats", 9.0), ("outputs.jsonl", "tokens", 2), ("outputs.jsonl", "rejected", [9.0, 1]), ("outputs.jsonl", "answer_tokens", 3), ("outputs.jsonl", "answer_tokens", 999), ("outputs.jsonl", "scores", {}),
+    ("outputs.jsonl", "arm", "tuned"), ("outputs.jsonl", "id", "x"),
+    ("regression.jsonl", "output", "no"), ("regression.jsonl", "accept", ["maybe"]), ("regression.jsonl", "category", "other"),
+    ("questions.jsonl", "id", "x"), ("questions.jsonl", "group", "same"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "key", "value"), TAMPERED_LINES)
+def test_an_edited_line_is_detected_even_with_updated_hash(rich, tmp_path, name, key, value):
+    folder = shutil.copytree(rich, tmp_path / "copy")
+    if value == "same":
+        value = json.loads((folder / name).read_text().splitlines()[5])[key]
+    _edit_lines(folder, name, _set(key, value))
+    assert verify(folder)
 
 
 @pytest.mark.parametrize("page", report.PAGES)
-def test_a_rewritten_page_is_detected_even_with_updated_hash(tmp_path, page):
-    folder = write_evaluation(tmp_path)
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("50.0%", "60.0%"),
+        ("annot tell", "etter"),
+        ("12 rows", "11 rows"),
+        ("Wilson", "Wilson 99.9%"),
+        ("dropped", "held"),
+        ("Failures", "Failures 5"),
+    ],
+)
+def test_an_edited_figure_on_a_page_is_detected(rich, tmp_path, page, old, new):
+    folder = shutil.copytree(rich, tmp_path / "copy")
     text = (folder / page).read_text()
-    (folder / page).write_text(text.replace("Cannot tell", "Better"))
-    _forge(folder)
-    assert verify(folder) == [f"{page} is not what report.json and the outputs render to."]
+    assert old in text, old
+    (folder / page).write_text(text.replace(old, new, 1))
+    _edit(folder, lambda stored: None)
+    (problem,) = verify(folder)
+    assert problem.startswith(f"{page} shows ")
 
 
-def test_pages_of_another_version_are_called_unverified(tmp_path):
-    folder = write_evaluation(tmp_path)
-    renderer = json.loads((folder / "report.json").read_text())["facts"]["renderer"]
-    assert not set(report.PAGES) & set(unverified(folder))
-    for facts in ({"renderer": "0" * 64}, {"renderer": renderer, "wording": report.WORDING - 1}):
-        _forge(folder, **facts)
-        assert verify(folder) == []
-        assert set(report.PAGES) < set(unverified(folder))
-
-
-def test_adjusted_p_values_of_another_version_are_called_unverified(tmp_path):
-    folder = write_evaluation(tmp_path)
-    stored = json.loads((folder / "report.json").read_text())
-    stored["comparisons"][-1].update(adjusted=1.0, word="cannot tell")
-    (folder / "report.json").write_text(json.dumps(stored))
-    _forge(folder, renderer="0" * 64)
-    assert any("adjusted" in problem for problem in verify(folder))
-    _forge(folder, wording=report.WORDING - 1)
+def test_an_edited_chart_is_detected_and_rewording_is_not(rich, tmp_path):
+    folder = shutil.copytree(rich, tmp_path / "copy")
+    page = folder / "report.html"
+    text = page.read_text()
+    page.write_text(
+        text.replace("share of rows that pass", "rows that pass, as a share").replace("<h2>", "<h3>").replace("</h2>", "</h3>")
+    )
+    _edit(folder, lambda stored: None)
     assert verify(folder) == []
-    assert {"adjusted p-values", "outcomes", "verdict"} < set(unverified(folder))
+    page.write_text(text.replace('y="6" width="', 'y="6" width="1', 1))
+    _edit(folder, lambda stored: None)
+    assert any("report.html shows" in problem for problem in verify(folder))
 
 
-def test_classes_of_differences_of_another_version_are_called_unverified(tmp_path):
-    folder = write_evaluation(tmp_path, contract=False)
-    stored = json.loads((folder / "report.json").read_text())
-    rate = stored["arms"][0]["rates"][0]
-    rate["failures"] = {"another class": sum(rate["failures"].values())}
-    (folder / "report.json").write_text(json.dumps(stored))
-    _forge(folder, renderer="0" * 64)
-    assert any("another class" in problem for problem in verify(folder))
-    _forge(folder, wording=report.WORDING - 1)
-    assert verify(folder) == []
-    assert "classes of differences from references" in unverified(folder)
+def test_an_invented_off_task_result_is_detected(tmp_path):
+    folder = write_evaluation(tmp_path)
+    result = compare_off_task([OffTaskPrompt("q", "Which?", ("yes",), Location(folder, 1))], ["yes"], ["yes"])
+    _edit(folder, lambda stored: stored["facts"].update(off_task=to_json(result)))
+    assert "report.json, facts, off_task is only stored." in verify(folder)
 
 
 def test_facts_are_recomputed_or_called_unverified(tmp_path):
     folder = write_evaluation(tmp_path)
     stored = json.loads((folder / "report.json").read_text())
     recorded = unverified(folder)
-    assert {"looks", "ledger", "run", "adapter", "made"} < set(recorded)
-    for key in stored["facts"].keys() - set(recorded) - {"wording", "renderer"}:
+    assert {"holdout", "run", "adapter", "made"} < set(recorded)
+    for key in stored["facts"].keys() - set(recorded):
         other = {str: "x", int: 99, list: [], dict: {"kind": "greedy", "max_tokens": 99}}[type(stored["facts"][key])]
-        _forge(folder, **{key: other})
+        _edit(folder, _set("facts", key, other))
         assert verify(folder), key
-        _forge(folder, **{key: stored["facts"][key]})
+        _edit(folder, _set("facts", key, stored["facts"][key]))
     assert verify(folder) == []
 
 

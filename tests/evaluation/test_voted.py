@@ -35,7 +35,7 @@ def test_malformed_header_is_input_error(evaluation):
     with BlindSession(evaluation, "base", "tuned", PAIRS, 6, seed=1) as session:
         header = session.folder / "session.json"
     header.write_text("{}")
-    with pytest.raises(InputError, match="not a blind session"):
+    with pytest.raises(InputError, match="is damaged"):
         blind_status(evaluation, "base", "tuned")
 
 

@@ -29,7 +29,7 @@ def test_the_verdict_is_about_the_references(tmp_path: Path) -> None:
     report = reports.load(folder)
     assert [rate.metric for rate in report.arms[1].rates] == ["exact"]
     assert (report.answer_metric, report.contract, report.outcome) == ("exact", None, "better")
-    assert report.verdict.startswith("Better. Exact match: +100.0 points")
+    assert (report.verdict.metric, report.verdict.headline.change) == ("exact", 1.0)
     assert verify(folder) == []
 
 
@@ -37,7 +37,7 @@ def test_pairs_are_compared_by_preference(tmp_path: Path) -> None:
     folder = write_evaluation(tmp_path, pairs=True, contract=False, **ANSWERS)
     report = reports.load(folder)
     assert report.headline_metric == "preference"
-    assert "ontract" not in report.verdict
+    assert report.verdict.contract is None
     assert verify(folder) == []
     assert f"{NO_CONTRACT}." in (text := (folder / "report.md").read_text())
     assert "how often an arm finds the chosen answer of a pair more likely than the rejected one" in text
@@ -61,7 +61,7 @@ def test_every_face_says_that_there_is_no_contract(tmp_path: Path, capsys: pytes
 
 def test_the_rows_behind_the_rate_are_those_that_differ(tmp_path: Path) -> None:
     folder = write_evaluation(tmp_path, contract=False, base=[BAD, BAD], tuned=[GOOD, BAD])
-    assert [row.why for row in failed_rows(folder, reports.load(folder))] == ["the output differs from the reference"]
+    assert [row.detail for row in failed_rows(folder, reports.load(folder))] == ["the output differs from the reference"]
 
 
 def test_the_app_shows_the_reference_metric_elsewhere(tmp_path: Path) -> None:

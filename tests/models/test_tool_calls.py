@@ -85,7 +85,7 @@ def test_the_likelihood_of_a_reference_call_is_that_of_its_trained_tokens(chat: 
     conversation = row(FIND)
     (encoded,) = chat.encode(conversation, 5000)
     tokens, reason = _answer_tokens(chat, Arm("base"), [conversation], [(0, conversation.reference)])
-    assert (tokens, reason) == ([encoded.tokens[encoded.trained].tolist()], "")
+    assert (tokens, reason) == ([(0, encoded.tokens[encoded.trained].tolist())], "")
 
 
 LLAMA = """{{- '"parameters": ' }}"""  # the parts by which the templates of Llama 3.1 and gpt-oss are recognized

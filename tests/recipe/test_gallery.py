@@ -102,7 +102,7 @@ def test_sample_rows_pass_their_contract_and_have_unique_prompts(task: str) -> N
     assert len({group_name(row, "") for row in rows}) == len(rows)
     for row in rows:
         score = contract.score(ModelAnswer(row.reference, reference=row.reference))
-        assert score["contract"].passed, f"{row.location}: {score['contract'].why}"
+        assert score["contract"].passed, f"{row.location}: {score['contract'].detail}"
     for key in rows[0].meta:
         assert all(json.loads(row.reference)["name" if key == "call" else key] == row.meta[key] for row in rows)
 

@@ -24,7 +24,7 @@ from mlxtune.core.errors import InputError
 from mlxtune.data.rows import Conversation, Location, Message
 from mlxtune.evaluation.arms import Arm
 from mlxtune.evaluation.endpoint_answers import endpoint_answers
-from mlxtune.evaluation.outputs import generate_answers
+from mlxtune.evaluation.outputs import AnswerOptions, generate_answers
 from mlxtune.models.load import LoadedModel
 from mlxtune.models.template import TemplateSettings
 from mlxtune.recipe import Endpoint
@@ -361,13 +361,14 @@ def test_served_model_is_an_arm_of_an_evaluation(served, tiny_loaded: LoadedMode
         Conversation(Location(Path("d.jsonl"), at), {}, (Message("user", f"Question {at}?"), Message("assistant", "Yes.")))
         for at in range(6)
     ]
-    common = {"max_tokens": 8, "cache": tmp_path, "tell": lambda of: lambda done, total: None}
     endpoint = Endpoint("tiny", served.url)
-    answers, spent = endpoint_answers(Arm("endpoint:tiny", endpoint=endpoint), endpoint, rows, count_tokens=len, **common)
-    base = generate_answers(
-        Arm("base"), tiny_loaded, rows, settings=TemplateSettings(), thinking_tokens=8, batch_size=6, **common
-    ).outputs  # the same model, so the same answers
+    arm = Arm("endpoint:tiny", endpoint=endpoint)
+    answers, spent = endpoint_answers(
+        arm, endpoint, rows, count_tokens=len, max_tokens=8, cache=tmp_path, tell=lambda of: lambda done, total: None
+    )
+    options = AnswerOptions(TemplateSettings(), 8, 8, 6, tmp_path)
+    base = generate_answers(Arm("base"), tiny_loaded, rows, options, lambda of: lambda done, total: None).answers  # the same model
     assert spent == 0
-    assert [(out.id, out.output, out.ended, out.answer_tokens) for out in answers.outputs] == [
+    assert [(out.id, out.output, out.ended, out.answer_tokens) for out in answers.answers] == [
         (out.id, out.output, out.ended, out.answer_tokens) for out in base
     ]

@@ -11,7 +11,8 @@ from typing import Any
 
 from mlxtune.data.rows import Location
 from mlxtune.data.source import read_source
-from mlxtune.evaluation import evidence, nearest_rows, report
+from mlxtune.evaluation import evidence, nearest_rows, report_builder
+from mlxtune.evaluation.answers import Answer, ArmAnswers, score_answers
 from mlxtune.evaluation.comparability import contract_hash
 from mlxtune.evaluation.contract import Contract
 from mlxtune.evaluation.holdout import ledger
@@ -19,7 +20,6 @@ from mlxtune.evaluation.json_fields import to_json
 from mlxtune.evaluation.off_task.prompts import OffTaskPrompt
 from mlxtune.evaluation.off_task.result import compare_off_task
 from mlxtune.evaluation.render.publish import publish
-from mlxtune.evaluation.scorers.preference import PairLogprobs
 from mlxtune.recipe import dump, load
 
 from .stage import Shop
@@ -106,30 +106,21 @@ def evaluation(
     (folder / "recipe.toml").write_text(dump(recipe))
     read = read_source(recipe.source)
     held_out, train = read.rows[:rows], read.rows[rows : rows + 60]
-    facts_of_rows = {
-        arm: {row.id: PairLogprobs(-1.0 - at / 50, -1.5 + (at % 4) / (1 + 2 * number)) for at, row in enumerate(held_out)}
-        for number, arm in enumerate(arms)
-        if pairs
-    }
-    evidence.save_evidence(folder, recipe, held_out, facts_of_rows, read.rows)  # type: ignore[arg-type]
+    evidence.save_evidence(folder, recipe, held_out, read.rows)
     contract, prompts = Contract.from_recipe(recipe), evidence.load_rows(folder)
-    outputs = {arm: [answer(at, row.reference or "") for at, row in enumerate(prompts)] for arm, answer in arms.items()}
-    scored = {arm: [contract.score(row.answer(text, "stop")) for row, text in zip(prompts, texts, strict=True)] for arm, texts in outputs.items()}  # fmt: skip
-    records = [
-        {
-            "id": row.id, "line": row.location.line, "arm": arm, "output": text, "ended": "stop", "nats": 20.0, "tokens": 30,
-            "failed": {metric: [score.kind, score.why] for metric, score in scores.items() if metric in contract.required and not score.passed},
-        }
-        for arm in arms
-        for row, text, scores in zip(held_out, outputs[arm], scored[arm], strict=True)
-    ]  # fmt: skip
-    (folder / "outputs.jsonl").write_text(evidence.to_jsonl(records))
-    last = list(arms)[-1]
-    metric = "preference" if pairs else "contract"
-    for arm, by_id in facts_of_rows.items():
-        for row, scores in zip(held_out, scored[arm], strict=True):
-            scores["preference"] = by_id[row.id].score
-    failed = [row for row, scores in zip(held_out, scored[last], strict=True) if not scores[metric].passed]
+    measured = []
+    for number, (arm, answer) in enumerate(arms.items()):
+        answers = []
+        for at, row in enumerate(prompts):
+            text = answer(at, row.reference or "")
+            likelihood: dict[str, Any] = {"nats": 20.0 + 1.25 * number, "tokens": 30}
+            if pairs:
+                likelihood = {"nats": 1.0 + at / 50, "tokens": 1, "rejected": (1.5 - (at % 4) / (1 + 2 * number), 1)}
+            answers.append(Answer(row.id, text, "stop", len(text) // 4, **likelihood))
+        measured.append(ArmAnswers(arm, score_answers(contract, prompts, answers), number == 0, 95.0 + number))
+    evidence.save_outputs(folder, measured)
+    last, metric = list(arms)[-1], "preference" if pairs else "contract"
+    failed = [row for row, scores in zip(held_out, measured[-1].scores, strict=True) if not scores[metric].passed]
     nearest_rows.save_nearest(folder, failed, train, read)
     ids = [row.id for row in held_out]
     book = ledger.ledger_path(folder)
@@ -137,7 +128,7 @@ def evaluation(
         ledger.record(book, "eval", by, ids)
     facts: dict[str, Any] = {
         "name": name, "base": "smollm2-135m", "base_fingerprint": "0" * 64, "run": run, "adapter": "runs/x/adapter" if last == "tuned" else "",
-        "rows": rows, "headline": metric, "row_ids": ids, "looks": looks, "ledger": ledger.describe(ledger.history(book, ids)),
+        "rows": rows, "headline": metric, "row_ids": ids, "required": contract.required_metrics, "holdout": to_json(ledger.history(book, ids)),
         "source": "data/support.jsonl", "schema": evidence.schema_hash(folder), "contract": contract_hash(recipe),
         "decoding": {"kind": "greedy", "max_tokens": 112}, "compute": "4-bit weights, computed in float32 on the CPU",
     }  # fmt: skip
@@ -147,17 +138,20 @@ def evaluation(
         wrong = [text if at >= off_task else "I do not know." for at, text in enumerate(right)]
         evidence.save_off_task(folder, probes, {"base": right, "tuned": wrong})
         facts["off_task"] = to_json(compare_off_task(probes, right, wrong))
-    measured = [
-        report.ArmScores(arm, at == 0, 95.0 + at, scores, [facts_of_rows[arm][row.id].margin for row in held_out] if pairs else [], 800.0 + 50 * at, 1200)
-        for at, (arm, scores) in enumerate(scored.items())
-    ]  # fmt: skip
-    built = report.build(facts, measured, [row.group for row in prompts])
+    built = report_builder.build(facts, measured, [row.group for row in prompts])
     publish(built, folder)
     _fix_time(folder)
     done = [("arm.started", {"arm": arm, "rows": rows}) for arm in arms]
     shop.tell(
         folder,
-        [("run.started", _started(name)), *done, ("run.finished", {"summary": {"verdict": built.verdict, "rows": rows}})],
+        [
+            ("run.started", _started(name)),
+            *done,
+            (
+                "run.finished",
+                {"summary": {"outcome": built.outcome, "change": built.headline.change if built.headline else None, "rows": rows}},
+            ),
+        ],
         age,
     )
     if first:

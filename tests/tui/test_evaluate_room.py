@@ -222,9 +222,9 @@ async def test_enter_lists_the_rows_behind_an_arm_and_behind_every_cell(shop: Sh
 @pytest.mark.parametrize(
     ("ended", "kind", "text"),
     [
-        ("length", "cut off", "It reached the limit of 112 tokens."),
-        ("length", "in a loop", "It reached the limit of 112 tokens. Most of its end repeats earlier text, numbers aside"),
-        ("loop", "in a loop", "It was ended because it repeated itself."),
+        ("length", "cut_off", "It reached the limit of 112 tokens."),
+        ("length", "in_a_loop", "It reached the limit of 112 tokens. Most of its end repeats earlier text, numbers aside"),
+        ("loop", "in_a_loop", "It was ended because it repeated itself."),
     ],
 )
 async def test_a_row_says_why_its_answer_did_not_end(shop: Shop, open_room: OpenRoom, ended: str, kind: str, text: str) -> None:

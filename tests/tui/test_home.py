@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from evaluation_files import scored_arm
 
 from mlxtune.core import app_state
 from mlxtune.core.errors import MachineError
-from mlxtune.evaluation.report import ArmScores, build, save
+from mlxtune.evaluation.report import save
+from mlxtune.evaluation.report_builder import build
 from mlxtune.evaluation.scorers import Score
 from mlxtune.runs.registry import Run
 from mlxtune.tui.app import MlxtuneApp
@@ -251,7 +253,7 @@ async def test_a_baseline_alone_is_shown_without_a_comparison(shop: Shop, open_r
     folder = shop.run("20261125-1000-support-json", kind="eval", steps=0, end=("run.finished", {"summary": {}}))
     scores = [{"json": Score(False, "prose"), "contract": Score(False, "prose")}]
     facts = {"name": "support-json", "base": "smollm2-135m", "rows": 1, "run": ""}
-    save(build(facts, [ArmScores("base", False, 1.0, scores)]), folder)
+    save(build(facts, [scored_arm("base", scores)]), folder)
     async with open_room("home") as room:
         assert "Baseline" in room.text("#workflow-picture")
         assert room.text("#best-picture") == ""

@@ -7,10 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from evaluation_files import scored_arm
 from exhaustive import cases
 from rich.cells import cell_len
 
-from mlxtune.evaluation.report import ArmScores, build, save
+from mlxtune.evaluation.report import save
+from mlxtune.evaluation.report_builder import build
 from mlxtune.evaluation.scorers import Score
 from mlxtune.tui.rooms import ROOMS
 
@@ -60,7 +62,7 @@ def naughty_shop(shop: Shop) -> Shop:
     measured = shop.run(f"20261124-1500-[b]{BIDI}", kind="eval", end=("run.finished", {"summary": {}}))
     facts = {"name": NAUGHTY, "base": NAUGHTY, "rows": 3, "run": folder.name, "ids": [NAUGHTY, "b", "c"]}
     scored = [[{"json": Score(at < hits, NAUGHTY), "contract": Score(at < hits, NAUGHTY)} for at in range(3)] for hits in (1, 3)]
-    save(build(facts, [ArmScores(NAUGHTY, False, 1.0, scored[0]), ArmScores("tuned", False, 1.0, scored[1])]), measured)
+    save(build(facts, [scored_arm(NAUGHTY, scored[0]), scored_arm("tuned", scored[1])]), measured)
     return shop
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from evaluation_files import scored_arm
 
 from mlxtune.data import check_cache
 from mlxtune.data.check_cache import CheckOutcome
@@ -15,6 +16,7 @@ from mlxtune.evaluation import report
 from mlxtune.evaluation.blind.blind_session import BlindSession
 from mlxtune.evaluation.paired_answers import load_pairs
 from mlxtune.evaluation.report import Rate
+from mlxtune.evaluation.report_builder import build
 from mlxtune.evaluation.scorers import Score
 from mlxtune.tui.next_step import next_step, of_recipe, workflow
 from mlxtune.tui.rooms.home.render import key_metrics
@@ -49,9 +51,9 @@ def evaluated(
     scored = [
         [{name: Score(at < hits, "schema") for name in ("schema", "contract")} for at in range(rows)] for hits in (base, tuned)
     ]
-    facts = {"name": "support-json", "run": run, "rows": rows}
+    facts = {"name": "support-json", "run": run, "rows": rows, "row_ids": [str(row) for row in range(rows)]}
     report.save(
-        report.build(facts, [report.ArmScores("base", False, 1.0, scored[0]), report.ArmScores(arm, False, 1.0, scored[1])]),
+        build(facts, [scored_arm("base", scored[0]), scored_arm(arm, scored[1])]),
         folder,
     )
 
@@ -74,7 +76,7 @@ def test_next_follows_from_how_the_newest_run_ended(shop: Shop, end: Any, senten
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("base", "tuned", "word", "mark"), [(20, 60, "better", "✓"), (60, 20, "worse", "✗"), (30, 32, "cannot tell", "·")]
+    ("base", "tuned", "word", "mark"), [(20, 60, "better", "✓"), (60, 20, "worse", "✗"), (30, 32, "cannot_tell", "·")]
 )
 async def test_a_verdict_leads_next_and_fills_the_best_adapter(
     shop: Shop, open_room: OpenRoom, base: int, tuned: int, word: str, mark: str
@@ -84,12 +86,12 @@ async def test_a_verdict_leads_next_and_fills_the_best_adapter(
     evaluated(shop, ID, base, tuned)
     snapshot = shop.snapshot()
     advice, stages = next_step(snapshot), {stage.name: stage for stage in workflow(snapshot)}
-    assert advice.sentence.lower().startswith(word)
+    assert advice.sentence.lower().startswith(word.replace("_", " "))
     assert (advice.glyph, advice.action) == (mark, "app.room('plan')")
-    assert (stages["Evaluate"].glyph, stages["Evaluate"].result) == (mark, word)
+    assert (stages["Evaluate"].glyph, stages["Evaluate"].result) == (mark, word.replace("_", " "))
     assert stages["Baseline"].result == f"{base / 72 * 100:.1f}% whole contract"
     async with open_room("home") as room:
-        assert f"{mark} {word.capitalize()}" in room.text("#best-picture")
+        assert f"{mark} {word.replace('_', ' ').capitalize()}" in room.text("#best-picture")
         assert f"{tuned / 72 * 100:.1f}%" in room.text("#best-picture")
         await room.press("T")
         await room.until(lambda: advice.sentence[:40] in room.text("#stats"))
@@ -103,7 +105,7 @@ def test_a_run_of_a_part_of_the_rows_should_be_longer(shop: Shop, epochs: float,
     assert '"epochs":2' in events
     (run / "events.jsonl").write_text(events.replace('"epochs":2', f'"epochs":{epochs}'))
     evaluated(shop, ID, 30, tuned)
-    advice = next_step(shop.snapshot()).why
+    advice = next_step(shop.snapshot()).detail
     assert ("The run used only 18% of the training rows, so a longer one may help (training.steps). " in advice) is is_short
 
 
@@ -114,7 +116,7 @@ def test_a_run_keeps_its_verdict_after_a_newer_one_on_another_run(shop: Shop) ->
     evaluated(shop, "20261101-0000-another", 30, 32, folder="20261124-1600-support-json")
     snapshot = shop.snapshot()
     assert snapshot.verdict
-    assert snapshot.verdict.outcome == "cannot tell"
+    assert snapshot.verdict.outcome == "cannot_tell"
     assert next_step(snapshot).sentence.startswith("Better")
 
 
@@ -280,7 +282,7 @@ def test_an_adapter_that_is_not_to_be_promoted_is_best_only_where_there_is_no_ot
 def test_recipes_that_need_a_run_before_them_are_not_counted_as_ready(shop: Shop) -> None:
     def ready() -> str:
         measured(shop)
-        return next_step(shop.snapshot()).why
+        return next_step(shop.snapshot()).detail
 
     shop.recipe()
     shop.recipe("tone")

@@ -11,17 +11,17 @@ from mlxtune.adapters.export.fidelity import ComparedAnswers
 from mlxtune.data.source import read_source
 from mlxtune.data.split import prompt_rows, sample_rows, split
 from mlxtune.evaluation.answer_budget import answer_budget
+from mlxtune.evaluation.answers import Answer
 from mlxtune.evaluation.arms import TUNED, Arm
 from mlxtune.evaluation.contract import Contract
 from mlxtune.evaluation.off_task import prompts
 from mlxtune.evaluation.progress import progress_reporter
-from mlxtune.evaluation.scorers import ModelAnswer, Score
+from mlxtune.evaluation.scorers import CONTRACT, ModelAnswer, Score
 from mlxtune.evaluation.verdict import Comparison, compare
 from mlxtune.runs.events import HELD_OUT_ROW
 from mlxtune.runs.worker import Worker
 
 if TYPE_CHECKING:  # these modules import mlx
-    from mlxtune.evaluation.outputs import Output
     from mlxtune.models.load import LoadedModel
     from mlxtune.models.template import ChatTemplate
 
@@ -46,27 +46,29 @@ class ComparedRows:
 
     def answers(
         self, loaded: LoadedModel, name: str, adapter: Path | None
-    ) -> tuple[tuple[Output, ...], list[tuple[list[int], list[int]]]]:
+    ) -> tuple[tuple[Answer, ...], list[tuple[list[int], list[int]]]]:
         """Return greedy answers, and the tokens of each prompt and answer (including the stop token, if there is one)."""
-        from mlxtune.evaluation.outputs import generate_answers
+        from mlxtune.evaluation.outputs import AnswerOptions, generate_answers
 
         template, tokenizer = self.template(loaded), loaded.tokenizer
         arm, kind = Arm(name, adapter), HELD_OUT_ROW if self.contract else prompts.OFF_TASK
         self.worker.emit("arm.started", arm=name, rows=len(self.rows), of=kind)
-        answers = generate_answers(
-            arm, loaded, self.rows, settings=template.settings, max_tokens=self.max_tokens(template),
-            thinking_tokens=self.section.thinking_tokens, batch_size=self.section.batch_size, tell=partial(progress_reporter, self.worker, name), of=kind,
-            cache=self.worker.folder.parent.parent / "evals" / "cache" if adapter else self.worker.folder / "cache",  # the base's cached answers are not those of an export
-            score_references=adapter is not None,  # the adapter's are part of its cached evaluation; nothing needs those of the export
+        # the base's cached answers are not those of an export
+        cache = self.worker.folder.parent.parent / "evals" / "cache" if adapter else self.worker.folder / "cache"
+        section, tell = self.section, partial(progress_reporter, self.worker, name)
+        options = AnswerOptions(
+            template.settings, self.max_tokens(template), section.thinking_tokens, section.batch_size, cache
         )  # fmt: skip
+        # the adapter's likelihoods are part of its cached evaluation; nothing needs those of the export
+        answers = generate_answers(arm, loaded, self.rows, options, tell, of=kind, score_references=adapter is not None)
         self.worker.emit("arm.finished", arm=name, rows=len(self.rows), cached=answers.cached, seconds=answers.seconds, of=kind)
         tokens = []
-        for row, output in zip(self.rows, answers.outputs, strict=True):
+        for row, output in zip(self.rows, answers.answers, strict=True):
             answer: list[int] = tokenizer.encode(output.output, add_special_tokens=False)
             if output.ended == "stop" or not answer:
                 answer = [*answer, tokenizer.eos_token_id]
             tokens.append((template.prompt(arm.prompt_for(row), row.tools), answer))
-        return answers.outputs, tokens
+        return answers.answers, tokens
 
     def template(self, loaded: LoadedModel) -> ChatTemplate:
         """Return the chat template with which the adapter was trained."""
@@ -80,12 +82,12 @@ class ComparedRows:
             return prompts.MAX_TOKENS
         return answer_budget(self.section, self.training_rows, template.count_tokens).max_tokens
 
-    def compare(self, first: Sequence[Output], second: Sequence[Output]) -> ComparedAnswers:
+    def compare(self, first: Sequence[Answer], second: Sequence[Answer]) -> ComparedAnswers:
         """Compare two models' outputs, also on each of the contract's required metrics."""
         same = sum(one.output == two.output for one, two in zip(first, second, strict=True))
         return ComparedAnswers(len(self.rows), same, self._rates(first, second))
 
-    def _rates(self, first: Sequence[Output], second: Sequence[Output]) -> tuple[Comparison, ...]:
+    def _rates(self, first: Sequence[Answer], second: Sequence[Answer]) -> tuple[Comparison, ...]:
         if self.contract is None:
             return ()
         scores: list[list[dict[str, Score]]] = []
@@ -94,7 +96,7 @@ class ComparedRows:
             for output, row in zip(outputs, self.rows, strict=True):
                 prompt = "\n\n".join(message.content for message in row.prompt)
                 scores[-1].append(self.contract.score(ModelAnswer(output.output, output.ended, row.reference, prompt)))
-        names = [name for name in max(scores[0], key=len) if name in self.contract.required]
+        names = [name for name in max(scores[0], key=len) if name in (*self.contract.required_metrics, CONTRACT)]
         return tuple(
             compare(name, TUNED, EXPORTED, [(one[name].passed, two[name].passed) for one, two in zip(*scores, strict=True)])
             for name in names

@@ -60,7 +60,7 @@ def verify(worker: Worker) -> VerificationSummary:
     worker.emit("arm.finished", arm=arm.name, rows=len(rows.rows), cached=False, seconds=answers.seconds, of=HELD_OUT_ROW)
     if prompts == "none":
         prompts, difference = _compare_counts(worker.folder, arm, rows.rows, [len(prompt) for prompt, _ in tokens])
-    result = Verification(request["export"], url, model, prompts, difference, rows.compare(own, answers.outputs))
+    result = Verification(request["export"], url, model, prompts, difference, rows.compare(own, answers.answers))
     verification.save(result, worker.folder)
     return {"export": request["export"], "failure": result.failure}
 

@@ -226,7 +226,7 @@ class BlindSession:
                         hint="Delete the folder and vote again.",
                     )
             case _:
-                raise InputError(f"{self.folder} is not a blind session that this version can read.")
+                raise InputError(f"{self.folder} is damaged.", hint="Delete the folder and vote again.")
         if n and n != fixed:
             raise InputError(f"This session was created with {plural(fixed, 'pair')}, which cannot be changed.", hint="Omit --n.")
         shown = [self._pairs[id] for id in dict.fromkeys(order) if id in self._pairs]

@@ -37,7 +37,7 @@ def read_status(folder: Path) -> BlindStatus:
     try:
         pairs, needed = int(header["n"]), len(header["order"]) * len(QUESTIONS)
     except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{folder} is not a blind session that this version can read.") from error
+        raise InputError(f"{folder} is damaged.", hint="Delete the folder and vote again.") from error
     votes, opened = 0, False
     for entry in read(folder / "votes.jsonl"):
         votes += "vote" in entry

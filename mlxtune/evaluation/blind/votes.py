@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from statistics import median
 from typing import Any, Literal, NamedTuple
 
-from mlxtune.core.text import plural
 from mlxtune.evaluation.paired_answers import AnswerPair
 from mlxtune.evaluation.statistics.agreement import Estimate, kappa
 from mlxtune.evaluation.statistics.clusters import effective_n, group_sums, permutation_p
@@ -49,7 +48,7 @@ class VoteTally:
     high: float
     p: float
     adjusted: float
-    outcome: Outcome = field(metadata={"key": "word"})
+    outcome: Outcome
 
 
 @dataclass(frozen=True)
@@ -72,7 +71,6 @@ class BlindResult:
     longer: int
     uneven: int
     lengths: tuple[float, float]
-    verdict: str
 
     @property
     def headline(self) -> VoteTally:
@@ -93,7 +91,6 @@ def count_votes(
     tallies = _tallies(votes)
     shown = list({vote.pair.id: vote.pair for vote in votes}.values())
     uneven = [vote for vote in votes if vote.choice != "tie" and len(vote.pair.first) != len(vote.pair.second)]
-    headline = next(tally for tally in tallies if tally.question == HEADLINE_QUESTION)
     return BlindResult(
         first=first,
         second=second,
@@ -107,20 +104,6 @@ def count_votes(
         longer=sum((len(vote.pair.first) > len(vote.pair.second)) == (vote.choice == "first") for vote in uneven),
         uneven=len(uneven),
         lengths=(median(len(pair.first) for pair in shown), median(len(pair.second) for pair in shown)),
-        verdict=tally_sentence(headline, first, second),
-    )
-
-
-def tally_sentence(tally: VoteTally, first: str, second: str) -> str:
-    """Return the verdict on one question as a sentence, with its interval in whole points."""
-    decided = tally.wins + tally.losses
-    if not decided:
-        return f"Cannot tell. All {tally.ties} votes were ties."
-    share, low, high = (round(100 * value) for value in (tally.share, tally.low, tally.high))
-    ties = f" {plural(tally.ties, 'tie is', 'ties are')} not counted." if tally.ties else ""
-    return (
-        f"{tally.outcome.capitalize()}. {second} won {tally.wins} of {plural(decided, 'vote')} against {first} ({share}%, "
-        f"95% interval: {low} to {high}).{ties}"
     )
 
 

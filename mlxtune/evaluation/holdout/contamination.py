@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from mlxtune.core.errors import InputError, MlxtuneError
 from mlxtune.core.files import read_json
-from mlxtune.core.text import one_line, plural
+from mlxtune.core.text import plural
 from mlxtune.data.rows import PromptRow, prompt_hash
 from mlxtune.data.source import read_source
 from mlxtune.recipe import load
@@ -17,19 +19,28 @@ _RECORD, _LINEAGE = "data.json", "mlxtune.json"
 _NAMED = 5  # maximum number of rows listed in an error
 
 
-def check(workspace: Path, adapter: Path | None, rows: Sequence[PromptRow]) -> str:
-    """Return a sentence that says whether ``adapter`` or its ancestors were trained on ``rows``; empty without an adapter.
+@dataclass(frozen=True)
+class Contamination:
+    """Whether an adapter or its ancestors were trained on the evaluated rows."""
+
+    code: Literal["unseen", "unknown"]
+    """``unknown`` if some training records are missing. Rows that were trained on are refused."""
+    adapter: str
+    rows: int = 0
+    """How many training and validation rows were compared with the evaluated ones."""
+
+
+def check(workspace: Path, adapter: Path | None, rows: Sequence[PromptRow]) -> Contamination | None:
+    """Return whether ``adapter`` or its ancestors were trained on ``rows``, or ``None`` without an adapter.
 
     Raises ``InputError`` if one of ``rows``, or another row with the same prompt, was used to train or validate any of them.
     """
     if adapter is None:
-        return ""
+        return None
     checked = 0
     for folder in _lineage(workspace, adapter):
         if folder is None:
-            return (
-                f"It is unknown whether {one_line(adapter.name, 60)} was trained on them: some of its training records are missing."
-            )
+            return Contamination("unknown", adapter.name)
         count, ids, prompts = _training_rows(folder)
         overlap = [row for row in rows if row.id in ids or prompt_hash(row) in prompts]
         if overlap:
@@ -39,9 +50,7 @@ def check(workspace: Path, adapter: Path | None, rows: Sequence[PromptRow]) -> s
                 hint="Evaluate with the data settings that were used for training: a result on these rows would prove nothing.",
             )
         checked += count
-    return (
-        f"None of these rows or their prompts is among the {plural(checked, 'row')} that the adapter was trained or validated on."
-    )
+    return Contamination("unseen", adapter.name, checked)
 
 
 def _lineage(workspace: Path, adapter: Path) -> Iterator[Path | None]:

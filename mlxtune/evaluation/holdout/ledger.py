@@ -15,11 +15,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mlxtune.core.journal import Journal, truncate_torn_line
-from mlxtune.core.text import plural
 from mlxtune.runs.locks import file_lock
 
 FILE = "ledger.jsonl"
-EXPECTED = 2  # evaluations in a clean experiment: the base and one adapter
 
 Kind = Literal["eval", "blind", "judge", "export"]
 
@@ -87,24 +85,6 @@ def history(path: Path, rows: Sequence[str]) -> HoldoutHistory:
                 judged += 1
     new, missing = (len(current - last), len(last - current)) if last else (0, 0)
     return HoldoutHistory(evaluations, len(exported), new, missing, edited_line, judged)
-
-
-def describe(history: HoldoutHistory) -> str:
-    """Describe what the history means for a result on these rows: ``Evaluated 7 times, so expect optimistic results.``"""
-    count = history.evaluations
-    if count <= 1:
-        notes = ["Evaluated for the first time." if count else "Never evaluated."]
-    else:
-        judged = f" ({history.judged} in blind sessions or by a judge)" if history.judged else ""
-        notes = [f"Evaluated {count} times{judged}{', so expect optimistic results' if count > EXPECTED else ''}."]
-    if history.new or history.missing:
-        rows = f"{plural(history.new, 'row')} new, {history.missing} removed"
-        notes.append(f"The held-out rows changed since the last evaluation: {rows}.")
-    if history.exported:
-        notes.append(f"{plural(history.exported, 'row')} exported for training: do not test a model on rows it was trained on.")
-    if history.edited_line:
-        notes.append(f"The ledger was edited at line {history.edited_line}, so its count is unreliable.")
-    return " ".join(notes)
 
 
 def _lines(path: Path) -> list[bytes]:

@@ -6,12 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import fmean
 
-from mlxtune.core.text import plural
 from mlxtune.evaluation.blind.votes import ArmChoice
 from mlxtune.evaluation.statistics.agreement import Estimate, kappa
 from mlxtune.evaluation.statistics.prediction_powered import PoweredMean, prediction_powered_mean
 
-MODERATE = 0.4  # κ at which agreement counts as moderate (Landis and Koch 1977)
 _WINS: dict[ArmChoice, float] = {"first": 0.0, "tie": 0.5, "second": 1.0}
 
 
@@ -63,31 +61,3 @@ def calibrate(judge: Mapping[str, ArmChoice], rater: Mapping[str, ArmChoice], gr
 
 def _win_rate(choices: Mapping[str, ArmChoice], ids: list[str]) -> float:
     return fmean(_WINS[choices[id]] for id in ids)
-
-
-def calibration_sentence(result: JudgeCalibration) -> str:
-    """Describe the agreement in a sentence."""
-    if result.kappa is None or result.kappa.value < MODERATE:
-        return (
-            f"The judge agrees with you on {result.agreed} of {result.rows} rows, little better than chance: trust your own votes."
-        )
-    return f"The judge agrees with you on {result.agreed} of {result.rows} rows, κ {result.kappa.value:.2f}."
-
-
-def win_rates(result: JudgeCalibration, second: str) -> list[tuple[str, str]]:
-    """Return the second arm's win rates by name: the rater's as estimated with the judge, by the votes alone, and the judge's."""
-    powered, votes = result.win_rate.powered, result.win_rate.labels
-    if result.win_rate.weight == 0:
-        return [(f"{second} wins", f"{_interval(votes)} by your {plural(result.voted, 'vote')}; the judge's grades add nothing")]
-    return [
-        (
-            f"{second} wins",
-            f"{_interval(powered)} by your votes and the judge, as precise as {result.win_rate.effective_n:.0f} votes",
-        ),
-        ("your votes alone", f"{_interval(votes)}, {plural(result.voted, 'vote')}"),
-        ("the judge alone", f"{100 * result.raw:.0f}%, {plural(result.units, 'pair')}"),
-    ]
-
-
-def _interval(rate: Estimate) -> str:
-    return f"{100 * rate.value:.0f}% ({100 * rate.low:.0f} to {100 * rate.high:.0f})"

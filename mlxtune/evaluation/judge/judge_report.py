@@ -9,18 +9,16 @@ from pathlib import Path
 from typing import TypedDict
 
 from mlxtune.core.files import write_json
-from mlxtune.core.text import plural
-from mlxtune.evaluation.blind import votes
 from mlxtune.evaluation.blind.votes import ArmChoice, VoteTally, tally_votes
 from mlxtune.evaluation.json_fields import to_json
 from mlxtune.evaluation.judge.batch import FIRST, SECOND, SENTINELS, JudgeCall
 from mlxtune.evaluation.judge.calibration import JudgeCalibration, calibrate
 from mlxtune.evaluation.judge.judge_session import JudgeSession
 from mlxtune.evaluation.judge.rubric import Grade, passes
-from mlxtune.evaluation.verdict import Comparison, ScoreComparison, apply_holm, compare, compare_scores
+from mlxtune.evaluation.verdict import Comparison, Outcome, ScoreComparison, apply_holm, compare, compare_scores
 
 FILE = "report.json"
-VERSION = 3  # 1 had Rogan and Gladen's correction of the judge's rate in ``calibrated``, and 2 another wording of the verdict
+VERSION = 4
 PAIR = "a pair"
 MAX_PROBLEMS = 0.2  # share of unusable replies above which the judge is unreliable
 
@@ -40,15 +38,27 @@ class JudgeFacts(TypedDict):
 
 
 @dataclass(frozen=True)
+class SentinelFault:
+    """A sentinel that the judge passed, and the questions on which it did."""
+
+    sentinel: str
+    questions: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class JudgeReport:
-    """The results of a judge session. ``broken`` lists the reasons why the judge is unreliable; it is empty for a reliable one.
+    """The results of a judge session. ``outcome`` is ``cannot_tell`` if the judge is unreliable.
+
+    It is if it passed a sentinel (``faults``) or if too many of its replies are unusable (``unusable``, 0 if they are not too many).
 
     ``pairs`` counts wins and losses over both orders. In ``flips`` of ``both`` pairs the orders disagreed, which counts as a tie.
     ``same`` of ``repeated`` calls gave the same grade both times. ``problems`` counts unusable replies by kind for each arm.
     """
 
     facts: JudgeFacts
-    broken: tuple[str, ...]
+    outcome: Outcome
+    faults: tuple[SentinelFault, ...]
+    unusable: int
     comparisons: tuple[Comparison, ...]
     scores: tuple[ScoreComparison, ...]
     pairs: VoteTally
@@ -58,7 +68,6 @@ class JudgeReport:
     repeated: int
     problems: dict[str, dict[str, int]]
     calibrated: JudgeCalibration | None
-    verdict: str
 
 
 def save_judge_report(report: JudgeReport, folder: Path) -> None:
@@ -78,11 +87,12 @@ def build_judge_report(
     preferences, flips, both = _preferences(session, grades)
     groups = {row.id: row.group for row in session.rows}
     pairs = tally_votes("send", list(preferences.values()), [groups[id] for id in preferences])
-    broken = _broken(session, calls, grades)
+    faults = _sentinel_faults(session, calls, grades)
+    unusable = sum(bool(grade.problem) for grade in grades.values())
+    unusable = unusable if unusable > MAX_PROBLEMS * len(grades) else 0
     repeats = [(grades[key], grades[(*key[:4], 0)]) for key in grades if key[4] == 1]
     usable = [(one, two) for one, two in repeats if one.value is not None and two.value is not None]
     comparisons, scores = _graded(session, grades)
-    verdict = votes.tally_sentence(pairs, session.first, session.second)
     return JudgeReport(
         facts={
             "judge": session.judge,
@@ -95,7 +105,9 @@ def build_judge_report(
             "calls": len(calls),
             "spent": spent,
         },
-        broken=broken,
+        outcome="cannot_tell" if faults or unusable else pairs.outcome,
+        faults=faults,
+        unusable=unusable,
         comparisons=comparisons,
         scores=scores,
         pairs=pairs,
@@ -105,7 +117,6 @@ def build_judge_report(
         repeated=len(usable),
         problems=_problems(calls, grades),
         calibrated=calibrate(preferences, rater, groups),
-        verdict=f"Cannot tell. The judge is unreliable: {broken[0]}" if broken else verdict,
     )
 
 
@@ -161,18 +172,12 @@ def _graded(session: JudgeSession, grades: Grades) -> tuple[tuple[Comparison, ..
     )
 
 
-def _broken(session: JudgeSession, calls: list[JudgeCall], grades: Grades) -> tuple[str, ...]:
-    """Return one sentence for each sentinel that the judge approved, and one for too many unusable replies."""
+def _sentinel_faults(session: JudgeSession, calls: list[JudgeCall], grades: Grades) -> tuple[SentinelFault, ...]:
+    """Return each sentinel that the judge passed."""
     passed = {(call.subject, _name(call)) for call in calls if call.subject in SENTINELS and _passed(call, grades[_key(call)])}
     order = [*(question.name for question in session.rubric.questions), PAIR]
-    reasons = []
-    for name in SENTINELS:
-        if passed_on := [item for item in order if (name, item) in passed]:
-            reasons.append(f"it passed the sentinel “{name}” on {', '.join(passed_on)}.")
-    unusable = sum(bool(grade.problem) for grade in grades.values())
-    if unusable > MAX_PROBLEMS * len(grades):
-        reasons.append(f"{unusable} of its {plural(len(grades), 'reply', 'replies')} are unusable.")
-    return tuple(reasons)
+    questions = {name: tuple(item for item in order if (name, item) in passed) for name in SENTINELS}
+    return tuple(SentinelFault(name, passed_on) for name, passed_on in questions.items() if passed_on)
 
 
 def _name(call: JudgeCall) -> str:

@@ -16,18 +16,20 @@ from pathlib import Path
 from mlxtune.core.errors import InputError
 from mlxtune.core.files import read_json, write_json
 from mlxtune.core.hashing import sha256_json, unit_interval
+from mlxtune.core.versions import require_version
 from mlxtune.evaluation.holdout import ledger
-from mlxtune.evaluation.json_fields import to_json
+from mlxtune.evaluation.json_fields import from_json, to_json
 from mlxtune.evaluation.judge import AskJudge
 from mlxtune.evaluation.judge.batch import JudgeCall, batch
 from mlxtune.evaluation.judge.endpoint import CostMeter
 from mlxtune.evaluation.judge.paid_calls import make_calls, read_calls
-from mlxtune.evaluation.judge.rubric import DEFAULT, Grade, Rubric, rubric_from_json
+from mlxtune.evaluation.judge.rubric import Grade, Rubric
 from mlxtune.evaluation.paired_answers import AnswerPair, load_pairs
 from mlxtune.runs.locks import file_lock
 
 FILE = "session.json"
 CALLS = "calls.jsonl"
+VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,22 @@ class JudgeSession:
         return batch(self.rows, self.rubric, self.seed)
 
 
+@dataclass(frozen=True)
+class _Header:
+    """The content of ``session.json``."""
+
+    v: int
+    made: str
+    arms: tuple[str, str]
+    judge: str
+    host: str
+    n: int
+    """The number of rows that are drawn."""
+    rubric: Rubric
+    seed: int
+    consent: str = ""
+
+
 def open_session(
     evaluation: Path, first: str, second: str, rows: Sequence[AnswerPair], rubric: Rubric, *, judge: str, host: str, n: int = 0
 ) -> JudgeSession:  # fmt: skip
@@ -65,49 +83,41 @@ def open_session(
     fingerprint = sha256_json([judge, host, rubric.hash, n, sorted([row.id, row.first, row.second] for row in rows)])
     name = re.sub(r"[^A-Za-z0-9+-]", "_", f"{first}--{second}--{judge}")[:80]
     folder = evaluation / "judge" / f"{name}-{fingerprint[:8]}"
-    file = folder / FILE
-    if not file.is_file():
-        header = {"v": 2, "made": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "arms": [first, second], "judge": judge, "host": host}
-        settings = {"rubric": rubric.hash, **to_json(rubric), "n": n or len(rows), "seed": secrets.randbits(53), "consent": ""}
-        write_json(file, {**header, **settings})
-    return _load(evaluation, folder, rows, rubric)
+    if not (folder / FILE).is_file():
+        made = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+        write_json(
+            folder / FILE,
+            to_json(_Header(VERSION, made, (first, second), judge, host, n or len(rows), rubric, secrets.randbits(53))),
+        )
+    return _session(evaluation, folder, rows)
 
 
-def load_session(evaluation: Path, folder: Path) -> JudgeSession | None:
-    """Load the session in ``folder``; ``None`` if an older version made it, with a rubric that it does not contain.
-
-    Raises ``InputError`` if the session is damaged or does not match the evaluation.
-    """
-    match read_json(folder / FILE):
-        case {"arms": [str(first), str(second)], "rubric": str(rubric_hash)} as header:
-            rubric = rubric_from_json(header) if "questions" in header else DEFAULT
-        case _:
-            raise _unreadable(folder)
-    if rubric.hash != rubric_hash:
-        return None
-    return _load(evaluation, folder, load_pairs(evaluation, first, second), rubric)
+def load_session(evaluation: Path, folder: Path) -> JudgeSession:
+    """Load the session in ``folder``. Raises ``InputError`` if it is damaged or does not match the evaluation."""
+    return _session(evaluation, folder, load_pairs(evaluation, *_read_header(folder).arms))
 
 
-def _load(evaluation: Path, folder: Path, rows: Sequence[AnswerPair], rubric: Rubric) -> JudgeSession:
-    match read_json(folder / FILE):
-        case {
-            "arms": [str(first), str(second)], "judge": str(judge), "host": str(host), "n": int(n), "seed": int(seed),
-            "consent": str(consent),
-        }:  # fmt: skip
-            drawn = sorted(rows, key=lambda row: unit_interval(seed, "row", row.id))[:n]
-            return JudgeSession(evaluation, folder, first, second, tuple(drawn), rubric, judge, host, seed, consent)
-    raise _unreadable(folder)
+def _session(evaluation: Path, folder: Path, rows: Sequence[AnswerPair]) -> JudgeSession:
+    header = _read_header(folder)
+    drawn = sorted(rows, key=lambda row: unit_interval(header.seed, "row", row.id))[: header.n]
+    return JudgeSession(
+        evaluation, folder, *header.arms, tuple(drawn), header.rubric, header.judge, header.host, header.seed, header.consent
+    )
 
 
-def _unreadable(folder: Path) -> InputError:
-    return InputError(f"{folder / FILE} is not a judge session that this version can read.")
+def _read_header(folder: Path) -> _Header:
+    record = read_json(folder / FILE)
+    try:
+        require_version(record["v"], VERSION, folder / FILE)
+        return from_json(_Header, record)
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{folder / FILE} is damaged: {error}.", hint="Delete the folder and run the judge again.") from error
 
 
 def record_consent(session: JudgeSession, how: str) -> JudgeSession:
     """Record that the user agreed to send the rows to the session's host, and ``how``; return the session."""
-    file = session.folder / FILE
     consent = f"{time.strftime('%Y-%m-%dT%H:%M:%S%z')} to {session.host}, {how}"
-    write_json(file, {**read_json(file), "consent": consent})
+    write_json(session.folder / FILE, to_json(replace(_read_header(session.folder), consent=consent)))
     return replace(session, consent=consent)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -96,15 +96,6 @@ def load_rubric(path: Path) -> Rubric:
     if not isinstance(pairwise, str) or not pairwise.strip():
         raise InputError(f"{path}: pairwise must be a nonempty string.")
     return Rubric(questions, pairwise)
-
-
-def rubric_from_json(record: Mapping[str, Any]) -> Rubric:
-    """Return the rubric in a session's record. Raises ``InputError`` if it is malformed."""
-    try:
-        questions = tuple(RubricQuestion(item["name"], item["ask"], tuple(item["anchors"])) for item in record["questions"])
-        return Rubric(questions, record["pairwise"])
-    except (KeyError, TypeError) as error:
-        raise InputError(f"The session's rubric is malformed: {error}.") from error
 
 
 def _question(table: Any, number: int, path: Path) -> RubricQuestion:

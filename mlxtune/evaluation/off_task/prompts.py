@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from mlxtune.core.errors import DataError
 from mlxtune.core.files import read_failure, read_text
 from mlxtune.data import samples
 from mlxtune.data.rows import Location, Message, Unpaired
+from mlxtune.evaluation.json_fields import from_json
 from mlxtune.evaluation.scorers.output_text import normalize
 from mlxtune.evaluation.scorers.phrase_match import TIME_LIMIT
 from mlxtune.recipe import Recipe
@@ -24,7 +25,6 @@ OFF_TASK = "off_task_prompt"  # what an arm answers, in events
 MAX_TOKENS = 32  # default maximum length of an answer
 _NUMBER = re.compile(r"(?<![\d.])-?\d+(?:\.\d+)?")
 _SKIP = 'To skip off-task prompts, set evaluation.regression = "".'
-_CHECKS = ("accept", "reject", "number", "pattern")
 
 
 @dataclass(frozen=True)
@@ -39,13 +39,13 @@ class OffTaskPrompt:
     id: str
     prompt: str
     accept: tuple[str, ...]
-    location: Location
-    category: str = ""
-    reject: tuple[str, ...] = ()
-    number: float | None = None
-    pattern: str = ""
-    with_system: bool = False
-    max_tokens: int = MAX_TOKENS
+    location: Location = field(metadata={"key": None})
+    category: str = field(default="", metadata={"optional": True})
+    reject: tuple[str, ...] = field(default=(), metadata={"optional": True})
+    number: float | None = field(default=None, metadata={"optional": True})
+    pattern: str = field(default="", metadata={"optional": True})
+    with_system: bool = field(default=False, metadata={"optional": True})
+    max_tokens: int = field(default=MAX_TOKENS, metadata={"optional": True})
 
     def row(self, system: str = "") -> Unpaired:
         """Return the prompt as a row without a reference answer, after ``system`` if it is asked with a system prompt."""
@@ -70,13 +70,6 @@ class OffTaskPrompt:
         number = "" if self.number is None else f"the number {self.number:g}"
         texts = (", ".join(self.accept), f"not {', '.join(self.reject)}" if self.reject else "", number, self.pattern)
         return "; ".join(filter(None, texts))
-
-    def record(self) -> dict[str, Any]:
-        """Return the prompt as a JSON object, as in the files that :func:`read_prompts` reads."""
-        checks = {key: value for key in _CHECKS if (value := getattr(self, key)) not in ((), None, "")}
-        optional = {"category": self.category, "with_system": self.with_system}
-        limit = {"max_tokens": self.max_tokens} if self.max_tokens != MAX_TOKENS else {}
-        return {"id": self.id, "prompt": self.prompt, **checks, **{key: value for key, value in optional.items() if value}, **limit}
 
 
 def load_prompts(recipe: Recipe) -> tuple[OffTaskPrompt, ...]:
@@ -121,39 +114,17 @@ def read_prompts(file: Path) -> tuple[OffTaskPrompt, ...]:
 
 
 def parse_prompt(value: Any, location: Location) -> OffTaskPrompt | None:
-    """Return the prompt that a JSON value describes, or ``None`` if it is malformed."""
-    match value:
-        case {"id": str(id), "prompt": str(prompt)} if prompt.strip():
-            accept, reject, number, pattern = (
-                value.get(key, default) for key, default in zip(_CHECKS, ((), (), None, ""), strict=True)
-            )
-            category, with_system = value.get("category", ""), value.get("with_system", False)
-            limit = value.get("max_tokens", MAX_TOKENS)
-            is_text = isinstance(category, str) and isinstance(pattern, str) and isinstance(with_system, bool)
-            is_number = number is None or (isinstance(number, int | float) and not isinstance(number, bool))
-            given = "accept" in value or number is not None or bool(pattern)
-            if not (
-                isinstance(limit, int)
-                and limit > 0
-                and is_text
-                and is_number
-                and given
-                and _are_words(accept, "accept" in value)
-                and _are_words(reject, False)
-            ):
-                return None
-            try:
-                regex.compile(pattern)
-            except regex.error:
-                return None
-            return OffTaskPrompt(id, prompt, tuple(accept), location, category, tuple(reject), number, pattern, with_system, limit)
-    return None
-
-
-def _are_words(value: object, required: bool) -> bool:
-    """Return whether ``value`` is a list of words, nonempty if ``required``."""
-    is_list = isinstance(value, list | tuple) and all(isinstance(word, str) and word.strip() for word in value)
-    return is_list and bool(value or not required)
+    """Return the prompt that a JSON object describes, or ``None`` if it is malformed. Other keys are ignored."""
+    keys = {field.name for field in fields(OffTaskPrompt)} - {"location"}
+    try:
+        record = {key: item for key, item in value.items() if key in keys}
+        prompt = from_json(OffTaskPrompt, {"accept": [], **record}, location=location)
+        regex.compile(prompt.pattern)
+    except (AttributeError, KeyError, TypeError, ValueError, regex.error):
+        return None
+    given = prompt.accept or prompt.number is not None or prompt.pattern
+    words = [prompt.prompt, *prompt.accept, *prompt.reject]
+    return prompt if given and prompt.max_tokens > 0 and all(word.strip() for word in words) else None
 
 
 def _read_line(line: str, location: Location) -> OffTaskPrompt:

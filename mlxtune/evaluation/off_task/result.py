@@ -6,23 +6,18 @@ Tango's score interval with one-sided 95% limits, so *held* and *dropped* are ea
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
-from mlxtune.core.text import plural
-from mlxtune.evaluation.json_fields import from_json
-from mlxtune.evaluation.off_task.prompts import OffTaskPrompt, load_prompts
+from mlxtune.evaluation.off_task.prompts import OffTaskPrompt
 from mlxtune.evaluation.statistics.clusters import effective_n
 from mlxtune.evaluation.statistics.intervals import PairedCounts, tango
-from mlxtune.evaluation.statistics.power import FLIPPED, non_inferiority_power
-from mlxtune.evaluation.verdict import change_text
-from mlxtune.recipe import Recipe
+from mlxtune.evaluation.statistics.power import non_inferiority_power
 
 MARGIN = 0.05  # default of evaluation.regression_margin
 LEAST = 0.2  # the base's rate below which prompts say too little about forgetting
-HELD, DROPPED, UNKNOWN = "held", "dropped", "cannot tell"
-Word = Literal["held", "dropped", "cannot tell"]
+OffTaskOutcome = Literal["held", "dropped", "cannot_tell"]
 
 
 @dataclass(frozen=True)
@@ -59,12 +54,7 @@ class OffTaskChange:
     change: float
     high: float
     power: float
-    word: Word
-
-    @property
-    def text(self) -> str:
-        """The change in points with its limits: ``−0.8 (−3.1 to +1.5)``."""
-        return change_text(self.low, self.change, self.high)
+    outcome: OffTaskOutcome
 
 
 @dataclass(frozen=True)
@@ -82,41 +72,13 @@ class OffTaskResult:
     fixed: tuple[str, ...]
 
     @property
-    def word(self) -> Word:
-        return self.overall.word
+    def outcome(self) -> OffTaskOutcome:
+        return self.overall.outcome
 
     @property
     def set_apart(self) -> tuple[OffTaskCell, ...]:
         """The cells that the test does not count."""
         return tuple(cell for cell in self.cells if not cell.counted)
-
-    @property
-    def caveat(self) -> str:
-        """A short reason not to promote the adapter, or ``""``."""
-        paired = self.overall.paired
-        if self.word == DROPPED:
-            return (
-                f"off-task accuracy dropped from {_percent(paired.first, paired.total)} to {_percent(paired.second, paired.total)}"
-            )
-        return "" if self.word == HELD else f"off-task accuracy may have dropped by {_points(self.margin)} points or more"
-
-    @property
-    def summary(self) -> str:
-        """The result as sentences."""
-        paired, overall = self.overall.paired, self.overall
-        if not paired.total:
-            return f"Off-task accuracy: cannot tell. The base answers fewer than {LEAST:.0%} correctly in every category."
-        rates = f"{_percent(paired.second, paired.total)}, compared with {_percent(paired.first, paired.total)} for the base"
-        text = f"Off-task accuracy: {self.word}. {rates} ({paired.total:,} answers): a change of {overall.text} points"
-        if self.word == DROPPED:
-            return f"{text}. Not recommended."
-        return f"{text}, so a drop of {_points(self.margin)} points is {'' if self.word == HELD else 'not '}ruled out."
-
-    def legacy_record(self) -> dict[str, Any]:
-        """Return the result as reports stored it before the non-inferiority test."""
-        (cell,) = self.cells
-        counts = {"total": cell.total, "base": cell.base, "tuned": cell.tuned}
-        return {**counts, "broken": list(self.broken), "fixed": list(self.fixed)}
 
 
 def compare_off_task(
@@ -152,63 +114,13 @@ def _change(category: str, passes: Sequence[tuple[OffTaskPrompt, bool, bool]], m
         size = effective_n([two - one for _, one, two in passes], ids)
         low, change, high = tango(paired, effective_n=size)
     power = non_inferiority_power(len(set(ids)), margin)
-    return OffTaskChange(category, len(set(ids)), paired, size, low, change, high, power, _word(low, high, margin))
+    return OffTaskChange(category, len(set(ids)), paired, size, low, change, high, power, _outcome(low, high, margin))
 
 
-def _word(low: float, high: float, margin: float) -> Word:
+def _outcome(low: float, high: float, margin: float) -> OffTaskOutcome:
     """Return *held* if a drop of ``margin`` is ruled out, *dropped* if a drop is certain, and otherwise *cannot tell*."""
-    return "held" if low > -margin else "dropped" if high < 0 else "cannot tell"
-
-
-def off_task_power(recipe: Recipe) -> str:
-    """Describe the test's power before the run: ``300 prompts: 84% power to rule out a drop of 5 points, if 10% of answers change``.
-
-    Answers to a prompt in both conditions count as one, so the true power is at least this. Empty if the recipe has no off-task
-    prompts. Raises ``DataError``.
-    """
-    count, margin = len(load_prompts(recipe)), recipe.evaluation.regression_margin
-    if not count:
-        return ""
-    power = f"{non_inferiority_power(count, margin):.0%} power to rule out a drop of {_points(margin)} points"
-    return f"{plural(count, 'prompt')}: {power}, if {FLIPPED:.0%} of answers change."
-
-
-def from_record(record: Mapping[str, Any]) -> OffTaskResult:
-    """Return the result that a report stores. Raises ``KeyError`` or ``TypeError`` for a malformed record."""
-    if "overall" not in record:
-        return _from_legacy_record(**record)
-    return from_json(
-        OffTaskResult,
-        record,
-        overall=_from_change(record["overall"]),
-        categories=tuple(map(_from_change, record["categories"])),
-        cells=tuple(from_json(OffTaskCell, cell) for cell in record["cells"]),
-        broken=tuple(record["broken"]),
-        fixed=tuple(record["fixed"]),
-    )
-
-
-def _from_change(record: Mapping[str, Any]) -> OffTaskChange:
-    return from_json(OffTaskChange, record, paired=PairedCounts(**record["paired"]))
-
-
-def _from_legacy_record(total: int, base: int, tuned: int, broken: Sequence[str], fixed: Sequence[str]) -> OffTaskResult:
-    """Return the result of a report that has only counts, judged by today's test."""
-    both = base - len(broken)
-    paired = PairedCounts(both, len(broken), len(fixed), total - both - len(broken) - len(fixed))
-    low, change, high = tango(paired)
-    power = non_inferiority_power(total, MARGIN)
-    overall = OffTaskChange("", total, paired, float(total), low, change, high, power, _word(low, high, MARGIN))
-    return OffTaskResult(MARGIN, overall, (), (OffTaskCell("", False, total, base, tuned),), tuple(broken), tuple(fixed))
+    return "held" if low > -margin else "dropped" if high < 0 else "cannot_tell"
 
 
 def _answer_id(prompt: OffTaskPrompt) -> str:
     return f"{prompt.id}+system" if prompt.with_system else prompt.id
-
-
-def _percent(count: int, total: int) -> str:
-    return f"{100 * count / total:.1f}%"
-
-
-def _points(share: float) -> str:
-    return f"{100 * share:g}"

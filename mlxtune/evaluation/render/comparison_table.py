@@ -19,7 +19,7 @@ from mlxtune.evaluation.report import ArmResult, EvaluationReport, Rate
 from mlxtune.evaluation.scorers.registry import FORMS, metric_label
 from mlxtune.evaluation.verdict import Comparison, ScoreComparison
 from mlxtune.present.blocks import Cell, Column, IntervalBar, Style, Table
-from mlxtune.present.labels import change_text, glyph_cell, outcome_cell, outcome_mark, p_value, percent
+from mlxtune.present.labels import change_text, failure_name, glyph_cell, outcome_cell, outcome_mark, p_value, percent, word
 
 FAILURE_KINDS = 6  # maximum number of rows in the failures table
 
@@ -41,10 +41,10 @@ def report_tables(report: EvaluationReport) -> list[Table]:
 
 
 def arms_table(report: EvaluationReport) -> Table | None:
-    """Return each arm's rate on the contract or, without one, on the headline metric, with the time and length of its answers, or ``None`` for an older report."""
+    """Return each arm's rate on the contract or, without one, on the headline metric, with the time and length of its answers."""
     rows = []
     total = report.facts["rows"]
-    slowest = max((arm.answers.p95 or 0.0 for arm in report.arms if arm.answers), default=0.0)
+    slowest = max((arm.answers.p95 or 0.0 for arm in report.arms), default=0.0)
     for arm in report.arms:
         if answers := arm.answers:
             rate = arm.rate(report.answer_metric)
@@ -113,7 +113,7 @@ def _rates_table(title: str, note: str, report: EvaluationReport, metrics: Seque
 def rate_cells(rate: Rate) -> tuple[Cell, Cell, Cell]:
     """Return a rate's percentage, its interval, and how outputs fail."""
     mean = [f"mean {rate.mean:.3f}"] if rate.mean is not None else []
-    failures = [f"{count} {one_line(kind, 40)}" for kind, count in list(rate.failures.items())[:3]]
+    failures = [f"{count} {one_line(failure_name(kind), 40)}" for kind, count in list(rate.failures.items())[:3]]
     return (
         Cell(percent(rate.share), "bold"),
         Cell(f"{100 * rate.low:.0f}–{100 * rate.high:.0f}", "muted"),
@@ -273,16 +273,16 @@ def off_task_table(report: EvaluationReport) -> Table | None:
         counted = change.paired.total > 0
         style: Style = "" if change.category else "bold"
         figures = [percent(count / max(1, change.paired.total)) for count in (change.paired.first, change.paired.second)]
-        limits, mark = (change.low, change.change, change.high), outcome_mark(change.word)
+        limits, mark = (change.low, change.change, change.high), outcome_mark(change.outcome)
         rows.append(
             (
-                glyph_cell(change.word),
+                glyph_cell(change.outcome),
                 Cell(one_line(change.category, 40) or "all", style),
                 Cell(f"{change.paired.total:,}", "muted"),
                 *(Cell(figure if counted else "–", style) for figure in figures),
                 Cell(bar=IntervalBar(*limits, -reach, reach, -result.margin, mark) if counted else None),
-                Cell(change.text if counted else "–", style),
-                Cell(change.word if counted else "set apart", outcome_mark(change.word)),
+                Cell(change_text(*limits) if counted else "–", style),
+                Cell(word(change.outcome) if counted else "set apart", outcome_mark(change.outcome)),
                 Cell(f"{change.power:.0%}" if counted else "–", "muted"),
             )
         )
@@ -305,7 +305,7 @@ def failures_table(report: EvaluationReport) -> Table | None:
         return None
     rows = []
     for kind in kinds[:FAILURE_KINDS]:
-        cells = [Cell(one_line(kind, 60))]
+        cells = [Cell(one_line(failure_name(kind), 60))]
         for by_kind in counts:
             count = by_kind.get(kind, 0)
             cells += [Cell(bar=IntervalBar(0, count, count, 0, most[kinds[0]])), Cell(f"{count:,}")]

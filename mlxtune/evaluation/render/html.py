@@ -19,15 +19,17 @@ from mlxtune.evaluation.render.wording import (
     holdout_summary,
     in_words,
     nearest_row_text,
+    off_task_summary,
     other_answer,
     report_date,
     shown_note,
     summary,
+    verdict_sentences,
 )
 from mlxtune.evaluation.report import EvaluationReport
 from mlxtune.evaluation.scorers.registry import metric_label
 from mlxtune.present.blocks import Cell, IntervalBar
-from mlxtune.present.labels import outcome_mark
+from mlxtune.present.labels import failure_name, outcome_mark, word
 
 SHOWN = 6  # maximum number of failed rows to show
 _LENGTH = 900  # maximum characters per text
@@ -36,23 +38,24 @@ _WIDTH = 1000  # width of a chart in its own coordinates
 
 def render_html(report: EvaluationReport, failures: Sequence[FailedRow]) -> str:
     """Return the page. ``failures`` are all rows that fail in the report's subject; the first :data:`SHOWN` are shown."""
-    facts, headline = report.facts, report.headline
+    facts, headline, off_task = report.facts, report.headline, report.off_task
+    verdict = " ".join(filter(None, verdict_sentences(report.verdict)))
     tables, facts_rows = report_tables(report), facts_table(report)
     after_rates = 1 + tables.index(rates_table(report))
-    start = f"{report.outcome.capitalize()}." if report.outcome else ""
-    prefixed = bool(start) and report.verdict.startswith(start)
+    outcome = f"{word(report.outcome).capitalize()}." if report.outcome else ""
     made_with = (Cell("made with", "muted"), Cell(f"mlxtune {mlxtune.__version__}"))
     return _template().render(
         report=report,
         style=Markup(files(__package__).joinpath("report.css").read_text("utf-8")),
         name=facts.get("name") or "evaluation",
         about=" · ".join(filter(None, [facts.get("name", ""), facts.get("base", ""), report_date(report)])),
-        outcome=start if prefixed else "",
+        outcome=outcome,
         outcome_style=outcome_mark(report.outcome),
-        verdict=report.verdict.removeprefix(start) if prefixed else report.verdict,
+        verdict=verdict,
+        title=outcome or verdict,
         summary=summary(report),
         holdout=holdout_summary(report),
-        off_task=report.off_task,
+        dropped=off_task_summary(off_task) if off_task and off_task.outcome == "dropped" else "",
         contract=contract_text(report),
         first_tables=tables[:after_rates],
         headline=headline,
@@ -70,7 +73,13 @@ def render_html(report: EvaluationReport, failures: Sequence[FailedRow]) -> str:
 @cache
 def _template() -> Template:
     environment = Environment(autoescape=True, finalize=_visible, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"position": _position, "extent": _extent, "cut": _cut, "describe": nearest_row_text}
+    environment.filters |= {
+        "position": _position,
+        "extent": _extent,
+        "cut": _cut,
+        "describe": nearest_row_text,
+        "failure_name": failure_name,
+    }
     return environment.from_string(files(__package__).joinpath("report.html.j2").read_text("utf-8"))
 
 

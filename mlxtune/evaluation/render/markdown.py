@@ -14,10 +14,12 @@ from mlxtune.evaluation.render.wording import (
     other_answer,
     shown_note,
     summary,
+    verdict_text,
 )
 from mlxtune.evaluation.report import EvaluationReport
 from mlxtune.evaluation.scorers.registry import metric_label
 from mlxtune.present.blocks import Table
+from mlxtune.present.labels import failure_name
 from mlxtune.present.markdown import fence, grid, plain
 
 SHOWN = 6  # maximum number of failed rows to show
@@ -28,7 +30,7 @@ def render_markdown(report: EvaluationReport, failures: Sequence[FailedRow]) -> 
     tables = report_tables(report)
     after_rates = 1 + tables.index(rates_table(report))
     blocks = [
-        f"# {plain(report.verdict)}",
+        f"# {plain(verdict_text(report.verdict))}",
         plain(summary(report)),
         plain(holdout_summary(report)),
         plain(contract_text(report)),
@@ -76,7 +78,7 @@ def _failures(report: EvaluationReport, failures: Sequence[FailedRow]) -> list[s
         state = ", passed before" if failure.broken else ""
         blocks += [
             f"### {failure.row.location.place.capitalize().replace(',', '')}{state}",
-            plain(f"{failure.kind}: {failure.why}"),
+            plain(f"{failure_name(failure.kind)}: {failure.detail}"),
         ]
         blocks += ["Prompt:", fence(failure.row.question), f"{plain(report.subject.name)}:", fence(failure.answer.output)]
         if other := other_answer(report, failure):

@@ -6,19 +6,27 @@ import time
 from collections.abc import Sequence
 
 from mlxtune.core.text import duration, one_line, plural
-from mlxtune.evaluation.arms import TUNED
+from mlxtune.evaluation.arms import KSHOT, TUNED
+from mlxtune.evaluation.comparability import ChangedTerms, listed
+from mlxtune.evaluation.compare import EvaluationComparison
 from mlxtune.evaluation.drilldown import FailedRow
 from mlxtune.evaluation.evidence import NearestRow
+from mlxtune.evaluation.follow_up import FollowUp
+from mlxtune.evaluation.holdout.contamination import Contamination
+from mlxtune.evaluation.holdout.ledger import HoldoutHistory
+from mlxtune.evaluation.json_fields import from_json
 from mlxtune.evaluation.off_task.result import LEAST, OffTaskResult
+from mlxtune.evaluation.promotion import Caveat, promotion_refusal
 from mlxtune.evaluation.report import ArmResult, EvaluationReport
 from mlxtune.evaluation.scorers import CONTRACT
 from mlxtune.evaluation.scorers.preference import PREFERENCE
 from mlxtune.evaluation.scorers.registry import metric_label
 from mlxtune.evaluation.seed_report import SeedReport
-from mlxtune.evaluation.statistics.power import FLIPPED, power_text
-from mlxtune.evaluation.verdict import Comparison
-from mlxtune.present.labels import change_text, p_value, percent
+from mlxtune.evaluation.statistics.power import BROKEN, FLIPPED, POWER, detectable_gain, needed_rows
+from mlxtune.evaluation.verdict import Comparison, CutAnswers, Verdict
+from mlxtune.present.labels import change_text, p_value, percent, signed_points, word
 
+_EXPECTED = 2  # evaluations of the same rows in a clean experiment: the base and one adapter
 _QUESTION_LENGTH = 140  # maximum characters of a training row's question
 _REVIEWED = {
     "accept": "accepted by", "reject": "rejected by", "skip": "skipped by", "tie": "called a tie by", "bad": "marked bad by",
@@ -55,7 +63,7 @@ def in_words(report: EvaluationReport, item: Comparison) -> str:
     test = "exact sign-flip test over groups" if report.grouped else "exact McNemar test"
     return (
         f"The rate changed by {change_text(item.low, item.change, item.high)} points. If training had no effect, a difference this "
-        f"large would occur with probability {p} ({test}): {item.outcome}."
+        f"large would occur with probability {p} ({test}): {word(item.outcome)}."
     )
 
 
@@ -67,14 +75,23 @@ def holdout_summary(report: EvaluationReport) -> str:
     notes = [
         f"{plural(rows, 'held-out row')}.",
         compared_pairs_text(report),
-        facts.get("untouched", ""),
+        contamination_text(report),
         dependent,
-        facts.get("ledger", ""),
-        facts.get("moved", ""),
+        history_text(report.holdout),
+        changed_terms_text(report),
     ]
     power = power_text(min(groups, _compared_rows(report)))
     notes += [f"{power[0].upper()}{power[1:]}."] if report.headline is None else []
     return " ".join(filter(None, notes))
+
+
+def power_text(rows: int) -> str:
+    """Describe the power of ``rows`` held-out rows: ``80% power to detect a gain of 10 points (17 if 5% of rows regress)``."""
+    clean, rough = detectable_gain(rows), detectable_gain(rows, BROKEN)
+    if clean is None:
+        return "too few to detect any change"
+    second = f" ({round(100 * rough)} if {100 * BROKEN:.0f}% of rows regress)" if rough is not None else ""
+    return f"{100 * POWER:.0f}% power to detect a gain of {plural(round(100 * clean), 'point')}{second}"
 
 
 def compared_pairs_text(report: EvaluationReport) -> str:
@@ -140,7 +157,7 @@ def contract_text(report: EvaluationReport) -> str:
         if report.headline_metric == PREFERENCE:
             more += " The verdict is about how often an arm finds the chosen answer of a pair more likely than the rejected one."
         return f"The recipe has no contract, so answers are compared only with their references.{more}"
-    names = [metric_label(name) for name in report.facts.get("asks", [])]
+    names = [metric_label(name) for name in report.facts.get("required", [])]
     return f"The whole contract: {', '.join(names)}." if names else ""
 
 
@@ -206,7 +223,7 @@ def fact_list(report: EvaluationReport) -> list[tuple[str, str]]:
         ("step", f"{facts['adapter_step']:,}" if "adapter_step" in facts else ""),
         ("source", facts.get("source", "")),
         ("held-out rows", plural(facts.get("rows", 0), "row")),
-        ("evaluations", f"{facts['looks']:,} of these rows" if "looks" in facts else ""),
+        ("evaluations", f"{report.holdout.evaluations:,} of these rows" if report.holdout else ""),
         ("schema", _short_hash(facts.get("schema", ""))),
         ("decoding", f"{decoding['kind']}, at most {decoding['max_tokens']} tokens" if decoding else ""),
         ("thinking", f"{facts['thinking']}; at most {facts['thinking_tokens']:,} tokens" if "thinking" in facts else ""),
@@ -218,7 +235,7 @@ def fact_list(report: EvaluationReport) -> list[tuple[str, str]]:
         ),
         ("answers", "; ".join(f"{arm.name} {'cached' if arm.cached else duration(arm.seconds)}" for arm in report.arms)),
         ("perplexity", f"{figures} (reference answers)" if (figures := perplexities(report.arms)) else ""),
-        ("off-task", off_task.summary if off_task else ""),
+        ("off-task", off_task_summary(off_task) if off_task else ""),
         ("off-task test", off_task_method(off_task) if off_task else ""),
     ]
     return [(name, value) for name, value in items if value]
@@ -230,3 +247,194 @@ def _dollars(spent: float) -> str:
 
 def _short_hash(value: str) -> str:
     return f"({value[:12]})" if value else ""
+
+
+def verdict_text(verdict: Verdict) -> str:
+    """Return a verdict in sentences, the first of which is the outcome."""
+    body = " ".join(filter(None, verdict_sentences(verdict)))
+    return f"{word(verdict.outcome).capitalize()}. {body}" if verdict.outcome else body
+
+
+def verdict_sentences(verdict: Verdict) -> list[str]:
+    """Return the sentences after a verdict's outcome."""
+    item, contract, cut = verdict.headline, verdict.contract, verdict.cut
+    grammar = {"contract": "meets the whole contract", "schema": "fits the schema"}.get(verdict.grammar)
+    grammar_text = f"A grammar alone {grammar} every time." if grammar else ""
+    if item is None:
+        return [*_baseline_sentences(verdict), grammar_text, _cut_baseline(cut) if cut else ""]
+    sentences = (
+        [f"The token limit may decide: {_cut_text(cut)}. Raise {_limits(cut)} and evaluate again. At this limit:"] if cut else []
+    )
+    worse = contract if contract and contract.outcome == "worse" else None
+    for index, one in enumerate(filter(None, (worse, item))):
+        states_outcome = index > 0 or (cut is not None and one.outcome != "cannot_tell")
+        sentences.append(outcome_sentence(one, arm="" if one.second == TUNED else one.second, outcome=states_outcome))
+    changes = ", ".join(f"{metric_label(one.metric)} ({signed_points(one.change)} points)" for one in verdict.also_worse)
+    sentences += [
+        f"About {verdict.needed_rows:,} rows are needed to tell." if verdict.needed_rows else "",
+        f"Worse, though: {changes}." if changes else "",
+        grammar_text,
+    ]
+    if contract and not worse:
+        paired = contract.paired
+        before, after = (f"{count} of {paired.total}" for count in (paired.first, paired.second))
+        sentences.append(f"The contract held for {before} answers before and {after} after.")
+    return sentences
+
+
+def _baseline_sentences(verdict: Verdict) -> list[str]:
+    """Say what was measured before training, and what to do next."""
+    if len(verdict.rates) == 1:
+        return ["The base has been evaluated. Now train, then compare the adapter with it."]
+    rates = ", ".join(f"{rate.arm} {percent(rate.share)}" for rate in verdict.rates)
+    measured = f"Without training, {metric_label(verdict.metric)}: {rates}."
+    return [f"{measured} Now train, then compare the adapter with the best of them."]
+
+
+def outcome_sentence(item: Comparison, *, label: str = "", arm: str = "", outcome: bool = True) -> str:
+    """Describe a comparison in points, after its outcome unless that is left out. ``arm`` names the second arm, if it is not obvious."""
+    label = label or metric_label(item.metric)
+    low, change, high = map(signed_points, (item.low, item.change, item.high))
+    name = label[0].upper() + label[1:] + (f", {arm}" if arm else "")
+    p = item.p if item.adjusted is None else item.adjusted
+    disagree = item.outcome == "cannot_tell" and (item.low > 0 or item.high < 0)
+    test = f", but p = {p:.3f}" if disagree else ""
+    text = f"{name}: {change} points versus {item.first} (95% interval: {low} to {high}{test})."
+    return f"{word(item.outcome).capitalize()}. {text}" if outcome else text
+
+
+def comparison_verdict(result: EvaluationComparison) -> str:
+    """Describe the comparison of two evaluations, with the number of rows needed to tell."""
+    item = result.headline
+    rows = None if result.grouped or item.outcome != "cannot_tell" else needed_rows(item.paired)
+    more = f" About {rows:,} rows are needed to tell." if rows and rows > item.paired.total else ""
+    return f"{outcome_sentence(item)}{more}"
+
+
+def compared_rows_text(result: EvaluationComparison) -> str:
+    """Say on how many rows two evaluations were made, and on how many the headline compares them, if those are fewer."""
+    compared = result.headline.paired.total
+    fewer = f"; compared on {compared:,}" if compared < result.rows else ""
+    return f"{plural(result.rows, 'held-out row')}, the same for both{fewer}"
+
+
+def _cut_text(cut: CutAnswers) -> str:
+    limit = f"{cut.max_tokens:,} tokens" if cut.max_tokens else "the token limit"
+    return f"{cut.count} of {cut.rows} answers of {cut.arm} were cut off at {limit} and might still have passed"
+
+
+def _limits(cut: CutAnswers) -> str:
+    return "evaluation.max_tokens or evaluation.thinking_tokens" if cut.thinking else "evaluation.max_tokens"
+
+
+def _cut_baseline(cut: CutAnswers) -> str:
+    return f"First, though, raise {_limits(cut)} and evaluate again: {_cut_text(cut)}."
+
+
+def contamination_text(report: EvaluationReport) -> str:
+    """Say whether the adapter was trained on the rows; empty if only the base was evaluated."""
+    record = report.facts.get("contamination")
+    if record is None:
+        return ""
+    found = from_json(Contamination, record)
+    if found.code == "unknown":
+        return f"It is unknown whether {one_line(found.adapter, 60)} was trained on them: some of its training records are missing."
+    return f"None of these rows or their prompts is among the {plural(found.rows, 'row')} that the adapter was trained or validated on."
+
+
+def changed_terms_text(report: EvaluationReport) -> str:
+    """Say which conditions changed since an earlier evaluation of this base, or return an empty text."""
+    record = report.facts.get("changed_terms")
+    if record is None:
+        return ""
+    changed = from_json(ChangedTerms, record)
+    return f"{listed(changed.terms)} changed since {changed.since}."
+
+
+def history_text(history: HoldoutHistory | None) -> str:
+    """Say what the earlier use of rows means for a result on them: ``Evaluated 7 times, so expect optimistic results.``"""
+    if history is None:
+        return ""
+    count = history.evaluations
+    if count <= 1:
+        notes = ["Evaluated for the first time." if count else "Never evaluated."]
+    else:
+        judged = f" ({history.judged} in blind sessions or by a judge)" if history.judged else ""
+        notes = [f"Evaluated {count} times{judged}{', so expect optimistic results' if count > _EXPECTED else ''}."]
+    if history.new or history.missing:
+        rows = f"{plural(history.new, 'row')} new, {history.missing} removed"
+        notes.append(f"The held-out rows changed since the last evaluation: {rows}.")
+    if history.exported:
+        notes.append(f"{plural(history.exported, 'row')} exported for training: do not test a model on rows it was trained on.")
+    if history.edited_line:
+        notes.append(f"The ledger was edited at line {history.edited_line}, so its count is unreliable.")
+    return " ".join(notes)
+
+
+def off_task_summary(result: OffTaskResult) -> str:
+    """Return an off-task result as sentences."""
+    paired, overall = result.overall.paired, result.overall
+    if not paired.total:
+        return f"Off-task accuracy: cannot tell. The base answers fewer than {LEAST:.0%} correctly in every category."
+    rates = f"{_share(paired.second, paired.total)}, compared with {_share(paired.first, paired.total)} for the base"
+    change = change_text(overall.low, overall.change, overall.high)
+    text = f"Off-task accuracy: {word(result.outcome)}. {rates} ({paired.total:,} answers): a change of {change} points"
+    if result.outcome == "dropped":
+        return f"{text}. Not recommended."
+    return f"{text}, so a drop of {100 * result.margin:g} points is {'' if result.outcome == 'held' else 'not '}ruled out."
+
+
+def caveat_text(caveat: Caveat | None) -> str:
+    """Return a short reason not to promote an adapter that is better, or ``""``."""
+    if caveat is None:
+        return ""
+    if caveat.reason == "contract_worse":
+        return "fewer answers meet the whole contract"
+    if caveat.reason == "off_task_dropped":
+        return f"off-task accuracy dropped from {percent(caveat.before)} to {percent(caveat.after)}"
+    return f"off-task accuracy may have dropped by {100 * caveat.margin:g} points or more"
+
+
+def refusal_text(report: EvaluationReport, *, accept_unknown: bool = False) -> str:
+    """Return why the report's adapter may not be promoted, or ``""`` if it may be."""
+    reason = promotion_refusal(report, accept_unknown=accept_unknown)
+    if reason == "not_better":
+        return verdict_text(report.verdict)
+    return off_task_summary(report.off_task) if reason and report.off_task else ""
+
+
+def off_task_hint(report: EvaluationReport) -> str:
+    """Return a remedy if off-task accuracy is the reason not to promote the adapter, or ``""``."""
+    reason = promotion_refusal(report)
+    lever = "Mix in replayed answers of the base (data.replay), lower training.learning_rate, or train fewer steps"
+    return {"off_task_dropped": f"{lever}.", "off_task_unknown": f"{lever}; or add --accept-unknown."}.get(reason, "")
+
+
+UNMEASURED_FORGETTING = (
+    "Whether the adapter forgot other tasks was not measured: it answered no off-task prompts (evaluation.regression)."
+)
+
+
+def follow_up_text(steps: Sequence[FollowUp]) -> str:
+    """Say what to do after a verdict."""
+    return " ".join(_step_text(step) for step in steps)
+
+
+def _step_text(step: FollowUp) -> str:
+    match step.step:
+        case "read_wider":
+            more, verdict = plural(step.rows, "other row"), verdict_text(step.verdict) if step.verdict else ""
+            return f"{step.run} evaluated the same and {more}, so its verdict counts: {verdict}"
+        case "train_longer":
+            return f"The run used only {step.share:.0%} of the training rows, so a longer one may help (training.steps)."
+        case "evaluate_examples":
+            return f"Examples in the prompt may do as well without training: evaluate {KSHOT}, too."
+        case "evaluate_more_rows":
+            limit = f"evaluation.rows limited them to {step.rows:,}, whose answers are kept"
+            return f"To find out, evaluate more of the held-out rows: {limit}. If there are too few, add rows."
+        case "add_rows":
+            return "To find out, add rows or hold out more of them (data.holdout), then train and evaluate again."
+
+
+def _share(count: int, total: int) -> str:
+    return percent(count / total)

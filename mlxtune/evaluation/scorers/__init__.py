@@ -6,7 +6,7 @@ To add one, write a file that declares a :class:`Scorer` and list it in ``regist
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -28,23 +28,28 @@ class ModelAnswer:
 
     @property
     def interruption(self) -> str:
-        """``cut off`` or ``in a loop`` if the answer did not end on its own, else an empty string."""
-        return {"length": "cut off", LOOP: "in a loop"}.get(self.ended, "")
+        """``cut_off`` or ``in_a_loop`` if the answer did not end on its own, else an empty string."""
+        return {"length": "cut_off", LOOP: "in_a_loop"}.get(self.ended, "")
 
 
 @dataclass(frozen=True)
 class Score:
-    """Whether an output passes; if not, the class of failure in a few words and a sentence about this failure.
-
-    ``value``, from 0 to 1, is a partial score, for scorers that compute one. ``is_final`` marks a failure that no text could undo if it
-    followed the output.
-    """
+    """Whether an output passes."""
 
     passed: bool
-    kind: str = ""
-    why: str = ""
-    value: float | None = None
-    is_final: bool = False
+    kind: str = field(default="", metadata={"optional": True})
+    """The class of failure, a code."""
+    detail: str = field(default="", compare=False, metadata={"key": None})
+    """What is wrong, for people. It is not stored: scoring the output again finds it."""
+    value: float | None = field(default=None, metadata={"optional": True})
+    """A partial score from 0 to 1, for scorers that compute one."""
+    is_final: bool = field(default=False, metadata={"optional": True})
+    """Whether no text could undo the failure if it followed the output."""
+
+
+def in_words(code: str) -> str:
+    """Return a class of failure in words, for the detail of a score."""
+    return code.replace("_", " ")
 
 
 PASS = Score(True)

@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mlxtune.core.text import one_line
-from mlxtune.evaluation.scorers import PASS, ModelAnswer, Score, Scorer
+from mlxtune.evaluation.scorers import PASS, ModelAnswer, Score, Scorer, in_words
 from mlxtune.evaluation.scorers.json_search import find_json, resolve_pointer, string_values
 from mlxtune.evaluation.scorers.negation import discount_reason
 from mlxtune.evaluation.scorers.output_text import strip_thinking, visible_texts
@@ -34,7 +34,7 @@ def score_disclaimers(answer: ModelAnswer, rules: Sequence[Disclaimer], fuzzy: b
             if not score.passed:
                 return score
     except PatternTimeout as pattern:
-        return Score(False, "pattern too slow", f"the pattern {one_line(str(pattern), 60)} timed out")
+        return Score(False, "pattern_too_slow", f"the pattern {one_line(str(pattern), 60)} timed out")
     return PASS
 
 
@@ -50,19 +50,19 @@ def _required(answer: ModelAnswer, rule: Disclaimer, fuzzy: bool) -> Score:
     if present:
         return PASS
     if rule.at != "anywhere" and not why and _stated(visible_texts(strip_thinking(answer.output)), answer, rule, fuzzy)[0]:
-        return Score(False, "wrong place", f"“{rule.name}” is not in {rule.at}")
+        return Score(False, "wrong_place", f"“{rule.name}” is not in {rule.at}")
     if not why:
         texts = visible_texts(strip_thinking(answer.output))
         if texts and any(truncated_inside(texts[-1], phrase) for phrase in rule.phrases if phrase.match != "regex"):
-            why = "cut off"
+            why = "cut_off"
         elif _stated([answer.output], answer, rule, fuzzy)[0]:
-            why = "only thought"
-    return Score(False, why or "missing", f"“{rule.name}” is {why or 'missing'}")
+            why = "only_thought"
+    return Score(False, why or "missing", f"“{rule.name}” is {in_words(why or 'missing')}")
 
 
 def _unwanted(answer: ModelAnswer, rule: Disclaimer, fuzzy: bool) -> Score:
     present, _ = _stated(visible_texts(strip_thinking(answer.output)), answer, rule, fuzzy)
-    return Score(False, "out of place", f"“{rule.name}” does not belong here") if present else PASS
+    return Score(False, "out_of_place", f"“{rule.name}” does not belong here") if present else PASS
 
 
 def _stated(texts: list[str], answer: ModelAnswer, rule: Disclaimer, fuzzy: bool) -> tuple[bool, str]:

@@ -8,7 +8,7 @@ from mlxtune.evaluation.scorers.json_search import find_json
 
 def score_extracted(answer: ModelAnswer) -> Score:
     """Score whether the first balanced value in the output is JSON, whatever surrounds it. No repair could achieve more."""
-    return PASS if find_json(answer.output) else Score(False, "no JSON in it", "no balanced object or array is JSON")
+    return PASS if find_json(answer.output) else Score(False, "no_json_in_it", "no balanced object or array is JSON")
 
 
 SCORER = Scorer(

@@ -16,14 +16,14 @@ def score_fenced(answer: ModelAnswer) -> Score:
     first, *rest = answer.output.strip().split("\n")
     opening = _OPENS.fullmatch(first.rstrip("\r"))
     if not opening:
-        kind = "text before the fence" if any(map(_OPENS.fullmatch, rest)) else "no fence"
+        kind = "text_before_the_fence" if any(map(_OPENS.fullmatch, rest)) else "no_fence"
         return Score(False, kind, "the output does not start with a code fence")
     fence = opening[1]
     ends = [index for index, line in enumerate(rest) if (end := _CLOSES.fullmatch(line.rstrip("\r"))) and end[1].startswith(fence)]
     if not ends:
-        return Score(False, "open fence", "the code fence is not closed")
+        return Score(False, "open_fence", "the code fence is not closed")
     if ends[0] + 1 < len(rest):
-        return Score(False, "more than a fence", "text follows the code fence")
+        return Score(False, "more_than_a_fence", "text follows the code fence")
     try:
         parse_json("\n".join(rest[: ends[0]]))
     except InvalidJSON as error:

@@ -36,7 +36,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     members: dict[str, Any] = {}
     for name, value in pairs:
         if name in members:
-            raise InvalidJSON("duplicate name", f"two members are named {one_line(name, 40)}")
+            raise InvalidJSON("duplicate_name", f"two members are named {one_line(name, 40)}")
         _require_characters(name)
         members[name] = value
     return members
@@ -45,13 +45,13 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _finite(digits: str) -> float:
     number = float(digits)
     if math.isinf(number):
-        raise InvalidJSON("number too large", f"{one_line(digits, 20)} does not fit a double")
+        raise InvalidJSON("number_too_large", f"{one_line(digits, 20)} does not fit a double")
     return number
 
 
 def _require_characters(text: str) -> None:
     if match := _SURROGATE.search(text):
-        raise InvalidJSON("lone surrogate", f"a string contains a lone surrogate, U+{ord(match[0]):04X}")
+        raise InvalidJSON("lone_surrogate", f"a string contains a lone surrogate, U+{ord(match[0]):04X}")
     if match := _NONCHARACTER.search(text):
         raise InvalidJSON("noncharacter", f"a string contains the noncharacter U+{ord(match[0]):04X}")
 

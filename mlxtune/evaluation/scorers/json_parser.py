@@ -10,6 +10,7 @@ import re
 from typing import Any
 
 from mlxtune.core.text import one_line
+from mlxtune.evaluation.scorers import in_words
 
 DEPTH = 512
 
@@ -39,13 +40,13 @@ class InvalidJSON(ValueError):
 def parse_json(text: str) -> Any:
     """Return the value of a text that is entirely JSON. Raises ``InvalidJSON`` and nothing else."""
     if half := _SURROGATE.search(text):
-        raise InvalidJSON("not UTF-8", f"lone surrogate at {_position(text, half.start())}", half.start())
+        raise InvalidJSON("not_utf8", f"lone surrogate at {_position(text, half.start())}", half.start())
     if _deeper(text, DEPTH):
-        raise InvalidJSON("too deep", f"nested more than {DEPTH} levels deep")
+        raise InvalidJSON("too_deep", f"nested more than {DEPTH} levels deep")
     try:
         return json.loads(text, parse_constant=_reject_constant, parse_int=_integer)
     except RecursionError:
-        raise InvalidJSON("too deep", "nested too deeply to parse") from None
+        raise InvalidJSON("too_deep", "nested too deeply to parse") from None
     except ValueError as error:
         raise find_syntax_error(text) or InvalidJSON("syntax", str(error)) from None
 
@@ -74,7 +75,7 @@ def find_syntax_error(text: str) -> InvalidJSON | None:
     """Return the first fault in ``text``, or ``None`` if it is JSON, in a single pass without recursion."""
     index, expected, open_ = 0, "value", ""
     if text.startswith("\ufeff"):
-        return InvalidJSON("byte order mark", "the text starts with a byte order mark")
+        return InvalidJSON("byte_order_mark", "the text starts with a byte order mark")
     while True:
         index = _SPACE.match(text, index).end()  # type: ignore[union-attr]
         if index == len(text):
@@ -88,25 +89,25 @@ def find_syntax_error(text: str) -> InvalidJSON | None:
         char = text[index]
         if expected == "end":
             return InvalidJSON(
-                "unbalanced" if char in "]}" else "text after it", f"text after the value at {_position(text, index)}", index
+                "unbalanced" if char in "]}" else "text_after_it", f"text after the value at {_position(text, index)}", index
             )
         if char in "]}":
             if not open_ or (char == "]") != (open_[-1] == "["):
                 return InvalidJSON("unbalanced", f"{char} has no opening bracket at {_position(text, index)}", index)
             if expected in ("name", "value"):
-                kind = "trailing comma" if text[:index].rstrip(" \t\n\r")[-1] == "," else "missing value"
+                kind = "trailing_comma" if text[:index].rstrip(" \t\n\r")[-1] == "," else "missing_value"
                 return InvalidJSON(kind, f"{char} where a value is expected at {_position(text, index)}", index)
             if expected == "colon":
-                return InvalidJSON("missing colon", f"a name without a value at {_position(text, index)}", index)
+                return InvalidJSON("missing_colon", f"a name without a value at {_position(text, index)}", index)
             open_, index = open_[:-1], index + 1
             expected = "more" if open_ else "end"
         elif expected == "more":
             if char != ",":
-                return _unexpected(text, index, "missing comma" if char in '"[{' or char.isalnum() else "syntax")
+                return _unexpected(text, index, "missing_comma" if char in '"[{' or char.isalnum() else "syntax")
             expected, index = "name" if open_[-1] == "{" else "value", index + 1
         elif expected == "colon":
             if char != ":":
-                return _unexpected(text, index, "missing colon")
+                return _unexpected(text, index, "missing_colon")
             expected, index = "value", index + 1
         elif char == '"':
             index = _STRING.match(text, index).end()  # type: ignore[union-attr]
@@ -114,7 +115,7 @@ def find_syntax_error(text: str) -> InvalidJSON | None:
                 return _string_fault(text, index)
             index, expected = index + 1, "colon" if expected.startswith("name") else "more" if open_ else "end"
         elif expected.startswith("name"):
-            return _unexpected(text, index, "unquoted name" if char.isalnum() or char in "_$" else "syntax")
+            return _unexpected(text, index, "unquoted_name" if char.isalnum() or char in "_$" else "syntax")
         elif char in "[{":
             open_, index = open_ + char, index + 1
             expected = "name or end" if char == "{" else "value or end"
@@ -123,7 +124,7 @@ def find_syntax_error(text: str) -> InvalidJSON | None:
             if not number and not (word and word[0] in _LITERALS):
                 if open_ and _CUT_VALUE.match(text, index):
                     return InvalidJSON("unbalanced", "the text ends inside a value", index, at_end=True)
-                kind = "bad number" if char in "+-." or char.isdigit() else "bad word" if word else "syntax"
+                kind = "bad_number" if char in "+-." or char.isdigit() else "bad_word" if word else "syntax"
                 return _unexpected(text, index, kind)
             index, expected = (number or word).end(), "more" if open_ else "end"  # type: ignore[union-attr]
 
@@ -133,25 +134,25 @@ def _unexpected(text: str, index: int, kind: str) -> InvalidJSON:
     rest, position = text[index : index + 20], _position(text, index)
     word = _WORD.match(text, index)
     if rest[0] in "'`":
-        kind = "single quotes"
+        kind = "single_quotes"
     elif rest[0] in "“”‘’„«":
-        kind = "curly quotes"
+        kind = "curly_quotes"
     elif rest.startswith(("//", "/*", "#")):
         kind = "comment"
     elif word and word[0].lstrip("+-").lower() in _NON_NUMBERS:
-        kind = "NaN or Infinity"
+        kind = "nan_or_infinity"
     elif rest[0] == ",":
-        kind = "extra comma"
+        kind = "extra_comma"
     elif rest[0] < " ":
-        kind = "control character"
-    return InvalidJSON(kind, f"{kind} at {position}: {one_line(rest, 20)}", index)
+        kind = "control_character"
+    return InvalidJSON(kind, f"{in_words(kind)} at {position}: {one_line(rest, 20)}", index)
 
 
 def _string_fault(text: str, index: int) -> InvalidJSON:
     if index == len(text) or _CUT_ESCAPE.match(text, index):
         return InvalidJSON("unbalanced", "the text ends inside a string", index, at_end=True)
-    kind = "bad escape" if text[index] == "\\" else "control character"
-    return InvalidJSON(kind, f"{kind} at {_position(text, index)}: {one_line(text[index : index + 6])}", index)
+    kind = "bad_escape" if text[index] == "\\" else "control_character"
+    return InvalidJSON(kind, f"{in_words(kind)} at {_position(text, index)}: {one_line(text[index : index + 6])}", index)
 
 
 def _position(text: str, index: int) -> str:

@@ -26,7 +26,7 @@ def score_json(answer: ModelAnswer) -> Score:
 
 def _failure(answer: ModelAnswer, error: InvalidJSON) -> tuple[str, str]:
     text = answer.output.strip()
-    if error.kind in ("too deep", "not UTF-8", "byte order mark"):
+    if error.kind in ("too_deep", "not_utf8", "byte_order_mark"):
         return error.kind, str(error)
     if not text:
         return "empty", "the output is empty"
@@ -35,10 +35,10 @@ def _failure(answer: ModelAnswer, error: InvalidJSON) -> tuple[str, str]:
     if _FENCE.search(text):
         return "fence", "the JSON is inside a code fence"
     if error.at_end and answer.ended == LOOP:
-        return "in a loop", f"ended in a loop: {error}"
+        return "in_a_loop", f"ended in a loop: {error}"
     if error.at_end and answer.ended == "length":
-        return "cut off", f"cut off by the token limit: {error}"
-    if error.kind in ("bad word", "bad number", "syntax", "text after it") and text[0] not in '{["':
+        return "cut_off", f"cut off by the token limit: {error}"
+    if error.kind in ("bad_word", "bad_number", "syntax", "text_after_it") and text[0] not in '{["':
         return "prose", f"the output starts with text: {one_line(text, 40)}"
     return error.kind, str(error)
 

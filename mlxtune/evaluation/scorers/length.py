@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from mlxtune.evaluation.scorers import PASS, ModelAnswer, Score, Scorer
+from mlxtune.evaluation.scorers import PASS, ModelAnswer, Score, Scorer, in_words
 from mlxtune.evaluation.scorers.json_search import find_json, resolve_pointer
 from mlxtune.evaluation.scorers.output_text import strip_thinking
 from mlxtune.recipe import Length
@@ -20,15 +20,15 @@ def score_length(answer: ModelAnswer, limit: Length) -> Score:
         match = find_json(text)
         part = resolve_pointer(match[0], limit.at) if match else None
         if not isinstance(part, str):
-            return Score(False, "no text", f"{limit.at} is not a string")
+            return Score(False, "no_text", f"{limit.at} is not a string")
         text = part
     count = len(text.split()) if limit.unit == "words" else len(text)
     if count < limit.min:
-        return Score(False, "too short", f"{count:,} {limit.unit}, at least {limit.min:,}")
+        return Score(False, "too_short", f"{count:,} {limit.unit}, at least {limit.min:,}")
     if limit.max and count > limit.max:
-        return Score(False, "too long", f"{count:,} {limit.unit}, at most {limit.max:,}", is_final=True)
+        return Score(False, "too_long", f"{count:,} {limit.unit}, at most {limit.max:,}", is_final=True)
     if limit.max and answer.interruption:
-        return Score(False, answer.interruption, f"{answer.interruption} after {count:,} {limit.unit}")
+        return Score(False, answer.interruption, f"{in_words(answer.interruption)} after {count:,} {limit.unit}")
     return PASS
 
 

@@ -1,6 +1,6 @@
 """Detect whether a phrase in a text is negated, quoted or hidden, and therefore not asserted.
 
-The rules are for English text that was folded by ``output_text.fold``; the tests have examples of each.
+The rules are for English text that was folded by ``output_text.fold_typography``; the tests have examples of each.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from decimal import Decimal
 
-from mlxtune.evaluation.scorers import PASS, ModelAnswer, Score, Scorer
+from mlxtune.evaluation.scorers import PASS, ModelAnswer, Score, Scorer, in_words
 from mlxtune.evaluation.scorers.output_text import strip_thinking
 
 _MARK = re.compile(r"####|\\boxed\s*\{")
@@ -33,13 +33,15 @@ def score_number(answer: ModelAnswer) -> Score:
     output = strip_thinking(answer.output)
     found, expected = find_number(output), find_number(answer.reference or "")
     if expected is None:
-        return Score(False, "no reference", "the reference contains no number")
+        return Score(False, "no_reference", "the reference contains no number")
     if answer.interruption and not _MARK.search(output):
-        return Score(False, answer.interruption, f"{answer.interruption} before its final number, expected {expected[0]:f}")
+        return Score(
+            False, answer.interruption, f"{in_words(answer.interruption)} before its final number, expected {expected[0]:f}"
+        )
     if found is None:
-        return Score(False, "no number", f"contains no number, expected {expected[0]:f}")
+        return Score(False, "no_number", f"contains no number, expected {expected[0]:f}")
     if found[0] != expected[0]:
-        return Score(False, "other number", f"the final number is {found[0]:f}, expected {expected[0]:f}")
+        return Score(False, "other_number", f"the final number is {found[0]:f}, expected {expected[0]:f}")
     return PASS
 
 

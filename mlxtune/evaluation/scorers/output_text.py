@@ -25,7 +25,7 @@ THINKING = re.compile(rf"\s*(?:<{_THINK}>|\[THINK\]|<\|channel\|>)|[^<\[]*(?:</{
 
 
 @lru_cache(maxsize=256)  # the same texts are searched for each phrase
-def fold(text: str) -> str:
+def fold_typography(text: str) -> str:
     """Return ``text`` in NFKC with case, quotes, dashes and invisible characters folded, and whitespace collapsed."""
     if text.isascii():
         folded = text.replace("`", "'").casefold()
@@ -35,8 +35,8 @@ def fold(text: str) -> str:
 
 
 def normalize(text: str) -> str:
-    """Return :func:`fold` of ``text`` on one line."""
-    return " ".join(fold(text).split())
+    """Return :func:`fold_typography` of ``text`` on one line."""
+    return " ".join(fold_typography(text).split())
 
 
 def strip_thinking(output: str) -> str:

@@ -7,7 +7,7 @@ from functools import partial
 import regex
 
 from mlxtune.core.text import one_line
-from mlxtune.evaluation.scorers import PASS, ModelAnswer, Score, Scorer
+from mlxtune.evaluation.scorers import PASS, ModelAnswer, Score, Scorer, in_words
 from mlxtune.evaluation.scorers.output_text import strip_thinking
 from mlxtune.evaluation.scorers.phrase_match import TIME_LIMIT
 
@@ -17,11 +17,11 @@ def score_pattern(answer: ModelAnswer, pattern: str) -> Score:
     try:
         found = regex.search(pattern, strip_thinking(answer.output).strip(), timeout=TIME_LIMIT)
     except TimeoutError:
-        return Score(False, "pattern too slow", f"the pattern {one_line(pattern, 60)} timed out")
+        return Score(False, "pattern_too_slow", f"the pattern {one_line(pattern, 60)} timed out")
     if found:
         return PASS
     cut, shown = answer.interruption, one_line(pattern, 60)
-    return Score(False, cut or "no match", f"{cut} without a match of {shown}" if cut else f"no match of {shown}")
+    return Score(False, cut or "no_match", f"{in_words(cut)} without a match of {shown}" if cut else f"no match of {shown}")
 
 
 SCORER = Scorer(

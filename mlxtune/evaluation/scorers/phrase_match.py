@@ -15,7 +15,7 @@ from rapidfuzz import fuzz
 from rapidfuzz.distance import Indel
 
 from mlxtune.evaluation.scorers.negation import negation_words
-from mlxtune.evaluation.scorers.output_text import fold, normalize
+from mlxtune.evaluation.scorers.output_text import fold_typography, normalize
 from mlxtune.recipe import Phrase
 
 TIME_LIMIT = 0.25  # seconds for one pattern on one text
@@ -34,10 +34,10 @@ def find_phrase(text: str, phrase: Phrase, fuzzy: bool) -> Iterator[tuple[str, s
     Fuzzy phrases match by their words unless ``fuzzy`` is true. Raises ``PatternTimeout``.
     """
     if phrase.match not in ("exact", "regex"):
-        text = fold(text)
+        text = fold_typography(text)
     spans = _spans(text, phrase, fuzzy)
     for _, (start, end) in zip(range(_OCCURRENCES), spans, strict=False):
-        yield fold(text[:start]), fold(text[start:end]), fold(text[end:])
+        yield fold_typography(text[:start]), fold_typography(text[start:end]), fold_typography(text[end:])
 
 
 def _spans(text: str, phrase: Phrase, fuzzy: bool) -> Iterator[tuple[int, int]]:

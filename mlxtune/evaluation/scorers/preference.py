@@ -26,4 +26,4 @@ class PairLogprobs:
         """A score that passes if the chosen answer is more likely. Means are used because sums would favor the shorter answer."""
         if self.margin > 0:
             return Score(True)
-        return Score(False, "prefers the rejected", f"the rejected answer is more likely by {-self.margin:.3f} nats per token")
+        return Score(False, "prefers_the_rejected", f"the rejected answer is more likely by {-self.margin:.3f} nats per token")

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from mlxtune.core.text import one_line
-from mlxtune.evaluation.scorers import PASS, ModelAnswer, Score, Scorer
+from mlxtune.evaluation.scorers import PASS, ModelAnswer, Score, Scorer, in_words
 from mlxtune.evaluation.scorers.json_parser import InvalidJSON, parse_json
 from mlxtune.evaluation.scorers.json_search import find_json, resolve_pointer
 from mlxtune.evaluation.scorers.output_text import strip_thinking
@@ -60,7 +60,7 @@ def score_fields(answer: ModelAnswer, fields: Sequence[str] = ()) -> Score:
 def _different(answer: ModelAnswer, score: Score) -> Score:
     """Return ``score``, a failure, with the class and the reason of an answer that did not end on its own if it is one."""
     cut = answer.interruption
-    return replace(score, kind=cut, why=f"{cut}, and {score.why}") if cut else score
+    return replace(score, kind=cut, detail=f"{in_words(cut)}, and {score.detail}") if cut else score
 
 
 def leaves(value: Any) -> Counter[tuple[str, object]]:

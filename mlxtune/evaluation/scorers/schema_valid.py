@@ -56,7 +56,7 @@ class SchemaValidator:
         try:
             value = parse_json(answer.output)
         except InvalidJSON:
-            return Score(False, "not JSON", "the output is not JSON")
+            return Score(False, "not_json", "the output is not JSON")
         return self.score_value(value)
 
     def first_error(self, value: Any) -> jsonschema_rs.ValidationError | None:
@@ -68,7 +68,7 @@ class SchemaValidator:
         try:
             error = self.first_error(value)
         except ValueError as failure:  # such as a lone surrogate
-            return Score(False, "not checkable", one_line(str(failure), 120))
+            return Score(False, "not_checkable", one_line(str(failure), 120))
         if error is None:
             return PASS
         exact = "/" + "/".join(map(str, error.instance_path))

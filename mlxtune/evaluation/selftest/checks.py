@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mlxtune.core.errors import InputError
-from mlxtune.evaluation.report import metric_rates
+from mlxtune.evaluation.report_builder import metric_rates
 from mlxtune.evaluation.scorers import ModelAnswer
 from mlxtune.evaluation.scorers.disclaimer import score_disclaimers
 from mlxtune.evaluation.scorers.json_extracted import score_extracted
@@ -119,7 +119,7 @@ def _json_cases() -> Cases:
     for output, kind, *forms in selftest_cases.JSON:
         yield repr(output[:60]), partial(matches, output, "stop", kind, *forms)
     for output in selftest_cases.CUT_OFF:
-        yield f"cut off: {output!r}", partial(matches, output, "length", "cut off")
+        yield f"cut off: {output!r}", partial(matches, output, "length", "cut_off")
 
 
 def _schema_cases() -> Cases:

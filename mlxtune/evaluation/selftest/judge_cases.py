@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mlxtune.data.rows import Message
 from mlxtune.evaluation.judge.batch import SENTINELS, JudgeCall
-from mlxtune.evaluation.judge.judge_report import build_judge_report
+from mlxtune.evaluation.judge.judge_report import SentinelFault, build_judge_report
 from mlxtune.evaluation.judge.judge_session import JudgeSession
 from mlxtune.evaluation.judge.rubric import Rubric, RubricQuestion
 from mlxtune.evaluation.paired_answers import AnswerPair
@@ -33,19 +33,25 @@ _ROWS = tuple(
 
 def cases() -> Iterator[tuple[str, Callable[[], bool]]]:
     """Yield each case by name, with a function that returns whether its result is as expected."""
-    yield "an honest judge is reliable", partial(_reported, _honest, "")
+    yield "an honest judge is reliable", partial(_reported, _honest, ())
     for name in SENTINELS:
         for target in _TARGETS:
-            yield f"{name} passed on {target}", partial(_reported, partial(_fooled, name, target, True), f"“{name}” on {target}")
-        yield f"{name} passed without evidence", partial(_reported, partial(_fooled, name, "thanks", False), f"“{name}” on thanks")
-    yield "a judge with unreadable replies", partial(_reported, lambda call: "Yes, certainly.", "are unusable")
+            yield (
+                f"{name} passed on {target}",
+                partial(_reported, partial(_fooled, name, target, True), (SentinelFault(name, (target,)),)),
+            )
+        yield (
+            f"{name} passed without evidence",
+            partial(_reported, partial(_fooled, name, "thanks", False), (SentinelFault(name, ("thanks",)),)),
+        )
+    yield "a judge with unreadable replies", partial(_reported, lambda call: "Yes, certainly.", (), unusable=True)
 
 
-def _reported(judge: Callable[[JudgeCall], str], words: str) -> bool:
-    """Return whether ``judge`` is reported as unreliable with exactly these ``words``, or as reliable without any."""
+def _reported(judge: Callable[[JudgeCall], str], faults: tuple[SentinelFault, ...], *, unusable: bool = False) -> bool:
+    """Return whether exactly these faults of ``judge`` are reported."""
     session = JudgeSession(Path(), Path(), "base", "tuned", _ROWS, _RUBRIC, "simulated", "", 7, "")
     report = build_judge_report(session, {call.key: call.read(judge(call)) for call in session.calls}, {}, 0.0)
-    return len(report.broken) == bool(words) and all(words in sentence for sentence in report.broken)
+    return report.faults == faults and bool(report.unusable) == unusable
 
 
 def _honest(call: JudgeCall) -> str:

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from functools import lru_cache
 from statistics import NormalDist
 
-from mlxtune.core.text import plural
 from mlxtune.evaluation.statistics.intervals import Z_ONE_SIDED, PairedCounts, Z, tango_statistic
 
 POWER = 0.8
@@ -54,20 +53,6 @@ def detectable_preference(votes: int) -> float | None:
     return None if excess is None else 0.5 + excess
 
 
-def power_text(rows: int) -> str:
-    """Describe the power of ``rows`` held-out rows: ``80% power to detect a gain of 10 points (17 if 5% of rows regress)``."""
-    clean, rough = detectable_gain(rows), detectable_gain(rows, BROKEN)
-    if clean is None:
-        return "too few to detect any change"
-    second = f" ({round(100 * rough)} if {100 * BROKEN:.0f}% of rows regress)" if rough is not None else ""
-    return f"{100 * POWER:.0f}% power to detect a gain of {plural(round(100 * clean), 'point')}{second}"
-
-
-def power_statement(rows: int) -> str:
-    """Return :func:`power_text` with the number of rows: ``80 rows: 80% power to …``."""
-    return f"{plural(rows, 'row')}: {power_text(rows)}."
-
-
 @lru_cache(maxsize=256)
 def non_inferiority_power(rows: int, margin: float, broken: float = FLIPPED / 2, fixed: float = FLIPPED / 2) -> float:
     """Return the power of Tango's test at one-sided 5% to rule out that a rate drops by ``margin`` or more, 0 to 1.
@@ -98,9 +83,9 @@ def needed_rows(paired: PairedCounts, power: float = POWER) -> int | None:
     return math.ceil((spread / change) ** 2)
 
 
-def _first(power: Callable[[float], float], most: float) -> float | None:
-    """Return the first hundredth, up to ``most``, with enough power. Both power and computation time increase with it."""
-    low, high, end = 0, 1, math.floor(100 * most + 1e-9)
+def _first(power: Callable[[float], float], maximum: float) -> float | None:
+    """Return the first hundredth, up to ``maximum``, with enough power. Both power and computation time increase with it."""
+    low, high, end = 0, 1, math.floor(100 * maximum + 1e-9)
     while high < end and power(high / 100) < POWER:
         low, high = high, min(2 * high, end)
     if high > end or power(high / 100) < POWER:

@@ -139,4 +139,4 @@ def _noise(board: Board) -> float:
 
 
 def _is_tied(board: Board, number: int, best: int, rung: int) -> bool:
-    return compare_trials(board, number, best, rung).outcome == "cannot tell"
+    return compare_trials(board, number, best, rung).outcome == "cannot_tell"

@@ -6,7 +6,7 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,13 @@ from mlxtune.core.errors import Interrupted, MlxtuneError
 from mlxtune.core.files import disk_errors, write_text
 from mlxtune.data.rows import PromptRow
 from mlxtune.evaluation.answer_budget import answer_budget
+from mlxtune.evaluation.answers import reference_likelihood, score_answers
 from mlxtune.evaluation.arms import Arm
 from mlxtune.evaluation.contract import Contract
-from mlxtune.evaluation.outputs import generate_answers
+from mlxtune.evaluation.evidence import evaluated_rows
+from mlxtune.evaluation.outputs import AnswerOptions, generate_answers
 from mlxtune.evaluation.progress import progress_reporter
-from mlxtune.evaluation.scorers import CONTRACT, ModelAnswer
+from mlxtune.evaluation.scorers import CONTRACT
 from mlxtune.models import lora
 from mlxtune.models.template import TemplateSettings
 from mlxtune.recipe import Recipe, TrainingSection, dump
@@ -187,19 +189,14 @@ class TrialRunner:
         loaded, section = self.base.loaded, self.recipe.evaluation
         loaded.model.eval()
         try:
-            answers = generate_answers(
-                Arm(f"trial {trial.number}", adapter), loaded, self.rows, settings=TemplateSettings.from_recipe(self.recipe),
-                max_tokens=self.max_tokens, thinking_tokens=section.thinking_tokens, batch_size=section.batch_size,
-                cache=self.worker.folder / "cache", tell=lambda of: progress_reporter(self.worker, f"trial {trial.number}", of),
-            )  # fmt: skip
+            settings, cache = TemplateSettings.from_recipe(self.recipe), self.worker.folder / "cache"
+            options = AnswerOptions(settings, self.max_tokens, section.thinking_tokens, section.batch_size, cache)
+            tell = partial(progress_reporter, self.worker, f"trial {trial.number}")
+            answers = generate_answers(Arm(f"trial {trial.number}", adapter), loaded, self.rows, options, tell).answers
         finally:
             loaded.model.train()
-        passed = []
-        for row, output in zip(self.rows, answers.outputs, strict=True):
-            prompt = "\n\n".join(message.content for message in row.prompt)
-            passed.append(self.contract.score(ModelAnswer(output.output, output.ended, row.reference, prompt))[CONTRACT].passed)
-        nats, tokens = sum(output.nats for output in answers.outputs), sum(output.tokens for output in answers.outputs)
-        return tuple(passed), nats, tokens
+        scored = score_answers(self.contract, evaluated_rows(self.rows), answers)
+        return tuple(answer.scores[CONTRACT].passed for answer in scored), *reference_likelihood(answers)
 
     def close(self) -> None:
         """Delete the caches of the frozen layers' outputs."""

@@ -20,6 +20,7 @@ from mlxtune.evaluation.blind.blind_session import BlindSession, PresentedPair, 
 from mlxtune.evaluation.blind.blind_status import export_votes
 from mlxtune.evaluation.blind.votes import HEADLINE_QUESTION, QUESTIONS, BlindResult
 from mlxtune.evaluation.render.blind_table import rater_table, votes_table
+from mlxtune.evaluation.render.judge_wording import tally_text
 from mlxtune.evaluation.statistics.power import detectable_preference
 from mlxtune.tui.base import Room
 from mlxtune.tui.paths import relative_paths
@@ -161,7 +162,9 @@ class BlindRoom(Room):
     def _draw_result(self, result: BlindResult) -> None:
         outcome = next(tally.outcome for tally in result.tallies if tally.question == HEADLINE_QUESTION)
         self.query_one("#bl-verdict", Panel).update(
-            lambda width, _height: lines(*verdict_rows(outcome, one_line(result.verdict), width))
+            lambda width, _height: lines(
+                *verdict_rows(outcome, one_line(tally_text(result.headline, result.first, result.second)), width)
+            )
         )
         self.query_one("#bl-votes", Panel).update(partial(render.result_table, votes_table(result)))
         self.query_one("#bl-facts", Panel).update(partial(render.result_table, rater_table(result)))

@@ -125,5 +125,5 @@ def _contract(score: Score | None, width: int) -> list[Content]:
         return []
     if score.passed:
         return [line(("    ✓ ", "bold $success"), ("meets the contract", "$muted"))]
-    rows = wrap(f"fails the contract: {score.why}", width - 8)
+    rows = wrap(f"fails the contract: {score.detail}", width - 8)
     return [line(("      " if index else "    ✗ ", "bold $error"), row) for index, row in enumerate(rows)]

@@ -9,21 +9,35 @@ from typing import Literal
 from textual.content import Content
 
 from mlxtune.core.text import duration, one_line, plural, safe_text
+from mlxtune.evaluation.answers import Answer
 from mlxtune.evaluation.arms import is_tuned
 from mlxtune.evaluation.compare import EvaluationComparison
 from mlxtune.evaluation.drilldown import ScoredRow
-from mlxtune.evaluation.evidence import FailureLinks, StoredAnswer
+from mlxtune.evaluation.evidence import FailureLinks
 from mlxtune.evaluation.off_task.prompts import OffTaskPrompt
-from mlxtune.evaluation.off_task.result import DROPPED, HELD, OffTaskResult
-from mlxtune.evaluation.promotion import unmeasured_forgetting
+from mlxtune.evaluation.off_task.result import OffTaskResult
+from mlxtune.evaluation.promotion import is_forgetting_unmeasured
 from mlxtune.evaluation.render.comparison_table import comparison_table, facts_table, report_tables
-from mlxtune.evaluation.render.wording import compared_pairs_text, contract_text, nearest_row_text, summary
+from mlxtune.evaluation.render.wording import (
+    UNMEASURED_FORGETTING,
+    changed_terms_text,
+    compared_pairs_text,
+    compared_rows_text,
+    comparison_verdict,
+    contract_text,
+    follow_up_text,
+    history_text,
+    nearest_row_text,
+    off_task_summary,
+    summary,
+    verdict_text,
+)
 from mlxtune.evaluation.report import ArmResult, ReportFacts
 from mlxtune.evaluation.scorers import CONTRACT, LOOP, Score
 from mlxtune.evaluation.scorers.preference import PREFERENCE
 from mlxtune.evaluation.scorers.registry import metric_label
 from mlxtune.evaluation.verdict import Comparison, change_text
-from mlxtune.present.labels import p_value
+from mlxtune.present.labels import failure_name, p_value, word
 from mlxtune.present.run import answering_text, pace_text
 from mlxtune.runs.events import HELD_OUT_ROW
 from mlxtune.tui.draw import table_rows
@@ -56,7 +70,7 @@ def verdict(
     ``doubt`` says why its rows should be checked before the next run, if they should.
     """
     report = loaded.report
-    outcome, text = report.outcome, one_line(report.verdict)
+    outcome, text = report.outcome, one_line(verdict_text(report.verdict))
     if adapter == "trained" and not outcome:
         text = "The base has been evaluated. Now evaluate the adapter with n."
     if adapter == "evaluated" and not outcome:
@@ -79,7 +93,7 @@ def verdict(
 def verdict_rows(outcome: str, text: str, width: int) -> list[Content]:
     """Draw a verdict after its glyph, with its first word in the outcome's color."""
     glyph, token = verdict_style(outcome)
-    start = f"{outcome[:1].upper()}{outcome[1:]}."
+    start = f"{word(outcome).capitalize()}."
     first, *rest = marked(glyph, token, text, width)
     return [first.stylize(f"bold {token}", 4, 4 + len(start)) if outcome and text.startswith(start) else first, *rest]
 
@@ -89,13 +103,15 @@ def _verdict_notes(loaded: LoadedReport) -> list[tuple[str, str, str]]:
     report = loaded.report
     notes: list[tuple[str, str, str]] = []
     if off_task := report.off_task:
-        notes.append((*_off_task_mark(off_task), off_task.summary))
+        notes.append((*_off_task_mark(off_task), off_task_summary(off_task)))
     for other in loaded.reference_comparisons:
         label, change = metric_label(other.metric), change_text(other.low, other.change, other.high)
-        text = f"{label[:1].upper()}{label[1:]}, outside the contract: {change} points, {other.outcome}."
+        text = f"{label[:1].upper()}{label[1:]}, outside the contract: {change} points, {word(other.outcome)}."
         notes.append((*verdict_style(other.outcome), text))
-    how = " n can evaluate all of them; to choose how many, raise it in Plan first." if "evaluation.rows" in loaded.remedy else ""
-    texts = (_margins(loaded), f"{loaded.remedy}{how}", compared_pairs_text(report), report.facts.get("moved", ""))
+    limited = any(step.step == "evaluate_more_rows" for step in loaded.remedy)
+    how = " n can evaluate all of them; to choose how many, raise it in Plan first." if limited else ""
+    remedy = f"{follow_up_text(loaded.remedy)}{how}"
+    texts = (_margins(loaded), remedy, compared_pairs_text(report), changed_terms_text(report))
     notes += [(" ", "", one_line(text)) for text in texts if text]
     base = report.arms[0].name
     item = loaded.comparison(report.headline.metric, base) if report.headline and loaded.baseline != base else None
@@ -103,15 +119,15 @@ def _verdict_notes(loaded: LoadedReport) -> list[tuple[str, str, str]]:
         notes.append((" ", "", f"Compared with {one_line(base)}: {change_text(item.low, item.change, item.high)} points."))
     if report.answer_metric != CONTRACT:
         notes.append((" ", "", contract_text(report)))
-    if report.facts.get("ledger"):
-        notes.append((" ", "", one_line(str(report.facts["ledger"]))))
-    if text := unmeasured_forgetting(report):
+    if text := history_text(report.holdout):
         notes.append((" ", "", text))
+    if is_forgetting_unmeasured(report):
+        notes.append((" ", "", UNMEASURED_FORGETTING))
     return notes
 
 
 def _off_task_mark(result: OffTaskResult) -> tuple[str, str]:
-    return {HELD: ("✓", "$success"), DROPPED: ("✗", "$error")}.get(result.word, ("·", "$warning"))
+    return {"held": ("✓", "$success"), "dropped": ("✗", "$error")}.get(result.outcome, ("·", "$warning"))
 
 
 def _margins(loaded: LoadedReport) -> str:
@@ -182,7 +198,7 @@ def row_line(row: ScoredRow, filter: RowFilter, with_kind: bool, width: int) -> 
     passes = score is not None and score.passed
     failed = other if passes or score is None else score
     failed = failed if failed and not failed.passed else None
-    kind, why = (one_line(failed.kind), one_line(failed.why)) if failed else ("", one_line(_question(row)))
+    kind, why = (one_line(failure_name(failed.kind)), one_line(failed.detail)) if failed else ("", one_line(_question(row)))
     glyph = ("✓ ", "bold $success") if passes else ("✗ ", "bold $error")
     kind_width = min(max(width // 4, 8), 18) if with_kind else 0
     kind_cell: list[Part] = [cell(f"was {kind}" if passes and kind else kind, kind_width, "$muted"), " "] if with_kind else []
@@ -225,7 +241,7 @@ def _arm_rows(loaded: LoadedReport, row: ScoredRow, metric: str, arm: str, width
     return _side_rows(arm, row.row.reference, None, width)
 
 
-def _thought_rows(answer: StoredAnswer, width: int) -> list[Content]:
+def _thought_rows(answer: Answer, width: int) -> list[Content]:
     """Draw the reasoning before an answer, if there was any."""
     if not answer.thought:
         return []
@@ -286,7 +302,7 @@ def _score_rows(loaded: LoadedReport, row: ScoredRow, metric: str, arm: str, wid
         return [Content("")]
     if score.passed:
         return [*marked("✓", "$success", "passes", width), Content("")]
-    reason = marked("✗", "$error", safe_text(score.why or score.kind), width, "bold")
+    reason = marked("✗", "$error", safe_text(score.detail or failure_name(score.kind)), width, "bold")
     ending = _ending(row.answers[arm].ended, score, loaded.report.facts) if metric != PREFERENCE else ""
     return [*reason, *(marked(" ", "", ending, width, "$muted") if ending else []), Content("")]
 
@@ -298,7 +314,7 @@ def _ending(ended: str, score: Score, facts: ReportFacts) -> str:
     if ended != "length" or "decoding" not in facts:
         return ""
     limit = f"It reached the limit of {facts['decoding']['max_tokens']:,} tokens."
-    if score.kind == "in a loop":
+    if score.kind == "in_a_loop":
         return f"{limit} Most of its end repeats earlier text, numbers aside, so a higher limit would not help."
     return limit
 
@@ -397,8 +413,8 @@ def row_page(loaded: LoadedReport, row: ScoredRow, filter: RowFilter, width: int
 def report_page(loaded: LoadedReport, width: int) -> list[Content]:
     """Draw the verdict and every table of the report."""
     report = loaded.report
-    rows = [*_prose(one_line(report.verdict), width, "bold"), *_prose(one_line(summary(report)), width)]
-    rows += [*(_prose(loaded.remedy, width) if loaded.remedy else []), Content("")]
+    rows = [*_prose(one_line(verdict_text(report.verdict)), width, "bold"), *_prose(one_line(summary(report)), width)]
+    rows += [*(_prose(follow_up_text(loaded.remedy), width) if loaded.remedy else []), Content("")]
     for table in (*report_tables(report), facts_table(report)):
         rows += [*table_rows(table, width), Content("")]
     return rows[:-1]
@@ -408,7 +424,7 @@ def off_task_page(
     result: OffTaskResult, prompts: Sequence[OffTaskPrompt], answers: Mapping[str, Sequence[str]], width: int
 ) -> list[Content]:
     """Draw every off-task prompt with each arm's answer: broken ones first, then those that both arms fail."""
-    rows = [*marked(*_off_task_mark(result), result.summary, width), Content("")]
+    rows = [*marked(*_off_task_mark(result), off_task_summary(result), width), Content("")]
     if len(answers) < 2:
         return rows
     results = []
@@ -434,10 +450,10 @@ def off_task_page(
 def contrast_page(result: EvaluationComparison, width: int) -> list[Content]:
     """Draw which of two reports is better, and on which metrics."""
     rows = [
-        *marked(*verdict_style(result.headline.outcome), one_line(result.verdict), width, "bold"),
+        *marked(*verdict_style(result.headline.outcome), one_line(comparison_verdict(result)), width, "bold"),
         Content(""),
     ]
-    text = f"{one_line(result.second)} compared with {one_line(result.first)}: {result.scope}."
+    text = f"{one_line(result.second)} compared with {one_line(result.first)}: {compared_rows_text(result)}."
     items = [(metric_label(item.metric), item) for item in result.comparisons]
     return [*rows, *_prose(text, width), Content(""), *table_rows(comparison_table("By metric", "", items), width)]
 

@@ -25,6 +25,7 @@ from mlxtune.evaluation.render.wording import perplexities, verdict_arms
 from mlxtune.evaluation.report import EvaluationReport
 from mlxtune.evaluation.scorers.registry import metric_label
 from mlxtune.evaluation.start import has_adapter
+from mlxtune.present.labels import failure_name
 from mlxtune.present.run import STATUS_LABELS
 from mlxtune.recipe import load
 from mlxtune.runs.registry import Run
@@ -271,7 +272,7 @@ class EvaluateRoom(Room):
             versus = self._versus if self._versus in row.answers else REFERENCE
             self.query_one("#ev-detail", Panel).update(partial(render.row_detail, loaded, row, filter, versus))
             score = row.scores.get(filter.arm)
-            note = "" if score is None else "passes" if score.passed else one_line(score.kind)
+            note = "" if score is None else "passes" if score.passed else one_line(failure_name(score.kind))
             self.query_one("#ev-row", Section).head.set(title=row.row.location.place.capitalize(), note=note)
 
     def _load_report(self, folder: Path) -> None:
@@ -410,7 +411,8 @@ class EvaluateRoom(Room):
 
         options = [ChoiceOption("0", "all", f"{sum(found.kinds.values()):,}")]
         options += [
-            ChoiceOption(str(index), one_line(kind, 40), f"{count:,}") for index, (kind, count) in enumerate(found.kinds.items(), 1)
+            ChoiceOption(str(index), one_line(failure_name(kind), 40), f"{count:,}")
+            for index, (kind, count) in enumerate(found.kinds.items(), 1)
         ]
         self.app.push_screen(ChoiceDialog(f"Which failures of {one_line(filter.arm)}?", "", options), chosen)
 
@@ -461,13 +463,13 @@ class EvaluateRoom(Room):
         def chosen(index: str | None) -> None:
             if index:
                 group = groups[int(index)]
-                reason = f"{loaded.folder.name}: {plural(len(group.rows), 'row')} fail with {group.kind}"
+                reason = f"{loaded.folder.name}: {plural(len(group.rows), 'row')} fail with {failure_name(group.kind)}"
                 choose_teacher(self.app, recipe.path, "variations", rows=group.examples, reason=reason)
 
         options = [
             ChoiceOption(
                 str(index),
-                f"{plural(len(group.rows), 'row')}: {one_line(group.kind, 30)}",
+                f"{plural(len(group.rows), 'row')}: {one_line(failure_name(group.kind), 30)}",
                 one_line(group.rows[0].row.question, 60),
             )
             for index, group in enumerate(groups)

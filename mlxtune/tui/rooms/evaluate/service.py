@@ -17,13 +17,14 @@ from mlxtune.data.split import prompt_rows, sample_rows, split
 from mlxtune.evaluation import report as reports
 from mlxtune.evaluation.arms import BASE, ENDPOINT, PARENT, TUNED, is_tuned
 from mlxtune.evaluation.drilldown import CellName, Drilldown, ScoredRow
-from mlxtune.evaluation.follow_up import follow_up
+from mlxtune.evaluation.follow_up import FollowUp, follow_up
 from mlxtune.evaluation.history import Evaluation
 from mlxtune.evaluation.off_task.prompts import OFF_TASK, load_prompts
 from mlxtune.evaluation.report import EvaluationReport
 from mlxtune.evaluation.scorers import CONTRACT
 from mlxtune.evaluation.scorers.registry import FORMS, REFERENCE_METRICS
 from mlxtune.evaluation.verdict import Comparison
+from mlxtune.present.labels import failure_name
 from mlxtune.recipe import AUTO, Recipe, dump, load
 from mlxtune.runs.events import read_all
 from mlxtune.runs.launch import read_request
@@ -45,7 +46,7 @@ class LoadedReport:
     drilldown: Drilldown | None
     evidence_error: MlxtuneError | None
     html: Path | None
-    remedy: str
+    remedy: tuple[FollowUp, ...]
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -137,7 +138,7 @@ def find_rows(loaded: LoadedReport, filter: RowFilter) -> FilteredRows:
     rows = [row for row in failures if not filter.kind or row.scores[arm].kind == filter.kind]
     baseline = loaded.baseline
     rows.sort(key=lambda row: not (baseline in row.scores and baseline != arm and row.scores[baseline].passed))
-    title = f"{arm_title(arm)} fails" + (f": {one_line(filter.kind)}" if filter.kind else "")
+    title = f"{arm_title(arm)} fails" + (f": {one_line(failure_name(filter.kind))}" if filter.kind else "")
     return FilteredRows(filter, title, tuple(rows), dict(kinds.most_common()))
 
 

@@ -95,12 +95,14 @@ def best_adapter(verdict: Evaluation, newest: Evaluation | None, names: Mapping[
     rows = [line("  ", cell(name, width - 2, "bold")), Content("")]
     for metric in key_metrics(verdict.changes):
         rows += [*_metric(metric, verdict, width), Content("")]
-    outcome = verdict.outcome.capitalize()
+    outcome = word(verdict.outcome).capitalize()
     if verdict.caveat:
-        body = fold(f"{outcome}, but not recommended: {verdict.caveat}.", width - 2, "    ", "$warning")
+        from mlxtune.evaluation.render.wording import caveat_text  # loaded with the report
+
+        body = fold(f"{outcome}, but not recommended: {caveat_text(verdict.caveat)}.", width - 2, "    ", "$warning")
         rows.append(line(("  ! ", "bold $warning"), body[4:]))
     else:
-        than = "on" if verdict.outcome == "cannot tell" else f"than {one_line(verdict.rival.name)} on"
+        than = "on" if verdict.outcome == "cannot_tell" else f"than {one_line(verdict.rival.name)} on"
         glyph, token = verdict_style(verdict.outcome)
         label = (f"  {glyph} {outcome}", f"bold {token}")
         rows.append(line(label, (f" {than} {verdict.rows:,} rows", "$muted")))

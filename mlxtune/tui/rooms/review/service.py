@@ -89,7 +89,7 @@ def check_contract(contract: Contract, row: Row) -> tuple[ContractCheck, ...]:
     part, text = scored_answer(row)
     scores = contract.score(ModelAnswer(text, reference=text)) if part else {}
     names = [metric.name for metric in contract.metrics if metric.required and metric.name in scores]
-    return tuple(ContractCheck(name, metric_label(name), scores[name].passed, one_line(scores[name].why)) for name in names)
+    return tuple(ContractCheck(name, metric_label(name), scores[name].passed, one_line(scores[name].detail)) for name in names)
 
 
 def add_disclaimers(contract: Contract, row: Row) -> Row | None:

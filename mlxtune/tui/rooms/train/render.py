@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from textual.content import Content
 
-from mlxtune.core.text import duration, plural, speed
+from mlxtune.core.text import duration, one_line, plural, speed
 from mlxtune.present.run import STATUS_LABELS, LogLine, log_line, sample_verdict, status_blocks, work_text
 from mlxtune.runs.events import Event
 from mlxtune.runs.state import RunState, Sample, Work
@@ -17,6 +18,9 @@ from mlxtune.tui.render.text import RECIPE_KEY, Part, cell, fold, gigabytes, key
 from mlxtune.tui.status import time_left
 from mlxtune.tui.widgets.frame import Notice
 from mlxtune.workspace.index import RunView, Snapshot, recipe_summary
+
+if TYPE_CHECKING:
+    from mlxtune.evaluation.history import Evaluation
 
 _SAMPLE_ROWS = 7  # maximum rows per answer next to the chart
 _LOG_INDENT = 15  # cells before the text: gutter, clock time, glyph
@@ -135,11 +139,17 @@ def banner(view: RunView, snapshot: Snapshot, free: bool, width: int) -> Content
     label = STATUS_LABELS[view.status]
     rows = marked(label.glyph, f"${label.style}", blocks[0].plain, width, "bold")
     rows += [fold(block.plain, width, "    ", style="") for block in blocks[1:]]
-    rows += [fold(verdict.sentence, width, "    ", style="")] if verdict else []
+    rows += [fold(_verdict(verdict), width, "    ", style="")] if verdict else []
     if action:
         fits = len(blocks) > 1 and rows[-1].cell_length + action.cell_length + 5 <= width
         rows[-1:] = [line(rows[-1], "   ", action)] if fits else [rows[-1], line("    ", action)]
     return lines(*rows)
+
+
+def _verdict(verdict: Evaluation) -> str:
+    from mlxtune.evaluation.render.wording import verdict_text  # loaded with the report
+
+    return one_line(verdict_text(verdict.report.verdict))
 
 
 # Samples

@@ -1,0 +1,235 @@
+"""Build an evaluation's report from the scores of its arms."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Hashable, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Literal
+
+from mlxtune.evaluation.answer_statistics import MAX_CUT
+from mlxtune.evaluation.answers import ArmAnswers, SeedAnswers
+from mlxtune.evaluation.arms import GRAMMAR, is_tuned
+from mlxtune.evaluation.report import ArmResult, EvaluationReport, Rate, ReportFacts, strongest_arm
+from mlxtune.evaluation.scorers import CONTRACT, Score
+from mlxtune.evaluation.scorers.preference import PREFERENCE
+from mlxtune.evaluation.scorers.registry import FORMS
+from mlxtune.evaluation.seed_report import SeedReport, build_seed_report
+from mlxtune.evaluation.statistics.bootstrap import BootstrapMean, bootstrap
+from mlxtune.evaluation.statistics.clusters import effective_n
+from mlxtune.evaluation.statistics.intervals import wilson
+from mlxtune.evaluation.statistics.power import needed_rows
+from mlxtune.evaluation.verdict import (
+    AlsoWorse,
+    ArmRate,
+    Comparison,
+    CutAnswers,
+    Verdict,
+    apply_holm,
+    compare,
+    compare_scores,
+    outcomes_with_passes,
+)
+
+SEED = 7  # bootstrap seed, fixed so that reports are reproducible
+ScoredRows = Sequence[dict[str, Score]]
+
+
+def metric_rates(scored: ScoredRows, groups: Sequence[Hashable] = ()) -> tuple[Rate, ...]:
+    """Return the rate of each metric over the outputs that it applies to. Raises ``ValueError`` if there are no outputs.
+
+    ``groups`` says which outputs belong together; intervals use the effective number of independent outputs.
+    """
+    if not scored:
+        raise ValueError("no outputs to rate")
+    rates, groups = [], groups or range(len(scored))
+    for metric in max(scored, key=len):
+        scores = [row[metric] for row in scored if metric in row]
+        own_groups = [group for row, group in zip(scored, groups, strict=True) if metric in row]
+        size = effective_n([score.passed for score in scores], own_groups)
+        hits = sum(score.passed for score in scores)
+        failures = Counter(score.kind for score in scores if not score.passed)
+        values = [score.value for score in scores if score.value is not None]
+        mean = sum(values) / len(values) if values else None
+        interval = wilson(hits, len(scores), effective_n=size)
+        rates.append(Rate(metric, hits, len(scores), *interval, dict(failures.most_common()), mean))
+    return tuple(rates)
+
+
+def build(
+    facts: ReportFacts, arms: Sequence[ArmAnswers], groups: Sequence[Hashable] = (), seeds: Sequence[SeedAnswers] = ()
+) -> EvaluationReport:
+    """Build the report of ``arms``, whose scored answers are to the same rows. The base comes first, the tuned arms last. Each tuned arm is
+    compared with the base and with the strongest other arm, which the strongest tuned arm must beat. ``groups`` says which rows
+    belong together (near-duplicates, or rows of one customer); by default, all rows are independent. ``seeds`` are the recipe's
+    adapters, of which the tuned arms have the recommended one.
+    """
+    groups = groups or range(len(arms[0].answers))
+    results = tuple(
+        ArmResult(
+            arm.name,
+            arm.cached,
+            arm.seconds,
+            metric_rates(arm.scores, groups),
+            arm.statistics,
+            _margin(arm, groups),
+            arm.perplexity,
+            sum(answer.thought_tokens for answer in arm.answers) or None,
+        )
+        for arm in arms
+    )
+    headline = facts.get("headline", CONTRACT)
+    pairs = [(arms[0], arm) for arm in arms[1:]]
+    tuned, others = [arm for arm in arms if is_tuned(arm.name)], [result for result in results if not is_tuned(result.name)]
+    if tuned and len(others) > 1:
+        rivals = {strongest_arm(others, metric).name for metric in (headline, CONTRACT)} - {arms[0].name}
+        pairs += [(rival, arm) for arm in tuned for rival in arms if rival.name in rivals]
+    comparisons = tuple(
+        compare(metric, first.name, second.name, *both_passed(metric, first.scores, second.scores, groups))
+        for first, second in pairs
+        for metric in max(second.scores, key=len)
+        if metric not in FORMS
+    )
+    margins = tuple(
+        compare_scores("margin", first.name, second.name, [pair for pair, _ in both], [group for _, group in both], SEED)
+        for first, second in pairs
+        if (both := _both_margins(first, second, groups))
+    )
+    complete: ReportFacts = {**facts, "groups": len(set(groups)), "made": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
+    report = EvaluationReport(
+        complete,
+        results,
+        comparisons,
+        Verdict("", "no_adapter", headline),
+        margins,
+        _seed_report(headline, results, arms, groups, seeds),
+    )
+    report = replace(report, comparisons=apply_holm(comparisons, partial(_family, report)))
+    return replace(report, verdict=_verdict(report))
+
+
+def _seed_report(
+    metric: str, results: Sequence[ArmResult], arms: Sequence[ArmAnswers], groups: Sequence[Hashable], seeds: Sequence[SeedAnswers]
+) -> SeedReport | None:
+    if not seeds:
+        return None
+    rival = strongest_arm([result for result in results if not is_tuned(result.name)], metric).name
+    return build_seed_report(seeds, metric, groups, rival, next(arm.scores for arm in arms if arm.name == rival))
+
+
+def both_passed(
+    metric: str, first: ScoredRows, second: ScoredRows, groups: Sequence[Hashable]
+) -> tuple[list[tuple[bool, bool]], list[Hashable]]:
+    """Return whether each arm passed, for the rows to which ``metric`` applies in both arms, and the groups of those rows."""
+    rows = [
+        (one[metric].passed, two[metric].passed, group)
+        for one, two, group in zip(first, second, groups, strict=True)
+        if metric in one and metric in two
+    ]
+    return [(one, two) for one, two, _ in rows], [group for *_, group in rows]
+
+
+def _margin(arm: ArmAnswers, groups: Sequence[Hashable]) -> BootstrapMean | None:
+    rows = [(pair.margin, group) for answer, group in zip(arm.answers, groups, strict=False) if (pair := answer.logprobs)]
+    return bootstrap([margin for margin, _ in rows], [group for _, group in rows], SEED) if rows else None
+
+
+def _both_margins(first: ArmAnswers, second: ArmAnswers, groups: Sequence[Hashable]) -> list[tuple[tuple[float, float], Hashable]]:
+    return [
+        ((one.margin, two.margin), group)
+        for answer, other, group in zip(first.answers, second.answers, groups, strict=False)
+        if (one := answer.logprobs) and (two := other.logprobs)
+    ]
+
+
+def _family(report: EvaluationReport, item: Comparison) -> str:
+    """Return which comparisons share Holm's correction with ``item``.
+
+    The verdict is about the strongest tuned arm, so every tuned arm's comparison with the same rival is in its family. The
+    headline metric's other comparisons form the second family, those of the other metrics the third.
+    """
+    if item.metric != report.headline_metric:
+        return "other metrics"
+    decides = report.headline is not None and item.first == report.headline.first and is_tuned(item.second)
+    return "verdict" if decides else "other arms"
+
+
+def _verdict(report: EvaluationReport) -> Verdict:
+    """Return what the comparisons show. A gain in preferences at the contract's expense counts as worse."""
+    headline, contract, metric = report.headline, report.contract, report.headline_metric
+    grammar = _met_by_grammar(report)
+    if headline is None:
+        rates = tuple(ArmRate(arm.name, arm.rate(metric).share) for arm in report.arms)
+        arm = next((arm for arm in report.arms if _is_cut(report, arm, report.facts.get("rows", 0))), None)
+        return Verdict("", "no_adapter", metric, grammar=grammar, cut=_cut_answers(report, arm), rates=rates)
+    contract = None if contract is headline else contract
+    is_worse = contract is not None and contract.outcome == "worse"
+    arm = _deciding_cut_arm(report)
+    rows = None if report.grouped or headline.outcome != "cannot_tell" else needed_rows(headline.paired)
+    return Verdict(
+        "cannot_tell" if arm else "worse" if is_worse else headline.outcome,
+        "token_limit" if arm else "contract" if is_worse else "change",
+        metric,
+        headline,
+        contract,
+        rows if rows and rows > headline.paired.total else None,
+        _also_worse(report, headline),
+        grammar,
+        _cut_answers(report, arm),
+    )
+
+
+def _deciding_cut_arm(report: EvaluationReport) -> ArmResult | None:
+    """Return an arm that did not win and whose answers were cut off so often that the token limit may have decided the outcome.
+
+    The limit is not decisive if the rows are independent and the outcome is the same with all of these answers counted as passes.
+    """
+    item = report.contract if report.answer_metric == CONTRACT else report.headline
+    if item is None or (report.headline_metric != item.metric and item.outcome != "worse") or item.metric == PREFERENCE:
+        return None
+    sides = {"better": (item.first,), "worse": (item.second,)}.get(item.outcome, (item.first, item.second))
+    for arm in report.arms:
+        if arm.name in sides and _is_cut(report, arm, item.paired.total):
+            family = partial(_family, report)
+            outcomes = outcomes_with_passes(report.comparisons, item, arm.name, arm.answers.undecided, family)
+            if report.grouped or outcomes != {item.outcome}:
+                return arm
+    return None
+
+
+def _is_cut(report: EvaluationReport, arm: ArmResult, rows: int) -> bool:
+    """Return whether so many answers of ``arm`` were cut off that it cannot lose a comparison on ``rows``."""
+    return report.answer_metric != PREFERENCE and arm.answers.undecided > MAX_CUT * rows
+
+
+def _cut_answers(report: EvaluationReport, arm: ArmResult | None) -> CutAnswers | None:
+    if arm is None:
+        return None
+    facts = report.facts
+    limit = facts["decoding"]["max_tokens"] if "decoding" in facts else 0
+    return CutAnswers(arm.name, arm.answers.undecided, facts["rows"], limit, bool(arm.thought_tokens))
+
+
+def _also_worse(report: EvaluationReport, headline: Comparison) -> tuple[AlsoWorse, ...]:
+    """Return the other metrics that got worse if neither the headline nor the contract did."""
+    if any(item and item.outcome == "worse" for item in (headline, report.contract)):
+        return ()
+    arms = (headline.first, headline.second)
+    return tuple(
+        AlsoWorse(item.metric, item.change)
+        for item in report.comparisons
+        if (item.first, item.second) == arms and item.outcome == "worse" and item.metric != headline.metric
+    )
+
+
+def _met_by_grammar(report: EvaluationReport) -> Literal["", "contract", "schema"]:
+    """Return what a grammar alone, without training, meets on every row."""
+    arm = next((arm for arm in report.arms if arm.name == GRAMMAR), None)
+    rates = {rate.metric: rate for rate in arm.rates} if arm else {}
+    metrics: tuple[Literal["contract", "schema"], ...] = ("contract", "schema")
+    for metric in metrics:
+        if metric in rates and rates[metric].hits == rates[metric].total:
+            return metric
+    return ""
