@@ -43,7 +43,7 @@ _SKIPS = {
     "no_recipe": "no recipe",
     "no_contract": "the recipe has no contract",
     "no_model": "{error}",
-    "no_splits": "no recipe, no earlier split, and no train and test files",
+    "no_splits": "no recipe",
     "unsplittable": "{error}",
 }
 _IMPROVEMENTS = {
@@ -198,8 +198,11 @@ def prompts_fact(statistics: Statistics, *, stale: bool = False) -> Fact:
 
 
 def skip_facts(skipped: Mapping[str, Skip]) -> list[Fact]:
-    """Return the groups of checks that did not run."""
-    return [Fact(group, "not checked", skip_text(skip), "muted") for group, skip in skipped.items()]
+    """Return the groups of checks that did not run, by reason."""
+    groups: dict[str, list[str]] = {}
+    for group, skip in skipped.items():
+        groups.setdefault(skip_text(skip), []).append(group)
+    return [Fact("not checked", ", ".join(names), why, "muted") for why, names in groups.items()]
 
 
 def tag_blocks(tags: Mapping[str, Mapping[str, int]], most: int | None = None) -> list[Block]:

@@ -70,7 +70,7 @@ def test_a_clean_file_exits_0(cli) -> None:
     result = cli("data", "check", str(SAMPLES / "support.jsonl"))
     assert result.code == 0
     assert "Clean: no problems in 492 rows." in result.out
-    assert "not checked  no recipe" in result.out
+    assert "contract, tokens, split  no recipe" in result.out
 
 
 def test_the_tables_match_the_json(cli) -> None:
