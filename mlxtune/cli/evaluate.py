@@ -12,16 +12,16 @@ import typer
 
 from mlxtune.adapters import library
 from mlxtune.adapters.entry import AdapterEntry
+from mlxtune.advice.next_step import after_evaluation
 from mlxtune.cli.consent import require_consent
 from mlxtune.cli.follow import follow, follow_answers
 from mlxtune.cli.options import Json, Overrides
-from mlxtune.cli.output import info, progress_bar, say_changed_evaluation, show, show_json
+from mlxtune.cli.output import info, out, progress_bar, say_changed_evaluation, show, show_json
 from mlxtune.cli.tables import print_table, print_verdict
 from mlxtune.core.errors import GateError, InputError
 from mlxtune.core.text import one_line, plural
 from mlxtune.evaluation import report as reports
 from mlxtune.evaluation.endpoints import endpoint_arms, remote_hosts
-from mlxtune.evaluation.follow_up import follow_up
 from mlxtune.evaluation.json_fields import to_json
 from mlxtune.evaluation.off_task.prompts import load_prompts
 from mlxtune.evaluation.promotion import is_forgetting_unmeasured
@@ -30,7 +30,6 @@ from mlxtune.evaluation.render.wording import (
     UNMEASURED_FORGETTING,
     comparison_verdict,
     contract_text,
-    follow_up_text,
     holdout_summary,
     off_task_hint,
     off_task_summary,
@@ -43,11 +42,14 @@ from mlxtune.evaluation.scorers import CONTRACT
 from mlxtune.evaluation.start import require_adapter
 from mlxtune.models.resolve import resolve, same_base
 from mlxtune.present.labels import GLYPHS, detectable_drop_fact, outcome_mark
+from mlxtune.present.next_step import next_step_document
+from mlxtune.present.terminal import print_document
 from mlxtune.recipe import Recipe, load
 from mlxtune.runs import registry
 from mlxtune.runs.registry import Run
 from mlxtune.training.variants import compare_generated, generated_variants, trained_seeds
 from mlxtune.workspace import control
+from mlxtune.workspace.index import WorkspaceIndex
 
 
 def evaluate(
@@ -190,8 +192,8 @@ def show_report(report: EvaluationReport, folder: Path) -> None:
     """Print a report's verdict, then all its tables."""
     print_verdict(plural(report.facts["rows"], "held-out row"), report.outcome, verdict_text(report.verdict))
     show("    ", (holdout_summary(report), "muted"))
-    if remedy := follow_up_text(follow_up(report, folder)):
-        show("    ", (remedy, "muted"))
+    if step := after_evaluation(folder, WorkspaceIndex(folder.parent.parent).read()):
+        print_document(next_step_document(step), out)
     if report.answer_metric != CONTRACT:
         show("    ", (contract_text(report), "muted"))
     if report.seeds:

@@ -9,20 +9,22 @@ from typing import Annotated, Any
 
 import typer
 
+from mlxtune.advice.next_step import after_run
 from mlxtune.cli.follow import follow
 from mlxtune.cli.options import Json, Overrides, RecipeFile
-from mlxtune.cli.output import info, progress_bar, show, show_json
+from mlxtune.cli.output import err, info, progress_bar, show, show_json
 from mlxtune.core.errors import InputError
 from mlxtune.data import check_cache
-from mlxtune.evaluation.history import evaluation_of, evaluations
-from mlxtune.evaluation.render.wording import verdict_text
 from mlxtune.present.check import check_warning
+from mlxtune.present.next_step import next_step_document
+from mlxtune.present.terminal import print_document
 from mlxtune.recipe import Recipe, load
 from mlxtune.runs.registry import Run
 from mlxtune.training import variants
 from mlxtune.training.distributed import launcher
 from mlxtune.training.start import check_recipe
 from mlxtune.workspace import control
+from mlxtune.workspace.index import WorkspaceIndex
 
 
 def train(
@@ -73,10 +75,9 @@ def show_adapter(run: Run) -> None:
     show("Adapter: ", str(run.adapter))
     if state.earlier_adapter_step:
         info(f"It is from step {state.earlier_adapter_step:,}, which had the lowest validation loss.")
-    if evaluation := evaluation_of(evaluations(run.folder.parent.parent), run.id):
-        info("Evaluated: ", verdict_text(evaluation.report.verdict))
-    else:
-        info("Evaluate it:  ", (f"mlxtune eval {run.id}", "primary"))
+    snapshot = WorkspaceIndex(run.folder.parent.parent).read()
+    if view := snapshot.find_run(run.id):
+        print_document(next_step_document(after_run(view, snapshot)), err)
 
 
 def _train_seeds(recipe: Recipe, number: int, request: Mapping[str, Any], *, json: bool) -> None:

@@ -28,6 +28,7 @@ from mlxtune.core.text import one_line, plural
 from mlxtune.data import samples
 from mlxtune.present.check import check_warning
 from mlxtune.present.labels import signed_points, word
+from mlxtune.present.next_step import stop_text
 from mlxtune.recipe import Recipe, load
 from mlxtune.runs import launch, registry
 from mlxtune.runs.locks import require_free_accelerator
@@ -37,11 +38,11 @@ from mlxtune.tui.key_order import OrderedKeys
 from mlxtune.tui.paths import relative_paths
 from mlxtune.tui.render.text import age
 from mlxtune.tui.rooms import ROOMS
-from mlxtune.tui.status import saves_when_stopped, stop_effect
 from mlxtune.tui.widgets.dialog import ChoiceDialog, ChoiceOption
 from mlxtune.tui.widgets.frame import FooterAction, Notice, NoticeLine, RoomFooter, RoomHeader, ToastPanel, error_notice
 from mlxtune.tui.widgets.page import PageScreen
 from mlxtune.workspace import control
+from mlxtune.workspace.control import StopEffect, stop_effect
 from mlxtune.workspace.index import RecipeView, RunView, Snapshot, recipe_summary
 
 if TYPE_CHECKING:
@@ -444,7 +445,7 @@ class BaseApp(OrderedKeys):
 
     def confirm_stop(self, view: RunView) -> None:
         """Ask for confirmation, then tell the run's worker to save and exit. If it was told to stop before, offer to kill it."""
-        kill = view.id in self.stopping
+        kill, effect = view.id in self.stopping, stop_effect(view.run.kind, view.state)
         step = view.checkpoint
         if kill:
             lost = "It has no checkpoint: all steps would be lost."
@@ -454,8 +455,8 @@ class BaseApp(OrderedKeys):
                 lost = f"Steps after checkpoint {step:,} would be lost."
             text, label = f"It was asked to stop but has not responded. {lost}", "End it now"
         else:
-            text, label = stop_effect(view), "Stop"
-        saves = saves_when_stopped(view)
+            text, label = f"{stop_text(effect).capitalize()}.", "Stop"
+        saves = effect != StopEffect.NOTHING
         options = [
             ChoiceOption("", "Keep searching" if view.run.kind == "search" else "Keep training", "nothing changes"),
             ChoiceOption("stop", label, "end the process" if kill else "save, then exit" if saves else "exit without a checkpoint"),
@@ -486,7 +487,7 @@ class BaseApp(OrderedKeys):
         outcome = "was asked to stop"
         if kill:
             outcome = "is exiting now, without saving"
-        elif saves_when_stopped(view):
+        elif stop_effect(view.run.kind, view.state) != StopEffect.NOTHING:
             outcome += ". It will finish its step, save, and exit"
 
         def stopped(_: object) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from mlxtune.core.text import duration
@@ -68,29 +67,8 @@ def _time(view: RunView, now: float) -> str:
         return ago(now - view.updated)
     if view.run.kind in ("eval", "export"):
         return ""  # the estimate is about one of several kinds of work
-    left = time_left(view, now)
+    left = view.time_left(now)
     return "" if left is None or view.status != "running" else f"{duration(left)} left"
-
-
-def time_left(view: RunView, now: float) -> float | None:
-    """Return the estimated seconds until a live run ends, counting down between two steps, or until its current arm does.
-
-    ``None`` if they are unknown.
-    """
-    state = view.state
-    answering = state.answering.remaining_seconds(state.updated) if state.answering else None
-    left = state.remaining_seconds if state.steps else answering
-    if left is None or not view.alive:
-        return None
-    if state.steps:
-        left -= max(0.0, now - state.steps[-1].t)
-    return left if left >= 1 else None  # it takes longer than estimated
-
-
-def nan_step(view: RunView) -> int | None:
-    """Return the last step if its loss is not a number."""
-    steps = view.state.steps
-    return steps[-1].step if steps and not math.isfinite(steps[-1].loss) else None
 
 
 def brief_result(view: RunView) -> str:
@@ -98,7 +76,7 @@ def brief_result(view: RunView) -> str:
     state = view.state
     if view.alive:
         return f"{state.step:,}/{state.total:,}" if state.total else STATUS_LABELS[view.status].text
-    if (step := nan_step(view)) is not None:
+    if (step := view.nan_step) is not None:
         return f"NaN at {step:,}"
     if view.status == "finished" and state.validations:
         return f"{state.validations[-1].loss:.3f}"
@@ -114,17 +92,3 @@ def verdict_style(outcome: str, caveat: object = None) -> tuple[str, str]:
 
 
 PLAN_GLYPHS = {"go": ("✓", "$success"), "warn": ("!", "$warning"), "refuse": ("✗", "$error")}  # by the outcome of a plan
-
-
-def saves_when_stopped(view: RunView) -> bool:
-    """Return whether the worker saves a checkpoint when it is asked to stop. Before a run's first step, there is nothing to save."""
-    return view.run.kind == "search" or view.state.step > 0
-
-
-def stop_effect(view: RunView) -> str:
-    """Return a sentence that describes the effect of stopping the run now."""
-    if view.run.kind == "search":
-        return "Stopping saves a checkpoint of the current trial, and the search can be continued."
-    if not saves_when_stopped(view):
-        return "Before the first step, there is nothing to save: the run would have to start again."
-    return "Stopping saves a checkpoint, and the run can be resumed from it."

@@ -6,6 +6,7 @@ A :class:`WorkspaceIndex` reads the files once, and later only those whose modif
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -76,6 +77,26 @@ class RunView:
         return self.state.updated or self.created
 
     @property
+    def nan_step(self) -> int | None:
+        """The last step if its loss is not a number."""
+        steps = self.state.steps
+        return steps[-1].step if steps and not math.isfinite(steps[-1].loss) else None
+
+    def time_left(self, now: float) -> float | None:
+        """Return the estimated seconds until a live run ends, counting down between two steps, or until its current arm does.
+
+        ``None`` if they are unknown.
+        """
+        state = self.state
+        answering = state.answering.remaining_seconds(state.updated) if state.answering else None
+        left = state.remaining_seconds if state.steps else answering
+        if left is None or not self.alive:
+            return None
+        if state.steps:
+            left -= max(0.0, now - state.steps[-1].t)
+        return left if left >= 1 else None  # it takes longer than estimated
+
+    @property
     def checkpoint(self) -> int | None:
         """The step of the newest checkpoint."""
         return self.state.checkpoints[-1] if self.state.checkpoints else None
@@ -127,6 +148,7 @@ class Snapshot:
     searches: tuple[RunView, ...] = ()
     generations: tuple[RunView, ...] = ()
     exports: tuple[RunView, ...] = ()
+    evaluations: tuple[Evaluation, ...] = ()  # all that have a report, newest first
     verdicts: tuple[Evaluation, ...] = ()  # the evaluations that count, newest first: without those on a part of another one's rows
     memory: Memory | None = None
     power: PowerState = field(default_factory=PowerState)
@@ -217,6 +239,7 @@ class WorkspaceIndex:
             searches=searches,
             generations=generations,
             exports=exports,
+            evaluations=tuple(self._evaluations),
             verdicts=self._verdicts,
             memory=self._memory,
             power=self._power,

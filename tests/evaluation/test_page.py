@@ -14,7 +14,6 @@ from mlxtune.evaluation.answer_statistics import AnswerStatistics
 from mlxtune.evaluation.comparability import ChangedTerm, ChangedTerms
 from mlxtune.evaluation.drilldown import failed_rows
 from mlxtune.evaluation.evidence import EvaluatedRow
-from mlxtune.evaluation.follow_up import FollowUp, what_to_evaluate
 from mlxtune.evaluation.holdout.contamination import Contamination
 from mlxtune.evaluation.json_fields import to_json
 from mlxtune.evaluation.off_task.prompts import OffTaskPrompt
@@ -27,7 +26,6 @@ from mlxtune.evaluation.statistics.agreement import Estimate
 from mlxtune.evaluation.statistics.intervals import PairedCounts
 from mlxtune.evaluation.statistics.seed_spread import SeedMean
 from mlxtune.evaluation.verdict import compare
-from mlxtune.recipe import dump, load
 
 SCRIPT = "<script>alert(1)</script>"
 HOSTILE = [
@@ -225,26 +223,6 @@ def test_holdout_summary_states_only_known_facts(tmp_path):
     (tmp_path / "base").mkdir()
     alone = report.load(write_evaluation(tmp_path / "base", base=[BAD] * 20))
     assert "80% power to detect a gain of 37 points (46 if 5% of rows regress)." in wording.holdout_summary(alone)
-
-
-def test_a_verdict_that_needs_more_rows_says_where_they_are(tmp_path):
-    folder = write_evaluation(tmp_path, base=[BAD, GOOD, BAD, GOOD], tuned=[GOOD, GOOD, BAD, GOOD])
-    loaded, recipe = report.load(folder), folder / "recipe.toml"
-    assert loaded.outcome == "cannot_tell"
-    assert what_to_evaluate(loaded, folder) == FollowUp("add_rows")
-    recipe.write_text(dump(load(recipe, ["evaluation.rows=4"])))
-    assert what_to_evaluate(loaded, folder) == FollowUp("evaluate_more_rows", rows=4)
-    for name, tuned in {"unchanged": [BAD, GOOD] * 10, "too small": [*[GOOD, BAD] * 4, GOOD, *[BAD, GOOD] * 5, GOOD]}.items():
-        (tmp_path / name).mkdir()
-        small = write_evaluation(tmp_path / name, base=[BAD, GOOD] * 10, tuned=tuned)
-        assert report.load(small).outcome == "cannot_tell"
-        assert what_to_evaluate(report.load(small), small) is None, name
-    (tmp_path / "better").mkdir()
-    better = write_evaluation(tmp_path / "better", base=[BAD] * 20, tuned=[GOOD] * 20)
-    assert what_to_evaluate(report.load(better), better) == FollowUp("evaluate_examples")
-    (tmp_path / "prompted").mkdir()
-    prompted = write_evaluation(tmp_path / "prompted", base=[BAD] * 20, **{"base+kshot": [BAD] * 20, "tuned": [GOOD] * 20})
-    assert what_to_evaluate(report.load(prompted), prompted) is None
 
 
 def test_holm_adjusted_p_is_shown_with_raw_p(tmp_path):

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from mlxtune.tui.next_step import next_step
 from safetensors.numpy import save_file
 from textual.widgets import Input
 
@@ -24,7 +25,6 @@ from mlxtune.recipe import dump, load
 from mlxtune.runs.launch import write_record
 from mlxtune.runs.locks import accelerator_lease
 from mlxtune.runs.registry import Run
-from mlxtune.tui.next_step import next_step
 from mlxtune.tui.rooms.adapters import render
 from mlxtune.tui.rooms.adapters.service import read_library
 

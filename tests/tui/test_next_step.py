@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from evaluation_files import scored_arm
 
+from mlxtune.advice.next_step import NextStep, StepCode, after_evaluation, next_step, of_recipe
 from mlxtune.data import check_cache
 from mlxtune.data.check_cache import CheckOutcome
 from mlxtune.evaluation import report
@@ -18,8 +19,10 @@ from mlxtune.evaluation.paired_answers import load_pairs
 from mlxtune.evaluation.report import Rate
 from mlxtune.evaluation.report_builder import build
 from mlxtune.evaluation.scorers import Score
-from mlxtune.tui.next_step import next_step, of_recipe, workflow
+from mlxtune.present.next_step import next_step_document, step_action, step_mark, step_title, step_why
+from mlxtune.present.workflow import StageState, WorkflowStage, workflow
 from mlxtune.tui.rooms.home.render import key_metrics
+from mlxtune.workspace.index import Snapshot
 
 from .conftest import OpenRoom
 from .evaluated import base, evaluation, kshot, tuned
@@ -27,6 +30,7 @@ from .stage import NOW, RECIPE, Shop
 
 DONE = ("run.finished", {"summary": {}})
 ID = "20261124-1412-support-json"
+C = StepCode
 
 
 def evaluated(
@@ -37,7 +41,7 @@ def evaluated(
     rows: int = 72,
     folder: str | Path = "20261124-1500-support-json",
     arm: str = "tuned",
-) -> None:
+) -> Path:
     """An evaluation in which ``base`` of ``rows`` answers of the base held, and ``tuned`` of another arm."""
     folder = shop.run(str(folder), kind="eval", end=DONE)
     started = {"kind": "eval", "name": "support-json", "base": "smollm2-135m", "pid": 1, "host": "mac"}
@@ -56,165 +60,193 @@ def evaluated(
         build(facts, [scored_arm("base", scored[0]), scored_arm(arm, scored[1])]),
         folder,
     )
+    return folder
+
+
+def checked(shop: Shop, label: Any = "clean", flagged: int = 0, **more: Any) -> None:
+    """Save the outcome of a check of the shop's rows."""
+    check_cache.save(shop.folder / "data" / "support.jsonl", CheckOutcome(label, 480, flagged, **more))
+
+
+def trained(shop: Shop, age: float = 600.0) -> Path:
+    """A recipe, and its finished run."""
+    shop.recipe()
+    return shop.run(ID, steps=60, end=DONE, age=age)
+
+
+def stages(snapshot: Snapshot) -> dict[str, WorkflowStage]:
+    return {stage.name: stage for stage in workflow(snapshot)}
+
+
+def codes(step: NextStep) -> list[StepCode]:
+    return [step.code, *(other.code for other in step.also)]
+
+
+@pytest.mark.parametrize("code", StepCode)
+def test_every_step_has_words_an_action_and_no_empty_argument(code: StepCode) -> None:
+    step = NextStep(code, "a run", Path("recipes/a.toml"), "a name", 3)
+    action = step_action(step)
+    assert step_title(step)
+    assert action.id.startswith(("app.", "home."))
+    assert "'a run'" in action.command or "{run}" not in action.command
+    bare = step_action(NextStep(code)).command
+    assert not bare or bare.startswith("mlxtune ")
+    assert "RECIPE" not in bare
+    (facts,) = next_step_document(step)
+    assert facts.facts[0].label == "next"  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize(
-    ("end", "sentence", "action"),
+    ("end", "code", "command"),
     [
-        (None, "The run crashed at step 60.", "app.room('train')"),
-        (("run.stopped", {"step": 60}), "The run was stopped at step 60 of 960.", "app.room('train')"),
-        (("run.failed", {"error": "No rows.", "hint": "Add some.", "code": 2}), "No rows.", "app.room('train')"),
-        (DONE, "Training is done. Check whether it helped.", "screen.evaluate"),
+        (None, C.RESUME_RUN, f"mlxtune runs resume {ID}"),
+        (("run.stopped", {"step": 60}), C.RESUME_RUN, f"mlxtune runs resume {ID}"),
+        (("run.failed", {"error": "No rows.", "hint": "Add some.", "code": 2}), C.INSPECT_RUN, f"mlxtune runs show {ID}"),
+        (DONE, C.EVALUATE_ADAPTER, f"mlxtune eval {ID}"),
     ],
 )
-def test_next_follows_from_how_the_newest_run_ended(shop: Shop, end: Any, sentence: str, action: str) -> None:
+def test_next_follows_from_how_the_newest_run_ended(shop: Shop, end: Any, code: StepCode, command: str) -> None:
     shop.recipe()
     shop.run(ID, steps=60, end=end, age=60)
-    advice = next_step(shop.snapshot())
-    assert (advice.sentence, advice.action) == (sentence, action)
+    step = next_step(shop.snapshot())
+    assert (step.code, step.run, step_action(step).command) == (code, ID, command)
+    if code == C.RESUME_RUN:
+        assert (step.number, step_why(step, shop.snapshot())) == (60, "checkpoint 50 is intact")
+    elif code == C.INSPECT_RUN:
+        assert step_why(step, shop.snapshot()) == "No rows. Add some."
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("base", "tuned", "word", "mark"), [(20, 60, "better", "✓"), (60, 20, "worse", "✗"), (30, 32, "cannot_tell", "·")]
+    ("base", "tuned", "outcome", "mark", "state"),
+    [(20, 60, "better", "success", "done"), (60, 20, "worse", "error", "failed"), (30, 32, "cannot tell", "muted", "undecided")],
 )
 async def test_a_verdict_leads_next_and_fills_the_best_adapter(
-    shop: Shop, open_room: OpenRoom, base: int, tuned: int, word: str, mark: str
+    shop: Shop, open_room: OpenRoom, base: int, tuned: int, outcome: str, mark: str, state: StageState
 ) -> None:
-    shop.recipe()
-    shop.run(ID, steps=60, end=DONE, age=600)
-    evaluated(shop, ID, base, tuned)
+    trained(shop)
+    folder = evaluated(shop, ID, base, tuned)
     snapshot = shop.snapshot()
-    advice, stages = next_step(snapshot), {stage.name: stage for stage in workflow(snapshot)}
-    assert advice.sentence.lower().startswith(word.replace("_", " "))
-    assert (advice.glyph, advice.action) == (mark, "app.room('plan')")
-    assert (stages["Evaluate"].glyph, stages["Evaluate"].result) == (mark, word.replace("_", " "))
-    assert stages["Baseline"].result == f"{base / 72 * 100:.1f}% whole contract"
+    step, found = next_step(snapshot), stages(snapshot)
+    assert (step.evaluation, step_mark(step, snapshot)) == (folder.name, mark)
+    assert step_why(step, snapshot).startswith(f"{outcome} ")
+    assert (found["Evaluate"].state, found["Evaluate"].result) == (state, outcome)
+    assert found["Baseline"].result == f"{base / 72 * 100:.1f}% whole contract"
     async with open_room("home") as room:
-        assert f"{mark} {word.replace('_', ' ').capitalize()}" in room.text("#best-picture")
+        assert outcome.capitalize() in room.text("#best-picture")
         assert f"{tuned / 72 * 100:.1f}%" in room.text("#best-picture")
-        await room.press("T")
-        await room.until(lambda: advice.sentence[:40] in room.text("#stats"))
+        assert step_title(step) in room.text("#next-picture")
 
 
 @pytest.mark.parametrize(("epochs", "tuned", "is_short"), [(0.18, 20, True), (0.18, 60, False), (1.5, 20, False)])
 def test_a_run_of_a_part_of_the_rows_should_be_longer(shop: Shop, epochs: float, tuned: int, is_short: bool) -> None:
-    shop.recipe()
-    run = shop.run(ID, steps=60, end=DONE, age=60)
+    run = trained(shop)
     events = (run / "events.jsonl").read_text()
     assert '"epochs":2' in events
     (run / "events.jsonl").write_text(events.replace('"epochs":2', f'"epochs":{epochs}'))
     evaluated(shop, ID, 30, tuned)
-    advice = next_step(shop.snapshot()).detail
-    assert ("The run used only 18% of the training rows, so a longer one may help (training.steps). " in advice) is is_short
+    step = next_step(shop.snapshot())
+    assert (step.code == C.TRAIN_LONGER) is is_short
+    assert step.number == (0.18 if is_short else step.number)
 
 
 def test_a_run_keeps_its_verdict_after_a_newer_one_on_another_run(shop: Shop) -> None:
-    shop.recipe()
-    shop.run(ID, steps=60, end=DONE, age=60)
-    evaluated(shop, ID, 20, 60)
+    trained(shop)
+    better = evaluated(shop, ID, 20, 60)
     evaluated(shop, "20261101-0000-another", 30, 32, folder="20261124-1600-support-json")
     snapshot = shop.snapshot()
     assert snapshot.verdict
-    assert snapshot.verdict.outcome == "cannot_tell"
-    assert next_step(snapshot).sentence.startswith("Better")
+    assert snapshot.verdict.run_id != ID
+    assert next_step(snapshot).evaluation == better.name
 
 
 def test_a_later_verdict_on_a_part_of_the_rows_does_not_count(shop: Shop) -> None:
-    shop.recipe()
-    shop.run(ID, steps=60, end=DONE, age=600)
+    trained(shop)
     base, tuned = (lambda at, reference: reference if at % 4 else "no"), (lambda at, reference: reference)
-    evaluation(shop, "20261124-1500-support-json", arms={"base": base, "tuned": tuned}, run=ID, age=500.0)
-    assert next_step(shop.snapshot()).sentence.startswith("Better")
-    evaluation(shop, "20261124-1600-support-json", arms={"base": tuned, "tuned": tuned}, rows=20, run=ID)
+    first = evaluation(shop, "20261124-1500-support-json", arms={"base": base, "tuned": tuned}, run=ID, age=500.0)
+    part = evaluation(shop, "20261124-1600-support-json", arms={"base": tuned, "tuned": tuned}, rows=20, run=ID)
     snapshot = shop.snapshot()
-    assert next_step(snapshot).sentence.startswith("Better")
+    assert next_step(snapshot).evaluation == first.name
     assert snapshot.best
     assert snapshot.best.rows == 40
-    evaluation(shop, "20261124-1700-support-json", arms={"base": tuned, "tuned": tuned}, run=ID, age=10.0)
-    assert next_step(shop.snapshot()).sentence.startswith("Cannot tell"), "it measured the same rows again"
+    step = after_evaluation(part, snapshot)
+    assert step
+    assert (step.code, step.run, step.number) == (C.READ_WIDER_EVALUATION, first.name, 20)
+    again = evaluation(shop, "20261124-1700-support-json", arms={"base": tuned, "tuned": tuned}, run=ID, age=10.0)
+    assert next_step(shop.snapshot()).evaluation == again.name, "it measured the same rows again"
 
 
 async def test_home_shows_the_name_that_the_best_adapter_was_given(shop: Shop, open_room: OpenRoom) -> None:
-    shop.recipe()
-    shop.run(ID, steps=60, end=DONE, age=600)
+    trained(shop)
     evaluated(shop, ID, 20, 60)
     journal = shop.folder / "adapters" / "library.jsonl"
     journal.parent.mkdir()
     journal.write_text(json.dumps({"do": "name", "key": f"runs/{ID}/adapter", "name": "math"}) + "\n")
     snapshot = shop.snapshot()
     assert snapshot.adapter_names == {ID: "math"}
-    assert {stage.name: stage.detail for stage in workflow(snapshot)}["Adapter"] == "math, whole contract"
+    assert stages(snapshot)["Adapter"].detail == "math"
     async with open_room("home") as room:
         assert room.text("#best-picture").startswith("  math")
 
 
-def test_home_leaves_out_metrics_that_did_not_change(shop: Shop) -> None:
-    shop.recipe()
-    shop.run(ID, steps=60, end=DONE, age=600)
-    evaluated(shop, ID, 20, 60)
-    best = shop.snapshot().best
-    assert best
-    same, whole = (Rate("exact", 5, 10, 0.0, 1.0),) * 2, best.changes[-1]
+def test_home_leaves_out_metrics_that_did_not_change() -> None:
+    same, whole = (Rate("exact", 5, 10, 0.0, 1.0),) * 2, (Rate("contract", 1, 10, 0.0, 1.0), Rate("contract", 6, 10, 0.0, 1.0))
     moved = Rate("schema", 5, 10, 0.0, 1.0), Rate("schema", 6, 10, 0.0, 1.0)
     assert key_metrics((same, whole)) == [whole]
     assert key_metrics((same, moved, whole)) == [moved, whole]
 
 
 def test_a_later_evaluation_of_the_base_hides_no_verdict(shop: Shop) -> None:
-    shop.recipe()
-    shop.run(ID, steps=60, end=DONE, age=600)
-    evaluated(shop, ID, 20, 60)
-    evaluated(shop, "", 20, 20, folder="20261124-1600-support-json", arm="base")
+    trained(shop)
+    better = evaluated(shop, ID, 20, 60)
+    later = evaluated(shop, "", 20, 20, folder="20261124-1600-support-json", arm="base")
     snapshot = shop.snapshot()
-    assert next_step(snapshot).sentence.startswith("Better")
-    stages = {stage.name: stage for stage in workflow(snapshot)}
-    assert stages["Evaluate"].result == "better"
-    assert stages["Blind"].detail == "optional: compare two arms blind"
+    assert next_step(snapshot).evaluation == better.name
+    assert stages(snapshot)["Evaluate"].result == "better"
+    assert stages(snapshot)["Blind"].detail == "optional"
+    assert after_evaluation(later, snapshot) == next_step(snapshot)
 
 
 @pytest.mark.slow
 async def test_a_prompt_that_suffices_leads_to_advice(shop: Shop, open_room: OpenRoom) -> None:
     shop.recipe()
-    check_cache.save(shop.folder / "data" / "support.jsonl", CheckOutcome("clean", "Clean.", 480, 0))
+    checked(shop)
     evaluated(shop, "", 40, 70, arm="base+kshot")
     snapshot = shop.snapshot()
-    advice = next_step(snapshot)
-    assert (advice.sentence, advice.action) == ("Training may not be needed.", "app.room('advice')")
-    assert advice.why == "base+kshot reaches 97.2% without training: whole contract."
-    assert {stage.name: stage.detail for stage in workflow(snapshot)}["Blind"] == "optional: compare two arms blind"
+    step = next_step(snapshot)
+    assert (codes(step), step.name, step.number) == ([C.ASK_ADVICE, C.TRAIN, C.ESTIMATE_COST], "base+kshot", pytest.approx(70 / 72))
+    assert step_why(step, snapshot) == "base+kshot: 97.2% without training"
     async with open_room("home") as room:
         assert not room.screen.query_one("#best").visible or "tuned" not in room.text("#best-picture")
 
 
 def test_a_verdict_on_an_older_run_is_not_the_newest_run_s(shop: Shop) -> None:
-    shop.recipe()
-    shop.run(ID, steps=60, end=DONE, age=60)
+    trained(shop)
     evaluated(shop, "20261101-0000-another", 20, 60)
-    assert next_step(shop.snapshot()).sentence == "Training is done. Check whether it helped."
+    assert next_step(shop.snapshot()).code == C.EVALUATE_ADAPTER
 
 
 def test_an_evaluation_that_failed_is_said(shop: Shop) -> None:
-    shop.run(ID, steps=60, end=DONE, age=600)
-    shop.run(
-        "20261124-1500-x", kind="eval", end=("run.failed", {"error": "No held-out rows.", "hint": "Raise data.holdout.", "code": 2})
-    )
-    advice = next_step(shop.snapshot())
-    assert advice.sentence == "The evaluation ended without a verdict."
-    assert advice.why == "No held-out rows. Raise data.holdout."
-    assert (advice.key, advice.action) == ("E", "app.room('evaluate')")
+    trained(shop)
+    failure = {"error": "No held-out rows.", "hint": "Raise data.holdout.", "code": 2}
+    failed = shop.run("20261124-1500-x", kind="eval", end=("run.failed", failure))
+    step = next_step(shop.snapshot())
+    assert (step.code, step.run) == (C.REPEAT_EVALUATION, failed.name)
+    assert step_why(step, shop.snapshot()) == "No held-out rows. Raise data.holdout."
 
 
 def test_the_workflow_of_an_empty_workspace_waits_everywhere(shop: Shop) -> None:
-    assert {stage.glyph for stage in workflow(shop.snapshot())} == {"○"}
+    assert {stage.state for stage in workflow(shop.snapshot())} == {"waiting"}
+    assert codes(next_step(shop.snapshot())) == [C.CREATE_SAMPLES, C.OPEN_FILE, C.ASK_ADVICE]
+    assert next_step(shop.snapshot(), "mine.csv").name == "mine.csv"
 
 
 def test_the_workflow_tells_what_is_there(loaded: Shop) -> None:
-    stages = {stage.name: stage for stage in workflow(loaded.snapshot())}
-    assert stages["Data"].detail == "last run: 1,069 train, 80 validation, 181 held out"
-    assert (stages["Plan"].detail, stages["Plan"].result) == ("960 steps in 2 epochs", "peak 13.4 of 24.0 GB")
-    assert stages["Train"].detail == "step 640 of 960"
-    assert "left" in stages["Train"].result
+    found = stages(loaded.snapshot())
+    assert found["Data"].detail == "1,069 train, 80 validation, 181 held out"
+    assert (found["Plan"].detail, found["Plan"].result) == ("960 steps", "peak 13.4 of 24.0 GB")
+    assert found["Train"].detail == "step 640 of 960"
+    assert "left" in found["Train"].result
 
 
 def test_what_is_said_of_the_rows_is_all_of_one_recipe(loaded: Shop) -> None:
@@ -223,93 +255,76 @@ def test_what_is_said_of_the_rows_is_all_of_one_recipe(loaded: Shop) -> None:
     for name, findings in (("another", 9), ("support", 3)):
         source = loaded.folder / "data" / f"{name}.jsonl"
         source.touch()
-        check_cache.save(source, CheckOutcome("look", "Ready.", 480, findings))
-    stage = workflow(loaded.snapshot())[0]
-    assert (stage.detail, stage.result) == ("last run: 1,069 train, 80 validation, 181 held out", "ready, 3 to look at"), (
-        "the newest run's"
-    )
+        check_cache.save(source, CheckOutcome("look", 480, findings))
+    assert stages(loaded.snapshot())["Data"].result == "3 to look at", "the newest run's"
     (loaded.folder / "recipes" / "support-json.toml").unlink()
-    stage = workflow(loaded.snapshot())[0]
-    assert (stage.detail, stage.result) == ("480 rows in data/another.jsonl", "ready, 9 to look at")
+    stage = stages(loaded.snapshot())["Data"]
+    assert (stage.detail, stage.result) == ("480 rows", "9 to look at")
 
 
 def test_the_workflow_ends_with_a_blind_session_and_the_adapter_that_is_proved(loaded: Shop) -> None:
-    def last(shop: Shop) -> list[tuple[str, str, str, str]]:
-        return [(stage.glyph, stage.name, stage.detail, stage.result) for stage in workflow(shop.snapshot())[-2:]]
+    def last() -> list[tuple[StageState, str, str]]:
+        return [(stage.state, stage.detail, stage.result) for stage in workflow(loaded.snapshot())[-2:]]
 
-    assert last(loaded) == [
-        ("○", "Blind", "needs an evaluated adapter", ""),
-        ("○", "Adapter", "1 adapter, none proven better yet", ""),
-    ]
+    assert last() == [("waiting", "needs an evaluated adapter", ""), ("waiting", "1 adapter, none proven better yet", "")]
     folder = evaluation(loaded, arms={"base": base, "tuned": tuned})
-    assert last(loaded) == [
-        ("○", "Blind", "optional: compare two arms blind", ""),
-        ("✓", "Adapter", "support-json, whole contract", "82.5%"),
-    ]
+    assert last() == [("waiting", "optional", ""), ("done", "support-json", "82.5%")]
     with BlindSession(folder, "base", "tuned", load_pairs(folder, "base", "tuned"), 1, seed=3) as session:
         session.vote("a")
         other = replace(loaded.snapshot().recipes[0], recipe=None)
-        assert workflow(of_recipe(loaded.snapshot(), other))[-2].detail == "needs an evaluated adapter", (
-            "it is about another recipe"
-        )
-        assert last(loaded)[0] == ("◐", "Blind", f"1 of {session.votes_needed} votes on 1 pair", "in progress")
+        of_other = workflow(of_recipe(loaded.snapshot(), other))
+        assert of_other[-2].detail == "needs an evaluated adapter", "it is about another recipe"
+        assert last()[0] == ("partly", f"1 of {session.votes_needed} votes", "in progress")
         while session.current:
             session.vote("a")
-        assert last(loaded)[0][3] == "ready to reveal"
+        assert last()[0][2] == "ready to reveal"
         session.reveal()
-    assert last(loaded)[0] == ("✓", "Blind", f"{session.votes_needed} of {session.votes_needed} votes on 1 pair", "revealed")
+    assert last()[0] == ("done", f"{session.votes_needed} of {session.votes_needed} votes", "revealed")
     (session.folder / "session.json").write_text("{}")
     (session.folder / "votes.jsonl").write_text("")
-    assert last(loaded)[0][0] == "○", "a session that cannot be read is none"
+    assert last()[0][0] == "waiting", "a session that cannot be read is none"
 
 
 def test_an_adapter_that_is_not_to_be_promoted_is_best_only_where_there_is_no_other(shop: Shop) -> None:
-    shop.recipe()
-    shop.run(ID, steps=60, end=DONE, age=900)
+    trained(shop, age=900)
     evaluation(shop, arms={"base": base, "tuned": tuned}, run=ID, off_task=4)
     snapshot = shop.snapshot()
-    stage, advice = workflow(snapshot)[-1], next_step(snapshot)
-    assert (stage.glyph, stage.detail) == ("!", "support-json is better, but off-task accuracy dropped from 100.0% to 60.0%")
-    assert advice.glyph == "!"
-    assert advice.why.startswith("Not recommended: off-task accuracy dropped from 100.0% to 60.0%. ")
+    step = next_step(snapshot)
+    assert workflow(snapshot)[-1].state == "warning"
+    assert step_mark(step, snapshot) == "warning"
+    assert "not recommended: off-task accuracy" in step_why(step, snapshot)
     evaluation(shop, "20261124-1400-support-json", arms={"base": base, "tuned": kshot}, run="older")
     best = shop.snapshot().best
     assert best is not None
     assert (best.run_id, best.caveat) == ("older", "")
-    assert workflow(shop.snapshot())[-1].glyph == "✓"
-
-
-def test_recipes_that_need_a_run_before_them_are_not_counted_as_ready(shop: Shop) -> None:
-    def ready() -> str:
-        measured(shop)
-        return next_step(shop.snapshot()).detail
-
-    shop.recipe()
-    shop.recipe("tone")
-    assert ready() == "2 recipes in recipes/."
-    shop.recipe("voice", RECIPE.format(name="voice") + '[adapter]\nparent = "last"\n')
-    assert ready() == "2 of 3 recipes can start now."
-
-
-def measured(shop: Shop) -> None:
-    """Check the rows and measure the base, so that training is next."""
-    check_cache.save(shop.folder / "data" / "support.jsonl", CheckOutcome("clean", "Clean.", 480, 0))
-    if not (shop.folder / "evals").exists():
-        shop.run("20261101-1000-support-json", kind="eval", end=DONE, age=7000)
+    assert workflow(shop.snapshot())[-1].state == "done"
 
 
 async def test_home_says_that_an_adapter_is_not_recommended(shop: Shop, open_room: OpenRoom) -> None:
-    shop.run(ID, steps=60, end=DONE, age=900)
+    trained(shop, age=900)
     evaluation(shop, arms={"base": base, "tuned": tuned}, run=ID, off_task=4)
     async with open_room("home", size=(140, 45)) as room:
         assert room.head("#best") == "Best so far"
         assert "! Better, but not recommended: off-task accuracy" in " ".join(room.text("#best-picture").split())
 
 
+def test_recipes_that_need_a_run_before_them_are_not_counted_as_ready(shop: Shop) -> None:
+    shop.recipe()
+    checked(shop)
+    shop.run("20261101-1000-support-json", kind="eval", end=DONE, age=7000)
+    assert codes(next_step(shop.snapshot())) == [C.TRAIN, C.ESTIMATE_COST]
+    shop.recipe("tone")
+    checked(shop)
+    assert (next_step(shop.snapshot()).code, next_step(shop.snapshot()).number) == (C.CHOOSE_RECIPE, 2)
+    shop.recipe("voice", RECIPE.format(name="voice") + '[adapter]\nparent = "last"\n')
+    checked(shop)
+    assert next_step(shop.snapshot()).number == 2
+
+
 def test_missing_data_is_seen_before_a_run(shop: Shop) -> None:
     shop.recipe()
     (shop.folder / "data" / "support.jsonl").unlink()
-    assert (workflow(shop.snapshot())[0].glyph, workflow(shop.snapshot())[0].detail) == ("✗", "data/support.jsonl does not exist")
+    assert workflow(shop.snapshot())[0][2:4] == ("failed", "data/support.jsonl does not exist")
 
 
 def test_rows_outside_the_workspace_are_called_by_their_path_from_it(shop: Shop) -> None:
@@ -318,55 +333,54 @@ def test_rows_outside_the_workspace_are_called_by_their_path_from_it(shop: Shop)
 
 
 def test_the_way_to_a_first_run(shop: Shop) -> None:
+    path = shop.recipe()
+    path.write_text("name = 3")
+    assert next_step(shop.snapshot()).code == C.FIX_RECIPE
+    assert step_why(next_step(shop.snapshot()), shop.snapshot())
     shop.recipe()
-    advice = next_step(shop.snapshot())
-    assert (advice.key, advice.action, [way.action for way in advice.shortcuts]) == ("D", "app.room('data')", ["screen.new"])
+    assert codes(next_step(shop.snapshot())) == [C.CHECK_ROWS, C.TRAIN]
     source = shop.folder / "data" / "support.jsonl"
-    check_cache.save(source, CheckOutcome("blocked", "Not ready. 9 rows of 480 must be mended.", 471, 9))
-    advice = next_step(shop.snapshot())
-    assert (advice.sentence, advice.action, advice.glyph) == ("Not ready. 9 rows of 480 must be mended.", "app.room('data')", "✗")
+    checked(shop, "blocked", 9)
+    step = next_step(shop.snapshot())
+    assert (step.code, step.number, step.recipe) == (C.FIX_ROWS, 9, path)
     decide(source, ["rejected"])
-    assert next_step(shop.snapshot()).sentence == "Check the rows first."
-    assert {stage.name: stage.result for stage in workflow(shop.snapshot())}["Data"] == "review changed since the check"
-    check_cache.save(source, CheckOutcome("look", "Ready.", 480, 3))
+    assert next_step(shop.snapshot()).code == C.CHECK_ROWS
+    assert stages(shop.snapshot())["Data"].result == "review changed since the check"
+    checked(shop, "look", 3)
     decide(source, ["rejected", "accepted"])
-    advice = next_step(shop.snapshot())
-    assert (advice.key, advice.action) == ("E", "app.room('evaluate')")
+    assert codes(next_step(shop.snapshot())) == [C.EVALUATE_BASE, C.TRAIN]
     source.touch()  # the checks of the earlier rows no longer count
-    check_cache.save(source, CheckOutcome("look", "Ready.", 480, 3, rules="of another recipe"))
-    assert next_step(shop.snapshot()).sentence == "Check the rows first."
+    checked(shop, "look", 3, rules="of another recipe")
+    assert next_step(shop.snapshot()).code == C.CHECK_ROWS
 
 
 def test_the_base_is_to_be_measured_until_it_has_been(shop: Shop) -> None:
     shop.recipe()
-    check_cache.save(shop.folder / "data" / "support.jsonl", CheckOutcome("look", "Ready.", 480, 3))
+    checked(shop, "look", 3)
     failed = {"error": "Adapters need memory.", "hint": "Close other programs.", "code": 3}
     shop.run("20261124-1500-support-json", kind="eval", end=("run.failed", failed), age=900)
-    advice = next_step(shop.snapshot())
-    assert (advice.sentence, advice.why) == (
-        "The evaluation ended without a verdict.",
-        "Adapters need memory. Close other programs.",
-    )
-    assert (advice.key, advice.glyph, [way.key for way in advice.shortcuts]) == ("E", "✗", ["n"])
+    assert codes(next_step(shop.snapshot())) == [C.REPEAT_EVALUATION, C.TRAIN]
     stopped = shop.run("20261124-1510-support-json", kind="eval", end=("run.stopped", {"step": 0}), age=800)
-    assert next_step(shop.snapshot()).sentence == "Evaluate the base model first."
+    assert next_step(shop.snapshot()).code == C.EVALUATE_BASE
     shop.run("20261124-1520-support-json-advice", kind="eval", end=DONE, age=700)
-    assert next_step(shop.snapshot()).sentence == "Evaluate the base model first.", "a sample for advice is no baseline"
+    assert next_step(shop.snapshot()).code == C.EVALUATE_BASE, "a sample for advice is no baseline"
     whole = ("arm.finished", {"arm": "base", "rows": 40, "cached": False, "seconds": 9.0})
     shop.tell(stopped, [("run.started", {"kind": "eval", "name": "support-json", "base": "b", "pid": 1, "host": "mac"}), whole, ("run.stopped", {"step": 0})], 600)  # fmt: skip
-    assert next_step(shop.snapshot()).action == "screen.new"
-    assert {stage.name: stage.glyph for stage in workflow(shop.snapshot())}["Baseline"] == "✓"
+    assert next_step(shop.snapshot()).code == C.TRAIN
+    assert stages(shop.snapshot())["Baseline"].state == "done"
 
 
 def test_while_a_run_trains_rows_without_a_decision_are_offered(loaded: Shop) -> None:
     source = loaded.folder / "data" / "support.jsonl"
-    check_cache.save(source, CheckOutcome("clean", "Clean.", 4, 0))
+    check_cache.save(source, CheckOutcome("clean", 4, 0))
     decide(source, ["accepted", "rejected", "skipped"])
-    snapshot = loaded.snapshot()
+    snapshot = loaded.snapshot(NOW)
+    step = next_step(snapshot)
     assert snapshot.recipes[0].reviewed_rows == 2
-    assert [(way.key, way.about) for way in next_step(snapshot).shortcuts] == [("R", "meanwhile, review 2 rows")]
-    stage = {stage.name: stage for stage in workflow(snapshot)}["Review"]
-    assert (stage.glyph, stage.detail, stage.result) == ("◐", "2 decided, 2 to go", "50%")
+    assert (codes(step), step.also[0].number) == ([C.WATCH_TRAINING, C.REVIEW_ROWS], 2)
+    assert step_why(step, snapshot) == "validation loss 0.65 → 0.64, a stop saves a checkpoint"
+    stage = stages(snapshot)["Review"]
+    assert (stage.state, stage.detail, stage.result) == ("partly", "2 of 4 decided", "50%")
 
 
 def decide(source: Path, statuses: list[str]) -> None:
@@ -378,26 +392,34 @@ def decide(source: Path, statuses: list[str]) -> None:
     source.with_name("support.review.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
 
 
+CHANGE = [C.CHANGE_SETTING, C.SEARCH, C.READ_ROWS]
+
+
 @pytest.mark.parametrize(
-    ("base", "tuned", "keys"), [(20, 60, ["n", "E", "C", "A"]), (60, 20, ["n", "E"]), (30, 32, ["n", "E", "B"])]
+    ("base", "tuned", "limit", "expected"),
+    [
+        (20, 60, 0, [C.EVALUATE_EXAMPLES, C.USE_ADAPTER, C.EXPORT, C.READ_ROWS, C.CHANGE_SETTING]),
+        (60, 20, 0, [*CHANGE, C.TRAIN_AGAIN]),
+        (30, 35, 0, [C.ADD_ROWS, *CHANGE, C.COMPARE_BLIND, C.TRAIN_AGAIN]),
+        (30, 35, 72, [C.EVALUATE_MORE_ROWS, *CHANGE, C.COMPARE_BLIND, C.TRAIN_AGAIN]),
+        (30, 30, 72, [*CHANGE, C.COMPARE_BLIND, C.TRAIN_AGAIN]),
+    ],
 )
-def test_a_verdict_leads_on(shop: Shop, base: int, tuned: int, keys: list[str]) -> None:
-    shop.recipe()
-    shop.run(ID, steps=60, end=DONE, age=600)
-    evaluated(shop, ID, base, tuned)
-    assert [way.key for way in next_step(shop.snapshot()).shortcuts] == keys
+def test_a_verdict_leads_on(shop: Shop, base: int, tuned: int, limit: int, expected: list[StepCode]) -> None:
+    trained(shop)
+    folder = evaluated(shop, ID, base, tuned)
+    with (folder / "recipe.toml").open("a") as file:
+        file.write(f"[evaluation]\nrows = {limit}\n")
+    assert codes(next_step(shop.snapshot())) == expected
 
 
 def test_rows_that_were_not_checked_come_before_another_run(shop: Shop) -> None:
-    shop.recipe()
-    shop.run(ID, steps=60, end=DONE, age=600)
+    trained(shop)
     evaluated(shop, ID, 30, 32)
-    check_cache.save(shop.folder / "data" / "support.jsonl", CheckOutcome("look", "Ready.", 480, 3, rules="of another recipe"))
-    advice = next_step(shop.snapshot())
-    assert (advice.key, [way.key for way in advice.shortcuts]) == ("D", ["P", "E", "B"])
-    assert advice.why.startswith("The rows have not been checked since the recipe changed.")
+    checked(shop, "look", 3, rules="of another recipe")
+    assert next_step(shop.snapshot()).code == C.CHECK_ROWS
     evaluated(shop, ID, 20, 60, folder="20261124-1600-support-json")
-    assert next_step(shop.snapshot()).key == "P"
+    assert next_step(shop.snapshot()).code == C.EVALUATE_EXAMPLES
 
 
 async def test_the_best_adapter_stays_when_a_later_one_is_worse(shop: Shop, open_room: OpenRoom) -> None:
@@ -416,17 +438,10 @@ async def test_the_best_adapter_stays_when_a_later_one_is_worse(shop: Shop, open
 
 
 @pytest.mark.parametrize(
-    ("word", "findings", "mark", "result"),
-    [("clean", 0, "✓", "no problems"), ("look", 3, "✓", "ready, 3 to look at"), ("blocked", 9, "✗", "9 to fix")],
+    ("label", "flagged", "state", "result"),
+    [("clean", 0, "done", "no problems"), ("look", 3, "done", "3 to look at"), ("blocked", 9, "failed", "9 to fix")],
 )
-def test_the_workflow_says_what_the_last_check_found(shop: Shop, word: str, findings: int, mark: str, result: str) -> None:
+def test_the_workflow_says_what_the_last_check_found(shop: Shop, label: str, flagged: int, state: StageState, result: str) -> None:
     shop.recipe()
-    check_cache.save(shop.folder / "data" / "support.jsonl", CheckOutcome(word, "", 480, findings))
-    stage = workflow(shop.snapshot())[0]
-    assert (stage.glyph, stage.detail, stage.result) == (mark, "480 rows in data/support.jsonl", result)
-
-
-def test_a_stop_now_keeps_what_next_says(loaded: Shop) -> None:
-    advice = next_step(loaded.snapshot(NOW))
-    assert advice.why.endswith("Stopping saves a checkpoint, and the run can be resumed from it.")
-    assert advice.why.startswith("Validation loss is still falling (0.6")
+    checked(shop, label, flagged)
+    assert workflow(shop.snapshot())[0][2:] == (state, "480 rows", result)

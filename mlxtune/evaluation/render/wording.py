@@ -6,12 +6,11 @@ import time
 from collections.abc import Sequence
 
 from mlxtune.core.text import duration, one_line, plural
-from mlxtune.evaluation.arms import KSHOT, TUNED
+from mlxtune.evaluation.arms import TUNED
 from mlxtune.evaluation.comparability import ChangedTerms, listed
 from mlxtune.evaluation.compare import EvaluationComparison
 from mlxtune.evaluation.drilldown import FailedRow
 from mlxtune.evaluation.evidence import NearestRow
-from mlxtune.evaluation.follow_up import FollowUp
 from mlxtune.evaluation.holdout.contamination import Contamination
 from mlxtune.evaluation.holdout.ledger import HoldoutHistory
 from mlxtune.evaluation.json_fields import from_json
@@ -413,27 +412,6 @@ def off_task_hint(report: EvaluationReport) -> str:
 UNMEASURED_FORGETTING = (
     "Whether the adapter forgot other tasks was not measured: it answered no off-task prompts (evaluation.regression)."
 )
-
-
-def follow_up_text(steps: Sequence[FollowUp]) -> str:
-    """Say what to do after a verdict."""
-    return " ".join(_step_text(step) for step in steps)
-
-
-def _step_text(step: FollowUp) -> str:
-    match step.step:
-        case "read_wider":
-            more, verdict = plural(step.rows, "other row"), verdict_text(step.verdict) if step.verdict else ""
-            return f"{step.run} evaluated the same and {more}, so its verdict counts: {verdict}"
-        case "train_longer":
-            return f"The run used only {step.share:.0%} of the training rows, so a longer one may help (training.steps)."
-        case "evaluate_examples":
-            return f"Examples in the prompt may do as well without training: evaluate {KSHOT}, too."
-        case "evaluate_more_rows":
-            limit = f"evaluation.rows limited them to {step.rows:,}, whose answers are kept"
-            return f"To find out, evaluate more of the held-out rows: {limit}. If there are too few, add rows."
-        case "add_rows":
-            return "To find out, add rows or hold out more of them (data.holdout), then train and evaluate again."
 
 
 def _share(count: int, total: int) -> str:

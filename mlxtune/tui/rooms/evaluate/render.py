@@ -8,6 +8,7 @@ from typing import Literal
 
 from textual.content import Content
 
+from mlxtune.advice.next_step import NextStep
 from mlxtune.core.text import duration, one_line, plural, safe_text
 from mlxtune.evaluation.answers import Answer
 from mlxtune.evaluation.arms import is_tuned
@@ -25,7 +26,6 @@ from mlxtune.evaluation.render.wording import (
     compared_rows_text,
     comparison_verdict,
     contract_text,
-    follow_up_text,
     history_text,
     nearest_row_text,
     off_task_summary,
@@ -38,6 +38,7 @@ from mlxtune.evaluation.scorers.preference import PREFERENCE
 from mlxtune.evaluation.scorers.registry import metric_label
 from mlxtune.evaluation.verdict import Comparison, change_text
 from mlxtune.present.labels import failure_name, p_value, word
+from mlxtune.present.next_step import step_title
 from mlxtune.present.run import answering_text, pace_text
 from mlxtune.runs.events import HELD_OUT_ROW
 from mlxtune.tui.draw import table_rows
@@ -60,14 +61,14 @@ def verdict(
     live: RunView | None,
     unfinished: RunView | None,
     adapter: AdapterState,
-    doubt: str,
+    step: NextStep | None,
     width: int,
     max_rows: int,
 ) -> Content:
     """Draw the verdict and as many of its notes as fit in ``max_rows``, most important first.
 
     A later evaluation may be ``live``, or have ended ``unfinished``. ``adapter`` is the state of the recipe's newest adapter, and
-    ``doubt`` says why its rows should be checked before the next run, if they should.
+    ``step`` what to do next.
     """
     report = loaded.report
     outcome, text = report.outcome, one_line(verdict_text(report.verdict))
@@ -81,8 +82,8 @@ def verdict(
         text = f"No verdict yet: {answering_text(live.state) or 'the model is loading'}."
     rows = verdict_rows(outcome, text, width)
     notes = _verdict_notes(loaded)
-    if doubt and outcome and outcome != "better":
-        notes.insert(0, ("!", "$warning", doubt))
+    if step and outcome:
+        notes.insert(0, ("→", "$primary", step_title(step)))
     for glyph, token, note in notes:
         more = marked(glyph, token, note, width, "$muted")
         if len(rows) + len(more) <= max_rows or token == "$error":
@@ -108,10 +109,7 @@ def _verdict_notes(loaded: LoadedReport) -> list[tuple[str, str, str]]:
         label, change = metric_label(other.metric), change_text(other.low, other.change, other.high)
         text = f"{label[:1].upper()}{label[1:]}, outside the contract: {change} points, {word(other.outcome)}."
         notes.append((*verdict_style(other.outcome), text))
-    limited = any(step.step == "evaluate_more_rows" for step in loaded.remedy)
-    how = " n can evaluate all of them; to choose how many, raise it in Plan first." if limited else ""
-    remedy = f"{follow_up_text(loaded.remedy)}{how}"
-    texts = (_margins(loaded), remedy, compared_pairs_text(report), changed_terms_text(report))
+    texts = (_margins(loaded), compared_pairs_text(report), changed_terms_text(report))
     notes += [(" ", "", one_line(text)) for text in texts if text]
     base = report.arms[0].name
     item = loaded.comparison(report.headline.metric, base) if report.headline and loaded.baseline != base else None
@@ -414,7 +412,7 @@ def report_page(loaded: LoadedReport, width: int) -> list[Content]:
     """Draw the verdict and every table of the report."""
     report = loaded.report
     rows = [*_prose(one_line(verdict_text(report.verdict)), width, "bold"), *_prose(one_line(summary(report)), width)]
-    rows += [*(_prose(follow_up_text(loaded.remedy), width) if loaded.remedy else []), Content("")]
+    rows.append(Content(""))
     for table in (*report_tables(report), facts_table(report)):
         rows += [*table_rows(table, width), Content("")]
     return rows[:-1]

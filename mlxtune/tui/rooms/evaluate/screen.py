@@ -12,6 +12,7 @@ from textual.binding import Binding, BindingType
 from textual.containers import Container, Vertical
 from textual.content import Content
 
+from mlxtune.advice.next_step import after_evaluation
 from mlxtune.core.errors import MlxtuneError
 from mlxtune.core.files import display_path
 from mlxtune.core.text import one_line, plural
@@ -218,9 +219,9 @@ class EvaluateRoom(Room):
         adapter: render.AdapterState = "none"
         if runs and snapshot:
             adapter = "evaluated" if snapshot.verdict_on(runs[0].id) else "trained"
-        doubt = self.app.doubt_about(self._recipe_of(report))
+        step = after_evaluation(loaded.folder, snapshot) if snapshot else None
         self.query_one("#ev-summary", FocusPanel).update(
-            lambda width, _height: render.verdict(loaded, live, unfinished, adapter, doubt, width, max_rows)
+            lambda width, _height: render.verdict(loaded, live, unfinished, adapter, step, width, max_rows)
         )
         of = [run.id for run in snapshot.runs if run.name == name] if snapshot else []
         is_named = self._selected or live or len(of) > 1 or not (view and view.recipe and view.recipe.name == name)

@@ -17,7 +17,6 @@ from mlxtune.data.split import prompt_rows, sample_rows, split
 from mlxtune.evaluation import report as reports
 from mlxtune.evaluation.arms import BASE, ENDPOINT, PARENT, TUNED, is_tuned
 from mlxtune.evaluation.drilldown import CellName, Drilldown, ScoredRow
-from mlxtune.evaluation.follow_up import FollowUp, follow_up
 from mlxtune.evaluation.history import Evaluation
 from mlxtune.evaluation.off_task.prompts import OFF_TASK, load_prompts
 from mlxtune.evaluation.report import EvaluationReport
@@ -36,17 +35,13 @@ CELL_TITLES: dict[CellName, str] = {"both": "Both pass", "broken": "Broken", "fi
 
 @dataclass(frozen=True)
 class LoadedReport:
-    """An evaluation's report. ``drilldown`` has the rows behind its numbers, or ``evidence_error`` says why not.
-
-    ``remedy`` says what to evaluate next, if anything.
-    """
+    """An evaluation's report. ``drilldown`` has the rows behind its numbers, or ``evidence_error`` says why not."""
 
     folder: Path
     report: EvaluationReport
     drilldown: Drilldown | None
     evidence_error: MlxtuneError | None
     html: Path | None
-    remedy: tuple[FollowUp, ...]
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -122,7 +117,7 @@ def load_report(folder: Path) -> LoadedReport:
         drilldown = Drilldown(folder)
     except MlxtuneError as reason:
         error = reason
-    return LoadedReport(folder, report, drilldown, error, html if html.is_file() else None, follow_up(report, folder))
+    return LoadedReport(folder, report, drilldown, error, html if html.is_file() else None)
 
 
 def find_rows(loaded: LoadedReport, filter: RowFilter) -> FilteredRows:

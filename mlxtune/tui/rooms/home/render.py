@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING
 
 from textual.content import Content
 
+from mlxtune.advice.next_step import NextStep
 from mlxtune.core.text import one_line
-from mlxtune.present.labels import word
+from mlxtune.present.labels import GLYPHS, word
+from mlxtune.present.next_step import step_mark, step_title, step_why
 from mlxtune.present.run import STATUS_LABELS
+from mlxtune.present.workflow import StageState, WorkflowStage
 from mlxtune.runs.registry import RUN_KINDS
-from mlxtune.tui.next_step import NextStep, WorkflowStage
 from mlxtune.tui.render.bars import bar
-from mlxtune.tui.render.text import age, cell, clickable, fold, key, line, lines
-from mlxtune.tui.rooms import ROOMS
+from mlxtune.tui.render.text import age, cell, clickable, fold, line, lines, marked
 from mlxtune.tui.status import brief_result, verdict_style
 from mlxtune.workspace.index import RunView, Snapshot
 
@@ -23,14 +24,22 @@ if TYPE_CHECKING:
     from mlxtune.evaluation.report import Rate
 
 
-def next_step(step: NextStep, width: int, tall: bool) -> Content:
+STATE_STYLES: dict[StageState, tuple[str, str]] = {
+    "waiting": ("○", "$faint"), "partly": ("◐", "$primary"), "running": ("●", "$primary"), "done": ("✓", "$success"),
+    "undecided": ("·", "$warning"), "warning": ("!", "$warning"), "failed": ("✗", "$error"),
+}  # fmt: skip
+
+
+def next_step(step: NextStep, snapshot: Snapshot, keys: Sequence[Content], width: int, tall: bool) -> Content:
     """Return the next step, the reason for it, and its keys."""
-    glyph = line((f"{step.glyph} ", f"bold {step.token}")) if step.glyph else Content("")
-    sentence = fold(step.sentence, width - glyph.cell_length, style=f"bold {step.token}")
-    rows = [line("  ", glyph, sentence[2:]), fold(step.why, width)]
-    if step.key:
+    mark = step_mark(step, snapshot)
+    rows = (
+        marked(GLYPHS[mark], f"${mark}", step_title(step), width, "bold") if mark else [fold(step_title(step), width, style="bold")]
+    )
+    why = step_why(step, snapshot)
+    rows += [fold(f"{why[:1].upper()}{why[1:]}", width, style="$muted")] if why else []
+    if keys:
         rows += [Content("")] if tall else []
-        keys = [key(step.key, step.about, step.action), *(key(item.key, item.about, item.action) for item in step.shortcuts)]
         row = line("  ", *(part for item in keys for part in (item, "      "))).rstrip()
         rows += [row] if row.cell_length <= width else [line("  ", item) for item in keys]
     return lines(*rows)
@@ -41,10 +50,12 @@ def workflow(stages: Sequence[WorkflowStage], width: int, height: int, tall: boo
     rows: list[Content] = []
     tall = tall and not 0 < height < 2 * len(stages) - 1
     for index, stage in enumerate(stages):
-        name = cell(stage.name, 11, "$muted" if stage.waiting else "bold")
-        detail = cell(stage.detail, width - 18 - len(stage.result), "$faint" if stage.waiting else "$muted")
-        row = line("  ", (stage.glyph, f"bold {stage.token}"), "  ", name, detail, "  ", stage.result).truncate(max(width, 0))
-        rows.append(clickable(row, f"app.room('{stage.room}')") if stage.room in ROOMS else row)
+        glyph, token = STATE_STYLES[stage.state]
+        waiting = stage.state == "waiting"
+        name = cell(stage.name, 11, "$muted" if waiting else "bold")
+        detail = cell(stage.detail, width - 18 - len(stage.result), "$faint" if waiting else "$muted")
+        row = line("  ", (glyph, f"bold {token}"), "  ", name, detail, "  ", stage.result).truncate(max(width, 0))
+        rows.append(clickable(row, f"app.room('{stage.room}')"))
         if tall and index < len(stages) - 1:
             rows.append(line("  ", ("│", "$line")))
     return lines(*rows)

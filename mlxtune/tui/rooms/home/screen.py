@@ -10,10 +10,14 @@ from typing import Any, ClassVar
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Container, Vertical
+from textual.content import Content
 
+from mlxtune.advice.next_step import NextStep, next_step, of_recipe
+from mlxtune.present.next_step import step_action
+from mlxtune.present.workflow import workflow
 from mlxtune.tui.base import Room
-from mlxtune.tui.next_step import NextStep, next_step, of_recipe, workflow
-from mlxtune.tui.render.text import ago
+from mlxtune.tui.render.text import ago, key
+from mlxtune.tui.rooms import ROOMS
 from mlxtune.tui.rooms.home import render
 from mlxtune.tui.widgets.frame import FooterAction
 from mlxtune.tui.widgets.list import ListPanel
@@ -88,14 +92,29 @@ class HomeRoom(Room):
         own, file = self._own(snapshot), self.app.sessions.file
         return next_step(replace(snapshot, recipes=own.recipes[:1]) if snapshot.live else own, file.name if file else "")
 
+    def _key(self, step: NextStep) -> Content:
+        """Return the key of a step's action. Enter performs the step itself, unless it opens the run under the cursor."""
+        action = step_action(step)
+        name, does = self._binding(action.id)
+        on_enter = "tab, enter" if isinstance(self.focused, RunList) else "enter"
+        return key(name or on_enter, action.label, does)
+
+    def _binding(self, id: str) -> tuple[str, str]:
+        """Return the key of an action's ID, and the action to run. An action without a key of its own is the step's, on enter."""
+        room = ROOMS.get(id.removeprefix("app."))
+        if room:
+            action = f"app.room('{room.mode}')"
+            return self.app.shown_key(action, room.key), action
+        own = next((one for one in self.BINDINGS if isinstance(one, Binding) and one.id == id), None)
+        return (own.key, f"screen.{own.action}") if own else ("", f"screen.{id.removeprefix('home.')}")
+
     def draw(self, snapshot: Snapshot) -> None:
         step, own, tall = self._next_step(snapshot), self._own(snapshot), self.tall
-        if step.key == "enter" and isinstance(self.focused, RunList):
-            step = replace(step, key="tab, enter")  # enter alone opens the run under the cursor
+        keys = [self._key(one) for one in (step, *step.also)]
         stages = workflow(own, self.app.planned)
         recipe = self.app.recipe if len(snapshot.recipes) > 1 else None
         self.query_one("#workflow", Section).head.set(note=recipe.title if recipe else "")
-        self.query_one(NextPanel).update(lambda width, _height: render.next_step(step, width, tall))
+        self.query_one(NextPanel).update(lambda width, _height: render.next_step(step, own, keys, width, tall))
         self.query_one("#workflow-picture", Panel).update(lambda width, height: render.workflow(stages, width, height, tall))
         verdict, runs = snapshot.best or snapshot.newest_outcome, snapshot.runs
         best = self.query_one("#best", Section)
@@ -125,14 +144,13 @@ class HomeRoom(Room):
         if self.app.snapshot is None:
             return []
         actions = []
-        step = self._next_step(self.app.snapshot)
-        new = step.action == "screen.new"  # then enter does the same as n
+        step = step_action(self._next_step(self.app.snapshot))
         if isinstance(self.focused, RunList):
             actions.append(FooterAction("enter", "open", "do", "open the run under the cursor"))
-        elif step.action and not new:
-            actions.append(FooterAction("enter", step.label, "do", step.about))
+        elif step.id != "home.new":  # then enter does the same as n
+            actions.append(FooterAction("enter", step.label.split()[0], "do", step.label))
         if self.app.can_start:
-            actions.append(FooterAction("n", step.label if new else "new", "new", "start a new run"))
+            actions.append(FooterAction("n", "new", "new", "start a new run"))
         actions.append(FooterAction("o", "open", "open_file", "open a file of your own, in any format, and look at its rows"))
         actions.append(FooterAction("c", "new recipe", "new_recipe", "create a recipe for a file of your own"))
         return actions
@@ -151,7 +169,7 @@ class HomeRoom(Room):
         if isinstance(self.focused, RunList):
             self.focused.action_choose()
         elif self.app.snapshot:
-            action = self._next_step(self.app.snapshot).action
+            action = self._binding(step_action(self._next_step(self.app.snapshot)).id)[1]
             if action == "screen.new" and not self.app.can_start:
                 self.app.show_notice(self.app.in_use)
             elif action:

@@ -15,7 +15,6 @@ from mlxtune.runs.events import Event
 from mlxtune.runs.state import RunState, Sample, Work
 from mlxtune.tui.render.bars import bar, memory_style, spark
 from mlxtune.tui.render.text import RECIPE_KEY, Part, cell, fold, gigabytes, key, line, lines, marked, wrap
-from mlxtune.tui.status import time_left
 from mlxtune.tui.widgets.frame import Notice
 from mlxtune.workspace.index import RunView, Snapshot, recipe_summary
 
@@ -56,7 +55,7 @@ def figures(view: RunView, now: float, width: int) -> Content:
         return lines(line(("  before the first step", "$faint")), cell(f"  computing the loss of {what}", width))
     if view.alive and not state.total and not state.steps:
         return lines(line(("  before the first step", "$faint")), "  preparing the model and the rows")
-    left = time_left(view, now)
+    left = view.time_left(now)
     step = line((f"{state.step:,}", "bold"), (f" of {state.total:,}" if state.total else "", "$muted"))
     pace = line((speed(state.speed) if state.steps else "–", "bold"), (f"  {_speed_trend(state)}" if wide else "", "$faint"))
     end = time.strftime("%H:%M", time.localtime(now + (left or 0)))

@@ -1,0 +1,34 @@
+"""What to evaluate next follows from a verdict."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from evaluation_files import BAD, GOOD, write_evaluation
+
+from mlxtune.advice.next_step import StepCode, after_verdict
+from mlxtune.evaluation import history
+from mlxtune.recipe import dump, load
+
+C = StepCode
+
+
+@pytest.mark.parametrize(
+    ("limit", "arms", "code"),
+    [
+        (0, {"base": [BAD, GOOD, BAD, GOOD], "tuned": [GOOD, GOOD, BAD, GOOD]}, C.ADD_ROWS),
+        (4, {"base": [BAD, GOOD, BAD, GOOD], "tuned": [GOOD, GOOD, BAD, GOOD]}, C.EVALUATE_MORE_ROWS),
+        (0, {"base": [BAD, GOOD] * 10, "tuned": [BAD, GOOD] * 10}, C.CHANGE_SETTING),
+        (0, {"base": [BAD, GOOD] * 10, "tuned": [*[GOOD, BAD] * 4, GOOD, *[BAD, GOOD] * 5, GOOD]}, C.CHANGE_SETTING),
+        (0, {"base": [BAD] * 20, "tuned": [GOOD] * 20}, C.EVALUATE_EXAMPLES),
+        (0, {"base": [BAD] * 20, "base+kshot": [BAD] * 20, "tuned": [GOOD] * 20}, C.USE_ADAPTER),
+    ],
+    ids=["few rows", "limited rows", "unchanged", "too small a change", "only the base compared", "examples compared"],
+)
+def test_what_to_evaluate_next(tmp_path: Path, limit: int, arms: dict[str, list[str]], code: StepCode) -> None:
+    folder = write_evaluation(tmp_path, **arms)
+    (folder / "recipe.toml").write_text(dump(load(folder / "recipe.toml", [f"evaluation.rows={limit}"])))
+    (verdict,) = history.evaluations(tmp_path)
+    step = after_verdict(verdict, [verdict])
+    assert (step.code, step.evaluation) == (code, folder.name)
