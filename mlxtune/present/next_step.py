@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -145,7 +146,7 @@ def step_why(step: NextStep, snapshot: Snapshot) -> str:
 
 def next_step_document(step: NextStep) -> Document:
     """Return the next step as a fact with its command."""
-    return (Facts((Fact("next", step_title(step), action=step_action(step)),)),)
+    return (Facts((Fact("next", step_title(step), action=replace(step_action(step), label="")),)),)
 
 
 def stop_text(effect: StopEffect) -> str:

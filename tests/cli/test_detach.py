@@ -84,7 +84,9 @@ def test_train_says_that_the_rows_should_be_fixed_first(cli, run, cwd, monkeypat
     source.write_text("{}\n")
     warning = "See: mlxtune data check shop.toml"
     assert warning not in cli("train", "shop.toml", "--detach").err
-    check_cache.save(source, CheckOutcome("blocked", "Not ready: 1 of 1 row.", 1, 1, check_cache.rules_hash(recipe)))
-    assert f"! Not ready: 1 of 1 row. {warning}" in " ".join(cli("train", "shop.toml", "--detach").err.split())
+    check_cache.save(source, CheckOutcome("blocked", 1, 1, check_cache.rules_hash(recipe)))
+    assert f"! Not ready: 1 of 1 row should be fixed or left out before training. {warning}" in " ".join(
+        cli("train", "shop.toml", "--detach").err.split()
+    )
     changed = " ".join(cli("train", "shop.toml", "--detach", "--set", "data.max_tokens=9").err.split())
     assert f"! The rows have not been checked since the recipe changed. {warning}" in changed

@@ -172,7 +172,7 @@ def test_attach_prints_events_and_exits_with_the_runs_code(cli, cwd, end, code):
     _run(cwd, "20261122-0900-shop", end=end)
     result = cli("runs", "attach")
     assert (result.code, bool(result.out)) == (code, not code), "only a run that has finished has an adapter to evaluate"
-    assert ("Evaluate it:" in result.err) == (not code)
+    assert ("next  Evaluate the adapter" in result.err) == (not code)
     assert ("Continue it: mlxtune runs resume 20261122-0900-shop" in result.err) == (code == 3)
     assert "shop started on m" in result.err
     assert "validation at 1,204: 1.500" in result.err

@@ -20,6 +20,7 @@ from mlxtune.adapters.export.fidelity import ComparedAnswers, Fidelity, LogitDis
 from mlxtune.adapters.export.formats import FORMATS, ExportFormat
 from mlxtune.adapters.export.start import GGUF_FORMS
 from mlxtune.adapters.export.tried import TriedExport
+from mlxtune.advice.next_step import next_step
 from mlxtune.cli.adapters import show_adapter
 from mlxtune.recipe import dump, load
 from mlxtune.runs.launch import write_record
@@ -282,7 +283,7 @@ async def test_a_running_export_is_in_the_header_and_leaves_only_copies(stocked:
     folder = stocked.run("20261124-1700-tone", kind="export", name="tone", alive=True)
     started = {"kind": "export", "name": "tone", "base": "smollm2-135m", "pid": 1, "host": "mac"}
     stocked.tell(folder, [("run.started", started), ("arm.progress", {"arm": "tuned", "done": 3, "total": 8})])
-    assert next_step(stocked.snapshot()).detail.startswith("tuned answers 3 of 8 held-out rows.")
+    assert next_step(stocked.snapshot()).code == "watch_export"
     async with open_room("adapters") as room:
         await move_to(room, "tone")
         assert "● exporting tuned 3/8" in room.text("#top")

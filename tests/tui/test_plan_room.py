@@ -319,7 +319,7 @@ async def test_rows_that_were_checked_with_another_recipe_are_named(
     monkeypatch.setattr("mlxtune.workspace.control.train", lambda workspace, recipe: started.append(recipe.name))
     plannable(shop, monkeypatch)
     source = load(shop.folder / "recipes" / "support-json.toml").source
-    check_cache.save(source, CheckOutcome("clean", "Clean.", 14, 0, rules="of another recipe"))
+    check_cache.save(source, CheckOutcome("clean", 14, 0, rules="of another recipe"))
     async with open_room("plan") as room:
         await planned(room)
         await room.until(lambda: "! The rows have not been" in room.text("#plan-side"))

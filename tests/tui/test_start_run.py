@@ -65,7 +65,7 @@ async def test_rows_that_should_not_be_trained_on_are_named_before_a_run_starts(
     started: list[str] = []
     monkeypatch.setattr("mlxtune.workspace.control.train", lambda workspace, recipe: started.append(recipe.name))
     shop.recipe()
-    check_cache.save(shop.folder / "data" / "support.jsonl", CheckOutcome("blocked", "Not ready: 9 of 480 rows.", 471, 9))
+    check_cache.save(shop.folder / "data" / "support.jsonl", CheckOutcome("blocked", 471, 9))
     async with open_room("train") as room:
         await room.press("n")
         await room.choose("")
@@ -86,7 +86,7 @@ async def test_a_run_on_rows_that_were_checked_with_another_recipe_asks_first(
     started: list[str] = []
     monkeypatch.setattr("mlxtune.workspace.control.train", lambda workspace, recipe: started.append(recipe.name))
     shop.recipe()
-    check_cache.save(shop.folder / "data" / "support.jsonl", CheckOutcome("clean", "Clean.", 480, 0, rules="of another recipe"))
+    check_cache.save(shop.folder / "data" / "support.jsonl", CheckOutcome("clean", 480, 0, rules="of another recipe"))
     async with open_room("train") as room:
         await room.press("n")
         await room.until(lambda: "have not been checked since the recipe changed" in " ".join(room.screen_text.split()))
