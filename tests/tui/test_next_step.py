@@ -296,7 +296,7 @@ def test_an_adapter_that_is_not_to_be_promoted_is_best_only_where_there_is_no_ot
     evaluation(shop, "20261124-1400-support-json", arms={"base": base, "tuned": kshot}, run="older")
     best = shop.snapshot().best
     assert best is not None
-    assert (best.run_id, best.caveat) == ("older", "")
+    assert (best.run_id, best.caveat) == ("older", None)
     assert workflow(shop.snapshot())[-1].state == "done"
 
 
