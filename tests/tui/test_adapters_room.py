@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from mlxtune.tui.next_step import next_step
 from safetensors.numpy import save_file
 from textual.widgets import Input
 
