@@ -9,7 +9,6 @@ import shlex
 import tomllib
 import types
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn, Union, get_args, get_origin
@@ -228,21 +227,11 @@ def _value(kind: Any, value: Any, path: tuple[str, ...], locate: _KeyLocations) 
     match = nearest(value, _literals(kind)) if isinstance(value, str) else None
     hint = f"Did you mean {match}?" if match else ""
     if origin is list and isinstance(value, str):
-        listed = _bracketed(value, arguments[0])
+        items = [part.strip(' "[]') for part in value.split(",")]
+        is_number = arguments[0] in (int, float)
+        listed = one_line(f"[{', '.join(items)}]" if is_number else json.dumps(items, ensure_ascii=False), 60)
         hint = f"""Use brackets: {path[-1]} = {listed}, or --set '{".".join(path)}={listed}'"""
     raise RecipeError(f"{locate(path)}{'.'.join(path)} must be {_expected(kind)}, but is {_shown(value)}.", hint=hint)
-
-
-def _bracketed(text: str, kind: Any) -> str:
-    """Return the list that ``text`` was meant to be, as TOML: ``1,2`` is ``[1, 2]``, and ``"a", "b"]`` is ``["a", "b"]``."""
-    inner = text.strip().strip("[]")
-    with suppress(ValueError, RecursionError):  # not TOML, an integer of too many digits, or too deep
-        items = tomllib.loads(f"list = [{inner}]")["list"]
-        if all(isinstance(item, str) or type(item) is kind for item in items):
-            return one_line(json.dumps(items, ensure_ascii=False), 60)
-    parts = [part.strip() for part in inner.split(",") if part.strip()]
-    is_number = kind in (int, float) and all(re.fullmatch(r"[-+]?[\d.]+(?:e[-+]?\d+)?", part) for part in parts)
-    return one_line(f"[{', '.join(part if is_number else json.dumps(part, ensure_ascii=False) for part in parts)}]", 60)
 
 
 def _literals(kind: Any) -> list[str]:

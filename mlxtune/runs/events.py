@@ -8,11 +8,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Mapping
-from functools import cache
 from pathlib import Path
-from types import UnionType
-from typing import Any, Literal, NotRequired, TypedDict, Union, cast, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NotRequired, TypedDict, cast
 
 from mlxtune.core.errors import MachineError
 from mlxtune.core.journal import Journal, Tail
@@ -349,11 +346,6 @@ EventType = Literal[
 ]  # fmt: skip
 
 
-_BASE_KEYS = {"v": (int,), "seq": (int,), "t": (int, float), "type": (str,)}
-
-_MAX_TIME = 1e11  # seconds since the epoch; a date that every platform can show
-
-
 class RunRemoved(MachineError):
     """The run's folder or its event log was deleted while the run was active."""
 
@@ -381,55 +373,19 @@ class EventWriter:
 
 
 class EventReader:
-    """Read a run's events. Each :meth:`read` returns the new ones, oldest first. Lines that are not valid events are skipped."""
+    """Read a run's events. Each :meth:`read` returns the new ones, oldest first."""
 
     def __init__(self, folder: Path) -> None:
         self._tail = Tail(folder / FILE)
 
     def read(self) -> list[Event]:
         """Raise ``InputError`` if another version wrote an event."""
-        records = [record for record in self._tail.read() if isinstance(record.get("v"), int)]
+        records = self._tail.read()
         for record in records[:1]:
-            require_version(record["v"], VERSION, self._tail.path)
-        return cast(list[Event], [record for record in records if _is_event(record)])
+            require_version(record.get("v"), VERSION, self._tail.path)
+        return cast(list[Event], records)
 
 
 def read_all(folder: Path) -> list[Event]:
     """Return all complete events of a run, oldest first."""
     return EventReader(folder).read()
-
-
-def _is_event(record: Mapping[str, Any]) -> bool:
-    """Return whether ``record`` has the fields of an event, and of its type if that is known, with values of the right types."""
-    if not _has_fields(record, _BASE_KEYS, _BASE_KEYS) or not 0 <= record["t"] < _MAX_TIME:
-        return False
-    types, required = _fields().get(record["type"], (_BASE_KEYS, ()))
-    return _has_fields(record, types, required)
-
-
-def _has_fields(record: Mapping[str, Any], types: Mapping[str, tuple[type, ...]], required: Iterable[str]) -> bool:
-    return all(key in record for key in required) and all(
-        isinstance(record[key], allowed) for key, allowed in types.items() if key in record
-    )
-
-
-@cache
-def _fields() -> dict[str, tuple[dict[str, tuple[type, ...]], frozenset[str]]]:
-    """Return the types of each event type's fields, and which of them are required, from the classes above."""
-    result: dict[str, tuple[dict[str, tuple[type, ...]], frozenset[str]]] = {}
-    for one in get_args(Event):
-        hints = get_type_hints(one, include_extras=True)
-        required = frozenset(key for key, hint in hints.items() if get_origin(hint) is not NotRequired)
-        types = {key: _runtime_types(hint) for key, hint in hints.items()}
-        result |= dict.fromkeys(get_args(hints["type"]), (types, required))
-    return result
-
-
-def _runtime_types(hint: Any) -> tuple[type, ...]:
-    """Return the types of the JSON values that a field's type hint allows."""
-    if get_origin(hint) in (Union, UnionType, NotRequired):
-        return tuple(one for part in get_args(hint) for one in _runtime_types(part))
-    if get_origin(hint) is Literal:
-        return (str,)
-    plain = get_origin(hint) or hint
-    return {float: (int, float), tuple: (list,)}.get(plain, (plain,))

@@ -306,7 +306,10 @@ class RunState:
                     one, longest=event["done"], most=event["total"], batch_started=start[0], batch_first=start[1]
                 )
             return
-        done, total = _arm_progress(event)
+        if event["type"] == "arm.progress":
+            done, total = event["done"], event["total"]
+        else:
+            done, total = (event["rows"] if event["type"] == "arm.finished" else 0), event["rows"]
         if one is None or event["type"] == "arm.started" or (one.arm, one.kind) != (event["arm"], kind):  # also if it is resumed
             one = Answering(event["arm"], kind, done, total, now, now)
         else:
@@ -337,12 +340,6 @@ def earlier_adapter_step(summary: Mapping[str, Any]) -> int:
 def _remaining(done: int, total: int, elapsed: float) -> float | None:
     """Return the estimated seconds for the rest, or ``None`` before the first tenth and after the end."""
     return elapsed / done * (total - done) if 10 * done >= total > done and elapsed >= MIN_ELAPSED else None
-
-
-def _arm_progress(event: ArmEvent | ArmProgress) -> tuple[int, int]:
-    if event["type"] == "arm.progress":
-        return event["done"], event["total"]
-    return (event["rows"] if event["type"] == "arm.finished" else 0), event["rows"]
 
 
 def _metrics(metrics: Mapping[str, float | None] | None) -> Metrics:

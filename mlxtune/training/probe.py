@@ -7,6 +7,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import astuple
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from mlxtune.data.checks.check_input import TokenCount
     from mlxtune.models.encoded import Encoded, EncodedPair
     from mlxtune.models.load import LoadedModel
+    from mlxtune.training.objective import TrainingBatch
+    from mlxtune.training.optimizer import Stepper
 
 
 def lengths(recipe: Recipe) -> DatasetLengths:
@@ -94,11 +97,10 @@ def steps(recipe: Recipe, batch: ProbeBatch, progress: Progress) -> StepCost:
 def measure_steps(
     loaded: LoadedModel, recipe: Recipe, batch: ProbeBatch, progress: Progress = lambda what, share: None
 ) -> StepCost:  # fmt: skip
-    """Run two optimizer steps of an adapter for ``loaded`` on rows with the batch's shape, and measure them.
+    """Measure two optimizer steps of an adapter for ``loaded`` on rows with the batch's shape. All times are for one batch.
 
-    All times are for one batch; ``step`` is that of the second step. ``frozen`` is the time spent in the layers below the first adapter, or
-    0.0 if there are none. With ``batch.grouped`` rows, these layers run before the steps, as they do when cached, and ``step`` does
-    not include them.
+    ``step`` is the time of the second one, and ``frozen`` that of the layers below the first adapter, if there are any. With
+    ``batch.grouped`` rows, these layers run before the steps, as they do when cached.
     """
     import mlx.core as mx
 
@@ -127,38 +129,44 @@ def measure_steps(
     (chosen,) = objective.collate(rows, [range(batch.rows)], range(batch.rows))
     update = optimizer.make(recipe.training, recipe.adapter)
     update.init(loaded.model.trainable_parameters())
-    stepper = Stepper(stack, update, objective, clip=recipe.training.clip, compiled=compiled)
+    stepper = partial(Stepper, stack, update, objective, clip=recipe.training.clip)
+    first = stepper(compiled=compiled)
     mx.eval(update.state)
     loaded.model.train()
     rest, loading = mx.get_active_memory(), mx.get_peak_memory()
     mx.reset_peak_memory()
+    batches = min(2, recipe.training.accumulate)
     with tempfile.TemporaryDirectory() as folder:
         cache_type: Any = PairCache if batch.sides else FrozenCache
         frozen = cache_type(stack, rows, batch.prefix, budget=this_machine().limit // CACHE_MEMORY_DIVISOR, folder=Path(folder))
-        frozen_seconds = _seconds(lambda: mx.eval(frozen.outputs(chosen))) if batch.grouped and stack.can_skip_frozen() else 0.0
-
-        def step(stepper: Stepper = stepper) -> None:
-            sums: Any = None
-            for _ in range(batches):
-                sums = stepper.add(chosen.arrays(frozen if frozen_seconds else None), sums)
-                mx.async_eval(sums)
-            mx.eval(stepper.apply(sums[1], objective.weight(chosen.counts)), stepper.results)
-
-        batches = min(2, recipe.training.accumulate)
-        step_seconds = _timed_twice("step", step, progress)
+        skips = stack.can_skip_frozen()
+        frozen_seconds = _seconds(lambda: mx.eval(frozen.outputs(chosen))) if batch.grouped and skips else 0.0
+        step = partial(_step, chosen=chosen, cache=frozen if frozen_seconds else None, batches=batches, weight=objective.weight)
+        step_seconds = _timed_twice("step", lambda: step(first), progress)
         peak = mx.get_peak_memory()
         trace = uncompiled = 0.0
         if compiled:
-            plain = Stepper(stack, update, objective, clip=recipe.training.clip, compiled=False)
+            plain = stepper(compiled=False)
             trace = max(0.0, step_seconds[0] - step_seconds[1])
             uncompiled = min(_timed_twice("uncompiled step", lambda: step(plain), progress))
-        if not frozen_seconds and stack.can_skip_frozen():
+        if not frozen_seconds and skips:
             frozen_seconds = _seconds(lambda: mx.eval(frozen.outputs(chosen)))
         frozen.close()
     return {
         "rest": rest, "loading": loading, "peak": peak, "frozen": frozen_seconds, "step": step_seconds[-1] / batches,
         "trace": trace, "uncompiled": uncompiled / batches,
     }  # fmt: skip
+
+
+def _step(stepper: Stepper, *, chosen: TrainingBatch, cache: Any, batches: int, weight: Callable[[Any], int]) -> None:
+    """Take an optimizer step on as many copies of a batch as the recipe accumulates, two at most."""
+    import mlx.core as mx
+
+    sums: Any = None
+    for _ in range(batches):
+        sums = stepper.add(chosen.arrays(cache), sums)
+        mx.async_eval(sums)
+    mx.eval(stepper.apply(sums[1], weight(chosen.counts)), stepper.results)
 
 
 def _timed_twice(name: str, work: Callable[[], None], progress: Progress) -> list[float]:

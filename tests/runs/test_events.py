@@ -9,7 +9,6 @@ from mlxtune.core.errors import InputError
 from mlxtune.runs import events
 from mlxtune.runs.events import EventWriter
 from mlxtune.runs.registry import Run
-from mlxtune.runs.state import RunState
 
 
 def test_events_have_version_number_time_and_type(tmp_path):
@@ -57,25 +56,6 @@ def test_terminal_events_are_flushed_to_disk(tmp_path, monkeypatch):
     for type in ("heartbeat", "step", "run.started", "checkpoint", *sorted(events.TERMINAL)):
         writer.emit(type)
     assert len(synced) == 2 + len(events.TERMINAL)
-
-
-INVALID = (
-    "{}", '{"seq": 8, "type": "step"}', '{"v": 2, "seq": "8", "t": 0, "type": "heartbeat"}',
-    '{"v": 2, "seq": 8, "t": 1e400, "type": "heartbeat"}', '{"v": 2, "seq": 8, "t": 0, "type": "step", "step": 3}',
-    '{"v": 2, "seq": 8, "t": 0, "type": "warning", "code": "budget_spent", "values": null}', "[]", "null", "{", '{"v": 2, "seq": 8, "t": 0, "type": []}',
-)  # fmt: skip
-
-
-@pytest.mark.parametrize("line", INVALID)
-def test_a_line_that_is_not_a_valid_event_is_skipped(tmp_path, line):
-    writer = EventWriter(tmp_path)
-    writer.emit("warning", code="export_note", values={"note": "one"})
-    with (tmp_path / events.FILE).open("a") as file:
-        file.write(line + "\n")
-    writer.emit("warning", code="export_note", values={"note": "two"})
-    assert [event["values"]["note"] for event in events.read_all(tmp_path)] == ["one", "two"]
-    EventWriter(tmp_path).emit("heartbeat")
-    RunState().apply(events.read_all(tmp_path))
 
 
 def test_unknown_events_are_kept(tmp_path):

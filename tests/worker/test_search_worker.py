@@ -12,7 +12,6 @@ import pytest
 from waiting import kill_worker, wait_until
 
 from mlxtune.core import files
-from mlxtune.core.errors import MachineError
 from mlxtune.evaluation.holdout import ledger
 from mlxtune.recipe import load
 from mlxtune.runs import launch, registry
@@ -26,20 +25,17 @@ from mlxtune.training.start import start_search
 pytestmark = pytest.mark.slow
 
 FAULTY_WORKER = """
-import errno
 import os
-import signal
 import sys
 import weakref
 from mlxtune.models.cpu import blas
 
 blas.preload()
 blas.preload = lambda: None
-from mlxtune.runs import events
 from mlxtune.training import loop, optimizer, stopping
 from mlxtune.training.search import search_worker
 
-set_rate, replace = optimizer.set_rate, os.replace
+set_rate = optimizer.set_rate
 if os.environ.get("FAULT") == "nan":
     optimizer.set_rate = lambda made, rate, adapter: set_rate(made, float("nan") if rate > 0.3 else rate, adapter)
 if os.environ.get("FAULT") == "memory":
@@ -53,12 +49,6 @@ if os.environ.get("FAULT") == "memory":
     loop._TrainingRun._all_reduce = all_reduce
 if os.environ.get("FAULT") == "pressure":
     stopping.MemoryGuard.check = lambda guard: "The machine is running out of memory."
-if os.environ.get("FAULT") == "disk":
-    def full(source, target):
-        if str(target).endswith("03/rung-1/result.json"):
-            raise OSError(errno.ENOSPC, "No space left on device")
-        replace(source, target)
-    os.replace = full
 if os.environ.get("FAULT") == "one model":
     from mlxtune.models import load
     load_model, models = load.load, []
@@ -69,20 +59,8 @@ if os.environ.get("FAULT") == "one model":
         models.append(weakref.ref(loaded.model))
         return loaded
     load.load = load_one
-if os.environ.get("FAULT") == "kill":
-    emit = events.EventWriter.emit
-    def note_and_emit(self, type, **fields):
-        emit(self, type, **fields)
-        if type in ("step", "checkpoint", "trial.scored", "search.decided"):
-            place = f"{self._journal.path.parent.name[:2]} {type} {fields.get('trial', '')} {fields.get('step', fields.get('steps', ''))}"
-            with open("places.txt", "a") as file:
-                file.write(place + "\\n")
-            if place == os.environ["PLACE"]:
-                os.kill(os.getpid(), signal.SIGKILL)
-    events.EventWriter.emit = note_and_emit
 sys.exit(search_worker.main())
 """
-KILLS = 20
 SMALL = ("training.epochs=0", "training.steps=8", "training.save_every=2", "evaluation.regression=", "search.trials=3")
 
 
@@ -181,40 +159,6 @@ def fault(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], N
 
 
 @pytest.mark.exhaustive
-def test_a_killed_search_has_the_same_leaderboard(
-    workspace: Path, fault: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It is killed right after steps, checkpoints, and scores that are spread over all trials."""
-    fault("kill")
-    monkeypatch.chdir(workspace)
-    monkeypatch.setenv("PLACE", "")
-    whole = finish(start(workspace))
-    places = Path("places.txt").read_text().splitlines()
-    different = list(dict.fromkeys(places))
-    chosen = [different[(2 * number + 1) * len(different) // (2 * KILLS)] for number in range(KILLS)]
-    assert len(set(chosen)) == KILLS
-    killed: Run | None = None
-    for place in chosen:
-        monkeypatch.setenv("PLACE", place)
-        killed = launch.resume(killed) if killed else start(workspace)
-        wait_until(lambda run=killed: not is_locked(run.lock), killed)
-        assert killed.status() == "crashed"
-        assert Path("places.txt").read_text().splitlines()[-1] == place
-    monkeypatch.setenv("PLACE", "")
-    assert killed
-    finish(launch.resume(killed))
-    assert results(killed) == results(whole)
-    first, second = (leaderboard.read_leaderboard(run.folder) for run in (whole, killed))
-    assert first
-    assert first.outcome
-    assert second
-    assert second.outcome
-    assert first.entries == second.entries
-    winners = [Run(workspace / "runs" / board.outcome.run) for board in (first, second) if board.outcome]
-    assert weights(winners[0].adapter) == weights(winners[1].adapter)
-
-
-@pytest.mark.exhaustive
 def test_trials_with_nan_or_too_little_memory_fail_alone(workspace: Path, fault: Callable[[str], None]) -> None:
     fault("nan")
     shown = entries(finish(start(workspace, "search.learning_rate=[0.6, 0.9]")))
@@ -235,19 +179,6 @@ def test_other_apps_that_need_the_memory_stop_the_search(workspace: Path, fault:
     search = start(workspace)
     wait_until(lambda: search.state().ended, search)
     assert (search.state().phase, search.state().error) == ("stopped", "The machine is running out of memory.")
-    fault("")
-    finish(launch.resume(search))
-    assert results(search) == results(whole)
-
-
-@pytest.mark.exhaustive
-def test_a_full_disk_stops_the_search_and_loses_nothing(workspace: Path, fault: Callable[[str], None]) -> None:
-    whole = finish(start(workspace))
-    fault("disk")
-    search = start(workspace)
-    wait_until(lambda: search.state().ended, search)
-    assert search.state().phase == "failed"
-    assert search.state().error == "The disk is full, so result.json was not saved."
     fault("")
     finish(launch.resume(search))
     assert results(search) == results(whole)
@@ -307,15 +238,6 @@ def test_a_null_search_announces_no_winner(workspace: Path) -> None:
     assert len({entry.loss for entry in board.entries}) > 1
     assert board.decision.outcome == "no_difference"
     assert board.decision.selected == 1
-
-
-@pytest.mark.exhaustive
-def test_two_searches_at_once(workspace: Path) -> None:
-    first = start(workspace, "training.steps=2000")  # so that it is still running when the second one starts
-    with pytest.raises(MachineError, match=f"This machine is in use by the search {first.id}"):
-        start(workspace)
-    assert len(registry.list_runs(workspace, "search")) == 1
-    kill_worker(first)
 
 
 @pytest.mark.exhaustive

@@ -37,6 +37,9 @@ class PairArrays(BatchArrays):
     mean_length: mx.array
 
 
+_PART_ARRAYS = ("stem_lengths", "stem_positions", "positions", "targets", "target_index", "mask", "reference", "weights")
+
+
 @dataclass(frozen=True)
 class PairPart:
     """The pairs computed by one stream.
@@ -70,19 +73,11 @@ class PairBatch:
 
     def arrays(self, cache: FrozenOutputs | None = None) -> PairArrays:
         """Return the arrays that the objective computes on."""
-        parts = self.parts
-        return {
+        arrays: Any = {name: [getattr(part, name) for part in self.parts] for name in _PART_ARRAYS}
+        return arrays | {
             "prefix": [] if self.prefix is None else [self.prefix],
-            "inputs": [list(part.inputs) for part in parts],
-            "stems": [part.stems for part in parts if part.stems is not None],
-            "stem_lengths": [part.stem_lengths for part in parts],
-            "stem_positions": [part.stem_positions for part in parts],
-            "positions": [part.positions for part in parts],
-            "targets": [part.targets for part in parts],
-            "target_index": [part.target_index for part in parts],
-            "mask": [part.mask for part in parts],
-            "reference": [part.reference for part in parts],
-            "weights": [part.weights for part in parts],
+            "inputs": [list(part.inputs) for part in self.parts],
+            "stems": [part.stems for part in self.parts if part.stems is not None],
             "mean_length": mx.array(self.mean_length),
             "frozen_outputs": cache.outputs(self) if cache else [],
         }

@@ -57,7 +57,7 @@ def decide(board: Board) -> SearchDecision | None:
     others = [trial.number for trial in board.trials if board.last_rung(trial.number) >= 0 and trial.number != best]
     comparisons = [compare_trials(board, number, best, min(rung, board.last_rung(number))) for number in others]
     adjusted = dict(zip(others, holm([item.p for item in comparisons]), strict=True))
-    tied = [number for number in ranking if number == best or _is_tied(board, number, best, rung)]
+    tied = [number for number in ranking if number == best or compare_trials(board, number, best, rung).outcome == "cannot_tell"]
     selected = min(tied, key=lambda number: (board.trial(number).cost, number != INCUMBENT, ranking.index(number)))
     result = board.results[selected, rung]
     size = effective_n(result.passed, board.plan.groups)
@@ -136,7 +136,3 @@ def _noise(board: Board) -> float:
     )
     freedom = (rows - 1) * (len(results) - 1)
     return squares / freedom / rows if freedom else 0.0
-
-
-def _is_tied(board: Board, number: int, best: int, rung: int) -> bool:
-    return compare_trials(board, number, best, rung).outcome == "cannot_tell"

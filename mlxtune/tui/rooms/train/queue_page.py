@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
+from textual.content import Content
 
 from mlxtune.core.files import file_stamp
+from mlxtune.core.text import one_line, plural
 from mlxtune.runs.queue import FILE, Queue, QueueEntry
-from mlxtune.tui.rooms.train import queue_render
+from mlxtune.tui.render.text import Part, cell, fold, key, line, lines
 from mlxtune.tui.widgets.dialog import ChoiceDialog, ChoiceOption
 from mlxtune.tui.widgets.list import ListPanel
 from mlxtune.tui.widgets.page import PageScreen
@@ -19,6 +22,7 @@ from mlxtune.tui.widgets.section import Section
 
 if TYPE_CHECKING:
     from mlxtune.workspace.index import RecipeView
+
 
 _COMMANDS = (
     ChoiceOption("train", "Train", "then evaluate the adapter"),
@@ -76,10 +80,10 @@ class QueuePage(PageScreen):
         entries, running = self.entries, self.queue.is_running
         can_add = bool(self._recipes)
         self.query_one("#queue-list").display = bool(entries)
-        self.query_one("#queue-banner", Panel).update(lambda width, _height: queue_render.banner(entries, running, can_add, width))
+        self.query_one("#queue-banner", Panel).update(lambda width, _height: draw_banner(entries, running, can_add, width))
         commands = self.query_one("#queue-commands", ListPanel)
         commands.set(
-            len(entries), lambda index, width: queue_render.row(entries[index], running, width), on_move=lambda _: self._draw_keys()
+            len(entries), lambda index, width: draw_row(entries[index], running, width), on_move=lambda _: self._draw_keys()
         )
         if self.focused is None and entries:
             commands.focus()
@@ -131,3 +135,42 @@ class QueuePage(PageScreen):
 
     def _remove(self, *numbers: int) -> None:
         self.app.run_job(lambda: self.queue.remove(*numbers), lambda _: self.redraw(), group="queue", exclusive=False)
+
+
+_GLYPHS = {
+    "waiting": ("○", "$faint"), "started": ("●", "bold $primary"), "done": ("✓", "bold $success"), "failed": ("✗", "bold $error"),
+}  # fmt: skip
+_INTERRUPTED = ("‖", "$warning")
+
+
+def draw_banner(entries: Sequence[QueueEntry], running: bool, can_add: bool, width: int) -> Content:
+    """Return how many commands are done and waiting, and whether the queue runs."""
+    if not entries:
+        about = "Runs commands one after another, also while the app is closed."
+        add = line("  ", key("a", "add a command", "screen.add")) if can_add else fold("Add a recipe first.", width)
+        return lines(fold("The queue is empty.", width, style="bold"), fold(about, width), Content(""), add)
+    counts = {status: sum(entry.status == status for entry in entries) for status in _GLYPHS}
+    state: list[Part] = (
+        [("  ● ", "bold $primary"), ("running", "bold")] if running else [("  ■ ", "$muted"), ("not running", "bold")]
+    )
+    facts = f"   {counts['done']} of {len(entries)} done" + (f", {counts['failed']} failed" if counts["failed"] else "")
+    rows = [line(*state, (facts, "$muted")).truncate(max(width, 0), ellipsis=True)]
+    left = counts["waiting"] + counts["started"]
+    if not running and left:
+        verb = "continue with" if counts["started"] else "run"
+        rows.append(line("    ", key("s", f"{verb} {plural(left, 'command')}", "screen.start")))
+    return lines(*rows)
+
+
+def draw_row(entry: QueueEntry, running: bool, width: int) -> Content:
+    """Return a command: its state, number, and text, and its run or the reason why it failed."""
+    interrupted = entry.status == "started" and not running
+    note = "interrupted" if interrupted else one_line(entry.message)
+    parts: list[Part] = [
+        _INTERRUPTED if interrupted else _GLYPHS[entry.status],
+        " ",
+        cell(str(entry.number), 3, "$muted", right=True),
+    ]
+    parts += ["  ", (one_line(entry.text), "bold" if entry.status == "started" else "")]
+    parts += ["   ", (note, "$error" if entry.status == "failed" else "$muted")]
+    return line(*parts).truncate(max(width, 0), ellipsis=True)
