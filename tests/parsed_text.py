@@ -47,7 +47,7 @@ NAMES = {
     "why",
     "wording",
 }
-FACES = {"cli", "tui", "present", "advice"}  # here, plain ``text`` is text for people too
+FACES = {"cli", "tui", "advice"}  # here, plain ``text`` is text for people too
 UNWRAPPED = {"str", "one_line", "repr", "safe_text"}
 SAME_TEXT = {"capitalize", "casefold", "lower", "lstrip", "rstrip", "strip", "upper"}
 WORDS = re.compile(r"[A-Za-z]{2,}[,;:.]? [A-Za-z]{2,}")
@@ -87,7 +87,7 @@ def _pattern_parses(owner: ast.expr, name: str, arguments: list[ast.expr], packa
         return False
     searched = arguments[2] if name == "sub" and len(arguments) > 2 else arguments[1]
     patterns = _literals(arguments[0])
-    escapes = bool(patterns) and not any(re.search(r"(?<!\\)\w{4}", pattern) for pattern in patterns)
+    escapes = patterns and not any(re.search(r"[A-Za-z.]", re.sub(r"\\.", "", pattern)) for pattern in patterns)
     return (_holds_text(searched, package, []) and not escapes) or any(map(_is_worded, patterns))
 
 

@@ -29,7 +29,6 @@ TO_REMOVE: dict[str, list[str]] = {
     "models/template.py": ["lacking == 'its reasoning'"],
     "models/thoughts.py": ["Literal['', 'stop', 'length', 'loop', 'thinking', 'thinking loop']"],
     "tui/app.py": ["self.notice.glyph == '■'", "self.notice.glyph == '●'"],
-    "tui/next_step.py": ["self.glyph == '○'"],
     "tui/rooms/advice/render.py": ["item.glyph == '●'", "item.glyph == '✓'"],
     "tui/rooms/evaluate/render.py": ["text.startswith(start)"],
     "tui/widgets/frame.py": ["self.glyph in ('✓', '·')"],

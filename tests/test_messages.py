@@ -11,6 +11,7 @@ PACKAGE = Path(__file__).parent.parent / "mlxtune"
 
 # Messages and hints of several sentences, by file and first letters. This list may only shrink; it goes when it is empty.
 TO_SHORTEN: dict[str, list[str]] = {
+    "evaluation/evidence.py": ["It is not an evaluation", "The file was changed"],
     "workspace/control.py": ["x has not stopped"],
     "adapters/export/gguf_architectures.py": ["Fuse it for MLX instead: mlxtu"],
     "adapters/export/start.py": ["Fuse it for MLX instead: mlxtu"],
@@ -26,13 +27,10 @@ TO_SHORTEN: dict[str, list[str]] = {
     "data/split.py": ["An evaluation on rows used for"],
     "evaluation/endpoint_answers.py": ["Replies from x to x were lost.", "The other replies are saved. R"],
     "evaluation/endpoints.py": ["The held-out prompts will be s"],
-    "evaluation/evidence.py": ["The file was changed or damage", "It is not an evaluation, or an"],
     "evaluation/judge/endpoint.py": ["Replies are saved. Run again t"],
     "evaluation/judge/paid_calls.py": ["Replies are saved. Check the e"],
     "evaluation/outputs.py": ["The adapter may be corrupt. Tr"],
-    "evaluation/seed_evidence.py": ["The file was changed or damage"],
     "evaluation/signature.py": ["Create it. Each line must have", "It is part of OpenSSH. On Debi"],
-    "evaluation/verify.py": ["An older version of mlxtune wr"],
     "models/bundled/install.py": ["The file was not opened. Try a"],
     "models/generate.py": ["The model produced NaNs. The a"],
     "models/hub.py": ["Corrupt files were deleted. Do", "Search with: mlxtune models --"],

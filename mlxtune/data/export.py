@@ -25,7 +25,7 @@ from mlxtune.core.files import read_json, write_bytes, write_json
 from mlxtune.core.hashing import sha256_file
 from mlxtune.data.readers.formats import CONTENT_FORMATS
 from mlxtune.data.review import journal_path
-from mlxtune.data.rows import Conversation, Message, Preference, Row, Text, Unpaired
+from mlxtune.data.rows import Conversation, Message, Preference, Row, TextRow, Unpaired
 from mlxtune.data.source import Source
 from mlxtune.data.source_files import all_files
 from mlxtune.data.split import SPLIT_NAMES, SplitName, Splits, SplitSettings, record_splits, split
@@ -86,7 +86,7 @@ def export_record(row: Row, to: Target) -> dict[str, Any]:
     match row, to:
         case Conversation(), _:
             return {"messages": _turns(row.messages, to), **_tools(row.tools), **meta}
-        case Text(), "mlx-lm" | "trl":
+        case TextRow(), "mlx-lm" | "trl":
             return {"text": row.text, **meta}
         case Preference(), "trl":
             answers = {"chosen": _answer(row.chosen), "rejected": _answer(row.rejected)}

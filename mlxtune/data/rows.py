@@ -169,7 +169,7 @@ class Conversation(_Row):
 
 
 @dataclass(frozen=True)
-class Text(_Row):
+class TextRow(_Row):
     """Plain text. Every token except the first is a training target."""
 
     text: str
@@ -236,12 +236,12 @@ class Unpaired(_Row):
 
 
 PromptRow = Conversation | Preference | Unpaired  # rows with a prompt
-Row = PromptRow | Text
+Row = PromptRow | TextRow
 
 
 def shared_system_prompt(rows: Iterable[Row]) -> str:
     """Return the system prompt that all ``rows`` begin with, or an empty string if they have none or several."""
-    first_turns = [None if isinstance(row, Text) or not row.prompt else row.prompt[0] for row in rows]
+    first_turns = [None if isinstance(row, TextRow) or not row.prompt else row.prompt[0] for row in rows]
     prompts = {turn.content if turn and turn.role == "system" else "" for turn in first_turns}
     return prompts.pop() if len(prompts) == 1 else ""
 

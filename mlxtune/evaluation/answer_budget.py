@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from mlxtune.data.rows import Row, Text
+from mlxtune.data.rows import Row, TextRow
 from mlxtune.recipe import AUTO, EvaluationSection
 
 FACTOR = 2  # times the longest reference answer
@@ -38,7 +38,7 @@ def answer_budget(
     """Return the budget for answers like the references of ``rows``, the training and validation rows."""
     if section.max_tokens != AUTO:
         return AnswerBudget(section.max_tokens)
-    references = {row.reference for row in rows if not isinstance(row, Text)}
+    references = {row.reference for row in rows if not isinstance(row, TextRow)}
     longest = max((count_tokens(text) for text in references if text), default=0)
     limit = auto_limit(longest, room)
     return AnswerBudget(limit, longest, room if limit < auto_limit(longest) else None)

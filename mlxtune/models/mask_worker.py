@@ -11,7 +11,7 @@ from pathlib import Path
 from mlxtune.core.child_process import Request, serve
 from mlxtune.core.errors import DataError
 from mlxtune.data.readers.formats import parse
-from mlxtune.data.rows import Conversation, Location, Message, Preference, Row, Text, Unpaired, assistant_message
+from mlxtune.data.rows import Conversation, Location, Message, Preference, Row, TextRow, Unpaired, assistant_message
 from mlxtune.models.answer_span import AnswerSpan
 from mlxtune.models.control_tokens import Span
 from mlxtune.models.resolve import resolve
@@ -29,7 +29,7 @@ def mask(template: ChatTemplate, row: Row, max_tokens: int) -> TrainingMask:
     Raises ``DataError`` for a row that cannot be encoded.
     """
     match row:
-        case Text():
+        case TextRow():
             (encoded,) = template.encode(row, _NO_LIMIT)
             tokens, spans = template.control.encode_with_spans(row.text)
             tokens, spans = _aligned(encoded.tokens.tolist(), tokens, spans, len(row.text))

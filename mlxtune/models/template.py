@@ -21,7 +21,7 @@ from mlx_lm.utils import load_tokenizer
 from mlxtune.core.errors import DataError, TemplateError, TooLongError
 from mlxtune.core.text import one_line
 from mlxtune.data.readers.formats import BREAK
-from mlxtune.data.rows import REASONING, Conversation, Location, Message, Preference, Row, Text, Unpaired, assistant_message
+from mlxtune.data.rows import REASONING, Conversation, Location, Message, Preference, Row, TextRow, Unpaired, assistant_message
 from mlxtune.data.template_notes import TemplateNote
 from mlxtune.models.answer_span import AnswerSpan, EndlessAnswerError, OpenThoughtError, RewrittenAnswerError, locate_answer
 from mlxtune.models.content_proof import missing_in_answer, missing_in_text, notes
@@ -185,7 +185,7 @@ class ChatTemplate:
         """
         if isinstance(row, Conversation):
             encoded = self._conversation(row)
-        elif isinstance(row, Text):
+        elif isinstance(row, TextRow):
             encoded = [self._text(row)]
         else:
             raise _preference_row_error(row)
@@ -266,7 +266,7 @@ class ChatTemplate:
         prompt, better, worse = (np.array(part, np.int32) for part in (first.tokens[: first.start], chosen[:room], rejected[:room]))
         return EncodedPair(row.id, row.location, prompt, better, worse, (len(chosen), len(rejected)), notes=notes)
 
-    def _text(self, row: Text) -> Encoded:
+    def _text(self, row: TextRow) -> Encoded:
         tokens = self.tokenizer.encode(row.text)
         if tokens[:2] == [self.tokenizer.bos_token_id] * 2:  # the text begins with the token that the tokenizer adds
             tokens = tokens[1:]

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from mlxtune.core.errors import DataError, TemplateError, TooLongError
 from mlxtune.core.text import plural
-from mlxtune.data.rows import Location, Row, Text
+from mlxtune.data.rows import Location, Row, TextRow
 from mlxtune.data.template_notes import TemplateNote
 from mlxtune.models.encoded import Encoded, EncodedPair
 from mlxtune.models.template import ChatTemplate
@@ -39,7 +39,7 @@ def encode(template: ChatTemplate, rows: Sequence[Row], recipe: Recipe) -> Encod
 
     Raise a ``DataError`` that lists up to ``MAX_LISTED`` unusable rows, or ``TemplateError`` if no row can be trained with the template.
     """
-    if any(not isinstance(row, Text) for row in rows):
+    if any(not isinstance(row, TextRow) for row in rows):
         template.check_trainable()
     window = recipe.data.max_tokens
     encoded: list[Any] = []

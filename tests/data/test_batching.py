@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from mlxtune.data import batching, samples
-from mlxtune.data.rows import Conversation, Location, Message, Row, Text
+from mlxtune.data.rows import Conversation, Location, Message, Row, TextRow
 from mlxtune.data.source import read_file
 from mlxtune.models.load import LoadedModel
 from mlxtune.models.template import ChatTemplate
@@ -27,7 +27,7 @@ def rows_of(name: str) -> list[Row]:
         pytest.skip(f"{file} is missing")
     records = [json.loads(line) for line in file.read_text().splitlines() if line.strip()]
     if name == "wikisql":
-        return [Text(Location(file, index), {}, record["text"]) for index, record in enumerate(records)]
+        return [TextRow(Location(file, index), {}, record["text"]) for index, record in enumerate(records)]
     return [
         Conversation(Location(file, index), {}, (Message("user", record["question"]), Message("assistant", record["answer"])))
         for index, record in enumerate(records)

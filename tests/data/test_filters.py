@@ -12,7 +12,7 @@ from mlxtune.core.errors import InputError
 from mlxtune.data.checks.registry import CHECKS, check_filter_name, check_named
 from mlxtune.data.filters import parse
 from mlxtune.data.review import Decision, apply_decision
-from mlxtune.data.rows import Conversation, Location, Message, Preference, Row, Text, row_text
+from mlxtune.data.rows import Conversation, Location, Message, Preference, Row, TextRow, row_text
 
 LOCATION = Location(Path("d.jsonl"), 1)
 
@@ -115,7 +115,7 @@ def test_unknown_token_counts_match_no_token_filter():
 def test_row_text_is_all_text_of_a_row():
     pair = Preference(LOCATION, {}, (Message("system", "be kind"), Message("user", "q")), "yes", "no")
     assert row_text(pair) == "be kind\nq\nyes\nno"
-    assert row_text(Text(LOCATION, {}, "plain")) == "plain"
+    assert row_text(TextRow(LOCATION, {}, "plain")) == "plain"
 
 
 def test_edited_and_undecided_are_statuses():
@@ -136,14 +136,14 @@ def test_any_text_is_a_filter_or_an_input_error(text):
 
 @given(st.text(st.characters(exclude_characters='"', exclude_categories=["Cs"]), min_size=1, max_size=6))
 def test_quoted_text_matches_anywhere(text):
-    row = Text(LOCATION, {}, f"before {text} after")
+    row = TextRow(LOCATION, {}, f"before {text} after")
     assert parse(f'"{text}"')(_loaded_row(row))
 
 
 def test_an_edited_row_matches_its_new_text_and_both_ids():
-    row = Text(LOCATION, {}, "before")
+    row = TextRow(LOCATION, {}, "before")
     edited = _loaded_row(row, record={"text": "after"}, tags=("new",))
     assert parse("after tag:new")(edited)
     assert not parse("before")(edited)
     assert parse(f"id:{row.id}")(edited)
-    assert parse(f"id:{Text(LOCATION, {}, 'after').id}")(edited)
+    assert parse(f"id:{TextRow(LOCATION, {}, 'after').id}")(edited)

@@ -13,7 +13,7 @@ from mlxtune.core.errors import DataError
 from mlxtune.data.export import export_record, native_record
 from mlxtune.data.readers.columns import guess_mapping, mapping_option
 from mlxtune.data.readers.formats import FORMATS, KEYS, detect, parse, parse_mapping
-from mlxtune.data.rows import REASONING, Conversation, Location, Message, Preference, RowError, Text, Unpaired
+from mlxtune.data.rows import REASONING, Conversation, Location, Message, Preference, RowError, TextRow, Unpaired
 from mlxtune.recipe.load import dump
 from mlxtune.recipe.load import parse as parse_recipe
 from mlxtune.recipe.schema import DataSection
@@ -86,7 +86,7 @@ def test_a_completion_becomes_a_conversation(prompt, completion):
 
 
 def test_text_is_kept_unchanged():
-    assert parse({"text": " a\nb ", "id": 3}, LOCATION) == Text(LOCATION, {"id": 3}, " a\nb ")
+    assert parse({"text": " a\nb ", "id": 3}, LOCATION) == TextRow(LOCATION, {"id": 3}, " a\nb ")
 
 
 def test_alpaca_instruction_and_input_are_joined():
@@ -193,7 +193,7 @@ def test_a_transcript_is_a_conversation():
     assert parse({"prompt": "\n\nHuman: q\n\nAssistant:", "completion": " a"}, LOCATION) == Conversation(LOCATION, {}, (Q, A))
     labeled = {"prompt": "\n\nHuman: q\n\nAssistant:", "completion": " a", "label": False}
     assert parse(labeled, LOCATION) == Unpaired(LOCATION, {}, (Q,), "a", False)
-    assert parse({"text": transcript}, LOCATION, "text") == Text(LOCATION, {}, transcript)
+    assert parse({"text": transcript}, LOCATION, "text") == TextRow(LOCATION, {}, transcript)
 
 
 # format detection
@@ -225,7 +225,9 @@ def test_each_format_is_detected_and_recorded(format):
 def test_an_explicit_format_is_not_detected(format):
     with pytest.raises(DataError, match="line 4"):
         parse({"nothing": 1}, LOCATION, format)
-    assert parse({"text": "t", "messages": [USER, ANSWER]}, LOCATION, "text") == Text(LOCATION, {"messages": [USER, ANSWER]}, "t")
+    assert parse({"text": "t", "messages": [USER, ANSWER]}, LOCATION, "text") == TextRow(
+        LOCATION, {"messages": [USER, ANSWER]}, "t"
+    )
 
 
 def test_the_hash_does_not_depend_on_the_format():
@@ -355,7 +357,7 @@ def test_a_bad_row_is_refused_with_location_reason_and_hint(record, words):
 
 
 def test_an_escaped_backslash_before_u0000_is_not_nul():
-    assert isinstance(parse({"text": "\\u0000"}, LOCATION), Text)
+    assert isinstance(parse({"text": "\\u0000"}, LOCATION), TextRow)
 
 
 def test_question_and_answer_columns_get_a_mapping_hint():
@@ -492,7 +494,7 @@ def test_a_map_reaches_nested_columns() -> None:
     assert (row.messages, row.format) == ((Q, A), "alpaca")
     with pytest.raises(RowError, match=r"no column instances\[1\].output"):
         parse(record, LOCATION, mapping={"output": "instances[1].output"})
-    assert parse({"a.b": "x"}, LOCATION, mapping={"text": "a.b"}) == Text(LOCATION, {}, "x")
+    assert parse({"a.b": "x"}, LOCATION, mapping={"text": "a.b"}) == TextRow(LOCATION, {}, "x")
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from mlxtune.data.access import index, spans
 from mlxtune.data.access.index import FileLayout
 from mlxtune.data.access.records import RecordFile, open_records
 from mlxtune.data.readers.row_format import InvalidRecord
-from mlxtune.data.rows import Conversation, Location, Preference, RowError, Text
+from mlxtune.data.rows import Conversation, Location, Preference, RowError, TextRow
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 GOOD = '{"text": "é %d"}'
@@ -31,7 +31,7 @@ def _file(folder: Path, data: bytes | str, name: str = "d.jsonl") -> Path:
 
 
 def _texts(file: RecordFile) -> list[str]:
-    return [row.text if isinstance(row, Text) else str(row) for row in file]
+    return [row.text if isinstance(row, TextRow) else str(row) for row in file]
 
 
 # records
@@ -41,7 +41,7 @@ def test_records_are_read_by_index(tmp_path):
     path = _file(tmp_path, "\n".join([GOOD % 0, "", "{", GOOD % 3]))
     with open_records(path) as file:
         assert len(file) == 3
-        assert file.row(2) == file.record(2) == Text(Location(path, 4), {}, "é 3", format="text")
+        assert file.row(2) == file.record(2) == TextRow(Location(path, 4), {}, "é 3", format="text")
         assert [file.location(index).line for index in range(3)] == [1, 3, 4]
         refused = file.record(1)
         assert isinstance(refused, RowError)
@@ -203,7 +203,7 @@ def test_array_elements_have_line_and_number(tmp_path):
 def test_a_damaged_array_keeps_its_good_elements(tmp_path, text, good, bad):
     with open_records(_file(tmp_path, text, "d.json")) as file:
         records = list(file)
-    assert [row.text for row in records if isinstance(row, Text)] == good
+    assert [row.text for row in records if isinstance(row, TextRow)] == good
     reasons = [row for row in records if isinstance(row, RowError)]
     assert len(reasons) == len(bad)
     assert all(words in row.reason and row.hint for row, words in zip(reasons, bad, strict=True))
@@ -232,7 +232,7 @@ def test_broken_csv_records_do_not_affect_others(tmp_path):
     path = _file(tmp_path, 'text,n\na,1\nb\n"c"d,3\n,\n5" e,5\n\xff,6\n"f,7\n'.encode("latin-1"), "d.csv")
     with open_records(path) as file:
         records = list(file)
-    assert [row.text for row in records if isinstance(row, Text)] == ["a", '5" e']
+    assert [row.text for row in records if isinstance(row, TextRow)] == ["a", '5" e']
     refused = {row.location.line: row.reason for row in records if isinstance(row, RowError)}
     assert list(refused) == [3, 4, 5, 7, 8]
     assert "the row has 1 field, but the header has 2" in refused[3]
@@ -332,7 +332,7 @@ def test_an_unwritable_home_is_ignored(indexed):
 def test_a_file_changed_while_open_raises_an_error(tmp_path, change):
     path = _file(tmp_path, "\n".join(GOOD % index for index in range(2000)))
     with open_records(path) as file:
-        assert isinstance(file.record(1999), Text)
+        assert isinstance(file.record(1999), TextRow)
         change(path)
         record = file.record(1999)
         assert isinstance(record, DataError)

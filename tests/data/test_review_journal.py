@@ -23,7 +23,7 @@ from mlxtune.core.errors import DataError, InputError, MachineError
 from mlxtune.data import review
 from mlxtune.data.readers.formats import parse
 from mlxtune.data.review import Decision, ReviewSession, ReviewState, apply_decision, apply_events, with_keys
-from mlxtune.data.rows import Conversation, Location, Preference, Row, Text
+from mlxtune.data.rows import Conversation, Location, Preference, Row, TextRow
 from mlxtune.data.source import read_file, read_source
 
 HERE = Path("shop.jsonl")
@@ -486,7 +486,7 @@ def test_the_source_is_never_written(tmp_path):
     source.write_text('{"text": "one"}\n')
     before = source.stat()
     with ReviewSession(source) as session:
-        session.decide("edit", with_keys([Text(Location(source, 1), {}, "one")]), record={"text": "two"})
+        session.decide("edit", with_keys([TextRow(Location(source, 1), {}, "one")]), record={"text": "two"})
     after = source.stat()
     assert (source.read_text(), before.st_mtime_ns, before.st_ino) == ('{"text": "one"}\n', after.st_mtime_ns, after.st_ino)
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mlxtune.data.rows import Conversation, Location, Message, Preference, RowError, Text, Unpaired, shared_system_prompt
+from mlxtune.data.rows import Conversation, Location, Message, Preference, RowError, TextRow, Unpaired, shared_system_prompt
 
 LOCATION, OTHER_LOCATION = Location(Path("/a/x.jsonl"), 3), Location(Path("/b/y.jsonl"), 9)
 TURNS = (Message("system", "s"), Message("user", "q"), Message("assistant", "a"))
@@ -35,12 +35,12 @@ def test_a_shared_system_prompt_is_in_every_row():
     assert shared_system_prompt(rows) == "s"
     assert shared_system_prompt([*rows, Conversation(LOCATION, {}, TURNS[1:])]) == ""
     assert shared_system_prompt([*rows, Conversation(LOCATION, {}, (Message("system", "t"), *TURNS[1:]))]) == ""
-    assert shared_system_prompt([*rows, Text(LOCATION, {}, "q")]) == ""
+    assert shared_system_prompt([*rows, TextRow(LOCATION, {}, "q")]) == ""
     assert shared_system_prompt([]) == ""
 
 
 def test_rows_of_different_kinds_have_different_hashes():
-    assert Text(LOCATION, {}, "q").hash != Conversation(LOCATION, {}, TURNS).hash
+    assert TextRow(LOCATION, {}, "q").hash != Conversation(LOCATION, {}, TURNS).hash
     assert Preference(LOCATION, {}, TURNS[:2], "a", "b").hash != Preference(LOCATION, {}, TURNS[:2], "b", "a").hash
 
 
@@ -60,8 +60,8 @@ def test_a_row_error_has_location_reason_and_hint():
 
 
 def test_the_hash_does_not_depend_on_the_format():
-    assert Text(LOCATION, {}, "q", format="text") == Text(LOCATION, {}, "q")
-    assert Text(LOCATION, {}, "q", format="text").hash == Text(LOCATION, {}, "q").hash
+    assert TextRow(LOCATION, {}, "q", format="text") == TextRow(LOCATION, {}, "q")
+    assert TextRow(LOCATION, {}, "q", format="text").hash == TextRow(LOCATION, {}, "q").hash
 
 
 def test_the_hash_depends_on_label_and_tools():

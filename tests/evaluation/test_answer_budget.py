@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mlxtune.core.errors import RecipeError
-from mlxtune.data.rows import Conversation, Location, Message, Preference, Row, Text, Unpaired
+from mlxtune.data.rows import Conversation, Location, Message, Preference, Row, TextRow, Unpaired
 from mlxtune.evaluation.answer_budget import AnswerBudget, answer_budget
 from mlxtune.recipe import EvaluationSection, parse
 
@@ -37,7 +37,7 @@ def test_good_answers_of_every_kind_of_row_count() -> None:
         Preference(PLACE, {}, QUESTION, _words(30), _words(500)),  # the rejected answer is no reference
         Unpaired(PLACE, {}, QUESTION, _words(40), True),
         Unpaired(PLACE, {}, QUESTION, _words(500), False),
-        Text(PLACE, {}, _words(500)),
+        TextRow(PLACE, {}, _words(500)),
     ]
     assert _budget(*rows).longest_reference == 40
     assert _budget(rows[2], rows[3]).max_tokens == 256

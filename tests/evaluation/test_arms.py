@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mlxtune.core.errors import InputError, RecipeError
-from mlxtune.data.rows import Conversation, Location, Message, Preference, Text
+from mlxtune.data.rows import Conversation, Location, Message, Preference, TextRow
 from mlxtune.evaluation import arms as module
 from mlxtune.evaluation.arms import Arm, build_arms
 from mlxtune.recipe import Recipe, dump, parse
@@ -105,7 +105,7 @@ def test_shots_depend_on_seed_not_row_order() -> None:
 
 def test_too_few_training_rows_for_shots_are_refused() -> None:
     with pytest.raises(InputError, match=r"needs 3 examples, but there are only 2 training rows"):
-        module.sample_shots([*TRAIN[:2], Text(PLACE, {}, "words")], 3, 7)
+        module.sample_shots([*TRAIN[:2], TextRow(PLACE, {}, "words")], 3, 7)
 
 
 @pytest.mark.parametrize(

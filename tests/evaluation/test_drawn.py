@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mlxtune.core.errors import DataError
-from mlxtune.data.rows import Conversation, Location, Message, Preference, Text
+from mlxtune.data.rows import Conversation, Location, Message, Preference, TextRow
 from mlxtune.data.split import prompt_rows, sample_rows
 from mlxtune.evaluation.answers import Answer, without_pairs
 from mlxtune.evaluation.scorers import Score
@@ -41,9 +41,9 @@ def test_zero_or_too_large_size_means_all_rows() -> None:
 
 def test_only_rows_with_prompt_are_evaluated() -> None:
     pair = Preference(ROWS[0].location, {}, (Message("user", "Where?"),), "here", "there")
-    assert prompt_rows([Text(ROWS[0].location, {}, "words"), pair, *ROWS]) == [pair, *ROWS]
+    assert prompt_rows([TextRow(ROWS[0].location, {}, "words"), pair, *ROWS]) == [pair, *ROWS]
     with pytest.raises(DataError, match="no held-out conversations"):
-        prompt_rows([Text(ROWS[0].location, {}, "words")])
+        prompt_rows([TextRow(ROWS[0].location, {}, "words")])
 
 
 def test_preferences_are_dropped_with_their_likelihoods() -> None:

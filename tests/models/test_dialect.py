@@ -12,7 +12,7 @@ from tiny_model import CHATML, write_tokenizer
 
 from mlxtune.core.errors import TemplateError
 from mlxtune.data.readers.formats import parse
-from mlxtune.data.rows import Conversation, Location, Text
+from mlxtune.data.rows import Conversation, Location, TextRow
 from mlxtune.data.template_notes import TemplateNote
 from mlxtune.models.template import ChatTemplate, TemplateSettings
 
@@ -296,6 +296,6 @@ def test_text_that_begins_with_the_bos_token_gets_no_second_one(tmp_path: Path) 
     settings = (tmp_path / "tokenizer_config.json").read_text()
     (tmp_path / "tokenizer_config.json").write_text(settings.replace('"eos_token"', '"bos_token": "<s>", "eos_token"'))
     chat = ChatTemplate(load_tokenizer(tmp_path))
-    tokens = [chat.encode(Text(LOCATION, {}, text), 100)[0].tokens.tolist() for text in ("abc", "<s>abc", "abc<|im_end|>")]
+    tokens = [chat.encode(TextRow(LOCATION, {}, text), 100)[0].tokens.tolist() for text in ("abc", "<s>abc", "abc<|im_end|>")]
     assert tokens[0] == tokens[1] == tokens[2]
     assert tokens[0].count(bos) == 1

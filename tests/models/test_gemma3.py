@@ -9,7 +9,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from mlxtune.data.rows import Conversation, Location, Message, Text
+from mlxtune.data.rows import Conversation, Location, Message, TextRow
 from mlxtune.models.head import plain_logp, split_head
 from mlxtune.models.likelihood import negative_log_likelihoods
 from mlxtune.models.load import LoadedModel, load
@@ -59,7 +59,7 @@ def test_a_shared_prefix_longer_than_the_window_equals_a_full_forward_pass(gemma
 
 def test_text_and_completion_rows_train_what_they_say(gemma3: LoadedModel) -> None:
     template = ChatTemplate(gemma3.tokenizer)
-    (text,) = template.encode(Text(PLACE, {}, "A text\nof two lines."), 64)
+    (text,) = template.encode(TextRow(PLACE, {}, "A text\nof two lines."), 64)
     assert gemma3.tokenizer.decode(text.tokens) == "<bos>A text\nof two lines.<eos>"
     assert np.flatnonzero(~text.trained).tolist() == [0]
     messages = (Message("system", "Be brief."), Message("user", "Where is it?"), Message("assistant", "Near."))

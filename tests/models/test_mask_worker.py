@@ -10,7 +10,7 @@ from test_template import EXPECTED, REWRITES, TURNS
 from tiny_model import CHATML, write_tokenizer
 
 from mlxtune.core.errors import TemplateError
-from mlxtune.data.rows import Conversation, Location, Message, Preference, Row, Text, Unpaired
+from mlxtune.data.rows import Conversation, Location, Message, Preference, Row, TextRow, Unpaired
 from mlxtune.models.mask_worker import mask
 from mlxtune.models.template import ChatTemplate
 from mlxtune.planning.masks import TrainingMask, TurnTokens
@@ -74,7 +74,7 @@ def test_tokens_beyond_the_window_do_not_train(tmp_path: Path) -> None:
     [
         (Preference(LOCATION, {}, (Message("user", "Hi"),), "good", "worse"), [0, 5, 6]),
         (Unpaired(LOCATION, {}, (Message("system", "Be kind."), Message("user", "Hi")), "good", False), [0, 0, 5]),
-        (Text(LOCATION, {}, "Once"), [4]),
+        (TextRow(LOCATION, {}, "Once"), [4]),
     ],
 )
 def test_parts_of_pairs_answers_and_texts(tmp_path: Path, row: Row, trained: list[int]) -> None:

@@ -9,7 +9,7 @@ from mlx_lm.utils import load_tokenizer
 from tiny_model import CHATML, write_tokenizer
 
 from mlxtune.core.errors import DataError, TemplateError
-from mlxtune.data.rows import Conversation, Location, Message, Preference, Text
+from mlxtune.data.rows import Conversation, Location, Message, Preference, TextRow
 from mlxtune.data.template_notes import TemplateNote
 from mlxtune.models.encoded import common_prefix
 from mlxtune.models.template import ChatTemplate, TemplateSettings
@@ -169,7 +169,7 @@ def test_a_prompt_that_fills_the_window_is_refused_and_a_long_answer_is_truncate
 
 def test_text_trains_from_its_second_token_to_its_stop(tmp_path: Path) -> None:
     chat = template(tmp_path, CHATML, "<|im_end|>")
-    (encoded,) = chat.encode(Text(Location(Path("a"), 1), {}, "abc"), 100)
+    (encoded,) = chat.encode(TextRow(Location(Path("a"), 1), {}, "abc"), 100)
     assert encoded.trained.tolist() == [False, True, True, True]
     assert encoded.tokens[-1] == chat.tokenizer.eos_token_id
 

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from mlxtune.data.rows import Location, Message, Preference, Text
+from mlxtune.data.rows import Location, Message, Preference, TextRow
 from mlxtune.evaluation.contract import Contract
 from mlxtune.models.thoughts import GeneratedAnswer
 from mlxtune.recipe import EvaluationSection
@@ -65,5 +65,5 @@ def test_rows_without_prompt_are_skipped_and_no_contract_means_no_scores(monkeyp
     sample, events = sampler(monkeypatch, ["one"] * 8, ["two"] * 8)
     assert (sample(0), sample(5)) == (False, False)
     assert {event["outcome"] for event in events} == {"ended"}
-    sample.rows = [Text(Location("text", 1), {}, "nothing to ask")]
+    sample.rows = [TextRow(Location("text", 1), {}, "nothing to ask")]
     assert not sample(6)

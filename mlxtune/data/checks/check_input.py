@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from mlxtune.data.rows import REASONING, Conversation, Message, Preference, Row, Text, Unpaired
+from mlxtune.data.rows import REASONING, Conversation, Message, Preference, Row, TextRow, Unpaired
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,12 +75,12 @@ def target_text(row: Row) -> str:
         return row.reference
     if isinstance(row, Preference):
         return f"{row.chosen}\n{row.rejected}"
-    return row.text if isinstance(row, Text) else row.completion
+    return row.text if isinstance(row, TextRow) else row.completion
 
 
 def text_parts(row: Row) -> Iterator[TextPart]:
     """Yield every text in ``row``, including empty ones, in conversation order."""
-    if isinstance(row, Text):
+    if isinstance(row, TextRow):
         yield TextPart("text", "text", row.text, trains=True)
         return
     turns = row.messages if isinstance(row, Conversation) else row.prompt
@@ -97,7 +97,7 @@ def text_parts(row: Row) -> Iterator[TextPart]:
 
 def _inner_parts(row: Row) -> Iterator[TextPart]:
     """Yield the reasoning and the texts in the tool-call arguments of each turn."""
-    turns = () if isinstance(row, Text) else row.messages if isinstance(row, Conversation) else row.prompt
+    turns = () if isinstance(row, TextRow) else row.messages if isinstance(row, Conversation) else row.prompt
     found: list[tuple[str, str, str]] = []
 
     def collect(name: str, text: str, role: str) -> str:
@@ -148,7 +148,7 @@ def rewrite_texts(row: Row, rewrite: Callable[[str, str], str]) -> Row:
         )
 
     match row:
-        case Text():
+        case TextRow():
             return replace(row, text=rewrite("text", row.text))
         case Conversation():
             return replace(row, messages=turns(row.messages))

@@ -17,7 +17,7 @@ from mlxtune.data.checks.base import BY_HAND, Check, CheckFamily, Finding
 from mlxtune.data.checks.check_input import target_text
 from mlxtune.data.checks.corpus import Corpus
 from mlxtune.data.checks.pairs import normalize_answer
-from mlxtune.data.rows import Preference, Row, Text, Unpaired
+from mlxtune.data.rows import Preference, Row, TextRow, Unpaired
 
 family = CheckFamily()
 _CONFLICT = family.register(
@@ -57,7 +57,7 @@ def conflicts(corpus: Corpus) -> Iterator[Finding]:
 
 def contradict(one: Row, two: Row) -> bool:
     """Return whether two rows with the same prompt cannot both be right."""
-    if type(one) is not type(two) or isinstance(one, Text):
+    if type(one) is not type(two) or isinstance(one, TextRow):
         return False
     if isinstance(one, Preference) and isinstance(two, Preference):
         sides = [(normalize_answer(row.chosen), normalize_answer(row.rejected)) for row in (one, two)]

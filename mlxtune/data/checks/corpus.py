@@ -15,7 +15,7 @@ import numpy as np
 
 from mlxtune.data.checks.check_input import CheckInput
 from mlxtune.data.duplicates import Pair, components, fold, near_duplicate_links
-from mlxtune.data.rows import Preference, Row, Text, prompt_text
+from mlxtune.data.rows import Preference, Row, TextRow, prompt_text
 
 MAX_VALUES = 40  # a metadata key or answer field with more distinct values is not a tag
 BOILERPLATE_ROWS = 3  # a sentence or line that this many rows share does not distinguish them
@@ -123,7 +123,7 @@ def passages(text: str) -> list[str]:
 
 def _context_hash(row: Row) -> int:
     """Return a hash of everything that the model sees before the answer, ignoring case and whitespace."""
-    prompt: Any = row.text if isinstance(row, Text) else [[turn.as_dict() for turn in row.prompt], row.tools]
+    prompt: Any = row.text if isinstance(row, TextRow) else [[turn.as_dict() for turn in row.prompt], row.tools]
     text = " ".join(json.dumps(prompt, ensure_ascii=False).casefold().split())
     return int.from_bytes(hashlib.blake2b(text.encode(errors="replace"), digest_size=7).digest())
 

@@ -13,7 +13,7 @@ from mlxtune.data.checks.check_input import target_text
 from mlxtune.data.checks.corpus import Corpus, passages
 from mlxtune.data.checks.pairs import normalize_answer
 from mlxtune.data.duplicates import THRESHOLD, Pair, jaccard
-from mlxtune.data.rows import Row, Text, Unpaired, prompt_text
+from mlxtune.data.rows import Row, TextRow, Unpaired, prompt_text
 
 family = CheckFamily()
 _LEAK = family.register(
@@ -120,7 +120,7 @@ def _nearly_same(one: Row, two: Row) -> bool:
     """Return whether two rows with near-duplicate prompts also have nearly the same answer and mention the same names."""
     if type(one) is not type(two) or (isinstance(one, Unpaired) and isinstance(two, Unpaired) and one.label != two.label):
         return False
-    if not isinstance(one, Text) and not _is_same_answer(target_text(one), target_text(two)):
+    if not isinstance(one, TextRow) and not _is_same_answer(target_text(one), target_text(two)):
         return False
     names = [set(_NAME.findall(prompt_text(row))) for row in (one, two)]
     return names[0] <= names[1] or names[1] <= names[0]  # otherwise, each row has a name that the other lacks

@@ -34,7 +34,7 @@ from mlxtune.data.readers.preference import OPENAI_PREFERENCE, PREFERENCE
 from mlxtune.data.readers.row_format import InvalidRecord, Record, RowFormat
 from mlxtune.data.readers.text import TEXT
 from mlxtune.data.readers.transcript import TRANSCRIPT
-from mlxtune.data.rows import Conversation, Location, Preference, Row, RowError, Text, Unpaired
+from mlxtune.data.rows import Conversation, Location, Preference, Row, RowError, TextRow, Unpaired
 
 # In the order of detection: the first format that matches a record reads it.
 FORMATS: dict[str, RowFormat] = {
@@ -43,7 +43,7 @@ FORMATS: dict[str, RowFormat] = {
 }  # fmt: skip
 KEYS = tuple(dict.fromkeys(key for one in FORMATS.values() for key in (*one.keys, "meta")))  # keys that a mapping can name
 # The format of ``Row.content`` for each kind of row
-CONTENT_FORMATS: dict[type[Row], str] = {Conversation: "chat", Text: "text", Preference: "preference", Unpaired: "unpaired"}
+CONTENT_FORMATS: dict[type[Row], str] = {Conversation: "chat", TextRow: "text", Preference: "preference", Unpaired: "unpaired"}
 
 NO_MAPPING: Mapping[str, str] = MappingProxyType({})
 _ENCODE = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode

@@ -8,7 +8,7 @@ from dataclasses import replace
 from mlxtune.core.errors import DataError
 from mlxtune.core.files import read_text, user_path
 from mlxtune.core.text import one_line
-from mlxtune.data.rows import Conversation, Message, Row, Text
+from mlxtune.data.rows import Conversation, Message, Row, TextRow
 from mlxtune.data.transforms.transform import ArgumentScanner, PipelineRow, Rewrite, Verb
 
 Turns = tuple[Message, ...]
@@ -16,12 +16,12 @@ Turns = tuple[Message, ...]
 
 def _turns(row: Row) -> Turns:
     """Return the turns of a conversation, or of another row's prompt."""
-    return () if isinstance(row, Text) else row.messages if isinstance(row, Conversation) else row.prompt
+    return () if isinstance(row, TextRow) else row.messages if isinstance(row, Conversation) else row.prompt
 
 
 def _with_turns(row: Row, turns: Turns) -> Row:
     match row:
-        case Text():
+        case TextRow():
             return row
         case Conversation():
             return replace(row, messages=turns)
@@ -54,7 +54,7 @@ def _read_text(scanner: ArgumentScanner, name: str) -> str:
 
 def _change_system(row: Row, action: str, text: str) -> Row:
     turns = _turns(row)
-    if isinstance(row, Text):
+    if isinstance(row, TextRow):
         return row
     old = turns[0].content if turns and turns[0].is_system else None
     rest = turns if old is None else turns[1:]
