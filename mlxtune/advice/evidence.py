@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
+from mlxtune.advice.next_step import sample_name
 from mlxtune.advice.rules import Fact
-from mlxtune.advice.sample_name import sample_name
 from mlxtune.core.errors import DataError, InputError
 from mlxtune.core.files import read_json
 from mlxtune.core.hashing import sha256_json
@@ -15,9 +15,9 @@ from mlxtune.data.rows import Preference
 from mlxtune.evaluation.arms import BASE, GRAMMAR, KSHOT, PROMPT, TUNED
 from mlxtune.evaluation.comparability import contract_hash
 from mlxtune.evaluation.history import Evaluation, evaluations
+from mlxtune.evaluation.report import Rate
 from mlxtune.evaluation.scorers import CONTRACT
 from mlxtune.evaluation.scorers.preference import PREFERENCE
-from mlxtune.evaluation.scorers.registry import metric_label
 from mlxtune.evaluation.statistics.power import detectable_gain
 from mlxtune.recipe import Recipe
 
@@ -30,36 +30,16 @@ ARMS = {
     "tuned": TUNED,
 }  # keyed by the fact that holds the arm's rate
 _METRICS = frozenset({CONTRACT, "exact", "fields", "number", PREFERENCE})  # that the interview knows
-_SENTENCE_NAMES = {
-    BASE: "The base alone", PROMPT: "Your prompt alone", KSHOT: "Prompting with a few examples", GRAMMAR: "A grammar alone",
-}  # fmt: skip
 
-
-@dataclass(frozen=True)
-class ArmEvidence:
-    """One arm: ``hits`` of ``total`` held-out rows, the 95% Wilson interval, and the evaluation that measured it (``by``)."""
-
-    arm: str
-    hits: int
-    total: int
-    low: float
-    high: float
-    by: str
-
-    @property
-    def percent(self) -> float:
-        return round(100 * self.hits / self.total, 1)
+Measured = tuple[Rate, str]
+"""An arm's rate on held-out rows, and the ID of the evaluation that measured it."""
 
 
 @dataclass(frozen=True)
 class AdviceEvidence:
-    """Everything known about a recipe. Unknown values are ``None``.
+    """Everything known about a recipe. Unknown values are ``None``."""
 
-    ``recipe`` is its name in commands. ``arms`` maps metric and arm to the arm's rate. ``passed`` lists the ignored evaluations
-    with the reasons.
-    """
-
-    recipe: str = ""
+    recipe: str = ""  # its name in commands
     rows: int | None = None
     groups: int | None = None
     tier: str | None = None
@@ -68,24 +48,28 @@ class AdviceEvidence:
     contract: bool | None = None
     prompted: bool | None = None
     parameters: int | None = None
-    arms: dict[str, dict[str, ArmEvidence]] = field(default_factory=dict)
-    passed: tuple[str, ...] = ()
+    arms: Mapping[str, Mapping[str, Measured]] = field(default_factory=dict)  # by metric and arm
+    ignored: tuple[str, ...] = ()  # the IDs of evaluations by another contract
+    split_error: str = ""  # why no rows are held out
 
-    def arms_by_metric(self, metric: Fact) -> dict[str, ArmEvidence]:
+    def arms_by_metric(self, metric: Fact) -> Mapping[str, Measured]:
         """Return each arm's rate on ``metric``, or on the whole contract if no evaluation has that metric."""
         return self.arms.get(str(metric)) or self.arms.get(CONTRACT, {})
 
-    def best(self, metric: Fact) -> ArmEvidence | None:
+    def best(self, metric: Fact) -> str | None:
         """Return the best arm without training. If arms are tied, return the one with the shortest prompt."""
         arms = self.arms_by_metric(metric)
-        untrained = [arms[arm] for arm in (BASE, PROMPT, KSHOT, GRAMMAR) if arm in arms]
-        return max(untrained, key=lambda arm: arm.percent, default=None)
+        return max(
+            (arm for arm in (BASE, PROMPT, KSHOT, GRAMMAR) if arm in arms), key=lambda arm: _percent(arms[arm]), default=None
+        )
 
     def facts(self, metric: Fact, target: float) -> dict[str, Fact]:
         """Return the facts used by the rules. Rates on ``metric`` are percentages."""
-        arms, best = self.arms_by_metric(metric), self.best(metric)
+        arms = self.arms_by_metric(metric)
+        name = self.best(metric)
+        best = _percent(arms[name]) if name else None
         gain = detectable_gain(self.held_out) if self.held_out else None
-        rates: dict[str, Fact] = {name: arms[arm].percent if arm in arms else None for name, arm in ARMS.items()}
+        rates: dict[str, Fact] = {fact: _percent(arms[arm]) if arm in arms else None for fact, arm in ARMS.items()}
         return rates | {
             "rows": self.rows,
             "groups": self.groups,
@@ -97,24 +81,20 @@ class AdviceEvidence:
             "prompted": None if self.prompted is None else "yes" if self.prompted else "no",
             "size": None if self.parameters is None else round(self.parameters / 1e9, 2),
             "evaluated": frozenset(self.arms) & _METRICS or None,
-            "best": best.percent if best else None,
-            "gap": round(target - best.percent, 1) if best else None,
-        }
-
-    def text_values(self, metric: Fact) -> dict[str, str]:
-        """Return additional values for the rules' texts."""
-        best, tuned = self.best(metric), self.arms_by_metric(metric).get(TUNED)
-        return {
-            "best_arm": best.arm if best else "",
-            "best_name": _SENTENCE_NAMES[best.arm] if best else "",
-            "best_report": f"evals/{best.by}/report.md" if best else "",
-            "measured_rate": metric_label(str(metric) if str(metric) in self.arms else CONTRACT),
-            "tuned_report": f"evals/{tuned.by}/report.md" if tuned else "",
-            "recipe": self.recipe or "RECIPE",
+            "best": best,
+            "gap": None if best is None else round(target - best, 1),
         }
 
     def as_json(self) -> dict[str, object]:
-        return asdict(self)
+        arms = {
+            metric: {arm: {**asdict(rate), "evaluation": id} for arm, (rate, id) in rates.items()}
+            for metric, rates in self.arms.items()
+        }
+        return {**asdict(replace(self, arms={})), "arms": arms}
+
+
+def _percent(measured: Measured) -> float:
+    return round(100 * measured[0].share, 1)
 
 
 def collect(workspace: Path, recipe: Recipe, name: str = "", parameters: int | None = None) -> AdviceEvidence:
@@ -128,13 +108,14 @@ def collect(workspace: Path, recipe: Recipe, name: str = "", parameters: int | N
     rows = source.rows
     groups = len(set(group_labels(rows, [prompt_hash(row) for row in rows], recipe.data.group_by)))
     arms, ignored = _arms(workspace, recipe)
+    held_out, split_error = None, ""
     try:
         held_out = len(split(source, recipe.data).test)
     except DataError as error:  # too few rows for a held-out split
-        held_out, ignored = None, (*ignored, f"No held-out rows: {error.message}")
+        split_error = error.message
     return AdviceEvidence(
         name, len(rows), groups, tier(groups), sum(isinstance(row, Preference) for row in rows), held_out, recipe.has_contract,
-        bool(recipe.evaluation.prompt.strip()), parameters, arms, ignored,
+        bool(recipe.evaluation.prompt.strip()), parameters, arms, ignored, split_error,
     )  # fmt: skip
 
 
@@ -168,9 +149,9 @@ def sample_recipe(recipe: Recipe) -> Recipe:
     return replace(recipe, name=sample_name(recipe.name), evaluation=section)
 
 
-def _arms(workspace: Path, recipe: Recipe) -> tuple[dict[str, dict[str, ArmEvidence]], tuple[str, ...]]:
-    """Return the newest rate per metric and arm from comparable evaluations of ``recipe``, and messages about ignored ones."""
-    arms: dict[str, dict[str, ArmEvidence]] = {}
+def _arms(workspace: Path, recipe: Recipe) -> tuple[dict[str, dict[str, Measured]], tuple[str, ...]]:
+    """Return the newest rate per metric and arm from comparable evaluations of ``recipe``, and the IDs of the others."""
+    arms: dict[str, dict[str, Measured]] = {}
     ignored = []
     contract, schema = contract_hash(recipe), sha256_json(read_json(recipe.schema_file)) if recipe.schema_file else ""
     for evaluation in _of_base(workspace, recipe):
@@ -178,12 +159,11 @@ def _arms(workspace: Path, recipe: Recipe) -> tuple[dict[str, dict[str, ArmEvide
         if evaluation.name not in (recipe.name, sample_name(recipe.name)):
             continue
         if facts.get("contract", contract) != contract or facts.get("schema", schema) != schema:
-            ignored.append(f"Ignored {id}: the contract has changed since then.")
+            ignored.append(id)
             continue
         for arm in evaluation.report.arms:
             for rate in arm.rates:
-                evidence = ArmEvidence(arm.name, rate.hits, rate.total, rate.low, rate.high, id)
-                arms.setdefault(rate.metric, {}).setdefault(arm.name, evidence)
+                arms.setdefault(rate.metric, {}).setdefault(arm.name, (rate, id))
     return arms, tuple(ignored)
 
 

@@ -11,7 +11,6 @@ from enum import StrEnum, auto
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mlxtune.advice.sample_name import is_sample
 from mlxtune.data.check_cache import CheckOutcome
 from mlxtune.workspace.index import RecipeView, RunView, Snapshot
 
@@ -66,6 +65,15 @@ class StepCode(StrEnum):
     CHANGE_SETTING = auto()
     SEARCH = auto()
     TRAIN_AGAIN = auto()
+    # After an interview
+    DEFINE_METRIC = auto()
+    MEASURE = auto()
+    MEASURE_METRIC = auto()  # name: the metric
+    WRITE_PROMPT = auto()
+    ADD_PROMPTS = auto()
+    EVALUATE_LARGER_BASE = auto()
+    SET_UP_RETRIEVAL = auto()
+    RETRIEVE_THEN_TRAIN = auto()
 
 
 @dataclass(frozen=True)
@@ -253,3 +261,16 @@ def _failed_evaluation(evals: Sequence[RunView]) -> RunView | None:
 def base_measured(view: RunView) -> bool:
     """Return whether the base has answered every row in an evaluation."""
     return view.status == "finished" or any(arm == "base" and done >= rows for arm, (done, rows) in view.state.arms.items())
+
+
+_SAMPLE = "-advice"  # ends the names of the evaluations of a sample of rows, which the advice starts
+
+
+def sample_name(name: str) -> str:
+    """Return the name of the evaluation of a sample for the recipe ``name``."""
+    return f"{name[: 64 - len(_SAMPLE)]}{_SAMPLE}"
+
+
+def is_sample(name: str) -> bool:
+    """Whether an evaluation with this name is a sample, and therefore not a baseline."""
+    return name.endswith(_SAMPLE)

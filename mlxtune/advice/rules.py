@@ -9,15 +9,16 @@ from functools import cache
 from importlib.resources import files
 from typing import Any, Literal
 
+from mlxtune.advice.next_step import StepCode
 from mlxtune.core.errors import InputError
 from mlxtune.core.text import suggest
 
-Verdict = Literal["prompt first", "rag", "fine-tune", "both", "not yet"]
+Verdict = Literal["prompt_first", "rag", "fine-tune", "both", "not_yet"]
 Kind = Literal["one", "some", "number"]
 Fact = str | float | frozenset[str] | None  # a value, a set of values, or unknown
 Facts = Mapping[str, Fact]
 
-VERDICTS: tuple[Verdict, ...] = ("prompt first", "rag", "fine-tune", "both", "not yet")
+VERDICTS: tuple[Verdict, ...] = ("prompt_first", "rag", "fine-tune", "both", "not_yet")
 _SET_OPERATORS = ("has", "lacks", "only")
 _NUMBER_OPERATORS = ("below", "from")
 _UNARY_OPERATORS = ("known", "unknown")
@@ -87,8 +88,7 @@ class Condition:
 class AdviceRule:
     """A rule that holds if all conditions in ``when`` hold and, if ``any`` is not empty, at least one condition in ``any`` holds.
 
-    ``points`` is the alternative that a right or wrong rule supports. ``verdict`` is a gate's verdict, or the verdict that a next
-    step belongs to.
+    ``points`` is the alternative that a right or wrong rule supports. ``verdict`` and ``next`` are a gate's verdict and next step.
     """
 
     section: str
@@ -97,7 +97,7 @@ class AdviceRule:
     any: tuple[Condition, ...]
     text: str
     changes: str = ""
-    next: str = ""
+    next: StepCode | None = None
     source: str = ""
     points: str = ""
     verdict: str = ""
@@ -123,7 +123,7 @@ class Tradeoff:
 
 @dataclass(frozen=True)
 class Rules:
-    """All rules in file order, which is the order in which gates, methods and next steps are tried."""
+    """All rules in file order, which is the order in which gates and methods are tried."""
 
     facts: Mapping[str, FactInfo]
     questions: tuple[InterviewQuestion, ...]
@@ -134,7 +134,6 @@ class Rules:
     cautions: tuple[AdviceRule, ...]
     methods: tuple[AdviceRule, ...]
     contradictions: tuple[AdviceRule, ...]
-    steps: tuple[AdviceRule, ...]
 
 
 @cache
@@ -158,7 +157,7 @@ def read_rules(text: str) -> Rules:
     )
     return Rules(
         facts, questions, tradeoffs, section("right"), section("wrong"), section("gate"), section("caution"), section("method"),
-        section("contradiction"), section("next"),
+        section("contradiction"),
     )  # fmt: skip
 
 
@@ -193,9 +192,8 @@ def _rule(
     if verdict not in ("", *VERDICTS) or points not in ("", "rag", "fine-tune"):
         raise InputError(f"{where}: there is no verdict named “{verdict or points}”.")
     text = entry.get("why") or entry.get("text") or ""
-    return AdviceRule(
-        section, key, when, any_, text, entry.get("changes", ""), entry.get("next", ""), entry.get("source", ""), points, verdict
-    )
+    step = StepCode(entry["next"]) if "next" in entry else None
+    return AdviceRule(section, key, when, any_, text, entry.get("changes", ""), step, entry.get("source", ""), points, verdict)
 
 
 def _condition(text: str, where: str, facts: Mapping[str, FactInfo], answers: Mapping[str, InterviewQuestion]) -> Condition:

@@ -6,57 +6,51 @@ the reasons for it, and its verdict says what to do first, unless retrieval is n
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-from mlxtune.advice.evidence import ARMS, AdviceEvidence
+from mlxtune.advice.evidence import AdviceEvidence
 from mlxtune.advice.interview import InterviewAnswers
-from mlxtune.advice.rules import AdviceRule, Fact, FactInfo, Facts, Rules, Verdict, rules
-from mlxtune.core.text import plural
-
-_METHODS = {"sft": "SFT", "dpo": "DPO", "sft then dpo": "SFT, then DPO"}
-_ORIGINS = {"answer": "your answer", "workspace": "found in the workspace", "measured": "measured"}
-
-
-@dataclass(frozen=True)
-class Reason:
-    """A rule that holds, with its text and the facts behind it.
-
-    ``side`` is the rule's section: right, wrong, gate or caution. ``source`` is the literature.
-    """
-
-    rule: str
-    side: str
-    text: str
-    because: tuple[str, ...]
-    source: str
-
-
-@dataclass(frozen=True)
-class TradeoffRow:
-    """One of the nine questions. ``points`` is rag or fine-tune, or empty if the question does not apply."""
-
-    key: str
-    ask: str
-    points: str
-    rag: str
-    tuned: str
-    source: str
+from mlxtune.advice.next_step import NextStep, StepCode
+from mlxtune.advice.rules import AdviceRule, Fact, Rules, Verdict, rules
+from mlxtune.evaluation.arms import TUNED
 
 
 @dataclass(frozen=True)
 class Advice:
-    """The verdict, a sentence that explains it, and its reasons. ``method`` is empty if nothing should be trained."""
+    """The verdict, and the rules that hold."""
 
     verdict: Verdict
-    method: str
-    sentence: str
-    reasons: tuple[Reason, ...]
-    contradictions: tuple[str, ...]
-    changes: tuple[str, ...]
-    next: str
-    table: tuple[TradeoffRow, ...]
-    measured: tuple[str, ...]
+    method: AdviceRule | None  # if something should be trained
+    gate: AdviceRule | None  # which blocks training
+    reasons: tuple[AdviceRule, ...]
+    contradictions: tuple[AdviceRule, ...]
+    points: Mapping[str, str]  # rag, fine-tune, or empty, by the key of the tradeoff
+    next: NextStep
+    facts: Mapping[str, Fact]  # that the rules compared
+
+    @property
+    def gate_decides(self) -> bool:
+        return self.gate is not None and self.gate.verdict == self.verdict
+
+    def as_json(self) -> dict[str, Any]:
+        def shown(value: Fact) -> object:
+            return sorted(value) if isinstance(value, frozenset) else value
+
+        reasons = [
+            {
+                "rule": rule.key,
+                "side": rule.section,
+                "because": {name: shown(self.facts.get(name)) for name in rule.because(self.facts)},
+            }
+            for rule in self.reasons
+        ]
+        return {
+            "verdict": self.verdict, "method": self.method.key if self.method else "", "reasons": reasons, "next": self.next.code,
+            "contradictions": [rule.key for rule in self.contradictions], "points": dict(self.points),
+        }  # fmt: skip
 
 
 def give_advice(answers: InterviewAnswers, evidence: AdviceEvidence, by: Rules | None = None) -> Advice:
@@ -65,38 +59,25 @@ def give_advice(answers: InterviewAnswers, evidence: AdviceEvidence, by: Rules |
     target, metric = answers.values["target"], answers.values["metric"]
     assert isinstance(target, int | float)
     facts: dict[str, Fact] = {**answers.values, **evidence.facts(metric, target)}
-    values = {name: _shown(facts.get(name), info, unit=False) or "?" for name, info in by.facts.items()}
-    values |= evidence.text_values(metric)
 
-    def holding(section: Sequence[AdviceRule]) -> list[AdviceRule]:
-        return [rule for rule in section if rule.holds(facts)]
-
-    def text(template: str) -> str:
-        return template.format_map(values)
+    def holding(section: Sequence[AdviceRule]) -> tuple[AdviceRule, ...]:
+        return tuple(rule for rule in section if rule.holds(facts))
 
     right, wrong, gates = holding(by.right), holding(by.wrong), holding(by.gates)[:1]
     gate = gates[0] if gates else None
     verdict = _verdict(right, wrong, gate)
-    method = holding(by.methods)[0] if verdict in ("fine-tune", "both") else None
     gate_decides = gate is not None and verdict == gate.verdict
-    reasons = [*gates, *wrong, *right] if gate_decides else [*wrong, *right, *gates]
-    reasons = [*holding(by.cautions), *reasons]  # they may contradict what follows
-    step = gate if gate and gate_decides and gate.next else next(rule for rule in holding(by.steps) if rule.verdict == verdict)
+    ordered = (*gates, *wrong, *right) if gate_decides else (*wrong, *right, *gates)
+    step = gate.next if gate and gate_decides and gate.next else _next(verdict, facts)
     return Advice(
-        verdict,
-        method.key if method else "",
-        _sentence(verdict, text(gate.text) if gate else "", method.key if method else "", text(method.text) if method else ""),
-        tuple(_reason(rule, text(rule.text), facts, by) for rule in reasons),
-        tuple(text(rule.text) for rule in holding(by.contradictions)),
-        tuple(dict.fromkeys(text(rule.changes) for rule in reasons if rule.changes)),
-        text(step.next or step.text),
-        tuple(
-            TradeoffRow(
-                row.rule.key, row.ask, row.rule.points if row.rule.holds(facts) else "", row.rag, row.tuned, row.rule.source
-            )
-            for row in by.tradeoffs
-        ),
-        tuple(_measured(evidence, metric)),
+        verdict=verdict,
+        method=holding(by.methods)[0] if verdict in ("fine-tune", "both") else None,
+        gate=gate,
+        reasons=(*holding(by.cautions), *ordered),  # cautions may contradict what follows
+        contradictions=holding(by.contradictions),
+        points={row.rule.key: row.rule.points if row.rule.holds(facts) else "" for row in by.tradeoffs},
+        next=_with_arguments(step, evidence, metric),
+        facts=facts,
     )
 
 
@@ -105,50 +86,29 @@ def _verdict(right: Sequence[AdviceRule], wrong: Sequence[AdviceRule], gate: Adv
         return "both" if right and not gate else "rag"
     if gate:
         return gate.verdict  # type: ignore[return-value]
-    return "fine-tune" if right else "prompt first"
+    return "fine-tune" if right else "prompt_first"
 
 
-def _sentence(verdict: Verdict, gate: str, method: str, why: str) -> str:
+def _next(verdict: Verdict, facts: Mapping[str, Fact]) -> StepCode:
+    """Return the next step if no gate has one."""
     match verdict:
-        case "fine-tune":
-            return f"Fine-tune the model with {_METHODS[method]}. {why}"
-        case "both":
-            return f"Use retrieval for the facts, and fine-tune how they are presented, with {_METHODS[method]}. {why}"
         case "rag":
-            later = f" Training can wait: {gate[:1].lower()}{gate[1:]}" if gate else ""
-            return f"Use retrieval, not training: the model lacks knowledge.{later}"
-    return gate or "Start with a prompt: none of your answers requires training or retrieval."
+            return StepCode.SET_UP_RETRIEVAL
+        case "both":
+            return StepCode.RETRIEVE_THEN_TRAIN
+        case "fine-tune" if facts["rows"] is None:
+            return StepCode.WRITE_RECIPE
+        case "fine-tune":
+            return StepCode.READ_ROWS if facts["tuned"] is not None else StepCode.TRAIN
+        case "prompt_first":
+            return StepCode.WRITE_PROMPT
+    return StepCode.MEASURE
 
 
-def _reason(rule: AdviceRule, text: str, facts: Facts, by: Rules) -> Reason:
-    """Return the reason for a rule, with facts such as ``calls per month: 20,000 (your answer)``."""
-    defaults = {question.key: question.default for question in by.questions if question.default is not None}
-
-    def stated(name: str) -> str:
-        info, value = by.facts[name], facts.get(name)
-        if value is None:
-            return f"{info.label}: {'not measured' if info.origin == 'measured' else 'unknown'}"
-        origin = "the default" if value == defaults.get(name, "") else _ORIGINS[info.origin]
-        return f"{info.label}: {_shown(value, info)} ({origin})"
-
-    return Reason(rule.key, rule.section, text, tuple(map(stated, rule.because(facts))), rule.source)
-
-
-def _shown(value: Fact, info: FactInfo, *, unit: bool = True) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, frozenset):
-        return ", ".join(sorted(value)) or "nothing"
-    text = f"{value:,.10g}" if isinstance(value, int | float) else value
-    if not unit or not info.unit:
-        return text
-    return f"{text}%" if info.unit == "%" else f"{text} {info.unit}"
-
-
-def _measured(evidence: AdviceEvidence, metric: Fact) -> list[str]:
-    """Return the rate, interval and evaluation of each evaluated arm."""
-    arms = evidence.arms_by_metric(metric)
-    return [
-        f"{arm.arm}: {arm.percent:g}% of {plural(arm.total, 'row')} ({100 * arm.low:.0f}–{100 * arm.high:.0f}), from {arm.by}"
-        for arm in (arms[name] for name in ARMS.values() if name in arms)
-    ]
+def _with_arguments(code: StepCode, evidence: AdviceEvidence, metric: Fact) -> NextStep:
+    """Return a step about the recipe and, if it is about rows, the evaluation of the adapter or else of the best arm."""
+    arms, best = evidence.arms_by_metric(metric), evidence.best(metric)
+    measured = arms.get(TUNED) or (arms[best] if best else None)
+    run = measured[1] if code == StepCode.READ_ROWS and measured else ""
+    name = "FILE" if code == StepCode.WRITE_RECIPE else str(metric)
+    return NextStep(code, run, Path(evidence.recipe) if evidence.recipe else None, name)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import re
 import sys
-import textwrap
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,20 +12,15 @@ from mlxtune.advice import evidence, interview
 from mlxtune.advice.evidence import SAMPLE_ROWS, AdviceEvidence
 from mlxtune.advice.interview import InterviewAnswers
 from mlxtune.advice.rules import InterviewQuestion, rules
-from mlxtune.advice.verdict import Advice, give_advice
+from mlxtune.advice.verdict import give_advice
 from mlxtune.cli.evaluate import measure
 from mlxtune.cli.options import Json, Overrides
-from mlxtune.cli.output import Cell, err, info, out, show, show_json, styled
-from mlxtune.cli.tables import print_columns, print_heading, print_section
+from mlxtune.cli.output import err, info, out, show, show_json, styled
 from mlxtune.core.errors import InputError
-from mlxtune.core.text import one_line
 from mlxtune.models import catalog
+from mlxtune.present.advice import advice_document
+from mlxtune.present.terminal import print_document, print_heading
 from mlxtune.recipe import Recipe, load
-
-_MARKS: dict[str, Cell] = {
-    "right": ("✓ ", "success"), "wrong": ("→ ", "primary"), "gate": ("■ ", "bold warning"), "caution": ("! ", "warning"),
-}  # fmt: skip
-_POINTS = {"rag": "retrieve", "fine-tune": "fine-tune", "": "·"}
 
 
 def advise(
@@ -63,43 +55,9 @@ def advise(
         known = _evidence(loaded, recipe)
     advice = give_advice(given, known)
     if json:
-        show_json({"advice": asdict(advice), "answers": given.as_json(), "evidence": known.as_json()})
+        show_json({"advice": advice.as_json(), "answers": given.as_json(), "evidence": known.as_json()})
     else:
-        _print_advice(advice, known)
-
-
-def _print_advice(advice: Advice, known: AdviceEvidence) -> None:
-    print_heading(out, "Advice", known.recipe or "based on the answers alone")
-    _paragraph(advice.sentence, ("▌ ", "primary"), "bold")
-    if advice.measured:
-        print_section("Measured", "held-out rows, 95% Wilson intervals")
-        for text in advice.measured:
-            _paragraph(text, ("· ", "muted"))
-    print_section("Why")
-    for reason in advice.reasons:
-        _paragraph(reason.text, _MARKS[reason.side])
-        _paragraph("; ".join(reason.because), "  ", "muted")
-    if advice.contradictions:
-        print_section("Contradictions")
-        for text in advice.contradictions:
-            _paragraph(text, ("✗ ", "bold error"))
-    print_section("RAG or fine-tuning", "nine questions; a dot marks a question that does not apply")
-    rows: list[list[Cell]] = []
-    for row in advice.table:
-        style = "primary" if row.points else "muted"
-        rows.append([(row.ask, "" if row.points else "muted"), (_POINTS[row.points], style)])
-    print_columns(rows)
-    if advice.changes:
-        print_section("What would change this")
-        for text in advice.changes:
-            _paragraph(text, ("· ", "muted"))
-    for text in known.passed:
-        _paragraph(text, ("○ ", "muted"), "muted")
-    show("")
-    prose, *commands = re.split(r"(?:(?<=: )|, then )(?=mlxtune )", advice.next)
-    _paragraph(prose, ("Next  ", "bold primary"))
-    for command in commands:
-        show(" " * 8, (command, "primary"))
+        print_document(advice_document(advice, known), out)
 
 
 def _evidence(recipe: Recipe | None, path: Path | None) -> AdviceEvidence:
@@ -178,11 +136,3 @@ def _questions() -> None:
         show("  ", (question.key, "bold primary"), "  ", question.ask, f"  ({note}{default})")
         for name, meaning in question.options.items():
             show("      ", (f"{name:13}", ""), (meaning, "muted"))
-
-
-def _paragraph(text: str, mark: Cell = "", style: str = "") -> None:
-    """Print ``text``, wrapped and indented after ``mark``."""
-    lead = mark if isinstance(mark, str) else mark[0]
-    width = max(40, min(out.width, 100)) - 2 - len(lead)
-    for number, part in enumerate(textwrap.wrap(one_line(text), width, break_on_hyphens=False) or [""]):
-        show("  ", mark if not number else " " * len(lead), (part, style))

@@ -86,6 +86,22 @@ _WORDS: dict[StepCode, _Words] = {
     _C.CHANGE_SETTING: _Words("Change one setting and train again", "app.plan", "change a setting", "mlxtune plan {recipe}"),
     _C.SEARCH: _Words("Search for better settings", "app.train", "search settings", "mlxtune search {recipe}"),
     _C.TRAIN_AGAIN: _Words("Train again", "home.new", "train again", "mlxtune train {recipe}"),
+    _C.DEFINE_METRIC: _Words("Define a good answer under [evaluation]", "app.plan", "edit the recipe", "mlxtune advise {recipe}"),
+    _C.MEASURE: _Words("Measure the base, your prompt, and examples", "advice.measure", "measure", "mlxtune advise {recipe} --measure"),
+    _C.MEASURE_METRIC: _Words("Measure {name}, or choose another metric", "app.evaluate", "evaluate it", "mlxtune eval {recipe}"),
+    _C.WRITE_PROMPT: _Words(
+        "Write your best prompt (evaluation.prompt)", "advice.measure", "measure it", "mlxtune advise {recipe} --measure"
+    ),
+    _C.ADD_PROMPTS: _Words("Write rows with new prompts", "app.data", "see the rows", "mlxtune data check {recipe}"),
+    _C.EVALUATE_LARGER_BASE: _Words(
+        "Evaluate a larger base first", "app.evaluate", "evaluate it", "mlxtune eval {recipe} --set model.base=ID"
+    ),
+    _C.SET_UP_RETRIEVAL: _Words(
+        "Add retrieved passages to the prompts", "app.advice", "see the reasons", "mlxtune score OUTPUTS.jsonl --recipe {recipe}"
+    ),
+    _C.RETRIEVE_THEN_TRAIN: _Words(
+        "Set up retrieval, then train on prompts with passages", "app.train", "train", "mlxtune train {recipe}"
+    ),
 }  # fmt: skip
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from mlxtune.advice.next_step import base_measured, is_recipe_of
-from mlxtune.advice.sample_name import is_sample
+from mlxtune.advice.next_step import base_measured, is_recipe_of, is_sample
 from mlxtune.core.text import duration, one_line, plural
 from mlxtune.present.labels import percent, word
 from mlxtune.present.run import STATUS_LABELS, answering_text

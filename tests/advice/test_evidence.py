@@ -11,9 +11,9 @@ import pytest
 from evaluation_files import BAD, GOOD, write_evaluation
 from scipy.stats import binomtest
 
-from mlxtune.advice.evidence import AdviceEvidence, ArmEvidence, collect, seconds_per_answer
-from mlxtune.advice.sample_name import is_sample, sample_name
-from mlxtune.evaluation.report import FILE
+from mlxtune.advice.evidence import AdviceEvidence, collect, seconds_per_answer
+from mlxtune.advice.next_step import is_sample, sample_name
+from mlxtune.evaluation.report import FILE, Rate
 from mlxtune.recipe import load
 
 QUESTIONS = (
@@ -73,7 +73,7 @@ def test_too_few_rows_for_holdout_is_not_an_error(tmp_path: Path) -> None:
     write(tmp_path, *QUESTIONS[:2])
     evidence = shop(tmp_path)
     assert (evidence.groups, evidence.held_out) == (2, None)
-    assert "No held-out rows: " in evidence.passed[0]
+    assert evidence.split_error
 
 
 def test_pairs_are_counted(tmp_path: Path) -> None:
@@ -84,13 +84,13 @@ def test_pairs_are_counted(tmp_path: Path) -> None:
 def test_each_arm_has_rate_and_source_evaluation(tmp_path: Path) -> None:
     folder = write_evaluation(tmp_path, base=[BAD, GOOD, BAD, BAD], **{"base+prompt": [GOOD, GOOD, BAD, GOOD]})
     evidence = shop(tmp_path)
-    arm = evidence.arms["contract"]["base+prompt"]
+    rate, by = evidence.arms["contract"]["base+prompt"]
     interval = binomtest(3, 4).proportion_ci(method="wilson")
-    assert (arm.hits, arm.total, arm.percent, arm.by) == (3, 4, 75.0, folder.name)
-    assert (arm.low, arm.high) == pytest.approx((interval.low, interval.high), abs=1e-9)
+    assert (rate.hits, rate.total, by) == (3, 4, folder.name)
+    assert (rate.low, rate.high) == pytest.approx((interval.low, interval.high), abs=1e-9)
     facts = evidence.facts("contract", 90)
     assert (facts["base"], facts["prompt"], facts["kshot"], facts["best"], facts["gap"]) == (25.0, 75.0, None, 75.0, 15.0)
-    assert evidence.text_values("contract")["best_name"] == "Your prompt alone"
+    assert evidence.best("contract") == "base+prompt"
 
 
 def test_newest_evaluation_of_arm_wins_including_samples(tmp_path: Path) -> None:
@@ -101,8 +101,8 @@ def test_newest_evaluation_of_arm_wins_including_samples(tmp_path: Path) -> None
     for rate in report["arms"][0]["rates"]:
         rate["hits"] = 4
     (newer / FILE).write_text(json.dumps(report))
-    arm = shop(tmp_path).arms["contract"]["base"]
-    assert (arm.hits, arm.by) == (4, newer.name)
+    rate, by = shop(tmp_path).arms["contract"]["base"]
+    assert (rate.hits, by) == (4, newer.name)
 
 
 @pytest.mark.parametrize("facts", [{"name": "another"}, {"base": "another"}])
@@ -110,8 +110,8 @@ def test_evaluations_of_other_recipes_or_bases_are_ignored(tmp_path: Path, facts
     folder = write_evaluation(tmp_path, base=[BAD, GOOD, BAD, BAD])
     changed(folder, "20261125-0900-another", **facts)
     evidence = shop(tmp_path)
-    assert evidence.arms["contract"]["base"].by == folder.name
-    assert evidence.passed == ()
+    assert evidence.arms["contract"]["base"][1] == folder.name
+    assert evidence.ignored == ()
 
 
 def test_evaluation_with_other_contract_is_skipped_and_named(tmp_path: Path) -> None:
@@ -119,7 +119,7 @@ def test_evaluation_with_other_contract_is_skipped_and_named(tmp_path: Path) -> 
     (tmp_path / "schema.json").write_text('{"type": "object", "required": ["answer"]}\n')
     evidence = shop(tmp_path)
     assert evidence.arms == {}
-    assert evidence.passed == (f"Ignored {folder.name}: the contract has changed since then.",)
+    assert evidence.ignored == (folder.name,)
 
 
 def test_unfinished_evaluation_is_ignored(tmp_path: Path) -> None:
@@ -129,18 +129,18 @@ def test_unfinished_evaluation_is_ignored(tmp_path: Path) -> None:
 
 
 def test_shorter_prompt_breaks_ties_between_arms() -> None:
-    arms = {arm: ArmEvidence(arm, 9, 10, 0.6, 1.0, "e") for arm in ("base+kshot", "base", "base+prompt")}
-    assert AdviceEvidence(arms={"contract": arms}).best("contract") == arms["base"]
+    arms = {arm: (Rate("contract", 9, 10, 0.6, 1.0), "e") for arm in ("base+kshot", "base", "base+prompt")}
+    assert AdviceEvidence(arms={"contract": arms}).best("contract") == "base"
 
 
 def test_unmeasured_metric_falls_back_to_contract() -> None:
-    arms = {"contract": {"base": ArmEvidence("base", 1, 2, 0.0, 1.0, "e")}}
+    arms = {"contract": {"base": (Rate("contract", 1, 2, 0.0, 1.0), "e")}}
     assert AdviceEvidence(arms=arms).arms_by_metric("preference") == arms["contract"]
     assert AdviceEvidence().best("contract") is None
 
 
 def test_tuned_arm_is_never_best_untrained_arm() -> None:
-    arms = {"contract": {"tuned": ArmEvidence("tuned", 9, 10, 0.6, 1.0, "e")}}
+    arms = {"contract": {"tuned": (Rate("contract", 9, 10, 0.6, 1.0), "e")}}
     assert AdviceEvidence(arms=arms).best("contract") is None
 
 
@@ -160,7 +160,7 @@ def test_answer_time_comes_from_uncached_evaluation(tmp_path: Path) -> None:
 def test_local_base_is_identified_by_full_path(tmp_path: Path) -> None:
     folder = write_evaluation(tmp_path, base=[BAD, GOOD, BAD, BAD])
     changed(folder, "20261125-0900-shop", base=str(tmp_path / "m"))
-    assert shop(tmp_path).arms["contract"]["base"].by == "20261125-0900-shop"
+    assert shop(tmp_path).arms["contract"]["base"][1] == "20261125-0900-shop"
 
 
 def test_long_name_is_shortened_for_sample_suffix() -> None:

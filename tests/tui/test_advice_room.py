@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from mlxtune.advice import interview
-from mlxtune.advice.evidence import AdviceEvidence, ArmEvidence
+from mlxtune.advice.evidence import AdviceEvidence, Measured
 from mlxtune.core.errors import DataError
+from mlxtune.evaluation.report import Rate
 from mlxtune.recipe import Recipe
 from mlxtune.tui.rooms.advice.service import Interview
 
@@ -27,13 +28,13 @@ ANSWERS = {
 RECIPE = 'name = "a"\n[model]\nbase = "smollm2-135m"\n[data]\nsource = "../data/support.jsonl"\n[evaluation]\nforbid = ["x"]\n'
 
 
-def measured(arm: str, hits: int) -> ArmEvidence:
-    return ArmEvidence(arm, hits, 72, max(hits / 72 - 0.1, 0.0), min(hits / 72 + 0.1, 1.0), "20261124-1412-support-json")
+def measured(hits: int) -> Measured:
+    return Rate("contract", hits, 72, max(hits / 72 - 0.1, 0.0), min(hits / 72 + 0.1, 1.0)), "20261124-1412-support-json"
 
 
 EVIDENCE = AdviceEvidence(
-    "recipes/support-json.toml", 492, 492, "minimum viable", 0, 72, True, True, 134_515_008,
-    {"contract": {"base": measured("base", 10), "base+prompt": measured("base+prompt", 40), "base+kshot": measured("base+kshot", 38)}},
+    "recipes/support-json.toml", 492, 492, "minimum_viable", 0, 72, True, True, 134_515_008,
+    {"contract": {"base": measured(10), "base+prompt": measured(40), "base+kshot": measured(38)}},
 )  # fmt: skip
 
 
@@ -115,7 +116,7 @@ async def test_the_whole_interview_gives_advice_and_is_saved_for_the_command_lin
         await room.press("enter")
         await room.until(lambda: room.mode == "advice" and remaining(room) == 0)
         assert "all answered" in room.head("#advice-interview")
-        assert "✓ Fine-tune the model with SFT." in room.text("#advice-picture")
+        assert "✓ Fine-tune with SFT." in room.text("#advice-picture")
         assert "20,000" in room.text("#advice-questions")
         saved = interview.load_last(advised.folder)
         assert saved is not None
@@ -128,11 +129,11 @@ async def test_w_shows_the_reasons_and_t_the_table(advised: Shop, open_room: Ope
         await ready(room)
         assert room.actions[:3] == ["choose", "why", "table"]
         await room.press("w")
-        await room.until(lambda: room.mode == "" and "✓ Fine-tune the model with SFT." in room.text("#rows"))
+        await room.until(lambda: room.mode == "" and "✓ Fine-tune with SFT." in room.text("#rows"))
         await room.press("end")
-        assert "Next:" in room.text("#rows")
+        assert "Train support-json" in room.text("#rows")
         await room.press("escape", "t")
-        await room.until(lambda: "Does it need facts that the model does not have?" in room.text("#rows"))
+        await room.until(lambda: "Does it need facts" in room.text("#rows"))
 
 
 async def test_m_measures_the_arms_without_training_on_thirty_rows(
@@ -141,7 +142,7 @@ async def test_m_measures_the_arms_without_training_on_thirty_rows(
     answer_all(advised)
     advised.recipe(text=RECIPE)
     started: list[Recipe] = []
-    monkeypatch.setattr("mlxtune.runs.launch.start", lambda _workspace, kind, recipe, *_: started.append(recipe))
+    monkeypatch.setattr("mlxtune.workspace.control.evaluate", lambda _workspace, recipe: started.append(recipe))
     async with open_room("advice") as room:
         await ready(room)
         await room.press("m")
@@ -149,7 +150,7 @@ async def test_m_measures_the_arms_without_training_on_thirty_rows(
         assert (started[0].evaluation.rows, started[0].evaluation.arms) == (30, ["base", "base+kshot"])
         running = advised.run("20261125-1500-a-advice", kind="eval", alive=True)
         await room.observe(advised.snapshot())
-        await room.until(lambda: "Measuring on 30 held-out rows." in room.text("#advice-picture"))
+        await room.until(lambda: "Measuring on 30 held-out rows" in room.text("#advice-picture"))
         assert "measure" not in room.actions
         end = ("run.failed", {"error": "No memory.", "hint": "Free some.", "code": 3})
         advised.run("20261125-1501-a-advice", kind="eval", end=end)

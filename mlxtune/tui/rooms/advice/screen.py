@@ -14,6 +14,8 @@ from mlxtune.advice.evidence import AdviceEvidence
 from mlxtune.advice.rules import rules
 from mlxtune.advice.verdict import Advice
 from mlxtune.core.errors import MlxtuneError
+from mlxtune.present.advice import advice_document, brief_reasons, tradeoffs_document
+from mlxtune.tui import draw
 from mlxtune.tui.base import Room
 from mlxtune.tui.render.text import cut_rows
 from mlxtune.tui.rooms.advice import render, service
@@ -84,15 +86,18 @@ class AdviceRoom(Room):
         questions.set(len(items), lambda index, width: render.interview_row(items[index], width), on_move=draw_position)
         draw_position(questions.cursor)
         advice, evidence, error = self._advice, self._evidence, self._error
-        sample, busy = service.current_sample(snapshot.evals, view), snapshot.live is not None
+        sample, free = service.current_sample(snapshot.evals, view), snapshot.live is None
+        measured = bool(advice and evidence and evidence.arms) or evidence is None or not evidence.rows
         self.query_one("#advice-verdict", Section).head.set(note=render.heading_note(evidence, self.wide))
         self.query_one("#advice-picture", Panel).update(
-            lambda width, _height: render.summary(advice, evidence, missing, error, sample, busy, width)
+            lambda width, _height: render.summary(
+                advice, evidence, len(missing), error, render.sample_rows(sample, free, measured, width), width
+            )
         )
         self.query_one("#advice-why").display = advice is not None and self.wide
         if advice:
             self.query_one("#advice-reasons", Panel).update(
-                lambda width, height: cut_rows(render.reasons(advice, width), height, ("w", "more", "screen.reasons"))
+                lambda width, height: cut_rows(draw.rows(brief_reasons(advice), width), height, ("w", "more", "screen.reasons"))
             )
 
     @property
@@ -180,12 +185,13 @@ class AdviceRoom(Room):
 
     def action_reasons(self) -> None:
         def rows(width: int) -> list[Content]:
-            return render.report(advice, self._evidence, width) if (advice := self._advice) else []
+            advice, evidence = self._advice, self._evidence
+            return draw.rows(advice_document(advice, evidence), width) if advice and evidence else []
 
         self.app.push_screen(PageScreen("Advice", rows))
 
     def action_table(self) -> None:
-        self.app.push_screen(PageScreen("RAG or fine-tuning", lambda width: render.rag_table(self._advice, width)))
+        self.app.push_screen(PageScreen("RAG or fine-tuning", lambda width: draw.rows(tradeoffs_document(self._advice), width)))
 
     def action_other(self) -> None:
         self.app.choose_recipe()

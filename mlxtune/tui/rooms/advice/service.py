@@ -9,8 +9,8 @@ from typing import Any
 
 from mlxtune.advice import evidence, interview, verdict
 from mlxtune.advice.evidence import AdviceEvidence
+from mlxtune.advice.next_step import is_sample, sample_name
 from mlxtune.advice.rules import InterviewQuestion, rules
-from mlxtune.advice.sample_name import is_sample, sample_name
 from mlxtune.advice.verdict import Advice
 from mlxtune.core.errors import InputError
 from mlxtune.models import catalog
@@ -23,11 +23,11 @@ NONE_OPTION = "none"  # the multiple-choice option that means an empty selection
 
 @dataclass(frozen=True)
 class InterviewLine:
-    """One line of the interview: a question, or one of its options. ``glyph`` shows whether it is answered or selected."""
+    """One line of the interview: a question, or one of its options."""
 
     question: InterviewQuestion
     option: str = ""
-    glyph: str = ""
+    selected: bool = False  # or answered
     text: str = ""
 
 
@@ -55,12 +55,12 @@ class Interview:
             value = self.answers.get(question.key)
             figure = f"{value:,.10g}" if question.kind == "number" and isinstance(value, int | float) else ""
             figure = f"{figure or value} by default" if value is not None and value == question.default else figure
-            rows.append(InterviewLine(question, "", "○" if value is None else "✓", figure))
+            rows.append(InterviewLine(question, "", value is not None, figure))
             for name, meaning in question.options.items():
                 selected = name in value if isinstance(value, list) else value == name
-                rows.append(InterviewLine(question, name, "●" if selected else "○", meaning))
+                rows.append(InterviewLine(question, name, selected, meaning))
             if question.kind == "some":
-                rows.append(InterviewLine(question, NONE_OPTION, "●" if value == [] else "○", "none of these"))
+                rows.append(InterviewLine(question, NONE_OPTION, value == [], "none of these"))
         return rows
 
     def choose(self, question: InterviewQuestion, option: str) -> Interview:
