@@ -22,7 +22,7 @@ ROOM_WORDS, DIALOG_LINES, VERDICT_SENTENCES = 40, 3, 2
 # Screens that still say too much. This list may only shrink; it goes when it is empty.
 OVER_BUDGET = {
     "data-filled", "data-filled-a-u", "plan-two_recipes", "plan-two_recipes-minus", "plan-away", "plan-two_recipes-enter",
-    "plan-two_recipes-b", "evaluate-evaluated", "evaluate-at_work", "blind-evaluated", "blind-opened", "advice-answered",
+    "plan-two_recipes-b", "evaluate-evaluated", "evaluate-at_work", "blind-evaluated", "blind-opened",
     "Export voice?",
 }  # fmt: skip
 # Panels with text of rows, answers, logs and samples, lists of options, and forms.

@@ -64,8 +64,8 @@ def summary(
         state = f"{plural(missing, 'answer')} to go" if missing else "reading the rows"
         return lines(*rows, fold(state, width, style="bold"), *sample)
     rows += draw.block_rows(verdict_block(advice, evidence), width)
-    rows += draw.rows(measured_blocks(advice, evidence), width)
-    return lines(*rows, *sample, *draw.rows(next_step_document(advice.next), width))
+    rows += [*draw.rows(next_step_document(advice.next), width), *sample]
+    return lines(*rows, *draw.rows(measured_blocks(advice, evidence), width))
 
 
 def sample_rows(sample: RunView | None, can_measure: bool, measured: bool, width: int) -> list[Content]:
