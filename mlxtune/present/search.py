@@ -107,8 +107,8 @@ def decision_blocks(board: Leaderboard) -> tuple[Block, ...]:
     blocks: list[Block] = [text(prefix + sentence(decision), "bold", "success" if board.outcome else "primary")]
     if board.outcome and (rate := board.outcome.held_out):
         blocks.append(Facts((
-            Fact("validation", percent(decision.rate), f"{_limits(decision.low, decision.high)}; optimistic, selected on these rows"),
-            Fact("adjusted", percent(decision.shrunken), "accounts for the selection"),
+            Fact("validation", percent(decision.rate), f"{_limits(decision.low, decision.high)}; optimistic"),
+            Fact("adjusted", percent(decision.shrunken), "for the selection"),
             Fact("held-out", percent(rate.share), f"{_limits(rate.low, rate.high)}; evaluated once"),
         )))  # fmt: skip
     return tuple(blocks)

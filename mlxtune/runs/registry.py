@@ -224,7 +224,7 @@ def stop(run: Run) -> None:
     """
     state = run.state()
     if run.status(state) not in ACTIVE:
-        raise InputError(f"{run.id} is not running. Its status is {run.status(state)}.")
+        raise InputError(f"{run.id} is not running, but {run.status(state)}.")
     if host := other_host(run):
         raise InputError(
             f"{run.id} runs on {one_line(host, 80)}, not on this machine.", hint=f"Stop it there: mlxtune runs stop {run.id}"
@@ -232,7 +232,7 @@ def stop(run: Run) -> None:
     if not _is_worker(run, state.pid):
         raise MachineError(
             f"Process {state.pid} is not the worker of {run.id}, so it was not stopped.",
-            hint="Another machine or container may be running it. Stop it there.",
+            hint="Stop it on the machine or in the container that runs it.",
         )
     try:
         os.kill(state.pid, signal.SIGTERM)

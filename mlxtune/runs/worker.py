@@ -188,7 +188,7 @@ def _as_failure(error: Exception, folder: Path) -> MlxtuneError:
         return failure
     return MlxtuneError(
         f"Internal error: {type(error).__name__}: {error}",
-        hint=f"This is a bug in mlxtune. The traceback is in {folder / 'worker.log'}",
+        hint=f"Report this bug with the traceback in {folder / 'worker.log'}.",
     )
 
 

@@ -293,9 +293,10 @@ class _TrainingRun:
         return sums, counts, int(computed)
 
     def _fail(self, step: int, problem: str, rows: list[str]) -> None:
-        last = f"The last good checkpoint is at step {self.saved:,}." if self.saved else "There is no earlier checkpoint."
+        last = f"last good checkpoint: {self.saved:,}" if self.saved else "no earlier checkpoint"
+        listed = f"{', '.join(rows[:8])}{' …' if len(rows) > 8 else ''}"
         raise MlxtuneError(
-            f"The loss at step {step:,} {problem}. Rows in this step: {', '.join(rows[:8])}{' …' if len(rows) > 8 else ''}. {last}",
+            f"The loss at step {step:,} {problem} (rows: {listed}; {last}).",
             hint="Check these rows, or lower training.learning_rate.",
         )
 

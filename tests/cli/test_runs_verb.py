@@ -216,7 +216,7 @@ def test_stopping_an_ended_run_is_bad_input(cli, cwd):
     _run(cwd, "20261122-0900-shop", end=FINISHED)
     result = cli("runs", "stop")
     assert result.code == 2
-    assert "is not running. Its status is finished" in result.err
+    assert "is not running, but finished" in result.err
 
 
 def test_a_run_that_finishes_before_it_is_stopped_is_not_continued(cli, cwd, monkeypatch):

@@ -219,7 +219,7 @@ def test_the_process_of_another_container_is_never_stopped(make_run):
 
 
 def test_stopping_an_ended_run_is_refused(make_run):
-    with pytest.raises(InputError, match=r"is not running\. Its status is crashed"):
+    with pytest.raises(InputError, match=r"is not running, but crashed"):
         registry.stop(make_run("20261124-1412-a", STARTED))
 
 
