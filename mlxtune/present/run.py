@@ -82,10 +82,7 @@ def warning_text(warning: RunWarning) -> str:
         return one_line(export_note(**warning.values))
     if warning.code == "template_note":
         values |= {"sentence": TemplateNote(values["note"]).sentence, "count": plural(values["rows"], "row")}
-    try:
-        return one_line(_WARNINGS[warning.code].format(**values))
-    except (KeyError, ValueError, TypeError):  # from a newer worker
-        return one_line(warning.code.replace("_", " "))
+    return one_line(_WARNINGS[warning.code].format(**values))
 
 
 # The work of a run

@@ -36,8 +36,6 @@ _SYNCED = TERMINAL | {"checkpoint", "run.started", "run.resumed", "run.restartin
 
 
 class BaseEvent(TypedDict):
-    """The fields that every event has."""
-
     v: int
     seq: int
     t: float
@@ -56,8 +54,6 @@ class RunStarted(BaseEvent):
 
 
 class ModelLoaded(BaseEvent):
-    """A model was loaded."""
-
     type: Literal["model.loaded"]
     base: str
     path: str  # its backend and format
@@ -76,8 +72,6 @@ class ReferenceProgress(BaseEvent):
 
 
 class ReplayProgress(BaseEvent):
-    """The number of replay prompts that the base has answered."""
-
     type: Literal["replay"]
     done: int
     total: int
@@ -129,8 +123,6 @@ class ValidationProgress(BaseEvent):
 
 
 class ValidationDone(BaseEvent):
-    """The validation loss was computed."""
-
     type: Literal["validation"]
     step: int
     loss: float | None
@@ -139,16 +131,12 @@ class ValidationDone(BaseEvent):
 
 
 class SamplingStarted(BaseEvent):
-    """The model starts answering ``rows`` validation rows."""
-
     type: Literal["sampling"]
     step: int
     rows: int
 
 
 class SampleWritten(BaseEvent):
-    """The model answered a validation row."""
-
     type: Literal["sample"]
     step: int
     row: str
@@ -160,8 +148,6 @@ class SampleWritten(BaseEvent):
 
 
 class CheckpointSaved(BaseEvent):
-    """A checkpoint was written to disk."""
-
     type: Literal["checkpoint"]
     step: int
     seconds: float
@@ -193,8 +179,6 @@ class ArmEvent(BaseEvent):
 
 
 class ExportWritten(BaseEvent):
-    """An export was written to disk."""
-
     type: Literal["export.written"]
     form: str
     bytes: int
@@ -202,8 +186,6 @@ class ExportWritten(BaseEvent):
 
 
 class FidelityMeasured(BaseEvent):
-    """The export was compared with the adapter."""
-
     type: Literal["fidelity"]
     faithful: bool
     lost: float | None  # the fraction of the adapter's effect that the export lost
@@ -240,8 +222,6 @@ class TrialScored(BaseEvent):
 
 
 class TrialEnded(BaseEvent):
-    """A trial does not continue."""
-
     type: Literal["trial.ended"]
     trial: int
     status: Literal["pruned", "dropped", "failed"]
@@ -274,8 +254,6 @@ class Heartbeat(BaseEvent):
 
 
 class WarningRaised(BaseEvent):
-    """A warning for the user."""
-
     type: Literal["warning"]
     code: WarningCode
     values: dict[str, Any]
@@ -296,8 +274,6 @@ class RunWaiting(BaseEvent):
 
 
 class RunContinued(BaseEvent):
-    """The run no longer waits."""
-
     type: Literal["run.continued"]
 
 
@@ -310,8 +286,6 @@ class RunRestarting(BaseEvent):
 
 
 class RunFinished(BaseEvent):
-    """The worker finished its work."""
-
     type: Literal["run.finished"]
     summary: dict[str, Any]
 
@@ -325,8 +299,6 @@ class RunStopped(BaseEvent):
 
 
 class RunFailed(BaseEvent):
-    """The worker failed."""
-
     type: Literal["run.failed"]
     error: str
     hint: str

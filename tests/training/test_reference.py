@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -175,32 +171,6 @@ def test_interrupted_pass_resumes_bit_identically(tiny: Path, own_home: Path, mo
         whole
     )
     assert calls[-1] == (9, 9)
-
-
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-sys.path[:0] = [{tests!r}, {training!r}]
-from mlxtune.models.cpu import blas
-blas.preload()
-import mlxtune.training.preference.batches
-import test_reference as t
-mlxtune.training.preference.batches.GROUP_TOKENS = 150
-t.reference.reference_logps(t.stacked(Path({tiny!r})), t.unknown(), "tiny", share_prompts=True,
-                  progress=lambda done, total: done > 3 and os.kill(os.getpid(), signal.SIGKILL))
-"""
-
-
-def test_killed_pass_loses_at_most_one_group(tiny: Path, own_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    here = Path(__file__).parent
-    code = KILLED.format(tests=str(here.parent), training=str(here), tiny=str(tiny))
-    ended = subprocess.run([sys.executable, "-c", code], env=os.environ, capture_output=True, text=True)
-    assert ended.returncode == -signal.SIGKILL, ended.stderr
-    keys = [key for record in journal.read(reference.cache_file("tiny", stacked(tiny).model)) for key in record["logps"]]
-    assert len(keys) > 3
-    resumed = values(reference.reference_logps(stacked(tiny), unknown(), "tiny", share_prompts=True))
-    monkeypatch.setenv("MLXTUNE_HOME", str(own_home / "whole"))
-    assert values(reference.reference_logps(stacked(tiny), unknown(), "tiny", share_prompts=True)) == resumed
 
 
 @pytest.mark.parametrize("prefix", [0, 20])

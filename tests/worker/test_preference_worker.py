@@ -11,11 +11,10 @@ import pytest
 from tiny_model import write_chat
 from waiting import kill_worker, wait_for_state, wait_until
 
-from mlxtune.core.errors import RecipeError
 from mlxtune.core.hashing import sha256_file
 from mlxtune.evaluation import report
 from mlxtune.recipe import load
-from mlxtune.runs import events, launch, registry
+from mlxtune.runs import events, launch
 from mlxtune.runs.registry import Run
 from mlxtune.runs.state import RunState
 from mlxtune.training import start as training_start
@@ -156,31 +155,6 @@ def test_run_killed_while_scoring_and_training_ends_bit_identically(parent: tupl
     assert ends == [(item.step, item.loss, item.metrics) for item in uninterrupted.state().validations]
 
 
-@pytest.mark.parametrize(
-    ("row", "message"),
-    [
-        pytest.param({"prompt": "Same?", "chosen": "Yes.", "rejected": " Yes. \n"}, "are identical", marks=pytest.mark.exhaustive),
-        pytest.param({"prompt": "Empty?", "chosen": "", "rejected": "No."}, "chosen", marks=pytest.mark.exhaustive),
-        pytest.param(
-            {"prompt": "Long? " * 60, "chosen": "Yes.", "rejected": "No."}, "fills the window", marks=pytest.mark.exhaustive
-        ),
-        pytest.param(
-            {"prompt": "Deep?", "chosen": "x" * 300, "rejected": "x" * 301}, "identical within", marks=pytest.mark.exhaustive
-        ),
-    ],
-)
-def test_invalid_pairs_are_rejected_by_row(parent: tuple[Path, Run], row: dict, message: str) -> None:
-    workspace, _ = parent
-    write_pairs(workspace / "bad.jsonl", 30, row)
-    recipe = load(workspace / "recipes" / "voice.toml", ("data.source=../bad.jsonl",))
-    run = launch.start(workspace, "train", registry.resolve_parent(workspace, recipe))  # without the preflight, which refuses it
-    wait_for_state(run, lambda state: state.ended)
-    state = run.state()
-    assert state.code == 2
-    assert "bad.jsonl, line 31" in state.error
-    assert message in state.error
-
-
 def test_pairs_that_are_too_long_are_skipped_and_counted(parent: tuple[Path, Run]) -> None:
     workspace, _ = parent
     write_pairs(
@@ -192,14 +166,6 @@ def test_pairs_that_are_too_long_are_skipped_and_counted(parent: tuple[Path, Run
     skipped = json.loads((run.folder / "data.json").read_text())["skipped"]
     assert ready["skipped"] == len(skipped) > 0
     assert any(warning.code == "rows_skipped" for warning in state.warnings)
-
-
-def test_missing_parent_is_an_error_before_the_run_starts(parent: tuple[Path, Run]) -> None:
-    workspace, _ = parent
-    count = len(list((workspace / "runs").iterdir()))
-    with pytest.raises(RecipeError, match="nobody is not an adapter"):
-        start(workspace, "adapter.parent=nobody")
-    assert len(list((workspace / "runs").iterdir())) == count
 
 
 @pytest.mark.exhaustive
