@@ -31,7 +31,6 @@ TO_REMOVE: dict[str, list[str]] = {
     "tui/app.py": ["self.notice.glyph == '■'", "self.notice.glyph == '●'"],
     "tui/rooms/advice/render.py": ["item.glyph == '●'", "item.glyph == '✓'"],
     "tui/rooms/evaluate/render.py": ["text.startswith(start)"],
-    "tui/widgets/frame.py": ["self.glyph in ('✓', '·')"],
 }
 
 

@@ -1,7 +1,7 @@
 """Generate pages of ``docs/`` from the code, so that they cannot become wrong.
 
 ``recipe.md`` comes from the recipe's dataclasses, ``architecture.md`` from module docstrings, ``troubleshooting.md`` from the errors
-that the code raises, and ``commands.md`` and the man page ``mlxtune.1`` from the command line's own help.
+that the code raises, and ``commands.md`` and the man page ``mlxtune.1`` from the command line's own help and the app's actions.
 
 python tools/reference.py            write the pages that are out of date
 python tools/reference.py --check    write nothing; print the pages that are out of date and exit with 1 if there are any
@@ -28,6 +28,7 @@ from mlxtune.cli.main import app
 from mlxtune.core import errors
 from mlxtune.recipe.edit import toml_literal
 from mlxtune.recipe.schema import Disclaimer, Endpoint, Key, Length, Phrase, Recipe, annotated_types
+from mlxtune.tui import keys
 
 ROOT = Path(__file__).parent.parent
 TABLES = {
@@ -110,7 +111,7 @@ def pages() -> dict[Path, str]:
         ROOT / "docs/recipe.md": RECIPE + "".join(_recipe()),
         ROOT / "docs/architecture.md": ARCHITECTURE + "".join(_packages()),
         ROOT / "docs/troubleshooting.md": TROUBLESHOOTING + "".join(_errors()),
-        ROOT / "docs/commands.md": COMMANDS + "".join(_commands()),
+        ROOT / "docs/commands.md": COMMANDS + "".join(_commands()) + "".join(_keys()),
         ROOT / "docs/mlxtune.1": "".join(_man_page()),
     }
 
@@ -306,6 +307,17 @@ def _commands() -> Iterator[str]:
         yield f"## {name}\n\n{_text(command.help)}\n\n**{name}**{_text(_usage(command, name)).removeprefix(name)}\n\n"
         if rows := list(_described(command, name)):
             yield "| option | |\n|---|---|\n" + "".join(f"| {_text(typed)} | {_text(text)} |\n" for typed, text in rows) + "\n"
+
+
+def _keys() -> Iterator[str]:
+    """Yield the table of the app's keys, with the IDs that change them in the settings file."""
+    yield '## Keys of the app\n\nA line under `[keys]` in the settings file changes a key, for example `"train.zoom" = "x"`.\n\n'
+    yield "| key | | ID |\n|---|---|---|\n"
+    bindings = itertools.chain.from_iterable(map(keys.own_bindings, keys.binding_classes()))
+    for id, same in itertools.groupby(bindings, key=lambda binding: binding.id):
+        first, *others = same
+        names = ", ".join(keys.display_key(binding.key) for binding in (first, *others))
+        yield f"| {_text(names)} | {_text(first.description)} | {id} |\n"
 
 
 def _man_page() -> Iterator[str]:

@@ -9,40 +9,55 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from rich.text import Text
 from rich.traceback import Traceback
+from textual._styles_cache import StylesCache
+from textual.actions import ActionParseResult
 from textual.app import SystemCommand
-from textual.binding import Binding, BindingType
+from textual.await_complete import AwaitComplete
+from textual.dom import DOMNode
 from textual.message import Message
 from textual.screen import Screen
+from textual.strip import Strip
 from textual.widgets import Input, TextArea
 
-from mlxtune.core import allocator, app_state, settings
+from mlxtune.core import allocator, settings
 from mlxtune.core.errors import MlxtuneError
 from mlxtune.core.files import read_json
 from mlxtune.core.text import one_line, plural
-from mlxtune.present.run import STATUS_LABELS
 from mlxtune.tui import keys, terminal_watch
-from mlxtune.tui.base import BaseApp, Room
+from mlxtune.tui.actions import Action, HasActions
 from mlxtune.tui.help import HelpPage, help_rows
+from mlxtune.tui.jobs import Jobs
 from mlxtune.tui.jump import JumpScreen
+from mlxtune.tui.key_order import OrderedKeys
+from mlxtune.tui.notices import Notice, Notices
 from mlxtune.tui.palette import CommandProvider, Palette
+from mlxtune.tui.room import Room
 from mlxtune.tui.rooms import ROOMS
+from mlxtune.tui.run_control import RunControl
+from mlxtune.tui.saved_state import SavedState
+from mlxtune.tui.selection import Selection
 from mlxtune.tui.stylesheet import CachedStylesheet
 from mlxtune.tui.terminal_program import run_in_terminal
 from mlxtune.tui.theme import THEME_LABELS, THEMES
-from mlxtune.tui.widgets.frame import Notice
 from mlxtune.tui.widgets.page import PageScreen
 from mlxtune.workspace.index import RunView, Snapshot, WorkspaceIndex
 
+if TYPE_CHECKING:
+    from mlxtune.planning.plan import Plan
+    from mlxtune.recipe import Recipe
+    from mlxtune.tui.session_manager import SessionManager
+
 _WATCH_SECONDS = 0.25  # between two reads of the workspace
+_EVERYWHERE = {"app.picture", "app.help", "app.quit"}  # actions of the app in the palette over a dialog
 _TICK_SECONDS = 1.0  # between redraws, so that clocks advance even if nothing else changes
 
 
@@ -57,7 +72,7 @@ def _create_room(mode: str) -> Room:
     return ROOMS[mode].load()()
 
 
-class MlxtuneApp(BaseApp):
+class MlxtuneApp(HasActions, OrderedKeys):
     """Displays a workspace. If ``watch`` is false, it shows only posted snapshots and saves no state.
 
     ``state`` takes precedence over the state that was saved when the app was last closed. Unlike that one, it may also have an
@@ -72,41 +87,55 @@ class MlxtuneApp(BaseApp):
     DEFAULT_MODE = "home"
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (100, "-normal"), (140, "-wide")]  # noqa: RUF012
     VERTICAL_BREAKPOINTS = [(0, "-short"), (30, "-tall")]  # noqa: RUF012
-    BINDINGS: ClassVar[list[BindingType]] = [
-        *(Binding(entry.key, f"room('{mode}')", entry.name, id=f"app.{mode}") for mode, entry in ROOMS.items()),
-        Binding("f1", "help", "Help", id="app.help", priority=True),  # also over a dialog
-        Binding("ctrl+p", "command_palette", "More", id="app.more", priority=True),
-        Binding("semicolon,ctrl+o", "jump", "Jump", id="app.jump"),
-        Binding("ctrl+y", "copy", "Copy", id="app.copy"),
-        Binding("u", "undo", "Undo", id="app.undo"),
-        Binding("q", "quit", "Quit", id="app.quit"),
-        Binding("ctrl+q", "quit", "Quit from anywhere", id="app.quit-now", priority=True),
-        Binding("escape", "dismiss_notice", "Dismiss the notice", id="app.dismiss"),
-    ]
+    GROUP = NAMESPACE = "app"
+    ACTIONS = (
+        *(Action(f"room('{mode}')", entry.key, help=f"open {entry.name}", id=mode) for mode, entry in ROOMS.items()),
+        Action("jump", ";,ctrl+o", "jump", "show a jump label on every panel"),
+        Action(
+            "copy", "ctrl+y", "copy", "copy the item under the cursor",
+            when=lambda app: app.copyable[0], why="There is nothing to copy here.",
+        ),
+        Action("choose_recipe", label="recipe", help="choose the recipe to show", when=lambda app: app.selection.has_several),
+        Action("copy_serve", label="serve", help="copy the command that serves this workspace's adapters over HTTP"),
+        Action("picture", label="screenshot", help="save the screen as an SVG in the workspace"),
+        Action("help", "f1", "help", "show this room's keys and glyphs", priority=True, when=lambda app: not app.is_help_typed),
+        Action("command_palette", "ctrl+p", help="search all available actions", id="more", priority=True),
+        Action("undo", "u", help="undo what the notice describes", when=lambda app: app.notices.current and app.notices.current.undo),
+        Action("dismiss_notice", "escape", help="close a page or dialog, or dismiss the notice", id="dismiss"),
+        Action("quit", "q", "quit", "quit; runs continue"),
+        Action("quit", "ctrl+q", help="quit, even from a text field or a dialog", id="quit-now", priority=True),
+    )  # fmt: skip
 
     def __init__(
         self, workspace: Path, *, clock: Callable[[], float] = time.time, watch: bool = True, state: Mapping[str, Any] | None = None
     ) -> None:
-        self._state_on_disk = app_state.load(workspace) if watch else {}
-        rooms = self._state_on_disk.get("rooms")
-        self._state = {**self._state_on_disk, **(state or {})}
-        self._state["rooms"] = {**(rooms if isinstance(rooms, dict) else {}), **(state or {}).get("rooms", {})}
-        if (mode := str(self._state.get("room"))) in ROOMS:
+        self.saved = SavedState(workspace, state or {}, is_kept=watch)
+        if (mode := str(self.saved.values.get("room"))) in ROOMS:
             self.DEFAULT_MODE = mode  # type: ignore[misc]  # Textual reads the instance attribute
         no_color = bool(os.environ.get("NO_COLOR"))
-        super().__init__(workspace, ansi_color=True if no_color else None)
+        super().__init__(ansi_color=True if no_color else None)
         self.stylesheet = CachedStylesheet(variables=self.get_css_variables())
-        self.last_visit = app_state.last_saved(workspace) if watch else None
+        self.workspace = workspace
+        self.notices, self.jobs, self.selection, self.runs = Notices(self), Jobs(self), Selection(self), RunControl(self)
+        self.snapshot: Snapshot | None = None
+        self.selected = self.saved.run()  # the ID of the displayed run; None means the newest
+        self.selection.recipe_path = self.saved.recipe()
+        self.planned: tuple[Recipe, Plan] | None = None  # the last recipe that was planned, and its plan
+        # What one room asks another one to do
+        self.adapter: str | None = self.saved.values.pop("adapter", None)  # the key of the adapter that Chat uses
+        self.adapter_to_load = self.adapter  # the key of an adapter that Chat should load next
+        self.row_to_open: str | None = self.saved.values.pop("row", None)  # a row's hash, or the beginning of one, for Review
+        self.run_to_evaluate: str | None = None  # the ID of a run that Evaluate should ask about next
         self._watcher = WorkspaceIndex(workspace, clock) if watch else None
-        self._exiting, self._save_lock = threading.Event(), threading.Lock()
+        self._exiting = threading.Event()
         self._snapshot_pending = False  # while a terminal does not take the app's output, snapshots must not pile up
         self._created: set[str] = set()  # rooms that have been opened
         self._creating_room = False
+        self.key_changes: keys.Keymap = {}  # keys by binding ID, for bindings that the user's settings change
         self.animation_level = "none"
         for theme in THEMES:
             self.register_theme(theme)
         self._apply_settings(no_color)
-        self._restore_state()
 
     def _apply_settings(self, no_color: bool) -> None:
         user = settings.load()
@@ -124,51 +153,48 @@ class MlxtuneApp(BaseApp):
             errors.insert(0, f"Unknown theme {one_line(user.theme)}. Valid themes: {', '.join(sorted(names))}.")
         if errors := [*user.errors, *(f"{settings.FILE}: {error}" for error in errors)]:
             more = f" Other errors in the file: {len(errors) - 1}." if len(errors) > 1 else ""
-            self.notice = Notice("!", "$warning", errors[0] + more, f"Edit {one_line(str(settings.path()))}.")
+            self.notices.current = Notice("warning", errors[0] + more, f"Edit {one_line(str(settings.path()))}.")
 
-    # The state that is restored after a restart
+    @cached_property
+    def sessions(self) -> SessionManager:
+        """The manager of the source session that Data, Groups and Review share."""
+        from mlxtune.tui.session_manager import SessionManager
 
-    def _restore_state(self) -> None:
-        run, recipe = self._state.get("run"), self._state.get("recipe")
-        with suppress(OSError, ValueError):  # the name may not be a valid file name
-            if isinstance(run, str) and (self.workspace / "runs" / run / "recipe.toml").is_file():
-                self.selected = run
-        self.adapter = self.adapter_to_load = self._state.pop("adapter", None)
-        self.row_to_open = self._state.pop("row", None)
-        if isinstance(recipe, str) and not Path(recipe).is_absolute():
-            self._recipe = self.workspace / recipe
-        self.saved_source = self._state.get("source")
-
-    def saved_state(self, mode: str) -> dict[str, Any]:
-        rooms = self._state.get("rooms")
-        state = rooms.get(mode) if isinstance(rooms, dict) else None
-        return state if isinstance(state, dict) else {}
+        sessions = SessionManager(self)
+        with suppress(KeyError, TypeError, ValueError, AttributeError, OSError):  # the state may be anything
+            sessions.restore_state(self.saved.values["source"])
+        return sessions
 
     def _update_state(self) -> None:
+        """Note the state for the next time that it is written."""
         stack = self.screen_stack
         if not self._watcher or not stack or not isinstance(stack[0], Room):
             return
-        rooms = {mode: self.saved_state(mode) for mode in ROOMS} | {self.current_mode: dict(stack[0].save_state())}
-        recipe = self._recipe.relative_to(self.workspace).as_posix() if self._recipe else None
-        source = self.sessions.save_state() if "sessions" in vars(self) else self.saved_source
-        state = {"room": self.current_mode, "run": self.selected, "recipe": recipe, "source": source, "rooms": rooms}
-        if state != self._state:
-            self._state = state
+        rooms = {mode: self.saved.of_room(mode) for mode in ROOMS} | {self.current_mode: dict(stack[0].save_state())}
+        path = self.selection.recipe_path
+        recipe = path.relative_to(self.workspace).as_posix() if path else None
+        source = self.sessions.save_state() if "sessions" in vars(self) else self.saved.values.get("source")
+        self.saved.update({"room": self.current_mode, "run": self.selected, "recipe": recipe, "source": source, "rooms": rooms})
 
-    def write_state(self) -> None:
-        """Write the state if it has changed. Errors are ignored, because the state is only a convenience."""
-        with self._save_lock:
-            state = self._state
-            if state is not self._state_on_disk:
-                self._state_on_disk = state
-                with suppress(MlxtuneError, OSError):
-                    app_state.save(self.workspace, state)
+    def shown_key(self, action: str, default: str) -> str:
+        """Return the key to show for an app action: the one in the user's settings, or the default."""
+        return keys.shown_keys(self.key_changes, {"app": type(self)}).get(action, default) if self.key_changes else default
+
+    def pop_screen(self) -> AwaitComplete:
+        """Remove the top screen, and clear two caches of Textual that otherwise keep growing.
+
+        Its cache of colors keeps widgets and their rendered lines alive as keys. Its cache of escape sequences has one entry
+        for each place where text of a style was drawn, up to 16,384.
+        """
+        StylesCache.get_inner_outer.cache_clear()
+        Strip.render_ansi.cache_clear()
+        return super().pop_screen()
 
     # Watching the workspace
 
     def on_mount(self) -> None:
         if self._watcher:
-            self.run_job(partial(self._watch, self._watcher), group="watch")
+            self.jobs.run(partial(self._watch, self._watcher), group="watch")
         if not self.is_headless:  # otherwise a signal would leave the terminal without a cursor
             loop = asyncio.get_running_loop()
 
@@ -204,8 +230,7 @@ class MlxtuneApp(BaseApp):
 
     def on_unmount(self) -> None:
         self._exiting.set()
-        self._state = dict(self._state)  # save it even if it has not changed: the file's modification time records this visit
-        self.write_state()
+        self.saved.write_visit()
 
     def _watch(self, watcher: WorkspaceIndex) -> None:
         """Read the workspace until the app exits. Post a snapshot when it has changed or a second has passed."""
@@ -220,7 +245,7 @@ class MlxtuneApp(BaseApp):
             if is_due and not self._snapshot_pending:
                 last, self._snapshot_pending = snapshot, True
                 self.post_message(SnapshotTaken(snapshot))
-            self.write_state()
+            self.saved.write()
             self._exiting.wait(_WATCH_SECONDS)
 
     def _load_rooms(self) -> None:
@@ -231,21 +256,20 @@ class MlxtuneApp(BaseApp):
 
     def on_snapshot_taken(self, message: SnapshotTaken) -> None:
         if self.snapshot is None:
-            self.run_job(self._load_rooms, group="load rooms")
+            self.jobs.run(self._load_rooms, group="load rooms")
         before, snapshot = self.snapshot, message.snapshot
-        in_use = self.in_use
         self.snapshot = snapshot
         self._snapshot_pending = False
-        if before and before.live and not snapshot.live and self.notice and (self.notice == in_use or self.notice.glyph == "●"):
-            self.notice = None  # what it said about the run is no longer true
+        if before and before.live and not snapshot.live:
+            self.notices.drop("in_use", "working")
         alive = {view.id for view in snapshot.runs if view.alive}
-        if self.stopping - alive and self.notice and self.notice.glyph == "■":
-            self.notice = None  # the run has stopped, and the room shows that
-        self.stopping &= alive
+        if self.runs.stopping - alive:
+            self.notices.drop("stopped")  # the room shows that the run has stopped
+        self.runs.stopping &= alive
         self._announce_proposals(before, snapshot)
         if self.selected and snapshot.find_run(self.selected) is None:
             text = f"The folder {one_line(self.selected)} was removed."
-            self.notice = Notice("!", "$warning", text, "Now showing the newest run." if snapshot.runs else "")
+            self.notices.current = Notice("warning", text, "Now showing the newest run." if snapshot.runs else "")
             self.selected = None
         self._update_state()
         self.redraw()
@@ -255,25 +279,24 @@ class MlxtuneApp(BaseApp):
         was_alive = {view.run.folder for view in (before.generations if before else ()) if view.alive}
         for view in snapshot.generations:
             if view.run.folder in was_alive and not view.alive:
-                self.notice = self._proposal_notice(view)
+                self.notices.current = self._proposal_notice(view)
 
     def _proposal_notice(self, view: RunView) -> Notice:
         if view.status != "finished":
-            label = STATUS_LABELS[view.status]
             what = "was stopped" if view.status == "stopped" else view.status
             text = f"The generation {what}: {one_line(view.state.error, 120)}" if view.state.error else f"The generation {what}."
             hint = view.state.hint or f"Continue it with: mlxtune runs resume {view.id}"
-            return Notice(label.glyph, f"${label.style}", text, one_line(hint))
+            return Notice("stopped" if view.status == "stopped" else "error", text, one_line(hint))
         count = int(dict(view.state.summary).get("proposed", 0))
         refused = sum(dict(view.state.summary).get("refused", {}).values())
         text = f"{plural(count, 'row')} proposed, {refused:,} rejected."
         if not count:
-            return Notice("!", "$warning", text, f"The reasons are in {view.run.folder / 'refused.jsonl'}.")
+            return Notice("warning", text, f"The reasons are in {view.run.folder / 'refused.jsonl'}.")
         with suppress(MlxtuneError, LookupError):
             self.row_to_open = str(read_json(view.run.folder / "report.json")["rows"][0])
-        self.select_recipe(view.name)
+        self.selection.select_recipe(view.name)
         self.sessions.open_file(None)
-        return Notice("✓", "$success", text, "Press R to review them, most useful first.")
+        return Notice("done", text, "Press R to review them, most useful first.")
 
     def redraw(self) -> None:
         for screen in self.screen_stack if self.is_running else ():  # screens lose their widgets while the app exits
@@ -286,12 +309,26 @@ class MlxtuneApp(BaseApp):
     def action_room(self, name: str) -> None:
         """Open a room."""
         if isinstance(self.screen, Room) and self.current_mode != name and name in ROOMS:
-            if self.notice and not self.busy:
-                self.notice = None
+            if not self.jobs.busy:
+                self.notices.current = None
             self._update_state()
             self._creating_room = name not in self._created
             self._created.add(name)
             self.switch_mode(name)
+
+    async def run_action(
+        self,
+        action: str | ActionParseResult,
+        default_namespace: DOMNode | None = None,
+        namespaces: Mapping[str, DOMNode] | None = None,
+    ) -> bool:
+        """Run an action, or show why it is impossible now if its screen knows that."""
+        if await super().run_action(action, default_namespace, namespaces):
+            return True
+        refusal = default_namespace.refusal(str(action)) if isinstance(default_namespace, HasActions) else None
+        if refusal is not None:
+            self.notices.show(refusal)
+        return refusal is not None
 
     def delay_update(self, delay: float = 0.05) -> None:
         """Delay painting only while a room is being created. Textual would do so on every mode change."""
@@ -305,8 +342,8 @@ class MlxtuneApp(BaseApp):
 
     async def action_undo(self) -> None:
         """Undo the action that the notice describes."""
-        if self.notice and self.notice.undo:
-            await self.screen.run_action(self.notice.undo.action)
+        if self.notices.current and self.notices.current.undo:
+            await self.screen.run_action(self.notices.current.undo)
 
     def action_user_command(self, key: str) -> None:
         """Run a command of the user's settings in the terminal, and come back when it has ended."""
@@ -315,7 +352,7 @@ class MlxtuneApp(BaseApp):
         newest = next(iter(self.snapshot.runs), None) if self.snapshot else None
         fields = {
             "workspace": str(self.workspace),
-            "recipe": str(self.recipe.path) if self.recipe else "",
+            "recipe": str(self.selection.recipe.path) if self.selection.recipe else "",
             "run": self.selected or (newest.id if newest else ""),
             "adapter": str(self.workspace / self.adapter) if self.adapter else "",
             "row": "",
@@ -325,36 +362,43 @@ class MlxtuneApp(BaseApp):
         if missing := next(
             (name for name, value in fields.items() if not value and any(f"{{{name}}}" in word for word in words)), ""
         ):
-            self.show_notice(Notice("!", "$warning", f"This command needs {{{missing}}}, but there is none here."))
+            self.notices.show(Notice("warning", f"This command needs {{{missing}}}, but there is none here."))
             return
         try:
             arguments = [word.format_map(fields) for word in words]
             code = run_in_terminal(self, arguments, self.workspace, hint=f"Edit {settings.FILE}.")
         except MlxtuneError as error:
-            self.show_error(error)
+            self.notices.show_error(error)
             return
         ended = f"{one_line(words[0], 40)} exited with {code}." if code else f"{one_line(words[0], 40)} has ended."
-        self.show_notice(Notice("✗" if code else "✓", "$error" if code else "$success", ended))
+        self.notices.show(Notice("error" if code else "done", ended))
+
+    def action_dismiss_notice(self) -> None:
+        self.notices.dismiss()
+
+    @property
+    def copyable(self) -> tuple[str, str]:
+        """The text to copy in the current room, and its description."""
+        return self.screen_stack[0].copyable() if self.screen_stack and isinstance(self.screen_stack[0], Room) else ("", "")
 
     def action_copy(self) -> None:
         """Copy the item under the cursor. The terminal puts it on the clipboard (OSC 52), which also works over ssh."""
-        if isinstance(self.screen, Room):
-            text, what = self.screen.copyable()
-            if text:
-                self.copy_to_clipboard(text)
-            self.show_notice(
-                Notice("✓", "$success", f"Copied {what}.") if text else Notice("·", "$muted", "There is nothing to copy here.")
-            )
+        text, what = self.copyable
+        self.copy_to_clipboard(text)
+        self.notices.show(Notice("done", f"Copied {what}."))
+
+    def action_choose_recipe(self) -> None:
+        self.selection.choose_recipe()
 
     def action_copy_serve(self) -> None:
         """Copy the command that serves the workspace, which needs a terminal of its own."""
         self.copy_to_clipboard("mlxtune serve")
-        self.show_notice(Notice("✓", "$success", "Copied: mlxtune serve", "Run it in another terminal, in this workspace."))
+        self.notices.show(Notice("done", "Copied: mlxtune serve", "Run it in another terminal, in this workspace."))
 
-    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Let a character that the user's settings bind to the help be typed into a text field."""
-        is_typed = action == "help" and isinstance(self.focused, Input | TextArea) and len(self.shown_key("app.help", "F1")) == 1
-        return not is_typed and super().check_action(action, parameters)
+    @property
+    def is_help_typed(self) -> bool:
+        """Whether the key of the help is a character that the user is typing into a text field."""
+        return isinstance(self.focused, Input | TextArea) and len(self.shown_key("app.help", "F1")) == 1
 
     def action_help(self) -> None:
         """Show the keys of the room, also while a dialog or a page is open over it, or close the help."""
@@ -384,51 +428,48 @@ class MlxtuneApp(BaseApp):
         try:
             settings.save_theme(name)
         except MlxtuneError as error:
-            self.show_error(error)
+            self.notices.show_error(error)
         except OSError as error:
-            self.show_notice(Notice("✗", "$error", one_line(str(error))))
+            self.notices.show(Notice("error", one_line(str(error))))
 
     def action_picture(self) -> None:
         """Save the screen as an SVG in the workspace."""
         try:
             path = self.save_screenshot(path=str(self.workspace))
         except OSError as error:
-            self.show_notice(Notice("✗", "$error", f"Could not save the screenshot: {one_line(str(error))}."))
+            self.notices.show(Notice("error", f"Could not save the screenshot: {one_line(str(error))}."))
         else:
-            self.show_notice(Notice("✓", "$success", f"Saved {one_line(Path(path).name)}."))
+            self.notices.show(Notice("done", f"Saved {one_line(Path(path).name)}."))
 
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
         """Yield the palette's commands: the room's available actions, the other rooms, and the themes."""
         if isinstance(screen, Room):
-            if self.notice and self.notice.undo:
-                yield SystemCommand("Undo", self.notice.text, self.action_undo)
-            for item in screen.with_user_keys(screen.footer_actions()):
-                title = f"{item.label.capitalize()} ({item.key})"
-                yield SystemCommand(title, item.help, partial(screen.run_action, item.action))
+            if self.notices.current and self.notices.current.undo:
+                yield SystemCommand("Undo", self.notices.current.text, self.action_undo)
+            yield from _commands(screen)
             for mode, entry in ROOMS.items():
                 if mode != screen.mode:
                     key = self.shown_key(f"app.room('{mode}')", entry.key)
                     yield SystemCommand(f"Open {entry.name} ({key})", entry.load().ABOUT, partial(self.action_room, mode))
-            jump = self.shown_key("app.jump", ";")
-            yield SystemCommand(f"Jump ({jump})", "show a jump label on every panel", self.action_jump)
-            if what := screen.copyable()[1]:
-                yield SystemCommand(f"Copy ({self.shown_key('app.copy', '^y')})", f"copy {what}", self.action_copy)
-            if self.snapshot and len(self.snapshot.recipes) > 1:
-                yield SystemCommand("Recipe", "choose the recipe to show", self.choose_recipe)
-            yield SystemCommand("Serve", "copy the command that serves this workspace's adapters over HTTP", self.action_copy_serve)
+        yield from _commands(self, None if isinstance(screen, Room) else _EVERYWHERE)
         for name, label in THEME_LABELS.items():
             if name != self.theme and not self.no_color:
                 yield SystemCommand(f"Theme: {name}", label, partial(self.action_theme, name))
-        yield SystemCommand("Screenshot", "save the screen as an SVG in the workspace", self.action_picture)
-        yield SystemCommand(f"Help ({self.shown_key('app.help', 'F1')})", "show this room's keys and glyphs", self.action_help)
-        yield SystemCommand(f"Quit ({self.shown_key('app.quit', 'q')})", "quit; runs continue", self.action_quit)
+
+
+def _commands(node: HasActions, names: Container[str] | None = None) -> Iterator[SystemCommand]:
+    """Yield the palette's commands for the possible actions of ``node``, only those with a click in ``names`` if given."""
+    for shown in node.shown_actions():
+        if names is None or shown.click in names:
+            title = f"{shown.label.capitalize()} ({shown.key})" if shown.key else shown.label.capitalize()
+            yield SystemCommand(title, shown.help, partial(node.app.run_action, shown.name, node))
 
 
 def run(workspace: Path, state: Mapping[str, Any] | None = None) -> None:
     """Open the app on a workspace and return when the user quits. Raise ``SystemExit`` with code 4 after an internal error."""
     allocator.share_arena()
     app = MlxtuneApp(workspace, state=state)
-    terminal_watch.start_watch(app.write_state)
+    terminal_watch.start_watch(app.saved.write)
     app.run()
     if app.return_code:
         raise SystemExit(4)

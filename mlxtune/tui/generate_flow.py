@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING
 from mlxtune.core.errors import MlxtuneError
 from mlxtune.core.text import one_line, plural
 from mlxtune.recipe import Recipe, load
+from mlxtune.tui.notices import Notice
 from mlxtune.tui.widgets.dialog import ChoiceDialog, ChoiceOption, PromptDialog
-from mlxtune.tui.widgets.frame import Notice
 
 if TYPE_CHECKING:  # they load numpy
     from mlxtune.data.generate.lineage import Task
     from mlxtune.data.generate.request import GenerationRequest, TeacherSpec
     from mlxtune.data.generate.start import Quote
     from mlxtune.evaluation.thin_rows import ThinRows
-    from mlxtune.tui.base import BaseApp
+    from mlxtune.tui.app import MlxtuneApp
 
     _Offer = tuple[str, GenerationRequest, Quote | MlxtuneError]  # a teacher's name, what to generate, and the cost
 
@@ -27,12 +27,12 @@ _OTHER = "other"
 _ALL = "all"
 
 
-def choose_task(app: BaseApp, recipe: Path, rows: tuple[str, ...], what: str) -> None:
+def choose_task(app: MlxtuneApp, recipe: Path, rows: tuple[str, ...], what: str) -> None:
     """Ask what to generate. Variations are based on the training rows with the IDs ``rows``, or on all; ``what`` describes these rows."""
     try:
         method = load(recipe).method.kind
     except MlxtuneError as error:
-        app.show_error(error)
+        app.notices.show_error(error)
         return
     tasks: list[tuple[Task, str, str]] = [
         ("variations", "Variations", f"new prompts like {what}, and their answers"),
@@ -62,7 +62,7 @@ def choose_task(app: BaseApp, recipe: Path, rows: tuple[str, ...], what: str) ->
     app.push_screen(ChoiceDialog("Generate rows", text, options), chosen)
 
 
-def _choose_thin_rows(app: BaseApp, recipe: Path) -> None:
+def _choose_thin_rows(app: MlxtuneApp, recipe: Path) -> None:
     """Ask which training rows to write variations of. If no area has too few rows, use all rows without asking."""
 
     def find() -> list[ThinRows]:
@@ -89,11 +89,18 @@ def _choose_thin_rows(app: BaseApp, recipe: Path) -> None:
         )
         app.push_screen(ChoiceDialog("Which rows should the new ones resemble?", text, options), chosen)
 
-    app.run_job(find, show, busy="Looking for areas with too few rows.")
+    app.jobs.run(find, show, busy="Looking for areas with too few rows.")
 
 
 def choose_teacher(
-    app: BaseApp, recipe: Path, task: Task, *, rows: tuple[str, ...] = (), documents: str = "", prompts: str = "", reason: str = ""
+    app: MlxtuneApp,
+    recipe: Path,
+    task: Task,
+    *,
+    rows: tuple[str, ...] = (),
+    documents: str = "",
+    prompts: str = "",
+    reason: str = "",
 ) -> None:
     """Ask which teacher writes the rows, showing the maximum cost of each, and start the generation."""
     from mlxtune.data.generate.request import ALL_PROMPTS, DEFAULT_ROWS, GenerationRequest
@@ -117,7 +124,7 @@ def choose_teacher(
         loaded, offers = found
         usable = [(name, request, offer) for name, request, offer in offers if not isinstance(offer, MlxtuneError)]
         if not usable:
-            app.show_error(next(offer for *_, offer in offers if isinstance(offer, MlxtuneError)))
+            app.notices.show_error(next(offer for *_, offer in offers if isinstance(offer, MlxtuneError)))
             return
         options = [ChoiceOption(str(index), one_line(name, 30), _cost(offer)) for index, (name, _, offer) in enumerate(usable)]
         options.append(ChoiceOption(_OTHER, "Another model", "an alias, a Hub ID, or a folder"))
@@ -137,7 +144,7 @@ def choose_teacher(
         text = "The teacher sees only training rows. Generation starts as soon as you choose one."
         app.push_screen(ChoiceDialog(title, text, options), chosen)
 
-    app.run_job(teachers, show, busy="Counting the requests.")
+    app.jobs.run(teachers, show, busy="Counting the requests.")
 
 
 def _teachers(workspace: Path, recipe: Recipe) -> list[tuple[str, TeacherSpec]]:
@@ -165,25 +172,23 @@ def _cost(offer: Quote) -> str:
     return f"{text}, at most ${min(offer.dollars, offer.cap or offer.dollars):.2f}; training rows are sent to {offer.host}"
 
 
-def _start_other(app: BaseApp, recipe: Path, loaded: Recipe, request: GenerationRequest, name: str) -> None:
+def _start_other(app: MlxtuneApp, recipe: Path, loaded: Recipe, request: GenerationRequest, name: str) -> None:
     from mlxtune.data.generate.request import TeacherSpec
 
     _start(app, loaded, replace(request, teacher=TeacherSpec(base=name)))
 
 
-def _start(app: BaseApp, recipe: Recipe, request: GenerationRequest) -> None:
+def _start(app: MlxtuneApp, recipe: Recipe, request: GenerationRequest) -> None:
     def job() -> Notice:
         from mlxtune.data.generate import start  # its imports would slow down the app's start
 
         start.start(app.workspace, recipe, request)
-        return Notice(
-            "●", "$primary", f"Generating rows for {one_line(recipe.name)}.", "A notice appears when they can be reviewed."
-        )
+        return Notice("working", f"Generating rows for {one_line(recipe.name)}.", "A notice appears when they can be reviewed.")
 
-    app.start_worker(job, busy="Starting the teacher.")
+    app.runs.start_worker(job, busy="Starting the teacher.")
 
 
-def _ask_path(app: BaseApp, title: str, text: str, then: Callable[[str], None]) -> None:
+def _ask_path(app: MlxtuneApp, title: str, text: str, then: Callable[[str], None]) -> None:
     def chosen(path: str | None) -> None:
         if path:
             then(str((app.workspace / Path(path).expanduser()).resolve()))

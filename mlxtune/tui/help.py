@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
 
 from textual.content import Content
 from textual.dom import DOMNode
@@ -12,19 +12,16 @@ from textual.screen import Screen
 from mlxtune.core import settings
 from mlxtune.core.text import one_line
 from mlxtune.tui import keys
-from mlxtune.tui.base import Room
+from mlxtune.tui.actions import HasActions
 from mlxtune.tui.render.text import cell, line, wrap
+from mlxtune.tui.room import Room
 from mlxtune.tui.rooms import ROOMS
 from mlxtune.tui.widgets.page import PageScreen
 from mlxtune.tui.widgets.panel import FocusPanel
 
-_EVERYWHERE = {
-    "app.more": "search all available actions",
-    "app.jump": "show a jump label on every panel",
-    "app.dismiss": "close a page or dialog, or dismiss the notice",
-    "app.quit": "quit; runs continue",
-    "app.quit-now": "quit, even from a text field or a dialog",
-}
+if TYPE_CHECKING:
+    from mlxtune.tui.app import MlxtuneApp
+
 _GLYPHS = (
     ("●", "$primary", "running"),
     ("✓", "$success", "done"),
@@ -51,21 +48,10 @@ def help_rows(room: Room, top: Screen[Any]) -> Callable[[int], list[Content]]:
 
     ``top`` is the room itself, or the dialog or page that is open over it, whose keys come first.
     """
-    kinds: list[tuple[str, keys.Kind]] = [("app", type(room.app)), *(("screen", kind) for kind in reversed(type(room).__mro__))]
-    ids = {f"{namespace}.{binding.action}": binding.id for namespace, kind in kinds for binding in keys.own_bindings(kind)}
     panel = top.focused if isinstance(top.focused, FocusPanel) else None
-    actions = room.with_user_keys(room.footer_actions())
-    own = [(action.key, action.help or action.label, ids.get(action.click)) for action in actions]
-    own += _impossible_now(room, own)
+    own = _declared_entries(room)
     taken = {key for key, *_ in own} if top is room else set()  # keys that the room describes better
-    everywhere: list[Entry] = [
-        (room.app.shown_key(f"app.room('{mode}')", entry.key), f"open {entry.name}", f"app.{mode}") for mode, entry in ROOMS.items()
-    ]
-    bindings = {binding.id: binding for binding in reversed(keys.own_bindings(type(room.app)))}
-    for id, about in _EVERYWHERE.items():
-        default = keys.display_key(bindings[id].key)
-        everywhere.append((room.app.shown_key(f"app.{bindings[id].action}", default), about, id))
-    everywhere.append(("tab", "go to the next panel; shift+tab goes back", None))
+    everywhere = [*_declared_entries(room.app), ("tab", "go to the next panel; shift+tab goes back", None)]
     file = one_line(str(settings.path()))
     about_settings = f'Set colors and keys in {file}: theme = "paper", and under [keys], the IDs on the right.'
 
@@ -79,33 +65,35 @@ def help_rows(room: Room, top: Screen[Any]) -> Callable[[int], list[Content]]:
         if panel is not None:
             content = [
                 *(_prose(panel.about, width) if panel.about else []),
-                *_entries([entry for entry in _bound_entries(panel, room.app.key_changes) if entry[0] not in taken], width),
+                *_entries([entry for entry in _bound_entries(panel, room.app) if entry[0] not in taken], width),
             ]
             sections.insert(0, ("This panel", content))
-        if top is not room and (bound := _bound_entries(top, room.app.key_changes)):
+        if top is not room and (bound := _bound_entries(top, room.app)):
             sections.insert(0, ("This page" if isinstance(top, PageScreen) else "This dialog", _entries(bound, width)))
         return [row for title, content in sections for row in (line((f"  {title}", "bold")), *content, Content(""))][:-1]
 
     return rows
 
 
-def _impossible_now(room: Room, possible: Sequence[Entry]) -> list[Entry]:
-    """Return the room's keys whose actions are impossible now."""
-    keys_taken, entries = {key for key, *_ in possible}, []
-    for name, about, id in _bound_entries(room, room.app.key_changes):
-        action = next(binding.action for kind in type(room).__mro__ for binding in keys.own_bindings(kind) if binding.id == id)
-        if action in room.CONDITIONAL_ACTIONS and name not in keys_taken:
-            entries.append((name, f"{about} (not possible now)", id))
-    return entries
+def _declared_entries(node: HasActions) -> list[Entry]:
+    """Return the keys of a screen or of the app. If actions share a key, the one that is possible now counts."""
+    entries: dict[str, tuple[bool, Entry]] = {}
+    for action in node.ACTIONS:
+        shown, possible = node.show_action(action), node.is_possible(action)
+        if shown.key and shown.help and not (shown.key in entries and (entries[shown.key][0] or not possible)):
+            about = shown.help if possible or node is node.app else f"{shown.help} (not possible now)"
+            entries[shown.key] = possible, (shown.key, about, action.binding_id(node.GROUP) if action.bound else None)
+    return [entry for _, entry in entries.values()]
 
 
-def _bound_entries(node: DOMNode, changes: keys.Keymap) -> list[Entry]:
+def _bound_entries(node: DOMNode, app: MlxtuneApp) -> list[Entry]:
     """Return the keys of a panel or a dialog, one entry per binding."""
     entries: dict[str, tuple[list[str], str]] = {}
     for kind in reversed(type(node).__mro__):
         for binding in keys.own_bindings(kind):
             if binding.id and binding.description:
                 entries.setdefault(binding.id, ([], binding.description))[0].append(binding.key)
+    changes = app.key_changes
     return [(keys.display_key(changes.get(id, names[0]).split(",")[0]), about, id) for id, (names, about) in entries.items()]
 
 

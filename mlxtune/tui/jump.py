@@ -10,8 +10,8 @@ from textual.binding import Binding, BindingType
 from textual.screen import ModalScreen
 from textual.widget import Widget
 
-from mlxtune.tui.base import Room
 from mlxtune.tui.render.text import line
+from mlxtune.tui.room import Room
 from mlxtune.tui.rooms import ROOMS
 from mlxtune.tui.widgets.frame import tab_places
 from mlxtune.tui.widgets.panel import Panel

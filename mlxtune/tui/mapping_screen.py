@@ -28,7 +28,7 @@ from mlxtune.tui.widgets.section import Section
 
 if TYPE_CHECKING:
     from mlxtune.data.scaffold import SampleRecords
-    from mlxtune.tui.base import BaseApp
+    from mlxtune.tui.app import MlxtuneApp
 
 SAMPLE = 100  # records that the map is tried on
 _SHOWN = 3  # rows
@@ -84,7 +84,7 @@ class MappingScreen(ModalScreen[dict[str, str] | None]):
         Binding("escape", "dismiss(None)", "close", id="mapping.close"),
     ]  # fmt: skip
 
-    app: BaseApp
+    app: MlxtuneApp
 
     def __init__(self, sample: SampleRecords, mapping: Mapping[str, str], format: str = "auto", *, label: str = "open") -> None:
         super().__init__()

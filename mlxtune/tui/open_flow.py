@@ -16,20 +16,20 @@ from mlxtune.data.readers.formats import NO_MAPPING
 from mlxtune.data.source_files import source_files
 from mlxtune.recipe.edit import edit_recipe
 from mlxtune.tui.mapping_screen import SAMPLE, MappingScreen
+from mlxtune.tui.notices import Notice
 from mlxtune.tui.paths import relative_paths
 from mlxtune.tui.render.text import cell, line, lines, marked, wrap
 from mlxtune.tui.widgets.dialog import PromptDialog
-from mlxtune.tui.widgets.frame import Notice
 
 if TYPE_CHECKING:
     from mlxtune.data.scaffold import SampleRecords, Scaffold
-    from mlxtune.tui.base import BaseApp
+    from mlxtune.tui.app import MlxtuneApp
     from mlxtune.tui.source_session import SourceRef
 
 Mapped = Callable[[Path, Mapping[str, str]], object]
 
 
-def choose_file(app: BaseApp, title: str, label: str, then: Callable[[Path], object]) -> None:
+def choose_file(app: MlxtuneApp, title: str, label: str, then: Callable[[Path], object]) -> None:
     """Ask for a file with rows, and call ``then`` with it."""
 
     def error_in(text: str) -> str:
@@ -52,7 +52,7 @@ def choose_file(app: BaseApp, title: str, label: str, then: Callable[[Path], obj
     app.push_screen(PromptDialog(title, text, label=label, validate=error_in, folder=app.workspace), chosen)
 
 
-def open_mapped(app: BaseApp, path: Path, then: Mapped, *, label: str) -> None:
+def open_mapped(app: MlxtuneApp, path: Path, then: Mapped, *, label: str) -> None:
     """Call ``then`` with a file and its column map. Ask for the map if the file needs one."""
     from mlxtune.data import scaffold  # loads numpy, which the first screen does not need
 
@@ -63,11 +63,11 @@ def open_mapped(app: BaseApp, path: Path, then: Mapped, *, label: str) -> None:
         else:
             then(path, NO_MAPPING)
 
-    app.run_job(lambda: scaffold.first_records(path, SAMPLE), read, busy=f"Reading {one_line(path.name, 60)}.")
+    app.jobs.run(lambda: scaffold.first_records(path, SAMPLE), read, busy=f"Reading {one_line(path.name, 60)}.")
 
 
 def map_columns(
-    app: BaseApp, sample: SampleRecords, mapping: Mapping[str, str], then: Callable[[dict[str, str]], object], *,
+    app: MlxtuneApp, sample: SampleRecords, mapping: Mapping[str, str], then: Callable[[dict[str, str]], object], *,
     label: str, format: str = "auto",
 ) -> None:  # fmt: skip
     """Ask how the columns of ``sample`` map to our keys, starting with ``mapping``."""
@@ -79,7 +79,7 @@ def map_columns(
     app.push_screen(MappingScreen(sample, mapping, format, label=label), chosen)
 
 
-def map_source(app: BaseApp, ref: SourceRef) -> None:
+def map_source(app: MlxtuneApp, ref: SourceRef) -> None:
     """Ask how the columns of a source map to our keys, and show it with that map. It is saved in the recipe, if there is one."""
     from mlxtune.data import scaffold
 
@@ -88,32 +88,32 @@ def map_source(app: BaseApp, ref: SourceRef) -> None:
             app.sessions.open_file(ref.path, mapping)
             app.redraw()
         else:
-            app.run_job(lambda: _save_mapping(ref, mapping))
+            app.jobs.run(lambda: _save_mapping(ref, mapping))
 
     def read(sample: SampleRecords) -> None:
         mapping = dict(ref.map) or scaffold.guessed_mapping(sample.records[0][1])
         map_columns(app, sample, mapping, chosen, label="save" if ref.recipe_path else "open", format=ref.format)
 
-    app.run_job(lambda: scaffold.first_records(ref.path, SAMPLE), read, busy=f"Reading {ref.name}.")
+    app.jobs.run(lambda: scaffold.first_records(ref.path, SAMPLE), read, busy=f"Reading {ref.name}.")
 
 
 def _save_mapping(ref: SourceRef, mapping: Mapping[str, str]) -> Notice:
     """Write ``data.map`` in the recipe of a source."""
     assert ref.recipe_path is not None
     if dict(ref.map) == mapping:
-        return Notice("·", "$muted", "Nothing changed.")
+        return Notice("note", "Nothing changed.")
     keys = dict.fromkeys((*dict(ref.map), *mapping))  # None removes a key
     edit_recipe(ref.recipe_path, {f"data.map.{key}": mapping.get(key) for key in keys})
-    return Notice("✓", "$success", f"Saved the map as data.map in {one_line(ref.recipe_path.name, 60)}.")
+    return Notice("done", f"Saved the map as data.map in {one_line(ref.recipe_path.name, 60)}.")
 
 
-def open_file(app: BaseApp) -> None:
+def open_file(app: MlxtuneApp) -> None:
     """Ask for a file and show its rows in Data, with the recipe that uses them if there is one."""
 
     def show(path: Path, mapping: Mapping[str, str]) -> None:
         app.sessions.open_file(path, mapping)
         app.action_room("data")
-        app.show_notice(Notice("✓", "$success", f"Opened {one_line(path.name, 60)}.", "c creates a recipe for it."))
+        app.notices.show(Notice("done", f"Opened {one_line(path.name, 60)}.", "c creates a recipe for it."))
 
     def chosen(path: Path) -> None:
         views = (
@@ -122,17 +122,15 @@ def open_file(app: BaseApp) -> None:
         if not views:
             open_mapped(app, path, show, label="open")
             return
-        view = app.recipe if app.recipe in views else views[0]
-        app.show_recipe(view.path)
+        view = app.selection.recipe if app.selection.recipe in views else views[0]
+        app.selection.show_recipe(view.path)
         app.action_room("data")
-        app.show_notice(
-            Notice("✓", "$success", f"Opened {one_line(path.name, 60)} with its recipe {one_line(view.path.name, 60)}.")
-        )
+        app.notices.show(Notice("done", f"Opened {one_line(path.name, 60)} with its recipe {one_line(view.path.name, 60)}."))
 
     choose_file(app, "Open a file", "open", chosen)
 
 
-def new_recipe(app: BaseApp) -> None:
+def new_recipe(app: MlxtuneApp) -> None:
     """Write a recipe for the file that is open without one, or else for a file that the user chooses."""
     file = app.sessions.file
     if file is None:
@@ -144,7 +142,7 @@ def new_recipe(app: BaseApp) -> None:
         open_mapped(app, file.path, partial(recipe_for, app), label="continue")
 
 
-def recipe_for(app: BaseApp, path: Path, mapping: Mapping[str, str], format: str = "auto") -> None:
+def recipe_for(app: MlxtuneApp, path: Path, mapping: Mapping[str, str], format: str = "auto") -> None:
     """Guess a recipe for the rows of ``path``, show what was guessed, and write it under the name that the user enters."""
     from mlxtune.data import scaffold
 
@@ -158,7 +156,7 @@ def recipe_for(app: BaseApp, path: Path, mapping: Mapping[str, str], format: str
 
         def chosen(name: str | None) -> None:
             if name:
-                app.run_job(lambda: scaffold.write(guessed, app.workspace, name), written)
+                app.jobs.run(lambda: scaffold.write(guessed, app.workspace, name), written)
 
         dialog = PromptDialog(
             f"New recipe for {one_line(path.name, 40)}",
@@ -170,11 +168,11 @@ def recipe_for(app: BaseApp, path: Path, mapping: Mapping[str, str], format: str
         app.push_screen(dialog, chosen)
 
     def written(file: Path) -> None:
-        app.show_recipe(file)
+        app.selection.show_recipe(file)
         app.action_room("data")
-        app.show_notice(Notice("✓", "$success", f"Created recipes/{one_line(file.name, 60)}.", "P plans its run."))
+        app.notices.show(Notice("done", f"Created recipes/{one_line(file.name, 60)}.", "P plans its run."))
 
-    app.run_job(lambda: scaffold.guess(path, mapping, format), show, busy=f"Reading {one_line(path.name, 60)}.")
+    app.jobs.run(lambda: scaffold.guess(path, mapping, format), show, busy=f"Reading {one_line(path.name, 60)}.")
 
 
 def _facts(guessed: Scaffold, width: int) -> Content:

@@ -10,17 +10,22 @@ from mlxtune.core.text import plural
 from mlxtune.data.readers.formats import NO_MAPPING
 from mlxtune.data.review import ReviewStep
 from mlxtune.present.review import OUTCOMES
+from mlxtune.tui.notices import Notice, NoticeKind
 from mlxtune.tui.source_session import ORDERS, SourceRef, SourceSession
-from mlxtune.tui.widgets.frame import FooterAction, Notice
 from mlxtune.workspace.index import RecipeView
 
 if TYPE_CHECKING:
-    from mlxtune.tui.base import BaseApp
+    from mlxtune.tui.app import MlxtuneApp
 
-_GLYPHS = {  # glyphs, with their styles, of the actions that are not shown as a success
-    "reject": ("✗", "$error"), "skip": ("○", "$muted"), "tie": ("=", "$muted"), "bad": ("✗", "$error"), "edit": ("~", "$primary"),
-    "apply": ("~", "$primary"), "mute": ("○", "$muted"),
-}  # fmt: skip
+_KINDS: Mapping[str, NoticeKind] = {  # of the notices about actions that are not shown as a success
+    "reject": "rejected",
+    "bad": "rejected",
+    "skip": "skipped",
+    "mute": "skipped",
+    "tie": "tied",
+    "edit": "edited",
+    "apply": "edited",
+}
 
 
 SOURCE_MODES = ("data", "groups", "review")  # the rooms that show the session
@@ -29,7 +34,7 @@ SOURCE_MODES = ("data", "groups", "review")  # the rooms that show the session
 class SessionManager:
     """Opens, shares and closes the session. There is one manager per app."""
 
-    def __init__(self, app: BaseApp) -> None:
+    def __init__(self, app: MlxtuneApp) -> None:
         self._app = app
         self.file: SourceRef | None = None  # the file that is open without a recipe
         self._expected_recipe: Path | None = None
@@ -103,8 +108,8 @@ class SessionManager:
             if current is not None:
                 current.close()
             same_rows = current if current and ref and current.ref.row_key == ref.row_key else None
-            if current and not same_rows and self._app.notice and self._app.notice.undo:
-                self._app.notice = None  # u would undo a decision about the other rows
+            if current and not same_rows:
+                self._app.notices.drop_undo()  # u would undo a decision about the other rows
             self.session = SourceSession(self._app, ref, self.notify, same_rows, self._annotator) if ref else None
             if self.session is not None and self._saved:
                 saved, self._saved = self._saved, {}
@@ -124,25 +129,22 @@ class SessionManager:
 def decision_notice(step: ReviewStep | None, rows: list[int]) -> Notice:
     """Return a notice that describes a decision on ``rows``."""
     if step is None:
-        return Notice("·", "$muted", "Nothing changed.")
-    glyph, style = _GLYPHS.get(step.action, ("✓", "$success"))
-    undo = FooterAction("u", "undo", "undo", "undo this decision")
-    return Notice(glyph, style, f"{_subject(step, rows)} {OUTCOMES[step.action]}.", undo=undo)
+        return Notice("note", "Nothing changed.")
+    return Notice(_KINDS.get(step.action, "done"), f"{_subject(step, rows)} {OUTCOMES[step.action]}.", undo="undo")
 
 
 def undo_or_redo(session: SourceSession, action: str) -> Notice:
     """Undo or redo a decision, move the cursor to its row, and return a notice. Raise any review error."""
     step = session.undo() if action == "undo" else session.redo()
     if step is None:
-        return Notice("·", "$muted", f"Nothing to {action}.")
+        return Notice("note", f"Nothing to {action}.")
     rows = session.source.rows_with_keys(after.row for _, after in step.changes)
     if len(rows) == 1:
         session.move_to(rows[0])
     if action == "redo":
         return decision_notice(step, rows)
-    redo = FooterAction("U", "redo", "redo", "redo this decision")
     why = "" if rows or step.checks else "It was about rows that are not in the source as it is read now."
-    return Notice("↶", "$muted", f"{_subject(step, rows)}: {step.action} undone.", why, undo=redo)
+    return Notice("undone", f"{_subject(step, rows)}: {step.action} undone.", why, undo="redo")
 
 
 def _subject(step: ReviewStep, rows: list[int]) -> str:

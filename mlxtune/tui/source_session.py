@@ -19,7 +19,7 @@ from mlxtune.data.review import Action, ReviewSession, ReviewStep
 from mlxtune.data.rows import Row, RowError, row_tags
 from mlxtune.data.source_files import PARTS, generated_path
 from mlxtune.recipe import Recipe
-from mlxtune.tui.widgets.frame import Notice
+from mlxtune.tui.notices import Notice
 
 if TYPE_CHECKING:  # most of these load numpy, which the first screen does not need
     from mlxtune.data.browser import SourceBrowser
@@ -27,7 +27,7 @@ if TYPE_CHECKING:  # most of these load numpy, which the first screen does not n
     from mlxtune.evaluation.check_process import CheckProcess, CheckRequest
     from mlxtune.evaluation.contract import Contract
     from mlxtune.planning.masks import MaskProcess, TrainingMask
-    from mlxtune.tui.base import BaseApp
+    from mlxtune.tui.app import MlxtuneApp
 
 _NOTIFY_INTERVAL = 0.1  # seconds between two notifications from a thread
 
@@ -92,7 +92,12 @@ class SourceSession:
     """One version of a source. Another source, or a change on disk, starts a new session."""
 
     def __init__(
-        self, app: BaseApp, ref: SourceRef, notify: Callable[[], None], previous: SourceSession | None = None, annotator: str = ""
+        self,
+        app: MlxtuneApp,
+        ref: SourceRef,
+        notify: Callable[[], None],
+        previous: SourceSession | None = None,
+        annotator: str = "",
     ) -> None:
         """Open ``ref``. ``notify`` may be called from any thread. The filter, order and cursor come from ``previous``.
 
@@ -125,7 +130,7 @@ class SourceSession:
         self._run(self._check, self._set_check_error)
 
     def _run(self, job: Callable[[], None], on_error: Callable[[MlxtuneError], None] | None = None) -> None:
-        self._app.run_job(job, on_error=on_error, group="source", exclusive=False)
+        self._app.jobs.run(job, on_error=on_error, group="source", exclusive=False)
 
     def _set_error(self, error: MlxtuneError) -> None:
         self.error = error
@@ -178,7 +183,7 @@ class SourceSession:
         if not self.closed and (orphans := browser.count_orphans()):
             text = f"{plural(orphans, 'decision')} of the review {'is' if orphans == 1 else 'are'} about rows that this source does not have."
             hint = "The rows have changed, or are read with other columns. The decisions are kept."
-            self._app.call_later(self._app.show_notice, Notice("!", "$warning", text, hint))
+            self._app.call_later(self._app.notices.show, Notice("warning", text, hint))
 
     def _find_unmapped(self, browser: SourceBrowser) -> RowError | None:
         """Return the error of the first row if every row is invalid and the first one needs a column map."""
@@ -409,7 +414,7 @@ class SourceSession:
             try:
                 self._review.close()
             except MlxtuneError as error:  # decisions that another program removed from the journal could not be restored
-                self._app.show_error(error)
+                self._app.notices.show_error(error)
             self._review = None
             self._journal_stamp = file_stamp(review.journal_path(self.ref.path))
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:  # they load numpy
     from mlxtune.data.transforms.pipeline import Pipeline, RowEdit
     from mlxtune.data.transforms.preview import Outcome
     from mlxtune.data.transforms.transform import Verb
-    from mlxtune.tui.base import BaseApp
+    from mlxtune.tui.app import MlxtuneApp
 
 _SHOWN_EDITS = 20
 _OTHER_ROWS = 13  # other rows of the dialog (at most 90% of the screen's height) if the outcome takes two rows
@@ -51,7 +51,7 @@ class TransformDialog(ModalScreen["Pipeline | None"]):
         Binding("down", "recall(1)", "a later line", id="transform.later"),
     ]
 
-    app: BaseApp
+    app: MlxtuneApp
 
     def __init__(self, session: SourceSession, rows: Sequence[int], title: str, history: Sequence[str] = ()) -> None:
         super().__init__()
@@ -99,7 +99,7 @@ class TransformDialog(ModalScreen["Pipeline | None"]):
                 self._error = error
         if self._pipeline is not None:
             pipeline, generation = self._pipeline, self._generation
-            self.app.run_job(lambda: self._run(pipeline, generation), lambda _: self._draw(), group="transform", exclusive=False)
+            self.app.jobs.run(lambda: self._run(pipeline, generation), lambda _: self._draw(), group="transform", exclusive=False)
         self._draw()
 
     def _run(self, pipeline: Pipeline, generation: int) -> None:

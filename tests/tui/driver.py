@@ -20,8 +20,8 @@ from textual.worker import Worker
 from waiting import PATIENCE
 
 from mlxtune.tui.app import MlxtuneApp
-from mlxtune.tui.base import Room
 from mlxtune.tui.key_order import OrderedKeys
+from mlxtune.tui.room import Room
 from mlxtune.tui.rooms import ROOMS
 from mlxtune.tui.widgets.dialog import ChoiceDialog, EditDialog, PromptDialog
 from mlxtune.tui.widgets.field import Editor
@@ -105,18 +105,19 @@ class RoomDriver:
     @property
     def notice(self) -> str:
         """What is said above the footer, or in the toast."""
-        notice = self.app.notice or self.app.toast
-        return f"{notice.glyph} {notice.text} {notice.hint}".strip() if notice else ""
+        notice = self.app.notices.current or self.app.notices.toast
+        return f"{notice.mark[0]} {notice.text} {notice.hint}".strip() if notice else ""
 
     @property
     def undo_key(self) -> str:
         """The key that the notice offers."""
-        return self.app.notice.undo.key if self.app.notice and self.app.notice.undo else ""
+        notice = self.app.notices.current
+        return self.screen.show_action(notice.undo).key if notice and notice.undo else ""
 
     @property
     def actions(self) -> list[str]:
         """The words of the footer's actions, shown or not."""
-        return [action.label for action in self.screen.footer_actions()]
+        return [action.label for action in self.screen.shown_actions()]
 
     @property
     def focus(self) -> str:

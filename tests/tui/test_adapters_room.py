@@ -73,7 +73,7 @@ def names(room: RoomDriver) -> list[str]:
 
 def current(room: RoomDriver) -> AdapterEntry:
     """The adapter under the cursor."""
-    entry: AdapterEntry = room.screen._adapter
+    entry: AdapterEntry = room.screen.adapter
     return entry
 
 
@@ -91,7 +91,7 @@ def words(room: RoomDriver) -> str:
 
 async def changed(room: RoomDriver) -> None:
     """Wait for a change of the library to end."""
-    await room.until(lambda: not room.app.busy)
+    await room.until(lambda: not room.app.jobs.busy)
 
 
 async def test_the_list_and_the_details(stocked: Shop, open_room: OpenRoom) -> None:
@@ -230,13 +230,13 @@ async def test_an_export_asks_first_and_starts_the_worker(
         await room.choose("mlx")
         await room.until_notice("● Exporting tone to exports/x.")
         assert started.pop() == ("adapters/tone", "fused", "f16", "", "")
-        await room.until(lambda: not room.app.busy)
+        await room.until(lambda: not room.app.jobs.busy)
         await room.press("f")
         await room.choose("ollama")
         await room.choose("q8_0")
         await room.until(lambda: bool(started))
         assert started.pop() == ("adapters/tone", "gguf", "q8_0", "ollama", "")
-        await room.until(lambda: not room.app.busy)
+        await room.until(lambda: not room.app.jobs.busy)
         await room.press("f")
         await room.choose("ollama --lora")
         await room.answer("llama3.2:3b")
@@ -378,7 +378,7 @@ async def test_an_adapter_alone_is_copied_without_a_worker(stocked: Shop, open_r
         await room.choose("mlx --lora")
         await room.until_notice("✓ Wrote tone. It is in exports/tone-mlx.")
         assert (stocked.folder / "exports" / "tone-mlx" / "adapters.safetensors").is_file()
-        await room.until(lambda: not room.app.busy and "exports/tone-mlx" in room.text("#adapters-detail"))
+        await room.until(lambda: not room.app.jobs.busy and "exports/tone-mlx" in room.text("#adapters-detail"))
         assert "mlx-lm" in room.text("#adapters-detail")
         await room.press("f")
         await room.choose("mlx --lora")

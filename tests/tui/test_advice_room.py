@@ -146,7 +146,7 @@ async def test_m_measures_the_arms_without_training_on_thirty_rows(
     async with open_room("advice") as room:
         await ready(room)
         await room.press("m")
-        await room.until(lambda: bool(started) and not room.app.busy)
+        await room.until(lambda: bool(started) and not room.app.jobs.busy)
         assert (started[0].evaluation.rows, started[0].evaluation.arms) == (30, ["base", "base+kshot"])
         running = advised.run("20261125-1500-a-advice", kind="eval", alive=True)
         await room.observe(advised.snapshot())
@@ -167,7 +167,7 @@ async def test_an_answer_changed_while_a_measurement_starts_is_saved(advised: Sh
     answer_all(advised)
     async with open_room("advice") as room:
         await ready(room)
-        room.app.busy = True
+        room.app.jobs.busy = True
         await room.press("down", "down", "enter")
         await room.pilot.pause()
         saved = interview.load_last(advised.folder)
@@ -179,10 +179,10 @@ async def test_o_chooses_another_recipe(advised: Shop, open_room: OpenRoom) -> N
     advised.recipe("other")
     async with open_room("advice") as room:
         await ready(room)
-        before = room.app.recipe
+        before = room.app.selection.recipe
         await room.press("r")
         await room.choose("0" if before is room.app.snapshot.recipes[1] else "1")
-        assert room.app.recipe is not before
+        assert room.app.selection.recipe is not before
 
 
 async def test_data_that_cannot_be_read_is_reported_and_the_interview_continues(
@@ -217,7 +217,7 @@ async def test_without_a_recipe_the_advice_is_from_answers_alone(shop: Shop, ope
     async with open_room("advice") as room:
         await ready(room)
         assert "based on answers alone" in room.head("#advice-verdict")
-        assert room.screen._advice is not None
+        assert room.screen.advice is not None
 
 
 @pytest.mark.parametrize("size", [(80, 24), (140, 45)], ids=["80x24", "140x45"])

@@ -203,12 +203,12 @@ async def test_the_result_is_shown_only_after_the_last_vote_and_enter(shop: Shop
     async with open_room("blind", size=(140, 45)) as room:
         await resume(room)
         await room.press("enter")
-        assert room.screen._state == "vote", "enter reveals nothing before the end"
+        assert room.screen.state == "vote", "enter reveals nothing before the end"
         await room.press("a")
         await room.until(lambda: "That was the last vote." in room.text("#bl-finished"))
         assert room.actions[:2] == ["reveal", "undo"]
         await room.press("u")
-        await room.until(lambda: room.screen._state == "vote")
+        await room.until(lambda: room.screen.state == "vote")
         await room.press("a", "enter")
         await room.until(lambda: room.screen._result is not None and QUESTIONS[HEADLINE_QUESTION] in room.text("#bl-votes"))
         result = room.screen._result

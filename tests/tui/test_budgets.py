@@ -34,7 +34,7 @@ async def test_screens_keep_to_their_budgets(shop: Shop, monkeypatch: pytest.Mon
     async with shop.app().run_test(size=WIDE) as pilot:
         await arrive(pilot, WALK[stage])
         await pilot.press(*WALK[stage].before)
-        await until(pilot, lambda: not pilot.app.busy)
+        await until(pilot, lambda: not pilot.app.jobs.busy)
         assert_within_budget(pilot.app.screen, stage)
 
 

@@ -194,10 +194,10 @@ async def test_starting_a_run_unloads_an_idle_model(
         with accelerator_lease("chat", Path("shop")):  # as the model's process does
             if is_answering:
                 with pytest.raises(MachineError, match="in use by a chat or server"):
-                    room.app.require_accelerator()
+                    room.app.runs.require_accelerator()
             else:
-                room.app.require_accelerator()
-        room.app.start_run(recipe)
+                room.app.runs.require_accelerator()
+        room.app.runs.start_run(recipe)
         await room.until(lambda: closed == [not is_answering])
         assert service.state == ("ready" if is_answering else "idle")
         assert len(service.exchanges) == 1
@@ -399,7 +399,7 @@ async def test_enter_loads_the_best_adapter_and_o_the_base_alone(
         await room.until(lambda: chat(room).adapter == BEST and room.focus == "chat-field")
         assert chat(room).session.system == "Answer in JSON.", "the prompt of its training rows"
         await room.press("escape", "e")
-        await room.until(lambda: chat(room).state == "idle" and not room.app.busy)
+        await room.until(lambda: chat(room).state == "idle" and not room.app.jobs.busy)
         await room.press("o")
         await room.until(lambda: len(clients) == 2)
         assert chat(room).adapter == ""
@@ -440,7 +440,7 @@ async def test_a_chosen_adapter_is_loaded_once_and_again_only_after_its_process_
         await room.pilot.pause()
         assert len(clients) == 1, "already loaded"
         await room.press("e")
-        await room.until(lambda: chat(room).state == "idle" and not room.app.busy)
+        await room.until(lambda: chat(room).state == "idle" and not room.app.jobs.busy)
         await room.press("f1", "escape")
         await room.pilot.pause()
         assert len(clients) == 1, "it was ended on purpose"

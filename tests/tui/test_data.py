@@ -371,7 +371,7 @@ async def test_all_selected_rows_are_decided_on_in_one_step(shop: Shop, checks: 
         await room.answer("later")
         await room.until_notice("✓ 6 rows tagged.")
         assert sum("later" in (decision.tags or ()) for decision in session.source.decisions.values()) == 6
-        await room.until(lambda: not room.app.busy)
+        await room.until(lambda: not room.app.jobs.busy)
 
 
 async def test_rows_that_a_decision_took_from_the_filter_are_not_decided_on(
@@ -390,7 +390,7 @@ async def test_rows_that_a_decision_took_from_the_filter_are_not_decided_on(
         await room.until_notice("✗ 5 rows rejected.")
         assert len(session.selection.rows) == 6
         assert sorted(statuses(room).values()) == ["accepted", *["rejected"] * 5]
-        await room.until(lambda: not room.app.busy)
+        await room.until(lambda: not room.app.jobs.busy)
         await room.press("b")
         await room.until_notice("· None of these rows matches")
 
@@ -523,7 +523,7 @@ async def test_f_fixes_the_finding_that_the_rows_are_filtered_by(shop: Shop, che
         assert {"duplicate", "email"} <= {finding.check for finding in session.source.findings(1)}
         for check, count in (("duplicate", 1), ("email", 2)):  # the cursor stays on the second row
             await filter_by(room, f"finding:{check}", count)
-            assert room.screen._fixable_check() == check
+            assert room.screen.fixable_check == check
 
 
 async def test_a_fix_counts_the_rows_that_need_an_edit_by_hand(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
@@ -535,7 +535,7 @@ async def test_a_fix_counts_the_rows_that_need_an_edit_by_hand(shop: Shop, check
         await room.choose("fix")
         await room.until_notice("~ Row 1 edited. 1 row must be edited by hand: press e in Review.")
         assert list(statuses(room)) == [0]
-        await room.until(lambda: not room.app.busy)
+        await room.until(lambda: not room.app.jobs.busy)
         await room.press("down", "f")
         await room.choose("fix")
         await room.until_notice("· Nothing changed.")
@@ -858,7 +858,7 @@ async def test_filter_and_cursor_are_restored(shop: Shop, checks: Checks, open_r
         saved = room.app.sessions.save_state()
         assert json.loads(json.dumps(saved)) == {"filter": "tag:login", "order": "row", "row": 6}
     app = shop.app()
-    app.saved_source = saved
+    app.saved.values["source"] = saved
     async with drive(app, "data") as room:
         await room.until(lambda: ready(room) and selected(room) == 6)
         assert session_of(room).row_index == 6

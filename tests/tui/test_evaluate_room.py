@@ -48,7 +48,7 @@ async def rows_found(room: RoomDriver, title: str = "", count: int | None = None
     """Wait for the rows behind a number."""
 
     def shown() -> bool:
-        rows = room.screen._rows
+        rows = room.screen.rows
         return rows is not None and (not title or rows.title == title) and (count is None or len(rows.rows) == count)
 
     await room.until(shown)
@@ -277,8 +277,8 @@ async def test_f_keeps_one_kind_of_failure_and_shows_all_again(shop: Shop, open_
         await rows_found(room, "Tuned fails", 7)
         await room.press("f")
         await room.choose("1")
-        await room.until(lambda: room.screen._rows.title.startswith("Tuned fails: "))
-        assert len(room.screen._rows.rows) < 7
+        await room.until(lambda: room.screen.rows.title.startswith("Tuned fails: "))
+        assert len(room.screen.rows.rows) < 7
         await room.press("f")
         await room.choose("0")
         await rows_found(room, "Tuned fails", 7)
@@ -376,7 +376,7 @@ async def test_a_first_report_that_is_being_read_does_not_look_lost(
     async with open_room("evaluate") as room:
         await room.until(lambda: "Reading the report." in room.text("#ev-invite"))
         assert room.screen.query_one("#ev-empty").display
-        assert "evaluate" not in [action.label for action in room.screen.footer_actions()]
+        assert "evaluate" not in [action.label for action in room.screen.shown_actions()]
         await room.press("enter")
         assert room.mode == "evaluate"
         gate.set()
@@ -442,7 +442,7 @@ async def test_a_new_report_shows_the_failing_rows_of_the_displayed_metric(shop:
         evaluation(shop)
         await room.observe(shop.snapshot())
         await room.until(lambda: room.screen._report is not None and room.screen._report.folder.name == ID)
-        await room.until(lambda: room.screen._rows is not None)
+        await room.until(lambda: room.screen.rows is not None)
         assert "valid JSON" in room.head("#ev-square")
         assert "valid JSON" in room.head("#ev-rows")
 
@@ -534,7 +534,7 @@ async def test_e_shows_the_path_of_the_html_report(shop: Shop, open_room: OpenRo
         await rows_found(room)
         await room.press("e")
         await room.until(lambda: f"evals/{ID}/report.html" in room.notice)
-        assert room.app.notice, "a path stays until the next notice"
+        assert room.app.notices.current, "a path stays until the next notice"
     (folder / "report.html").unlink()
     async with open_room("evaluate") as room:
         await rows_found(room)
@@ -559,7 +559,7 @@ async def test_n_asks_for_a_subject_and_arms_and_starts(shop: Shop, open_room: O
             await room.press("n")
             await room.choose(subject)
             await room.choose(arms)
-            await room.until(lambda arms=arms: len(started) == 2 - int(arms) and not room.app.busy)  # type: ignore[misc]
+            await room.until(lambda arms=arms: len(started) == 2 - int(arms) and not room.app.jobs.busy)  # type: ignore[misc]
     assert started == [
         ("eval", ["base", "base+kshot", "tuned"], {"run": "20261124-1412-support-json", "adapter": str(run / "adapter")}),
         ("eval", ["base"], {}),
@@ -578,7 +578,7 @@ async def test_a_start_that_fails_is_reported(shop: Shop, open_room: OpenRoom, m
         await room.choose("0")
         await room.choose("0")
         await room.until_notice("✗ The worker of x ended at once")
-        assert room.screen._rows.title == "Tuned fails"
+        assert room.screen.rows.title == "Tuned fails"
 
 
 async def test_a_running_evaluation_shows_its_progress_and_can_be_stopped(
@@ -841,12 +841,12 @@ async def test_the_recipe_as_it_is_now_can_be_chosen_if_it_evaluates_differently
             await room.press("n")
             await room.choose(subject)
             await room.choose("0")
-            await room.until(lambda count=count: len(started) == count and not room.app.busy)  # type: ignore[misc]
+            await room.until(lambda count=count: len(started) == count and not room.app.jobs.busy)  # type: ignore[misc]
         room.app.run_to_evaluate = run.name
         await room.press("H", "E")
         await room.choose(str(run / "recipe.toml"))
         await room.choose("0")
-        await room.until(lambda: len(started) == 3 and not room.app.busy)
+        await room.until(lambda: len(started) == 3 and not room.app.jobs.busy)
         await room.press("n")
         await room.choose("0")
         await room.choose("1")  # all held-out rows
@@ -904,11 +904,11 @@ async def test_an_evaluation_that_is_starting_is_not_another_task(
         await room.press("enter")
         await room.choose("0")
         await room.choose("0")
-        await room.until(lambda: room.app.busy)
+        await room.until(lambda: room.app.jobs.busy)
         room.screen.redraw()
         assert "Another task is running" not in room.text("#ev-invite")
         gate.set()
-        await room.until(lambda: not room.app.busy)
+        await room.until(lambda: not room.app.jobs.busy)
         await room.observe(shop.snapshot())
         assert "Evaluating" in room.head("#ev-now")
         assert "Loading the model." in room.text("#ev-progress")
@@ -937,7 +937,7 @@ async def test_a_report_without_its_evidence_still_shows_its_numbers(shop: Shop,
         await room.until(lambda: "82.5  68–91" in room.text("#ev-table"))
         assert "questions.jsonl" in error(room)
         await room.press("m", "enter", "f", "v", "w")
-        assert room.screen._rows is None
+        assert room.screen.rows is None
 
 
 async def test_an_evaluation_whose_folder_vanishes_is_not_shown(shop: Shop, open_room: OpenRoom) -> None:

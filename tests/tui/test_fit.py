@@ -9,7 +9,7 @@ import pytest
 from rich.cells import cell_len
 from textual.screen import Screen
 
-from mlxtune.tui.base import ROOMS
+from mlxtune.tui.rooms import ROOMS
 from mlxtune.tui.widgets.panel import Panel
 
 from .conftest import OpenRoom
@@ -32,7 +32,7 @@ async def test_every_panel_fits(
         for name in ROOMS:
             await room.app.run_action(f"room('{name}')")
             await room.until(lambda name=name: room.mode == name)
-            await room.until(lambda: not room.app.busy)
+            await room.until(lambda: not room.app.jobs.busy)
             with suppress(AssertionError):  # a result that arrives now is laid out a moment later
                 await room.until(lambda: not list(cut_off(room.screen)), 60)
             assert list(cut_off(room.screen)) == []

@@ -17,14 +17,17 @@ from textual.widgets import Input
 from mlxtune.core import app_state, settings
 from mlxtune.core.errors import MachineError
 from mlxtune.planning.machine import PowerState
-from mlxtune.tui import base, keys
+from mlxtune.tui import keys, notices
+from mlxtune.tui.actions import Action, ShownAction
 from mlxtune.tui.app import MlxtuneApp
-from mlxtune.tui.base import Room
+from mlxtune.tui.help import HelpPage
 from mlxtune.tui.jump import JumpScreen
+from mlxtune.tui.notices import Notice
+from mlxtune.tui.room import Room
 from mlxtune.tui.rooms import ROOMS
 from mlxtune.tui.rooms.home.screen import RunList
 from mlxtune.tui.widgets.dialog import ChoiceDialog, PromptDialog
-from mlxtune.tui.widgets.frame import FooterAction, Notice, tab_places, tabs
+from mlxtune.tui.widgets.frame import tab_places, tabs
 
 from .conftest import OpenRoom
 from .driver import NARROW, Gate, RoomDriver
@@ -59,15 +62,15 @@ async def test_a_result_is_a_toast_and_a_decision_a_line_with_undo(
     loaded: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with open_room("home", size=NARROW) as room:
-        room.app.show_notice(Notice("✓", "$success", "Saved."))
+        room.app.notices.show(Notice("done", "Saved."))
         await room.until(lambda: room.text("#toast").strip() == "✓ Saved.")
-        monkeypatch.setattr(base, "TOAST_SECONDS", 0.05)
-        room.app.show_notice(Notice("✓", "$success", "Saved."))
+        monkeypatch.setattr(notices, "TOAST_SECONDS", 0.05)
+        room.app.notices.show(Notice("done", "Saved."))
         await room.until(lambda: room.text("#toast") == "")
-        room.app.show_notice(Notice("✓", "$success", "Row 422 accepted.", undo=FooterAction("u", "undo", "new")))
-        await room.until(lambda: "✓ Row 422 accepted.  u undo" in room.text("#answer"))
+        room.app.notices.show(Notice("done", "Row 422 accepted.", undo="open_file"))
+        await room.until(lambda: "✓ Row 422 accepted.  o open" in room.text("#answer"))
         await room.pilot.pause(0.1)
-        assert "✓ Row 422 accepted.  u undo" in room.text("#answer"), "longer than a toast"
+        assert "✓ Row 422 accepted.  o open" in room.text("#answer"), "longer than a toast"
         await room.press("escape")
         await room.until(lambda: room.text("#answer") == "")
 
@@ -76,9 +79,10 @@ async def test_u_and_a_click_run_the_undo_of_the_notice(loaded: Shop, open_room:
     undone: list[str] = []
     async with open_room("home", size=NARROW) as room:
         monkeypatch.setattr(type(room.screen), "action_back", lambda self: undone.append("back"), raising=False)
+        monkeypatch.setattr(type(room.screen), "ACTIONS", (Action("back", "b", "back"),))
         await room.press("u")
         assert undone == []
-        room.app.show_notice(Notice("✓", "$success", "Row 422 accepted.", undo=FooterAction("u", "undo", "back")))
+        room.app.notices.show(Notice("done", "Row 422 accepted.", undo="back"))
         assert "Undo" in [command.title for command in room.app.get_system_commands(room.screen)]
         await room.press("u")
         await room.pilot.pause()
@@ -88,17 +92,16 @@ async def test_u_and_a_click_run_the_undo_of_the_notice(loaded: Shop, open_room:
 
 async def test_a_long_notice_keeps_its_undo_on_screen(loaded: Shop, open_room: OpenRoom) -> None:
     async with open_room("home", size=(52, 24)) as room:
-        undo = FooterAction("u", "undo", "new")
-        room.app.show_notice(Notice("✓", "$success", "Row 422 was accepted, as three others were.", undo=undo))
+        room.app.notices.show(Notice("done", "Row 422 was accepted, as three others were.", undo="open_file"))
         await room.pilot.pause()
-        assert "    u undo" in room.text("#answer")
+        assert "    o open" in room.text("#answer")
 
 
 async def test_the_footer_has_at_most_six_actions_and_cuts_none(
     loaded: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    actions = [FooterAction(letter, "something", "new") for letter in "abcdefgh"]
-    monkeypatch.setattr("mlxtune.tui.rooms.home.screen.HomeRoom.footer_actions", lambda self: actions)
+    actions = [ShownAction(letter, "something", "screen.new") for letter in "abcdefgh"]
+    monkeypatch.setattr("mlxtune.tui.rooms.home.screen.HomeRoom.shown_actions", lambda self: actions)
     async with open_room("home", size=(140, 24)) as room:
         assert room.text("#foot").count("something") == 6
         await room.pilot.resize_terminal(60, 24)
@@ -111,9 +114,9 @@ async def test_the_footer_has_at_most_six_actions_and_cuts_none(
 async def test_the_result_of_an_older_job_of_a_group_is_dropped(shop: Shop, open_room: OpenRoom) -> None:
     first, results = Gate(), list[str]()
     async with open_room("home") as room:
-        room.app.run_job(lambda: first.wait(), lambda _: results.append("first"), group="x")
-        room.app.run_job(lambda: None, lambda _: results.append("second"), group="x")
-        room.app.run_job(lambda: None, lambda _: results.append("other"), group="y")
+        room.app.jobs.run(lambda: first.wait(), lambda _: results.append("first"), group="x")
+        room.app.jobs.run(lambda: None, lambda _: results.append("second"), group="x")
+        room.app.jobs.run(lambda: None, lambda _: results.append("other"), group="y")
         await room.until(lambda: set(results) == {"second", "other"})
         first.set()
         await room.pilot.pause()
@@ -123,12 +126,12 @@ async def test_the_result_of_an_older_job_of_a_group_is_dropped(shop: Shop, open
 async def test_a_busy_job_shows_its_sentence_and_refuses_another(shop: Shop, open_room: OpenRoom) -> None:
     done = Gate()
     async with open_room("home") as room:
-        assert room.app.run_job(lambda: done.wait(), busy="Working.")
+        assert room.app.jobs.run(lambda: done.wait(), busy="Working.")
         assert room.notice == "● Working."
-        assert not room.app.run_job(lambda: None, busy="Working too.")
+        assert not room.app.jobs.run(lambda: None, busy="Working too.")
         assert room.notice.startswith("● Working. Try again")
         done.set()
-        await room.until(lambda: not room.app.busy)
+        await room.until(lambda: not room.app.jobs.busy)
         assert room.notice == ""
 
 
@@ -138,9 +141,9 @@ async def test_the_error_of_a_job_is_a_notice(shop: Shop, open_room: OpenRoom, e
         raise error
 
     async with open_room("home") as room:
-        room.app.run_job(fail, busy="")
+        room.app.jobs.run(fail, busy="")
         await room.until_notice("✗ The disk is full.")
-        assert not room.app.busy
+        assert not room.app.jobs.busy
 
 
 # Tabs
@@ -211,7 +214,7 @@ async def test_a_character_for_the_help_can_still_be_typed(loaded: Shop, open_ro
         await room.press("a", "question_mark")
         await room.until(lambda: room.screen.query_one(Input).value == "a?")
         await room.press("escape", "question_mark")
-        await room.until(lambda: "Glyphs" in room.text("#rows"))
+        await room.until(lambda: isinstance(room.screen, HelpPage))
 
 
 @pytest.mark.parametrize(
@@ -257,8 +260,8 @@ async def test_the_theme_is_saved(loaded: Shop) -> None:
     set_keys('theme = "neon"\n')
     app = loaded.app()
     assert app.theme == "ink"
-    assert app.notice
-    assert "Unknown theme neon" in app.notice.text
+    assert app.notices.current
+    assert "Unknown theme neon" in app.notices.current.text
 
 
 # Focus
@@ -360,7 +363,7 @@ async def test_an_invalid_saved_state_is_ignored(loaded: Shop, left: Mapping[str
         for room in ROOMS:
             app.action_room(room)
             await pilot.pause()
-        assert not app.notice
+        assert not app.notices.current
 
 
 async def test_an_error_while_the_state_is_saved_is_ignored(loaded: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -431,7 +434,7 @@ async def test_a_users_command_runs_with_its_fields_filled_in(loaded: Shop, comm
     async with open_room("home") as room:
         assert "commands: u is already bound to" in room.notice
         assert "Other errors in the file: 1." in room.notice  # there is no key f99
-        await room.until(lambda: room.app.recipe is not None)
+        await room.until(lambda: room.app.selection.recipe is not None)
         await room.press("f5")
         await room.until_notice("✓ code has ended.")
         assert commands == [["code", str(loaded.folder / "recipes" / "support-json.toml")]]
@@ -453,7 +456,7 @@ async def test_ctrl_c_interrupts_only_the_users_command(
     monkeypatch.setattr("subprocess.run", interrupted)
     handler = signal.getsignal(signal.SIGINT)
     async with open_room("home") as room:
-        await room.until(lambda: room.app.recipe is not None)
+        await room.until(lambda: room.app.selection.recipe is not None)
         await room.press("f5")
         await room.until_notice("✗ code exited with -2.")
         assert signal.getsignal(signal.SIGINT) is handler

@@ -47,7 +47,7 @@ async def test_three_keys_from_failing_rows_to_a_teacher(shop: Shop, open_room: 
     """The teacher gets the nearest training rows, never the failing held-out ones."""
     evaluation(shop)
     async with open_room("evaluate") as room:
-        await room.until(lambda: room.screen._rows is not None and len(room.screen._rows.rows) == 7)
+        await room.until(lambda: room.screen.rows is not None and len(room.screen.rows.rows) == 7)
         await room.pilot.pause()
         await room.press("g")
         await room.until(lambda: room.mode == "")

@@ -124,14 +124,14 @@ async def test_a_decision_that_is_refused_keeps_the_marks(shop: Shop, checks: Ch
     other = Gate()
     async with open_room("groups") as room:
         await opened(room)
-        assert room.app.run_job(other.wait, busy="Exporting.")
+        assert room.app.jobs.run(other.wait, busy="Exporting.")
         await room.press("enter", "space", "x")
         assert room.notice.startswith("● Exporting. Try again")
         assert room.screen.marked_rows
         await room.press("u")
         assert room.notice.startswith("● Exporting. Try again")
         other.set()
-        await room.until(lambda: not room.app.busy)
+        await room.until(lambda: not room.app.jobs.busy)
         await room.press("x")
         assert len(statuses(room)) == 1
 

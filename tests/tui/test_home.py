@@ -81,7 +81,7 @@ async def test_n_starts_the_only_recipe_and_opens_train(shop: Shop, open_room: O
         assert not started
         await room.press("n")
         await room.choose("train")
-        await room.until(lambda: bool(started) and not room.app.busy)
+        await room.until(lambda: bool(started) and not room.app.jobs.busy)
         assert started == [(shop.folder, "support-json")]
         assert room.mode == "train"
 
@@ -120,7 +120,7 @@ async def test_with_several_recipes_n_asks_which(shop: Shop, open_room: OpenRoom
         await room.press("n")
         await room.choose("1")
         await room.until(lambda: names == ["beta"])
-        assert room.app.recipe.title == "beta.toml", "the other rooms show it, too"
+        assert room.app.selection.recipe.title == "beta.toml", "the other rooms show it, too"
 
 
 async def test_home_shows_the_recipe_that_the_other_rooms_show(shop: Shop, open_room: OpenRoom) -> None:
@@ -130,7 +130,7 @@ async def test_home_shows_the_recipe_that_the_other_rooms_show(shop: Shop, open_
     async with open_room("home") as room:
         assert "Evaluate the adapter" in next_text(room)
         assert room.head("#workflow").endswith("alpha.toml")
-        room.app.select_recipe("beta")
+        room.app.selection.select_recipe("beta")
         room.app.redraw()
         assert "Check the rows first" in next_text(room)
         assert room.head("#workflow").endswith("beta.toml")

@@ -24,7 +24,7 @@ from mlxtune.recipe import Recipe
 from mlxtune.runs.queue import Queue
 from mlxtune.tui import keys
 from mlxtune.tui.app import MlxtuneApp
-from mlxtune.tui.base import Room
+from mlxtune.tui.room import Room
 from mlxtune.tui.rooms import ROOMS
 from mlxtune.tui.rooms.chat.service import AdapterOption
 from mlxtune.tui.rooms.plan.service import PlanResult, PlanService
@@ -305,7 +305,7 @@ async def go(pilot: Any, stage: Stage) -> None:
     if app.current_mode != stage.mode:
         app.action_room(stage.mode)
         await pilot.pause()
-    await until(pilot, lambda: not app.busy)
+    await until(pilot, lambda: not app.jobs.busy)
 
 
 async def press(pilot: Any, stage: Stage, pane: Widget | None, key: str) -> None:

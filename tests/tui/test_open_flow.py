@@ -136,7 +136,7 @@ async def test_the_open_file_is_restored(shop: Shop, checks: Checks, open_room: 
         await room.press("down")
         saved = json.loads(json.dumps(room.app.sessions.save_state()))
     app = shop.app()
-    app.saved_source = saved
+    app.saved.values["source"] = saved
     async with drive(app, "review") as room:
         await room.until(lambda: ready(room) and session_of(room).ref.path == other)
         await room.until(lambda: session_of(room).row_index == 1)
@@ -147,7 +147,7 @@ async def test_unknown_columns_are_mapped_while_the_rows_are_shown(
 ) -> None:
     shop.recipe()
     async with open_room("data") as room:
-        await room.until(lambda: "o" in [action.key for action in room.screen.footer_actions()])
+        await room.until(lambda: "o" in [action.key for action in room.screen.shown_actions()])
         await room.press("o")
         await prompted(room)
         field(room).value = str(tickets)

@@ -44,7 +44,7 @@ def plan_room(room: RoomDriver) -> PlanRoom:
 
 
 def form(room: RoomDriver) -> RecipeForm:
-    form = plan_room(room)._form
+    form = plan_room(room).form
     assert form is not None
     return form
 

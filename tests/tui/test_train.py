@@ -107,7 +107,7 @@ async def test_a_run_that_was_asked_and_is_quiet_can_be_killed_after_a_warning(
     async with open_room("train") as room:
         await room.press("s")
         await room.choose("stop")
-        await room.until(lambda: not room.app.busy and bool(room.app.stopping))
+        await room.until(lambda: not room.app.jobs.busy and bool(room.app.runs.stopping))
         await room.observe(loaded.snapshot(NOW + 60))
         assert "stop" in room.actions
         await room.press("s")
@@ -133,12 +133,12 @@ async def test_a_refused_stop_changes_nothing(loaded: Shop, open_room: OpenRoom,
 async def test_while_the_app_is_busy_a_stop_is_refused(loaded: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mlxtune.runs.registry.stop", lambda run: pytest.fail("stopped"))
     async with open_room("train") as room:
-        room.app.busy = True
+        room.app.jobs.busy = True
         await room.press("s")
         await room.choose("stop")
         await room.until_notice("! Another task is still running.")
         assert "stop" in room.actions
-        assert room.app.run_job(lambda: None, busy="") is False
+        assert room.app.jobs.run(lambda: None, busy="") is False
 
 
 async def test_a_run_that_ended_a_moment_ago_did_so_just_now(loaded: Shop, open_room: OpenRoom) -> None:
@@ -225,7 +225,7 @@ async def test_after_a_full_disk_a_run_can_be_resumed(shop: Shop, open_room: Ope
 
 async def test_a_loss_that_is_not_a_number_is_a_cross_on_the_axis(loaded: Shop, open_room: OpenRoom) -> None:
     async with open_room("home", size=NARROW) as room:
-        room.app.open_run("20261122-0900-support-json")
+        room.app.runs.open_run("20261122-0900-support-json")
         await room.pilot.pause()
         axis = next(row for row in chart_text(room).splitlines() if "└" in row)
         assert axis.count("✗") == 1
@@ -291,7 +291,7 @@ async def test_the_empty_room_says_what_keeps_a_run_from_starting(shop: Shop, op
         await room.press("n")
         await room.until_notice("! The evaluation of support-json is using this machine.")
         await room.observe(replace(shop.snapshot(), evals=()))  # it has ended
-        await room.until(lambda: room.app.notice is None)
+        await room.until(lambda: room.app.notices.current is None)
         await room.press("P")
         await room.until(lambda: room.mode == "plan")
 
@@ -457,7 +457,7 @@ async def test_l_shows_every_line_and_follows_the_end(loaded: Shop, open_room: O
 
 async def test_a_removed_run_folder_is_reported(loaded: Shop, open_room: OpenRoom) -> None:
     async with open_room("train") as room:
-        room.app.open_run("20261122-1010-support-json")
+        room.app.runs.open_run("20261122-1010-support-json")
         shutil.rmtree(loaded.folder / "runs" / "20261122-1010-support-json")
         await room.observe(loaded.snapshot())
         assert room.notice == "! The folder 20261122-1010-support-json was removed. Now showing the newest run."

@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from mlxtune.tui.base import Room
+    from mlxtune.tui.room import Room
 
 
 @dataclass(frozen=True)

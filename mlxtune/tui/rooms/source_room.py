@@ -7,27 +7,48 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from textual.binding import Binding, BindingType
 from textual.content import Content
 
 from mlxtune.core.errors import DataError, MlxtuneError
 from mlxtune.core.files import user_path
 from mlxtune.core.text import one_line, plural
-from mlxtune.data.review import Action
+from mlxtune.data.review import Action as ReviewAction
 from mlxtune.data.rows import Row
-from mlxtune.tui.base import Room
+from mlxtune.tui.actions import Action
 from mlxtune.tui.generate_flow import choose_task
+from mlxtune.tui.notices import Notice
 from mlxtune.tui.open_flow import open_mapped
 from mlxtune.tui.paths import relative_paths
 from mlxtune.tui.render.source import no_source, source_unavailable
+from mlxtune.tui.room import Room
 from mlxtune.tui.session_manager import SOURCE_MODES, SessionManager, decision_notice, undo_or_redo
 from mlxtune.tui.source_session import SourceSession
 from mlxtune.tui.widgets.dialog import ChoiceDialog, ChoiceOption, PromptDialog
-from mlxtune.tui.widgets.frame import FooterAction, Notice
 
 if TYPE_CHECKING:
     from mlxtune.data.transforms.pipeline import Pipeline
 
+UNDO = Action(
+    "undo", "u", "undo", "undo the most recent decision",
+    when=lambda room: room.rows_session and room.rows_session.source.state.steps,
+    why="There is nothing to undo.",
+)  # fmt: skip
+REDO = Action(
+    "redo", "U,ctrl+r", "redo", "redo the last undone decision",
+    when=lambda room: room.rows_session and room.rows_session.source.state.undone_steps,
+    why="There is nothing to redo.",
+)  # fmt: skip
+SOURCE_ACTIONS = (
+    Action("import_rows", "i", "import", "import rows in any format into this workspace"),
+    Action(
+        "recipe", "r", "recipe", "switch to another recipe",
+        when=lambda room: room.app.snapshot and room.app.snapshot.recipes, why="There is no recipe.",
+    ),
+    Action(
+        "generate", "w", "write", "let a teacher write rows",
+        when=lambda room: room.can_generate, why="These rows have no recipe.", needs_accelerator=True,
+    ),
+)  # fmt: skip
 _INLINE_ROWS = 200  # maximum rows for which undo and redo run in the event loop
 
 
@@ -35,11 +56,6 @@ class SourceRoom(Room):
     """A room that shows the rows of a source."""
 
     MAP_KEY: ClassVar[str] = ""  # the key that maps columns, if the room has one
-    NEED_ACCELERATOR = frozenset({"generate"})
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("colon", "transform", "change many rows", id="source.transform"),
-        Binding("w", "generate", "let a teacher write rows", id="source.generate"),
-    ]
 
     @property
     def sessions(self) -> SessionManager:
@@ -85,25 +101,27 @@ class SourceRoom(Room):
         """Return the content of the room while there are no rows to show."""
         if session is not None:
             return source_unavailable(session, self.app.workspace, self.MAP_KEY, width)
-        snapshot, view = self.app.snapshot, self.app.recipe
+        snapshot, view = self.app.snapshot, self.app.selection.recipe
         error = relative_paths(self.app.workspace, view.error) if view else ""
         return no_source(error, bool(snapshot and snapshot.recipes), width)
 
-    def source_actions(self) -> list[FooterAction]:
-        """The footer actions that are always available."""
-        has_recipes = self.app.snapshot is not None and bool(self.app.snapshot.recipes)
-        recipe = FooterAction("r", "recipe", "recipe", "switch to another recipe")
-        return [
-            FooterAction("i", "import", "import_rows", "import rows in any format into this workspace"),
-            *([recipe] if has_recipes else []),
-            *self._generate_actions(),
-        ]
+    @property
+    def rows_session(self) -> SourceSession | None:
+        """The displayed session if it has rows."""
+        session = self.session
+        return session if session is not None and not session.has_no_rows else None
 
-    def _generate_actions(self) -> list[FooterAction]:
-        view = self.app.recipe
-        session = self.sessions.session
-        possible = view is not None and view.recipe is not None and session is not None and session.ref.recipe is not None
-        return [FooterAction("w", "write", "generate", "let a teacher write rows")] if possible and self.app.can_start else []
+    @property
+    def is_filtered(self) -> bool:
+        session = self.rows_session
+        return session is not None and bool(session.selection.filter.strip())
+
+    @property
+    def can_generate(self) -> bool:
+        """Whether a teacher can write rows: the rows are a recipe's, and nothing else runs."""
+        view, session = self.app.selection.recipe, self.sessions.session
+        of_recipe = view is not None and view.recipe is not None and session is not None and session.ref.recipe is not None
+        return of_recipe and self.app.runs.can_start
 
     def action_generate(self) -> None:
         """Ask what to generate. Variations are based on the rows that are marked, filtered, or in the current group."""
@@ -120,28 +138,28 @@ class SourceRoom(Room):
             what = f"the {title}"
         choose_task(self.app, session.ref.recipe_path, rows, what)
 
-    def decide(self, action: Action, **more: Any) -> bool:
+    def decide(self, action: ReviewAction, **more: Any) -> bool:
         """Record a decision on the current row and show a notice. Return whether it was possible."""
         session = self.session
-        if session is None or self.app.refuse_if_busy():
+        if session is None or self.app.jobs.refuse_if_busy():
             return False
         index = session.row_index
         try:
             step = session.decide(action, [index], **more)
         except MlxtuneError as error:
-            self.app.show_error(error)
+            self.app.notices.show_error(error)
             return False
-        self.app.show_notice(decision_notice(step, [index]))
+        self.app.notices.show(decision_notice(step, [index]))
         return True
 
-    def decide_rows(self, session: SourceSession, action: Action, rows: Sequence[int], **more: Any) -> None:
+    def decide_rows(self, session: SourceSession, action: ReviewAction, rows: Sequence[int], **more: Any) -> None:
         """Record one decision on ``rows`` in a thread."""
         busy = f"Applying {action} to {plural(len(rows), 'row')}."
         self.record_changes(lambda: decision_notice(session.decide(action, rows, **more), list(rows)), busy)
 
     def record_changes(self, job: Callable[[], Notice], busy: str) -> None:
         """Record decisions in a thread, unmark all rows, and show a notice. Keys that are typed meanwhile act on the result."""
-        if self.app.run_job(job, busy=busy, holds_keys=True):
+        if self.app.jobs.run(job, busy=busy, holds_keys=True):
             self.clear_marks()
 
     @property
@@ -188,18 +206,18 @@ class SourceRoom(Room):
         self._undo_or_redo("redo")
 
     def _undo_or_redo(self, action: str) -> None:
-        if (session := self.session) is None or self.app.refuse_if_busy():
+        if (session := self.session) is None or self.app.jobs.refuse_if_busy():
             return
         state = session.source.state
         newest = (state.steps if action == "undo" else state.undone_steps)[-1:]
         if newest and len(newest[0].changes) > _INLINE_ROWS:
             busy = f"{plural(len(newest[0].changes), 'row')}: {action}."
-            self.app.run_job(lambda: undo_or_redo(session, action), busy=busy, holds_keys=True)
+            self.app.jobs.run(lambda: undo_or_redo(session, action), busy=busy, holds_keys=True)
             return
         try:
-            self.app.show_notice(undo_or_redo(session, action))
+            self.app.notices.show(undo_or_redo(session, action))
         except MlxtuneError as error:
-            self.app.show_error(error)
+            self.app.notices.show_error(error)
 
     def action_tag(self) -> None:
         """Ask for a tag and add it to the current row, or remove it."""
@@ -221,7 +239,7 @@ class SourceRoom(Room):
             self.decide("tag", **session.tag_change(session.row_index, tag))
 
     def action_recipe(self) -> None:
-        self.app.choose_recipe(lambda: self.sessions.open_file(None))
+        self.app.selection.choose_recipe(lambda: self.sessions.open_file(None))
 
     def action_import_rows(self) -> None:
         text = (
@@ -240,11 +258,11 @@ class SourceRoom(Room):
             own = path == user_path(name) and path.resolve().is_relative_to(self.app.workspace.resolve())
             if own and path.suffix == ".jsonl":
                 self.sessions.open_file(path)  # a copy would have other lines, and no review
-                self.app.show_notice(Notice("✓", "$success", f"Opened {one_line(path.name, 40)}, which is in this workspace."))
+                self.app.notices.show(Notice("done", f"Opened {one_line(path.name, 40)}, which is in this workspace."))
             else:
                 open_mapped(self.app, path, self._import_file, label="import")
 
-        self.app.show_notice(Notice("●", "$primary", f"Importing {one_line(name, 60)}."))
+        self.app.notices.show(Notice("working", f"Importing {one_line(name, 60)}."))
         self.run_job(lambda: locate(name), located)
 
     def _import_file(self, path: Path, mapping: Mapping[str, str], skip_bad: bool = False) -> None:
@@ -258,19 +276,19 @@ class SourceRoom(Room):
             self.sessions.open_file(result.out)
             left = f", {plural(len(result.bad), 'invalid row')} skipped" if result.bad else ""
             text = f"Imported {plural(result.rows, 'row')} to data/{one_line(result.out.name, 40)}{left}."
-            self.app.show_notice(Notice("✓", "$success", text, "Set data.source in a recipe to train on it."))
+            self.app.notices.show(Notice("done", text, "Set data.source in a recipe to train on it."))
 
         def failed(error: MlxtuneError) -> None:
             if not isinstance(error, BadRowsError):
-                self.app.show_error(error)
+                self.app.notices.show_error(error)
                 return
-            self.app.show_notice(None)
+            self.app.notices.show(None)
             options = [ChoiceOption("", "Cancel", "fix the file first"), ChoiceOption("skip", "Skip them", "import the rest")]
             message = "\n".join(one_line(row, 110) for row in error.message.splitlines()[1:])
             dialog = ChoiceDialog(f"{plural(error.count, 'row')} cannot be used", message, options)
             self.app.push_screen(dialog, lambda answer: self._import_file(path, mapping, skip_bad=True) if answer else None)
 
-        self.app.show_notice(Notice("●", "$primary", f"Importing {one_line(path.name, 60)}."))
+        self.app.notices.show(Notice("working", f"Importing {one_line(path.name, 60)}."))
         self.run_job(job, imported, failed)
 
 

@@ -25,7 +25,7 @@ from mlxtune.tui.widgets.list import ListPanel
 from mlxtune.tui.widgets.panel import Draw, Panel
 
 if TYPE_CHECKING:
-    from mlxtune.tui.base import BaseApp
+    from mlxtune.tui.app import MlxtuneApp
 
 _ESCAPED = {ord("\n"): "␊", ord("\t"): "␉"}  # symbols for a line break and a tab in a single-line field
 _UNESCAPED = {ord(symbol): chr(code) for code, symbol in _ESCAPED.items()}
@@ -132,7 +132,7 @@ class PromptDialog(ModalScreen[str]):
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "dismiss('')", "close", id="ask.close")]
 
-    app: BaseApp
+    app: MlxtuneApp
 
     def __init__(
         self, title: str, text: str | Draw, value: str = "", *, label: str = "save",
@@ -175,7 +175,7 @@ class PromptDialog(ModalScreen[str]):
     def _find_candidates(self, text: str) -> None:
         """Look in a thread for the paths that begin with ``text``."""
         if (folder := self._folder) is not None:
-            self.app.run_job(lambda: completions(folder, text), partial(self._show_candidates, text), group="paths")
+            self.app.jobs.run(lambda: completions(folder, text), partial(self._show_candidates, text), group="paths")
 
     def _show_candidates(self, text: str, names: list[str]) -> None:
         if not self.is_attached or text != self.query_one(Input).value:

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 
 from textual.content import Content
 
-from mlxtune.core.errors import MlxtuneError
 from mlxtune.core.text import one_line
+from mlxtune.tui.actions import ShownAction
+from mlxtune.tui.notices import Notice
 from mlxtune.tui.paths import base_name
 from mlxtune.tui.render.bars import bar, memory_style
 from mlxtune.tui.render.text import Part, clickable, fold, gigabytes, justify, key, line, lines, wrap
@@ -25,42 +26,6 @@ ROOMY = 140  # minimum columns to show the run's name, too
 MAX_ACTIONS = 6  # maximum number of actions in the footer
 
 
-@dataclass(frozen=True)
-class FooterAction:
-    """A room's action with its key, as shown in the footer, the palette and the help page."""
-
-    key: str
-    label: str
-    action: str
-    help: str = ""
-
-    @property
-    def click(self) -> str:
-        """The action with its namespace, which a click outside the screen needs."""
-        return self.action if "." in self.action else f"screen.{self.action}"
-
-
-@dataclass(frozen=True)
-class Notice:
-    """The outcome of the user's last action, and the action that undoes it, if there is one."""
-
-    glyph: str
-    token: str
-    text: str
-    hint: str = ""
-    undo: FooterAction | None = None
-
-    @property
-    def is_toast(self) -> bool:
-        """Whether there is nothing left to do or to undo, so that a toast is enough."""
-        return self.glyph in ("✓", "·") and not self.hint and self.undo is None
-
-
-def error_notice(error: MlxtuneError) -> Notice:
-    """Return an error's message and hint as a notice."""
-    return Notice("✗", "$error", one_line(error.message), one_line(error.hint))
-
-
 class RoomHeader(Panel):
     """The two rows at the top: the workspace, power, memory and the run, above the tabs."""
 
@@ -71,17 +36,17 @@ class RoomHeader(Panel):
 class RoomFooter(Panel):
     """The row at the bottom: the available actions, and the two keys that always work."""
 
-    def set(self, actions: Sequence[FooterAction]) -> None:
+    def set(self, actions: Sequence[ShownAction]) -> None:
         self.update(lambda width, _height: _footer(actions, width))
 
 
 class NoticeLine(Panel):
     """The notice above the footer, if there is one."""
 
-    def set(self, notice: Notice | None) -> None:
+    def set(self, notice: Notice | None, undo: ShownAction | None = None) -> None:
         self.display = notice is not None
         if notice is not None:
-            self.update(lambda width, _height: _notice(notice, width))
+            self.update(lambda width, _height: _notice(notice, undo, width))
 
 
 class ToastPanel(Panel):
@@ -93,7 +58,7 @@ class ToastPanel(Panel):
             return
         screen = self.screen.size
         rows = wrap(notice.text, min(60, screen.width - 8))
-        glyph = (f"  {notice.glyph} ", f"bold {notice.token}")
+        glyph = (f"  {notice.mark[0]} ", f"bold {notice.mark[1]}")
         content = lines(*(line("    " if index else glyph, row, "  ") for index, row in enumerate(rows)))
         width = max(row.cell_length for row in content.split("\n", allow_blank=True))
         self.styles.width, self.styles.height = width, len(rows)
@@ -211,7 +176,7 @@ def _run_status(view: RunView, time: float, stopping: bool, width: int) -> Conte
     return line(*parts)
 
 
-def _footer(actions: Sequence[FooterAction], width: int) -> Content:
+def _footer(actions: Sequence[ShownAction], width: int) -> Content:
     """Return the footer: as many actions as fit, at most six. The others are in the palette."""
     more = key("^p", "more", "app.command_palette", "$muted")
     pinned = line(key("F1", "help", "app.help", "$muted"), "   ", more) if width >= WIDE else more
@@ -225,12 +190,12 @@ def _footer(actions: Sequence[FooterAction], width: int) -> Content:
     return justify(width, left, line(right, " "))
 
 
-def _notice(notice: Notice, width: int) -> Content:
+def _notice(notice: Notice, undo: ShownAction | None, width: int) -> Content:
     body = fold(f"{notice.text} {notice.hint}".strip(), width - 2, indent="    ", style="")
-    content = line((f"  {notice.glyph} ", f"bold {notice.token}"), body[4:])
-    if notice.undo is None:
+    content = line((f"  {notice.mark[0]} ", f"bold {notice.mark[1]}"), body[4:])
+    if undo is None:
         return content
-    undo = key(notice.undo.key, notice.undo.label, notice.undo.click, "$muted")
+    shown = key(undo.key, undo.label, undo.click, "$muted")
     last = content.plain.rpartition("\n")[2]
-    fits = Content(last).cell_length + undo.cell_length + 3 <= width
-    return line(content, "  ", undo) if fits else lines(content, line("    ", undo))
+    fits = Content(last).cell_length + shown.cell_length + 3 <= width
+    return line(content, "  ", shown) if fits else lines(content, line("    ", shown))

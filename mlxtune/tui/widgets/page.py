@@ -12,20 +12,21 @@ from textual.containers import Vertical
 from textual.events import Key
 from textual.screen import ModalScreen
 
+from mlxtune.tui.notices import Notice
 from mlxtune.tui.render.text import key, line
-from mlxtune.tui.widgets.frame import Notice, NoticeLine, ToastPanel
+from mlxtune.tui.widgets.frame import NoticeLine, ToastPanel
 from mlxtune.tui.widgets.panel import Panel
 from mlxtune.tui.widgets.scroll import Rows, ScrollPanel
 from mlxtune.tui.widgets.section import Section
 
 if TYPE_CHECKING:
-    from mlxtune.tui.base import BaseApp
+    from mlxtune.tui.app import MlxtuneApp
 
 
 class PageScreen(ModalScreen[None]):
     """Shows ``rows(width)``, which every :meth:`redraw` evaluates again, and the app's notices."""
 
-    app: BaseApp
+    app: MlxtuneApp
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,q,l,g", "dismiss", "close", id="page.close"),
@@ -64,8 +65,8 @@ class PageScreen(ModalScreen[None]):
         self.draw_notices()
 
     def draw_notices(self) -> None:
-        self.query_one(NoticeLine).set(self.app.notice)
-        self.query_one(ToastPanel).set(self.app.toast)
+        self.query_one(NoticeLine).set(self.app.notices.current)
+        self.query_one(ToastPanel).set(self.app.notices.toast)
 
     def draw_keys(self, keys: Iterable[tuple[str, str, str]]) -> None:
         """Draw those of the keys at the bottom that have an effect now. Each has a name, a label, and an action."""
@@ -77,7 +78,7 @@ class PageScreen(ModalScreen[None]):
         """Return why one of the page's keys has no effect now."""
         bindings = (binding for items in self._bindings.key_to_bindings.values() for binding in items)
         name = next((binding.description for binding in bindings if binding.action == action), "")
-        return Notice("·", "$muted", f"Not possible now: {name}.") if name else None
+        return Notice("note", f"Not possible now: {name}.") if name else None
 
     def on_key(self, event: Key) -> None:
         """Close the page and open a room if ``event`` is a room's key. Textual does not run the app's bindings over a modal screen."""

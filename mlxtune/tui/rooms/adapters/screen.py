@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from textual.app import ComposeResult
-from textual.binding import Binding, BindingType
 from textual.containers import Horizontal
 
 from mlxtune.adapters import library
@@ -22,12 +21,13 @@ from mlxtune.core.files import file_stamp
 from mlxtune.core.text import one_line, plural
 from mlxtune.present.adapter import AdapterDetail, brief, kind
 from mlxtune.runs.registry import RUN_KINDS
-from mlxtune.tui.base import Room
+from mlxtune.tui.actions import Action
+from mlxtune.tui.notices import Notice
 from mlxtune.tui.render.text import cut_rows
+from mlxtune.tui.room import Room
 from mlxtune.tui.rooms.adapters import render, service
 from mlxtune.tui.rooms.adapters.service import LibraryView
 from mlxtune.tui.widgets.dialog import ChoiceDialog, ChoiceOption, PromptDialog
-from mlxtune.tui.widgets.frame import FooterAction, Notice
 from mlxtune.tui.widgets.list import ListPanel
 from mlxtune.tui.widgets.page import PageScreen
 from mlxtune.tui.widgets.panel import Panel
@@ -35,24 +35,33 @@ from mlxtune.tui.widgets.section import Section
 from mlxtune.workspace.index import RunView, Snapshot
 
 
+def _is_usable(room: AdaptersRoom) -> bool:
+    return room.usable_adapter is not None
+
+
 class AdaptersRoom(Room):
     """A list of adapters next to the details of the one under the cursor."""
 
     ABOUT = "the adapters in this workspace and their evaluations"
     CSS_PATH = "style.tcss"
-    CONDITIONAL_ACTIONS = frozenset({"use", "compare", "rename", "tag", "export", "stop", "remove", "undo", "detail"})
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("a", "use", "chat with it", id="adapters.use"),
-        Binding("c", "compare", "compare", id="adapters.compare"),
-        Binding("r", "rename", "rename", id="adapters.rename"),
-        Binding("t", "tag", "tags", id="adapters.tag"),
-        Binding("f", "export", "fuse or export", id="adapters.export"),
-        Binding("s", "stop", "stop the export", id="adapters.stop"),
-        Binding("x", "remove", "remove", id="adapters.remove"),
-        Binding("u", "undo", "restore", id="adapters.undo"),
-        Binding("i", "import", "import", id="adapters.import"),
-        Binding("d", "detail", "details", id="adapters.detail"),
-    ]
+    ACTIONS = (
+        Action("use", "a", "chat", "chat with it", when=_is_usable),
+        Action("detail", "d", "details", "verdict, lineage, exports, and facts", when=_is_usable, late=lambda room: room.wide),
+        Action(
+            "compare", "c", "compare", "compare it with another adapter",
+            when=lambda room: room.can_compare, why="There is no other adapter.",
+        ),
+        Action("export", "f", "export", "fuse it into its base, or export it for other programs", when=_is_usable),
+        Action("stop", "s", "stop", "stop the running export", when=lambda room: room.running_export, why="No export is running."),
+        Action("remove", "x", "remove", "remove it; u restores it", when=lambda room: room.adapter),
+        Action(
+            "undo", "u", "undo", "restore the adapter that was removed last",
+            when=lambda room: room.has_removed, why="No adapter was removed.",
+        ),
+        Action("rename", "r", "rename", "rename it", when=_is_usable),
+        Action("tag", "t", "tag", "edit its tags", when=_is_usable),
+        Action("import", "i", "import", "import an adapter from a folder"),
+    )  # fmt: skip
 
     def __init__(self) -> None:
         super().__init__()
@@ -61,7 +70,7 @@ class AdaptersRoom(Room):
         self._cursor_key = ""  # the adapter to move the cursor to after a restart or a reload
 
     def save_state(self) -> Mapping[str, Any]:
-        adapter = self._adapter
+        adapter = self.adapter
         return {"key": adapter.key} if adapter else {}
 
     def restore_state(self, state: Mapping[str, Any]) -> None:
@@ -85,20 +94,20 @@ class AdaptersRoom(Room):
         return self._adapters[cursor] if cursor < len(self._adapters) else None
 
     @property
-    def _adapter(self) -> AdapterEntry | None:
+    def adapter(self) -> AdapterEntry | None:
         return self._detail.entry if self._detail else None
 
     def command_fields(self) -> Mapping[str, str]:
-        adapter = self._adapter
+        adapter = self.adapter
         return {"adapter": str(self.app.workspace / adapter.key)} if adapter else {}
 
     def copyable(self) -> tuple[str, str]:
-        adapter = self._adapter
+        adapter = self.adapter
         return (str(self.app.workspace / adapter.key), "the adapter's folder") if adapter else ("", "")
 
     @property
-    def _usable_adapter(self) -> AdapterEntry | None:
-        adapter = self._adapter
+    def usable_adapter(self) -> AdapterEntry | None:
+        adapter = self.adapter
         return adapter if adapter and not adapter.problem else None
 
     def draw(self, snapshot: Snapshot) -> None:
@@ -141,34 +150,17 @@ class AdaptersRoom(Room):
         self.run_job(lambda: service.read_library(workspace), self._show_library)
 
     def _show_library(self, view: LibraryView) -> None:
-        self._cursor_key = adapter.key if (adapter := self._adapter) else self._cursor_key
+        self._cursor_key = adapter.key if (adapter := self.adapter) else self._cursor_key
         self._library = view
         self.redraw()
 
-    def footer_actions(self) -> Sequence[FooterAction]:
-        adapter, usable = self._adapter, self._usable_adapter
-        actions: list[FooterAction] = []
-        details = FooterAction("d", "details", "detail", "verdict, lineage, exports, and facts")
-        if usable:
-            actions.append(FooterAction("a", "chat", "use", "chat with it"))
-            if not self.wide:
-                actions.append(details)
-            if sum(not other.entry.problem for other in self._adapters) > 1:
-                actions.append(FooterAction("c", "compare", "compare", "compare it with another adapter"))
-            actions.append(FooterAction("f", "export", "export", "fuse it into its base, or export it for other programs"))
-        if self._running_export:
-            actions.append(FooterAction("s", "stop", "stop", "stop the running export"))
-        if adapter:
-            actions.append(FooterAction("x", "remove", "remove", "remove it; u restores it"))
-        if self._library and self._library.removed:
-            actions.append(FooterAction("u", "undo", "undo", f"restore {self._library.removed[0]}"))
-        if usable:
-            actions += [
-                FooterAction("r", "rename", "rename", "rename it"),
-                FooterAction("t", "tag", "tag", "edit its tags"),
-                *([details] if self.wide else []),
-            ]
-        return [*actions, FooterAction("i", "import", "import", "import an adapter from a folder")]
+    @property
+    def can_compare(self) -> bool:
+        return _is_usable(self) and sum(not other.entry.problem for other in self._adapters) > 1
+
+    @property
+    def has_removed(self) -> bool:
+        return self._library is not None and bool(self._library.removed)
 
     def on_list_panel_moved(self, event: ListPanel.Moved) -> None:
         event.stop()
@@ -183,7 +175,7 @@ class AdaptersRoom(Room):
 
     def action_use(self) -> None:
         """Select the adapter for Chat and open Chat."""
-        if adapter := self._usable_adapter:
+        if adapter := self.usable_adapter:
             self.app.adapter = self.app.adapter_to_load = adapter.key
             self.redraw()
             self.app.action_room("chat")
@@ -193,7 +185,7 @@ class AdaptersRoom(Room):
             self.app.push_screen(PageScreen(adapter.entry.name, partial(render.detail, adapter, evaluating=self._evaluating)))
 
     def action_compare(self) -> None:
-        adapter, workspace = self._usable_adapter, self.app.workspace
+        adapter, workspace = self.usable_adapter, self.app.workspace
         if adapter is None:
             return
         others = [one.entry for one in self._adapters if not one.entry.problem and one.entry.key != adapter.key]
@@ -212,7 +204,7 @@ class AdaptersRoom(Room):
         self.app.push_screen(PageScreen("Comparison", partial(render.comparison, compared)))
 
     def action_rename(self) -> None:
-        if adapter := self._adapter:
+        if adapter := self.adapter:
             about = "Use letters, digits, dots, dashes and underscores."
             message = "{} is now named {}.".format
 
@@ -227,7 +219,7 @@ class AdaptersRoom(Room):
             tags = service.parse_tags(text)
             return f"{name} is tagged {', '.join(tags)}." if tags else f"{name} has no tags."
 
-        if adapter := self._adapter:
+        if adapter := self.adapter:
             about = "Separate tags with spaces. Tags you leave out are removed; a single dash removes all."
             value = " ".join(adapter.tags)
 
@@ -258,22 +250,22 @@ class AdaptersRoom(Room):
 
     def action_export(self) -> None:
         """Ask for a format. While the accelerator is in use, offer only those that do not need it, and say why."""
-        if (adapter := self._usable_adapter) is None:
+        if (adapter := self.usable_adapter) is None:
             return
 
         def job() -> str:
-            self.app.require_accelerator()
+            self.app.runs.require_accelerator()
             return service.about_exports(self.app.workspace, adapter.key)
 
         def ask_for_copy(text: str, hint: str) -> None:
             about = one_line(f"{text} {hint} Until then, the adapter can only be copied.")
             self._ask_for_format(adapter, [one for one in FORMATS if one.copy], about)
 
-        in_use = self.app.in_use
-        if in_use and not self.app.busy:
+        in_use = self.app.runs.in_use
+        if in_use and not self.app.jobs.busy:
             ask_for_copy(in_use.text, in_use.hint)
             return
-        self.app.run_job(
+        self.app.jobs.run(
             job,
             lambda about: self._ask_for_format(adapter, FORMATS, about),
             lambda error: ask_for_copy(error.message, error.hint),
@@ -289,7 +281,7 @@ class AdaptersRoom(Room):
             try:
                 require_packages(one.form)
             except MlxtuneError as error:
-                self.app.show_error(error)
+                self.app.notices.show_error(error)
                 return
             start = partial(self._start_export, adapter, one)
             if one.form == "gguf":
@@ -313,27 +305,26 @@ class AdaptersRoom(Room):
         def job() -> Notice:
             folder = one_line(service.export(self.app.workspace, adapter.key, chosen, **how))
             if chosen.copy:
-                return Notice("✓", "$success", f"Wrote {adapter.name}.", f"It is in {folder}.")
-            return Notice("●", "$primary", f"Exporting {adapter.name} to {folder}.", "s stops it. The details show the result.")
+                return Notice("done", f"Wrote {adapter.name}.", f"It is in {folder}.")
+            return Notice("working", f"Exporting {adapter.name} to {folder}.", "s stops it. The details show the result.")
 
-        start = self.app.run_job if chosen.copy else self.app.start_worker
+        start = self.app.jobs.run if chosen.copy else self.app.runs.start_worker
         start(job, busy=f"Starting the export of {adapter.name}.")
 
     @property
-    def _running_export(self) -> RunView | None:
+    def running_export(self) -> RunView | None:
         live = self.app.snapshot.live if self.app.snapshot else None
         return live if live and live.run.kind == "export" else None
 
     def action_stop(self) -> None:
-        if view := self._running_export:
-            self.app.confirm_end(view, "export", "nothing is exported")
+        if view := self.running_export:
+            self.app.runs.confirm_end(view, "export", "nothing is exported")
 
     def action_remove(self) -> None:
         if detail := self._detail:
             key, count = detail.entry.key, len(detail.children)
             children = f" {plural(count, 'adapter was', 'adapters were')} trained from it." if count else ""
-            undo = FooterAction("u", "undo", "undo", "restore it")
-            self._change(lambda: library.remove(self.app.workspace, key), f"Removed {detail.entry.name}.{children}", undo)
+            self._change(lambda: library.remove(self.app.workspace, key), f"Removed {detail.entry.name}.{children}", "undo")
 
     def action_undo(self) -> None:
         if self._library and self._library.removed:
@@ -351,7 +342,7 @@ class AdaptersRoom(Room):
         about = "Enter a folder in mlx-lm or PEFT layout. Its files are checked before they are opened, then copied."
         self.app.push_screen(PromptDialog("Import an adapter", about, "", validate=error), answered)
 
-    def _change(self, write: Callable[[], object], message: str, undo: FooterAction | None = None) -> None:
+    def _change(self, write: Callable[[], object], message: str, undo: str = "") -> None:
         """Change the library in a background thread, read it again, and show ``message``."""
         workspace = self.app.workspace
 
@@ -362,6 +353,6 @@ class AdaptersRoom(Room):
         def changed(view: LibraryView) -> None:
             self._show_library(view)
             self._read()  # a read that began before the change may still be running
-            self.app.show_notice(Notice("✓", "$success", message, undo=undo))
+            self.app.notices.show(Notice("done", message, undo=undo))
 
-        self.app.run_job(job, changed, busy="", holds_keys=True)
+        self.app.jobs.run(job, changed, busy="", holds_keys=True)

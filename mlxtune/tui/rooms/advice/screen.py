@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Mapping
+from typing import Any
 
 from textual.app import ComposeResult
-from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
 from textual.content import Content
 
@@ -16,12 +15,12 @@ from mlxtune.advice.verdict import Advice
 from mlxtune.core.errors import MlxtuneError
 from mlxtune.present.advice import advice_document, brief_reasons, tradeoffs_document
 from mlxtune.tui import draw
-from mlxtune.tui.base import Room
+from mlxtune.tui.actions import Action
 from mlxtune.tui.render.text import cut_rows
+from mlxtune.tui.room import Room
 from mlxtune.tui.rooms.advice import render, service
 from mlxtune.tui.rooms.advice.service import Interview, InterviewLine
 from mlxtune.tui.widgets.dialog import PromptDialog
-from mlxtune.tui.widgets.frame import FooterAction
 from mlxtune.tui.widgets.list import ListPanel
 from mlxtune.tui.widgets.page import PageScreen
 from mlxtune.tui.widgets.panel import Panel
@@ -34,15 +33,19 @@ class AdviceRoom(Room):
 
     ABOUT = "whether to fine-tune at all, based on your answers and measurements"
     CSS_PATH = "style.tcss"
-    CONDITIONAL_ACTIONS = frozenset({"measure", "reasons", "other"})
-    NEED_ACCELERATOR = frozenset({"measure"})
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("space", "choose", "choose", id="advice.choose"),
-        Binding("m", "measure", "measure", id="advice.measure"),
-        Binding("t", "table", "RAG or fine-tuning", id="advice.table"),
-        Binding("w", "reasons", "why", id="advice.reasons"),
-        Binding("r", "other", "other recipe", id="advice.other"),
-    ]
+    ACTIONS = (
+        Action("choose", "space", "choose", "select the option under the cursor; enter does the same"),
+        Action("reasons", "w", "why", "the full advice: reasons, contradictions, what would change it", when=lambda room: room.advice),
+        Action("table", "t", "table", "RAG or fine-tuning: nine questions"),
+        Action(
+            "measure", "m", "measure", "measure the base, your prompt and a few examples on 30 held-out rows",
+            when=lambda room: room.can_measure, why="There is no recipe to measure.", needs_accelerator=True,
+        ),
+        Action(
+            "other", "r", "recipe", "switch to another recipe",
+            when=lambda room: room.app.selection.has_several, why="There is no other recipe.",
+        ),
+    )  # fmt: skip
 
     def __init__(self) -> None:
         super().__init__()
@@ -72,7 +75,7 @@ class AdviceRoom(Room):
     def draw(self, snapshot: Snapshot) -> None:
         if self._interview is None:
             self._interview = Interview.load(self.app.workspace, self._partial)
-        view = self.app.recipe
+        view = self.app.selection.recipe
         self._update_evidence(view, snapshot)
         items, missing = self._interview.lines(), self._interview.missing
         questions = self.query_one("#advice-questions", ListPanel)
@@ -85,7 +88,7 @@ class AdviceRoom(Room):
 
         questions.set(len(items), lambda index, width: render.interview_row(items[index], width), on_move=draw_position)
         draw_position(questions.cursor)
-        advice, evidence, error = self._advice, self._evidence, self._error
+        advice, evidence, error = self.advice, self._evidence, self._error
         sample, free = service.current_sample(snapshot.evals, view), snapshot.live is None
         measured = bool(advice and evidence and evidence.arms) or evidence is None or not evidence.rows
         self.query_one("#advice-verdict", Section).head.set(note=render.heading_note(evidence, self.wide))
@@ -101,7 +104,7 @@ class AdviceRoom(Room):
             )
 
     @property
-    def _advice(self) -> Advice | None:
+    def advice(self) -> Advice | None:
         return self._interview.advice(self._evidence) if self._interview and self._evidence is not None else None
 
     def _update_evidence(self, view: RecipeView | None, snapshot: Snapshot) -> None:
@@ -123,18 +126,10 @@ class AdviceRoom(Room):
         self._evidence, self._error = evidence, error
         self.redraw()
 
-    def footer_actions(self) -> Sequence[FooterAction]:
-        actions = [FooterAction("enter", "choose", "choose", "select the option under the cursor")]
-        if self._advice is not None:
-            actions.append(FooterAction("w", "why", "reasons", "the full advice: reasons, contradictions, what would change it"))
-        actions.append(FooterAction("t", "table", "table", "RAG or fine-tuning: nine questions"))
-        snapshot, view = self.app.snapshot, self.app.recipe
-        if view and view.recipe and self.app.accelerator_free:
-            help = "measure the base, your prompt and a few examples on 30 held-out rows"
-            actions.append(FooterAction("m", "measure", "measure", help))
-        if snapshot and len(snapshot.recipes) > 1:
-            actions.append(FooterAction("r", "recipe", "other", "switch to another recipe"))
-        return actions
+    @property
+    def can_measure(self) -> bool:
+        view = self.app.selection.recipe
+        return view is not None and view.recipe is not None and self.app.runs.accelerator_free
 
     def on_list_panel_moved(self, event: ListPanel.Moved) -> None:
         event.stop()
@@ -172,26 +167,26 @@ class AdviceRoom(Room):
             try:
                 interview.save(self.app.workspace)
             except MlxtuneError as error:
-                self.app.show_error(error)
+                self.app.notices.show_error(error)
             else:
-                self.app.action_dismiss_notice()
+                self.app.notices.dismiss()
         self.redraw()
 
     def action_measure(self) -> None:
-        view, workspace = self.app.recipe, self.app.workspace
+        view, workspace = self.app.selection.recipe, self.app.workspace
         if view and view.recipe:
             recipe = view.recipe
-            self.app.start_worker(lambda: service.start_sample(workspace, recipe), busy="Starting the measurement.")
+            self.app.runs.start_worker(lambda: service.start_sample(workspace, recipe), busy="Starting the measurement.")
 
     def action_reasons(self) -> None:
         def rows(width: int) -> list[Content]:
-            advice, evidence = self._advice, self._evidence
+            advice, evidence = self.advice, self._evidence
             return draw.rows(advice_document(advice, evidence), width) if advice and evidence else []
 
         self.app.push_screen(PageScreen("Advice", rows))
 
     def action_table(self) -> None:
-        self.app.push_screen(PageScreen("RAG or fine-tuning", lambda width: draw.rows(tradeoffs_document(self._advice), width)))
+        self.app.push_screen(PageScreen("RAG or fine-tuning", lambda width: draw.rows(tradeoffs_document(self.advice), width)))
 
     def action_other(self) -> None:
-        self.app.choose_recipe()
+        self.app.selection.choose_recipe()

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from itertools import chain, count
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Literal
 
 from textual.app import ComposeResult
-from textual.binding import Binding, BindingType
 from textual.containers import Container, Vertical
 
 from mlxtune.core.errors import MlxtuneError
@@ -22,14 +21,15 @@ from mlxtune.evaluation.blind.votes import HEADLINE_QUESTION, QUESTIONS, BlindRe
 from mlxtune.evaluation.render.blind_table import rater_table, votes_table
 from mlxtune.evaluation.render.judge_wording import tally_text
 from mlxtune.evaluation.statistics.power import detectable_preference
-from mlxtune.tui.base import Room
+from mlxtune.tui.actions import Action
+from mlxtune.tui.notices import Notice
 from mlxtune.tui.paths import relative_paths
 from mlxtune.tui.render.text import error_rows, lines
+from mlxtune.tui.room import Room
 from mlxtune.tui.rooms.blind import render, service
 from mlxtune.tui.rooms.blind.service import ArmPair
 from mlxtune.tui.rooms.evaluate.render import verdict_rows
 from mlxtune.tui.widgets.dialog import ChoiceDialog, ChoiceOption
-from mlxtune.tui.widgets.frame import FooterAction, Notice
 from mlxtune.tui.widgets.page import PageScreen
 from mlxtune.tui.widgets.panel import Panel
 from mlxtune.tui.widgets.section import Section
@@ -42,27 +42,36 @@ DEFAULT_PAIRS = 40
 DEBOUNCE = 0.15  # seconds within which a second vote is ignored
 
 
+def _is_voting(room: BlindRoom) -> bool:
+    return room.state == "vote"
+
+
 class BlindRoom(Room):
     """Holds a session's lock while it is open. Every vote is written to disk immediately."""
 
     ABOUT = "compare two arms' answers without knowing which is which"
     CSS_PATH = "style.tcss"
-    CONDITIONAL_ACTIONS = frozenset({"undo", "prompt", "arms", "other", "export", "enter"})
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("enter", "enter", "begin or continue", id="blind.enter"),
-        Binding("a", "vote('a')", "A", id="blind.a"),
-        Binding("s,t", "vote('tie')", "same", id="blind.same"),
-        Binding("d,b", "vote('b')", "B", id="blind.b"),
-        Binding("u", "undo", "undo", id="blind.undo"),
-        Binding("p", "prompt", "the whole prompt", id="blind.prompt"),
-        Binding("m", "arms", "other arms", id="blind.arms"),
-        Binding("o", "other", "another evaluation", id="blind.other"),
-        Binding("e", "export", "export votes as preference pairs", id="blind.export"),
-        Binding("down,j", "scroll(1)", "down", id="blind.down"),
-        Binding("up,k", "scroll(-1)", "up", id="blind.up"),
-        Binding("pagedown,space", "scroll(8)", "a page down", id="blind.page-down"),
-        Binding("pageup", "scroll(-8)", "a page up", id="blind.page-up"),
-    ]
+    ACTIONS = (
+        Action("vote('a')", "a", "A", "the left answer", when=_is_voting, id="a"),
+        Action("vote('tie')", "s,t", "same", "no difference that matters", when=_is_voting, id="same"),
+        Action("vote('b')", "d,b", "B", "the right answer", when=_is_voting, id="b"),
+        Action(
+            "enter", "enter", lambda room: room.enter_label, "open the session, or reveal the arms and the result",
+            when=lambda room: room.enter_label,
+        ),
+        Action("undo", "u", "undo", "undo the last vote", when=lambda room: room.can_undo, why="There is no vote to undo."),
+        Action("prompt", "p", "prompt", "the whole prompt", when=_is_voting),
+        Action("export", "e", "export", "write the votes as preference pairs", when=lambda room: room.state == "result"),
+        Action("arms", "m", "arms", "compare two other arms", when=lambda room: room.has_other_arms, why="There are no other arms."),
+        Action(
+            "other", "o", "other", "another evaluation",
+            when=lambda room: len(room.app.selection.evaluations) > 1, why="There is no other evaluation.",
+        ),
+        Action("scroll(1)", "down,j", help="down", id="down"),
+        Action("scroll(-1)", "up,k", help="up", id="up"),
+        Action("scroll(8)", "pagedown,space", help="a page down", id="page-down"),
+        Action("scroll(-8)", "pageup", help="a page up", id="page-up"),
+    )  # fmt: skip
 
     def __init__(self) -> None:
         super().__init__()
@@ -94,16 +103,16 @@ class BlindRoom(Room):
 
     @property
     def _finished(self) -> list[RunView]:
-        return self.app.finished_evaluations
+        return self.app.selection.evaluations
 
     def _wanted(self) -> RunView | None:
         """Return the selected evaluation, or else the best one with several arms."""
         several = [view for view in self._finished if len(view.state.arms) > 1]
         chosen = next((view for view in self._finished if view.id == self._selected), None)
-        return chosen or self.app.preferred_evaluation(None, several) or next(iter(self._finished), None)
+        return chosen or self.app.selection.preferred_evaluation(None, several) or next(iter(self._finished), None)
 
     @property
-    def _state(self) -> State:
+    def state(self) -> State:
         if self._session is None:
             return "choice"
         if self._result is not None:
@@ -126,7 +135,7 @@ class BlindRoom(Room):
                 self._votes = votes
                 self._load_arms(view, (self._arms.first, self._arms.second))
         for state in ("choice", "vote", "end", "result"):
-            self.set_class(state == self._state, f"-{state}")
+            self.set_class(state == self.state, f"-{state}")
         session, result, pair = self._session, self._result, self._pair
         if session is None:
             self._draw_choice(bool(snapshot.recipes))
@@ -188,35 +197,28 @@ class BlindRoom(Room):
         self._error = MlxtuneError(relative_paths(self.app.workspace, one_line(error.message)), hint=hint)
         self.redraw()
 
-    def footer_actions(self) -> Sequence[FooterAction]:
-        end = [FooterAction("o", "other", "other", "another evaluation")] if len(self._finished) > 1 else []
-        undo = FooterAction("u", "undo", "undo", "undo the last vote")
-        several = self._arms is not None and len(self._arms.arms) > 2
-        arms = [FooterAction("m", "arms", "arms", "compare two other arms")] if several else []
-        match self._state:
-            case "vote":
-                return [
-                    FooterAction("a", "A", "vote('a')", "the left answer"),
-                    FooterAction("s", "same", "vote('tie')", "no difference that matters"),
-                    FooterAction("d", "B", "vote('b')", "the right answer"),
-                    *([undo] if self._session and self._session.votes else []),
-                    FooterAction("p", "prompt", "prompt", "the whole prompt"),
-                    *end,
-                ]
-            case "end":
-                return [FooterAction("enter", "reveal", "enter", "reveal the arms and the result"), undo, *end]
-            case "result":
-                return [FooterAction("e", "export", "export", "write the votes as preference pairs"), *arms, *end]
-        if self._arms is None:
-            return end
+    @property
+    def enter_label(self) -> str:
+        """What enter does in the current state, or an empty string if it does nothing."""
+        if self.state == "end":
+            return "reveal"
+        if self.state != "choice" or self._arms is None:
+            return ""
         status = self._arms.status
-        word = "begin" if status is None else "result" if status.opened else "continue"
-        return [FooterAction("enter", word, "enter", "open the session"), *arms, *end]
+        return "begin" if status is None else "result" if status.opened else "continue"
+
+    @property
+    def can_undo(self) -> bool:
+        return self.state == "end" or (self.state == "vote" and self._session is not None and bool(self._session.votes))
+
+    @property
+    def has_other_arms(self) -> bool:
+        return self.state in ("choice", "result") and self._arms is not None and len(self._arms.arms) > 2
 
     def action_enter(self) -> None:
         session, arms = self._session, self._arms
         if session is not None:
-            if self._state == "end":
+            if self.state == "end":
                 self.run_job(session.reveal, self._show_result)
         elif arms is not None and arms.status is None:
             self.run_job(partial(service.count_pairs, arms), partial(self._choose_pair_count, arms))
@@ -226,7 +228,7 @@ class BlindRoom(Room):
     def _choose_pair_count(self, arms: ArmPair, available: int) -> None:
         if not available:
             text = f"{one_line(arms.first)} and {one_line(arms.second)} give identical answers, so there is nothing to compare."
-            self.app.show_notice(Notice("·", "$muted", text))
+            self.app.notices.show(Notice("note", text))
             return
         counts = sorted({*(n for n in PAIR_COUNTS if n <= _CLEARLY_FEWER * available), available})
         counts.sort(key=lambda n: n != min(DEFAULT_PAIRS, available))  # the default first
@@ -280,12 +282,12 @@ class BlindRoom(Room):
         try:
             change()
         except MlxtuneError as error:
-            self.app.show_error(error)
+            self.app.notices.show_error(error)
             return
         after = self._pair
         if pair is None or after is None or after.index != pair.index:
             self._scroll = 0
-        self.app.show_notice(None)
+        self.app.notices.show(None)
 
     def action_scroll(self, by: int) -> None:
         pair = self._pair
@@ -323,7 +325,7 @@ class BlindRoom(Room):
             self._selected, self._arms = view.id, None
             self.redraw()
 
-        self.app.choose_evaluation("Which evaluation?", self._finished, chosen)
+        self.app.selection.choose_evaluation("Which evaluation?", self._finished, chosen)
 
     def action_export(self) -> None:
         session, result = self._session, self._result
@@ -345,9 +347,9 @@ class BlindRoom(Room):
         def job() -> Notice:
             pairs = plural(export_votes(session, path, question), "preference pair")
             hint = "These are held-out rows. A model trained on them must be evaluated on other rows."
-            return Notice("✓", "$success", f"Wrote {pairs} to {display_path(path, workspace, path.name)}.", hint)
+            return Notice("done", f"Wrote {pairs} to {display_path(path, workspace, path.name)}.", hint)
 
-        self.app.run_job(job, busy="")
+        self.app.jobs.run(job, busy="")
 
 
 def _vote_stamps(arms: ArmPair) -> tuple[FileStamp | None, ...]:

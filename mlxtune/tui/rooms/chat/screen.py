@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any
 
 from textual.app import ComposeResult
-from textual.binding import Binding, BindingType
 from textual.message import Message
 from textual.widgets import Input
 
@@ -16,12 +15,13 @@ from mlxtune.core.errors import MachineError
 from mlxtune.core.files import file_stamp
 from mlxtune.core.text import one_line
 from mlxtune.models import bundled
-from mlxtune.tui.base import Room
+from mlxtune.tui.actions import Action, ShownAction
+from mlxtune.tui.notices import Notice
 from mlxtune.tui.paths import base_name
+from mlxtune.tui.room import Room
 from mlxtune.tui.rooms.chat import render, service
 from mlxtune.tui.rooms.chat.service import BASE_ALONE, AdapterOption, ChatService
 from mlxtune.tui.widgets.dialog import ChoiceDialog, ChoiceOption, EditDialog
-from mlxtune.tui.widgets.frame import FooterAction, Notice
 from mlxtune.tui.widgets.panel import Panel
 from mlxtune.tui.widgets.scroll import ScrollPanel
 from mlxtune.tui.widgets.section import Section
@@ -29,8 +29,19 @@ from mlxtune.workspace.index import Snapshot
 
 REDRAW_DELAY = 0.06  # seconds between two redraws of a streaming answer
 _STILL_ANSWERING = Notice(
-    "!", "$warning", "The last question is not answered yet.", "Press enter again after the answer, or stop it with esc and x."
+    "warning",
+    "The last question is not answered yet.",
+    "Press enter again after the answer, or stop it with esc and x.",
+    topic="still_answering",
 )
+
+
+def _is_ready(room: ChatRoom) -> bool:
+    return room.chat.state not in ("idle", "failed", "loading")
+
+
+def _has_answer(room: ChatRoom) -> bool:
+    return _is_ready(room) and bool(room.chat.last_answer) and not room.chat.streaming
 
 
 class ChatRoom(Room):
@@ -38,23 +49,32 @@ class ChatRoom(Room):
 
     ABOUT = "talk to the base or an adapter, and save answers as training data"
     CSS_PATH = "style.tcss"
-    CONDITIONAL_ACTIONS = frozenset(
-        {"load", "load_base", "write", "switch", "both", "cancel", "save", "undo", "system", "reset", "end"}
-    )
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("enter", "load", "load the model", id="chat.begin"),
-        Binding("o", "load_base", "load the base alone", id="chat.base"),
-        Binding("i", "write", "write", id="chat.write"),
-        Binding("s", "switch", "switch adapters", id="chat.swap"),
-        Binding("b", "both", "base and adapter side by side", id="chat.both"),
-        Binding("x", "cancel", "stop the answer", id="chat.halt"),
-        Binding("w", "save", "save as data", id="chat.keep"),
-        Binding("u", "undo", "remove the last question", id="chat.undo"),
-        Binding("y", "system", "system prompt", id="chat.system"),
-        Binding("n", "reset", "new conversation", id="chat.reset"),
-        Binding("e", "end", "unload the model", id="chat.end"),
-        Binding("escape", "leave", "leave the field", id="chat.leave", show=False),
-    ]
+    ACTIONS = (
+        Action("load", "enter", "load", "load the model in its own process", when=lambda room: room.offer),
+        Action("load_base", "o", "base", "load the base alone", when=lambda room: room.offer and room.offer.key),
+        Action("cancel", "x", "stop", "stop the answer", when=lambda room: room.chat.streaming, why="Nothing is being answered."),
+        Action("write", "i", "write", "go to the input field; esc leaves it", when=lambda room: room.chat.state in ("loading", "ready")),
+        Action("switch", "s", "switch", "answer with another adapter, or with the base", when=_is_ready),
+        Action(
+            "both", "b", lambda room: "alone" if room.with_base else "both", "also ask the base, side by side",
+            when=lambda room: _is_ready(room) and room.chat.adapter, why="No adapter is loaded.",
+        ),
+        Action(
+            "save", "w", "save", "save as a training row; an edited answer also makes a preference pair",
+            when=_has_answer, why="There is no answer to save.",
+        ),
+        Action("undo", "u", "undo", "remove the last question and its answer", when=_has_answer, why="There is no question to remove."),
+        Action("system", "y", "system", "edit the system prompt", when=_is_ready),
+        Action(
+            "reset", "n", "new", "start a new conversation",
+            when=lambda room: _is_ready(room) and room.chat.exchanges and not room.chat.streaming,
+        ),
+        Action(
+            "end", "e", "unload", "end the model's process and free its memory",
+            when=lambda room: room.chat.state not in ("idle", "failed"), why="No model is loaded.",
+        ),
+        Action("leave", "escape", help="leave the field"),
+    )  # fmt: skip
 
     class Changed(Message):
         """The conversation or the process's state changed."""
@@ -93,7 +113,7 @@ class ChatRoom(Room):
     def chat(self) -> ChatService:
         if self._chat is None:
             self._chat = ChatService(self.app.workspace, lambda: self.post_message(self.Changed()))
-            self.app.has_idle_chat, self.app.unload_idle_chat = self._chat.is_idle, self._chat.unload_if_idle
+            self.app.runs.has_idle_chat, self.app.runs.unload_idle_chat = self._chat.is_idle, self._chat.unload_if_idle
         return self._chat
 
     def on_unmount(self) -> None:
@@ -124,7 +144,7 @@ class ChatRoom(Room):
     @property
     def _base(self) -> str:
         """The base model of the selected recipe."""
-        view = self.app.recipe
+        view = self.app.selection.recipe
         return view.recipe.model.base if view and view.recipe else bundled.DEFAULT.alias
 
     def _update_default(self, snapshot: Snapshot) -> None:
@@ -149,8 +169,8 @@ class ChatRoom(Room):
 
     def _redraw(self) -> None:
         self._redrawing = False
-        if self.app.notice == _STILL_ANSWERING and not self.chat.streaming:
-            self.app.action_dismiss_notice()
+        if self.app.notices.is_about("still_answering") and not self.chat.streaming:
+            self.app.notices.dismiss()
         self.redraw()
         if self._focus_field and self.chat.state in ("loading", "ready") and self.is_current:
             self._focus_field = False
@@ -164,38 +184,19 @@ class ChatRoom(Room):
             if self.chat.state != "ready" or wanted != self._loaded_key:
                 self._confirm_load(wanted)
 
-    def footer_actions(self) -> Sequence[FooterAction]:
-        chat = self.chat
-        unload = FooterAction("e", "unload", "end", "end the model's process and free its memory")
-        if chat.state in ("idle", "failed"):
-            if self._default is None:
-                return []
-            actions = [FooterAction("enter", "load", "load", "load the model in its own process")]
-            if self._default.key:
-                actions.append(FooterAction("o", "base", "load_base", "load the base alone"))
-            return actions
-        actions = [FooterAction("x", "stop", "cancel", "stop the answer")] if chat.streaming else []
-        actions.append(FooterAction("i", "write", "write", "go to the input field; esc leaves it"))
-        if chat.state == "loading":
-            return [*actions, unload]
-        actions.append(FooterAction("s", "switch", "switch", "answer with another adapter, or with the base"))
-        if chat.adapter:
-            word = "alone" if self._with_base else "both"
-            actions.append(FooterAction("b", word, "both", "also ask the base, side by side"))
-        if chat.last_answer and not chat.streaming:
-            actions += [
-                FooterAction("w", "save", "save", "save as a training row; an edited answer also makes a preference pair"),
-                FooterAction("u", "undo", "undo", "remove the last question and its answer"),
-            ]
-        actions.append(FooterAction("y", "system", "system", "edit the system prompt"))
-        if chat.exchanges and not chat.streaming:
-            actions.append(FooterAction("n", "new", "reset", "start a new conversation"))
-        return [*actions, unload]
+    @property
+    def offer(self) -> AdapterOption | None:
+        """The adapter that enter would load, if no model is loaded."""
+        return self._default if self.chat.state in ("idle", "failed") else None
 
-    def field_actions(self) -> Sequence[FooterAction]:
+    @property
+    def with_base(self) -> bool:
+        return self._with_base
+
+    def field_actions(self) -> Sequence[ShownAction]:
         word = "load" if self.chat.state == "failed" else "send"
-        send = [] if self.chat.streaming else [FooterAction("enter", word, "focused.submit")]
-        return [*send, FooterAction("esc", "leave", "leave")]
+        send = [] if self.chat.streaming else [ShownAction("enter", word, "focused.submit")]
+        return [*send, ShownAction("esc", "leave", "screen.leave")]
 
     def action_load(self) -> None:
         self._confirm_load(self.app.adapter or (self._default.key if self._default else ""))
@@ -220,14 +221,14 @@ class ChatRoom(Room):
         self.app.push_screen(dialog, lambda choice: self._load(key, share_accelerator=True) if choice else None)
 
     def _load(self, key: str, *, share_accelerator: bool) -> None:
-        view, workspace, base = self.app.recipe, self.app.workspace, self._base
+        view, workspace, base = self.app.selection.recipe, self.app.workspace, self._base
         folder = view.recipe.folder if view and view.recipe else workspace
         self._focus_field = True
 
         def job() -> str:
             try:
                 if not share_accelerator and not self.chat.streaming:
-                    self.app.require_accelerator()
+                    self.app.runs.require_accelerator()
             except MachineError as error:
                 return error.message
             self.chat.contract = service.contract_of(view.recipe if view else None)
@@ -241,7 +242,7 @@ class ChatRoom(Room):
             self._loaded_key = key
             self._redraw()
 
-        self.app.run_job(job, loading, busy="", holds_keys=True)
+        self.app.jobs.run(job, loading, busy="", holds_keys=True)
 
     def action_write(self) -> None:
         self.set_focus(self.query_one("#chat-field", Input))
@@ -251,7 +252,7 @@ class ChatRoom(Room):
             self.set_focus(None if self.has_class("-empty") else self.query_one("#chat-transcript", ScrollPanel))
             self.redraw()
         else:
-            self.app.action_dismiss_notice()
+            self.app.notices.dismiss()
 
     def on_input_submitted(self, event: Input.Submitted) -> None:
         event.stop()
@@ -259,9 +260,9 @@ class ChatRoom(Room):
         if self.chat.state == "failed":
             self.action_load()
         elif question and self.chat.streaming:
-            self.app.show_notice(_STILL_ANSWERING)
+            self.app.notices.show(_STILL_ANSWERING)
         elif question and self.chat.state in ("loading", "ready"):
-            self.app.show_notice(None)
+            self.app.notices.show(None)
             event.input.value = ""
             self.query_one("#chat-transcript", ScrollPanel).action_edge(True)
             self.chat.ask(question, with_base=self._with_base)
@@ -293,7 +294,7 @@ class ChatRoom(Room):
         if self._with_base and self.chat.ask_base():
             self.query_one("#chat-transcript", ScrollPanel).action_edge(True)
         elif self._with_base and self.chat.streaming:
-            self.app.show_notice(Notice("·", "$muted", "The base answers your next question, too."))
+            self.app.notices.show(Notice("note", "The base answers your next question, too."))
         self.redraw()
 
     def action_save(self) -> None:
@@ -301,7 +302,7 @@ class ChatRoom(Room):
 
         def answered(text: str | None) -> None:
             if text:
-                self.app.run_job(lambda: Notice("✓", "$success", chat.save(text)), busy="")
+                self.app.jobs.run(lambda: Notice("done", chat.save(text)), busy="")
 
         about = "It becomes a training row. An edited answer also makes a preference pair: yours chosen, the original rejected."
         self.app.push_screen(EditDialog("Save this answer?", about, chat.last_answer), answered)
@@ -327,4 +328,4 @@ class ChatRoom(Room):
         self.redraw()
 
     def action_end(self) -> None:
-        self.app.run_job(lambda: self.chat.close(), busy="")
+        self.app.jobs.run(lambda: self.chat.close(), busy="")

@@ -13,16 +13,18 @@ from textual.widgets import Input
 
 from mlxtune.core.errors import MlxtuneError
 from mlxtune.core.text import one_line, plural
-from mlxtune.data.review import EXCLUDED, Action
+from mlxtune.data.review import EXCLUDED
+from mlxtune.data.review import Action as ReviewAction
 from mlxtune.present import check as words
 from mlxtune.tui import open_flow
+from mlxtune.tui.actions import Action, ShownAction
+from mlxtune.tui.notices import Notice
 from mlxtune.tui.render.text import cell, error_rows, fold, line, lines
 from mlxtune.tui.rooms.data import render, service
-from mlxtune.tui.rooms.source_room import SourceRoom
+from mlxtune.tui.rooms.source_room import REDO, SOURCE_ACTIONS, UNDO, SourceRoom
 from mlxtune.tui.session_manager import decision_notice
 from mlxtune.tui.source_session import ORDERS, SourceSession
 from mlxtune.tui.widgets.dialog import ChoiceDialog, ChoiceOption, PromptDialog
-from mlxtune.tui.widgets.frame import FooterAction, Notice, RoomFooter
 from mlxtune.tui.widgets.list import ListPanel, MarkableList
 from mlxtune.tui.widgets.panel import Panel
 from mlxtune.tui.widgets.scroll import ScrollPanel
@@ -46,6 +48,14 @@ class FilterField(Input):
     BINDINGS: ClassVar[list[BindingType]] = [Binding("enter", "screen.leave", "rows", id="filter.leave")]
 
 
+def _has_source(room: SourceRoom) -> bool:
+    return room.rows_session is not None
+
+
+def _has_rows(room: SourceRoom) -> bool:
+    return room.rows_session is not None and len(room.rows_session.selection.rows) > 0
+
+
 class DataRoom(SourceRoom):
     """Actions apply to the row or the finding under the cursor. The cursor of the findings follows the one of the rows."""
 
@@ -53,33 +63,41 @@ class DataRoom(SourceRoom):
     CSS_PATH = "style.tcss"
     AUTO_FOCUS = "#list"
     MAP_KEY = "="
-    CONDITIONAL_ACTIONS = frozenset(
-        {
-            "filter", "review", "fix", "accept", "reject", "tag", "redo", "mute", "sort", "bulk", "transform", "generate",
-            "import_rows", "stats", "recipe", "check_again", "map_columns", "clear_filter",
-        }
+    ACTIONS = (
+        Action("filter", "/", "filter", "filter rows by status, tag, finding, length or text", when=_has_source),
+        Action("clear_filter", "backspace", "all rows", "clear the filter", when=lambda room: room.is_filtered),
+        Action("focused.choose", "enter", "rows", "show the rows with this finding", when=lambda room: room.on_finding, bound=False),
+        Action("review", "enter", "review", "open this row in Review", when=lambda room: room.on_row, bound=False),
+        Action(
+            "stats", "g", lambda room: room.next_statistics, "switch between the rows, their findings, and their labels",
+            when=_has_source, late=lambda room: room.wide,
+        ),
+        Action(
+            "fix", "f", "fix", "preview the fix for this finding, then apply it",
+            when=lambda room: room.fixable_check, why=lambda room: room.why_not_fixable,
+        ),
+        Action(
+            "mute", "m", "mute", "stop reporting this check for this source, with a reason",
+            when=lambda room: room.check_to_mute, why="Only a finding can be muted, in the list of findings.",
+        ),
+        Action("accept", "a", "accept", "accept this row", when=lambda room: room.on_row),
+        Action("reject", "x", "reject", "reject this row: it is not used for training or evaluation", when=lambda room: room.on_row),
+        UNDO,
+        Action("bulk", "b", "bulk", "decide on all displayed rows", when=_has_rows),
+        Action("tag", "t", "tag", "add or remove a tag", when=lambda room: room.on_row),
+        Action("transform", ":", "change", "change many rows: replace text, cap a category, and more", when=_has_rows),
+        Action("sort", "s", "sort", "sort by row number, severity or length", when=_has_source),
+        REDO,
+        Action("check_again", "n", "recheck", "run the checks again", when=lambda room: room.can_check_again),
+        Action("open_file", "o", "open", "open a file of your own, in any format"),
+        Action("new_recipe", "c", "new recipe", "create a recipe for this file, or for another one"),
+        Action(
+            "map_columns", MAP_KEY, "map", "choose which columns hold the prompt, the answer, and so on",
+            when=lambda room: room.sessions.session and room.sessions.session.error is None,
+        ),
+        *SOURCE_ACTIONS,
+        Action("leave", "escape", help="back to the rows"),
     )  # fmt: skip
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("slash", "filter", "filter", id="data.filter"),
-        Binding("f", "fix", "fix", id="data.fix"),
-        Binding("m", "mute", "mute", id="data.mute"),
-        Binding("a", "accept", "accept", id="data.accept"),
-        Binding("x", "reject", "reject", id="data.reject"),
-        Binding("t", "tag", "tag", id="data.tag"),
-        Binding("u", "undo", "undo", id="data.undo"),
-        Binding("U,ctrl+r", "redo", "redo", id="data.redo"),
-        Binding("s", "sort", "sort", id="data.sort"),
-        Binding("b", "bulk", "decide on all displayed rows", id="data.all"),
-        Binding("i", "import_rows", "import", id="data.import"),
-        Binding("g", "stats", "stats", id="data.figures"),
-        Binding("r", "recipe", "recipe", id="data.recipe"),
-        Binding("n", "check_again", "check again", id="data.check"),
-        Binding("o", "open_file", "open a file", id="data.open"),
-        Binding("c", "new_recipe", "create a recipe", id="data.new-recipe"),
-        Binding("equals_sign", "map_columns", "map the columns", id="data.map"),
-        Binding("backspace", "clear_filter", "show all rows", id="data.clear"),
-        Binding("escape", "leave", "back", id="data.back"),
-    ]
 
     def __init__(self) -> None:
         super().__init__()
@@ -131,7 +149,7 @@ class DataRoom(SourceRoom):
     # Drawing
 
     def draw(self, snapshot: Snapshot) -> None:
-        session = self.sessions.session_for(self.app.recipe)
+        session = self.sessions.session_for(self.app.selection.recipe)
         if session is not self._drawn_session:
             self._show_session(session)
         has_rows = session is not None and session.error is None and session.browser is not None and not session.has_no_rows
@@ -221,7 +239,7 @@ class DataRoom(SourceRoom):
         event.stop()
         if session := self.session:
             self._draw_note(session)
-            self.query_one(RoomFooter).set(self.with_user_keys(self.footer_actions()))
+            self.draw_footer()
 
     def _draw_findings(self, session: SourceSession) -> None:
         check, verdict, checked = session.check, session.source.verdict, session.source.check_result
@@ -356,82 +374,54 @@ class DataRoom(SourceRoom):
 
     # Actions
 
-    def footer_actions(self) -> Sequence[FooterAction]:
-        session = self.session
-        if session is None or session.has_no_rows:
-            return self.source_actions()
-        on_finding = self.focused is not None and self.focused.id == "findings-list"
-        has_rows, state = bool(len(session.selection.rows)), session.source.state
-        on_row = has_rows and not on_finding
+    def field_actions(self) -> Sequence[ShownAction]:
+        return [ShownAction("enter", "rows", "screen.leave"), ShownAction("esc", "leave", "screen.leave")]
+
+    @property
+    def on_finding(self) -> bool:
+        return self.rows_session is not None and self.focused is not None and self.focused.id == "findings-list"
+
+    @property
+    def on_row(self) -> bool:
+        return _has_rows(self) and not self.on_finding
+
+    @property
+    def can_check_again(self) -> bool:
+        session = self.rows_session
+        return session is not None and (session.check.finished or session.check.error is not None)
+
+    @property
+    def next_statistics(self) -> str:
+        """What :meth:`action_stats` shows."""
         if self.wide:
-            stats = FooterAction("g", "findings" if self._show_labels else "labels", "stats", "switch between findings and labels")
-        else:
-            label = "rows" if self._show_labels and self._show_stats else "labels" if self._show_stats else "stats"
-            stats = FooterAction("g", label, "stats", "switch between the rows, their statistics, and their labels")
-        actions = [
-            (True, FooterAction("/", "filter", "filter", "filter rows by status, tag, finding, length or text")),
-            (bool(session.selection.filter.strip()), FooterAction("bksp", "all rows", "clear_filter", "clear the filter")),
-            (on_finding, FooterAction("enter", "rows", "focused.choose", "show the rows with this finding")),
-            (on_row, FooterAction("enter", "review", "review", "open this row in Review")),
-            (not self.wide, stats),
-            (bool(self._fixable_check()), FooterAction("f", "fix", "fix", "preview the fix for this finding, then apply it")),
-            (
-                bool(self._check_to_mute()),
-                FooterAction("m", "mute", "mute", "stop reporting this check for this source, with a reason"),
-            ),
-            (on_row, FooterAction("a", "accept", "accept", "accept this row")),
-            (on_row, FooterAction("x", "reject", "reject", "reject this row: it is not used for training or evaluation")),
-            (bool(state.steps), FooterAction("u", "undo", "undo", "undo the most recent decision")),
-            (has_rows, FooterAction("b", "bulk", "bulk", "decide on all displayed rows")),
-            (on_row, FooterAction("t", "tag", "tag", "add or remove a tag")),
-            (has_rows, FooterAction(":", "change", "transform", "change many rows: replace text, cap a category, and more")),
-            (True, FooterAction("s", "sort", "sort", "sort by row number, severity or length")),
-            (self.wide, stats),
-            (bool(state.undone_steps), FooterAction("U", "redo", "redo", "redo the last undone decision")),
-            (
-                session.check.finished or session.check.error is not None,
-                FooterAction("n", "recheck", "check_again", "run the checks again"),
-            ),
-        ]
-        return [*(action for possible, action in actions if possible), *self.source_actions()]
+            return "findings" if self._show_labels else "labels"
+        return "rows" if self._show_labels and self._show_stats else "labels" if self._show_stats else "stats"
 
-    def field_actions(self) -> Sequence[FooterAction]:
-        return [FooterAction("enter", "rows", "leave"), FooterAction("esc", "leave", "leave")]
-
-    def source_actions(self) -> list[FooterAction]:
-        session = self.sessions.session
-        own = [
-            FooterAction("o", "open", "open_file", "open a file of your own, in any format"),
-            FooterAction("c", "new recipe", "new_recipe", "create a recipe for this file, or for another one"),
-        ]
-        if session is not None and session.error is None:
-            own.append(FooterAction("=", "map", "map_columns", "choose which columns hold the prompt, the answer, and so on"))
-        return [*own, *super().source_actions()]
-
-    def _fixable_check(self) -> str:
-        """Return the check under the cursor in the list of findings if f can fix it, or else an empty string."""
+    @property
+    def fixable_check(self) -> str:
+        """The check under the cursor in the list of findings if f can fix it, or else an empty string."""
         from mlxtune.data.checks.registry import get_check
 
         name = self._marked_check
         return name if name and get_check(name).fix.kind != "hand" else ""
 
-    def refusal(self, action: str) -> Notice | None:
+    @property
+    def why_not_fixable(self) -> Notice | str:
+        if not (name := self._marked_check):
+            return "There is no finding to fix."
+        title = words.check_title(name)
+        return Notice("note", f"{title[:1].upper()}{title[1:]} cannot be fixed automatically.", "Edit them in Review.")
 
-        if action == "fix" and (name := self._marked_check):
-            title = words.check_title(name)
-            return Notice("·", "$muted", f"{title[:1].upper()}{title[1:]} cannot be fixed automatically.", "Edit them in Review.")
-        return super().refusal(action)
-
-    def _check_to_mute(self) -> str:
-        """Return the check under the cursor in the list of findings if the list has the focus and it may be muted, or else ``""``."""
+    @property
+    def check_to_mute(self) -> str:
+        """The check under the cursor in the list of findings if the list has the focus and it may be muted, or else ``""``."""
         from mlxtune.data.checks.registry import may_mute
 
-        on_finding = self.focused is not None and self.focused.id == "findings-list"
-        return name if on_finding and (name := self._marked_check) and may_mute(name) else ""
+        return name if self.on_finding and (name := self._marked_check) and may_mute(name) else ""
 
     def action_mute(self) -> None:
 
-        session, name = self.session, self._check_to_mute()
+        session, name = self.session, self.check_to_mute
         if session is None or not name:
             return
         title = words.check_title(name)
@@ -440,9 +430,9 @@ class DataRoom(SourceRoom):
             if not reason or not reason.strip():
                 return
             try:
-                self.app.show_notice(decision_notice(session.mute(name, reason.strip()), []))
+                self.app.notices.show(decision_notice(session.mute(name, reason.strip()), []))
             except MlxtuneError as error:
-                self.app.show_error(error)
+                self.app.notices.show_error(error)
 
         text = "Its findings will no longer be reported for this source. The reason is recorded in the journal; u undoes it."
         self.app.push_screen(PromptDialog(f"Mute {title}: why?", text, label="mute"), save)
@@ -459,7 +449,7 @@ class DataRoom(SourceRoom):
         if self._list.marked:
             self.clear_marks()
         else:
-            self.app.action_dismiss_notice()
+            self.app.notices.dismiss()
 
     def action_clear_filter(self) -> None:
         self._set_filter_text("")
@@ -520,7 +510,7 @@ class DataRoom(SourceRoom):
     def action_reject(self) -> None:
         self.decide("reject")
 
-    def decide(self, action: Action, **more: Any) -> bool:
+    def decide(self, action: ReviewAction, **more: Any) -> bool:
         """Record a decision on the marked rows, or else on the row under the cursor."""
         session, rows = self.session, self.marked_rows
         if session is None or not rows:
@@ -542,7 +532,7 @@ class DataRoom(SourceRoom):
         session = self.session
         if session is not None and event.panel.id == "list":
             self._draw_note(session)
-        self.query_one(RoomFooter).set(self.with_user_keys(self.footer_actions()))  # nothing else depends on the cursor
+        self.draw_footer()  # nothing else depends on the cursor
 
     def on_list_panel_chosen(self, event: ListPanel.Chosen) -> None:
         event.stop()
@@ -581,7 +571,7 @@ class DataRoom(SourceRoom):
             return
         rows, title = self.chosen_rows(session)
         if not rows:
-            self.app.show_notice(Notice("·", "$muted", "None of these rows matches the filter any more."))
+            self.app.notices.show(Notice("note", "None of these rows matches the filter any more."))
             return
         count = plural(len(rows), "row")
         options = [ChoiceOption("", "Cancel", "change nothing")]
@@ -609,7 +599,7 @@ class DataRoom(SourceRoom):
         from mlxtune.data.checks.fixes import fixed_copy_path
         from mlxtune.data.checks.registry import get_check
 
-        if (session := self.session) is None or not (name := self._fixable_check()):
+        if (session := self.session) is None or not (name := self.fixable_check):
             return
         browser, check = session.source, get_check(name)
         assert browser.verdict is not None
@@ -634,14 +624,14 @@ class DataRoom(SourceRoom):
             if option == "show":
                 self._filter_by(name)
             elif option == "copy":
-                self.app.run_job(lambda: service.write_fixed_copy(session), busy="Writing a fixed copy.")
+                self.app.jobs.run(lambda: service.write_fixed_copy(session), busy="Writing a fixed copy.")
             elif option in ("fix", "all"):
                 fixed = others if option == "fix" else valid
                 if check.fix.kind == "drop":
                     self.decide_rows(session, "reject", fixed, reason=f"data check: {name}")
                 else:
                     busy = f"Fixing {plural(len(fixed), 'row')}."
-                    self.app.run_job(lambda: service.apply_fix(session, name, fixed), busy=busy, holds_keys=True)
+                    self.app.jobs.run(lambda: service.apply_fix(session, name, fixed), busy=busy, holds_keys=True)
 
         if check.fix.kind == "put":
             preview = service.fix_preview(browser, valid, name)

@@ -10,9 +10,9 @@ from mlxtune.core.errors import DataError
 from mlxtune.core.text import one_line, plural
 from mlxtune.data.review import Action
 from mlxtune.data.rows import Preference, last_prompt
+from mlxtune.tui.notices import Notice
 from mlxtune.tui.session_manager import decision_notice
 from mlxtune.tui.source_session import SourceSession
-from mlxtune.tui.widgets.frame import Notice
 
 if TYPE_CHECKING:
     from mlxtune.data.browser import SourceBrowser
@@ -85,4 +85,4 @@ def write_fixed_copy(session: SourceSession) -> Notice:
     name, recipe = one_line(copy.out.name, 40), session.ref.recipe_path
     text = f"Wrote {name}: {plural(copy.rows, 'row')}, {left_out:,} left out."
     hint = f"To train on it, set data.source to it in {one_line(recipe.name, 40)}." if recipe else "To use it, open it with o."
-    return Notice("✓", "$success", text, hint)
+    return Notice("done", text, hint)

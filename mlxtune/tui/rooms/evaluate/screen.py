@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from textual.app import ComposeResult
-from textual.binding import Binding, BindingType
 from textual.containers import Container, Vertical
 from textual.content import Content
 
@@ -30,14 +29,15 @@ from mlxtune.present.labels import failure_name
 from mlxtune.present.run import STATUS_LABELS
 from mlxtune.recipe import load
 from mlxtune.runs.registry import Run
-from mlxtune.tui.base import Room
+from mlxtune.tui.actions import Action
 from mlxtune.tui.generate_flow import choose_teacher
+from mlxtune.tui.notices import Notice
 from mlxtune.tui.render.text import ago, error_rows, fold, lines
+from mlxtune.tui.room import Room
 from mlxtune.tui.rooms.evaluate import render, service
 from mlxtune.tui.rooms.evaluate.paired_table import PairedTable
 from mlxtune.tui.rooms.evaluate.service import ArmWork, FilteredRows, LoadedReport, RowFilter, arm_title
 from mlxtune.tui.widgets.dialog import ChoiceDialog, ChoiceOption
-from mlxtune.tui.widgets.frame import FooterAction, Notice
 from mlxtune.tui.widgets.list import ListPanel
 from mlxtune.tui.widgets.page import PageScreen
 from mlxtune.tui.widgets.panel import FocusPanel, Panel
@@ -51,30 +51,48 @@ MAX_GROUPS = 8  # groups of failing rows offered
 MAX_RUNS = 8  # recent runs offered for evaluation
 
 
+def _why_no_kinds(room: EvaluateRoom) -> str:
+    return "The failures here are of one kind." if room.rows and room.rows.kinds else "There are no failures here."
+
+
 class EvaluateRoom(Room):
     """Shows the newest report or the selected one, below any running evaluation."""
 
     ABOUT = "whether training helped: rates with intervals, and the rows behind them"
     CSS_PATH = "style.tcss"
     AUTO_FOCUS = "#ev-list"
-    CONDITIONAL_ACTIONS = frozenset(
-        {"metric", "kinds", "versus", "review", "compare", "other", "evaluate", "html", "off_task", "stop", "generate"}
-    )
-    NEED_ACCELERATOR = frozenset({"evaluate", "generate"})
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("enter", "enter", "open", id="evaluate.enter"),
-        Binding("m", "metric", "next metric", id="evaluate.metric"),
-        Binding("f", "kinds", "filter by kind of failure", id="evaluate.classes"),
-        Binding("v", "versus", "compare with another answer", id="evaluate.versus"),
-        Binding("w", "review", "review a training row", id="evaluate.review"),
-        Binding("g", "generate", "generate rows like the failing ones", id="evaluate.generate"),
-        Binding("n", "evaluate", "new evaluation", id="evaluate.new"),
-        Binding("c", "compare", "compare reports", id="evaluate.compare"),
-        Binding("o", "other", "another report", id="evaluate.older"),
-        Binding("e", "html", "HTML report", id="evaluate.page"),
-        Binding("r", "off_task", "off-task prompts", id="evaluate.off-task"),
-        Binding("s", "stop", "stop the evaluation", id="evaluate.stop"),
-    ]
+    ACTIONS = (
+        Action("enter", "enter", lambda room: room.enter_label, "open the item under the cursor", when=lambda room: room.enter_label),
+        Action(
+            "evaluate", "n", lambda room: "new" if room.report else "", "evaluate a run or a base",
+            when=lambda room: room.app.runs.can_start, why="There is no recipe.", needs_accelerator=True,
+        ),
+        Action(
+            "metric", "m", "metric", "show the next metric",
+            when=lambda room: room.report and len(room.report.metrics) > 1, why="Only one metric was measured.",
+        ),
+        Action("kinds", "f", "failures", "show only one kind of failure", when=lambda room: room.has_kinds, why=_why_no_kinds),
+        Action(
+            "versus", "v", "versus", "compare with the reference or another arm's answer",
+            when=lambda room: room.has_other_answers, why="There is no other arm whose answer could be compared.",
+        ),
+        Action("review", "w", "review", "open a similar training row in Review", when=lambda room: room.can_review),
+        Action(
+            "generate", "g", "generate", "let a teacher write training rows like the failing ones",
+            when=lambda room: room.can_review and room.app.runs.can_start, needs_accelerator=True,
+        ),
+        Action(
+            "stop", "s", "stop", "stop the evaluation, after a confirmation",
+            when=lambda room: room.live, why="No evaluation is running.",
+        ),
+        Action("compare", "c", "compare", "compare this report with another one", when=lambda room: room.report and room.has_others),
+        Action("other", "o", "other", "show another report", when=lambda room: room.has_others, why="There is no other report."),
+        Action("html", "e", "html", "show where the HTML report is", when=lambda room: room.report and room.report.html),
+        Action(
+            "off_task", "r", "off task", "the off-task prompts and answers",
+            when=lambda room: room.report and room.report.report.off_task, why="Off-task prompts were not measured.",
+        ),
+    )  # fmt: skip
 
     def __init__(self) -> None:
         super().__init__()
@@ -85,7 +103,7 @@ class EvaluateRoom(Room):
         self._load_error: tuple[Path, MlxtuneError] | None = None
         self._metric = ""
         self._versus = REFERENCE  # the arm whose answer is shown next to the filter's arm
-        self._rows: FilteredRows | None = None
+        self.rows: FilteredRows | None = None
 
     def save_state(self) -> Mapping[str, Any]:
         return {"evaluation": self._selected or "", "newest": self._newest, "metric": self._metric}
@@ -118,7 +136,7 @@ class EvaluateRoom(Room):
                 yield Section("", Panel(id="ev-detail"), id="ev-row")
 
     @property
-    def _live(self) -> RunView | None:
+    def live(self) -> RunView | None:
         """The running evaluation."""
         live = self.app.snapshot.live if self.app.snapshot else None
         return live if live and live.run.kind == "eval" else None
@@ -127,7 +145,7 @@ class EvaluateRoom(Room):
     def _unfinished(self) -> RunView | None:
         """The newest evaluation if it ended without a report. It can be continued."""
         newest = next(iter(self.app.snapshot.evals), None) if self.app.snapshot else None
-        return newest if newest and newest.status in ("failed", "crashed", "stopped") and self._live is None else None
+        return newest if newest and newest.status in ("failed", "crashed", "stopped") and self.live is None else None
 
     @property
     def _is_reading(self) -> bool:
@@ -136,25 +154,25 @@ class EvaluateRoom(Room):
 
     @property
     def _finished(self) -> list[RunView]:
-        return self.app.finished_evaluations
+        return self.app.selection.evaluations
 
     @property
     def _row(self) -> ScoredRow | None:
         """The row under the cursor."""
         cursor = self.query_one("#ev-list", ListPanel).cursor
-        return self._rows.rows[cursor] if self._rows and cursor < len(self._rows.rows) else None
+        return self.rows.rows[cursor] if self.rows and cursor < len(self.rows.rows) else None
 
     def command_fields(self) -> Mapping[str, str]:
         row = self._row
         return {"row": row.row.id} if row else {}
 
     def copyable(self) -> tuple[str, str]:
-        row, found = self._row, self._rows
+        row, found = self._row, self.rows
         answer = row.answers.get(found.filter.arm) if row and found else None
         return (answer.output, f"the answer from {one_line(found.filter.arm)}") if answer and found else ("", "")
 
     @property
-    def _can_review(self) -> bool:
+    def can_review(self) -> bool:
         row = self._row
         return row is not None and row.links is not None and bool(row.links.nearest)
 
@@ -163,11 +181,11 @@ class EvaluateRoom(Room):
         if self._newest and newest != self._newest:
             self._selected = newest or None  # show an evaluation that has finished since, whatever its recipe
         self._newest = newest
-        wanted, live = self.app.preferred_evaluation(self._selected, self._finished), self._live
+        wanted, live = self.app.selection.preferred_evaluation(self._selected, self._finished), self.live
         if wanted and wanted.run.folder != (self._report.folder if self._report else self._loading):
             self._load_report(wanted.run.folder)
         if wanted is None:
-            self._report = self._rows = None
+            self._report = self.rows = None
         self.set_class(live is not None, "-busy")
         self.set_class((wanted is None or self._is_reading) and live is None, "-empty")
         self.query_one("#ev-report").display = self._report is not None
@@ -189,7 +207,7 @@ class EvaluateRoom(Room):
             shown = error if error.hint else MlxtuneError(error.message, hint="Evaluate again, or choose another report.")
             panel.update(lambda width, _height: lines(*error_rows(shown, width)))
         elif failed:
-            subject = self.app.evaluated_name(failed)
+            subject = self.app.selection.evaluated_name(failed)
             panel.update(lambda width, _height: render.failure(failed, subject, width))
         if live:
             self.query_one("#ev-now", Section).head.set(title=f"Evaluating {live.name}", lit=wanted is None)
@@ -198,7 +216,7 @@ class EvaluateRoom(Room):
         if self._is_reading:
             self.query_one("#ev-invite", Panel).update(lambda width, _height: fold("Reading the report.", width, style="$muted"))
         elif wanted is None and live is None:
-            recipe = self.app.recipe.recipe if self.app.recipe else None
+            recipe = self.app.selection.recipe.recipe if self.app.selection.recipe else None
             name, arms = (one_line(recipe.name), recipe.evaluation.arms) if recipe else ("", [])
             rows = next((view.rows[2] for view in snapshot.runs if view.rows), 0)
             rows = min(rows, recipe.evaluation.rows) if recipe and recipe.evaluation.rows else rows
@@ -211,9 +229,9 @@ class EvaluateRoom(Room):
         return next((view for view in recipes if view.recipe and view.recipe.name == report.facts.get("name")), None)
 
     def _draw_report(self, loaded: LoadedReport) -> None:
-        report, live, unfinished = loaded.report, self._live, self._unfinished
+        report, live, unfinished = loaded.report, self.live, self._unfinished
         max_rows = 2 if not self.tall else 3 if self.app.size.height < 40 else 5
-        name, view = str(report.facts.get("name", "")), self.app.recipe
+        name, view = str(report.facts.get("name", "")), self.app.selection.recipe
         snapshot = self.app.snapshot
         runs = [run for run in snapshot.runs if run.name == name and run.status == "finished"] if snapshot else []
         adapter: render.AdapterState = "none"
@@ -226,7 +244,7 @@ class EvaluateRoom(Room):
         of = [run.id for run in snapshot.runs if run.name == name] if snapshot else []
         is_named = self._selected or live or len(of) > 1 or not (view and view.recipe and view.recipe.name == name)
         run_id = str(report.facts.get("run", ""))
-        subject = self.app.adapter_name(run_id) if run_id else one_line(name)
+        subject = self.app.selection.adapter_name(run_id) if run_id else one_line(name)
         self.query_one("#ev-verdict", Section).head.set(
             title=f"Verdict on {subject}" if is_named else "Verdict",
             note=f"{plural(int(report.facts.get('rows', 0)), 'held-out row')}, never trained on",
@@ -257,7 +275,7 @@ class EvaluateRoom(Room):
         section.head.set(title=f"{arm_title(item.first)} vs. {one_line(item.second)}", note=metric_label(self._metric))
 
     def _draw_rows(self, loaded: LoadedReport) -> None:
-        found, row = self._rows, self._row
+        found, row = self.rows, self._row
         rows, head = self.query_one("#ev-list", ListPanel), self.query_one("#ev-rows", Section).head
         self.query_one("#ev-row").display = row is not None and self.wide
         if found is None:
@@ -283,12 +301,12 @@ class EvaluateRoom(Room):
             self.run_job(lambda: service.load_report(folder), self._show_report, failed, group="report")
 
     def _show_load_error(self, folder: Path, error: MlxtuneError) -> None:
-        self._loading = self._report = self._rows = None
+        self._loading = self._report = self.rows = None
         self._load_error = (folder, error)
         self.redraw()
 
     def _show_report(self, loaded: LoadedReport) -> None:
-        self._report, self._rows = loaded, None
+        self._report, self.rows = loaded, None
         self._loading = self._load_error = None
         if self._metric not in loaded.metrics:
             self._metric = loaded.report.headline_metric
@@ -306,61 +324,36 @@ class EvaluateRoom(Room):
     def _show_rows(self, loaded: LoadedReport, focus: bool, found: FilteredRows) -> None:
         if loaded is not self._report:
             return
-        self._rows = found
+        self.rows = found
         rows = self.query_one("#ev-list", ListPanel)
         rows.cursor = 0
         self.redraw()
         if focus:
             self.set_focus(rows)
 
-    def refusal(self, action: str) -> Notice | None:
-        if action == "kinds" and self._rows:
-            return Notice(
-                "·", "$muted", "The failures here are of one kind." if self._rows.kinds else "There are no failures here."
-            )
-        if action == "metric" and self._report:
-            return Notice("·", "$muted", "Only one metric was measured.")
-        if action == "versus" and self._row:
-            return Notice("·", "$muted", "There is no other arm whose answer could be compared.")
-        return super().refusal(action)
+    @property
+    def report(self) -> LoadedReport | None:
+        return self._report
 
-    def footer_actions(self) -> Sequence[FooterAction]:
-        stop = [FooterAction("s", "stop", "stop", "stop the evaluation, after a confirmation")] if self._live else []
-        other = FooterAction("o", "other", "other", "show another report")
-        loaded, found = self._report, self._rows
-        if loaded is None:
-            can_start = self.app.can_start and not self._is_reading
-            start = [FooterAction("enter", "evaluate", "enter", "evaluate a run or a base")] if can_start else []
-            return [*start, *stop, *([other] if self._finished else [])]
+    @property
+    def enter_label(self) -> str:
+        """What enter opens, or an empty string if there is nothing to open."""
+        if self._report is None:
+            return "evaluate" if self.app.runs.can_start and not self._is_reading else ""
         focus = self.focused.id or "" if self.focused else ""
-        enter = {"ev-summary": "report", "ev-list": "row"}.get(focus, "rows")
-        can_open = focus != "ev-list" or self._row is not None
-        actions = [FooterAction("enter", enter, "enter", "open the item under the cursor")] if can_open else []
-        if self.app.can_start:
-            actions.append(FooterAction("n", "new", "evaluate", "evaluate a run or a base"))
-        if len(loaded.metrics) > 1:
-            actions.append(FooterAction("m", "metric", "metric", "show the next metric"))
-        if found and (len(found.kinds) > 1 or found.filter.kind):
-            actions.append(FooterAction("f", "failures", "kinds", "show only one kind of failure"))
-        if self._row and found and len({found.filter.arm, *self._row.answers}) > 1:
-            actions.append(FooterAction("v", "versus", "versus", "compare with the reference or another arm's answer"))
-        if self._can_review:
-            actions.append(FooterAction("w", "review", "review", "open a similar training row in Review"))
-            if self.app.can_start:
-                actions.append(FooterAction("g", "generate", "generate", "let a teacher write training rows like the failing ones"))
-        actions += stop
-        if len(self._finished) > 1:
-            actions += [FooterAction("c", "compare", "compare", "compare this report with another one"), other]
-        if loaded.html:
-            actions.append(FooterAction("e", "html", "html", "show where the HTML report is"))
-        if loaded.report.off_task:
-            actions.append(FooterAction("r", "off task", "off_task", "the off-task prompts and answers"))
-        return actions
+        return "" if focus == "ev-list" and self._row is None else {"ev-summary": "report", "ev-list": "row"}.get(focus, "rows")
 
-    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        if action == "evaluate":  # before the first report, the footer has only enter, which does the same
-            return self.app.can_start
-        return super().check_action(action, parameters)
+    @property
+    def has_others(self) -> bool:
+        return len(self._finished) > (1 if self._report else 0)
+
+    @property
+    def has_kinds(self) -> bool:
+        return self.rows is not None and (len(self.rows.kinds) > 1 or bool(self.rows.filter.kind))
+
+    @property
+    def has_other_answers(self) -> bool:
+        return self._row is not None and self.rows is not None and len({self.rows.filter.arm, *self._row.answers}) > 1
 
     def action_enter(self) -> None:
         """Handle enter outside the lists."""
@@ -379,7 +372,7 @@ class EvaluateRoom(Room):
 
     def on_list_panel_chosen(self, event: ListPanel.Chosen) -> None:
         event.stop()
-        loaded, found, row = self._report, self._rows, self._row
+        loaded, found, row = self._report, self.rows, self._row
         if event.control.id == "ev-table" and loaded:
             self._find_rows(RowFilter(self._metric, loaded.report.arms[event.index].name))
         elif event.control.id == "ev-list" and loaded and found and row:
@@ -396,12 +389,12 @@ class EvaluateRoom(Room):
         if self._report:
             metrics = self._report.metrics
             self._metric = metrics[(metrics.index(self._metric) + 1) % len(metrics)]
-            arm = self._rows.filter.arm if self._rows else self._report.report.subject.name
+            arm = self.rows.filter.arm if self.rows else self._report.report.subject.name
             self._find_rows(RowFilter(self._metric, arm), focus=False)
             self.redraw()
 
     def action_kinds(self) -> None:
-        found = self._rows
+        found = self.rows
         if found is None:
             return
         filter, kinds = found.filter, ["", *found.kinds]
@@ -419,7 +412,7 @@ class EvaluateRoom(Room):
 
     def action_versus(self) -> None:
         """Show the next arm's answer, or the reference, next to the filter's arm."""
-        row, found = self._row, self._rows
+        row, found = self._row, self.rows
         if row and found:
             arms = [REFERENCE, *(arm for arm in row.answers if arm != found.filter.arm)]
             index = arms.index(self._versus) if self._versus in arms else 0
@@ -443,14 +436,14 @@ class EvaluateRoom(Room):
 
     def _open_review(self, id: str) -> None:
         if self._report:
-            self.app.select_recipe(str(self._report.report.facts.get("name", "")))
+            self.app.selection.select_recipe(str(self._report.report.facts.get("name", "")))
         self.app.sessions.open_file(None)  # the recipe's source, even if another file is open
         self.app.row_to_open = id
         self.app.action_room("review")
 
     def action_generate(self) -> None:
         """Ask for a group of failing rows, and have a teacher write rows like their nearest training rows."""
-        loaded, found, row = self._report, self._rows, self._row
+        loaded, found, row = self._report, self.rows, self._row
         if loaded is None or found is None or row is None:
             return
         groups = failure_groups(found.rows, found.filter.arm)
@@ -458,7 +451,7 @@ class EvaluateRoom(Room):
         recipe = self._recipe_of(loaded.report)
         if not groups or recipe is None:
             text = "There are no training rows to use as examples." if recipe else "The recipe of this report is not in recipes/."
-            self.app.show_notice(Notice("!", "$warning", text))
+            self.app.notices.show(Notice("warning", text))
             return
 
         def chosen(index: str | None) -> None:
@@ -482,21 +475,21 @@ class EvaluateRoom(Room):
     def action_html(self) -> None:
         if self._report and self._report.html:
             path = display_path(self._report.html, self.app.workspace, str(self._report.html))
-            self.app.show_notice(Notice("·", "$muted", f"The HTML report is at {path}.", "Open it in a browser."))
+            self.app.notices.show(Notice("note", f"The HTML report is at {path}.", "Open it in a browser."))
 
     def action_other(self) -> None:
-        self.app.choose_evaluation("Which report?", self._finished, self._select)
+        self.app.selection.choose_evaluation("Which report?", self._finished, self._select)
 
     def _select(self, view: RunView) -> None:
         self._selected = view.id
-        self._report = self._rows = None
+        self._report = self.rows = None
         self.redraw()
 
     def action_compare(self) -> None:
         if self._report:
             own = self._report.folder.name
             others = [view for view in self._finished if view.id != own]
-            self.app.choose_evaluation("Compare with which report?", others, partial(self._compare, own))
+            self.app.selection.choose_evaluation("Compare with which report?", others, partial(self._compare, own))
 
     def _compare(self, own: str, other: RunView) -> None:
         workspace = self.app.workspace
@@ -523,8 +516,8 @@ class EvaluateRoom(Room):
         snapshot, id = self.app.snapshot, self.app.run_to_evaluate
         self.app.run_to_evaluate = None
         view = snapshot.find_run(id) if snapshot and id else None
-        if view is not None and not self.app.can_start:
-            self.app.show_notice(self.app.in_use)
+        if view is not None and not self.app.runs.can_start:
+            self.app.notices.show(self.app.runs.in_use)
         elif view is not None and snapshot is not None:
             recipes = self._recipes_for(view, snapshot, _recipe_paths(snapshot).get(view.name))
             if len(recipes) == 1:
@@ -544,8 +537,8 @@ class EvaluateRoom(Room):
     def action_evaluate(self) -> None:
         """Ask for a run or a recipe, then for the arms; then start."""
         snapshot = self.app.snapshot
-        if snapshot is None or not self.app.can_start:
-            self.app.show_notice(self.app.in_use)
+        if snapshot is None or not self.app.runs.can_start:
+            self.app.notices.show(self.app.runs.in_use)
             return
         unfinished = self._unfinished
         if unfinished and unfinished.status == "failed" and not unfinished.state.arms:
@@ -557,7 +550,7 @@ class EvaluateRoom(Room):
         for view in runs:
             for path, about in self._recipes_for(view, snapshot, paths.pop(view.name, None)):  # for the newest run of a recipe only
                 subjects.append((view.run, path))
-                texts.append((self.app.adapter_name(view.id), about))
+                texts.append((self.app.selection.adapter_name(view.id), about))
         for recipe in snapshot.recipes:
             if recipe.recipe:
                 subjects.append((None, recipe.path))
@@ -570,7 +563,7 @@ class EvaluateRoom(Room):
 
         def chosen(choice: str | None) -> None:
             if choice == CONTINUE and unfinished:
-                self.app.start_worker(lambda: control.resume(unfinished.run), busy=f"Continuing {unfinished.name}.")
+                self.app.runs.start_worker(lambda: control.resume(unfinished.run), busy=f"Continuing {unfinished.name}.")
             elif choice:
                 self._choose_arms(*subjects[int(choice)])
 
@@ -584,7 +577,7 @@ class EvaluateRoom(Room):
             recipe = run.recipe() if run and path.parent == run.folder else load(path)
             return service.count_work(recipe, run, evaluations(self.app.workspace))
 
-        self.app.run_job(count, ask, busy="Counting the held-out rows.", holds_keys=True)
+        self.app.jobs.run(count, ask, busy="Counting the held-out rows.", holds_keys=True)
 
     def _ask_for_arms(self, run: Run | None, work: ArmWork) -> None:
         options = work.options
@@ -592,7 +585,7 @@ class EvaluateRoom(Room):
         def start(index: str | None) -> None:
             if index:
                 workspace, option = self.app.workspace, options[int(index)]
-                self.app.start_worker(
+                self.app.runs.start_worker(
                     lambda: service.start_evaluation(workspace, work.recipe, option, run), busy="Starting the evaluation."
                 )
 
@@ -605,8 +598,8 @@ class EvaluateRoom(Room):
         self.app.push_screen(ChoiceDialog("Which arms?", text, choices), start)
 
     def action_stop(self) -> None:
-        if view := self._live:
-            self.app.confirm_end(view, "evaluation", "its answers are kept")
+        if view := self.live:
+            self.app.runs.confirm_end(view, "evaluation", "its answers are kept")
 
 
 def _recipe_paths(snapshot: Snapshot) -> dict[str, Path]:

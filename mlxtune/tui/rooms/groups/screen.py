@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from textual.app import ComposeResult
-from textual.binding import Binding, BindingType
 from textual.containers import Container, Vertical
 from textual.content import Content
 
 from mlxtune.core.errors import MlxtuneError
 from mlxtune.core.text import one_line, plural
-from mlxtune.data.review import Action
+from mlxtune.data.review import Action as ReviewAction
+from mlxtune.tui.actions import Action
+from mlxtune.tui.notices import Notice
 from mlxtune.tui.rooms.groups import render, service
-from mlxtune.tui.rooms.source_room import SourceRoom
+from mlxtune.tui.rooms.source_room import REDO, SOURCE_ACTIONS, UNDO, SourceRoom
 from mlxtune.tui.source_session import SourceSession
 from mlxtune.tui.widgets.dialog import PromptDialog
-from mlxtune.tui.widgets.frame import FooterAction, Notice, RoomFooter
 from mlxtune.tui.widgets.list import ListPanel, MarkableList
 from mlxtune.tui.widgets.panel import Panel
 from mlxtune.tui.widgets.row_reader import RowReader
@@ -44,32 +44,50 @@ class _Clusters:
     process: ClusterProcess | None = None
 
 
+def _has_group(room: GroupsRoom) -> bool:
+    return room.group is not None
+
+
+def _has_one_group(room: GroupsRoom) -> bool:
+    return _has_group(room) and not room.has_several_marked
+
+
 class GroupsRoom(SourceRoom):
     """A decision on a group is one event in the journal, so a single undo reverts it. Rows that were left out are not shown."""
 
     ABOUT = "decide on duplicates, conflicts and clusters of rows"
     CSS_PATH = "style.tcss"
     AUTO_FOCUS = "#group-list"
-    CONDITIONAL_ACTIONS = frozenset(
-        {"keep_one", "keep_diverse", "drop_rest", "ignore", "accept", "reject", "tag", "redo", "clusters", "repeats", "transform", "generate",
-         "open", "import_rows", "recipe"}
+    ACTIONS = (
+        Action("open", "enter", "members", "go to the members of this group", when=lambda room: room.group and not room.on_members, bound=False),
+        Action("open", "enter", "review", "open this row in Review", when=lambda room: room.group and room.on_members, bound=False),
+        Action("keep_one", "o", "keep one", "keep the row under the cursor, or the first, and reject the others", when=_has_group),
+        Action("keep_diverse", "m", "diverse", "keep the rows that differ most and reject the others", when=_has_one_group),
+        Action(
+            "drop_rest", "d", "drop rest", "reject all rows but the marked ones, or but the one under the cursor",
+            when=_has_one_group,
+        ),
+        Action(
+            "ignore", "n", "ignore", "do not report this group again",
+            when=lambda room: room.group and room.shows_repeats, why="Only duplicates and conflicts are reported.",
+        ),
+        Action("reject", "x", "reject", "reject the marked rows, or the one under the cursor", when=_has_group),
+        Action("accept", "a", "accept", "accept the marked rows, or the one under the cursor", when=_has_group),
+        UNDO,
+        Action(
+            "clusters", "c", "clusters", "cluster all rows by the model's hidden states",
+            when=lambda room: room.rows_session and room.shows_repeats,
+        ),
+        Action(
+            "repeats", "c", "repeats", "back to duplicates and conflicts",
+            when=lambda room: room.rows_session and not room.shows_repeats,
+        ),
+        Action("tag", "t", "tag", "tag the marked rows, or the one under the cursor", when=_has_group),
+        Action("transform", ":", "change", "change the rows of the group: replace text, and more", when=_has_group),
+        REDO,
+        *SOURCE_ACTIONS,
+        Action("back", "escape", help="back"),
     )  # fmt: skip
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("o", "keep_one", "keep one", id="groups.keep-one"),
-        Binding("m", "keep_diverse", "keep the most diverse", id="groups.diverse"),
-        Binding("d", "drop_rest", "drop the rest", id="groups.drop"),
-        Binding("n", "ignore", "do not report again", id="groups.ignore"),
-        Binding("a", "accept", "accept", id="groups.accept"),
-        Binding("x", "reject", "reject", id="groups.reject"),
-        Binding("t", "tag", "tag", id="groups.tag"),
-        Binding("u", "undo", "undo", id="groups.undo"),
-        Binding("U,ctrl+r", "redo", "redo", id="groups.redo"),
-        Binding("c", "clusters", "clusters", id="groups.clusters"),
-        Binding("c", "repeats", "repeats", id="groups.repeats"),
-        Binding("i", "import_rows", "import", id="groups.import"),
-        Binding("r", "recipe", "recipe", id="groups.recipe"),
-        Binding("escape", "back", "back", id="groups.back"),
-    ]
 
     def __init__(self) -> None:
         super().__init__()
@@ -145,7 +163,7 @@ class GroupsRoom(SourceRoom):
     # Drawing
 
     def draw(self, snapshot: Snapshot) -> None:
-        session = self.sessions.session_for(self.app.recipe)
+        session = self.sessions.session_for(self.app.selection.recipe)
         ready = session is not None and session.error is None and session.browser is not None and not session.has_no_rows
         self.set_class(not ready, "-bare")
         self.set_class(self._inside, "-inside")
@@ -240,32 +258,18 @@ class GroupsRoom(SourceRoom):
 
     # Actions
 
-    def footer_actions(self) -> Sequence[FooterAction]:
-        session = self.session
-        if session is None or session.has_no_rows:
-            return self.source_actions()
-        group, state = self.group, session.source.state
-        has_group, on_members = group is not None, self.focused is self._members
-        repeats = self._view == "repeats"
-        several = sum(one.key in self._list.marked for one in self._groups(session))
-        in_groups = f" in {plural(several, 'group')}" if several else ""
-        actions = [
-            (has_group and not on_members, FooterAction("enter", "members", "open", "go to the members of this group")),
-            (has_group and on_members, FooterAction("enter", "review", "open", "open this row in Review")),
-            (has_group, FooterAction("o", "keep one", "keep_one", f"keep the row under the cursor, or the first, and reject the others{in_groups}")),
-            (has_group and not several, FooterAction("m", "diverse", "keep_diverse", "keep the rows that differ most and reject the others")),
-            (has_group and not several, FooterAction("d", "drop rest", "drop_rest", "reject all rows but the marked ones, or but the one under the cursor")),
-            (has_group and repeats, FooterAction("n", "ignore", "ignore", f"this is not a {group.kind if group else ''}: do not report it again")),
-            (has_group, FooterAction("x", "reject", "reject", "reject the marked rows, or the one under the cursor")),
-            (has_group, FooterAction("a", "accept", "accept", "accept the marked rows, or the one under the cursor")),
-            (bool(state.steps), FooterAction("u", "undo", "undo", "undo the most recent decision")),
-            (repeats, FooterAction("c", "clusters", "clusters", "cluster all rows by the model's hidden states")),
-            (not repeats, FooterAction("c", "repeats", "repeats", "back to duplicates and conflicts")),
-            (has_group, FooterAction("t", "tag", "tag", "tag the marked rows, or the one under the cursor")),
-            (has_group, FooterAction(":", "change", "transform", "change the rows of the group: replace text, and more")),
-            (bool(state.undone_steps), FooterAction("U", "redo", "redo", "redo the last undone decision")),
-        ]  # fmt: skip
-        return [*(action for possible, action in actions if possible), *self.source_actions()]
+    @property
+    def on_members(self) -> bool:
+        return self.focused is self._members
+
+    @property
+    def shows_repeats(self) -> bool:
+        return self._view == "repeats"
+
+    @property
+    def has_several_marked(self) -> bool:
+        """Whether groups are marked, which decisions then are about."""
+        return self.session is not None and any(group.key in self._list.marked for group in self._groups(self.session))
 
     def on_list_panel_moved(self, event: ListPanel.Moved) -> None:
         event.stop()
@@ -276,7 +280,7 @@ class GroupsRoom(SourceRoom):
 
     def on_markable_list_marked(self, event: MarkableList.Marked) -> None:
         event.stop()
-        self.query_one(RoomFooter).set(self.with_user_keys(self.footer_actions()))
+        self.draw_footer()
 
     def on_list_panel_chosen(self, event: ListPanel.Chosen) -> None:
         event.stop()
@@ -305,8 +309,8 @@ class GroupsRoom(SourceRoom):
             self._inside = False
             self.redraw()
             self.set_focus(self._list)
-        elif self.app.notice is not None and self.app.notice.undo is None:
-            self.app.action_dismiss_notice()
+        elif self.app.notices.current is not None and self.app.notices.current.undo is None:
+            self.app.notices.dismiss()
         else:
             self.app.action_room("data")
 
@@ -333,7 +337,7 @@ class GroupsRoom(SourceRoom):
         group = self.group
         return self.marked_rows or ([self._member(group)] if group else [])
 
-    def _decide(self, action: Action, rows: Sequence[int], **more: Any) -> None:
+    def _decide(self, action: ReviewAction, rows: Sequence[int], **more: Any) -> None:
         """Record one decision on ``rows``, and show the next group if this one is gone."""
         if (session := self.session) is not None and rows:
             self._decided_group = self._shown_group
@@ -344,7 +348,7 @@ class GroupsRoom(SourceRoom):
         if session := self.session:
             rows = sorted({row for group in self._target_groups(session) for row in set(group.rows) - set(kept(group))})
             if not rows:
-                self.app.show_notice(Notice("·", "$muted", "All rows are kept."))
+                self.app.notices.show(Notice("note", "All rows are kept."))
             self._decide("reject", rows, reason=reason)
 
     def action_keep_one(self) -> None:
@@ -417,7 +421,7 @@ class GroupsRoom(SourceRoom):
             return
         if session.ref.recipe_path is None:
             text = "Clusters need a model, and this file has no recipe."
-            self.app.show_notice(Notice("!", "$warning", text, "Write one with r in Data."))
+            self.app.notices.show(Notice("warning", text, "Write one with r in Data."))
             return
         if self._clusters is None or self._clusters.session is not session or self._clusters.error:
             self._stop_clustering()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar
@@ -13,13 +13,14 @@ from textual.containers import Container, Vertical
 from textual.content import Content
 
 from mlxtune.advice.next_step import NextStep, next_step, of_recipe
+from mlxtune.present.blocks import Action as StepAction
 from mlxtune.present.next_step import step_action
 from mlxtune.present.workflow import workflow
-from mlxtune.tui.base import Room
+from mlxtune.tui.actions import Action
 from mlxtune.tui.render.text import ago, key
+from mlxtune.tui.room import Room
 from mlxtune.tui.rooms import ROOMS
 from mlxtune.tui.rooms.home import render
-from mlxtune.tui.widgets.frame import FooterAction
 from mlxtune.tui.widgets.list import ListPanel
 from mlxtune.tui.widgets.panel import FocusPanel, Panel
 from mlxtune.tui.widgets.section import Section
@@ -50,13 +51,19 @@ class HomeRoom(Room):
 
     CSS_PATH = "style.tcss"
     ABOUT = "the workspace, and what to do next"
-    CONDITIONAL_ACTIONS = frozenset({"new"})
-    NEED_ACCELERATOR = CONDITIONAL_ACTIONS
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("n", "new", "new run", id="home.new"),
-        Binding("o", "open_file", "open a file", id="home.open"),
-        Binding("c", "new_recipe", "create a recipe", id="home.recipe"),
-    ]
+    ACTIONS = (
+        Action(
+            "do", "enter", lambda room: "open" if room.on_runs else room.step.label.split()[0],
+            "do the next step, or open the run under the cursor",
+            when=lambda room: room.on_runs or room.step, bound=False, id="do",
+        ),
+        Action(
+            "new", "n", "new", "start a new run",
+            when=lambda room: room.app.runs.can_start, why="There is no recipe.", needs_accelerator=True,
+        ),
+        Action("open_file", "o", "open", "open a file of your own, in any format, and look at its rows", id="open"),
+        Action("new_recipe", "c", "new recipe", "create a recipe for a file of your own", id="recipe"),
+    )  # fmt: skip
 
     def __init__(self) -> None:
         super().__init__()
@@ -79,11 +86,11 @@ class HomeRoom(Room):
 
     def _own(self, snapshot: Snapshot) -> Snapshot:
         """Return the part of ``snapshot`` about the recipe that the other rooms show, or all of it if the newest run's has no file."""
-        view, newest = self.app.recipe, next(iter(snapshot.runs), None)
+        view, newest = self.app.selection.recipe, next(iter(snapshot.runs), None)
         if (
             view is None
             or view.recipe is None
-            or not (self.app.has_chosen_recipe or newest is None or newest.name == view.recipe.name)
+            or not (self.app.selection.has_chosen_recipe or newest is None or newest.name == view.recipe.name)
         ):
             return snapshot
         return of_recipe(snapshot, view)
@@ -112,7 +119,7 @@ class HomeRoom(Room):
         step, own, tall = self._next_step(snapshot), self._own(snapshot), self.tall
         keys = [self._key(one) for one in (step, *step.also)]
         stages = workflow(own, self.app.planned)
-        recipe = self.app.recipe if len(snapshot.recipes) > 1 else None
+        recipe = self.app.selection.recipe if len(snapshot.recipes) > 1 else None
         self.query_one("#workflow", Section).head.set(note=recipe.title if recipe else "")
         self.query_one(NextPanel).update(lambda width, _height: render.next_step(step, own, keys, width, tall))
         self.query_one("#workflow-picture", Panel).update(lambda width, height: render.workflow(stages, width, height, tall))
@@ -124,7 +131,7 @@ class HomeRoom(Room):
             panel = self.query_one("#best-picture", Panel)
             newest, names = snapshot.newest_outcome, snapshot.adapter_names
             panel.update(lambda width, _height: render.best_adapter(verdict, newest, names, width))
-        last_visit = self.app.last_visit or snapshot.now
+        last_visit = self.app.saved.last_visit or snapshot.now
         changes = snapshot.ended_since(last_visit)
         self.query_one("#home-changes").display = bool(changes)
         self.query_one("#home-changes", Section).head.set(note=ago(snapshot.now - last_visit))
@@ -140,20 +147,15 @@ class HomeRoom(Room):
         self.query_one(RunList).set(len(runs), partial(render.run_row, runs, snapshot.now), cursor=cursor, on_move=select)
         self.query_one("#runs", Section).head.set(note=f"{len(runs)}" if len(runs) > 1 else "")
 
-    def footer_actions(self) -> Sequence[FooterAction]:
-        if self.app.snapshot is None:
-            return []
-        actions = []
-        step = step_action(self._next_step(self.app.snapshot))
-        if isinstance(self.focused, RunList):
-            actions.append(FooterAction("enter", "open", "do", "open the run under the cursor"))
-        elif step.id != "home.new":  # then enter does the same as n
-            actions.append(FooterAction("enter", step.label.split()[0], "do", step.label))
-        if self.app.can_start:
-            actions.append(FooterAction("n", "new", "new", "start a new run"))
-        actions.append(FooterAction("o", "open", "open_file", "open a file of your own, in any format, and look at its rows"))
-        actions.append(FooterAction("c", "new recipe", "new_recipe", "create a recipe for a file of your own"))
-        return actions
+    @property
+    def on_runs(self) -> bool:
+        return isinstance(self.focused, RunList)
+
+    @property
+    def step(self) -> StepAction | None:
+        """The action of the next step, unless n does the same."""
+        action = step_action(self._next_step(self.app.snapshot)) if self.app.snapshot else None
+        return action if action and action.id != "home.new" else None
 
     def save_state(self) -> Mapping[str, Any]:
         return {"run": self._run_id}
@@ -163,15 +165,15 @@ class HomeRoom(Room):
 
     def on_list_panel_chosen(self, event: ListPanel.Chosen) -> None:
         if event.index < len(self._runs):
-            self.app.open_run(self._runs[event.index].id)
+            self.app.runs.open_run(self._runs[event.index].id)
 
     async def action_do(self) -> None:
         if isinstance(self.focused, RunList):
             self.focused.action_choose()
         elif self.app.snapshot:
             action = self._binding(step_action(self._next_step(self.app.snapshot)).id)[1]
-            if action == "screen.new" and not self.app.can_start:
-                self.app.show_notice(self.app.in_use)
+            if action == "screen.new" and not self.app.runs.can_start:
+                self.app.notices.show(self.app.runs.in_use)
             elif action:
                 await self.run_action(action)
 
@@ -182,10 +184,10 @@ class HomeRoom(Room):
             self.app.action_room("evaluate")
 
     def action_samples(self) -> None:
-        self.app.create_samples()
+        self.app.runs.create_samples()
 
     def action_new(self) -> None:
-        self.app.new_run()
+        self.app.runs.new_run()
 
     def action_open_file(self) -> None:
         from mlxtune.tui.open_flow import open_file  # loads numpy, which this room does not need

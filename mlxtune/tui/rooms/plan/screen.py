@@ -8,10 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from textual.app import ComposeResult
-from textual.binding import Binding, BindingType
 from textual.containers import Horizontal
 from textual.content import Content
 from textual.geometry import Offset
@@ -25,15 +24,16 @@ from mlxtune.recipe import Recipe
 from mlxtune.recipe.edit import Edit, edit_recipe, undo_edit
 from mlxtune.recipe.keys import RecipeKey, format_value, keys, value_at
 from mlxtune.recipe.load import parse_override
-from mlxtune.tui.base import Room
+from mlxtune.tui.actions import Action, ShownAction
 from mlxtune.tui.draw import Keys
+from mlxtune.tui.notices import Notice
 from mlxtune.tui.paths import relative_paths
 from mlxtune.tui.render.text import cut_rows, key, lines
+from mlxtune.tui.room import Room
 from mlxtune.tui.rooms.plan import render
 from mlxtune.tui.rooms.plan.service import MissingBaseError, PlanResult, PlanService, describe_base
 from mlxtune.tui.widgets.dialog import ChoiceDialog, ChoiceOption
 from mlxtune.tui.widgets.field import Field
-from mlxtune.tui.widgets.frame import FooterAction, Notice
 from mlxtune.tui.widgets.list import ListPanel
 from mlxtune.tui.widgets.page import PageScreen
 from mlxtune.tui.widgets.panel import Panel
@@ -45,7 +45,6 @@ if TYPE_CHECKING:
     from mlxtune.planning.plan import Plan
 
 _PROGRESS_DELAY = 0.15  # seconds before progress is shown
-_UNDO = FooterAction("u", "undo", "undo", "undo the last edit")
 
 
 @dataclass
@@ -112,30 +111,47 @@ class PlanRoom(Room):
 
     CSS_PATH = "style.tcss"
     ABOUT = "a recipe and its cost; edit it until it fits"
-    CONDITIONAL_ACTIONS = frozenset({"train", "probe", "fit", "undo", "default", "other", "memory", "fetch_base", "stop"})
-    NEED_ACCELERATOR = frozenset({"train", "probe", "fetch_base"})
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("t", "train", "train", id="plan.train"),
-        Binding("b", "probe", "probe", id="plan.probe"),
-        Binding("s", "stop", "stop the probe", id="plan.stop"),
-        Binding("g", "fit", "make it fit", id="plan.fit"),
-        Binding("f", "fetch_base", "download the base", id="plan.fetch"),
-        Binding("u", "undo", "undo", id="plan.undo"),
-        Binding("d,backspace,delete", "default", "default", id="plan.default"),
-        Binding("r", "other", "other recipe", id="plan.other"),
-        Binding("m", "memory", "memory and time", id="plan.memory"),
-        Binding("right,plus,equals_sign,l", "step(1)", "next value", id="plan.next"),
-        Binding("left,minus,h", "step(-1)", "previous value", id="plan.before"),
-    ]
+    ACTIONS = (
+        Action("edit", "enter", "edit", "edit the key under the cursor", when=lambda room: room.form, bound=False),
+        Action(
+            "fit", "g", "fit", "apply the next change toward a recipe that fits",
+            when=lambda room: room.next_change, why="No change of the recipe is suggested.",
+        ),
+        Action(
+            "train", "t", "train", "start a run after confirmation",
+            when=lambda room: room.form and room.app.runs.can_start and not room.why_wait,
+            why=lambda room: room.why_wait, needs_accelerator=True,
+        ),
+        Action(
+            "fetch_base", "f", "download", "download its base",
+            when=lambda room: room.can_fetch, why="The base is on this machine.", needs_accelerator=True,
+        ),
+        Action(
+            "probe", "b", "probe", "measure memory and time with two steps of the largest batch, which may take minutes",
+            when=lambda room: room.can_probe, why=lambda room: room.why_wait, needs_accelerator=True,
+        ),
+        Action("stop", "s", "stop", "stop the probe", when=lambda room: room.probe, why="No probe is running."),
+        Action("undo", "u", "undo", "undo the last edit", when=lambda room: room.form and room.form.edits, why="There is no edit to undo."),
+        Action("memory", "m", "costs", "memory, time and cost in full", when=lambda room: room.form and room.form.plan),
+        Action(
+            "default", "d,backspace,delete", "default", "restore the key's default",
+            when=lambda room: room.has_other_value, why="The key has its default.",
+        ),
+        Action(
+            "other", "r", "recipe", "switch to another recipe",
+            when=lambda room: room.app.selection.has_several, why="There is no other recipe.",
+        ),
+        Action("step(1)", "right,plus,=,l", help="next value", id="next"),
+        Action("step(-1)", "left,minus,h", help="previous value", id="before"),
+    )  # fmt: skip
 
     def __init__(self) -> None:
         super().__init__()
-        self._form: RecipeForm | None = None
+        self.form: RecipeForm | None = None
         self._shown_recipe: tuple[Path, Recipe | None, str, tuple[int, str]] | None = None  # in the newest snapshot
         self._service: PlanService | None = None
         self._progress: tuple[str, float] | None = None  # description and fraction of a slow computation
-        self._probe: RunningProbe | None = None
-        self._waiting: Notice | None = None  # the last answer to a key that needs the plan
+        self.probe: RunningProbe | None = None
         self._generation = 0  # counts computations; progress of an older one is dropped
         self._edited_key: RecipeKey | None = None  # the key of the open field
         self._restored_key = ""  # the key under the cursor in the last session
@@ -160,7 +176,7 @@ class PlanRoom(Room):
 
     @property
     def _keys(self) -> tuple[RecipeKey, ...]:
-        return keys(self._form.recipe) if self._form else ()
+        return keys(self.form.recipe) if self.form else ()
 
     @property
     def _key(self) -> RecipeKey | None:
@@ -168,12 +184,12 @@ class PlanRoom(Room):
         return next(iter(self._keys[self._list.cursor :]), None)
 
     def draw(self, snapshot: Snapshot) -> None:
-        view = self.app.recipe
+        view = self.app.selection.recipe
         self.set_class(view is None, "-empty")
         self.set_class(view is not None and view.recipe is None, "-unread")
         if view is None:
             self.query_one("#plan-invite-picture", Panel).update(lambda width, _height: render.empty_room(width))
-            self._form = self._shown_recipe = None
+            self.form = self._shown_recipe = None
             return
         finished = next((run.id for run in snapshot.runs if run.status == "finished"), "")
         evidence = (view.review_entries, finished)
@@ -185,24 +201,23 @@ class PlanRoom(Room):
             message = relative_paths(self.app.workspace, view.error)
             error = RecipeError(message, hint=f"{view.hint} Fix the file and save it; it is then read again.".strip())
             self.query_one("#plan-verdict", Panel).update(lambda width, _height: render.error(error, None, width))
-        elif self._form:
-            self._draw_form(self._form)
+        elif self.form:
+            self._draw_form(self.form)
             if self.focused is None:  # the form was hidden while the file was invalid
                 self.set_focus(self._list)
 
     def _open(self, view: RecipeView, evidence: tuple[int, str]) -> None:
         """Show the content of the file if it has changed."""
-        form = self._form
+        form = self.form
         if view.recipe is None:
-            self._form = None
+            self.form = None
         elif form is None or form.path != view.path:
-            self._form = RecipeForm(view.path, view.recipe, view.recipe, evidence)
+            self.form = RecipeForm(view.path, view.recipe, view.recipe, evidence)
             self._replan()
         elif form.recipe != view.recipe and not form.is_own_version:  # another program wrote it
-            if self.app.notice and self.app.notice.undo:
-                self.app.action_dismiss_notice()  # an edit that it offers to undo is no longer in the file
+            self.app.notices.drop_undo()  # the edit is no longer in the file
             memory = form.plan.memory if form.plan else None
-            self._form = RecipeForm(view.path, view.recipe, view.recipe, evidence, last_memory=memory)
+            self.form = RecipeForm(view.path, view.recipe, view.recipe, evidence, last_memory=memory)
             self._replan()
         elif form.evidence != evidence:  # decisions about rows, or a run's speed
             form.evidence = evidence
@@ -232,11 +247,11 @@ class PlanRoom(Room):
     def _keys_now(self) -> Keys:
         """The keys of the actions that the plan's facts name."""
         keys = {"plan.fit": key("g", "fit", "screen.fit")}
-        return keys | ({"plan.probe": key("b", "probe", "screen.probe", "$muted")} if self._can_probe else {})
+        return keys | ({"plan.probe": key("b", "probe", "screen.probe", "$muted")} if self.can_probe else {})
 
     @property
     def _doubt(self) -> str:
-        return self.app.doubt_about(self.app.recipe)
+        return self.app.selection.doubt_about(self.app.selection.recipe)
 
     def _row(self, form: RecipeForm, items: Sequence[RecipeKey], index: int, width: int) -> Content:
         item = items[index]
@@ -246,7 +261,7 @@ class PlanRoom(Room):
 
     def _verdict(self, form: RecipeForm, note: str, progress: tuple[str, float] | None, width: int) -> Content:
         if form.error:
-            fetch = key("f", "download it", "screen.fetch_base") if self._can_fetch else None
+            fetch = key("f", "download it", "screen.fetch_base") if self.can_fetch else None
             return render.error(form.error, fetch, width)
         if form.plan:
             return render.verdict(form.plan, form.last_memory, note, width)
@@ -254,8 +269,8 @@ class PlanRoom(Room):
 
     def _note(self, form: RecipeForm) -> str:
         old = "The figures are from before your edit." if form.plan and form.planned != form.recipe else ""
-        if self._probe:
-            return f"probe: {self._probe.progress} … {old}".rstrip()
+        if self.probe:
+            return f"probe: {self.probe.progress} … {old}".rstrip()
         if self._progress or old:
             return f"{self._progress[0] if self._progress else 'planning'} … {old}".rstrip()
         if not form.local:
@@ -263,7 +278,7 @@ class PlanRoom(Room):
         return render.basis(form.plan) if form.plan else ""
 
     def copyable(self) -> tuple[str, str]:
-        view = self.app.recipe
+        view = self.app.selection.recipe
         return (f"mlxtune train {shlex.quote(str(view.path))}", "the command that trains this recipe") if view else ("", "")
 
     def save_state(self) -> Mapping[str, Any]:
@@ -276,7 +291,7 @@ class PlanRoom(Room):
 
     def _replan(self, how: Literal["plan", "fetch"] = "plan") -> None:
         """Plan the recipe again in a job. The last plan stays visible."""
-        form = self._form
+        form = self.form
         if form is None:
             return
         self._service = self._service or PlanService(self.app.workspace)
@@ -311,15 +326,15 @@ class PlanRoom(Room):
     def _finish(self) -> None:
         self._generation += 1
         self._progress = None
-        if self._waiting and self.app.notice == self._waiting:
-            ready = self._form is not None and self._form.error is None
-            self.app.show_notice(Notice("✓", "$success", "The plan is ready now.", "Press the key again.") if ready else None)
+        if self.app.notices.is_about("plan_not_ready"):
+            ready = self.form is not None and self.form.error is None
+            self.app.notices.show(Notice("done", "The plan is ready now.", "Press the key again.") if ready else None)
         self.redraw()
         self.refresh_bindings()
 
     @property
-    def _can_probe(self) -> bool:
-        form = self._form
+    def can_probe(self) -> bool:
+        form = self.form
         return form is not None and form.plan is not None and form.local and self._idle
 
     @property
@@ -327,64 +342,43 @@ class PlanRoom(Room):
         return self.app.snapshot.power if self.app.snapshot else PowerState()
 
     @property
-    def _can_fetch(self) -> bool:
-        form = self._form
+    def can_fetch(self) -> bool:
+        form = self.form
         missing = form is not None and (isinstance(form.error, MissingBaseError) or (form.plan is not None and not form.local))
         return missing and self._idle
 
     @property
     def _idle(self) -> bool:
-        return self.app.accelerator_free and self._progress is None and self._probe is None
+        return self.app.runs.accelerator_free and self._progress is None and self.probe is None
 
     # Actions
 
-    def refusal(self, action: str) -> Notice | None:
-        if action in ("train", "probe") and self._probe:
+    @property
+    def why_wait(self) -> Notice | str:
+        """Why a run or a probe cannot start yet, or an empty string."""
+        if self.probe:
             return Notice(
-                "!", "$warning", f"A probe is using this machine: {self._probe.stage}.", "Stop it with s, or wait until it ends."
+                "warning", f"A probe is using this machine: {self.probe.stage}.", "Stop it with s, or wait until it ends."
             )
-        if action in ("train", "probe") and self._progress:
+        if self._progress:
             text = f"The plan is not ready: {self._progress[0]}."
-            self._waiting = Notice("!", "$warning", text, "Try again in a moment.")
-            return self._waiting
-        return super().refusal(action)
+            return Notice("warning", text, "Try again in a moment.", topic="plan_not_ready")
+        return ""
 
-    def footer_actions(self) -> Sequence[FooterAction]:
-        form, item, snapshot = self._form, self._key, self.app.snapshot
-        several = snapshot is not None and len(snapshot.recipes) > 1
-        other = [FooterAction("r", "recipe", "other", "switch to another recipe")] if several else []
-        if form is None:
-            return other
-        plan = form.plan
-        possible = [
-            (True, FooterAction("enter", "edit", "edit", "edit the key under the cursor")),
-            (
-                bool(plan and plan.changes and plan.changes[0].settings),
-                FooterAction("g", "fit", "fit", "apply the next change toward a recipe that fits"),
-            ),
-            (
-                self.app.can_start and self._progress is None and self._probe is None,
-                FooterAction("t", "train", "train", "start a run after confirmation"),
-            ),
-            (self._can_fetch, FooterAction("f", "download", "fetch_base", "download its base")),
-            (
-                self._can_probe,
-                FooterAction(
-                    "b", "probe", "probe", "measure memory and time with two steps of the largest batch, which may take minutes"
-                ),
-            ),
-            (self._probe is not None, FooterAction("s", "stop", "stop", "stop the probe")),
-            (bool(form.edits), _UNDO),
-            (plan is not None, FooterAction("m", "costs", "memory", "memory, time and cost in full")),
-            (
-                item is not None and not render.is_default(item, form.recipe) and bool(render.default_value(item)),
-                FooterAction("d", "default", "default", "restore the key's default"),
-            ),
-        ]
-        return [*(action for condition, action in possible if condition), *other]
+    @property
+    def next_change(self) -> Sequence[str]:
+        """The settings of the next change toward a recipe that fits."""
+        plan = self.form.plan if self.form else None
+        return plan.changes[0].settings if plan and plan.changes else ()
 
-    def field_actions(self) -> Sequence[FooterAction]:
-        return [FooterAction("enter", "save", "focused.submit"), FooterAction("esc", "cancel", "focused.leave")]
+    @property
+    def has_other_value(self) -> bool:
+        """Whether the key under the cursor has a default and another value."""
+        item, form = self._key, self.form
+        return bool(form and item and not render.is_default(item, form.recipe) and render.default_value(item))
+
+    def field_actions(self) -> Sequence[ShownAction]:
+        return [ShownAction("enter", "save", "focused.submit"), ShownAction("esc", "cancel", "focused.leave")]
 
     def on_list_panel_moved(self, event: ListPanel.Moved) -> None:
         event.stop()
@@ -396,11 +390,11 @@ class PlanRoom(Room):
 
     def action_edit(self) -> None:
         """Open the field over the value under the cursor."""
-        if (item := self._key) and self._form:
+        if (item := self._key) and self.form:
             self._edited_key = item
             position = self._value_position
             width = self._list.size.width - position.x
-            self.query_one("#plan-field", Field).open(format_value(item.value_in(self._form.recipe)), position, width)
+            self.query_one("#plan-field", Field).open(format_value(item.value_in(self.form.recipe)), position, width)
 
     @property
     def _value_position(self) -> Offset:
@@ -421,33 +415,33 @@ class PlanRoom(Room):
     def on_field_cancelled(self, event: Field.Cancelled) -> None:
         event.stop()
         self._close_field()
-        if self.app.notice and self.app.notice.token == "$error":  # about a value that was not written
-            self.app.action_dismiss_notice()
+        if self.app.notices.is_about("error"):  # about a value that was not written
+            self.app.notices.dismiss()
 
     def _close_field(self) -> None:
         self.query_one("#plan-field", Field).close()
         self.set_focus(self._list)
 
     def action_step(self, by: int) -> None:
-        if (item := self._key) and self._form:
-            value = item.value_in(self._form.recipe)
+        if (item := self._key) and self.form:
+            value = item.value_in(self.form.recipe)
             if (following := item.next_value(value, by)) != value:
                 self._write({item.path: following})
             else:
                 where = "next" if by > 0 else "previous"
-                self.app.show_notice(Notice("·", "$muted", f"{item.name} has no {where} value.", "enter edits it."))
+                self.app.notices.show(Notice("note", f"{item.name} has no {where} value.", "enter edits it."))
 
     def action_default(self) -> None:
         if item := self._key:
             self._write({item.path: None})
 
     def action_fit(self) -> None:
-        if self._form and self._form.plan and self._form.plan.changes:
-            self._write(dict(map(parse_override, self._form.plan.changes[0].settings)))
+        if self.form and self.form.plan and self.form.plan.changes:
+            self._write(dict(map(parse_override, self.form.plan.changes[0].settings)))
 
     def _write(self, changes: dict[str, Any]) -> bool:
         """Write ``changes`` to the recipe's file and plan again. Show an error and return ``False`` if they are invalid."""
-        form = self._form
+        form = self.form
         if form is None:
             return False
         from mlxtune.models.resolve import check_name  # its imports would slow down the app's start
@@ -457,18 +451,18 @@ class PlanRoom(Room):
                 check_name(str(base), relative_to=form.path.parent)
             edit = edit_recipe(form.path, changes)
         except MlxtuneError as error:
-            self.app.show_error(error)
+            self.app.notices.show_error(error)
             return False
         if edit.before == edit.after:
             return True
         form.edits.append(edit)
         self._update_form(form, edit.recipe, edit.after)
         text = " and ".join(_describe_value(path, edit.recipe) for path in changes)
-        self.app.show_notice(Notice("✓", "$success", f"{text.rstrip('.')}.", undo=_UNDO))
+        self.app.notices.show(Notice("done", f"{text.rstrip('.')}.", undo="undo"))
         return True
 
     def action_undo(self) -> None:
-        form = self._form
+        form = self.form
         if form is None or not form.edits:
             return
         edit = form.edits.pop()
@@ -476,10 +470,10 @@ class PlanRoom(Room):
             recipe = undo_edit(edit)
         except MlxtuneError as error:
             form.edits.clear()
-            self.app.show_error(error)
+            self.app.notices.show_error(error)
             return
         self._update_form(form, recipe, edit.before)
-        self.app.show_notice(Notice("✓", "$success", "Edit undone."))
+        self.app.notices.show(Notice("done", "Edit undone."))
 
     def _update_form(self, form: RecipeForm, recipe: Recipe, written: bytes) -> None:
         form.recipe, form.written = recipe, written
@@ -489,7 +483,7 @@ class PlanRoom(Room):
     def action_train(self) -> None:
         from mlxtune.present.plan import time_fact, verdict_sentence
 
-        form = self._form
+        form = self.form
         if form is None:
             return
         plan = form.plan
@@ -500,7 +494,7 @@ class PlanRoom(Room):
             time = time_fact(plan.cost)
             text = f"{verdict_sentence(plan)} {plural(plan.steps, 'step')}{f', {time.value}' if plan.cost.seconds else ''}."
         if self._doubt:
-            self.app.start_run(form.path, text)
+            self.app.runs.start_run(form.path, text)
             return
         doubtful = form.error is not None or (plan is not None and plan.outcome == "refuse")
         options = [
@@ -508,13 +502,13 @@ class PlanRoom(Room):
             ChoiceOption("train", "Train anyway" if doubtful else "Train", "it may fail" if doubtful else "start the run"),
         ]
         dialog = ChoiceDialog(f"Train {one_line(form.recipe.name)}?", text, options)
-        self.app.push_screen(dialog, lambda choice: self.app.start_run(form.path) if choice else None)
+        self.app.push_screen(dialog, lambda choice: self.app.runs.start_run(form.path) if choice else None)
 
     def action_probe(self) -> None:
-        form = self._form
+        form = self.form
         if form is None or self._service is None:
             return
-        probe = self._probe = RunningProbe()
+        probe = self.probe = RunningProbe()
         clock = self.set_interval(1.0, self.redraw)
 
         def progress(stage: str, share: float) -> None:
@@ -523,14 +517,14 @@ class PlanRoom(Room):
 
         def ended(completed: bool) -> None:
             clock.stop()
-            self._probe = None
+            self.probe = None
             if not completed:
-                self.app.show_notice(Notice("■", "$muted", "The probe was stopped. Nothing was stored."))
+                self.app.notices.show(Notice("stopped", "The probe was stopped. Nothing was stored."))
             self._replan()
 
         def failed(error: MlxtuneError) -> None:
             clock.stop()
-            self._probe = None
+            self.probe = None
             form.plan, form.error = None, error
             self._finish()
 
@@ -539,23 +533,23 @@ class PlanRoom(Room):
         self.refresh_bindings()
 
     def action_stop(self) -> None:
-        if self._probe:
-            self._probe.stop()
+        if self.probe:
+            self.probe.stop()
 
     def on_unmount(self) -> None:
         self.action_stop()
 
     def action_fetch_base(self) -> None:
-        if self._form:
-            self._form.error = None
+        if self.form:
+            self.form.error = None
         self._replan("fetch")
 
     def action_other(self) -> None:
-        self.app.choose_recipe()
+        self.app.selection.choose_recipe()
 
     def action_memory(self) -> None:
         def rows(width: int) -> list[Content]:
-            form = self._form
+            form = self.form
             if not (form and form.plan and form.bill):
                 return []
             sections = render.side_sections(form.plan, form.bill, self._power, self._doubt, self._keys_now, True, width)

@@ -3,30 +3,31 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from itertools import pairwise
-from typing import Any, ClassVar
+from typing import Any
 
 from textual.app import ComposeResult
-from textual.binding import Binding, BindingType
 from textual.containers import Container, Vertical
 
 from mlxtune.core.errors import DataError, MlxtuneError
 from mlxtune.core.text import one_line, restore_unsafe, safe_text
-from mlxtune.data.review import EXCLUDED, Action
+from mlxtune.data.review import EXCLUDED
+from mlxtune.data.review import Action as ReviewAction
 from mlxtune.data.rows import Row, row_tags
 from mlxtune.planning.masks import TrainingMask
+from mlxtune.tui.actions import Action
+from mlxtune.tui.notices import Notice
 from mlxtune.tui.render.source import decision_glyph
 from mlxtune.tui.render.text import key, line
 from mlxtune.tui.rooms.review import render, service
 from mlxtune.tui.rooms.review.service import ContractCheck, RowPart, is_pair, parts_of
-from mlxtune.tui.rooms.source_room import SourceRoom
+from mlxtune.tui.rooms.source_room import REDO, SOURCE_ACTIONS, UNDO, SourceRoom
 from mlxtune.tui.source_session import SourceSession
 from mlxtune.tui.terminal_program import edit_in_terminal
 from mlxtune.tui.widgets.dialog import ChoiceDialog, ChoiceOption, PromptDialog
 from mlxtune.tui.widgets.field import Editor
-from mlxtune.tui.widgets.frame import FooterAction, Notice
 from mlxtune.tui.widgets.panel import FocusPanel, Panel
 from mlxtune.tui.widgets.row_reader import Lines, RowReader
 from mlxtune.tui.widgets.section import Section
@@ -36,44 +37,63 @@ _MAX_DRAFTS = 100  # kept after a restart
 _PAUSE = 60.0  # seconds; a longer gap between two decisions counts as a break
 
 
+_ONLY_PAIRS = "This row is not a pair of answers."
+
+
+def _has_source(room: SourceRoom) -> bool:
+    return room.session is not None
+
+
+def _has_row(room: SourceRoom) -> bool:
+    return room.session is not None and room.row is not None
+
+
+def _has_pair(room: SourceRoom) -> bool:
+    return room.session is not None and is_pair(room.row)
+
+
 class ReviewRoom(SourceRoom):
     """Every decision takes one key, shows a one-line notice, and moves on to the next undecided row."""
 
     ABOUT = "decide on rows one by one"
     CSS_PATH = "style.tcss"
     AUTO_FOCUS = "#reader"
-    CONDITIONAL_ACTIONS = frozenset(
-        {"accept", "reject", "skip", "prefer_right", "disclaimer", "tie", "bad", "swap", "edit", "keep", "leave", "tag", "note",
-         "redo", "details", "transform", "generate", "recipe", "import_rows", "clear_filter"}
+    ACTIONS = (
+        Action("keep", "ctrl+s", "save", "save the edit, without accepting the row", when=lambda room: room.is_editing),
+        Action("leave", "escape", "leave", "leave the row unchanged and keep a draft", when=lambda room: room.is_editing, bound=False),
+        Action("disclaimer", "d", "disclaimer", "add the missing disclaimer", when=lambda room: room.with_disclaimers),
+        Action("accept", "a", lambda room: "left" if is_pair(room.row) else "accept", "accept the row, or prefer the left answer", when=_has_row),
+        Action("prefer_right", "d", "right", "the right answer is better", when=_has_pair),
+        Action("tie", "=", "tie", "both are equally good: the pair is not used", when=_has_pair, why=_ONLY_PAIRS),
+        Action("bad", "b", "bad", "both are bad: the pair is not used", when=_has_pair, why=_ONLY_PAIRS),
+        Action(
+            "reject", "x", "reject", "reject this row: it is not used for training or evaluation",
+            when=_has_row, late=_has_pair,
+        ),
+        Action("skip", "space", "skip", "decide later; a decision on the row stays", when=_has_row),
+        Action("edit", "e", "edit", "edit the part under the cursor", when=_has_row, late=_has_pair),
+        UNDO,
+        Action("clear_filter", "backspace", "all rows", "clear the filter", when=lambda room: room.is_filtered),
+        Action(
+            "details", "c", lambda room: "row" if room.shows_details else "contract",
+            "switch between the row and its contract, tags and origin",
+            when=lambda room: room.session and not room.wide, why="The contract is on the right.",
+        ),
+        Action("open_editor", "v", "editor", "edit the part under the cursor in $EDITOR", when=_has_row),
+        Action("tag", "t", "tag", "add or remove a tag; digits do so for the listed tags", when=_has_row),
+        Action("swap", "s", "swap", "swap the answers on the screen", when=_has_pair, why=_ONLY_PAIRS),
+        Action("note", "n", "note", "write a note about this row", when=_has_row),
+        REDO,
+        Action("annotator", "y", "annotator", "decide under another name, and see only that person's decisions", when=_has_source),
+        Action("transform", ":", "change", "change many rows: replace text, cap a category, and more", when=_has_source),
+        Action("next", "right,l", "next", "next row, decided or not", when=_has_source),
+        Action("previous", "left,h", "previous", "previous row", when=_has_source),
+        *SOURCE_ACTIONS,
+        Action("first", "home", help="first row", when=_has_source),
+        Action("last", "end", help="last row", when=_has_source),
+        *(Action(f"digit({n})", str(n), help=f"add or remove tag {n}", when=_has_source, id=f"tag-{n}") for n in range(1, 10)),
+        Action("back", "escape", help="back"),
     )  # fmt: skip
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("a", "accept", "accept; in a pair, prefer the left answer", id="review.accept"),
-        Binding("x", "reject", "reject", id="review.reject"),
-        Binding("space", "skip", "skip", id="review.later"),
-        Binding("d", "prefer_right", "prefer the right answer", id="review.other"),
-        Binding("d", "disclaimer", "add the missing disclaimer", id="review.disclaimer"),
-        Binding("equals_sign", "tie", "tie", id="review.tie"),
-        Binding("b", "bad", "both are bad", id="review.bad"),
-        Binding("s", "swap", "swap the sides", id="review.swap"),
-        Binding("e", "edit", "edit", id="review.edit"),
-        Binding("v", "open_editor", "edit in your editor", id="review.editor"),
-        Binding("ctrl+s", "keep", "save the edit", id="review.keep"),
-        Binding("t", "tag", "tag", id="review.tag"),
-        *(Binding(str(digit), f"digit({digit})", f"tag {digit}", id=f"review.tag-{digit}") for digit in range(1, 10)),
-        Binding("n", "note", "note", id="review.note"),
-        Binding("y", "annotator", "annotator", id="review.annotator"),
-        Binding("u", "undo", "undo", id="review.undo"),
-        Binding("U,ctrl+r", "redo", "redo", id="review.redo"),
-        Binding("right,l", "next", "next row", id="review.next"),
-        Binding("left,h", "previous", "previous row", id="review.previous"),
-        Binding("home", "first", "first row", id="review.first"),
-        Binding("end", "last", "last row", id="review.last"),
-        Binding("backspace", "clear_filter", "show all rows", id="review.clear"),
-        Binding("c", "details", "contract", id="review.contract"),
-        Binding("i", "import_rows", "import", id="review.import"),
-        Binding("r", "recipe", "recipe", id="review.recipe"),
-        Binding("escape", "back", "back", id="review.back"),
-    ]
 
     def __init__(self) -> None:
         super().__init__()
@@ -140,7 +160,7 @@ class ReviewRoom(SourceRoom):
     # Drawing
 
     def draw(self, snapshot: Snapshot) -> None:
-        session = self.sessions.session_for(self.app.recipe)
+        session = self.sessions.session_for(self.app.selection.recipe)
         ready = self.session
         self.set_class(ready is None, "-bare")
         self.set_class(self._show_details, "-details")
@@ -175,7 +195,7 @@ class ReviewRoom(SourceRoom):
             session.move_to(session.row_index if session.row_index in rows else rows[0])
         else:
             text = f"That row is not in {session.ref.name}."
-            self.app.show_notice(Notice("!", "$warning", text, "It has been changed or removed since."))
+            self.app.notices.show(Notice("warning", text, "It has been changed or removed since."))
 
     def _pass_decided_rows(self, session: SourceSession) -> None:
         """Move past rows with a decision, unless the user chose the current row. A row without one may not have been read yet."""
@@ -275,7 +295,7 @@ class ReviewRoom(SourceRoom):
             else "There is no recipe for these rows, so no contract."
         )
         why = "The contract does not apply to this row." if recipe and recipe.has_contract else why
-        add_key = key("d", "add disclaimer", "screen.disclaimer") if self._with_disclaimers else None
+        add_key = key("d", "add disclaimer", "screen.disclaimer") if self.with_disclaimers else None
         self.query_one("#contract", Panel).update(lambda width, _height: render.contract(checks, why, width, add_key))
         self.query_one("#contract-line", Panel).update(lambda width, _height: render.contract_line(checks, width, add_key))
         found = [finding for finding in source.findings(index) if not finding.check.startswith("contract-")]
@@ -299,7 +319,7 @@ class ReviewRoom(SourceRoom):
         return self._contract_result[1]
 
     @property
-    def _with_disclaimers(self) -> Row | None:
+    def with_disclaimers(self) -> Row | None:
         """The current row with its missing disclaimers added, or ``None`` if its answer lacks none."""
         row, (checked_hash, _, fixed) = self.row, self._contract_result
         return fixed if self._edited_part is None and row is not None and row.hash == checked_hash else None
@@ -340,64 +360,27 @@ class ReviewRoom(SourceRoom):
 
     # Decisions
 
-    def footer_actions(self) -> Sequence[FooterAction]:
-        if self._edited_part is not None:
-            return [
-                FooterAction("^s", "save", "keep", "save the edit, without accepting the row"),
-                FooterAction("esc", "leave", "leave", "leave the row unchanged and keep a draft"),
-            ]
-        session = self.session
-        if session is None:
-            return self.source_actions()
-        valid, pair = self.row is not None, is_pair(self.row)
-        single = valid and not pair
-        reject = FooterAction("x", "reject", "reject", "reject this row: it is not used for training or evaluation")
-        skip = FooterAction("space", "skip", "skip", "decide later; a decision on the row stays")
-        edit = FooterAction("e", "edit", "edit", "edit the part under the cursor")
-        details = "row" if self._show_details else "contract"
-        several = len(session.selection.rows) > 1
-        actions = [
-            (pair, FooterAction("a", "left", "accept", "the left answer is better")),
-            (pair, FooterAction("d", "right", "prefer_right", "the right answer is better")),
-            (pair, FooterAction("=", "tie", "tie", "both are equally good: the pair is not used")),
-            (pair, FooterAction("b", "bad", "bad", "both are bad: the pair is not used")),
-            (single and self._with_disclaimers is not None, FooterAction("d", "disclaimer", "disclaimer", "add the missing disclaimer")),
-            (single, FooterAction("a", "accept", "accept", "accept this row")),
-            (single, reject),
-            (valid, skip),
-            (single, edit),
-            (bool(session.source.state.steps), FooterAction("u", "undo", "undo", "undo the most recent decision")),
-            (bool(session.selection.filter.strip()), FooterAction("bksp", "all rows", "clear_filter", "clear the filter")),
-            (not self.wide, FooterAction("c", details, "details", "switch between the row and its contract, tags and origin")),
-            (valid, FooterAction("v", "editor", "open_editor", "edit the part under the cursor in $EDITOR")),
-            (valid, FooterAction("t", "tag", "tag", "add or remove a tag; digits do so for the listed tags")),
-            (pair, FooterAction("s", "swap", "swap", "swap the answers on the screen")),
-            (pair, reject),
-            (pair, edit),
-            (valid, FooterAction("n", "note", "note", "write a note about this row")),
-            (bool(session.source.state.undone_steps), FooterAction("U", "redo", "redo", "redo the last undone decision")),
-            (True, FooterAction("y", "annotator", "annotator", "decide under another name, and see only that person's decisions")),
-            (True, FooterAction(":", "change", "transform", "change many rows: replace text, cap a category, and more")),
-            (several, FooterAction("→", "next", "next", "next row, decided or not")),
-            (several, FooterAction("←", "previous", "previous", "previous row")),
-        ]  # fmt: skip
-        return [*(action for possible, action in actions if possible), *self.source_actions()]
+    @property
+    def is_editing(self) -> bool:
+        return self._edited_part is not None
+
+    @property
+    def shows_details(self) -> bool:
+        return self._show_details
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """While a part is being edited, no other action is possible."""
-        if self._edited_part is not None and action in {"keep", "leave", "back"}:
-            return True
-        if action in {"first", "last", "next", "previous", "digit"}:
-            return self._edited_part is None and self.session is not None
+        if self.is_editing:
+            return action in {"keep", "leave", "back"}
         return super().check_action(action, parameters)
 
-    def decide(self, action: Action, **more: Any) -> bool:
+    def decide(self, action: ReviewAction, **more: Any) -> bool:
         decided = super().decide(action, **more)
         if decided:
             self._decision_times = [*self._decision_times[-20:], time.monotonic()]
         return decided
 
-    def _decide_and_advance(self, action: Action) -> None:
+    def _decide_and_advance(self, action: ReviewAction) -> None:
         """Record a decision and go to the next undecided row, or else to a skipped row, or else stay."""
         if (session := self.session) and self.decide(action):
             self._advance(session)
@@ -446,7 +429,7 @@ class ReviewRoom(SourceRoom):
 
     def action_disclaimer(self) -> None:
         """Add the missing disclaimer as an edit. The row stays visible and is not accepted yet."""
-        session, fixed = self.session, self._with_disclaimers
+        session, fixed = self.session, self.with_disclaimers
         if session is not None and fixed is not None and self.decide("edit", record=fixed.content):
             self._request_mask(session)
             self.redraw()
@@ -538,8 +521,8 @@ class ReviewRoom(SourceRoom):
             self.action_leave()
         elif self._show_details:
             self.action_details()
-        elif self.app.notice is not None and self.app.notice.undo is None:  # a notice about a decision can stay
-            self.app.action_dismiss_notice()
+        elif self.app.notices.current is not None and not self.app.notices.current.undo:  # a notice about a decision can stay
+            self.app.notices.dismiss()
         else:
             self.app.action_room("data")
 
@@ -563,7 +546,7 @@ class ReviewRoom(SourceRoom):
     def action_open_editor(self) -> None:
         """Edit the part under the cursor in the user's editor. A text that cannot be used is kept as a draft."""
         session, row = self.session, self.row
-        if session is None or row is None or self._edited_part is not None or self.app.refuse_if_busy():
+        if session is None or row is None or self._edited_part is not None or self.app.jobs.refuse_if_busy():
             return
         parts = parts_of(row)
         part = parts[max(0, min(self.query_one(RowReader).cursor, len(parts) - 1))]
@@ -572,10 +555,10 @@ class ReviewRoom(SourceRoom):
         try:
             text = edit_in_terminal(self.app, before, self.app.workspace, suffix=".json" if part.text.startswith("{") else ".md")
         except MlxtuneError as error:
-            self.app.show_error(error)
+            self.app.notices.show_error(error)
             return
         if text == safe_text(part.text):
-            self.app.show_notice(Notice("·", "$muted", "Row unchanged."))
+            self.app.notices.show(Notice("note", "Row unchanged."))
             return
         self._drafts[draft_key] = text
         if self.decide("edit", record=self._with_text(row, part, text).content):
@@ -615,15 +598,14 @@ class ReviewRoom(SourceRoom):
 
     def action_leave(self) -> None:
         if self._save_draft():
-            resume = FooterAction("e", "continue", "edit")
-            self.app.show_notice(Notice("·", "$muted", "Row unchanged. Your draft is kept.", undo=resume))
+            self.app.notices.show(Notice("note", "Row unchanged. Your draft is kept.", undo="edit"))
         self._end_edit()
         self.redraw()
 
     def _interrupt_edit(self) -> None:
         """End an edit because another row is shown."""
         if self._save_draft():
-            self.call_later(self.app.show_notice, Notice("·", "$muted", "Your draft is kept with its row."))
+            self.call_later(self.app.notices.show, Notice("note", "Your draft is kept with its row."))
         self._end_edit()
 
     def _save_draft(self) -> bool:

@@ -109,11 +109,11 @@ class QueuePage(PageScreen):
         return super().check_action(action, parameters)
 
     def action_start(self) -> None:
-        self.app.start_worker(self.queue.start_runner, lambda _: self.redraw(), busy="Starting the queue.")
+        self.app.runs.start_worker(self.queue.start_runner, lambda _: self.redraw(), busy="Starting the queue.")
 
     def action_add(self) -> None:
         """Ask for a recipe and for what to do with it."""
-        self.app.with_recipe(self._recipes, self._ask_for_command)
+        self.app.runs.with_recipe(self._recipes, self._ask_for_command)
 
     def _ask_for_command(self, path: Path) -> None:
         name = str(path.relative_to(self.app.workspace) if path.is_relative_to(self.app.workspace) else path)
@@ -122,7 +122,7 @@ class QueuePage(PageScreen):
         )
 
     def _add(self, command: str, recipe: str) -> None:
-        self.app.run_job(lambda: self.queue.add((command, recipe)), lambda _: self.redraw(), group="queue", exclusive=False)
+        self.app.jobs.run(lambda: self.queue.add((command, recipe)), lambda _: self.redraw(), group="queue", exclusive=False)
 
     def action_remove(self) -> None:
         """Remove the command under the cursor."""
@@ -134,7 +134,7 @@ class QueuePage(PageScreen):
         self._remove()
 
     def _remove(self, *numbers: int) -> None:
-        self.app.run_job(lambda: self.queue.remove(*numbers), lambda _: self.redraw(), group="queue", exclusive=False)
+        self.app.jobs.run(lambda: self.queue.remove(*numbers), lambda _: self.redraw(), group="queue", exclusive=False)
 
 
 _GLYPHS = {

@@ -13,9 +13,9 @@ from mlxtune.core.text import duration, one_line, plural, speed
 from mlxtune.present.run import STATUS_LABELS, LogLine, log_line, sample_verdict, status_blocks, work_text
 from mlxtune.runs.events import Event
 from mlxtune.runs.state import RunState, Sample, Work
+from mlxtune.tui.notices import Notice
 from mlxtune.tui.render.bars import bar, memory_style, spark
 from mlxtune.tui.render.text import RECIPE_KEY, Part, cell, fold, gigabytes, key, line, lines, marked, wrap
-from mlxtune.tui.widgets.frame import Notice
 from mlxtune.workspace.index import RunView, Snapshot, recipe_summary
 
 if TYPE_CHECKING:

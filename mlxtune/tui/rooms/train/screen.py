@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from textual.app import ComposeResult
@@ -14,13 +14,13 @@ from mlxtune.present.run import STATUS_LABELS, LogLine, log_line
 from mlxtune.runs import queue
 from mlxtune.runs.registry import ACTIVE
 from mlxtune.runs.state import RunState
-from mlxtune.tui.base import Room
+from mlxtune.tui.actions import Action
 from mlxtune.tui.render.text import ago
+from mlxtune.tui.room import Room
 from mlxtune.tui.rooms.train import render
 from mlxtune.tui.rooms.train.chart import LOSS, ChartMetric, RunChart, available_metrics
 from mlxtune.tui.status import brief_result
 from mlxtune.tui.widgets.dialog import ChoiceDialog, ChoiceOption
-from mlxtune.tui.widgets.frame import FooterAction
 from mlxtune.tui.widgets.page import PageScreen
 from mlxtune.tui.widgets.panel import FocusPanel, Panel
 from mlxtune.tui.widgets.section import Section
@@ -41,33 +41,58 @@ class LogPanel(FocusPanel):
     BINDINGS: ClassVar[list[BindingType]] = [Binding("enter", "screen.log_page", "show every line", id="log.open")]
 
 
+def _steps(room: TrainRoom) -> int:
+    return len(room.view.state.steps) if room.view else 0
+
+
 class TrainRoom(Room):
     """Shows the selected run or, by default, the newest one."""
 
     CSS_PATH = "style.tcss"
     ABOUT = "a run's progress and result"
-    CONDITIONAL_ACTIONS = frozenset(
-        {"stop", "resume", "new", "compare", "measure", "zoom", "samples", "log_page", "older", "newer", "searches"}
-    )
-    NEED_ACCELERATOR = frozenset({"resume", "new"})
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("s", "stop", "stop", id="train.stop"),
-        Binding("r", "resume", "resume", id="train.resume"),
-        Binding("n", "new", "new run", id="train.new"),
-        Binding("c", "compare", "compare", id="train.compare"),
-        Binding("m", "measure", "metric", id="train.measure"),
-        Binding("h", "searches", "search", id="train.search"),
-        Binding("w", "queue", "queue", id="train.queue"),
-        Binding("z", "zoom", "zoom", id="train.zoom"),
-        Binding("g", "samples", "samples", id="train.samples"),
-        Binding("l", "log_page", "log", id="train.log"),
-        Binding("left_square_bracket,down", "older", "older", id="train.older"),
-        Binding("right_square_bracket,up", "newer", "newer", id="train.newer"),
-    ]
+    ACTIONS = (
+        Action(
+            "stop", "s", "stop", "save a checkpoint and stop after confirmation; r resumes the run",
+            when=lambda room: room.can_stop, why="This run is not running.",
+        ),
+        Action(
+            "resume", "r", "resume", "resume from the newest checkpoint",
+            when=lambda room: room.view and room.view.can_resume and room.app.runs.accelerator_free,
+            why="This run cannot be resumed.", needs_accelerator=True,
+        ),
+        Action(
+            "new", "n", "new", "start a new run",
+            when=lambda room: room.app.runs.can_start, why="There is no recipe.", needs_accelerator=True,
+        ),
+        Action(
+            "searches", "h", "search", "search for better hyperparameters, and show earlier searches",
+            when=lambda room: room.app.runs.can_start or (room.app.snapshot and room.app.snapshot.searches), why="There is no recipe.",
+        ),
+        Action("queue", "w", lambda room: "queue" if room.has_queue else "", "commands that run one after another"),
+        Action(
+            "measure", "m", "metric", "show the loss, rewards, their margin, accuracy, or the KL divergence",
+            when=lambda room: _steps(room) and len(available_metrics(room.view.state)) > 1, why="Only the loss was measured.",
+        ),
+        Action(
+            "compare", "c", lambda room: "alone" if room.compared else "compare", "show another run for comparison, or hide it",
+            when=lambda room: room.comparable_runs, why="There is no other run to compare with.",
+        ),
+        Action(
+            "zoom", "z", lambda room: "whole" if room.zoomed else "zoom", "show the last fifth, or the whole run",
+            when=lambda room: _steps(room) >= 10, why="There are too few steps.",
+        ),
+        Action(
+            "samples", "g", "samples", "all answers to validation rows, by step",
+            when=lambda room: room.view and room.view.state.samples, why="There are no answers yet.", late=lambda room: room.wide,
+        ),
+        Action("log_page", "l", "log", "every line of the log", when=lambda room: room.view and (room.view.log or room.view.process_output)),
+        Action("older", "[,down", "older", "show the previous run", when=lambda room: room.has_older, why="This is the oldest run.", late=lambda room: room.wide),
+        Action("newer", "],up", "newer", "show the next run", when=lambda room: room.index > 0, why="This is the newest run.", late=lambda room: room.wide),
+    )  # fmt: skip
 
     def __init__(self) -> None:
         super().__init__()
-        self._zoomed = False
+        self.zoomed = False
         self._metric_id = LOSS.id
         self._compared_id: str | None = None
 
@@ -83,7 +108,7 @@ class TrainRoom(Room):
         yield Section("Log", LogPanel(id="log-picture", about=about), id="log")
 
     @property
-    def _index(self) -> int:
+    def index(self) -> int:
         """The position of the displayed run among all runs."""
         runs = self.app.snapshot.runs if self.app.snapshot else ()
         return next((index for index, view in enumerate(runs) if view.id == self.app.selected), 0)
@@ -92,10 +117,10 @@ class TrainRoom(Room):
     def view(self) -> RunView | None:
         """The displayed run, with its history."""
         runs = self.app.snapshot.runs if self.app.snapshot else ()
-        return with_history(runs[self._index]) if runs else None
+        return with_history(runs[self.index]) if runs else None
 
     @property
-    def _compared(self) -> RunView | None:
+    def compared(self) -> RunView | None:
         """The run that the chart shows for comparison, with its history."""
         snapshot, view = self.app.snapshot, self.view
         other = snapshot.find_run(self._compared_id) if snapshot and self._compared_id else None
@@ -106,14 +131,14 @@ class TrainRoom(Room):
         self.set_class(view is None, "-empty")
         self.set_class(view is not None and not view.state.steps, "-bare")
         if view is None:
-            in_use = self.app.in_use
+            in_use = self.app.runs.in_use
             self.query_one("#invite", Panel).update(lambda width, _height: render.empty_room(snapshot, in_use, width))
             return
-        state, free = view.state, self.app.accelerator_free
+        state, free = view.state, self.app.runs.accelerator_free
         self.query_one("#stats", Panel).update(
             lambda width, _height: render.banner(view, snapshot, free, width) or render.figures(view, snapshot.now, width)
         )
-        self.query_one(RunChart).set(state, self._metric(state), self._compared, self._zoomed)
+        self.query_one(RunChart).set(state, self._metric(state), self.compared, self.zoomed)
         self._draw_legend()
         self.query_one("#side").display = bool(state.samples) and self.wide
         if state.samples:
@@ -129,7 +154,7 @@ class TrainRoom(Room):
         if snapshot and view:
             chart, head = self.query_one(RunChart), self.query_one("#chart", Section).head
             title = chart.metric.title
-            if self._index:
+            if self.index:
                 title += f" of {view.name}, {ago(snapshot.now - view.updated)}"
             head.set(title=title, note=chart.legend(head.size.width - len(title) - 6))
 
@@ -145,54 +170,27 @@ class TrainRoom(Room):
         return (view.id, "the run's ID") if view else ("", "")
 
     def save_state(self) -> Mapping[str, Any]:
-        return {"zoomed": self._zoomed, "measure": self._metric_id, "compare": self._compared_id}
+        return {"zoomed": self.zoomed, "measure": self._metric_id, "compare": self._compared_id}
 
     def restore_state(self, state: Mapping[str, Any]) -> None:
-        self._zoomed, self._metric_id = bool(state["zoomed"]), str(state["measure"])
+        self.zoomed, self._metric_id = bool(state["zoomed"]), str(state["measure"])
         self._compared_id = str(state["compare"]) if state["compare"] else None
 
-    def footer_actions(self) -> Sequence[FooterAction]:
-        snapshot, view = self.app.snapshot, self.view
-        new = [FooterAction("n", "new", "new", "start a new run")] if self.app.can_start else []
-        if self.app.can_start or (snapshot and snapshot.searches):
-            new.append(FooterAction("h", "search", "searches", "search for better hyperparameters, and show earlier searches"))
-        if (self.app.workspace / queue.FILE).is_file():
-            new.append(FooterAction("w", "queue", "queue", "commands that run one after another"))
-        if snapshot is None or view is None:
-            return new
-        state, index = view.state, self._index
-        can_stop = view.status == "quiet" or (view.status in ACTIVE and view.id not in self.app.stopping)
-        samples = FooterAction("g", "samples", "samples", "all answers to validation rows, by step")
-        possible = [
-            (can_stop, FooterAction("s", "stop", "stop", "save a checkpoint and stop after confirmation; r resumes the run")),
-            (
-                view.can_resume and self.app.accelerator_free,
-                FooterAction("r", "resume", "resume", "resume from the newest checkpoint"),
-            ),
-            *((True, action) for action in new),
-            (
-                len(available_metrics(state)) > 1 and bool(state.steps),
-                FooterAction("m", "metric", "measure", "show the loss, rewards, their margin, accuracy, or the KL divergence"),
-            ),
-            (
-                bool(self._comparable_runs()),
-                FooterAction(
-                    "c", "alone" if self._compared else "compare", "compare", "show another run for comparison, or hide it"
-                ),
-            ),
-            (
-                len(state.steps) >= 10,
-                FooterAction("z", "whole" if self._zoomed else "zoom", "zoom", "show the last fifth, or the whole run"),
-            ),
-            (bool(state.samples) and not self.wide, samples),
-            (bool(view.log or view.process_output), FooterAction("l", "log", "log_page", "every line of the log")),
-            (bool(state.samples) and self.wide, samples),
-            (index < len(snapshot.runs) - 1, FooterAction("[", "older", "older", "show the previous run")),
-            (index > 0, FooterAction("]", "newer", "newer", "show the next run")),
-        ]
-        return [action for condition, action in possible if condition]
+    @property
+    def can_stop(self) -> bool:
+        view = self.view
+        return view is not None and (view.status == "quiet" or (view.status in ACTIVE and view.id not in self.app.runs.stopping))
 
-    def _comparable_runs(self) -> list[RunView]:
+    @property
+    def has_queue(self) -> bool:
+        return (self.app.workspace / queue.FILE).is_file()
+
+    @property
+    def has_older(self) -> bool:
+        return self.app.snapshot is not None and self.index < len(self.app.snapshot.runs) - 1
+
+    @property
+    def comparable_runs(self) -> list[RunView]:
         """Return the runs that this one can be compared with, newest first."""
         snapshot, view = self.app.snapshot, self.view
         if snapshot is None or view is None or not view.state.steps:
@@ -201,9 +199,9 @@ class TrainRoom(Room):
 
     def action_compare(self) -> None:
         """Draw another run for comparison, asking which if there are several, or hide it again."""
-        snapshot, others = self.app.snapshot, self._comparable_runs()
-        if self._compared or len(others) == 1 or snapshot is None:
-            self._compare_with(None if self._compared else others[0].id)
+        snapshot, others = self.app.snapshot, self.comparable_runs
+        if self.compared or len(others) == 1 or snapshot is None:
+            self._compare_with(None if self.compared else others[0].id)
             return
         options = [
             ChoiceOption(
@@ -228,14 +226,14 @@ class TrainRoom(Room):
 
     def action_stop(self) -> None:
         if self.view:
-            self.app.confirm_stop(self.view)
+            self.app.runs.confirm_stop(self.view)
 
     def action_resume(self) -> None:
         if self.view:
-            self.app.resume_run(self.view)
+            self.app.runs.resume_run(self.view)
 
     def action_new(self) -> None:
-        self.app.new_run()
+        self.app.runs.new_run()
 
     def action_searches(self) -> None:
         from mlxtune.tui.rooms.train.search_page import SearchPage  # its imports would slow down the app's start
@@ -248,7 +246,7 @@ class TrainRoom(Room):
         self.app.push_screen(QueuePage())
 
     def action_zoom(self) -> None:
-        self._zoomed = not self._zoomed
+        self.zoomed = not self.zoomed
         self.redraw()
 
     def action_samples(self) -> None:
@@ -276,7 +274,7 @@ class TrainRoom(Room):
     def _select(self, by: int) -> None:
         snapshot = self.app.snapshot
         if snapshot and snapshot.runs:
-            index = max(0, min(self._index + by, len(snapshot.runs) - 1))
+            index = max(0, min(self.index + by, len(snapshot.runs) - 1))
             self.app.selected = snapshot.runs[index].id if index else None  # None follows the newest run, including later ones
             self.redraw()
 

@@ -18,9 +18,9 @@ from mlxtune.present.search import decision_blocks, leaderboard_table, trend_tex
 from mlxtune.training.search import board as boards
 from mlxtune.training.search.leaderboard import Entry, Leaderboard, read_leaderboard
 from mlxtune.tui import draw
+from mlxtune.tui.notices import Notice
 from mlxtune.tui.render.charts import Curve, Series, draw_chart
 from mlxtune.tui.render.text import Part, cell, fold, key, line, lines, marked
-from mlxtune.tui.widgets.frame import Notice
 from mlxtune.tui.widgets.list import ListPanel
 from mlxtune.tui.widgets.page import PageScreen
 from mlxtune.tui.widgets.panel import Panel
@@ -70,7 +70,7 @@ class SearchPage(PageScreen):
                 self._cache = (stamp, read_leaderboard(view.run.folder))
             except MlxtuneError as error:
                 self._cache = (stamp, None)
-                self.app.show_error(error)
+                self.app.notices.show_error(error)
         return self._cache[1]
 
     @property
@@ -94,7 +94,7 @@ class SearchPage(PageScreen):
         self.draw_notices()
         head, panel = self.query_one("#search-head", Section).head, self.query_one("#search-banner", Panel)
         if view is None or snapshot is None:
-            panel.update(lambda width, _height: empty_page(self.app.can_start, width))
+            panel.update(lambda width, _height: empty_page(self.app.runs.can_start, width))
             return
         head.set(title=f"Search {view.name}", note=view.title)
         panel.update(lambda width, _height: draw_banner(view, board, snapshot.now, width))
@@ -141,9 +141,9 @@ class SearchPage(PageScreen):
             case "choose" | "stop":
                 return view is not None and view.alive
             case "resume":
-                return view is not None and view.status in ("stopped", "crashed", "failed") and self.app.accelerator_free
+                return view is not None and view.status in ("stopped", "crashed", "failed") and self.app.runs.accelerator_free
             case "new":
-                return self.app.can_start
+                return self.app.runs.can_start
             case "evaluation":
                 return view is not None and view.status == "finished"
             case "turn":
@@ -153,7 +153,7 @@ class SearchPage(PageScreen):
         return super().check_action(action, parameters)
 
     def refusal(self, action: str) -> Notice | None:
-        in_use = self.app.in_use if action in ("new", "resume") else None
+        in_use = self.app.runs.in_use if action in ("new", "resume") else None
         return in_use or super().refusal(action)
 
     def action_turn(self, by: int) -> None:
@@ -164,19 +164,19 @@ class SearchPage(PageScreen):
         """Drop or pin the trial under the cursor. The last choice takes effect."""
         view, entry = self.view, self._entry
         if view and entry:
-            self.app.run_job(lambda: boards.choose(view.run.folder, choice, entry.number), lambda _: self.redraw(), group="search")
+            self.app.jobs.run(lambda: boards.choose(view.run.folder, choice, entry.number), lambda _: self.redraw(), group="search")
 
     def action_stop(self) -> None:
         if self.view:
-            self.app.confirm_stop(self.view)
+            self.app.runs.confirm_stop(self.view)
 
     def action_resume(self) -> None:
         if view := self.view:
-            self.app.start_worker(lambda: control.resume(view.run), lambda _: self.redraw(), busy=f"Continuing {view.name}.")
+            self.app.runs.start_worker(lambda: control.resume(view.run), lambda _: self.redraw(), busy=f"Continuing {view.name}.")
 
     def action_new(self) -> None:
         self.dismiss()  # the room shows whether the search starts
-        self.app.new_search()
+        self.app.runs.new_search()
 
     def action_evaluation(self) -> None:
         self.dismiss()

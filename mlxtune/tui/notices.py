@@ -1,0 +1,109 @@
+"""Notices: the outcome of the user's last action, shown above the footer or as a toast."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
+
+from mlxtune.core.errors import MlxtuneError
+from mlxtune.core.text import one_line
+from mlxtune.tui.paths import relative_paths
+
+if TYPE_CHECKING:
+    from textual.timer import Timer
+
+    from mlxtune.tui.app import MlxtuneApp
+
+TOAST_SECONDS = 3.0
+
+NoticeKind = Literal["done", "note", "working", "stopped", "warning", "error", "undone", "rejected", "skipped", "tied", "edited"]
+NOTICE_MARKS: Mapping[NoticeKind, tuple[str, str]] = {  # the glyph and its color token
+    "done": ("✓", "$success"),
+    "note": ("·", "$muted"),
+    "working": ("●", "$primary"),
+    "stopped": ("■", "$muted"),
+    "warning": ("!", "$warning"),
+    "error": ("✗", "$error"),
+    "undone": ("↶", "$muted"),
+    "rejected": ("✗", "$error"),
+    "skipped": ("○", "$muted"),
+    "tied": ("=", "$muted"),
+    "edited": ("~", "$primary"),
+}
+Topic = Literal["", "in_use", "plan_not_ready", "still_answering"]
+
+
+@dataclass(frozen=True)
+class Notice:
+    """A sentence and a hint."""
+
+    kind: NoticeKind
+    text: str
+    hint: str = ""
+    undo: str = ""  # the name of the room's action that undoes what the notice is about
+    topic: Topic = ""  # what the notice is about, for code that removes it once it is no longer true
+
+    @property
+    def mark(self) -> tuple[str, str]:
+        """The glyph and its color token."""
+        return NOTICE_MARKS[self.kind]
+
+    @property
+    def is_toast(self) -> bool:
+        """Whether there is nothing left to do or to undo, so that a toast is enough."""
+        return self.kind in ("done", "note") and not self.hint and not self.undo
+
+
+class Notices:
+    """The notice and the toast that every screen of the app shows."""
+
+    def __init__(self, app: MlxtuneApp) -> None:
+        self._app = app
+        self.current: Notice | None = None
+        self.toast: Notice | None = None
+        self._timer: Timer | None = None
+
+    def show(self, notice: Notice | None) -> None:
+        """Show ``notice`` above the footer until the next one, or as a toast if nothing is left to do. ``None`` clears it."""
+        if notice is not None:
+            text, hint = (relative_paths(self._app.workspace, part) for part in (notice.text, notice.hint))
+            notice = replace(notice, text=text, hint=hint)
+        if notice is not None and notice.is_toast:
+            self._set_toast(notice)
+            notice = None
+        self.current = notice
+        self._app.redraw()
+
+    def show_error(self, error: MlxtuneError) -> None:
+        """Show an error's message and hint."""
+        self.show(Notice("error", one_line(error.message), one_line(error.hint)))
+
+    def dismiss(self) -> None:
+        """Remove the notice, unless it says what the app is busy with."""
+        if self.current and not self._app.jobs.busy:
+            self.show(None)
+
+    def is_about(self, name: NoticeKind | Topic) -> bool:
+        """Return whether the notice has this kind or topic."""
+        return self.current is not None and name in (self.current.kind, self.current.topic)
+
+    def drop(self, *outdated: NoticeKind | Topic) -> None:
+        """Remove the notice without drawing if its kind or its topic is ``outdated``."""
+        if any(map(self.is_about, outdated)):
+            self.current = None
+
+    def drop_undo(self) -> None:
+        """Remove a notice that offers to undo something which is no longer there."""
+        if self.current and self.current.undo:
+            self.current = None
+
+    def _set_toast(self, toast: Notice | None) -> None:
+        if self._timer:
+            self._timer.stop()
+        self.toast = toast
+        self._timer = self._app.set_timer(TOAST_SECONDS, self._hide_toast) if toast else None
+
+    def _hide_toast(self) -> None:
+        self._set_toast(None)
+        self._app.redraw()

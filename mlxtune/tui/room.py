@@ -1,0 +1,143 @@
+"""The base class of the rooms."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, ClassVar, TypeVar
+
+from textual.app import ComposeResult
+from textual.containers import Vertical
+from textual.reactive import Reactive
+from textual.screen import Screen
+from textual.widget import Widget
+from textual.widgets import Input, TextArea
+
+from mlxtune.core.errors import MlxtuneError
+from mlxtune.tui.actions import HasActions, ShownAction
+from mlxtune.tui.compositor import RoomCompositor
+from mlxtune.tui.widgets.frame import NoticeLine, RoomFooter, RoomHeader, ToastPanel
+from mlxtune.workspace.index import Snapshot
+
+T = TypeVar("T")
+
+
+class Room(HasActions, Screen[None]):
+    """A screen of the app. :meth:`draw` shows the newest snapshot. Rooms read and write files only in jobs."""
+
+    AUTO_FOCUS = "FocusPanel"  # not a text field, which may be hidden
+    ABOUT: ClassVar[str] = ""  # the room's purpose, in a few words
+    focused: Reactive[Widget | None] = Reactive(None, repaint=False)  # a focused widget repaints itself, not the whole screen
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        cls.GROUP = cls.__name__.removesuffix("Room").lower()
+        super().__init_subclass__(**kwargs)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._compositor = RoomCompositor()
+
+    @property
+    def mode(self) -> str:
+        """The room's key in the table of rooms, and the name of its folder."""
+        return self.GROUP
+
+    @property
+    def wide(self) -> bool:
+        return self.app.size.width >= 100
+
+    @property
+    def tall(self) -> bool:
+        return self.app.size.height >= 30
+
+    def compose(self) -> ComposeResult:
+        with suppress(KeyError, TypeError, ValueError, AttributeError, IndexError):  # the file may contain anything
+            self.restore_state(self.app.saved.of_room(self.mode))
+        yield RoomHeader(id="top")
+        with Vertical(id="room"):
+            yield from self.compose_body()
+        yield NoticeLine(id="answer")
+        yield RoomFooter(id="foot")
+        yield ToastPanel(id="toast")
+
+    def compose_body(self) -> ComposeResult:
+        """Yield the room's sections."""
+        yield from ()
+
+    def field_actions(self) -> Sequence[ShownAction]:
+        """Return the actions to show while a text field has the focus. Letters are text there."""
+        return self.shown_actions()
+
+    def draw(self, snapshot: Snapshot) -> None:
+        """Show the snapshot in the sections."""
+
+    def command_fields(self) -> Mapping[str, str]:
+        """Return the fields of a user's command that this room sets, such as ``{"row": "4f0a…"}``."""
+        return {}
+
+    def copyable(self) -> tuple[str, str]:
+        """Return the text to copy and its description, as in ``("{…}", "the row")``. Both are empty if there is nothing to copy."""
+        return "", ""
+
+    def save_state(self) -> Mapping[str, Any]:
+        """Return the state to restore after a restart, such as a cursor or a filter, as JSON. Called every second."""
+        return {}
+
+    def restore_state(self, state: Mapping[str, Any]) -> None:
+        """Restore what :meth:`save_state` returned. Called before widgets exist; errors in ``state`` are ignored."""
+
+    def run_job(
+        self,
+        job: Callable[[], T],
+        on_result: Callable[[T], object] | None = None,
+        on_error: Callable[[MlxtuneError], object] | None = None,
+        *,
+        group: str = "job",
+    ) -> None:
+        """Run ``job`` in a thread, like :meth:`Jobs.run`, in this room's own group. A removed room drops its results."""
+        self.app.jobs.run(
+            job,
+            (lambda result: self.is_attached and on_result(result)) if on_result else None,
+            (lambda error: self.is_attached and on_error(error)) if on_error else None,
+            group=f"{self.mode}.{group}",
+        )
+
+    def redraw(self) -> None:
+        """Draw the newest snapshot and the frame."""
+        if not (self.is_mounted and self.is_attached and self.app.is_running):  # else its widgets may be gone already
+            return
+        app = self.app
+        if app.snapshot is not None:
+            self.draw(app.snapshot)
+        self.query_one(RoomHeader).set(app.snapshot, self.mode, app.runs.stopping)
+        notice = app.notices.current
+        self.query_one(NoticeLine).set(notice, self.show_action(notice.undo) if notice and notice.undo else None)
+        self.draw_footer()
+        self.query_one(ToastPanel).set(app.notices.toast)
+        self.refresh_bindings()
+
+    def draw_footer(self) -> None:
+        """Draw the possible actions, which may depend on a cursor or on the focus."""
+        in_field = isinstance(self.focused, Input | TextArea)  # in which q is a letter, too
+        self.query_one(RoomFooter).set(self.field_actions() if in_field else [*self.shown_actions(), self.app.show_action("quit")])
+
+    def _reset_focus(self, widget: Widget, avoiding: list[Widget] | None = None) -> None:
+        """Move the focus away from a widget that is hidden or about to be removed.
+
+        Textual calls this some time after it hid the widget. If the widget is on screen again by then, it keeps the focus.
+        """
+        if avoiding or widget not in self.focus_chain:
+            super()._reset_focus(widget, avoiding)
+
+    def on_mount(self) -> None:
+        self.redraw()
+
+    def on_screen_resume(self) -> None:
+        self.redraw()
+
+    def on_descendant_focus(self) -> None:
+        if self.is_mounted:
+            self.draw_footer()
+
+    def on_resize(self) -> None:
+        self.call_after_refresh(self.redraw)  # panels need their new sizes

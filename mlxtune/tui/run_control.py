@@ -1,0 +1,227 @@
+"""Start, stop, and resume runs, after the questions that each of these asks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from mlxtune.core.errors import MlxtuneError
+from mlxtune.core.text import one_line
+from mlxtune.data import samples
+from mlxtune.present.check import check_warning
+from mlxtune.present.next_step import stop_text
+from mlxtune.recipe import Recipe, load
+from mlxtune.runs import registry
+from mlxtune.runs.locks import require_free_accelerator
+from mlxtune.tui.notices import Notice
+from mlxtune.tui.rooms import ROOMS
+from mlxtune.tui.widgets.dialog import ChoiceDialog, ChoiceOption
+from mlxtune.workspace import control
+from mlxtune.workspace.control import StopEffect, stop_effect
+from mlxtune.workspace.index import RecipeView, RunView, recipe_summary
+
+if TYPE_CHECKING:
+    from mlxtune.tui.app import MlxtuneApp
+
+T = TypeVar("T")
+
+
+class RunControl:
+    """Controls the workers of the workspace. Whatever takes time happens in the app's jobs."""
+
+    def __init__(self, app: MlxtuneApp) -> None:
+        self._app = app
+        self.stopping: frozenset[str] = frozenset()  # the IDs of runs that were asked to stop
+        self.has_idle_chat: Callable[[], bool] = lambda: False  # whether unload_idle_chat has something to unload
+        self.unload_idle_chat: Callable[[], object] = lambda: None  # frees the machine; called in a job's thread
+
+    @property
+    def can_start(self) -> bool:
+        """Whether a new run can start: there is a recipe, and no other run holds the accelerator."""
+        return bool(self._app.snapshot and self._app.snapshot.recipes) and self.accelerator_free
+
+    @property
+    def accelerator_free(self) -> bool:
+        """Whether nothing is running or being started."""
+        return self._app.snapshot is not None and self._app.snapshot.live is None and not self._app.jobs.busy
+
+    @property
+    def in_use(self) -> Notice | None:
+        """What is using the accelerator, and how to stop it."""
+        live = self._app.snapshot.live if self._app.snapshot else None
+        if live is None:
+            return self._app.jobs.busy_notice if self._app.jobs.busy else None
+        room = ROOMS.get({"train": "train", "search": "train", "eval": "evaluate"}.get(live.run.kind, ""))
+        stop = f"or run: mlxtune runs stop {live.title}"
+        if room:
+            key = self._app.shown_key(f"app.room('{room.mode}')", room.key)
+            stop = f"or stop it in {room.name} ({key}{', then h' if live.run.kind == 'search' else ''})."
+        text = f"The {registry.RUN_KINDS[live.run.kind].noun} of {live.name} is using this machine."
+        return Notice("warning", text, f"Wait for it to finish, {stop}", topic="in_use")
+
+    def open_run(self, id: str) -> None:
+        """Show a run in the Train room."""
+        newest = self._app.snapshot.runs[0].id if self._app.snapshot and self._app.snapshot.runs else None
+        self._app.selected = None if id == newest else id
+        self._app.action_room("train")
+
+    def new_run(self) -> None:
+        """Start a run of the workspace's recipe after asking, or ask which one if there are several."""
+        views = sorted(self._app.snapshot.startable if self._app.snapshot else (), key=lambda view: view.recipe is None)
+        recipe = views[0].recipe if len(views) == 1 else None
+        if recipe is None or check_warning(views[0].last_check):  # start_run asks about these rows
+            self.with_recipe(views, self.start_run)
+            return
+        options = [ChoiceOption("", "Not now", "start nothing"), ChoiceOption("train", "Train", "start the run")]
+        text = f"{recipe_summary(recipe)}, on {views[0].source}. Plan estimates its time and memory."
+        dialog = ChoiceDialog(f"Train {one_line(recipe.name)}?", text, options)
+        self._app.push_screen(dialog, lambda choice: self.start_run(views[0].path) if choice else None)
+
+    def start_run(self, path: Path, about: str = "") -> None:
+        """Start a run of the recipe in ``path``, and show both. Ask first if its rows should be checked or fixed before; ``about`` is
+        what else the question says about the run.
+        """
+        view = next((view for view in (self._app.snapshot.recipes if self._app.snapshot else ()) if view.path == path), None)
+        if view is None or not (doubt := check_warning(view.last_check)):
+            self._start_run(path)
+            return
+        options = [
+            ChoiceOption("", "Cancel", "nothing is trained"),
+            ChoiceOption("data", "Look at them in Data", "which checks them"),
+            ChoiceOption("train", "Train anyway", "on these rows, too"),
+        ]
+
+        def chosen(choice: str | None) -> None:
+            if choice == "data":
+                self._app.selection.recipe_path = path
+                self._app.action_room("data")
+            elif choice:
+                self._start_run(path)
+
+        self._app.push_screen(ChoiceDialog("Train on these rows?", f"{doubt} {about}".rstrip(), options), chosen)
+
+    def _start_run(self, path: Path) -> None:
+        def start_recipe(recipe: Recipe) -> None:
+            control.train(self._app.workspace, recipe)
+
+        if self._run_recipe_job(path, start_recipe, "Starting {}."):
+            self._app.selected, self._app.selection.recipe_path = None, path
+            self._app.action_room("train")
+
+    def new_search(self) -> None:
+        """Start a search of the workspace's recipe, or ask which recipe if there are several."""
+        views = [view for view in self._app.snapshot.startable if view.recipe] if self._app.snapshot else []
+        self.with_recipe(views, self.start_search)
+
+    def start_search(self, path: Path) -> None:
+        """Start a search of the recipe in ``path``."""
+
+        def start_recipe(recipe: Recipe) -> Notice:
+            control.search(self._app.workspace, recipe)
+            return Notice(
+                "done",
+                f"The hyperparameter search for {one_line(recipe.name)} has started.",
+                "To see it, press h in Train.",
+            )
+
+        self._run_recipe_job(path, start_recipe, "Starting a hyperparameter search for {}.")
+
+    def with_recipe(self, views: Sequence[RecipeView], then: Callable[[Path], None]) -> None:
+        """Call ``then`` with the path of the only recipe, or ask which recipe if there are several."""
+        if len(views) == 1:
+            then(views[0].path)
+        else:
+            self._app.selection.ask_for_recipe(views, then)
+
+    def start_worker(self, job: Callable[[], T], on_result: Callable[[T], object] | None = None, *, busy: str) -> bool:
+        """Run a job that starts a worker, like :meth:`run_job`. If Chat has a model loaded but is not answering, unload it first."""
+
+        def unload_and_start() -> T:
+            self.unload_idle_chat()
+            return job()
+
+        return self._app.jobs.run(unload_and_start, on_result, busy=busy)
+
+    def require_accelerator(self) -> None:
+        """Raise ``MachineError`` if another process holds the accelerator, and :meth:`start_worker` would not free it."""
+        if not self.has_idle_chat():
+            require_free_accelerator(timeout=0.5)
+
+    def _run_recipe_job(self, path: Path, job: Callable[[Recipe], Notice | None], busy: str) -> bool:
+        """Run ``job`` with the recipe in ``path``, whose name completes ``busy``, or show why the recipe cannot be read."""
+        try:
+            recipe = load(path)
+        except MlxtuneError as error:
+            self._app.notices.show_error(error)
+            return False
+        return self.start_worker(lambda: job(recipe), busy=busy.format(recipe.name))
+
+    def resume_run(self, view: RunView) -> None:
+        """Resume a run from its newest checkpoint."""
+        step = view.checkpoint
+        where = f" from {step:,}" if step is not None else ""
+
+        self.start_worker(lambda: control.resume(view.run), busy=f"Resuming {view.name}{where}.")
+
+    def confirm_stop(self, view: RunView) -> None:
+        """Ask for confirmation, then tell the run's worker to save and exit. If it was told to stop before, offer to kill it."""
+        kill, effect = view.id in self.stopping, stop_effect(view.run.kind, view.state)
+        step = view.checkpoint
+        if kill:
+            lost = "It has no checkpoint: all steps would be lost."
+            if view.run.kind == "search":
+                lost = "Steps of the current trial after its last checkpoint would be lost."
+            elif step is not None:
+                lost = f"Steps after checkpoint {step:,} would be lost."
+            text, label = f"It was asked to stop but has not responded. {lost}", "End it now"
+        else:
+            text, label = f"{stop_text(effect).capitalize()}.", "Stop"
+        saves = effect != StopEffect.NOTHING
+        options = [
+            ChoiceOption("", "Keep searching" if view.run.kind == "search" else "Keep training", "nothing changes"),
+            ChoiceOption("stop", label, "end the process" if kill else "save, then exit" if saves else "exit without a checkpoint"),
+        ]
+        title = (
+            f"Stop the search for {view.name}?" if view.run.kind == "search" else f"Stop {view.name} at step {view.state.step:,}?"
+        )
+        self._app.push_screen(ChoiceDialog(title, text, options), lambda choice: self._stop(view, kill) if choice else None)
+
+    def confirm_end(self, view: RunView, work: str, effect: str) -> None:
+        """Ask for confirmation, then tell the worker of ``view`` to exit. ``work`` names what it does, and ``effect`` what remains of it."""
+
+        def job() -> Notice:
+            control.stop(view.run)
+            return Notice("stopped", f"Stopping the {work} of {view.name}.")
+
+        def chosen(choice: str | None) -> None:
+            if choice:
+                self._app.jobs.run(job, busy="")
+
+        options = [ChoiceOption("", "Let it finish", "nothing changes"), ChoiceOption("stop", "Stop", effect)]
+        self._app.push_screen(ChoiceDialog(f"Stop the {work} of {view.name}?", "", options), chosen)
+
+    def _stop(self, view: RunView, kill: bool) -> None:
+        """Send the signal. The worker saves and exits on the first one, and exits immediately on a second one."""
+        if view.id in self.stopping and not kill:
+            return  # another dialog has sent it
+        outcome = "was asked to stop"
+        if kill:
+            outcome = "is exiting now, without saving"
+        elif stop_effect(view.run.kind, view.state) != StopEffect.NOTHING:
+            outcome += ". It will finish its step, save, and exit"
+
+        def stopped(_: object) -> None:
+            self.stopping |= {view.id}
+            self._app.notices.show(Notice("stopped", f"{view.name} {outcome}."))
+
+        self._app.jobs.run(lambda: control.stop(view.run), stopped, busy="")
+
+    def create_samples(self) -> None:
+        """Create the sample recipe and its data in the workspace."""
+
+        def job() -> Notice:
+            recipe = samples.create(self._app.workspace).relative_to(self._app.workspace).as_posix()
+            return Notice("done", f"Created {one_line(recipe)} and its rows in data/samples.")
+
+        self._app.jobs.run(job, busy="")

@@ -1,0 +1,63 @@
+"""The state of the app that comes back after a restart: the room, the run, the recipe, and what each room saves."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from mlxtune.core import app_state
+from mlxtune.core.errors import MlxtuneError
+
+
+class SavedState:
+    """The state as it was last saved, over which ``given`` takes precedence. Nothing in it is validated."""
+
+    def __init__(self, workspace: Path, given: Mapping[str, Any], *, is_kept: bool) -> None:
+        self._workspace = workspace
+        self._on_disk = app_state.load(workspace) if is_kept else {}
+        self.last_visit = app_state.last_saved(workspace) if is_kept else None  # in seconds since the epoch
+        self._lock = threading.Lock()
+        rooms = self._on_disk.get("rooms")
+        self.values: dict[str, Any] = {**self._on_disk, **given}
+        self.values["rooms"] = {**(rooms if isinstance(rooms, dict) else {}), **given.get("rooms", {})}
+
+    def of_room(self, mode: str) -> dict[str, Any]:
+        """Return the state that the room ``mode`` saved, which may be empty."""
+        rooms = self.values.get("rooms")
+        state = rooms.get(mode) if isinstance(rooms, dict) else None
+        return state if isinstance(state, dict) else {}
+
+    def run(self) -> str | None:
+        """Return the ID of the run that was shown, if it still exists."""
+        run = self.values.get("run")
+        with suppress(OSError, ValueError):  # the name may not be a valid file name
+            if isinstance(run, str) and (self._workspace / "runs" / run / "recipe.toml").is_file():
+                return run
+        return None
+
+    def recipe(self) -> Path | None:
+        """Return the path of the recipe that was chosen."""
+        recipe = self.values.get("recipe")
+        return self._workspace / recipe if isinstance(recipe, str) and not Path(recipe).is_absolute() else None
+
+    def update(self, values: dict[str, Any]) -> None:
+        """Replace the state, which the next :meth:`write` saves if it has changed."""
+        if values != self.values:
+            self.values = values
+
+    def write(self) -> None:
+        """Write the state if it has changed. Errors are ignored, because the state is only a convenience."""
+        with self._lock:
+            state = self.values
+            if state is not self._on_disk:
+                self._on_disk = state
+                with suppress(MlxtuneError, OSError):
+                    app_state.save(self._workspace, state)
+
+    def write_visit(self) -> None:
+        """Write the state even if it has not changed: the file's modification time records the visit."""
+        self.values = dict(self.values)
+        self.write()

@@ -1,0 +1,124 @@
+"""The recipe and the evaluation that the rooms show, and the dialogs that choose another one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mlxtune.core.text import one_line, plural
+from mlxtune.present.check import check_warning
+from mlxtune.present.labels import signed_points, word
+from mlxtune.runs import launch
+from mlxtune.tui.render.text import age
+from mlxtune.tui.widgets.dialog import ChoiceDialog, ChoiceOption
+from mlxtune.workspace.index import RecipeView, RunView, recipe_summary
+
+if TYPE_CHECKING:
+    from mlxtune.tui.app import MlxtuneApp
+
+
+class Selection:
+    """The recipe that the user chose, or else the best one to show, and the evaluations that belong to it."""
+
+    def __init__(self, app: MlxtuneApp) -> None:
+        self._app = app
+        self.recipe_path: Path | None = None  # the recipe that the user chose
+
+    @property
+    def recipe(self) -> RecipeView | None:
+        """The recipe that Data, Review, Plan and Evaluate show: the chosen one, the newest run's, or the first that can start."""
+        if self._app.snapshot is None:
+            return None
+        views, newest = self._app.snapshot.recipes, next(iter(self._app.snapshot.runs), None)
+        chosen = next((view for view in views if view.path == self.recipe_path), None)
+        of_newest = next((view for view in views if newest and view.recipe and view.recipe.name == newest.name), None)
+        return chosen or of_newest or next(iter(self._app.snapshot.startable), None)
+
+    @property
+    def has_chosen_recipe(self) -> bool:
+        """Whether the user chose :attr:`recipe`."""
+        return self.recipe is not None and self.recipe.path == self.recipe_path
+
+    @property
+    def has_several(self) -> bool:
+        """Whether there are other recipes to choose from."""
+        return self._app.snapshot is not None and len(self._app.snapshot.recipes) > 1
+
+    def select_recipe(self, name: str) -> None:
+        """Select the recipe named ``name``, if there is one."""
+        views = self._app.snapshot.recipes if self._app.snapshot else ()
+        self.recipe_path = next((view.path for view in views if view.recipe and view.recipe.name == name), self.recipe_path)
+
+    def show_recipe(self, path: Path) -> None:
+        """Show the recipe at ``path``, which was just written, as soon as it is in a snapshot."""
+        self.recipe_path = path
+        self._app.sessions.expect_recipe(path)
+        self._app.redraw()
+
+    def choose_recipe(self, then: Callable[[], object] = lambda: None) -> None:
+        """Ask which recipe to show, and call ``then`` when one has been chosen."""
+
+        def choose(path: Path) -> None:
+            self.recipe_path = path
+            then()
+            self._app.redraw()
+
+        self.ask_for_recipe(self._app.snapshot.recipes if self._app.snapshot else (), choose)
+
+    def ask_for_recipe(self, views: Sequence[RecipeView], then: Callable[[Path], None]) -> None:
+        options = [
+            ChoiceOption(str(index), view.title, recipe_summary(view.recipe) if view.recipe else f"✗ {view.error}")
+            for index, view in enumerate(views)
+        ]
+        self._app.push_screen(
+            ChoiceDialog("Which recipe?", "", options), lambda index: then(views[int(index)].path) if index else None
+        )
+
+    @property
+    def evaluations(self) -> list[RunView]:
+        """The finished evaluations, newest first."""
+        return [view for view in self._app.snapshot.evals if view.status == "finished"] if self._app.snapshot else []
+
+    def preferred_evaluation(self, selected: str | None, views: Sequence[RunView]) -> RunView | None:
+        """Return the evaluation with the ID ``selected``, or else the current recipe's newest one, or else the newest one."""
+        recipe = self.recipe.recipe if self.recipe else None
+        chosen = next((view for view in views if view.id == selected), None)
+        of_recipe = next((view for view in views if recipe and view.name == recipe.name), None)
+        return chosen or of_recipe or next(iter(views), None)
+
+    def choose_evaluation(self, title: str, views: Sequence[RunView], then: Callable[[RunView], None]) -> None:
+        """Ask the user to choose one of ``views`` and call ``then`` with it."""
+        now = self._app.snapshot.now if self._app.snapshot else 0.0
+        options = [
+            ChoiceOption(
+                str(index),
+                f"{self.evaluated_name(view)}, {age(now - view.updated)}",
+                _brief_verdict(dict(view.state.summary)),
+            )
+            for index, view in enumerate(views)
+        ]
+        self._app.push_screen(ChoiceDialog(title, "", options), lambda index: then(views[int(index)]) if index else None)
+
+    def evaluated_name(self, view: RunView) -> str:
+        """Return the name of the adapter that the evaluation ``view`` is about, or of its recipe if that is unknown or only the base."""
+        run_id = launch.evaluated_run(view.run.folder)
+        return self.adapter_name(run_id) if run_id else view.name
+
+    def adapter_name(self, run_id: str) -> str:
+        """Return the name of a run's adapter, which is the run's ID unless it was renamed."""
+        return one_line((self._app.snapshot.adapter_names if self._app.snapshot else {}).get(run_id, run_id))
+
+    def doubt_about(self, view: RecipeView | None) -> str:
+        """Return why training a recipe should wait for a check of its rows, and the key to them, or ``""``."""
+        key = self._app.shown_key("app.room('data')", "D")
+        doubt = check_warning(view.last_check) if view else ""
+        return f"{doubt} {key} opens Data." if doubt else ""
+
+
+def _brief_verdict(summary: Mapping[str, object]) -> str:
+    """Return the number of rows of an evaluation, and its verdict as far as it fits in one cell of a list."""
+    rows, outcome, change = (summary.get(key) for key in ("rows", "outcome", "change"))
+    text = word(str(outcome or ""))
+    text = f"{text}, {signed_points(change)} points" if isinstance(change, float) else text
+    return one_line(f"{plural(rows, 'row')}: {text}" if isinstance(rows, int) and text else text, 46)
