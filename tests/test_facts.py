@@ -23,13 +23,10 @@ TEXT_OF_OTHERS = {
 
 # Places that still have to store a code instead. This list may only shrink; it goes when it is empty.
 TO_REMOVE: dict[str, list[str]] = {
-    "advice/rules.py": ["Literal['prompt first', 'rag', 'fine-tune', 'both', 'not yet']"],
-    "cli/queue.py": ["row.startswith('✗')"],
     "models/row_tokens.py": ["error.message.partition(f'{record.location}: ')"],
     "models/template.py": ["lacking == 'its reasoning'"],
     "models/thoughts.py": ["Literal['', 'stop', 'length', 'loop', 'thinking', 'thinking loop']"],
     "tui/app.py": ["self.notice.glyph == '■'", "self.notice.glyph == '●'"],
-    "tui/rooms/advice/render.py": ["item.glyph == '●'", "item.glyph == '✓'"],
     "tui/rooms/evaluate/render.py": ["text.startswith(start)"],
 }
 

@@ -1,4 +1,4 @@
-"""The advice rules: ``rules.toml`` parsed, with every condition checked against the known facts and answers."""
+"""The advice rules: ``rules.toml`` parsed."""
 
 from __future__ import annotations
 
@@ -10,18 +10,16 @@ from importlib.resources import files
 from typing import Any, Literal
 
 from mlxtune.advice.next_step import StepCode
-from mlxtune.core.errors import InputError
-from mlxtune.core.text import suggest
 
 Verdict = Literal["prompt_first", "rag", "fine-tune", "both", "not_yet"]
 Kind = Literal["one", "some", "number"]
 Fact = str | float | frozenset[str] | None  # a value, a set of values, or unknown
 Facts = Mapping[str, Fact]
 
-VERDICTS: tuple[Verdict, ...] = ("prompt_first", "rag", "fine-tune", "both", "not_yet")
 _SET_OPERATORS = ("has", "lacks", "only")
 _NUMBER_OPERATORS = ("below", "from")
 _UNARY_OPERATORS = ("known", "unknown")
+OPERATORS = (*_SET_OPERATORS, "is", *_NUMBER_OPERATORS, *_UNARY_OPERATORS)
 
 
 @dataclass(frozen=True)
@@ -143,14 +141,13 @@ def rules() -> Rules:
 
 
 def read_rules(text: str) -> Rules:
-    """Parse rules. Raise ``InputError`` if a fact, answer or verdict does not exist."""
+    """Parse rules. Raise ``KeyError`` or ``ValueError`` if a fact or step does not exist."""
     data = tomllib.loads(text)
     facts = {name: FactInfo(entry["from"], entry["label"], entry.get("unit", "")) for name, entry in data["facts"].items()}
     questions = tuple(InterviewQuestion(**{"options": {}, **entry}) for entry in data["question"])
-    answers = {question.key: question for question in questions}
 
     def section(name: str) -> tuple[AdviceRule, ...]:
-        return tuple(_rule(name, number, entry, facts, answers) for number, entry in enumerate(data[name], 1))
+        return tuple(_rule(name, entry, facts) for entry in data[name])
 
     tradeoffs = tuple(
         Tradeoff(rule, entry["ask"], entry["rag"], entry["tuned"]) for rule, entry in zip(section("row"), data["row"], strict=True)
@@ -161,49 +158,31 @@ def read_rules(text: str) -> Rules:
     )  # fmt: skip
 
 
-def parse_condition(text: str, known: Mapping[str, object], where: str) -> Condition:
-    """Parse a condition about ``known`` facts. Raise an ``InputError`` that names the rule (``where``) if it is invalid."""
-    fact, _, rest = text.partition(" ")
-    operator, _, value = rest.partition(" ")
-    if fact not in known:
-        raise InputError(f"{where}: there is no fact named {fact}.", hint=suggest(fact, known))
-    operators = (*_SET_OPERATORS, "is", *_NUMBER_OPERATORS, *_UNARY_OPERATORS)
-    if operator not in operators or bool(value) == (operator in _UNARY_OPERATORS):
-        raise InputError(
-            f"{where}: “{text}” is not a valid condition.",
-            hint="Use FACT has|lacks|only|is|below|from VALUE or FACT known|unknown.",
-        )
-    if operator in _NUMBER_OPERATORS and not _is_number(value) and value not in known:
-        raise InputError(f"{where}: “{value}” is neither a number nor a fact.")
+def parse_condition(text: str, known: Mapping[str, object]) -> Condition:
+    """Parse a condition about ``known`` facts. Raise ``KeyError`` or ``ValueError`` if it is invalid."""
+    fact, operator, *rest = text.split(" ", 2)
+    value = rest[0] if rest else ""
+    is_number = operator in _NUMBER_OPERATORS
+    if bool(value) == (operator in _UNARY_OPERATORS) or operator not in OPERATORS:
+        raise ValueError(text)
+    _ = known[fact], is_number and not _is_number(value) and known[value]
     return Condition(fact, operator, value)
 
 
-def _rule(
-    section: str,
-    number: int,
-    entry: Mapping[str, Any],
-    facts: Mapping[str, FactInfo],
-    answers: Mapping[str, InterviewQuestion],
-) -> AdviceRule:
-    key = entry.get("key") or entry.get("name") or f"{entry.get('verdict', '')} {number}".strip()
-    where = f"{section} {key}"
-    when, any_ = (tuple(_condition(text, where, facts, answers) for text in entry.get(name, ())) for name in ("when", "any"))
-    verdict, points = entry.get("verdict", ""), entry.get("points", "fine-tune" if section == "right" else "")
-    if verdict not in ("", *VERDICTS) or points not in ("", "rag", "fine-tune"):
-        raise InputError(f"{where}: there is no verdict named “{verdict or points}”.")
-    text = entry.get("why") or entry.get("text") or ""
-    step = StepCode(entry["next"]) if "next" in entry else None
-    return AdviceRule(section, key, when, any_, text, entry.get("changes", ""), step, entry.get("source", ""), points, verdict)
-
-
-def _condition(text: str, where: str, facts: Mapping[str, FactInfo], answers: Mapping[str, InterviewQuestion]) -> Condition:
-    condition = parse_condition(text, facts, where)
-    question = answers.get(condition.fact)
-    if question and question.options and condition.operator in (*_SET_OPERATORS, "is"):
-        for value in condition.value.split("|"):
-            if value not in question.options:
-                raise InputError(f"{where}: {condition.fact} cannot be {value}.", hint=f"Use one of {', '.join(question.options)}.")
-    return condition
+def _rule(section: str, entry: Mapping[str, Any], facts: Mapping[str, FactInfo]) -> AdviceRule:
+    when, any_ = (tuple(parse_condition(text, facts) for text in entry.get(name, ())) for name in ("when", "any"))
+    return AdviceRule(
+        section=section,
+        key=entry.get("key") or entry["name"],
+        when=when,
+        any=any_,
+        text=entry.get("why") or entry.get("text") or "",
+        changes=entry.get("changes", ""),
+        next=StepCode(entry["next"]) if "next" in entry else None,
+        source=entry.get("source", ""),
+        points=entry.get("points", "fine-tune" if section == "right" else ""),
+        verdict=entry.get("verdict", ""),
+    )
 
 
 def _is_number(text: str) -> bool:

@@ -88,8 +88,13 @@ def show_missing_workspace(nouns: str, command: str) -> None:
     show("  ", f"{'The nearest workspace' if near else 'Create a workspace'}: ", (command, "primary"))
 
 
+ERROR_FILE = "MLXTUNE_ERROR_FILE"  # names a file for the message of an error, which the queue records
+
+
 def print_error(error: MlxtuneError) -> None:
     """Print an error and its hint on stderr."""
+    if path := os.environ.get(ERROR_FILE):
+        Path(path).write_text(error.message, encoding="utf-8")
     info(("✗ ", "bold error"), error.message)
     if error.hint:
         info(("  ", ""), (error.hint, "muted"))

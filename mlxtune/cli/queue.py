@@ -6,6 +6,7 @@ import json
 import shlex
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Annotated
 import typer
 
 from mlxtune.cli.options import Json
-from mlxtune.cli.output import Cell, err, info, show, show_json
+from mlxtune.cli.output import ERROR_FILE, Cell, err, info, show, show_json
 from mlxtune.cli.tables import print_columns
 from mlxtune.core import settings
 from mlxtune.core.child_process import python_command, python_environment
@@ -137,13 +138,13 @@ def _run_entry(queue: Queue, entry: QueueEntry) -> None:
     if entry.command[0] not in DETACHED:
         queue.start(entry)
         code, output = _call(*entry.command)
-        queue.end(entry, failed=code != 0, message=_last_line(output) if code else "")
+        queue.end(entry, failed=code != 0, message=output if code else "")
         return
     folder = entry.run
     if not folder:
         code, output = _call(*entry.command, "--detach", "--json")
         if code:
-            queue.end(entry, failed=True, message=_last_line(output))
+            queue.end(entry, failed=True, message=output)
             return
         folder = str(json.loads(output)["folder"])
         queue.start(entry, folder)
@@ -159,7 +160,7 @@ def _run_entry(queue: Queue, entry: QueueEntry) -> None:
         code, output = _call("runs", "attach", folder)
     if code == 0 and task.kind == "train":
         code, output = _call("eval", folder)
-    queue.end(entry, failed=code != 0, message=_last_line(output) if code else task.id)
+    queue.end(entry, failed=code != 0, message=output if code else task.id)
 
 
 def _is_alive(folder: str) -> bool:
@@ -167,24 +168,19 @@ def _is_alive(folder: str) -> bool:
 
 
 def _call(*command: str) -> tuple[int, str]:
-    """Run a command of mlxtune. Return its exit code, and its standard output or, if it failed, its error messages."""
-    result = subprocess.run(
-        python_command("mlxtune", *command),
-        env=python_environment(),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-        start_new_session=True,  # Ctrl-C ends only the queue
-    )
-    return result.returncode, result.stderr if result.returncode else result.stdout
-
-
-def _last_line(output: str) -> str:
-    """Return the error in an output: the last line with a cross, or the last line."""
-    rows = [row.strip() for row in output.splitlines() if row.strip()]
-    errors = [row for row in rows if row.startswith("✗")]
-    return one_line((errors or rows or ["failed"])[-1].lstrip("✗ "), 200)
+    """Run a command of mlxtune. Return its exit code, and its standard output or, if it failed, its error's message."""
+    with tempfile.NamedTemporaryFile() as message:
+        result = subprocess.run(
+            python_command("mlxtune", *command),
+            env={**python_environment(), ERROR_FILE: message.name},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+            start_new_session=True,  # Ctrl-C ends only the queue
+        )
+        error = message.read().decode() or f"exit code {result.returncode}"
+    return result.returncode, one_line(error, 200) if result.returncode else result.stdout
 
 
 def _notify(summary: str) -> None:

@@ -23,6 +23,7 @@ from mlxtune.core.errors import InputError
 from mlxtune.core.text import duration, plural, suggest
 from mlxtune.data import samples
 from mlxtune.evaluation import report as reports
+from mlxtune.present.next_step import stop_text
 from mlxtune.present.run import STATUS_LABELS, run_document
 from mlxtune.runs import registry
 from mlxtune.runs.events import EventReader
@@ -118,14 +119,10 @@ def stop(name: RunName = "last", json: Json = False) -> None:
     if state.phase == "finished":
         show(f"{run.id} finished before it was stopped.")
         return
-    if run.kind != "train":
-        show(f"{run.id} stopped.")
-        if run.kind in ("eval", "search"):
-            kept = "Its answers are kept. " if run.kind == "eval" else ""
-            show(f"  {kept}Continue it: ", (f"mlxtune runs resume {run.id}", "primary"))
-        return
-    saved = f"Checkpoint {state.checkpoints[-1]} is saved." if state.checkpoints else "It has no checkpoint yet."
-    show(f"{run.id} stopped at step {state.step:,}. {saved}")
+    effect = control.stop_effect(run.kind, state)
+    show(f"{run.id} stopped: {stop_text(effect)}.")
+    if effect != control.StopEffect.NOTHING:
+        show("  Continue it: ", (f"mlxtune runs resume {run.id}", "primary"))
 
 
 @app.command()

@@ -13,7 +13,7 @@ from mlxtune.core.text import duration, one_line, plural
 from mlxtune.present.blocks import Action, Document, Fact, Facts, Mark
 from mlxtune.present.labels import change_text, percent, verdict_mark, word
 from mlxtune.present.run import answering_text
-from mlxtune.workspace.control import StopEffect, stop_effect
+from mlxtune.workspace.control import StopEffect
 from mlxtune.workspace.index import RunView, Snapshot
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ def step_why(step: NextStep, snapshot: Snapshot) -> str:
     view = next((one for one in views if one.id == step.run), None)
     match step.code:
         case _C.WATCH_TRAINING if view:
-            return ", ".join(filter(None, (_validation_trend(view), stop_text(stop_effect("train", view.state)))))
+            return _validation_trend(view)
         case _C.WATCH_SEARCH if view:
             return f"trial {view.state.trial}" if view.state.trial else "loading the model"
         case _C.WATCH_EVALUATION | _C.WATCH_GENERATION | _C.WATCH_EXPORT if view:
@@ -166,12 +166,12 @@ def next_step_document(step: NextStep) -> Document:
 
 
 def stop_text(effect: StopEffect) -> str:
-    """Return what stopping a run now leaves behind."""
+    """Return what a stopped run leaves behind."""
     return {
-        StopEffect.CHECKPOINT: "a stop saves a checkpoint",
-        StopEffect.TRIAL_CHECKPOINT: "a stop saves the current trial",
-        StopEffect.ANSWERS: "a stop keeps its answers",
-        StopEffect.NOTHING: "nothing to save before the first step",
+        StopEffect.CHECKPOINT: "a checkpoint is saved",
+        StopEffect.TRIAL_CHECKPOINT: "the current trial is saved",
+        StopEffect.ANSWERS: "its answers are kept",
+        StopEffect.NOTHING: "nothing is saved before the first step",
     }[effect]
 
 

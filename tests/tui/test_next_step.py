@@ -87,7 +87,7 @@ def test_every_step_has_words_an_action_and_no_empty_argument(code: StepCode) ->
     step = NextStep(code, "a run", Path("recipes/a.toml"), "a name", 3)
     action = step_action(step)
     assert step_title(step)
-    assert action.id.startswith(("app.", "home."))
+    assert action.id.startswith(("app.", "home.", "advice."))
     assert "'a run'" in action.command or "{run}" not in action.command
     bare = step_action(NextStep(code)).command
     assert not bare or bare.startswith("mlxtune ")
@@ -378,7 +378,7 @@ def test_while_a_run_trains_rows_without_a_decision_are_offered(loaded: Shop) ->
     step = next_step(snapshot)
     assert snapshot.recipes[0].reviewed_rows == 2
     assert (codes(step), step.also[0].number) == ([C.WATCH_TRAINING, C.REVIEW_ROWS], 2)
-    assert step_why(step, snapshot) == "validation loss 0.65 → 0.64, a stop saves a checkpoint"
+    assert step_why(step, snapshot) == "validation loss 0.65 → 0.64"
     stage = stages(snapshot)["Review"]
     assert (stage.state, stage.detail, stage.result) == ("partly", "2 of 4 decided", "50%")
 

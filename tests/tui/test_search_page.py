@@ -70,7 +70,7 @@ async def test_a_search_is_stopped_after_confirmation(shop: Shop, open_room: Ope
         await opened(room)
         await room.press("s")
         await room.until(lambda: isinstance(room.screen, ChoiceDialog) and "Stop the search for support-json?" in shown(room.app))
-        assert "A stop saves the current trial" in shown(room.app)
+        assert "The current trial is saved" in shown(room.app)
         assert "Keep searching" in shown(room.app)
 
 

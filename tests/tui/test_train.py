@@ -71,7 +71,7 @@ async def test_nothing_is_saved_before_the_first_step(shop: Shop, open_room: Ope
     async with open_room("train") as room:
         await room.press("s")
         await room.until(lambda: isinstance(room.screen, ChoiceDialog))
-        assert room.screen._text == "Nothing to save before the first step."
+        assert room.screen._text == "Nothing is saved before the first step."
         await room.choose("stop")
         await room.until(lambda: room.notice == "■ support-json was asked to stop.")
 
@@ -85,7 +85,7 @@ async def test_stop_asks_first_and_its_default_changes_nothing(
         await room.press("s")
         await room.until(lambda: isinstance(room.screen, ChoiceDialog))
         assert room.screen._heading == "Stop support-json at step 640?"
-        assert room.screen._text.startswith("A stop saves a checkpoint")
+        assert room.screen._text.startswith("A checkpoint is saved")
         await room.press("enter", "s", "escape")
         assert stopped == []
         await room.press("s")
