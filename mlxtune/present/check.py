@@ -47,19 +47,19 @@ _SKIPS = {
     "unsplittable": "{error}",
 }
 _IMPROVEMENTS = {
-    "remove_leaks": "Remove {count:n held-out row} from the train split: until then, no evaluation is valid.",
-    "mask_secrets": "Mask the secrets in {count:n row}, and revoke them: they have been exposed in a file.",
+    "remove_leaks": "Remove {count:n held-out row} from the train split.",
+    "mask_secrets": "Mask the secrets in {count:n row}, and revoke them.",
     "name_columns": f"No row can be read. {NAME_THE_COLUMNS}",
     "fix": "Fix {title} ({count:,}), or leave them out.",
     "add_rows": "Add rows.",
-    "add_prompts": "Write about {count:,} more rows with new prompts: with fewer, results are mostly noise.",
-    "resolve_conflicts": "Resolve {count:n prompt} with contradictory answers: they teach the model to guess.",
-    "drop_repeats": "Leave out {count:n repeated row}: repeats count twice in training.",
-    "fit_window": "Raise data.max_tokens, or shorten {count:n row} that would be truncated or skipped.",
-    "add_value": "Add rows with {key} = {value}: {count:,} is too few to learn from or to measure.",
-    "review": "Review {count:n row} with a warning: fix, accept, or reject.",
-    "more_prompts": "This is enough to start. About {count:,} more distinct prompts would bring it to “good”.",
-    "none": "The checks have no further suggestions for the data.",
+    "add_prompts": "Write about {count:,} more rows with new prompts.",
+    "resolve_conflicts": "Resolve {count:n prompt} with contradictory answers.",
+    "drop_repeats": "Leave out {count:n repeated row}.",
+    "fit_window": "Raise data.max_tokens, or shorten {count:n row}.",
+    "add_value": "Add rows with {key} = {value}: {count:,} is too few.",
+    "review": "Review {count:n row} with a warning.",
+    "more_prompts": "Enough to start. About {count:,} more prompts would be good.",
+    "none": "Nothing to improve.",
 }
 
 
@@ -215,7 +215,13 @@ def tag_blocks(tags: Mapping[str, Mapping[str, int]], most: int | None = None) -
         rare = {value for value, count in counts.items() if is_rare(count, total)}
         note = f"{len(rare):,} of {plural(len(counts), 'value')} rare" if rare else plural(len(counts), "value")
         bars = [
-            Bar(one_line(value, 24), f"{count:,}", 0, count / highest, style="warning" if value in rare else "primary")
+            Bar(
+                f"{'! ' if value in rare else ''}{one_line(value, 24)}",
+                f"{count:,}",
+                0,
+                count / highest,
+                style="warning" if value in rare else "primary",
+            )
             for value, count in list(counts.items())[:most]
         ]
         blocks += [Heading(one_line(key, 30), note), Bars(tuple(bars))]

@@ -306,7 +306,7 @@ async def test_lengths_in_characters_say_which_rows_they_leave_out() -> None:
     histogram = LengthHistogram.of(np.array([100, 200, -1]), 1, 0, 20)
     assert histogram
     shown = " ".join(length_chart(histogram, 0, "not counted yet.", 2, 40).plain.split())
-    assert shown.endswith("In characters, without 1 edited row: not counted yet.")
+    assert shown.endswith("chars, without 1 edited row: not counted yet.")
 
 
 async def test_an_invalid_row_cannot_be_tagged(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:

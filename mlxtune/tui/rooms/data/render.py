@@ -238,7 +238,7 @@ def length_chart(histogram: LengthHistogram, limit: int, why: str, height: int, 
     rows.append(line("  ", (_ticks(histogram, limit), "$faint")))
     without = f", without {plural(histogram.unmeasured, 'edited row')}" if histogram.unmeasured else ""
     if not limit:
-        rows.append(fold(f"In characters{without}: {why}", width))
+        rows.append(fold(f"chars{without}: {why}", width))
     elif histogram.over_limit:
         text = f"{plural(histogram.over_limit, 'row')} over the limit of {limit:,}{without}"
         rows += marked("!", "$warning", text, width, "$muted")
@@ -300,8 +300,6 @@ def coverage(browser: SourceBrowser, checked: CheckResult | None, width: int) ->
     for name, part, whole in shares:
         tail = cell(f"{part:,} of {whole:,}", 16, right=True)
         rows.append(line("  ", cell(name, 9, "$muted"), bar(part / whole if whole else 0.0, width - 11 - tail.cell_length), tail))
-    if len(shares) > 2:
-        rows.append(fold("values: metadata values with enough rows to learn from", width, style="$faint"))
     return lines(*rows)
 
 
