@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import shlex
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
@@ -16,8 +16,7 @@ import typer
 from mlxtune.cli.evaluate import measure, show_report
 from mlxtune.cli.follow import follow
 from mlxtune.cli.options import Json, Overrides
-from mlxtune.cli.output import command_name, info, progress_bar, show, show_json
-from mlxtune.cli.stages import Stages, stages
+from mlxtune.cli.output import Cell, command_name, err, info, progress_bar, show, show_json
 from mlxtune.core.errors import MlxtuneError
 from mlxtune.core.text import duration
 from mlxtune.data import samples
@@ -32,6 +31,7 @@ from mlxtune.models.resolve import resolve
 from mlxtune.planning.machine import COMPUTE_VARIABLE, this_machine
 from mlxtune.planning.plan import local_planner
 from mlxtune.present.plan import verdict_sentence
+from mlxtune.present.terminal import print_heading
 from mlxtune.recipe import Recipe, load
 from mlxtune.runs.registry import Run
 from mlxtune.runs.state import RunState
@@ -63,12 +63,12 @@ def demo(
     recipe = with_grammar_arms(load(recipe_file, overrides or []))
     os.chdir(folder)
     info("The demo runs the whole workflow, which took 20 to 42 minutes on two busy CPU cores.")
-    with stages([*_STAGES, *(_FULL if full else ())]) as panel:
-        results = [_run_workflow(recipe, panel)]
-        if full:
-            voice = load(samples.VOICE, [f"adapter.parent={results[0].run.adapter}", *(overrides or [])])
-            run = _train(voice, panel)
-            results.append(_evaluate(run.recipe(), run, panel))
+    stages = Stages((*_STAGES, *(_FULL if full else ())))
+    results = [_run_workflow(recipe, stages)]
+    if full:
+        voice = load(samples.VOICE, [f"adapter.parent={results[0].run.adapter}", *(overrides or [])])
+        run = _train(voice, stages)
+        results.append(_evaluate(run.recipe(), run, stages))
     if json:
         documents = [
             {"run": item.run.id, "adapter": str(item.run.adapter), "report": to_json(reports.load(item.evaluation))}
@@ -87,6 +87,35 @@ def demo(
     show("  Next: ", command, " opens the app in this workspace. Put your own recipes in ", ("recipes/", "primary"), ".")
 
 
+@dataclass
+class Stages:
+    """The stages with their durations in seconds on a reference machine, if measured. Each has a heading and a result."""
+
+    stages: Sequence[tuple[str, float | None]]
+    ended: int = 0
+    started: float = field(default_factory=lambda: time.monotonic())
+
+    def begin(self, note: str = "") -> None:
+        """Begin the next stage."""
+        left = f"about {duration(self.seconds_left)} left" if self.seconds_left else ""
+        print_heading(err, f"{self.ended + 1}  {self.stages[self.ended][0]}", ", ".join(filter(None, (note, left))))
+
+    def end(self, *summary: Cell) -> None:
+        """End the current stage with its result."""
+        self.ended += 1
+        info("  ", ("✓ ", "bold success"), *summary)
+        info("")
+
+    @property
+    def seconds_left(self) -> float | None:
+        """The durations of the rest, scaled to the speed so far; ``None`` if it is unknown."""
+        seconds = [one or 0.0 for _, one in self.stages]
+        known = sum(seconds[: self.ended])
+        if not known or None in (one for _, one in self.stages):
+            return None
+        return (time.monotonic() - self.started) / known * sum(seconds[self.ended :])
+
+
 @dataclass(frozen=True)
 class _Trained:
     """A run and the folder of its evaluation."""
@@ -95,24 +124,24 @@ class _Trained:
     evaluation: Path
 
 
-def _run_workflow(recipe: Recipe, panel: Stages) -> _Trained:
+def _run_workflow(recipe: Recipe, stages: Stages) -> _Trained:
     """Find the model, plan, evaluate the base, train, and evaluate again."""
-    panel.begin()
+    stages.begin()
     with progress_bar("looking for the bundled model") as update:
         source = resolve(recipe.model.base, relative_to=recipe.folder, progress=update)
-    panel.end((source.name, "bold"), "  4-bit, in ", (str(source.folder), "muted"))
-    panel.begin()
+    stages.end((source.name, "bold"), "  4-bit, in ", (str(source.folder), "muted"))
+    stages.begin()
     splits = split(read_source(recipe.source, recipe.data.format, recipe.data.map), recipe.data)
     planned = local_planner(recipe, source.folder, source.config, this_machine()).plan(recipe, splits)
     if planned.outcome == "refuse":
         raise MlxtuneError(verdict_sentence(planned))
     rows = f"{planned.train:,} training, {planned.valid:,} validation, and {planned.test:,} held-out rows"
-    panel.end(f"{rows}; {planned.steps:,} steps. ", verdict_sentence(planned))
-    panel.begin(_baseline_description(recipe))
+    stages.end(f"{rows}; {planned.steps:,} steps. ", verdict_sentence(planned))
+    stages.begin(_baseline_description(recipe))
     report = reports.load(_measure(recipe, None))
-    panel.end("whole contract: ", ", ".join(f"{arm.name} {arm.rate(CONTRACT).share:.1%}" for arm in report.arms))
-    run = _train(recipe, panel)
-    return _evaluate(recipe, run, panel)
+    stages.end("whole contract: ", ", ".join(f"{arm.name} {arm.rate(CONTRACT).share:.1%}" for arm in report.arms))
+    run = _train(recipe, stages)
+    return _evaluate(recipe, run, stages)
 
 
 def with_grammar_arms(recipe: Recipe) -> Recipe:
@@ -132,12 +161,12 @@ def _baseline_description(recipe: Recipe) -> str:
     return f"{text}, without and with a grammar" if GRAMMAR in recipe.evaluation.arms else text
 
 
-def _train(recipe: Recipe, panel: Stages) -> Run:
+def _train(recipe: Recipe, stages: Stages) -> Run:
     """Train ``recipe`` and report how its validation loss changed."""
-    panel.begin(recipe.name)
+    stages.begin(recipe.name)
     run = control.train(Path.cwd(), recipe)
     with progress_bar("loading the model") as update:
-        code = follow(run, on_state=lambda state: _draw(state, panel, update))
+        code = follow(run, on_state=lambda state: _draw(state, update))
     state = run.state()
     if code or state.phase != "finished":  # it failed, was stopped, or continues without us
         raise typer.Exit(code)
@@ -146,14 +175,14 @@ def _train(recipe: Recipe, panel: Stages) -> Run:
     if metrics := dict(last.metrics):
         text += f", reward margin {metrics['rewards/margins']:+.2f}, reward accuracy {metrics['rewards/accuracies']:.0%}"
         text += f", KL {metrics['kl']:.3f}" if "kl" in metrics else ""
-    panel.end(text)
+    stages.end(text)
     return run
 
 
-def _evaluate(recipe: Recipe, run: Run, panel: Stages) -> _Trained:
-    panel.begin(recipe.name)
+def _evaluate(recipe: Recipe, run: Run, stages: Stages) -> _Trained:
+    stages.begin(recipe.name)
     evaluation = _measure(recipe, run)
-    panel.end(verdict_text(reports.load(evaluation).verdict))
+    stages.end(verdict_text(reports.load(evaluation).verdict))
     return _Trained(run, evaluation)
 
 
@@ -165,13 +194,12 @@ def _measure(recipe: Recipe, run: Run | None) -> Path:
     return folder
 
 
-def _draw(state: RunState, panel: Stages, update: Callable[[str, float], None]) -> None:
+def _draw(state: RunState, update: Callable[[str, float], None]) -> None:
     if not state.total:
         done, total = state.reference_progress
         if total:
             update(f"scoring {total:,} pairs with the reference model", done / total)
         return
-    panel.losses[:] = [step.loss for step in state.steps]
     loss = f"loss {state.steps[-1].loss:.2f}" if state.steps else "first validation"
     left = f", {duration(state.remaining_seconds)} left" if state.remaining_seconds else ""
     update(f"step {state.step:,} of {state.total:,}, {loss}{left}", state.step / state.total)

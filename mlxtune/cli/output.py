@@ -115,18 +115,6 @@ def command_name() -> str:
 
 
 _LINE_SECONDS = 10.0  # between two lines of progress, where stderr is not a terminal
-_draw_progress: ProgressUpdate | None = None
-
-
-@contextmanager
-def draw_progress_with(update: ProgressUpdate) -> Iterator[None]:
-    """Send the progress of :func:`progress_bar` to ``update`` instead of drawing a bar."""
-    global _draw_progress
-    _draw_progress = update
-    try:
-        yield
-    finally:
-        _draw_progress = None
 
 
 @contextmanager
@@ -135,10 +123,6 @@ def progress_bar(title: str) -> Iterator[ProgressUpdate]:
 
     If stderr is not a terminal, print the first description, then a changed one at most every ten seconds.
     """
-    if _draw_progress is not None:
-        _draw_progress(title, 0.0)
-        yield _draw_progress
-        return
     if not err.is_terminal:
         printed, due = "", 0.0
 

@@ -78,8 +78,10 @@ def plan(
         show_json(document(result, bill) | {"seen": base is None, "power": asdict(power()), "search": asdict(search)})
     else:
         has_search = loaded.has_contract and result.steps >= MIN_STEPS
-        doubt = check_warning(check_cache.last_check(loaded))
-        found = plan_document(result, bill, power(), doubt=doubt, off_task=off_task, search=search if has_search else None)
+        check_note = check_warning(check_cache.last_check(loaded))
+        found = plan_document(
+            result, bill, power(), check_note=check_note, off_task=off_task, search=search if has_search else None
+        )
         draw((*found, *(_missing_base(base, loaded) if base else ())))
     if result.outcome == "refuse":
         raise GateError(verdict_sentence(result), hint="The changes above would make it fit." if result.changes else "")

@@ -66,11 +66,11 @@ def plan_document(
     bill: Bill,
     power: PowerState,
     *,
-    doubt: str = "",
+    check_note: str = "",
     off_task: Fact | None = None,
     search: SearchPrice | None = None,
 ) -> Document:
-    """Describe a plan. ``doubt`` says why the rows should be checked first, if they should."""
+    """Describe a plan. ``check_note`` says why the rows should be checked first, if they should."""
     suggested = (Heading("To make it fit", "least harmful first, each on top of those above"), changes(plan.changes))
     return (
         Heading("Plan", BASIS[plan.basis]),
@@ -80,7 +80,7 @@ def plan_document(
         memory_bars(plan),
         memory_facts(plan),
         Heading("Run"),
-        run_facts(plan, power, doubt=doubt, off_task=off_task, search=search),
+        run_facts(plan, power, check_note=check_note, off_task=off_task, search=search),
         Heading("Cost", "list prices as of the dates shown"),
         cost_facts(plan, bill),
     )
@@ -147,7 +147,7 @@ def run_facts(
     plan: Plan,
     power: PowerState,
     *,
-    doubt: str = "",
+    check_note: str = "",
     off_task: Fact | None = None,
     search: SearchPrice | None = None,
 ) -> Facts:
@@ -159,7 +159,7 @@ def run_facts(
         Fact("less time", ", ".join(plan.time_keys)),
         Fact("power", ", ".join(power.problems), "slow, or might not finish", "warning") if power.problems else None,
         rows_fact(plan),
-        Fact("checks", one_line(doubt), mark="warning") if doubt else None,
+        Fact("checks", one_line(check_note), mark="warning") if check_note else None,
         *_warnings(plan),
         Fact("batch", _largest_batch(plan), "the largest"),
         Fact("tokens", f"{plan.trained:,} trained", f"{share:.0f}% of {plan.computed:,} computed"),

@@ -83,7 +83,7 @@ class RunControl:
         what else the question says about the run.
         """
         view = next((view for view in (self._app.snapshot.recipes if self._app.snapshot else ()) if view.path == path), None)
-        if view is None or not (doubt := check_warning(view.last_check)):
+        if view is None or not (check_note := check_warning(view.last_check)):
             self._start_run(path)
             return
         options = [
@@ -99,7 +99,7 @@ class RunControl:
             elif choice:
                 self._start_run(path)
 
-        self._app.push_screen(ChoiceDialog("Train on these rows?", f"{doubt} {about}".rstrip(), options), chosen)
+        self._app.push_screen(ChoiceDialog("Train on these rows?", f"{check_note} {about}".rstrip(), options), chosen)
 
     def _start_run(self, path: Path) -> None:
         def start_recipe(recipe: Recipe) -> None:

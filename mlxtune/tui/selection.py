@@ -109,11 +109,11 @@ class Selection:
         """Return the name of a run's adapter, which is the run's ID unless it was renamed."""
         return one_line((self._app.snapshot.adapter_names if self._app.snapshot else {}).get(run_id, run_id))
 
-    def doubt_about(self, view: RecipeView | None) -> str:
+    def check_note(self, view: RecipeView | None) -> str:
         """Return why training a recipe should wait for a check of its rows, and the key to them, or ``""``."""
         key = self._app.shown_key("app.room('data')", "D")
-        doubt = check_warning(view.last_check) if view else ""
-        return f"{doubt} {key} opens Data." if doubt else ""
+        check_note = check_warning(view.last_check) if view else ""
+        return f"{check_note} {key} opens Data." if check_note else ""
 
 
 def _brief_verdict(summary: Mapping[str, object]) -> str:

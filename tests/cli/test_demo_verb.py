@@ -1,12 +1,14 @@
-"""The demo's arms: a grammar is added for the base and for the adapter where it is installed."""
+"""The demo: its arms, and its stages as lines."""
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
 
 from mlxtune.cli import demo
+from mlxtune.cli.output import progress_bar
 from mlxtune.data import samples
 from mlxtune.recipe import load
 
@@ -27,3 +29,27 @@ def test_grammar_is_added_where_it_can_be_used(
 ) -> None:
     monkeypatch.setattr(demo, "find_spec", lambda name: object() if installed else None)
     assert demo.with_grammar_arms(load(RECIPE, overrides)).evaluation.arms == arms
+
+
+def test_stages_have_headings_results_and_the_time_left(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    stages = demo.Stages([("Baseline", 40), ("Train", 60), ("Evaluate", 20)])
+    stages.begin("the base model")
+    assert stages.seconds_left is None
+    with progress_bar("loading") as update:
+        for step in range(30):
+            update(f"step {step}", step / 30)
+            now[0] += 1
+    stages.end("done")
+    assert stages.seconds_left == pytest.approx(60)
+    stages.begin()
+    first, *progress, result, _, second = capsys.readouterr().err.splitlines()
+    assert first.startswith("1  Baseline ─")
+    assert first.endswith("the base model")
+    assert progress == ["· step 0", "· step 10", "· step 20"], "a line every ten seconds"
+    assert result == "  ✓ done"
+    assert second.endswith("about 60 s left")
+    assert demo.Stages([("Train", 40), ("Train on pairs", None)], ended=1).seconds_left is None

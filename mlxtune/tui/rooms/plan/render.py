@@ -142,16 +142,16 @@ def key_detail(item: RecipeKey, recipe: Recipe, base: str, width: int) -> Conten
 
 
 def side_sections(
-    plan: Plan, bill: Bill, power: PowerState, doubt: str, keys: draw.Keys, full: bool, width: int
+    plan: Plan, bill: Bill, power: PowerState, check_note: str, keys: draw.Keys, full: bool, width: int
 ) -> list[tuple[str, list[Content]]]:
     """Return the titles and rows beside the form, or, with ``full``, of the page with the source of each figure.
 
-    ``doubt`` says why the rows should be checked before training, if they should; ``keys`` has the actions that are possible now.
+    ``check_note`` says why the rows should be checked before training, if they should; ``keys`` has the actions that are possible now.
     """
     from mlxtune.present.plan import plan_document
 
     sections: list[tuple[str, list[Content]]] = []
-    for block in plan_document(plan, bill, power, doubt=doubt)[2:]:
+    for block in plan_document(plan, bill, power, check_note=check_note)[2:]:
         if isinstance(block, Heading):
             sections.append((block.title, []))
             continue

@@ -239,7 +239,7 @@ class PlanRoom(Room):
         side = self.query_one("#plan-side", Panel)
         side.display = plan is not None and self.wide
         if plan and bill:
-            sections = partial(render.side_sections, plan, bill, self._power, self._doubt, self._keys_now, False)
+            sections = partial(render.side_sections, plan, bill, self._power, self._check_note, self._keys_now, False)
             more = ("m", "all figures", "screen.memory")
             side.update(lambda width, height: cut_rows(render.side(sections(width), width, height), height, more))
 
@@ -250,8 +250,8 @@ class PlanRoom(Room):
         return keys | ({"plan.probe": key("b", "probe", "screen.probe", "$muted")} if self.can_probe else {})
 
     @property
-    def _doubt(self) -> str:
-        return self.app.selection.doubt_about(self.app.selection.recipe)
+    def _check_note(self) -> str:
+        return self.app.selection.check_note(self.app.selection.recipe)
 
     def _row(self, form: RecipeForm, items: Sequence[RecipeKey], index: int, width: int) -> Content:
         item = items[index]
@@ -493,7 +493,7 @@ class PlanRoom(Room):
         elif plan:
             time = time_fact(plan.cost)
             text = f"{verdict_sentence(plan)} {plural(plan.steps, 'step')}{f', {time.value}' if plan.cost.seconds else ''}."
-        if self._doubt:
+        if self._check_note:
             self.app.runs.start_run(form.path, text)
             return
         doubtful = form.error is not None or (plan is not None and plan.outcome == "refuse")
@@ -552,7 +552,7 @@ class PlanRoom(Room):
             form = self.form
             if not (form and form.plan and form.bill):
                 return []
-            sections = render.side_sections(form.plan, form.bill, self._power, self._doubt, self._keys_now, True, width)
+            sections = render.side_sections(form.plan, form.bill, self._power, self._check_note, self._keys_now, True, width)
             return render.side(sections, width)
 
         self.app.push_screen(PageScreen("Memory, time and cost", rows))
