@@ -1,18 +1,21 @@
-"""The stages of the workflow and their state in a workspace."""
+"""The stages of the workflow and their state in a workspace, and its best adapter."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from mlxtune.advice.next_step import base_measured, is_recipe_of, is_sample
 from mlxtune.core.text import duration, one_line, plural
-from mlxtune.present.labels import percent, word
+from mlxtune.present.blocks import Bar, Bars, Block, Document, Style, text
+from mlxtune.present.labels import percent, verdict_mark, word
 from mlxtune.present.run import STATUS_LABELS, answering_text
 from mlxtune.runs.state import earlier_adapter_step
 from mlxtune.workspace.index import RecipeView, RunView, Snapshot
 
 if TYPE_CHECKING:
+    from mlxtune.evaluation.history import Evaluation
+    from mlxtune.evaluation.report import Rate
     from mlxtune.planning.plan import Plan
     from mlxtune.recipe import Recipe
 
@@ -160,3 +163,32 @@ def _adapter(snapshot: Snapshot) -> WorkflowStage:
     finished = sum(view.status == "finished" for view in snapshot.runs)
     detail = f"{plural(finished, 'adapter')}, none proven better yet" if finished else "none yet"
     return WorkflowStage("Adapter", "adapters", "waiting", detail)
+
+
+def best_document(best: Evaluation, newest: Evaluation | None, names: Mapping[str, str]) -> Document:
+    """Return an adapter's rates next to its rival's, and the newest verdict if it is about another one.
+
+    ``names`` has the names of renamed adapters.
+    """
+    from mlxtune.evaluation.render.wording import caveat_text  # the report was read, so these are loaded
+    from mlxtune.evaluation.scorers.registry import metric_label
+
+    blocks: list[Block] = [text(names.get(best.run_id, best.name), "bold")]
+    for before, after in key_metrics(best.changes):
+        rates: tuple[tuple[str, Rate, Style], ...] = ((best.rival.name, before, "muted"), (best.subject.name, after, "primary"))
+        bars = tuple(Bar(arm, percent(rate.share), 0.0, rate.share, style=style) for arm, rate, style in rates)
+        blocks += [text(metric_label(after.metric), "muted"), Bars(bars)]
+    note = f", but not recommended: {caveat_text(best.caveat)}" if best.caveat else f" on {best.rows:,} rows"
+    blocks.append(text(f"{word(best.outcome).capitalize()}{note}", mark=verdict_mark(best.outcome, best.caveat)))
+    if newest and newest.run_id != best.run_id:
+        caveat = ", but not recommended" if newest.caveat else ""
+        mark = verdict_mark(newest.outcome, newest.caveat)
+        blocks.append(text(f"newest: {newest.name}, {word(newest.outcome)}{caveat}", "muted", mark))
+    return tuple(blocks)
+
+
+def key_metrics(changes: Sequence[tuple[Rate, Rate]]) -> list[tuple[Rate, Rate]]:
+    """Return the metric of the contract that changed most, if any did, and the whole contract."""
+    *parts, contract = changes
+    changed = [(before, after) for before, after in parts if after.share != before.share]
+    return [*sorted(changed, key=lambda change: -abs(change[1].share - change[0].share))[:1], contract]

@@ -20,8 +20,7 @@ from mlxtune.evaluation.report import Rate
 from mlxtune.evaluation.report_builder import build
 from mlxtune.evaluation.scorers import Score
 from mlxtune.present.next_step import next_step_document, step_action, step_mark, step_title, step_why
-from mlxtune.present.workflow import StageState, WorkflowStage, workflow
-from mlxtune.tui.rooms.home.render import key_metrics
+from mlxtune.present.workflow import StageState, WorkflowStage, key_metrics, workflow
 from mlxtune.workspace.index import Snapshot
 
 from .conftest import OpenRoom

@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 from textual.content import Content
 
 from mlxtune.advice.next_step import NextStep
-from mlxtune.core.text import one_line
 from mlxtune.present.labels import GLYPHS, word
 from mlxtune.present.next_step import step_mark, step_title, step_why
 from mlxtune.present.run import STATUS_LABELS
 from mlxtune.present.workflow import StageState, WorkflowStage
 from mlxtune.runs.registry import RUN_KINDS
-from mlxtune.tui.render.bars import bar
 from mlxtune.tui.render.text import age, cell, clickable, fold, line, lines, marked
-from mlxtune.tui.status import brief_result, verdict_style
+from mlxtune.tui.status import brief_result
 from mlxtune.workspace.index import RunView, Snapshot
-
-if TYPE_CHECKING:
-    from mlxtune.evaluation.history import Evaluation
-    from mlxtune.evaluation.report import Rate
-
 
 STATE_STYLES: dict[StageState, tuple[str, str]] = {
     "waiting": ("○", "$faint"), "partly": ("◐", "$primary"), "running": ("●", "$primary"), "done": ("✓", "$success"),
@@ -87,65 +79,3 @@ def _ended(view: RunView, snapshot: Snapshot) -> Content:
     noun = "" if view.run.kind == "train" else f"{RUN_KINDS[view.run.kind].noun} of "
     verdict = next((one.outcome for one in snapshot.verdicts if one.run.folder == view.run.folder and one.outcome), "")
     return line("  ", (sign.glyph, f"bold ${sign.style}"), " ", f"{noun}{view.name}", (f", {word(verdict) or sign.text}", "$muted"))
-
-
-def best_title(snapshot: Snapshot) -> str:
-    """Return the title of the section that shows the best adapter."""
-    best = snapshot.best
-    return "Last evaluated" if best is None else "Best so far" if best.caveat else "Best adapter"
-
-
-def best_adapter(verdict: Evaluation, newest: Evaluation | None, names: Mapping[str, str], width: int) -> Content:
-    """Return an adapter's rates next to its rival's, and the newest verdict if it is about another one. Empty without adapters.
-
-    ``names`` has the names of renamed adapters.
-    """
-    if not verdict.changes:
-        return Content("")  # Textual asks a hidden panel for its height, too
-    name = one_line(names.get(verdict.run_id, verdict.name), 60)
-    rows = [line("  ", cell(name, width - 2, "bold")), Content("")]
-    for metric in key_metrics(verdict.changes):
-        rows += [*_metric(metric, verdict, width), Content("")]
-    outcome = word(verdict.outcome).capitalize()
-    if verdict.caveat:
-        from mlxtune.evaluation.render.wording import caveat_text  # loaded with the report
-
-        body = fold(f"{outcome}, but not recommended: {caveat_text(verdict.caveat)}.", width - 2, "    ", "$warning")
-        rows.append(line(("  ! ", "bold $warning"), body[4:]))
-    else:
-        than = "on" if verdict.outcome == "cannot_tell" else f"than {one_line(verdict.rival.name)} on"
-        glyph, token = verdict_style(verdict.outcome)
-        label = (f"  {glyph} {outcome}", f"bold {token}")
-        rows.append(line(label, (f" {than} {verdict.rows:,} rows", "$muted")))
-    if newest and newest.outcome and newest.run_id != verdict.run_id:
-        caveat = ", but not recommended" if newest.caveat else ""
-        glyph, token = verdict_style(newest.outcome, newest.caveat)
-        text = f"newest: {one_line(newest.name)}, {word(newest.outcome)}{caveat}"
-        rows.append(cell(line((f"  {glyph} ", f"bold {token}"), (text, "$muted")), width))
-    return lines(*rows)
-
-
-def key_metrics(changes: Sequence[tuple[Rate, Rate]]) -> list[tuple[Rate, Rate]]:
-    """Return the metric of the contract that changed most, if any did, and the whole contract."""
-    *parts, contract = changes
-    changed = [(before, after) for before, after in parts if after.share != before.share]
-    return [*sorted(changed, key=lambda change: -abs(change[1].share - change[0].share))[:1], contract]
-
-
-def _metric(change: tuple[Rate, Rate], verdict: Evaluation, width: int) -> list[Content]:
-    from mlxtune.evaluation.scorers.registry import metric_label  # the report was read, so this is loaded
-
-    before, after = change
-    rival, arm = one_line(verdict.rival.name), one_line(verdict.subject.name)
-    names = max(len(rival), len(arm)) + 2
-    space = width - names - 11
-
-    def row(arm: str, share: float, bar_style: str, style: str) -> Content:
-        figure = cell(f"{share * 100:.1f}%", 9, style, right=True)
-        return line("  ", cell(arm, names), bar(share, space, bar_style), figure)
-
-    return [
-        line("  ", cell(metric_label(after.metric), width - 2, "$muted")),
-        row(rival, before.share, "$muted", "$muted"),
-        row(arm, after.share, "$primary", "bold"),
-    ]

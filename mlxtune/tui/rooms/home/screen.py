@@ -15,9 +15,10 @@ from textual.content import Content
 from mlxtune.advice.next_step import NextStep, next_step, of_recipe
 from mlxtune.present.blocks import Action as StepAction
 from mlxtune.present.next_step import step_action
-from mlxtune.present.workflow import workflow
+from mlxtune.present.workflow import best_document, workflow
+from mlxtune.tui import draw
 from mlxtune.tui.actions import Action
-from mlxtune.tui.render.text import ago, key
+from mlxtune.tui.render.text import ago, key, lines
 from mlxtune.tui.room import Room
 from mlxtune.tui.rooms import ROOMS
 from mlxtune.tui.rooms.home import render
@@ -123,14 +124,15 @@ class HomeRoom(Room):
         self.query_one("#workflow", Section).head.set(note=recipe.title if recipe else "")
         self.query_one(NextPanel).update(lambda width, _height: render.next_step(step, own, keys, width, tall))
         self.query_one("#workflow-picture", Panel).update(lambda width, height: render.workflow(stages, width, height, tall))
-        verdict, runs = snapshot.best or snapshot.newest_outcome, snapshot.runs
-        best = self.query_one("#best", Section)
-        best.set_class(verdict is None or not verdict.changes, "-away")
+        best, newest, runs = snapshot.best, snapshot.newest_outcome, snapshot.runs
+        verdict = best or newest
+        self.query_one("#best", Section).set_class(verdict is None, "-away")
         if verdict:
-            best.head.set(title=render.best_title(snapshot))
-            panel = self.query_one("#best-picture", Panel)
-            newest, names = snapshot.newest_outcome, snapshot.adapter_names
-            panel.update(lambda width, _height: render.best_adapter(verdict, newest, names, width))
+            self.query_one("#best", Section).head.set(
+                title="Last evaluated" if best is None else "Best so far" if best.caveat else "Best adapter"
+            )
+            document = best_document(verdict, newest, snapshot.adapter_names)
+            self.query_one("#best-picture", Panel).update(lambda width, _height: lines(*draw.rows(document, width)))
         last_visit = self.app.saved.last_visit or snapshot.now
         changes = snapshot.ended_since(last_visit)
         self.query_one("#home-changes").display = bool(changes)
