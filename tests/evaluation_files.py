@@ -14,8 +14,8 @@ from mlxtune.evaluation.comparability import contract_hash
 from mlxtune.evaluation.contract import Contract
 from mlxtune.evaluation.holdout.ledger import HoldoutHistory
 from mlxtune.evaluation.json_fields import to_json
-from mlxtune.evaluation.render.publish import publish
 from mlxtune.evaluation.scorers import Score
+from mlxtune.present.report import publish
 from mlxtune.recipe import dump, load
 
 GOOD = '{"reply": "Thank you, it is near."}'

@@ -15,8 +15,8 @@ from mlxtune.cli.options import Json
 from mlxtune.cli.output import draw, info, progress_bar, show, show_json, show_missing_workspace
 from mlxtune.data import samples
 from mlxtune.evaluation.json_fields import to_json
-from mlxtune.evaluation.render.wording import caveat_text
 from mlxtune.present.adapter import AdapterDetail, adapter_document, adapters_table, comparison_document
+from mlxtune.present.verdict import caveat_text
 
 app = typer.Typer(
     help="List, show, compare, rename, tag, import, push, pull, remove, and restore adapters.",

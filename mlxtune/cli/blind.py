@@ -13,18 +13,17 @@ from typing import Annotated, Literal
 import typer
 
 from mlxtune.cli.options import Json
-from mlxtune.cli.output import Cell, err, info, show, show_json
-from mlxtune.cli.tables import print_heading, print_table, print_verdict
+from mlxtune.cli.output import Cell, draw, err, info, show_json
+from mlxtune.cli.tables import print_heading
 from mlxtune.core.text import one_line, plural
 from mlxtune.data.rows import Message
 from mlxtune.evaluation.blind.blind_session import BlindSession, PresentedPair, Vote
 from mlxtune.evaluation.blind.blind_status import export_votes
-from mlxtune.evaluation.blind.votes import HEADLINE_QUESTION, QUESTIONS, BlindResult
+from mlxtune.evaluation.blind.votes import HEADLINE_QUESTION, QUESTIONS
 from mlxtune.evaluation.json_fields import to_json
 from mlxtune.evaluation.paired_answers import load_pairs
-from mlxtune.evaluation.render.blind_table import rater_table, votes_table
-from mlxtune.evaluation.render.judge_wording import tally_text
 from mlxtune.evaluation.statistics.power import detectable_preference
+from mlxtune.present.blind import blind_document
 from mlxtune.runs import registry
 
 KEYS = "a  b  t tie   u undo   q stop"
@@ -61,7 +60,7 @@ def blind(
         if json:
             show_json({"folder": str(session.folder), **to_json(result)})
         else:
-            table(result)
+            draw(blind_document(result))
         if target:
             _export(session, target, question)
 
@@ -138,18 +137,6 @@ def _keys() -> Iterator[str]:
         if typed in ("", "\x04"):
             return
         yield typed.lower()
-
-
-def table(result: BlindResult) -> None:
-    """Print the verdict, the votes on each question, and the rater's consistency."""
-    print_verdict(
-        f"{plural(result.pairs, 'pair')}, rated blind",
-        result.headline.outcome,
-        tally_text(result.headline, result.first, result.second),
-    )
-    show("")
-    print_table(votes_table(result))
-    print_table(rater_table(result))
 
 
 def _export(session: BlindSession, path: Path, question: str) -> None:

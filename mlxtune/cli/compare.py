@@ -9,16 +9,15 @@ from typing import Annotated
 import typer
 
 from mlxtune.cli.options import Json
-from mlxtune.cli.output import Cell, show, show_json
-from mlxtune.cli.tables import print_columns, print_section, print_table, print_verdict
+from mlxtune.cli.output import Cell, draw, show_json
+from mlxtune.cli.tables import print_columns, print_section
 from mlxtune.core.errors import GateError, InputError
 from mlxtune.core.text import plural
 from mlxtune.evaluation.compare import EvaluationSide, compare_evaluations, compare_many, find_side
 from mlxtune.evaluation.json_fields import to_json
-from mlxtune.evaluation.render.comparison_table import evaluation_comparison_table
-from mlxtune.evaluation.render.wording import compared_rows_text, comparison_verdict
 from mlxtune.evaluation.scorers.registry import metric_label
 from mlxtune.evaluation.verdict import signed_points
+from mlxtune.present.comparison import comparison_document, comparison_verdict
 from mlxtune.present.labels import p_value
 from mlxtune.runs import registry
 
@@ -40,9 +39,7 @@ def compare(
     if json:
         show_json(to_json(result))
     else:
-        print_verdict(compared_rows_text(result), result.headline.outcome, comparison_verdict(result))
-        show("")
-        print_table(evaluation_comparison_table(result))
+        draw(comparison_document(result))
     if gate and result.headline.outcome != "better":
         raise GateError(f"Gate failed: {comparison_verdict(result)}")
 

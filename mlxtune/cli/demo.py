@@ -25,13 +25,13 @@ from mlxtune.data.split import split
 from mlxtune.evaluation import report as reports
 from mlxtune.evaluation.arms import BASE, GRAMMAR, TUNED, TUNED_GRAMMAR
 from mlxtune.evaluation.json_fields import to_json
-from mlxtune.evaluation.render.wording import verdict_text
 from mlxtune.evaluation.scorers import CONTRACT
 from mlxtune.models.resolve import resolve
 from mlxtune.planning.machine import COMPUTE_VARIABLE, this_machine
 from mlxtune.planning.plan import local_planner
 from mlxtune.present.plan import verdict_sentence
 from mlxtune.present.terminal import print_heading
+from mlxtune.present.verdict import verdict_text
 from mlxtune.recipe import Recipe, load
 from mlxtune.runs.registry import Run
 from mlxtune.runs.state import RunState

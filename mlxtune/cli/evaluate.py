@@ -16,34 +16,23 @@ from mlxtune.advice.next_step import after_evaluation
 from mlxtune.cli.consent import require_consent
 from mlxtune.cli.follow import follow, follow_answers
 from mlxtune.cli.options import Json, Overrides
-from mlxtune.cli.output import info, out, progress_bar, say_changed_evaluation, show, show_json
-from mlxtune.cli.tables import print_table, print_verdict
+from mlxtune.cli.output import draw, err, info, progress_bar, say_changed_evaluation, show, show_json
 from mlxtune.core.errors import GateError, InputError
 from mlxtune.core.text import one_line, plural
 from mlxtune.evaluation import report as reports
 from mlxtune.evaluation.endpoints import endpoint_arms, remote_hosts
 from mlxtune.evaluation.json_fields import to_json
 from mlxtune.evaluation.off_task.prompts import load_prompts
-from mlxtune.evaluation.promotion import is_forgetting_unmeasured
-from mlxtune.evaluation.render.comparison_table import evaluation_comparison_table, report_tables
-from mlxtune.evaluation.render.wording import (
-    UNMEASURED_FORGETTING,
-    comparison_verdict,
-    contract_text,
-    holdout_summary,
-    off_task_hint,
-    off_task_summary,
-    refusal_text,
-    seed_summary,
-    verdict_text,
-)
 from mlxtune.evaluation.report import EvaluationReport
-from mlxtune.evaluation.scorers import CONTRACT
 from mlxtune.evaluation.start import require_adapter
 from mlxtune.models.resolve import resolve, same_base
-from mlxtune.present.labels import GLYPHS, detectable_drop_fact, outcome_mark
+from mlxtune.present.blocks import Facts, Heading, facts
+from mlxtune.present.comparison import comparison_document, comparison_verdict
+from mlxtune.present.labels import detectable_drop_fact
 from mlxtune.present.next_step import next_step_document
+from mlxtune.present.report import report_document
 from mlxtune.present.terminal import print_document
+from mlxtune.present.verdict import off_task_hint, refusal_text
 from mlxtune.recipe import Recipe, load
 from mlxtune.runs import registry
 from mlxtune.runs.registry import Run
@@ -121,20 +110,11 @@ def _compare_generated(recipe: Recipe, *, consent: str, gate: bool, json: bool) 
     if json:
         show_json({"own": variants.own, "generated": variants.generated, "steps": steps, **to_json(result)})
     else:
-        print_verdict(
-            f"with {variants.generated:,} generated rows, against {variants.own:,} own rows alone",
-            result.headline.outcome,
-            comparison_verdict(result),
+        training = (
+            ("with", f"{variants.generated:,} generated rows, {steps[1]:,} steps"),
+            ("against", f"{variants.own:,} own rows alone, {steps[0]:,} steps"),
         )
-        show(
-            "    ",
-            (
-                f"{plural(result.rows, 'held-out row')}, the same for both; one training run of each: {steps[1]:,} and {steps[0]:,} steps",
-                "muted",
-            ),
-        )
-        show("")
-        print_table(evaluation_comparison_table(result))
+        draw((*comparison_document(result), Heading("Training"), facts(training)))
     if gate and result.headline.outcome != "better":
         raise GateError(f"Gate failed: {comparison_verdict(result)}")
 
@@ -172,8 +152,8 @@ def _start(
 
     ``seeds`` are runs that differ from ``run`` only in the seed.
     """
-    if (run or entry) and (fact := detectable_drop_fact(len(load_prompts(recipe)), recipe.evaluation.regression_margin)):
-        info("  ", (f"{fact.label.capitalize()} ", "muted"), f"{fact.value} {fact.note}")
+    if (run or entry) and (prompts := len(load_prompts(recipe))):
+        print_document((Facts((detectable_drop_fact(prompts, recipe.evaluation.regression_margin),)),), err)
     with progress_bar("looking for the model") as update:
         return control.evaluate(Path.cwd(), recipe, run, entry, seeds=seeds, consent=consent, progress=update)
 
@@ -189,28 +169,10 @@ def _consent(recipe: Recipe, send: bool) -> str:
 
 
 def show_report(report: EvaluationReport, folder: Path) -> None:
-    """Print a report's verdict, then all its tables."""
-    print_verdict(plural(report.facts["rows"], "held-out row"), report.outcome, verdict_text(report.verdict))
-    show("    ", (holdout_summary(report), "muted"))
-    if step := after_evaluation(folder, WorkspaceIndex(folder.parent.parent).read()):
-        print_document(next_step_document(step), out)
-    if report.answer_metric != CONTRACT:
-        show("    ", (contract_text(report), "muted"))
-    if report.seeds:
-        show("    ", seed_summary(report.seeds))
-    show("")
-    for report_table in report_tables(report):
-        print_table(report_table)
-    if off_task := report.off_task:
-        style = outcome_mark(off_task.outcome)
-        glyph = GLYPHS[style]
-        show("  ", (f"{glyph} ", f"bold {style}"), off_task_summary(off_task))
-        show("")
-    elif is_forgetting_unmeasured(report):
-        show("  ", (UNMEASURED_FORGETTING, "muted"))
-        show("")
-    show(("  Report   ", "muted"), str(folder / reports.FILE))
-    show(("  Outputs  ", "muted"), str(folder / "outputs.jsonl"))
+    """Print a report, and where it is."""
+    files = facts([("report", str(folder / reports.FILE)), ("outputs", str(folder / "outputs.jsonl"))])
+    step = after_evaluation(folder, WorkspaceIndex(folder.parent.parent).read())
+    draw((Heading("Verdict"), *report_document(report, next_step_document(step) if step else ()), files))
 
 
 def _subject(which: str, overrides: list[str]) -> tuple[Recipe, Run | None]:

@@ -12,21 +12,19 @@ import typer
 
 from mlxtune.cli.consent import require_consent
 from mlxtune.cli.options import CostCap, EndpointUrl, Json, PromptPrice, ReplyPrice
-from mlxtune.cli.output import info, progress_bar, show, show_json
-from mlxtune.cli.tables import print_table, print_verdict
+from mlxtune.cli.output import draw, info, progress_bar, show_json
 from mlxtune.core.errors import GateError, InputError
 from mlxtune.core.text import plural
 from mlxtune.evaluation.blind import blind_session
 from mlxtune.evaluation.json_fields import to_json
 from mlxtune.evaluation.judge import AskJudge, endpoint, judge_session, rubric
 from mlxtune.evaluation.judge.endpoint import CostMeter, EndpointJudge
-from mlxtune.evaluation.judge.judge_report import JudgeReport, build_judge_report, save_judge_report
+from mlxtune.evaluation.judge.judge_report import build_judge_report, save_judge_report
 from mlxtune.evaluation.judge.judge_session import JudgeSession
 from mlxtune.evaluation.judge.local import BATCH_SIZE, LocalJudge
 from mlxtune.evaluation.paired_answers import load_pairs
-from mlxtune.evaluation.render.comparison_table import comparison_table, key_value_table, score_table
-from mlxtune.evaluation.render.judge_wording import calibration_sentence, judge_faults, judge_verdict, win_rates
 from mlxtune.models.resolve import resolve
+from mlxtune.present.judge import judge_document
 from mlxtune.runs import registry
 
 WORKERS = 4  # concurrent questions
@@ -75,7 +73,7 @@ def judge(
         )  # fmt: skip
     report = build_judge_report(fixed, verdicts, blind_session.revealed_choices(run.folder, first, second, rows), meter.spent)
     save_judge_report(report, fixed.folder)
-    show_json({"folder": str(fixed.folder), **to_json(report)}) if json else table(report)
+    show_json({"folder": str(fixed.folder), **to_json(report)}) if json else draw(judge_document(report))
     if report.faults or report.unusable:
         raise GateError(
             "The judge is unreliable, so its verdict does not count.", hint="Use another model, or vote yourself: mlxtune blind"
@@ -131,29 +129,3 @@ def _consent(fixed: JudgeSession, send: bool) -> str:
     """Return how the user consented to sending the rows. Raise ``InputError`` without consent."""
     what = f"{plural(len(fixed.rows), 'row')}, including prompts and answers, will be sent to {fixed.host}."
     return require_consent(what, send, "Consent with --send, or use a judge on this machine with --local.")
-
-
-def table(report: JudgeReport) -> None:
-    """Print the verdict, the judge's reliability, and the comparison for each question."""
-    facts, (first, second) = report.facts, report.facts["arms"]
-    print_verdict(f"{plural(facts['rows'], 'row')}, judged by {facts['judge']}", report.outcome, judge_verdict(report))
-    show("")
-    items = [
-        ("sentinels", "; ".join(judge_faults(report)) or "none passed"),
-        ("both orders", f"{report.flips} of {report.both} pairs flipped, counted as ties"),
-        ("repeated questions", f"{report.same} of {report.repeated} identical grades"),
-    ]
-    for subject, kinds in report.problems.items():
-        arm = {"first": first, "second": second}.get(subject, "pairs")
-        items.append((f"unusable, {arm}", ", ".join(f"{count} {kind}" for kind, count in kinds.items())))
-    if calibrated := report.calibrated:
-        items.append(("your blind votes", calibration_sentence(calibrated)))
-        items += win_rates(calibrated, second)
-    if facts["spent"]:
-        items.append(("spent", f"${facts['spent']:.4f}"))
-    print_table(key_value_table("The judge", "", items))
-    if report.comparisons:
-        note = "yes/no questions; exact McNemar test with Holm-adjusted p-values; Newcombe intervals"
-        print_table(comparison_table(f"{second} over {first}", note, [(item.metric, item) for item in report.comparisons]))
-    if report.scores:
-        print_table(score_table(report.scores))

@@ -54,7 +54,8 @@ def plan(
     For a catalog model that is not downloaded, the estimate uses its known shapes.
     """
     loaded = resolve_parent(Path.cwd(), load(recipe, overrides or []))
-    off_task = detectable_drop_fact(len(load_prompts(loaded)), loaded.evaluation.regression_margin)
+    prompts = len(load_prompts(loaded))
+    off_task = detectable_drop_fact(prompts, loaded.evaluation.regression_margin) if prompts else None
     splits = split(read_source(loaded.source, loaded.data.format, loaded.data.map), loaded.data)
     is_here = probe or is_local(loaded.model.base, relative_to=loaded.folder)
     base = None if is_here else catalog.find(loaded.model.base)

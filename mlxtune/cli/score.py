@@ -10,19 +10,18 @@ from typing import Annotated, Any
 import typer
 
 from mlxtune.cli.options import Json
-from mlxtune.cli.output import show_json
-from mlxtune.cli.tables import print_table
+from mlxtune.cli.output import draw, show_json
 from mlxtune.core.errors import InputError
 from mlxtune.core.files import read_failure, read_text
 from mlxtune.core.text import plural
 from mlxtune.evaluation.contract import Contract, check_patterns
-from mlxtune.evaluation.render.comparison_table import rate_cells
 from mlxtune.evaluation.report_builder import metric_rates
 from mlxtune.evaluation.scorers import CONTRACT, ModelAnswer, Score
 from mlxtune.evaluation.scorers.registry import metric_label
 from mlxtune.evaluation.scorers.schema_valid import SchemaValidator
 from mlxtune.models.thoughts import split_thought
 from mlxtune.present.blocks import Cell, Column, Table
+from mlxtune.present.report import rate_cells
 from mlxtune.recipe import Disclaimer, EvaluationSection, load
 
 
@@ -77,7 +76,7 @@ def score(
         return
     body = tuple((Cell(metric_label(rate.metric)), *rate_cells(rate)) for rate in rates)
     columns = (Column(), Column(right=True), Column(right=True), Column())
-    print_table(Table("Score", plural(len(rows), "output"), columns, body))
+    draw((Table("Score", plural(len(rows), "output"), columns, body),))
 
 
 def _score_json(scores: dict[str, Score], required: set[str]) -> dict[str, Any]:

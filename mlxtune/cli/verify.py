@@ -16,7 +16,7 @@ from mlxtune.evaluation import report as reports
 from mlxtune.evaluation import signature as signing
 from mlxtune.evaluation import verify as verifying
 from mlxtune.evaluation.promotion import promotion_caveat
-from mlxtune.evaluation.render.wording import caveat_text, verdict_text
+from mlxtune.present.verdict import caveat_text, verdict_text
 from mlxtune.runs import registry
 
 _SHOWN = 20

@@ -48,9 +48,9 @@ from mlxtune.evaluation.json_fields import to_json
 from mlxtune.evaluation.judge import judge_report, judge_session
 from mlxtune.evaluation.off_task.result import compare_off_task
 from mlxtune.evaluation.paired_answers import load_pairs
-from mlxtune.evaluation.render.publish import render_pages
 from mlxtune.evaluation.report import PAGES, ReportFacts
 from mlxtune.evaluation.report_builder import build
+from mlxtune.present.report import render_pages
 from mlxtune.recipe import AUTO
 
 # Facts recorded by the evaluation that cannot be recomputed from the files in its folder.

@@ -33,12 +33,12 @@ from mlxtune.evaluation.off_task import prompts
 from mlxtune.evaluation.off_task.prompts import OffTaskPrompt
 from mlxtune.evaluation.off_task.result import compare_off_task
 from mlxtune.evaluation.progress import progress_reporter
-from mlxtune.evaluation.render.publish import publish
 from mlxtune.evaluation.report import ReportFacts
 from mlxtune.evaluation.seed_report import recommend
 from mlxtune.models.cpu import blas
 from mlxtune.models.resolve import resolve
 from mlxtune.planning.machine import this_machine
+from mlxtune.present.report import publish
 from mlxtune.runs.worker import Worker, run_worker
 
 if TYPE_CHECKING:  # these import mlx, which must come after the BLAS

@@ -11,7 +11,6 @@ from mlxtune.adapters.compare import AdapterComparison
 from mlxtune.adapters.entry import AdapterEntry, AdapterScore
 from mlxtune.adapters.export.tried import ExportedCopy, FailedExport, TriedExport, exported_copies, failed_export, tried_exports
 from mlxtune.core.text import one_line, plural, size
-from mlxtune.evaluation.render.wording import caveat_text, comparison_verdict, verdict_text
 from mlxtune.evaluation.scorers.registry import metric_label
 from mlxtune.present.blocks import (
     Action,
@@ -28,8 +27,10 @@ from mlxtune.present.blocks import (
     Table,
     text,
 )
+from mlxtune.present.comparison import comparison_verdict
 from mlxtune.present.export import exports_table, form_label, measured_in
 from mlxtune.present.labels import GLYPHS, outcome_mark, percent, word
+from mlxtune.present.verdict import caveat_text, verdict_text
 
 EVALUATE = "adapters.evaluate"
 _KINDS = {"lora": "LoRA", "dora": "DoRA"}
@@ -199,7 +200,7 @@ def comparison_document(compared: AdapterComparison) -> Document:
     columns = (Column(), Column(), Column(first.name), Column(second.name))
     table = Table("Adapters", "differences in bold", columns, tuple(rows))
     if compared.contrast:
-        from mlxtune.evaluation.render.comparison_table import evaluation_comparison_table
+        from mlxtune.present.comparison import evaluation_comparison_table
 
         return table, text(comparison_verdict(compared.contrast), "bold"), evaluation_comparison_table(compared.contrast)
     reason = f"{compared.unevaluated} has not been evaluated in this workspace" if compared.unevaluated else compared.error

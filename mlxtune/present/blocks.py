@@ -41,6 +41,28 @@ class Text:
 
 
 @dataclass(frozen=True)
+class Quote:
+    """A text by a person or a model, of which ``span`` is the part that fails."""
+
+    label: str
+    text: str
+    span: tuple[int, int] | None = None
+    style: Style = ""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A row with the answers to it, which only pages show."""
+
+    title: str
+    kind: str
+    detail: str
+    prompt: str
+    answers: tuple[Quote, ...]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Action:
     """An action to take next. The app shows its key, the command line its command."""
 
@@ -154,7 +176,29 @@ class Table:
         return Table(self.title, self.note, tuple(self.columns[index] for index in keep), rows)
 
 
-Block = Heading | Text | Facts | Bars | Table | Action
+@dataclass(frozen=True)
+class Square:
+    """The 2×2 table of rows that pass in the first and in the second arm."""
+
+    title: str
+    note: str
+    first: str
+    second: str
+    both: int
+    broken: int
+    fixed: int
+    neither: int
+
+    @property
+    def table(self) -> Table:
+        """The same as a table with words in its cells."""
+        columns = (Column(), Column(f"{self.second} passes"), Column(f"{self.second} fails"))
+        passes = (Cell(f"{self.first} passes"), Cell(f"{self.both:,} still pass"), Cell(f"{self.broken:,} broken", "error"))
+        fails = (Cell(f"{self.first} fails"), Cell(f"{self.fixed:,} fixed", "success"), Cell(f"{self.neither:,} still fail"))
+        return Table(self.title, self.note, columns, (passes, fails))
+
+
+Block = Heading | Text | Facts | Bars | Table | Square | Sample | Action
 Document = tuple[Block, ...]
 
 

@@ -18,14 +18,14 @@ from mlxtune.core.errors import MlxtuneError
 from mlxtune.core.hashing import sha256_json
 from mlxtune.core.text import one_line, plural
 from mlxtune.evaluation import report as reports
-from mlxtune.evaluation.render.comparison_table import comparison_tables
-from mlxtune.evaluation.render.markdown import table_blocks
-from mlxtune.evaluation.render.wording import caveat_text, history_text, verdict_text
 from mlxtune.evaluation.scorers.registry import metric_label
 from mlxtune.models import catalog
+from mlxtune.present.blocks import Document, Facts
 from mlxtune.present.export import LOST, exports_table, identical, outcome_mark
 from mlxtune.present.labels import percent
-from mlxtune.present.markdown import grid, plain
+from mlxtune.present.markdown import blocks, grid, plain
+from mlxtune.present.report import comparison_tables
+from mlxtune.present.verdict import caveat_text, history_facts, verdict_text
 
 
 def adapter_card(entry: AdapterEntry, base: PublishedBase, library: Library = "mlx") -> str:
@@ -128,8 +128,8 @@ def _evidence(score: AdapterScore) -> list[str]:
         report = reports.load(score.folder)
     except MlxtuneError:
         return []
-    blocks = [block for pairs in comparison_tables(report) for block in table_blocks(pairs)]
-    return [block for block in (*blocks, plain(history_text(report.holdout))) if block]
+    document: Document = (*comparison_tables(report), Facts(tuple(history_facts(report.holdout))))
+    return [part for block in document for part in blocks(block) if part]
 
 
 def _data_facts(lineage: Mapping[str, Any]) -> dict[str, str]:

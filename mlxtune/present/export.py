@@ -73,7 +73,7 @@ def verification_document(result: Verification, name: str = "") -> Document:
 
 def contract_tables(answers: ComparedAnswers, note: str) -> Sequence[Block]:
     """Return the comparison of each metric of the contract, if there are any."""
-    from mlxtune.evaluation.render.comparison_table import comparison_table
+    from mlxtune.present.comparison import comparison_table
 
     named = [(metric_label(item.metric), item) for item in answers.rates]
     return [comparison_table("Contract", note, named)] if named else []

@@ -84,12 +84,15 @@ def detectable_gain_fact(rows: int) -> Fact:
     return Fact("detects", f"≥ {plural(round(100 * clean), 'point')}", f"{regress}{plural(rows, 'row')}, {POWER:.0%} power")
 
 
-def detectable_drop_fact(prompts: int, margin: float) -> Fact | None:
-    """Return how likely it is that off-task ``prompts`` rule out a drop of ``margin``; ``None`` without prompts.
+def detectable_drop_fact(prompts: int, margin: float) -> Fact:
+    """Return how likely it is that off-task ``prompts`` rule out a drop of ``margin``.
 
     Answers to a prompt in both conditions count as one, so the true power is at least this.
     """
-    if not prompts:
-        return None
     power = f"rules out a drop of {100 * margin:g} points with {non_inferiority_power(prompts, margin):.0%} power"
     return Fact("off-task", plural(prompts, "prompt"), f"{power} if {FLIPPED:.0%} of answers change")
+
+
+def capital(text: str) -> str:
+    """Return ``text`` with a capital first letter."""
+    return text[:1].upper() + text[1:]

@@ -6,22 +6,25 @@ import re
 from collections.abc import Iterator, Sequence
 
 from mlxtune.core.text import one_line, safe_text
-from mlxtune.present.blocks import Action, Bars, Block, Document, Facts, Heading, Table, Text
+from mlxtune.present.blocks import Action, Bars, Block, Document, Facts, Heading, Quote, Sample, Square, Table, Text
+from mlxtune.present.labels import capital
 
 _LENGTH = 900  # maximum characters of a quoted text
 
 
 def render(document: Document) -> str:
-    """Return a document as Markdown."""
-    return "\n\n".join(part for block in document for part in blocks(block) if part) + "\n"
+    """Return a document as Markdown, with a text at its beginning as its title."""
+    first, *rest = document
+    parts = [f"# {plain(first.plain)}"] if isinstance(first, Text) else list(blocks(first))
+    return "\n\n".join(filter(None, [*parts, *(part for block in rest for part in blocks(block))])) + "\n"
 
 
 def blocks(block: Block) -> Iterator[str]:
     """Yield the paragraphs of a block."""
     match block:
         case Heading(title, note):
-            yield f"## {plain(_capital(title))}"
-            yield f"{plain(_capital(note))}." if note else ""
+            yield f"## {plain(capital(title))}"
+            yield f"{plain(capital(note))}." if note else ""
         case Text():
             yield plain(block.plain)
         case Facts(facts):
@@ -29,8 +32,17 @@ def blocks(block: Block) -> Iterator[str]:
             yield grid(["", ""], body, [False, False])
         case Bars(bars):
             yield grid(["", "", ""], [[plain(bar.label), plain(bar.value), plain(bar.note)] for bar in bars], [False, True, False])
+        case Square():
+            yield from _table(block.table)
+        case Sample(title, kind, detail, prompt, answers, notes):
+            yield f"### {plain(title)}"
+            yield plain(f"{kind}: {detail}")
+            for quote in (Quote("Prompt", prompt), *answers):
+                yield f"{plain(quote.label)}:"
+                yield fence(quote.text)
+            yield "\n".join(f"- {plain(note)}" for note in notes)
         case Action(_, label, command):
-            yield f"{plain(label)}: `{command}`" if command else ""
+            yield f"`{command}` {plain(label)}." if command else ""
         case Table():
             yield from _table(block)
 
@@ -58,7 +70,3 @@ def fence(text: str) -> str:
     text = safe_text(text, limit=_LENGTH)
     marks = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", text)), default=0))
     return f"{marks}text\n{text}\n{marks}"
-
-
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]

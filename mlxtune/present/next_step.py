@@ -153,7 +153,7 @@ def step_why(step: NextStep, snapshot: Snapshot) -> str:
     if verdict := _verdict(step, snapshot):
         headline = verdict.report.headline
         change = f" {change_text(headline.low, headline.change, headline.high)} points" if headline else ""
-        from mlxtune.evaluation.render.wording import caveat_text  # the report was read, so this is loaded
+        from mlxtune.present.verdict import caveat_text  # the report was read, so this is loaded
 
         caveat = f"; not recommended: {caveat_text(verdict.caveat)}" if verdict.caveat else ""
         return f"{word(verdict.outcome)}{change}{caveat}"

@@ -10,7 +10,7 @@ from rich.table import Table as RichTable
 from rich.text import Text as RichText
 
 from mlxtune.core.text import safe_text
-from mlxtune.present.blocks import Action, Bars, Block, Document, Fact, Facts, Heading, IntervalBar, Table, Text
+from mlxtune.present.blocks import Action, Bars, Block, Document, Fact, Facts, Heading, IntervalBar, Square, Table, Text
 from mlxtune.present.labels import GLYPHS
 
 _BAR = 24  # cells of a bar
@@ -34,7 +34,7 @@ def styled(*parts: Part) -> RichText:
 def print_document(document: Document, console: Console) -> None:
     """Print every block. Each heading except the first, and each table, has an empty line above."""
     for index, block in enumerate(document):
-        if index and (isinstance(block, Heading) or (isinstance(block, Table) and block.title)):
+        if index and (isinstance(block, Heading | Square) or (isinstance(block, Table) and block.title)):
             console.print()
         _print_block(block, console)
 
@@ -58,6 +58,8 @@ def _print_block(block: Block, console: Console) -> None:
             print_columns(rows, right=(1,), console=console)
         case Table():
             _print_table(block, console)
+        case Square():
+            _print_table(block.table, console)
         case Action(_, label, command):
             console.print(
                 styled("  ", (command, "primary"), (f"   {label}" if label else "", "muted")) if command else styled("  ", label)

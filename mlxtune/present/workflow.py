@@ -170,8 +170,8 @@ def best_document(best: Evaluation, newest: Evaluation | None, names: Mapping[st
 
     ``names`` has the names of renamed adapters.
     """
-    from mlxtune.evaluation.render.wording import caveat_text  # the report was read, so these are loaded
     from mlxtune.evaluation.scorers.registry import metric_label
+    from mlxtune.present.verdict import caveat_text  # the report was read, so these are loaded
 
     blocks: list[Block] = [text(names.get(best.run_id, best.name), "bold")]
     for before, after in key_metrics(best.changes):

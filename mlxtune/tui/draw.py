@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from textual.content import Content
 
 from mlxtune.core.text import one_line
-from mlxtune.present.blocks import Action, Bars, Block, Document, Fact, Facts, Heading, Mark, Style, Table, Text
+from mlxtune.present.blocks import Action, Bars, Block, Document, Fact, Facts, Heading, Mark, Square, Style, Table, Text
 from mlxtune.present.labels import GLYPHS
 from mlxtune.tui.render.bars import axis, interval
 from mlxtune.tui.render.text import cell, line, section_title, wrap
@@ -32,7 +32,7 @@ def rows(document: Document, width: int, keys: Keys | None = None) -> list[Conte
     """Draw every block, with an empty row above each heading but the first."""
     drawn: list[Content] = []
     for block in document:
-        if drawn and (isinstance(block, Heading) or (isinstance(block, Table) and block.title)):
+        if drawn and (isinstance(block, Heading | Square) or (isinstance(block, Table) and block.title)):
             drawn.append(Content(""))
         drawn += block_rows(block, width, keys)
     return drawn
@@ -51,8 +51,11 @@ def block_rows(block: Block, width: int, keys: Keys | None = None) -> list[Conte
             return bar_rows(block, width)
         case Table():
             return table_rows(block, width)
+        case Square():
+            return table_rows(block.table, width)
         case Action(id, _, _):
             return [line("  ", keys[id])] if keys and id in keys else []
+    return []
 
 
 def glyph(mark: Mark) -> Content:
@@ -61,16 +64,17 @@ def glyph(mark: Mark) -> Content:
 
 
 def text_rows(block: Text, width: int) -> list[Content]:
-    """Draw a paragraph after its mark, with later rows indented to match. Only a paragraph of one row keeps several styles."""
+    """Draw a paragraph after its mark, with later rows indented to match."""
     indent = "    " if block.mark else "  "
     parts = [(one_line(span), "") if isinstance(span, str) else (one_line(span[0]), token(span[1])) for span in block.spans]
-    first, *rest = wrap("".join(text for text, _ in parts), width - len(indent))
-    lead = line("  ", glyph(block.mark))
-    if not rest:
-        return [line(lead, *parts).truncate(max(width, 0))]
-    style = parts[0][1]
-    drawn = [line(lead, (first, style)), *(line((f"{indent}{row}", style)) for row in rest)]
-    return [row.truncate(max(width, 0)) for row in drawn]
+    whole = Content.assemble(*parts)
+    drawn, start = [], 0
+    for index, row in enumerate(wrap(whole.plain, width - len(indent) - 2)):
+        start += whole.plain[start : start + 1] == " "
+        lead = line("  ", glyph(block.mark)) if index == 0 else Content(indent)
+        drawn.append(line(lead, whole[start : start + len(row)]).truncate(max(width, 0)))
+        start += len(row)
+    return drawn
 
 
 def fact_rows(fact: Fact, width: int, keys: Keys | None = None, label_width: int = LABEL) -> list[Content]:

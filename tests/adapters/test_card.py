@@ -13,9 +13,9 @@ from huggingface_hub import ModelCard
 
 from mlxtune.adapters import library, publish
 from mlxtune.evaluation.json_fields import to_json
-from mlxtune.evaluation.render.wording import verdict_text
 from mlxtune.evaluation.statistics.intervals import wilson
 from mlxtune.present import card
+from mlxtune.present.verdict import verdict_text
 
 RUN = "20261124-1412-shop"
 

@@ -17,10 +17,10 @@ from mlxtune.evaluation.blind.blind_session import BlindSession
 from mlxtune.evaluation.blind.votes import QUESTIONS, preference_rows
 from mlxtune.evaluation.holdout.ledger import history, ledger_path
 from mlxtune.evaluation.paired_answers import AnswerPair
-from mlxtune.evaluation.render.judge_wording import tally_text
 from mlxtune.evaluation.statistics.agreement import kappa
 from mlxtune.evaluation.statistics.intervals import wilson
 from mlxtune.evaluation.statistics.significance import holm, sign_test
+from mlxtune.present.blind import tally_text
 
 PROMPT = (Message("system", "Be kind."), Message("user", "Where is it?"))
 

@@ -12,9 +12,10 @@ from mlxtune.core.errors import InputError
 from mlxtune.evaluation import comparability, report
 from mlxtune.evaluation.comparability import ChangedTerm, ChangedTerms
 from mlxtune.evaluation.compare import compare_evaluations, find_side
-from mlxtune.evaluation.render.wording import compared_rows_text
 from mlxtune.evaluation.report_builder import build
 from mlxtune.evaluation.scorers import PASS
+from mlxtune.present.blocks import Heading
+from mlxtune.present.comparison import comparison_document
 from mlxtune.recipe import parse
 from mlxtune.runs.registry import Run
 
@@ -177,7 +178,7 @@ def test_pairs_that_were_not_compared_are_left_out(tmp_path: Path, contract: boo
     comparison = compare_evaluations(find_side(tmp_path, str(first)), find_side(tmp_path, str(second)))
     assert comparison.headline.metric == "preference"
     assert (comparison.rows, comparison.headline.paired.total) == (4, 3)
-    assert compared_rows_text(comparison) == "4 held-out rows, the same for both; compared on 3"
+    assert comparison_document(comparison)[0] == Heading("Verdict", "4 held-out rows, the same for both; compared on 3")
 
 
 def test_metrics_outside_the_contract_are_compared_too(tmp_path: Path) -> None:

@@ -18,11 +18,11 @@ from mlxtune.data.source import read_source
 from mlxtune.data.split import record_splits, split
 from mlxtune.evaluation import report, worker
 from mlxtune.evaluation.off_task.prompts import OFF_TASK
-from mlxtune.evaluation.render.comparison_table import arms_table
 from mlxtune.evaluation.verify import verify
 from mlxtune.models import lora
 from mlxtune.models.load import load as load_model
 from mlxtune.models.resolve import resolve
+from mlxtune.present.report import arms_table
 from mlxtune.recipe import AdapterSection, Recipe, dump, load
 from mlxtune.runs import events, registry
 from mlxtune.runs.registry import Run

@@ -9,10 +9,10 @@ from mlxtune.evaluation.json_fields import to_json
 from mlxtune.evaluation.off_task.prompts import OffTaskPrompt
 from mlxtune.evaluation.off_task.result import compare_off_task
 from mlxtune.evaluation.promotion import Caveat, is_forgetting_unmeasured, promotion_caveat, promotion_refusal
-from mlxtune.evaluation.render.wording import caveat_text, off_task_hint, refusal_text, verdict_text
 from mlxtune.evaluation.report import EvaluationReport, ReportFacts
 from mlxtune.evaluation.report_builder import build
 from mlxtune.evaluation.scorers import PASS, Score
+from mlxtune.present.verdict import caveat_text, conclusion_facts, off_task_hint, refusal_text, verdict_text
 
 ROWS = 40
 FAILS = Score(False, "bad", "why")
@@ -85,10 +85,11 @@ def test_cannot_tell_can_be_accepted(off_task: tuple[int, int], accepted: bool) 
 
 
 def test_a_worse_contract_precedes_the_gain_in_preferences() -> None:
-    verdict = CASES[-1][0].verdict
+    report = CASES[-1][0]
+    verdict = report.verdict
     assert (verdict.reason, verdict.contract.outcome, verdict.headline.outcome) == ("contract", "worse", "better")  # type: ignore[union-attr]
     assert verdict_text(verdict).startswith("Worse. Whole contract: −")
-    assert " Better. Preference accuracy: +" in verdict_text(verdict)
+    assert [(fact.label, fact.mark) for fact in conclusion_facts(report)][1] == ("preference accuracy", "success")
 
 
 def test_stronger_untrained_arm_blocks_promotion() -> None:

@@ -17,9 +17,10 @@ from mlxtune.evaluation.judge.endpoint import CostCapReached, CostMeter
 from mlxtune.evaluation.judge.judge_report import SentinelFault, build_judge_report
 from mlxtune.evaluation.judge.rubric import DEFAULT, Rubric, RubricQuestion
 from mlxtune.evaluation.paired_answers import AnswerPair
-from mlxtune.evaluation.render.judge_wording import judge_verdict
 from mlxtune.evaluation.statistics.prediction_powered import prediction_powered_mean
 from mlxtune.evaluation.statistics.significance import mcnemar, sign_test
+from mlxtune.present.blocks import Fact
+from mlxtune.present.judge import judge_facts, judge_verdict
 
 RUBRIC = Rubric((RubricQuestion("thanks", "Does it thank?"), RubricQuestion("voice", "How warm?", ("a", "b", "c", "d", "e"))))
 
@@ -91,7 +92,8 @@ def test_judge_that_passes_a_sentinel_is_unreliable(evaluation, passed, named):
 
     report = _judged(evaluation, behavior, _rows(12))
     assert (report.faults, report.outcome) == ((SentinelFault(named, ("thanks",)),), "cannot_tell")
-    assert judge_verdict(report).startswith(f"Cannot tell. The judge is unreliable: it passed the sentinel “{named}” on thanks.")
+    assert judge_verdict(report) == "Cannot tell. The judge is unreliable."
+    assert judge_facts(report).facts[0] == Fact("sentinels", f"passed “{named}”", "thanks", "error")
 
 
 def test_judge_that_obeys_answers_is_unreliable(evaluation):

@@ -5,7 +5,8 @@ import json
 import pytest
 
 from mlxtune.evaluation.holdout.ledger import HoldoutHistory, history, ledger_path, record
-from mlxtune.evaluation.render.wording import history_text
+from mlxtune.present.blocks import Fact
+from mlxtune.present.verdict import history_facts
 
 ROWS = ["a1", "b2", "c3"]
 
@@ -30,22 +31,21 @@ def test_evaluations_are_counted_for_their_rows(book):
 
 
 @pytest.mark.parametrize(
-    ("summary", "text"),
+    ("known", "fact"),
     [
-        (HoldoutHistory(0, 0, 0, 0, 0), "Never evaluated."),
-        (HoldoutHistory(1, 0, 0, 0, 0), "Evaluated for the first time."),
-        (HoldoutHistory(2, 0, 0, 0, 0), "Evaluated 2 times."),
+        (HoldoutHistory(0, 0, 0, 0, 0), Fact("evaluated", "0 times")),
+        (HoldoutHistory(1, 0, 0, 0, 0), Fact("evaluated", "1 time")),
         (
             HoldoutHistory(3, 0, 0, 0, 0, judged=2),
-            "Evaluated 3 times (2 in blind sessions or by a judge), so expect optimistic results.",
+            Fact("evaluated", "3 times", "2 in blind sessions or by a judge; expect optimistic results", "warning"),
         ),
-        (HoldoutHistory(1, 0, 2, 1, 0), "The held-out rows changed since the last evaluation: 2 rows new, 1 removed."),
-        (HoldoutHistory(1, 2, 0, 0, 0), "2 rows exported for training: do not test a model on rows it was trained on."),
-        (HoldoutHistory(1, 0, 0, 0, 4), "The ledger was edited at line 4, so its count is unreliable."),
+        (HoldoutHistory(1, 0, 2, 1, 0), Fact("rows changed", "2 rows new, 1 removed", "since the last evaluation", "warning")),
+        (HoldoutHistory(1, 2, 0, 0, 0), Fact("exported", "2 rows", "for training", "warning")),
+        (HoldoutHistory(1, 0, 0, 0, 4), Fact("ledger", "edited at line 4", "its count is unreliable", "error")),
     ],
 )
-def test_history_is_worded(summary, text):
-    assert history_text(summary).endswith(text)
+def test_history_is_described(known, fact):
+    assert history_facts(known)[-1] == fact
 
 
 def test_resumed_evaluation_is_counted_once(book):

@@ -14,7 +14,7 @@ from mlxtune.data.rows import Conversation, Location, Message, prompt_text
 from mlxtune.data.source import read_source
 from mlxtune.evaluation import nearest_rows
 from mlxtune.evaluation.evidence import NearestRow, load_links
-from mlxtune.evaluation.render.wording import nearest_row_text
+from mlxtune.present.report import nearest_row_text
 
 
 def _row(text: str, line: int = 1) -> Conversation:

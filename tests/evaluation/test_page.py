@@ -18,14 +18,14 @@ from mlxtune.evaluation.holdout.contamination import Contamination
 from mlxtune.evaluation.json_fields import to_json
 from mlxtune.evaluation.off_task.prompts import OffTaskPrompt
 from mlxtune.evaluation.off_task.result import OffTaskChange, OffTaskResult, compare_off_task
-from mlxtune.evaluation.render import html, markdown, wording
-from mlxtune.evaluation.render.comparison_table import arms_table, comparison_tables
 from mlxtune.evaluation.scope import Scope
 from mlxtune.evaluation.seed_report import SeedReport, SeedResult
 from mlxtune.evaluation.statistics.agreement import Estimate
 from mlxtune.evaluation.statistics.intervals import PairedCounts
 from mlxtune.evaluation.statistics.seed_spread import SeedMean
-from mlxtune.evaluation.verdict import compare
+from mlxtune.present import html, markdown
+from mlxtune.present.report import arms_table, comparison_tables, report_document
+from mlxtune.present.verdict import report_facts
 
 SCRIPT = "<script>alert(1)</script>"
 HOSTILE = [
@@ -65,9 +65,17 @@ def _page(folder) -> str:
     return (folder / "report.html").read_text()
 
 
+def _html(loaded, failures=()) -> str:
+    return html.render(report_document(loaded, failures=failures), str(loaded.facts["name"]), str(loaded.facts["base"]))
+
+
+def _facts(loaded) -> dict[str, tuple[str, str]]:
+    return {fact.label: (fact.value, fact.note) for fact in report_facts(loaded).facts}
+
+
 def test_page_order_is_verdict_charts_rows_facts(tmp_path):
     text = _page(write_evaluation(tmp_path))
-    words = ["Cannot tell.", "Of 4 rows, 1 passed", "Rates", "Row by row", "Failures", "tuned over base", "Answers", "Failed rows",
+    words = ["Cannot tell.", "1 → 3 of 4", "Rates", "Row by row", "Failures", "tuned over base", "Answers", "Failed rows",
              "Facts", "mlxtune verify"]  # fmt: skip
     places = [text.index(f">{word}" if word[0].isupper() else word) for word in words]
     assert places == sorted(places)
@@ -109,7 +117,7 @@ def test_hostile_names_and_kinds_are_escaped(tmp_path):
     rates = tuple(replace(rate, failures={SCRIPT: 3}) for rate in loaded.arms[1].rates)
     loaded = replace(loaded, facts={**loaded.facts, "name": SCRIPT, "base": SCRIPT, "source": SCRIPT, "run": SCRIPT},
                    arms=(loaded.arms[0], replace(loaded.arms[1], rates=rates)))  # fmt: skip
-    seen = _Seen(html.render_html(loaded, failed_rows(folder, loaded)))
+    seen = _Seen(_html(loaded, failed_rows(folder, loaded)))
     assert "script" not in seen.elements
     assert "".join(seen.texts).count(SCRIPT) >= 5
 
@@ -155,20 +163,14 @@ def test_headline_pairs_come_first_and_others_show_headline_metric_only(tmp_path
     arms = {"base": [BAD] * 12, "base+prompt": [GOOD] * 2 + [BAD] * 10, "base+kshot": [GOOD] * 3 + [BAD] * 9, "tuned": [GOOD] * 12}
     folder = write_evaluation(tmp_path, **arms)
     loaded = report.load(folder)
-    pairs = wording.comparisons_by_pair(loaded)
-    assert [name for name, _ in pairs] == [
-        "tuned over base+kshot",
-        "tuned over base",
-        "base+prompt over base",
-        "base+kshot over base",
-    ]
-    assert [len(items) for _, items in pairs] == [4, 4, 1, 1]
-    assert {items[0].metric for _, items in pairs} == {"contract"}
+    first, second, others = comparison_tables(loaded)
+    assert [len(table.rows) for table in (first, second)] == [4, 4]
+    assert [row[0].text for row in others.rows] == ["base+prompt over base", "base+kshot over base"]
     text = _page(folder)
     places = [text.index(f"<h2>{title}</h2>") for title in ("tuned over base+kshot", "tuned over base", "Other arms")]
     assert places == sorted(places)
     assert "base+prompt over base" in text[places[-1] :]
-    assert "The whole contract: valid JSON, fits the schema, no forbidden phrase." in text
+    assert _facts(loaded)["contract"] == ("valid JSON, fits the schema, no forbidden phrase", "")
 
 
 def test_the_only_pair_is_not_called_another_one(tmp_path):
@@ -184,10 +186,10 @@ def test_off_task_regression_is_stated_at_top(tmp_path):
     for broken, dropped in ((9, True), (0, False)):
         result = compare_off_task(prompts, ["yes"] * 20 + ["no"] * 14, ["no"] * broken + ["yes"] * (20 - broken) + ["no"] * 14)
         regressed = replace(loaded, facts={**loaded.facts, "off_task": to_json(result)})
-        text = html.render_html(regressed, failed_rows(folder, regressed))
-        assert ('class="lede blocked"' in text) == dropped
-        assert f"{100 * (20 - broken) / 34:.1f}%" in text
-        assert "## Off-task prompts" in markdown.render_markdown(regressed, failed_rows(folder, regressed))
+        (fact,) = (fact for fact in report_facts(regressed).facts if fact.label == "off-task")
+        assert (fact.mark == "error") == dropped
+        assert fact.value == f"58.8% → {100 * (20 - broken) / 34:.1f}%"
+        assert "## Off-task prompts" in markdown.render(report_document(regressed, failures=failed_rows(folder, regressed)))
 
 
 def test_failing_answer_is_shown_with_passing_answer_or_reference(tmp_path):
@@ -199,41 +201,30 @@ def test_failing_answer_is_shown_with_passing_answer_or_reference(tmp_path):
     assert BAD not in seen.texts
 
 
-def test_holdout_summary_states_only_known_facts(tmp_path):
+def test_only_known_facts_about_the_held_out_rows_are_stated(tmp_path):
     folder = write_evaluation(tmp_path)
     loaded = report.load(folder)
-    assert wording.holdout_summary(loaded) == "4 held-out rows. Evaluated for the first time."
+    facts = _facts(loaded)
+    assert (facts["rows"], facts["evaluated"]) == (("4 held out", ""), ("1 time", ""))
+    assert not {"trained on", "changed", "pairs"} & set(facts)
     known = {
         "contamination": to_json(Contamination("unseen", "a", 6)), "groups": 3,
         "changed_terms": to_json(ChangedTerms("one", (ChangedTerm("schema"),))),
     }  # fmt: skip
     described = replace(loaded, facts={**loaded.facts, **known})
-    assert wording.holdout_summary(described) == (
-        "4 held-out rows. None of these rows or their prompts is among the 6 rows that the adapter was trained or validated on. Near-duplicates count as one: 3 groups of rows. Evaluated for the first time. "
-        "The schema changed since one."
-    )
-    assert wording.method(described).endswith("exact sign-flip test over groups, p after Holm")
-    assert wording.method(loaded) == "same rows; Newcombe intervals; exact McNemar test, p after Holm"
+    facts = _facts(described)
+    assert facts["rows"] == ("4 held out", "3 groups: near-duplicates count as one")
+    assert facts["trained on"] == ("none of them", "compared with 6 rows")
+    assert facts["changed"] == ("The schema", "since one")
+    assert "exact sign-flip test over groups, p after Holm" in comparison_tables(described)[0].note
+    assert comparison_tables(loaded)[0].note == "same rows; Newcombe intervals; exact McNemar test, p after Holm"
     preferred = replace(loaded.arms[0], rates=(report.Rate("preference", 1, 3, 0.06, 0.79),))
     pairs = replace(loaded, facts={**loaded.facts, "headline": "preference"}, arms=(preferred,), comparisons=())
-    assert wording.holdout_summary(pairs) == (
-        "4 held-out rows. Preferences are compared on 3 of 4 rows: the other pairs do not fit in data.max_tokens. "
-        "Evaluated for the first time. Too few to detect any change."
-    )
+    assert _facts(pairs)["pairs"] == ("3 of 4", "compared; the others do not fit in data.max_tokens")
+    assert _facts(pairs)["detects"] == ("no change", "3 rows: too few")
     (tmp_path / "base").mkdir()
     alone = report.load(write_evaluation(tmp_path / "base", base=[BAD] * 20))
-    assert "80% power to detect a gain of 37 points (46 if 5% of rows regress)." in wording.holdout_summary(alone)
-
-
-def test_holm_adjusted_p_is_shown_with_raw_p(tmp_path):
-    item = compare("contract", "base", "tuned", [(False, True)] * 7 + [(True, True)] * 9)
-    loaded = report.load(write_evaluation(tmp_path))
-    assert "with probability 0.016 (exact McNemar test)" in wording.in_words(loaded, item)
-    assert "with probability 0.016, 0.047 after Holm (exact McNemar test)" in wording.in_words(
-        loaded, replace(item, adjusted=3 * item.p)
-    )
-    grouped = replace(loaded, facts={**loaded.facts, "groups": 3})
-    assert "with probability 0.016 (exact sign-flip test over groups)" in wording.in_words(grouped, item)
+    assert _facts(alone)["detects"] == ("≥ 37 points", "46 if 5% of rows regress; 20 rows, 80% power")
 
 
 def test_markdown_report_matches_page(tmp_path):
@@ -277,7 +268,7 @@ def test_pictures_show_latency_the_margin_and_the_rival_of_seeds(tmp_path):
     off_task = OffTaskResult(0.05, change, (replace(change, category="reading", low=-0.2, outcome="dropped"),), (), (), ())
     arms = tuple(replace(arm, answers=AnswerStatistics(0, 0, 90, 0.5, 0.5 + at)) for at, arm in enumerate(loaded.arms))
     rich = replace(loaded, arms=arms, seeds=seeds, facts={**loaded.facts, "off_task": to_json(off_task)})
-    page = html.render_html(rich, failed_rows(folder, rich))
+    page = _html(rich, failed_rows(folder, rich))
     _Seen(page)
     rival = loaded.arms[0].rate("contract").share
     assert page.count(f'<line x1="{1000 * rival:.1f}" y1="-4"') == 3  # two seeds and the recipe
@@ -285,8 +276,8 @@ def test_pictures_show_latency_the_margin_and_the_rival_of_seeds(tmp_path):
     assert 'class="bar success"' in page
     assert 'class="bar error"' in page
     assert f'<rect x="{1000 * 0.5 / 1.5:.1f}" y="6" width="{1000 * 1.0 / 1.5:.1f}"' in page  # median to 95th percentile
-    assert "Seed 8 is recommended" in page
-    text = markdown.render_markdown(rich, [])
+    assert "seed 8 recommended by the validation rows alone" in page
+    text = markdown.render(report_document(rich))
     assert "| seed 8 | 3 of 4 |" in text
     assert "Dashed" not in text
 
@@ -298,7 +289,7 @@ def test_lines_are_written_without_separators(tmp_path):
     loaded = report.load(folder)
     failures = failed_rows(folder, loaded)
     assert failures
-    text = markdown.render_markdown(loaded, failures)
+    text = markdown.render(report_document(loaded, failures=failures))
     assert "### Line 12" in text
     assert "Line 1,2" not in text
 

@@ -8,10 +8,10 @@ import math
 import pytest
 from scipy import stats
 
-from mlxtune.evaluation.render.wording import power_text
 from mlxtune.evaluation.statistics.intervals import PairedCounts
 from mlxtune.evaluation.statistics.power import detectable_gain, detectable_preference, mcnemar_power, needed_rows
 from mlxtune.evaluation.statistics.significance import mcnemar
+from mlxtune.present.labels import detectable_gain_fact
 
 
 def _enumerated(rows: int, fixed: float, broken: float) -> float:
@@ -60,16 +60,17 @@ def test_detectable_change_is_first_with_enough_power():
 
 
 @pytest.mark.parametrize(
-    ("rows", "text"),
+    ("rows", "value", "note"),
     [
-        (80, "80% power to detect a gain of 10 points (17 if 5% of rows regress)"),
-        (5, "too few to detect any change"),
-        (6, "80% power to detect a gain of 97 points"),
-        (2000, "80% power to detect a gain of 1 point (3 if 5% of rows regress)"),
+        (80, "≥ 10 points", "17 if 5% of rows regress; 80 rows, 80% power"),
+        (5, "no change", "5 rows: too few"),
+        (6, "≥ 97 points", "6 rows, 80% power"),
+        (2000, "≥ 1 point", "3 if 5% of rows regress; 2,000 rows, 80% power"),
     ],
 )
-def test_power_is_worded(rows, text):
-    assert power_text(rows) == text
+def test_power_is_a_fact(rows, value, note):
+    fact = detectable_gain_fact(rows)
+    assert (fact.value, fact.note) == (value, note)
 
 
 def test_detectable_preference_matches_sign_test():

@@ -18,9 +18,9 @@ from mlxtune.evaluation.json_fields import from_json, to_json
 from mlxtune.evaluation.off_task import prompts
 from mlxtune.evaluation.off_task.prompts import OffTaskPrompt
 from mlxtune.evaluation.off_task.result import OffTaskResult, compare_off_task
-from mlxtune.evaluation.render.wording import off_task_summary
 from mlxtune.evaluation.statistics.intervals import Z_ONE_SIDED, PairedCounts, tango, tango_statistic
 from mlxtune.evaluation.statistics.power import FLIPPED, non_inferiority_power
+from mlxtune.present.verdict import off_task_fact
 from mlxtune.recipe import parse
 
 PLACE = Location(Path("r.jsonl"), 1)
@@ -108,7 +108,7 @@ def test_counts_are_paired_and_cells_below_a_fifth_are_set_apart() -> None:
     assert from_json(OffTaskResult, to_json(result)) == result
     nothing = compare_off_task(probes, ["no"] * 20, ["no"] * 20)
     assert nothing.outcome == "cannot_tell"
-    assert "fewer than 20%" in off_task_summary(nothing)
+    assert off_task_fact(nothing).note == "the base answers under 20% in every category"
 
 
 def _compared(broken: int, fixed: int, total: int = 300, right: int = 150) -> OffTaskResult:

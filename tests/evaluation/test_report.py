@@ -8,11 +8,12 @@ from evaluation_files import scored_arm
 
 from mlxtune.core.errors import InputError
 from mlxtune.evaluation import report as reports
-from mlxtune.evaluation.render.wording import verdict_text
 from mlxtune.evaluation.report_builder import build, metric_rates
 from mlxtune.evaluation.scorers import PASS, Score
 from mlxtune.evaluation.statistics.intervals import wilson
 from mlxtune.evaluation.verdict import AlsoWorse, CutAnswers
+from mlxtune.present.blocks import Fact
+from mlxtune.present.verdict import conclusion_facts, verdict_text
 
 
 def _scored(*outcomes: bool | str) -> list[dict[str, Score]]:
@@ -69,7 +70,7 @@ def test_verdict_names_what_else_got_worse():
     ]
     verdict = build({"rows": 40}, arms).verdict
     assert (verdict.outcome, verdict.also_worse) == ("better", (AlsoWorse("number", -1.0),))
-    assert verdict_text(verdict).endswith("Worse, though: final number (−100.0 points).")
+    assert Fact("also worse", "final number", "−100.0 points", "error") in conclusion_facts(build({"rows": 40}, arms))
     worse = build({"rows": 40}, [replace(arm, name=name) for arm, name in zip(arms[::-1], ("base", "tuned"), strict=True)])
     assert (worse.outcome, worse.verdict.also_worse) == ("worse", ())
     both = [
@@ -78,7 +79,7 @@ def test_verdict_names_what_else_got_worse():
     ]
     cut = build({"rows": 40}, [scored_arm(arm.name, arm.scores, cut=40) for arm in both])
     assert (cut.outcome, cut.verdict.headline.outcome, cut.verdict.also_worse) == ("cannot_tell", "worse", ())
-    assert "At this limit: Worse." in verdict_text(cut.verdict)
+    assert [fact.note for fact in conclusion_facts(cut) if fact.label == "whole contract"] == ["versus base, worse"]
 
 
 def test_base_only_report_has_no_comparison():
@@ -92,7 +93,8 @@ def test_a_baseline_that_was_cut_off_asks_for_a_higher_limit_first() -> None:
     base = scored_arm("base", _scored(*[False] * 20), cut=4, failed=1)
     facts = {"rows": 20, "decoding": {"kind": "greedy", "max_tokens": 8}}
     assert build(facts, [base]).verdict.cut == CutAnswers("base", 3, 20, 8, thinking=False)
-    assert " First, though, raise evaluation.max_tokens" in verdict_text(build(facts, [base]).verdict)
+    limit = Fact("token limit", "3 of 20 answers of base cut at 8 tokens", "raise evaluation.max_tokens", "warning")
+    assert limit in conclusion_facts(build(facts, [base]))
     prompted = scored_arm("base+prompt", _scored(*[False] * 20))
     assert build(facts, [base, prompted]).verdict.cut.arm == "base"
     assert build(facts, [scored_arm("base", _scored(*[False] * 20), cut=2, failed=1)]).verdict.cut is None

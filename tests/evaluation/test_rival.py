@@ -10,11 +10,11 @@ from evaluation_files import scored_arm
 
 from mlxtune.adapters.entry import score_from_lineage, score_from_report, score_to_lineage
 from mlxtune.evaluation.answers import ArmAnswers
-from mlxtune.evaluation.render.wording import verdict_text
 from mlxtune.evaluation.report import EvaluationReport
 from mlxtune.evaluation.report_builder import build
 from mlxtune.evaluation.scorers import PASS, Score
 from mlxtune.evaluation.verdict import ArmRate
+from mlxtune.present.verdict import verdict_text
 
 
 def _measured(name: str, hits: int, of: int = 40, **more: Any) -> ArmAnswers:
@@ -91,7 +91,7 @@ def test_report_without_tuned_arm_has_no_verdict() -> None:
     assert report.headline is None
     assert (report.verdict.reason, report.outcome) == ("no_adapter", "")
     assert report.verdict.rates == (ArmRate("base", 0.05), ArmRate("base+prompt", 1.0))
-    assert verdict_text(report.verdict).startswith("Without training, whole contract: base 5.0%, base+prompt 100.0%. Now train")
+    assert verdict_text(report.verdict) == "No adapter yet. Without training, whole contract: base 5.0%, base+prompt 100.0%."
     assert [(item.first, item.second) for item in report.comparisons if item.metric == "contract"] == [("base", "base+prompt")]
 
 

@@ -13,9 +13,9 @@ from tiny_model import CHATML
 from mlxtune.cli.evaluate import show_report
 from mlxtune.core.files import write_json
 from mlxtune.evaluation import report, worker
-from mlxtune.evaluation.render.comparison_table import answers_table
-from mlxtune.evaluation.render.wording import fact_list
 from mlxtune.evaluation.verify import verify
+from mlxtune.present.blocks import Fact
+from mlxtune.present.report import evaluation_facts, report_tables
 from mlxtune.recipe import dump, load
 from mlxtune.runs import registry
 from mlxtune.runs.worker import Worker
@@ -89,10 +89,11 @@ def test_answers_are_judged_behind_the_thoughts_and_thoughts_are_counted_apart(e
 def test_every_renderer_shows_the_tokens_of_thought(evaluate, capsys: pytest.CaptureFixture[str]) -> None:
     folder = evaluate()
     result = report.load(folder)
-    cells = [[cell.text for cell in row] for row in answers_table(result).rows]
-    assert [column.label for column in answers_table(result).columns] == ["", "perplexity", "thinking tokens", "answered in"]
+    (answers,) = (table for table in report_tables(result) if table.title == "Answers")
+    cells = [[cell.text for cell in row] for row in answers.rows]
+    assert [column.label for column in answers.columns] == ["", "perplexity", "thinking tokens", "answered in"]
     assert [row[2] for row in cells] == ["3.5", "2.5"]
-    assert ("thinking", "on; at most 9 tokens") in fact_list(result)
+    assert Fact("thinking", "on; at most 9 tokens") in evaluation_facts(result).facts
     show_report(result, folder)
     loaded = load_report(folder)
     pages = [capsys.readouterr().out, "\n".join(row.plain for row in render.report_page(loaded, 100))]
@@ -109,5 +110,5 @@ def test_without_thinking_the_empty_thought_of_the_template_is_no_thought(evalua
     result = report.load(evaluate("model.thinking=off"))
     assert [arm.rate("json").hits for arm in result.arms] == [12, 12]
     assert [arm.thought_tokens for arm in result.arms] == [None, None]
-    assert ("thinking", "off; at most 9 tokens") in fact_list(result)
-    assert [column.label for column in answers_table(result).columns] == ["", "perplexity", "answered in"]
+    assert Fact("thinking", "off; at most 9 tokens") in evaluation_facts(result).facts
+    assert "thinking tokens" not in [column.label for table in report_tables(result) for column in table.columns]

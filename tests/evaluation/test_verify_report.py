@@ -17,9 +17,9 @@ from mlxtune.evaluation.evidence import FILES
 from mlxtune.evaluation.json_fields import to_json
 from mlxtune.evaluation.off_task.prompts import OffTaskPrompt
 from mlxtune.evaluation.off_task.result import compare_off_task
-from mlxtune.evaluation.render.publish import publish
 from mlxtune.evaluation.statistics import bootstrap, intervals
 from mlxtune.evaluation.verify import schema, unverified, verify
+from mlxtune.present.report import publish
 
 
 def _change(folder, name, old, new, *, hash_too=False):

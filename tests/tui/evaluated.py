@@ -19,7 +19,7 @@ from mlxtune.evaluation.holdout import ledger
 from mlxtune.evaluation.json_fields import to_json
 from mlxtune.evaluation.off_task.prompts import OffTaskPrompt
 from mlxtune.evaluation.off_task.result import compare_off_task
-from mlxtune.evaluation.render.publish import publish
+from mlxtune.present.report import publish
 from mlxtune.recipe import dump, load
 
 from .stage import Shop

@@ -21,9 +21,10 @@ from mlxtune.data.rows import Message
 from mlxtune.evaluation import report
 from mlxtune.evaluation import start as evaluations
 from mlxtune.evaluation import worker as evaluation_worker
-from mlxtune.evaluation.render.wording import fact_list
 from mlxtune.models.resolve import resolve
 from mlxtune.models.template import TemplateSettings, load_template
+from mlxtune.present.blocks import Fact
+from mlxtune.present.report import evaluation_facts
 from mlxtune.recipe import load
 from mlxtune.runs import launch, registry
 from mlxtune.runs.registry import Run
@@ -110,7 +111,7 @@ def test_a_run_can_be_resumed_and_evaluated_on_another_day(
     assert [arm.cached for arm in results[0].arms] == [False, False]
     assert [arm.cached for arm in results[1].arms] == [True, True]
     assert [arm.rates for arm in results[0].arms] == [arm.rates for arm in results[1].arms]
-    assert ("date", "2026-11-26 in the prompts") in fact_list(results[1])
+    assert Fact("date", "2026-11-26 in the prompts") in evaluation_facts(results[1]).facts
     assert (first.folder / "outputs.jsonl").read_bytes() == (later.folder / "outputs.jsonl").read_bytes()
     other = evaluations.start(workspace, load(run.folder / "recipe.toml", ["data.date=2026-12-05"]), run)
     assert not any(arm.cached for arm in report.load(other.folder).arms)

@@ -9,9 +9,9 @@ from textual.content import Content
 
 from mlxtune.core.text import one_line, plural, safe_text
 from mlxtune.evaluation.blind.blind_session import BlindSession, PresentedPair, Vote
-from mlxtune.evaluation.blind.votes import QUESTIONS
-from mlxtune.present.blocks import Table
-from mlxtune.tui.draw import table_rows
+from mlxtune.evaluation.blind.votes import QUESTIONS, BlindResult
+from mlxtune.present.blind import votes_table
+from mlxtune.tui import draw
 from mlxtune.tui.render.bars import bar
 from mlxtune.tui.render.output_text import output_rows
 from mlxtune.tui.render.text import RECIPE_KEY, cell, fold, key, line, lines, wrap
@@ -125,6 +125,6 @@ def last_vote(session: BlindSession, width: int) -> Content:
     )
 
 
-def result_table(table: Table, width: int, _height: int) -> Content:
-    """Draw a result table without its title, which the section shows."""
-    return lines(*table_rows(replace(table, title="", note=""), width))
+def result_votes(result: BlindResult, width: int, _height: int) -> Content:
+    """Draw the votes without a title, which the section shows."""
+    return lines(*draw.table_rows(replace(votes_table(result), title="", note=""), width))

@@ -18,17 +18,16 @@ from mlxtune.core.text import one_line, plural
 from mlxtune.evaluation.blind.blind_session import BlindSession, PresentedPair, Vote
 from mlxtune.evaluation.blind.blind_status import export_votes
 from mlxtune.evaluation.blind.votes import HEADLINE_QUESTION, QUESTIONS, BlindResult
-from mlxtune.evaluation.render.blind_table import rater_table, votes_table
-from mlxtune.evaluation.render.judge_wording import tally_text
 from mlxtune.evaluation.statistics.power import detectable_preference
+from mlxtune.present.blind import rater_facts, tally_verdict
 from mlxtune.tui.actions import Action
+from mlxtune.tui.draw import block_rows, text_rows
 from mlxtune.tui.notices import Notice
 from mlxtune.tui.paths import relative_paths
 from mlxtune.tui.render.text import error_rows, lines
 from mlxtune.tui.room import Room
 from mlxtune.tui.rooms.blind import render, service
 from mlxtune.tui.rooms.blind.service import ArmPair
-from mlxtune.tui.rooms.evaluate.render import verdict_rows
 from mlxtune.tui.widgets.dialog import ChoiceDialog, ChoiceOption
 from mlxtune.tui.widgets.page import PageScreen
 from mlxtune.tui.widgets.panel import Panel
@@ -169,14 +168,10 @@ class BlindRoom(Room):
         self.query_one("#bl-questions", Section).head.set(note=f"{len(given)} of {len(QUESTIONS)} answered")
 
     def _draw_result(self, result: BlindResult) -> None:
-        outcome = next(tally.outcome for tally in result.tallies if tally.question == HEADLINE_QUESTION)
-        self.query_one("#bl-verdict", Panel).update(
-            lambda width, _height: lines(
-                *verdict_rows(outcome, one_line(tally_text(result.headline, result.first, result.second)), width)
-            )
-        )
-        self.query_one("#bl-votes", Panel).update(partial(render.result_table, votes_table(result)))
-        self.query_one("#bl-facts", Panel).update(partial(render.result_table, rater_table(result)))
+        verdict = tally_verdict(result.headline, result.first, result.second)
+        self.query_one("#bl-verdict", Panel).update(lambda width, _height: lines(*text_rows(verdict, width)))
+        self.query_one("#bl-votes", Panel).update(partial(render.result_votes, result))
+        self.query_one("#bl-facts", Panel).update(lambda width, _height: lines(*block_rows(rater_facts(result), width)))
         self.query_one("#bl-outcome", Section).head.set(note=f"{plural(result.pairs, 'pair')}, read blind")
         self.query_one("#bl-counts", Section).head.set(note="sign test; secondary questions Holm-adjusted" if self.wide else "")
 

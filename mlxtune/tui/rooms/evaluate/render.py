@@ -17,38 +17,27 @@ from mlxtune.evaluation.drilldown import ScoredRow
 from mlxtune.evaluation.evidence import FailureLinks
 from mlxtune.evaluation.off_task.prompts import OffTaskPrompt
 from mlxtune.evaluation.off_task.result import OffTaskResult
-from mlxtune.evaluation.promotion import is_forgetting_unmeasured
-from mlxtune.evaluation.render.comparison_table import comparison_table, facts_table, report_tables
-from mlxtune.evaluation.render.wording import (
-    UNMEASURED_FORGETTING,
-    changed_terms_text,
-    compared_pairs_text,
-    compared_rows_text,
-    comparison_verdict,
-    contract_text,
-    history_text,
-    nearest_row_text,
-    off_task_summary,
-    summary,
-    verdict_text,
-)
 from mlxtune.evaluation.report import ArmResult, ReportFacts
-from mlxtune.evaluation.scorers import CONTRACT, LOOP, Score
+from mlxtune.evaluation.scorers import LOOP, Score
 from mlxtune.evaluation.scorers.preference import PREFERENCE
 from mlxtune.evaluation.scorers.registry import metric_label
-from mlxtune.evaluation.verdict import Comparison, change_text
-from mlxtune.present.labels import failure_name, p_value, word
+from mlxtune.evaluation.verdict import Comparison
+from mlxtune.present import verdict as present
+from mlxtune.present.blocks import Fact, Text
+from mlxtune.present.comparison import comparison_document
+from mlxtune.present.labels import change_text, failure_name, p_value
 from mlxtune.present.next_step import step_title
+from mlxtune.present.report import nearest_row_text, report_document
 from mlxtune.present.run import answering_text, pace_text
 from mlxtune.runs.events import HELD_OUT_ROW
-from mlxtune.tui.draw import table_rows
+from mlxtune.tui import draw
 from mlxtune.tui.render.bars import axis, bar, interval
 from mlxtune.tui.render.output_text import Span, is_caret_row, output_rows
 from mlxtune.tui.render.text import RECIPE_KEY, Part, cell, cut_rows, fold, key, line, lines, marked, wrap
 from mlxtune.tui.rooms.evaluate.service import LoadedReport, RowFilter
-from mlxtune.tui.status import verdict_style
 from mlxtune.workspace.index import RunView
 
+_LABEL = 18  # cells before the value of a fact
 NAME, FIGURES, GAP = 19, 14, 4  # cells of an arm's name, of its rate with interval, and between two metrics
 _ROLES = {"system": "◇", "developer": "◇", "user": "○", "assistant": "●", "tool": "▷"}
 
@@ -71,82 +60,49 @@ def verdict(
     ``step`` what to do next.
     """
     report = loaded.report
-    outcome, text = report.outcome, one_line(verdict_text(report.verdict))
-    if adapter == "trained" and not outcome:
-        text = "The base has been evaluated. Now evaluate the adapter with n."
-    if adapter == "evaluated" and not outcome:
-        text = "No adapter was evaluated here. Press o for the report on the newest one."
-    if unfinished and not outcome:
-        text = f"The base has been evaluated. The evaluation of {one_line(unfinished.name)} did not finish, so there is no verdict."
-    if live and not outcome:
-        text = f"No verdict yet: {answering_text(live.state) or 'the model is loading'}."
-    rows = verdict_rows(outcome, text, width)
-    notes = _verdict_notes(loaded)
-    if step and outcome:
-        notes.insert(0, ("→", "$primary", step_title(step)))
-    for glyph, token, note in notes:
-        more = marked(glyph, token, note, width, "$muted")
-        if len(rows) + len(more) <= max_rows or token == "$error":
+    head, name = present.verdict(report.verdict), ""
+    if not report.outcome:
+        if live:
+            name = f"No verdict yet: {answering_text(live.state) or 'the model is loading'}."
+        elif unfinished:
+            name = f"No verdict: the evaluation of {one_line(unfinished.name)} did not finish."
+        elif adapter == "trained":
+            name = "Base evaluated. Now evaluate the adapter with n."
+        elif adapter == "evaluated":
+            name = "No adapter was evaluated here. Press o for the report on the newest one."
+    rows = draw.text_rows(Text(((name, "bold"),)) if name else head, width)
+    facts = [*present.report_facts(report).facts, *_own_facts(loaded)]
+    if step and report.outcome:
+        facts.insert(0, Fact("next", step_title(step)))
+    for fact in sorted(facts, key=lambda fact: fact.mark != "error"):
+        more = draw.fact_rows(fact, width, label_width=_LABEL)
+        if len(rows) + len(more) <= max_rows or fact.mark == "error":
             rows += more
     return lines(*rows)
 
 
-def verdict_rows(outcome: str, text: str, width: int) -> list[Content]:
-    """Draw a verdict after its glyph, with its first word in the outcome's color."""
-    glyph, token = verdict_style(outcome)
-    start = f"{word(outcome).capitalize()}."
-    first, *rest = marked(glyph, token, text, width)
-    return [first.stylize(f"bold {token}", 4, 4 + len(start)) if outcome and text.startswith(start) else first, *rest]
+def _own_facts(loaded: LoadedReport) -> list[Fact]:
+    """Describe what the room's tables leave out: the references, the base, and the margins of preference pairs."""
+    report, base = loaded.report, loaded.report.arms[0].name
+    items = list(loaded.reference_comparisons)
+    if report.headline and loaded.baseline != base:
+        items += filter(None, [loaded.comparison(report.headline.metric, base)])
+    return [*map(present.comparison_fact, items), *_margins(loaded)]
 
 
-def _verdict_notes(loaded: LoadedReport) -> list[tuple[str, str, str]]:
-    """Return the glyph, color and text of each note on the verdict, most important first."""
-    report = loaded.report
-    notes: list[tuple[str, str, str]] = []
-    if off_task := report.off_task:
-        notes.append((*_off_task_mark(off_task), off_task_summary(off_task)))
-    for other in loaded.reference_comparisons:
-        label, change = metric_label(other.metric), change_text(other.low, other.change, other.high)
-        text = f"{label[:1].upper()}{label[1:]}, outside the contract: {change} points, {word(other.outcome)}."
-        notes.append((*verdict_style(other.outcome), text))
-    texts = (_margins(loaded), compared_pairs_text(report), changed_terms_text(report))
-    notes += [(" ", "", one_line(text)) for text in texts if text]
-    base = report.arms[0].name
-    item = loaded.comparison(report.headline.metric, base) if report.headline and loaded.baseline != base else None
-    if item:
-        notes.append((" ", "", f"Compared with {one_line(base)}: {change_text(item.low, item.change, item.high)} points."))
-    if report.answer_metric != CONTRACT:
-        notes.append((" ", "", contract_text(report)))
-    if text := history_text(report.holdout):
-        notes.append((" ", "", text))
-    if is_forgetting_unmeasured(report):
-        notes.append((" ", "", UNMEASURED_FORGETTING))
-    return notes
-
-
-def _off_task_mark(result: OffTaskResult) -> tuple[str, str]:
-    return {"held": ("✓", "$success"), "dropped": ("✗", "$error")}.get(result.outcome, ("·", "$warning"))
-
-
-def _margins(loaded: LoadedReport) -> str:
+def _margins(loaded: LoadedReport) -> list[Fact]:
     """Describe the log-probability margins of preference pairs, and how they changed from the baseline."""
-    arms = [f"{one_line(arm.name)} {_signed(arm.margin.value)}" for arm in loaded.report.arms if arm.margin]
-    changes = [item for item in loaded.report.margins if item.first == loaded.baseline]
-    moved = [
-        f"; {one_line(item.second) if len(changes) > 1 else 'change'} {_signed(item.change)} "
-        f"({_signed(item.low)} to {_signed(item.high)}), sign test {_p(item.p)}"
-        for item in changes
-    ]
-    return f"Chosen over rejected, nats per token: {', '.join(arms)}{''.join(moved)}." if arms else ""
+    arms = ", ".join(f"{one_line(arm.name)} {_signed(arm.margin.value)}" for arm in loaded.report.arms if arm.margin)
+    changes = "; ".join(
+        f"{one_line(item.second)} {_signed(item.change)} ({_signed(item.low)} to {_signed(item.high)}), p {p_value(item.p)}"
+        for item in loaded.report.margins
+        if item.first == loaded.baseline
+    )
+    return [Fact("margin", arms, f"nats per token; {changes}" if changes else "nats per token")] if arms else []
 
 
 def _signed(value: float) -> str:
     return f"{value:+.3f}".replace("-", "−")
-
-
-def _p(value: float) -> str:
-    text = p_value(value)
-    return f"p < {text.removeprefix('<').strip()}" if text.startswith("<") else f"p = {text}"
 
 
 def arms_header(metrics: Sequence[str], width: int) -> Content:
@@ -186,8 +142,8 @@ def _axis_width(metrics: Sequence[str], width: int) -> int:
 def paired_note(item: Comparison, brief: bool) -> Content:
     """Draw the p-value below the 2×2 table, with its adjustment, and, unless ``brief``, the change."""
     moved = "" if brief else f"{change_text(item.low, item.change, item.high)} points  "
-    p = _p(item.p if item.adjusted is None else item.adjusted)
-    return line(moved, (p if p == _p(item.p) else f"{p} (Holm)", "$muted"))
+    holm = "" if item.adjusted in (None, item.p) else " (Holm)"
+    return line(moved, (f"p {p_value(item.p if item.adjusted is None else item.adjusted)}{holm}", "$muted"))
 
 
 def row_line(row: ScoredRow, filter: RowFilter, with_kind: bool, width: int) -> Content:
@@ -409,20 +365,15 @@ def row_page(loaded: LoadedReport, row: ScoredRow, filter: RowFilter, width: int
 
 
 def report_page(loaded: LoadedReport, width: int) -> list[Content]:
-    """Draw the verdict and every table of the report."""
-    report = loaded.report
-    rows = [*_prose(one_line(verdict_text(report.verdict)), width, "bold"), *_prose(one_line(summary(report)), width)]
-    rows.append(Content(""))
-    for table in (*report_tables(report), facts_table(report)):
-        rows += [*table_rows(table, width), Content("")]
-    return rows[:-1]
+    """Draw the whole report."""
+    return draw.rows(report_document(loaded.report), width)
 
 
 def off_task_page(
     result: OffTaskResult, prompts: Sequence[OffTaskPrompt], answers: Mapping[str, Sequence[str]], width: int
 ) -> list[Content]:
     """Draw every off-task prompt with each arm's answer: broken ones first, then those that both arms fail."""
-    rows = [*marked(*_off_task_mark(result), off_task_summary(result), width), Content("")]
+    rows = [*draw.fact_rows(present.off_task_fact(result), width), Content("")]
     if len(answers) < 2:
         return rows
     results = []
@@ -447,14 +398,4 @@ def off_task_page(
 
 def contrast_page(result: EvaluationComparison, width: int) -> list[Content]:
     """Draw which of two reports is better, and on which metrics."""
-    rows = [
-        *marked(*verdict_style(result.headline.outcome), one_line(comparison_verdict(result)), width, "bold"),
-        Content(""),
-    ]
-    text = f"{one_line(result.second)} compared with {one_line(result.first)}: {compared_rows_text(result)}."
-    items = [(metric_label(item.metric), item) for item in result.comparisons]
-    return [*rows, *_prose(text, width), Content(""), *table_rows(comparison_table("By metric", "", items), width)]
-
-
-def _prose(text: str, width: int, style: str = "$muted") -> list[Content]:
-    return [line((f"  {row}", style)) for row in wrap(text, width - 4)]
+    return draw.rows(comparison_document(result), width)

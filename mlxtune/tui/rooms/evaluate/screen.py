@@ -21,11 +21,11 @@ from mlxtune.evaluation.evidence import load_off_task
 from mlxtune.evaluation.failure_groups import EVERY_KIND, failure_groups
 from mlxtune.evaluation.history import evaluations
 from mlxtune.evaluation.off_task.prompts import OffTaskPrompt
-from mlxtune.evaluation.render.wording import perplexities, verdict_arms
 from mlxtune.evaluation.report import EvaluationReport
 from mlxtune.evaluation.scorers.registry import metric_label
 from mlxtune.evaluation.start import has_adapter
 from mlxtune.present.labels import failure_name
+from mlxtune.present.report import perplexities, verdict_arms
 from mlxtune.present.run import STATUS_LABELS
 from mlxtune.recipe import load
 from mlxtune.runs.registry import Run

@@ -146,7 +146,7 @@ def banner(view: RunView, snapshot: Snapshot, free: bool, width: int) -> Content
 
 
 def _verdict(verdict: Evaluation) -> str:
-    from mlxtune.evaluation.render.wording import verdict_text  # loaded with the report
+    from mlxtune.present.verdict import verdict_text  # loaded with the report
 
     return one_line(verdict_text(verdict.report.verdict))
 

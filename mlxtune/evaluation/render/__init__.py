@@ -1,1 +1,0 @@
-"""Renderers of reports: tables, Markdown and HTML."""

@@ -1,0 +1,453 @@
+"""Describe a report as a document, and write it in all its forms."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import mlxtune
+from mlxtune.core.files import write_text
+from mlxtune.core.text import duration, one_line, plural
+from mlxtune.evaluation import report as reports
+from mlxtune.evaluation.answer_statistics import MAX_CUT
+from mlxtune.evaluation.arms import BASE, TUNED, is_tuned
+from mlxtune.evaluation.drilldown import FailedRow, failed_rows
+from mlxtune.evaluation.evidence import NearestRow
+from mlxtune.evaluation.off_task.result import LEAST, OffTaskResult
+from mlxtune.evaluation.report import PAGES, ArmResult, EvaluationReport, Rate
+from mlxtune.evaluation.scorers.registry import FORMS, metric_label
+from mlxtune.evaluation.statistics.power import FLIPPED
+from mlxtune.evaluation.statistics.seed_spread import SeedMean
+from mlxtune.evaluation.verdict import Comparison
+from mlxtune.present import html, markdown
+from mlxtune.present.blocks import (
+    Action,
+    Block,
+    Cell,
+    Column,
+    Document,
+    Facts,
+    Heading,
+    IntervalBar,
+    Quote,
+    Sample,
+    Square,
+    Style,
+    Table,
+    facts,
+)
+from mlxtune.present.comparison import comparison_table
+from mlxtune.present.labels import change_text, failure_name, glyph_cell, outcome_mark, p_value, percent, word
+from mlxtune.present.verdict import report_facts, verdict
+
+FAILURE_KINDS = 6  # maximum number of rows in the failures table
+SHOWN = 6  # maximum number of failed rows on a page
+_QUESTION_LENGTH = 140  # maximum characters of a training row's question
+_REVIEWED = {
+    "accept": "accepted by", "reject": "rejected by", "skip": "skipped by", "tie": "called a tie by", "bad": "marked bad by",
+    "swap": "swapped by", "edit": "edited by", "tag": "tagged by", "note": "annotated by",
+}  # fmt: skip
+
+
+def report_document(report: EvaluationReport, next_step: Document = (), failures: Sequence[FailedRow] = ()) -> Document:
+    """Describe a report, what to do next, and the first of its ``failures``."""
+    tables = report_tables(report)
+    after_rates = 1 + tables.index(rates_table(report))
+    return (
+        verdict(report.verdict),
+        *next_step,
+        report_facts(report),
+        *tables[:after_rates],
+        *_square(report),
+        *tables[after_rates:],
+        *_samples(report, failures),
+        Heading("Facts"),
+        evaluation_facts(report),
+        Action("", "recomputes every number here from the outputs stored next to it", f"mlxtune verify {reports.FILE}"),
+    )
+
+
+def report_tables(report: EvaluationReport) -> list[Table]:
+    """Return every table of a report, in reading order."""
+    tables = [
+        arms_table(report),
+        rates_table(report),
+        failures_table(report),
+        *comparison_tables(report),
+        margins_table(report),
+        answers_table(report),
+        seeds_table(report),
+        off_task_table(report),
+        diagnostics_table(report),
+    ]
+    return [table for table in tables if table]
+
+
+def publish(report: EvaluationReport, folder: Path) -> None:
+    """Write ``report.md``, ``report.html`` and finally ``report.json``, which holds the hashes of both, to ``folder``.
+
+    Raises ``InputError`` if the stored answers are missing, and ``MachineError`` if the disk is full.
+    """
+    for name, text in render_pages(report, folder).items():
+        write_text(folder / name, text)
+    reports.save(report, folder)
+
+
+def render_pages(report: EvaluationReport, folder: Path) -> dict[str, str]:
+    """Return the text of each page of a report. Raises ``InputError`` if the stored answers are missing."""
+    document = report_document(report, failures=failed_rows(folder, report))
+    name, base = report.facts.get("name", ""), report.facts.get("base", "")
+    about = " · ".join(filter(None, [name, base, _date(report.facts.get("made", ""))]))
+    title = f"{name or 'evaluation'}: {word(report.outcome) if report.outcome else 'base'}"
+    return dict(zip(PAGES, (markdown.render(document), html.render(document, title, about)), strict=True))
+
+
+def _date(made: str) -> str:
+    """Return a date as ``November 24, 2026``."""
+    try:
+        day = time.strptime(made[:10], "%Y-%m-%d")
+    except ValueError:
+        return ""
+    return f"{time.strftime('%B', day)} {day.tm_mday}, {day.tm_year}"
+
+
+def _square(report: EvaluationReport) -> list[Block]:
+    item = report.headline
+    if item is None:
+        return []
+    paired = item.paired
+    counts = (paired.both, paired.broken, paired.fixed, paired.neither)
+    return [Square("Row by row", metric_label(item.metric), item.first, item.second, *counts)]
+
+
+def _samples(report: EvaluationReport, failures: Sequence[FailedRow]) -> list[Block]:
+    if not failures:
+        return []
+    style: Style = "primary" if report.headline else ""
+    note = f"{min(SHOWN, len(failures))} of {len(failures):,}, broken ones first"
+    blocks: list[Block] = [Heading("Failed rows", note)]
+    for failure in failures[:SHOWN]:
+        answers = [Quote(report.subject.name, failure.answer.output, failure.span, style)]
+        if failure.before and (failure.broken or failure.row.reference is None):
+            answers.append(Quote(verdict_arms(report)[0].name, failure.before.output))
+        elif failure.row.reference is not None:
+            answers.append(Quote("reference", failure.row.reference))
+        place = failure.row.location.place.capitalize().replace(",", "")
+        title = f"{place}{', passed before' if failure.broken else ''}"
+        notes = tuple(map(nearest_row_text, failure.nearest))
+        blocks.append(Sample(title, failure_name(failure.kind), failure.detail, failure.row.question, tuple(answers), notes))
+    return blocks
+
+
+def nearest_row_text(row: NearestRow) -> str:
+    """Describe a training row that is similar to a failed row: similarity, location, reviews and question."""
+    reviews = [
+        f"{_REVIEWED.get(by.action, by.action)} {by.who} on {time.strftime('%Y-%m-%d', time.localtime(by.t))}" for by in row.reviews
+    ]
+    question = one_line(row.question, _QUESTION_LENGTH)
+    return f"{100 * row.similarity:.0f}% similar: {row.location}, {', '.join(reviews) or 'not reviewed'}. “{question}”"
+
+
+def verdict_arms(report: EvaluationReport) -> tuple[ArmResult, ...]:
+    """Return the two arms that the verdict compares, or only the last one if there is no tuned arm."""
+    item = report.headline
+    return tuple(arm for arm in report.arms if arm.name in (item.first, item.second)) if item else report.arms[-1:]
+
+
+def perplexities(arms: Sequence[ArmResult]) -> str:
+    """Return each arm's perplexity of the reference answers: ``base 4.72, tuned 4.50``; empty if there are none."""
+    return ", ".join(f"{arm.name} {arm.perplexity:.2f}" for arm in arms if arm.perplexity is not None)
+
+
+def evaluation_facts(report: EvaluationReport) -> Facts:
+    """Describe how the evaluation was made."""
+    known, decoding, off_task = report.facts, report.facts.get("decoding"), report.off_task
+    items = [
+        ("base", f"{known.get('base', '')} {_short_hash(known.get('base_fingerprint', ''))}".strip()),
+        ("run", known.get("run", "")),
+        ("adapter", known.get("adapter", "")),
+        ("step", f"{known['adapter_step']:,}" if "adapter_step" in known else ""),
+        ("source", known.get("source", "")),
+        ("schema", _short_hash(known.get("schema", ""))),
+        ("decoding", f"{decoding['kind']}, at most {decoding['max_tokens']} tokens" if decoding else ""),
+        ("thinking", f"{known['thinking']}; at most {known['thinking_tokens']:,} tokens" if "thinking" in known else ""),
+        ("date", f"{known['date']} in the prompts" if known.get("date") else ""),
+        ("compute", known.get("compute", "")),
+        *(
+            (arm, f"{one_line(item['model'], 60)} at {one_line(item['url'], 80)}{_dollars(item['spent'])}")
+            for arm, item in known.get("endpoints", {}).items()
+        ),
+        ("answers", "; ".join(f"{arm.name} {'cached' if arm.cached else duration(arm.seconds)}" for arm in report.arms)),
+        ("perplexity", f"{figures} (reference answers)" if (figures := perplexities(report.arms)) else ""),
+        ("off-task test", _off_task_method(off_task) if off_task else ""),
+        ("made with", f"mlxtune {mlxtune.__version__}"),
+    ]
+    return facts(items)
+
+
+def _dollars(spent: float) -> str:
+    return f", at most ${spent:.4f}" if spent else ""
+
+
+def _short_hash(value: str) -> str:
+    return f"({value[:12]})" if value else ""
+
+
+def _off_task_method(result: OffTaskResult) -> str:
+    """Name the test of off-task answers, and the prompts that it does not count."""
+    conditions = ", with and without the system prompt" if any(cell.with_system for cell in result.cells) else ""
+    method = f"Tango's score interval{conditions}; power if {FLIPPED:.0%} of answers change"
+    names = [
+        f"{one_line(cell.category, 40) or 'prompts'} {'with' if cell.with_system else 'without'} system prompt"
+        for cell in result.set_apart
+    ]
+    return f"{method}; not counted, because the base is below {LEAST:.0%}: {', '.join(names)}" if names else method
+
+
+def arms_table(report: EvaluationReport) -> Table:
+    """Return each arm's rate on the contract or, without one, on the headline metric, with the time and length of its answers."""
+    total, slowest = report.facts["rows"], max(arm.answers.p95 or 0.0 for arm in report.arms)
+    rows = []
+    for arm in report.arms:
+        answers = arm.answers
+        bar = None
+        if answers.p50 is not None and answers.p95 is not None:
+            bar = IntervalBar(answers.p50, answers.p50, answers.p95, 0, slowest)
+        rows.append(
+            (
+                _arm(arm),
+                *rate_cells(arm.rate(report.answer_metric))[:2],
+                *([Cell(bar=bar)] if slowest else []),
+                *(Cell("–" if seconds is None else _seconds(seconds)) for seconds in (answers.p50, answers.p95)),
+                Cell(f"{answers.tokens / total:,.0f}"),
+                Cell(percent(answers.cut / total), "error" if answers.undecided > MAX_CUT * total else "muted"),
+                Cell(percent(answers.loops / total), "muted"),
+            )
+        )
+    columns = (
+        Column(),
+        Column(metric_label(report.answer_metric), right=True),
+        Column(right=True),
+        *([Column(priority=2)] if slowest else []),
+        *(Column(label, right=True) for label in ("p50, s", "p95, s", "tokens", "still going", "repeating")),
+    )
+    note = "seconds (unbatched) and tokens per answer; share unfinished"
+    legend = f"Bars: seconds per answer, from the median to the 95th percentile, on a scale to {_seconds(slowest)} s."
+    return Table("Arms", note, columns, tuple(rows), legend if slowest else "")
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds:.2f}" if seconds < 10 else f"{seconds:,.0f}"
+
+
+def rates_table(report: EvaluationReport) -> Table:
+    """Return each metric's rate in each arm, without the metrics that describe only the form of answers. The headline metric comes
+    first."""
+    metrics = [rate.metric for rate in report.arms[0].rates if rate.metric not in FORMS]
+    return _rates_table("Rates", "share of rows that pass, 95% Wilson intervals", report, metrics)
+
+
+def diagnostics_table(report: EvaluationReport) -> Table | None:
+    """Return the rates of metrics that describe only the form of answers and are not part of the contract, or ``None`` without
+    any."""
+    metrics = [rate.metric for rate in report.arms[0].rates if rate.metric in FORMS]
+    return _rates_table("Diagnostics", "the form of the answers; not part of the contract", report, metrics) if metrics else None
+
+
+def _rates_table(title: str, note: str, report: EvaluationReport, metrics: Sequence[str]) -> Table:
+    rows = []
+    for metric in sorted(metrics, key=lambda metric: metric != report.headline_metric):
+        for index, arm in enumerate(report.arms):
+            rows.append((Cell(metric_label(metric) if index == 0 else "", "bold"), _arm(arm), *_rate(arm.rate(metric))))
+    columns = (Column(), Column(), Column(), Column(right=True), Column(right=True), Column())
+    return Table(title, note, columns, tuple(rows))
+
+
+def rate_cells(rate: Rate) -> tuple[Cell, Cell, Cell]:
+    """Return a rate's percentage, its interval, and how outputs fail."""
+    mean = [f"mean {rate.mean:.3f}"] if rate.mean is not None else []
+    failures = [f"{count} {one_line(failure_name(kind), 40)}" for kind, count in list(rate.failures.items())[:3]]
+    return (
+        Cell(percent(rate.share), "bold"),
+        Cell(f"{100 * rate.low:.0f}–{100 * rate.high:.0f}", "muted"),
+        Cell(", ".join(mean + failures), "muted"),
+    )
+
+
+def _rate(rate: Rate) -> tuple[Cell, ...]:
+    return Cell(bar=IntervalBar(rate.low, rate.share, rate.high)), *rate_cells(rate)
+
+
+def _arm(arm: ArmResult) -> Cell:
+    return Cell(one_line(arm.name, 40), "primary" if is_tuned(arm.name) else "muted")
+
+
+def comparison_tables(report: EvaluationReport) -> list[Table]:
+    """Return one table per pair of arms, the verdict's pair first; others that are compared on a single metric share one table."""
+    method = "Newcombe intervals; exact McNemar test"
+    if report.grouped:
+        method = "Newcombe intervals for the effective number of rows; exact sign-flip test over groups"
+    tables: list[Table] = []
+    single: list[tuple[str, Comparison]] = []
+    for name, items in _comparisons_by_pair(report):
+        if len(items) > 1 or not tables:
+            labeled = [(metric_label(item.metric), item) for item in items]
+            tables.append(comparison_table(name, f"same rows; {method}, p after Holm", labeled))
+        else:
+            single.append((name, items[0]))
+    if single:
+        tables.append(comparison_table("Other arms", metric_label(single[0][1].metric), single))
+    return tables
+
+
+def _comparisons_by_pair(report: EvaluationReport) -> list[tuple[str, list[Comparison]]]:
+    """Return the comparisons grouped by pair of arms, with names: the verdict's pair first, then its tuned arm's other pairs.
+
+    Pairs of other arms have only the headline metric; ``report.json`` has the rest.
+    """
+    metric, subject = report.headline_metric, report.subject.name
+    first = (report.headline.first, report.headline.second) if report.headline else ("", "")
+    pairs: dict[tuple[str, str], list[Comparison]] = {}
+    for item in sorted(report.comparisons, key=lambda item: item.metric != metric):
+        if item.second == subject or item.metric == metric:
+            pairs.setdefault((item.first, item.second), []).append(item)
+    order = sorted(pairs, key=lambda pair: (pair != first, pair[1] != subject))
+    return [(f"{pair[1]} over {pair[0]}", pairs[pair]) for pair in order]
+
+
+def margins_table(report: EvaluationReport) -> Table | None:
+    """Return the margins of preference pairs per arm and between arms, or ``None`` if the rows are not pairs."""
+    rows = [
+        (_arm(arm), Cell(f"{mean.value:+.3f}"), Cell(f"{mean.low:+.3f} to {mean.high:+.3f}", "muted"), Cell())
+        for arm in report.arms
+        if (mean := arm.margin)
+    ]
+    if not rows:
+        return None
+    for item in report.margins:
+        counts = f"{item.rose} rose, {item.fell} fell, sign test p {p_value(item.p)}"
+        interval = Cell(f"{item.low:+.3f} to {item.high:+.3f}", "muted")
+        rows.append((Cell(f"{item.second} over {item.first}"), Cell(f"{item.change:+.3f}"), interval, Cell(counts, "muted")))
+    note = "log-likelihood of the chosen minus the rejected answer, nats per token; bootstrap intervals"
+    return Table("Margins", note, (Column(), Column(right=True), Column(), Column()), tuple(rows))
+
+
+def answers_table(report: EvaluationReport) -> Table:
+    """Return each arm's perplexity of the reference answers, its mean tokens of reasoning, and where its answers came from."""
+    reasoned, answers = any(arm.thought_tokens for arm in report.arms), report.facts.get("rows", 1)
+    rows = tuple(
+        (
+            _arm(arm),
+            Cell(f"{arm.perplexity:.3f}" if arm.perplexity is not None else "–"),
+            *([Cell(f"{(arm.thought_tokens or 0) / answers:,.1f}")] if reasoned else []),
+            Cell("cached" if arm.cached else duration(arm.seconds), "muted"),
+        )
+        for arm in report.arms
+    )
+    thinking = (Column("thinking tokens", right=True),) if reasoned else ()
+    columns = (Column(), Column("perplexity", right=True), *thinking, Column("answered in"))
+    note = "perplexity of the reference answers; lower is better"
+    return Table("Answers", f"{note}; mean tokens of reasoning" if reasoned else note, columns, rows)
+
+
+def seeds_table(report: EvaluationReport) -> Table | None:
+    """Return each seed's result, and the recipe's result over its seeds; ``None`` with a single seed."""
+    seeds = report.seeds
+    if seeds is None:
+        return None
+    rows = []
+    rival = next((arm.rate(report.headline_metric).share for arm in report.arms if arm.name == seeds.rival), None)
+    for seed in seeds.seeds:
+        is_chosen = seed.run == seeds.recommended
+        rows.append(
+            (
+                Cell(f"seed {seed.seed}", "primary" if is_chosen else "muted"),
+                Cell(f"{seed.validation_hits:,} of {seed.validation_total:,}"),
+                Cell(f"{seed.validation_loss:.3f}" if seed.validation_loss is not None else "–"),
+                Cell(bar=IntervalBar(seed.low, seed.hits / seed.total, seed.high, limit=rival)),
+                Cell(percent(seed.hits / seed.total), "bold"),
+                Cell(f"{100 * seed.low:.0f}–{100 * seed.high:.0f}", "muted"),
+                Cell(f"{one_line(seed.run, 60)}{', recommended' if is_chosen else ''}", "primary" if is_chosen else "muted"),
+            )
+        )
+    mean = seeds.rate.mean
+    rows.append(
+        (
+            Cell("this recipe", "bold"),
+            Cell(),
+            Cell(),
+            Cell(bar=IntervalBar(mean.low, mean.value, mean.high, limit=rival)),
+            Cell(percent(mean.value), "bold"),
+            Cell(f"{100 * mean.low:.0f}–{100 * mean.high:.0f}", "muted"),
+            Cell(_seed_spread(seeds.rate), "muted"),
+        )
+    )
+    columns = (
+        Column(), Column("validation", right=True, priority=1), Column("loss", right=True, priority=1), Column(),
+        Column("held-out", right=True), Column(right=True), Column(),
+    )  # fmt: skip
+    note = (
+        f"{metric_label(report.headline_metric)} of {TUNED}; intervals over rows for each seed, over rows and seeds for the recipe"
+    )
+    legend = f"Dashed line: {seeds.rival}, the strongest arm without training." if rival is not None else ""
+    return Table("Seeds", note, columns, tuple(rows), legend)
+
+
+def _seed_spread(rate: SeedMean) -> str:
+    observed, chance = 100 * rate.spread, 100 * rate.chance
+    return f"standard deviation between seeds {observed:.1f} points; {chance:.1f} expected by chance"
+
+
+def off_task_table(report: EvaluationReport) -> Table | None:
+    """Return how off-task accuracy changed, by category, or ``None`` if there were no off-task prompts."""
+    result = report.off_task
+    if result is None:
+        return None
+    rows = []
+    changes = (result.overall, *result.categories)
+    reach = max([2 * result.margin, *(max(-change.low, change.high) for change in changes if change.paired.total)])
+    for change in changes:
+        counted = change.paired.total > 0
+        style: Style = "" if change.category else "bold"
+        figures = [percent(count / max(1, change.paired.total)) for count in (change.paired.first, change.paired.second)]
+        limits, mark = (change.low, change.change, change.high), outcome_mark(change.outcome)
+        rows.append(
+            (
+                glyph_cell(change.outcome),
+                Cell(one_line(change.category, 40) or "all", style),
+                Cell(f"{change.paired.total:,}", "muted"),
+                *(Cell(figure if counted else "–", style) for figure in figures),
+                Cell(bar=IntervalBar(*limits, -reach, reach, -result.margin, mark) if counted else None),
+                Cell(change_text(*limits) if counted else "–", style),
+                Cell(word(change.outcome) if counted else "set apart", outcome_mark(change.outcome)),
+                Cell(f"{change.power:.0%}" if counted else "–", "muted"),
+            )
+        )
+    columns = (
+        Column(), Column(), Column("answers", right=True, priority=1), Column(BASE, right=True), Column(TUNED, right=True),
+        Column(priority=2), Column("change, points"), Column(), Column("power", right=True, priority=1),
+    )  # fmt: skip
+    note = f"correct answers, with one-sided 95% limits; held: a drop of {100 * result.margin:g} points is ruled out"
+    legend = f"Dashed line: the margin, a drop of {100 * result.margin:g} points. An interval to its right means held."
+    return Table("Off-task prompts", note, columns, tuple(rows), legend)
+
+
+def failures_table(report: EvaluationReport) -> Table | None:
+    """Return the classes of failure of the verdict's arms on the headline metric, or ``None`` if no output fails."""
+    arms = verdict_arms(report)
+    counts = [arm.rate(report.headline_metric).failures for arm in arms]
+    most = {kind: max(by_kind.get(kind, 0) for by_kind in counts) for by_kind in counts for kind in by_kind}
+    kinds = sorted(most, key=lambda kind: (-most[kind], kind))
+    if not kinds:
+        return None
+    rows = []
+    for kind in kinds[:FAILURE_KINDS]:
+        cells = [Cell(one_line(failure_name(kind), 60))]
+        for by_kind in counts:
+            count = by_kind.get(kind, 0)
+            cells += [Cell(bar=IntervalBar(0, count, count, 0, most[kinds[0]])), Cell(f"{count:,}")]
+        rows.append(tuple(cells))
+    columns = [Column(), *(column for arm in arms for column in (Column(priority=2), Column(arm.name, right=True)))]
+    more = f"; {plural(len(kinds) - FAILURE_KINDS, 'more kind')} in report.json" if len(kinds) > FAILURE_KINDS else ""
+    return Table("Failures", f"first failure per row{more}", tuple(columns), tuple(rows))

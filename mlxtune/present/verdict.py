@@ -1,0 +1,216 @@
+"""Describe what a report concludes: its verdict, what limits it, and what to do next."""
+
+from __future__ import annotations
+
+from mlxtune.core.text import one_line, plural
+from mlxtune.evaluation.arms import TUNED
+from mlxtune.evaluation.comparability import ChangedTerms, listed
+from mlxtune.evaluation.holdout.contamination import Contamination
+from mlxtune.evaluation.holdout.ledger import HoldoutHistory
+from mlxtune.evaluation.json_fields import from_json
+from mlxtune.evaluation.off_task.result import LEAST, OffTaskResult
+from mlxtune.evaluation.promotion import Caveat, is_forgetting_unmeasured, promotion_refusal
+from mlxtune.evaluation.report import EvaluationReport
+from mlxtune.evaluation.scorers import CONTRACT
+from mlxtune.evaluation.scorers.preference import PREFERENCE
+from mlxtune.evaluation.scorers.registry import metric_label
+from mlxtune.evaluation.seed_report import SeedReport
+from mlxtune.evaluation.verdict import Comparison, CutAnswers, Verdict
+from mlxtune.present.blocks import Fact, Facts, Style, Text
+from mlxtune.present.labels import capital, change_text, detectable_gain_fact, outcome_mark, percent, signed_points, word
+
+_EXPECTED = 2  # evaluations of the same rows in a clean experiment: the base and one adapter
+
+
+def verdict(found: Verdict) -> Text:
+    """Return a verdict as its outcome and one more sentence."""
+    if not found.outcome:
+        return Text(((verdict_text(found), "bold"),))
+    mark = outcome_mark(found.outcome)
+    style: Style = "" if mark == "muted" else mark
+    return Text(((f"{capital(word(found.outcome))}.", style), (f" {_reason(found)}", "bold")), mark)
+
+
+def verdict_text(found: Verdict) -> str:
+    """Return a verdict in at most two sentences, the first of which is the outcome."""
+    if found.outcome:
+        return f"{capital(word(found.outcome))}. {_reason(found)}"
+    rates = ", ".join(f"{rate.arm} {percent(rate.share)}" for rate in found.rates)
+    return f"No adapter yet. Without training, {metric_label(found.metric)}: {rates}."
+
+
+def _reason(found: Verdict) -> str:
+    if found.cut:
+        return f"The token limit may decide: {_cut_count(found.cut)} were cut off at {_cut_limit(found.cut)}."
+    worse = found.contract if found.contract and found.contract.outcome == "worse" else None
+    decisive = worse or found.headline
+    return change_sentence(decisive, arm="" if decisive.second == TUNED else decisive.second) if decisive else ""
+
+
+def change_sentence(item: Comparison, *, label: str = "", arm: str = "") -> str:
+    """Return a comparison's change in points. ``arm`` names the second arm, if it is not obvious."""
+    low, change, high = map(signed_points, (item.low, item.change, item.high))
+    p = item.p if item.adjusted is None else item.adjusted
+    disagree = item.outcome == "cannot_tell" and (item.low > 0 or item.high < 0)
+    test = f", but p = {p:.3f}" if disagree else ""
+    name = f"{capital(label or metric_label(item.metric))}{f', {arm}' if arm else ''}"
+    return f"{name}: {change} points versus {item.first} (95% interval: {low} to {high}{test})."
+
+
+def _cut_count(cut: CutAnswers) -> str:
+    return f"{cut.count} of {cut.rows} answers of {cut.arm}"
+
+
+def _cut_limit(cut: CutAnswers) -> str:
+    return f"{cut.max_tokens:,} tokens" if cut.max_tokens else "the token limit"
+
+
+def conclusion_facts(report: EvaluationReport) -> list[Fact]:
+    """Describe what a report concludes besides its verdict: other metrics, the token limit, seeds, and off-task prompts."""
+    found, item, contract = report.verdict, report.headline, report.contract
+    facts: list[Fact | None] = []
+    if item:
+        paired = item.paired
+        counts = f"{item.first} → {item.second}: {paired.fixed:,} fixed, {paired.broken:,} broken"
+        facts.append(Fact("passed", f"{paired.first:,} → {paired.second:,} of {paired.total:,}", counts))
+        if found.cut or (contract and contract.outcome == "worse" and contract.metric != item.metric):
+            facts.append(comparison_fact(item))
+    if contract and contract is not item:
+        counts = f"{contract.paired.first:,} → {contract.paired.second:,} of {contract.paired.total:,}"
+        facts.append(Fact("contract met", counts, mark=outcome_mark(contract.outcome)))
+    if cut := found.cut:
+        limits = "evaluation.max_tokens or evaluation.thinking_tokens" if cut.thinking else "evaluation.max_tokens"
+        facts.append(Fact("token limit", f"{_cut_count(cut)} cut at {_cut_limit(cut)}", f"raise {limits}", "warning"))
+    if found.needed_rows:
+        facts.append(Fact("rows needed", f"about {found.needed_rows:,}", "to tell"))
+    facts += [
+        Fact("also worse", metric_label(one.metric), f"{signed_points(one.change)} points", "error") for one in found.also_worse
+    ]
+    if found.grammar:
+        met = "the whole contract" if found.grammar == "contract" else "the schema"
+        facts.append(Fact("grammar", f"meets {met} every time", "without training", "warning"))
+    facts.append(seeds_fact(report.seeds) if report.seeds else None)
+    if report.off_task:
+        facts.append(off_task_fact(report.off_task))
+    elif is_forgetting_unmeasured(report):
+        facts.append(Fact("off-task", "not measured", "evaluation.regression", "muted"))
+    return [fact for fact in facts if fact]
+
+
+def comparison_fact(item: Comparison) -> Fact:
+    """Return the change of one metric between two arms."""
+    change = f"{change_text(item.low, item.change, item.high)} points"
+    return Fact(metric_label(item.metric), change, f"versus {item.first}, {word(item.outcome)}", outcome_mark(item.outcome))
+
+
+def seeds_fact(seeds: SeedReport) -> Fact:
+    """Return the expected result of the recipe with another seed; the seeds' table has the recommended adapter's."""
+    mean, over = seeds.rate.mean, ""
+    if seeds.change:
+        change = seeds.change.mean
+        over = f", {change_text(change.low, change.value, change.high)} points over {seeds.rival}"
+    value = f"{percent(mean.value)} ({100 * mean.low:.0f} to {100 * mean.high:.0f}) with another seed{over}"
+    return Fact("recipe", value, f"seed {seeds.chosen.seed} recommended by the validation rows alone")
+
+
+def off_task_fact(result: OffTaskResult) -> Fact:
+    """Return how off-task accuracy changed."""
+    paired, overall = result.overall.paired, result.overall
+    if not paired.total:
+        return Fact("off-task", "cannot tell", f"the base answers under {LEAST:.0%} in every category", "warning")
+    before, after = (f"{100 * count / paired.total:.1f}" for count in (paired.first, paired.second))
+    change = change_text(overall.low, overall.change, overall.high)
+    mark = "warning" if result.outcome == "cannot_tell" else outcome_mark(result.outcome)
+    note = f"{change} points, {word(result.outcome)}; {paired.total:,} answers, margin {100 * result.margin:g} points"
+    return Fact("off-task", f"{before}% → {after}%", note, mark)
+
+
+def holdout_facts(report: EvaluationReport) -> list[Fact]:
+    """Describe how reliable the held-out rows are: their number, dependence, contamination, and earlier use."""
+    rows = report.facts["rows"]
+    groups, compared = report.facts.get("groups", rows), compared_rows(report)
+    facts = [
+        Fact("rows", f"{rows:,} held out", f"{plural(groups, 'group')}: near-duplicates count as one" if groups < rows else "")
+    ]
+    if compared < rows:
+        facts.append(Fact("pairs", f"{compared:,} of {rows:,}", "compared; the others do not fit in data.max_tokens", "warning"))
+    if record := report.facts.get("contamination"):
+        found = from_json(Contamination, record)
+        if found.code == "unknown":
+            facts.append(Fact("trained on", "unknown", f"training records of {one_line(found.adapter, 60)} are missing", "warning"))
+        else:
+            facts.append(Fact("trained on", "none of them", f"compared with {plural(found.rows, 'row')}"))
+    if record := report.facts.get("changed_terms"):
+        changed = from_json(ChangedTerms, record)
+        facts.append(Fact("changed", listed(changed.terms), f"since {changed.since}", "warning"))
+    facts += history_facts(report.holdout)
+    return facts if report.headline else [*facts, detectable_gain_fact(min(groups, compared))]
+
+
+def compared_rows(report: EvaluationReport) -> int:
+    """Return the number of rows that the verdict is about."""
+    metric = report.headline_metric
+    return next((rate.total for rate in report.arms[0].rates if rate.metric == metric == PREFERENCE), report.facts["rows"])
+
+
+def history_facts(history: HoldoutHistory | None) -> list[Fact]:
+    """Describe the earlier use of rows, which makes a result on them optimistic."""
+    if history is None:
+        return []
+    count = history.evaluations
+    often = count > _EXPECTED
+    judged = f"{history.judged} in blind sessions or by a judge" if history.judged else ""
+    note = "; ".join(filter(None, [judged, "expect optimistic results" if often else ""]))
+    facts = [Fact("evaluated", plural(count, "time"), note, "warning" if often else "")]
+    if history.new or history.missing:
+        changed = f"{plural(history.new, 'row')} new, {history.missing} removed"
+        facts.append(Fact("rows changed", changed, "since the last evaluation", "warning"))
+    if history.exported:
+        facts.append(Fact("exported", plural(history.exported, "row"), "for training", "warning"))
+    if history.edited_line:
+        facts.append(Fact("ledger", f"edited at line {history.edited_line}", "its count is unreliable", "error"))
+    return facts
+
+
+def contract_fact(report: EvaluationReport) -> Fact:
+    """Return the required metrics, or what answers are compared with if there are none."""
+    if report.answer_metric == CONTRACT:
+        return Fact("contract", ", ".join(metric_label(name) for name in report.facts.get("required", [])))
+    if report.headline_metric == PREFERENCE:
+        return Fact("contract", "none", "compared by which answer of a pair is more likely")
+    return Fact("contract", "none", "compared with the references")
+
+
+def report_facts(report: EvaluationReport) -> Facts:
+    """Describe everything about a verdict that is not in a table."""
+    return Facts((*conclusion_facts(report), *holdout_facts(report), contract_fact(report)))
+
+
+def caveat_text(caveat: Caveat | None) -> str:
+    """Return a short reason not to promote an adapter that is better, or ``""``."""
+    if caveat is None:
+        return ""
+    if caveat.reason == "contract_worse":
+        return "fewer answers meet the whole contract"
+    if caveat.reason == "off_task_dropped":
+        return f"off-task accuracy dropped from {percent(caveat.before)} to {percent(caveat.after)}"
+    return f"off-task accuracy may have dropped by {100 * caveat.margin:g} points or more"
+
+
+def refusal_text(report: EvaluationReport, *, accept_unknown: bool = False) -> str:
+    """Return why the report's adapter may not be promoted, or ``""`` if it may be."""
+    reason = promotion_refusal(report, accept_unknown=accept_unknown)
+    if reason == "not_better":
+        return verdict_text(report.verdict)
+    if not reason or not report.off_task:
+        return ""
+    fact = off_task_fact(report.off_task)
+    return f"Off-task accuracy: {fact.value} ({fact.note})."
+
+
+def off_task_hint(report: EvaluationReport) -> str:
+    """Return a remedy if off-task accuracy is the reason not to promote the adapter, or ``""``."""
+    lever = "Raise data.replay, lower training.learning_rate, or train fewer steps"
+    return {"off_task_dropped": f"{lever}.", "off_task_unknown": f"{lever}; or add --accept-unknown."}.get(
+        promotion_refusal(report), ""
+    )
