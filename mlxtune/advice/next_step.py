@@ -5,16 +5,24 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import StrEnum, auto
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mlxtune.core.errors import DataError
 from mlxtune.data.check_cache import CheckOutcome
+from mlxtune.recipe import DataSection, load
+from mlxtune.recipe.edit import toml_literal
 from mlxtune.workspace.index import RecipeView, RunView, Snapshot
 
 if TYPE_CHECKING:  # loads a schema validator, which the app's first screen must not wait for
+    from mlxtune.data.checks.fixes import FixResult
+    from mlxtune.data.checks.report import CheckReport
     from mlxtune.evaluation.history import Evaluation
 
 _GOOD_ENOUGH = 0.95  # the share of answers that advice asks for by default
@@ -41,6 +49,8 @@ class StepCode(StrEnum):
     CHECK_ROWS = auto()
     FIX_ROWS = auto()  # rows that block training
     REVIEW_ROWS = auto()  # rows without a decision
+    MAP_COLUMNS = auto()  # of the file ``name``
+    APPLY_FIXES = auto()  # to the rows of ``name``
     EVALUATE_BASE = auto()
     REPEAT_EVALUATION = auto()  # of the evaluation ``run``, which failed
     ASK_ADVICE = auto()  # the share of correct answers of the arm ``name``, which needs no training
@@ -85,6 +95,7 @@ class NextStep:
     recipe: Path | None = None
     name: str = ""
     number: float = 0.0
+    options: str = ""  # at the end of the command
     evaluation: str = ""  # the ID of the evaluation whose verdict it follows
     also: tuple[NextStep, ...] = ()
 
@@ -251,6 +262,53 @@ def _rows_step(view: RecipeView, check: CheckOutcome | None) -> NextStep:
     if check and check.outcome == "blocked" and not check.changed:
         return NextStep(StepCode.FIX_ROWS, recipe=view.path, number=check.flagged)
     return NextStep(StepCode.CHECK_ROWS, recipe=view.path)
+
+
+def after_check(
+    source: Path, section: DataSection, report: CheckReport, fixed: FixResult | None, snapshot: Snapshot
+) -> NextStep | None:
+    """Return the next step after a check of ``source``, a recipe or rows read as ``section`` says, or of its ``fixed`` copy."""
+    from mlxtune.data.checks.registry import get_check
+    from mlxtune.data.readers.columns import mapping_option
+    from mlxtune.data.scaffold import first_record, guessed_mapping
+
+    is_recipe, name = source.suffix == ".toml", str(source)
+    if not section.map and (report.kept == 0 or set(report.formats) == {"text"}):
+        with suppress(DataError):
+            if guess := guessed_mapping(first_record(report.path)):
+                return None if is_recipe else NextStep(StepCode.MAP_COLUMNS, name=name, options=mapping_option(guess))
+    if fixed and is_recipe:
+        copy = shlex.quote(os.path.relpath(fixed.out, source.parent))
+        settings = [f"data.source={copy}", *(["data.map={}"] if section.map else [])]  # the copy is in mlxtune's own format
+        settings += ["data.format=auto"] if section.format != "auto" else []
+        return None if fixed.by_hand else _use_recipe(source, settings, snapshot)
+    if fixed:
+        return NextStep(StepCode.WRITE_RECIPE, name=str(fixed.out))
+    read_as = [f"--format {section.format}"] if section.format != "auto" and not is_recipe else []
+    read_as += [mapping_option(section.map)] if section.map and not is_recipe else []
+    blocks = {finding.check for finding in report.findings if finding.severity == "block"}
+    if not report.kept:
+        return None
+    if blocks:
+        unsafe = sorted(id for id in blocks if not get_check(id).fix.safe and get_check(id).fix.kind != "hand")
+        return NextStep(StepCode.APPLY_FIXES, name=name, options=" ".join((*read_as, "--fix", *(f"--also {id}" for id in unsafe))))
+    if is_recipe:
+        own = load(source, []).data
+        settings = [f"data.map={toml_literal(section.map)}"] if section.map != own.map else []
+        settings += [f"data.format={section.format}"] if section.format != own.format else []
+        return _use_recipe(source, settings, snapshot)
+    recipes = (view.path for view in snapshot.recipes if view.recipe and view.recipe.source.resolve() == report.path.resolve())
+    if recipe := next(recipes, None):
+        return NextStep(StepCode.CHECK_ROWS, recipe=recipe)
+    return NextStep(StepCode.WRITE_RECIPE, name=name, options=" ".join(read_as))
+
+
+def _use_recipe(path: Path, settings: Sequence[str], snapshot: Snapshot) -> NextStep:
+    """Return the step that uses a recipe with these settings: training if its base was evaluated, or else that."""
+    name = load(path, []).name
+    measured = any(base_measured(view) for view in snapshot.evals if view.name == name)
+    code = StepCode.TRAIN if measured else StepCode.EVALUATE_BASE
+    return NextStep(code, recipe=path, options=" ".join(f"--set {shlex.quote(one)}" for one in settings))
 
 
 def _failed_evaluation(evals: Sequence[RunView]) -> RunView | None:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import os
-import shlex
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mlxtune.advice.next_step import after_check
 from mlxtune.cli.options import Json, with_option_groups
 from mlxtune.cli.output import out, progress_bar, show_json
-from mlxtune.core.errors import DataError, InputError, MlxtuneError
+from mlxtune.core.errors import DataError, InputError
 from mlxtune.core.files import similar_file
 from mlxtune.core.text import one_line
 from mlxtune.data import export as exports
@@ -25,9 +24,10 @@ from mlxtune.data.source import read_source
 from mlxtune.data.split import SPLIT_NAMES, SplitSettings, SplitSummary
 from mlxtune.present.check import NAME_THE_COLUMNS, check_document, statistics_document
 from mlxtune.present.data_files import export_document, import_document, split_document
+from mlxtune.present.next_step import step_action
 from mlxtune.present.terminal import print_document
 from mlxtune.recipe import DataSection, load
-from mlxtune.runs import registry
+from mlxtune.workspace.index import WorkspaceIndex
 
 if TYPE_CHECKING:  # the checks import numpy
     from mlxtune.data.checks.fixes import FixResult
@@ -153,8 +153,8 @@ def check(
     if json:
         show_json(report_json(report, fixed.to_json() if fixed else None))
     else:
-        command = _next_command(source, report, section, fixed)
-        print_document(check_document(report, fixed, every=every, command=command), out)
+        step = after_check(source, section, report, fixed, WorkspaceIndex(Path.cwd()).read())
+        print_document(check_document(report, fixed, every=every, command=step_action(step).command if step else ""), out)
     by_hand = [finding for _, finding in fixed.by_hand] if fixed else []
     blocks = [finding for finding in report.findings if finding.severity == "block"]
     if any(not fixed or one in by_hand or not (get_check(one.check).fix.safe or one.check in also) for one in blocks):
@@ -171,61 +171,6 @@ def _write_fixed(path: Path, section: DataSection, report: CheckReport, options:
     with SourceRecords(path, section.format, section.map) as records:
         target = options.out or fixed_copy_path(path)
         return write_fixed(records, report.findings, target, options.also or (), state=reviews.load(path))
-
-
-def _next_command(source: Path, report: CheckReport, section: DataSection, fixed: FixResult | None) -> str:
-    """Return the command that helps most, or an empty string: a map for unknown columns, the fixes, a recipe, a check with the
-    recipe, the base's evaluation, or training.
-    """
-    from mlxtune.data.checks.registry import get_check
-    from mlxtune.data.readers.columns import mapping_option
-    from mlxtune.data.scaffold import first_record, guessed_mapping
-    from mlxtune.recipe.edit import toml_literal
-
-    is_recipe, quoted = source.suffix == ".toml", shlex.quote(str(source))
-    if not section.map and (report.kept == 0 or set(report.formats) == {"text"}):
-        with suppress(DataError):
-            if guess := guessed_mapping(first_record(report.path)):
-                return f"mlxtune data check {quoted} {mapping_option(guess)}" if not is_recipe else ""
-    options = f" {mapping_option(section.map)}" if section.map and not is_recipe else ""
-    format = f" --format {section.format}" if section.format != "auto" and not is_recipe else ""
-    if fixed and is_recipe:
-        copy = shlex.quote(os.path.relpath(fixed.out, source.parent))
-        settings = [f"data.source={copy}", *(["data.map={}"] if section.map else [])]  # the copy is in mlxtune's own format
-        settings += ["data.format=auto"] if section.format != "auto" else []
-        return f"mlxtune {_next_verb(source)} {quoted} {' '.join(f'--set {one}' for one in settings)}" if not fixed.by_hand else ""
-    if fixed:
-        return f"mlxtune init --from {shlex.quote(str(fixed.out))}"
-    blocks = {finding.check for finding in report.findings if finding.severity == "block"}
-    if blocks and report.kept:
-        unsafe = sorted(id for id in blocks if not get_check(id).fix.safe and get_check(id).fix.kind != "hand")
-        return f"mlxtune data check {quoted}{format}{options} --fix{''.join(f' --also {id}' for id in unsafe)}"
-    if not report.kept:
-        return ""
-    if is_recipe:
-        own = load(source, []).data
-        settings = [f"data.map={toml_literal(section.map)}"] if section.map != own.map else []
-        settings += [f"data.format={section.format}"] if section.format != own.format else []
-        return " ".join((f"mlxtune {_next_verb(source)} {quoted}", *(f"--set {shlex.quote(one)}" for one in settings)))
-    if recipe := _recipe_for(report.path):
-        return f"mlxtune data check {shlex.quote(str(recipe))}"
-    return f"mlxtune init --from {quoted}{format}{options}"
-
-
-def _recipe_for(source: Path) -> Path | None:
-    """Return the first recipe in the workspace for the rows of ``source``, or ``None`` if there is none."""
-    for file in sorted(Path("recipes").glob("*.toml")):
-        with suppress(MlxtuneError):
-            if load(file).source.resolve() == source.resolve():
-                return file
-    return None
-
-
-def _next_verb(recipe: Path) -> str:
-    """Return ``train`` if the recipe's base, or a run of it, was evaluated in this workspace, or else ``eval``."""
-    name = load(recipe, []).name
-    states = (run.state() for run in registry.list_runs(Path.cwd(), "eval"))
-    return "train" if any(state.phase == "finished" and state.name == name for state in states) else "eval"
 
 
 def _mute(path: Path, options: MuteOptions) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 from dataclasses import replace
 from pathlib import Path
@@ -48,6 +47,8 @@ _WORDS: dict[StepCode, _Words] = {
     _C.CHECK_ROWS: _Words("Check the rows first", "app.data", "check the rows", "mlxtune data check {recipe}"),
     _C.FIX_ROWS: _Words("Fix {rows} first", "app.data", "fix them", "mlxtune data check {recipe}", "error"),
     _C.REVIEW_ROWS: _Words("Review {rows}", "app.review", "meanwhile, review {rows}", "mlxtune review {recipe}"),
+    _C.MAP_COLUMNS: _Words("Name the columns", "app.data", "see the rows", "mlxtune data check {name}"),
+    _C.APPLY_FIXES: _Words("Apply the fixes", "app.data", "see the rows", "mlxtune data check {name}"),
     _C.EVALUATE_BASE: _Words("Evaluate the base model first", "app.evaluate", "evaluate it", "mlxtune eval {recipe}"),
     _C.REPEAT_EVALUATION: _Words("The evaluation ended without a verdict", "app.evaluate", "choose what to evaluate", mark="error"),
     _C.ASK_ADVICE: _Words("Training may not be needed", "app.advice", "ask whether to train", "mlxtune advise {recipe}"),
@@ -115,7 +116,8 @@ def step_action(step: NextStep) -> Action:
     words = _WORDS[step.code]
     values = {"run": step.run, "recipe": step.recipe, "name": step.name}
     complete = all(value for name, value in values.items() if f"{{{name}}}" in words.command)
-    return Action(words.action, _format(words.label, step), _format(words.command, step) if complete else "")
+    command = f"{_format(words.command, replace(step, name=shlex.quote(step.name)))} {step.options}".rstrip()
+    return Action(words.action, _format(words.label, step), command if complete else "")
 
 
 def step_mark(step: NextStep, snapshot: Snapshot) -> Mark:
@@ -180,7 +182,7 @@ def _format(text: str, step: NextStep) -> str:
     return text.format(
         run=shlex.quote(step.run), name=one_line(step.name), number=step.number, rows=plural(round(step.number), "row"),
         percent=f"{step.number:.0%}", time=duration(step.number), file=one_line(recipe.name) if recipe else "",
-        recipe=shlex.quote(os.path.relpath(recipe, Path.cwd())) if recipe else "RECIPE",
+        recipe=shlex.quote(str(recipe.relative_to(Path.cwd()) if recipe.is_relative_to(Path.cwd()) else recipe)) if recipe else "RECIPE",
     )  # fmt: skip
 
 

@@ -345,7 +345,7 @@ def test_once_the_base_was_evaluated_a_recipe_is_trained_on_the_fixed_copy(cli, 
         writer.emit("run.started", kind="eval", name="rows", base="smollm2-135m", pid=1, host="h")
         writer.emit("run.finished", summary={})
     line = last_command(cli("data", "check", str(recipe), "--fix"))
-    assert line.startswith(f"mlxtune train {recipe} --set data.source=../rows.fixed.jsonl --set ")
+    assert line.startswith(f"mlxtune train {recipe.relative_to(Path.cwd())} --set data.source=../rows.fixed.jsonl --set ")
     monkeypatch.setattr(launch, "start", lambda *_: Run(tmp_path / "runs" / "1"))
     monkeypatch.setattr(start, "resolve", lambda *_, **__: None)
     result = cli(*shlex.split(line)[1:], "--detach")
