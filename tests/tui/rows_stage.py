@@ -14,7 +14,7 @@ from mlxtune.core.errors import DataError, MlxtuneError
 from mlxtune.data.access.records import SourceRecords
 from mlxtune.data.checks.check_input import TokenCount
 from mlxtune.data.checks.report import CheckResult
-from mlxtune.data.checks.run import check
+from mlxtune.data.checks.run import CheckRules, check
 from mlxtune.data.review import journal_path
 from mlxtune.data.review import load as load_review
 from mlxtune.data.rows import Row, row_text
@@ -101,7 +101,8 @@ class Checks:
                 rows = [records.record(index) for index in range(len(records))]
             tokens = [None if isinstance(row, DataError) else TokenCount(len(row_text(row)) // 3, 5) for row in rows]
         limit, state = 64 if recipe else 0, load_review(path)
-        report = check(path, scorer=contract_scorer(recipe, {}), split_of=_split, tokens=tokens, max_tokens=limit, state=state)
+        rules = CheckRules(scorer=contract_scorer(recipe, {}), split_of=_split, tokens=tokens, max_tokens=limit)
+        report = check(path, rules=rules, state=state)
         progress(f"checking {path.name}", 1.0)
         return CheckResult.from_report(report)
 
