@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from mlxtune.data.checks.base import Finding
-from mlxtune.data.duplicates import fold, shingles, similarity
+from mlxtune.data.duplicates import components, fold, shingles, similarity
 
 FINDING_KINDS = ("duplicate", "near-duplicate", "conflict")  # checks whose findings are about several rows
 CLUSTER, OUTLIERS = "cluster", "outliers"
@@ -37,28 +37,18 @@ class RowGroup:
 
 def finding_groups(findings: Iterable[Finding]) -> list[RowGroup]:
     """Return the rows that findings of one kind connect, largest group first."""
-    parents: defaultdict[str, dict[int, int]] = defaultdict(dict)
-
-    def root(kind: str, row: int) -> int:
-        of = parents[kind]
-        while (above := of.setdefault(row, row)) != row:
-            of[row] = of.get(above, above)
-            row = above
-        return row
-
+    links: defaultdict[str, list[tuple[int, int]]] = defaultdict(list)
     for finding in findings:
-        if finding.check in FINDING_KINDS and len(finding.rows) > 1:
-            first = root(finding.check, finding.rows[0])
-            for other in finding.rows[1:]:
-                second = root(finding.check, other)
-                low, high = sorted((first, second))
-                parents[finding.check][high] = first = low
+        if finding.check in FINDING_KINDS:
+            links[finding.check] += [(finding.rows[0], other) for other in finding.rows[1:]]
     groups: list[RowGroup] = []
-    for kind, of in parents.items():
+    for kind, pairs in links.items():
+        rows = sorted({row for pair in pairs for row in pair})
+        number = {row: index for index, row in enumerate(rows)}
         members: defaultdict[int, list[int]] = defaultdict(list)
-        for row in sorted(of):
-            members[root(kind, row)].append(row)
-        groups += [RowGroup(kind, tuple(rows)) for rows in members.values()]
+        for row, label in zip(rows, components(len(rows), [(number[a], number[b], 1.0) for a, b in pairs]), strict=True):
+            members[label].append(row)
+        groups += [RowGroup(kind, tuple(own)) for own in members.values()]
     return by_size(groups)
 
 

@@ -248,7 +248,7 @@ def shared_system_prompt(rows: Iterable[Row]) -> str:
 
 def prompt_text(row: Row) -> str:
     """Return the text of the prompt without system turns, one line per turn, or the whole text of a text row."""
-    return "\n".join(_texts(row.prompt_content, ("role",)))
+    return "\n".join(json_strings(row.prompt_content, ("role",)))
 
 
 def prompt_hash(row: Row) -> str:
@@ -258,7 +258,7 @@ def prompt_hash(row: Row) -> str:
 
 def row_text(row: Row) -> str:
     """Return all text of the row, one line per turn."""
-    return "\n".join(_texts(row.content, ("role", "tools")))
+    return "\n".join(json_strings(row.content, ("role", "tools")))
 
 
 def last_prompt(row: Row) -> str:
@@ -267,17 +267,17 @@ def last_prompt(row: Row) -> str:
     return prompt if isinstance(prompt, str) else str(prompt[-1]["content"]) if prompt else row_text(row)
 
 
-def _texts(value: Any, skipped_keys: tuple[str, ...]) -> Iterator[str]:
-    """Yield every string in a JSON value."""
+def json_strings(value: Any, skipped_keys: tuple[str, ...] = ()) -> Iterator[str]:
+    """Yield every text in a JSON value."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, list):
         for item in value:
-            yield from _texts(item, skipped_keys)
+            yield from json_strings(item, skipped_keys)
     elif isinstance(value, dict):
         for key, item in value.items():
             if key not in skipped_keys:
-                yield from _texts(item, skipped_keys)
+                yield from json_strings(item, skipped_keys)
 
 
 def _fold(value: object) -> object:

@@ -16,10 +16,11 @@ from mlxtune.core.errors import DataError, InputError
 from mlxtune.core.files import write_text
 from mlxtune.core.text import one_line
 from mlxtune.data.checks.contract import scored_answer
+from mlxtune.data.checks.corpus import json_object
 from mlxtune.data.readers.columns import column_value, columns, guess_mapping, mapping_option
 from mlxtune.data.readers.formats import NO_MAPPING, detect
 from mlxtune.data.readers.row_format import Record
-from mlxtune.data.rows import Conversation, Location, Preference, Row, RowError, Unpaired, row_text
+from mlxtune.data.rows import Conversation, Location, Preference, Row, RowError, Unpaired, json_strings, row_text
 from mlxtune.data.source import read_records
 from mlxtune.data.source_files import source_files
 from mlxtune.recipe.edit import toml_literal
@@ -158,7 +159,7 @@ def guess(path: Path, mapping: Mapping[str, str] = NO_MAPPING, format: str = "au
         raise DataError(f"{path.name} has no valid rows: {errors[0].message}", hint=errors[0].hint)
     sample = rows[:_MOST_ROWS]
     answers = [answer for answer in (scored_answer(row)[1] for row in sample) if answer]
-    values = [value for value in map(_json_object, answers) if value is not None]
+    values = [value for value in map(json_object, answers) if value is not None]
     is_json = bool(answers) and len(values) >= _JSON_SHARE * len(answers)
     kinds = Counter(type(row) for row in sample)
     method = {Preference: "dpo", Unpaired: "kto"}.get(kinds.most_common(1)[0][0], "sft")
@@ -244,8 +245,8 @@ def recurring_sentences(answers: Sequence[str], values: Sequence[Mapping[str, An
     A sentence also counts where it follows text that does not end like a sentence, because the contract only asks for its words.
     """
     items: Sequence[Any] = values or answers
-    texts = ["\n".join(_strings(item)) for item in items]
-    sentences = [{sentence for text in _strings(item) for sentence in _sentences(text)} for item in items]
+    texts = ["\n".join(json_strings(item)) for item in items]
+    sentences = [{sentence for text in json_strings(item) for sentence in _sentences(text)} for item in items]
     counts = Counter(sentence for own in sentences for sentence in own)
     for text, count in counts.most_common():
         if count < 3:
@@ -268,26 +269,9 @@ def _condition(having: Sequence[bool], values: Sequence[Mapping[str, Any]]) -> t
     return None
 
 
-def _strings(value: Any) -> Iterator[str]:
-    """Yield every text in a JSON value."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict | list):
-        for item in value.values() if isinstance(value, dict) else value:
-            yield from _strings(item)
-
-
 def _sentences(text: str) -> Iterator[str]:
     found = (match[0].strip() for match in _SENTENCE.finditer(text))
     return (sentence for sentence in found if len(sentence.split()) >= _MIN_SENTENCE)
-
-
-def _json_object(answer: str) -> dict[str, Any] | None:
-    try:
-        value = json.loads(answer)
-    except (ValueError, RecursionError):
-        return None
-    return value if isinstance(value, dict) else None
 
 
 def _estimated_tokens(text: str) -> float:

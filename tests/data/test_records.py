@@ -10,9 +10,8 @@ import pytest
 
 from mlxtune.core.child_process import python_command, python_environment
 from mlxtune.core.errors import DataError
-from mlxtune.core.files import home
-from mlxtune.data.access import index, spans
-from mlxtune.data.access.index import FileLayout
+from mlxtune.data.access import spans
+from mlxtune.data.access.layout import FileLayout
 from mlxtune.data.access.records import RecordFile, open_records
 from mlxtune.data.readers.row_format import InvalidRecord
 from mlxtune.data.rows import Conversation, Location, Preference, RowError, TextRow
@@ -254,75 +253,6 @@ def test_other_delimiters_are_detected(tmp_path, name, delimiter, notes):
 def test_duplicate_column_names_are_refused(tmp_path):
     with pytest.raises(DataError, match="two columns named text"):
         open_records(_file(tmp_path, "text,text\na,b\n", "d.csv"))
-
-
-# the index
-
-
-@pytest.fixture
-def indexed(tmp_path, monkeypatch) -> Path:
-    """A file that is indexed although it is small."""
-    monkeypatch.setenv("MLXTUNE_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(index, "MIN_INDEXED", 0)
-    return _file(tmp_path, "\n".join(GOOD % i for i in range(50)))
-
-
-@pytest.fixture
-def scans(monkeypatch) -> list[Path]:
-    """Paths of the files scanned so far."""
-    paths: list[Path] = []
-    real = FileLayout.spans
-    monkeypatch.setattr(FileLayout, "spans", lambda self, data: paths.append(data.path) or real(self, data))
-    return paths
-
-
-def test_an_index_is_reused(indexed, scans):
-    for _ in range(2):
-        with open_records(indexed) as file:
-            assert _texts(file)[::49] == ["é 0", "é 49"]
-    assert len(scans) == 1
-    assert len(list((home() / "index").iterdir())) == 1
-
-
-def _change_content_only(path: Path) -> None:
-    state = path.stat()
-    path.write_bytes(path.read_bytes().replace(b"}\n{", b"} {", 1))
-    os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
-    assert path.stat().st_size == state.st_size
-
-
-@pytest.mark.parametrize(
-    ("change", "rows"),
-    [
-        (lambda path: path.write_bytes(path.read_bytes() + b"\n" + (GOOD % 50).encode()), 51),
-        (lambda path: os.utime(path, ns=(1, 1)), 50),
-        (_change_content_only, 49),
-    ],
-    ids=["size", "time", "content"],
-)
-def test_a_stale_index_is_not_used(indexed, scans, change, rows):
-    open_records(indexed).close()
-    change(indexed)
-    with open_records(indexed) as file:
-        assert len(file) == rows
-    assert len(scans) == 2
-    assert len(list((home() / "index").iterdir())) == 1
-
-
-@pytest.mark.parametrize("damage", [b"", b"\x93NUMPY", b"garbage"])
-def test_a_damaged_index_is_rebuilt(indexed, scans, damage):
-    open_records(indexed).close()
-    (index_file,) = (home() / "index").iterdir()
-    index_file.write_bytes(damage or index_file.read_bytes()[:-8])
-    with open_records(indexed) as file:
-        assert len(file) == 50
-    assert len(scans) == 2
-
-
-def test_an_unwritable_home_is_ignored(indexed):
-    (home().parent / "home").write_text("a file")
-    with open_records(indexed) as file:
-        assert len(file) == 50
 
 
 # changes to the file

@@ -6,7 +6,6 @@ They are read on demand rather than memory-mapped: if another program truncates 
 from __future__ import annotations
 
 import codecs
-import hashlib
 import os
 import tempfile
 from collections.abc import Iterator
@@ -19,7 +18,6 @@ from mlxtune.core.files import disk_errors
 FileNote = Literal["byte_order_mark", "utf16", "semicolons", "tabs", "json_lines"]  # how a file was read, if it needed conversion
 
 BLOCK = 4 << 20  # bytes per step of a scan
-_PROBE = 4096
 
 
 class FileBytes:
@@ -45,7 +43,6 @@ class FileBytes:
         head = os.pread(self._file.fileno(), 64, 0)
         self.begin = 0
         self.notes: tuple[FileNote, ...] = ()
-        self.is_copy = False
         if head.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
             self._file.close()
             raise DataError(f"{path} is encoded in UTF-32, which is not supported.", hint="Save it as UTF-8.")
@@ -74,14 +71,6 @@ class FileBytes:
         for start in range(begin, self.size, BLOCK):
             yield start, self.read(start, start + BLOCK)
 
-    def key(self) -> dict[str, int | str]:
-        """Return a fingerprint of the content: size, modification time, and a hash of 16 blocks spread over the file."""
-        digest = hashlib.sha256()
-        for part in range(16):
-            start = max(0, self.size - _PROBE) * part // 15
-            digest.update(self.read(start, start + _PROBE))
-        return {"size": self._state[0], "mtime_ns": self._state[1], "probe": digest.hexdigest()}
-
     def close(self) -> None:
         self._file.close()
 
@@ -101,7 +90,7 @@ class FileBytes:
             copy.write(b"\xff" * bool(rest))
             copy.flush()
         self._file.close()
-        self._file, self.is_copy = copy, True
+        self._file = copy
         self._state = self._stat()
 
 

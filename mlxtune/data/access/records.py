@@ -11,7 +11,7 @@ from typing import Any, Self
 from mlxtune.core.errors import DataError
 from mlxtune.core.text import size
 from mlxtune.data.access.file_bytes import FileBytes, FileNote
-from mlxtune.data.access.index import FileLayout, detect_layout, find_records
+from mlxtune.data.access.layout import FileLayout, detect_layout
 from mlxtune.data.access.spans import LIMIT, RecordSpans
 from mlxtune.data.readers.formats import NO_MAPPING, check_format, check_mapping, parse
 from mlxtune.data.readers.row_format import InvalidRecord
@@ -86,7 +86,7 @@ def open_records(path: Path, format: str = "auto", mapping: Mapping[str, str] = 
     data = FileBytes(path)
     try:
         layout = detect_layout(data)
-        return RecordFile(data, layout, find_records(data, layout), format, mapping)
+        return RecordFile(data, layout, layout.spans(data), format, mapping)
     except BaseException:
         data.close()
         raise

@@ -44,17 +44,6 @@ class RecordSpans:
         """Return the spans that ``rows`` selects."""
         return RecordSpans(self.starts[rows], self.ends[rows], self.lines[rows])
 
-    def fit(self, size: int) -> bool:
-        """Return whether these are plausible spans for a file of ``size`` bytes: ordered, disjoint and within it."""
-        if not len(self.starts) == len(self.ends) == len(self.lines):
-            return False
-        if not len(self):
-            return True
-        ordered = (
-            (self.starts <= self.ends).all() and (self.ends[:-1] <= self.starts[1:]).all() and (np.diff(self.lines) >= 0).all()
-        )
-        return bool(ordered and self.starts[0] >= 0 and self.ends[-1] <= size and self.lines[0] >= 1)
-
 
 def _concatenate(parts: list[RecordSpans]) -> RecordSpans:
     starts, ends, lines = (

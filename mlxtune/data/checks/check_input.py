@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from mlxtune.data.rows import REASONING, Conversation, Message, Preference, Row, TextRow, Unpaired
+from mlxtune.data.rows import REASONING, Conversation, Message, Preference, Row, TextRow, Unpaired, json_strings
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,14 +167,6 @@ def _resolve_escapes(part: TextPart) -> Iterator[TextPart]:
         value: Any = json.loads(part.text)
     except (ValueError, RecursionError):
         return
-    text = "\n".join(_strings(value))
+    text = "\n".join(json_strings(value))
     if not (text.isprintable() and text.isascii()):
         yield TextPart(f"{part.name}, escapes resolved", part.role, text, part.trains, exact=False)
-
-
-def _strings(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict | list):
-        for item in value.values() if isinstance(value, dict) else value:
-            yield from _strings(item)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 from mlxtune.core.errors import InputError
 from mlxtune.core.text import nearest, one_line
 from mlxtune.data.checks import (
@@ -67,14 +65,10 @@ def check_filter_name(id: str) -> str:
 
 
 def unknown_check(name: str) -> InputError:
-    """Return the error for a check that does not exist. Titles, which the app shows, lead to their check."""
-    words = re.sub(r"\W+", " ", name.lower()).strip()
-    titles = {id: re.sub(r"\W+", " ", check.title.lower()) for id, check in CHECKS.items()}
-    match = next((id for id, title in titles.items() if len(words) > 3 and words in title), "")
-    labels = {id: check.label.casefold() for id, check in CHECKS.items()}
-    match = match or next((id for id, label in labels.items() if f"{label} ".startswith(f"{words} ")), "")
-    match = match or nearest(name, CHECKS) or ""
-    hint = f"Did you mean {match}?" if match else "Use a name from the list of findings."
+    """Return the error for a check that does not exist."""
+    names = {check.label.casefold(): id for id, check in CHECKS.items()} | {id: id for id in CHECKS}
+    match = nearest(name.casefold(), names)
+    hint = f"Did you mean {names[match]}?" if match else "Use a name from the list of findings."
     return InputError(f"Unknown check {one_line(name, 30)}.", hint=hint)
 
 
