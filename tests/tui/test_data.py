@@ -15,6 +15,7 @@ from textual import events
 
 from mlxtune.core.errors import InputError, MachineError
 from mlxtune.data.access.records import open_records
+from mlxtune.data.checks.report import Skip
 from mlxtune.data.review import ReviewSession, journal_path, with_keys
 from mlxtune.tui.app import MlxtuneApp
 from mlxtune.tui.rooms.data.render import LengthHistogram, length_chart
@@ -100,7 +101,7 @@ async def test_a_filter_by_tokens_names_the_key_that_downloads_the_model(
         session = await checked(room)
         result = session.source.check_result
         assert result is not None
-        skipped = {"tokens": "smollm2-135m is not on this machine."}
+        skipped = {"tokens": Skip("no_model", "smollm2-135m is not on this machine.")}
         session.source.check_result = replace(result, tokens=result.tokens[:0], skipped=skipped)
         await filter_by(room, "tokens>1", 0)
         assert "unknown: smollm2-135m is not on this machine. f in Plan downloads it." in message(room)
