@@ -13,9 +13,8 @@ import typer
 
 from mlxtune.cli.data import Format, Map, SourceArgument, resolve_source
 from mlxtune.cli.options import Json
-from mlxtune.cli.output import info, progress_bar, show, show_json
+from mlxtune.cli.output import info, print_columns, progress_bar, show, show_json
 from mlxtune.cli.review import Filter, matching_rows, open_browser, require_tokens
-from mlxtune.cli.tables import print_columns
 from mlxtune.core.errors import InputError
 from mlxtune.core.text import one_line, plural
 from mlxtune.data import filters

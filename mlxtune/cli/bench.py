@@ -9,10 +9,10 @@ from typing import Annotated
 import typer
 
 from mlxtune.cli.options import Json
-from mlxtune.cli.output import out, progress_bar, show, show_json
-from mlxtune.cli.tables import print_columns, print_facts, print_heading, print_section
+from mlxtune.cli.output import out, print_columns, print_facts, print_section, progress_bar, show, show_json
 from mlxtune.core.text import size as size_text
 from mlxtune.planning.benchmark import BenchmarkReport, Measurement, run_benchmark
+from mlxtune.present.terminal import print_heading
 
 
 def bench(

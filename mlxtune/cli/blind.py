@@ -14,7 +14,6 @@ import typer
 
 from mlxtune.cli.options import Json
 from mlxtune.cli.output import Cell, draw, err, info, show_json
-from mlxtune.cli.tables import print_heading
 from mlxtune.core.text import one_line, plural
 from mlxtune.data.rows import Message
 from mlxtune.evaluation.blind.blind_session import BlindSession, PresentedPair, Vote
@@ -24,6 +23,7 @@ from mlxtune.evaluation.json_fields import to_json
 from mlxtune.evaluation.paired_answers import load_pairs
 from mlxtune.evaluation.statistics.power import detectable_preference
 from mlxtune.present.blind import blind_document
+from mlxtune.present.terminal import print_heading
 from mlxtune.runs import registry
 
 KEYS = "a  b  t tie   u undo   q stop"

@@ -14,8 +14,7 @@ import typer
 
 from mlxtune.adapters import library
 from mlxtune.cli.options import Json
-from mlxtune.cli.output import Cell, info, out, print_error, progress_bar
-from mlxtune.cli.tables import print_columns
+from mlxtune.cli.output import Cell, info, out, print_columns, print_error, progress_bar
 from mlxtune.core.errors import InputError, MlxtuneError
 from mlxtune.core.files import user_path
 from mlxtune.core.text import nearest, one_line, safe_text, speed

@@ -9,8 +9,7 @@ from typing import Annotated
 import typer
 
 from mlxtune.cli.options import Json
-from mlxtune.cli.output import Cell, draw, show_json
-from mlxtune.cli.tables import print_columns, print_section
+from mlxtune.cli.output import Cell, draw, print_columns, print_section, show_json
 from mlxtune.core.errors import GateError, InputError
 from mlxtune.core.text import plural
 from mlxtune.evaluation.compare import EvaluationSide, compare_evaluations, compare_many, find_side

@@ -15,8 +15,7 @@ from mlxtune.adapters import library
 from mlxtune.cli.consent import require_consent
 from mlxtune.cli.follow import follow_answers
 from mlxtune.cli.options import CostCap, EndpointUrl, Json, Overrides, PromptPrice, RecipeFile, ReplyPrice, with_option_groups
-from mlxtune.cli.output import info, out, progress_bar, show, show_json
-from mlxtune.cli.tables import print_columns, print_section
+from mlxtune.cli.output import info, out, print_columns, print_section, progress_bar, show, show_json
 from mlxtune.core.errors import InputError
 from mlxtune.core.files import user_path
 from mlxtune.core.journal import read

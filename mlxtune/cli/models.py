@@ -8,14 +8,14 @@ from typing import Annotated, Any
 import typer
 
 from mlxtune.cli.options import Json
-from mlxtune.cli.output import Cell, out, progress_bar, show, show_json
-from mlxtune.cli.tables import print_columns, print_heading
+from mlxtune.cli.output import Cell, out, print_columns, progress_bar, show, show_json
 from mlxtune.core.text import one_line, plural, size
 from mlxtune.models import catalog, hub
 from mlxtune.models.catalog import CatalogModel
 from mlxtune.models.hub import HubModel
 from mlxtune.models.resolve import is_local, resolve
 from mlxtune.planning.machine import Machine, this_machine
+from mlxtune.present.terminal import print_heading
 
 app = typer.Typer(help="List, search, and download base models.", invoke_without_command=True)
 

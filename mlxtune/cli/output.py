@@ -10,19 +10,21 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.text import Text
 from rich.theme import Theme
 
 from mlxtune.core.errors import InputError, MlxtuneError
 from mlxtune.data import samples
+from mlxtune.present import terminal
 from mlxtune.present.blocks import Document
-from mlxtune.present.terminal import print_document
+from mlxtune.present.terminal import print_document, print_heading
 from mlxtune.present.terminal import styled as styled
 
 _TOKENS = {
@@ -47,6 +49,22 @@ ProgressUpdate = Callable[[str, float], None]
 def draw(document: Document) -> None:
     """Print a document on stdout."""
     print_document(document, out)
+
+
+def print_section(title: str, note: str = "") -> None:
+    """Print a blank line and a section heading on stdout."""
+    show("")
+    print_heading(out, title, note)
+
+
+def print_columns(rows: Sequence[Sequence[Cell | Text]], *, right: Sequence[int] = (), required: int | None = None) -> int:
+    """Print rows in aligned columns, as :func:`mlxtune.present.terminal.print_columns` does."""
+    return terminal.print_columns(rows, right=right, required=required, console=out)
+
+
+def print_facts(facts: Iterable[tuple[str, Cell]]) -> None:
+    """Print each fact's name and value on its own line."""
+    print_columns([[(name, "muted"), value] for name, value in facts])
 
 
 def info(*parts: Cell) -> None:

@@ -15,8 +15,7 @@ from typing import Annotated
 import typer
 
 from mlxtune.cli.options import Json
-from mlxtune.cli.output import ERROR_FILE, Cell, err, info, show, show_json
-from mlxtune.cli.tables import print_columns
+from mlxtune.cli.output import ERROR_FILE, Cell, err, info, print_columns, show, show_json
 from mlxtune.core import settings
 from mlxtune.core.child_process import python_command, python_environment
 from mlxtune.core.errors import InputError

@@ -15,9 +15,8 @@ from mlxtune.cli.export import show_export
 from mlxtune.cli.follow import follow, follow_answers
 from mlxtune.cli.generate import show_generation
 from mlxtune.cli.options import Json
-from mlxtune.cli.output import Cell, draw, info, progress_bar, show, show_json, show_missing_workspace
+from mlxtune.cli.output import Cell, draw, info, print_columns, progress_bar, show, show_json, show_missing_workspace
 from mlxtune.cli.search import search_json, show_search
-from mlxtune.cli.tables import print_columns
 from mlxtune.cli.train import show_adapter
 from mlxtune.core.errors import InputError
 from mlxtune.core.text import duration, plural, suggest

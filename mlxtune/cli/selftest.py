@@ -9,11 +9,11 @@ from typing import Annotated
 import typer
 
 from mlxtune.cli.options import Json
-from mlxtune.cli.output import Cell, out, show, show_json
-from mlxtune.cli.tables import print_columns, print_heading
+from mlxtune.cli.output import Cell, out, print_columns, show, show_json
 from mlxtune.core.errors import GateError
 from mlxtune.core.text import one_line, plural
 from mlxtune.evaluation.selftest.checks import run_checks
+from mlxtune.present.terminal import print_heading
 
 _SHOWN = 10
 

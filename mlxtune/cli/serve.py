@@ -12,8 +12,7 @@ import typer
 
 from mlxtune.cli.chat import ShareAccelerator, Which, parse_model
 from mlxtune.cli.options import Json
-from mlxtune.cli.output import info, out, progress_bar, show, show_json
-from mlxtune.cli.tables import print_columns
+from mlxtune.cli.output import info, print_columns, progress_bar, show, show_json
 from mlxtune.core import allocator
 from mlxtune.core.errors import InputError
 from mlxtune.core.text import one_line, speed
@@ -131,7 +130,7 @@ def _print_start(ready: Ready, url: str, json: bool) -> None:
         show_json({"url": url, "base": ready.base, "path": ready.path, "context": ready.context, "models": names})
         return
     show(("● ", "bold primary"), f"{url}   ", (f"{ready.path}; {ready.context:,} tokens", "muted"))
-    print_columns([["", name, ("base" if name == ready.base else "adapter", "muted")] for name in names], console=out)
+    print_columns([["", name, ("base" if name == ready.base else "adapter", "muted")] for name in names])
 
 
 def _log_request(model: str, event: Done | Failed) -> None:

@@ -14,8 +14,7 @@ import typer
 
 import mlxtune
 from mlxtune.cli.options import Json
-from mlxtune.cli.output import info, out, show, show_json
-from mlxtune.cli.tables import print_facts, print_heading
+from mlxtune.cli.output import info, out, print_facts, show, show_json
 from mlxtune.core.errors import DataError, InputError
 from mlxtune.core.files import home, similar_file
 from mlxtune.core.text import plural, size
@@ -25,6 +24,7 @@ from mlxtune.models import bundled
 from mlxtune.models.bundled import install
 from mlxtune.models.cpu import blas
 from mlxtune.planning import machine as machines
+from mlxtune.present.terminal import print_heading
 
 _EXTRAS = {  # a package of each extra
     "serve": "starlette", "gguf": "gguf", "judge": "openai", "grammar": "llguidance", "parquet": "pyarrow", "pdf": "pypdf",

@@ -10,7 +10,7 @@ from mlxtune.adapters.export.verification import PromptCheck, PromptDifference, 
 from mlxtune.core.text import one_line, size
 from mlxtune.evaluation.scorers.registry import metric_label
 from mlxtune.evaluation.verdict import Comparison
-from mlxtune.present.blocks import Block, Cell, Column, Document, Fact, Facts, Heading, Mark, Table, text
+from mlxtune.present.blocks import Block, Cell, Column, Document, Fact, Facts, Heading, Mark, Table
 from mlxtune.present.labels import change_text, percent
 
 LOST = "effect lost"
@@ -134,8 +134,3 @@ def export_note(note: str, difference: PromptDifference | None = None, token: st
         f" The prompts {difference_text(difference)}." if difference else f" An example is {one_line(token, 40)}." if token else ""
     )
     return f"{_NOTES[note]}{about} Compare your prompts with: mlxtune verify-export"
-
-
-def failed_text(form: str, reason: str) -> Document:
-    """Describe an export that failed."""
-    return (text(one_line(f"The last export, {form}, failed: {reason}"), mark="error"),)

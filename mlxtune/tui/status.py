@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mlxtune.core.text import duration
-from mlxtune.present.labels import GLYPHS, verdict_mark
 from mlxtune.present.run import STATUS_LABELS, prompt_noun
 from mlxtune.runs.events import HELD_OUT_ROW, TIMED
 from mlxtune.runs.registry import RUN_KINDS
@@ -81,14 +80,3 @@ def brief_result(view: RunView) -> str:
     if view.status == "finished" and state.validations:
         return f"{state.validations[-1].loss:.3f}"
     return STATUS_LABELS[view.status].text
-
-
-def verdict_style(outcome: str, caveat: object = None) -> tuple[str, str]:
-    """Return the glyph and the color token of a verdict."""
-    if not outcome:
-        return "◐", "$primary"
-    mark = verdict_mark(outcome, caveat)
-    return GLYPHS[mark], f"${mark}"
-
-
-PLAN_GLYPHS = {"go": ("✓", "$success"), "warn": ("!", "$warning"), "refuse": ("✗", "$error")}  # by the outcome of a plan
