@@ -9,18 +9,16 @@ from typing import Annotated
 import typer
 
 from mlxtune.cli.options import Json
-from mlxtune.cli.output import Cell, draw, print_columns, print_section, show_json
+from mlxtune.cli.output import draw, show_json
 from mlxtune.core.errors import GateError, InputError
 from mlxtune.core.text import plural
 from mlxtune.evaluation.compare import EvaluationSide, compare_evaluations, compare_many, find_side
 from mlxtune.evaluation.json_fields import to_json
 from mlxtune.evaluation.scorers.registry import metric_label
-from mlxtune.evaluation.verdict import signed_points
+from mlxtune.present.blocks import Cell, Column, Table
 from mlxtune.present.comparison import comparison_document, comparison_verdict
-from mlxtune.present.labels import p_value
+from mlxtune.present.labels import change_text, glyph_cell, p_value, percent
 from mlxtune.runs import registry
-
-_GLYPHS: dict[str, Cell] = {"better": ("✓", "bold success"), "worse": ("✗", "bold error")}
 
 
 def compare(
@@ -54,25 +52,22 @@ def _compare_many(names: list[str], *, gate: bool, json: bool) -> None:
         return
     rows = int(sides[0].report.facts["rows"])
     metric = comparisons[0].metric
-    print_section(metric_label(metric).capitalize(), f"{plural(rows, 'held-out row')}, the same for all; p after Holm")
     curves = [_losses(side) for side in sides]
     known = [loss for curve in curves for loss in curve]
-    table: list[list[Cell]] = [
-        ["", *((title, "faint") for title in ("evaluation", "rate", "points", "interval", "p", "loss of its run"))]
-    ]
-    for index, (side, curve) in enumerate(zip(sides, curves, strict=True)):
+    table = []
+    for side, item, curve in zip(sides, (None, *comparisons), curves, strict=True):
         rate = next(arm for arm in side.report.arms if arm.name == side.arm).rate(metric)
-        cells: list[Cell] = ["", "", ""]
-        glyph: Cell = ("·", "faint")
-        if index:
-            item = comparisons[index - 1]
-            low, change, high = map(signed_points, (item.low, item.change, item.high))
+        cells = [glyph_cell(""), Cell(), Cell()]
+        if item:
             p = item.p if item.adjusted is None else item.adjusted
-            cells = [change, (f"{low} to {high}", "muted"), p_value(p)]
-            glyph = _GLYPHS.get(item.outcome, glyph)
+            cells = [glyph_cell(item.outcome), Cell(change_text(item.low, item.change, item.high)), Cell(p_value(p), "muted")]
         last = f" {curve[-1]:.3f}" if curve else ""
-        table.append([glyph, (side.name, "bold"), f"{rate.hits / rate.total:.1%}", *cells, (_spark(curve, known) + last, "muted")])
-    print_columns(table, right=(2, 3, 5))
+        losses = Cell(_spark(curve, known) + last, "muted")
+        table.append((cells[0], Cell(side.name, "bold"), Cell(percent(rate.share)), *cells[1:], losses))
+    labels = ("", "evaluation", "rate", "change, points", "p", "loss of its run")
+    columns = tuple(Column(label, right=label in ("rate", "p")) for label in labels)
+    note = f"{plural(rows, 'held-out row')}, the same for all; p after Holm"
+    draw((Table(metric_label(metric), note, columns, tuple(table)),))
 
 
 def _losses(side: EvaluationSide) -> list[float]:

@@ -9,11 +9,11 @@ from typing import Annotated
 import typer
 
 from mlxtune.cli.options import Json
-from mlxtune.cli.output import Cell, out, print_columns, show, show_json
+from mlxtune.cli.output import draw, show_json
 from mlxtune.core.errors import GateError
 from mlxtune.core.text import one_line, plural
 from mlxtune.evaluation.selftest.checks import run_checks
-from mlxtune.present.terminal import print_heading
+from mlxtune.present.blocks import Action, Fact, Facts, Heading, text
 
 _SHOWN = 10
 
@@ -30,16 +30,15 @@ def selftest(
     if json:
         show_json({"holds": not wrong, "checks": [asdict(check) | {"holds": check.passed} for check in results]})
     else:
-        print_heading(out, "Self-test", plural(sum(check.total for check in results), "case"))
-        rows: list[list[Cell]] = []
-        for check in results:
-            mark: Cell = ("✓", "bold success") if check.passed else ("✗", "bold error")
-            rows.append([mark, check.name, f"{check.right:,} of {check.total:,}", (check.note, "muted")])
-        print_columns(rows, right=(2,))
-        for check in results:
-            for case in check.wrong[:_SHOWN]:
-                show("  ", ("✗ ", "bold error"), f"{check.name}: {one_line(case, 160)}")
-        if not suites:
-            show("  ", ("Only built-in cases were checked. Use --suites DIR to add the public conformance suites.", "muted"))
+        found = [
+            Fact(check.name, f"{check.right:,} of {check.total:,}", check.note, "success" if check.passed else "error")
+            for check in results
+        ]
+        wrong_cases = [
+            text(f"{check.name}: {one_line(case, 160)}", mark="error") for check in results for case in check.wrong[:_SHOWN]
+        ]
+        suite = () if suites else (Action("", "adds the public conformance suites", "--suites DIR"),)
+        cases = plural(sum(check.total for check in results), "case")
+        draw((Heading("Self-test", cases), Facts(tuple(found)), *wrong_cases, *suite))
     if wrong:
         raise GateError(f"The scorers fail {plural(wrong, 'case')}.")

@@ -24,16 +24,12 @@ Disadvantage = Literal[
 class RecipeChange:
     """A change that lowers the peak memory, on top of earlier changes."""
 
-    settings: tuple[str, ...]
-    """For ``--set``; empty if only a smaller base would help."""
+    settings: tuple[str, ...]  # for --set; empty if only a smaller base would help
     disadvantage: Disadvantage
-    peak: int
-    """The resulting peak memory in bytes."""
+    peak: int  # the resulting peak memory in bytes
     fits: bool
-    truncated: int = 0
-    """Rows that a shorter window truncates."""
-    largest_weights: int = 0
-    """Bytes of weights that would fit, for a smaller base."""
+    truncated: int = 0  # rows that a shorter window truncates
+    largest_weights: int = 0  # bytes of weights that would fit, for a smaller base
 
 
 Estimator = Callable[[Recipe], MemoryEstimate]

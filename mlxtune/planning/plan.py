@@ -41,17 +41,12 @@ _SHOWN_SHARE = 0.1  # of a run's time; parts that take less are not named
 class Cost:
     """The time of a run."""
 
-    seconds: float | None
-    """Of the whole run without its sample answers; ``None`` if nothing was measured."""
-    source: str
-    """What the time is based on: a code, or the name of a past run."""
-    watts: float
-    """The power draw as set by the user."""
+    seconds: float | None  # of the whole run without its sample answers; None if nothing was measured
+    source: str  # what the time is based on: a code, or the name of a past run
+    watts: float  # the power draw as set by the user
     sample_answers: int = 0
-    reference_seconds: float = 0.0
-    """The part of the time for the pass of the reference model."""
-    validation_seconds: float = 0.0
-    """The part of the time for the validations."""
+    reference_seconds: float = 0.0  # the part of the time for the pass of the reference model
+    validation_seconds: float = 0.0  # the part of the time for the validations
 
     @property
     def long_parts(self) -> dict[LongPart, float]:
@@ -64,63 +59,38 @@ class Cost:
 class Plan:
     """The expected memory, time and work of a run."""
 
-    train: int
-    """Training rows, without those that are too long."""
+    train: int  # training rows, without those that are too long
     valid: int
     test: int
     steps: int
     epochs: float
-    computed: int
-    """Tokens over the whole run, with padding and prompts."""
-    trained: int
-    """Tokens over the whole run, without padding and prompts."""
-    read: int
-    """Tokens over the whole run, with prompts."""
-    longest: int
-    """Tokens of the longest row."""
-    truncated: int
-    """Rows longer than ``data.max_tokens``."""
-    prefix: int
-    """Tokens that all rows share."""
-    parameters: int
-    """The size of the base."""
-    traces: int
-    """Compiled steps, one per shape of a batch; 0 if steps are not compiled."""
-    compiles: bool
-    """Whether this machine compiles steps if that saves time."""
-    prompt_tokens: float
-    """The mean over all rows."""
-    answer_tokens: float
-    """The mean over all rows."""
+    computed: int  # tokens over the whole run, with padding and prompts
+    trained: int  # tokens over the whole run, without padding and prompts
+    read: int  # tokens over the whole run, with prompts
+    longest: int  # tokens of the longest row
+    truncated: int  # rows longer than data.max_tokens
+    prefix: int  # tokens that all rows share
+    parameters: int  # the size of the base
+    traces: int  # compiled steps, one per shape of a batch; 0 if steps are not compiled
+    compiles: bool  # whether this machine compiles steps if that saves time
+    prompt_tokens: float  # the mean over all rows
+    answer_tokens: float  # the mean over all rows
     estimate: MemoryEstimate
-    limit: int
-    """The maximum number of bytes to use."""
-    calibrated: bool
-    """Whether a probe of any batch corrects the memory."""
-    probed: bool
-    """Whether a probe of the largest batch measured the memory."""
+    limit: int  # the maximum number of bytes to use
+    calibrated: bool  # whether a probe of any batch corrects the memory
+    probed: bool  # whether a probe of the largest batch measured the memory
     cost: Cost
     changes: tuple[RecipeChange, ...]
-    notes: tuple[str, ...] = ()
-    """What the chat template changes in the rows."""
-    thinking: str = ""
-    """The thinking mode, if the template has one."""
-    date: str = ""
-    """The date in the prompts, if the template prints one."""
-    replayed: int = 0
-    """Rows of replay in addition to the training rows."""
-    skipped: int = 0
-    """Rows too long for training, which are not in ``train`` and ``valid``."""
-    most_evaluated: int = 0
-    """``evaluation.rows``, the maximum number of held-out rows to use; 0 for all."""
-    incomparable: int = 0
-    """Evaluated pairs that are too long for their likelihoods to be compared."""
-    high_rate: float = 0.0
-    """The learning rate, if it is too high for preference training."""
-    long_answers: int = 0
-    """Evaluated rows whose reference is longer than ``evaluation.max_tokens``."""
-    time_keys: tuple[str, ...] = ()
-    """The recipe's keys that shorten the training and an evaluation."""
+    notes: tuple[str, ...] = ()  # what the chat template changes in the rows
+    thinking: str = ""  # the thinking mode, if the template has one
+    date: str = ""  # the date in the prompts, if the template prints one
+    replayed: int = 0  # rows of replay in addition to the training rows
+    skipped: int = 0  # rows too long for training, which are not in train and valid
+    most_evaluated: int = 0  # evaluation.rows, the maximum number of held-out rows to use; 0 for all
+    incomparable: int = 0  # evaluated pairs that are too long for their likelihoods to be compared
+    high_rate: float = 0.0  # the learning rate, if it is too high for preference training
+    long_answers: int = 0  # evaluated rows whose reference is longer than evaluation.max_tokens
+    time_keys: tuple[str, ...] = ()  # the recipe's keys that shorten the training and an evaluation
 
     @property
     def evaluated(self) -> int:

@@ -66,11 +66,9 @@ class Sample:
 class Action:
     """An action to take next. The app shows its key, the command line its command."""
 
-    id: str
-    """The action of a key in the app (``plan.probe``)."""
+    id: str  # the action of a key in the app (plan.probe)
     label: str
-    command: str = ""
-    """What to type instead; empty if only the app has the action."""
+    command: str = ""  # what to type instead; empty if only the app has the action
 
 
 @dataclass(frozen=True)
@@ -79,11 +77,9 @@ class Fact:
 
     label: str
     value: str
-    note: str = ""
-    """An explanation or a source, less important than the value."""
+    note: str = ""  # an explanation or a source, less important than the value
     mark: Mark = ""
-    action: Action | None = None
-    """The action that would change the value."""
+    action: Action | None = None  # the action that would change the value
 
 
 @dataclass(frozen=True)
@@ -126,10 +122,8 @@ class IntervalBar:
     high: float
     minimum: float = 0.0
     maximum: float = 1.0
-    limit: float | None = None
-    """A value that is marked with a dashed line."""
-    style: Style = ""
-    """Its color; empty for the color of the row."""
+    limit: float | None = None  # A value that is marked with a dashed line
+    style: Style = ""  # its color; empty for the color of the row
 
     @property
     def shares(self) -> tuple[float, float, float]:
@@ -152,8 +146,7 @@ class Cell:
 class Column:
     label: str = ""
     right: bool = False
-    priority: int = 0
-    """0: always shown. 1: shown if at least 76 cells are available. 2: only in HTML."""
+    priority: int = 0  # 0: always shown. 1: shown if at least 76 cells are available. 2: only in HTML.
 
 
 @dataclass(frozen=True)
@@ -162,8 +155,7 @@ class Table:
     note: str
     columns: tuple[Column, ...]
     rows: tuple[tuple[Cell, ...], ...]
-    legend: str = ""
-    """What the bars show, for a drawer that draws them in full."""
+    legend: str = ""  # what the bars show, for a drawer that draws them in full
 
     def visible(self, priority: int, *, bars: bool = True) -> Table:
         """Return the table with the columns up to ``priority``, excluding bars unless ``bars`` is true."""

@@ -20,12 +20,9 @@ if TYPE_CHECKING:
 
 
 class _Words(NamedTuple):
-    title: str
-    """What to do, with the step's arguments in braces."""
-    action: str
-    """The ID of the app's action."""
-    label: str
-    """What the action does, beside its key."""
+    title: str  # what to do, with the step's arguments in braces
+    action: str  # the ID of the app's action
+    label: str  # what the action does, beside its key
     command: str = ""
     mark: Mark = ""
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from textual.content import Content
 
-from mlxtune.core.text import one_line
+from mlxtune.core.text import one_line, safe_text
 from mlxtune.present.blocks import Action, Bars, Block, Document, Fact, Facts, Heading, Mark, Square, Style, Table, Text
 from mlxtune.present.labels import GLYPHS
 from mlxtune.tui.render.bars import axis, interval
@@ -66,7 +66,8 @@ def glyph(mark: Mark) -> Content:
 def text_rows(block: Text, width: int) -> list[Content]:
     """Draw a paragraph after its mark, with later rows indented to match."""
     indent = "    " if block.mark else "  "
-    parts = [(one_line(span), "") if isinstance(span, str) else (one_line(span[0]), token(span[1])) for span in block.spans]
+    spans = [(span, "") if isinstance(span, str) else (span[0], token(span[1])) for span in block.spans]
+    parts = [(safe_text(text).replace("\n", " "), style) for text, style in spans]
     whole = Content.assemble(*parts)
     drawn, start = [], 0
     for index, row in enumerate(wrap(whole.plain, width - len(indent) - 2)):

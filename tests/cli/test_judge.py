@@ -68,7 +68,7 @@ def test_an_unreliable_judge_exits_1_with_the_reason(judge, stub):
     stub.behavior = gullible
     result = judge()
     assert result.code == 1
-    assert "passed the sentinel “instruction”" in result.out
+    assert "✗ passed “instruction”" in result.out
     assert "Cannot tell. The judge is unreliable" in result.out
     assert "its verdict does not count" in result.err
 
@@ -100,14 +100,14 @@ def test_a_second_run_sends_no_requests(judge, stub):
 @pytest.mark.slow
 def test_blind_votes_calibrate_the_judge(cli, judge, folder):
     cli("blind", ID, "--n", "8", "--seed", "1")
-    assert "your blind votes" not in judge().out
+    assert "agreement" not in judge().out
     sides = json.loads(next((folder / "blind").glob("*/key.json")).read_text())["first_is_a"]
     votes = ["b" if first_is_a else "a" for first_is_a in sides]
     assert cli("blind", ID, stdin="".join(vote * 3 for vote in votes)).code == 0
     early = list(verify_judges(folder))  # the first report is from before the votes
     shown = judge().out
-    assert "agrees with you on 8 of 8 rows" in shown
-    assert "100% (68 to 100) by your 8 votes; the judge's grades add nothing" in shown  # its choices do not vary
+    assert "8 of 8 rows with you" in shown
+    assert "100% (68 to 100)  8 votes; the judge's grades add nothing" in shown  # its choices do not vary
     assert [early, list(verify_judges(folder))] == [[], []]
     file = next((folder / "judge").glob("*/report.json"))
     text = file.read_text()

@@ -80,7 +80,7 @@ def test_an_action_is_a_key_in_the_app_and_a_command_elsewhere() -> None:
     assert "b probe" in drawn(DOCUMENT, 80)
     assert "t train" in drawn(DOCUMENT, 80)
     assert "b probe" not in "\n".join(row.plain for row in draw.rows(DOCUMENT, 80))
-    assert "start: `mlxtune train x`" in markdown.render(DOCUMENT)
+    assert "`mlxtune train x` start." in markdown.render(DOCUMENT)
 
 
 def test_rows_fit_their_width_in_the_app_and_wrap_in_a_terminal() -> None:
@@ -102,4 +102,4 @@ def test_a_bar_begins_where_the_one_above_ends_and_is_never_invisible() -> None:
 
 
 def test_text_in_markdown_is_escaped() -> None:
-    assert markdown.render((text("<b> | *x*"),)) == "\\<b\\> \\| \\*x\\*\n"
+    assert markdown.render((text("<b> | *x*"),)) == "# \\<b\\> \\| \\*x\\*\n"

@@ -726,27 +726,9 @@ def evaluated_twice(shop: Shop, settings: str, *, off_task: int = 0) -> tuple[Pa
 @pytest.mark.parametrize(
     ("settings", "text", "about"),
     [
-        (
-            "max_tokens = 112",
-            "the same 72 held-out rows, each in at most 112 tokens. To take less time, set evaluation.rows in Plan. The base and the "
-            "adapter also answer 300 off-task prompts, unless you empty evaluation.regression in Plan. Times assume that every arm is "
-            "as fast as the base was. Answers from earlier evaluations are reused.",
-            "2 arms, about 5 min",
-        ),
-        (
-            "rows = 20\nmax_tokens = 112",
-            "the same 20 of 72 held-out rows, each in at most 112 tokens. The base",
-            "2 arms, about 80 s",
-        ),
-        (
-            "",  # not the limit of the evaluation of the base
-            "the same 72 held-out rows, each in at most twice the tokens of the longest reference answer. How long that takes is "
-            "unknown: no evaluation of this recipe with this limit has measured it. First, the base reads 444 prompts to find similar rows, "
-            "which later evaluations reuse. Each arm answers, some rows again for their times, and then the likelihood of the references "
-            "is computed. To take less time, set evaluation.rows or evaluation.max_tokens in Plan. The base "
-            "and the adapter also answer 300 off-task prompts, unless you empty evaluation.regression in Plan.",
-            "2 arms",
-        ),
+        ("max_tokens = 112", "72 of 72 held-out rows, 300 off-task prompts, at most 112 tokens per answer.", "2 arms, about 5 min"),
+        ("rows = 20\nmax_tokens = 112", "20 of 72 held-out rows, 300 off-task prompts, at most 112 tokens", "2 arms, about 80 s"),
+        ("", "72 of 72 held-out rows, 300 off-task prompts.", "2 arms"),  # not the limit of the evaluation of the base
     ],
 )
 async def test_the_question_for_the_arms_says_how_much_they_answer(
@@ -760,8 +742,7 @@ async def test_the_question_for_the_arms_says_how_much_they_answer(
         await room.choose("1" if "its own recipe" in str(room.screen._options) else "0")
         await room.until(lambda: isinstance(room.screen, ChoiceDialog) and room.screen._heading == "Which arms?")
         options = room.screen._options
-        assert f"The recipe's arms: base, tuned. Every arm answers {text}" in " ".join(room.screen._text.split())
-        assert room.screen._text.endswith("are reused.") is bool(settings)
+        assert f"base, tuned on {text}" in room.screen._text
         assert ("on all 72 held-out rows" in [option.name for option in options]) is ("20 of 72" in text)
         assert options[0].about == about
         assert all(option.about in room.text("#choices") for option in options)
@@ -808,7 +789,6 @@ def test_times_leave_out_off_task_prompts_of_unknown_speed(shop: Shop) -> None:
     earlier = [one for one in history.evaluations(shop.folder) if one.run.folder == evaluations[0]]
     work = service.count_work(recipe, Run(run), earlier)
     assert work.options[0].seconds == pytest.approx(20 * 95 / 40)
-    assert "as the base was, and leave out the off-task prompts, whose speed is unknown." in work.sentences
     few = replace(recipe, evaluation=replace(recipe.evaluation, rows=20))
     assert service.count_work(few, Run(run), earlier).options[0].seconds is None
 

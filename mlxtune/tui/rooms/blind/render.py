@@ -23,29 +23,20 @@ QUESTION = 44  # cells of a question
 def empty_state(has_recipes: bool, one_arm: bool, width: int) -> Content:
     """Draw the room before there are two arms to compare."""
     evaluate = key("E", "evaluate an adapter first", "app.room('evaluate')")
-    return lines(
-        fold("The newest evaluation has only one arm." if one_arm else "No evaluations yet.", width, style="bold"),
-        fold("Here you read two arms' answers side by side, without knowing which is which, and choose the better one.", width),
-        fold("After the last pair, you see a sign test with an interval and how consistent you were.", width),
-        Content(""),
-        line("  ", evaluate if has_recipes else RECIPE_KEY),
-    )
+    text = "The newest evaluation has only one arm." if one_arm else "No evaluations yet."
+    return lines(fold(text, width, style="bold"), Content(""), line("  ", evaluate if has_recipes else RECIPE_KEY))
 
 
 def invitation(arms: ArmPair, width: int) -> Content:
     """Draw which two arms will be compared, and the session's progress."""
     first, second, status = one_line(arms.first), one_line(arms.second), arms.status
-    about = (
-        f"From evaluation {one_line(arms.folder.name)}. Of the three questions per pair, the last one decides. Sides are random and stay hidden until "
-        "the last vote."
-    )
     rows = [
-        fold(f"{first} or {second}? Read both answers to each row without knowing which is which.", width, style="bold"),
-        fold(about, width),
+        fold(f"{first} or {second}? You vote without knowing which is which.", width, style="bold"),
+        fold(f"evaluation {one_line(arms.folder.name)}, {len(QUESTIONS)} questions per pair", width),
         Content(""),
     ]
     if status is None:
-        word, note = "begin", "you choose the number of pairs, which is then fixed"
+        word, note = "begin", "asks for the number of pairs"
     elif status.opened:
         word, note = "see the result", f"{plural(status.pairs, 'pair')} judged"
     else:
@@ -119,7 +110,7 @@ def last_vote(session: BlindSession, width: int) -> Content:
     keys = line("  ", key("enter", "reveal the arms", "screen.enter"), "   ", key("u", "undo the last vote", "screen.undo"))
     return lines(
         fold("That was the last vote.", width, style="bold"),
-        fold(f"You judged {plural(session.n, 'pair')}. Once the arms are revealed, votes cannot be changed.", width),
+        fold(f"{plural(session.n, 'pair')} judged; revealing the arms fixes the votes", width),
         Content(""),
         keys,
     )

@@ -311,13 +311,11 @@ def progress(view: RunView, arms: Sequence[str], now: float, width: int) -> Cont
 
 def failure(view: RunView, subject: str, width: int) -> Content:
     """Draw the reason why the evaluation of ``subject`` ended without a report, and how to proceed."""
+    name = f"The evaluation of {one_line(subject)}"
     if view.status == "stopped":
-        return lines(
-            *marked("■", "$muted", f"The evaluation of {one_line(subject)} was stopped.", width, "bold"),
-            fold("Its answers are kept. Press n to continue it, or to start another.", width, "    ", ""),
-        )
-    error = view.state.error or f"The evaluation of {one_line(subject)} failed."
-    text = f"The evaluation of {one_line(subject)} crashed." if view.status == "crashed" else error
+        hint = fold("Its answers are kept: n continues it.", width, "    ", "")
+        return lines(*marked("■", "$muted", f"{name} was stopped.", width, "bold"), hint)
+    text = f"{name} crashed." if view.status == "crashed" else view.state.error or f"{name} failed."
     log = f"Last output: {view.process_output[-1]}" if view.process_output else f"Log: evals/{view.title}/worker.log"
     return lines(*marked("✗", "$error", text, width, "bold $error"), fold(view.state.hint or log, width, "    ", ""))
 
@@ -327,21 +325,13 @@ def empty_state(name: str, arms: Sequence[str], rows: int, is_free: bool, width:
 
     ``name`` is the recipe's name; without one, Home is offered.
     """
-    names = f" ({', '.join(one_line(arm) for arm in arms)})" if arms else ""
-    held_out = f"the same {plural(rows, 'held-out row')}" if rows else "the same held-out rows"
-    shown = [
-        fold("No evaluations yet.", width, style="bold"),
-        fold(f"Every arm{names} answers {held_out}.", width),
-        fold('The verdict is "better", "worse" or "cannot tell", with a confidence interval.', width),
-        Content(""),
-    ]
+    shown = [fold("No evaluations yet.", width, style="bold")]
+    if arms and rows:
+        shown.append(fold(f"{', '.join(map(one_line, arms))} on {plural(rows, 'held-out row')}", width))
     if not name:
-        shown.append(line("  ", RECIPE_KEY))
-    elif is_free:
-        shown.append(line("  ", key("enter", f"evaluate {name}", "screen.evaluate")))
-    else:
-        shown.append(fold("Another task is running. Start the evaluation when it has ended.", width))
-    return lines(*shown)
+        return lines(*shown, Content(""), line("  ", RECIPE_KEY))
+    action = key("enter", f"evaluate {name}", "screen.evaluate") if is_free else Content.styled("another task is running", "$muted")
+    return lines(*shown, Content(""), line("  ", action))
 
 
 def row_page(loaded: LoadedReport, row: ScoredRow, filter: RowFilter, width: int) -> list[Content]:

@@ -593,9 +593,7 @@ class EvaluateRoom(Room):
             start("0")
             return
         choices = [ChoiceOption(str(index), option.label, option.about) for index, option in enumerate(options)]
-        own = ", ".join(options[0].arms)
-        text = f"A tuned adapter should beat the arms that need no training. The recipe's arms: {own}. {work.sentences}"
-        self.app.push_screen(ChoiceDialog("Which arms?", text, choices), start)
+        self.app.push_screen(ChoiceDialog("Which arms?", f"{', '.join(options[0].arms)} on {work.summary}.", choices), start)
 
     def action_stop(self) -> None:
         if view := self.live:

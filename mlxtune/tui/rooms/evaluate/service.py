@@ -182,47 +182,21 @@ class EvaluationOption:
 
 @dataclass(frozen=True)
 class ArmWork:
-    """What the arms of an evaluation answer. ``limit`` says how long an answer may be.
-
-    ``rows`` of the ``held_out`` ones of ``recipe`` are answered; ``unlimited`` are the keys that could limit the work but do not. The base first
-    reads ``read_first`` prompts to find similar rows. It took ``row_seconds`` for a row and ``off_task_seconds`` for the ``off_task`` prompts, if
-    that is known.
-    """
+    """What the arms of an evaluation answer."""
 
     recipe: Recipe
     options: list[EvaluationOption]
     rows: int
     held_out: int
-    limit: str
-    unlimited: tuple[str, ...]
-    read_first: int
-    off_task: int
-    row_seconds: float | None
-    off_task_seconds: float | None
+    max_tokens: int | None  # of an answer; None if it depends on the references
+    off_task: int  # off-task prompts, which the base and the adapter answer
 
     @property
-    def sentences(self) -> str:
-        """Sentences about the rows, the answers, and the times of the options, and how to use less time."""
-        times = [option.seconds for option in self.options]
-        rows = "" if self.rows == self.held_out else f"{self.rows:,} of "
-        text = f"Every arm answers the same {rows}{plural(self.held_out, 'held-out row')}, each in at most {self.limit}."
-        if self.row_seconds is None and None in times:
-            text += " How long that takes is unknown: no evaluation of this recipe with this limit has measured it."
-            if self.read_first:
-                text += f" First, the base reads {self.read_first:,} prompts to find similar rows, which later evaluations reuse."
-            text += " Each arm answers, some rows again for their times, and then the likelihood of the references is computed."
-        if self.unlimited:
-            text += f" To take less time, set {' or '.join(self.unlimited)} in Plan."
-        if self.off_task:
-            prompts = plural(self.off_task, "off-task prompt")
-            text += f" The base and the adapter also answer {prompts}, unless you empty evaluation.regression in Plan."
-        if any(times):
-            untimed = self.off_task and self.off_task_seconds is None
-            exception = ", and leave out the off-task prompts, whose speed is unknown" if untimed else ""
-            text += (
-                f" Times assume that every arm is as fast as the base was{exception}. Answers from earlier evaluations are reused."
-            )
-        return text
+    def summary(self) -> str:
+        """The rows, the prompts, and the length of an answer."""
+        rows = f"{self.rows:,} of {plural(self.held_out, 'held-out row')}"
+        prompts = f", {plural(self.off_task, 'off-task prompt')}" if self.off_task else ""
+        return f"{rows}{prompts}" + (f", at most {self.max_tokens:,} tokens per answer" if self.max_tokens else "")
 
 
 def count_work(recipe: Recipe, run: Run | None, earlier: Sequence[Evaluation]) -> ArmWork:
@@ -230,19 +204,17 @@ def count_work(recipe: Recipe, run: Run | None, earlier: Sequence[Evaluation]) -
 
     Raise ``DataError`` if the rows or the off-task prompts cannot be read, or if no held-out row has a prompt.
     """
-    from mlxtune.evaluation.nearest_rows import is_meaning_compared  # it loads numpy
-
     section, run_id = recipe.evaluation, run.id if run else ""
     parts = split(read_source(recipe.source, recipe.data.format, recipe.data.map), recipe.data)
     held_out = prompt_rows(parts.test)
     rows, prompts = sample_rows(held_out, section.rows), load_prompts(recipe) if run else ()
-    limit = "twice the tokens of the longest reference answer" if section.max_tokens == AUTO else f"{section.max_tokens:,} tokens"
+    limit = None if section.max_tokens == AUTO else section.max_tokens
     earlier = [one for one in earlier if one.recipe_exists]
     row_seconds, off_task_seconds = None, _off_task_seconds(earlier, recipe) if prompts else None
     if report := _similar_evaluation(earlier, recipe):
         row_seconds = report.arms[0].seconds / report.facts["rows"]
         if decoding := report.facts.get("decoding"):
-            limit = f"{decoding['max_tokens']:,} tokens"
+            limit = decoding["max_tokens"]
     answered = _answered_rows(earlier, recipe, run_id)
     off_task_arms = {BASE, TUNED} - _off_task_arms(earlier, recipe, run_id) if prompts else set()
 
@@ -259,12 +231,7 @@ def count_work(recipe: Recipe, run: Run | None, earlier: Sequence[Evaluation]) -
     if len(rows) < len(held_out):
         options.insert(1, replace(options[0], label=f"on all {len(held_out):,} held-out rows", all_rows=True))
     options = [replace(option, seconds=seconds(option)) for option in options]
-    rows_key = () if len(rows) < len(held_out) else ("evaluation.rows",)
-    unlimited = (*rows_key, "evaluation.max_tokens") if section.max_tokens == AUTO else rows_key
-    read_first = len(parts.train) + len(rows) if is_meaning_compared(len(rows), len(parts.train)) else 0
-    return ArmWork(
-        recipe, options, len(rows), len(held_out), limit, unlimited, read_first, len(prompts), row_seconds, off_task_seconds
-    )
+    return ArmWork(recipe, options, len(rows), len(held_out), limit, len(prompts))
 
 
 def _similar_evaluation(earlier: Sequence[Evaluation], recipe: Recipe) -> EvaluationReport | None:

@@ -25,14 +25,11 @@ if TYPE_CHECKING:
 
 _SECTION, _NAME, _DEFAULT = 12, 17, 12  # widths of the form's columns
 VALUE_COLUMN = _SECTION + _NAME + 2  # where a value begins, after its glyph
-_ROOMY = 104  # minimum cells in a row to show a description
 
 
 def empty_room(width: int) -> Content:
     """Return the content of the room before there is a recipe."""
-    about = "A recipe is a TOML file in recipes/ with everything that a run needs: the model, the rows and the training settings."
-    home = line("  ", RECIPE_KEY)
-    return lines(fold("No recipes yet.", width, style="bold"), fold(about, width), Content(""), home)
+    return lines(fold("No recipes yet.", width, style="bold"), Content(""), line("  ", RECIPE_KEY))
 
 
 # The verdict
@@ -89,28 +86,20 @@ def error(error: MlxtuneError, action: Content | None, width: int) -> Content:
 def form_header(width: int) -> Content:
     """Return the names of the form's columns."""
     names = (Content.styled("key", "$faint"), Content.styled("  value", "$faint"))
-    return line("  ", *_form_cells("", *names, "default", "", width - 2)).truncate(max(width, 0))
+    return line("  ", *_form_cells("", *names, "default", width - 2)).truncate(max(width, 0))
 
 
 def form_row(item: RecipeKey, first: bool, recipe: Recipe, edited: bool, width: int) -> Content:
-    """Return a key's row: the section (if it is the ``first`` in view), the name, the value, the default and a description."""
-    idle = item.unused_reason(recipe)
-    style = "$faint" if idle else "" if is_default(item, recipe) else "bold"
+    """Return a key's row: the section (if it is the ``first`` in view), the name, the value and the default."""
+    style = "$faint" if item.unused_reason(recipe) else "" if is_default(item, recipe) else "bold"
     value = line(("~ " if edited else "  ", "bold $primary"), (_display(item.value_in(recipe)), style))
-    return line(
-        *_form_cells(item.section if first else "", item.name, value, default_value(item), idle or item.about.description, width)
-    )
+    return line(*_form_cells(item.section if first else "", item.name, value, default_value(item), width))
 
 
-def _form_cells(section: str, name: str | Content, value: Content, default: str, about: str, width: int) -> list[Part]:
+def _form_cells(section: str, name: str | Content, value: Content, default: str, width: int) -> list[Part]:
     space = width - _SECTION - _NAME - 1 - (_DEFAULT if width >= 60 else 0)
-    value_width = max(12, min(30, space // 2) if width >= _ROOMY else min(40, space))
-    cells: list[Part] = [cell(section, _SECTION, "$muted"), cell(name, _NAME), cell(value, value_width), " "]
-    if width >= 60:
-        cells.append(cell(default, _DEFAULT, "$faint"))
-    if width >= _ROOMY:
-        cells += [" ", cell(about, width - _SECTION - _NAME - value_width - _DEFAULT - 2, "$muted")]
-    return cells
+    cells: list[Part] = [cell(section, _SECTION, "$muted"), cell(name, _NAME), cell(value, max(12, min(40, space))), " "]
+    return [*cells, cell(default, _DEFAULT, "$faint")] if width >= 60 else cells
 
 
 def _display(value: object) -> str:

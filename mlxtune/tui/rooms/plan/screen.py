@@ -519,7 +519,7 @@ class PlanRoom(Room):
             clock.stop()
             self.probe = None
             if not completed:
-                self.app.notices.show(Notice("stopped", "The probe was stopped. Nothing was stored."))
+                self.app.notices.show(Notice("stopped", "The probe was stopped: nothing was stored."))
             self._replan()
 
         def failed(error: MlxtuneError) -> None:
