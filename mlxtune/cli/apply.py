@@ -21,6 +21,7 @@ from mlxtune.data import filters
 from mlxtune.data import review as reviews
 from mlxtune.data.review import ReviewSession
 from mlxtune.data.rows import last_prompt
+from mlxtune.present.data_files import outcome_text
 
 if TYPE_CHECKING:  # imports numpy
     from mlxtune.data.transforms.pipeline import RowEdit
@@ -90,7 +91,7 @@ def apply(
             if json:
                 show_json({**facts, "out": str(new_file), "written": count})
             else:
-                show(("✓ ", "bold success"), f"Wrote {plural(count, 'row')} to {new_file}. {outcome.sentence}")
+                show(("✓ ", "bold success"), f"Wrote {plural(count, 'row')} to {new_file}. {outcome_text(outcome)}")
             return
         edits = recorded_edits(outcome.shown, browser.key, hint)
         if not json:
@@ -118,7 +119,7 @@ def apply(
 def _show_preview(outcome: Outcome) -> None:
     from mlxtune.data.transforms.preview import changed_texts
 
-    show(outcome.sentence)
+    show(outcome_text(outcome))
     for edit in outcome.shown[:_PREVIEW_ROWS]:
         number = f"{_number(edit):>6,}  "
         if not edit.after:

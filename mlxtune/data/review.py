@@ -28,7 +28,7 @@ import getpass
 import os
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -201,6 +201,15 @@ def apply_events(events: Iterable[Event], state: ReviewState | None = None) -> R
     return ReviewState(decisions, tuple(steps), tuple(undone), next_seq)
 
 
+_FIELDS: dict[str, Callable[[Any], Any]] = {  # of a change, as they are read from the journal
+    "tags": lambda tags: tuple(map(str, tags)),
+    "note": str,
+    "record": lambda record: None if record is None else dict(record),
+    "dismissed": lambda checks: tuple(map(str, checks)),
+    "meta": lambda meta: None if meta is None else dict(meta),
+}
+
+
 def _parse_step(event: Event, decisions: Mapping[str, Decision]) -> ReviewStep | None:
     """Return the decision in ``event``, or ``None`` if it is invalid."""
     changes = {}
@@ -213,16 +222,7 @@ def _parse_step(event: Event, decisions: Mapping[str, Decision]) -> ReviewStep |
             if "status" in change:
                 status = STATUSES[STATUSES.index(change["status"])]
                 after = replace(after, status=status, by=tuple((dict(after.by) | {who: status}).items()))
-            if "tags" in change:
-                after = replace(after, tags=tuple(map(str, change["tags"])))
-            if "note" in change:
-                after = replace(after, note=str(change["note"]))
-            if "record" in change:
-                after = replace(after, record=None if change["record"] is None else dict(change["record"]))
-            if "dismissed" in change:
-                after = replace(after, dismissed=tuple(map(str, change["dismissed"])))
-            if "meta" in change:
-                after = replace(after, meta=None if change["meta"] is None else dict(change["meta"]))
+            after = replace(after, **{name: read(change[name]) for name, read in _FIELDS.items() if name in change})
             changes[after.row] = (before, after)
         return ReviewStep(event["seq"], event["action"], who, t, reason, tuple(changes.values()), checks)
     except (KeyError, TypeError, ValueError):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from mlxtune.core.text import one_line, plural
 from mlxtune.data.export import ExportResult
 from mlxtune.data.importer import ImportResult
@@ -9,6 +11,9 @@ from mlxtune.data.split import SPLIT_NAMES, SplitSummary
 from mlxtune.present.blocks import Cell, Column, Document, Fact, Facts, Heading, Table
 from mlxtune.present.blocks import text as paragraph
 from mlxtune.present.check import FILE_NOTES
+
+if TYPE_CHECKING:  # it loads numpy
+    from mlxtune.data.transforms.preview import Outcome
 
 _USUAL_HOLDOUT = (0.10, 0.20)
 _SEALED = "can never be used for training"
@@ -64,3 +69,12 @@ def import_document(result: ImportResult) -> Document:
         facts.append(Fact("left out", plural(len(result.bad), "invalid row"), "", "warning"))
     errors = [paragraph(one_line(error.message), "muted", "warning") for error in result.bad[:_SHOWN]]
     return (Facts(tuple(facts)), *errors)
+
+
+def outcome_text(outcome: Outcome) -> str:
+    """Return the number of rows that a pipeline edits, leaves out, and adds, and why it cannot change some."""
+    counts = (("edited", outcome.edited), ("left out", outcome.left_out), ("added", outcome.added))
+    parts = ", ".join(f"{count:,} {name}" for name, count in counts if count)
+    after = plural(outcome.rows - outcome.left_out + outcome.added, "row")
+    text = f"{parts}: {outcome.rows:,} → {after}." if parts else f"No change to {plural(outcome.rows, 'row')}."
+    return f"{text} {plural(outcome.failed, 'row')} cannot be changed: {outcome.error}" if outcome.failed else text

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -103,7 +102,7 @@ def choose_teacher(
     reason: str = "",
 ) -> None:
     """Ask which teacher writes the rows, showing the maximum cost of each, and start the generation."""
-    from mlxtune.data.generate.request import ALL_PROMPTS, DEFAULT_ROWS, GenerationRequest
+    from mlxtune.data.generate.request import ALL_PROMPTS, DEFAULT_ROWS, GenerationRequest, TeacherSpec
     from mlxtune.data.generate.start import quote
 
     def teachers() -> tuple[Recipe, list[_Offer]]:
@@ -126,14 +125,17 @@ def choose_teacher(
         if not usable:
             app.notices.show_error(next(offer for *_, offer in offers if isinstance(offer, MlxtuneError)))
             return
+
+        def start_with(teacher: TeacherSpec) -> None:
+            _start(app, loaded, replace(usable[0][1], teacher=teacher))
+
         options = [ChoiceOption(str(index), one_line(name, 30), _cost(offer)) for index, (name, _, offer) in enumerate(usable)]
         options.append(ChoiceOption(_OTHER, "Another model", "an alias, a Hub ID, or a folder"))
 
         def chosen(index: str | None) -> None:
             if index == _OTHER:
-                other = partial(_start_other, app, recipe, loaded, usable[0][1])
-                text = "A larger model writes better rows. It is downloaded if it is missing."
-                app.push_screen(PromptDialog("Which model?", text, label="start"), lambda name: other(name) if name else None)
+                dialog = PromptDialog("Which model?", "It is downloaded if it is missing.", label="start")
+                app.push_screen(dialog, lambda name: start_with(TeacherSpec(base=name)) if name else None)
             elif index:
                 _, request, offer = usable[int(index)]
                 if offer.host:
@@ -170,12 +172,6 @@ def _cost(offer: Quote) -> str:
     if not offer.host:
         return f"{text}, on this machine"
     return f"{text}, at most ${min(offer.dollars, offer.cap or offer.dollars):.2f}; training rows are sent to {offer.host}"
-
-
-def _start_other(app: MlxtuneApp, recipe: Path, loaded: Recipe, request: GenerationRequest, name: str) -> None:
-    from mlxtune.data.generate.request import TeacherSpec
-
-    _start(app, loaded, replace(request, teacher=TeacherSpec(base=name)))
 
 
 def _start(app: MlxtuneApp, recipe: Recipe, request: GenerationRequest) -> None:

@@ -16,6 +16,7 @@ from textual.widgets import Input
 from mlxtune.core.errors import InputError
 from mlxtune.core.text import one_line, safe_text
 from mlxtune.data.rows import last_prompt
+from mlxtune.present.data_files import outcome_text
 from mlxtune.tui.render.text import cell, line, lines, marked
 from mlxtune.tui.render.word_diff import Words, word_diff
 from mlxtune.tui.source_session import SourceSession
@@ -144,7 +145,7 @@ class TransformDialog(ModalScreen["Pipeline | None"]):
                 return lines(*marked("·", "$muted", one_line(error.message), width, "$muted"))
             if outcome is not None:
                 token = "$success" if outcome.shown else "$muted"
-                return lines(*marked("✓" if outcome.shown else "·", token, outcome.sentence, width))
+                return lines(*marked("✓" if outcome.shown else "·", token, outcome_text(outcome), width))
             share = f" {min(self._read / max(len(self._rows), 1), 1):.0%}" if self._read else ""
             return line((f"  ● reading{share}" if text.strip() else "  Type a verb:", "$muted"))
 

@@ -26,6 +26,7 @@ from mlxtune.data.transforms.pipeline import Pipeline, RowEdit, parse
 from mlxtune.data.transforms.preview import Outcome, changed_texts, recorded_edits, write_outcome
 from mlxtune.data.transforms.text_verbs import normalize
 from mlxtune.data.transforms.verbs import VERBS
+from mlxtune.present.data_files import outcome_text
 
 HERE = Path("shop.jsonl")
 
@@ -169,7 +170,7 @@ def test_text_changes():
     outcome = Outcome(7)
     for edit in edits("drop parcel | replace /USD/EUR/"):
         outcome.add(edit)
-    assert outcome.sentence == "4 edited, 1 left out: 7 → 6 rows."
+    assert outcome_text(outcome) == "4 edited, 1 left out: 7 → 6 rows."
 
 
 # Properties

@@ -51,21 +51,6 @@ class Outcome:
         """The number of the source's rows that change."""
         return self.edited + self.left_out
 
-    @property
-    def sentence(self) -> str:
-        """The counts in one sentence."""
-        parts = [
-            *([f"{self.edited:,} edited"] if self.edited else []),
-            *([f"{self.left_out:,} left out"] if self.left_out else []),
-            *([f"{self.added:,} added"] if self.added else []),
-        ]
-        after = self.rows - self.left_out + self.added
-        counts = (
-            f"{', '.join(parts)}: {self.rows:,} → {plural(after, 'row')}" if parts else f"No change to {plural(self.rows, 'row')}"
-        )
-        failed = f" {plural(self.failed, 'row')} cannot be changed: {self.error}" if self.failed else ""
-        return f"{counts}.{failed}"
-
 
 def active_rows(browser: SourceBrowser, rows: Sequence[int]) -> list[int]:
     """Return ``rows`` without those that the review has left out, which a pipeline does not change."""
