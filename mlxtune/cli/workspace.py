@@ -24,7 +24,7 @@ from mlxtune.models import bundled
 from mlxtune.models.bundled import install
 from mlxtune.models.cpu import blas
 from mlxtune.planning import machine as machines
-from mlxtune.present.terminal import print_heading
+from mlxtune.present.terminal import print_document, print_heading
 
 _EXTRAS = {  # a package of each extra
     "serve": "starlette", "gguf": "gguf", "judge": "openai", "grammar": "llguidance", "parquet": "pyarrow", "pdf": "pypdf",
@@ -77,6 +77,7 @@ def init(
 def _init_from(source: Path, folder: Path, name: str, map: str, format: str) -> None:
     """Write a recipe for the rows of ``source`` in the workspace ``folder``, and show the guessed settings."""
     from mlxtune.data import scaffold
+    from mlxtune.present.scaffold import scaffold_document
 
     check_format(format)
     if not source.exists():
@@ -85,10 +86,8 @@ def _init_from(source: Path, folder: Path, name: str, map: str, format: str) -> 
     guessed = scaffold.guess(source, parse_mapping(map) if map else {}, format)
     recipe = scaffold.write(guessed, folder, name)
     show(("✓ ", "bold success"), f"Created {recipe}.")
-    print_facts(scaffold.facts(guessed, recipe.stem))
+    print_document(scaffold_document(guessed, recipe.stem), out)
     shown = shlex.quote(str(recipe))
-    if guessed.warning:
-        show(("  ! ", "bold warning"), guessed.warning)
     show("Then check the rows, measure the base model, and train:")
     for verb in ("data check", "eval", "train"):
         show("  ", (f"mlxtune {verb} {shown}", "primary"))

@@ -92,12 +92,15 @@ class Scaffold:
     number_form: str
 
     @property
-    def warning(self) -> str:
-        """What the recipe lacks if it does not say what a good answer is, other than being the reference itself, or ``""``."""
-        required = any(sentence.share == 1 for sentence in self.sentences)
-        if self.schema is not None or self.labels or self.with_numbers or self.method == "dpo" or required:
-            return ""
-        return "Free text rarely equals its reference. Say what an answer must satisfy in the recipe's [evaluation] section."
+    def required_sentences(self) -> int:
+        """The number of sentences that every answer they apply to has."""
+        return sum(sentence.share == 1 for sentence in self.sentences)
+
+    @property
+    def needs_contract(self) -> bool:
+        """Whether the recipe does not say what a good answer is, other than being the reference itself."""
+        guessed = self.schema is not None or self.labels or self.with_numbers or self.required_sentences
+        return not guessed and self.method != "dpo"
 
 
 @dataclass(frozen=True)
@@ -329,35 +332,6 @@ def recipe_text(scaffold: Scaffold, name: str, source: str, schema: str) -> str:
             ]
         lines += ["", *block]
     return "\n".join(lines) + "\n"
-
-
-def facts(scaffold: Scaffold, name: str = "") -> list[tuple[str, str]]:
-    """Return what was guessed as pairs of a label and a text. ``name`` is the recipe's, if it is known."""
-    formats = ", ".join(f"{count:,} {format}" for format, count in scaffold.formats.items())
-    unreadable = f", {scaffold.unreadable:,} cannot be read" if scaffold.unreadable else ""
-    schema = f"{name}.schema.json" if name else "a JSON Schema"
-    measure = "the final number" if scaffold.with_numbers else "exact match, which suits short answers"
-    if scaffold.method == "dpo":
-        measure = "the likelihood of both answers"
-    contract = f"none; measured by {measure}" if scaffold.schema is None else f"{schema}, from the JSON answers"
-    contract = f"ends with {scaffold.number_form}; also measured: {measure}" if scaffold.number_form else contract
-    contract = f"{len(scaffold.labels)} labels, compared with the reference" if scaffold.labels else contract
-    required = sum(sentence.share == 1 for sentence in scaffold.sentences)
-    offered = len(scaffold.sentences) - required
-    disclaimers = (
-        f"{required:,} in every answer they apply to" if required else "",
-        f"{offered:,} in some answers, commented out in the recipe" if offered else "",
-    )
-    if required and contract.startswith("none"):
-        contract = "the disclaimers" + (f"; also measured: {measure}" if scaffold.method == "dpo" else "")
-    return [
-        ("rows", f"{scaffold.rows:,} ({formats}){unreadable}"),
-        *([("map", ", ".join(f"{key} = {column}" for key, column in scaffold.mapping.items()))] if scaffold.mapping else []),
-        ("method", scaffold.method),
-        ("tokens", f"max_tokens = {scaffold.max_tokens:,}, estimated"),
-        ("contract", contract),
-        *([("disclaimers", ", ".join(filter(None, disclaimers)))] if scaffold.sentences else []),
-    ]  # fmt: skip
 
 
 def default_name(source: Path) -> str:

@@ -7,18 +7,17 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from textual.content import Content
-
 from mlxtune.core.errors import MlxtuneError
 from mlxtune.core.files import user_path
 from mlxtune.core.text import one_line
 from mlxtune.data.readers.formats import NO_MAPPING
 from mlxtune.data.source_files import source_files
 from mlxtune.recipe.edit import edit_recipe
+from mlxtune.tui import draw
 from mlxtune.tui.mapping_screen import SAMPLE, MappingScreen
 from mlxtune.tui.notices import Notice
 from mlxtune.tui.paths import relative_paths
-from mlxtune.tui.render.text import cell, line, lines, marked, wrap
+from mlxtune.tui.render.text import line, lines
 from mlxtune.tui.widgets.dialog import PromptDialog
 
 if TYPE_CHECKING:
@@ -145,6 +144,7 @@ def new_recipe(app: MlxtuneApp) -> None:
 def recipe_for(app: MlxtuneApp, path: Path, mapping: Mapping[str, str], format: str = "auto") -> None:
     """Guess a recipe for the rows of ``path``, show what was guessed, and write it under the name that the user enters."""
     from mlxtune.data import scaffold
+    from mlxtune.present.scaffold import scaffold_document
 
     def show(guessed: Scaffold) -> None:
         def error_in(name: str) -> str:
@@ -160,7 +160,9 @@ def recipe_for(app: MlxtuneApp, path: Path, mapping: Mapping[str, str], format: 
 
         dialog = PromptDialog(
             f"New recipe for {one_line(path.name, 40)}",
-            lambda width, _height: _facts(guessed, width),
+            lambda width, _height: lines(
+                *(row[2:] for row in draw.rows(scaffold_document(guessed), width)), "", line(("Its name:", "$muted"))
+            ),
             scaffold.default_name(path),
             label="write it",
             validate=error_in,
@@ -173,17 +175,3 @@ def recipe_for(app: MlxtuneApp, path: Path, mapping: Mapping[str, str], format: 
         app.notices.show(Notice("done", f"Created recipes/{one_line(file.name, 60)}.", "P plans its run."))
 
     app.jobs.run(lambda: scaffold.guess(path, mapping, format), show, busy=f"Reading {one_line(path.name, 60)}.")
-
-
-def _facts(guessed: Scaffold, width: int) -> Content:
-    """Draw what was guessed, and what the name is for."""
-    from mlxtune.data.scaffold import facts
-
-    rows: list[Content] = []
-    for label, text in facts(guessed):
-        first, *rest = wrap(one_line(text), width - 13)
-        rows.append(line(cell(label, 13, "$muted"), first))
-        rows += [line(" " * 13, row) for row in rest]
-    if guessed.warning:
-        rows += [row[2:] for row in marked("!", "$warning", f"{guessed.warning} Plan edits it.", width)]
-    return lines(*rows, "", line(("Its name:", "$muted")))

@@ -16,6 +16,7 @@ from mlxtune.data.scaffold import guess, infer_schema, write
 from mlxtune.data.source import read_file, read_source
 from mlxtune.evaluation.contract import Contract
 from mlxtune.evaluation.scorers import ModelAnswer
+from mlxtune.present.scaffold import scaffold_document
 from mlxtune.recipe import load
 
 SAMPLES = Path(__file__).parents[2] / "data" / "samples"
@@ -43,23 +44,22 @@ def test_the_sample_shop_gets_its_contract(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("answer", "expected", "contract"),
+    ("answer", "expected", "form"),
     [
-        ("4 + 4 = {}\n#### {}", ["number"], "ends with #### NUMBER; also measured: the final number"),
-        ("4 + 4 = {}\n#### -1,{}00.5", ["number"], "ends with #### NUMBER; also measured: the final number"),
-        ("So it is $\\boxed{{{}}}$.", ["number"], "ends with \\boxed{…}; also measured: the final number"),
-        ("The answer is ${}.50.", ["number"], "none; measured by the final number"),
-        ("Half of it.\n-{}", ["number"], "none; measured by the final number"),
-        ("Ask at desk {}.", [], "none; measured by exact match, which suits short answers"),
+        ("4 + 4 = {}\n#### {}", ["number"], "#### NUMBER"),
+        ("4 + 4 = {}\n#### -1,{}00.5", ["number"], "#### NUMBER"),
+        ("So it is $\\boxed{{{}}}$.", ["number"], "\\boxed{…}"),
+        ("The answer is ${}.50.", ["number"], ""),
+        ("Half of it.\n-{}", ["number"], ""),
+        ("Ask at desk {}.", [], ""),
     ],
 )
-def test_answers_that_end_with_a_result_are_compared_by_it(answer: str, expected: list[str], contract: str, tmp_path: Path) -> None:
+def test_answers_that_end_with_a_result_are_compared_by_it(answer: str, expected: list[str], form: str, tmp_path: Path) -> None:
     rows = [{"prompt": f"Question {number}?", "completion": answer.format(number, number)} for number in range(9)]
     guessed = guess(write_rows(tmp_path / "rows.jsonl", rows))
     recipe = load(write(guessed, tmp_path))
     assert recipe.evaluation.reference == expected
-    assert dict(scaffold.facts(guessed))["contract"] == contract
-    assert recipe.has_contract == contract.startswith("ends")
+    assert (guessed.number_form, recipe.has_contract) == (form, bool(form))
     if recipe.has_contract:
         scores = [Contract.from_recipe(recipe).score(ModelAnswer(text, reference="#### 1")) for text in (rows[1]["completion"], "It is 1.")]  # fmt: skip
         assert [score["contract"].passed for score in scores] == [True, False]
@@ -121,8 +121,8 @@ def test_a_sentence_after_text_without_a_full_stop_counts(tmp_path: Path) -> Non
     ]
     found = guess(write_rows(tmp_path / "rows.jsonl", rows))
     assert [(one.text, one.share) for one in found.sentences] == [("This is general information.", 1.0)]
-    assert not found.warning
-    named = dict(scaffold.facts(found))
+    assert not found.needs_contract
+    named = {fact.label: fact.value for fact in scaffold_document(found)[0].facts}
     assert (named["contract"], named["disclaimers"]) == ("the disclaimers", "1 in every answer they apply to")
     assert len(load(write(found, tmp_path)).evaluation.disclaimers) == 1
 

@@ -1,0 +1,39 @@
+"""What was guessed for a first recipe, as a document."""
+
+from __future__ import annotations
+
+from mlxtune.data.scaffold import Scaffold
+from mlxtune.present.blocks import Document, Fact, Facts
+from mlxtune.present.blocks import text as paragraph
+
+
+def scaffold_document(guessed: Scaffold, name: str = "") -> Document:
+    """Describe a scaffold. ``name`` is the recipe's, if it is known."""
+    formats = ", ".join(f"{count:,} {format}" for format, count in guessed.formats.items())
+    unreadable = f", {guessed.unreadable:,} cannot be read" if guessed.unreadable else ""
+    facts = [Fact("rows", f"{guessed.rows:,} ({formats}){unreadable}")]
+    if guessed.mapping:
+        facts.append(Fact("map", ", ".join(f"{key} = {column}" for key, column in guessed.mapping.items())))
+    facts += [Fact("method", guessed.method), Fact("tokens", f"max_tokens = {guessed.max_tokens:,}", "estimated")]
+    facts.append(Fact("contract", *_contract(guessed, name)))
+    if guessed.sentences:
+        required, offered = guessed.required_sentences, len(guessed.sentences) - guessed.required_sentences
+        parts = [f"{required:,} in every answer they apply to"] if required else []
+        parts += [f"{offered:,} in some answers, commented out"] if offered else []
+        facts.append(Fact("disclaimers", ", ".join(parts)))
+    missing = (paragraph("Say what an answer must satisfy in [evaluation].", mark="warning"),) if guessed.needs_contract else ()
+    return (Facts(tuple(facts)), *missing)
+
+
+def _contract(guessed: Scaffold, name: str) -> tuple[str, str]:
+    """Return what an answer must satisfy, and what else is measured."""
+    if guessed.labels:
+        return f"{len(guessed.labels)} labels", "compared with the reference"
+    if guessed.schema is not None:
+        return f"{name}.schema.json" if name else "a JSON Schema", "from the JSON answers"
+    measure = "the final number" if guessed.with_numbers else "exact match"
+    if guessed.method == "dpo":
+        measure = "the likelihood of both answers"
+    if guessed.number_form:
+        return f"ends with {guessed.number_form}", f"measured by {measure}"
+    return "the disclaimers" if guessed.required_sentences else "none", f"measured by {measure}"
