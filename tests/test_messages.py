@@ -12,14 +12,12 @@ PACKAGE = Path(__file__).parent.parent / "mlxtune"
 # Messages and hints of several sentences, by file and first letters. This list may only shrink; it goes when it is empty.
 TO_SHORTEN: dict[str, list[str]] = {
     "evaluation/evidence.py": ["It is not an evaluation", "The file was changed"],
-    "workspace/control.py": ["x has not stopped"],
     "adapters/export/gguf_architectures.py": ["Fuse it for MLX instead: mlxtu"],
     "adapters/export/start.py": ["Fuse it for MLX instead: mlxtu"],
     "adapters/hub.py": ["Run the command again. Finishe"],
     "adapters/importers/checks.py": ["Ask its author for a safetenso", "Its training diverged. Use an "],
     "adapters/importers/peft.py": ["x adapts an embedding that is "],
     "adapters/library.py": ["Use up to 64 letters, digits, "],
-    "cli/advise.py": ["Use --answers FILE.json. Run m"],
     "cli/export.py": ["The adapter is copied bit for "],
     "data/generate/teachers.py": ["Training rows will be sent to "],
     "data/importer.py": ["Check the ID. For a gated data"],

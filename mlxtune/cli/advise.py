@@ -86,7 +86,7 @@ def _answers(interactive: bool) -> InterviewAnswers:
     if last is None:
         raise InputError(
             "There are no saved answers, and no terminal for the interview.",
-            hint="Use --answers FILE.json. Run mlxtune advise --questions to see its keys.",
+            hint="Use --answers FILE.json; mlxtune advise --questions shows its keys.",
         )
     return last
 

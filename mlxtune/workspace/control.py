@@ -138,7 +138,7 @@ def wait_until_stopped(run: Run, on_wait: Callable[[], object]) -> None:
         waited = time.monotonic() - started
         if waited > STOP_LIMIT:
             raise MachineError(
-                f"{run.id} has not stopped within {duration(STOP_LIMIT)}. It stops once its current step has ended.",
+                f"{run.id} has not stopped within {duration(STOP_LIMIT)}.",
                 hint=f"If its process hangs, end it without a checkpoint: kill -9 {run.state().pid}",
             )
         if not told and waited > STOP_PATIENCE:
