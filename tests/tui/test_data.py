@@ -26,14 +26,12 @@ from .driver import NARROW, RoomDriver, drive
 from .rows_stage import (
     CONTRACT,
     GOOD,
-    QUESTIONS,
     ROWS,
     Checks,
     chat,
     checks,
     fill,
     journal,
-    pair,
     ready,
     session_of,
     statuses,
@@ -136,7 +134,7 @@ async def test_the_filter_applies_as_it_is_typed_and_explains_its_errors(shop: S
         await room.until(lambda: bool(session.selection.error))
         await room.until(lambda: "Did you mean status" in room.text("#message"))
         await room.press("enter", "b")
-        await room.until_notice("· Not possible now: decide on all displayed rows.")
+        await room.until_notice("· Not possible now: bulk.")
         assert room.head("#row-list") == "▌ Rows 0 of 0, 14 in total, 13 undecided"
         await room.press("slash")
         await room.press(*["backspace"] * 7, *"finding:email", "escape")
@@ -356,7 +354,7 @@ async def test_all_selected_rows_are_decided_on_in_one_step(shop: Shop, checks: 
         await room.press("a")
         await filter_by(room, "tag:login", 6)
         await room.press("b")
-        texts = ("All 6 rows that match the filter", "changes 5 rows", "Where is my parcel?")
+        texts = ("6 rows that match the filter", "changes 5 rows", "Where is my parcel?")
         await room.until(lambda: room.mode == "" and all(text in room.screen_text for text in texts))
         await room.choose("")
         assert [event["action"] for event in journal(source)] == ["accept"], "the first option changes nothing"
@@ -471,13 +469,6 @@ async def test_without_rows_in_the_list_f_acts_on_the_marked_finding(shop: Shop,
         assert "boilerplate" in marked_finding(room)
         await room.press("f")
         await room.until_notice("· Answers with boilerplate cannot be fixed automatically.")
-
-
-async def test_the_next_step_says_which_finding_f_must_be_on(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
-    fill(shop, [*GOOD, ROWS[10], chat("Is it warm?", CHATBOT)])
-    async with open_room("data", (140, 45)) as room:
-        await checked(room)
-        assert "or leave them out." in " ".join(room.text("#summary").split())
 
 
 @pytest.mark.parametrize(("key", "effect"), [("f", "left out"), ("b", "rejected")])
@@ -620,15 +611,6 @@ async def test_enter_on_a_finding_leaves_out_rejected_rows_which_do_not_count(
         await room.until_notice("✗ Row")
         room.screen._filter_by("contract-disclaimer")
         await room.until(lambda: session.selection.filter == "finding:contract-disclaimer -status:rejected" and selected(room) == 0)
-
-
-async def test_enter_on_a_finding_leaves_out_bad_pairs(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
-    fill(shop, [pair(question, "Please write to ada.holm@larkfell.shop.", "No.") for question in QUESTIONS[:3]], contract="")
-    async with open_room("data") as room:
-        session = await checked(room)
-        session.decide("bad", [0])
-        room.screen._filter_by("email")
-        await room.until(lambda: session.selection.filter == "finding:email -status:bad" and selected(room) == 2)
 
 
 async def test_g_shows_the_statistics_on_a_narrow_screen(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:

@@ -633,24 +633,6 @@ async def test_a_long_row_can_be_scrolled_to_its_end(shop: Shop, checks: Checks,
         await room.until(lambda: "Short." in room.text("#reader"))
 
 
-async def test_decisions_of_another_window_are_shown_and_its_lock_is_respected(
-    shop: Shop, checks: Checks, open_room: OpenRoom
-) -> None:
-    source = fill(shop)
-    async with open_room("review") as room:
-        await opened(room)
-        with ReviewSession(source, who="ada") as other:
-            other.decide("reject", [session_of(room).source.keyed_row(0)], reason="spam")
-            await room.observe(shop.snapshot())
-            await room.until(lambda: "✗ rejected" in room.head("#read"))
-            assert "by ada," in room.text("#origin")
-            await room.press("a")
-            await room.until(lambda: "another window" in room.notice)
-            await at_row(room, 1)
-        await room.press("a")
-        await room.until_notice("✓ Row 1 accepted.")
-
-
 async def test_decisions_survive_a_journal_that_another_program_replaces(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
     source = fill(shop)
     async with open_room("review") as room:
