@@ -110,6 +110,10 @@ class HasActions(DOMNode):
         key = self.user_keys.get(click) or keys.display_key(action.key.split(",")[0])
         return ShownAction(key, action.words(self), click, action.name, action.help)
 
+    def keys_of(self, action: Action) -> list[str]:
+        """Return Textual's names of an action's keys, with the user's changes."""
+        return self.app.key_changes.get(action.binding_id(self.GROUP), action.key).split(",")
+
     def is_possible(self, action: Action) -> bool:
         """Return whether an action is possible now."""
         return bool(action.when(self)) and bool(self.check_action(*action.call))

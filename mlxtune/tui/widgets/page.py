@@ -2,41 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Callable, Sequence
+from typing import ClassVar
 
-from textual.actions import parse
 from textual.app import ComposeResult
-from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.events import Key
 from textual.screen import ModalScreen
 
-from mlxtune.tui.notices import Notice
+from mlxtune.tui.actions import Action, HasActions
 from mlxtune.tui.render.text import key, line
 from mlxtune.tui.widgets.frame import NoticeLine, ToastPanel
 from mlxtune.tui.widgets.panel import Panel
 from mlxtune.tui.widgets.scroll import Rows, ScrollPanel
 from mlxtune.tui.widgets.section import Section
 
-if TYPE_CHECKING:
-    from mlxtune.tui.app import MlxtuneApp
 
-
-class PageScreen(ModalScreen[None]):
+class PageScreen(HasActions, ModalScreen[None]):
     """Shows ``rows(width)``, which every :meth:`redraw` evaluates again, and the app's notices."""
 
-    app: MlxtuneApp
-
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape,q,l,g", "dismiss", "close", id="page.close"),
-        Binding("up,k", "scroll(-1)", "up", id="page.up"),
-        Binding("down,j", "scroll(1)", "down", id="page.down"),
-        Binding("pageup,ctrl+u", "leap(-1)", "page up", id="page.page-up"),
-        Binding("pagedown,space,ctrl+d", "leap(1)", "page down", id="page.page-down"),
-        Binding("home", "edge(False)", "first row", id="page.first"),
-        Binding("end", "edge(True)", "last row", id="page.last"),
-    ]
+    GROUP = "page"
+    ACTIONS: ClassVar[Sequence[Action]] = (
+        Action("dismiss", "escape,q,l,g", help="close", id="close"),
+        Action("scroll(-1)", "up,k", help="up", id="up"),
+        Action("scroll(1)", "down,j", help="down", id="down"),
+        Action("leap(-1)", "pageup,ctrl+u", help="page up", id="page-up"),
+        Action("leap(1)", "pagedown,space,ctrl+d", help="page down", id="page-down"),
+        Action("edge(False)", "home", help="first row", id="first"),
+        Action("edge(True)", "end", help="last row", id="last"),
+    )
 
     def __init__(self, title: str, rows: Callable[[int], Rows], *, at_end: bool = False) -> None:
         super().__init__()
@@ -68,26 +62,18 @@ class PageScreen(ModalScreen[None]):
         self.query_one(NoticeLine).set(self.app.notices.current)
         self.query_one(ToastPanel).set(self.app.notices.toast)
 
-    def draw_keys(self, keys: Iterable[tuple[str, str, str]]) -> None:
-        """Draw those of the keys at the bottom that have an effect now. Each has a name, a label, and an action."""
-        possible = (item for item in keys if self.check_action(*parse(item[2])[1:]))
-        parts = [part for name, label, action in possible for part in (key(name, label, f"screen.{action}", "$muted"), "   ")]
+    def draw_keys(self) -> None:
+        """Draw the keys of the possible actions at the bottom."""
+        parts = [part for one in self.shown_actions() for part in (key(one.key, one.label, one.click, "$muted"), "   ")]
         self.query_one("#foot", Panel).update(lambda width, _height: line("  ", *parts).truncate(max(width, 0)))
-
-    def refusal(self, action: str) -> Notice | None:
-        """Return why one of the page's keys has no effect now."""
-        bindings = (binding for items in self._bindings.key_to_bindings.values() for binding in items)
-        name = next((binding.description for binding in bindings if binding.action == action), "")
-        return Notice("note", f"Not possible now: {name}.") if name else None
 
     def on_key(self, event: Key) -> None:
         """Close the page and open a room if ``event`` is a room's key. Textual does not run the app's bindings over a modal screen."""
-        app_bindings = dict(self._binding_chain)[self.app]
-        for binding in app_bindings.key_to_bindings.get(event.key, []):
-            if binding.action.startswith("room("):
+        for action in self.app.ACTIONS:
+            if action.call[0] == "room" and event.key in self.app.keys_of(action):
                 event.stop()
                 self.dismiss()
-                self.app.call_later(self.app.run_action, binding.action)
+                self.app.call_later(self.app.run_action, action.name)
 
     def on_resize(self) -> None:
         self.redraw()

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from textual.app import ComposeResult
-from textual.binding import Binding, BindingType
 from textual.content import Content
 
 from mlxtune.core.files import file_stamp
 from mlxtune.core.text import one_line, plural
 from mlxtune.runs.queue import FILE, Queue, QueueEntry
+from mlxtune.tui.actions import Action
 from mlxtune.tui.render.text import Part, cell, fold, key, line, lines
 from mlxtune.tui.widgets.dialog import ChoiceDialog, ChoiceOption
 from mlxtune.tui.widgets.list import ListPanel
@@ -34,13 +34,17 @@ _COMMANDS = (
 class QueuePage(PageScreen):
     """Lists, adds, removes, and starts the commands of the workspace's queue."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape,q,w", "dismiss", "close", id="queue.close"),
-        Binding("s", "start", "start", id="queue.start"),
-        Binding("a", "add", "add", id="queue.add"),
-        Binding("x", "remove", "remove", id="queue.remove"),
-        Binding("c", "clear", "clear", id="queue.clear"),
-    ]
+    GROUP = "queue"
+    ACTIONS = (
+        Action("start", "s", "start", "run the commands", when=lambda page: page.can_start),
+        Action("add", "a", "add", "add a command", when=lambda page: page.recipes, why="There is no recipe."),
+        Action("remove", "x", "remove", "remove the command", when=lambda page: page.waiting, why="The command was started."),
+        Action(
+            "clear", "c", "clear", "remove all commands that have not been started",
+            when=lambda page: any(entry.status == "waiting" for entry in page.entries), why="No command is waiting.",
+        ),
+        Action("dismiss", "escape,q,w", "close", "close", id="close"),
+    )  # fmt: skip
 
     def __init__(self) -> None:
         super().__init__("Queue", lambda width: [])
@@ -64,11 +68,11 @@ class QueuePage(PageScreen):
         return self._cache[1]
 
     @property
-    def _recipes(self) -> list[RecipeView]:
+    def recipes(self) -> list[RecipeView]:
         return [view for view in self.app.snapshot.startable if view.recipe] if self.app.snapshot else []
 
     @property
-    def _waiting(self) -> QueueEntry | None:
+    def waiting(self) -> QueueEntry | None:
         """The command under the cursor if it has not been started."""
         cursor, entries = self.query_one("#queue-commands", ListPanel).cursor, self.entries
         return entries[cursor] if cursor < len(entries) and entries[cursor].status == "waiting" else None
@@ -78,42 +82,28 @@ class QueuePage(PageScreen):
         if not self.is_mounted or not self.query("#queue-list"):  # the page is closing
             return
         entries, running = self.entries, self.queue.is_running
-        can_add = bool(self._recipes)
+        can_add = bool(self.recipes)
         self.query_one("#queue-list").display = bool(entries)
         self.query_one("#queue-banner", Panel).update(lambda width, _height: draw_banner(entries, running, can_add, width))
         commands = self.query_one("#queue-commands", ListPanel)
         commands.set(
-            len(entries), lambda index, width: draw_row(entries[index], running, width), on_move=lambda _: self._draw_keys()
+            len(entries), lambda index, width: draw_row(entries[index], running, width), on_move=lambda _: self.draw_keys()
         )
         if self.focused is None and entries:
             commands.focus()
-        self._draw_keys()
+        self.draw_keys()
         self.draw_notices()
 
-    def _draw_keys(self) -> None:
-        self.draw_keys([
-            ("s", "start", "start"), ("a", "add", "add"), ("x", "remove", "remove"), ("c", "clear", "clear"), ("esc", "close", "dismiss")
-        ])  # fmt: skip
-
-    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Return whether the key of an action has an effect now."""
-        match action:
-            case "start":
-                return not self.queue.is_running and any(entry.status in ("waiting", "started") for entry in self.entries)
-            case "add":
-                return bool(self._recipes)
-            case "remove":
-                return self._waiting is not None
-            case "clear":
-                return any(entry.status == "waiting" for entry in self.entries)
-        return super().check_action(action, parameters)
+    @property
+    def can_start(self) -> bool:
+        return not self.queue.is_running and any(entry.status in ("waiting", "started") for entry in self.entries)
 
     def action_start(self) -> None:
         self.app.runs.start_worker(self.queue.start_runner, lambda _: self.redraw(), busy="Starting the queue.")
 
     def action_add(self) -> None:
         """Ask for a recipe and for what to do with it."""
-        self.app.runs.with_recipe(self._recipes, self._ask_for_command)
+        self.app.runs.with_recipe(self.recipes, self._ask_for_command)
 
     def _ask_for_command(self, path: Path) -> None:
         name = str(path.relative_to(self.app.workspace) if path.is_relative_to(self.app.workspace) else path)
@@ -126,7 +116,7 @@ class QueuePage(PageScreen):
 
     def action_remove(self) -> None:
         """Remove the command under the cursor."""
-        if entry := self._waiting:
+        if entry := self.waiting:
             self._remove(entry.number)
 
     def action_clear(self) -> None:

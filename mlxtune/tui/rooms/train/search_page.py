@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import cache
-from typing import ClassVar
 
 from textual.app import ComposeResult
-from textual.binding import Binding, BindingType
 from textual.content import Content
 
 from mlxtune.core.errors import MlxtuneError
@@ -18,7 +16,7 @@ from mlxtune.present.search import decision_blocks, leaderboard_table, trend_tex
 from mlxtune.training.search import board as boards
 from mlxtune.training.search.leaderboard import Entry, Leaderboard, read_leaderboard
 from mlxtune.tui import draw
-from mlxtune.tui.notices import Notice
+from mlxtune.tui.actions import Action
 from mlxtune.tui.render.charts import Curve, Series, draw_chart
 from mlxtune.tui.render.text import Part, cell, fold, key, line, lines, marked
 from mlxtune.tui.widgets.list import ListPanel
@@ -29,20 +27,28 @@ from mlxtune.workspace import control
 from mlxtune.workspace.index import RunView
 
 
+def _is_alive(page: SearchPage) -> bool:
+    return page.view is not None and page.view.alive
+
+
 class SearchPage(PageScreen):
     """Shows the newest search or, after [ and ], an older one."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape,q,h", "dismiss", "close", id="search.close"),
-        Binding("n", "new", "new search", id="search.new"),
-        Binding("x", "choose('drop')", "drop the trial", id="search.drop"),
-        Binding("p", "choose('pin')", "pin the trial", id="search.pin"),
-        Binding("s", "stop", "stop", id="search.stop"),
-        Binding("r", "resume", "continue", id="search.resume"),
-        Binding("e", "evaluation", "its evaluation", id="search.evaluation"),
-        Binding("left_square_bracket", "turn(1)", "older", id="search.older"),
-        Binding("right_square_bracket", "turn(-1)", "newer", id="search.newer"),
-    ]
+    GROUP = "search"
+    ACTIONS = (
+        Action("choose('drop')", "x", "drop", "drop the trial", when=_is_alive, id="drop"),
+        Action("choose('pin')", "p", "pin", "keep the trial from being pruned", when=_is_alive, id="pin"),
+        Action("stop", "s", "stop", "stop the search", when=_is_alive),
+        Action("resume", "r", "continue", "continue the search", when=lambda page: page.can_resume, needs_accelerator=True),
+        Action("new", "n", "new search", "start another search", when=lambda page: page.app.runs.can_start, needs_accelerator=True),
+        Action(
+            "evaluation", "e", "evaluation", "open its evaluation",
+            when=lambda page: page.view and page.view.status == "finished", why="The search has not finished.",
+        ),
+        Action("turn(1)", "[", "older", "show an older search", when=lambda page: page.can_turn(1), id="older"),
+        Action("turn(-1)", "]", "newer", "show a newer search", when=lambda page: page.can_turn(-1), id="newer"),
+        Action("dismiss", "escape,q,h", "close", "close", id="close"),
+    )  # fmt: skip
 
     def __init__(self) -> None:
         super().__init__("Search", lambda width: [])
@@ -90,7 +96,7 @@ class SearchPage(PageScreen):
         for name in ("#search-board", "#search-strips"):
             self.query_one(name).display = board is not None
         self.query_one("#search-chart").display = board is not None and self.app.size.height >= 34
-        self._draw_keys()
+        self.draw_keys()
         self.draw_notices()
         head, panel = self.query_one("#search-head", Section).head, self.query_one("#search-banner", Panel)
         if view is None or snapshot is None:
@@ -121,40 +127,14 @@ class SearchPage(PageScreen):
         self.query_one("#search-strips", Section).head.set(note=note)
         self.query_one("#search-values", Panel).update(lambda width, _height: positions(board, number, width))
 
-    def _draw_keys(self) -> None:
-        self.draw_keys([
-            ("x", "drop", "choose('drop')"),
-            ("p", "pin", "choose('pin')"),
-            ("s", "stop", "stop"),
-            ("r", "continue", "resume"),
-            ("n", "new search", "new"),
-            ("e", "evaluation", "evaluation"),
-            ("[", "older", "turn(1)"),
-            ("]", "newer", "turn(-1)"),
-            ("esc", "close", "dismiss"),
-        ])  # fmt: skip
-
-    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Return whether the key of an action has an effect now."""
+    @property
+    def can_resume(self) -> bool:
         view = self.view
-        match action:
-            case "choose" | "stop":
-                return view is not None and view.alive
-            case "resume":
-                return view is not None and view.status in ("stopped", "crashed", "failed") and self.app.runs.accelerator_free
-            case "new":
-                return self.app.runs.can_start
-            case "evaluation":
-                return view is not None and view.status == "finished"
-            case "turn":
-                (by,) = parameters
-                searches = self.app.snapshot.searches if self.app.snapshot else ()
-                return isinstance(by, int) and 0 <= self._index + by < len(searches)
-        return super().check_action(action, parameters)
+        return view is not None and view.status in ("stopped", "crashed", "failed") and self.app.runs.accelerator_free
 
-    def refusal(self, action: str) -> Notice | None:
-        in_use = self.app.runs.in_use if action in ("new", "resume") else None
-        return in_use or super().refusal(action)
+    def can_turn(self, by: int) -> bool:
+        searches = self.app.snapshot.searches if self.app.snapshot else ()
+        return 0 <= self._index + by < len(searches)
 
     def action_turn(self, by: int) -> None:
         self._index += by
