@@ -16,6 +16,7 @@ import mlxtune.tui
 PACKAGE = Path(mlxtune.__file__).parent
 # Textual documents these as the way to declare styles and handlers.
 METACLASS = {"_css_type_name", "_css_type_names", "_merged_bindings", "_reactives", "_computes", "_decorated_handlers",
+             "_default_focused",  # of the reactive attribute that Room defines again
              "_inherit_css", "_inherit_bindings", "_inherit_component_classes", "_abc_impl"}  # fmt: skip
 
 
@@ -57,6 +58,8 @@ def _assigned(tree: ast.AST) -> Iterator[str]:
 def _used(tree: ast.AST) -> Iterator[str]:
     for node in ast.walk(tree):
         match node:
+            case ast.Attribute(value=ast.Name(id="os")):
+                continue  # os._exit
             case ast.Attribute(attr=name) if _is_private(name):
                 yield name
             case ast.ImportFrom(module=str(module), names=names) if module.startswith("textual"):

@@ -6,7 +6,6 @@ import asyncio
 import os
 import shlex
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
@@ -206,12 +205,11 @@ class MlxtuneApp(HasActions, OrderedKeys):
             for number in (signal.SIGTERM, signal.SIGHUP):  # asyncio's handlers would take the wakeup descriptor of the watch
                 signal.signal(number, quit_soon)
 
-    def _fatal_error(self) -> None:
+    def _handle_exception(self, error: Exception) -> None:
         """Print a one-line error instead of Textual's traceback, which includes all local variables."""
         if os.environ.get("MLXTUNE_DEBUG") or self.is_headless:
-            super()._fatal_error()
-        elif not self._exit_renderables:  # report only the first error, which causes the others
-            error = sys.exc_info()[1]
+            super()._handle_exception(error)
+        else:
             self._exit_with_error(f"{type(error).__name__}: {error}")
 
     def panic(self, *renderables: Any) -> None:
@@ -219,14 +217,14 @@ class MlxtuneApp(HasActions, OrderedKeys):
         traceback = next((item for item in renderables if isinstance(item, Traceback)), None)
         if traceback is None or os.environ.get("MLXTUNE_DEBUG"):
             super().panic(*renderables)
-        elif not self._exit_renderables:
+        else:
             stack = traceback.trace.stacks[0]
             self._exit_with_error(f"{stack.exc_type}: {stack.exc_value}")
 
     def _exit_with_error(self, text: str) -> None:
-        self._return_code = 1
-        message = one_line(f"Internal error: {text}", 400)
-        super().panic(Text(f"✗ {message}\n  Runs continue. Set MLXTUNE_DEBUG=1 for a traceback."))
+        if self.return_code is None:  # report only the first error, which causes the others
+            message = one_line(f"Internal error: {text}", 400)
+            self.exit(return_code=1, message=Text(f"✗ {message}\n  Runs continue. Set MLXTUNE_DEBUG=1 for a traceback."))
 
     def on_unmount(self) -> None:
         self._exiting.set()
@@ -337,7 +335,7 @@ class MlxtuneApp(HasActions, OrderedKeys):
 
     def clear_selection(self) -> None:
         """Do nothing until there is a screen. With eager tasks, a text field calls this before its screen is on the stack."""
-        if self._screen_stack:
+        if self.screen_stack:
             super().clear_selection()
 
     async def action_undo(self) -> None:

@@ -19,7 +19,7 @@ class _TrackedKey(events.Key):
 
     def __init__(self, key: events.Key, on_stop: Callable[[_TrackedKey], None]) -> None:
         super().__init__(key.key, key.character)
-        self._sender = None  # if the app were its sender, the screen would stop the key before the app's bindings see it
+        self.set_sender(None)  # type: ignore[arg-type]  # if the app were its sender, the screen would stop the key before the app's bindings see it
         self._on_stop = on_stop
 
     def stop(self, stop: bool = True) -> _TrackedKey:
@@ -69,7 +69,7 @@ class OrderedKeys(App[None]):
             self._between_keys.append(callback)
 
     async def on_event(self, event: events.Event) -> None:
-        if isinstance(event, events.Key) and not self._screen_stack:  # typed while the app exits
+        if isinstance(event, events.Key) and not self.screen_stack:  # typed while the app exits
             return
         if isinstance(event, events.Key) and not event.is_forwarded:
             self._typed.append(event)
@@ -92,7 +92,7 @@ class OrderedKeys(App[None]):
             self._patience.stop()
         while self._between_keys:
             self._between_keys.popleft()()
-        while self._typed and self._current is None and self._hold is None and self._screen_stack:
+        while self._typed and self._current is None and self._hold is None and self.screen_stack:
             key = self._current = _TrackedKey(self._typed.popleft(), self._on_stop)
             await super().on_event(key)
             if not key.is_forwarded:  # a priority binding handled it

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, ClassVar, TypeVar
 
+from textual._compositor import Compositor
 from textual.app import ComposeResult
 from textual.containers import Vertical
 from textual.reactive import Reactive
@@ -15,11 +16,21 @@ from textual.widgets import Input, TextArea
 
 from mlxtune.core.errors import MlxtuneError
 from mlxtune.tui.actions import HasActions, ShownAction
-from mlxtune.tui.compositor import RoomCompositor
 from mlxtune.tui.widgets.frame import NoticeLine, RoomFooter, RoomHeader, ToastPanel
 from mlxtune.workspace.index import Snapshot
 
 T = TypeVar("T")
+
+
+class RoomCompositor(Compositor):
+    """Textual's compositor, which a repaint of a hidden widget does not confuse.
+
+    Textual 8.2.8 invalidates its map of positions then. The next change of a style rebuilds the map with the change applied, and the
+    layout that follows finds no difference: widgets that moved stay where they were drawn.
+    """
+
+    def update_widgets(self, widgets: set[Widget]) -> None:
+        super().update_widgets(widgets & self.visible_widgets.keys())
 
 
 class Room(HasActions, Screen[None]):

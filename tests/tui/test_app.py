@@ -148,7 +148,7 @@ async def test_every_page_can_have_any_size(loaded: Shop, open_room: OpenRoom, s
 
 async def test_a_missing_workspace_is_an_empty_one(tmp_path: Path) -> None:
     async with drive(MlxtuneApp(tmp_path / "nowhere"), "home", NARROW) as room:
-        await room.until(lambda: "Start with the sample workspace." in room.text("#next-picture"))
+        await room.until(lambda: "Start with the sample workspace" in room.text("#next-picture"))
 
 
 def test_a_style_sheet_does_not_apply_to_widgets_of_other_rooms() -> None:

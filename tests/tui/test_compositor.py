@@ -6,13 +6,15 @@ from typing import Any
 
 import pytest
 from textual._compositor import Compositor
+from textual._styles_cache import StylesCache
 from textual.app import App, ComposeResult
 from textual.containers import Vertical
+from textual.css.stylesheet import Stylesheet
 from textual.geometry import Region
 from textual.screen import Screen
 from textual.widgets import Static
 
-from mlxtune.tui.compositor import RoomCompositor
+from mlxtune.tui.room import RoomCompositor
 
 
 class Line(Static):
@@ -62,3 +64,16 @@ async def test_a_change_after_a_repaint_of_a_hidden_widget_is_shown(
         await pilot.pause(0.1)
         assert {row for region in painted for row in range(region.y, region.bottom)} >= set(range(last_row))
         assert screen.query_one("#second", Line).resizes == resizes
+
+
+@pytest.mark.parametrize(
+    ("owner", "name"),
+    [
+        (App, "_handle_exception"),  # overridden to print one line
+        (Screen, "_reset_focus"),  # overridden to keep the focus on a widget that is on screen again
+        (Stylesheet(), "_parse_cache"),  # replaced by a larger cache
+        (StylesCache.get_inner_outer, "cache_clear"),  # called to free widgets of closed screens
+    ],
+)
+def test_textual_has_the_private_names_that_the_app_uses(owner: object, name: str) -> None:
+    assert hasattr(owner, name)

@@ -81,7 +81,7 @@ async def test_from_an_empty_folder_to_a_trained_adapter(workspace: Path) -> Non
     recipe = workspace / "recipes" / "support-json.toml"
     async with opened(workspace) as user:
         # Home: one key creates the sample workspace
-        assert "Start with the sample workspace." in user.text("#next-picture")
+        assert "Start with the sample workspace" in user.text("#next-picture")
         await user.press("enter")
         await user.until(lambda: "support.jsonl" in user.text("#next-picture"))
         edit_recipe(recipe, SMALL | QUICK)

@@ -77,7 +77,7 @@ main()
 def test_the_terminal_is_left_as_it_was(tmp_path: Path, ending: str, code: int) -> None:
     (tmp_path / "work").mkdir()
     with terminal(tmp_path / "work", tmp_path / "home", columns=80, rows=24) as screen:
-        screen.until("Start with the sample workspace.")
+        screen.until("Start with the sample workspace")
         if ending == "q":
             screen.press("q")
         else:
@@ -90,7 +90,7 @@ def test_the_terminal_is_left_as_it_was(tmp_path: Path, ending: str, code: int) 
 def test_threads_do_not_keep_the_memory_of_jobs(tmp_path: Path) -> None:
     (tmp_path / "work").mkdir()
     with terminal(tmp_path / "work", tmp_path / "home", code=DESCRIBE + APP) as screen:
-        screen.until("Start with the sample workspace.")
+        screen.until("Start with the sample workspace")
         screen.press("q")
         assert screen.end() == 0
     assert count_arenas(tmp_path / "work") == 1
@@ -122,7 +122,7 @@ def test_a_closed_terminal_ends_the_app_and_its_helpers(
 def test_the_end_of_its_input_alone_ends_the_app(tmp_path: Path) -> None:
     (tmp_path / "work").mkdir()
     with terminal(tmp_path / "work", tmp_path / "home", own_input=True) as screen:
-        screen.until("Start with the sample workspace.")
+        screen.until("Start with the sample workspace")
         screen.end_input()
         screen.end()
 
@@ -190,7 +190,7 @@ def test_an_internal_error_is_a_sentence_without_a_traceback(tmp_path: Path) -> 
 def test_a_key_that_is_no_character_is_an_error_without_a_traceback(tmp_path: Path) -> None:
     (tmp_path / "work").mkdir()
     with terminal(tmp_path / "work", tmp_path / "home") as screen:
-        screen.until("Start with the sample workspace.")
+        screen.until("Start with the sample workspace")
         screen.press("\x1b[1114112u")  # a code point above the last one, 0x10FFFF, in the Kitty keyboard protocol
         assert screen.end() == 4
         output = plain(screen.written).decode()
