@@ -90,7 +90,7 @@ def evaluated_run(folder: Path) -> str:
     """Return the ID of the run whose adapter the evaluation in ``folder`` is about, or ``""``. It is read once."""
     try:
         return str(read_request(folder).get("run", ""))
-    except (MlxtuneError, OSError, KeyError, AttributeError, TypeError):
+    except MlxtuneError:
         return ""
 
 

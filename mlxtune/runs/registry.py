@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import time
 import tomllib
 from collections.abc import Sequence
@@ -247,13 +246,9 @@ def other_host(run: Run) -> str:
     """
     try:
         record = read_json(run.folder / LAUNCH_FILE)
-    except InputError:
+    except InputError:  # it has not been written yet
         return ""
-    if not isinstance(record, dict):
-        return ""
-    machine, host = record.get("machine"), str(record.get("host", ""))
-    same = machine == machine_id() if machine else host in ("", socket.gethostname())
-    return "" if same else host
+    return "" if record["machine"] == machine_id() else str(record["host"])
 
 
 def _is_worker(run: Run, pid: int) -> bool:

@@ -19,20 +19,21 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from statistics import fmean
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from mlxtune.core import journal
 from mlxtune.core.errors import InputError
 from mlxtune.core.files import read_json, write_json
 from mlxtune.core.journal import Journal
+from mlxtune.evaluation.json_fields import from_json
 from mlxtune.runs.locks import file_lock
-from mlxtune.training.search.space import Value
 
 PLAN, CHOICES, RESULT, FAILED, OUTCOME = "search.json", "choices.jsonl", "result.json", "failed.json", "outcome.json"
 OUTCOME_VERSION = 2
 REDUCTION = 3  # after a rung, the best third of the trials continues
 INCUMBENT = 1  # the trial with the recipe's own values, which is never pruned
 Choice = Literal["drop", "pin", "limit"]
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Trial:
     """A trial and its rungs."""
 
     number: int  # starting at 1
-    values: dict[str, Value]
+    values: dict[str, Any]  # hyperparameters
     cost: float  # compute; 1 is that of the recipe's steps with all layers adapted, without the adapter
     rungs: tuple[int, ...]  # the lengths in steps after which it is compared
     steps: tuple[int, ...]  # that each rung takes, including the trunk since the rung before
@@ -225,13 +226,13 @@ def read_board(search: Path) -> Board | None:
     """Read the state of the search in a folder; ``None`` if it has no plan yet. Raise ``InputError`` for a damaged file."""
     if not (search / PLAN).is_file():
         return None
-    plan = _plan(read_json(search / PLAN))
+    plan = _read(SearchPlan, search / PLAN)
     results, failures = {}, {}
     for trial in plan.trials:
         for rung in range(plan.rung_count):
             file = rung_folder(search, trial.number, rung) / RESULT
             if file.is_file():
-                results[trial.number, rung] = _result(file)
+                results[trial.number, rung] = _read(RungResult, file)
         file = trial_folder(search, trial.number) / FAILED
         if file.is_file():
             failures[trial.number] = str(read_json(file)["reason"])
@@ -239,24 +240,12 @@ def read_board(search: Path) -> Board | None:
     return Board(plan, results, failures, dropped, pinned, limit)
 
 
-def _plan(record: Mapping[str, Any]) -> SearchPlan:
-    match record:
-        case {"trials": [_, *_] as trials, "rows": [*rows], "groups": [*groups]}:
-            if all("rungs" in trial and "steps" in trial for trial in trials):
-                made = (Trial(**trial | {"rungs": tuple(trial["rungs"]), "steps": tuple(trial["steps"])}) for trial in trials)
-                return SearchPlan(tuple(made), tuple(rows), tuple(groups))
-    raise InputError("The plan of the search is damaged.")
-
-
-def _result(file: Path) -> RungResult:
-    record = read_json(file)
-    match record:
-        case {
-            "trial": int(trial), "rung": int(rung), "passed": list(passed), "nats": float() | int() as nats, "tokens": int(tokens),
-            "trained": int(trained), "seconds": float() | int() as seconds, "answering": float() | int() as answering,
-        }:  # fmt: skip
-            return RungResult(trial, rung, tuple(map(bool, passed)), float(nats), tokens, trained, float(seconds), float(answering))
-    raise InputError(f"{file} is damaged.", hint="Delete it; the rung is then trained again.")
+def _read(kind: type[_T], file: Path) -> _T:
+    """Return the record in ``file``. Raise ``InputError`` if it is damaged."""
+    try:
+        return from_json(kind, {key: value for key, value in read_json(file).items() if key != "v"})
+    except (TypeError, KeyError) as error:
+        raise InputError(f"{file} is damaged.", hint="Delete it to compute it again.") from error
 
 
 def _choices(search: Path) -> tuple[frozenset[int], frozenset[int], int]:
