@@ -257,7 +257,7 @@ def _converted(repo: str, error: Exception, http_error: type[Exception]) -> Mlxt
     if 400 <= status < 500 and status not in (408, 429):
         return InputError(f"The Hub rejected the request for {repo} with status {status}: {message}")
     problem = f"answered with status {status}" if status else "cannot be reached"
-    return MachineError(f"The Hub {problem}: {message}", hint="Run the command again. Finished files are not transferred again.")
+    return MachineError(f"The Hub {problem}: {message}", hint="Run the command again: finished files are not transferred twice.")
 
 
 def _secrets() -> list[str]:

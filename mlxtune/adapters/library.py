@@ -203,7 +203,7 @@ def check_name(name: str) -> str:
     if not _NAME.fullmatch(name) or name in RESERVED:
         raise InputError(
             f"{one_line(name, 60)!r} is not a valid adapter name.",
-            hint="Use up to 64 letters, digits, dots, dashes and underscores. The names base and last are reserved.",
+            hint="Use up to 64 letters, digits, dots, dashes and underscores, but not base or last.",
         )
     return name
 

@@ -97,7 +97,7 @@ def export(
             if given:
                 raise InputError(
                     f"{option} cannot be used with {chosen.label}.",
-                    hint=f"The adapter is copied bit for bit, so nothing is compared. Remove {option}.",
+                    hint=f"The adapter is copied bit for bit, so nothing is compared: remove {option}.",
                 )
         _copy(entry, chosen, options.to, json)
         return

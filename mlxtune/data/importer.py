@@ -146,7 +146,7 @@ def download(hub_id: str, file: str = "") -> list[Path]:
         raise
     except RepositoryNotFoundError as error:
         raise DataError(
-            f"There is no public dataset {hub_id} on the Hub.", hint="Check the ID. For a gated dataset, run: hf auth login"
+            f"There is no public dataset {hub_id} on the Hub.", hint="Check the ID or, for a gated dataset, run: hf auth login"
         ) from error
     except Exception as error:  # network error types depend on the huggingface-hub version
         if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):

@@ -399,7 +399,7 @@ class ReviewSession:
                 raise
             raise InputError(
                 f"{self.source.name} is under review in another window.",
-                hint="Close it to make decisions here. You can still view the rows.",
+                hint="Close it to make decisions here, or only view the rows.",
             ) from error
         return handle
 

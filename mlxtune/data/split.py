@@ -83,7 +83,7 @@ class Splits:
             locations = "; ".join(str(row.location) for row in leaked[:5])
             raise DataError(
                 f"{plural(len(leaked), 'training row')} {'is' if len(leaked) == 1 else 'are'} also in the test split: {locations}.",
-                hint=f"An evaluation on rows used for training proves nothing. Leave them out: {_fix_command(leaked)}",
+                hint=f"An evaluation on rows used for training proves nothing, so leave them out: {_fix_command(leaked)}",
             )
 
 

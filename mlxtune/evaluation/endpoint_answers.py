@@ -89,8 +89,8 @@ def endpoint_answers(
             replies = read_calls(journal).replies
         if missing := sum(call.key not in replies for call in calls):
             raise MachineError(
-                f"Replies from {host(endpoint.url)} to {plural(missing, 'row')} were lost. They may have been billed and count toward the cap.",
-                hint="The other replies are saved. Run again to ask for the lost ones.",
+                f"Replies from {host(endpoint.url)} to {plural(missing, 'row')} were lost, may have been billed, and count toward the cap.",
+                hint="Run again to ask for the lost ones; the others are saved.",
             )
         save_answers(file, [_output(call.row, replies[call.key], count_tokens) for call in calls])
     outputs = cached or load_answers(file, rows)

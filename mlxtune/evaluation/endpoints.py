@@ -33,7 +33,7 @@ def require_endpoints(recipe: Recipe, consent: str) -> None:
             )
     if (hosts := remote_hosts(recipe)) and not consent:
         raise InputError(
-            f"The held-out prompts will be sent to {', '.join(hosts)}. This needs your consent.",
+            f"The held-out prompts will be sent to {', '.join(hosts)}, which needs your consent.",
             hint="Consent with mlxtune eval --send, or leave the endpoint out of evaluation.arms.",
         )
 

@@ -250,7 +250,7 @@ def load_rows(folder: Path, name: str = QUESTIONS) -> tuple[EvaluatedRow, ...]:
     if not (folder / name).is_file():
         raise InputError(
             f"{folder} has no {name}, so its numbers cannot be recomputed.",
-            hint="It is not an evaluation. Evaluate: mlxtune eval",
+            hint="It is not an evaluation; to make one, run: mlxtune eval",
         )
     return tuple(_row(record, location) for location, record in _records(folder / name))
 
@@ -309,7 +309,7 @@ def _records(file: Path) -> list[tuple[str, Any]]:
 
 
 def _malformed(location: str) -> InputError:
-    return InputError(f"{location}: unexpected format.", hint="The file was changed or damaged. Evaluate again: mlxtune eval")
+    return InputError(f"{location}: unexpected format.", hint="The file was changed or damaged, so evaluate again: mlxtune eval")
 
 
 def hashes(folder: Path, names: Sequence[str] = FILES) -> dict[str, str]:

@@ -297,7 +297,7 @@ def _nats_to_json(arm: Arm, nats: float) -> dict[str, float]:
     if not math.isfinite(nats):
         raise MlxtuneError(
             f"{arm.name} assigns zero probability to a reference answer.",
-            hint="The adapter may be corrupt. Train or import it again.",
+            hint="Train or import the adapter again: it may be corrupt.",
         )
     return {"nats": nats}
 

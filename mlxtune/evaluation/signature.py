@@ -59,7 +59,7 @@ def check(folder: Path, signers: Path | None = None) -> Signature | None:
     """
     if signers and not signers.is_file():
         raise InputError(
-            f"There is no file of allowed signers at {signers}.", hint="Create it. Each line must have a name and a public key."
+            f"There is no file of allowed signers at {signers}.", hint="Create it, with a name and a public key on each line."
         )
     file = folder / FILE
     if not file.is_file():
@@ -85,7 +85,7 @@ def _ssh_keygen(operation: str, *options: str, document: Path) -> subprocess.Com
     program = shutil.which("ssh-keygen")
     if program is None:
         raise MachineError(
-            "ssh-keygen is not installed.", hint="It is part of OpenSSH. On Debian or Ubuntu: sudo apt install openssh-client"
+            "ssh-keygen is not installed.", hint="Install OpenSSH, for example: sudo apt install openssh-client"
         )
     with document.open("rb") as stream:
         return subprocess.run([program, "-Y", operation, *options], stdin=stream, capture_output=True)

@@ -219,7 +219,7 @@ def _license(tags: list[str]) -> str:
 def _damaged(id: str, names: list[str]) -> ModelError:
     return ModelError(
         f"The download of {id} has {plural(len(names), 'corrupt file')}: {one_line(', '.join(names[:5]), 200)}.",
-        hint=f"Corrupt files were deleted. Download again: mlxtune models pull {id}",
+        hint=f"Download it again, because corrupt files were deleted: mlxtune models pull {id}",
     )
 
 
@@ -249,7 +249,7 @@ def _translate_errors(what: str) -> Iterator[None]:
     except RepositoryNotFoundError as error:
         raise ModelError(
             f"The Hub has no model {one_line(what, 80)}, or it is private.",
-            hint="Search with: mlxtune models --search TEXT. For a private model, run: hf auth login",
+            hint="Search with mlxtune models --search TEXT or, for a private model, run: hf auth login",
         ) from error
     except HFValidationError as error:
         raise ModelError(f"{one_line(what, 80)} is not a valid model ID.", hint="Use the form OWNER/NAME.") from error

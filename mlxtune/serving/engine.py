@@ -513,7 +513,7 @@ def _unavailable_adapter() -> Iterator[None]:
 def _known_error(error: Exception) -> MlxtuneError:
     """Write an unexpected ``error`` to the log, and return one with a message for users."""
     traceback.print_exception(error, file=sys.stderr)
-    internal = MlxtuneError(f"{type(error).__name__}: {error}", hint="This is an internal or system error. See the log.")
+    internal = MlxtuneError(f"{type(error).__name__}: {error}", hint="See the log of the server.")
     return gpu_error(str(error)) or internal
 
 

@@ -128,7 +128,7 @@ def test_no_rows_are_sent_without_consent(cli, folder, monkeypatch, rubric):
     assert "costs money" in result.err
     result = cli(*arguments, *money)
     assert result.code == 2
-    assert "will be sent to judge.example. This needs your consent" in result.err
+    assert "will be sent to judge.example, which needs your consent" in result.err
     assert "cap $5.00" in result.err
     assert requests == []
     result = cli(*arguments, *money, "--send")

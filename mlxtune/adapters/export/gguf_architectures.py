@@ -78,7 +78,7 @@ def find(config: Mapping[str, Any]) -> Architecture:
     if kind not in ARCHITECTURES:
         raise ModelError(
             f"The architecture {kind or 'of this base'} cannot be written as GGUF.",
-            hint=f"Fuse it for MLX instead: mlxtune export mlx. Supported as GGUF: {', '.join(ARCHITECTURES)}.",
+            hint=f"Fuse it for MLX (mlxtune export mlx), or use a base that GGUF supports: {', '.join(ARCHITECTURES)}.",
         )
     return ARCHITECTURES[kind]
 

@@ -184,5 +184,5 @@ def require_exportable(form: ExportForm, source: ModelFolder, quantize: int = 0)
     if form == "hf" and kind not in HF:
         raise ModelError(
             f"mlx-lm stores the weights of {kind or 'this architecture'} in a different layout than transformers.",
-            hint=f"Fuse it for MLX instead: mlxtune export mlx. Supported by mlxtune export hf: {', '.join(HF)}.",
+            hint=f"Fuse it for MLX (mlxtune export mlx), or use a base that mlxtune export hf supports: {', '.join(HF)}.",
         )

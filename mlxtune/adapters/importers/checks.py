@@ -42,7 +42,7 @@ def check_folder(folder: Path, weights: str) -> None:
     if pickle := next((name for name in names if name.lower().endswith(PICKLES)), None):
         raise ModelError(
             f"{one_line(pickle, 60)} in {folder} is a pickle file, which could run arbitrary code when opened.",
-            hint="Ask its author for a safetensors file. PEFT writes one with safe_serialization=True.",
+            hint="Ask its author for a safetensors file, which PEFT writes with safe_serialization=True.",
         )
     raise ModelError(f"{folder} contains no adapter: it has no {weights}.")
 
@@ -56,7 +56,7 @@ def check_finite(file: Path) -> None:
         if broken := sum(int(((chunk & mask) == mask).sum()) for chunk in chunks):
             raise ModelError(
                 f"{file.name}: {one_line(tensor.name, 80)} has {plural(broken, 'infinite or NaN value')}.",
-                hint="Its training diverged. Use an earlier checkpoint.",
+                hint="Its training diverged: use an earlier checkpoint.",
             )
 
 

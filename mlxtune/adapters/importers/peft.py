@@ -63,7 +63,7 @@ def convert(folder: Path, config: Mapping[str, Any], source: ModelFolder) -> dic
             raise other_base(source, f"that base has no {one_line(match['module'], 80)}")
         if weight.is_embedding and base.tied:
             raise ModelError(
-                f"{shown} adapts an embedding that is tied to the head. PEFT adapts only the embedding, but mlx-lm adapts both.",
+                f"{shown} adapts an embedding that is tied to the head, of which PEFT adapts only the embedding, but mlx-lm both.",
                 hint="Merge it with PEFT, and use the full model.",
             )
         own = f"{weight.path}.{_PARTS[match['part']]}"

@@ -116,7 +116,7 @@ def require_teacher(spec: TeacherSpec) -> None:
 def require_consent(spec: TeacherSpec) -> None:
     """Raise ``InputError`` if rows would be sent to another machine without consent."""
     if (name := remote_host(spec)) and not spec.consent:
-        raise InputError(f"Training rows will be sent to {name}. This needs your consent.", hint="Consent with --send.")
+        raise InputError(f"Training rows will be sent to {name}, which needs your consent.", hint="Consent with --send.")
 
 
 def remote_host(spec: TeacherSpec) -> str:

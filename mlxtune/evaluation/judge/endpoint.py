@@ -255,7 +255,7 @@ class EndpointClient:
                 return self._completion(reply.content, worst, time.perf_counter() - start)
             if attempt < TRIES:
                 self._sleep(min(WAIT, max(wait, 2.0 ** (attempt - 1))))
-        raise MachineError(f"Cannot reach {self._name}.", hint="Replies are saved. Run again to continue.")
+        raise MachineError(f"Cannot reach {self._name}.", hint="Run again to continue; replies are saved.")
 
     def _retry_delay(self, error: Any, worst: float) -> float:
         """Return the seconds to wait after a status that proves no work was done; raise for every other status."""

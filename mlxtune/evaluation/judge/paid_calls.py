@@ -96,7 +96,7 @@ def make_calls(
                 if in_a_row == MAX_LOST_IN_A_ROW:
                     raise MachineError(
                         f"{MAX_LOST_IN_A_ROW} replies in a row were lost.",
-                        hint="Replies are saved. Check the endpoint, then run again.",
+                        hint="Check the endpoint, then run again; replies are saved.",
                     )
     finally:
         journal.close()

@@ -84,7 +84,7 @@ def _check_hash(file: Path, expected: str) -> None:
     if actual != expected:
         raise MachineError(
             f"{file.name} has the wrong SHA-256 hash: {actual[:16]}… instead of {expected[:16]}….",
-            hint="The file was not opened. Try again. If this happens again, your package index is serving a different file.",
+            hint="Try again; if this happens again, your package index is serving a different file, which was not opened.",
         )
 
 

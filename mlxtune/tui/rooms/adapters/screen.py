@@ -306,7 +306,7 @@ class AdaptersRoom(Room):
             folder = one_line(service.export(self.app.workspace, adapter.key, chosen, **how))
             if chosen.copy:
                 return Notice("done", f"Wrote {adapter.name}.", f"It is in {folder}.")
-            return Notice("working", f"Exporting {adapter.name} to {folder}.", "s stops it. The details show the result.")
+            return Notice("working", f"Exporting {adapter.name} to {folder}.", "s stops it, and the details show the result.")
 
         start = self.app.jobs.run if chosen.copy else self.app.runs.start_worker
         start(job, busy=f"Starting the export of {adapter.name}.")
