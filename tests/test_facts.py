@@ -23,9 +23,9 @@ TEXT_OF_OTHERS = {
 
 # Places that still have to store a code instead. This list may only shrink; it goes when it is empty.
 TO_REMOVE: dict[str, list[str]] = {
-    'models/row_tokens.py': ["error.message.partition(f'{record.location}: ')"],
-    'models/template.py': ["lacking == 'its reasoning'"],
-    'models/thoughts.py': ["Literal['', 'stop', 'length', 'loop', 'thinking', 'thinking loop']"],
+    "models/row_tokens.py": ["error.message.partition(f'{record.location}: ')"],
+    "models/template.py": ["lacking == 'its reasoning'"],
+    "models/thoughts.py": ["Literal['', 'stop', 'length', 'loop', 'thinking', 'thinking loop']"],
 }
 
 

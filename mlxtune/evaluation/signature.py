@@ -84,9 +84,7 @@ def check(folder: Path, signers: Path | None = None) -> Signature | None:
 def _ssh_keygen(operation: str, *options: str, document: Path) -> subprocess.CompletedProcess[bytes]:
     program = shutil.which("ssh-keygen")
     if program is None:
-        raise MachineError(
-            "ssh-keygen is not installed.", hint="Install OpenSSH, for example: sudo apt install openssh-client"
-        )
+        raise MachineError("ssh-keygen is not installed.", hint="Install OpenSSH, for example: sudo apt install openssh-client")
     with document.open("rb") as stream:
         return subprocess.run([program, "-Y", operation, *options], stdin=stream, capture_output=True)
 

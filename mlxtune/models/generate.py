@@ -365,4 +365,6 @@ def _batches_correctly(model: nn.Module) -> bool:
 
 def _check_nan(has_nan: mx.array) -> None:
     if has_nan.item():
-        raise MlxtuneError("The model produced NaNs, perhaps because its adapter is corrupt.", hint="Run: mlxtune adapters show NAME")
+        raise MlxtuneError(
+            "The model produced NaNs, perhaps because its adapter is corrupt.", hint="Run: mlxtune adapters show NAME"
+        )
