@@ -29,7 +29,7 @@ from mlxtune.recipe import Recipe, load
 from mlxtune.runs.registry import Run
 
 if TYPE_CHECKING:  # imports numpy, which --help does not need
-    from mlxtune.data.generate.start import Quote
+    from mlxtune.data.generate.start import GenerationQuote
     from mlxtune.evaluation.thin_rows import ThinRows
 
 _TEACHER = "qwen3-4b"  # suggested
@@ -246,7 +246,7 @@ def _choose_thin_rows(
     return replace(request, rows=place.examples, reason=place.reason)
 
 
-def _show_quote(offer: Quote, request: GenerationRequest) -> None:
+def _show_quote(offer: GenerationQuote, request: GenerationRequest) -> None:
     """Print the number of requests and their maximum cost."""
     money = f", at most ${offer.dollars:.2f}" if offer.dollars else ""
     limit = f", cap ${offer.cap:.2f}" if offer.cap is not None else ""

@@ -25,7 +25,7 @@ from mlxtune.models.resolve import is_local, resolve
 from mlxtune.planning.cost import Bill, make_bill
 from mlxtune.planning.machine import power, this_machine
 from mlxtune.planning.plan import Plan, local_planner
-from mlxtune.present.blocks import Action, Document, Fact, Facts, Heading
+from mlxtune.present.blocks import ActionBlock, Document, Fact, Facts, Heading
 from mlxtune.present.check import check_warning
 from mlxtune.present.labels import detectable_drop_fact
 from mlxtune.present.plan import plan_document, verdict_sentence
@@ -93,7 +93,7 @@ def _missing_base(base: CatalogModel, recipe: Recipe) -> Document:
     return (
         Heading("Base", "not downloaded"),
         Facts((Fact("base", base.id, f"shapes from the catalog, {tokens}", "warning"),)),
-        Action("plan.fetch", f"{size(base.nbytes)}, {base.license}", f"mlxtune models pull {base.id}"),
+        ActionBlock("plan.fetch", f"{size(base.nbytes)}, {base.license}", f"mlxtune models pull {base.id}"),
     )
 
 

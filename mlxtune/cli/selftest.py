@@ -13,7 +13,7 @@ from mlxtune.cli.output import draw, show_json
 from mlxtune.core.errors import GateError
 from mlxtune.core.text import one_line, plural
 from mlxtune.evaluation.selftest.checks import run_checks
-from mlxtune.present.blocks import Action, Fact, Facts, Heading, text
+from mlxtune.present.blocks import ActionBlock, Fact, Facts, Heading, text
 
 _SHOWN = 10
 
@@ -37,7 +37,7 @@ def selftest(
         wrong_cases = [
             text(f"{check.name}: {one_line(case, 160)}", mark="error") for check in results for case in check.wrong[:_SHOWN]
         ]
-        suite = () if suites else (Action("", "adds the public conformance suites", "--suites DIR"),)
+        suite = () if suites else (ActionBlock("", "adds the public conformance suites", "--suites DIR"),)
         cases = plural(sum(check.total for check in results), "case")
         draw((Heading("Self-test", cases), Facts(tuple(found)), *wrong_cases, *suite))
     if wrong:

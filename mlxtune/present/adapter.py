@@ -13,7 +13,7 @@ from mlxtune.adapters.export.tried import ExportedCopy, FailedExport, TriedExpor
 from mlxtune.core.text import one_line, plural, size
 from mlxtune.evaluation.scorers.registry import metric_label
 from mlxtune.present.blocks import (
-    Action,
+    ActionBlock,
     Block,
     Cell,
     Column,
@@ -108,7 +108,7 @@ def _score_blocks(entry: AdapterEntry) -> Iterator[Block]:
     if score is None:
         subject = entry.run if entry.is_from_run else f"RECIPE --adapter {entry.name}"
         yield text(outcome, "bold", mark)
-        yield Action(EVALUATE, "evaluate it", f"mlxtune eval {subject}")
+        yield ActionBlock(EVALUATE, "evaluate it", f"mlxtune eval {subject}")
         return
     yield Heading("Verdict", plural(score.rows, "held-out row"))
     yield text(verdict_text(score.verdict), "bold", mark)

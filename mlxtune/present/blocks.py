@@ -51,7 +51,7 @@ class Quote:
 
 
 @dataclass(frozen=True)
-class Sample:
+class FailureSample:
     """A row with the answers to it, which only pages show."""
 
     title: str
@@ -63,7 +63,7 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Action:
+class ActionBlock:
     """An action to take next. The app shows its key, the command line its command."""
 
     id: str  # the action of a key in the app (plan.probe)
@@ -79,7 +79,7 @@ class Fact:
     value: str
     note: str = ""  # an explanation or a source, less important than the value
     mark: Mark = ""
-    action: Action | None = None  # the action that would change the value
+    action: ActionBlock | None = None  # the action that would change the value
 
 
 @dataclass(frozen=True)
@@ -190,7 +190,7 @@ class Square:
         return Table(self.title, self.note, columns, (passes, fails))
 
 
-Block = Heading | Text | Facts | Bars | Table | Square | Sample | Action
+Block = Heading | Text | Facts | Bars | Table | Square | FailureSample | ActionBlock
 Document = tuple[Block, ...]
 
 

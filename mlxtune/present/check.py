@@ -10,7 +10,22 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from mlxtune.core.text import one_line, plural
-from mlxtune.present.blocks import Action, Bar, Bars, Block, Cell, Column, Document, Fact, Facts, Heading, Mark, Style, Table, Text
+from mlxtune.present.blocks import (
+    ActionBlock,
+    Bar,
+    Bars,
+    Block,
+    Cell,
+    Column,
+    Document,
+    Fact,
+    Facts,
+    Heading,
+    Mark,
+    Style,
+    Table,
+    Text,
+)
 from mlxtune.present.blocks import text as paragraph
 from mlxtune.present.labels import word
 
@@ -323,7 +338,7 @@ def _next_blocks(report: CheckReport, fixed: FixResult | None, command: str) -> 
         left = fixed.rows_with_findings(report)
         still = f", in which {plural(left, 'row')} still {'has' if left == 1 else 'have'} findings" if left else ""
         advice = f"Use the fixed copy{still}."
-    return Heading("Next"), paragraph(advice), *((Action("data.fix", "", command),) if command else ())
+    return Heading("Next"), paragraph(advice), *((ActionBlock("data.fix", "", command),) if command else ())
 
 
 def _length_blocks(report: CheckReport) -> tuple[Block, ...]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mlxtune.core.text import one_line, plural
-from mlxtune.present.blocks import Action, Block, Cell, Column, Document, Fact, Facts, Heading, Table
+from mlxtune.present.blocks import ActionBlock, Block, Cell, Column, Document, Fact, Facts, Heading, Table
 
 _REFUSALS = {
     "no_difference": "says the same as the good answer",
@@ -57,5 +57,5 @@ def generation_document(summary: Mapping[str, Any], lowest: Sequence[Mapping[str
         counts = tuple(Fact(refusal_title(kind), f"{count:,}") for kind, count in refused.items())
         blocks += [Heading("Rejected", plural(sum(refused.values()), "text")), Facts((*counts, Fact("all of them", str(refusals))))]
     if summary["proposed"]:
-        blocks.append(Action("data.review", "review them", f'mlxtune data review {recipe} --filter "status:proposed"'))
+        blocks.append(ActionBlock("data.review", "review them", f'mlxtune data review {recipe} --filter "status:proposed"'))
     return tuple(blocks)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 
 from mlxtune.core.text import one_line, safe_text
-from mlxtune.present.blocks import Action, Bars, Block, Document, Facts, Heading, Quote, Sample, Square, Table, Text
+from mlxtune.present.blocks import ActionBlock, Bars, Block, Document, Facts, FailureSample, Heading, Quote, Square, Table, Text
 from mlxtune.present.labels import capital
 
 _LENGTH = 900  # maximum characters of a quoted text
@@ -34,14 +34,14 @@ def blocks(block: Block) -> Iterator[str]:
             yield grid(["", "", ""], [[plain(bar.label), plain(bar.value), plain(bar.note)] for bar in bars], [False, True, False])
         case Square():
             yield from _table(block.table)
-        case Sample(title, kind, detail, prompt, answers, notes):
+        case FailureSample(title, kind, detail, prompt, answers, notes):
             yield f"### {plain(title)}"
             yield plain(f"{kind}: {detail}")
             for quote in (Quote("Prompt", prompt), *answers):
                 yield f"{plain(quote.label)}:"
                 yield fence(quote.text)
             yield "\n".join(f"- {plain(note)}" for note in notes)
-        case Action(_, label, command):
+        case ActionBlock(_, label, command):
             yield f"`{command}` {plain(label)}." if command else ""
         case Table():
             yield from _table(block)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from mlxtune.advice.next_step import NextStep, StepCode
 from mlxtune.core.text import duration, one_line, plural
-from mlxtune.present.blocks import Action, Document, Fact, Facts, Mark
+from mlxtune.present.blocks import ActionBlock, Document, Fact, Facts, Mark
 from mlxtune.present.labels import change_text, percent, verdict_mark, word
 from mlxtune.present.run import answering_text
 from mlxtune.workspace.control import StopEffect
@@ -108,13 +108,13 @@ def step_title(step: NextStep) -> str:
     return _format(_WORDS[step.code].title, step)
 
 
-def step_action(step: NextStep) -> Action:
+def step_action(step: NextStep) -> ActionBlock:
     """Return the step's action in the app and its command."""
     words = _WORDS[step.code]
     values = {"run": step.run, "recipe": step.recipe, "name": step.name}
     complete = all(value for name, value in values.items() if f"{{{name}}}" in words.command)
     command = f"{_format(words.command, replace(step, name=shlex.quote(step.name)))} {step.options}".rstrip()
-    return Action(words.action, _format(words.label, step), command if complete else "")
+    return ActionBlock(words.action, _format(words.label, step), command if complete else "")
 
 
 def step_mark(step: NextStep, snapshot: Snapshot) -> Mark:

@@ -10,7 +10,7 @@ from mlxtune.planning.changes import Disadvantage, RecipeChange
 from mlxtune.planning.cost import Bill, CloudOffer
 from mlxtune.planning.machine import PowerState
 from mlxtune.planning.plan import Basis, Cost, LongPart, MemoryPart, Plan
-from mlxtune.present.blocks import Action, Bar, Bars, Document, Fact, Facts, Heading, Style, Text, text
+from mlxtune.present.blocks import ActionBlock, Bar, Bars, Document, Fact, Facts, Heading, Style, Text, text
 from mlxtune.present.labels import detectable_gain_fact, outcome_mark
 from mlxtune.present.search import price_text
 from mlxtune.recipe.edit import toml_literal
@@ -18,7 +18,7 @@ from mlxtune.recipe.edit import toml_literal
 if TYPE_CHECKING:
     from mlxtune.training.search.budget import SearchPrice
 
-PROBE = Action("plan.probe", "measure it:", "--probe")
+PROBE = ActionBlock("plan.probe", "measure it:", "--probe")
 BASIS: dict[Basis, str] = {
     "measured": "measured on this machine",
     "other_probe": "estimated from a probe of another batch",
@@ -114,7 +114,7 @@ def changes(suggested: tuple[RecipeChange, ...]) -> Facts:
             described.append(Fact("a smaller base", f"≤ {size(change.largest_weights)}", note, "muted"))
             continue
         name = ", ".join(" = ".join(setting.split(".", 1)[1].split("=", 1)) for setting in change.settings)
-        action = Action("plan.fit" if index == 0 else "", "", " ".join(f"--set {setting}" for setting in change.settings))
+        action = ActionBlock("plan.fit" if index == 0 else "", "", " ".join(f"--set {setting}" for setting in change.settings))
         described.append(Fact(name, size(change.peak), note, "success" if change.fits else "muted", action))
     return Facts(tuple(described))
 

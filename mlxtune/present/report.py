@@ -22,16 +22,16 @@ from mlxtune.evaluation.statistics.seed_spread import SeedMean
 from mlxtune.evaluation.verdict import Comparison
 from mlxtune.present import html, markdown
 from mlxtune.present.blocks import (
-    Action,
+    ActionBlock,
     Block,
     Cell,
     Column,
     Document,
     Facts,
+    FailureSample,
     Heading,
     IntervalBar,
     Quote,
-    Sample,
     Square,
     Style,
     Table,
@@ -64,7 +64,7 @@ def report_document(report: EvaluationReport, next_step: Document = (), failures
         *_samples(report, failures),
         Heading("Facts"),
         evaluation_facts(report),
-        Action("", "recomputes every number here from the outputs stored next to it", f"mlxtune verify {reports.FILE}"),
+        ActionBlock("", "recomputes every number here from the outputs stored next to it", f"mlxtune verify {reports.FILE}"),
     )
 
 
@@ -136,7 +136,7 @@ def _samples(report: EvaluationReport, failures: Sequence[FailedRow]) -> list[Bl
         place = failure.row.location.place.capitalize().replace(",", "")
         title = f"{place}{', passed before' if failure.broken else ''}"
         notes = tuple(map(nearest_row_text, failure.nearest))
-        blocks.append(Sample(title, failure_name(failure.kind), failure.detail, failure.row.question, tuple(answers), notes))
+        blocks.append(FailureSample(title, failure_name(failure.kind), failure.detail, failure.row.question, tuple(answers), notes))
     return blocks
 
 

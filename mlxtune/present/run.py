@@ -9,7 +9,7 @@ from typing import Any
 
 from mlxtune.core.text import duration, one_line, plural, size, speed
 from mlxtune.data.template_notes import TemplateNote
-from mlxtune.present.blocks import Action, Block, Document, Fact, Facts, Heading, Mark, Span, Text, text
+from mlxtune.present.blocks import ActionBlock, Block, Document, Fact, Facts, Heading, Mark, Span, Text, text
 from mlxtune.present.generation import refusal_title
 from mlxtune.present.labels import failure_name
 from mlxtune.present.search import decision_text, standing_text, values_text
@@ -215,7 +215,7 @@ def run_document(run: Run, state: RunState, status: RunStatus, now: float) -> Do
         facts += [Fact(name, str(value)) for name, value in state.summary.items()]
     if status == "crashed":
         facts.append(Fact("log ends", " ".join(run.log_tail(2)), mark="error"))
-    resume = Action("train.resume", "", f"mlxtune runs resume {run.id}")
+    resume = ActionBlock("train.resume", "", f"mlxtune runs resume {run.id}")
     return (*blocks, Facts(tuple(facts)), *([resume] if status == "crashed" else []))
 
 

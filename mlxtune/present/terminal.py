@@ -10,7 +10,7 @@ from rich.table import Table as RichTable
 from rich.text import Text as RichText
 
 from mlxtune.core.text import safe_text
-from mlxtune.present.blocks import Action, Bars, Block, Document, Fact, Facts, Heading, IntervalBar, Square, Table, Text
+from mlxtune.present.blocks import ActionBlock, Bars, Block, Document, Fact, Facts, Heading, IntervalBar, Square, Table, Text
 from mlxtune.present.labels import GLYPHS
 
 _BAR = 24  # cells of a bar
@@ -60,7 +60,7 @@ def _print_block(block: Block, console: Console) -> None:
             _print_table(block, console)
         case Square():
             _print_table(block.table, console)
-        case Action(_, label, command):
+        case ActionBlock(_, label, command):
             console.print(
                 styled("  ", (command, "primary"), (f"   {label}" if label else "", "muted")) if command else styled("  ", label)
             )

@@ -43,7 +43,7 @@ from mlxtune.tui.room import Room
 from mlxtune.tui.rooms import ROOMS
 from mlxtune.tui.run_control import RunControl
 from mlxtune.tui.saved_state import SavedState
-from mlxtune.tui.selection import Selection
+from mlxtune.tui.selection import RecipeSelection
 from mlxtune.tui.stylesheet import CachedStylesheet
 from mlxtune.tui.terminal_program import run_in_terminal
 from mlxtune.tui.theme import THEME_LABELS, THEMES
@@ -115,7 +115,7 @@ class MlxtuneApp(HasActions, OrderedKeys):
         super().__init__(ansi_color=True if no_color else None)
         self.stylesheet = CachedStylesheet(variables=self.get_css_variables())
         self.workspace = workspace
-        self.notices, self.jobs, self.selection, self.runs = Notices(self), Jobs(self), Selection(self), RunControl(self)
+        self.notices, self.jobs, self.selection, self.runs = Notices(self), Jobs(self), RecipeSelection(self), RunControl(self)
         self.snapshot: Snapshot | None = None
         self.selected = self.saved.run()  # the ID of the displayed run; None means the newest
         self.selection.recipe_path = self.saved.recipe()

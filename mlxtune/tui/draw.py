@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from textual.content import Content
 
 from mlxtune.core.text import one_line, safe_text
-from mlxtune.present.blocks import Action, Bars, Block, Document, Fact, Facts, Heading, Mark, Square, Style, Table, Text
+from mlxtune.present.blocks import ActionBlock, Bars, Block, Document, Fact, Facts, Heading, Mark, Square, Style, Table, Text
 from mlxtune.present.labels import GLYPHS
 from mlxtune.tui.render.bars import axis, interval
 from mlxtune.tui.render.text import cell, line, section_title, wrap
@@ -53,7 +53,7 @@ def block_rows(block: Block, width: int, keys: Keys | None = None) -> list[Conte
             return table_rows(block, width)
         case Square():
             return table_rows(block.table, width)
-        case Action(id, _, _):
+        case ActionBlock(id, _, _):
             return [line("  ", keys[id])] if keys and id in keys else []
     return []
 

@@ -16,11 +16,11 @@ from mlxtune.tui.widgets.dialog import ChoiceDialog, ChoiceOption, PromptDialog
 if TYPE_CHECKING:  # they load numpy
     from mlxtune.data.generate.lineage import Task
     from mlxtune.data.generate.request import GenerationRequest, TeacherSpec
-    from mlxtune.data.generate.start import Quote
+    from mlxtune.data.generate.start import GenerationQuote
     from mlxtune.evaluation.thin_rows import ThinRows
     from mlxtune.tui.app import MlxtuneApp
 
-    _Offer = tuple[str, GenerationRequest, Quote | MlxtuneError]  # a teacher's name, what to generate, and the cost
+    _Offer = tuple[str, GenerationRequest, GenerationQuote | MlxtuneError]  # a teacher's name, what to generate, and the cost
 
 _OTHER = "other"
 _ALL = "all"
@@ -113,7 +113,7 @@ def choose_teacher(
                 task, spec, ALL_PROMPTS if prompts else DEFAULT_ROWS, rows=rows, documents=documents, prompts=prompts, reason=reason
             )
             try:
-                offer: Quote | MlxtuneError = quote(loaded, request)
+                offer: GenerationQuote | MlxtuneError = quote(loaded, request)
             except MlxtuneError as error:
                 offer = error
             result.append((name, request, offer))
@@ -167,7 +167,7 @@ def _teachers(workspace: Path, recipe: Recipe) -> list[tuple[str, TeacherSpec]]:
     return result
 
 
-def _cost(offer: Quote) -> str:
+def _cost(offer: GenerationQuote) -> str:
     text = f"up to {plural(offer.questions, 'request')}"
     if not offer.host:
         return f"{text}, on this machine"

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from mlxtune.tui.app import MlxtuneApp
 
 
-class Selection:
+class RecipeSelection:
     """The recipe that the user chose, or else the best one to show, and the evaluations that belong to it."""
 
     def __init__(self, app: MlxtuneApp) -> None:

@@ -10,7 +10,21 @@ from rich.theme import Theme
 from textual.content import Content
 
 from mlxtune.present import markdown, terminal
-from mlxtune.present.blocks import Action, Bar, Bars, Cell, Column, Document, Fact, Facts, Heading, IntervalBar, Table, Text, text
+from mlxtune.present.blocks import (
+    ActionBlock,
+    Bar,
+    Bars,
+    Cell,
+    Column,
+    Document,
+    Fact,
+    Facts,
+    Heading,
+    IntervalBar,
+    Table,
+    Text,
+    text,
+)
 from mlxtune.tui import draw
 
 ROWS = (
@@ -24,13 +38,13 @@ DOCUMENT: Document = (
         (
             Fact("steps", "12", "in 2 epochs"),
             Fact("truncated", "3 rows", "over data.max_tokens", "warning"),
-            Fact("time", "", "unknown until", action=Action("plan.probe", "", "--probe")),
+            Fact("time", "", "unknown until", action=ActionBlock("plan.probe", "", "--probe")),
             Fact("training.grad_checkpoint = true", "1.2 GB", "slower"),
         )
     ),
     Bars((Bar("weights", "1.0 GB", 0, 0.8, style="primary"), Bar("head", "0.2 GB", 0.8, 0.801))),
     Table("rates", "Wilson", (Column(), Column(), Column("rate", right=True)), ROWS),
-    Action("plan.train", "start", "mlxtune train x"),
+    ActionBlock("plan.train", "start", "mlxtune train x"),
 )
 THEME = Theme(dict.fromkeys(("primary", "muted", "faint", "line", "success", "warning", "error"), ""))
 KEYS = {"plan.probe": Content("b probe"), "plan.train": Content("t train")}

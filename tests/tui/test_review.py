@@ -302,7 +302,7 @@ async def test_escape_leaves_the_row_unchanged_and_keeps_a_draft(shop: Shop, che
         await opened(room)
         await edit(room, "up")
         await room.press(*" axu1 now", "escape")
-        await room.until_notice("· Row unchanged. Your draft is kept.")
+        await room.until_notice("· Row unchanged; your draft is kept.")
         assert not line(room, "axu1")
         assert not statuses(room), "letters typed into the editor are not actions"
         await edit(room)
@@ -370,7 +370,7 @@ async def test_a_draft_stays_with_its_row_when_rows_are_inserted_before_it(shop:
         await opened(room)
         await edit(room, "up")
         await room.press(*" anew", "escape")
-        await room.until_notice("· Row unchanged. Your draft is kept.")
+        await room.until_notice("· Row unchanged; your draft is kept.")
         fill(shop, [chat("Is it new?", answer("returns", "It is.")), *GOOD])
         for _ in range(2):
             await room.observe(shop.snapshot())

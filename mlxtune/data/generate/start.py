@@ -22,7 +22,7 @@ _GRADING_BYTES = 2000  # size of the instructions in a grading question
 
 
 @dataclass(frozen=True)
-class Quote:
+class GenerationQuote:
     """The maximum cost of a generation: ``questions`` to the teacher, ``dollars``, and the cost ``cap``. ``host`` receives the
     rows."""
 
@@ -33,7 +33,7 @@ class Quote:
     host: str
 
 
-def quote(recipe: Recipe, request: GenerationRequest) -> Quote:
+def quote(recipe: Recipe, request: GenerationRequest) -> GenerationQuote:
     """Return the maximum cost of a generation. Raises ``InputError`` if the request or the recipe's rows cannot be used."""
     require_teacher(request.teacher)
     Contract.from_recipe(recipe)
@@ -51,7 +51,7 @@ def quote(recipe: Recipe, request: GenerationRequest) -> Quote:
         asked = rubric.DEFAULT if request.rubric == "default" else rubric.load_rubric(Path(request.rubric))
         grading = [{"role": "user", "content": "x" * (longest + _GRADING_BYTES)}]
         costs += [meter.worst_case(grading)] * (graded * len(asked.questions))
-    return Quote(subjects or graded, len(costs), sum(costs), request.teacher.cap, remote_host(request.teacher))
+    return GenerationQuote(subjects or graded, len(costs), sum(costs), request.teacher.cap, remote_host(request.teacher))
 
 
 def start(workspace: Path, recipe: Recipe, request: GenerationRequest, *, progress: Progress = lambda what, share: None) -> Run:

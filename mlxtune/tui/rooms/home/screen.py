@@ -13,7 +13,7 @@ from textual.containers import Container, Vertical
 from textual.content import Content
 
 from mlxtune.advice.next_step import NextStep, next_step, of_recipe
-from mlxtune.present.blocks import Action as StepAction
+from mlxtune.present.blocks import ActionBlock
 from mlxtune.present.next_step import step_action
 from mlxtune.present.workflow import best_document, workflow
 from mlxtune.tui import draw
@@ -154,7 +154,7 @@ class HomeRoom(Room):
         return isinstance(self.focused, RunList)
 
     @property
-    def step(self) -> StepAction | None:
+    def step(self) -> ActionBlock | None:
         """The action of the next step, unless n does the same."""
         action = step_action(self._next_step(self.app.snapshot)) if self.app.snapshot else None
         return action if action and action.id != "home.new" else None
