@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlxtune.data.access import file_bytes, spans
+from mlxtune.data.access import file_bytes
 from mlxtune.data.access.file_bytes import FileBytes
 from mlxtune.data.access.layout import detect_layout
 
@@ -57,21 +57,6 @@ def test_csv_records_equal_the_csv_module(folder, rows, end, quoted, block):
     writer.writerows([("one", "two"), *rows])
     records = _read(folder / "d.csv", file.getvalue().encode(), block)
     assert [tuple(value.values()) for _, value in records] == rows
-
-
-@given(st.text(alphabet='a",\n\r ', max_size=20), BLOCKS)
-def test_csv_spans_equal_the_csv_module(folder, text, block):
-    path = folder / "d.csv"
-    path.write_bytes(b"one,two\n" + text.encode())
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(file_bytes, "BLOCK", block)
-        source = FileBytes(path)
-        actual = spans.csv_spans(source, ",")
-        expected = spans._csv_module_spans(source, ",")
-        source.close()
-    assert [list(column) for column in (actual.starts, actual.ends, actual.lines)] == [
-        list(column) for column in (expected.starts, expected.ends, expected.lines)
-    ]
 
 
 @given(st.lists(st.sampled_from(["", " ", "\t\r", '{"a": 1}', ' {"a": 2}\r', '"\u2028\x85"']), max_size=6), BLOCKS)

@@ -57,73 +57,16 @@ def line_spans(data: FileBytes) -> RecordSpans:
     return _concatenate([_without_blank(data, *block) for block in _scan_lines(data)])
 
 
-def csv_spans(data: FileBytes, delimiter: str) -> RecordSpans:
-    """Return the spans of CSV records, including the header. As in the ``csv`` module, a quoted field may contain line feeds.
-
-    Blank lines are skipped. An unclosed quote makes one record of all lines after it, up to ``LIMIT``.
-    """
-    try:
-        return _concatenate([_without_blank(data, *block) for block in _scan_lines(data, _QuoteTracker(delimiter))])
-    except _IrregularQuotes:
-        return _csv_module_spans(data, delimiter)
-
-
-def _scan_lines(data: FileBytes, quotes: _QuoteTracker | None = None) -> Iterator[tuple[RecordSpans, int, bytes]]:
-    """Yield the lines that end in each block, with the block's offset and bytes, and finally the rest after the last line feed.
-
-    With ``quotes``, a line feed between quotes does not end a line. Raises ``_IrregularQuotes`` if quotes cannot be counted.
-    """
-    first, line, block_line = data.begin, 1, 1  # the current record's offset and line; the line in which the block begins
+def _scan_lines(data: FileBytes) -> Iterator[tuple[RecordSpans, int, bytes]]:
+    """Yield the lines that end in each block, with the block's offset and bytes, and finally the rest after the last line feed."""
+    first, line = data.begin, 1  # the current record's offset and line
     for base, block in data.blocks(data.begin):
         text = np.frombuffer(block, np.uint8)
         breaks = np.flatnonzero(text == ord("\n"))
-        following = np.arange(block_line + 1, block_line + 1 + len(breaks))
-        block_line += len(breaks)
-        if quotes:
-            ends = quotes.outside(text, breaks)
-            breaks, following = breaks[ends], following[ends]
-        heads, numbers = np.append(first, breaks + base + 1), np.append(line, following)
+        heads, numbers = np.append(first, breaks + base + 1), np.arange(line, line + 1 + len(breaks))
         yield RecordSpans(heads[:-1], breaks + base, numbers[:-1]), base, block
         first, line = int(heads[-1]), int(numbers[-1])
-    if quotes and quotes.inside:
-        raise _IrregularQuotes
     yield RecordSpans(np.array([first]), np.array([data.size]), np.array([line])), data.size, b""
-
-
-class _IrregularQuotes(Exception):
-    """Raised if counting quotes would not divide this file the way the ``csv`` module does."""
-
-
-class _QuoteTracker:
-    """Tracks, block by block, which bytes are inside quotes, by counting the quotes.
-
-    This matches the ``csv`` module as long as an opening quote begins a field or follows a closing one, and a carriage return
-    outside quotes ends a line. Otherwise ``_IrregularQuotes`` is raised.
-    """
-
-    def __init__(self, delimiter: str) -> None:
-        self._openers = list(b'\n"' + delimiter.encode())
-        self._last_byte = ord("\n")  # last byte of the previous block
-        self.inside = 0
-
-    def outside(self, text: Bytes, positions: IntArray) -> Mask:
-        """Return which ``positions`` in the block ``text`` are not between quotes."""
-        quotes = np.flatnonzero(text == ord('"'))
-        opening = quotes[self.inside :: 2]
-        if not np.isin(np.where(opening > 0, text[opening - 1], self._last_byte), self._openers).all():
-            raise _IrregularQuotes
-        returns = np.flatnonzero(text[:-1] == ord("\r"))
-        returns = returns[self._is_outside(quotes, returns)]
-        torn = self._last_byte == ord("\r") and not self.inside and text[0] != ord("\n")
-        if torn or (text[returns + 1] != ord("\n")).any():
-            raise _IrregularQuotes
-        result = self._is_outside(quotes, positions)
-        self._last_byte, self.inside = int(text[-1]), (self.inside + len(quotes)) % 2
-        return result
-
-    def _is_outside(self, quotes: IntArray, positions: IntArray) -> Mask:
-        even: Mask = (np.searchsorted(quotes, positions) + self.inside) % 2 == 0
-        return even
 
 
 def _without_blank(data: FileBytes, spans: RecordSpans, base: int, block: bytes) -> RecordSpans:
@@ -147,8 +90,11 @@ def _is_blank(data: FileBytes, start: int, end: int) -> bool:
     return True
 
 
-def _csv_module_spans(data: FileBytes, delimiter: str) -> RecordSpans:
-    """Return the same spans as :func:`csv_spans`, using the slower ``csv`` module."""
+def csv_spans(data: FileBytes, delimiter: str) -> RecordSpans:
+    """Return the spans of CSV records, including the header. As in the ``csv`` module, a quoted field may contain line feeds.
+
+    Blank lines are skipped. An unclosed quote makes one record of all lines after it, up to ``LIMIT``.
+    """
     reader = csv.reader(_csv_lines(data), delimiter=delimiter)
     lines_read: list[int] = []  # lines read by the end of each record
     doubtful: list[int] = []  # records that may be blank lines
