@@ -27,7 +27,7 @@ TEMPLATE_SHARE = 0.25  # a group of near-duplicates with a larger share of all r
 _MIN_TEMPLATE_ROWS = 16  # a group of at most this many rows does not count as a template
 
 _SHINGLE = 5  # characters
-_BITS, _WIDE_BITS = 256, 2048  # bits in a text's parity bitmap, and in a long text's
+_BITS = 1024  # in a text's parity bitmap
 _MAX_BUCKETS = 1 << 21  # buckets in which shingles are counted, to find rare ones
 _BATCH_TEXTS, _BATCH_CHARACTERS = 1 << 11, 1 << 17  # hashed in one batch
 _BATCH_POSTINGS = 1 << 17  # sorted in one batch
@@ -210,31 +210,23 @@ def _hash_shingles(texts: Sequence[str]) -> tuple[Array, Array]:
     return (keys >> np.uint64(44)).astype(np.int64), keys & np.uint64((1 << 44) - 1)
 
 
-def _bitmaps(owner: Array, token: Array, texts: int, bits: int) -> Array:
-    """Return for each text the parity of its number of shingles per bit: ``(texts, bits / 64)``."""
-    bit = owner * bits + (token >> np.uint64(24)).astype(np.int64) % bits
-    odd = np.bincount(bit, minlength=texts * bits) & 1
+def _bitmaps(owner: Array, token: Array, texts: int) -> Array:
+    """Return for each text the parity of its number of shingles per bit: ``(texts, _BITS / 64)``."""
+    bit = owner * _BITS + (token >> np.uint64(24)).astype(np.int64) % _BITS
+    odd = np.bincount(bit, minlength=texts * _BITS) & 1
     return np.packbits(odd.astype(bool)).view(np.uint64).reshape(texts, -1)
-
-
-def _min_difference(bitmaps: Array, one: Array, two: Array) -> Array:
-    """Return a lower bound on the number of shingles that only one text of each pair has."""
-    difference: Array = np.bitwise_count(bitmaps[one] ^ bitmaps[two]).sum(axis=1, dtype=np.int64)
-    return difference
 
 
 @dataclass(frozen=True)
 class _PrefixIndex:
     """Each text's rarest shingles (its prefix), one of which every near-duplicate must share, and the parity bitmaps.
 
-    ``tokens[starts[text] : starts[text + 1]]`` is the prefix of a text. ``wide`` has bitmaps of the last texts, which have more than
-    ``_BITS`` shingles, too many for ``bitmaps``.
+    ``tokens[starts[text] : starts[text + 1]]`` is the prefix of a text.
     """
 
     starts: Array
     tokens: Array
     bitmaps: Array
-    wide: Array
 
     @classmethod
     def build(cls, corpus: _FoldedTexts, threshold: float) -> _PrefixIndex:
@@ -243,30 +235,19 @@ class _PrefixIndex:
         starts = np.concatenate([[0], np.cumsum(length)])
         tokens = np.empty(starts[-1], np.uint32)
         bitmaps = np.empty((len(sizes), _BITS // 64), np.uint64)
-        short = int(np.searchsorted(sizes, _BITS, side="right"))
-        wide = np.empty((len(sizes) - short, _WIDE_BITS // 64), np.uint64)
         for start, stop in _chunks(corpus.folded):
             owner, token = _hash_shingles(corpus.folded[start:stop])
-            bitmaps[start:stop] = _bitmaps(owner, token, stop - start, _BITS)
-            if stop > short:
-                skipped = max(0, short - start)
-                late = owner >= skipped
-                wide[start + skipped - short : stop - short] = _bitmaps(
-                    owner[late] - skipped, token[late], stop - start - skipped, _WIDE_BITS
-                )
+            bitmaps[start:stop] = _bitmaps(owner, token, stop - start)
             token &= np.uint64(0xFFFFFFFF)
             frequency = corpus.frequency[token & np.uint64(len(corpus.frequency) - 1)].astype(np.uint64)
             token = np.sort(owner.astype(np.uint64) << np.uint64(44) | frequency << np.uint64(32) | token)
             rank = np.arange(len(owner)) - (np.cumsum(sizes[start:stop]) - sizes[start:stop])[owner]
             tokens[starts[start] : starts[stop]] = token[rank < length[start:stop][owner]] & np.uint64(0xFFFFFFFF)
-        return cls(starts, tokens, bitmaps, wide)
+        return cls(starts, tokens, bitmaps)
 
     def within(self, one: Array, two: Array, difference: Array) -> Array:
-        """Return which pairs may differ in at most ``difference`` shingles; ``two`` is never the smaller text."""
-        near = _min_difference(self.bitmaps, one, two) <= difference
-        first = len(self.bitmaps) - len(self.wide)
-        long = np.flatnonzero(near & (one >= first))
-        near[long] = _min_difference(self.wide, one[long] - first, two[long] - first) <= difference[long]
+        """Return which pairs may differ in at most ``difference`` shingles: at least as many as the bits that differ."""
+        near: Array = np.bitwise_count(self.bitmaps[one] ^ self.bitmaps[two]).sum(axis=1, dtype=np.int64) <= difference
         return near
 
     def postings(self) -> Iterator[tuple[Array, Array, Array]]:
