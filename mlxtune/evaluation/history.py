@@ -9,14 +9,38 @@ from pathlib import Path
 
 from mlxtune.core.errors import MlxtuneError
 from mlxtune.core.files import FileStamp, file_stamp
+from mlxtune.core.hashing import sha256_json
 from mlxtune.evaluation.promotion import Caveat, promotion_caveat
 from mlxtune.evaluation.report import FILE, ArmResult, EvaluationReport, Rate, load
-from mlxtune.evaluation.scope import Scope, widest
 from mlxtune.evaluation.scorers.registry import FORMS
 from mlxtune.recipe import Recipe
 from mlxtune.runs.registry import RUN_KINDS, Run
 
 _INVALID = (KeyError, TypeError, ValueError, AttributeError, IndexError, ZeroDivisionError)  # raised by JSON that is not a report
+
+
+@dataclass(frozen=True)
+class Scope:
+    """The IDs of the evaluated rows, the names of the arms, and a hash of everything else that decides the rates."""
+
+    rows: frozenset[str]
+    arms: frozenset[str]
+    conditions: str
+
+    @classmethod
+    def of(cls, report: EvaluationReport) -> Scope:
+        """Return what ``report`` measured."""
+        facts = report.facts
+        conditions = [
+            facts.get("base_fingerprint"), facts.get("run") or facts.get("adapter"), facts.get("adapter_step"), facts.get("schema"),
+            facts.get("contract"), facts.get("headline"), facts.get("template"), facts.get("decoding"), facts.get("thinking"),
+            facts.get("thinking_tokens"),
+        ]  # fmt: skip
+        return cls(frozenset(facts["row_ids"]), frozenset(arm.name for arm in report.arms), sha256_json(conditions))
+
+    def is_part_of(self, other: Scope) -> bool:
+        """Return whether ``other`` measured the same on all rows of this one and on more."""
+        return frozenset() < self.rows < other.rows and self.arms <= other.arms and self.conditions == other.conditions
 
 
 @dataclass(frozen=True, eq=False)  # an unchanged report is the same object
@@ -112,8 +136,12 @@ def counting(found: list[Evaluation]) -> list[Evaluation]:
 
 def evaluation_of(found: list[Evaluation], run_id: str, folder: Path | None = None) -> Evaluation | None:
     """Return the verdict that counts on the adapter of a run, or on the one in ``folder``: the newest, or the same on more rows."""
-    own = (one for one in found if one.outcome and ((run_id and one.run_id == run_id) or (folder and one.adapter == str(folder))))
-    return widest(own, lambda one: one.scope)
+    counted: Evaluation | None = None
+    for one in found:
+        is_own = (run_id and one.run_id == run_id) or (folder and one.adapter == str(folder))
+        if one.outcome and is_own and (counted is None or counted.scope.is_part_of(one.scope)):
+            counted = one
+    return counted
 
 
 @lru_cache(maxsize=512)

@@ -14,11 +14,11 @@ from mlxtune.evaluation.answer_statistics import AnswerStatistics
 from mlxtune.evaluation.comparability import ChangedTerm, ChangedTerms
 from mlxtune.evaluation.drilldown import failed_rows
 from mlxtune.evaluation.evidence import EvaluatedRow
+from mlxtune.evaluation.history import Scope
 from mlxtune.evaluation.holdout.contamination import Contamination
 from mlxtune.evaluation.json_fields import to_json
 from mlxtune.evaluation.off_task.prompts import OffTaskPrompt
 from mlxtune.evaluation.off_task.result import OffTaskChange, OffTaskResult, compare_off_task
-from mlxtune.evaluation.scope import Scope
 from mlxtune.evaluation.seed_report import SeedReport, SeedResult
 from mlxtune.evaluation.statistics.agreement import Estimate
 from mlxtune.evaluation.statistics.intervals import PairedCounts
