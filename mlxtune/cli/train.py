@@ -15,6 +15,7 @@ from mlxtune.cli.options import Json, Overrides, RecipeFile
 from mlxtune.cli.output import err, info, progress_bar, show, show_json
 from mlxtune.core.errors import InputError
 from mlxtune.data import check_cache
+from mlxtune.evaluation.render.wording import verdict_text
 from mlxtune.present.check import check_warning
 from mlxtune.present.next_step import next_step_document
 from mlxtune.present.terminal import print_document
@@ -76,6 +77,8 @@ def show_adapter(run: Run) -> None:
     if state.earlier_adapter_step:
         info(f"It is from step {state.earlier_adapter_step:,}, which had the lowest validation loss.")
     snapshot = WorkspaceIndex(run.folder.parent.parent).read()
+    if verdict := snapshot.verdict_on(run.id):
+        info("Evaluated: ", verdict_text(verdict.report.verdict))
     if view := snapshot.find_run(run.id):
         print_document(next_step_document(after_run(view, snapshot)), err)
 

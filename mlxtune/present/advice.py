@@ -133,7 +133,8 @@ def brief_reasons(advice: Advice) -> Document:
 
 
 def _reason(rule: AdviceRule, advice: Advice, evidence: AdviceEvidence) -> Iterator[Text]:
-    yield text(rule_text(rule, advice, evidence), mark=_SIDES[rule.section])
+    if rule is not advice.gate or not advice.gate_decides:  # then it is the verdict
+        yield text(rule_text(rule, advice, evidence), mark=_SIDES[rule.section])
     yield text(f"  {because(rule, advice)}", "muted")
     if rule.source:
         yield text(f"  {rule.source}", "faint")
