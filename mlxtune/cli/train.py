@@ -15,10 +15,10 @@ from mlxtune.cli.options import Json, Overrides, RecipeFile
 from mlxtune.cli.output import err, info, progress_bar, show, show_json
 from mlxtune.core.errors import InputError
 from mlxtune.data import check_cache
-from mlxtune.evaluation.render.wording import verdict_text
 from mlxtune.present.check import check_warning
 from mlxtune.present.next_step import next_step_document
 from mlxtune.present.terminal import print_document
+from mlxtune.present.verdict import verdict_text
 from mlxtune.recipe import Recipe, load
 from mlxtune.runs.registry import Run
 from mlxtune.training import variants
