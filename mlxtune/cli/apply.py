@@ -24,6 +24,7 @@ from mlxtune.data.rows import last_prompt
 from mlxtune.present.data_files import outcome_text
 
 if TYPE_CHECKING:  # imports numpy
+    from mlxtune.data.browser import SourceBrowser
     from mlxtune.data.transforms.pipeline import RowEdit
     from mlxtune.data.transforms.preview import Outcome
 
@@ -51,7 +52,7 @@ def apply(
     The change is one decision in the review of the source, which is not modified.
     """
     from mlxtune.data.transforms.pipeline import parse  # imports numpy, which --help does not need
-    from mlxtune.data.transforms.preview import Outcome, active_rows, recorded_edits, write_outcome
+    from mlxtune.data.transforms.preview import Outcome, active_rows, write_outcome
     from mlxtune.data.transforms.verbs import VERBS
 
     if verbs:
@@ -82,38 +83,43 @@ def apply(
         with progress_bar("applying"):
             for edit in pipeline.edits(indices, browser.lazy_row):
                 outcome.add(edit)
-        facts: dict[str, Any] = {
-            "rows": outcome.rows, "edited": outcome.edited, "left_out": outcome.left_out, "added": outcome.added,
-            "failed": outcome.failed, "error": outcome.error,
-        }  # fmt: skip
-        if new_file:
-            count = write_outcome(browser, outcome.shown, new_file)
-            if json:
-                show_json({**facts, "out": str(new_file), "written": count})
-            else:
-                show(("✓ ", "bold success"), f"Wrote {plural(count, 'row')} to {new_file}. {outcome_text(outcome)}")
+        if not new_file:
+            _record(outcome, pipeline.text, browser, session, hint, yes=yes, json=json)
             return
-        edits = recorded_edits(outcome.shown, browser.key, hint)
+        count = write_outcome(browser, outcome.shown, new_file)
+        if json:
+            show_json({**_document(outcome), "out": str(new_file), "written": count})
+        else:
+            show(("✓ ", "bold success"), f"Wrote {plural(count, 'row')} to {new_file}. {outcome_text(outcome)}")
+
+
+def _record(
+    outcome: Outcome, text: str, browser: SourceBrowser, session: ReviewSession, hint: str, *, yes: bool, json: bool
+) -> None:
+    """Show the changes and, after a confirmation, record them as one decision."""
+    from mlxtune.data.transforms.preview import recorded_edits
+
+    edits = recorded_edits(outcome.shown, browser.key, hint)
+    if not json:
+        _show_preview(outcome)
+    can_ask = not yes and not json and bool(edits) and sys.stdin.isatty()
+    seq = None
+    if edits and (yes or (can_ask and typer.confirm(f"Change {plural(outcome.changed, 'row')}?", err=True))):
+        chosen = [browser.keyed_row(edit.index) for edit in outcome.shown]
+        step = session.decide("apply", chosen, reason=text, edits=edits)
+        seq = step.seq if step else None
         if not json:
-            _show_preview(outcome)
-        can_ask = not yes and not json and bool(edits) and sys.stdin.isatty()
-        if edits and (yes or (can_ask and typer.confirm(f"Change {plural(outcome.changed, 'row')}?", err=True))):
-            chosen = [browser.keyed_row(edit.index) for edit in outcome.shown]
-            step = session.decide("apply", chosen, reason=pipeline.text, edits=edits)
-            if json:
-                show_json({**facts, "seq": step.seq if step else None})
-            else:
-                command = f"mlxtune data review {shlex.quote(os.path.relpath(path))} --undo"
-                show(
-                    ("✓ ", "bold success"),
-                    f"{plural(outcome.changed, 'row')} changed.   ",
-                    ("Undo: ", "muted"),
-                    (command, "primary"),
-                )
-        elif json:
-            show_json({**facts, "seq": None})
-        elif edits:
-            show("Nothing was changed.   ", ("Record the change with ", "muted"), ("--yes", "primary"))
+            undo = f"mlxtune data review {shlex.quote(os.path.relpath(browser.path))} --undo"
+            show(("✓ ", "bold success"), f"{plural(outcome.changed, 'row')} changed.   ", ("Undo: ", "muted"), (undo, "primary"))
+    elif edits and not json:
+        show("Nothing was changed.   ", ("Record the change with ", "muted"), ("--yes", "primary"))
+    if json:
+        show_json({**_document(outcome), "seq": seq})
+
+
+def _document(outcome: Outcome) -> dict[str, Any]:
+    names = ("rows", "edited", "left_out", "added", "failed", "error")
+    return {name: getattr(outcome, name) for name in names}
 
 
 def _show_preview(outcome: Outcome) -> None:

@@ -6,7 +6,7 @@ import os
 import re
 from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -21,43 +21,51 @@ from mlxtune.serving import adapter_index
 from mlxtune.serving.client import Client
 from mlxtune.serving.protocol import Done, Event, Failed, Ready
 
+if TYPE_CHECKING:
+    import uvicorn
+
 TOKEN_VARIABLE = "MLXTUNE_SERVE_TOKEN"
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
+Host = Annotated[str, typer.Option("--host", help="The address to listen on. The default is reachable only from this machine.")]
+Port = Annotated[int, typer.Option("--port", help="The port to listen on; 0 picks a free one.", min=0, max=65535)]
+Slots = Annotated[int, typer.Option("--slots", help="Number of answers generated concurrently.", min=1, max=256)]
+Queue = Annotated[int, typer.Option("--queue", help="Maximum number of requests waiting for a slot.", min=0, max=10_000)]
+Exact = Annotated[
+    bool | None,
+    typer.Option(
+        "--exact/--no-exact",
+        help="Make greedy and seeded answers independent of the other requests. Default: on a CPU only. In 16-bit precision, "
+        "which GPUs use, this is slower, because many more tokens have to be recomputed one at a time.",
+    ),
+]
+KeepAlive = Annotated[
+    float,
+    typer.Option(
+        "--keep-alive",
+        metavar="MINUTES",
+        min=0,
+        help="Unload the model after this time without a request; the next one loads it again. The default, 0, keeps it loaded.",
+    ),
+]
+Origins = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--allow-origin", metavar="URL", help="Let web pages from this origin, such as https://example.com, use the server (CORS)."
+    ),
+]
+
+
 def serve(
     which: Which = "",
-    host: Annotated[
-        str, typer.Option("--host", help="The address to listen on. The default is reachable only from this machine.")
-    ] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", help="The port to listen on; 0 picks a free one.", min=0, max=65535)] = 8080,
-    slots: Annotated[int, typer.Option("--slots", help="Number of answers generated concurrently.", min=1, max=256)] = 16,
-    queue: Annotated[int, typer.Option("--queue", help="Maximum number of requests waiting for a slot.", min=0, max=10_000)] = 64,
-    exact: Annotated[
-        bool | None,
-        typer.Option(
-            "--exact/--no-exact",
-            help="Make greedy and seeded answers independent of the other requests. Default: on a CPU only. In 16-bit precision, "
-            "which GPUs use, this is slower, because many more tokens have to be recomputed one at a time.",
-        ),
-    ] = None,
-    keep_alive: Annotated[
-        float,
-        typer.Option(
-            "--keep-alive",
-            metavar="MINUTES",
-            min=0,
-            help="Unload the model after this time without a request; the next one loads it again. The default, 0, keeps it loaded.",
-        ),
-    ] = 0.0,
-    allow_origin: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--allow-origin",
-            metavar="URL",
-            help="Let web pages from this origin, such as https://example.com, use the server (CORS).",
-        ),
-    ] = None,
+    host: Host = "127.0.0.1",
+    port: Port = 8080,
+    slots: Slots = 16,
+    queue: Queue = 64,
+    exact: Exact = None,
+    keep_alive: KeepAlive = 0.0,
+    allow_origin: Origins = None,
     share_accelerator: ShareAccelerator = False,
     json: Json = False,
 ) -> None:
@@ -70,14 +78,12 @@ def serve(
     If MLXTUNE_SERVE_TOKEN is set, clients must send it as the API key.
     """
     try:
-        import uvicorn
-
         from mlxtune.serving import http_server
         from mlxtune.serving.model_host import ModelHost
         from mlxtune.serving.server import Server
     except ImportError as error:
         raise InputError("Serving requires starlette and uvicorn.", hint="Run: pip install 'mlxtune[serve]'") from error
-    origins = allow_origin or []
+    origins, token = allow_origin or [], os.environ.get(TOKEN_VARIABLE, "")
     for origin in origins:
         if not re.fullmatch(r"\*|https?://[^/\s]+", origin, re.IGNORECASE):
             raise InputError(
@@ -85,23 +91,12 @@ def serve(
             )
     allocator.share_arena()
     base, _ = parse_model(Path.cwd(), which)
-    token = os.environ.get(TOKEN_VARIABLE, "")
     with progress_bar("looking for the model") as update:
         resolve(base, progress=update)
-    failures: list[Failed] = []
-    running: list[uvicorn.Server] = []
-
-    def on_event(event: Event) -> None:
-        if isinstance(event, Failed):
-            if keep_alive and running:  # the next request loads the model again
-                _log_request(base, event)
-                return
-            failures.append(event)
-            if running:
-                running[0].should_exit = True
+    watch = _ProcessWatch(base, keep_alive > 0)
 
     def start() -> Client:
-        return Client(base, share_accelerator=share_accelerator, exact=exact, slots=slots, queue=queue, on_event=on_event)
+        return Client(base, share_accelerator=share_accelerator, exact=exact, slots=slots, queue=queue, on_event=watch)
 
     with ExitStack() as stack:
         listener = stack.enter_context(http_server.listen(host, port))
@@ -111,16 +106,32 @@ def serve(
         server = Server(model, Path.cwd(), slots=slots, queue=queue, on_finish=_log_request)
         _print_start(model.ready, f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}/v1", json)
         if host not in _LOOPBACK and not token:
-            info(
-                ("! ", "bold warning"),
-                f"Anyone who can reach {host} can use this server. Set {TOKEN_VARIABLE} to require an API key.",
-            )
+            info(("! ", "bold warning"), f"Anyone who can reach {host} can use this server. {TOKEN_VARIABLE} requires an API key.")
         try:
-            http_server.run(server.app(host, token, origins), listener, running.append)
+            http_server.run(server.app(host, token, origins), listener, watch.servers.append)
         except KeyboardInterrupt:
             info("")
-    if failures:
-        raise failures[0].error
+    for failure in watch.failures[:1]:
+        raise failure.error
+
+
+class _ProcessWatch:
+    """Stops the server when its model process fails, or only logs that if the next request loads the model again."""
+
+    def __init__(self, base: str, reloads: bool) -> None:
+        self._base, self._reloads = base, reloads
+        self.servers: list[uvicorn.Server] = []
+        self.failures: list[Failed] = []
+
+    def __call__(self, event: Event) -> None:
+        if not isinstance(event, Failed):
+            return
+        if self._reloads and self.servers:
+            _log_request(self._base, event)
+            return
+        self.failures.append(event)
+        for server in self.servers:
+            server.should_exit = True
 
 
 def _print_start(ready: Ready, url: str, json: bool) -> None:

@@ -55,10 +55,8 @@ def find(recipe: Recipe, fingerprint: str, machine: Machine, *, checkpointed: bo
     entries = _read_entries()
     exact = entries.get(_key(recipe, fingerprint, machine, checkpointed))
     if exact:
-        trace, uncompiled = exact.get("trace", 0.0), exact.get("uncompiled", 0.0)  # earlier versions did not measure them
-        batch = exact.get("batch", "")
-        times, busy = (exact["seconds"], exact["frozen"]), exact.get("busy", False)
-        return StepCalibration(exact["scale"], *times, "probe", True, trace, uncompiled, batch, busy)
+        names = ("scale", "seconds", "frozen", "trace", "uncompiled", "batch", "busy")
+        return StepCalibration(source="probe", **{name: exact[name] for name in names})
     key = _machine_key(recipe, fingerprint, machine)
     similar = [entry for entry in entries.values() if entry["here"] == key and entry["checkpointed"] == checkpointed]
     if not similar:
