@@ -41,11 +41,11 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     from mlx_lm import lora
     from mlx_lm.tuner import trainer
 
-    from mlxtune.models.cpu import quantized
+    from mlxtune.models.cpu import exp
     from mlxtune.planning.machine import footprint
 
     if mx.default_device().type != mx.DeviceType.gpu:
-        quantized.install()
+        mx.quantized_matmul = exp.quantized_matmul
     np.random.seed(0)
     model, tokenizer = lora.load(options.model)
     arguments = lora_arguments(options.model, options.train, options.steps)

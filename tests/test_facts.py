@@ -22,11 +22,7 @@ TEXT_OF_OTHERS = {
 }
 
 # Places that still have to store a code instead. This list may only shrink; it goes when it is empty.
-TO_REMOVE: dict[str, list[str]] = {
-    "models/row_tokens.py": ["error.message.partition(f'{record.location}: ')"],
-    "models/template.py": ["lacking == 'its reasoning'"],
-    "models/thoughts.py": ["Literal['', 'stop', 'length', 'loop', 'thinking', 'thinking loop']"],
-}
+TO_REMOVE: dict[str, list[str]] = {}
 
 
 def test_no_code_parses_text_for_people():

@@ -59,7 +59,11 @@ class ModelError(InputError):
 
 
 class TemplateError(InputError):
-    """A chat template for which the trained tokens cannot be determined reliably."""
+    """A chat template for which the trained tokens cannot be determined reliably. ``problem`` is the message without ``location``."""
+
+    def __init__(self, problem: str, *, location: object = "", hint: str = "") -> None:
+        super().__init__(f"{location}: {problem}" if location else problem, hint=hint)
+        self.problem = problem
 
 
 class GateError(MlxtuneError):

@@ -75,7 +75,7 @@ def _percentile(ordered: Sequence[float], share: float) -> float:
 def is_loop(text: str) -> bool:
     """Return whether ``text`` ends in a loop: most n-grams of characters in its last quarter occurred before it.
 
-    Numbers count as equal, so a list that repeats one item is also a loop. :class:`~mlxtune.models.loops.LoopDetector`, which ends
+    Numbers count as equal, so a list that repeats one item is also a loop. :class:`~mlxtune.models.thoughts.LoopDetector`, which ends
     answers, counts exact repetition only.
     """
     text = re.sub(r"\d+", "0", text.casefold())

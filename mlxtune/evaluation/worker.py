@@ -223,7 +223,7 @@ def _facts(worker: Worker, inputs: _Inputs, loaded: LoadedModel, template: ChatT
         "decoding": {"kind": "greedy", "max_tokens": budget.max_tokens},
         "compute": loaded.description,
     }
-    if thinking := template.thinking.describe(settings.thinking):
+    if thinking := template.thinking.effect(settings.thinking):
         facts |= {"thinking": thinking, "thinking_tokens": recipe.evaluation.thinking_tokens}
     if budget.longest_reference is not None:
         facts["longest_reference"] = budget.longest_reference

@@ -1,12 +1,17 @@
-"""Find where an answer starts and ends in a rendered conversation."""
+"""Find where an answer starts and ends in a rendered conversation, and verify that all content of the row is in the text."""
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Mapping
+import unicodedata
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
 
 from mlxtune.data.readers.formats import BREAK
+from mlxtune.data.rows import REASONING, Message
+from mlxtune.data.template_notes import TemplateNote
 from mlxtune.models.control_tokens import ControlTokens
 from mlxtune.models.dialect import Dialect, common_length
 from mlxtune.models.thoughts import THOUGHTS
@@ -26,6 +31,13 @@ class AnswerSpan:
     answer: str
 
 
+class MissingPart(NamedTuple):
+    """A part of a row that is missing in its rendered text. ``part`` names it in an error message."""
+
+    code: Literal["text", "reasoning", "call", "tool"]
+    part: str
+
+
 class RewrittenAnswerError(Exception):
     """The rendered conversation does not begin with the prompt that the model gets at inference."""
 
@@ -43,8 +55,7 @@ def locate_answer(prompt: str, text: str, dialect: Dialect, control: ControlToke
 
     ``stops`` maps the ids of stop tokens to their texts. If the tokenizer merges the end of the prompt and the start of the answer
     into one token, as it may if the answer begins with whitespace, both are encoded separately, because the model generates its
-    answer
-    after the prompt's own tokens. Raises ``RewrittenAnswerError`` or ``EndlessAnswerError``.
+    answer after the prompt's own tokens. Raises ``RewrittenAnswerError`` or ``EndlessAnswerError``.
     """
     if not text.startswith(prompt):
         text = prompt + _after_header(prompt, text, dialect)
@@ -83,3 +94,80 @@ def _after_header(prompt: str, text: str, dialect: Dialect) -> str:
     if not best or common[best] <= len(header):
         raise RewrittenAnswerError
     return text[best:]
+
+
+def missing_in_answer(answer: str, message: Message, *, thinking: bool) -> MissingPart | None:
+    """Return the part of ``message`` that is missing in the rendered ``answer``, if any."""
+    if message.content.strip() not in answer:
+        return MissingPart("text", "its text")
+    if thinking and (reasoning := message.extra.get(REASONING)) and reasoning.strip() not in answer:
+        return MissingPart("reasoning", "its reasoning")
+    for call in message.extra.get("tool_calls", ()):
+        if lacking := _missing_in_call(answer, call):
+            return MissingPart("call", lacking)
+    return None
+
+
+def missing_in_text(text: str, messages: Sequence[Message], tools: Sequence[dict[str, Any]]) -> MissingPart | None:
+    """Return the part of the context turns or of ``tools`` that is missing in the rendered ``text``, if any."""
+    for number, message in enumerate(messages, 1):
+        if message.role != "assistant" and not _contains(text, message.content):
+            return MissingPart("text", f"the text of turn {number} ({message.role})")
+        for call in message.extra.get("tool_calls", ()):
+            if lacking := _missing_in_call(text, call):
+                return MissingPart("call", f"{lacking} in turn {number}")
+    for tool in tools:
+        function = tool.get("function", tool)
+        parameters = (function.get("parameters") or {}).get("properties") or {}
+        for word in (function.get("name"), function.get("description"), *parameters):
+            if word and not _contains(text, str(word)):
+                return MissingPart("tool", f"“{word}” of the tool {function.get('name')}")
+    return None
+
+
+def notes(answer: str, message: Message, decode: Callable[[], str]) -> Iterator[TemplateNote]:
+    """Yield how the trained text of ``message`` differs from it: ``answer`` as rendered, and as decoded from its tokens by
+    ``decode``."""
+    content = message.content
+    if content.strip() != content and content not in answer:
+        yield TemplateNote.TRIMMED
+    if not unicodedata.is_normalized("NFC", content):
+        decoded = decode()
+        if content.strip() not in decoded and _composed(content) in _composed(decoded):
+            yield TemplateNote.COMPOSED
+
+
+def _missing_in_call(text: str, call: dict[str, Any]) -> str:
+    function = call["function"]
+    for word in (function["name"], *_leaves(function["arguments"])):
+        if not _contains(text, word):
+            return f"“{word}” in the call to {function['name']}"
+    return ""
+
+
+def _leaves(value: Any) -> Iterator[str]:
+    """Yield the keys, strings and numbers of a JSON value. The template is known to render the other values."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield key
+            yield from _leaves(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _leaves(item)
+    elif isinstance(value, str):
+        yield value
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        yield json.dumps(value)
+
+
+def _contains(text: str, content: str) -> bool:
+    """Return whether ``text`` contains ``content``: unchanged, with escapes, or with different whitespace."""
+    content = content.strip()
+    if content in text:
+        return True
+    escaped = (json.dumps(content, ensure_ascii=False)[1:-1], json.dumps(content)[1:-1], repr(content)[1:-1])
+    return any(one in text for one in escaped) or " ".join(content.split()) in " ".join(text.split())
+
+
+def _composed(text: str) -> str:
+    return unicodedata.normalize("NFC", text).strip()

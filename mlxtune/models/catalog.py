@@ -130,12 +130,12 @@ class CatalogModel:
         return Planner(machine, self.shapes, lengths)
 
     def _thinking(self, mode: Thinking) -> str:
-        """Describe ``mode``, as :meth:`mlxtune.models.thinking.ThinkingControls.describe` does for a template."""
+        """Return what ``mode`` does, as :meth:`mlxtune.models.thinking.ThinkingControls.effect` does for a template."""
         if self.thinking == "none":
             return ""
         if mode == "off":
-            return "at the lowest effort, because the template cannot turn it off" if self.thinking == "always" else "off"
-        return "on" if mode == "on" else "on, also in earlier turns if the template keeps it"
+            return "lowest_effort" if self.thinking == "always" else "off"
+        return "on" if mode == "on" else "on_and_kept"
 
     @property
     def _text_config(self) -> Mapping[str, Any]:

@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from mlx_lm.tokenizer_utils import TokenizerWrapper
+
 from mlxtune.core.errors import TemplateError
 from mlxtune.data.rows import REASONING, Message, join_reasoning
 
@@ -19,6 +21,7 @@ TurnDict = dict[str, Any]
 Tools = Sequence[dict[str, Any]]
 Apply = Callable[[Sequence[TurnDict], Tools, bool], str]  # turns, tools, whether to add the generation prompt
 
+Render = Callable[[Sequence[Message]], str]
 Systems = Literal["all", "first", "none"]
 _REASONING_KEYS = ("reasoning_content", "reasoning", "thinking")
 _SYSTEM, _LATE, _REASON = "Probe system 4823", "Probe late 7719", "Probe reason 6157"
@@ -35,6 +38,10 @@ _TOOL = {
         "parameters": {"type": "object", "properties": {"probe_key": {"type": "string", "description": "Probe key 9028"}}},
     },
 }
+
+_END_PROBE = "Probe answer 5141."
+_END_QUESTION = Message("user", "Probe question 5141?")
+_END_CALL = {"id": "probe1234", "type": "function", "function": {"name": "probe_tool", "arguments": {"probe_key": _END_PROBE}}}
 
 
 @dataclass(frozen=True)
@@ -327,3 +334,33 @@ def _appear_in_order(text: str, words: Sequence[str]) -> bool:
 def common_length(one: str, other: str) -> int:
     """Return the length of the common prefix of two texts."""
     return next((at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+
+
+def end_tokens(tokenizer: TokenizerWrapper, render: Render) -> frozenset[int] | None:
+    """Return the tokens with which a final assistant turn ends: one after an answer, and one after a call if it differs.
+
+    The first is the first control token after the text of the answer; without it, the result is empty. If no known token ends a
+    call (Gemma 4), it ends with the last control token. ``render`` returns a conversation as text. Control tokens are
+    the tokenizer's added tokens, except whitespace. Returns ``None`` if the text of the answer is not in the conversation.
+    """
+    known = set(tokenizer.eos_token_ids)
+    added = {id for id, token in tokenizer.added_tokens_decoder.items() if not token.content.isspace()}
+    tokens = _after(tokenizer, render, Message("assistant", _END_PROBE))
+    if tokens is None:
+        return None
+    end = next((token for token in tokens if token in added | known), None)
+    if end is None:
+        return frozenset()
+    after_call = _after(tokenizer, render, Message("assistant", "", {"tool_calls": [_END_CALL]})) or []
+    if known.isdisjoint(after_call) and end not in after_call and after_call and after_call[-1] in added:
+        return frozenset({end, after_call[-1]})
+    return frozenset({end})
+
+
+def _after(tokenizer: TokenizerWrapper, render: Render, message: Message) -> list[int] | None:
+    """Return the tokens after the probe text in a conversation that ends with ``message``, or ``None`` if it is not there."""
+    try:
+        _, separator, rest = render((_END_QUESTION, message)).rpartition(_END_PROBE)
+    except TemplateError:
+        return None
+    return list(tokenizer.encode(rest.rstrip(), add_special_tokens=False)) if separator else None

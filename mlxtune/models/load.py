@@ -18,7 +18,7 @@ from mlx_lm.utils import dequantize_model, load_model, load_tokenizer
 
 from mlxtune.core.errors import ModelError
 from mlxtune.models import gated_delta
-from mlxtune.models.cpu import exp, quantized
+from mlxtune.models.cpu import exp
 from mlxtune.models.resolve import ModelFolder
 from mlxtune.planning.machine import CACHE_LIMIT, computes_natively
 
@@ -82,7 +82,6 @@ def load(source: ModelFolder, compute: Compute | None = None, quantize: Quantize
         model = dequantize_model(model)
     if not on_gpu() and compute == default_compute():  # otherwise, tests compare with MLX's own kernels
         exp.install()
-        quantized.install()
     gated_delta.install()
     model.freeze()
     mx.eval(model.parameters())

@@ -28,8 +28,6 @@ def count_row_tokens(template: ChatTemplate, record: Row | DataError) -> TokenCo
         notes = sorted(frozenset().union(*(row.notes for row in rows)))
         return TokenCount(max(row.full_length for row in rows), min(int(row.trained.argmax()) for row in rows), notes=tuple(notes))
     except TemplateError as error:
-        reason = error.message.partition(f"{record.location}: ")[2] if not isinstance(record, DataError) else ""
-        reason = reason or error.message
-        return TokenCount(0, 0, f"{reason[:1].upper()}{reason[1:]} {error.hint}")
+        return TokenCount(0, 0, f"{error.problem[:1].upper()}{error.problem[1:]} {error.hint}")
     except DataError:  # no trained tokens
         return None

@@ -23,13 +23,20 @@ from mlxtune.core.text import one_line
 from mlxtune.data.readers.formats import BREAK
 from mlxtune.data.rows import REASONING, Conversation, Location, Message, Preference, Row, TextRow, Unpaired, assistant_message
 from mlxtune.data.template_notes import TemplateNote
-from mlxtune.models.answer_span import AnswerSpan, EndlessAnswerError, OpenThoughtError, RewrittenAnswerError, locate_answer
-from mlxtune.models.content_proof import missing_in_answer, missing_in_text, notes
+from mlxtune.models.answer_span import (
+    AnswerSpan,
+    EndlessAnswerError,
+    OpenThoughtError,
+    RewrittenAnswerError,
+    locate_answer,
+    missing_in_answer,
+    missing_in_text,
+    notes,
+)
 from mlxtune.models.control_tokens import ControlTokens
-from mlxtune.models.dialect import Dialect, TurnDict, find_dialect, with_word_in_system
+from mlxtune.models.dialect import Dialect, TurnDict, end_tokens, find_dialect, with_word_in_system
 from mlxtune.models.encoded import Encoded, EncodedPair
 from mlxtune.models.resolve import ModelFolder
-from mlxtune.models.stops import end_tokens
 from mlxtune.models.thinking import ThinkingControls, freeze_date, prints_date, template_variables, thinking_controls
 from mlxtune.models.thoughts import MARKERS
 from mlxtune.models.tool_calls import CallReader
@@ -301,8 +308,9 @@ class ChatTemplate:
         rewritten = next((turn for turn, one in answers.items() if whole[: one.end] != one.tokens[: one.end]), None)
         if rewritten and self.settings.turns == "all":
             raise TemplateError(
-                f"{row.location}: turn {rewritten} renders differently inside the conversation than as an answer, "
+                f"turn {rewritten} renders differently inside the conversation than as an answer, "
                 "so it cannot be trained together with later turns.",
+                location=row.location,
                 hint='Set data.turns to "auto": each answer then becomes a separate training example.',
             )
         return answers, rewritten is not None
@@ -324,30 +332,34 @@ class ChatTemplate:
             if self.settings.thinking != "off" and (self.thinking.switch or self.thinking.words[0]):
                 hint = 'Set model.thinking to "off", or add the reasoning as reasoning_content.'
             raise TemplateError(
-                f"{location}: the generation prompt of turn {number} opens a thinking block, but the turn has no reasoning.",
+                f"the generation prompt of turn {number} opens a thinking block, but the turn has no reasoning.",
+                location=location,
                 hint=self._switch_hint(messages) or hint,
             ) from None
         except RewrittenAnswerError:
             raise TemplateError(
-                f"{location}: the chat template of {self.name} renders the start of turn {number} differently from its "
+                f"the chat template of {self.name} renders the start of turn {number} differently from its "
                 "generation prompt, so its trained tokens cannot be verified.",
+                location=location,
                 hint="Name a template in model.template whose assistant turns begin with its generation prompt.",
             ) from None
         except EndlessAnswerError:
             raise TemplateError(
-                f"{location}: the chat template of {self.name} ends turn {number} without a stop token, so the model would not "
-                "learn to stop.",
+                f"the chat template of {self.name} ends turn {number} without a stop token, so the model would not learn to stop.",
+                location=location,
                 hint="Copy the template to a file, write the stop token after assistant turns, and name the file in model.template.",
             ) from None
         if lacking := missing_in_answer(span.answer, message, thinking=self.settings.thinking != "off"):
             raise TemplateError(
-                f"{location}: the chat template of {self.name} drops or changes {lacking} in turn {number}: "
+                f"the chat template of {self.name} drops or changes {lacking.part} in turn {number}: "
                 f"it trains on {one_line(span.answer, 60)!r}.",
-                hint=_REASONING_HINT if lacking == "its reasoning" else "Name a template in model.template that renders it.",
+                location=location,
+                hint=_REASONING_HINT if lacking.code == "reasoning" else "Name a template in model.template that renders it.",
             )
         if lacking := missing_in_text(self.control.plain(text), messages[:-1], tools):
             raise TemplateError(
-                f"{location}: the chat template of {self.name} drops or changes {lacking}.",
+                f"the chat template of {self.name} drops or changes {lacking.part}.",
+                location=location,
                 hint=self._switch_hint(messages) or "Remove it from the row, or name a template in model.template that renders it.",
             )
         return span
@@ -365,7 +377,8 @@ class ChatTemplate:
             name = next(fitting, "")
             shipped = f'Set model.template to "{name}"' if name else "Name a template with tools in model.template"
             raise TemplateError(
-                f"{location}: the row has tools, but the chat template of {self.name} does not render {lacking}.",
+                f"the row has tools, but the chat template of {self.name} does not render {lacking}.",
+                location=location,
                 hint=f"{shipped}, or remove the tools from the rows.",
             )
 
@@ -377,7 +390,7 @@ class ChatTemplate:
             lacking = "renders it only in turns that call a tool"
         if lacking:
             problem = f"turn {number} has reasoning, but the chat template of {self.name} {lacking}."
-            raise TemplateError(f"{location}: {problem}", hint=_REASONING_HINT)
+            raise TemplateError(f"{problem}", location=location, hint=_REASONING_HINT)
 
     def _switch_hint(self, messages: Sequence[Message]) -> str:
         """Return a hint if a turn contains a word that the template interprets and removes, as those of SmolLM3 and Nemotron Nano
@@ -439,7 +452,7 @@ class ChatTemplate:
         except TemplateError as error:
             if not location:
                 raise
-            raise TemplateError(f"{location}: {error.message}", hint=error.hint) from error
+            raise TemplateError(error.problem, location=location, hint=error.hint) from error
 
     def _apply(self, turns: Sequence[TurnDict], tools: Sequence[dict[str, Any]], generation_prompt: bool) -> str:
         if not self.tokenizer.has_chat_template and not self.settings.source:

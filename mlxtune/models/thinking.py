@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 
 from jinja2 import TemplateError, meta, nodes
 from transformers.utils.chat_template_utils import _compile_jinja_template
@@ -37,6 +37,10 @@ _EFFORT_LEVELS = ("low", "medium", "high")
 _REASONING = re.compile(r"think|reasoning|<\|channel", re.IGNORECASE)
 _CLOCK = re.compile(r"""strftime_now\(\s*(['"])(.*?)\1\s*\)""")
 _QUESTION = [{"role": "user", "content": "Hello"}]
+
+
+ThinkingEffect = Literal["", "off", "lowest_effort", "model_decides", "on", "on_and_kept", "on_and_removed"]
+"""What a thinking mode does; empty if the template does not support reasoning. It is kept in, or removed from, earlier turns."""
 
 
 @dataclass(frozen=True)
@@ -83,18 +87,15 @@ class ThinkingControls:
         kept = [variables[name] is _HISTORY[name] for name in self.history if name in variables]
         return "off" if not on else "keep" if any(kept or [default == "keep"]) else "on"
 
-    def describe(self, mode: Thinking) -> str:
-        """Briefly describe ``mode`` with this template, or return ``""`` if the template does not support reasoning."""
+    def effect(self, mode: Thinking) -> ThinkingEffect:
+        """Return what ``mode`` does with this template."""
         if not self.reasons:
             return ""
         if not (self.switch or self.effort or self.words[0]):
-            return "up to the model, because its template has no switch"
+            return "model_decides"
         if mode == "off":
-            forced = self.efforts[0] not in ("", *_NO_EFFORT)
-            return f"at the lowest effort ({self.efforts[0]}), because the template cannot turn it off" if forced else "off"
-        if mode == "on":
-            return "on"
-        return "on, also in earlier turns" if self.history else "on; the template removes it from earlier turns"
+            return "lowest_effort" if self.efforts[0] not in ("", *_NO_EFFORT) else "off"
+        return "on" if mode == "on" else "on_and_kept" if self.history else "on_and_removed"
 
 
 @lru_cache(maxsize=32)

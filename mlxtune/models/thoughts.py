@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 from mlxtune.models.detokenizer import Decode, StreamingDetokenizer
-from mlxtune.models.loops import LoopDetector
 
 THOUGHTS = {
     "<think>": "</think>",  # Qwen3, SmolLM3, DeepSeek, GLM, Nemotron 3, Granite 3, Phi-4-mini-reasoning and others
@@ -24,9 +23,12 @@ _HEADERS = {"<|start|>assistant": False, "<|channel|>final<|message|>": True, "t
 """Text around thoughts and answers in gpt-oss and Muse, and whether the answer begins after it."""
 MARKERS = (*THOUGHTS, *_HEADERS)
 _MAX_SPACES = 8  # before a marker; after more, the text is shown as it comes
+COPIES = 2  # repetitions of a passage after its first occurrence that make an answer a loop
+LEAST = 32  # minimum number of repeated tokens
+MAX_PERIOD = 96  # length of the longest passage that is recognized, in tokens
 PROMPT_TAIL = 32  # tokens of a prompt that may open a thought
 
-Ending = Literal["", "stop", "length", "loop", "thinking", "thinking loop"]
+Ending = Literal["", "stop", "length", "loop", "thinking", "thinking_loop"]
 
 
 class ThoughtSplitter:
@@ -111,8 +113,8 @@ def partial_length(text: str, marker: str) -> int:
 class GeneratedAnswer:
     """An answer of ``tokens`` tokens, why it ended, and the reasoning before it, which has ``thought_tokens`` tokens.
 
-    ``ended`` is ``stop`` (a stop token, which is not in the text), ``length``, ``loop`` (see :class:`~mlxtune.models.loops.LoopDetector`),
-    ``thinking``: the limit was reached in a thought, or ``thinking loop``: the thought was a loop.
+    ``ended`` is ``stop`` (a stop token, which is not in the text), ``length``, ``loop`` (see :class:`LoopDetector`),
+    ``thinking``: the limit was reached in a thought, or ``thinking_loop``: the thought was a loop.
     """
 
     text: str
@@ -163,7 +165,7 @@ class AnswerBuilder:
                 self._thought_tokens = len(self._tokens)
         if self.splitter.thinking:
             at_limit = self._thought_tokens >= (self.thinking_tokens or self.max_tokens)
-            return "thinking" if at_limit else "thinking loop" if is_loop else ""
+            return "thinking" if at_limit else "thinking_loop" if is_loop else ""
         if self.thinking_tokens and self.splitter.unconstrained:  # perhaps in the middle of a marker
             return ""
         counted = len(self._tokens) - (self._thought_tokens if self.thinking_tokens else 0)
@@ -174,3 +176,24 @@ class AnswerBuilder:
         thought, answer = split_thought(self._decode(self._tokens), self._prompt)
         tokens = len(self._tokens) - self._thought_tokens
         return GeneratedAnswer(answer, ended, thought, self._thought_tokens if thought else 0, tokens)
+
+
+class LoopDetector:
+    """Determines after each token whether the output ends in a passage that has repeated often enough to be a loop.
+
+    Greedy decoding cannot leave a loop by chance, and each time a model copies a passage, it becomes more likely to copy it again (Xu
+    et al. 2022, arXiv:2206.02369). Only exact repetition counts: a list with increasing numbers continues. An answer that repeats
+    itself less exactly continues to its limit; evaluations still count it as a loop (``evaluation.answer_statistics.is_loop``).
+    """
+
+    def __init__(self) -> None:
+        self._tokens: list[int] = []
+        self._matches: list[int] = []  # by period − 1: tokens at the end that equal those one period earlier
+
+    def add(self, token: int) -> bool:
+        """Append ``token``. Return whether the output is a loop."""
+        earlier = self._tokens[: -MAX_PERIOD - 1 : -1]  # the last token first
+        self._tokens.append(token)
+        counts = self._matches + [0] * (len(earlier) - len(self._matches))
+        self._matches = [count + 1 if other == token else 0 for count, other in zip(counts, earlier, strict=True)]
+        return any(count >= max(LEAST, COPIES * period) for period, count in enumerate(self._matches, 1))

@@ -184,7 +184,7 @@ class _Step:
         self.weights = sum(
             weight.loaded_nbytes(float32=kernels.float32, quantize=recipe.model.quantize) for weight in shapes.weights
         )
-        # the CPU's 16-bit products make packed weights dense, in float32 (models.cpu.quantized). mx.compile merges equal ones, so
+        # the CPU's 16-bit products make packed weights dense, in float32 (models.cpu.exp). mx.compile merges equal ones, so
         # the dense weights of adapted layers exist from the forward to the backward pass, for all streams; as measured, the head's exist twice.
         dense = machine.backend == "cpu" and not kernels.float32 and (recipe.model.quantize or shapes.embedding.bits)
         self.dense_head = 2 * 4 * shapes.embedding.numbers if dense else 0

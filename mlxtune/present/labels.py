@@ -20,6 +20,11 @@ OUTCOME_MARKS: dict[str, Mark] = {
 """The mark of each outcome; any other outcome is ``muted``."""
 
 WORDS = {
+    "lowest_effort": "lowest effort (it cannot be turned off)",
+    "model_decides": "up to the model",
+    "on_and_kept": "on, also in earlier turns",
+    "on_and_removed": "on, but removed from earlier turns",
+   
     "cannot_tell": "cannot tell", "go": "fits", "warn": "tight", "refuse": "does not fit", "not_json": "not JSON",
     "not_utf8": "not UTF-8", "no_json_in_it": "no JSON in it", "nan_or_infinity": "NaN or Infinity",
 }  # fmt: skip

@@ -11,7 +11,7 @@ from mlxtune.planning.cost import Bill, CloudOffer
 from mlxtune.planning.machine import PowerState
 from mlxtune.planning.plan import Basis, Cost, LongPart, MemoryPart, Plan
 from mlxtune.present.blocks import ActionBlock, Bar, Bars, Document, Fact, Facts, Heading, Style, Text, text
-from mlxtune.present.labels import detectable_gain_fact, outcome_mark
+from mlxtune.present.labels import detectable_gain_fact, outcome_mark, word
 from mlxtune.present.search import price_text
 from mlxtune.recipe.edit import toml_literal
 
@@ -166,7 +166,7 @@ def run_facts(
         Fact("longest", f"{plan.longest:,} tokens"),
         Fact("shared", f"{plan.prefix:,} tokens", "computed once per batch") if plan.prefix else None,
         _compiled(plan),
-        Fact("thinking", one_line(plan.thinking)) if plan.thinking else None,
+        Fact("thinking", word(plan.thinking)) if plan.thinking else None,
         Fact("date", one_line(plan.date)) if plan.date else None,
         detectable_gain_fact(plan.compared) if plan.test else None,
         off_task if plan.test else None,

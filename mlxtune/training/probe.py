@@ -58,7 +58,7 @@ def lengths(recipe: Recipe) -> DatasetLengths:
     shared_prefix = sft.shared_prefix if recipe.method.kind == "sft" else batches.shared_prefix
     prefix = shared_prefix([*train, *valid]) if plain else 0
     notes = tuple(note.describe(count) for note, count in count_notes([*train, *valid]).items())
-    thinking = template.thinking.describe(recipe.model.thinking)
+    thinking = template.thinking.effect(recipe.model.thinking)
     date = run_date(recipe) if prints_date(template.source) else ""
     skipped = len(encoded[0].skipped), len(encoded[1].skipped)
     lengths = row_lengths(train), row_lengths(valid)

@@ -197,8 +197,8 @@ def test_a_broken_catalog_raises_a_model_error(text: str) -> None:
         ("mlx-community/Qwen3.5-4B-MLX-4bit", "off", "off", False),
         ("mlx-community/Qwen3.5-4B-MLX-4bit", "on", "on", False),
         ("mlx-community/Qwen2.5-7B-Instruct-4bit", "on", "", False),
-        ("mlx-community/gpt-oss-20b-MXFP4-Q8", "off", "at the lowest effort, because the template cannot turn it off", True),
-        ("mlx-community/gpt-oss-20b-MXFP4-Q8", "keep", "on, also in earlier turns if the template keeps it", True),
+        ("mlx-community/gpt-oss-20b-MXFP4-Q8", "off", "lowest_effort", True),
+        ("mlx-community/gpt-oss-20b-MXFP4-Q8", "keep", "on_and_kept", True),
     ],
 )
 def test_a_plan_before_the_download_says_what_the_template_does(

@@ -12,8 +12,7 @@ from mlx_lm.utils import load_tokenizer
 
 from mlxtune.data import samples
 from mlxtune.models.generate import GenerationSettings, generate
-from mlxtune.models.loops import COPIES, LEAST, MAX_PERIOD, LoopDetector
-from mlxtune.models.thoughts import AnswerBuilder
+from mlxtune.models.thoughts import COPIES, LEAST, MAX_PERIOD, AnswerBuilder, LoopDetector
 
 
 def end_of(tokens: list[int]) -> int | None:
@@ -63,5 +62,5 @@ def test_loop_in_a_thought_ends_the_reasoning() -> None:
     endings = [builder.add(ord(character)) for character in "<think>" + "Wait. " * 50]
     ended = next(ending for ending in endings if ending)
     answer = builder.finish(ended)
-    assert (ended, answer.ended, answer.text) == ("thinking loop", "thinking loop", "")
-    assert endings.index("thinking loop") < 7 + LEAST + 2 * len("Wait. ")
+    assert (ended, answer.ended, answer.text) == ("thinking_loop", "thinking_loop", "")
+    assert endings.index("thinking_loop") < 7 + LEAST + 2 * len("Wait. ")

@@ -46,11 +46,11 @@ SHADOWED = CHATML + "{% for m in messages %}{% if 1 %}{% set thinking = thinking
         (QWEN38, {}, {}, {}, "off"),
         (GRANITE, {"thinking": False}, {"thinking": True}, {"thinking": True}, "off"),
         (SEED, {"thinking_budget": 0}, {}, {}, "off"),
-        (GPT_OSS, {"reasoning_effort": "low"}, {}, {}, "at the lowest effort (low), because the template cannot turn it off"),
+        (GPT_OSS, {"reasoning_effort": "low"}, {}, {}, "lowest_effort"),
         (MISTRAL_4, {"reasoning_effort": "none"}, {"reasoning_effort": "high"}, {"reasoning_effort": "high"}, "off"),
         (NEMOTRON, {"truncate_history_thinking": True}, {"truncate_history_thinking": True}, {"truncate_history_thinking": False}, "off"),
-        (R1, {}, {}, {}, "up to the model, because its template has no switch"),
-        (SHADOWED, {}, {}, {}, "up to the model, because its template has no switch"),
+        (R1, {}, {}, {}, "model_decides"),
+        (SHADOWED, {}, {}, {}, "model_decides"),
     ],
 )  # fmt: skip
 def test_each_mode_sets_the_variables_that_the_template_reads(template, off, on, keep, sentence):
@@ -58,7 +58,7 @@ def test_each_mode_sets_the_variables_that_the_template_reads(template, off, on,
     assert controls.variables("off") == {"enable_thinking": False} | off
     assert controls.variables("on") == {"enable_thinking": True} | on
     assert controls.variables("keep") == {"enable_thinking": True} | keep
-    assert controls.describe("off") == sentence
+    assert controls.effect("off") == sentence
 
 
 def test_an_openai_effort_sets_the_switch_and_the_level():

@@ -18,7 +18,7 @@ class ModelAnswer:
     """The text to score, why it ended, the reference answer, and the text of the prompt.
 
     ``output`` is the answer after the model's reasoning. ``ended`` is ``stop``, ``length``, ``loop`` (:data:`LOOP`), ``thinking``
-    (:data:`THINKING_LIMIT`) or ``thinking loop`` (:data:`THINKING_LOOP`).
+    (:data:`THINKING_LIMIT`) or ``thinking_loop`` (:data:`THINKING_LOOP`).
     """
 
     output: str
@@ -55,7 +55,7 @@ def in_words(code: str) -> str:
 PASS = Score(True)
 LOOP = "loop"  # an answer was ended because it repeated itself and would have continued to do so until the token limit
 THINKING_LIMIT = "thinking"  # an answer was ended within its reasoning, which reached its limit
-THINKING_LOOP = "thinking loop"  # an answer was ended within its reasoning, because the reasoning repeated itself
+THINKING_LOOP = "thinking_loop"  # an answer was ended within its reasoning, because the reasoning repeated itself
 CONTRACT = "contract"  # the metric that passes if every required metric passes
 ScoreFunction = Callable[[ModelAnswer], Score]
 
