@@ -17,9 +17,10 @@ from mlxtune.cli.options import Json
 from mlxtune.cli.output import Cell, info, out, print_columns, print_error, progress_bar
 from mlxtune.core.errors import InputError, MlxtuneError
 from mlxtune.core.files import user_path
-from mlxtune.core.text import nearest, one_line, safe_text, speed
+from mlxtune.core.text import nearest, one_line, safe_text
 from mlxtune.models import bundled
 from mlxtune.models.resolve import ALIASES, resolve
+from mlxtune.present.chat import saved, usage
 from mlxtune.serving import adapter_index
 from mlxtune.serving.chat_session import ChatSession
 from mlxtune.serving.client import Client
@@ -174,10 +175,7 @@ def _print_event(event: Event, json: bool) -> None:
         case Done():
             out.print()
             if sys.stdin.isatty():
-                suffix = {"length": ", truncated", "cancelled": ", stopped"}.get(event.ended, "")
-                rate = f", {speed(event.speed)} tokens/s" if event.speed else ""
-                tokens = f"{event.prompt_tokens:,} prompt tokens ({event.cached:,} cached), {event.tokens:,} generated"
-                info((f"  {tokens}{rate}{suffix}", "faint"))
+                info((f"  {usage(event)}", "faint"))
 
 
 def _run_command(line: str, session: ChatSession, workspace: Path, fingerprint: str) -> bool:
@@ -233,7 +231,4 @@ def _save(session: ChatSession, argument: str) -> None:
     if not argument:
         raise InputError("/save requires a file.", hint="For example: /save data/chat.jsonl")
     file = user_path(shlex.split(argument)[0])
-    warning = session.save_row(file)
-    info(("▾ ", "bold primary"), f"Added a row to {file}.")
-    if warning:
-        info(("! ", "bold warning"), warning)
+    info(("▾ ", "bold primary"), saved(file, session.save_row(file)))

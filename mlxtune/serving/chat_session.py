@@ -17,23 +17,17 @@ from mlxtune.data.rows import Message
 from mlxtune.serving.client import Client, EventListener, PendingAnswer
 from mlxtune.serving.protocol import GREEDY, FinishReason, Sampling
 
-CUT_OFF = "An answer in it was cut off, which teaches the model to stop there: complete it before training."
-
 
 @dataclass
 class ChatSession:
-    """A conversation whose ``turns`` alternate between user and assistant. ``system`` and ``adapter`` may be empty.
-
-    ``effort`` is an OpenAI reasoning effort; if it is empty, an adapter reasons as in its training, and the base does not.
-    ``custom_system``: the user chose the system prompt (or none), so it is kept when the adapter changes.
-    """
+    """A conversation. ``system`` and ``adapter`` may be empty."""
 
     system: str = ""
     adapter: str = ""
     sampling: Sampling = GREEDY
-    turns: list[Message] = field(default_factory=list)
-    custom_system: bool = False
-    effort: str = ""
+    turns: list[Message] = field(default_factory=list)  # of user and assistant, in turn
+    custom_system: bool = False  # the user chose the system prompt (or none), so it is kept when the adapter changes
+    effort: str = ""  # OpenAI's; if empty, an adapter reasons as in its training, and the base does not
     cut_off: set[int] = field(default_factory=set)  # indices of the turns that the token limit or the user ended
 
     @property
@@ -97,27 +91,25 @@ class ChatSession:
             messages[-1] = {"role": "assistant", "content": correction}
         return {"messages": messages}
 
-    def save_row(self, file: Path) -> str:
-        """Append the conversation to ``file``, and return a warning if an answer in it was cut off.
+    def save_row(self, file: Path) -> bool:
+        """Append the conversation to ``file``, and return whether an answer in it was cut off.
 
         Raises the same errors as :meth:`training_row`, and ``MachineError`` when the disk is full.
         """
         _append(file, self.training_row())
-        return CUT_OFF if self.cut_off else ""
+        return bool(self.cut_off)
 
-    def save_correction(self, text: str, rows: Path, pairs: Path) -> str:
+    def save_correction(self, text: str, rows: Path, pairs: Path) -> bool:
         """Append the conversation with ``text`` as its last answer to ``rows``, and the preference pair to ``pairs``.
 
-        Returns a warning if an earlier answer was cut off.
-
-        Raises ``InputError`` when the conversation is empty or ``text`` is identical to the answer.
+        Returns whether an earlier answer was cut off. Raises ``InputError`` when the conversation is empty or ``text`` is identical to the answer.
         """
         row, answer = self.training_row(text), self.turns[-1].content
         if text.strip() == answer.strip():
             raise InputError("The answer is unchanged, so there is no pair.", hint="Save it as a row.")
         _append(rows, row)
         _append(pairs, {"prompt": row["messages"][:-1], "chosen": text, "rejected": answer})
-        return CUT_OFF if self.cut_off - {len(self.turns) - 1} else ""
+        return bool(self.cut_off - {len(self.turns) - 1})
 
 
 def _append(file: Path, row: Mapping[str, Any]) -> None:

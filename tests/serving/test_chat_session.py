@@ -10,7 +10,7 @@ import pytest
 from mlxtune.core.errors import InputError
 from mlxtune.data.rows import Conversation, Message, Preference
 from mlxtune.data.source import read_source
-from mlxtune.serving.chat_session import CUT_OFF, ChatSession
+from mlxtune.serving.chat_session import ChatSession
 from mlxtune.serving.protocol import FinishReason, Sampling
 
 
@@ -76,13 +76,13 @@ def test_a_conversation_is_appended_as_a_training_row(tmp_path: Path) -> None:
 def test_saving_an_answer_that_was_cut_off_gives_a_warning(tmp_path: Path, ended: FinishReason) -> None:
     session, files = conversation(), (tmp_path / "rows.jsonl", tmp_path / "pairs.jsonl")
     session.add("And when?", "It will", ended=ended)
-    assert session.save_row(files[0]) == CUT_OFF
-    assert session.save_correction("Tomorrow.", *files) == ""
+    assert session.save_row(files[0])
+    assert not session.save_correction("Tomorrow.", *files)
     session.add("Where?", "Here.")
-    assert session.save_correction("There.", *files) == CUT_OFF
+    assert session.save_correction("There.", *files)
     session.undo()
     session.undo()
-    assert session.save_row(files[0]) == ""
+    assert not session.save_row(files[0])
 
 
 def test_a_corrected_answer_is_a_row_and_a_pair(tmp_path: Path) -> None:

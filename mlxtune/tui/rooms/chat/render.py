@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from textual.content import Content
 
 from mlxtune.core.errors import MlxtuneError
-from mlxtune.core.text import one_line, safe_text, speed
+from mlxtune.core.text import one_line, safe_text
+from mlxtune.present.chat import usage
 from mlxtune.tui.paths import base_name
 from mlxtune.tui.render.text import cell, error_rows, fold, key, line, lines, wrap
 from mlxtune.tui.rooms.chat.service import AdapterOption, ChatReply, ChatService, Exchange
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from mlxtune.evaluation.scorers import Score
 
 MIN_SIDE_BY_SIDE_WIDTH = 60
-ENDINGS = {"length": ", cut off at the length limit", "cancelled": ", stopped"}
 
 
 def empty_state(option: AdapterOption | None, base: str, error: MlxtuneError | None, live: RunView | None, width: int) -> Content:
@@ -28,7 +28,6 @@ def empty_state(option: AdapterOption | None, base: str, error: MlxtuneError | N
     rows = [*error_rows(error, width), Content("")] if error else []
     rows += [
         fold("No model loaded.", width, style="bold"),
-        fold("Load one, then type. It runs in its own process, which ends when you unload it, start a run, or quit.", width),
     ]
     if live:
         rows.append(fold(f"{live.name} is using this machine. Chatting now slows both down.", width, style="$warning"))
@@ -113,10 +112,7 @@ def _ending(reply: ChatReply, width: int) -> list[Content]:
     done = reply.done
     if done is None:
         return [line(("    ▏", "$primary"))]
-    cached = f" ({done.cached:,} cached)" if done.cached else ""
-    rate = f", {speed(done.speed)} tokens/s" if done.speed else ""
-    text = f"{done.prompt_tokens:,} prompt tokens{cached}, {done.tokens:,} generated{rate}{ENDINGS.get(done.ended, '')}"
-    return [*_contract(reply.score, width), *(line((f"    {row}", "$faint")) for row in wrap(text, width - 6))]
+    return [*_contract(reply.score, width), *(line((f"    {row}", "$faint")) for row in wrap(usage(done), width - 6))]
 
 
 def _contract(score: Score | None, width: int) -> list[Content]:

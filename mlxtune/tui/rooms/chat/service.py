@@ -14,6 +14,7 @@ from mlxtune.adapters.entry import AdapterEntry
 from mlxtune.core.errors import MlxtuneError, ModelError
 from mlxtune.core.text import one_line, safe_text
 from mlxtune.models.resolve import is_local
+from mlxtune.present.chat import saved
 from mlxtune.serving import adapter_index
 from mlxtune.serving.chat_session import ChatSession
 from mlxtune.serving.client import Client, PendingAnswer
@@ -229,10 +230,8 @@ class ChatService:
         there is nothing to save and ``MachineError`` if the disk is full.
         """
         if text.strip() == self.last_answer.strip():
-            warning = self.session.save_row(self.workspace / ROWS)
-            return f"Added a row to {ROWS}. {warning}".rstrip()
-        warning = self.session.save_correction(text, self.workspace / ROWS, self.workspace / PAIRS)
-        return f"Added the edited answer to {ROWS} and a preference pair to {PAIRS}. {warning}".rstrip()
+            return saved(ROWS, self.session.save_row(self.workspace / ROWS))
+        return saved(ROWS, self.session.save_correction(text, self.workspace / ROWS, self.workspace / PAIRS), PAIRS)
 
     def _on_process_event(self, event: Event) -> None:
         match event:
