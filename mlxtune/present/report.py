@@ -171,7 +171,7 @@ def evaluation_facts(report: EvaluationReport) -> Facts:
         ("source", known.get("source", "")),
         ("schema", _short_hash(known.get("schema", ""))),
         ("decoding", f"{decoding['kind']}, at most {decoding['max_tokens']} tokens" if decoding else ""),
-        ("thinking", f"{known['thinking']}; at most {known['thinking_tokens']:,} tokens" if "thinking" in known else ""),
+        ("thinking", f"{word(known['thinking'])}; at most {known['thinking_tokens']:,} tokens" if "thinking" in known else ""),
         ("date", f"{known['date']} in the prompts" if known.get("date") else ""),
         ("compute", known.get("compute", "")),
         *(
