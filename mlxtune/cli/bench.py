@@ -12,6 +12,7 @@ from mlxtune.cli.options import Json
 from mlxtune.cli.output import out, print_columns, print_facts, print_section, progress_bar, show, show_json
 from mlxtune.core.text import size as size_text
 from mlxtune.planning.benchmark import BenchmarkReport, Measurement, run_benchmark
+from mlxtune.present.labels import power_problems
 from mlxtune.present.terminal import print_heading
 
 
@@ -60,7 +61,7 @@ def _machine_facts(report: BenchmarkReport) -> list[tuple[str, str]]:
         ("chip", f"{report.chip}, {report.cores} cores"),
         ("backend", report.backend),
         ("memory", f"{size_text(memory.total)}, {size_text(memory.free)} free, {size_text(memory.swapped)} swapped out"),
-        ("power", ", ".join(["on battery" if report.power.on_battery else "connected", *report.power.problems])),
+        ("power", ", ".join(["on battery" if report.power.on_battery else "connected", *power_problems(report.power)])),
         ("limit", f"{size_text(report.limit)} for a run"),
         *((name, version or "not installed") for name, version in report.versions.items()),
     ]

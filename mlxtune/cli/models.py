@@ -15,6 +15,7 @@ from mlxtune.models.catalog import CatalogModel
 from mlxtune.models.hub import HubModel
 from mlxtune.models.resolve import is_local, resolve
 from mlxtune.planning.machine import Machine, this_machine
+from mlxtune.present.labels import thinking_default
 from mlxtune.present.terminal import print_heading
 
 app = typer.Typer(help="List, search, and download base models.", invoke_without_command=True)
@@ -122,7 +123,7 @@ def _row(model: CatalogModel, machine: Machine) -> list[Cell]:
         (f"{model.context // 1024}k", "muted"),
         (f"{mark}{size(fit.need)}", style),
         _COMMERCIAL[model.commercial],
-        (model.thinking_label, "muted"),
+        (thinking_default(model), "muted"),
         ("tools" if model.tools else "no tools", "muted"),
         (model.checked, "muted"),
         (model.license, "muted"),

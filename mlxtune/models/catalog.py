@@ -26,30 +26,23 @@ ThinkingDefault = Literal["none", "off", "on", "always"]
 
 @dataclass(frozen=True)
 class CatalogModel:
-    """A base model in the catalog.
-
-    ``config`` has the keys of its config.json that determine its shapes, and ``source`` is where they were read. ``template`` is the
-    name of its chat template in docs/models.md, if that was tested. ``thinking`` says whether the template lets the model reason by
-    default, ``tools`` whether it renders tool calls, ``dated`` whether it prints the current date, and ``rewrites`` whether it
-    renders earlier answers differently, so that each answer of a conversation becomes a row of its own. ``recipes`` is its folder in the recipe gallery, if any. ``download`` is the
-    size of the files on the Hub in bytes, if they contain more than the text model.
-    """
+    """A base model in the catalog."""
 
     id: str
     name: str
     license: str
     commercial: Literal["yes", "conditions", "no"]
     terms: str
-    source: str
-    config: Mapping[str, Any]
-    template: str = ""
-    thinking: ThinkingDefault = "none"
-    tools: bool = False
-    dated: bool = False
-    rewrites: bool = False
+    source: str  # where the configuration was read
+    config: Mapping[str, Any]  # the keys of its config.json that determine its shapes
+    template: str = ""  # the name of its chat template in docs/models.md, if that was tested
+    thinking: ThinkingDefault = "none"  # whether the template lets the model reason by default
+    tools: bool = False  # whether the template renders tool calls
+    dated: bool = False  # whether the template prints the current date
+    rewrites: bool = False  # it renders earlier answers differently, so that each answer of a conversation becomes a row of its own
     condition: str = ""
-    recipes: str = ""
-    download: int = 0
+    recipes: str = ""  # its folder in the recipe gallery, if any
+    download: int = 0  # bytes of the files on the Hub, if they contain more than the text model
 
     @cached_property
     def shapes(self) -> ModelShapes:
@@ -96,15 +89,6 @@ class CatalogModel:
         if bundled.find(self.id):
             return "weights"
         return "template" if self.template else "layers"
-
-    @property
-    def thinking_label(self) -> str:
-        return {"none": "no thinking", "off": "thinking off", "on": "thinking on", "always": "thinking always on"}[self.thinking]
-
-    def describe(self) -> str:
-        """Describe its license, chat template, and checks in a sentence."""
-        tools = "tools" if self.tools else "no tools"
-        return f"{self.name}: {self.license}; {self.thinking_label}, {tools}; tested with its {self.checked}."
 
     def fit(self, machine: Machine) -> MachineFit:
         """Estimate whether a typical adapter (:data:`TYPICAL_RECIPE`) can be trained on ``machine``."""

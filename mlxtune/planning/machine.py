@@ -53,24 +53,12 @@ ThermalPressure = Literal["nominal", "moderate", "heavy"]
 
 @dataclass(frozen=True)
 class PowerState:
-    """Conditions that slow this machine down or may end its work: the power source, the battery's charge from 0 to 1, and heat.
-
-    ``charge`` is ``None`` without a battery.
-    """
+    """Conditions that slow this machine down or may end its work."""
 
     on_battery: bool = False
-    charge: float | None = None
+    charge: float | None = None  # of the battery, from 0 to 1; None without one
     low_power_mode: bool = False
     thermal: ThermalPressure = "nominal"
-
-    @property
-    def problems(self) -> tuple[str, ...]:
-        """Short descriptions of why a run would be slow or might not finish."""
-        problems = ["Low Power Mode"] if self.low_power_mode else []
-        problems += [f"{self.thermal} thermal pressure"] if self.thermal != "nominal" else []
-        if self.charge is not None and self.charge < LOW_BATTERY:
-            problems.append(f"battery at {self.charge:.0%}")
-        return tuple(problems)
 
 
 def memory() -> Memory:

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from mlxtune.core.text import plural
 from mlxtune.evaluation.statistics.power import BROKEN, FLIPPED, POWER, detectable_gain, non_inferiority_power
+from mlxtune.planning.machine import LOW_BATTERY, PowerState
 from mlxtune.present.blocks import Cell, Fact, Mark
+
+if TYPE_CHECKING:
+    from mlxtune.models.catalog import CatalogModel
 
 GLYPHS: dict[Mark, str] = {"success": "✓", "warning": "!", "error": "✗", "muted": "·", "primary": "●"}
 
@@ -101,3 +107,22 @@ def detectable_drop_fact(prompts: int, margin: float) -> Fact:
 def capital(text: str) -> str:
     """Return ``text`` with a capital first letter."""
     return text[:1].upper() + text[1:]
+
+
+def power_problems(power: PowerState) -> list[str]:
+    """Return why a run would be slow or might not finish."""
+    problems = ["Low Power Mode"] if power.low_power_mode else []
+    problems += [f"{power.thermal} thermal pressure"] if power.thermal != "nominal" else []
+    is_low = power.charge is not None and power.charge < LOW_BATTERY
+    return [*problems, f"battery at {power.charge:.0%}"] if is_low else problems
+
+
+def thinking_default(model: CatalogModel) -> str:
+    """Return whether a base's template lets it reason by default."""
+    return {"none": "no thinking", "off": "thinking off", "on": "thinking on", "always": "thinking always on"}[model.thinking]
+
+
+def base_summary(model: CatalogModel) -> str:
+    """Return a base's license, chat template, and checks on one line."""
+    tools = "tools" if model.tools else "no tools"
+    return f"{model.name}: {model.license}; {thinking_default(model)}, {tools}; tested with its {model.checked}"

@@ -11,7 +11,7 @@ from mlxtune.planning.cost import Bill, CloudOffer
 from mlxtune.planning.machine import PowerState
 from mlxtune.planning.plan import Basis, Cost, LongPart, MemoryPart, Plan
 from mlxtune.present.blocks import ActionBlock, Bar, Bars, Document, Fact, Facts, Heading, Style, Text, text
-from mlxtune.present.labels import detectable_gain_fact, outcome_mark, word
+from mlxtune.present.labels import detectable_gain_fact, outcome_mark, power_problems, word
 from mlxtune.present.search import price_text
 from mlxtune.recipe.edit import toml_literal
 
@@ -157,7 +157,7 @@ def run_facts(
         Fact("steps", f"{plan.steps:,}", f"in {plural(plan.epochs, 'epoch')}"),
         time_fact(plan.cost),
         Fact("less time", ", ".join(plan.time_keys)),
-        Fact("power", ", ".join(power.problems), "slow, or might not finish", "warning") if power.problems else None,
+        Fact("power", ", ".join(power_problems(power)), "slow, or might not finish", "warning") if power_problems(power) else None,
         rows_fact(plan),
         Fact("checks", one_line(check_note), mark="warning") if check_note else None,
         *_warnings(plan),

@@ -18,6 +18,7 @@ from mlxtune.models import catalog
 from mlxtune.models import resolve as resolving
 from mlxtune.planning import measurements
 from mlxtune.planning.machine import PowerState
+from mlxtune.present.labels import base_summary
 from mlxtune.recipe import DataSection, Length, ModelSection, Recipe, load
 from mlxtune.recipe.keys import KEYS
 from mlxtune.tui.render.text import cut_rows
@@ -634,8 +635,8 @@ def test_a_base_is_described_whole() -> None:
     item = next(item for item in KEYS if item.path == "model.base")
     recipe = Recipe("r", ModelSection("smollm2-135m"), DataSection("rows.jsonl"))
     for model in catalog.models():
-        detail = render.key_detail(item, recipe, model.describe(), 62)
-        assert " ".join(detail.plain.split()) == model.describe()
+        detail = render.key_detail(item, recipe, base_summary(model), 62)
+        assert " ".join(detail.plain.split()) == base_summary(model)
 
 
 async def test_home_shows_the_plan_of_the_recipe(shop: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from textual.content import Content
 
 from mlxtune.core.text import one_line
+from mlxtune.present.labels import power_problems
 from mlxtune.tui.actions import ShownAction
 from mlxtune.tui.notices import Notice
 from mlxtune.tui.paths import base_name
@@ -140,7 +141,7 @@ def _header(snapshot: Snapshot | None, width: int, stopping: frozenset[str]) -> 
         base = base_name(view.state.base if view and view.state.base else recipe.model.base if recipe else "")
         if base and width >= 60:
             left.append((f"   {base}", "$muted"))
-        if problems := snapshot.power.problems[: 3 if width >= ROOMY else 1 if width >= 60 else 0]:
+        if problems := power_problems(snapshot.power)[: 3 if width >= ROOMY else 1 if width >= 60 else 0]:
             right += [("! ", "bold $warning"), (", ".join(problems), "$warning"), "   "]
         if snapshot.memory and width >= 40:
             used = _memory(snapshot.memory.used, snapshot.memory.total, width >= WIDE)

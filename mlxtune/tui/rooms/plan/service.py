@@ -12,6 +12,7 @@ from mlxtune.core.child_process import Progress, StoppableCall
 from mlxtune.core.errors import InputError
 from mlxtune.core.files import file_stamp
 from mlxtune.core.text import one_line
+from mlxtune.present.labels import base_summary
 from mlxtune.recipe import Recipe
 
 if TYPE_CHECKING:  # planning loads arrays and catalogs, and the first screen must not wait for them
@@ -110,7 +111,7 @@ def describe_base(id: str) -> str:
     from mlxtune.models import catalog
 
     model = catalog.find(id)
-    return model.describe() if model else ""
+    return base_summary(model) if model else ""
 
 
 def _local_planner(recipe: Recipe) -> Planner:
