@@ -27,23 +27,18 @@ from mlxtune.recipe.schema import Thinking, is_date
 
 @dataclass(frozen=True)
 class AdapterScore:
-    """The result of an evaluation: rates for the adapter (``after``) and for the strongest arm without training (``before``).
-
-    ``arm`` is how the adapter was evaluated: alone, or with a prompt or a grammar.
-    ``caveat`` is the reason that a better adapter should still not be promoted, if there is one. ``folder`` is the evaluation's folder, or
-    ``None`` if the score comes from the adapter's lineage and is unverified.
-    """
+    """The result of an evaluation."""
 
     outcome: str
     verdict: Verdict
     rows: int
     made: str
     rival: str
-    before: tuple[Rate, ...]
-    after: tuple[Rate, ...]
-    folder: Path | None = None
-    caveat: Caveat | None = None
-    arm: str = TUNED
+    before: tuple[Rate, ...]  # rates of the strongest arm without training
+    after: tuple[Rate, ...]  # rates of the adapter
+    folder: Path | None = None  # of the evaluation; None if the score comes from the adapter's lineage and is unverified
+    caveat: Caveat | None = None  # why a better adapter should still not be promoted
+    arm: str = TUNED  # how it was evaluated: alone, or with a prompt or a grammar
 
     @property
     def label(self) -> str:

@@ -46,29 +46,19 @@ _END_CALL = {"id": "probe1234", "type": "function", "function": {"name": "probe_
 
 @dataclass(frozen=True)
 class Dialect:
-    """The message format that a chat template expects.
+    """The message format that a chat template expects."""
 
-    ``systems`` are the system turns that it renders in place; the others are folded into a user turn. ``reasoning`` is the
-    key of an assistant turn's reasoning, "inline" for a ``<think>`` block in the content, "opened" for one that the generation
-    prompt begins, "parts" for content parts, or empty if the template has no place for it. ``reasons_before_calls`` is set if only
-    turns with calls have one. ``content_parts`` is set if content must be a list of parts, and ``short_ids`` if call IDs must
-    have nine letters or digits. ``tools`` and ``calls`` are unset if the template drops or rejects lists of tools, or calls;
-    ``tools_in_system`` is set if the list is JSON text in the system turn.
-    ``header`` is the generation prompt, and ``extra`` the text at its end that does not precede answers in a conversation, such as
-    the empty thought of Gemma 4.
-    """
-
-    systems: Systems = "all"
+    systems: Systems = "all"  # that it renders in place; the others are folded into a user turn
     arguments: Literal["object", "string"] = "object"
-    reasoning: str = ""
-    reasons_before_calls: bool = False
-    content_parts: bool = False
-    short_ids: bool = False
-    tools: bool = True
-    tools_in_system: bool = False
-    calls: bool = True
-    header: str = ""
-    extra: str = ""
+    reasoning: str = ""  # the key of a turn's reasoning, "inline", "opened" by the generation prompt, "parts", or empty
+    reasons_before_calls: bool = False  # only turns with calls have reasoning
+    content_parts: bool = False  # content must be a list of parts
+    short_ids: bool = False  # call IDs must have nine letters or digits
+    tools: bool = True  # False if it drops or rejects lists of tools
+    tools_in_system: bool = False  # the list is JSON text in the system turn
+    calls: bool = True  # False if it drops or rejects calls
+    header: str = ""  # the generation prompt
+    extra: str = ""  # the text at its end that does not precede answers in a conversation, such as Gemma 4's empty thought
 
     def folds(self, messages: Sequence[Message]) -> bool:
         """Return whether a system turn of ``messages`` is folded into a user turn."""

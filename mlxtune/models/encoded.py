@@ -17,23 +17,17 @@ TokenMask = np.ndarray[Any, np.dtype[np.bool_]]
 
 @dataclass(frozen=True)
 class Encoded:
-    """A row as tokens. ``tokens`` and ``trained`` (whether each is a target) have shape ``(tokens,)``.
-
-    ``full_length`` is the number of tokens before truncation to ``data.max_tokens``. ``turn`` is the number of the trained turn in
-    the conversation if each answer becomes a separate row, else 0. ``notes`` say what the template changes. A ``replay`` row
-    contains an answer of the base, and is not one of the recipe's rows. A ``bare`` row does not begin with
-    the prefix that the others share.
-    """
+    """A row as tokens."""
 
     id: str
     location: Location
-    tokens: Tokens
-    trained: TokenMask
-    full_length: int
-    turn: int = 0
-    notes: frozenset[TemplateNote] = frozenset()
-    replay: bool = False
-    bare: bool = False
+    tokens: Tokens  # (tokens,)
+    trained: TokenMask  # (tokens,): whether each is a target
+    full_length: int  # before truncation to data.max_tokens
+    turn: int = 0  # number of the trained turn if each answer of a conversation becomes a separate row, else 0
+    notes: frozenset[TemplateNote] = frozenset()  # what the template changes
+    replay: bool = False  # an answer of the base, not one of the recipe's rows
+    bare: bool = False  # it does not begin with the prefix that the others share
 
     @property
     def truncated(self) -> bool:
@@ -42,21 +36,16 @@ class Encoded:
 
 @dataclass(frozen=True)
 class EncodedPair:
-    """A preference pair as tokens ``(prompt,)``, ``(chosen,)`` and ``(rejected,)``. Completions include their stop token.
-
-    ``full_lengths`` are the lengths of the completions before truncation. ``reference_logps`` are the log-probabilities of
-    chosen and rejected under the reference model, in nats, or None before they are computed. ``label`` is set for an unpaired
-    row; then ``chosen`` is the row's completion and ``rejected`` the completion of another prompt.
-    """
+    """A preference pair as tokens. Completions include their stop token."""
 
     id: str
     location: Location
     prompt: Tokens
     chosen: Tokens
     rejected: Tokens
-    full_lengths: tuple[int, int]
-    reference_logps: tuple[float, float] | None = None
-    label: bool | None = None
+    full_lengths: tuple[int, int]  # of the completions, before truncation
+    reference_logps: tuple[float, float] | None = None  # of both under the reference model, in nats; None before they are computed
+    label: bool | None = None  # of an unpaired row, whose ``rejected`` is the completion of another prompt
     notes: frozenset[TemplateNote] = frozenset()
 
     @property

@@ -50,19 +50,14 @@ _REASONING_HINT = 'Set model.thinking to "off" to leave reasoning out, or name a
 
 @dataclass(frozen=True)
 class TemplateSettings:
-    """How conversations are rendered, besides the model's own template.
-
-    ``date`` is the ISO date that templates print as today's, or empty for the current day. ``source`` is a Jinja template that
-    replaces the model's own, or empty. ``turns`` are the assistant turns that are trained, and how; see ``DataSection``. ``effort`` is
-    an OpenAI reasoning effort, and ``variables`` are further variables of the template, as names and values, which take precedence.
-    """
+    """How conversations are rendered, besides the model's own template."""
 
     thinking: Thinking = "off"
-    date: str = ""
-    source: str = ""
-    turns: Turns = "auto"
-    effort: str = ""
-    variables: tuple[tuple[str, Any], ...] = ()
+    date: str = ""  # ISO date that templates print as today's; empty for the current day
+    source: str = ""  # a Jinja template that replaces the model's own, or empty
+    turns: Turns = "auto"  # the assistant turns that are trained, and how; see DataSection
+    effort: str = ""  # an OpenAI reasoning effort
+    variables: tuple[tuple[str, Any], ...] = ()  # names and values of further variables of the template, which take precedence
 
     @classmethod
     def from_recipe(cls, recipe: Recipe) -> TemplateSettings:

@@ -45,21 +45,14 @@ ThinkingEffect = Literal["", "off", "lowest_effort", "model_decides", "on", "on_
 
 @dataclass(frozen=True)
 class ThinkingControls:
-    """How a chat template controls reasoning.
+    """How a chat template controls reasoning."""
 
-    ``switch`` and ``effort`` are the variables that turn it on and set its amount, empty if there are none; ``history`` are those
-    that decide whether the reasoning of earlier turns stays. ``efforts`` are the values of ``effort`` for off and on; an empty
-    value leaves the template's default. ``words`` in the system turn disable and enable it if there is no variable; they may be
-    empty.
-    ``reasons`` says whether the template mentions reasoning.
-    """
-
-    switch: str = ""
-    effort: str = ""
-    efforts: tuple[str, str] = ("", "")
-    history: tuple[str, ...] = ()
-    words: tuple[str, str] = ("", "")
-    reasons: bool = False
+    switch: str = ""  # the variable that turns it on, if any
+    effort: str = ""  # the variable that sets its amount, if any
+    efforts: tuple[str, str] = ("", "")  # its values for off and on; an empty value leaves the template's default
+    history: tuple[str, ...] = ()  # variables that decide whether the reasoning of earlier turns stays
+    words: tuple[str, str] = ("", "")  # in the system turn, that disable and enable it if there is no variable; may be empty
+    reasons: bool = False  # whether the template mentions reasoning
 
     def word(self, mode: Thinking) -> str:
         """Return the word in the system turn for ``mode``, which may be empty."""

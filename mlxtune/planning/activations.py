@@ -19,21 +19,15 @@ _FLOAT = 4  # bytes; adapters are trained in float32 on every compute path
 
 @dataclass(frozen=True)
 class Kernels:
-    """The arrays that a compute path's norms, attention and gates save.
+    """The arrays that a compute path's norms, attention and gates save."""
 
-    ``float32``: everything is computed in float32, with dense weights. ``upcast``: norms, attention and a SiLU gate compute in float32,
-    and save float32 arrays, whatever the model's dtype is. ``output``: attention also saves its output. ``silu`` and ``gelu``: the
-    numbers of MLP-width arrays that a product with such a gate saves. ``block``: queries per attention block in a long row, where each block
-    reads only the keys it needs; 0 if attention is not blocked. ``mask``: each layer saves its causal mask, one byte per query and key.
-    """
-
-    float32: bool
-    upcast: bool
-    output: bool
-    silu: int
-    gelu: float
-    block: int = 0
-    mask: bool = False
+    float32: bool  # everything is computed in float32, with dense weights
+    upcast: bool  # norms, attention and a SiLU gate save float32 arrays, whatever the model's dtype is
+    output: bool  # attention also saves its output
+    silu: int  # arrays of the MLP's width that a product with such a gate saves
+    gelu: float  # the same
+    block: int = 0  # queries per attention block in a long row, where each block reads only the keys it needs; 0: not blocked
+    mask: bool = False  # each layer saves its causal mask, one byte per query and key
 
     def scores(self, tokens: int, before: int) -> int:
         """Return the number of query-key pairs in a row of ``tokens`` that follow ``before`` other tokens."""

@@ -25,24 +25,17 @@ FILE = "calibration.json"
 
 @dataclass(frozen=True)
 class StepCalibration:
-    """``scale``: measured working memory relative to the estimate. ``seconds``: time of a step per computed position.
+    """Measured memory and time of a step."""
 
-    ``seconds`` excludes the layers below the first adapter; these take ``frozen`` seconds per position, unless their outputs are
-    cached. If a compiled step was measured, ``trace`` is the additional time of the first step of a shape, and ``uncompiled`` is
-    the time of an uncompiled step per position. ``source`` is "probe", "bench" or a run ID. If ``exact`` is False, only ``scale``
-    applies: other settings were timed. ``batch`` is the :func:`batch_key` of the batch that was probed. ``busy`` says whether other
-    programs used the machine, too, so that the time is too long.
-    """
-
-    scale: float
-    seconds: float
-    frozen: float
-    source: str
-    exact: bool = True
-    trace: float = 0.0
-    uncompiled: float = 0.0
-    batch: str = ""
-    busy: bool = False
+    scale: float  # measured working memory relative to the estimate
+    seconds: float  # of a step per computed position, without the layers below the first adapter
+    frozen: float  # seconds of these layers per position, unless their outputs are cached
+    source: str  # "probe", "bench" or a run ID
+    exact: bool = True  # False: other settings were timed, so that only the scale applies
+    trace: float = 0.0  # additional seconds of the first compiled step of a shape
+    uncompiled: float = 0.0  # seconds of an uncompiled step per position, if a compiled one was measured
+    batch: str = ""  # batch_key() of the batch that was probed
+    busy: bool = False  # other programs used the machine, too, so that the time is too long
 
 
 def batch_key(recipe: Recipe, batch: BatchShape) -> str:

