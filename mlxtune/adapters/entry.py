@@ -232,7 +232,6 @@ def _thinking(lineage: Mapping[str, Any]) -> Thinking:
 
 
 def _date(lineage: Mapping[str, Any]) -> str:
-    """Return the date in the prompts of the training rows."""
     date = _text(lineage, "date")
     return date if is_date(date) else ""
 

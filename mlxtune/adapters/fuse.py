@@ -108,7 +108,6 @@ def _inside(module: nn.Module) -> str:
 
 
 def _plain(inner: Any) -> nn.Module:
-    """Return a dequantized copy of a module."""
     weight = mx.dequantize(inner.weight, inner.scales, inner.get("biases"), inner.group_size, inner.bits, inner.mode)
     bias = "bias" in inner
     module: Any

@@ -168,7 +168,6 @@ def _fetch(repo: str, file: str, commit: str, folder: Path) -> None:
 
 
 def _weights(repo: str, names: list[str]) -> str:
-    """Return the weights file among ``names``. Raise ``ModelError`` if there is none."""
     for file in (WEIGHTS, peft.FILE):
         if file in names:
             return file
@@ -181,7 +180,6 @@ def _weights(repo: str, names: list[str]) -> str:
 
 
 def _base(name: str) -> PublishedBase:
-    """Return the base as published, with its license from the Hub if it can be read."""
     base = publish.published_base(name)
     if base.hub_id and not base.license:
         with suppress(Exception):  # the card then says that the license is unknown; Hub errors appear in the push itself

@@ -163,7 +163,6 @@ def _modules(header: Header, file: Path) -> dict[str, AdaptedModule]:
 
 
 def _check_module(module: AdaptedModule, kind: str, rank: int, folder: Path) -> None:
-    """Raise ``ModelError`` if a module's tensors do not match."""
     shown = one_line(module.name, 80)
     a, b, m = module.a.shape, module.b.shape, module.m.shape if module.m else None
     if len(a) != len(b) or len(a) not in (2, 3) or (module.expert and a[0] != b[0]) or 0 in (*a, *b):

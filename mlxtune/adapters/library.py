@@ -163,7 +163,6 @@ def remove(workspace: Path, which: str) -> RemovedAdapter:
 
 
 def _find_active_use(workspace: Path, entry: AdapterEntry) -> Run | None:
-    """Return the evaluation or export of ``entry`` that is running, if there is one."""
     for run in registry.list_runs(workspace, None):
         if is_locked(run.lock):
             with suppress(MlxtuneError, KeyError, TypeError):
@@ -235,7 +234,6 @@ def lock_library(workspace: Path) -> Iterator[Callable[[dict[str, Any]], None]]:
 
 @contextmanager
 def _edit(workspace: Path, which: str) -> Iterator[tuple[AdapterEntry, Callable[[dict[str, Any]], None]]]:
-    """Lock the library to change the adapter ``which``."""
     find(workspace, which)  # fail before any file is created if there is no such adapter
     with lock_library(workspace) as append:
         yield find(workspace, which), append

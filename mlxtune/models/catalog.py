@@ -167,7 +167,6 @@ def parse(text: str) -> tuple[CatalogModel, ...]:
 
 @cache
 def _shape_table() -> dict[str, Any]:
-    """Return the models' shapes, which tools/shapes.py computes."""
     table: dict[str, Any] = json.loads(files("mlxtune.models").joinpath("shapes.json").read_text(encoding="utf-8"))
     return table
 

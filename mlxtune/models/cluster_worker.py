@@ -27,7 +27,6 @@ _VERSION = 2
 
 
 def _texts(recipe: Recipe, request: Request) -> dict[int, str]:
-    """Return the prompts of the rows by record number, as reviewed and without rejected rows."""
     with closing(SourceBrowser(recipe.source, recipe.data.format, recipe.data.map)) as browser:
         for scanned in browser.scan():
             request.progress(["reading rows", scanned / max(len(browser), 1)])

@@ -179,7 +179,6 @@ def _with_fresh_caches(head: BackboneHead, model: nn.Module) -> BackboneHead:
 
 
 def _find_parts(model: nn.Module) -> Iterator[_Parts | _InnerParts]:
-    """Yield the ways in which ``model`` may be split."""
     outer = model
     while isinstance(getattr(outer, "language_model", None), nn.Module):
         outer = outer.language_model

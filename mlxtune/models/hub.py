@@ -155,7 +155,6 @@ def _download(id: str, entry: RepoFile, commit: str, blobs: Path, report: Callab
 
 
 def _append(id: str, name: str, commit: str, part: Path, offset: int, report: Callable[[int], None]) -> None:
-    """Request the file starting at byte ``offset``, and append it to ``part``."""
     from huggingface_hub import get_session, hf_hub_url
     from huggingface_hub.utils._headers import build_hf_headers
     from huggingface_hub.utils._http import hf_raise_for_status
@@ -234,7 +233,6 @@ def _unreachable(what: str, error: Exception, note: str = "") -> MachineError:
 
 @contextmanager
 def _translate_errors(what: str) -> Iterator[None]:
-    """Convert the Hub client's errors to mlxtune's."""
     from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
 
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # the client logs every retry

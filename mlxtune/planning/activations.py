@@ -91,7 +91,6 @@ def layer_activations(
 
 
 def _adapter(shapes: ModelShapes, weight: WeightShape, section: AdapterSection, kernels: Kernels) -> int:
-    """Return the bytes that one adapter saves per position."""
     columns, rows = _inputs(shapes, weight), weight.shape[-2] if len(weight.shape) > 1 else 0
     saved = _FLOAT * section.rank
     if section.dropout:

@@ -106,7 +106,6 @@ def _read_entries() -> dict[str, dict[str, Any]]:
 
 
 def _machine_key(recipe: Recipe, fingerprint: str, machine: Machine) -> str:
-    """Return a key that identifies the machine, MLX version and base."""
     return sha256_json([*machine_facts(machine), fingerprint, recipe.model.quantize])
 
 

@@ -100,7 +100,6 @@ def power() -> PowerState:
 
 
 def _meminfo() -> dict[str, int]:
-    """Return ``/proc/meminfo`` in bytes."""
     info = {}
     for line in Path("/proc/meminfo").read_text().splitlines():
         key, value = line.split(":")

@@ -159,7 +159,6 @@ def battery() -> tuple[bool, float] | None:
 
 
 def _sysctl(name: str) -> bytes:
-    """Return the raw value of a kernel variable, or no bytes if there is none."""
     call, size = _libsystem().sysctlbyname, ctypes.c_size_t(0)
     if call(name.encode(), None, ctypes.byref(size), None, 0):
         return b""

@@ -223,7 +223,6 @@ class _Step:
         return replace(estimate, buffers=max(0, min(CACHE_LIMIT, estimate.step - estimate.rest, room)))
 
     def _moments(self, batch: BatchShape, work: Workload) -> dict[str, tuple[float, float, float]]:
-        """Return the bytes of gradients, activations and head at each moment."""
         shapes, factors = self.shapes, self.coefficients
         trained = [layer.nbytes(batch) for layer in self.layers[self.first_layer :]]
         hidden = batch.tokens * shapes.width * self.number_size
@@ -271,7 +270,6 @@ def _read_ahead(shapes: ModelShapes, recipe: Recipe, kernels: Kernels) -> int:
 
 
 def _adapter_shapes(weight: WeightShape, rank: int, *, magnitude: bool) -> list[tuple[int, ...]]:
-    """Return the shapes of the arrays in an adapter for ``weight``."""
     *experts, rows, columns = weight.shape
     return [(*experts, columns, rank), (*experts, rank, rows), *([(rows,)] if magnitude else [])]
 

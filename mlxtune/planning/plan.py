@@ -325,7 +325,6 @@ def high_rate(recipe: Recipe) -> float:
 
 
 def _time_keys(recipe: Recipe, cost: Cost) -> tuple[str, ...]:
-    """Return the keys that shorten the training and an evaluation."""
     keys = {
         "training.steps": True,
         "data.validation": "validations" in cost.long_parts,

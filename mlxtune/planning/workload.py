@@ -215,7 +215,6 @@ class _TruncatedRows:
         return BatchShape(count, width, self._prefix(rows), parts * targets)
 
     def _prefix(self, rows: Sequence[int]) -> int:
-        """Return the length of the prefix of separated ``rows``."""
         return 0 if self.bare[rows[0]] else self.prefix
 
     def _shape(self, rows: Sequence[int], streams: int) -> Shape:
@@ -227,7 +226,6 @@ class _TruncatedRows:
 
 
 def _chosen_positions(batch: BatchShape) -> int:
-    """Return the number of positions in a batch of pairs without the rejected completions."""
     return batch.rows * sum(batch.sides[:-1]) + batch.prefix if batch.sides else 0
 
 

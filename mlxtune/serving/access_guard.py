@@ -53,7 +53,6 @@ class AccessGuard:
         await self.app(scope, receive, send)
 
     def _check(self, headers: dict[str, str]) -> None:
-        """Raise ``ApiError`` for a request that is not allowed."""
         if not self._is_own(f"//{headers.get('host', '')}", any_address=True):
             raise ApiError(403, "This server accepts requests only to its own address.", code="host_not_allowed")
         origin = headers.get("origin")

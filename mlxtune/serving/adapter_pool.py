@@ -81,7 +81,6 @@ class AdapterPool:
         return sum(adapter.nbytes for adapter in self.adapters)
 
     def _read(self, folder: Path) -> LoadedAdapter:
-        """Load an adapter, and leave its modules on the model."""
         layout = read_layout(folder)
         parameters = read_config(folder / CONFIG_FILE)["lora_parameters"]
         try:
@@ -120,7 +119,6 @@ def _file_state(folder: Path) -> _FileState:
 
 
 def _set_module(model: nn.Module, name: str, module: nn.Module) -> None:
-    """Replace the module ``name`` of ``model``."""
     *path, leaf = name.split(".")
     parent: Any = model
     for part in path:

@@ -380,7 +380,6 @@ class Engine:
             mx.clear_cache()
 
     def _logits(self, batch: _DecodeBatch, tokens: mx.array) -> mx.array:
-        """Return the logits after ``tokens`` ``(rows,)``, float32 ``(rows, vocabulary)``."""
         logits: mx.array = self.loaded.model(tokens[:, None], cache=batch.caches)[:, -1].astype(mx.float32)
         return logits
 
@@ -421,7 +420,6 @@ class Engine:
             self._finish(request, reason)
 
     def _embed(self) -> None:
-        """Compute one batch of the first request for vectors."""
         job = self._embeddings[0]
         event: Event | None = None
         self.pool.activate(None)
@@ -441,7 +439,6 @@ class Engine:
             self._on_event(event)
 
     def _choose_each(self, requests: Sequence[ActiveRequest], logits: mx.array) -> list[TokenChoice | Exception]:
-        """Choose a token for every request, or return the error for those whose sampling or grammar raises one."""
         try:
             return [*self._choose(requests, logits)]
         except Exception as error:
@@ -471,7 +468,6 @@ class Engine:
         self._on_event(request.done(reason))
 
     def _release(self, request: ActiveRequest) -> None:
-        """Free a request's slot."""
         request.finished = True
         if request in self._prefilling:
             self._prefilling.remove(request)

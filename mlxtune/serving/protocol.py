@@ -45,7 +45,6 @@ class Sampling:
     stop: tuple[str, ...] = ()  # strings that end the answer and are not part of it
 
     def __post_init__(self) -> None:
-        """Raise ``SamplingError`` for values out of range."""
         if self.max_tokens < 1:
             raise SamplingError("max_tokens", f"must be at least 1, but is {self.max_tokens}.")
         if not 0 <= self.temperature <= 5:

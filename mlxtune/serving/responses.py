@@ -56,7 +56,6 @@ def parse_request(body: Any, models: Sequence[str]) -> AnswerRequest:
 
 
 def _messages(given: Parameters) -> Iterator[tuple[Document, str]]:
-    """Yield the conversation as messages for chat completions, each with its place in the request."""
     if instructions := get(given, "instructions", str, default=""):
         yield {"role": "system", "content": instructions}, "instructions"
     items = get(given, "input", str, list, required=True)
@@ -118,7 +117,6 @@ def _text(content: Any, where: str, field: str = "content") -> str:
 
 
 def _tools(given: Parameters) -> tuple[Document, ...]:
-    """Return the functions in the form of chat completions."""
     tools = get(given, "tools", list, default=[])
     if not all(isinstance(tool, dict) and tool.get("type") == "function" for tool in tools):
         raise ApiError(400, 'A tool must have the form {"type": "function", "name": …}.', code="unsupported_value", param="tools")
@@ -180,7 +178,6 @@ class ModelResponse:
         return [self._item_event("added", item | {"content": []}), self._part_event("added")]
 
     def _close(self, status: str = "completed") -> list[Document]:
-        """Return the events that end the open item."""
         if (item := self._open) is None:
             return []
         item["status"] = status
@@ -255,7 +252,6 @@ class ModelResponse:
 
 
 def _text_item(reasoning: bool) -> Document:
-    """Return an item without text."""
     if reasoning:
         content = [{"type": "reasoning_text", "text": ""}]
         return {"id": f"rs_{uuid.uuid4().hex}", "type": "reasoning", "status": "in_progress", "summary": [], "content": content}

@@ -75,7 +75,6 @@ def _greedy(logits: mx.array) -> list[TokenChoice]:
 
 
 def _sample(logits: mx.array, sampling: Sampling, seed: int, position: int) -> TokenChoice:
-    """Sample from one row of logits."""
     noisy = _noisy(logits, sampling, seed, position)
     if sampling.top_p == 1:
         (choice,) = _greedy(noisy)

@@ -165,7 +165,6 @@ class Server:
 
     @contextlib.contextmanager
     def _place(self) -> Iterator[None]:
-        """Reserve a place in the queue. Raises ``ApiError`` if there is none."""
         if self._open >= self.capacity:
             headers = {"Retry-After": str(self._retry_after)}
             raise ApiError(429, "Too many requests are waiting.", code="rate_limit_exceeded", **headers)

@@ -100,7 +100,6 @@ def write_gguf(
 
 
 def _quantize(whole: Path, file: Path, precision: Precision) -> None:
-    """Write ``whole`` to ``file`` in ``precision`` with llama.cpp's program. Raise ``MachineError`` if it fails."""
     command = [QUANTIZER, str(whole), str(file), precision.upper()]
     done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
     if done.returncode:
@@ -171,7 +170,6 @@ def read_lora_back(file: Path, source: ModelFolder, adapter: Path, target: Path)
 
 
 def _describable(model: nn.Module, config: Mapping[str, Any]) -> tuple[architectures.Architecture, architectures.Config]:
-    """Return the architecture and configuration of the text model. Raise ``ModelError`` if llama.cpp cannot compute it."""
     architecture = architectures.find(config)
     text = architectures.text_config(model, architecture, config)
     if problem := architecture.unsupported(text):
@@ -180,7 +178,6 @@ def _describable(model: nn.Module, config: Mapping[str, Any]) -> tuple[architect
 
 
 def _lora_places(source: ModelFolder, layout: AdapterLayout) -> tuple[architectures.Architecture, dict[str, Placement]]:
-    """Return the placements of the weights that ``layout`` adapts, by module. Raise ``ModelError`` if llama.cpp cannot adapt one."""
     if layout.kind != "lora":
         raise ModelError(
             "llama.cpp cannot add a DoRA adapter to a model.", hint="Export it fused into its base: mlxtune export llamacpp"
@@ -195,7 +192,6 @@ def _lora_places(source: ModelFolder, layout: AdapterLayout) -> tuple[architectu
 
 
 def _write(writer: GGUFWriter, file: Path, tensors: Iterator[Array]) -> None:
-    """Write the metadata and ``tensors`` to ``file``, and flush it to the disk."""
     with disk_errors(file.name):
         try:
             writer.write_header_to_file(file)
@@ -233,7 +229,6 @@ def _nbytes(shape: tuple[int, ...], type: GGMLQuantizationType) -> int:
 
 
 def _encoded(values: Array, type: GGMLQuantizationType, name: str) -> Array:
-    """Return float32 ``values`` as a tensor of this type. Raise ``ModelError`` if some do not fit."""
     with np.errstate(over="ignore"):
         encoded = gguf.quantize(np.ascontiguousarray(values), type)
     if type is GGMLQuantizationType.F16 and not np.isfinite(encoded).all():

@@ -115,8 +115,6 @@ def read_tokenizer(source: ModelFolder) -> Mapping[str, Any]:
 
 @dataclass(frozen=True)
 class _Tokenizer:
-    """The contents of a ``tokenizer.json``."""
-
     json: Mapping[str, Any]
 
     @property
@@ -214,7 +212,6 @@ class _Tokenizer:
 
 
 def _parts(json: Mapping[str, Any], key: str, inner: str) -> list[Mapping[str, Any]]:
-    """Return the steps of a normalizer or a pre-tokenizer."""
     step = json.get(key)
     return list(step.get(inner, [step])) if step else []
 

@@ -59,6 +59,5 @@ def distance(first: Sequence[mx.array], second: Sequence[mx.array]) -> LogitDist
 
 
 def _spaced_positions(lengths: Sequence[int], budget: int) -> list[list[int]]:
-    """Return evenly spaced positions for each answer: about ``budget`` in total, and at least one per answer."""
     each = max(1, budget // len(lengths))
     return [sorted({int(position) for position in np.linspace(0, length - 1, min(each, length))}) for length in lengths]

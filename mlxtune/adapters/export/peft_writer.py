@@ -47,7 +47,6 @@ def write(entry: AdapterEntry, source: ModelFolder, folder: Path, card: Card) ->
 
 
 def _renamed(layout: AdapterLayout, source: ModelFolder) -> dict[str, TensorInfo]:
-    """Return the adapter's tensors under PEFT's names. Raise ``ModelError`` if PEFT cannot represent one."""
     kind = str(source.config.get("model_type", ""))
     if kind not in NAMED_ALIKE:
         raise ModelError(

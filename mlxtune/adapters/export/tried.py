@@ -138,7 +138,6 @@ def use_commands(request: Mapping[str, Any], folder: str) -> list[list[str]]:
 
 
 def _requested_form(request: Mapping[str, Any]) -> tuple[str, str, str]:
-    """Return the form, precision and program that a request names."""
     return str(request["form"]), str(request.get("precision", "")), str(request.get("program", ""))
 
 

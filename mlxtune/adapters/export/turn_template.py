@@ -121,7 +121,6 @@ def first_difference(
 
 
 def _split(template: ChatTemplate, messages: Sequence[Message], *, generation: bool = True) -> tuple[str, ...] | None:
-    """Return the text between the turns of a rendered conversation, or ``None`` if a turn is missing or changed."""
     parts, rest = [], template.render(messages, (), generation_prompt=generation)
     for turn in messages:
         before, separator, rest = rest.partition(turn.content)

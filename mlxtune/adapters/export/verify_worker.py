@@ -68,7 +68,6 @@ def verify(worker: Worker) -> VerificationSummary:
 def _compare_prompts(
     worker: Worker, rows: Sequence[PromptRow], expected: Sequence[list[int]], template: ChatTemplate
 ) -> tuple[PromptCheck, PromptDifference | None]:
-    """Compare the tokens of every prompt, if the program reports them. Return the first difference."""
     url, model, tokenizer = worker.request["endpoint"], worker.request["model"], template.tokenizer
     bos = template.added_bos
     tell = progress_reporter(worker, EXPORTED, _PROMPT)

@@ -191,7 +191,6 @@ class _ExportJob:
 
 
 def _add_program_files(worker: Worker, folder: Path, chat: ChatTemplate, rows: ComparedRows) -> None:
-    """Add the files of the program for which the GGUF file in ``folder`` is written, if it is written for one."""
     request = worker.request
     if not request["program"]:
         return
@@ -213,7 +212,6 @@ def _add_program_files(worker: Worker, folder: Path, chat: ChatTemplate, rows: C
 
 
 def _check_disk(target: Path, parameters: int, form: str, precision: str) -> None:
-    """Raise ``MachineError`` if the export's folder cannot be created, or there is not enough disk space for it."""
     existing = next(folder for folder in target.parents if folder.exists())
     if not os.access(existing, os.W_OK):
         raise MachineError(f"{target} cannot be created: {existing} is read-only.", hint="Choose another folder with --to.")

@@ -86,7 +86,6 @@ def import_adapter(
 
 
 def _checked_config(folder: Path) -> dict[str, Any]:
-    """Return the configuration of the adapter in ``folder``. Raise ``ModelError`` if its files are rejected."""
     weights = peft.FILE if (folder / peft.FILE).exists() and not (folder / WEIGHTS).exists() else WEIGHTS
     check_folder(folder, weights)
     config = read_config(folder / CONFIG)
@@ -131,7 +130,6 @@ def _copy_weights(folder: Path, config: Mapping[str, Any], source: ModelFolder, 
 
 
 def _lineage(lineage: Mapping[str, Any], source: ModelFolder, origin: str, base_differs: bool, weights: Path) -> dict[str, Any]:
-    """Return the imported adapter's lineage: the author's lineage, completed with local facts."""
     made, parent = lineage.get("made"), lineage.get("parent")
     kept = {key: lineage[key] for key in _KEPT if isinstance(lineage.get(key), str | int | float)}
     if not base_differs and score_from_lineage(lineage):

@@ -80,7 +80,6 @@ def convert(folder: Path, config: Mapping[str, Any], source: ModelFolder) -> dic
 
 
 def _parameters(config: Mapping[str, Any], folder: Path) -> tuple[Kind, int, float]:
-    """Return the kind, the rank and mlx-lm's scale. Raise ``ModelError`` if mlx-lm does not support the configuration."""
     if config["peft_type"] != "LORA":
         raise ModelError(
             f"{folder} has PEFT type {one_line(str(config['peft_type']), 40)}, but mlx-lm supports only LoRA and DoRA."

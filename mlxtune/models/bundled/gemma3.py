@@ -60,7 +60,6 @@ def convert(source: Path, target: Path) -> None:
 
 
 def _weights(reader: gguf.GGUFReader) -> Iterator[tuple[str, mx.array]]:
-    """Yield the arrays of the model in bf16, the matrices quantized."""
     for tensor in reader.tensors:
         *block, module, _ = tensor.name.split(".")
         name = (f"model.layers.{block[1]}." if block else "") + _MODULES[module]

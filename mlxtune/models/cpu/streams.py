@@ -34,7 +34,6 @@ class StreamPool:
         self._streams = [mx.new_stream(mx.cpu) for _ in range(size)] if size > 1 else []
 
     def __call__(self, index: int) -> contextlib.AbstractContextManager[object]:
-        """Return a context that runs work on stream ``index``."""
         return mx.stream(self._streams[index]) if self._streams else contextlib.nullcontext()
 
     def share_cores(self, parts: int) -> None:
