@@ -14,10 +14,9 @@ from mlxtune.evaluation.answer_statistics import MAX_CUT
 from mlxtune.evaluation.arms import BASE, TUNED, is_tuned
 from mlxtune.evaluation.drilldown import FailedRow, failed_rows
 from mlxtune.evaluation.evidence import NearestRow
-from mlxtune.evaluation.off_task.result import LEAST, OffTaskResult
+from mlxtune.evaluation.off_task.result import LEAST
 from mlxtune.evaluation.report import PAGES, ArmResult, EvaluationReport, Rate
 from mlxtune.evaluation.scorers.registry import FORMS, metric_label
-from mlxtune.evaluation.statistics.power import FLIPPED
 from mlxtune.evaluation.statistics.seed_spread import SeedMean
 from mlxtune.evaluation.verdict import Comparison
 from mlxtune.present import html, markdown
@@ -155,14 +154,9 @@ def verdict_arms(report: EvaluationReport) -> tuple[ArmResult, ...]:
     return tuple(arm for arm in report.arms if arm.name in (item.first, item.second)) if item else report.arms[-1:]
 
 
-def perplexities(arms: Sequence[ArmResult]) -> str:
-    """Return each arm's perplexity of the reference answers: ``base 4.72, tuned 4.50``; empty if there are none."""
-    return ", ".join(f"{arm.name} {arm.perplexity:.2f}" for arm in arms if arm.perplexity is not None)
-
-
 def evaluation_facts(report: EvaluationReport) -> Facts:
     """Describe how the evaluation was made."""
-    known, decoding, off_task = report.facts, report.facts.get("decoding"), report.off_task
+    known, decoding = report.facts, report.facts.get("decoding")
     items = [
         ("base", f"{known.get('base', '')} {_short_hash(known.get('base_fingerprint', ''))}".strip()),
         ("run", known.get("run", "")),
@@ -178,9 +172,6 @@ def evaluation_facts(report: EvaluationReport) -> Facts:
             (arm, f"{one_line(item['model'], 60)} at {one_line(item['url'], 80)}{_dollars(item['spent'])}")
             for arm, item in known.get("endpoints", {}).items()
         ),
-        ("answers", "; ".join(f"{arm.name} {'cached' if arm.cached else duration(arm.seconds)}" for arm in report.arms)),
-        ("perplexity", f"{figures} (reference answers)" if (figures := perplexities(report.arms)) else ""),
-        ("off-task test", _off_task_method(off_task) if off_task else ""),
         ("made with", f"mlxtune {mlxtune.__version__}"),
     ]
     return facts(items)
@@ -192,17 +183,6 @@ def _dollars(spent: float) -> str:
 
 def _short_hash(value: str) -> str:
     return f"({value[:12]})" if value else ""
-
-
-def _off_task_method(result: OffTaskResult) -> str:
-    """Name the test of off-task answers, and the prompts that it does not count."""
-    conditions = ", with and without the system prompt" if any(cell.with_system for cell in result.cells) else ""
-    method = f"Tango's score interval{conditions}; power if {FLIPPED:.0%} of answers change"
-    names = [
-        f"{one_line(cell.category, 40) or 'prompts'} {'with' if cell.with_system else 'without'} system prompt"
-        for cell in result.set_apart
-    ]
-    return f"{method}; not counted, because the base is below {LEAST:.0%}: {', '.join(names)}" if names else method
 
 
 def arms_table(report: EvaluationReport) -> Table:
@@ -428,7 +408,12 @@ def off_task_table(report: EvaluationReport) -> Table | None:
         Column(), Column(), Column("answers", right=True, priority=1), Column(BASE, right=True), Column(TUNED, right=True),
         Column(priority=2), Column("change, points"), Column(), Column("power", right=True, priority=1),
     )  # fmt: skip
-    note = f"correct answers, with one-sided 95% limits; held: a drop of {100 * result.margin:g} points is ruled out"
+    note = f"correct answers; Tango's one-sided 95% limits; held: a drop of {100 * result.margin:g} points is ruled out"
+    if result.set_apart:
+        names = [
+            f"{cell.category or 'prompts'} {'with' if cell.with_system else 'without'} system prompt" for cell in result.set_apart
+        ]
+        note += f"; not counted, because the base is below {LEAST:.0%}: {one_line(', '.join(names))}"
     legend = f"Dashed line: the margin, a drop of {100 * result.margin:g} points. An interval to its right means held."
     return Table("Off-task prompts", note, columns, tuple(rows), legend)
 

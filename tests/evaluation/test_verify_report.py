@@ -196,7 +196,7 @@ def test_an_edited_line_is_detected_even_with_updated_hash(rich, tmp_path, name,
     [
         ("50.0%", "60.0%"),
         ("annot tell", "etter"),
-        ("12 rows", "11 rows"),
+        ("12 held out", "11 held out"),
         ("Wilson", "Wilson 99.9%"),
         ("dropped", "held"),
         ("Failures", "Failures 5"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +33,7 @@ from mlxtune.tui.widgets.list import ListPanel
 from mlxtune.tui.widgets.page import PageScreen
 
 from .conftest import OpenRoom
-from .driver import NARROW, Gate, RoomDriver, any_size
+from .driver import NARROW, WIDE, Gate, RoomDriver, any_size
 from .planned import RECIPE, FakeProbe, plannable
 from .stage import Shop, shown
 
@@ -58,6 +60,23 @@ async def planned(room: RoomDriver, text: str = "This fits") -> None:
     await room.until(lambda: text in verdict(room))
 
 
+OpenPlan = Callable[..., AbstractAsyncContextManager[RoomDriver]]
+
+
+@pytest.fixture
+def open_plan(shop: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch) -> OpenPlan:
+    """Open the room on a recipe that can be planned, and wait until the verdict contains ``expected``."""
+
+    @asynccontextmanager
+    async def opened(expected: str = "This fits", size: tuple[int, int] = WIDE, **recipe: Any) -> AsyncIterator[RoomDriver]:
+        plannable(shop, monkeypatch, **recipe)
+        async with open_room("plan", size) as room:
+            await planned(room, expected)
+            yield room
+
+    return opened
+
+
 async def select(room: RoomDriver, path: str) -> None:
     """Put the cursor on a key."""
     keys = [key.path for key in plan_room(room)._keys]
@@ -69,10 +88,8 @@ def file_of(shop: Shop) -> Path:
     return shop.folder / "recipes" / "support-json.toml"
 
 
-async def test_a_recipe_is_a_form_beside_its_plan(shop: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch) -> None:
-    plannable(shop, monkeypatch)
-    async with open_room("plan", size=(140, 45)) as room:
-        await planned(room)
+async def test_a_recipe_is_a_form_beside_its_plan(open_plan: OpenPlan) -> None:
+    async with open_plan(size=(140, 45)) as room:
         for part in ("✓ This fits: ", "8.0 GB available.", "computed, not measured"):
             assert part in verdict(room), part
         assert "recipes/support-json.toml" in room.head("#plan-form")
@@ -86,10 +103,8 @@ async def test_a_recipe_is_a_form_beside_its_plan(shop: Shop, open_room: OpenRoo
         assert room.actions[:3] == ["edit", "train", "probe"]
 
 
-async def test_a_base_of_the_catalog_is_described(shop: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch) -> None:
-    plannable(shop, monkeypatch)
-    async with open_room("plan", size=(140, 45)) as room:
-        await planned(room)
+async def test_a_base_of_the_catalog_is_described(open_plan: OpenPlan) -> None:
+    async with open_plan(size=(140, 45)) as room:
         await select(room, "model.base")
         await room.press("enter")
         await room.type("mlx-community/gpt-oss-20b-MXFP4-Q8")
@@ -99,20 +114,14 @@ async def test_a_base_of_the_catalog_is_described(shop: Shop, open_room: OpenRoo
         )
 
 
-async def test_power_problems_are_in_the_plan(shop: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch) -> None:
-    plannable(shop, monkeypatch)
+async def test_power_problems_are_in_the_plan(open_plan: OpenPlan, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mlxtune.workspace.index.power", lambda: PowerState(on_battery=True, charge=0.1))
-    async with open_room("plan", size=(140, 45)) as room:
-        await planned(room)
+    async with open_plan(size=(140, 45)) as room:
         await room.until(lambda: "power      ! battery at 10%" in room.text("#plan-side"))
 
 
-async def test_enter_edits_in_place_and_the_file_keeps_its_comments(
-    shop: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    plannable(shop, monkeypatch)
-    async with open_room("plan") as room:
-        await planned(room)
+async def test_enter_edits_in_place_and_the_file_keeps_its_comments(shop: Shop, open_plan: OpenPlan) -> None:
+    async with open_plan() as room:
         await select(room, "adapter.rank")
         await room.press("enter", *"32", "enter")
         await room.until_notice("✓ rank is now 32.")
@@ -130,12 +139,8 @@ async def test_enter_edits_in_place_and_the_file_keeps_its_comments(
         assert "undo" not in room.actions
 
 
-async def test_letters_in_the_field_are_text_and_escape_cancels(
-    shop: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    plannable(shop, monkeypatch)
-    async with open_room("plan") as room:
-        await planned(room)
+async def test_letters_in_the_field_are_text_and_escape_cancels(shop: Shop, open_plan: OpenPlan) -> None:
+    async with open_plan() as room:
         await select(room, "evaluation.prompt")
         await room.press("enter")
         await room.type("Touch HD")
@@ -150,12 +155,8 @@ async def test_letters_in_the_field_are_text_and_escape_cancels(
         assert load(file_of(shop)).evaluation.prompt == "Be kind."
 
 
-async def test_an_invalid_value_is_an_error_and_the_field_stays_open(
-    shop: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    plannable(shop, monkeypatch)
-    async with open_room("plan") as room:
-        await planned(room)
+async def test_an_invalid_value_is_an_error_and_the_field_stays_open(shop: Shop, open_plan: OpenPlan) -> None:
+    async with open_plan() as room:
         await select(room, "training.learning_rate")
         await room.press("enter", *"fast", "enter")
         await room.until(lambda: 'training.learning_rate must be a number, but is "fast"' in room.notice)
@@ -166,10 +167,8 @@ async def test_an_invalid_value_is_an_error_and_the_field_stays_open(
         assert "learning_rate = 3e-4\n" in file_of(shop).read_text()
 
 
-async def test_a_table_is_edited_as_its_fields(shop: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch) -> None:
-    plannable(shop, monkeypatch)
-    async with open_room("plan") as room:
-        await planned(room)
+async def test_a_table_is_edited_as_its_fields(shop: Shop, open_plan: OpenPlan) -> None:
+    async with open_plan() as room:
         await select(room, "evaluation.length")
         await room.press("enter")
         await room.type('max = 60, unit = "words"')
@@ -181,12 +180,8 @@ async def test_a_table_is_edited_as_its_fields(shop: Shop, open_room: OpenRoom, 
         assert load(file_of(shop)).evaluation.length == Length()
 
 
-async def test_a_base_that_cannot_exist_is_refused_and_its_error_ends_with_the_edit(
-    shop: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    plannable(shop, monkeypatch)
-    async with open_room("plan") as room:
-        await planned(room)
+async def test_a_base_that_cannot_exist_is_refused_and_its_error_ends_with_the_edit(shop: Shop, open_plan: OpenPlan) -> None:
+    async with open_plan() as room:
         await select(room, "model.base")
         await room.press("enter", "end", "ctrl+u", *"two", "enter")
         await room.until_notice("✗ There is no model named two.")
@@ -196,15 +191,13 @@ async def test_a_base_that_cannot_exist_is_refused_and_its_error_ends_with_the_e
 
 
 async def test_the_field_stays_over_its_value_when_an_error_moves_the_form(
-    shop: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch
+    open_plan: OpenPlan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: Any) -> None:
         raise DataError("It is invalid.")
 
-    plannable(shop, monkeypatch)
     monkeypatch.setattr("mlxtune.tui.rooms.plan.screen.edit_recipe", refuse)
-    async with open_room("plan", NARROW) as room:
-        await planned(room)
+    async with open_plan(size=NARROW) as room:
         form, field = room.screen.query_one("#plan-keys", ListPanel), room.screen.query_one(Field)
         await room.press(*["down"] * (form.size.height - 2))
         assert form.first == 0
@@ -214,12 +207,8 @@ async def test_the_field_stays_over_its_value_when_an_error_moves_the_form(
         assert field.is_open
 
 
-async def test_arrows_go_through_choices_and_minus_and_plus_step_numbers(
-    shop: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    plannable(shop, monkeypatch)
-    async with open_room("plan") as room:
-        await planned(room)
+async def test_arrows_go_through_choices_and_minus_and_plus_step_numbers(shop: Shop, open_plan: OpenPlan) -> None:
+    async with open_plan() as room:
         await select(room, "adapter.kind")
         await room.press("right")
         assert load(file_of(shop)).adapter.kind == "dora"
@@ -236,10 +225,8 @@ async def test_arrows_go_through_choices_and_minus_and_plus_step_numbers(
         assert file_of(shop).read_bytes() == before, "a path has no next value"
 
 
-async def test_d_restores_a_default(shop: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch) -> None:
-    plannable(shop, monkeypatch)
-    async with open_room("plan") as room:
-        await planned(room)
+async def test_d_restores_a_default(shop: Shop, open_plan: OpenPlan) -> None:
+    async with open_plan() as room:
         await select(room, "adapter.rank")
         assert "default" in room.actions
         await room.press("d")
@@ -268,12 +255,8 @@ async def test_the_plan_follows_an_edit_and_rows_are_measured_once(
         await room.until(lambda: len(measured) == 2)
 
 
-async def test_g_makes_the_recipe_fit_one_change_at_a_time(
-    shop: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    plannable(shop, monkeypatch, limit=0.6)
-    async with open_room("plan") as room:
-        await planned(room, "✗ This does not fit")
+async def test_g_makes_the_recipe_fit_one_change_at_a_time(shop: Shop, open_plan: OpenPlan) -> None:
+    async with open_plan("✗ This does not fit", limit=0.6) as room:
         await room.until(lambda: "grad_checkpoint = true" in room.text("#plan-side"))
         assert "steps take a third longer" in room.text("#plan-side")
         await room.press("g")
@@ -292,14 +275,10 @@ async def test_g_makes_the_recipe_fit_one_change_at_a_time(
         assert file_of(shop).read_text() == RECIPE
 
 
-async def test_t_asks_with_the_verdict_and_its_default_does_nothing(
-    shop: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_t_asks_with_the_verdict_and_its_default_does_nothing(open_plan: OpenPlan, monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[str] = []
     monkeypatch.setattr("mlxtune.workspace.control.train", lambda workspace, recipe: started.append(recipe.name))
-    plannable(shop, monkeypatch)
-    async with open_room("plan") as room:
-        await planned(room)
+    async with open_plan() as room:
         await room.press("t")
         await room.until(lambda: isinstance(room.screen, ChoiceDialog))
         assert room.screen._heading == "Train support-json?"
@@ -332,12 +311,8 @@ async def test_rows_that_were_checked_with_another_recipe_are_named(
         assert started == []
 
 
-async def test_training_a_recipe_that_does_not_fit_is_a_warning(
-    shop: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    plannable(shop, monkeypatch, limit=0.6)
-    async with open_room("plan") as room:
-        await planned(room, "✗ This does not fit")
+async def test_training_a_recipe_that_does_not_fit_is_a_warning(open_plan: OpenPlan) -> None:
+    async with open_plan("✗ This does not fit", limit=0.6) as room:
         await room.press("t")
         await room.until(lambda: isinstance(room.screen, ChoiceDialog))
         assert room.screen._options[1].name == "Train anyway"
@@ -356,11 +331,9 @@ async def test_while_a_run_is_active_nothing_starts(loaded: Shop, open_room: Ope
         assert room.mode == "plan"
 
 
-async def test_b_probes_and_time_is_known(shop: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch) -> None:
-    plannable(shop, monkeypatch)
+async def test_b_probes_and_time_is_known(open_plan: OpenPlan, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measurements, "start_steps", lambda *_, **__: FakeProbe())
-    async with open_room("plan") as room:
-        await planned(room)
+    async with open_plan() as room:
         await room.press("b")
         await planned(room, "measured on this machine")
         assert "measured" in room.text("#plan-side")
@@ -372,11 +345,9 @@ async def test_b_probes_and_time_is_known(shop: Shop, open_room: OpenRoom, monke
             assert part in room.text("#rows"), part
 
 
-async def test_a_probe_shows_its_progress_and_s_stops_it(shop: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch) -> None:
-    plannable(shop, monkeypatch)
+async def test_a_probe_shows_its_progress_and_s_stops_it(open_plan: OpenPlan, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measurements, "start_steps", lambda *_, **__: FakeProbe(endless=True))
-    async with open_room("plan") as room:
-        await planned(room)
+    async with open_plan() as room:
         assert "stop" not in room.actions
         await room.press("b")
         await planned(room, "probe: step 1 of 2 with the largest batch")
@@ -394,28 +365,22 @@ async def test_a_probe_shows_its_progress_and_s_stops_it(shop: Shop, open_room: 
         assert "probe" in room.actions
 
 
-async def test_leaving_the_app_ends_a_probe(shop: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_leaving_the_app_ends_a_probe(open_plan: OpenPlan, monkeypatch: pytest.MonkeyPatch) -> None:
     probe = FakeProbe(endless=True)
-    plannable(shop, monkeypatch)
     monkeypatch.setattr(measurements, "start_steps", lambda *_, **__: probe)
-    async with open_room("plan") as room:
-        await planned(room)
+    async with open_plan() as room:
         await room.press("b")
         await planned(room, "probe: step 1 of 2 with the largest batch")
     assert probe.result(lambda what, share: None) is None
 
 
-async def test_a_failed_probe_is_an_error_and_the_form_stays(
-    shop: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_failed_probe_is_an_error_and_the_form_stays(open_plan: OpenPlan, monkeypatch: pytest.MonkeyPatch) -> None:
     def died(*_: Any) -> None:
         raise MachineError("The planning process died: out of memory.")
 
-    plannable(shop, monkeypatch)
     monkeypatch.setattr(measurements, "start_steps", lambda *_, **__: FakeProbe())
     monkeypatch.setattr(FakeProbe, "result", died)
-    async with open_room("plan") as room:
-        await planned(room)
+    async with open_plan() as room:
         await room.press("b")
         await planned(room, "✗ The planning process died: out of memory.")
         assert "max_tokens" in room.text("#plan-keys")
@@ -464,21 +429,19 @@ async def test_a_missing_base_is_fetched_only_on_request(shop: Shop, open_room: 
         assert "download" not in room.actions
 
 
-async def test_a_base_of_the_catalog_is_planned_before_it_is_fetched(
-    shop: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    plannable(shop, monkeypatch, text=RECIPE.replace('"../model"', '"mlx-community/Llama-3.2-1B-Instruct-4bit"'))
+async def test_a_base_of_the_catalog_is_planned_before_it_is_fetched(open_plan: OpenPlan, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mlxtune.models.bundled.install.is_ready", lambda model: True)
-    async with open_room("plan", size=(140, 45)) as room:
-        await planned(room, "base not downloaded: estimated from the catalog")
+    async with open_plan(
+        "base not downloaded: estimated from the catalog",
+        size=(140, 45),
+        text=RECIPE.replace('"../model"', '"mlx-community/Llama-3.2-1B-Instruct-4bit"'),
+    ) as room:
         assert "download" in room.actions
         assert "probe" not in room.actions
 
 
-async def test_an_unknown_base_is_an_error(shop: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch) -> None:
-    plannable(shop, monkeypatch, text=RECIPE.replace('"../model"', '"smollm2-135"'))
-    async with open_room("plan") as room:
-        await planned(room, "There is no model named smollm2-135.")
+async def test_an_unknown_base_is_an_error(open_plan: OpenPlan) -> None:
+    async with open_plan("There is no model named smollm2-135.", text=RECIPE.replace('"../model"', '"smollm2-135"')) as room:
         assert "Did you mean smollm2-135m?" in verdict(room)
         assert "download" not in room.actions
 
@@ -498,10 +461,8 @@ async def test_a_slow_computation_is_named_after_a_moment(shop: Shop, open_room:
         await room.until_notice("✓ The plan is ready now. Press the key again.")
 
 
-async def test_changes_by_another_program_are_taken_over(shop: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch) -> None:
-    plannable(shop, monkeypatch)
-    async with open_room("plan") as room:
-        await planned(room)
+async def test_changes_by_another_program_are_taken_over(shop: Shop, open_plan: OpenPlan) -> None:
+    async with open_plan() as room:
         await select(room, "adapter.rank")
         await room.press("plus")
         file_of(shop).write_text(RECIPE.replace("alpha = 16", "alpha = 99"))
@@ -521,12 +482,8 @@ async def test_changes_by_another_program_are_taken_over(shop: Shop, open_room: 
         await room.until(lambda: room.focus == "plan-keys")
 
 
-async def test_a_snapshot_older_than_the_last_edit_changes_nothing(
-    shop: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    plannable(shop, monkeypatch)
-    async with open_room("plan") as room:
-        await planned(room)
+async def test_a_snapshot_older_than_the_last_edit_changes_nothing(shop: Shop, open_plan: OpenPlan) -> None:
+    async with open_plan() as room:
         await select(room, "adapter.rank")
         await room.press("plus")
         late = shop.snapshot()
@@ -555,12 +512,8 @@ async def test_decisions_about_rows_are_planned_again(shop: Shop, open_room: Ope
         await room.until(lambda: len(measured) == 2 and bool(form(room).plan) and form(room).plan.train == 47)
 
 
-async def test_a_value_is_written_to_the_key_that_the_field_was_opened_on(
-    shop: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    plannable(shop, monkeypatch)
-    async with open_room("plan") as room:
-        await planned(room)
+async def test_a_value_is_written_to_the_key_that_the_field_was_opened_on(shop: Shop, open_plan: OpenPlan) -> None:
+    async with open_plan() as room:
         await select(room, "adapter.rank")
         await room.press("enter", *"32")
         await select(room, "model.base")
@@ -569,22 +522,18 @@ async def test_a_value_is_written_to_the_key_that_the_field_was_opened_on(
         assert file_of(shop).read_text() == RECIPE.replace("rank = 8    #", "rank = 32   #")
 
 
-async def test_o_chooses_another_recipe(shop: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch) -> None:
-    plannable(shop, monkeypatch)
+async def test_o_chooses_another_recipe(shop: Shop, open_plan: OpenPlan) -> None:
     shop.recipe("zz-other", RECIPE.replace("support-json", "zz-other"))
     shop.recipe("support-json", RECIPE)
-    async with open_room("plan") as room:
-        await planned(room)
+    async with open_plan() as room:
         await room.press("r")
         await room.until(lambda: isinstance(room.screen, ChoiceDialog))
         await room.press("down", "enter")
         await room.until(lambda: "recipes/zz-other.toml" in room.head("#plan-form"))
 
 
-async def test_m_shows_the_side_panels_of_a_small_screen(shop: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch) -> None:
-    plannable(shop, monkeypatch, limit=0.6)
-    async with open_room("plan", size=NARROW) as room:
-        await planned(room, "✗ This does not fit")
+async def test_m_shows_the_side_panels_of_a_small_screen(open_plan: OpenPlan) -> None:
+    async with open_plan("✗ This does not fit", size=NARROW, limit=0.6) as room:
         assert not room.screen.query_one("#plan-side").display
         await room.press("m")
         await room.until(lambda: isinstance(room.screen, PageScreen))
@@ -615,11 +564,9 @@ async def test_the_room_can_have_any_size(
         assert room.app.is_running
 
 
-async def test_values_are_shown_as_plain_text(shop: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_values_are_shown_as_plain_text(open_plan: OpenPlan) -> None:
     bad = "[bold]x[/] \\u001b]0;owned\\u0007 \\u202e日本"
-    plannable(shop, monkeypatch, text=RECIPE.replace('forbid = ["Northpeak"]', f'forbid = ["{bad}"]\nprompt = "{bad}"'))
-    async with open_room("plan") as room:
-        await planned(room)
+    async with open_plan(text=RECIPE.replace('forbid = ["Northpeak"]', f'forbid = ["{bad}"]\nprompt = "{bad}"')) as room:
         for path in ("evaluation.forbid", "evaluation.prompt"):
             await select(room, path)
             assert "[bold]x[/]" in room.text("#plan-keys")
@@ -639,24 +586,20 @@ def test_a_base_is_described_whole() -> None:
         assert " ".join(detail.plain.split()) == base_summary(model)
 
 
-async def test_home_shows_the_plan_of_the_recipe(shop: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch) -> None:
-    plannable(shop, monkeypatch)
-    async with open_room("plan") as room:
-        await planned(room)
+async def test_home_shows_the_plan_of_the_recipe(open_plan: OpenPlan) -> None:
+    async with open_plan() as room:
         await room.app.run_action("room('home')")
         await room.until(lambda: "12 steps in 2 epochs" in room.text("#workflow-picture"))
 
 
-async def test_figures_from_before_an_edit_are_marked(shop: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch) -> None:
-    plannable(shop, monkeypatch)
+async def test_figures_from_before_an_edit_are_marked(open_plan: OpenPlan, monkeypatch: pytest.MonkeyPatch) -> None:
     gate, plan = Gate(), PlanService.plan
 
     def slow_plan(service: PlanService, recipe: Recipe, progress: Any) -> PlanResult:
         gate.wait()
         return plan(service, recipe, progress)
 
-    async with open_room("plan") as room:
-        await planned(room)
+    async with open_plan() as room:
         assert "from before your edit" not in verdict(room)
         monkeypatch.setattr(PlanService, "plan", slow_plan)
         await room.press(*["down"] * 6, "right")

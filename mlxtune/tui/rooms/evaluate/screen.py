@@ -25,7 +25,6 @@ from mlxtune.evaluation.report import EvaluationReport
 from mlxtune.evaluation.scorers.registry import metric_label
 from mlxtune.evaluation.start import has_adapter
 from mlxtune.present.labels import failure_name
-from mlxtune.present.report import perplexities, verdict_arms
 from mlxtune.present.run import STATUS_LABELS
 from mlxtune.recipe import load
 from mlxtune.runs.registry import Run
@@ -258,10 +257,8 @@ class EvaluateRoom(Room):
             lambda index, width: render.arm_row(report.arms[index], metrics, width),
             header=lambda width: render.arms_header(metrics, width),
         )
-        figures = perplexities(verdict_arms(report)) if self.wide else ""
-        perplexity = f"perplexity of the references: {figures}; " if figures else ""
         self.query_one("#ev-axis", Panel).update(lambda width, _height: render.arms_axis(metrics, width))
-        self.query_one("#ev-arms", Section).head.set(note=f"{perplexity}95% Wilson intervals")
+        self.query_one("#ev-arms", Section).head.set(note="95% Wilson intervals")
         self._draw_paired(loaded)
         self._draw_rows(loaded)
 
