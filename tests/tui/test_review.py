@@ -201,7 +201,7 @@ async def test_a_key_with_several_actions_names_them_if_none_is_possible(shop: S
     async with open_room("review") as room:
         await opened(room)
         await room.press("d")
-        await room.until_notice("· Not possible now: prefer the right answer, add the missing disclaimer.")
+        await room.until_notice("· Not possible now: disclaimer, right.")
 
 
 async def test_undo_and_redo_show_the_row_of_the_decision(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:

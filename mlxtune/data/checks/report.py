@@ -32,9 +32,6 @@ ImprovementCode = Literal[
     "fit_window", "add_value", "review", "more_prompts", "none",
 ]  # fmt: skip
 
-_LETTERS: dict[str, str] = {"train": "t", "valid": "v", "test": "e"}
-_SPLITS: dict[str, SplitName] = {"t": "train", "v": "valid", "e": "test"}
-
 
 @dataclass(frozen=True)
 class FileCount:
@@ -266,7 +263,7 @@ class CheckResult:
     statistics: Statistics
     findings: tuple[Finding, ...]  # with those of muted checks and left-out rows
     tokens: IntArray  # the length of each record, or -1 if unknown
-    letters: str  # one per record, which encodes its split
+    splits: Sequence[str]  # of each record, empty if unknown
     max_tokens: int
     skipped: Mapping[str, Skip]
     edited: Mapping[int, str] = field(default_factory=dict)  # hashes of the rows that were checked as edited
@@ -275,21 +272,21 @@ class CheckResult:
     @classmethod
     def from_report(cls, report: CheckReport) -> CheckResult:
         tokens = np.array(report.tokens, np.int64)
-        letters = "".join(_LETTERS.get(split, " ") for split in report.splits)
         findings = tuple(sorted((*report.findings, *report.hidden), key=report_order)) if report.hidden else report.findings
         return cls(
-            report.statistics, findings, tokens, letters, report.max_tokens, report.skipped, report.edited,
+            report.statistics, findings, tokens, report.splits, report.max_tokens, report.skipped, report.edited,
             report.left_out,
         )  # fmt: skip
 
     def split_of(self, index: int) -> SplitName | None:
         """Return a record's split, or ``None`` if it is unknown."""
-        return _SPLITS.get(self.letters[index]) if index < len(self.letters) else None
+        own = self.splits[index] if index < len(self.splits) else ""
+        return next((name for name in SPLIT_NAMES if name == own), None)
 
     @cached_property
     def split_sizes(self) -> dict[SplitName, int]:
         """The number of records in each split."""
-        return {name: self.letters.count(_LETTERS[name]) for name in SPLIT_NAMES}
+        return {name: self.splits.count(name) for name in SPLIT_NAMES}
 
     @cached_property
     def by_row(self) -> Mapping[int, tuple[Finding, ...]]:
@@ -310,7 +307,9 @@ class CheckResult:
         ]  # fmt: skip
         skipped = {group: asdict(skip) for group, skip in self.skipped.items()}
         edited = list(self.edited.items())  # JSON would turn the numbers to strings
-        changed = {"findings": findings, "tokens": self.tokens.tolist(), "edited": edited, "skipped": skipped}
+        changed = {
+            "findings": findings, "tokens": self.tokens.tolist(), "splits": list(self.splits), "edited": edited, "skipped": skipped,
+        }  # fmt: skip
         return {**values, **changed, "statistics": asdict(self.statistics)}
 
     @classmethod

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from mlxtune.core.errors import InputError, TemplateError
 from mlxtune.core.hashing import sha256_json
@@ -63,26 +63,6 @@ class TeacherCall:
         return sum(meter.worst_case(question.messages) for question in self.questions)
 
 
-class Teacher(Protocol):
-    """Answers calls. ``uses_examples`` says whether training rows precede a prompt."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def host(self) -> str: ...
-    @property
-    def batch_size(self) -> int: ...
-    @property
-    def workers(self) -> int: ...
-    @property
-    def meter(self) -> CostMeter: ...
-    @property
-    def uses_examples(self) -> bool: ...
-    def ask(self, call: TeacherCall, progress: Callable[[int, int], None]) -> dict[str, Any]:
-        """Return the replies in the form in which the journal stores them."""
-        ...
-
-
 def teacher_calls(stage: str, questions: Sequence[TeacherQuestion], batch_size: int) -> list[TeacherCall]:
     """Divide ``questions`` into calls."""
     return [TeacherCall(stage, tuple(questions[at : at + batch_size])) for at in range(0, len(questions), batch_size)]
@@ -128,7 +108,7 @@ def remote_host(spec: TeacherSpec) -> str:
 class EndpointTeacher:
     """A model at an OpenAI-compatible endpoint."""
 
-    uses_examples = True
+    uses_examples = True  # whether training rows precede a prompt
     batch_size = 1
     workers = WORKERS
 
@@ -141,7 +121,7 @@ class EndpointTeacher:
         self._client = EndpointClient(spec.url, spec.model, api_key(spec.url, spec.key_env, default=endpoints.KEY), self.meter)
 
     def ask(self, call: TeacherCall, progress: Callable[[int, int], None]) -> dict[str, Any]:
-        """Return the reply to the call's only question. Raises as :meth:`EndpointClient.complete` does."""
+        """Return the reply to the call's only question as the journal stores it. Raises as :meth:`EndpointClient.complete` does."""
         (question,) = call.questions
         completion = self._client.complete(question.messages, seed=question.seed)
         text = split_thought(completion.text)[1]
@@ -211,6 +191,9 @@ class LocalTeacher:
             return Grammar(self._loaded.tokenizer, json.loads(file.read_text(encoding="utf-8")), self._template.stop_tokens)
         except InputError:  # without llguidance, or for a schema that it cannot express, the contract only filters
             return None
+
+
+Teacher = EndpointTeacher | LocalTeacher
 
 
 def make_meter(spec: TeacherSpec) -> CostMeter:
