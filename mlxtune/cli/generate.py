@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -23,7 +23,7 @@ from mlxtune.core.text import one_line, plural
 from mlxtune.data.generate.lineage import Task
 from mlxtune.data.generate.request import ALL_PROMPTS, DEFAULT_ROWS, GenerationRequest, TeacherSpec
 from mlxtune.evaluation.judge import endpoint
-from mlxtune.present.generation import generation_document
+from mlxtune.present.generation import generation_document, thin_rows_text
 from mlxtune.present.terminal import print_document
 from mlxtune.recipe import Recipe, load
 from mlxtune.runs.registry import Run
@@ -214,12 +214,16 @@ def _thin_rows(recipe: Path, loaded: Recipe) -> list[ThinRows]:
 def _show_thin_rows(places: Sequence[ThinRows], recipe: Path, *, json: bool) -> None:
     """Print the areas with too few rows, and the command that has a teacher write more for the first."""
     if json:
-        show_json({"thin": [{"reason": place.reason, "examples": list(place.examples)} for place in places]})
+        show_json({"thin": [asdict(place) for place in places]})
         return
     print_section("Too few rows", plural(len(places), "area"))
     print_columns(
         [
-            [str(number), place.reason, (f"{plural(len(place.examples), 'training row')}: {one_line(place.sample, 50)}", "muted")]
+            [
+                str(number),
+                thin_rows_text(place),
+                (f"{plural(len(place.examples), 'training row')}: {one_line(place.sample, 50)}", "muted"),
+            ]
             for number, place in enumerate(places, 1)
         ],
         right=(0,),
@@ -242,8 +246,8 @@ def _choose_thin_rows(
         return request
     place = places[(number or 1) - 1]
     if not quiet:
-        info(("  ", ""), f"Rows like {plural(len(place.examples), 'training row')}, because {place.reason}.")
-    return replace(request, rows=place.examples, reason=place.reason)
+        info(("  ", ""), f"Rows like {plural(len(place.examples), 'training row')}, because {thin_rows_text(place)}.")
+    return replace(request, rows=place.examples)
 
 
 def _show_quote(offer: GenerationQuote, request: GenerationRequest) -> None:

@@ -10,9 +10,10 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from mlxtune.evaluation.json_fields import optional
 from mlxtune.evaluation.scorers import CONTRACT, LOOP, PASS, THINKING_LIMIT, THINKING_LOOP, Score
 
 if TYPE_CHECKING:
@@ -37,8 +38,8 @@ class AnswerStatistics:
     cut: int
     loops: int
     tokens: int
-    p50: float | None = field(default=None, metadata={"optional": True})
-    p95: float | None = field(default=None, metadata={"optional": True})
+    p50: float | None = optional(None)
+    p95: float | None = optional(None)
     failed: int = 0
 
     @property

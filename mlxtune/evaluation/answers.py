@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from mlxtune.evaluation.answer_statistics import AnswerStatistics, answer_statistics
+from mlxtune.evaluation.json_fields import optional
 from mlxtune.evaluation.scorers import Score
 from mlxtune.evaluation.scorers.preference import PREFERENCE, PairLogprobs
 
@@ -23,26 +24,17 @@ if TYPE_CHECKING:  # validators take a while to import
 class Answer:
     """An arm's answer to a row."""
 
-    id: str
-    """The ID of the row."""
-    output: str
-    """The text after the reasoning."""
-    ended: str
-    """Why it ended, as in :class:`~mlxtune.evaluation.scorers.ModelAnswer`."""
+    id: str  # the ID of the row
+    output: str  # the text after the reasoning
+    ended: str  # why it ended, as in ModelAnswer
     answer_tokens: int = 0
-    thought: str = field(default="", metadata={"optional": True})
-    """The reasoning before the output."""
-    thought_tokens: int = field(default=0, metadata={"optional": True})
-    seconds: float | None = field(default=None, metadata={"optional": True})
-    """How long the answer would take alone, if that was measured."""
-    nats: float = field(default=0.0, metadata={"optional": True})
-    """The total negative log-likelihood of the row's reference answer."""
-    tokens: int = field(default=0, metadata={"optional": True})
-    """The number of tokens of the reference answer; 0 if its likelihood is unknown."""
-    rejected: tuple[float, int] | None = field(default=None, metadata={"optional": True})
-    """The same two values for the rejected answer of a preference pair."""
-    scores: dict[str, Score] = field(default_factory=dict, metadata={"optional": True})
-    """The score on each metric that applies."""
+    thought: str = optional("")  # the reasoning before the output
+    thought_tokens: int = optional(0)
+    seconds: float | None = optional(None)  # how long the answer would take alone, if that was measured
+    nats: float = optional(0.0)  # the total negative log-likelihood of the row's reference answer
+    tokens: int = optional(0)  # the number of tokens of the reference answer; 0 if its likelihood is unknown
+    rejected: tuple[float, int] | None = optional(None)  # the same two values for the rejected answer of a preference pair
+    scores: dict[str, Score] = optional(dict)  # the score on each metric that applies
 
     @property
     def logprobs(self) -> PairLogprobs | None:
@@ -58,12 +50,9 @@ class ArmAnswers:
 
     name: str
     answers: tuple[Answer, ...]
-    cached: bool
-    """Whether the answers were read from the cache."""
-    seconds: float
-    """How long it took to generate or read them."""
-    no_likelihood_reason: str = ""
-    """Why the references' likelihood is missing, if it is."""
+    cached: bool  # whether the answers were read from the cache
+    seconds: float  # how long it took to generate or read them
+    no_likelihood_reason: str = ""  # why the references' likelihood is missing, if it is
 
     @property
     def scores(self) -> list[dict[str, Score]]:

@@ -44,8 +44,7 @@ class EvaluationComparison:
     second: str
     rows: int
     comparisons: tuple[Comparison, ...]
-    grouped: bool
-    """Whether some rows belong to the same group, and so are not independent."""
+    grouped: bool  # whether some rows belong to the same group, and so are not independent
 
     @property
     def headline(self) -> Comparison:

@@ -18,7 +18,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mlxtune.core.errors import InputError
 from mlxtune.core.files import read_json, write_bytes, write_text
@@ -26,13 +26,10 @@ from mlxtune.core.hashing import sha256_file, sha256_json
 from mlxtune.data.rows import Location, Message, PromptRow, Row, prompt_hash
 from mlxtune.data.split import group_labels
 from mlxtune.evaluation.answers import Answer, ArmAnswers, SeedAnswers
-from mlxtune.evaluation.json_fields import from_json, to_json
+from mlxtune.evaluation.json_fields import from_json, optional, to_json
 from mlxtune.evaluation.off_task.prompts import OffTaskPrompt, parse_prompt
 from mlxtune.evaluation.scorers import ModelAnswer
 from mlxtune.recipe import Recipe, load
-
-if TYPE_CHECKING:  # validators take a while to import
-    pass
 
 RECIPE, SCHEMA = "recipe.toml", "schema.json"
 QUESTIONS, OUTPUTS, NEAREST = "questions.jsonl", "outputs.jsonl", "nearest.jsonl"
@@ -54,7 +51,7 @@ class EvaluatedRow:
     reference: str | None
     prompt: tuple[Message, ...]
     tools: tuple[Any, ...] = ()
-    element: int | None = None
+    element: int | None = optional(None)
 
     @property
     def location(self) -> Location:
@@ -142,19 +139,13 @@ def save_evidence(
     groups = {row.hash: first.setdefault(label, hash) for row, label, hash in zip(source_rows, labels, hashes, strict=True)}
     for name, split in ((QUESTIONS, rows), (VALIDATION, validation)):
         if split:
-            write_text(folder / name, to_jsonl([_record(row, groups.get(row.hash, prompt_hash(row))) for row in split]))
-
-
-def _record(row: PromptRow, group: str) -> dict[str, Any]:
-    return {
-        "id": row.id,
-        "line": row.location.line,
-        **({"element": row.location.element} if row.location.element else {}),
-        "group": group,
-        "reference": row.reference,
-        "prompt": [message.as_dict() for message in row.prompt],
-        "tools": list(row.tools),
-    }
+            stored = [
+                replace(row, group=groups.get(one.hash, prompt_hash(one)))
+                for row, one in zip(evaluated_rows(split), split, strict=True)
+            ]
+            write_text(
+                folder / name, to_jsonl([{**to_json(row), "prompt": [turn.as_dict() for turn in row.prompt]} for row in stored])
+            )
 
 
 def save_off_task(folder: Path, prompts: Sequence[OffTaskPrompt], answers: Mapping[str, Sequence[str]]) -> None:
@@ -281,18 +272,11 @@ def schema_hash(folder: Path) -> str:
 
 
 def _row(record: Any, location: str) -> EvaluatedRow:
-    match record:
-        case {"id": str(id), "line": int(line), "group": str(group), "reference": str() | None as reference, "prompt": list(turns)}:
-            messages = [
-                Message(turn["role"], turn["content"], {key: turn[key] for key in turn if key not in ("role", "content")})
-                for turn in turns
-                if isinstance(turn, dict) and isinstance(turn.get("role"), str) and isinstance(turn.get("content"), str)
-            ]
-            if len(messages) == len(turns):
-                tools, element = tuple(record.get("tools", ())), record.get("element")
-                if element is None or isinstance(element, int):
-                    return EvaluatedRow(id, line, group, reference, tuple(messages), tools, element)
-    raise _malformed(location)
+    try:
+        turns = [Message(turn.pop("role"), turn.pop("content"), turn) for turn in record.pop("prompt")]
+        return from_json(EvaluatedRow, record, prompt=tuple(turns))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise _malformed(location) from error
 
 
 def _records(file: Path) -> list[tuple[str, Any]]:

@@ -7,12 +7,23 @@ omits a field that has its default.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import MISSING, fields, is_dataclass
+from dataclasses import MISSING, field, fields, is_dataclass
 from functools import lru_cache
+from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
+from mlxtune.core.errors import InputError
+from mlxtune.core.files import read_json
+from mlxtune.core.versions import require_version
+
 T = TypeVar("T")
+
+
+def optional(default: Any) -> Any:
+    """Return a field that is left out of the JSON if it has its default; ``default`` may be a function that makes it."""
+    how = {"default_factory" if callable(default) else "default": default}
+    return field(metadata={"optional": True}, **how)
 
 
 def to_json(value: Any) -> Any:
@@ -39,6 +50,16 @@ def from_json(kind: type[T], record: Any, **others: Any) -> T:
     hints = _hints(cast(Any, kind))
     given = {names[key]: value for key, value in record.items()}
     return kind(**{name: _read(hints[name], value) for name, value in given.items() if name not in others}, **others)
+
+
+def load_record(kind: type[T], file: Path, version: int, hint: str) -> T:
+    """Load a ``kind``, whose field ``v`` is its version. Raises ``InputError`` if the file is missing, damaged or of another version."""
+    record = read_json(file)
+    try:
+        require_version(record["v"], version, file)
+        return from_json(kind, record)
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{file} is damaged: {error}.", hint=hint) from error
 
 
 @lru_cache(maxsize=128)

@@ -48,11 +48,9 @@ class AnswerOptions:
 
     settings: TemplateSettings
     max_tokens: int
-    thinking_tokens: int
-    """The maximum length of the reasoning before an answer, if the model reasons."""
+    thinking_tokens: int  # the maximum length of the reasoning before an answer, if the model reasons
     batch_size: int
-    cache: Path
-    """The folder of answers and likelihoods that are already known."""
+    cache: Path  # the folder of answers and likelihoods that are already known
 
 
 @dataclass(frozen=True)
@@ -62,10 +60,8 @@ class _Work:
     template: ChatTemplate
     rows: Sequence[PromptRow]
     prompts: list[list[int]]
-    references: list[IndexedTokens]
-    """The reference answer of each row; empty if one of them is unknown."""
-    rejected: list[IndexedTokens]
-    """The rejected answers of the compared pairs."""
+    references: list[IndexedTokens]  # the reference answer of each row; empty if one of them is unknown
+    rejected: list[IndexedTokens]  # the rejected answers of the compared pairs
     no_likelihood_reason: str
 
 
@@ -183,7 +179,7 @@ class _Generator:
     def __init__(self, arm: Arm, loaded: LoadedModel, options: AnswerOptions, work: _Work, prefixes: PrefixCache) -> None:
         self._arm, self._loaded, self._options, self._work, self._prefixes = arm, loaded, options, work, prefixes
         self._model = {
-            "v": 8,
+            "v": 9,
             "made with": {name: version(name) for name in ("mlxtune", "mlx", "mlx-lm")},
             "base": [loaded.source.fingerprint, _content_hashes(loaded.source.folder)],
             "adapter": [sha256_file(arm.adapter / name) for name in (lora.WEIGHTS_FILE, lora.CONFIG_FILE)] if arm.adapter else [],

@@ -13,12 +13,9 @@ class Caveat:
     """Why an adapter whose outcome is better should still not be promoted."""
 
     reason: Literal["contract_worse", "off_task_dropped", "off_task_unknown"]
-    before: float = 0.0
-    """The share of off-task prompts that the base answers correctly."""
-    after: float = 0.0
-    """The same of the adapter."""
-    margin: float = 0.0
-    """The drop that must be ruled out."""
+    before: float = 0.0  # the share of off-task prompts that the base answers correctly
+    after: float = 0.0  # the same of the adapter
+    margin: float = 0.0  # the drop that must be ruled out
 
 
 def promotion_caveat(report: EvaluationReport) -> Caveat | None:

@@ -14,7 +14,7 @@ from mlxtune.evaluation.answer_statistics import AnswerStatistics
 from mlxtune.evaluation.arms import is_tuned
 from mlxtune.evaluation.evidence import FILES, hashes
 from mlxtune.evaluation.holdout.ledger import HoldoutHistory
-from mlxtune.evaluation.json_fields import from_json, to_json
+from mlxtune.evaluation.json_fields import from_json, optional, to_json
 from mlxtune.evaluation.off_task.result import OffTaskResult
 from mlxtune.evaluation.scorers import CONTRACT
 from mlxtune.evaluation.seed_report import SeedReport
@@ -108,7 +108,7 @@ class ArmResult:
     answers: AnswerStatistics
     margin: BootstrapMean | None = None
     perplexity: float | None = None
-    thought_tokens: int | None = field(default=None, metadata={"optional": True})
+    thought_tokens: int | None = optional(None)
 
     def rate(self, metric: str) -> Rate:
         """Return the rate of ``metric``. Raises ``KeyError``."""
@@ -128,7 +128,7 @@ class EvaluationReport:
     comparisons: tuple[Comparison, ...]
     verdict: Verdict
     margins: tuple[ScoreComparison, ...] = ()
-    seeds: SeedReport | None = field(default=None, metadata={"optional": True})
+    seeds: SeedReport | None = optional(None)
 
     @property
     def headline_metric(self) -> str:

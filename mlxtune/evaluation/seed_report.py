@@ -5,12 +5,97 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist, fmean, stdev, variance
 
 from mlxtune.evaluation.answers import SeedAnswers, reference_likelihood
 from mlxtune.evaluation.scorers import Score
+from mlxtune.evaluation.statistics.agreement import Estimate
 from mlxtune.evaluation.statistics.clusters import effective_n
 from mlxtune.evaluation.statistics.intervals import wilson
-from mlxtune.evaluation.statistics.seed_spread import SeedMean, seed_change, seed_rate
+
+LEVEL = 0.95
+_NORMAL = 2000.0  # degrees of freedom above which Student's t is practically normal
+_INTERVALS = 64  # number of intervals in Simpson's rule
+
+
+@dataclass(frozen=True)
+class SeedMean:
+    """The mean of a value over seeds and rows, with its 95% interval for another seed and other rows.
+
+    ``spread`` is the standard deviation between the seeds' means. ``chance`` is the standard deviation expected by chance alone.
+    """
+
+    mean: Estimate
+    spread: float
+    chance: float
+
+
+def seed_rate(passed: Sequence[Sequence[bool]], groups: Sequence[Hashable]) -> SeedMean:
+    """Return the mean pass rate; ``passed`` holds each seed's rows. The interval is Wilson's for the mean's variance."""
+    value, error, t, spread, chance = _crossed(passed, groups)
+    rows = len(groups)
+    size = min(value * (1 - value) / error**2, rows * len(passed)) if error else effective_n([*passed[0]], groups)
+    low, high = wilson(value * size, size, z=t)
+    return SeedMean(Estimate(low, value, high), spread, chance)
+
+
+def seed_change(changes: Sequence[Sequence[float]], groups: Sequence[Hashable]) -> SeedMean:
+    """Return the mean change from another arm, between −1 and 1 for each row; ``changes`` holds each seed's rows.
+
+    The variance includes two additional rows, one fixed and one broken (Bonett and Price 2012), so that identical rows do not prove
+    equality.
+    """
+    value, error, t, spread, chance = _crossed(changes, groups, extra=(1.0, -1.0))
+    return SeedMean(Estimate(value - t * error, value, value + t * error), spread, chance)
+
+
+def _crossed(
+    values: Sequence[Sequence[float]], groups: Sequence[Hashable], extra: Sequence[float] = ()
+) -> tuple[float, float, float, float, float]:
+    """Return the mean over crossed rows and seeds, its standard error, the t quantile, the observed spread, and that expected by chance.
+
+    The variance of the mean is that of the rows' means over rows plus that of the seeds' means over seeds. It is conservative,
+    because both contain the residual. ``extra`` rows only count for the variance over rows. The degrees of freedom are Satterthwaite's (1946). Raises ``ValueError`` with one seed.
+    """
+    if len(values) < 2:
+        raise ValueError("a spread needs at least two seeds")
+    seed_means = [fmean(row) for row in values]
+    row_means = [fmean(column) for column in zip(*values, strict=True)]
+    mean, rows, seeds = fmean(seed_means), len(row_means), len(seed_means)
+    size = effective_n(row_means, groups)
+    over_rows = variance([*row_means, *extra]) / size if rows + len(extra) > 1 else 0.0
+    over_seeds = variance(seed_means) / seeds
+    total = over_rows + over_seeds
+    freedom = total**2 / (over_rows**2 / max(1.0, size - 1) + over_seeds**2 / (seeds - 1)) if total else _NORMAL
+    residual = math.fsum(
+        (value - seed_mean - row_mean + mean) ** 2
+        for seed_values, seed_mean in zip(values, seed_means, strict=True)
+        for value, row_mean in zip(seed_values, row_means, strict=True)
+    )
+    chance = math.sqrt(residual / max(1, (rows - 1) * (seeds - 1)) / size)
+    return mean, math.sqrt(total), t_quantile(freedom), stdev(seed_means), chance
+
+
+def t_quantile(freedom: float, level: float = LEVEL) -> float:
+    """Return the limit within which Student's t with ``freedom`` >= 1 degrees of freedom lies with probability ``level``.
+
+    With t = √ν·tan φ, the probability is the integral of cos^(ν−1) from 0 to φ, divided by the one to π/2 (a beta function).
+    """
+    if freedom >= _NORMAL:
+        return NormalDist().inv_cdf((1 + level) / 2)
+    whole = math.exp(math.lgamma(freedom / 2) - math.lgamma((freedom + 1) / 2)) * math.sqrt(math.pi) / 2
+    low, high = 0.0, math.pi / 2
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _cosine_integral(freedom - 1, middle) < level * whole else (low, middle)
+    return math.sqrt(freedom) * math.tan(low)
+
+
+def _cosine_integral(power: float, end: float) -> float:
+    """Return the integral of cos^power from 0 to ``end`` by Simpson's rule."""
+    step = end / _INTERVALS
+    weights = (1 if index in (0, _INTERVALS) else 4 if index % 2 else 2 for index in range(_INTERVALS + 1))
+    return step / 3 * math.fsum(weight * math.cos(index * step) ** power for index, weight in enumerate(weights))
 
 
 @dataclass(frozen=True)

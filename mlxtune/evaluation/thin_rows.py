@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-from mlxtune.core.text import one_line, plural
 from mlxtune.data import review
 from mlxtune.data.browser import SourceBrowser
 from mlxtune.data.checks.check_input import CheckInput, target_text
@@ -22,7 +22,6 @@ from mlxtune.data.rows import PromptRow, last_prompt
 from mlxtune.evaluation.drilldown import Drilldown
 from mlxtune.evaluation.failure_groups import EVERY_KIND, failure_groups
 from mlxtune.evaluation.history import evaluations
-from mlxtune.evaluation.scorers import in_words
 from mlxtune.planning.cluster_process import ClusterProcess
 from mlxtune.recipe import Recipe
 
@@ -30,15 +29,19 @@ _RARE = 0.5  # a label is rare if its number of rows is below this fraction of t
 _MIN_FAILURES = 2  # minimum number of rows that fail in the same way
 _MAX_OF_A_KIND = 5
 _SMALL_CLUSTERS = 2  # number of small clusters to return in addition to the outliers
+ThinKind = Literal["failures", "label", "outliers", "cluster"]
 
 
 @dataclass(frozen=True)
 class ThinRows:
-    """An area with too few rows: the reason, the IDs of its training rows to use as examples, and the prompt of the first one."""
+    """An area with too few rows."""
 
-    reason: str
-    examples: tuple[str, ...]
-    sample: str
+    kind: ThinKind
+    count: int  # how many rows fail, have the label, resemble no others, or are in the cluster
+    examples: tuple[str, ...]  # the IDs of training rows to use as examples
+    sample: str  # the prompt of the first one
+    name: str = ""  # the class of failure, if they fail alike; the label, as ``key: value``; or what the cluster is about
+    total: int = 0  # the number of training rows, for a label
 
 
 def thin_rows(workspace: Path, recipe: Recipe) -> list[ThinRows]:
@@ -70,15 +73,13 @@ def thin_clusters(recipe_file: Path, recipe: Recipe, progress: Callable[[str, fl
     for group in [*(one for one in groups if one.kind == OUTLIERS), *clusters[:_SMALL_CLUSTERS]]:
         examples = [row for index in group.rows if (row := rows[index])]
         if examples:
-            count = plural(len(examples), "row")
-            about = f"only {count} about “{one_line(group.label, 60)}”" if group.label else f"a cluster of only {count}"
-            reason = f"{count} unlike all others" if group.kind == OUTLIERS else about
-            found.append(_thin(reason, examples))
+            outliers = group.kind == OUTLIERS
+            found.append(_thin("outliers" if outliers else "cluster", len(examples), examples, "" if outliers else group.label))
     return found
 
 
-def _thin(reason: str, examples: Sequence[PromptRow]) -> ThinRows:
-    return ThinRows(reason, tuple(row.id for row in examples), last_prompt(examples[0]))
+def _thin(kind: ThinKind, count: int, examples: Sequence[PromptRow], name: str, total: int = 0) -> ThinRows:
+    return ThinRows(kind, count, tuple(row.id for row in examples), last_prompt(examples[0]), name, total)
 
 
 def _failures(workspace: Path, recipe: Recipe, train: Mapping[str, PromptRow]) -> Iterator[ThinRows]:
@@ -94,8 +95,7 @@ def _failures(workspace: Path, recipe: Recipe, train: Mapping[str, PromptRow]) -
         for group in (alike or groups)[:_MAX_OF_A_KIND]:
             examples = [train[id] for id in group.examples if id in train]
             if examples:
-                how = "" if group.kind == EVERY_KIND else f" with {one_line(in_words(group.kind), 40)}"
-                yield _thin(f"{plural(len(group.rows), 'held-out row')} fail{how}", examples)
+                yield _thin("failures", len(group.rows), examples, "" if group.kind == EVERY_KIND else group.kind)
         return
 
 
@@ -111,10 +111,7 @@ def _rare_labels(train: tuple[PromptRow, ...]) -> list[ThinRows]:
         if count < _RARE * sum(counts.values()) / len(counts)
     ]
     return [
-        _thin(
-            f"few rows have {one_line(key, 30)}: {one_line(value, 30)} ({count:,} of {len(train):,})",
-            [row for row in train if _has_label(row, key, value)],
-        )
+        _thin("label", count, [row for row in train if _has_label(row, key, value)], f"{key}: {value}", len(train))
         for _, key, value, count in sorted(rare)[:_MAX_OF_A_KIND]
     ]
 

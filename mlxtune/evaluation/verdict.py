@@ -62,8 +62,7 @@ class CutAnswers:
     count: int
     rows: int
     max_tokens: int
-    thinking: bool
-    """Whether the arm reasons, so that the limit may be that of the reasoning."""
+    thinking: bool  # whether the arm reasons, so that the limit may be that of the reasoning
 
 
 @dataclass(frozen=True)
@@ -86,25 +85,17 @@ class ArmRate:
 class Verdict:
     """What a report concludes about the strongest tuned arm."""
 
-    outcome: Literal["better", "worse", "cannot_tell", ""]
-    """Empty if nothing was compared."""
+    outcome: Literal["better", "worse", "cannot_tell", ""]  # empty if nothing was compared
     reason: Literal["change", "contract", "token_limit", "no_adapter"]
     """Whether the outcome follows from the change on the headline metric, from a worse contract, or from the token limit."""
-    metric: str
-    """The headline metric."""
+    metric: str  # the headline metric
     headline: Comparison | None = None
-    contract: Comparison | None = None
-    """The same arms on the contract, if the headline is another metric."""
-    needed_rows: int | None = None
-    """How many rows it would take to confirm the change, if they are independent and too few."""
-    also_worse: tuple[AlsoWorse, ...] = ()
-    """The other metrics that got worse if neither the headline nor the contract did."""
-    grammar: Literal["", "contract", "schema"] = ""
-    """What a grammar alone, without training, meets on every row."""
-    cut: CutAnswers | None = None
-    """The cut answers that decide the outcome or, without an adapter, may decide a later one."""
-    rates: tuple[ArmRate, ...] = ()
-    """Without an adapter, the rates of the arms on the headline metric."""
+    contract: Comparison | None = None  # the same arms on the contract, if the headline is another metric
+    needed_rows: int | None = None  # how many rows it would take to confirm the change, if they are independent and too few
+    also_worse: tuple[AlsoWorse, ...] = ()  # the other metrics that got worse if neither the headline nor the contract did
+    grammar: Literal["", "contract", "schema"] = ""  # what a grammar alone, without training, meets on every row
+    cut: CutAnswers | None = None  # the cut answers that decide the outcome or, without an adapter, may decide a later one
+    rates: tuple[ArmRate, ...] = ()  # without an adapter, the rates of the arms on the headline metric
 
 
 Compared = TypeVar("Compared", bound=Comparison | ScoreComparison)
@@ -192,14 +183,3 @@ def outcomes_with_passes(
 def decide(p: float, low: float, high: float) -> Outcome:
     """Return the outcome. A change counts only if the test at 5% and the interval agree."""
     return "cannot_tell" if p >= LEVEL else "better" if low > 0 else "worse" if high < 0 else "cannot_tell"
-
-
-def signed_points(share: float) -> str:
-    """Return a change between rates in points, with a sign: ``+2.5``, ``−0.3``, ``0.0``."""
-    points = round(100 * share, 1)
-    return f"{points:+.1f}".replace("-", "−") if points else "0.0"
-
-
-def change_text(low: float, change: float, high: float) -> str:
-    """Return a change in points with its limits: ``+45.8 (+37.9 to +54.2)``."""
-    return f"{signed_points(change)} ({signed_points(low)} to {signed_points(high)})"

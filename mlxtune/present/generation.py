@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mlxtune.core.text import one_line, plural
 from mlxtune.present.blocks import ActionBlock, Block, Cell, Column, Document, Fact, Facts, Heading, Table
+from mlxtune.present.labels import failure_name
+
+if TYPE_CHECKING:
+    from mlxtune.evaluation.thin_rows import ThinRows
 
 _REFUSALS = {
     "no_difference": "says the same as the good answer",
@@ -31,6 +35,19 @@ def refusal_title(kind: str) -> str:
     from mlxtune.present.check import check_title
 
     return check_title(kind) if is_check(kind) else _REFUSALS.get(kind, one_line(kind, 60))
+
+
+def thin_rows_text(place: ThinRows) -> str:
+    """Return why an area has too few rows."""
+    count, name = plural(place.count, "row"), one_line(place.name, 60)
+    match place.kind:
+        case "failures":
+            return f"{plural(place.count, 'held-out row')} fail" + (f" with {failure_name(name)}" if name else "")
+        case "label":
+            return f"few rows have {name} ({place.count:,} of {place.total:,})"
+        case "outliers":
+            return f"{count} unlike all others"
+    return f"only {count} about “{name}”" if name else f"a cluster of only {count}"
 
 
 def generation_document(summary: Mapping[str, Any], lowest: Sequence[Mapping[str, Any]], refusals: Path, recipe: str) -> Document:

@@ -14,10 +14,11 @@ from mlxtune.evaluation.answer_statistics import MAX_CUT
 from mlxtune.evaluation.arms import BASE, TUNED, is_tuned
 from mlxtune.evaluation.drilldown import FailedRow, failed_rows
 from mlxtune.evaluation.evidence import NearestRow
+from mlxtune.evaluation.off_task.prompts import OffTaskPrompt
 from mlxtune.evaluation.off_task.result import LEAST
 from mlxtune.evaluation.report import PAGES, ArmResult, EvaluationReport, Rate
 from mlxtune.evaluation.scorers.registry import FORMS, metric_label
-from mlxtune.evaluation.statistics.seed_spread import SeedMean
+from mlxtune.evaluation.seed_report import SeedMean
 from mlxtune.evaluation.verdict import Comparison
 from mlxtune.present import html, markdown
 from mlxtune.present.blocks import (
@@ -377,6 +378,13 @@ def seeds_table(report: EvaluationReport) -> Table | None:
 def _seed_spread(rate: SeedMean) -> str:
     observed, chance = 100 * rate.spread, 100 * rate.chance
     return f"standard deviation between seeds {observed:.1f} points; {chance:.1f} expected by chance"
+
+
+def expected_answer(prompt: OffTaskPrompt) -> str:
+    """Return what a correct answer to an off-task prompt contains."""
+    number = "" if prompt.number is None else f"the number {prompt.number:g}"
+    rejected = f"not {', '.join(prompt.reject)}" if prompt.reject else ""
+    return "; ".join(filter(None, (", ".join(prompt.accept), rejected, number, prompt.pattern)))
 
 
 def off_task_table(report: EvaluationReport) -> Table | None:

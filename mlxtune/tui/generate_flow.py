@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from mlxtune.core.errors import MlxtuneError
 from mlxtune.core.text import one_line, plural
+from mlxtune.present.generation import thin_rows_text
 from mlxtune.recipe import Recipe, load
 from mlxtune.tui.notices import Notice
 from mlxtune.tui.widgets.dialog import ChoiceDialog, ChoiceOption, PromptDialog
@@ -79,9 +80,11 @@ def _choose_thin_rows(app: MlxtuneApp, recipe: Path) -> None:
                 choose_teacher(app, recipe, "variations")
             elif index:
                 place = places[int(index)]
-                choose_teacher(app, recipe, "variations", rows=place.examples, reason=place.reason)
+                choose_teacher(app, recipe, "variations", rows=place.examples)
 
-        options = [ChoiceOption(str(index), place.reason, one_line(place.sample, 60)) for index, place in enumerate(places)]
+        options = [
+            ChoiceOption(str(index), thin_rows_text(place), one_line(place.sample, 60)) for index, place in enumerate(places)
+        ]
         options.append(ChoiceOption(_ALL, "All training rows"))
         text = (
             "There are too few rows like these. In Groups, c clusters rows by similarity, and w writes rows like those of a group."
@@ -99,7 +102,6 @@ def choose_teacher(
     rows: tuple[str, ...] = (),
     documents: str = "",
     prompts: str = "",
-    reason: str = "",
 ) -> None:
     """Ask which teacher writes the rows, showing the maximum cost of each, and start the generation."""
     from mlxtune.data.generate.request import ALL_PROMPTS, DEFAULT_ROWS, GenerationRequest, TeacherSpec
@@ -110,7 +112,7 @@ def choose_teacher(
         result = []
         for name, spec in _teachers(app.workspace, loaded):
             request = GenerationRequest(
-                task, spec, ALL_PROMPTS if prompts else DEFAULT_ROWS, rows=rows, documents=documents, prompts=prompts, reason=reason
+                task, spec, ALL_PROMPTS if prompts else DEFAULT_ROWS, rows=rows, documents=documents, prompts=prompts
             )
             try:
                 offer: GenerationQuote | MlxtuneError = quote(loaded, request)

@@ -31,7 +31,7 @@ from mlxtune.runs.state import RunState
 from mlxtune.workspace.follower import Follower
 
 if TYPE_CHECKING:
-    from mlxtune.evaluation.blind.blind_status import BlindStatus
+    from mlxtune.evaluation.blind.blind_session import BlindStatus
     from mlxtune.evaluation.history import Evaluation
 
 MACHINE_SECONDS = 2.0  # between two readings of memory and power
@@ -358,7 +358,7 @@ class _SourceWatch:
 
 
 def _read_blind_status(folder: Path) -> BlindStatus | None:
-    from mlxtune.evaluation.blind.blind_status import read_status  # slow to import, and the first screen must not wait for it
+    from mlxtune.evaluation.blind.blind_session import read_status  # slow to import, and the first screen must not wait for it
 
     try:
         return read_status(folder)

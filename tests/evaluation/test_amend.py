@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from mlxtune.evaluation.fix_disclaimers import add_missing_disclaimers
+from mlxtune.evaluation.scorers.disclaimer import add_missing_disclaimers
 from mlxtune.recipe import Disclaimer, Phrase
 
 SAFETY = Disclaimer("This is general guidance.", when={"category": "safety"})

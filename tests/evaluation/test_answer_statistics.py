@@ -6,13 +6,11 @@ import dataclasses
 import json
 import random
 from itertools import combinations
-from pathlib import Path
 
 import pytest
 from evaluation_files import scored_arm
 
 from mlxtune.data import samples
-from mlxtune.evaluation import report as reports
 from mlxtune.evaluation.answer_statistics import AnswerStatistics, answer_statistics, is_loop
 from mlxtune.evaluation.answers import Answer
 from mlxtune.evaluation.contract import Contract
@@ -64,9 +62,9 @@ def test_reasoning_that_ended_in_a_loop_is_counted_as_one_however_long_it_is() -
     """The copies that end it are a small part of a long text."""
     thought = " ".join(REFERENCES[:30]) + " Wait, let me check the order." * 4
     assert not is_loop(thought)
-    statistics = answer_statistics([_answer("", "thinking loop", 0, thought)])
+    statistics = answer_statistics([_answer("", "thinking_loop", 0, thought)])
     assert (statistics.cut, statistics.loops) == (0, 1)
-    scores = Contract(EvaluationSection(forbid=("Northpeak",))).score(ModelAnswer("", "thinking loop"))
+    scores = Contract(EvaluationSection(forbid=("Northpeak",))).score(ModelAnswer("", "thinking_loop"))
     assert not scores["contract"].passed
     assert "repeated itself" in scores["contract"].detail
 
@@ -175,9 +173,3 @@ def test_bound_holds_however_the_cut_answers_would_have_ended() -> None:
 
 def test_limit_does_not_matter_for_likelihoods() -> None:
     assert _report((40, 9), (40, 9), "preference").verdict.cut is None
-
-
-def test_statistics_survive_a_round_trip(tmp_path: Path) -> None:
-    report = _report((10, 2), (40, 0))
-    reports.save(report, tmp_path)
-    assert reports.load(tmp_path) == report

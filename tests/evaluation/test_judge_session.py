@@ -13,11 +13,11 @@ from mlxtune.data.rows import Message
 from mlxtune.evaluation.holdout.ledger import history, ledger_path
 from mlxtune.evaluation.judge import ReplyLost, judge_session
 from mlxtune.evaluation.judge.batch import SENTINELS, batch
+from mlxtune.evaluation.judge.calibration import prediction_powered_mean
 from mlxtune.evaluation.judge.endpoint import CostCapReached, CostMeter
 from mlxtune.evaluation.judge.judge_report import SentinelFault, build_judge_report
 from mlxtune.evaluation.judge.rubric import DEFAULT, Rubric, RubricQuestion
 from mlxtune.evaluation.paired_answers import AnswerPair
-from mlxtune.evaluation.statistics.prediction_powered import prediction_powered_mean
 from mlxtune.evaluation.statistics.significance import mcnemar, sign_test
 from mlxtune.present.blocks import Fact
 from mlxtune.present.judge import judge_facts, judge_verdict

@@ -19,10 +19,9 @@ from mlxtune.evaluation.holdout.contamination import Contamination
 from mlxtune.evaluation.json_fields import to_json
 from mlxtune.evaluation.off_task.prompts import OffTaskPrompt
 from mlxtune.evaluation.off_task.result import OffTaskChange, OffTaskResult, compare_off_task
-from mlxtune.evaluation.seed_report import SeedReport, SeedResult
+from mlxtune.evaluation.seed_report import SeedMean, SeedReport, SeedResult
 from mlxtune.evaluation.statistics.agreement import Estimate
 from mlxtune.evaluation.statistics.intervals import PairedCounts
-from mlxtune.evaluation.statistics.seed_spread import SeedMean
 from mlxtune.present import html, markdown
 from mlxtune.present.report import arms_table, comparison_tables, report_document
 from mlxtune.present.verdict import report_facts

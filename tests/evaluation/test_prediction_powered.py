@@ -8,8 +8,8 @@ import math
 import numpy
 import pytest
 
+from mlxtune.evaluation.judge.calibration import prediction_powered_mean
 from mlxtune.evaluation.statistics.intervals import wilson
-from mlxtune.evaluation.statistics.prediction_powered import prediction_powered_mean
 
 Draws = numpy.random.Generator
 

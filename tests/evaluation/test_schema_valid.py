@@ -55,12 +55,6 @@ def test_invalid_json_fails(support):
     assert judge(support, '{"a": NaN}').kind == "not_json"
 
 
-def test_formats_are_checked():
-    schema = SchemaValidator({"type": "string", "format": "email"})
-    assert judge(schema, '"a@example.com"').passed
-    assert not judge(schema, '"not an address"').passed
-
-
 def test_true_is_not_integer_but_one_point_zero_is():
     schema = SchemaValidator({"type": "integer"})
     assert not judge(schema, "true").passed
@@ -168,13 +162,6 @@ def test_remote_references_resolve_only_to_given_documents():
     assert not judge(known, '["1"]').passed
     with pytest.raises(InputError, match="not fetched"):
         SchemaValidator(schema, {"https://example.invalid/m.json": {}})
-
-
-def test_file_references_are_not_read(tmp_path):
-    (tmp_path / "n.json").write_text("{}")
-    for address in (f"file://{tmp_path}/n.json", str(tmp_path / "n.json"), "n.json"):
-        with pytest.raises(InputError, match="is invalid"):
-            SchemaValidator({"$ref": address})
 
 
 _ORACLE = jsonschema.Draft202012Validator(json.loads(SUPPORT.read_text()))

@@ -13,8 +13,7 @@ from scipy import stats
 from mlxtune.evaluation.answers import SeedAnswers
 from mlxtune.evaluation.json_fields import from_json, to_json
 from mlxtune.evaluation.scorers import Score
-from mlxtune.evaluation.seed_report import SeedReport, build_seed_report, recommend
-from mlxtune.evaluation.statistics.seed_spread import seed_change, seed_rate, t_quantile
+from mlxtune.evaluation.seed_report import SeedReport, build_seed_report, recommend, seed_change, seed_rate, t_quantile
 
 FAIL, PASS = {"contract": Score(False, "x", "y")}, {"contract": Score(True)}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,6 +17,7 @@ from mlxtune.data.generate.context import training_rows
 from mlxtune.evaluation import thin_rows as module
 from mlxtune.evaluation.thin_rows import thin_clusters, thin_rows
 from mlxtune.planning.cluster_process import ClusterResult
+from mlxtune.present.generation import thin_rows_text
 from mlxtune.recipe import Recipe, load
 
 
@@ -36,7 +38,8 @@ def test_a_rare_label_is_thin(tmp_path: Path):
     [place] = thin_rows(tmp_path, recipe)
     train = training_rows(recipe)
     accounts = [row for row in train if row.meta["category"] == "account"]
-    assert place.reason == f"few rows have category: account ({len(accounts)} of {len(train)})"
+    assert (place.kind, place.name, place.count, place.total) == ("label", "category: account", len(accounts), len(train))
+    assert thin_rows_text(place) == f"few rows have category: account ({len(accounts)} of {len(train)})"
     assert place.examples == tuple(row.id for row in accounts)
 
 
@@ -44,7 +47,7 @@ def test_failures_come_first(tmp_path: Path):
     write_evaluation(tmp_path, base=[BAD] * 4, tuned=[GOOD, BAD, BAD, BAD])
     recipe = load(tmp_path / "shop.toml")
     places = thin_rows(tmp_path, recipe)
-    assert places[0].reason == "3 held-out rows fail"
+    assert (places[0].kind, places[0].count, places[0].name) == ("failures", 3, "")
     assert set(places[0].examples) <= {row.id for row in training_rows(recipe)}
 
 
@@ -58,7 +61,7 @@ def test_without_labels_the_texts_unlike_all_others_and_small_clusters_are_thin(
     train = {row.location.line: row.id for row in training_rows(recipe)}
     expected = [[train[line] for line in lines if line in train] for lines in ((1, 2), range(3, 11), range(11, 65))]
     assert [list(place.examples) for place in places] == [ids for ids in expected if ids]
-    assert [place.reason.split()[-1] for place in places][-1] == "“basket”"
+    assert [(place.kind, place.name) for place in places][-1] == ("cluster", "basket")
 
 
 def test_the_command_lists_thin_rows_and_uses_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -66,11 +69,11 @@ def test_the_command_lists_thin_rows_and_uses_one(tmp_path: Path, monkeypatch: p
     [place] = thin_rows(tmp_path, write_source(tmp_path))
     command = ["data", "generate", "r.toml"]
     listed = CliRunner().invoke(app, [*command, "--json"])
-    assert json.loads(listed.output)["thin"] == [{"reason": place.reason, "examples": list(place.examples)}]
-    assert place.reason in CliRunner().invoke(app, command).output
+    assert json.loads(listed.output)["thin"] == [asdict(place) | {"examples": list(place.examples)}]
+    assert thin_rows_text(place) in CliRunner().invoke(app, command).output
     teacher = ["--local", "m", "--dry-run"]
     chosen = CliRunner().invoke(app, [*command, *teacher])
-    assert f"because {place.reason}" in " ".join(chosen.output.split())
+    assert f"because {thin_rows_text(place)}" in " ".join(chosen.output.split())
     for options, message in ((["--thin", "2"], "no entry 2"), (["--thin", "1", "--where", "category=order"], "cannot be combined")):
         refused = CliRunner().invoke(app, [*command, *teacher, *options])
         assert refused.exit_code

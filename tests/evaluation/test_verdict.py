@@ -7,9 +7,10 @@ import pytest
 from mlxtune.evaluation.compare import EvaluationComparison
 from mlxtune.evaluation.statistics.intervals import PairedCounts
 from mlxtune.evaluation.statistics.significance import sign_test
-from mlxtune.evaluation.verdict import apply_holm, compare, compare_scores, signed_points
+from mlxtune.evaluation.verdict import apply_holm, compare, compare_scores
 from mlxtune.present.blocks import Facts
 from mlxtune.present.comparison import comparison_document
+from mlxtune.present.labels import signed_points
 from mlxtune.present.verdict import change_sentence
 
 

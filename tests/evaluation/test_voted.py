@@ -6,8 +6,7 @@ import pytest
 
 from mlxtune.core.errors import InputError
 from mlxtune.data.rows import Message
-from mlxtune.evaluation.blind.blind_session import BlindSession
-from mlxtune.evaluation.blind.blind_status import BlindStatus, blind_status, count_differing, export_votes
+from mlxtune.evaluation.blind.blind_session import BlindSession, BlindStatus, blind_status, count_differing, export_votes
 from mlxtune.evaluation.blind.votes import QUESTIONS
 from mlxtune.evaluation.holdout.ledger import history, ledger_path
 from mlxtune.evaluation.paired_answers import AnswerPair

@@ -36,7 +36,7 @@ class GenerationRequest:
 
     Examples are the training rows that match ``filter`` and have the value of ``where`` (``category=account``), or those with the IDs
     ``rows``. ``about`` tells the teacher what to write about. ``prompts`` is a file with prompts to answer, ``documents`` a folder.
-    With ``rubric`` (a file, or ``default``), the teacher also grades the candidates. ``reason`` says why the rows are needed.
+    With ``rubric`` (a file, or ``default``), the teacher also grades the candidates.
     """
 
     task: Task
@@ -50,7 +50,6 @@ class GenerationRequest:
     prompts: str = ""
     documents: str = ""
     rubric: str = ""
-    reason: str = ""
     seed: int = 7
 
     def to_json(self) -> dict[str, Any]:

@@ -7,6 +7,7 @@ that it was not changed after the first vote.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import secrets
@@ -18,19 +19,30 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
-from mlxtune.core.errors import InputError
-from mlxtune.core.files import read_json, write_json
+from mlxtune.core.errors import InputError, MachineError
+from mlxtune.core.files import read_json, write_json, write_text
 from mlxtune.core.hashing import sha256_json, unit_interval
 from mlxtune.core.journal import Journal, read
 from mlxtune.core.text import plural
 from mlxtune.data.rows import Message
-from mlxtune.evaluation.blind.votes import HEADLINE_QUESTION, QUESTIONS, ArmChoice, BlindResult, RowVote, count_votes
+from mlxtune.evaluation.blind.votes import (
+    HEADLINE_QUESTION,
+    QUESTIONS,
+    ArmChoice,
+    BlindResult,
+    RowVote,
+    count_votes,
+    preference_rows,
+)
 from mlxtune.evaluation.holdout import ledger
+from mlxtune.evaluation.json_fields import load_record, to_json
 from mlxtune.evaluation.paired_answers import AnswerPair
 from mlxtune.runs.locks import file_lock
 
 Vote = Literal["a", "b", "tie"]
 
+FILE = "session.json"
+VERSION = 1
 DEFAULT = 40  # number of pairs, or all pairs if there are fewer
 REPEATED = 1 / 8  # share of pairs shown again with swapped sides, to measure the rater's consistency
 
@@ -47,10 +59,24 @@ class PresentedPair:
     question: str
 
 
+@dataclass(frozen=True)
+class _Header:
+    """The content of ``session.json``."""
+
+    v: int
+    made: str
+    arms: tuple[str, str]
+    n: int  # the number of pairs, repeats not counted
+    questions: tuple[str, ...]
+    order: tuple[str, ...]  # row IDs in the order shown, including repeats
+    answers: str  # a hash of the answers
+    seal: str  # the hash of the key
+
+
 class BlindSession:
     """One rater's session, which can be resumed after any vote; a context manager that holds the session's lock."""
 
-    _order: list[str]  # row IDs in the order shown, including repeats
+    _order: tuple[str, ...]  # row IDs in the order shown, including repeats
     _first_is_a: list[bool]  # for each position in the order
     _votes: list[Vote]
     _opened: bool
@@ -68,13 +94,13 @@ class BlindSession:
         self._pairs = {pair.id: pair for pair in pairs}
         self._lock = file_lock(
             self.folder / "session.lock",
-            busy="This blind session is open in {note}. Quit that one first.",
+            busy=lambda holder: MachineError(f"This blind session is open in {holder or 'another process'}. Quit that one first."),
             note=f"another process ({os.getpid()})",
             timeout=0.3,
         )
         self._lock.__enter__()
         try:
-            if not (self.folder / "session.json").is_file():
+            if not (self.folder / FILE).is_file():
                 self._create(n, secrets.randbits(53) if seed is None else seed)
             self._load(n)
             self._journal = Journal(self.folder / "votes.jsonl")
@@ -202,47 +228,26 @@ class BlindSession:
         order = [(id, False) for id in shown[:half]] + sorted(late, key=lambda item: unit_interval(seed, "late", *map(str, item)))
         key = {"seed": seed, "first_is_a": [(id not in swapped) != repeat for id, repeat in order]}
         write_json(self.folder / "key.json", key)
-        write_json(
-            self.folder / "session.json",
-            {
-                "v": 1,
-                "made": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-                "arms": [self.first, self.second],
-                "n": len(shown),
-                "questions": list(QUESTIONS),
-                "order": [id for id, _ in order],
-                "answers": _fingerprint([self._pairs[id] for id in shown]),
-                "seal": sha256_json(key),
-            },
-        )
+        made, answers = time.strftime("%Y-%m-%dT%H:%M:%S%z"), _fingerprint([self._pairs[id] for id in shown])
+        rows = tuple(id for id, _ in order)
+        header = _Header(VERSION, made, (self.first, self.second), len(shown), tuple(QUESTIONS), rows, answers, sha256_json(key))
+        write_json(self.folder / FILE, to_json(header))
 
     def _load(self, n: int) -> None:
-        header, key = read_json(self.folder / "session.json"), read_json(self.folder / "key.json")
-        match header, key:
-            case {"n": int(fixed), "order": list(order), "answers": str(answers), "seal": seal}, {"first_is_a": list(sides)}:
-                if seal != sha256_json(key) or len(order) != len(sides):
-                    raise InputError(
-                        f"The key in {self.folder} was changed, so its votes cannot be trusted.",
-                        hint="Delete the folder and vote again.",
-                    )
-            case _:
-                raise InputError(f"{self.folder} is damaged.", hint="Delete the folder and vote again.")
-        if n and n != fixed:
-            raise InputError(f"This session was created with {plural(fixed, 'pair')}, which cannot be changed.", hint="Omit --n.")
-        shown = [self._pairs[id] for id in dict.fromkeys(order) if id in self._pairs]
-        if len(shown) != fixed or _fingerprint(shown) != answers:
+        header, key = _read_header(self.folder), read_json(self.folder / "key.json")
+        if header.seal != sha256_json(key):
+            raise InputError(
+                f"The key in {self.folder} was changed, so its votes cannot be trusted.", hint="Delete the folder and vote again."
+            )
+        if n and n != header.n:
+            raise InputError(
+                f"This session was created with {plural(header.n, 'pair')}, which cannot be changed.", hint="Omit --n."
+            )
+        shown = [self._pairs[id] for id in dict.fromkeys(header.order) if id in self._pairs]
+        if len(shown) != header.n or _fingerprint(shown) != header.answers:
             raise InputError(f"The answers in {self.evaluation.name} changed after this session was created.")
-        self._order, self._first_is_a = order, sides
-        self._votes = []
-        self._opened = False
-        for entry in read(self.folder / "votes.jsonl"):
-            match entry:
-                case {"vote": "a" | "b" | "tie" as vote}:
-                    self._votes.append(vote)
-                case {"undo": True} if self._votes:
-                    self._votes.pop()
-                case {"opened": True}:
-                    self._opened = True
+        self._order, self._first_is_a = header.order, key["first_is_a"]
+        self._votes, self._opened = _read_votes(self.folder)
 
     def _write(self, entry: dict[str, Any]) -> None:
         self._journal.append({"t": time.time(), **entry})
@@ -259,7 +264,7 @@ def _fingerprint(pairs: Sequence[AnswerPair]) -> str:
 
 def session_exists(evaluation: Path, first: str, second: str) -> bool:
     """Return whether the two arms have a session."""
-    return (session_folder(evaluation, first, second) / "session.json").is_file()
+    return (session_folder(evaluation, first, second) / FILE).is_file()
 
 
 def revealed_choices(evaluation: Path, first: str, second: str, pairs: Sequence[AnswerPair]) -> dict[str, ArmChoice]:
@@ -275,3 +280,64 @@ def revealed_choices(evaluation: Path, first: str, second: str, pairs: Sequence[
 def session_folder(evaluation: Path, first: str, second: str) -> Path:
     """Return a session's folder. Arm names come from a file, so unsafe characters are replaced."""
     return evaluation / "blind" / re.sub(r"[^A-Za-z0-9+-]", "_", f"{first}--{second}")[:100]
+
+
+@dataclass(frozen=True)
+class BlindStatus:
+    """A session's progress: its pairs, its votes, the votes it needs, and whether the sides are revealed."""
+
+    pairs: int
+    votes: int
+    votes_needed: int
+    opened: bool
+
+
+def blind_status(evaluation: Path, first: str, second: str) -> BlindStatus | None:
+    """Return the progress of two arms' session, or ``None``, without locking it. Raises ``InputError`` for a damaged file."""
+    return read_status(session_folder(evaluation, first, second)) if session_exists(evaluation, first, second) else None
+
+
+def read_status(folder: Path) -> BlindStatus:
+    """Return the progress of the session in ``folder``. Raises ``InputError`` for a damaged file."""
+    header, (votes, opened) = _read_header(folder), _read_votes(folder)
+    return BlindStatus(header.n, len(votes), len(header.order) * len(QUESTIONS), opened)
+
+
+def _read_header(folder: Path) -> _Header:
+    return load_record(_Header, folder / FILE, VERSION, "Delete the folder and vote again.")
+
+
+def _read_votes(folder: Path) -> tuple[list[Vote], bool]:
+    """Return the votes that were not undone, and whether the sides are revealed."""
+    votes: list[Vote] = []
+    opened = False
+    for entry in read(folder / "votes.jsonl"):
+        match entry:
+            case {"vote": "a" | "b" | "tie" as vote}:
+                votes.append(vote)
+            case {"undo": True} if votes:
+                votes.pop()
+            case {"opened": True}:
+                opened = True
+    return votes, opened
+
+
+def count_differing(pairs: Sequence[AnswerPair]) -> int:
+    """Return the number of pairs that can be shown because their answers differ."""
+    return sum(pair.first != pair.second for pair in pairs)
+
+
+def export_votes(session: BlindSession, path: Path, question: str = HEADLINE_QUESTION) -> int:
+    """Write the votes on ``question`` as preference pairs (JSON Lines), and return their number.
+
+    The ledger records that held-out rows were exported. Raises ``InputError`` before the sides are revealed or if no vote yields a
+    pair, and ``MachineError`` if the disk is full.
+    """
+    votes = session.choices()
+    rows = preference_rows(votes, question)
+    if not rows:
+        raise InputError(f"No vote on “{QUESTIONS[question]}” yields a preference pair: each is a tie or involves an empty answer.")
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    ids = [vote.pair.id for vote in votes if vote.question == question and vote.choice != "tie"]
+    ledger.record(ledger.ledger_path(session.evaluation), "export", session.evaluation.name, ids)
+    return len(rows)

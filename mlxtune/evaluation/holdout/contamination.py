@@ -23,11 +23,9 @@ _NAMED = 5  # maximum number of rows listed in an error
 class Contamination:
     """Whether an adapter or its ancestors were trained on the evaluated rows."""
 
-    code: Literal["unseen", "unknown"]
-    """``unknown`` if some training records are missing. Rows that were trained on are refused."""
+    code: Literal["unseen", "unknown"]  # unknown if some training records are missing. Rows that were trained on are refused.
     adapter: str
-    rows: int = 0
-    """How many training and validation rows were compared with the evaluated ones."""
+    rows: int = 0  # how many training and validation rows were compared with the evaluated ones
 
 
 def check(workspace: Path, adapter: Path | None, rows: Sequence[PromptRow]) -> Contamination | None:

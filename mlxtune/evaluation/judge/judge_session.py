@@ -14,11 +14,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mlxtune.core.errors import InputError
-from mlxtune.core.files import read_json, write_json
+from mlxtune.core.files import write_json
 from mlxtune.core.hashing import sha256_json, unit_interval
-from mlxtune.core.versions import require_version
 from mlxtune.evaluation.holdout import ledger
-from mlxtune.evaluation.json_fields import from_json, to_json
+from mlxtune.evaluation.json_fields import load_record, to_json
 from mlxtune.evaluation.judge import AskJudge
 from mlxtune.evaluation.judge.batch import JudgeCall, batch
 from mlxtune.evaluation.judge.endpoint import CostMeter
@@ -62,8 +61,7 @@ class _Header:
     arms: tuple[str, str]
     judge: str
     host: str
-    n: int
-    """The number of rows that are drawn."""
+    n: int  # the number of rows that are drawn
     rubric: Rubric
     seed: int
     consent: str = ""
@@ -106,12 +104,7 @@ def _session(evaluation: Path, folder: Path, rows: Sequence[AnswerPair]) -> Judg
 
 
 def _read_header(folder: Path) -> _Header:
-    record = read_json(folder / FILE)
-    try:
-        require_version(record["v"], VERSION, folder / FILE)
-        return from_json(_Header, record)
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{folder / FILE} is damaged: {error}.", hint="Delete the folder and run the judge again.") from error
+    return load_record(_Header, folder / FILE, VERSION, "Delete the folder and run the judge again.")
 
 
 def record_consent(session: JudgeSession, how: str) -> JudgeSession:

@@ -15,7 +15,7 @@ from mlxtune.core.errors import DataError
 from mlxtune.core.files import read_failure, read_text
 from mlxtune.data import samples
 from mlxtune.data.rows import Location, Message, Unpaired
-from mlxtune.evaluation.json_fields import from_json
+from mlxtune.evaluation.json_fields import from_json, optional
 from mlxtune.evaluation.scorers.output_text import normalize
 from mlxtune.evaluation.scorers.phrase_match import TIME_LIMIT
 from mlxtune.recipe import Recipe
@@ -40,12 +40,12 @@ class OffTaskPrompt:
     prompt: str
     accept: tuple[str, ...]
     location: Location = field(metadata={"key": None})
-    category: str = field(default="", metadata={"optional": True})
-    reject: tuple[str, ...] = field(default=(), metadata={"optional": True})
-    number: float | None = field(default=None, metadata={"optional": True})
-    pattern: str = field(default="", metadata={"optional": True})
-    with_system: bool = field(default=False, metadata={"optional": True})
-    max_tokens: int = field(default=MAX_TOKENS, metadata={"optional": True})
+    category: str = optional("")
+    reject: tuple[str, ...] = optional(())
+    number: float | None = optional(None)
+    pattern: str = optional("")
+    with_system: bool = optional(False)
+    max_tokens: int = optional(MAX_TOKENS)
 
     def row(self, system: str = "") -> Unpaired:
         """Return the prompt as a row without a reference answer, after ``system`` if it is asked with a system prompt."""
@@ -63,13 +63,6 @@ class OffTaskPrompt:
             return not self.pattern or bool(regex.search(self.pattern, output, timeout=TIME_LIMIT))
         except TimeoutError:
             return False
-
-    @property
-    def expectation(self) -> str:
-        """A short description of the conditions."""
-        number = "" if self.number is None else f"the number {self.number:g}"
-        texts = (", ".join(self.accept), f"not {', '.join(self.reject)}" if self.reject else "", number, self.pattern)
-        return "; ".join(filter(None, texts))
 
 
 def load_prompts(recipe: Recipe) -> tuple[OffTaskPrompt, ...]:

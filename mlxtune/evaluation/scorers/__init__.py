@@ -9,6 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from mlxtune.evaluation.json_fields import optional
+
 if TYPE_CHECKING:
     from mlxtune.evaluation.contract import Contract
 
@@ -37,14 +39,11 @@ class Score:
     """Whether an output passes."""
 
     passed: bool
-    kind: str = field(default="", metadata={"optional": True})
-    """The class of failure, a code."""
+    kind: str = optional("")  # the class of failure, a code
     detail: str = field(default="", compare=False, metadata={"key": None})
     """What is wrong, for people. It is not stored: scoring the output again finds it."""
-    value: float | None = field(default=None, metadata={"optional": True})
-    """A partial score from 0 to 1, for scorers that compute one."""
-    is_final: bool = field(default=False, metadata={"optional": True})
-    """Whether no text could undo the failure if it followed the output."""
+    value: float | None = optional(None)  # a partial score from 0 to 1, for scorers that compute one
+    is_final: bool = optional(False)  # whether no text could undo the failure if it followed the output
 
 
 def in_words(code: str) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mlxtune.core.text import one_line
 from mlxtune.evaluation.scorers import PASS, ModelAnswer, Score, Scorer, in_words
+from mlxtune.evaluation.scorers.json_parser import InvalidJSON, parse_json
 from mlxtune.evaluation.scorers.json_search import find_json, resolve_pointer, string_values
 from mlxtune.evaluation.scorers.negation import discount_reason
 from mlxtune.evaluation.scorers.output_text import strip_thinking, visible_texts
@@ -90,6 +92,38 @@ def _texts(answer: ModelAnswer, at: str) -> list[str]:
 
 def _last_paragraph(text: str) -> str:
     return "\n".join(text.rstrip().splitlines()).rsplit("\n\n", 1)[-1]
+
+
+def add_missing_disclaimers(answer: str, rules: Sequence[Disclaimer]) -> str | None:
+    """Return the reference ``answer`` with the missing disclaimers that its own fields require.
+
+    In a JSON answer, a disclaimer is appended to the field that the rule names, or else to the longest string; in any other answer,
+    it becomes a new paragraph. Returns ``None`` if nothing is missing or if another fault would remain, such as a misplaced one.
+    """
+    fixed = answer
+    for rule in rules:
+        missing = score_disclaimers(ModelAnswer(fixed, reference=fixed), [rule]).kind == "missing"
+        sentence = next((phrase.text for phrase in rule.phrases if phrase.match != "regex"), "")
+        if missing and sentence:
+            fixed = _added(fixed, sentence, rule.at)
+    return fixed if fixed != answer and score_disclaimers(ModelAnswer(fixed, reference=fixed), rules).passed else None
+
+
+def _added(answer: str, sentence: str, at: str) -> str:
+    try:
+        value: Any = parse_json(answer)
+    except InvalidJSON:
+        return f"{answer.rstrip()}\n\n{sentence}" if answer.strip() else answer
+    field = resolve_pointer(value, at) if at.startswith("/") else max(string_values(value), key=len, default=None)
+    if not isinstance(field, str):
+        return answer
+    separator = "\n\n" if at == "last paragraph" else " "
+    extended = f"{field.rstrip()}{separator}{sentence}"
+    for ascii_only in (False, True):  # keeps the rest of the text unchanged if the field can be found in it
+        old, new = (json.dumps(text, ensure_ascii=ascii_only) for text in (field, extended))
+        if answer.count(old) == 1:
+            return answer.replace(old, new)
+    return answer
 
 
 def _has_fuzzy_phrase(contract: Contract) -> bool:

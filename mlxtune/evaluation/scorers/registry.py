@@ -7,10 +7,7 @@ from mlxtune.evaluation.scorers import (
     CONTRACT,
     disclaimer,
     forbidden,
-    json_extracted,
-    json_fenced,
-    json_ijson,
-    json_valid,
+    json_forms,
     length,
     number,
     pattern,
@@ -20,10 +17,10 @@ from mlxtune.evaluation.scorers import (
 from mlxtune.evaluation.scorers.preference import PREFERENCE
 
 SCORERS = (
-    json_valid.SCORER,
-    json_ijson.SCORER,
-    json_fenced.SCORER,
-    json_extracted.SCORER,
+    json_forms.VALID,
+    json_forms.IJSON,
+    json_forms.FENCED,
+    json_forms.EXTRACTED,
     schema_valid.SCORER,
     disclaimer.STRICT,
     disclaimer.FUZZY,

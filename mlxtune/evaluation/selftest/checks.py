@@ -17,10 +17,7 @@ from mlxtune.core.errors import InputError
 from mlxtune.evaluation.report_builder import metric_rates
 from mlxtune.evaluation.scorers import ModelAnswer
 from mlxtune.evaluation.scorers.disclaimer import score_disclaimers
-from mlxtune.evaluation.scorers.json_extracted import score_extracted
-from mlxtune.evaluation.scorers.json_fenced import score_fenced
-from mlxtune.evaluation.scorers.json_ijson import score_ijson
-from mlxtune.evaluation.scorers.json_valid import score_json
+from mlxtune.evaluation.scorers.json_forms import score_extracted, score_fenced, score_ijson, score_json
 from mlxtune.evaluation.scorers.schema_valid import SchemaValidator
 from mlxtune.evaluation.selftest import judge_cases, selftest_cases
 from mlxtune.recipe import Disclaimer

@@ -15,8 +15,7 @@ from textual.containers import Container, Vertical
 from mlxtune.core.errors import MlxtuneError
 from mlxtune.core.files import FileStamp, display_path, file_stamp
 from mlxtune.core.text import one_line, plural
-from mlxtune.evaluation.blind.blind_session import BlindSession, PresentedPair, Vote
-from mlxtune.evaluation.blind.blind_status import export_votes
+from mlxtune.evaluation.blind.blind_session import BlindSession, PresentedPair, Vote, export_votes
 from mlxtune.evaluation.blind.votes import HEADLINE_QUESTION, QUESTIONS, BlindResult
 from mlxtune.evaluation.statistics.power import detectable_preference
 from mlxtune.present.blind import rater_facts, tally_verdict

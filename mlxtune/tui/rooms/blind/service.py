@@ -7,8 +7,7 @@ from itertools import combinations
 from pathlib import Path
 
 from mlxtune.evaluation import report as reports
-from mlxtune.evaluation.blind.blind_session import BlindSession
-from mlxtune.evaluation.blind.blind_status import BlindStatus, blind_status, count_differing
+from mlxtune.evaluation.blind.blind_session import BlindSession, BlindStatus, blind_status, count_differing
 from mlxtune.evaluation.blind.votes import BlindResult
 from mlxtune.evaluation.paired_answers import load_pairs
 

@@ -27,7 +27,7 @@ from mlxtune.present.blocks import Fact, Text
 from mlxtune.present.comparison import comparison_document
 from mlxtune.present.labels import change_text, failure_name, p_value
 from mlxtune.present.next_step import step_title
-from mlxtune.present.report import nearest_row_text, report_document
+from mlxtune.present.report import expected_answer, nearest_row_text, report_document
 from mlxtune.present.run import answering_text, pace_text
 from mlxtune.runs.events import HELD_OUT_ROW
 from mlxtune.tui import draw
@@ -381,7 +381,7 @@ def off_task_page(
             name = cell(one_line(arm), 8, "bold $primary" if is_tuned(arm) else "$muted")
             text_rows = output_rows(output, None, width - 16) or [Content("")]
             rows += [line("    ", " " * 8 if index else name, "  ", text) for index, text in enumerate(text_rows[:4])]
-        accepted = line("    ", cell("accepted", 8, "$muted"), "  ", (one_line(prompt.expectation), "$muted"))
+        accepted = line("    ", cell("accepted", 8, "$muted"), "  ", (one_line(expected_answer(prompt)), "$muted"))
         rows += [accepted.truncate(max(width, 0)), Content("")]
     return rows
 

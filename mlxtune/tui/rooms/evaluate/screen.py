@@ -453,9 +453,7 @@ class EvaluateRoom(Room):
 
         def chosen(index: str | None) -> None:
             if index:
-                group = groups[int(index)]
-                reason = f"{loaded.folder.name}: {plural(len(group.rows), 'row')} fail with {failure_name(group.kind)}"
-                choose_teacher(self.app, recipe.path, "variations", rows=group.examples, reason=reason)
+                choose_teacher(self.app, recipe.path, "variations", rows=groups[int(index)].examples)
 
         options = [
             ChoiceOption(

@@ -96,7 +96,7 @@ def add_disclaimers(contract: Contract, row: Row) -> Row | None:
     """Return ``row`` with its missing disclaimers added, or ``None`` if its answer lacks none."""
     from mlxtune.data.checks.check_input import rewrite_texts
     from mlxtune.data.checks.contract import scored_answer
-    from mlxtune.evaluation.fix_disclaimers import add_missing_disclaimers
+    from mlxtune.evaluation.scorers.disclaimer import add_missing_disclaimers
 
     part, text = scored_answer(row)
     fixed = add_missing_disclaimers(text, contract.section.disclaimers) if part else None
