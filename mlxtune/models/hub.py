@@ -247,7 +247,7 @@ def _translate_errors(what: str) -> Iterator[None]:
     except RepositoryNotFoundError as error:
         raise ModelError(
             f"The Hub has no model {one_line(what, 80)}, or it is private.",
-            hint="Search with mlxtune models --search TEXT or, for a private model, run: hf auth login",
+            hint="Search with mlxtune models --search TEXT; for a private model, run: hf auth login",
         ) from error
     except HFValidationError as error:
         raise ModelError(f"{one_line(what, 80)} is not a valid model ID.", hint="Use the form OWNER/NAME.") from error
