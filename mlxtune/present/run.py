@@ -15,7 +15,7 @@ from mlxtune.present.labels import failure_name
 from mlxtune.present.search import decision_text, standing_text, values_text
 from mlxtune.runs.events import HELD_OUT_ROW, TIMED, DataReady, Event, ReferenceProgress, ReplayProgress, ValidationProgress
 from mlxtune.runs.registry import Run, RunStatus
-from mlxtune.runs.state import RunState, RunWarning, Sample, Work, earlier_adapter_step
+from mlxtune.runs.state import RunState, RunWarning, SampleAnswer, Work, earlier_adapter_step
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,7 +219,7 @@ def run_document(run: Run, state: RunState, status: RunStatus, now: float) -> Do
     return (*blocks, Facts(tuple(facts)), *([resume] if status == "crashed" else []))
 
 
-def sample_verdict(sample: Sample) -> tuple[str, str, str]:
+def sample_verdict(sample: SampleAnswer) -> tuple[str, str, str]:
     """Return the glyph, style, and words for how an answer to a validation row did."""
     match sample.outcome:
         case "passes":

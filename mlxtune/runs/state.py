@@ -54,7 +54,7 @@ class Validation:
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class SampleAnswer:
     """The model's answer to a validation row during training."""
 
     step: int
@@ -122,7 +122,7 @@ class RunState:
     epochs: float = 0
     steps: list[Step] = field(default_factory=list)
     validations: list[Validation] = field(default_factory=list)
-    samples: list[Sample] = field(default_factory=list)
+    samples: list[SampleAnswer] = field(default_factory=list)
     checkpoints: list[int] = field(default_factory=list)
     warnings: list[RunWarning] = field(default_factory=list)
     arms: dict[str, tuple[int, int]] = field(default_factory=dict)  # held-out rows that each arm has answered, and their number
@@ -246,7 +246,7 @@ class RunState:
             case "sample":
                 self._time_validation(event["step"], event["t"])
                 failure, limit = event.get("failure", ""), event.get("limit", 0)
-                self.samples.append(Sample(event["step"], event["prompt"], event["output"], event["outcome"], failure, limit))
+                self.samples.append(SampleAnswer(event["step"], event["prompt"], event["output"], event["outcome"], failure, limit))
             case "checkpoint":
                 self.checkpoints.append(event["step"])
             case "arm.started" | "arm.progress" | "arm.finished":

@@ -13,7 +13,7 @@ from mlxtune.present import run
 from mlxtune.present.run import answering_text, log_line, pace_text, sample_verdict, warning_text, work_text
 from mlxtune.present.search import decision_text, standing_text
 from mlxtune.runs.events import HELD_OUT_ROW, SampleOutcome, WarningCode
-from mlxtune.runs.state import Answering, RunState, RunWarning, Sample
+from mlxtune.runs.state import Answering, RunState, RunWarning, SampleAnswer
 
 
 def _line(type: str, **fields) -> str | None:
@@ -41,7 +41,11 @@ def _line(type: str, **fields) -> str | None:
         ),
         ("arm.finished", {"arm": "base", "rows": 74, "cached": True, "seconds": 0.1}, "✓ base: 74 answers from the cache"),
         ("arm.finished", {"arm": "tuned", "rows": 74, "cached": False, "seconds": 61.0}, "✓ tuned: 74 answers in 61 s"),
-        ("warning", {"code": "export_note", "values": {"note": "two\nlines"}}, "! two lines"),
+        (
+            "warning",
+            {"code": "checkpoint_damaged", "values": {"folder": "two\nlines"}},
+            "! skipped the damaged checkpoint in two lines",
+        ),
         ("run.waiting", {"reason": "power"}, "‖ waiting until this machine is connected to power"),
         ("run.continued", {}, "● continued"),
         (
@@ -100,13 +104,13 @@ def test_the_data_line_explains_more_rows_than_conversations():
 
 
 def test_lines_have_the_time_and_no_escape_sequences():
-    line = log_line({"t": 5.0, "type": "warning", "code": "export_note", "values": {"note": "\x1b[31m"}})
+    line = log_line({"t": 5.0, "type": "warning", "code": "checkpoint_damaged", "values": {"folder": "\x1b[31m"}})
     assert line
     assert line.t == 5.0
     assert "\x1b" not in line.text
 
 
-@pytest.mark.parametrize("code", get_args(WarningCode))
+@pytest.mark.parametrize("code", sorted(run._WARNINGS))
 def test_every_warning_has_words(code):
     fields = {name: spec for _, name, spec, _ in Formatter().parse(run._WARNINGS[code]) if name}
     values = {name: 2 if spec else "x" for name, spec in fields.items()} | {"rows": ["a", "b"]}
@@ -118,13 +122,14 @@ def test_every_warning_has_words(code):
 
 
 def test_a_warning_lists_few_rows():
+    assert set(get_args(WarningCode)) == {*run._WARNINGS, "export_note"}, "an export's notes have words of their own"
     text = warning_text(RunWarning("rows_truncated", {"rows": list("abcdefg"), "max_tokens": 2048}))
     assert text == "7 rows truncated at 2,048 tokens: a, b, c, d, e …"
 
 
 @pytest.mark.parametrize("outcome", get_args(SampleOutcome))
 def test_every_sample_has_a_verdict(outcome):
-    assert all(sample_verdict(Sample(1, "q", "a", outcome, "json", 8)))
+    assert all(sample_verdict(SampleAnswer(1, "q", "a", outcome, "json", 8)))
 
 
 def _state(now: float, **fields) -> RunState:

@@ -77,9 +77,13 @@ def test_a_header_has_purpose_command_results_license_and_memory(path: Path) -> 
 @pytest.mark.real
 @pytest.mark.usefixtures("real")
 def test_recipes_are_up_to_date_and_planned_for_four_machines(monkeypatch: pytest.MonkeyPatch) -> None:
-    made: dict[str, Any] = {}
+    made: dict[tuple[str, str], Any] = {}
     planned = gallery.planned
-    monkeypatch.setattr(gallery, "planned", lambda recipe, base, stem: made.setdefault(stem, planned(recipe, base, stem)))
+
+    def plan(recipe: Any, base: Any, stem: str) -> Any:
+        return made.setdefault((recipe.model.base, stem), planned(recipe, base, stem))
+
+    monkeypatch.setattr(gallery, "planned", plan)
     rendered = dict(gallery.rendered())
     assert sorted(rendered) == RECIPES
     stale = [str(path.relative_to(ROOT)) for path, text in rendered.items() if path.read_text() != text]
@@ -88,7 +92,7 @@ def test_recipes_are_up_to_date_and_planned_for_four_machines(monkeypatch: pytes
         recipe = load(path)
         base = catalog.find(recipe.model.base)
         assert base
-        plans = made[path.stem]
+        plans = made[recipe.model.base, path.stem]
         assert tuple(plans) == (8, 16, 32, 64)
         assert plans[32][0] == "go", path  # the intended machine
         order = ["refuse", "warn", "go"]

@@ -12,7 +12,7 @@ from textual.content import Content
 from mlxtune.core.text import duration, one_line, plural, speed
 from mlxtune.present.run import STATUS_LABELS, LogLine, log_line, sample_verdict, status_blocks, work_text
 from mlxtune.runs.events import Event
-from mlxtune.runs.state import RunState, Sample, Work
+from mlxtune.runs.state import RunState, SampleAnswer, Work
 from mlxtune.tui.notices import Notice
 from mlxtune.tui.render.bars import bar, memory_style, spark
 from mlxtune.tui.render.text import RECIPE_KEY, Part, cell, fold, gigabytes, key, line, lines, marked, wrap
@@ -154,14 +154,14 @@ def _verdict(verdict: Evaluation) -> str:
 # Samples
 
 
-def samples(samples: Sequence[Sample], width: int, height: int) -> Content:
+def samples(samples: Sequence[SampleAnswer], width: int, height: int) -> Content:
     """Return as many answers as fit, from the last step that has any."""
     newest = [sample for sample in samples if sample.step == samples[-1].step]
     rows = _sample_rows(newest, width, _SAMPLE_ROWS)
     return lines(*(row.truncate(max(width, 0)) for row in (rows[:height] if height > 0 else rows)))
 
 
-def all_samples(samples: Sequence[Sample], width: int) -> list[Content]:
+def all_samples(samples: Sequence[SampleAnswer], width: int) -> list[Content]:
     """Return every sample under its step, newest first."""
     rows: list[Content] = []
     for step in sorted({sample.step for sample in samples}, reverse=True):
@@ -170,7 +170,7 @@ def all_samples(samples: Sequence[Sample], width: int) -> list[Content]:
     return rows[:-1]
 
 
-def _sample_rows(samples: Sequence[Sample], width: int, max_rows: int | None = None) -> list[Content]:
+def _sample_rows(samples: Sequence[SampleAnswer], width: int, max_rows: int | None = None) -> list[Content]:
     """Return each sample's prompt, answer and verdict, wrapped to at most ``max_rows`` rows each."""
     rows: list[Content] = []
     for sample in samples:
