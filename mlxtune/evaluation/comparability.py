@@ -82,7 +82,6 @@ def _criteria_changes(before: ReportFacts, now: ReportFacts) -> list[ChangedTerm
 
 
 def _generation_changes(before: ReportFacts, now: ReportFacts) -> list[ChangedTerm]:
-    """Return the differences between how answers were generated."""
     terms: tuple[Term, ...] = ("thinking", "thinking_tokens")
     changes = [ChangedTerm(term) for term in terms if _differs(before, now, term)]
     one, two = (facts["decoding"]["max_tokens"] for facts in (before, now))

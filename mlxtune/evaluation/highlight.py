@@ -109,7 +109,6 @@ def _field(answer: ModelAnswer) -> Span | None:
 
 
 def _disclaimer(answer: ModelAnswer, rules: Sequence[Disclaimer]) -> Span | None:
-    """Return a disclaimer that does not count or is misplaced."""
     phrases = (phrase for rule in rules for phrase in rule.phrases if phrase.match != "regex")
     return next(filter(None, (_phrase(answer.output, phrase.text) for phrase in phrases)), None)
 
@@ -133,7 +132,6 @@ def locate_value(text: str, steps: Sequence[str | int]) -> Span | None:
 
 
 def _name_span(text: str, start: int, name: str) -> Span | None:
-    """Return the span of the member name ``name`` in the object at ``start``."""
     return next((span for member, span, _ in _members(text, start) if member == name), None)
 
 

@@ -85,7 +85,6 @@ def _nearest(failed: Sequence[Row], train: Sequence[Row], vectors: RowVectors | 
 
 
 def _order(scores: Array, count: int) -> list[int]:
-    """Return the indices of the ``count`` highest ``scores``, highest first."""
     order: list[int] = np.argsort(-scores, kind="stable")[:count].tolist()
     return order
 

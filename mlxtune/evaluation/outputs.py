@@ -132,7 +132,6 @@ def generate_answers(
 
 
 def _encode(arm: Arm, template: ChatTemplate, rows: Sequence[PromptRow], compared: frozenset[str], score_references: bool) -> _Work:
-    """Return the tokens of the prompts and of the answers whose likelihood is computed."""
     prompts = [template.prompt(arm.prompt_for(row), row.tools) for row in rows]
     chosen = [(index, row.reference) for index, row in enumerate(rows) if score_references]
     others: list[IndexedText] = [
@@ -144,7 +143,6 @@ def _encode(arm: Arm, template: ChatTemplate, rows: Sequence[PromptRow], compare
 
 
 def _identity(work: _Work) -> dict[str, Any]:
-    """Return what identifies the rows of a piece of work in the cache."""
     return {
         "prompts": work.prompts,
         "references": work.references,
@@ -321,7 +319,6 @@ def _answer_tokens(
 def _require_room(
     arm: Arm, loaded: LoadedModel, rows: Sequence[PromptRow], prompts: Sequence[Sequence[int]], max_tokens: int
 ) -> None:
-    """Raise ``InputError`` if an arm's longest prompt and its answer exceed the model's maximum length."""
     context = _context_length(loaded)
     index = max(range(len(prompts)), key=lambda index: len(prompts[index]))
     if context is not None and len(prompts[index]) + max_tokens > context:

@@ -213,7 +213,6 @@ def _cut_answers(report: EvaluationReport, arm: ArmResult | None) -> CutAnswers 
 
 
 def _also_worse(report: EvaluationReport, headline: Comparison) -> tuple[AlsoWorse, ...]:
-    """Return the other metrics that got worse if neither the headline nor the contract did."""
     if any(item and item.outcome == "worse" for item in (headline, report.contract)):
         return ()
     arms = (headline.first, headline.second)
@@ -225,7 +224,6 @@ def _also_worse(report: EvaluationReport, headline: Comparison) -> tuple[AlsoWor
 
 
 def _met_by_grammar(report: EvaluationReport) -> Literal["", "contract", "schema"]:
-    """Return what a grammar alone, without training, meets on every row."""
     arm = next((arm for arm in report.arms if arm.name == GRAMMAR), None)
     rates = {rate.metric: rate for rate in arm.rates} if arm else {}
     metrics: tuple[Literal["contract", "schema"], ...] = ("contract", "schema")

@@ -144,7 +144,6 @@ def _schema_errors(stored: Record) -> Iterator[str]:
 
 
 def _changed_files(folder: Path, stored: dict[str, str]) -> Iterator[str]:
-    """Yield a sentence for each file that changed since the report was made."""
     current = hashes(folder, (*FILES, *PAGES))
     for name in sorted({*stored, *current}):
         if name not in current:
@@ -156,7 +155,6 @@ def _changed_files(folder: Path, stored: dict[str, str]) -> Iterator[str]:
 
 
 def _mismatches(evidence: EvaluationEvidence, stored: Record) -> Iterator[str]:
-    """Yield a sentence for each mismatch between the answers and the report's arms and rows."""
     arms = [arm["arm"] for arm in stored["arms"]]
     if arms != list(evidence.answers):
         yield f"outputs.jsonl has the arms {', '.join(evidence.answers)}, but report.json has {', '.join(arms)}."
@@ -167,7 +165,6 @@ def _mismatches(evidence: EvaluationEvidence, stored: Record) -> Iterator[str]:
 
 
 def _scores(location: str, stored: Sequence[Answer], scored: Sequence[Answer]) -> Iterator[str]:
-    """Yield each difference between the stored scores of answers and those computed again."""
     for one, two in zip(stored, scored, strict=True):
         yield from differences(f"{location}, {one.id}, scores", to_json(one.scores), to_json(two.scores))
 
@@ -213,7 +210,6 @@ def _numbers(
 
 
 def _off_task(folder: Path, evidence: EvaluationEvidence) -> Record | None:
-    """Return the off-task result of the stored answers, if there are any."""
     prompts, answers = load_off_task(folder)
     margin = evidence.recipe.evaluation.regression_margin
     return to_json(compare_off_task(prompts, answers[BASE], answers[TUNED], margin)) if prompts else None
@@ -234,13 +230,11 @@ def _passes(answers: Sequence[Answer]) -> list[dict[str, bool]]:
 
 
 def _answer_limit(evidence: EvaluationEvidence, stored: Record) -> int:
-    """Return the limit of answers in tokens, derived from the length of the longest reference answer if the recipe sets none."""
     limit = evidence.recipe.evaluation.max_tokens
     return auto_limit(stored["facts"].get("longest_reference", 0), stored["facts"].get("room")) if limit == AUTO else limit
 
 
 def _too_long(evidence: EvaluationEvidence, limit: int) -> Iterator[str]:
-    """Yield a sentence for each answer with more than ``limit`` tokens."""
     for arm, answers in evidence.answers.items():
         for answer in () if arm.startswith(ENDPOINT) else answers:  # an endpoint counts tokens in its own way
             if answer.answer_tokens > limit:

@@ -145,7 +145,6 @@ def _has_pairs(arm: ArmAnswers) -> bool:
 
 
 def _finish(worker: Worker, inputs: _Inputs, measured: _Measured, facts: ReportFacts, vectors: RowVectors | None) -> dict[str, Any]:
-    """Write the answers, the ledger and the report; return the summary."""
     from mlxtune.evaluation import nearest_rows
 
     recipe, folder, contract, rows = worker.recipe, worker.folder, inputs.contract, inputs.rows
@@ -203,7 +202,6 @@ def _budget(worker: Worker, inputs: _Inputs, arms: Sequence[Arm], loaded: Loaded
 
 
 def _facts(worker: Worker, inputs: _Inputs, loaded: LoadedModel, template: ChatTemplate, budget: AnswerBudget) -> ReportFacts:
-    """Return the facts that are known before the first answer."""
     from mlxtune.models.thinking import prints_date
 
     recipe, settings = worker.recipe, template.settings

@@ -200,7 +200,6 @@ class BlindSession:
         ]
 
     def _first_showings(self) -> dict[str, int]:
-        """Return the index at which each row was first shown, in the order shown."""
         firsts: dict[str, int] = {}
         for index, id in enumerate(self._order):
             firsts.setdefault(id, index)

@@ -146,7 +146,6 @@ def _arm(grade: Grade, swapped: bool) -> ArmChoice:
 
 
 def _graded(session: JudgeSession, grades: Grades) -> tuple[tuple[Comparison, ...], tuple[ScoreComparison, ...]]:
-    """Return each question's comparison, over the rows with usable replies for both arms."""
     comparisons: list[Comparison] = []
     scores: list[ScoreComparison] = []
     for question in session.rubric.questions:
@@ -173,7 +172,6 @@ def _graded(session: JudgeSession, grades: Grades) -> tuple[tuple[Comparison, ..
 
 
 def _sentinel_faults(session: JudgeSession, calls: list[JudgeCall], grades: Grades) -> tuple[SentinelFault, ...]:
-    """Return each sentinel that the judge passed."""
     passed = {(call.subject, _name(call)) for call in calls if call.subject in SENTINELS and _passed(call, grades[_key(call)])}
     order = [*(question.name for question in session.rubric.questions), PAIR]
     questions = {name: tuple(item for item in order if (name, item) in passed) for name in SENTINELS}

@@ -128,7 +128,6 @@ def _ask_all(
 
 
 def _ask(call: C, ask: Callable[[C], Any], meter: CostMeter, journal: Journal, lock: threading.Lock) -> bool:
-    """Make one call, journal it, and return whether a reply arrived."""
     with lock:
         journal.append({"key": call.key, **call.labels, "t": time.time(), "asked": True, "worst": call.worst_case(meter)})
         journal.sync()

@@ -208,7 +208,6 @@ def _plain(answer: str) -> str:
 
 
 def _folded(text: str) -> str:
-    """Fold case, whitespace and typographic quotes."""
     return " ".join(text.translate(_QUOTES).casefold().split())
 
 

@@ -48,7 +48,6 @@ def cases() -> Iterator[tuple[str, Callable[[], bool]]]:
 
 
 def _reported(judge: Callable[[JudgeCall], str], faults: tuple[SentinelFault, ...], *, unusable: bool = False) -> bool:
-    """Return whether exactly these faults of ``judge`` are reported."""
     session = JudgeSession(Path(), Path(), "base", "tuned", _ROWS, _RUBRIC, "simulated", "", 7, "")
     report = build_judge_report(session, {call.key: call.read(judge(call)) for call in session.calls}, {}, 0.0)
     return report.faults == faults and bool(report.unusable) == unusable

@@ -110,7 +110,6 @@ def _least_wins(count: int) -> int | None:
 
 
 def _at_least(least: int, count: int, share: float) -> float:
-    """Return the probability of ``least`` or more hits in ``count`` trials."""
     spread = math.sqrt(count * share * (1 - share))
     if count > EXACT and spread:
         return 1 - NormalDist(count * share, spread).cdf(least - 0.5)
