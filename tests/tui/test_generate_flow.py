@@ -138,7 +138,7 @@ async def test_a_finished_generation_leads_to_its_first_row_in_review(shop: Shop
     shop.hold(folder)
     async with open_room("home") as room:
         assert "generating 3/26" in " ".join(room.text("RoomHeader").split())
-        assert "Let the teacher finish." in room.text("#next-picture")
+        assert "Let the teacher finish" in room.text("#next-picture")
         meta = {KEY: Lineage("variations", "big", "", folder.name, "Write.", 3, scores={"novelty": 0.7}, flaw="").to_json()}
         row = Conversation(
             Location(Path("x"), 1), meta, (Message("user", "Do you rent skis?"), Message("assistant", json.dumps({"a": 1})))

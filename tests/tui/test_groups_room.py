@@ -129,7 +129,7 @@ async def test_a_decision_that_is_refused_keeps_the_marks(shop: Shop, checks: Ch
         assert room.notice.startswith("● Exporting. Try again")
         assert room.screen.marked_rows
         await room.press("u")
-        assert room.notice.startswith("● Exporting. Try again")
+        assert room.notice.startswith("· There is nothing to undo.")
         other.set()
         await room.until(lambda: not room.app.jobs.busy)
         await room.press("x")

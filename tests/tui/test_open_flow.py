@@ -90,7 +90,7 @@ async def test_tab_completes_a_path_and_a_wrong_one_is_refused(shop: Shop, check
         await room.until(lambda: room.mode == "data" and ready(room) and len(session_of(room).source) == 4)
         assert room.notice.startswith("✓ Opened support-more.jsonl.")
         await room.press("H")
-        await room.until(lambda: "Write a recipe for support-more.jsonl." in room.text("#next-picture"))
+        await room.until(lambda: "Write a recipe for support-more.jsonl" in room.text("#next-picture"))
         await room.press("enter")
         await room.until(lambda: isinstance(room.screen, PromptDialog) and field(room).value == "support-more")
 

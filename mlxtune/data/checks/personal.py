@@ -9,7 +9,7 @@ from mlxtune.data.checks.base import Check, CheckFamily, Fix, Hit
 
 family = CheckFamily()
 _MASK = Fix("put", "mask", safe=True, everywhere=True)
-_WORDING = "The model may learn and repeat it."
+_WORDING = "The model may learn and repeat this "
 
 _EMAIL = re.compile(
     r"(?<![\w.+-])[A-Za-z0-9][\w.+-]{0,63}@(?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.)+[A-Za-z]{2,24}(?![\w-])"
@@ -50,7 +50,7 @@ _IBAN_LENGTHS = {  # by country, from the registry of ISO 13616
 }  # fmt: skip
 
 
-@family.text_check(Check("email", "warn", "rows with an email address", _WORDING, _MASK, "@"))
+@family.text_check(Check("email", "warn", "rows with an email address", f"{_WORDING}email address.", _MASK, "@"))
 def emails(text: str) -> Iterator[Hit]:
     if "@" in text:
         for match in _EMAIL.finditer(text):
@@ -59,7 +59,7 @@ def emails(text: str) -> Iterator[Hit]:
                 yield Hit(*match.span(), "[EMAIL]")
 
 
-@family.text_check(Check("phone", "warn", "rows with a phone number", _WORDING, _MASK, "@"))
+@family.text_check(Check("phone", "warn", "rows with a phone number", f"{_WORDING}phone number.", _MASK, "@"))
 def phones(text: str) -> Iterator[Hit]:
     for match in _PHONE.finditer(text) if _DIGITS.search(text) else ():
         digits = "".join(char for char in match[0] if char.isdigit())
@@ -67,7 +67,7 @@ def phones(text: str) -> Iterator[Hit]:
             yield Hit(*match.span(), "[PHONE]")
 
 
-@family.text_check(Check("card", "warn", "rows with a card number", _WORDING, _MASK, "@"))
+@family.text_check(Check("card", "warn", "rows with a card number", f"{_WORDING}card number.", _MASK, "@"))
 def cards(text: str) -> Iterator[Hit]:
     for match in _CARD.finditer(text) if _DIGITS.search(text) else ():
         digits = [int(char) for char in match[0] if char.isdigit()]
@@ -75,7 +75,7 @@ def cards(text: str) -> Iterator[Hit]:
             yield Hit(*match.span(), "[CARD]", f"{match[0][:4]}…")
 
 
-@family.text_check(Check("iban", "warn", "rows with an IBAN", _WORDING, _MASK, "@", short="IBAN"))
+@family.text_check(Check("iban", "warn", "rows with an IBAN", f"{_WORDING}IBAN.", _MASK, "@", short="IBAN"))
 def ibans(text: str) -> Iterator[Hit]:
     for match in _IBAN.finditer(text):
         length, count = _IBAN_LENGTHS.get(match[0][:2], 0), 0
