@@ -60,13 +60,17 @@ class Follower:
                 self._restart()  # a partial line was overwritten between two reads
                 self._size = size
                 new = self._reader.read()
+            self._apply([_safe_event(event) for event in new])
         except InputError as error:
             self.state = refused_state(error)
+        except (KeyError, TypeError, ValueError, AttributeError):  # JSON that is no event
+            self.state = refused_state(InputError(f"{events.FILE} is damaged.", hint=f"mlxtune runs remove {self._run.id}"))
+
+    def _apply(self, new: list[Event]) -> None:
+        if not new:
             return
-        if new:
-            self._next_seq = new[-1]["seq"] + 1
-        new = [_safe_event(event) for event in new]
-        self.state = self.state.apply(new) if new else self.state
+        self._next_seq = new[-1]["seq"] + 1
+        self.state = self.state.apply(new)
         self.log += [event for event in new if event["type"] not in _PROGRESS]
         for event in new:
             if event["type"] == "data.ready":

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 from mlxtune.runs import events
 from mlxtune.runs.registry import Run
 from mlxtune.runs.state import RunState
@@ -82,16 +80,12 @@ def test_a_journal_that_starts_again_is_read_again(shop: Shop) -> None:
     assert follower.state.step == 3
 
 
-def test_json_that_is_no_event_is_skipped(shop: Shop) -> None:
+def test_json_that_is_no_event_is_refused_and_the_app_goes_on(shop: Shop) -> None:
     folder = shop.run("20261124-1412-x", steps=5)
-    before = len(with_history(shop.snapshot().runs[0]).log)
     with (folder / "events.jsonl").open("a") as file:
-        for record in ({"seq": 8, "type": "step"}, {"seq": 9, "t": "soon", "type": 4}, {"seq": 10}):
-            file.write(json.dumps(record) + "\n")
-    shop.tell(folder, [("step", {"step": 6, **FACTS})])
-    view = with_history(shop.snapshot().runs[0])
-    assert view.state.step == 6
-    assert len(view.log) == before + 1
+        file.write('{"v": 1, "seq": 8, "type": "step"}\n')
+    state = shop.snapshot().runs[0].state
+    assert (state.phase, state.error) == ("failed", "events.jsonl is damaged.")
 
 
 def test_a_run_that_has_not_changed_is_the_very_same_view(loaded: Shop) -> None:

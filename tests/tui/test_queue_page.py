@@ -75,7 +75,7 @@ async def test_an_interrupted_queue_is_started_again(shop: Shop, open_room: Open
         assert "s continue with 2 commands" in room.text("#queue-banner")
         assert "interrupted" in room.text("#queue-commands")
         await room.press("x")  # the first command has ended
-        await room.until(lambda: "Not possible now: remove." in shown(room.app))
+        await room.until(lambda: "The command was started." in shown(room.app))
         await room.press("s")
         await room.until(lambda: started)
     with queue.runner_lock():
