@@ -54,8 +54,8 @@ def read_license(folder: Path) -> str:
     return match[1] if match else ""
 
 
+# Returns the model card of an adapter in the format of a library, as Markdown.
 Card = Callable[[AdapterEntry, PublishedBase, Library], str]
-"""Returns the model card of an adapter in the format of a library, as Markdown."""
 
 
 def write_publishable(entry: AdapterEntry, base: PublishedBase, folder: Path, card: Card, library: Library = "mlx") -> list[str]:

@@ -43,8 +43,8 @@ from mlxtune.models.tool_calls import CallReader
 from mlxtune.recipe import Recipe, read_template
 from mlxtune.recipe.schema import Thinking, Turns
 
+# The shipped templates with tools, and the control tokens of the templates that they can replace.
 _SHIPPED_TEMPLATES = {"chatml-tools": ("<|im_start|>", "<|im_end|>"), "phi-tools": ("<|assistant|>", "<|end|>")}
-"""The shipped templates with tools, and the control tokens of the templates that they can replace."""
 _REASONING_HINT = 'Set model.thinking to "off" to leave reasoning out, or name a template in model.template that renders it.'
 
 

@@ -16,20 +16,19 @@ from transformers.utils.chat_template_utils import _compile_jinja_template
 from mlxtune.recipe.schema import Thinking
 
 # Qwen3, SmolLM3, GLM, Gemma 4, Nemotron 3 and many others; Granite 3 and DeepSeek V3; Seed-OSS (a number of tokens; 0 is off)
+# Variables that turn reasoning on and off, with both values; None leaves the variable undefined.
 _SWITCHES: dict[str, tuple[Any, Any]] = {
     "enable_thinking": (True, False),
     "thinking": (True, False),
     "thinking_budget": (None, 0),
 }
-"""Variables that turn reasoning on and off, with both values; ``None`` leaves the variable undefined."""
-_HISTORY = {
+_HISTORY = {  # variables that keep the reasoning of earlier turns, with the value that keeps it
     "preserve_thinking": True,  # Qwen3.6, Gemma 4, LFM2.5
     "keep_past_thinking": True,  # LFM2.5
     "keep_cots": True,  # Hermes 4
     "clear_thinking": False,  # GLM 4.7 and 5
     "truncate_history_thinking": False,  # Nemotron 3
 }
-"""Variables that keep the reasoning of earlier turns, with the value that keeps it."""
 _EFFORTS = ("reasoning_effort", "reasoning_strength", "thinking_effort")  # gpt-oss, Qwen3.8; Muse; Kimi
 _NO_EFFORT = ("none", "no_think")  # effort levels that turn reasoning off, in templates that know them
 _WORDS = ("/no_think", "/think")  # Nemotron Nano v2
@@ -39,8 +38,8 @@ _CLOCK = re.compile(r"""strftime_now\(\s*(['"])(.*?)\1\s*\)""")
 _QUESTION = [{"role": "user", "content": "Hello"}]
 
 
+# What a thinking mode does; empty if the template does not support reasoning. It is kept in, or removed from, earlier turns.
 ThinkingEffect = Literal["", "off", "lowest_effort", "model_decides", "on", "on_and_kept", "on_and_removed"]
-"""What a thinking mode does; empty if the template does not support reasoning. It is kept in, or removed from, earlier turns."""
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Literal
 
 from mlxtune.models.detokenizer import Decode, StreamingDetokenizer
 
-THOUGHTS = {
+THOUGHTS = {  # the text that starts a thought, with the text that ends it
     "<think>": "</think>",  # Qwen3, SmolLM3, DeepSeek, GLM, Nemotron 3, Granite 3, Phi-4-mini-reasoning and others
     "[THINK]": "[/THINK]",  # Mistral
     "<|channel>thought": "<channel|>",  # Gemma 4
@@ -18,9 +18,8 @@ THOUGHTS = {
     "<longcat_think>": "</longcat_think>",
     "<|START_THINKING|>": "<|END_THINKING|>",  # Command A
 }
-"""The text that starts a thought, with the text that ends it."""
+# Text around thoughts and answers in gpt-oss and Muse, and whether the answer begins after it.
 _HEADERS = {"<|start|>assistant": False, "<|channel|>final<|message|>": True, "to=user<|message|>": True}
-"""Text around thoughts and answers in gpt-oss and Muse, and whether the answer begins after it."""
 MARKERS = (*THOUGHTS, *_HEADERS)
 _MAX_SPACES = 8  # before a marker; after more, the text is shown as it comes
 COPIES = 2  # repetitions of a passage after its first occurrence that make an answer a loop

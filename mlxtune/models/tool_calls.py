@@ -94,11 +94,11 @@ class HarmonyCall:
         return ("", [FunctionCall.parse({"name": match[1], "arguments": json.loads(match[2])})]) if match else (text, [])
 
 
+# Formats that mlx-lm has no parser for, by a part of the template that writes them.
 _OWN_FORMATS: dict[str, type[LlamaCall | HarmonyCall]] = {
     """'"parameters": ' }}""": LlamaCall,
     '"functions." + tool_call.name': HarmonyCall,
 }
-"""Formats that mlx-lm has no parser for, by a part of the template that writes them."""
 
 
 class CallReader:

@@ -109,8 +109,7 @@ class CompletedAnswer:
 class ResponseFormat(Protocol):
     """Builds the documents of one response: either one ``document``, or a stream from ``start`` to ``end``."""
 
-    done_marker: bool
-    """Whether ``[DONE]`` follows the stream's last document."""
+    done_marker: bool  # whether `[DONE]` follows the stream's last document
 
     def document(self, answer: CompletedAnswer) -> Document:
         """Return the response to a request that does not stream."""

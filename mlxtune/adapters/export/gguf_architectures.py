@@ -382,7 +382,7 @@ def _log_of_decay(values: Array) -> Array:
     return np.log(-values)
 
 
-ARCHITECTURES: dict[str, Architecture] = {
+ARCHITECTURES: dict[str, Architecture] = {  # architectures by mlx-lm's `model_type`
     "llama": Architecture(MODEL_ARCH.LLAMA, _linear_rope, _interleaved, _full_attention("linear", "llama3")),
     "mistral": Architecture(MODEL_ARCH.LLAMA, _linear_rope, _interleaved, _full_attention("linear", "llama3")),
     "ministral3": Architecture(MODEL_ARCH.MISTRAL3, _yarn, _interleaved, _ministral3_unsupported),
@@ -406,6 +406,5 @@ ARCHITECTURES: dict[str, Architecture] = {
     ),
     "lfm2": Architecture(MODEL_ARCH.LFM2, _lfm2, unsupported=_only_ropes(), settings=_lfm2_settings),
 }  # fmt: skip
-"""Architectures by mlx-lm's ``model_type``."""
+# Architectures of mlx-lm whose text model is one of `ARCHITECTURES`, named in `text_config`.
 WRAPPERS = ("gemma3", "gemma4", "mistral3", "qwen3_5")
-"""Architectures of mlx-lm whose text model is one of :data:`ARCHITECTURES`, named in ``text_config``."""
