@@ -130,14 +130,9 @@ def rates_table(score: AdapterScore) -> Table:
     )
     rows = []
     for before, after in score.changes:
-        limits = f"{100 * after.low:.0f}–{100 * after.high:.0f}"
-        bar = Cell(bar=IntervalBar(after.low, after.share, after.high))
-        name, old, new = (
-            Cell(metric_label(after.metric)),
-            Cell(percent(before.share), "muted"),
-            Cell(percent(after.share), "primary"),
-        )
-        rows.append((name, old, new, Cell(limits, "muted"), bar))
+        limits = Cell(f"{100 * after.low:.0f}–{100 * after.high:.0f}", "muted")
+        values = Cell(percent(before.share), "muted"), Cell(percent(after.share), "primary")
+        rows.append((Cell(metric_label(after.metric)), *values, limits, Cell(bar=IntervalBar(after.low, after.share, after.high))))
     return Table("", "", columns, tuple(rows))
 
 

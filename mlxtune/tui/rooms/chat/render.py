@@ -26,9 +26,7 @@ def empty_state(option: AdapterOption | None, base: str, error: MlxtuneError | N
     if option is None:
         return Content("")
     rows = [*error_rows(error, width), Content("")] if error else []
-    rows += [
-        fold("No model loaded.", width, style="bold"),
-    ]
+    rows.append(fold("No model loaded.", width, style="bold"))
     if live:
         rows.append(fold(f"{live.name} is using this machine. Chatting now slows both down.", width, style="$warning"))
     if option.name:
@@ -72,11 +70,8 @@ def transcript(chat: ChatService, option: AdapterOption | None, base: str, width
         wait = " It is answered as soon as the model is loaded." if chat.state == "loading" else ""
         rows.append(fold(f"Ask a question.{wait}", width))
     if chat.state in ("idle", "failed") and option is not None:
-        rows += [
-            *(error_rows(chat.error, width) if chat.error else []),
-            fold("No model loaded. Load one to go on.", width, style="bold"),
-        ]
-        rows += _load_keys(option, base, width)
+        rows += error_rows(chat.error, width) if chat.error else []
+        rows += [fold("No model loaded.", width, style="bold"), *_load_keys(option, base, width)]
     return rows
 
 
