@@ -28,7 +28,7 @@ from tiny_architectures import make
 
 from mlxtune.data.rows import Location
 from mlxtune.models import lora
-from mlxtune.models.cpu import exp, quantized
+from mlxtune.models.cpu import exp
 from mlxtune.models.encoded import Encoded, EncodedPair
 from mlxtune.models.head import split_head
 from mlxtune.models.likelihood import negative_log_likelihoods
@@ -226,7 +226,7 @@ def test_policy_equals_reference_before_the_first_step(
 @pytest.mark.exhaustive
 @pytest.mark.real
 def test_supervised_gradients_of_the_bundled_model(real: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mx, "quantized_matmul", quantized.quantized_matmul)  # MLX's own would take minutes
+    monkeypatch.setattr(mx, "quantized_matmul", exp.quantized_matmul)  # MLX's own would take minutes
     exact, native = (load(real.source, compute).model for compute in ("float32", "native"))
     rows = test_sft.conversations(real.tokenizer, test_sft.SYSTEM)[:2]
     for model in (exact, native):
