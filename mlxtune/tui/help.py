@@ -83,7 +83,7 @@ def _declared_entries(node: HasActions) -> list[Entry]:
         if shown.key and shown.help and not (shown.key in entries and (entries[shown.key][0] or not possible)):
             about = shown.help if possible or node is node.app else f"{shown.help} (not possible now)"
             entries[shown.key] = possible, (shown.key, about, action.binding_id(node.GROUP) if action.bound else None)
-    return [entry for _, entry in entries.values()]
+    return [entry for _, entry in sorted(entries.values(), key=lambda item: not item[0])]
 
 
 def _bound_entries(node: DOMNode, app: MlxtuneApp) -> list[Entry]:

@@ -141,8 +141,8 @@ class PlanRoom(Room):
             "other", "r", "recipe", "switch to another recipe",
             when=lambda room: room.app.selection.has_several, why="There is no other recipe.",
         ),
-        Action("step(1)", "right,plus,=,l", help="next value", id="next"),
-        Action("step(-1)", "left,minus,h", help="previous value", id="before"),
+        Action("step(1)", "right,plus,=,l", help="next value", id="next-value"),
+        Action("step(-1)", "left,minus,h", help="previous value", id="previous-value"),
     )  # fmt: skip
 
     def __init__(self) -> None:
