@@ -13,13 +13,16 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from textual.actions import parse
 from textual.binding import Binding
-from textual.dom import DOMNode
 
 from mlxtune.tui import keys
 from mlxtune.tui.notices import Notice
 
 if TYPE_CHECKING:
+    from textual.dom import DOMNode as _Mixin
+
     from mlxtune.tui.app import MlxtuneApp
+else:  # styles follow only the first of a class's bases that is a node
+    _Mixin = object
 
 Condition = Callable[[Any], object]  # from the screen to whether something is so now
 
@@ -73,7 +76,7 @@ class ShownAction:
     help: str = ""
 
 
-class HasActions(DOMNode):
+class HasActions(_Mixin):
     """A screen, or the app, with declared actions."""
 
     app: MlxtuneApp
