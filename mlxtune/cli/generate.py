@@ -251,7 +251,6 @@ def _choose_thin_rows(
 
 
 def _show_quote(offer: GenerationQuote, request: GenerationRequest) -> None:
-    """Print the number of requests and their maximum cost."""
     money = f", at most ${offer.dollars:.2f}" if offer.dollars else ""
     limit = f", cap ${offer.cap:.2f}" if offer.cap is not None else ""
     spec = request.teacher

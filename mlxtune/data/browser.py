@@ -243,7 +243,6 @@ class SourceBrowser:
         return tuple(one for one in findings if one.check not in muted) if muted else findings
 
     def _is_checked(self, index: int) -> bool:
-        """Return whether the checks saw the row's current content."""
         decision = self._decisions.get(index)
         edited = None if decision is None or decision.record is None else decision.after
         return self.check_result is not None and self.check_result.edited.get(index) == edited
@@ -348,7 +347,6 @@ class SourceBrowser:
 
     @property
     def _counted(self) -> CheckResult | None:
-        """The result of the checks, if they counted tokens."""
         return self.check_result if self.check_result is not None and len(self.check_result.tokens) else None
 
     # Selections

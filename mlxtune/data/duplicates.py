@@ -138,7 +138,6 @@ class _UnionFind:
 
 
 def _verify(folded: Sequence[str], pairs: Iterable[tuple[int, int]], threshold: float) -> Iterator[Pair]:
-    """Yield the ``pairs`` that reach the threshold, with their similarity."""
     cache: dict[int, frozenset[str]] = {}
     for one, two in pairs:
         if len(cache) > 400:

@@ -53,7 +53,6 @@ def to_json_lines(files: Sequence[Path]) -> Path:
 
 
 def _chunks(file: Path) -> Iterator[bytes]:
-    """Yield the rows of ``file`` as JSON Lines."""
     try:
         import pyarrow
         from pyarrow import parquet

@@ -185,7 +185,6 @@ def guess(path: Path, mapping: Mapping[str, str] = NO_MAPPING, format: str = "au
 
 
 def _most_match(pattern: str | re.Pattern[str], answers: Sequence[str]) -> bool:
-    """Return whether ``pattern`` matches nearly all ``answers``."""
     matching = sum(re.search(pattern, answer.strip()) is not None for answer in answers)
     return bool(answers) and matching >= _NUMBER_SHARE * len(answers)
 

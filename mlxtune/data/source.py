@@ -65,7 +65,6 @@ def read_source(
 
 
 def _refuse(errors: list[DataError], total: int, path: Path) -> None:
-    """Raise ``DataError`` if some of the ``total`` rows are invalid, or there are none."""
     if errors:
         raise DataError(describe_errors(errors, total), hint=errors[0].hint)
     if not total:

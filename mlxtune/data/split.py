@@ -186,7 +186,6 @@ def split(source: Source, data: DataSection) -> Splits:
 
 
 def _check_not_empty(rows: Mapping[SplitName | None, Sequence[Row]], requested: Mapping[SplitName, float], total: int) -> None:
-    """Raise ``DataError`` if a split that has a requested fraction has no rows."""
     for name, fraction in requested.items():
         if fraction and not rows[name]:
             raise DataError(

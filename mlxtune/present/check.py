@@ -252,7 +252,6 @@ def _read_facts(report: CheckReport) -> list[Fact]:
 
 
 def _finding_blocks(report: CheckReport, every: bool) -> list[Block]:
-    """Return a table of the checks with findings for each severity, and a table of findings."""
     blocks: list[Block] = []
     shown: list[Finding] = []
     for severity, title in _SEVERITY_TITLES.items():
@@ -332,7 +331,6 @@ def _fixed_blocks(fixed: FixResult) -> tuple[Block, ...]:
 
 
 def _next_blocks(report: CheckReport, fixed: FixResult | None, command: str) -> tuple[Block, ...]:
-    """Return what to do next, and the command for it."""
     advice = improvement_text(report.improvement)
     if fixed and fixed.changes and not fixed.by_hand:
         left = fixed.rows_with_findings(report)

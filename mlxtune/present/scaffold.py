@@ -26,7 +26,6 @@ def scaffold_document(guessed: Scaffold, name: str = "") -> Document:
 
 
 def _contract(guessed: Scaffold, name: str) -> tuple[str, str]:
-    """Return what an answer must satisfy, and what else is measured."""
     if guessed.labels:
         return f"{len(guessed.labels)} labels", "compared with the reference"
     if guessed.schema is not None:

@@ -139,7 +139,6 @@ class MappingScreen(ModalScreen[dict[str, str] | None]):
 
     @property
     def _shown_keys(self) -> list[str]:
-        """The keys with a digit, and the others that have a column."""
         return [name for name in _ORDER if name in _NUMBERED or self._column_of(name)]
 
     def _column_of(self, name: str) -> str:
@@ -149,7 +148,6 @@ class MappingScreen(ModalScreen[dict[str, str] | None]):
         return name if name in self._columns and name not in self._mapping.values() else ""
 
     def _key_of(self, column: str) -> str:
-        """Return the key of a column, or an empty string."""
         mapped = next((name for name, own in self._mapping.items() if own == column), "")
         return mapped or (column if column in KEYS and self._column_of(column) == column else "")
 

@@ -97,7 +97,6 @@ def map_source(app: MlxtuneApp, ref: SourceRef) -> None:
 
 
 def _save_mapping(ref: SourceRef, mapping: Mapping[str, str]) -> Notice:
-    """Write ``data.map`` in the recipe of a source."""
     assert ref.recipe_path is not None
     if dict(ref.map) == mapping:
         return Notice("note", "Nothing changed.")

@@ -160,7 +160,6 @@ class TransformDialog(ModalScreen["Pipeline | None"]):
         changes.display = bool(outcome.shown) if outcome is not None else True
 
     def _matching_verbs(self, text: str) -> list[Verb]:
-        """Return the verbs that the last step may be, or all of them."""
         from mlxtune.data.transforms.verbs import VERBS
 
         words = text.rpartition("|")[2].split()

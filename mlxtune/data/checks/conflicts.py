@@ -68,7 +68,6 @@ def contradict(one: Row, two: Row) -> bool:
 
 
 def _parse(answer: str) -> Any:
-    """Return an answer that is a JSON object or list as a value, and any other as text."""
     if answer[:1] in ("{", "["):
         try:
             return json.loads(answer)

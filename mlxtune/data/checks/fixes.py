@@ -167,7 +167,6 @@ def _replace(row: Row, spans: Sequence[Span]) -> Row:
 
 
 def _leaves(value: object) -> Iterator[str]:
-    """Yield every text and number in a JSON value."""
     if isinstance(value, dict | list):
         for item in value.values() if isinstance(value, dict) else value:
             yield from _leaves(item)

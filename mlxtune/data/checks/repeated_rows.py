@@ -85,7 +85,6 @@ def _is_near(corpus: Corpus, one: int, two: int) -> bool:
 
 
 def _groups(corpus: Corpus) -> Iterator[list[int]]:
-    """Yield the ranks in each group of two or more near-duplicates."""
     members: defaultdict[int, list[int]] = defaultdict(list)
     for rank, label in enumerate(corpus.labels):
         members[label].append(rank)

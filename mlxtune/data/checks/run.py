@@ -163,7 +163,6 @@ def recheck(
 
 
 def _splits(corpus: Corpus, count: int) -> tuple[str, ...]:
-    """Return the split of each of ``count`` records."""
     splits = [""] * count
     for index, split in zip(corpus.indices, corpus.splits, strict=True):
         splits[index] = split if split != "all" else ""
@@ -171,7 +170,6 @@ def _splits(corpus: Corpus, count: int) -> tuple[str, ...]:
 
 
 def _locations(records: SourceRecords, findings: Sequence[Finding]) -> dict[int, tuple[Location, str]]:
-    """Return the location and ID of every record in a finding."""
     locations: dict[int, tuple[Location, str]] = {}
     for index in sorted({index for finding in findings for index in finding.rows}):
         record = records.record(index)

@@ -81,7 +81,6 @@ def _read(recipe: Recipe) -> tuple[Source, Splits]:
 
 
 def _usable(recipe: Recipe, splits: Splits, name: str) -> tuple[Conversation | Preference, ...]:
-    """Return the training rows without tools that no model wrote."""
     if recipe.method.kind == "kto":
         raise InputError("Rows for KTO cannot be generated.", hint="Use a recipe with method.kind = sft or dpo.")
     kind = Preference if recipe.method.kind == "dpo" else Conversation

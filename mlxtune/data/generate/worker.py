@@ -265,7 +265,6 @@ class _Generation:
         return subjects
 
     def _graded(self, proposals: Sequence[Proposal]) -> list[Proposal]:
-        """Return ``proposals`` with the teacher's grades by the rubric, if there is one."""
         if not self.request.rubric:
             return list(proposals)
         chosen = rubric.DEFAULT if self.request.rubric == "default" else rubric.load_rubric(Path(self.request.rubric))

@@ -202,7 +202,6 @@ def _tool_calls(value: Any, number: int) -> list[dict[str, Any]]:
 
 
 def _parse_json(value: Any, name: str) -> Any:
-    """Return ``value``, parsed as JSON if it is a string."""
     if not isinstance(value, str):
         return value
     try:

@@ -172,5 +172,4 @@ def parse(text: str, folder: Path) -> Pipeline:
 
 
 def _summary(text: str) -> str:
-    """Return the steps on one line."""
     return " | ".join(line for part in text.splitlines() if (line := part.strip().strip("|").strip()))

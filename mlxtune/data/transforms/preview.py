@@ -133,5 +133,4 @@ def changed_texts(edit: RowEdit) -> list[TextChange]:
 
 
 def _shared_length(one: str, two: str) -> int:
-    """Return the length of the common prefix of two texts."""
     return next((index for index, (a, b) in enumerate(zip(one, two, strict=False)) if a != b), min(len(one), len(two)))

@@ -54,7 +54,6 @@ def rewrite_parts(row: Row, function: TextFunction, target: str = "") -> Row:
 
 
 def _rewrite_step(scanner: ArgumentScanner, function: TextFunction) -> Rewrite:
-    """Read an optional ``in TARGET``."""
     target = ""
     if scanner.keyword("in"):
         target = scanner.word("a role or field")

@@ -15,7 +15,6 @@ Turns = tuple[Message, ...]
 
 
 def _turns(row: Row) -> Turns:
-    """Return the turns of a conversation, or of another row's prompt."""
     return () if isinstance(row, TextRow) else row.messages if isinstance(row, Conversation) else row.prompt
 
 

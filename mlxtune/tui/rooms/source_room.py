@@ -293,7 +293,6 @@ class SourceRoom(Room):
 
 
 def _unused_path(folder: Path, path: Path) -> Path:
-    """Return an unused path in ``folder`` for the rows of ``path``."""
     stem = path.stem if path.is_file() else path.name
     names = [f"{stem}.jsonl", *(f"{stem}-{number}.jsonl" for number in range(2, 1000))]
     return next(folder / name for name in names if not (folder / name).exists())

@@ -221,7 +221,6 @@ class DataRoom(SourceRoom):
         return self.query_one("#list", MarkableList)
 
     def _draw_note(self, session: SourceSession) -> None:
-        """Show the cursor's position and the number of marked rows."""
         panel = self._list
         note = render.position_note(session, panel.cursor)
         marked = f"{len(panel.marked):,} marked{', marking' if panel.is_visual else ''}   " if panel.marked else ""
@@ -278,7 +277,6 @@ class DataRoom(SourceRoom):
 
     @property
     def _marked_check(self) -> str:
-        """The check under the cursor in the list of findings, or an empty string."""
         session, cursor = self.session, self.query_one("#findings-list", ListPanel).cursor
         verdict = session.source.verdict if session else None
         return next((name for name in self._finding_names[cursor : cursor + 1] if verdict and name in verdict.rows), "")

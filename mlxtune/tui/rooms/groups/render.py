@@ -97,7 +97,6 @@ def comparison(browser: SourceBrowser, kind: str, left: int, right: int, width: 
 
 
 def _shared(words: Words) -> int:
-    """Return the number of characters that both texts share."""
     return sum(len(text) for text, differs in words if not differs)
 
 
@@ -114,7 +113,6 @@ def _head(part: RowPart) -> Content:
 
 
 def _body(part: RowPart, words: Words, spans: Sequence[Span], width: int) -> list[Content]:
-    """Return a part's text, wrapped to ``width`` cells."""
     pieces: list[Part] = []
     start = 0
     for text, differs in words:

@@ -129,7 +129,6 @@ class GroupsRoom(SourceRoom):
         return self.query_one("#member-list", MarkableList)
 
     def _groups(self, session: SourceSession) -> list[RowGroup]:
-        """Return the groups of the current view, without rows that are left out."""
         browser = session.source
         if self._view == "clusters":
             found = self._clusters.groups if self._clusters is not None and self._clusters.session is session else []
@@ -152,11 +151,9 @@ class GroupsRoom(SourceRoom):
         return self._member(group) if group else None
 
     def _member(self, group: RowGroup) -> int:
-        """Return the row of ``group``, the current one, that is under the cursor."""
         return group.rows[min(self._members.cursor, len(group.rows) - 1)]
 
     def _target_groups(self, session: SourceSession) -> list[RowGroup]:
-        """Return the marked groups, or else the one under the cursor."""
         marked = [group for group in self._groups(session) if group.key in self._list.marked]
         return marked or ([self.group] if self.group else [])
 
@@ -197,7 +194,6 @@ class GroupsRoom(SourceRoom):
         self._draw_members(session)
 
     def _status(self, session: SourceSession) -> tuple[str, str]:
-        """Return the progress of the computation, or its error."""
         if self._view == "clusters" and self._clusters is not None:
             return self._clusters.progress, self._clusters.error
         check = session.check
@@ -333,7 +329,6 @@ class GroupsRoom(SourceRoom):
         return list(group.rows), f"{plural(len(group.rows), 'row')} of the group"
 
     def _rows(self) -> list[int]:
-        """Return the marked rows, or the one under the cursor."""
         group = self.group
         return self.marked_rows or ([self._member(group)] if group else [])
 

@@ -88,7 +88,6 @@ def pair(parts: Sequence[RowPart], turns: Sequence[TurnTokens] | None, width: in
 
 
 def _part_head(part: RowPart, turn: TurnTokens | None, width: int, under_cursor: bool) -> Content:
-    """Return the role, and whether the part is trained on."""
     role = line(("▌ " if under_cursor else "  ", "$primary"), (f"{part.glyph} ", part.style), (part.role, f"bold {part.style}"))
     return justify(width, role, line((_trained(part, turn), "$primary" if part.trains else "$faint")))
 
@@ -126,7 +125,6 @@ def _part_body(part: RowPart, turn: TurnTokens | None, window: int, width: int) 
 
 
 def _side_head(part: RowPart, turn: TurnTokens | None, width: int, under_cursor: bool, key_name: str) -> Content:
-    """Return an answer's name, the key that prefers it, and its tokens if it is trained on."""
     name = line(
         ("▌ " if under_cursor else "  ", "$primary"),
         (f"{part.glyph} ", "$primary"),
@@ -145,7 +143,6 @@ def _side_body(words: Words, width: int) -> list[Content]:
 
 
 def _wrapped(text: Content, width: int) -> list[Content]:
-    """Wrap ``text``. Empty text becomes one empty line."""
     return text.wrap(max(width, 1)) or [Content("")]
 
 

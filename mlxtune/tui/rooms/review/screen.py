@@ -354,7 +354,6 @@ class ReviewRoom(SourceRoom):
         self.run_job(lambda: session.token_masks(rows), done, lambda error: done({"": error}), group="mask")
 
     def _seconds_per_row(self) -> float | None:
-        """Return the median time of recent decisions."""
         gaps = sorted(gap for before, after in pairwise(self._decision_times) if (gap := after - before) < _PAUSE)
         return gaps[len(gaps) // 2] if len(gaps) >= 3 else None
 
@@ -574,7 +573,6 @@ class ReviewRoom(SourceRoom):
         self.action_leave()
 
     def _edited_row(self, row: Row | None) -> Row | None:
-        """Return ``row`` with the text in the editor."""
         if row is None or self._edited_part is None:
             return row
         return self._with_text(row, self._edited_part, self.query_one(Editor).text)
@@ -603,7 +601,6 @@ class ReviewRoom(SourceRoom):
         self.redraw()
 
     def _interrupt_edit(self) -> None:
-        """End an edit because another row is shown."""
         if self._save_draft():
             self.call_later(self.app.notices.show, Notice("note", "Your draft is kept with its row."))
         self._end_edit()
