@@ -360,7 +360,7 @@ async def test_a_probe_shows_its_progress_and_s_stops_it(open_plan: OpenPlan, mo
         await room.until(lambda: form(room).planned is form(room).recipe and len(form(room).edits) == 1)
         assert "probe: step 1 of 2" in verdict(room)
         await room.press("s")
-        await room.until_notice("■ The probe was stopped. Nothing was stored.")
+        await room.until_notice("■ The probe was stopped: nothing was stored.")
         await planned(room, "computed, not measured")
         assert "probe" in room.actions
 
