@@ -21,15 +21,11 @@ def auto_limit(longest: int, room: int | None = None) -> int:
 
 @dataclass(frozen=True)
 class AnswerBudget:
-    """The limit of an answer in tokens, reasoning not counted.
-
-    With ``evaluation.max_tokens = "auto"``, ``longest_reference`` is the length of the longest reference answer in tokens, and
-    ``room`` is the space that the model's context leaves for an answer, if it is less than the limit.
-    """
+    """The limit of an answer in tokens, reasoning not counted. The other values are set with ``evaluation.max_tokens = "auto"``."""
 
     max_tokens: int
-    longest_reference: int | None = None
-    room: int | None = None
+    longest_reference: int | None = None  # in tokens
+    room: int | None = None  # what the model's context leaves for an answer, if it is less than the limit
 
 
 def answer_budget(

@@ -27,16 +27,13 @@ _SYSTEM = ("system", "developer")
 
 @dataclass(frozen=True)
 class Arm:
-    """The base model, optionally with ``adapter``, or the model at ``endpoint``.
-
-    ``prompt``, if set, replaces a row's system turn; ``shots`` are inserted before the user's turn; ``schema`` constrains decoding.
-    """
+    """The base model, optionally with ``adapter``, or the model at ``endpoint``."""
 
     name: str
     adapter: Path | None = None
-    prompt: str = ""
-    shots: tuple[Message, ...] = ()
-    schema: Any = None
+    prompt: str = ""  # replaces a row's system turn
+    shots: tuple[Message, ...] = ()  # before the user's turn
+    schema: Any = None  # constrains decoding
     endpoint: Endpoint | None = None
 
     def prompt_for(self, row: PromptRow) -> tuple[Message, ...]:

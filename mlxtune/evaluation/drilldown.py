@@ -33,32 +33,25 @@ _CELLS: dict[CellName, tuple[bool, bool]] = {
 
 @dataclass(frozen=True)
 class ScoredRow:
-    """A held-out row with every arm's answer and its score on one metric.
-
-    ``scores`` omits arms to whose answer the metric does not apply; ``links`` is set for rows that fail in the report's subject.
-    """
+    """A held-out row with every arm's answer and its score on one metric."""
 
     row: EvaluatedRow
     answers: dict[str, Answer]
-    scores: dict[str, Score]
-    links: FailureLinks | None
+    scores: dict[str, Score]  # without the arms to whose answer the metric does not apply
+    links: FailureLinks | None  # of a row that fails in the report's subject
 
 
 @dataclass(frozen=True)
 class FailedRow:
-    """A row that fails in an arm.
-
-    ``before`` is the answer of the arm that it is compared with, if any, and ``broken`` says whether that answer passed. ``span``
-    is the part of the answer to highlight, if any.
-    """
+    """A row that fails in an arm."""
 
     row: EvaluatedRow
     answer: Answer
-    before: Answer | None
-    broken: bool
+    before: Answer | None  # of the arm that it is compared with
+    broken: bool  # whether that answer passed
     kind: str
     detail: str
-    span: Span | None
+    span: Span | None  # the part of the answer to highlight
     nearest: tuple[NearestRow, ...]
 
 

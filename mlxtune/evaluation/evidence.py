@@ -40,10 +40,7 @@ FILES = (RECIPE, SCHEMA, QUESTIONS, OUTPUTS, REGRESSION, NEAREST, VALIDATION, SE
 
 @dataclass(frozen=True)
 class EvaluatedRow:
-    """A held-out row: its position in the source, its group of related rows, its reference answer (if any), and its prompt.
-
-    ``element`` is its number in a JSON array.
-    """
+    """A held-out row: its position in the source, its group of related rows, its reference answer (if any), and its prompt."""
 
     id: str
     line: int
@@ -51,7 +48,7 @@ class EvaluatedRow:
     reference: str | None
     prompt: tuple[Message, ...]
     tools: tuple[Any, ...] = ()
-    element: int | None = optional(None)
+    element: int | None = optional(None)  # its number in a JSON array
 
     @property
     def location(self) -> Location:
@@ -79,16 +76,13 @@ class ReviewDecision:
 
 @dataclass(frozen=True)
 class NearestRow:
-    """A training row similar to a failed row, with its reviews, oldest first.
-
-    The similarity, 0 to 1, is the cosine of the base's hidden states, or, where there are none, the Jaccard similarity of 5-grams.
-    """
+    """A training row similar to a failed row, with its reviews, oldest first."""
 
     id: str
     file: str
     line: int
     question: str
-    similarity: float
+    similarity: float  # 0 to 1: the cosine of the base's hidden states or, where there are none, Jaccard's of 5-grams
     reviews: tuple[ReviewDecision, ...]
     element: int | None = None
 

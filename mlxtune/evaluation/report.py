@@ -74,18 +74,15 @@ class ReportFacts(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Rate:
-    """How many outputs pass a metric, with the 95% Wilson interval and the failures by class.
-
-    ``mean`` is the mean of partial scores, for metrics that have them.
-    """
+    """How many outputs pass a metric, with the 95% Wilson interval."""
 
     metric: str
     hits: int
     total: int
     low: float
     high: float
-    failures: dict[str, int] = field(default_factory=dict)
-    mean: float | None = None
+    failures: dict[str, int] = field(default_factory=dict)  # by class
+    mean: float | None = None  # of partial scores, for metrics that have them
 
     @property
     def share(self) -> float:
@@ -94,21 +91,16 @@ class Rate:
 
 @dataclass(frozen=True)
 class ArmResult:
-    """An arm's rates, whether its answers came from the cache, and how long they took in seconds.
-
-    ``margin`` is the mean log-likelihood advantage of chosen over rejected answers, in nats per token, for preference pairs.
-    ``perplexity`` is computed on the reference answers, if possible. ``thought_tokens`` is the number of tokens of reasoning before
-    all answers, ``None`` if there was none.
-    """
+    """An arm's rates, whether its answers came from the cache, and how long they took in seconds."""
 
     name: str = field(metadata={"key": "arm"})
     cached: bool
     seconds: float
     rates: tuple[Rate, ...]
     answers: AnswerStatistics
-    margin: BootstrapMean | None = None
-    perplexity: float | None = None
-    thought_tokens: int | None = optional(None)
+    margin: BootstrapMean | None = None  # the mean log-likelihood advantage of chosen over rejected answers, in nats per token
+    perplexity: float | None = None  # of the reference answers
+    thought_tokens: int | None = optional(None)  # of all answers
 
     def rate(self, metric: str) -> Rate:
         """Return the rate of ``metric``. Raises ``KeyError``."""

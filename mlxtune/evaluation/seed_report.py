@@ -20,14 +20,11 @@ _INTERVALS = 64  # number of intervals in Simpson's rule
 
 @dataclass(frozen=True)
 class SeedMean:
-    """The mean of a value over seeds and rows, with its 95% interval for another seed and other rows.
-
-    ``spread`` is the standard deviation between the seeds' means. ``chance`` is the standard deviation expected by chance alone.
-    """
+    """The mean of a value over seeds and rows, with its 95% interval for another seed and other rows."""
 
     mean: Estimate
-    spread: float
-    chance: float
+    spread: float  # the standard deviation between the seeds' means
+    chance: float  # the standard deviation expected by chance alone
 
 
 def seed_rate(passed: Sequence[Sequence[bool]], groups: Sequence[Hashable]) -> SeedMean:
@@ -100,16 +97,13 @@ def _cosine_integral(power: float, end: float) -> float:
 
 @dataclass(frozen=True)
 class SeedResult:
-    """One seed's passes on the validation and the held-out rows, the latter with the Wilson interval, and its validation loss.
-
-    The loss is in nats per token of the reference answers, and ``None`` if it could not be computed.
-    """
+    """One seed's passes on the validation and the held-out rows, the latter with the Wilson interval, and its validation loss."""
 
     run: str
     seed: int
     validation_hits: int
     validation_total: int
-    validation_loss: float | None
+    validation_loss: float | None  # in nats per token of the reference answers
     hits: int
     total: int
     low: float
@@ -118,16 +112,13 @@ class SeedResult:
 
 @dataclass(frozen=True)
 class SeedReport:
-    """The recipe's result over its seeds on the headline metric, and the recommended run.
-
-    ``rate`` and ``change``, from the strongest arm without training (``rival``), are means over seeds.
-    """
+    """The recipe's result over its seeds on the headline metric, and the recommended run."""
 
     seeds: tuple[SeedResult, ...]
     recommended: str
     rate: SeedMean
-    rival: str = ""
-    change: SeedMean | None = None
+    rival: str = ""  # the strongest arm without training
+    change: SeedMean | None = None  # from the rival
 
     @property
     def chosen(self) -> SeedResult:

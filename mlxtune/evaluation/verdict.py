@@ -19,10 +19,7 @@ LEVEL = 0.05
 
 @dataclass(frozen=True)
 class Comparison:
-    """The comparison of ``second`` with ``first`` on one metric: 2×2 table, change with 95% interval, p-value, and outcome.
-
-    ``adjusted`` is the p-value after :func:`apply_holm`; if set, it determines the outcome.
-    """
+    """The comparison of ``second`` with ``first`` on one metric: 2×2 table, change with 95% interval, p-value, and outcome."""
 
     metric: str
     first: str
@@ -33,7 +30,7 @@ class Comparison:
     high: float
     p: float
     outcome: Outcome
-    adjusted: float | None = None
+    adjusted: float | None = None  # the p-value after :func:`apply_holm`, which then determines the outcome
 
 
 @dataclass(frozen=True)
@@ -86,8 +83,7 @@ class Verdict:
     """What a report concludes about the strongest tuned arm."""
 
     outcome: Literal["better", "worse", "cannot_tell", ""]  # empty if nothing was compared
-    reason: Literal["change", "contract", "token_limit", "no_adapter"]
-    """Whether the outcome follows from the change on the headline metric, from a worse contract, or from the token limit."""
+    reason: Literal["change", "contract", "token_limit", "no_adapter"]  # what it follows from; ``change`` is on the headline metric
     metric: str  # the headline metric
     headline: Comparison | None = None
     contract: Comparison | None = None  # the same arms on the contract, if the headline is another metric

@@ -53,24 +53,20 @@ class VoteTally:
 
 @dataclass(frozen=True)
 class BlindResult:
-    """The result of a finished session, with sides and lengths revealed.
-
-    ``agreed`` of ``repeated`` votes on repeated pairs matched the first vote; ``consistency`` is their κ. ``left`` of ``decided``
-    votes went to the answer shown first, and ``longer`` of ``uneven`` votes to the longer one. ``lengths`` are median characters.
-    """
+    """The result of a finished session, with sides and lengths revealed."""
 
     first: str
     second: str
     pairs: int
     tallies: tuple[VoteTally, ...]
-    agreed: int
+    agreed: int  # of the ``repeated`` votes on repeated pairs, those that matched the first vote
     repeated: int
-    consistency: Estimate | None
-    left: int
+    consistency: Estimate | None  # their κ
+    left: int  # of the ``decided`` votes, those for the answer shown first
     decided: int
-    longer: int
+    longer: int  # of the votes on ``uneven`` pairs, those for the longer answer
     uneven: int
-    lengths: tuple[float, float]
+    lengths: tuple[float, float]  # median characters
 
     @property
     def headline(self) -> VoteTally:

@@ -24,19 +24,14 @@ Kind = Literal["eval", "blind", "judge", "export"]
 
 @dataclass(frozen=True)
 class HoldoutHistory:
-    """The earlier use of some rows.
+    """The earlier use of some rows."""
 
-    ``evaluations`` counts the evaluations on any of them, ``exported`` the rows exported for training, ``new`` and ``missing`` the
-    changes since the last evaluation that shared rows. ``edited_line`` is the first line with a wrong hash, or 0. ``judged`` of the
-    evaluations were blind sessions or those of a judge.
-    """
-
-    evaluations: int
-    exported: int
-    new: int
+    evaluations: int  # on any of them
+    exported: int  # rows, for training
+    new: int  # rows since the last evaluation that shared rows
     missing: int
-    edited_line: int
-    judged: int = 0
+    edited_line: int  # the first line with a wrong hash, or 0
+    judged: int = 0  # of the evaluations, those that were blind sessions or a judge's
 
 
 def ledger_path(evaluation: Path) -> Path:

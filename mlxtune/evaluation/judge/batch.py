@@ -35,20 +35,15 @@ SENTINELS = {
 
 @dataclass(frozen=True)
 class JudgeCall:
-    """One question for the judge.
-
-    ``subject`` is ``first``, ``second`` or a sentinel's name. ``question`` is ``None`` for a pair; ``one`` and ``two`` are then the
-    answers in the order shown, and ``swapped`` means that the second arm's answer (or the reference) came first. ``repeat`` is 1
-    for a repeated call.
-    """
+    """One question for the judge."""
 
     row: str
-    subject: str
-    question: RubricQuestion | None
+    subject: str  # ``first``, ``second`` or a sentinel's name
+    question: RubricQuestion | None  # ``None`` for a pair
     one: str
-    two: str
-    swapped: bool
-    repeat: int
+    two: str  # for a pair, the other answer, in the order shown
+    swapped: bool  # whether the second arm's answer (or the reference) came first
+    repeat: int  # 1 for a repeated call
     messages: list[dict[str, str]]
 
     @property

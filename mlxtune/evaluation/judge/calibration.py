@@ -14,15 +14,12 @@ from mlxtune.evaluation.statistics.intervals import wilson
 
 @dataclass(frozen=True)
 class PoweredMean:
-    """A prediction-powered mean with its 95% interval, and the interval of the ``labels`` alone.
-
-    The estimate is as precise as ``effective_n`` labels alone would be. ``weight`` is the weight of the predictions, from 0 to 1.
-    """
+    """A prediction-powered mean with its 95% interval, and the interval of the ``labels`` alone."""
 
     labels: Estimate
     powered: Estimate
-    effective_n: float
-    weight: float
+    effective_n: float  # how many labels alone would be as precise
+    weight: float  # of the predictions, from 0 to 1
 
 
 def prediction_powered_mean(labels: Sequence[float], predictions: Sequence[float], unlabeled: Sequence[float]) -> PoweredMean:
@@ -69,18 +66,15 @@ _WINS: dict[ArmChoice, float] = {"first": 0.0, "tie": 0.5, "second": 1.0}
 
 @dataclass(frozen=True)
 class JudgeCalibration:
-    """The agreement of judge and rater on the ``rows`` that both judged, its κ, and the second arm's win rate, with ties counted as half.
-
-    ``raw`` is the win rate by the judge, and ``win_rate`` by the rater, who has voted on ``voted`` of ``units`` groups of rows.
-    """
+    """The agreement of judge and rater on the ``rows`` that both judged, its κ, and the second arm's win rate, with ties counted as half."""
 
     rows: int
     agreed: int
     kappa: Estimate | None
-    raw: float
-    voted: int
+    raw: float  # the win rate by the judge
+    voted: int  # of ``units`` groups of rows, by the rater
     units: int
-    win_rate: PoweredMean
+    win_rate: PoweredMean  # by the rater
 
 
 def calibrate(judge: Mapping[str, ArmChoice], rater: Mapping[str, ArmChoice], groups: Mapping[str, str]) -> JudgeCalibration | None:

@@ -47,26 +47,20 @@ class SentinelFault:
 
 @dataclass(frozen=True)
 class JudgeReport:
-    """The results of a judge session. ``outcome`` is ``cannot_tell`` if the judge is unreliable.
-
-    It is if it passed a sentinel (``faults``) or if too many of its replies are unusable (``unusable``, 0 if they are not too many).
-
-    ``pairs`` counts wins and losses over both orders. In ``flips`` of ``both`` pairs the orders disagreed, which counts as a tie.
-    ``same`` of ``repeated`` calls gave the same grade both times. ``problems`` counts unusable replies by kind for each arm.
-    """
+    """The results of a judge session. The judge is unreliable if it passed a sentinel or too many of its replies are unusable."""
 
     facts: JudgeFacts
-    outcome: Outcome
-    faults: tuple[SentinelFault, ...]
-    unusable: int
+    outcome: Outcome  # ``cannot_tell`` if the judge is unreliable
+    faults: tuple[SentinelFault, ...]  # the sentinels that it passed
+    unusable: int  # the number of unusable replies, 0 if they are not too many
     comparisons: tuple[Comparison, ...]
     scores: tuple[ScoreComparison, ...]
-    pairs: VoteTally
-    flips: int
+    pairs: VoteTally  # wins and losses over both orders
+    flips: int  # of ``both`` pairs, those in which the orders disagreed, which counts as a tie
     both: int
-    same: int
+    same: int  # of the ``repeated`` calls, those with the same grade both times
     repeated: int
-    problems: dict[str, dict[str, int]]
+    problems: dict[str, dict[str, int]]  # the number of unusable replies by kind for each arm
     calibrated: JudgeCalibration | None
 
 

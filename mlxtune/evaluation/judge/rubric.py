@@ -62,14 +62,11 @@ DEFAULT = Rubric(
 
 @dataclass(frozen=True)
 class Grade:
-    """A parsed reply. ``value`` is 0 or 1, or 1 to 5; for a pair, 1 or 2, or 0 for a tie. ``problem`` says why it does not count.
+    """A parsed reply. The value is set even if there is a problem: a sentinel that was approved without evidence was still approved."""
 
-    ``value`` is set even if there is a problem, because a sentinel that was approved without evidence was still approved.
-    """
-
-    value: int | None
+    value: int | None  # 0 or 1, or 1 to 5; for a pair, 1 or 2, or 0 for a tie
     evidence: str = ""
-    problem: Literal["", "unreadable", "unsupported", "lost"] = ""
+    problem: Literal["", "unreadable", "unsupported", "lost"] = ""  # why it does not count
 
 
 def load_rubric(path: Path) -> Rubric:

@@ -59,16 +59,13 @@ class OffTaskChange:
 
 @dataclass(frozen=True)
 class OffTaskResult:
-    """The test's result over all counted prompts and by category, and the IDs of the prompts whose answers changed.
-
-    IDs of prompts asked with the system prompt end in ``+system``.
-    """
+    """The test's result over all counted prompts and by category."""
 
     margin: float
     overall: OffTaskChange
     categories: tuple[OffTaskChange, ...]
     cells: tuple[OffTaskCell, ...]
-    broken: tuple[str, ...]
+    broken: tuple[str, ...]  # IDs of prompts, which end in ``+system`` for those asked with the system prompt
     fixed: tuple[str, ...]
 
     @property
