@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from mlxtune.data.checks.check_input import TokenCount
     from mlxtune.models.encoded import Encoded, EncodedPair
     from mlxtune.models.load import LoadedModel
-    from mlxtune.training.objective import TrainingBatch
+    from mlxtune.training.objective import Objective, TrainingBatch
     from mlxtune.training.optimizer import Stepper
 
 
@@ -109,23 +109,16 @@ def measure_steps(
     from mlxtune.training import optimizer
     from mlxtune.training.frozen_cache import FrozenCache
     from mlxtune.training.layer_stack import LayerStack
-    from mlxtune.training.objective import Objective
     from mlxtune.training.optimizer import Stepper
-    from mlxtune.training.preference.dpo import PreferenceObjective
     from mlxtune.training.preference.forward import PairCache
     from mlxtune.training.setup import CACHE_MEMORY_DIVISOR
-    from mlxtune.training.sft import SFTObjective
 
     compiled = loaded.compute == "native"
     lora.add(loaded.model, recipe.adapter, recipe.training.seed)
     parts = head.split_head(loaded.model)
     stack = LayerStack(loaded.model, parts, streams.StreamPool(streams.default_size()), checkpointed=batch.checkpointed)
     rows: list[Any] = _pairs(batch, recipe) if batch.sides else _rows(batch, recipe)
-    objective: Objective[Any] = (
-        PreferenceObjective(MethodSection(), len(batch.sides) == 3, batch.prefix, stack.streams.size)
-        if batch.sides
-        else SFTObjective(batch.prefix, stack.streams.size)
-    )
+    objective = _objective(batch, stack.streams.size)
     (chosen,) = objective.collate(rows, [range(batch.rows)], range(batch.rows))
     update = optimizer.make(recipe.training, recipe.adapter)
     update.init(loaded.model.trainable_parameters())
@@ -156,6 +149,15 @@ def measure_steps(
         "rest": rest, "loading": loading, "peak": peak, "frozen": frozen_seconds, "step": step_seconds[-1] / batches,
         "trace": trace, "uncompiled": uncompiled / batches,
     }  # fmt: skip
+
+
+def _objective(batch: ProbeBatch, streams: int) -> Objective[Any]:
+    from mlxtune.training.preference.dpo import PreferenceObjective
+    from mlxtune.training.sft import SFTObjective
+
+    if batch.sides:
+        return PreferenceObjective(MethodSection(), len(batch.sides) == 3, batch.prefix, streams)
+    return SFTObjective(batch.prefix, streams)
 
 
 def _step(stepper: Stepper, *, chosen: TrainingBatch, cache: Any, batches: int, weight: Callable[[Any], int]) -> None:

@@ -94,7 +94,9 @@ class BlindSession:
         self._pairs = {pair.id: pair for pair in pairs}
         self._lock = file_lock(
             self.folder / "session.lock",
-            busy=lambda holder: MachineError(f"This blind session is open in {holder or 'another process'}. Quit that one first."),
+            busy=lambda holder: MachineError(
+                f"This blind session is open in {holder or 'another process'}.", hint="Quit that one first."
+            ),
             note=f"another process ({os.getpid()})",
             timeout=0.3,
         )

@@ -53,7 +53,7 @@ class JudgeSession:
 
 
 @dataclass(frozen=True)
-class _Header:
+class _JudgeHeader:
     """The content of ``session.json``."""
 
     v: int
@@ -85,7 +85,7 @@ def open_session(
         made = time.strftime("%Y-%m-%dT%H:%M:%S%z")
         write_json(
             folder / FILE,
-            to_json(_Header(VERSION, made, (first, second), judge, host, n or len(rows), rubric, secrets.randbits(53))),
+            to_json(_JudgeHeader(VERSION, made, (first, second), judge, host, n or len(rows), rubric, secrets.randbits(53))),
         )
     return _session(evaluation, folder, rows)
 
@@ -103,8 +103,8 @@ def _session(evaluation: Path, folder: Path, rows: Sequence[AnswerPair]) -> Judg
     )
 
 
-def _read_header(folder: Path) -> _Header:
-    return load_record(_Header, folder / FILE, VERSION, "Delete the folder and run the judge again.")
+def _read_header(folder: Path) -> _JudgeHeader:
+    return load_record(_JudgeHeader, folder / FILE, VERSION, "Delete the folder and run the judge again.")
 
 
 def record_consent(session: JudgeSession, how: str) -> JudgeSession:
