@@ -29,18 +29,14 @@ _CUT = ("length", THINKING_LIMIT, *_LOOPS)
 
 @dataclass(frozen=True)
 class AnswerStatistics:
-    """``cut`` answers were cut off while still going and ``loops`` while repeating themselves; all have ``tokens`` tokens in total.
+    """How an arm's answers ended, and how long they are and take."""
 
-    ``failed`` of the ``cut`` answers had failed for good by then, for example because they were too long. ``p50`` and ``p95`` are
-    percentiles of the seconds per answer, if all were measured.
-    """
-
-    cut: int
-    loops: int
-    tokens: int
-    p50: float | None = optional(None)
+    cut: int  # answers that were cut off while still going
+    loops: int  # answers that were cut off while repeating themselves
+    tokens: int  # of all answers
+    p50: float | None = optional(None)  # a percentile of the seconds per answer, if all were measured
     p95: float | None = optional(None)
-    failed: int = 0
+    failed: int = 0  # of the cut answers, those that had failed for good, for example because they were too long
 
     @property
     def undecided(self) -> int:

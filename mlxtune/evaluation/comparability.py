@@ -32,14 +32,11 @@ _NAMES: dict[Term, str] = {
 
 @dataclass(frozen=True)
 class ChangedTerm:
-    """A condition that differs between two evaluations.
-
-    For ``token_limit``, ``before`` and ``now`` are the limits; for ``held_out_rows``, the numbers of removed and of new rows.
-    """
+    """A condition that differs between two evaluations."""
 
     term: Term
-    before: int = 0
-    now: int = 0
+    before: int = 0  # the token limit, or the number of removed rows
+    now: int = 0  # the token limit, or the number of new rows
 
     @property
     def name(self) -> str:

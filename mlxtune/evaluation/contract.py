@@ -67,14 +67,11 @@ _NO_ANSWER = {
 
 @dataclass(frozen=True)
 class Contract:
-    """The requirements on an output: a recipe's evaluation section with its compiled schema.
-
-    If ``is_empty``, nothing is required, so there is no ``contract`` metric: answers are compared only with their references.
-    """
+    """The requirements on an output: a recipe's evaluation section with its compiled schema."""
 
     section: EvaluationSection = field(default_factory=EvaluationSection)
     schema: SchemaValidator | None = None
-    is_empty: bool = False
+    is_empty: bool = False  # nothing is required: there is no ``contract`` metric, and answers are compared with their references
 
     @classmethod
     def from_recipe(cls, recipe: Recipe) -> Contract:

@@ -68,8 +68,7 @@ def endpoint_answers(
     Answers have at most ``max_tokens``, reasoning included. Each reply is saved as it arrives, so that an interrupted evaluation
     continues where it ended. A reply that was lost may have been billed: its worst-case cost counts toward the cap, and only
     another evaluation requests it again. ``count_tokens`` is used if the endpoint does not report tokens. Raises ``InputError`` if
-    the
-    endpoint rejects a request, ``MachineError`` if it cannot be reached or replies were lost, and ``CostCapReached`` at the cap.
+    the endpoint rejects a request, ``MachineError`` if it cannot be reached or replies were lost, and ``CostCapReached`` at the cap.
     """
     start = time.perf_counter()
     calls = row_calls(arm, rows)

@@ -24,13 +24,10 @@ _GOOD = re.compile(r'Good "[^"]*" signature (?:for .* )?with (.+)')
 
 @dataclass(frozen=True)
 class Signature:
-    """Who signed a report. ``key`` is the key's type and fingerprint, empty if the signature is invalid.
+    """Who signed a report."""
 
-    ``signer`` is the key's name in the file of allowed signers, empty if it is not listed there.
-    """
-
-    key: str
-    signer: str = ""
+    key: str  # its type and fingerprint, empty if the signature is invalid
+    signer: str = ""  # the key's name in the file of allowed signers, empty if it is not listed there
 
 
 def sign(folder: Path, key: Path) -> Signature:

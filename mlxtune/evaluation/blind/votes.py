@@ -34,20 +34,17 @@ class RowVote(NamedTuple):
 
 @dataclass(frozen=True)
 class VoteTally:
-    """One question's votes: the second arm's wins, losses and ties, its share of votes that are not ties, the p-value, and the outcome.
-
-    ``p`` is from the sign test; ``adjusted`` is Holm-adjusted over the secondary questions. ``low`` and ``high`` are Wilson limits.
-    """
+    """One question's votes: the second arm's wins, losses and ties, its share of votes that are not ties, the p-value, and the outcome."""
 
     question: str
     wins: int
     losses: int
     ties: int
-    low: float
+    low: float  # Wilson limits of the share
     share: float
     high: float
-    p: float
-    adjusted: float
+    p: float  # of the sign test
+    adjusted: float  # over the secondary questions (Holm)
     outcome: Outcome
 
 

@@ -75,8 +75,7 @@ class CostMeter:
     """A thread-safe meter with prices in dollars per million tokens, the amount ``spent``, and its ``cap`` (``None`` = no limit).
 
     Before a question is sent, its worst-case cost and those of all questions in flight must fit under the cap. A prompt has at most
-    one
-    token per byte, and a reply at most ``reply_tokens``.
+    one token per byte, and a reply at most ``reply_tokens``.
     """
 
     def __init__(
@@ -173,15 +172,12 @@ def api_key(url: str, variable: str = "", environment: Mapping[str, str] = os.en
 
 @dataclass(frozen=True)
 class Completion:
-    """A reply, why it ended, its tool calls in OpenAI's format, its tokens if reported, and the seconds from request to reply.
-
-    ``tokens`` includes ``thought_tokens``, the tokens of reasoning; ``prompt_tokens`` are those of the prompt, if reported.
-    """
+    """A reply, why it ended, its tool calls in OpenAI's format, its tokens if reported, and the seconds from request to reply."""
 
     text: str
     ended: str
     calls: tuple[dict[str, Any], ...]
-    tokens: int | None
+    tokens: int | None  # with those of the reasoning
     thought_tokens: int
     seconds: float
     prompt_tokens: int | None = None

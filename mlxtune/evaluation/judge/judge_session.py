@@ -133,8 +133,7 @@ def run_judge(
 
     With one worker, ``ask`` is called in the calling thread. A question that was sent before a crash may have been billed: its
     worst-case cost is counted and it is not asked again. Raises ``InputError`` without consent to send rows, any error from
-    ``ask``, and
-    ``MachineError`` after three lost replies in a row. Replies so far are saved.
+    ``ask``, and ``MachineError`` after three lost replies in a row. Replies so far are saved.
     """
     if session.host and not session.consent:
         raise InputError(f"Sending rows to {session.host} needs your consent.", hint="Consent with --send.")

@@ -40,20 +40,16 @@ class OffTaskCell:
 
 @dataclass(frozen=True)
 class OffTaskChange:
-    """How correct answers changed over the counted prompts of a category, or of all categories if ``category`` is empty.
-
-    ``low`` and ``high`` are one-sided 95% limits of the change in the rate. ``power`` is the probability of *held* if nothing
-    was forgotten and :data:`~mlxtune.evaluation.statistics.power.FLIPPED` of the answers change.
-    """
+    """How correct answers changed over the counted prompts of a category, or of all categories if ``category`` is empty."""
 
     category: str
     prompts: int
     paired: PairedCounts
     effective_n: float
-    low: float
+    low: float  # a one-sided 95% limit of the change in the rate, as is ``high``
     change: float
     high: float
-    power: float
+    power: float  # the probability of *held* if nothing was forgotten and ``statistics.power.FLIPPED`` of the answers change
     outcome: OffTaskOutcome
 
 

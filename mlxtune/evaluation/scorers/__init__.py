@@ -61,17 +61,12 @@ ScoreFunction = Callable[[ModelAnswer], Score]
 
 @dataclass(frozen=True)
 class Scorer:
-    """The declaration of a metric.
-
-    ``build`` returns the scoring function for a contract, or ``None`` if the contract does not configure the metric.
-    ``required`` metrics make up the contract; the others are only reported. ``is_form`` marks metrics that describe the shape of
-    outputs and are never compared between arms. A contract with a ``replaces_json`` metric requires JSON only if it has a schema.
-    """
+    """The declaration of a metric."""
 
     name: str
     label: str
-    build: Callable[[Contract], ScoreFunction | None]
-    required: bool | Callable[[Contract], bool] = True
+    build: Callable[[Contract], ScoreFunction | None]  # ``None`` if the contract does not configure the metric
+    required: bool | Callable[[Contract], bool] = True  # whether it is part of the contract; the others are only reported
     needs_reference: bool = False
-    is_form: bool = False
-    replaces_json: bool = False
+    is_form: bool = False  # whether it describes the shape of outputs, which is never compared between arms
+    replaces_json: bool = False  # whether a contract with it requires JSON only if it has a schema
