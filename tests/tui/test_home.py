@@ -229,12 +229,6 @@ async def test_the_cursor_stays_on_its_run_when_a_newer_one_appears(loaded: Shop
         assert run_under_cursor(room) == "✓ support-json"
 
 
-async def test_q_quits(loaded: Shop, open_room: OpenRoom) -> None:
-    async with open_room("home") as room:
-        await room.press("q")
-    assert room.app.return_code == 0
-
-
 async def test_a_running_evaluation_is_in_the_header(loaded: Shop, open_room: OpenRoom) -> None:
     folder = loaded.run("20261125-1000-support-json", kind="eval", alive=True, steps=0)
     started = {"kind": "eval", "name": "support-json", "base": "smollm2-135m", "pid": 1, "host": "mac"}
