@@ -14,7 +14,7 @@ from typing import Any
 from mlxtune.advice.evidence import AdviceEvidence
 from mlxtune.advice.interview import InterviewAnswers
 from mlxtune.advice.next_step import NextStep, StepCode
-from mlxtune.advice.rules import AdviceRule, Fact, Rules, Verdict, rules
+from mlxtune.advice.rules import AdviceRule, Fact, Verdict, rules
 from mlxtune.evaluation.arms import TUNED
 
 
@@ -53,9 +53,9 @@ class Advice:
         }  # fmt: skip
 
 
-def give_advice(answers: InterviewAnswers, evidence: AdviceEvidence, by: Rules | None = None) -> Advice:
+def give_advice(answers: InterviewAnswers, evidence: AdviceEvidence) -> Advice:
     """Apply the rules to ``answers`` and ``evidence``."""
-    by = by or rules()
+    by = rules()
     target, metric = answers.values["target"], answers.values["metric"]
     assert isinstance(target, int | float)
     facts: dict[str, Fact] = {**answers.values, **evidence.facts(metric, target)}
