@@ -57,9 +57,9 @@ _SKIPS = {
     "not_yet": "not counted yet",
     "no_recipe": "no recipe",
     "no_contract": "the recipe has no contract",
-    "no_model": "{error}",
+    "no_model": "{error:all}",
     "no_splits": "no recipe",
-    "unsplittable": "{error}",
+    "unsplittable": "{error:all}",
 }
 _IMPROVEMENTS = {
     "remove_leaks": "Remove {count:n held-out row} from the train split.",
@@ -79,7 +79,7 @@ _IMPROVEMENTS = {
 
 
 class _Wording(string.Formatter):
-    """Formats values from data safely. ``{rows:n row}`` is a count with its noun."""
+    """Formats values from data safely. ``{rows:n row}`` is a count with its noun, ``{error:all}`` a text that is not shortened."""
 
     def format_field(self, value: Any, format_spec: str) -> str:
         if format_spec.startswith("n "):

@@ -139,4 +139,6 @@ def test_words_of_a_finding() -> None:
     values = {"key": "to\npic", "total": 60, "values": {"stoves": 1, "a\x1bb": 2}}
     finding = CHECKS["coverage"].finding(values=values)
     assert words.finding_text(finding) == "Few of 60 rows have these values of to pic: stoves (1), a␛b (2)."
+    whole = CHECKS["bad-row"].finding(0, reason="unreadable", values={"error": "e" * 200, "hint": "Correct it."})
+    assert words.finding_text(whole) == f"E{'e' * 199} Correct it."
     assert words.finding_text(CHECKS["leak"].finding(1, 2, values={"split": "test"})).startswith("The test split has the same")

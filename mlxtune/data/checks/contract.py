@@ -25,7 +25,7 @@ def metric_of(id: str) -> str:
 def metric_check(id: str) -> Check:
     """Return the check for a ``contract-…`` ID."""
     metric = id.removeprefix(PREFIX)
-    wording = "The answer breaks the contract: {failure}."
+    wording = "The answer breaks the contract: {failure:all}."
     return Check(id, "block", f"answers that fail {metric}", wording, DROP, "✗", metric.partition("-")[0])
 
 

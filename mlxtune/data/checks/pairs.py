@@ -21,7 +21,7 @@ family = CheckFamily()
 
 _SAME_WORDING = {
     "": "Chosen and rejected differ only in case, spacing or final punctuation, so there is no preference to learn.",
-    "unreadable": "{error} {hint}",
+    "unreadable": "{error:all} {hint:all}",
 }
 
 

@@ -12,7 +12,7 @@ from mlxtune.data.template_notes import TemplateNote
 family = CheckFamily()
 
 
-@family.row_check(Check("template", "block", "rows that the template rejects", "{error}", DROP, "✗"))
+@family.row_check(Check("template", "block", "rows that the template rejects", "{error:all}", DROP, "✗"))
 def template(row: CheckInput) -> Iterator[Evidence]:
     if row.tokens and row.tokens.error:
         yield Evidence(values={"error": row.tokens.error})

@@ -14,7 +14,7 @@ for _id, _title, _short in (
     ("role-order", "rows with turns in the wrong order", "turn order"),
     ("empty-target", "rows with an empty answer", "empty"),
 ):
-    family.register(Check(_id, "block", _title, {"unreadable": "{error} {hint}"}, DROP_UNUSABLE, "✗", short=_short))
+    family.register(Check(_id, "block", _title, {"unreadable": "{error:all} {hint:all}"}, DROP_UNUSABLE, "✗", short=_short))
 
 
 def unreadable(index: int, error: DataError) -> Finding:
