@@ -59,7 +59,7 @@ _SKIPS = {
     "no_contract": "the recipe has no contract",
     "no_model": "{error:all}",
     "no_splits": "no recipe",
-    "unsplittable": "{error:all}",
+    "unsplittable": "{error}",
 }
 _IMPROVEMENTS = {
     "remove_leaks": "Remove {count:n held-out row} from the train split.",
