@@ -357,9 +357,8 @@ BY_ID = {
     "edit.end": "review",
     "choice.close": "train",
     "text.save": "chat",
-    "app.undo": "plan",
+    "app.undo": "data",
     "app.dismiss": "plan",
-    "source.transform": "data",
 }
 
 
