@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,25 +15,22 @@ from mlxtune.core.text import nearest, one_line, suggest
 FILE = "advice.json"  # in the workspace; contains the most recent answers
 
 
-@dataclass(frozen=True)
-class InterviewAnswers:
-    """The value of each answer: a name, a set of names, or a number."""
-
-    values: Mapping[str, Fact]
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the answers in the form stored in an answers file."""
-        return {key: sorted(value) if isinstance(value, frozenset) else value for key, value in self.values.items()}
+Answers = Mapping[str, Fact]  # by question: a name, a set of names, or a number
 
 
-def parse_answers(given: Mapping[str, Any], where: str = "answers") -> InterviewAnswers:
+def answers_json(answers: Answers) -> dict[str, Any]:
+    """Return answers in the form stored in an answers file."""
+    return {key: sorted(value) if isinstance(value, frozenset) else value for key, value in answers.items()}
+
+
+def parse_answers(given: Mapping[str, Any], where: str = "answers") -> Answers:
     """Check all answers. Raise an ``InputError`` that names the key if it is unknown, missing or has an invalid value."""
     questions = {question.key: question for question in rules().questions}
     for key in given:
         if key not in questions:
             hint = suggest(str(key), questions, "Questions:")
             raise InputError(f"{where}: there is no question named {one_line(str(key), 60)}.", hint=hint)
-    return InterviewAnswers({key: parse_answer(question, given.get(key), where) for key, question in questions.items()})
+    return {key: parse_answer(question, given.get(key), where) for key, question in questions.items()}
 
 
 def parse_answer(question: InterviewQuestion, value: Any, where: str = "answer") -> Fact:
@@ -70,7 +66,7 @@ def parse_number(text: str) -> int | float | None:
     return None if not math.isfinite(value) else int(value) if value.is_integer() else value
 
 
-def read_answers(path: Path) -> InterviewAnswers:
+def read_answers(path: Path) -> Answers:
     """Read an answers file. Raise ``InputError`` if it is invalid."""
     given = read_json(path)
     if not isinstance(given, dict):
@@ -78,7 +74,7 @@ def read_answers(path: Path) -> InterviewAnswers:
     return parse_answers(given, str(path))
 
 
-def load_last(workspace: Path) -> InterviewAnswers | None:
+def load_last(workspace: Path) -> Answers | None:
     """Return the most recent answers in ``workspace``; ``None`` if there are none or they do not match these questions."""
     try:
         return read_answers(workspace / FILE)
@@ -86,9 +82,9 @@ def load_last(workspace: Path) -> InterviewAnswers | None:
         return None
 
 
-def save_answers(workspace: Path, answers: InterviewAnswers) -> None:
+def save_answers(workspace: Path, answers: Answers) -> None:
     """Save ``answers`` as the most recent ones. Raise ``MachineError`` if the disk is full or read-only."""
-    write_json(workspace / FILE, answers.as_json())
+    write_json(workspace / FILE, answers_json(answers))
 
 
 def schema() -> dict[str, Any]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mlxtune.advice.evidence import AdviceEvidence
-from mlxtune.advice.interview import InterviewAnswers
+from mlxtune.advice.interview import Answers
 from mlxtune.advice.next_step import NextStep, StepCode
 from mlxtune.advice.rules import AdviceRule, Fact, Verdict, rules
 from mlxtune.evaluation.arms import TUNED
@@ -53,12 +53,12 @@ class Advice:
         }  # fmt: skip
 
 
-def give_advice(answers: InterviewAnswers, evidence: AdviceEvidence) -> Advice:
+def give_advice(answers: Answers, evidence: AdviceEvidence) -> Advice:
     """Apply the rules to ``answers`` and ``evidence``."""
     by = rules()
-    target, metric = answers.values["target"], answers.values["metric"]
+    target, metric = answers["target"], answers["metric"]
     assert isinstance(target, int | float)
-    facts: dict[str, Fact] = {**answers.values, **evidence.facts(metric, target)}
+    facts: dict[str, Fact] = {**answers, **evidence.facts(metric, target)}
 
     def holding(section: Sequence[AdviceRule]) -> tuple[AdviceRule, ...]:
         return tuple(rule for rule in section if rule.holds(facts))
@@ -90,7 +90,6 @@ def _verdict(right: Sequence[AdviceRule], wrong: Sequence[AdviceRule], gate: Adv
 
 
 def _next(verdict: Verdict, facts: Mapping[str, Fact]) -> StepCode:
-    """Return the next step if no gate has one."""
     match verdict:
         case "rag":
             return StepCode.SET_UP_RETRIEVAL

@@ -10,7 +10,7 @@ import typer
 
 from mlxtune.advice import evidence, interview
 from mlxtune.advice.evidence import SAMPLE_ROWS, AdviceEvidence
-from mlxtune.advice.interview import InterviewAnswers
+from mlxtune.advice.interview import Answers
 from mlxtune.advice.rules import InterviewQuestion, rules
 from mlxtune.advice.verdict import give_advice
 from mlxtune.cli.evaluate import measure
@@ -55,7 +55,7 @@ def advise(
         known = _evidence(loaded, recipe)
     advice = give_advice(given, known)
     if json:
-        show_json({"advice": advice.as_json(), "answers": given.as_json(), "evidence": known.as_json()})
+        show_json({"advice": advice.as_json(), "answers": interview.answers_json(given), "evidence": known.as_json()})
     else:
         print_document(advice_document(advice, known), out)
 
@@ -78,7 +78,7 @@ def _confirm_measuring(recipe: Recipe) -> bool:
     )
 
 
-def _answers(interactive: bool) -> InterviewAnswers:
+def _answers(interactive: bool) -> Answers:
     """Return the answers given in this terminal, or else the last saved ones. Raise ``InputError`` if there are none."""
     last = interview.load_last(Path.cwd())
     if interactive:
@@ -91,9 +91,9 @@ def _answers(interactive: bool) -> InterviewAnswers:
     return last
 
 
-def _ask(question: InterviewQuestion, last: InterviewAnswers | None) -> Any:
+def _ask(question: InterviewQuestion, last: Answers | None) -> Any:
     """Ask until the answer is valid. The default is the last answer."""
-    default = (last.as_json() if last else {}).get(question.key, question.default)
+    default = interview.answers_json(last or {}).get(question.key, question.default)
     info("")
     info((question.ask, "bold"))
     names = list(question.options)

@@ -125,7 +125,6 @@ class _Trained:
 
 
 def _run_workflow(recipe: Recipe, stages: Stages) -> _Trained:
-    """Find the model, plan, evaluate the base, train, and evaluate again."""
     stages.begin()
     with progress_bar("looking for the bundled model") as update:
         source = resolve(recipe.model.base, relative_to=recipe.folder, progress=update)

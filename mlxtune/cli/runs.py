@@ -205,7 +205,6 @@ def _follow(run: Run, json: bool) -> int:
 
 
 def _show_result(run: Run) -> None:
-    """Print what a run has produced."""
     if run.kind == "train":
         show_adapter(run)
     elif run.kind == "search":
@@ -220,7 +219,6 @@ def _show_result(run: Run) -> None:
 
 
 def _record(run: Run) -> dict[str, Any]:
-    """Return a run as a JSON object."""
     state = run.state()
     arm, done, total = "", state.step, state.total
     if run.kind != "train":

@@ -62,7 +62,6 @@ def train(
 
 
 def _warn_of_rows(recipe: Recipe, path: Path) -> None:
-    """Say if the last check of the rows found that they should not be trained on, or was made with another recipe."""
     if check_note := check_warning(check_cache.last_check(recipe)):
         info(("! ", "bold warning"), f"{check_note} See: mlxtune data check {shlex.quote(str(path))}")
 

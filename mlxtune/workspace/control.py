@@ -39,7 +39,7 @@ class StopEffect(StrEnum):
 
 
 def _quiet(_what: str, _share: float) -> None:
-    """Show no progress."""
+    pass
 
 
 def train(workspace: Path, recipe: Recipe, request: Mapping[str, Any] | None = None, *, progress: Progress = _quiet) -> Run:

@@ -308,7 +308,6 @@ class WorkspaceIndex:
             self._evaluations, self._verdicts = found, tuple(history.counting(found))
 
     def _read_names(self) -> dict[str, str]:
-        """Return the names of renamed adapters, by run ID."""
         stamp = file_stamp(self.workspace / "adapters" / "library.jsonl")
         if stamp and stamp != self._names[0]:
             from mlxtune.adapters import library  # loads the recipes' checks, which the first screen does not need

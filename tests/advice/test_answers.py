@@ -17,7 +17,7 @@ GIVEN: dict[str, Any] = {"change": ["style", "format"], "requirements": "rarely"
 
 
 def test_missing_answers_get_defaults() -> None:
-    values = parse_answers(GIVEN).values
+    values = parse_answers(GIVEN)
     assert values["change"] == frozenset({"format", "style"})
     assert (values["target"], values["access"], values["explain"]) == (95, "everyone", "no")
 

@@ -42,7 +42,7 @@ class Interview:
         """Return the workspace's saved answers, or the ``partial`` answers of an unfinished interview."""
         saved = interview.load_last(workspace)
         if saved is not None and not partial:
-            return cls(saved.as_json())
+            return cls(interview.answers_json(saved))
         questions = {question.key: question for question in rules().questions}
         defaults = {key: question.default for key, question in questions.items() if question.default is not None}
         valid = {key: value for key, value in partial.items() if key in questions and not _error(questions[key], value)}
