@@ -157,9 +157,10 @@ def grouped(case: Case, batch: BatchShape) -> int:
 
 def measure(case: Case, folder: Path, batch: BatchShape) -> measurements.StepCost:
     os.environ[COMPUTE_VARIABLE] = "native" if case.native else ""  # a child process inherits it
-    return measurements.step_cost(
-        recipe(str(folder), case.overrides), batch, grouped=grouped(case, batch), checkpointed=case.checkpointed
-    )
+    planned, rows = recipe(str(folder), case.overrides), grouped(case, batch)
+    steps = measurements.start_steps(planned, batch, grouped=rows, checkpointed=case.checkpointed)
+    cost: measurements.StepCost = steps.result(lambda what, share: None)
+    return cost
 
 
 def row(name: str, case: Case, folder: Path, measured: dict[str, Any], coefficients: Coefficients) -> dict[str, Any]:

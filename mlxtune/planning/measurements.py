@@ -18,7 +18,7 @@ _MODULE, _NAME = "mlxtune.training.probe", "The planning process"
 
 @dataclass(frozen=True)
 class ProbeBatch:
-    """The shape of the batch for :func:`step_cost`: ``trained`` of ``tokens`` per row, and ``grouped`` rows in the frozen layers."""
+    """The shape of the batch for :func:`start_steps`: ``trained`` of ``tokens`` per row, and ``grouped`` rows in the frozen layers."""
 
     rows: int
     tokens: int
