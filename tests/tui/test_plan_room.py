@@ -109,9 +109,8 @@ async def test_a_base_of_the_catalog_is_described(open_plan: OpenPlan) -> None:
         await room.press("enter")
         await room.type("mlx-community/gpt-oss-20b-MXFP4-Q8")
         await room.press("enter")
-        await room.until(
-            lambda: "gpt-oss 20B: Apache-2.0; thinking always on, tools; tested with its template." in room.text("#plan-detail")
-        )
+        known = catalog.find("mlx-community/gpt-oss-20b-MXFP4-Q8")
+        await room.until(lambda: base_summary(known) in " ".join(room.text("#plan-detail").split()))
 
 
 async def test_power_problems_are_in_the_plan(open_plan: OpenPlan, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -589,7 +588,7 @@ def test_a_base_is_described_whole() -> None:
 async def test_home_shows_the_plan_of_the_recipe(open_plan: OpenPlan) -> None:
     async with open_plan() as room:
         await room.app.run_action("room('home')")
-        await room.until(lambda: "12 steps in 2 epochs" in room.text("#workflow-picture"))
+        await room.until(lambda: "12 steps" in room.text("#workflow-picture"))
 
 
 async def test_figures_from_before_an_edit_are_marked(open_plan: OpenPlan, monkeypatch: pytest.MonkeyPatch) -> None:
