@@ -192,3 +192,10 @@ def key_metrics(changes: Sequence[tuple[Rate, Rate]]) -> list[tuple[Rate, Rate]]
     *parts, contract = changes
     changed = [(before, after) for before, after in parts if after.share != before.share]
     return [*sorted(changed, key=lambda change: -abs(change[1].share - change[0].share))[:1], contract]
+
+
+def recipe_summary(recipe: Recipe) -> str:
+    """Summarize a recipe in a few words."""
+    training = recipe.training
+    length = plural(training.steps, "step") if training.steps else plural(training.epochs, "epoch")
+    return f"{one_line(recipe.model.base)}, rank {recipe.adapter.rank}, {length}"

@@ -11,6 +11,7 @@ from mlxtune.core.text import one_line
 from mlxtune.data import samples
 from mlxtune.present.check import check_warning
 from mlxtune.present.next_step import stop_text
+from mlxtune.present.workflow import recipe_summary
 from mlxtune.recipe import Recipe, load
 from mlxtune.runs import registry
 from mlxtune.runs.locks import require_free_accelerator
@@ -19,7 +20,7 @@ from mlxtune.tui.rooms import ROOMS
 from mlxtune.tui.widgets.dialog import ChoiceDialog, ChoiceOption
 from mlxtune.workspace import control
 from mlxtune.workspace.control import StopEffect, stop_effect
-from mlxtune.workspace.index import RecipeView, RunView, recipe_summary
+from mlxtune.workspace.index import RecipeView, RunView
 
 if TYPE_CHECKING:
     from mlxtune.tui.app import MlxtuneApp

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 from mlxtune.core.text import one_line, plural
 from mlxtune.present.check import check_warning
 from mlxtune.present.labels import signed_points, word
+from mlxtune.present.workflow import recipe_summary
 from mlxtune.runs import launch
 from mlxtune.tui.render.text import age
 from mlxtune.tui.widgets.dialog import ChoiceDialog, ChoiceOption
-from mlxtune.workspace.index import RecipeView, RunView, recipe_summary
+from mlxtune.workspace.index import RecipeView, RunView
 
 if TYPE_CHECKING:
     from mlxtune.tui.app import MlxtuneApp

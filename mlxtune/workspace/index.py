@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from mlxtune.core.errors import MachineError, MlxtuneError
 from mlxtune.core.files import FileStamp, display_path, file_stamp
 from mlxtune.core.journal import Tail
-from mlxtune.core.text import one_line, plural
+from mlxtune.core.text import one_line
 from mlxtune.data import check_cache, samples
 from mlxtune.data.check_cache import CheckOutcome
 from mlxtune.data.review import ReviewState, apply_events, journal_path
@@ -380,10 +380,3 @@ def _read_recipe(path: Path, workspace: Path) -> RecipeView:
     except MlxtuneError as error:
         return RecipeView(path, title, None, error=one_line(error.message), hint=one_line(error.hint))
     return RecipeView(path, title, recipe, display_path(recipe.source, workspace), recipe.source.exists())
-
-
-def recipe_summary(recipe: Recipe) -> str:
-    """Summarize a recipe in a few words."""
-    training = recipe.training
-    length = plural(training.steps, "step") if training.steps else plural(training.epochs, "epoch")
-    return f"{one_line(recipe.model.base)}, rank {recipe.adapter.rank}, {length}"

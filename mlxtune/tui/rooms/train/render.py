@@ -11,12 +11,13 @@ from textual.content import Content
 
 from mlxtune.core.text import duration, one_line, plural, speed
 from mlxtune.present.run import STATUS_LABELS, LogLine, log_line, sample_verdict, status_blocks, work_text
+from mlxtune.present.workflow import recipe_summary
 from mlxtune.runs.events import Event
 from mlxtune.runs.state import RunState, SampleAnswer, Work
 from mlxtune.tui.notices import Notice
 from mlxtune.tui.render.bars import bar, memory_style, spark
 from mlxtune.tui.render.text import RECIPE_KEY, Part, cell, fold, gigabytes, key, line, lines, marked, wrap
-from mlxtune.workspace.index import RunView, Snapshot, recipe_summary
+from mlxtune.workspace.index import RunView, Snapshot
 
 if TYPE_CHECKING:
     from mlxtune.evaluation.history import Evaluation
