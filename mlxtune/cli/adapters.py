@@ -155,7 +155,6 @@ def restore_adapter(
 
 
 def document(entry: AdapterEntry) -> dict[str, Any]:
-    """Return an adapter as a JSON object."""
     value: dict[str, Any] = to_json(entry) | {"folder": str(entry.folder)}
     if entry.score:
         value["score"] |= {"folder": str(entry.score.folder) if entry.score.folder else None}
@@ -163,7 +162,6 @@ def document(entry: AdapterEntry) -> dict[str, Any]:
 
 
 def report_import(entry: AdapterEntry, json: bool) -> None:
-    """Print a summary of an imported adapter."""
     _report(entry, f"Imported {entry.name}: {entry.kind}, rank {entry.rank}, for {entry.base}.", json)
 
 

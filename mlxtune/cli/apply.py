@@ -96,7 +96,6 @@ def apply(
 def _record(
     outcome: Outcome, text: str, browser: SourceBrowser, session: ReviewSession, hint: str, *, yes: bool, json: bool
 ) -> None:
-    """Show the changes and, after a confirmation, record them as one decision."""
     from mlxtune.data.transforms.preview import recorded_edits
 
     edits = recorded_edits(outcome.shown, browser.key, hint)

@@ -214,7 +214,6 @@ def _switch_adapter(session: ChatSession, workspace: Path, name: str, fingerprin
 
 
 def _print_system(session: ChatSession) -> None:
-    """Print the system prompt that comes from the adapter's training rows."""
     if session.system and not session.custom_system:
         info(("  system prompt from its training rows; change it with /system: ", "muted"), (one_line(session.system, 60), "faint"))
 

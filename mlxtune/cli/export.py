@@ -185,7 +185,6 @@ def _chosen_format(form: str, which: str, options: ExportOptions) -> ExportForma
 
 
 def _copy(entry: AdapterEntry, chosen: ExportFormat, to: Path | None, json: bool) -> None:
-    """Write only the adapter, which needs no worker."""
     folder, names = copy_adapter(Path.cwd(), entry, chosen, adapter_card, to)
     shown = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
     if json:
@@ -195,7 +194,6 @@ def _copy(entry: AdapterEntry, chosen: ExportFormat, to: Path | None, json: bool
 
 
 def _print_use(run: Run, folder: str) -> None:
-    """Print how to use the finished export ``run`` in the program that it was written for."""
     request = launch.read_request(run.folder)
     for command in use_commands(request, folder):
         info(("  " + shlex.join(command), "primary"))

@@ -107,7 +107,6 @@ def sysctl_text(name: str) -> str:
 
 
 def swap_used() -> int:
-    """Return the bytes that are swapped out."""
     raw = _sysctl("vm.swapusage")
     return int(SwapUsage.from_buffer_copy(raw).used) if len(raw) >= ctypes.sizeof(SwapUsage) else 0
 

@@ -52,7 +52,6 @@ class AdapterDetail:
 
 
 def kind(entry: AdapterEntry) -> str:
-    """Return an adapter's kind and rank."""
     return f"{_KINDS.get(entry.kind, '')} {entry.rank or ''}".strip()
 
 
@@ -66,14 +65,12 @@ def score_mark(entry: AdapterEntry) -> tuple[Mark, str]:
 
 
 def brief(entry: AdapterEntry) -> str:
-    """Return an adapter's kind, outcome and rate in a few words."""
     changes = entry.score.changes[-1:] if entry.score else []
     rate = "".join(f", {metric_label(after.metric)} {percent(after.share)}" for _, after in changes)
     return f"{kind(entry)}, {score_mark(entry)[1]}{rate}"
 
 
 def adapters_table(entries: Sequence[AdapterEntry]) -> Table:
-    """List adapters."""
     labels = ("", "adapter", "base", "kind", "size", "verdict", "rate", "rows", "metric", "tags")
     return Table("", "", tuple(Column(label, right=label in ("size", "rows")) for label in labels), tuple(map(_list_row, entries)))
 
@@ -120,7 +117,6 @@ def _score_blocks(entry: AdapterEntry) -> Iterator[Block]:
 
 
 def rates_table(score: AdapterScore) -> Table:
-    """Return the rates before and after training of each metric."""
     columns = (
         Column(),
         Column(one_line(score.rival, 20), right=True),
@@ -154,7 +150,6 @@ def _export_blocks(detail: AdapterDetail) -> Iterator[Block]:
 
 
 def _local(entry: AdapterEntry, shown: str) -> str:
-    """Return a text with paths relative to the adapter's workspace."""
     return shown.replace(f"{entry.workspace.resolve()}{os.sep}", "").replace(f"{entry.workspace}{os.sep}", "")
 
 

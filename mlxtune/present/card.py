@@ -29,7 +29,6 @@ from mlxtune.present.verdict import caveat_text, history_facts, verdict_text
 
 
 def adapter_card(entry: AdapterEntry, base: PublishedBase, library: Library = "mlx") -> str:
-    """Return the model card of an adapter in the format of ``library``, as Markdown."""
     facts = {
         "method": entry.method, "rank, scale": f"{entry.rank}, {entry.scale:g}", "layers": str(entry.layers),
         "modules": ", ".join(target.rsplit(".", 1)[-1] for target in entry.targets), "parameters": f"{entry.parameters:,}",

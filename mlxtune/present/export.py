@@ -31,18 +31,15 @@ _NOTES: dict[str, str] = {
 
 
 def form_label(form: str, precision: str = "", program: str = "") -> str:
-    """Return the name of a format."""
     label = _FORMS.get(form, form) + (f" {precision.upper()}" if form == "gguf" and precision else "")
     return f"{label} for {program}" if program else label
 
 
 def outcome_mark(proof: Fidelity) -> tuple[Mark, str]:
-    """Return the mark and the name of an export's outcome."""
     return _OUTCOMES[proof.outcome]
 
 
 def fidelity_document(proof: Fidelity, folder: str = "", nbytes: int = 0) -> Document:
-    """Describe what an export lost, and where it is."""
     mark, word = outcome_mark(proof)
     facts = [Fact("fidelity", word, mark=mark), Fact(LOST, percent(proof.lost_share)), Fact(IDENTICAL, identical(proof.answers))]
     if folder:
@@ -80,7 +77,6 @@ def contract_tables(answers: ComparedAnswers, note: str) -> Sequence[Block]:
 
 
 def exports_table(exports: Sequence[TriedExport]) -> Table:
-    """List the formats in which an adapter was exported, with the cost of each."""
     head = {"format": 0, "size": 0, LOST: 0, KL: 1, IDENTICAL: 1, "whole contract": 0, "change in points": 1, "measured in": 1}
     columns = tuple(Column(label, index in range(1, 7), priority) for index, (label, priority) in enumerate(head.items()))
     return Table("Exports", "compared with the adapter as trained", columns, tuple(map(_export_row, exports)))
@@ -102,7 +98,6 @@ def _export_row(export: TriedExport) -> tuple[Cell, ...]:
 
 
 def measured_in(export: TriedExport) -> str:
-    """Return the program whose answers were measured."""
     return one_line(export.verified.url, 40) if export.verified else "MLX"
 
 
@@ -121,7 +116,6 @@ def points(item: Comparison | None) -> str:
 
 
 def difference_text(difference: PromptDifference) -> str:
-    """Say where a prompt differs."""
     if difference.position < 0:
         return f"{difference.actual} tokens instead of {difference.expected}"
     shown = (repr(one_line(part, 40)) if part else "the end" for part in (difference.actual, difference.expected))
@@ -129,7 +123,6 @@ def difference_text(difference: PromptDifference) -> str:
 
 
 def export_note(note: str, difference: PromptDifference | None = None, token: str = "") -> str:
-    """Word a note on the limitations of an export's files."""
     about = (
         f" The prompts {difference_text(difference)}." if difference else f" An example is {one_line(token, 40)}." if token else ""
     )

@@ -82,12 +82,10 @@ class Server:
         return self._counting(app, {route.path.partition("/{")[0] for route in routes})
 
     async def health(self, _: Request) -> Response:
-        """Report the server's load."""
         state = {"open": self._open, "places": self.capacity, "loaded": self.host.loaded}
         return JSONResponse({"status": "ok", "base": self.host.ready.base, **state})
 
     async def show_metrics(self, _: Request) -> Response:
-        """Report the served requests and tokens, for Prometheus."""
         gauges = {
             "open_requests": ("Requests without a response.", self._open),
             "model_loaded": ("Whether the model is in memory.", self.host.loaded),
@@ -95,30 +93,24 @@ class Server:
         return Response(self.metrics.render(gauges), media_type=CONTENT_TYPE)
 
     async def list_models(self, _: Request) -> Response:
-        """List the base model and its adapters."""
         return JSONResponse({"object": "list", "data": [self._model(name) for name in await self._model_names()]})
 
     async def get_model(self, request: Request) -> Response:
-        """Return one model."""
         name = request.path_params["name"]
         if name not in await self._model_names():
             raise ApiError(404, f"There is no model named {one_line(name, 80)}.", code="model_not_found", param="model")
         return JSONResponse(self._model(name))
 
     async def create_chat_completion(self, request: Request) -> Response:
-        """Answer a chat."""
         return await self._answer(request, chat_completions.parse_request, chat_completions.ChatResponse)
 
     async def create_completion(self, request: Request) -> Response:
-        """Continue a raw prompt."""
         return await self._answer(request, text_completions.parse_request, text_completions.TextResponse)
 
     async def create_response(self, request: Request) -> Response:
-        """Answer a conversation given as items."""
         return await self._answer(request, responses.parse_request, responses.ModelResponse)
 
     async def create_embeddings(self, request: Request) -> Response:
-        """Return the vectors of texts."""
         with self._place():
             base, *adapters = await self._model_names()
             wanted = embeddings.parse_request(_parse_json(await _read_body(request)), base, adapters)

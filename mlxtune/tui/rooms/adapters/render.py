@@ -37,14 +37,12 @@ def empty_state(library: LibraryView | None, has_recipes: bool, width: int) -> C
 
 
 def heading_note(library: LibraryView) -> str:
-    """Return the number of adapters, and their base."""
     bases = {base_name(adapter.entry.base) for adapter in library.adapters if adapter.entry.base}
     suffix = f" on {next(iter(bases))}" if len(bases) == 1 else f" on {len(bases)} bases" if bases else ""
     return f"{len(library.adapters):,}{suffix}"
 
 
 def list_header(width: int) -> Content:
-    """Draw the column names."""
     cells = [
         cell("adapter", _name_width(width)), cell("kind", KIND), cell("size", SIZE, right=True), cell("  verdict", OUTCOME),
         *([cell("rate", RATE, right=True)] if width >= WIDE else []), cell("age", AGE, right=True),

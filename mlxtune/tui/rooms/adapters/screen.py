@@ -89,7 +89,6 @@ class AdaptersRoom(Room):
 
     @property
     def _detail(self) -> AdapterDetail | None:
-        """The adapter under the cursor."""
         cursor = self.query_one("#adapters-list", ListPanel).cursor
         return self._adapters[cursor] if cursor < len(self._adapters) else None
 
@@ -174,7 +173,6 @@ class AdaptersRoom(Room):
             self.action_detail()
 
     def action_use(self) -> None:
-        """Select the adapter for Chat and open Chat."""
         if adapter := self.usable_adapter:
             self.app.adapter = self.app.adapter_to_load = adapter.key
             self.redraw()

@@ -26,7 +26,6 @@ class LibraryView:
 
 
 def read_library(workspace: Path) -> LibraryView:
-    """Read the adapter library of ``workspace``."""
     entries = library.all_adapters(workspace)
     children: dict[str, list[str]] = {}
     for entry in entries:
@@ -47,7 +46,6 @@ def parse_tags(text: str) -> list[str]:
 
 
 def set_tags(workspace: Path, key: str, text: str) -> None:
-    """Replace an adapter's tags with those in ``text``. Raise ``InputError``."""
     tags = parse_tags(text)
     library.tag(workspace, key, tags, [tag for tag in library.find(workspace, key).tags if tag not in tags])
 

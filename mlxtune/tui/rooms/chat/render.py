@@ -111,7 +111,6 @@ def _ending(reply: ChatReply, width: int) -> list[Content]:
 
 
 def _contract(score: Score | None, width: int) -> list[Content]:
-    """Say whether an answer meets the contract."""
     if score is None:
         return []
     if score.passed:

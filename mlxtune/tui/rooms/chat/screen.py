@@ -143,7 +143,6 @@ class ChatRoom(Room):
 
     @property
     def _base(self) -> str:
-        """The base model of the selected recipe."""
         view = self.app.selection.recipe
         return view.recipe.model.base if view and view.recipe else bundled.DEFAULT.alias
 

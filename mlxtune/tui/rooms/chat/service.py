@@ -92,7 +92,6 @@ def default_adapter(workspace: Path, selected: str, best_run: str, base: str) ->
 
 
 def compatible_adapters(workspace: Path, fingerprint: str) -> list[AdapterOption]:
-    """Return the adapters that are compatible with the loaded base model."""
     return [_option(entry, f"{entry.kind} {entry.rank}") for entry in adapter_index.compatible_adapters(workspace, fingerprint)]
 
 
@@ -147,7 +146,6 @@ class ChatService:
 
     @property
     def last_answer(self) -> str:
-        """The last answer in the conversation, or an empty string."""
         return self.session.turns[-1].content if self.session.turns else ""
 
     def start(self, base: str, adapter: AdapterOption = BASE_ALONE, *, share_accelerator: bool = False) -> None:
@@ -199,7 +197,6 @@ class ChatService:
         return True
 
     def cancel(self) -> None:
-        """Stop the replies that are being generated."""
         for reply in self.exchanges[-1].replies if self.exchanges else ():
             if reply.streaming and reply.answer:
                 reply.answer.cancel()
@@ -218,7 +215,6 @@ class ChatService:
         return exchange.question
 
     def reset(self) -> None:
-        """Start a new conversation with the same adapter and system prompt."""
         if not self.streaming:
             self.exchanges.clear()
             self.session.reset()
