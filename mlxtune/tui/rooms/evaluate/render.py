@@ -37,6 +37,7 @@ from mlxtune.tui.render.text import RECIPE_KEY, Part, cell, cut_rows, fold, key,
 from mlxtune.tui.rooms.evaluate.service import LoadedReport, RowFilter
 from mlxtune.workspace.index import RunView
 
+_URGENCY = {"error": 0, "warning": 1}  # of a fact, by its mark
 _LABEL = 18  # cells before the value of a fact
 NAME, FIGURES, GAP = 19, 14, 4  # cells of an arm's name, of its rate with interval, and between two metrics
 _ROLES = {"system": "◇", "developer": "◇", "user": "○", "assistant": "●", "tool": "▷"}
@@ -71,10 +72,10 @@ def verdict(
         elif adapter == "evaluated":
             name = "No adapter was evaluated here. Press o for the report on the newest one."
     rows = draw.text_rows(Text(((name, "bold"),)) if name else head, width)
-    facts = [*present.report_facts(report).facts, *_own_facts(loaded)]
+    facts = sorted([*_own_facts(loaded), *present.report_facts(report).facts], key=lambda fact: _URGENCY.get(fact.mark, 2))
     if step and report.outcome:
         facts.insert(0, Fact("next", step_title(step)))
-    for fact in sorted(facts, key=lambda fact: fact.mark != "error"):
+    for fact in facts:
         more = draw.fact_rows(fact, width, label_width=_LABEL)
         if len(rows) + len(more) <= max_rows or fact.mark == "error":
             rows += more
