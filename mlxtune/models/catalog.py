@@ -67,11 +67,6 @@ class CatalogModel:
         return int(self._text_config["max_position_embeddings"])
 
     @property
-    def architecture(self) -> str:
-        """The architecture of its text model: the ``model_type`` in its configuration."""
-        return str(self._text_config["model_type"])
-
-    @property
     def nbytes(self) -> int:
         """The size of its weights in bytes, without parts for images and sound."""
         return sum(weight.nbytes for weight in self.shapes.weights)

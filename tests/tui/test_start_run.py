@@ -59,17 +59,23 @@ async def test_the_app_refuses_what_the_command_line_refuses(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("check", "says"),
+    [
+        (CheckOutcome("blocked", 471, 9), "9 of 471 rows"),
+        (CheckOutcome("clean", 480, 0, rules="of another recipe"), "have not been checked since the recipe changed"),
+    ],
+)
 async def test_rows_that_should_not_be_trained_on_are_named_before_a_run_starts(
-    shop: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch
+    shop: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch, check: CheckOutcome, says: str
 ) -> None:
     started: list[str] = []
     monkeypatch.setattr("mlxtune.workspace.control.train", lambda workspace, recipe: started.append(recipe.name))
     shop.recipe()
-    check_cache.save(shop.folder / "data" / "support.jsonl", CheckOutcome("blocked", 471, 9))
+    check_cache.save(shop.folder / "data" / "support.jsonl", check)
     async with open_room("train") as room:
         await room.press("n")
-        await room.choose("")
-        await room.press("n")
+        await room.until(lambda: says in " ".join(room.screen_text.split()))
         await room.choose("data")
         await room.until(lambda: room.mode == "data")
         await room.press("T")
@@ -77,18 +83,3 @@ async def test_rows_that_should_not_be_trained_on_are_named_before_a_run_starts(
         await room.press("n")
         await room.choose("train")
         await room.until(lambda: started == ["support-json"])
-
-
-@pytest.mark.slow
-async def test_a_run_on_rows_that_were_checked_with_another_recipe_asks_first(
-    shop: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    started: list[str] = []
-    monkeypatch.setattr("mlxtune.workspace.control.train", lambda workspace, recipe: started.append(recipe.name))
-    shop.recipe()
-    check_cache.save(shop.folder / "data" / "support.jsonl", CheckOutcome("clean", 480, 0, rules="of another recipe"))
-    async with open_room("train") as room:
-        await room.press("n")
-        await room.until(lambda: "have not been checked since the recipe changed" in " ".join(room.screen_text.split()))
-        await room.choose("")
-        assert not started
