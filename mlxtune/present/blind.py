@@ -72,13 +72,11 @@ def rater_facts(result: BlindResult) -> Facts:
         f"{result.agreed} of {result.repeated} votes the same",
         f"κ {result.consistency.value:.2f}" if result.consistency else "",
     )
-    longer = Fact("longer", f"won {result.longer} of {plural(result.uneven, 'vote')}", "without repeats and ties")
+    longer = Fact("longer", f"won {result.longer} of {plural(result.uneven, 'vote')}", "no repeats, ties")
     characters = f"{result.first} {result.lengths[0]:,.0f} characters, {result.second} {result.lengths[1]:,.0f}"
     found = [
         repeats if result.repeated else None,
-        Fact(
-            "first", f"won {result.left} of {plural(result.decided, 'vote')}", "the answer shown first; with repeats, without ties"
-        ),
+        Fact("first", f"won {result.left} of {plural(result.decided, 'vote')}", "no ties"),
         longer if result.uneven else None,
         Fact("length", characters, "median"),
     ]

@@ -33,9 +33,9 @@ _SOURCES = {
 _LONG_PARTS: dict[LongPart, str] = {"validations": "validations", "reference": "reference model"}
 _PEAKS = {
     "loading": "loading the base, before the first step",
-    "head": "first logits of the head",
-    "backward": "gradients of the topmost layer",
-    "bottom": "gradients of the lowest layer",
+    "head": "the head's first logits",
+    "backward": "topmost layer's gradients",
+    "bottom": "lowest layer's gradients",
     "update": "update of the adapter",
     "freezing": "filling the cache of the frozen layers",
 }
@@ -52,8 +52,8 @@ _PARTS: dict[MemoryPart, tuple[str, str]] = {  # label and note
     "loading": ("loading", "extra memory before the first step, to convert the weights"),
 }
 _DISADVANTAGES: dict[Disadvantage, str] = {
-    "slower_steps": "steps take a third longer",
-    "more_passes": "the same step in more passes",
+    "slower_steps": "33% longer steps",
+    "more_passes": "in more passes",
     "fewer_layers": "fewer layers are trained",
     "less_capacity": "the adapter has less capacity",
     "rounded_weights": "the base uses rounded weights",
@@ -71,7 +71,7 @@ def plan_document(
     search: SearchPrice | None = None,
 ) -> Document:
     """Describe a plan. ``check_note`` says why the rows should be checked first, if they should."""
-    suggested = (Heading("To make it fit", "least harmful first, each on top of those above"), changes(plan.changes))
+    suggested = (Heading("Fits with", "least harmful first, each on top of those above"), changes(plan.changes))
     return (
         Heading("Plan", BASIS[plan.basis]),
         verdict(plan),
@@ -211,7 +211,7 @@ def _warnings(plan: Plan) -> list[Fact]:
 def _largest_batch(plan: Plan) -> str:
     batch = plan.estimate.batch
     both = " with both answers" if batch.sides else ""
-    prefix = f" after a shared prefix of {batch.prefix:,}" if batch.prefix else ""
+    prefix = f" + {batch.prefix:,} shared" if batch.prefix else ""
     return f"{plural(batch.rows, 'pair' if batch.sides else 'row')} of {batch.width:,} tokens{both}{prefix}"
 
 

@@ -73,7 +73,7 @@ def test_overrides_change_the_plan(cli, recipe) -> None:
 def test_a_recipe_that_does_not_fit_exits_1_with_suggestions(cli, recipe) -> None:
     result = cli("plan", recipe)
     assert result.code == 1
-    assert "To make it fit" in result.out
+    assert "Fits with" in result.out
     assert "--set training.batch_size=1 --set training.accumulate=4" in result.out
     assert "This does not fit: " in result.err
     document = json.loads(cli("plan", recipe, "--json").out)

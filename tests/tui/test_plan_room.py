@@ -257,7 +257,7 @@ async def test_the_plan_follows_an_edit_and_rows_are_measured_once(
 async def test_g_makes_the_recipe_fit_one_change_at_a_time(shop: Shop, open_plan: OpenPlan) -> None:
     async with open_plan("✗ This does not fit", limit=0.6) as room:
         await room.until(lambda: "grad_checkpoint = true" in room.text("#plan-side"))
-        assert "steps take a third longer" in room.text("#plan-side")
+        assert "33% longer steps" in room.text("#plan-side")
         await room.press("g")
         await room.until_notice("✓ grad_checkpoint is now true.")
         assert load(file_of(shop)).training.grad_checkpoint is True
@@ -268,7 +268,7 @@ async def test_g_makes_the_recipe_fit_one_change_at_a_time(shop: Shop, open_plan
                 break
             await room.press("g")
         await room.until(lambda: "This fits" in verdict(room) or "This is tight" in verdict(room))
-        assert "To make it fit" not in room.text("#plan-side")
+        assert "Fits with" not in room.text("#plan-side")
         while "undo" in room.actions:
             await room.press("u")
         assert file_of(shop).read_text() == RECIPE
@@ -537,7 +537,7 @@ async def test_m_shows_the_side_panels_of_a_small_screen(open_plan: OpenPlan) ->
         await room.press("m")
         await room.until(lambda: isinstance(room.screen, PageScreen))
         await room.until(lambda: "activations" in room.text("#rows"))
-        assert "To make it fit" in room.text("#rows")
+        assert "Fits with" in room.text("#rows")
         await room.press("escape")
         assert room.mode == "plan"
 

@@ -172,7 +172,7 @@ class BlindRoom(Room):
         self.query_one("#bl-votes", Panel).update(partial(render.result_votes, result))
         self.query_one("#bl-facts", Panel).update(lambda width, _height: lines(*block_rows(rater_facts(result), width)))
         self.query_one("#bl-outcome", Section).head.set(note=f"{plural(result.pairs, 'pair')}, read blind")
-        self.query_one("#bl-counts", Section).head.set(note="sign test; secondary questions Holm-adjusted" if self.wide else "")
+        self.query_one("#bl-counts", Section).head.set(note="sign test, Holm" if self.wide else "")
 
     def _load_arms(self, view: RunView, arms: tuple[str, str] | None = None) -> None:
         if self._loading != view.id or arms is not None:
