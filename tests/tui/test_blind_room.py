@@ -85,7 +85,7 @@ async def test_a_session_asks_how_many_pairs_and_shows_two_anonymous_answers(sho
     async with open_room("blind") as room:
         await arms_loaded(room)
         assert "base or tuned?" in intro(room)
-        assert f"From evaluation {ID}." in intro(room)
+        assert f"evaluation {ID}, " in intro(room)
         await room.press("enter")
         await room.until(lambda: room.mode == "" and "fixed before the first vote" in room.screen_text)
         await room.press("escape")
@@ -274,7 +274,7 @@ async def test_m_chooses_two_other_arms_and_o_another_evaluation(shop: Shop, ope
         await room.until(lambda: "base+kshot or tuned?" in intro(room))
         await room.press("o")
         await room.choose("1")
-        await room.until(lambda: "From evaluation 20261120-1500-support-json." in intro(room))
+        await room.until(lambda: "evaluation 20261120-1500-support-json, " in intro(room))
         assert "arms" not in room.actions
 
 
