@@ -254,7 +254,7 @@ def test_a_switch_in_the_text_of_the_system_turn_turns_reasoning_off_and_on(chat
         assert prompt.endswith(
             f"<|im_start|>assistant\nYes.<|im_end|>\n<|im_start|>user\nStill?<|im_end|>\n<|im_start|>assistant\n{lead}"
         )
-        assert template.thinking.describe(mode).startswith(mode)
+        assert template.thinking.effect(mode).startswith(mode)
     with pytest.raises(TemplateError, match="opens a thinking block, but the turn has no reasoning"):
         chat(SWITCHED, "on").encode(row(("user", "Wet?"), ("assistant", "Yes.")), 5000)
     for mode, word in (("off", "/think"), ("off", "/no_think"), ("on", "/no_think")):

@@ -12,6 +12,7 @@ from mlxtune.core.files import home, machine_id
 from mlxtune.planning import calibration
 from mlxtune.planning.calibration import StepCalibration
 from mlxtune.recipe import dump
+from mlxtune.runs import events
 
 from .conftest import recipe
 
@@ -66,7 +67,7 @@ def test_a_past_run_gives_its_speed_without_the_first_step(tmp_path: Path) -> No
     (run / "launch.json").write_text(json.dumps({"machine": machine_id()}))
     facts = {"step": 1, "epoch": 0.1, "loss": 1.0, "rate": 1e-4, "memory": 1, "peak": 1}
     steps = [{"computed": 100, "tokens": 50, "speed": speed} for speed in (1.0, 25.0, 10.0)]
-    lines = [{"v": 1, "seq": seq, "t": 0.0, "type": "step", **facts, **step} for seq, step in enumerate(steps)]
+    lines = [{"v": events.VERSION, "seq": seq, "t": 0.0, "type": "step", **facts, **step} for seq, step in enumerate(steps)]
     (run / "events.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     past = calibration.from_past_run(tmp_path, given)
     assert past is not None
