@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING
 from mlxtune.core.errors import DataError
 from mlxtune.data.check_cache import CheckOutcome
 from mlxtune.recipe import DataSection, load
-from mlxtune.recipe.edit import toml_literal
 from mlxtune.workspace.index import RecipeView, RunView, Snapshot
 
 if TYPE_CHECKING:  # loads a schema validator, which the app's first screen must not wait for
@@ -271,6 +270,7 @@ def after_check(
     from mlxtune.data.checks.registry import get_check
     from mlxtune.data.readers.columns import mapping_option
     from mlxtune.data.scaffold import first_record, guessed_mapping
+    from mlxtune.recipe.edit import toml_literal
 
     is_recipe, name = source.suffix == ".toml", str(source)
     if not section.map and (report.kept == 0 or set(report.formats) == {"text"}):

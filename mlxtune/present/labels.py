@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mlxtune.core.text import plural
-from mlxtune.evaluation.statistics.power import BROKEN, FLIPPED, POWER, detectable_gain, non_inferiority_power
 from mlxtune.planning.machine import LOW_BATTERY, PowerState
 from mlxtune.present.blocks import Cell, Fact, Mark
 
@@ -88,6 +87,8 @@ def change_text(low: float, change: float, high: float) -> str:
 
 def detectable_gain_fact(rows: int) -> Fact:
     """Return the smallest gain that ``rows`` held-out rows can detect, also if some rows regress."""
+    from mlxtune.evaluation.statistics.power import BROKEN, POWER, detectable_gain  # slow to import, for the first screen
+
     clean, rough = detectable_gain(rows), detectable_gain(rows, BROKEN)
     if clean is None:
         return Fact("detects", "no change", f"{plural(rows, 'row')}: too few", "warning")
@@ -100,6 +101,8 @@ def detectable_drop_fact(prompts: int, margin: float) -> Fact:
 
     Answers to a prompt in both conditions count as one, so the true power is at least this.
     """
+    from mlxtune.evaluation.statistics.power import FLIPPED, non_inferiority_power  # slow to import, for the first screen
+
     power = f"rules out a drop of {100 * margin:g} points with {non_inferiority_power(prompts, margin):.0%} power"
     return Fact("off-task", plural(prompts, "prompt"), f"{power} if {FLIPPED:.0%} of answers change")
 

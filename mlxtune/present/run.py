@@ -12,7 +12,6 @@ from mlxtune.data.template_notes import TemplateNote
 from mlxtune.present.blocks import ActionBlock, Block, Document, Fact, Facts, Heading, Mark, Span, Text, text
 from mlxtune.present.generation import refusal_title
 from mlxtune.present.labels import failure_name
-from mlxtune.present.search import decision_text, standing_text, values_text
 from mlxtune.runs.events import HELD_OUT_ROW, TIMED, DataReady, Event, ReferenceProgress, ReplayProgress, ValidationProgress
 from mlxtune.runs.registry import Run, RunStatus
 from mlxtune.runs.state import RunState, RunWarning, SampleAnswer, Work, earlier_adapter_step
@@ -345,6 +344,8 @@ def _metrics_text(metrics: Mapping[str, float | None]) -> str:
 
 
 def _search(event: Event) -> _Parts:
+    from mlxtune.present.search import decision_text, standing_text, values_text  # slow to import, for the first screen
+
     match event["type"]:
         case "search.planned":
             rungs = ", ".join(f"{steps:,}" for steps in event["rungs"])
