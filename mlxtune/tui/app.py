@@ -99,7 +99,10 @@ class MlxtuneApp(HasActions, OrderedKeys):
         Action("picture", label="screenshot", help="save the screen as an SVG in the workspace"),
         Action("help", "f1", "help", "show this room's keys and glyphs", priority=True, when=lambda app: not app.is_help_typed),
         Action("command_palette", "ctrl+p", help="search all available actions", id="more", priority=True),
-        Action("undo", "u", help="undo what the notice describes", when=lambda app: app.notices.current and app.notices.current.undo not in ("", "redo")),
+        Action(
+            "undo", "u", help="undo what the notice describes",
+            when=lambda app: app.notices.current and app.notices.current.undo not in ("", "redo"),
+        ),
         Action("dismiss_notice", "escape", help="close a page or dialog, or dismiss the notice", id="dismiss"),
         Action("quit", "q", "quit", "quit; runs continue"),
         Action("quit", "ctrl+q", help="quit, even from a text field or a dialog", id="quit-now", priority=True),

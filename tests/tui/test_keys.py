@@ -207,6 +207,7 @@ STAGES = (
     Stage("review", filled, then=checked),
     Stage("review", filled, size=SMALL, then=checked, before=("e",)),
     Stage("review", filled, then=checked, before=("a", "u")),
+    Stage("review", filled, then=checked, before=("e", "x", "escape")),  # a draft, which u opens again
     Stage("review", some_pairs, size=SMALL, then=checked),
     Stage("review", filled, then=checked, before=("end", "left", "left", "left")),  # a row without its disclaimer
     Stage("review", filled, then=filtered),
@@ -357,7 +358,7 @@ BY_ID = {
     "edit.end": "review",
     "choice.close": "train",
     "text.save": "chat",
-    "app.undo": "data",
+    "app.undo": "review",
     "app.dismiss": "plan",
 }
 
