@@ -44,9 +44,8 @@ from mlxtune.tui.rooms import ROOMS
 from mlxtune.tui.run_control import RunControl
 from mlxtune.tui.saved_state import SavedState
 from mlxtune.tui.selection import RecipeSelection
-from mlxtune.tui.stylesheet import CachedStylesheet
 from mlxtune.tui.terminal_program import run_in_terminal
-from mlxtune.tui.theme import THEME_LABELS, THEMES
+from mlxtune.tui.theme import THEME_LABELS, THEMES, CachedStylesheet
 from mlxtune.tui.widgets.page import PageScreen
 from mlxtune.workspace.index import RunView, Snapshot, WorkspaceIndex
 

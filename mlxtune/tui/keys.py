@@ -128,7 +128,7 @@ def _is_character_name(name: str) -> bool:
 def display_key(key: str) -> str:
     """Return the label of a key: ``^p`` for ``ctrl+p``, ``[`` for ``left_square_bracket``, ``↑`` for ``up``."""
     *modifiers, name = key.split("+") if len(key) > 1 else [key]
-    label = _LABELS.get(name) or format_key(name)
+    label = _LABELS.get(name) or (name.upper() if name[1:].isdecimal() else format_key(name))  # F1, as everywhere else
     return "".join("^" if modifier == "ctrl" else f"{modifier}+" for modifier in modifiers) + label
 
 

@@ -21,8 +21,7 @@ from textual.widgets import OptionList
 from mlxtune import tui
 from mlxtune.tui.app import MlxtuneApp
 from mlxtune.tui.rooms import ROOMS
-from mlxtune.tui.stylesheet import CachedStylesheet
-from mlxtune.tui.theme import THEMES
+from mlxtune.tui.theme import THEMES, CachedStylesheet
 from mlxtune.tui.widgets.dialog import PromptDialog
 from mlxtune.tui.widgets.page import PageScreen
 

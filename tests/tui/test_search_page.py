@@ -33,9 +33,13 @@ async def test_before_the_first_search(shop: Shop, open_room: OpenRoom) -> None:
         await opened(room)
         assert "No searches yet." in room.text("#search-banner")
         assert "n start a search" in room.text("#search-banner")
-        for key, about in (("x", "drop the trial"), ("e", "its evaluation"), ("[", "older")):
+        for key, reason in (
+            ("x", "Not possible now: drop."),
+            ("e", "The search has not finished."),
+            ("[", "Not possible now: older."),
+        ):
             await room.press(key)
-            await room.until(lambda about=about: f"Not possible now: {about}." in shown(room.app))
+            assert reason in room.notice
 
 
 async def test_the_page_shows_an_error(shop: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch) -> None:
