@@ -100,7 +100,6 @@ class AdapterEntry:
 
     @property
     def workspace(self) -> Path:
-        """The workspace whose library has it."""
         return self.folder.parents[len(Path(self.key).parts) - 1]
 
     @property
@@ -113,7 +112,6 @@ class AdapterEntry:
         return self.folder / WEIGHTS
 
     def sha256(self) -> str:
-        """Return the hex sha256 of the weights."""
         return sha256_file(self.weights)
 
 

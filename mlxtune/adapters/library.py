@@ -125,7 +125,6 @@ def rename(workspace: Path, which: str, name: str) -> AdapterEntry:
 
 
 def check_tags(names: Iterable[str]) -> None:
-    """Raise ``InputError`` if a tag is invalid."""
     for name in names:
         if not _TAG.fullmatch(name):
             raise InputError(

@@ -152,7 +152,6 @@ def entries() -> tuple[CatalogModel, ...]:
 
 
 def parse(text: str) -> tuple[CatalogModel, ...]:
-    """Parse the text of a catalog file."""
     try:
         entries: list[dict[str, Any]] = tomllib.loads(text)["base"]
         return tuple(CatalogModel(**entry) for entry in entries)
@@ -167,7 +166,6 @@ def _shape_table() -> dict[str, Any]:
 
 
 def find(id: str) -> CatalogModel | None:
-    """Return the catalog model with this ID."""
     return next((model for model in models() if model.id == id), None)
 
 

@@ -68,7 +68,6 @@ def clusters(request: Request) -> Any:
 
 
 def main() -> int:
-    """Run the child process and return its exit code."""
     blas.preload()
     return serve({"clusters": clusters})
 

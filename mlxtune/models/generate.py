@@ -144,7 +144,6 @@ class _Lane:
     chosen: _Chosen | None = None
 
     def keep(self, indices: list[int]) -> None:
-        """Keep only the rows at ``indices``."""
         self.rows = [self.rows[index] for index in indices]
         for cache in self.caches:
             cache.filter(mx.array(indices))

@@ -44,7 +44,6 @@ class LoadedModel:
 
 
 def on_gpu() -> bool:
-    """Return whether MLX's default device is a GPU."""
     return bool(mx.default_device().type == mx.DeviceType.gpu)
 
 

@@ -53,7 +53,6 @@ def adapter_modules(model: nn.Module) -> dict[str, Any]:
 
 
 def wrapped_module(adapter: Any) -> nn.Module:
-    """Return the module that ``adapter`` wraps."""
     module: nn.Module = adapter["linear"] if "linear" in adapter else adapter["embedding"]
     return module
 

@@ -262,7 +262,6 @@ class BatchKVCache:
         return other
 
     def filter(self, rows: mx.array) -> None:
-        """Keep only ``rows``."""
         assert self.keys is not None
         assert self.values is not None
         self.keys, self.values, self.padding = self.keys[rows], self.values[rows], self.padding[rows]

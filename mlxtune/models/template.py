@@ -134,7 +134,6 @@ class ChatTemplate:
 
     @cached_property
     def dialect(self) -> Dialect:
-        """The message format that the template expects."""
         return find_dialect(self._apply, thinking=self.settings.thinking != "off", inline="<think>" in self.source)
 
     @cached_property
@@ -158,7 +157,6 @@ class ChatTemplate:
 
     @cached_property
     def calls(self) -> CallReader:
-        """The reader of the calls in an output."""
         return CallReader(self.tokenizer, self.source)
 
     def check_trainable(self) -> None:

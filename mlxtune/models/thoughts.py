@@ -143,7 +143,6 @@ class AnswerBuilder:
 
     @property
     def count(self) -> int:
-        """The number of tokens so far."""
         return len(self._tokens)
 
     @property

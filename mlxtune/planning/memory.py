@@ -84,7 +84,6 @@ class MemoryEstimate:
 
     @property
     def step(self) -> int:
-        """The peak of a step."""
         return self.rest + self.gradients + self.activations + self.head + self.frozen
 
     @property
@@ -99,7 +98,6 @@ class MemoryEstimate:
 
     @property
     def total(self) -> int:
-        """The peak memory of the process."""
         return self.peak + self.buffers + self.process
 
 

@@ -62,7 +62,6 @@ class WeightShape:
 
     @property
     def is_embedding(self) -> bool:
-        """Whether it is a token embedding."""
         return bool(_EMBEDDING.search(self.name))
 
     @property
@@ -96,12 +95,10 @@ class ModelShapes:
 
     @cached_property
     def depth(self) -> int:
-        """Number of layers."""
         return max((weight.layer for weight in self.weights), default=-1) + 1
 
     @cached_property
     def layers(self) -> tuple[tuple[WeightShape, ...], ...]:
-        """The weights of each layer."""
         return tuple(tuple(weight for weight in self.weights if weight.layer == i) for i in range(self.depth))
 
     @cached_property

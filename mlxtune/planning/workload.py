@@ -50,7 +50,6 @@ class DatasetLengths:
     references: tuple[tuple[str, int], ...] = ()  # hashes of held-out rows, and the tokens of their references
 
     def count_truncated(self, max_tokens: int) -> int:
-        """Return how many rows are longer than ``max_tokens``."""
         return sum(row.full > max_tokens for row in (*self.train, *self.valid))
 
     @property

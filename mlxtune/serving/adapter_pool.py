@@ -72,7 +72,6 @@ class AdapterPool:
 
     @property
     def adapters(self) -> list[LoadedAdapter]:
-        """The adapters in memory."""
         return [adapter for _, adapter in self._loaded.values()]
 
     @property

@@ -32,7 +32,6 @@ class ChatSession:
 
     @property
     def messages(self) -> list[Message]:
-        """The system prompt and all turns."""
         return [*([Message("system", self.system)] if self.system else []), *self.turns]
 
     def ask(

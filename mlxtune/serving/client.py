@@ -131,7 +131,6 @@ class Client:
 
     @property
     def busy(self) -> int:
-        """The number of unfinished requests."""
         return len(self._pending)
 
     def close(self) -> None:

@@ -48,7 +48,6 @@ class Metrics:
         self._seconds, self._first_token_seconds = Histogram(), Histogram()
 
     def add_request(self, path: str, status: int) -> None:
-        """Count an HTTP response."""
         self._requests[("path", path), ("status", str(status))] += 1
 
     def add_answer(self, model: str, event: Done | Failed) -> None:

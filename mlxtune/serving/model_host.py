@@ -35,7 +35,6 @@ class ModelHost:
 
     @property
     def loaded(self) -> bool:
-        """Whether there is a process."""
         return self._client is not None and self._client.alive
 
     @asynccontextmanager

@@ -67,7 +67,6 @@ class PromptCache:
 
     @property
     def nbytes(self) -> int:
-        """The size of all entries in bytes."""
         return sum(entry.nbytes for entry in self._entries)
 
     def retain(self, owners: Collection[Hashable]) -> None:

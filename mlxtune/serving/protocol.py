@@ -197,12 +197,10 @@ _EVENTS: dict[str, type[Event]] = {kind.__name__.lower(): kind for kind in get_a
 
 
 def event_to_json(event: Event) -> dict[str, Any]:
-    """Return ``event`` as a JSON object."""
     return {"event": type(event).__name__.lower(), **vars(event)}
 
 
 def event_from_json(record: Mapping[str, Any]) -> Event:
-    """Rebuild an event."""
     return _EVENTS[record["event"]](**{name: value for name, value in record.items() if name != "event"})
 
 

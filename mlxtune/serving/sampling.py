@@ -109,5 +109,4 @@ def _is_greedy(sampling: Sampling) -> bool:
 
 
 def nan_error() -> MlxtuneError:
-    """Return the error for logits that are not finite."""
     return MlxtuneError("The model produced NaNs, perhaps because its adapter is corrupt.", hint="Run: mlxtune adapters show NAME")

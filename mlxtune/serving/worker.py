@@ -112,7 +112,6 @@ def _lease(share_accelerator: bool) -> ExitStack:
 
 
 def main() -> int:
-    """Entry point."""
     process = ModelProcess()
     channel = Channel(process.on_close)
 

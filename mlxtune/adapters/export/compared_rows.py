@@ -77,7 +77,6 @@ class ComparedRows:
         return load_template(loaded.source, TemplateSettings.from_recipe(self.worker.recipe), loaded.tokenizer)
 
     def max_tokens(self, template: ChatTemplate) -> int:
-        """Return the limit of an answer in tokens."""
         if self.contract is None:
             return prompts.MAX_TOKENS
         return answer_budget(self.section, self.training_rows, template.count_tokens).max_tokens

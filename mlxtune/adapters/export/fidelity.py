@@ -104,7 +104,6 @@ def require_faithful(proof: Fidelity, *, quantized: bool = False) -> None:
 
 
 def save(proof: Fidelity, folder: Path) -> None:
-    """Write ``fidelity.json`` into ``folder``."""
     write_json(folder / FILE, {"v": VERSION, **to_json(proof)})
 
 

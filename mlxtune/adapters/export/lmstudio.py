@@ -27,7 +27,6 @@ def lmstudio_home() -> Path:
 
 
 def model_folder(name: str) -> Path:
-    """Return the folder for the model ``name``."""
     return lmstudio_home() / "models" / PUBLISHER / name
 
 

@@ -58,7 +58,6 @@ def compare_tokens(
 
 
 def save(result: Verification, folder: Path) -> None:
-    """Write ``verification.json`` into ``folder``."""
     write_json(folder / FILE, {"v": VERSION, **to_json(result)})
 
 

@@ -95,5 +95,4 @@ DEFAULT = SMOLLM2
 
 
 def find(alias: str) -> BundledModel | None:
-    """Return the bundled model with this alias."""
     return next((model for model in MODELS if model.alias == alias), None)

@@ -37,7 +37,6 @@ def install() -> None:
 
 
 def uninstall() -> None:
-    """Restore MLX's own functions."""
     _replace_swiglu(swiglu, _MLX_SWIGLU)
     _FAST.scaled_dot_product_attention = _MLX_ATTENTION
 
