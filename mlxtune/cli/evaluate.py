@@ -164,7 +164,7 @@ def _consent(recipe: Recipe, send: bool) -> str:
     if not hosts:
         return ""
     cap = sum(endpoint.cap for endpoint in endpoint_arms(recipe).values())
-    what = f"The held-out prompts will be sent to {', '.join(hosts)}, for at most ${cap:.2f}."
+    what = f"The held-out prompts will be sent to {', '.join(hosts)}, for at most ${cap:.2f}"
     return require_consent(what, send, "Consent with --send, or leave the endpoint out of evaluation.arms.")
 
 

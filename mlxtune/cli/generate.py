@@ -165,7 +165,7 @@ def generate(
             show_json({"rows": offer.rows, "questions": offer.questions, "dollars": offer.dollars, "host": offer.host})
         return
     if offer.host:
-        what = f"Up to {offer.questions:,} requests with training rows will be sent to {offer.host}."
+        what = f"Up to {offer.questions:,} requests with training rows will be sent to {offer.host}"
         consent = require_consent(what, teacher.send, "Consent with --send, or use a teacher on this machine with --local.")
         request = replace(request, teacher=replace(request.teacher, consent=consent))
     with progress_bar("looking for the model") as update:

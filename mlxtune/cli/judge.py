@@ -127,5 +127,5 @@ def _tell(fixed: JudgeSession, meter: CostMeter) -> None:
 
 def _consent(fixed: JudgeSession, send: bool) -> str:
     """Return how the user consented to sending the rows. Raise ``InputError`` without consent."""
-    what = f"{plural(len(fixed.rows), 'row')}, including prompts and answers, will be sent to {fixed.host}."
+    what = f"{plural(len(fixed.rows), 'row')}, including prompts and answers, will be sent to {fixed.host}"
     return require_consent(what, send, "Consent with --send, or use a judge on this machine with --local.")

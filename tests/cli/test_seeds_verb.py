@@ -37,7 +37,7 @@ def test_seeds_are_trained_once_and_one_is_recommended(cli, cwd: Path, workspace
 
     result = cli("eval", "last", "--seeds", "--set", 'evaluation.arms=["base", "tuned"]', "--set", "evaluation.max_tokens=4")
     assert result.code == 0, result.err
-    assert "is recommended, based on the validation rows alone" in result.out
+    assert "recommended by the validation rows alone" in result.out
     assert "this recipe" in result.out
     folder = registry.list_runs(workspace, "eval")[0].folder
     assert verify(folder) == []
