@@ -110,7 +110,7 @@ class SearchPage(PageScreen):
         table = replace(leaderboard_table(board, alive=view.alive), title="", note="")
         rows = cache(lambda width: draw.table_rows(table, width))
         trials.set(
-            len(shown.entries), lambda index, width: rows(width)[1 + index],
+            len(shown.entries), lambda index, width: rows(width + 2)[1 + index][2:],  # the list draws the gutter
             header=lambda width: rows(width)[0], on_move=lambda index: self._draw_trial(shown, index),
         )  # fmt: skip
         if self.focused is None:
