@@ -37,7 +37,7 @@ def test_card_states_report_results_with_intervals(entry) -> None:
         low, high = wilson(hits, 4)
         assert f"{100 * hits / 4:.1f}% ({100 * low:.0f}–{100 * high:.0f})" in text
     assert "Pass rates on 4 held-out rows" in text
-    assert "Evaluated for the first time." in text
+    assert "| evaluated | 1 time |" in text
     assert "exact McNemar test" in text
 
 
