@@ -82,7 +82,7 @@ class ArmRate:
 class Verdict:
     """What a report concludes about the strongest tuned arm."""
 
-    outcome: Outcome | Literal[""]  # empty if nothing was compared
+    outcome: Literal[Outcome, ""]  # empty if nothing was compared
     reason: Literal["change", "contract", "token_limit", "no_adapter"]  # what it follows from; ``change`` is on the headline metric
     metric: str  # the headline metric
     headline: Comparison | None = None

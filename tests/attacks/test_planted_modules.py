@@ -27,7 +27,7 @@ pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 SPAWNING = {  # the only files that start programs
-    "cli/queue.py", "core/child_process.py", "runs/worker.py", "runs/sleep.py", "models/bundled/install.py", "models/cpu/blas.py",
+    "cli/queue.py", "core/child_process.py", "runs/worker.py", "models/bundled/install.py", "models/cpu/blas.py",
     "cli/export.py",  # ollama create
     "evaluation/signature.py",  # ssh-keygen
     "adapters/export/gguf.py",  # llama-quantize

@@ -29,8 +29,8 @@ def test_a_terminal_shows_a_page_formatted_in_a_pager(cli, monkeypatch: pytest.M
     monkeypatch.setattr("pydoc.pager", pages.append)
     monkeypatch.setattr(type(out), "is_terminal", True)
     assert cli("docs", "mac").code == 0
-    assert "## Installation" not in pages[0]
-    assert "Installation" in pages[0]
+    assert "## Quantized bases" not in pages[0]
+    assert "Quantized bases" in pages[0]
     assert "\x1b[" in pages[0]
 
 
