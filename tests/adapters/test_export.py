@@ -237,7 +237,7 @@ def started(trained_workspace: Path, form: str, monkeypatch: pytest.MonkeyPatch,
     runs: list[Any] = []
 
     def spawn(run: registry.Run, kind: str, request: dict[str, Any]) -> registry.Run:
-        write_json(run.folder / registry.LAUNCH_FILE, {"v": 1, "kind": kind, "request": request})
+        launch.write_record(run, kind, request)
         runs.append(run)
         return run
 

@@ -21,7 +21,6 @@ from mlxtune.adapters.export.endpoint_prompts import api_url, served_model
 from mlxtune.adapters.export.tried import find_export, tried_exports
 from mlxtune.adapters.publish import published_base
 from mlxtune.core.errors import InputError, MachineError
-from mlxtune.core.files import write_json
 from mlxtune.data.rows import Message
 from mlxtune.models.resolve import resolve
 from mlxtune.models.template import ChatTemplate, TemplateSettings, load_template
@@ -112,7 +111,7 @@ def verified(
     runs: list[registry.Run] = []
 
     def spawn(run: registry.Run, kind: str, request: dict[str, Any]) -> registry.Run:
-        write_json(run.folder / registry.LAUNCH_FILE, {"v": 1, "kind": kind, "request": request})
+        launch.write_record(run, kind, request)
         runs.append(run)
         return run
 
