@@ -35,7 +35,7 @@ _BATCH_PAIRS = 1 << 16  # filtered in one batch
 _SLACK = 1e-9  # without it, a rounding error that lifts a bound over an integer would lose a pair
 
 
-def fold(text: str) -> str:
+def normalize_text(text: str) -> str:
     """Return ``text`` case-folded, with single spaces."""
     return " ".join(text.casefold().split())
 
@@ -47,7 +47,7 @@ def shingles(folded: str) -> frozenset[str]:
 
 def jaccard(one: str, two: str) -> float:
     """Return the Jaccard similarity of two texts' shingles, from 0 to 1."""
-    return similarity(shingles(fold(one)), shingles(fold(two)))
+    return similarity(shingles(normalize_text(one)), shingles(normalize_text(two)))
 
 
 def similarity(one: frozenset[str], two: frozenset[str]) -> float:
@@ -159,7 +159,7 @@ class _FoldedTexts:
         numbers: dict[str, int] = {}
         distinct = array("i")
         for text in texts:
-            folded = fold(text)
+            folded = normalize_text(text)
             distinct.append(numbers.setdefault(text if folded == text else folded, len(numbers)))
         folded_texts = list(numbers)
         del numbers

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from mlxtune.data.checks.base import Finding
-from mlxtune.data.duplicates import components, fold, shingles, similarity
+from mlxtune.data.duplicates import components, normalize_text, shingles, similarity
 
 FINDING_KINDS = ("duplicate", "near-duplicate", "conflict")  # checks whose findings are about several rows
 CLUSTER, OUTLIERS = "cluster", "outliers"
@@ -63,7 +63,7 @@ def most_diverse(texts: Sequence[str], count: int) -> list[int]:
     then repeatedly the text with the largest distance (of 5-gram shingles, Jaccard) to those already kept
     (Gonzalez 1985, "Clustering to minimize the maximum intercluster distance").
     """
-    sets = [shingles(fold(text[:_MAX_TEXT])) for text in texts]
+    sets = [shingles(normalize_text(text[:_MAX_TEXT])) for text in texts]
     chosen = [0] if texts else []
     distances = [1.0] * len(texts)
     while len(chosen) < min(count, len(texts)):

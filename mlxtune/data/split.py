@@ -334,7 +334,7 @@ def load_membership(source: Path) -> Membership:
         raise DataError(
             f"{path} is not an mlxtune split file.", hint="Restore it: without it, held-out rows could be used for training."
         ) from error
-    require_version(version, VERSION, path)
+    require_version(version, VERSION, path, replaceable=False)
     return membership
 
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from mlxtune.core.files import write_text
 from mlxtune.data import review
-from mlxtune.data.duplicates import Array, fold, shingles
+from mlxtune.data.duplicates import Array, normalize_text, shingles
 from mlxtune.data.review import ReviewState
 from mlxtune.data.rows import Row, prompt_text
 from mlxtune.data.source import Source
@@ -91,7 +91,7 @@ def _order(scores: Array, count: int) -> list[int]:
 
 def _shared_wording(failed: Sequence[Row], train: Sequence[Row]) -> Array:
     """Return the Jaccard similarities of the rows' shingles, of shape ``(train, failed)``."""
-    sets = [shingles(fold(prompt_text(row))) for row in failed]
+    sets = [shingles(normalize_text(prompt_text(row))) for row in failed]
     ids = {token: index for index, token in enumerate(sorted(frozenset().union(*sets)))}
     contains = np.zeros((len(ids), len(failed)), np.uint8)  # (shingles, failed)
     for column, tokens in enumerate(sets):
@@ -99,7 +99,7 @@ def _shared_wording(failed: Sequence[Row], train: Sequence[Row]) -> Array:
     sizes = np.array([len(tokens) for tokens in sets])
     similarity = np.zeros((len(train), len(failed)), np.float32)
     for index, row in enumerate(train):
-        tokens = shingles(fold(prompt_text(row)))
+        tokens = shingles(normalize_text(prompt_text(row)))
         shared = contains[[ids[token] for token in tokens if token in ids]].sum(axis=0, dtype=np.int64)
         similarity[index] = shared / (sizes + len(tokens) - shared)
     return similarity

@@ -27,7 +27,7 @@ class Encoded:
     turn: int = 0  # number of the trained turn if each answer of a conversation becomes a separate row, else 0
     notes: frozenset[TemplateNote] = frozenset()  # what the template changes
     replay: bool = False  # an answer of the base, not one of the recipe's rows
-    bare: bool = False  # it does not begin with the prefix that the others share
+    unprefixed: bool = False  # it does not begin with the prefix that the others share
 
     @property
     def truncated(self) -> bool:

@@ -86,8 +86,8 @@ def start_steps(recipe: Recipe, batch: BatchShape, *, grouped: int, checkpointed
 
 
 def _row_length(fields: list[Any]) -> RowLength:
-    full, trained, prompt, sides, bare = fields
-    return RowLength(full, trained, prompt, (sides[0], sides[1], sides[2]) if sides else None, bare)
+    full, trained, prompt, sides, unprefixed = fields
+    return RowLength(full, trained, prompt, (sides[0], sides[1], sides[2]) if sides else None, unprefixed)
 
 
 def _measure(method: str, params: Mapping[str, Any]) -> Any:

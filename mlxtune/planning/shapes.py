@@ -45,7 +45,7 @@ class WeightShape:
     size: int  # bytes of one unpacked number
     bits: int = 0
     path: str = ""  # relative to the model
-    bare: bool = False  # not the weight of a module
+    standalone: bool = False  # not the weight of a module
 
     @property
     def numbers(self) -> int:
@@ -54,7 +54,7 @@ class WeightShape:
     @property
     def is_matrix(self) -> bool:
         """Whether it is the matrix of a linear module that all tokens use: not a norm, bias or expert."""
-        return len(self.shape) == 2 and not self.bare and "norm" not in self.name.rsplit(".", 1)[-1]
+        return len(self.shape) == 2 and not self.standalone and "norm" not in self.name.rsplit(".", 1)[-1]
 
     @property
     def is_attention(self) -> bool:
@@ -161,7 +161,7 @@ def read_shapes(folder: Path, config: dict[str, Any]) -> ModelShapes:
     }
     weights = _number_layers(_weights(entries, config.get("quantization") or {}, tied))
     own = _OWN_ADAPTERS.get(config.get("model_type", ""))
-    weights = tuple(replace(weight, bare=True) if weight.name == own else weight for weight in weights)
+    weights = tuple(replace(weight, standalone=True) if weight.name == own else weight for weight in weights)
     if not any(weight.layer < 0 and weight.is_embedding for weight in weights):
         raise ModelError(f"{folder} has no token embedding, so its memory cannot be estimated.")
     width = next(weight.shape[-1] for weight in weights if weight.layer < 0 and weight.is_embedding)
@@ -205,7 +205,7 @@ def _weights(entries: dict[str, TensorInfo], quantization: dict[str, Any], tied:
         layer, layer_name = (int(match[1]), match[2]) if match else (-1, path)
         if not quantized or kind != "weight":
             size = _BYTES.get(entry.dtype, 4)
-            yield WeightShape(layer_name, layer, entry.shape, entry.size, size, path=path, bare=kind != "weight")
+            yield WeightShape(layer_name, layer, entry.shape, entry.size, size, path=path, standalone=kind != "weight")
             continue
         scales = entries[f"{stem}.scales"]
         parts = [entry, scales, *([entries[f"{stem}.biases"]] if f"{stem}.biases" in entries else [])]

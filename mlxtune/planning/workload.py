@@ -23,14 +23,14 @@ class RowLength:
     """Token counts of a row: ``full`` before truncation, ``trained`` within the window, ``prompt`` before the first trained token.
 
     ``sides`` are the lengths of a preference pair before truncation; its ``full`` is the longer of its two sequences.
-    A ``bare`` row does not begin with the shared prefix.
+    A ``unprefixed`` row does not begin with the shared prefix.
     """
 
     full: int
     trained: int
     prompt: int
     sides: PairLengths | None = None
-    bare: bool = False
+    unprefixed: bool = False
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class DatasetLengths:
 
     train: tuple[RowLength, ...]
     valid: tuple[RowLength, ...]
-    prefix: int  # number of leading tokens that all but bare rows share
+    prefix: int  # number of leading tokens that all but unprefixed rows share
     full_attention: bool  # False if a layer uses a sliding window; shared prefixes then cannot be computed once
     notes: tuple[str, ...] = ()  # what the chat template changes in the rows
     thinking: str = ""  # what the thinking mode does (models.thinking.ThinkingEffect)
@@ -157,8 +157,11 @@ class _TruncatedRows:
         self.sides = [_truncated_sides(row.sides, max_tokens, lengths.prefix) for row in rows if row.sides]
         self.common = [row.sides[0] - row.prompt for row in rows if row.sides]
         self.limits = {"batch_tokens": section.batch_tokens, "batch_size": section.batch_size}
-        self.bare = [row.bare for row in rows]
-        self.inputs = [length - 1 - (0 if bare else lengths.prefix) for length, bare in zip(self.lengths, self.bare, strict=True)]
+        self.unprefixed = [row.unprefixed for row in rows]
+        self.inputs = [
+            length - 1 - (0 if unprefixed else lengths.prefix)
+            for length, unprefixed in zip(self.lengths, self.unprefixed, strict=True)
+        ]
         replayed = lengths.replayed if rows is lengths.train else 0
         self.replay = frozenset(range(len(rows) - replayed, len(rows)))
 
@@ -168,10 +171,10 @@ class _TruncatedRows:
         return batching.group_by_length(self.inputs, order, prefix=self.prefix, spread=self.replay, **self.limits)
 
     def separate(self, groups: Sequence[Sequence[int]]) -> list[Sequence[int]]:
-        """Return ``groups`` with bare rows in groups of their own, as the SFT objective separates them."""
+        """Return ``groups`` with unprefixed rows in groups of their own, as the SFT objective separates them."""
         if not self.prefix:
             return list(groups)
-        return [part for group in groups for part in batching.separate(group, [self.bare[row] for row in group])]
+        return [part for group in groups for part in batching.separate(group, [self.unprefixed[row] for row in group])]
 
     def tokens(self, row: int) -> int:
         """Return the number of tokens in a row, or in both sequences of a pair."""
@@ -214,7 +217,7 @@ class _TruncatedRows:
         return BatchShape(count, width, self._prefix(rows), parts * targets)
 
     def _prefix(self, rows: Sequence[int]) -> int:
-        return 0 if self.bare[rows[0]] else self.prefix
+        return 0 if self.unprefixed[rows[0]] else self.prefix
 
     def _shape(self, rows: Sequence[int], streams: int) -> Shape:
         if self.sides:

@@ -285,7 +285,7 @@ ALIVE: frozenset[RunStatus] = ACTIVE | {"starting"}
 
 
 def run_status(folder: Path, state: RunState, now: float | None = None) -> RunStatus:
-    """Return the status of the run in ``folder``, whose events fold to ``state``.
+    """Return the status of the run in ``folder``, whose events add up to ``state``.
 
     ``crashed`` means that no process holds the lock and there is no terminal event. ``quiet`` means that a process holds the lock
     but has not written any event for ``QUIET_AFTER`` seconds.

@@ -82,7 +82,7 @@ def row_lengths(rows: Sequence[Encoded | EncodedPair]) -> tuple[RowLength, ...]:
 
 def _length(row: Encoded | EncodedPair) -> RowLength:
     if isinstance(row, Encoded):
-        return RowLength(row.full_length, int(row.trained[1:].sum()), int(row.trained.argmax()), bare=row.bare)
+        return RowLength(row.full_length, int(row.trained[1:].sum()), int(row.trained.argmax()), unprefixed=row.unprefixed)
     prompt, common = len(row.prompt), row.common_length
     chosen, rejected = row.full_lengths
     sides = (prompt + common, chosen - common, rejected - common)

@@ -35,7 +35,7 @@ class FrozenCache:
     def __init__(self, stack: LayerStack, rows: Sequence[Encoded], prefix: int, *, budget: int, folder: Path) -> None:
         self.stack, self.rows, self.prefix, self.budget = stack, rows, prefix, budget
         lengths = input_lengths(rows, prefix)
-        kinds = separate(range(len(rows)), [row.bare for row in rows])
+        kinds = separate(range(len(rows)), [row.unprefixed for row in rows])
         self.groups = [
             group
             for kind in kinds

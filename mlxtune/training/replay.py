@@ -75,8 +75,8 @@ def planned_replay_rows(recipe: Recipe, fingerprint: str, template: ChatTemplate
         if answer is None:
             tokens = np.array([*template.prompt(prompt.messages), *[0] * MAX_TOKENS], np.int32)
             trained = np.arange(len(tokens)) >= len(tokens) - MAX_TOKENS
-            bare = not recipe.data.replay_system
-            rows.append(Encoded("", prompt.location, tokens, trained, len(tokens), replay=True, bare=bare))
+            unprefixed = not recipe.data.replay_system
+            rows.append(Encoded("", prompt.location, tokens, trained, len(tokens), replay=True, unprefixed=unprefixed))
         elif _is_usable(answer, recipe):
             rows.append(_encoded(template, _row(prompt, answer), recipe, answer.cut))
     return rows
@@ -142,5 +142,5 @@ def _encoded(template: ChatTemplate, row: Conversation, recipe: Recipe, cut: boo
         ends = np.flatnonzero(trained & np.isin(tokens, list(template.stop_tokens)))
         length = int(ends[-1]) if ends.size else len(tokens)
         tokens, trained = tokens[:length], trained[:length]
-    bare = not recipe.data.replay_system
-    return replace(encoded, tokens=tokens, trained=trained, full_length=len(tokens), replay=True, bare=bare)
+    unprefixed = not recipe.data.replay_system
+    return replace(encoded, tokens=tokens, trained=trained, full_length=len(tokens), replay=True, unprefixed=unprefixed)

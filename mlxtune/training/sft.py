@@ -66,7 +66,7 @@ class SFTBatch:
 
 @dataclass(frozen=True)
 class SFTObjective:
-    """Cross-entropy over trained tokens. The first ``prefix`` tokens of all rows but bare ones are identical and computed once per batch."""
+    """Cross-entropy over trained tokens. The first ``prefix`` tokens of all rows but unprefixed ones are identical and computed once per batch."""
 
     prefix: int = 0
     streams: int = 1
@@ -89,7 +89,7 @@ class SFTObjective:
         )
 
     def separate(self, rows: Sequence[Encoded], indices: Sequence[int]) -> list[Sequence[int]]:
-        return list(batching.separate(indices, [rows[index].bare for index in indices])) if self.prefix else [indices]
+        return list(batching.separate(indices, [rows[index].unprefixed for index in indices])) if self.prefix else [indices]
 
     def batch_shape(self, rows: Sequence[Encoded], indices: Sequence[int]) -> Shape:
         lengths = input_lengths([rows[index] for index in indices], self.prefix)
@@ -116,24 +116,24 @@ class SFTObjective:
 
 
 def input_lengths(rows: Sequence[Encoded], prefix: int) -> list[int]:
-    """Return the number of tokens of each row that are computed after the shared ``prefix``, which bare rows do not have."""
-    return [len(row.tokens) - 1 - (0 if row.bare else prefix) for row in rows]
+    """Return the number of tokens of each row that are computed after the shared ``prefix``, which unprefixed rows do not have."""
+    return [len(row.tokens) - 1 - (0 if row.unprefixed else prefix) for row in rows]
 
 
 def shared_prefix(rows: Sequence[Encoded]) -> int:
-    """Return the number of untrained tokens that all rows but bare ones begin with; 0 if it is less than ``MIN_PREFIX``."""
-    rows = [row for row in rows if not row.bare]
+    """Return the number of untrained tokens that all rows but unprefixed ones begin with; 0 if it is less than ``MIN_PREFIX``."""
+    rows = [row for row in rows if not row.unprefixed]
     first_target = min(int(np.argmax(row.trained)) for row in rows)
     shared = min(common_prefix([row.tokens.tolist() for row in rows]), first_target - 1)
     return shared if shared >= MIN_PREFIX and len(rows) > 1 else 0
 
 
 def collate(rows: Sequence[Encoded], indices: Sequence[int], prefix: int, streams: int = 1, shape: Shape | None = None) -> SFTBatch:
-    """Return a batch of the rows at ``indices``, which share their first ``prefix`` tokens unless they are bare, split over ``streams``.
+    """Return a batch of the rows at ``indices``, which share their first ``prefix`` tokens unless they are unprefixed, split over ``streams``.
 
     It is padded to ``shape``, which has at least the sizes of ``batch_shapes.row_batch_shape``.
     """
-    prefix = 0 if rows[indices[0]].bare else prefix
+    prefix = 0 if rows[indices[0]].unprefixed else prefix
     padded_rows, width, targets = shape or (len(indices), 0, 0)
     parts = [
         _part(rows, indices[stream::streams], prefix, (len(range(stream, padded_rows, streams)), width, targets))

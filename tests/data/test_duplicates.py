@@ -101,4 +101,4 @@ def test_lone_surrogates_are_accepted() -> None:
 
 
 def test_shingles_are_of_the_folded_text() -> None:
-    assert duplicates.shingles(duplicates.fold("Ab  Cde F")) == {"ab cd", "b cde", " cde ", "cde f"}
+    assert duplicates.shingles(duplicates.normalize_text("Ab  Cde F")) == {"ab cd", "b cde", " cde ", "cde f"}

@@ -58,10 +58,10 @@ def test_as_many_rows_are_kept_as_asked_for(texts, count):
 
 @pytest.mark.parametrize("count", [2, 3])
 def test_farthest_first_is_at_least_half_as_good_as_the_best_choice(count):
-    from mlxtune.data.duplicates import fold, shingles, similarity
+    from mlxtune.data.duplicates import normalize_text, shingles, similarity
 
     texts = ["the red lamp", "the red lamps", "a blue bag", "a blue bags", "wax for boots", "the lamp", "boots and wax"]
-    sets = [shingles(fold(text)) for text in texts]
+    sets = [shingles(normalize_text(text)) for text in texts]
 
     def spread(chosen):
         return min(1 - similarity(sets[one], sets[two]) for one, two in combinations(chosen, 2))

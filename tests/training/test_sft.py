@@ -155,7 +155,7 @@ def test_every_optimization_matches_plain_loss_and_gradients(small: Any, ways: W
 def test_rows_without_the_prefix_are_computed_apart(tiny: Path, ways: Ways) -> None:
     model, _ = load_model(tiny)
     tokenizer = load_tokenizer(tiny)
-    rows = [*conversations(tokenizer, SYSTEM), *(replace(row, bare=True) for row in conversations(tokenizer, "Be kind."))]
+    rows = [*conversations(tokenizer, SYSTEM), *(replace(row, unprefixed=True) for row in conversations(tokenizer, "Be kind."))]
     rows = [rows[index] for index in (0, 4, 1, 5, 6, 2, 3, 7)]
     shaken(model, AdapterSection(rank=4, alpha=8, layers=1))
     assert_equal(own_loss_and_gradients(model, rows, ways), plain_loss_and_gradients(model, rows), 1e-5)

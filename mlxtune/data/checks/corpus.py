@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from mlxtune.data.checks.check_input import CheckInput
-from mlxtune.data.duplicates import Pair, components, fold, near_duplicate_links
+from mlxtune.data.duplicates import Pair, components, near_duplicate_links, normalize_text
 from mlxtune.data.rows import Preference, Row, TextRow, prompt_text
 
 MAX_VALUES = 40  # a metadata key or answer field with more distinct values is not a tag
@@ -88,7 +88,7 @@ class Corpus:
         self.passages.extend(hashes)
         self.passage_ranks.extend([len(self.indices)] * len(hashes))
         self.indices.append(row_input.index)
-        self.prompts.append(fold(prompt))
+        self.prompts.append(normalize_text(prompt))
         self.contexts.append(_context_hash(row))
         self.splits.append(split)
         self.hashes += bytes.fromhex(row.hash[: 2 * _HASH_BYTES])

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mlxtune.core.hashing import sha256_json, unit_interval
-from mlxtune.data.duplicates import fold, shingles, similarity
+from mlxtune.data.duplicates import normalize_text, shingles, similarity
 from mlxtune.data.generate.documents import Passage, find_quote
 from mlxtune.data.generate.lineage import DocumentSpan
 from mlxtune.data.rows import Conversation, Message, Preference, PromptRow, last_prompt, prompt_text
@@ -168,10 +168,10 @@ def answer_questions(
     The first reply is greedy, the others are sampled. ``shots`` similar training rows precede the prompt as turns of the conversation.
     """
     pool = sorted(train, key=lambda row: unit_interval(seed, row.hash))[:_SEEN]
-    texts = [(row, shingles(fold(prompt_text(row)))) for row in pool if len(row.messages) <= 3]
+    texts = [(row, shingles(normalize_text(prompt_text(row)))) for row in pool if len(row.messages) <= 3]
     result = []
     for number, subject in enumerate(subjects):
-        own = shingles(fold("\n".join(message.content for message in subject.prompt if not message.is_system)))
+        own = shingles(normalize_text("\n".join(message.content for message in subject.prompt if not message.is_system)))
         nearest = sorted(texts, key=lambda item: -similarity(own, item[1]))[:shots] if not subject.good else []
         shown = [row for row, _ in reversed(nearest)]  # the most similar one comes last
         messages = flaw_messages(subject) if subject.good else _conversation(subject, shown)

@@ -12,7 +12,7 @@ from mlxtune.data.checks.base import Values
 from mlxtune.data.checks.check_input import TokenCount, target_text
 from mlxtune.data.checks.contract import ContractScorer
 from mlxtune.data.checks.run import recheck
-from mlxtune.data.duplicates import THRESHOLD, components, fold, jaccard, links, shingles, similarity
+from mlxtune.data.duplicates import THRESHOLD, components, jaccard, links, normalize_text, shingles, similarity
 from mlxtune.data.export import jsonl_bytes, native_record
 from mlxtune.data.rows import Preference, Row, prompt_hash, prompt_text
 from mlxtune.data.source import read_file
@@ -71,7 +71,7 @@ class KnownTexts:
             self._prompts.setdefault(prompt_hash(row), kind)
             if kind == HELD_OUT:
                 self._prompts[prompt_hash(row)] = kind
-                tokens = shingles(fold(prompt_text(row)))
+                tokens = shingles(normalize_text(prompt_text(row)))
                 for token in tokens:
                     self._postings[token].append(len(self._held_out))
                 self._held_out.append(len(tokens))
@@ -110,7 +110,7 @@ class KnownTexts:
     def copies_held_out(self, row: Row) -> bool:
         """Return whether most of a held-out prompt occurs in the texts of ``row`` that a teacher wrote."""
         text = f"{prompt_text(row)}\n{target_text(row)}" if not isinstance(row, Preference) else row.rejected
-        shared = Counter(index for token in shingles(fold(text)) for index in self._postings.get(token, ()))
+        shared = Counter(index for token in shingles(normalize_text(text)) for index in self._postings.get(token, ()))
         return any(
             self._held_out[index] >= _MIN_SHINGLES and count >= _CONTAINED * self._held_out[index]
             for index, count in shared.items()
@@ -161,7 +161,7 @@ def ranked(proposals: Sequence[Proposal], train: Sequence[Row]) -> list[Proposal
     marginal relevance, Carbonell and Goldstein 1998).
     """
     index = _ShingleIndex(train[:_MAX_NOVELTY_ROWS])
-    sets = [shingles(fold(twin_text(one.row))) for one in proposals]
+    sets = [shingles(normalize_text(twin_text(one.row))) for one in proposals]
     closest = [index.highest_similarity(tokens) for tokens in sets]
     remaining, result = list(range(len(proposals))), []
     while remaining:
@@ -181,7 +181,7 @@ class _ShingleIndex:
         self._sizes: list[int] = []
         self._postings: defaultdict[str, list[int]] = defaultdict(list)
         for number, row in enumerate(rows):
-            tokens = shingles(fold(twin_text(row)))
+            tokens = shingles(normalize_text(twin_text(row)))
             self._sizes.append(len(tokens))
             for token in tokens:
                 self._postings[token].append(number)

@@ -11,7 +11,7 @@ from mlxtune.core.text import one_line
 from mlxtune.data.review import Decision
 from mlxtune.present import review
 from mlxtune.tui.paths import relative_paths
-from mlxtune.tui.render.text import RECIPE_KEY, error_rows, fold, key, line, lines, marked
+from mlxtune.tui.render.text import RECIPE_KEY, error_rows, key, line, lines, marked, paragraph
 from mlxtune.tui.source_session import SourceSession
 
 SEVERITY_STYLE = {"block": "$error", "warn": "$warning", "note": "$muted"}
@@ -47,9 +47,9 @@ def source_unavailable(session: SourceSession, workspace: Path, map_key: str, wi
     if session.error is not None:
         message = relative_paths(workspace, one_line(session.error.message))
         rows = error_rows(MlxtuneError(message, hint=session.error.hint), width)
-        rows.append(fold("Your decisions are safe. They are saved next to the source.", width, "    "))
+        rows.append(paragraph("Your decisions are safe. They are saved next to the source.", width, "    "))
     elif session.browser is None:
-        return fold(f"reading {session.ref.name}", width)
+        return paragraph(f"reading {session.ref.name}", width)
     elif session.unmapped is not None:
         mapping = (
             (map_key, "map the columns", "screen.map_columns") if map_key else ("D", "map the columns in Data", "app.room('data')")
@@ -63,14 +63,14 @@ def source_unavailable(session: SourceSession, workspace: Path, map_key: str, wi
                 width,
                 "bold",
             ),
-            fold(f"First row: {one_line(session.unmapped.reason, 200)}", width, "    "),
+            paragraph(f"First row: {one_line(session.unmapped.reason, 200)}", width, "    "),
             Content(""),
             line("  ", key(*mapping)),
         ]
     else:
         rows = [
-            fold(f"{session.ref.name} has no rows.", width, style="bold"),
-            fold("Add one JSON object per line. Rows appear here as soon as the file has some.", width),
+            paragraph(f"{session.ref.name} has no rows.", width, style="bold"),
+            paragraph("Add one JSON object per line. Rows appear here as soon as the file has some.", width),
         ]
     keys = line("  ", key("i", "import rows", "screen.import_rows"), "   ", key("r", "another recipe", "screen.recipe"))
     return lines(*rows, "", keys)
@@ -78,8 +78,8 @@ def source_unavailable(session: SourceSession, workspace: Path, map_key: str, wi
 
 def no_source(error: str, has_recipes: bool, width: int) -> Content:
     """Describe the room while no source is selected, and the key that selects one."""
-    rows = marked("✗", "$error", error, width) if error else [fold("No rows selected.", width, style="bold")]
+    rows = marked("✗", "$error", error, width) if error else [paragraph("No rows selected.", width, style="bold")]
     about = "This room lists the rows of a recipe, checks them and records your decisions. The file itself is never changed."
     other = key("r", "choose a recipe", "screen.recipe") if has_recipes else RECIPE_KEY
     keys = line("  ", key("i", "import rows", "screen.import_rows"), "   ", other)
-    return lines(*rows, fold(about, width), "", keys)
+    return lines(*rows, paragraph(about, width), "", keys)

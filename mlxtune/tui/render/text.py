@@ -98,7 +98,7 @@ def wrap(text: str, width: int) -> list[str]:
     return rows
 
 
-def fold(text: str, width: int, indent: str = "  ", style: str = "$muted") -> Content:
+def paragraph(text: str, width: int, indent: str = "  ", style: str = "$muted") -> Content:
     """Return prose on as many rows as it needs. Sentences are never cut."""
     return lines(*(line((indent + row, style)) for row in wrap(text, width - len(indent))))
 

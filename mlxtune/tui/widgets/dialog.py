@@ -19,7 +19,7 @@ from textual.widgets import Input
 
 from mlxtune.core.text import restore_unsafe, safe_text
 from mlxtune.tui.paths import completions
-from mlxtune.tui.render.text import cell, fold, key, line
+from mlxtune.tui.render.text import cell, key, line, paragraph
 from mlxtune.tui.widgets.field import Editor
 from mlxtune.tui.widgets.list import ListPanel
 from mlxtune.tui.widgets.panel import Draw, Panel
@@ -53,7 +53,7 @@ class ChoiceDialog(ModalScreen[str]):
         with Vertical(classes="sheet"):
             yield Panel(lambda width, _height: line("  ", (self._heading, "bold")).truncate(max(width, 0)))
             if self._text:
-                yield Panel(lambda width, _height: fold(self._text, width))
+                yield Panel(lambda width, _height: paragraph(self._text, width))
             yield ListPanel(eager=True, id="choices")
             yield Panel(id="choice-about")
             close = key("esc", "close", "screen.dismiss('')", "$muted")
@@ -79,7 +79,7 @@ class ChoiceDialog(ModalScreen[str]):
         width = choices.size.width - 2
         panel.display = any(cell_len(option.about) > self._about_width(width) for option in self._options)
         about = self._options[choices.cursor].about
-        panel.update(lambda width, _height: fold(about, width))
+        panel.update(lambda width, _height: paragraph(about, width))
         self.call_after_refresh(self._fit)
 
     def _fit(self) -> None:
@@ -152,7 +152,7 @@ class PromptDialog(ModalScreen[str]):
         with Vertical(classes="sheet"):
             yield Panel(lambda width, _height: line((self._heading, "bold")).truncate(max(width, 0)))
             if text:
-                draw = (lambda width, _height: fold(text, width, indent="")) if isinstance(text, str) else text
+                draw = (lambda width, _height: paragraph(text, width, indent="")) if isinstance(text, str) else text
                 yield Panel(draw, classes="prose")
             yield field(safe_text(self._value).translate(_ESCAPED), compact=True, select_on_focus=self._select)
             yield ListPanel(eager=True, id="candidates")
@@ -224,7 +224,7 @@ class PromptDialog(ModalScreen[str]):
             return
         panel = self.query_one("#wrong", Panel)
         panel.display = True
-        panel.update(lambda width, _height: line(("✗ ", "bold $error"), fold(error, width, "  ", "")[2:]))
+        panel.update(lambda width, _height: line(("✗ ", "bold $error"), paragraph(error, width, "  ", "")[2:]))
 
 
 class EditDialog(ModalScreen[str | None]):
@@ -242,7 +242,7 @@ class EditDialog(ModalScreen[str | None]):
     def compose(self) -> ComposeResult:
         with Vertical(classes="sheet"):
             yield Panel(lambda width, _height: line((self._heading, "bold")).truncate(max(width, 0)))
-            yield Panel(lambda width, _height: fold(self._about, width, indent=""), classes="prose")
+            yield Panel(lambda width, _height: paragraph(self._about, width, indent=""), classes="prose")
             yield Editor(text=safe_text(self._value))
             keys = line(key("^s", "save", "screen.save", "$muted"), "   ", ("esc", "bold $primary"), (" close", "$muted"))
             yield Panel(lambda _width, _height: keys)

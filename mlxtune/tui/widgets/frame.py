@@ -16,7 +16,7 @@ from mlxtune.tui.actions import ShownAction
 from mlxtune.tui.notices import Notice
 from mlxtune.tui.paths import base_name
 from mlxtune.tui.render.bars import bar, memory_style
-from mlxtune.tui.render.text import Part, clickable, fold, gigabytes, justify, key, line, lines, wrap
+from mlxtune.tui.render.text import Part, clickable, gigabytes, justify, key, line, lines, paragraph, wrap
 from mlxtune.tui.rooms import ROOMS, RoomEntry
 from mlxtune.tui.status import headline
 from mlxtune.tui.widgets.panel import Panel
@@ -192,7 +192,7 @@ def _footer(actions: Sequence[ShownAction], width: int) -> Content:
 
 
 def _notice(notice: Notice, undo: ShownAction | None, width: int) -> Content:
-    body = fold(f"{notice.text} {notice.hint}".strip(), width - 2, indent="    ", style="")
+    body = paragraph(f"{notice.text} {notice.hint}".strip(), width - 2, indent="    ", style="")
     content = line((f"  {notice.mark[0]} ", f"bold {notice.mark[1]}"), body[4:])
     if undo is None:
         return content

@@ -13,7 +13,7 @@ from mlxtune.present.adapter import EVALUATE, AdapterDetail, adapter_document, c
 from mlxtune.present.labels import GLYPHS, percent
 from mlxtune.tui import draw
 from mlxtune.tui.paths import base_name, relative_paths
-from mlxtune.tui.render.text import RECIPE_KEY, Part, age, cell, cut_middle, fold, key, line, lines
+from mlxtune.tui.render.text import RECIPE_KEY, Part, age, cell, cut_middle, key, line, lines, paragraph
 from mlxtune.tui.rooms.adapters.service import LibraryView
 
 KIND, SIZE, OUTCOME, RATE, AGE = 8, 8, 17, 7, 7  # widths of the list's columns
@@ -26,8 +26,8 @@ def empty_state(library: LibraryView | None, has_recipes: bool, width: int) -> C
         return Content("")
     first = key("T", "train one", "app.room('train')") if has_recipes else RECIPE_KEY
     rows = [
-        fold("No adapters yet.", width, style="bold"),
-        fold("Every finished run adds one: a few MB on top of an unchanged base.", width),
+        paragraph("No adapters yet.", width, style="bold"),
+        paragraph("Every finished run adds one: a few MB on top of an unchanged base.", width),
         Content(""),
         line("  ", first, "   ", key("i", "import one", "screen.import")),
     ]

@@ -14,7 +14,7 @@ from mlxtune.core.text import one_line, plural
 from mlxtune.present.advice import measured_blocks, verdict_block
 from mlxtune.present.next_step import next_step_document
 from mlxtune.tui import draw
-from mlxtune.tui.render.text import cell, error_rows, fold, key, line, lines, marked
+from mlxtune.tui.render.text import cell, error_rows, key, line, lines, marked, paragraph
 from mlxtune.tui.rooms.advice.service import InterviewLine
 from mlxtune.tui.rooms.evaluate.render import failure
 from mlxtune.workspace.index import RunView
@@ -62,7 +62,7 @@ def summary(
     rows = error_rows(error, width) if error else []
     if advice is None or evidence is None:
         state = f"{plural(missing, 'answer')} to go" if missing else "reading the rows"
-        return lines(*rows, fold(state, width, style="bold"), *sample)
+        return lines(*rows, paragraph(state, width, style="bold"), *sample)
     rows += draw.block_rows(verdict_block(advice, evidence), width)
     rows += [*draw.rows(next_step_document(advice.next), width), *sample]
     return lines(*rows, *draw.rows(measured_blocks(advice, evidence), width))

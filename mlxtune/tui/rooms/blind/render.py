@@ -14,7 +14,7 @@ from mlxtune.present.blind import votes_table
 from mlxtune.tui import draw
 from mlxtune.tui.render.bars import bar
 from mlxtune.tui.render.output_text import output_rows
-from mlxtune.tui.render.text import RECIPE_KEY, cell, fold, key, line, lines, wrap
+from mlxtune.tui.render.text import RECIPE_KEY, cell, key, line, lines, paragraph, wrap
 from mlxtune.tui.rooms.blind.service import ArmPair
 
 QUESTION = 44  # cells of a question
@@ -24,15 +24,15 @@ def empty_state(has_recipes: bool, one_arm: bool, width: int) -> Content:
     """Draw the room before there are two arms to compare."""
     evaluate = key("E", "evaluate an adapter first", "app.room('evaluate')")
     text = "The newest evaluation has only one arm." if one_arm else "No evaluations yet."
-    return lines(fold(text, width, style="bold"), Content(""), line("  ", evaluate if has_recipes else RECIPE_KEY))
+    return lines(paragraph(text, width, style="bold"), Content(""), line("  ", evaluate if has_recipes else RECIPE_KEY))
 
 
 def invitation(arms: ArmPair, width: int) -> Content:
     """Draw which two arms will be compared, and the session's progress."""
     first, second, status = one_line(arms.first), one_line(arms.second), arms.status
     rows = [
-        fold(f"{first} or {second}? You vote without knowing which is which.", width, style="bold"),
-        fold(f"evaluation {one_line(arms.folder.name)}, {len(QUESTIONS)} questions per pair", width),
+        paragraph(f"{first} or {second}? You vote without knowing which is which.", width, style="bold"),
+        paragraph(f"evaluation {one_line(arms.folder.name)}, {len(QUESTIONS)} questions per pair", width),
         Content(""),
     ]
     if status is None:
@@ -109,8 +109,8 @@ def last_vote(session: BlindSession, width: int) -> Content:
     """Draw the state after the last vote, before the arms are revealed."""
     keys = line("  ", key("enter", "reveal the arms", "screen.enter"), "   ", key("u", "undo the last vote", "screen.undo"))
     return lines(
-        fold("That was the last vote.", width, style="bold"),
-        fold(f"{plural(session.n, 'pair')} judged; revealing the arms fixes the votes", width),
+        paragraph("That was the last vote.", width, style="bold"),
+        paragraph(f"{plural(session.n, 'pair')} judged; revealing the arms fixes the votes", width),
         Content(""),
         keys,
     )

@@ -11,7 +11,7 @@ from mlxtune.core.errors import MlxtuneError
 from mlxtune.core.text import one_line, safe_text
 from mlxtune.present.chat import usage
 from mlxtune.tui.paths import base_name
-from mlxtune.tui.render.text import cell, error_rows, fold, key, line, lines, wrap
+from mlxtune.tui.render.text import cell, error_rows, key, line, lines, paragraph, wrap
 from mlxtune.tui.rooms.chat.service import AdapterOption, ChatReply, ChatService, Exchange
 from mlxtune.workspace.index import RunView
 
@@ -26,11 +26,11 @@ def empty_state(option: AdapterOption | None, base: str, error: MlxtuneError | N
     if option is None:
         return Content("")
     rows = [*error_rows(error, width), Content("")] if error else []
-    rows.append(fold("No model loaded.", width, style="bold"))
+    rows.append(paragraph("No model loaded.", width, style="bold"))
     if live:
-        rows.append(fold(f"{live.name} is using this machine. Chatting now slows both down.", width, style="$warning"))
+        rows.append(paragraph(f"{live.name} is using this machine. Chatting now slows both down.", width, style="$warning"))
     if option.name:
-        rows.append(fold(f"{one_line(option.name)} is {option.about}.", width))
+        rows.append(paragraph(f"{one_line(option.name)} is {option.about}.", width))
     return lines(*rows, Content(""), *_load_keys(option, base, width))
 
 
@@ -68,10 +68,10 @@ def transcript(chat: ChatService, option: AdapterOption | None, base: str, width
         rows += [*draw(exchange, number > 0 and len(exchange.replies) > 1, width), Content("")]
     if not chat.exchanges:
         wait = " It is answered as soon as the model is loaded." if chat.state == "loading" else ""
-        rows.append(fold(f"Ask a question.{wait}", width))
+        rows.append(paragraph(f"Ask a question.{wait}", width))
     if chat.state in ("idle", "failed") and option is not None:
         rows += error_rows(chat.error, width) if chat.error else []
-        rows += [fold("No model loaded.", width, style="bold"), *_load_keys(option, base, width)]
+        rows += [paragraph("No model loaded.", width, style="bold"), *_load_keys(option, base, width)]
     return rows
 
 

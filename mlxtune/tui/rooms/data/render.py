@@ -19,7 +19,7 @@ from mlxtune.present.review import agreement_fact
 from mlxtune.tui import draw
 from mlxtune.tui.render.bars import bar
 from mlxtune.tui.render.source import SEVERITY_STYLE, check_glyph, decision_glyph
-from mlxtune.tui.render.text import Part, cell, error_rows, fold, key, line, lines, marked
+from mlxtune.tui.render.text import Part, cell, error_rows, key, line, lines, marked, paragraph
 from mlxtune.tui.source_session import SourceSession
 
 if TYPE_CHECKING:  # they load numpy
@@ -181,7 +181,7 @@ def check_summary(verdict: ReviewVerdict, checked: CheckResult, width: int, *, b
 
 def check_progress(step: str, fraction: float, width: int) -> Content:
     """Return the progress of the checks."""
-    return fold(f"● {step or 'starting the checks'}{f' {fraction:.0%}' if fraction else ''}", width)
+    return paragraph(f"● {step or 'starting the checks'}{f' {fraction:.0%}' if fraction else ''}", width)
 
 
 @dataclass(frozen=True)
@@ -238,12 +238,12 @@ def length_chart(histogram: LengthHistogram, limit: int, why: str, height: int, 
     rows.append(line("  ", (_ticks(histogram, limit), "$faint")))
     without = f", without {plural(histogram.unmeasured, 'edited row')}" if histogram.unmeasured else ""
     if not limit:
-        rows.append(fold(f"chars{without}: {why}", width))
+        rows.append(paragraph(f"chars{without}: {why}", width))
     elif histogram.over_limit:
         text = f"{plural(histogram.over_limit, 'row')} over the limit of {limit:,}{without}"
         rows += marked("!", "$warning", text, width, "$muted")
     else:
-        rows.append(fold(f"none over the limit of {limit:,}{without}", width))
+        rows.append(paragraph(f"none over the limit of {limit:,}{without}", width))
     return lines(*rows)
 
 
@@ -270,7 +270,7 @@ def split_bar(counts: Mapping[Any, int], why: str, width: int) -> Content:
     """Draw the sizes of the splits as one bar with a legend or, without sizes, ``why`` there are none."""
     total = sum(counts.values())
     if not total:
-        return fold(why, width)
+        return paragraph(why, width)
     room = max(width - 2, 3)
     valid, test = (math.ceil(room * counts[name] / total) for name in ("valid", "test"))
     parts = (("train", "━", "$primary", room - valid - test), ("valid", "╍", "$second", valid), ("test", "─", "$muted", test))
@@ -282,7 +282,7 @@ def split_bar(counts: Mapping[Any, int], why: str, width: int) -> Content:
 
 def labels(tags: Mapping[str, Mapping[str, int]], width: int) -> list[Content]:
     """Draw the values of each key as bars, most frequent first. Values that occur in too few rows are marked."""
-    return draw.rows(tuple(tag_blocks(tags)), width) if tags else [fold("No tags, and no key with few values.", width)]
+    return draw.rows(tuple(tag_blocks(tags)), width) if tags else [paragraph("No tags, and no key with few values.", width)]
 
 
 def coverage(browser: SourceBrowser, checked: CheckResult | None, width: int) -> Content:

@@ -19,7 +19,7 @@ from mlxtune.present import check as words
 from mlxtune.tui import open_flow
 from mlxtune.tui.actions import Action, ShownAction
 from mlxtune.tui.notices import Notice
-from mlxtune.tui.render.text import cell, error_rows, fold, line, lines
+from mlxtune.tui.render.text import cell, error_rows, line, lines, paragraph
 from mlxtune.tui.rooms.data import render, service
 from mlxtune.tui.rooms.source_room import REDO, SOURCE_ACTIONS, UNDO, SourceRoom
 from mlxtune.tui.session_manager import decision_notice
@@ -331,7 +331,7 @@ class DataRoom(SourceRoom):
 
         def chart(width: int, _height: int) -> Content:
             if (counts := histogram(width)) is None:
-                return fold("Every row was edited or left out." if browser.scanned else "No rows have been read yet.", width)
+                return paragraph("Every row was edited or left out." if browser.scanned else "No rows have been read yet.", width)
             return render.length_chart(
                 counts,
                 limit,
@@ -363,7 +363,7 @@ class DataRoom(SourceRoom):
             self.query_one(ScrollPanel).set(lambda width: render.labels(checked.statistics.tags, width))
         else:
             why = "The checks failed, so no values were counted." if error else "The values are being counted."
-            self.query_one(ScrollPanel).set(lambda width: [fold(why, width)])
+            self.query_one(ScrollPanel).set(lambda width: [paragraph(why, width)])
         self.query_one("#coverage-bars", Panel).update(lambda width, _height: render.coverage(source, checked, width))
         decisions = source.decisions.values()
         found, disputed = agreements(decisions), sum(decision.is_disputed for decision in decisions)

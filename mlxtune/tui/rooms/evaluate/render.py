@@ -33,7 +33,7 @@ from mlxtune.runs.events import HELD_OUT_ROW
 from mlxtune.tui import draw
 from mlxtune.tui.render.bars import axis, bar, interval
 from mlxtune.tui.render.output_text import Span, is_caret_row, output_rows
-from mlxtune.tui.render.text import RECIPE_KEY, Part, cell, cut_rows, fold, key, line, lines, marked, wrap
+from mlxtune.tui.render.text import RECIPE_KEY, Part, cell, cut_rows, key, line, lines, marked, paragraph, wrap
 from mlxtune.tui.rooms.evaluate.service import LoadedReport, RowFilter
 from mlxtune.workspace.index import RunView
 
@@ -314,11 +314,11 @@ def failure(view: RunView, subject: str, width: int) -> Content:
     """Draw the reason why the evaluation of ``subject`` ended without a report, and how to proceed."""
     name = f"The evaluation of {one_line(subject)}"
     if view.status == "stopped":
-        hint = fold("Its answers are kept: n continues it.", width, "    ", "")
+        hint = paragraph("Its answers are kept: n continues it.", width, "    ", "")
         return lines(*marked("■", "$muted", f"{name} was stopped.", width, "bold"), hint)
     text = f"{name} crashed." if view.status == "crashed" else view.state.error or f"{name} failed."
     log = f"Last output: {view.process_output[-1]}" if view.process_output else f"Log: evals/{view.title}/worker.log"
-    return lines(*marked("✗", "$error", text, width, "bold $error"), fold(view.state.hint or log, width, "    ", ""))
+    return lines(*marked("✗", "$error", text, width, "bold $error"), paragraph(view.state.hint or log, width, "    ", ""))
 
 
 def empty_state(name: str, arms: Sequence[str], rows: int, is_free: bool, width: int) -> Content:
@@ -326,9 +326,9 @@ def empty_state(name: str, arms: Sequence[str], rows: int, is_free: bool, width:
 
     ``name`` is the recipe's name; without one, Home is offered.
     """
-    shown = [fold("No evaluations yet.", width, style="bold")]
+    shown = [paragraph("No evaluations yet.", width, style="bold")]
     if arms and rows:
-        shown.append(fold(f"{', '.join(map(one_line, arms))} on {plural(rows, 'held-out row')}", width))
+        shown.append(paragraph(f"{', '.join(map(one_line, arms))} on {plural(rows, 'held-out row')}", width))
     if not name:
         return lines(*shown, Content(""), line("  ", RECIPE_KEY))
     action = key("enter", f"evaluate {name}", "screen.evaluate") if is_free else Content.styled("another task is running", "$muted")

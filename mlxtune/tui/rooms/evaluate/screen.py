@@ -31,7 +31,7 @@ from mlxtune.runs.registry import Run
 from mlxtune.tui.actions import Action
 from mlxtune.tui.generate_flow import choose_teacher
 from mlxtune.tui.notices import Notice
-from mlxtune.tui.render.text import ago, error_rows, fold, lines
+from mlxtune.tui.render.text import ago, error_rows, lines, paragraph
 from mlxtune.tui.room import Room
 from mlxtune.tui.rooms.evaluate import render, service
 from mlxtune.tui.rooms.evaluate.paired_table import PairedTable
@@ -213,7 +213,9 @@ class EvaluateRoom(Room):
             planned = service.planned_arms(live.run)
             self.query_one("#ev-progress", Panel).update(lambda width, _height: render.progress(live, planned, snapshot.now, width))
         if self._is_reading:
-            self.query_one("#ev-invite", Panel).update(lambda width, _height: fold("Reading the report.", width, style="$muted"))
+            self.query_one("#ev-invite", Panel).update(
+                lambda width, _height: paragraph("Reading the report.", width, style="$muted")
+            )
         elif wanted is None and live is None:
             recipe = self.app.selection.recipe.recipe if self.app.selection.recipe else None
             name, arms = (one_line(recipe.name), recipe.evaluation.arms) if recipe else ("", [])

@@ -11,7 +11,7 @@ from textual.content import Content
 from mlxtune.core.text import one_line, plural, safe_text
 from mlxtune.data.rows import Row, last_prompt
 from mlxtune.tui.render.source import check_glyph, decision_glyph
-from mlxtune.tui.render.text import Part, cell, fold, key, line, lines
+from mlxtune.tui.render.text import Part, cell, key, line, lines, paragraph
 from mlxtune.tui.render.word_diff import Words, word_diff
 from mlxtune.tui.rooms.groups.service import current, flagged_spans
 from mlxtune.tui.rooms.review.service import RowPart, parts_of
@@ -44,15 +44,15 @@ def group_row(browser: SourceBrowser, group: RowGroup, width: int) -> Content:
 def groups_message(found: int, view: str, progress: str, error: str, width: int) -> Content:
     """Return the reason why there are no groups, or the progress of the computation."""
     if error:
-        return fold(f"✗ {error}", width, style="$error")
+        return paragraph(f"✗ {error}", width, style="$error")
     if progress:
         return line((f"  ● {progress}", "$muted"))
     if found:
         return Content("")
     if view == "clusters":
-        return fold("Too few rows to cluster.", width)
+        return paragraph("Too few rows to cluster.", width)
     clusters = key("c", "cluster all rows by similarity", "screen.clusters")
-    return lines(fold("No duplicates, near-duplicates or conflicts are left.", width), "", line("  ", clusters))
+    return lines(paragraph("No duplicates, near-duplicates or conflicts are left.", width), "", line("  ", clusters))
 
 
 def member_row(browser: SourceBrowser, index: int, prefix: str, width: int) -> Content:
@@ -72,7 +72,7 @@ def comparison(browser: SourceBrowser, kind: str, left: int, right: int, width: 
     """
     one, two = current(browser, left), current(browser, right)
     if one is None or two is None:
-        return [fold("This row cannot be read.", width)], [0]
+        return [paragraph("This row cannot be read.", width)], [0]
     if left == right:
         return _single(browser, left, one, width), [0]
     half = (width - 3) // 2

@@ -12,7 +12,7 @@ from mlxtune.present.next_step import step_mark, step_title, step_why
 from mlxtune.present.run import STATUS_LABELS
 from mlxtune.present.workflow import StageState, WorkflowStage
 from mlxtune.runs.registry import RUN_KINDS
-from mlxtune.tui.render.text import age, cell, clickable, fold, line, lines, marked
+from mlxtune.tui.render.text import age, cell, clickable, line, lines, marked, paragraph
 from mlxtune.tui.status import brief_result
 from mlxtune.workspace.index import RunView, Snapshot
 
@@ -26,10 +26,12 @@ def next_step(step: NextStep, snapshot: Snapshot, keys: Sequence[Content], width
     """Return the next step, the reason for it, and its keys."""
     mark = step_mark(step, snapshot)
     rows = (
-        marked(GLYPHS[mark], f"${mark}", step_title(step), width, "bold") if mark else [fold(step_title(step), width, style="bold")]
+        marked(GLYPHS[mark], f"${mark}", step_title(step), width, "bold")
+        if mark
+        else [paragraph(step_title(step), width, style="bold")]
     )
     why = step_why(step, snapshot)
-    rows += [fold(f"{why[:1].upper()}{why[1:]}", width, style="$muted")] if why else []
+    rows += [paragraph(f"{why[:1].upper()}{why[1:]}", width, style="$muted")] if why else []
     if keys:
         rows += [Content("")] if tall else []
         row = line("  ", *(part for item in keys for part in (item, "      "))).rstrip()

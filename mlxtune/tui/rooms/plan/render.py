@@ -16,7 +16,7 @@ from mlxtune.recipe import Recipe
 from mlxtune.recipe.keys import RecipeKey, format_value
 from mlxtune.tui import draw
 from mlxtune.tui.render.bars import bar
-from mlxtune.tui.render.text import RECIPE_KEY, Part, cell, fold, gigabytes, line, lines, section_title, wrap
+from mlxtune.tui.render.text import RECIPE_KEY, Part, cell, gigabytes, line, lines, paragraph, section_title, wrap
 
 if TYPE_CHECKING:
     from mlxtune.planning.cost import Bill
@@ -29,7 +29,7 @@ VALUE_COLUMN = _SECTION + _NAME + 2  # where a value begins, after its glyph
 
 def empty_room(width: int) -> Content:
     """Return the content of the room before there is a recipe."""
-    return lines(fold("No recipes yet.", width, style="bold"), Content(""), line("  ", RECIPE_KEY))
+    return lines(paragraph("No recipes yet.", width, style="bold"), Content(""), line("  ", RECIPE_KEY))
 
 
 # The verdict
@@ -43,7 +43,7 @@ def verdict(plan: Plan, last_memory: int | None, note: str, width: int) -> Conte
     if len(sentence) == 1 and sentence[0].cell_length + len(note) + 3 <= width:
         sentence = [line(sentence[0], (f"   {note}", "$muted"))]
     elif note:
-        sentence.append(fold(note, width, indent="    "))
+        sentence.append(paragraph(note, width, indent="    "))
     return lines(*sentence, _memory_bar(plan, last_memory, width))
 
 
@@ -74,9 +74,9 @@ def progress(label: str, share: float, width: int) -> Content:
 
 def error(error: MlxtuneError, action: Content | None, width: int) -> Content:
     """Return the reason why there is no plan, and how to proceed."""
-    message = fold(safe_text(error.message), width - 2, indent="    ", style="bold $error")
+    message = paragraph(safe_text(error.message), width - 2, indent="    ", style="bold $error")
     first = line(("  ✗ ", "bold $error"), message[4:])
-    hint = fold(one_line(error.hint), width, "    ", style="") if error.hint else Content("")
+    hint = paragraph(one_line(error.hint), width, "    ", style="") if error.hint else Content("")
     return lines(first, line(hint, "   " if error.hint else "    ", action) if action else hint)
 
 

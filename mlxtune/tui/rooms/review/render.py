@@ -14,7 +14,7 @@ from mlxtune.planning.masks import TurnTokens
 from mlxtune.present.check import finding_text
 from mlxtune.tui.render.bars import bar
 from mlxtune.tui.render.source import SEVERITY_STYLE, check_glyph
-from mlxtune.tui.render.text import cell, clickable, fold, justify, key, line, lines, marked
+from mlxtune.tui.render.text import cell, clickable, justify, key, line, lines, marked, paragraph
 from mlxtune.tui.render.word_diff import Words, word_diff
 from mlxtune.tui.rooms.review.service import SIDES, ContractCheck, RowPart
 from mlxtune.tui.widgets.row_reader import Lines
@@ -32,7 +32,11 @@ def invalid_row(error: DataError, width: int) -> list[Content]:
     """Explain why a record is not a valid row."""
     why = error.reason if isinstance(error, RowError) else error.message
     keys = line("    ", key("D", "findings and fixes", "app.room('data')"), "   ", key("→", "next row", "screen.next"))
-    rows = [*marked("✗", "$error", f"Invalid row: {one_line(why)}", width), fold(one_line(error.hint), width, "    "), Content("")]
+    rows = [
+        *marked("✗", "$error", f"Invalid row: {one_line(why)}", width),
+        paragraph(one_line(error.hint), width, "    "),
+        Content(""),
+    ]
     return lines(*rows, keys).split("\n", allow_blank=True)
 
 
@@ -165,13 +169,13 @@ def progress(decided: int, total: int, seconds_per_row: float | None, position: 
 def contract(checks: Sequence[ContractCheck], why: str, width: int, add_key: Content | None = None) -> Content:
     """Return every metric in the contract with its result, or ``why`` there is none. ``add_key`` adds a missing disclaimer."""
     if not checks:
-        return fold(why, width)
+        return paragraph(why, width)
     rows: list[Content] = []
     for check in checks:
         glyph = ("✓", "bold $success") if check.passes else ("✗", "bold $error")
         rows.append(line("  ", glyph, "  ", cell(check.label, width - 5, "" if check.passes else "bold").rstrip()))
         if not check.passes:
-            rows.append(fold(check.why, width, "     "))
+            rows.append(paragraph(check.why, width, "     "))
             if add_key and check.metric.startswith("disclaimer"):
                 rows.append(line("     ", add_key))
     return lines(*rows)
@@ -195,7 +199,7 @@ def findings(found: Sequence[Finding], width: int) -> Content:
     """Return the row's findings, one sentence each."""
     rows = []
     for finding in found:
-        sentence = fold(finding_text(finding), width - 3, "     ", "")
+        sentence = paragraph(finding_text(finding), width - 3, "     ", "")
         rows.append(line("  ", (check_glyph(finding.check), f"bold {SEVERITY_STYLE[finding.severity]}"), "  ", sentence[5:]))
     return lines(*rows)
 
@@ -217,7 +221,7 @@ def facts(pairs: Sequence[tuple[str, str]], width: int) -> Content:
     """Return labels and their texts in two columns."""
     rows: list[Content] = []
     for label, text in pairs:
-        first, *rest = fold(text, width - 9, "", "").plain.split("\n")
+        first, *rest = paragraph(text, width - 9, "", "").plain.split("\n")
         rows.append(line("  ", cell(label, 9, "$muted"), first))
         rows += [Content(" " * 11 + more) for more in rest]
     return lines(*rows)

@@ -13,7 +13,7 @@ from mlxtune.core.files import file_stamp
 from mlxtune.core.text import one_line, plural
 from mlxtune.runs.queue import FILE, Queue, QueueEntry
 from mlxtune.tui.actions import Action
-from mlxtune.tui.render.text import Part, cell, fold, key, line, lines
+from mlxtune.tui.render.text import Part, cell, key, line, lines, paragraph
 from mlxtune.tui.widgets.dialog import ChoiceDialog, ChoiceOption
 from mlxtune.tui.widgets.list import ListPanel
 from mlxtune.tui.widgets.page import PageScreen
@@ -137,8 +137,8 @@ def draw_banner(entries: Sequence[QueueEntry], running: bool, can_add: bool, wid
     """Return how many commands are done and waiting, and whether the queue runs."""
     if not entries:
         about = "Runs commands one after another, also while the app is closed."
-        add = line("  ", key("a", "add a command", "screen.add")) if can_add else fold("Add a recipe first.", width)
-        return lines(fold("The queue is empty.", width, style="bold"), fold(about, width), Content(""), add)
+        add = line("  ", key("a", "add a command", "screen.add")) if can_add else paragraph("Add a recipe first.", width)
+        return lines(paragraph("The queue is empty.", width, style="bold"), paragraph(about, width), Content(""), add)
     counts = {status: sum(entry.status == status for entry in entries) for status in _GLYPHS}
     state: list[Part] = (
         [("  ● ", "bold $primary"), ("running", "bold")] if running else [("  ■ ", "$muted"), ("not running", "bold")]

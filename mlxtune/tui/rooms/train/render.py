@@ -16,7 +16,7 @@ from mlxtune.runs.events import Event
 from mlxtune.runs.state import RunState, SampleAnswer, Work
 from mlxtune.tui.notices import Notice
 from mlxtune.tui.render.bars import bar, memory_style, spark
-from mlxtune.tui.render.text import RECIPE_KEY, Part, cell, fold, gigabytes, key, line, lines, marked, wrap
+from mlxtune.tui.render.text import RECIPE_KEY, Part, cell, gigabytes, key, line, lines, marked, paragraph, wrap
 from mlxtune.workspace.index import RunView, Snapshot
 
 if TYPE_CHECKING:
@@ -29,11 +29,11 @@ _LOG_INDENT = 15  # cells before the text: gutter, clock time, glyph
 def empty_room(snapshot: Snapshot, in_use: Notice | None, width: int) -> Content:
     """Return the content of the room before the first run."""
     recipes = [view.recipe for view in snapshot.recipes if view.recipe]
-    rows = [fold("No runs yet.", width, style="bold"), Content("")]
+    rows = [paragraph("No runs yet.", width, style="bold"), Content("")]
     if not recipes:
         rows.append(line("  ", RECIPE_KEY))
     elif in_use:
-        rows.append(fold(f"{in_use.text} {in_use.hint}", width, style="$warning"))
+        rows.append(paragraph(f"{in_use.text} {in_use.hint}", width, style="$warning"))
         rows.append(line("  ", key("P", "plan the next run meanwhile", "app.room('plan')")).truncate(max(width, 0)))
     else:
         several = len(snapshot.recipes) > 1
@@ -138,8 +138,8 @@ def banner(view: RunView, snapshot: Snapshot, free: bool, width: int) -> Content
         return None
     label = STATUS_LABELS[view.status]
     rows = marked(label.glyph, f"${label.style}", blocks[0].plain, width, "bold")
-    rows += [fold(block.plain, width, "    ", style="") for block in blocks[1:]]
-    rows += [fold(_verdict(verdict), width, "    ", style="")] if verdict else []
+    rows += [paragraph(block.plain, width, "    ", style="") for block in blocks[1:]]
+    rows += [paragraph(_verdict(verdict), width, "    ", style="")] if verdict else []
     if action:
         fits = len(blocks) > 1 and rows[-1].cell_length + action.cell_length + 5 <= width
         rows[-1:] = [line(rows[-1], "   ", action)] if fits else [rows[-1], line("    ", action)]

@@ -18,7 +18,7 @@ from mlxtune.training.search.leaderboard import Entry, Leaderboard, read_leaderb
 from mlxtune.tui import draw
 from mlxtune.tui.actions import Action
 from mlxtune.tui.render.charts import Curve, Series, draw_chart
-from mlxtune.tui.render.text import Part, cell, fold, key, line, lines, marked
+from mlxtune.tui.render.text import Part, cell, key, line, lines, marked, paragraph
 from mlxtune.tui.widgets.list import ListPanel
 from mlxtune.tui.widgets.page import PageScreen
 from mlxtune.tui.widgets.panel import Panel
@@ -167,9 +167,11 @@ def empty_page(can_start: bool, width: int) -> Content:
     """Return the content of the page before the first search."""
     about = "Trials of one recipe with other learning rates, ranks, and layers, compared on validation rows."
     action = (
-        line("  ", key("n", "start a search", "screen.new")) if can_start else fold("Needs a recipe, and a free machine.", width)
+        line("  ", key("n", "start a search", "screen.new"))
+        if can_start
+        else paragraph("Needs a recipe, and a free machine.", width)
     )
-    return lines(fold("No searches yet.", width, style="bold"), fold(about, width), Content(""), action)
+    return lines(paragraph("No searches yet.", width, style="bold"), paragraph(about, width), Content(""), action)
 
 
 def draw_banner(view: RunView, board: Leaderboard | None, now: float, width: int) -> Content:
@@ -186,7 +188,7 @@ def draw_banner(view: RunView, board: Leaderboard | None, now: float, width: int
     rows = [line(*parts).truncate(max(width, 0), ellipsis=True)]
     if view.status == "failed":
         rows += marked("✗", "$error", one_line(state.error), width, "bold")
-        rows += [fold(one_line(state.hint), width, "    ")] if state.hint else []
+        rows += [paragraph(one_line(state.hint), width, "    ")] if state.hint else []
     elif view.status in ("crashed", "stopped"):
         rows.append(line("    every result saved   ", key("r", "continue", "screen.resume")))
     elif board:
