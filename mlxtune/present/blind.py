@@ -76,7 +76,7 @@ def rater_facts(result: BlindResult) -> Facts:
     characters = f"{result.first} {result.lengths[0]:,.0f} characters, {result.second} {result.lengths[1]:,.0f}"
     found = [
         repeats if result.repeated else None,
-        Fact("shown first", f"won {result.left} of {plural(result.decided, 'vote')}", "no ties"),
+        Fact("left", f"won {result.left} of {plural(result.decided, 'vote')}", "no ties"),
         longer if result.uneven else None,
         Fact("length", characters, "median"),
     ]

@@ -219,7 +219,7 @@ async def test_the_result_is_shown_only_after_the_last_vote_and_enter(shop: Shop
         assert p_value(sign_test(send.wins, send.losses)) in row
         assert f"tuned won {send.wins} of {send.wins + send.losses} votes against base" in room.text("#bl-verdict")
         facts = [line.strip().split("  ")[0] for line in room.text("#bl-facts").splitlines()]
-        assert facts == ["repeated", "shown first", "longer", "length"]
+        assert facts == ["repeated", "left", "longer", "length"]
         assert "20 pairs, read blind" in room.head("#bl-outcome")
         await room.press("u", "a")
         assert session(room).votes == session(room).votes_needed, "nothing changes after the arms are revealed"
