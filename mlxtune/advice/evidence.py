@@ -31,8 +31,7 @@ ARMS = {
 }  # keyed by the fact that holds the arm's rate
 _METRICS = frozenset({CONTRACT, "exact", "fields", "number", PREFERENCE})  # that the interview knows
 
-Measured = tuple[Rate, str]
-"""An arm's rate on held-out rows, and the ID of the evaluation that measured it."""
+Measured = tuple[Rate, str]  # an arm's rate on held-out rows, and the ID of the evaluation that measured it
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,7 @@ _MAX_ROWS = 10_000  # training rows whose vectors are computed
 _MAX_RATIO = 20  # training rows per evaluated one, for whose vectors an evaluation takes the time
 _FAILED = 256  # rows per batch
 
-RowVectors = Mapping[str, npt.NDArray[np.float32]]
-"""Unit vectors of rows by ID, whose dot products are similarities of meaning."""
+RowVectors = Mapping[str, npt.NDArray[np.float32]]  # unit vectors of rows by ID, whose dot products are similarities of meaning
 
 
 def is_meaning_compared(evaluated: int, train: int) -> bool:
