@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from mlxtune.cli.consent import require_consent
-from mlxtune.cli.options import CostCap, EndpointUrl, Json, PromptPrice, ReplyPrice
+from mlxtune.cli.options import CostCap, EndpointUrl, Json, PromptPrice, ReplyPrice, with_option_groups
 from mlxtune.cli.output import draw, info, progress_bar, show_json
 from mlxtune.core.errors import GateError, InputError
 from mlxtune.core.text import plural
@@ -30,25 +30,33 @@ from mlxtune.runs import registry
 WORKERS = 4  # concurrent questions
 
 
-def judge(
-    which: Annotated[str, typer.Argument(help="An evaluation's folder or ID, or last.", metavar="EVALUATION")] = "last",
-    first: Annotated[str, typer.Argument(help="The first arm.")] = "base",
-    second: Annotated[str, typer.Argument(help="The second arm, which the verdict is about.")] = "tuned",
-    local: Annotated[str, typer.Option("--local", help="A judge on this machine: an alias, a Hub ID, or a folder.")] = "",
-    model: Annotated[str, typer.Option("--model", help="The judge's model name at its endpoint.")] = "",
-    url: EndpointUrl = endpoint.OFFICIAL,
+@dataclass(frozen=True)
+class JudgeOptions:
+    """The model that judges, and what it may cost."""
+
+    local: Annotated[str, typer.Option("--local", help="A judge on this machine: an alias, a Hub ID, or a folder.")] = ""
+    model: Annotated[str, typer.Option("--model", help="The judge's model name at its endpoint.")] = ""
+    url: EndpointUrl = endpoint.OFFICIAL
     key_env: Annotated[
         str,
         typer.Option(
             "--key-env", help="The environment variable with the API key.", show_default="OPENAI_API_KEY or MLXTUNE_JUDGE_KEY"
         ),
-    ] = "",
+    ] = ""
+    price_in: PromptPrice = 0.0
+    price_out: ReplyPrice = 0.0
+    cap: CostCap = None
+    send: Annotated[bool, typer.Option("--send", help="Consent to sending rows to the endpoint.")] = False
+
+
+@with_option_groups
+def judge(
+    which: Annotated[str, typer.Argument(help="An evaluation's folder or ID, or last.", metavar="EVALUATION")] = "last",
+    first: Annotated[str, typer.Argument(help="The first arm.")] = "base",
+    second: Annotated[str, typer.Argument(help="The second arm, which the verdict is about.")] = "tuned",
+    options: JudgeOptions = JudgeOptions(),
     questions: Annotated[Path | None, typer.Option("--rubric", help="A TOML file with the questions.")] = None,
     n: Annotated[int | None, typer.Option("--n", min=1, help="Number of rows, chosen at random. Default: all.")] = None,
-    price_in: PromptPrice = 0.0,
-    price_out: ReplyPrice = 0.0,
-    cap: CostCap = None,
-    send: Annotated[bool, typer.Option("--send", help="Consent to sending rows to the endpoint.")] = False,
     json: Json = False,
 ) -> None:
     """Ask a judge narrow questions about both arms' answers, and about each pair in both orders.
@@ -56,15 +64,15 @@ def judge(
     Sentinel answers expose an unreliable judge (exit 1). Your blind votes, if any, show how closely it agrees with you. Replies
     are saved, so no question is asked or paid for twice.
     """
-    meter = CostMeter(price_in, price_out, cap)
-    chosen = _here(local, model) if local else _behind(url, model, key_env, meter)
+    meter = CostMeter(options.price_in, options.price_out, options.cap)
+    chosen = _here(options) if options.local else _behind(options, meter)
     run = registry.find_run(Path.cwd(), which, "eval")
     rows = load_pairs(run.folder, first, second)
     asked = rubric.load_rubric(questions) if questions else rubric.DEFAULT
     fixed = judge_session.open_session(run.folder, first, second, rows, asked, judge=chosen.name, host=chosen.place, n=n or 0)
     _tell(fixed, meter)
     if fixed.host and not fixed.consent:
-        fixed = judge_session.record_consent(fixed, _consent(fixed, send))
+        fixed = judge_session.record_consent(fixed, _consent(fixed, options.send))
     with progress_bar("asking the judge") as update, chosen.open(fixed.folder) as asker:
         verdicts = judge_session.run_judge(
             fixed, asker, meter,
@@ -90,24 +98,25 @@ class _Judge:
     open: Callable[[Path], AbstractContextManager[AskJudge]]
 
 
-def _here(base: str, model: str) -> _Judge:
-    """Return a local judge, identified by its weights. Raise ``InputError`` if ``model`` is also set."""
-    if model:
+def _here(options: JudgeOptions) -> _Judge:
+    """Return a local judge, identified by its weights. Raise ``InputError`` if a model behind an endpoint is named, too."""
+    if options.model:
         raise InputError("--local and --model cannot be combined.", hint="Use only one of them.")
     with progress_bar("looking for the model") as update:
-        source = resolve(base, progress=update)
+        source = resolve(options.local, progress=update)
     return _Judge(
         f"{Path(source.name).name}@{source.fingerprint[:8]}", "", BATCH_SIZE, lambda folder: LocalJudge(source.folder, folder)
     )
 
 
-def _behind(url: str, model: str, key_env: str, meter: CostMeter) -> _Judge:
+def _behind(options: JudgeOptions, meter: CostMeter) -> _Judge:
     """Return a judge behind an endpoint. Raise ``InputError`` if the model name, the API key, or the cost cap is missing."""
+    url, model = options.url, options.model
     if not model:
         raise InputError("No judge was specified.", hint="Use --model NAME, or --local NAME for a model on this machine.")
     name = endpoint.host(url)
     near = endpoint.is_local(name)
-    secret = endpoint.api_key(url, key_env)
+    secret = endpoint.api_key(url, options.key_env)
     if not near and (meter.cap is None or not meter.price_in or not meter.price_out):
         raise InputError(
             "A remote judge costs money, so it needs a cap.",
