@@ -67,7 +67,14 @@ _LISTED = 5  # rows or arms in a warning
 
 
 def warning_text(warning: RunWarning) -> str:
-    """Return a warning on one line."""
+    """Return a warning on one line; if its values are not those of its code, as they are."""
+    try:
+        return one_line(_warning_text(warning))
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return one_line(f"{warning.code} {warning.values}")
+
+
+def _warning_text(warning: RunWarning) -> str:
     values: dict[str, Any] = dict(warning.values)
     for name, value in warning.values.items():
         if isinstance(value, list):
@@ -78,10 +85,10 @@ def warning_text(warning: RunWarning) -> str:
     if warning.code == "export_note":
         from mlxtune.present.export import export_note  # imports the scorers, which the first screen must not wait for
 
-        return one_line(export_note(**warning.values))
+        return export_note(**warning.values)
     if warning.code == "template_note":
         values |= {"sentence": TemplateNote(values["note"]).sentence, "count": plural(values["rows"], "row")}
-    return one_line(_WARNINGS[warning.code].format(**values))
+    return _WARNINGS[warning.code].format(**values)
 
 
 # The work of a run

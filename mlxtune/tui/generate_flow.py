@@ -58,7 +58,7 @@ def choose_task(app: MlxtuneApp, recipe: Path, rows: tuple[str, ...], what: str)
                 text = "A .jsonl file with prompts or messages, or a .txt file with one prompt per line."
                 _ask_path(app, "Which prompts?", text, lambda path: choose_teacher(app, recipe, "answers", prompts=path))
 
-    text = "A teacher writes them. They are used only after you accept them in Review, and are never held out."
+    text = "A teacher writes them; they wait for your review."
     app.push_screen(ChoiceDialog("Generate rows", text, options), chosen)
 
 

@@ -166,7 +166,7 @@ def test_trials_with_nan_or_too_little_memory_fail_alone(workspace: Path, fault:
     assert "The loss at step 2 is NaN" in shown[2].error
     fault("memory")
     shown = entries(finish(start(workspace, "search.layers=[1, 2]", "search.rank=[4]", "adapter.layers=1")))
-    assert {entry.status for entry in shown.values() if "2" in entry.values} == {"failed"}
+    assert {entry.status for entry in shown.values() if 2 in entry.values} == {"failed"}
     assert all(
         entry.error == "It does not fit in memory: The run uses 9 GB." for entry in shown.values() if entry.status == "failed"
     )
