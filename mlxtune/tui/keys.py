@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
@@ -13,8 +15,8 @@ from textual.keys import Keys, format_key
 from textual.screen import Screen
 from textual.widget import Widget
 
+import mlxtune.tui
 from mlxtune.core.text import nearest, one_line
-from mlxtune.tui.rooms import ROOMS
 
 Kind = type[DOMNode]
 Keymap = dict[str, str]  # from a binding's ID to its keys: Textual's names, separated by commas
@@ -26,8 +28,8 @@ _MODIFIERS = frozenset(("ctrl", "shift", "alt", "super", "hyper", "meta"))
 
 def binding_classes() -> list[Kind]:
     """Return every class of this package that binds keys: the app, screens, and widgets."""
-    for entry in ROOMS.values():
-        entry.load()
+    for module in pkgutil.walk_packages(mlxtune.tui.__path__, "mlxtune.tui."):
+        importlib.import_module(module.name)
     classes: set[Kind] = set()
     pending: list[Kind] = [App, Widget]
     while pending:
