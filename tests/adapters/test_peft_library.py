@@ -18,6 +18,7 @@ from tiny_architectures import make
 from mlxtune.adapters.export import peft_writer
 from mlxtune.adapters.importers.importer import import_adapter
 from mlxtune.models.resolve import resolve
+from mlxtune.present.card import adapter_card
 from mlxtune.recipe import AdapterSection
 
 from .test_export import shaken
@@ -47,7 +48,7 @@ def test_peft_computes_the_same_logits(tmp_path: Path, empty_workspace: Path, na
     targets = ["qkv_proj", "down_proj"] if name == "phi3" else ["q_proj", "v_proj", "down_proj"]
     shaken(base, tmp_path / "adapter", AdapterSection(rank=6, kind=kind, targets=targets, layers=1))
     entry = import_adapter(empty_workspace, tmp_path / "adapter", "mine", str(base))
-    peft_writer.write(entry, resolve(str(base)), tmp_path / "peft")
+    peft_writer.write(entry, resolve(str(base)), tmp_path / "peft", adapter_card)
 
     model, _ = load_model(base)
     plain = np.array(model(mx.array(TOKENS)))

@@ -21,6 +21,7 @@ from mlxtune.adapters.layout import read_layout
 from mlxtune.core.errors import InputError, ModelError
 from mlxtune.models import lora
 from mlxtune.models.resolve import ModelFolder, resolve
+from mlxtune.present.card import adapter_card
 from mlxtune.recipe import AdapterSection
 
 from .conftest import arrays, config, write
@@ -41,7 +42,7 @@ def test_round_trip_is_the_identity(
         {"run": "r", "date": "2026-11-26"},
     )
     first = import_adapter(empty_workspace, folder, "first", str(tiny))
-    peft_writer.write(first, source, empty_workspace / "out folder")
+    peft_writer.write(first, source, empty_workspace / "out folder", adapter_card)
     again = import_adapter(empty_workspace, empty_workspace / "out folder", "again", str(tiny))
     before, after = read_layout(first.folder), read_layout(again.folder)
     assert after.config == before.config
@@ -57,7 +58,7 @@ def test_exported_adapter_matches_peft_definition(
 ) -> None:
     shop(kind=kind)
     entry = library.find(empty_workspace, "last")
-    names = peft_writer.write(entry, source, empty_workspace / "out")
+    names = peft_writer.write(entry, source, empty_workspace / "out", adapter_card)
     settings = json.loads((empty_workspace / "out" / "adapter_config.json").read_text())
     assert {path.name for path in (empty_workspace / "out").iterdir()} == {*names}
     assert settings["use_dora"] == (kind == "dora")
@@ -89,9 +90,9 @@ def test_embedding_is_exported_unless_it_is_tied_to_the_head(tmp_path: Path, emp
         entry = import_adapter(empty_workspace, tmp_path / f"{name}-adapter", name, str(source.folder))
         if tied:
             with pytest.raises(ModelError, match=r"embed_tokens is tied to the head"):
-                peft_writer.write(entry, source, tmp_path / f"{name}-out")
+                peft_writer.write(entry, source, tmp_path / f"{name}-out", adapter_card)
             continue
-        peft_writer.write(entry, source, tmp_path / f"{name}-out")
+        peft_writer.write(entry, source, tmp_path / f"{name}-out", adapter_card)
         tensors = load_file(tmp_path / f"{name}-out" / peft.FILE)
         assert tensors["base_model.model.model.embed_tokens.lora_embedding_A"].shape == (4, 320)
         again = import_adapter(empty_workspace, tmp_path / f"{name}-out", f"{name}-again", str(source.folder))
@@ -106,8 +107,10 @@ def test_unsupported_architecture_and_existing_folder_are_refused(
     shop()
     entry = library.find(empty_workspace, "last")
     with pytest.raises(ModelError, match="different module names for mamba"):
-        peft_writer.write(entry, replace(source, config={**source.config, "model_type": "mamba"}), empty_workspace / "out")
+        peft_writer.write(
+            entry, replace(source, config={**source.config, "model_type": "mamba"}), empty_workspace / "out", adapter_card
+        )
     (empty_workspace / "out").mkdir()
     with pytest.raises(InputError, match="already exists"):
-        peft_writer.write(entry, source, empty_workspace / "out")
+        peft_writer.write(entry, source, empty_workspace / "out", adapter_card)
     assert not list(empty_workspace.glob(".out*"))

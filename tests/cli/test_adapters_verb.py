@@ -18,13 +18,13 @@ from mlxtune.adapters.export import start as export_start
 from mlxtune.adapters.export.fidelity import ComparedAnswers, Fidelity, LogitDistance
 from mlxtune.adapters.importers.importer import import_adapter
 from mlxtune.core.errors import GateError, InputError, MachineError
-from mlxtune.core.files import write_json
 from mlxtune.evaluation.json_fields import to_json
 from mlxtune.evaluation.promotion import Caveat
 from mlxtune.evaluation.verdict import compare
 from mlxtune.models.resolve import resolve
+from mlxtune.runs import launch
 from mlxtune.runs.events import EventWriter
-from mlxtune.runs.registry import LAUNCH_FILE, Run
+from mlxtune.runs.registry import Run
 
 RUN = "20261124-1412-shop"
 
@@ -312,7 +312,7 @@ def left(shop: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     left.mkdir()
     run.folder.mkdir(parents=True)
     shutil.copy(shop / "runs" / RUN / "recipe.toml", run.folder)
-    write_json(run.folder / LAUNCH_FILE, {"kind": "export", "request": {"form": "fused", "target": str(shop / "out")}})
+    launch.write_record(run, "export", {"form": "fused", "target": str(shop / "out")})
     writer = EventWriter(run.folder)
     writer.emit("run.started", kind="export", name="shop", base="m", pid=1, host="h")
     writer.close()
