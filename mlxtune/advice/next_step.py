@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from mlxtune.core.errors import DataError
 from mlxtune.data.check_cache import CheckOutcome
-from mlxtune.recipe import DataSection, load
+from mlxtune.recipe import DataSection, Recipe, load
 from mlxtune.workspace.index import RecipeView, RunView, Snapshot
 
 if TYPE_CHECKING:  # loads a schema validator, which the app's first screen must not wait for
@@ -25,7 +25,7 @@ if TYPE_CHECKING:  # loads a schema validator, which the app's first screen must
     from mlxtune.evaluation.history import Evaluation
 
 _GOOD_ENOUGH = 0.95  # the share of answers that advice asks for by default
-_MOST_ROWS = 10  # times the evaluated rows; to prove a change that needs more is not worth it
+_MOST_ROWS = 10  # multiple of the evaluated rows; a change that needs more is not worth proving
 
 
 class StepCode(StrEnum):
@@ -272,41 +272,39 @@ def after_check(
     from mlxtune.data.scaffold import first_record, guessed_mapping
     from mlxtune.recipe.edit import toml_literal
 
-    is_recipe, name = source.suffix == ".toml", str(source)
+    recipe, name = load(source, []) if source.suffix == ".toml" else None, str(source)
     if not section.map and (report.kept == 0 or set(report.formats) == {"text"}):
         with suppress(DataError):
             if guess := guessed_mapping(first_record(report.path)):
-                return None if is_recipe else NextStep(StepCode.MAP_COLUMNS, name=name, options=mapping_option(guess))
-    if fixed and is_recipe:
+                return None if recipe else NextStep(StepCode.MAP_COLUMNS, name=name, options=mapping_option(guess))
+    if fixed and recipe:
         copy = shlex.quote(os.path.relpath(fixed.out, source.parent))
         settings = [f"data.source={copy}", *(["data.map={}"] if section.map else [])]  # the copy is in mlxtune's own format
         settings += ["data.format=auto"] if section.format != "auto" else []
-        return None if fixed.by_hand else _use_recipe(source, settings, snapshot)
+        return None if fixed.by_hand else _use_recipe(source, recipe, settings, snapshot)
     if fixed:
         return NextStep(StepCode.WRITE_RECIPE, name=str(fixed.out))
-    read_as = [f"--format {section.format}"] if section.format != "auto" and not is_recipe else []
-    read_as += [mapping_option(section.map)] if section.map and not is_recipe else []
+    read_as = [f"--format {section.format}"] if section.format != "auto" and not recipe else []
+    read_as += [mapping_option(section.map)] if section.map and not recipe else []
     blocks = {finding.check for finding in report.findings if finding.severity == "block"}
     if not report.kept:
         return None
     if blocks:
         unsafe = sorted(id for id in blocks if not get_check(id).fix.safe and get_check(id).fix.kind != "hand")
         return NextStep(StepCode.APPLY_FIXES, name=name, options=" ".join((*read_as, "--fix", *(f"--also {id}" for id in unsafe))))
-    if is_recipe:
-        own = load(source, []).data
-        settings = [f"data.map={toml_literal(section.map)}"] if section.map != own.map else []
-        settings += [f"data.format={section.format}"] if section.format != own.format else []
-        return _use_recipe(source, settings, snapshot)
-    recipes = (view.path for view in snapshot.recipes if view.recipe and view.recipe.source.resolve() == report.path.resolve())
-    if recipe := next(recipes, None):
-        return NextStep(StepCode.CHECK_ROWS, recipe=recipe)
+    if recipe:
+        settings = [f"data.map={toml_literal(section.map)}"] if section.map != recipe.data.map else []
+        settings += [f"data.format={section.format}"] if section.format != recipe.data.format else []
+        return _use_recipe(source, recipe, settings, snapshot)
+    paths = (view.path for view in snapshot.recipes if view.recipe and view.recipe.source.resolve() == report.path.resolve())
+    if path := next(paths, None):
+        return NextStep(StepCode.CHECK_ROWS, recipe=path)
     return NextStep(StepCode.WRITE_RECIPE, name=name, options=" ".join(read_as))
 
 
-def _use_recipe(path: Path, settings: Sequence[str], snapshot: Snapshot) -> NextStep:
+def _use_recipe(path: Path, recipe: Recipe, settings: Sequence[str], snapshot: Snapshot) -> NextStep:
     """Return the step that uses a recipe with these settings: training if its base was evaluated, or else that."""
-    name = load(path, []).name
-    measured = any(base_measured(view) for view in snapshot.evals if view.name == name)
+    measured = any(base_measured(view) for view in snapshot.evals if view.name == recipe.name)
     code = StepCode.TRAIN if measured else StepCode.EVALUATE_BASE
     return NextStep(code, recipe=path, options=" ".join(f"--set {shlex.quote(one)}" for one in settings))
 

@@ -29,7 +29,6 @@ WORDS = {
     "model_decides": "up to the model",
     "on_and_kept": "on, also in earlier turns",
     "on_and_removed": "on, but removed from earlier turns",
-
     "cannot_tell": "cannot tell", "go": "fits", "warn": "tight", "refuse": "does not fit", "not_json": "not JSON",
     "not_utf8": "not UTF-8", "no_json_in_it": "no JSON in it", "nan_or_infinity": "NaN or Infinity",
 }  # fmt: skip

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from mlxtune.adapters.export.formats import ExportFormat
     from mlxtune.adapters.export.start import Precision
 
-STOP_PATIENCE = 5.0  # seconds before a caller is told that a run is still finishing its step
+STOP_PATIENCE = 5.0  # seconds after which a caller learns that a run is still finishing its step
 STOP_LIMIT = 600.0  # seconds after which waiting for a run to stop gives up
 
 
@@ -133,7 +133,7 @@ def stop(run: Run) -> None:
 
 def wait_until_stopped(run: Run, on_wait: Callable[[], object]) -> None:
     """Wait until ``run`` has stopped; call ``on_wait`` once if that takes a while. Raise ``MachineError`` if it does not stop."""
-    started, told = time.monotonic(), False
+    started, announced = time.monotonic(), False
     while run.status() in ACTIVE:
         waited = time.monotonic() - started
         if waited > STOP_LIMIT:
@@ -141,7 +141,7 @@ def wait_until_stopped(run: Run, on_wait: Callable[[], object]) -> None:
                 f"{run.id} has not stopped within {duration(STOP_LIMIT)}.",
                 hint=f"If its process hangs, end it without a checkpoint: kill -9 {run.state().pid}",
             )
-        if not told and waited > STOP_PATIENCE:
-            told = True
+        if not announced and waited > STOP_PATIENCE:
+            announced = True
             on_wait()
         time.sleep(0.1)
