@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ast
 import re
+from pathlib import Path
 from string import Formatter
 from typing import get_args
 
 import pytest
 
+import mlxtune
 from mlxtune.data.template_notes import TemplateNote
 from mlxtune.present import run
 from mlxtune.present.run import answering_text, log_line, pace_text, sample_verdict, warning_text, work_text
@@ -119,6 +122,21 @@ def test_every_warning_has_words(code):
     text = warning_text(RunWarning(code, values))
     assert text != code.replace("_", " ")
     assert not re.search("[{}]", text)
+
+
+def test_workers_give_each_warning_its_values():
+    given = {}
+    for path in Path(mlxtune.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            match node:
+                case ast.Call(func=ast.Attribute(attr="warn" | "_warn"), args=[ast.Constant(value=code)], keywords=items):
+                    given[code] = {item.arg for item in items}
+    computed = {"count", "sentence"}  # by warning_text
+    others = {"template_note", "export_note"}  # have words of their own
+    given = {code: names for code, names in given.items() if code not in others and None not in names}
+    needed = {code: {name for _, name, _, _ in Formatter().parse(run._WARNINGS[code]) if name} - computed for code in given}
+    assert len(given) > 10
+    assert needed == given
 
 
 def test_a_warning_lists_few_rows():
