@@ -9,11 +9,24 @@ from jinja2 import Environment, Template
 from markupsafe import Markup
 
 from mlxtune.core.text import safe_text
-from mlxtune.present.blocks import Block, Document, Heading, IntervalBar, Quote, Square, Table
+from mlxtune.present.blocks import (
+    ActionBlock,
+    Block,
+    Document,
+    Facts,
+    FailureSample,
+    Heading,
+    IntervalBar,
+    Quote,
+    Square,
+    Table,
+    Text,
+)
 from mlxtune.present.labels import GLYPHS
 
 _LENGTH = 900  # maximum characters per text
 _WIDTH = 1000  # width of a chart in its own coordinates
+_KINDS = {Table: "table", Facts: "facts", Square: "square", FailureSample: "sample", ActionBlock: "action", Text: "text"}
 
 
 def render(document: Document, title: str, about: str) -> str:
@@ -36,7 +49,7 @@ def render(document: Document, title: str, about: str) -> str:
 def _template() -> Template:
     environment = Environment(autoescape=True, finalize=_visible, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"position": _position, "extent": _extent, "cut": _cut, "cut_at_span": _cut_at_span}
-    environment.filters |= {"kind": lambda block: type(block).__name__, "glyph": GLYPHS.get}
+    environment.filters |= {"kind": lambda block: _KINDS[type(block)], "glyph": GLYPHS.get}
     return environment.from_string(files(__package__).joinpath("page.html.j2").read_text("utf-8"))
 
 

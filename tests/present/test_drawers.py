@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.theme import Theme
 from textual.content import Content
 
-from mlxtune.present import markdown, terminal
+from mlxtune.present import html, markdown, terminal
 from mlxtune.present.blocks import (
     ActionBlock,
     Bar,
@@ -117,3 +117,8 @@ def test_a_bar_begins_where_the_one_above_ends_and_is_never_invisible() -> None:
 
 def test_text_in_markdown_is_escaped() -> None:
     assert markdown.render((text("<b> | *x*"),)) == "# \\<b\\> \\| \\*x\\*\n"
+
+
+def test_a_page_draws_no_block_as_nothing():
+    with pytest.raises(KeyError):
+        html.render((text("A plan"), Bars((Bar("head", "2 MB", 0.0, 1.0),))), "title", "about")
