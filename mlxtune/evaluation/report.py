@@ -23,7 +23,7 @@ from mlxtune.evaluation.verdict import Comparison, ScoreComparison, Verdict
 
 FILE = "report.json"
 PAGES = ("report.md", "report.html")
-VERSION = 2  # of the format of report.json and of the files that it lists
+VERSION = 3  # of the format of report.json and of the files that it lists
 
 
 class Decoding(TypedDict):
@@ -67,6 +67,8 @@ class ReportFacts(TypedDict, total=False):
     contamination: dict[str, Any]  # Contamination
     changed_terms: dict[str, Any]  # ChangedTerms
     headline: str
+    look: int
+    level: float
     holdout: dict[str, Any]  # HoldoutHistory
     off_task: dict[str, Any]  # OffTaskResult
     made: str

@@ -21,6 +21,7 @@ from mlxtune.evaluation.statistics.bootstrap import BootstrapMean, bootstrap
 from mlxtune.evaluation.statistics.clusters import effective_n
 from mlxtune.evaluation.statistics.intervals import wilson
 from mlxtune.evaluation.statistics.power import needed_rows
+from mlxtune.evaluation.statistics.significance import level_for_look
 from mlxtune.evaluation.verdict import (
     AlsoWorse,
     ArmRate,
@@ -97,7 +98,8 @@ def build(
         for first, second in pairs
         if (both := _both_margins(first, second, groups))
     )
-    complete: ReportFacts = {**facts, "groups": len(set(groups)), "made": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
+    level = level_for_look(facts.get("look", 1))
+    complete: ReportFacts = {**facts, "groups": len(set(groups)), "level": level, "made": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
     report = EvaluationReport(
         complete,
         results,

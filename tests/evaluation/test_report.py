@@ -127,9 +127,9 @@ def test_arm_rate_is_found_by_name():
         "{",
         "[]",
         "{}",
-        '{"v": 2, "arms": 3, "facts": {"row_ids": []}}',
-        '{"v": 2, "arms": ["x"], "comparisons": [], "facts": {"row_ids": []}, "verdict": {}}',
-        '{"v": 2, "arms": [], "comparisons": [], "facts": {"row_ids": 5}, "verdict": {}}',
+        '{"v": 3, "arms": 3, "facts": {"row_ids": []}}',
+        '{"v": 3, "arms": ["x"], "comparisons": [], "facts": {"row_ids": []}, "verdict": {}}',
+        '{"v": 3, "arms": [], "comparisons": [], "facts": {"row_ids": 5}, "verdict": {}}',
         '{"v": 1, "arms": [], "comparisons": [], "facts": {"row_ids": []}, "verdict": ""}',
     ],
 )

@@ -15,7 +15,7 @@ from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
 from mlxtune.evaluation.statistics.intervals import PairedCounts, newcombe, wilson
-from mlxtune.evaluation.statistics.significance import holm, mcnemar, sign_test
+from mlxtune.evaluation.statistics.significance import holm, level_for_look, mcnemar, sign_test
 
 CLOSE = {"rel": 0, "abs": 1e-9}
 
@@ -197,3 +197,10 @@ def test_significant_change_interval_excludes_zero():
             if mcnemar(broken, fixed) < 0.05:
                 low, _, high = newcombe(PairedCounts(both, broken, fixed, neither))
                 assert low > 0 or high < 0
+
+
+def test_levels_of_all_looks_spend_five_percent_on_each_side():
+    assert [level_for_look(look) for look in (1, 2, 3, 4)] == pytest.approx([0.05, 0.025, 0.05 / 6, 0.05 / 12])
+    assert sum(map(level_for_look, range(1, 10_000))) == pytest.approx(0.1, abs=1e-5)
+    with pytest.raises(ValueError, match="counted from 1"):
+        level_for_look(0)

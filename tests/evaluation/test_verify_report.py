@@ -239,7 +239,7 @@ def test_facts_are_recomputed_or_called_unverified(tmp_path):
     recorded = unverified(folder)
     assert {"holdout", "run", "adapter", "made"} < set(recorded)
     for key in stored["facts"].keys() - set(recorded):
-        other = {str: "x", int: 99, list: [], dict: {"kind": "greedy", "max_tokens": 99}}[type(stored["facts"][key])]
+        other = {str: "x", int: 99, float: 0.04, list: [], dict: {"kind": "greedy", "max_tokens": 99}}[type(stored["facts"][key])]
         _edit(folder, _set("facts", key, other))
         assert verify(folder), key
         _edit(folder, _set("facts", key, stored["facts"][key]))

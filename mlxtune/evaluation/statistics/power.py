@@ -8,9 +8,9 @@ from functools import lru_cache
 from statistics import NormalDist
 
 from mlxtune.evaluation.statistics.intervals import Z_ONE_SIDED, PairedCounts, Z, tango_statistic
+from mlxtune.evaluation.statistics.significance import LEVEL
 
 POWER = 0.8
-LEVEL = 0.05
 EXACT = 2000  # maximum discordant rows for exact sums; beyond this, the normal approximation is used
 BROKEN = 0.05  # share of rows assumed to regress while others improve
 FLIPPED = 0.1  # share of off-task answers assumed to change, as many for the better as for the worse

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+LEVEL = 0.05
+
 
 def mcnemar(broken: int, fixed: int) -> float:
     """Return the exact two-sided p-value of McNemar's test: a binomial test of the discordant rows with p = 1/2 (McNemar 1947)."""
@@ -31,3 +33,15 @@ def holm(values: Sequence[float]) -> list[float]:
         floor = max(floor, min(1.0, (len(values) - rank) * values[index]))
         adjusted[index] = floor
     return adjusted
+
+
+def level_for_look(look: int) -> float:
+    """Return the two-sided level of the ``look``-th comparison on the same rows, counted from 1.
+
+    The first look has 5%, look n > 1 has 5% / (n(n − 1)). These levels add up to 10%, and half of a level is the chance of a false
+    *better*, so at most 5% of all series of looks contain one, however long they are (Bonferroni's inequality; a budget spent over looks
+    is the idea of Lan and DeMets 1983). Raises ``ValueError`` if ``look`` is less than 1.
+    """
+    if look < 1:
+        raise ValueError(f"looks are counted from 1: got {look}")
+    return LEVEL if look == 1 else LEVEL / (look * (look - 1))

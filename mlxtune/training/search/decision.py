@@ -9,8 +9,8 @@ from typing import Literal
 from mlxtune.evaluation.scorers import CONTRACT
 from mlxtune.evaluation.statistics.clusters import effective_n
 from mlxtune.evaluation.statistics.intervals import wilson
-from mlxtune.evaluation.statistics.significance import holm
-from mlxtune.evaluation.verdict import LEVEL, Comparison, compare
+from mlxtune.evaluation.statistics.significance import LEVEL, holm
+from mlxtune.evaluation.verdict import Comparison, compare
 from mlxtune.training.search.board import INCUMBENT, Board
 
 SearchOutcome = Literal["improved", "not_improved", "no_difference"]
