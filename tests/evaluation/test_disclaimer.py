@@ -35,6 +35,21 @@ SAID = [
     f"_{S}_",
     f"({S})",
     f"* {S}",
+    S.replace("not", "**not**"),
+    S.replace("general guidance", "_general_ ***guidance***"),
+    # a correction that follows a denial
+    f"What you said was wrong: {S}",
+    f"That is not correct: {S}",
+    f"No, that's a myth: {S}",
+    f"You are wrong, {S}",
+    f"It is not true - {S}",
+    f"That is a lie ({S})",
+    f"I don't agree: {S}",
+    f"I would not say that: {S}",
+    f"We never claim that; {S}",
+    f"I don't believe it, {S}",
+    f"If anything, {S}",
+    f"If you like: {S}",
     # negations of something else
     f"I'm not a doctor. {S}",
     f"I am not a lawyer, but {S}",
@@ -95,6 +110,10 @@ NOT_SAID = [
     (f"I don't think {S}", "negated"),
     (f"I would never say that {S}", "negated"),
     (f"It is false that {S}", "negated"),
+    (f"It is false that _{S}_", "negated"),
+    (f"It is simply wrong that {S}", "negated"),
+    (f"It is not right to say “{S}", "negated"),
+    (f"I don't believe that {S}", "negated"),
     (f"It would be wrong to say: {S}", "negated"),
     (f"I won't add: {S}", "negated"),
     (f"I am not going to write {S}", "negated"),
@@ -332,11 +351,20 @@ def test_absent_field_matches_nothing():
     assert judge("nothing", Disclaimer("Take care.", {"category": None}), reference="{}").passed
 
 
-@pytest.mark.parametrize("reference", [None, "no JSON at all"])
-def test_only_unconditional_rules_apply_without_reference(reference):
-    assert judge("Take care.", SAFETY, reference=reference).passed
-    assert judge("nothing", Disclaimer("Take care.", unless={"a": 1}), reference=reference).passed
-    assert judge("Take care.", SAFETY, ALWAYS, reference=reference).kind == "missing"
+def test_only_unconditional_rules_apply_without_reference():
+    assert judge("Take care.", SAFETY).passed
+    assert judge("nothing", Disclaimer("Take care.", unless={"a": 1})).passed
+    assert judge("Take care.", SAFETY, ALWAYS).kind == "missing"
+
+
+@pytest.mark.parametrize("reference", ["no JSON at all", '{"category": "saf', ""])
+@pytest.mark.parametrize("output", ["Take care.", "nothing"])
+def test_condition_on_a_reference_without_fields_is_reported(output, reference):
+    for rule in (SAFETY, Disclaimer("Take care.", unless={"a": 1})):
+        score = judge(output, rule, reference=reference)
+        assert (score.passed, score.kind) == (False, "no_reference")
+        assert "not JSON" in score.detail
+    assert judge("Take care.", Disclaimer("Take care."), reference=reference).passed
 
 
 def test_deeply_nested_output_is_searched():

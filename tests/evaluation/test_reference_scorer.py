@@ -36,7 +36,12 @@ def fields(output: object, reference: object, paths: tuple[str, ...] = ()) -> Sc
         ("<think>Hm.</think>yes", "yes", True),
         (" yes\n", "yes", True),
         ("Yes", "yes", False),
-        ("1e400", "1e401", True),  # both exceed the precision of a double
+        ("1e400", "1e401", False),
+        ("1e999", "2e999", False),
+        ("1e999", "10e998", True),
+        ("[-1e999]", "[-1e999]", True),
+        ("9" * 5000, "9" * 4999 + "8", False),
+        ("9" * 5000, "9" * 5000, True),
     ],
 )
 def test_exact_compares_json_values_or_text(output, reference, same):

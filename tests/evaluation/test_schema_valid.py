@@ -55,6 +55,13 @@ def test_invalid_json_fails(support):
     assert judge(support, '{"a": NaN}').kind == "not_json"
 
 
+@pytest.mark.parametrize("number", ["1e999", "-1e999", "1" + "0" * 5000])
+def test_numbers_beyond_doubles_are_numbers(number):
+    assert judge(SchemaValidator({"type": "number"}), number).passed
+    assert "null" not in judge(SchemaValidator({"type": "string"}), number).detail
+    assert judge(SchemaValidator({"maximum": 5}), number).passed == number.startswith("-")
+
+
 def test_true_is_not_integer_but_one_point_zero_is():
     schema = SchemaValidator({"type": "integer"})
     assert not judge(schema, "true").passed

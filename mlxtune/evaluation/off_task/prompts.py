@@ -17,7 +17,7 @@ from mlxtune.data import samples
 from mlxtune.data.rows import Location, Message, Unpaired
 from mlxtune.evaluation.json_fields import from_json, optional
 from mlxtune.evaluation.scorers.output_text import normalize
-from mlxtune.evaluation.scorers.phrase_match import TIME_LIMIT
+from mlxtune.evaluation.scorers.phrase_match import TIME_LIMIT, contains_words
 from mlxtune.recipe import Recipe
 
 SHIPPED = Path("data/samples/regression.jsonl")
@@ -141,4 +141,4 @@ def _stated_number(text: str, prompt: str, expected: float) -> float | None:
 
 
 def _contains(text: str, words: Sequence[str]) -> bool:
-    return any(re.search(rf"(?<!\w){re.escape(normalize(word))}(?!\w)", text) for word in words)
+    return any(contains_words(text, word) for word in words)

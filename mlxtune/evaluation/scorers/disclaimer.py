@@ -24,13 +24,18 @@ def score_disclaimers(answer: ModelAnswer, rules: Sequence[Disclaimer], fuzzy: b
     """Score whether the output contains every disclaimer that the reference's fields require, in its place, and no others.
 
     Disclaimers that are negated, quoted, incomplete or only in the reasoning do not count. With ``fuzzy``, fuzzy phrases match
-    approximately; otherwise, by their words. Without a reference, only rules without ``when`` and ``unless`` are checked.
+    approximately; otherwise, by their words. Without a reference, only rules without ``when`` and ``unless`` are checked; with one
+    that is not JSON, they fail.
     """
     reference = find_json(answer.reference) if answer.reference is not None else None
     try:
         for rule in rules:
             if (rule.when or rule.unless) and not reference:
-                continue
+                if answer.reference is None:
+                    continue
+                return Score(
+                    False, "no_reference", f"the reference is not JSON, so it is unknown whether “{rule.name}” is required"
+                )
             required = not reference or _called_for(rule, reference[0])
             score = _required(answer, rule, fuzzy) if required else _unwanted(answer, rule, fuzzy)
             if not score.passed:

@@ -1,12 +1,15 @@
 """A strict JSON parser that classifies syntax errors.
 
-RFC 8259 leaves limits to the parser. Here, nesting is limited to 512 levels, and numbers too large for a double become infinity.
+RFC 8259 leaves limits to the parser. Here, nesting is limited to 512 levels and exponents to 18 digits. Numbers too large for a
+double become decimals.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import re
+from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from mlxtune.core.text import one_line
@@ -44,11 +47,11 @@ def parse_json(text: str) -> Any:
     if _deeper(text, DEPTH):
         raise InvalidJSON("too_deep", f"nested more than {DEPTH} levels deep")
     try:
-        return json.loads(text, parse_constant=_reject_constant, parse_int=_integer)
+        return json.loads(text, parse_constant=_reject_constant, parse_int=_integer, parse_float=_real)
     except RecursionError:
         raise InvalidJSON("too_deep", "nested too deeply to parse") from None
     except ValueError as error:
-        raise find_syntax_error(text) or InvalidJSON("syntax", str(error)) from None
+        raise find_syntax_error(text) or InvalidJSON("number_too_large", str(error)) from None
 
 
 def _deeper(text: str, limit: int) -> bool:
@@ -67,8 +70,18 @@ def _reject_constant(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
 
 
-def _integer(digits: str) -> int | float:
-    return int(digits) if len(digits) < 4000 else float("inf") * (-1 if digits.startswith("-") else 1)
+def _integer(digits: str) -> int | Decimal:
+    return int(digits) if len(digits) < 4000 else Decimal(digits)  # Python limits the digits of integers
+
+
+def _real(digits: str) -> float | Decimal:
+    number = float(digits)
+    if not math.isinf(number):
+        return number
+    try:
+        return Decimal(digits)
+    except InvalidOperation:
+        raise ValueError("an exponent has more than 18 digits") from None
 
 
 def find_syntax_error(text: str) -> InvalidJSON | None:

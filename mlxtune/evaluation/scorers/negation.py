@@ -35,6 +35,10 @@ _NEAR = re.compile(
     + r"(?:\s+(?:a|an|the|any|just|merely|simply|really|exactly|strictly|at|all|in|way|considered|meant|as|to|be|that|is|this))*"
     + _LEAD
 )
+# A denial that ends before the phrase, which then corrects what was denied: "that was wrong: …", "I would not say that, …".
+_CLOSED = re.compile(
+    rf"(?:\b(?<!far from )(?:that|it|so|anything|like|think|believe|mean|agree|accept|assume)|\b{_TRUE}|\b{_FALSE})[\"')*_]*\s*[,:(-]{_LEAD}"
+)
 # Before it, in the same sentence: "it is not true that", "I will not say:", "ignore the line".
 _RETRACTED = re.compile(
     rf"{NEGATOR}(?:\s+\w+){{0,3}}?\s+{_TRUE}{_FILL}{_LEAD}"
@@ -80,7 +84,8 @@ def discount_reason(before: str, phrase: str, after: str, prompt: str) -> str:
     if _quoted(before, phrase, after, prompt):
         return "quoted"
     sentence = _SENTENCE_END.split(before[-_REACH:])[-1]
-    if _NEAR.search(_CLAUSE_END.split(sentence)[-1]) or _RETRACTED.search(sentence) or _AFTERWARDS.match(after[:_REACH]):
+    retracted = _RETRACTED.search(sentence) and not _CLOSED.search(sentence)
+    if retracted or _NEAR.search(_CLAUSE_END.split(sentence)[-1]) or _AFTERWARDS.match(after[:_REACH]):
         return "negated"
     dismissed = _DISMISSED.search(sentence)
     if dismissed and not _NEGATORS.search(sentence[: dismissed.start()]):  # "do not forget: …" dismisses nothing

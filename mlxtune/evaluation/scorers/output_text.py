@@ -12,6 +12,7 @@ _TYPOGRAPHY = str.maketrans(
     dict.fromkeys("‘’‚‛′`´", "'") | dict.fromkeys("“”„‟″«»", '"') | dict.fromkeys("‐‑‒–—―−", "-")
     | dict.fromkeys("\u00ad\u200b\u200c\u200d\u2060\ufeff")
 )  # fmt: skip
+_EMPHASIS = re.compile(r"(\*{1,3})(?=[^\s*])([^*]{1,300})(?<=\S)\1|(?<!\w)(_{1,3})(?=[^\s_])([^_]{1,300})(?<=\S)\3(?!\w)")
 _GAP = re.compile(r"[^\S ]\s*| \s+")  # whitespace other than a single space
 _THINK = r"(?:think(?:ing)?|thoughts?|reason(?:ing)?|reflection|scratchpad)"
 _THOUGHT = re.compile(  # in tags, in Mistral's brackets, and in the channels of gpt-oss that are not the final one
@@ -37,6 +38,13 @@ def fold_typography(text: str) -> str:
 def normalize(text: str) -> str:
     """Return :func:`fold_typography` of ``text`` on one line."""
     return " ".join(fold_typography(text).split())
+
+
+def strip_emphasis(text: str) -> str:
+    """Return ``text`` without Markdown's marks of emphasis, at most two levels deep."""
+    for _ in range(2 if "*" in text or "_" in text else 0):
+        text = _EMPHASIS.sub(r"\2\4", text)
+    return text
 
 
 def strip_thinking(output: str) -> str:

@@ -15,12 +15,15 @@ from rapidfuzz import fuzz
 from rapidfuzz.distance import Indel
 
 from mlxtune.evaluation.scorers.negation import negation_words
-from mlxtune.evaluation.scorers.output_text import fold_typography, normalize
+from mlxtune.evaluation.scorers.output_text import fold_typography, normalize, strip_emphasis
 from mlxtune.recipe import Phrase
 
 TIME_LIMIT = 0.25  # seconds for one pattern on one text
 _OCCURRENCES = 20  # maximum number of occurrences to consider in one text
-_EDGE = re.compile(r"\w")
+# Some scripts do not separate words by spaces, and Korean attaches particles to words, so that their words have no boundaries.
+_UNSPACED = r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Hangul}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]"
+_WORD = rf"[[\p{{L}}\p{{M}}\p{{N}}]--{_UNSPACED}]"
+_EDGE = regex.compile(_WORD, regex.V1)
 _LAST_WORD = re.compile(r"\w+(?=\W*\Z)")
 
 
@@ -34,7 +37,7 @@ def find_phrase(text: str, phrase: Phrase, fuzzy: bool) -> Iterator[tuple[str, s
     Fuzzy phrases match by their words unless ``fuzzy`` is true. Raises ``PatternTimeout``.
     """
     if phrase.match not in ("exact", "regex"):
-        text = fold_typography(text)
+        text = strip_emphasis(fold_typography(text))
     spans = _spans(text, phrase, fuzzy)
     for _, (start, end) in zip(range(_OCCURRENCES), spans, strict=False):
         yield fold_typography(text[:start]), fold_typography(text[start:end]), fold_typography(text[end:])
@@ -47,7 +50,13 @@ def _spans(text: str, phrase: Phrase, fuzzy: bool) -> Iterator[tuple[int, int]]:
         return _pattern(text, phrase.text)
     if phrase.match == "fuzzy" and fuzzy:
         return _approximate(text, normalize(phrase.text), phrase.threshold)
-    return _words(text, phrase.text)
+    return (match.span() for match in _words_pattern(strip_emphasis(normalize(phrase.text))).finditer(text))
+
+
+def contains_words(text: str, phrase: str) -> bool:
+    """Return whether ``phrase`` occurs in ``text`` as whole words, ignoring case, spacing, and emphasis (``_a_``, ``**a**``)."""
+    folded, pattern = fold_typography(text), _words_pattern(normalize(phrase))
+    return bool(pattern.search(folded) or pattern.search(strip_emphasis(folded)))
 
 
 def truncated_inside(text: str, phrase: Phrase) -> bool:
@@ -74,20 +83,15 @@ def _pattern(text: str, pattern: str) -> Iterator[tuple[int, int]]:
         raise PatternTimeout(pattern) from error
 
 
-def _words(text: str, phrase: str) -> Iterator[tuple[int, int]]:
-    return (match.span() for match in _words_pattern(phrase).finditer(text))
-
-
 @lru_cache(maxsize=256)
-def _words_pattern(phrase: str) -> re.Pattern[str]:
-    words = normalize(phrase)
+def _words_pattern(words: str) -> regex.Pattern[str]:
     pattern = r"\s+".join(map(re.escape, words.split()))
-    return re.compile(rf"{_boundary(words[:1], '<!')}{pattern}{_boundary(words[-1:], '!')}")
+    return regex.compile(rf"{_boundary(words[:1], '<!')}{pattern}{_boundary(words[-1:], '!')}", regex.V1)
 
 
 def _boundary(edge: str, look: str) -> str:
     """Return a pattern that keeps a phrase from ending inside a longer word."""
-    return rf"(?{look}[^\W_])" if _EDGE.match(edge) else ""
+    return rf"(?{look}{_WORD})" if _EDGE.match(edge) else ""
 
 
 def _approximate(text: str, phrase: str, threshold: float) -> Iterator[tuple[int, int]]:
