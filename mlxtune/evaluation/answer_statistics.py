@@ -48,11 +48,16 @@ def answer_statistics(answers: Sequence[Answer]) -> AnswerStatistics:
     """Return the statistics of ``answers``."""
     cut = [answer for answer in answers if answer.ended in _CUT]
     going = [answer for answer in cut if not _repeats(answer)]
-    failed = sum(_deciding(answer.scores).is_final for answer in going)
+    failed = sum(not is_undecided(answer) for answer in going)
     seconds = sorted(answer.seconds for answer in answers if answer.seconds is not None)
     p50, p95 = (_percentile(seconds, share) if seconds and len(seconds) == len(answers) else None for share in (0.5, 0.95))
     tokens = sum(answer.answer_tokens for answer in answers)
     return AnswerStatistics(len(going), len(cut) - len(going), tokens, p50, p95, failed)
+
+
+def is_undecided(answer: Answer) -> bool:
+    """Return whether ``answer`` was cut off and might have passed with a higher limit."""
+    return answer.ended in _CUT and not _repeats(answer) and not _deciding(answer.scores).is_final
 
 
 def _deciding(by_metric: Mapping[str, Score]) -> Score:

@@ -9,11 +9,11 @@ from dataclasses import replace
 from functools import partial
 from typing import Literal
 
-from mlxtune.evaluation.answer_statistics import MAX_CUT
+from mlxtune.evaluation.answer_statistics import MAX_CUT, is_undecided
 from mlxtune.evaluation.answers import ArmAnswers, SeedAnswers
 from mlxtune.evaluation.arms import GRAMMAR, is_tuned
 from mlxtune.evaluation.report import ArmResult, EvaluationReport, Rate, ReportFacts, strongest_arm
-from mlxtune.evaluation.scorers import CONTRACT, Score
+from mlxtune.evaluation.scorers import CONTRACT, PASS, Score
 from mlxtune.evaluation.scorers.preference import PREFERENCE
 from mlxtune.evaluation.scorers.registry import FORMS
 from mlxtune.evaluation.seed_report import SeedReport, build_seed_report
@@ -31,7 +31,6 @@ from mlxtune.evaluation.verdict import (
     apply_holm,
     compare,
     compare_scores,
-    outcomes_with_passes,
 )
 
 SEED = 7  # bootstrap seed, fixed so that reports are reproducible
@@ -68,6 +67,21 @@ def build(
     adapters, of which the tuned arms have the recommended one.
     """
     groups = groups or range(len(arms[0].answers))
+    level = level_for_look(facts.get("look", 1))
+    complete: ReportFacts = {**facts, "groups": len(set(groups)), "level": level, "made": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
+    report = _compared(complete, arms, groups)
+    by_name = {arm.name: arm for arm in arms}
+    margins = tuple(
+        compare_scores("margin", first, second, [pair for pair, _ in both], [group for _, group in both], SEED)
+        for first, second in dict.fromkeys((item.first, item.second) for item in report.comparisons)
+        if (both := _both_margins(by_name[first], by_name[second], groups))
+    )
+    seed_report = _seed_report(report.headline_metric, report.arms, arms, groups, seeds)
+    return replace(report, margins=margins, seeds=seed_report, verdict=_verdict(report, _deciding_cut_arm(report, arms, groups)))
+
+
+def _compared(facts: ReportFacts, arms: Sequence[ArmAnswers], groups: Sequence[Hashable]) -> EvaluationReport:
+    """Return the report of ``arms`` without its margins, seeds and verdict."""
     results = tuple(
         ArmResult(
             arm.name,
@@ -93,23 +107,8 @@ def build(
         for metric in max(second.scores, key=len)
         if metric not in FORMS
     )
-    margins = tuple(
-        compare_scores("margin", first.name, second.name, [pair for pair, _ in both], [group for _, group in both], SEED)
-        for first, second in pairs
-        if (both := _both_margins(first, second, groups))
-    )
-    level = level_for_look(facts.get("look", 1))
-    complete: ReportFacts = {**facts, "groups": len(set(groups)), "level": level, "made": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
-    report = EvaluationReport(
-        complete,
-        results,
-        comparisons,
-        Verdict("", "no_adapter", headline),
-        margins,
-        _seed_report(headline, results, arms, groups, seeds),
-    )
-    report = replace(report, comparisons=apply_holm(comparisons, partial(_family, report)))
-    return replace(report, verdict=_verdict(report))
+    report = EvaluationReport(facts, results, comparisons, Verdict("", "no_adapter", headline))
+    return replace(report, comparisons=apply_holm(comparisons, partial(_family, report)))
 
 
 def _seed_report(
@@ -158,8 +157,8 @@ def _family(report: EvaluationReport, item: Comparison) -> str:
     return "verdict" if decides else "other arms"
 
 
-def _verdict(report: EvaluationReport) -> Verdict:
-    """Return what the comparisons show. A gain in preferences at the contract's expense counts as worse."""
+def _verdict(report: EvaluationReport, cut: ArmResult | None) -> Verdict:
+    """Return what the comparisons show, unless the limit of ``cut`` may decide. A gain in preferences at the contract's expense counts as worse."""
     headline, contract, metric = report.headline, report.contract, report.headline_metric
     grammar = _met_by_grammar(report)
     if headline is None:
@@ -168,37 +167,51 @@ def _verdict(report: EvaluationReport) -> Verdict:
         return Verdict("", "no_adapter", metric, grammar=grammar, cut=_cut_answers(report, arm), rates=rates)
     contract = None if contract is headline else contract
     is_worse = contract is not None and contract.outcome == "worse"
-    arm = _deciding_cut_arm(report)
     rows = None if report.grouped or headline.outcome != "cannot_tell" else needed_rows(headline.paired)
     return Verdict(
-        "cannot_tell" if arm else "worse" if is_worse else headline.outcome,
-        "token_limit" if arm else "contract" if is_worse else "change",
+        "cannot_tell" if cut else "worse" if is_worse else headline.outcome,
+        "token_limit" if cut else "contract" if is_worse else "change",
         metric,
         headline,
         contract,
         rows if rows and rows > headline.paired.total else None,
         _also_worse(report, headline),
         grammar,
-        _cut_answers(report, arm),
+        _cut_answers(report, cut),
     )
 
 
-def _deciding_cut_arm(report: EvaluationReport) -> ArmResult | None:
-    """Return an arm that did not win and whose answers were cut off so often that the token limit may have decided the outcome.
+def _deciding_cut_arm(report: EvaluationReport, arms: Sequence[ArmAnswers], groups: Sequence[Hashable]) -> ArmResult | None:
+    """Return a compared arm that did not win and whose answers were cut off so often that the token limit may have decided the outcome.
 
-    The limit is not decisive if the rows are independent and the outcome is the same with all of these answers counted as passes.
+    The limit is not decisive if the outcome is the same with all answers counted as passes that might have passed.
     """
-    item = report.contract if report.answer_metric == CONTRACT else report.headline
+    item = _deciding_comparison(report)
     if item is None or (report.headline_metric != item.metric and item.outcome != "worse") or item.metric == PREFERENCE:
         return None
     sides = {"better": (item.first,), "worse": (item.second,)}.get(item.outcome, (item.first, item.second))
-    for arm in report.arms:
-        if arm.name in sides and _is_cut(report, arm, item.paired.total):
-            family = partial(_family, report)
-            outcomes = outcomes_with_passes(report.comparisons, item, arm.name, arm.answers.undecided, family)
-            if report.grouped or outcomes != {item.outcome}:
-                return arm
+    for arm, result in zip(arms, report.arms, strict=True):
+        if arm.name in sides and _is_cut(report, result, item.paired.total):
+            changed = [_with_passes(one, item.metric) if one is arm else one for one in arms]
+            other = _deciding_comparison(_compared(report.facts, changed, groups))
+            if other is None or other.outcome != item.outcome:
+                return result
     return None
+
+
+def _deciding_comparison(report: EvaluationReport) -> Comparison | None:
+    return report.contract if report.answer_metric == CONTRACT else report.headline
+
+
+def _with_passes(arm: ArmAnswers, metric: str) -> ArmAnswers:
+    """Return ``arm`` with a pass on ``metric`` for each answer that was cut off and might have passed."""
+    return replace(
+        arm,
+        answers=tuple(
+            replace(answer, scores={**answer.scores, metric: PASS}) if is_undecided(answer) and metric in answer.scores else answer
+            for answer in arm.answers
+        ),
+    )
 
 
 def _is_cut(report: EvaluationReport, arm: ArmResult, rows: int) -> bool:

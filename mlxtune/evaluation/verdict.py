@@ -146,34 +146,6 @@ def apply_holm(comparisons: Sequence[Compared], family: Callable[[Compared], Has
     return tuple(adjusted)
 
 
-def outcomes_with_passes(
-    comparisons: Sequence[Comparison], item: Comparison, arm: str, passes: int, family: Callable[[Comparison], Hashable]
-) -> set[Outcome]:
-    """Return the outcomes that ``item``, one of ``comparisons``, could have if ``passes`` more answers of ``arm`` had passed.
-
-    The p-values are adjusted within each ``family``, as by :func:`apply_holm`.
-
-    The other arm may pass or fail on the rows of these answers, so both extremes are computed. Rows are assumed to be independent.
-    """
-    table, is_first = item.paired, arm == item.first
-    lost = table.fixed if is_first else table.broken  # rows that only the other arm passes
-    passes = min(passes, lost + table.neither)
-    outcomes: set[Outcome] = set()
-    for even in {max(0, passes - table.neither), min(passes, lost)}:  # rows that both arms would then pass
-        ahead = passes - even  # rows that only this arm would then pass
-        broken, fixed = (table.broken + ahead, lost - even) if is_first else (lost - even, table.fixed + ahead)
-        counts = {
-            (True, True): table.both + even,
-            (True, False): broken,
-            (False, True): fixed,
-            (False, False): table.neither - ahead,
-        }
-        other = compare(item.metric, item.first, item.second, [row for row, count in counts.items() for _ in range(count)])
-        changed = [other if one is item else one for one in comparisons]
-        outcomes |= {new.outcome for old, new in zip(comparisons, apply_holm(changed, family), strict=True) if old is item}
-    return outcomes
-
-
 def decide(p: float, low: float, high: float) -> Outcome:
     """Return the outcome. A change counts only if the test at 5% and the interval agree."""
     return "cannot_tell" if p >= LEVEL else "better" if low > 0 else "worse" if high < 0 else "cannot_tell"

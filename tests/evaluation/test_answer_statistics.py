@@ -18,7 +18,7 @@ from mlxtune.evaluation.promotion import promotion_caveat, promotion_refusal
 from mlxtune.evaluation.report import EvaluationReport
 from mlxtune.evaluation.report_builder import build
 from mlxtune.evaluation.scorers import PASS, ModelAnswer, Score
-from mlxtune.evaluation.verdict import compare, outcomes_with_passes
+from mlxtune.evaluation.verdict import compare
 from mlxtune.present.verdict import verdict_text
 from mlxtune.recipe import EvaluationSection, Length
 
@@ -106,8 +106,13 @@ def test_percentiles_are_values_that_were_measured() -> None:
     assert (statistics.p50, statistics.p95) == (None, None)
 
 
-def _report(rival: tuple[int, int], tuned: tuple[int, int], headline: str = "contract", failed: int = 0) -> EvaluationReport:
-    """Return a report of 40 rows in which each arm has (hits, answers that the limit may have failed), and ``failed`` cut ones more."""
+def _report(
+    rival: tuple[int, int], tuned: tuple[int, int], headline: str = "contract", failed: int = 0, group: int = 1
+) -> EvaluationReport:
+    """Return a report of 40 rows in which each arm has (hits, answers that the limit may have failed), and ``failed`` cut ones more.
+
+    ``group`` consecutive rows belong together.
+    """
     arms = [
         scored_arm(
             name,
@@ -124,6 +129,7 @@ def _report(rival: tuple[int, int], tuned: tuple[int, int], headline: str = "con
             "decoding": {"kind": "greedy", "max_tokens": 112},
         },
         arms,
+        [row // group for row in range(40)],
     )
 
 
@@ -133,7 +139,7 @@ def _report(rival: tuple[int, int], tuned: tuple[int, int], headline: str = "con
         ((24, 2), (34, 0), "better", ""),  # 5% of 40 rows
         ((24, 8), (34, 0), "cannot_tell", "base+grammar"),  # with 8 more passes, 32 against 34
         ((10, 3), (40, 0), "better", ""),  # 13 against 40 is still better
-        ((10, 30), (40, 0), "cannot_tell", "base+grammar"),
+        ((16, 18), (36, 0), "cannot_tell", "base+grammar"),
         ((10, 0), (40, 9), "better", ""),  # the winner can only gain
         ((40, 9), (10, 0), "worse", ""),
         ((40, 0), (10, 3), "worse", ""),
@@ -156,19 +162,28 @@ def test_limit_decides_if_the_losing_arm_was_still_going(
         assert verdict_text(report.verdict) == f"Cannot tell. The token limit may decide: {decides}."
 
 
+@pytest.mark.parametrize(("rival", "decides"), [((0, 11), False), ((10, 3), False), ((24, 8), True)])
+def test_limit_that_cannot_turn_the_verdict_does_not_decide_in_groups(rival: tuple[int, int], decides: bool) -> None:
+    """11 of 40 answers of the rival that were still going are at most 27.5%, against 100%."""
+    report = _report(rival, (40, 0), group=2)
+    assert report.grouped
+    assert (report.outcome, report.verdict.cut is None) == (("cannot_tell", False) if decides else ("better", True))
+
+
 def test_bound_holds_however_the_cut_answers_would_have_ended() -> None:
-    """Every choice of failed answers that might have passed has an outcome within the bound."""
+    """The outcome is the same for every choice of cut answers that pass if it is the same with none and with all of them."""
     rng = random.Random(7)
     for _ in range(60):
         rows = [(rng.random() < 0.2, rng.random() < 0.8) for _ in range(12)]
-        item = compare("contract", "base", "tuned", rows)
-        failed = [index for index, (first, _) in enumerate(rows) if not first]
-        count = rng.randrange(len(failed) + 1)
-        possible = set()
-        for chosen in combinations(failed, count):
-            changed = [(first or index in chosen, second) for index, (first, second) in enumerate(rows)]
-            possible.add(compare("contract", "base", "tuned", changed).outcome)
-        assert outcomes_with_passes([item], item, "base", count, lambda item: item.metric) == possible
+        cut = [index for index, (first, _) in enumerate(rows) if not first and rng.random() < 0.5]
+        possible = [
+            compare(
+                "contract", "base", "tuned", [(first or index in chosen, second) for index, (first, second) in enumerate(rows)]
+            ).outcome
+            for size in range(len(cut) + 1)
+            for chosen in combinations(cut, size)
+        ]
+        assert possible[0] != possible[-1] or len(set(possible)) == 1
 
 
 def test_limit_does_not_matter_for_likelihoods() -> None:
