@@ -7,19 +7,32 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from mlxtune.data.rows import PromptRow
+from mlxtune.core.hashing import sha256_json
+from mlxtune.data.rows import Location, Message, PromptRow, Unpaired
+from mlxtune.data.split import Splits, sample_rows
 from mlxtune.evaluation.answers import ArmAnswers, SeedAnswers
-from mlxtune.evaluation.arms import TUNED, Arm, SeedAdapter
+from mlxtune.evaluation.arms import BASE, TUNED, Arm, SeedAdapter
+from mlxtune.evaluation.contract import Contract
 from mlxtune.evaluation.endpoint_answers import endpoint_answers
 from mlxtune.evaluation.off_task.prompts import OFF_TASK, OffTaskPrompt, group_by_prefix
-from mlxtune.evaluation.outputs import AnswerOptions, generate_answers
+from mlxtune.evaluation.optimized_prompt import (
+    MINIMUM_REFLECTION,
+    REFLECTION_TOKENS,
+    VALIDATION_ROWS,
+    PromptOptimizer,
+    Reflection,
+    training_seconds,
+)
+from mlxtune.evaluation.outputs import AnswerOptions, answer_room, generate_answers, model_identity
 from mlxtune.evaluation.progress import progress_reporter
-from mlxtune.evaluation.report import EndpointFacts
+from mlxtune.evaluation.report import EndpointFacts, OptimizerFacts
 from mlxtune.models import lora
 from mlxtune.models.generate import Progress
 from mlxtune.models.load import LoadedModel
 from mlxtune.models.prefix_cache import PrefixCache
 from mlxtune.models.template import ChatTemplate
+from mlxtune.models.thinking import prints_date
+from mlxtune.recipe import Endpoint
 from mlxtune.runs.events import HELD_OUT_ROW
 from mlxtune.runs.worker import Worker
 
@@ -61,6 +74,55 @@ class ArmRunner:
             self._worker.warn("no_perplexity", arm=arm.name, reason=answers.no_likelihood_reason)
         return answers
 
+    def optimize(self, arm: Arm, contract: Contract, splits: Splits) -> tuple[Arm, OptimizerFacts]:
+        """Return ``arm`` with an optimized prompt, and what that took: as long as the training, or ``optimizer_calls`` answers."""
+        recipe, options = self._worker.recipe, self._options
+        section, rows = recipe.evaluation, [row for row in splits.train if isinstance(row, PromptRow)]
+        endpoint = section.endpoints[section.optimizer] if section.optimizer else None
+        budget = section.optimizer_calls or training_seconds(self._worker, self._loaded.source, splits)
+        kind = "optimizer_call" if section.optimizer_calls else "optimizer_second"
+        report = progress_reporter(self._worker, arm.name, kind)
+        prompts = [
+            self._template.source,
+            options.settings.thinking,
+            options.settings.date if prints_date(self._template.source) else "",
+        ]
+        reflecting = [endpoint.url, endpoint.model] if endpoint else []
+        identity = [model_identity(arm, self._loaded), prompts, options.max_tokens, options.thinking_tokens, reflecting]
+
+        def tell(_: str) -> Progress:
+            return lambda *_: report(int(optimizer.used), int(budget))
+
+        optimizer = PromptOptimizer(
+            contract,
+            lambda prompt, rows: self._generate(replace(arm, prompt=prompt), rows, options, tell, of="row", score_references=False),
+            lambda request: self._reflect(request, endpoint, tell, optimizer.facts["spent"]),
+            options.cache / f"{sha256_json(identity)[:32]}.optimizer.jsonl",
+            budget,
+            counts_calls=bool(section.optimizer_calls),
+        )
+        validation = [row for row in splits.valid if isinstance(row, PromptRow)] or rows
+        report(0, int(budget))
+        prompt = optimizer.optimize(arm.prompt, rows, sample_rows(validation, VALIDATION_ROWS), recipe.data.seed)
+        return replace(arm, prompt=prompt), {**optimizer.facts, "model": section.optimizer or BASE}
+
+    def _reflect(self, request: str, endpoint: Endpoint | None, tell: Callable[[str], Progress], spent: float) -> Reflection:
+        """Ask the reflecting model, which is the base or the model at ``endpoint``, on which ``spent`` dollars were spent so far."""
+        options, row = self._options, Unpaired(Location(Path(), 0), {}, (Message("user", request),), "", False)
+        if endpoint is None:
+            alone = Arm(BASE)
+            room = answer_room([alone], self._loaded, [row], settings=options.settings, thinking_tokens=options.thinking_tokens)
+            limit = REFLECTION_TOKENS if room is None else max(MINIMUM_REFLECTION, min(REFLECTION_TOKENS, room))
+            answers, cost = self._generate(alone, [row], replace(options, max_tokens=limit), tell, of="row"), 0.0
+        else:
+            limited = replace(endpoint, cap=max(1e-9, endpoint.cap - spent) if endpoint.cap else 0.0)
+            answers, cost = endpoint_answers(
+                Arm(BASE), limited, [row], max_tokens=REFLECTION_TOKENS + options.thinking_tokens, cache=options.cache, tell=tell,
+                count_tokens=self._template.count_tokens,
+            )  # fmt: skip
+        (reply,) = answers.answers
+        return Reflection(reply.output, reply.answer_tokens + reply.thought_tokens, cost)
+
     def answer_off_task(self, arm: Arm, prompts: Sequence[OffTaskPrompt], system: str) -> list[str]:
         """Return the answers of ``arm`` to off-task ``prompts``, in order. ``system`` is the task's system prompt."""
         outputs: dict[OffTaskPrompt, str] = {}
@@ -99,10 +161,13 @@ class ArmRunner:
         of: str = HELD_OUT_ROW,
         compared: frozenset[str] = frozenset(),
         timed: bool = False,
+        score_references: bool = True,
     ) -> ArmAnswers:
         if arm.adapter != self._adapter:
             assert arm.adapter
             (lora.load_weights if self._adapter else lora.load)(self._loaded.model, arm.adapter)
             self._prefixes, self._adapter = PrefixCache(self._loaded.model), arm.adapter
         shared = self._prefixes
-        return generate_answers(arm, self._loaded, rows, options, tell, of=of, compared=compared, timed=timed, shared=shared)
+        return generate_answers(
+            arm, self._loaded, rows, options, tell, of=of, compared=compared, timed=timed, shared=shared, score_references=score_references
+        )  # fmt: skip

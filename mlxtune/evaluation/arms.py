@@ -10,16 +10,18 @@ import json
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from mlxtune.core.errors import InputError
 from mlxtune.core.files import read_failure, read_text
 from mlxtune.core.text import plural
-from mlxtune.data.rows import Conversation, Message, Preference, PromptRow, Row
+from mlxtune.data.rows import Conversation, Message, Preference, PromptRow, Row, shared_system_prompt
 from mlxtune.recipe import Endpoint, Recipe
 
 BASE, PROMPT, KSHOT, GRAMMAR, PARENT = "base", "base+prompt", "base+kshot", "base+grammar", "parent"
+OPTIMIZED = "base+optimized"
 ENDPOINT = "endpoint:"  # followed by the name of an endpoint
 TUNED, TUNED_PROMPT, TUNED_GRAMMAR = "tuned", "tuned+prompt", "tuned+grammar"
 _SYSTEM = ("system", "developer")
@@ -70,6 +72,8 @@ def build_arms(recipe: Recipe, adapter: Path | None, train: Sequence[Row]) -> li
         built.append(Arm(KSHOT, shots=sample_shots(train, section.shots, recipe.data.seed)))
     if GRAMMAR in section.arms and recipe.schema_file:
         built.append(Arm(GRAMMAR, schema=json.loads(_text(recipe.schema_file))))
+    if OPTIMIZED in section.arms:
+        built.append(Arm(OPTIMIZED, prompt=_first_prompt(recipe, train)))
     built += [
         Arm(name, endpoint=section.endpoints[name.removeprefix(ENDPOINT)]) for name in section.arms if name.startswith(ENDPOINT)
     ]
@@ -103,6 +107,13 @@ def sample_shots(train: Sequence[Row], count: int, seed: int) -> tuple[Message, 
         for turn in (*row.prompt, row.messages[-1] if isinstance(row, Conversation) else Message("assistant", row.reference))
         if turn.role not in _SYSTEM
     )  # fmt: skip
+
+
+def _first_prompt(recipe: Recipe, train: Sequence[Row]) -> str:
+    """Return the prompt with which the optimization begins: the recipe's, or else the rows' own."""
+    if find_spec("gepa") is None:
+        raise InputError(f"The arm {OPTIMIZED} requires gepa.", hint="Run: pip install 'mlxtune[optimize]'")
+    return _prompt(recipe) if recipe.evaluation.prompt else shared_system_prompt(train) or "Answer the user."
 
 
 def _prompt(recipe: Recipe) -> str:

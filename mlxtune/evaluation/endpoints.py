@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mlxtune.core.errors import InputError
-from mlxtune.evaluation.arms import ENDPOINT
+from mlxtune.evaluation.arms import ENDPOINT, OPTIMIZED
 from mlxtune.evaluation.judge.endpoint import api_key, host, is_local
 from mlxtune.recipe import Endpoint, Recipe
 
@@ -13,7 +13,19 @@ KEY = "MLXTUNE_ENDPOINT_KEY"
 def endpoint_arms(recipe: Recipe) -> dict[str, Endpoint]:
     """Return the endpoints that the recipe's arms use, by the name of the arm."""
     section = recipe.evaluation
-    return {arm: section.endpoints[arm.removeprefix(ENDPOINT)] for arm in section.arms if arm.startswith(ENDPOINT)}
+    names = {arm: arm.removeprefix(ENDPOINT) for arm in section.arms if arm.startswith(ENDPOINT)}
+    if OPTIMIZED in section.arms and section.optimizer:
+        names[OPTIMIZED] = section.optimizer
+    return {arm: section.endpoints[name] for arm, name in names.items()}
+
+
+def sent_rows(recipe: Recipe) -> str:
+    """Return which rows would be sent to the endpoints. The model that optimizes a prompt reads the base's answers and the references."""
+    arms = endpoint_arms(recipe)
+    rows = ("The training rows",) if OPTIMIZED in arms else ()
+    prompts = ("the held-out prompts",) if set(arms) - {OPTIMIZED} else ()
+    text = " and ".join((*rows, *prompts))
+    return text[:1].upper() + text[1:]
 
 
 def remote_hosts(recipe: Recipe) -> list[str]:
@@ -29,11 +41,11 @@ def require_endpoints(recipe: Recipe, consent: str) -> None:
         if not is_local(host(endpoint.url)) and not (endpoint.cap and endpoint.price_in and endpoint.price_out):
             raise InputError(
                 f"{arm} costs money, so it needs prices and a spending cap.",
-                hint=f"Set price_in and price_out (dollars per million tokens) and cap in [evaluation.endpoints.{arm.removeprefix(ENDPOINT)}].",
+                hint="Set price_in and price_out (dollars per million tokens) and cap in its section of [evaluation.endpoints].",
             )
     if (hosts := remote_hosts(recipe)) and not consent:
         raise InputError(
-            f"The held-out prompts will be sent to {', '.join(hosts)}, which needs your consent.",
+            f"{sent_rows(recipe)} will be sent to {', '.join(hosts)}, which needs your consent.",
             hint="Consent with mlxtune eval --send, or leave the endpoint out of evaluation.arms.",
         )
 

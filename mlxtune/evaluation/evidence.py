@@ -6,6 +6,7 @@
     outputs.jsonl       each arm's answer to each row with its scores (see ``answers``)
     regression.jsonl    off-task prompts, the conditions of correct answers, and the answers of the base and the adapter
     nearest.jsonl       for failed rows, the most similar training rows and who reviewed them
+    optimized.md        the prompt of the arm base+optimized
     validation.jsonl    for several seeds, the validation rows, like questions.jsonl
     seeds.jsonl         for several seeds, each one's answers
 
@@ -33,9 +34,9 @@ from mlxtune.recipe import Recipe, load
 
 RECIPE, SCHEMA = "recipe.toml", "schema.json"
 QUESTIONS, OUTPUTS, NEAREST = "questions.jsonl", "outputs.jsonl", "nearest.jsonl"
-REGRESSION = "regression.jsonl"
+REGRESSION, OPTIMIZED_PROMPT = "regression.jsonl", "optimized.md"
 VALIDATION, SEEDS = "validation.jsonl", "seeds.jsonl"
-FILES = (RECIPE, SCHEMA, QUESTIONS, OUTPUTS, REGRESSION, NEAREST, VALIDATION, SEEDS)
+FILES = (RECIPE, SCHEMA, QUESTIONS, OUTPUTS, REGRESSION, OPTIMIZED_PROMPT, NEAREST, VALIDATION, SEEDS)
 
 
 @dataclass(frozen=True)

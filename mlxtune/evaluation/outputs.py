@@ -171,18 +171,23 @@ def _joined(
     )
 
 
+def model_identity(arm: Arm, loaded: LoadedModel) -> dict[str, Any]:
+    """Return what identifies the model of ``arm`` in the cache: weights, tokenizer, adapter, compute path and versions."""
+    return {
+        "v": 9,
+        "made with": {name: version(name) for name in ("mlxtune", "mlx", "mlx-lm")},
+        "base": [loaded.source.fingerprint, _content_hashes(loaded.source.folder)],
+        "adapter": [sha256_file(arm.adapter / name) for name in (lora.WEIGHTS_FILE, lora.CONFIG_FILE)] if arm.adapter else [],
+        "compute": loaded.description,
+    }
+
+
 class _Generator:
     """Generates the answers of an arm and computes likelihoods, as far as the cache does not have them."""
 
     def __init__(self, arm: Arm, loaded: LoadedModel, options: AnswerOptions, work: _Work, prefixes: PrefixCache) -> None:
         self._arm, self._loaded, self._options, self._work, self._prefixes = arm, loaded, options, work, prefixes
-        self._model = {
-            "v": 9,
-            "made with": {name: version(name) for name in ("mlxtune", "mlx", "mlx-lm")},
-            "base": [loaded.source.fingerprint, _content_hashes(loaded.source.folder)],
-            "adapter": [sha256_file(arm.adapter / name) for name in (lora.WEIGHTS_FILE, lora.CONFIG_FILE)] if arm.adapter else [],
-            "compute": loaded.description,
-        }
+        self._model = model_identity(arm, loaded)
         self.decoding: dict[str, Any] = {
             "grammar": None if arm.schema is None else [arm.schema, version("llguidance")],
             "max_tokens": options.max_tokens,

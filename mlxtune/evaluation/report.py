@@ -39,6 +39,23 @@ class EndpointFacts(TypedDict):
     spent: float
 
 
+class OptimizerFacts(TypedDict, total=False):
+    """What the optimization of a prompt took: answers, proposals of ``model`` (the base or an endpoint), generated tokens, and dollars.
+
+    ``start`` and ``score`` are the first and the best of the ``prompts`` by their mean score on the validation rows.
+    """
+
+    model: str
+    calls: int
+    reflections: int
+    tokens: int
+    seconds: float
+    spent: float
+    prompts: int
+    start: float
+    score: float
+
+
 class ReportFacts(TypedDict, total=False):
     """The facts about an evaluation, as stored in ``report.json``; ``report.schema.json`` describes each key."""
 
@@ -58,6 +75,7 @@ class ReportFacts(TypedDict, total=False):
     template: str
     decoding: Decoding
     endpoints: dict[str, EndpointFacts]
+    optimizer: OptimizerFacts
     longest_reference: int
     room: int
     thinking: str

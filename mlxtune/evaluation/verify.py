@@ -56,7 +56,7 @@ from mlxtune.recipe import AUTO
 # Facts recorded by the evaluation that cannot be recomputed from the files in its folder.
 _RECORDED = {
     "base_fingerprint", "run", "adapter", "adapter_step", "source", "template", "endpoints", "longest_reference", "room", "thinking",
-    "thinking_tokens", "date", "compute", "contamination", "changed_terms", "holdout", "look", "made",
+    "thinking_tokens", "date", "compute", "contamination", "changed_terms", "holdout", "look", "made", "optimizer",
 }  # fmt: skip
 
 Record = dict[str, Any]  # the content of report.json, which may be damaged

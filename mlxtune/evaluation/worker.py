@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlxtune.adapters.entry import adapter_step, read_lineage
 from mlxtune.core.errors import InputError, MachineError
+from mlxtune.core.files import write_text
 from mlxtune.core.hashing import sha256_json
 from mlxtune.data.rows import PromptRow, prompt_text, shared_system_prompt
 from mlxtune.data.source import Source, read_source
@@ -23,7 +24,7 @@ from mlxtune.data.split import Splits, prompt_rows, record_splits, sample_rows, 
 from mlxtune.evaluation import comparability, evidence, report_builder
 from mlxtune.evaluation.answer_budget import AnswerBudget, answer_budget
 from mlxtune.evaluation.answers import ArmAnswers, SeedAnswers, score_answers, score_seed, without_pairs
-from mlxtune.evaluation.arms import BASE, TUNED, Arm, SeedAdapter, build_arms
+from mlxtune.evaluation.arms import BASE, OPTIMIZED, TUNED, Arm, SeedAdapter, build_arms
 from mlxtune.evaluation.contract import Contract
 from mlxtune.evaluation.endpoints import require_endpoints
 from mlxtune.evaluation.holdout import contamination, ledger
@@ -124,6 +125,9 @@ def _answer(worker: Worker, inputs: _Inputs, arms: Sequence[Arm], runner: ArmRun
             chosen = Path(seed.adapter)
         if arm.adapter and arm.adapter == inputs.adapter:
             arm = replace(arm, adapter=chosen)
+        if arm.name == OPTIMIZED:
+            arm, facts["optimizer"] = runner.optimize(arm, contract, inputs.splits)
+            write_text(worker.folder / evidence.OPTIMIZED_PROMPT, f"{arm.prompt}\n")
         answers = runner.answer(arm, inputs.rows)
         measured.arms.append(replace(answers, answers=score_answers(contract, rows, answers.answers)))
         if off_task and arm.name in (BASE, TUNED):

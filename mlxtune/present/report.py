@@ -11,12 +11,12 @@ from mlxtune.core.files import write_text
 from mlxtune.core.text import duration, one_line, plural
 from mlxtune.evaluation import report as reports
 from mlxtune.evaluation.answer_statistics import MAX_CUT
-from mlxtune.evaluation.arms import BASE, TUNED, is_tuned
+from mlxtune.evaluation.arms import BASE, OPTIMIZED, TUNED, is_tuned
 from mlxtune.evaluation.drilldown import FailedRow, failed_rows
-from mlxtune.evaluation.evidence import NearestRow
+from mlxtune.evaluation.evidence import OPTIMIZED_PROMPT, NearestRow
 from mlxtune.evaluation.off_task.prompts import OffTaskPrompt
 from mlxtune.evaluation.off_task.result import LEAST
-from mlxtune.evaluation.report import PAGES, ArmResult, EvaluationReport, Rate
+from mlxtune.evaluation.report import PAGES, ArmResult, EvaluationReport, OptimizerFacts, Rate
 from mlxtune.evaluation.scorers.registry import FORMS, metric_label
 from mlxtune.evaluation.seed_report import SeedMean
 from mlxtune.evaluation.verdict import Comparison
@@ -173,9 +173,16 @@ def evaluation_facts(report: EvaluationReport) -> Facts:
             (arm, f"{one_line(item['model'], 60)} at {one_line(item['url'], 80)}{_dollars(item['spent'])}")
             for arm, item in known.get("endpoints", {}).items()
         ),
+        (OPTIMIZED, _optimizer(known["optimizer"]) if "optimizer" in known else ""),
         ("made with", f"mlxtune {mlxtune.__version__}"),
     ]
     return facts(items)
+
+
+def _optimizer(item: OptimizerFacts) -> str:
+    counts = f"{plural(item['calls'], 'answer')} and {plural(item['reflections'], 'proposal')} of {one_line(item['model'], 60)}"
+    took = f"{item['tokens']:,} tokens in {duration(item['seconds'])}{_dollars(item['spent'])}"
+    return f"{counts}, {took}; validation score {item['start']:.2f} to {item['score']:.2f}; prompt in {OPTIMIZED_PROMPT}"
 
 
 def _dollars(spent: float) -> str:

@@ -99,7 +99,13 @@ _WORK: dict[Work, tuple[str, str, str]] = {  # what it does, one of them, and se
     "scoring_pairs": ("the reference model scores the pairs", "pair", "pairs"),
     "validating": ("computing the validation loss", "batch", "batches"),
 }
-_KINDS = {TIMED: ("times", "answer"), "reference": ("computes the likelihood of", "reference"), "prompt": ("reads", "prompt")}
+_KINDS = {
+    "optimizer_second": ("optimizes its prompt for", "second"),
+    "optimizer_call": ("optimizes its prompt with", "answer"),
+    TIMED: ("times", "answer"),
+    "reference": ("computes the likelihood of", "reference"),
+    "prompt": ("reads", "prompt"),
+}
 _LONG = 10.0  # seconds after which the time that an arm has taken so far is shown
 
 

@@ -280,6 +280,11 @@ def _check_combinations(recipe: Recipe, locate: _KeyLocations) -> None:
             "training.epochs and training.steps are both 0.",
             hint="Set one of them to at least 1.",
         )
+    if (name := evaluation.optimizer) and name not in evaluation.endpoints:
+        hint = f"Add [evaluation.endpoints.{name}] with its url and model."
+        fail(
+            "evaluation.optimizer", "evaluation.endpoints", f"evaluation.optimizer requires evaluation.endpoints.{name}.", hint=hint
+        )
     for arm in evaluation.arms:
         if arm.startswith("tuned+") and "tuned" not in evaluation.arms:
             fail(

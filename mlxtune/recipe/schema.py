@@ -334,7 +334,7 @@ class Endpoint:
 
 AUTO: Literal["auto"] = "auto"
 
-ArmName = Literal["base", "base+prompt", "base+kshot", "base+grammar", "tuned", "tuned+prompt", "tuned+grammar"]
+ArmName = Literal["base", "base+prompt", "base+kshot", "base+grammar", "base+optimized", "tuned", "tuned+prompt", "tuned+grammar"]
 EndpointArmName = Annotated[str, Rule(re.compile(r"endpoint:[A-Za-z0-9_-]+").fullmatch, "endpoint:NAME")]
 
 _DISCLAIMERS = Rule(
@@ -382,6 +382,14 @@ class EvaluationSection:
     endpoints: Annotated[dict[str, Endpoint], Key("models at endpoints, by name, for arms named endpoint:NAME", in_form=False)] = (
         field(default_factory=dict)
     )
+    optimizer: Annotated[
+        str, Key("endpoint, by name, whose model proposes prompts for base+optimized; empty = the base", in_form=False)
+    ] = ""
+    optimizer_calls: Annotated[
+        int,
+        Key("number of answers for optimizing the prompt of base+optimized; 0 = as long as the training", in_form=False),
+        _AT_LEAST_0,
+    ] = 0
     prompt: Annotated[str, Key("system prompt for base+prompt and tuned+prompt, or a file that contains it")] = ""
     shots: Annotated[int, Key("number of examples per prompt for base+kshot", "ones"), _AT_LEAST_1] = 3
     rows: Annotated[int, Key("maximum number of held-out rows; 0 = all", "tens"), _AT_LEAST_0] = 0

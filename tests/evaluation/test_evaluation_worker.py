@@ -17,6 +17,7 @@ from mlxtune.data import split as splits
 from mlxtune.data.source import read_source
 from mlxtune.data.split import record_splits, split
 from mlxtune.evaluation import report, worker
+from mlxtune.evaluation.evidence import OPTIMIZED_PROMPT
 from mlxtune.evaluation.off_task.prompts import OFF_TASK
 from mlxtune.evaluation.verify import verify
 from mlxtune.models import lora
@@ -232,6 +233,31 @@ def test_endpoint_is_a_rival_and_its_report_is_verified(
     assert verify(folder) == []
     files = [file for file in workspace.rglob("*") if file.is_file()]
     assert not any(b"sk-canary-90ab" in file.read_bytes() for file in files)
+
+
+@pytest.mark.usefixtures("no_off_task_prompts")
+@pytest.mark.parametrize("model", ["base", "big"])
+def test_optimized_prompt_is_evidence_with_its_cost(workspace: Path, evaluate: Evaluate, model: str) -> None:
+    pytest.importorskip("gepa")
+    (workspace / "schema.json").write_text(json.dumps(SCHEMA))
+    arms = 'evaluation.arms=["base", "base+optimized"]'
+    how = [arms, f"evaluation.schema={workspace / 'schema.json'}", "evaluation.max_tokens=4", "evaluation.rows=2"]
+    with serve() as stub:
+        stub.answer = lambda messages: "```\nAnswer in JSON.\n```"
+        if model == "big":
+            endpoint = f'evaluation.endpoints.big={{ model = "big-1", url = "{stub.url}" }}'
+            how += [endpoint, "evaluation.optimizer=big"]
+        folder = evaluate(workspace / "recipes" / "tiny.toml", *how, "evaluation.optimizer_calls=8")
+    facts = report.load(folder).facts["optimizer"]
+    assert (facts["model"], facts["reflections"], facts["spent"]) == (model, len(stub.bodies) or 1, 0.0)
+    assert facts["calls"] >= 8
+    assert facts["tokens"] > 0 < facts["seconds"]
+    assert (folder / "optimized.md").read_text().strip()
+    assert OPTIMIZED_PROMPT in (folder / "report.md").read_text()
+    assert verify(folder) == []
+    (folder / "optimized.md").write_text("Answer well.")
+    assert any("optimized.md was changed" in difference for difference in verify(folder))
+    assert Run(folder).state().arms["base+optimized"] == (2, 2)
 
 
 @pytest.mark.usefixtures("no_off_task_prompts")
