@@ -87,6 +87,12 @@ def test_answers_that_failed_before_the_limit_do_not_speak_for_a_higher_one() ->
     assert (statistics.cut, statistics.failed, statistics.undecided) == (3, 2, 1)
 
 
+def test_prose_and_fences_do_not_become_json_by_going_on() -> None:
+    contract = Contract()
+    answers = [_answer(text, contract=contract) for text in ("Sure! Here is", "```json\n{", '{"reply": "We are')]
+    assert answer_statistics(answers).undecided == 1
+
+
 def test_a_reference_that_the_contract_does_not_require_decides_nothing() -> None:
     """A cut answer that differs from its reference could still have met the contract. Without a contract, it has failed."""
     answer, evaluated = _answer("A tent for two"), ModelAnswer("A tent for two", "length", "A boat")

@@ -98,6 +98,33 @@ def test_failure_has_kind_and_reason(output, ended, kind):
     assert score.detail
 
 
+@pytest.mark.parametrize(
+    ("output", "is_final"),
+    [
+        ("Here you go: ", True),
+        ("```json\n{", True),
+        ("<think>Hm", True),
+        ('{"a": 1}{', True),
+        ('{"a": 1} Anything', True),
+        ("{'a", True),
+        ("[1, tru3", True),
+        ("[01", True),
+        ("[" * 600, True),
+        ("", False),
+        ("\n ", False),
+        ("tr", False),
+        ("-", False),
+        ("1.", False),
+        ('"a', False),
+        ('{"a": "cut', False),
+        ('[1, "\\u00', False),
+        ("[1e", False),
+    ],
+)
+def test_output_that_cannot_become_json_by_going_on_has_failed_for_good(output, is_final):
+    assert raw(output, "length").is_final == is_final
+
+
 def test_reason_gives_position():
     assert "line 2, column 3" in raw("[1,\n  ,2]").detail
 

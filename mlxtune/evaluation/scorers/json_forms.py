@@ -24,12 +24,13 @@ _CLOSES = re.compile(r" {0,3}(`{3,}|~{3,})[ \t]*")
 def score_json(answer: ModelAnswer) -> Score:
     """Score whether the whole output is one JSON text (RFC 8259). Fences, surrounding prose, NaN and trailing commas fail.
 
-    The class of failure reports text around the JSON before faults inside it, and the token limit before unclosed brackets.
+    The class of failure reports text around the JSON before faults inside it, and the token limit before unclosed brackets. A failure
+    is final unless the output is the beginning of a JSON text.
     """
     try:
         parse_json(answer.output)
     except InvalidJSON as error:
-        return Score(False, *_failure(answer, error))
+        return Score(False, *_failure(answer, error), is_final=not error.at_end)
     return PASS
 
 

@@ -135,7 +135,7 @@ def find_syntax_error(text: str) -> InvalidJSON | None:
         else:
             number, word = _NUMBER.match(text, index), _WORD.match(text, index)
             if not number and not (word and word[0] in _LITERALS):
-                if open_ and _CUT_VALUE.match(text, index):
+                if _CUT_VALUE.match(text, index):
                     return InvalidJSON("unbalanced", "the text ends inside a value", index, at_end=True)
                 kind = "bad_number" if char in "+-." or char.isdigit() else "bad_word" if word else "syntax"
                 return _unexpected(text, index, kind)
