@@ -14,7 +14,7 @@ from pathlib import Path
 from mlxtune.core.errors import DataError, RecipeError
 from mlxtune.core.files import read_failure, read_text
 from mlxtune.data import samples
-from mlxtune.data.rows import Location, Message, Row, shared_system_prompt
+from mlxtune.data.rows import Conversation, Location, Message, Row, assistant_message, shared_system_prompt
 from mlxtune.recipe import Recipe
 
 SHIPPED = Path("data/samples/replay.jsonl")
@@ -28,6 +28,10 @@ class ReplayPrompt:
     location: Location
     messages: tuple[Message, ...]
     seed: int
+
+    def row(self, answer: str) -> Conversation:
+        """Return the training row with this answer."""
+        return Conversation(self.location, {}, (*self.messages, assistant_message(answer)))
 
 
 def replay_prompts(recipe: Recipe, train: Sequence[Row]) -> list[ReplayPrompt]:

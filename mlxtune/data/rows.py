@@ -12,6 +12,7 @@ from typing import Any
 
 from mlxtune.core.errors import DataError
 from mlxtune.core.hashing import sha256_json
+from mlxtune.recipe.schema import Turns
 
 
 @dataclass(frozen=True)
@@ -251,9 +252,37 @@ def prompt_text(row: Row) -> str:
     return "\n".join(json_strings(row.prompt_content, ("role",)))
 
 
+def messages_text(prompt: Sequence[Message]) -> str:
+    """Return the :func:`prompt_text` of a row with this prompt."""
+    return "\n".join(json_strings(_without_system(prompt), ("role",)))
+
+
 def prompt_hash(row: Row) -> str:
     """Return the hash of the prompt, ignoring case and whitespace."""
     return sha256_json(_fold(row.prompt_content))
+
+
+def messages_hash(prompt: Sequence[Message]) -> str:
+    """Return the :func:`prompt_hash` of a row with this prompt."""
+    return sha256_json(_fold(_without_system(prompt)))
+
+
+def trained_turns(row: Conversation, turns: Turns = "auto") -> list[int]:
+    """Return the numbers (1-based) of the assistant turns that ``data.turns`` trains on; the prompt of turn n is the n - 1 before it."""
+    numbers = [number for number, turn in enumerate(row.messages, 1) if turn.role == "assistant" and turn.trained]
+    return numbers[-1:] if turns == "last" else numbers
+
+
+def earlier_prompts(row: Row, turns: Turns = "auto") -> list[tuple[Message, ...]]:
+    """Return the prompts to which a row trains answers in turns before its last one."""
+    if not isinstance(row, Conversation):
+        return []
+    return [row.messages[: turn - 1] for turn in trained_turns(row, turns) if turn < len(row.messages)]
+
+
+def prompt_hashes(row: Row, turns: Turns = "auto") -> tuple[str, ...]:
+    """Return the hashes of all prompts that a row trains answers to. The first one is :func:`prompt_hash`, which an evaluation sends."""
+    return (prompt_hash(row), *map(messages_hash, earlier_prompts(row, turns)))
 
 
 def row_text(row: Row) -> str:

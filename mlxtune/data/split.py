@@ -22,10 +22,11 @@ from mlxtune.core.hashing import unit_interval
 from mlxtune.core.text import plural
 from mlxtune.core.versions import require_version
 from mlxtune.data.generate.lineage import lineage_of
-from mlxtune.data.rows import Location, PromptRow, Row, prompt_hash, prompt_text, row_tags
+from mlxtune.data.rows import Location, PromptRow, Row, prompt_hash, prompt_hashes, prompt_text, row_tags
 from mlxtune.data.source import Source
 from mlxtune.data.source_files import GENERATED, PARTS, sidecar_path
 from mlxtune.recipe import DataSection
+from mlxtune.recipe.schema import Turns
 
 SplitName = Literal["train", "valid", "test"]
 SPLIT_NAMES: tuple[SplitName, ...] = get_args(SplitName)
@@ -61,7 +62,8 @@ class Splits:
     """The three splits of a source. ``set_aside`` has new rows whose near-duplicates are in several splits, and generated ones that are
     too close to held-out rows.
 
-    ``previously_sealed`` has the hashes of rows and prompts that an earlier evaluation or export has sealed.
+    ``previously_sealed`` has the hashes of rows and prompts that an earlier evaluation or export has sealed. ``turns`` says which
+    answers of a conversation are trained.
     """
 
     train: tuple[Row, ...]
@@ -69,6 +71,7 @@ class Splits:
     test: tuple[Row, ...]
     set_aside: tuple[Row, ...] = ()
     previously_sealed: frozenset[str] = frozenset()
+    turns: Turns = "auto"
 
     @property
     def sealed(self) -> frozenset[str]:
@@ -76,9 +79,9 @@ class Splits:
         return self.previously_sealed | {prompt_hash(row) for row in self.test}
 
     def refuse_sealed(self, rows: Iterable[Row]) -> None:
-        """Raise ``DataError`` if one of the training ``rows`` is sealed or has a held-out prompt."""
+        """Raise ``DataError`` if one of the training ``rows`` is sealed or trains an answer to a held-out prompt."""
         sealed = self.sealed
-        leaked = [row for row in rows if row.hash in sealed or prompt_hash(row) in sealed]
+        leaked = [row for row in rows if row.hash in sealed or not sealed.isdisjoint(prompt_hashes(row, self.turns))]
         if leaked:
             locations = "; ".join(str(row.location) for row in leaked[:5])
             raise DataError(
@@ -148,11 +151,12 @@ def split(source: Source, data: DataSection) -> Splits:
     recorded = membership.splits.get(SplitSettings.from_section(data), {})
 
     def known_split(row: Row) -> SplitName | None:
-        return _known_split((row.hash, source.edited.get(row.hash, row.hash), prompt_hash(row)), recorded, membership.sealed)
+        own, *earlier = prompt_hashes(row, data.turns)
+        return _known_split((row.hash, source.edited.get(row.hash, row.hash), own), earlier, recorded, membership.sealed)
 
     known = [None if name in parts else name for name in map(known_split, pool)]
     others = [*generated, *(row for name in ("test", "valid") for row in parts.get(name, ()))] if generated else []
-    prompts = [prompt_hash(row) for row in (*pool, *others)]
+    prompts = [prompt_hashes(row, data.turns) for row in (*pool, *others)]
     is_new = None in known or any(known_split(row) != "train" for row in generated)
     # if every row's split is known, near-duplicates do not matter
     labels: Sequence[int] = group_labels([*pool, *others], prompts, data.group_by) if is_new else range(len(prompts))
@@ -162,7 +166,7 @@ def split(source: Source, data: DataSection) -> Splits:
     near_generated = set(generated_labels) - held_out
     items = [
         SplitItem(
-            label, group_name(row, data.group_by) if data.group_by else prompt, next(iter(row_tags(row)), ""),
+            label, group_name(row, data.group_by) if data.group_by else prompt[0], next(iter(row_tags(row)), ""),
             name or ("train" if label in near_generated else None),
         )
         for row, prompt, label, name in zip(pool, prompts, labels, known, strict=False)
@@ -180,7 +184,7 @@ def split(source: Source, data: DataSection) -> Splits:
         derived = lineage is not None and not ids.isdisjoint(lineage.examples)
         rows[None if is_close or derived else "train"].append(row)
     train, valid, test, set_aside = (tuple(rows[name]) for name in (*SPLIT_NAMES, None))
-    result = Splits(train, valid, test, set_aside, membership.sealed)
+    result = Splits(train, valid, test, set_aside, membership.sealed, data.turns)
     result.refuse_sealed((*result.train, *result.valid))
     return result
 
@@ -194,11 +198,18 @@ def _check_not_empty(rows: Mapping[SplitName | None, Sequence[Row]], requested: 
             )
 
 
-def _known_split(hashes: Iterable[str], recorded: Mapping[str, SplitName], sealed: frozenset[str]) -> SplitName | None:
-    """Return the recorded split of a row with these hashes, unless they differ, as after an edit of its prompt."""
+def _known_split(
+    hashes: Iterable[str], earlier: Iterable[str], recorded: Mapping[str, SplitName], sealed: frozenset[str]
+) -> SplitName | None:
+    """Return the recorded split of a row with these hashes, unless they differ, as after an edit of its prompt.
+
+    A new row that trains an answer to a sealed prompt in an ``earlier`` turn is a test row.
+    """
     if not sealed.isdisjoint(hashes):
         return "test"
     names = {recorded[hash] for hash in hashes if hash in recorded}
+    if not names and not sealed.isdisjoint(earlier):
+        return "test"
     return names.pop() if len(names) == 1 else None
 
 
@@ -212,15 +223,17 @@ def group_name(row: Row, key: str) -> str:
     return prompt_hash(row)
 
 
-def group_labels(rows: Sequence[Row], prompts: Sequence[str], key: str = "") -> list[int]:
+def group_labels(rows: Sequence[Row], prompts: Sequence[Sequence[str]], key: str = "") -> list[int]:
     """Return a label for each row; rows with the same label must stay in one split.
 
-    ``prompts`` are the hashes of the prompts. Rows are tied by near-duplicate prompts and by their metadata value for ``key``.
+    ``prompts`` are each row's :func:`prompt_hashes`. Rows are tied by near-duplicate prompts, by their metadata value for ``key``, and
+    if one trains an answer to the prompt of the other.
     """
     from mlxtune.data import duplicates  # loads numpy, which `mlxtune --help` does not need
 
-    numbers = {hash: number for number, hash in enumerate(dict.fromkeys(prompts))}
-    prompt_numbers = [numbers[hash] for hash in prompts]
+    numbers = {hash: number for number, hash in enumerate(dict.fromkeys(own for own, *_ in prompts))}
+    prompt_numbers = [numbers[own] for own, *_ in prompts]
+    earlier = [(numbers[own], numbers[hash], 1.0) for own, *others in prompts for hash in others if hash in numbers]
     texts = [""] * len(numbers)
     first: dict[str, int] = {}
     same_key: list[duplicates.Pair] = []
@@ -229,7 +242,7 @@ def group_labels(rows: Sequence[Row], prompts: Sequence[str], key: str = "") -> 
         if key and row.meta.get(key) is not None:
             same_key.append((number, first.setdefault(f"{key}={row.meta[key]}", number), 1.0))
     links = duplicates.near_duplicate_links(texts, Counter(prompt_numbers))
-    labels = duplicates.components(len(texts), [*same_key, *links])
+    labels = duplicates.components(len(texts), [*same_key, *earlier, *links])
     return [labels[number] for number in prompt_numbers]
 
 

@@ -51,7 +51,14 @@ def check_source(
     tokens = _tokens(recipe, skipped, progress, fetch)
     split_of = _split_lookup(recipe, path, data, skipped)
     rules = CheckRules(
-        scorer, split_of, tokens, data.max_tokens, data.too_long == "skip", skipped, rules_hash(recipe) if recipe else ""
+        scorer,
+        split_of,
+        data.turns,
+        tokens,
+        data.max_tokens,
+        data.too_long == "skip",
+        skipped,
+        rules_hash(recipe) if recipe else "",
     )
     return check(
         path, data.format, data.map, rules=rules, state=review.load(path), progress=lambda done: progress(f"checking {name}", done)

@@ -9,6 +9,7 @@
     optimized.md        the prompt of the arm base+optimized
     validation.jsonl    for several seeds, the validation rows, like questions.jsonl
     seeds.jsonl         for several seeds, each one's answers
+    trained.jsonl       for each run that the adapters come from, the hashes of all rows and prompts that it was trained on
 
 ``report.json`` stores their hashes.
 """
@@ -24,7 +25,7 @@ from typing import Any
 from mlxtune.core.errors import InputError
 from mlxtune.core.files import read_json, write_bytes, write_text
 from mlxtune.core.hashing import sha256_file, sha256_json
-from mlxtune.data.rows import Location, Message, PromptRow, Row, prompt_hash
+from mlxtune.data.rows import Location, Message, PromptRow, Row, prompt_hash, prompt_hashes
 from mlxtune.data.split import group_labels
 from mlxtune.evaluation.answers import Answer, ArmAnswers, SeedAnswers
 from mlxtune.evaluation.json_fields import from_json, optional, to_json
@@ -35,8 +36,8 @@ from mlxtune.recipe import Recipe, load
 RECIPE, SCHEMA = "recipe.toml", "schema.json"
 QUESTIONS, OUTPUTS, NEAREST = "questions.jsonl", "outputs.jsonl", "nearest.jsonl"
 REGRESSION, OPTIMIZED_PROMPT = "regression.jsonl", "optimized.md"
-VALIDATION, SEEDS = "validation.jsonl", "seeds.jsonl"
-FILES = (RECIPE, SCHEMA, QUESTIONS, OUTPUTS, REGRESSION, OPTIMIZED_PROMPT, NEAREST, VALIDATION, SEEDS)
+VALIDATION, SEEDS, TRAINED = "validation.jsonl", "seeds.jsonl", "trained.jsonl"
+FILES = (RECIPE, SCHEMA, QUESTIONS, OUTPUTS, REGRESSION, OPTIMIZED_PROMPT, NEAREST, VALIDATION, SEEDS, TRAINED)
 
 
 @dataclass(frozen=True)
@@ -128,10 +129,10 @@ def save_evidence(
     """
     if recipe.schema_file:
         write_bytes(folder / SCHEMA, recipe.schema_file.read_bytes())
-    hashes = [prompt_hash(row) for row in source_rows]
+    hashes = [prompt_hashes(row, recipe.data.turns) for row in source_rows]
     labels = group_labels(source_rows, hashes, recipe.data.group_by)
     first: dict[int, str] = {}
-    groups = {row.hash: first.setdefault(label, hash) for row, label, hash in zip(source_rows, labels, hashes, strict=True)}
+    groups = {row.hash: first.setdefault(label, hash) for row, label, (hash, *_) in zip(source_rows, labels, hashes, strict=True)}
     for name, split in ((QUESTIONS, rows), (VALIDATION, validation)):
         if split:
             stored = [
@@ -157,7 +158,7 @@ def load_off_task(folder: Path) -> tuple[tuple[OffTaskPrompt, ...], dict[str, li
     """Load the off-task prompts and each arm's answers; empty if the file is missing. Raises ``InputError``."""
     prompts: dict[tuple[str, bool], OffTaskPrompt] = {}
     answers: dict[str, list[str]] = {}
-    for location, record in _records(folder / REGRESSION):
+    for location, record in read_records(folder / REGRESSION):
         prompt = parse_prompt(record, Location(folder / REGRESSION, len(prompts) + 1))
         match record:
             case {"arm": str(arm), "output": str(output)} if prompt:
@@ -224,7 +225,7 @@ def load_seed_answers(folder: Path, validation: Sequence[EvaluatedRow], held_out
 
 def _load_answers(file: Path, key: str) -> Iterator[tuple[Any, Answer]]:
     """Yield each answer in ``file`` with the value of ``key``. Raises ``InputError`` for a malformed line."""
-    for location, record in _records(file):
+    for location, record in read_records(file):
         try:
             yield record.pop(key), from_json(Answer, record)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -238,7 +239,7 @@ def load_rows(folder: Path, name: str = QUESTIONS) -> tuple[EvaluatedRow, ...]:
             f"{folder} has no {name}, so its numbers cannot be recomputed.",
             hint="It is not an evaluation; to make one, run: mlxtune eval",
         )
-    return tuple(_row(record, location) for location, record in _records(folder / name))
+    return tuple(_row(record, location) for location, record in read_records(folder / name))
 
 
 def evaluated_rows(rows: Sequence[PromptRow]) -> list[EvaluatedRow]:
@@ -252,7 +253,7 @@ def evaluated_rows(rows: Sequence[PromptRow]) -> list[EvaluatedRow]:
 def load_links(folder: Path) -> dict[str, FailureLinks]:
     """Load ``nearest.jsonl``, keyed by row ID. Raises ``InputError`` if it is malformed."""
     links = {}
-    for location, record in _records(folder / NEAREST):
+    for location, record in read_records(folder / NEAREST):
         try:
             id = str(record.pop("id"))
             links[id] = from_json(FailureLinks, record)
@@ -274,7 +275,7 @@ def _row(record: Any, location: str) -> EvaluatedRow:
         raise _malformed(location) from error
 
 
-def _records(file: Path) -> list[tuple[str, Any]]:
+def read_records(file: Path) -> list[tuple[str, Any]]:
     """Return each line of ``file`` with its location; empty if the file is missing. Raises ``InputError`` for invalid JSON."""
     if not file.is_file():
         return []

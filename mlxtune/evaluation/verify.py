@@ -33,6 +33,7 @@ from mlxtune.evaluation.contract import Contract
 from mlxtune.evaluation.evidence import (
     FILES,
     OUTPUTS,
+    QUESTIONS,
     REGRESSION,
     SEEDS,
     VALIDATION,
@@ -44,6 +45,7 @@ from mlxtune.evaluation.evidence import (
     load_seed_answers,
     schema_hash,
 )
+from mlxtune.evaluation.holdout.contamination import load_trained
 from mlxtune.evaluation.json_fields import to_json
 from mlxtune.evaluation.judge import judge_report, judge_session
 from mlxtune.evaluation.off_task.result import compare_off_task
@@ -56,7 +58,7 @@ from mlxtune.recipe import AUTO
 # Facts recorded by the evaluation that cannot be recomputed from the files in its folder.
 _RECORDED = {
     "base_fingerprint", "run", "adapter", "adapter_step", "source", "template", "endpoints", "longest_reference", "room", "thinking",
-    "thinking_tokens", "date", "compute", "contamination", "changed_terms", "holdout", "look", "made", "optimizer",
+    "thinking_tokens", "date", "compute", "changed_terms", "holdout", "look", "made", "optimizer",
 }  # fmt: skip
 
 Record = dict[str, Any]  # the content of report.json, which may be damaged
@@ -205,6 +207,7 @@ def _numbers(
     recorded: Any = {key: value for key, value in stored["facts"].items() if key != "off_task"}
     current = to_json(build({**recorded, **facts}, arms, [row.group for row in evidence.rows], seeds))
     current["facts"]["made"] = stored["facts"].get("made")
+    yield from _contamination(folder, stored["facts"].get("contamination"), evidence)
     yield from _seed_choice(stored, current, seeds, scored.get(TUNED, ()))
     yield from differences("report.json", {key: value for key, value in stored.items() if key not in ("v", "files")}, current)
 
@@ -213,6 +216,21 @@ def _off_task(folder: Path, evidence: EvaluationEvidence) -> Record | None:
     prompts, answers = load_off_task(folder)
     margin = evidence.recipe.evaluation.regression_margin
     return to_json(compare_off_task(prompts, answers[BASE], answers[TUNED], margin)) if prompts else None
+
+
+def _contamination(folder: Path, stored: Record | None, evidence: EvaluationEvidence) -> Iterator[str]:
+    """Yield each difference between the recorded contamination and the prompts that the adapter's runs were trained on."""
+    try:
+        trained = load_trained(folder)
+    except InputError as error:
+        yield error.message
+        return
+    for one in trained:
+        for row in one.overlap(evidence.rows):
+            yield f"{QUESTIONS}, {row.id}: {one_line(one.run, 80)} was trained on this row or its prompt."
+    rows = sum(one.rows for one in trained)
+    if stored and stored["code"] == "unseen" and (stored["rows"] != rows or not trained):
+        yield f"report.json, facts, contamination, rows is stored as {stored['rows']} but recomputed as {rows}."
 
 
 def _seed_choice(stored: Record, current: Record, seeds: Sequence[SeedAnswers], tuned: Sequence[Answer]) -> Iterator[str]:

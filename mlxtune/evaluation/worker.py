@@ -28,7 +28,7 @@ from mlxtune.evaluation.arms import BASE, OPTIMIZED, TUNED, Arm, SeedAdapter, bu
 from mlxtune.evaluation.contract import Contract
 from mlxtune.evaluation.endpoints import require_endpoints
 from mlxtune.evaluation.holdout import contamination, ledger
-from mlxtune.evaluation.holdout.contamination import Contamination
+from mlxtune.evaluation.holdout.contamination import Contamination, TrainedRows
 from mlxtune.evaluation.json_fields import to_json
 from mlxtune.evaluation.off_task import prompts
 from mlxtune.evaluation.off_task.prompts import OffTaskPrompt
@@ -61,6 +61,7 @@ class _Inputs:
     adapter: Path | None
     seeds: list[SeedAdapter]
     contamination: Contamination | None
+    trained: tuple[TrainedRows, ...]  # what the adapters were trained on
 
 
 def evaluate(worker: Worker) -> dict[str, Any]:
@@ -154,6 +155,7 @@ def _finish(worker: Worker, inputs: _Inputs, measured: _Measured, facts: ReportF
     recipe, folder, contract, rows = worker.recipe, worker.folder, inputs.contract, inputs.rows
     evidence.save_outputs(folder, measured.arms)
     evidence.save_evidence(folder, recipe, rows, inputs.source.rows, inputs.validation)
+    contamination.save(folder, inputs.trained)
     if measured.seeds:
         evidence.save_seed_answers(folder, measured.seeds)
     answers = [(arm.name, [[answer.id, answer.output, answer.ended] for answer in arm.answers]) for arm in measured.arms]
@@ -187,10 +189,10 @@ def _read_inputs(worker: Worker) -> _Inputs:
         )
     adapter = Path(request["adapter"]) if request.get("adapter") else None
     seeds = [SeedAdapter(**seed) for seed in request.get("seeds", ())]
-    for seed in seeds[1:]:
-        contamination.check(workspace, Path(seed.adapter), rows)
     validation = prompt_rows(splits.valid) if seeds else []
-    return _Inputs(contract, source, splits, rows, validation, adapter, seeds, contamination.check(workspace, adapter, rows))
+    adapters = [Path(seed.adapter) for seed in seeds] or ([adapter] if adapter else [])
+    found = contamination.check(workspace, adapters, rows)
+    return _Inputs(contract, source, splits, rows, validation, adapter, seeds, *found)
 
 
 def _budget(worker: Worker, inputs: _Inputs, arms: Sequence[Arm], loaded: LoadedModel, template: ChatTemplate) -> AnswerBudget:

@@ -21,7 +21,18 @@ from mlx_lm.utils import load_tokenizer
 from mlxtune.core.errors import DataError, TemplateError, TooLongError
 from mlxtune.core.text import one_line
 from mlxtune.data.readers.formats import BREAK
-from mlxtune.data.rows import REASONING, Conversation, Location, Message, Preference, Row, TextRow, Unpaired, assistant_message
+from mlxtune.data.rows import (
+    REASONING,
+    Conversation,
+    Location,
+    Message,
+    Preference,
+    Row,
+    TextRow,
+    Unpaired,
+    assistant_message,
+    trained_turns,
+)
 from mlxtune.data.template_notes import TemplateNote
 from mlxtune.models.answer_span import (
     AnswerSpan,
@@ -291,9 +302,7 @@ class ChatTemplate:
         Otherwise the last answer's tokens begin with those of each earlier one, so that all are trained in one row. Raises
         ``TemplateError`` when an answer cannot be verified.
         """
-        turns = [number for number, turn in enumerate(row.messages, 1) if turn.role == "assistant" and turn.trained]
-        if self.settings.turns == "last":
-            turns = turns[-1:]
+        turns = trained_turns(row, self.settings.turns)
         answers = {turn: self.answer(row.messages[:turn], row.tools, row.location) for turn in turns}
         if len(turns) == 1 or self.settings.turns == "each":
             return answers, len(turns) > 1

@@ -17,7 +17,7 @@ from mlxtune.core.errors import Interrupted
 from mlxtune.core.files import disk_errors, home, write_text
 from mlxtune.core.hashing import sha256_json
 from mlxtune.data.replay import MAX_TOKENS, ReplayPrompt, replay_prompts
-from mlxtune.data.rows import Conversation, assistant_message
+from mlxtune.data.rows import Conversation
 from mlxtune.evaluation.answer_statistics import is_loop
 from mlxtune.models.encoded import Encoded
 from mlxtune.models.template import ChatTemplate
@@ -61,7 +61,7 @@ def replay_rows(
             lines = (json.dumps({"key": key, "text": answer.text, "cut": answer.cut}) + "\n" for key, answer in answers.items())
             write_text(file, "".join(lines))
     usable = [(prompt, answers[key]) for key, prompt in zip(keys, prompts, strict=True) if _is_usable(answers[key], recipe)]
-    rows = [_row(*pair) for pair in usable]
+    rows = [prompt.row(answer.text) for prompt, answer in usable]
     splits.refuse_sealed(rows)
     return [_encoded(template, row, recipe, answer.cut) for row, (_, answer) in zip(rows, usable, strict=True)]
 
@@ -78,7 +78,7 @@ def planned_replay_rows(recipe: Recipe, fingerprint: str, template: ChatTemplate
             unprefixed = not recipe.data.replay_system
             rows.append(Encoded("", prompt.location, tokens, trained, len(tokens), replay=True, unprefixed=unprefixed))
         elif _is_usable(answer, recipe):
-            rows.append(_encoded(template, _row(prompt, answer), recipe, answer.cut))
+            rows.append(_encoded(template, prompt.row(answer.text), recipe, answer.cut))
     return rows
 
 
@@ -128,10 +128,6 @@ def _generate(
 def _is_usable(answer: ReplayAnswer, recipe: Recipe) -> bool:
     text = answer.text.casefold()
     return bool(text.strip()) and not is_loop(text) and not any(phrase.casefold() in text for phrase in recipe.evaluation.forbid)
-
-
-def _row(prompt: ReplayPrompt, answer: ReplayAnswer) -> Conversation:
-    return Conversation(prompt.location, {}, (*prompt.messages, assistant_message(answer.text)))
 
 
 def _encoded(template: ChatTemplate, row: Conversation, recipe: Recipe, cut: bool) -> Encoded:

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,8 @@ from mlxtune.core.errors import DataError, Interrupted
 from mlxtune.core.files import read_json, write_json
 from mlxtune.core.hashing import sha256_file, sha256_json
 from mlxtune.data.generate.lineage import lineage_of
-from mlxtune.data.rows import shared_system_prompt
+from mlxtune.data.replay import replay_prompts
+from mlxtune.data.rows import prompt_hashes, shared_system_prompt
 from mlxtune.evaluation.answer_budget import answer_budget
 from mlxtune.evaluation.contract import Contract
 from mlxtune.models.cpu import blas
@@ -100,7 +102,8 @@ def report_data(worker: Worker | PeerWorker, setup: TrainingSetup) -> None:
 
 
 def write_data(folder: Path, recipe: Recipe, setup: TrainingSetup, valid: Sequence[TrainingRow]) -> list[dict[str, Any]]:
-    """Write ``data.json``, which lists the train, skipped and held-out rows, and return the train rows."""
+    """Write ``data.json``, which lists the train, skipped and held-out rows and the hashes of all prompts whose answers the run trains
+    or validates on, and return the train rows."""
     from mlxtune.training.coverage import row_labels
 
     generated = {row.id for row in setup.splits.train if lineage_of(row)}
@@ -111,12 +114,15 @@ def write_data(folder: Path, recipe: Recipe, setup: TrainingSetup, valid: Sequen
         }
         for row in setup.loop.train
     ]  # fmt: skip
+    replayed = (prompt.row("") for prompt in replay_prompts(recipe, setup.splits.train))
+    used = chain(setup.splits.train, setup.splits.valid, replayed)
     record = {
         "source": str(recipe.source),
         "train": rows,
         "valid": [row.id for row in valid],
         "test": [row.id for row in setup.splits.test],
         "skipped": {row.id: row.reason for row in setup.skipped},
+        "prompts": sorted({hash for row in used for hash in prompt_hashes(row, recipe.data.turns)}),
     }
     write_json(folder / "data.json", record)
     return rows

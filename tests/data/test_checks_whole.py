@@ -18,7 +18,7 @@ from mlxtune.data.checks.lengths import length_bounds
 from mlxtune.data.checks.pairs import normalize_answer
 from mlxtune.data.checks.registry import CHECKS
 from mlxtune.data.checks.report import CheckReport, Improvement, MutedCheck, improvement
-from mlxtune.data.checks.run import check
+from mlxtune.data.checks.run import CheckRules, check
 from mlxtune.data.checks.statistics import Statistics, effective_number, tier
 from mlxtune.data.review import ReviewSession, load, with_keys
 from mlxtune.data.source import read_file
@@ -60,6 +60,17 @@ def test_a_test_row_in_train_blocks_and_a_validation_row_warns(folder: Path) -> 
     assert finding_locations(report, "leak") == [["train:41", "test:3"], ["train:42", "valid:2"]]
     assert [one.severity for one in report.findings if one.check == "leak"] == ["block", "warn"]
     assert finding_locations(report, "duplicate") == []
+
+
+def test_a_test_prompt_inside_a_training_conversation_blocks(folder: Path) -> None:
+    talk = chat("And which of your shops are open on Sundays this winter, near the old harbor?", "None.")
+    talk["messages"] = [*chat(QUESTIONS[49].upper(), "First.")["messages"], *talk["messages"]]
+    rows = [json.loads(line) for line in (folder / "train.jsonl").read_text().splitlines()]
+    write(folder / "train.jsonl", [*rows[:40], talk])
+    report = check(folder)
+    assert finding_locations(report, "leak") == [["train:41", "test:2"]]
+    assert [one.severity for one in report.findings if one.check == "leak"] == ["block"]
+    assert finding_locations(check(folder, rules=CheckRules(turns="last")), "leak") == []
 
 
 def test_fixing_a_leak_removes_the_row_from_train(folder: Path, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from mlxtune.core.errors import DataError, MlxtuneError
 from mlxtune.data import split as split_module
 from mlxtune.data.duplicates import jaccard
-from mlxtune.data.rows import Conversation, Location, Message, Row
+from mlxtune.data.rows import Conversation, Location, Message, Row, prompt_hash, prompt_hashes
 from mlxtune.data.source import Source
 from mlxtune.data.split import Splits, group_name, record_splits, split
 from mlxtune.recipe import DataSection
@@ -25,6 +25,13 @@ DATA = DataSection("d", holdout=0.2, validation=0.1)
 
 def _row(question: str, answer: str = "a", **meta: object) -> Conversation:
     return Conversation(Location(Path("d.jsonl"), 1), dict(meta), (Message("user", question), Message("assistant", answer)))
+
+
+def _talk(*questions: str, trained: bool = True) -> Conversation:
+    """Return a conversation with an answer to each question; ``trained`` says whether those before the last are."""
+    answers = [Message("assistant", f"to {question}", trained=trained) for question in questions[:-1]] + [Message("assistant", "a")]
+    turns = [turn for question, answer in zip(questions, answers, strict=True) for turn in (Message("user", question), answer)]
+    return Conversation(Location(Path("d.jsonl"), 1), {}, (Message("system", "Be brief."), *turns))
 
 
 def _source(rows: list[Row], **parts: list[Row]) -> Source:
@@ -90,6 +97,24 @@ def test_rows_with_one_prompt_stay_together():
         assert assigned[one.hash] == assigned[two.hash]
 
 
+def test_a_row_trains_the_prompt_of_each_trained_turn():
+    talk = _talk("one", "two", "three")
+    own, first, second = prompt_hashes(talk)
+    assert (own, first) == (prompt_hash(talk), prompt_hash(_row(" ONE ")))
+    assert second == prompt_hash(_talk("one", "two"))
+    assert prompt_hashes(talk, "last") == prompt_hashes(_talk("one", "two", "three", trained=False)) == (own,)
+
+
+@pytest.mark.parametrize("number", range(5))
+def test_a_conversation_stays_with_rows_whose_prompt_it_trains(number):
+    first, second = ([_unique_text(100 * number + index + 1000 * part) for index in range(40)] for part in (0, 1))
+    rows = [*map(_row, first), *(_talk(*both) for both in zip(first, second, strict=True))]
+    splits = split(_source(rows), dataclasses.replace(DATA, seed=number))
+    trained = {hash for row in (*splits.train, *splits.valid) for hash in prompt_hashes(row)}
+    assert splits.test
+    assert not trained & {prompt_hash(row) for row in splits.test}
+
+
 def test_group_by_keeps_a_value_of_the_metadata_together():
     rows = [_row(_unique_text(number), customer=number // 5) for number in range(200)]
     splits = split(_source(rows), dataclasses.replace(DATA, group_by="customer"))
@@ -114,6 +139,24 @@ def test_a_test_prompt_in_a_train_file_is_refused():
     train = [*(_row(f"t{number}") for number in range(40)), _row("HELD  out?")]
     with pytest.raises(DataError, match=r"1 training row is also in the test split: d\.jsonl, line 1"):
         split(_source([], train=train, valid=[_row("v")], test=[_row("held out?", "other")]), DATA)
+
+
+def test_a_test_prompt_inside_a_training_conversation_is_refused():
+    rows = {"train": [*map(_row, map(_unique_text, range(40))), _talk("HELD  out?", "More?")], "valid": [_row("v")]}
+    source = _source([], **rows, test=[_row("held out?", "other")])
+    with pytest.raises(DataError, match="1 training row is also in the test split"):
+        split(source, DATA)
+    assert split(source, dataclasses.replace(DATA, turns="last")).test
+
+
+def test_a_new_conversation_with_a_sealed_prompt_is_not_trained(tmp_path):
+    source = Source(tmp_path / "d.jsonl", {"all": tuple(BASE)})
+    splits = split(source, DATA)
+    record_splits(source, DATA, splits, seal=True)
+    sealed = splits.test[0].messages[0].content
+    rows = [row for row in BASE if row != splits.test[0]]
+    later = split(Source(tmp_path / "d.jsonl", {"all": (*rows, _talk(sealed, "More?"))}), DATA)
+    assert sealed in {row.messages[1].content for row in later.test}
 
 
 def test_sealed_rows_are_refused_later():

@@ -14,6 +14,7 @@ from judge_stub import serve
 from mlxtune.core.errors import InputError, Interrupted
 from mlxtune.core.files import write_json
 from mlxtune.data import split as splits
+from mlxtune.data.rows import Message, messages_hash, prompt_hashes
 from mlxtune.data.source import read_source
 from mlxtune.data.split import record_splits, split
 from mlxtune.evaluation import report, worker
@@ -57,7 +58,8 @@ def trained(workspace: Path) -> Run:
     shares = split(read, recipe.data)
     record_splits(read, recipe.data, shares)
     rows = {part: [row.id for row in getattr(shares, part)] for part in ("train", "valid", "test")}
-    write_json(run.folder / "data.json", {**rows, "train": [{"id": id} for id in rows["train"]]})
+    prompts = [hash for row in (*shares.train, *shares.valid) for hash in prompt_hashes(row)]
+    write_json(run.folder / "data.json", {**rows, "train": [{"id": id} for id in rows["train"]], "prompts": prompts})
     loaded = load_model(resolve(str(workspace / "tiny")))
     config = lora.add(loaded.model, AdapterSection(rank=2, alpha=64), 1)
     lora.save(run.adapter, {name: array + 0.5 for name, array in lora.adapter_arrays(loaded.model).items()}, config)
@@ -130,6 +132,16 @@ def test_one_run_evaluates_all_arms_and_next_uses_cache(workspace: Path, trained
     assert (again / "report.md").read_text().count("cached") == len(second.arms)
     assert [arm.rates for arm in second.arms] == [arm.rates for arm in first_report.arms]
     assert second.holdout.evaluations == first_report.holdout.evaluations  # it showed nothing new
+
+    stored = (again / "trained.jsonl").read_text()
+    row = json.loads((again / "questions.jsonl").read_text().splitlines()[0])
+    asked = messages_hash([Message(turn["role"], turn["content"]) for turn in row["prompt"]])
+    (again / "trained.jsonl").write_text(stored.replace('"prompts": [', f'"prompts": ["{asked}", '))
+    assert any("was trained on this row" in difference for difference in verify(again))
+    (again / "trained.jsonl").write_text("")
+    assert any("contamination, rows is stored as" in difference for difference in verify(again))
+    (again / "trained.jsonl").write_text(stored)
+    assert verify(again) == []
 
     outputs = (again / "outputs.jsonl").read_bytes()
     at = outputs.index(b'"output": "') + 12

@@ -1,14 +1,23 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from mlxtune.core.errors import InputError
+from mlxtune.data.rows import PromptRow, prompt_hashes
 from mlxtune.data.source import read_source
-from mlxtune.evaluation.holdout.contamination import Contamination, check
+from mlxtune.evaluation.holdout import contamination
+from mlxtune.evaluation.holdout.contamination import Contamination
 from mlxtune.recipe import dump, parse
+
+
+def check(workspace: Path, adapter: Path, rows: Sequence[PromptRow]) -> Contamination:
+    found, _ = contamination.check(workspace, [adapter], rows)
+    assert found
+    return found
 
 
 def _source(place: Path, name: str, questions: list[str]) -> Path:
@@ -23,7 +32,8 @@ def _run(workspace: Path, id: str, source: Path, train: slice, valid: slice, par
     text = f'name = "x"\n[model]\nbase = "m"\n[data]\nsource = "{source}"\n[adapter]\nparent = "{parent}"\n'
     (folder / "recipe.toml").write_text(dump(parse(text)))
     rows = read_source(source).rows
-    record = {"train": [{"id": row.id} for row in rows[train]], "valid": [row.id for row in rows[valid]]}
+    prompts = [hash for row in (*rows[train], *rows[valid]) for hash in prompt_hashes(row)]
+    record = {"train": [{"id": row.id} for row in rows[train]], "valid": [row.id for row in rows[valid]], "prompts": prompts}
     (folder / "data.json").write_text(json.dumps(record))
     return folder / "adapter"
 
@@ -37,7 +47,7 @@ def test_rows_unseen_by_lineage_are_reported_as_untouched(tmp_path: Path, source
     parent = _run(tmp_path, "one", source, slice(0, 3), slice(3, 4))
     adapter = _run(tmp_path, "two", source, slice(4, 6), slice(0, 0), str(parent))
     assert check(tmp_path, adapter, read_source(source).rows[6:]) == Contamination("unseen", "adapter", 6)
-    assert check(tmp_path, None, read_source(source).rows) is None
+    assert contamination.check(tmp_path, [], read_source(source).rows) == (None, ())
 
 
 @pytest.mark.parametrize("row", [0, 3, 4])
@@ -49,16 +59,31 @@ def test_rows_used_by_adapter_or_its_parent_are_refused(tmp_path: Path, source: 
     assert caught.value.message.startswith("two" if row == 4 else "one")
 
 
-def test_duplicate_prompt_is_refused_while_source_exists(tmp_path: Path, source: Path) -> None:
+def test_duplicate_prompt_is_refused_also_without_the_source(tmp_path: Path, source: Path) -> None:
     adapter = _run(tmp_path, "one", source, slice(0, 3), slice(3, 4))
     other = _source(tmp_path, "other.jsonl", ["QUESTION  b?", "Something else?"])
+    source.unlink()
     with pytest.raises(InputError, match=r"on 1 of the 2 rows .* other\.jsonl, line 1\."):
         check(tmp_path, adapter, read_source(other).rows)
-    rows = read_source(source).rows[:1]
-    source.unlink()
-    assert check(tmp_path, adapter, read_source(other).rows).code == "unseen"
-    with pytest.raises(InputError):
-        check(tmp_path, adapter, rows)
+    assert check(tmp_path, adapter, read_source(other).rows[1:]).code == "unseen"
+
+
+def test_prompt_inside_a_training_conversation_is_refused(tmp_path: Path) -> None:
+    texts = ["Is it warm?", "Yes.", "Why?", "Sun."]
+    turns = [{"role": ("user", "assistant")[index % 2], "content": text} for index, text in enumerate(texts)]
+    (tmp_path / "talks.jsonl").write_text(json.dumps({"messages": turns}) + "\n")
+    adapter = _run(tmp_path, "one", tmp_path / "talks.jsonl", slice(0, 1), slice(0, 0))
+    asked = read_source(_source(tmp_path, "asked.jsonl", ["IS IT  WARM?", "Why?"])).rows
+    with pytest.raises(InputError, match=r"on 1 of the 2 rows .* asked\.jsonl, line 1\."):
+        check(tmp_path, adapter, asked)
+    assert check(tmp_path, adapter, asked[1:]) == Contamination("unseen", "adapter", 1)
+
+
+def test_a_run_without_a_record_of_its_prompts_is_unknown(tmp_path: Path, source: Path) -> None:
+    adapter = _run(tmp_path, "one", source, slice(0, 3), slice(3, 4))
+    record = json.loads((adapter.parent / "data.json").read_text())
+    (adapter.parent / "data.json").write_text(json.dumps({key: value for key, value in record.items() if key != "prompts"}))
+    assert check(tmp_path, adapter, read_source(source).rows[5:]).code == "unknown"
 
 
 def test_adapter_without_local_run_is_reported_as_unknown(tmp_path: Path, source: Path) -> None:

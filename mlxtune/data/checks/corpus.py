@@ -15,7 +15,8 @@ import numpy as np
 
 from mlxtune.data.checks.check_input import CheckInput
 from mlxtune.data.duplicates import Pair, components, near_duplicate_links, normalize_text
-from mlxtune.data.rows import Preference, Row, TextRow, prompt_text
+from mlxtune.data.rows import Preference, Row, TextRow, earlier_prompts, messages_text, prompt_text
+from mlxtune.recipe.schema import Turns
 
 MAX_VALUES = 40  # a metadata key or answer field with more distinct values is not a tag
 BOILERPLATE_ROWS = 3  # a sentence or line that this many rows share does not distinguish them
@@ -38,6 +39,7 @@ class Corpus:
     passages: array[int] = field(default_factory=lambda: array("q"))  # hashes of the sentences and lines of all prompts
     passage_ranks: array[int] = field(default_factory=lambda: array("i"))  # the rank of each passage's row
     contexts: array[int] = field(default_factory=lambda: array("q"))  # hashes of whole prompts, with system turns and tools
+    earlier: dict[int, list[int]] = field(default_factory=dict)  # hashes of the prompts that earlier turns train, by rank
     splits: list[str] = field(default_factory=list)
     hashes: bytearray = field(default_factory=bytearray)  # 16 bytes of content hash per row
     lengths: array[int] = field(default_factory=lambda: array("i"))  # characters in the whole row
@@ -80,8 +82,8 @@ class Corpus:
         """For each rank, the lowest rank in its group of near-duplicates."""
         return components(len(self.prompts), self.links)
 
-    def add(self, row_input: CheckInput, split: str) -> None:
-        """Record the facts about a row."""
+    def add(self, row_input: CheckInput, split: str, turns: Turns = "auto") -> None:
+        """Record the facts about a row, of which ``turns`` are trained."""
         row, target = row_input.row, row_input.target
         prompt = prompt_text(row)
         hashes = [hash(passage) for passage in passages(prompt) if len(passage) >= _MIN_PASSAGE]
@@ -90,6 +92,8 @@ class Corpus:
         self.indices.append(row_input.index)
         self.prompts.append(normalize_text(prompt))
         self.contexts.append(_context_hash(row))
+        if earlier := earlier_prompts(row, turns):
+            self.earlier[len(self.indices) - 1] = [hash(normalize_text(messages_text(prompt))) for prompt in earlier]
         self.splits.append(split)
         self.hashes += bytes.fromhex(row.hash[: 2 * _HASH_BYTES])
         self.lengths.append(sum(len(part.text) for part in row_input.parts if part.exact))

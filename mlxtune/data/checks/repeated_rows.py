@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict, deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from itertools import combinations
 
@@ -63,9 +63,13 @@ def near_duplicates(corpus: Corpus) -> Iterator[Finding]:
 
 @family.corpus_check
 def leaks(corpus: Corpus) -> Iterator[Finding]:
-    """Find train rows whose prompt, or a near-duplicate of it, is held out for testing or validation."""
+    """Find train rows that train an answer to a prompt that is held out for testing or validation, or to a near-duplicate of it."""
     if len(set(corpus.splits)) < 2:
         return
+    held_out_prompts: defaultdict[tuple[str, int], list[int]] = defaultdict(list)
+    for rank, (split, prompt) in enumerate(zip(corpus.splits, corpus.prompts, strict=True)) if corpus.earlier else ():
+        held_out_prompts[split, hash(prompt)].append(rank)
+    found = set()
     for members in _groups(corpus):
         by_split: defaultdict[str, list[int]] = defaultdict(list)
         for rank in members:
@@ -74,9 +78,19 @@ def leaks(corpus: Corpus) -> Iterator[Finding]:
             for split in ("test", "valid"):
                 held_out = [other for other in by_split.get(split, [])[:_MAX_COMPARED] if _is_near(corpus, rank, other)]
                 if held_out:
-                    rows = (corpus.indices[rank], *(corpus.indices[other] for other in held_out[:20]))
-                    yield _LEAK.finding(*rows, values={"split": split}, severity="block" if split == "test" else "warn")
+                    found.add(rank)
+                    yield _leak(corpus, rank, held_out, split)
                     break
+    for rank, prompts in corpus.earlier.items():
+        for split in ("test", "valid") if corpus.splits[rank] == "train" and rank not in found else ():
+            if held_out := [other for prompt in prompts for other in held_out_prompts.get((split, prompt), ())]:
+                yield _leak(corpus, rank, held_out, split)
+                break
+
+
+def _leak(corpus: Corpus, rank: int, held_out: Sequence[int], split: str) -> Finding:
+    rows = (corpus.indices[rank], *(corpus.indices[other] for other in held_out[:20]))
+    return _LEAK.finding(*rows, values={"split": split}, severity="block" if split == "test" else "warn")
 
 
 def _is_near(corpus: Corpus, one: int, two: int) -> bool:

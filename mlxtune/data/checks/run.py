@@ -25,6 +25,7 @@ from mlxtune.data.review import ReviewState
 from mlxtune.data.reviewed_records import ReviewedRecord, ReviewedRecords
 from mlxtune.data.rows import Location, Row
 from mlxtune.data.source_files import GENERATED
+from mlxtune.recipe.schema import Turns
 
 Progress = Callable[[float], None]
 _PROGRESS_ROWS = 500  # rows between two calls of ``progress``
@@ -37,6 +38,7 @@ class CheckRules:
 
     scorer: ContractScorer | None = None  # scores answers, except those of held-out rows, which nothing is trained on
     split_of: Callable[[Row], str] | None = None
+    turns: Turns = "auto"  # the answers of a conversation that are trained
     tokens: Sequence[TokenCount | None] | None = None  # of all records in order
     max_tokens: int = 0  # the window
     skip_too_long: bool = False  # whether training skips rows whose prompt fills the window
@@ -115,7 +117,7 @@ class _CheckRun:
         if item.is_left_out:
             self.left_out.add(index)
         else:
-            self.corpus.add(row_input, split)
+            self.corpus.add(row_input, split, rules.turns)
 
     def check_corpus(self, progress: Progress) -> None:
         """Run the checks over all rows, and sort the findings."""

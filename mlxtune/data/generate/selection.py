@@ -14,7 +14,7 @@ from mlxtune.data.checks.contract import ContractScorer
 from mlxtune.data.checks.run import recheck
 from mlxtune.data.duplicates import THRESHOLD, components, jaccard, links, normalize_text, shingles, similarity
 from mlxtune.data.export import jsonl_bytes, native_record
-from mlxtune.data.rows import Preference, Row, prompt_hash, prompt_text
+from mlxtune.data.rows import Preference, Row, prompt_hash, prompt_hashes, prompt_text
 from mlxtune.data.source import read_file
 from mlxtune.data.source_files import GENERATED, all_files, generated_path
 
@@ -95,8 +95,8 @@ class KnownTexts:
             label = labels[len(self._texts) + number]
             found = [index for index in members[label] if index < len(self._texts)]
             kinds = [self._kinds[index] for index in found if jaccard(self._texts[index], texts[number]) >= THRESHOLD]
-            known_prompt = self._prompts.get(prompt_hash(row), "")
-            if HELD_OUT in (*kinds, known_prompt) or self.copies_held_out(row):
+            known_prompt, *earlier_prompts = (self._prompts.get(hash, "") for hash in prompt_hashes(row))
+            if HELD_OUT in (*kinds, known_prompt, *earlier_prompts) or self.copies_held_out(row):
                 result.append(HELD_OUT)
                 continue
             kind = kinds[0] if kinds else "" if isinstance(row, Preference) else known_prompt

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from mlxtune.core.errors import InputError, MlxtuneError
-from mlxtune.core.files import read_json
+from mlxtune.core.errors import InputError
+from mlxtune.core.files import read_json, write_text
 from mlxtune.core.text import plural
-from mlxtune.data.rows import PromptRow, prompt_hash
-from mlxtune.data.source import read_source
+from mlxtune.data.rows import PromptRow, messages_hash
+from mlxtune.evaluation.evidence import TRAINED, EvaluatedRow, read_records, to_jsonl
+from mlxtune.evaluation.json_fields import from_json, to_json
 from mlxtune.recipe import load
 from mlxtune.runs import registry
 
@@ -21,34 +22,70 @@ _NAMED = 5  # maximum number of rows listed in an error
 
 @dataclass(frozen=True)
 class Contamination:
-    """Whether an adapter or its ancestors were trained on the evaluated rows."""
+    """Whether adapters or their ancestors were trained on the evaluated rows."""
 
     code: Literal["unseen", "unknown"]  # unknown if some training records are missing. Rows that were trained on are refused.
-    adapter: str
+    adapter: str  # the first one, or one whose record is missing
     rows: int = 0  # how many training and validation rows were compared with the evaluated ones
 
 
-def check(workspace: Path, adapter: Path | None, rows: Sequence[PromptRow]) -> Contamination | None:
-    """Return whether ``adapter`` or its ancestors were trained on ``rows``, or ``None`` without an adapter.
+@dataclass(frozen=True)
+class TrainedRows:
+    """The rows that a run trained or validated on: their number, their IDs, of which copies share one, and the hashes of all prompts
+    whose answers were trained, also those of earlier turns and of replay."""
+
+    run: str
+    rows: int
+    ids: tuple[str, ...]
+    prompts: tuple[str, ...]
+
+    def overlap(self, rows: Sequence[PromptRow | EvaluatedRow]) -> list[PromptRow | EvaluatedRow]:
+        """Return the evaluated ``rows`` that are among these, or whose prompt is."""
+        ids, prompts = set(self.ids), set(self.prompts)
+        return [row for row in rows if row.id in ids or messages_hash(row.prompt) in prompts]
+
+
+def check(
+    workspace: Path, adapters: Sequence[Path], rows: Sequence[PromptRow]
+) -> tuple[Contamination | None, tuple[TrainedRows, ...]]:
+    """Return whether ``adapters`` or their ancestors were trained on ``rows``, ``None`` without adapters, and what they were trained on.
 
     Raises ``InputError`` if one of ``rows``, or another row with the same prompt, was used to train or validate any of them.
     """
-    if adapter is None:
-        return None
-    checked = 0
-    for folder in _lineage(workspace, adapter):
-        if folder is None:
-            return Contamination("unknown", adapter.name)
-        count, ids, prompts = _training_rows(folder)
-        overlap = [row for row in rows if row.id in ids or prompt_hash(row) in prompts]
-        if overlap:
-            named = "; ".join(str(row.location) for row in overlap[:_NAMED])
-            raise InputError(
-                f"{folder.name} was trained or validated on {len(overlap)} of the {plural(len(rows), 'row')} to evaluate: {named}.",
-                hint="Evaluate with the data settings that were used for training: a result on these rows would prove nothing.",
-            )
-        checked += count
-    return Contamination("unseen", adapter.name, checked)
+    trained: dict[Path, TrainedRows] = {}
+    unknown = ""
+    for adapter in adapters:
+        for folder in _lineage(workspace, adapter):
+            if folder is None or (found := _trained_rows(folder)) is None:
+                unknown = unknown or adapter.name
+                break
+            trained[folder] = found
+            if overlap := found.overlap(rows):
+                named = "; ".join(str(row.location) for row in overlap[:_NAMED])
+                raise InputError(
+                    f"{folder.name} was trained or validated on {len(overlap)} of the {plural(len(rows), 'row')} to evaluate: {named}.",
+                    hint="Evaluate with the data settings that were used for training: a result on these rows would prove nothing.",
+                )
+    records = tuple(trained.values())
+    if not adapters:
+        return None, ()
+    if unknown:
+        return Contamination("unknown", unknown), records
+    return Contamination("unseen", adapters[0].name, sum(one.rows for one in records)), records
+
+
+def save(folder: Path, trained: Sequence[TrainedRows]) -> None:
+    """Write ``trained.jsonl`` into the folder of an evaluation, if an adapter was evaluated."""
+    if trained:
+        write_text(folder / TRAINED, to_jsonl([to_json(one) for one in trained]))
+
+
+def load_trained(folder: Path) -> list[TrainedRows]:
+    """Load ``trained.jsonl``; empty if it is missing. Raises ``InputError`` if it is malformed."""
+    try:
+        return [from_json(TrainedRows, record) for _, record in read_records(folder / TRAINED)]
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{TRAINED}: unexpected format.") from error
 
 
 def _lineage(workspace: Path, adapter: Path) -> Iterator[Path | None]:
@@ -78,20 +115,13 @@ def _run(workspace: Path, adapter: Path) -> Path | None:
     return next((run.folder for run in registry.list_runs(workspace) if run.id == name and (run.folder / _RECORD).is_file()), None)
 
 
-def _training_rows(folder: Path) -> tuple[int, set[str], set[str]]:
-    """Return the number of a run's training and validation rows, their IDs, of which copies share one, and their prompt hashes.
-
-    Rows that are no longer in the source have no prompt hash.
-    """
+def _trained_rows(folder: Path) -> TrainedRows | None:
+    """Return what the run in ``folder`` was trained and validated on; ``None`` if its record has no prompts."""
     try:
         record = read_json(folder / _RECORD)
-        listed = [*(str(row["id"]) for row in record["train"]), *map(str, record["valid"])]
+        ids = *(str(row["id"]) for row in record["train"]), *map(str, record["valid"])
+        return (
+            TrainedRows(folder.name, len(ids), tuple(sorted(set(ids))), tuple(record["prompts"])) if "prompts" in record else None
+        )
     except (KeyError, TypeError) as error:
         raise InputError(f"{folder / _RECORD} is damaged.") from error
-    recipe = load(folder / "recipe.toml")
-    try:
-        rows = read_source(recipe.source, recipe.data.format, recipe.data.map).rows
-    except MlxtuneError:  # the source is missing or changed, but the IDs are known
-        rows = ()
-    ids = set(listed)
-    return len(listed), ids, {prompt_hash(row) for row in rows if row.id in ids}
