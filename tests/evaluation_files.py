@@ -65,6 +65,7 @@ def write_evaluation(workspace: Path, *, pairs: bool = False, contract: bool = T
         "headline": headline, "row_ids": [row.id for row in rows], "required": rules.required_metrics,
         "holdout": to_json(HoldoutHistory(1, 0, 0, 0, 0)), "source": str(source), "schema": evidence.schema_hash(folder),
         "contract": contract_hash(recipe), "decoding": {"kind": "greedy", "max_tokens": 256}, "compute": "float32 on the CPU",
+        "left_out": {name: "no_answers" for name in ("constant", "copier") if name not in arms},
     }  # fmt: skip
     publish(report_builder.build(facts, measured, [row.group for row in evaluated_rows]), folder)
     return folder

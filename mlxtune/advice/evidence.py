@@ -123,7 +123,7 @@ def seconds_per_answer(workspace: Path, recipe: Recipe) -> float | None:
     for evaluation in _of_base(workspace, recipe):
         rows = evaluation.report.facts.get("rows")
         for arm in reversed(evaluation.report.arms):
-            if rows and not arm.cached:
+            if rows and arm.seconds and not arm.cached:
                 return arm.seconds / rows
     return None
 

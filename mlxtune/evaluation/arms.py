@@ -22,6 +22,7 @@ from mlxtune.recipe import Endpoint, Recipe
 
 BASE, PROMPT, KSHOT, GRAMMAR, PARENT = "base", "base+prompt", "base+kshot", "base+grammar", "parent"
 OPTIMIZED = "base+optimized"
+CONSTANT, COPIER = "constant", "copier"  # the free arms, which generate nothing
 ENDPOINT = "endpoint:"  # followed by the name of an endpoint
 TUNED, TUNED_PROMPT, TUNED_GRAMMAR = "tuned", "tuned+prompt", "tuned+grammar"
 _SYSTEM = ("system", "developer")
@@ -57,6 +58,11 @@ class SeedAdapter:
 def is_tuned(name: str) -> bool:
     """Return whether the arm named ``name`` uses the adapter."""
     return name.partition("+")[0] == TUNED
+
+
+def is_free(name: str) -> bool:
+    """Return whether the arm named ``name`` generates nothing: a constant answer, or copies of training answers."""
+    return name in (CONSTANT, COPIER)
 
 
 def build_arms(recipe: Recipe, adapter: Path | None, train: Sequence[Row]) -> list[Arm]:

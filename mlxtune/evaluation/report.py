@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
 from mlxtune.core.errors import InputError
 from mlxtune.core.files import read_json, write_json
 from mlxtune.core.versions import require_version
 from mlxtune.evaluation.answer_statistics import AnswerStatistics
-from mlxtune.evaluation.arms import is_tuned
+from mlxtune.evaluation.arms import is_free, is_tuned
 from mlxtune.evaluation.evidence import FILES, hashes
 from mlxtune.evaluation.holdout.ledger import HoldoutHistory
 from mlxtune.evaluation.json_fields import from_json, optional, to_json
@@ -24,6 +24,10 @@ from mlxtune.evaluation.verdict import Comparison, ScoreComparison, Verdict
 FILE = "report.json"
 PAGES = ("report.md", "report.html")
 VERSION = 3  # of the format of report.json and of the files that it lists
+
+Nearest = Literal["words", "words_and_vectors"]  # how prompts are compared
+LeftOut = Literal["no_answers", "pairs"]
+"""Why an arm was not evaluated: no training row has an answer to copy, or likelihoods of pairs are compared, which the arm lacks."""
 
 
 class Decoding(TypedDict):
@@ -56,6 +60,13 @@ class OptimizerFacts(TypedDict, total=False):
     score: float
 
 
+class FreeArmFacts(TypedDict):
+    """How ``copier`` finds the nearest training row, and the hash of the rows that the free arms know."""
+
+    nearest: Nearest
+    training: str
+
+
 class ReportFacts(TypedDict, total=False):
     """The facts about an evaluation, as stored in ``report.json``; ``report.schema.json`` describes each key."""
 
@@ -76,6 +87,8 @@ class ReportFacts(TypedDict, total=False):
     decoding: Decoding
     endpoints: dict[str, EndpointFacts]
     optimizer: OptimizerFacts
+    free_arms: FreeArmFacts
+    left_out: dict[str, LeftOut]
     longest_reference: int
     room: int
     thinking: str
@@ -164,9 +177,11 @@ class EvaluationReport:
 
     @property
     def subject(self) -> ArmResult:
-        """The arm that the report is about: the strongest tuned arm (of equal ones, the first), or the last arm if none is tuned."""
+        """The arm that the report is about: the strongest tuned arm (of equal ones, the first) or, without one, the last that is not free."""
         tuned = [arm for arm in self.arms if is_tuned(arm.name)]
-        return strongest_arm(tuned[::-1], self.headline_metric) if tuned else self.arms[-1]
+        return (
+            strongest_arm(tuned[::-1], self.headline_metric) if tuned else [arm for arm in self.arms if not is_free(arm.name)][-1]
+        )
 
     @property
     def off_task(self) -> OffTaskResult | None:
@@ -203,8 +218,11 @@ class EvaluationReport:
 
 
 def strongest_arm(arms: Sequence[ArmResult], metric: str) -> ArmResult:
-    """Return the arm with the most hits on ``metric``; ties go to the later one."""
-    return max(reversed(arms), key=lambda arm: sum(rate.hits for rate in arm.rates if rate.metric == metric))
+    """Return the arm with the most hits on ``metric``; ties go to the later one that is not free."""
+    return max(
+        reversed(arms),
+        key=lambda arm: (sum(rate.hits for rate in arm.rates if rate.metric == metric), not is_free(arm.name)),
+    )
 
 
 def save(report: EvaluationReport, folder: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Literal
 
 from mlxtune.evaluation.answer_statistics import MAX_CUT, is_undecided
 from mlxtune.evaluation.answers import ArmAnswers, SeedAnswers
-from mlxtune.evaluation.arms import GRAMMAR, is_tuned
+from mlxtune.evaluation.arms import GRAMMAR, is_free, is_tuned
 from mlxtune.evaluation.report import ArmResult, EvaluationReport, Rate, ReportFacts, strongest_arm
 from mlxtune.evaluation.scorers import CONTRACT, PASS, Score
 from mlxtune.evaluation.scorers.preference import PREFERENCE
@@ -61,8 +61,8 @@ def metric_rates(scored: ScoredRows, groups: Sequence[Hashable] = ()) -> tuple[R
 def build(
     facts: ReportFacts, arms: Sequence[ArmAnswers], groups: Sequence[Hashable] = (), seeds: Sequence[SeedAnswers] = ()
 ) -> EvaluationReport:
-    """Build the report of ``arms``, whose scored answers are to the same rows. The base comes first, the tuned arms last. Each tuned arm is
-    compared with the base and with the strongest other arm, which the strongest tuned arm must beat. ``groups`` says which rows
+    """Build the report of ``arms``, whose scored answers are to the same rows. The base comes first, the tuned arms last. Each arm that
+    is not free is compared with the base, and each tuned arm with the strongest other arm, which the strongest tuned arm must beat. ``groups`` says which rows
     belong together (near-duplicates, or rows of one customer); by default, all rows are independent. ``seeds`` are the recipe's
     adapters, of which the tuned arms have the recommended one.
     """
@@ -96,7 +96,7 @@ def _compared(facts: ReportFacts, arms: Sequence[ArmAnswers], groups: Sequence[H
         for arm in arms
     )
     headline = facts.get("headline", CONTRACT)
-    pairs = [(arms[0], arm) for arm in arms[1:]]
+    pairs = [(arms[0], arm) for arm in arms[1:] if not is_free(arm.name)]
     tuned, others = [arm for arm in arms if is_tuned(arm.name)], [result for result in results if not is_tuned(result.name)]
     if tuned and len(others) > 1:
         rivals = {strongest_arm(others, metric).name for metric in (headline, CONTRACT)} - {arms[0].name}
@@ -178,7 +178,18 @@ def _verdict(report: EvaluationReport, cut: ArmResult | None) -> Verdict:
         _also_worse(report, headline),
         grammar,
         _cut_answers(report, cut),
+        _free_rival(report),
     )
+
+
+def _free_rival(report: EvaluationReport) -> ArmRate | None:
+    """Return the strongest free arm (of equal ones, the first) if it does as well as the subject: if its rate is not below the subject's interval."""
+    free = [arm for arm in report.arms if is_free(arm.name)]
+    if not free:
+        return None
+    strongest = strongest_arm(free[::-1], report.headline_metric)
+    rate, low = strongest.rate(report.headline_metric), report.subject.rate(report.headline_metric).low
+    return ArmRate(strongest.name, rate.share) if rate.hits and rate.share >= low else None
 
 
 def _deciding_cut_arm(report: EvaluationReport, arms: Sequence[ArmAnswers], groups: Sequence[Hashable]) -> ArmResult | None:

@@ -89,6 +89,7 @@ class Verdict:
     also_worse: tuple[AlsoWorse, ...] = ()  # the other metrics that got worse if neither the headline nor the contract did
     grammar: Literal["", "contract", "schema"] = ""  # what a grammar alone, without training, meets on every row
     cut: CutAnswers | None = None  # the cut answers that decide the outcome or, without an adapter, may decide a later one
+    free: ArmRate | None = None  # the strongest free arm, if its rate on the headline metric is not below the tuned arm's interval
     rates: tuple[ArmRate, ...] = ()  # without an adapter, the rates of the arms on the headline metric
 
 

@@ -45,6 +45,7 @@ from mlxtune.evaluation.evidence import (
     load_seed_answers,
     schema_hash,
 )
+from mlxtune.evaluation.free_arms import free_arm_problems
 from mlxtune.evaluation.holdout.contamination import load_trained
 from mlxtune.evaluation.json_fields import to_json
 from mlxtune.evaluation.judge import judge_report, judge_session
@@ -58,7 +59,7 @@ from mlxtune.recipe import AUTO
 # Facts recorded by the evaluation that cannot be recomputed from the files in its folder.
 _RECORDED = {
     "base_fingerprint", "run", "adapter", "adapter_step", "source", "template", "endpoints", "longest_reference", "room", "thinking",
-    "thinking_tokens", "date", "compute", "changed_terms", "holdout", "look", "made", "optimizer",
+    "thinking_tokens", "date", "compute", "changed_terms", "holdout", "look", "made", "optimizer", "free_arms", "left_out",
 }  # fmt: skip
 
 Record = dict[str, Any]  # the content of report.json, which may be damaged
@@ -95,6 +96,7 @@ def verify(folder: Path) -> list[str]:
     scored = {arm: score_answers(contract, evidence.rows, answers) for arm, answers in evidence.answers.items()}
     for arm, answers in evidence.answers.items():
         problems += _scores(f"{OUTPUTS}, {arm}", answers, scored[arm])
+    problems += free_arm_problems(evidence, contract, stored["facts"])
     problems += [*_numbers(folder, stored, evidence, contract, scored), *verify_judges(folder)]
     return problems or list(_pages(folder))  # pages of a report with differences differ as well
 

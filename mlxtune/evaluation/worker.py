@@ -24,9 +24,10 @@ from mlxtune.data.split import Splits, prompt_rows, record_splits, sample_rows, 
 from mlxtune.evaluation import comparability, evidence, report_builder
 from mlxtune.evaluation.answer_budget import AnswerBudget, answer_budget
 from mlxtune.evaluation.answers import ArmAnswers, SeedAnswers, score_answers, score_seed, without_pairs
-from mlxtune.evaluation.arms import BASE, OPTIMIZED, TUNED, Arm, SeedAdapter, build_arms
+from mlxtune.evaluation.arms import BASE, CONSTANT, COPIER, OPTIMIZED, PARENT, TUNED, Arm, SeedAdapter, build_arms, is_tuned
 from mlxtune.evaluation.contract import Contract
 from mlxtune.evaluation.endpoints import require_endpoints
+from mlxtune.evaluation.free_arms import AnsweredRows, free_arms
 from mlxtune.evaluation.holdout import contamination, ledger
 from mlxtune.evaluation.holdout.contamination import Contamination, TrainedRows
 from mlxtune.evaluation.json_fields import to_json
@@ -34,12 +35,13 @@ from mlxtune.evaluation.off_task import prompts
 from mlxtune.evaluation.off_task.prompts import OffTaskPrompt
 from mlxtune.evaluation.off_task.result import compare_off_task
 from mlxtune.evaluation.progress import progress_reporter
-from mlxtune.evaluation.report import ReportFacts
+from mlxtune.evaluation.report import LeftOut, ReportFacts
 from mlxtune.evaluation.seed_report import recommend
 from mlxtune.models.cpu import blas
 from mlxtune.models.resolve import resolve
 from mlxtune.planning.machine import this_machine
 from mlxtune.present.report import publish
+from mlxtune.recipe import Recipe
 from mlxtune.runs.worker import Worker, run_worker
 
 if TYPE_CHECKING:  # these import mlx, which must come after the BLAS
@@ -91,6 +93,7 @@ def evaluate(worker: Worker) -> dict[str, Any]:
     vectors = _vectors(worker, inputs, loaded)
     compared = outputs.comparable_pairs(loaded, recipe, [*inputs.rows, *inputs.validation])
     measured = _answer(worker, inputs, arms, ArmRunner(worker, loaded, template, budget.max_tokens, compared), facts)
+    _add_free_arms(measured, inputs, recipe, facts, vectors)
     return _finish(worker, inputs, measured, facts, vectors)
 
 
@@ -143,6 +146,22 @@ def _answer(worker: Worker, inputs: _Inputs, arms: Sequence[Arm], runner: ArmRun
             for seed in measured.seeds
         ]
     return measured
+
+
+def _add_free_arms(measured: _Measured, inputs: _Inputs, recipe: Recipe, facts: ReportFacts, vectors: RowVectors | None) -> None:
+    """Add the arms that generate nothing before those with an adapter, or say in ``facts`` why there are none."""
+    contract, known = inputs.contract, AnsweredRows.from_splits(inputs.splits)
+    if measured.has_pairs or not known.train:
+        code: LeftOut = "pairs" if measured.has_pairs else "no_answers"
+        facts["left_out"] = dict.fromkeys((CONSTANT, COPIER), code)
+        return
+    free = free_arms(contract, contract.headline(recipe, has_preferences=False), known, inputs.rows, vectors)
+    facts["free_arms"] = {"nearest": free.nearest, "training": known.hash}
+    rows = evidence.evaluated_rows(inputs.rows)
+    first = next((index for index, arm in enumerate(measured.arms) if arm.name == PARENT or is_tuned(arm.name)), len(measured.arms))
+    measured.arms[first:first] = [
+        replace(arm, answers=score_answers(contract, rows, arm.answers)) for arm in free.answers(inputs.rows)
+    ]
 
 
 def _has_pairs(arm: ArmAnswers) -> bool:
@@ -259,7 +278,7 @@ def _vectors(worker: Worker, inputs: _Inputs, loaded: LoadedModel) -> RowVectors
 
     if not is_meaning_compared(len(inputs.rows), len(inputs.splits.train)):
         return None
-    rows = [*inputs.splits.train, *inputs.rows]
+    rows = [*inputs.splits.train, *inputs.splits.valid, *inputs.rows]
     progress = progress_reporter(worker, BASE, "prompt")
     vectors = text_vectors(loaded, [prompt_text(row) for row in rows], worker.folder.parent / "cache", progress)
     return None if vectors is None else {row.id: vector for row, vector in zip(rows, standardized(vectors), strict=True)}

@@ -30,9 +30,13 @@ WORDS = {
     "on_and_kept": "on, also in earlier turns",
     "on_and_removed": "on, but removed from earlier turns",
     "cannot_tell": "cannot tell", "go": "fits", "warn": "tight", "refuse": "does not fit", "not_json": "not JSON",
+    "no_answers": "no answers to copy", "pairs": "no likelihoods of pairs",
     "not_utf8": "not UTF-8", "no_json_in_it": "no JSON in it", "nan_or_infinity": "NaN or Infinity",
 }  # fmt: skip
 """The name of each code that is not its own name."""
+
+FREE_ANSWERS = {"constant": "a constant answer", "copier": "the answer of the nearest training prompt"}
+"""What each arm that generates nothing answers."""
 
 
 def word(code: str) -> str:

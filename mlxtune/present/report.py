@@ -11,7 +11,7 @@ from mlxtune.core.files import write_text
 from mlxtune.core.text import duration, one_line, plural
 from mlxtune.evaluation import report as reports
 from mlxtune.evaluation.answer_statistics import MAX_CUT
-from mlxtune.evaluation.arms import BASE, OPTIMIZED, TUNED, is_tuned
+from mlxtune.evaluation.arms import BASE, OPTIMIZED, TUNED, is_free, is_tuned
 from mlxtune.evaluation.drilldown import FailedRow, failed_rows
 from mlxtune.evaluation.evidence import OPTIMIZED_PROMPT, NearestRow
 from mlxtune.evaluation.off_task.prompts import OffTaskPrompt
@@ -174,6 +174,7 @@ def evaluation_facts(report: EvaluationReport) -> Facts:
             for arm, item in known.get("endpoints", {}).items()
         ),
         (OPTIMIZED, _optimizer(known["optimizer"]) if "optimizer" in known else ""),
+        ("left out", ", ".join(f"{arm}: {word(code)}" for arm, code in known.get("left_out", {}).items())),
         ("made with", f"mlxtune {mlxtune.__version__}"),
     ]
     return facts(items)
@@ -329,7 +330,7 @@ def answers_table(report: EvaluationReport) -> Table:
             _arm(arm),
             Cell(f"{arm.perplexity:.3f}" if arm.perplexity is not None else "–"),
             *([Cell(f"{(arm.thought_tokens or 0) / answers:,.1f}")] if reasoned else []),
-            Cell("cached" if arm.cached else duration(arm.seconds), "muted"),
+            Cell("–" if is_free(arm.name) else "cached" if arm.cached else duration(arm.seconds), "muted"),
         )
         for arm in report.arms
     )

@@ -17,7 +17,16 @@ from mlxtune.evaluation.scorers.registry import metric_label
 from mlxtune.evaluation.seed_report import SeedReport
 from mlxtune.evaluation.verdict import Comparison, CutAnswers, Verdict
 from mlxtune.present.blocks import Fact, Facts, Style, Text
-from mlxtune.present.labels import capital, change_text, detectable_gain_fact, outcome_mark, percent, signed_points, word
+from mlxtune.present.labels import (
+    FREE_ANSWERS,
+    capital,
+    change_text,
+    detectable_gain_fact,
+    outcome_mark,
+    percent,
+    signed_points,
+    word,
+)
 
 _EXPECTED = 2  # evaluations of the same rows in a clean experiment: the base and one adapter
 
@@ -42,6 +51,9 @@ def verdict_text(found: Verdict) -> str:
 def _reason(found: Verdict) -> str:
     if found.cut:
         return f"The token limit may decide: {_cut_count(found.cut)} were cut off at {_cut_limit(found.cut)}."
+    if found.free:
+        answer, metric = FREE_ANSWERS[found.free.arm], metric_label(found.metric)
+        return f"{capital(answer)} reaches {percent(found.free.share)}, so the {metric} does not measure the task."
     worse = found.contract if found.contract and found.contract.outcome == "worse" else None
     decisive = worse or found.headline
     return change_sentence(decisive, arm="" if decisive.second == TUNED else decisive.second) if decisive else ""
@@ -73,7 +85,7 @@ def conclusion_facts(report: EvaluationReport) -> list[Fact]:
         paired = item.paired
         counts = f"{item.first} → {item.second}: {paired.fixed:,} fixed, {paired.broken:,} broken"
         facts.append(Fact("passed", f"{paired.first:,} → {paired.second:,} of {paired.total:,}", counts))
-        if found.cut or (contract and contract.outcome == "worse" and contract.metric != item.metric):
+        if found.cut or found.free or (contract and contract.outcome == "worse" and contract.metric != item.metric):
             facts.append(comparison_fact(item))
     if contract and contract is not item:
         counts = f"{contract.paired.first:,} → {contract.paired.second:,} of {contract.paired.total:,}"

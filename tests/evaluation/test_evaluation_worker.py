@@ -18,6 +18,7 @@ from mlxtune.data.rows import Message, messages_hash, prompt_hashes
 from mlxtune.data.source import read_source
 from mlxtune.data.split import record_splits, split
 from mlxtune.evaluation import report, worker
+from mlxtune.evaluation.arms import is_free
 from mlxtune.evaluation.evidence import OPTIMIZED_PROMPT
 from mlxtune.evaluation.off_task.prompts import OFF_TASK
 from mlxtune.evaluation.verify import verify
@@ -96,20 +97,21 @@ def test_one_run_evaluates_all_arms_and_next_uses_cache(workspace: Path, trained
     first = evaluate(own, *how, run=trained)
     first_report = report.load(first)
     assert [arm.name for arm in first_report.arms] == [
-        "base", "base+prompt", "base+kshot", "base+grammar", "tuned", "tuned+prompt", "tuned+grammar",
+        "base", "base+prompt", "base+kshot", "base+grammar", "constant", "copier", "tuned", "tuned+prompt", "tuned+grammar",
     ]  # fmt: skip
     assert not any(arm.cached for arm in first_report.arms)
     assert first_report.facts["adapter_step"] == 3
     assert first_report.arms[3].rate("schema").hits == first_report.facts["rows"]
-    assert first_report.arms[6].rate("schema").hits == first_report.facts["rows"]
-    assert first_report.arms[6].perplexity == first_report.arms[4].perplexity != first_report.arms[5].perplexity
+    assert first_report.arms[8].rate("schema").hits == first_report.facts["rows"]
+    assert first_report.arms[8].perplexity == first_report.arms[6].perplexity != first_report.arms[7].perplexity
     assert first_report.verdict.grammar
     assert first_report.headline
     assert first_report.headline.first == "base+grammar"
     assert first_report.facts["contamination"]["code"] == "unseen"
-    assert all(arm.perplexity for arm in first_report.arms)
+    generated = [arm for arm in first_report.arms if not is_free(arm.name)]
+    assert all(arm.perplexity for arm in generated)
     assert {arm: total for arm, (_, total) in Run(first).state().arms.items()} == {
-        arm.name: first_report.facts["rows"] for arm in first_report.arms
+        arm.name: first_report.facts["rows"] for arm in generated
     }
     off_task = [event for event in events.read_all(first) if event.get("of") == OFF_TASK]
     finished = [event for event in off_task if event["type"] == "arm.finished"]
@@ -122,14 +124,13 @@ def test_one_run_evaluates_all_arms_and_next_uses_cache(workspace: Path, trained
     assert counts[-1] == prompts
     assert verify(first) == []
     table = arms_table(first_report)
-    assert table
     assert [row[0].text for row in table.rows] == [arm.name for arm in first_report.arms]
-    assert all(0 < arm.answers.p50 <= arm.answers.p95 for arm in first_report.arms)
+    assert all(0 < arm.answers.p50 <= arm.answers.p95 for arm in generated)
 
     again = evaluate(own, *how, run=trained)
     second = report.load(again)
-    assert all(arm.cached for arm in second.arms)
-    assert (again / "report.md").read_text().count("cached") == len(second.arms)
+    assert all(arm.cached != is_free(arm.name) for arm in second.arms)
+    assert (again / "report.md").read_text().count("cached") == len(generated)
     assert [arm.rates for arm in second.arms] == [arm.rates for arm in first_report.arms]
     assert second.holdout.evaluations == first_report.holdout.evaluations  # it showed nothing new
 
@@ -200,7 +201,7 @@ def test_changed_token_limit_lets_the_base_answer_again(workspace: Path, trained
     evaluate(recipe, "evaluation.max_tokens=4")
     folder = evaluate(own, "evaluation.max_tokens=6", run=trained)
     result = report.load(folder)
-    assert [arm.cached for arm in result.arms] == [False, False]
+    assert not any(arm.cached for arm in result.arms)
     assert result.facts["changed_terms"]["terms"] == [{"term": "token_limit", "before": 4, "now": 6}]
     outputs = [json.loads(line) for line in (folder / "outputs.jsonl").read_text().splitlines()]
     assert {record["answer_tokens"] for record in outputs if record["ended"] == "length"} == {6}
@@ -236,7 +237,7 @@ def test_endpoint_is_a_rival_and_its_report_is_verified(
         folder = evaluate(trained.folder / "recipe.toml", *how, arms, run=trained)
         again = evaluate(trained.folder / "recipe.toml", *how, arms, run=trained)
     result = report.load(folder)
-    assert [arm.name for arm in result.arms] == ["base", "endpoint:big", "tuned"]
+    assert [arm.name for arm in result.arms] == ["base", "endpoint:big", "constant", "copier", "tuned"]
     assert (result.headline.first, result.headline.second, result.outcome) == ("endpoint:big", "tuned", "cannot_tell")
     assert result.arms[1].answers
     assert result.facts["endpoints"]["endpoint:big"] == {"url": stub.url, "model": "big-1", "spent": 0.0}
@@ -279,6 +280,21 @@ def test_training_rows_are_refused_and_not_sealed(workspace: Path, trained: Run,
     assert not splits.load_membership(workspace / "chat.jsonl").sealed
     evaluate(trained.folder / "recipe.toml", run=trained)
     assert splits.load_membership(workspace / "chat.jsonl").sealed
+
+
+@pytest.mark.usefixtures("no_off_task_prompts")
+def test_free_arms_are_in_every_report_and_computed_again_from_unchanged_rows(workspace: Path, evaluate: Evaluate) -> None:
+    folder = evaluate(workspace / "recipes" / "tiny.toml", "evaluation.max_tokens=4", 'evaluation.arms=["base"]')
+    result = report.load(folder)
+    assert [arm.name for arm in result.arms] == ["base", "constant", "copier"]
+    assert result.subject.name == "base"
+    assert verify(folder) == []
+    outputs = [json.loads(line) for line in (folder / "outputs.jsonl").read_text().splitlines()]
+    rows = len(outputs) // 3
+    for name, first in (("constant", rows), ("copier", 2 * rows)):
+        forged = [{**one, "output": "Forged."} if one["arm"] == name else one for one in outputs]
+        (folder / "outputs.jsonl").write_text("".join(json.dumps(one) + "\n" for one in forged))
+        assert f"outputs.jsonl, {name}, {outputs[first]['id']}: the training rows give another answer." in verify(folder)
 
 
 def test_stop_request_interrupts_generation(workspace: Path, evaluate: Evaluate, monkeypatch: pytest.MonkeyPatch) -> None:

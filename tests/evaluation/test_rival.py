@@ -64,6 +64,26 @@ def test_verdict_is_about_the_strongest_tuned_arm(hits: dict[str, int], pair: tu
     assert set(tuned) <= set(tested)  # all are in the family of Holm's correction, because the best was chosen on these rows
 
 
+@pytest.mark.parametrize(
+    ("hits", "rival", "free"),
+    [
+        ({"base": 2, "constant": 30, "copier": 38, "tuned": 40}, "copier", ArmRate("copier", 0.95)),
+        ({"base": 20, "constant": 20, "copier": 20, "tuned": 40}, "base", None),
+        ({"base": 0, "constant": 0, "copier": 0, "tuned": 0}, "base", None),
+        ({"base": 2, "constant": 30, "copier": 12, "tuned": 20}, "constant", ArmRate("constant", 0.75)),
+    ],
+)
+def test_free_arms_are_baselines_and_the_verdict_names_one_that_does_as_well(
+    hits: dict[str, int], rival: str, free: ArmRate | None
+) -> None:
+    report = _report(**hits)
+    assert report.headline
+    assert report.headline.first == rival
+    assert report.verdict.free == free
+    assert ("does not measure the task" in verdict_text(report.verdict)) == (free is not None)
+    assert not any(item.second in ("constant", "copier") for item in report.comparisons)
+
+
 def test_choosing_the_best_of_tuned_arms_keeps_the_error_rate() -> None:
     """With three tuned arms that are no better than the base, at most 5% of the verdicts are *better*."""
     rng, better = random.Random(19), 0

@@ -50,7 +50,7 @@ def workspace(tmp_path: Path) -> Path:
     (tmp_path / "schema.json").write_text("{}")
     (tmp_path / "recipe.toml").write_text(
         'name = "thinker"\n[model]\nbase = "model"\nthinking = "on"\n[data]\nsource = "data"\n'
-        '[evaluation]\nschema = "schema.json"\nmax_tokens = 2\nthinking_tokens = 9\nregression = ""\n'
+        '[evaluation]\nschema = "schema.json"\narms = ["base", "tuned"]\nmax_tokens = 2\nthinking_tokens = 9\nregression = ""\n'
     )
     return tmp_path
 
@@ -72,18 +72,18 @@ def evaluate(workspace: Path) -> Callable[..., Path]:
 def test_answers_are_judged_behind_the_thoughts_and_thoughts_are_counted_apart(evaluate) -> None:
     folder = evaluate()
     result = report.load(folder)
-    base, tuned = (arm.rate("json") for arm in result.arms)
+    base, _, _, tuned = (arm.rate("json") for arm in result.arms)
     assert (base.hits, base.total, base.failures) == (6, 12, {"reasoning_cut_off": 3, "unquoted_name": 3})
     assert (tuned.hits, tuned.total, tuned.failures) == (12, 12, {})
-    assert result.contract.paired.fixed == 6
+    assert result.comparison("contract", "base", "tuned").paired.fixed == 6
     # three answers with 5 tokens of thought each, and three that reached the limit; then six with 5, and three empty thoughts
-    assert [arm.thought_tokens for arm in result.arms] == [3 * 5 + 3 * 9, 6 * 5]
+    assert [arm.thought_tokens for arm in result.arms] == [3 * 5 + 3 * 9, None, None, 6 * 5]
     outputs = [json.loads(line) for line in (folder / "outputs.jsonl").read_text().splitlines()]
     assert {record["output"] for record in outputs} == {GOOD, BAD, ""}
     assert {record.get("thought") for record in outputs} == {None, "Hm,well,so.", "again," * 8}
     assert verify(folder) == []
-    assert [arm.cached for arm in report.load(evaluate()).arms] == [True, True]
-    assert [arm.cached for arm in report.load(evaluate("evaluation.thinking_tokens=7", adapter=False)).arms] == [False]
+    assert [arm.cached for arm in report.load(evaluate()).arms] == [True, False, False, True]
+    assert [arm.cached for arm in report.load(evaluate("evaluation.thinking_tokens=7", adapter=False)).arms] == [False] * 3
 
 
 def test_every_renderer_shows_the_tokens_of_thought(evaluate, capsys: pytest.CaptureFixture[str]) -> None:
@@ -92,7 +92,7 @@ def test_every_renderer_shows_the_tokens_of_thought(evaluate, capsys: pytest.Cap
     (answers,) = (table for table in report_tables(result) if table.title == "Answers")
     cells = [[cell.text for cell in row] for row in answers.rows]
     assert [column.label for column in answers.columns] == ["", "perplexity", "thinking tokens", "answered in"]
-    assert [row[2] for row in cells] == ["3.5", "2.5"]
+    assert [row[2] for row in cells] == ["3.5", "0.0", "0.0", "2.5"]
     assert Fact("thinking", "on; at most 9 tokens") in evaluation_facts(result).facts
     show_report(result, folder)
     loaded = load_report(folder)
@@ -108,7 +108,7 @@ def test_every_renderer_shows_the_tokens_of_thought(evaluate, capsys: pytest.Cap
 
 def test_without_thinking_the_empty_thought_of_the_template_is_no_thought(evaluate) -> None:
     result = report.load(evaluate("model.thinking=off"))
-    assert [arm.rate("json").hits for arm in result.arms] == [12, 12]
-    assert [arm.thought_tokens for arm in result.arms] == [None, None]
+    assert [arm.rate("json").hits for arm in result.arms] == [12] * 4
+    assert [arm.thought_tokens for arm in result.arms] == [None] * 4
     assert Fact("thinking", "off; at most 9 tokens") in evaluation_facts(result).facts
     assert "thinking tokens" not in [column.label for table in report_tables(result) for column in table.columns]

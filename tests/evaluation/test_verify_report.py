@@ -66,6 +66,17 @@ def test_missing_answer_and_changed_order_are_detected(tmp_path):
         assert any("the answers of base do not match the rows" in difference for difference in verify(folder))
 
 
+def test_missing_and_inconsistent_free_arms_are_detected(tmp_path):
+    folder = write_evaluation(tmp_path, base=[BAD] * 4, constant=[GOOD] * 4, copier=[GOOD, BAD] * 2, tuned=[GOOD] * 4)
+    assert verify(folder) == []
+    _change(folder, "outputs.jsonl", json.dumps(GOOD), json.dumps("{}"), hash_too=True)
+    assert "outputs.jsonl, constant: the answers differ from each other." in verify(folder)
+    shutil.rmtree(folder)
+    folder = write_evaluation(tmp_path, base=[BAD] * 4, tuned=[GOOD] * 4)
+    _edit(folder, lambda stored: stored["facts"].pop("left_out"))
+    assert "outputs.jsonl lacks the arm copier." in verify(folder)
+
+
 def test_float_rounding_is_not_a_difference(tmp_path):
     folder = write_evaluation(tmp_path)
     report_json = json.loads((folder / "report.json").read_text())

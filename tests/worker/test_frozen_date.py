@@ -88,7 +88,10 @@ def test_a_run_can_be_resumed_and_evaluated_on_another_day(
     workspace: Path, tmp_path: Path, clock: type[Clock], stop_early: list[bool]
 ) -> None:
     model = make_tiny(tmp_path / "dated", template=DATED)
-    recipe = load(workspace / "recipes" / "tiny.toml", [f"model.base={model}", "training.epochs=1", 'evaluation.regression=""'])
+    recipe = load(
+        workspace / "recipes" / "tiny.toml",
+        [f"model.base={model}", "training.epochs=1", 'evaluation.regression=""', 'evaluation.arms=["base", "tuned"]'],
+    )
     whole = launch.start(workspace, "train", recipe)
     stop_early.append(True)
     run = launch.start(workspace, "train", recipe)
@@ -108,8 +111,8 @@ def test_a_run_can_be_resumed_and_evaluated_on_another_day(
     clock.days = 9
     later = evaluations.start(workspace, run.recipe(), run)
     results = [report.load(evaluation.folder) for evaluation in (first, later)]
-    assert [arm.cached for arm in results[0].arms] == [False, False]
-    assert [arm.cached for arm in results[1].arms] == [True, True]
+    assert [arm.cached for arm in results[0].arms] == [False] * 4
+    assert [arm.cached for arm in results[1].arms] == [True, False, False, True]
     assert [arm.rates for arm in results[0].arms] == [arm.rates for arm in results[1].arms]
     assert Fact("date", "2026-11-26 in the prompts") in evaluation_facts(results[1]).facts
     assert (first.folder / "outputs.jsonl").read_bytes() == (later.folder / "outputs.jsonl").read_bytes()

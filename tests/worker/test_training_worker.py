@@ -61,7 +61,7 @@ def test_run_trains_and_is_evaluated(workspace: Path, monkeypatch: pytest.Monkey
     wait_for_state(evaluation, lambda state: state.ended)
     assert evaluation.status() == "finished", (evaluation.state().error, evaluation.log_tail(20))
     result = report.load(evaluation.folder)
-    assert [arm.name for arm in result.arms] == ["base", "tuned"]
+    assert [arm.name for arm in result.arms] == ["base", "constant", "copier", "tuned"]
     assert result.facts["rows"] == len(splits.test)
     second = launch.start(workspace, "eval", recipe)
     wait_for_state(second, lambda state: state.ended)

@@ -1,0 +1,185 @@
+"""Arms that cost nothing: a constant answer, and the answer of the nearest training prompt.
+
+They generate nothing and know only the training rows. A contract that one of them meets as often as the adapter does not measure the
+task.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from mlxtune.core.errors import MlxtuneError
+from mlxtune.core.hashing import sha256_json
+from mlxtune.data.rows import PromptRow, Row
+from mlxtune.data.source import read_source
+from mlxtune.data.split import Splits, prompt_rows, split
+from mlxtune.evaluation.answers import Answer, ArmAnswers
+from mlxtune.evaluation.arms import CONSTANT, COPIER
+from mlxtune.evaluation.contract import Contract
+from mlxtune.evaluation.evidence import OUTPUTS, EvaluatedRow, EvaluationEvidence, evaluated_rows
+from mlxtune.evaluation.report import Nearest, ReportFacts
+from mlxtune.evaluation.scorers import CONTRACT
+
+if TYPE_CHECKING:
+    from mlxtune.evaluation.nearest_rows import RowVectors
+
+_BUDGET = 20_000  # scores computed in one round of choosing a constant
+_KEPT = 4  # one in so many candidates is scored on more rows
+
+
+@dataclass(frozen=True)
+class AnsweredRows:
+    """The training and validation rows that have a prompt and a reference answer, which free arms may use."""
+
+    train: list[PromptRow]
+    valid: list[PromptRow]
+
+    @classmethod
+    def from_splits(cls, splits: Splits) -> AnsweredRows:
+        return cls(_answered(splits.train), _answered(splits.valid))
+
+    @property
+    def hash(self) -> str:
+        """The hash of the rows, with which a free arm can be computed again."""
+        return sha256_json([[row.hash for row in rows] for rows in (self.train, self.valid)])
+
+
+@dataclass(frozen=True)
+class FreeArms:
+    """Answers free arms give to held-out rows. ``nearest`` says how the copier finds its row, which the validation rows decide."""
+
+    constant: str
+    copies: list[str]
+    nearest: Nearest
+
+    def answers(self, rows: Sequence[PromptRow]) -> list[ArmAnswers]:
+        """Return the answers in the form of other arms, without tokens, times, and likelihoods."""
+        texts = {CONSTANT: [self.constant] * len(rows), COPIER: self.copies}
+        return [
+            ArmAnswers(name, tuple(Answer(row.id, text, "stop") for row, text in zip(rows, own, strict=True)), False, 0.0)
+            for name, own in texts.items()
+        ]
+
+
+def free_arms(
+    contract: Contract, metric: str, known: AnsweredRows, rows: Sequence[PromptRow], vectors: RowVectors | None = None
+) -> FreeArms:
+    """Return the free arms' answers to ``rows``. ``known`` must have a training row; ``metric`` is the verdict's.
+
+    The copier uses the base's ``vectors`` of all rows in addition to shared words if that meets ``metric`` on more validation rows.
+    """
+    constant = constant_answer(contract, metric, known)
+    nearest: Nearest = "words"
+    if vectors is not None and known.valid:
+        validation = evaluated_rows(known.valid)
+        by_words, by_both = (
+            _hits(contract, metric, validation, copied_answers(known.valid, known.train, constant, own)) for own in (None, vectors)
+        )
+        nearest = "words_and_vectors" if by_both > by_words else "words"
+    copies = copied_answers(rows, known.train, constant, vectors if nearest == "words_and_vectors" else None)
+    return FreeArms(constant, copies, nearest)
+
+
+def copied_answers(
+    rows: Sequence[PromptRow], train: Sequence[PromptRow], otherwise: str, vectors: RowVectors | None = None
+) -> list[str]:
+    """Return, for each row, the answer of the nearest training prompt, or ``otherwise`` if none shares words with it."""
+    from mlxtune.evaluation.nearest_rows import nearest_rows
+
+    matches = nearest_rows(rows, train, vectors, 1)
+    return [train[found[0][0]].reference or "" if found else otherwise for found in matches]
+
+
+def constant_answer(contract: Contract, metric: str, known: AnsweredRows) -> str:
+    """Return the answer that meets ``metric``, then the contract, on most validation rows; of equal ones, on most training rows.
+
+    Candidates are the training answers, most frequent first, and an object with the most frequent value of every field.
+    """
+    counts = Counter(row.reference or "" for row in known.train)
+    candidates = [text for text, _ in counts.most_common()]
+    candidates += [text for text in _most_frequent_fields(counts) if text not in counts]
+    for rows in (known.valid, known.train):
+        candidates = _strongest(contract, metric, evaluated_rows(rows), candidates)
+    return candidates[0]
+
+
+def _strongest(contract: Contract, metric: str, rows: Sequence[EvaluatedRow], candidates: list[str]) -> list[str]:
+    """Return the candidates that meet ``metric`` most often. Many candidates are first scored on some of the rows."""
+    rows = sorted(rows, key=lambda row: row.id)
+    while len(candidates) > 1 and rows:
+        own = rows[: max(1, _BUDGET // len(candidates))]
+        hits = {text: _hits(contract, metric, own, [text] * len(own)) for text in candidates}
+        if len(own) == len(rows) or len(candidates) <= _KEPT:
+            return [text for text in candidates if hits[text] == max(hits.values())]
+        candidates = sorted(candidates, key=lambda text: hits[text], reverse=True)[: len(candidates) // _KEPT]
+    return candidates
+
+
+def _hits(contract: Contract, metric: str, rows: Sequence[EvaluatedRow], texts: Iterable[str]) -> tuple[int, int]:
+    """Return how many answers meet ``metric``, and how many the contract."""
+    scored = [contract.score(row.answer(text, "stop")) for row, text in zip(rows, texts, strict=True)]
+    first, second = (sum(name in scores and scores[name].passed for scores in scored) for name in (metric, CONTRACT))
+    return first, second
+
+
+def _most_frequent_fields(counts: Counter[str]) -> list[str]:
+    """Return an object with the most frequent value of every field as JSON, if most answers are JSON objects."""
+    objects = [(value, count) for text, count in counts.items() if isinstance(value := _parsed(text), dict)]
+    if 2 * sum(count for _, count in objects) <= counts.total():
+        return []
+    return [json.dumps(_most_frequent(objects), ensure_ascii=False)]
+
+
+def _most_frequent(values: Sequence[tuple[Any, int]]) -> Any:
+    if not all(isinstance(value, dict) for value, _ in values):
+        counts = Counter[str]()
+        for value, count in values:
+            counts[json.dumps(value, ensure_ascii=False)] += count
+        return json.loads(counts.most_common(1)[0][0])
+    total, fields = sum(count for _, count in values), dict.fromkeys(name for value, _ in values for name in value)
+    having = {name: [(value[name], count) for value, count in values if name in value] for name in fields}
+    return {name: _most_frequent(own) for name, own in having.items() if 2 * sum(count for _, count in own) > total}
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def free_arm_problems(evidence: EvaluationEvidence, contract: Contract, facts: ReportFacts) -> Iterator[str]:
+    """Yield what is wrong with the stored answers of free arms.
+
+    They are computed again if the source still has the same training and validation rows. Those that depend on the base's vectors are
+    only looked up among the training answers.
+    """
+    outputs = {name: [one.output for one in evidence.answers.get(name, ())] for name in (CONSTANT, COPIER)}
+    for name, texts in outputs.items():
+        if not texts and name not in facts.get("left_out", {}):
+            yield f"{OUTPUTS} lacks the arm {name}."
+    if len(set(outputs[CONSTANT])) > 1:
+        yield f"{OUTPUTS}, {CONSTANT}: the answers differ from each other."
+    recipe, recorded = evidence.recipe, facts.get("free_arms")
+    with suppress(MlxtuneError, OSError):  # without the source, nothing more is known
+        splits = split(read_source(recipe.source, recipe.data.format, recipe.data.map), recipe.data)
+        known = AnsweredRows.from_splits(splits)
+        rows = [row for one in evidence.rows for row in splits.test if row.id == one.id]
+        if recorded is None or known.hash != recorded["training"] or len(rows) != len(evidence.rows):
+            return
+        constant = constant_answer(contract, contract.headline(recipe, has_preferences=False), known)
+        copies = copied_answers(prompt_rows(rows), known.train, constant) if recorded["nearest"] == "words" else outputs[COPIER]
+        answers = {constant, *(row.reference for row in known.train)}
+        for name, texts in ((CONSTANT, [constant] * len(rows)), (COPIER, copies)):
+            for row, text, output in zip(rows, texts, outputs[name], strict=False):
+                if output != text or text not in answers:
+                    yield f"{OUTPUTS}, {name}, {row.id}: the training rows give another answer."
+
+
+def _answered(rows: Iterable[Row]) -> list[PromptRow]:
+    return [row for row in rows if isinstance(row, PromptRow) and row.reference is not None]

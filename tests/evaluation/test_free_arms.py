@@ -1,0 +1,92 @@
+"""The arms that generate nothing: a constant answer, and the answer of the nearest training prompt."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mlxtune.data.rows import Conversation, Location, Message, Unpaired
+from mlxtune.evaluation import free_arms as module
+from mlxtune.evaluation.contract import Contract
+from mlxtune.evaluation.free_arms import AnsweredRows, constant_answer, copied_answers, free_arms
+from mlxtune.evaluation.scorers import ModelAnswer
+from mlxtune.recipe import Disclaimer, EvaluationSection
+
+
+def _row(question: str, answer: str, line: int = 1) -> Conversation:
+    return Conversation(Location(Path("d.jsonl"), line), {}, (Message("user", question), Message("assistant", answer)))
+
+
+def _known(train: list[str], valid: list[str]) -> AnsweredRows:
+    rows = [_row(f"question {index} about {text}", text, index) for index, text in enumerate([*train, *valid])]
+    return AnsweredRows(rows[: len(train)], rows[len(train) :])
+
+
+LABELS = Contract(EvaluationSection(reference=["exact"]), is_empty=True)
+
+
+def test_constant_meets_most_validation_rows() -> None:
+    assert constant_answer(LABELS, "exact", _known(["a", "a", "a", "b"], ["b", "b", "a"])) == "b"
+    assert constant_answer(LABELS, "exact", _known(["a", "b", "b"], [])) == "b"  # without any, most training rows
+    assert constant_answer(LABELS, "exact", _known(["a", "b", "b"], ["a", "b"])) == "b"  # training rows break ties
+
+
+def test_constant_of_the_most_frequent_fields_meets_what_no_training_answer_does() -> None:
+    contract = Contract(EvaluationSection(pattern=r'"kind": "x".*"note": \{"of": "y"'))
+    answers = [
+        {"kind": "x", "note": {"of": "n"}}, {"kind": "x", "note": {"of": "m"}}, {"kind": "z", "note": {"of": "y", "rare": 1}},
+        {"kind": "w", "note": {"of": "y"}},
+    ]  # fmt: skip
+    texts = [json.dumps(answer) for answer in answers]
+    assert not any(contract.score_metric("contract", ModelAnswer(text)).passed for text in texts)
+    assert json.loads(constant_answer(contract, "contract", _known(texts, texts))) == {"kind": "x", "note": {"of": "y"}}
+    assert module._most_frequent_fields(Counter(["words", "words", texts[0]])) == []
+
+
+def test_of_many_candidates_the_best_is_found_on_part_of_the_rows_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_BUDGET", 120)
+    scored = []
+    score = Contract.score
+    monkeypatch.setattr(Contract, "score", lambda self, answer: scored.append(answer) or score(self, answer))
+    contract = Contract(EvaluationSection(disclaimers=[Disclaimer("Take care.")]))
+    train = [f"answer {index}" for index in range(39)] + ["Take care."]
+    assert constant_answer(contract, "contract", _known(train, [f"other {index}" for index in range(30)])) == "Take care."
+    assert len(scored) <= 3 * 120
+
+
+def test_copier_answers_as_the_nearest_training_prompt() -> None:
+    train = [_row("Where is my blue tent?", "tent"), _row("How long is the rope?", "rope")]
+    rows = [_row("Where is my green tent?", "?"), _row("How long is a rope?", "?"), _row("12345", "?")]
+    assert copied_answers(rows, train, "otherwise") == ["tent", "rope", "otherwise"]
+
+
+def test_validation_decides_whether_vectors_count() -> None:
+    train = [_row("aaaaaa one", "x"), _row("bbbbbb two", "y")]
+    valid = [_row("pppppp", "y"), _row("qqqqqq", "x")]
+    test = [_row("rrrrrr", "?")]
+    vectors = {row.id: np.float32([one, 1 - one]) for row, one in zip((*train, *valid, *test), (1, 0, 0, 1, 0), strict=True)}
+    known = AnsweredRows(train, valid)
+    misleading = {row.id: np.float32([1, 0]) for row in (*train, *valid, *test)}
+    assert free_arms(LABELS, "exact", known, test, misleading).nearest == "words"
+    found = free_arms(LABELS, "exact", known, test, vectors)
+    assert (found.nearest, found.copies) == ("words_and_vectors", ["y"])
+    assert free_arms(LABELS, "exact", AnsweredRows(train, []), test, vectors).nearest == "words"
+
+
+def test_answers_have_no_cost_and_only_desirable_answers_are_copied() -> None:
+    def unpaired(answer: str, label: bool) -> Unpaired:
+        return Unpaired(Location(Path("d"), 1), {}, (Message("user", "Where?"),), answer, label)
+
+    rows = module._answered([unpaired("bad", False), unpaired("good", True)])
+    assert [row.reference for row in rows] == ["good"]
+    constant, copier = free_arms(LABELS, "exact", AnsweredRows(rows, []), [_row("Where is it?", "here")]).answers(
+        [_row("Where is it?", "here")]
+    )
+    assert (constant.name, copier.name) == ("constant", "copier")
+    for arm in (constant, copier):
+        (answer,) = arm.answers
+        assert (answer.output, answer.ended, answer.answer_tokens, answer.seconds, answer.tokens) == ("good", "stop", 0, None, 0)
