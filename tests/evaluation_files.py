@@ -57,7 +57,7 @@ def write_evaluation(workspace: Path, *, pairs: bool = False, contract: bool = T
         for number, (arm, texts) in enumerate(arms.items())
     ]  # fmt: skip
     evidence.save_outputs(folder, measured)
-    metric = "contract" if contract else "exact"
+    metric = "contract" if contract else "correct"
     failed = [row for row, scores in zip(rows, measured[-1].scores, strict=True) if not scores[metric].passed]
     nearest_rows.save_nearest(folder, failed, train, source_rows)
     facts = {

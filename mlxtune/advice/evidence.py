@@ -16,7 +16,7 @@ from mlxtune.evaluation.arms import BASE, GRAMMAR, KSHOT, PROMPT, TUNED
 from mlxtune.evaluation.comparability import contract_hash
 from mlxtune.evaluation.history import Evaluation, evaluations
 from mlxtune.evaluation.report import Rate
-from mlxtune.evaluation.scorers import CONTRACT
+from mlxtune.evaluation.scorers import CONTRACT, CORRECT
 from mlxtune.evaluation.scorers.preference import PREFERENCE
 from mlxtune.evaluation.statistics.power import detectable_gain
 from mlxtune.recipe import Recipe
@@ -29,7 +29,7 @@ ARMS = {
     "grammar": GRAMMAR,
     "tuned": TUNED,
 }  # keyed by the fact that holds the arm's rate
-_METRICS = frozenset({CONTRACT, "exact", "fields", "number", PREFERENCE})  # that the interview knows
+_METRICS = frozenset({CONTRACT, CORRECT, PREFERENCE})  # that the interview knows
 
 Measured = tuple[Rate, str]  # an arm's rate on held-out rows, and the ID of the evaluation that measured it
 
@@ -129,8 +129,8 @@ def seconds_per_answer(workspace: Path, recipe: Recipe) -> float | None:
 
 
 def can_measure(recipe: Recipe) -> bool:
-    """Whether the recipe has a metric: a contract, a comparison with references, or pairs whose preferred answers are known."""
-    return recipe.has_contract or bool(recipe.evaluation.reference) or recipe.method.kind == "dpo"
+    """Whether the recipe has a metric: a contract, or pairs whose preferred answers are known."""
+    return recipe.has_contract or recipe.method.kind == "dpo"
 
 
 def sample_recipe(recipe: Recipe) -> Recipe:
@@ -140,8 +140,8 @@ def sample_recipe(recipe: Recipe) -> Recipe:
     """
     if not can_measure(recipe):
         raise InputError(
-            "The recipe has no metric: neither a contract nor a comparison with references.",
-            hint='Add a schema, disclaimers, forbidden phrases or reference = ["exact"] to [evaluation].',
+            "The recipe has no contract.",
+            hint='Add correct = ["answer"], a schema, disclaimers or forbidden phrases to [evaluation].',
         )
     arms = [BASE, *([PROMPT] if recipe.evaluation.prompt.strip() else []), KSHOT]
     section = replace(recipe.evaluation, arms=arms, rows=SAMPLE_ROWS)

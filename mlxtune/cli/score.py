@@ -23,6 +23,7 @@ from mlxtune.models.thoughts import split_thought
 from mlxtune.present.blocks import Cell, Column, Table
 from mlxtune.present.report import rate_cells
 from mlxtune.recipe import Disclaimer, EvaluationSection, load
+from mlxtune.recipe.schema import CORRECT_PARTS
 
 
 def score(
@@ -40,24 +41,34 @@ def score(
         list[str] | None, typer.Option("--forbid", help="A phrase that outputs must not contain. Repeatable.")
     ] = None,
     pattern: Annotated[str, typer.Option("--pattern", help="A regular expression that outputs must match somewhere.")] = "",
+    correct: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--correct", help='What must equal the "reference": answer, fields, number, calls, or a JSON Pointer. Repeatable.'
+        ),
+    ] = None,
     recipe: Annotated[Path | None, typer.Option("--recipe", help="A recipe whose contract replaces these options.")] = None,
     json: Json = False,
 ) -> None:
-    """Score outputs from any source for valid JSON, schema, disclaimers, phrases, length, a pattern, and agreement with references.
+    """Score outputs from any source for valid JSON, schema, disclaimers, phrases, length, a pattern, and equality with references.
 
     Reasoning at the start of an output, such as <think>…</think>, is not scored.
     """
     for option, phrases in (("--disclaimer", disclaimer), ("--forbid", forbid)):
         if not all(phrase.strip() for phrase in phrases or []):
             raise InputError(f"{option} must not be empty.")
-    if recipe and (schema or disclaimer or forbid or pattern):
-        raise InputError("--recipe already includes a contract.", hint="Omit --schema, --disclaimer, --forbid, and --pattern.")
+    if not CORRECT_PARTS.is_valid(correct or []):
+        raise InputError(f"--correct must be {CORRECT_PARTS.expected}.")
+    if recipe and (schema or disclaimer or forbid or pattern or correct):
+        raise InputError(
+            "--recipe already includes a contract.", hint="Omit --schema, --disclaimer, --forbid, --pattern, and --correct."
+        )
     rows = _folder(outputs) if outputs.is_dir() else _lines(outputs)
     if recipe:
         contract = Contract.from_recipe(load(recipe))
     else:
         rules = [Disclaimer(text) for text in disclaimer or []]
-        section = EvaluationSection(disclaimers=rules, forbid=forbid or [], pattern=pattern, reference=["exact", "fields"])
+        section = EvaluationSection(disclaimers=rules, forbid=forbid or [], pattern=pattern, correct=correct or [])
         check_patterns(section)
         contract = Contract(section, SchemaValidator.read(schema) if schema else None)
     scored = [contract.score(answer) for _, answer in rows]

@@ -73,8 +73,8 @@ class Sentence:
 @dataclass(frozen=True)
 class Scaffold:
     """Settings guessed from a file. ``schema`` is ``None`` unless the answers are JSON objects; ``labels`` has the distinct answers
-    if they are few, and ``with_numbers`` says whether they end with a number, as in GSM8K, in the form ``number_form`` if there is a
-    common one. ``formats`` counts the rows of each format; ``format`` is the recipe's, usually ``auto``.
+    if they are few. ``correct`` is the recipe's; answers that end with a number, as in GSM8K, have the form ``number_form`` if there
+    is a common one. ``formats`` counts the rows of each format; ``format`` is the recipe's, usually ``auto``.
     """
 
     source: Path
@@ -88,7 +88,7 @@ class Scaffold:
     schema: Schema | None
     labels: tuple[str, ...]
     sentences: tuple[Sentence, ...]
-    with_numbers: bool
+    correct: tuple[str, ...]
     number_form: str
 
     @property
@@ -99,7 +99,7 @@ class Scaffold:
     @property
     def needs_contract(self) -> bool:
         """Whether the recipe does not say what a good answer is, other than being the reference itself."""
-        guessed = self.schema is not None or self.labels or self.with_numbers or self.required_sentences
+        guessed = self.schema is not None or self.correct or self.required_sentences
         return not guessed and self.method != "dpo"
 
 
@@ -167,6 +167,9 @@ def guess(path: Path, mapping: Mapping[str, str] = NO_MAPPING, format: str = "au
     kinds = Counter(type(row) for row in sample)
     method = {Preference: "dpo", Unpaired: "kto"}.get(kinds.most_common(1)[0][0], "sft")
     with_numbers = method == "sft" and not is_json and _most_match(_FINAL_NUMBER, answers)
+    labels = () if is_json or not kinds[Conversation] else _few_values(answers, _MOST_LABELS)
+    calls = sum(isinstance(row, Conversation) and bool(row.messages[-1].extra.get("tool_calls")) for row in sample)
+    correct = ("answer",) if labels else ("number",) if with_numbers else ("calls",) if calls > len(sample) / 2 else ()
     return Scaffold(
         source=path,
         rows=len(rows),
@@ -177,9 +180,9 @@ def guess(path: Path, mapping: Mapping[str, str] = NO_MAPPING, format: str = "au
         method=method,
         max_tokens=_token_limit(sample),
         schema=infer_schema(values) if is_json else None,
-        labels=() if is_json or not kinds[Conversation] else _few_values(answers, _MOST_LABELS),
+        labels=labels,
         sentences=tuple(recurring_sentences(answers, values if is_json else [])),
-        with_numbers=with_numbers,
+        correct=tuple(["calls"] if all(map(_is_call, values)) else telling_fields(values)) if is_json else correct,
         number_form=next((form for form, pattern in _FORMS.items() if with_numbers and _most_match(pattern, answers)), ""),
     )
 
@@ -227,6 +230,25 @@ def _schema_of(values: Sequence[Any]) -> Schema:
     elif kinds == {"string"} and (labels := _few_values(values, _MOST_VALUES)):
         schema["enum"] = list(labels)
     return schema
+
+
+def _is_call(value: Mapping[str, Any]) -> bool:
+    return value.keys() == {"name", "arguments"} and isinstance(value["name"], str) and isinstance(value["arguments"], dict)
+
+
+def telling_fields(values: Sequence[Any], pointer: str = "") -> Iterator[str]:
+    """Yield JSON Pointers to the fields that all ``values`` have and that are right or wrong: booleans, and few repeated values."""
+    for name in values[0]:
+        parts = [value[name] for value in values if name in value]
+        below = f"{pointer}/{name.replace('~', '~0').replace('/', '~1')}"
+        if len(parts) < len(values):
+            continue
+        if all(isinstance(part, dict) for part in parts):
+            yield from telling_fields(parts, below)
+        elif len(set(texts := [json.dumps(part) for part in parts])) > 1 and (
+            set(texts) == {"true", "false"} or _few_values(texts, _MOST_VALUES)
+        ):
+            yield below
 
 
 def _json_type(value: Any) -> str:
@@ -310,17 +332,13 @@ def recipe_text(scaffold: Scaffold, name: str, source: str, schema: str) -> str:
         "[evaluation]",
     ]
     if scaffold.schema is not None:
-        lines += [f"schema = {toml_literal(schema)}", 'reference = ["fields"]']
-    elif scaffold.labels:
-        lines.append('reference = ["exact"]      # the answers are ' + f"{len(scaffold.labels)} labels")
-    elif scaffold.with_numbers:
-        if scaffold.number_form:
-            lines.append(
-                f"pattern = {toml_literal(_FORMS[scaffold.number_form])}      # the answers end with {scaffold.number_form}"
-            )
-        lines.append('reference = ["number"]     # the answers end with a number, which is compared with the reference')
-    elif scaffold.method != "dpo":
+        lines.append(f"schema = {toml_literal(schema)}")
+    elif scaffold.number_form:
+        lines.append(f"pattern = {toml_literal(_FORMS[scaffold.number_form])}      # the answers end with {scaffold.number_form}")
+    elif scaffold.method != "dpo" and not scaffold.correct:
         lines += _CONTRACT_EXAMPLE
+    if scaffold.correct:
+        lines.append(f"correct = {toml_literal(list(scaffold.correct))}      # must equal the reference")
     for sentence in scaffold.sentences:
         block = ["[[evaluation.disclaimers]]", f"text = {toml_literal(sentence.text)}"]
         block += [f"when = {toml_literal(dict([sentence.when]))}"] if sentence.when else []

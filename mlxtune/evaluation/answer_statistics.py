@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mlxtune.evaluation.json_fields import optional
-from mlxtune.evaluation.scorers import CONTRACT, LOOP, PASS, THINKING_LIMIT, THINKING_LOOP, Score
+from mlxtune.evaluation.scorers import CONTRACT, CORRECT, LOOP, PASS, THINKING_LIMIT, THINKING_LOOP, Score
 
 if TYPE_CHECKING:
     from mlxtune.evaluation.answers import Answer
@@ -61,8 +61,8 @@ def is_undecided(answer: Answer) -> bool:
 
 
 def _deciding(by_metric: Mapping[str, Score]) -> Score:
-    """Return the score that the verdict counts: the contract's or, without one, that of the first metric."""
-    return by_metric.get(CONTRACT) or next(iter(by_metric.values()), PASS)
+    """Return the score that the verdict counts: whether the answer is correct or, without a reference, meets the contract."""
+    return by_metric.get(CORRECT) or by_metric.get(CONTRACT, PASS)
 
 
 def _repeats(answer: Answer) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -9,9 +10,11 @@ import regex
 
 from mlxtune.core.errors import InputError
 from mlxtune.core.text import one_line
+from mlxtune.data.rows import PromptRow
 from mlxtune.evaluation.answer_statistics import is_loop
 from mlxtune.evaluation.scorers import (
     CONTRACT,
+    CORRECT,
     LOOP,
     PASS,
     THINKING_LIMIT,
@@ -21,6 +24,7 @@ from mlxtune.evaluation.scorers import (
     ScoreFunction,
     Scorer,
 )
+from mlxtune.evaluation.scorers.correct import score_correct
 from mlxtune.evaluation.scorers.preference import PREFERENCE
 from mlxtune.evaluation.scorers.registry import SCORERS
 from mlxtune.evaluation.scorers.schema_valid import SchemaValidator
@@ -77,19 +81,21 @@ class Contract:
     def from_recipe(cls, recipe: Recipe) -> Contract:
         """Build the recipe's contract. Raises ``InputError`` for an unusable schema or pattern.
 
-        Without a contract, answers are compared with the references as ``evaluation.reference`` says, or by exact match.
+        Without a contract, answers must equal their references.
         """
         if not recipe.has_contract:
-            return cls(replace(recipe.evaluation, reference=recipe.evaluation.reference or ["exact"]), is_empty=True)
+            return cls(replace(recipe.evaluation, correct=["answer"]), is_empty=True)
         check_patterns(recipe.evaluation)
         return cls(recipe.evaluation, SchemaValidator.read(recipe.schema_file) if recipe.schema_file else None)
 
     @cached_property
     def wants_json(self) -> bool:
-        """Whether raw JSON is required, which it is if there is a schema or no text rule."""
+        """Whether raw JSON is required, which it is if there is a schema, if fields are compared, or without a text rule."""
         if self.is_empty:
             return False
-        return self.schema is not None or not any(scorer.replaces_json and scorer.build(self) for scorer in SCORERS)
+        if self.schema is not None or any(part == "fields" or part.startswith("/") for part in self.section.correct):
+            return True
+        return not any(scorer.replaces_json and scorer.build(self) for scorer in SCORERS)
 
     @cached_property
     def metrics(self) -> list[ContractMetric]:
@@ -111,22 +117,40 @@ class Contract:
     def headline(self, recipe: Recipe, *, has_preferences: bool) -> str:
         """Return the metric that the verdict of an evaluation of ``recipe`` is about.
 
-        It is the preferred answer for preference training, else the contract or, without one, the first reference metric.
+        It is the preferred answer for preference training, else correctness or, if answers are not compared with references, the
+        contract.
         """
         if recipe.method.kind == "dpo" and has_preferences:
             return PREFERENCE
-        return self.metrics[0].name if self.is_empty else CONTRACT
+        return CORRECT if self.section.correct else CONTRACT
+
+    def require_references(self, rows: Iterable[PromptRow]) -> None:
+        """Raise ``InputError`` if the reference of one of ``rows`` lacks what must equal it, or if there is nothing to compare."""
+        known = [(row, reference) for row in rows if (reference := row.reference) is not None]
+        for row, reference in known if self.section.correct else ():
+            score = score_correct(ModelAnswer(reference, reference=reference), self.section.correct)
+            if not score.passed:
+                raise InputError(f"{row.location}: {score.detail}.", hint="Change evaluation.correct, or the row's answer.")
+        if self.section.correct and known and all(self._is_trivial(reference) for _, reference in known):
+            raise InputError(
+                "An empty answer equals every reference in what evaluation.correct compares.", hint="Change evaluation.correct."
+            )
+
+    def _is_trivial(self, reference: str) -> bool:
+        """Whether an empty answer equals ``reference``, which has no call then."""
+        return score_correct(ModelAnswer("", reference=reference), self.section.correct).passed
 
     def score(self, answer: ModelAnswer) -> dict[str, Score]:
         """Score ``answer`` on every metric. ``contract`` passes if all required metrics pass, or repeats the first failure, which is
-        final if any of them is.
+        final if any of them is. Correctness comes last.
         """
         scores = {metric.name: score for metric in self.metrics if (score := metric.score(answer)) is not None}
         if self.is_empty:
             return scores
         failed = [scores[name] for name in self.required_metrics if name in scores and not scores[name].passed]
         first = replace(failed[0], is_final=any(score.is_final for score in failed)) if failed else PASS
-        return scores | {CONTRACT: first}
+        correct = {CORRECT: scores.pop(CORRECT)} if CORRECT in scores else {}
+        return scores | {CONTRACT: first} | correct
 
     def score_metric(self, metric: str, answer: ModelAnswer) -> Score | None:
         """Score ``answer`` on one metric, or on the whole contract; ``None`` if it does not apply."""

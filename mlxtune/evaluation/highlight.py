@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from mlxtune.evaluation.contract import Contract
-from mlxtune.evaluation.scorers import CONTRACT, ModelAnswer
+from mlxtune.evaluation.scorers import CONTRACT, PASS, ModelAnswer
+from mlxtune.evaluation.scorers.correct import leaves
 from mlxtune.evaluation.scorers.json_parser import InvalidJSON, parse_json
 from mlxtune.evaluation.scorers.json_search import find_json
 from mlxtune.evaluation.scorers.number import find_number
 from mlxtune.evaluation.scorers.output_text import THINKING, strip_thinking
-from mlxtune.evaluation.scorers.reference import leaves
 from mlxtune.recipe import Disclaimer
 
 Span = tuple[int, int]
@@ -35,7 +35,7 @@ def failure_span(metric: str, answer: ModelAnswer, contract: Contract) -> Span |
     """
     metrics = {item.name: item for item in contract.metrics}
     if metric == CONTRACT:
-        metric = next((item.name for item in metrics.values() if item.required and not item.scorer(answer).passed), "")
+        metric = next((item.name for item in metrics.values() if item.required and not (item.score(answer) or PASS).passed), "")
     span: Span | None = None
     match metric:
         case "json" | "schema":
@@ -44,10 +44,9 @@ def failure_span(metric: str, answer: ModelAnswer, contract: Contract) -> Span |
             span = next(filter(None, (_phrase(answer.output, text) for text in contract.section.forbid)), None)
         case "disclaimer" | "disclaimer_fuzzy" if not metrics[metric].scorer(answer).passed:
             span = _disclaimer(answer, contract.section.disclaimers)
-        case "fields":
-            span = _field(answer)
-        case "number" if not metrics[metric].scorer(answer).passed and (found := find_number(answer.output)):
-            span = found[1]
+        case "correct" if not (metrics[metric].score(answer) or PASS).passed:
+            number = find_number(answer.output) if "number" in contract.section.correct else None
+            span = number[1] if number else _field(answer)
     return span if span and 0 <= span[0] < span[1] else None
 
 

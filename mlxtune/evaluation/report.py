@@ -17,6 +17,7 @@ from mlxtune.evaluation.holdout.ledger import HoldoutHistory
 from mlxtune.evaluation.json_fields import from_json, optional, to_json
 from mlxtune.evaluation.off_task.result import OffTaskResult
 from mlxtune.evaluation.scorers import CONTRACT
+from mlxtune.evaluation.scorers.preference import PREFERENCE
 from mlxtune.evaluation.seed_report import SeedReport
 from mlxtune.evaluation.statistics.bootstrap import BootstrapMean
 from mlxtune.evaluation.verdict import Comparison, ScoreComparison, Verdict
@@ -144,8 +145,8 @@ class ArmResult:
 class EvaluationReport:
     """An evaluation's results.
 
-    The verdict is about the whole contract, for preference training about the preferred answers and, without a contract, about
-    agreement with the reference answers.
+    The verdict is about the answers that equal their references, without such a comparison about the whole contract, and for
+    preference training about the preferred answers.
     """
 
     facts: ReportFacts
@@ -162,8 +163,9 @@ class EvaluationReport:
 
     @property
     def answer_metric(self) -> str:
-        """The metric that sums up the answers: the contract or, without one, the headline metric."""
-        return CONTRACT if any(rate.metric == CONTRACT for rate in self.arms[0].rates) else self.headline_metric
+        """The metric that sums up the answers: the headline metric, or the contract if that is about pairs."""
+        has_contract = any(rate.metric == CONTRACT for rate in self.arms[0].rates)
+        return CONTRACT if has_contract and self.headline_metric == PREFERENCE else self.headline_metric
 
     @property
     def headline(self) -> Comparison | None:

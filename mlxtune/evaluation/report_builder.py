@@ -250,7 +250,7 @@ def _also_worse(report: EvaluationReport, headline: Comparison) -> tuple[AlsoWor
 
 
 def _met_by_grammar(report: EvaluationReport) -> Literal["", "contract", "schema"]:
-    arm = next((arm for arm in report.arms if arm.name == GRAMMAR), None)
+    arm = next((arm for arm in report.arms if arm.name == GRAMMAR and report.answer_metric == CONTRACT), None)
     rates = {rate.metric: rate for rate in arm.rates} if arm else {}
     metrics: tuple[Literal["contract", "schema"], ...] = ("contract", "schema")
     for metric in metrics:

@@ -201,11 +201,12 @@ def _read_inputs(worker: Worker) -> _Inputs:
     source = read_source(recipe.source, recipe.data.format, recipe.data.map)
     splits = split(source, recipe.data)
     rows = sample_rows(prompt_rows(splits.test), recipe.evaluation.rows)
-    if contract.is_empty and all(row.reference is None for row in rows):
+    if contract.section.correct and all(row.reference is None for row in rows):
         raise InputError(
-            "The recipe has no contract, and no held-out row has a reference answer, so there is nothing to measure.",
+            "No held-out row has a reference answer, so there is nothing to measure.",
             hint="In the recipe's [evaluation] section, set what answers must satisfy: schema, disclaimers, forbid, length, or pattern.",
         )
+    contract.require_references(rows)
     adapter = Path(request["adapter"]) if request.get("adapter") else None
     seeds = [SeedAdapter(**seed) for seed in request.get("seeds", ())]
     validation = prompt_rows(splits.valid) if seeds else []

@@ -16,6 +16,8 @@ def scaffold_document(guessed: Scaffold, name: str = "") -> Document:
         facts.append(Fact("map", ", ".join(f"{key} = {column}" for key, column in guessed.mapping.items())))
     facts += [Fact("method", guessed.method), Fact("tokens", f"max_tokens = {guessed.max_tokens:,}", "estimated")]
     facts.append(Fact("contract", *_contract(guessed, name)))
+    if guessed.correct:
+        facts.append(Fact("correct", ", ".join(guessed.correct), "equal to the reference"))
     if guessed.sentences:
         required, offered = guessed.required_sentences, len(guessed.sentences) - guessed.required_sentences
         parts = [f"{required:,} in every answer they apply to"] if required else []
@@ -27,12 +29,10 @@ def scaffold_document(guessed: Scaffold, name: str = "") -> Document:
 
 def _contract(guessed: Scaffold, name: str) -> tuple[str, str]:
     if guessed.labels:
-        return f"{len(guessed.labels)} labels", "compared with the reference"
+        return f"{len(guessed.labels)} labels", ""
     if guessed.schema is not None:
         return f"{name}.schema.json" if name else "a JSON Schema", "from the JSON answers"
-    measure = "the final number" if guessed.with_numbers else "exact match"
-    if guessed.method == "dpo":
-        measure = "the likelihood of both answers"
     if guessed.number_form:
-        return f"ends with {guessed.number_form}", f"measured by {measure}"
-    return "the disclaimers" if guessed.required_sentences else "none", f"measured by {measure}"
+        return f"ends with {guessed.number_form}", ""
+    measure = "the likelihood of both answers" if guessed.method == "dpo" else "" if guessed.correct else "exact match"
+    return "the disclaimers" if guessed.required_sentences else "none", measure and f"measured by {measure}"

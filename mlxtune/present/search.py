@@ -117,7 +117,7 @@ def decision_blocks(board: Leaderboard) -> tuple[Block, ...]:
 def leaderboard_table(board: Leaderboard, *, alive: bool = True) -> Table:
     """Return the trials with their values, rates, and places. Nothing trains unless the search is ``alive``."""
     parameters = [Column(name, right=True) for name in board.parameters]
-    figures = [Column("steps", right=True), Column("contract", right=True), Column("0 to 100%", priority=1)]
+    figures = [Column("steps", right=True), Column("rate", right=True), Column("0 to 100%", priority=1)]
     columns = (Column(), Column("trial", right=True), *parameters, *figures, Column("95% interval", priority=1))
     rows = []
     for entry in board.entries:
@@ -136,13 +136,13 @@ def leaderboard_table(board: Leaderboard, *, alive: bool = True) -> Table:
 
 
 def trend_text(trend: Trend) -> str:
-    """Return the change of the contract rate over a hyperparameter's range, with its interval."""
+    """Return the change of the rate over a hyperparameter's range, with its interval."""
     low, change, high = (f"{round(100 * share):+d}".replace("-", "−") for share in (trend.low, trend.change, trend.high))
     return f"{change} points ({low} to {high})"
 
 
 def _trends_table(board: Leaderboard) -> Table:
-    note = "trend of the contract rate over the range in the first rung, with its 95% interval"
+    note = "trend of the rate over the range in the first rung, with its 95% interval"
     rows = (
         (Cell(one.label, "muted"), Cell(value_text(one.lowest)), Cell(f"to {value_text(one.highest)}"), Cell(trend_text(one)))
         for one in board.trends

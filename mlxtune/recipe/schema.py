@@ -343,7 +343,10 @@ _DISCLAIMERS = Rule(
 )
 _PHRASES = Rule(lambda phrases: all(phrase.strip() for phrase in phrases), "a list of non-empty phrases")
 _LENGTH = Rule(lambda limit: limit.min >= 0 and (limit.max == 0 or limit.max >= limit.min), "a range with 0 <= min <= max")
-_POINTERS = Rule(lambda paths: all(path.startswith("/") for path in paths), 'a list of JSON Pointers such as "/category"')
+CORRECT_PARTS = Rule(
+    lambda parts: all(part.startswith("/") or part in ("answer", "fields", "number", "calls") for part in parts),
+    'a list of JSON Pointers such as "/category", or "answer", "fields", "number", "calls"',
+)
 _MARGIN = Rule(lambda margin: 0 < margin < 1, "a fraction of the answers, above 0 and below 1")
 _WITH_BASE = Rule(lambda arms: "base" in arms, 'a list that includes "base"')
 _DISTINCT = Rule(lambda arms: len(set(arms)) == len(arms), "a list without duplicates")
@@ -353,8 +356,8 @@ _DISTINCT = Rule(lambda arms: len(set(arms)) == len(arms), "a list without dupli
 class EvaluationSection:
     """The contract that answers must satisfy, and the arms that are evaluated.
 
-    ``reference`` metrics compare answers with the reference answers: ``exact`` equality, and the F1 score over ``fields`` of a JSON
-    answer. ``prompt`` may be a .txt or .md file. ``shots`` training rows precede each prompt in ``base+kshot``. ``regression`` is a
+    ``correct`` lists what must equal the reference: JSON Pointers into a JSON answer, all of its ``fields``, the whole ``answer``,
+    its final ``number``, or the ``calls`` of functions. ``prompt`` may be a .txt or .md file. ``shots`` training rows precede each prompt in ``base+kshot``. ``regression`` is a
     file with off-task prompts used to detect forgetting (see docs/evaluation.md). ``max_tokens`` = "auto" is twice the length of the longest reference answer
     in the training and validation rows, or that length plus 64 tokens, whichever is greater; reasoning is not counted.
     """
@@ -366,13 +369,9 @@ class EvaluationSection:
     forbid: Annotated[list[str], Key("phrases that answers must not contain"), _PHRASES] = field(default_factory=list)
     length: Annotated[Length, Key('length limits, such as max = 40, unit = "words"'), _LENGTH] = field(default_factory=Length)
     pattern: Annotated[str, Key("regular expression that answers must match somewhere; ^ and $ are their start and end")] = ""
-    reference: Annotated[
-        list[Literal["exact", "fields", "number"]],
-        Key("metrics computed against the reference answers, not part of the contract"),
+    correct: Annotated[
+        list[str], Key('parts of an answer that must equal the reference, such as "/category" or "answer"'), CORRECT_PARTS
     ] = field(default_factory=list)
-    fields: Annotated[list[str], Key('JSON Pointers for reference = ["fields"]; empty = all', in_form=False), _POINTERS] = field(
-        default_factory=list
-    )
     arms: Annotated[
         list[ArmName | EndpointArmName],
         Key("arms to evaluate on the held-out rows, such as base+kshot, or base+prompt (set prompt first)"),
@@ -491,7 +490,10 @@ class Recipe:
     def has_contract(self) -> bool:
         """Whether there are any requirements for answers."""
         section = self.evaluation
-        return bool(section.schema or section.disclaimers or section.forbid or section.pattern) or section.length != Length()
+        return (
+            bool(section.schema or section.disclaimers or section.forbid or section.pattern or section.correct)
+            or section.length != Length()
+        )
 
     @property
     def template_file(self) -> Path | None:

@@ -212,7 +212,7 @@ class TrialStarted(BaseEvent):
 
 
 class TrialScored(BaseEvent):
-    """A trial was scored after ``steps`` steps: its contract rate on the validation rows, and the loss of their references."""
+    """A trial was scored after ``steps`` steps: its rate on the validation rows, and the loss of their references."""
 
     type: Literal["trial.scored"]
     trial: int

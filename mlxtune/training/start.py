@@ -10,7 +10,7 @@ from mlxtune.core.child_process import Progress
 from mlxtune.core.errors import RecipeError
 from mlxtune.data.replay import replay_prompts
 from mlxtune.data.source import read_source
-from mlxtune.data.split import split
+from mlxtune.data.split import prompt_rows, split
 from mlxtune.evaluation.contract import Contract
 from mlxtune.evaluation.off_task.prompts import load_prompts
 from mlxtune.models.resolve import resolve
@@ -27,7 +27,7 @@ def check_recipe(recipe: Recipe) -> None:
     """Raise ``InputError`` if the recipe's data cannot be read or split, or if its contract or off-task prompts are invalid."""
     splits = split(read_source(recipe.source, recipe.data.format, recipe.data.map), recipe.data)
     replay_prompts(recipe, splits.train)
-    Contract.from_recipe(recipe)
+    Contract.from_recipe(recipe).require_references(prompt_rows([*splits.valid, *splits.test]))
     load_prompts(recipe)
 
 
@@ -78,7 +78,7 @@ def start_search(workspace: Path, recipe: Recipe, *, progress: Progress = lambda
         raise RecipeError("search.epochs has no effect, because training.steps is set.", hint="Set training.steps = 0.")
     if not recipe.has_contract:
         raise RecipeError(
-            "A search compares trials by their contract rate, but the recipe has no contract.",
-            hint="Add a schema, disclaimers, forbidden phrases, or length limits to [evaluation].",
+            "A search compares trials by their answers, but the recipe has no contract.",
+            hint="Add correct, a schema, disclaimers, forbidden phrases, or length limits to [evaluation].",
         )
     return launch.start(workspace, "search", preflight(workspace, recipe, progress))

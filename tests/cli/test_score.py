@@ -129,16 +129,19 @@ def test_rows_may_have_ended_prompt_and_reference(cli, cwd):
     ]
     (cwd / "o.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (cwd / "s.json").write_text("{}")
-    document = json.loads(cli("score", "o.jsonl", "--schema", "s.json", "--disclaimer", "Mind the gap.", "--json").out)
+    document = json.loads(
+        cli("score", "o.jsonl", "--schema", "s.json", "--disclaimer", "Mind the gap.", "--correct", "fields", "--json").out
+    )
     scores = {row["id"]: row for row in document["scores"]}
     assert scores[1]["failed"]["json"][0] == "cut_off"
-    assert (scores[2]["observed"]["exact"], scores[2]["observed"]["fields"]) == (False, 0.5)
-    assert "exact" not in scores[1]["observed"]
+    assert scores[2]["failed"]["correct"] == ["/b", "differs from the reference: /b"]
+    assert "correct" not in scores[1]["failed"]
     assert scores[3]["failed"]["disclaimer"][0] == "quoted"
     assert "disclaimer" not in scores[4]["failed"]
-    fields = next(rate for rate in document["rates"] if rate["metric"] == "fields")
+    fields = next(rate for rate in document["rates"] if rate["metric"] == "correct")
     assert (fields["total"], fields["mean"]) == (1, 0.5)
-    assert "mean 0.500" in cli("score", "o.jsonl").out
+    assert "mean 0.500" in cli("score", "o.jsonl", "--correct", "fields").out
+    assert "must be a list of JSON Pointers" in cli("score", "o.jsonl", "--correct", "a").err
 
 
 def test_a_missing_file_is_named(cli, cwd):

@@ -12,7 +12,7 @@ import pytest
 
 from mlxtune.core.errors import DataError, InputError
 from mlxtune.data import scaffold
-from mlxtune.data.scaffold import guess, infer_schema, write
+from mlxtune.data.scaffold import guess, infer_schema, telling_fields, write
 from mlxtune.data.source import read_file, read_source
 from mlxtune.evaluation.contract import Contract
 from mlxtune.evaluation.scorers import ModelAnswer
@@ -37,10 +37,31 @@ def test_the_sample_shop_gets_its_contract(tmp_path: Path) -> None:
     schema = json.loads((tmp_path / "recipes" / "support.schema.json").read_text())
     assert "warranty" in schema["properties"]["category"]["enum"]
     assert "enum" not in schema["properties"]["reply"]
+    assert recipe.evaluation.correct == ["/category", "/priority", "/needs_human"]
     for row in read_file(SAMPLES / "support.jsonl"):
         jsonschema.validate(json.loads(row.reference), schema)  # type: ignore[union-attr, arg-type]
     with pytest.raises(InputError, match="already exists"):
         write(guess(SAMPLES / "support.jsonl"), tmp_path)
+
+
+def test_calls_are_compared_as_calls(tmp_path: Path) -> None:
+    call = {"function": {"name": "f", "arguments": {"a": 1}}}
+    turns = [{"role": "user", "content": "Do it."}, {"role": "assistant", "content": "", "tool_calls": [call]}]
+    for name, row in (
+        ("turns", {"messages": turns}),
+        ("text", {"prompt": "Do it.", "completion": json.dumps(call["function"])}),
+    ):
+        recipe = load(write(guess(write_rows(tmp_path / f"{name}.jsonl", [row] * 9)), tmp_path))
+        assert recipe.evaluation.correct == ["calls"]
+
+
+def test_fields_with_few_values_are_compared() -> None:
+    values = [
+        {"kind": "ab"[at % 2], "urgent": at == 3, "stars": at % 3, "name": f"n{at}", "v": 1, "in": {"a/b": None if at % 2 else "x"}}
+        | ({"rare": True} if at else {})
+        for at in range(9)
+    ]  # fmt: skip
+    assert list(telling_fields(values)) == ["/kind", "/urgent", "/stars", "/in/a~1b"]
 
 
 @pytest.mark.parametrize(
@@ -58,10 +79,10 @@ def test_answers_that_end_with_a_result_are_compared_by_it(answer: str, expected
     rows = [{"prompt": f"Question {number}?", "completion": answer.format(number, number)} for number in range(9)]
     guessed = guess(write_rows(tmp_path / "rows.jsonl", rows))
     recipe = load(write(guessed, tmp_path))
-    assert recipe.evaluation.reference == expected
-    assert (guessed.number_form, recipe.has_contract) == (form, bool(form))
-    if recipe.has_contract:
-        scores = [Contract.from_recipe(recipe).score(ModelAnswer(text, reference="#### 1")) for text in (rows[1]["completion"], "It is 1.")]  # fmt: skip
+    assert recipe.evaluation.correct == expected
+    assert (guessed.number_form, recipe.has_contract) == (form, bool(expected))
+    if guessed.number_form:
+        scores = [Contract.from_recipe(recipe).score(ModelAnswer(text, reference=rows[1]["completion"])) for text in (rows[1]["completion"], "It is 1.")]  # fmt: skip
         assert [score["contract"].passed for score in scores] == [True, False]
 
 
@@ -73,7 +94,7 @@ def test_a_classifier_in_a_table_is_mapped(tmp_path: Path) -> None:
     guessed = guess(source)
     assert (guessed.mapping, guessed.labels) == ({"prompt": "text", "completion": "category"}, ("card", "cash"))
     recipe = load(write(guessed, tmp_path))
-    assert recipe.evaluation.reference == ["exact"]
+    assert recipe.evaluation.correct == ["answer"]
     assert len(read_source(recipe.source, recipe.data.format, recipe.data.map).rows) == 20
 
 

@@ -185,9 +185,9 @@ def test_metrics_outside_the_contract_are_compared_too(tmp_path: Path) -> None:
     first, second = _two(tmp_path, [BAD] * 4, [GOOD] * 4)
     for folder in (first, second):
         recipe = folder / "recipe.toml"
-        recipe.write_text(recipe.read_text().replace("reference = []", 'reference = ["exact"]'))
+        recipe.write_text(recipe.read_text().replace("correct = []", 'correct = ["answer"]'))
     comparison = compare_evaluations(find_side(tmp_path, str(first)), find_side(tmp_path, str(second)))
-    assert [item.metric for item in comparison.comparisons] == ["json", "schema", "forbidden", "exact", "contract"]
+    assert [item.metric for item in comparison.comparisons] == ["json", "schema", "forbidden", "contract", "correct"]
 
 
 def test_different_rows_are_refused(tmp_path: Path) -> None:

@@ -38,7 +38,8 @@ def contract_of(schema: SchemaValidator | None = None, **section: Any) -> Contra
             contract_of(SCHEMA, disclaimers=[Disclaimer("d")], forbid=["x"]),
             [*JSON, "schema", "disclaimer", "forbidden", "contract"],
         ),
-        (contract_of(reference=["fields", "exact"]), [*JSON, "exact", "fields", "contract"]),
+        (contract_of(correct=["/a"]), [*JSON, "contract", "correct"]),
+        (contract_of(correct=["answer"]), ["contract", "correct"]),
     ],
 )
 def test_metrics_are_those_required(contract, metrics):
@@ -47,11 +48,10 @@ def test_metrics_are_those_required(contract, metrics):
 
 
 def test_contract_passes_only_when_every_required_metric_does():
-    contract = contract_of(SCHEMA, disclaimers=[Disclaimer("d.")], forbid=["Northpeak"], length=Length(max=30), reference=["exact"])
-    scores = contract.score(ModelAnswer(json.dumps({"a": "d."}), reference="other"))
+    contract = contract_of(SCHEMA, disclaimers=[Disclaimer("d.")], forbid=["Northpeak"], length=Length(max=30))
+    scores = contract.score(ModelAnswer(json.dumps({"a": "d."})))
     assert all(scores[metric].passed for metric in (*contract.required_metrics, "contract"))
     assert not scores["fenced"].passed
-    assert not scores["exact"].passed
     assert contract.required_metrics == ["json", "schema", "disclaimer", "forbidden", "length"]
     for output, broken in [
         ("d.", "json"),
@@ -78,15 +78,15 @@ def test_fuzzy_rule_is_judged_fuzzy_and_reported_strict():
 
 
 def test_reference_rates_count_only_rows_with_reference():
-    contract = contract_of(reference=["exact", "fields"])
+    contract = contract_of(correct=["answer", "fields"])
     scored = [
         contract.score(ModelAnswer('{"a": 1, "b": 1}', reference=reference))
         for reference in (None, '{"a": 1, "b": 2}', '{"a":1,"b":1}')
     ]
     rates = {rate.metric: rate for rate in metric_rates(scored)}
-    assert list(rates) == [*JSON, "exact", "fields", "contract"]
-    assert (rates["json"].total, rates["exact"].hits, rates["exact"].total) == (3, 1, 2)
-    assert (rates["fields"].hits, rates["fields"].mean) == (1, pytest.approx(0.75))
+    assert list(rates) == [*JSON, "contract", "correct"]
+    assert (rates["json"].total, rates["correct"].hits, rates["correct"].total) == (3, 1, 2)
+    assert rates["correct"].mean == pytest.approx((0 + 0.5 + 1 + 1) / 4)
     assert rates["json"].mean is None
 
 
@@ -105,15 +105,14 @@ def test_recipe_can_set_every_option():
 disclaimers = ["Always.", { any_of = ["One way.", { text = "(?i)other ways?", match = "regex" }], match = "fuzzy", threshold = 85,
                             at = "/reply", when = { a = 1 }, unless = { b = 2 } }]
 length = { max = 60, unit = "words", at = "/reply" }
-reference = ["exact", "fields"]
-fields = ["/a"]
+correct = ["answer", "/a"]
 """.replace("\n                            ", " ")
     )
     contract = Contract.from_recipe(parse(text))
     assert contract.section.length == Length(max=60, unit="words", at="/reply")
     assert contract.section.disclaimers[1].phrases == [Phrase("One way.", "fuzzy", 85), Phrase("(?i)other ways?", "regex", 85)]
     assert list(Contract.from_recipe(parse(text)).score(ModelAnswer("x", reference="x"))) == [
-        "disclaimer", "disclaimer_fuzzy", "length", "exact", "fields", "contract",
+        *JSON, "disclaimer", "disclaimer_fuzzy", "length", "contract", "correct",
     ]  # fmt: skip
 
 
@@ -131,8 +130,7 @@ fields = ["/a"]
         ("length = { max = -1 }", "a range"),
         ('length = { max = 1, unit = "tokens" }', "unit must be"),
         ('length = { max = 1, at = "reply" }', "/reply"),
-        ('reference = ["bleu"]', "reference must be"),
-        ('fields = ["a"]', "/category"),
+        ('correct = ["bleu"]', "/category"),
     ],
 )
 def test_invalid_recipe_is_refused(line, words):
@@ -176,7 +174,7 @@ def test_any_output_gets_every_score(output):
         disclaimers=[Disclaimer("d", match="fuzzy")],
         forbid=["x"],
         length=Length(max=1, at="/a"),
-        reference=["exact", "fields"],
+        correct=["answer", "fields", "number", "calls", "/a"],
     )
     scores = contract.score(ModelAnswer(output, reference=output, prompt=output))
     assert not scores["contract"].passed

@@ -68,14 +68,14 @@ def test_reported_metrics_name_the_failures_of_unfinished_answers_like_the_repor
     folder = write_evaluation(tmp_path, base=[BAD, GOOD], tuned=["and so on, " * 40, GOOD])
     recipe, outputs, questions = (folder / name for name in ("recipe.toml", "outputs.jsonl", "questions.jsonl"))
     questions.write_text(questions.read_text().replace("it is near", "it is 5 minutes away"))
-    recipe.write_text(recipe.read_text().replace("reference = []", 'reference = ["number"]'))
+    recipe.write_text(recipe.read_text().replace("correct = []", 'correct = ["number"]'))
     outputs.write_text(outputs.read_text().replace('"ended": "stop"', f'"ended": "{ended}"'))
     stored = evidence.load_evidence(folder)
     contract = Contract.from_recipe(stored.recipe)
     arms = [ArmAnswers(arm, score_answers(contract, stored.rows, answers), False, 1.0) for arm, answers in stored.answers.items()]
     evidence.save_outputs(folder, arms)
     rows = Drilldown(folder)
-    row = next(rows.rows("number"))
+    row = next(rows.rows("correct"))
     assert row.scores["tuned"].kind == kind
-    again = contract.score(row.row.answer(row.answers["tuned"].output, ended))["number"]
+    again = contract.score(row.row.answer(row.answers["tuned"].output, ended))["correct"]
     assert (row.scores["tuned"], row.scores["tuned"].detail) == (again, again.detail)

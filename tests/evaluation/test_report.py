@@ -65,16 +65,16 @@ def test_verdict_uses_whole_contract():
 def test_verdict_names_what_else_got_worse():
     """A better format at the price of wrong answers is not simply better."""
     arms = [
-        scored_arm(name, [row | {"number": Score(number, "wrong")} for row in _scored(*[contract] * 40)])
+        scored_arm(name, [row | {"length": Score(number, "wrong")} for row in _scored(*[contract] * 40)])
         for name, contract, number in (("base", False, True), ("tuned", True, False))
     ]
     verdict = build({"rows": 40}, arms).verdict
-    assert (verdict.outcome, verdict.also_worse) == ("better", (AlsoWorse("number", -1.0),))
-    assert Fact("also worse", "final number", "−100.0 points", "error") in conclusion_facts(build({"rows": 40}, arms))
+    assert (verdict.outcome, verdict.also_worse) == ("better", (AlsoWorse("length", -1.0),))
+    assert Fact("also worse", "allowed length", "−100.0 points", "error") in conclusion_facts(build({"rows": 40}, arms))
     worse = build({"rows": 40}, [replace(arm, name=name) for arm, name in zip(arms[::-1], ("base", "tuned"), strict=True)])
     assert (worse.outcome, worse.verdict.also_worse) == ("worse", ())
     both = [
-        scored_arm(name, [row | {"number": Score(passes, "wrong")} for row in _scored(*[passes] * 40)])
+        scored_arm(name, [row | {"length": Score(passes, "wrong")} for row in _scored(*[passes] * 40)])
         for name, passes in (("base", True), ("tuned", False))
     ]
     cut = build({"rows": 40}, [scored_arm(arm.name, arm.scores, cut=40) for arm in both])

@@ -115,6 +115,20 @@ def test_report_without_tuned_arm_has_no_verdict() -> None:
     assert [(item.first, item.second) for item in report.comparisons if item.metric == "contract"] == [("base", "base+prompt")]
 
 
+def test_the_rival_is_the_arm_that_is_most_often_right() -> None:
+    """A grammar that makes every answer well-formed is no rival of examples that make more answers right."""
+    arms = []
+    for name, right, formed in (("base", 16, 80), ("base+kshot", 45, 100), ("base+grammar", 26, 152), ("tuned", 128, 150)):
+        scored = [{"schema": row < formed, "contract": row < min(right, formed), "correct": row < right} for row in range(152)]
+        arms.append(scored_arm(name, [{key: PASS if one else Score(False, "bad") for key, one in row.items()} for row in scored]))
+    verdict = build({"rows": 152, "headline": "correct"}, arms).verdict
+    assert (verdict.outcome, verdict.metric, verdict.grammar) == ("better", "correct", "")
+    assert verdict.headline
+    assert verdict.contract
+    assert (verdict.headline.first, verdict.headline.second, verdict.contract.metric) == ("base+kshot", "tuned", "contract")
+    assert "rammar" not in verdict_text(verdict)
+
+
 @pytest.mark.parametrize(
     ("hits", "met"),
     [(40, "contract"), (9, "schema")],

@@ -24,7 +24,7 @@ SCHEMA = SchemaValidator(
     }
 )
 CONTRACT = Contract(
-    EvaluationSection(disclaimers=[Disclaimer("General guidance only.")], forbid=["North Peak"], reference=["fields"]), SCHEMA
+    EvaluationSection(disclaimers=[Disclaimer("General guidance only.")], forbid=["North Peak"], correct=["fields"]), SCHEMA
 )
 
 
@@ -73,14 +73,14 @@ def test_phrases_are_highlighted_ignoring_case_and_spaces():
 
 def test_first_field_differing_from_reference_is_highlighted():
     reference = json.dumps({"a/b": 1, "c": {"d": [1, 2]}})
-    assert _marked("fields", 'So: {"a/b": 1, "c": {"d": [1, 3]}}', reference=reference) == "3"
-    assert _marked("fields", '{"a/b": 1}', reference=reference) is None
+    assert _marked("correct", 'So: {"a/b": 1, "c": {"d": [1, 3]}}', reference=reference) == "3"
+    assert _marked("correct", '{"a/b": 1}', reference=reference) is None
 
 
 def test_first_failing_contract_metric_is_highlighted():
     assert _marked("contract", '{"priority": "North Peak"}') == '"North Peak"'
     assert _marked("contract", '{"priority": "low"}') is None  # a missing disclaimer has no location
-    assert _marked("exact", "other") is None
+    assert _marked("correct", "other", reference="{}") is None
 
 
 values = st.recursive(
@@ -109,7 +109,7 @@ def test_missing_pointer_has_no_span():
     assert locate_value('{"a": ', ["a"]) is None
 
 
-@given(st.text(), st.sampled_from(["json", "schema", "forbidden", "disclaimer", "fields", "contract"]))
+@given(st.text(), st.sampled_from(["json", "schema", "forbidden", "disclaimer", "correct", "contract"]))
 def test_highlighting_never_raises(output, metric):
     span = failure_span(metric, ModelAnswer(output, reference='{"a": 1}'), CONTRACT)
     assert span is None or 0 <= span[0] < span[1] <= len(output)

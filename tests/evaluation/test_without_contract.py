@@ -20,6 +20,7 @@ from mlxtune.present.verdict import contract_fact
 from mlxtune.recipe import dump, load
 from mlxtune.runs import registry
 from mlxtune.runs.worker import Worker
+from mlxtune.training.start import check_recipe
 from mlxtune.tui.rooms.evaluate import render
 from mlxtune.tui.rooms.evaluate.service import load_report
 
@@ -29,9 +30,9 @@ ANSWERS = {"base": [BAD] * 8, "tuned": [GOOD] * 8}
 def test_the_verdict_is_about_the_references(tmp_path: Path) -> None:
     folder = write_evaluation(tmp_path, contract=False, **ANSWERS)
     report = reports.load(folder)
-    assert [rate.metric for rate in report.arms[1].rates] == ["exact"]
-    assert (report.answer_metric, report.contract, report.outcome) == ("exact", None, "better")
-    assert (report.verdict.metric, report.verdict.headline.change) == ("exact", 1.0)
+    assert [rate.metric for rate in report.arms[1].rates] == ["correct"]
+    assert (report.answer_metric, report.contract, report.outcome) == ("correct", None, "better")
+    assert (report.verdict.metric, report.verdict.headline.change) == ("correct", 1.0)
     assert verify(folder) == []
 
 
@@ -56,7 +57,7 @@ def test_every_face_says_that_there_is_no_contract(tmp_path: Path, capsys: pytes
     }
     for face, text in texts.items():
         assert "whole contract" not in text.lower(), face
-        assert "xact match" in text, face
+        assert "orrect" in text, face
 
 
 def test_the_rows_behind_the_rate_are_those_that_differ(tmp_path: Path) -> None:
@@ -66,12 +67,18 @@ def test_the_rows_behind_the_rate_are_those_that_differ(tmp_path: Path) -> None:
 
 def test_the_app_shows_the_reference_metric_elsewhere(tmp_path: Path) -> None:
     write_evaluation(tmp_path, contract=False, **ANSWERS)
-    assert [after.metric for _, after in evaluations(tmp_path)[0].changes] == ["exact"]
+    assert [after.metric for _, after in evaluations(tmp_path)[0].changes] == ["correct"]
 
 
 def test_without_a_tuned_arm_the_verdict_has_the_rates(tmp_path: Path) -> None:
     verdict = reports.load(write_evaluation(tmp_path, contract=False, base=[GOOD, BAD])).verdict
-    assert (verdict.reason, verdict.metric, verdict.rates) == ("no_adapter", "exact", (ArmRate("base", 0.5),))
+    assert (verdict.reason, verdict.metric, verdict.rates) == ("no_adapter", "correct", (ArmRate("base", 0.5),))
+
+
+def test_a_part_that_a_reference_lacks_names_the_row(workspace: Path) -> None:
+    recipe = load(workspace / "recipes" / "tiny.toml", ['evaluation.correct=["/absent"]'])
+    with pytest.raises(InputError, match=r"line \d+: the reference has no /absent"):
+        check_recipe(recipe)
 
 
 def test_without_references_there_is_nothing_to_measure(workspace: Path) -> None:
@@ -83,5 +90,5 @@ def test_without_references_there_is_nothing_to_measure(workspace: Path) -> None
     folder = registry.create(workspace, "eval", "tiny").folder
     (folder / "recipe.toml").write_text(dump(recipe))
     (folder / registry.LAUNCH_FILE).write_text('{"request": {}}')
-    with pytest.raises(InputError, match="no contract, and no held-out row has a reference"):
+    with pytest.raises(InputError, match="No held-out row has a reference"):
         worker.evaluate(Worker(folder))

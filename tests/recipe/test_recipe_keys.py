@@ -44,7 +44,6 @@ def test_every_key_has_a_description_a_default_and_parseable_values(key: RecipeK
 
 
 def test_items_that_can_be_listed_are() -> None:
-    assert BY_PATH["evaluation.reference"].item_choices == ("exact", "fields", "number")
     assert BY_PATH["evaluation.forbid"].item_choices == ()
 
 

@@ -55,6 +55,7 @@ PASS = Score(True)
 LOOP = "loop"  # an answer was ended because it repeated itself and would have continued to do so until the token limit
 THINKING_LIMIT = "thinking"  # an answer was ended within its reasoning, which reached its limit
 THINKING_LOOP = "thinking_loop"  # an answer was ended within its reasoning, because the reasoning repeated itself
+CORRECT = "correct"  # the metric that passes if the answer equals the reference where the contract says so
 CONTRACT = "contract"  # the metric that passes if every required metric passes
 ScoreFunction = Callable[[ModelAnswer], Score]
 

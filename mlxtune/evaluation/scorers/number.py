@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from decimal import Decimal
 
-from mlxtune.evaluation.scorers import PASS, ModelAnswer, Score, Scorer, in_words
+from mlxtune.evaluation.scorers import PASS, ModelAnswer, Score, in_words
 from mlxtune.evaluation.scorers.output_text import strip_thinking
 
 _MARK = re.compile(r"####|\\boxed\s*\{")
@@ -43,12 +43,3 @@ def score_number(answer: ModelAnswer) -> Score:
     if found[0] != expected[0]:
         return Score(False, "other_number", f"the final number is {found[0]:f}, expected {expected[0]:f}")
     return PASS
-
-
-SCORER = Scorer(
-    "number",
-    "final number",
-    lambda contract: score_number if "number" in contract.section.reference else None,
-    required=False,
-    needs_reference=True,
-)

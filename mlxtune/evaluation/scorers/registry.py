@@ -5,13 +5,12 @@ from __future__ import annotations
 from mlxtune.core.text import one_line
 from mlxtune.evaluation.scorers import (
     CONTRACT,
+    correct,
     disclaimer,
     forbidden,
     json_forms,
     length,
-    number,
     pattern,
-    reference,
     schema_valid,
 )
 from mlxtune.evaluation.scorers.preference import PREFERENCE
@@ -27,12 +26,9 @@ SCORERS = (
     forbidden.SCORER,
     length.SCORER,
     pattern.SCORER,
-    number.SCORER,
-    reference.EXACT,
-    reference.FIELDS,
+    correct.SCORER,
 )
 FORMS = tuple(scorer.name for scorer in SCORERS if scorer.is_form)
-REFERENCE_METRICS = tuple(scorer.name for scorer in SCORERS if scorer.needs_reference)  # compare answers with references
 LABELS = {scorer.name: scorer.label for scorer in SCORERS} | {CONTRACT: "whole contract", PREFERENCE: "preference accuracy"}
 
 

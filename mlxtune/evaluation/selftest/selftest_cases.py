@@ -104,7 +104,7 @@ def known_rates() -> tuple[Contract, list[ModelAnswer], dict[str, int]]:
     )
     rule = Disclaimer(SENTENCE, when={"kind": "safety"}, match="fuzzy", at="/reply")
     length = Length(max=120, at="/reply")
-    section = EvaluationSection(disclaimers=[rule], forbid=["Northpeak"], length=length, reference=["exact", "fields"])
+    section = EvaluationSection(disclaimers=[rule], forbid=["Northpeak"], length=length, correct=["fields"])
     safety = json.dumps({"kind": "safety", "reply": f"Close it. {SENTENCE}"})
     order = json.dumps({"kind": "order", "reply": "It is on its way."})
     outputs = (
@@ -125,6 +125,6 @@ def known_rates() -> tuple[Contract, list[ModelAnswer], dict[str, int]]:
     answers = [ModelAnswer(output, "length" if output == safety[:-12] else "stop", reference) for output, reference in outputs]
     expected = {
         "json": 76, "ijson": 71, "fenced": 10, "extracted": 94, "schema": 72, "disclaimer": 81, "disclaimer_fuzzy": 84,
-        "forbidden": 98, "length": 92, "exact": 55, "fields": 73, "contract": 58,
+        "forbidden": 98, "length": 92, "correct": 73, "contract": 55,
     }  # fmt: skip
     return Contract(section, schema), answers, expected

@@ -67,7 +67,7 @@ class RungResult:
 
     trial: int
     rung: int  # starting at 0
-    passed: tuple[bool, ...]  # which rows passed the contract
+    passed: tuple[bool, ...]  # which rows passed
     nats: float  # in total, of the reference answers
     tokens: int  # of the reference answers
     trained: int  # steps that this rung took, including the trunk since the previous rung
@@ -76,7 +76,7 @@ class RungResult:
 
     @property
     def rate(self) -> float:
-        """The contract rate on the validation rows."""
+        """The rate on the validation rows."""
         return sum(self.passed) / len(self.passed)
 
     @property
@@ -109,7 +109,7 @@ class Board:
         return number in self.failures or number in self.dropped
 
     def ranking(self, rung: int) -> list[int]:
-        """Return the trials with a result at ``rung``, best first: by contract rate, then loss, then cost, then number."""
+        """Return the trials with a result at ``rung``, best first: by rate, then loss, then cost, then number."""
         scored = [trial for trial in self.trials if (trial.number, rung) in self.results and not self.is_out(trial.number)]
         return [trial.number for trial in sorted(scored, key=lambda trial: self._order(trial, rung))]
 

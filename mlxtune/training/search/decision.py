@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Literal
 
-from mlxtune.evaluation.scorers import CONTRACT
 from mlxtune.evaluation.statistics.clusters import effective_n
 from mlxtune.evaluation.statistics.intervals import wilson
 from mlxtune.evaluation.statistics.significance import LEVEL, holm
@@ -77,7 +76,7 @@ def compare_trials(board: Board, first: int, second: int, rung: int) -> Comparis
     """Compare two trials on the validation rows after the same rung."""
     one, two = board.results[first, rung], board.results[second, rung]
     passed = list(zip(one.passed, two.passed, strict=True))
-    return compare(CONTRACT, f"trial {first}", f"trial {second}", passed, board.plan.groups)
+    return compare("rate", f"trial {first}", f"trial {second}", passed, board.plan.groups)
 
 
 def standing(board: Board, number: int) -> Standing:

@@ -15,7 +15,6 @@ from mlxtune.core.versions import require_version
 from mlxtune.evaluation import report as reports
 from mlxtune.evaluation.arms import TUNED
 from mlxtune.evaluation.report import Rate
-from mlxtune.evaluation.scorers import CONTRACT
 from mlxtune.evaluation.statistics.clusters import effective_n
 from mlxtune.evaluation.statistics.intervals import wilson
 from mlxtune.runs.registry import RUN_KINDS
@@ -61,7 +60,7 @@ class StoredOutcome:
     decision: SearchDecision
     run: str  # ID of the run with the selected adapter
     evaluation: str  # its ID
-    held_out: Rate | None  # the adapter's contract rate on the held-out rows, once it is evaluated
+    held_out: Rate | None  # the adapter's rate on the held-out rows, once it is evaluated
 
 
 @dataclass(frozen=True)
@@ -168,8 +167,8 @@ def _held_out(workspace: Path, evaluation: str) -> Rate | None:
     folder = workspace / RUN_KINDS["eval"].folder / evaluation
     if not evaluation or not (folder / reports.FILE).is_file():
         return None
-    arms = {arm.name: arm for arm in reports.load(folder).arms}
-    return next((rate for rate in arms[TUNED].rates if rate.metric == CONTRACT), None) if TUNED in arms else None
+    report = reports.load(folder)
+    return next((arm.rate(report.answer_metric) for arm in report.arms if arm.name == TUNED), None)
 
 
 MIN_TRIALS = 4
@@ -179,7 +178,7 @@ LEVEL = 0.95
 
 @dataclass(frozen=True)
 class Trend:
-    """The change of the contract rate from the lowest to the highest value of a hyperparameter, with its 95% interval over trials."""
+    """The change of the rate from the lowest to the highest value of a hyperparameter, with its 95% interval over trials."""
 
     label: str
     lowest: Value

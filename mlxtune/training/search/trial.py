@@ -20,7 +20,7 @@ from mlxtune.evaluation.contract import Contract
 from mlxtune.evaluation.evidence import evaluated_rows
 from mlxtune.evaluation.outputs import AnswerOptions, generate_answers
 from mlxtune.evaluation.progress import progress_reporter
-from mlxtune.evaluation.scorers import CONTRACT
+from mlxtune.evaluation.scorers import CONTRACT, CORRECT
 from mlxtune.models import lora
 from mlxtune.models.template import TemplateSettings
 from mlxtune.recipe import Recipe, TrainingSection, dump
@@ -185,7 +185,7 @@ class TrialRunner:
         loop.run(listener, resume)
 
     def _score(self, trial: Trial, adapter: Path) -> tuple[tuple[bool, ...], float, int]:
-        """Return which validation rows pass the contract, and the total loss in nats and tokens of their reference answers."""
+        """Return which validation rows are answered correctly or, without references, pass the contract, and the total loss in nats and tokens of their reference answers."""
         loaded, section = self.base.loaded, self.recipe.evaluation
         loaded.model.eval()
         try:
@@ -196,7 +196,9 @@ class TrialRunner:
         finally:
             loaded.model.train()
         scored = score_answers(self.contract, evaluated_rows(self.rows), answers)
-        return tuple(answer.scores[CONTRACT].passed for answer in scored), *reference_likelihood(answers)
+        return tuple((answer.scores.get(CORRECT) or answer.scores[CONTRACT]).passed for answer in scored), *reference_likelihood(
+            answers
+        )
 
     def close(self) -> None:
         """Delete the caches of the frozen layers' outputs."""

@@ -83,12 +83,10 @@ def verdict(
 
 
 def _own_facts(loaded: LoadedReport) -> list[Fact]:
-    """Describe what the room's tables leave out: the references, the base, and the margins of preference pairs."""
+    """Describe what the room's tables leave out: the base, and the margins of preference pairs."""
     report, base = loaded.report, loaded.report.arms[0].name
-    items = list(loaded.reference_comparisons)
-    if report.headline and loaded.baseline != base:
-        items += filter(None, [loaded.comparison(report.headline.metric, base)])
-    return [*map(present.comparison_fact, items), *_margins(loaded)]
+    item = loaded.comparison(report.headline.metric, base) if report.headline and loaded.baseline != base else None
+    return [*([present.comparison_fact(item)] if item else []), *_margins(loaded)]
 
 
 def _margins(loaded: LoadedReport) -> list[Fact]:

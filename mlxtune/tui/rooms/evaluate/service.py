@@ -21,7 +21,7 @@ from mlxtune.evaluation.history import Evaluation
 from mlxtune.evaluation.off_task.prompts import OFF_TASK, load_prompts
 from mlxtune.evaluation.report import EvaluationReport
 from mlxtune.evaluation.scorers import CONTRACT
-from mlxtune.evaluation.scorers.registry import FORMS, REFERENCE_METRICS
+from mlxtune.evaluation.scorers.registry import FORMS
 from mlxtune.evaluation.verdict import Comparison
 from mlxtune.present.labels import failure_name
 from mlxtune.recipe import AUTO, Recipe, dump, load
@@ -79,12 +79,6 @@ class LoadedReport:
             return differs, abs(last.get(name, 0.0) - first.get(name, 0.0))
 
         return max(others, key=interest, default=None)
-
-    @property
-    def reference_comparisons(self) -> list[Comparison]:
-        """The comparisons with the baseline on metrics that need references, if the verdict is about the contract."""
-        names = REFERENCE_METRICS if self.report.headline_metric == CONTRACT else ()
-        return [item for name in names if (item := self.comparison(name))]
 
 
 @dataclass(frozen=True)

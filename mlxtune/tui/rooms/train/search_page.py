@@ -197,7 +197,7 @@ def draw_banner(view: RunView, board: Leaderboard | None, now: float, width: int
 
 
 def rates(board: Leaderboard, number: int, width: int, height: int) -> Content:
-    """Return the contract rates after each rung, with the trial ``number`` in front of the others."""
+    """Return the rates after each rung, with the trial ``number`` in front of the others."""
     points = {
         entry.number: [(float(steps), 100 * rate) for steps, rate in zip(entry.rungs, entry.rates, strict=False)]
         for entry in board.entries

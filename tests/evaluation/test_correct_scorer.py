@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlxtune.evaluation.scorers import ModelAnswer, Score
-from mlxtune.evaluation.scorers.reference import leaves, score_exact, score_fields
+from mlxtune.evaluation.scorers.correct import leaves, score_answer, score_correct, score_fields
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers(-2, 2) | st.text("ab/~", max_size=2),
@@ -17,8 +17,12 @@ VALUES = st.recursive(
 )
 
 
-def fields(output: object, reference: object, paths: tuple[str, ...] = ()) -> Score:
-    return score_fields(ModelAnswer(json.dumps(output), reference=json.dumps(reference)), paths)
+def fields(output: object, reference: object, pointer: str = "") -> Score:
+    return score_fields(ModelAnswer(json.dumps(output), reference=json.dumps(reference)), pointer)
+
+
+def call(name: str, **arguments: object) -> dict[str, object]:
+    return {"name": name, "arguments": arguments}
 
 
 @pytest.mark.parametrize(
@@ -44,8 +48,8 @@ def fields(output: object, reference: object, paths: tuple[str, ...] = ()) -> Sc
         ("9" * 5000, "9" * 5000, True),
     ],
 )
-def test_exact_compares_json_values_or_text(output, reference, same):
-    assert score_exact(ModelAnswer(output, reference=reference)).passed == same
+def test_answer_compares_json_values_or_text(output, reference, same):
+    assert score_answer(ModelAnswer(output, reference=reference)).passed == same
 
 
 @pytest.mark.parametrize(
@@ -60,10 +64,10 @@ def test_exact_compares_json_values_or_text(output, reference, same):
     ],
 )
 def test_a_cut_answer_is_classed_as_such_and_final_once_it_differs(output: str, reference: str, is_final: bool) -> None:
-    score = score_exact(ModelAnswer(output, "length", reference))
+    score = score_answer(ModelAnswer(output, "length", reference))
     assert (score.kind, score.detail, score.is_final) == ("cut_off", "cut off, and the output differs from the reference", is_final)
     assert score_fields(ModelAnswer('{"a": [1', "loop", '{"a": [1]}')).kind == "in_a_loop"
-    assert score_exact(ModelAnswer(reference, "length", reference)).passed
+    assert score_answer(ModelAnswer(reference, "length", reference)).passed
 
 
 @pytest.mark.parametrize(
@@ -89,12 +93,52 @@ def test_field_f1(output, reference, value):
     assert bool(score.kind) == (value != 1)
 
 
-def test_only_named_fields_count():
-    output, reference = {"a": 1, "reply": "x", "c": {"d": 1}}, {"a": 1, "reply": "y", "c": {"d": 1}}
-    assert fields(output, reference).value == pytest.approx(2 / 3)
-    assert fields(output, reference, ("/a", "/c")).passed
-    assert fields(output, reference, ("/a", "/reply")).kind == "/reply"
-    assert fields(output, reference, ("/absent",)).passed
+def test_only_the_part_at_a_pointer_counts():
+    output, reference = {"a": 1, "ab": "x", "c": {"d": 1, "e": None}}, {"a": 1, "ab": "y", "c": {"d": 1, "e": None}}
+    assert fields(output, reference).value == pytest.approx(3 / 4)
+    assert all(fields(output, reference, pointer).passed for pointer in ("/a", "/c", "/c/d", "/c/e"))
+    assert fields(output, reference, "/ab").kind == "/ab"
+    assert fields({"c": {"d": 1}}, reference, "/c/e").kind == "/c/e"
+    for text in (json.dumps(reference), "plain text"):
+        assert score_fields(ModelAnswer(text, reference=text), "/absent").kind == "no_reference"
+
+
+def test_every_part_must_equal_the_reference():
+    reference = '{"category": "a", "urgent": true, "price": 2, "reply": "Yes."}'
+    parts = ["/category", "/urgent", "/price"]
+    right = score_correct(
+        ModelAnswer('Here:\n```json\n{"price": 2.0, "urgent": true, "category": "a"}\n```', reference=reference), parts
+    )
+    assert (right.passed, right.value) == (True, 1.0)
+    wrong = score_correct(ModelAnswer('{"category": "a", "urgent": 1, "price": "2"}', reference=reference), parts)
+    assert (wrong.passed, wrong.kind, wrong.value) == (False, "/urgent", pytest.approx(1 / 3))
+    assert "/price" in wrong.detail
+    assert score_correct(ModelAnswer("So 2 + 2 = 4", reference="#### 4"), ["number"]).passed
+
+
+@pytest.mark.parametrize(
+    ("output", "reference", "kind"),
+    [
+        (call("f", a=1, b="x"), call("f", b="x", a=1.0), ""),
+        ([call("f"), call("g")], [call("f"), call("g")], ""),
+        ([call("g"), call("f")], [call("f"), call("g")], "/name"),
+        (call("f", a="1"), call("f", a=1), "/arguments/a"),
+        (call("f", a=True), call("f", a=1), "/arguments/a"),
+        (call("f", a=1, b=2), call("f", a=1), "/arguments/b"),
+        (call("g", a=1), call("f", a=1), "/name"),
+        (call("f"), [call("f"), call("f")], "number_of_calls"),
+        ({"function": {"name": "f", "arguments": '{"a": 1}'}}, call("f", a=1), ""),
+        ({"name": "f", "parameters": {"a": 1}}, call("f", a=1), ""),
+        ('Sure: {"name": "f", "arguments": {}}\n{"name": "g", "arguments": {}}', [call("f"), call("g")], ""),
+        ("I cannot do that.", call("f"), "no_call"),
+        ("I cannot do that.", "It is not possible.", ""),
+        (call("f"), "It is not possible.", "number_of_calls"),
+    ],
+)
+def test_calls_are_compared_by_name_and_arguments(output: object, reference: object, kind: str) -> None:
+    texts = [item if isinstance(item, str) else json.dumps(item) for item in (output, reference)]
+    score = score_correct(ModelAnswer(texts[0], reference=texts[1]), ["calls"])
+    assert (score.passed, score.kind) == (not kind, kind)
 
 
 def test_kind_is_first_differing_field():

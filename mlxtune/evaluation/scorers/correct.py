@@ -1,0 +1,156 @@
+"""Correct: everything that ``evaluation.correct`` lists equals the reference: the answer, its fields, its number, or its calls."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from statistics import fmean
+from typing import Any
+
+from mlxtune.core.text import one_line
+from mlxtune.evaluation.scorers import CORRECT, PASS, ModelAnswer, Score, Scorer, in_words
+from mlxtune.evaluation.scorers.json_parser import InvalidJSON, parse_json
+from mlxtune.evaluation.scorers.json_search import find_json
+from mlxtune.evaluation.scorers.number import score_number
+from mlxtune.evaluation.scorers.output_text import strip_thinking
+
+Leaves = Counter[tuple[str, object]]  # (JSON Pointer, value)
+
+
+def score_correct(answer: ModelAnswer, parts: Sequence[str]) -> Score:
+    """Score whether each of ``parts`` equals the reference's. A failure has the class of the first that differs; with several parts,
+    ``value`` is the share that is equal."""
+    scores = [_PARTS[part](answer) if part in _PARTS else score_fields(answer, part) for part in parts]
+    shares = [float(score.passed) if score.value is None else score.value for score in scores]
+    value = fmean(shares) if len(parts) > 1 else scores[0].value
+    failed = [score for score in scores if not score.passed]
+    if not failed:
+        return Score(True, value=value)
+    detail = "; ".join(dict.fromkeys(score.detail for score in failed))
+    return replace(failed[0], detail=detail, value=value, is_final=any(score.is_final for score in failed))
+
+
+def score_answer(answer: ModelAnswer) -> Score:
+    """Score whether the output equals the reference: as JSON values if both are JSON, else as stripped text.
+
+    A failure is final if the output begins neither like the reference nor like JSON.
+    """
+    output, reference = strip_thinking(answer.output).strip(), (answer.reference or "").strip()
+    try:
+        same = leaves(parse_json(output)) == leaves(parse_json(reference))
+    except InvalidJSON:
+        same = output == reference
+    if same:
+        return PASS
+    is_final = not reference.startswith(output) and not _begins_like_json(output)
+    return _different(answer, Score(False, "other", "the output differs from the reference", is_final=is_final))
+
+
+def _begins_like_json(text: str) -> bool:
+    try:
+        parse_json(text)
+    except InvalidJSON as error:
+        return error.at_end
+    return True
+
+
+def score_fields(answer: ModelAnswer, pointer: str = "") -> Score:
+    """Score whether the output's JSON value, or the part at ``pointer``, equals the reference's. ``value`` is the F1 of its fields.
+
+    A field is a leaf: a JSON Pointer with a value. The number 1 equals 1.0 but not true. F1 is twice the number of shared fields
+    divided by the total in both. JSON in a fence or in prose counts too.
+    """
+    expected, actual = (_fields(text, pointer) for text in (answer.reference or "", strip_thinking(answer.output)))
+    if not expected:
+        return Score(False, "no_reference", f"the reference has no {pointer or 'JSON'}")
+    return _compared(answer, expected, actual)
+
+
+def score_calls(answer: ModelAnswer) -> Score:
+    """Score whether the output makes the reference's calls: equal names and arguments, in the same order. ``value`` is their F1.
+
+    A reference without calls requires an answer without calls.
+    """
+    expected, actual = (_calls(text) for text in (answer.reference or "", strip_thinking(answer.output)))
+    if len(expected) == len(actual):
+        score = _compared(answer, leaves(expected), leaves(actual))
+        return replace(score, kind=re.sub(r"^/\d+", "", score.kind))
+    shared = leaves(expected) & leaves(actual) if expected and actual else Counter()
+    value = 2 * shared.total() / (leaves(expected).total() + leaves(actual).total())
+    kind, detail = "number_of_calls" if actual else "no_call", f"{len(actual)} calls, expected {len(expected)}"
+    return _different(answer, Score(False, kind, detail, value))
+
+
+def _compared(answer: ModelAnswer, expected: Leaves, actual: Leaves) -> Score:
+    shared = expected & actual
+    value = 2 * shared.total() / (expected.total() + actual.total())
+    if value == 1:
+        return Score(True, value=1.0)
+    wrong = sorted(path or "/" for path, _ in (expected | actual) - shared)
+    why = f"differs from the reference: {one_line(', '.join(dict.fromkeys(wrong)), 160)}"
+    return _different(answer, Score(False, one_line(wrong[0], 40), why, value))
+
+
+def _different(answer: ModelAnswer, score: Score) -> Score:
+    """Return ``score``, a failure, with the class and the reason of an answer that did not end on its own if it is one."""
+    cut = answer.interruption
+    return replace(score, kind=cut, detail=f"{in_words(cut)}, and {score.detail}") if cut else score
+
+
+def leaves(value: Any) -> Leaves:
+    """Return the leaves of a JSON value as (JSON Pointer, value), including empty objects and arrays."""
+    counts: Leaves = Counter()
+    stack = [("", value)]
+    while stack:
+        path, item = stack.pop()
+        if isinstance(item, dict | list) and item:
+            members = item.items() if isinstance(item, dict) else enumerate(item)
+            stack += [(f"{path}/{str(name).replace('~', '~0').replace('/', '~1')}", member) for name, member in members]
+        else:
+            counts[path, (type(item).__name__, str(item)) if isinstance(item, bool | dict | list) else item] += 1
+    return counts
+
+
+def _fields(text: str, pointer: str) -> Leaves:
+    """Return the leaves at ``pointer`` and below."""
+    match = find_json(text)
+    below = leaves(match[0]) if match else Counter()
+    return Counter({leaf: count for leaf, count in below.items() if f"{leaf[0]}/".startswith(f"{pointer}/")})
+
+
+def _calls(text: str) -> list[dict[str, Any]]:
+    """Return the calls in ``text``: JSON objects with a name, and arguments that may be JSON in a string; one, a list, or several."""
+    calls: list[dict[str, Any]] = []
+    while match := find_json(text):
+        value, _, text = match
+        calls += filter(None, map(_call, value if isinstance(value, list) else [value]))
+    return calls
+
+
+def _call(value: Any) -> dict[str, Any] | None:
+    value = value.get("function", value) if isinstance(value, dict) else None
+    if not isinstance(value, dict) or not isinstance(value.get("name"), str):
+        return None
+    arguments = value.get("arguments", value.get("parameters"))
+    if isinstance(arguments, str):
+        match = find_json(arguments)
+        arguments = match[0] if match else None
+    return {"name": value["name"], "arguments": arguments} if isinstance(arguments, dict) else None
+
+
+_PARTS: dict[str, Callable[[ModelAnswer], Score]] = {
+    "answer": score_answer,
+    "fields": score_fields,
+    "number": score_number,
+    "calls": score_calls,
+}
+SCORER = Scorer(
+    CORRECT,
+    "correct",
+    lambda contract: partial(score_correct, parts=contract.section.correct) if contract.section.correct else None,
+    needs_reference=True,
+    replaces_json=True,
+)
