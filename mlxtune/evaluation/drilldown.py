@@ -100,7 +100,7 @@ class Drilldown:
             for row in self.rows(metric)
             if (score := row.scores.get(arm)) is not None
             and (passed is None or score.passed == passed)
-            and (not kind or (not score.passed and score.kind == kind))
+            and (not kind or (not score.passed and kind in score.kinds))
         ]
 
     def cell(self, metric: str, first: str, second: str, cell: CellName) -> list[ScoredRow]:

@@ -50,7 +50,7 @@ def metric_rates(scored: ScoredRows, groups: Sequence[Hashable] = ()) -> tuple[R
         own_groups = [group for row, group in zip(scored, groups, strict=True) if metric in row]
         size = effective_n([score.passed for score in scores], own_groups)
         hits = sum(score.passed for score in scores)
-        failures = Counter(score.kind for score in scores if not score.passed)
+        failures = Counter(kind for score in scores if not score.passed for kind in score.kinds)
         values = [score.value for score in scores if score.value is not None]
         mean = sum(values) / len(values) if values else None
         interval = wilson(hits, len(scores), effective_n=size)

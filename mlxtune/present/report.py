@@ -17,6 +17,7 @@ from mlxtune.evaluation.evidence import OPTIMIZED_PROMPT, NearestRow
 from mlxtune.evaluation.off_task.prompts import OffTaskPrompt
 from mlxtune.evaluation.off_task.result import LEAST
 from mlxtune.evaluation.report import PAGES, ArmResult, EvaluationReport, OptimizerFacts, Rate
+from mlxtune.evaluation.scorers import CORRECT
 from mlxtune.evaluation.scorers.registry import FORMS, metric_label
 from mlxtune.evaluation.seed_report import SeedMean
 from mlxtune.evaluation.verdict import Comparison
@@ -451,4 +452,5 @@ def failures_table(report: EvaluationReport) -> Table | None:
         rows.append(tuple(cells))
     columns = [Column(), *(column for arm in arms for column in (Column(priority=2), Column(arm.name, right=True)))]
     more = f"; {plural(len(kinds) - FAILURE_KINDS, 'more kind')} in report.json" if len(kinds) > FAILURE_KINDS else ""
-    return Table("Failures", f"first failure per row{more}", tuple(columns), tuple(rows))
+    counted = "each part that differs" if report.headline_metric == CORRECT else "first failure per row"
+    return Table("Failures", f"{counted}{more}", tuple(columns), tuple(rows))

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mlxtune.evaluation.report_builder import metric_rates
 from mlxtune.evaluation.scorers import ModelAnswer, Score
 from mlxtune.evaluation.scorers.correct import leaves, score_answer, score_correct, score_fields
 
@@ -113,6 +114,8 @@ def test_every_part_must_equal_the_reference():
     wrong = score_correct(ModelAnswer('{"category": "a", "urgent": 1, "price": "2"}', reference=reference), parts)
     assert (wrong.passed, wrong.kind, wrong.value) == (False, "/urgent", pytest.approx(1 / 3))
     assert "/price" in wrong.detail
+    assert wrong.kinds == ("/urgent", "/price")
+    assert metric_rates([{"correct": wrong}, {"correct": right}])[0].failures == {"/urgent": 1, "/price": 1}
     assert score_correct(ModelAnswer("So 2 + 2 = 4", reference="#### 4"), ["number"]).passed
 
 

@@ -95,15 +95,11 @@ async def test_a_report_has_a_verdict_arms_a_paired_table_and_rows(shop: Shop, o
         assert room.actions == ["row", "new", "metric", "failures", "versus", "review", "generate", "html"]
 
 
-def test_a_comparison_with_the_references_has_a_note_of_its_own(shop: Shop) -> None:
+def test_the_contract_is_shown_next_to_correctness(shop: Shop) -> None:
     loaded = service.load_report(evaluation(shop))
-    assert not loaded.reference_comparisons
-    headline = loaded.report.headline
-    assert headline is not None
-    number = replace(headline, metric="number", low=-0.16, change=-0.03, high=0.08, p=1.0)
-    also = replace(loaded, report=replace(loaded.report, comparisons=(*loaded.report.comparisons, number)))
-    shown = render.verdict(also, None, None, "evaluated", "", 140, 9).plain
-    assert "final number    ✗ −3.0 (−16.0 to +8.0) points" in shown or "final number    · −3.0 (−16.0 to +8.0) points" in shown
+    arms = tuple(replace(arm, rates=(*arm.rates, replace(arm.rates[0], metric="correct"))) for arm in loaded.report.arms)
+    also = replace(loaded, report=replace(loaded.report, arms=arms, facts={**loaded.report.facts, "headline": "correct"}))
+    assert (also.metrics[0], also.second_metric("correct")) == ("correct", "contract")
 
 
 def test_an_adjusted_p_value_says_so(shop: Shop) -> None:

@@ -44,6 +44,11 @@ class Score:
     """What is wrong, for people. It is not stored: scoring the output again finds it."""
     value: float | None = optional(None)  # a partial score from 0 to 1, for scorers that compute one
     is_final: bool = optional(False)  # whether no text could undo the failure if it followed the output
+    others: tuple[str, ...] = optional(())  # the further classes of a failure that has several
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        return self.kind, *self.others
 
 
 def in_words(code: str) -> str:

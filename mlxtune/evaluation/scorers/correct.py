@@ -21,7 +21,7 @@ Leaves = Counter[tuple[str, object]]  # (JSON Pointer, value)
 
 
 def score_correct(answer: ModelAnswer, parts: Sequence[str]) -> Score:
-    """Score whether each of ``parts`` equals the reference's. A failure has the class of the first that differs; with several parts,
+    """Score whether each of ``parts`` equals the reference's. A failure has the classes of all that differ; with several parts,
     ``value`` is the share that is equal."""
     scores = [_PARTS[part](answer) if part in _PARTS else score_fields(answer, part) for part in parts]
     shares = [float(score.passed) if score.value is None else score.value for score in scores]
@@ -29,8 +29,9 @@ def score_correct(answer: ModelAnswer, parts: Sequence[str]) -> Score:
     failed = [score for score in scores if not score.passed]
     if not failed:
         return Score(True, value=value)
+    kind, *others = dict.fromkeys(score.kind for score in failed)
     detail = "; ".join(dict.fromkeys(score.detail for score in failed))
-    return replace(failed[0], detail=detail, value=value, is_final=any(score.is_final for score in failed))
+    return Score(False, kind, detail, value, any(score.is_final for score in failed), tuple(others))
 
 
 def score_answer(answer: ModelAnswer) -> Score:

@@ -123,8 +123,8 @@ def find_rows(loaded: LoadedReport, filter: RowFilter) -> FilteredRows:
         rows = drilldown.cell(filter.metric, filter.baseline, arm, filter.cell)
         return FilteredRows(filter, CELL_TITLES[filter.cell], tuple(rows))
     failures = drilldown.rows_for(filter.metric, arm, passed=False)
-    kinds = Counter(row.scores[arm].kind for row in failures)
-    rows = [row for row in failures if not filter.kind or row.scores[arm].kind == filter.kind]
+    kinds = Counter(kind for row in failures for kind in row.scores[arm].kinds)
+    rows = [row for row in failures if not filter.kind or filter.kind in row.scores[arm].kinds]
     baseline = loaded.baseline
     rows.sort(key=lambda row: not (baseline in row.scores and baseline != arm and row.scores[baseline].passed))
     title = f"{arm_title(arm)} fails" + (f": {one_line(failure_name(filter.kind))}" if filter.kind else "")
