@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from mlxtune.core.hashing import sha256_json
 from mlxtune.data.rows import Location, Message, PromptRow, Unpaired
@@ -40,18 +41,20 @@ from mlxtune.runs.worker import Worker
 class ArmRunner:
     """Runs arms on ``loaded``, which has no adapter at first. Arms with the same adapter must follow one another.
 
-    Answers have at most ``max_tokens``. For preference pairs with an ID in ``compared``, the likelihoods of both answers are computed.
+    Answers have at most ``max_tokens`` and should satisfy ``schema``, if there is one. For preference pairs with an ID in ``compared``, the likelihoods of both answers are computed.
     """
 
     def __init__(
-        self, worker: Worker, loaded: LoadedModel, template: ChatTemplate, max_tokens: int, compared: frozenset[str]
+        self, worker: Worker, loaded: LoadedModel, template: ChatTemplate, max_tokens: int, compared: frozenset[str], schema: Any
     ) -> None:
         section = worker.recipe.evaluation
         self.endpoints: dict[str, EndpointFacts] = {}
         self._worker, self._loaded, self._template = worker, loaded, template
         self.compared = compared
         cache = worker.folder.parent / "cache"
-        self._options = AnswerOptions(template.settings, max_tokens, section.thinking_tokens, section.batch_size, cache)
+        self._options = AnswerOptions(
+            template.settings, max_tokens, section.thinking_tokens, section.batch_size, cache, section.stop_loops, schema
+        )
         self._adapter: Path | None = None
         self._prefixes = PrefixCache(loaded.model)
 
@@ -130,7 +133,7 @@ class ArmRunner:
         self._worker.emit("arm.started", arm=arm.name, rows=len(prompts), of=OFF_TASK)
         for limit, group in group_by_prefix(prompts):
             tell = partial(progress_reporter, self._worker, arm.name, done_before=answered, total=len(prompts))
-            options = replace(self._options, max_tokens=limit)
+            options = replace(self._options, max_tokens=limit, schema=None)
             answers = self._generate(arm, [prompt.row(system) for prompt in group], options, tell, of=OFF_TASK)
             outputs |= {prompt: answer.output for prompt, answer in zip(group, answers.answers, strict=True)}
             answered, cached, seconds = answered + len(group), cached and answers.cached, seconds + answers.seconds

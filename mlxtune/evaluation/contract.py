@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 import regex
 
@@ -87,6 +88,11 @@ class Contract:
             return cls(replace(recipe.evaluation, correct=["answer"]), is_empty=True)
         check_patterns(recipe.evaluation)
         return cls(recipe.evaluation, SchemaValidator.read(recipe.schema_file) if recipe.schema_file else None)
+
+    @property
+    def schema_document(self) -> Any:
+        """The JSON Schema, or ``None``."""
+        return self.schema.document if self.schema else None
 
     @cached_property
     def wants_json(self) -> bool:

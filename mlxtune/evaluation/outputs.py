@@ -24,6 +24,7 @@ from mlxtune.evaluation.arms import Arm
 from mlxtune.evaluation.evidence import to_jsonl
 from mlxtune.evaluation.json_fields import from_json, to_json
 from mlxtune.evaluation.latency import measure_latency
+from mlxtune.evaluation.loop_rule import loop_rule
 from mlxtune.models import lora
 from mlxtune.models.generate import GenerationSettings, Progress, generate
 from mlxtune.models.grammar import Grammar
@@ -51,6 +52,8 @@ class AnswerOptions:
     thinking_tokens: int  # the maximum length of the reasoning before an answer, if the model reasons
     batch_size: int
     cache: Path  # the folder of answers and likelihoods that are already known
+    stop_loops: bool = True  # end answers that repeat themselves, except where a reference or the schema allows it
+    schema: Any = None  # of answers
 
 
 @dataclass(frozen=True)
@@ -174,7 +177,7 @@ def _joined(
 def model_identity(arm: Arm, loaded: LoadedModel) -> dict[str, Any]:
     """Return what identifies the model of ``arm`` in the cache: weights, tokenizer, adapter, compute path and versions."""
     return {
-        "v": 9,
+        "v": 10,
         "made with": {name: version(name) for name in ("mlxtune", "mlx", "mlx-lm")},
         "base": [loaded.source.fingerprint, _content_hashes(loaded.source.folder)],
         "adapter": [sha256_file(arm.adapter / name) for name in (lora.WEIGHTS_FILE, lora.CONFIG_FILE)] if arm.adapter else [],
@@ -188,11 +191,15 @@ class _Generator:
     def __init__(self, arm: Arm, loaded: LoadedModel, options: AnswerOptions, work: _Work, prefixes: PrefixCache) -> None:
         self._arm, self._loaded, self._options, self._work, self._prefixes = arm, loaded, options, work, prefixes
         self._model = model_identity(arm, loaded)
+        self._loops = None
+        if options.stop_loops and arm.schema is None:
+            self._loops = loop_rule((row.reference for row in work.rows), loaded.tokenizer, options.schema)
         self.decoding: dict[str, Any] = {
             "grammar": None if arm.schema is None else [arm.schema, version("llguidance")],
             "max_tokens": options.max_tokens,
             **({"thinking_tokens": options.thinking_tokens} if options.thinking_tokens else {}),
             "stops": sorted(work.template.stop_tokens),
+            "loops": [self._loops.least, options.schema] if self._loops else [],
         }
 
     def key(self, **identity: Any) -> str:
@@ -244,7 +251,7 @@ class _Generator:
         grammar = Grammar(self._loaded.tokenizer, schema, template.stop_tokens) if schema is not None else None
         return GenerationSettings(
             max_tokens=limits.max_tokens, stops=template.stop_tokens, batch_size=limits.batch_size, grammar=grammar,
-            thinking_tokens=limits.thinking_tokens, thought_starts=template.thought_starts, stop_loops=grammar is None,
+            thinking_tokens=limits.thinking_tokens, thought_starts=template.thought_starts, loops=self._loops,
         )  # fmt: skip
 
     def _generate(self, settings: GenerationSettings, prompts: Sequence[Sequence[int]], **listeners: Any) -> list[GeneratedAnswer]:

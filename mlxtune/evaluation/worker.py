@@ -92,7 +92,8 @@ def evaluate(worker: Worker) -> dict[str, Any]:
     _seal(worker, inputs)
     vectors = _vectors(worker, inputs, loaded)
     compared = outputs.comparable_pairs(loaded, recipe, [*inputs.rows, *inputs.validation])
-    measured = _answer(worker, inputs, arms, ArmRunner(worker, loaded, template, budget.max_tokens, compared), facts)
+    runner = ArmRunner(worker, loaded, template, budget.max_tokens, compared, inputs.contract.schema_document)
+    measured = _answer(worker, inputs, arms, runner, facts)
     _add_free_arms(measured, inputs, recipe, facts, vectors)
     return _finish(worker, inputs, measured, facts, vectors)
 

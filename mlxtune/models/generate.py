@@ -24,7 +24,7 @@ from mlxtune.models.cpu.streams import StreamPool, parallel_map, thread_pool
 from mlxtune.models.grammar import Grammar
 from mlxtune.models.load import on_gpu
 from mlxtune.models.prefix_cache import BatchKVCache, PrefixCache, SharedPrefix, part_size, same_logits
-from mlxtune.models.thoughts import AnswerBuilder, Ending, GeneratedAnswer, ThoughtSplitter
+from mlxtune.models.thoughts import AnswerBuilder, Ending, GeneratedAnswer, LoopRule, ThoughtSplitter
 
 CLEAR_EVERY = 256  # tokens after which free buffers are released: keys and values grow, so old buffers are rarely used again
 
@@ -47,7 +47,7 @@ class GenerationSettings:
     thinking_tokens: int = 0  # of a thought before the answer; with 0, thoughts count as part of the answer
     grammar: Grammar | None = None  # constrains answers, but not thoughts
     thought_starts: Collection[int] = ()  # tokens with which a thought before a constrained answer may begin
-    stop_loops: bool = False  # end answers that repeat themselves; not with a grammar, whose length limits may end a loop
+    loops: LoopRule | None = None  # ends answers that repeat themselves; not with a grammar, whose length limits may end a loop
 
 
 def generate(
@@ -74,7 +74,7 @@ def generate(
     """
     prefix, sampler = prefix or PrefixCache(model)(prompts), TokenSampler(sample_seeds or [0] * len(prompts))
     builders = [
-        AnswerBuilder(tokenizer.decode, prompt, settings.max_tokens, settings.thinking_tokens, stop_loops=settings.stop_loops)
+        AnswerBuilder(tokenizer.decode, prompt, settings.max_tokens, settings.thinking_tokens, loops=settings.loops)
         for prompt in prompts
     ]
     if prefix is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -123,21 +123,29 @@ class GeneratedAnswer:
     tokens: int = 0
 
 
+@dataclass(frozen=True)
+class LoopRule:
+    """When an output that repeats itself ends: after ``least`` repeated tokens, unless ``allows`` says that its answer may do so."""
+
+    least: int = LEAST
+    allows: Callable[[str], bool] = lambda answer: False
+
+
 class AnswerBuilder:
     """Collects the tokens of one answer and counts them: at most ``max_tokens``, after at most ``thinking_tokens`` of thought.
 
-    If ``thinking_tokens`` is 0, thoughts have no separate limit and count as part of the answer. With ``stop_loops``, an answer
+    If ``thinking_tokens`` is 0, thoughts have no separate limit and count as part of the answer. With ``loops``, an answer
     that repeats itself ends before its limit.
     """
 
     def __init__(
-        self, decode: Decode, prompt: Sequence[int], max_tokens: int, thinking_tokens: int = 0, *, stop_loops: bool = False
+        self, decode: Decode, prompt: Sequence[int], max_tokens: int, thinking_tokens: int = 0, *, loops: LoopRule | None = None
     ) -> None:
         self._decode, self.max_tokens, self.thinking_tokens = decode, max_tokens, thinking_tokens
         self._prompt = decode(prompt[-PROMPT_TAIL:])
         self.splitter = ThoughtSplitter(self._prompt)
         self._detokenizer = StreamingDetokenizer(decode)
-        self._loops = LoopDetector() if stop_loops else None
+        self._rule, self._loops = loops, LoopDetector(loops.least) if loops else None
         self._tokens: list[int] = []
         self._thought_tokens = 0
 
@@ -167,7 +175,10 @@ class AnswerBuilder:
         if self.thinking_tokens and self.splitter.unconstrained:  # perhaps in the middle of a marker
             return ""
         counted = len(self._tokens) - (self._thought_tokens if self.thinking_tokens else 0)
-        return "length" if counted >= self.max_tokens else "loop" if is_loop else ""
+        return "length" if counted >= self.max_tokens else "loop" if is_loop and not self._may_repeat() else ""
+
+    def _may_repeat(self) -> bool:
+        return self._rule is not None and self._rule.allows(split_thought(self._decode(self._tokens), self._prompt)[1])
 
     def finish(self, ended: Ending) -> GeneratedAnswer:
         """Return the answer without its thoughts."""
@@ -184,7 +195,8 @@ class LoopDetector:
     itself less exactly continues to its limit; evaluations still count it as a loop (``evaluation.answer_statistics.is_loop``).
     """
 
-    def __init__(self) -> None:
+    def __init__(self, least: int = LEAST) -> None:
+        self._least = least
         self._tokens: list[int] = []
         self._matches: list[int] = []  # by period − 1: tokens at the end that equal those one period earlier
 
@@ -194,4 +206,4 @@ class LoopDetector:
         self._tokens.append(token)
         counts = self._matches + [0] * (len(earlier) - len(self._matches))
         self._matches = [count + 1 if other == token else 0 for count, other in zip(counts, earlier, strict=True)]
-        return any(count >= max(LEAST, COPIES * period) for period, count in enumerate(self._matches, 1))
+        return any(count >= max(self._least, COPIES * period) for period, count in enumerate(self._matches, 1))

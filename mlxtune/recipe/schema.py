@@ -403,6 +403,9 @@ class EvaluationSection:
     thinking_tokens: Annotated[int, Key("maximum length of the reasoning before an answer in tokens", "doubles"), _AT_LEAST_1] = (
         1024
     )
+    stop_loops: Annotated[
+        bool, Key("end answers that repeat themselves more than a reference or the schema allows", in_form=False)
+    ] = True
     batch_size: Annotated[int, Key("number of answers generated in one batch", in_form=False), _AT_LEAST_1] = 96
 
 

@@ -12,6 +12,7 @@ from mlxtune.evaluation.scorers import LOOP, THINKING_LIMIT, THINKING_LOOP, Mode
 from mlxtune.models.generate import GenerationSettings, generate
 from mlxtune.models.load import LoadedModel
 from mlxtune.models.template import ChatTemplate
+from mlxtune.models.thoughts import LoopRule
 from mlxtune.runs.events import SampleOutcome
 
 _OUTCOMES: dict[str, SampleOutcome] = {"stop": "ended", LOOP: "loop", THINKING_LOOP: "loop"}  # by how an answer ended
@@ -35,6 +36,7 @@ class Sampler:
     emit: Callable[..., None]
     baseline_passes: list[bool]
     contract: Contract | None = None
+    loops: LoopRule | None = None
 
     def __call__(self, step: int) -> bool:
         """Generate samples at ``step`` and return whether the format was lost, after a warning."""
@@ -46,7 +48,7 @@ class Sampler:
         self.loaded.model.eval()
         settings = GenerationSettings(
             max_tokens=self.max_tokens, stops=self.template.stop_tokens, batch_size=len(prompts),
-            thinking_tokens=self.template.thinking_limit(self.thinking_tokens), stop_loops=True,
+            thinking_tokens=self.template.thinking_limit(self.thinking_tokens), loops=self.loops,
         )  # fmt: skip
         answers = generate(self.loaded.model, self.loaded.tokenizer, prompts, settings)
         self.loaded.model.train()

@@ -22,8 +22,10 @@ from mlxtune.core.hashing import sha256_file, sha256_json
 from mlxtune.data.generate.lineage import lineage_of
 from mlxtune.data.replay import replay_prompts
 from mlxtune.data.rows import prompt_hashes, shared_system_prompt
+from mlxtune.data.split import prompt_rows
 from mlxtune.evaluation.answer_budget import answer_budget
 from mlxtune.evaluation.contract import Contract
+from mlxtune.evaluation.loop_rule import loop_rule
 from mlxtune.models.cpu import blas
 from mlxtune.recipe import Recipe, dump, read_template
 from mlxtune.recipe.parent import WEIGHTS
@@ -69,9 +71,15 @@ def train(worker: Worker | PeerWorker, launcher: Launcher | PeerWorker) -> Train
         loop.pause = pause
         contract = Contract.from_recipe(recipe) if recipe.has_contract else None
         budget = answer_budget(recipe.evaluation, [*setup.splits.train, *setup.splits.valid], setup.template.count_tokens)
+        references, schema = (
+            (row.reference for row in prompt_rows(setup.splits.valid)),
+            contract.schema_document if contract else None,
+        )
+        loops = loop_rule(references, loaded.tokenizer, schema) if recipe.evaluation.stop_loops else None
         loop.sample = Sampler(
             loaded, setup.template, setup.splits.valid, recipe.training.samples, budget.max_tokens,
             recipe.evaluation.thinking_tokens, worker.emit, loop.baseline_passes, contract,
+            loops,
         )  # fmt: skip
         report_data(worker, setup)
     parent = _parent_lineage(recipe)

@@ -12,7 +12,7 @@ from mlx_lm.utils import load_tokenizer
 
 from mlxtune.data import samples
 from mlxtune.models.generate import GenerationSettings, generate
-from mlxtune.models.thoughts import COPIES, LEAST, MAX_PERIOD, AnswerBuilder, LoopDetector
+from mlxtune.models.thoughts import COPIES, LEAST, MAX_PERIOD, AnswerBuilder, LoopDetector, LoopRule
 
 
 def end_of(tokens: list[int]) -> int | None:
@@ -49,7 +49,7 @@ def test_answers_are_the_beginning_of_the_whole_answers(tiny: Path) -> None:
     prompts = [[70, 71, 72], [73], [74, 75, 76, 77]]
     settings = GenerationSettings(max_tokens=200, stops=frozenset(), batch_size=3)
     whole = generate(model, tokenizer, prompts, settings)
-    stopped = generate(model, tokenizer, prompts, replace(settings, stop_loops=True))
+    stopped = generate(model, tokenizer, prompts, replace(settings, loops=LoopRule()))
     assert "loop" in [answer.ended for answer in stopped]
     for full, answer in zip(whole, stopped, strict=True):
         assert (full.ended, full.tokens) == ("length", 200)
@@ -58,7 +58,7 @@ def test_answers_are_the_beginning_of_the_whole_answers(tiny: Path) -> None:
 
 
 def test_loop_in_a_thought_ends_the_reasoning() -> None:
-    builder = AnswerBuilder(lambda tokens: "".join(map(chr, tokens)), [], 50, 500, stop_loops=True)
+    builder = AnswerBuilder(lambda tokens: "".join(map(chr, tokens)), [], 50, 500, loops=LoopRule())
     endings = [builder.add(ord(character)) for character in "<think>" + "Wait. " * 50]
     ended = next(ending for ending in endings if ending)
     answer = builder.finish(ended)

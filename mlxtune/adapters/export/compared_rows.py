@@ -57,7 +57,8 @@ class ComparedRows:
         cache = self.worker.folder.parent.parent / "evals" / "cache" if adapter else self.worker.folder / "cache"
         section, tell = self.section, partial(progress_reporter, self.worker, name)
         options = AnswerOptions(
-            template.settings, self.max_tokens(template), section.thinking_tokens, section.batch_size, cache
+            template.settings, self.max_tokens(template), section.thinking_tokens, section.batch_size, cache, section.stop_loops,
+            self.contract.schema_document if self.contract else None,
         )  # fmt: skip
         # the adapter's likelihoods are part of its cached evaluation; nothing needs those of the export
         answers = generate_answers(arm, loaded, self.rows, options, tell, of=kind, score_references=adapter is not None)

@@ -20,7 +20,7 @@ _BACKTRACKS = 100_000
 
 
 class SchemaValidator:
-    """A compiled JSON Schema."""
+    """A compiled JSON Schema, made from ``document``."""
 
     def __init__(self, schema: Any, documents: Mapping[str, Any] | None = None) -> None:
         """Compile ``schema``. ``documents`` maps addresses to schemas that it may refer to; nothing is ever fetched or opened.
@@ -33,6 +33,7 @@ class SchemaValidator:
                 return documents[address]  # type: ignore[index]
             raise ValueError(f"{address} is not fetched: a schema must be self-contained")
 
+        self.document = schema
         try:
             self._validator = jsonschema_rs.validator_for(
                 schema,

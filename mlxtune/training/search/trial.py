@@ -190,7 +190,10 @@ class TrialRunner:
         loaded.model.eval()
         try:
             settings, cache = TemplateSettings.from_recipe(self.recipe), self.worker.folder / "cache"
-            options = AnswerOptions(settings, self.max_tokens, section.thinking_tokens, section.batch_size, cache)
+            options = AnswerOptions(
+                settings, self.max_tokens, section.thinking_tokens, section.batch_size, cache, section.stop_loops,
+                self.contract.schema_document,
+            )  # fmt: skip
             tell = partial(progress_reporter, self.worker, f"trial {trial.number}")
             answers = generate_answers(Arm(f"trial {trial.number}", adapter), loaded, self.rows, options, tell).answers
         finally:

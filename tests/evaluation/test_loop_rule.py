@@ -1,0 +1,136 @@
+"""An answer that repeats itself is not ended where a reference or the schema allows the repetition."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from scripted_model import make_scripted
+
+from mlxtune.data.rows import Conversation, Location, Message
+from mlxtune.evaluation.arms import Arm
+from mlxtune.evaluation.loop_rule import longest_repetition, loop_rule
+from mlxtune.evaluation.outputs import AnswerOptions, generate_answers
+from mlxtune.evaluation.schema_size import longest_json
+from mlxtune.models.load import load
+from mlxtune.models.resolve import resolve
+from mlxtune.models.template import TemplateSettings
+from mlxtune.models.thoughts import LEAST, AnswerBuilder
+
+BOOLEANS = {"type": "array", "items": {"type": "boolean"}}
+LINE = {
+    "type": "object",
+    "properties": {"sku": {"type": "string", "maxLength": 8}, "quantity": {"type": "integer"}},
+    "additionalProperties": False,
+}
+ORDER: dict[str, Any] = {
+    "type": "object",
+    "properties": {"lines": {"type": "array", "maxItems": 30, "items": {"$ref": "#/$defs/line"}}},
+    "additionalProperties": False,
+    "$defs": {"line": LINE},
+}
+REPLY = {"type": "object", "properties": {"reply": {"type": "string"}}}
+LINES = json.dumps({"lines": [{"sku": "A1", "quantity": 1}] * 12})
+LOOP = "We are sorry. " * 20
+
+
+def _encode(text: str) -> list[int]:
+    return list(map(ord, text))
+
+
+def _ends_early(answer: str, references: list[str | None], schema: Any = None) -> bool:
+    rule = loop_rule(references, SimpleNamespace(encode=lambda text, **_: _encode(text)), schema)
+    builder = AnswerBuilder(lambda tokens: "".join(map(chr, tokens)), [], 10_000, loops=rule)
+    return any(builder.add(token) for token in _encode(answer))
+
+
+@pytest.mark.parametrize(
+    "answer",
+    ["0 " * 40, json.dumps([True] * 20), LINES, " ".join(["O"] * 30 + ["B-PER", "I-PER"] + ["O"] * 40)],
+    ids=["zeros", "booleans", "order lines", "tags"],
+)
+def test_repetition_in_a_reference_is_allowed(answer: str) -> None:
+    assert _ends_early(answer, [None, "", "yes"])
+    assert not _ends_early(answer, ["yes", answer])
+    assert not _ends_early(answer, [answer[:-8]])
+    assert _ends_early("0 " * 500, [answer])
+
+
+@pytest.mark.parametrize(
+    ("answer", "schema"),
+    [
+        (json.dumps([True] * 20), BOOLEANS),
+        (json.dumps([True] * 20), BOOLEANS | {"maxItems": 20}),
+        (json.dumps([0] * 40), {"type": "array", "maxItems": 40, "items": {"type": "integer"}}),
+        (json.dumps(["O"] * 40), {"type": "array", "items": {"enum": ["O", "B-PER"]}}),
+        (LINES, ORDER),
+        (LINES, {"type": "object"}),
+        (json.dumps({"reply": LOOP}), {**REPLY, "properties": {"reply": {"type": "string", "maxLength": 300}}, "additionalProperties": False}),
+    ],
+    ids=range(7),
+)  # fmt: skip
+def test_repetition_that_the_schema_allows_is_allowed(answer: str, schema: Any) -> None:
+    assert _ends_early(answer, [])
+    assert not _ends_early(answer, [], schema)
+
+
+@pytest.mark.parametrize(
+    ("answer", "schema"),
+    [
+        (LOOP, BOOLEANS),
+        ("```json\n" + LINES, ORDER),
+        (json.dumps({"reply": LOOP}), REPLY),
+        (json.dumps([True] * 60), BOOLEANS | {"maxItems": 20}),
+        ("[]" + "\n" * 99, BOOLEANS),
+    ],
+    ids=["prose", "fence", "string without a limit", "too long", "whitespace"],
+)
+def test_other_repetition_ends_an_answer_despite_a_schema(answer: str, schema: Any) -> None:
+    assert _ends_early(answer, [], schema)
+
+
+def test_longest_repetition_is_what_the_detector_counts() -> None:
+    assert longest_repetition([]) == longest_repetition([[]]) == longest_repetition([[1, 2], [1, 2]]) == 0
+    assert longest_repetition([[1] * LEAST]) == 0
+    assert longest_repetition([[7, *[1] * 50, 7], [1, 2] * 20, list(range(90)) * 2]) == 49
+    assert longest_repetition([list(range(40)) * 3]) == 80
+
+
+@pytest.mark.parametrize(
+    ("schema", "longest"),
+    [
+        (ORDER, len('{"lines": []}') + 2 + 30 * (2 + len('{"sku": "", "quantity": }') + 2 + 8 + 24)),
+        ({"enum": ["a", "bcd", None]}, 5),
+        ({"const": {"a": 1}}, 8),
+        ({"anyOf": [{"type": "null"}, {"type": "string", "format": "date"}]}, 12),
+        ({"type": ["null", "boolean"]}, 5),
+        ({"type": "array", "maxItems": 0}, 2),
+        (BOOLEANS, None),
+        (REPLY, None),
+        ({"type": "object"}, None),
+        ({}, None),
+        (True, None),
+        ({"$ref": "#"}, None),
+        ({"$ref": "https://example.com/schema"}, None),
+    ],
+)
+def test_longest_json_of_a_schema(schema: Any, longest: int | None) -> None:
+    assert longest_json(schema) == longest
+
+
+@pytest.mark.parametrize(
+    ("reference", "options", "ended"),
+    [("ok", {}, "loop"), ("0" * 40, {}, "length"), ("ok", {"stop_loops": False}, "length"), ("ok", {"schema": BOOLEANS}, "loop")],
+)
+def test_evaluation_follows_the_rule(tmp_path: Path, reference: str, options: dict[str, Any], ended: str) -> None:
+    template = "{% for message in messages %}{{ message.content + '>' }}{% endfor %}"
+    loaded = load(resolve(str(make_scripted(tmp_path / "model", template, {">": "0", "0": "0"}))))
+    row = Conversation(Location(Path("d.jsonl"), 1), {}, (Message("user", "Count"), Message("assistant", reference)))
+    answers = generate_answers(
+        Arm("base"), loaded, [row], AnswerOptions(TemplateSettings(), 60, 8, 2, tmp_path, **options), lambda of: lambda done, total: None,
+        score_references=False,
+    )  # fmt: skip
+    assert answers.answers[0].ended == ended
