@@ -140,13 +140,13 @@ def workspace(tmp_path: Path, tiny: Path) -> Path:
 
 @pytest.fixture
 def few_off_task_prompts(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Use only every tenth of the shipped off-task prompts, in this process."""
+    """Use only every 33rd of the shipped off-task prompts, in this process."""
     from mlxtune.data.samples import samples_root
     from mlxtune.evaluation.off_task import prompts
 
     lines = (samples_root() / prompts.SHIPPED).read_text(encoding="utf-8").splitlines(keepends=True)
     few = tmp_path_factory.mktemp("off-task") / "prompts.jsonl"
-    few.write_text("".join(lines[::10]), encoding="utf-8")
+    few.write_text("".join(lines[::33]), encoding="utf-8")
     monkeypatch.setattr(prompts, "SHIPPED", few)
 
 

@@ -16,8 +16,8 @@ from mlxtune.recipe import Recipe
 from mlxtune.runs.registry import Run
 
 _NOT_CONTRACT = {
-    "schema", "arms", "endpoints", "optimizer", "optimizer_calls", "prompt", "shots", "rows", "regression", "regression_margin", "regression_system", "max_tokens",
-    "thinking_tokens", "stop_loops", "batch_size",
+    "schema", "arms", "endpoints", "optimizer", "optimizer_calls", "prompt", "shots", "rows", "regression", "regression_rows",
+    "regression_margin", "regression_system", "max_tokens", "thinking_tokens", "stop_loops", "batch_size",
 }  # fmt: skip
 Term = Literal["held_out_rows", "schema", "contract", "template", "thinking", "thinking_tokens", "token_limit", "decoding"]
 _NAMES: dict[Term, str] = {

@@ -393,6 +393,9 @@ class EvaluationSection:
     shots: Annotated[int, Key("number of examples per prompt for base+kshot", "ones"), _AT_LEAST_1] = 3
     rows: Annotated[int, Key("maximum number of held-out rows; 0 = all", "tens"), _AT_LEAST_0] = 0
     regression: Annotated[str, Key("off-task prompts: shipped, a file, or empty for none")] = "shipped"
+    regression_rows: Annotated[
+        int, Key("maximum number of off-task prompts, of each category in proportion; 0 = all", in_form=False), _AT_LEAST_0
+    ] = 0
     regression_system: Annotated[bool, Key("also send off-task prompts with the task's system prompt", in_form=False)] = True
     regression_margin: Annotated[
         float, Key("the drop in off-task accuracy that the evaluation must rule out", in_form=False), _MARGIN

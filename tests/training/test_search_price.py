@@ -44,7 +44,7 @@ def test_the_price_counts_trials_of_other_lengths() -> None:
 def test_the_price_includes_off_task_answers() -> None:
     plan: Any = SimpleNamespace(steps=60, train=0, valid=0, test=0, cost=Cost(None, "", 0.0))
     asked = [f'name = "shop"\n{RECIPE}[evaluation]\nregression_system = {system}\n' for system in ("false", "true")]
-    assert [price_search(parse(text), plan).answers for text in asked] == [2 * 300, 4 * 300]
+    assert [price_search(parse(text), plan).answers for text in asked] == [2 * 1000, 4 * 1000]
 
 
 @pytest.mark.parametrize("total", [4, 7, 60, 143])

@@ -717,7 +717,7 @@ def evaluated_twice(shop: Shop, settings: str, *, off_task: int = 0) -> tuple[Pa
     older = evaluation(shop, "20261124-1400-support-json", age=900.0, rows=4)
     for of, cached, seconds in ((older, False, 40.0), (folder, True, 0.1)):
         *events, end = (of / "events.jsonl").read_text().splitlines()
-        answered = {"type": "arm.finished", "arm": "base", "rows": 300, "cached": cached, "seconds": seconds, "of": OFF_TASK}
+        answered = {"type": "arm.finished", "arm": "base", "rows": 1000, "cached": cached, "seconds": seconds, "of": OFF_TASK}
         (of / "events.jsonl").write_text("\n".join([*events, json.dumps(json.loads(end) | answered), end, ""]))
     return run, [folder, older]
 
@@ -725,9 +725,13 @@ def evaluated_twice(shop: Shop, settings: str, *, off_task: int = 0) -> tuple[Pa
 @pytest.mark.parametrize(
     ("settings", "text", "about"),
     [
-        ("max_tokens = 112", "72 of 72 held-out rows, 300 off-task prompts, at most 112 tokens per answer.", "2 arms, about 5 min"),
-        ("rows = 20\nmax_tokens = 112", "20 of 72 held-out rows, 300 off-task prompts, at most 112 tokens", "2 arms, about 80 s"),
-        ("", "72 of 72 held-out rows, 300 off-task prompts.", "2 arms"),  # not the limit of the evaluation of the base
+        (
+            "max_tokens = 112",
+            "72 of 72 held-out rows, 1,000 off-task prompts, at most 112 tokens per answer.",
+            "2 arms, about 5 min",
+        ),
+        ("rows = 20\nmax_tokens = 112", "20 of 72 held-out rows, 1,000 off-task prompts, at most 112 tokens", "2 arms, about 80 s"),
+        ("", "72 of 72 held-out rows, 1,000 off-task prompts.", "2 arms"),  # not the limit of the evaluation of the base
     ],
 )
 async def test_the_question_for_the_arms_says_how_much_they_answer(

@@ -26,7 +26,7 @@ if TYPE_CHECKING:  # these modules import mlx
     from mlxtune.models.template import ChatTemplate
 
 EXPORTED = "exported"
-OFF_TASK_STEP = 8  # use every eighth off-task prompt: fidelity compares the logits at every token of an answer
+OFF_TASK_PROMPTS = 38  # not all of them: fidelity compares the logits at every token of an answer
 
 
 class ComparedRows:
@@ -41,7 +41,8 @@ class ComparedRows:
             self.training_rows = [*splits.train, *splits.valid]
             self.contract: Contract | None = Contract.from_recipe(recipe)
         else:
-            self.rows = prompt_rows([prompt.row() for prompt in prompts.read_prompts(recipe.source)[::OFF_TASK_STEP]])
+            chosen = prompts.sample_prompts(prompts.read_prompts(recipe.source), OFF_TASK_PROMPTS)
+            self.rows = prompt_rows([prompt.row() for prompt in chosen])
             self.contract = None
 
     def answers(

@@ -16,6 +16,7 @@ from mlxtune.core.files import read_failure, read_text
 from mlxtune.data import samples
 from mlxtune.data.rows import Location, Message, Unpaired
 from mlxtune.evaluation.json_fields import from_json, optional
+from mlxtune.evaluation.off_task import instructions
 from mlxtune.evaluation.scorers.output_text import normalize
 from mlxtune.evaluation.scorers.phrase_match import TIME_LIMIT, contains_words
 from mlxtune.recipe import Recipe
@@ -33,7 +34,7 @@ class OffTaskPrompt:
 
     A correct answer contains at least one of the words in ``accept`` (if there are any) and none of those in ``reject``; its first
     number that is not in the prompt is ``number`` (its last one, if the prompt contains ``number``); and the regular expression
-    ``pattern`` matches somewhere in it. Conditions that are empty or ``None`` always hold. An answer has at most ``max_tokens``.
+    ``pattern`` matches somewhere in it. It passes all ``checks`` (see ``instructions``). Conditions that are empty or ``None`` always hold. An answer has at most ``max_tokens``.
     """
 
     id: str
@@ -44,6 +45,7 @@ class OffTaskPrompt:
     reject: tuple[str, ...] = optional(())
     number: float | None = optional(None)
     pattern: str = optional("")
+    checks: tuple[tuple[Any, ...], ...] = optional(())
     with_system: bool = optional(False)
     max_tokens: int = optional(MAX_TOKENS)
 
@@ -59,6 +61,8 @@ class OffTaskPrompt:
             return False
         if self.number is not None and _stated_number(text, normalize(self.prompt), self.number) != self.number:
             return False
+        if not all(instructions.passes(output, check) for check in self.checks):
+            return False
         try:
             return not self.pattern or bool(regex.search(self.pattern, output, timeout=TIME_LIMIT))
         except TimeoutError:
@@ -72,7 +76,17 @@ def load_prompts(recipe: Recipe) -> tuple[OffTaskPrompt, ...]:
         return ()
     if setting != "shipped" and not recipe.path(setting).exists():
         raise DataError(f"evaluation.regression: there is no file at {recipe.path(setting)}.", hint=_SKIP)
-    return read_prompts(samples.samples_root() / SHIPPED if setting == "shipped" else recipe.path(setting))
+    prompts = read_prompts(samples.samples_root() / SHIPPED if setting == "shipped" else recipe.path(setting))
+    return sample_prompts(prompts, recipe.evaluation.regression_rows)
+
+
+def sample_prompts(prompts: Sequence[OffTaskPrompt], count: int) -> tuple[OffTaskPrompt, ...]:
+    """Return ``count`` of ``prompts`` (0 means all), of each category in proportion, spread evenly over its prompts."""
+    ordered = sorted(prompts, key=lambda prompt: prompt.category)
+    if not 0 < count < len(prompts):
+        return tuple(prompts)
+    chosen = {ordered[index * len(ordered) // count].id for index in range(count)}
+    return tuple(prompt for prompt in prompts if prompt.id in chosen)
 
 
 def in_both_conditions(prompts: Sequence[OffTaskPrompt], system: str) -> tuple[OffTaskPrompt, ...]:
@@ -90,7 +104,7 @@ def group_by_prefix(prompts: Sequence[OffTaskPrompt]) -> list[tuple[int, list[Of
 
 
 def read_prompts(file: Path) -> tuple[OffTaskPrompt, ...]:
-    """Read lines of ``{"id", "category", "prompt"}`` with at least one of ``accept``, ``number`` and ``pattern``.
+    """Read lines of ``{"id", "category", "prompt"}`` with at least one of ``accept``, ``number``, ``pattern`` and ``checks``.
 
     Raises ``DataError`` for a malformed line.
     """
@@ -115,7 +129,9 @@ def parse_prompt(value: Any, location: Location) -> OffTaskPrompt | None:
         regex.compile(prompt.pattern)
     except (AttributeError, KeyError, TypeError, ValueError, regex.error):
         return None
-    given = prompt.accept or prompt.number is not None or prompt.pattern
+    if not all(map(instructions.is_check, prompt.checks)):
+        return None
+    given = prompt.accept or prompt.number is not None or prompt.pattern or prompt.checks
     words = [prompt.prompt, *prompt.accept, *prompt.reject]
     return prompt if given and prompt.max_tokens > 0 and all(word.strip() for word in words) else None
 
@@ -128,7 +144,7 @@ def _read_line(line: str, location: Location) -> OffTaskPrompt:
     prompt = parse_prompt(value, location)
     if prompt is None:
         raise DataError(
-            f'{location}: expected {{"id": …, "prompt": …}} with "accept": [words], "number": … or "pattern": "regular expression".'
+            f'{location}: expected {{"id": …, "prompt": …}} with "accept": [words], "number": …, "pattern": "regular expression" or "checks": ….'
         )
     return prompt
 

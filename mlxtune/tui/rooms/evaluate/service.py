@@ -267,7 +267,7 @@ def _off_task_seconds(earlier: Sequence[Evaluation], recipe: Recipe) -> float | 
 
 def _off_task_work(recipe: Recipe) -> tuple[object, ...]:
     section = recipe.evaluation
-    return recipe.model.base, recipe.model.thinking, section.regression, section.regression_system
+    return recipe.model.base, recipe.model.thinking, section.regression, section.regression_rows, section.regression_system
 
 
 def _limits(recipe: Recipe) -> tuple[object, ...]:
