@@ -17,7 +17,6 @@ from mlxtune.evaluation.arms import TUNED
 from mlxtune.evaluation.json_fields import from_json, to_json
 from mlxtune.evaluation.promotion import Caveat, promotion_caveat
 from mlxtune.evaluation.report import EvaluationReport, Rate
-from mlxtune.evaluation.scorers import CONTRACT
 from mlxtune.evaluation.scorers.registry import FORMS
 from mlxtune.evaluation.verdict import Verdict
 from mlxtune.recipe import Recipe
@@ -50,11 +49,6 @@ class AdapterScore:
         """The rates before and after training of each metric, the whole contract last. Metrics of the answers' form are omitted."""
         before = {rate.metric: rate for rate in self.before}
         return [(before[rate.metric], rate) for rate in self.after if rate.metric in before and rate.metric not in FORMS]
-
-    def rate(self, metric: str = CONTRACT) -> tuple[Rate, Rate] | None:
-        """Return a metric's rates before and after training, or ``None`` if it was not measured."""
-        before, after = (next((rate for rate in side if rate.metric == metric), None) for side in (self.before, self.after))
-        return (before, after) if before and after else None
 
 
 @dataclass(frozen=True)

@@ -75,7 +75,7 @@ def compare_evaluations(first: EvaluationSide, second: EvaluationSide) -> Evalua
     has_pairs = any(PREFERENCE in scores and PREFERENCE in two[id] for id, scores in one.items())
     groups = [row.group for row in before.rows]
     metrics = [metric.name for metric in contract.metrics if metric.name not in FORMS]
-    metrics += [] if contract.is_empty else [CONTRACT]
+    metrics += [CONTRACT] if contract.has_form else []
     headline = contract.headline(after.recipe, has_preferences=has_pairs)
     metrics = sorted([*metrics, *([PREFERENCE] if has_pairs else [])], key=lambda metric: metric == headline)
     comparisons = apply_holm(

@@ -76,7 +76,6 @@ class Contract:
 
     section: EvaluationSection = field(default_factory=EvaluationSection)
     schema: SchemaValidator | None = None
-    is_empty: bool = False  # nothing is required: there is no ``contract`` metric, and answers are compared with their references
 
     @classmethod
     def from_recipe(cls, recipe: Recipe) -> Contract:
@@ -84,10 +83,9 @@ class Contract:
 
         Without a contract, answers must equal their references.
         """
-        if not recipe.has_contract:
-            return cls(replace(recipe.evaluation, correct=["answer"]), is_empty=True)
-        check_patterns(recipe.evaluation)
-        return cls(recipe.evaluation, SchemaValidator.read(recipe.schema_file) if recipe.schema_file else None)
+        section = recipe.evaluation if recipe.has_contract else replace(recipe.evaluation, correct=["answer"])
+        check_patterns(section)
+        return cls(section, SchemaValidator.read(recipe.schema_file) if recipe.schema_file else None)
 
     @property
     def schema_document(self) -> Any:
@@ -97,8 +95,6 @@ class Contract:
     @cached_property
     def wants_json(self) -> bool:
         """Whether raw JSON is required, which it is if there is a schema, if fields are compared, or without a text rule."""
-        if self.is_empty:
-            return False
         if self.schema is not None or any(part == "fields" or part.startswith("/") for part in self.section.correct):
             return True
         return not any(scorer.replaces_json and scorer.build(self) for scorer in SCORERS)
@@ -111,6 +107,11 @@ class Contract:
             for scorer in SCORERS
             if (score := scorer.build(self))
         ]
+
+    @property
+    def has_form(self) -> bool:
+        """Whether more than correctness is required. Otherwise, there is no ``contract`` metric."""
+        return self.required_metrics != [CORRECT]
 
     def _is_required(self, scorer: Scorer) -> bool:
         return scorer.required if isinstance(scorer.required, bool) else scorer.required(self)
@@ -151,7 +152,7 @@ class Contract:
         final if any of them is. Correctness comes last.
         """
         scores = {metric.name: score for metric in self.metrics if (score := metric.score(answer)) is not None}
-        if self.is_empty:
+        if not self.has_form:
             return scores
         failed = [scores[name] for name in self.required_metrics if name in scores and not scores[name].passed]
         first = replace(failed[0], is_final=any(score.is_final for score in failed)) if failed else PASS

@@ -80,7 +80,7 @@ class Drilldown:
     def metrics(self) -> tuple[str, ...]:
         """Every metric of this evaluation, in report order."""
         pairs = (PREFERENCE,) if self._evidence.has_pairs else ()
-        whole = () if self.contract.is_empty else (CONTRACT,)
+        whole = (CONTRACT,) if self.contract.has_form else ()
         return (*(metric.name for metric in self.contract.metrics), *whole, *pairs)
 
     def rows(self, metric: str) -> Iterator[ScoredRow]:

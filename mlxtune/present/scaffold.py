@@ -15,7 +15,8 @@ def scaffold_document(guessed: Scaffold, name: str = "") -> Document:
     if guessed.mapping:
         facts.append(Fact("map", ", ".join(f"{key} = {column}" for key, column in guessed.mapping.items())))
     facts += [Fact("method", guessed.method), Fact("tokens", f"max_tokens = {guessed.max_tokens:,}", "estimated")]
-    facts.append(Fact("contract", *_contract(guessed, name)))
+    contract = _contract(guessed, name)
+    facts += [Fact("contract", *contract)] if contract else []
     if guessed.correct:
         facts.append(Fact("correct", ", ".join(guessed.correct), "equal to the reference"))
     if guessed.sentences:
@@ -27,12 +28,14 @@ def scaffold_document(guessed: Scaffold, name: str = "") -> Document:
     return (Facts(tuple(facts)), *missing)
 
 
-def _contract(guessed: Scaffold, name: str) -> tuple[str, str]:
+def _contract(guessed: Scaffold, name: str) -> tuple[str, str] | None:
     if guessed.labels:
         return f"{len(guessed.labels)} labels", ""
     if guessed.schema is not None:
         return f"{name}.schema.json" if name else "a JSON Schema", "from the JSON answers"
     if guessed.number_form:
         return f"ends with {guessed.number_form}", ""
-    measure = "the likelihood of both answers" if guessed.method == "dpo" else "" if guessed.correct else "exact match"
-    return "the disclaimers" if guessed.required_sentences else "none", measure and f"measured by {measure}"
+    if guessed.correct:
+        return None
+    measure = "the likelihood of both answers" if guessed.method == "dpo" else "exact match"
+    return "the disclaimers" if guessed.required_sentences else "none", f"measured by {measure}"

@@ -11,7 +11,7 @@ from mlxtune.evaluation.json_fields import from_json
 from mlxtune.evaluation.off_task.result import LEAST, OffTaskResult
 from mlxtune.evaluation.promotion import Caveat, is_forgetting_unmeasured, promotion_refusal
 from mlxtune.evaluation.report import EvaluationReport
-from mlxtune.evaluation.scorers import CONTRACT
+from mlxtune.evaluation.scorers import CORRECT
 from mlxtune.evaluation.scorers.preference import PREFERENCE
 from mlxtune.evaluation.scorers.registry import metric_label
 from mlxtune.evaluation.seed_report import SeedReport
@@ -186,8 +186,9 @@ def history_facts(history: HoldoutHistory | None) -> list[Fact]:
 
 def contract_fact(report: EvaluationReport) -> Fact:
     """Return the required metrics, or what answers are compared with if there are none."""
-    if report.answer_metric == CONTRACT:
-        return Fact("contract", ", ".join(metric_label(name) for name in report.facts.get("required", [])))
+    required = report.facts.get("required", [])
+    if required != [CORRECT]:
+        return Fact("contract", ", ".join(map(metric_label, required)))
     if report.headline_metric == PREFERENCE:
         return Fact("contract", "none", "compared by which answer of a pair is more likely")
     return Fact("contract", "none", "compared with the references")

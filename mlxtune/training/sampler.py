@@ -8,7 +8,7 @@ from typing import Any
 
 from mlxtune.data.rows import Conversation, Preference, Row, Unpaired
 from mlxtune.evaluation.contract import Contract
-from mlxtune.evaluation.scorers import LOOP, THINKING_LIMIT, THINKING_LOOP, ModelAnswer
+from mlxtune.evaluation.scorers import CONTRACT, CORRECT, LOOP, PASS, THINKING_LIMIT, THINKING_LOOP, ModelAnswer
 from mlxtune.models.generate import GenerationSettings, generate
 from mlxtune.models.load import LoadedModel
 from mlxtune.models.template import ChatTemplate
@@ -60,7 +60,8 @@ class Sampler:
                 verdict["limit"] = self.thinking_tokens if answer.ended == THINKING_LIMIT else self.max_tokens
             if self.contract:
                 prompt = "\n\n".join(message.content for message in row.prompt)
-                score = self.contract.score(ModelAnswer(text, answer.ended, row.reference, prompt))["contract"]
+                scores = self.contract.score(ModelAnswer(text, answer.ended, row.reference, prompt))
+                score = scores.get(CONTRACT) or scores.get(CORRECT, PASS)
                 passes.append(score.passed)
                 verdict = {"outcome": "passes"} if score.passed else {"outcome": "fails", "failure": score.kind}
             self.emit("sample", step=step, row=row.id, prompt=row.prompt[-1].content, output=text, **verdict)

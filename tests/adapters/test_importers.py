@@ -233,7 +233,7 @@ def test_imported_scores_are_recorded_as_reported(empty_workspace: Path, tiny: P
     imported = import_adapter(empty_workspace, theirs)
     assert (imported.name, imported.run, imported.data_hash, imported.origin) == ("theirs", "r", "d", str(theirs))
     assert imported.score is not None
-    assert (imported.score.outcome, imported.score.folder, imported.score.rate()[1].hits) == ("better", None, 4)
+    assert (imported.score.outcome, imported.score.folder, imported.score.changes[-1][1].hits) == ("better", None, 4)
     assert imported.score.caveat is None
     score = score_from_lineage(
         {"evaluation": score_to_lineage(replace(imported.score, caveat=Caveat("off_task_dropped", 0.6, 0.4, 0.05)))}

@@ -95,8 +95,8 @@ def test_prose_and_fences_do_not_become_json_by_going_on() -> None:
 
 def test_a_cut_answer_that_differs_from_its_reference_has_failed() -> None:
     answer, evaluated = _answer("A tent for two"), ModelAnswer("A tent for two", "length", "A boat")
-    for length, is_empty in ((Length(max=99), False), (Length(), True)):
-        contract = Contract(EvaluationSection(length=length, correct=["answer"]), is_empty=is_empty)
+    for length in (Length(max=99), Length()):
+        contract = Contract(EvaluationSection(length=length, correct=["answer"]))
         statistics = answer_statistics([dataclasses.replace(answer, scores=contract.score(evaluated))])
         assert (statistics.cut, statistics.failed) == (1, 1)
 

@@ -26,13 +26,13 @@ def _known(train: list[str], valid: list[str]) -> AnsweredRows:
     return AnsweredRows(rows[: len(train)], rows[len(train) :])
 
 
-LABELS = Contract(EvaluationSection(reference=["exact"]), is_empty=True)
+LABELS = Contract(EvaluationSection(correct=["answer"]))
 
 
 def test_constant_meets_most_validation_rows() -> None:
-    assert constant_answer(LABELS, "exact", _known(["a", "a", "a", "b"], ["b", "b", "a"])) == "b"
-    assert constant_answer(LABELS, "exact", _known(["a", "b", "b"], [])) == "b"  # without any, most training rows
-    assert constant_answer(LABELS, "exact", _known(["a", "b", "b"], ["a", "b"])) == "b"  # training rows break ties
+    assert constant_answer(LABELS, "correct", _known(["a", "a", "a", "b"], ["b", "b", "a"])) == "b"
+    assert constant_answer(LABELS, "correct", _known(["a", "b", "b"], [])) == "b"  # without any, most training rows
+    assert constant_answer(LABELS, "correct", _known(["a", "b", "b"], ["a", "b"])) == "b"  # training rows break ties
 
 
 def test_constant_of_the_most_frequent_fields_meets_what_no_training_answer_does() -> None:
@@ -71,10 +71,10 @@ def test_validation_decides_whether_vectors_count() -> None:
     vectors = {row.id: np.float32([one, 1 - one]) for row, one in zip((*train, *valid, *test), (1, 0, 0, 1, 0), strict=True)}
     known = AnsweredRows(train, valid)
     misleading = {row.id: np.float32([1, 0]) for row in (*train, *valid, *test)}
-    assert free_arms(LABELS, "exact", known, test, misleading).nearest == "words"
-    found = free_arms(LABELS, "exact", known, test, vectors)
+    assert free_arms(LABELS, "correct", known, test, misleading).nearest == "words"
+    found = free_arms(LABELS, "correct", known, test, vectors)
     assert (found.nearest, found.copies) == ("words_and_vectors", ["y"])
-    assert free_arms(LABELS, "exact", AnsweredRows(train, []), test, vectors).nearest == "words"
+    assert free_arms(LABELS, "correct", AnsweredRows(train, []), test, vectors).nearest == "words"
 
 
 def test_answers_have_no_cost_and_only_desirable_answers_are_copied() -> None:
@@ -83,7 +83,7 @@ def test_answers_have_no_cost_and_only_desirable_answers_are_copied() -> None:
 
     rows = module._answered([unpaired("bad", False), unpaired("good", True)])
     assert [row.reference for row in rows] == ["good"]
-    constant, copier = free_arms(LABELS, "exact", AnsweredRows(rows, []), [_row("Where is it?", "here")]).answers(
+    constant, copier = free_arms(LABELS, "correct", AnsweredRows(rows, []), [_row("Where is it?", "here")]).answers(
         [_row("Where is it?", "here")]
     )
     assert (constant.name, copier.name) == ("constant", "copier")

@@ -54,13 +54,13 @@ def test_answers_are_compared_by_their_final_number(output: str, ended: str, ref
 
 
 def test_without_a_contract_the_verdict_is_about_the_final_number() -> None:
-    contract = Contract(EvaluationSection(correct=["number"]), is_empty=True)
+    contract = Contract(EvaluationSection(correct=["number"]))
     assert [metric.name for metric in contract.metrics] == ["correct"]
     assert contract.headline(Recipe("r", ModelSection("base"), DataSection("rows.jsonl")), has_preferences=False) == "correct"
 
 
 def test_the_wrong_number_is_highlighted() -> None:
-    contract = Contract(EvaluationSection(correct=["number"]), is_empty=True)
+    contract = Contract(EvaluationSection(correct=["number"]))
     text = "It is 16, so #### 17"
     span = failure_span("correct", ModelAnswer(text, "stop", "18"), contract)
     assert span

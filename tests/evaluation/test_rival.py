@@ -14,7 +14,8 @@ from mlxtune.evaluation.report import EvaluationReport
 from mlxtune.evaluation.report_builder import build
 from mlxtune.evaluation.scorers import PASS, Score
 from mlxtune.evaluation.verdict import ArmRate
-from mlxtune.present.verdict import verdict_text
+from mlxtune.present.blocks import Fact
+from mlxtune.present.verdict import contract_fact, verdict_text
 
 
 def _measured(name: str, hits: int, of: int = 40, **more: Any) -> ArmAnswers:
@@ -121,7 +122,9 @@ def test_the_rival_is_the_arm_that_is_most_often_right() -> None:
     for name, right, formed in (("base", 16, 80), ("base+kshot", 45, 100), ("base+grammar", 26, 152), ("tuned", 128, 150)):
         scored = [{"schema": row < formed, "contract": row < min(right, formed), "correct": row < right} for row in range(152)]
         arms.append(scored_arm(name, [{key: PASS if one else Score(False, "bad") for key, one in row.items()} for row in scored]))
-    verdict = build({"rows": 152, "headline": "correct"}, arms).verdict
+    report = build({"rows": 152, "headline": "correct", "required": ["schema", "correct"]}, arms)
+    verdict = report.verdict
+    assert contract_fact(report) == Fact("contract", "fits the schema, correct")
     assert (verdict.outcome, verdict.metric, verdict.grammar) == ("better", "correct", "")
     assert verdict.headline
     assert verdict.contract
