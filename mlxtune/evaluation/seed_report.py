@@ -5,17 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from statistics import NormalDist, fmean, stdev, variance
+from statistics import fmean, stdev, variance
 
 from mlxtune.evaluation.answers import SeedAnswers, reference_likelihood
 from mlxtune.evaluation.scorers import Score
 from mlxtune.evaluation.statistics.agreement import Estimate
 from mlxtune.evaluation.statistics.clusters import effective_n
-from mlxtune.evaluation.statistics.intervals import wilson
-
-LEVEL = 0.95
-_NORMAL = 2000.0  # degrees of freedom above which Student's t is practically normal
-_INTERVALS = 64  # number of intervals in Simpson's rule
+from mlxtune.evaluation.statistics.intervals import t_quantile, wilson
 
 
 @dataclass(frozen=True)
@@ -63,7 +59,7 @@ def _crossed(
     over_rows = variance([*row_means, *extra]) / size if rows + len(extra) > 1 else 0.0
     over_seeds = variance(seed_means) / seeds
     total = over_rows + over_seeds
-    freedom = total**2 / (over_rows**2 / max(1.0, size - 1) + over_seeds**2 / (seeds - 1)) if total else _NORMAL
+    freedom = total**2 / (over_rows**2 / max(1.0, size - 1) + over_seeds**2 / (seeds - 1)) if total else math.inf
     residual = math.fsum(
         (value - seed_mean - row_mean + mean) ** 2
         for seed_values, seed_mean in zip(values, seed_means, strict=True)
@@ -71,28 +67,6 @@ def _crossed(
     )
     chance = math.sqrt(residual / max(1, (rows - 1) * (seeds - 1)) / size)
     return mean, math.sqrt(total), t_quantile(freedom), stdev(seed_means), chance
-
-
-def t_quantile(freedom: float, level: float = LEVEL) -> float:
-    """Return the limit within which Student's t with ``freedom`` >= 1 degrees of freedom lies with probability ``level``.
-
-    With t = √ν·tan φ, the probability is the integral of cos^(ν−1) from 0 to φ, divided by the one to π/2 (a beta function).
-    """
-    if freedom >= _NORMAL:
-        return NormalDist().inv_cdf((1 + level) / 2)
-    whole = math.exp(math.lgamma(freedom / 2) - math.lgamma((freedom + 1) / 2)) * math.sqrt(math.pi) / 2
-    low, high = 0.0, math.pi / 2
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (middle, high) if _cosine_integral(freedom - 1, middle) < level * whole else (low, middle)
-    return math.sqrt(freedom) * math.tan(low)
-
-
-def _cosine_integral(power: float, end: float) -> float:
-    """Return the integral of cos^power from 0 to ``end`` by Simpson's rule."""
-    step = end / _INTERVALS
-    weights = (1 if index in (0, _INTERVALS) else 4 if index % 2 else 2 for index in range(_INTERVALS + 1))
-    return step / 3 * math.fsum(weight * math.cos(index * step) ** power for index, weight in enumerate(weights))
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from typing import Literal, TypeVar
 
 from mlxtune.evaluation.statistics.bootstrap import bootstrap
 from mlxtune.evaluation.statistics.clusters import effective_n, group_sums, permutation_p
-from mlxtune.evaluation.statistics.intervals import PairedCounts, newcombe
-from mlxtune.evaluation.statistics.significance import LEVEL, holm, sign_test
+from mlxtune.evaluation.statistics.intervals import LEVEL, PairedCounts, newcombe
+from mlxtune.evaluation.statistics.significance import holm, sign_test
 
 Outcome = Literal["better", "worse", "cannot_tell"]
 

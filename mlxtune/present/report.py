@@ -430,7 +430,7 @@ def off_task_table(report: EvaluationReport) -> Table | None:
         names = [
             f"{cell.category or 'prompts'} {'with' if cell.with_system else 'without'} system prompt" for cell in result.set_apart
         ]
-        note += f"; not counted, because the base is below {LEAST:.0%}: {one_line(', '.join(names))}"
+        note += f"; not counted, because both arms' rates add up to under {LEAST:.0%}: {one_line(', '.join(names))}"
     legend = f"Dashed line: the margin, a drop of {100 * result.margin:g} points. An interval to its right means held."
     return Table("Off-task prompts", note, columns, tuple(rows), legend)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mlxtune.core.text import one_line, plural
-from mlxtune.evaluation.arms import TUNED
+from mlxtune.evaluation.arms import BASE, TUNED
 from mlxtune.evaluation.comparability import ChangedTerms, listed
 from mlxtune.evaluation.holdout.contamination import Contamination
 from mlxtune.evaluation.holdout.ledger import HoldoutHistory
@@ -129,11 +129,16 @@ def off_task_fact(result: OffTaskResult) -> Fact:
     """Return how off-task accuracy changed."""
     paired, overall = result.overall.paired, result.overall
     if not paired.total:
-        return Fact("off-task", "cannot tell", f"the base answers under {LEAST:.0%} in every category", "warning")
+        return Fact(
+            "off-task", "cannot tell", f"the rates of {BASE} and {TUNED} add up to under {LEAST:.0%} in every category", "warning"
+        )
     before, after = (f"{100 * count / paired.total:.1f}" for count in (paired.first, paired.second))
     change = change_text(overall.low, overall.change, overall.high)
     mark = "warning" if result.outcome == "cannot_tell" else outcome_mark(result.outcome)
-    note = f"{change} points, {word(result.outcome)}; {paired.total:,} answers, margin {100 * result.margin:g} points"
+    answers = f"{paired.total:,} answers"
+    if result.nearness:
+        answers = f"{result.nearness:,} of {answers} {'decides' if result.nearness == 1 else 'decide'}"
+    note = f"{change} points, {word(result.outcome)}; {answers}, margin {100 * result.margin:g} points"
     return Fact("off-task", f"{before}% → {after}%", note, mark)
 
 

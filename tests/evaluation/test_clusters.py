@@ -8,8 +8,9 @@ from random import Random
 import numpy
 import pytest
 import statsmodels.api as sm
+from scipy import stats
 
-from mlxtune.evaluation.statistics.clusters import effective_n, group_sums, permutation_p
+from mlxtune.evaluation.statistics.clusters import effective_groups, effective_n, group_sums, permutation_p
 from mlxtune.evaluation.statistics.intervals import PairedCounts, newcombe, wilson
 from mlxtune.evaluation.statistics.significance import mcnemar
 from mlxtune.evaluation.verdict import compare
@@ -24,9 +25,17 @@ def test_effective_n_matches_statsmodels_clustered_errors(seed, clusters, most):
     ones = numpy.ones(len(values))
     clustered = sm.OLS(values, ones).fit(cov_type="cluster", cov_kwds={"groups": numpy.array(groups)}).bse[0] ** 2
     alone = sm.OLS(values, ones).fit().bse[0] ** 2
-    most_there_is = sum(groups.count(group) ** 2 for group in range(clusters)) / len(values)
-    expected = len(values) / min(most_there_is, max(1.0, clustered / alone))
-    assert effective_n(values, groups) == pytest.approx(expected, rel=1e-9)
+    sizes = numpy.bincount(groups)
+    largest = (sizes**2).sum() / len(values)
+    count = len(values) / largest
+    assert effective_groups(groups) == pytest.approx(count)
+    design = min(largest, max(1.0, ((count - 1) * clustered / alone + largest) / count))
+    parts = sizes * (1 + (sizes - 1) * (design - 1) / (largest - 1))
+    freedom = max(1.0, parts.sum() ** 2 / (parts**2).sum() - 1)
+    for level in (0.05, 0.05 / 7):
+        ratio = stats.t.isf(level / 2, len(values) - 1) / stats.t.isf(level / 2, freedom)
+        expected = max(count, len(values) / design * ratio**2)
+        assert effective_n(values, groups, level) == pytest.approx(expected, rel=2e-3)
 
 
 def test_duplicate_rows_do_not_increase_effective_n():

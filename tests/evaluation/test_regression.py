@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from exhaustive import cases
+from exhaustive import EXHAUSTIVE, cases
 
 from mlxtune.core.errors import DataError
 from mlxtune.data import samples
@@ -91,10 +92,10 @@ def test_prompts_are_asked_with_and_without_the_system_prompt() -> None:
     assert prompts.in_both_conditions([alone], "") == (alone,)
 
 
-def test_counts_are_paired_and_cells_below_a_fifth_are_set_apart() -> None:
+def test_counts_are_paired_and_cells_that_neither_arm_can_answer_are_set_apart() -> None:
     probes = [_probe("yes", id=f"{name}{at}", category=name) for name in ("a", "b") for at in range(10)]
     asked = prompts.in_both_conditions(probes, "system")
-    # a: 8 of 10 alone, 2 of 10 with the system prompt; b: 5 of 10 alone, 1 of 10 with it, which is not counted
+    # a: 8 of 10 alone, 2 of 10 with the system prompt; b: 5 of 10 alone; 1 of 10 with it and none after training, which is not counted
     base = ["yes"] * 8 + ["no"] * 2 + ["yes"] * 5 + ["no"] * 5 + ["yes"] * 2 + ["no"] * 8 + ["yes"] + ["no"] * 9
     tuned = ["no"] * 2 + ["yes"] * 7 + ["no"] + base[10:30] + ["no"] * 10
     result = compare_off_task(asked, base, tuned)
@@ -108,7 +109,7 @@ def test_counts_are_paired_and_cells_below_a_fifth_are_set_apart() -> None:
     assert from_json(OffTaskResult, to_json(result)) == result
     nothing = compare_off_task(probes, ["no"] * 20, ["no"] * 20)
     assert nothing.outcome == "cannot_tell"
-    assert off_task_fact(nothing).note == "the base answers under 20% in every category"
+    assert off_task_fact(nothing).note == "the rates of base and tuned add up to under 20% in every category"
 
 
 def _compared(broken: int, fixed: int, total: int = 300, right: int = 150) -> OffTaskResult:
@@ -127,6 +128,27 @@ def test_outcome_follows_from_the_limits_and_the_margin(broken: int, fixed: int,
     assert result.outcome == outcome
     low, change, high = tango(PairedCounts(150 - broken, broken, fixed, 150 - fixed))
     assert (result.overall.low, result.overall.change, result.overall.high) == (low, change, high)
+
+
+@pytest.mark.parametrize(
+    ("broken", "fixed", "outcome"),
+    [(0, 0, "held"), (1, 2, "held"), (8, 1, "dropped"), (9, 8, "cannot_tell"), (5, 2, "cannot_tell")],
+)
+def test_nearness_is_the_smallest_number_of_changed_answers(broken: int, fixed: int, outcome: str) -> None:
+    """Try every number of changed answers of each kind, as an independent search."""
+    result = _compared(broken, fixed, 60, 30)
+    assert result.outcome == outcome
+    table = PairedCounts(30 - broken, broken, fixed, 30 - fixed)
+
+    def other(both: int, gained: int, lost: int, neither: int) -> str:
+        paired = PairedCounts(
+            table.both - both + lost, table.broken + both - lost, table.fixed - gained + neither, table.neither + gained - neither
+        )
+        low, _, high = tango(paired)
+        return "held" if low > -0.05 else "dropped" if high < 0 else "cannot_tell"
+
+    ways = itertools.product(*(range(min(count, 8) + 1) for count in (table.both, table.fixed, table.broken, table.neither)))
+    assert result.nearness == min(sum(way) for way in ways if other(*way) != outcome)
 
 
 def test_bundled_prompts_are_distinct_and_of_large_categories() -> None:
@@ -240,7 +262,7 @@ def _answers(passes: Sequence[bool] | np.ndarray) -> list[str]:
 def test_simulated_evaluations_keep_the_error_and_the_stated_power(monkeypatch: pytest.MonkeyPatch, dependence: float) -> None:
     """At the margin, *held* at most one time in twenty; with no drop, *held* with at least the stated power."""
     monkeypatch.setattr(OffTaskPrompt, "passes", lambda _, output: output == "1")  # the scorers take most of the time
-    trials = 400
+    trials = 400 if EXHAUSTIVE else 120
     deviation = math.sqrt(0.05 * 0.95 / trials)
     held, _ = _simulated(0.05, dependence, trials)
     assert held < 0.05 + 2.5 * deviation
@@ -249,6 +271,23 @@ def test_simulated_evaluations_keep_the_error_and_the_stated_power(monkeypatch: 
     assert held > stated - 2.5 * math.sqrt(stated * (1 - stated) / trials)
     assert dropped < 0.05 + 2.5 * deviation
     assert len(prompts.load_prompts(parse(RECIPE))) == 1000
+
+
+@pytest.mark.slow
+def test_choosing_the_counted_cells_does_not_make_the_adapter_seem_worse(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every cell is near the limit, and nothing is forgotten. A limit on the base's rate gave a change of −1.1 points here."""
+    monkeypatch.setattr(OffTaskPrompt, "passes", lambda _, output: output == "1")
+    random, trials, changes = np.random.default_rng(12), 1000 if EXHAUSTIVE else 150, []
+    asked = [_probe("1", id=f"{name}{at}", category=str(name)) for name in range(8) for at in range(25)]
+    dropped = 0
+    for _ in range(trials):
+        base, flips = random.random(200) < 0.1, random.random(200)  # a tenth each: the sum is at the limit
+        tuned = np.where(base, flips > 0.3, flips < 0.3 * 0.1 / 0.9)
+        result = compare_off_task(asked, _answers(base), _answers(tuned))
+        changes.append(result.overall.change)
+        dropped += result.outcome == "dropped"
+    assert abs(np.mean(changes)) < 3 * np.std(changes) / math.sqrt(trials)
+    assert dropped / trials < 0.05 + 2.5 * math.sqrt(0.05 * 0.95 / trials)
 
 
 def test_power_equals_a_direct_enumeration() -> None:

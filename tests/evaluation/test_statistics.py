@@ -14,7 +14,7 @@ from statsmodels.stats.contingency_tables import mcnemar as sm_mcnemar
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
-from mlxtune.evaluation.statistics.intervals import PairedCounts, newcombe, wilson
+from mlxtune.evaluation.statistics.intervals import PairedCounts, newcombe, t_quantile, wilson
 from mlxtune.evaluation.statistics.significance import holm, level_for_look, mcnemar, sign_test
 
 CLOSE = {"rel": 0, "abs": 1e-9}
@@ -204,3 +204,9 @@ def test_levels_of_all_looks_spend_five_percent_on_each_side():
     assert sum(map(level_for_look, range(1, 10_000))) == pytest.approx(0.1, abs=1e-5)
     with pytest.raises(ValueError, match="counted from 1"):
         level_for_look(0)
+
+
+def test_t_quantiles_agree_with_scipy():
+    for freedom in (1, 1.3, 2, 2.7, 4, 11.5, 80, 700, 5000):
+        assert t_quantile(freedom) == pytest.approx(stats.t.isf(0.025, freedom), rel=1e-3)
+    assert t_quantile(9, 0.05 / 7) == pytest.approx(stats.t.isf(0.025 / 7, 9), rel=1e-3)

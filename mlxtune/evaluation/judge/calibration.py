@@ -26,24 +26,36 @@ def prediction_powered_mean(labels: Sequence[float], predictions: Sequence[float
     """Estimate the mean label of independent units, from ``labels`` with their ``predictions`` and predictions for others.
 
     All values are between 0 and 1, and the labeled units are a random sample of all. The estimate is the power-tuned PPI++
-    (Angelopoulos, Duchi and Zrnic 2023, arXiv:2311.01453): unbiased however poor the predictions are, because the labels measure
-    their error. With few labels, its normal interval is too narrow, and has zero width if every label agrees with its prediction.
-    The variances therefore include two additional labels, both predicted wrongly, and the interval is Wilson's for the effective
-    sample size. Raises ``ValueError`` if there are no labels or the lengths differ.
+    (Angelopoulos, Duchi and Zrnic 2023, arXiv:2311.01453). Each label's weight of the predictions is estimated from the other labels
+    (cross-fitting: Zrnic and Candès 2024, PNAS 121:e2322083121), so the estimate is unbiased however poor and few the predictions are.
+    With few labels, its normal interval is too narrow, and has zero width if every label agrees with its prediction. The variances
+    therefore include two additional labels, both predicted wrongly, and the interval is Wilson's for the effective sample size, which
+    covers about as often as Wilson's for the labels alone. Raises ``ValueError`` if there are no labels or the lengths differ.
     """
     count = len(labels)
     if not labels or count != len(predictions):
         raise ValueError(f"there are {count} labels but {len(predictions)} predictions for them")
+    weights = _weights(labels, predictions, len(unlabeled)) if unlabeled else [0.0] * count
+    mean, weight, center = (math.fsum(values) / len(values) for values in (labels, weights, unlabeled or (0.0,)))
+    change = math.fsum(one * (center - prediction) for one, prediction in zip(weights, predictions, strict=True)) / count
     label_parts = [*_deviations([*labels, 1.0, 0.0]), *([0.0] * (len(unlabeled) + 2))]
     prediction_parts = [*(-part for part in _deviations([*predictions, 0.0, 1.0])), *_deviations([*unlabeled, 0.0, 1.0])]
-    weight = _dot(label_parts, prediction_parts) / -_dot(prediction_parts, prediction_parts)
-    weight = min(1.0, max(0.0, weight)) if unlabeled else 0.0
     parts = [one + weight * two for one, two in zip(label_parts, prediction_parts, strict=True)]
-    effective_n = count * _dot(label_parts, label_parts) / _dot(parts, parts)
-    mean = math.fsum(labels) / count
-    difference = math.fsum(unlabeled) / len(unlabeled) - math.fsum(predictions) / count if unlabeled else 0.0
-    powered = min(1.0, max(0.0, mean + weight * difference))
+    effective_n = count * max(1.0, _dot(label_parts, label_parts) / _dot(parts, parts))
+    powered = min(1.0, max(0.0, mean + change))
     return PoweredMean(_estimate(mean, count), _estimate(powered, effective_n), effective_n, weight)
+
+
+def _weights(labels: Sequence[float], predictions: Sequence[float], unlabeled: int) -> list[float]:
+    """Return, for each label, the weight that the other labels and the two additional ones give the predictions, from 0 to 1."""
+    ys, fs, rest = [*labels, 1.0, 0.0], [*predictions, 0.0, 1.0], len(labels) + 1
+    y_sum, f_sum, product, square = math.fsum(ys), math.fsum(fs), _dot(ys, fs), _dot(fs, fs)
+    ratio = 1 + len(labels) / unlabeled
+    weights = []
+    for y, f in zip(labels, predictions, strict=True):
+        together = product - y * f - (y_sum - y) * (f_sum - f) / rest
+        weights.append(min(1.0, max(0.0, together / ((square - f * f - (f_sum - f) ** 2 / rest) * ratio))))
+    return weights
 
 
 def _deviations(values: Sequence[float]) -> list[float]:

@@ -12,11 +12,12 @@ from typing import Literal
 
 from mlxtune.evaluation.off_task.prompts import OffTaskPrompt
 from mlxtune.evaluation.statistics.clusters import effective_n
-from mlxtune.evaluation.statistics.intervals import PairedCounts, tango
+from mlxtune.evaluation.statistics.intervals import LEVEL, Z_ONE_SIDED, PairedCounts, tango, tango_statistic
+from mlxtune.evaluation.statistics.nearness import fewest_changes
 from mlxtune.evaluation.statistics.power import non_inferiority_power
 
 MARGIN = 0.05  # default of evaluation.regression_margin
-LEAST = 0.2  # the base's rate below which prompts say too little about forgetting
+LEAST = 0.2  # the sum of both arms' rates below which prompts say too little about forgetting
 OffTaskOutcome = Literal["held", "dropped", "cannot_tell"]
 
 
@@ -24,7 +25,9 @@ OffTaskOutcome = Literal["held", "dropped", "cannot_tell"]
 class OffTaskCell:
     """The correct answers to the prompts of a category, asked with or without the system prompt.
 
-    The test counts them only if the base answers at least :data:`LEAST` of them correctly: otherwise there is little to forget.
+    The test counts them only if the rates of both arms add up to at least :data:`LEAST`: otherwise there is little to forget. A rule about
+    the base alone would count cells in which it was lucky, and the adapter would seem to drop. This rule is the same for both arms, so
+    it says nothing about which of them is better.
     """
 
     category: str
@@ -35,7 +38,7 @@ class OffTaskCell:
 
     @property
     def counted(self) -> bool:
-        return self.base >= LEAST * self.total
+        return self.base + self.tuned >= LEAST * self.total
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,7 @@ class OffTaskResult:
     cells: tuple[OffTaskCell, ...]
     broken: tuple[str, ...]  # IDs of prompts, which end in ``+system`` for those asked with the system prompt
     fixed: tuple[str, ...]
+    nearness: int | None  # the fewest answers of the adapter that would have to be different for another outcome
 
     @property
     def outcome(self) -> OffTaskOutcome:
@@ -89,30 +93,58 @@ def compare_off_task(
     keys = {(cell.category, cell.with_system) for cell in cells if cell.counted}
     counted = [item for item in passes if (item[0].category, item[0].with_system) in keys]
     names = list(dict.fromkeys(prompt.category for prompt in prompts))
+    overall = _change("", counted, margin)
     return OffTaskResult(
         margin,
-        _change("", counted, margin),
+        overall,
         tuple(_change(name, [item for item in counted if item[0].category == name], margin) for name in names),
         tuple(cells),
         broken=tuple(_answer_id(prompt) for prompt, one, two in passes if one and not two),
         fixed=tuple(_answer_id(prompt) for prompt, one, two in passes if two and not one),
+        nearness=_nearness(counted, margin, overall.outcome),
     )
 
 
 def _change(category: str, passes: Sequence[tuple[OffTaskPrompt, bool, bool]], margin: float) -> OffTaskChange:
     ids = [prompt.id for prompt, *_ in passes]
-    paired = PairedCounts.count([(one, two) for _, one, two in passes])
-    size, low, change, high = 0.0, -1.0, 0.0, 1.0
-    if passes:
-        size = effective_n([two - one for _, one, two in passes], ids)
-        low, change, high = tango(paired, effective_n=size)
+    rows = [(one, two) for _, one, two in passes]
+    paired, size = PairedCounts.count(rows), effective_n([two - one for one, two in rows], ids, 2 * LEVEL) if rows else 0.0
+    low, change, high = tango(paired, effective_n=size) if rows else (-1.0, 0.0, 1.0)
     power = non_inferiority_power(len(set(ids)), margin)
-    return OffTaskChange(category, len(set(ids)), paired, size, low, change, high, power, _outcome(low, high, margin))
+    return OffTaskChange(category, len(set(ids)), paired, size, low, change, high, power, _outcome(paired, size, margin))
 
 
-def _outcome(low: float, high: float, margin: float) -> OffTaskOutcome:
+def _outcome(paired: PairedCounts, size: float, margin: float) -> OffTaskOutcome:
     """Return *held* if a drop of ``margin`` is ruled out, *dropped* if a drop is certain, and otherwise *cannot tell*."""
-    return "held" if low > -margin else "dropped" if high < 0 else "cannot_tell"
+    if not size:
+        return "cannot_tell"
+    if tango_statistic(paired, -margin, size) > Z_ONE_SIDED:
+        return "held"
+    return "dropped" if tango_statistic(paired, 0.0, size) < -Z_ONE_SIDED else "cannot_tell"
+
+
+def _nearness(passes: Sequence[tuple[OffTaskPrompt, bool, bool]], margin: float, outcome: OffTaskOutcome) -> int | None:
+    """Change the adapter's answers one after another, from right to wrong or from wrong to right, until the outcome is another one."""
+    ids, rows = [prompt.id for prompt, *_ in passes], [(one, two) for _, one, two in passes]
+
+    def is_turned(changed: frozenset[int]) -> bool:
+        now = [(one, two != (index in changed)) for index, (one, two) in enumerate(rows)]
+        size = effective_n([two - one for one, two in now], ids, 2 * LEVEL)
+        return _outcome(PairedCounts.count(now), size, margin) != outcome
+
+    directions = {"held": (True,), "dropped": (False,)}.get(outcome, (True, False))
+    return fewest_changes(
+        (
+            sorted(
+                (index for index, (_, two) in enumerate(rows) if two is right),
+                key=lambda index: (rows[index][0] is first, ids[index] if together else ""),
+            )
+            for right in directions
+            for first in (False, True)
+            for together in (False, True)
+        ),
+        is_turned,
+    )
 
 
 def _answer_id(prompt: OffTaskPrompt) -> str:

@@ -10,32 +10,46 @@ from collections import Counter
 from collections.abc import Hashable, Sequence
 from typing import TypeVar
 
+from mlxtune.evaluation.statistics.intervals import LEVEL, t_quantile
+
 Number = TypeVar("Number", int, float)
 
 
-def effective_n(values: Sequence[float], groups: Sequence[Hashable]) -> float:
-    """Return the effective sample size of the mean of ``values``: their count divided by the design effect (Kish 1965).
+def effective_groups(groups: Sequence[Hashable]) -> float:
+    """Return how many groups of equal size would carry as much information as ``groups`` if the rows of each were identical (Kish 1965)."""
+    return len(groups) ** 2 / sum(size * size for size in Counter(groups).values())
 
-    The design effect is the variance of the mean by groups (the sandwich estimator for one mean: Liang and Zeger 1986) divided by
-    its variance for independent rows. It is limited to the range from 1 to its value for groups of identical rows, which is also assumed
-    if the values do not vary. Raises ``ValueError`` if the lengths differ.
+
+def effective_n(values: Sequence[float], groups: Sequence[Hashable], level: float = LEVEL) -> float:
+    """Return the effective sample size of the mean of ``values``, for intervals with the error rate ``level``.
+
+    It is the count divided by the design effect: the variance of the mean by groups (the sandwich estimator for one mean: Liang and
+    Zeger 1986) over its variance for independent rows. Few groups can look independent by chance, so one more group is counted whose rows
+    are identical, and the size is reduced by the squared ratio of Student's t quantiles with the degrees of freedom of rows and of groups
+    (Korn and Graubard 1998, Survey Methodology 24:193; those of groups of unequal size after Satterthwaite 1946, as in Bell and
+    McCaffrey 2002, Survey Methodology 28:169). It is at least :func:`effective_groups`, the size if the rows of each group were identical.
+    Raises ``ValueError`` if the lengths differ.
     """
-    total = len(values)
+    total, sizes = len(values), Counter(groups)
     if total != len(groups):
         raise ValueError(f"there are {total} values but {len(groups)} groups")
-    sizes = Counter(groups)
     if len(sizes) == total:
         return float(total)
-    largest = sum(size * size for size in sizes.values()) / total
+    count = effective_groups(groups)
+    largest = total / count  # the design effect of identical rows
     mean = math.fsum(values) / total
     independent = math.fsum((value - mean) ** 2 for value in values) / (total * (total - 1))
     if len(sizes) == 1 or independent <= 1e-15:
-        return total / largest
-    sums: dict[Hashable, float] = dict.fromkeys(sizes, 0.0)
-    for value, group in zip(values, groups, strict=True):
-        sums[group] += value - mean
-    clustered = len(sizes) / (len(sizes) - 1) * math.fsum(value * value for value in sums.values()) / total**2
-    return total / min(largest, max(1.0, clustered / independent))
+        return count
+    clustered = (
+        len(sizes) / (len(sizes) - 1) * math.fsum(one * one for one in group_sums([value - mean for value in values], groups))
+    )
+    design = ((count - 1) * clustered / total**2 / independent + largest) / count
+    design = min(largest, max(1.0, design))
+    correlation = (design - 1) / (largest - 1)
+    parts = [size * (1 + (size - 1) * correlation) for size in sizes.values()]  # of the variance, by group
+    freedom = max(1.0, sum(parts) ** 2 / sum(part * part for part in parts) - 1)
+    return max(count, total / design * (t_quantile(total - 1, level) / t_quantile(round(freedom, 2), level)) ** 2)
 
 
 def permutation_p(sums: Sequence[int]) -> float:

@@ -5,11 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from statistics import NormalDist
 from typing import Self
 
-Z = NormalDist().inv_cdf(0.975)
+LEVEL = 0.05
+Z = NormalDist().inv_cdf(1 - LEVEL / 2)
 Z_ONE_SIDED = NormalDist().inv_cdf(0.95)
+_NORMAL = 2000.0  # degrees of freedom above which Student's t is practically normal
+_INTERVALS = 64  # number of intervals in Simpson's rule
 
 
 @dataclass(frozen=True)
@@ -124,3 +128,26 @@ def tango_statistic(paired: PairedCounts, change: float, effective_n: float = 0.
     if variance <= 1e-12:
         return math.copysign(math.inf, distance) if abs(distance) > 1e-9 else 0.0
     return distance / math.sqrt(variance)
+
+
+@lru_cache(maxsize=4096)
+def t_quantile(freedom: float, level: float = LEVEL) -> float:
+    """Return the limit that Student's t with ``freedom`` >= 1 degrees of freedom exceeds on either side with probability ``level``.
+
+    With t = √ν·tan φ, the probability is the integral of cos^(ν−1) from 0 to φ, divided by the one to π/2 (a beta function).
+    """
+    if freedom >= _NORMAL:
+        return NormalDist().inv_cdf(1 - level / 2)
+    whole = math.exp(math.lgamma(freedom / 2) - math.lgamma((freedom + 1) / 2)) * math.sqrt(math.pi) / 2
+    low, high = 0.0, math.pi / 2
+    for _ in range(40):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _cosine_integral(freedom - 1, middle) < (1 - level) * whole else (low, middle)
+    return math.sqrt(freedom) * math.tan(low)
+
+
+def _cosine_integral(power: float, end: float) -> float:
+    """Return the integral of cos^power from 0 to ``end`` by Simpson's rule."""
+    step = end / _INTERVALS
+    weights = (1 if index in (0, _INTERVALS) else 4 if index % 2 else 2 for index in range(_INTERVALS + 1))
+    return step / 3 * math.fsum(weight * math.cos(index * step) ** power for index, weight in enumerate(weights))

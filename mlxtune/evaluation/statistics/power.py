@@ -7,8 +7,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from statistics import NormalDist
 
-from mlxtune.evaluation.statistics.intervals import Z_ONE_SIDED, PairedCounts, Z, tango_statistic
-from mlxtune.evaluation.statistics.significance import LEVEL
+from mlxtune.evaluation.statistics.intervals import LEVEL, Z_ONE_SIDED, PairedCounts, Z, tango_statistic
 
 POWER = 0.8
 EXACT = 2000  # maximum discordant rows for exact sums; beyond this, the normal approximation is used

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-LEVEL = 0.05
+from mlxtune.evaluation.statistics.intervals import LEVEL
 
 
 def mcnemar(broken: int, fixed: int) -> float:

@@ -7,8 +7,8 @@ from statistics import fmean
 from typing import Literal
 
 from mlxtune.evaluation.statistics.clusters import effective_n
-from mlxtune.evaluation.statistics.intervals import wilson
-from mlxtune.evaluation.statistics.significance import LEVEL, holm
+from mlxtune.evaluation.statistics.intervals import LEVEL, wilson
+from mlxtune.evaluation.statistics.significance import holm
 from mlxtune.evaluation.verdict import Comparison, compare
 from mlxtune.training.search.board import INCUMBENT, Board
 
