@@ -1,7 +1,8 @@
 """The arm ``base+optimized``: a system prompt that gepa improves on the training and validation rows, never on the held-out ones.
 
 GEPA (Agrawal et al. 2025, arXiv:2507.19457): the base answers three training rows, a reflecting model reads its answers with their
-failures and proposes a better prompt. A prompt that scores higher on these rows is scored on the validation rows; the best one wins.
+failures and proposes a better prompt. Small models are poor at that, so every second proposal adds the correct answers as examples.
+A prompt that scores higher on these rows is scored on the validation rows; the best one wins.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
 from mlxtune.core.errors import InputError
 from mlxtune.core.hashing import sha256_json
@@ -37,6 +38,7 @@ MINIMUM_REFLECTION = 64  # if the model's context has less room
 _MAX_ROUNDS = 500  # of proposals: a small data set with known answers takes no time
 _CLIP = 1500  # characters of each text that the reflecting model reads
 _PROMPT = "prompt"  # gepa's name for what it optimizes
+_REFERENCE = "Correct Answer"
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class Reflection:
 
 @dataclass
 class PromptOptimizer:
-    """Optimizes a system prompt for ``contract``.
+    """Optimizes a system prompt for ``contract``, as a ``gepa.core.adapter.GEPAAdapter``.
 
     ``answer`` returns the base's answers to rows with a system prompt, and ``reflect`` the reply to a request for a better prompt. Both are
     journaled in ``file`` by their input, so that an interrupted optimization continues, and a repeated one reads what it
@@ -69,7 +71,8 @@ class PromptOptimizer:
         self.facts = {"calls": 0, "reflections": 0, "tokens": 0, "seconds": 0.0, "spent": 0.0}
         self._known = {record.pop("input"): record for record in read(self.file)}
         self._used: set[str] = set()
-        self._failure: BaseException | None = None
+        self._proposals = 0
+        self._failure: Exception | None = None
 
     def optimize(self, start: str, train: Sequence[PromptRow], validation: Sequence[PromptRow], seed: int) -> str:
         """Return the prompt with the highest mean score on ``validation``, beginning with ``start``."""
@@ -78,8 +81,8 @@ class PromptOptimizer:
         self.file.parent.mkdir(parents=True, exist_ok=True)
         with closing(Journal(self.file)) as self._journal:
             result = gepa.optimize(
-                {_PROMPT: start}, list(train), list(validation), adapter=_Adapter(self), reflection_lm=self._propose, seed=seed,
-                stop_callbacks=self._is_over, logger=SimpleNamespace(log=lambda _: None), track_best_outputs=False,
+                {_PROMPT: start}, list(train), list(validation), adapter=self, seed=seed, stop_callbacks=self._is_over,
+                logger=SimpleNamespace(log=lambda _: None), track_best_outputs=False,
             )  # fmt: skip
         if self._failure and not isinstance(self._failure, CostCapReached):
             raise self._failure
@@ -87,8 +90,66 @@ class PromptOptimizer:
         self.facts |= {"prompts": len(result.candidates), "start": scores[0], "score": max(scores)}
         return str(result.candidates[result.best_idx][_PROMPT])
 
-    def answers(self, prompt: str, rows: Sequence[PromptRow]) -> list[Answer]:
-        """Return the answers to ``rows`` after the system prompt ``prompt``."""
+    @property
+    def used(self) -> float:
+        """How much of the budget is used."""
+        return min(self.budget, self.facts["calls"] if self.counts_calls else self.facts["seconds"])
+
+    def evaluate(self, batch: list[PromptRow], candidate: Mapping[str, str], capture_traces: bool = False) -> Any:
+        """Return a ``gepa.core.adapter.EvaluationBatch``. A prompt that leaves no room for answers scores 0."""
+        from gepa.core.adapter import EvaluationBatch
+
+        try:
+            answers = self._answers(candidate[_PROMPT], batch)
+        except InputError as error:
+            answers, results = [Answer(row.id, "", "stop") for row in batch], [(0.0, error.message) for _ in batch]
+        else:
+            results = [self._score(row, answer) for row, answer in zip(batch, answers, strict=True)]
+        traces = [(row, answer.output, *result) for row, answer, result in zip(batch, answers, results, strict=True)]
+        return EvaluationBatch(
+            [answer.output for answer in answers], [score for score, _ in results], traces if capture_traces else None
+        )
+
+    def make_reflective_dataset(
+        self, candidate: Any, eval_batch: Any, components_to_update: Any
+    ) -> dict[str, list[dict[str, str]]]:
+        """Return the answers that can be better."""
+        examples = []
+        for row, output, score, why in eval_batch.trajectories:
+            question = "\n\n".join(turn.content for turn in row.prompt if turn.role not in ("system", "developer"))
+            texts = {"Inputs": question, "Generated Outputs": output, "Feedback": why, _REFERENCE: row.reference or ""}
+            if score < 1:
+                examples.append({name: text[-_CLIP:] for name, text in texts.items() if text})
+        return {_PROMPT: examples}
+
+    def propose_new_texts(self, candidate: Mapping[str, str], reflective_dataset: Any, components_to_update: Any) -> dict[str, str]:
+        """Return the prompt with the correct answers as examples or, every second time, the reflecting model's proposal.
+
+        gepa ignores errors here, so the first one is kept and ends the optimization.
+        """
+        from gepa.strategies.instruction_proposal import InstructionProposalSignature as Proposal
+
+        prompt, examples = candidate[_PROMPT], reflective_dataset[_PROMPT]
+        self._proposals += 1
+        shots = [f'For example, to "{one["Inputs"]}" you answer:\n{one[_REFERENCE]}' for one in examples if _REFERENCE in one]
+        if shots and self._proposals % 2:
+            return {_PROMPT: "\n\n".join([prompt, *shots])}
+        try:
+            if self._failure:
+                raise self._failure
+            request = Proposal.prompt_renderer({"current_instruction_doc": prompt, "dataset_with_feedback": examples})
+            key = sha256_json([request])
+            if key not in self._known:
+                began = time.perf_counter()
+                made = self.reflect(str(request))
+                self._store(key, text=made.text, tokens=made.tokens, spent=made.spent, seconds=time.perf_counter() - began)
+            self._count("reflections", key)
+        except Exception as error:
+            self._failure = error
+            raise
+        return {_PROMPT: Proposal.output_extractor(self._known[key]["text"].strip())["new_instruction"]}
+
+    def _answers(self, prompt: str, rows: Sequence[PromptRow]) -> list[Answer]:
         keys = [sha256_json([prompt, row.hash]) for row in rows]
         new = {key: row for key, row in zip(keys, rows, strict=True) if key not in self._known}
         if new:
@@ -96,96 +157,38 @@ class PromptOptimizer:
             made = self.answer(prompt, list(new.values())).answers
             seconds = (time.perf_counter() - began) / len(made)
             for key, one in zip(new, made, strict=True):
-                tokens = one.answer_tokens + one.thought_tokens
-                self._store(key, answer=to_json(one), tokens=tokens, seconds=seconds)
+                self._store(key, answer=to_json(one), tokens=one.answer_tokens + one.thought_tokens, seconds=seconds)
         for key in keys:
             self._count("calls", key)
         return [from_json(Answer, self._known[key]["answer"]) for key in keys]
 
-    def score(self, row: PromptRow, answer: Answer) -> tuple[float, str]:
+    def _score(self, row: PromptRow, answer: Answer) -> tuple[float, str]:
         """Return the share of the contract's metrics that ``answer`` passes, and which it fails and why."""
         (stored,) = evaluated_rows([row])
         scores = self.contract.score(stored.answer(answer.output, answer.ended))
         names = self.contract.required_metrics or [metric.name for metric in self.contract.metrics]
         counted = {name: scores[name] for name in names if name in scores}
-        if not counted:
-            return 0.0, ""
         values = [float(score.passed) if score.value is None else score.value for score in counted.values()]
         failed = [f"{name}: {score.detail or score.kind}" for name, score in counted.items() if not score.passed]
-        return sum(values) / len(values), "; ".join(failed)
-
-    def _propose(self, request: str) -> str:
-        """Return the reflecting model's reply. gepa ignores errors in it, so the first one is kept and ends the optimization."""
-        try:
-            if self._failure:
-                raise self._failure
-            key = sha256_json([request])
-            if key not in self._known:
-                began = time.perf_counter()
-                made = self.reflect(request)
-                self._store(key, text=made.text, tokens=made.tokens, spent=made.spent, seconds=time.perf_counter() - began)
-            self._count("reflections", key)
-            return str(self._known[key]["text"])
-        except Exception as error:
-            self._failure = error
-            raise
+        return sum(values) / len(values) if values else 0.0, "; ".join(failed)
 
     def _store(self, key: str, **record: Any) -> None:
         self._known[key] = record
         self._journal.append({"input": key, **record})
 
-    def _count(self, what: str, key: str) -> None:
+    def _count(self, what: Literal["calls", "reflections"], key: str) -> None:
         """Count what is read from the journal as if it were computed now."""
         if key not in self._used:
             self._used.add(key)
             record, facts = self._known[key], self.facts
-            facts[what] += 1  # type: ignore[literal-required]
+            facts[what] += 1
             facts["tokens"] += record["tokens"]
             facts["seconds"] += record["seconds"]
             facts["spent"] += record.get("spent", 0.0)
 
-    @property
-    def used(self) -> float:
-        """How much of the budget is used."""
-        return min(self.budget, self.facts["calls"] if self.counts_calls else self.facts["seconds"])
-
     def _is_over(self, state: Any) -> bool:
         best = max(state.program_full_scores_val_set)
         return self._failure is not None or self.used >= self.budget or best >= 1 or state.i >= _MAX_ROUNDS
-
-
-class _Adapter:
-    """gepa's view of the optimizer (``gepa.core.adapter.GEPAAdapter``)."""
-
-    propose_new_texts = None
-
-    def __init__(self, optimizer: PromptOptimizer) -> None:
-        self._optimizer = optimizer
-
-    def evaluate(self, batch: list[PromptRow], candidate: Mapping[str, str], capture_traces: bool = False) -> Any:
-        """Return a ``gepa.core.adapter.EvaluationBatch``. A prompt that leaves no room for answers scores 0."""
-        from gepa.core.adapter import EvaluationBatch
-
-        try:
-            answers = self._optimizer.answers(candidate[_PROMPT], batch)
-        except InputError as error:
-            answers, results = [Answer(row.id, "", "stop") for row in batch], [(0.0, error.message) for _ in batch]
-        else:
-            results = [self._optimizer.score(row, answer) for row, answer in zip(batch, answers, strict=True)]
-        traces = [(row, answer.output, why) for row, answer, (_, why) in zip(batch, answers, results, strict=True)]
-        outputs, scores = [answer.output for answer in answers], [score for score, _ in results]
-        return EvaluationBatch(outputs, scores, traces if capture_traces else None)
-
-    def make_reflective_dataset(
-        self, candidate: Mapping[str, str], eval_batch: Any, components_to_update: list[str]
-    ) -> dict[str, list[dict[str, str]]]:
-        """Return what the reflecting model reads about each answer."""
-        examples = []
-        for row, output, why in eval_batch.trajectories:
-            said = f"Wrong: {why}." if why else "The answer meets all requirements."
-            feedback = f"{said} A correct answer: {row.reference[:_CLIP]}" if row.reference else said
-            examples.append({"Inputs": _question(row), "Generated Outputs": output[:_CLIP], "Feedback": feedback})
-        return dict.fromkeys(components_to_update, examples)
 
 
 def training_seconds(worker: Worker, base: ModelFolder, splits: Splits) -> float:
@@ -201,8 +204,3 @@ def training_seconds(worker: Worker, base: ModelFolder, splits: Splits) -> float
             hint="Set evaluation.optimizer_calls, or measure the training with: mlxtune plan RECIPE --probe",
         )
     return seconds
-
-
-def _question(row: PromptRow) -> str:
-    turns = [turn for turn in row.prompt if turn.role not in ("system", "developer")]
-    return "\n\n".join(turn.content for turn in turns)[-_CLIP:]

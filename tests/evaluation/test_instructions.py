@@ -52,7 +52,9 @@ def test_check_passes_and_fails(name: str) -> None:
     assert not passes(" \n", (name, *arguments))
 
 
-@pytest.mark.parametrize("check", [(), (1,), ("no_check",), ("words",), ("words", "2"), ("words", True), ("omits", "a", "b")])
+@pytest.mark.parametrize(
+    "check", [(), (1,), (["words"], 2), ("no_check",), ("words",), ("words", "2"), ("words", True), ("omits", "a", "b")]
+)
 def test_unknown_checks_and_arguments_are_refused(check: tuple[object, ...]) -> None:
     assert not is_check(check)
     assert parse_prompt({"id": "a", "prompt": "b", "checks": [list(check)]}, PLACE) is None

@@ -33,15 +33,16 @@ def _rows(count: int, start: int = 0) -> list[PromptRow]:
 
 
 class Shop:
-    """A scripted base, which says thanks if its prompt says so, and a reflecting model, which learns that from the feedback."""
+    """A scripted base, which says thanks if its prompt has a clue, and a reflecting model, which learns that from the feedback."""
 
-    def __init__(self) -> None:
+    def __init__(self, clue: str = "Say thank you.") -> None:
+        self.clue = clue
         self.asked: list[str] = []
         self.requests: list[str] = []
 
     def answer(self, prompt: str, rows: object) -> ArmAnswers:
         self.asked += [row.prompt[-1].content for row in rows]  # type: ignore[attr-defined]
-        said = "thanks" if "thank" in prompt else "It is cheap"
+        said = "thanks" if self.clue in prompt else "It is cheap"
         return ArmAnswers(OPTIMIZED, tuple(Answer(row.id, said, "stop", 2) for row in rows), False, 1.0)  # type: ignore[attr-defined]
 
     def reflect(self, request: str) -> Reflection:
@@ -59,14 +60,22 @@ def test_best_prompt_on_validation_rows_is_found_and_its_cost_counted(tmp_path: 
     assert optimizer.optimize("You help.", _rows(9), _rows(4, 100), seed=3) == "Say thank you."
     facts = optimizer.facts
     assert (facts["start"], facts["score"], facts["prompts"]) == (0.0, 1.0, 2)
-    assert facts["calls"] == len(shop.asked) == 4 + 2 * 2 * 3 + 4
+    assert facts["calls"] == len(shop.asked) == 4 + 9 + 4 * 3 + 4
     assert (facts["reflections"], facts["spent"]) == (2, 0.5)
     assert facts["tokens"] == 2 * facts["calls"] + 2 * 7
     assert {int(question.split()[1]) >= 100 for question in shop.asked} == {True, False}
     assert "You help." in shop.requests[0]
     assert "It is cheap" in shop.requests[0]
     assert "pattern: " in shop.requests[0]
-    assert "A correct answer: thanks" in shop.requests[0]
+    assert "## Correct Answer\nthanks" in shop.requests[0]
+
+
+def test_correct_answers_become_examples_in_the_prompt(tmp_path: Path) -> None:
+    shop = Shop(clue="you answer:\nthanks")
+    prompt = _optimizer(shop, tmp_path / "o.jsonl").optimize("You help.", _rows(9), _rows(4, 100), seed=3)
+    assert prompt.startswith('You help.\n\nFor example, to "Question ')
+    assert prompt.count("you answer:\nthanks") == 3
+    assert shop.requests == []
 
 
 def test_interrupted_optimization_continues_and_a_repeated_one_only_reads(tmp_path: Path) -> None:
