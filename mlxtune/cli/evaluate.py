@@ -20,7 +20,7 @@ from mlxtune.cli.output import draw, err, info, progress_bar, say_changed_evalua
 from mlxtune.core.errors import GateError, InputError
 from mlxtune.core.text import one_line, plural
 from mlxtune.evaluation import report as reports
-from mlxtune.evaluation.endpoints import endpoint_arms, remote_hosts, sent_rows
+from mlxtune.evaluation.endpoints import endpoint_arms, remote_hosts
 from mlxtune.evaluation.json_fields import to_json
 from mlxtune.evaluation.off_task.prompts import load_prompts
 from mlxtune.evaluation.report import EvaluationReport
@@ -164,7 +164,7 @@ def _consent(recipe: Recipe, send: bool) -> str:
     if not hosts:
         return ""
     cap = sum(endpoint.cap for endpoint in endpoint_arms(recipe).values())
-    what = f"{sent_rows(recipe)} will be sent to {', '.join(hosts)}, for at most ${cap:.2f}"
+    what = f"Rows will be sent to {', '.join(hosts)}, for at most ${cap:.2f}"
     return require_consent(what, send, "Consent with --send, or leave the endpoint out of evaluation.arms.")
 
 

@@ -19,17 +19,11 @@ def endpoint_arms(recipe: Recipe) -> dict[str, Endpoint]:
     return {arm: section.endpoints[name] for arm, name in names.items()}
 
 
-def sent_rows(recipe: Recipe) -> str:
-    """Return which rows would be sent to the endpoints. The model that optimizes a prompt reads the base's answers and the references."""
-    arms = endpoint_arms(recipe)
-    rows = ("The training rows",) if OPTIMIZED in arms else ()
-    prompts = ("the held-out prompts",) if set(arms) - {OPTIMIZED} else ()
-    text = " and ".join((*rows, *prompts))
-    return text[:1].upper() + text[1:]
-
-
 def remote_hosts(recipe: Recipe) -> list[str]:
-    """Return the hosts other than this machine to which the held-out prompts would be sent. Raises ``InputError`` for an unsafe URL."""
+    """Return the hosts other than this machine to which held-out prompts or, to optimize a prompt, training rows would be sent.
+
+    Raises ``InputError`` for an unsafe URL.
+    """
     hosts = (host(endpoint.url) for endpoint in endpoint_arms(recipe).values())
     return sorted({name for name in hosts if not is_local(name)})
 
@@ -45,7 +39,7 @@ def require_endpoints(recipe: Recipe, consent: str) -> None:
             )
     if (hosts := remote_hosts(recipe)) and not consent:
         raise InputError(
-            f"{sent_rows(recipe)} will be sent to {', '.join(hosts)}, which needs your consent.",
+            f"Rows will be sent to {', '.join(hosts)}, which needs your consent.",
             hint="Consent with mlxtune eval --send, or leave the endpoint out of evaluation.arms.",
         )
 
