@@ -12,8 +12,8 @@ from mlxtune.evaluation import evidence, nearest_rows, report_builder
 from mlxtune.evaluation.answers import Answer, ArmAnswers, score_answers
 from mlxtune.evaluation.comparability import contract_hash
 from mlxtune.evaluation.contract import Contract
-from mlxtune.evaluation.holdout.ledger import HoldoutHistory
-from mlxtune.evaluation.json_fields import to_json
+from mlxtune.evaluation.holdout import ledger
+from mlxtune.evaluation.report import ledger_facts
 from mlxtune.evaluation.scorers import Score
 from mlxtune.present.report import publish
 from mlxtune.recipe import dump, load
@@ -63,10 +63,12 @@ def write_evaluation(workspace: Path, *, pairs: bool = False, contract: bool = T
     facts = {
         "name": "shop", "base": "m", "base_fingerprint": "0" * 64, "run": "r", "adapter": "a", "rows": count,
         "headline": headline, "row_ids": [row.id for row in rows], "required": rules.required_metrics,
-        "holdout": to_json(HoldoutHistory(1, 0, 0, 0, 0)), "source": str(source), "schema": evidence.schema_hash(folder),
+        "source": str(source), "schema": evidence.schema_hash(folder),
         "contract": contract_hash(recipe), "decoding": {"kind": "greedy", "max_tokens": 256}, "compute": "float32 on the CPU",
         "left_out": {name: "no_answers" for name in ("constant", "copier") if name not in arms},
     }  # fmt: skip
+    result = ledger.result_hash(facts["contract"], {arm.name: arm.answers for arm in measured})
+    facts |= ledger_facts(ledger.enter(folder, facts["row_ids"], result, facts["run"]))
     publish(report_builder.build(facts, measured, [row.group for row in evaluated_rows]), folder)
     return folder
 

@@ -32,7 +32,7 @@ from mlxtune.present.labels import detectable_drop_fact
 from mlxtune.present.next_step import next_step_document
 from mlxtune.present.report import report_document
 from mlxtune.present.terminal import print_document
-from mlxtune.present.verdict import off_task_hint, refusal_text
+from mlxtune.present.verdict import refusal_hint, refusal_text
 from mlxtune.recipe import Recipe, load
 from mlxtune.runs import registry
 from mlxtune.runs.registry import Run
@@ -89,7 +89,7 @@ def evaluate(
     report = reports.load(folder)
     show_json({"folder": str(folder), **to_json(report)}) if json else show_report(report, folder)
     if gate and (why := refusal_text(report, accept_unknown=accept_unknown)):
-        raise GateError(f"Gate failed: {why}", hint=off_task_hint(report))
+        raise GateError(f"Gate failed: {why}", hint=refusal_hint(report))
 
 
 def _compare_generated(recipe: Recipe, *, consent: str, gate: bool, json: bool) -> None:

@@ -9,6 +9,7 @@
     optimized.md        the prompt of the arm base+optimized
     validation.jsonl    for several seeds, the validation rows, like questions.jsonl
     seeds.jsonl         for several seeds, each one's answers
+    holdout.jsonl       the ledger of held-out rows when the report was made
     trained.jsonl       for each run that the adapters come from, the hashes of all rows and prompts that it was trained on
 
 ``report.json`` stores their hashes.
@@ -36,8 +37,8 @@ from mlxtune.recipe import Recipe, load
 RECIPE, SCHEMA = "recipe.toml", "schema.json"
 QUESTIONS, OUTPUTS, NEAREST = "questions.jsonl", "outputs.jsonl", "nearest.jsonl"
 REGRESSION, OPTIMIZED_PROMPT = "regression.jsonl", "optimized.md"
-VALIDATION, SEEDS, TRAINED = "validation.jsonl", "seeds.jsonl", "trained.jsonl"
-FILES = (RECIPE, SCHEMA, QUESTIONS, OUTPUTS, REGRESSION, OPTIMIZED_PROMPT, NEAREST, VALIDATION, SEEDS, TRAINED)
+VALIDATION, SEEDS, TRAINED, HOLDOUT = "validation.jsonl", "seeds.jsonl", "trained.jsonl", "holdout.jsonl"
+FILES = (RECIPE, SCHEMA, QUESTIONS, OUTPUTS, REGRESSION, OPTIMIZED_PROMPT, NEAREST, VALIDATION, SEEDS, TRAINED, HOLDOUT)
 
 
 @dataclass(frozen=True)

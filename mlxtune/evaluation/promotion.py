@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from mlxtune.evaluation.report import EvaluationReport
+from mlxtune.evaluation.statistics.intervals import LEVEL
 
 
 @dataclass(frozen=True)
@@ -39,14 +40,17 @@ def is_forgetting_unmeasured(report: EvaluationReport) -> bool:
 
 def promotion_refusal(
     report: EvaluationReport, *, accept_unknown: bool = False
-) -> Literal["", "not_better", "off_task_dropped", "off_task_unknown"]:
+) -> Literal["", "not_better", "looks_spent", "off_task_dropped", "off_task_unknown"]:
     """Return why the report's adapter may not be promoted, or ``""`` if it may be.
 
     It must beat the strongest arm that needs no training, not do worse on the contract, and keep off-task accuracy. With
-    ``accept_unknown``, it is enough that no off-task drop was shown.
+    ``accept_unknown``, it is enough that no off-task drop was shown. ``looks_spent`` means that the level is used up: the gain would have
+    been significant at the first look at these rows.
     """
     if report.outcome != "better":
-        return "not_better"
+        gain = report.headline if report.outcome == "cannot_tell" and not report.verdict.cut else None
+        p = (gain.p if gain.adjusted is None else gain.adjusted) if gain and gain.change > 0 else 1.0
+        return "looks_spent" if report.facts["level"] <= p < LEVEL else "not_better"
     outcome = report.off_task.outcome if report.off_task else "held"
     if outcome == "dropped":
         return "off_task_dropped"

@@ -106,6 +106,11 @@ class ReportFacts(TypedDict, total=False):
     made: str
 
 
+def ledger_facts(history: HoldoutHistory) -> ReportFacts:
+    """Return the facts about the use of the rows."""
+    return {"holdout": to_json(history), "look": history.look} if history.look else {"holdout": to_json(history)}
+
+
 @dataclass(frozen=True)
 class Rate:
     """How many outputs pass a metric, with the 95% Wilson interval."""

@@ -46,6 +46,7 @@ from mlxtune.evaluation.evidence import (
     schema_hash,
 )
 from mlxtune.evaluation.free_arms import free_arm_problems
+from mlxtune.evaluation.holdout import ledger
 from mlxtune.evaluation.holdout.contamination import load_trained
 from mlxtune.evaluation.json_fields import to_json
 from mlxtune.evaluation.judge import judge_report, judge_session
@@ -59,7 +60,7 @@ from mlxtune.recipe import AUTO
 # Facts recorded by the evaluation that cannot be recomputed from the files in its folder.
 _RECORDED = {
     "base_fingerprint", "run", "adapter", "adapter_step", "source", "template", "endpoints", "longest_reference", "room", "thinking",
-    "thinking_tokens", "date", "compute", "changed_terms", "holdout", "look", "made", "optimizer", "free_arms", "left_out",
+    "thinking_tokens", "date", "compute", "changed_terms", "made", "optimizer", "free_arms", "left_out",
 }  # fmt: skip
 
 Record = dict[str, Any]  # the content of report.json, which may be damaged
@@ -196,6 +197,9 @@ def _numbers(
     except (InputError, KeyError, ValueError):
         yield f"{REGRESSION} lacks the base's or the adapter's answer to at least one prompt."
     try:
+        if (lines := ledger.load(folder)).lines:
+            result = ledger.result_hash(facts["contract"], evidence.answers)
+            facts |= report.ledger_facts(ledger.history(lines, facts["row_ids"], result))
         validation = load_rows(folder, VALIDATION) if (folder / SEEDS).is_file() else ()
         stored_seeds = load_seed_answers(folder, validation, evidence.rows)
     except InputError as error:
@@ -206,7 +210,7 @@ def _numbers(
         location = f"{SEEDS}, {one_line(one.run, 80)}"
         yield from _scores(location, (*one.validation, *one.held_out), (*two.validation, *two.held_out))
     arms = [ArmAnswers(arm["arm"], tuple(scored[arm["arm"]]), arm["cached"], arm["seconds"]) for arm in stored["arms"]]
-    recorded: Any = {key: value for key, value in stored["facts"].items() if key != "off_task"}
+    recorded: Any = {key: value for key, value in stored["facts"].items() if key not in ("off_task", "holdout", "look")}
     current = to_json(build({**recorded, **facts}, arms, [row.group for row in evidence.rows], seeds))
     current["facts"]["made"] = stored["facts"].get("made")
     yield from _contamination(folder, stored["facts"].get("contamination"), evidence)

@@ -35,7 +35,7 @@ from mlxtune.evaluation.off_task import prompts
 from mlxtune.evaluation.off_task.prompts import OffTaskPrompt
 from mlxtune.evaluation.off_task.result import compare_off_task
 from mlxtune.evaluation.progress import progress_reporter
-from mlxtune.evaluation.report import LeftOut, ReportFacts
+from mlxtune.evaluation.report import LeftOut, ReportFacts, ledger_facts
 from mlxtune.evaluation.seed_report import recommend
 from mlxtune.models.cpu import blas
 from mlxtune.models.resolve import resolve
@@ -178,11 +178,10 @@ def _finish(worker: Worker, inputs: _Inputs, measured: _Measured, facts: ReportF
     contamination.save(folder, inputs.trained)
     if measured.seeds:
         evidence.save_seed_answers(folder, measured.seeds)
-    answers = [(arm.name, [[answer.id, answer.output, answer.ended] for answer in arm.answers]) for arm in measured.arms]
-    ledger_file, ids = ledger.ledger_path(folder), facts["row_ids"]
-    ledger.record(ledger_file, "eval", folder.name, ids, result=sha256_json([facts["contract"], answers]))
+    result_hash = ledger.result_hash(facts["contract"], {arm.name: arm.answers for arm in measured.arms})
+    history = ledger.enter(folder, facts["row_ids"], result_hash, facts["run"] or facts["adapter"])
     headline = contract.headline(recipe, has_preferences=measured.has_pairs)
-    facts |= {"headline": headline, "holdout": to_json(ledger.history(ledger_file, ids))}
+    facts |= {"headline": headline, **ledger_facts(history)}
     if TUNED in measured.off_task_answers:
         evidence.save_off_task(folder, measured.off_task, measured.off_task_answers)
         both = (measured.off_task_answers[BASE], measured.off_task_answers[TUNED])

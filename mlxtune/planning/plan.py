@@ -90,6 +90,7 @@ class Plan:
     incomparable: int = 0  # evaluated pairs that are too long for their likelihoods to be compared
     high_rate: float = 0.0  # the learning rate, if it is too high for preference training
     long_answers: int = 0  # evaluated rows whose reference is longer than evaluation.max_tokens
+    looks: int = 0  # earlier evaluations of adapters on the held-out rows
     time_keys: tuple[str, ...] = ()  # the recipe's keys that shorten the training and an evaluation
 
     @property

@@ -30,7 +30,7 @@ WORDS = {
     "on_and_kept": "on, also in earlier turns",
     "on_and_removed": "on, but removed from earlier turns",
     "cannot_tell": "cannot tell", "go": "fits", "warn": "tight", "refuse": "does not fit", "not_json": "not JSON",
-    "no_answers": "no answers to copy", "pairs": "no likelihoods of pairs",
+    "no_answers": "no answers to copy", "pairs": "no likelihoods of pairs", "ledger_missing": "missing", "ledger_shortened": "shortened",
     "not_utf8": "not UTF-8", "no_json_in_it": "no JSON in it", "nan_or_infinity": "NaN or Infinity",
 }  # fmt: skip
 """The name of each code that is not its own name."""
@@ -97,6 +97,13 @@ def detectable_gain_fact(rows: int) -> Fact:
         return Fact("detects", "no change", f"{plural(rows, 'row')}: too few", "warning")
     regress = f"{round(100 * rough)} if {BROKEN:.0%} of rows regress; " if rough is not None else ""
     return Fact("detects", f"≥ {plural(round(100 * clean), 'point')}", f"{regress}{plural(rows, 'row')}, {POWER:.0%} power")
+
+
+def level_text(look: int) -> str:
+    """Return the level of a verdict at this look at its rows."""
+    from mlxtune.evaluation.statistics.significance import level_for_look
+
+    return f"level {100 * level_for_look(look):.2g}%"
 
 
 def detectable_drop_fact(prompts: int, margin: float) -> Fact:

@@ -22,13 +22,12 @@ from mlxtune.present.labels import (
     capital,
     change_text,
     detectable_gain_fact,
+    level_text,
     outcome_mark,
     percent,
     signed_points,
     word,
 )
-
-_EXPECTED = 2  # evaluations of the same rows in a clean experiment: the base and one adapter
 
 
 def verdict(found: Verdict) -> Text:
@@ -171,14 +170,14 @@ def compared_rows(report: EvaluationReport) -> int:
 
 
 def history_facts(history: HoldoutHistory | None) -> list[Fact]:
-    """Describe the earlier use of rows, which makes a result on them optimistic."""
+    """Describe the earlier use of rows, which lowers the level of a verdict on them."""
     if history is None:
         return []
-    count = history.evaluations
-    often = count > _EXPECTED
+    again = history.look > 1
+    look = _look_text(history.look) if again else ""
     judged = f"{history.judged} in blind sessions or by a judge" if history.judged else ""
-    note = "; ".join(filter(None, [judged, "expect optimistic results" if often else ""]))
-    facts = [Fact("evaluated", plural(count, "time"), note, "warning" if often else "")]
+    note = "; ".join(filter(None, [judged, look]))
+    facts = [Fact("evaluated", plural(history.evaluations, "time"), note, "warning" if again else "")]
     if history.new or history.missing:
         changed = f"{plural(history.new, 'row')} new, {history.missing} removed"
         facts.append(Fact("rows changed", changed, "since the last evaluation", "warning"))
@@ -186,7 +185,13 @@ def history_facts(history: HoldoutHistory | None) -> list[Fact]:
         facts.append(Fact("exported", plural(history.exported, "row"), "for training", "warning"))
     if history.edited_line:
         facts.append(Fact("ledger", f"edited at line {history.edited_line}", "its count is unreliable", "error"))
+    if history.ledger != "whole":
+        facts.append(Fact("ledger", word(history.ledger), "lines known from mlxtune's home folder are counted", "error"))
     return facts
+
+
+def _look_text(look: int) -> str:
+    return f"look {look} at an adapter, {level_text(look)}"
 
 
 def contract_fact(report: EvaluationReport) -> Fact:
@@ -218,6 +223,8 @@ def caveat_text(caveat: Caveat | None) -> str:
 def refusal_text(report: EvaluationReport, *, accept_unknown: bool = False) -> str:
     """Return why the report's adapter may not be promoted, or ``""`` if it may be."""
     reason = promotion_refusal(report, accept_unknown=accept_unknown)
+    if reason == "looks_spent":
+        return f"{verdict_text(report.verdict)} The level is used up: {_look_text(report.facts['look'])}."
     if reason == "not_better":
         return verdict_text(report.verdict)
     if not reason or not report.off_task:
@@ -226,9 +233,10 @@ def refusal_text(report: EvaluationReport, *, accept_unknown: bool = False) -> s
     return f"Off-task accuracy: {fact.value} ({fact.note})."
 
 
-def off_task_hint(report: EvaluationReport) -> str:
-    """Return a remedy if off-task accuracy is the reason not to promote the adapter, or ``""``."""
+def refusal_hint(report: EvaluationReport) -> str:
+    """Return a remedy for the reason not to promote the adapter, or ``""``."""
     lever = "Raise data.replay, lower training.learning_rate, or train fewer steps"
-    return {"off_task_dropped": f"{lever}.", "off_task_unknown": f"{lever}; or add --accept-unknown."}.get(
-        promotion_refusal(report), ""
-    )
+    hints = {
+        "off_task_dropped": f"{lever}.", "off_task_unknown": f"{lever}; or add --accept-unknown.", "looks_spent": "Hold out new rows.",
+    }  # fmt: skip
+    return hints.get(promotion_refusal(report), "")

@@ -10,7 +10,7 @@ from unscored_evaluation import ID, write_unscored_evaluation
 
 from mlxtune.data.rows import Preference
 from mlxtune.data.source import read_file
-from mlxtune.evaluation.holdout.ledger import history, ledger_path
+from mlxtune.evaluation.holdout.ledger import history, ledger_path, read
 
 
 @pytest.fixture
@@ -50,7 +50,9 @@ def test_a_session_is_voted_resumed_and_exported(cli, folder, cwd):
     assert checked.code == 0, checked.err
     report = json.loads(checked.out)
     assert (report["read"], report["kept"]) == (8, 8)
-    ledger = history(ledger_path(folder), [json.loads(text)["id"] for text in (folder / "outputs.jsonl").read_text().splitlines()])
+    ledger = history(
+        read(ledger_path(folder)), [json.loads(text)["id"] for text in (folder / "outputs.jsonl").read_text().splitlines()]
+    )
     assert (ledger.evaluations, ledger.exported) == (1, 8)
 
 

@@ -11,8 +11,12 @@ import pytest
 
 from mlxtune.cli import plan as verb
 from mlxtune.core.text import size
+from mlxtune.data.source import read_source
+from mlxtune.data.split import split
+from mlxtune.evaluation.holdout import ledger
 from mlxtune.models import catalog
 from mlxtune.planning.machine import PowerState, mac_with, this_machine
+from mlxtune.recipe import load
 
 pytestmark = pytest.mark.usefixtures("workers_in_process")
 
@@ -97,3 +101,14 @@ def test_a_catalog_model_is_planned_without_a_download(cli, recipe, monkeypatch)
     assert re.search(rf"weights +{size(base.nbytes)} ", result.out)
     assert f"! {base.id}" in result.out
     assert f"mlxtune models pull {base.id}" in result.out
+
+
+def test_looks_at_the_held_out_rows_are_in_the_plan(cli, recipe) -> None:
+    assert "at these held-out rows" not in cli("plan", recipe).out
+    loaded = load(Path(recipe))
+    rows = split(read_source(loaded.source), loaded.data).test
+    Path("evals").mkdir()
+    for result in ("one", "two"):
+        ledger.record(Path("evals", ledger.FILE), "eval", result, [row.id for row in rows], result=result, adapter="run")
+    assert "! 2 at these held-out rows  the next has level 0.83%" in cli("plan", recipe).out
+    assert json.loads(cli("plan", recipe, "--json").out)["looks"] == 2

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from evaluation_files import scored_arm
 
@@ -12,7 +14,7 @@ from mlxtune.evaluation.promotion import Caveat, is_forgetting_unmeasured, promo
 from mlxtune.evaluation.report import EvaluationReport, ReportFacts
 from mlxtune.evaluation.report_builder import build
 from mlxtune.evaluation.scorers import PASS, Score
-from mlxtune.present.verdict import caveat_text, conclusion_facts, off_task_hint, refusal_text, verdict_text
+from mlxtune.present.verdict import caveat_text, conclusion_facts, refusal_hint, refusal_text, verdict_text
 
 ROWS = 40
 FAILS = Score(False, "bad", "why")
@@ -80,8 +82,8 @@ def test_a_comparison_without_off_task_prompts_is_noted(report: EvaluationReport
 def test_cannot_tell_can_be_accepted(off_task: tuple[int, int], accepted: bool) -> None:
     report = _report(base=(2, 2), tuned=(30, 2), off_task=off_task)
     assert bool(promotion_refusal(report, accept_unknown=True)) != accepted
-    assert ("data.replay" in off_task_hint(report)) == bool(promotion_refusal(report))
-    assert ("--accept-unknown" in off_task_hint(report)) == (off_task == (30, 20))
+    assert ("data.replay" in refusal_hint(report)) == bool(promotion_refusal(report))
+    assert ("--accept-unknown" in refusal_hint(report)) == (off_task == (30, 20))
 
 
 def test_a_worse_contract_precedes_the_gain_in_preferences() -> None:
@@ -95,3 +97,14 @@ def test_a_worse_contract_precedes_the_gain_in_preferences() -> None:
 def test_stronger_untrained_arm_blocks_promotion() -> None:
     report = build({"rows": ROWS}, [_measured("base", 2, 0), _measured("base+prompt", 29, 0), _measured("tuned", 30, 0)])
     assert (promotion_refusal(report), report.outcome) == ("not_better", "cannot_tell")
+
+
+def test_a_gain_that_a_first_look_would_show_is_refused_because_the_level_is_used_up() -> None:
+    facts: ReportFacts = {"rows": ROWS, "headline": "contract"}
+    arms = [_measured("base", 10, 0), _measured("tuned", 18, 0)]
+    assert promotion_refusal(build(facts, arms)) == ""
+    spent = build({**facts, "look": 6}, arms)
+    spent = replace(spent, verdict=replace(spent.verdict, outcome="cannot_tell"))
+    assert (spent.outcome, promotion_refusal(spent)) == ("cannot_tell", "looks_spent")
+    assert "look 6 at an adapter, level 0.17%" in refusal_text(spent)
+    assert refusal_hint(spent)

@@ -1,10 +1,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 
-from mlxtune.evaluation.holdout.ledger import HoldoutHistory, history, ledger_path, record
+from mlxtune.evaluation.holdout.ledger import HoldoutHistory, enter, history, ledger_path, read, record
 from mlxtune.present.blocks import Fact
 from mlxtune.present.verdict import history_facts
 
@@ -21,13 +22,13 @@ def test_ledger_is_next_to_evaluations(book, tmp_path):
 
 
 def test_evaluations_are_counted_for_their_rows(book):
-    assert history(book, ROWS) == HoldoutHistory(0, 0, 0, 0, 0)
+    assert history(read(book), ROWS) == HoldoutHistory(0, 0, 0, 0, 0)
     for kind in ("eval", "blind", "judge"):
         record(book, kind, "one", ROWS)
     record(book, "eval", "elsewhere", ["z9"])
-    assert history(book, ROWS) == HoldoutHistory(3, 0, 0, 0, 0, judged=2)
-    assert history(book, ["z9"]).evaluations == 1
-    assert history(book, ["never"]).evaluations == 0
+    assert history(read(book), ROWS) == HoldoutHistory(3, 0, 0, 0, 0, judged=2)
+    assert history(read(book), ["z9"]).evaluations == 1
+    assert history(read(book), ["never"]).evaluations == 0
 
 
 @pytest.mark.parametrize(
@@ -36,12 +37,16 @@ def test_evaluations_are_counted_for_their_rows(book):
         (HoldoutHistory(0, 0, 0, 0, 0), Fact("evaluated", "0 times")),
         (HoldoutHistory(1, 0, 0, 0, 0), Fact("evaluated", "1 time")),
         (
-            HoldoutHistory(3, 0, 0, 0, 0, judged=2),
-            Fact("evaluated", "3 times", "2 in blind sessions or by a judge; expect optimistic results", "warning"),
+            HoldoutHistory(4, 0, 0, 0, 0, judged=2, looks=2, look=2),
+            Fact("evaluated", "4 times", "2 in blind sessions or by a judge; look 2 at an adapter, level 2.5%", "warning"),
         ),
         (HoldoutHistory(1, 0, 2, 1, 0), Fact("rows changed", "2 rows new, 1 removed", "since the last evaluation", "warning")),
         (HoldoutHistory(1, 2, 0, 0, 0), Fact("exported", "2 rows", "for training", "warning")),
         (HoldoutHistory(1, 0, 0, 0, 4), Fact("ledger", "edited at line 4", "its count is unreliable", "error")),
+        (
+            HoldoutHistory(1, 0, 0, 0, 0, ledger="ledger_missing"),
+            Fact("ledger", "missing", "lines known from mlxtune's home folder are counted", "error"),
+        ),
     ],
 )
 def test_history_is_described(known, fact):
@@ -51,27 +56,27 @@ def test_history_is_described(known, fact):
 def test_resumed_evaluation_is_counted_once(book):
     for _ in range(2):
         record(book, "eval", "one", ROWS)
-    assert history(book, ROWS).evaluations == 1
+    assert history(read(book), ROWS).evaluations == 1
     record(book, "eval", "one", ["z9", *ROWS])
-    assert history(book, ROWS).evaluations == 2
+    assert history(read(book), ROWS).evaluations == 2
 
 
 def test_repeated_evaluation_with_the_same_result_is_counted_once(book):
     for by, result in (("one", "same"), ("two", "same"), ("three", "other"), ("four", "")):
         record(book, "eval", by, ROWS, result=result)
-    assert history(book, ROWS).evaluations == 3
+    assert history(read(book), ROWS).evaluations == 3
 
 
 def test_changed_holdout_is_reported(book):
     record(book, "eval", "one", ROWS)
     record(book, "blind", "one", ROWS[:1])
-    summary = history(book, ["a1", "d4", "e5"])
+    summary = history(read(book), ["a1", "d4", "e5"])
     assert (summary.new, summary.missing) == (2, 2)
 
 
 def test_exported_rows_are_counted(book):
     record(book, "export", "one", ["a1", "b2"])
-    summary = history(book, ROWS)
+    summary = history(read(book), ROWS)
     assert (summary.evaluations, summary.exported) == (0, 2)
 
 
@@ -82,7 +87,7 @@ def test_edited_line_is_detected(book, line):
     lines = book.read_text().splitlines()
     lines[line] = json.dumps({**json.loads(lines[line]), "by": "another"})
     book.write_text("\n".join(lines) + "\n")
-    assert history(book, ROWS).edited_line == line + 2
+    assert history(read(book), ROWS).edited_line == line + 2
 
 
 def test_removed_or_malformed_line_is_detected(book):
@@ -90,16 +95,64 @@ def test_removed_or_malformed_line_is_detected(book):
         record(book, "eval", by, ROWS)
     lines = book.read_text().splitlines()
     book.write_text("\n".join(lines[1:]) + "\n")
-    assert history(book, ROWS).edited_line == 1
+    assert history(read(book), ROWS).edited_line == 1
     book.write_text("\n".join([lines[0], "nonsense", lines[1]]) + "\n")
-    assert history(book, ROWS).edited_line == 2
-    assert history(book, ROWS).evaluations == 2
+    found = history(read(book), ROWS)
+    assert (found.edited_line, found.evaluations, found.ledger) == (2, 3, "ledger_shortened")  # the third is known from the copy
 
 
 def test_torn_last_line_is_overwritten(book):
     record(book, "eval", "one", ROWS)
     with book.open("a") as file:
         file.write('{"v": 1, "prev"')
-    assert history(book, ROWS) == HoldoutHistory(1, 0, 0, 0, 0)
+    assert history(read(book), ROWS) == HoldoutHistory(1, 0, 0, 0, 0)
     record(book, "eval", "two", ROWS)
-    assert history(book, ROWS) == HoldoutHistory(2, 0, 0, 0, 0)
+    assert history(read(book), ROWS) == HoldoutHistory(2, 0, 0, 0, 0)
+
+
+def _look(evaluation, result, rows=ROWS, adapter="run"):
+    evaluation.mkdir(parents=True, exist_ok=True)
+    return enter(evaluation, rows, result, adapter)
+
+
+def test_looks_are_evaluations_of_adapters_with_new_results(tmp_path):
+    evals = tmp_path / "evals"
+    assert _look(evals / "one", "base", adapter="").look == 0
+    assert _look(evals / "two", "first").look == 1
+    assert _look(evals / "three", "second").look == 2
+    assert _look(evals / "elsewhere", "third", rows=["z9"]).look == 1
+    again = _look(evals / "four", "first")
+    assert (again.look, again.looks, again.evaluations) == (1, 2, 3), "a repeated result keeps its number"
+    record(evals / "ledger.jsonl", "judge", "two", ROWS)
+    assert _look(evals / "five", "fourth", rows=["c3", "d4"]).look == 3, "a look at any of the rows counts"
+
+
+@pytest.mark.parametrize(("cut", "code"), [(0, "ledger_missing"), (2, "ledger_shortened")])
+def test_deleted_lines_are_counted_and_reported(tmp_path, cut, code):
+    evals = tmp_path / "evals"
+    for number in range(3):
+        _look(evals / str(number), f"result {number}")
+    lines = (evals / "ledger.jsonl").read_bytes().splitlines(keepends=True)
+    (evals / "ledger.jsonl").write_bytes(b"".join(lines[:cut]))
+    found = _look(evals / "new", "result new")
+    assert (found.look, found.evaluations, found.ledger) == (4, 4, code)
+    assert _look(evals / "later", "result later").ledger == code, "it stays known"
+    assert _look(evals / "other", "other", rows=["z9"]).ledger == "whole", "other rows lost nothing"
+
+
+def test_a_copied_or_moved_workspace_is_whole(tmp_path):
+    first, second = tmp_path / "one" / "evals", tmp_path / "two" / "evals"
+    _look(first / "a", "a")
+    shutil.copytree(first, second)
+    assert (_look(second / "b", "b").look, _look(first / "c", "c").look) == (2, 2)
+    shutil.rmtree(first)
+    second.parent.rename(tmp_path / "three")
+    shutil.move(tmp_path / "three", tmp_path / "two")
+    found = _look(second / "d", "d")
+    assert (found.look, found.ledger, found.edited_line) == (3, "whole", 0)
+
+
+def test_without_a_writable_home_folder_the_ledger_works(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("MLXTUNE_HOME", str(tmp_path / "file" / "home"))
+    assert [_look(tmp_path / "evals" / name, name).look for name in ("a", "b")] == [1, 2]

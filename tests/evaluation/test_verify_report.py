@@ -49,7 +49,7 @@ def test_lone_surrogates_and_line_separators_verify(tmp_path):
 def test_every_byte_of_every_file_is_verified(tmp_path):
     folder = write_evaluation(tmp_path, pairs=True)
     names = [name for name in (*FILES, *report.PAGES) if (folder / name).is_file()]
-    assert len(names) == 7
+    assert len(names) == 8
     for name in names:
         data = (folder / name).read_bytes()
         (folder / name).write_bytes(data[:-2] + bytes([data[-2] ^ 1]) + data[-1:])
@@ -161,6 +161,7 @@ TAMPERED_REPORTS = [
     ("facts", "name", "other"), ("facts", "base", "other"), ("facts", "rows", 13), ("facts", "groups", 3),
     ("facts", "headline", "json"), ("facts", "schema", "0" * 64), ("facts", "contract", "0" * 64), ("facts", "required", ["json"]),
     ("facts", "decoding", "max_tokens", 512), ("facts", "row_ids", 0, "other"),
+    ("facts", "look", 2), ("facts", "holdout", "evaluations", 2), ("facts", "holdout", "looks", 2), ("facts", "holdout", "ledger", "ledger_missing"),
     ("facts", "off_task", "margin", 0.1), ("facts", "off_task", "overall", "paired", "broken", 4), ("facts", "off_task", "overall", "low", -0.01),
     ("facts", "off_task", "overall", "change", 0.01), ("facts", "off_task", "overall", "power", 0.9), ("facts", "off_task", "overall", "outcome", "held"),
     ("facts", "off_task", "overall", "effective_n", 40.0), ("facts", "off_task", "categories", 0, "prompts", 29),
@@ -248,7 +249,7 @@ def test_facts_are_recomputed_or_called_unverified(tmp_path):
     folder = write_evaluation(tmp_path)
     stored = json.loads((folder / "report.json").read_text())
     recorded = unverified(folder)
-    assert {"holdout", "run", "adapter", "made"} < set(recorded)
+    assert {"source", "run", "adapter", "made"} < set(recorded)
     for key in stored["facts"].keys() - set(recorded):
         other = {str: "x", int: 99, float: 0.04, list: [], dict: {"kind": "greedy", "max_tokens": 99}}[type(stored["facts"][key])]
         _edit(folder, _set("facts", key, other))

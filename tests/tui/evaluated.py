@@ -19,6 +19,7 @@ from mlxtune.evaluation.holdout import ledger
 from mlxtune.evaluation.json_fields import to_json
 from mlxtune.evaluation.off_task.prompts import OffTaskPrompt
 from mlxtune.evaluation.off_task.result import compare_off_task
+from mlxtune.evaluation.report import ledger_facts
 from mlxtune.present.report import publish
 from mlxtune.recipe import dump, load
 
@@ -123,12 +124,14 @@ def evaluation(
     failed = [row for row, scores in zip(held_out, measured[-1].scores, strict=True) if not scores[metric].passed]
     nearest_rows.save_nearest(folder, failed, train, read)
     ids = [row.id for row in held_out]
-    book = ledger.ledger_path(folder)
-    for by in [*(f"{id}-{number}" for number in range(1, looks)), id]:
-        ledger.record(book, "eval", by, ids)
+    adapter = "runs/x/adapter" if last == "tuned" else ""
+    for number in range(1, looks):
+        ledger.record(ledger.ledger_path(folder), "eval", f"{id}-{number}", ids, adapter=adapter)
+    result = ledger.result_hash(contract_hash(recipe), {arm.name: arm.answers for arm in measured})
+    history = ledger.enter(folder, ids, result, adapter)
     facts: dict[str, Any] = {
-        "name": name, "base": "smollm2-135m", "base_fingerprint": "0" * 64, "run": run, "adapter": "runs/x/adapter" if last == "tuned" else "",
-        "rows": rows, "headline": metric, "row_ids": ids, "required": contract.required_metrics, "holdout": to_json(ledger.history(book, ids)),
+        "name": name, "base": "smollm2-135m", "base_fingerprint": "0" * 64, "run": run, "adapter": adapter,
+        "rows": rows, "headline": metric, "row_ids": ids, "required": contract.required_metrics, **ledger_facts(history),
         "source": "data/support.jsonl", "schema": evidence.schema_hash(folder), "contract": contract_hash(recipe),
         "decoding": {"kind": "greedy", "max_tokens": 112}, "compute": "4-bit weights, computed in float32 on the CPU",
     }  # fmt: skip

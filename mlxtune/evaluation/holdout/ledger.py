@@ -1,7 +1,8 @@
 """An append-only ledger of every use of held-out rows.
 
-Each evaluation that leads to a choice makes later results on the same rows slightly optimistic. The ledger counts them. Each line
-contains the hash of the line before it, so that edits are detected.
+Each comparison of an adapter on the same rows makes a false *better* more likely. The ledger counts them: a *look* is an evaluation of an
+adapter on any of the rows, unless an earlier one had the same answers under the same contract. Each line contains the hash of the line
+before it, so that edits are detected. A copy in mlxtune's home folder, per workspace folder, shows whether lines were deleted since.
 """
 
 from __future__ import annotations
@@ -9,17 +10,25 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from mlxtune.core.errors import InputError, MlxtuneError
+from mlxtune.core.files import home, write_bytes, write_text
+from mlxtune.core.hashing import sha256_json
 from mlxtune.core.journal import Journal, truncate_torn_line
+from mlxtune.data.rows import Row
+from mlxtune.evaluation.answers import Answer
+from mlxtune.evaluation.evidence import HOLDOUT, read_records, to_jsonl
 from mlxtune.runs.locks import file_lock
 
 FILE = "ledger.jsonl"
 
 Kind = Literal["eval", "blind", "judge", "export"]
+LedgerState = Literal["whole", "ledger_shortened", "ledger_missing"]
 
 
 @dataclass(frozen=True)
@@ -32,6 +41,17 @@ class HoldoutHistory:
     missing: int
     edited_line: int  # the first line with a wrong hash, or 0
     judged: int = 0  # of the evaluations, those that were blind sessions or a judge's
+    looks: int = 0
+    look: int = 0  # the number of the look that this evaluation is; 0 without an adapter
+    ledger: LedgerState = "whole"  # or the home folder has lines about the rows that it lacks
+
+
+@dataclass(frozen=True)
+class LedgerLines:
+    """The lines of a ledger, and those of its copy in the home folder that it lacks, oldest first."""
+
+    lines: tuple[bytes, ...]
+    lost: tuple[bytes, ...] = ()
 
 
 def ledger_path(evaluation: Path) -> Path:
@@ -39,8 +59,20 @@ def ledger_path(evaluation: Path) -> Path:
     return evaluation.parent / FILE
 
 
-def record(path: Path, kind: Kind, by: str, rows: Sequence[str], *, result: str = "") -> None:
-    """Record that the evaluation ``by`` used ``rows``, given by ID. Raises ``MachineError`` if the disk is full.
+def read(path: Path) -> LedgerLines:
+    """Read the ledger at ``path``, which may not exist, and its copy."""
+    lines = _lines(path)
+    known = set(lines)
+    return LedgerLines(lines, tuple(line for line in _lines(_copy(path)) if line not in known))
+
+
+def looks(workspace: Path, rows: Iterable[Row]) -> int:
+    """Return the number of looks at any of ``rows``."""
+    return history(read(workspace / "evals" / FILE), [row.id for row in rows]).looks
+
+
+def record(path: Path, kind: Kind, by: str, rows: Sequence[str], *, result: str = "", adapter: str = "") -> None:
+    """Record that the evaluation ``by`` (of ``adapter``) used ``rows``, given by ID. Raises ``MachineError`` if the disk is full.
 
     An evaluation that was interrupted after it was recorded is not recorded again, and neither is one with the same ``result``, a hash
     of its answers and contract: it shows nothing that was not known.
@@ -50,48 +82,96 @@ def record(path: Path, kind: Kind, by: str, rows: Sequence[str], *, result: str 
         lines = _lines(path)
         new = {"kind": kind, "by": by, "rows": sorted(set(rows))}
         entries = [entry for entry in map(_entry, lines) if entry and entry["kind"] == kind == "eval"]
-        if any(new.items() <= entry.items() or (result and entry.get("result") == result) for entry in entries):
-            return
-        journal = Journal(path)
-        try:
-            journal.append({"v": 1, "t": time.time(), "prev": _hash(lines), **new, **({"result": result} if result else {})})
-            journal.sync()
-        finally:
-            journal.close()
+        if not any(new.items() <= entry.items() or (result and entry.get("result") == result) for entry in entries):
+            more = {name: value for name, value in (("result", result), ("adapter", adapter)) if value}
+            journal = Journal(path)
+            try:
+                journal.append({"v": 1, "t": time.time(), "prev": _hash(lines), **new, **more})
+                journal.sync()
+            finally:
+                journal.close()
+        with suppress(MlxtuneError, OSError):  # without a home folder, deleted lines go unnoticed
+            before = _lines(_copy(path))
+            known = set(before)
+            _copy(path).parent.mkdir(parents=True, exist_ok=True)
+            write_bytes(
+                _copy(path), b"".join(line + b"\n" for line in (*before, *(line for line in _lines(path) if line not in known)))
+            )
 
 
-def history(path: Path, rows: Sequence[str]) -> HoldoutHistory:
-    """Return the earlier use of ``rows`` according to the ledger at ``path``, which may not exist."""
-    current, lines = set(rows), _lines(path)
-    evaluations, judged, exported, last, edited_line = 0, 0, set[str](), None, 0
-    for number, line in enumerate(lines, 1):
-        entry = _entry(line)
-        if not edited_line and (entry is None or entry["prev"] != _hash(lines[: number - 1])):
-            edited_line = number
-        if entry is None or not (shared := current & set(entry["rows"])):
-            continue
-        if entry["kind"] == "export":
-            exported |= shared
-        else:
-            evaluations += 1
-            if entry["kind"] == "eval":
-                last = set(entry["rows"])
-            else:  # blind sessions and judges use only some of the rows
-                judged += 1
-    new, missing = (len(current - last), len(last - current)) if last else (0, 0)
-    return HoldoutHistory(evaluations, len(exported), new, missing, edited_line, judged)
+def enter(evaluation: Path, rows: Sequence[str], result: str, adapter: str) -> HoldoutHistory:
+    """Record a finished evaluation, write ``holdout.jsonl`` into its folder, and return the use of its rows so far."""
+    path = ledger_path(evaluation)
+    record(path, "eval", evaluation.name, rows, result=result, adapter=adapter)
+    ledger = read(path)
+    lines = [[source, line.decode()] for source in ("lost", "lines") for line in getattr(ledger, source)]
+    write_text(evaluation / HOLDOUT, to_jsonl(lines))
+    return history(ledger, rows, result)
 
 
-def _lines(path: Path) -> list[bytes]:
+def _copy(path: Path) -> Path:
+    """Return the copy of a ledger: that of its folder, so a workspace that is copied or moved starts one of its own."""
+    return home() / "ledgers" / f"{sha256_json(str(path.resolve()))[:16]}.jsonl"
+
+
+def history(ledger: LedgerLines, rows: Sequence[str], result: str = "") -> HoldoutHistory:
+    """Return the earlier use of ``rows`` according to ``ledger``. ``result`` identifies the look that this evaluation is."""
+    current, lines = set(rows), ledger.lines
+    broken = (at for at, line in enumerate(lines) if (entry := _entry(line)) is None or entry["prev"] != _hash(lines[:at]))
+    entries = [entry for entry in map(_entry, (*ledger.lost, *lines)) if entry and current & set(entry["rows"])]
+    used = {_result(entry): entry for entry in entries if entry["kind"] != "export"}
+    looks = [key for key, entry in used.items() if entry.get("adapter")]
+    last = next((set(entry["rows"]) for entry in reversed(entries) if entry["kind"] == "eval"), current)
+    edited_line = next(broken, -1) + 1
+    return HoldoutHistory(
+        len(used), len({row for entry in entries if entry["kind"] == "export" for row in current & set(entry["rows"])}),
+        len(current - last), len(last - current), edited_line,
+        judged=sum(entry["kind"] != "eval" for entry in used.values()),
+        looks=len(looks), look=looks.index(result) + 1 if result in looks else 0,
+        ledger=_state(ledger, current, is_edited=edited_line > 0),
+    )  # fmt: skip
+
+
+def _state(ledger: LedgerLines, rows: set[str], *, is_edited: bool) -> LedgerState:
+    lost = [entry for entry in map(_entry, ledger.lost) if entry]
+    if not any(rows & set(entry["rows"]) for entry in lost):
+        return "whole"
+    return "ledger_shortened" if is_edited or lost[0]["prev"] else "ledger_missing"  # the first line is lost
+
+
+def result_hash(contract: str, answers: Mapping[str, Sequence[Answer]]) -> str:
+    """Return what identifies a result: the hash of its contract and of each arm's answers."""
+    arms = [(arm, [[answer.id, answer.output, answer.ended] for answer in own]) for arm, own in answers.items()]
+    return sha256_json([contract, arms])
+
+
+def load(evaluation: Path) -> LedgerLines:
+    """Load what :func:`enter` wrote; empty if there is no file. Raises ``InputError`` if it is malformed."""
+    found: dict[str, list[bytes]] = {"lost": [], "lines": []}
+    for location, record in read_records(evaluation / HOLDOUT):
+        match record:
+            case ["lost" | "lines" as source, str(line)]:
+                found[source].append(line.encode())
+            case _:
+                raise InputError(f"{location}: unexpected format.")
+    return LedgerLines(tuple(found["lines"]), tuple(found["lost"]))
+
+
+def _lines(path: Path) -> tuple[bytes, ...]:
     try:
         data = path.read_bytes()
-    except FileNotFoundError:
-        return []
-    return data[: data.rfind(b"\n") + 1].splitlines()
+    except OSError:
+        return ()
+    return tuple(data[: data.rfind(b"\n") + 1].splitlines())
 
 
 def _hash(lines: Sequence[bytes]) -> str:
     return hashlib.sha256(lines[-1]).hexdigest() if lines else ""
+
+
+def _result(entry: dict[str, Any]) -> str:
+    """Return what tells an entry from one that shows the same."""
+    return entry.get("result") or sha256_json([entry["kind"], entry["by"], entry["rows"], entry["prev"]])
 
 
 def _entry(line: bytes) -> dict[str, Any] | None:
@@ -100,6 +180,6 @@ def _entry(line: bytes) -> dict[str, Any] | None:
     except ValueError:
         return None
     match value:
-        case {"prev": str(), "kind": str(), "rows": list(rows)} if all(isinstance(row, str) for row in rows):
+        case {"prev": str(), "kind": str(), "by": str(), "rows": list(rows)} if all(isinstance(row, str) for row in rows):
             return value
     return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -76,11 +76,13 @@ class PlanService:
             return self._plan(recipe, progress)
 
     def _plan(self, recipe: Recipe, progress: Progress) -> PlanResult:
+        from mlxtune.evaluation.holdout.ledger import looks
         from mlxtune.planning.cost import make_bill
         from mlxtune.planning.machine import this_machine
 
         loaded, inputs = self._prepare(recipe, progress)
         plan = inputs.planner.plan(loaded, inputs.splits, workspace=self._workspace)
+        plan = replace(plan, looks=looks(self._workspace, inputs.splits.test))
         return PlanResult(plan, make_bill(plan, loaded.method.kind, chip=this_machine().chip), inputs.local)
 
     def _prepare(self, recipe: Recipe, progress: Progress) -> tuple[Recipe, _PlanInputs]:
