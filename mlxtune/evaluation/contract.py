@@ -26,6 +26,7 @@ from mlxtune.evaluation.scorers import (
     Scorer,
 )
 from mlxtune.evaluation.scorers.correct import score_correct
+from mlxtune.evaluation.scorers.json_search import find_json
 from mlxtune.evaluation.scorers.preference import PREFERENCE
 from mlxtune.evaluation.scorers.registry import SCORERS
 from mlxtune.evaluation.scorers.schema_valid import SchemaValidator
@@ -142,6 +143,12 @@ class Contract:
             raise InputError(
                 "An empty answer equals every reference in what evaluation.correct compares.", hint="Change evaluation.correct."
             )
+
+    def unknown_conditions(self, rows: Iterable[PromptRow]) -> list[str]:
+        """Return the fields on which disclaimers depend and which no reference of ``rows`` has."""
+        values = [match[0] for row in rows if (match := find_json(row.reference or ""))]
+        names = {name for rule in self.section.disclaimers for name in (*rule.when, *rule.unless)}
+        return sorted(name for name in names if not any(isinstance(value, dict) and name in value for value in values))
 
     def _is_trivial(self, reference: str) -> bool:
         """Whether an empty answer equals ``reference``, which has no call then."""

@@ -46,7 +46,7 @@ def failure_span(metric: str, answer: ModelAnswer, contract: Contract) -> Span |
             span = _disclaimer(answer, contract.section.disclaimers)
         case "correct" if not (metrics[metric].score(answer) or PASS).passed:
             number = find_number(answer.output) if "number" in contract.section.correct else None
-            span = number[1] if number else _field(answer)
+            span = number.span if number else _field(answer)
     return span if span and 0 <= span[0] < span[1] else None
 
 
@@ -100,9 +100,9 @@ def _field(answer: ModelAnswer) -> Span | None:
     if not actual or not expected:
         return None
     offset = len(actual[1])
-    for (path, value), _ in sorted((leaves(actual[0]) - leaves(expected[0])).items(), key=lambda item: item[0][0]):
+    for path in sorted(path for path, _ in leaves(actual[0]) - leaves(expected[0])):
         steps = [step.replace("~1", "/").replace("~0", "~") for step in path.split("/")[1:]]
-        if value is not None and (span := locate_value(answer.output[offset:], steps)):
+        if span := locate_value(answer.output[offset:], steps):
             return offset + span[0], offset + span[1]
     return None
 

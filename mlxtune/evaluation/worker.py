@@ -207,6 +207,8 @@ def _read_inputs(worker: Worker) -> _Inputs:
             hint="In the recipe's [evaluation] section, set what answers must satisfy: schema, disclaimers, forbid, length, or pattern.",
         )
     contract.require_references(rows)
+    if unknown := contract.unknown_conditions(rows):
+        worker.warn("unknown_conditions", fields=unknown)
     adapter = Path(request["adapter"]) if request.get("adapter") else None
     seeds = [SeedAdapter(**seed) for seed in request.get("seeds", ())]
     validation = prompt_rows(splits.valid) if seeds else []

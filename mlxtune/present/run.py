@@ -62,6 +62,7 @@ _WARNINGS = {  # by code; the fields are the warning's values
     "split_not_recorded": "{error} Rows added later may change the splits.",
     "stopped_early": "stopped early: no lower loss in {validations} validations since step {step:,}",
     "template_note": "{count}: {sentence}",
+    "unknown_conditions": "no reference answer has {fields}, on which a disclaimer depends",
 }
 _LISTED = 5  # rows or arms in a warning
 

@@ -23,7 +23,7 @@ WarningCode = Literal[
     "answers_limited_by_context", "best_checkpoint_damaged", "budget_limits_trials", "budget_spent", "busy_machine", "checkpoint_damaged",
     "displacement", "export_note", "format_lost", "generation_capped", "gpu_restart", "head_computed_twice", "high_learning_rate",
     "no_perplexity", "not_recomputable", "parent_thinking", "preferences_not_compared", "rows_skipped", "rows_truncated",
-    "split_not_recorded", "stopped_early", "template_note",
+    "split_not_recorded", "stopped_early", "template_note", "unknown_conditions",
 ]  # fmt: skip
 
 # The kinds of prompts that an arm answers, in ``of`` of its events; by default, held-out rows.

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -45,6 +46,12 @@ def contract_of(schema: SchemaValidator | None = None, **section: Any) -> Contra
 def test_metrics_are_those_required(contract, metrics):
     assert list(contract.score(ModelAnswer("text", reference="text"))) == metrics
     assert set(metrics) <= set(LABELS)
+
+
+def test_conditions_on_fields_that_no_reference_has_are_found():
+    contract = contract_of(disclaimers=[Disclaimer("d", {"a": 1, "b": 2}), Disclaimer("e", unless={"c": 1})])
+    texts = ('{"a": 2}', '[{"b": 1}]', "plain", None)
+    assert contract.unknown_conditions([SimpleNamespace(reference=text) for text in texts]) == ["b", "c"]
 
 
 def test_contract_passes_only_when_every_required_metric_does():

@@ -34,6 +34,10 @@ def call(name: str, **arguments: object) -> dict[str, object]:
         ('{"a": 1}', '{"a": 1, "b": null}', False),
         ("[1, 2]", "[2, 1]", False),
         ("[]", "{}", False),
+        ('{"0": 1}', "[1]", False),
+        ('{"a": [{"0": [1]}]}', '{"a": {"0": {"0": [1]}}}', False),
+        ('{"a": {"0": {"0": 1}}}', '{"a": {"0": [1]}}', False),
+        ('{"a": {"0": [1]}}', '{"a": {"0": [1]}}', True),
         ("[[]]", "[]", False),
         ("0", "false", False),
         ('"\\u00e9"', '"é"', True),
@@ -85,6 +89,7 @@ def test_a_cut_answer_is_classed_as_such_and_final_once_it_differs(output: str, 
         ({"a": []}, {"a": {}}, 0.0),
         ({}, {}, 1.0),
         ({"a": {"b": 1}}, {"a/b": 1}, 0.0),
+        ({"a": {"0": 1}}, {"a": [1]}, 0.0),
     ],
 )
 def test_field_f1(output, reference, value):
@@ -179,4 +184,6 @@ def test_f1_matches_independent_precision_and_recall(one, two):
 
 
 def test_leaves_are_pointers_with_values():
-    assert leaves({"a/b": [1, {}], "~": None}) == Counter({("/a~1b/0", 1): 1, ("/a~1b/1", ("dict", "{}")): 1, ("/~0", None): 1})
+    assert leaves({"a/b": [1, {}], "~": None}) == Counter(
+        {("/a~1b/0", ((1,), 1)): 1, ("/a~1b/1", ((1,), ("dict", "{}"))): 1, ("/~0", ((), None)): 1}
+    )

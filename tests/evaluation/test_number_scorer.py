@@ -1,8 +1,10 @@
 from __future__ import annotations
 
-from decimal import Decimal
+from fractions import Fraction
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mlxtune.evaluation.contract import Contract
 from mlxtune.evaluation.highlight import failure_span
@@ -18,7 +20,8 @@ from mlxtune.recipe import DataSection, EvaluationSection, ModelSection, Recipe
         ("#### 18\n\nQuestion: 4 robes take 12 bolts.", "18"),
         ("So \\boxed{-3.50} it is, in 2 steps.", "-3.50"),
         ("The total is $1,234,567.50.", "1234567.50"),
-        ("1,2 and 3,4", "4"),
+        ("1,2 and 3,4", "3.4"),
+        ("1,2,3", "3"),
         ("16-3", "3"),
         ("(16)-3", "3"),
         ("x = -3%", "-3"),
@@ -26,12 +29,45 @@ from mlxtune.recipe import DataSection, EvaluationSection, ModelSection, Recipe
         ("about 12.", "12"),
         ("None.", None),
         ("#### none, not 4 or 5", "4"),
-        ("٣", None),
+        ("٣", "3"),
+        ("٣٫٥", "3.5"),
+        ("１，２３４".replace("，", ","), "1234"),
+        ("12,34,567.5", "1234567.5"),
+        ("1.234.567,5", "1234567.5"),
+        ("1.234,5", "1234.5"),
+        ("1\u202f234\u202f567,5", "1234567.5"),
+        ("1 234.5", "1234.5"),
+        ("in 2024 he has 18", "18"),
+        ("1'234.50", "1234.5"),
+        ("0,125", "0.125"),
+        ("1.125", "1.125"),
+        ("1/2", "1/2"),
+        ("5 1/2 cups", "11/2"),
+        ("5½", "11/2"),
+        ("5 ½", "11/2"),
+        ("⅔", "2/3"),
+        ("1⁄2", "1/2"),
+        ("-3/4.", "-3/4"),
+        ("\\boxed{\\frac{1}{2}}", "1/2"),
+        ("\\boxed{-\\dfrac12}", "-1/2"),
+        ("2.5e10", "25000000000"),
+        ("2.5E-3 m", "1/400"),
+        ("2.5 × 10^{10}", "25000000000"),
+        ("2.5\\times 10^{-3}", "1/400"),
+        ("2.5·10¹⁰", "25000000000"),
+        ("$2.5 million", "2500000"),
+        ("**5**", "5"),
+        ("Answer:5", "5"),
+        ("5!", "5"),
+        ("(10–12)", "12"),
+        ("so 2 * 10 = 20", "20"),
+        ("9" * 900, "9" * 900),
     ],
 )
 def test_the_final_number(text: str, number: str | None) -> None:
     found = find_number(text)
-    assert (found and found[0]) == (number and Decimal(number))
+    assert (found and found.factor) == (number and Fraction(number))
+    assert found is None or not found.rest
 
 
 @pytest.mark.parametrize(
@@ -46,6 +82,38 @@ def test_the_final_number(text: str, number: str | None) -> None:
         ("18 18 18", "loop", "18", "in_a_loop"),
         ("Many.", "stop", "18", "no_number"),
         ("18", "stop", "Many.", "no_reference"),
+        ("1/3", "stop", "1/2", "other_number"),
+        ("#### 1/3", "stop", "#### 1/2", "other_number"),
+        ("0.5", "stop", "\\boxed{\\frac{1}{2}}", ""),
+        ("\\boxed{\\frac{1}{3}}", "stop", "\\boxed{\\frac{1}{2}}", "other_number"),
+        ("9.1e10", "stop", "2.5e10", "other_number"),
+        ("2.5e9", "stop", "2.5e10", "other_number"),
+        ("2.5 × 10⁹", "stop", "2.5 × 10¹⁰", "other_number"),
+        ("5 ½", "stop", "5", "other_number"),
+        ("5½", "stop", "5 1/2", ""),
+        ("2√3", "stop", "2√5", "other_number"),
+        ("2√3", "stop", "2", "other_number"),
+        ("#### 2\\sqrt{3}", "stop", "\\boxed{2\\sqrt{5}}", "other_number"),
+        ("#### 2\\sqrt{3}", "stop", "\\boxed{2√3}.", ""),
+        ("√3", "stop", "√5", "other_number"),
+        ("√3", "stop", "3", "other_number"),
+        ("2π", "stop", "2", "other_number"),
+        ("$2\\pi$", "stop", "2π", ""),
+        ("2^3", "stop", "5^3", "other_number"),
+        ("5²", "stop", "5", "other_number"),
+        ("2,5", "stop", "3,5", "other_number"),
+        ("1 234", "stop", "9 234", "other_number"),
+        ("1.234,50", "stop", "9.234,50", "other_number"),
+        ("3:2", "stop", "1:2", "other_number"),
+        ("2.5 million", "stop", "2.5 billion", "other_number"),
+        ("-5", "stop", "5", "other_number"),
+        ("٣", "stop", "٤", "other_number"),
+        ("50%", "stop", "50", ""),
+        ("3/4/2024", "stop", "3/5/2024", "other_number"),
+        ("1e" + "9" * 99, "stop", "1e" + "8" * 99, "other_number"),
+        ("9" * 5000, "stop", "9" * 5000, ""),
+        ("9" * 5000, "stop", "9" * 4999 + "8", "other_number"),
+        ("1/0", "stop", "2/0", "other_number"),
     ],
 )
 def test_answers_are_compared_by_their_final_number(output: str, ended: str, reference: str, kind: str) -> None:
@@ -57,6 +125,13 @@ def test_without_a_contract_the_verdict_is_about_the_final_number() -> None:
     contract = Contract(EvaluationSection(correct=["number"]))
     assert [metric.name for metric in contract.metrics] == ["correct"]
     assert contract.headline(Recipe("r", ModelSection("base"), DataSection("rows.jsonl")), has_preferences=False) == "correct"
+
+
+@given(st.text(alphabet="0123,.'/ \u00a0eE^{}√π½²⁻×*\\fracsqt-#:$", max_size=30), st.text(alphabet="12,./ e½", max_size=12))
+def test_any_text_gets_a_score(output: str, reference: str) -> None:
+    score = score_number(ModelAnswer(output, "stop", reference))
+    assert score.passed or score.kind
+    assert score_number(ModelAnswer(output, "stop", output)).kind in ("", "no_reference")
 
 
 def test_the_wrong_number_is_highlighted() -> None:

@@ -17,7 +17,7 @@ from mlxtune.evaluation.scorers.json_search import find_json
 from mlxtune.evaluation.scorers.number import score_number
 from mlxtune.evaluation.scorers.output_text import strip_thinking
 
-Leaves = Counter[tuple[str, object]]  # (JSON Pointer, value)
+Leaves = Counter[tuple[str, object]]  # (JSON Pointer, (the depths at which it has an index of an array, value))
 
 
 def score_correct(answer: ModelAnswer, parts: Sequence[str]) -> Score:
@@ -102,16 +102,17 @@ def _different(answer: ModelAnswer, score: Score) -> Score:
 
 
 def leaves(value: Any) -> Leaves:
-    """Return the leaves of a JSON value as (JSON Pointer, value), including empty objects and arrays."""
+    """Return the leaves of a JSON value, including empty objects and arrays."""
     counts: Leaves = Counter()
-    stack = [("", value)]
+    stack: list[tuple[str, tuple[int, ...], Any]] = [("", (), value)]
     while stack:
-        path, item = stack.pop()
+        path, arrays, item = stack.pop()
         if isinstance(item, dict | list) and item:
             members = item.items() if isinstance(item, dict) else enumerate(item)
-            stack += [(f"{path}/{str(name).replace('~', '~0').replace('/', '~1')}", member) for name, member in members]
+            below = arrays if isinstance(item, dict) else (*arrays, path.count("/"))
+            stack += [(f"{path}/{str(name).replace('~', '~0').replace('/', '~1')}", below, member) for name, member in members]
         else:
-            counts[path, (type(item).__name__, str(item)) if isinstance(item, bool | dict | list) else item] += 1
+            counts[path, (arrays, (type(item).__name__, str(item)) if isinstance(item, bool | dict | list) else item)] += 1
     return counts
 
 
