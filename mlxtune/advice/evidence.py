@@ -12,7 +12,7 @@ from mlxtune.core.errors import DataError, InputError
 from mlxtune.core.files import read_json
 from mlxtune.core.hashing import sha256_json
 from mlxtune.data.rows import Preference
-from mlxtune.evaluation.arms import BASE, GRAMMAR, KSHOT, PROMPT, TUNED
+from mlxtune.evaluation.arms import BASE, GRAMMAR, GRAMMAR_KSHOT, GRAMMAR_PROMPT, KSHOT, PROMPT, TUNED
 from mlxtune.evaluation.comparability import contract_hash
 from mlxtune.evaluation.history import Evaluation, evaluations
 from mlxtune.evaluation.report import Rate
@@ -59,7 +59,9 @@ class AdviceEvidence:
         """Return the best arm without training. If arms are tied, return the one with the shortest prompt."""
         arms = self.arms_by_metric(metric)
         return max(
-            (arm for arm in (BASE, PROMPT, KSHOT, GRAMMAR) if arm in arms), key=lambda arm: _percent(arms[arm]), default=None
+            (arm for arm in (BASE, PROMPT, KSHOT, GRAMMAR, GRAMMAR_PROMPT, GRAMMAR_KSHOT) if arm in arms),
+            key=lambda arm: _percent(arms[arm]),
+            default=None,
         )
 
     def facts(self, metric: Fact, target: float) -> dict[str, Fact]:

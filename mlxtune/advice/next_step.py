@@ -216,12 +216,12 @@ def _after_verdict(
 
 def _evaluate_more(verdict: Evaluation) -> Iterator[NextStep]:
     """Yield what to evaluate next, if anything would help: longer answers, examples in the prompt, or more rows."""
-    from mlxtune.evaluation.arms import BASE, is_tuned
+    from mlxtune.evaluation.arms import BASE, is_free, is_tuned
     from mlxtune.evaluation.scorers.preference import PREFERENCE
     from mlxtune.evaluation.statistics.power import needed_rows
 
     report, run = verdict.report, verdict.run_id
-    untrained = [arm.name for arm in report.arms if not is_tuned(arm.name)]
+    untrained = [arm.name for arm in report.arms if not (is_tuned(arm.name) or is_free(arm.name))]
     if cut := report.verdict.cut:
         yield NextStep(StepCode.RAISE_ANSWER_LIMIT, run, name=cut.arm, number=cut.count)
     elif verdict.outcome == "better" and untrained == [BASE] and report.headline_metric != PREFERENCE:

@@ -7,7 +7,6 @@ a prompt or a grammar itself.
 from __future__ import annotations
 
 import json
-import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -16,16 +15,17 @@ from typing import Any
 
 from mlxtune.core.errors import InputError
 from mlxtune.core.files import read_failure, read_text
-from mlxtune.core.text import plural
-from mlxtune.data.rows import Conversation, Message, Preference, PromptRow, Row, shared_system_prompt
+from mlxtune.data.rows import Message, PromptRow, Row, shared_system_prompt
+from mlxtune.evaluation.shots import sample_shots, shown_rows
 from mlxtune.recipe import Endpoint, Recipe
 
 BASE, PROMPT, KSHOT, GRAMMAR, PARENT = "base", "base+prompt", "base+kshot", "base+grammar", "parent"
-OPTIMIZED = "base+optimized"
+GRAMMAR_KSHOT, GRAMMAR_PROMPT, OPTIMIZED = "base+grammar+kshot", "base+grammar+prompt", "base+optimized"
 CONSTANT, COPIER = "constant", "copier"  # the free arms, which generate nothing
 ENDPOINT = "endpoint:"  # followed by the name of an endpoint
 TUNED, TUNED_PROMPT, TUNED_GRAMMAR = "tuned", "tuned+prompt", "tuned+grammar"
-_SYSTEM = ("system", "developer")
+_UNTRAINED = (BASE, PROMPT, KSHOT, GRAMMAR, GRAMMAR_KSHOT, GRAMMAR_PROMPT, OPTIMIZED)  # in the order of a report
+_TUNED = (TUNED, TUNED_PROMPT, TUNED_GRAMMAR)
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,8 @@ class Arm:
 
     def prompt_for(self, row: PromptRow) -> tuple[Message, ...]:
         """Return the prompt for ``row`` as turns."""
-        system = tuple(turn for turn in row.prompt if turn.role in _SYSTEM)
-        others = tuple(turn for turn in row.prompt if turn.role not in _SYSTEM)
+        system = tuple(turn for turn in row.prompt if turn.is_system)
+        others = tuple(turn for turn in row.prompt if not turn.is_system)
         return ((Message("system", self.prompt),) if self.prompt else system) + self.shots + others
 
 
@@ -65,54 +65,53 @@ def is_free(name: str) -> bool:
     return name in (CONSTANT, COPIER)
 
 
+def default_arms(recipe: Recipe) -> tuple[str, ...]:
+    """Return the arms of a recipe that lists none: the strongest ones without a prompt of the user's."""
+    if not recipe.evaluation.schema:
+        return (BASE, KSHOT, TUNED)
+    return (BASE, KSHOT, GRAMMAR, GRAMMAR_KSHOT, TUNED, TUNED_GRAMMAR)
+
+
+def arm_names(recipe: Recipe) -> tuple[str, ...]:
+    """Return the arms that ``recipe`` lists or, if it lists none, the default ones that can be evaluated here."""
+    return tuple(recipe.evaluation.arms) or tuple(name for name in default_arms(recipe) if not lacks_grammar(name))
+
+
+def lacks_grammar(name: str) -> bool:
+    """Return whether the arm named ``name`` needs llguidance, which is not installed."""
+    return "grammar" in name.split("+") and find_spec("llguidance") is None
+
+
 def build_arms(recipe: Recipe, adapter: Path | None, train: Sequence[Row]) -> list[Arm]:
     """Build the arms of ``recipe``: the base, the arms that need no training, the adapter's parent, and the arms with the adapter.
 
-    Few-shot examples are chosen from ``train``. Raises ``InputError`` for an unreadable file or too few conversations.
+    Few-shot examples are chosen from ``train``. Raises ``InputError`` for an unreadable file or too few conversations. A recipe that
+    lists no arms has none with examples then.
     """
-    section = recipe.evaluation
-    built = [Arm(BASE)]
-    if PROMPT in section.arms:
-        built.append(Arm(PROMPT, prompt=_prompt(recipe)))
-    if KSHOT in section.arms:
-        built.append(Arm(KSHOT, shots=sample_shots(train, section.shots, recipe.data.seed)))
-    if GRAMMAR in section.arms and recipe.schema_file:
-        built.append(Arm(GRAMMAR, schema=json.loads(_text(recipe.schema_file))))
-    if OPTIMIZED in section.arms:
-        built.append(Arm(OPTIMIZED, prompt=_first_prompt(recipe, train)))
-    built += [
-        Arm(name, endpoint=section.endpoints[name.removeprefix(ENDPOINT)]) for name in section.arms if name.startswith(ENDPOINT)
-    ]
-    if adapter and TUNED in section.arms:
+    section, names = recipe.evaluation, arm_names(recipe)
+    if not section.arms and len(shown_rows(train)) < section.shots:
+        names = tuple(name for name in names if "kshot" not in name.split("+"))
+
+    def build(name: str, adapter: Path | None = None) -> Arm:
+        parts = name.split("+")
+        prompt = _prompt(recipe) if "prompt" in parts else _first_prompt(recipe, train) if name == OPTIMIZED else ""
+        shots = sample_shots(train, section.shots, recipe.data.seed, label_fields(recipe)) if "kshot" in parts else ()
+        schema = json.loads(_text(recipe.schema_file)) if "grammar" in parts and recipe.schema_file else None
+        return Arm(name, adapter, prompt, shots, schema)
+
+    built = [build(name) for name in _UNTRAINED if name in names]
+    endpoints = (name for name in names if name.startswith(ENDPOINT))
+    built += [Arm(name, endpoint=section.endpoints[name.removeprefix(ENDPOINT)]) for name in endpoints]
+    if adapter and TUNED in names:
         built += [Arm(PARENT, recipe.path(recipe.adapter.parent))] if recipe.adapter.parent else []
-        built.append(Arm(TUNED, adapter))
-        if TUNED_PROMPT in section.arms:
-            built.append(Arm(TUNED_PROMPT, adapter, prompt=_prompt(recipe)))
-        if TUNED_GRAMMAR in section.arms and recipe.schema_file:
-            built.append(Arm(TUNED_GRAMMAR, adapter, schema=json.loads(_text(recipe.schema_file))))
+        built += [build(name, adapter) for name in _TUNED if name in names]
     return built
 
 
-def sample_shots(train: Sequence[Row], count: int, seed: int) -> tuple[Message, ...]:
-    """Return the turns of ``count`` training rows, without system turns. ``seed`` determines the choice, regardless of row order.
-
-    Raises ``InputError`` if there are fewer rows.
-    """
-    rows = sorted((row for row in train if isinstance(row, Conversation | Preference)), key=lambda row: row.hash)
-    if len({json.dumps(row.tools) for row in rows}) > 1:  # a prompt has only the tools of its own row
-        rows = [row for row in rows if not row.tools]
-    if len(rows) < count:
-        raise InputError(
-            f"base+kshot needs {plural(count, 'example')}, but there are only {plural(len(rows), 'training row')}.",
-            hint="Lower evaluation.shots, or leave base+kshot out of evaluation.arms.",
-        )
-    chosen = random.Random(seed).sample(rows, count)
-    return tuple(
-        turn
-        for row in chosen
-        for turn in (*row.prompt, row.messages[-1] if isinstance(row, Conversation) else Message("assistant", row.reference))
-        if turn.role not in _SYSTEM
-    )  # fmt: skip
+def label_fields(recipe: Recipe) -> list[str]:
+    """Return the JSON Pointers of the fields that must equal the reference's, or ``""`` for the whole answer."""
+    correct = recipe.evaluation.correct or ([] if recipe.has_contract else ["answer"])
+    return ["" if part == "answer" else part for part in correct if part == "answer" or part.startswith("/")]
 
 
 def _first_prompt(recipe: Recipe, train: Sequence[Row]) -> str:

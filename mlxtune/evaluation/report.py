@@ -27,8 +27,9 @@ PAGES = ("report.md", "report.html")
 VERSION = 3  # of the format of report.json and of the files that it lists
 
 Nearest = Literal["words", "words_and_vectors"]  # how prompts are compared
-LeftOut = Literal["no_answers", "pairs"]
-"""Why an arm was not evaluated: no training row has an answer to copy, or likelihoods of pairs are compared, which the arm lacks."""
+LeftOut = Literal["no_answers", "pairs", "no_llguidance", "few_rows", "no_room"]
+"""Why a default arm was not evaluated: no training row has an answer, likelihoods of pairs are compared, llguidance is not installed,
+or there are too few training rows or too little room in the context for the examples of its prompts."""
 
 
 class Decoding(TypedDict):

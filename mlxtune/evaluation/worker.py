@@ -11,6 +11,7 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,20 @@ from mlxtune.data.split import Splits, prompt_rows, record_splits, sample_rows, 
 from mlxtune.evaluation import comparability, evidence, report_builder
 from mlxtune.evaluation.answer_budget import AnswerBudget, answer_budget
 from mlxtune.evaluation.answers import ArmAnswers, SeedAnswers, score_answers, score_seed, without_pairs
-from mlxtune.evaluation.arms import BASE, CONSTANT, COPIER, OPTIMIZED, PARENT, TUNED, Arm, SeedAdapter, build_arms, is_tuned
+from mlxtune.evaluation.arms import (
+    BASE,
+    CONSTANT,
+    COPIER,
+    OPTIMIZED,
+    PARENT,
+    TUNED,
+    Arm,
+    SeedAdapter,
+    build_arms,
+    default_arms,
+    is_tuned,
+    lacks_grammar,
+)
 from mlxtune.evaluation.contract import Contract
 from mlxtune.evaluation.endpoints import require_endpoints
 from mlxtune.evaluation.free_arms import AnsweredRows, free_arms
@@ -84,9 +98,10 @@ def evaluate(worker: Worker) -> dict[str, Any]:
         limit=load.memory_limit(this_machine().limit),
     )  # fmt: skip
     template = load_template(source, TemplateSettings.from_recipe(recipe), loaded.tokenizer)
-    arms = build_arms(recipe, inputs.adapter, inputs.splits.train)
-    budget = _budget(worker, inputs, arms, loaded, template)
+    built = build_arms(recipe, inputs.adapter, inputs.splits.train)
+    arms, budget = _budget(worker, inputs, built, loaded, template)
     facts = _facts(worker, inputs, loaded, template, budget)
+    facts["left_out"] = _left_out(inputs, recipe, built, arms)
     if inputs.adapter:
         comparability.require_baseline_terms(worker.folder, facts, recipe)
     _seal(worker, inputs)
@@ -154,7 +169,7 @@ def _add_free_arms(measured: _Measured, inputs: _Inputs, recipe: Recipe, facts: 
     contract, known = inputs.contract, AnsweredRows.from_splits(inputs.splits)
     if measured.has_pairs or not known.train:
         code: LeftOut = "pairs" if measured.has_pairs else "no_answers"
-        facts["left_out"] = dict.fromkeys((CONSTANT, COPIER), code)
+        facts["left_out"] |= dict.fromkeys((CONSTANT, COPIER), code)
         return
     free = free_arms(contract, contract.headline(recipe, has_preferences=False), known, inputs.rows, vectors)
     facts["free_arms"] = {"nearest": free.nearest, "training": known.hash}
@@ -163,6 +178,16 @@ def _add_free_arms(measured: _Measured, inputs: _Inputs, recipe: Recipe, facts: 
     measured.arms[first:first] = [
         replace(arm, answers=score_answers(contract, rows, arm.answers)) for arm in free.answers(inputs.rows)
     ]
+
+
+def _left_out(inputs: _Inputs, recipe: Recipe, built: Sequence[Arm], arms: Sequence[Arm]) -> dict[str, LeftOut]:
+    """Return why default arms are not among ``arms``: they could not be ``built``, or their prompts are too long."""
+    wanted = () if recipe.evaluation.arms else (name for name in default_arms(recipe) if inputs.adapter or not is_tuned(name))
+    missing = [name for name in wanted if name not in {arm.name for arm in arms}]
+    too_long = {arm.name for arm in built}
+    return {
+        name: "no_llguidance" if lacks_grammar(name) else "no_room" if name in too_long else "few_rows" for name in missing
+    }  # fmt: skip
 
 
 def _has_pairs(arm: ArmAnswers) -> bool:
@@ -217,16 +242,27 @@ def _read_inputs(worker: Worker) -> _Inputs:
     return _Inputs(contract, source, splits, rows, validation, adapter, seeds, *found)
 
 
-def _budget(worker: Worker, inputs: _Inputs, arms: Sequence[Arm], loaded: LoadedModel, template: ChatTemplate) -> AnswerBudget:
-    """Return the token limit of all arms' answers, and warn if the model's context reduces it."""
+def _budget(
+    worker: Worker, inputs: _Inputs, arms: list[Arm], loaded: LoadedModel, template: ChatTemplate
+) -> tuple[list[Arm], AnswerBudget]:
+    """Return the arms and the token limit of their answers, and warn if the model's context reduces it.
+
+    Default arms whose examples would reduce it are left out.
+    """
     from mlxtune.evaluation.outputs import answer_room
 
-    section, splits = worker.recipe.evaluation, inputs.splits
-    room = answer_room(arms, loaded, inputs.rows, settings=template.settings, thinking_tokens=section.thinking_tokens)
-    budget = answer_budget(section, [*splits.train, *splits.valid], template.count_tokens, room)
+    section, known = worker.recipe.evaluation, [*inputs.splits.train, *inputs.splits.valid]
+    size = partial(
+        answer_room, loaded=loaded, rows=inputs.rows, settings=template.settings, thinking_tokens=section.thinking_tokens
+    )
+    room = size(arms)
+    if room is not None and not section.arms and room < answer_budget(section, known, template.count_tokens).max_tokens:
+        arms = [arm for arm in arms if not arm.shots]
+        room = size(arms)
+    budget = answer_budget(section, known, template.count_tokens, room)
     if budget.room is not None:
         worker.warn("answers_limited_by_context", max_tokens=budget.max_tokens)
-    return budget
+    return arms, budget
 
 
 def _facts(worker: Worker, inputs: _Inputs, loaded: LoadedModel, template: ChatTemplate, budget: AnswerBudget) -> ReportFacts:

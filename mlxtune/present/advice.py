@@ -8,7 +8,7 @@ from mlxtune.advice.evidence import ARMS, AdviceEvidence
 from mlxtune.advice.rules import AdviceRule, Fact, FactInfo, rules
 from mlxtune.advice.verdict import Advice
 from mlxtune.core.text import one_line
-from mlxtune.evaluation.arms import BASE, GRAMMAR, KSHOT, PROMPT
+from mlxtune.evaluation.arms import BASE, GRAMMAR, GRAMMAR_KSHOT, GRAMMAR_PROMPT, KSHOT, PROMPT
 from mlxtune.evaluation.scorers import CONTRACT
 from mlxtune.evaluation.scorers.registry import metric_label
 from mlxtune.present.blocks import Block, Cell, Column, Document, Heading, IntervalBar, Mark, Style, Table, Text, text
@@ -27,6 +27,7 @@ _METHODS = {"sft": "SFT", "dpo": "DPO", "sft_then_dpo": "SFT, then DPO"}
 _ORIGINS = {"answer": "your answer", "workspace": "found in the workspace", "measured": "measured"}
 _ARM_NAMES = {
     BASE: "The base alone", PROMPT: "Your prompt alone", KSHOT: "Prompting with a few examples", GRAMMAR: "A grammar alone",
+    GRAMMAR_KSHOT: "A grammar with a few examples", GRAMMAR_PROMPT: "A grammar with your prompt",
 }  # fmt: skip
 _POINTS: dict[str, tuple[str, Style]] = {"rag": ("retrieve", "primary"), "fine-tune": ("fine-tune", "success"), "": ("·", "faint")}
 

@@ -31,6 +31,7 @@ WORDS = {
     "on_and_removed": "on, but removed from earlier turns",
     "cannot_tell": "cannot tell", "go": "fits", "warn": "tight", "refuse": "does not fit", "not_json": "not JSON",
     "no_answers": "no answers to copy", "pairs": "no likelihoods of pairs", "ledger_missing": "missing", "ledger_shortened": "shortened",
+    "no_llguidance": "llguidance is not installed", "few_rows": "too few training rows", "no_room": "examples leave no room",
     "not_utf8": "not UTF-8", "no_json_in_it": "no JSON in it", "nan_or_infinity": "NaN or Infinity",
 }  # fmt: skip
 """The name of each code that is not its own name."""

@@ -296,11 +296,7 @@ def _check_combinations(recipe: Recipe, locate: _KeyLocations) -> None:
             fail("evaluation.arms", "evaluation.endpoints", f"The arm {arm} requires evaluation.endpoints.{name}.", hint=hint)
         if name and method.kind == "dpo":
             fail("evaluation.arms", "method.kind", f"The arm {kind}:{name} has no likelihoods, which dpo compares.")
-        key = {"prompt": "prompt", "grammar": "schema"}.get(arm.rpartition("+")[2])
-        if key and not getattr(evaluation, key).strip():
-            fail(
-                "evaluation.arms",
-                f"evaluation.{key}",
-                f"The arm {arm} requires evaluation.{key}.",
-                hint="Set the key, or remove the arm.",
-            )
+        for part, key in {"prompt": "prompt", "grammar": "schema"}.items():
+            if part in arm.split("+") and not getattr(evaluation, key).strip():
+                problem = f"The arm {arm} requires evaluation.{key}."
+                fail("evaluation.arms", f"evaluation.{key}", problem, hint="Set the key, or remove the arm.")

@@ -334,7 +334,10 @@ class Endpoint:
 
 AUTO: Literal["auto"] = "auto"
 
-ArmName = Literal["base", "base+prompt", "base+kshot", "base+grammar", "base+optimized", "tuned", "tuned+prompt", "tuned+grammar"]
+ArmName = Literal[
+    "base", "base+prompt", "base+kshot", "base+grammar", "base+grammar+kshot", "base+grammar+prompt", "base+optimized", "tuned",
+    "tuned+prompt", "tuned+grammar",
+]  # fmt: skip
 EndpointArmName = Annotated[str, Rule(re.compile(r"endpoint:[A-Za-z0-9_-]+").fullmatch, "endpoint:NAME")]
 
 _DISCLAIMERS = Rule(
@@ -348,7 +351,7 @@ CORRECT_PARTS = Rule(
     'a list of JSON Pointers such as "/category", or "answer", "fields", "number", "calls"',
 )
 _MARGIN = Rule(lambda margin: 0 < margin < 1, "a fraction of the answers, above 0 and below 1")
-_WITH_BASE = Rule(lambda arms: "base" in arms, 'a list that includes "base"')
+_WITH_BASE = Rule(lambda arms: not arms or "base" in arms, 'empty, or a list that includes "base"')
 _DISTINCT = Rule(lambda arms: len(set(arms)) == len(arms), "a list without duplicates")
 
 
@@ -357,7 +360,8 @@ class EvaluationSection:
     """The contract that answers must satisfy, and the arms that are evaluated.
 
     ``correct`` lists what must equal the reference: JSON Pointers into a JSON answer, all of its ``fields``, the whole ``answer``,
-    its final ``number``, or the ``calls`` of functions. ``prompt`` may be a .txt or .md file. ``shots`` training rows precede each prompt in ``base+kshot``. ``regression`` is a
+    its final ``number``, or the ``calls`` of functions. ``prompt`` may be a .txt or .md file. ``shots`` training rows precede each prompt in the
+    arms with ``kshot``, and cover the values of ``correct``. ``regression`` is a
     file with off-task prompts used to detect forgetting (see docs/evaluation.md). ``max_tokens`` = "auto" is twice the length of the longest reference answer
     in the training and validation rows, or that length plus 64 tokens, whichever is greater; reasoning is not counted.
     """
@@ -374,10 +378,10 @@ class EvaluationSection:
     ] = field(default_factory=list)
     arms: Annotated[
         list[ArmName | EndpointArmName],
-        Key("arms to evaluate on the held-out rows, such as base+kshot, or base+prompt (set prompt first)"),
+        Key("arms to evaluate on the held-out rows; empty = base, base+kshot, tuned; with a schema, also those with a grammar"),
         _WITH_BASE,
         _DISTINCT,
-    ] = field(default_factory=lambda: ["base", "tuned"])
+    ] = field(default_factory=list)
     endpoints: Annotated[dict[str, Endpoint], Key("models at endpoints, by name, for arms named endpoint:NAME", in_form=False)] = (
         field(default_factory=dict)
     )

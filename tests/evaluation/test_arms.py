@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from mlxtune.core.errors import InputError, RecipeError
 from mlxtune.data.rows import Conversation, Location, Message, Preference, TextRow
 from mlxtune.evaluation import arms as module
 from mlxtune.evaluation.arms import Arm, build_arms
+from mlxtune.evaluation.shots import sample_shots
 from mlxtune.recipe import Recipe, dump, parse
 
 PLACE = Location(Path("d.jsonl"), 1)
@@ -30,7 +32,7 @@ def _turns(messages: tuple[Message, ...]) -> list[tuple[str, str]]:
 
 
 def test_base_gets_row_prompt() -> None:
-    (base,) = build_arms(_recipe(""), None, TRAIN)
+    (base,) = build_arms(_recipe('arms = ["base"]'), None, TRAIN)
     assert base == Arm("base")
     assert base.prompt_for(ROW) == ROW.prompt
 
@@ -38,18 +40,43 @@ def test_base_gets_row_prompt() -> None:
 def test_base_comes_first_and_tuned_last(tmp_path: Path) -> None:
     (tmp_path / "s.json").write_text('{"type": "object"}')
     recipe = _recipe(
-        'arms = ["tuned+grammar", "tuned+prompt", "tuned", "base+grammar", "base+kshot", "base+prompt", "base"]\nschema = "s.json"\nprompt = "Do it."',
+        'arms = ["tuned+grammar", "base+grammar+kshot", "tuned+prompt", "tuned", "base+grammar", "base+grammar+prompt", "base+kshot", "base+prompt", "base"]\nschema = "s.json"\nprompt = "Do it."',
         tmp_path,
         '[adapter]\nparent = "before"',
     )
     arms = build_arms(recipe, Path("adapter"), TRAIN)
     assert [arm.name for arm in arms] == [
-        "base", "base+prompt", "base+kshot", "base+grammar", "parent", "tuned", "tuned+prompt", "tuned+grammar",
+        "base", "base+prompt", "base+kshot", "base+grammar", "base+grammar+kshot", "base+grammar+prompt", "parent", "tuned", "tuned+prompt",
+        "tuned+grammar",
     ]  # fmt: skip
-    assert [arm.adapter for arm in arms] == [None] * 4 + [tmp_path / "before"] + [Path("adapter")] * 3
-    assert arms[3].schema == arms[7].schema == {"type": "object"}
-    assert arms[1].prompt == arms[6].prompt == "Do it."
-    assert [arm.name for arm in build_arms(recipe, None, TRAIN)] == [arm.name for arm in arms[:4]]
+    assert [arm.adapter for arm in arms] == [None] * 6 + [tmp_path / "before"] + [Path("adapter")] * 3
+    assert [index for index, arm in enumerate(arms) if arm.schema == {"type": "object"}] == [3, 4, 5, 9]
+    assert [index for index, arm in enumerate(arms) if arm.prompt == "Do it."] == [1, 5, 8]
+    assert [index for index, arm in enumerate(arms) if arm.shots] == [2, 4]
+    assert arms[2].shots == arms[4].shots
+    assert [arm.name for arm in build_arms(recipe, None, TRAIN)] == [arm.name for arm in arms[:6]]
+
+
+@pytest.mark.parametrize(
+    ("schema", "installed", "rows", "names"),
+    [
+        (True, True, 8, ["base", "base+kshot", "base+grammar", "base+grammar+kshot", "tuned", "tuned+grammar"]),
+        (True, False, 8, ["base", "base+kshot", "tuned"]),
+        (True, True, 2, ["base", "base+grammar", "tuned", "tuned+grammar"]),
+        (False, True, 8, ["base", "base+kshot", "tuned"]),
+    ],
+)
+def test_recipe_without_arms_gets_the_strongest_ones_that_can_be_evaluated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, schema: bool, installed: bool, rows: int, names: list[str]
+) -> None:
+    monkeypatch.setattr(module, "find_spec", lambda name: object() if installed else None)
+    (tmp_path / "s.json").write_text("{}")
+    recipe = _recipe('schema = "s.json"' if schema else "", tmp_path)
+    assert [arm.name for arm in build_arms(recipe, Path("adapter"), TRAIN[:rows])] == names
+    (tmp_path / "s.json").unlink()
+    if schema and installed:
+        with pytest.raises(InputError, match=r"Cannot read .*s\.json"):
+            build_arms(recipe, None, TRAIN)
 
 
 @pytest.mark.parametrize("written", ["Answer well.", "file"])
@@ -97,15 +124,44 @@ def test_shots_are_training_rows_before_the_prompt() -> None:
     assert len(set(shown)) == 2
 
 
+def _labeled(answers: list[str]) -> list[Conversation]:
+    return [Conversation(PLACE, {}, (Message("user", f"q{at}"), Message("assistant", text))) for at, text in enumerate(answers)]
+
+
+def test_shots_cover_the_labels_most_frequent_first() -> None:
+    rows = _labeled(["a"] * 9 + ["b"] * 5 + ["c"] * 2)
+    shown = [turn.content for turn in sample_shots(rows, 5, 7, [""])[1::2]]
+    assert shown == ["a", "b", "c", "a", "b"]
+    assert sample_shots(rows[::-1], 5, 7, [""]) == sample_shots(rows, 5, 7, [""])
+    unique = _labeled([f"a{at}" for at in range(8)])
+    assert sample_shots(unique, 3, 7, [""]) == sample_shots(unique, 3, 7)
+
+
+def test_shots_cover_the_values_of_fields() -> None:
+    kinds = [("x", 1), ("x", 2), ("y", 1), ("z", 3)]
+    rows = _labeled([json.dumps({"kind": kind, "of": {"n": n}, "text": f"t{at}"}) for at, (kind, n) in enumerate(kinds * 4)])
+    shown = [json.loads(turn.content) for turn in sample_shots(rows, 4, 7, ["/kind", "/of/n"])[1::2]]
+    assert {one["kind"] for one in shown} == {"x", "y", "z"}
+    assert {one["of"]["n"] for one in shown} == {1, 2, 3}
+
+
+@pytest.mark.parametrize(
+    ("evaluation", "labels"),
+    [('correct = ["/a", "fields"]', ["/a"]), ('correct = ["answer"]', [""]), ("", [""]), ('forbid = ["x"]', [])],
+)
+def test_label_fields_are_those_that_must_equal_the_reference(evaluation: str, labels: list[str]) -> None:
+    assert module.label_fields(_recipe(evaluation)) == labels
+
+
 def test_shots_depend_on_seed_not_row_order() -> None:
-    chosen = module.sample_shots(TRAIN, 3, 7)
-    assert module.sample_shots(TRAIN[::-1], 3, 7) == chosen
-    assert any(module.sample_shots(TRAIN, 3, seed) != chosen for seed in range(8))
+    chosen = sample_shots(TRAIN, 3, 7)
+    assert sample_shots(TRAIN[::-1], 3, 7) == chosen
+    assert any(sample_shots(TRAIN, 3, seed) != chosen for seed in range(8))
 
 
 def test_too_few_training_rows_for_shots_are_refused() -> None:
     with pytest.raises(InputError, match=r"needs 3 examples, but there are only 2 training rows"):
-        module.sample_shots([*TRAIN[:2], TextRow(PLACE, {}, "words")], 3, 7)
+        sample_shots([*TRAIN[:2], TextRow(PLACE, {}, "words")], 3, 7)
 
 
 @pytest.mark.parametrize(
@@ -113,6 +169,8 @@ def test_too_few_training_rows_for_shots_are_refused() -> None:
     [
         ('arms = ["base", "base+prompt"]', r"base\+prompt requires evaluation\.prompt"),
         ('arms = ["base", "base+grammar"]', r"base\+grammar requires evaluation\.schema"),
+        ('arms = ["base", "base+grammar+kshot"]', r"base\+grammar\+kshot requires evaluation\.schema"),
+        ('schema = "s"\narms = ["base", "base+grammar+prompt"]', r"base\+grammar\+prompt requires evaluation\.prompt"),
         ('arms = ["base", "base"]', "a list without duplicates"),
         ('arms = ["tuned"]', 'a list that includes "base"'),
         ("shots = 0", "at least 1"),

@@ -17,7 +17,7 @@ from mlxtune.data import split as splits
 from mlxtune.data.rows import Message, messages_hash, prompt_hashes
 from mlxtune.data.source import read_source
 from mlxtune.data.split import record_splits, split
-from mlxtune.evaluation import report, worker
+from mlxtune.evaluation import arms, report, worker
 from mlxtune.evaluation.arms import is_free
 from mlxtune.evaluation.evidence import OPTIMIZED_PROMPT
 from mlxtune.evaluation.off_task.prompts import OFF_TASK
@@ -281,6 +281,30 @@ def test_training_rows_are_refused_and_not_sealed(workspace: Path, trained: Run,
     assert not splits.load_membership(workspace / "chat.jsonl").sealed
     evaluate(trained.folder / "recipe.toml", run=trained)
     assert splits.load_membership(workspace / "chat.jsonl").sealed
+
+
+@pytest.mark.usefixtures("no_off_task_prompts")
+@pytest.mark.parametrize(("limit", "code"), [("4", ""), ("1900", "no_room"), ("auto", "")])
+def test_default_arms_are_left_out_where_their_examples_leave_no_room(
+    workspace: Path, evaluate: Evaluate, monkeypatch: pytest.MonkeyPatch, limit: str, code: str
+) -> None:
+    (workspace / "schema.json").write_text(json.dumps(SCHEMA))
+    monkeypatch.setattr(arms, "find_spec", lambda name: None)
+    how = (
+        f"evaluation.schema={workspace / 'schema.json'}",
+        f"evaluation.max_tokens={limit}",
+        "evaluation.rows=3",
+        "evaluation.arms=[]",
+    )
+    folder = evaluate(workspace / "recipes" / "tiny.toml", *how)
+    result = report.load(folder)
+    assert result.facts["left_out"] == {
+        **({"base+kshot": code} if code else {}),
+        "base+grammar": "no_llguidance",
+        "base+grammar+kshot": "no_llguidance",
+    }
+    assert [arm.name for arm in result.arms] == ["base", *([] if code else ["base+kshot"]), "constant", "copier"]
+    assert "base+grammar: llguidance is not installed" in (folder / "report.md").read_text()
 
 
 @pytest.mark.usefixtures("no_off_task_prompts")

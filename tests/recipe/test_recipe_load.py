@@ -30,7 +30,7 @@ def test_a_minimal_recipe_has_the_documented_defaults():
         "all-linear",
     )
     assert (recipe.training.epochs, recipe.training.learning_rate, recipe.training.schedule) == (2, 2e-4, "cosine")
-    assert recipe.evaluation.arms == ["base", "tuned"]
+    assert recipe.evaluation.arms == []
     assert recipe.schema_file is None
 
 
@@ -216,7 +216,7 @@ def test_a_wrong_type_is_reported_with_its_line(section, words):
         "[adapter]\ndropout = 1.0", "[training]\nlearning_rate = 0", "[training]\nlearning_rate = nan", "[training]\nlearning_rate = 1",
         "[training]\nwarmup = 1", "[training]\nepochs = -1", "[training]\nepochs = 0", "[training]\nsteps = -5", "[training]\naccumulate = 0",
         "[training]\nbatch_tokens = 0", "[training]\nvalidate_every = 0", "[training]\nsave_every = 0", "[training]\nclip = -1.0",
-        "[evaluation]\nmax_tokens = 0", "[evaluation]\nbatch_size = 0", "[evaluation]\nrows = -1", '[evaluation]\narms = ["tuned"]', "[evaluation]\narms = []",
+        "[evaluation]\nmax_tokens = 0", "[evaluation]\nbatch_size = 0", "[evaluation]\nrows = -1", '[evaluation]\narms = ["tuned"]',
         '[evaluation]\ndisclaimers = [" "]', "[method]\nloss = []", '[method]\nloss = ["sft", "sft"]', "[method]\nweights = [1.0, 1.0]",
         "[method]\nweights = [0.0]", "[method]\nbeta = 0", "[method]\nbeta = inf", "[method]\ngamma = -1.0",
         "[method]\nlabel_smoothing = 0.5", '[evaluation]\nforbid = ["Northpeak", ""]', '[evaluation]\nforbid = ["  "]',

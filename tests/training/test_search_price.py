@@ -22,12 +22,12 @@ def test_price() -> None:
     plan: Any = SimpleNamespace(steps=60, train=400, valid=20, test=80, cost=Cost(600.0, "probe", 0.0))
     price = price_search(recipe, plan, answering=2.0, watts=60.0)
     assert (price.steps, price.full_steps) == (8 * 10 + 4 * 12 + 3 * 44, 480)
-    assert price.answers == 75 * (8 + 4 + 3) + 2 * 50
+    assert price.answers == 75 * (8 + 4 + 3) + 3 * 50
     assert price.seconds == pytest.approx(10 * price.steps + 2 * price.answers)
     assert price.kilowatt_hours == pytest.approx(price.seconds * 60 / 3.6e6)
     assert price.enough == 19
     text, options = price_text(price)
-    assert "about 84 min, of which 41 min for the answers; 84 Wh" in text
+    assert "about 86 min, of which 42 min for the answers; 86 Wh" in text
     assert parse_budget(options.split()[4].rstrip(",")) is not None
     assert price_search(recipe, plan).answering_seconds is None
     unknown = SimpleNamespace(**vars(plan) | {"cost": Cost(None, "", 0.0)})

@@ -10,7 +10,7 @@ from statistics import fmean
 from typing import Literal
 
 from mlxtune.core.errors import RecipeError
-from mlxtune.evaluation.arms import BASE, ENDPOINT, TUNED
+from mlxtune.evaluation.arms import BASE, ENDPOINT, TUNED, arm_names
 from mlxtune.evaluation.off_task.prompts import load_prompts
 from mlxtune.planning.plan import Plan
 from mlxtune.recipe import Recipe
@@ -104,8 +104,9 @@ def _work(recipe: Recipe, plan: Plan, trials: int) -> tuple[int, int]:
     lengths, section = rung_steps(recipe.training, rung_lengths(plan.steps)), recipe.evaluation
     sizes = cohort_sizes(trials, len(lengths))
     rows = max(plan.valid, round(recipe.search.validation * (plan.train + plan.valid + plan.test)))
-    arms = sum(not arm.startswith(ENDPOINT) for arm in section.arms)
-    off_task = len(load_prompts(recipe)) * len({BASE, TUNED} & {*section.arms}) * (1 + section.regression_system)
+    names = arm_names(recipe)
+    arms = sum(not arm.startswith(ENDPOINT) for arm in names)
+    off_task = len(load_prompts(recipe)) * len({BASE, TUNED} & {*names}) * (1 + section.regression_system)
     held_out = min(plan.test, section.rows or plan.test) * arms
     steps = sum(length * _total_length(recipe, count) for count, length in zip(sizes, lengths, strict=True))
     return round(steps), rows * sum(sizes) + held_out + off_task

@@ -15,6 +15,7 @@ from mlxtune.advice.next_step import after_evaluation
 from mlxtune.core.errors import MlxtuneError
 from mlxtune.core.files import display_path
 from mlxtune.core.text import one_line, plural
+from mlxtune.evaluation.arms import arm_names
 from mlxtune.evaluation.compare import EvaluationComparison, compare_evaluations, find_side
 from mlxtune.evaluation.drilldown import ScoredRow
 from mlxtune.evaluation.evidence import load_off_task
@@ -218,7 +219,7 @@ class EvaluateRoom(Room):
             )
         elif wanted is None and live is None:
             recipe = self.app.selection.recipe.recipe if self.app.selection.recipe else None
-            name, arms = (one_line(recipe.name), recipe.evaluation.arms) if recipe else ("", [])
+            name, arms = (one_line(recipe.name), arm_names(recipe)) if recipe else ("", ())
             rows = next((view.rows[2] for view in snapshot.runs if view.rows), 0)
             rows = min(rows, recipe.evaluation.rows) if recipe and recipe.evaluation.rows else rows
             is_free = snapshot.live is None

@@ -15,7 +15,7 @@ from mlxtune.core.text import duration, one_line, plural
 from mlxtune.data.source import read_source
 from mlxtune.data.split import prompt_rows, sample_rows, split
 from mlxtune.evaluation import report as reports
-from mlxtune.evaluation.arms import BASE, ENDPOINT, PARENT, TUNED, is_tuned
+from mlxtune.evaluation.arms import BASE, ENDPOINT, PARENT, TUNED, arm_names, is_tuned
 from mlxtune.evaluation.drilldown import CellName, Drilldown, ScoredRow
 from mlxtune.evaluation.history import Evaluation
 from mlxtune.evaluation.off_task.prompts import OFF_TASK, load_prompts
@@ -139,12 +139,13 @@ def arm_title(arm: str) -> str:
 
 def arm_options(recipe: Recipe, *, has_adapter: bool) -> list[tuple[str, tuple[str, ...]]]:
     """Return sets of arms to evaluate, each with a label; the recipe's own set comes first. Tuned arms need an adapter."""
-    own = tuple(arm for arm in recipe.evaluation.arms if has_adapter or not is_tuned(arm))
+    own = tuple(arm for arm in arm_names(recipe) if has_adapter or not is_tuned(arm))
     extra = [("base+kshot", f"plus the base with {plural(recipe.evaluation.shots, 'example')}")]
     if recipe.evaluation.prompt:
         extra.append(("base+prompt", "plus the base with your prompt"))
     if recipe.evaluation.schema and importlib.util.find_spec("llguidance"):
         extra.append(("base+grammar", "plus the base with a grammar"))
+        extra.append(("base+grammar+kshot", "plus the base with a grammar and examples"))
         extra += [("tuned+grammar", "plus the adapter with a grammar")] if "tuned" in own else []
     extra = [(arm, label) for arm, label in extra if arm not in own]
 
@@ -283,14 +284,14 @@ def _arm_setting(recipe: Recipe, arm: str) -> object:
         "grammar": recipe.schema_file,
         PARENT: recipe.path(parent) if parent else None,
     }
-    return settings.get(arm.rpartition("+")[2])
+    return [settings.get(part) for part in arm.split("+")]
 
 
 @lru_cache(maxsize=4)
 def planned_arms(run: Run) -> tuple[str, ...]:
     """Return the arms that the evaluation ``run`` evaluates, in order; none if that is not known."""
     try:
-        arms, adapter = run.recipe().evaluation.arms, read_request(run.folder).get("adapter")
+        arms, adapter = arm_names(run.recipe()), read_request(run.folder).get("adapter")
     except (MlxtuneError, OSError, KeyError):
         return ()
     return tuple(arm for arm in arms if adapter or not is_tuned(arm))
