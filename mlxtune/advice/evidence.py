@@ -111,7 +111,7 @@ def collect(workspace: Path, recipe: Recipe, name: str = "", parameters: int | N
     arms, ignored = _arms(workspace, recipe)
     held_out, split_error = None, ""
     try:
-        held_out = len(split(source, recipe.data).test)
+        held_out = len(split(source, recipe.data).evaluated)
     except DataError as error:  # too few rows for a held-out split
         split_error = error.message
     return AdviceEvidence(

@@ -58,6 +58,9 @@ def evaluate(
         bool,
         typer.Option("--generated", help="Compare training with and without the generated rows. Trains missing runs first."),
     ] = False,
+    last_look: Annotated[
+        bool, typer.Option("--last-look", help="Evaluate the adapter once on the rows that data.reserve keeps aside.")
+    ] = False,
     send: Annotated[
         bool, typer.Option("--send", help="Consent to sending held-out prompts to arms that are remote endpoints.")
     ] = False,
@@ -73,13 +76,15 @@ def evaluate(
         raise InputError("--detach cannot be combined with --gate or --generated, which need the verdict.")
     recipe, run = _subject(which, overrides or [])
     if generated:
-        if all_seeds or adapter:
-            raise InputError("--generated cannot be combined with --seeds or --adapter.", hint="Use only one of them.")
+        if all_seeds or adapter or last_look:
+            raise InputError(
+                "--generated cannot be combined with --seeds, --adapter, or --last-look.", hint="Use only one of them."
+            )
         _compare_generated(recipe, consent=_consent(recipe, send), gate=gate, json=json)
         return
     runs = _seeds(run) if all_seeds else []
     entry = _adapter(adapter, recipe, run) if adapter else None
-    evaluation = _start(recipe, run, entry=entry, seeds=runs, consent=_consent(recipe, send))
+    evaluation = _start(recipe, run, entry=entry, seeds=runs, consent=_consent(recipe, send), last_look=last_look)
     folder = evaluation.folder
     if detach:
         show_json({"run": evaluation.id, "folder": str(folder)}) if json else show(evaluation.id)
@@ -146,7 +151,13 @@ def measure(recipe: Recipe, run: Run | None, *, consent: str = "") -> tuple[int,
 
 
 def _start(
-    recipe: Recipe, run: Run | None, *, entry: AdapterEntry | None = None, seeds: Sequence[Run] = (), consent: str = ""
+    recipe: Recipe,
+    run: Run | None,
+    *,
+    entry: AdapterEntry | None = None,
+    seeds: Sequence[Run] = (),
+    consent: str = "",
+    last_look: bool = False,
 ) -> Run:
     """Start the evaluation of a run's adapter, of ``entry``, or of the base alone.
 
@@ -155,7 +166,7 @@ def _start(
     if (run or entry) and (prompts := len(load_prompts(recipe))):
         print_document((Facts((detectable_drop_fact(prompts, recipe.evaluation.regression_margin),)),), err)
     with progress_bar("looking for the model") as update:
-        return control.evaluate(Path.cwd(), recipe, run, entry, seeds=seeds, consent=consent, progress=update)
+        return control.evaluate(Path.cwd(), recipe, run, entry, seeds=seeds, consent=consent, last_look=last_look, progress=update)
 
 
 def _consent(recipe: Recipe, send: bool) -> str:

@@ -73,7 +73,7 @@ def plan(
             if probe:
                 planner.probe(loaded, update)
         result = planner.plan(loaded, splits, watts=watts, workspace=Path.cwd())
-        result = replace(result, looks=looks(Path.cwd(), splits.test))
+        result = replace(result, looks=looks(Path.cwd(), splits.evaluated))
     answering = evidence.seconds_per_answer(Path.cwd(), loaded)
     bill = make_bill(result, loaded.method.kind, chip=machine.chip, electricity_price=electricity_price, answering=answering)
     search = price_search(loaded, result, answering=answering, watts=bill.watts)

@@ -63,7 +63,7 @@ class Splits:
     too close to held-out rows.
 
     ``previously_sealed`` has the hashes of rows and prompts that an earlier evaluation or export has sealed. ``turns`` says which
-    answers of a conversation are trained.
+    answers of a conversation are trained. ``reserved`` has the test rows that only the last look evaluates.
     """
 
     train: tuple[Row, ...]
@@ -72,6 +72,13 @@ class Splits:
     set_aside: tuple[Row, ...] = ()
     previously_sealed: frozenset[str] = frozenset()
     turns: Turns = "auto"
+    reserved: tuple[Row, ...] = ()
+
+    @property
+    def evaluated(self) -> tuple[Row, ...]:
+        """The test rows that are not reserved."""
+        reserved = {row.hash for row in self.reserved}
+        return tuple(row for row in self.test if row.hash not in reserved)
 
     @property
     def sealed(self) -> frozenset[str]:
@@ -184,9 +191,22 @@ def split(source: Source, data: DataSection) -> Splits:
         derived = lineage is not None and not ids.isdisjoint(lineage.examples)
         rows[None if is_close or derived else "train"].append(row)
     train, valid, test, set_aside = (tuple(rows[name]) for name in (*SPLIT_NAMES, None))
-    result = Splits(train, valid, test, set_aside, membership.sealed, data.turns)
+    result = Splits(train, valid, test, set_aside, membership.sealed, data.turns, _reserved(test, data))
     result.refuse_sealed((*result.train, *result.valid))
     return result
+
+
+def _reserved(test: Sequence[Row], data: DataSection) -> tuple[Row, ...]:
+    """Return the rows of the groups that draw a number below ``data.reserve``. A row without near-duplicates never moves."""
+    if not data.reserve:
+        return ()
+    prompts = [prompt_hashes(row, data.turns) for row in test]
+    labels = group_labels(test, prompts, data.group_by)
+    names: dict[int, str] = {}
+    for (own, *_), label in zip(prompts, labels, strict=True):
+        names[label] = min(names.get(label, own), own)
+    drawn = {label for label, name in names.items() if unit_interval("reserve", data.seed, name) < data.reserve}
+    return tuple(row for row, label in zip(test, labels, strict=True) if label in drawn)
 
 
 def _check_not_empty(rows: Mapping[SplitName | None, Sequence[Row]], requested: Mapping[SplitName, float], total: int) -> None:

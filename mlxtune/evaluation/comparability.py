@@ -140,7 +140,10 @@ def _earlier(evaluation: Path, facts: ReportFacts, recipe: Recipe) -> Iterator[t
     """Yield the run and facts of each finished evaluation with this recipe's name and base, newest first."""
     for one in evaluations(evaluation.parent.parent):
         before = one.report.facts
-        if one.run.folder != evaluation and one.name == recipe.name and before.get("base_fingerprint") == facts["base_fingerprint"]:
+        same_rows = (
+            before.get("last_look") == facts.get("last_look") and before.get("base_fingerprint") == facts["base_fingerprint"]
+        )
+        if one.run.folder != evaluation and one.name == recipe.name and same_rows:
             yield one.run, before
 
 

@@ -101,6 +101,7 @@ class ReportFacts(TypedDict, total=False):
     changed_terms: dict[str, Any]  # ChangedTerms
     headline: str
     look: int
+    last_look: bool
     level: float
     holdout: dict[str, Any]  # HoldoutHistory
     off_task: dict[str, Any]  # OffTaskResult
@@ -109,7 +110,12 @@ class ReportFacts(TypedDict, total=False):
 
 def ledger_facts(history: HoldoutHistory) -> ReportFacts:
     """Return the facts about the use of the rows."""
-    return {"holdout": to_json(history), "look": history.look} if history.look else {"holdout": to_json(history)}
+    facts: ReportFacts = {"holdout": to_json(history)}
+    if history.look:
+        facts["look"] = history.look
+    if history.last_look:
+        facts["last_look"] = True
+    return facts
 
 
 @dataclass(frozen=True)

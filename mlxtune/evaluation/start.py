@@ -37,12 +37,13 @@ def start(
     *,
     seeds: Sequence[Run] = (),
     consent: str = "",
+    last_look: bool = False,
 ) -> Run:
     """Start the worker that evaluates the arms of ``recipe``, with the adapter of ``run`` or of ``entry``; return the evaluation.
 
     Prompts are rendered as for the training of ``entry`` where ``recipe`` has only defaults. ``seeds`` are runs that differ from
-    ``run`` only in the seed, including itself. ``consent`` is how the user agreed to send prompts to an endpoint. Raises ``InputError``
-    if a run has no adapter, and ``MachineError`` if the worker does not start.
+    ``run`` only in the seed, including itself. ``consent`` is how the user agreed to send prompts to an endpoint. ``last_look``
+    evaluates the reserved rows. Raises ``InputError`` if a run has no adapter, and ``MachineError`` if the worker does not start.
     """
     template = ""
     if entry:
@@ -55,6 +56,10 @@ def start(
         {"run": run.id, "adapter": str(run.adapter)} if run else {"adapter": str(entry.folder)} if entry else {}
     )
     require_endpoints(recipe, consent)
+    if last_look and not request:
+        raise InputError("The last look at the reserved rows needs an adapter.", hint="Use: mlxtune eval last --last-look")
+    if last_look:
+        request["last_look"] = True
     if consent:
         request["consent"] = consent
     if seeds:

@@ -210,7 +210,9 @@ def _numbers(
         location = f"{SEEDS}, {one_line(one.run, 80)}"
         yield from _scores(location, (*one.validation, *one.held_out), (*two.validation, *two.held_out))
     arms = [ArmAnswers(arm["arm"], tuple(scored[arm["arm"]]), arm["cached"], arm["seconds"]) for arm in stored["arms"]]
-    recorded: Any = {key: value for key, value in stored["facts"].items() if key not in ("off_task", "holdout", "look")}
+    recorded: Any = {
+        key: value for key, value in stored["facts"].items() if key not in ("off_task", "holdout", "look", "last_look")
+    }
     current = to_json(build({**recorded, **facts}, arms, [row.group for row in evidence.rows], seeds))
     current["facts"]["made"] = stored["facts"].get("made")
     yield from _contamination(folder, stored["facts"].get("contamination"), evidence)

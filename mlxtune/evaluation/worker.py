@@ -204,7 +204,9 @@ def _finish(worker: Worker, inputs: _Inputs, measured: _Measured, facts: ReportF
     if measured.seeds:
         evidence.save_seed_answers(folder, measured.seeds)
     result_hash = ledger.result_hash(facts["contract"], {arm.name: arm.answers for arm in measured.arms})
-    history = ledger.enter(folder, facts["row_ids"], result_hash, facts["run"] or facts["adapter"])
+    history = ledger.enter(
+        folder, facts["row_ids"], result_hash, facts["run"] or facts["adapter"], last=facts.get("last_look", False)
+    )
     headline = contract.headline(recipe, has_preferences=measured.has_pairs)
     facts |= {"headline": headline, **ledger_facts(history)}
     if TUNED in measured.off_task_answers:
@@ -225,7 +227,8 @@ def _read_inputs(worker: Worker) -> _Inputs:
     contract = Contract.from_recipe(recipe)
     source = read_source(recipe.source, recipe.data.format, recipe.data.map)
     splits = split(source, recipe.data)
-    rows = sample_rows(prompt_rows(splits.test), recipe.evaluation.rows)
+    is_last = bool(request.get("last_look"))
+    rows = _reserved_rows(worker, splits) if is_last else sample_rows(prompt_rows(splits.evaluated), recipe.evaluation.rows)
     if contract.section.correct and all(row.reference is None for row in rows):
         raise InputError(
             "No held-out row has a reference answer, so there is nothing to measure.",
@@ -240,6 +243,19 @@ def _read_inputs(worker: Worker) -> _Inputs:
     adapters = [Path(seed.adapter) for seed in seeds] or ([adapter] if adapter else [])
     found = contamination.check(workspace, adapters, rows)
     return _Inputs(contract, source, splits, rows, validation, adapter, seeds, *found)
+
+
+def _reserved_rows(worker: Worker, splits: Splits) -> list[PromptRow]:
+    """Return the rows of the last look. Raise ``InputError`` if none are reserved, or if they have been evaluated."""
+    rows = [row for row in splits.reserved if isinstance(row, PromptRow)]
+    if not rows:
+        raise InputError(
+            "No held-out rows are reserved for a last look.",
+            hint="Set data.reserve, for example to 0.3, before the first evaluation.",
+        )
+    if earlier := ledger.last_look(worker.folder, [row.id for row in rows]):
+        raise InputError(f"{earlier} was the last look at the reserved rows.", hint="Hold out new rows.")
+    return rows
 
 
 def _budget(
@@ -295,6 +311,8 @@ def _facts(worker: Worker, inputs: _Inputs, loaded: LoadedModel, template: ChatT
         facts["date"] = settings.date
     if inputs.adapter and not inputs.seeds and (step := adapter_step(read_lineage(inputs.adapter))):
         facts["adapter_step"] = step
+    if worker.request.get("last_look"):
+        facts["last_look"] = True
     if inputs.contamination:
         facts["contamination"] = to_json(inputs.contamination)
     if changed := comparability.changed_terms(worker.folder, facts, recipe):

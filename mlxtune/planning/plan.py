@@ -90,13 +90,14 @@ class Plan:
     incomparable: int = 0  # evaluated pairs that are too long for their likelihoods to be compared
     high_rate: float = 0.0  # the learning rate, if it is too high for preference training
     long_answers: int = 0  # evaluated rows whose reference is longer than evaluation.max_tokens
+    reserved: int = 0  # of the held-out rows, those that only the last look evaluates
     looks: int = 0  # earlier evaluations of adapters on the held-out rows
     time_keys: tuple[str, ...] = ()  # the recipe's keys that shorten the training and an evaluation
 
     @property
     def evaluated(self) -> int:
         """The number of held-out rows that an evaluation uses."""
-        return min(self.test, self.most_evaluated or self.test)
+        return min(self.test - self.reserved, self.most_evaluated or self.test)
 
     @property
     def compared(self) -> int:
@@ -254,12 +255,13 @@ class Planner:
             changes = suggest_changes(recipe, self.lengths, self.shapes, self.estimate, limit)
         prompt_tokens, answer_tokens = self.lengths.mean_prompt_and_answer
         incomparable, most = frozenset(self.lengths.incomparable), recipe.evaluation.max_tokens
-        evaluated = {row.hash for row in sample_rows(splits.test, recipe.evaluation.rows)}
+        evaluated = {row.hash for row in sample_rows(splits.evaluated, recipe.evaluation.rows)}
         cost = _cost(recipe, work, speed, watts, cached=cached, checkpointed=checkpointed)
         return Plan(
             train=len(splits.train) - self.lengths.skipped[0],
             valid=len(splits.valid) - self.lengths.skipped[1],
             test=len(splits.test),
+            reserved=len(splits.reserved),
             steps=work.steps,
             epochs=work.epochs,
             computed=work.computed,

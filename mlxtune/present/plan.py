@@ -191,7 +191,8 @@ def time_fact(cost: Cost) -> Fact:
 def rows_fact(plan: Plan) -> Fact:
     """Describe the rows of each split, and the replay rows in addition to the training rows."""
     replayed = f" + {plan.replayed:,} replayed" if plan.replayed else ""
-    evaluated = f" ({plan.evaluated:,} evaluated)" if plan.evaluated < plan.test else ""
+    reserved = f", {plan.reserved:,} reserved" if plan.reserved else ""
+    evaluated = f" ({plan.evaluated:,} evaluated{reserved})" if plan.evaluated < plan.test else ""
     return Fact("rows", f"{plan.train:,} training{replayed}, {plan.valid:,} validation, {plan.test:,} held out{evaluated}")
 
 

@@ -176,7 +176,8 @@ def history_facts(history: HoldoutHistory | None) -> list[Fact]:
     again = history.look > 1
     look = _look_text(history.look) if again else ""
     judged = f"{history.judged} in blind sessions or by a judge" if history.judged else ""
-    note = "; ".join(filter(None, [judged, look]))
+    last = "last look at the reserved rows" if history.last_look else ""
+    note = "; ".join(filter(None, [last, judged, look]))
     facts = [Fact("evaluated", plural(history.evaluations, "time"), note, "warning" if again else "")]
     if history.new or history.missing:
         changed = f"{plural(history.new, 'row')} new, {history.missing} removed"
@@ -237,6 +238,6 @@ def refusal_hint(report: EvaluationReport) -> str:
     """Return a remedy for the reason not to promote the adapter, or ``""``."""
     lever = "Raise data.replay, lower training.learning_rate, or train fewer steps"
     hints = {
-        "off_task_dropped": f"{lever}.", "off_task_unknown": f"{lever}; or add --accept-unknown.", "looks_spent": "Hold out new rows.",
+        "off_task_dropped": f"{lever}.", "off_task_unknown": f"{lever}; or add --accept-unknown.", "looks_spent": "Use --last-look if data.reserve keeps rows aside, or hold out new rows.",
     }  # fmt: skip
     return hints.get(promotion_refusal(report), "")

@@ -108,6 +108,9 @@ class DataSection:
     format: Annotated[RowFormatName, Key("format of the rows")] = "auto"
     map: Annotated[dict[str, str], Key("map from keys to the source's column names", in_form=False)] = field(default_factory=dict)
     holdout: Annotated[float, Key("fraction of rows held out for evaluation", "twentieths"), _FRACTION] = 0.15
+    reserve: Annotated[
+        float, Key("fraction of the held-out rows kept for one last evaluation: eval --last-look", "twentieths"), _FRACTION
+    ] = 0.0
     validation: Annotated[float, Key("fraction of rows used for the validation loss", "twentieths"), _FRACTION] = 0.10
     group_by: Annotated[str, Key("metadata key; rows with the same value stay in the same split")] = ""
     generated: Annotated[bool, Key("train on generated rows that were accepted in the review", in_form=False)] = True

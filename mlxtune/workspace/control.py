@@ -64,19 +64,20 @@ def evaluate(
     *,
     seeds: Sequence[Run] = (),
     consent: str = "",
+    last_look: bool = False,
     progress: Progress = _quiet,
 ) -> Run:
     """Start an evaluation of ``recipe`` with the adapter of ``run`` or ``entry``, or of its base alone, and return its run.
 
     ``seeds`` are runs that differ from ``run`` only in the seed. ``consent`` is how the user agreed to send prompts to an endpoint.
-    Raise ``InputError`` if the recipe, its data, or the adapter cannot be used, and ``MachineError`` if the worker does not start.
+    ``last_look`` evaluates the reserved rows. Raise ``InputError`` if the recipe, its data, or the adapter cannot be used, and ``MachineError`` if the worker does not start.
     """
     from mlxtune.evaluation import start
     from mlxtune.training.start import check_recipe
 
     check_recipe(recipe)
     fetch_base(recipe, progress)
-    return start.start(workspace, recipe, run, entry, seeds=seeds, consent=consent)
+    return start.start(workspace, recipe, run, entry, seeds=seeds, consent=consent, last_look=last_look)
 
 
 def export(

@@ -159,6 +159,21 @@ def test_a_new_conversation_with_a_sealed_prompt_is_not_trained(tmp_path):
     assert sealed in {row.messages[1].content for row in later.test}
 
 
+def test_reserved_rows_are_groups_of_test_rows_that_never_move():
+    rows = [_row(_unique_text(number)) for number in range(400)]
+    reserve = dataclasses.replace(DATA, reserve=0.3)
+    plain, splits = split(_source(rows), DATA), split(_source(rows), reserve)
+    assert (splits.train, splits.test, plain.reserved) == (plain.train, plain.test, ())
+    reserved, evaluated = ({row.hash for row in rows} for rows in (splits.reserved, splits.evaluated))
+    assert (reserved | evaluated, reserved & evaluated) == ({row.hash for row in splits.test}, set())
+    assert 10 < len(splits.reserved) < 40
+    copies = [_row(row.messages[0].content, "another answer") for row in splits.test]
+    later = split(_source([*rows, *copies, *(_row(_unique_text(number)) for number in range(400, 500))]), reserve)
+    assert reserved <= {row.hash for row in later.reserved}
+    assert not evaluated & {row.hash for row in later.reserved}
+    assert not {prompt_hash(row) for row in later.reserved} & {prompt_hash(row) for row in later.evaluated}
+
+
 def test_sealed_rows_are_refused_later():
     splits = split(_source(list(BASE)), DATA)
     splits.refuse_sealed(splits.train)

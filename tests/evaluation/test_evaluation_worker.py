@@ -69,14 +69,16 @@ def trained(workspace: Path) -> Run:
 
 @pytest.fixture
 def evaluate(workspace: Path) -> Evaluate:
-    def call(recipe: Path | Recipe, *overrides: str, run: Run | None = None, seeds: Sequence[Run] = ()) -> Path:
+    def call(
+        recipe: Path | Recipe, *overrides: str, run: Run | None = None, seeds: Sequence[Run] = (), last_look: bool = False
+    ) -> Path:
         effective = load(recipe, overrides) if isinstance(recipe, Path) else recipe
         folder = registry.create(workspace, "eval", effective.name).folder
         (folder / "recipe.toml").write_text(dump(effective))
         request: dict[str, Any] = {"run": run.id, "adapter": str(run.adapter)} if run else {}
         if seeds:
             request["seeds"] = [{"run": seed.id, "seed": index, "adapter": str(seed.adapter)} for index, seed in enumerate(seeds)]
-        write_json(folder / registry.LAUNCH_FILE, {"request": request})
+        write_json(folder / registry.LAUNCH_FILE, {"request": {**request, "last_look": last_look}})
         worker.evaluate(Worker(folder))
         return folder
 
@@ -179,6 +181,28 @@ def test_validation_chooses_between_seeds(workspace: Path, trained: Run, evaluat
     assert any("are not scored like those of tuned" in difference for difference in verify(folder))
     (folder / "seeds.jsonl").write_text("".join(seeds[:-1]))
     assert any("seeds.jsonl lacks an answer" in difference for difference in verify(folder))
+
+
+@pytest.mark.usefixtures("no_off_task_prompts")
+def test_reserved_rows_are_evaluated_once_by_the_last_look(workspace: Path, trained: Run, evaluate: Evaluate) -> None:
+    own, how = trained.folder / "recipe.toml", ("data.reserve=0.5", "evaluation.max_tokens=4")
+    with pytest.raises(InputError, match="No held-out rows are reserved"):
+        evaluate(own, run=trained, last_look=True)
+    first, last = evaluate(own, *how, run=trained), evaluate(own, *how, run=trained, last_look=True)
+    one, two = report.load(first), report.load(last)
+    recipe = load(own, ["data.reserve=0.5"])
+    assert {*one.facts["row_ids"], *two.facts["row_ids"]} == {row.id for row in split(read_source(recipe.source), recipe.data).test}
+    assert not {*one.facts["row_ids"]} & {*two.facts["row_ids"]}
+    assert (one.facts["look"], two.facts["look"], two.facts["last_look"]) == (1, 1, True)
+    assert "last_look" not in one.facts
+    assert "changed_terms" not in two.facts
+    assert "last look at the reserved rows" in (last / "report.md").read_text()
+    assert verify(last) == []
+    with pytest.raises(InputError, match=f"{last.name} was the last look at the reserved rows"):
+        evaluate(own, *how, run=trained, last_look=True)
+    (last.parent / "ledger.jsonl").unlink()
+    with pytest.raises(InputError, match="was the last look"):
+        evaluate(own, *how, run=trained, last_look=True)
 
 
 @pytest.mark.usefixtures("no_off_task_prompts")

@@ -43,6 +43,7 @@ class HoldoutHistory:
     judged: int = 0  # of the evaluations, those that were blind sessions or a judge's
     looks: int = 0
     look: int = 0  # the number of the look that this evaluation is; 0 without an adapter
+    last_look: bool = False  # at the rows that data.reserve keeps
     ledger: LedgerState = "whole"  # or the home folder has lines about the rows that it lacks
 
 
@@ -71,8 +72,10 @@ def looks(workspace: Path, rows: Iterable[Row]) -> int:
     return history(read(workspace / "evals" / FILE), [row.id for row in rows]).looks
 
 
-def record(path: Path, kind: Kind, by: str, rows: Sequence[str], *, result: str = "", adapter: str = "") -> None:
-    """Record that the evaluation ``by`` (of ``adapter``) used ``rows``, given by ID. Raises ``MachineError`` if the disk is full.
+def record(
+    path: Path, kind: Kind, by: str, rows: Sequence[str], *, result: str = "", adapter: str = "", last: bool = False
+) -> None:
+    """Record that the evaluation ``by`` (of ``adapter``; ``last``: at reserved rows) used ``rows``, given by ID. Raises ``MachineError`` if the disk is full.
 
     An evaluation that was interrupted after it was recorded is not recorded again, and neither is one with the same ``result``, a hash
     of its answers and contract: it shows nothing that was not known.
@@ -83,7 +86,7 @@ def record(path: Path, kind: Kind, by: str, rows: Sequence[str], *, result: str 
         new = {"kind": kind, "by": by, "rows": sorted(set(rows))}
         entries = [entry for entry in map(_entry, lines) if entry and entry["kind"] == kind == "eval"]
         if not any(new.items() <= entry.items() or (result and entry.get("result") == result) for entry in entries):
-            more = {name: value for name, value in (("result", result), ("adapter", adapter)) if value}
+            more = {name: value for name, value in (("result", result), ("adapter", adapter), ("last", last)) if value}
             journal = Journal(path)
             try:
                 journal.append({"v": 1, "t": time.time(), "prev": _hash(lines), **new, **more})
@@ -99,10 +102,17 @@ def record(path: Path, kind: Kind, by: str, rows: Sequence[str], *, result: str 
             )
 
 
-def enter(evaluation: Path, rows: Sequence[str], result: str, adapter: str) -> HoldoutHistory:
+def last_look(evaluation: Path, rows: Sequence[str]) -> str:
+    """Return the name of an earlier evaluation that was the last look at some of ``rows``; empty if there was none."""
+    ledger, current = read(ledger_path(evaluation)), set(rows)
+    entries = [entry for entry in map(_entry, (*ledger.lost, *ledger.lines)) if entry and current & set(entry["rows"])]
+    return next((entry["by"] for entry in entries if entry.get("last") and entry["by"] != evaluation.name), "")
+
+
+def enter(evaluation: Path, rows: Sequence[str], result: str, adapter: str, *, last: bool = False) -> HoldoutHistory:
     """Record a finished evaluation, write ``holdout.jsonl`` into its folder, and return the use of its rows so far."""
     path = ledger_path(evaluation)
-    record(path, "eval", evaluation.name, rows, result=result, adapter=adapter)
+    record(path, "eval", evaluation.name, rows, result=result, adapter=adapter, last=last)
     ledger = read(path)
     lines = [[source, line.decode()] for source in ("lost", "lines") for line in getattr(ledger, source)]
     write_text(evaluation / HOLDOUT, to_jsonl(lines))
@@ -127,7 +137,7 @@ def history(ledger: LedgerLines, rows: Sequence[str], result: str = "") -> Holdo
         len(used), len({row for entry in entries if entry["kind"] == "export" for row in current & set(entry["rows"])}),
         len(current - last), len(last - current), edited_line,
         judged=sum(entry["kind"] != "eval" for entry in used.values()),
-        looks=len(looks), look=looks.index(result) + 1 if result in looks else 0,
+        looks=len(looks), look=looks.index(result) + 1 if result in looks else 0, last_look=bool(used.get(result, {}).get("last")),
         ledger=_state(ledger, current, is_edited=edited_line > 0),
     )  # fmt: skip
 

@@ -107,7 +107,7 @@ def _work(recipe: Recipe, plan: Plan, trials: int) -> tuple[int, int]:
     names = arm_names(recipe)
     arms = sum(not arm.startswith(ENDPOINT) for arm in names)
     off_task = len(load_prompts(recipe)) * len({BASE, TUNED} & {*names}) * (1 + section.regression_system)
-    held_out = min(plan.test, section.rows or plan.test) * arms
+    held_out = plan.evaluated * arms
     steps = sum(length * _total_length(recipe, count) for count, length in zip(sizes, lengths, strict=True))
     return round(steps), rows * sum(sizes) + held_out + off_task
 

@@ -201,7 +201,7 @@ def count_work(recipe: Recipe, run: Run | None, earlier: Sequence[Evaluation]) -
     """
     section, run_id = recipe.evaluation, run.id if run else ""
     parts = split(read_source(recipe.source, recipe.data.format, recipe.data.map), recipe.data)
-    held_out = prompt_rows(parts.test)
+    held_out = prompt_rows(parts.evaluated)
     rows, prompts = sample_rows(held_out, section.rows), load_prompts(recipe) if run else ()
     limit = None if section.max_tokens == AUTO else section.max_tokens
     earlier = [one for one in earlier if one.recipe_exists]

@@ -82,7 +82,7 @@ class PlanService:
 
         loaded, inputs = self._prepare(recipe, progress)
         plan = inputs.planner.plan(loaded, inputs.splits, workspace=self._workspace)
-        plan = replace(plan, looks=looks(self._workspace, inputs.splits.test))
+        plan = replace(plan, looks=looks(self._workspace, inputs.splits.evaluated))
         return PlanResult(plan, make_bill(plan, loaded.method.kind, chip=this_machine().chip), inputs.local)
 
     def _prepare(self, recipe: Recipe, progress: Progress) -> tuple[Recipe, _PlanInputs]:
