@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mlxtune.evaluation.json_fields import optional
-from mlxtune.evaluation.scorers import CONTRACT, CORRECT, LOOP, PASS, THINKING_LIMIT, THINKING_LOOP, Score
+from mlxtune.evaluation.scorers import CONTRACT, CORRECT, GRAMMAR_LIMIT, LOOP, PASS, THINKING_LIMIT, THINKING_LOOP, Score
 
 if TYPE_CHECKING:
     from mlxtune.evaluation.answers import Answer
@@ -24,7 +24,7 @@ _LENGTH = 16  # characters per n-gram
 _TAIL = 64  # minimum number of characters at the end of an answer in which n-grams are counted
 _SHARE = 0.5  # minimum share of repeated n-grams in the tail of a loop; it is below a tenth in ordinary answers
 _LOOPS = (LOOP, THINKING_LOOP)
-_CUT = ("length", THINKING_LIMIT, *_LOOPS)
+_CUT = ("length", GRAMMAR_LIMIT, THINKING_LIMIT, *_LOOPS)
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,8 @@ def _deciding(by_metric: Mapping[str, Score]) -> Score:
 
 
 def _repeats(answer: Answer) -> bool:
+    if answer.ended == GRAMMAR_LIMIT:
+        return False
     return answer.ended in _LOOPS or is_loop(answer.thought if answer.ended == THINKING_LIMIT else answer.output)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from mlxtune.core.hashing import sha256_json
 from mlxtune.data.rows import Location, Message, PromptRow, Unpaired
 from mlxtune.data.split import Splits, sample_rows
+from mlxtune.evaluation.answer_budget import AnswerBudget
 from mlxtune.evaluation.answers import ArmAnswers, SeedAnswers
 from mlxtune.evaluation.arms import BASE, TUNED, Arm, SeedAdapter
 from mlxtune.evaluation.contract import Contract
@@ -41,11 +42,17 @@ from mlxtune.runs.worker import Worker
 class ArmRunner:
     """Runs arms on ``loaded``, which has no adapter at first. Arms with the same adapter must follow one another.
 
-    Answers have at most ``max_tokens`` and should satisfy ``schema``, if there is one. For preference pairs with an ID in ``compared``, the likelihoods of both answers are computed.
+    Answers are limited by ``budget`` and should satisfy ``schema``, if there is one. For preference pairs with an ID in ``compared``, the likelihoods of both answers are computed.
     """
 
     def __init__(
-        self, worker: Worker, loaded: LoadedModel, template: ChatTemplate, max_tokens: int, compared: frozenset[str], schema: Any
+        self,
+        worker: Worker,
+        loaded: LoadedModel,
+        template: ChatTemplate,
+        budget: AnswerBudget,
+        compared: frozenset[str],
+        schema: Any,
     ) -> None:
         section = worker.recipe.evaluation
         self.endpoints: dict[str, EndpointFacts] = {}
@@ -53,8 +60,9 @@ class ArmRunner:
         self.compared = compared
         cache = worker.folder.parent / "cache"
         self._options = AnswerOptions(
-            template.settings, max_tokens, section.thinking_tokens, section.batch_size, cache, section.stop_loops, schema
+            template.settings, budget.max_tokens, section.thinking_tokens, section.batch_size, cache, section.stop_loops, schema
         )
+        self._grammar_tokens = budget.grammar_tokens or budget.max_tokens
         self._adapter: Path | None = None
         self._prefixes = PrefixCache(loaded.model)
 
@@ -71,7 +79,8 @@ class ArmRunner:
             )  # fmt: skip
             self.endpoints[arm.name] = {"url": arm.endpoint.url, "model": arm.endpoint.model, "spent": spent}
         else:
-            answers = self._generate(arm, rows, self._options, tell, compared=self.compared, timed=True)
+            options = replace(self._options, max_tokens=self._grammar_tokens) if arm.schema is not None else self._options
+            answers = self._generate(arm, rows, options, tell, compared=self.compared, timed=True)
         self._worker.emit("arm.finished", arm=arm.name, rows=len(rows), cached=answers.cached, seconds=answers.seconds)
         if answers.no_likelihood_reason:
             self._worker.warn("no_perplexity", arm=arm.name, reason=answers.no_likelihood_reason)

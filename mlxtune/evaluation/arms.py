@@ -79,7 +79,12 @@ def arm_names(recipe: Recipe) -> tuple[str, ...]:
 
 def lacks_grammar(name: str) -> bool:
     """Return whether the arm named ``name`` needs llguidance, which is not installed."""
-    return "grammar" in name.split("+") and find_spec("llguidance") is None
+    return has_grammar(name) and find_spec("llguidance") is None
+
+
+def has_grammar(name: str) -> bool:
+    """Return whether a grammar constrains the answers of the arm named ``name``."""
+    return "grammar" in name.split("+")
 
 
 def build_arms(recipe: Recipe, adapter: Path | None, train: Sequence[Row]) -> list[Arm]:
@@ -96,7 +101,7 @@ def build_arms(recipe: Recipe, adapter: Path | None, train: Sequence[Row]) -> li
         parts = name.split("+")
         prompt = _prompt(recipe) if "prompt" in parts else _first_prompt(recipe, train) if name == OPTIMIZED else ""
         shots = sample_shots(train, section.shots, recipe.data.seed, label_fields(recipe)) if "kshot" in parts else ()
-        schema = json.loads(_text(recipe.schema_file)) if "grammar" in parts and recipe.schema_file else None
+        schema = json.loads(_text(recipe.schema_file)) if has_grammar(name) and recipe.schema_file else None
         return Arm(name, adapter, prompt, shots, schema)
 
     built = [build(name) for name in _UNTRAINED if name in names]

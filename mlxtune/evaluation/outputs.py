@@ -25,6 +25,8 @@ from mlxtune.evaluation.evidence import to_jsonl
 from mlxtune.evaluation.json_fields import from_json, to_json
 from mlxtune.evaluation.latency import measure_latency
 from mlxtune.evaluation.loop_rule import loop_rule
+from mlxtune.evaluation.schema_size import longest_json
+from mlxtune.evaluation.scorers import GRAMMAR_LIMIT
 from mlxtune.models import lora
 from mlxtune.models.generate import GenerationSettings, Progress, generate
 from mlxtune.models.grammar import Grammar
@@ -125,7 +127,7 @@ def generate_answers(
     if not cached:
         generated, earlier = generator.generate(tell, of)
         likelihoods, seconds = generator.likelihoods(tell)
-        answers = _joined(work, generated, likelihoods)
+        answers = _joined(work, _under_grammar(arm, generated), likelihoods)
         start -= earlier + seconds
     if timed:
         latency = measure_latency(work.prompts, generator.answer_alone, tell(TIMED))
@@ -183,6 +185,13 @@ def model_identity(arm: Arm, loaded: LoadedModel) -> dict[str, Any]:
         "adapter": [sha256_file(arm.adapter / name) for name in (lora.WEIGHTS_FILE, lora.CONFIG_FILE)] if arm.adapter else [],
         "compute": loaded.description,
     }
+
+
+def _under_grammar(arm: Arm, answers: Sequence[GeneratedAnswer]) -> list[GeneratedAnswer]:
+    """Return ``answers``, telling those apart that the schema of ``arm`` would have ended if the limit had been higher."""
+    if arm.schema is None or longest_json(arm.schema) is None:
+        return list(answers)
+    return [replace(answer, ended=GRAMMAR_LIMIT) if answer.ended == "length" else answer for answer in answers]
 
 
 class _Generator:

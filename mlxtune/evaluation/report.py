@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict
 
 from mlxtune.core.errors import InputError
 from mlxtune.core.files import read_json, write_json
 from mlxtune.core.versions import require_version
 from mlxtune.evaluation.answer_statistics import AnswerStatistics
-from mlxtune.evaluation.arms import is_free, is_tuned
+from mlxtune.evaluation.arms import has_grammar, is_free, is_tuned
 from mlxtune.evaluation.evidence import FILES, hashes
 from mlxtune.evaluation.holdout.ledger import HoldoutHistory
 from mlxtune.evaluation.json_fields import from_json, optional, to_json
@@ -35,6 +35,21 @@ or there are too few training rows or too little room in the context for the exa
 class Decoding(TypedDict):
     kind: str
     max_tokens: int
+    grammar_tokens: NotRequired[int]  # the limit under a grammar, if it is higher
+
+
+def decoding(max_tokens: int, grammar_tokens: int | None) -> Decoding:
+    """Return how answers are decoded, given their limits."""
+    facts: Decoding = {"kind": "greedy", "max_tokens": max_tokens}
+    return {**facts, "grammar_tokens": grammar_tokens} if grammar_tokens and grammar_tokens > max_tokens else facts
+
+
+def token_limit(facts: ReportFacts, arm: str) -> int:
+    """Return the limit of an answer of ``arm`` in tokens, or 0 if it is unknown."""
+    known = facts.get("decoding")
+    if not known:
+        return 0
+    return known.get("grammar_tokens", known["max_tokens"]) if has_grammar(arm) else known["max_tokens"]
 
 
 class EndpointFacts(TypedDict):

@@ -12,7 +12,7 @@ from typing import Literal
 from mlxtune.evaluation.answer_statistics import MAX_CUT, is_undecided
 from mlxtune.evaluation.answers import ArmAnswers, SeedAnswers
 from mlxtune.evaluation.arms import GRAMMAR, is_free, is_tuned
-from mlxtune.evaluation.report import ArmResult, EvaluationReport, Rate, ReportFacts, strongest_arm
+from mlxtune.evaluation.report import ArmResult, EvaluationReport, Rate, ReportFacts, strongest_arm, token_limit
 from mlxtune.evaluation.scorers import CONTRACT, PASS, Score
 from mlxtune.evaluation.scorers.preference import PREFERENCE
 from mlxtune.evaluation.scorers.registry import FORMS
@@ -233,9 +233,8 @@ def _is_cut(report: EvaluationReport, arm: ArmResult, rows: int) -> bool:
 def _cut_answers(report: EvaluationReport, arm: ArmResult | None) -> CutAnswers | None:
     if arm is None:
         return None
-    facts = report.facts
-    limit = facts["decoding"]["max_tokens"] if "decoding" in facts else 0
-    return CutAnswers(arm.name, arm.answers.undecided, facts["rows"], limit, bool(arm.thought_tokens))
+    limit = token_limit(report.facts, arm.name)
+    return CutAnswers(arm.name, arm.answers.undecided, report.facts["rows"], limit, bool(arm.thought_tokens))
 
 
 def _also_worse(report: EvaluationReport, headline: Comparison) -> tuple[AlsoWorse, ...]:

@@ -24,9 +24,9 @@ from mlxtune.core.files import read_json
 from mlxtune.core.text import one_line
 from mlxtune.core.versions import require_version
 from mlxtune.evaluation import report
-from mlxtune.evaluation.answer_budget import auto_limit
+from mlxtune.evaluation.answer_budget import auto_limit, grammar_limit
 from mlxtune.evaluation.answers import Answer, ArmAnswers, SeedAnswers, score_answers, score_seed
-from mlxtune.evaluation.arms import BASE, ENDPOINT, TUNED
+from mlxtune.evaluation.arms import BASE, ENDPOINT, TUNED, has_grammar
 from mlxtune.evaluation.blind.blind_session import revealed_choices
 from mlxtune.evaluation.comparability import contract_hash
 from mlxtune.evaluation.contract import Contract
@@ -52,7 +52,7 @@ from mlxtune.evaluation.json_fields import to_json
 from mlxtune.evaluation.judge import judge_report, judge_session
 from mlxtune.evaluation.off_task.result import compare_off_task
 from mlxtune.evaluation.paired_answers import load_pairs
-from mlxtune.evaluation.report import PAGES, ReportFacts
+from mlxtune.evaluation.report import PAGES, ReportFacts, decoding
 from mlxtune.evaluation.report_builder import build
 from mlxtune.present.report import render_pages
 from mlxtune.recipe import AUTO
@@ -178,8 +178,8 @@ def _numbers(
     folder: Path, stored: Record, evidence: EvaluationEvidence, contract: Contract, scored: Mapping[str, Sequence[Answer]]
 ) -> Iterator[str]:
     """Yield each difference between the stored report and one rebuilt from the stored answers."""
-    limit = _answer_limit(evidence, stored)
-    yield from _too_long(evidence, limit)
+    limit, wide = _answer_limits(evidence, stored, contract)
+    yield from _too_long(evidence, limit, wide)
     facts: ReportFacts = {
         "name": evidence.recipe.name,
         "base": evidence.recipe.model.base,
@@ -189,7 +189,7 @@ def _numbers(
         "schema": schema_hash(folder),
         "contract": contract_hash(evidence.recipe),
         "required": contract.required_metrics,
-        "decoding": {"kind": "greedy", "max_tokens": limit},
+        "decoding": decoding(limit, wide),
     }
     try:
         if off_task := _off_task(folder, evidence):
@@ -255,13 +255,18 @@ def _passes(answers: Sequence[Answer]) -> list[dict[str, bool]]:
     return [{name: score.passed for name, score in answer.scores.items()} for answer in answers]
 
 
-def _answer_limit(evidence: EvaluationEvidence, stored: Record) -> int:
-    limit = evidence.recipe.evaluation.max_tokens
-    return auto_limit(stored["facts"].get("longest_reference", 0), stored["facts"].get("room")) if limit == AUTO else limit
+def _answer_limits(evidence: EvaluationEvidence, stored: Record, contract: Contract) -> tuple[int, int]:
+    """Return the limit of an answer, and that under a grammar."""
+    limit, room = evidence.recipe.evaluation.max_tokens, stored["facts"].get("room")
+    if limit != AUTO:
+        return limit, limit
+    limit = auto_limit(stored["facts"].get("longest_reference", 0), room)
+    return limit, grammar_limit(limit, contract.schema_document, room)
 
 
-def _too_long(evidence: EvaluationEvidence, limit: int) -> Iterator[str]:
+def _too_long(evidence: EvaluationEvidence, max_tokens: int, grammar_tokens: int) -> Iterator[str]:
     for arm, answers in evidence.answers.items():
+        limit = grammar_tokens if has_grammar(arm) else max_tokens
         for answer in () if arm.startswith(ENDPOINT) else answers:  # an endpoint counts tokens in its own way
             if answer.answer_tokens > limit:
                 yield f"outputs.jsonl, {arm}, {answer.id}: the answer has {answer.answer_tokens} tokens, more than the limit of {limit}."

@@ -49,7 +49,7 @@ from mlxtune.evaluation.off_task import prompts
 from mlxtune.evaluation.off_task.prompts import OffTaskPrompt
 from mlxtune.evaluation.off_task.result import compare_off_task
 from mlxtune.evaluation.progress import progress_reporter
-from mlxtune.evaluation.report import LeftOut, ReportFacts, ledger_facts
+from mlxtune.evaluation.report import LeftOut, ReportFacts, decoding, ledger_facts
 from mlxtune.evaluation.seed_report import recommend
 from mlxtune.models.cpu import blas
 from mlxtune.models.resolve import resolve
@@ -107,7 +107,7 @@ def evaluate(worker: Worker) -> dict[str, Any]:
     _seal(worker, inputs)
     vectors = _vectors(worker, inputs, loaded)
     compared = outputs.comparable_pairs(loaded, recipe, [*inputs.rows, *inputs.validation])
-    runner = ArmRunner(worker, loaded, template, budget.max_tokens, compared, inputs.contract.schema_document)
+    runner = ArmRunner(worker, loaded, template, budget, compared, inputs.contract.schema_document)
     measured = _answer(worker, inputs, arms, runner, facts)
     _add_free_arms(measured, inputs, recipe, facts, vectors)
     return _finish(worker, inputs, measured, facts, vectors)
@@ -275,8 +275,8 @@ def _budget(
     if room is not None and not section.arms and room < answer_budget(section, known, template.count_tokens).max_tokens:
         arms = [arm for arm in arms if not arm.shots]
         room = size(arms)
-    budget = answer_budget(section, known, template.count_tokens, room)
-    if budget.room is not None:
+    budget = answer_budget(section, known, template.count_tokens, room, inputs.contract.schema_document)
+    if budget.room == budget.max_tokens:
         worker.warn("answers_limited_by_context", max_tokens=budget.max_tokens)
     return arms, budget
 
@@ -298,7 +298,7 @@ def _facts(worker: Worker, inputs: _Inputs, loaded: LoadedModel, template: ChatT
         "contract": comparability.contract_hash(recipe),
         "required": inputs.contract.required_metrics,
         "template": sha256_json(settings.source or str(loaded.tokenizer.chat_template)),
-        "decoding": {"kind": "greedy", "max_tokens": budget.max_tokens},
+        "decoding": decoding(budget.max_tokens, budget.grammar_tokens),
         "compute": loaded.description,
     }
     if thinking := template.thinking.effect(settings.thinking):

@@ -16,7 +16,7 @@ from mlxtune.evaluation.drilldown import FailedRow, failed_rows
 from mlxtune.evaluation.evidence import OPTIMIZED_PROMPT, NearestRow
 from mlxtune.evaluation.off_task.prompts import OffTaskPrompt
 from mlxtune.evaluation.off_task.result import LEAST
-from mlxtune.evaluation.report import PAGES, ArmResult, EvaluationReport, OptimizerFacts, Rate
+from mlxtune.evaluation.report import PAGES, ArmResult, EvaluationReport, OptimizerFacts, Rate, token_limit
 from mlxtune.evaluation.scorers import CORRECT
 from mlxtune.evaluation.scorers.registry import FORMS, metric_label
 from mlxtune.evaluation.seed_report import SeedMean
@@ -156,6 +156,12 @@ def verdict_arms(report: EvaluationReport) -> tuple[ArmResult, ...]:
     return tuple(arm for arm in report.arms if arm.name in (item.first, item.second)) if item else report.arms[-1:]
 
 
+def _wider(report: EvaluationReport) -> str:
+    """Return the limit of answers under a grammar if an arm has a higher one."""
+    limits = {token_limit(report.facts, arm.name) for arm in report.arms}
+    return f", {max(limits)} with a grammar" if len(limits) > 1 else ""
+
+
 def evaluation_facts(report: EvaluationReport) -> Facts:
     """Describe how the evaluation was made."""
     known, decoding = report.facts, report.facts.get("decoding")
@@ -166,7 +172,7 @@ def evaluation_facts(report: EvaluationReport) -> Facts:
         ("step", f"{known['adapter_step']:,}" if "adapter_step" in known else ""),
         ("source", known.get("source", "")),
         ("schema", _short_hash(known.get("schema", ""))),
-        ("decoding", f"{decoding['kind']}, at most {decoding['max_tokens']} tokens" if decoding else ""),
+        ("decoding", f"{decoding['kind']}, at most {decoding['max_tokens']} tokens{_wider(report)}" if decoding else ""),
         ("thinking", f"{word(known['thinking'])}; at most {known['thinking_tokens']:,} tokens" if "thinking" in known else ""),
         ("date", f"{known['date']} in the prompts" if known.get("date") else ""),
         ("compute", known.get("compute", "")),

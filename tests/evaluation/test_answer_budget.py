@@ -49,6 +49,20 @@ def test_limit_stays_within_the_context_of_the_model() -> None:
     assert _budget(_row(100), room=-9).max_tokens == 1
 
 
+def test_answers_under_a_grammar_get_what_their_schema_can_need() -> None:
+    schema = {"type": "string", "maxLength": 498}
+    rows = [_row(100)]
+    count = lambda text: len(text.split())  # noqa: E731
+    assert answer_budget(EvaluationSection(), rows, count, schema=schema) == AnswerBudget(200, 100, grammar_tokens=500)
+    assert answer_budget(EvaluationSection(), rows, count, 400, schema) == AnswerBudget(200, 100, 400, 400)
+    assert answer_budget(EvaluationSection(), rows, count, 150, schema) == AnswerBudget(150, 100, 150)
+    assert answer_budget(EvaluationSection(), rows, count, 600, schema) == AnswerBudget(200, 100, grammar_tokens=500)
+    assert answer_budget(EvaluationSection(), rows, count, schema={"type": "string"}) == AnswerBudget(200, 100)
+    assert answer_budget(EvaluationSection(), rows, count, schema={"const": "short"}) == AnswerBudget(200, 100)
+    assert answer_budget(EvaluationSection(), [_row(1)], count, schema=schema | {"maxLength": 10**6}).grammar_tokens == 8 * 65
+    assert answer_budget(EvaluationSection(max_tokens=7), rows, count, schema=schema) == AnswerBudget(7)
+
+
 def test_number_in_the_recipe_takes_precedence() -> None:
     assert _budget(_row(100), room=5, section=EvaluationSection(max_tokens=7)) == AnswerBudget(7)
 

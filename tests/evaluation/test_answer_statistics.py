@@ -101,6 +101,14 @@ def test_a_cut_answer_that_differs_from_its_reference_has_failed() -> None:
         assert (statistics.cut, statistics.failed) == (1, 1)
 
 
+def test_repetition_under_a_grammar_that_would_have_ended_it_is_still_going() -> None:
+    contract = Contract()
+    answers = [_answer(LOOPS[2], ended, contract=contract) for ended in ("grammar", "length")]
+    assert (answers[0].scores["json"].kind, answers[1].scores["json"].kind) == ("cut_off", "in_a_loop")
+    statistics = answer_statistics(answers)
+    assert (statistics.cut, statistics.loops, statistics.undecided) == (1, 1, 1)
+
+
 def test_percentiles_are_values_that_were_measured() -> None:
     answers = [dataclasses.replace(_answer("", "stop", 1), seconds=float(index)) for index in range(1, 41)]
     statistics = answer_statistics(answers[::-1])

@@ -11,6 +11,7 @@ import pytest
 from scripted_model import make_scripted
 
 from mlxtune.data.rows import Conversation, Location, Message
+from mlxtune.evaluation.answer_budget import answer_budget
 from mlxtune.evaluation.arms import Arm
 from mlxtune.evaluation.loop_rule import longest_repetition, loop_rule
 from mlxtune.evaluation.outputs import AnswerOptions, generate_answers
@@ -19,6 +20,7 @@ from mlxtune.models.load import load
 from mlxtune.models.resolve import resolve
 from mlxtune.models.template import TemplateSettings
 from mlxtune.models.thoughts import LEAST, AnswerBuilder
+from mlxtune.recipe import EvaluationSection
 
 BOOLEANS = {"type": "array", "items": {"type": "boolean"}}
 LINE = {
@@ -35,6 +37,9 @@ ORDER: dict[str, Any] = {
 REPLY = {"type": "object", "properties": {"reply": {"type": "string"}}}
 LINES = json.dumps({"lines": [{"sku": "A1", "quantity": 1}] * 12})
 LOOP = "We are sorry. " * 20
+
+
+TEMPLATE = "{% for message in messages %}{{ message.content + '>' }}{% endfor %}"
 
 
 def _encode(text: str) -> list[int]:
@@ -126,11 +131,31 @@ def test_longest_json_of_a_schema(schema: Any, longest: int | None) -> None:
     [("ok", {}, "loop"), ("0" * 40, {}, "length"), ("ok", {"stop_loops": False}, "length"), ("ok", {"schema": BOOLEANS}, "loop")],
 )
 def test_evaluation_follows_the_rule(tmp_path: Path, reference: str, options: dict[str, Any], ended: str) -> None:
-    template = "{% for message in messages %}{{ message.content + '>' }}{% endfor %}"
-    loaded = load(resolve(str(make_scripted(tmp_path / "model", template, {">": "0", "0": "0"}))))
+    loaded = load(resolve(str(make_scripted(tmp_path / "model", TEMPLATE, {">": "0", "0": "0"}))))
     row = Conversation(Location(Path("d.jsonl"), 1), {}, (Message("user", "Count"), Message("assistant", reference)))
     answers = generate_answers(
         Arm("base"), loaded, [row], AnswerOptions(TemplateSettings(), 60, 8, 2, tmp_path, **options), lambda of: lambda done, total: None,
         score_references=False,
     )  # fmt: skip
     assert answers.answers[0].ended == ended
+
+
+@pytest.mark.parametrize(
+    ("limit", "max_length", "ended"), [("auto", 120, "stop"), ("auto", 40, "stop"), ("short", 120, "grammar"), ("short", None, "length")]
+)  # fmt: skip
+def test_schema_ends_a_loop_under_a_grammar(tmp_path: Path, limit: str, max_length: int | None, ended: str) -> None:
+    """The limit of other answers is 78 tokens here, of a byte each."""
+    loaded = load(resolve(str(make_scripted(tmp_path / "model", TEMPLATE, {">": "{", '"': "a", "a": "a"}))))
+    row = Conversation(Location(Path("d.jsonl"), 1), {}, (Message("user", "Hi"), Message("assistant", '{"reply":"ok"}')))
+    reply = {"type": "string"} | ({"maxLength": max_length} if max_length else {})
+    schema = {"type": "object", "properties": {"reply": reply}, "required": ["reply"], "additionalProperties": False}
+    budget = answer_budget(EvaluationSection(), [row], len, 2000, schema)
+    assert (budget.max_tokens, budget.grammar_tokens) == (78, {120: 135, 40: None, None: None}[max_length])
+    tokens = 60 if limit == "short" else budget.grammar_tokens or budget.max_tokens
+    answers = generate_answers(
+        Arm("base+grammar", schema=schema), loaded, [row], AnswerOptions(TemplateSettings(), tokens, 8, 2, tmp_path, schema=schema),
+        lambda of: lambda done, total: None, score_references=False,
+    ).answers  # fmt: skip
+    assert answers[0].ended == ended
+    if ended == "stop":
+        assert json.loads(answers[0].output) == {"reply": "a" * (max_length or 0)}

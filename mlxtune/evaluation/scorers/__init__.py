@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 class ModelAnswer:
     """The text to score, why it ended, the reference answer, and the text of the prompt.
 
-    ``output`` is the answer after the model's reasoning. ``ended`` is ``stop``, ``length``, ``loop`` (:data:`LOOP`), ``thinking``
-    (:data:`THINKING_LIMIT`) or ``thinking_loop`` (:data:`THINKING_LOOP`).
+    ``output`` is the answer after the model's reasoning. ``ended`` is ``stop``, ``length``, ``grammar`` (:data:`GRAMMAR_LIMIT`), ``loop``
+    (:data:`LOOP`), ``thinking`` (:data:`THINKING_LIMIT`) or ``thinking_loop`` (:data:`THINKING_LOOP`).
     """
 
     output: str
@@ -31,7 +31,7 @@ class ModelAnswer:
     @property
     def interruption(self) -> str:
         """``cut_off`` or ``in_a_loop`` if the answer did not end on its own, else an empty string."""
-        return {"length": "cut_off", LOOP: "in_a_loop"}.get(self.ended, "")
+        return {"length": "cut_off", GRAMMAR_LIMIT: "cut_off", LOOP: "in_a_loop"}.get(self.ended, "")
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,7 @@ def in_words(code: str) -> str:
 
 
 PASS = Score(True)
+GRAMMAR_LIMIT = "grammar"  # an answer was ended at the limit, under a grammar that would have ended it later, even a loop
 LOOP = "loop"  # an answer was ended because it repeated itself and would have continued to do so until the token limit
 THINKING_LIMIT = "thinking"  # an answer was ended within its reasoning, which reached its limit
 THINKING_LOOP = "thinking_loop"  # an answer was ended within its reasoning, because the reasoning repeated itself

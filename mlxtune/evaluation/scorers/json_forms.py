@@ -8,7 +8,7 @@ import re
 from typing import Any
 
 from mlxtune.core.text import one_line
-from mlxtune.evaluation.scorers import LOOP, PASS, ModelAnswer, Score, Scorer
+from mlxtune.evaluation.scorers import PASS, ModelAnswer, Score, Scorer, in_words
 from mlxtune.evaluation.scorers.json_parser import InvalidJSON, parse_json
 from mlxtune.evaluation.scorers.json_search import find_json, string_values
 from mlxtune.evaluation.scorers.output_text import THINKING
@@ -44,10 +44,8 @@ def _failure(answer: ModelAnswer, error: InvalidJSON) -> tuple[str, str]:
         return "thinking", "the output starts with reasoning"
     if _FENCE.search(text):
         return "fence", "the JSON is inside a code fence"
-    if error.at_end and answer.ended == LOOP:
-        return "in_a_loop", f"ended in a loop: {error}"
-    if error.at_end and answer.ended == "length":
-        return "cut_off", f"cut off by the token limit: {error}"
+    if error.at_end and answer.interruption:
+        return answer.interruption, f"{in_words(answer.interruption)}: {error}"
     if error.kind in ("bad_word", "bad_number", "syntax", "text_after_it") and text[0] not in '{["':
         return "prose", f"the output starts with text: {one_line(text, 40)}"
     return error.kind, str(error)

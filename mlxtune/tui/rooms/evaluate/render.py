@@ -17,8 +17,8 @@ from mlxtune.evaluation.drilldown import ScoredRow
 from mlxtune.evaluation.evidence import FailureLinks
 from mlxtune.evaluation.off_task.prompts import OffTaskPrompt
 from mlxtune.evaluation.off_task.result import OffTaskResult
-from mlxtune.evaluation.report import ArmResult, ReportFacts
-from mlxtune.evaluation.scorers import LOOP, Score
+from mlxtune.evaluation.report import ArmResult, token_limit
+from mlxtune.evaluation.scorers import GRAMMAR_LIMIT, LOOP, Score
 from mlxtune.evaluation.scorers.preference import PREFERENCE
 from mlxtune.evaluation.scorers.registry import metric_label
 from mlxtune.evaluation.verdict import Comparison
@@ -256,17 +256,17 @@ def _score_rows(loaded: LoadedReport, row: ScoredRow, metric: str, arm: str, wid
     if score.passed:
         return [*marked("✓", "$success", "passes", width), Content("")]
     reason = marked("✗", "$error", safe_text(score.detail or failure_name(score.kind)), width, "bold")
-    ending = _ending(row.answers[arm].ended, score, loaded.report.facts) if metric != PREFERENCE else ""
+    ending = _ending(row.answers[arm].ended, score, token_limit(loaded.report.facts, arm)) if metric != PREFERENCE else ""
     return [*reason, *(marked(" ", "", ending, width, "$muted") if ending else []), Content("")]
 
 
-def _ending(ended: str, score: Score, facts: ReportFacts) -> str:
+def _ending(ended: str, score: Score, max_tokens: int) -> str:
     """Return why an answer that failed did not end on its own, or ``""``."""
     if ended == LOOP:
         return "It was ended because it repeated itself."
-    if ended != "length" or "decoding" not in facts:
+    if ended not in ("length", GRAMMAR_LIMIT) or not max_tokens:
         return ""
-    limit = f"It reached the limit of {facts['decoding']['max_tokens']:,} tokens."
+    limit = f"It reached the limit of {max_tokens:,} tokens."
     if score.kind == "in_a_loop":
         return f"{limit} Most of its end repeats earlier text, numbers aside, so a higher limit would not help."
     return limit
