@@ -131,7 +131,8 @@ def _run_workflow(recipe: Recipe, stages: Stages) -> _Trained:
     stages.end((source.name, "bold"), "  4-bit, in ", (str(source.folder), "muted"))
     stages.begin()
     splits = split(read_source(recipe.source, recipe.data.format, recipe.data.map), recipe.data)
-    planned = local_planner(recipe, source.folder, source.config, this_machine()).plan(recipe, splits)
+    planner = local_planner(recipe, source.folder, source.config, this_machine())
+    planned = planner.plan(planner.complete(recipe, splits), splits)
     if planned.outcome == "refuse":
         raise MlxtuneError(verdict_sentence(planned))
     rows = f"{planned.train:,} training, {planned.valid:,} validation, and {planned.test:,} held-out rows"

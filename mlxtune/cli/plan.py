@@ -70,8 +70,9 @@ def plan(
             source = resolve(loaded.model.base, relative_to=loaded.folder, progress=update)
             update("measuring the rows", 0.0)
             planner = local_planner(loaded, source.folder, source.config, machine, source.fingerprint)
-            if probe:
-                planner.probe(loaded, update)
+        loaded = planner.complete(loaded, splits)
+        if probe:
+            planner.probe(loaded, update)
         result = planner.plan(loaded, splits, watts=watts, workspace=Path.cwd())
         result = replace(result, looks=looks(Path.cwd(), splits.evaluated))
     answering = evidence.seconds_per_answer(Path.cwd(), loaded)

@@ -27,11 +27,6 @@ from mlxtune.recipe.edit import toml_literal
 from mlxtune.recipe.schema import RECIPE_NAME
 
 _BASE = "smollm2-135m"
-_PREFERENCE_TRAINING = (
-    "[training]",
-    "learning_rate = 5e-5         # for this base; larger ones need less (mlxtune docs preferences)",
-    "",
-)
 _MAX_NAME = 60  # characters
 _MOST_ROWS = 20_000  # maximum number of rows to base the guesses on
 _LETTERS_PER_TOKEN = 4  # in words; any other byte can be a separate token
@@ -328,7 +323,6 @@ def recipe_text(scaffold: Scaffold, name: str, source: str, schema: str) -> str:
         "[method]",
         f"kind = {toml_literal(scaffold.method)}",
         "",
-        *(_PREFERENCE_TRAINING if scaffold.method != "sft" else []),
         "[evaluation]",
     ]
     if scaffold.schema is not None:

@@ -18,6 +18,7 @@ from mlxtune.planning.measurements import StepCost
 from mlxtune.planning.memory import MemoryEstimate
 from mlxtune.planning.shapes import ModelShapes
 from mlxtune.planning.speed import estimate_speed, find_rates, forward_passes_per_step
+from mlxtune.planning.training_rule import apply_rule, training_rule
 from mlxtune.planning.workload import DatasetLengths, Workload, workload
 from mlxtune.recipe import AUTO, Recipe
 
@@ -88,6 +89,8 @@ class Plan:
     skipped: int = 0  # rows too long for training, which are not in train and valid
     most_evaluated: int = 0  # evaluation.rows, the maximum number of held-out rows to use; 0 for all
     incomparable: int = 0  # evaluated pairs that are too long for their likelihoods to be compared
+    learning_rate: float = 0.0
+    usual_updates: tuple[int, int] = (0, 0)  # the least and most steps that the rule recommends for so many rows
     high_rate: float = 0.0  # the learning rate, if it is too high for preference training
     long_answers: int = 0  # evaluated rows whose reference is longer than evaluation.max_tokens
     reserved: int = 0  # of the held-out rows, those that only the last look evaluates
@@ -98,6 +101,12 @@ class Plan:
     def evaluated(self) -> int:
         """The number of held-out rows that an evaluation uses."""
         return min(self.test - self.reserved, self.most_evaluated or self.test)
+
+    @property
+    def unusual_updates(self) -> bool:
+        """Whether the run has fewer or more steps than the rule recommends."""
+        least, most = self.usual_updates
+        return bool(most) and not least <= self.steps <= most
 
     @property
     def compared(self) -> int:
@@ -170,6 +179,10 @@ class Planner:
     lengths: DatasetLengths
     fingerprint: str = ""
 
+    def complete(self, recipe: Recipe, splits: Splits) -> Recipe:
+        """Return ``recipe`` with the rule's values for the training settings that it leaves open."""
+        return apply_rule(recipe, self.shapes.width, len(splits.train))
+
     def decisions(self, recipe: Recipe) -> StepDecisions:
         """Decide the settings that ``recipe`` leaves to the planner."""
         compiled = computes_natively(self.machine.backend)
@@ -232,7 +245,7 @@ class Planner:
         return measured
 
     def plan(self, recipe: Recipe, splits: Splits, *, watts: float = 0.0, workspace: Path | None = None) -> Plan:
-        """Plan ``recipe`` with the rows of ``splits``.
+        """Plan ``recipe``, which is complete, with the rows of ``splits``.
 
         Without a probe of the largest batch, the speed is taken from past runs in ``workspace``, from a probe of another batch, or
         estimated from a benchmark of this machine.
@@ -257,6 +270,7 @@ class Planner:
         incomparable, most = frozenset(self.lengths.incomparable), recipe.evaluation.max_tokens
         evaluated = {row.hash for row in sample_rows(splits.evaluated, recipe.evaluation.rows)}
         cost = _cost(recipe, work, speed, watts, cached=cached, checkpointed=checkpointed)
+        rule = training_rule(recipe.method.kind, self.shapes.width, len(splits.train))
         return Plan(
             train=len(splits.train) - self.lengths.skipped[0],
             valid=len(splits.valid) - self.lengths.skipped[1],
@@ -288,6 +302,8 @@ class Planner:
             skipped=sum(self.lengths.skipped),
             most_evaluated=recipe.evaluation.rows,
             incomparable=len(incomparable & evaluated),
+            learning_rate=recipe.training.learning_rate,
+            usual_updates=(rule.least, rule.most),
             high_rate=high_rate(recipe),
             long_answers=0 if most == AUTO else sum(count > most for hash, count in self.lengths.references if hash in evaluated),
             time_keys=_time_keys(recipe, cost),

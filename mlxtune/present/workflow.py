@@ -197,5 +197,5 @@ def key_metrics(changes: Sequence[tuple[Rate, Rate]]) -> list[tuple[Rate, Rate]]
 def recipe_summary(recipe: Recipe) -> str:
     """Summarize a recipe in a few words."""
     training = recipe.training
-    length = plural(training.steps, "step") if training.steps else plural(training.epochs, "epoch")
-    return f"{one_line(recipe.model.base)}, rank {recipe.adapter.rank}, {length}"
+    length = [plural(training.steps, "step")] if training.steps else [plural(training.epochs, "epoch")] if training.epochs else []
+    return ", ".join((one_line(recipe.model.base), f"rank {recipe.adapter.rank}", *length))

@@ -192,7 +192,9 @@ def _step(value: float, stepping: Stepping, by: int) -> float:
             if by > 0:
                 return 2 ** (math.floor(math.log2(value)) + 1) if value >= 1 else 1
             return 2 ** (math.ceil(math.log2(value)) - 1) if value > 1 else 0
-        case "decade" if value > 0:
+        case "decade" if value <= 0:
+            return 1e-5 if by > 0 else 0.0
+        case "decade":
             exponent = math.floor(math.log10(value))
             numbers = [float(f"{digit}e{power}") for power in (exponent - 1, exponent, exponent + 1) for digit in _DECADE]
             if by > 0:

@@ -265,7 +265,7 @@ def _check_combinations(recipe: Recipe, locate: _KeyLocations) -> None:
     def fail(first: str, second: str, problem: str, hint: str = "") -> NoReturn:
         raise RecipeError(f"{locate(tuple(first.split('.')), tuple(second.split('.')))}{problem}", hint=hint)
 
-    data, method, training, evaluation = recipe.data, recipe.method, recipe.training, recipe.evaluation
+    data, method, evaluation = recipe.data, recipe.method, recipe.evaluation
     if data.holdout + data.validation >= 1:
         fail("data.holdout", "data.validation", "data.holdout and data.validation leave no rows for training.")
     if method.weights and len(method.weights) != len(method.loss):
@@ -273,13 +273,6 @@ def _check_combinations(recipe: Recipe, locate: _KeyLocations) -> None:
         fail("method.weights", "method.loss", f"method.weights has {counts}.")
     if method.pairs == "wrong" and method.kind != "dpo":
         fail("method.pairs", "method.kind", 'method.pairs = "wrong" requires method.kind = "dpo".')
-    if not training.steps and not training.epochs:
-        fail(
-            "training.epochs",
-            "training.steps",
-            "training.epochs and training.steps are both 0.",
-            hint="Set one of them to at least 1.",
-        )
     if (name := evaluation.optimizer) and name not in evaluation.endpoints:
         hint = f"Add [evaluation.endpoints.{name}] with its url and model."
         fail(

@@ -217,7 +217,7 @@ class AdapterSection:
 Schedule = Literal["constant", "linear", "cosine", "wsd"]
 Optimizer = Literal["adamw", "adafactor", "muon", "lion"]
 WaitFor = Literal["", "power", "cool", "both"]
-_RATE = Rule(lambda rate: 0 < rate < 1, "between 0 and 1")
+_RATE = Rule(lambda rate: 0 <= rate < 1, "from 0 to less than 1")
 _DECAY = Rule(lambda fraction: 0 < fraction <= 1, "a fraction of the steps, above 0 and at most 1")
 
 
@@ -225,15 +225,21 @@ _DECAY = Rule(lambda fraction: 0 < fraction <= 1, "a fraction of the steps, abov
 class TrainingSection:
     """Training length and hyperparameters. Schedules, ``validate_every``, and ``save_every`` count optimizer steps.
 
-    The adapter has the weights of the step with the lowest validation loss, which may not be the last one.
+    The number of epochs, the batch, and the learning rate follow from the method, the base, and the rows if they are 0
+    (``mlxtune.planning.training_rule``).
+
+    The adapter has the weights of the last step, unless an earlier one has a lower validation loss beyond noise and its answers to the
+    validation rows are at least as good.
     """
 
-    epochs: Annotated[int, Key("passes over the rows (for less than one, set steps)", "ones", overridden_by="steps"), _EPOCHS] = 2
+    epochs: Annotated[int, Key("passes over the rows; 0 = by the rule", "ones", overridden_by="steps"), _EPOCHS] = 0
     steps: Annotated[int, Key("optimizer steps; 0 uses epochs", "tens"), _STEPS] = 0
-    batch_size: Annotated[int, Key("rows per batch; 0 uses batch_tokens", "doubles"), _AT_LEAST_0] = 0
-    batch_tokens: Annotated[int, Key("tokens per batch", "doubles", overridden_by="batch_size"), _AT_LEAST_1] = 2048
+    batch_size: Annotated[int, Key("rows per batch; 0 = batch_tokens", "doubles"), _AT_LEAST_0] = 0
+    batch_tokens: Annotated[
+        int, Key("tokens per batch; 0 = rows by the rule", "doubles", overridden_by="batch_size"), _AT_LEAST_0
+    ] = 0
     accumulate: Annotated[int, Key("batches per optimizer step", "doubles"), _AT_LEAST_1] = 1
-    learning_rate: Annotated[float, Key("peak learning rate", "decade"), _RATE] = 2e-4
+    learning_rate: Annotated[float, Key("peak learning rate; 0 = by the rule", "decade"), _RATE] = 0.0
     schedule: Annotated[Schedule, Key("learning rate schedule after warmup")] = "cosine"
     warmup: Annotated[float, Key("fraction of the steps used for warmup", "twentieths"), _FRACTION_OF_STEPS] = 0.05
     decay: Annotated[float, Key("fraction of the steps over which wsd decays", in_form=False), _DECAY] = 0.2

@@ -14,7 +14,7 @@ from typing import Any, Protocol, TypedDict
 
 import mlx.core as mx
 import mlx.optimizers as optim
-from mlx.utils import tree_map
+from mlx.utils import tree_flatten, tree_map
 
 from mlxtune.core.errors import DataError, Interrupted, MlxtuneError
 from mlxtune.core.hashing import sha256_json
@@ -31,7 +31,7 @@ from mlxtune.training.layer_stack import LayerStack
 from mlxtune.training.objective import FrozenOutputs, Objective, TrainingBatch, TrainingRow
 from mlxtune.training.optimizer import Stepper
 from mlxtune.training.preference import drift
-from mlxtune.training.stopping import BestValidation, DivergenceDetector, MemoryGuard
+from mlxtune.training.stopping import MIN_ROWS, BestValidation, DivergenceDetector, MemoryGuard, lower_beyond_noise
 
 PROGRESS_INTERVAL = 5.0  # seconds between progress events of a validation
 
@@ -85,6 +85,7 @@ class TrainingLoop:
     cache: Callable[[Sequence[Any]], FrozenOutputs | None] = field(default=lambda rows: None)
     guard: MemoryGuard | None = None
     sample: Callable[[int], bool] = field(default=lambda step: False)  # answers a few prompts; whether the format was lost
+    count_correct: Callable[[], int] | None = None  # how many answers to validation rows meet the contract
     baseline_passes: list[bool] = field(default_factory=list)  # which of these answers passed the contract before the first step
     reference_kl: Callable[[], float | None] | None = None  # the policy's distance from the reference
     pause: Callable[[], None] = field(default=lambda: None)  # called before each step
@@ -161,6 +162,8 @@ class _TrainingRun:
         self.coverage, self.rows = Coverage(loop.train), rows_fingerprint([*loop.train, *loop.valid])
         self.best, self.divergence = BestValidation(loop.section.early_stop), DivergenceDetector()
         self.done, self.validation_loss, self.validation_pending = 0, math.nan, False
+        self.batch_losses: list[float] = []  # of the newest validation
+        self.format_lost = False  # at the newest validation
         self.batches = sha256_json(loop.epoch_batches(0))
         if resume:
             self._restore(resume)
@@ -315,16 +318,16 @@ class _TrainingRun:
         self.validation_pending = format_lost is None
         if loss is None or format_lost is None:
             return False
-        self.validation_loss = loss
-        return step > 0 and not format_lost and math.isfinite(loss) and self.best.add(step, loss)
+        self.validation_loss, self.format_lost = loss, format_lost
+        return step > 0 and not format_lost and math.isfinite(loss) and self.best.add(step, loss, self.batch_losses)
 
     def _validate(self, step: int) -> float | None:
         """Return the mean loss over the whole validation set, without dropout; ``None`` if a stop request interrupts it."""
-        loop, total, interrupted = self.loop, 0.0, False
+        loop, losses, interrupted = self.loop, [0.0] * len(self.validation_batches), False
         sums, counts = mx.zeros((loop.objective.metric_count,)), [0, 0]
-        batches, reported = loop.hosts.shard(self.validation_batches), time.monotonic()
+        batches, reported = loop.hosts.shard(list(enumerate(self.validation_batches))), time.monotonic()
         loop.stack.model.eval()
-        for done, batch in enumerate(batches):
+        for done, (index, batch) in enumerate(batches):
             if time.monotonic() - reported >= PROGRESS_INTERVAL:
                 self.listener.emit("validating", step=step, done=done, total=len(batches))
                 reported = time.monotonic()
@@ -334,15 +337,16 @@ class _TrainingRun:
             loss, metrics = loop.objective(loop.stack, batch.arrays(self.valid_cache))
             sums = sums + metrics
             mx.eval(loss, sums)
-            total += _number(loss)
+            losses[index] = _number(loss)
             counts[0] += loop.objective.weight(batch.counts)
             counts[1] += sum(trained for _, trained in batch.counts.values())
         loop.stack.model.train()
         loop.stack.streams.share_cores(1)
-        sums, (total, weight, tokens, interruptions) = loop.hosts.all_reduce(sums, total, *counts, interrupted)
+        sums, (weight, tokens, interruptions, *losses) = loop.hosts.all_reduce(sums, *counts, interrupted, *losses)
         if interruptions:
             self._stop_agreed = True
             return None
+        total, self.batch_losses = sum(losses), losses
         fields = self._metrics(sums.tolist(), weight, at_start=step == 0)
         if loop.reference_kl and (kl := loop.reference_kl()) is not None:
             fields["metrics"] = {**fields["metrics"], "kl": _finite(kl)}
@@ -369,8 +373,11 @@ class _TrainingRun:
             return
         state = {
             "step": step, "rows": self.rows, "seed": loop.section.seed, "certificate": self.coverage.state,
-            "best": {"step": self.best.step, "loss": _finite(self.best.loss), "since": self.best.since},
+            "best": {
+                "step": self.best.step, "loss": _finite(self.best.loss), "since": self.best.since, "batches": self.best.batches,
+            },
             "validated": _finite(self.validation_loss), "unchecked": self.validation_pending, "held": loop.baseline_passes,
+            "batch_losses": self.batch_losses, "format_lost": self.format_lost,
             "batches": self.batches, "origin": dict(loop.origin), "first": self.divergence.first, "last": list(self.divergence.last),
         }  # fmt: skip
         checkpoint.save(loop.folder, loop.stack.model, self.optimizer, loop.adapter_config, state, loop.section.keep)
@@ -394,30 +401,52 @@ class _TrainingRun:
         self.coverage.restore(state["certificate"])
         best = state["best"]
         if best["step"]:
-            self.best.step, self.best.loss, self.best.since = best["step"], best["loss"], best["since"]
+            self.best.step, self.best.loss, self.best.since, self.best.batches = (
+                best["step"], best["loss"], best["since"], best["batches"],
+            )  # fmt: skip
         self.divergence.first = state["first"]
         self.divergence.last.extend(state["last"])
         self.loop.baseline_passes[:] = state["held"]
         self.done, self.validation_pending = resume.step, state["unchecked"]
+        self.batch_losses, self.format_lost = state["batch_losses"], state["format_lost"]
         if state["validated"] is not None:
             self.validation_loss = state["validated"]
 
     def _finish(self) -> TrainingSummary:
-        """Write the coverage report and load the weights with the best validation loss, which may not be the last ones."""
+        """Write the coverage report, and load the weights of an earlier step if they are better."""
         adapter_step = self.done
         if self.loop.hosts.is_leader:
             self.coverage.write(self.loop.folder)
-        if self.loop.hosts.is_leader and self.best.step and self.best.step != self.done:
-            best = checkpoint.find(self.loop.folder, self.best.step)
-            if best:
-                checkpoint.restore(best, self.loop.stack.model)
-                adapter_step, self.validation_loss = self.best.step, self.best.loss
-            else:
-                self._warn("best_checkpoint_damaged", step=self.best.step)
+            adapter_step = self._restore_best() if self._best_is_earlier() else self.done
         return {
             "steps": self.done, "validation": _finite(self.validation_loss), "checkpoint": self.saved,
             "adapter_step": adapter_step,
         }  # fmt: skip
+
+    def _best_is_earlier(self) -> bool:
+        """Whether the step with the lowest validation loss is preferred to the last one.
+
+        It is after early stopping, if the last step lost the format, or if there are enough rows and its loss is lower beyond noise.
+        """
+        if not self.best.step or self.best.step == self.done:
+            return False
+        lower = len(self.loop.valid) >= MIN_ROWS and lower_beyond_noise(self.best.batches, self.batch_losses)
+        return self.best.should_stop or self.format_lost or lower
+
+    def _restore_best(self) -> int:
+        """Load the weights of the best step, unless those of the last step give more correct answers. Return the step of the weights."""
+        best, model = checkpoint.find(self.loop.folder, self.best.step), self.loop.stack.model
+        if not best:
+            self._warn("best_checkpoint_damaged", step=self.best.step)
+            return self.done
+        count_correct = self.loop.count_correct or (lambda: 0)
+        correct, last = count_correct(), dict(tree_flatten(model.trainable_parameters()))
+        checkpoint.restore(best, model)
+        if count_correct() < correct:
+            model.load_weights(list(last.items()), strict=False)
+            return self.done
+        self.validation_loss = self.best.loss
+        return self.best.step
 
 
 def _number(scalar: mx.array) -> float:

@@ -6,16 +6,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mlxtune.data.rows import Conversation, Preference, Row, Unpaired
+from mlxtune.data.rows import Conversation, Preference, PromptRow, Row, Unpaired
 from mlxtune.evaluation.contract import Contract
-from mlxtune.evaluation.scorers import CONTRACT, CORRECT, LOOP, PASS, THINKING_LIMIT, THINKING_LOOP, ModelAnswer
+from mlxtune.evaluation.scorers import CONTRACT, CORRECT, LOOP, PASS, THINKING_LIMIT, THINKING_LOOP, ModelAnswer, Score
 from mlxtune.models.generate import GenerationSettings, generate
 from mlxtune.models.load import LoadedModel
 from mlxtune.models.template import ChatTemplate
-from mlxtune.models.thoughts import LoopRule
+from mlxtune.models.thoughts import GeneratedAnswer, LoopRule
 from mlxtune.runs.events import SampleOutcome
 
 _OUTCOMES: dict[str, SampleOutcome] = {"stop": "ended", LOOP: "loop", THINKING_LOOP: "loop"}  # by how an answer ended
+MOST_COUNTED = 64  # maximum number of rows to compare two checkpoints on
 MAX_BROKEN = 0.25  # fraction of the samples that may start to fail the contract before the run warns
 
 
@@ -40,27 +41,16 @@ class Sampler:
 
     def __call__(self, step: int) -> bool:
         """Generate samples at ``step`` and return whether the format was lost, after a warning."""
-        rows = [row for row in self.rows if isinstance(row, Conversation | Preference | Unpaired)][: self.count]
-        if not rows:
+        if not (rows := self._prompt_rows[: self.count]):
             return False
-        prompts = [self.template.prompt(row.prompt, row.tools) for row in rows]
         self.emit("sampling", step=step, rows=len(rows))
-        self.loaded.model.eval()
-        settings = GenerationSettings(
-            max_tokens=self.max_tokens, stops=self.template.stop_tokens, batch_size=len(prompts),
-            thinking_tokens=self.template.thinking_limit(self.thinking_tokens), loops=self.loops,
-        )  # fmt: skip
-        answers = generate(self.loaded.model, self.loaded.tokenizer, prompts, settings)
-        self.loaded.model.train()
         passes = []
-        for row, answer in zip(rows, answers, strict=True):
-            text = self.template.calls.read(answer.text, row.tools)
+        for row, text, answer in self._answers(rows):
             verdict: dict[str, Any] = {"outcome": _OUTCOMES.get(answer.ended, "cut_off")}
             if verdict["outcome"] == "cut_off":
                 verdict["limit"] = self.thinking_tokens if answer.ended == THINKING_LIMIT else self.max_tokens
             if self.contract:
-                prompt = "\n\n".join(message.content for message in row.prompt)
-                scores = self.contract.score(ModelAnswer(text, answer.ended, row.reference, prompt))
+                scores = self._score(row, text, answer)
                 score = scores.get(CONTRACT) or scores.get(CORRECT, PASS)
                 passes.append(score.passed)
                 verdict = {"outcome": "passes"} if score.passed else {"outcome": "fails", "failure": score.kind}
@@ -73,3 +63,29 @@ class Sampler:
         values = {"before": sum(self.baseline_passes), "now": sum(passes), "answers": len(passes)}
         self.emit("warning", code="format_lost", values=values)
         return True
+
+    def count_correct(self, metric: str) -> int:
+        """Return how many answers to validation rows, of at most ``MOST_COUNTED``, pass ``metric``."""
+        scores = (self._score(*item) for item in self._answers(self._prompt_rows[:MOST_COUNTED]))
+        return sum(score[metric].passed for score in scores if metric in score)
+
+    @property
+    def _prompt_rows(self) -> list[PromptRow]:
+        return [row for row in self.rows if isinstance(row, Conversation | Preference | Unpaired)]
+
+    def _answers(self, rows: Sequence[PromptRow]) -> list[tuple[PromptRow, str, GeneratedAnswer]]:
+        """Return the rows, the texts of the current model's answers to them, and the answers."""
+        prompts = [self.template.prompt(row.prompt, row.tools) for row in rows]
+        self.loaded.model.eval()
+        settings = GenerationSettings(
+            max_tokens=self.max_tokens, stops=self.template.stop_tokens, batch_size=len(prompts),
+            thinking_tokens=self.template.thinking_limit(self.thinking_tokens), loops=self.loops,
+        )  # fmt: skip
+        answers = generate(self.loaded.model, self.loaded.tokenizer, prompts, settings)
+        self.loaded.model.train()
+        return [(row, self.template.calls.read(answer.text, row.tools), answer) for row, answer in zip(rows, answers, strict=True)]
+
+    def _score(self, row: PromptRow, text: str, answer: GeneratedAnswer) -> dict[str, Score]:
+        assert self.contract
+        prompt = "\n\n".join(message.content for message in row.prompt)
+        return self.contract.score(ModelAnswer(text, answer.ended, row.reference, prompt))

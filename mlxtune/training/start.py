@@ -10,12 +10,13 @@ from mlxtune.core.child_process import Progress
 from mlxtune.core.errors import RecipeError
 from mlxtune.data.replay import replay_prompts
 from mlxtune.data.source import read_source
-from mlxtune.data.split import prompt_rows, split
+from mlxtune.data.split import Splits, prompt_rows, split
 from mlxtune.evaluation.contract import Contract
 from mlxtune.evaluation.off_task.prompts import load_prompts
 from mlxtune.models.resolve import resolve
 from mlxtune.planning.cost import typical_watts
 from mlxtune.planning.machine import this_machine
+from mlxtune.planning.training_rule import apply_rule, model_width
 from mlxtune.recipe import Recipe
 from mlxtune.runs import launch, registry
 from mlxtune.runs.locks import require_free_accelerator
@@ -23,25 +24,26 @@ from mlxtune.runs.registry import ACTIVE, Run
 from mlxtune.training.search.budget import parse_budget
 
 
-def check_recipe(recipe: Recipe) -> None:
-    """Raise ``InputError`` if the recipe's data cannot be read or split, or if its contract or off-task prompts are invalid."""
+def check_recipe(recipe: Recipe) -> Splits:
+    """Return the recipe's rows. Raise ``InputError`` if they cannot be read or split, or if its contract or off-task prompts are invalid."""
     splits = split(read_source(recipe.source, recipe.data.format, recipe.data.map), recipe.data)
     replay_prompts(recipe, splits.train)
     Contract.from_recipe(recipe).require_references(prompt_rows([*splits.valid, *splits.test]))
     load_prompts(recipe)
+    return splits
 
 
 def preflight(workspace: Path, recipe: Recipe, progress: Progress = lambda what, share: None) -> Recipe:
     """Check everything that can be checked without loading the model, and download the base if it is missing.
 
-    Return the recipe with its parent adapter resolved. Raise ``InputError`` if the recipe, its parent, data, contract or base
+    Return the recipe with its parent adapter resolved and its training settings complete. Raise ``InputError`` if the recipe, its parent, data, contract or base
     cannot be used, and ``MachineError`` if another process holds the accelerator or the download fails.
     """
     recipe = registry.resolve_parent(workspace, recipe)
-    check_recipe(recipe)
+    splits = check_recipe(recipe)
     require_free_accelerator()
-    resolve(recipe.model.base, relative_to=recipe.folder, progress=progress)
-    return recipe
+    base = resolve(recipe.model.base, relative_to=recipe.folder, progress=progress)
+    return apply_rule(recipe, model_width(base.config), len(splits.train))
 
 
 def start(

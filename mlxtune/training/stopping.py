@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from statistics import median
+from statistics import fmean, median, stdev
 
 import mlx.core as mx
 
@@ -40,17 +41,20 @@ class DivergenceDetector:
 
 @dataclass
 class BestValidation:
-    """The lowest validation loss so far and the number of validations since then. ``patience`` = 0 disables early stopping."""
+    """The lowest validation loss so far, its sums by batch, and the number of validations since then. ``patience`` = 0 disables early
+    stopping.
+    """
 
     patience: int
     step: int = 0
     loss: float = math.inf
     since: int = 0
+    batches: list[float] = field(default_factory=list)
 
-    def add(self, step: int, loss: float) -> bool:
+    def add(self, step: int, loss: float, batches: Sequence[float] = ()) -> bool:
         """Add a validation loss and return whether it is the lowest."""
         if loss < self.loss:
-            self.step, self.loss, self.since = step, loss, 0
+            self.step, self.loss, self.since, self.batches = step, loss, 0, list(batches)
             return True
         self.since += 1
         return False
@@ -58,6 +62,18 @@ class BestValidation:
     @property
     def should_stop(self) -> bool:
         return 0 < self.patience <= self.since
+
+
+MIN_ROWS, MIN_BATCHES = 30, 8  # of validation, for an earlier step to be preferred to the last one
+_BEYOND_NOISE = 3.0  # standard errors: the 99th percentile of t with seven degrees of freedom
+
+
+def lower_beyond_noise(earlier: Sequence[float], later: Sequence[float]) -> bool:
+    """Return whether the losses of the same validation batches at an earlier step are lower than at a later one, beyond their noise."""
+    if len(earlier) != len(later) or len(later) < MIN_BATCHES:
+        return False
+    changes = [after - before for before, after in zip(earlier, later, strict=True)]
+    return fmean(changes) > _BEYOND_NOISE * stdev(changes) / math.sqrt(len(changes))
 
 
 INTERVAL = 5.0  # seconds between checks of the machine; MLX's own figures cost nothing and are checked every step

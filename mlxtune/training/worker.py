@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -69,18 +70,16 @@ def train(worker: Worker | PeerWorker, launcher: Launcher | PeerWorker) -> Train
     loop, loaded = setup.loop, setup.loaded
     if launcher.is_leader:
         loop.pause = pause
-        contract = Contract.from_recipe(recipe) if recipe.has_contract else None
+        contract = Contract.from_recipe(recipe)
         budget = answer_budget(recipe.evaluation, [*setup.splits.train, *setup.splits.valid], setup.template.count_tokens)
-        references, schema = (
-            (row.reference for row in prompt_rows(setup.splits.valid)),
-            contract.schema_document if contract else None,
-        )
-        loops = loop_rule(references, loaded.tokenizer, schema) if recipe.evaluation.stop_loops else None
-        loop.sample = Sampler(
+        references = (row.reference for row in prompt_rows(setup.splits.valid))
+        loops = loop_rule(references, loaded.tokenizer, contract.schema_document) if recipe.evaluation.stop_loops else None
+        sampler = Sampler(
             loaded, setup.template, setup.splits.valid, recipe.training.samples, budget.max_tokens,
             recipe.evaluation.thinking_tokens, worker.emit, loop.baseline_passes, contract,
             loops,
         )  # fmt: skip
+        loop.sample, loop.count_correct = sampler, partial(sampler.count_correct, contract.headline(recipe, has_preferences=False))
         report_data(worker, setup)
     parent = _parent_lineage(recipe)
     loop.origin = checkpoint.make_origin(recipe, loaded.source.fingerprint, parent["sha256"] if parent else "")

@@ -101,7 +101,8 @@ def metal(machine: Machine) -> Machine:
 
 
 def recipe(*overrides: str) -> Recipe:
-    return parse('name = "r"\n[model]\nbase = "m"\n[data]\nsource = "s.jsonl"\n', overrides=overrides)
+    text = 'name = "r"\n[model]\nbase = "m"\n[data]\nsource = "s.jsonl"\n[training]\nepochs = 2\nbatch_tokens = 2048\nlearning_rate = 2e-4\n'
+    return parse(text, overrides=overrides)
 
 
 def lengths(*full: int, prefix: int = 0, plain: bool = True) -> DatasetLengths:

@@ -151,7 +151,7 @@ def _collated(loop: TrainingLoop, group: list[int]) -> Any:
 def test_a_window_truncates_rows_and_counts_them() -> None:
     given = lengths(100, 50, 40, 90)
     assert given.count_truncated(64) == 3  # the first two are also used for validation: 100 twice, and 90
-    assert workload(given, TrainingSection(batch_size=1), 64).longest == 64
+    assert workload(given, TrainingSection(epochs=1, batch_size=1), 64).longest == 64
     assert given.shortest_window == 77
     alike = RowLength(90, 60, 30, (50, 40, 20))  # the answers differ from token 50 on
     assert DatasetLengths((alike,), (), 0, True).shortest_window == 52

@@ -166,7 +166,7 @@ def test_held_out_rows_without_a_test_file_get_a_note(convert, tmp_path: Path) -
         ({"iters": "many"}, "iters must be an integer", ""),
         ({"batch_size": 0}, "batch_size must be an integer of at least 1", ""),
         ({"learning_rate": "fast"}, "learning_rate must be a number", ""),
-        ({"learning_rate": 7}, r"learning_rate must be between 0 and 1", ""),
+        ({"learning_rate": 7}, r"learning_rate must be from 0 to less than 1", ""),
     ],
 )
 def test_unsupported_values_are_refused(convert, values, words, hint) -> None:

@@ -29,7 +29,9 @@ def test_a_minimal_recipe_has_the_documented_defaults():
         "all",
         "all-linear",
     )
-    assert (recipe.training.epochs, recipe.training.learning_rate, recipe.training.schedule) == (2, 2e-4, "cosine")
+    section = recipe.training
+    assert (section.epochs, section.steps, section.batch_size, section.batch_tokens, section.learning_rate) == (0, 0, 0, 0, 0.0)
+    assert section.schedule == "cosine"
     assert recipe.evaluation.arms == []
     assert recipe.schema_file is None
 
@@ -132,10 +134,10 @@ def test_an_invalid_override_is_refused(override):
         ),
         (
             ["training.learning_rate=7"],
-            "--set training.learning_rate=7: training.learning_rate must be between 0 and 1, but is 7.0.",
+            "--set training.learning_rate=7: training.learning_rate must be from 0 to less than 1, but is 7.0.",
         ),
         (["training.lerning_rate=7"], "--set training.lerning_rate=7: unknown key lerning_rate in [training]."),
-        (["training={epochs = 0}"], "--set training={epochs = 0}: training.epochs and training.steps are both 0."),
+        (["training={epochs = -1}"], "--set training={epochs = -1}: training.epochs must be from 0 to 10,000, but is -1."),
         (["adapter.rank=0", "adapter.rank=x"], '--set adapter.rank=x: adapter.rank must be an integer, but is "x".'),
         (["data.validation=0.9"], "--set data.validation=0.9: data.holdout and data.validation leave no rows for training."),
     ],
@@ -213,9 +215,9 @@ def test_a_wrong_type_is_reported_with_its_line(section, words):
     "section",
     [
         "[adapter]\nrank = 0", "[adapter]\nalpha = 0", "[adapter]\nalpha = nan", "[adapter]\nalpha = inf", "[adapter]\nlayers = 0",
-        "[adapter]\ndropout = 1.0", "[training]\nlearning_rate = 0", "[training]\nlearning_rate = nan", "[training]\nlearning_rate = 1",
-        "[training]\nwarmup = 1", "[training]\nepochs = -1", "[training]\nepochs = 0", "[training]\nsteps = -5", "[training]\naccumulate = 0",
-        "[training]\nbatch_tokens = 0", "[training]\nvalidate_every = 0", "[training]\nsave_every = 0", "[training]\nclip = -1.0",
+        "[adapter]\ndropout = 1.0", "[training]\nlearning_rate = -1", "[training]\nlearning_rate = nan", "[training]\nlearning_rate = 1",
+        "[training]\nwarmup = 1", "[training]\nepochs = -1", "[training]\nsteps = -5", "[training]\naccumulate = 0",
+        "[training]\nbatch_tokens = -1", "[training]\nvalidate_every = 0", "[training]\nsave_every = 0", "[training]\nclip = -1.0",
         "[evaluation]\nmax_tokens = 0", "[evaluation]\nbatch_size = 0", "[evaluation]\nrows = -1", '[evaluation]\narms = ["tuned"]',
         '[evaluation]\ndisclaimers = [" "]', "[method]\nloss = []", '[method]\nloss = ["sft", "sft"]', "[method]\nweights = [1.0, 1.0]",
         "[method]\nweights = [0.0]", "[method]\nbeta = 0", "[method]\nbeta = inf", "[method]\ngamma = -1.0",

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from mlxtune.training.stopping import WINDOW, BestValidation, DivergenceDetector
+from mlxtune.training.stopping import WINDOW, BestValidation, DivergenceDetector, lower_beyond_noise
 
 
 def feed(losses: list[float]) -> list[str]:
@@ -51,6 +51,20 @@ def test_patience_counts_validations_without_improvement() -> None:
         stale.append(best.should_stop)
     assert stale == [False, False, False, False, True]
     assert best.step == 3
+
+
+@pytest.mark.parametrize(
+    ("later", "lower"),
+    [
+        ([2.0] * 8, True),
+        ([2.0, 1.9, 2.1, 2.0, 1.8, 2.2, 2.0, 2.0], True),
+        ([1.0, 3.0, 0.0, 4.0, 1.0, 2.0, 1.0, 2.0], False),
+        ([1.0] * 8, False),
+        ([2.0] * 7, False),
+    ],
+)
+def test_lower_loss_counts_only_beyond_the_noise_of_batches(later: list[float], lower: bool) -> None:
+    assert lower_beyond_noise([1.0] * len(later), later) is lower
 
 
 def test_zero_patience_never_stops() -> None:

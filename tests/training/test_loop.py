@@ -186,9 +186,15 @@ def test_baseline_passes_survive_resume(tiny: Path, tmp_path: Path) -> None:
 
 @pytest.fixture
 def script(monkeypatch: pytest.MonkeyPatch) -> dict[int, float]:
-    """Return a dict of validation losses by step; missing steps have loss 9."""
+    """Return a dict of validation losses by step, the same in all batches of many rows; missing steps have loss 9."""
     losses: dict[int, float] = {}
-    monkeypatch.setattr(loop._TrainingRun, "_validate", lambda self, step: losses.get(step, 9.0))
+
+    def validate(self: loop._TrainingRun, step: int) -> float:
+        self.batch_losses = [losses.get(step, 9.0)] * 8
+        return self.batch_losses[0]
+
+    monkeypatch.setattr(loop._TrainingRun, "_validate", validate)
+    monkeypatch.setattr(loop, "MIN_ROWS", 0)
     return losses
 
 
@@ -203,6 +209,26 @@ def test_best_checkpoint_becomes_adapter(tiny: Path, tmp_path: Path, script: dic
     assert summary == {"steps": 8, "validation": 3.0, "checkpoint": 8, "adapter_step": 3}
     best = mx.load(str(tmp_path / "checkpoints" / "0000003" / "adapters.safetensors"))
     assert_same(weights(run), best)
+
+
+@pytest.mark.parametrize(("correct", "step"), [([5, 6], 3), ([6, 6], 3), ([6, 5], 8)])
+def test_answers_decide_between_checkpoints(
+    tiny: Path, tmp_path: Path, script: dict[int, float], correct: list[int], step: int
+) -> None:
+    """The last step's answers are counted first, then those of the step with the lowest loss."""
+    script |= {3: 3.0}
+    run = make(tiny, tmp_path, EACH)
+    run.count_correct = iter(correct).__next__
+    assert run.run(Listener())["adapter_step"] == step
+    assert_same(weights(run), mx.load(str(tmp_path / "checkpoints" / f"{step:07d}" / "adapters.safetensors")))
+
+
+def test_few_validation_rows_do_not_choose_a_checkpoint(
+    tiny: Path, tmp_path: Path, script: dict[int, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script |= {3: 3.0}
+    monkeypatch.setattr(loop, "MIN_ROWS", 30)
+    assert make(tiny, tmp_path, EACH).run(Listener())["adapter_step"] == 8
 
 
 @pytest.mark.slow

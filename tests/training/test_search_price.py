@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,7 +15,8 @@ from mlxtune.training.optimizer import learning_rate
 from mlxtune.training.search import rungs
 from mlxtune.training.search.budget import active_seconds, parse_budget, price_search
 
-RECIPE = '[model]\nbase = "m"\n[data]\nsource = "d.jsonl"\n'
+RECIPE = '[model]\nbase = "m"\n[data]\nsource = "d.jsonl"\n[training]\nepochs = 2\n'
+SECTION = TrainingSection(learning_rate=1e-3)
 
 
 def test_price() -> None:
@@ -36,7 +38,7 @@ def test_price() -> None:
 
 def test_the_price_counts_trials_of_other_lengths() -> None:
     plan: Any = SimpleNamespace(steps=60, train=0, valid=0, test=0, cost=Cost(None, "", 0.0))
-    price = price_search(parse(f'name = "shop"\n{RECIPE}[training]\nepochs = 2\n[search]\ntrials = 4\n'), plan)
+    price = price_search(parse(f'name = "shop"\n{RECIPE}[search]\ntrials = 4\n'), plan)
     assert price.full_steps == 60 + 3 * 60 * 7 / 6  # half, the same, and twice the epochs
     assert price.epochs_vary
 
@@ -48,7 +50,7 @@ def test_the_price_includes_off_task_answers() -> None:
 
 
 @pytest.mark.parametrize("total", [4, 7, 60, 143])
-@pytest.mark.parametrize("section", [TrainingSection(), TrainingSection(warmup=0.3, decay=0.5), TrainingSection(warmup=0.0)])
+@pytest.mark.parametrize("section", [SECTION, replace(SECTION, warmup=0.3, decay=0.5), replace(SECTION, warmup=0.0)])
 def test_a_rung_is_a_run_that_continues_the_trunk(section: TrainingSection, total: int) -> None:
     """The trunk and the rung have the rates of one run from the start, and every trunk continues the one before."""
     lengths = rungs.rung_lengths(total)

@@ -24,6 +24,7 @@ from mlxtune.evaluation.arms import ENDPOINT
 from mlxtune.models.cpu import blas
 from mlxtune.planning.cost import typical_watts
 from mlxtune.planning.machine import this_machine
+from mlxtune.planning.training_rule import model_width
 from mlxtune.recipe import Recipe, SearchSection, dump, read_template
 from mlxtune.runs import events, launch, registry
 from mlxtune.runs.registry import RUN_KINDS, Run
@@ -94,8 +95,7 @@ def _plan(worker: Worker, recipe: Recipe, base: Foundation, rows: list[PromptRow
     depth = len(model.layers)
     ranges = space.search_space(recipe, depth)
     drawn = space.draw_trials(recipe, ranges, recipe.search.trials)
-    config = base.loaded.source.config
-    width = int(config.get("hidden_size") or config.get("text_config", {}).get("hidden_size") or 1)
+    width = model_width(base.loaded.source.config)
     totals = _total_steps(worker, [space.with_values(recipe, values) for values in drawn], base)
     if min(totals) < rungs.MIN_STEPS:
         raise RecipeError(

@@ -105,7 +105,7 @@ class PlanService:
             splits = split(read_source(loaded.source, loaded.data.format, loaded.data.map), loaded.data)
             local = is_local(loaded.model.base, relative_to=loaded.folder)
             self._inputs = _PlanInputs(key, _local_planner(loaded) if local else _catalog_planner(loaded), splits, local)
-        return loaded, self._inputs
+        return self._inputs.planner.complete(loaded, self._inputs.splits), self._inputs
 
 
 def describe_base(id: str) -> str:
