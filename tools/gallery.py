@@ -17,12 +17,15 @@ from pathlib import Path
 
 import tomlkit
 
-from mlxtune.core.text import size
+from mlxtune.core.text import plural, size
+from mlxtune.data.source import read_source
+from mlxtune.data.split import split
 from mlxtune.models import bundled, catalog
 from mlxtune.models.catalog import CatalogModel
 from mlxtune.models.cpu import blas
 from mlxtune.planning.machine import mac_with
 from mlxtune.planning.plan import Planner, outcome_for
+from mlxtune.planning.training_rule import apply_rule, training_rule
 from mlxtune.planning.workload import DatasetLengths
 from mlxtune.recipe import Recipe, load, parse
 
@@ -30,7 +33,6 @@ ROOT = Path(__file__).parent.parent
 RECIPES = ROOT / "recipes"
 SIZES = (8, 16, 32, 64)  # a Mac's memory in gigabytes
 TASKS = ("support-json", "brand-voice", "tool-calling", "classification", "style")
-LEARNING_RATES = {"sft": 1e-4, "dpo": 5e-6}  # 1/10 of the rates for the bundled model, which is about 50 times smaller
 COMMERCIAL = {"yes": "allowed", "conditions": "allowed with conditions", "no": "not allowed"}
 FITS = {"go": "fits", "warn": "tight", "refuse": "too large"}
 HEADERS = {  # the first lines of each task's recipe
@@ -81,10 +83,10 @@ def _recipe(base: CatalogModel, task: str) -> str:
     document["model"]["base"] = base.id  # type: ignore[index]
     if "parent" in document["adapter"]:  # type: ignore[operator]
         document["adapter"]["parent"] = f"{base.recipes}-support-json"  # type: ignore[index]
-        document["training"]["learning_rate"] = LEARNING_RATES["dpo"]  # type: ignore[index]
     else:
-        document["adapter"]["alpha"] = 16  # type: ignore[index]
-        document["training"]["learning_rate"] = LEARNING_RATES["sft"]  # type: ignore[index]
+        del document["adapter"]
+    for key in ("steps", "epochs", "batch_size", "learning_rate"):  # they follow from the base and the rows
+        document["training"].pop(key, None)  # type: ignore[union-attr]
     body = tomlkit.dumps(document)
     folder = f"recipes/mac/{base.recipes}"
     license = f"{base.license}, commercial use {COMMERCIAL[base.commercial]}"
@@ -93,12 +95,23 @@ def _recipe(base: CatalogModel, task: str) -> str:
     return (
         f"# {base.name}. {HEADERS[task]}\n"
         f"# Run: mlxtune train {folder}/{task}.toml{plan}\n"
-        "# Results: not measured on this base. The learning rate is a starting point; check it with mlxtune eval.\n"
+        f"# Results: not measured on this base. By the rule: {rule(recipe, base)}.\n"
         f"# License: {license}; {base.terms}\n"
         f"# Context: {base.context // 1024}k tokens. Download: {size(base.hub_nbytes)}.\n"
         f"{memory(recipe, base, task)}\n"
         f"{body}"
     )
+
+
+def train_rows(recipe: Recipe) -> int:
+    return len(split(read_source(recipe.source, recipe.data.format, recipe.data.map), recipe.data).train)
+
+
+def rule(recipe: Recipe, base: CatalogModel) -> str:
+    """Describe the training settings that follow from the base and the rows, and the usual range of updates."""
+    found = training_rule(recipe.method.kind, base.shapes.width, train_rows(recipe))
+    epochs, updates = plural(found.epochs, "epoch"), f"{found.least} to {found.most} updates"
+    return f"a rate of {found.learning_rate:g}, {epochs} in batches of {found.batch_size} rows; {updates} are usual"
 
 
 def memory(recipe: Recipe, base: CatalogModel, task: str) -> str:
@@ -111,8 +124,9 @@ def memory(recipe: Recipe, base: CatalogModel, task: str) -> str:
 
 def planned(recipe: Recipe, base: CatalogModel, task: str) -> dict[int, tuple[str, int]]:
     """Return the planner's verdict and the peak memory in bytes, keyed by the Mac's memory in gigabytes."""
+    recipe = apply_rule(recipe, base.shapes.width, train_rows(recipe))
     if recipe.adapter.parent:  # it continues from support-json's adapter
-        parent = load(RECIPES / "support-json.toml").adapter
+        parent = load(recipe.folder / "support-json.toml").adapter
         recipe = replace(recipe, adapter=replace(parent, parent=""))
     rows = lengths(task, recipe.source, recipe.model.template)
     if not base.full_attention:  # prefixes cannot be shared

@@ -145,6 +145,8 @@ def _table(kind: type) -> str:
             description += f"; only for {' and '.join(key.methods)}"
         if key.inherited:
             description += "; inherited from the parent"
+        if key.by_rule:
+            description += "; 0 = by the [rule](#training)"
         if key.overridden_by:
             description += f"; `{key.overridden_by}` takes precedence"
         rows.append(f"| `{field.name}` | {_takes(inner)} | {_shown(_default(field))} | {_cell(description)} |\n")

@@ -182,7 +182,7 @@ def _steps(plan: Plan) -> Fact:
     least, most = plan.usual_updates
     usual = f"; {least:,} to {most:,} are usual for {plural(plan.train, 'row')}"
     text = f"{plural(plan.epochs, 'epoch')} at a rate of {plan.learning_rate:g}{usual}"
-    return Fact("steps", f"{plan.steps:,}", text, "warning" if plan.unusual_updates else "")
+    return Fact("steps", f"{plan.steps:,}", f"in {text}", "warning" if plan.unusual_updates else "")
 
 
 def time_fact(cost: Cost) -> Fact:

@@ -36,6 +36,7 @@ class Key:
     overridden_by: str = ""  # a key in the same section that takes precedence
     methods: tuple[str, ...] = ()  # the training methods that use the key; all if empty
     inherited: bool = False  # from the parent adapter
+    by_rule: bool = False  # if it is 0: from the base and the rows (planning.training_rule)
 
 
 _POSITIVE = Rule(lambda number: 0 < number < math.inf, "above 0")
@@ -232,14 +233,14 @@ class TrainingSection:
     validation rows are at least as good.
     """
 
-    epochs: Annotated[int, Key("passes over the rows; 0 = by the rule", "ones", overridden_by="steps"), _EPOCHS] = 0
+    epochs: Annotated[int, Key("passes over the rows", "ones", overridden_by="steps", by_rule=True), _EPOCHS] = 0
     steps: Annotated[int, Key("optimizer steps; 0 uses epochs", "tens"), _STEPS] = 0
     batch_size: Annotated[int, Key("rows per batch; 0 = batch_tokens", "doubles"), _AT_LEAST_0] = 0
     batch_tokens: Annotated[
-        int, Key("tokens per batch; 0 = rows by the rule", "doubles", overridden_by="batch_size"), _AT_LEAST_0
+        int, Key("tokens per batch", "doubles", overridden_by="batch_size", by_rule=True), _AT_LEAST_0
     ] = 0
     accumulate: Annotated[int, Key("batches per optimizer step", "doubles"), _AT_LEAST_1] = 1
-    learning_rate: Annotated[float, Key("peak learning rate; 0 = by the rule", "decade"), _RATE] = 0.0
+    learning_rate: Annotated[float, Key("peak learning rate", "decade", by_rule=True), _RATE] = 0.0
     schedule: Annotated[Schedule, Key("learning rate schedule after warmup")] = "cosine"
     warmup: Annotated[float, Key("fraction of the steps used for warmup", "twentieths"), _FRACTION_OF_STEPS] = 0.05
     decay: Annotated[float, Key("fraction of the steps over which wsd decays", in_form=False), _DECAY] = 0.2

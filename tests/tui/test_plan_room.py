@@ -93,7 +93,7 @@ async def test_a_recipe_is_a_form_beside_its_plan(open_plan: OpenPlan) -> None:
         for part in ("✓ This fits: ", "8.0 GB available.", "computed, not measured"):
             assert part in verdict(room), part
         assert "recipes/support-json.toml" in room.head("#plan-form")
-        for part in ("▌ model", "learning_rate", "1e-3", "2e-4"):
+        for part in ("▌ model", "learning_rate", "1e-3", "by rule"):
             assert part in room.text("#plan-keys"), part
         assert "model.base: " in room.text("#plan-detail")
         await room.until(lambda: "weights" in room.text("#plan-side"))

@@ -92,7 +92,7 @@ def form_header(width: int) -> Content:
 def form_row(item: RecipeKey, first: bool, recipe: Recipe, edited: bool, width: int) -> Content:
     """Return a key's row: the section (if it is the ``first`` in view), the name, the value and the default."""
     style = "$faint" if item.unused_reason(recipe) else "" if is_default(item, recipe) else "bold"
-    value = line(("~ " if edited else "  ", "bold $primary"), (_display(item.value_in(recipe)), style))
+    value = line(("~ " if edited else "  ", "bold $primary"), (_display(item, item.value_in(recipe)), style))
     return line(*_form_cells(item.section if first else "", item.name, value, default_value(item), width))
 
 
@@ -102,8 +102,8 @@ def _form_cells(section: str, name: str | Content, value: Content, default: str,
     return [*cells, cell(default, _DEFAULT, "$faint")] if width >= 60 else cells
 
 
-def _display(value: object) -> str:
-    return "–" if value in ("", [], {}) else one_line(format_value(value))
+def _display(item: RecipeKey, value: object) -> str:
+    return "by rule" if item.about.by_rule and not value else "–" if value in ("", [], {}) else one_line(format_value(value))
 
 
 def is_default(item: RecipeKey, recipe: Recipe) -> bool:
@@ -112,7 +112,7 @@ def is_default(item: RecipeKey, recipe: Recipe) -> bool:
 
 def default_value(item: RecipeKey) -> str:
     """Return the key's default value, or an empty string if the key is required."""
-    return "" if item.default is dataclasses.MISSING else _display(item.default)
+    return "" if item.default is dataclasses.MISSING else _display(item, item.default)
 
 
 def key_detail(item: RecipeKey, recipe: Recipe, base: str, width: int) -> Content:
