@@ -236,9 +236,7 @@ class TrainingSection:
     epochs: Annotated[int, Key("passes over the rows", "ones", overridden_by="steps", by_rule=True), _EPOCHS] = 0
     steps: Annotated[int, Key("optimizer steps; 0 uses epochs", "tens"), _STEPS] = 0
     batch_size: Annotated[int, Key("rows per batch; 0 = batch_tokens", "doubles"), _AT_LEAST_0] = 0
-    batch_tokens: Annotated[
-        int, Key("tokens per batch", "doubles", overridden_by="batch_size", by_rule=True), _AT_LEAST_0
-    ] = 0
+    batch_tokens: Annotated[int, Key("tokens per batch", "doubles", overridden_by="batch_size", by_rule=True), _AT_LEAST_0] = 0
     accumulate: Annotated[int, Key("batches per optimizer step", "doubles"), _AT_LEAST_1] = 1
     learning_rate: Annotated[float, Key("peak learning rate", "decade", by_rule=True), _RATE] = 0.0
     schedule: Annotated[Schedule, Key("learning rate schedule after warmup")] = "cosine"
