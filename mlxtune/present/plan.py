@@ -152,9 +152,13 @@ def run_facts(
     search: SearchPrice | None = None,
 ) -> Facts:
     """Describe the work of the run, what is wrong with its rows, and what the held-out rows can show."""
-    share = 100 * plan.trained / max(1, plan.computed)
+    share, mark = 100 * plan.trained / max(1, plan.computed), "warning" if plan.unusual_updates else ""
     described = [
-        _steps(plan),
+        Fact("steps", f"{plan.steps:,}", f"in {plural(plan.epochs, 'epoch')}"),
+        Fact("usual", "{:,} to {:,} steps".format(*plan.usual_updates), f"for {plural(plan.train, 'row')}", mark)
+        if plan.usual_updates[1]
+        else None,
+        None if plan.high_rate else Fact("rate", f"{plan.learning_rate:g}"),
         time_fact(plan.cost),
         Fact("less time", ", ".join(plan.time_keys)),
         Fact("power", ", ".join(power_problems(power)), "slow, or might not finish", "warning") if power_problems(power) else None,
@@ -176,13 +180,6 @@ def run_facts(
         *([Fact("search", *price_text(search))] if search else []),
     ]
     return Facts(tuple(fact for fact in described if fact))
-
-
-def _steps(plan: Plan) -> Fact:
-    least, most = plan.usual_updates
-    usual = f"; {least:,} to {most:,} are usual for {plural(plan.train, 'row')}"
-    text = f"{plural(plan.epochs, 'epoch')} at a rate of {plan.learning_rate:g}{usual}"
-    return Fact("steps", f"{plan.steps:,}", f"in {text}", "warning" if plan.unusual_updates else "")
 
 
 def time_fact(cost: Cost) -> Fact:
