@@ -152,10 +152,15 @@ def run_facts(
     search: SearchPrice | None = None,
 ) -> Facts:
     """Describe the work of the run, what is wrong with its rows, and what the held-out rows can show."""
-    share, mark = 100 * plan.trained / max(1, plan.computed), "warning" if plan.unusual_updates else ""
+    share = 100 * plan.trained / max(1, plan.computed)
     described = [
         Fact("steps", f"{plan.steps:,}", f"in {plural(plan.epochs, 'epoch')}"),
-        Fact("usual", "{:,} to {:,} steps".format(*plan.usual_updates), f"for {plural(plan.train, 'row')}", mark)
+        Fact(
+            "usual",
+            "{:,} to {:,} steps".format(*plan.usual_updates),
+            f"for {plural(plan.train, 'row')}",
+            "warning" if plan.unusual_updates else "",
+        )
         if plan.usual_updates[1]
         else None,
         None if plan.high_rate else Fact("rate", f"{plan.learning_rate:g}"),
