@@ -54,23 +54,14 @@ def score(
 
     Reasoning at the start of an output, such as <think>…</think>, is not scored.
     """
-    for option, phrases in (("--disclaimer", disclaimer), ("--forbid", forbid)):
-        if not all(phrase.strip() for phrase in phrases or []):
-            raise InputError(f"{option} must not be empty.")
-    if not CORRECT_PARTS.is_valid(correct or []):
-        raise InputError(f"--correct must be {CORRECT_PARTS.expected}.")
     if recipe and (schema or disclaimer or forbid or pattern or correct):
         raise InputError(
             "--recipe already includes a contract.", hint="Omit --schema, --disclaimer, --forbid, --pattern, and --correct."
         )
+    contract = (
+        Contract.from_recipe(load(recipe)) if recipe else _contract(schema, disclaimer or [], forbid or [], pattern, correct or [])
+    )
     rows = _folder(outputs) if outputs.is_dir() else _lines(outputs)
-    if recipe:
-        contract = Contract.from_recipe(load(recipe))
-    else:
-        rules = [Disclaimer(text) for text in disclaimer or []]
-        section = EvaluationSection(disclaimers=rules, forbid=forbid or [], pattern=pattern, correct=correct or [])
-        check_patterns(section)
-        contract = Contract(section, SchemaValidator.read(schema) if schema else None)
     scored = [contract.score(answer) for _, answer in rows]
     if not any(scored):
         raise InputError(
@@ -88,6 +79,18 @@ def score(
     body = tuple((Cell(metric_label(rate.metric)), *rate_cells(rate)) for rate in rates)
     columns = (Column(), Column(right=True), Column(right=True), Column())
     draw((Table("Score", plural(len(rows), "output"), columns, body),))
+
+
+def _contract(schema: Path | None, disclaimer: list[str], forbid: list[str], pattern: str, correct: list[str]) -> Contract:
+    for option, phrases in (("--disclaimer", disclaimer), ("--forbid", forbid)):
+        if not all(phrase.strip() for phrase in phrases):
+            raise InputError(f"{option} must not be empty.")
+    if not CORRECT_PARTS.is_valid(correct):
+        raise InputError(f"--correct must be {CORRECT_PARTS.expected}.")
+    rules = [Disclaimer(text) for text in disclaimer]
+    section = EvaluationSection(disclaimers=rules, forbid=forbid, pattern=pattern, correct=correct)
+    check_patterns(section)
+    return Contract(section, SchemaValidator.read(schema) if schema else None)
 
 
 def _score_json(scores: dict[str, Score], required: set[str]) -> dict[str, Any]:
