@@ -104,7 +104,7 @@ def test_measuring_requires_recipe_and_metric(cli, cwd, answers, workspace) -> N
     recipe = str(workspace / "recipes" / "tiny.toml")
     ended = cli("advise", recipe, "--answers", answers, "--measure", "--set", "evaluation.forbid=[]")
     assert ended.code == 2
-    assert "The recipe has no metric" in ended.err
+    assert "The recipe has no contract" in ended.err
     assert not (cwd / "evals").exists()
 
 
@@ -162,7 +162,7 @@ def test_measuring_thirty_rows_per_untrained_arm_changes_verdict(cli, answers, w
             "--set", "data.holdout=0.5", "--set", "evaluation.shots=1").out
     )  # fmt: skip
     arms = advice["evidence"]["arms"]["contract"]
-    assert set(arms) == {"base", "base+prompt", "base+kshot"}
+    assert set(arms) == {"base", "base+prompt", "base+kshot", "constant", "copier"}
     held_out = advice["evidence"]["held_out"]
     assert {arm["total"] for arm in arms.values()} == {min(30, held_out)}
     assert not any("never-measured" in key for key in advice["advice"]["contradictions"])
