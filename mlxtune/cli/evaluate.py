@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -15,7 +16,7 @@ from mlxtune.adapters.entry import AdapterEntry
 from mlxtune.advice.next_step import after_evaluation
 from mlxtune.cli.consent import require_consent
 from mlxtune.cli.follow import follow, follow_answers
-from mlxtune.cli.options import Json, Overrides
+from mlxtune.cli.options import Json, Overrides, Seeds
 from mlxtune.cli.output import draw, err, info, progress_bar, say_changed_evaluation, show, show_json
 from mlxtune.core.errors import GateError, InputError
 from mlxtune.core.text import one_line, plural
@@ -36,7 +37,7 @@ from mlxtune.present.verdict import refusal_hint, refusal_text
 from mlxtune.recipe import Recipe, load
 from mlxtune.runs import registry
 from mlxtune.runs.registry import Run
-from mlxtune.training.variants import compare_generated, generated_variants, trained_seeds
+from mlxtune.training.variants import compare_generated, generated_variants, seed_recipes, trained_seeds
 from mlxtune.workspace import control
 from mlxtune.workspace.index import WorkspaceIndex
 
@@ -51,9 +52,7 @@ def evaluate(
     accept_unknown: Annotated[
         bool, typer.Option("--accept-unknown", help="With --gate, also accept 'cannot tell' for off-task accuracy.")
     ] = False,
-    all_seeds: Annotated[
-        bool, typer.Option("--seeds", help="Evaluate all runs of this recipe that differ only in the seed, and recommend one.")
-    ] = False,
+    seeds: Seeds = 1,
     generated: Annotated[
         bool,
         typer.Option("--generated", help="Compare training with and without the generated rows. Trains missing runs first."),
@@ -72,29 +71,51 @@ def evaluate(
     The adapter must beat the strongest arm that needs no training. For fewer rows, use --set evaluation.rows=50, and to leave out the
     off-task prompts, --set evaluation.regression="".
     """
-    if detach and (gate or generated):
-        raise InputError("--detach cannot be combined with --gate or --generated, which need the verdict.")
+    if detach and (gate or generated or seeds > 1):
+        raise InputError("--detach cannot be combined with --gate, --generated, or --seeds, which wait for a result.")
     recipe, run = _subject(which, overrides or [])
     if generated:
-        if all_seeds or adapter or last_look:
+        if seeds > 1 or adapter or last_look:
             raise InputError(
                 "--generated cannot be combined with --seeds, --adapter, or --last-look.", hint="Use only one of them."
             )
         _compare_generated(recipe, consent=_consent(recipe, send), gate=gate, json=json)
         return
-    runs = _seeds(run) if all_seeds else []
+    if seeds > 1 and adapter:
+        raise InputError("--seeds cannot be combined with --adapter.", hint="Use only one of them.")
+    consent = _consent(recipe, send)
+    if seeds > 1 and run:
+        first = min(trained_seeds(Path.cwd(), recipe), default=recipe.training.seed)
+        recipe = replace(recipe, training=replace(recipe.training, seed=first))
+    runs = train_seeds(recipe, seeds) if seeds > 1 else []
     entry = _adapter(adapter, recipe, run) if adapter else None
-    evaluation = _start(recipe, run, entry=entry, seeds=runs, consent=_consent(recipe, send), last_look=last_look)
-    folder = evaluation.folder
+    evaluation = _start(recipe, run, entry=entry, seeds=runs, consent=consent, last_look=last_look)
     if detach:
-        show_json({"run": evaluation.id, "folder": str(folder)}) if json else show(evaluation.id)
+        show_json({"run": evaluation.id, "folder": str(evaluation.folder)}) if json else show(evaluation.id)
         return
-    if code := follow_answers(evaluation):
-        raise typer.Exit(code)
-    report = reports.load(folder)
-    show_json({"folder": str(folder), **to_json(report)}) if json else show_report(report, folder)
+    report = _follow_report(evaluation, json=json)
     if gate and (why := refusal_text(report, accept_unknown=accept_unknown)):
         raise GateError(f"Gate failed: {why}", hint=refusal_hint(report))
+
+
+def train_and_evaluate(recipe: Recipe, number: int, request: Mapping[str, Any], *, json: bool) -> None:
+    """Train ``recipe`` with ``number`` seeds, evaluate the runs together, and print the report. Raise ``typer.Exit`` if a run fails."""
+    consent = _consent(recipe, False)
+    _follow_report(_start(recipe, None, seeds=train_seeds(recipe, number, request), consent=consent), json=json)
+
+
+def train_seeds(recipe: Recipe, number: int, request: Mapping[str, Any] | None = None) -> list[Run]:
+    """Return a run of ``recipe`` for each of ``number`` seeds from its own on. Train those that are missing, one after another."""
+    return [_trained(variant, request) for variant in seed_recipes(recipe, number)]
+
+
+def _follow_report(evaluation: Run, *, json: bool) -> EvaluationReport:
+    """Wait for ``evaluation``, and print and return its report. Raise ``typer.Exit`` if it fails."""
+    if code := follow_answers(evaluation):
+        raise typer.Exit(code)
+    report, folder = reports.load(evaluation.folder), evaluation.folder
+    show_json({"folder": str(folder), **to_json(report)}) if json else show_report(report, folder)
+    return report
 
 
 def _compare_generated(recipe: Recipe, *, consent: str, gate: bool, json: bool) -> None:
@@ -124,15 +145,15 @@ def _compare_generated(recipe: Recipe, *, consent: str, gate: bool, json: bool) 
         raise GateError(f"Gate failed: {comparison_verdict(result)}")
 
 
-def _trained(recipe: Recipe) -> Run:
+def _trained(recipe: Recipe, request: Mapping[str, Any] | None = None) -> Run:
     """Return the newest run of ``recipe`` on its current rows, or train one. Raise ``typer.Exit`` if it does not finish."""
     run = trained_seeds(Path.cwd(), recipe).get(recipe.training.seed)
     if run is not None:
-        info(("  ", ""), f"{run.id} was trained before.")
+        info(("  ", ""), f"Seed {recipe.training.seed} was trained before: {run.id}")
         return run
     with progress_bar("looking for the model") as update:
-        run = control.train(Path.cwd(), recipe, progress=update)
-    info(("  ", ""), f"{run.id}   ", ("press Ctrl-C to detach; the run continues", "muted"))
+        run = control.train(Path.cwd(), recipe, request, progress=update)
+    info(("  ", ""), f"Seed {recipe.training.seed}: {run.id}   ", ("press Ctrl-C to detach; the run continues", "muted"))
     code = 0
     try:
         code = follow(run)
@@ -163,7 +184,7 @@ def _start(
 
     ``seeds`` are runs that differ from ``run`` only in the seed.
     """
-    if (run or entry) and (prompts := len(load_prompts(recipe))):
+    if (run or entry or seeds) and (prompts := len(load_prompts(recipe))):
         print_document((Facts((detectable_drop_fact(prompts, recipe.evaluation.regression_margin),)),), err)
     with progress_bar("looking for the model") as update:
         return control.evaluate(Path.cwd(), recipe, run, entry, seeds=seeds, consent=consent, last_look=last_look, progress=update)
@@ -207,18 +228,6 @@ def _subject(which: str, overrides: list[str]) -> tuple[Recipe, Run | None]:
         own = shlex.quote(os.path.relpath(run.folder / "recipe.toml"))
         say_changed_evaluation(file, f"mlxtune eval {own} --adapter {run.id}")
     return recipe, run
-
-
-def _seeds(run: Run | None) -> list[Run]:
-    """Return the runs of the recipe of ``run``, one per seed. Raise ``InputError`` if there is only one."""
-    if run is None:
-        raise InputError("--seeds needs a run.", hint="Use: mlxtune eval last --seeds")
-    runs = [*trained_seeds(Path.cwd(), run.recipe()).values()]
-    if len(runs) < 2:
-        raise InputError(
-            f"The recipe of {run.id} was trained with only one seed.", hint="Train more: mlxtune train RECIPE --seeds 3"
-        )
-    return runs
 
 
 def _adapter(which: str, recipe: Recipe, run: Run | None) -> AdapterEntry:

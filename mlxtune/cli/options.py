@@ -19,6 +19,9 @@ EndpointUrl = Annotated[str, typer.Option("--url", help="An OpenAI-compatible en
 PromptPrice = Annotated[float, typer.Option("--price-in", min=0, help="Dollars per million prompt tokens.")]
 ReplyPrice = Annotated[float, typer.Option("--price-out", min=0, help="Dollars per million reply tokens.")]
 CostCap = Annotated[float | None, typer.Option("--cap", min=0, help="Maximum cost in dollars.")]
+Seeds = Annotated[
+    int, typer.Option("--seeds", min=1, help="Train the recipe with N seeds, those that are missing, and evaluate them together.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print machine-readable output on stdout.")]
 
 

@@ -134,7 +134,7 @@ def _run_entry(queue: Queue, entry: QueueEntry) -> None:
     """Run an entry to completion, and record it. An entry that was started before continues with its run."""
     while is_locked(accelerator_lock()) and not _is_alive(entry.run):
         time.sleep(POLL)
-    if entry.command[0] not in DETACHED:
+    if entry.command[0] not in DETACHED or any(word.startswith("--seeds") for word in entry.command):
         queue.start(entry)
         code, output = _call(*entry.command)
         queue.end(entry, failed=code != 0, message=output if code else "")

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from mlxtune.advice.next_step import after_run
+from mlxtune.cli.evaluate import train_and_evaluate
 from mlxtune.cli.follow import follow
-from mlxtune.cli.options import Json, Overrides, RecipeFile
+from mlxtune.cli.options import Json, Overrides, RecipeFile, Seeds
 from mlxtune.cli.output import err, info, progress_bar, show, show_json
 from mlxtune.core.errors import InputError
 from mlxtune.data import check_cache
@@ -21,9 +21,7 @@ from mlxtune.present.terminal import print_document
 from mlxtune.present.verdict import verdict_text
 from mlxtune.recipe import Recipe, load
 from mlxtune.runs.registry import Run
-from mlxtune.training import variants
 from mlxtune.training.distributed import launcher
-from mlxtune.training.start import check_recipe
 from mlxtune.workspace import control
 from mlxtune.workspace.index import WorkspaceIndex
 
@@ -36,19 +34,17 @@ def train(
         Path | None, typer.Option("--hostfile", help="A file that lists the machines to use, in mlx.launch format.")
     ] = None,
     detach: Annotated[bool, typer.Option("--detach", help="Start the run and return immediately.")] = False,
-    number: Annotated[
-        int, typer.Option("--seeds", min=1, help="Number of runs, one after another, that differ only in training.seed.")
-    ] = 1,
+    seeds: Seeds = 1,
     json: Json = False,
 ) -> None:
     """Start a run and follow it. Closing the terminal or pressing Ctrl-C does not stop it."""
     loaded = load(recipe, overrides or [])
     request = launcher.launch_request(hosts, hostfile)
     _warn_of_rows(loaded, recipe)
-    if number > 1:
+    if seeds > 1:
         if detach:
             raise InputError("--seeds and --detach cannot be combined, because the runs follow one another.")
-        return _train_seeds(loaded, number, request, json=json)
+        return train_and_evaluate(loaded, seeds, request, json=json)
     with progress_bar("looking for the model") as update:
         run = control.train(Path.cwd(), loaded, request, progress=update)
     if detach:
@@ -80,30 +76,6 @@ def show_adapter(run: Run) -> None:
         info("Evaluated: ", verdict_text(verdict.report.verdict))
     if view := snapshot.find_run(run.id):
         print_document(next_step_document(after_run(view, snapshot)), err)
-
-
-def _train_seeds(recipe: Recipe, number: int, request: Mapping[str, Any], *, json: bool) -> None:
-    """Train one run after another, each with the next seed. Seeds that were trained before are not trained again."""
-    check_recipe(recipe)
-    before = variants.trained_seeds(Path.cwd(), recipe)
-    for variant in variants.seed_recipes(recipe, number):
-        seed = variant.training.seed
-        if run := before.get(seed):
-            info(("  ", ""), f"Seed {seed} was trained before: {run.id}")
-            continue
-        with progress_bar("looking for the model") as update:
-            run = control.train(Path.cwd(), variant, request, progress=update)
-        info(("  ", ""), f"Seed {seed}: {run.id}   ", ("press Ctrl-C to detach; no more runs are started then", "muted"))
-        code = 0
-        try:
-            code = follow(run, json=json)
-        finally:
-            if code or run.state().phase != "finished":
-                info("Train the remaining seeds with the same command.")
-        if code:
-            raise typer.Exit(code)
-    info("")
-    info("Evaluate them:  ", ("mlxtune eval last --seeds", "primary"))
 
 
 def fetch(recipe: Recipe) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mlxtune.cli import follow, train
+from mlxtune.cli import follow
 from mlxtune.data import check_cache
 from mlxtune.data.check_cache import CheckOutcome
 from mlxtune.recipe import dump, parse
@@ -69,13 +69,12 @@ def test_the_run_is_named_even_while_its_worker_starts(cli, run, monkeypatch) ->
 
 
 def test_more_seeds_are_not_trained(cli, run, monkeypatch) -> None:
-    monkeypatch.setattr(train, "check_recipe", lambda *_: None)
     monkeypatch.setattr(control, "train", lambda *_, **__: run)
-    monkeypatch.setattr("mlxtune.training.variants.trained_seeds", lambda *_: {})
+    monkeypatch.setattr("mlxtune.cli.evaluate.trained_seeds", lambda *_: {})
     monkeypatch.setattr(follow, "watch", _interrupt(KeyboardInterrupt()))
     result = cli("train", "shop.toml", "--seeds", "2")
     assert result.code == 0
-    assert "Train the remaining seeds with the same command." in result.err
+    assert "When it has finished, run the same command again." in result.err
 
 
 def test_train_says_that_the_rows_should_be_fixed_first(cli, run, cwd, monkeypatch) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from mlxtune.cli import queue as verb
 from mlxtune.core import files
 from mlxtune.runs.queue import Queue
 
@@ -62,3 +63,11 @@ def test_commands_are_checked_and_cleared(cli, cwd: Path):
     assert "y.toml" in cli("queue", "list").out
     assert "Removed 1 command." in cli("queue", "clear").out
     assert "The queue is empty." in cli("queue", "run").out
+
+
+def test_several_seeds_are_one_entry_that_runs_to_its_end(cli, cwd, monkeypatch) -> None:
+    calls = []
+    monkeypatch.setattr(verb, "_call", lambda *command: (calls.append(command), (0, ""))[1])
+    cli("queue", "add", "train", "x.toml", "--seeds", "3")
+    assert cli("queue", "run").code == 0
+    assert calls == [("train", "x.toml", "--seeds", "3")]

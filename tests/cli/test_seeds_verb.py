@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from mlxtune.evaluation.verify import verify
+from mlxtune.recipe import load
 from mlxtune.runs import registry
+from mlxtune.training.variants import trained_seeds
 
 pytestmark = pytest.mark.slow
 
@@ -27,24 +29,24 @@ def test_seeds_are_trained_once_and_one_is_recommended(cli, cwd: Path, workspace
         "evaluation.regression=",
     )
     assert cli("train", "recipes/tiny.toml", *short).code == 0
-    assert "only one seed" in cli("eval", "last", "--seeds").err
-    result = cli("train", "recipes/tiny.toml", *short, "--seeds", "2")
+    how = (*short, "--set", 'evaluation.arms=["base", "tuned"]', "--set", "evaluation.max_tokens=4")
+    result = cli("train", "recipes/tiny.toml", *how, "--seeds", "2")
     assert result.code == 0, result.err
     assert "Seed 7 was trained before" in result.err
     assert [run.recipe().training.seed for run in registry.list_runs(workspace)] == [8, 7]
-    again = cli("train", "recipes/tiny.toml", *short, "--seeds", "2")
-    assert again.err.count("was trained before") == 2
-
-    result = cli("eval", "last", "--seeds", "--set", 'evaluation.arms=["base", "tuned"]', "--set", "evaluation.max_tokens=4")
-    assert result.code == 0, result.err
     assert "recommended by the validation rows alone" in result.out
     assert "this recipe" in result.out
     folder = registry.list_runs(workspace, "eval")[0].folder
     assert verify(folder) == []
     assert [seed["seed"] for seed in json.loads((folder / "report.json").read_text())["seeds"]["seeds"]] == [7, 8]
+
+    again = cli("eval", "last", "--seeds", "2", "--json", *how[-4:])
+    assert (again.code, again.err.count("was trained before")) == (0, 2), again.err
+    assert json.loads(again.out)["facts"]["look"] == 1  # all seeds and the repeated evaluation are one look
     with (workspace / "chat.jsonl").open("a") as file:
         file.write(json.dumps({"messages": [{"role": "user", "content": "new"}, {"role": "assistant", "content": "row"}]}) + "\n")
-    assert "one seed" in cli("eval", "last", "--seeds").err  # other rows are not the same recipe
+    other = load(workspace / "recipes" / "tiny.toml", [item for item in short if item != "--set"])
+    assert trained_seeds(workspace, other) == {}  # other rows are not the same recipe
 
 
 def test_seeds_cannot_be_detached(cli, workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
