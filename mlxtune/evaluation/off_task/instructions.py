@@ -56,9 +56,9 @@ def _finds(answer: str, text: str, end: str = "") -> bool:
 
 
 def _json(answer: str) -> Any:
-    """Return the JSON value that the answer is, with or without a code fence; ``None`` if it is none."""
+    """Return the first JSON object or array in the answer, which may be in a code fence; ``None`` if there is none."""
     try:
-        return json.loads(re.sub(r"\A```(?:json)?\s*|\s*```\Z", "", answer))
+        return json.JSONDecoder().raw_decode(re.sub(r"\A[^\[{]*", "", answer))[0]
     except (ValueError, RecursionError):
         return None
 
