@@ -39,8 +39,6 @@ def test_json_has_rates_intervals_and_failures(cli, outputs):
     rates = {rate["metric"]: rate for rate in document["rates"]}
     assert {name: rate["hits"] for name, rate in rates.items()} == {
         "json": 3,
-        "ijson": 3,
-        "fenced": 0,
         "extracted": 4,
         "schema": 2,
         "disclaimer": 3,
@@ -56,7 +54,7 @@ def test_json_has_rates_intervals_and_failures(cli, outputs):
     assert failed["b"] == ["contract", "schema"]
     assert failed["c"] == ["contract", "disclaimer", "json", "schema"]
     assert failed[4] == ["contract", "forbidden"]
-    assert document["scores"][2]["observed"] == {"ijson": False, "fenced": False, "extracted": True}
+    assert document["scores"][2]["observed"] == {"extracted": True}
     assert result.err == ""
 
 
@@ -71,8 +69,6 @@ def test_text_has_one_line_per_metric(cli, outputs):
     assert lines[1].split() == ["valid", "JSON", "75.0%", f"{100 * low:.0f}–{100 * high:.0f}", "1", "prose"]
     assert [line.split("  ")[1] for line in lines[1:] if line] == [
         "valid JSON",
-        "valid I-JSON",
-        "JSON in a fence",
         "contains JSON",
         "fits the schema",
         "correct disclaimer",
@@ -83,7 +79,7 @@ def test_text_has_one_line_per_metric(cli, outputs):
 
 def test_without_flags_only_json_is_required(cli, outputs):
     rates = json.loads(cli("score", outputs, "--json").out)["rates"]
-    assert [rate["metric"] for rate in rates] == ["json", "ijson", "fenced", "extracted", "contract"]
+    assert [rate["metric"] for rate in rates] == ["json", "extracted", "contract"]
 
 
 def test_flags_may_be_repeated(cli, outputs):

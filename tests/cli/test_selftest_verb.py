@@ -11,7 +11,7 @@ from mlxtune.evaluation.selftest import checks
 def test_all_checks_pass_and_skipped_suites_are_mentioned(cli):
     result = cli("selftest")
     assert result.code == 0, result.err
-    assert result.out.count("✓") == 5
+    assert result.out.count("✓") == 6
     assert "--suites DIR" in result.out
 
 
@@ -23,7 +23,7 @@ def test_json_is_one_document(cli):
 
 @pytest.mark.slow
 def test_a_wrong_scorer_exits_1_and_lists_the_cases(cli, monkeypatch):
-    monkeypatch.setattr(checks, "score_fenced", lambda answer: PASS)
+    monkeypatch.setattr(checks, "score_extracted", lambda answer: PASS)
     result = cli("selftest")
     assert result.code == 1
     assert "✗ JSON: built-in cases: " in result.out

@@ -19,7 +19,14 @@ needs_suites = pytest.mark.skipif(
 
 def test_built_in_cases_pass():
     results = list(checks.run_checks())
-    assert [check.name.split(":")[0] for check in results] == ["JSON", "schema", "disclaimers", "known rates", "judge"]
+    assert [check.name.split(":")[0] for check in results] == [
+        "JSON",
+        "schema",
+        "disclaimers",
+        "phrases and numbers",
+        "known rates",
+        "judge",
+    ]
     for check in results:
         assert check.passed, check.wrong
         assert check.right == check.total > 0
@@ -55,9 +62,9 @@ def test_raising_scorer_is_reported_without_stopping(monkeypatch):
     def broken(answer):
         raise RuntimeError("oh")
 
-    monkeypatch.setattr(checks, "score_fenced", broken)
+    monkeypatch.setattr(checks, "score_extracted", broken)
     results = list(checks.run_checks())
-    assert len(results) == 5
+    assert len(results) == 6
     assert all("RuntimeError: oh" in case for case in results[0].wrong)
 
 

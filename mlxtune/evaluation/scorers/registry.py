@@ -17,8 +17,6 @@ from mlxtune.evaluation.scorers.preference import PREFERENCE
 
 SCORERS = (
     json_forms.VALID,
-    json_forms.IJSON,
-    json_forms.FENCED,
     json_forms.EXTRACTED,
     schema_valid.SCORER,
     disclaimer.STRICT,

@@ -15,9 +15,11 @@ from typing import Any
 
 from mlxtune.core.errors import InputError
 from mlxtune.evaluation.report_builder import metric_rates
-from mlxtune.evaluation.scorers import ModelAnswer
+from mlxtune.evaluation.scorers import ModelAnswer, Score
 from mlxtune.evaluation.scorers.disclaimer import score_disclaimers
-from mlxtune.evaluation.scorers.json_forms import score_extracted, score_fenced, score_ijson, score_json
+from mlxtune.evaluation.scorers.forbidden import score_forbidden
+from mlxtune.evaluation.scorers.json_forms import score_extracted, score_json
+from mlxtune.evaluation.scorers.number import score_number
 from mlxtune.evaluation.scorers.schema_valid import SchemaValidator
 from mlxtune.evaluation.selftest import judge_cases, selftest_cases
 from mlxtune.recipe import Disclaimer
@@ -52,6 +54,7 @@ def run_checks(suites: Path | None = None) -> Iterator[SelftestResult]:
     yield _counted("JSON: built-in cases", _json_cases())
     yield _counted("schema: built-in cases", _schema_cases())
     yield _counted("disclaimers: built-in cases", _disclaimer_cases())
+    yield _counted("phrases and numbers: built-in cases", _text_cases())
     yield _counted("known rates", _known_rates(), "100 outputs with known rates")
     yield _counted("judge: sentinels", judge_cases.cases(), "simulated judges")
     available = [
@@ -73,8 +76,8 @@ def json_suite(folder: Path) -> Iterator[SelftestResult]:
 
 def _matches_suite(file: Path, expected: bool | None) -> bool:
     answer = ModelAnswer(file.read_bytes().decode("utf-8", "surrogateescape"))
-    raw, ijson, extracted = (scorer(answer).passed for scorer in (score_json, score_ijson, score_extracted))
-    return (expected is None or raw == expected) and ijson <= raw <= extracted and not score_fenced(answer).passed
+    raw, extracted = score_json(answer).passed, score_extracted(answer).passed
+    return (expected is None or raw == expected) and raw <= extracted
 
 
 def schema_suite(folder: Path) -> Iterator[SelftestResult]:
@@ -108,15 +111,15 @@ def _schema_tests(files: Iterable[Path], documents: dict[str, Any], excluded: li
 
 
 def _json_cases() -> Cases:
-    def matches(output: str, ended: str, kind: str, *forms: bool) -> bool:
+    def matches(output: str, ended: str, kind: str, found: bool | None) -> bool:
         answer = ModelAnswer(output, ended)
-        raw, *other = (scorer(answer) for scorer in (score_json, score_ijson, score_fenced, score_extracted))
-        return raw.passed == (not kind) and raw.kind == kind and (not forms or [score.passed for score in other] == list(forms))
+        raw = score_json(answer)
+        return raw.passed == (not kind) and raw.kind == kind and found in (None, score_extracted(answer).passed)
 
-    for output, kind, *forms in selftest_cases.JSON:
-        yield repr(output[:60]), partial(matches, output, "stop", kind, *forms)
+    for output, kind, found in selftest_cases.JSON:
+        yield repr(output[:60]), partial(matches, output, "stop", kind, found)
     for output in selftest_cases.CUT_OFF:
-        yield f"cut off: {output!r}", partial(matches, output, "length", "cut_off")
+        yield f"cut off: {output!r}", partial(matches, output, "length", "cut_off", None)
 
 
 def _schema_cases() -> Cases:
@@ -149,6 +152,16 @@ def _disclaimer_cases() -> Cases:
     for output, strict, fuzzy in selftest_cases.DISCLAIMERS:
         yield f"strict: {output[:60]!r}", partial(judged, output, strict, False)
         yield f"fuzzy: {output[:60]!r}", partial(judged, output, fuzzy, True)
+
+
+def _text_cases() -> Cases:
+    def matches(scorer: Callable[..., Score], answer: ModelAnswer, passes: bool, **options: Any) -> bool:
+        return scorer(answer, **options).passed == passes
+
+    for output, phrase, found in selftest_cases.PHRASES:
+        yield f"{phrase} in {output!r}", partial(matches, score_forbidden, ModelAnswer(output), not found, phrases=[phrase])
+    for output, reference, equal in selftest_cases.NUMBERS:
+        yield f"{reference} as {output!r}", partial(matches, score_number, ModelAnswer(output, reference=reference), equal)
 
 
 def _known_rates() -> Cases:
