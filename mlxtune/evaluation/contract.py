@@ -162,7 +162,7 @@ class Contract:
         if not self.has_form:
             return scores
         failed = [scores[name] for name in self.required_metrics if name in scores and not scores[name].passed]
-        first = replace(failed[0], is_final=any(score.is_final for score in failed)) if failed else PASS
+        first = replace(failed[0], value=None, is_final=any(score.is_final for score in failed)) if failed else PASS
         correct = {CORRECT: scores.pop(CORRECT)} if CORRECT in scores else {}
         return scores | {CONTRACT: first} | correct
 

@@ -44,9 +44,9 @@ def failure_span(metric: str, answer: ModelAnswer, contract: Contract) -> Span |
             span = next(filter(None, (_phrase(answer.output, text) for text in contract.section.forbid)), None)
         case "disclaimer" | "disclaimer_fuzzy" if not metrics[metric].scorer(answer).passed:
             span = _disclaimer(answer, contract.section.disclaimers)
-        case "correct" if not (metrics[metric].score(answer) or PASS).passed:
+        case "correct" if not (score := metrics[metric].score(answer) or PASS).passed:
             number = find_number(answer.output) if "number" in contract.section.correct else None
-            span = number.span if number else _field(answer)
+            span = number.span if number else _field(answer, score.kinds)
     return span if span and 0 <= span[0] < span[1] else None
 
 
@@ -94,13 +94,14 @@ def _schema(text: str, contract: Contract) -> Span | None:
     return start, end
 
 
-def _field(answer: ModelAnswer) -> Span | None:
-    """Return the first field that is not in the reference or has a different value there."""
+def _field(answer: ModelAnswer, kinds: Sequence[str]) -> Span | None:
+    """Return the first field that is not in the reference or has a different value there, of those in ``kinds`` if it has any."""
     actual, expected = find_json(answer.output), find_json(answer.reference or "")
     if not actual or not expected:
         return None
     offset = len(actual[1])
-    for path in sorted(path for path, _ in leaves(actual[0]) - leaves(expected[0])):
+    wrong = sorted(path for path, _ in leaves(actual[0]) - leaves(expected[0]))
+    for path in [path for path in wrong if path in kinds] if any(kind.startswith("/") for kind in kinds) else wrong:
         steps = [step.replace("~1", "/").replace("~0", "~") for step in path.split("/")[1:]]
         if span := locate_value(answer.output[offset:], steps):
             return offset + span[0], offset + span[1]

@@ -93,7 +93,7 @@ def test_reference_rates_count_only_rows_with_reference():
     assert list(rates) == [*JSON, "contract", "correct"]
     assert (rates["json"].total, rates["correct"].hits, rates["correct"].total) == (3, 1, 2)
     assert rates["correct"].mean == pytest.approx((0 + 0.5 + 1 + 1) / 4)
-    assert rates["json"].mean is None
+    assert (rates["json"].mean, rates["contract"].mean) == (None, None)
 
 
 def test_bundled_recipe_defines_contract():

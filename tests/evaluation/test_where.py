@@ -77,6 +77,14 @@ def test_first_field_differing_from_reference_is_highlighted():
     assert _marked("correct", '{"a/b": 1}', reference=reference) is None
 
 
+def test_a_field_that_may_differ_is_not_highlighted():
+    contract = Contract(EvaluationSection(correct=["/b", "/c"]))
+    answer = ModelAnswer('{"a": 1, "b": 2, "c": 3}', reference='{"a": 0, "b": 2, "c": 4}')
+    span = failure_span("correct", answer, contract)
+    assert span
+    assert answer.output[slice(*span)] == "3"
+
+
 def test_first_failing_contract_metric_is_highlighted():
     assert _marked("contract", '{"priority": "North Peak"}') == '"North Peak"'
     assert _marked("contract", '{"priority": "low"}') is None  # a missing disclaimer has no location
