@@ -252,7 +252,7 @@ def test_arms_show_latency_and_lengths_and_the_form_of_answers_is_a_diagnostic(t
     assert row[7].style == "error"
     page = _page(folder)
     rates, diagnostics = page.index("<h2>Rates</h2>"), page.index("<h2>Diagnostics</h2>")
-    assert rates < page.index("fits the schema", rates) < diagnostics < page.index("JSON in a fence")
+    assert rates < page.index("fits the schema", rates) < diagnostics < page.index("contains JSON", diagnostics)
 
 
 def test_pictures_show_latency_the_margin_and_the_rival_of_seeds(tmp_path):
