@@ -48,7 +48,7 @@ def promotion_refusal(
     been significant at the first look at these rows.
     """
     if report.outcome != "better":
-        gain = report.headline if report.outcome == "cannot_tell" and not report.verdict.cut else None
+        gain = report.headline if report.outcome == "cannot_tell" and not report.verdict.cut and not report.seeds else None
         p = (gain.p if gain.adjusted is None else gain.adjusted) if gain and gain.change > 0 else 1.0
         return "looks_spent" if report.facts["level"] <= p < LEVEL else "not_better"
     outcome = report.off_task.outcome if report.off_task else "held"

@@ -16,7 +16,7 @@ from mlxtune.evaluation.report import ArmResult, EvaluationReport, Rate, ReportF
 from mlxtune.evaluation.scorers import CONTRACT, PASS, Score
 from mlxtune.evaluation.scorers.preference import PREFERENCE
 from mlxtune.evaluation.scorers.registry import FORMS
-from mlxtune.evaluation.seed_report import SeedReport, build_seed_report
+from mlxtune.evaluation.seed_report import SeedReport, build_seed_report, recipe_verdict
 from mlxtune.evaluation.statistics.bootstrap import BootstrapMean, bootstrap
 from mlxtune.evaluation.statistics.clusters import effective_n
 from mlxtune.evaluation.statistics.intervals import wilson
@@ -76,8 +76,10 @@ def build(
         for first, second in dict.fromkeys((item.first, item.second) for item in report.comparisons)
         if (both := _both_margins(by_name[first], by_name[second], groups))
     )
-    seed_report = _seed_report(report.headline_metric, report.arms, arms, groups, seeds)
-    return replace(report, margins=margins, seeds=seed_report, verdict=_verdict(report, _deciding_cut_arm(report, arms, groups)))
+    seed_report = _seed_report(report, arms, groups, seeds)
+    verdict = _verdict(report, _deciding_cut_arm(report, arms, groups))
+    verdict = recipe_verdict(verdict, seed_report) if seed_report else verdict
+    return replace(report, margins=margins, seeds=seed_report, verdict=verdict)
 
 
 def _compared(facts: ReportFacts, arms: Sequence[ArmAnswers], groups: Sequence[Hashable]) -> EvaluationReport:
@@ -112,12 +114,13 @@ def _compared(facts: ReportFacts, arms: Sequence[ArmAnswers], groups: Sequence[H
 
 
 def _seed_report(
-    metric: str, results: Sequence[ArmResult], arms: Sequence[ArmAnswers], groups: Sequence[Hashable], seeds: Sequence[SeedAnswers]
+    report: EvaluationReport, arms: Sequence[ArmAnswers], groups: Sequence[Hashable], seeds: Sequence[SeedAnswers]
 ) -> SeedReport | None:
     if not seeds:
         return None
-    rival = strongest_arm([result for result in results if not is_tuned(result.name)], metric).name
-    return build_seed_report(seeds, metric, groups, rival, next(arm.scores for arm in arms if arm.name == rival))
+    metric, baselines = report.headline_metric, {arm.name: arm.scores for arm in arms if not is_tuned(arm.name)}
+    rival = strongest_arm([result for result in report.arms if result.name in baselines], metric).name
+    return build_seed_report(seeds, metric, groups, {rival: baselines[rival], **baselines}, report.facts["level"])
 
 
 def both_passed(

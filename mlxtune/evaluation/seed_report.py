@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from statistics import fmean, stdev, variance
 
 from mlxtune.evaluation.answers import SeedAnswers, reference_likelihood
 from mlxtune.evaluation.scorers import Score
 from mlxtune.evaluation.statistics.agreement import Estimate
 from mlxtune.evaluation.statistics.clusters import effective_n
-from mlxtune.evaluation.statistics.intervals import t_quantile, wilson
+from mlxtune.evaluation.statistics.intervals import LEVEL, t_quantile, wilson
+from mlxtune.evaluation.verdict import RecipeChange, Verdict
 
 
 @dataclass(frozen=True)
@@ -32,18 +33,18 @@ def seed_rate(passed: Sequence[Sequence[bool]], groups: Sequence[Hashable]) -> S
     return SeedMean(Estimate(low, value, high), spread, chance)
 
 
-def seed_change(changes: Sequence[Sequence[float]], groups: Sequence[Hashable]) -> SeedMean:
+def seed_change(changes: Sequence[Sequence[float]], groups: Sequence[Hashable], level: float = LEVEL) -> SeedMean:
     """Return the mean change from another arm, between −1 and 1 for each row; ``changes`` holds each seed's rows.
 
     The variance includes two additional rows, one fixed and one broken (Bonett and Price 2012), so that identical rows do not prove
     equality.
     """
-    value, error, t, spread, chance = _crossed(changes, groups, extra=(1.0, -1.0))
+    value, error, t, spread, chance = _crossed(changes, groups, level, extra=(1.0, -1.0))
     return SeedMean(Estimate(value - t * error, value, value + t * error), spread, chance)
 
 
 def _crossed(
-    values: Sequence[Sequence[float]], groups: Sequence[Hashable], extra: Sequence[float] = ()
+    values: Sequence[Sequence[float]], groups: Sequence[Hashable], level: float = LEVEL, extra: Sequence[float] = ()
 ) -> tuple[float, float, float, float, float]:
     """Return the mean over crossed rows and seeds, its standard error, the t quantile, the observed spread, and that expected by chance.
 
@@ -66,7 +67,7 @@ def _crossed(
         for value, row_mean in zip(seed_values, row_means, strict=True)
     )
     chance = math.sqrt(residual / max(1, (rows - 1) * (seeds - 1)) / size)
-    return mean, math.sqrt(total), t_quantile(freedom), stdev(seed_means), chance
+    return mean, math.sqrt(total), t_quantile(freedom, level), stdev(seed_means), chance
 
 
 @dataclass(frozen=True)
@@ -91,8 +92,7 @@ class SeedReport:
     seeds: tuple[SeedResult, ...]
     recommended: str
     rate: SeedMean
-    rival: str = ""  # the strongest arm without training
-    change: SeedMean | None = None  # from the rival
+    change: RecipeChange
 
     @property
     def chosen(self) -> SeedResult:
@@ -114,17 +114,21 @@ def recommend(seeds: Sequence[SeedAnswers], metric: str) -> str:
 
 
 def build_seed_report(
-    seeds: Sequence[SeedAnswers], metric: str, groups: Sequence[Hashable], rival: str, rival_scores: Sequence[dict[str, Score]]
+    seeds: Sequence[SeedAnswers],
+    metric: str,
+    groups: Sequence[Hashable],
+    baselines: Mapping[str, Sequence[dict[str, Score]]],
+    level: float = LEVEL,
 ) -> SeedReport:
-    """Build the report of at least two ``seeds`` on ``metric``. ``groups`` says which held-out rows belong together."""
-    rows = [
-        index
-        for index, row in enumerate(rival_scores)
-        if metric in row and all(metric in seed.held_out[index].scores for seed in seeds)
-    ]
+    """Build the report of at least two ``seeds`` on ``metric``. ``groups`` says which held-out rows belong together.
+
+    The recipe is better if it is better than each of the ``baselines``, of which the first is the strongest, and worse if it is worse than
+    one of them at the ``level`` divided by their number (see ``best_baseline``).
+    """
+    scores = [*baselines.values(), *([answer.scores for answer in seed.held_out] for seed in seeds)]
+    rows = [index for index in range(len(groups)) if all(metric in own[index] for own in scores)]
     groups = [groups[index] for index in rows]
     passed = [[seed.held_out[index].scores[metric].passed for index in rows] for seed in seeds]
-    before = [rival_scores[index][metric].passed for index in rows]
     results = []
     for seed, values in zip(seeds, passed, strict=True):
         interval = wilson(sum(values), len(values), effective_n=effective_n(values, groups))
@@ -134,10 +138,21 @@ def build_seed_report(
                 seed.run, seed.seed, _hits(seed, metric), total, _loss(seed), sum(values), len(values), *interval
             )
         )  # fmt: skip
-    changes = [[float(after - first) for after, first in zip(values, before, strict=True)] for values in passed]
-    return SeedReport(
-        tuple(results), recommend(seeds, metric), seed_rate(passed, groups), rival, seed_change(changes, groups) if rival else None
+    changes = []
+    for own in baselines.values():
+        before = [own[index][metric].passed for index in rows]
+        changes.append([[float(after - first) for after, first in zip(values, before, strict=True)] for values in passed])
+    lower, upper = ([seed_change(one, groups, error).mean for one in changes] for error in (level, level / len(changes)))
+    change = RecipeChange(
+        len(seeds), next(iter(baselines)), min(one.low for one in lower), lower[0].value, min(one.high for one in upper), level
     )
+    return SeedReport(tuple(results), recommend(seeds, metric), seed_rate(passed, groups), change)
+
+
+def recipe_verdict(verdict: Verdict, seeds: SeedReport) -> Verdict:
+    """Return the verdict about the recipe, unless the contract or the token limit decides about the recommended seed."""
+    outcome, reason = (seeds.change.outcome, "recipe") if verdict.reason == "change" else (verdict.outcome, verdict.reason)
+    return replace(verdict, outcome=outcome, reason=reason, needed_rows=None, recipe=seeds.change)
 
 
 def _hits(seed: SeedAnswers, metric: str) -> int:

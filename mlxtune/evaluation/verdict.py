@@ -77,11 +77,29 @@ class ArmRate:
 
 
 @dataclass(frozen=True)
+class RecipeChange:
+    """The mean change of several seeds from the strongest arm without training, with its interval over seeds and rows."""
+
+    seeds: int
+    rival: str
+    low: float
+    change: float
+    high: float
+    level: float  # the error rate of the interval and of the outcome
+
+    @property
+    def outcome(self) -> Outcome:
+        return "better" if self.low > 0 else "worse" if self.high < 0 else "cannot_tell"
+
+
+@dataclass(frozen=True)
 class Verdict:
-    """What a report concludes about the strongest tuned arm."""
+    """What a report concludes about the strongest tuned arm or, with several seeds, about the recipe."""
 
     outcome: Literal[Outcome, ""]  # empty if nothing was compared
-    reason: Literal["change", "contract", "token_limit", "no_adapter"]  # what it follows from; ``change`` is on the headline metric
+    reason: Literal[
+        "change", "recipe", "contract", "token_limit", "no_adapter"
+    ]  # ``change`` and ``recipe`` are on the headline metric
     metric: str  # the headline metric
     headline: Comparison | None = None
     contract: Comparison | None = None  # the same arms on the contract, if the headline is another metric
@@ -90,6 +108,7 @@ class Verdict:
     grammar: Literal["", "contract", "schema"] = ""  # what a grammar alone, without training, meets on every row
     cut: CutAnswers | None = None  # the cut answers that decide the outcome or, without an adapter, may decide a later one
     free: ArmRate | None = None  # the strongest free arm, if its rate on the headline metric is not below the tuned arm's interval
+    recipe: RecipeChange | None = None  # with several seeds
     rates: tuple[ArmRate, ...] = ()  # without an adapter, the rates of the arms on the headline metric
 
 

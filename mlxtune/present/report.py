@@ -353,7 +353,7 @@ def seeds_table(report: EvaluationReport) -> Table | None:
     if seeds is None:
         return None
     rows = []
-    rival = next((arm.rate(report.headline_metric).share for arm in report.arms if arm.name == seeds.rival), None)
+    rival = next(arm.rate(report.headline_metric).share for arm in report.arms if arm.name == seeds.change.rival)
     for seed in seeds.seeds:
         is_chosen = seed.run == seeds.recommended
         rows.append(
@@ -386,7 +386,7 @@ def seeds_table(report: EvaluationReport) -> Table | None:
     note = (
         f"{metric_label(report.headline_metric)} of {TUNED}; intervals over rows for each seed, over rows and seeds for the recipe"
     )
-    legend = f"Dashed line: {seeds.rival}, the strongest arm without training." if rival is not None else ""
+    legend = f"Dashed line: {seeds.change.rival}, the strongest arm without training."
     return Table("Seeds", note, columns, tuple(rows), legend)
 
 

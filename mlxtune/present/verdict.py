@@ -53,6 +53,10 @@ def _reason(found: Verdict) -> str:
     if found.free:
         answer, metric = FREE_ANSWERS[found.free.arm], metric_label(found.metric)
         return f"{capital(answer)} reaches {percent(found.free.share)}, so the {metric} does not measure the task."
+    if (recipe := found.recipe) and found.reason == "recipe":
+        low, change, high = map(signed_points, (recipe.low, recipe.change, recipe.high))
+        subject = f"{capital(metric_label(found.metric))}, mean of {recipe.seeds} seeds"
+        return f"{subject}: {change} points versus {recipe.rival} ({100 * (1 - recipe.level):.4g}% interval: {low} to {high})."
     worse = found.contract if found.contract and found.contract.outcome == "worse" else None
     decisive = worse or found.headline
     return change_sentence(decisive, arm="" if decisive.second == TUNED else decisive.second) if decisive else ""
@@ -84,7 +88,7 @@ def conclusion_facts(report: EvaluationReport) -> list[Fact]:
         paired = item.paired
         counts = f"{item.first} → {item.second}: {paired.fixed:,} fixed, {paired.broken:,} broken"
         facts.append(Fact("passed", f"{paired.first:,} → {paired.second:,} of {paired.total:,}", counts))
-        if found.cut or found.free or (contract and contract.outcome == "worse" and contract.metric != item.metric):
+        if found.cut or found.free or found.recipe or (contract and contract.outcome == "worse" and contract.metric != item.metric):
             facts.append(comparison_fact(item))
     if contract and contract is not item:
         counts = f"{contract.paired.first:,} → {contract.paired.second:,} of {contract.paired.total:,}"
@@ -116,11 +120,8 @@ def comparison_fact(item: Comparison) -> Fact:
 
 def seeds_fact(seeds: SeedReport) -> Fact:
     """Return the expected result of the recipe with another seed; the seeds' table has the recommended adapter's."""
-    mean, over = seeds.rate.mean, ""
-    if seeds.change:
-        change = seeds.change.mean
-        over = f", {change_text(change.low, change.value, change.high)} points over {seeds.rival}"
-    value = f"{percent(mean.value)} ({100 * mean.low:.0f} to {100 * mean.high:.0f}) with another seed{over}"
+    mean = seeds.rate.mean
+    value = f"{percent(mean.value)} ({100 * mean.low:.0f} to {100 * mean.high:.0f}) with another seed"
     return Fact("recipe", value, f"seed {seeds.chosen.seed} recommended by the validation rows alone")
 
 

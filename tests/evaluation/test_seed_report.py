@@ -12,7 +12,9 @@ from exhaustive import cases
 from mlxtune.evaluation.answers import SeedAnswers
 from mlxtune.evaluation.json_fields import from_json, to_json
 from mlxtune.evaluation.scorers import Score
-from mlxtune.evaluation.seed_report import SeedReport, build_seed_report, recommend, seed_change, seed_rate
+from mlxtune.evaluation.seed_report import SeedReport, build_seed_report, recipe_verdict, recommend, seed_change, seed_rate
+from mlxtune.evaluation.verdict import Verdict
+from mlxtune.present.verdict import verdict_text
 
 FAIL, PASS = {"contract": Score(False, "x", "y")}, {"contract": Score(True)}
 
@@ -34,13 +36,13 @@ def test_validation_recommends_and_held_out_rows_have_no_say():
 
 def test_report_survives_json():
     report = build_seed_report(
-        [_seed(1, [1, 0], [1, 1, 0]), _seed(2, [1, 1], [1, 0, 0])], "contract", "abc", "base", _scored([0, 0, 1])
+        [_seed(1, [1, 0], [1, 1, 0]), _seed(2, [1, 1], [1, 0, 0])], "contract", "abc", {"base": _scored([0, 0, 1])}
     )
     assert from_json(SeedReport, to_json(report)) == report
     assert (report.recommended, report.chosen.hits, report.chosen.total) == ("run-2", 1, 3)
     assert report.rate.mean.value == pytest.approx(0.5)
-    assert report.change is not None
-    assert report.change.mean.value == pytest.approx(0.5 - 1 / 3)
+    assert (report.change.seeds, report.change.rival) == (2, "base")
+    assert report.change.change == pytest.approx(0.5 - 1 / 3)
 
 
 def test_best_of_seeds_by_validation_leaves_the_held_out_rate_unbiased():
@@ -131,3 +133,31 @@ def test_equal_rows_do_not_prove_equal_arms():
 def test_one_seed_has_no_spread():
     with pytest.raises(ValueError, match="two seeds"):
         seed_rate([[True, False]], range(2))
+
+
+def _recipe_report(hits, baselines, level=0.05):
+    """Return the report of seeds that pass so many of 60 rows, and of baselines that pass the first rows."""
+    seeds = [_seed(number, [1, 0], [index < count for index in range(60)]) for number, count in enumerate(hits)]
+    scored = {name: _scored([index < count for index in range(60)]) for name, count in baselines.items()}
+    return build_seed_report(seeds, "contract", range(60), scored, level)
+
+
+def test_verdict_is_about_the_recipe():
+    adapter = Verdict("better", "change", "contract", needed_rows=40)
+    report = _recipe_report([50, 52, 20], {"base": 30})
+    found = recipe_verdict(adapter, report)
+    assert (found.outcome, found.reason, found.needed_rows, found.recipe) == ("cannot_tell", "recipe", None, report.change)
+    assert "Whole contract, mean of 3 seeds: +17.8 points versus base (95% interval: " in verdict_text(found)
+    assert recipe_verdict(adapter, _recipe_report([50, 52, 51], {"base": 30})).outcome == "better"
+    assert recipe_verdict(adapter, _recipe_report([10, 12, 11], {"base": 30})).outcome == "worse"
+    worse = Verdict("worse", "contract", "contract")
+    assert recipe_verdict(worse, _recipe_report([50, 52, 51], {"base": 30})).outcome == "worse"
+
+
+def test_recipe_must_beat_every_baseline_at_the_level_of_the_look():
+    alone, among = _recipe_report([40, 42, 41], {"base": 30}), _recipe_report([40, 42, 41], {"base": 30, "other": 29})
+    assert (alone.change.low, alone.change.high) == pytest.approx((among.change.low, among.change.high), abs=0.02)
+    late = _recipe_report([40, 42, 41], {"base": 30}, level=0.05 / 90)
+    assert alone.change.outcome == "better"
+    assert late.change.outcome == "cannot_tell"
+    assert late.change.low < alone.change.low
