@@ -149,6 +149,11 @@ class ArmRunner:
         self._worker.emit("arm.finished", arm=arm.name, rows=len(prompts), cached=cached, seconds=seconds, of=OFF_TASK)
         return [outputs[prompt] for prompt in prompts]
 
+    def answer_validation(self, arm: Arm, rows: Sequence[PromptRow]) -> ArmAnswers:
+        """Return the answers of ``arm`` to the validation ``rows``."""
+        tell = partial(progress_reporter, self._worker, arm.name)
+        return self._generate(arm, rows, self._options, tell, of="validation row", score_references=False)
+
     def answer_with_seeds(
         self, seeds: Sequence[SeedAdapter], validation: Sequence[PromptRow], rows: Sequence[PromptRow]
     ) -> list[SeedAnswers]:

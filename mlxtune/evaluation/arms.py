@@ -20,6 +20,7 @@ from mlxtune.evaluation.shots import sample_shots, shown_rows
 from mlxtune.recipe import Endpoint, Recipe
 
 BASE, PROMPT, KSHOT, GRAMMAR, PARENT = "base", "base+prompt", "base+kshot", "base+grammar", "parent"
+STRONGEST = "strongest"  # the untrained arm that passes most validation rows
 GRAMMAR_KSHOT, GRAMMAR_PROMPT, OPTIMIZED = "base+grammar+kshot", "base+grammar+prompt", "base+optimized"
 CONSTANT, COPIER = "constant", "copier"  # the free arms, which generate nothing
 ENDPOINT = "endpoint:"  # followed by the name of an endpoint
@@ -77,6 +78,17 @@ def arm_names(recipe: Recipe) -> tuple[str, ...]:
     return tuple(recipe.evaluation.arms) or tuple(name for name in default_arms(recipe) if not lacks_grammar(name))
 
 
+def chooses_arms(recipe: Recipe) -> bool:
+    """Return whether ``recipe`` leaves the choice of some arms to the evaluation, which then leaves out those it cannot have."""
+    return not recipe.evaluation.arms or STRONGEST in recipe.evaluation.arms
+
+
+def strongest_candidates(recipe: Recipe) -> tuple[str, ...]:
+    """Return the arms of which ``strongest`` is one: the untrained default ones and those with the recipe's prompt."""
+    prompted = (PROMPT, *((GRAMMAR_PROMPT,) if recipe.evaluation.schema else ())) if recipe.evaluation.prompt.strip() else ()
+    return tuple(name for name in (*default_arms(recipe), *prompted) if name != BASE and not is_tuned(name))
+
+
 def lacks_grammar(name: str) -> bool:
     """Return whether the arm named ``name`` needs llguidance, which is not installed."""
     return has_grammar(name) and find_spec("llguidance") is None
@@ -91,10 +103,12 @@ def build_arms(recipe: Recipe, adapter: Path | None, train: Sequence[Row]) -> li
     """Build the arms of ``recipe``: the base, the arms that need no training, the adapter's parent, and the arms with the adapter.
 
     Few-shot examples are chosen from ``train``. Raises ``InputError`` for an unreadable file or too few conversations. A recipe that
-    lists no arms has none with examples then.
+    leaves the choice to the evaluation has no arm with examples then. All candidates of ``strongest`` are included.
     """
     section, names = recipe.evaluation, arm_names(recipe)
-    if not section.arms and len(shown_rows(train)) < section.shots:
+    if STRONGEST in names:
+        names += tuple(name for name in strongest_candidates(recipe) if not lacks_grammar(name))
+    if chooses_arms(recipe) and len(shown_rows(train)) < section.shots:
         names = tuple(name for name in names if "kshot" not in name.split("+"))
 
     def build(name: str, adapter: Path | None = None) -> Arm:

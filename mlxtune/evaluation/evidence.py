@@ -7,7 +7,8 @@
     regression.jsonl    off-task prompts, the conditions of correct answers, and the answers of the base and the adapter
     nearest.jsonl       for failed rows, the most similar training rows and who reviewed them
     optimized.md        the prompt of the arm base+optimized
-    validation.jsonl    for several seeds, the validation rows, like questions.jsonl
+    validation.jsonl    for several seeds or the arm strongest, the validation rows, like questions.jsonl
+    candidates.jsonl    the answers of the arms of which the strongest was chosen to the validation rows, like outputs.jsonl
     seeds.jsonl         for several seeds, each one's answers
     holdout.jsonl       the ledger of held-out rows when the report was made
     trained.jsonl       for each run that the adapters come from, the hashes of all rows and prompts that it was trained on
@@ -38,7 +39,8 @@ RECIPE, SCHEMA = "recipe.toml", "schema.json"
 QUESTIONS, OUTPUTS, NEAREST = "questions.jsonl", "outputs.jsonl", "nearest.jsonl"
 REGRESSION, OPTIMIZED_PROMPT = "regression.jsonl", "optimized.md"
 VALIDATION, SEEDS, TRAINED, HOLDOUT = "validation.jsonl", "seeds.jsonl", "trained.jsonl", "holdout.jsonl"
-FILES = (RECIPE, SCHEMA, QUESTIONS, OUTPUTS, REGRESSION, OPTIMIZED_PROMPT, NEAREST, VALIDATION, SEEDS, TRAINED, HOLDOUT)
+CANDIDATES = "candidates.jsonl"
+FILES = (RECIPE, SCHEMA, QUESTIONS, OUTPUTS, REGRESSION, OPTIMIZED_PROMPT, NEAREST, VALIDATION, SEEDS, CANDIDATES, TRAINED, HOLDOUT)
 
 
 @dataclass(frozen=True)
@@ -188,9 +190,19 @@ def load_evidence(folder: Path) -> EvaluationEvidence:
     return EvaluationEvidence(recipe, rows, {arm: tuple(items) for arm, items in answers.items()})
 
 
-def save_outputs(folder: Path, arms: Sequence[ArmAnswers]) -> None:
-    """Write ``outputs.jsonl``."""
-    write_text(folder / OUTPUTS, to_jsonl([{"arm": arm.name, **to_json(answer)} for arm in arms for answer in arm.answers]))
+def save_outputs(folder: Path, arms: Sequence[ArmAnswers], name: str = OUTPUTS) -> None:
+    """Write ``outputs.jsonl``, or the file ``name`` of the same form."""
+    write_text(folder / name, to_jsonl([{"arm": arm.name, **to_json(answer)} for arm in arms for answer in arm.answers]))
+
+
+def load_outputs(folder: Path, rows: Sequence[EvaluatedRow], name: str = OUTPUTS) -> dict[str, tuple[Answer, ...]]:
+    """Load each arm's answers to ``rows``, in order. Raises ``InputError`` if the file is malformed or has other rows."""
+    answers: dict[str, list[Answer]] = {}
+    for arm, answer in _load_answers(folder / name, "arm"):
+        answers.setdefault(arm, []).append(answer)
+    if any([answer.id for answer in own] != [row.id for row in rows] for own in answers.values()):
+        raise _malformed(name)
+    return {arm: tuple(own) for arm, own in answers.items()}
 
 
 def save_seed_answers(folder: Path, seeds: Sequence[SeedAnswers]) -> None:

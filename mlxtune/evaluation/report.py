@@ -77,6 +77,14 @@ class OptimizerFacts(TypedDict, total=False):
     score: float
 
 
+class StrongestFacts(TypedDict):
+    """The untrained arm that passes most of the validation ``rows``, and the passes of each candidate."""
+
+    arm: str
+    hits: dict[str, int]
+    rows: int
+
+
 class FreeArmFacts(TypedDict):
     """How ``copier`` finds the nearest training row, and the hash of the rows that the free arms know."""
 
@@ -105,6 +113,7 @@ class ReportFacts(TypedDict, total=False):
     endpoints: dict[str, EndpointFacts]
     optimizer: OptimizerFacts
     free_arms: FreeArmFacts
+    strongest: StrongestFacts
     left_out: dict[str, LeftOut]
     longest_reference: int
     room: int

@@ -54,6 +54,7 @@ from mlxtune.evaluation.off_task.result import compare_off_task
 from mlxtune.evaluation.paired_answers import load_pairs
 from mlxtune.evaluation.report import PAGES, ReportFacts, decoding
 from mlxtune.evaluation.report_builder import build
+from mlxtune.evaluation.strongest import stored_strongest
 from mlxtune.present.report import render_pages
 from mlxtune.recipe import AUTO
 
@@ -200,6 +201,8 @@ def _numbers(
         if (lines := ledger.load(folder)).lines:
             result = ledger.result_hash(facts["contract"], evidence.answers)
             facts |= report.ledger_facts(ledger.history(lines, facts["row_ids"], result))
+        if found := stored_strongest(folder, contract, evidence.recipe):
+            facts["strongest"] = found
         validation = load_rows(folder, VALIDATION) if (folder / SEEDS).is_file() else ()
         stored_seeds = load_seed_answers(folder, validation, evidence.rows)
     except InputError as error:
@@ -211,7 +214,7 @@ def _numbers(
         yield from _scores(location, (*one.validation, *one.held_out), (*two.validation, *two.held_out))
     arms = [ArmAnswers(arm["arm"], tuple(scored[arm["arm"]]), arm["cached"], arm["seconds"]) for arm in stored["arms"]]
     recorded: Any = {
-        key: value for key, value in stored["facts"].items() if key not in ("off_task", "holdout", "look", "last_look")
+        key: value for key, value in stored["facts"].items() if key not in ("off_task", "holdout", "look", "last_look", "strongest")
     }
     current = to_json(build({**recorded, **facts}, arms, [row.group for row in evidence.rows], seeds))
     current["facts"]["made"] = stored["facts"].get("made")

@@ -31,14 +31,17 @@ from mlxtune.evaluation.arms import (
     COPIER,
     OPTIMIZED,
     PARENT,
+    STRONGEST,
     TUNED,
     Arm,
     SeedAdapter,
     build_arms,
+    chooses_arms,
     default_arms,
     is_tuned,
     lacks_grammar,
-)
+    strongest_candidates,
+)  # fmt: skip
 from mlxtune.evaluation.contract import Contract
 from mlxtune.evaluation.endpoints import require_endpoints
 from mlxtune.evaluation.free_arms import AnsweredRows, free_arms
@@ -51,6 +54,7 @@ from mlxtune.evaluation.off_task.result import compare_off_task
 from mlxtune.evaluation.progress import progress_reporter
 from mlxtune.evaluation.report import LeftOut, ReportFacts, decoding, ledger_facts
 from mlxtune.evaluation.seed_report import recommend
+from mlxtune.evaluation.strongest import strongest
 from mlxtune.models.cpu import blas
 from mlxtune.models.resolve import resolve
 from mlxtune.planning.machine import this_machine
@@ -108,7 +112,7 @@ def evaluate(worker: Worker) -> dict[str, Any]:
     vectors = _vectors(worker, inputs, loaded)
     compared = outputs.comparable_pairs(loaded, recipe, [*inputs.rows, *inputs.validation])
     runner = ArmRunner(worker, loaded, template, budget, compared, inputs.contract.schema_document)
-    measured = _answer(worker, inputs, arms, runner, facts)
+    measured = _answer(worker, inputs, _without_weaker(worker, inputs, arms, runner, facts), runner, facts)
     _add_free_arms(measured, inputs, recipe, facts, vectors)
     return _finish(worker, inputs, measured, facts, vectors)
 
@@ -164,6 +168,19 @@ def _answer(worker: Worker, inputs: _Inputs, arms: Sequence[Arm], runner: ArmRun
     return measured
 
 
+def _without_weaker(worker: Worker, inputs: _Inputs, arms: list[Arm], runner: ArmRunner, facts: ReportFacts) -> list[Arm]:
+    """Return ``arms`` with only the strongest candidate on the validation rows if the recipe asks for it. ``facts`` then name it."""
+    recipe, listed = worker.recipe, worker.recipe.evaluation.arms
+    candidates = [arm for arm in arms if STRONGEST in listed and arm.name in strongest_candidates(recipe)]
+    if not candidates or not inputs.validation:
+        return arms
+    answers = [runner.answer_validation(arm, inputs.validation) for arm in candidates]
+    rows, by_name = evidence.evaluated_rows(inputs.validation), {one.name: one.answers for one in answers}
+    facts["strongest"] = strongest(inputs.contract, recipe, rows, by_name)
+    evidence.save_outputs(worker.folder, answers, evidence.CANDIDATES)
+    return [arm for arm in arms if arm.name not in by_name or arm.name in (facts["strongest"]["arm"], *listed)]
+
+
 def _add_free_arms(measured: _Measured, inputs: _Inputs, recipe: Recipe, facts: ReportFacts, vectors: RowVectors | None) -> None:
     """Add the arms that generate nothing before those with an adapter, or say in ``facts`` why there are none."""
     contract, known = inputs.contract, AnsweredRows.from_splits(inputs.splits)
@@ -182,7 +199,9 @@ def _add_free_arms(measured: _Measured, inputs: _Inputs, recipe: Recipe, facts: 
 
 def _left_out(inputs: _Inputs, recipe: Recipe, built: Sequence[Arm], arms: Sequence[Arm]) -> dict[str, LeftOut]:
     """Return why default arms are not among ``arms``: they could not be ``built``, or their prompts are too long."""
-    wanted = () if recipe.evaluation.arms else (name for name in default_arms(recipe) if inputs.adapter or not is_tuned(name))
+    listed = recipe.evaluation.arms
+    names = strongest_candidates(recipe) if STRONGEST in listed else () if listed else default_arms(recipe)
+    wanted = (name for name in names if inputs.adapter or not is_tuned(name))
     missing = [name for name in wanted if name not in {arm.name for arm in arms}]
     too_long = {arm.name for arm in built}
     return {
@@ -239,7 +258,8 @@ def _read_inputs(worker: Worker) -> _Inputs:
         worker.warn("unknown_conditions", fields=unknown)
     adapter = Path(request["adapter"]) if request.get("adapter") else None
     seeds = [SeedAdapter(**seed) for seed in request.get("seeds", ())]
-    validation = prompt_rows(splits.valid) if seeds else []
+    is_used = seeds or STRONGEST in recipe.evaluation.arms
+    validation = [row for row in splits.valid if isinstance(row, PromptRow)] if is_used else []
     adapters = [Path(seed.adapter) for seed in seeds] or ([adapter] if adapter else [])
     found = contamination.check(workspace, adapters, rows)
     return _Inputs(contract, source, splits, rows, validation, adapter, seeds, *found)
@@ -272,7 +292,7 @@ def _budget(
         answer_room, loaded=loaded, rows=inputs.rows, settings=template.settings, thinking_tokens=section.thinking_tokens
     )
     room = size(arms)
-    if room is not None and not section.arms and room < answer_budget(section, known, template.count_tokens).max_tokens:
+    if room is not None and chooses_arms(worker.recipe) and room < answer_budget(section, known, template.count_tokens).max_tokens:
         arms = [arm for arm in arms if not arm.shots]
         room = size(arms)
     budget = answer_budget(section, known, template.count_tokens, room, inputs.contract.schema_document)

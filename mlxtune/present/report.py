@@ -16,7 +16,7 @@ from mlxtune.evaluation.drilldown import FailedRow, failed_rows
 from mlxtune.evaluation.evidence import OPTIMIZED_PROMPT, NearestRow
 from mlxtune.evaluation.off_task.prompts import OffTaskPrompt
 from mlxtune.evaluation.off_task.result import LEAST
-from mlxtune.evaluation.report import PAGES, ArmResult, EvaluationReport, OptimizerFacts, Rate, token_limit
+from mlxtune.evaluation.report import PAGES, ArmResult, EvaluationReport, OptimizerFacts, Rate, StrongestFacts, token_limit
 from mlxtune.evaluation.scorers import CORRECT
 from mlxtune.evaluation.scorers.registry import FORMS, metric_label
 from mlxtune.evaluation.seed_report import SeedMean
@@ -181,6 +181,7 @@ def evaluation_facts(report: EvaluationReport) -> Facts:
             for arm, item in known.get("endpoints", {}).items()
         ),
         (OPTIMIZED, _optimizer(known["optimizer"]) if "optimizer" in known else ""),
+        ("strongest", _strongest(known["strongest"]) if "strongest" in known else ""),
         ("left out", ", ".join(f"{arm}: {word(code)}" for arm, code in known.get("left_out", {}).items())),
         ("made with", f"mlxtune {mlxtune.__version__}"),
     ]
@@ -191,6 +192,11 @@ def _optimizer(item: OptimizerFacts) -> str:
     counts = f"{plural(item['calls'], 'answer')} and {plural(item['reflections'], 'proposal')} of {one_line(item['model'], 60)}"
     took = f"{item['tokens']:,} tokens in {duration(item['seconds'])}{_dollars(item['spent'])}"
     return f"{counts}, {took}; validation score {item['start']:.2f} to {item['score']:.2f}; prompt in {OPTIMIZED_PROMPT}"
+
+
+def _strongest(found: StrongestFacts) -> str:
+    hits = ", ".join(f"{arm} {count:,}" for arm, count in found["hits"].items())
+    return f"{found['arm']} on {plural(found['rows'], 'validation row')}: {hits}"
 
 
 def _dollars(spent: float) -> str:

@@ -343,8 +343,8 @@ class Endpoint:
 AUTO: Literal["auto"] = "auto"
 
 ArmName = Literal[
-    "base", "base+prompt", "base+kshot", "base+grammar", "base+grammar+kshot", "base+grammar+prompt", "base+optimized", "tuned",
-    "tuned+prompt", "tuned+grammar",
+    "base", "base+prompt", "base+kshot", "base+grammar", "base+grammar+kshot", "base+grammar+prompt", "base+optimized", "strongest",
+    "tuned", "tuned+prompt", "tuned+grammar",
 ]  # fmt: skip
 EndpointArmName = Annotated[str, Rule(re.compile(r"endpoint:[A-Za-z0-9_-]+").fullmatch, "endpoint:NAME")]
 
@@ -369,7 +369,7 @@ class EvaluationSection:
 
     ``correct`` lists what must equal the reference: JSON Pointers into a JSON answer, all of its ``fields``, the whole ``answer``,
     its final ``number``, or the ``calls`` of functions. ``prompt`` may be a .txt or .md file. ``shots`` training rows precede each prompt in the
-    arms with ``kshot``, and cover the values of ``correct``. ``regression`` is a
+    arms with ``kshot``, and cover the values of ``correct``. The arm ``strongest`` is the untrained one that passes most validation rows. ``regression`` is a
     file with off-task prompts used to detect forgetting (see docs/evaluation.md). ``max_tokens`` = "auto" is twice the length of the longest reference answer
     in the training and validation rows, or that length plus 64 tokens, whichever is greater; reasoning is not counted.
     """

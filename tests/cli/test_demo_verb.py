@@ -15,20 +15,9 @@ from mlxtune.recipe import load
 RECIPE: Path = samples.samples_root() / samples.RECIPE
 
 
-@pytest.mark.parametrize(
-    ("overrides", "installed", "arms"),
-    [
-        ([], True, ["base", "base+grammar", "tuned", "tuned+grammar"]),
-        ([], False, ["base", "tuned"]),
-        (["evaluation.schema="], True, ["base", "tuned"]),
-        (['evaluation.arms=["base"]'], True, ["base"]),
-    ],
-)
-def test_grammar_is_added_where_it_can_be_used(
-    monkeypatch: pytest.MonkeyPatch, overrides: list[str], installed: bool, arms: list[str]
-) -> None:
-    monkeypatch.setattr(demo, "find_spec", lambda name: object() if installed else None)
-    assert demo.with_grammar_arms(load(RECIPE, overrides)).evaluation.arms == arms
+@pytest.mark.parametrize(("overrides", "arms"), [([], ["base", "strongest", "tuned"]), (['evaluation.arms=["base"]'], ["base"])])
+def test_only_the_strongest_untrained_arm_is_evaluated(overrides: list[str], arms: list[str]) -> None:
+    assert demo.with_fewer_arms(load(RECIPE, overrides)).evaluation.arms == arms
 
 
 def test_stages_have_headings_results_and_the_time_left(

@@ -332,6 +332,25 @@ def test_default_arms_are_left_out_where_their_examples_leave_no_room(
 
 
 @pytest.mark.usefixtures("no_off_task_prompts")
+def test_validation_rows_choose_the_strongest_untrained_arm(workspace: Path, evaluate: Evaluate) -> None:
+    (workspace / "schema.json").write_text(json.dumps(SCHEMA))
+    how = (f"evaluation.schema={workspace / 'schema.json'}", "evaluation.max_tokens=24", "evaluation.rows=3")
+    folder = evaluate(workspace / "recipes" / "tiny.toml", *how, 'evaluation.arms=["base", "strongest"]')
+    result = report.load(folder)
+    assert result.facts["strongest"] == {
+        "arm": "base+grammar",
+        "hits": {"base+kshot": 0, "base+grammar": 2, "base+grammar+kshot": 2},
+        "rows": 2,
+    }
+    assert [arm.name for arm in result.arms] == ["base", "base+grammar", "constant", "copier"]
+    assert verify(folder) == []
+    assert "base+grammar on 2 validation rows: base+kshot 0," in (folder / "report.md").read_text()
+    text = (folder / "candidates.jsonl").read_text()
+    (folder / "candidates.jsonl").write_text(text.replace("category", "kategory"))
+    assert any("facts, strongest, hits, base+grammar is stored as 2" in difference for difference in verify(folder))
+
+
+@pytest.mark.usefixtures("no_off_task_prompts")
 def test_free_arms_are_in_every_report_and_computed_again_from_unchanged_rows(workspace: Path, evaluate: Evaluate) -> None:
     folder = evaluate(workspace / "recipes" / "tiny.toml", "evaluation.max_tokens=4", 'evaluation.arms=["base"]')
     result = report.load(folder)

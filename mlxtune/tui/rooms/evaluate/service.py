@@ -15,7 +15,7 @@ from mlxtune.core.text import duration, one_line, plural
 from mlxtune.data.source import read_source
 from mlxtune.data.split import prompt_rows, sample_rows, split
 from mlxtune.evaluation import report as reports
-from mlxtune.evaluation.arms import BASE, ENDPOINT, PARENT, TUNED, arm_names, is_tuned
+from mlxtune.evaluation.arms import BASE, ENDPOINT, PARENT, STRONGEST, TUNED, arm_names, is_tuned
 from mlxtune.evaluation.drilldown import CellName, Drilldown, ScoredRow
 from mlxtune.evaluation.history import Evaluation
 from mlxtune.evaluation.off_task.prompts import OFF_TASK, load_prompts
@@ -294,7 +294,7 @@ def planned_arms(run: Run) -> tuple[str, ...]:
         arms, adapter = arm_names(run.recipe()), read_request(run.folder).get("adapter")
     except (MlxtuneError, OSError, KeyError):
         return ()
-    return tuple(arm for arm in arms if adapter or not is_tuned(arm))
+    return tuple(arm for arm in arms if arm != STRONGEST and (adapter or not is_tuned(arm)))
 
 
 def has_other_evaluation(run: Run, path: Path) -> bool:
