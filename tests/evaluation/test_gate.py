@@ -21,7 +21,9 @@ FAILS = Score(False, "bad", "why")
 
 
 def _measured(name: str, hits: int, preferred: int) -> ArmAnswers:
-    scored = [{"contract": PASS if at < hits else FAILS, "preference": PASS if at < preferred else FAILS} for at in range(ROWS)]
+    """Return an arm with so many hits on the contract, and so many preferred or correct answers."""
+    other = [PASS if at < preferred else FAILS for at in range(ROWS)]
+    scored = [{"contract": PASS if at < hits else FAILS, "preference": one, "correct": one} for at, one in enumerate(other)]
     return scored_arm(name, scored)
 
 
@@ -45,6 +47,8 @@ CASES = [
     (_report(base=(20, 2), tuned=(22, 2), off_task=(30, 5)), "cannot_tell", "not_better", ""),
     (_report(base=(30, 2), tuned=(2, 2)), "worse", "not_better", ""),
     (_report(base=(2, 2)), "", "not_better", ""),
+    (_report(headline="correct", base=(28, 2), tuned=(30, 30)), "better", "", ""),
+    (_report(headline="correct", base=(2, 20), tuned=(30, 22)), "cannot_tell", "not_better", ""),
     (_report(headline="preference", base=(20, 2), tuned=(21, 30)), "better", "", ""),
     (_report(headline="preference", base=(30, 2), tuned=(2, 30)), "worse", "not_better", "contract_worse"),
 ]
