@@ -18,7 +18,6 @@ from mlxtune.evaluation.contract import Contract
 from mlxtune.evaluation.endpoint_answers import endpoint_answers
 from mlxtune.evaluation.off_task.prompts import OFF_TASK, OffTaskPrompt, group_by_prefix
 from mlxtune.evaluation.optimized_prompt import (
-    MINIMUM_REFLECTION,
     REFLECTION_TOKENS,
     VALIDATION_ROWS,
     PromptOptimizer,
@@ -33,7 +32,6 @@ from mlxtune.models.generate import Progress
 from mlxtune.models.load import LoadedModel
 from mlxtune.models.prefix_cache import PrefixCache
 from mlxtune.models.template import ChatTemplate
-from mlxtune.models.thinking import prints_date
 from mlxtune.recipe import Endpoint
 from mlxtune.runs.events import HELD_OUT_ROW
 from mlxtune.runs.worker import Worker
@@ -94,13 +92,9 @@ class ArmRunner:
         budget = section.optimizer_calls or training_seconds(self._worker, self._loaded.source, splits)
         kind = "optimizer_call" if section.optimizer_calls else "optimizer_second"
         report = progress_reporter(self._worker, arm.name, kind)
-        prompts = [
-            self._template.source,
-            options.settings.thinking,
-            options.settings.date if prints_date(self._template.source) else "",
-        ]
+        rendered = self._template.prompt((Message("user", ""),), ())  # how the template renders prompts today
         reflecting = [endpoint.url, endpoint.model] if endpoint else []
-        identity = [model_identity(arm, self._loaded), prompts, options.max_tokens, options.thinking_tokens, reflecting]
+        identity = [model_identity(arm, self._loaded), rendered, options.max_tokens, options.thinking_tokens, reflecting]
 
         def tell(_: str) -> Progress:
             return lambda *_: report(int(optimizer.used), int(budget))
@@ -124,7 +118,7 @@ class ArmRunner:
         if endpoint is None:
             alone = Arm(BASE)
             room = answer_room([alone], self._loaded, [row], settings=options.settings, thinking_tokens=options.thinking_tokens)
-            limit = REFLECTION_TOKENS if room is None else max(MINIMUM_REFLECTION, min(REFLECTION_TOKENS, room))
+            limit = REFLECTION_TOKENS if room is None else max(1, min(REFLECTION_TOKENS, room))
             answers, cost = self._generate(alone, [row], replace(options, max_tokens=limit), tell, of="row"), 0.0
         else:
             limited = replace(endpoint, cap=max(1e-9, endpoint.cap - spent) if endpoint.cap else 0.0)

@@ -34,7 +34,6 @@ from mlxtune.runs.worker import Worker
 
 VALIDATION_ROWS = 24  # at most, on which each kept prompt is scored
 REFLECTION_TOKENS = 512  # the maximum length of a proposal
-MINIMUM_REFLECTION = 64  # if the model's context has less room
 _MAX_ROUNDS = 500  # of proposals: a small data set with known answers takes no time
 _CLIP = 1500  # characters of each text that the reflecting model reads
 _PROMPT = "prompt"  # gepa's name for what it optimizes
