@@ -24,6 +24,7 @@ from mlxtune.evaluation.verdict import Comparison, ScoreComparison, Verdict
 
 FILE = "report.json"
 PAGES = ("report.md", "report.html")
+MIN_GROUPS = 15  # effective groups, below which intervals for dependent rows may be too narrow
 VERSION = 3  # of the format of report.json and of the files that it lists
 
 Nearest = Literal["words", "words_and_vectors"]  # how prompts are compared
@@ -104,6 +105,7 @@ class ReportFacts(TypedDict, total=False):
     rows: int
     row_ids: list[str]
     groups: int
+    effective_groups: float
     source: str
     schema: str
     contract: str
@@ -239,6 +241,11 @@ class EvaluationReport:
         return self.facts.get("groups", 0) < self.facts.get("rows", 0)
 
     @property
+    def has_few_groups(self) -> bool:
+        """Whether rows are dependent and there are so few groups that intervals may be too narrow."""
+        return self.grouped and self.facts.get("effective_groups", MIN_GROUPS) < MIN_GROUPS
+
+    @property
     def outcome(self) -> str:
         """The verdict's outcome; empty if nothing was compared."""
         return self.verdict.outcome
@@ -246,7 +253,7 @@ class EvaluationReport:
     def comparison(self, metric: str, first: str, second: str) -> Comparison | None:
         """Return the comparison of two arms on ``metric``, if there is one."""
         key = (metric, first, second)
-        return next((item for item in self.comparisons if (item.metric, item.first, item.second) == key), None)
+        return next((item for item in self.comparisons if item.names == key), None)
 
     def _with_strongest(self, metric: str) -> Comparison | None:
         others = [arm for arm in self.arms if not is_tuned(arm.name)]

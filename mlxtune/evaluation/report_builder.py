@@ -6,19 +6,19 @@ import time
 from collections import Counter
 from collections.abc import Hashable, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Literal
 
 from mlxtune.evaluation.answer_statistics import MAX_CUT, is_undecided
 from mlxtune.evaluation.answers import ArmAnswers, SeedAnswers
 from mlxtune.evaluation.arms import GRAMMAR, is_free, is_tuned
+from mlxtune.evaluation.best_baseline import BestBaseline
 from mlxtune.evaluation.report import ArmResult, EvaluationReport, Rate, ReportFacts, strongest_arm, token_limit
 from mlxtune.evaluation.scorers import CONTRACT, PASS, Score
 from mlxtune.evaluation.scorers.preference import PREFERENCE
 from mlxtune.evaluation.scorers.registry import FORMS
 from mlxtune.evaluation.seed_report import SeedReport, build_seed_report, recipe_verdict
 from mlxtune.evaluation.statistics.bootstrap import BootstrapMean, bootstrap
-from mlxtune.evaluation.statistics.clusters import effective_n
+from mlxtune.evaluation.statistics.clusters import effective_groups, effective_n
 from mlxtune.evaluation.statistics.intervals import wilson
 from mlxtune.evaluation.statistics.power import needed_rows
 from mlxtune.evaluation.statistics.significance import level_for_look
@@ -67,8 +67,13 @@ def build(
     adapters, of which the tuned arms have the recommended one.
     """
     groups = groups or range(len(arms[0].answers))
-    level = level_for_look(facts.get("look", 1))
-    complete: ReportFacts = {**facts, "groups": len(set(groups)), "level": level, "made": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
+    complete: ReportFacts = {
+        **facts,
+        "groups": len(set(groups)),
+        "effective_groups": effective_groups(groups),
+        "level": level_for_look(facts.get("look", 1)),
+        "made": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    }
     report = _compared(complete, arms, groups)
     by_name = {arm.name: arm for arm in arms}
     margins = tuple(
@@ -78,6 +83,7 @@ def build(
     )
     seed_report = _seed_report(report, arms, groups, seeds)
     verdict = _verdict(report, _deciding_cut_arm(report, arms, groups))
+    verdict = replace(verdict, nearness=_nearness(report, verdict, arms, groups))
     verdict = recipe_verdict(verdict, seed_report) if seed_report else verdict
     return replace(report, margins=margins, seeds=seed_report, verdict=verdict)
 
@@ -110,7 +116,49 @@ def _compared(facts: ReportFacts, arms: Sequence[ArmAnswers], groups: Sequence[H
         if metric not in FORMS
     )
     report = EvaluationReport(facts, results, comparisons, Verdict("", "no_adapter", headline))
-    return replace(report, comparisons=apply_holm(comparisons, partial(_family, report)))
+    tests = filter(None, (_best_baseline(report, metric, arms, groups) for metric in {headline, CONTRACT}))
+    deciding = {(test.metric, test.rival, test.arm): test.comparison() for test in tests}
+    adjusted = apply_holm([item for item in comparisons if item.names not in deciding], lambda item: item.metric == headline)
+    named = {item.names: item for item in adjusted} | deciding
+    return replace(report, comparisons=tuple(named[item.names] for item in comparisons))
+
+
+def _best_baseline(
+    report: EvaluationReport, metric: str, arms: Sequence[ArmAnswers], groups: Sequence[Hashable]
+) -> BestBaseline | None:
+    """Return the test of the report's arm against the best baseline on the rows to which ``metric`` applies in every arm."""
+    subject, others = report.subject.name, [arm for arm in report.arms if not is_tuned(arm.name)]
+    rows = [index for index in range(len(groups)) if all(metric in arm.scores[index] for arm in arms)]
+    if not rows or not others or not is_tuned(subject):
+        return None
+    passed = {arm.name: [arm.scores[index][metric].passed for index in rows] for arm in arms}
+    return BestBaseline(
+        metric,
+        subject,
+        passed[subject],
+        {arm.name: passed[arm.name] for arm in others},
+        strongest_arm(others, metric).name,
+        [groups[index] for index in rows],
+        len(report.arms) - len(others),
+        report.facts["level"],
+    )
+
+
+def _nearness(report: EvaluationReport, verdict: Verdict, arms: Sequence[ArmAnswers], groups: Sequence[Hashable]) -> int | None:
+    """Return the fewest answers of the report's arm that would have to be different for another verdict."""
+    headline = _best_baseline(report, report.headline_metric, arms, groups)
+    if headline is None or verdict.cut:
+        return None
+    contract = _best_baseline(report, CONTRACT, arms, groups) if verdict.contract else None
+    steps = {"better": (True,), "worse": (False,)}.get(verdict.outcome, (True, False))
+    if verdict.reason == "contract" and contract:
+        tests = [contract, headline] if verdict.headline and verdict.headline.outcome == "worse" else [contract]
+        needed = [test.nearness(lambda outcome: outcome != "worse", steps) for test in tests]
+        return None if None in needed else max(filter(None, needed))
+    found = [headline.nearness(lambda outcome: outcome != verdict.outcome, steps)]
+    if contract and verdict.outcome != "worse":
+        found.append(contract.nearness(lambda outcome: outcome == "worse", (True,)))
+    return min((one for one in found if one), default=None)
 
 
 def _seed_report(
@@ -146,18 +194,6 @@ def _both_margins(first: ArmAnswers, second: ArmAnswers, groups: Sequence[Hashab
         for answer, other, group in zip(first.answers, second.answers, groups, strict=False)
         if (one := answer.logprobs) and (two := other.logprobs)
     ]
-
-
-def _family(report: EvaluationReport, item: Comparison) -> str:
-    """Return which comparisons share Holm's correction with ``item``.
-
-    The verdict is about the strongest tuned arm, so every tuned arm's comparison with the same rival is in its family. The
-    headline metric's other comparisons form the second family, those of the other metrics the third.
-    """
-    if item.metric != report.headline_metric:
-        return "other metrics"
-    decides = report.headline is not None and item.first == report.headline.first and is_tuned(item.second)
-    return "verdict" if decides else "other arms"
 
 
 def _verdict(report: EvaluationReport, cut: ArmResult | None) -> Verdict:

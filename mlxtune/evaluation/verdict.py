@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
+from statistics import NormalDist
 from typing import Literal, TypeVar
 
+from mlxtune.evaluation.json_fields import optional
 from mlxtune.evaluation.statistics.bootstrap import bootstrap
 from mlxtune.evaluation.statistics.clusters import effective_n, group_sums, permutation_p
 from mlxtune.evaluation.statistics.intervals import LEVEL, PairedCounts, newcombe
@@ -17,7 +19,7 @@ Outcome = Literal["better", "worse", "cannot_tell"]
 
 @dataclass(frozen=True)
 class Comparison:
-    """The comparison of ``second`` with ``first`` on one metric: 2×2 table, change with 95% interval, p-value, and outcome."""
+    """The comparison of ``second`` with ``first`` on one metric: 2×2 table, change with its interval, p-value, and outcome."""
 
     metric: str
     first: str
@@ -28,7 +30,13 @@ class Comparison:
     high: float
     p: float
     outcome: Outcome
-    adjusted: float | None = None  # the p-value after :func:`apply_holm`, which then determines the outcome
+    adjusted: float | None = None  # the p-value after correction for multiple comparisons, which then determines the outcome
+    level: float = optional(LEVEL)  # the error rate of the interval and of the outcome
+
+    @property
+    def names(self) -> tuple[str, str, str]:
+        """The metric and the two arms."""
+        return self.metric, self.first, self.second
 
 
 @dataclass(frozen=True)
@@ -108,6 +116,7 @@ class Verdict:
     grammar: Literal["", "contract", "schema"] = ""  # what a grammar alone, without training, meets on every row
     cut: CutAnswers | None = None  # the cut answers that decide the outcome or, without an adapter, may decide a later one
     free: ArmRate | None = None  # the strongest free arm, if its rate on the headline metric is not below the tuned arm's interval
+    nearness: int | None = None  # the fewest answers of the arm that would have to be different for another outcome
     recipe: RecipeChange | None = None  # with several seeds
     rates: tuple[ArmRate, ...] = ()  # without an adapter, the rates of the arms on the headline metric
 
@@ -116,19 +125,25 @@ Compared = TypeVar("Compared", bound=Comparison | ScoreComparison)
 
 
 def compare(
-    metric: str, first: str, second: str, passed: Sequence[tuple[bool, bool]], groups: Sequence[Hashable] = ()
+    metric: str,
+    first: str,
+    second: str,
+    passed: Sequence[tuple[bool, bool]],
+    groups: Sequence[Hashable] = (),
+    level: float = LEVEL,
 ) -> Comparison:
     """Compare two arms on a pass/fail metric; ``passed`` says, for each row, whether the first and the second arm passed.
 
-    A change counts if its interval (Newcombe) excludes zero and the exact McNemar test agrees at 5%. With ``groups`` of dependent
-    rows, the interval uses the effective number of rows, and the test flips the signs of whole groups. Raises ``ValueError`` if
-    there are no rows.
+    A change counts if its interval (Newcombe) excludes zero and the exact McNemar test agrees at ``level``. With ``groups`` of
+    dependent rows, the interval uses the effective number of rows, and the test flips the signs of whole groups. Raises
+    ``ValueError`` if there are no rows.
     """
     paired = PairedCounts.count(passed)
     gains, groups = [two - one for one, two in passed], groups or range(len(passed))
-    low, change, high = newcombe(paired, effective_n=effective_n(gains, groups))
+    z = NormalDist().inv_cdf(1 - level / 2)
+    low, change, high = newcombe(paired, z, effective_n(gains, groups, level))
     p = permutation_p(group_sums(gains, groups))
-    return Comparison(metric, first, second, paired, low, change, high, p, decide(p, low, high))
+    return Comparison(metric, first, second, paired, low, change, high, p, decide(p, low, high, level), level=level)
 
 
 def compare_scores(
@@ -166,6 +181,6 @@ def apply_holm(comparisons: Sequence[Compared], family: Callable[[Compared], Has
     return tuple(adjusted)
 
 
-def decide(p: float, low: float, high: float) -> Outcome:
-    """Return the outcome. A change counts only if the test at 5% and the interval agree."""
-    return "cannot_tell" if p >= LEVEL else "better" if low > 0 else "worse" if high < 0 else "cannot_tell"
+def decide(p: float, low: float, high: float, level: float = LEVEL) -> Outcome:
+    """Return the outcome. A change counts only if the test at ``level`` and the interval agree."""
+    return "cannot_tell" if p >= level else "better" if low > 0 else "worse" if high < 0 else "cannot_tell"

@@ -74,6 +74,11 @@ def percent(share: float) -> str:
     return f"{100 * share:.1f}%"
 
 
+def confidence(level: float) -> str:
+    """Return the confidence of an interval with the error rate ``level``: ``95%``, ``97.5%``, ``99.17%``."""
+    return f"{min(100 * (1 - level), 99.99):.4g}%"
+
+
 def p_value(value: float) -> str:
     return "<0.001" if value < 0.001 else f"{value:.3f}"
 

@@ -295,7 +295,14 @@ def comparison_tables(report: EvaluationReport) -> list[Table]:
     for name, items in _comparisons_by_pair(report):
         if len(items) > 1 or not tables:
             labeled = [(metric_label(item.metric), item) for item in items]
-            tables.append(comparison_table(name, f"same rows; {method}, p after Holm", labeled))
+            baselines = sum(not is_tuned(arm.name) for arm in report.arms)
+            best = (
+                f"; {labeled[0][0]}: over the best of {baselines} baselines"
+                if not tables and report.headline and baselines > 1
+                else ""
+            )
+            note = f"same rows; {method}, p after Holm{best}"
+            tables.append(comparison_table(name, note, labeled))
         else:
             single.append((name, items[0]))
     if single:

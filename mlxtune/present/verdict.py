@@ -10,7 +10,7 @@ from mlxtune.evaluation.holdout.ledger import HoldoutHistory
 from mlxtune.evaluation.json_fields import from_json
 from mlxtune.evaluation.off_task.result import LEAST, OffTaskResult
 from mlxtune.evaluation.promotion import Caveat, is_forgetting_unmeasured, promotion_refusal
-from mlxtune.evaluation.report import EvaluationReport
+from mlxtune.evaluation.report import MIN_GROUPS, EvaluationReport
 from mlxtune.evaluation.scorers import CORRECT
 from mlxtune.evaluation.scorers.preference import PREFERENCE
 from mlxtune.evaluation.scorers.registry import metric_label
@@ -21,6 +21,7 @@ from mlxtune.present.labels import (
     FREE_ANSWERS,
     capital,
     change_text,
+    confidence,
     detectable_gain_fact,
     level_text,
     outcome_mark,
@@ -69,7 +70,7 @@ def change_sentence(item: Comparison, *, label: str = "", arm: str = "") -> str:
     disagree = item.outcome == "cannot_tell" and (item.low > 0 or item.high < 0)
     test = f", but p = {p:.3f}" if disagree else ""
     name = f"{capital(label or metric_label(item.metric))}{f', {arm}' if arm else ''}"
-    return f"{name}: {change} points versus {item.first} (95% interval: {low} to {high}{test})."
+    return f"{name}: {change} points versus {item.first} ({confidence(item.level)} interval: {low} to {high}{test})."
 
 
 def _cut_count(cut: CutAnswers) -> str:
@@ -96,6 +97,8 @@ def conclusion_facts(report: EvaluationReport) -> list[Fact]:
     if cut := found.cut:
         limits = "evaluation.max_tokens or evaluation.thinking_tokens" if cut.thinking else "evaluation.max_tokens"
         facts.append(Fact("token limit", f"{_cut_count(cut)} cut at {_cut_limit(cut)}", f"raise {limits}", "warning"))
+    if item and found.nearness:
+        facts.append(Fact("decided by", f"{found.nearness:,} of {item.paired.total:,} answers", f"of {item.second}"))
     if found.needed_rows:
         facts.append(Fact("rows needed", f"about {found.needed_rows:,}", "to tell"))
     facts += [
@@ -149,6 +152,8 @@ def holdout_facts(report: EvaluationReport) -> list[Fact]:
     facts = [
         Fact("rows", f"{rows:,} held out", f"{plural(groups, 'group')}: near-duplicates count as one" if groups < rows else "")
     ]
+    if report.has_few_groups:
+        facts.append(Fact("few groups", f"{report.facts['effective_groups']:.1f} effective", f"below {MIN_GROUPS}", "warning"))
     if compared < rows:
         facts.append(Fact("pairs", f"{compared:,} of {rows:,}", "compared; the others do not fit in data.max_tokens", "warning"))
     if record := report.facts.get("contamination"):

@@ -1,0 +1,118 @@
+"""Compare the test against the best of several baselines with direct computations, by brute force, and in simulation."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from random import Random
+
+import numpy as np
+import pytest
+from evaluation_files import scored_arm
+from scipy import stats
+
+from mlxtune.evaluation.best_baseline import BestBaseline
+from mlxtune.evaluation.report_builder import build
+from mlxtune.evaluation.scorers import PASS, Score
+from mlxtune.evaluation.statistics.significance import level_for_look, mcnemar
+from mlxtune.evaluation.verdict import compare
+from mlxtune.present.report import comparison_tables
+from mlxtune.present.verdict import conclusion_facts, holdout_facts, verdict_text
+
+
+def _test(tuned, *baselines, **more) -> BestBaseline:
+    named = {f"base{index}": [bool(value) for value in row] for index, row in enumerate(baselines)}
+    rival = max(reversed(named), key=lambda name: sum(named[name]))
+    return BestBaseline("contract", "tuned", [bool(value) for value in tuned], named, rival, **more)
+
+
+def test_better_means_better_than_each_baseline_and_worse_than_any_with_fewer_chances():
+    """Both p-values and all limits follow from the pairs, computed with scipy."""
+    random = Random(3)
+    for _ in range(60):
+        rows, count, arms = 40, random.randint(1, 5), random.randint(1, 3)
+        tuned = [random.random() < 0.5 for _ in range(rows)]
+        others = [[random.random() < random.choice([0.2, 0.5, 0.8]) for _ in range(rows)] for _ in range(count)]
+        item = _test(tuned, *others, arms=arms).comparison()
+        fixed = [sum(two and not one for one, two in zip(other, tuned, strict=True)) for other in others]
+        broken = [sum(one and not two for one, two in zip(other, tuned, strict=True)) for other in others]
+        p = [stats.binomtest(a, a + b).pvalue if a + b else 1.0 for a, b in zip(fixed, broken, strict=True)]
+        beats_all = all(a > b and value * arms < 0.05 for a, b, value in zip(fixed, broken, p, strict=True))
+        beaten = any(a < b and value * count < 0.05 for a, b, value in zip(fixed, broken, p, strict=True))
+        assert (item.outcome == "better", item.outcome == "worse") == (beats_all, beaten)
+        pairs = [list(zip(other, tuned, strict=True)) for other in others]
+        assert item.low == min(compare("contract", "", "", pair, level=0.05 / arms).low for pair in pairs)
+        assert item.high == min(compare("contract", "", "", pair, level=0.05 / count).high for pair in pairs)
+        assert item.low <= item.change <= item.high
+
+
+def test_lower_level_at_a_later_look_widens_the_interval_and_is_shown():
+    tuned, base = [True] * 30 + [False] * 10, [True] * 21 + [False] * 9 + [True] * 2 + [False] * 8
+    first, fourth = (_test(tuned, base, level=level_for_look(look)).comparison() for look in (1, 4))
+    assert (first.p, first.outcome) == (mcnemar(2, 9), "cannot_tell")
+    assert fourth.low < first.low < first.high < fourth.high
+    arms = [scored_arm(name, [{"contract": PASS if one else Score(False, "x", "")} for one in passed]) for name, passed in (("base", [False] * 40), ("tuned", [True] * 7 + [False] * 33))]  # fmt: skip
+    once, again = (build({"rows": 40, "look": look}, arms) for look in (1, 4))
+    assert (once.outcome, once.facts["level"]) == ("better", 0.05)
+    assert (again.outcome, again.facts["level"], again.verdict.headline.level) == ("cannot_tell", 0.05 / 12, 0.05 / 12)
+    assert "(95% interval:" in verdict_text(once.verdict)
+    assert "(99.58% interval:" in verdict_text(again.verdict)
+
+
+@pytest.mark.parametrize("groups", [range(8), [0, 0, 1, 1, 2, 2, 3, 4]], ids=["rows", "groups"])
+def test_nearness_is_the_smallest_number_of_changed_answers(groups):
+    """Change every set of answers, as an independent search."""
+    random, found = Random(5), 0
+    for _ in range(12):
+        others = [[random.random() < 0.2 for _ in range(8)] for _ in range(random.randint(1, 2))]
+        tuned = [random.random() < 0.9 for _ in range(8)]
+        test = _test(tuned, *others, groups=groups, level=0.2)
+        outcome = test.comparison().outcome
+        sizes = [
+            len(changed)
+            for count in range(1, 9)
+            for changed in itertools.combinations(range(8), count)
+            if _test([one != (at in changed) for at, one in enumerate(tuned)], *others, groups=groups, level=0.2).comparison().outcome != outcome
+        ]  # fmt: skip
+        directions = {"better": (True,), "worse": (False,)}.get(outcome, (True, False))
+        nearness = test.nearness(lambda other, outcome=outcome: other != outcome, directions)
+        if len(set(groups)) == 8:
+            assert nearness == min(sizes, default=None)
+        elif nearness:
+            assert nearness in sizes
+        found += nearness == min(sizes, default=None)
+    assert found >= 10
+
+
+def _arms(*passes: tuple[str, int]):
+    return [
+        scored_arm(name, [{"contract": PASS if at < count else Score(False, "x", "")} for at in range(40)])
+        for name, count in passes
+    ]
+
+
+def test_report_says_how_many_answers_decide_and_which_baselines_count():
+    report = build({"rows": 40}, _arms(("base", 2), ("base+prompt", 20), ("tuned", 30)))
+    assert (report.outcome, report.verdict.nearness) == ("better", 3)  # 10 fixed and 2 broken are significant
+    fewer = build({"rows": 40}, _arms(("base", 2), ("base+prompt", 20), ("tuned", 27)))
+    assert (fewer.outcome, fewer.verdict.nearness) == ("better", 1)
+    fact = next(fact for fact in conclusion_facts(report) if fact.label == "decided by")
+    assert (fact.value, fact.note) == ("3 of 40 answers", "of tuned")
+    assert comparison_tables(report)[0].note.endswith("; whole contract: over the best of 2 baselines")
+
+
+def test_few_groups_are_a_warning():
+    arms, groups = _arms(("base", 2), ("tuned", 30)), [at // 4 for at in range(40)]
+    facts = {fact.label: fact for fact in holdout_facts(build({"rows": 40}, arms, groups))}
+    assert (facts["few groups"].value, facts["few groups"].mark) == ("10.0 effective", "warning")
+    assert "few groups" not in {fact.label for fact in holdout_facts(build({"rows": 40}, arms))}
+
+
+@pytest.mark.slow
+def test_six_equal_baselines_do_not_make_the_tuned_arm_worse():
+    """A comparison with the luckiest of six baselines alone says *worse* about 7.5% of the time."""
+    random, trials, worse = np.random.default_rng(6), 400, 0
+    for _ in range(trials):
+        arms = (random.random((7, 72)) < 0.5).tolist()
+        worse += _test(*arms).comparison().outcome == "worse"
+    assert worse <= 0.025 * trials + 2.5 * math.sqrt(0.025 * trials)
