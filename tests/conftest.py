@@ -133,7 +133,7 @@ def workspace(tmp_path: Path, tiny: Path) -> Path:
     (folder / "recipes" / "tiny.toml").write_text(
         'name = "tiny"\n[model]\nbase = "../tiny"\n[data]\nsource = "../chat.jsonl"\nmax_tokens = 256\n'
         "[adapter]\nrank = 4\nalpha = 8\n[training]\nepochs = 2\nbatch_size = 4\nlearning_rate = 1e-2\nvalidate_every = 4\nsave_every = 3\n"
-        '[evaluation]\nforbid = ["Northpeak"]\nmax_tokens = 8\narms = ["base", "tuned"]\n'
+        '[evaluation]\narms = ["base", "tuned"]\nforbid = ["Northpeak"]\nmax_tokens = 8\n'
     )
     return folder
 

@@ -16,6 +16,7 @@ from mlxtune.core.text import size
 from mlxtune.data import check_cache
 from mlxtune.data.source import read_source
 from mlxtune.data.split import split
+from mlxtune.evaluation.free_arms import constant_rate
 from mlxtune.evaluation.holdout.ledger import looks
 from mlxtune.evaluation.off_task.prompts import load_prompts
 from mlxtune.evaluation.statistics.power import detectable_gain
@@ -74,7 +75,7 @@ def plan(
         if probe:
             planner.probe(loaded, update)
         result = planner.plan(loaded, splits, watts=watts, workspace=Path.cwd())
-        result = replace(result, looks=looks(Path.cwd(), splits.evaluated))
+        result = replace(result, looks=looks(Path.cwd(), splits.evaluated), constant=constant_rate(loaded, splits))
     answering = evidence.seconds_per_answer(Path.cwd(), loaded)
     bill = make_bill(result, loaded.method.kind, chip=machine.chip, electricity_price=electricity_price, answering=answering)
     search = price_search(loaded, result, answering=answering, watts=bill.watts)

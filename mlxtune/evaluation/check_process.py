@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -16,7 +17,7 @@ from mlxtune.core.text import one_line
 from mlxtune.data import review
 from mlxtune.data.check_cache import rules_hash
 from mlxtune.data.source import read_source
-from mlxtune.data.split import SPLIT_NAMES, load_membership, split, with_recorded_settings
+from mlxtune.data.split import SPLIT_NAMES, Splits, load_membership, split, with_recorded_settings
 from mlxtune.recipe import DataSection, Recipe, load
 
 if TYPE_CHECKING:  # checks load numpy
@@ -44,12 +45,14 @@ def check_source(
     The recipe's model is downloaded for its tokenizer unless ``fetch`` is false.
     """
     from mlxtune.data.checks.run import CheckRules, check
+    from mlxtune.evaluation.free_arms import constant_rate
 
     skipped: dict[str, Skip] = {}
     name = one_line(path.name, 40)
     scorer = contract_scorer(recipe, skipped)
     tokens = _tokens(recipe, skipped, progress, fetch)
-    split_of = _split_lookup(recipe, path, data, skipped)
+    splits = _splits(recipe, path, data, skipped)
+    split_of = None if splits is None or path.is_dir() else _lookup(splits)
     rules = CheckRules(
         scorer,
         split_of,
@@ -60,9 +63,10 @@ def check_source(
         skipped,
         rules_hash(recipe) if recipe else "",
     )
-    return check(
+    report = check(
         path, data.format, data.map, rules=rules, state=review.load(path), progress=lambda done: progress(f"checking {name}", done)
     )
+    return replace(report, constant=constant_rate(recipe, splits)) if recipe and splits else report
 
 
 def contract_scorer(recipe: Recipe | None, skipped: dict[str, Skip]) -> ContractScorer | None:
@@ -108,20 +112,22 @@ def _tokens(recipe: Recipe | None, skipped: dict[str, Skip], progress: Progress,
         return None
 
 
-def _split_lookup(recipe: Recipe | None, path: Path, data: DataSection, skipped: dict[str, Skip]) -> Callable[[Row], str] | None:
-    """Return a function from a row to its split, or ``None`` if neither a recipe nor an earlier split defines one."""
+def _splits(recipe: Recipe | None, path: Path, data: DataSection, skipped: dict[str, Skip]) -> Splits | None:
+    """Return the splits, or ``None`` if neither a recipe nor an earlier split defines them."""
     from mlxtune.data.checks.report import Skip
 
-    if path.is_dir():
-        return None
-    if recipe is None and not load_membership(path).splits:
-        skipped["split"] = Skip("no_splits")
+    if recipe is None and (path.is_dir() or not load_membership(path).splits):
+        skipped |= {} if path.is_dir() else {"split": Skip("no_splits")}
         return None
     try:
-        splits = split(read_source(path, data.format, data.map), data)
+        return split(read_source(path, data.format, data.map), data)
     except MlxtuneError as error:
-        skipped["split"] = Skip("unsplittable", error.message)
+        skipped |= {} if path.is_dir() else {"split": Skip("unsplittable", error.message)}
         return None
+
+
+def _lookup(splits: Splits) -> Callable[[Row], str]:
+    """Return a function from a row to its split."""
     names = {row.hash: name for name in SPLIT_NAMES for row in getattr(splits, name)}
     return lambda row: names.get(row.hash, "")
 

@@ -166,6 +166,12 @@ class Contract:
         correct = {CORRECT: scores.pop(CORRECT)} if CORRECT in scores else {}
         return scores | {CONTRACT: first} | correct
 
+    def passes(self, metric: str, answer: ModelAnswer) -> bool:
+        """Return whether ``answer`` passes a metric, or the whole contract; no more is scored than that takes."""
+        wanted = self.required_metrics if metric == CONTRACT else [metric]
+        scores = (item.score(answer) for item in self.metrics if item.name in wanted)
+        return all(score is None or score.passed for score in scores)
+
     def score_metric(self, metric: str, answer: ModelAnswer) -> Score | None:
         """Score ``answer`` on one metric, or on the whole contract; ``None`` if it does not apply."""
         if metric == CONTRACT:

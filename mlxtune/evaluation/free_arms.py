@@ -15,20 +15,22 @@ from typing import TYPE_CHECKING, Any
 
 from mlxtune.core.errors import MlxtuneError
 from mlxtune.core.hashing import sha256_json
+from mlxtune.data.constant_rate import ConstantRate
 from mlxtune.data.rows import PromptRow, Row
 from mlxtune.data.source import read_source
-from mlxtune.data.split import Splits, prompt_rows, split
+from mlxtune.data.split import Splits, prompt_rows, sample_rows, split
 from mlxtune.evaluation.answers import Answer, ArmAnswers
 from mlxtune.evaluation.arms import CONSTANT, COPIER
 from mlxtune.evaluation.contract import Contract
 from mlxtune.evaluation.evidence import OUTPUTS, EvaluatedRow, EvaluationEvidence, evaluated_rows
 from mlxtune.evaluation.report import Nearest, ReportFacts
 from mlxtune.evaluation.scorers import CONTRACT
+from mlxtune.recipe import Recipe
 
 if TYPE_CHECKING:
     from mlxtune.evaluation.nearest_rows import RowVectors
 
-_BUDGET = 20_000  # scores computed in one round of choosing a constant
+_BUDGET = 4_000  # scores computed in one round of choosing a constant
 _KEPT = 4  # one in so many candidates is scored on more rows
 
 
@@ -101,11 +103,32 @@ def constant_answer(contract: Contract, metric: str, known: AnsweredRows) -> str
     Candidates are the training answers, most frequent first, and an object with the most frequent value of every field.
     """
     counts = Counter(row.reference or "" for row in known.train)
-    candidates = [text for text, _ in counts.most_common()]
+    candidates = [text for text, _ in counts.most_common(_BUDGET)]
     candidates += [text for text in _most_frequent_fields(counts) if text not in counts]
     for rows in (known.valid, known.train):
-        candidates = _strongest(contract, metric, evaluated_rows(rows), candidates)
+        if len(candidates) > 1:
+            candidates = _strongest(contract, metric, evaluated_rows(sample_rows(rows, _BUDGET)), candidates)
     return candidates[0]
+
+
+def constant_rate(recipe: Recipe, splits: Splits) -> ConstantRate | None:
+    """Return how many held-out rows a constant answer passes; ``None`` if nothing is known, or if pairs are compared.
+
+    The held-out rows are only counted.
+    """
+    from mlxtune.data.scaffold import telling_fields  # imports numpy, which the command line's help does not need
+
+    known, most = AnsweredRows.from_splits(splits), recipe.evaluation.rows or _BUDGET
+    rows = evaluated_rows(_answered(sample_rows(splits.test, most)) or known.valid)
+    if recipe.method.kind == "dpo" or not known.train or not rows:
+        return None
+    contract = Contract.from_recipe(recipe)
+    metric = contract.headline(recipe, has_preferences=False)
+    text = constant_answer(contract, metric, known)
+    values, compared = [_parsed(row.reference or "") for row in known.train], contract.section.correct
+    has_fields = all(isinstance(value, dict) for value in values) and not {"answer", "fields", "calls"}.intersection(compared)
+    fields = tuple(name for name in telling_fields(values) if name not in compared) if has_fields else ()
+    return ConstantRate(_hits(contract, metric, rows, [text] * len(rows))[0], len(rows), fields)
 
 
 def _strongest(contract: Contract, metric: str, rows: Sequence[EvaluatedRow], candidates: list[str]) -> list[str]:
@@ -122,9 +145,9 @@ def _strongest(contract: Contract, metric: str, rows: Sequence[EvaluatedRow], ca
 
 def _hits(contract: Contract, metric: str, rows: Sequence[EvaluatedRow], texts: Iterable[str]) -> tuple[int, int]:
     """Return how many answers meet ``metric``, and how many the contract."""
-    scored = [contract.score(row.answer(text, "stop")) for row, text in zip(rows, texts, strict=True)]
-    first, second = (sum(name in scores and scores[name].passed for scores in scored) for name in (metric, CONTRACT))
-    return first, second
+    answers = [row.answer(text, "stop") for row, text in zip(rows, texts, strict=True)]
+    first = sum(contract.passes(metric, answer) for answer in answers)
+    return first, first if metric == CONTRACT else sum(contract.passes(CONTRACT, answer) for answer in answers)
 
 
 def _most_frequent_fields(counts: Counter[str]) -> list[str]:

@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 
 from mlxtune.core.child_process import Progress, StoppableCall
 from mlxtune.core.machine_load import busy_load
+from mlxtune.data.constant_rate import ConstantRate
 from mlxtune.data.split import Splits, sample_rows
 from mlxtune.planning import calibration, measurements, memory, shapes
 from mlxtune.planning.calibration import StepCalibration
@@ -95,6 +96,7 @@ class Plan:
     long_answers: int = 0  # evaluated rows whose reference is longer than evaluation.max_tokens
     reserved: int = 0  # of the held-out rows, those that only the last look evaluates
     looks: int = 0  # earlier evaluations of adapters on the held-out rows
+    constant: ConstantRate | None = None  # how far a constant answer gets
     time_keys: tuple[str, ...] = ()  # the recipe's keys that shorten the training and an evaluation
 
     @property

@@ -27,7 +27,7 @@ from mlxtune.present.blocks import (
     Text,
 )
 from mlxtune.present.blocks import text as paragraph
-from mlxtune.present.labels import word
+from mlxtune.present.labels import constant_fact, word
 
 if TYPE_CHECKING:  # they load numpy
     from mlxtune.data.check_cache import CheckOutcome
@@ -35,6 +35,7 @@ if TYPE_CHECKING:  # they load numpy
     from mlxtune.data.checks.fixes import FixResult
     from mlxtune.data.checks.report import CheckReport, CheckVerdict, Improvement, Skip
     from mlxtune.data.checks.statistics import Statistics
+    from mlxtune.data.constant_rate import ConstantRate
 
 _MAX_VALUE = 80  # characters of a text in a finding
 _MAX_ITEMS = 5  # of a list in a finding
@@ -174,7 +175,7 @@ def check_document(report: CheckReport, fixed: FixResult | None = None, *, every
         Facts(tuple(_read_facts(report))),
         *_finding_blocks(report, every),
         Heading("Statistics", word(report.statistics.tier)),
-        Facts((*_note_facts(report), *_muted_facts(report), *skip_facts(report.skipped))),
+        Facts((*constant_facts(report.constant), *_note_facts(report), *_muted_facts(report), *skip_facts(report.skipped))),
         *(_fixed_blocks(fixed) if fixed else ()),
         *_next_blocks(report, fixed, command),
     )
@@ -194,16 +195,27 @@ def statistics_document(report: CheckReport) -> Document:
 
 
 def summary_document(
-    verdict: CheckVerdict, statistics: Statistics, improvement: Improvement, skipped: Mapping[str, Skip], *, stale: bool
+    verdict: CheckVerdict,
+    statistics: Statistics,
+    improvement: Improvement,
+    skipped: Mapping[str, Skip],
+    constant: ConstantRate | None,
+    *,
+    stale: bool,
 ) -> Document:
     """Describe a check in few lines. If it is ``stale``, rows have changed since then."""
     missing = {name: skip for name, skip in skipped.items() if name == "contract"}
     advice = () if improvement.code == "none" else (paragraph(improvement_text(improvement), "muted"),)
-    return (verdict_block(verdict), Facts((prompts_fact(statistics, stale=stale), *skip_facts(missing))), *advice)
+    facts = (prompts_fact(statistics, stale=stale), *constant_facts(constant), *skip_facts(missing))
+    return (verdict_block(verdict), Facts(facts), *advice)
 
 
 def verdict_block(verdict: CheckVerdict) -> Text:
     return paragraph(verdict_text(verdict), "bold", VERDICT_MARKS[verdict.outcome])
+
+
+def constant_facts(found: ConstantRate | None) -> list[Fact]:
+    return [constant_fact(found)] if found else []
 
 
 def prompts_fact(statistics: Statistics, *, stale: bool = False) -> Fact:

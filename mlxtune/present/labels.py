@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mlxtune.core.text import plural
+from mlxtune.core.text import one_line, plural
 from mlxtune.planning.machine import LOW_BATTERY, PowerState
 from mlxtune.present.blocks import Cell, Fact, Mark
 
 if TYPE_CHECKING:
+    from mlxtune.data.constant_rate import ConstantRate
     from mlxtune.models.catalog import CatalogModel
 
 GLYPHS: dict[Mark, str] = {"success": "✓", "warning": "!", "error": "✗", "muted": "·", "primary": "●"}
@@ -92,6 +93,14 @@ def signed_points(share: float) -> str:
 def change_text(low: float, change: float, high: float) -> str:
     """Return a change in points with its limits: ``+45.8 (+37.9 to +54.2)``."""
     return f"{signed_points(change)} ({signed_points(low)} to {signed_points(high)})"
+
+
+def constant_fact(found: ConstantRate) -> Fact:
+    """Return how many held-out rows a constant answer passes, and which fields would tell answers apart."""
+    fields = f"; not compared: {', '.join(one_line(name, 40) for name in found.fields)}" if found.fields else ""
+    note = f"of {plural(found.rows, 'held-out row')}{fields}"
+    is_easy = found.share >= 0.5 or (found.passed and found.fields)
+    return Fact("constant", f"one answer passes {percent(found.share)}", note, "warning" if is_easy else "")
 
 
 def detectable_gain_fact(rows: int) -> Fact:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from mlxtune.data.constant_rate import ConstantRate
 from mlxtune.data.rows import Conversation, Location, Message, Unpaired
+from mlxtune.data.split import Splits
 from mlxtune.evaluation import free_arms as module
 from mlxtune.evaluation.contract import Contract
-from mlxtune.evaluation.free_arms import AnsweredRows, constant_answer, copied_answers, free_arms
+from mlxtune.evaluation.free_arms import AnsweredRows, constant_answer, constant_rate, copied_answers, free_arms
 from mlxtune.evaluation.scorers import ModelAnswer
-from mlxtune.recipe import Disclaimer, EvaluationSection
+from mlxtune.recipe import Disclaimer, EvaluationSection, parse
 
 
 def _row(question: str, answer: str, line: int = 1) -> Conversation:
@@ -75,6 +78,32 @@ def test_validation_decides_whether_vectors_count() -> None:
     found = free_arms(LABELS, "correct", known, test, vectors)
     assert (found.nearest, found.copies) == ("words_and_vectors", ["y"])
     assert free_arms(LABELS, "correct", AnsweredRows(train, []), test, vectors).nearest == "words"
+
+
+def _splits(answers: list[dict[str, object]]) -> Splits:
+    rows = tuple(_row(f"question {index}", json.dumps(answer), index) for index, answer in enumerate(answers))
+    return Splits(rows[:-6], rows[-6:-3], rows[-3:])
+
+
+@pytest.mark.parametrize(
+    ("evaluation", "passed", "fields"),
+    [
+        ('forbid = ["never"]', 3, ("/kind", "/of/ok")),
+        ('correct = ["/kind"]', 2, ("/of/ok",)),
+        ('correct = ["fields"]', 0, ()),
+        ("", 0, ()),
+    ],
+)
+def test_constant_rate_counts_held_out_rows_and_names_fields_that_tell_answers_apart(
+    evaluation: str, passed: int, fields: tuple[str, ...]
+) -> None:
+    recipe = parse(f'name = "x"\n[model]\nbase = "m"\n[data]\nsource = "d"\n[evaluation]\n{evaluation}')
+    kinds = ["a", "a", "b"] * 8
+    splits = _splits([{"kind": kind, "of": {"ok": index % 2 == 0}, "text": f"t{index}"} for index, kind in enumerate(kinds)])
+    assert constant_rate(recipe, splits) == ConstantRate(passed, 3, fields)
+    pairs = parse('name = "x"\n[model]\nbase = "m"\n[data]\nsource = "d"\n[method]\nkind = "dpo"')
+    assert constant_rate(pairs, splits) is None
+    assert constant_rate(recipe, replace(splits, train=())) is None
 
 
 def test_answers_have_no_cost_and_only_desirable_answers_are_copied() -> None:

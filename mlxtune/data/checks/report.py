@@ -19,6 +19,7 @@ from mlxtune.data.access.spans import IntArray
 from mlxtune.data.checks.base import NO_VALUES, SEVERITIES, Finding, Severity, Span
 from mlxtune.data.checks.registry import get_check, report_order
 from mlxtune.data.checks.statistics import GOOD_PROMPTS, MIN_PROMPTS, RARE_ROWS, Statistics
+from mlxtune.data.constant_rate import ConstantRate
 from mlxtune.data.rows import Location
 from mlxtune.data.split import SPLIT_NAMES, SplitName
 
@@ -125,6 +126,7 @@ class CheckReport:
     edited: Mapping[int, str] = field(default_factory=dict)  # hashes of edited rows
     left_out: tuple[int, ...] = ()
     accepted: frozenset[int] = frozenset()
+    constant: ConstantRate | None = None  # unknown without a recipe
 
     @property
     def read(self) -> int:
@@ -217,6 +219,7 @@ def report_json(report: CheckReport, fixed: dict[str, Any] | None = None) -> dic
         "muted": [asdict(muted) for muted in report.muted],
         "review": {"left_out": len(report.left_out), "edited": report.edited_count},
         "findings": [_finding_json(report, finding) for finding in report.findings],
+        "constant": asdict(report.constant) if report.constant else None,
         "facts": asdict(report.statistics) | {"lengths": length_summary(report)},
         "fixed": fixed,
     }  # fmt: skip
@@ -268,6 +271,7 @@ class CheckResult:
     skipped: Mapping[str, Skip]
     edited: Mapping[int, str] = field(default_factory=dict)  # hashes of the rows that were checked as edited
     left_out: tuple[int, ...] = ()  # which were not compared with others
+    constant: ConstantRate | None = None
 
     @classmethod
     def from_report(cls, report: CheckReport) -> CheckResult:
@@ -275,7 +279,7 @@ class CheckResult:
         findings = tuple(sorted((*report.findings, *report.hidden), key=report_order)) if report.hidden else report.findings
         return cls(
             report.statistics, findings, tokens, report.splits, report.max_tokens, report.skipped, report.edited,
-            report.left_out,
+            report.left_out, report.constant,
         )  # fmt: skip
 
     def split_of(self, index: int) -> SplitName | None:
@@ -310,7 +314,8 @@ class CheckResult:
         changed = {
             "findings": findings, "tokens": self.tokens.tolist(), "splits": list(self.splits), "edited": edited, "skipped": skipped,
         }  # fmt: skip
-        return {**values, **changed, "statistics": asdict(self.statistics)}
+        constant = asdict(self.constant) if self.constant else None
+        return {**values, **changed, "statistics": asdict(self.statistics), "constant": constant}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> CheckResult:
@@ -323,4 +328,7 @@ class CheckResult:
         statistics, edited = Statistics(**value["statistics"]), dict(map(tuple, value["edited"]))
         skipped = {group: Skip(**skip) for group, skip in value["skipped"].items()}
         changed = {"statistics": statistics, "findings": findings, "tokens": tokens, "edited": edited, "skipped": skipped}
-        return cls(**{**value, **changed, "left_out": tuple(value["left_out"])})
+        constant = (
+            ConstantRate(**{**value["constant"], "fields": tuple(value["constant"]["fields"])}) if value["constant"] else None
+        )
+        return cls(**{**value, **changed, "left_out": tuple(value["left_out"]), "constant": constant})

@@ -172,7 +172,7 @@ def check_summary(verdict: ReviewVerdict, checked: CheckResult, width: int, *, b
     from mlxtune.data.checks.report import improvement
 
     advice = improvement(checked.statistics, verdict.findings, verdict.counts.to_review, stale=verdict.stale)
-    document = summary_document(verdict.counts, checked.statistics, advice, checked.skipped, stale=verdict.stale)
+    document = summary_document(verdict.counts, checked.statistics, advice, checked.skipped, checked.constant, stale=verdict.stale)
     rows = draw.rows(document[:1] if brief else document, width)
     if verdict.stale and not brief:
         rows.append(line("  ", key("n", "recheck", "screen.check_again")))

@@ -16,6 +16,7 @@ from mlxtune.present.labels import base_summary
 from mlxtune.recipe import Recipe
 
 if TYPE_CHECKING:  # planning loads arrays and catalogs, and the first screen must not wait for them
+    from mlxtune.data.constant_rate import ConstantRate
     from mlxtune.data.split import Splits
     from mlxtune.planning.cost import Bill
     from mlxtune.planning.plan import Plan, Planner
@@ -51,6 +52,7 @@ class PlanService:
         self._workspace = workspace
         self._lock = threading.Lock()
         self._inputs: _PlanInputs | None = None
+        self._constant: tuple[object, ConstantRate | None] = (None, None)  # with the key of what it was computed from
 
     def plan(self, recipe: Recipe, progress: Progress) -> PlanResult:
         """Plan ``recipe``. Raise :class:`MissingBaseError` if its base must be downloaded first, or any error of the worker."""
@@ -76,13 +78,17 @@ class PlanService:
             return self._plan(recipe, progress)
 
     def _plan(self, recipe: Recipe, progress: Progress) -> PlanResult:
+        from mlxtune.evaluation.free_arms import constant_rate
         from mlxtune.evaluation.holdout.ledger import looks
         from mlxtune.planning.cost import make_bill
         from mlxtune.planning.machine import this_machine
 
         loaded, inputs = self._prepare(recipe, progress)
         plan = inputs.planner.plan(loaded, inputs.splits, workspace=self._workspace)
-        plan = replace(plan, looks=looks(self._workspace, inputs.splits.evaluated))
+        key = (inputs.key, loaded.evaluation, loaded.schema_file and file_stamp(loaded.schema_file))
+        if self._constant[0] != key:
+            self._constant = key, constant_rate(loaded, inputs.splits)
+        plan = replace(plan, looks=looks(self._workspace, inputs.splits.evaluated), constant=self._constant[1])
         return PlanResult(plan, make_bill(plan, loaded.method.kind, chip=this_machine().chip), inputs.local)
 
     def _prepare(self, recipe: Recipe, progress: Progress) -> tuple[Recipe, _PlanInputs]:
