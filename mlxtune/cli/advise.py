@@ -49,9 +49,7 @@ def advise(
         interview.save_answers(Path.cwd(), given)
     known = _evidence(loaded, recipe)
     if loaded and (measure_first or (interactive and not known.arms and _confirm_measuring(loaded))):
-        code, _ = measure(evidence.sample_recipe(loaded), None)
-        if code:
-            raise typer.Exit(code)
+        measure(evidence.sample_recipe(loaded))
         known = _evidence(loaded, recipe)
     advice = give_advice(given, known)
     if json:

@@ -139,7 +139,7 @@ def _run_workflow(recipe: Recipe, stages: Stages) -> _Trained:
     rows = f"{planned.train:,} training, {planned.valid:,} validation, and {planned.test:,} held-out rows"
     stages.end(f"{rows}; {planned.steps:,} steps. ", verdict_sentence(planned))
     stages.begin("the base model, and what is possible without training")
-    stages.end(verdict_text(reports.load(_measure(recipe, None)).verdict))
+    stages.end(verdict_text(reports.load(measure(recipe)).verdict))
     run = _train(recipe, stages)
     return _evaluate(recipe, run, stages)
 
@@ -171,17 +171,9 @@ def _train(recipe: Recipe, stages: Stages) -> Run:
 
 def _evaluate(recipe: Recipe, run: Run, stages: Stages) -> _Trained:
     stages.begin(recipe.name)
-    evaluation = _measure(recipe, run)
+    evaluation = measure(recipe, run)
     stages.end(verdict_text(reports.load(evaluation).verdict))
     return _Trained(run, evaluation)
-
-
-def _measure(recipe: Recipe, run: Run | None) -> Path:
-    """Evaluate and return the evaluation's folder. Exit if it failed, was stopped, or continues in the background."""
-    code, folder = measure(recipe, run)
-    if code or not (folder / reports.FILE).is_file():
-        raise typer.Exit(code)
-    return folder
 
 
 def _draw(state: RunState, update: Callable[[str, float], None]) -> None:

@@ -6,6 +6,7 @@ import os
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -111,9 +112,8 @@ def train_seeds(recipe: Recipe, number: int, request: Mapping[str, Any] | None =
 
 def _follow_report(evaluation: Run, *, json: bool) -> EvaluationReport:
     """Wait for ``evaluation``, and print and return its report. Raise ``typer.Exit`` if it fails."""
-    if code := follow_answers(evaluation):
-        raise typer.Exit(code)
-    report, folder = reports.load(evaluation.folder), evaluation.folder
+    folder = _finished(evaluation)
+    report = reports.load(folder)
     show_json({"folder": str(folder), **to_json(report)}) if json else show_report(report, folder)
     return report
 
@@ -125,14 +125,7 @@ def _compare_generated(recipe: Recipe, *, consent: str, gate: bool, json: bool) 
     """
     variants = generated_variants(recipe)
     info(("  ", ""), f"{plural(variants.own, 'training row')} of your own, {variants.generated:,} generated.")
-
-    def evaluated(variant: Recipe, run: Run) -> Path:
-        code, folder = measure(variant, run, consent=consent)
-        if code:
-            raise typer.Exit(code)
-        return folder
-
-    result, steps = compare_generated(Path.cwd(), variants, _trained, evaluated)
+    result, steps = compare_generated(Path.cwd(), variants, _trained, partial(measure, consent=consent))
     if json:
         show_json({"own": variants.own, "generated": variants.generated, "steps": steps, **to_json(result)})
     else:
@@ -165,10 +158,16 @@ def _trained(recipe: Recipe, request: Mapping[str, Any] | None = None) -> Run:
     return run
 
 
-def measure(recipe: Recipe, run: Run | None, *, consent: str = "") -> tuple[int, Path]:
-    """Evaluate a run's adapter or the base alone, with a progress bar. Return the exit code and the evaluation's folder."""
-    evaluation = _start(recipe, run, consent=consent)
-    return follow_answers(evaluation), evaluation.folder
+def measure(recipe: Recipe, run: Run | None = None, *, consent: str = "") -> Path:
+    """Evaluate a run's adapter or the base alone, and return the folder with the report. Raise ``typer.Exit`` if there is none."""
+    return _finished(_start(recipe, run, consent=consent))
+
+
+def _finished(evaluation: Run) -> Path:
+    code = follow_answers(evaluation)
+    if code or not (evaluation.folder / reports.FILE).is_file():
+        raise typer.Exit(code)
+    return evaluation.folder
 
 
 def _start(

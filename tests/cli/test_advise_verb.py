@@ -138,7 +138,7 @@ def test_interview_repeats_invalid_questions_and_saves_answers(cli, cwd) -> None
 @pytest.mark.parametrize(("typed", "measures"), [("y", True), ("n", False)])
 def test_interview_offers_to_measure_missing_arms(cli, workspace, monkeypatch, typed, measures) -> None:
     called = []
-    monkeypatch.setattr(verb, "measure", lambda recipe, run: (called.append(recipe.name.removesuffix("-advice")), (0, None))[1])
+    monkeypatch.setattr(verb, "measure", lambda recipe: called.append(recipe.name.removesuffix("-advice")))
     recipe = str(workspace / "recipes" / "tiny.toml")
     ended = cli("advise", recipe, stdin=f"{TYPED}{typed}\n")
     assert (called == ["tiny"]) is measures

@@ -19,7 +19,7 @@ from mlxtune.core.hashing import sha256_json
 from mlxtune.data import replay, samples
 from mlxtune.data.duplicates import THRESHOLD, jaccard, links
 from mlxtune.data.replay import SHIPPED, read_prompts, replay_prompts
-from mlxtune.data.rows import Conversation, Location, Message
+from mlxtune.data.rows import Conversation, Location, Message, prompt_hashes
 from mlxtune.evaluation.off_task import prompts as off_task
 from mlxtune.models.resolve import resolve
 from mlxtune.models.template import TemplateSettings, load_template
@@ -96,6 +96,9 @@ def test_base_answers_are_mixed_in_counted_and_cached(tiny: Path, tmp_path: Path
     setup.loop.run(listener, None)  # type: ignore[arg-type]
     record = write_data(tmp_path / "run", recipe, setup, setup.loop.valid)
     assert sum("replay" in row for row in record) == len(replayed)
+    prompts = {hash for row in (*setup.splits.train, *setup.splits.valid) for hash in prompt_hashes(row)}
+    recorded = set(read_json(tmp_path / "run" / "data.json")["prompts"])
+    assert prompts < recorded, "the prompts of replay are recorded, too"
     certificate = read_json(tmp_path / "run" / "certificate.json")
     visits = sum(row["visits"] for row in certificate["rows"] if row.get("replay"))
     assert certificate["replay"]["visits"] == visits > 0

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from mlxtune.core.errors import InputError, MlxtuneError
-from mlxtune.core.files import home, write_bytes, write_text
+from mlxtune.core.errors import InputError
+from mlxtune.core.files import home, write_text
 from mlxtune.core.hashing import sha256_json
 from mlxtune.core.journal import Journal, truncate_torn_line
 from mlxtune.data.rows import Row
@@ -93,13 +93,11 @@ def record(
                 journal.sync()
             finally:
                 journal.close()
-        with suppress(MlxtuneError, OSError):  # without a home folder, deleted lines go unnoticed
-            before = _lines(_copy(path))
-            known = set(before)
-            _copy(path).parent.mkdir(parents=True, exist_ok=True)
-            write_bytes(
-                _copy(path), b"".join(line + b"\n" for line in (*before, *(line for line in _lines(path) if line not in known)))
-            )
+        with suppress(OSError):  # without a home folder, deleted lines go unnoticed
+            known = set(_lines(copy := _copy(path)))
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            with copy.open("ab") as file:
+                file.writelines(line + b"\n" for line in _lines(path) if line not in known)
 
 
 def last_look(evaluation: Path, rows: Sequence[str]) -> str:
