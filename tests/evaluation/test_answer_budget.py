@@ -8,7 +8,7 @@ import pytest
 
 from mlxtune.core.errors import RecipeError
 from mlxtune.data.rows import Conversation, Location, Message, Preference, Row, TextRow, Unpaired
-from mlxtune.evaluation.answer_budget import AnswerBudget, answer_budget
+from mlxtune.evaluation.answer_budget import AnswerBudget, answer_budget, auto_limit, grammar_limit
 from mlxtune.recipe import EvaluationSection, parse
 
 PLACE = Location(Path("d.jsonl"), 1)
@@ -61,6 +61,16 @@ def test_answers_under_a_grammar_get_what_their_schema_can_need() -> None:
     assert answer_budget(EvaluationSection(), rows, count, schema={"const": "short"}) == AnswerBudget(200, 100)
     assert answer_budget(EvaluationSection(), [_row(1)], count, schema=schema | {"maxLength": 10**6}).grammar_tokens == 8 * 65
     assert answer_budget(EvaluationSection(max_tokens=7), rows, count, schema=schema) == AnswerBudget(7)
+
+
+@pytest.mark.parametrize("longest", [1, 100, 400])
+@pytest.mark.parametrize("room", [None, 50, 150, 300, 450, 700, 5000])
+@pytest.mark.parametrize("length", [None, 10, 400, 10**6])
+def test_limits_follow_from_the_stored_facts(longest: int, room: int | None, length: int | None) -> None:
+    schema = {"type": "string"} | ({"maxLength": length} if length else {})
+    budget = answer_budget(EvaluationSection(), [_row(longest)], lambda text: len(text.split()), room, schema)
+    limit = auto_limit(budget.longest_reference or 0, budget.room)
+    assert (limit, grammar_limit(limit, schema, budget.room)) == (budget.max_tokens, budget.grammar_tokens or budget.max_tokens)
 
 
 def test_number_in_the_recipe_takes_precedence() -> None:

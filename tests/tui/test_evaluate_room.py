@@ -222,6 +222,7 @@ async def test_enter_lists_the_rows_behind_an_arm_and_behind_every_cell(shop: Sh
     [
         ("length", "cut_off", "It reached the limit of 112 tokens."),
         ("length", "in_a_loop", "It reached the limit of 112 tokens. Most of its end repeats earlier text, numbers aside"),
+        ("grammar", "cut_off", "It reached the limit of 112 tokens."),
         ("loop", "in_a_loop", "It was ended because it repeated itself."),
     ],
 )
