@@ -67,10 +67,9 @@ def show_adapter(which: Which = "last", json: Json = False) -> None:
     """Show an adapter's properties and its evaluation."""
     entry = library.find(Path.cwd(), which)
     children = [child.name for child in library.children(Path.cwd(), entry)]
-    if json:
-        show_json(document(entry) | {"children": children})
-        return
-    draw(adapter_document(AdapterDetail.read(entry, tuple(children))))
+    show_json(document(entry) | {"children": children}) if json else draw(
+        adapter_document(AdapterDetail.read(entry, tuple(children)))
+    )
 
 
 @app.command("compare")

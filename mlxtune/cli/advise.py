@@ -15,11 +15,11 @@ from mlxtune.advice.rules import InterviewQuestion, rules
 from mlxtune.advice.verdict import give_advice
 from mlxtune.cli.evaluate import measure
 from mlxtune.cli.options import Json, Overrides
-from mlxtune.cli.output import err, info, out, show, show_json, styled
+from mlxtune.cli.output import draw, err, info, out, show, show_json, styled
 from mlxtune.core.errors import InputError
 from mlxtune.models import catalog
 from mlxtune.present.advice import advice_document
-from mlxtune.present.terminal import print_document, print_heading
+from mlxtune.present.terminal import print_heading
 from mlxtune.recipe import Recipe, load
 
 
@@ -52,10 +52,8 @@ def advise(
         measure(evidence.sample_recipe(loaded))
         known = _evidence(loaded, recipe)
     advice = give_advice(given, known)
-    if json:
-        show_json({"advice": advice.as_json(), "answers": interview.answers_json(given), "evidence": known.as_json()})
-    else:
-        print_document(advice_document(advice, known), out)
+    document = {"advice": advice.as_json(), "answers": interview.answers_json(given), "evidence": known.as_json()}
+    show_json(document) if json else draw(advice_document(advice, known))
 
 
 def _evidence(recipe: Recipe | None, path: Path | None) -> AdviceEvidence:

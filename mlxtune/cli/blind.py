@@ -56,10 +56,7 @@ def blind(
         if not session.opened:
             _ask(session)
         result = session.reveal()
-        if json:
-            show_json({"folder": str(session.folder), **to_json(result)})
-        else:
-            draw(blind_document(result))
+        show_json({"folder": str(session.folder), **to_json(result)}) if json else draw(blind_document(result))
         if target:
             _export(session, target, question)
 

@@ -33,10 +33,7 @@ def compare(
         _compare_many([first, second, *more], gate=gate, json=json)
         return
     result = compare_evaluations(find_side(Path.cwd(), first), find_side(Path.cwd(), second))
-    if json:
-        show_json(to_json(result))
-    else:
-        draw(comparison_document(result))
+    show_json(to_json(result)) if json else draw(comparison_document(result))
     if gate and result.headline.outcome != "better":
         raise GateError(f"Gate failed: {comparison_verdict(result)}")
 

@@ -11,7 +11,7 @@ import typer
 
 from mlxtune.advice.next_step import after_check
 from mlxtune.cli.options import Json, with_option_groups
-from mlxtune.cli.output import out, progress_bar, show_json
+from mlxtune.cli.output import draw, progress_bar, show_json
 from mlxtune.core.errors import DataError, InputError
 from mlxtune.core.files import similar_file
 from mlxtune.core.text import one_line
@@ -25,7 +25,6 @@ from mlxtune.data.split import SPLIT_NAMES, SplitSettings, SplitSummary
 from mlxtune.present.check import NAME_THE_COLUMNS, check_document, statistics_document
 from mlxtune.present.data_files import export_document, import_document, split_document
 from mlxtune.present.next_step import step_action
-from mlxtune.present.terminal import print_document
 from mlxtune.recipe import DataSection, load
 from mlxtune.workspace.index import WorkspaceIndex
 
@@ -154,7 +153,7 @@ def check(
         show_json(report_json(report, fixed.to_json() if fixed else None))
     else:
         step = after_check(source, section, report, fixed, WorkspaceIndex(Path.cwd()).read())
-        print_document(check_document(report, fixed, every=every, command=step_action(step).command if step else ""), out)
+        draw(check_document(report, fixed, every=every, command=step_action(step).command if step else ""))
     by_hand = [finding for _, finding in fixed.by_hand] if fixed else []
     blocks = [finding for finding in report.findings if finding.severity == "block"]
     if any(not fixed or one in by_hand or not (get_check(one.check).fix.safe or one.check in also) for one in blocks):
@@ -204,7 +203,7 @@ def stats(source: SourceArgument, reading: ReadOptions, json: Json = False) -> N
         whole = report_json(report)
         show_json({name: whole[name] for name in ("source", "read", "kept", "refused", "formats", "files", "facts", "next")})
     else:
-        print_document(statistics_document(report), out)
+        draw(statistics_document(report))
 
 
 @app.command("split")
@@ -226,7 +225,7 @@ def split(source: SourceArgument, splitting: SplitOptions, reading: ReadOptions,
             "tags": summary.tags, "file": str(file),
         })  # fmt: skip
     else:
-        print_document(split_document(path.name, summary, file.name), out)
+        draw(split_document(path.name, summary, file.name))
 
 
 @app.command("export")
@@ -254,7 +253,7 @@ def export(
         left = {"set_aside": result.set_aside, "undecided": result.undecided}
         show_json({"folder": str(result.folder), "to": to, **result.counts, **left})
     else:
-        print_document(export_document(result), out)
+        draw(export_document(result))
 
 
 @app.command("import")
@@ -276,4 +275,4 @@ def import_(
         facts = {"out": str(to), "rows": result.rows, "formats": result.formats, "left_out": len(result.bad)}
         show_json({**facts, "notes": result.notes, "transcripts": result.transcripts})
     else:
-        print_document(import_document(result), out)
+        draw(import_document(result))

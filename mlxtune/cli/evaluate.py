@@ -16,9 +16,9 @@ from mlxtune.adapters import library
 from mlxtune.adapters.entry import AdapterEntry
 from mlxtune.advice.next_step import after_evaluation
 from mlxtune.cli.consent import require_consent
-from mlxtune.cli.follow import follow, follow_answers
+from mlxtune.cli.follow import announce, follow, follow_answers
 from mlxtune.cli.options import Json, Overrides, Seeds
-from mlxtune.cli.output import draw, err, info, progress_bar, say_changed_evaluation, show, show_json
+from mlxtune.cli.output import draw, err, info, progress_bar, say_changed_evaluation, show_json
 from mlxtune.core.errors import GateError, InputError
 from mlxtune.core.text import one_line, plural
 from mlxtune.evaluation import report as reports
@@ -92,7 +92,7 @@ def evaluate(
     entry = _adapter(adapter, recipe, run) if adapter else None
     evaluation = _start(recipe, run, entry=entry, seeds=runs, consent=consent, last_look=last_look)
     if detach:
-        show_json({"run": evaluation.id, "folder": str(evaluation.folder)}) if json else show(evaluation.id)
+        announce(evaluation, detach=True, json=json)
         return
     report = _follow_report(evaluation, json=json)
     if gate and (why := refusal_text(report, accept_unknown=accept_unknown)):

@@ -8,7 +8,7 @@ from json import dumps
 
 import typer
 
-from mlxtune.cli.output import Cell, info, print_error, progress_bar
+from mlxtune.cli.output import Cell, info, print_error, progress_bar, show, show_json
 from mlxtune.core.errors import Interrupted, MlxtuneError
 from mlxtune.core.text import duration, plural
 from mlxtune.present.run import answering_text, log_line, progress_line
@@ -61,6 +61,15 @@ def follow(run: Run, *, json: bool = False, on_state: Callable[[RunState], None]
         print_error(error)
         return error.exit_code
     return 0
+
+
+def announce(run: Run, noun: str = "run", *, detach: bool = False, json: bool = False) -> bool:
+    """Print the ID of a ``run`` that was started. Return whether to follow it, which is not so with ``detach``."""
+    if detach:
+        show_json({"run": run.id, "folder": str(run.folder)}) if json else show(run.id)
+    else:
+        info(("  ", ""), f"{run.id}   ", (f"press Ctrl-C to detach; the {noun} continues", "muted"))
+    return not detach
 
 
 def print_detached(run: Run) -> None:

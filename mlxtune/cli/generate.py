@@ -13,9 +13,9 @@ import typer
 
 from mlxtune.adapters import library
 from mlxtune.cli.consent import require_consent
-from mlxtune.cli.follow import follow_answers
+from mlxtune.cli.follow import announce, follow_answers
 from mlxtune.cli.options import CostCap, EndpointUrl, Json, Overrides, PromptPrice, RecipeFile, ReplyPrice, with_option_groups
-from mlxtune.cli.output import info, out, print_columns, print_section, progress_bar, show, show_json
+from mlxtune.cli.output import draw, info, print_columns, print_section, progress_bar, show_json
 from mlxtune.core.errors import InputError
 from mlxtune.core.files import user_path
 from mlxtune.core.journal import read
@@ -24,7 +24,6 @@ from mlxtune.data.generate.lineage import Task
 from mlxtune.data.generate.request import ALL_PROMPTS, DEFAULT_ROWS, GenerationRequest, TeacherSpec
 from mlxtune.evaluation.judge import endpoint
 from mlxtune.present.generation import generation_document, thin_rows_text
-from mlxtune.present.terminal import print_document
 from mlxtune.recipe import Recipe, load
 from mlxtune.runs.registry import Run
 
@@ -170,14 +169,11 @@ def generate(
         request = replace(request, teacher=replace(request.teacher, consent=consent))
     with progress_bar("looking for the model") as update:
         run = start(Path.cwd(), loaded, request, progress=update)
-    if detach:
-        show_json({"run": run.id, "folder": str(run.folder)}) if json else show(run.id)
-        return
-    info(("  ", ""), f"{run.id}   ", ("press Ctrl-C to detach; the generation continues", "muted"))
-    code = follow_answers(run)
-    if code == 0 and run.state().phase == "finished":
-        show_json({"run": run.id, **dict(run.state().summary)}) if json else show_generation(run, recipe)
-    raise typer.Exit(code)
+    if announce(run, "generation", detach=detach, json=json):
+        code = follow_answers(run)
+        if code == 0 and run.state().phase == "finished":
+            show_json({"run": run.id, **dict(run.state().summary)}) if json else show_generation(run, recipe)
+        raise typer.Exit(code)
 
 
 def _request(tasks: TaskOptions, rows: RowOptions, teacher: TeacherSpec) -> GenerationRequest:
@@ -198,7 +194,7 @@ def show_generation(run: Run, recipe: Path | None = None) -> None:
     summary = dict(run.state().summary)
     lines = read(run.folder / "scores.jsonl")[:10] if (run.folder / "scores.jsonl").is_file() else []
     target = shlex.quote(os.path.relpath(recipe)) if recipe else "RECIPE"
-    print_document(generation_document(summary, lines, run.folder / "refused.jsonl", target), out)
+    draw(generation_document(summary, lines, run.folder / "refused.jsonl", target))
 
 
 def _thin_rows(recipe: Path, loaded: Recipe) -> list[ThinRows]:

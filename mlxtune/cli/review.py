@@ -15,7 +15,7 @@ import typer
 
 from mlxtune.cli.data import ReadOptions, SourceArgument, resolve_source, run_checks
 from mlxtune.cli.options import Json, with_option_groups
-from mlxtune.cli.output import info, out, progress_bar, show, show_json
+from mlxtune.cli.output import draw, info, progress_bar, show, show_json
 from mlxtune.core.errors import GateError, InputError
 from mlxtune.core.files import read_failure
 from mlxtune.core.text import one_line, plural
@@ -27,7 +27,6 @@ from mlxtune.data.source_files import GENERATED
 from mlxtune.evaluation.annotators import AnnotatorAgreement
 from mlxtune.present.check import skip_text
 from mlxtune.present.review import OUTCOMES, ReviewCounts, review_document
-from mlxtune.present.terminal import print_document
 from mlxtune.recipe import DataSection, load
 
 if TYPE_CHECKING:  # imports numpy
@@ -263,7 +262,7 @@ def _show_review(browser: SourceBrowser, matching: Sequence[int], json: bool, *,
         show_json(facts | ({"listed": [_row_json(browser, index) for index in matching]} if full else {}))
         return
     rows = matching if full else [index for index in matching if browser.decision(index).is_undecided][:_PREVIEW_ROWS]
-    print_document(review_document(browser, counts, rows), out)
+    draw(review_document(browser, counts, rows))
 
 
 def _agreement_json(agreement: AnnotatorAgreement) -> dict[str, Any]:

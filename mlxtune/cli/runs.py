@@ -85,14 +85,8 @@ def show_run(name: RunName = "last", json: Json = False) -> None:
     record, state = _record(run), run.state()
     if json:
         board = {"search": search_json(run)} if run.kind == "search" else {}
-        show_json(
-            {
-                **record,
-                **board,
-                "warnings": [asdict(one) for one in state.warnings],
-                "validations": [asdict(item) for item in state.validations],
-            }
-        )
+        lists = {"warnings": list(map(asdict, state.warnings)), "validations": list(map(asdict, state.validations))}
+        show_json({**record, **board, **lists})
         return
     draw(run_document(run, state, record["status"], time.time()))
     _show_result(run)

@@ -8,9 +8,9 @@ from typing import Annotated, Any
 import typer
 
 from mlxtune.cli.evaluate import show_report
-from mlxtune.cli.follow import follow
+from mlxtune.cli.follow import announce, follow
 from mlxtune.cli.options import Json, Overrides, RecipeFile
-from mlxtune.cli.output import draw, info, progress_bar, show, show_json
+from mlxtune.cli.output import draw, progress_bar, show
 from mlxtune.evaluation import report as reports
 from mlxtune.evaluation.json_fields import to_json
 from mlxtune.present.blocks import facts
@@ -35,14 +35,11 @@ def search(
     loaded = load(recipe, [*(overrides or []), *options])
     with progress_bar("looking for the model") as update:
         run = control.search(Path.cwd(), loaded, progress=update)
-    if detach:
-        show_json({"run": run.id, "folder": str(run.folder)}) if json else show(run.id)
-        return
-    info(("  ", ""), f"{run.id}   ", ("press Ctrl-C to detach; the search continues", "muted"))
-    code = follow(run, json=json)
-    if code == 0 and run.state().phase == "finished" and not json:
-        show_search(run)
-    raise typer.Exit(code)
+    if announce(run, "search", detach=detach, json=json):
+        code = follow(run, json=json)
+        if code == 0 and run.state().phase == "finished" and not json:
+            show_search(run)
+        raise typer.Exit(code)
 
 
 def show_search(run: Run) -> None:

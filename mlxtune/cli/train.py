@@ -10,9 +10,9 @@ import typer
 
 from mlxtune.advice.next_step import after_run
 from mlxtune.cli.evaluate import train_and_evaluate
-from mlxtune.cli.follow import follow
+from mlxtune.cli.follow import announce, follow
 from mlxtune.cli.options import Json, Overrides, RecipeFile, Seeds
-from mlxtune.cli.output import err, info, progress_bar, show, show_json
+from mlxtune.cli.output import err, info, progress_bar, show
 from mlxtune.core.errors import InputError
 from mlxtune.data import check_cache
 from mlxtune.present.check import check_warning
@@ -44,17 +44,15 @@ def train(
     if seeds > 1:
         if detach:
             raise InputError("--seeds and --detach cannot be combined, because the runs follow one another.")
-        return train_and_evaluate(loaded, seeds, request, json=json)
+        train_and_evaluate(loaded, seeds, request, json=json)
+        return
     with progress_bar("looking for the model") as update:
         run = control.train(Path.cwd(), loaded, request, progress=update)
-    if detach:
-        show_json({"run": run.id, "folder": str(run.folder)}) if json else show(run.id)
-        return None
-    info(("  ", ""), f"{run.id}   ", ("press Ctrl-C to detach; the run continues", "muted"))
-    code = follow(run, json=json)
-    if not json:
-        show_adapter(run)
-    raise typer.Exit(code)
+    if announce(run, detach=detach, json=json):
+        code = follow(run, json=json)
+        if not json:
+            show_adapter(run)
+        raise typer.Exit(code)
 
 
 def _warn_of_rows(recipe: Recipe, path: Path) -> None:

@@ -42,16 +42,8 @@ def verify(
         differences.append(f"{signing.FILE} is not a valid signature of {reports.FILE}.")
     if json:
         recorded = [] if differences else verifying.unverified(folder)
-        signed = asdict(signature) if signature else None
-        show_json(
-            {
-                "holds": not differences,
-                "folder": str(folder),
-                "differences": differences,
-                "unverified": recorded,
-                "signature": signed,
-            }
-        )
+        result = {"holds": not differences, "folder": str(folder), "differences": differences, "unverified": recorded}
+        show_json({**result, "signature": asdict(signature) if signature else None})
     else:
         for difference in differences[:_SHOWN]:
             show(("  ✗ ", "bold error"), one_line(difference, 240))
@@ -60,14 +52,14 @@ def verify(
     if differences:
         raise GateError(f"The report does not match its outputs: {plural(len(differences), 'difference')}.")
     if not json:
-        result = reports.load(folder)
-        rates = plural(sum(len(arm.rates) for arm in result.arms), "rate")
-        counts = f"{rates} and {plural(len(result.comparisons), 'comparison')} for {plural(result.facts['rows'], 'row')}"
+        loaded = reports.load(folder)
+        rates = plural(sum(len(arm.rates) for arm in loaded.arms), "rate")
+        counts = f"{rates} and {plural(len(loaded.comparisons), 'comparison')} for {plural(loaded.facts['rows'], 'row')}"
         show(("  ✓ ", "bold success"), f"The report is correct: {counts} were recomputed with identical results.")
-        show("    ", (one_line(verdict_text(result.verdict)), "muted"))
+        show("    ", (one_line(verdict_text(loaded.verdict)), "muted"))
         if recorded := verifying.unverified(folder):
             show("    ", (f"Recorded by the evaluation, not recomputed: {', '.join(recorded)}.", "muted"))
-        if caveat := promotion_caveat(result):
+        if caveat := promotion_caveat(loaded):
             show(("  ! ", "bold warning"), f"Not recommended: {caveat_text(caveat)}.")
         if signature is None:
             show("    ", ("Not signed.", "muted"))

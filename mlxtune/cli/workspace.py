@@ -14,7 +14,7 @@ import typer
 
 import mlxtune
 from mlxtune.cli.options import Json
-from mlxtune.cli.output import info, out, print_facts, show, show_json
+from mlxtune.cli.output import draw, info, out, print_facts, show, show_json
 from mlxtune.core.errors import DataError, InputError
 from mlxtune.core.files import home, similar_file
 from mlxtune.core.text import plural, size
@@ -24,7 +24,7 @@ from mlxtune.models import bundled
 from mlxtune.models.bundled import install
 from mlxtune.models.cpu import blas
 from mlxtune.planning import machine as machines
-from mlxtune.present.terminal import print_document, print_heading
+from mlxtune.present.terminal import print_heading
 
 _EXTRAS = {  # a package of each extra
     "serve": "starlette", "gguf": "gguf", "judge": "openai", "grammar": "llguidance", "parquet": "pyarrow", "pdf": "pypdf",
@@ -86,7 +86,7 @@ def _init_from(source: Path, folder: Path, name: str, map: str, format: str) -> 
     guessed = scaffold.guess(source, parse_mapping(map) if map else {}, format)
     recipe = scaffold.write(guessed, folder, name)
     show(("✓ ", "bold success"), f"Created {recipe}.")
-    print_document(scaffold_document(guessed, recipe.stem), out)
+    draw(scaffold_document(guessed, recipe.stem))
     shown = shlex.quote(str(recipe))
     show("Then check the rows, measure the base model, and train:")
     for verb in ("data check", "eval", "train"):

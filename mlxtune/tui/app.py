@@ -8,7 +8,7 @@ import shlex
 import signal
 import threading
 import time
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -46,7 +46,9 @@ from mlxtune.tui.saved_state import SavedState
 from mlxtune.tui.selection import RecipeSelection
 from mlxtune.tui.terminal_program import run_in_terminal
 from mlxtune.tui.theme import THEME_LABELS, THEMES, CachedStylesheet
+from mlxtune.tui.widgets.dialog import ChoiceDialog, ChoiceOption, PromptDialog
 from mlxtune.tui.widgets.page import PageScreen
+from mlxtune.tui.widgets.panel import Draw
 from mlxtune.workspace.index import RunView, Snapshot, WorkspaceIndex
 
 if TYPE_CHECKING:
@@ -386,6 +388,14 @@ class MlxtuneApp(HasActions, OrderedKeys):
         text, what = self.copyable
         self.copy_to_clipboard(text)
         self.notices.show(Notice("done", f"Copied {what}."))
+
+    def choose(self, title: str, options: Sequence[ChoiceOption], then: Callable[[Any], Any], text: str = "") -> None:
+        """Ask the user to choose an option, and call ``then`` with its value. Nothing happens if that is ``None``, or on escape."""
+        self.push_screen(ChoiceDialog(title, text, options), lambda value: None if value is None else then(value))
+
+    def ask(self, title: str, text: str | Draw, then: Callable[[str], Any], value: str = "", **options: Any) -> None:
+        """Ask the user for a line of text with a :class:`PromptDialog`, and call ``then`` with it unless it is empty."""
+        self.push_screen(PromptDialog(title, text, value, **options), lambda text: then(text) if text else None)
 
     def action_choose_recipe(self) -> None:
         self.selection.choose_recipe()

@@ -12,7 +12,7 @@ from mlxtune.core.text import one_line, plural
 from mlxtune.present.generation import thin_rows_text
 from mlxtune.recipe import Recipe, load
 from mlxtune.tui.notices import Notice
-from mlxtune.tui.widgets.dialog import ChoiceDialog, ChoiceOption, PromptDialog
+from mlxtune.tui.widgets.dialog import ChoiceOption
 
 if TYPE_CHECKING:  # they load numpy
     from mlxtune.data.generate.lineage import Task
@@ -24,7 +24,6 @@ if TYPE_CHECKING:  # they load numpy
     _Offer = tuple[str, GenerationRequest, GenerationQuote | MlxtuneError]  # a teacher's name, what to generate, and the cost
 
 _OTHER = "other"
-_ALL = "all"
 
 
 def choose_task(app: MlxtuneApp, recipe: Path, rows: tuple[str, ...], what: str) -> None:
@@ -43,7 +42,7 @@ def choose_task(app: MlxtuneApp, recipe: Path, rows: tuple[str, ...], what: str)
     possible = [task for task in tasks if (task[0] == "pairs") == (method == "dpo")]
     options = [ChoiceOption(task, name, about) for task, name, about in possible]
 
-    def chosen(task: str | None) -> None:
+    def chosen(task: Task) -> None:
         match task:
             case "variations" if rows:
                 choose_teacher(app, recipe, "variations", rows=rows)
@@ -58,8 +57,7 @@ def choose_task(app: MlxtuneApp, recipe: Path, rows: tuple[str, ...], what: str)
                 text = "A .jsonl file with prompts or messages, or a .txt file with one prompt per line."
                 _ask_path(app, "Which prompts?", text, lambda path: choose_teacher(app, recipe, "answers", prompts=path))
 
-    text = "A teacher writes them; they wait for your review."
-    app.push_screen(ChoiceDialog("Generate rows", text, options), chosen)
+    app.choose("Generate rows", options, chosen, "A teacher writes them; they wait for your review.")
 
 
 def _choose_thin_rows(app: MlxtuneApp, recipe: Path) -> None:
@@ -75,21 +73,13 @@ def _choose_thin_rows(app: MlxtuneApp, recipe: Path) -> None:
             choose_teacher(app, recipe, "variations")
             return
 
-        def chosen(index: str | None) -> None:
-            if index == _ALL:
-                choose_teacher(app, recipe, "variations")
-            elif index:
-                place = places[int(index)]
-                choose_teacher(app, recipe, "variations", rows=place.examples)
-
-        options = [
-            ChoiceOption(str(index), thin_rows_text(place), one_line(place.sample, 60)) for index, place in enumerate(places)
-        ]
-        options.append(ChoiceOption(_ALL, "All training rows"))
-        text = (
-            "There are too few rows like these. In Groups, c clusters rows by similarity, and w writes rows like those of a group."
+        options = [ChoiceOption(place.examples, thin_rows_text(place), one_line(place.sample, 60)) for place in places]
+        options.append(ChoiceOption((), "All training rows"))
+        title, text = (
+            "Which rows should the new ones resemble?",
+            "There are too few rows like these. In Groups, w writes rows like a group's.",
         )
-        app.push_screen(ChoiceDialog("Which rows should the new ones resemble?", text, options), chosen)
+        app.choose(title, options, lambda examples: choose_teacher(app, recipe, "variations", rows=examples), text)
 
     app.jobs.run(find, show, busy="Looking for areas with too few rows.")
 
@@ -131,22 +121,25 @@ def choose_teacher(
         def start_with(teacher: TeacherSpec) -> None:
             _start(app, loaded, replace(usable[0][1], teacher=teacher))
 
-        options = [ChoiceOption(str(index), one_line(name, 30), _cost(offer)) for index, (name, _, offer) in enumerate(usable)]
+        options = [
+            ChoiceOption(
+                replace(request.teacher, consent="asked in the app") if offer.host else request.teacher,
+                one_line(name, 30),
+                _cost(offer),
+            )
+            for name, request, offer in usable
+        ]
         options.append(ChoiceOption(_OTHER, "Another model", "an alias, a Hub ID, or a folder"))
 
-        def chosen(index: str | None) -> None:
-            if index == _OTHER:
-                dialog = PromptDialog("Which model?", "It is downloaded if it is missing.", label="start")
-                app.push_screen(dialog, lambda name: start_with(TeacherSpec(base=name)) if name else None)
-            elif index:
-                _, request, offer = usable[int(index)]
-                if offer.host:
-                    request = replace(request, teacher=replace(request.teacher, consent="asked in the app"))
-                _start(app, loaded, request)
+        def chosen(teacher: TeacherSpec | str) -> None:
+            if isinstance(teacher, TeacherSpec):
+                start_with(teacher)
+            else:
+                text = "It is downloaded if it is missing."
+                app.ask("Which model?", text, lambda name: start_with(TeacherSpec(base=name)), label="start")
 
         title = f"Which teacher should write up to {plural(min(usable[0][1].count, usable[0][2].rows), 'row')}?"
-        text = "The teacher sees only training rows. Generation starts as soon as you choose one."
-        app.push_screen(ChoiceDialog(title, text, options), chosen)
+        app.choose(title, options, chosen, "The teacher sees only training rows. Generation starts as soon as you choose one.")
 
     app.jobs.run(teachers, show, busy="Counting the requests.")
 
@@ -187,8 +180,7 @@ def _start(app: MlxtuneApp, recipe: Recipe, request: GenerationRequest) -> None:
 
 
 def _ask_path(app: MlxtuneApp, title: str, text: str, then: Callable[[str], None]) -> None:
-    def chosen(path: str | None) -> None:
-        if path:
-            then(str((app.workspace / Path(path).expanduser()).resolve()))
+    def chosen(path: str) -> None:
+        then(str((app.workspace / Path(path).expanduser()).resolve()))
 
-    app.push_screen(PromptDialog(title, text, label="continue", folder=app.workspace), chosen)
+    app.ask(title, text, chosen, label="continue", folder=app.workspace)

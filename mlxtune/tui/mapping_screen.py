@@ -98,10 +98,9 @@ class MappingScreen(ModalScreen[dict[str, str] | None]):
         self._read = MappedSample.read(sample, format, self._mapping)
 
     def compose(self) -> ComposeResult:
-        about = "The columns of the file. A digit, or the left and right arrows, choose the key of the column under the cursor."
         with Vertical(classes="page"):
             with Horizontal(id="mapping"):
-                yield Section("Columns", ListPanel(id="columns", about=about), id="columns-side", classes="fill")
+                yield Section("Columns", ListPanel(id="columns"), id="columns-side", classes="fill")
                 yield Section("Keys", Panel(id="keys"), id="keys-side", classes="fill")
             yield Section("Rows", Panel(id="mapped"), id="mapped-side", classes="fill")
             yield Panel(lambda width, _height: self._footer().truncate(max(width, 0)), id="foot")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
@@ -78,6 +79,14 @@ class Notices:
     def show_error(self, error: MlxtuneError) -> None:
         """Show an error's message and hint."""
         self.show(Notice("error", one_line(error.message), one_line(error.hint)))
+
+    @contextmanager
+    def showing_errors(self) -> Iterator[None]:
+        """Show an error that the block raises, and continue after the block."""
+        try:
+            yield
+        except MlxtuneError as error:
+            self.show_error(error)
 
     def dismiss(self) -> None:
         """Remove the notice, unless it says what the app is busy with."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from mlxtune.core.errors import MlxtuneError
+from mlxtune.core.errors import InputError
 from mlxtune.core.files import user_path
 from mlxtune.core.text import one_line
 from mlxtune.data.readers.formats import NO_MAPPING
@@ -16,9 +16,7 @@ from mlxtune.recipe.edit import edit_recipe
 from mlxtune.tui import draw
 from mlxtune.tui.mapping_screen import SAMPLE, MappingScreen
 from mlxtune.tui.notices import Notice
-from mlxtune.tui.paths import relative_paths
 from mlxtune.tui.render.text import line, lines
-from mlxtune.tui.widgets.dialog import PromptDialog
 
 if TYPE_CHECKING:
     from mlxtune.data.scaffold import SampleRecords, Scaffold
@@ -31,24 +29,17 @@ Mapped = Callable[[Path, Mapping[str, str]], object]
 def choose_file(app: MlxtuneApp, title: str, label: str, then: Callable[[Path], object]) -> None:
     """Ask for a file with rows, and call ``then`` with it."""
 
-    def error_in(text: str) -> str:
-        try:
-            path = app.workspace / user_path(text)
-            if not path.exists():
-                return f"There is no file {one_line(text, 60)}."
-            source_files(path)
-        except MlxtuneError as error:
-            return one_line(f"{error.message} {error.hint}")
-        except OSError as error:
-            return one_line(str(error))
-        return ""
+    def check(text: str) -> None:
+        path = app.workspace / user_path(text)
+        if not path.exists():
+            raise InputError(f"There is no file {one_line(text, 60)}.")
+        source_files(path)
 
-    def chosen(text: str | None) -> None:
-        if text:
-            then((app.workspace / user_path(text)).resolve())
+    def chosen(text: str) -> None:
+        then((app.workspace / user_path(text)).resolve())
 
     text = "A .jsonl, .json, .csv, or .tsv file, or a folder with train.jsonl. It is never changed. ~ is your home folder."
-    app.push_screen(PromptDialog(title, text, label=label, validate=error_in, folder=app.workspace), chosen)
+    app.ask(title, text, chosen, label=label, check=check, folder=app.workspace)
 
 
 def open_mapped(app: MlxtuneApp, path: Path, then: Mapped, *, label: str) -> None:
@@ -66,16 +57,11 @@ def open_mapped(app: MlxtuneApp, path: Path, then: Mapped, *, label: str) -> Non
 
 
 def map_columns(
-    app: MlxtuneApp, sample: SampleRecords, mapping: Mapping[str, str], then: Callable[[dict[str, str]], object], *,
+    app: MlxtuneApp, sample: SampleRecords, mapping: Mapping[str, str], then: Callable[[dict[str, str]], Any], *,
     label: str, format: str = "auto",
 ) -> None:  # fmt: skip
     """Ask how the columns of ``sample`` map to our keys, starting with ``mapping``."""
-
-    def chosen(answer: dict[str, str] | None) -> None:
-        if answer is not None:
-            then(answer)
-
-    app.push_screen(MappingScreen(sample, mapping, format, label=label), chosen)
+    app.push_screen(MappingScreen(sample, mapping, format, label=label), lambda answer: None if answer is None else then(answer))
 
 
 def map_source(app: MlxtuneApp, ref: SourceRef) -> None:
@@ -146,27 +132,16 @@ def recipe_for(app: MlxtuneApp, path: Path, mapping: Mapping[str, str], format: 
     from mlxtune.present.scaffold import scaffold_document
 
     def show(guessed: Scaffold) -> None:
-        def error_in(name: str) -> str:
-            try:
-                scaffold.new_files(guessed, app.workspace, name, hint="Choose another name.")
-            except MlxtuneError as error:
-                return relative_paths(app.workspace, one_line(f"{error.message} {error.hint}"))
-            return ""
-
-        def chosen(name: str | None) -> None:
-            if name:
-                app.jobs.run(lambda: scaffold.write(guessed, app.workspace, name), written)
-
-        dialog = PromptDialog(
+        app.ask(
             f"New recipe for {one_line(path.name, 40)}",
             lambda width, _height: lines(
                 *(row[2:] for row in draw.rows(scaffold_document(guessed), width)), "", line(("Its name:", "$muted"))
             ),
+            lambda name: app.jobs.run(lambda: scaffold.write(guessed, app.workspace, name), written),
             scaffold.default_name(path),
             label="write it",
-            validate=error_in,
+            check=lambda name: scaffold.new_files(guessed, app.workspace, name, hint="Choose another name."),
         )
-        app.push_screen(dialog, chosen)
 
     def written(file: Path) -> None:
         app.selection.show_recipe(file)

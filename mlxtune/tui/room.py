@@ -15,11 +15,15 @@ from textual.widget import Widget
 from textual.widgets import Input, TextArea
 
 from mlxtune.core.errors import MlxtuneError
-from mlxtune.tui.actions import HasActions, ShownAction
+from mlxtune.tui.actions import Action, HasActions, ShownAction
 from mlxtune.tui.widgets.frame import NoticeLine, RoomFooter, RoomHeader, ToastPanel
 from mlxtune.workspace.index import Snapshot
 
 T = TypeVar("T")
+OTHER_RECIPE = Action(
+    "other", "r", "recipe", "switch to another recipe",
+    when=lambda room: room.app.selection.has_several, why="There is no other recipe.",
+)  # fmt: skip
 
 
 class RoomCompositor(Compositor):
@@ -52,6 +56,9 @@ class Room(HasActions, Screen[None]):
     def mode(self) -> str:
         """The room's key in the table of rooms, and the name of its folder."""
         return self.GROUP
+
+    def action_other(self) -> None:
+        self.app.selection.choose_recipe()
 
     @property
     def wide(self) -> bool:

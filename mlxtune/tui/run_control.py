@@ -17,7 +17,7 @@ from mlxtune.runs import registry
 from mlxtune.runs.locks import require_free_accelerator
 from mlxtune.tui.notices import Notice
 from mlxtune.tui.rooms import ROOMS
-from mlxtune.tui.widgets.dialog import ChoiceDialog, ChoiceOption
+from mlxtune.tui.widgets.dialog import ChoiceOption
 from mlxtune.workspace import control
 from mlxtune.workspace.control import StopEffect, stop_effect
 from mlxtune.workspace.index import RecipeView, RunView
@@ -74,10 +74,9 @@ class RunControl:
         if recipe is None or check_warning(views[0].last_check):  # start_run asks about these rows
             self.with_recipe(views, self.start_run)
             return
-        options = [ChoiceOption("", "Not now", "start nothing"), ChoiceOption("train", "Train", "start the run")]
+        options = [ChoiceOption(None, "Not now", "start nothing"), ChoiceOption("train", "Train", "start the run")]
         text = f"{recipe_summary(recipe)}, on {views[0].source}. Plan estimates its time and memory."
-        dialog = ChoiceDialog(f"Train {one_line(recipe.name)}?", text, options)
-        self._app.push_screen(dialog, lambda choice: self.start_run(views[0].path) if choice else None)
+        self._app.choose(f"Train {one_line(recipe.name)}?", options, lambda _: self.start_run(views[0].path), text)
 
     def start_run(self, path: Path, about: str = "") -> None:
         """Start a run of the recipe in ``path``, and show both. Ask first if its rows should be checked or fixed before; ``about`` is
@@ -88,25 +87,25 @@ class RunControl:
             self._start_run(path)
             return
         options = [
-            ChoiceOption("", "Cancel", "nothing is trained"),
+            ChoiceOption(None, "Cancel", "nothing is trained"),
             ChoiceOption("data", "Look at them in Data", "which checks them"),
             ChoiceOption("train", "Train anyway", "on these rows, too"),
         ]
 
-        def chosen(choice: str | None) -> None:
+        def chosen(choice: str) -> None:
             if choice == "data":
                 self._app.selection.recipe_path = path
                 self._app.action_room("data")
-            elif choice:
+            else:
                 self._start_run(path)
 
-        self._app.push_screen(ChoiceDialog("Train on these rows?", f"{check_note} {about}".rstrip(), options), chosen)
+        self._app.choose("Train on these rows?", options, chosen, f"{check_note} {about}".rstrip())
 
     def _start_run(self, path: Path) -> None:
-        def start_recipe(recipe: Recipe) -> None:
+        def start(recipe: Recipe) -> None:
             control.train(self._app.workspace, recipe)
 
-        if self._run_recipe_job(path, start_recipe, "Starting {}."):
+        if self._run_recipe_job(path, start, "Starting {}."):
             self._app.selected, self._app.selection.recipe_path = None, path
             self._app.action_room("train")
 
@@ -118,15 +117,11 @@ class RunControl:
     def start_search(self, path: Path) -> None:
         """Start a search of the recipe in ``path``."""
 
-        def start_recipe(recipe: Recipe) -> Notice:
+        def start(recipe: Recipe) -> Notice:
             control.search(self._app.workspace, recipe)
-            return Notice(
-                "done",
-                f"The hyperparameter search for {one_line(recipe.name)} has started.",
-                "To see it, press h in Train.",
-            )
+            return Notice("done", f"Searching hyperparameters for {one_line(recipe.name)}.", "h in Train shows it.")
 
-        self._run_recipe_job(path, start_recipe, "Starting a hyperparameter search for {}.")
+        self._run_recipe_job(path, start, "Starting a hyperparameter search for {}.")
 
     def with_recipe(self, views: Sequence[RecipeView], then: Callable[[Path], None]) -> None:
         """Call ``then`` with the path of the only recipe, or ask which recipe if there are several."""
@@ -160,9 +155,7 @@ class RunControl:
 
     def resume_run(self, view: RunView) -> None:
         """Resume a run from its newest checkpoint."""
-        step = view.checkpoint
-        where = f" from {step:,}" if step is not None else ""
-
+        where = f" from {view.checkpoint:,}" if view.checkpoint is not None else ""
         self.start_worker(lambda: control.resume(view.run), busy=f"Resuming {view.name}{where}.")
 
     def confirm_stop(self, view: RunView) -> None:
@@ -180,13 +173,13 @@ class RunControl:
             text, label = f"{stop_text(effect).capitalize()}.", "Stop"
         saves = effect != StopEffect.NOTHING
         options = [
-            ChoiceOption("", "Keep searching" if view.run.kind == "search" else "Keep training", "nothing changes"),
+            ChoiceOption(None, "Keep searching" if view.run.kind == "search" else "Keep training", "nothing changes"),
             ChoiceOption("stop", label, "end the process" if kill else "save, then exit" if saves else "exit without a checkpoint"),
         ]
         title = (
             f"Stop the search for {view.name}?" if view.run.kind == "search" else f"Stop {view.name} at step {view.state.step:,}?"
         )
-        self._app.push_screen(ChoiceDialog(title, text, options), lambda choice: self._stop(view, kill) if choice else None)
+        self._app.choose(title, options, lambda _: self._stop(view, kill), text)
 
     def confirm_end(self, view: RunView, work: str, effect: str) -> None:
         """Ask for confirmation, then tell the worker of ``view`` to exit. ``work`` names what it does, and ``effect`` what remains of it."""
@@ -195,12 +188,8 @@ class RunControl:
             control.stop(view.run)
             return Notice("stopped", f"Stopping the {work} of {view.name}.")
 
-        def chosen(choice: str | None) -> None:
-            if choice:
-                self._app.jobs.run(job, busy="")
-
-        options = [ChoiceOption("", "Let it finish", "nothing changes"), ChoiceOption("stop", "Stop", effect)]
-        self._app.push_screen(ChoiceDialog(f"Stop the {work} of {view.name}?", "", options), chosen)
+        options = [ChoiceOption(None, "Let it finish", "nothing changes"), ChoiceOption("stop", "Stop", effect)]
+        self._app.choose(f"Stop the {work} of {view.name}?", options, lambda _: self._app.jobs.run(job, busy=""))
 
     def _stop(self, view: RunView, kill: bool) -> None:
         """Send the signal. The worker saves and exits on the first one, and exits immediately on a second one."""

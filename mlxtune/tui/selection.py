@@ -12,7 +12,7 @@ from mlxtune.present.labels import signed_points, word
 from mlxtune.present.workflow import recipe_summary
 from mlxtune.runs import launch
 from mlxtune.tui.render.text import age
-from mlxtune.tui.widgets.dialog import ChoiceDialog, ChoiceOption
+from mlxtune.tui.widgets.dialog import ChoiceOption
 from mlxtune.workspace.index import RecipeView, RunView
 
 if TYPE_CHECKING:
@@ -69,12 +69,9 @@ class RecipeSelection:
 
     def ask_for_recipe(self, views: Sequence[RecipeView], then: Callable[[Path], None]) -> None:
         options = [
-            ChoiceOption(str(index), view.title, recipe_summary(view.recipe) if view.recipe else f"✗ {view.error}")
-            for index, view in enumerate(views)
+            ChoiceOption(view.path, view.title, recipe_summary(view.recipe) if view.recipe else f"✗ {view.error}") for view in views
         ]
-        self._app.push_screen(
-            ChoiceDialog("Which recipe?", "", options), lambda index: then(views[int(index)].path) if index else None
-        )
+        self._app.choose("Which recipe?", options, then)
 
     @property
     def evaluations(self) -> list[RunView]:
@@ -92,14 +89,10 @@ class RecipeSelection:
         """Ask the user to choose one of ``views`` and call ``then`` with it."""
         now = self._app.snapshot.now if self._app.snapshot else 0.0
         options = [
-            ChoiceOption(
-                str(index),
-                f"{self.evaluated_name(view)}, {age(now - view.updated)}",
-                _brief_verdict(dict(view.state.summary)),
-            )
-            for index, view in enumerate(views)
+            ChoiceOption(view, f"{self.evaluated_name(view)}, {age(now - view.updated)}", _brief_verdict(dict(view.state.summary)))
+            for view in views
         ]
-        self._app.push_screen(ChoiceDialog(title, "", options), lambda index: then(views[int(index)]) if index else None)
+        self._app.choose(title, options, then)
 
     def evaluated_name(self, view: RunView) -> str:
         """Return the name of the adapter that the evaluation ``view`` is about, or of its recipe if that is unknown or only the base."""

@@ -8,7 +8,7 @@ import io
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,6 +55,24 @@ def cli(cwd: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixtur
         return Result(code if isinstance(code, int) else 0, captured.out, captured.err)
 
     return call
+
+
+@pytest.fixture
+def refused(cli: Callable[..., Result]) -> Callable[[Sequence[str], str], Result]:
+    """Assert that a command is refused with one message that has the words between bars, and prints nothing else."""
+
+    def check(command: Sequence[str], words: str) -> Result:
+        result = cli(*command)
+        assert (result.code, result.out) == (2, ""), result
+        message = " ".join(result.err.split())
+        for part in words.split(" | "):
+            assert part in message
+        assert result.err.count("✗") == 1, message
+        assert "Traceback" not in message
+        assert "Internal error" not in message
+        return result
+
+    return check
 
 
 class _InProcessWorker:

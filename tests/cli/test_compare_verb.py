@@ -32,11 +32,9 @@ def test_the_gate_passes_only_if_better(cli, cwd: Path) -> None:
     assert "Gate failed: Worse." in result.err
 
 
-def test_comparing_an_evaluation_with_itself_is_refused(cli, cwd: Path) -> None:
+def test_comparing_an_evaluation_with_itself_is_refused(refused, cwd: Path) -> None:
     _write_two_evaluations(cwd, [BAD] * 10, [GOOD] * 10)
-    result = cli("compare", "one/evals/one", "one/evals/one/report.json")
-    assert (result.code, result.out) == (2, "")
-    assert "Both sides are the same evaluation, one" in result.err
+    refused(("compare", "one/evals/one", "one/evals/one/report.json"), "Both sides are the same evaluation, one")
 
 
 def test_json_is_one_document(cli, cwd: Path) -> None:
@@ -49,18 +47,9 @@ def test_json_is_one_document(cli, cwd: Path) -> None:
     )
 
 
-def test_incomparable_evaluations_are_bad_input(cli, cwd: Path) -> None:
+def test_incomparable_evaluations_are_bad_input(refused, cwd: Path) -> None:
     _write_two_evaluations(cwd, [GOOD] * 4, [GOOD] * 5)
-    result = cli("compare", "one/evals/one", "two/evals/two")
-    assert result.code == 2
-    assert "cannot be compared: the held-out rows" in result.err
-    assert result.out == ""
-
-
-def test_a_missing_evaluation_is_bad_input(cli, cwd: Path) -> None:
-    result = cli("compare", "nothing", "nowhere")
-    assert result.code == 2
-    assert "There are no evaluations" in result.err
+    refused(("compare", "one/evals/one", "two/evals/two"), "cannot be compared: the held-out rows")
 
 
 def test_several_evaluations_are_compared_with_the_first(cli, cwd: Path) -> None:

@@ -155,12 +155,6 @@ def test_stats_show_counts_lengths_and_tags(cli) -> None:
         assert text in shown
 
 
-def test_a_missing_file_is_bad_input(cli) -> None:
-    for verb in ("check", "stats"):
-        result = cli("data", verb, "nowhere.jsonl")
-        assert (result.code, result.out) == (2, "")
-
-
 @pytest.mark.slow
 @pytest.mark.usefixtures("workers_in_process")
 def test_every_required_metric_of_the_contract_is_reported(cli, recipe) -> None:

@@ -88,10 +88,8 @@ def test_a_recipe_that_does_not_fit_exits_1_with_suggestions(cli, recipe) -> Non
     assert document["changes"]
 
 
-def test_a_recipe_that_cannot_train_is_bad_input(cli, recipe) -> None:
-    result = cli("plan", recipe, "--set", "data.max_tokens=8")
-    assert (result.code, result.out) == (2, "")
-    assert "the prompt fills the window" in result.err
+def test_a_recipe_that_cannot_train_is_bad_input(refused, recipe) -> None:
+    refused(("plan", recipe, "--set", "data.max_tokens=8"), "the prompt fills the window")
 
 
 @pytest.mark.real

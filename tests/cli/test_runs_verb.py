@@ -212,11 +212,9 @@ def test_a_crash_by_a_gpu_error_is_named(cli, cwd):
     assert "macOS stopped the GPU work because the display needed the GPU." in " ".join(result.err.split())
 
 
-def test_stopping_an_ended_run_is_bad_input(cli, cwd):
+def test_stopping_an_ended_run_is_bad_input(refused, cwd):
     _run(cwd, "20261122-0900-shop", end=FINISHED)
-    result = cli("runs", "stop")
-    assert result.code == 2
-    assert "is not running, but finished" in result.err
+    refused(("runs", "stop"), "is not running, but finished")
 
 
 def test_a_run_that_finishes_before_it_is_stopped_is_not_continued(cli, cwd, monkeypatch):

@@ -49,9 +49,7 @@ def test_seeds_are_trained_once_and_one_is_recommended(cli, cwd: Path, workspace
     assert trained_seeds(workspace, other) == {}  # other rows are not the same recipe
 
 
-def test_seeds_cannot_be_detached(cli, workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_seeds_cannot_be_detached(refused, workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(workspace)
-    result = cli("train", "recipes/tiny.toml", "--seeds", "2", "--detach")
-    assert result.code == 2
-    assert "cannot be combined" in result.err
+    refused(("train", "recipes/tiny.toml", "--seeds", "2", "--detach"), "cannot be combined")
     assert not (workspace / "runs").exists()

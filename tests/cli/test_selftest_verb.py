@@ -31,7 +31,5 @@ def test_a_wrong_scorer_exits_1_and_lists_the_cases(cli, monkeypatch):
     assert json.loads(cli("selftest", "--json").out)["holds"] is False
 
 
-def test_a_folder_without_a_suite_is_bad_input(cli, cwd):
-    result = cli("selftest", "--suites", str(cwd))
-    assert result.code == 2
-    assert "jsontestsuite" in result.err
+def test_a_folder_without_a_suite_is_bad_input(refused, cwd):
+    refused(("selftest", "--suites", str(cwd)), "jsontestsuite")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, ExitStack
+from dataclasses import replace
 from functools import partialmethod
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from waiting import PATIENCE
 
 from mlxtune.planning.machine import Memory, PowerState
 
-from .driver import WIDE, RoomDriver, drive, wait_for_messages
+from .driver import WIDE, Opening, RoomDriver, drive, wait_for_messages
 from .stage import GB, NOW, Shop
 
 
@@ -47,6 +48,11 @@ def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shop]:
 @pytest.fixture
 def loaded(shop: Shop) -> Shop:
     """A workspace with a recipe, three runs that ended and one that trains."""
+    return loaded_shop(shop)
+
+
+def loaded_shop(shop: Shop) -> Shop:
+    """Add a recipe, three runs that ended and one that trains."""
     shop.recipe()
     shop.run("20261119-1010-tone-soft", steps=180, total=400, age=5 * 86400, end=("run.stopped", {"step": 180}))
     bad = {"error": "The loss is not a number at step 88.", "hint": "Lower the learning rate.", "code": 2}
@@ -54,6 +60,12 @@ def loaded(shop: Shop) -> Shop:
     shop.run("20261122-1010-support-json", steps=960, age=2 * 86400, end=("run.finished", {"summary": {}}))
     shop.run("20261124-1412-support-json", steps=640, alive=True, samples=True)
     return shop
+
+
+@pytest.fixture
+def two_arms(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A recipe that lists no arms evaluates the base and the adapter."""
+    monkeypatch.setattr("mlxtune.evaluation.arms.default_arms", lambda recipe: ("base", "tuned"))
 
 
 OpenRoom = Callable[..., AbstractAsyncContextManager[RoomDriver]]
@@ -67,3 +79,16 @@ def open_room(shop: Shop) -> OpenRoom:
         return drive(shop.app(now), mode, size)
 
     return opened
+
+
+@pytest.fixture
+async def room(request: pytest.FixtureRequest, shop: Shop, open_room: OpenRoom) -> AsyncIterator[RoomDriver]:
+    """The app, opened as the module's ``ROOM`` and the test's ``opens`` say."""
+    mark = request.node.get_closest_marker("opens")
+    opening: Opening = replace(request.module.ROOM, **(mark.kwargs if mark else {}))
+    staged = opening.stage(shop)
+    async with open_room(opening.mode, opening.size) as room:
+        room.staged = staged
+        if opening.settle:
+            await opening.settle(room)
+        yield room

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -29,7 +30,7 @@ from mlxtune.tui.widgets.panel import Panel
 from mlxtune.tui.widgets.section import Section
 from mlxtune.workspace.index import Snapshot
 
-from .stage import observe, shown, until
+from .stage import Shop, observe, shown, until
 
 WIDE = (120, 36)
 NARROW = (80, 24)
@@ -42,6 +43,7 @@ class RoomDriver:
 
     def __init__(self, app: MlxtuneApp, pilot: Any) -> None:
         self.app, self.pilot = app, pilot
+        self.staged: Any = None  # what Opening.stage returned
 
     @property
     def screen(self) -> Any:
@@ -90,11 +92,12 @@ class RoomDriver:
         await self.until(lambda: not isinstance(self.screen, EditDialog))
 
     async def choose(self, value: str) -> None:
-        """Choose an option of the dialog that is about to open; an empty value cancels."""
+        """Choose an option of the dialog that is about to open, by its value, name or position; an empty value cancels."""
         await self.until(lambda: isinstance(self.screen, ChoiceDialog))
         dialog = self.screen
-        values = [option.value for option in dialog._options]
-        await self.press(*["down"] * values.index(value), "enter")
+        known = [("" if option.value is None else str(option.value), option.name) for option in dialog._options]
+        index = next((index for index, names in enumerate(known) if value in names), -1)
+        await self.press(*["down"] * (int(value) if index < 0 else index), "enter")
         await self.until(lambda: self.screen is not dialog)
 
     @property
@@ -183,6 +186,19 @@ async def wait_for_messages(_min_sleep: float = 0.0, _max_sleep: float = 0.0) ->
         while app.is_running and is_busy():
             assert time.monotonic() < give_up, f"still running: {_jobs(app)}"
             await asyncio.sleep(0.002)
+
+
+@dataclass(frozen=True)
+class Opening:
+    """How the fixture ``room`` opens the app: a module has one as ``ROOM``, of which the mark ``opens`` replaces fields for a test."""
+
+    mode: str
+    stage: Callable[[Shop], object] = lambda shop: None  # prepares the workspace
+    settle: Callable[[RoomDriver], Awaitable[object]] | None = None  # waits until the room can be used
+    size: tuple[int, int] = WIDE
+
+
+opens = pytest.mark.opens
 
 
 @asynccontextmanager

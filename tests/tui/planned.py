@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 
-import pytest
 from planning.conftest import llama, write_model
 
 from mlxtune.core.child_process import Progress
@@ -42,7 +41,7 @@ forbid = ["Northpeak"]
 LONGEST = 400
 
 
-def plannable(shop: Shop, monkeypatch: pytest.MonkeyPatch, limit: float = 8.0, text: str = RECIPE) -> list[Recipe]:
+def plannable(shop: Shop, limit: float = 8.0, text: str = RECIPE) -> list[Recipe]:
     """Make the workspace's recipe plannable on a machine with ``limit`` GiB; the recipes whose rows were measured are appended."""
     shop.recipe("support-json", text)
     header, config = llama(layers=12, width=512, inner=1024, vocabulary=20_000)
@@ -53,7 +52,9 @@ def plannable(shop: Shop, monkeypatch: pytest.MonkeyPatch, limit: float = 8.0, t
         for at in range(60)
     ]
     (shop.folder / "data" / "support.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    monkeypatch.setattr("mlxtune.planning.machine.this_machine", lambda: Machine("Linux", "a chip", 2, "cpu", round(limit * 2**30)))
+    shop.monkeypatch.setattr(
+        "mlxtune.planning.machine.this_machine", lambda: Machine("Linux", "a chip", 2, "cpu", round(limit * 2**30))
+    )
     measured: list[Recipe] = []
 
     def lengths(recipe: Recipe) -> DatasetLengths:
@@ -61,7 +62,7 @@ def plannable(shop: Shop, monkeypatch: pytest.MonkeyPatch, limit: float = 8.0, t
         rows = tuple(RowLength(LONGEST - 5 * at, 60, LONGEST - 5 * at - 60) for at in range(45))
         return DatasetLengths(rows, rows[:6], 20, True)
 
-    monkeypatch.setattr("mlxtune.planning.measurements.row_lengths", lengths)
+    shop.monkeypatch.setattr("mlxtune.planning.measurements.row_lengths", lengths)
     return measured
 
 

@@ -150,6 +150,14 @@ def tokens(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Tokenizer]]:
 
 
 @pytest.fixture
+def local_bases(monkeypatch: pytest.MonkeyPatch, tokens: type[Tokenizer]) -> set[str]:
+    """The bases that are on this machine: none at first."""
+    here: set[str] = set()
+    monkeypatch.setattr("mlxtune.models.resolve.is_local", lambda base, **_: base in here)
+    return here
+
+
+@pytest.fixture
 def checks(monkeypatch: pytest.MonkeyPatch, tokens: type[Tokenizer]) -> Checks:
     """Replace the check process."""
     process = Checks()

@@ -36,7 +36,7 @@ class Shop:
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, stack: ExitStack) -> None:
         self.folder = folder
-        self._monkeypatch, self._stack = monkeypatch, stack
+        self.monkeypatch, self._stack = monkeypatch, stack
         folder.mkdir()
 
     def recipe(self, name: str = "support-json", text: str = "") -> Path:
@@ -78,7 +78,7 @@ class Shop:
     def tell(self, folder: Path, events: list[tuple[str, dict[str, Any]]], age: float = 0.0) -> None:
         """Append events, one a second, the last of them ``age`` seconds before ``NOW``."""
         times = iter([NOW - age - len(events) + at for at in range(1, len(events) + 1)])
-        with self._monkeypatch.context() as patch:
+        with self.monkeypatch.context() as patch:
             patch.setattr("mlxtune.runs.events.time", SimpleNamespace(time=lambda: next(times)))
             patch.setattr("mlxtune.core.journal.Journal.sync", lambda self: None)
             writer = EventWriter(folder)

@@ -29,7 +29,7 @@ from mlxtune.tui.rooms.adapters import render
 from mlxtune.tui.rooms.adapters.service import read_library
 
 from .conftest import OpenRoom
-from .driver import NARROW, Gate, RoomDriver
+from .driver import NARROW, Gate, Opening, RoomDriver, opens
 from .evaluated import base, evaluation, tuned
 from .stage import Shop, observe, until
 
@@ -56,15 +56,22 @@ def adapter(folder: Path, rank: int = 8, parent: Path | None = None, created: st
     return folder
 
 
-@pytest.fixture
-def stocked(shop: Shop) -> Shop:
-    """A workspace with an adapter, one trained from it, and a broken one."""
+def stock(shop: Shop) -> None:
+    """Add an adapter, one trained from it, and a broken one."""
     shop.recipe()
     first = adapter(shop.folder / "adapters" / "tone")
     adapter(shop.folder / "adapters" / "voice", rank=4, parent=first)
     bad = adapter(shop.folder / "adapters" / "broken")
     (bad / "adapters.safetensors").write_bytes(b"nothing")
+
+
+@pytest.fixture
+def stocked(shop: Shop) -> Shop:
+    stock(shop)
     return shop
+
+
+ROOM = Opening("adapters", stock)
 
 
 def names(room: RoomDriver) -> list[str]:
@@ -94,20 +101,20 @@ async def changed(room: RoomDriver) -> None:
     await room.until(lambda: not room.app.jobs.busy)
 
 
-async def test_the_list_and_the_details(stocked: Shop, open_room: OpenRoom) -> None:
-    async with open_room("adapters", size=(140, 45)) as room:
-        await move_to(room, "voice")
-        broken, first, second = sorted(row.strip() for row in room.text("#adapters-list").splitlines()[1:])
-        assert room.text("#adapters-list").count("not evaluated") == 2
-        assert any(row.startswith("✗ broken") for row in (broken, first, second))
-        assert "LoRA 4" in room.text("#adapters-list")
-        assert room.head("#adapters-all").endswith("Adapters 3 on smollm2-135m")
-        detail = room.text("#adapters-detail")
-        assert "· not evaluated" in detail
-        assert "parent     tone" in detail
-        await move_to(room, "broken")
-        assert "✗ " in room.text("#adapters-detail")
-        assert room.actions == ["remove", "import"]
+@opens(size=(140, 45))
+async def test_the_list_and_the_details(room: RoomDriver) -> None:
+    await move_to(room, "voice")
+    broken, first, second = sorted(row.strip() for row in room.text("#adapters-list").splitlines()[1:])
+    assert room.text("#adapters-list").count("not evaluated") == 2
+    assert any(row.startswith("✗ broken") for row in (broken, first, second))
+    assert "LoRA 4" in room.text("#adapters-list")
+    assert room.head("#adapters-all").endswith("Adapters 3 on smollm2-135m")
+    detail = room.text("#adapters-detail")
+    assert "· not evaluated" in detail
+    assert "parent     tone" in detail
+    await move_to(room, "broken")
+    assert "✗ " in room.text("#adapters-detail")
+    assert room.actions == ["remove", "import"]
 
 
 async def test_the_evaluation_on_most_rows_counts(shop: Shop, open_room: OpenRoom) -> None:
@@ -140,71 +147,66 @@ async def test_a_long_name_leaves_a_gap_before_the_kind(shop: Shop, open_room: O
         assert "○ 1610-supp" in room.text("#adapters-list"), "names of one day differ after the date"
 
 
-async def test_rename(stocked: Shop, open_room: OpenRoom) -> None:
-    async with open_room("adapters") as room:
-        await move_to(room, "tone")
-        await room.press("r")
-        await room.until(lambda: room.mode == "")
-        await room.type("tone-soft")
-        assert room.screen.query_one(Input).value == "tone-soft", "typing replaces the old name"
-        await room.press("enter")
-        await room.until_notice("✓ tone is now named tone-soft.")
-        await room.until(lambda: "tone-soft" in names(room))
-        assert "tone-soft" in {entry.name for entry in library.all_adapters(stocked.folder)}
-        await move_to(room, "voice")
-        await room.press("r")
-        await room.until(lambda: room.mode == "")
-        await room.type("no such/name")
-        await room.press("enter")
-        await room.until(lambda: "is not a valid adapter name" in room.text("#wrong"))
-        assert room.screen.query_one(Input).value == "no such/name"
+async def test_rename(room: RoomDriver, shop: Shop) -> None:
+    await move_to(room, "tone")
+    await room.press("r")
+    await room.until(lambda: room.mode == "")
+    await room.type("tone-soft")
+    assert room.screen.query_one(Input).value == "tone-soft", "typing replaces the old name"
+    await room.press("enter")
+    await room.until_notice("✓ tone is now named tone-soft.")
+    await room.until(lambda: "tone-soft" in names(room))
+    assert "tone-soft" in {entry.name for entry in library.all_adapters(shop.folder)}
+    await move_to(room, "voice")
+    await room.press("r")
+    await room.until(lambda: room.mode == "")
+    await room.type("no such/name")
+    await room.press("enter")
+    await room.until(lambda: "is not a valid adapter name" in room.text("#wrong"))
+    assert room.screen.query_one(Input).value == "no such/name"
 
 
-async def test_tags_are_replaced_and_removed(stocked: Shop, open_room: OpenRoom) -> None:
-    async with open_room("adapters") as room:
-        await move_to(room, "tone")
-        await room.press("t")
-        await room.answer("best json")
-        await room.until_notice("✓ tone is tagged best, json.")
-        await room.until(lambda: current(room).tags == ("best", "json"))
-        await changed(room)
-        await room.press("t")
-        await room.answer("-")
-        await room.until_notice("✓ tone has no tags.")
-        assert library.find(stocked.folder, "tone").tags == ()
+async def test_tags_are_replaced_and_removed(room: RoomDriver, shop: Shop) -> None:
+    await move_to(room, "tone")
+    await room.press("t")
+    await room.answer("best json")
+    await room.until_notice("✓ tone is tagged best, json.")
+    await room.until(lambda: current(room).tags == ("best", "json"))
+    await changed(room)
+    await room.press("t")
+    await room.answer("-")
+    await room.until_notice("✓ tone has no tags.")
+    assert library.find(shop.folder, "tone").tags == ()
 
 
-async def test_u_typed_right_after_a_removal_undoes_it(stocked: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_u_typed_right_after_a_removal_undoes_it(room: RoomDriver, shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     removing, remove = Gate(), library.remove
     monkeypatch.setattr(library, "remove", lambda *args: (removing.wait(), remove(*args))[1])
-    async with open_room("adapters") as room:
-        await move_to(room, "tone")
-        await room.press_quickly("x", "u")
-        removing.set()
-        await room.until_notice("✓ Restored tone.")
-        assert (stocked.folder / "adapters" / "tone").exists()
+    await move_to(room, "tone")
+    await room.press_quickly("x", "u")
+    removing.set()
+    await room.until_notice("✓ Restored tone.")
+    assert (shop.folder / "adapters" / "tone").exists()
 
 
-async def test_a_removed_adapter_is_restored_with_u(stocked: Shop, open_room: OpenRoom) -> None:
-    async with open_room("adapters") as room:
-        await move_to(room, "tone")
-        await room.press("x")
-        await room.until_notice("✓ Removed tone. 1 adapter was trained from it.")
-        assert room.undo_key == "u"
-        assert not (stocked.folder / "adapters" / "tone").exists()
-        assert "tone" not in names(room)
-        await room.press("u")
-        await room.until_notice("✓ Restored tone.")
-        assert (stocked.folder / "adapters" / "tone").exists()
+async def test_a_removed_adapter_is_restored_with_u(room: RoomDriver, shop: Shop) -> None:
+    await move_to(room, "tone")
+    await room.press("x")
+    await room.until_notice("✓ Removed tone. 1 adapter was trained from it.")
+    assert room.undo_key == "u"
+    assert not (shop.folder / "adapters" / "tone").exists()
+    assert "tone" not in names(room)
+    await room.press("u")
+    await room.until_notice("✓ Restored tone.")
+    assert (shop.folder / "adapters" / "tone").exists()
 
 
-async def test_two_adapters_are_compared(stocked: Shop, open_room: OpenRoom) -> None:
-    async with open_room("adapters") as room:
-        await move_to(room, "voice")
-        await room.press("c")
-        await room.choose("adapters/tone")
-        await room.until(lambda: room.mode == "" and "not compared:" in room.text("#rows"))
-        assert "~  rank" in room.text("#rows")
+async def test_two_adapters_are_compared(room: RoomDriver) -> None:
+    await move_to(room, "voice")
+    await room.press("c")
+    await room.choose("adapters/tone")
+    await room.until(lambda: room.mode == "" and "not compared:" in room.text("#rows"))
+    assert "~  rank" in room.text("#rows")
 
 
 async def test_an_export_asks_first_and_starts_the_worker(
@@ -244,38 +246,34 @@ async def test_an_export_asks_first_and_starts_the_worker(
         assert started.pop() == ("adapters/tone", "gguf-lora", "f16", "ollama", "llama3.2:3b")
 
 
-async def test_a_format_whose_package_is_missing_says_so_in_its_line(
-    stocked: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_format_whose_package_is_missing_says_so_in_its_line(room: RoomDriver, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mlxtune.adapters.export.start.find_spec", lambda name: None)
-    async with open_room("adapters") as room:
-        await move_to(room, "tone")
+    await move_to(room, "tone")
+    await room.press("f")
+    await room.until(lambda: "llamacpp needs gguf; a GGUF file for llama.cpp" in " ".join(room.text("#choices").split()))
+    assert room.text("#choices").count("needs gguf") == sum(one.form in GGUF_FORMS for one in FORMATS)
+    await room.choose("llamacpp")
+    await room.until_notice("✗ Writing GGUF requires the package gguf. Run: pip install 'mlxtune[gguf]'")
+    assert room.mode == "adapters", "no other dialog comes first"
+
+
+@opens(size=(80, 24))
+async def test_all_formats_can_be_reached_in_a_small_terminal(room: RoomDriver) -> None:
+    await move_to(room, "tone")
+    await room.press("f")
+    await room.until(lambda: "nothing is written" in room.text("#choice-about") and "enter choose" in room.screen_text)
+    await room.press("end")
+    await room.until(lambda: "▌ peft" in room.screen_text and "enter choose" in room.screen_text)
+
+
+async def test_while_a_server_uses_the_machine_f_says_so_and_offers_only_copies(room: RoomDriver) -> None:
+    await move_to(room, "tone")
+    with accelerator_lease("chat", Path("shop")):
         await room.press("f")
-        await room.until(lambda: "llamacpp needs gguf; a GGUF file for llama.cpp" in " ".join(room.text("#choices").split()))
-        assert room.text("#choices").count("needs gguf") == sum(one.form in GGUF_FORMS for one in FORMATS)
-        await room.choose("llamacpp")
-        await room.until_notice("✗ Writing GGUF requires the package gguf. Run: pip install 'mlxtune[gguf]'")
-        assert room.mode == "adapters", "no other dialog comes first"
-
-
-async def test_all_formats_can_be_reached_in_a_small_terminal(stocked: Shop, open_room: OpenRoom) -> None:
-    async with open_room("adapters", size=(80, 24)) as room:
-        await move_to(room, "tone")
-        await room.press("f")
-        await room.until(lambda: "nothing is written" in room.text("#choice-about") and "enter choose" in room.screen_text)
-        await room.press("end")
-        await room.until(lambda: "▌ peft" in room.screen_text and "enter choose" in room.screen_text)
-
-
-async def test_while_a_server_uses_the_machine_f_says_so_and_offers_only_copies(stocked: Shop, open_room: OpenRoom) -> None:
-    async with open_room("adapters") as room:
-        await move_to(room, "tone")
-        with accelerator_lease("chat", Path("shop")):
-            await room.press("f")
-            await room.until(lambda: "This machine is in use by a chat or server" in room.screen_text)
-            assert [option.value for option in room.screen._options] == ["", "mlx --lora", "peft"]
-            await room.choose("mlx --lora")
-            await room.until_notice("✓ Wrote tone. It is in exports/tone-mlx.")
+        await room.until(lambda: "This machine is in use by a chat or server" in room.screen_text)
+        assert [option.name for option in room.screen._options] == ["Cancel", "mlx --lora", "peft"]
+        await room.choose("mlx --lora")
+        await room.until_notice("✓ Wrote tone. It is in exports/tone-mlx.")
 
 
 async def test_a_running_export_is_in_the_header_and_leaves_only_copies(stocked: Shop, open_room: OpenRoom) -> None:
@@ -289,21 +287,25 @@ async def test_a_running_export_is_in_the_header_and_leaves_only_copies(stocked:
         await room.press("f")
         await room.until(lambda: "The export of tone is using this machine. Wait for it to finish," in room.question)
         assert "or run: mlxtune runs stop 20261124-1700-tone Until then, the adapter can only be copied." in room.question
-        assert [option.value for option in room.screen._options] == ["", "mlx --lora", "peft"]
+        assert [option.name for option in room.screen._options] == ["Cancel", "mlx --lora", "peft"]
         await room.choose("mlx --lora")
         await room.until_notice("✓ Wrote tone. It is in exports/tone-mlx.")
 
 
-async def test_s_stops_the_running_export(stocked: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch) -> None:
+def exporting(shop: Shop) -> None:
+    stock(shop)
+    shop.run("20261124-1700-tone", kind="export", name="tone", alive=True)
+
+
+@opens(stage=exporting)
+async def test_s_stops_the_running_export(room: RoomDriver, monkeypatch: pytest.MonkeyPatch) -> None:
     stopped: list[str] = []
     monkeypatch.setattr("mlxtune.runs.registry.stop", lambda run: stopped.append(run.id))
-    stocked.run("20261124-1700-tone", kind="export", name="tone", alive=True)
-    async with open_room("adapters") as room:
-        await move_to(room, "tone")
-        assert "stop" in room.actions
-        await room.press("s")
-        await room.choose("stop")
-        await room.until(lambda: stopped == ["20261124-1700-tone"])
+    await move_to(room, "tone")
+    assert "stop" in room.actions
+    await room.press("s")
+    await room.choose("stop")
+    await room.until(lambda: stopped == ["20261124-1700-tone"])
 
 
 async def test_an_export_is_compared_on_the_rows_of_the_recipe_as_it_is_now(shop: Shop, open_room: OpenRoom) -> None:
@@ -354,50 +356,46 @@ def test_an_export_says_whether_it_is_faithful_and_how_to_use_it(stocked: Shop, 
     assert commands[0] in shown
 
 
-async def test_the_key_of_a_room_closes_a_page_and_opens_the_room(stocked: Shop, open_room: OpenRoom) -> None:
-    async with open_room("adapters") as room:
-        await move_to(room, "tone")
-        await room.press("d")
-        await room.until(lambda: room.mode == "")
-        await room.press("C")
-        await room.until(lambda: room.mode == "chat")
+async def test_the_key_of_a_room_closes_a_page_and_opens_the_room(room: RoomDriver) -> None:
+    await move_to(room, "tone")
+    await room.press("d")
+    await room.until(lambda: room.mode == "")
+    await room.press("C")
+    await room.until(lambda: room.mode == "chat")
 
 
-async def test_an_adapter_that_another_program_removes_disappears(stocked: Shop, open_room: OpenRoom) -> None:
-    async with open_room("adapters") as room:
-        await room.until(lambda: "tone" in names(room))
-        library.remove(stocked.folder, "tone")
-        await observe(room.pilot, stocked.snapshot())
-        await room.until(lambda: sorted(names(room)) == ["broken", "voice"])
+async def test_an_adapter_that_another_program_removes_disappears(room: RoomDriver, shop: Shop) -> None:
+    await room.until(lambda: "tone" in names(room))
+    library.remove(shop.folder, "tone")
+    await observe(room.pilot, shop.snapshot())
+    await room.until(lambda: sorted(names(room)) == ["broken", "voice"])
 
 
-async def test_an_adapter_alone_is_copied_without_a_worker(stocked: Shop, open_room: OpenRoom) -> None:
-    async with open_room("adapters") as room:
-        await move_to(room, "tone")
-        await room.press("f")
-        await room.choose("mlx --lora")
-        await room.until_notice("✓ Wrote tone. It is in exports/tone-mlx.")
-        assert (stocked.folder / "exports" / "tone-mlx" / "adapters.safetensors").is_file()
-        await room.until(lambda: not room.app.jobs.busy and "exports/tone-mlx" in room.text("#adapters-detail"))
-        assert "mlx-lm" in room.text("#adapters-detail")
-        await room.press("f")
-        await room.choose("mlx --lora")
-        await room.until(lambda: room.notice.startswith("✗"))
-        assert "exports/tone-mlx already exists. Remove or rename it first." in room.notice
-        await move_to(room, "voice")
-        assert "exports/" not in room.text("#adapters-detail"), "only the adapter that was copied"
+async def test_an_adapter_alone_is_copied_without_a_worker(room: RoomDriver, shop: Shop) -> None:
+    await move_to(room, "tone")
+    await room.press("f")
+    await room.choose("mlx --lora")
+    await room.until_notice("✓ Wrote tone. It is in exports/tone-mlx.")
+    assert (shop.folder / "exports" / "tone-mlx" / "adapters.safetensors").is_file()
+    await room.until(lambda: not room.app.jobs.busy and "exports/tone-mlx" in room.text("#adapters-detail"))
+    assert "mlx-lm" in room.text("#adapters-detail")
+    await room.press("f")
+    await room.choose("mlx --lora")
+    await room.until(lambda: room.notice.startswith("✗"))
+    assert "exports/tone-mlx already exists. Remove or rename it first." in room.notice
+    await move_to(room, "voice")
+    assert "exports/" not in room.text("#adapters-detail"), "only the adapter that was copied"
 
 
-async def test_an_unsafe_import_is_refused(stocked: Shop, tmp_path: Path, open_room: OpenRoom) -> None:
+async def test_an_unsafe_import_is_refused(room: RoomDriver, shop: Shop, tmp_path: Path) -> None:
     bad = adapter(tmp_path / "pickled")
     (bad / "adapters.safetensors").unlink()
     (bad / "adapter_model.bin").write_bytes(b"\x80\x04")
-    async with open_room("adapters") as room:
-        await room.until(lambda: bool(names(room)))
-        await room.press("i")
-        await room.answer(str(bad))
-        await room.until(lambda: room.notice.startswith("✗"))
-        assert not (stocked.folder / "adapters" / "pickled").exists()
+    await room.until(lambda: bool(names(room)))
+    await room.press("i")
+    await room.answer(str(bad))
+    await room.until(lambda: room.notice.startswith("✗"))
+    assert not (shop.folder / "adapters" / "pickled").exists()
 
 
 async def test_an_imported_adapter_is_listed(
@@ -416,24 +414,23 @@ async def test_an_imported_adapter_is_listed(
         await room.until(lambda: "elsewhere" in names(room))
 
 
-async def test_the_cursor_stays_on_its_adapter_when_a_newer_one_appears(stocked: Shop, open_room: OpenRoom) -> None:
-    async with open_room("adapters") as room:
-        await move_to(room, "tone")
-        adapter(stocked.folder / "adapters" / "newest", created="2026-11-23T09:00:00+0000")
-        room.screen._read()
-        await room.until(lambda: names(room)[0] == "newest")
-        assert current(room).name == "tone"
+async def test_the_cursor_stays_on_its_adapter_when_a_newer_one_appears(room: RoomDriver, shop: Shop) -> None:
+    await move_to(room, "tone")
+    adapter(shop.folder / "adapters" / "newest", created="2026-11-23T09:00:00+0000")
+    room.screen._read()
+    await room.until(lambda: names(room)[0] == "newest")
+    assert current(room).name == "tone"
 
 
-async def test_at_80_columns_d_shows_the_details_and_a_opens_chat(stocked: Shop, open_room: OpenRoom) -> None:
-    async with open_room("adapters", size=NARROW) as room:
-        await move_to(room, "tone")
-        assert room.actions[:2] == ["chat", "details"]
-        await room.press("d")
-        await room.until(lambda: room.mode == "" and "Details" in room.text("#rows"))
-        await room.press("escape", "a")
-        await room.until(lambda: room.mode == "chat")
-        assert room.app.adapter == "adapters/tone"
+@opens(size=NARROW)
+async def test_at_80_columns_d_shows_the_details_and_a_opens_chat(room: RoomDriver) -> None:
+    await move_to(room, "tone")
+    assert room.actions[:2] == ["chat", "details"]
+    await room.press("d")
+    await room.until(lambda: room.mode == "" and "Details" in room.text("#rows"))
+    await room.press("escape", "a")
+    await room.until(lambda: room.mode == "chat")
+    assert room.app.adapter == "adapters/tone"
 
 
 async def test_without_adapters_the_room_offers_training_and_import(shop: Shop, open_room: OpenRoom) -> None:

@@ -19,7 +19,7 @@ from mlxtune.present.labels import p_value
 from mlxtune.tui.rooms.blind import service
 
 from .conftest import OpenRoom
-from .driver import NARROW, Gate, RoomDriver, any_size
+from .driver import NARROW, Gate, Opening, RoomDriver, any_size, opens
 from .evaluated import base, evaluation
 from .stage import Shop, until
 from .test_naughty import NAUGHTY
@@ -48,6 +48,9 @@ def intro(room: RoomDriver) -> str:
 async def arms_loaded(room: RoomDriver) -> None:
     await room.until(lambda: room.screen._arms is not None)
     await room.pilot.pause()
+
+
+ROOM = Opening("blind", evaluation, arms_loaded)
 
 
 async def begin(room: RoomDriver, pairs: int = 10) -> None:
@@ -80,32 +83,29 @@ def voted(shop: Shop, left: int, *, n: int = 20, opened: bool = False) -> BlindS
     return blind
 
 
-async def test_a_session_asks_how_many_pairs_and_shows_two_anonymous_answers(shop: Shop, open_room: OpenRoom) -> None:
-    folder = evaluation(shop)
-    async with open_room("blind") as room:
-        await arms_loaded(room)
-        assert "base or tuned?" in intro(room)
-        assert f"evaluation {ID}, " in intro(room)
-        await room.press("enter")
-        await room.until(lambda: room.mode == "" and "fixed before the first vote" in room.screen_text)
-        await room.press("escape")
-        assert not (folder / "blind").exists(), "nothing is fixed yet"
-        await begin(room)
-        assert room.text("#bl-progress").split("━")[0].split("─")[0].strip() == "Pair 1 of 12"
-        assert room.text("#bl-progress").strip().endswith("result after pair 12")
-        for question in QUESTIONS.values():
-            assert question in room.text("#bl-asks")
-        seals = [room.screen.query_one(f"#bl-{side}") for side in "ab"]
-        assert [str(seal.border_title).strip() for seal in seals] == ["A", "B"]
-        await room.until(lambda: all("hidden" in str(seal.border_subtitle) for seal in seals))
-        assert room.actions == ["A", "same", "B", "prompt"]
-        assert json.loads((session(room).folder / "session.json").read_text())["n"] == 10
+async def test_a_session_asks_how_many_pairs_and_shows_two_anonymous_answers(room: RoomDriver) -> None:
+    folder = room.staged
+    assert "base or tuned?" in intro(room)
+    assert f"evaluation {ID}, " in intro(room)
+    await room.press("enter")
+    await room.until(lambda: room.mode == "" and "fixed before the first vote" in room.screen_text)
+    await room.press("escape")
+    assert not (folder / "blind").exists(), "nothing is fixed yet"
+    await begin(room)
+    assert room.text("#bl-progress").split("━")[0].split("─")[0].strip() == "Pair 1 of 12"
+    assert room.text("#bl-progress").strip().endswith("result after pair 12")
+    for question in QUESTIONS.values():
+        assert question in room.text("#bl-asks")
+    seals = [room.screen.query_one(f"#bl-{side}") for side in "ab"]
+    assert [str(seal.border_title).strip() for seal in seals] == ["A", "B"]
+    await room.until(lambda: all("hidden" in str(seal.border_subtitle) for seal in seals))
+    assert room.actions == ["A", "same", "B", "prompt"]
+    assert json.loads((session(room).folder / "session.json").read_text())["n"] == 10
 
 
 async def test_a_session_opens_even_if_its_files_are_noticed_first(
-    shop: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch
+    room: RoomDriver, shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    evaluation(shop)
     gate = Gate()
 
     def slow(arms: service.ArmPair, n: int) -> Any:
@@ -115,50 +115,46 @@ async def test_a_session_opens_even_if_its_files_are_noticed_first(
 
     open_session = service.open_session
     monkeypatch.setattr(service, "open_session", slow)
-    async with open_room("blind") as room:
-        await arms_loaded(room)
-        gate.clear()
-        await room.press("enter")
-        await room.choose("10")
-        await room.until(lambda: any((shop.folder / "evals" / ID / "blind").glob("*")))
-        await room.observe(shop.snapshot())
-        await room.until(lambda: "continue" in room.actions)
-        gate.set()
-        await room.until(lambda: room.screen._session is not None)
+    gate.clear()
+    await room.press("enter")
+    await room.choose("10")
+    await room.until(lambda: any((shop.folder / "evals" / ID / "blind").glob("*")))
+    await room.observe(shop.snapshot())
+    await room.until(lambda: "continue" in room.actions)
+    gate.set()
+    await room.until(lambda: room.screen._session is not None)
 
 
-async def test_nothing_on_screen_tells_the_arms_apart(shop: Shop, open_room: OpenRoom) -> None:
-    evaluation(shop)
-    async with open_room("blind", size=(140, 45)) as room:
-        await begin(room)
-        for _ in range(12):
-            await room.until(lambda: "Pair" in room.screen_text)
-            body = room.screen_text.split("Pair")[1]
-            assert "tuned" not in body
-            assert "base" not in body
-            await room.press("a", "s", "d")
+@opens(settle=None, size=(140, 45))
+async def test_nothing_on_screen_tells_the_arms_apart(room: RoomDriver) -> None:
+    await begin(room)
+    for _ in range(12):
+        await room.until(lambda: "Pair" in room.screen_text)
+        body = room.screen_text.split("Pair")[1]
+        assert "tuned" not in body
+        assert "base" not in body
+        await room.press("a", "s", "d")
 
 
-async def test_keys_vote_on_one_question_after_another_and_u_undoes(shop: Shop, open_room: OpenRoom) -> None:
-    evaluation(shop)
-    async with open_room("blind") as room:
-        await begin(room)
-        assert "undo" not in room.actions
-        await room.press("a", "s")
-        assert session(room).pending_votes == ("a", "tie")
-        assert "2 of 3 answered" in room.head("#bl-questions")
-        first, second, _ = room.text("#bl-asks").splitlines()
-        assert "● A" in first
-        assert "● same" in second
-        await room.press("u")
-        assert session(room).pending_votes == ("a",)
-        await room.press("t", "b")
-        assert session(room).pending_votes == ()
-        assert "Pair 2 of 12" in room.text("#bl-progress")
-        await room.press("u")
-        assert "Pair 1 of 12" in room.text("#bl-progress")
-        journal = (session(room).folder / "votes.jsonl").read_text().splitlines()
-        assert [json.loads(line).get("vote", "undo") for line in journal] == ["a", "tie", "undo", "tie", "b", "undo"]
+@opens(settle=None)
+async def test_keys_vote_on_one_question_after_another_and_u_undoes(room: RoomDriver) -> None:
+    await begin(room)
+    assert "undo" not in room.actions
+    await room.press("a", "s")
+    assert session(room).pending_votes == ("a", "tie")
+    assert "2 of 3 answered" in room.head("#bl-questions")
+    first, second, _ = room.text("#bl-asks").splitlines()
+    assert "● A" in first
+    assert "● same" in second
+    await room.press("u")
+    assert session(room).pending_votes == ("a",)
+    await room.press("t", "b")
+    assert session(room).pending_votes == ()
+    assert "Pair 2 of 12" in room.text("#bl-progress")
+    await room.press("u")
+    assert "Pair 1 of 12" in room.text("#bl-progress")
+    journal = (session(room).folder / "votes.jsonl").read_text().splitlines()
+    assert [json.loads(line).get("vote", "undo") for line in journal] == ["a", "tie", "undo", "tie", "b", "undo"]
 
 
 async def test_a_bouncing_key_is_one_vote(shop: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -187,15 +183,13 @@ async def test_a_session_resumes_where_it_was(shop: Shop, open_room: OpenRoom) -
         assert session(room).pending_votes == ("a",)
 
 
-async def test_a_session_begun_by_another_program_is_continued(shop: Shop, open_room: OpenRoom) -> None:
-    folder = evaluation(shop)
-    async with open_room("blind") as room:
-        await arms_loaded(room)
-        assert room.actions[0] == "begin"
-        with BlindSession(folder, "base", "tuned", load_pairs(folder, "base", "tuned"), 10, seed=3) as elsewhere:
-            elsewhere.vote("a")
-        await room.observe(shop.snapshot())
-        await room.until(lambda: "1 of 36 votes cast" in intro(room) and room.actions[0] == "continue")
+async def test_a_session_begun_by_another_program_is_continued(room: RoomDriver, shop: Shop) -> None:
+    folder = room.staged
+    assert room.actions[0] == "begin"
+    with BlindSession(folder, "base", "tuned", load_pairs(folder, "base", "tuned"), 10, seed=3) as elsewhere:
+        elsewhere.vote("a")
+    await room.observe(shop.snapshot())
+    await room.until(lambda: "1 of 36 votes cast" in intro(room) and room.actions[0] == "continue")
 
 
 async def test_the_result_is_shown_only_after_the_last_vote_and_enter(shop: Shop, open_room: OpenRoom) -> None:
@@ -234,18 +228,17 @@ async def test_a_revealed_session_opens_with_its_result(shop: Shop, open_room: O
         await room.until(lambda: bool(room.text("#bl-verdict")))
 
 
-async def test_ties_alone_cannot_tell_and_export_nothing(shop: Shop, open_room: OpenRoom) -> None:
-    evaluation(shop)
-    async with open_room("blind") as room:
-        await begin(room)
-        while session(room).current is not None:
-            await room.press("s")
-        await room.press("enter")
-        await room.until(lambda: "Cannot tell." in room.text("#bl-verdict"))
-        await room.press("e")
-        await room.choose(HEADLINE_QUESTION)
-        await room.until(lambda: room.notice.startswith("✗") and "yields a preference pair" in room.notice)
-        assert not list((shop.folder / "data").glob("*send*"))
+@opens(settle=None)
+async def test_ties_alone_cannot_tell_and_export_nothing(room: RoomDriver, shop: Shop) -> None:
+    await begin(room)
+    while session(room).current is not None:
+        await room.press("s")
+    await room.press("enter")
+    await room.until(lambda: "Cannot tell." in room.text("#bl-verdict"))
+    await room.press("e")
+    await room.choose(HEADLINE_QUESTION)
+    await room.until(lambda: room.notice.startswith("✗") and "yields a preference pair" in room.notice)
+    assert not list((shop.folder / "data").glob("*send*"))
 
 
 async def test_votes_are_exported_as_pairs_recorded_in_the_ledger_and_never_overwritten(shop: Shop, open_room: OpenRoom) -> None:
@@ -331,12 +324,10 @@ async def test_a_vote_that_cannot_be_written_does_not_count(
         assert session(room).votes == 0
 
 
-async def test_identical_answers_cannot_be_compared(shop: Shop, open_room: OpenRoom) -> None:
-    evaluation(shop, arms={"base": base, "tuned": base})
-    async with open_room("blind") as room:
-        await arms_loaded(room)
-        await room.press("enter")
-        await room.until_notice("· base and tuned give identical answers")
+@opens(stage=lambda shop: evaluation(shop, arms={"base": base, "tuned": base}))
+async def test_identical_answers_cannot_be_compared(room: RoomDriver) -> None:
+    await room.press("enter")
+    await room.until_notice("· base and tuned give identical answers")
 
 
 @pytest.mark.parametrize(
@@ -358,11 +349,10 @@ async def test_an_unreadable_report_is_reported(shop: Shop, open_room: OpenRoom)
         assert room.actions == []
 
 
-async def test_preference_pairs_can_be_read_blind(shop: Shop, open_room: OpenRoom) -> None:
-    evaluation(shop, "20261124-1700-brand-voice", name="brand-voice", pairs=True)
-    async with open_room("blind") as room:
-        await begin(room)
-        assert "Pair 1 of 12" in room.text("#bl-progress")
+@opens(stage=lambda shop: evaluation(shop, "20261124-1700-brand-voice", name="brand-voice", pairs=True), settle=None)
+async def test_preference_pairs_can_be_read_blind(room: RoomDriver) -> None:
+    await begin(room)
+    assert "Pair 1 of 12" in room.text("#bl-progress")
 
 
 @pytest.mark.parametrize("size", [(120, 36), (80, 24)], ids=["120x36", "80x24"])

@@ -19,7 +19,8 @@ def named(stages: tuple[Stage, ...]) -> dict[str, Stage]:
     """Return the stages by a name made of their room, their content, and the keys pressed."""
     walk: dict[str, Stage] = {}
     for stage in stages:
-        how = stage.then.__name__ if stage.then and "lambda" in stage.prepare.__name__ else stage.prepare.__name__.strip("<>")
+        prepare = stage.prepare.__name__.strip("<>")
+        how = stage.then.__name__ if stage.then and prepare in ("lambda", "recipe") else prepare
         walk.setdefault("-".join([stage.mode, how, *stage.before]), stage)
     return walk
 
@@ -28,9 +29,9 @@ WALK = named(STAGES)
 
 
 @pytest.mark.parametrize("stage", cases(WALK, "plan-two_recipes", "evaluate-evaluated", "advice-answered", "train-searched-h"))
-async def test_screens_keep_to_their_budgets(shop: Shop, monkeypatch: pytest.MonkeyPatch, stage: str) -> None:
+async def test_screens_keep_to_their_budgets(shop: Shop, stage: str) -> None:
     FakeClient.instances.clear()
-    WALK[stage].prepare(shop, monkeypatch)
+    WALK[stage].prepare(shop)
     async with shop.app().run_test(size=WIDE) as pilot:
         await arrive(pilot, WALK[stage])
         await pilot.press(*WALK[stage].before)

@@ -19,15 +19,14 @@ from mlxtune.tui.rooms.chat import render
 from mlxtune.tui.rooms.chat.service import AdapterOption, ChatService
 from mlxtune.tui.widgets.dialog import EditDialog
 
-from .conftest import OpenRoom
-from .driver import RoomDriver
+from .conftest import OpenRoom, loaded_shop
+from .driver import Opening, RoomDriver, opens
 from .evaluated import base, evaluation, tuned
 from .stage import Shop, until
-from .test_adapters_room import adapter, move_to, stocked
+from .test_adapters_room import adapter, move_to, stock
 
 pytestmark = pytest.mark.slow
-
-__all__ = ["stocked"]
+ROOM = Opening("chat", Shop.recipe)
 
 READY = Ready("smollm2-135m", "f" * 64, "4-bit on Metal", 2048, 1.0)
 BEST = "20261124-1412-support-json"
@@ -118,7 +117,7 @@ async def ask(room: RoomDriver, client: FakeClient, text: str, *answers: str) ->
 
 
 async def test_a_question_is_answered_and_the_process_ends_with_the_app(
-    shop: Shop, clients: list[FakeClient], open_room: OpenRoom
+    shop: Shop, open_room: OpenRoom, clients: list[FakeClient]
 ) -> None:
     shop.recipe()
     async with open_room("chat") as room:
@@ -131,50 +130,46 @@ async def test_a_question_is_answered_and_the_process_ends_with_the_app(
     assert client.closed
 
 
-async def test_a_question_typed_while_the_model_loads_is_sent_at_once(
-    shop: Shop, clients: list[FakeClient], open_room: OpenRoom
-) -> None:
-    shop.recipe()
-    async with open_room("chat") as room:
-        await room.until(lambda: "No model loaded." in intro(room))
-        await room.press_quickly("enter", *"be", "enter")
-        await room.until(lambda: bool(clients) and [question for question, *_ in clients[0].questions] == ["be"])
-        assert chat(room).state == "loading"
-        await room.until(lambda: room.text("#foot").split("F1")[0].split() == ["esc", "leave"])
-        await room.press_quickly(*"so", "enter")
-        await room.until_notice("! The last question is not answered yet.")
-        assert field(room).value == "so"
-        clients[0].send(READY)
-        clients[0].finish(0, "On its way.")
-        await room.until(lambda: "On its way." in transcript(room) and not room.notice)
-        await room.until(lambda: room.text("#foot").split("F1")[0].split() == ["enter", "send", "esc", "leave"])
-        await room.press("enter")
-        await room.until(lambda: [question for question, *_ in clients[0].questions] == ["be", "so"])
-        clients[0].finish(1, "Sooner.")
-        await room.until(lambda: "Sooner." in transcript(room) and not room.notice)
-        await room.press("escape")
-        await room.until(lambda: "i write" in room.text("#foot"))
+async def test_a_question_typed_while_the_model_loads_is_sent_at_once(room: RoomDriver, clients: list[FakeClient]) -> None:
+    await room.until(lambda: "No model loaded." in intro(room))
+    await room.press_quickly("enter", *"be", "enter")
+    await room.until(lambda: bool(clients) and [question for question, *_ in clients[0].questions] == ["be"])
+    assert chat(room).state == "loading"
+    await room.until(lambda: room.text("#foot").split("F1")[0].split() == ["esc", "leave"])
+    await room.press_quickly(*"so", "enter")
+    await room.until_notice("! The last question is not answered yet.")
+    assert field(room).value == "so"
+    clients[0].send(READY)
+    clients[0].finish(0, "On its way.")
+    await room.until(lambda: "On its way." in transcript(room) and not room.notice)
+    await room.until(lambda: room.text("#foot").split("F1")[0].split() == ["enter", "send", "esc", "leave"])
+    await room.press("enter")
+    await room.until(lambda: [question for question, *_ in clients[0].questions] == ["be", "so"])
+    clients[0].finish(1, "Sooner.")
+    await room.until(lambda: "Sooner." in transcript(room) and not room.notice)
+    await room.press("escape")
+    await room.until(lambda: "i write" in room.text("#foot"))
 
 
+@opens(stage=lambda shop: None)
 async def test_an_answer_stops_when_the_model_is_unloaded(
-    shop: Shop, clients: list[FakeClient], open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch
+    room: RoomDriver, clients: list[FakeClient], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def close(client: FakeClient) -> None:
         client.questions[0][2](Failed("0", MachineError("The model process was closed.")))
 
     monkeypatch.setattr(FakeClient, "close", close)
-    async with open_room("chat") as room:
-        client = await load(room, clients)
-        await room.press(*"so", "enter")
-        await room.until(lambda: bool(client.questions))
-        client.questions[0][2](Piece("0", "On its"))
-        await room.press("escape", "e")
-        await room.until(lambda: "Stopped: the model was unloaded." in transcript(room))
-        assert "No model loaded." in transcript(room)
-        assert "enter load smollm2-135m" in transcript(room)
-        assert "On its" in transcript(room)
-        assert "✗" not in transcript(room)
-        assert chat(room).state == "idle"
+    client = await load(room, clients)
+    await room.press(*"so", "enter")
+    await room.until(lambda: bool(client.questions))
+    client.questions[0][2](Piece("0", "On its"))
+    await room.press("escape", "e")
+    await room.until(lambda: "Stopped: the model was unloaded." in transcript(room))
+    assert "No model loaded." in transcript(room)
+    assert "enter load smollm2-135m" in transcript(room)
+    assert "On its" in transcript(room)
+    assert "✗" not in transcript(room)
+    assert chat(room).state == "idle"
 
 
 @pytest.mark.parametrize("is_answering", [False, True])
@@ -203,57 +198,47 @@ async def test_starting_a_run_unloads_an_idle_model(
         assert len(service.exchanges) == 1
 
 
-async def test_adapters_are_switched_and_base_and_adapter_answer_side_by_side(
-    shop: Shop, clients: list[FakeClient], open_room: OpenRoom
-) -> None:
-    shop.recipe()
-    async with open_room("chat") as room:
-        client = await load(room, clients)
-        await ask(room, client, "Where is it?", "On its way.")
-        await room.press("escape", "s")
-        await room.choose("1")
-        await room.until(lambda: chat(room).adapter == "support-json-2")
-        await room.press("b")
-        assert "side by side with the base" in room.head("#chat-talk")
-        await room.press("i")
-        await ask(room, client, "And now?", "The base says this.", "The adapter says that.")
-        assert [name for _, name, _ in client.questions] == ["", "", "support-json-2"]
-        heads = next(row for row in transcript(room).splitlines() if "● base" in row and "support-json-2" in row)
-        assert heads.index("● base, having read the answers above") < heads.index("● support-json-2")
-        assert chat(room).last_answer == "The adapter says that.", "the adapter's answer continues the conversation"
+async def test_adapters_are_switched_and_base_and_adapter_answer_side_by_side(room: RoomDriver, clients: list[FakeClient]) -> None:
+    client = await load(room, clients)
+    await ask(room, client, "Where is it?", "On its way.")
+    await room.press("escape", "s")
+    await room.choose("1")
+    await room.until(lambda: chat(room).adapter == "support-json-2")
+    await room.press("b")
+    assert "side by side with the base" in room.head("#chat-talk")
+    await room.press("i")
+    await ask(room, client, "And now?", "The base says this.", "The adapter says that.")
+    assert [name for _, name, _ in client.questions] == ["", "", "support-json-2"]
+    heads = next(row for row in transcript(room).splitlines() if "● base" in row and "support-json-2" in row)
+    assert heads.index("● base, having read the answers above") < heads.index("● support-json-2")
+    assert chat(room).last_answer == "The adapter says that.", "the adapter's answer continues the conversation"
 
 
-async def test_b_asks_the_base_the_last_question_as_it_was_asked(
-    shop: Shop, clients: list[FakeClient], open_room: OpenRoom
-) -> None:
-    shop.recipe()
-    async with open_room("chat") as room:
-        client = await load(room, clients)
-        chat(room).use(AdapterOption("", "support-json-2"))
-        await ask(room, client, "Where is it?", "On its way.")
-        await ask(room, client, "And now?", "In the shop.")
-        await room.press("escape", "b")
-        assert client.questions[2][:2] == ("And now?", "")
-        assert [turn.content for turn in client.conversations[2]] == ["Where is it?", "On its way.", "And now?"]
-        client.finish(2, "The base says this.")
-        await room.until(lambda: "The base says this." in transcript(room))
-        assert transcript(room).index("The base says this.") < transcript(room).index("In the shop.")
-        assert chat(room).last_answer == "In the shop.", "the adapter's answer stays in the conversation"
-        await room.press("b", "b")
-        assert len(client.questions) == 3, "both have answered"
-        await room.press("u")
-        assert [turn.content for turn in chat(room).session.turns] == ["Where is it?", "On its way."]
+async def test_b_asks_the_base_the_last_question_as_it_was_asked(room: RoomDriver, clients: list[FakeClient]) -> None:
+    client = await load(room, clients)
+    chat(room).use(AdapterOption("", "support-json-2"))
+    await ask(room, client, "Where is it?", "On its way.")
+    await ask(room, client, "And now?", "In the shop.")
+    await room.press("escape", "b")
+    assert client.questions[2][:2] == ("And now?", "")
+    assert [turn.content for turn in client.conversations[2]] == ["Where is it?", "On its way.", "And now?"]
+    client.finish(2, "The base says this.")
+    await room.until(lambda: "The base says this." in transcript(room))
+    assert transcript(room).index("The base says this.") < transcript(room).index("In the shop.")
+    assert chat(room).last_answer == "In the shop.", "the adapter's answer stays in the conversation"
+    await room.press("b", "b")
+    assert len(client.questions) == 3, "both have answered"
+    await room.press("u")
+    assert [turn.content for turn in chat(room).session.turns] == ["Where is it?", "On its way."]
 
 
-async def test_b_leaves_an_answer_in_progress_alone(shop: Shop, clients: list[FakeClient], open_room: OpenRoom) -> None:
-    shop.recipe()
-    async with open_room("chat") as room:
-        client = await load(room, clients)
-        chat(room).use(AdapterOption("", "support-json-2"))
-        await room.type("Where is it?")
-        await room.press("enter", "escape", "b")
-        await room.until_notice("· The base answers your next question, too.")
-        assert [name for _, name, _ in client.questions] == ["support-json-2"]
+async def test_b_leaves_an_answer_in_progress_alone(room: RoomDriver, clients: list[FakeClient]) -> None:
+    client = await load(room, clients)
+    chat(room).use(AdapterOption("", "support-json-2"))
+    await room.type("Where is it?")
+    await room.press("enter", "escape", "b")
+    await room.until_notice("· The base answers your next question, too.")
+    assert [name for _, name, _ in client.questions] == ["support-json-2"]
 
 
 async def test_an_unchanged_answer_is_saved_as_a_row_and_an_edited_one_as_a_pair(
@@ -277,106 +262,90 @@ async def test_an_unchanged_answer_is_saved_as_a_row_and_an_edited_one_as_a_pair
 
 
 async def test_a_question_is_undone_a_stream_stopped_and_the_conversation_reset(
-    shop: Shop, clients: list[FakeClient], open_room: OpenRoom
+    room: RoomDriver, clients: list[FakeClient]
 ) -> None:
-    shop.recipe()
-    async with open_room("chat") as room:
-        client = await load(room, clients)
-        await ask(room, client, "Where is it?", "On its way.")
-        await room.press("escape", "u")
-        await room.until(lambda: not chat(room).exchanges)
-        assert room.screen.query_one("#chat-field").value == "Where is it?"
-        await room.press("y")
-        await room.edit("Be brief.")
-        await room.until(lambda: "◇ system" in transcript(room))
-        await room.press("i", "enter")
-        await room.until(lambda: len(client.questions) == 2)
-        await room.press("escape")
-        await room.until(lambda: room.actions[0] == "stop")
-        await room.press("x")
-        await room.until(lambda: client.cancelled == [1])
-        client.finish(1, "It", "cancelled")
-        await room.until(lambda: "tokens/s, stopped" in transcript(room))
-        await room.press("n")
-        await room.until(lambda: "Ask a question." in transcript(room))
-        await room.press("e")
-        await room.until(lambda: client.closed)
+    client = await load(room, clients)
+    await ask(room, client, "Where is it?", "On its way.")
+    await room.press("escape", "u")
+    await room.until(lambda: not chat(room).exchanges)
+    assert room.screen.query_one("#chat-field").value == "Where is it?"
+    await room.press("y")
+    await room.edit("Be brief.")
+    await room.until(lambda: "◇ system" in transcript(room))
+    await room.press("i", "enter")
+    await room.until(lambda: len(client.questions) == 2)
+    await room.press("escape")
+    await room.until(lambda: room.actions[0] == "stop")
+    await room.press("x")
+    await room.until(lambda: client.cancelled == [1])
+    client.finish(1, "It", "cancelled")
+    await room.until(lambda: "tokens/s, stopped" in transcript(room))
+    await room.press("n")
+    await room.until(lambda: "Ask a question." in transcript(room))
+    await room.press("e")
+    await room.until(lambda: client.closed)
 
 
-async def test_a_process_that_crashes_is_reported_and_can_be_restarted(
-    shop: Shop, clients: list[FakeClient], open_room: OpenRoom
-) -> None:
-    shop.recipe()
-    async with open_room("chat") as room:
-        client = await load(room, clients)
-        client.send(Failed("", MachineError("The model's process ended: killed.", hint="Start it again.")))
-        await room.until(lambda: "✗ The model's process ended: killed." in intro(room))
-        assert "Start it again." in intro(room)
-        assert room.actions[0] == "load"
+async def test_a_process_that_crashes_is_reported_and_can_be_restarted(room: RoomDriver, clients: list[FakeClient]) -> None:
+    client = await load(room, clients)
+    client.send(Failed("", MachineError("The model's process ended: killed.", hint="Start it again.")))
+    await room.until(lambda: "✗ The model's process ended: killed." in intro(room))
+    assert "Start it again." in intro(room)
+    assert room.actions[0] == "load"
+    await room.press("enter")
+    await room.until(lambda: len(clients) == 2)
+
+
+async def test_what_is_typed_stays_in_the_field_if_the_model_cannot_be_loaded(room: RoomDriver, clients: list[FakeClient]) -> None:
+    await room.until(lambda: "No model loaded." in intro(room))
+    await room.press_quickly("enter", *"Wo ")
+    await room.until(lambda: room.focus == "chat-field")
+    clients[0].send(Failed("", MachineError("This machine is in use by a chat or server.")))
+    await room.until(lambda: "✗ This machine is in use by a chat or server." in intro(room))
+    await room.press_quickly(*"THE?")
+    await room.pilot.pause()
+    assert room.mode == "chat"
+    assert field(room).value == "Wo THE?"
+    await room.press("enter")
+    await room.until(lambda: len(clients) == 2 and chat(room).state == "loading")
+    await room.press("enter")
+    await room.until(lambda: [question for question, *_ in clients[1].questions] == ["Wo THE?"])
+
+
+async def test_escape_leaves_the_field_of_a_model_that_cannot_be_loaded(room: RoomDriver, clients: list[FakeClient]) -> None:
+    client = await load(room, clients)
+    client.send(Failed("", MachineError("The model's process ended: killed.")))
+    await room.until(lambda: "✗ The model's process ended: killed." in intro(room))
+    assert room.focus == "chat-field"
+    await room.press("escape")
+    await room.until(lambda: not field(room).display)
+    await room.press("enter")
+    await room.until(lambda: len(clients) == 2)
+
+
+async def test_loading_beside_a_server_asks_first(room: RoomDriver, clients: list[FakeClient]) -> None:
+    await room.until(lambda: "No model loaded." in intro(room))
+    with accelerator_lease("chat", Path("shop")):
         await room.press("enter")
-        await room.until(lambda: len(clients) == 2)
-
-
-async def test_what_is_typed_stays_in_the_field_if_the_model_cannot_be_loaded(
-    shop: Shop, clients: list[FakeClient], open_room: OpenRoom
-) -> None:
-    shop.recipe()
-    async with open_room("chat") as room:
-        await room.until(lambda: "No model loaded." in intro(room))
-        await room.press_quickly("enter", *"Wo ")
-        await room.until(lambda: room.focus == "chat-field")
-        clients[0].send(Failed("", MachineError("This machine is in use by a chat or server.")))
-        await room.until(lambda: "✗ This machine is in use by a chat or server." in intro(room))
-        await room.press_quickly(*"THE?")
-        await room.pilot.pause()
-        assert room.mode == "chat"
-        assert field(room).value == "Wo THE?"
-        await room.press("enter")
-        await room.until(lambda: len(clients) == 2 and chat(room).state == "loading")
-        await room.press("enter")
-        await room.until(lambda: [question for question, *_ in clients[1].questions] == ["Wo THE?"])
-
-
-async def test_escape_leaves_the_field_of_a_model_that_cannot_be_loaded(
-    shop: Shop, clients: list[FakeClient], open_room: OpenRoom
-) -> None:
-    shop.recipe()
-    async with open_room("chat") as room:
-        client = await load(room, clients)
-        client.send(Failed("", MachineError("The model's process ended: killed.")))
-        await room.until(lambda: "✗ The model's process ended: killed." in intro(room))
-        assert room.focus == "chat-field"
-        await room.press("escape")
-        await room.until(lambda: not field(room).display)
-        await room.press("enter")
-        await room.until(lambda: len(clients) == 2)
-
-
-async def test_loading_beside_a_server_asks_first(shop: Shop, clients: list[FakeClient], open_room: OpenRoom) -> None:
-    shop.recipe()
-    async with open_room("chat") as room:
-        await room.until(lambda: "No model loaded." in intro(room))
-        with accelerator_lease("chat", Path("shop")):
-            await room.press("enter")
-            await room.until(lambda: "This machine is in use by a chat or server in shop" in room.question)
-            await room.choose("")
-            assert not clients
-            await room.press("enter")
-            await room.choose("share_accelerator")
-            await room.until(lambda: bool(clients))
-        assert clients[0].share_accelerator
-
-
-async def test_loading_during_a_run_asks_first(loaded: Shop, clients: list[FakeClient], open_room: OpenRoom) -> None:
-    async with open_room("chat") as room:
-        await room.until(lambda: "is using this machine" in intro(room))
-        await room.press("enter")
+        await room.until(lambda: "This machine is in use by a chat or server in shop" in room.question)
         await room.choose("")
-        assert not clients, "the first option is the safe one"
+        assert not clients
         await room.press("enter")
         await room.choose("share_accelerator")
         await room.until(lambda: bool(clients))
-        assert clients[0].share_accelerator
+    assert clients[0].share_accelerator
+
+
+@opens(stage=loaded_shop)
+async def test_loading_during_a_run_asks_first(room: RoomDriver, clients: list[FakeClient]) -> None:
+    await room.until(lambda: "is using this machine" in intro(room))
+    await room.press("enter")
+    await room.choose("")
+    assert not clients, "the first option is the safe one"
+    await room.press("enter")
+    await room.choose("share_accelerator")
+    await room.until(lambda: bool(clients))
+    assert clients[0].share_accelerator
 
 
 async def test_enter_loads_the_best_adapter_and_o_the_base_alone(
@@ -426,26 +395,26 @@ async def test_an_adapter_chosen_during_a_run_is_asked_about_once(
         assert not clients
 
 
+@opens(mode="adapters", stage=stock)
 async def test_a_chosen_adapter_is_loaded_once_and_again_only_after_its_process_ended(
-    stocked: Shop, clients: list[FakeClient], open_room: OpenRoom
+    room: RoomDriver, clients: list[FakeClient]
 ) -> None:
-    async with open_room("adapters") as room:
-        await use(room, "tone")
-        await room.until(lambda: len(clients) == 1)
-        clients[0].send(READY)
-        await room.until(lambda: room.focus == "chat-field")
-        assert room.screen._default.name == "tone"
-        await room.press("escape")
-        await use(room, "tone")
-        await room.pilot.pause()
-        assert len(clients) == 1, "already loaded"
-        await room.press("e")
-        await room.until(lambda: chat(room).state == "idle" and not room.app.jobs.busy)
-        await room.press("f1", "escape")
-        await room.pilot.pause()
-        assert len(clients) == 1, "it was ended on purpose"
-        await use(room, "tone")
-        await room.until(lambda: len(clients) == 2)
+    await use(room, "tone")
+    await room.until(lambda: len(clients) == 1)
+    clients[0].send(READY)
+    await room.until(lambda: room.focus == "chat-field")
+    assert room.screen._default.name == "tone"
+    await room.press("escape")
+    await use(room, "tone")
+    await room.pilot.pause()
+    assert len(clients) == 1, "already loaded"
+    await room.press("e")
+    await room.until(lambda: chat(room).state == "idle" and not room.app.jobs.busy)
+    await room.press("f1", "escape")
+    await room.pilot.pause()
+    assert len(clients) == 1, "it was ended on purpose"
+    await use(room, "tone")
+    await room.until(lambda: len(clients) == 2)
 
 
 async def test_a_system_prompt_is_shown_safely_and_stored_unchanged(

@@ -22,7 +22,7 @@ from mlxtune.tui.rooms.data.render import LengthHistogram, length_chart
 from mlxtune.tui.source_session import SourceSession
 
 from .conftest import OpenRoom
-from .driver import NARROW, RoomDriver, drive
+from .driver import NARROW, Opening, RoomDriver, drive, opens
 from .rows_stage import (
     CONTRACT,
     GOOD,
@@ -32,6 +32,7 @@ from .rows_stage import (
     checks,
     fill,
     journal,
+    local_bases,
     ready,
     session_of,
     statuses,
@@ -40,9 +41,9 @@ from .rows_stage import (
 )
 from .stage import Shop, shown
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("checks")]
 
-__all__ = ["checks", "tokens"]
+__all__ = ["checks", "local_bases", "tokens"]
 
 
 async def checked(room: RoomDriver) -> SourceSession:
@@ -50,6 +51,9 @@ async def checked(room: RoomDriver) -> SourceSession:
     await room.until(lambda: ready(room) and room.screen.query_one("#list").count > 0)
     await room.pilot.pause()
     return session_of(room)
+
+
+ROOM = Opening("data", fill, checked)
 
 
 def row(room: RoomDriver, number: int) -> str:
@@ -90,19 +94,14 @@ async def test_a_filter_waits_for_the_checks_that_it_needs(shop: Shop, checks: C
         await room.until(lambda: selected(room) == 1)
 
 
-async def test_a_filter_by_tokens_names_the_key_that_downloads_the_model(
-    shop: Shop, checks: Checks, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    fill(shop)
-    monkeypatch.setattr("mlxtune.models.resolve.is_local", lambda base, **_: False)
-    async with open_room("data") as room:
-        session = await checked(room)
-        result = session.source.check_result
-        assert result is not None
-        skipped = {"tokens": Skip("no_model", "smollm2-135m is not on this machine.")}
-        session.source.check_result = replace(result, tokens=result.tokens[:0], skipped=skipped)
-        await filter_by(room, "tokens>1", 0)
-        assert "unknown: smollm2-135m is not on this machine. f in Plan downloads it." in message(room)
+async def test_a_filter_by_tokens_names_the_key_that_downloads_the_model(local_bases: set[str], room: RoomDriver) -> None:
+    session = session_of(room)
+    result = session.source.check_result
+    assert result is not None
+    skipped = {"tokens": Skip("no_model", "smollm2-135m is not on this machine.")}
+    session.source.check_result = replace(result, tokens=result.tokens[:0], skipped=skipped)
+    await filter_by(room, "tokens>1", 0)
+    assert "unknown: smollm2-135m is not on this machine. f in Plan downloads it." in message(room)
 
 
 async def test_rows_are_shown_before_the_checks_finish(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
@@ -122,42 +121,38 @@ async def test_rows_are_shown_before_the_checks_finish(shop: Shop, checks: Check
         assert checks.requests == [{"recipe": str(shop.folder / "recipes" / "support-json.toml"), "fetch": False}]
 
 
-async def test_the_filter_applies_as_it_is_typed_and_explains_its_errors(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
-    fill(shop)
-    async with open_room("data") as room:
-        session = await checked(room)
-        await room.press("slash", *"tag:login")
-        await room.until(lambda: room.head("#row-list") == "▌ Rows 1 of 6, 14 in total, 13 undecided")
-        await room.press("backspace", *"nn")
-        await room.until(lambda: "No rows match." in room.text("#message"))
-        await room.press(*["backspace"] * 10, *"statu:x")
-        await room.until(lambda: bool(session.selection.error))
-        await room.until(lambda: "Did you mean status" in room.text("#message"))
-        await room.press("enter", "b")
-        await room.until_notice("· Not possible now: bulk.")
-        assert room.head("#row-list") == "▌ Rows 0 of 0, 14 in total, 13 undecided"
-        await room.press("slash")
-        await room.press(*["backspace"] * 7, *"finding:email", "escape")
-        await room.until(lambda: selected(room) == 1)
-        assert room.focus == "list"
-        assert statuses(room) == {}, "letters typed into the filter are not actions"
+async def test_the_filter_applies_as_it_is_typed_and_explains_its_errors(room: RoomDriver) -> None:
+    session = session_of(room)
+    await room.press("slash", *"tag:login")
+    await room.until(lambda: room.head("#row-list") == "▌ Rows 1 of 6, 14 in total, 13 undecided")
+    await room.press("backspace", *"nn")
+    await room.until(lambda: "No rows match." in room.text("#message"))
+    await room.press(*["backspace"] * 10, *"statu:x")
+    await room.until(lambda: bool(session.selection.error))
+    await room.until(lambda: "Did you mean status" in room.text("#message"))
+    await room.press("enter", "b")
+    await room.until_notice("· Not possible now: bulk.")
+    assert room.head("#row-list") == "▌ Rows 0 of 0, 14 in total, 13 undecided"
+    await room.press("slash")
+    await room.press(*["backspace"] * 7, *"finding:email", "escape")
+    await room.until(lambda: selected(room) == 1)
+    assert room.focus == "list"
+    assert statuses(room) == {}, "letters typed into the filter are not actions"
 
 
-async def test_a_redraw_right_after_a_key_keeps_the_cursor(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
-    fill(shop)
-    async with open_room("data") as room:
-        session = await checked(room)
-        rows = room.screen.query_one("#list")
-        rows.action_edge(True)
-        assert session.row_index == 13, "the next key applies to the row that the cursor is on"
-        room.screen.redraw()
-        assert rows.cursor == 13
+async def test_a_redraw_right_after_a_key_keeps_the_cursor(room: RoomDriver) -> None:
+    session = session_of(room)
+    rows = room.screen.query_one("#list")
+    rows.action_edge(True)
+    assert session.row_index == 13, "the next key applies to the row that the cursor is on"
+    room.screen.redraw()
+    assert rows.cursor == 13
 
 
+@opens(settle=None)
 async def test_a_key_typed_before_the_rows_found_are_shown_acts_on_the_row_on_show(
-    shop: Shop, checks: Checks, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch
+    room: RoomDriver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fill(shop)
     keys, call_later = ["x"], MlxtuneApp.call_later
 
     def type_first(app: MlxtuneApp, *args: Any, **kwargs: Any) -> bool:
@@ -167,33 +162,30 @@ async def test_a_key_typed_before_the_rows_found_are_shown_acts_on_the_row_on_sh
             app.post_message(events.Key(key, key))
         return call_later(app, *args, **kwargs)
 
-    async with open_room("data") as room:
-        await room.until(lambda: ready(room))
-        await room.press("down", "slash", *"coal", "enter")
-        session = session_of(room)
-        await room.until(lambda: session.row_index == 10)
-        session._anchor, session.selection.scanned = 1, 13  # as if the filter were cleared while it is still being applied
-        monkeypatch.setattr(MlxtuneApp, "call_later", type_first)
-        session.select("", "row")
-        await room.until(lambda: bool(statuses(room)))
-        assert statuses(room) == {10: "rejected"}
+    await room.until(lambda: ready(room))
+    await room.press("down", "slash", *"coal", "enter")
+    session = session_of(room)
+    await room.until(lambda: session.row_index == 10)
+    session._anchor, session.selection.scanned = 1, 13  # as if the filter were cleared while it is still being applied
+    monkeypatch.setattr(MlxtuneApp, "call_later", type_first)
+    session.select("", "row")
+    await room.until(lambda: bool(statuses(room)))
+    assert statuses(room) == {10: "rejected"}
 
 
-async def test_sorting_cycles_and_the_cursor_stays_on_its_row(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
-    fill(shop)
-    async with open_room("data") as room:
-        session = await checked(room)
-        await room.press("down", "down")
-        first_rows = {}
-        for order in ("findings", "longest", "shortest", "row"):
-            await room.press("s")
-            await room.until(lambda: session.selection.scanned is None)
-            assert session.selection.order == order
-            first_rows[order] = session.selection.rows[0]
-            assert session.row_index == 2
-        assert first_rows["findings"] == 10
-        assert first_rows["row"] == 0
-        assert room.text("#order").strip() == ""
+async def test_sorting_cycles_and_the_cursor_stays_on_its_row(room: RoomDriver) -> None:
+    session = session_of(room)
+    await room.press("down", "down")
+    first_rows = {}
+    for order in ("findings", "longest", "shortest", "row"):
+        await room.press("s")
+        await room.until(lambda: session.selection.scanned is None)
+        assert session.selection.order == order
+        first_rows[order] = session.selection.rows[0]
+        assert session.row_index == 2
+    assert first_rows["findings"] == 10
+    assert first_rows["row"] == 0
+    assert room.text("#order").strip() == ""
 
 
 async def test_decisions_are_confirmed_undone_and_redone_and_the_source_is_not_written(
@@ -224,81 +216,67 @@ async def test_decisions_are_confirmed_undone_and_redone_and_the_source_is_not_w
     assert hashlib.sha256(source.read_bytes()).hexdigest() == before
 
 
-async def test_a_tag_is_added_and_removed(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
-    fill(shop)
-    async with open_room("data", NARROW) as room:
-        session = await checked(room)
-        await room.press("t")
-        await room.answer("hot")
-        await room.until(lambda: session.source.decision(0).tags == ("login", "hot"))
-        await room.press("t")
-        await room.answer("login")
-        await room.until(lambda: session.source.decision(0).tags == ("hot",))
-        await room.until(lambda: "hot" in row(room, 1))
-        await room.press("t", "escape")
-        await room.until(lambda: room.mode == "data")
+@opens(size=NARROW)
+async def test_a_tag_is_added_and_removed(room: RoomDriver) -> None:
+    session = session_of(room)
+    await room.press("t")
+    await room.answer("hot")
+    await room.until(lambda: session.source.decision(0).tags == ("login", "hot"))
+    await room.press("t")
+    await room.answer("login")
+    await room.until(lambda: session.source.decision(0).tags == ("hot",))
+    await room.until(lambda: "hot" in row(room, 1))
+    await room.press("t", "escape")
+    await room.until(lambda: room.mode == "data")
 
 
-async def test_the_tag_dialog_names_the_marked_rows(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
-    fill(shop)
-    async with open_room("data") as room:
-        session = await checked(room)
-        await room.press("space", "t")
-        await room.until(lambda: "Tag row 1" in shown(room.app))
-        await room.press("escape", "space", "t")
-        await room.until(lambda: "Tag 2 marked rows" in shown(room.app))
-        await room.answer("hot")
-        await room.until(lambda: all("hot" in (session.source.decision(index).tags or ()) for index in (0, 1)))
+async def test_the_tag_dialog_names_the_marked_rows(room: RoomDriver) -> None:
+    session = session_of(room)
+    await room.press("space", "t")
+    await room.until(lambda: "Tag row 1" in shown(room.app))
+    await room.press("escape", "space", "t")
+    await room.until(lambda: "Tag 2 marked rows" in shown(room.app))
+    await room.answer("hot")
+    await room.until(lambda: all("hot" in (session.source.decision(index).tags or ()) for index in (0, 1)))
 
 
-async def test_counts_from_before_a_decision_are_marked(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
-    fill(shop)
-    async with open_room("data") as room:
-        await checked(room)
-        assert "n recheck" not in room.text("#summary")
-        await room.press("x")
-        await room.until(lambda: "too few, before your changes" in " ".join(room.text("#summary").split()))
-        await room.press("n")
-        await checked(room)
-        await room.until(lambda: "n recheck" not in room.text("#summary"))
-        await room.press("u")
-        await room.until(lambda: "n recheck" in room.text("#summary"))
+async def test_counts_from_before_a_decision_are_marked(room: RoomDriver) -> None:
+    assert "n recheck" not in room.text("#summary")
+    await room.press("x")
+    await room.until(lambda: "too few, before your changes" in " ".join(room.text("#summary").split()))
+    await room.press("n")
+    await checked(room)
+    await room.until(lambda: "n recheck" not in room.text("#summary"))
+    await room.press("u")
+    await room.until(lambda: "n recheck" in room.text("#summary"))
 
 
 async def test_a_repeated_check_shows_its_progress_and_its_error(
-    shop: Shop, checks: Checks, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch
+    room: RoomDriver, checks: Checks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fill(shop)
     monkeypatch.setattr(checks, "stop", lambda: None)
-    async with open_room("data") as room:
-        await checked(room)
-        await room.press("x")
-        await room.until(lambda: "n recheck" in room.text("#summary"))
-        checks.gate.clear()
-        await room.press("n")
-        await room.until(lambda: "checking again 0%" in room.head("#findings"))
-        checks.error = InputError("The schema has a syntax error.")
-        checks.gate.set()
-        await room.until(lambda: "The schema has a syntax error." in room.text("#summary"))
-        assert "checking again" not in room.head("#findings")
+    await room.press("x")
+    await room.until(lambda: "n recheck" in room.text("#summary"))
+    checks.gate.clear()
+    await room.press("n")
+    await room.until(lambda: "checking again 0%" in room.head("#findings"))
+    checks.error = InputError("The schema has a syntax error.")
+    checks.gate.set()
+    await room.until(lambda: "The schema has a syntax error." in room.text("#summary"))
+    assert "checking again" not in room.head("#findings")
 
 
 async def test_tokens_are_counted_once_the_base_has_been_downloaded(
-    shop: Shop, checks: Checks, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch
+    local_bases: set[str], room: RoomDriver, checks: Checks
 ) -> None:
-    fill(shop)
-    here: list[str] = []
-    monkeypatch.setattr("mlxtune.models.resolve.is_local", lambda base, **_: base in here)
-    async with open_room("data") as room:
-        await checked(room)
-        await room.press("R", "D")
-        assert len(checks.requests) == 1
-        here.append("smollm2-135m")
-        await room.press("R", "D")
-        await checked(room)
-        assert len(checks.requests) == 2
-        await room.press("R", "D")
-        assert len(checks.requests) == 2
+    await room.press("R", "D")
+    assert len(checks.requests) == 1
+    local_bases.add("smollm2-135m")
+    await room.press("R", "D")
+    await checked(room)
+    assert len(checks.requests) == 2
+    await room.press("R", "D")
+    assert len(checks.requests) == 2
 
 
 async def test_lengths_in_characters_say_which_rows_they_leave_out() -> None:
@@ -308,13 +286,11 @@ async def test_lengths_in_characters_say_which_rows_they_leave_out() -> None:
     assert shown.endswith("chars, without 1 edited row: not counted yet.")
 
 
-async def test_an_invalid_row_cannot_be_tagged(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
-    source = fill(shop)
-    async with open_room("data") as room:
-        await checked(room)
-        await room.press("end", "t")
-        await room.answer("hot")
-        await room.until_notice("✗ support-json.jsonl, line 14: there is no assistant turn at the end")
+async def test_an_invalid_row_cannot_be_tagged(room: RoomDriver) -> None:
+    source = room.staged
+    await room.press("end", "t")
+    await room.answer("hot")
+    await room.until_notice("✗ support-json.jsonl, line 14: there is no assistant turn at the end")
     assert not journal_path(source).exists()
 
 
@@ -347,51 +323,46 @@ async def test_an_undo_of_many_rows_runs_in_a_thread(
     assert in_main_thread == [False, True, True, False], "a single row is not worth a thread"
 
 
-async def test_all_selected_rows_are_decided_on_in_one_step(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
-    source = fill(shop)
-    async with open_room("data") as room:
-        session = await checked(room)
-        await room.press("a")
-        await filter_by(room, "tag:login", 6)
-        await room.press("b")
-        texts = ("6 rows that match the filter", "changes 5 rows", "Where is my parcel?")
-        await room.until(lambda: room.mode == "" and all(text in room.screen_text for text in texts))
-        await room.choose("")
-        assert [event["action"] for event in journal(source)] == ["accept"], "the first option changes nothing"
-        await room.press("b")
-        await room.choose("reject")
-        await room.until_notice("✗ 6 rows rejected.")
-        assert len(statuses(room)) == 6
-        await room.press("u")
-        await room.until_notice("↶ 6 rows: reject undone.")
-        assert len(statuses(room)) == 1
-        await room.press("b")
-        await room.choose("tag")
-        await room.answer("later")
-        await room.until_notice("✓ 6 rows tagged.")
-        assert sum("later" in (decision.tags or ()) for decision in session.source.decisions.values()) == 6
-        await room.until(lambda: not room.app.jobs.busy)
+async def test_all_selected_rows_are_decided_on_in_one_step(room: RoomDriver) -> None:
+    source = room.staged
+    session = session_of(room)
+    await room.press("a")
+    await filter_by(room, "tag:login", 6)
+    await room.press("b")
+    texts = ("6 rows that match the filter", "changes 5 rows", "Where is my parcel?")
+    await room.until(lambda: room.mode == "" and all(text in room.screen_text for text in texts))
+    await room.choose("")
+    assert [event["action"] for event in journal(source)] == ["accept"], "the first option changes nothing"
+    await room.press("b")
+    await room.choose("reject")
+    await room.until_notice("✗ 6 rows rejected.")
+    assert len(statuses(room)) == 6
+    await room.press("u")
+    await room.until_notice("↶ 6 rows: reject undone.")
+    assert len(statuses(room)) == 1
+    await room.press("b")
+    await room.choose("tag")
+    await room.answer("later")
+    await room.until_notice("✓ 6 rows tagged.")
+    assert sum("later" in (decision.tags or ()) for decision in session.source.decisions.values()) == 6
+    await room.until(lambda: not room.app.jobs.busy)
 
 
-async def test_rows_that_a_decision_took_from_the_filter_are_not_decided_on(
-    shop: Shop, checks: Checks, open_room: OpenRoom
-) -> None:
+async def test_rows_that_a_decision_took_from_the_filter_are_not_decided_on(room: RoomDriver) -> None:
     """They stay in the list, so that it does not jump."""
-    fill(shop)
-    async with open_room("data") as room:
-        session = await checked(room)
-        await filter_by(room, "tag:login status:pending", 6)
-        await room.press("a")
-        await room.until(lambda: len(statuses(room)) == 1)
-        await room.press("b")
-        await room.until(lambda: "5 rows that match the filter" in room.screen_text and "changes 5 rows" in room.screen_text)
-        await room.choose("reject")
-        await room.until_notice("✗ 5 rows rejected.")
-        assert len(session.selection.rows) == 6
-        assert sorted(statuses(room).values()) == ["accepted", *["rejected"] * 5]
-        await room.until(lambda: not room.app.jobs.busy)
-        await room.press("b")
-        await room.until_notice("· None of these rows matches")
+    session = session_of(room)
+    await filter_by(room, "tag:login status:pending", 6)
+    await room.press("a")
+    await room.until(lambda: len(statuses(room)) == 1)
+    await room.press("b")
+    await room.until(lambda: "5 rows that match the filter" in room.screen_text and "changes 5 rows" in room.screen_text)
+    await room.choose("reject")
+    await room.until_notice("✗ 5 rows rejected.")
+    assert len(session.selection.rows) == 6
+    assert sorted(statuses(room).values()) == ["accepted", *["rejected"] * 5]
+    await room.until(lambda: not room.app.jobs.busy)
+    await room.press("b")
+    await room.until_notice("· None of these rows matches")
 
 
 async def test_a_fix_is_previewed_and_applied_as_a_decision(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
@@ -454,21 +425,20 @@ async def test_f_acts_on_the_marked_finding_which_is_that_of_the_row(shop: Shop,
         await room.until(lambda: "answers that refuse" in marked_finding(room))
 
 
-async def test_without_rows_in_the_list_f_acts_on_the_marked_finding(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
-    fill(shop, [*GOOD, ROWS[11], chat("Is it warm?", CHATBOT)], contract="")
-    async with open_room("data", (140, 45)) as room:
-        session = await checked(room)
-        await room.press("end", "up")
-        assert session.row_index == 10
-        assert "email address" in marked_finding(room)
-        await filter_by(room, "no-such-text", 0)
-        await room.press("tab", "end")
-        assert "boilerplate" in marked_finding(room)
-        await room.press("escape", "n")
-        await room.until(lambda: ready(room))
-        assert "boilerplate" in marked_finding(room)
-        await room.press("f")
-        await room.until_notice("· Answers with boilerplate cannot be fixed automatically.")
+@opens(stage=lambda shop: fill(shop, [*GOOD, ROWS[11], chat("Is it warm?", CHATBOT)], contract=""), size=(140, 45))
+async def test_without_rows_in_the_list_f_acts_on_the_marked_finding(room: RoomDriver) -> None:
+    session = session_of(room)
+    await room.press("end", "up")
+    assert session.row_index == 10
+    assert "email address" in marked_finding(room)
+    await filter_by(room, "no-such-text", 0)
+    await room.press("tab", "end")
+    assert "boilerplate" in marked_finding(room)
+    await room.press("escape", "n")
+    await room.until(lambda: ready(room))
+    assert "boilerplate" in marked_finding(room)
+    await room.press("f")
+    await room.until_notice("· Answers with boilerplate cannot be fixed automatically.")
 
 
 @pytest.mark.parametrize(("key", "effect"), [("f", "left out"), ("b", "rejected")])
@@ -489,33 +459,29 @@ async def test_the_loss_of_held_out_rows_is_announced(
 
 
 @pytest.mark.parametrize(("option", "left_out"), [("fix", 1), ("all", 2)])
-async def test_a_fix_leaves_accepted_rows_alone_unless_asked(
-    shop: Shop, checks: Checks, open_room: OpenRoom, option: str, left_out: int
-) -> None:
-    fill(shop, [ROWS[11], ROWS[11], ROWS[11], *GOOD], contract="")
-    async with open_room("data", (140, 45)) as room:
-        session = await checked(room)
-        assert session.source.verdict is not None
-        rows = list(session.source.verdict.rows["duplicate"])
-        assert len(rows) == 2
-        session.decide("accept", [rows[0]])
-        await filter_by(room, "finding:duplicate", 2)
-        await room.press("f")
-        await room.until(lambda: "not those that you accepted" in room.screen_text)
-        assert "2 rows: exact duplicates (keep the first)" in room.screen_text
-        assert "also the 1 accepted" in room.screen_text
-        await room.choose(option)
-        await room.until(lambda: sum(status == "rejected" for status in statuses(room).values()) == left_out)
+@opens(stage=lambda shop: fill(shop, [ROWS[11], ROWS[11], ROWS[11], *GOOD], contract=""), size=(140, 45))
+async def test_a_fix_leaves_accepted_rows_alone_unless_asked(room: RoomDriver, option: str, left_out: int) -> None:
+    session = session_of(room)
+    assert session.source.verdict is not None
+    rows = list(session.source.verdict.rows["duplicate"])
+    assert len(rows) == 2
+    session.decide("accept", [rows[0]])
+    await filter_by(room, "finding:duplicate", 2)
+    await room.press("f")
+    await room.until(lambda: "not those that you accepted" in room.screen_text)
+    assert "2 rows: exact duplicates (keep the first)" in room.screen_text
+    assert "also the 1 accepted" in room.screen_text
+    await room.choose(option)
+    await room.until(lambda: sum(status == "rejected" for status in statuses(room).values()) == left_out)
 
 
-async def test_f_fixes_the_finding_that_the_rows_are_filtered_by(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
-    fill(shop, [ROWS[11], ROWS[11], *GOOD], contract="")
-    async with open_room("data") as room:
-        session = await checked(room)
-        assert {"duplicate", "email"} <= {finding.check for finding in session.source.findings(1)}
-        for check, count in (("duplicate", 1), ("email", 2)):  # the cursor stays on the second row
-            await filter_by(room, f"finding:{check}", count)
-            assert room.screen.fixable_check == check
+@opens(stage=lambda shop: fill(shop, [ROWS[11], ROWS[11], *GOOD], contract=""))
+async def test_f_fixes_the_finding_that_the_rows_are_filtered_by(room: RoomDriver) -> None:
+    session = session_of(room)
+    assert {"duplicate", "email"} <= {finding.check for finding in session.source.findings(1)}
+    for check, count in (("duplicate", 1), ("email", 2)):  # the cursor stays on the second row
+        await filter_by(room, f"finding:{check}", count)
+        assert room.screen.fixable_check == check
 
 
 async def test_a_fix_counts_the_rows_that_need_an_edit_by_hand(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
@@ -533,107 +499,88 @@ async def test_a_fix_counts_the_rows_that_need_an_edit_by_hand(shop: Shop, check
         await room.until_notice("· Nothing changed.")
 
 
-async def test_a_row_without_a_fix_is_rejected_and_no_longer_counted(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
-    fill(shop)
-    async with open_room("data") as room:
-        session = await checked(room)
-        await room.press("tab")
-        await room.until(lambda: room.focus == "findings-list")
-        await room.press("end", "f")
-        await room.choose("fix")
-        await room.until_notice("✗ Row 13 rejected.")
-        assert session.source.verdict is not None
-        assert "duplicate" not in session.source.verdict.rows
-        assert session.source.state.steps[-1].reason == "data check: duplicate"
+async def test_a_row_without_a_fix_is_rejected_and_no_longer_counted(room: RoomDriver) -> None:
+    session = session_of(room)
+    await room.press("tab")
+    await room.until(lambda: room.focus == "findings-list")
+    await room.press("end", "f")
+    await room.choose("fix")
+    await room.until_notice("✗ Row 13 rejected.")
+    assert session.source.verdict is not None
+    assert "duplicate" not in session.source.verdict.rows
+    assert session.source.state.steps[-1].reason == "data check: duplicate"
 
 
-async def test_a_check_is_muted_with_a_reason(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
-    fill(shop)
-    async with open_room("data") as room:
-        session = await checked(room)
-        verdict = session.source.verdict
-        assert verdict is not None
-        assert "email" in verdict.rows
-        await room.press("tab", *["down"] * list(verdict.rows).index("email"), "m")
-        await room.type("our own address")
-        await room.press("enter")
-        await room.until_notice("○ Check email muted.")
-        assert session.source.state.muted == {"email": "our own address"}
-        assert session.source.verdict is not None
-        assert "email" not in session.source.verdict.rows
-        await room.press("u")
-        await room.until(lambda: not session.source.state.muted)
+async def test_a_check_is_muted_with_a_reason(room: RoomDriver) -> None:
+    session = session_of(room)
+    verdict = session.source.verdict
+    assert verdict is not None
+    assert "email" in verdict.rows
+    await room.press("tab", *["down"] * list(verdict.rows).index("email"), "m")
+    await room.type("our own address")
+    await room.press("enter")
+    await room.until_notice("○ Check email muted.")
+    assert session.source.state.muted == {"email": "our own address"}
+    assert session.source.verdict is not None
+    assert "email" not in session.source.verdict.rows
+    await room.press("u")
+    await room.until(lambda: not session.source.state.muted)
 
 
-async def test_unreadable_rows_are_left_out_of_a_fixed_copy(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
-    source = fill(shop)
-    async with open_room("data") as room:
-        await checked(room)
-        await room.press("end", "f")
-        await room.choose("copy")
-        await room.until_notice("✓ Wrote support-json.fixed.jsonl: 12 rows, 2 left out.")
+async def test_unreadable_rows_are_left_out_of_a_fixed_copy(room: RoomDriver) -> None:
+    source = room.staged
+    await room.press("end", "f")
+    await room.choose("copy")
+    await room.until_notice("✓ Wrote support-json.fixed.jsonl: 12 rows, 2 left out.")
     assert len(source.with_name("support-json.fixed.jsonl").read_text().splitlines()) == 12
 
 
-async def test_enter_on_a_finding_shows_its_rows(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
-    fill(shop)
-    async with open_room("data") as room:
-        session = await checked(room)
-        await room.press("tab", "enter")
-        await room.until(lambda: session.selection.filter == "finding:contract-disclaimer" and selected(room) == 1)
-        assert room.focus == "list"
-        assert room.screen.query_one("#filter-text").value == "finding:contract-disclaimer"
+async def test_enter_on_a_finding_shows_its_rows(room: RoomDriver) -> None:
+    session = session_of(room)
+    await room.press("tab", "enter")
+    await room.until(lambda: session.selection.filter == "finding:contract-disclaimer" and selected(room) == 1)
+    assert room.focus == "list"
+    assert room.screen.query_one("#filter-text").value == "finding:contract-disclaimer"
 
 
-async def test_the_cursor_stays_on_its_finding_when_another_one_is_resolved(
-    shop: Shop, checks: Checks, open_room: OpenRoom
-) -> None:
-    fill(shop)
-    async with open_room("data") as room:
-        session = await checked(room)
-        first, second, *_ = session.source.verdict.rows
-        await room.press("tab", "down")
-        session.decide("reject", list(session.source.verdict.rows[first]))
-        room.app.redraw()
-        names = list(session.source.verdict.rows)
-        assert first not in names
-        await room.until(lambda: names[room.screen.query_one("#findings-list").cursor] == second)
+async def test_the_cursor_stays_on_its_finding_when_another_one_is_resolved(room: RoomDriver) -> None:
+    session = session_of(room)
+    first, second, *_ = session.source.verdict.rows
+    await room.press("tab", "down")
+    session.decide("reject", list(session.source.verdict.rows[first]))
+    room.app.redraw()
+    names = list(session.source.verdict.rows)
+    assert first not in names
+    await room.until(lambda: names[room.screen.query_one("#findings-list").cursor] == second)
 
 
-async def test_enter_on_a_finding_leaves_out_rejected_rows_which_do_not_count(
-    shop: Shop, checks: Checks, open_room: OpenRoom
-) -> None:
-    fill(shop)
-    async with open_room("data") as room:
-        session = await checked(room)
-        await filter_by(room, "finding:contract-disclaimer", 1)
-        await room.press("x")
-        await room.until_notice("✗ Row")
-        room.screen._filter_by("contract-disclaimer")
-        await room.until(lambda: session.selection.filter == "finding:contract-disclaimer -status:rejected" and selected(room) == 0)
+async def test_enter_on_a_finding_leaves_out_rejected_rows_which_do_not_count(room: RoomDriver) -> None:
+    session = session_of(room)
+    await filter_by(room, "finding:contract-disclaimer", 1)
+    await room.press("x")
+    await room.until_notice("✗ Row")
+    room.screen._filter_by("contract-disclaimer")
+    await room.until(lambda: session.selection.filter == "finding:contract-disclaimer -status:rejected" and selected(room) == 0)
 
 
-async def test_g_shows_the_statistics_on_a_narrow_screen(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
-    fill(shop)
-    async with open_room("data", NARROW) as room:
-        session = await checked(room)
-        assert not room.screen.query_one("#statistics").display
-        assert "stats" in room.actions
-        await room.press("g")
-        await room.until(lambda: room.focus == "findings-list" and not room.screen.query_one("#rows-side").display)
-        await room.until(lambda: "disclaimer" in room.text("#findings-list"))
-        assert "over the limit of 64" in room.text("#histogram")
-        assert "train" in room.text("#split-bar")
-        await room.press("down", "enter")
-        await room.until(
-            lambda: session.selection.filter.startswith("finding:") and not room.screen.query_one("#statistics").display
-        )
-        room.screen.action_stats()
-        room.screen.action_leave()  # before the focus has moved
-        await room.pilot.pause()
-        await room.until(lambda: room.focus == "list" and not room.screen.query_one("#statistics").display)
-        await room.press("g", "escape")
-        await room.until(lambda: room.focus == "list")
+@opens(size=NARROW)
+async def test_g_shows_the_statistics_on_a_narrow_screen(room: RoomDriver) -> None:
+    session = session_of(room)
+    assert not room.screen.query_one("#statistics").display
+    assert "stats" in room.actions
+    await room.press("g")
+    await room.until(lambda: room.focus == "findings-list" and not room.screen.query_one("#rows-side").display)
+    await room.until(lambda: "disclaimer" in room.text("#findings-list"))
+    assert "over the limit of 64" in room.text("#histogram")
+    assert "train" in room.text("#split-bar")
+    await room.press("down", "enter")
+    await room.until(lambda: session.selection.filter.startswith("finding:") and not room.screen.query_one("#statistics").display)
+    room.screen.action_stats()
+    room.screen.action_leave()  # before the focus has moved
+    await room.pilot.pause()
+    await room.until(lambda: room.focus == "list" and not room.screen.query_one("#statistics").display)
+    await room.press("g", "escape")
+    await room.until(lambda: room.focus == "list")
 
 
 async def test_g_shows_labels_coverage_and_agreement(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
@@ -664,44 +611,40 @@ async def test_g_shows_labels_coverage_and_agreement(shop: Shop, checks: Checks,
         await room.until(lambda: room.focus == "list" and not room.screen.query_one("#statistics").display)
 
 
-async def test_an_import_writes_a_file_in_the_workspace_and_shows_it(
-    shop: Shop, checks: Checks, open_room: OpenRoom, tmp_path: Path
-) -> None:
+@opens(stage=lambda shop: None, settle=None)
+async def test_an_import_writes_a_file_in_the_workspace_and_shows_it(room: RoomDriver, shop: Shop, tmp_path: Path) -> None:
     other = tmp_path / "elsewhere.csv"
     other.write_text("prompt,completion\nWhere is it?,On its way.\nIs it warm?,No.\n")
-    async with open_room("data") as room:
-        await room.until(lambda: "No rows selected." in room.text("#no-source"))
-        await room.press("i")
-        await room.answer(str(tmp_path / "none.csv"))
-        await room.until(lambda: room.notice.startswith("✗"))
-        await room.press("i")
-        await room.answer(str(other))
-        await room.until_notice("✓ Imported 2 rows to data/elsewhere.jsonl.")
-        await checked(room)
-        assert "Is it warm?" in row(room, 2)
-        assert "chars" in room.text("#list"), "without a recipe there is no tokenizer"
-        await room.press("i")
-        await room.answer(str(other))
-        await room.until_notice("✓ Imported 2 rows to data/elsewhere-2.jsonl.")
+    await room.until(lambda: "No rows selected." in room.text("#no-source"))
+    await room.press("i")
+    await room.answer(str(tmp_path / "none.csv"))
+    await room.until(lambda: room.notice.startswith("✗"))
+    await room.press("i")
+    await room.answer(str(other))
+    await room.until_notice("✓ Imported 2 rows to data/elsewhere.jsonl.")
+    await checked(room)
+    assert "Is it warm?" in row(room, 2)
+    assert "chars" in room.text("#list"), "without a recipe there is no tokenizer"
+    await room.press("i")
+    await room.answer(str(other))
+    await room.until_notice("✓ Imported 2 rows to data/elsewhere-2.jsonl.")
     assert (shop.folder / "data" / "elsewhere.jsonl").is_file()
 
 
-async def test_an_import_asks_before_it_leaves_out_invalid_rows(
-    shop: Shop, checks: Checks, open_room: OpenRoom, tmp_path: Path
-) -> None:
+@opens(stage=lambda shop: None, settle=None)
+async def test_an_import_asks_before_it_leaves_out_invalid_rows(room: RoomDriver, shop: Shop, tmp_path: Path) -> None:
     other = tmp_path / "mixed.jsonl"
     write(other, [*GOOD[:3], "no json", {"a": 1}])
-    async with open_room("data") as room:
-        await room.press("i")
-        await room.answer(str(other))
-        await room.until(lambda: "2 rows cannot be used" in room.screen_text)
-        assert "mixed.jsonl, line 4" in room.screen_text
-        await room.choose("")
-        assert not (shop.folder / "data").exists()
-        await room.press("i")
-        await room.answer(str(other))
-        await room.choose("skip")
-        await room.until_notice("✓ Imported 3 rows to data/mixed.jsonl, 2 invalid rows skipped.")
+    await room.press("i")
+    await room.answer(str(other))
+    await room.until(lambda: "2 rows cannot be used" in room.screen_text)
+    assert "mixed.jsonl, line 4" in room.screen_text
+    await room.choose("")
+    assert not (shop.folder / "data").exists()
+    await room.press("i")
+    await room.answer(str(other))
+    await room.choose("skip")
+    await room.until_notice("✓ Imported 3 rows to data/mixed.jsonl, 2 invalid rows skipped.")
 
 
 async def test_a_missing_changed_and_emptied_source_is_noticed(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
@@ -735,36 +678,33 @@ async def test_a_missing_changed_and_emptied_source_is_noticed(shop: Shop, check
         await room.until(lambda: "has no train.jsonl" in " ".join(room.text("#unavailable").split()))
 
 
-async def test_decisions_of_another_window_are_shown_and_its_lock_is_respected(
-    shop: Shop, checks: Checks, open_room: OpenRoom
-) -> None:
-    source = fill(shop)
-    async with open_room("data") as room:
-        session = await checked(room)
-        with ReviewSession(source, who="other") as window:
-            window.decide("accept", [session.source.keyed_row(1)])
-            await room.observe(shop.snapshot())
-            await room.until(lambda: statuses(room) == {1: "accepted"})
-            await room.press("x")
-            await room.until(lambda: "another window" in room.notice)
-            assert statuses(room) == {1: "accepted"}
-        await room.press("x")
-        await room.until_notice("✗ Row 1 rejected.")
-        assert statuses(room) == {0: "rejected", 1: "accepted"}
-        with pytest.raises(Exception, match="another window"):
-            ReviewSession(source)
-        await room.press("H")
-        await room.until(lambda: room.mode == "home")
-        ReviewSession(source).close()
-
-
-async def test_a_new_recipe_fills_the_room(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
-    async with open_room("data", NARROW) as room:
-        await room.until(lambda: "H create a recipe on Home" in room.text("#no-source"))
-        assert "filter" not in room.actions
-        fill(shop, GOOD)
+async def test_decisions_of_another_window_are_shown_and_its_lock_is_respected(room: RoomDriver, shop: Shop) -> None:
+    source = room.staged
+    session = session_of(room)
+    with ReviewSession(source, who="other") as window:
+        window.decide("accept", [session.source.keyed_row(1)])
         await room.observe(shop.snapshot())
-        await checked(room)
+        await room.until(lambda: statuses(room) == {1: "accepted"})
+        await room.press("x")
+        await room.until(lambda: "another window" in room.notice)
+        assert statuses(room) == {1: "accepted"}
+    await room.press("x")
+    await room.until_notice("✗ Row 1 rejected.")
+    assert statuses(room) == {0: "rejected", 1: "accepted"}
+    with pytest.raises(Exception, match="another window"):
+        ReviewSession(source)
+    await room.press("H")
+    await room.until(lambda: room.mode == "home")
+    ReviewSession(source).close()
+
+
+@opens(stage=lambda shop: None, settle=None, size=NARROW)
+async def test_a_new_recipe_fills_the_room(room: RoomDriver, shop: Shop) -> None:
+    await room.until(lambda: "H create a recipe on Home" in room.text("#no-source"))
+    assert "filter" not in room.actions
+    fill(shop, GOOD)
+    await room.observe(shop.snapshot())
+    await checked(room)
 
 
 async def test_c_switches_to_another_recipe(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
@@ -787,19 +727,17 @@ async def test_another_recipe_hides_the_undo_of_a_decision(shop: Shop, checks: C
         await room.until(lambda: ready(room) and len(session_of(room).source) == 1 and not room.notice)
 
 
-async def test_filter_order_and_cursor_survive_a_change_of_the_recipe(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
-    fill(shop)
-    async with open_room("data") as room:
-        before = await checked(room)
-        await filter_by(room, "tag:login", 6)
-        await room.press("down", "s")
-        await room.until(lambda: before.selection.scanned is None)
-        fill(shop, contract=f"{CONTRACT}\n[training]\nlearning_rate = 1e-5\n")
-        await room.observe(shop.snapshot())
-        await room.until(lambda: session_of(room) is not before and ready(room) and selected(room) == 6)
-        after = session_of(room)
-        assert (after.selection.filter, after.selection.order, after.row_index) == ("tag:login", "findings", before.row_index)
-        await room.until(lambda: bool(row(room, after.row_index + 1)[:3].strip()))
+async def test_filter_order_and_cursor_survive_a_change_of_the_recipe(room: RoomDriver, shop: Shop) -> None:
+    before = session_of(room)
+    await filter_by(room, "tag:login", 6)
+    await room.press("down", "s")
+    await room.until(lambda: before.selection.scanned is None)
+    fill(shop, contract=f"{CONTRACT}\n[training]\nlearning_rate = 1e-5\n")
+    await room.observe(shop.snapshot())
+    await room.until(lambda: session_of(room) is not before and ready(room) and selected(room) == 6)
+    after = session_of(room)
+    assert (after.selection.filter, after.selection.order, after.row_index) == ("tag:login", "findings", before.row_index)
+    await room.until(lambda: bool(row(room, after.row_index + 1)[:3].strip()))
 
 
 async def test_failed_checks_leave_the_rows_and_can_be_repeated(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
@@ -848,28 +786,23 @@ async def test_filter_and_cursor_are_restored(shop: Shop, checks: Checks, open_r
         assert room.screen.query_one("#filter-text").value == "tag:login"
 
 
-async def test_the_rows_keep_the_focus_when_they_were_hidden_only_for_a_moment(
-    shop: Shop, checks: Checks, open_room: OpenRoom
-) -> None:
-    fill(shop)
-    async with open_room("data", NARROW) as room:
-        await checked(room)
-        assert room.focus == "list"
-        room.screen.query_one("#list").post_message(events.Hide())  # it arrives only after the rows are shown again
-        await room.pilot.pause()
-        assert room.focus == "list"
+@opens(size=NARROW)
+async def test_the_rows_keep_the_focus_when_they_were_hidden_only_for_a_moment(room: RoomDriver) -> None:
+    assert room.focus == "list"
+    room.screen.query_one("#list").post_message(events.Hide())  # it arrives only after the rows are shown again
+    await room.pilot.pause()
+    assert room.focus == "list"
 
 
-async def test_letters_typed_right_after_slash_go_into_the_filter(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
-    fill(shop)
-    async with open_room("data", NARROW) as room:
-        session = await checked(room)
-        for key, character in (("slash", "/"), ("b", "b"), ("x", "x"), ("enter", "\r"), ("s", "s")):
-            room.app.post_message(events.Key(key, character))
-        await room.until(lambda: session.selection.order == "findings")
-        assert (session.selection.filter, room.focus) == ("bx", "list")
-        assert room.screen is room.app.screen
-        assert not session.source.state.steps
+@opens(size=NARROW)
+async def test_letters_typed_right_after_slash_go_into_the_filter(room: RoomDriver) -> None:
+    session = session_of(room)
+    for key, character in (("slash", "/"), ("b", "b"), ("x", "x"), ("enter", "\r"), ("s", "s")):
+        room.app.post_message(events.Key(key, character))
+    await room.until(lambda: session.selection.order == "findings")
+    assert (session.selection.filter, room.focus) == ("bx", "list")
+    assert room.screen is room.app.screen
+    assert not session.source.state.steps
 
 
 async def test_a_beginning_that_many_prompts_share_is_not_shown(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
@@ -880,11 +813,10 @@ async def test_a_beginning_that_many_prompts_share_is_not_shown(shop: Shop, chec
         assert "delivery" not in row(room, 2)
 
 
-async def test_rows_of_the_workspace_are_opened_without_a_copy(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
-    source = fill(shop, GOOD)
-    async with open_room("data") as room:
-        await checked(room)
-        await room.press("i")
-        await room.answer(str(source))
-        await room.until_notice("✓ Opened support-json.jsonl, which is in this workspace.")
+@opens(stage=lambda shop: fill(shop, GOOD))
+async def test_rows_of_the_workspace_are_opened_without_a_copy(room: RoomDriver) -> None:
+    source = room.staged
+    await room.press("i")
+    await room.answer(str(source))
+    await room.until_notice("✓ Opened support-json.jsonl, which is in this workspace.")
     assert not list(source.parent.glob("support-json-*.jsonl"))

@@ -26,12 +26,13 @@ from mlxtune.recipe import dump, load
 from mlxtune.runs import launch
 from mlxtune.runs.registry import Run
 from mlxtune.tui.app import MlxtuneApp
+from mlxtune.tui.render.output_text import FAILURE_STYLE
 from mlxtune.tui.rooms.evaluate import render, service
 from mlxtune.tui.rooms.evaluate.paired_table import PairedTable
 from mlxtune.tui.widgets.dialog import ChoiceDialog
 
 from .conftest import OpenRoom
-from .driver import NARROW, Gate, RoomDriver, any_size, drive
+from .driver import NARROW, Gate, Opening, RoomDriver, any_size, drive, opens
 from .evaluated import base, copy_rows, evaluating, evaluation, tuned
 from .rows_stage import ROWS, Checks, checks, tokens, write
 from .stage import NOW, Shop, until
@@ -39,7 +40,7 @@ from .test_naughty import NAUGHTY
 
 __all__ = ["checks", "tokens"]
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("two_arms")]
 
 ID, OLDER = "20261124-1500-support-json", "20261120-1500-support-json"
 LARGE = (140, 45)
@@ -54,6 +55,9 @@ async def rows_found(room: RoomDriver, title: str = "", count: int | None = None
         return rows is not None and (not title or rows.title == title) and (count is None or len(rows.rows) == count)
 
     await room.until(shown)
+
+
+ROOM = Opening("evaluate", evaluation, rows_found)
 
 
 async def focus(room: RoomDriver, id: str) -> None:
@@ -72,27 +76,26 @@ def error(room: RoomDriver) -> str:
     return " ".join(room.text("#ev-error").split())
 
 
-async def test_a_report_has_a_verdict_arms_a_paired_table_and_rows(shop: Shop, open_room: OpenRoom) -> None:
-    evaluation(shop)
-    async with open_room("evaluate", size=LARGE) as room:
-        await rows_found(room, "Tuned fails", 7)
-        assert room.text("#ev-summary").strip().startswith("· Cannot tell. Whole contract: ")
-        assert "+57.5 (" in room.text("#ev-summary")
-        assert "40 held-out rows, never trained on" in room.head("#ev-verdict")
-        base_row, kshot_row, tuned_row = room.text("#ev-table").splitlines()[1:]
-        assert "whole contract, %" in room.text("#ev-table")
-        assert "60.0  45–74" in kshot_row
-        assert "82.5  68–91" in tuned_row
-        assert all("●" in row for row in (base_row, kshot_row, tuned_row))
-        assert room.head("#ev-square") == "Base+kshot vs. tuned whole contract" or "base+kshot vs. tuned" in room.head("#ev-square")
-        for part in ("5 broken", "fixed 14", "p 0.064"):
-            assert part in room.text("#ev-cells"), part
-        assert room.head("#ev-rows") == "▌ Tuned fails row 1 of 7"
-        assert room.head("#ev-row").startswith("Line 8")
-        assert "the text ends inside a string" in room.text("#ev-detail")
-        assert "Nearest training rows" in room.text("#ev-detail")
-        assert "% similar" in room.text("#ev-detail")
-        assert room.actions == ["row", "new", "metric", "failures", "versus", "review", "generate", "html"]
+@opens(settle=None, size=LARGE)
+async def test_a_report_has_a_verdict_arms_a_paired_table_and_rows(room: RoomDriver) -> None:
+    await rows_found(room, "Tuned fails", 7)
+    assert room.text("#ev-summary").strip().startswith("· Cannot tell. Whole contract: ")
+    assert "+57.5 (" in room.text("#ev-summary")
+    assert "40 held-out rows, never trained on" in room.head("#ev-verdict")
+    base_row, kshot_row, tuned_row = room.text("#ev-table").splitlines()[1:]
+    assert "whole contract, %" in room.text("#ev-table")
+    assert "60.0  45–74" in kshot_row
+    assert "82.5  68–91" in tuned_row
+    assert all("●" in row for row in (base_row, kshot_row, tuned_row))
+    assert room.head("#ev-square") == "Base+kshot vs. tuned whole contract" or "base+kshot vs. tuned" in room.head("#ev-square")
+    for part in ("5 broken", "fixed 14", "p 0.064"):
+        assert part in room.text("#ev-cells"), part
+    assert room.head("#ev-rows") == "▌ Tuned fails row 1 of 7"
+    assert room.head("#ev-row").startswith("Line 8")
+    assert "the text ends inside a string" in room.text("#ev-detail")
+    assert "Nearest training rows" in room.text("#ev-detail")
+    assert "% similar" in room.text("#ev-detail")
+    assert room.actions == ["row", "new", "metric", "failures", "versus", "review", "generate", "html"]
 
 
 def test_the_contract_is_shown_next_to_correctness(shop: Shop) -> None:
@@ -123,25 +126,23 @@ def test_a_metric_with_other_rates_is_shown_next_to_the_chosen_one(shop: Shop) -
     assert only.second_metric("contract") not in ("json", None)
 
 
-async def test_after_the_training_the_baseline_names_the_next_step(shop: Shop, open_room: OpenRoom) -> None:
-    evaluation(shop, arms={"base": base})
-    async with open_room("evaluate") as room:
-        await rows_found(room, "Base fails")
-        assert "No adapter yet" in room.text("#ev-summary")
-        shop.run("20261124-1600-support-json", steps=5, end=("run.finished", {"summary": {}}))
-        await room.observe(shop.snapshot())
-        await room.until(lambda: "Now evaluate the adapter with n." in room.text("#ev-summary"))
+@opens(stage=lambda shop: evaluation(shop, arms={"base": base}), settle=None)
+async def test_after_the_training_the_baseline_names_the_next_step(room: RoomDriver, shop: Shop) -> None:
+    await rows_found(room, "Base fails")
+    assert "No adapter yet" in room.text("#ev-summary")
+    shop.run("20261124-1600-support-json", steps=5, end=("run.finished", {"summary": {}}))
+    await room.observe(shop.snapshot())
+    await room.until(lambda: "Now evaluate the adapter with n." in room.text("#ev-summary"))
 
 
-async def test_while_the_adapter_is_evaluated_the_baseline_says_so(shop: Shop, open_room: OpenRoom) -> None:
-    evaluation(shop, arms={"base": base})
-    async with open_room("evaluate") as room:
-        await rows_found(room, "Base fails")
-        before = room.text("#ev-summary")
-        evaluating(shop)
-        await room.observe(shop.snapshot())
-        await room.until(lambda: "No verdict yet: " in room.text("#ev-summary"))
-        assert before not in room.text("#ev-summary")
+@opens(stage=lambda shop: evaluation(shop, arms={"base": base}), settle=None)
+async def test_while_the_adapter_is_evaluated_the_baseline_says_so(room: RoomDriver, shop: Shop) -> None:
+    await rows_found(room, "Base fails")
+    before = room.text("#ev-summary")
+    evaluating(shop)
+    await room.observe(shop.snapshot())
+    await room.until(lambda: "No verdict yet: " in room.text("#ev-summary"))
+    assert before not in room.text("#ev-summary")
 
 
 @pytest.mark.parametrize("tuned_answer", [base, tuned])
@@ -158,63 +159,44 @@ async def test_rows_to_fix_are_named_next_to_a_verdict_that_is_not_better(
         assert is_shown is (tuned_answer is base)
 
 
-async def test_the_failing_part_is_marked_next_to_the_reference(shop: Shop, open_room: OpenRoom) -> None:
-    evaluation(shop)
-    async with open_room("evaluate") as room:
-        await rows_found(room)
-        await room.press(*["down"] * 5)
-        await room.until(lambda: room.head("#ev-row").startswith("Line 5"))
-        rows = room.text("#ev-detail").splitlines()
-        index = next(index for index, row in enumerate(rows) if '"hgih",' in row and '"low",' in row)
-        assert rows[index + 1].index("^") == rows[index].index('"hgih"')
-        assert "^^^^^^" in rows[index + 1]
-        assert '"hgih" is not one of "low", "normal" or "high"' in room.text("#ev-detail")
+async def test_the_failing_part_is_marked_next_to_the_reference(room: RoomDriver) -> None:
+    await room.press(*["down"] * 5)
+    await room.until(lambda: room.head("#ev-row").startswith("Line 5"))
+    detail = room.screen.query_one("#ev-detail").render()
+    assert any('"hgih",' in row and '"low",' in row for row in detail.plain.splitlines())
+    assert [detail.plain[span.start : span.end] for span in detail.spans if span.style == FAILURE_STYLE] == ['"hgih"']
+    assert '"hgih" is not one of "low", "normal" or "high"' in room.text("#ev-detail")
 
 
-async def test_keys_without_an_effect_say_so(shop: Shop, open_room: OpenRoom) -> None:
-    evaluation(shop, arms={"base": base})
-    async with open_room("evaluate") as room:
-        await rows_found(room, "Base fails")
+@opens(stage=lambda shop: evaluation(shop, arms={"base": base}), settle=None)
+async def test_keys_without_an_effect_say_so(room: RoomDriver) -> None:
+    await rows_found(room, "Base fails")
+    await room.press("v")
+    await room.until_notice("· There is no other arm whose answer could be compared.")
+    await room.press("c")
+    await room.until_notice("· Not possible now: ")
+
+
+async def test_v_compares_with_every_other_arm_and_the_reference(room: RoomDriver) -> None:
+    heads = []
+    for _ in range(4):
+        head = next(row for row in room.text("#ev-detail").splitlines() if row.strip().startswith("tuned"))
+        heads.append(head.split()[1])
         await room.press("v")
-        await room.until_notice("· There is no other arm whose answer could be compared.")
-        await room.press("c")
-        await room.until_notice("· Not possible now: ")
+    assert heads == ["reference", "base", "base+kshot", "reference"]
 
 
-def test_a_mark_in_prose_leaves_no_gap_in_the_other_column() -> None:
-    left, right = (render._side_rows(name, "3 + 4 is\n8.", span, 20) for name, span in (("tuned", (9, 10)), ("reference", None)))
-    assert [one.plain for one, _ in render._aligned(left, right)] == ["tuned", "3 + 4 is", "8.", "^"]
-    assert [two.plain for _, two in render._aligned(left, right)] == ["reference", "3 + 4 is", "8.", ""]
-    left, right = (render._side_rows(name, '{"a": 1,\n"b": 2}', span, 20) for name, span in (("tuned", (6, 7)), ("base", None)))
-    assert [two.plain for _, two in render._aligned(left, right)] == ["base", '{"a": 1,', "", '"b": 2}']
-
-
-async def test_v_compares_with_every_other_arm_and_the_reference(shop: Shop, open_room: OpenRoom) -> None:
-    evaluation(shop)
-    async with open_room("evaluate") as room:
-        await rows_found(room)
-        heads = []
-        for _ in range(4):
-            head = next(row for row in room.text("#ev-detail").splitlines() if row.strip().startswith("tuned"))
-            heads.append(head.split()[1])
-            await room.press("v")
-        assert heads == ["reference", "base", "base+kshot", "reference"]
-
-
-async def test_enter_lists_the_rows_behind_an_arm_and_behind_every_cell(shop: Shop, open_room: OpenRoom) -> None:
-    evaluation(shop)
-    async with open_room("evaluate") as room:
-        await rows_found(room)
-        await focus(room, "ev-table")
-        assert room.actions[0] == "rows"
-        await room.press("up", "up", "enter")
-        await rows_found(room, "Base fails", 30)
-        await room.until(lambda: room.focus == "ev-list")
-        for key, title, count in (("", "Broken", 5), ("down", "Both fail", 2), ("left", "Fixed", 14), ("up", "Both pass", 19)):
-            await focus(room, "ev-cells")
-            await room.press(*filter(None, [key]), "enter")
-            await rows_found(room, title, count)
-        assert "✓ 1 " in room.text("#ev-list")
+async def test_enter_lists_the_rows_behind_an_arm_and_behind_every_cell(room: RoomDriver) -> None:
+    await focus(room, "ev-table")
+    assert room.actions[0] == "rows"
+    await room.press("up", "up", "enter")
+    await rows_found(room, "Base fails", 30)
+    await room.until(lambda: room.focus == "ev-list")
+    for key, title, count in (("", "Broken", 5), ("down", "Both fail", 2), ("left", "Fixed", 14), ("up", "Both pass", 19)):
+        await focus(room, "ev-cells")
+        await room.press(*filter(None, [key]), "enter")
+        await rows_found(room, title, count)
+    assert "✓ 1 " in room.text("#ev-list")
 
 
 @pytest.mark.parametrize(
@@ -248,104 +230,90 @@ async def test_a_short_reference_stays_visible_beside_the_end_of_a_long_answer(s
         assert '"needs_human": ' in room.text("#ev-detail")
 
 
-async def test_a_click_on_a_cell_lists_its_rows(shop: Shop, open_room: OpenRoom) -> None:
-    evaluation(shop)
-    async with open_room("evaluate") as room:
-        await rows_found(room)
-        rows = room.screen.query_one(PairedTable).render().plain.splitlines()
-        y = next(index for index, row in enumerate(rows) if "fixed 14" in row)
-        await room.pilot.click("#ev-cells", offset=(rows[y].index("fixed 14"), y))
-        await rows_found(room, "Fixed", 14)
+async def test_a_click_on_a_cell_lists_its_rows(room: RoomDriver) -> None:
+    rows = room.screen.query_one(PairedTable).render().plain.splitlines()
+    y = next(index for index, row in enumerate(rows) if "fixed 14" in row)
+    await room.pilot.click("#ev-cells", offset=(rows[y].index("fixed 14"), y))
+    await rows_found(room, "Fixed", 14)
 
 
-async def test_enter_on_the_verdict_opens_the_whole_report(shop: Shop, open_room: OpenRoom) -> None:
-    evaluation(shop)
-    async with open_room("evaluate") as room:
-        await rows_found(room)
-        await focus(room, "ev-summary")
-        assert room.actions[0] == "report"
-        await room.press("enter")
-        text = await page(room)
-        for part in ("Cannot tell.", "whole contract", "no forbidden phrase", "perplexity", "decoding", "fixed", "neither"):
-            assert part in text, part
+async def test_enter_on_the_verdict_opens_the_whole_report(room: RoomDriver) -> None:
+    await focus(room, "ev-summary")
+    assert room.actions[0] == "report"
+    await room.press("enter")
+    text = await page(room)
+    for part in ("Cannot tell.", "whole contract", "no forbidden phrase", "perplexity", "decoding", "fixed", "neither"):
+        assert part in text, part
 
 
-async def test_f_keeps_one_kind_of_failure_and_shows_all_again(shop: Shop, open_room: OpenRoom) -> None:
-    evaluation(shop)
-    async with open_room("evaluate") as room:
-        await rows_found(room, "Tuned fails", 7)
-        await room.press("f")
-        await room.choose("1")
-        await room.until(lambda: room.screen.rows.title.startswith("Tuned fails: "))
-        assert len(room.screen.rows.rows) < 7
-        await room.press("f")
-        await room.choose("0")
-        await rows_found(room, "Tuned fails", 7)
+@opens(settle=None)
+async def test_f_keeps_one_kind_of_failure_and_shows_all_again(room: RoomDriver) -> None:
+    await rows_found(room, "Tuned fails", 7)
+    await room.press("f")
+    await room.choose("1")
+    await room.until(lambda: room.screen.rows.title.startswith("Tuned fails: "))
+    assert len(room.screen.rows.rows) < 7
+    await room.press("f")
+    await room.choose("0")
+    await rows_found(room, "Tuned fails", 7)
 
 
-async def test_m_cycles_the_metrics_and_rows_and_table_follow(shop: Shop, open_room: OpenRoom) -> None:
-    evaluation(shop)
-    async with open_room("evaluate") as room:
-        await rows_found(room, count=7)
+@opens(settle=None)
+async def test_m_cycles_the_metrics_and_rows_and_table_follow(room: RoomDriver) -> None:
+    await rows_found(room, count=7)
+    await room.press("m")
+    await rows_found(room, count=3)
+    assert room.head("#ev-rows").endswith("valid JSON, row 1 of 3")
+    header = room.text("#ev-table").splitlines()[0]
+    assert "valid JSON, %" in header
+    assert "whole contract, %" in header, "the whole contract stays next to it"
+    assert room.head("#ev-square").endswith("valid JSON")
+    for _ in room.screen._report.metrics[1:]:
         await room.press("m")
-        await rows_found(room, count=3)
-        assert room.head("#ev-rows").endswith("valid JSON, row 1 of 3")
-        header = room.text("#ev-table").splitlines()[0]
-        assert "valid JSON, %" in header
-        assert "whole contract, %" in header, "the whole contract stays next to it"
-        assert room.head("#ev-square").endswith("valid JSON")
-        for _ in room.screen._report.metrics[1:]:
-            await room.press("m")
-        await rows_found(room, count=7)
+    await rows_found(room, count=7)
 
 
-async def test_enter_on_a_row_shows_all_of_it(shop: Shop, open_room: OpenRoom) -> None:
-    evaluation(shop)
-    async with open_room("evaluate", size=NARROW) as room:
-        await rows_found(room)
-        assert room.text("#ev-detail") == "", "no room for it at 80 columns"
-        await room.press("enter")
-        text = await page(room)
-        for part in (
-            "◇ system",
-            "○ user",
-            "tuned",
-            "base",
-            "reference",
-            "the text ends inside a string",
-            "Nearest training rows",
-            "not reviewed",
-        ):
-            assert part in text, part
-        await room.press("escape")
-        await room.until(lambda: room.mode == "evaluate")
+@opens(size=NARROW)
+async def test_enter_on_a_row_shows_all_of_it(room: RoomDriver) -> None:
+    assert room.text("#ev-detail") == "", "no room for it at 80 columns"
+    await room.press("enter")
+    text = await page(room)
+    for part in (
+        "◇ system",
+        "○ user",
+        "tuned",
+        "base",
+        "reference",
+        "the text ends inside a string",
+        "Nearest training rows",
+        "not reviewed",
+    ):
+        assert part in text, part
+    await room.press("escape")
+    await room.until(lambda: room.mode == "evaluate")
 
 
-async def test_the_list_scrolls_to_its_last_row(shop: Shop, open_room: OpenRoom) -> None:
-    evaluation(shop, arms={"base": base, "tuned": lambda at, _: f"no JSON {at}"})
-    async with open_room("evaluate", size=NARROW) as room:
-        await rows_found(room, count=40)
-        await room.press("end")
-        assert room.head("#ev-rows").endswith("40 of 40")
-        assert "✗ 40" in room.text("#ev-list")
-        await room.press("pageup", "home")
-        assert room.head("#ev-rows").endswith("1 of 40")
+@opens(stage=lambda shop: evaluation(shop, arms={"base": base, "tuned": lambda at, _: f"no JSON {at}"}), settle=None, size=NARROW)
+async def test_the_list_scrolls_to_its_last_row(room: RoomDriver) -> None:
+    await rows_found(room, count=40)
+    await room.press("end")
+    assert room.head("#ev-rows").endswith("40 of 40")
+    assert "✗ 40" in room.text("#ev-list")
+    await room.press("pageup", "home")
+    assert room.head("#ev-rows").endswith("1 of 40")
 
 
-async def test_w_opens_a_similar_training_row_in_review(shop: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch) -> None:
-    evaluation(shop)
+async def test_w_opens_a_similar_training_row_in_review(room: RoomDriver, shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[str] = []
-    async with open_room("evaluate") as room:
-        await rows_found(room)
-        monkeypatch.setattr(room.app, "action_room", opened.append)
-        await room.press("w")
-        await room.until(lambda: room.mode == "")
-        id = room.screen._options[1].value
-        await room.choose(id)
-        assert opened == ["review"]
-        assert room.app.row_to_open == id
-        ids = [row.id for row in read_file(shop.folder / "data" / "support.jsonl")]
-        assert ids.index(id) >= 40, "a training row"
+    monkeypatch.setattr(room.app, "action_room", opened.append)
+    await room.press("w")
+    await room.until(lambda: room.mode == "")
+    id = room.screen._options[1].value
+    await room.choose(id)
+    assert opened == ["review"]
+    assert room.app.row_to_open == id
+    ids = [row.id for row in read_file(shop.folder / "data" / "support.jsonl")]
+    assert ids.index(id) >= 40, "a training row"
 
 
 async def test_w_opens_the_recipes_row_although_another_file_is_open(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
@@ -383,40 +351,35 @@ async def test_a_first_report_that_is_being_read_does_not_look_lost(
         assert not room.screen.query_one("#ev-empty").display
 
 
-async def test_a_baseline_alone_has_no_comparison(shop: Shop, open_room: OpenRoom) -> None:
-    evaluation(shop, arms={"base": base})
-    async with open_room("evaluate") as room:
-        await rows_found(room, "Base fails")
-        assert room.text("#ev-summary").strip().startswith("No adapter yet. Without training, whole contract: base ")
-        assert not room.screen.query_one("#ev-square").display
-        await room.press("v")
-        assert "reference" in room.text("#ev-detail")
+@opens(stage=lambda shop: evaluation(shop, arms={"base": base}), settle=None)
+async def test_a_baseline_alone_has_no_comparison(room: RoomDriver) -> None:
+    await rows_found(room, "Base fails")
+    assert room.text("#ev-summary").strip().startswith("No adapter yet. Without training, whole contract: base ")
+    assert not room.screen.query_one("#ev-square").display
+    await room.press("v")
+    assert "reference" in room.text("#ev-detail")
 
 
-async def test_preference_training_shows_its_margins(shop: Shop, open_room: OpenRoom) -> None:
-    evaluation(shop, "20261124-1700-brand-voice", name="brand-voice", pairs=True)
-    async with open_room("evaluate", size=LARGE) as room:
-        await rows_found(room)
-        assert "preference accuracy, %" in room.text("#ev-table")
-        summary = " ".join(room.text("#ev-summary").split())
-        assert "margin base −1.39" in summary
-        assert "nats per token; tuned +0.2" in summary
-        assert "the rejected answer is" in " ".join(room.text("#ev-detail").split())
+@opens(stage=lambda shop: evaluation(shop, "20261124-1700-brand-voice", name="brand-voice", pairs=True), size=LARGE)
+async def test_preference_training_shows_its_margins(room: RoomDriver) -> None:
+    assert "preference accuracy, %" in room.text("#ev-table")
+    summary = " ".join(room.text("#ev-summary").split())
+    assert "margin base −1.39" in summary
+    assert "nats per token; tuned +0.2" in summary
+    assert "the rejected answer is" in " ".join(room.text("#ev-detail").split())
 
 
-async def test_r_shows_the_off_task_prompts_broken_ones_first(shop: Shop, open_room: OpenRoom) -> None:
-    evaluation(shop, off_task=2, looks=4)
-    async with open_room("evaluate", size=(120, 45)) as room:
-        await rows_found(room)
-        summary = " ".join(room.text("#ev-summary").split())
-        assert "off-task ! 100.0% → 80.0%" in summary
-        assert "cannot tell" in summary
-        await room.press("r")
-        text = await page(room)
-        assert "✗ broken q0" in text
-        assert text.index("✗ broken q1") < text.index("✓ q2")
-        assert "What comes after 0?" in text
-        assert "I do not know." in text
+@opens(stage=lambda shop: evaluation(shop, off_task=2, looks=4), size=(120, 45))
+async def test_r_shows_the_off_task_prompts_broken_ones_first(room: RoomDriver) -> None:
+    summary = " ".join(room.text("#ev-summary").split())
+    assert "off-task ! 100.0% → 80.0%" in summary
+    assert "cannot tell" in summary
+    await room.press("r")
+    text = await page(room)
+    assert "✗ broken q0" in text
+    assert text.index("✗ broken q1") < text.index("✓ q2")
+    assert "What comes after 0?" in text
+    assert "I do not know." in text
 
 
 async def test_c_compares_two_reports(shop: Shop, open_room: OpenRoom) -> None:
@@ -432,18 +395,16 @@ async def test_c_compares_two_reports(shop: Shop, open_room: OpenRoom) -> None:
         assert f"tuned of {ID} over tuned of {OLDER}" in text
 
 
-async def test_a_new_report_shows_the_failing_rows_of_the_displayed_metric(shop: Shop, open_room: OpenRoom) -> None:
-    evaluation(shop, OLDER, age=4 * 86400)
-    async with open_room("evaluate") as room:
-        await rows_found(room)
-        await room.press("m")
-        await room.until(lambda: "valid JSON" in room.head("#ev-rows"))
-        evaluation(shop)
-        await room.observe(shop.snapshot())
-        await room.until(lambda: room.screen._report is not None and room.screen._report.folder.name == ID)
-        await room.until(lambda: room.screen.rows is not None)
-        assert "valid JSON" in room.head("#ev-square")
-        assert "valid JSON" in room.head("#ev-rows")
+@opens(stage=lambda shop: evaluation(shop, OLDER, age=4 * 86400))
+async def test_a_new_report_shows_the_failing_rows_of_the_displayed_metric(room: RoomDriver, shop: Shop) -> None:
+    await room.press("m")
+    await room.until(lambda: "valid JSON" in room.head("#ev-rows"))
+    evaluation(shop)
+    await room.observe(shop.snapshot())
+    await room.until(lambda: room.screen._report is not None and room.screen._report.folder.name == ID)
+    await room.until(lambda: room.screen.rows is not None)
+    assert "valid JSON" in room.head("#ev-square")
+    assert "valid JSON" in room.head("#ev-rows")
 
 
 async def test_an_evaluation_of_another_recipe_is_shown_when_it_finishes(shop: Shop, open_room: OpenRoom) -> None:
@@ -895,12 +856,12 @@ async def test_an_evaluation_that_is_starting_is_not_another_task(
         assert "Loading the model." in room.text("#ev-progress")
 
 
-async def test_an_empty_workspace_offers_home(shop: Shop, open_room: OpenRoom) -> None:
-    async with open_room("evaluate", size=NARROW) as room:
-        assert "H create a recipe on Home" in room.text("#ev-invite")
-        await room.press("enter", "m", "f", "v", "w", "c", "o", "e", "r", "s")
-        await room.pilot.pause()
-        assert room.mode == "evaluate"
+@opens(stage=lambda shop: None, settle=None, size=NARROW)
+async def test_an_empty_workspace_offers_home(room: RoomDriver) -> None:
+    assert "H create a recipe on Home" in room.text("#ev-invite")
+    await room.press("enter", "m", "f", "v", "w", "c", "o", "e", "r", "s")
+    await room.pilot.pause()
+    assert room.mode == "evaluate"
 
 
 async def test_an_unreadable_report_is_reported(shop: Shop, open_room: OpenRoom) -> None:
@@ -921,31 +882,26 @@ async def test_a_report_without_its_evidence_still_shows_its_numbers(shop: Shop,
         assert room.screen.rows is None
 
 
-async def test_an_evaluation_whose_folder_vanishes_is_not_shown(shop: Shop, open_room: OpenRoom) -> None:
-    folder = evaluation(shop)
-    async with open_room("evaluate") as room:
-        await rows_found(room)
-        shutil.rmtree(folder)
-        await room.press("m", "enter", "escape")
-        await room.observe(shop.snapshot())
-        await room.until(lambda: "No evaluations yet." in room.text("#ev-invite"))
+async def test_an_evaluation_whose_folder_vanishes_is_not_shown(room: RoomDriver, shop: Shop) -> None:
+    folder = room.staged
+    shutil.rmtree(folder)
+    await room.press("m", "enter", "escape")
+    await room.observe(shop.snapshot())
+    await room.until(lambda: "No evaluations yet." in room.text("#ev-invite"))
 
 
 async def test_a_report_that_loads_while_rows_are_searched_is_shown(
-    shop: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch
+    room: RoomDriver, shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    evaluation(shop)
     gate, load_report = Gate(), service.load_report
-    async with open_room("evaluate") as room:
-        await rows_found(room)
-        monkeypatch.setattr(service, "load_report", lambda folder: (gate.wait(), load_report(folder))[1])
-        newer = evaluation(shop, "20261124-1600-support-json", age=60)
-        room.screen._report = None
-        await room.observe(shop.snapshot())
-        room.screen._report = load_report(newer.parent / ID)
-        await room.press("m")
-        gate.set()
-        await room.until(lambda: room.screen._report.folder == newer)
+    monkeypatch.setattr(service, "load_report", lambda folder: (gate.wait(), load_report(folder))[1])
+    newer = evaluation(shop, "20261124-1600-support-json", age=60)
+    room.screen._report = None
+    await room.observe(shop.snapshot())
+    room.screen._report = load_report(newer.parent / ID)
+    await room.press("m")
+    gate.set()
+    await room.until(lambda: room.screen._report.folder == newer)
 
 
 @pytest.mark.parametrize("size", [(120, 36), (80, 24)], ids=["120x36", "80x24"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 
 import pytest
@@ -15,7 +15,7 @@ from mlxtune.tui.widgets.panel import Panel
 from .conftest import OpenRoom
 from .driver import NARROW
 from .stage import Shop
-from .test_keys import Prepare, adapters, answered, evaluated, searched, training
+from .test_keys import adapters, answered, evaluated, searched, training
 
 pytestmark = pytest.mark.slow
 
@@ -24,10 +24,8 @@ SIZES = [NARROW, (100, 30), (120, 36), (140, 45)]
 
 @pytest.mark.parametrize("prepare", [training, evaluated, adapters, answered, searched], ids=lambda function: function.__name__)
 @pytest.mark.parametrize("size", SIZES, ids="{0[0]}x{0[1]}".format)
-async def test_every_panel_fits(
-    shop: Shop, monkeypatch: pytest.MonkeyPatch, open_room: OpenRoom, prepare: Prepare, size: tuple[int, int]
-) -> None:
-    prepare(shop, monkeypatch)
+async def test_every_panel_fits(shop: Shop, open_room: OpenRoom, prepare: Callable[[Shop], object], size: tuple[int, int]) -> None:
+    prepare(shop)
     async with open_room("home", size=size) as room:
         for name in ROOMS:
             await room.app.run_action(f"room('{name}')")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -29,16 +29,21 @@ from mlxtune.tui.rooms.home.screen import RunList
 from mlxtune.tui.widgets.dialog import ChoiceDialog, PromptDialog
 from mlxtune.tui.widgets.frame import tab_places, tabs
 
-from .conftest import OpenRoom
-from .driver import NARROW, Gate, RoomDriver
+from .conftest import OpenRoom, loaded_shop
+from .driver import NARROW, Gate, Opening, RoomDriver, opens
 from .stage import NOW, Shop, until
 
 pytestmark = pytest.mark.slow
+ROOM = Opening("train", loaded_shop)
 
 
 def set_keys(text: str) -> None:
     settings.path().parent.mkdir(parents=True, exist_ok=True)
     settings.path().write_text(text)
+
+
+def staged_with_keys(text: str) -> Callable[[Shop], None]:
+    return lambda shop: (loaded_shop(shop), set_keys(text))[1]
 
 
 # Header
@@ -58,43 +63,41 @@ async def test_power_problems_are_in_the_header(
 # Notices
 
 
-async def test_a_result_is_a_toast_and_a_decision_a_line_with_undo(
-    loaded: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async with open_room("home", size=NARROW) as room:
-        room.app.notices.show(Notice("done", "Saved."))
-        await room.until(lambda: room.text("#toast").strip() == "✓ Saved.")
-        monkeypatch.setattr(notices, "TOAST_SECONDS", 0.05)
-        room.app.notices.show(Notice("done", "Saved."))
-        await room.until(lambda: room.text("#toast") == "")
-        room.app.notices.show(Notice("done", "Row 422 accepted.", undo="open_file"))
-        await room.until(lambda: "✓ Row 422 accepted.  o open" in room.text("#answer"))
-        await room.pilot.pause(0.1)
-        assert "✓ Row 422 accepted.  o open" in room.text("#answer"), "longer than a toast"
-        await room.press("escape")
-        await room.until(lambda: room.text("#answer") == "")
+@opens(mode="home", size=NARROW)
+async def test_a_result_is_a_toast_and_a_decision_a_line_with_undo(room: RoomDriver, monkeypatch: pytest.MonkeyPatch) -> None:
+    room.app.notices.show(Notice("done", "Saved."))
+    await room.until(lambda: room.text("#toast").strip() == "✓ Saved.")
+    monkeypatch.setattr(notices, "TOAST_SECONDS", 0.05)
+    room.app.notices.show(Notice("done", "Saved."))
+    await room.until(lambda: room.text("#toast") == "")
+    room.app.notices.show(Notice("done", "Row 422 accepted.", undo="open_file"))
+    await room.until(lambda: "✓ Row 422 accepted.  o open" in room.text("#answer"))
+    await room.pilot.pause(0.1)
+    assert "✓ Row 422 accepted.  o open" in room.text("#answer"), "longer than a toast"
+    await room.press("escape")
+    await room.until(lambda: room.text("#answer") == "")
 
 
-async def test_u_and_a_click_run_the_undo_of_the_notice(loaded: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch) -> None:
+@opens(mode="home", size=NARROW)
+async def test_u_and_a_click_run_the_undo_of_the_notice(room: RoomDriver, monkeypatch: pytest.MonkeyPatch) -> None:
     undone: list[str] = []
-    async with open_room("home", size=NARROW) as room:
-        monkeypatch.setattr(type(room.screen), "action_back", lambda self: undone.append("back"), raising=False)
-        monkeypatch.setattr(type(room.screen), "ACTIONS", (Action("back", "b", "back"),))
-        await room.press("u")
-        assert undone == []
-        room.app.notices.show(Notice("done", "Row 422 accepted.", undo="back"))
-        assert "Undo" in [command.title for command in room.app.get_system_commands(room.screen)]
-        await room.press("u")
-        await room.pilot.pause()
-        await room.pilot.click("#answer", offset=(24, 0))
-        assert undone == ["back", "back"]
+    monkeypatch.setattr(type(room.screen), "action_back", lambda self: undone.append("back"), raising=False)
+    monkeypatch.setattr(type(room.screen), "ACTIONS", (Action("back", "b", "back"),))
+    await room.press("u")
+    assert undone == []
+    room.app.notices.show(Notice("done", "Row 422 accepted.", undo="back"))
+    assert "Undo" in [command.title for command in room.app.get_system_commands(room.screen)]
+    await room.press("u")
+    await room.pilot.pause()
+    await room.pilot.click("#answer", offset=(24, 0))
+    assert undone == ["back", "back"]
 
 
-async def test_a_long_notice_keeps_its_undo_on_screen(loaded: Shop, open_room: OpenRoom) -> None:
-    async with open_room("home", size=(52, 24)) as room:
-        room.app.notices.show(Notice("done", "Row 422 was accepted, as three others were.", undo="open_file"))
-        await room.pilot.pause()
-        assert "    o open" in room.text("#answer")
+@opens(mode="home", size=(52, 24))
+async def test_a_long_notice_keeps_its_undo_on_screen(room: RoomDriver) -> None:
+    room.app.notices.show(Notice("done", "Row 422 was accepted, as three others were.", undo="open_file"))
+    await room.pilot.pause()
+    assert "    o open" in room.text("#answer")
 
 
 async def test_the_footer_has_at_most_six_actions_and_cuts_none(
@@ -111,39 +114,39 @@ async def test_the_footer_has_at_most_six_actions_and_cuts_none(
 # Jobs
 
 
-async def test_the_result_of_an_older_job_of_a_group_is_dropped(shop: Shop, open_room: OpenRoom) -> None:
+@opens(mode="home", stage=lambda shop: None)
+async def test_the_result_of_an_older_job_of_a_group_is_dropped(room: RoomDriver) -> None:
     first, results = Gate(), list[str]()
-    async with open_room("home") as room:
-        room.app.jobs.run(lambda: first.wait(), lambda _: results.append("first"), group="x")
-        room.app.jobs.run(lambda: None, lambda _: results.append("second"), group="x")
-        room.app.jobs.run(lambda: None, lambda _: results.append("other"), group="y")
-        await room.until(lambda: set(results) == {"second", "other"})
-        first.set()
-        await room.pilot.pause()
-        assert "first" not in results
+    room.app.jobs.run(lambda: first.wait(), lambda _: results.append("first"), group="x")
+    room.app.jobs.run(lambda: None, lambda _: results.append("second"), group="x")
+    room.app.jobs.run(lambda: None, lambda _: results.append("other"), group="y")
+    await room.until(lambda: set(results) == {"second", "other"})
+    first.set()
+    await room.pilot.pause()
+    assert "first" not in results
 
 
-async def test_a_busy_job_shows_its_sentence_and_refuses_another(shop: Shop, open_room: OpenRoom) -> None:
+@opens(mode="home", stage=lambda shop: None)
+async def test_a_busy_job_shows_its_sentence_and_refuses_another(room: RoomDriver) -> None:
     done = Gate()
-    async with open_room("home") as room:
-        assert room.app.jobs.run(lambda: done.wait(), busy="Working.")
-        assert room.notice == "● Working."
-        assert not room.app.jobs.run(lambda: None, busy="Working too.")
-        assert room.notice.startswith("● Working. Try again")
-        done.set()
-        await room.until(lambda: not room.app.jobs.busy)
-        assert room.notice == ""
+    assert room.app.jobs.run(lambda: done.wait(), busy="Working.")
+    assert room.notice == "● Working."
+    assert not room.app.jobs.run(lambda: None, busy="Working too.")
+    assert room.notice.startswith("● Working. Try again")
+    done.set()
+    await room.until(lambda: not room.app.jobs.busy)
+    assert room.notice == ""
 
 
 @pytest.mark.parametrize("error", [MachineError("The disk is full."), OSError("The disk is full.")])
-async def test_the_error_of_a_job_is_a_notice(shop: Shop, open_room: OpenRoom, error: Exception) -> None:
+@opens(mode="home", stage=lambda shop: None)
+async def test_the_error_of_a_job_is_a_notice(room: RoomDriver, error: Exception) -> None:
     def fail() -> None:
         raise error
 
-    async with open_room("home") as room:
-        room.app.jobs.run(fail, busy="")
-        await room.until_notice("✗ The disk is full.")
-        assert not room.app.jobs.busy
+    room.app.jobs.run(fail, busy="")
+    await room.until_notice("✗ The disk is full.")
+    assert not room.app.jobs.busy
 
 
 # Tabs
@@ -186,35 +189,33 @@ def test_every_binding_has_an_id_and_none_is_used_twice() -> None:
     assert {"app.home", "train.zoom", "list.down", "page.close"} <= set(seen)
 
 
-async def test_a_changed_key_works_and_is_shown_everywhere(loaded: Shop, open_room: OpenRoom) -> None:
-    set_keys('theme = "paper"\n[keys]\n"train.zoom" = "x,f5"\n"app.train" = "ctrl+t"\n')
-    async with open_room("home") as room:
-        assert room.app.theme == "paper"
-        assert "^t watch the run" in room.text("#next-picture")
-        await room.press("T")
-        assert room.mode == "home"
-        await room.press("ctrl+t")
-        assert room.mode == "train"
-        assert "x zoom" in room.text("#foot")
-        assert "Zoom (x)" in [command.title for command in room.app.get_system_commands(room.screen)]
-        await room.press("z")
-        assert "zoom" in room.actions
-        for key in ("x", "f5", "x"):
-            await room.press(key)
-        assert "whole" in room.actions
-        await room.press("f1")
-        await room.until(lambda: "train.zoom" in room.text("#rows"))
+@opens(mode="home", stage=staged_with_keys('theme = "paper"\n[keys]\n"train.zoom" = "x,f5"\n"app.train" = "ctrl+t"\n'))
+async def test_a_changed_key_works_and_is_shown_everywhere(room: RoomDriver) -> None:
+    assert room.app.theme == "paper"
+    assert "^t watch the run" in room.text("#next-picture")
+    await room.press("T")
+    assert room.mode == "home"
+    await room.press("ctrl+t")
+    assert room.mode == "train"
+    assert "x zoom" in room.text("#foot")
+    assert "Zoom (x)" in [command.title for command in room.app.get_system_commands(room.screen)]
+    await room.press("z")
+    assert "zoom" in room.actions
+    for key in ("x", "f5", "x"):
+        await room.press(key)
+    assert "whole" in room.actions
+    await room.press("f1")
+    await room.until(lambda: "train.zoom" in room.text("#rows"))
 
 
-async def test_a_character_for_the_help_can_still_be_typed(loaded: Shop, open_room: OpenRoom) -> None:
-    set_keys('[keys]\n"app.help" = "?"\n')
-    async with open_room("home") as room:
-        await room.press("o")
-        await room.until(lambda: bool(room.screen.query(Input)))
-        await room.press("a", "question_mark")
-        await room.until(lambda: room.screen.query_one(Input).value == "a?")
-        await room.press("escape", "question_mark")
-        await room.until(lambda: isinstance(room.screen, HelpPage))
+@opens(mode="home", stage=staged_with_keys('[keys]\n"app.help" = "?"\n'))
+async def test_a_character_for_the_help_can_still_be_typed(room: RoomDriver) -> None:
+    await room.press("o")
+    await room.until(lambda: bool(room.screen.query(Input)))
+    await room.press("a", "question_mark")
+    await room.until(lambda: room.screen.query_one(Input).value == "a?")
+    await room.press("escape", "question_mark")
+    await room.until(lambda: isinstance(room.screen, HelpPage))
 
 
 @pytest.mark.parametrize(
@@ -267,34 +268,34 @@ async def test_the_theme_is_saved(loaded: Shop) -> None:
 # Focus
 
 
-async def test_tab_cycles_and_f1_describes_the_focused_panel(loaded: Shop, open_room: OpenRoom) -> None:
-    async with open_room("home") as room:
-        await room.press("tab")
-        assert room.focus == "runs-picture"
-        await room.press("shift+tab")
-        assert room.focus == "next-picture"
-        await room.press("f1")
-        await room.until(lambda: "The next step and the reason for it." in room.text("#rows"))
+@opens(mode="home")
+async def test_tab_cycles_and_f1_describes_the_focused_panel(room: RoomDriver) -> None:
+    await room.press("tab")
+    assert room.focus == "runs-picture"
+    await room.press("shift+tab")
+    assert room.focus == "next-picture"
+    await room.press("T", "f1")
+    await room.until(lambda: "the smoothed line is colored" in room.text("#rows"))
 
 
 @pytest.mark.parametrize("opener", ["semicolon", "ctrl+o"])
-async def test_jump_labels_every_panel_and_tab(loaded: Shop, open_room: OpenRoom, opener: str) -> None:
-    async with open_room("home", size=NARROW) as room:
-        await room.press(opener)
-        await room.until(lambda: isinstance(room.screen, JumpScreen))
-        labels = {label.render().plain.strip(): label.region.offset for label in room.screen.query(".jump")}
-        assert set(labels) == {entry.key for entry in ROOMS.values() if entry.mode != "groups"} | {"s", "f"}
-        runs = room.app.screen_stack[0].query_one(RunList)
-        assert labels["f"] == runs.region.offset
-        await room.press("f")
-        await room.until(lambda: room.focus == "runs-picture")
-        await room.press(opener, "t")
-        await room.until(lambda: room.mode == "train")
-        await room.press(opener, "escape")
-        await room.until(lambda: room.mode == "train")
-        await room.press(opener)
-        await room.pilot.resize_terminal(90, 30)
-        await room.until(lambda: room.mode == "train")
+@opens(mode="home", size=NARROW)
+async def test_jump_labels_every_panel_and_tab(room: RoomDriver, opener: str) -> None:
+    await room.press(opener)
+    await room.until(lambda: isinstance(room.screen, JumpScreen))
+    labels = {label.render().plain.strip(): label.region.offset for label in room.screen.query(".jump")}
+    assert set(labels) == {entry.key for entry in ROOMS.values() if entry.mode != "groups"} | {"s", "f"}
+    runs = room.app.screen_stack[0].query_one(RunList)
+    assert labels["f"] == runs.region.offset
+    await room.press("f")
+    await room.until(lambda: room.focus == "runs-picture")
+    await room.press(opener, "t")
+    await room.until(lambda: room.mode == "train")
+    await room.press(opener, "escape")
+    await room.until(lambda: room.mode == "train")
+    await room.press(opener)
+    await room.pilot.resize_terminal(90, 30)
+    await room.until(lambda: room.mode == "train")
 
 
 async def test_ctrl_q_quits_from_a_dialog(loaded: Shop, open_room: OpenRoom) -> None:
@@ -414,7 +415,7 @@ async def test_a_dialog_is_centered_over_the_room(shop: Shop) -> None:
 
 
 @pytest.fixture
-def commands(loaded: Shop, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+def commands(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """Settings with commands, and the words of each command that is run."""
     set_keys('[commands]\nf5 = "code {recipe}"\nf6 = "show {row}"\nu = "undo"\nf99 = "x"\nf7 = "no-such-program {run}"\n')
     ran: list[list[str]] = []
@@ -430,24 +431,25 @@ def commands(loaded: Shop, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     return ran
 
 
-async def test_a_users_command_runs_with_its_fields_filled_in(loaded: Shop, commands: list[list[str]], open_room: OpenRoom) -> None:
-    async with open_room("home") as room:
-        assert "commands: u is already bound to" in room.notice
-        assert "Other errors in the file: 1." in room.notice  # there is no key f99
-        await room.until(lambda: room.app.selection.recipe is not None)
-        await room.press("f5")
-        await room.until_notice("✓ code has ended.")
-        assert commands == [["code", str(loaded.folder / "recipes" / "support-json.toml")]]
-        await room.press("f5")
-        await room.until_notice("✗ code exited with 1.")
-        await room.press("f6")
-        await room.until_notice("! This command needs {row}, but there is none here.")
-        await room.press("f7")
-        await room.until_notice("✗ no-such-program cannot be run:")
+@opens(mode="home")
+async def test_a_users_command_runs_with_its_fields_filled_in(commands: list[list[str]], room: RoomDriver, shop: Shop) -> None:
+    assert "commands: u is already bound to" in room.notice
+    assert "Other errors in the file: 1." in room.notice  # there is no key f99
+    await room.until(lambda: room.app.selection.recipe is not None)
+    await room.press("f5")
+    await room.until_notice("✓ code has ended.")
+    assert commands == [["code", str(shop.folder / "recipes" / "support-json.toml")]]
+    await room.press("f5")
+    await room.until_notice("✗ code exited with 1.")
+    await room.press("f6")
+    await room.until_notice("! This command needs {row}, but there is none here.")
+    await room.press("f7")
+    await room.until_notice("✗ no-such-program cannot be run:")
 
 
+@opens(mode="home")
 async def test_ctrl_c_interrupts_only_the_users_command(
-    loaded: Shop, commands: list[list[str]], open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch
+    commands: list[list[str]], room: RoomDriver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupted(words: list[str], **_: Any) -> Any:
         signal.raise_signal(signal.SIGINT)
@@ -455,8 +457,7 @@ async def test_ctrl_c_interrupts_only_the_users_command(
 
     monkeypatch.setattr("subprocess.run", interrupted)
     handler = signal.getsignal(signal.SIGINT)
-    async with open_room("home") as room:
-        await room.until(lambda: room.app.selection.recipe is not None)
-        await room.press("f5")
-        await room.until_notice("✗ code exited with -2.")
-        assert signal.getsignal(signal.SIGINT) is handler
+    await room.until(lambda: room.app.selection.recipe is not None)
+    await room.press("f5")
+    await room.until_notice("✗ code exited with -2.")
+    assert signal.getsignal(signal.SIGINT) is handler

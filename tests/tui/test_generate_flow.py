@@ -110,15 +110,15 @@ async def test_variations_are_of_thin_rows_unless_rows_are_chosen(
         await room.choose("variations")
         await room.until(lambda: room.mode == "" and room.screen._heading == "Which rows should the new ones resemble?")
         assert [(option.value, option.name) for option in room.screen._options] == [
-            ("0", thin_rows_text(place)),
-            ("all", "All training rows"),
+            (place.examples, thin_rows_text(place)),
+            ((), "All training rows"),
         ]
         await room.choose("0")
         await room.choose("0")
         await room.until_notice("● Generating")
         await room.press("w")
         await room.choose("variations")
-        await room.choose("all")
+        await room.choose("All training rows")
         await room.choose("0")
         await room.until(lambda: len(started) == 2)
     assert [request.rows for _, request in started] == [place.examples, ()]

@@ -16,11 +16,11 @@ from mlxtune.tui.widgets.list import MarkableList
 
 from . import rows_stage
 from .conftest import OpenRoom
-from .driver import NARROW, Gate, RoomDriver
+from .driver import NARROW, Gate, Opening, RoomDriver, opens
 from .rows_stage import GOOD, Checks, answer, chat, checks, fill, journal, ready, session_of, statuses, tokens
 from .stage import Shop
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("checks")]
 
 __all__ = ["checks", "tokens"]
 
@@ -48,6 +48,9 @@ async def opened(room: RoomDriver) -> None:
     await room.until(lambda: ready(room) and "group" in room.head("#groups-section"))
 
 
+ROOM = Opening("groups", lambda shop: fill(shop, ROWS), opened)
+
+
 def lines(room: RoomDriver) -> list[str]:
     return [line[1:].rstrip() for line in room.text("#group-list").splitlines() if line.strip()]
 
@@ -63,153 +66,130 @@ async def go_to(room: RoomDriver, kind: str) -> None:
     await room.until(lambda: room.head("#members").endswith(kind) or f": {kind}" in room.head("#members"))
 
 
-async def test_groups_are_listed_by_size_with_their_members_side_by_side(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
-    fill(shop, ROWS)
-    async with open_room("groups") as room:
-        await opened(room)
-        await room.press("home")
-        assert lines(room)[0].split()[:4] == ["4", "≈", "near-dup", "The"]
-        assert members(room) == 4
-        assert "Row 11" in room.text("#compared")
-        assert "Row 12" in room.text("#compared")
-        await room.press("enter", "end")
-        await room.until(lambda: "Row 14" in room.text("#compared"))
-        assert room.focus == "member-list"
-        await room.press("w")
-        await room.until(lambda: isinstance(room.screen, ChoiceDialog))
-        assert room.screen._options[0].about == "new prompts like the 4 rows of the group, and their answers"
+async def test_groups_are_listed_by_size_with_their_members_side_by_side(room: RoomDriver) -> None:
+    await room.press("home")
+    assert lines(room)[0].split()[:4] == ["4", "≈", "near-dup", "The"]
+    assert members(room) == 4
+    assert "Row 11" in room.text("#compared")
+    assert "Row 12" in room.text("#compared")
+    await room.press("enter", "end")
+    await room.until(lambda: "Row 14" in room.text("#compared"))
+    assert room.focus == "member-list"
+    await room.press("w")
+    await room.until(lambda: isinstance(room.screen, ChoiceDialog))
+    assert room.screen._options[0].about == "new prompts like the 4 rows of the group, and their answers"
 
 
-async def test_keep_one_is_one_event_and_one_undo(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
-    source = fill(shop, ROWS)
-    async with open_room("groups") as room:
-        await opened(room)
-        await room.press("home")
-        before = lines(room)
-        await room.press("enter", "down")
-        row = session_of(room).source.lazy_row(11).row
-        assert room.screen.command_fields() == {"row": row.id}
-        await room.press("ctrl+y")
-        await room.until_notice("✓ Copied the row.")
-        await room.press("o")
-        await room.until_notice("✗ 3 rows rejected.")
-        assert statuses(room) == {10: "rejected", 12: "rejected", 13: "rejected"}
-        assert len(lines(room)) == len(before) - 1
-        await room.press("u")
-        await room.until_notice("↶ 3 rows: reject undone.")
-        await room.until(lambda: lines(room) == before)
+async def test_keep_one_is_one_event_and_one_undo(room: RoomDriver) -> None:
+    source = room.staged
+    await room.press("home")
+    before = lines(room)
+    await room.press("enter", "down")
+    row = session_of(room).source.lazy_row(11).row
+    assert room.screen.command_fields() == {"row": row.id}
+    await room.press("ctrl+y")
+    await room.until_notice("✓ Copied the row.")
+    await room.press("o")
+    await room.until_notice("✗ 3 rows rejected.")
+    assert statuses(room) == {10: "rejected", 12: "rejected", 13: "rejected"}
+    assert len(lines(room)) == len(before) - 1
+    await room.press("u")
+    await room.until_notice("↶ 3 rows: reject undone.")
+    await room.until(lambda: lines(room) == before)
     assert [(event["action"], event["reason"]) for event in journal(source)] == [("reject", "groups: keep one"), ("undo", "")]
 
 
-async def test_keys_typed_while_a_decision_is_recorded_act_on_it(
-    shop: Shop, checks: Checks, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    source = fill(shop, ROWS)
+async def test_keys_typed_while_a_decision_is_recorded_act_on_it(room: RoomDriver, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = room.staged
     recording, decide = Gate(), SourceSession.decide
     monkeypatch.setattr(key_order, "_PATIENCE", 60)
     monkeypatch.setattr(SourceSession, "decide", lambda *args, **more: (recording.wait(), decide(*args, **more))[1])
-    async with open_room("groups") as room:
-        await opened(room)
-        await room.press("home", "v", "down")
-        await room.press_quickly("o", "u", "U", "u")
-        assert room.notice == "● Applying reject to 4 rows."
-        assert not room.screen.marked_rows
-        recording.set()
-        await room.until(lambda: len(journal(source)) == 4)
+    await room.press("home", "v", "down")
+    await room.press_quickly("o", "u", "U", "u")
+    assert room.notice == "● Applying reject to 4 rows."
+    assert not room.screen.marked_rows
+    recording.set()
+    await room.until(lambda: len(journal(source)) == 4)
     assert [event["action"] for event in journal(source)] == ["reject", "undo", "redo", "undo"]
 
 
-async def test_a_decision_that_is_refused_keeps_the_marks(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
-    fill(shop, ROWS)
+async def test_a_decision_that_is_refused_keeps_the_marks(room: RoomDriver) -> None:
     other = Gate()
-    async with open_room("groups") as room:
-        await opened(room)
-        assert room.app.jobs.run(other.wait, busy="Exporting.")
-        await room.press("enter", "space", "x")
-        assert room.notice.startswith("● Exporting. Try again")
-        assert room.screen.marked_rows
-        await room.press("u")
-        assert room.notice.startswith("· There is nothing to undo.")
-        other.set()
-        await room.until(lambda: not room.app.jobs.busy)
-        await room.press("x")
-        assert len(statuses(room)) == 1
+    assert room.app.jobs.run(other.wait, busy="Exporting.")
+    await room.press("enter", "space", "x")
+    assert room.notice.startswith("● Exporting. Try again")
+    assert room.screen.marked_rows
+    await room.press("u")
+    assert room.notice.startswith("· There is nothing to undo.")
+    other.set()
+    await room.until(lambda: not room.app.jobs.busy)
+    await room.press("x")
+    assert len(statuses(room)) == 1
 
 
-async def test_keep_the_most_diverse_or_the_marked_rows(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
-    fill(shop, ROWS)
-    async with open_room("groups") as room:
-        await opened(room)
-        await room.press("home", "m")
-        await room.answer("2")
-        await room.until_notice("✗ 2 rows rejected.")
-        assert 13 not in statuses(room)  # the longest text differs most
-        await room.press("u")
-        await room.until(lambda: not statuses(room))
-        await room.press("enter", "space", "down", "space", "d")
-        await room.until_notice("✗ 2 rows rejected.")
-        assert sorted(statuses(room)) == [11, 13]
+async def test_keep_the_most_diverse_or_the_marked_rows(room: RoomDriver) -> None:
+    await room.press("home", "m")
+    await room.answer("2")
+    await room.until_notice("✗ 2 rows rejected.")
+    assert 13 not in statuses(room)  # the longest text differs most
+    await room.press("u")
+    await room.until(lambda: not statuses(room))
+    await room.press("enter", "space", "down", "space", "d")
+    await room.until_notice("✗ 2 rows rejected.")
+    assert sorted(statuses(room)) == [11, 13]
 
 
-async def test_several_groups_at_once(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
-    source = fill(shop, ROWS)
-    async with open_room("groups") as room:
-        await opened(room)
-        await go_to(room, "duplicate")
-        await room.press("v", "down", "o")
-        await room.until_notice("✗ 2 rows rejected.")
-        assert statuses(room) == {14: "rejected", 15: "rejected"}
+async def test_several_groups_at_once(room: RoomDriver) -> None:
+    source = room.staged
+    await go_to(room, "duplicate")
+    await room.press("v", "down", "o")
+    await room.until_notice("✗ 2 rows rejected.")
+    assert statuses(room) == {14: "rejected", 15: "rejected"}
     assert len(journal(source)) == 1
 
 
-async def test_marks_stay_on_their_groups_when_others_come_back(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
-    fill(shop, ROWS)
-    async with open_room("groups") as room:
-        await opened(room)
-        await room.press("home", "o")
-        await room.until_notice("✗ 3 rows rejected.")
-        await go_to(room, "duplicate")
-        await room.press("space", "u")
-        await room.until(lambda: not statuses(room))
-        await room.press("o")
-        await room.until_notice("✗ Row 15 rejected.")
-        assert statuses(room) == {14: "rejected"}
+async def test_marks_stay_on_their_groups_when_others_come_back(room: RoomDriver) -> None:
+    await room.press("home", "o")
+    await room.until_notice("✗ 3 rows rejected.")
+    await go_to(room, "duplicate")
+    await room.press("space", "u")
+    await room.until(lambda: not statuses(room))
+    await room.press("o")
+    await room.until_notice("✗ Row 15 rejected.")
+    assert statuses(room) == {14: "rejected"}
 
 
-async def test_a_dismissed_conflict_is_not_reported_again(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
-    source = fill(shop, ROWS)
-    async with open_room("groups") as room:
-        await opened(room)
-        await go_to(room, "conflict")
-        assert "ada.holm@example.com" in room.text("#compared")
-        await room.press("n")
-        await room.until(lambda: bool(room.screen.query(Input)))
-        assert room.screen.query_one(Input).value == "not a conflict"
-        await room.press("enter")
-        await room.until_notice("✓ 2 rows will not be reported again.")
-        assert not any("conflict" in line for line in lines(room))
-        await room.press("D")
-        await room.until(lambda: "conflict" not in room.text("#findings-list"))
-        await room.press("u", "G")
-        await room.until(lambda: any("conflict" in line for line in lines(room)))
+async def test_a_dismissed_conflict_is_not_reported_again(room: RoomDriver) -> None:
+    source = room.staged
+    await go_to(room, "conflict")
+    assert "ada.holm@example.com" in room.text("#compared")
+    await room.press("n")
+    await room.until(lambda: bool(room.screen.query(Input)))
+    assert room.screen.query_one(Input).value == "not a conflict"
+    await room.press("enter")
+    await room.until_notice("✓ 2 rows will not be reported again.")
+    assert not any("conflict" in line for line in lines(room))
+    await room.press("D")
+    await room.until(lambda: "conflict" not in room.text("#findings-list"))
+    await room.press("u", "G")
+    await room.until(lambda: any("conflict" in line for line in lines(room)))
     (event, _) = journal(source)
     assert (event["action"], event["reason"], [row["dismissed"] for row in event["rows"]]) == (
         "dismiss", "not a conflict", [["conflict"], ["conflict"]],
     )  # fmt: skip
 
 
-async def test_the_group_of_the_row_on_show_is_opened(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
-    fill(shop, ROWS)
-    async with open_room("review") as room:
-        await room.until(lambda: ready(room))
-        await room.press(*["right"] * 14)
-        await room.until(lambda: room.head("#read").startswith("▌ Row 15 "))
-        assert "row 1" in room.text("#origin")
-        await room.press("G")
-        await room.until(lambda: room.mode == "groups" and "duplicate" in room.head("#members"))
-        assert "Row 15" in room.text("#compared")
-        await room.press("enter", "enter")
-        await room.until(lambda: room.mode == "review" and room.head("#read").startswith("▌ Row 1 "))
+@opens(mode="review", settle=None)
+async def test_the_group_of_the_row_on_show_is_opened(room: RoomDriver) -> None:
+    await room.until(lambda: ready(room))
+    await room.press(*["right"] * 14)
+    await room.until(lambda: room.head("#read").startswith("▌ Row 15 "))
+    assert "row 1" in room.text("#origin")
+    await room.press("G")
+    await room.until(lambda: room.mode == "groups" and "duplicate" in room.head("#members"))
+    assert "Row 15" in room.text("#compared")
+    await room.press("enter", "enter")
+    await room.until(lambda: room.mode == "review" and room.head("#read").startswith("▌ Row 1 "))
 
 
 async def test_members_replace_the_groups_on_a_narrow_screen(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
@@ -259,16 +239,16 @@ async def test_clusters_and_outliers(shop: Shop, checks: Checks, open_room: Open
         await room.until(lambda: "No duplicates" in room.text("#groups-message"))
 
 
-async def test_a_file_without_a_recipe_cannot_be_clustered(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
-    source = fill(shop, GOOD)
-    async with open_room("groups") as room:
-        room.app.sessions.open_file(source)
-        room.app.redraw()
-        await room.until(lambda: ready(room) and room.screen.session.ref.recipe_path is None)
-        await room.press("c")
-        await room.until_notice("! Clusters need a model, and this file has no recipe.")
-        assert room.notice.endswith("Write one with r in Data.")
-        assert room.head("#groups-section").startswith("▌ Groups")
+@opens(stage=lambda shop: fill(shop, GOOD), settle=None)
+async def test_a_file_without_a_recipe_cannot_be_clustered(room: RoomDriver) -> None:
+    source = room.staged
+    room.app.sessions.open_file(source)
+    room.app.redraw()
+    await room.until(lambda: ready(room) and room.screen.session.ref.recipe_path is None)
+    await room.press("c")
+    await room.until_notice("! Clusters need a model, and this file has no recipe.")
+    assert room.notice.endswith("Write one with r in Data.")
+    assert room.head("#groups-section").startswith("▌ Groups")
 
 
 async def test_a_failed_clustering_says_why(

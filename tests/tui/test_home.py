@@ -21,12 +21,13 @@ from mlxtune.tui.rooms.home import render
 from mlxtune.tui.widgets.dialog import ChoiceDialog
 from mlxtune.tui.widgets.frame import tab_places
 
-from .conftest import OpenRoom
-from .driver import NARROW, RoomDriver, drive
+from .conftest import OpenRoom, loaded_shop
+from .driver import NARROW, Opening, RoomDriver, drive, opens
 from .evaluated import copy_rows
 from .stage import NOW, Shop
 
 pytestmark = pytest.mark.slow
+ROOM = Opening("home", loaded_shop)
 
 
 def next_text(room: RoomDriver) -> str:
@@ -137,6 +138,7 @@ async def test_home_shows_the_recipe_that_the_other_rooms_show(shop: Shop, open_
         assert "no runs yet" in room.text("#workflow-picture")
 
 
+@pytest.mark.usefixtures("two_arms")
 async def test_enter_on_a_finished_run_asks_which_arms_to_evaluate(shop: Shop, open_room: OpenRoom) -> None:
     shop.recipe()
     copy_rows(shop)
@@ -161,72 +163,65 @@ async def test_an_invalid_recipe_is_an_error(shop: Shop, open_room: OpenRoom) ->
         assert room.mode == "home"
 
 
-async def test_arrows_select_a_run_and_enter_opens_it(loaded: Shop, open_room: OpenRoom) -> None:
-    async with open_room("home") as room:
-        assert room.head("#next").startswith("▌")
-        await room.press("down", "down", "down")
-        assert room.head("#runs").startswith("▌")
-        assert run_under_cursor(room) == "✗ support-json"
-        assert room.actions[0] == "open"
-        await room.press("up", "down", "enter")
-        await room.until(lambda: room.mode == "train")
-        assert room.app.selected == "20261122-0900-support-json"
-        assert "The loss is not a number at step 88." in room.text("#stats")
+async def test_arrows_select_a_run_and_enter_opens_it(room: RoomDriver) -> None:
+    assert room.head("#next-step").startswith("▌")
+    await room.press("down", "down", "down")
+    assert room.head("#runs").startswith("▌")
+    assert run_under_cursor(room) == "✗ support-json"
+    assert room.actions[0] == "open"
+    await room.press("up", "down", "enter")
+    await room.until(lambda: room.mode == "train")
+    assert room.app.selected == "20261122-0900-support-json"
+    assert "The loss is not a number at step 88." in room.text("#stats")
 
 
-async def test_a_redraw_right_after_a_key_keeps_the_cursor(loaded: Shop, open_room: OpenRoom) -> None:
-    async with open_room("home") as room:
-        await room.until(lambda: room.screen.query_one("#runs-picture").count > 2)
-        runs = room.screen.query_one("#runs-picture")
-        runs.action_edge(True)
-        room.screen.redraw()
-        assert runs.cursor == runs.count - 1
+async def test_a_redraw_right_after_a_key_keeps_the_cursor(room: RoomDriver) -> None:
+    await room.until(lambda: room.screen.query_one("#runs-picture").count > 2)
+    runs = room.screen.query_one("#runs-picture")
+    runs.action_edge(True)
+    room.screen.redraw()
+    assert runs.cursor == runs.count - 1
 
 
-async def test_tab_goes_between_next_and_runs(loaded: Shop, open_room: OpenRoom) -> None:
-    async with open_room("home") as room:
-        for key, focus in (("tab", "runs-picture"), ("tab", "next-picture"), ("up", "next-picture")):
-            await room.press(key)
-            assert room.focus == focus
+async def test_tab_goes_between_next_and_runs(room: RoomDriver) -> None:
+    for key, focus in (("tab", "runs-picture"), ("tab", "next-picture"), ("up", "next-picture")):
+        await room.press(key)
+        assert room.focus == focus
 
 
-async def test_enter_does_the_next_step(loaded: Shop, open_room: OpenRoom) -> None:
-    async with open_room("home") as room:
-        assert "Let the run finish, then evaluate it" in next_text(room)
-        await room.press("enter")
-        assert room.mode == "train"
+async def test_enter_does_the_next_step(room: RoomDriver) -> None:
+    assert "Let the run finish, then evaluate it" in next_text(room)
+    await room.press("enter")
+    assert room.mode == "train"
 
 
-async def test_while_a_run_trains_no_other_can_start(loaded: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_while_a_run_trains_no_other_can_start(room: RoomDriver, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mlxtune.workspace.control.train", lambda *_: pytest.fail("started"))
-    async with open_room("home") as room:
-        assert "new" not in room.actions
-        await room.press("n")
-        assert room.mode == "home"
+    assert "new" not in room.actions
+    await room.press("n")
+    assert room.mode == "home"
 
 
-async def test_the_mouse_opens_tabs_runs_and_actions(loaded: Shop, open_room: OpenRoom) -> None:
-    async with open_room("home") as room:
-        await room.pilot.click("#top", offset=(tab_places("home", 120)["train"], 1))
-        assert room.mode == "train"
-        await room.pilot.click("#top", offset=(4, 1))
-        assert room.mode == "home"
-        await room.pilot.click("#runs-picture", offset=(6, 2))
-        assert room.mode == "home", "the first click selects"
-        await room.pilot.click("#runs-picture", offset=(6, 2))
-        assert room.mode == "train"
-        assert room.app.selected == "20261122-0900-support-json"
-        await room.pilot.click("#top", offset=(4, 1))
-        await room.pilot.click("#foot", offset=(3, 0))
-        assert room.mode == "train", "the footer's enter"
+async def test_the_mouse_opens_tabs_runs_and_actions(room: RoomDriver) -> None:
+    await room.pilot.click("#top", offset=(tab_places("home", 120)["train"], 1))
+    assert room.mode == "train"
+    await room.pilot.click("#top", offset=(4, 1))
+    assert room.mode == "home"
+    await room.pilot.click("#runs-picture", offset=(6, 2))
+    assert room.mode == "home", "the first click selects"
+    await room.pilot.click("#runs-picture", offset=(6, 2))
+    assert room.mode == "train"
+    assert room.app.selected == "20261122-0900-support-json"
+    await room.pilot.click("#top", offset=(4, 1))
+    await room.pilot.click("#foot", offset=(3, 0))
+    assert room.mode == "train", "the footer's enter"
 
 
-async def test_the_cursor_stays_on_its_run_when_a_newer_one_appears(loaded: Shop, open_room: OpenRoom) -> None:
-    async with open_room("home") as room:
-        await room.press("down", "down")
-        loaded.run("20261125-0900-newer", steps=20, end=("run.stopped", {"step": 20}))
-        await room.observe(loaded.snapshot())
-        assert run_under_cursor(room) == "✓ support-json"
+async def test_the_cursor_stays_on_its_run_when_a_newer_one_appears(room: RoomDriver, shop: Shop) -> None:
+    await room.press("down", "down")
+    shop.run("20261125-0900-newer", steps=20, end=("run.stopped", {"step": 20}))
+    await room.observe(shop.snapshot())
+    assert run_under_cursor(room) == "✓ support-json"
 
 
 async def test_a_running_evaluation_is_in_the_header(loaded: Shop, open_room: OpenRoom) -> None:
@@ -304,7 +299,7 @@ def test_an_evaluation_without_a_verdict_has_ended_and_a_long_name_is_cut_visibl
     assert render.changes(snapshot, views, 3, 40).plain.endswith("…")
 
 
-async def test_ctrl_y_says_when_there_is_nothing_to_copy(shop: Shop, open_room: OpenRoom) -> None:
-    async with open_room("home") as room:
-        await room.press("ctrl+y")
-        await room.until_notice("· There is nothing to copy here.")
+@opens(stage=lambda shop: None)
+async def test_ctrl_y_says_when_there_is_nothing_to_copy(room: RoomDriver) -> None:
+    await room.press("ctrl+y")
+    await room.until_notice("· There is nothing to copy here.")

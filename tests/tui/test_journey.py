@@ -25,7 +25,7 @@ from mlxtune.workspace.index import RunView
 from .driver import RoomDriver
 from .rows_stage import ready
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("two_arms")]
 
 SIZE = (140, 45)
 EDITS = {"model.base": "../tiny", "evaluation.max_tokens": "8"}  # made in the app, in the order of the form

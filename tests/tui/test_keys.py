@@ -46,7 +46,6 @@ pytestmark = pytest.mark.slow
 __all__ = ["checks", "clients", "tokens"]
 
 SMALL, LARGE = (80, 24), (140, 45)
-Prepare = Callable[[Shop, pytest.MonkeyPatch], object]
 
 
 @dataclass
@@ -54,69 +53,69 @@ class Stage:
     """A room with content: ``sees`` is on screen when it is there, ``then`` continues. ``before`` is pressed before each key."""
 
     mode: str
-    prepare: Prepare = lambda shop, _: shop.recipe()
+    prepare: Callable[[Shop], object] = Shop.recipe
     size: tuple[int, int] = LARGE
     sees: str = ""
     then: Callable[[Any], Awaitable[object]] | None = None
     before: tuple[str, ...] = ()
 
 
-def trained(shop: Shop, _: pytest.MonkeyPatch) -> None:
+def trained(shop: Shop) -> None:
     shop.recipe()
     shop.run("20261119-1010-support-json", steps=60, total=60, age=86400, end=("run.finished", {"summary": {}}))
     shop.run("20261122-1010-support-json", steps=50, total=60, age=3600, end=("run.stopped", {"step": 50}))
 
 
-def training(shop: Shop, _: pytest.MonkeyPatch) -> None:
-    trained(shop, _)
+def training(shop: Shop) -> None:
+    trained(shop)
     shop.run("20261124-1412-brand-voice", steps=120, total=300, alive=True, samples=True, pairs=True)
 
 
-def queued(shop: Shop, _: pytest.MonkeyPatch) -> None:
+def queued(shop: Shop) -> None:
     shop.recipe()
     for command in ("train", "search"):
         Queue(shop.folder).add((command, "recipes/support-json.toml"))
 
 
-def searching(shop: Shop, _: pytest.MonkeyPatch) -> None:
+def searching(shop: Shop) -> None:
     shop.recipe()
     write_search(shop, done=9, alive=True)
 
 
-def searched(shop: Shop, _: pytest.MonkeyPatch) -> None:
+def searched(shop: Shop) -> None:
     shop.recipe()
     write_search(shop, id="20261125-0100-support-json", done=3)
     write_search(shop, finished=True)
 
 
-def two_recipes(shop: Shop, patch: pytest.MonkeyPatch) -> None:
-    plannable(shop, patch, limit=0.6)
+def two_recipes(shop: Shop) -> None:
+    plannable(shop, limit=0.6)
     shop.recipe("another")
 
 
-def away(shop: Shop, patch: pytest.MonkeyPatch) -> None:
+def away(shop: Shop) -> None:
     """A base that would have to be fetched."""
 
     def refused(service: PlanService, recipe: Recipe, progress: object) -> PlanResult:
         raise ModelError("There is no such base.")
 
-    plannable(shop, patch, text=RECIPE.replace("../model", "some/base-4bit"))
-    patch.setattr("mlxtune.models.resolve.is_local", lambda *_, **__: False)
-    patch.setattr(PlanService, "fetch", refused)
+    plannable(shop, text=RECIPE.replace("../model", "some/base-4bit"))
+    shop.monkeypatch.setattr("mlxtune.models.resolve.is_local", lambda *_, **__: False)
+    shop.monkeypatch.setattr(PlanService, "fetch", refused)
 
 
-def evaluated(shop: Shop, _: pytest.MonkeyPatch) -> None:
-    trained(shop, _)
+def evaluated(shop: Shop) -> None:
+    trained(shop)
     evaluation(shop, "20261124-1400-support-json", age=4000.0)
     evaluation(shop, off_task=2)
 
 
-def at_work(shop: Shop, _: pytest.MonkeyPatch) -> None:
+def at_work(shop: Shop) -> None:
     evaluation(shop)
     evaluating(shop)
 
 
-def voting(shop: Shop, _: pytest.MonkeyPatch, opened: bool = False) -> None:
+def voting(shop: Shop, opened: bool = False) -> None:
     folder = evaluation(shop)
     with BlindSession(folder, "base", "tuned", load_pairs(folder, "base", "tuned"), 20, seed=11) as session:
         while opened and session.current is not None:
@@ -124,36 +123,24 @@ def voting(shop: Shop, _: pytest.MonkeyPatch, opened: bool = False) -> None:
         session.vote("a") if not opened else session.reveal()
 
 
-def opened(shop: Shop, _: pytest.MonkeyPatch) -> None:
-    voting(shop, _, opened=True)
-
-
-def adapters(shop: Shop, _: pytest.MonkeyPatch) -> None:
+def adapters(shop: Shop) -> None:
     shop.recipe()
     first = adapter(shop.folder / "adapters" / "tone")
     adapter(shop.folder / "adapters" / "voice", rank=4, parent=first)
 
 
-def exporting(shop: Shop, patch: pytest.MonkeyPatch) -> None:
-    adapters(shop, patch)
+def exporting(shop: Shop) -> None:
+    adapters(shop)
     shop.run("20261124-1700-tone", kind="export", name="tone", alive=True)
 
 
-def answered(shop: Shop, patch: pytest.MonkeyPatch) -> None:
-    two_recipes(shop, patch)
+def answered(shop: Shop) -> None:
+    two_recipes(shop)
     (shop.folder / "advice.json").write_text(json.dumps(ANSWERS))
 
 
-def some_pairs(shop: Shop, _: pytest.MonkeyPatch) -> None:
+def some_pairs(shop: Shop) -> None:
     fill(shop, [pair(f"Question {at}?", f"It is {at}.", f"I think that it may be {at}.") for at in range(12)], contract="")
-
-
-def filled(shop: Shop, _: pytest.MonkeyPatch) -> None:
-    fill(shop)
-
-
-def repeated(shop: Shop, _: pytest.MonkeyPatch) -> None:
-    fill(shop, [*GOOD, *GOOD])
 
 
 async def checked(pilot: Any) -> None:
@@ -194,23 +181,23 @@ async def writing(pilot: Any) -> None:
 
 STAGES = (
     Stage("home", trained, sees="Workflow"),
-    Stage("data", filled, then=checked),
-    Stage("data", filled, size=SMALL, then=checked),
-    Stage("data", filled, then=checked, before=("i",)),
-    Stage("data", filled, then=checked, before=("o",)),
-    Stage("data", filled, then=checked, before=("equals_sign",)),
-    Stage("data", filled, then=checked, before=("a", "u")),
-    Stage("data", filled, then=checked, before=("colon",)),
-    Stage("groups", repeated, then=checked),
-    Stage("groups", repeated, then=checked, before=("x", "u")),
-    Stage("groups", repeated, then=checked, before=("c",)),
-    Stage("review", filled, then=checked),
-    Stage("review", filled, size=SMALL, then=checked, before=("e",)),
-    Stage("review", filled, then=checked, before=("a", "u")),
-    Stage("review", filled, then=checked, before=("e", "x", "escape")),  # a draft, which u opens again
+    Stage("data", fill, then=checked),
+    Stage("data", fill, size=SMALL, then=checked),
+    Stage("data", fill, then=checked, before=("i",)),
+    Stage("data", fill, then=checked, before=("o",)),
+    Stage("data", fill, then=checked, before=("equals_sign",)),
+    Stage("data", fill, then=checked, before=("a", "u")),
+    Stage("data", fill, then=checked, before=("colon",)),
+    Stage("groups", lambda shop: fill(shop, [*GOOD, *GOOD]), then=checked),
+    Stage("groups", lambda shop: fill(shop, [*GOOD, *GOOD]), then=checked, before=("x", "u")),
+    Stage("groups", lambda shop: fill(shop, [*GOOD, *GOOD]), then=checked, before=("c",)),
+    Stage("review", fill, then=checked),
+    Stage("review", fill, size=SMALL, then=checked, before=("e",)),
+    Stage("review", fill, then=checked, before=("a", "u")),
+    Stage("review", fill, then=checked, before=("e", "x", "escape")),  # a draft, which u opens again
     Stage("review", some_pairs, size=SMALL, then=checked),
-    Stage("review", filled, then=checked, before=("end", "left", "left", "left")),  # a row without its disclaimer
-    Stage("review", filled, then=filtered),
+    Stage("review", fill, then=checked, before=("end", "left", "left", "left")),  # a row without its disclaimer
+    Stage("review", fill, then=filtered),
     Stage("plan", two_recipes, sees="does not fit"),
     Stage("plan", two_recipes, sees="does not fit", then=on_a_set_key, before=("minus",)),
     Stage("plan", away, sees="download it"),
@@ -230,7 +217,7 @@ STAGES = (
     Stage("evaluate", at_work, sees="Evaluating"),
     Stage("blind", evaluated, sees="base or tuned?"),
     Stage("blind", voting, sees="continue", then=contest),
-    Stage("blind", opened, sees="see the result", then=contest),
+    Stage("blind", lambda shop: voting(shop, opened=True), sees="see the result", then=contest),
     Stage("adapters", adapters, sees="voice"),
     Stage("adapters", adapters, size=SMALL, sees="voice"),
     Stage("adapters", exporting, sees="voice"),
@@ -379,7 +366,7 @@ async def test_every_key_does_something(tmp_path: Path, monkeypatch: pytest.Monk
         FakeClient.instances.clear()
         with monkeypatch.context() as patch, ExitStack() as stack:
             shop = Shop(tmp_path / f"shop-{number}", patch, stack)
-            stage.prepare(shop, patch)
+            stage.prepare(shop)
             async with shop.app().run_test(size=stage.size) as pilot:
                 await arrive(pilot, stage)
                 await press_all(pilot, stage, ran, silent)

@@ -36,8 +36,8 @@ def test_train_comparison(loaded: Shop, snap_compare: Any) -> None:
 
 
 @SIZES
-def test_plan(shop: Shop, monkeypatch: pytest.MonkeyPatch, snap_compare: Any, size: tuple[int, int]) -> None:
-    plannable(shop, monkeypatch, limit=0.6)
+def test_plan(shop: Shop, snap_compare: Any, size: tuple[int, int]) -> None:
+    plannable(shop, limit=0.6)
 
     async def planned(pilot: Any) -> None:
         await pilot.press("P")

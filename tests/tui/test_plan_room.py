@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +31,7 @@ from mlxtune.tui.widgets.list import ListPanel
 from mlxtune.tui.widgets.page import PageScreen
 
 from .conftest import OpenRoom
-from .driver import NARROW, WIDE, Gate, RoomDriver, any_size
+from .driver import NARROW, WIDE, Gate, Opening, RoomDriver, any_size, opens
 from .planned import RECIPE, FakeProbe, plannable
 from .stage import Shop, shown
 
@@ -60,21 +58,12 @@ async def planned(room: RoomDriver, text: str = "This fits") -> None:
     await room.until(lambda: text in verdict(room))
 
 
-OpenPlan = Callable[..., AbstractAsyncContextManager[RoomDriver]]
-
-
-@pytest.fixture
-def open_plan(shop: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch) -> OpenPlan:
+def planning(expected: str = "This fits", size: tuple[int, int] = WIDE, **recipe: Any) -> pytest.MarkDecorator:
     """Open the room on a recipe that can be planned, and wait until the verdict contains ``expected``."""
+    return opens(stage=lambda shop: plannable(shop, **recipe), settle=lambda room: planned(room, expected), size=size)
 
-    @asynccontextmanager
-    async def opened(expected: str = "This fits", size: tuple[int, int] = WIDE, **recipe: Any) -> AsyncIterator[RoomDriver]:
-        plannable(shop, monkeypatch, **recipe)
-        async with open_room("plan", size) as room:
-            await planned(room, expected)
-            yield room
 
-    return opened
+ROOM = Opening("plan", plannable, planned)
 
 
 async def select(room: RoomDriver, path: str) -> None:
@@ -88,159 +77,153 @@ def file_of(shop: Shop) -> Path:
     return shop.folder / "recipes" / "support-json.toml"
 
 
-async def test_a_recipe_is_a_form_beside_its_plan(open_plan: OpenPlan) -> None:
-    async with open_plan(size=(140, 45)) as room:
-        for part in ("✓ This fits: ", "8.0 GB available.", "computed, not measured"):
-            assert part in verdict(room), part
-        assert "recipes/support-json.toml" in room.head("#plan-form")
-        for part in ("▌ model", "learning_rate", "1e-3", "by rule"):
-            assert part in room.text("#plan-keys"), part
-        assert "model.base: " in room.text("#plan-detail")
-        await room.until(lambda: "weights" in room.text("#plan-side"))
-        assert "activations" in room.text("#plan-side")
-        for part in ("48 training", "unknown  b probe", "12  in 2 epochs"):
-            assert part in room.text("#plan-side"), part
-        assert room.actions[:3] == ["edit", "train", "probe"]
+@planning(size=(140, 45))
+async def test_a_recipe_is_a_form_beside_its_plan(room: RoomDriver) -> None:
+    for part in ("✓ This fits: ", "8.0 GB available.", "computed, not measured"):
+        assert part in verdict(room), part
+    assert "recipes/support-json.toml" in room.head("#plan-form")
+    for part in ("▌ model", "learning_rate", "1e-3", "by rule"):
+        assert part in room.text("#plan-keys"), part
+    assert "model.base: " in room.text("#plan-detail")
+    await room.until(lambda: "weights" in room.text("#plan-side"))
+    assert "activations" in room.text("#plan-side")
+    for part in ("48 training", "unknown  b probe", "12  in 2 epochs"):
+        assert part in room.text("#plan-side"), part
+    assert room.actions[:3] == ["edit", "train", "probe"]
 
 
-async def test_a_base_of_the_catalog_is_described(open_plan: OpenPlan) -> None:
-    async with open_plan(size=(140, 45)) as room:
-        await select(room, "model.base")
-        await room.press("enter")
-        await room.type("mlx-community/gpt-oss-20b-MXFP4-Q8")
-        await room.press("enter")
-        known = catalog.find("mlx-community/gpt-oss-20b-MXFP4-Q8")
-        await room.until(lambda: base_summary(known) in " ".join(room.text("#plan-detail").split()))
+@planning(size=(140, 45))
+async def test_a_base_of_the_catalog_is_described(room: RoomDriver) -> None:
+    await select(room, "model.base")
+    await room.press("enter")
+    await room.type("mlx-community/gpt-oss-20b-MXFP4-Q8")
+    await room.press("enter")
+    known = catalog.find("mlx-community/gpt-oss-20b-MXFP4-Q8")
+    await room.until(lambda: base_summary(known) in " ".join(room.text("#plan-detail").split()))
 
 
-async def test_power_problems_are_in_the_plan(open_plan: OpenPlan, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_power_problems_are_in_the_plan(shop: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mlxtune.workspace.index.power", lambda: PowerState(on_battery=True, charge=0.1))
-    async with open_plan(size=(140, 45)) as room:
+    plannable(shop)
+    async with open_room("plan", size=(140, 45)) as room:
         await room.until(lambda: "power      ! battery at 10%" in room.text("#plan-side"))
 
 
-async def test_enter_edits_in_place_and_the_file_keeps_its_comments(shop: Shop, open_plan: OpenPlan) -> None:
-    async with open_plan() as room:
-        await select(room, "adapter.rank")
-        await room.press("enter", *"32", "enter")
-        await room.until_notice("✓ rank is now 32.")
-        assert file_of(shop).read_text() == RECIPE.replace("rank = 8    #", "rank = 32   #")
-        assert "~ 32" in room.text("#plan-keys")
-        assert "1 edit saved" in room.head("#plan-form")
-        await room.press("enter", *"8", "enter")
-        await room.until_notice("✓ rank is now 8.")
-        assert "~ " not in room.text("#plan-keys"), "it has the value with which it was opened"
-        await room.press("u")
-        await room.until_notice("✓ Edit undone.")
-        await room.press("u")
-        await room.until(lambda: file_of(shop).read_text() == RECIPE)
-        assert "~ " not in room.text("#plan-keys")
-        assert "undo" not in room.actions
+async def test_enter_edits_in_place_and_the_file_keeps_its_comments(room: RoomDriver, shop: Shop) -> None:
+    await select(room, "adapter.rank")
+    await room.press("enter", *"32", "enter")
+    await room.until_notice("✓ rank is now 32.")
+    assert file_of(shop).read_text() == RECIPE.replace("rank = 8    #", "rank = 32   #")
+    assert "~ 32" in room.text("#plan-keys")
+    assert "1 edit saved" in room.head("#plan-form")
+    await room.press("enter", *"8", "enter")
+    await room.until_notice("✓ rank is now 8.")
+    assert "~ " not in room.text("#plan-keys"), "it has the value with which it was opened"
+    await room.press("u")
+    await room.until_notice("✓ Edit undone.")
+    await room.press("u")
+    await room.until(lambda: file_of(shop).read_text() == RECIPE)
+    assert "~ " not in room.text("#plan-keys")
+    assert "undo" not in room.actions
 
 
-async def test_letters_in_the_field_are_text_and_escape_cancels(shop: Shop, open_plan: OpenPlan) -> None:
-    async with open_plan() as room:
-        await select(room, "evaluation.prompt")
-        await room.press("enter")
-        await room.type("Touch HD")
-        await room.press("escape")
-        await room.until(lambda: not room.screen.query_one(Field).is_open)
-        assert room.mode == "plan"
-        assert file_of(shop).read_text() == RECIPE
-        await room.press("enter")
-        await room.type("Be kind.")
-        await room.press("enter")
-        await room.until(lambda: room.notice.split("  ")[0] == "✓ prompt is now Be kind.")
-        assert load(file_of(shop)).evaluation.prompt == "Be kind."
+async def test_letters_in_the_field_are_text_and_escape_cancels(room: RoomDriver, shop: Shop) -> None:
+    await select(room, "evaluation.prompt")
+    await room.press("enter")
+    await room.type("Touch HD")
+    await room.press("escape")
+    await room.until(lambda: not room.screen.query_one(Field).is_open)
+    assert room.mode == "plan"
+    assert file_of(shop).read_text() == RECIPE
+    await room.press("enter")
+    await room.type("Be kind.")
+    await room.press("enter")
+    await room.until(lambda: room.notice.split("  ")[0] == "✓ prompt is now Be kind.")
+    assert load(file_of(shop)).evaluation.prompt == "Be kind."
 
 
-async def test_an_invalid_value_is_an_error_and_the_field_stays_open(shop: Shop, open_plan: OpenPlan) -> None:
-    async with open_plan() as room:
-        await select(room, "training.learning_rate")
-        await room.press("enter", *"fast", "enter")
-        await room.until(lambda: 'training.learning_rate must be a number, but is "fast"' in room.notice)
-        assert file_of(shop).read_text() == RECIPE
-        assert room.screen.query_one(Field).is_open
-        await room.press("end", "ctrl+u", *"3e-4", "enter")
-        await room.until_notice("✓ learning_rate is now 3e-4.")
-        assert "learning_rate = 3e-4\n" in file_of(shop).read_text()
+async def test_an_invalid_value_is_an_error_and_the_field_stays_open(room: RoomDriver, shop: Shop) -> None:
+    await select(room, "training.learning_rate")
+    await room.press("enter", *"fast", "enter")
+    await room.until(lambda: 'training.learning_rate must be a number, but is "fast"' in room.notice)
+    assert file_of(shop).read_text() == RECIPE
+    assert room.screen.query_one(Field).is_open
+    await room.press("end", "ctrl+u", *"3e-4", "enter")
+    await room.until_notice("✓ learning_rate is now 3e-4.")
+    assert "learning_rate = 3e-4\n" in file_of(shop).read_text()
 
 
-async def test_a_table_is_edited_as_its_fields(shop: Shop, open_plan: OpenPlan) -> None:
-    async with open_plan() as room:
-        await select(room, "evaluation.length")
-        await room.press("enter")
-        await room.type('max = 60, unit = "words"')
-        await room.press("enter")
-        await room.until_notice('✓ length is now max = 60, unit = "words".')
-        assert load(file_of(shop)).evaluation.length == Length(max=60, unit="words")
-        await room.press("d")
-        await room.until_notice("✓ length is now empty.")
-        assert load(file_of(shop)).evaluation.length == Length()
+async def test_a_table_is_edited_as_its_fields(room: RoomDriver, shop: Shop) -> None:
+    await select(room, "evaluation.length")
+    await room.press("enter")
+    await room.type('max = 60, unit = "words"')
+    await room.press("enter")
+    await room.until_notice('✓ length is now max = 60, unit = "words".')
+    assert load(file_of(shop)).evaluation.length == Length(max=60, unit="words")
+    await room.press("d")
+    await room.until_notice("✓ length is now empty.")
+    assert load(file_of(shop)).evaluation.length == Length()
 
 
-async def test_a_base_that_cannot_exist_is_refused_and_its_error_ends_with_the_edit(shop: Shop, open_plan: OpenPlan) -> None:
-    async with open_plan() as room:
-        await select(room, "model.base")
-        await room.press("enter", "end", "ctrl+u", *"two", "enter")
-        await room.until_notice("✗ There is no model named two.")
-        assert file_of(shop).read_text() == RECIPE
-        await room.press("escape")
-        await room.until(lambda: not room.screen.query_one(Field).is_open and not room.notice)
+async def test_a_base_that_cannot_exist_is_refused_and_its_error_ends_with_the_edit(room: RoomDriver, shop: Shop) -> None:
+    await select(room, "model.base")
+    await room.press("enter", "end", "ctrl+u", *"two", "enter")
+    await room.until_notice("✗ There is no model named two.")
+    assert file_of(shop).read_text() == RECIPE
+    await room.press("escape")
+    await room.until(lambda: not room.screen.query_one(Field).is_open and not room.notice)
 
 
+@planning(size=NARROW)
 async def test_the_field_stays_over_its_value_when_an_error_moves_the_form(
-    open_plan: OpenPlan, monkeypatch: pytest.MonkeyPatch
+    room: RoomDriver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: Any) -> None:
         raise DataError("It is invalid.")
 
     monkeypatch.setattr("mlxtune.tui.rooms.plan.screen.edit_recipe", refuse)
-    async with open_plan(size=NARROW) as room:
-        form, field = room.screen.query_one("#plan-keys", ListPanel), room.screen.query_one(Field)
-        await room.press(*["down"] * (form.size.height - 2))
-        assert form.first == 0
-        await room.press("enter", "x", "enter")
-        await room.until(lambda: "It is invalid." in room.notice)
-        await room.until(lambda: form.first > 0 and field.region.y == form.region.y + form.cursor_y)
-        assert field.is_open
+    form, field = room.screen.query_one("#plan-keys", ListPanel), room.screen.query_one(Field)
+    await room.press(*["down"] * (form.size.height - 2))
+    assert form.first == 0
+    await room.press("enter", "x", "enter")
+    await room.until(lambda: "It is invalid." in room.notice)
+    await room.until(lambda: form.first > 0 and field.region.y == form.region.y + form.cursor_y)
+    assert field.is_open
 
 
-async def test_arrows_go_through_choices_and_minus_and_plus_step_numbers(shop: Shop, open_plan: OpenPlan) -> None:
-    async with open_plan() as room:
-        await select(room, "adapter.kind")
-        await room.press("right")
-        assert load(file_of(shop)).adapter.kind == "dora"
-        await room.press("left")
-        assert load(file_of(shop)).adapter.kind == "lora"
-        await select(room, "training.batch_size")
-        await room.press("plus")
-        assert load(file_of(shop)).training.batch_size == 16
-        await room.press("minus", "minus")
-        assert load(file_of(shop)).training.batch_size == 4
-        await select(room, "data.source")
-        before = file_of(shop).read_bytes()
-        await room.press("plus", "left")
-        assert file_of(shop).read_bytes() == before, "a path has no next value"
+async def test_arrows_go_through_choices_and_minus_and_plus_step_numbers(room: RoomDriver, shop: Shop) -> None:
+    await select(room, "adapter.kind")
+    await room.press("right")
+    assert load(file_of(shop)).adapter.kind == "dora"
+    await room.press("left")
+    assert load(file_of(shop)).adapter.kind == "lora"
+    await select(room, "training.batch_size")
+    await room.press("plus")
+    assert load(file_of(shop)).training.batch_size == 16
+    await room.press("minus", "minus")
+    assert load(file_of(shop)).training.batch_size == 4
+    await select(room, "data.source")
+    before = file_of(shop).read_bytes()
+    await room.press("plus", "left")
+    assert file_of(shop).read_bytes() == before, "a path has no next value"
 
 
-async def test_d_restores_a_default(shop: Shop, open_plan: OpenPlan) -> None:
-    async with open_plan() as room:
-        await select(room, "adapter.rank")
-        assert "default" in room.actions
-        await room.press("d")
-        await room.until_notice("✓ rank is now 16.")
-        assert "rank" not in file_of(shop).read_text()
-        assert "default" not in room.actions
-        await select(room, "model.base")
-        await room.press("d")
-        assert "base" in file_of(shop).read_text(), "a required key stays"
+async def test_d_restores_a_default(room: RoomDriver, shop: Shop) -> None:
+    await select(room, "adapter.rank")
+    assert "default" in room.actions
+    await room.press("d")
+    await room.until_notice("✓ rank is now 16.")
+    assert "rank" not in file_of(shop).read_text()
+    assert "default" not in room.actions
+    await select(room, "model.base")
+    await room.press("d")
+    assert "base" in file_of(shop).read_text(), "a required key stays"
 
 
 async def test_the_plan_follows_an_edit_and_rows_are_measured_once(
     shop: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    measured = plannable(shop, monkeypatch)
+    measured = plannable(shop)
     async with open_room("plan") as room:
         await planned(room)
         before = form(room).plan
@@ -254,41 +237,40 @@ async def test_the_plan_follows_an_edit_and_rows_are_measured_once(
         await room.until(lambda: len(measured) == 2)
 
 
-async def test_g_makes_the_recipe_fit_one_change_at_a_time(shop: Shop, open_plan: OpenPlan) -> None:
-    async with open_plan("✗ This does not fit", limit=0.6) as room:
-        await room.until(lambda: "grad_checkpoint = true" in room.text("#plan-side"))
-        assert "33% longer steps" in room.text("#plan-side")
+@planning("✗ This does not fit", limit=0.6)
+async def test_g_makes_the_recipe_fit_one_change_at_a_time(room: RoomDriver, shop: Shop) -> None:
+    await room.until(lambda: "grad_checkpoint = true" in room.text("#plan-side"))
+    assert "33% longer steps" in room.text("#plan-side")
+    await room.press("g")
+    await room.until_notice("✓ grad_checkpoint is now true.")
+    assert load(file_of(shop)).training.grad_checkpoint is True
+    for _ in range(6):
+        await room.until(lambda: plan_room(room)._progress is None)
+        await room.pilot.pause()
+        if "This does not fit" not in verdict(room):
+            break
         await room.press("g")
-        await room.until_notice("✓ grad_checkpoint is now true.")
-        assert load(file_of(shop)).training.grad_checkpoint is True
-        for _ in range(6):
-            await room.until(lambda: plan_room(room)._progress is None)
-            await room.pilot.pause()
-            if "This does not fit" not in verdict(room):
-                break
-            await room.press("g")
-        await room.until(lambda: "This fits" in verdict(room) or "This is tight" in verdict(room))
-        assert "Fits with" not in room.text("#plan-side")
-        while "undo" in room.actions:
-            await room.press("u")
-        assert file_of(shop).read_text() == RECIPE
+    await room.until(lambda: "This fits" in verdict(room) or "This is tight" in verdict(room))
+    assert "Fits with" not in room.text("#plan-side")
+    while "undo" in room.actions:
+        await room.press("u")
+    assert file_of(shop).read_text() == RECIPE
 
 
-async def test_t_asks_with_the_verdict_and_its_default_does_nothing(open_plan: OpenPlan, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_t_asks_with_the_verdict_and_its_default_does_nothing(room: RoomDriver, monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[str] = []
     monkeypatch.setattr("mlxtune.workspace.control.train", lambda workspace, recipe: started.append(recipe.name))
-    async with open_plan() as room:
-        await room.press("t")
-        await room.until(lambda: isinstance(room.screen, ChoiceDialog))
-        assert room.screen._heading == "Train support-json?"
-        assert room.screen._text.startswith("This fits: ")
-        await room.press("enter")
-        await room.until(lambda: room.mode == "plan")
-        assert started == []
-        await room.press("t")
-        await room.choose("train")
-        await room.until(lambda: started == ["support-json"])
-        await room.until(lambda: room.mode == "train")
+    await room.press("t")
+    await room.until(lambda: isinstance(room.screen, ChoiceDialog))
+    assert room.screen._heading == "Train support-json?"
+    assert room.screen._text.startswith("This fits: ")
+    await room.press("enter")
+    await room.until(lambda: room.mode == "plan")
+    assert started == []
+    await room.press("t")
+    await room.choose("train")
+    await room.until(lambda: started == ["support-json"])
+    await room.until(lambda: room.mode == "train")
 
 
 async def test_rows_that_were_checked_with_another_recipe_are_named(
@@ -296,7 +278,7 @@ async def test_rows_that_were_checked_with_another_recipe_are_named(
 ) -> None:
     started: list[str] = []
     monkeypatch.setattr("mlxtune.workspace.control.train", lambda workspace, recipe: started.append(recipe.name))
-    plannable(shop, monkeypatch)
+    plannable(shop)
     source = load(shop.folder / "recipes" / "support-json.toml").source
     check_cache.save(source, CheckOutcome("clean", 14, 0, rules="of another recipe"))
     async with open_room("plan") as room:
@@ -310,15 +292,15 @@ async def test_rows_that_were_checked_with_another_recipe_are_named(
         assert started == []
 
 
-async def test_training_a_recipe_that_does_not_fit_is_a_warning(open_plan: OpenPlan) -> None:
-    async with open_plan("✗ This does not fit", limit=0.6) as room:
-        await room.press("t")
-        await room.until(lambda: isinstance(room.screen, ChoiceDialog))
-        assert room.screen._options[1].name == "Train anyway"
+@planning("✗ This does not fit", limit=0.6)
+async def test_training_a_recipe_that_does_not_fit_is_a_warning(room: RoomDriver) -> None:
+    await room.press("t")
+    await room.until(lambda: isinstance(room.screen, ChoiceDialog))
+    assert room.screen._options[1].name == "Train anyway"
 
 
 async def test_while_a_run_is_active_nothing_starts(loaded: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch) -> None:
-    plannable(loaded, monkeypatch)
+    plannable(loaded)
     async with open_room("plan") as room:
         await planned(room)
         assert not {"train", "probe"} & set(room.actions)
@@ -330,69 +312,68 @@ async def test_while_a_run_is_active_nothing_starts(loaded: Shop, open_room: Ope
         assert room.mode == "plan"
 
 
-async def test_b_probes_and_time_is_known(open_plan: OpenPlan, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_b_probes_and_time_is_known(room: RoomDriver, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measurements, "start_steps", lambda *_, **__: FakeProbe())
-    async with open_plan() as room:
-        await room.press("b")
-        await planned(room, "measured on this machine")
-        assert "measured" in room.text("#plan-side")
-        assert "unknown" not in room.text("#plan-side")
-        await room.press("m", "end")
-        await room.until(lambda: isinstance(room.screen, PageScreen))
-        await room.until(lambda: "break-even" in room.text("#rows"))
-        for part in ("rented", "hosted", "calls per month"):
-            assert part in room.text("#rows"), part
+    await room.press("b")
+    await planned(room, "measured on this machine")
+    assert "measured" in room.text("#plan-side")
+    assert "unknown" not in room.text("#plan-side")
+    await room.press("m", "end")
+    await room.until(lambda: isinstance(room.screen, PageScreen))
+    await room.until(lambda: "break-even" in room.text("#rows"))
+    for part in ("rented", "hosted", "calls per month"):
+        assert part in room.text("#rows"), part
 
 
-async def test_a_probe_shows_its_progress_and_s_stops_it(open_plan: OpenPlan, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_probe_shows_its_progress_and_s_stops_it(room: RoomDriver, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measurements, "start_steps", lambda *_, **__: FakeProbe(endless=True))
-    async with open_plan() as room:
-        assert "stop" not in room.actions
-        await room.press("b")
-        await planned(room, "probe: step 1 of 2 with the largest batch")
-        assert "stop" in room.actions
-        for key in "tb":
-            await room.press(key)
-            await room.until_notice("! A probe is using this machine: step 1 of 2 with the largest batch.")
-        await select(room, "training.batch_size")
-        await room.press("minus")  # planned at once, although the probe goes on
-        await room.until(lambda: form(room).planned is form(room).recipe and len(form(room).edits) == 1)
-        assert "probe: step 1 of 2" in verdict(room)
-        await room.press("s")
-        await room.until_notice("■ The probe was stopped: nothing was stored.")
-        await planned(room, "computed, not measured")
-        assert "probe" in room.actions
+    assert "stop" not in room.actions
+    await room.press("b")
+    await planned(room, "probe: step 1 of 2 with the largest batch")
+    assert "stop" in room.actions
+    for key in "tb":
+        await room.press(key)
+        await room.until_notice("! A probe is using this machine: step 1 of 2 with the largest batch.")
+    await select(room, "training.batch_size")
+    await room.press("minus")  # planned at once, although the probe goes on
+    await room.until(lambda: form(room).planned is form(room).recipe and len(form(room).edits) == 1)
+    assert "probe: step 1 of 2" in verdict(room)
+    await room.press("s")
+    await room.until_notice("■ The probe was stopped: nothing was stored.")
+    await planned(room, "computed, not measured")
+    assert "probe" in room.actions
 
 
-async def test_leaving_the_app_ends_a_probe(open_plan: OpenPlan, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_leaving_the_app_ends_a_probe(shop: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch) -> None:
     probe = FakeProbe(endless=True)
     monkeypatch.setattr(measurements, "start_steps", lambda *_, **__: probe)
-    async with open_plan() as room:
+    plannable(shop)
+    async with open_room("plan") as room:
+        await planned(room)
         await room.press("b")
         await planned(room, "probe: step 1 of 2 with the largest batch")
     assert probe.result(lambda what, share: None) is None
 
 
-async def test_a_failed_probe_is_an_error_and_the_form_stays(open_plan: OpenPlan, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_failed_probe_is_an_error_and_the_form_stays(room: RoomDriver, monkeypatch: pytest.MonkeyPatch) -> None:
     def died(*_: Any) -> None:
         raise MachineError("The planning process died: out of memory.")
 
     monkeypatch.setattr(measurements, "start_steps", lambda *_, **__: FakeProbe())
     monkeypatch.setattr(FakeProbe, "result", died)
-    async with open_plan() as room:
-        await room.press("b")
-        await planned(room, "✗ The planning process died: out of memory.")
-        assert "max_tokens" in room.text("#plan-keys")
-        await select(room, "training.batch_size")
-        await room.press("minus")
-        await planned(room)
+    await room.press("b")
+    await planned(room, "✗ The planning process died: out of memory.")
+    assert "max_tokens" in room.text("#plan-keys")
+    await select(room, "training.batch_size")
+    await room.press("minus")
+    await planned(room)
 
 
 async def test_unusable_rows_are_an_error(shop: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch) -> None:
     def bad(_: Recipe) -> None:
         raise DataError("support.jsonl, line 3: the prompt fills the window.\n  and 2 more", hint="Raise data.max_tokens.")
 
-    plannable(shop, monkeypatch)
+    plannable(shop)
     monkeypatch.setattr(measurements, "row_lengths", bad)
     async with open_room("plan", size=NARROW) as room:
         await planned(room, "✗ support.jsonl, line 3")
@@ -401,7 +382,7 @@ async def test_unusable_rows_are_an_error(shop: Shop, open_room: OpenRoom, monke
 
 
 async def test_missing_off_task_prompts_are_an_error(shop: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch) -> None:
-    plannable(shop, monkeypatch, text=RECIPE.replace("[evaluation]", '[evaluation]\nregression = "none"'))
+    plannable(shop, text=RECIPE.replace("[evaluation]", '[evaluation]\nregression = "none"'))
     async with open_room("plan", size=NARROW) as room:
         await planned(room, "✗ evaluation.regression: there is no file at")
 
@@ -414,7 +395,7 @@ async def test_a_missing_base_is_fetched_only_on_request(shop: Shop, open_room: 
             fetched.append(base)
         return real(str(shop.folder / "model"))
 
-    plannable(shop, monkeypatch, text=RECIPE.replace('"../model"', '"some/base-4bit"'))
+    plannable(shop, text=RECIPE.replace('"../model"', '"some/base-4bit"'))
     real = resolving.resolve
     monkeypatch.setattr(resolving, "resolve", resolve)
     monkeypatch.setattr(resolving, "is_local", lambda base, **_: bool(fetched))
@@ -428,25 +409,25 @@ async def test_a_missing_base_is_fetched_only_on_request(shop: Shop, open_room: 
         assert "download" not in room.actions
 
 
-async def test_a_base_of_the_catalog_is_planned_before_it_is_fetched(open_plan: OpenPlan, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_base_of_the_catalog_is_planned_before_it_is_fetched(
+    shop: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("mlxtune.models.bundled.install.is_ready", lambda model: True)
-    async with open_plan(
-        "base not downloaded: estimated from the catalog",
-        size=(140, 45),
-        text=RECIPE.replace('"../model"', '"mlx-community/Llama-3.2-1B-Instruct-4bit"'),
-    ) as room:
+    plannable(shop, text=RECIPE.replace('"../model"', '"mlx-community/Llama-3.2-1B-Instruct-4bit"'))
+    async with open_room("plan", size=(140, 45)) as room:
+        await planned(room, "base not downloaded: estimated from the catalog")
         assert "download" in room.actions
         assert "probe" not in room.actions
 
 
-async def test_an_unknown_base_is_an_error(open_plan: OpenPlan) -> None:
-    async with open_plan("There is no model named smollm2-135.", text=RECIPE.replace('"../model"', '"smollm2-135"')) as room:
-        assert "Did you mean smollm2-135m?" in verdict(room)
-        assert "download" not in room.actions
+@planning("There is no model named smollm2-135.", text=RECIPE.replace('"../model"', '"smollm2-135"'))
+async def test_an_unknown_base_is_an_error(room: RoomDriver) -> None:
+    assert "Did you mean smollm2-135m?" in verdict(room)
+    assert "download" not in room.actions
 
 
 async def test_a_slow_computation_is_named_after_a_moment(shop: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch) -> None:
-    plannable(shop, monkeypatch)
+    plannable(shop)
     gate, row_lengths = Gate(), measurements.row_lengths
     monkeypatch.setattr(measurements, "row_lengths", lambda recipe: (gate.wait(), row_lengths(recipe))[1])
     async with open_room("plan") as room:
@@ -460,46 +441,44 @@ async def test_a_slow_computation_is_named_after_a_moment(shop: Shop, open_room:
         await room.until_notice("✓ The plan is ready now. Press the key again.")
 
 
-async def test_changes_by_another_program_are_taken_over(shop: Shop, open_plan: OpenPlan) -> None:
-    async with open_plan() as room:
-        await select(room, "adapter.rank")
-        await room.press("plus")
-        file_of(shop).write_text(RECIPE.replace("alpha = 16", "alpha = 99"))
-        await room.press("u")
-        await room.until_notice("✗ support-json.toml has changed")
-        await room.observe(shop.snapshot())
-        await room.until(lambda: form(room).recipe.adapter.alpha == 99)
-        assert "undo" not in room.actions
-        file_of(shop).write_text("[[[")
-        await room.observe(shop.snapshot())
-        await planned(room, "✗ recipes/support-json.toml is not valid TOML")
-        assert "Fix the file and save it; it is then read again." in verdict(room)
-        assert "edit" not in room.actions
-        file_of(shop).write_text(RECIPE)
-        await room.observe(shop.snapshot())
-        await planned(room)
-        await room.until(lambda: room.focus == "plan-keys")
+async def test_changes_by_another_program_are_taken_over(room: RoomDriver, shop: Shop) -> None:
+    await select(room, "adapter.rank")
+    await room.press("plus")
+    file_of(shop).write_text(RECIPE.replace("alpha = 16", "alpha = 99"))
+    await room.press("u")
+    await room.until_notice("✗ support-json.toml has changed")
+    await room.observe(shop.snapshot())
+    await room.until(lambda: form(room).recipe.adapter.alpha == 99)
+    assert "undo" not in room.actions
+    file_of(shop).write_text("[[[")
+    await room.observe(shop.snapshot())
+    await planned(room, "✗ recipes/support-json.toml is not valid TOML")
+    assert "Fix the file and save it; it is then read again." in verdict(room)
+    assert "edit" not in room.actions
+    file_of(shop).write_text(RECIPE)
+    await room.observe(shop.snapshot())
+    await planned(room)
+    await room.until(lambda: room.focus == "plan-keys")
 
 
-async def test_a_snapshot_older_than_the_last_edit_changes_nothing(shop: Shop, open_plan: OpenPlan) -> None:
-    async with open_plan() as room:
-        await select(room, "adapter.rank")
-        await room.press("plus")
-        late = shop.snapshot()
-        await room.press("plus")
-        await room.observe(late)
-        assert (form(room).recipe.adapter.rank, len(form(room).edits)) == (32, 2)
-        late = shop.snapshot()
-        await room.press("u")
-        await room.observe(late)
-        assert (form(room).recipe.adapter.rank, len(form(room).edits)) == (16, 1)
-        file_of(shop).write_text(RECIPE)
-        await room.observe(shop.snapshot())
-        assert (form(room).recipe.adapter.rank, len(form(room).edits)) == (8, 0), "another program restored the first version"
+async def test_a_snapshot_older_than_the_last_edit_changes_nothing(room: RoomDriver, shop: Shop) -> None:
+    await select(room, "adapter.rank")
+    await room.press("plus")
+    late = shop.snapshot()
+    await room.press("plus")
+    await room.observe(late)
+    assert (form(room).recipe.adapter.rank, len(form(room).edits)) == (32, 2)
+    late = shop.snapshot()
+    await room.press("u")
+    await room.observe(late)
+    assert (form(room).recipe.adapter.rank, len(form(room).edits)) == (16, 1)
+    file_of(shop).write_text(RECIPE)
+    await room.observe(shop.snapshot())
+    assert (form(room).recipe.adapter.rank, len(form(room).edits)) == (8, 0), "another program restored the first version"
 
 
 async def test_decisions_about_rows_are_planned_again(shop: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch) -> None:
-    measured = plannable(shop, monkeypatch)
+    measured = plannable(shop)
     async with open_room("plan") as room:
         await planned(room)
         assert (len(measured), form(room).plan.train) == (1, 48)
@@ -511,35 +490,35 @@ async def test_decisions_about_rows_are_planned_again(shop: Shop, open_room: Ope
         await room.until(lambda: len(measured) == 2 and bool(form(room).plan) and form(room).plan.train == 47)
 
 
-async def test_a_value_is_written_to_the_key_that_the_field_was_opened_on(shop: Shop, open_plan: OpenPlan) -> None:
-    async with open_plan() as room:
-        await select(room, "adapter.rank")
-        await room.press("enter", *"32")
-        await select(room, "model.base")
-        await room.press("enter")
-        await room.until_notice("✓ rank is now 32.")
-        assert file_of(shop).read_text() == RECIPE.replace("rank = 8    #", "rank = 32   #")
+async def test_a_value_is_written_to_the_key_that_the_field_was_opened_on(room: RoomDriver, shop: Shop) -> None:
+    await select(room, "adapter.rank")
+    await room.press("enter", *"32")
+    await select(room, "model.base")
+    await room.press("enter")
+    await room.until_notice("✓ rank is now 32.")
+    assert file_of(shop).read_text() == RECIPE.replace("rank = 8    #", "rank = 32   #")
 
 
-async def test_o_chooses_another_recipe(shop: Shop, open_plan: OpenPlan) -> None:
+async def test_o_chooses_another_recipe(shop: Shop, open_room: OpenRoom) -> None:
     shop.recipe("zz-other", RECIPE.replace("support-json", "zz-other"))
-    shop.recipe("support-json", RECIPE)
-    async with open_plan() as room:
+    plannable(shop)
+    async with open_room("plan") as room:
+        await planned(room)
         await room.press("r")
         await room.until(lambda: isinstance(room.screen, ChoiceDialog))
         await room.press("down", "enter")
         await room.until(lambda: "recipes/zz-other.toml" in room.head("#plan-form"))
 
 
-async def test_m_shows_the_side_panels_of_a_small_screen(open_plan: OpenPlan) -> None:
-    async with open_plan("✗ This does not fit", size=NARROW, limit=0.6) as room:
-        assert not room.screen.query_one("#plan-side").display
-        await room.press("m")
-        await room.until(lambda: isinstance(room.screen, PageScreen))
-        await room.until(lambda: "activations" in room.text("#rows"))
-        assert "Fits with" in room.text("#rows")
-        await room.press("escape")
-        assert room.mode == "plan"
+@planning("✗ This does not fit", size=NARROW, limit=0.6)
+async def test_m_shows_the_side_panels_of_a_small_screen(room: RoomDriver) -> None:
+    assert not room.screen.query_one("#plan-side").display
+    await room.press("m")
+    await room.until(lambda: isinstance(room.screen, PageScreen))
+    await room.until(lambda: "activations" in room.text("#rows"))
+    assert "Fits with" in room.text("#rows")
+    await room.press("escape")
+    assert room.mode == "plan"
 
 
 async def test_without_a_recipe_the_room_says_what_it_is_for(shop: Shop, open_room: OpenRoom) -> None:
@@ -554,7 +533,7 @@ async def test_without_a_recipe_the_room_says_what_it_is_for(shop: Shop, open_ro
 async def test_the_room_can_have_any_size(
     shop: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch, size: tuple[int, int]
 ) -> None:
-    plannable(shop, monkeypatch, limit=0.6)
+    plannable(shop, limit=0.6)
     async with open_room("plan", size=size) as room:
         await room.until(lambda: form(room).plan is not None)
         await room.press("end", "enter", "escape", "m", "escape", "plus", "u", "pageup")
@@ -563,18 +542,20 @@ async def test_the_room_can_have_any_size(
         assert room.app.is_running
 
 
-async def test_values_are_shown_as_plain_text(open_plan: OpenPlan) -> None:
-    bad = "[bold]x[/] \\u001b]0;owned\\u0007 \\u202e日本"
-    async with open_plan(text=RECIPE.replace('forbid = ["Northpeak"]', f'forbid = ["{bad}"]\nprompt = "{bad}"')) as room:
-        for path in ("evaluation.forbid", "evaluation.prompt"):
-            await select(room, path)
-            assert "[bold]x[/]" in room.text("#plan-keys")
-            await room.press("enter")
-            await room.pilot.pause()
-            text = shown(room.app)
-            assert "owned" in text
-            assert not set(text) & set("\x1b\x07\u202e"), path
-            await room.press("escape")
+BAD = "[bold]x[/] \\u001b]0;owned\\u0007 \\u202e日本"
+
+
+@planning(text=RECIPE.replace('forbid = ["Northpeak"]', f'forbid = ["{BAD}"]\nprompt = "{BAD}"'))
+async def test_values_are_shown_as_plain_text(room: RoomDriver) -> None:
+    for path in ("evaluation.forbid", "evaluation.prompt"):
+        await select(room, path)
+        assert "[bold]x[/]" in room.text("#plan-keys")
+        await room.press("enter")
+        await room.pilot.pause()
+        text = shown(room.app)
+        assert "owned" in text
+        assert not set(text) & set("\x1b\x07\u202e"), path
+        await room.press("escape")
 
 
 def test_a_base_is_described_whole() -> None:
@@ -585,26 +566,24 @@ def test_a_base_is_described_whole() -> None:
         assert " ".join(detail.plain.split()) == base_summary(model)
 
 
-async def test_home_shows_the_plan_of_the_recipe(open_plan: OpenPlan) -> None:
-    async with open_plan() as room:
-        await room.app.run_action("room('home')")
-        await room.until(lambda: "12 steps" in room.text("#workflow-picture"))
+async def test_home_shows_the_plan_of_the_recipe(room: RoomDriver) -> None:
+    await room.app.run_action("room('home')")
+    await room.until(lambda: "12 steps" in room.text("#workflow-picture"))
 
 
-async def test_figures_from_before_an_edit_are_marked(open_plan: OpenPlan, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_figures_from_before_an_edit_are_marked(room: RoomDriver, monkeypatch: pytest.MonkeyPatch) -> None:
     gate, plan = Gate(), PlanService.plan
 
     def slow_plan(service: PlanService, recipe: Recipe, progress: Any) -> PlanResult:
         gate.wait()
         return plan(service, recipe, progress)
 
-    async with open_plan() as room:
-        assert "from before your edit" not in verdict(room)
-        monkeypatch.setattr(PlanService, "plan", slow_plan)
-        await room.press(*["down"] * 6, "right")
-        await room.until(lambda: "The figures are from before your edit." in verdict(room))
-        gate.set()
-        await room.until(lambda: "from before your edit" not in verdict(room))
+    assert "from before your edit" not in verdict(room)
+    monkeypatch.setattr(PlanService, "plan", slow_plan)
+    await room.press(*["down"] * 6, "right")
+    await room.until(lambda: "The figures are from before your edit." in verdict(room))
+    gate.set()
+    await room.until(lambda: "from before your edit" not in verdict(room))
 
 
 @pytest.mark.parametrize("height", range(4, 24))

@@ -24,7 +24,7 @@ from mlxtune.tui.widgets.field import Editor
 from mlxtune.tui.widgets.row_reader import RowReader
 
 from .conftest import OpenRoom
-from .driver import NARROW, WIDE, Gate, RoomDriver, drive
+from .driver import NARROW, WIDE, Gate, Opening, RoomDriver, drive, opens
 from .rows_stage import (
     GOOD,
     SYSTEM,
@@ -35,6 +35,7 @@ from .rows_stage import (
     checks,
     fill,
     journal,
+    local_bases,
     pair,
     ready,
     session_of,
@@ -44,9 +45,9 @@ from .rows_stage import (
 )
 from .stage import Shop
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("checks")]
 
-__all__ = ["checks", "tokens"]
+__all__ = ["checks", "local_bases", "tokens"]
 
 
 async def opened(room: RoomDriver, *, counted: bool = True) -> None:
@@ -54,6 +55,9 @@ async def opened(room: RoomDriver, *, counted: bool = True) -> None:
     await room.until(lambda: ready(room) and room.head("#read").startswith("▌ Row 1 "))
     if counted:
         await room.until(lambda: room.head("#read").endswith(("trained", "held out")))
+
+
+ROOM = Opening("review", fill, opened)
 
 
 async def at_row(room: RoomDriver, number: int) -> None:
@@ -101,29 +105,23 @@ async def test_a_row_is_shown_by_role_and_trained_text_is_marked_without_color(
         assert "support-json.jsonl, line 1" in room.text("#origin")
 
 
-async def test_a_held_out_answer_is_not_trained(shop: Shop, checks: Checks, tokens: type[Tokenizer], open_room: OpenRoom) -> None:
-    fill(shop)
-    async with open_room("review") as room:
-        await opened(room)
-        session = room.screen.session
-        assert session is not None
-        number = next(index + 1 for index in range(len(session.source)) if session.source.is_held_out(index))
-        await go_to(room, number)
-        await room.until(lambda: room.head("#read").endswith("tokens, held out"))
-        assert "not trained, " in line(room, "● assistant")
+async def test_a_held_out_answer_is_not_trained(room: RoomDriver, tokens: type[Tokenizer]) -> None:
+    session = room.screen.session
+    assert session is not None
+    number = next(index + 1 for index in range(len(session.source)) if session.source.is_held_out(index))
+    await go_to(room, number)
+    await room.until(lambda: room.head("#read").endswith("tokens, held out"))
+    assert "not trained, " in line(room, "● assistant")
 
 
-async def test_a_rejected_answer_is_not_trained(shop: Shop, checks: Checks, tokens: type[Tokenizer], open_room: OpenRoom) -> None:
-    fill(shop)
-    async with open_room("review") as room:
-        await opened(room)
-        await room.press("x")
-        await at_row(room, 2)
-        await room.press("left")
-        await room.until(lambda: room.head("#read").endswith("29 tokens, not used"))
-        assert "not trained, 13" in line(room, "● assistant")
-        await room.press("u")
-        await room.until(lambda: room.head("#read").endswith("29 tokens, 12 trained"))
+async def test_a_rejected_answer_is_not_trained(room: RoomDriver, tokens: type[Tokenizer]) -> None:
+    await room.press("x")
+    await at_row(room, 2)
+    await room.press("left")
+    await room.until(lambda: room.head("#read").endswith("29 tokens, not used"))
+    assert "not trained, 13" in line(room, "● assistant")
+    await room.press("u")
+    await room.until(lambda: room.head("#read").endswith("29 tokens, 12 trained"))
 
 
 async def test_tokens_are_counted_for_the_row_on_screen_and_not_for_the_rows_passed(
@@ -148,106 +146,94 @@ async def test_tokens_are_counted_for_the_row_on_screen_and_not_for_the_rows_pas
         assert requests == [0, 4]
 
 
-async def test_review_opens_on_an_undecided_row_unless_the_user_opens_a_row(
-    shop: Shop, checks: Checks, open_room: OpenRoom
-) -> None:
-    fill(shop)
-    async with open_room("data", WIDE) as room:
-        await room.until(lambda: ready(room))
-        await room.press("x")
-        await room.until_notice("✗ Row 1 rejected.")
-        await room.press("R")
-        await at_row(room, 2)
-        await room.press("left")
-        await at_row(room, 1)
-        await room.press("D", "R")  # the row that Review showed
-        await at_row(room, 1)
-        await room.press("D", "down", "x")
-        await room.until_notice("✗ Row 2 rejected.")
-        await room.press("enter")
-        await at_row(room, 2)
-        await room.press("D", "up", "R")
-        await at_row(room, 3)
+@opens(mode="data", settle=None)
+async def test_review_opens_on_an_undecided_row_unless_the_user_opens_a_row(room: RoomDriver) -> None:
+    await room.until(lambda: ready(room))
+    await room.press("x")
+    await room.until_notice("✗ Row 1 rejected.")
+    await room.press("R")
+    await at_row(room, 2)
+    await room.press("left")
+    await at_row(room, 1)
+    await room.press("D", "R")  # the row that Review showed
+    await at_row(room, 1)
+    await room.press("D", "down", "x")
+    await room.until_notice("✗ Row 2 rejected.")
+    await room.press("enter")
+    await at_row(room, 2)
+    await room.press("D", "up", "R")
+    await at_row(room, 3)
 
 
-async def test_each_decision_is_one_key_and_moves_on(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
-    source = fill(shop)
-    async with open_room("review") as room:
-        await opened(room)
-        for key, notice, following in (
-            ("a", "✓ Row 1 accepted.", 2),
-            ("x", "✗ Row 2 rejected.", 3),
-            ("space", "○ Row 3 skipped.", 4),
-        ):
-            await room.press(key)
-            await room.until_notice(notice)
-            assert room.undo_key == "u"
-            await at_row(room, following)
-        assert "2 of 13 decided" in room.text("#progress")
-        await room.press("left", "left")
-        await at_row(room, 2)
-        await room.press("space")  # does not take back the rejection
-        await at_row(room, 4)
-        assert "2 of 13 decided" in room.text("#progress")
-        await room.press(*"aaaaaaaaaa")
-        await at_row(room, 3)  # the skipped row comes last
-        await room.press("a")
-        await room.until(lambda: "all decided" in room.text("#progress"))
+async def test_each_decision_is_one_key_and_moves_on(room: RoomDriver) -> None:
+    source = room.staged
+    for key, notice, following in (
+        ("a", "✓ Row 1 accepted.", 2),
+        ("x", "✗ Row 2 rejected.", 3),
+        ("space", "○ Row 3 skipped.", 4),
+    ):
+        await room.press(key)
+        await room.until_notice(notice)
+        assert room.undo_key == "u"
+        await at_row(room, following)
+    assert "2 of 13 decided" in room.text("#progress")
+    await room.press("left", "left")
+    await at_row(room, 2)
+    await room.press("space")  # does not take back the rejection
+    await at_row(room, 4)
+    assert "2 of 13 decided" in room.text("#progress")
+    await room.press(*"aaaaaaaaaa")
+    await at_row(room, 3)  # the skipped row comes last
+    await room.press("a")
+    await room.until(lambda: "all decided" in room.text("#progress"))
     assert actions(source) == ["accept", "reject", "skip", *["accept"] * 11]
 
 
-async def test_a_key_with_several_actions_names_them_if_none_is_possible(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
-    fill(shop)
-    async with open_room("review") as room:
-        await opened(room)
-        await room.press("d")
-        await room.until_notice("· Not possible now: disclaimer, right.")
+async def test_a_key_with_several_actions_names_them_if_none_is_possible(room: RoomDriver) -> None:
+    await room.press("d")
+    await room.until_notice("· Not possible now: disclaimer, right.")
 
 
-async def test_undo_and_redo_show_the_row_of_the_decision(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
-    source = fill(shop)
-    async with open_room("review", NARROW) as room:
-        await opened(room)
-        await room.press(*"axax")
-        await at_row(room, 5)
-        for number, action in ((4, "reject"), (3, "accept"), (2, "reject"), (1, "accept")):
-            await room.press("u")
-            await room.until_notice(f"↶ Row {number}: {action} undone.")
-            assert room.undo_key == "U"
-            await at_row(room, number)
+@opens(size=NARROW)
+async def test_undo_and_redo_show_the_row_of_the_decision(room: RoomDriver) -> None:
+    source = room.staged
+    await room.press(*"axax")
+    await at_row(room, 5)
+    for number, action in ((4, "reject"), (3, "accept"), (2, "reject"), (1, "accept")):
         await room.press("u")
-        await room.until_notice("· There is nothing to undo.")
-        assert not statuses(room)
-        assert "undo" not in room.actions
-        await room.press("U", "ctrl+r")
-        await room.until_notice("✗ Row 2 rejected.")
-        assert statuses(room) == {0: "accepted", 1: "rejected"}
+        await room.until_notice(f"↶ Row {number}: {action} undone.")
+        assert room.undo_key == "U"
+        await at_row(room, number)
+    await room.press("u")
+    await room.until_notice("· There is nothing to undo.")
+    assert not statuses(room)
+    assert "undo" not in room.actions
+    await room.press("U", "ctrl+r")
+    await room.until_notice("✗ Row 2 rejected.")
+    assert statuses(room) == {0: "accepted", 1: "rejected"}
     assert len(journal(source)) == 10
 
 
-async def test_tags_and_notes_stay_on_the_row(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
-    fill(shop)
-    async with open_room("review") as room:
-        await opened(room)
-        assert "▌ 1 login" in room.text("#tags")
-        assert "▌ 2" not in room.text("#tags")
-        await room.press("2")
-        await room.until(lambda: "▌ 2 billing" in room.text("#tags"))
-        assert room.notice == "✓ Row 1 tagged."
-        await room.press("1")
-        await room.until(lambda: "▌ 1 login" not in room.text("#tags"))
-        await room.press("t")
-        await room.answer("odd [red]")
-        await room.until(lambda: "▌ 4 odd [red]" in room.text("#tags"))
-        await room.press("n")
-        await room.answer("ask the workshop")
-        await room.until(lambda: "note     ask the workshop" in room.text("#origin"))
-        await at_row(room, 1)
-        decision = session_of(room).source.decision(0)
-        assert (decision.tags, decision.note, decision.status) == (("billing", "odd [red]"), "ask the workshop", "pending")
-        await room.press("9")
-        await room.pilot.pause()
-        assert len(session_of(room).source.state.steps) == 4, "there is no ninth tag"
+async def test_tags_and_notes_stay_on_the_row(room: RoomDriver) -> None:
+    assert "▌ 1 login" in room.text("#tags")
+    assert "▌ 2" not in room.text("#tags")
+    await room.press("2")
+    await room.until(lambda: "▌ 2 billing" in room.text("#tags"))
+    assert room.notice == "✓ Row 1 tagged."
+    await room.press("1")
+    await room.until(lambda: "▌ 1 login" not in room.text("#tags"))
+    await room.press("t")
+    await room.answer("odd [red]")
+    await room.until(lambda: "▌ 4 odd [red]" in room.text("#tags"))
+    await room.press("n")
+    await room.answer("ask the workshop")
+    await room.until(lambda: "note     ask the workshop" in room.text("#origin"))
+    await at_row(room, 1)
+    decision = session_of(room).source.decision(0)
+    assert (decision.tags, decision.note, decision.status) == (("billing", "odd [red]"), "ask the workshop", "pending")
+    await room.press("9")
+    await room.pilot.pause()
+    assert len(session_of(room).source.state.steps) == 4, "there is no ninth tag"
 
 
 async def test_the_contract_is_checked_while_editing(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
@@ -296,24 +282,22 @@ async def test_d_adds_the_missing_disclaimer(shop: Shop, checks: Checks, open_ro
     assert "Only with a flue. This is general guidance." in edit["rows"][0]["record"]["messages"][2]["content"]
 
 
-async def test_escape_leaves_the_row_unchanged_and_keeps_a_draft(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
-    fill(shop)
-    async with open_room("review", NARROW) as room:
-        await opened(room)
-        await edit(room, "up")
-        await room.press(*" axu1 now", "escape")
-        await room.until_notice("· Row unchanged; your draft is kept.")
-        assert not line(room, "axu1")
-        assert not statuses(room), "letters typed into the editor are not actions"
-        await edit(room)
-        await room.until(lambda: room.screen.query_one(Editor).text == "Where is my parcel? axu1 now")
-        await room.press("ctrl+s")
-        await room.until_notice("~ Row 1 edited.")
-        assert line(room, "Where is my parcel? axu1 now")
-        await edit(room)
-        await room.press("escape")
-        await room.until(lambda: "editing" not in room.head("#read"))
-        assert "draft" not in room.notice, "nothing was written"
+@opens(size=NARROW)
+async def test_escape_leaves_the_row_unchanged_and_keeps_a_draft(room: RoomDriver) -> None:
+    await edit(room, "up")
+    await room.press(*" axu1 now", "escape")
+    await room.until_notice("· Row unchanged; your draft is kept.")
+    assert not line(room, "axu1")
+    assert not statuses(room), "letters typed into the editor are not actions"
+    await edit(room)
+    await room.until(lambda: room.screen.query_one(Editor).text == "Where is my parcel? axu1 now")
+    await room.press("ctrl+s")
+    await room.until_notice("~ Row 1 edited.")
+    assert line(room, "Where is my parcel? axu1 now")
+    await edit(room)
+    await room.press("escape")
+    await room.until(lambda: "editing" not in room.head("#read"))
+    assert "draft" not in room.notice, "nothing was written"
 
 
 async def test_a_draft_is_kept_when_another_row_is_opened(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
@@ -352,82 +336,67 @@ async def test_a_draft_is_kept_when_the_app_is_closed(shop: Shop, checks: Checks
         await room.until(lambda: room.screen.query_one(Editor).text == "Where is my parcel? anew")
 
 
-async def test_a_draft_ends_when_its_text_is_that_of_the_row_again(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
-    fill(shop)
-    async with open_room("review") as room:
-        await opened(room)
-        await edit(room, "up")
-        await room.press("x")
-        assert room.screen.save_state()["drafts"]  # as every second
-        await room.press("backspace", "escape")
-        await room.until(lambda: "editing" not in room.head("#read"))
-        assert not room.screen.save_state()["drafts"]
+async def test_a_draft_ends_when_its_text_is_that_of_the_row_again(room: RoomDriver) -> None:
+    await edit(room, "up")
+    await room.press("x")
+    assert room.screen.save_state()["drafts"]  # as every second
+    await room.press("backspace", "escape")
+    await room.until(lambda: "editing" not in room.head("#read"))
+    assert not room.screen.save_state()["drafts"]
 
 
-async def test_a_draft_stays_with_its_row_when_rows_are_inserted_before_it(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
-    source = fill(shop, GOOD)
-    async with open_room("review") as room:
-        await opened(room)
-        await edit(room, "up")
-        await room.press(*" anew", "escape")
-        await room.until_notice("· Row unchanged; your draft is kept.")
-        fill(shop, [chat("Is it new?", answer("returns", "It is.")), *GOOD])
-        for _ in range(2):
-            await room.observe(shop.snapshot())
-        await room.until(lambda: ready(room) and bool(line(room, "Is it new?")))
-        room.screen.query_one(RowReader).focus()
-        await edit(room, "up")
-        await room.until(lambda: "Row 1, editing turn 2" in room.head("#read"))
-        assert room.screen.query_one(Editor).text == "Is it new?"
-        await room.press("escape", "right")
-        await edit(room, "up")
-        await room.until(lambda: "Row 2, editing turn 2" in room.head("#read"))
-        assert room.screen.query_one(Editor).text == "Where is my parcel? anew"
+@opens(stage=lambda shop: fill(shop, GOOD))
+async def test_a_draft_stays_with_its_row_when_rows_are_inserted_before_it(room: RoomDriver, shop: Shop) -> None:
+    source = room.staged
+    await edit(room, "up")
+    await room.press(*" anew", "escape")
+    await room.until_notice("· Row unchanged; your draft is kept.")
+    fill(shop, [chat("Is it new?", answer("returns", "It is.")), *GOOD])
+    for _ in range(2):
+        await room.observe(shop.snapshot())
+    await room.until(lambda: ready(room) and bool(line(room, "Is it new?")))
+    room.screen.query_one(RowReader).focus()
+    await edit(room, "up")
+    await room.until(lambda: "Row 1, editing turn 2" in room.head("#read"))
+    assert room.screen.query_one(Editor).text == "Is it new?"
+    await room.press("escape", "right")
+    await edit(room, "up")
+    await room.until(lambda: "Row 2, editing turn 2" in room.head("#read"))
+    assert room.screen.query_one(Editor).text == "Where is my parcel? anew"
     assert not journal_path(source).exists()
 
 
-async def test_an_invalid_edit_is_refused_and_stays_in_the_editor(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
-    fill(shop)
-    async with open_room("review") as room:
-        await opened(room)
-        await edit(room)
-        room.screen.query_one(Editor).load_text("")
-        await room.press("ctrl+s")
-        await room.until_notice("✗ support-json.jsonl, line 1: an assistant turn is empty.")
-        assert "editing turn 3" in room.head("#read")
+async def test_an_invalid_edit_is_refused_and_stays_in_the_editor(room: RoomDriver) -> None:
+    await edit(room)
+    room.screen.query_one(Editor).load_text("")
+    await room.press("ctrl+s")
+    await room.until_notice("✗ support-json.jsonl, line 1: an assistant turn is empty.")
+    assert "editing turn 3" in room.head("#read")
 
 
-async def test_escape_leaves_the_room_right_after_a_decision(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
-    fill(shop)
-    async with open_room("review") as room:
-        await opened(room)
-        await room.press("a")
-        await room.until_notice("✓ Row 1 accepted.")
-        await room.press("escape")
-        await room.until(lambda: room.mode == "data")
+async def test_escape_leaves_the_room_right_after_a_decision(room: RoomDriver) -> None:
+    await room.press("a")
+    await room.until_notice("✓ Row 1 accepted.")
+    await room.press("escape")
+    await room.until(lambda: room.mode == "data")
 
 
-async def test_letters_typed_right_after_e_go_into_the_editor(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
-    fill(shop)
-    async with open_room("review") as room:
-        await opened(room)
-        for key in "exa":
-            room.app.post_message(events.Key(key, key))
-        await room.until(lambda: room.screen.query_one(Editor).text.endswith("xa"))
-        assert not statuses(room)
+async def test_letters_typed_right_after_e_go_into_the_editor(room: RoomDriver) -> None:
+    for key in "exa":
+        room.app.post_message(events.Key(key, key))
+    await room.until(lambda: room.screen.query_one(Editor).text.endswith("xa"))
+    assert not statuses(room)
 
 
-async def test_an_edit_preserves_characters_that_cannot_be_shown(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
-    fill(shop, [chat("Is it?", "one\x1b[31m \u202etwo\r\nthree")], contract="")
-    async with open_room("review") as room:
-        await opened(room)
-        assert " ".join(room.text("#contract").split()) == "The recipe has no contract. Set one in Plan, under evaluation."
-        await edit(room)
-        await room.press("backspace", "!", "ctrl+s")
-        await room.until_notice("~ Row 1 edited.")
-        record = session_of(room).source.decision(0).record
-        assert record is not None
-        assert record["messages"][2]["content"] == "one\x1b[31m \u202etwo\r\nthre!"
+@opens(stage=lambda shop: fill(shop, [chat("Is it?", "one\x1b[31m \u202etwo\r\nthree")], contract=""))
+async def test_an_edit_preserves_characters_that_cannot_be_shown(room: RoomDriver) -> None:
+    assert " ".join(room.text("#contract").split()) == "The recipe has no contract. Set one in Plan, under evaluation."
+    await edit(room)
+    await room.press("backspace", "!", "ctrl+s")
+    await room.until_notice("~ Row 1 edited.")
+    record = session_of(room).source.decision(0).record
+    assert record is not None
+    assert record["messages"][2]["content"] == "one\x1b[31m \u202etwo\r\nthre!"
 
 
 PAIRS = [
@@ -470,15 +439,13 @@ async def test_long_answers_of_a_pair_start_below_the_end_of_their_prompt(
         assert "Line 0 of the answer." in room.screen.query_one(RowReader).render().plain
 
 
-async def test_only_the_differences_of_a_pair_are_underlined(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
-    fill(shop, PAIRS, contract="")
-    async with open_room("review") as room:
-        await opened(room)
-        shown = room.screen.query_one(RowReader).render()
-        underlined = "".join(shown.plain[span.start : span.end] for span in shown.spans if "underline" in str(span.style))
-        assert "stays cool" in underlined
-        assert "burns you" in underlined
-        assert "lamp" not in underlined
+@opens(stage=lambda shop: fill(shop, PAIRS, contract=""))
+async def test_only_the_differences_of_a_pair_are_underlined(room: RoomDriver) -> None:
+    shown = room.screen.query_one(RowReader).render()
+    underlined = "".join(shown.plain[span.start : span.end] for span in shown.spans if "underline" in str(span.style))
+    assert "stays cool" in underlined
+    assert "burns you" in underlined
+    assert "lamp" not in underlined
 
 
 def test_a_word_diff_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -488,40 +455,36 @@ def test_a_word_diff_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "".join(text for text, differs in first[0] if differs) == "stays cool"
 
 
-async def test_the_keys_of_pairs_do_nothing_to_a_conversation(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
-    fill(shop)
-    async with open_room("review") as room:
-        await opened(room)
-        await room.press("d", "equals_sign", "b", "s")
-        await room.pilot.pause()
-        assert not statuses(room)
-        assert "tie" not in room.actions
+async def test_the_keys_of_pairs_do_nothing_to_a_conversation(room: RoomDriver) -> None:
+    await room.press("d", "equals_sign", "b", "s")
+    await room.pilot.pause()
+    assert not statuses(room)
+    assert "tie" not in room.actions
 
 
-async def test_review_goes_through_the_rows_that_data_filters(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
-    fill(shop)
-    async with open_room("data") as room:
-        await room.until(lambda: ready(room))
-        await room.press("slash", *"tag:login", "enter")
-        await room.until(lambda: len(session_of(room).selection.rows) == 6)
-        await room.press("down", "down", "enter")
-        await room.until(lambda: room.mode == "review")
-        await at_row(room, 7)
-        assert "row 3 of 6 for tag:login" in room.text("#progress")
-        await room.press("a")
-        await at_row(room, 10)
-        await room.press("left", "left")
-        await at_row(room, 4)
-        await room.press("end")
-        await at_row(room, 13)
-        assert "similar  row 1" in room.text("#origin")
-        await room.press("home", "right")
-        await at_row(room, 4)
-        await room.press("escape", "escape")  # the first closes the notice
-        await room.until(lambda: room.mode == "data" and room.screen.query_one("#list").cursor == 1)
-        await room.press("backspace")
-        await room.until(lambda: len(session_of(room).selection.rows) == 14)
-        assert "all rows" not in room.actions
+@opens(mode="data", settle=None)
+async def test_review_goes_through_the_rows_that_data_filters(room: RoomDriver) -> None:
+    await room.until(lambda: ready(room))
+    await room.press("slash", *"tag:login", "enter")
+    await room.until(lambda: len(session_of(room).selection.rows) == 6)
+    await room.press("down", "down", "enter")
+    await room.until(lambda: room.mode == "review")
+    await at_row(room, 7)
+    assert "row 3 of 6 for tag:login" in room.text("#progress")
+    await room.press("a")
+    await at_row(room, 10)
+    await room.press("left", "left")
+    await at_row(room, 4)
+    await room.press("end")
+    await at_row(room, 13)
+    assert "similar  row 1" in room.text("#origin")
+    await room.press("home", "right")
+    await at_row(room, 4)
+    await room.press("escape", "escape")  # the first closes the notice
+    await room.until(lambda: room.mode == "data" and room.screen.query_one("#list").cursor == 1)
+    await room.press("backspace")
+    await room.until(lambda: len(session_of(room).selection.rows) == 14)
+    assert "all rows" not in room.actions
 
 
 async def test_decisions_about_rows_that_are_not_in_the_source_are_announced(
@@ -537,84 +500,73 @@ async def test_decisions_about_rows_that_are_not_in_the_source_are_announced(
         await room.until(lambda: "2 rows: accept undone. It was about rows that are not in the source" in room.notice)
 
 
-async def test_review_can_leave_the_filter(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
-    fill(shop)
-    async with open_room("data") as room:
-        await room.until(lambda: ready(room))
-        await room.press("slash", *"tag:login", "enter")
-        await room.until(lambda: len(session_of(room).selection.rows) == 6)
-        await room.press("R")
-        await room.until(lambda: "all rows" in room.actions)
-        await room.press("backspace")
-        await room.until(lambda: len(session_of(room).selection.rows) == 14)
-        assert "all rows" not in room.actions
-        assert "tag:login" not in room.text("#progress")
-        await room.press("D")
-        await room.until(lambda: room.mode == "data")
-        assert room.screen.query_one("#filter-text").value == ""
+@opens(mode="data", settle=None)
+async def test_review_can_leave_the_filter(room: RoomDriver) -> None:
+    await room.until(lambda: ready(room))
+    await room.press("slash", *"tag:login", "enter")
+    await room.until(lambda: len(session_of(room).selection.rows) == 6)
+    await room.press("R")
+    await room.until(lambda: "all rows" in room.actions)
+    await room.press("backspace")
+    await room.until(lambda: len(session_of(room).selection.rows) == 14)
+    assert "all rows" not in room.actions
+    assert "tag:login" not in room.text("#progress")
+    await room.press("D")
+    await room.until(lambda: room.mode == "data")
+    assert room.screen.query_one("#filter-text").value == ""
 
 
-async def test_a_filter_that_no_row_matches_is_told_and_left_for_an_undecided_row(
-    shop: Shop, checks: Checks, open_room: OpenRoom
-) -> None:
-    fill(shop)
-    async with open_room("data") as room:
-        await room.until(lambda: ready(room))
-        await room.press("x")
-        await room.until_notice("✗ Row 1 rejected.")
-        await room.press("slash", *"tag:nowhere", "enter")
-        await room.until(lambda: not session_of(room).selection.rows and session_of(room).selection.scanned is None)
-        await room.press("R")
-        await room.until(lambda: "no row matches tag:nowhere" in room.text("#progress"))
-        await room.press("backspace")
-        await at_row(room, 2)
-        assert "tag:nowhere" not in room.text("#progress")
+@opens(mode="data", settle=None)
+async def test_a_filter_that_no_row_matches_is_told_and_left_for_an_undecided_row(room: RoomDriver) -> None:
+    await room.until(lambda: ready(room))
+    await room.press("x")
+    await room.until_notice("✗ Row 1 rejected.")
+    await room.press("slash", *"tag:nowhere", "enter")
+    await room.until(lambda: not session_of(room).selection.rows and session_of(room).selection.scanned is None)
+    await room.press("R")
+    await room.until(lambda: "no row matches tag:nowhere" in room.text("#progress"))
+    await room.press("backspace")
+    await at_row(room, 2)
+    assert "tag:nowhere" not in room.text("#progress")
 
 
-async def test_an_invalid_row_is_explained_and_passed_over(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
-    fill(shop)
-    async with open_room("review", NARROW) as room:
-        await opened(room)
-        await room.press("end")
-        await room.until(lambda: "✗ Invalid row: there is no assistant turn at the end" in room.text("#reader"))
-        assert "accept" not in room.actions
-        await room.press("a", "e", "1", "n")
-        await room.pilot.pause()
-        assert not statuses(room)
-        await room.press("left", "a")
-        await room.until_notice("✓ Row 13 accepted.")
-        await at_row(room, 1)  # not 14, which is invalid
+@opens(size=NARROW)
+async def test_an_invalid_row_is_explained_and_passed_over(room: RoomDriver) -> None:
+    await room.press("end")
+    await room.until(lambda: "✗ Invalid row: there is no assistant turn at the end" in room.text("#reader"))
+    assert "accept" not in room.actions
+    await room.press("a", "e", "1", "n")
+    await room.pilot.pause()
+    assert not statuses(room)
+    await room.press("left", "a")
+    await room.until_notice("✓ Row 13 accepted.")
+    await at_row(room, 1)  # not 14, which is invalid
 
 
-async def test_a_narrow_screen_shows_the_contract_in_one_line(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
-    fill(shop)
-    async with open_room("review", NARROW) as room:
-        await opened(room)
-        assert "✓ contract passes  4 of 4 pass" in room.text("#contract-line")
-        await go_to(room, 11)
-        assert "✗ correct disclaimer:" in room.text("#contract-line")
-        assert "3 of 4 pass" in room.text("#contract-line")
-        await room.press("c")
-        await room.until(lambda: room.focus == "contract" and not room.screen.query_one("#read-side").display)
-        assert "▌ 3 safety" in room.text("#tags")
-        assert "line 11" in room.text("#origin")
-        await room.press("c")
-        await room.until(lambda: room.focus == "reader" and room.screen.query_one("#read-side").display)
-        await room.press("c", "escape")
-        await at_row(room, 11)
+@opens(size=NARROW)
+async def test_a_narrow_screen_shows_the_contract_in_one_line(room: RoomDriver) -> None:
+    assert "✓ contract passes  4 of 4 pass" in room.text("#contract-line")
+    await go_to(room, 11)
+    assert "✗ correct disclaimer:" in room.text("#contract-line")
+    assert "3 of 4 pass" in room.text("#contract-line")
+    await room.press("c")
+    await room.until(lambda: room.focus == "contract" and not room.screen.query_one("#read-side").display)
+    assert "▌ 3 safety" in room.text("#tags")
+    assert "line 11" in room.text("#origin")
+    await room.press("c")
+    await room.until(lambda: room.focus == "reader" and room.screen.query_one("#read-side").display)
+    await room.press("c", "escape")
+    await at_row(room, 11)
 
 
-async def test_tab_goes_through_the_sections_in_order(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
-    fill(shop)
-    async with open_room("review") as room:
-        await opened(room)
-        await go_to(room, 12)
-        await room.until(lambda: "this email" in " ".join(room.text("#findings").split()))
-        for panel in ("contract", "findings", "tags", "origin", "reader"):
-            await room.press("tab")
-            await room.until(lambda: room.focus == panel)  # noqa: B023
-        await room.press("shift+tab", "a")
-        await room.until_notice("✓ Row 12 accepted.")  # the room's keys work in every section
+async def test_tab_goes_through_the_sections_in_order(room: RoomDriver) -> None:
+    await go_to(room, 12)
+    await room.until(lambda: "this email" in " ".join(room.text("#findings").split()))
+    for panel in ("contract", "findings", "tags", "origin", "reader"):
+        await room.press("tab")
+        await room.until(lambda: room.focus == panel)  # noqa: B023
+    await room.press("shift+tab", "a")
+    await room.until_notice("✓ Row 12 accepted.")  # the room's keys work in every section
 
 
 async def test_a_long_row_can_be_scrolled_to_its_end(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
@@ -633,19 +585,17 @@ async def test_a_long_row_can_be_scrolled_to_its_end(shop: Shop, checks: Checks,
         await room.until(lambda: "Short." in room.text("#reader"))
 
 
-async def test_decisions_survive_a_journal_that_another_program_replaces(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
-    source = fill(shop)
-    async with open_room("review") as room:
-        await opened(room)
-        await room.press("a")
-        await room.until_notice("✓ Row 1 accepted.")
-        saved = source.with_name("saved")  # by an editor that opened the journal before the decision
-        saved.write_bytes(b"")
-        saved.replace(journal_path(source))
-        await room.press("x")
-        await room.until_notice("✗ Row 2 rejected.")
-        assert load_review(source) == session_of(room).source.state
-        assert session_of(room).source.decided_count == 2
+async def test_decisions_survive_a_journal_that_another_program_replaces(room: RoomDriver) -> None:
+    source = room.staged
+    await room.press("a")
+    await room.until_notice("✓ Row 1 accepted.")
+    saved = source.with_name("saved")  # by an editor that opened the journal before the decision
+    saved.write_bytes(b"")
+    saved.replace(journal_path(source))
+    await room.press("x")
+    await room.until_notice("✗ Row 2 rejected.")
+    assert load_review(source) == session_of(room).source.state
+    assert session_of(room).source.decided_count == 2
 
 
 async def test_without_a_tokenizer_training_is_marked_by_turn(
@@ -659,46 +609,39 @@ async def test_without_a_tokenizer_training_is_marked_by_turn(
         assert "┃ " in room.text("#reader")
 
 
+@opens(settle=None)
 async def test_a_missing_base_is_told_and_its_tokens_are_counted_once_it_is_there(
-    shop: Shop, checks: Checks, tokens: type[Tokenizer], open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch
+    local_bases: set[str], room: RoomDriver, shop: Shop
 ) -> None:
-    fill(shop)
-    monkeypatch.setattr("mlxtune.models.resolve.is_local", lambda base, **_: False)
-    async with open_room("review") as room:
-        await opened(room, counted=False)
-        await room.until(lambda: room.head("#read").endswith("no token count: the base is missing. f in Plan downloads it"))
-        monkeypatch.setattr("mlxtune.models.resolve.is_local", lambda base, **_: True)
-        await room.observe(shop.snapshot())
-        await room.until(lambda: room.head("#read").endswith(" trained"))
+    await opened(room, counted=False)
+    await room.until(lambda: room.head("#read").endswith("no token count: the base is missing. f in Plan downloads it"))
+    local_bases.add("smollm2-135m")
+    await room.observe(shop.snapshot())
+    await room.until(lambda: room.head("#read").endswith(" trained"))
 
 
-async def test_a_full_disk_is_reported_and_nothing_is_decided(
-    shop: Shop, checks: Checks, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    fill(shop)
-    async with open_room("review") as room:
-        await opened(room)
+async def test_a_full_disk_is_reported_and_nothing_is_decided(room: RoomDriver, monkeypatch: pytest.MonkeyPatch) -> None:
 
-        def full(self: Any, record: Any) -> None:
-            raise MachineError("The disk is full, so support-json.review.jsonl was not saved.", hint="Free some space.")
+    def full(self: Any, record: Any) -> None:
+        raise MachineError("The disk is full, so support-json.review.jsonl was not saved.", hint="Free some space.")
 
-        with monkeypatch.context() as patch:
-            patch.setattr("mlxtune.core.journal.Journal.append", full)
-            await room.press("a")
-            await room.until_notice("✗ The disk is full")
-        await at_row(room, 1)
-        assert not statuses(room)
+    with monkeypatch.context() as patch:
+        patch.setattr("mlxtune.core.journal.Journal.append", full)
+        await room.press("a")
+        await room.until_notice("✗ The disk is full")
+    await at_row(room, 1)
+    assert not statuses(room)
 
 
-async def test_without_rows_the_room_says_how_to_get_some(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
-    async with open_room("review", NARROW) as room:
-        await room.until(lambda: "No rows selected." in room.text("#no-row"))
-        await room.press("a", "e", "u", "space", "right")
-        fill(shop, GOOD).unlink()
-        await room.observe(shop.snapshot())
-        await room.until(lambda: "✗" in room.text("#no-row"))
-        assert room.actions[:2] == ["import", "recipe"]
-        assert "r another recipe" in room.text("#no-row")
+@opens(stage=lambda shop: None, settle=None, size=NARROW)
+async def test_without_rows_the_room_says_how_to_get_some(room: RoomDriver, shop: Shop) -> None:
+    await room.until(lambda: "No rows selected." in room.text("#no-row"))
+    await room.press("a", "e", "u", "space", "right")
+    fill(shop, GOOD).unlink()
+    await room.observe(shop.snapshot())
+    await room.until(lambda: "✗" in room.text("#no-row"))
+    assert room.actions[:2] == ["import", "recipe"]
+    assert "r another recipe" in room.text("#no-row")
 
 
 async def test_an_import_continues_while_tokens_are_counted(
@@ -721,42 +664,37 @@ async def test_an_import_continues_while_tokens_are_counted(
         await room.until_notice("✓ Imported 1 row to data/more-2.jsonl.")
 
 
-async def test_ctrl_y_copies_the_row(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
-    source = fill(shop)
-    async with open_room("review") as room:
-        await opened(room)
-        await room.press("ctrl+y")
-        await room.until_notice("✓ Copied the row.")
-        written = json.loads(source.read_text(encoding="utf-8").splitlines()[0])
-        assert json.loads(room.app.clipboard)["messages"] == written["messages"]
+async def test_ctrl_y_copies_the_row(room: RoomDriver) -> None:
+    source = room.staged
+    await room.press("ctrl+y")
+    await room.until_notice("✓ Copied the row.")
+    written = json.loads(source.read_text(encoding="utf-8").splitlines()[0])
+    assert json.loads(room.app.clipboard)["messages"] == written["messages"]
 
 
-async def test_a_long_file_name_keeps_the_line_number(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
-    fill(shop, GOOD, "rows-of-the-support-desk-with-a-very-long-name")
-    async with open_room("review") as room:
-        await opened(room)
-        assert "…, line 1" in room.text("#origin")
+@opens(stage=lambda shop: fill(shop, GOOD, "rows-of-the-support-desk-with-a-very-long-name"))
+async def test_a_long_file_name_keeps_the_line_number(room: RoomDriver) -> None:
+    assert "…, line 1" in room.text("#origin")
 
 
-async def test_a_second_annotator_starts_anew_and_is_compared(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
-    source = fill(shop, GOOD)
-    async with open_room("review") as room:
-        await opened(room)
-        await room.press("a")
-        await room.until_notice("✓ Row 1 accepted.")
-        await room.press("y")
-        await room.choose("other")
-        await room.answer("ben")
-        await room.until(lambda: "as ben" in room.text("#progress") and "0 of 10 decided" in room.text("#progress"))
-        await room.press("home", "x")
-        await room.until_notice("✗ Row 1 rejected.")
-        await room.press("home")
-        await room.until(lambda: "disputed" in room.text("#origin"))
-        await room.press("y")
-        await room.choose("own")
-        await room.until(lambda: "as ben" not in room.text("#progress") and statuses(room) == {0: "rejected"})
-        session_of(room).select("status:disputed", "row")
-        await room.until(lambda: session_of(room).selection.scanned is None and list(session_of(room).selection.rows) == [0])
+@opens(stage=lambda shop: fill(shop, GOOD))
+async def test_a_second_annotator_starts_anew_and_is_compared(room: RoomDriver) -> None:
+    source = room.staged
+    await room.press("a")
+    await room.until_notice("✓ Row 1 accepted.")
+    await room.press("y")
+    await room.choose("other")
+    await room.answer("ben")
+    await room.until(lambda: "as ben" in room.text("#progress") and "0 of 10 decided" in room.text("#progress"))
+    await room.press("home", "x")
+    await room.until_notice("✗ Row 1 rejected.")
+    await room.press("home")
+    await room.until(lambda: "disputed" in room.text("#origin"))
+    await room.press("y")
+    await room.choose("own")
+    await room.until(lambda: "as ben" not in room.text("#progress") and statuses(room) == {0: "rejected"})
+    session_of(room).select("status:disputed", "row")
+    await room.until(lambda: session_of(room).selection.scanned is None and list(session_of(room).selection.rows) == [0])
     assert len({event["who"] for event in journal(source)}) == 2
 
 
@@ -773,35 +711,30 @@ def editor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], N
     return use
 
 
-async def test_an_answer_is_edited_in_the_users_editor(
-    shop: Shop, checks: Checks, open_room: OpenRoom, editor: Callable[[str], None]
-) -> None:
-    source = fill(shop, GOOD)
-    async with open_room("review") as room:
-        await opened(room)
-        editor("""sed -i 's/look into it/LOOK/' "$1"; echo >> "$1" """)
-        await room.press("v")
-        await room.until_notice("~ Row 1 edited.")
-        assert journal(source)[0]["rows"][0]["record"]["messages"][2]["content"] == answer("returns", "Number 0: we LOOK at once.")
-        editor("exit 3")
-        await room.press("v")
-        await room.until_notice("✗ sh exited with 3, so the row is unchanged.")
-        editor('printf "\\377" > "$1"')
-        await room.press("v")
-        await room.until_notice("✗ The edited text is not UTF-8")
-        editor("true")
-        await room.press("v")
-        await room.until_notice("· Row unchanged.")
-        editor(': > "$1"')  # an answer must not be empty: the row stays, and the text is a draft
-        await room.press("v")
-        await room.until(lambda: room.notice.startswith("✗") and "empty" in room.notice)
+@opens(stage=lambda shop: fill(shop, GOOD))
+async def test_an_answer_is_edited_in_the_users_editor(room: RoomDriver, editor: Callable[[str], None]) -> None:
+    source = room.staged
+    editor("""sed -i 's/look into it/LOOK/' "$1"; echo >> "$1" """)
+    await room.press("v")
+    await room.until_notice("~ Row 1 edited.")
+    assert journal(source)[0]["rows"][0]["record"]["messages"][2]["content"] == answer("returns", "Number 0: we LOOK at once.")
+    editor("exit 3")
+    await room.press("v")
+    await room.until_notice("✗ sh exited with 3, so the row is unchanged.")
+    editor('printf "\\377" > "$1"')
+    await room.press("v")
+    await room.until_notice("✗ The edited text is not UTF-8")
+    editor("true")
+    await room.press("v")
+    await room.until_notice("· Row unchanged.")
+    editor(': > "$1"')  # an answer must not be empty: the row stays, and the text is a draft
+    await room.press("v")
+    await room.until(lambda: room.notice.startswith("✗") and "empty" in room.notice)
     assert len(journal(source)) == 1
 
 
-async def test_the_terminal_is_restored_even_if_the_editor_cannot_be_run(
-    shop: Shop, checks: Checks, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    fill(shop, GOOD)
+@opens(stage=lambda shop: fill(shop, GOOD))
+async def test_the_terminal_is_restored_even_if_the_editor_cannot_be_run(room: RoomDriver, monkeypatch: pytest.MonkeyPatch) -> None:
     restored: list[bool] = []
 
     @contextmanager
@@ -811,9 +744,7 @@ async def test_the_terminal_is_restored_even_if_the_editor_cannot_be_run(
 
     monkeypatch.setattr(MlxtuneApp, "suspend", suspend)
     monkeypatch.setenv("VISUAL", "no-such-editor --wait")
-    async with open_room("review") as room:
-        await opened(room)
-        await room.press("v")
-        await room.until_notice("✗ no-such-editor cannot be run:")
-        assert "Set EDITOR" in room.notice
+    await room.press("v")
+    await room.until_notice("✗ no-such-editor cannot be run:")
+    assert "Set EDITOR" in room.notice
     assert restored == [True]

@@ -1,4 +1,4 @@
-"""Lay out a model's output in a column: JSON by member, with the failing part underlined, colored and marked by carets."""
+"""Lay out a model's output in a column: JSON by member, with the failing part underlined and colored."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from mlxtune.tui.render.text import line
 Span = tuple[int, int]  # start and end, exclusive
 FAILURE_STYLE = "underline $span-ink on $span"
 HANGING_INDENT = 2  # indent of a JSON member's continuation rows
-_CARET_STYLE = "bold $error"
 
 
 def output_rows(text: str, span: Span | None, width: int) -> list[Content]:
@@ -25,14 +24,12 @@ def output_rows(text: str, span: Span | None, width: int) -> list[Content]:
             continue
         before, failure, after = (safe_text(part) for part in (flat[start:first], flat[first:last], flat[last:end]))
         rows.append(line(" " * indent, before, (failure, FAILURE_STYLE), after))
-        rows.append(line(" " * (indent + cell_len(before)), ("^" * cell_len(failure), _CARET_STYLE)))
     return rows
 
 
-def is_caret_row(row: Content) -> bool:
-    """Return whether a row of :func:`output_rows` marks the failing part of the row above it."""
-    text = row.plain.strip()
-    return bool(text) and not text.strip("^") and any(span.style == _CARET_STYLE for span in row.spans)
+def is_marked(row: Content) -> bool:
+    """Return whether a row of :func:`output_rows` has some of the failing part."""
+    return any(span.style == FAILURE_STYLE for span in row.spans)
 
 
 def _wrap(text: str, width: int) -> list[tuple[int, int, int]]:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from textual.content import Content
 
 from mlxtune.core.errors import MlxtuneError
-from mlxtune.core.text import one_line
+from mlxtune.core.text import one_line, safe_text
 from mlxtune.data.review import Decision
+from mlxtune.data.rows import Message
 from mlxtune.present import review
 from mlxtune.tui.paths import relative_paths
-from mlxtune.tui.render.text import RECIPE_KEY, error_rows, key, line, lines, marked, paragraph
+from mlxtune.tui.render.text import RECIPE_KEY, error_rows, invitation, key, line, lines, marked, paragraph, wrap
 from mlxtune.tui.source_session import SourceSession
 
 SEVERITY_STYLE = {"block": "$error", "warn": "$warning", "note": "$muted"}
@@ -27,6 +29,16 @@ _ROLES = {  # glyph, and style of the name
 def role_glyph(role: str) -> tuple[str, str]:
     """Return the glyph of a role, and the style of its name."""
     return _ROLES.get(role, ("●", "$primary"))
+
+
+def message_rows(messages: Iterable[Message], width: int) -> list[Content]:
+    """Draw whole messages under their roles, each followed by an empty row."""
+    rows: list[Content] = []
+    for message in messages:
+        rows.append(line((f"  {role_glyph(message.role)[0]} ", "$muted"), (one_line(message.role), "bold $muted")))
+        rows += [Content(f"    {text}") for text in wrap(safe_text(message.content).expandtabs(4), width - 6)]
+        rows.append(Content(""))
+    return rows
 
 
 def decision_glyph(decision: Decision) -> tuple[str, str]:
@@ -51,18 +63,14 @@ def source_unavailable(session: SourceSession, workspace: Path, map_key: str, wi
     elif session.browser is None:
         return paragraph(f"reading {session.ref.name}", width)
     elif session.unmapped is not None:
-        mapping = (
-            (map_key, "map the columns", "screen.map_columns") if map_key else ("D", "map the columns in Data", "app.room('data')")
+        in_data, elsewhere = (
+            (map_key, "map the columns", "screen.map_columns"),
+            ("D", "map the columns in Data", "app.room('data')"),
         )
-        total = len(session.browser)
+        mapping = in_data if map_key else elsewhere
+        text = f"The columns of {session.ref.name} are unknown, so none of its {len(session.browser):,} rows can be used."
         rows = [
-            *marked(
-                "✗",
-                "$error",
-                f"The columns of {session.ref.name} are unknown, so none of its {total:,} rows can be used.",
-                width,
-                "bold",
-            ),
+            *marked("✗", "$error", text, width, "bold"),
             paragraph(f"First row: {one_line(session.unmapped.reason, 200)}", width, "    "),
             Content(""),
             line("  ", key(*mapping)),
@@ -78,8 +86,8 @@ def source_unavailable(session: SourceSession, workspace: Path, map_key: str, wi
 
 def no_source(error: str, has_recipes: bool, width: int) -> Content:
     """Describe the room while no source is selected, and the key that selects one."""
-    rows = marked("✗", "$error", error, width) if error else [paragraph("No rows selected.", width, style="bold")]
-    about = "This room lists the rows of a recipe, checks them and records your decisions. The file itself is never changed."
     other = key("r", "choose a recipe", "screen.recipe") if has_recipes else RECIPE_KEY
-    keys = line("  ", key("i", "import rows", "screen.import_rows"), "   ", other)
-    return lines(*rows, paragraph(about, width), "", keys)
+    keys = key("i", "import rows", "screen.import_rows"), other
+    if error:
+        return lines(*marked("✗", "$error", error, width), "", line("  ", keys[0], "   ", keys[1]))
+    return invitation(width, "No rows selected.", *keys, about="The file itself is never changed.")

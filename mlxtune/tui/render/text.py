@@ -103,6 +103,13 @@ def paragraph(text: str, width: int, indent: str = "  ", style: str = "$muted") 
     return lines(*(line((indent + row, style)) for row in wrap(text, width - len(indent))))
 
 
+def invitation(width: int, title: str, *keys: Content | None, about: str = "") -> Content:
+    """Return what is missing, ``about`` it, and the keys that change that."""
+    known = [line("  " if not index else "   ", one) for index, one in enumerate(filter(None, keys))]
+    head = [paragraph(title, width, style="bold"), *([paragraph(about, width)] if about else [])]
+    return lines(*head, *([Content(""), line(*known).truncate(max(width, 0))] if known else []))
+
+
 def marked(glyph: str, token: str, text: str, width: int, style: str = "") -> list[Content]:
     """Return ``text`` on rows of at most ``width - 2`` cells, after a colored glyph, with later rows indented to match."""
     first, *rest = wrap(text, width - 6)

@@ -23,7 +23,7 @@ from mlxtune.tui.render.source import no_source, source_unavailable
 from mlxtune.tui.room import Room
 from mlxtune.tui.session_manager import SOURCE_MODES, SessionManager, decision_notice, undo_or_redo
 from mlxtune.tui.source_session import SourceSession
-from mlxtune.tui.widgets.dialog import ChoiceDialog, ChoiceOption, PromptDialog
+from mlxtune.tui.widgets.dialog import ChoiceOption
 
 if TYPE_CHECKING:
     from mlxtune.data.transforms.pipeline import Pipeline
@@ -49,6 +49,7 @@ SOURCE_ACTIONS = (
         when=lambda room: room.can_generate, why="These rows have no recipe.", needs_accelerator=True,
     ),
 )  # fmt: skip
+NOTE = "The note is saved with your decisions and never used for training."
 _INLINE_ROWS = 200  # maximum rows for which undo and redo run in the event loop
 
 
@@ -214,10 +215,8 @@ class SourceRoom(Room):
             busy = f"{plural(len(newest[0].changes), 'row')}: {action}."
             self.app.jobs.run(lambda: undo_or_redo(session, action), busy=busy, holds_keys=True)
             return
-        try:
+        with self.app.notices.showing_errors():
             self.app.notices.show(undo_or_redo(session, action))
-        except MlxtuneError as error:
-            self.app.notices.show_error(error)
 
     def action_tag(self) -> None:
         """Ask for a tag and add it to the current row, or remove it."""
@@ -228,27 +227,22 @@ class SourceRoom(Room):
         what = f"row {marked[0] + 1:,}" if len(marked) == 1 else f"{len(marked):,} marked rows"
         have = "all of them have" if len(marked) > 1 else "the row already has"
         text = f"{f'In use: {known}. ' if known else ''}Entering a tag that {have} removes it."
-        self.app.push_screen(PromptDialog(f"Tag {what}", text, label="tag"), self.toggle_tag)
+        self.app.ask(f"Tag {what}", text, self.toggle_tag, label="tag")
 
     def known_tags(self, session: SourceSession) -> list[str]:
         """Return the most frequent tags in the source."""
         return [tag for tag, _ in session.source.tags.most_common(9)]
 
-    def toggle_tag(self, tag: str | None) -> None:
-        if tag and (session := self.session) is not None:
+    def toggle_tag(self, tag: str) -> None:
+        if (session := self.session) is not None:
             self.decide("tag", **session.tag_change(session.row_index, tag))
 
     def action_recipe(self) -> None:
         self.app.selection.choose_recipe(lambda: self.sessions.open_file(None))
 
     def action_import_rows(self) -> None:
-        text = (
-            "Enter a file, a folder, or a Hugging Face dataset such as owner/name. Its rows are copied to data/ in this workspace."
-        )
-        self.app.push_screen(
-            PromptDialog("Import rows", text, label="import", folder=Path.cwd()),
-            lambda name: self.import_rows(name) if name else None,
-        )
+        text = "A file, a folder, or a Hugging Face dataset such as owner/name. Its rows are copied to data/ in this workspace."
+        self.app.ask("Import rows", text, self.import_rows, label="import", folder=Path.cwd())
 
     def import_rows(self, name: str) -> None:
         """Import the rows of a file or dataset into the workspace and show them. Ask for a column map if the file needs one."""
@@ -283,10 +277,10 @@ class SourceRoom(Room):
                 self.app.notices.show_error(error)
                 return
             self.app.notices.show(None)
-            options = [ChoiceOption("", "Cancel", "fix the file first"), ChoiceOption("skip", "Skip them", "import the rest")]
+            options = [ChoiceOption(None, "Cancel", "fix the file first"), ChoiceOption("skip", "Skip them", "import the rest")]
             message = "\n".join(one_line(row, 110) for row in error.message.splitlines()[1:])
-            dialog = ChoiceDialog(f"{plural(error.count, 'row')} cannot be used", message, options)
-            self.app.push_screen(dialog, lambda answer: self._import_file(path, mapping, skip_bad=True) if answer else None)
+            title = f"{plural(error.count, 'row')} cannot be used"
+            self.app.choose(title, options, lambda _: self._import_file(path, mapping, skip_bad=True), message)
 
         self.app.notices.show(Notice("working", f"Importing {one_line(path.name, 60)}."))
         self.run_job(job, imported, failed)

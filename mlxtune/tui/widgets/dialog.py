@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from rich.cells import cell_len
 from textual.app import ComposeResult
@@ -17,8 +17,9 @@ from textual.content import Content
 from textual.screen import ModalScreen
 from textual.widgets import Input
 
-from mlxtune.core.text import restore_unsafe, safe_text
-from mlxtune.tui.paths import completions
+from mlxtune.core.errors import MlxtuneError
+from mlxtune.core.text import one_line, restore_unsafe, safe_text
+from mlxtune.tui.paths import completions, relative_paths
 from mlxtune.tui.render.text import cell, key, line, paragraph
 from mlxtune.tui.widgets.field import Editor
 from mlxtune.tui.widgets.list import ListPanel
@@ -33,17 +34,17 @@ _UNESCAPED = {ord(symbol): chr(code) for code, symbol in _ESCAPED.items()}
 
 @dataclass(frozen=True)
 class ChoiceOption:
-    """An option: the value to return, its name, and a short description."""
+    """An option: the value to return (``None`` to change nothing), its name, and a short description."""
 
-    value: str
+    value: Any
     name: str
     about: str = ""
 
 
-class ChoiceDialog(ModalScreen[str]):
-    """Asks the user to choose an option; the first one is the safe one. Returns its value, or an empty string on escape."""
+class ChoiceDialog(ModalScreen[Any]):
+    """Asks the user to choose an option; the first one is the safe one. Returns its value, or ``None`` on escape."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "dismiss('')", "close", id="choice.close")]
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "dismiss(None)", "close", id="choice.close")]
 
     def __init__(self, title: str, text: str, options: Sequence[ChoiceOption]) -> None:
         super().__init__()
@@ -56,7 +57,7 @@ class ChoiceDialog(ModalScreen[str]):
                 yield Panel(lambda width, _height: paragraph(self._text, width))
             yield ListPanel(eager=True, id="choices")
             yield Panel(id="choice-about")
-            close = key("esc", "close", "screen.dismiss('')", "$muted")
+            close = key("esc", "close", "screen.dismiss(None)", "$muted")
             keys = line("  ", key("enter", "choose", "screen.choose", "$muted"), "   ", close)
             yield Panel(lambda width, _height: keys.truncate(max(width, 0)))
 
@@ -124,8 +125,8 @@ class PathField(Input):
 class PromptDialog(ModalScreen[str]):
     """Asks the user for a line of text. Returns it, or an empty string on escape.
 
-    ``text`` is prose, or a function that draws what the question is about. ``validate`` returns an error message, or an empty
-    string. Line breaks and tabs of ``value`` are shown as symbols and restored in the result, as are characters that are unsafe to
+    ``text`` is prose, or a function that draws what the question is about. ``check`` raises ``MlxtuneError`` for an invalid answer.
+    Line breaks and tabs of ``value`` are shown as symbols and restored in the result, as are characters that are unsafe to
     display. The text is a path that tab completes if there is a ``folder``, which relative paths are in. With
     ``select``, typing replaces ``value``.
     """
@@ -136,10 +137,10 @@ class PromptDialog(ModalScreen[str]):
 
     def __init__(
         self, title: str, text: str | Draw, value: str = "", *, label: str = "save",
-        validate: Callable[[str], str] = lambda value: "", folder: Path | None = None, select: bool = False,
+        check: Callable[[str], object] = lambda value: None, folder: Path | None = None, select: bool = False,
     ) -> None:  # fmt: skip
         super().__init__()
-        self._heading, self._text, self._value, self._label, self._find_error = title, text, value, label, validate
+        self._heading, self._text, self._value, self._label, self._check = title, text, value, label, check
         self._folder, self._select = folder, select
         self._candidates: list[str] = []
         self._listed = ""  # the text that the candidates begin with
@@ -203,6 +204,16 @@ class PromptDialog(ModalScreen[str]):
     def on_list_panel_chosen(self, event: ListPanel.Chosen) -> None:
         event.stop()
         self._type(self._candidates[event.index])
+
+    def _find_error(self, value: str) -> str:
+        """Return why ``value`` is not a valid answer, or an empty string."""
+        try:
+            self._check(value)
+        except MlxtuneError as error:
+            return relative_paths(self.app.workspace, one_line(f"{error.message} {error.hint}"))
+        except OSError as error:
+            return one_line(str(error))
+        return ""
 
     def _type(self, path: str) -> None:
         field = self.query_one(Input)

@@ -132,13 +132,8 @@ class ListPanel(FocusPanel):
         else:
             await super().on_click(event)
 
-    def on_mouse_scroll_down(self, event: events.MouseScrollDown) -> None:
-        event.stop()
-        self.go(self.cursor + 3)
-
-    def on_mouse_scroll_up(self, event: events.MouseScrollUp) -> None:
-        event.stop()
-        self.go(self.cursor - 3)
+    def scroll_rows(self, by: int) -> None:
+        self.go(self.cursor + by)
 
 
 class MarkableList(ListPanel):

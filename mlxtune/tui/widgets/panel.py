@@ -82,3 +82,14 @@ class FocusPanel(Panel, can_focus=True):
 
     def on_blur(self) -> None:
         self.update(self._draw_content)
+
+    def scroll_rows(self, by: int) -> None:
+        """Scroll with the mouse, if there is anything to scroll."""
+
+    def on_mouse_scroll_down(self, event: events.MouseScrollDown) -> None:
+        event.stop()
+        self.scroll_rows(3)
+
+    def on_mouse_scroll_up(self, event: events.MouseScrollUp) -> None:
+        event.stop()
+        self.scroll_rows(-3)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, ClassVar
 
-from textual import events
 from textual.binding import Binding, BindingType
 from textual.content import Content
 
@@ -66,7 +65,7 @@ class RowReader(FocusPanel):
         last = end - height + (1 if end < len(rows) else 0)  # the lowest first line that shows the part's last one
         self._first = max(0, min(max(self._first, last if last <= start else start - height // 3), start))
 
-    def _scroll(self, by: int) -> None:
+    def scroll_rows(self, by: int) -> None:
         self._first = max(self._first + by, 0)
         self.update(self._draw)
 
@@ -80,15 +79,7 @@ class RowReader(FocusPanel):
         self.update(self._draw)
 
     def action_page(self, by: int) -> None:
-        self._scroll(by * max(self.size.height - 2, 1))
+        self.scroll_rows(by * max(self.size.height - 2, 1))
 
     def on_resize(self) -> None:
         self._scroll_to_cursor()
-
-    def on_mouse_scroll_down(self, event: events.MouseScrollDown) -> None:
-        event.stop()
-        self._scroll(3)
-
-    def on_mouse_scroll_up(self, event: events.MouseScrollUp) -> None:
-        event.stop()
-        self._scroll(-3)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
-from textual import events
 from textual.binding import Binding, BindingType
 from textual.content import Content
 
@@ -56,8 +55,10 @@ class ScrollPanel(FocusPanel):
         self._at_end = self._first == last
         self.update(self._draw)
 
-    def action_by(self, rows: int) -> None:
-        self._go(self._first + rows)
+    def scroll_rows(self, by: int) -> None:
+        self._go(self._first + by)
+
+    action_by = scroll_rows
 
     def action_leap(self, pages: int) -> None:
         self._go(self._first + pages * max(self.size.height - 1, 1))
@@ -65,11 +66,3 @@ class ScrollPanel(FocusPanel):
     def action_edge(self, end: bool) -> None:
         """Scroll to the first row, or to the end and follow it."""
         self._go(self._count if end else 0)
-
-    def on_mouse_scroll_down(self, event: events.MouseScrollDown) -> None:
-        event.stop()
-        self.action_by(3)
-
-    def on_mouse_scroll_up(self, event: events.MouseScrollUp) -> None:
-        event.stop()
-        self.action_by(-3)

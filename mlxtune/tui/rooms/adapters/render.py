@@ -7,13 +7,12 @@ import re
 from rich.cells import cell_len
 from textual.content import Content
 
-from mlxtune.adapters.compare import AdapterComparison
 from mlxtune.core.text import size
-from mlxtune.present.adapter import EVALUATE, AdapterDetail, adapter_document, comparison_document, kind, score_mark
+from mlxtune.present.adapter import EVALUATE, AdapterDetail, adapter_document, kind, score_mark
 from mlxtune.present.labels import GLYPHS, percent
 from mlxtune.tui import draw
 from mlxtune.tui.paths import base_name, relative_paths
-from mlxtune.tui.render.text import RECIPE_KEY, Part, age, cell, cut_middle, key, line, lines, paragraph
+from mlxtune.tui.render.text import RECIPE_KEY, Part, age, cell, cut_middle, invitation, key, line
 from mlxtune.tui.rooms.adapters.service import LibraryView
 
 KIND, SIZE, OUTCOME, RATE, AGE = 8, 8, 17, 7, 7  # widths of the list's columns
@@ -24,16 +23,14 @@ def empty_state(library: LibraryView | None, has_recipes: bool, width: int) -> C
     """Draw the room before there are any adapters."""
     if library is None:
         return Content("")
-    first = key("T", "train one", "app.room('train')") if has_recipes else RECIPE_KEY
-    rows = [
-        paragraph("No adapters yet.", width, style="bold"),
-        paragraph("Every finished run adds one: a few MB on top of an unchanged base.", width),
-        Content(""),
-        line("  ", first, "   ", key("i", "import one", "screen.import")),
-    ]
-    if library.removed:
-        rows.append(line("  ", key("u", f"restore {library.removed[0]}", "screen.undo")))
-    return lines(*rows)
+    return invitation(
+        width,
+        "No adapters yet.",
+        key("T", "train one", "app.room('train')") if has_recipes else RECIPE_KEY,
+        key("i", "import one", "screen.import"),
+        key("u", f"restore {library.removed[0]}", "screen.undo") if library.removed else None,
+        about="Every finished run adds one: a few MB on top of an unchanged base.",
+    )
 
 
 def heading_note(library: LibraryView) -> str:
@@ -87,8 +84,3 @@ def detail(adapter: AdapterDetail, width: int, *, evaluating: bool = False) -> l
     """Draw an adapter without its name. ``evaluating``: an evaluation, perhaps of another adapter, is running."""
     evaluate = key("E", "watch the running evaluation" if evaluating else "evaluate it", "app.room('evaluate')")
     return draw.rows(adapter_document(adapter)[1:], width, {EVALUATE: evaluate})
-
-
-def comparison(compared: AdapterComparison, width: int) -> list[Content]:
-    """Draw how two adapters differ and, if both were evaluated on the same rows, which is better."""
-    return draw.rows(comparison_document(compared), width)

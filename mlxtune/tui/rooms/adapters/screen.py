@@ -16,18 +16,19 @@ from mlxtune.adapters.entry import AdapterEntry
 from mlxtune.adapters.export.formats import FORMATS, ExportFormat
 from mlxtune.adapters.export.start import PRECISIONS, require_packages
 from mlxtune.adapters.importers.importer import import_adapter
-from mlxtune.core.errors import MlxtuneError
+from mlxtune.core.errors import InputError, MlxtuneError
 from mlxtune.core.files import file_stamp
 from mlxtune.core.text import one_line, plural
-from mlxtune.present.adapter import AdapterDetail, brief, kind
+from mlxtune.present.adapter import AdapterDetail, brief, comparison_document, kind
 from mlxtune.runs.registry import RUN_KINDS
+from mlxtune.tui import draw
 from mlxtune.tui.actions import Action
 from mlxtune.tui.notices import Notice
 from mlxtune.tui.render.text import cut_rows
 from mlxtune.tui.room import Room
 from mlxtune.tui.rooms.adapters import render, service
 from mlxtune.tui.rooms.adapters.service import LibraryView
-from mlxtune.tui.widgets.dialog import ChoiceDialog, ChoiceOption, PromptDialog
+from mlxtune.tui.widgets.dialog import ChoiceOption
 from mlxtune.tui.widgets.list import ListPanel
 from mlxtune.tui.widgets.page import PageScreen
 from mlxtune.tui.widgets.panel import Panel
@@ -56,7 +57,7 @@ class AdaptersRoom(Room):
         Action("remove", "x", "remove", "remove it; u restores it", when=lambda room: room.adapter),
         Action(
             "undo", "u", "undo", "restore the adapter that was removed last",
-            when=lambda room: room.has_removed, why="No adapter was removed.",
+            when=lambda room: room.library and room.library.removed, why="No adapter was removed.",
         ),
         Action("rename", "r", "rename", "rename it", when=_is_usable),
         Action("tag", "t", "tag", "edit its tags", when=_is_usable),
@@ -65,7 +66,7 @@ class AdaptersRoom(Room):
 
     def __init__(self) -> None:
         super().__init__()
-        self._library: LibraryView | None = None
+        self.library: LibraryView | None = None
         self._inputs: object = None  # the facts that the library was read for
         self._cursor_key = ""  # the adapter to move the cursor to after a restart or a reload
 
@@ -77,15 +78,14 @@ class AdaptersRoom(Room):
         self._cursor_key = str(state.get("key", ""))
 
     def compose_body(self) -> ComposeResult:
-        about = "The adapters of finished runs and imports, newest first. Press enter to chat with the one under the cursor."
         yield Section("Adapters", Panel(id="adapters-invite-picture"), lit=True, id="adapters-invite")
         with Horizontal(id="adapters-columns"):
-            yield Section("Adapters", ListPanel(id="adapters-list", about=about), id="adapters-all")
+            yield Section("Adapters", ListPanel(id="adapters-list"), id="adapters-all")
             yield Section("Adapter", Panel(id="adapters-detail"), classes="fill", id="adapters-side")
 
     @property
     def _adapters(self) -> tuple[AdapterDetail, ...]:
-        return self._library.adapters if self._library else ()
+        return self.library.adapters if self.library else ()
 
     @property
     def _detail(self) -> AdapterDetail | None:
@@ -117,7 +117,7 @@ class AdaptersRoom(Room):
         if inputs != self._inputs:
             self._inputs = inputs
             self._read()
-        found, adapters, active = self._library, self._adapters, self.app.adapter
+        found, adapters, active = self.library, self._adapters, self.app.adapter
         self.set_class(not adapters, "-empty")
         if found is None or not adapters:
             panel = self.query_one("#adapters-invite-picture", Panel)
@@ -150,16 +150,12 @@ class AdaptersRoom(Room):
 
     def _show_library(self, view: LibraryView) -> None:
         self._cursor_key = adapter.key if (adapter := self.adapter) else self._cursor_key
-        self._library = view
+        self.library = view
         self.redraw()
 
     @property
     def can_compare(self) -> bool:
         return _is_usable(self) and sum(not other.entry.problem for other in self._adapters) > 1
-
-    @property
-    def has_removed(self) -> bool:
-        return self._library is not None and bool(self._library.removed)
 
     def on_list_panel_moved(self, event: ListPanel.Moved) -> None:
         event.stop()
@@ -191,15 +187,12 @@ class AdaptersRoom(Room):
         def job(key: str) -> AdapterComparison:
             return compare(workspace, library.find_usable(workspace, key), library.find_usable(workspace, adapter.key))
 
-        def chosen(key: str | None) -> None:
-            if key:
-                self.run_job(partial(job, key), self._show_comparison)
+        def show(compared: AdapterComparison) -> None:
+            self.app.push_screen(PageScreen("Comparison", lambda width: draw.rows(comparison_document(compared), width)))
 
         options = [ChoiceOption(other.key, other.name, brief(other)) for other in others]
-        self.app.push_screen(ChoiceDialog(f"Compare {adapter.name} with which adapter?", "", options), chosen)
-
-    def _show_comparison(self, compared: AdapterComparison) -> None:
-        self.app.push_screen(PageScreen("Comparison", partial(render.comparison, compared)))
+        title = f"Compare {adapter.name} with which adapter?"
+        self.app.choose(title, options, lambda key: self.run_job(partial(job, key), show))
 
     def action_rename(self) -> None:
         if adapter := self.adapter:
@@ -233,18 +226,11 @@ class AdaptersRoom(Room):
     ) -> None:  # fmt: skip
         """Ask for a line of text that passes ``check``, and write it to the library."""
 
-        def error_in(text: str) -> str:
-            try:
-                check(text)
-            except MlxtuneError as error:
-                return one_line(f"{error.message} {error.hint}")
-            return ""
-
-        def answered(text: str | None) -> None:
-            if text and text != value:
+        def answered(text: str) -> None:
+            if text != value:
                 self._change(lambda: write(self.app.workspace, adapter.key, text), message(adapter.name, text))
 
-        self.app.push_screen(PromptDialog(title, about, value, select=select, validate=error_in), answered)
+        self.app.ask(title, about, answered, value, select=select, check=check)
 
     def action_export(self) -> None:
         """Ask for a format. While the accelerator is in use, offer only those that do not need it, and say why."""
@@ -272,10 +258,7 @@ class AdaptersRoom(Room):
         )
 
     def _ask_for_format(self, adapter: AdapterEntry, formats: Sequence[ExportFormat], about: str) -> None:
-        def chosen(label: str | None) -> None:
-            one = next((one for one in FORMATS if one.label == label), None)
-            if one is None:
-                return
+        def chosen(one: ExportFormat) -> None:
             try:
                 require_packages(one.form)
             except MlxtuneError as error:
@@ -284,20 +267,18 @@ class AdaptersRoom(Room):
             start = partial(self._start_export, adapter, one)
             if one.form == "gguf":
                 options = [ChoiceOption(name, name, about) for name, about in PRECISIONS.items()]
-                self.app.push_screen(ChoiceDialog("In which precision?", "", options), lambda name: name and start(precision=name))
+                self.app.choose("In which precision?", options, lambda name: start(precision=name))
             elif one.program == "ollama":
-                about = "Enter the name of the adapter's base in Ollama, such as llama3.2:3b."
-                self.app.push_screen(
-                    PromptDialog("Add it to which model?", about, "", label="export"), lambda name: name and start(ollama_base=name)
-                )
+                about = "The name of the adapter's base in Ollama, such as llama3.2:3b."
+                self.app.ask("Add it to which model?", about, lambda name: start(ollama_base=name), label="export")
             else:
                 start()
 
         options = [
-            ChoiceOption("", "Cancel", "nothing is written"),
-            *(ChoiceOption(one.label, one.label, service.about_format(one)) for one in formats),
+            ChoiceOption(None, "Cancel", "nothing is written"),
+            *(ChoiceOption(one, one.label, service.about_format(one)) for one in formats),
         ]
-        self.app.push_screen(ChoiceDialog(f"Export {adapter.name}?", about, options), chosen)
+        self.app.choose(f"Export {adapter.name}?", options, chosen, about)
 
     def _start_export(self, adapter: AdapterEntry, chosen: ExportFormat, **how: str) -> None:
         def job() -> Notice:
@@ -325,20 +306,20 @@ class AdaptersRoom(Room):
             self._change(lambda: library.remove(self.app.workspace, key), f"Removed {detail.entry.name}.{children}", "undo")
 
     def action_undo(self) -> None:
-        if self._library and self._library.removed:
-            self._change(lambda: library.restore(self.app.workspace), f"Restored {self._library.removed[0]}.")
+        if self.library and self.library.removed:
+            self._change(lambda: library.restore(self.app.workspace), f"Restored {self.library.removed[0]}.")
 
     def action_import(self) -> None:
-        def answered(text: str | None) -> None:
-            if text:
-                folder = Path(text).expanduser()
-                self._change(lambda: import_adapter(self.app.workspace, folder), f"Imported {one_line(folder.name)}.")
+        def answered(text: str) -> None:
+            folder = Path(text).expanduser()
+            self._change(lambda: import_adapter(self.app.workspace, folder), f"Imported {one_line(folder.name)}.")
 
-        def error(text: str) -> str:
-            return "" if Path(text).expanduser().is_dir() else "This folder does not exist."
+        def check(text: str) -> None:
+            if not Path(text).expanduser().is_dir():
+                raise InputError("This folder does not exist.")
 
-        about = "Enter a folder in mlx-lm or PEFT layout. Its files are checked before they are opened, then copied."
-        self.app.push_screen(PromptDialog("Import an adapter", about, "", validate=error), answered)
+        about = "A folder in mlx-lm or PEFT layout. Its files are checked before they are opened, then copied."
+        self.app.ask("Import an adapter", about, answered, check=check)
 
     def _change(self, write: Callable[[], object], message: str, undo: str = "") -> None:
         """Change the library in a background thread, read it again, and show ``message``."""

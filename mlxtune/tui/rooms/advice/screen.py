@@ -17,10 +17,9 @@ from mlxtune.present.advice import advice_document, brief_reasons, tradeoffs_doc
 from mlxtune.tui import draw
 from mlxtune.tui.actions import Action
 from mlxtune.tui.render.text import cut_rows
-from mlxtune.tui.room import Room
+from mlxtune.tui.room import OTHER_RECIPE, Room
 from mlxtune.tui.rooms.advice import render, service
 from mlxtune.tui.rooms.advice.service import Interview, InterviewLine
-from mlxtune.tui.widgets.dialog import PromptDialog
 from mlxtune.tui.widgets.list import ListPanel
 from mlxtune.tui.widgets.page import PageScreen
 from mlxtune.tui.widgets.panel import Panel
@@ -41,10 +40,7 @@ class AdviceRoom(Room):
             "measure", "m", "measure", "measure the base, your prompt and a few examples on 30 held-out rows",
             when=lambda room: room.can_measure, why="There is no recipe to measure.", needs_accelerator=True,
         ),
-        Action(
-            "other", "r", "recipe", "switch to another recipe",
-            when=lambda room: room.app.selection.has_several, why="There is no other recipe.",
-        ),
+        OTHER_RECIPE,
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -62,10 +58,7 @@ class AdviceRoom(Room):
         self._partial = dict(state.get("given", {}))
 
     def compose_body(self) -> ComposeResult:
-        about = (
-            "The questions and their options. enter or space selects or deselects an option. On a question, enter moves to its "
-            "first option or asks for the number."
-        )
+        about = "On a question, enter moves to its first option or asks for the number."
         with Horizontal(id="advice-columns"):
             yield Section("Interview", ListPanel(id="advice-questions", eager=True, about=about), id="advice-interview")
             with Vertical(id="advice-side"):
@@ -153,22 +146,16 @@ class AdviceRoom(Room):
 
     def _ask_number(self, interview: Interview, item: InterviewLine) -> None:
         question = item.question
-
-        def answered(text: str | None) -> None:
-            if text:
-                self._answer(interview.enter(question, text))
-
-        dialog = PromptDialog(question.ask, "", item.text, validate=lambda text: service.number_error(question, text))
-        self.app.push_screen(dialog, answered)
+        self.app.ask(
+            question.ask, "", lambda text: self._answer(interview.enter(question, text)), item.text,
+            check=lambda text: service.check_number(question, text),
+        )  # fmt: skip
 
     def _answer(self, interview: Interview) -> None:
         self._interview = interview
         if not interview.missing:
-            try:
+            with self.app.notices.showing_errors():
                 interview.save(self.app.workspace)
-            except MlxtuneError as error:
-                self.app.notices.show_error(error)
-            else:
                 self.app.notices.dismiss()
         self.redraw()
 
@@ -187,6 +174,3 @@ class AdviceRoom(Room):
 
     def action_table(self) -> None:
         self.app.push_screen(PageScreen("RAG or fine-tuning", lambda width: draw.rows(tradeoffs_document(self.advice), width)))
-
-    def action_other(self) -> None:
-        self.app.selection.choose_recipe()

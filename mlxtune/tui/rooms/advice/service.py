@@ -45,7 +45,7 @@ class Interview:
             return cls(interview.answers_json(saved))
         questions = {question.key: question for question in rules().questions}
         defaults = {key: question.default for key, question in questions.items() if question.default is not None}
-        valid = {key: value for key, value in partial.items() if key in questions and not _error(questions[key], value)}
+        valid = {key: value for key, value in partial.items() if key in questions and _is_valid(questions[key], value)}
         return cls(defaults | valid)
 
     def lines(self) -> list[InterviewLine]:
@@ -97,18 +97,19 @@ class Interview:
             interview.save_answers(workspace, interview.parse_answers(self.answers))
 
 
-def number_error(question: InterviewQuestion, text: str) -> str:
-    """Return why ``text`` is not a valid answer to a question that asks for a number, or an empty string."""
-    value = interview.parse_number(text)
-    return "Enter a number." if value is None else _error(question, value)
+def check_number(question: InterviewQuestion, text: str) -> None:
+    """Raise ``InputError`` if ``text`` is not a valid answer to a question that asks for a number."""
+    if (value := interview.parse_number(text)) is None:
+        raise InputError("Enter a number.")
+    interview.parse_answer(question, value)
 
 
-def _error(question: InterviewQuestion, value: Any) -> str:
+def _is_valid(question: InterviewQuestion, value: Any) -> bool:
     try:
         interview.parse_answer(question, value)
-    except InputError as error:
-        return error.hint or error.message
-    return ""
+    except InputError:
+        return False
+    return True
 
 
 def gather_evidence(workspace: Path, recipe: Recipe, path: Path) -> AdviceEvidence:

@@ -14,7 +14,7 @@ from mlxtune.present.blind import votes_table
 from mlxtune.tui import draw
 from mlxtune.tui.render.bars import bar
 from mlxtune.tui.render.output_text import output_rows
-from mlxtune.tui.render.text import RECIPE_KEY, cell, key, line, lines, paragraph, wrap
+from mlxtune.tui.render.text import RECIPE_KEY, cell, invitation, key, line, lines, paragraph, wrap
 from mlxtune.tui.rooms.blind.service import ArmPair
 
 QUESTION = 44  # cells of a question
@@ -23,11 +23,11 @@ QUESTION = 44  # cells of a question
 def empty_state(has_recipes: bool, one_arm: bool, width: int) -> Content:
     """Draw the room before there are two arms to compare."""
     evaluate = key("E", "evaluate an adapter first", "app.room('evaluate')")
-    text = "The newest evaluation has only one arm." if one_arm else "No evaluations yet."
-    return lines(paragraph(text, width, style="bold"), Content(""), line("  ", evaluate if has_recipes else RECIPE_KEY))
+    title = "The newest evaluation has only one arm." if one_arm else "No evaluations yet."
+    return invitation(width, title, evaluate if has_recipes else RECIPE_KEY)
 
 
-def invitation(arms: ArmPair, width: int) -> Content:
+def session_state(arms: ArmPair, width: int) -> Content:
     """Draw which two arms will be compared, and the session's progress."""
     first, second, status = one_line(arms.first), one_line(arms.second), arms.status
     rows = [
@@ -67,16 +67,6 @@ def prompt(pair: PresentedPair, width: int, max_rows: int) -> Content:
     return lines(*(f"  {row}" for row in rows[: max_rows - 1]), line("  ", last, " ", more))
 
 
-def prompt_page(pair: PresentedPair, width: int) -> list[Content]:
-    """Draw the whole prompt."""
-    rows: list[Content] = []
-    for message in pair.prompt:
-        rows.append(line((f"  {one_line(message.role)}", "bold $muted")))
-        rows += [Content(f"  {row}") for row in wrap(safe_text(message.content).expandtabs(4), width - 4)]
-        rows.append(Content(""))
-    return rows
-
-
 def answer(text: str, first: int, width: int, height: int) -> Content:
     """Draw an answer, starting at its row ``first``."""
     rows = answer_lines(text, width)
@@ -107,13 +97,9 @@ def questions(given: Sequence[Vote], width: int) -> Content:
 
 def last_vote(session: BlindSession, width: int) -> Content:
     """Draw the state after the last vote, before the arms are revealed."""
-    keys = line("  ", key("enter", "reveal the arms", "screen.enter"), "   ", key("u", "undo the last vote", "screen.undo"))
-    return lines(
-        paragraph("That was the last vote.", width, style="bold"),
-        paragraph(f"{plural(session.n, 'pair')} judged; revealing the arms fixes the votes", width),
-        Content(""),
-        keys,
-    )
+    reveal, undo = key("enter", "reveal the arms", "screen.enter"), key("u", "undo the last vote", "screen.undo")
+    about = f"{plural(session.n, 'pair')} judged; revealing the arms fixes the votes"
+    return invitation(width, "That was the last vote.", reveal, undo, about=about)
 
 
 def result_votes(result: BlindResult, width: int, _height: int) -> Content:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from functools import partial
-from itertools import chain, count
+from itertools import chain, combinations, count
 from pathlib import Path
 from typing import Literal
 
@@ -23,11 +23,12 @@ from mlxtune.tui.actions import Action
 from mlxtune.tui.draw import block_rows, text_rows
 from mlxtune.tui.notices import Notice
 from mlxtune.tui.paths import relative_paths
+from mlxtune.tui.render.source import message_rows
 from mlxtune.tui.render.text import error_rows, lines
 from mlxtune.tui.room import Room
 from mlxtune.tui.rooms.blind import render, service
 from mlxtune.tui.rooms.blind.service import ArmPair
-from mlxtune.tui.widgets.dialog import ChoiceDialog, ChoiceOption
+from mlxtune.tui.widgets.dialog import ChoiceOption
 from mlxtune.tui.widgets.page import PageScreen
 from mlxtune.tui.widgets.panel import Panel
 from mlxtune.tui.widgets.section import Section
@@ -149,7 +150,7 @@ class BlindRoom(Room):
         if error is not None:
             panel.update(lambda width, _height: lines(*error_rows(error, width)))
         elif arms is not None:
-            panel.update(lambda width, _height: render.invitation(arms, width))
+            panel.update(lambda width, _height: render.session_state(arms, width))
         else:
             panel.update(lambda width, _height: render.empty_state(has_recipes, one_arm, width))
 
@@ -230,12 +231,12 @@ class BlindRoom(Room):
         for n in counts:
             least = detectable_preference(n)
             power = f"detects a preference of {least:.0%} or more" if least else "too few to detect a preference"
-            options.append(ChoiceOption(str(n), plural(n, "pair"), power))
+            options.append(ChoiceOption(n, plural(n, "pair"), power))
         text = (
             "Rows with identical answers are left out. The number is fixed before the first vote. Some pairs are shown twice to "
             "measure your consistency."
         )
-        self.app.push_screen(ChoiceDialog("How many pairs?", text, options), lambda n: self._open(arms, int(n)) if n else None)
+        self.app.choose("How many pairs?", options, partial(self._open, arms), text)
 
     def _open(self, arms: ArmPair, n: int) -> None:
         self.run_job(partial(service.open_session, arms, n), self._show_session)
@@ -273,15 +274,12 @@ class BlindRoom(Room):
 
     def _write(self, change: Callable[[], object], pair: PresentedPair | None) -> None:
         """Write a vote or an undo. Scroll to the top if a pair other than ``pair`` is shown."""
-        try:
+        with self.app.notices.showing_errors():
             change()
-        except MlxtuneError as error:
-            self.app.notices.show_error(error)
-            return
-        after = self._pair
-        if pair is None or after is None or after.index != pair.index:
-            self._scroll = 0
-        self.app.notices.show(None)
+            after = self._pair
+            if pair is None or after is None or after.index != pair.index:
+                self._scroll = 0
+            self.app.notices.show(None)
 
     def action_scroll(self, by: int) -> None:
         pair = self._pair
@@ -294,24 +292,20 @@ class BlindRoom(Room):
 
     def action_prompt(self) -> None:
         if pair := self._pair:
-            self.app.push_screen(PageScreen("Prompt", partial(render.prompt_page, pair)))
+            self.app.push_screen(PageScreen("Prompt", partial(message_rows, pair.prompt)))
 
     def action_arms(self) -> None:
         view, arms = self._wanted(), self._arms
         if view is None or arms is None:
             return
-        pairs = arms.alternatives
 
-        def chosen(index: str | None) -> None:
-            if index:
-                self._close_session()
-                self._arms = None
-                self._load_arms(view, pairs[int(index)])
+        def chosen(pair: tuple[str, str]) -> None:
+            self._close_session()
+            self._arms = None
+            self._load_arms(view, pair)
 
-        options = [
-            ChoiceOption(str(index), f"{one_line(first)} or {one_line(second)}") for index, (first, second) in enumerate(pairs)
-        ]
-        self.app.push_screen(ChoiceDialog("Which two arms?", "", options), chosen)
+        options = [ChoiceOption(pair, " or ".join(map(one_line, pair))) for pair in combinations(arms.arms, 2)]
+        self.app.choose("Which two arms?", options, chosen)
 
     def action_other(self) -> None:
         def chosen(view: RunView) -> None:
@@ -331,8 +325,7 @@ class BlindRoom(Room):
             for tally in tallies
         ]
         text = "These are held-out rows, so a model trained on them cannot be tested on them. The ledger records the export."
-        dialog = ChoiceDialog("Export the votes on which question?", text, options)
-        self.app.push_screen(dialog, lambda question: self._export(session, question) if question else None)
+        self.app.choose("Export the votes on which question?", options, partial(self._export, session), text)
 
     def _export(self, session: BlindSession, question: str) -> None:
         workspace = self.app.workspace

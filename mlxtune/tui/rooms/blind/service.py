@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import combinations
 from pathlib import Path
 
 from mlxtune.evaluation import report as reports
@@ -21,11 +20,6 @@ class ArmPair:
     second: str
     arms: tuple[str, ...]
     status: BlindStatus | None
-
-    @property
-    def alternatives(self) -> list[tuple[str, str]]:
-        """Every pair of arms."""
-        return list(combinations(self.arms, 2))
 
 
 def load_arms(folder: Path, arms: tuple[str, str] | None = None) -> ArmPair | None:

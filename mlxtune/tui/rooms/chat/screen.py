@@ -21,7 +21,7 @@ from mlxtune.tui.paths import base_name
 from mlxtune.tui.room import Room
 from mlxtune.tui.rooms.chat import render, service
 from mlxtune.tui.rooms.chat.service import BASE_ALONE, AdapterOption, ChatService
-from mlxtune.tui.widgets.dialog import ChoiceDialog, ChoiceOption, EditDialog
+from mlxtune.tui.widgets.dialog import ChoiceOption, EditDialog
 from mlxtune.tui.widgets.panel import Panel
 from mlxtune.tui.widgets.scroll import ScrollPanel
 from mlxtune.tui.widgets.section import Section
@@ -101,12 +101,7 @@ class ChatRoom(Room):
 
     def compose_body(self) -> ComposeResult:
         yield Section("Chat", Panel(id="chat-invite-picture"), lit=True, id="chat-invite")
-        yield Section(
-            "Chat",
-            ScrollPanel(id="chat-transcript", about="The conversation. page up and page down scroll through it."),
-            classes="fill",
-            id="chat-talk",
-        )
+        yield Section("Chat", ScrollPanel(id="chat-transcript"), classes="fill", id="chat-talk")
         yield Input(compact=True, id="chat-field")
 
     @property
@@ -213,11 +208,11 @@ class ChatRoom(Room):
 
     def _ask_to_share(self, key: str, reason: str) -> None:
         options = [
-            ChoiceOption("", "Wait until it ends", "nothing is loaded"),
+            ChoiceOption(None, "Wait until it ends", "nothing is loaded"),
             ChoiceOption("share_accelerator", "Chat now", "both run slower and share the memory"),
         ]
-        dialog = ChoiceDialog("Chat while this machine is in use?", reason, options)
-        self.app.push_screen(dialog, lambda choice: self._load(key, share_accelerator=True) if choice else None)
+        title = "Chat while this machine is in use?"
+        self.app.choose(title, options, lambda _: self._load(key, share_accelerator=True), reason)
 
     def _load(self, key: str, *, share_accelerator: bool) -> None:
         view, workspace, base = self.app.selection.recipe, self.app.workspace, self._base
@@ -276,17 +271,14 @@ class ChatRoom(Room):
         self.run_job(lambda: service.compatible_adapters(workspace, fingerprint), self._choose_adapter)
 
     def _choose_adapter(self, adapters: Sequence[AdapterOption]) -> None:
-        options = [BASE_ALONE, *adapters]
+        def chosen(adapter: AdapterOption) -> None:
+            self._loaded_key = None
+            self.chat.use(adapter)
+            self.redraw()
 
-        def chosen(index: str | None) -> None:
-            if index:
-                self._loaded_key = None
-                self.chat.use(options[int(index)])
-                self.redraw()
-
-        choices = [ChoiceOption("0", "none", "the base alone")]
-        choices += [ChoiceOption(str(index), one_line(one.name), one.about) for index, one in enumerate(adapters, 1)]
-        self.app.push_screen(ChoiceDialog("Answer with which adapter?", "", choices), chosen)
+        options = [ChoiceOption(BASE_ALONE, "none", "the base alone")]
+        options += [ChoiceOption(one, one_line(one.name), one.about) for one in adapters]
+        self.app.choose("Answer with which adapter?", options, chosen)
 
     def action_both(self) -> None:
         self._with_base = not self._with_base

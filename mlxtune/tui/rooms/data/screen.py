@@ -11,7 +11,6 @@ from textual.containers import Container, Horizontal, Vertical
 from textual.content import Content
 from textual.widgets import Input
 
-from mlxtune.core.errors import MlxtuneError
 from mlxtune.core.text import one_line, plural
 from mlxtune.data.review import EXCLUDED
 from mlxtune.data.review import Action as ReviewAction
@@ -21,10 +20,10 @@ from mlxtune.tui.actions import Action, ShownAction
 from mlxtune.tui.notices import Notice
 from mlxtune.tui.render.text import cell, error_rows, line, lines, paragraph
 from mlxtune.tui.rooms.data import render, service
-from mlxtune.tui.rooms.source_room import REDO, SOURCE_ACTIONS, UNDO, SourceRoom
+from mlxtune.tui.rooms.source_room import NOTE, REDO, SOURCE_ACTIONS, UNDO, SourceRoom
 from mlxtune.tui.session_manager import decision_notice
 from mlxtune.tui.source_session import ORDERS, SourceSession
-from mlxtune.tui.widgets.dialog import ChoiceDialog, ChoiceOption, PromptDialog
+from mlxtune.tui.widgets.dialog import ChoiceOption
 from mlxtune.tui.widgets.list import ListPanel, MarkableList
 from mlxtune.tui.widgets.panel import Panel
 from mlxtune.tui.widgets.scroll import ScrollPanel
@@ -80,8 +79,11 @@ class DataRoom(SourceRoom):
             "mute", "m", "mute", "stop reporting this check for this source, with a reason",
             when=lambda room: room.check_to_mute, why="Only a finding can be muted, in the list of findings.",
         ),
-        Action("accept", "a", "accept", "accept this row", when=lambda room: room.on_row),
-        Action("reject", "x", "reject", "reject this row: it is not used for training or evaluation", when=lambda room: room.on_row),
+        Action("decide('accept')", "a", "accept", "accept this row", when=lambda room: room.on_row, id="accept"),
+        Action(
+            "decide('reject')", "x", "reject", "reject this row: it is not used for training or evaluation",
+            when=lambda room: room.on_row, id="reject",
+        ),
         UNDO,
         Action("bulk", "b", "bulk", "decide on all displayed rows", when=_has_rows),
         Action("tag", "t", "tag", "add or remove a tag", when=lambda room: room.on_row),
@@ -121,24 +123,13 @@ class DataRoom(SourceRoom):
                         id="filter",
                     ),
                     Panel(id="message"),
-                    MarkableList(
-                        id="list",
-                        about="The rows that match the filter. Enter opens the row in Review. Space marks a row, v a range.",
-                    ),
+                    MarkableList(id="list"),
                     id="row-list",
                     classes="fill",
                 )  # fmt: skip
             with StatsColumn(id="statistics"):
-                yield Section(
-                    "Findings",
-                    ListPanel(
-                        id="findings-list",
-                        about="The findings of the checks. The cursor follows the one of the rows. Enter shows the rows with this "
-                        "finding; f fixes them.",
-                    ),
-                    Panel(id="summary"),
-                    id="findings",
-                )
+                about = "The cursor follows the one of the rows. Enter shows the rows with this finding."
+                yield Section("Findings", ListPanel(id="findings-list", about=about), Panel(id="summary"), id="findings")
                 yield Section("Lengths", Panel(id="histogram"), id="lengths")
                 yield Section("Split", Panel(id="split-bar"), id="split")
                 about = "Row counts by value, for keys that have only a few values. Values that occur in too few rows are marked."
@@ -418,22 +409,16 @@ class DataRoom(SourceRoom):
         return name if self.on_finding and (name := self._marked_check) and may_mute(name) else ""
 
     def action_mute(self) -> None:
-
         session, name = self.session, self.check_to_mute
         if session is None or not name:
             return
-        title = words.check_title(name)
 
-        def save(reason: str | None) -> None:
-            if not reason or not reason.strip():
-                return
-            try:
-                self.app.notices.show(decision_notice(session.mute(name, reason.strip()), []))
-            except MlxtuneError as error:
-                self.app.notices.show_error(error)
+        def save(reason: str) -> None:
+            with self.app.notices.showing_errors():
+                self.app.notices.show(decision_notice(session.mute(name, reason), []))
 
         text = "Its findings will no longer be reported for this source. The reason is recorded in the journal; u undoes it."
-        self.app.push_screen(PromptDialog(f"Mute {title}: why?", text, label="mute"), save)
+        self.app.ask(f"Mute {words.check_title(name)}: why?", text, save, label="mute")
 
     def action_filter(self) -> None:
         self._show_stats = False
@@ -502,11 +487,8 @@ class DataRoom(SourceRoom):
             session.row_in_review = session.row_index
         self.app.action_room("review")
 
-    def action_accept(self) -> None:
-        self.decide("accept")
-
-    def action_reject(self) -> None:
-        self.decide("reject")
+    def action_decide(self, action: ReviewAction) -> None:
+        self.decide(action)
 
     def decide(self, action: ReviewAction, **more: Any) -> bool:
         """Record a decision on the marked rows, or else on the row under the cursor."""
@@ -516,10 +498,10 @@ class DataRoom(SourceRoom):
         self.decide_rows(session, action, rows, **more)
         return True
 
-    def toggle_tag(self, tag: str | None) -> None:
+    def toggle_tag(self, tag: str) -> None:
         """Add a tag to the marked rows, or remove it if all have it."""
         session, rows = self.session, self.marked_rows
-        if session is None or not rows or not tag:
+        if session is None or not rows:
             super().toggle_tag(tag)
             return
         changes = [session.tag_change(index, tag) for index in rows]
@@ -572,24 +554,25 @@ class DataRoom(SourceRoom):
             self.app.notices.show(Notice("note", "None of these rows matches the filter any more."))
             return
         count = plural(len(rows), "row")
-        options = [ChoiceOption("", "Cancel", "change nothing")]
+        options = [ChoiceOption(None, "Cancel", "change nothing")]
         for action, changed in service.pending_changes(session.source, rows).items():
             options.append(ChoiceOption(action, action.capitalize(), f"changes {plural(changed, 'row')}"))
         options += [ChoiceOption("tag", "Tag", "add a tag"), ChoiceOption("untag", "Untag", "remove a tag")]
         options.append(ChoiceOption("note", "Note", "write a note about them"))
 
         def chosen(action: Any) -> None:
+            def decide(action: Any, **more: Any) -> None:
+                self.decide_rows(session, action, rows, **more)
+
             if action in ("tag", "untag"):
                 field = "add" if action == "tag" else "remove"
-                dialog = PromptDialog(f"{action.capitalize()} {count}", "", label=action)
-                self.app.push_screen(dialog, lambda tag: self.decide_rows(session, "tag", rows, **{field: [tag]}) if tag else None)
+                self.app.ask(f"{action.capitalize()} {count}", "", lambda tag: decide("tag", **{field: [tag]}), label=action)
             elif action == "note":
-                dialog = PromptDialog(f"Note on {count}", "The note is saved with your decisions and never used for training.")
-                self.app.push_screen(dialog, lambda note: self.decide_rows(session, "note", rows, note=note) if note else None)
-            elif action:
-                self.decide_rows(session, action, rows)
+                self.app.ask(f"Note on {count}", NOTE, lambda note: decide("note", note=note))
+            else:
+                decide(action)
 
-        self.app.push_screen(ChoiceDialog(title, service.preview(session.source, rows, "rejected"), options), chosen)
+        self.app.choose(title, options, chosen, service.preview(session.source, rows, "rejected"))
 
     def action_fix(self) -> None:
         """Preview a finding's fix and ask. It is recorded as decisions, so it can be undone; the source is not changed."""
@@ -604,7 +587,10 @@ class DataRoom(SourceRoom):
         rows = list(browser.verdict.rows[name])
         valid = [index for index in rows if browser.is_row(index)]
         others = [index for index in valid if browser.decision(index).status != "accepted"]
-        options = [ChoiceOption("", "Cancel", "change nothing"), ChoiceOption("show", "Show them", "filter the list to these rows")]
+        options = [
+            ChoiceOption(None, "Cancel", "change nothing"),
+            ChoiceOption("show", "Show them", "filter the list to these rows"),
+        ]
         if valid:
             verb = "Leave out" if check.fix.kind == "drop" else check.fix.label.capitalize()
             accepted = len(valid) - len(others)
@@ -618,12 +604,12 @@ class DataRoom(SourceRoom):
             copy = fixed_copy_path(session.ref.path)
             options.append(ChoiceOption("copy", f"Write {one_line(copy.name, 30)}", "a new file with every safe fix"))
 
-        def chosen(option: str | None) -> None:
+        def chosen(option: str) -> None:
             if option == "show":
                 self._filter_by(name)
             elif option == "copy":
                 self.app.jobs.run(lambda: service.write_fixed_copy(session), busy="Writing a fixed copy.")
-            elif option in ("fix", "all"):
+            else:
                 fixed = others if option == "fix" else valid
                 if check.fix.kind == "drop":
                     self.decide_rows(session, "reject", fixed, reason=f"data check: {name}")
@@ -636,4 +622,4 @@ class DataRoom(SourceRoom):
         else:
             preview = service.preview(browser, rows, "left out")
         kept = f" ({check.fix.label})" if check.fix.kind == "drop" and check.fix.label != DROP.label else ""
-        self.app.push_screen(ChoiceDialog(f"{plural(len(rows), 'row')}: {words.check_title(name)}{kept}", preview, options), chosen)
+        self.app.choose(f"{plural(len(rows), 'row')}: {words.check_title(name)}{kept}", options, chosen, preview)

@@ -12,7 +12,6 @@ from mlxtune.advice.next_step import NextStep
 from mlxtune.core.text import duration, one_line, plural, safe_text
 from mlxtune.evaluation.answers import Answer
 from mlxtune.evaluation.arms import is_tuned
-from mlxtune.evaluation.compare import EvaluationComparison
 from mlxtune.evaluation.drilldown import ScoredRow
 from mlxtune.evaluation.evidence import FailureLinks
 from mlxtune.evaluation.off_task.prompts import OffTaskPrompt
@@ -24,25 +23,22 @@ from mlxtune.evaluation.scorers.registry import metric_label
 from mlxtune.evaluation.verdict import Comparison
 from mlxtune.present import verdict as present
 from mlxtune.present.blocks import Fact, Text
-from mlxtune.present.comparison import comparison_document
 from mlxtune.present.labels import change_text, failure_name, p_value
 from mlxtune.present.next_step import step_title
-from mlxtune.present.report import expected_answer, nearest_row_text, report_document
+from mlxtune.present.report import expected_answer, nearest_row_text
 from mlxtune.present.run import answering_text, pace_text
 from mlxtune.runs.events import HELD_OUT_ROW
 from mlxtune.tui import draw
 from mlxtune.tui.render.bars import axis, bar, interval
-from mlxtune.tui.render.output_text import Span, is_caret_row, output_rows
-from mlxtune.tui.render.text import RECIPE_KEY, Part, cell, cut_rows, key, line, lines, marked, paragraph, wrap
+from mlxtune.tui.render.output_text import Span, is_marked, output_rows
+from mlxtune.tui.render.source import message_rows
+from mlxtune.tui.render.text import RECIPE_KEY, Part, cell, cut_rows, invitation, key, line, lines, marked, paragraph, wrap
 from mlxtune.tui.rooms.evaluate.service import LoadedReport, RowFilter
 from mlxtune.workspace.index import RunView
 
 _URGENCY = {"error": 0, "warning": 1}  # of a fact, by its mark
 _LABEL = 18  # cells before the value of a fact
 NAME, FIGURES, GAP = 19, 14, 4  # cells of an arm's name, of its rate with interval, and between two metrics
-_ROLES = {"system": "◇", "developer": "◇", "user": "○", "assistant": "●", "tool": "▷"}
-
-
 AdapterState = Literal["none", "trained", "evaluated"]
 
 
@@ -177,7 +173,7 @@ def row_detail(loaded: LoadedReport, row: ScoredRow, filter: RowFilter, versus: 
     tail = [*_score_rows(loaded, row, filter.metric, filter.arm, width), *_similar_rows(row.links, width)]
     half = (width - 6) // 2
     left, right = (_arm_rows(loaded, row, filter.metric, arm, half) for arm in (filter.arm, versus))
-    sides = _aligned(left, right)
+    sides = list(zip_longest(left, right, fillvalue=Content("")))
     room = height - len(head) - len(tail) - 2
     if height > 0 and room < len(sides):
         tail = cut_rows(tail, max(height - len(head) - 2 - min(len(sides), 4), 1)).split("\n")
@@ -214,7 +210,7 @@ def _window(sides: list[tuple[Content, Content]], height: int) -> list[tuple[Con
     """Return the names and the rows around the mark, ``height`` rows in total. A column that ends before them shows its last rows."""
     names, *rows = sides
     height -= 1
-    mark = next((index for index, pair in enumerate(rows) if any(map(is_caret_row, pair))), 0)
+    mark = next((index for index, pair in enumerate(rows) if any(map(is_marked, pair))), 0)
     first = max(0, min(mark - height // 2, len(rows) - height))
     left, right = (_column_window(list(column), first, height) for column in zip(*rows, strict=True))
     return [names, *zip(left, right, strict=True)]
@@ -232,20 +228,6 @@ def _column_window(rows: list[Content], first: int, height: int) -> list[Content
     if first + height < count:
         shown[-1] = dots
     return shown
-
-
-def _aligned(left: list[Content], right: list[Content]) -> list[tuple[Content, Content]]:
-    """Pair the rows of two columns. In JSON, whose members should stay side by side, a row of carets is paired with an empty cell."""
-    if not all(rows[1].plain.startswith("{") for rows in (left, right)):
-        return list(zip_longest(left, right, fillvalue=Content("")))
-    left, right = left[::-1], right[::-1]
-    pairs: list[tuple[Content, Content]] = []
-    while left or right:
-        left_mark, right_mark = bool(left) and is_caret_row(left[-1]), bool(right) and is_caret_row(right[-1])
-        first = left.pop() if left and (left_mark or not right_mark) else Content("")
-        second = right.pop() if right and (right_mark or not left_mark) else Content("")
-        pairs.append((first, second))
-    return pairs
 
 
 def _score_rows(loaded: LoadedReport, row: ScoredRow, metric: str, arm: str, width: int) -> list[Content]:
@@ -324,22 +306,14 @@ def empty_state(name: str, arms: Sequence[str], rows: int, is_free: bool, width:
 
     ``name`` is the recipe's name; without one, Home is offered.
     """
-    shown = [paragraph("No evaluations yet.", width, style="bold")]
-    if arms and rows:
-        shown.append(paragraph(f"{', '.join(map(one_line, arms))} on {plural(rows, 'held-out row')}", width))
-    if not name:
-        return lines(*shown, Content(""), line("  ", RECIPE_KEY))
+    about = f"{', '.join(map(one_line, arms))} on {plural(rows, 'held-out row')}" if arms and rows else ""
     action = key("enter", f"evaluate {name}", "screen.evaluate") if is_free else Content.styled("another task is running", "$muted")
-    return lines(*shown, Content(""), line("  ", action))
+    return invitation(width, "No evaluations yet.", action if name else RECIPE_KEY, about=about)
 
 
 def row_page(loaded: LoadedReport, row: ScoredRow, filter: RowFilter, width: int) -> list[Content]:
     """Draw a whole row: the conversation, every arm's answer with its score, the reference, and similar training rows."""
-    rows: list[Content] = []
-    for message in row.row.prompt:
-        rows.append(line((f"  {_ROLES.get(message.role, '·')} ", "$muted"), (one_line(message.role), "bold $muted")))
-        rows += [Content(f"    {text}") for text in wrap(safe_text(message.content).expandtabs(4), width - 6)]
-        rows.append(Content(""))
+    rows = message_rows(row.row.prompt, width)
     for arm in (filter.arm, *(other for other in row.answers if other != filter.arm)):
         rows += [line("  ", output) for output in _arm_rows(loaded, row, filter.metric, arm, width - 4)]
         rows += _score_rows(loaded, row, filter.metric, arm, width)
@@ -351,11 +325,6 @@ def row_page(loaded: LoadedReport, row: ScoredRow, filter: RowFilter, width: int
         rows.append(line(("  Nearest training rows", "bold $muted")))
         rows += [Content(f"  {text}") for near in row.links.nearest for text in wrap(safe_text(nearest_row_text(near)), width - 4)]
     return rows
-
-
-def report_page(loaded: LoadedReport, width: int) -> list[Content]:
-    """Draw the whole report."""
-    return draw.rows(report_document(loaded.report), width)
 
 
 def off_task_page(
@@ -383,8 +352,3 @@ def off_task_page(
         accepted = line("    ", cell("accepted", 8, "$muted"), "  ", (one_line(expected_answer(prompt)), "$muted"))
         rows += [accepted.truncate(max(width, 0)), Content("")]
     return rows
-
-
-def contrast_page(result: EvaluationComparison, width: int) -> list[Content]:
-    """Draw which of two reports is better, and on which metrics."""
-    return draw.rows(comparison_document(result), width)

@@ -25,10 +25,13 @@ from mlxtune.evaluation.off_task.prompts import OffTaskPrompt
 from mlxtune.evaluation.report import EvaluationReport
 from mlxtune.evaluation.scorers.registry import metric_label
 from mlxtune.evaluation.start import has_adapter
+from mlxtune.present.comparison import comparison_document
 from mlxtune.present.labels import failure_name
+from mlxtune.present.report import report_document
 from mlxtune.present.run import STATUS_LABELS
 from mlxtune.recipe import load
 from mlxtune.runs.registry import Run
+from mlxtune.tui import draw
 from mlxtune.tui.actions import Action
 from mlxtune.tui.generate_flow import choose_teacher
 from mlxtune.tui.notices import Notice
@@ -36,8 +39,8 @@ from mlxtune.tui.render.text import ago, error_rows, lines, paragraph
 from mlxtune.tui.room import Room
 from mlxtune.tui.rooms.evaluate import render, service
 from mlxtune.tui.rooms.evaluate.paired_table import PairedTable
-from mlxtune.tui.rooms.evaluate.service import ArmWork, FilteredRows, LoadedReport, RowFilter, arm_title
-from mlxtune.tui.widgets.dialog import ChoiceDialog, ChoiceOption
+from mlxtune.tui.rooms.evaluate.service import ArmWork, EvaluationOption, FilteredRows, LoadedReport, RowFilter, arm_title
+from mlxtune.tui.widgets.dialog import ChoiceOption
 from mlxtune.tui.widgets.list import ListPanel
 from mlxtune.tui.widgets.page import PageScreen
 from mlxtune.tui.widgets.panel import FocusPanel, Panel
@@ -117,22 +120,15 @@ class EvaluateRoom(Room):
         yield Section("Verdict", Panel(id="ev-invite"), lit=True, id="ev-empty")
         yield Section("Evaluating", Panel(id="ev-progress"), id="ev-now")
         with Vertical(id="ev-report"):
-            about = "The comparison with the strongest arm that needs no training. enter shows the full report."
+            about = "The comparison with the strongest arm that needs no training."
             yield Section("Verdict", FocusPanel(id="ev-summary", about=about), id="ev-verdict")
-            about = (
-                "Each arm's pass rate on the held-out rows, with 95% Wilson intervals. enter lists the rows an arm fails; "
-                "m shows another metric."
-            )
+            about = "Each arm's pass rate on the held-out rows, with 95% Wilson intervals. enter lists the rows it fails."
             yield Section("Arms", ListPanel(id="ev-table", about=about), Panel(id="ev-axis"), id="ev-arms")
             with Container(id="ev-columns"):
                 with Vertical(id="ev-left"):
                     about = "How both arms do on the same rows. enter lists the rows in a cell."
                     yield Section("", PairedTable(id="ev-cells", about=about), id="ev-square")
-                    about = (
-                        "The rows behind a number. enter shows one in full; f filters by kind of failure; v compares with another "
-                        "answer; w opens a similar training row."
-                    )
-                    yield Section("", ListPanel(id="ev-list", about=about), id="ev-rows", classes="fill")
+                    yield Section("", ListPanel(id="ev-list"), id="ev-rows", classes="fill")
                 yield Section("", Panel(id="ev-detail"), id="ev-row")
 
     @property
@@ -364,7 +360,7 @@ class EvaluateRoom(Room):
         elif isinstance(self.focused, PairedTable):
             self.focused.action_choose()
         else:
-            self.app.push_screen(PageScreen("Report", cache(partial(render.report_page, self._report))))
+            self.app.push_screen(PageScreen("Report", cache(partial(draw.rows, report_document(self._report.report)))))
 
     def on_list_panel_moved(self, event: ListPanel.Moved) -> None:
         event.stop()
@@ -397,18 +393,10 @@ class EvaluateRoom(Room):
         found = self.rows
         if found is None:
             return
-        filter, kinds = found.filter, ["", *found.kinds]
-
-        def chosen(index: str | None) -> None:
-            if index:
-                self._find_rows(RowFilter(filter.metric, filter.arm, kinds[int(index)]))
-
-        options = [ChoiceOption("0", "all", f"{sum(found.kinds.values()):,}")]
-        options += [
-            ChoiceOption(str(index), one_line(failure_name(kind), 40), f"{count:,}")
-            for index, (kind, count) in enumerate(found.kinds.items(), 1)
-        ]
-        self.app.push_screen(ChoiceDialog(f"Which failures of {one_line(filter.arm)}?", "", options), chosen)
+        options = [ChoiceOption("", "all", f"{sum(found.kinds.values()):,}")]
+        options += [ChoiceOption(kind, one_line(failure_name(kind), 40), f"{count:,}") for kind, count in found.kinds.items()]
+        title, filter = f"Which failures of {one_line(found.filter.arm)}?", found.filter
+        self.app.choose(title, options, lambda kind: self._find_rows(RowFilter(filter.metric, filter.arm, kind)))
 
     def action_versus(self) -> None:
         """Show the next arm's answer, or the reference, next to the filter's arm."""
@@ -431,8 +419,7 @@ class EvaluateRoom(Room):
         options = [
             ChoiceOption(one.id, f"{one_line(one.file, 24)}, {one.location.place}", f"{one.similarity:.0%} similar") for one in near
         ]
-        dialog = ChoiceDialog("Which training row?", "", options)
-        self.app.push_screen(dialog, lambda id: self._open_review(id) if id else None)
+        self.app.choose("Which training row?", options, self._open_review)
 
     def _open_review(self, id: str) -> None:
         if self._report:
@@ -454,13 +441,9 @@ class EvaluateRoom(Room):
             self.app.notices.show(Notice("warning", text))
             return
 
-        def chosen(index: str | None) -> None:
-            if index:
-                choose_teacher(self.app, recipe.path, "variations", rows=groups[int(index)].examples)
-
         options = [
             ChoiceOption(
-                str(index),
+                group.examples,
                 f"{plural(len(group.rows), 'row')}: {one_line(failure_name(group.kind), 30)}",
                 one_line(group.rows[0].row.question, 60),
             )
@@ -468,7 +451,8 @@ class EvaluateRoom(Room):
             if index < MAX_GROUPS or group.kind == EVERY_KIND
         ]
         text = "The teacher sees the training rows nearest to these, never the held-out rows themselves."
-        self.app.push_screen(ChoiceDialog("Write training rows for which failures?", text, options), chosen)
+        title = "Write training rows for which failures?"
+        self.app.choose(title, options, lambda rows: choose_teacher(self.app, recipe.path, "variations", rows=rows), text)
 
     def action_html(self) -> None:
         if self._report and self._report.html:
@@ -493,7 +477,7 @@ class EvaluateRoom(Room):
         workspace = self.app.workspace
 
         def show(result: EvaluationComparison) -> None:
-            self.app.push_screen(PageScreen("Comparison", cache(partial(render.contrast_page, result))))
+            self.app.push_screen(PageScreen("Comparison", cache(partial(draw.rows, comparison_document(result)))))
 
         self.run_job(lambda: compare_evaluations(find_side(workspace, other.id), find_side(workspace, own)), show)
 
@@ -521,9 +505,8 @@ class EvaluateRoom(Room):
             if len(recipes) == 1:
                 self._choose_arms(view.run, recipes[0][0])
                 return
-            options = [ChoiceOption(str(path), about) for path, about in recipes]
-            dialog = ChoiceDialog(f"Evaluate {view.name} by which recipe?", "", options)
-            self.app.push_screen(dialog, lambda choice: self._choose_arms(view.run, Path(choice)) if choice else None)
+            options = [ChoiceOption(path, about) for path, about in recipes]
+            self.app.choose(f"Evaluate {view.name} by which recipe?", options, partial(self._choose_arms, view.run))
 
     def _recipes_for(self, view: RunView, snapshot: Snapshot, path: Path | None) -> list[tuple[Path, str]]:
         """Return the recipes to evaluate a run by, described: its own and, before it, the one at ``path`` if that evaluates differently."""
@@ -542,30 +525,24 @@ class EvaluateRoom(Room):
         if unfinished and unfinished.status == "failed" and not unfinished.state.arms:
             unfinished = None  # it would fail again
         runs = [view for view in snapshot.runs if has_adapter(view.run)][:MAX_RUNS]
-        subjects: list[tuple[Run | None, Path]] = []
-        texts: list[tuple[str, str]] = []
+        options: list[ChoiceOption] = []
         paths = _recipe_paths(snapshot)
         for view in runs:
             for path, about in self._recipes_for(view, snapshot, paths.pop(view.name, None)):  # for the newest run of a recipe only
-                subjects.append((view.run, path))
-                texts.append((self.app.selection.adapter_name(view.id), about))
-        for recipe in snapshot.recipes:
-            if recipe.recipe:
-                subjects.append((None, recipe.path))
-                texts.append((recipe.title, "its base alone"))
-        options = [ChoiceOption(str(index), *text) for index, text in enumerate(texts)]
+                options.append(ChoiceOption((view.run, path), self.app.selection.adapter_name(view.id), about))
+        options += [ChoiceOption((None, view.path), view.title, "its base alone") for view in snapshot.recipes if view.recipe]
         if unfinished:
             label = STATUS_LABELS[unfinished.status].text
             detail = f"{label} {ago(snapshot.now - unfinished.updated)}; its answers are kept"
             options.insert(0, ChoiceOption(CONTINUE, f"Continue {unfinished.name}", detail))
 
-        def chosen(choice: str | None) -> None:
+        def chosen(choice: Any) -> None:
             if choice == CONTINUE and unfinished:
                 self.app.runs.start_worker(lambda: control.resume(unfinished.run), busy=f"Continuing {unfinished.name}.")
-            elif choice:
-                self._choose_arms(*subjects[int(choice)])
+            else:
+                self._choose_arms(*choice)
 
-        self.app.push_screen(ChoiceDialog("Evaluate what?", "", options), chosen)
+        self.app.choose("Evaluate what?", options, chosen)
 
     def _choose_arms(self, run: Run | None, path: Path) -> None:
         """Count what the arms answer, then ask for them."""
@@ -580,18 +557,17 @@ class EvaluateRoom(Room):
     def _ask_for_arms(self, run: Run | None, work: ArmWork) -> None:
         options = work.options
 
-        def start(index: str | None) -> None:
-            if index:
-                workspace, option = self.app.workspace, options[int(index)]
-                self.app.runs.start_worker(
-                    lambda: service.start_evaluation(workspace, work.recipe, option, run), busy="Starting the evaluation."
-                )
+        def start(option: EvaluationOption) -> None:
+            workspace = self.app.workspace
+            self.app.runs.start_worker(
+                lambda: service.start_evaluation(workspace, work.recipe, option, run), busy="Starting the evaluation."
+            )
 
         if len(options) == 1:
-            start("0")
+            start(options[0])
             return
-        choices = [ChoiceOption(str(index), option.label, option.about) for index, option in enumerate(options)]
-        self.app.push_screen(ChoiceDialog("Which arms?", f"{', '.join(options[0].arms)} on {work.summary}.", choices), start)
+        choices = [ChoiceOption(option, option.label, option.about) for option in options]
+        self.app.choose("Which arms?", choices, start, f"{', '.join(options[0].arms)} on {work.summary}.")
 
     def action_stop(self) -> None:
         if view := self.live:

@@ -11,7 +11,7 @@ from textual.content import Content
 from mlxtune.core.text import one_line, plural, safe_text
 from mlxtune.data.rows import Row, last_prompt
 from mlxtune.tui.render.source import check_glyph, decision_glyph
-from mlxtune.tui.render.text import Part, cell, key, line, lines, paragraph
+from mlxtune.tui.render.text import Part, cell, invitation, key, line, paragraph
 from mlxtune.tui.render.word_diff import Words, word_diff
 from mlxtune.tui.rooms.groups.service import current, flagged_spans
 from mlxtune.tui.rooms.review.service import RowPart, parts_of
@@ -52,7 +52,7 @@ def groups_message(found: int, view: str, progress: str, error: str, width: int)
     if view == "clusters":
         return paragraph("Too few rows to cluster.", width)
     clusters = key("c", "cluster all rows by similarity", "screen.clusters")
-    return lines(paragraph("No duplicates, near-duplicates or conflicts are left.", width), "", line("  ", clusters))
+    return invitation(width, "No duplicates, near-duplicates or conflicts are left.", clusters)
 
 
 def member_row(browser: SourceBrowser, index: int, prefix: str, width: int) -> Content:

@@ -10,7 +10,7 @@ from textual.app import ComposeResult
 from textual.containers import Container, Vertical
 from textual.content import Content
 
-from mlxtune.core.errors import MlxtuneError
+from mlxtune.core.errors import InputError, MlxtuneError
 from mlxtune.core.text import one_line, plural
 from mlxtune.data.review import Action as ReviewAction
 from mlxtune.tui.actions import Action
@@ -18,7 +18,6 @@ from mlxtune.tui.notices import Notice
 from mlxtune.tui.rooms.groups import render, service
 from mlxtune.tui.rooms.source_room import REDO, SOURCE_ACTIONS, UNDO, SourceRoom
 from mlxtune.tui.source_session import SourceSession
-from mlxtune.tui.widgets.dialog import PromptDialog
 from mlxtune.tui.widgets.list import ListPanel, MarkableList
 from mlxtune.tui.widgets.panel import Panel
 from mlxtune.tui.widgets.row_reader import RowReader
@@ -71,16 +70,16 @@ class GroupsRoom(SourceRoom):
             "ignore", "n", "ignore", "do not report this group again",
             when=lambda room: room.group and room.shows_repeats, why="Only duplicates and conflicts are reported.",
         ),
-        Action("reject", "x", "reject", "reject the marked rows, or the one under the cursor", when=_has_group),
-        Action("accept", "a", "accept", "accept the marked rows, or the one under the cursor", when=_has_group),
+        Action("decide('reject')", "x", "reject", "reject the marked rows, or the one under the cursor", when=_has_group, id="reject"),
+        Action("decide('accept')", "a", "accept", "accept the marked rows, or the one under the cursor", when=_has_group, id="accept"),
         UNDO,
         Action(
             "clusters", "c", "clusters", "cluster all rows by the model's hidden states",
             when=lambda room: room.rows_session and room.shows_repeats,
         ),
         Action(
-            "repeats", "c", "repeats", "back to duplicates and conflicts",
-            when=lambda room: room.rows_session and not room.shows_repeats,
+            "switch('repeats')", "c", "repeats", "back to duplicates and conflicts",
+            when=lambda room: room.rows_session and not room.shows_repeats, id="repeats",
         ),
         Action("tag", "t", "tag", "tag the marked rows, or the one under the cursor", when=_has_group),
         Action("transform", ":", "change", "change the rows of the group: replace text, and more", when=_has_group),
@@ -104,16 +103,10 @@ class GroupsRoom(SourceRoom):
         yield Section("Groups", Panel(id="no-groups"), lit=True, id="groups-empty")
         with Container(id="groups-columns"):
             with Vertical(id="groups-side"):
-                about = "Groups of rows, largest first. Enter goes to the members; space marks several groups."
-                yield Section(
-                    "Groups",
-                    Panel(id="groups-message"),
-                    MarkableList(id="group-list", about=about),
-                    id="groups-section",
-                    classes="fill",
-                )
+                message = Panel(id="groups-message")
+                yield Section("Groups", message, MarkableList(id="group-list"), id="groups-section", classes="fill")
             with Vertical(id="members-side"):
-                about = "The rows of the group. Space marks the ones to keep with d; enter opens a row in Review."
+                about = "Space marks the rows to keep with d."
                 yield Section("Members", MarkableList(id="member-list", about=about), id="members")
                 about = "The first row, and the one under the cursor. Differences are underlined, and flagged text is highlighted."
                 yield Section("Comparison", RowReader(id="compared", about=about), id="comparison", classes="fill")
@@ -363,17 +356,17 @@ class GroupsRoom(SourceRoom):
         if session is None or group is None:
             return
 
-        def keep(text: str | None) -> None:
-            if text:
-                self._keep(lambda group: service.diverse_rows(session, group, int(text)), f"groups: keep the {text} most diverse")
+        def keep(text: str) -> None:
+            self._keep(lambda group: service.diverse_rows(session, group, int(text)), f"groups: keep the {text} most diverse")
 
-        def error_in(text: str) -> str:
-            return "" if text.isdigit() and int(text) else "Enter a whole number."
+        def check(text: str) -> None:
+            if not (text.isdigit() and int(text)):
+                raise InputError("Enter a whole number.")
 
         title = f"Keep how many of {plural(len(group.rows), 'row')}?"
         text = "The rows that differ most from each other are kept. The others are rejected."
         value = str(min(_DEFAULT_KEPT, len(group.rows) - 1) or 1)
-        self.app.push_screen(PromptDialog(title, text, value, label="keep", validate=error_in), keep)
+        self.app.ask(title, text, keep, value, label="keep", check=check)
 
     def action_ignore(self) -> None:
         session, group = self.session, self.group
@@ -383,32 +376,24 @@ class GroupsRoom(SourceRoom):
         kind = group.kind
         rows = sorted({row for one in groups if one.kind == kind for row in one.rows})
 
-        def dismiss(reason: str | None) -> None:
-            if reason:
-                self._decide("dismiss", rows, reason=reason, check=kind)
-
         text = f"The reason is saved with your decisions, and {plural(len(rows), 'row')} will not be reported as {kind} again."
-        self.app.push_screen(PromptDialog("Why?", text, _REASONS.get(kind, ""), label="do not ask again"), dismiss)
+        self.app.ask(
+            "Why?", text, lambda reason: self._decide("dismiss", rows, reason=reason, check=kind), _REASONS.get(kind, ""),
+            label="do not ask again",
+        )  # fmt: skip
 
     def action_undo(self) -> None:
         self._shown_group = self._decided_group or self._shown_group
         super().action_undo()
 
-    def action_accept(self) -> None:
-        self._decide("accept", self._rows())
-
-    def action_reject(self) -> None:
-        self._decide("reject", self._rows())
+    def action_decide(self, action: ReviewAction) -> None:
+        self._decide(action, self._rows())
 
     def action_tag(self) -> None:
         rows = self._rows()
-        dialog = PromptDialog(f"Tag {plural(len(rows), 'row')}", "", label="tag")
-        self.app.push_screen(dialog, lambda tag: self._decide("tag", rows, add=[tag]) if tag else None)
+        self.app.ask(f"Tag {plural(len(rows), 'row')}", "", lambda tag: self._decide("tag", rows, add=[tag]), label="tag")
 
     # Clusters
-
-    def action_repeats(self) -> None:
-        self._switch("repeats")
 
     def action_clusters(self) -> None:
         """Show the clusters, and compute them if necessary."""
@@ -424,9 +409,9 @@ class GroupsRoom(SourceRoom):
             self.run_job(
                 lambda: self._compute(clusters), lambda result: self._computed(clusters, result), self._failed, group="clusters"
             )
-        self._switch("clusters")
+        self.action_switch("clusters")
 
-    def _switch(self, view: str) -> None:
+    def action_switch(self, view: str) -> None:
         self._view, self._shown_group = view, None
         self._list.clear_marks()
         self._list.cursor = 0

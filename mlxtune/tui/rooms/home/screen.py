@@ -71,15 +71,14 @@ class HomeRoom(Room):
         self._run_id = ""  # ID of the run under the cursor
 
     def compose_body(self) -> ComposeResult:
-        yield Section("Next", NextPanel(id="next-picture", about="The next step and the reason for it."), lit=True, id="next")
+        yield Section("Next", NextPanel(id="next-picture"), lit=True, id="next-step")
         with Container(id="home-columns"):
             with Vertical(classes="left"):
                 yield Section("Workflow", Panel(id="workflow-picture"), id="workflow", classes="fill")
             with Vertical(classes="right"):
                 yield Section("Since your last visit", Panel(id="changes-picture"), id="home-changes")
                 yield Section("Last evaluated", Panel(id="best-picture"), id="best")
-                about = "All runs in this workspace, newest first. Enter opens one in the Train room."
-                yield Section("Runs", RunList(id="runs-picture", about=about), id="runs", classes="fill")
+                yield Section("Runs", RunList(id="runs-picture"), id="runs", classes="fill")
 
     @property
     def _runs(self) -> tuple[RunView, ...]:

@@ -16,7 +16,7 @@ from mlxtune.recipe import Recipe
 from mlxtune.recipe.keys import RecipeKey, format_value
 from mlxtune.tui import draw
 from mlxtune.tui.render.bars import bar
-from mlxtune.tui.render.text import RECIPE_KEY, Part, cell, gigabytes, line, lines, paragraph, section_title, wrap
+from mlxtune.tui.render.text import Part, cell, gigabytes, line, lines, paragraph, section_title, wrap
 
 if TYPE_CHECKING:
     from mlxtune.planning.cost import Bill
@@ -25,11 +25,6 @@ if TYPE_CHECKING:
 
 _SECTION, _NAME, _DEFAULT = 12, 17, 12  # widths of the form's columns
 VALUE_COLUMN = _SECTION + _NAME + 2  # where a value begins, after its glyph
-
-
-def empty_room(width: int) -> Content:
-    """Return the content of the room before there is a recipe."""
-    return lines(paragraph("No recipes yet.", width, style="bold"), Content(""), line("  ", RECIPE_KEY))
 
 
 # The verdict

@@ -28,11 +28,11 @@ from mlxtune.tui.actions import Action, ShownAction
 from mlxtune.tui.draw import Keys
 from mlxtune.tui.notices import Notice
 from mlxtune.tui.paths import relative_paths
-from mlxtune.tui.render.text import cut_rows, key, lines
-from mlxtune.tui.room import Room
+from mlxtune.tui.render.text import RECIPE_KEY, cut_rows, invitation, key, lines
+from mlxtune.tui.room import OTHER_RECIPE, Room
 from mlxtune.tui.rooms.plan import render
 from mlxtune.tui.rooms.plan.service import MissingBaseError, PlanResult, PlanService, describe_base
-from mlxtune.tui.widgets.dialog import ChoiceDialog, ChoiceOption
+from mlxtune.tui.widgets.dialog import ChoiceOption
 from mlxtune.tui.widgets.field import Field
 from mlxtune.tui.widgets.list import ListPanel
 from mlxtune.tui.widgets.page import PageScreen
@@ -137,10 +137,7 @@ class PlanRoom(Room):
             "default", "d,backspace,delete", "default", "restore the key's default",
             when=lambda room: room.has_other_value, why="The key has its default.",
         ),
-        Action(
-            "other", "r", "recipe", "switch to another recipe",
-            when=lambda room: room.app.selection.has_several, why="There is no other recipe.",
-        ),
+        OTHER_RECIPE,
         Action("step(1)", "right,plus,=,l", help="next value", id="next-value"),
         Action("step(-1)", "left,minus,h", help="previous value", id="previous-value"),
     )  # fmt: skip
@@ -161,10 +158,7 @@ class PlanRoom(Room):
     def compose_body(self) -> ComposeResult:
         yield Section("Plan", Panel(id="plan-invite-picture"), lit=True, id="plan-invite")
         yield Panel(id="plan-verdict")
-        about = (
-            "The keys that are changed most often; all others are edited in the recipe's file. enter edits one, "
-            "← and → go through its values, - and + change a number, d restores the default. Invalid values are not written."
-        )
+        about = "The keys that are changed most often; all others are edited in the recipe's file."
         with Horizontal(id="plan-columns"):
             form = (KeyList(id="plan-keys", about=about), Panel(id="plan-detail"), Field(id="plan-field"))
             yield Section("Recipe", *form, id="plan-form")
@@ -188,7 +182,7 @@ class PlanRoom(Room):
         self.set_class(view is None, "-empty")
         self.set_class(view is not None and view.recipe is None, "-unread")
         if view is None:
-            self.query_one("#plan-invite-picture", Panel).update(lambda width, _height: render.empty_room(width))
+            self.query_one("#plan-invite-picture", Panel).update(lambda width, _: invitation(width, "No recipes yet.", RECIPE_KEY))
             self.form = self._shown_recipe = None
             return
         finished = next((run.id for run in snapshot.runs if run.status == "finished"), "")
@@ -498,11 +492,10 @@ class PlanRoom(Room):
             return
         doubtful = form.error is not None or (plan is not None and plan.outcome == "refuse")
         options = [
-            ChoiceOption("", "Not now", "start nothing"),
+            ChoiceOption(None, "Not now", "start nothing"),
             ChoiceOption("train", "Train anyway" if doubtful else "Train", "it may fail" if doubtful else "start the run"),
         ]
-        dialog = ChoiceDialog(f"Train {one_line(form.recipe.name)}?", text, options)
-        self.app.push_screen(dialog, lambda choice: self.app.runs.start_run(form.path) if choice else None)
+        self.app.choose(f"Train {one_line(form.recipe.name)}?", options, lambda _: self.app.runs.start_run(form.path), text)
 
     def action_probe(self) -> None:
         form = self.form
@@ -543,9 +536,6 @@ class PlanRoom(Room):
         if self.form:
             self.form.error = None
         self._replan("fetch")
-
-    def action_other(self) -> None:
-        self.app.selection.choose_recipe()
 
     def action_memory(self) -> None:
         def rows(width: int) -> list[Content]:

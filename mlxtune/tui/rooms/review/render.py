@@ -31,7 +31,7 @@ _TOKEN_WASH = ("$trained-alt", "$trained")
 def invalid_row(error: DataError, width: int) -> list[Content]:
     """Explain why a record is not a valid row."""
     why = error.reason if isinstance(error, RowError) else error.message
-    keys = line("    ", key("D", "findings and fixes", "app.room('data')"), "   ", key("→", "next row", "screen.next"))
+    keys = line("    ", key("D", "findings and fixes", "app.room('data')"), "   ", key("→", "next row", "screen.go(1)"))
     rows = [
         *marked("✗", "$error", f"Invalid row: {one_line(why)}", width),
         paragraph(one_line(error.hint), width, "    "),
@@ -215,13 +215,3 @@ def tags(known: Sequence[str], own: Sequence[str], width: int) -> Content:
     if not cells:
         return line("  ", key("t", "add a tag", "screen.tag", "$muted"))
     return lines(*(line(*cells[start : start + 2]).truncate(max(width, 0)) for start in range(0, len(cells), 2)))
-
-
-def facts(pairs: Sequence[tuple[str, str]], width: int) -> Content:
-    """Return labels and their texts in two columns."""
-    rows: list[Content] = []
-    for label, text in pairs:
-        first, *rest = paragraph(text, width - 9, "", "").plain.split("\n")
-        rows.append(line("  ", cell(label, 9, "$muted"), first))
-        rows += [Content(" " * 11 + more) for more in rest]
-    return lines(*rows)

@@ -17,16 +17,18 @@ from mlxtune.data.review import EXCLUDED
 from mlxtune.data.review import Action as ReviewAction
 from mlxtune.data.rows import Row, row_tags
 from mlxtune.planning.masks import TrainingMask
+from mlxtune.present.blocks import Fact
 from mlxtune.tui.actions import Action
+from mlxtune.tui.draw import fact_rows
 from mlxtune.tui.notices import Notice
 from mlxtune.tui.render.source import decision_glyph
-from mlxtune.tui.render.text import key, line
+from mlxtune.tui.render.text import key, line, lines
 from mlxtune.tui.rooms.review import render, service
 from mlxtune.tui.rooms.review.service import ContractCheck, RowPart, is_pair, parts_of
-from mlxtune.tui.rooms.source_room import REDO, SOURCE_ACTIONS, UNDO, SourceRoom
+from mlxtune.tui.rooms.source_room import NOTE, REDO, SOURCE_ACTIONS, UNDO, SourceRoom
 from mlxtune.tui.source_session import SourceSession
 from mlxtune.tui.terminal_program import edit_in_terminal
-from mlxtune.tui.widgets.dialog import ChoiceDialog, ChoiceOption, PromptDialog
+from mlxtune.tui.widgets.dialog import ChoiceOption
 from mlxtune.tui.widgets.field import Editor
 from mlxtune.tui.widgets.panel import FocusPanel, Panel
 from mlxtune.tui.widgets.row_reader import Lines, RowReader
@@ -62,13 +64,16 @@ class ReviewRoom(SourceRoom):
         Action("keep", "ctrl+s", "save", "save the edit, without accepting the row", when=lambda room: room.is_editing),
         Action("leave", "escape", "leave", "leave the row unchanged and keep a draft", when=lambda room: room.is_editing, bound=False),
         Action("disclaimer", "d", "disclaimer", "add the missing disclaimer", when=lambda room: room.with_disclaimers),
-        Action("accept", "a", lambda room: "left" if is_pair(room.row) else "accept", "accept the row, or prefer the left answer", when=_has_row),
-        Action("prefer_right", "d", "right", "the right answer is better", when=_has_pair),
-        Action("tie", "=", "tie", "both are equally good: the pair is not used", when=_has_pair, why=_ONLY_PAIRS),
-        Action("bad", "b", "bad", "both are bad: the pair is not used", when=_has_pair, why=_ONLY_PAIRS),
         Action(
-            "reject", "x", "reject", "reject this row: it is not used for training or evaluation",
-            when=_has_row, late=_has_pair,
+            "decide('accept')", "a", lambda room: "left" if is_pair(room.row) else "accept", "accept the row, or prefer the left answer",
+            when=_has_row, id="accept",
+        ),
+        Action("decide('swap')", "d", "right", "the right answer is better", when=_has_pair, id="prefer-right"),
+        Action("decide('tie')", "=", "tie", "both are equally good: the pair is not used", when=_has_pair, why=_ONLY_PAIRS, id="tie"),
+        Action("decide('bad')", "b", "bad", "both are bad: the pair is not used", when=_has_pair, why=_ONLY_PAIRS, id="bad"),
+        Action(
+            "decide('reject')", "x", "reject", "reject this row: it is not used for training or evaluation",
+            when=_has_row, late=_has_pair, id="reject",
         ),
         Action("skip", "space", "skip", "decide later; a decision on the row stays", when=_has_row),
         Action("edit", "e", "edit", "edit the part under the cursor", when=_has_row, late=_has_pair),
@@ -86,11 +91,11 @@ class ReviewRoom(SourceRoom):
         REDO,
         Action("annotator", "y", "annotator", "decide under another name, and see only that person's decisions", when=_has_source),
         Action("transform", ":", "change", "change many rows: replace text, cap a category, and more", when=_has_source),
-        Action("next", "right,l", "next", "next row, decided or not", when=_has_source),
-        Action("previous", "left,h", "previous", "previous row", when=_has_source),
+        Action("go(1)", "right,l", "next", "next row, decided or not", when=_has_source, id="next"),
+        Action("go(-1)", "left,h", "previous", "previous row", when=_has_source, id="previous"),
         *SOURCE_ACTIONS,
-        Action("first", "home", help="first row", when=_has_source),
-        Action("last", "end", help="last row", when=_has_source),
+        Action("edge(False)", "home", help="first row", when=_has_source, id="first"),
+        Action("edge(True)", "end", help="last row", when=_has_source, id="last"),
         *(Action(f"digit({n})", str(n), help=f"add or remove tag {n}", when=_has_source, id=f"tag-{n}") for n in range(1, 10)),
         Action("back", "escape", help="back"),
     )  # fmt: skip
@@ -101,7 +106,7 @@ class ReviewRoom(SourceRoom):
         self._drawn_row = -1
         self._position = 0  # position of the current row among the selected ones
         self._swapped = False  # whether the rejected answer is on the left
-        self._show_details = False  # instead of the row, on a screen too narrow for both
+        self.shows_details = False  # instead of the row, on a screen too narrow for both
         self._edited_part: RowPart | None = None
         self._cursor_before_edit = 0
         self._is_arriving = False  # whether the user has just come from another room
@@ -115,29 +120,16 @@ class ReviewRoom(SourceRoom):
 
     def compose_body(self) -> ComposeResult:
         yield Section("Review", Panel(id="no-row"), lit=True, id="review-empty")
-        about_row = (
-            "The row, one part at a time. Text that is trained on has a bar next to it; the template's tokens around it are counted, "
-            "but not trained on. e edits the part under the cursor."
-        )
+        about_row = "Text that is trained on has a bar next to it. The template's tokens around it are counted, but not trained on."
         with Vertical(id="review-body"):
             yield Panel(id="progress")
             with Container(id="review-columns"):
                 with Vertical(id="read-side"):
-                    yield Section(
-                        "Row",
-                        RowReader(id="reader", about=about_row),
-                        Container(Editor(id="editor"), id="editor-box"),
-                        id="read",
-                        classes="fill",
-                    )
+                    reader, editor = RowReader(id="reader", about=about_row), Container(Editor(id="editor"), id="editor-box")
+                    yield Section("Row", reader, editor, id="read", classes="fill")
                 with Vertical(id="details"):
-                    for id, title, about in (
-                        ("contract", "Contract", "The contract's requirements for this answer, and whether it meets them."),
-                        ("findings", "Findings", "The findings of the checks in this row."),
-                        ("tags", "Tags", "A digit adds or removes a tag; t asks for any other tag."),
-                        ("origin", "Origin", "Where the row comes from, and the decisions on it."),
-                    ):
-                        yield Section(title, FocusPanel(id=id, about=about), id=f"{id}-section")
+                    for id in ("contract", "findings", "tags", "origin"):
+                        yield Section(id.capitalize(), FocusPanel(id=id), id=f"{id}-section")
             yield Panel(id="contract-line")
 
     def save_state(self) -> Mapping[str, Any]:
@@ -163,7 +155,7 @@ class ReviewRoom(SourceRoom):
         session = self.sessions.session_for(self.app.selection.recipe)
         ready = self.session
         self.set_class(ready is None, "-bare")
-        self.set_class(self._show_details, "-details")
+        self.set_class(self.shows_details, "-details")
         if session is not self._drawn_session:
             self._drawn_session, self._drawn_row, self._masks, self._computing_masks, self._tags = session, -1, {}, False, []
             self._interrupt_edit()
@@ -304,8 +296,10 @@ class ReviewRoom(SourceRoom):
         self.query_one("#findings", Panel).update(lambda width, _height: render.findings(found, width))
         known, own = self.known_tags(session), row_tags(row) if row else ()
         self.query_one("#tags", Panel).update(lambda width, _height: render.tags(known, own, width))
-        facts = service.origin(source, index, row)
-        self.query_one("#origin", Panel).update(lambda width, _height: render.facts(facts, width))
+        facts = [Fact(*fact) for fact in service.origin(source, index, row)]
+        self.query_one("#origin", Panel).update(
+            lambda width, _height: lines(*(row for fact in facts for row in fact_rows(fact, width, label_width=11)))
+        )
 
     def _check_contract(self, session: SourceSession, row: Row | None) -> tuple[ContractCheck, ...]:
         if row is None or session.contract is None:
@@ -363,10 +357,6 @@ class ReviewRoom(SourceRoom):
     def is_editing(self) -> bool:
         return self._edited_part is not None
 
-    @property
-    def shows_details(self) -> bool:
-        return self._show_details
-
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """While a part is being edited, no other action is possible."""
         if self.is_editing:
@@ -379,8 +369,10 @@ class ReviewRoom(SourceRoom):
             self._decision_times = [*self._decision_times[-20:], time.monotonic()]
         return decided
 
-    def _decide_and_advance(self, action: ReviewAction) -> None:
+    def action_decide(self, action: ReviewAction) -> None:
         """Record a decision and go to the next undecided row, or else to a skipped row, or else stay."""
+        if self._swapped and action in ("accept", "swap"):
+            action = "swap" if action == "accept" else "accept"
         if (session := self.session) and self.decide(action):
             self._advance(session)
 
@@ -404,27 +396,12 @@ class ReviewRoom(SourceRoom):
                     return position
         return None
 
-    def action_accept(self) -> None:
-        self._decide_and_advance("swap" if is_pair(self.row) and self._swapped else "accept")
-
-    def action_prefer_right(self) -> None:
-        self._decide_and_advance("accept" if self._swapped else "swap")
-
-    def action_reject(self) -> None:
-        self._decide_and_advance("reject")
-
     def action_skip(self) -> None:
         session = self.session
         if session is None or session.source.decision(session.row_index).is_undecided:
-            self._decide_and_advance("skip")
+            self.action_decide("skip")
         elif not self._advance(session):  # an earlier decision on this row stays
-            self.action_next()
-
-    def action_tie(self) -> None:
-        self._decide_and_advance("tie")
-
-    def action_bad(self) -> None:
-        self._decide_and_advance("bad")
+            self.action_go(1)
 
     def action_disclaimer(self) -> None:
         """Add the missing disclaimer as an edit. The row stays visible and is not accepted yet."""
@@ -457,49 +434,34 @@ class ReviewRoom(SourceRoom):
         options = [ChoiceOption("own", "Yourself", "everyone's latest decisions are shown")]
         options += [ChoiceOption(f"as {name}", one_line(name, 20), "only their decisions are shown") for name in names]
         options.append(ChoiceOption("other", "Another name", "a second annotator, who starts with undecided rows"))
+        title = "Review as which annotator?"
 
-        def chosen(value: str | None) -> None:
+        def chosen(value: str) -> None:
             if value == "other":
-                text = "Decisions are recorded under this name, and only this annotator's decisions are shown, so that two people can judge the same rows."
-                self.app.push_screen(
-                    PromptDialog("Review as which annotator?", text, label="continue"), lambda name: use(name) if name else None
-                )
-            elif value:
+                self.app.ask(title, "Only this annotator's decisions are shown, so that two people can judge the same rows.", use)
+            else:
                 use("" if value == "own" else value.removeprefix("as "))
 
         def use(name: str) -> None:
             self.sessions.set_annotator(name)
             self.redraw()
 
-        self.app.push_screen(ChoiceDialog("Review as which annotator?", "", options), chosen)
+        self.app.choose(title, options, chosen)
 
     def action_note(self) -> None:
         if (session := self.session) is None:
             return
         note = one_line(session.source.decision(session.row_index).note)
-        text = "The note is saved with your decisions and never used for training."
-        dialog = PromptDialog(f"Note on row {session.row_index + 1:,}", text, note, label="save")
-
-        def save(text: str | None) -> None:
-            if text:
-                self.decide("note", note=text)
-
-        self.app.push_screen(dialog, save)
+        self.app.ask(f"Note on row {session.row_index + 1:,}", NOTE, lambda text: self.decide("note", note=text), note)
 
     # Moving
 
-    def action_next(self) -> None:
-        self._go_to(self._position + 1)
+    def action_go(self, by: int) -> None:
+        self._go_to(self._position + by)
 
-    def action_previous(self) -> None:
-        self._go_to(self._position - 1)
-
-    def action_first(self) -> None:
-        self._go_to(0)
-
-    def action_last(self) -> None:
+    def action_edge(self, end: bool) -> None:
         if session := self.session:
-            self._go_to(len(session.selection.rows) - 1)
+            self._go_to(len(session.selection.rows) - 1 if end else 0)
 
     def _go_to(self, position: int) -> None:
         session = self.session
@@ -511,14 +473,14 @@ class ReviewRoom(SourceRoom):
         self.redraw()
 
     def action_details(self) -> None:
-        self._show_details = not self._show_details and not self.wide
+        self.shows_details = not self.shows_details and not self.wide
         self.redraw()
-        self.set_focus(self.query_one("#contract" if self._show_details else "#reader"))
+        self.set_focus(self.query_one("#contract" if self.shows_details else "#reader"))
 
     def action_back(self) -> None:
         if self._edited_part is not None:
             self.action_leave()
-        elif self._show_details:
+        elif self.shows_details:
             self.action_details()
         elif self.app.notices.current is not None and not self.app.notices.current.undo:  # a notice about a decision can stay
             self.app.notices.dismiss()
@@ -531,7 +493,7 @@ class ReviewRoom(SourceRoom):
         session, row = self.session, self.row
         if session is None or row is None:
             return
-        self._show_details = False
+        self.shows_details = False
         parts = parts_of(row)
         self._cursor_before_edit = max(0, min(self.query_one(RowReader).cursor, len(parts) - 1))
         self._edited_part = parts[self._cursor_before_edit]

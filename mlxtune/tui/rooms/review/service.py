@@ -18,7 +18,7 @@ if TYPE_CHECKING:  # they load numpy
     from mlxtune.evaluation.contract import Contract
 
 SIDES = ("chosen", "rejected")
-_MAX_SOURCE = 28  # characters of a file's name and the row's place in it, which fit on one line
+_MAX_SOURCE = 24  # characters of a file's name and the row's place in it, which fit on one line
 
 
 @dataclass(frozen=True)

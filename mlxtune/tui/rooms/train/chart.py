@@ -19,8 +19,7 @@ from mlxtune.tui.widgets.panel import FocusPanel
 from mlxtune.workspace.index import RunView
 
 _ABOUT = (
-    "The run's steps: raw values are faint, the smoothed line is colored, ◆ is a validation. The axis spans the whole run, so the "
-    "empty part is what is left. Left and right move a cursor; the legend shows the values there."
+    "Raw values are faint, the smoothed line is colored. The axis spans the whole run; the legend shows the values at the cursor."
 )
 _NO_VALUE: list[Part] = [("–", "bold $foreground")]
 

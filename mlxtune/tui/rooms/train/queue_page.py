@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,8 +13,8 @@ from mlxtune.core.files import file_stamp
 from mlxtune.core.text import one_line, plural
 from mlxtune.runs.queue import FILE, Queue, QueueEntry
 from mlxtune.tui.actions import Action
-from mlxtune.tui.render.text import Part, cell, key, line, lines, paragraph
-from mlxtune.tui.widgets.dialog import ChoiceDialog, ChoiceOption
+from mlxtune.tui.render.text import Part, cell, invitation, key, line, lines
+from mlxtune.tui.widgets.dialog import ChoiceOption
 from mlxtune.tui.widgets.list import ListPanel
 from mlxtune.tui.widgets.page import PageScreen
 from mlxtune.tui.widgets.panel import Panel
@@ -52,8 +52,7 @@ class QueuePage(PageScreen):
 
     def compose_body(self) -> ComposeResult:
         yield Section("Queue", Panel(id="queue-banner"), lit=True, id="queue-head")
-        about = "Commands in order. x removes one that has not been started."
-        yield Section("Commands", ListPanel(about=about, id="queue-commands"), id="queue-list", classes="fill")
+        yield Section("Commands", ListPanel(id="queue-commands"), id="queue-list", classes="fill")
 
     @property
     def queue(self) -> Queue:
@@ -107,24 +106,21 @@ class QueuePage(PageScreen):
 
     def _ask_for_command(self, path: Path) -> None:
         name = str(path.relative_to(self.app.workspace) if path.is_relative_to(self.app.workspace) else path)
-        self.app.push_screen(
-            ChoiceDialog("Add which command?", name, _COMMANDS), lambda command: self._add(command, name) if command else None
+        self.app.choose(
+            "Add which command?", _COMMANDS, lambda command: self._change(lambda: self.queue.add((command, name))), name
         )
 
-    def _add(self, command: str, recipe: str) -> None:
-        self.app.jobs.run(lambda: self.queue.add((command, recipe)), lambda _: self.redraw(), group="queue", exclusive=False)
+    def _change(self, change: Callable[[], object]) -> None:
+        self.app.jobs.run(change, lambda _: self.redraw(), group="queue", exclusive=False)
 
     def action_remove(self) -> None:
         """Remove the command under the cursor."""
         if entry := self.waiting:
-            self._remove(entry.number)
+            self._change(lambda: self.queue.remove(entry.number))
 
     def action_clear(self) -> None:
         """Remove all commands that have not been started."""
-        self._remove()
-
-    def _remove(self, *numbers: int) -> None:
-        self.app.jobs.run(lambda: self.queue.remove(*numbers), lambda _: self.redraw(), group="queue", exclusive=False)
+        self._change(self.queue.remove)
 
 
 _GLYPHS = {
@@ -137,8 +133,8 @@ def draw_banner(entries: Sequence[QueueEntry], running: bool, can_add: bool, wid
     """Return how many commands are done and waiting, and whether the queue runs."""
     if not entries:
         about = "Runs commands one after another, also while the app is closed."
-        add = line("  ", key("a", "add a command", "screen.add")) if can_add else paragraph("Add a recipe first.", width)
-        return lines(paragraph("The queue is empty.", width, style="bold"), paragraph(about, width), Content(""), add)
+        add = key("a", "add a command", "screen.add") if can_add else Content.styled("Add a recipe first.", "$muted")
+        return invitation(width, "The queue is empty.", add, about=about)
     counts = {status: sum(entry.status == status for entry in entries) for status in _GLYPHS}
     state: list[Part] = (
         [("  ● ", "bold $primary"), ("running", "bold")] if running else [("  ■ ", "$muted"), ("not running", "bold")]

@@ -20,7 +20,7 @@ from mlxtune.tui.room import Room
 from mlxtune.tui.rooms.train import render
 from mlxtune.tui.rooms.train.chart import LOSS, ChartMetric, RunChart, available_metrics
 from mlxtune.tui.status import brief_result
-from mlxtune.tui.widgets.dialog import ChoiceDialog, ChoiceOption
+from mlxtune.tui.widgets.dialog import ChoiceOption
 from mlxtune.tui.widgets.page import PageScreen
 from mlxtune.tui.widgets.panel import FocusPanel, Panel
 from mlxtune.tui.widgets.section import Section
@@ -68,7 +68,7 @@ class TrainRoom(Room):
             "searches", "h", "search", "search for better hyperparameters, and show earlier searches",
             when=lambda room: room.app.runs.can_start or (room.app.snapshot and room.app.snapshot.searches), why="There is no recipe.",
         ),
-        Action("queue", "w", lambda room: "queue" if room.has_queue else "", "commands that run one after another"),
+        Action("queue", "w", lambda room: "queue" if (room.app.workspace / queue.FILE).is_file() else "", "commands that run one after another"),
         Action(
             "measure", "m", "metric", "show the loss, rewards, their margin, accuracy, or the KL divergence",
             when=lambda room: _steps(room) and len(available_metrics(room.view.state)) > 1, why="Only the loss was measured.",
@@ -86,8 +86,15 @@ class TrainRoom(Room):
             when=lambda room: room.view and room.view.state.samples, why="There are no answers yet.", late=lambda room: room.wide,
         ),
         Action("log_page", "l", "log", "every line of the log", when=lambda room: room.view and (room.view.log or room.view.process_output)),
-        Action("older", "[,down", "older", "show the previous run", when=lambda room: room.has_older, why="This is the oldest run.", late=lambda room: room.wide),
-        Action("newer", "],up", "newer", "show the next run", when=lambda room: room.index > 0, why="This is the newest run.", late=lambda room: room.wide),
+        Action(
+            "turn(1)", "[,down", "older", "show the previous run",
+            when=lambda room: room.app.snapshot and room.index < len(room.app.snapshot.runs) - 1, why="This is the oldest run.",
+            late=lambda room: room.wide, id="older",
+        ),
+        Action(
+            "turn(-1)", "],up", "newer", "show the next run",
+            when=lambda room: room.index > 0, why="This is the newest run.", late=lambda room: room.wide, id="newer",
+        ),
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -182,14 +189,6 @@ class TrainRoom(Room):
         return view is not None and (view.status == "quiet" or (view.status in ACTIVE and view.id not in self.app.runs.stopping))
 
     @property
-    def has_queue(self) -> bool:
-        return (self.app.workspace / queue.FILE).is_file()
-
-    @property
-    def has_older(self) -> bool:
-        return self.app.snapshot is not None and self.index < len(self.app.snapshot.runs) - 1
-
-    @property
     def comparable_runs(self) -> list[RunView]:
         """Return the runs that this one can be compared with, newest first."""
         snapshot, view = self.app.snapshot, self.view
@@ -211,7 +210,7 @@ class TrainRoom(Room):
             )
             for other in others[:_MAX_COMPARED]
         ]
-        self.app.push_screen(ChoiceDialog("Compare with which run?", "", options), lambda id: self._compare_with(id or None))
+        self.app.choose("Compare with which run?", options, self._compare_with)
 
     def _compare_with(self, id: str | None) -> None:
         self._compared_id = id
@@ -265,13 +264,7 @@ class TrainRoom(Room):
 
         self.app.push_screen(PageScreen("Log", rows, at_end=True))
 
-    def action_older(self) -> None:
-        self._select(1)
-
-    def action_newer(self) -> None:
-        self._select(-1)
-
-    def _select(self, by: int) -> None:
+    def action_turn(self, by: int) -> None:
         snapshot = self.app.snapshot
         if snapshot and snapshot.runs:
             index = max(0, min(self.index + by, len(snapshot.runs) - 1))

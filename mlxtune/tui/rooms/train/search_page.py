@@ -18,7 +18,7 @@ from mlxtune.training.search.leaderboard import Entry, Leaderboard, read_leaderb
 from mlxtune.tui import draw
 from mlxtune.tui.actions import Action
 from mlxtune.tui.render.charts import Curve, Series, draw_chart
-from mlxtune.tui.render.text import Part, cell, key, line, lines, marked, paragraph
+from mlxtune.tui.render.text import Part, cell, invitation, key, line, lines, marked, paragraph
 from mlxtune.tui.widgets.list import ListPanel
 from mlxtune.tui.widgets.page import PageScreen
 from mlxtune.tui.widgets.panel import Panel
@@ -57,8 +57,7 @@ class SearchPage(PageScreen):
 
     def compose_body(self) -> ComposeResult:
         yield Section("Search", Panel(id="search-banner"), lit=True, id="search-head")
-        about = "Trials, best first. x drops a trial, p keeps it from being pruned."
-        yield Section("Leaderboard", ListPanel(about=about, id="search-trials"), id="search-board", classes="fill")
+        yield Section("Leaderboard", ListPanel(id="search-trials"), id="search-board", classes="fill")
         yield Section("Contract pass rate", Panel(id="search-rates"), id="search-chart")
         yield Section("Hyperparameters", Panel(id="search-values"), id="search-strips")
 
@@ -166,12 +165,9 @@ class SearchPage(PageScreen):
 def empty_page(can_start: bool, width: int) -> Content:
     """Return the content of the page before the first search."""
     about = "Trials of one recipe with other learning rates, ranks, and layers, compared on validation rows."
-    action = (
-        line("  ", key("n", "start a search", "screen.new"))
-        if can_start
-        else paragraph("Needs a recipe, and a free machine.", width)
-    )
-    return lines(paragraph("No searches yet.", width, style="bold"), paragraph(about, width), Content(""), action)
+    needs = Content.styled("Needs a recipe, and a free machine.", "$muted")
+    start = key("n", "start a search", "screen.new") if can_start else needs
+    return invitation(width, "No searches yet.", start, about=about)
 
 
 def draw_banner(view: RunView, board: Leaderboard | None, now: float, width: int) -> Content:
