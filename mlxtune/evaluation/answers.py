@@ -53,6 +53,7 @@ class ArmAnswers:
     cached: bool  # whether the answers were read from the cache
     seconds: float  # how long it took to generate or read them
     no_likelihood_reason: str = ""  # why the references' likelihood is missing, if it is
+    prompt_tokens: int | None = None  # of all prompts, if they were counted
 
     @property
     def scores(self) -> list[dict[str, Score]]:

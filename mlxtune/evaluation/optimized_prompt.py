@@ -192,8 +192,8 @@ class PromptOptimizer:
 
 def training_seconds(worker: Worker, base: ModelFolder, splits: Splits) -> float:
     """Return how long the training of the evaluated adapter took or, without a run, would take. Raises ``InputError`` if it is unknown."""
-    if run := worker.request.get("run"):
-        state = Run(worker.folder.parent / run).state()
+    if worker.request.get("run"):
+        state = Run(Path(worker.request["adapter"]).parent).state()
         return state.updated - state.started
     planner = local_planner(worker.recipe, base.folder, base.config, this_machine(), base.fingerprint)
     seconds = planner.plan(worker.recipe, splits).cost.seconds

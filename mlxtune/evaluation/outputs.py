@@ -119,11 +119,11 @@ def generate_answers(
     generator = _Generator(arm, loaded, options, work, shared or PrefixCache(loaded.model))
     file = options.cache / f"{generator.key(**generator.decoding, **_identity(work))}.jsonl"
     answers = load_answers(file, rows)
-    cached = bool(answers)
+    cached, prompt_tokens = bool(answers), sum(map(len, work.prompts))
     if cached:
         tell(of)(len(rows), len(rows))
     if cached and not (timed and None in [answer.seconds for answer in answers]):
-        return ArmAnswers(arm.name, answers, True, time.perf_counter() - start, work.no_likelihood_reason)
+        return ArmAnswers(arm.name, answers, True, time.perf_counter() - start, work.no_likelihood_reason, prompt_tokens)
     if not cached:
         generated, earlier = generator.generate(tell, of)
         likelihoods, seconds = generator.likelihoods(tell)
@@ -133,7 +133,7 @@ def generate_answers(
         latency = measure_latency(work.prompts, generator.answer_alone, tell(TIMED))
         answers = tuple(replace(one, seconds=latency.seconds(one.thought_tokens + one.answer_tokens)) for one in answers)
     save_answers(file, answers)
-    return ArmAnswers(arm.name, answers, cached, time.perf_counter() - start, work.no_likelihood_reason)
+    return ArmAnswers(arm.name, answers, cached, time.perf_counter() - start, work.no_likelihood_reason, prompt_tokens)
 
 
 def _encode(arm: Arm, template: ChatTemplate, rows: Sequence[PromptRow], compared: frozenset[str], score_references: bool) -> _Work:

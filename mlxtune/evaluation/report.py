@@ -78,6 +78,13 @@ class OptimizerFacts(TypedDict, total=False):
     score: float
 
 
+class ArmCost(TypedDict):
+    """What it took to make an arm: trained tokens or, to optimize a prompt, generated ones; and seconds."""
+
+    tokens: int
+    seconds: float
+
+
 class StrongestFacts(TypedDict):
     """The untrained arm that passes most of the validation ``rows``, and the passes of each candidate."""
 
@@ -114,6 +121,7 @@ class ReportFacts(TypedDict, total=False):
     decoding: Decoding
     endpoints: dict[str, EndpointFacts]
     optimizer: OptimizerFacts
+    costs: dict[str, ArmCost]
     free_arms: FreeArmFacts
     strongest: StrongestFacts
     left_out: dict[str, LeftOut]
@@ -173,6 +181,7 @@ class ArmResult:
     margin: BootstrapMean | None = None  # the mean log-likelihood advantage of chosen over rejected answers, in nats per token
     perplexity: float | None = None  # of the reference answers
     thought_tokens: int | None = optional(None)  # of all answers
+    prompt_tokens: int | None = optional(None)  # of all prompts
 
     def rate(self, metric: str) -> Rate:
         """Return the rate of ``metric``. Raises ``KeyError``."""

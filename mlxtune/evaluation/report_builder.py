@@ -100,6 +100,7 @@ def _compared(facts: ReportFacts, arms: Sequence[ArmAnswers], groups: Sequence[H
             _margin(arm, groups),
             arm.perplexity,
             sum(answer.thought_tokens for answer in arm.answers) or None,
+            arm.prompt_tokens,
         )
         for arm in arms
     )

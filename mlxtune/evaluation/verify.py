@@ -61,7 +61,7 @@ from mlxtune.recipe import AUTO
 # Facts recorded by the evaluation that cannot be recomputed from the files in its folder.
 _RECORDED = {
     "base_fingerprint", "run", "adapter", "adapter_step", "source", "template", "endpoints", "longest_reference", "room", "thinking",
-    "thinking_tokens", "date", "compute", "changed_terms", "made", "optimizer", "free_arms", "left_out",
+    "thinking_tokens", "date", "compute", "changed_terms", "made", "optimizer", "costs", "free_arms", "left_out",
 }  # fmt: skip
 
 Record = dict[str, Any]  # the content of report.json, which may be damaged
@@ -105,7 +105,9 @@ def verify(folder: Path) -> list[str]:
 
 def unverified(folder: Path) -> list[str]:
     """Return the values that cannot be recomputed from the files in ``folder``: facts, and the arms' ``seconds``."""
-    return [*sorted(read_json(folder / report.FILE)["facts"].keys() & _RECORDED), "seconds"]
+    stored = read_json(folder / report.FILE)
+    counted = ["prompt_tokens"] if any("prompt_tokens" in arm for arm in stored["arms"]) else []
+    return [*sorted(stored["facts"].keys() & _RECORDED), *counted, "seconds"]
 
 
 def _pages(folder: Path) -> Iterator[str]:
@@ -212,7 +214,10 @@ def _numbers(
     for one, two in zip(stored_seeds, seeds, strict=True):
         location = f"{SEEDS}, {one_line(one.run, 80)}"
         yield from _scores(location, (*one.validation, *one.held_out), (*two.validation, *two.held_out))
-    arms = [ArmAnswers(arm["arm"], tuple(scored[arm["arm"]]), arm["cached"], arm["seconds"]) for arm in stored["arms"]]
+    arms = [
+        ArmAnswers(arm["arm"], tuple(scored[arm["arm"]]), arm["cached"], arm["seconds"], "", arm.get("prompt_tokens"))
+        for arm in stored["arms"]
+    ]
     recorded: Any = {
         key: value for key, value in stored["facts"].items() if key not in ("off_task", "holdout", "look", "last_look", "strongest")
     }

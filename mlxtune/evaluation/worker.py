@@ -52,7 +52,7 @@ from mlxtune.evaluation.off_task import prompts
 from mlxtune.evaluation.off_task.prompts import OffTaskPrompt
 from mlxtune.evaluation.off_task.result import compare_off_task
 from mlxtune.evaluation.progress import progress_reporter
-from mlxtune.evaluation.report import LeftOut, ReportFacts, decoding, ledger_facts
+from mlxtune.evaluation.report import ArmCost, LeftOut, ReportFacts, decoding, ledger_facts
 from mlxtune.evaluation.seed_report import recommend
 from mlxtune.evaluation.strongest import strongest
 from mlxtune.models.cpu import blas
@@ -60,6 +60,8 @@ from mlxtune.models.resolve import resolve
 from mlxtune.planning.machine import this_machine
 from mlxtune.present.report import publish
 from mlxtune.recipe import Recipe
+from mlxtune.runs.events import read_all
+from mlxtune.runs.registry import Run
 from mlxtune.runs.worker import Worker, run_worker
 
 if TYPE_CHECKING:  # these import mlx, which must come after the BLAS
@@ -228,6 +230,8 @@ def _finish(worker: Worker, inputs: _Inputs, measured: _Measured, facts: ReportF
     )
     headline = contract.headline(recipe, has_preferences=measured.has_pairs)
     facts |= {"headline": headline, **ledger_facts(history)}
+    if costs := _costs(facts):
+        facts["costs"] = costs
     if TUNED in measured.off_task_answers:
         evidence.save_off_task(folder, measured.off_task, measured.off_task_answers)
         both = (measured.off_task_answers[BASE], measured.off_task_answers[TUNED])
@@ -238,6 +242,18 @@ def _finish(worker: Worker, inputs: _Inputs, measured: _Measured, facts: ReportF
     nearest_rows.save_nearest(folder, failed, inputs.splits.train, inputs.source, vectors)
     publish(result, folder)
     return {"outcome": result.outcome, "change": result.headline.change if result.headline else None, "rows": len(rows)}
+
+
+def _costs(facts: ReportFacts) -> dict[str, ArmCost]:
+    """Return what it took to train the adapter, according to its run, and to optimize a prompt."""
+    costs: dict[str, ArmCost] = {}
+    run = Run(Path(facts["adapter"]).parent)
+    if tokens := sum(event["tokens"] for event in read_all(run.folder) if event["type"] == "step") if facts["run"] else 0:
+        state = run.state()
+        costs[TUNED] = {"tokens": tokens, "seconds": state.updated - state.started}
+    if optimizer := facts.get("optimizer"):
+        costs[OPTIMIZED] = {"tokens": optimizer["tokens"], "seconds": optimizer["seconds"]}
+    return costs
 
 
 def _read_inputs(worker: Worker) -> _Inputs:

@@ -78,6 +78,7 @@ def report_tables(report: EvaluationReport) -> list[Table]:
         *comparison_tables(report),
         margins_table(report),
         answers_table(report),
+        cost_table(report),
         seeds_table(report),
         off_task_table(report),
         diagnostics_table(report),
@@ -358,6 +359,28 @@ def answers_table(report: EvaluationReport) -> Table:
     columns = (Column(), Column("perplexity", right=True), *thinking, Column("answered in"))
     note = "perplexity of the reference answers; lower is better"
     return Table("Answers", f"{note}; mean tokens of reasoning" if reasoned else note, columns, rows)
+
+
+def cost_table(report: EvaluationReport) -> Table:
+    """Return what it took to make each arm, and what each of its answers takes."""
+    costs, answers = report.facts.get("costs", {}), report.facts["rows"]
+    rows = []
+    for arm in report.arms:
+        made = costs.get(TUNED if is_tuned(arm.name) else arm.name)
+        generated = arm.answers.tokens + (arm.thought_tokens or 0)
+        rows.append(
+            (
+                _arm(arm),
+                Cell(f"{made['tokens']:,}" if made else "–"),
+                Cell(duration(made["seconds"]) if made else "–"),
+                Cell("–" if arm.prompt_tokens is None else f"{arm.prompt_tokens / answers:,.0f}"),
+                Cell(f"{generated / answers:,.0f}" if generated else "–"),
+                Cell("–" if arm.answers.p50 is None else _seconds(arm.answers.p50)),
+            )
+        )
+    labels = ("tokens", "time", "prompt", "answer", "p50, s")
+    note = "tokens and time to make the arm once; tokens and seconds of each answer"
+    return Table("Cost", note, (Column(), *(Column(label, right=True) for label in labels)), tuple(rows))
 
 
 def seeds_table(report: EvaluationReport) -> Table | None:

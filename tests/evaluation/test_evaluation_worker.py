@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from mlxtune.evaluation.verify import verify
 from mlxtune.models import lora
 from mlxtune.models.load import load as load_model
 from mlxtune.models.resolve import resolve
-from mlxtune.present.report import arms_table
+from mlxtune.present.report import arms_table, cost_table
 from mlxtune.recipe import AdapterSection, Recipe, dump, load
 from mlxtune.runs import events, registry
 from mlxtune.runs.registry import Run
@@ -96,8 +97,19 @@ def test_one_run_evaluates_all_arms_and_next_uses_cache(workspace: Path, trained
         f"evaluation.prompt={workspace / 'best.md'}",
         "evaluation.max_tokens=24",
     )
+    with closing(events.EventWriter(trained.folder)) as writer:
+        writer.emit("run.started", kind="train", name="tiny", base="tiny", pid=1, host="h")
+        for step, tokens in ((1, 30), (2, 40)):
+            writer.emit("step", step=step, epoch=0, loss=1.0, rate=1.0, norm=1.0, tokens=tokens, speed=1.0, memory=1, peak=1)
     first = evaluate(own, *how, run=trained)
     first_report = report.load(first)
+    state = trained.state()
+    assert first_report.facts["costs"] == {"tuned": {"tokens": 70, "seconds": state.updated - state.started}}
+    cost = {row[0].text: [cell.text for cell in row[1:]] for row in cost_table(first_report).rows}
+    assert cost["tuned"][0] == cost["tuned+grammar"][0] == "70"
+    assert cost["base+kshot"][:2] == ["–", "–"]
+    assert int(cost["base+kshot"][2]) > int(cost["base"][2]) == int(cost["tuned"][2])
+    assert cost["constant"] == cost["copier"] == ["–"] * 5
     assert [arm.name for arm in first_report.arms] == [
         "base", "base+prompt", "base+kshot", "base+grammar", "constant", "copier", "tuned", "tuned+prompt", "tuned+grammar",
     ]  # fmt: skip

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -12,13 +16,27 @@ from mlxtune.evaluation import arms
 from mlxtune.evaluation.answers import Answer, ArmAnswers
 from mlxtune.evaluation.arms import OPTIMIZED, build_arms
 from mlxtune.evaluation.contract import Contract
-from mlxtune.evaluation.optimized_prompt import PromptOptimizer, Reflection
+from mlxtune.evaluation.optimized_prompt import PromptOptimizer, Reflection, training_seconds
 from mlxtune.recipe import EvaluationSection, parse
+from mlxtune.runs.events import EventWriter
 
 pytest.importorskip("gepa")
 
 RECIPE = 'name = "x"\n[model]\nbase = "m"\n[data]\nsource = "d"\n[evaluation]\narms = ["base", "base+optimized"]\n'
 CONTRACT = Contract(EvaluationSection(pattern="thanks", forbid=["cheap"]))
+
+
+def test_an_optimization_takes_as_long_as_the_training_of_the_evaluated_adapter(tmp_path: Path) -> None:
+    folder = tmp_path / "runs" / "shop"
+    folder.mkdir(parents=True)
+    with closing(EventWriter(folder)) as writer:
+        writer.emit("run.started", kind="train", name="shop", base="m", pid=1, host="h")
+        writer.emit("heartbeat")
+    first, second = map(json.loads, (folder / "events.jsonl").read_text().splitlines())
+    (folder / "events.jsonl").write_text(f"{json.dumps(first)}\n{json.dumps({**second, 't': first['t'] + 30})}\n")
+    worker: Any = SimpleNamespace(folder=tmp_path / "evals" / "x", request={"run": "shop", "adapter": str(folder / "adapter")})
+    nothing: Any = None
+    assert training_seconds(worker, nothing, nothing) == pytest.approx(30)
 
 
 def _rows(count: int, start: int = 0) -> list[PromptRow]:
