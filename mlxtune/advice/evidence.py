@@ -12,12 +12,13 @@ from mlxtune.core.errors import DataError, InputError
 from mlxtune.core.files import read_json
 from mlxtune.core.hashing import sha256_json
 from mlxtune.data.rows import Preference
-from mlxtune.evaluation.arms import BASE, GRAMMAR, GRAMMAR_KSHOT, GRAMMAR_PROMPT, KSHOT, PROMPT, TUNED
+from mlxtune.evaluation.arms import BASE, GRAMMAR, GRAMMAR_KSHOT, GRAMMAR_PROMPT, KSHOT, PROMPT, TUNED, contest
 from mlxtune.evaluation.comparability import contract_hash
 from mlxtune.evaluation.history import Evaluation, evaluations
 from mlxtune.evaluation.report import Rate
 from mlxtune.evaluation.scorers import CONTRACT, CORRECT
 from mlxtune.evaluation.scorers.preference import PREFERENCE
+from mlxtune.evaluation.statistics.intervals import LEVEL
 from mlxtune.evaluation.statistics.power import detectable_gain
 from mlxtune.recipe import Recipe
 
@@ -50,6 +51,7 @@ class AdviceEvidence:
     arms: Mapping[str, Mapping[str, Measured]] = field(default_factory=dict)  # by metric and arm
     ignored: tuple[str, ...] = ()  # the IDs of evaluations by another contract
     split_error: str = ""  # why no rows are held out
+    contest: tuple[int, int] = (1, 1)  # the numbers of baselines and of tuned arms that a verdict compares
 
     def arms_by_metric(self, metric: Fact) -> Mapping[str, Measured]:
         """Return each arm's rate on ``metric``, or on the whole contract if no evaluation has that metric."""
@@ -69,7 +71,8 @@ class AdviceEvidence:
         arms = self.arms_by_metric(metric)
         name = self.best(metric)
         best = _percent(arms[name]) if name else None
-        gain = detectable_gain(self.held_out) if self.held_out else None
+        baselines, tuned = self.contest
+        gain = detectable_gain(self.held_out, 0.0, baselines, LEVEL / tuned) if self.held_out else None
         rates: dict[str, Fact] = {fact: _percent(arms[arm]) if arm in arms else None for fact, arm in ARMS.items()}
         return rates | {
             "rows": self.rows,
@@ -116,7 +119,7 @@ def collect(workspace: Path, recipe: Recipe, name: str = "", parameters: int | N
         split_error = error.message
     return AdviceEvidence(
         name, len(rows), groups, tier(groups), sum(isinstance(row, Preference) for row in rows), held_out, recipe.has_contract,
-        bool(recipe.evaluation.prompt.strip()), parameters, arms, ignored, split_error,
+        bool(recipe.evaluation.prompt.strip()), parameters, arms, ignored, split_error, contest(recipe),
     )  # fmt: skip
 
 

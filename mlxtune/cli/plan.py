@@ -16,6 +16,7 @@ from mlxtune.core.text import size
 from mlxtune.data import check_cache
 from mlxtune.data.source import read_source
 from mlxtune.data.split import split
+from mlxtune.evaluation.arms import contest
 from mlxtune.evaluation.free_arms import constant_rate
 from mlxtune.evaluation.holdout.ledger import looks
 from mlxtune.evaluation.off_task.prompts import load_prompts
@@ -30,7 +31,7 @@ from mlxtune.planning.plan import Plan, local_planner
 from mlxtune.present.blocks import ActionBlock, Document, Fact, Facts, Heading
 from mlxtune.present.check import check_warning
 from mlxtune.present.labels import detectable_drop_fact
-from mlxtune.present.plan import plan_document, verdict_sentence
+from mlxtune.present.plan import detection, plan_document, verdict_sentence
 from mlxtune.recipe import Recipe, load
 from mlxtune.runs.registry import resolve_parent
 from mlxtune.training.search.budget import price_search
@@ -75,7 +76,9 @@ def plan(
         if probe:
             planner.probe(loaded, update)
         result = planner.plan(loaded, splits, watts=watts, workspace=Path.cwd())
-        result = replace(result, looks=looks(Path.cwd(), splits.evaluated), constant=constant_rate(loaded, splits))
+        result = replace(
+            result, contest=contest(loaded), looks=looks(Path.cwd(), splits.evaluated), constant=constant_rate(loaded, splits)
+        )
     answering = evidence.seconds_per_answer(Path.cwd(), loaded)
     bill = make_bill(result, loaded.method.kind, chip=machine.chip, electricity_price=electricity_price, answering=answering)
     search = price_search(loaded, result, answering=answering, watts=bill.watts)
@@ -110,5 +113,5 @@ def document(plan: Plan, bill: Bill) -> dict[str, Any]:
         "step": plan.estimate.step,
         "peak": plan.estimate.peak,
         "kilowatt_hours": bill.kilowatt_hours,
-        "detectable_gain": detectable_gain(plan.compared),
+        "detectable_gain": detectable_gain(plan.compared, 0.0, *detection(plan)),
     }

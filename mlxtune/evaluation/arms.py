@@ -89,6 +89,13 @@ def strongest_candidates(recipe: Recipe) -> tuple[str, ...]:
     return tuple(name for name in (*default_arms(recipe), *prompted) if name != BASE and not is_tuned(name))
 
 
+def contest(recipe: Recipe) -> tuple[int, int]:
+    """Return how many baselines, with the free arms, and how many tuned arms a verdict about ``recipe`` compares."""
+    names = {BASE, *arm_names(recipe)}
+    tuned = sum(map(is_tuned, names))
+    return len(names) - tuned + len((CONSTANT, COPIER)), max(1, tuned)
+
+
 def lacks_grammar(name: str) -> bool:
     """Return whether the arm named ``name`` needs llguidance, which is not installed."""
     return has_grammar(name) and find_spec("llguidance") is None

@@ -96,6 +96,7 @@ class Plan:
     long_answers: int = 0  # evaluated rows whose reference is longer than evaluation.max_tokens
     reserved: int = 0  # of the held-out rows, those that only the last look evaluates
     looks: int = 0  # earlier evaluations of adapters on the held-out rows
+    contest: tuple[int, int] = (1, 1)  # the numbers of baselines and of tuned arms that a verdict compares
     constant: ConstantRate | None = None  # how far a constant answer gets
     time_keys: tuple[str, ...] = ()  # the recipe's keys that shorten the training and an evaluation
 

@@ -103,15 +103,16 @@ def constant_fact(found: ConstantRate) -> Fact:
     return Fact("constant", f"one answer passes {percent(found.share)}", note, "warning" if is_easy else "")
 
 
-def detectable_gain_fact(rows: int) -> Fact:
-    """Return the smallest gain that ``rows`` held-out rows can detect, also if some rows regress."""
+def detectable_gain_fact(rows: int, baselines: int, level: float) -> Fact:
+    """Return the smallest gain over the best of ``baselines`` that ``rows`` held-out rows can detect, also if some rows regress."""
     from mlxtune.evaluation.statistics.power import BROKEN, POWER, detectable_gain  # slow to import, for the first screen
 
-    clean, rough = detectable_gain(rows), detectable_gain(rows, BROKEN)
+    clean, rough = (detectable_gain(rows, broken, baselines, level) for broken in (0.0, BROKEN))
     if clean is None:
         return Fact("detects", "no change", f"{plural(rows, 'row')}: too few", "warning")
     regress = f"{round(100 * rough)} if {BROKEN:.0%} of rows regress; " if rough is not None else ""
-    return Fact("detects", f"≥ {plural(round(100 * clean), 'point')}", f"{regress}{plural(rows, 'row')}, {POWER:.0%} power")
+    over = f"{plural(rows, 'row')}, {plural(baselines, 'baseline')}"
+    return Fact("detects", f"≥ {plural(round(100 * clean), 'point')}", f"{regress}{over}, {POWER:.0%} power")
 
 
 def level_text(look: int) -> str:

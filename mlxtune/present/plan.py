@@ -177,7 +177,7 @@ def run_facts(
         _compiled(plan),
         Fact("thinking", word(plan.thinking)) if plan.thinking else None,
         Fact("date", one_line(plan.date)) if plan.date else None,
-        detectable_gain_fact(plan.compared) if plan.test else None,
+        detectable_gain_fact(plan.compared, *detection(plan)) if plan.test else None,
         constant_fact(plan.constant) if plan.constant else None,
         Fact("looks", f"{plan.looks:,} at these held-out rows", f"the next has {level_text(plan.looks + 1)}", "warning")
         if plan.looks
@@ -186,6 +186,14 @@ def run_facts(
         *([Fact("search", *price_text(search))] if search else []),
     ]
     return Facts(tuple(fact for fact in described if fact))
+
+
+def detection(plan: Plan) -> tuple[int, float]:
+    """Return the number of baselines that an adapter must beat, and the level of the next look at the held-out rows."""
+    from mlxtune.evaluation.statistics.significance import level_for_look  # slow to import, for the first screen
+
+    baselines, tuned = plan.contest
+    return baselines, level_for_look(plan.looks + 1) / tuned
 
 
 def time_fact(cost: Cost) -> Fact:

@@ -166,7 +166,9 @@ def holdout_facts(report: EvaluationReport) -> list[Fact]:
         changed = from_json(ChangedTerms, record)
         facts.append(Fact("changed", listed(changed.terms), f"since {changed.since}", "warning"))
     facts += history_facts(report.holdout)
-    return facts if report.headline else [*facts, detectable_gain_fact(min(groups, compared))]
+    return (
+        facts if report.headline else [*facts, detectable_gain_fact(min(groups, compared), len(report.arms), report.facts["level"])]
+    )
 
 
 def compared_rows(report: EvaluationReport) -> int:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import itertools
 import math
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
 from random import Random
+from typing import Any
 
-import numpy as np
 import pytest
 from evaluation_files import scored_arm
+from exhaustive import EXHAUSTIVE, cases
 from scipy import stats
 
 from mlxtune.evaluation.best_baseline import BestBaseline
@@ -108,11 +111,35 @@ def test_few_groups_are_a_warning():
     assert "few groups" not in {fact.label for fact in holdout_facts(build({"rows": 40}, arms))}
 
 
+def _error_rates() -> Any:
+    spec = spec_from_file_location("error_rates", Path(__file__).parents[2] / "benchmarks" / "error_rates.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 @pytest.mark.slow
-def test_six_equal_baselines_do_not_make_the_tuned_arm_worse():
-    """A comparison with the luckiest of six baselines alone says *worse* about 7.5% of the time."""
-    random, trials, worse = np.random.default_rng(6), 400, 0
-    for _ in range(trials):
-        arms = (random.random((7, 72)) < 0.5).tolist()
-        worse += _test(*arms).comparison().outcome == "worse"
-    assert worse <= 0.025 * trials + 2.5 * math.sqrt(0.025 * trials)
+@pytest.mark.parametrize("rows", cases([20, 43, 72, 150], "72"))
+@pytest.mark.parametrize("size", cases([1, 3, 30], "1"))
+@pytest.mark.parametrize("baselines", cases([1, 3, 6, 7], "6"))
+def test_verdicts_are_wrong_as_rarely_as_stated(rows, size, baselines):
+    """A comparison with the luckiest of six equal baselines alone says *worse* about 7.5% of the time."""
+    trials = 800 if EXHAUSTIVE else 300
+    (_, (*_, better, worse, covered, alone)) = _error_rates().verdicts(trials, [rows], [size], [baselines])
+    most = 0.025 * trials + 3 * math.sqrt(0.025 * trials)
+    assert better.count <= most
+    assert worse.count <= most
+    assert covered.count >= 0.95 * trials - 3 * math.sqrt(0.05 * trials)
+    if (rows, size, baselines) == (72, 1, 6):
+        assert alone.count > most
+
+
+@pytest.mark.slow
+@pytest.mark.exhaustive
+def test_many_looks_contain_a_false_better_at_most_one_time_in_twenty():
+    _, *rows = _error_rates().looks(1000)
+    for *_, spent, always in rows:
+        assert spent.count <= 0.05 * spent.trials + 3 * math.sqrt(0.05 * spent.trials)
+        assert always.count > spent.count

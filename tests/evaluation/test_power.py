@@ -5,9 +5,11 @@ from __future__ import annotations
 import itertools
 import math
 
+import numpy
 import pytest
 from scipy import stats
 
+from mlxtune.evaluation.best_baseline import BestBaseline
 from mlxtune.evaluation.statistics.intervals import PairedCounts
 from mlxtune.evaluation.statistics.power import detectable_gain, detectable_preference, mcnemar_power, needed_rows
 from mlxtune.evaluation.statistics.significance import mcnemar
@@ -62,15 +64,32 @@ def test_detectable_change_is_first_with_enough_power():
 @pytest.mark.parametrize(
     ("rows", "value", "note"),
     [
-        (80, "≥ 10 points", "17 if 5% of rows regress; 80 rows, 80% power"),
+        (80, "≥ 10 points", "17 if 5% of rows regress; 80 rows, 1 baseline, 80% power"),
         (5, "no change", "5 rows: too few"),
-        (6, "≥ 97 points", "6 rows, 80% power"),
-        (2000, "≥ 1 point", "3 if 5% of rows regress; 2,000 rows, 80% power"),
+        (6, "≥ 97 points", "6 rows, 1 baseline, 80% power"),
+        (2000, "≥ 1 point", "3 if 5% of rows regress; 2,000 rows, 1 baseline, 80% power"),
     ],
 )
 def test_power_is_a_fact(rows, value, note):
-    fact = detectable_gain_fact(rows)
+    fact = detectable_gain_fact(rows, 1, 0.05)
     assert (fact.value, fact.note) == (value, note)
+
+
+def test_power_accounts_for_the_choice_of_the_best_baseline_and_tuned_arm():
+    """Simulate six baselines that are equally good and two tuned arms of which one is better by the detectable gain."""
+    rows, level = 72, 0.05 / 2
+    gain = detectable_gain(rows, 0.0, 6, level)
+    assert gain is not None
+    assert gain > detectable_gain(rows)
+    random, better, trials = numpy.random.default_rng(8), 0, 200
+    for _ in range(trials):
+        base, fixed = random.random(rows) < 0.5, random.random(rows) < 2 * gain  # of the rows that fail
+        failing = [~base & (random.random(rows) < 0.02) for _ in range(6)]
+        baselines = {str(index): (base | luck).tolist() for index, luck in enumerate(failing)}
+        tuned = (base | fixed | numpy.logical_or.reduce(failing)).tolist()
+        rival = max(baselines, key=lambda name: sum(baselines[name]))
+        better += BestBaseline("", "tuned", tuned, baselines, rival, arms=2).comparison().outcome == "better"
+    assert better / trials > 0.8
 
 
 def test_detectable_preference_matches_sign_test():

@@ -15,8 +15,8 @@ BROKEN = 0.05  # share of rows assumed to regress while others improve
 FLIPPED = 0.1  # share of off-task answers assumed to change, as many for the better as for the worse
 
 
-def mcnemar_power(rows: int, fixed: float, broken: float) -> float:
-    """Return the power of the exact McNemar test at 5% to detect an improvement, 0 to 1.
+def mcnemar_power(rows: int, fixed: float, broken: float, level: float = LEVEL) -> float:
+    """Return the power of the exact McNemar test at ``level`` to detect an improvement, 0 to 1.
 
     ``fixed`` and ``broken`` are the shares of rows that change each way. The sum is over the number of discordant rows and, for
     each, of fixed rows (both binomial), omitting terms beyond nine standard deviations. Raises ``ValueError`` for invalid shares.
@@ -29,23 +29,25 @@ def mcnemar_power(rows: int, fixed: float, broken: float) -> float:
     share = fixed / discordant
     power = 0.0
     for count in _bulk(rows, discordant):
-        least = _least_wins(count)
+        least = _least_wins(count, level)
         if least is not None:
             power += _binomial(count, rows, discordant) * _at_least(least, count, share)
     return min(1.0, power)
 
 
-def detectable_gain(rows: int, broken: float = 0.0) -> float | None:
-    """Return the smallest gain in a rate, in steps of one point, that ``rows`` paired rows can detect with 80% power.
+def detectable_gain(rows: int, broken: float = 0.0, baselines: int = 1, level: float = LEVEL) -> float | None:
+    """Return the smallest gain over the best of ``baselines``, in steps of one point, that ``rows`` paired rows detect with 80% power.
 
-    ``broken`` is the share of rows that regress at the same time. Returns ``None`` if no gain is large enough.
+    ``broken`` is the share of rows that regress at the same time. The tuned arm must be better than each baseline, at ``level``; the
+    power is at least 80% even if all of them are as good as the best one (Bonferroni). Returns ``None`` if no gain is large enough.
     """
-    return _first(lambda gain: mcnemar_power(rows, gain + broken, broken), 1.0 - 2 * broken)
+    target = 1 - (1 - POWER) / baselines
+    return _first(lambda gain: mcnemar_power(rows, gain + broken, broken, level), 1.0 - 2 * broken, target)
 
 
 def detectable_preference(votes: int) -> float | None:
     """Return the smallest share of votes that are not ties, in steps of one point above 50%, that the sign test detects with 80% power."""
-    least = _least_wins(votes)
+    least = _least_wins(votes, LEVEL)
     if least is None:
         return None
     excess = _first(lambda excess: _at_least(least, votes, 0.5 + excess), 0.5)
@@ -82,28 +84,28 @@ def needed_rows(paired: PairedCounts, power: float = POWER) -> int | None:
     return math.ceil((spread / change) ** 2)
 
 
-def _first(power: Callable[[float], float], maximum: float) -> float | None:
-    """Return the first hundredth, up to ``maximum``, with enough power. Both power and computation time increase with it."""
+def _first(power: Callable[[float], float], maximum: float, target: float = POWER) -> float | None:
+    """Return the first hundredth, up to ``maximum``, with the power ``target``. Both power and computation time increase with it."""
     low, high, end = 0, 1, math.floor(100 * maximum + 1e-9)
-    while high < end and power(high / 100) < POWER:
+    while high < end and power(high / 100) < target:
         low, high = high, min(2 * high, end)
-    if high > end or power(high / 100) < POWER:
+    if high > end or power(high / 100) < target:
         return None
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (low, middle) if power(middle / 100) >= POWER else (middle, high)
+        low, high = (low, middle) if power(middle / 100) >= target else (middle, high)
     return high / 100
 
 
 @lru_cache(maxsize=4096)
-def _least_wins(count: int) -> int | None:
-    """Return the fewest wins among ``count`` decided rows that the exact two-sided test finds significant, or ``None``."""
-    if count < 6:  # 2 / 2**5 is above the level
+def _least_wins(count: int, level: float) -> int | None:
+    """Return the fewest wins among ``count`` decided rows that the exact two-sided test finds significant at ``level``, or ``None``."""
+    if 2 * 0.5**count >= level:
         return None
     if count > EXACT:
-        return math.floor(count / 2 + 0.5 + NormalDist().inv_cdf(1 - LEVEL / 2) * math.sqrt(count) / 2) + 1
+        return math.floor(count / 2 + 0.5 + NormalDist().inv_cdf(1 - level / 2) * math.sqrt(count) / 2) + 1
     tail, wins = 0.0, count
-    while 2 * (tail := tail + _binomial(wins, count, 0.5)) < LEVEL:
+    while 2 * (tail := tail + _binomial(wins, count, 0.5)) < level:
         wins -= 1
     return wins + 1
 

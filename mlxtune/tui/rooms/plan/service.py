@@ -78,6 +78,7 @@ class PlanService:
             return self._plan(recipe, progress)
 
     def _plan(self, recipe: Recipe, progress: Progress) -> PlanResult:
+        from mlxtune.evaluation.arms import contest
         from mlxtune.evaluation.free_arms import constant_rate
         from mlxtune.evaluation.holdout.ledger import looks
         from mlxtune.planning.cost import make_bill
@@ -88,7 +89,8 @@ class PlanService:
         key = (inputs.key, loaded.evaluation, loaded.schema_file and file_stamp(loaded.schema_file))
         if self._constant[0] != key:
             self._constant = key, constant_rate(loaded, inputs.splits)
-        plan = replace(plan, looks=looks(self._workspace, inputs.splits.evaluated), constant=self._constant[1])
+        plan = replace(plan, contest=contest(loaded), constant=self._constant[1])
+        plan = replace(plan, looks=looks(self._workspace, inputs.splits.evaluated))
         return PlanResult(plan, make_bill(plan, loaded.method.kind, chip=this_machine().chip), inputs.local)
 
     def _prepare(self, recipe: Recipe, progress: Progress) -> tuple[Recipe, _PlanInputs]:
