@@ -36,7 +36,7 @@ TASKS = ("support-json", "brand-voice", "tool-calling", "classification", "style
 COMMERCIAL = {"yes": "allowed", "conditions": "allowed with conditions", "no": "not allowed"}
 FITS = {"go": "fits", "warn": "tight", "refuse": "too large"}
 HEADERS = {  # the first lines of each task's recipe
-    "support-json": "A support desk that answers in strict JSON, with the correct disclaimer.\n# Use for: format and contract.",
+    "support-json": "A support desk that sorts messages by written rules and answers in strict JSON.\n# Use for: classification and format together.",
     "brand-voice": "Teach the model the shop's voice from preference pairs (DPO), on top of the format.\n"
     "# Use for: tone. Train support-json in this folder first.",
     "tool-calling": "Turn messages into calls to the shop's functions. The functions are listed in the prompt and a call is plain\n"

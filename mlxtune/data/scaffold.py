@@ -273,17 +273,18 @@ def recurring_sentences(answers: Sequence[str], values: Sequence[Mapping[str, An
         is_frequent = count >= _COMMON / 2 * len(items)  # few sentences are, so that all texts can be searched for them
         having = [text in own for own in (texts if is_frequent else sentences)]
         share = sum(having) / len(items)
-        condition = None if share == 1 else _condition(having, values)
+        condition = None if share == 1 else _condition(text, having, values)
         if share >= _COMMON or condition:
             yield Sentence(text, condition, 1.0 if condition else share)
 
 
-def _condition(having: Sequence[bool], values: Sequence[Mapping[str, Any]]) -> tuple[str, str] | None:
-    """Return the field and value that exactly the answers with a sentence have."""
+def _condition(text: str, having: Sequence[bool], values: Sequence[Mapping[str, Any]]) -> tuple[str, str] | None:
+    """Return the field and value that exactly the answers with the sentence ``text`` have, other than the sentence itself."""
     chosen = [value for value, has_it in zip(values, having, strict=False) if has_it]
     for key, wanted in chosen[0].items() if chosen else ():
-        matching = sum(value.get(key) == wanted for value in values)
-        if isinstance(wanted, str) and matching == len(chosen) and all(value.get(key) == wanted for value in chosen):
+        if not isinstance(wanted, str) or text in wanted:
+            continue
+        if sum(value.get(key) == wanted for value in values) == len(chosen) == sum(value.get(key) == wanted for value in chosen):
             return key, wanted
     return None
 

@@ -69,7 +69,7 @@ def test_the_dirty_sample_exits_1(cli) -> None:
 def test_a_clean_file_exits_0(cli) -> None:
     result = cli("data", "check", str(SAMPLES / "support.jsonl"))
     assert result.code == 0
-    assert "Clean: no problems in 492 rows." in result.out
+    assert "Clean: no problems in 836 rows." in result.out
     assert "contract, tokens, split  no recipe" in result.out
 
 
@@ -148,10 +148,10 @@ def test_also_adds_fixes(cli, cwd) -> None:
 def test_stats_show_counts_lengths_and_tags(cli) -> None:
     source = str(SAMPLES / "support.jsonl")
     report = json.loads(cli("data", "stats", source, "--json").out)
-    assert report["facts"]["groups"] == 492
-    assert report["facts"]["tags"]["category"]["safety"] == 129
+    assert report["facts"]["groups"] == 836
+    assert report["facts"]["tags"]["category"]["safety"] == 107
     shown = cli("data", "stats", source).out
-    for text in ("492 distinct in 492 rows  minimum viable", "Lengths", "safety", "129", "Next"):
+    for text in ("836 distinct in 836 rows  minimum viable", "Lengths", "safety", "107", "Next"):
         assert text in shown
 
 
@@ -162,7 +162,7 @@ def test_every_required_metric_of_the_contract_is_reported(cli, recipe) -> None:
     rules = (
         'length = { max = 20, unit = "words" }\n[[evaluation.disclaimers]]\ntext = "Please ask a guide first"\nmatch = "fuzzy"\n'
     )
-    recipe.write_text(text.replace("max_tokens = 8\n", f"max_tokens = 8\n{rules}"))
+    recipe.write_text(text + rules)
     file = recipe.parent.parent / "chat.jsonl"
     rows = [json.loads(line) for line in file.read_text().splitlines()]
     for row in rows:

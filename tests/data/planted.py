@@ -63,7 +63,8 @@ def _rows(name: str, count: int) -> list[dict[str, Any]]:
 def make_planted(*, dirty: bool) -> PlantedFile:
     """Return 40 sample conversations and 30 pairs, plus one row per check; with ``dirty``, each of those rows has its fault."""
     planted = PlantedFile()
-    chats, pairs = iter(_rows("support.jsonl", 120)), iter(_rows("support-pairs.jsonl", 120))
+    chats = (row for row in _rows("support.jsonl", 120) if "robot" not in row["messages"][1]["content"])  # may be answered by one
+    pairs = iter(_rows("support-pairs.jsonl", 120))
     for _ in range(40):
         planted.records.append(next(chats))
     for _ in range(30):

@@ -155,6 +155,15 @@ def test_common_sentences_are_offered_as_comments(tmp_path: Path) -> None:
     assert load(recipe).evaluation.disclaimers == []
 
 
+def test_a_field_that_is_the_sentence_itself_is_no_condition(tmp_path: Path) -> None:
+    replies = ["We will look into it today.", "It is on our page about orders.", "Please send us the order number."] * 5
+    rows = [
+        {"prompt": f"Question {number}?", "completion": json.dumps({"reply": reply, "kind": f"kind {number % 2}"})}
+        for number, reply in enumerate(replies)
+    ]
+    assert not [one for one in guess(write_rows(tmp_path / "rows.jsonl", rows)).sentences if one.when]
+
+
 def test_a_control_character_in_an_answer_is_escaped(tmp_path: Path) -> None:
     rows = [{"prompt": f"Question {number}?", "completion": "Press the \x7f key to go on."} for number in range(4)]
     (disclaimer,) = load(write(guess(write_rows(tmp_path / "rows.jsonl", rows)), tmp_path)).evaluation.disclaimers

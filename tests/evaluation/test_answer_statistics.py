@@ -30,10 +30,8 @@ LOOPS = [
     "".join(f"{number}. Check the order number again.\n" for number in range(1, 20)),
     "Sorry about that! We will look into it at once and write to you. " + "您好，我们会尽快回复。" * 20,
 ]
-REFERENCES = [
-    json.loads(line)["messages"][-1]["content"]
-    for line in (samples.samples_root() / "data/samples/support.jsonl").read_text(encoding="utf-8").splitlines()
-]
+SAMPLES = (samples.samples_root() / "data/samples/support.jsonl").read_text(encoding="utf-8").splitlines()
+REFERENCES = [json.loads(line)["messages"][-1]["content"] for line in SAMPLES]
 
 
 @pytest.mark.parametrize("text", LOOPS)
@@ -60,7 +58,7 @@ def _answer(output: str, ended: str = "length", tokens: int = 10, thought: str =
 
 def test_reasoning_that_ended_in_a_loop_is_counted_as_one_however_long_it_is() -> None:
     """The copies that end it are a small part of a long text."""
-    thought = " ".join(REFERENCES[:30]) + " Wait, let me check the order." * 4
+    thought = " ".join(json.loads(line)["messages"][1]["content"] for line in SAMPLES[:60]) + " Wait, let me check the order." * 4
     assert not is_loop(thought)
     statistics = answer_statistics([_answer("", "thinking_loop", 0, thought)])
     assert (statistics.cut, statistics.loops) == (0, 1)
