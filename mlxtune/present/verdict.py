@@ -57,7 +57,7 @@ def _reason(found: Verdict) -> str:
     if (recipe := found.recipe) and found.reason == "recipe":
         low, change, high = map(signed_points, (recipe.low, recipe.change, recipe.high))
         subject = f"{capital(metric_label(found.metric))}, mean of {recipe.seeds} seeds"
-        return f"{subject}: {change} points versus {recipe.rival} ({100 * (1 - recipe.level):.4g}% interval: {low} to {high})."
+        return f"{subject}: {change} points versus {recipe.rival} ({confidence(recipe.level)} interval: {low} to {high})."
     worse = found.contract if found.contract and found.contract.outcome == "worse" else None
     decisive = worse or found.headline
     return change_sentence(decisive, arm="" if decisive.second == TUNED else decisive.second) if decisive else ""
