@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mlxtune.evaluation import report as reports
+from mlxtune.evaluation.arms import is_free
 from mlxtune.evaluation.blind.blind_session import BlindSession, BlindStatus, blind_status, count_differing
 from mlxtune.evaluation.blind.votes import BlindResult
 from mlxtune.evaluation.paired_answers import load_pairs
@@ -23,11 +24,11 @@ class ArmPair:
 
 
 def load_arms(folder: Path, arms: tuple[str, str] | None = None) -> ArmPair | None:
-    """Return two arms of an evaluation, by default the base and the last one, or ``None`` if it has only one.
+    """Return two arms of an evaluation that generate, by default the base and the last one, or ``None`` if it has only one.
 
     Raise ``InputError`` if its report or session cannot be read.
     """
-    names = tuple(arm.name for arm in reports.load(folder).arms)
+    names = tuple(arm.name for arm in reports.load(folder).arms if not is_free(arm.name))
     if len(names) < 2:
         return None
     first, second = arms or (names[0], names[-1])
