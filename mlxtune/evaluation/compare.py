@@ -11,7 +11,7 @@ from mlxtune.core.errors import InputError
 from mlxtune.evaluation import comparability, report_builder
 from mlxtune.evaluation import report as reports
 from mlxtune.evaluation.answers import score_answers
-from mlxtune.evaluation.arms import is_tuned
+from mlxtune.evaluation.arms import is_free, is_tuned
 from mlxtune.evaluation.contract import Contract
 from mlxtune.evaluation.evidence import load_evidence
 from mlxtune.evaluation.history import evaluations
@@ -56,8 +56,9 @@ def find_side(workspace: Path, which: str) -> EvaluationSide:
     """Find an evaluation by its folder or ID, or the newest evaluation of a training run. Raises ``InputError``."""
     folder = _evaluation(workspace, which)
     report = reports.load(folder)
-    subject = report.subject.name
-    return EvaluationSide(folder, report, subject if is_tuned(subject) else strongest_arm(report.arms, report.answer_metric).name)
+    subject, generating = report.subject, [arm for arm in report.arms if not is_free(arm.name)]
+    arm = subject if is_tuned(subject.name) else strongest_arm(generating, report.answer_metric)
+    return EvaluationSide(folder, report, arm.name)
 
 
 def compare_evaluations(first: EvaluationSide, second: EvaluationSide) -> EvaluationComparison:

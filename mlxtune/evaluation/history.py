@@ -117,7 +117,7 @@ class Evaluation:
 
         Empty if only the base was measured.
         """
-        if len(self.report.arms) == 1:
+        if self.rival is self.subject:
             return ()
         return tuple((rate, self.subject.rate(rate.metric)) for rate in self.rival.rates if rate.metric not in FORMS)
 

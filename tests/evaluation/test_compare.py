@@ -197,7 +197,8 @@ def test_different_rows_are_refused(tmp_path: Path) -> None:
 
 
 def test_strongest_arm_is_compared_without_tuned_arm(tmp_path: Path) -> None:
-    folder = write_evaluation(tmp_path, **{"base": [BAD] * 3, "base+prompt": [GOOD, GOOD, BAD], "base+kshot": [GOOD, BAD, BAD]})
+    answers = {"base": [BAD] * 3, "base+prompt": [GOOD, GOOD, BAD], "base+kshot": [GOOD, BAD, BAD], "constant": [GOOD] * 3}
+    folder = write_evaluation(tmp_path, **answers)
     assert find_side(tmp_path, str(folder)).arm == "base+prompt"
 
 

@@ -75,6 +75,11 @@ def test_without_a_tuned_arm_the_verdict_has_the_rates(tmp_path: Path) -> None:
     assert (verdict.reason, verdict.metric, verdict.rates) == ("no_adapter", "correct", (ArmRate("base", 0.5),))
 
 
+def test_free_arms_change_nothing_where_only_the_base_was_measured(tmp_path: Path) -> None:
+    write_evaluation(tmp_path, contract=False, base=[GOOD, BAD], constant=[GOOD, GOOD], copier=[GOOD, BAD])
+    assert evaluations(tmp_path)[0].changes == ()
+
+
 def test_a_part_that_a_reference_lacks_names_the_row(workspace: Path) -> None:
     recipe = load(workspace / "recipes" / "tiny.toml", ['evaluation.correct=["/absent"]'])
     with pytest.raises(InputError, match=r"line \d+: the reference has no /absent"):
