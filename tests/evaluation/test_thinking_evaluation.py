@@ -15,10 +15,11 @@ from mlxtune.core.files import write_json
 from mlxtune.evaluation import report, worker
 from mlxtune.evaluation.verify import verify
 from mlxtune.present.blocks import Fact
-from mlxtune.present.report import evaluation_facts, report_tables
+from mlxtune.present.report import evaluation_facts, report_document, report_tables
 from mlxtune.recipe import dump, load
 from mlxtune.runs import registry
 from mlxtune.runs.worker import Worker
+from mlxtune.tui import draw
 from mlxtune.tui.rooms.evaluate import render
 from mlxtune.tui.rooms.evaluate.service import RowFilter, load_report
 
@@ -96,7 +97,7 @@ def test_every_renderer_shows_the_tokens_of_thought(evaluate, capsys: pytest.Cap
     assert Fact("thinking", "on; at most 9 tokens") in evaluation_facts(result).facts
     show_report(result, folder)
     loaded = load_report(folder)
-    pages = [capsys.readouterr().out, "\n".join(row.plain for row in render.report_page(loaded, 100))]
+    pages = [capsys.readouterr().out, "\n".join(row.plain for row in draw.rows(report_document(result), 100))]
     pages += [(folder / page).read_text() for page in ("report.md", "report.html")]
     for page in pages:
         assert "thinking tokens" in page

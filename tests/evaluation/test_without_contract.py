@@ -16,11 +16,13 @@ from mlxtune.evaluation.history import evaluations
 from mlxtune.evaluation.verdict import ArmRate
 from mlxtune.evaluation.verify import verify
 from mlxtune.present.blocks import Fact
+from mlxtune.present.report import report_document
 from mlxtune.present.verdict import contract_fact
 from mlxtune.recipe import dump, load
 from mlxtune.runs import registry
 from mlxtune.runs.worker import Worker
 from mlxtune.training.start import check_recipe
+from mlxtune.tui import draw
 from mlxtune.tui.rooms.evaluate import render
 from mlxtune.tui.rooms.evaluate.service import load_report
 
@@ -53,7 +55,7 @@ def test_every_face_says_that_there_is_no_contract(tmp_path: Path, capsys: pytes
         "Markdown": (folder / "report.md").read_text(),
         "HTML": (folder / "report.html").read_text(),
         "app": " ".join(render.verdict(load_report(folder), None, None, "none", "", 140, 20).plain.split()),
-        "report in the app": " ".join(" ".join(row.plain for row in render.report_page(load_report(folder), 100)).split()),
+        "report in the app": " ".join(" ".join(row.plain for row in draw.rows(report_document(reports.load(folder)), 100)).split()),
     }
     for face, text in texts.items():
         assert "whole contract" not in text.lower(), face
