@@ -95,12 +95,10 @@ def test_questions_are_printed_or_exported_as_json_schema(cli) -> None:
     assert Draft202012Validator(schema).is_valid(ANSWERS)
 
 
-def test_measuring_requires_recipe_and_metric(cli, cwd, answers, workspace) -> None:
+def test_measuring_requires_recipe_and_metric(refused, cli, cwd, answers, workspace) -> None:
     assert "--measure requires a recipe" in cli("advise", "--answers", answers, "--measure").err
     recipe = str(workspace / "recipes" / "tiny.toml")
-    ended = cli("advise", recipe, "--answers", answers, "--measure", "--set", "evaluation.forbid=[]")
-    assert ended.code == 2
-    assert "The recipe has no contract" in ended.err
+    refused(("advise", recipe, "--answers", answers, "--measure", "--set", "evaluation.forbid=[]"), "The recipe has no contract")
     assert not (cwd / "evals").exists()
 
 

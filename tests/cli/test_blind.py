@@ -130,15 +130,13 @@ def test_n_cannot_be_changed(cli, refused, folder):
     refused(("blind", ID, "--n", "7"), "created with 6 pairs")
 
 
-def test_prompts_are_read_from_the_evaluation(cli, folder, cwd):
+def test_prompts_are_read_from_the_evaluation(refused, cli, folder, cwd):
     (cwd / "d.jsonl").unlink()
     result = cli("blind", ID, "--n", "6", stdin="q")
     assert result.code == 3
     assert "Where is parcel" in result.err
     (folder / "questions.jsonl").unlink()
-    result = cli("blind", ID)
-    assert result.code == 2
-    assert "has no questions.jsonl" in result.err
+    refused(("blind", ID), "has no questions.jsonl")
 
 
 def test_escape_sequences_in_answers_do_not_reach_the_terminal(cli, cwd):

@@ -131,14 +131,12 @@ def test_it_refuses_to_start_during_a_run_without_sharing(cli, chat_workspace: P
         assert cli("chat", "tiny", *QUICK, stdin="Hello?\n").code == 0
 
 
-def test_without_the_extra_serve_has_an_install_hint(cli, chat_workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_extra_serve_has_an_install_hint(refused, cli, chat_workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     for name in ("server", "http_server"):
         monkeypatch.delitem(sys.modules, f"mlxtune.serving.{name}", raising=False)
         monkeypatch.delattr(serving, name, raising=False)
-    result = cli("serve", "tiny")
-    assert result.code == 2
-    assert "pip install 'mlxtune[serve]'" in result.err
+    refused(("serve", "tiny"), "pip install 'mlxtune[serve]'")
 
 
 @contextmanager

@@ -34,11 +34,8 @@ def test_a_terminal_shows_a_page_formatted_in_a_pager(cli, monkeypatch: pytest.M
     assert "\x1b[" in pages[0]
 
 
-def test_a_misspelled_page_gets_a_suggestion(cli) -> None:
-    result = cli("docs", "evalution")
-    assert result.code == 2
-    assert "There is no page named evalution." in result.err
-    assert "Did you mean evaluation?" in result.err
+def test_a_misspelled_page_gets_a_suggestion(refused, cli) -> None:
+    refused(("docs", "evalution"), "There is no page named evalution. | Did you mean evaluation?")
 
 
 def test_an_installed_package_contains_the_pages(cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,10 +35,9 @@ def dataset(hub_server) -> dict[str, bytes]:
 
 
 @pytest.mark.slow
-def test_a_hub_dataset_is_imported_with_its_shards_in_order(cli, cwd, dataset):
+def test_a_hub_dataset_is_imported_with_its_shards_in_order(refused, cli, cwd, dataset):
     arguments = ("data", "import", "owner/shop", "--out", "shop.jsonl", "--map", "prompt=question,completion=reply")
-    result = cli(*arguments)
-    assert (result.code, "--skip-bad" in result.err) == (2, True)
+    refused(arguments, "--skip-bad")
     result = cli(*arguments, "--skip-bad")
     assert (result.code, "4 rows" in result.out) == (0, True), result.err
     questions = [row["messages"][0]["content"] for row in rows_in(cwd / "shop.jsonl")]
@@ -55,9 +54,8 @@ def test_file_selects_a_split_or_a_single_shard(cli, cwd, dataset, file, first, 
     assert (len(rows), rows[0]["messages"][0]["content"].startswith(first)) == (count, True)
 
 
-def test_wrong_files_and_damaged_downloads_are_reported(cli, cwd, dataset):
-    result = cli("data", "import", "owner/shop", "--file", "data/valid.parquet", "--out", "a.jsonl")
-    assert (result.code, "has no file data/valid.parquet" in result.err) == (2, True)
+def test_wrong_files_and_damaged_downloads_are_reported(refused, cli, cwd, dataset):
+    refused(("data", "import", "owner/shop", "--file", "data/valid.parquet", "--out", "a.jsonl"), "has no file data/valid.parquet")
     dataset["data/train-00001-of-00002.parquet"] = b"PAR1 cut off"
     result = cli("data", "import", "owner/shop", "--out", "a.jsonl")
     assert result.code == 2
@@ -66,11 +64,9 @@ def test_wrong_files_and_damaged_downloads_are_reported(cli, cwd, dataset):
 
 
 @pytest.mark.slow
-def test_init_and_recipes_name_the_import(cli, cwd):
+def test_init_and_recipes_name_the_import(refused, cli, cwd):
     (cwd / "rows.parquet").write_bytes(table([{"prompt": "q", "completion": "a"}]))
     for arguments in (("init", "--from", "rows.parquet"), ("data", "check", "rows.parquet")):
-        result = cli(*arguments)
-        assert (result.code, "mlxtune data import" in result.err) == (2, True), result.err
+        refused(arguments, "mlxtune data import")
     (cwd / "r.toml").write_text('name = "r"\n[model]\nbase = "smollm2-135m"\n[data]\nsource = "rows.parquet"\n')
-    result = cli("data", "check", "r.toml")
-    assert (result.code, "mlxtune data import" in result.err) == (2, True), result.err
+    refused(("data", "check", "r.toml"), "mlxtune data import")

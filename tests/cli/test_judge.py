@@ -117,19 +117,14 @@ def test_blind_votes_calibrate_the_judge(cli, judge, folder):
     assert "was written by another version" in " ".join(verify_judges(folder))
 
 
-def test_no_rows_are_sent_without_consent(cli, folder, monkeypatch, rubric):
+def test_no_rows_are_sent_without_consent(refused, cli, folder, monkeypatch, rubric):
     monkeypatch.setenv("MLXTUNE_JUDGE_KEY", CANARY)
     requests = []
     monkeypatch.setattr(endpoint.EndpointJudge, "__call__", lambda self, messages: requests.append(messages) or "{}")
     arguments = ("judge", ID, "--model", "m", "--url", "https://judge.example/v1", "--rubric", rubric, "--n", "2")
     money = ("--price-in", "1", "--price-out", "2", "--cap", "5")
-    result = cli(*arguments)
-    assert result.code == 2
-    assert "costs money" in result.err
-    result = cli(*arguments, *money)
-    assert result.code == 2
-    assert "will be sent to judge.example, which needs your consent" in result.err
-    assert "cap $5.00" in result.err
+    refused(arguments, "costs money")
+    refused((*arguments, *money), "will be sent to judge.example, which needs your consent | cap $5.00")
     assert requests == []
     result = cli(*arguments, *money, "--send")
     assert requests

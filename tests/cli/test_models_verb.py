@@ -67,10 +67,8 @@ def test_a_model_is_downloaded_once(cli, hub_server: Hub) -> None:
     assert Path(document["folder"], "model.safetensors").is_file()
 
 
-def test_an_unknown_model_is_bad_input(cli, hub_server: Hub) -> None:
-    result = cli("models", "pull", "nobody/nothing")
-    assert (result.code, result.out) == (2, "")
-    assert "The Hub has no model nobody/nothing" in result.err
+def test_an_unknown_model_is_bad_input(refused, cli, hub_server: Hub) -> None:
+    refused(("models", "pull", "nobody/nothing"), "The Hub has no model nobody/nothing")
     assert "Did you mean smollm2-135m?" in cli("models", "pull", "smollm2").err
 
 

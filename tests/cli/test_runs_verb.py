@@ -94,7 +94,7 @@ def test_list_has_one_line_per_run(cli, cwd):
     assert lines[1].split()[4:] == ["1,204/10", "1.500", "now"]
 
 
-def test_runs_of_every_kind_are_listed_and_can_be_filtered(cli, cwd):
+def test_runs_of_every_kind_are_listed_and_can_be_filtered(refused, cli, cwd):
     """Evaluations and exports are runs, too."""
     _run(cwd, "20261120-0900-shop", end=FINISHED)
     evaluation = _run(cwd, "20261121-0900-shop", parent="evals")
@@ -113,8 +113,7 @@ def test_runs_of_every_kind_are_listed_and_can_be_filtered(cli, cwd):
     assert (item["run"], item["kind"], item["arm"], item["step"], item["steps"]) == (evaluation.name, "eval", "tuned", 3, 70)
     assert ["kind", "eval"] in map(str.split, cli("runs", "show", "20261121").out.splitlines())
     assert _strict_json(cli("runs", "show", "--json").out)["kind"] == "train", "last is the newest training run"
-    refused = cli("runs", "--kind", "evals")
-    assert (refused.code, "Did you mean eval?" in refused.err) == (2, True)
+    refused(("runs", "--kind", "evals"), "Did you mean eval?")
     assert cli("runs", "list", "--kind", "export").out.count("\n") == 2
     assert cli("runs", "attach", "20261121").code == 0
     assert cli("runs", "remove", "20261121", "--yes").code == 0

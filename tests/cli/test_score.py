@@ -140,7 +140,7 @@ def test_rows_may_have_ended_prompt_and_reference(cli, cwd):
     assert "must be a list of JSON Pointers" in cli("score", "o.jsonl", "--correct", "a").err
 
 
-def test_a_recipe_adds_its_whole_contract(cli, cwd, outputs):
+def test_a_recipe_adds_its_whole_contract(refused, cli, cwd, outputs):
     text = """
 name = "n"
 model = { base = "m" }
@@ -155,9 +155,7 @@ length = { max = 20, at = "/say" }
         rate["metric"]: rate["hits"] for rate in json.loads(cli("score", outputs, "--recipe", "r.toml", "--json").out)["rates"]
     }
     assert (rates["disclaimer"], rates["disclaimer_fuzzy"], rates["length"], rates["contract"]) == (0, 3, 2, 1)
-    result = cli("score", outputs, "--recipe", "r.toml", "--forbid", "x")
-    assert result.code == 2
-    assert "--recipe" in result.err
+    refused(("score", outputs, "--recipe", "r.toml", "--forbid", "x"), "--recipe")
 
 
 def test_unicode_line_separators_do_not_end_a_line(cli, cwd):

@@ -35,22 +35,18 @@ def test_the_next_command_works_as_pasted_for_any_folder_name(cli, cwd):
     assert "cd '[my shop]' && mlxtune train recipes/support-json.toml" in cli("init", "[my shop]").out
 
 
-def test_init_never_overwrites(cli, cwd):
+def test_init_never_overwrites(refused, cli, cwd):
     cli("init", "shop")
     recipe = cwd / "shop" / "recipes" / "support-json.toml"
     recipe.write_text("mine")
-    result = cli("init", "shop")
-    assert result.code == 2
-    assert "already exists, so nothing was written" in result.err
+    refused(("init", "shop"), "already exists, so nothing was written")
     assert recipe.read_text() == "mine"
 
 
-def test_init_refuses_a_workspace_inside_a_workspace(cli, cwd, monkeypatch):
+def test_init_refuses_a_workspace_inside_a_workspace(refused, cli, cwd, monkeypatch):
     cli("init", "shop")
     monkeypatch.chdir(cwd / "shop" / "data")
-    result = cli("init", "shop")
-    assert result.code == 2
-    assert f"is inside the workspace {cwd / 'shop'}." in result.err
+    refused(("init", "shop"), f"is inside the workspace {cwd / 'shop'}.")
     assert not (cwd / "shop" / "data" / "shop").exists()
     assert cli("init", str(cwd / "other")).code == 0
 
