@@ -58,6 +58,18 @@ def cli(cwd: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixtur
 
 
 @pytest.fixture
+def ok(cli: Callable[..., Result]) -> Callable[..., Result]:
+    """Call ``mlxtune``, which must succeed."""
+
+    def call(*arguments: str, stdin: str = "") -> Result:
+        result = cli(*arguments, stdin=stdin)
+        assert result.code == 0, result.err
+        return result
+
+    return call
+
+
+@pytest.fixture
 def refused(cli: Callable[..., Result]) -> Callable[[Sequence[str], str], Result]:
     """Assert that a command is refused with one message that has the words between bars, and prints nothing else."""
 

@@ -153,27 +153,24 @@ def test_rename_tag_remove_and_undo(cli, shop):
     assert json.loads(cli("adapters", "--json").out)[0]["tags"] == ["best"]
 
 
-def test_compare_lists_differences(cli, shop):
+def test_compare_lists_differences(ok, cli, shop):
     write(shop / "adapters" / "other", arrays(rank=8), config(8), {})
-    ended = cli("adapters", "compare", RUN, "other")
-    assert ended.code == 0
+    ended = ok("adapters", "compare", RUN, "other")
     assert "4, scale 2" in ended.out
     assert "8, scale 2" in ended.out
     assert f"{RUN} has not been evaluated in this workspace" in ended.out
     assert json.loads(cli("adapters", "compare", RUN, "other", "--json").out)["contrast"] is None
 
 
-def test_import_copies_folder_into_library(cli, shop, tiny):
+def test_import_copies_folder_into_library(ok, shop, tiny):
     theirs = write(shop / "theirs", arrays(), config(), {})
-    ended = cli("adapters", "import", str(theirs), "--base", str(tiny), "--name", "mine")
-    assert ended.code == 0, ended.err
+    ended = ok("adapters", "import", str(theirs), "--base", str(tiny), "--name", "mine")
     assert "Imported mine: lora, rank 4" in ended.err
     assert library.find(shop, "mine").key == "adapters/mine"
 
 
-def test_adapter_export_includes_card(cli, shop):
-    ended = cli("export", "mlx", "--lora", "--to", "out")
-    assert ended.code == 0, ended.err
+def test_adapter_export_includes_card(ok, cli, shop):
+    ok("export", "mlx", "--lora", "--to", "out")
     assert sorted(file.name for file in (shop / "out").iterdir()) == [
         "README.md",
         "adapter_config.json",
@@ -213,10 +210,9 @@ def exported(shop: Path, monkeypatch: pytest.MonkeyPatch, loss: LogitDistance) -
     monkeypatch.setattr(export_start, "start", start)
 
 
-def test_faithful_fuse_prints_location_and_loss(cli, shop, monkeypatch):
+def test_faithful_fuse_prints_location_and_loss(ok, cli, shop, monkeypatch):
     exported(shop, monkeypatch, NEAR)
-    ended = cli("export", "mlx")
-    assert ended.code == 0, ended.err
+    ended = ok("export", "mlx")
     for words in (
         "✓ faithful",
         "19 of 20",
@@ -325,9 +321,8 @@ def test_a_killed_export_leaves_nothing_when_it_is_removed(cli, left):
     assert not left.exists()
 
 
-def test_peft_export_writes_an_adapter_that_imports_again(cli, shop, tiny):
-    ended = cli("export", "peft", "--to", "out folder")
-    assert ended.code == 0, ended.err
+def test_peft_export_writes_an_adapter_that_imports_again(ok, cli, shop, tiny):
+    ended = ok("export", "peft", "--to", "out folder")
     assert "adapter_model.safetensors" in ended.err
     assert cli("adapters", "import", "out folder", "--name", "again", "--base", str(tiny)).code == 0
     assert "copies" not in cli("adapters", "show", "last").out.casefold(), "it is not in exports/"
@@ -368,7 +363,7 @@ def test_a_k_quant_requires_llama_quantize(cli, shop, monkeypatch):
     assert "brew install llama.cpp" in ended.err
 
 
-def test_a_preset_of_lm_studio_is_not_overwritten(refused, cli, shop, tmp_path, monkeypatch):
+def test_a_preset_of_lm_studio_is_not_overwritten(refused, shop, tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "home", lambda: tmp_path)
     preset = tmp_path / ".lmstudio" / "config-presets" / f"{RUN}.preset.json"
     preset.parent.mkdir(parents=True)

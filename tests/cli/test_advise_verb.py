@@ -28,9 +28,8 @@ def answers(cwd) -> str:
     return "answers.json"
 
 
-def test_answers_alone_give_verdict_reasons_and_next_steps(cli, answers) -> None:
-    ended = cli("advise", "--answers", answers)
-    assert ended.code == 0
+def test_answers_alone_give_verdict_reasons_and_next_steps(ok, answers) -> None:
+    ended = ok("advise", "--answers", answers)
     assert "Fine-tune with SFT." in ended.out
     assert "wanted change: format (your answer)" in ended.out
     assert "No recipe was specified" in ended.out
@@ -113,9 +112,8 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("terminal")
-def test_interview_repeats_invalid_questions_and_saves_answers(cli, cwd) -> None:
-    ended = cli("advise", stdin=TYPED)
-    assert ended.code == 0
+def test_interview_repeats_invalid_questions_and_saves_answers(ok, cli, cwd) -> None:
+    ended = ok("advise", stdin=TYPED)
     assert "change cannot be voice" in ended.err
     for question in rules().questions:
         assert question.ask in ended.err

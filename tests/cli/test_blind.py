@@ -28,16 +28,14 @@ def _votes_for_tuned(folder) -> str:
     return "".join(("b" if first_is_a else "a") * 3 for first_is_a in sides)
 
 
-def test_a_session_is_voted_resumed_and_exported(cli, folder, cwd):
+def test_a_session_is_voted_resumed_and_exported(ok, cli, folder, cwd):
     result = cli("blind", ID, "--n", "8", "--seed", "3", stdin="abt\nau")
     assert result.code == 3
     assert "3 of 30 votes have been cast" in result.err
-    result = cli("blind", ID, stdin=_votes_for_tuned(folder)[3:])
-    assert result.code == 0, result.err
+    result = ok("blind", ID, stdin=_votes_for_tuned(folder)[3:])
     assert "tuned won" in result.out
     assert "repeated" in result.out
-    result = cli("blind", ID, "--export", "pairs.jsonl", "--question", "voice")
-    assert result.code == 0, result.err
+    result = ok("blind", ID, "--export", "pairs.jsonl", "--question", "voice")
     rows = read_file(cwd / "pairs.jsonl")
     assert len(rows) == 8
     assert all(isinstance(row, Preference) for row in rows)
@@ -46,8 +44,7 @@ def test_a_session_is_voted_resumed_and_exported(cli, folder, cwd):
     assert set(line) == {"prompt", "chosen", "rejected"}
     assert line["chosen"].startswith("Thank you")
     assert line["rejected"].startswith("plain")
-    checked = cli("data", "check", "pairs.jsonl", "--json")
-    assert checked.code == 0, checked.err
+    checked = ok("data", "check", "pairs.jsonl", "--json")
     report = json.loads(checked.out)
     assert (report["read"], report["kept"]) == (8, 8)
     ledger = history(
@@ -56,10 +53,9 @@ def test_a_session_is_voted_resumed_and_exported(cli, folder, cwd):
     assert (ledger.evaluations, ledger.exported) == (1, 8)
 
 
-def test_votes_and_export_in_one_command(cli, folder, cwd):
+def test_votes_and_export_in_one_command(ok, cli, folder, cwd):
     cli("blind", ID, "--n", "6", "--seed", "1")
-    result = cli("blind", ID, "--export", "pairs.jsonl", "--json", stdin=_votes_for_tuned(folder))
-    assert result.code == 0, result.err
+    result = ok("blind", ID, "--export", "pairs.jsonl", "--json", stdin=_votes_for_tuned(folder))
     document = json.loads(result.out)
     assert [tally["wins"] for tally in document["tallies"]] == [6, 6, 6]
     assert "held-out rows" in result.err
@@ -147,7 +143,7 @@ def test_escape_sequences_in_answers_do_not_reach_the_terminal(cli, cwd):
     assert "[bold]x[/bold]" in result.err
 
 
-def test_single_keys_are_read_from_a_terminal(cli, folder, monkeypatch):
+def test_single_keys_are_read_from_a_terminal(folder, monkeypatch):
     from mlxtune.cli import blind
 
     main, side = pty.openpty()

@@ -52,8 +52,8 @@ def chat_workspace(cwd: Path, tiny: Path) -> Path:
     return cwd
 
 
-def test_prompts_can_be_piped_in_and_saved_as_rows(cli, chat_workspace: Path) -> None:
-    result = cli(
+def test_prompts_can_be_piped_in_and_saved_as_rows(ok, chat_workspace: Path) -> None:
+    result = ok(
         "chat",
         "mine",
         *QUICK,
@@ -61,7 +61,6 @@ def test_prompts_can_be_piped_in_and_saved_as_rows(cli, chat_workspace: Path) ->
         "Be brief.",
         stdin="Hello?\n\n/save rows.jsonl\n/reset\nAgain?\n/save rows.jsonl\n/quit\nnever",
     )
-    assert result.code == 0, result.err
     (first, second) = read_file(chat_workspace / "rows.jsonl")
     assert [message.role for message in first.messages] == ["system", "user", "assistant"]
     assert second.messages[1].content == "Again?"
@@ -76,20 +75,18 @@ def test_prompts_can_be_piped_in_and_saved_as_rows(cli, chat_workspace: Path) ->
         pytest.param(("--system", ""), "", marks=pytest.mark.exhaustive),
     ],
 )
-def test_an_adapter_uses_its_system_prompt(cli, chat_workspace: Path, options: tuple[str, ...], system: str) -> None:
+def test_an_adapter_uses_its_system_prompt(ok, chat_workspace: Path, options: tuple[str, ...], system: str) -> None:
     write_json(chat_workspace / "adapters" / "mine" / LINEAGE, {"v": 1, "system": "You answer in JSON."})
-    result = cli("chat", "mine", *QUICK, *options, stdin="Hello?\n/adapter none\n/adapter mine\n/save rows.jsonl\n")
-    assert result.code == 0, result.err
+    result = ok("chat", "mine", *QUICK, *options, stdin="Hello?\n/adapter none\n/adapter mine\n/save rows.jsonl\n")
     (row,) = read_file(chat_workspace / "rows.jsonl")
     assert [turn.content for turn in row.messages if turn.role == "system"] == ([system] if system else [])
     assert ("system prompt from its training rows" in result.err) == (not options)
 
 
-def test_an_adapter_uses_its_base_and_can_be_switched(cli, chat_workspace: Path) -> None:
-    result = cli(
+def test_an_adapter_uses_its_base_and_can_be_switched(ok, chat_workspace: Path) -> None:
+    result = ok(
         "chat", "mine", *QUICK, "--json", stdin="Hello?\n/adapter none\n/reset\nHello?\n/adapter mi\n/reset\nHello?\n/adapters\n"
     )
-    assert result.code == 0, result.err
     events = [json.loads(line) for line in result.out.splitlines() if line.startswith("{")]
     texts = ["".join(event.get("text", "") for event in events if event["id"] == str(number)) for number in (1, 2, 3)]
     assert texts[0] == texts[2] != texts[1]
@@ -131,7 +128,7 @@ def test_it_refuses_to_start_during_a_run_without_sharing(cli, chat_workspace: P
         assert cli("chat", "tiny", *QUICK, stdin="Hello?\n").code == 0
 
 
-def test_without_the_extra_serve_has_an_install_hint(refused, cli, chat_workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_extra_serve_has_an_install_hint(refused, chat_workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     for name in ("server", "http_server"):
         monkeypatch.delitem(sys.modules, f"mlxtune.serving.{name}", raising=False)

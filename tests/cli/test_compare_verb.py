@@ -15,10 +15,9 @@ def _write_two_evaluations(cwd: Path, first: list[str], second: list[str]) -> No
         folder.rename(folder.parent / name)
 
 
-def test_it_prints_the_verdict_and_every_metric(cli, cwd: Path) -> None:
+def test_it_prints_the_verdict_and_every_metric(ok, cwd: Path) -> None:
     _write_two_evaluations(cwd, [BAD] * 10, [GOOD] * 10)
-    result = cli("compare", "one/evals/one", "two/evals/two")
-    assert result.code == 0
+    result = ok("compare", "one/evals/one", "two/evals/two")
     assert "Better. Whole contract: +100.0 points" in result.out
     assert "tuned of one" in result.out
     assert "valid JSON" in result.out
@@ -52,14 +51,13 @@ def test_incomparable_evaluations_are_bad_input(refused, cwd: Path) -> None:
     refused(("compare", "one/evals/one", "two/evals/two"), "cannot be compared: the held-out rows")
 
 
-def test_several_evaluations_are_compared_with_the_first(cli, cwd: Path) -> None:
+def test_several_evaluations_are_compared_with_the_first(ok, cli, cwd: Path) -> None:
     for name, answers in (("one", [BAD] * 12), ("two", [GOOD] * 12), ("three", [BAD] * 11 + [GOOD])):
         (cwd / name).mkdir()
         folder = write_evaluation(cwd / name, base=[BAD] * 12, tuned=answers)
         folder.rename(folder.parent / name)
     names = ("one/evals/one", "two/evals/two", "three/evals/three")
-    result = cli("compare", *names)
-    assert result.code == 0, result.err
+    result = ok("compare", *names)
     first, second, third = result.out.splitlines()[-3:]
     assert first.split()[:5] == ["·", "tuned", "of", "one", "0.0%"]
     assert second.split()[:6] == ["✓", "tuned", "of", "two", "100.0%", "+100.0"]

@@ -44,9 +44,8 @@ def _json(result: Any) -> Any:
     return json.loads(result.out)
 
 
-def test_split_prints_and_records_the_splits(cli, shop):
-    result = cli("data", "split", "shop.jsonl", "--holdout", "0.2", "--validation", "0.1")
-    assert result.code == 0
+def test_split_prints_and_records_the_splits(ok, cli, shop):
+    result = ok("data", "split", "shop.jsonl", "--holdout", "0.2", "--validation", "0.1")
     lines = [line.split() for line in result.out.splitlines()]
     assert lines[1] == ["split", "rows", "new"]
     assert sum(int(line[1]) for line in lines[2:5]) == 60
@@ -281,7 +280,7 @@ def test_a_second_session_can_only_read(refused, cli, shop):
         assert session.state.decisions == {}
 
 
-def test_export_and_import_round_trip(cli, shop, cwd):
+def test_export_and_import_round_trip(ok, cli, shop, cwd):
     assert cli("data", "export", "shop.jsonl", "--to", "openai", "--out", "out").code == 2
     cli("data", "review", "shop.jsonl", *map(str, range(1, 31)), "--accept", "--yes")
     assert (
@@ -289,8 +288,7 @@ def test_export_and_import_round_trip(cli, shop, cwd):
         in cli("data", "export", "shop.jsonl", "--to", "openai", "--out", "half").out
     )
     cli("data", "review", "shop.jsonl", "--all", "--accept", "--yes")
-    result = cli("data", "export", "shop.jsonl", "--to", "openai", "--out", "out")
-    assert result.code == 0
+    result = ok("data", "export", "shop.jsonl", "--to", "openai", "--out", "out")
     assert "undecided" not in result.out
     assert "can never be used for training" in result.out
     assert _json(cli("data", "split", "shop.jsonl", "--json"))["sealed"] > 0
@@ -325,10 +323,9 @@ def test_an_unknown_export_target_is_refused(refused, shop):
     refused(("data", "export", "shop.jsonl", "--to", "parquet", "--out", "out"), "Unknown export target parquet.")
 
 
-def test_apply_previews_and_records_one_decision(cli, shop):
+def test_apply_previews_and_records_one_decision(ok, cli, shop):
     before = shop.read_bytes()
-    preview = cli("data", "apply", "shop.jsonl", 'replace "a" "b" in answer | cap tag 5')
-    assert preview.code == 0
+    preview = ok("data", "apply", "shop.jsonl", 'replace "a" "b" in answer | cap tag 5')
     assert "45 edited, 15 left out: 60 → 45 rows." in preview.out
     assert "Nothing was changed." in preview.out
     assert not review.load(shop).steps

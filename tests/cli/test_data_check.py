@@ -66,9 +66,8 @@ def test_the_dirty_sample_exits_1(cli) -> None:
     assert set(report["not_checked"]) == {"contract", "tokens", "split"}
 
 
-def test_a_clean_file_exits_0(cli) -> None:
-    result = cli("data", "check", str(SAMPLES / "support.jsonl"))
-    assert result.code == 0
+def test_a_clean_file_exits_0(ok) -> None:
+    result = ok("data", "check", str(SAMPLES / "support.jsonl"))
     assert "Clean: no problems in 836 rows." in result.out
     assert "contract, tokens, split  no recipe" in result.out
 
@@ -360,9 +359,8 @@ def test_the_last_command_for_a_recipe_keeps_the_format(cli, tmp_path: Path) -> 
 
 
 @pytest.mark.slow
-def test_init_from_writes_a_recipe_that_can_be_checked(cli, tmp_path: Path) -> None:
-    shown = cli("init", str(tmp_path), "--from", str(SAMPLES / "reviews.jsonl"))
-    assert shown.code == 0
+def test_init_from_writes_a_recipe_that_can_be_checked(ok, cli, tmp_path: Path) -> None:
+    shown = ok("init", str(tmp_path), "--from", str(SAMPLES / "reviews.jsonl"))
     assert "reviews.schema.json" in shown.out
     assert cli("data", "check", str(tmp_path / "recipes" / "reviews.toml")).code == 0
     assert "already exists" in cli("init", str(tmp_path), "--from", str(SAMPLES / "reviews.jsonl")).err

@@ -45,11 +45,10 @@ def test_each_command_has_its_own_line(cli, run, monkeypatch) -> None:
     assert (result.code, result.err.splitlines()[1:]) == (0, _detached(run))
 
 
-def test_eval_does_not_read_a_report_that_is_not_written_yet(cli, run, monkeypatch) -> None:
+def test_eval_does_not_read_a_report_that_is_not_written_yet(ok, run, monkeypatch) -> None:
     monkeypatch.setattr(control, "evaluate", lambda *_, **__: run)
     monkeypatch.setattr(follow, "watch", _interrupt(KeyboardInterrupt()))
-    result = cli("eval", "shop.toml")
-    assert result.code == 0
+    result = ok("eval", "shop.toml")
     assert result.err.splitlines()[-3:] == _detached(run)
 
 
@@ -60,19 +59,17 @@ def test_eval_returns_as_soon_as_the_evaluation_has_started(refused, cli, run, m
     refused(("eval", "shop.toml", "--detach", "--gate"), "--detach cannot be combined with --gate")
 
 
-def test_the_run_is_named_even_while_its_worker_starts(cli, run, monkeypatch) -> None:
+def test_the_run_is_named_even_while_its_worker_starts(ok, run, monkeypatch) -> None:
     monkeypatch.setattr(control, "train", _interrupt(launch.DetachedEarly(run)))
-    result = cli("train", "shop.toml")
-    assert result.code == 0
+    result = ok("train", "shop.toml")
     assert result.err.splitlines()[-3:] == _detached(run)
 
 
-def test_more_seeds_are_not_trained(cli, run, monkeypatch) -> None:
+def test_more_seeds_are_not_trained(ok, run, monkeypatch) -> None:
     monkeypatch.setattr(control, "train", lambda *_, **__: run)
     monkeypatch.setattr("mlxtune.cli.evaluate.trained_seeds", lambda *_: {})
     monkeypatch.setattr(follow, "watch", _interrupt(KeyboardInterrupt()))
-    result = cli("train", "shop.toml", "--seeds", "2")
-    assert result.code == 0
+    result = ok("train", "shop.toml", "--seeds", "2")
     assert "When it has finished, run the same command again." in result.err
 
 

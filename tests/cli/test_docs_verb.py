@@ -34,7 +34,7 @@ def test_a_terminal_shows_a_page_formatted_in_a_pager(cli, monkeypatch: pytest.M
     assert "\x1b[" in pages[0]
 
 
-def test_a_misspelled_page_gets_a_suggestion(refused, cli) -> None:
+def test_a_misspelled_page_gets_a_suggestion(refused) -> None:
     refused(("docs", "evalution"), "There is no page named evalution. | Did you mean evaluation?")
 
 

@@ -21,10 +21,9 @@ def machine_with_32_gb(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
-def test_every_model_is_listed_with_its_license_and_whether_it_trains(cli, monkeypatch) -> None:
+def test_every_model_is_listed_with_its_license_and_whether_it_trains(ok, cli, monkeypatch) -> None:
     monkeypatch.setattr(models, "is_local", lambda id: id == "smollm2-135m")
-    result = cli("models")
-    assert result.code == 0
+    result = ok("models")
     for base in catalog.models():
         line = next(line for line in result.out.splitlines() if base.id in line)
         assert base.license in line
@@ -45,10 +44,9 @@ def test_every_model_is_listed_with_its_license_and_whether_it_trains(cli, monke
     assert {model["fit"]["word"] for model in json.loads(cli("models", "--json").out)["known"]} == {"refuse"}
 
 
-def test_a_search_covers_the_catalog_and_the_hub(cli, hub_server: Hub) -> None:
+def test_a_search_covers_the_catalog_and_the_hub(ok, cli, hub_server: Hub) -> None:
     hub_server.files["evil/\x1b[2Jtiny"] = {}
-    result = cli("models", "--search", "tiny")
-    assert result.code == 0
+    result = ok("models", "--search", "tiny")
     assert ID in result.out
     assert "apache-2.0" in result.out
     assert "\x1b" not in result.out
@@ -58,9 +56,8 @@ def test_a_search_covers_the_catalog_and_the_hub(cli, hub_server: Hub) -> None:
     ]
 
 
-def test_a_model_is_downloaded_once(cli, hub_server: Hub) -> None:
-    result = cli("models", "pull", ID)
-    assert result.code == 0
+def test_a_model_is_downloaded_once(ok, cli, hub_server: Hub) -> None:
+    result = ok("models", "pull", ID)
     assert ID in result.out
     assert "downloading" in result.err
     document = json.loads(cli("models", "pull", ID, "--json").out)

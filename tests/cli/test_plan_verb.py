@@ -94,11 +94,10 @@ def test_a_recipe_that_cannot_train_is_bad_input(refused, recipe) -> None:
 
 @pytest.mark.real
 @pytest.mark.usefixtures("real")
-def test_a_catalog_model_is_planned_without_a_download(cli, recipe, monkeypatch) -> None:
+def test_a_catalog_model_is_planned_without_a_download(ok, recipe, monkeypatch) -> None:
     monkeypatch.setattr(verb, "this_machine", lambda: mac_with(32))
     base = catalog.find("mlx-community/Llama-3.2-3B-Instruct-4bit")
-    result = cli("plan", recipe, "--set", f"model.base={base.id}")
-    assert result.code == 0
+    result = ok("plan", recipe, "--set", f"model.base={base.id}")
     assert re.search(rf"weights +{size(base.nbytes)} ", result.out)
     assert f"! {base.id}" in result.out
     assert f"mlxtune models pull {base.id}" in result.out

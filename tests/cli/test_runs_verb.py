@@ -135,10 +135,9 @@ def test_a_nan_loss_is_null_in_json(cli, cwd, command):
     assert (document[0] if isinstance(document, list) else document)["validation"] is None
 
 
-def test_show_describes_the_last_run(cli, cwd):
+def test_show_describes_the_last_run(ok, cwd):
     _run(cwd, "20261122-0900-shop", end=FAILED)
-    result = cli("runs", "show")
-    assert result.code == 0
+    result = ok("runs", "show")
     for words in ("20261122-0900-shop", "failed", "1,204 of 10", "1.500 at 1,204", "peak 2.3 GB", "No luck.", "Try again."):
         assert words in result.out
 
@@ -306,13 +305,12 @@ def test_an_evaluation_is_listed_with_its_held_out_rows(cli, cwd):
 
 
 @pytest.mark.parametrize("verb", ["show", "attach"])
-def test_an_evaluation_is_shown_with_its_report(cli, cwd: Path, verb: str) -> None:
+def test_an_evaluation_is_shown_with_its_report(ok, cwd: Path, verb: str) -> None:
     folder = write_evaluation(cwd)
     writer = EventWriter(folder)
     writer.emit("run.started", **{**START, "kind": "eval"})
     writer.emit("run.finished", summary={})
     writer.close()
-    ended = cli("runs", verb, "last")
-    assert ended.code == 0, ended.err
+    ended = ok("runs", verb, "last")
     assert "Verdict" in ended.out
     assert str(folder / "report.json") in "".join(ended.out.split())

@@ -32,9 +32,8 @@ def test_reasoning_before_an_answer_is_not_scored(cli, outputs, cwd, thought):
     assert json.loads(cli("score", "thoughts.jsonl", *FLAGS, "--json").out) == plain
 
 
-def test_json_has_rates_intervals_and_failures(cli, outputs):
-    result = cli("score", outputs, *FLAGS, "--json")
-    assert result.code == 0
+def test_json_has_rates_intervals_and_failures(ok, outputs):
+    result = ok("score", outputs, *FLAGS, "--json")
     document = json.loads(result.out)
     rates = {rate["metric"]: rate for rate in document["rates"]}
     assert {name: rate["hits"] for name, rate in rates.items()} == {
@@ -58,9 +57,8 @@ def test_json_has_rates_intervals_and_failures(cli, outputs):
     assert result.err == ""
 
 
-def test_text_has_one_line_per_metric(cli, outputs):
-    result = cli("score", outputs, *FLAGS)
-    assert result.code == 0
+def test_text_has_one_line_per_metric(ok, outputs):
+    result = ok("score", outputs, *FLAGS)
     assert result.err == ""
     lines = result.out.splitlines()
     assert lines[0].startswith("Score ")
@@ -91,13 +89,12 @@ SUITE = Path(__file__).parents[3] / "shared" / "data" / "jsontestsuite"
 
 
 @pytest.mark.skipif(not SUITE.is_dir(), reason="the JSON parsing suite is missing from ../shared/data/jsontestsuite")
-def test_the_conformance_suite_is_scored_file_by_file(cli, cwd):
+def test_the_conformance_suite_is_scored_file_by_file(ok, cwd):
     files = sorted(SUITE.iterdir())
     rows = [{"id": file.name, "output": file.read_bytes().decode("utf-8", "surrogateescape")} for file in files]
     (cwd / "o.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     for outputs in (str(SUITE), "o.jsonl"):
-        result = cli("score", outputs, "--json")
-        assert result.code == 0, result.err
+        result = ok("score", outputs, "--json")
         document = json.loads(result.out)
         assert document["rows"] == len(files) == 318
         refused = {row["id"] for row in document["scores"] if "json" in row["failed"]}
@@ -158,11 +155,10 @@ length = { max = 20, at = "/say" }
     refused(("score", outputs, "--recipe", "r.toml", "--forbid", "x"), "--recipe")
 
 
-def test_unicode_line_separators_do_not_end_a_line(cli, cwd):
+def test_unicode_line_separators_do_not_end_a_line(ok, cwd):
     rows = [{"id": 1, "output": "one\u2028two\x85three\x1cfour"}, {"id": 2, "output": "{}"}]
     (cwd / "o.jsonl").write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-    result = cli("score", "o.jsonl", "--json")
-    assert result.code == 0, result.err
+    result = ok("score", "o.jsonl", "--json")
     assert json.loads(result.out)["rows"] == 2
 
 
@@ -172,7 +168,7 @@ def test_a_byte_order_mark_and_crlf_are_accepted(cli, cwd):
 
 
 @pytest.mark.parametrize("flags", [(), ("--json",)])
-def test_hostile_outputs_are_scored(cli, cwd, flags):
+def test_hostile_outputs_are_scored(ok, cwd, flags):
     rows = [
         {"id": "\ud800", "output": "\ud800"},
         {"id": 2, "output": "\x1b[31m"},
@@ -181,8 +177,7 @@ def test_hostile_outputs_are_scored(cli, cwd, flags):
     ]
     (cwd / "o.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (cwd / "s.json").write_text('{"type": "string", "minLength": 1}')
-    result = cli("score", "o.jsonl", "--schema", "s.json", *flags)
-    assert result.code == 0, result.err
+    result = ok("score", "o.jsonl", "--schema", "s.json", *flags)
     assert "\x1b" not in result.out
 
 

@@ -13,10 +13,9 @@ pytestmark = pytest.mark.slow
 SETTINGS = ("training.epochs=0", "training.steps=4", "evaluation.regression=")
 
 
-def test_a_search_ends_with_a_leaderboard_and_one_evaluation(cli, workspace: Path):
+def test_a_search_ends_with_a_leaderboard_and_one_evaluation(ok, cli, workspace: Path):
     overrides = [part for setting in SETTINGS for part in ("--set", setting)]
-    result = cli("search", "recipes/tiny.toml", "--trials", "2", "--set", "search.rank=[4]", *overrides)
-    assert result.code == 0, result.err
+    result = ok("search", "recipes/tiny.toml", "--trials", "2", "--set", "search.rank=[4]", *overrides)
     assert "Leaderboard" in result.out
     assert "2 trials cannot be told apart." in result.out
     assert "evaluated once" in result.out

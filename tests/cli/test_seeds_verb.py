@@ -16,7 +16,9 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.mark.usefixtures("workers_in_process")
-def test_seeds_are_trained_once_and_one_is_recommended(cli, cwd: Path, workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_seeds_are_trained_once_and_one_is_recommended(
+    ok, cli, cwd: Path, workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(workspace)
     short = (
         "--set",
@@ -30,8 +32,7 @@ def test_seeds_are_trained_once_and_one_is_recommended(cli, cwd: Path, workspace
     )
     assert cli("train", "recipes/tiny.toml", *short).code == 0
     how = (*short, "--set", 'evaluation.arms=["base", "tuned"]', "--set", "evaluation.max_tokens=4")
-    result = cli("train", "recipes/tiny.toml", *how, "--seeds", "2")
-    assert result.code == 0, result.err
+    result = ok("train", "recipes/tiny.toml", *how, "--seeds", "2")
     assert "Seed 7 was trained before" in result.err
     assert [run.recipe().training.seed for run in registry.list_runs(workspace)] == [8, 7]
     assert "recommended by the validation rows alone" in result.out

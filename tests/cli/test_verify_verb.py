@@ -21,11 +21,10 @@ def test_a_correct_report(cli, cwd, name):
     assert "Recorded by the evaluation, not recomputed: adapter, base_fingerprint, compute, left_out, made, run" in result.out
 
 
-def test_a_promotion_caveat_is_printed(cli, cwd, monkeypatch):
+def test_a_promotion_caveat_is_printed(ok, cwd, monkeypatch):
     write_evaluation(cwd)
     monkeypatch.setattr("mlxtune.cli.verify.promotion_caveat", lambda _: Caveat("off_task_dropped", 0.58, 0.44, 0.05))
-    result = cli("verify")
-    assert result.code == 0
+    result = ok("verify")
     assert "! Not recommended: off-task accuracy dropped from 58.0% to 44.0%." in result.out
 
 
