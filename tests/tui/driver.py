@@ -55,8 +55,19 @@ class RoomDriver:
         """The room on show; empty while a dialog is above it."""
         return self.app.screen.mode if isinstance(self.app.screen, Room) else ""
 
-    async def press(self, *keys: str) -> None:
+    async def press(
+        self, *keys: str, choose: str | None = None, answer: str | None = None, notice: str = "", mode: str = ""
+    ) -> None:
+        """Press ``keys``, choose an option or answer a prompt, and wait for a notice that begins with a text, and for a room."""
         await self.pilot.press(*keys)
+        if choose is not None:
+            await self.choose(choose)
+        if answer is not None:
+            await self.answer(answer)
+        if notice:
+            await self.until_notice(notice)
+        if mode:
+            await self.until(lambda: self.mode == mode)
 
     async def press_quickly(self, *keys: str) -> None:
         """Press each key before the app has handled the one before, as a fast typist does."""

@@ -153,8 +153,7 @@ async def test_rename(room: RoomDriver, shop: Shop) -> None:
     await room.until(lambda: room.mode == "")
     await room.type("tone-soft")
     assert room.screen.query_one(Input).value == "tone-soft", "typing replaces the old name"
-    await room.press("enter")
-    await room.until_notice("✓ tone is now named tone-soft.")
+    await room.press("enter", notice="✓ tone is now named tone-soft.")
     await room.until(lambda: "tone-soft" in names(room))
     assert "tone-soft" in {entry.name for entry in library.all_adapters(shop.folder)}
     await move_to(room, "voice")
@@ -168,14 +167,10 @@ async def test_rename(room: RoomDriver, shop: Shop) -> None:
 
 async def test_tags_are_replaced_and_removed(room: RoomDriver, shop: Shop) -> None:
     await move_to(room, "tone")
-    await room.press("t")
-    await room.answer("best json")
-    await room.until_notice("✓ tone is tagged best, json.")
+    await room.press("t", answer="best json", notice="✓ tone is tagged best, json.")
     await room.until(lambda: current(room).tags == ("best", "json"))
     await changed(room)
-    await room.press("t")
-    await room.answer("-")
-    await room.until_notice("✓ tone has no tags.")
+    await room.press("t", answer="-", notice="✓ tone has no tags.")
     assert library.find(shop.folder, "tone").tags == ()
 
 
@@ -191,20 +186,17 @@ async def test_u_typed_right_after_a_removal_undoes_it(room: RoomDriver, shop: S
 
 async def test_a_removed_adapter_is_restored_with_u(room: RoomDriver, shop: Shop) -> None:
     await move_to(room, "tone")
-    await room.press("x")
-    await room.until_notice("✓ Removed tone. 1 adapter was trained from it.")
+    await room.press("x", notice="✓ Removed tone. 1 adapter was trained from it.")
     assert room.undo_key == "u"
     assert not (shop.folder / "adapters" / "tone").exists()
     assert "tone" not in names(room)
-    await room.press("u")
-    await room.until_notice("✓ Restored tone.")
+    await room.press("u", notice="✓ Restored tone.")
     assert (shop.folder / "adapters" / "tone").exists()
 
 
 async def test_two_adapters_are_compared(room: RoomDriver) -> None:
     await move_to(room, "voice")
-    await room.press("c")
-    await room.choose("adapters/tone")
+    await room.press("c", choose="adapters/tone")
     await room.until(lambda: room.mode == "" and "not compared:" in room.text("#rows"))
     assert "~  rank" in room.text("#rows")
 
@@ -225,22 +217,17 @@ async def test_an_export_asks_first_and_starts_the_worker(
         await room.until(lambda: "…" in room.text("#choices"))
         await room.press("down")
         await room.until(lambda: " ".join(room.text("#choice-about").split()) == FORMATS[0].about)
-        await room.press("up")
-        await room.choose("")
+        await room.press("up", choose="")
         assert not started, "the first option writes nothing"
-        await room.press("f")
-        await room.choose("mlx")
-        await room.until_notice("● Exporting tone to exports/x.")
+        await room.press("f", choose="mlx", notice="● Exporting tone to exports/x.")
         assert started.pop() == ("adapters/tone", "fused", "f16", "", "")
         await room.until(lambda: not room.app.jobs.busy)
-        await room.press("f")
-        await room.choose("ollama")
+        await room.press("f", choose="ollama")
         await room.choose("q8_0")
         await room.until(lambda: bool(started))
         assert started.pop() == ("adapters/tone", "gguf", "q8_0", "ollama", "")
         await room.until(lambda: not room.app.jobs.busy)
-        await room.press("f")
-        await room.choose("ollama --lora")
+        await room.press("f", choose="ollama --lora")
         await room.answer("llama3.2:3b")
         await room.until(lambda: bool(started))
         assert started.pop() == ("adapters/tone", "gguf-lora", "f16", "ollama", "llama3.2:3b")
@@ -303,8 +290,7 @@ async def test_s_stops_the_running_export(room: RoomDriver, monkeypatch: pytest.
     monkeypatch.setattr("mlxtune.runs.registry.stop", lambda run: stopped.append(run.id))
     await move_to(room, "tone")
     assert "stop" in room.actions
-    await room.press("s")
-    await room.choose("stop")
+    await room.press("s", choose="stop")
     await room.until(lambda: stopped == ["20261124-1700-tone"])
 
 
@@ -360,8 +346,7 @@ async def test_the_key_of_a_room_closes_a_page_and_opens_the_room(room: RoomDriv
     await move_to(room, "tone")
     await room.press("d")
     await room.until(lambda: room.mode == "")
-    await room.press("C")
-    await room.until(lambda: room.mode == "chat")
+    await room.press("C", mode="chat")
 
 
 async def test_an_adapter_that_another_program_removes_disappears(room: RoomDriver, shop: Shop) -> None:
@@ -373,14 +358,11 @@ async def test_an_adapter_that_another_program_removes_disappears(room: RoomDriv
 
 async def test_an_adapter_alone_is_copied_without_a_worker(room: RoomDriver, shop: Shop) -> None:
     await move_to(room, "tone")
-    await room.press("f")
-    await room.choose("mlx --lora")
-    await room.until_notice("✓ Wrote tone. It is in exports/tone-mlx.")
+    await room.press("f", choose="mlx --lora", notice="✓ Wrote tone. It is in exports/tone-mlx.")
     assert (shop.folder / "exports" / "tone-mlx" / "adapters.safetensors").is_file()
     await room.until(lambda: not room.app.jobs.busy and "exports/tone-mlx" in room.text("#adapters-detail"))
     assert "mlx-lm" in room.text("#adapters-detail")
-    await room.press("f")
-    await room.choose("mlx --lora")
+    await room.press("f", choose="mlx --lora")
     await room.until(lambda: room.notice.startswith("✗"))
     assert "exports/tone-mlx already exists. Remove or rename it first." in room.notice
     await move_to(room, "voice")
@@ -392,8 +374,7 @@ async def test_an_unsafe_import_is_refused(room: RoomDriver, shop: Shop, tmp_pat
     (bad / "adapters.safetensors").unlink()
     (bad / "adapter_model.bin").write_bytes(b"\x80\x04")
     await room.until(lambda: bool(names(room)))
-    await room.press("i")
-    await room.answer(str(bad))
+    await room.press("i", answer=str(bad))
     await room.until(lambda: room.notice.startswith("✗"))
     assert not (shop.folder / "adapters" / "pickled").exists()
 
@@ -408,9 +389,7 @@ async def test_an_imported_adapter_is_listed(
     monkeypatch.setattr("mlxtune.tui.rooms.adapters.screen.import_adapter", copy)
     async with open_room("adapters") as room:
         await room.until(lambda: bool(names(room)))
-        await room.press("i")
-        await room.answer(str(tmp_path / "elsewhere"))
-        await room.until_notice("✓ Imported elsewhere.")
+        await room.press("i", answer=str(tmp_path / "elsewhere"), notice="✓ Imported elsewhere.")
         await room.until(lambda: "elsewhere" in names(room))
 
 
@@ -428,8 +407,7 @@ async def test_at_80_columns_d_shows_the_details_and_a_opens_chat(room: RoomDriv
     assert room.actions[:2] == ["chat", "details"]
     await room.press("d")
     await room.until(lambda: room.mode == "" and "Details" in room.text("#rows"))
-    await room.press("escape", "a")
-    await room.until(lambda: room.mode == "chat")
+    await room.press("escape", "a", mode="chat")
     assert room.app.adapter == "adapters/tone"
 
 

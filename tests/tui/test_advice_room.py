@@ -180,8 +180,7 @@ async def test_o_chooses_another_recipe(advised: Shop, open_room: OpenRoom) -> N
     async with open_room("advice") as room:
         await ready(room)
         before = room.app.selection.recipe
-        await room.press("r")
-        await room.choose("0" if before is room.app.snapshot.recipes[1] else "1")
+        await room.press("r", choose="0" if before is room.app.snapshot.recipes[1] else "1")
         assert room.app.selection.recipe is not before
 
 

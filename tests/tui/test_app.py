@@ -60,8 +60,7 @@ async def test_the_palette_finds_the_command_that_serves_the_workspace(loaded: S
     async with open_room("home") as room:
         await room.press("ctrl+p")
         await room.until(lambda: room.screen.query_one(OptionList).option_count > 0)
-        await room.press(*"serv", "enter")
-        await room.until_notice("✓ Copied: mlxtune serve Run it in another terminal, in this workspace.")
+        await room.press(*"serv", "enter", notice="✓ Copied: mlxtune serve Run it in another terminal, in this workspace.")
         assert room.app.clipboard == "mlxtune serve"
 
 
@@ -194,8 +193,7 @@ async def test_a_closed_page_is_freed(loaded: Shop, open_room: OpenRoom) -> None
         lines = weakref.ref(room.screen.query_one("#rows")._styles_cache)
         for column in range(5_000):
             Strip.render_ansi(Style(bold=True, meta={"offset": (column, 0)}), ColorSystem.TRUECOLOR)
-        await room.press("escape")
-        await room.until(lambda: room.mode == "train")
+        await room.press("escape", mode="train")
         gc.collect()
         assert lines() is None
         assert Strip.render_ansi.cache_info().currsize < 5_000

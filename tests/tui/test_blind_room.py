@@ -56,8 +56,7 @@ ROOM = Opening("blind", evaluation, arms_loaded)
 async def begin(room: RoomDriver, pairs: int = 10) -> None:
     """Begin a session of ``pairs`` pairs."""
     await arms_loaded(room)
-    await room.press("enter")
-    await room.choose(str(pairs))
+    await room.press("enter", choose=str(pairs))
     await room.until(lambda: room.screen._session is not None)
     await room.pilot.pause()
 
@@ -116,8 +115,7 @@ async def test_a_session_opens_even_if_its_files_are_noticed_first(
     open_session = service.open_session
     monkeypatch.setattr(service, "open_session", slow)
     gate.clear()
-    await room.press("enter")
-    await room.choose("10")
+    await room.press("enter", choose="10")
     await room.until(lambda: any((shop.folder / "evals" / ID / "blind").glob("*")))
     await room.observe(shop.snapshot())
     await room.until(lambda: "continue" in room.actions)
@@ -235,8 +233,7 @@ async def test_ties_alone_cannot_tell_and_export_nothing(room: RoomDriver, shop:
         await room.press("s")
     await room.press("enter")
     await room.until(lambda: "Cannot tell." in room.text("#bl-verdict"))
-    await room.press("e")
-    await room.choose(HEADLINE_QUESTION)
+    await room.press("e", choose=HEADLINE_QUESTION)
     await room.until(lambda: room.notice.startswith("✗") and "yields a preference pair" in room.notice)
     assert not list((shop.folder / "data").glob("*send*"))
 
@@ -246,8 +243,7 @@ async def test_votes_are_exported_as_pairs_recorded_in_the_ledger_and_never_over
     async with open_room("blind") as room:
         await resume(room)
         for name in ("send", "send-2"):
-            await room.press("e")
-            await room.choose(HEADLINE_QUESTION)
+            await room.press("e", choose=HEADLINE_QUESTION)
             await room.until(lambda name=name: f"data/{ID}-{name}.jsonl" in room.notice)  # type: ignore[misc]
             assert "held-out rows" in room.notice
     rows = [json.loads(line) for line in (shop.folder / "data" / f"{ID}-send.jsonl").read_text().splitlines()]
@@ -262,11 +258,9 @@ async def test_m_chooses_two_other_arms_and_o_another_evaluation(shop: Shop, ope
     evaluation(shop)
     async with open_room("blind") as room:
         await arms_loaded(room)
-        await room.press("m")
-        await room.choose("2")
+        await room.press("m", choose="2")
         await room.until(lambda: "base+kshot or tuned?" in intro(room))
-        await room.press("o")
-        await room.choose("1")
+        await room.press("o", choose="1")
         await room.until(lambda: "evaluation 20261120-1500-support-json, " in intro(room))
         assert "arms" not in room.actions
 
@@ -295,8 +289,7 @@ async def test_a_session_open_elsewhere_is_reported(shop: Shop, open_room: OpenR
     with BlindSession(folder, "base", "tuned", load_pairs(folder, "base", "tuned"), 10):
         async with open_room("blind") as room:
             await arms_loaded(room)
-            await room.press("enter")
-            await room.until_notice(f"✗ This blind session is open in another process ({os.getpid()}).")
+            await room.press("enter", notice=f"✗ This blind session is open in another process ({os.getpid()}).")
             assert "base or tuned?" in intro(room)
 
 
@@ -319,15 +312,13 @@ async def test_a_vote_that_cannot_be_written_does_not_count(
     async with open_room("blind") as room:
         await begin(room)
         monkeypatch.setattr("mlxtune.core.journal.Journal.append", full)
-        await room.press("a")
-        await room.until_notice("✗ The disk is full")
+        await room.press("a", notice="✗ The disk is full")
         assert session(room).votes == 0
 
 
 @opens(stage=lambda shop: evaluation(shop, arms={"base": base, "tuned": base}))
 async def test_identical_answers_cannot_be_compared(room: RoomDriver) -> None:
-    await room.press("enter")
-    await room.until_notice("· base and tuned give identical answers")
+    await room.press("enter", notice="· base and tuned give identical answers")
 
 
 @pytest.mark.parametrize(

@@ -201,8 +201,7 @@ async def test_starting_a_run_unloads_an_idle_model(
 async def test_adapters_are_switched_and_base_and_adapter_answer_side_by_side(room: RoomDriver, clients: list[FakeClient]) -> None:
     client = await load(room, clients)
     await ask(room, client, "Where is it?", "On its way.")
-    await room.press("escape", "s")
-    await room.choose("1")
+    await room.press("escape", "s", choose="1")
     await room.until(lambda: chat(room).adapter == "support-json-2")
     await room.press("b")
     assert "side by side with the base" in room.head("#chat-talk")
@@ -236,8 +235,7 @@ async def test_b_leaves_an_answer_in_progress_alone(room: RoomDriver, clients: l
     client = await load(room, clients)
     chat(room).use(AdapterOption("", "support-json-2"))
     await room.type("Where is it?")
-    await room.press("enter", "escape", "b")
-    await room.until_notice("· The base answers your next question, too.")
+    await room.press("enter", "escape", "b", notice="· The base answers your next question, too.")
     assert [name for _, name, _ in client.questions] == ["support-json-2"]
 
 
@@ -330,8 +328,7 @@ async def test_loading_beside_a_server_asks_first(room: RoomDriver, clients: lis
         await room.until(lambda: "This machine is in use by a chat or server in shop" in room.question)
         await room.choose("")
         assert not clients
-        await room.press("enter")
-        await room.choose("share_accelerator")
+        await room.press("enter", choose="share_accelerator")
         await room.until(lambda: bool(clients))
     assert clients[0].share_accelerator
 
@@ -339,11 +336,9 @@ async def test_loading_beside_a_server_asks_first(room: RoomDriver, clients: lis
 @opens(stage=loaded_shop)
 async def test_loading_during_a_run_asks_first(room: RoomDriver, clients: list[FakeClient]) -> None:
     await room.until(lambda: "is using this machine" in intro(room))
-    await room.press("enter")
-    await room.choose("")
+    await room.press("enter", choose="")
     assert not clients, "the first option is the safe one"
-    await room.press("enter")
-    await room.choose("share_accelerator")
+    await room.press("enter", choose="share_accelerator")
     await room.until(lambda: bool(clients))
     assert clients[0].share_accelerator
 
@@ -432,14 +427,12 @@ async def test_a_system_prompt_is_shown_safely_and_stored_unchanged(
         await room.until(lambda: isinstance(room.screen, EditDialog) and "    Always." in room.screen_text)
         assert not set(room.screen_text) & set("\x1b\x07\t")
         await room.type(" Always!")
-        await room.press("ctrl+s")
-        await room.until(lambda: room.mode == "chat")
+        await room.press("ctrl+s", mode="chat")
         assert chat(room).session.system == f"{system} Always!"
         await room.press("y")
         await room.until(lambda: isinstance(room.screen, EditDialog))
         await room.type("No.")
-        await room.press("escape")
-        await room.until(lambda: room.mode == "chat")
+        await room.press("escape", mode="chat")
         assert chat(room).session.system == f"{system} Always!"
 
 

@@ -130,8 +130,7 @@ async def test_the_filter_applies_as_it_is_typed_and_explains_its_errors(room: R
     await room.press(*["backspace"] * 10, *"statu:x")
     await room.until(lambda: bool(session.selection.error))
     await room.until(lambda: "Did you mean status" in room.text("#message"))
-    await room.press("enter", "b")
-    await room.until_notice("· Not possible now: bulk.")
+    await room.press("enter", "b", notice="· Not possible now: bulk.")
     assert room.head("#row-list") == "▌ Rows 0 of 0, 14 in total, 13 undecided"
     await room.press("slash")
     await room.press(*["backspace"] * 7, *"finding:email", "escape")
@@ -196,20 +195,15 @@ async def test_decisions_are_confirmed_undone_and_redone_and_the_source_is_not_w
     async with open_room("data") as room:
         session = await checked(room)
         assert "undo" not in room.actions
-        await room.press("a")
-        await room.until_notice("✓ Row 1 accepted.")
+        await room.press("a", notice="✓ Row 1 accepted.")
         assert room.undo_key == "u"
         await room.until(lambda: "✓" in row(room, 1))
-        await room.press("down", "x")
-        await room.until_notice("✗ Row 2 rejected.")
+        await room.press("down", "x", notice="✗ Row 2 rejected.")
         assert room.head("#row-list").endswith("11 undecided")
-        await room.press("u")
-        await room.until_notice("↶ Row 2: reject undone.")
-        await room.press("u")
-        await room.until_notice("↶ Row 1: accept undone.")
+        await room.press("u", notice="↶ Row 2: reject undone.")
+        await room.press("u", notice="↶ Row 1: accept undone.")
         assert session.row_index == 0, "the cursor moves to the row of the decision"
-        await room.press("U", "U")
-        await room.until_notice("✗ Row 2 rejected.")
+        await room.press("U", "U", notice="✗ Row 2 rejected.")
         await room.press("escape", "end", "x")
         await room.until(lambda: "line 14" in room.notice)
     assert [event["action"] for event in journal(source)] == ["accept", "reject", "undo", "undo", "redo", "redo"]
@@ -219,15 +213,12 @@ async def test_decisions_are_confirmed_undone_and_redone_and_the_source_is_not_w
 @opens(size=NARROW)
 async def test_a_tag_is_added_and_removed(room: RoomDriver) -> None:
     session = session_of(room)
-    await room.press("t")
-    await room.answer("hot")
+    await room.press("t", answer="hot")
     await room.until(lambda: session.source.decision(0).tags == ("login", "hot"))
-    await room.press("t")
-    await room.answer("login")
+    await room.press("t", answer="login")
     await room.until(lambda: session.source.decision(0).tags == ("hot",))
     await room.until(lambda: "hot" in row(room, 1))
-    await room.press("t", "escape")
-    await room.until(lambda: room.mode == "data")
+    await room.press("t", "escape", mode="data")
 
 
 async def test_the_tag_dialog_names_the_marked_rows(room: RoomDriver) -> None:
@@ -288,8 +279,7 @@ async def test_lengths_in_characters_say_which_rows_they_leave_out() -> None:
 
 async def test_an_invalid_row_cannot_be_tagged(room: RoomDriver) -> None:
     source = room.staged
-    await room.press("end", "t")
-    await room.answer("hot")
+    await room.press("end", "t", answer="hot")
     await room.until_notice("✗ support-json.jsonl, line 14: there is no assistant turn at the end")
     assert not journal_path(source).exists()
 
@@ -311,15 +301,10 @@ async def test_an_undo_of_many_rows_runs_in_a_thread(
         await checked(room)
         await room.press("a")
         await filter_by(room, "tag:login", 6)
-        await room.press("b")
-        await room.choose("reject")
-        await room.until_notice("✗ 6 rows rejected.")
-        await room.press("u")
-        await room.until_notice("↶ 6 rows: reject undone.")
-        await room.press("u")
-        await room.until_notice("↶ Row 1: accept undone.")
-        await room.press("U", "U")
-        await room.until_notice("✗ 6 rows rejected.")
+        await room.press("b", choose="reject", notice="✗ 6 rows rejected.")
+        await room.press("u", notice="↶ 6 rows: reject undone.")
+        await room.press("u", notice="↶ Row 1: accept undone.")
+        await room.press("U", "U", notice="✗ 6 rows rejected.")
     assert in_main_thread == [False, True, True, False], "a single row is not worth a thread"
 
 
@@ -333,15 +318,11 @@ async def test_all_selected_rows_are_decided_on_in_one_step(room: RoomDriver) ->
     await room.until(lambda: room.mode == "" and all(text in room.screen_text for text in texts))
     await room.choose("")
     assert [event["action"] for event in journal(source)] == ["accept"], "the first option changes nothing"
-    await room.press("b")
-    await room.choose("reject")
-    await room.until_notice("✗ 6 rows rejected.")
+    await room.press("b", choose="reject", notice="✗ 6 rows rejected.")
     assert len(statuses(room)) == 6
-    await room.press("u")
-    await room.until_notice("↶ 6 rows: reject undone.")
+    await room.press("u", notice="↶ 6 rows: reject undone.")
     assert len(statuses(room)) == 1
-    await room.press("b")
-    await room.choose("tag")
+    await room.press("b", choose="tag")
     await room.answer("later")
     await room.until_notice("✓ 6 rows tagged.")
     assert sum("later" in (decision.tags or ()) for decision in session.source.decisions.values()) == 6
@@ -361,8 +342,7 @@ async def test_rows_that_a_decision_took_from_the_filter_are_not_decided_on(room
     assert len(session.selection.rows) == 6
     assert sorted(statuses(room).values()) == ["accepted", *["rejected"] * 5]
     await room.until(lambda: not room.app.jobs.busy)
-    await room.press("b")
-    await room.until_notice("· None of these rows matches")
+    await room.press("b", notice="· None of these rows matches")
 
 
 async def test_a_fix_is_previewed_and_applied_as_a_decision(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
@@ -374,9 +354,7 @@ async def test_a_fix_is_previewed_and_applied_as_a_decision(shop: Shop, checks: 
         await room.until(lambda: room.mode == "" and "→ [EMAIL]" in room.screen_text)
         await room.choose("")
         assert not statuses(room)
-        await room.press("f")
-        await room.choose("fix")
-        await room.until_notice("~ Row 12 edited.")
+        await room.press("f", choose="fix", notice="~ Row 12 edited.")
         record = session.source.decision(11).record
         assert record is not None
         assert "[EMAIL]" in record["messages"][2]["content"]
@@ -409,8 +387,7 @@ async def test_f_acts_on_the_marked_finding_which_is_that_of_the_row(shop: Shop,
         assert "boilerplate" in marked_finding(room)
         assert marked_finding(room).endswith("by hand")
         assert "fix" not in room.actions
-        await room.press("f")
-        await room.until_notice("· Answers with boilerplate cannot be fixed automatically. Edit them in Review.")
+        await room.press("f", notice="· Answers with boilerplate cannot be fixed automatically. Edit them in Review.")
         await room.press("down")
         assert "answers that refuse" in marked_finding(room), "the one of its findings that can be fixed"
         await room.press("home")
@@ -437,8 +414,7 @@ async def test_without_rows_in_the_list_f_acts_on_the_marked_finding(room: RoomD
     await room.press("escape", "n")
     await room.until(lambda: ready(room))
     assert "boilerplate" in marked_finding(room)
-    await room.press("f")
-    await room.until_notice("· Answers with boilerplate cannot be fixed automatically.")
+    await room.press("f", notice="· Answers with boilerplate cannot be fixed automatically.")
 
 
 @pytest.mark.parametrize(("key", "effect"), [("f", "left out"), ("b", "rejected")])
@@ -489,23 +465,17 @@ async def test_a_fix_counts_the_rows_that_need_an_edit_by_hand(shop: Shop, check
     fill(shop, [*hidden, *GOOD], contract="")
     async with open_room("data") as room:
         await checked(room)
-        await room.press("f")
-        await room.choose("fix")
-        await room.until_notice("~ Row 1 edited. 1 row must be edited by hand: press e in Review.")
+        await room.press("f", choose="fix", notice="~ Row 1 edited. 1 row must be edited by hand: press e in Review.")
         assert list(statuses(room)) == [0]
         await room.until(lambda: not room.app.jobs.busy)
-        await room.press("down", "f")
-        await room.choose("fix")
-        await room.until_notice("· Nothing changed.")
+        await room.press("down", "f", choose="fix", notice="· Nothing changed.")
 
 
 async def test_a_row_without_a_fix_is_rejected_and_no_longer_counted(room: RoomDriver) -> None:
     session = session_of(room)
     await room.press("tab")
     await room.until(lambda: room.focus == "findings-list")
-    await room.press("end", "f")
-    await room.choose("fix")
-    await room.until_notice("✗ Row 13 rejected.")
+    await room.press("end", "f", choose="fix", notice="✗ Row 13 rejected.")
     assert session.source.verdict is not None
     assert "duplicate" not in session.source.verdict.rows
     assert session.source.state.steps[-1].reason == "data check: duplicate"
@@ -518,8 +488,7 @@ async def test_a_check_is_muted_with_a_reason(room: RoomDriver) -> None:
     assert "email" in verdict.rows
     await room.press("tab", *["down"] * list(verdict.rows).index("email"), "m")
     await room.type("our own address")
-    await room.press("enter")
-    await room.until_notice("○ Check email muted.")
+    await room.press("enter", notice="○ Check email muted.")
     assert session.source.state.muted == {"email": "our own address"}
     assert session.source.verdict is not None
     assert "email" not in session.source.verdict.rows
@@ -529,9 +498,7 @@ async def test_a_check_is_muted_with_a_reason(room: RoomDriver) -> None:
 
 async def test_unreadable_rows_are_left_out_of_a_fixed_copy(room: RoomDriver) -> None:
     source = room.staged
-    await room.press("end", "f")
-    await room.choose("copy")
-    await room.until_notice("✓ Wrote support-json.fixed.jsonl: 12 rows, 2 left out.")
+    await room.press("end", "f", choose="copy", notice="✓ Wrote support-json.fixed.jsonl: 12 rows, 2 left out.")
     assert len(source.with_name("support-json.fixed.jsonl").read_text().splitlines()) == 12
 
 
@@ -557,8 +524,7 @@ async def test_the_cursor_stays_on_its_finding_when_another_one_is_resolved(room
 async def test_enter_on_a_finding_leaves_out_rejected_rows_which_do_not_count(room: RoomDriver) -> None:
     session = session_of(room)
     await filter_by(room, "finding:contract-disclaimer", 1)
-    await room.press("x")
-    await room.until_notice("✗ Row")
+    await room.press("x", notice="✗ Row")
     room.screen._filter_by("contract-disclaimer")
     await room.until(lambda: session.selection.filter == "finding:contract-disclaimer -status:rejected" and selected(room) == 0)
 
@@ -616,18 +582,13 @@ async def test_an_import_writes_a_file_in_the_workspace_and_shows_it(room: RoomD
     other = tmp_path / "elsewhere.csv"
     other.write_text("prompt,completion\nWhere is it?,On its way.\nIs it warm?,No.\n")
     await room.until(lambda: "No rows selected." in room.text("#no-source"))
-    await room.press("i")
-    await room.answer(str(tmp_path / "none.csv"))
+    await room.press("i", answer=str(tmp_path / "none.csv"))
     await room.until(lambda: room.notice.startswith("✗"))
-    await room.press("i")
-    await room.answer(str(other))
-    await room.until_notice("✓ Imported 2 rows to data/elsewhere.jsonl.")
+    await room.press("i", answer=str(other), notice="✓ Imported 2 rows to data/elsewhere.jsonl.")
     await checked(room)
     assert "Is it warm?" in row(room, 2)
     assert "chars" in room.text("#list"), "without a recipe there is no tokenizer"
-    await room.press("i")
-    await room.answer(str(other))
-    await room.until_notice("✓ Imported 2 rows to data/elsewhere-2.jsonl.")
+    await room.press("i", answer=str(other), notice="✓ Imported 2 rows to data/elsewhere-2.jsonl.")
     assert (shop.folder / "data" / "elsewhere.jsonl").is_file()
 
 
@@ -635,14 +596,12 @@ async def test_an_import_writes_a_file_in_the_workspace_and_shows_it(room: RoomD
 async def test_an_import_asks_before_it_leaves_out_invalid_rows(room: RoomDriver, shop: Shop, tmp_path: Path) -> None:
     other = tmp_path / "mixed.jsonl"
     write(other, [*GOOD[:3], "no json", {"a": 1}])
-    await room.press("i")
-    await room.answer(str(other))
+    await room.press("i", answer=str(other))
     await room.until(lambda: "2 rows cannot be used" in room.screen_text)
     assert "mixed.jsonl, line 4" in room.screen_text
     await room.choose("")
     assert not (shop.folder / "data").exists()
-    await room.press("i")
-    await room.answer(str(other))
+    await room.press("i", answer=str(other))
     await room.choose("skip")
     await room.until_notice("✓ Imported 3 rows to data/mixed.jsonl, 2 invalid rows skipped.")
 
@@ -688,13 +647,11 @@ async def test_decisions_of_another_window_are_shown_and_its_lock_is_respected(r
         await room.press("x")
         await room.until(lambda: "another window" in room.notice)
         assert statuses(room) == {1: "accepted"}
-    await room.press("x")
-    await room.until_notice("✗ Row 1 rejected.")
+    await room.press("x", notice="✗ Row 1 rejected.")
     assert statuses(room) == {0: "rejected", 1: "accepted"}
     with pytest.raises(Exception, match="another window"):
         ReviewSession(source)
-    await room.press("H")
-    await room.until(lambda: room.mode == "home")
+    await room.press("H", mode="home")
     ReviewSession(source).close()
 
 
@@ -721,8 +678,7 @@ async def test_another_recipe_hides_the_undo_of_a_decision(shop: Shop, checks: C
     fill(shop, [chat("Only this?", "Yes.")], name="other")
     async with open_room("data") as room:
         await checked(room)
-        await room.press("x")
-        await room.until_notice("✗ Row 1 rejected.")
+        await room.press("x", notice="✗ Row 1 rejected.")
         await room.press("r", "down", "enter")
         await room.until(lambda: ready(room) and len(session_of(room).source) == 1 and not room.notice)
 
@@ -764,8 +720,7 @@ async def test_a_real_process_checks_a_file_without_a_recipe(shop: Shop, open_ro
     other = tmp_path / "shop.jsonl"
     write(other, ROWS[:13])
     async with open_room("data") as room:
-        await room.press("i")
-        await room.answer(str(other))
+        await room.press("i", answer=str(other))
         await room.until(lambda: room.app.sessions.session is not None and ready(room), 60)
         await room.until(lambda: "≈" in row(room, 13))
 
@@ -816,7 +771,5 @@ async def test_a_beginning_that_many_prompts_share_is_not_shown(shop: Shop, chec
 @opens(stage=lambda shop: fill(shop, GOOD))
 async def test_rows_of_the_workspace_are_opened_without_a_copy(room: RoomDriver) -> None:
     source = room.staged
-    await room.press("i")
-    await room.answer(str(source))
-    await room.until_notice("✓ Opened support-json.jsonl, which is in this workspace.")
+    await room.press("i", answer=str(source), notice="✓ Opened support-json.jsonl, which is in this workspace.")
     assert not list(source.parent.glob("support-json-*.jsonl"))

@@ -171,10 +171,8 @@ async def test_the_failing_part_is_marked_next_to_the_reference(room: RoomDriver
 @opens(stage=lambda shop: evaluation(shop, arms={"base": base}), settle=None)
 async def test_keys_without_an_effect_say_so(room: RoomDriver) -> None:
     await rows_found(room, "Base fails")
-    await room.press("v")
-    await room.until_notice("· There is no other arm whose answer could be compared.")
-    await room.press("c")
-    await room.until_notice("· Not possible now: ")
+    await room.press("v", notice="· There is no other arm whose answer could be compared.")
+    await room.press("c", notice="· Not possible now: ")
 
 
 async def test_v_compares_with_every_other_arm_and_the_reference(room: RoomDriver) -> None:
@@ -249,12 +247,10 @@ async def test_enter_on_the_verdict_opens_the_whole_report(room: RoomDriver) -> 
 @opens(settle=None)
 async def test_f_keeps_one_kind_of_failure_and_shows_all_again(room: RoomDriver) -> None:
     await rows_found(room, "Tuned fails", 7)
-    await room.press("f")
-    await room.choose("1")
+    await room.press("f", choose="1")
     await room.until(lambda: room.screen.rows.title.startswith("Tuned fails: "))
     assert len(room.screen.rows.rows) < 7
-    await room.press("f")
-    await room.choose("0")
+    await room.press("f", choose="0")
     await rows_found(room, "Tuned fails", 7)
 
 
@@ -289,8 +285,7 @@ async def test_enter_on_a_row_shows_all_of_it(room: RoomDriver) -> None:
         "not reviewed",
     ):
         assert part in text, part
-    await room.press("escape")
-    await room.until(lambda: room.mode == "evaluate")
+    await room.press("escape", mode="evaluate")
 
 
 @opens(stage=lambda shop: evaluation(shop, arms={"base": base, "tuned": lambda at, _: f"no JSON {at}"}), settle=None, size=NARROW)
@@ -387,8 +382,7 @@ async def test_c_compares_two_reports(shop: Shop, open_room: OpenRoom) -> None:
     evaluation(shop)
     async with open_room("evaluate") as room:
         await rows_found(room)
-        await room.press("c")
-        await room.choose("0")
+        await room.press("c", choose="0")
         text = await page(room)
         assert "40 held-out rows, the same for both" in text
         assert "✓ Better. Whole contract: +" in text
@@ -426,8 +420,7 @@ async def test_o_selects_another_report_which_is_remembered(shop: Shop, open_roo
     evaluation(shop)
     async with open_room("evaluate") as room:
         await rows_found(room, count=7)
-        await room.press("o")
-        await room.choose("1")
+        await room.press("o", choose="1")
         await rows_found(room, count=30)
         assert room.head("#ev-verdict").startswith("Verdict on support-json")
         await room.press("m")
@@ -483,8 +476,7 @@ async def test_reports_on_other_rows_are_not_compared(shop: Shop, open_room: Ope
     evaluation(shop)
     async with open_room("evaluate") as room:
         await rows_found(room)
-        await room.press("c")
-        await room.choose("0")
+        await room.press("c", choose="0")
         await room.until(lambda: room.notice.startswith("✗") and "compared" in room.notice)
 
 
@@ -516,8 +508,7 @@ async def test_n_asks_for_a_subject_and_arms_and_starts(shop: Shop, open_room: O
     async with open_room("evaluate") as room:
         await rows_found(room)
         for subject, arms in (("0", "1"), ("2", "0")):  # subject 1 has the recipe as it is now
-            await room.press("n")
-            await room.choose(subject)
+            await room.press("n", choose=subject)
             await room.choose(arms)
             await room.until(lambda arms=arms: len(started) == 2 - int(arms) and not room.app.jobs.busy)  # type: ignore[misc]
     assert started == [
@@ -534,8 +525,7 @@ async def test_a_start_that_fails_is_reported(shop: Shop, open_room: OpenRoom, m
     evaluation(shop)
     async with open_room("evaluate") as room:
         await rows_found(room)
-        await room.press("n")
-        await room.choose("0")
+        await room.press("n", choose="0")
         await room.choose("0")
         await room.until_notice("✗ The worker of x ended at once")
         assert room.screen.rows.title == "Tuned fails"
@@ -557,11 +547,9 @@ async def test_a_running_evaluation_shows_its_progress_and_can_be_stopped(
         assert running.strip().startswith("● tuned")
         assert running.endswith("14 of 40 rows")
         assert "new" not in room.actions
-        await room.press("s")
-        await room.choose("")
+        await room.press("s", choose="")
         assert stopped == []
-        await room.press("s")
-        await room.choose("stop")
+        await room.press("s", choose="stop")
         await room.until(lambda: stopped == ["20261124-1600-support-json"])
 
 
@@ -783,17 +771,14 @@ async def test_the_recipe_as_it_is_now_can_be_chosen_if_it_evaluates_differently
     adapter = {"run": run.name, "adapter": str(run / "adapter")}
     async with open_room("evaluate") as room:
         for subject, count in (("0", 1), ("1", 2)):
-            await room.press("n")
-            await room.choose(subject)
+            await room.press("n", choose=subject)
             await room.choose("0")
             await room.until(lambda count=count: len(started) == count and not room.app.jobs.busy)  # type: ignore[misc]
         room.app.run_to_evaluate = run.name
-        await room.press("H", "E")
-        await room.choose(str(run / "recipe.toml"))
+        await room.press("H", "E", choose=str(run / "recipe.toml"))
         await room.choose("0")
         await room.until(lambda: len(started) == 3 and not room.app.jobs.busy)
-        await room.press("n")
-        await room.choose("0")
+        await room.press("n", choose="0")
         await room.choose("1")  # all held-out rows
         await room.until(lambda: len(started) == 4)
     assert started == [(4, adapter), (0, adapter), (0, adapter), (0, adapter)]
@@ -805,10 +790,8 @@ async def test_enter_starts_an_evaluation_on_a_later_visit_too(shop: Shop, open_
         for _ in range(3):
             await room.press("enter")
             await room.until(lambda: isinstance(room.screen, ChoiceDialog))
-            await room.press("escape", "H")
-            await room.until(lambda: room.mode == "home")
-            await room.press("E")
-            await room.until(lambda: room.mode == "evaluate")
+            await room.press("escape", "H", mode="home")
+            await room.press("E", mode="evaluate")
 
 
 async def test_without_an_evaluation_enter_starts_one(shop: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -820,8 +803,7 @@ async def test_without_an_evaluation_enter_starts_one(shop: Shop, open_room: Ope
         intro = room.text("#ev-invite")
         assert "No evaluations yet." in intro
         assert "enter evaluate support-json" in intro
-        await room.press("enter")
-        await room.choose("0")
+        await room.press("enter", choose="0")
         await room.until(lambda: isinstance(room.screen, ChoiceDialog) and "on 72 of 72 held-out rows" in room.screen._text)
         await room.choose("0")
         await room.until(lambda: started == ["eval"])
@@ -843,8 +825,7 @@ async def test_an_evaluation_that_is_starting_is_not_another_task(
     shop.recipe()
     copy_rows(shop)
     async with open_room("evaluate") as room:
-        await room.press("enter")
-        await room.choose("0")
+        await room.press("enter", choose="0")
         await room.choose("0")
         await room.until(lambda: room.app.jobs.busy)
         room.screen.redraw()

@@ -289,10 +289,8 @@ async def test_jump_labels_every_panel_and_tab(room: RoomDriver, opener: str) ->
     assert labels["f"] == runs.region.offset
     await room.press("f")
     await room.until(lambda: room.focus == "runs-picture")
-    await room.press(opener, "t")
-    await room.until(lambda: room.mode == "train")
-    await room.press(opener, "escape")
-    await room.until(lambda: room.mode == "train")
+    await room.press(opener, "t", mode="train")
+    await room.press(opener, "escape", mode="train")
     await room.press(opener)
     await room.pilot.resize_terminal(90, 30)
     await room.until(lambda: room.mode == "train")
@@ -436,15 +434,11 @@ async def test_a_users_command_runs_with_its_fields_filled_in(commands: list[lis
     assert "commands: u is already bound to" in room.notice
     assert "Other errors in the file: 1." in room.notice  # there is no key f99
     await room.until(lambda: room.app.selection.recipe is not None)
-    await room.press("f5")
-    await room.until_notice("✓ code has ended.")
+    await room.press("f5", notice="✓ code has ended.")
     assert commands == [["code", str(shop.folder / "recipes" / "support-json.toml")]]
-    await room.press("f5")
-    await room.until_notice("✗ code exited with 1.")
-    await room.press("f6")
-    await room.until_notice("! This command needs {row}, but there is none here.")
-    await room.press("f7")
-    await room.until_notice("✗ no-such-program cannot be run:")
+    await room.press("f5", notice="✗ code exited with 1.")
+    await room.press("f6", notice="! This command needs {row}, but there is none here.")
+    await room.press("f7", notice="✗ no-such-program cannot be run:")
 
 
 @opens(mode="home")
@@ -458,6 +452,5 @@ async def test_ctrl_c_interrupts_only_the_users_command(
     monkeypatch.setattr("subprocess.run", interrupted)
     handler = signal.getsignal(signal.SIGINT)
     await room.until(lambda: room.app.selection.recipe is not None)
-    await room.press("f5")
-    await room.until_notice("✗ code exited with -2.")
+    await room.press("f5", notice="✗ code exited with -2.")
     assert signal.getsignal(signal.SIGINT) is handler

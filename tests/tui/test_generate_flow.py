@@ -59,8 +59,7 @@ async def test_three_keys_from_failing_rows_to_a_teacher(shop: Shop, open_room: 
         assert options[0][0] == "smollm2-135m"
         assert options[0][1].startswith("up to ")
         assert options[0][1].endswith("on this machine")
-        await room.press("enter")
-        await room.until_notice("● Generating rows for support-json.")
+        await room.press("enter", notice="● Generating rows for support-json.")
     ((recipe, request),) = started
     splits = split(read_source(recipe.source), recipe.data)
     assert request.rows
@@ -84,8 +83,7 @@ async def test_variations_of_the_filtered_rows(shop: Shop, checks: Checks, open_
         await room.choose("variations")
         await room.choose("0")
         await room.until_notice("● Generating")
-        await room.press("w")
-        await room.choose("documents")
+        await room.press("w", choose="documents")
         await room.answer("no-such-folder")
         await room.until_notice("✗ There are no documents at")
     rows = {row.id for row in read_file(load(file).source) if row.meta["tag"] == "login"}
@@ -106,8 +104,7 @@ async def test_variations_are_of_thin_rows_unless_rows_are_chosen(
     assert (place.kind, place.name) == ("label", "category: account")
     async with open_room("data") as room:
         await room.until(lambda: room.screen.session is not None and room.screen.session.source.scanned == 64)
-        await room.press("w")
-        await room.choose("variations")
+        await room.press("w", choose="variations")
         await room.until(lambda: room.mode == "" and room.screen._heading == "Which rows should the new ones resemble?")
         assert [(option.value, option.name) for option in room.screen._options] == [
             (place.examples, thin_rows_text(place)),
@@ -116,8 +113,7 @@ async def test_variations_are_of_thin_rows_unless_rows_are_chosen(
         await room.choose("0")
         await room.choose("0")
         await room.until_notice("● Generating")
-        await room.press("w")
-        await room.choose("variations")
+        await room.press("w", choose="variations")
         await room.choose("All training rows")
         await room.choose("0")
         await room.until(lambda: len(started) == 2)

@@ -87,14 +87,11 @@ async def test_keep_one_is_one_event_and_one_undo(room: RoomDriver) -> None:
     await room.press("enter", "down")
     row = session_of(room).source.lazy_row(11).row
     assert room.screen.command_fields() == {"row": row.id}
-    await room.press("ctrl+y")
-    await room.until_notice("✓ Copied the row.")
-    await room.press("o")
-    await room.until_notice("✗ 3 rows rejected.")
+    await room.press("ctrl+y", notice="✓ Copied the row.")
+    await room.press("o", notice="✗ 3 rows rejected.")
     assert statuses(room) == {10: "rejected", 12: "rejected", 13: "rejected"}
     assert len(lines(room)) == len(before) - 1
-    await room.press("u")
-    await room.until_notice("↶ 3 rows: reject undone.")
+    await room.press("u", notice="↶ 3 rows: reject undone.")
     await room.until(lambda: lines(room) == before)
     assert [(event["action"], event["reason"]) for event in journal(source)] == [("reject", "groups: keep one"), ("undo", "")]
 
@@ -128,34 +125,28 @@ async def test_a_decision_that_is_refused_keeps_the_marks(room: RoomDriver) -> N
 
 
 async def test_keep_the_most_diverse_or_the_marked_rows(room: RoomDriver) -> None:
-    await room.press("home", "m")
-    await room.answer("2")
-    await room.until_notice("✗ 2 rows rejected.")
+    await room.press("home", "m", answer="2", notice="✗ 2 rows rejected.")
     assert 13 not in statuses(room)  # the longest text differs most
     await room.press("u")
     await room.until(lambda: not statuses(room))
-    await room.press("enter", "space", "down", "space", "d")
-    await room.until_notice("✗ 2 rows rejected.")
+    await room.press("enter", "space", "down", "space", "d", notice="✗ 2 rows rejected.")
     assert sorted(statuses(room)) == [11, 13]
 
 
 async def test_several_groups_at_once(room: RoomDriver) -> None:
     source = room.staged
     await go_to(room, "duplicate")
-    await room.press("v", "down", "o")
-    await room.until_notice("✗ 2 rows rejected.")
+    await room.press("v", "down", "o", notice="✗ 2 rows rejected.")
     assert statuses(room) == {14: "rejected", 15: "rejected"}
     assert len(journal(source)) == 1
 
 
 async def test_marks_stay_on_their_groups_when_others_come_back(room: RoomDriver) -> None:
-    await room.press("home", "o")
-    await room.until_notice("✗ 3 rows rejected.")
+    await room.press("home", "o", notice="✗ 3 rows rejected.")
     await go_to(room, "duplicate")
     await room.press("space", "u")
     await room.until(lambda: not statuses(room))
-    await room.press("o")
-    await room.until_notice("✗ Row 15 rejected.")
+    await room.press("o", notice="✗ Row 15 rejected.")
     assert statuses(room) == {14: "rejected"}
 
 
@@ -166,8 +157,7 @@ async def test_a_dismissed_conflict_is_not_reported_again(room: RoomDriver) -> N
     await room.press("n")
     await room.until(lambda: bool(room.screen.query(Input)))
     assert room.screen.query_one(Input).value == "not a conflict"
-    await room.press("enter")
-    await room.until_notice("✓ 2 rows will not be reported again.")
+    await room.press("enter", notice="✓ 2 rows will not be reported again.")
     assert not any("conflict" in line for line in lines(room))
     await room.press("D")
     await room.until(lambda: "conflict" not in room.text("#findings-list"))
@@ -231,9 +221,7 @@ async def test_clusters_and_outliers(shop: Shop, checks: Checks, open_room: Open
         await room.press("c")
         await room.until(lambda: "3 groups, 9 rows" in room.head("#groups-section"))
         assert [line.split()[-2:] for line in lines(room)][1] == ["parcel", "stove"]
-        await room.press("down", "m")
-        await room.answer("1")
-        await room.until_notice("✗ 3 rows rejected.")
+        await room.press("down", "m", answer="1", notice="✗ 3 rows rejected.")
         assert len(lines(room)) == 2
         await room.press("c")
         await room.until(lambda: "No duplicates" in room.text("#groups-message"))
@@ -245,8 +233,7 @@ async def test_a_file_without_a_recipe_cannot_be_clustered(room: RoomDriver) -> 
     room.app.sessions.open_file(source)
     room.app.redraw()
     await room.until(lambda: ready(room) and room.screen.session.ref.recipe_path is None)
-    await room.press("c")
-    await room.until_notice("! Clusters need a model, and this file has no recipe.")
+    await room.press("c", notice="! Clusters need a model, and this file has no recipe.")
     assert room.notice.endswith("Write one with r in Data.")
     assert room.head("#groups-section").startswith("▌ Groups")
 

@@ -44,8 +44,7 @@ async def test_an_empty_workspace_offers_the_samples_and_one_key_creates_them(sh
     async with drive(MlxtuneApp(shop.folder), "home") as room:
         await room.until(lambda: "Start with the sample workspace" in next_text(room))
         assert room.actions == ["create", "open", "new recipe"]
-        await room.press("enter")
-        await room.until_notice("✓ Created recipes/support-json.toml")
+        await room.press("enter", notice="✓ Created recipes/support-json.toml")
         # The main recipe is first, once all of them are there.
         await room.until(lambda: "Check the rows first" in next_text(room) and "samples/support.jsonl" in next_text(room))
         assert (shop.folder / "recipes" / "support-json.toml").is_file()
@@ -59,8 +58,7 @@ async def test_an_error_while_the_samples_are_created_is_a_notice(
 
     monkeypatch.setattr("mlxtune.data.samples.create", full)
     async with open_room("home", size=NARROW) as room:
-        await room.press("enter")
-        await room.until_notice("✗ The disk is full")
+        await room.press("enter", notice="✗ The disk is full")
         assert "Free some space" in room.notice
         assert "Start with the sample workspace" in next_text(room)
         await room.press("escape")
@@ -77,11 +75,9 @@ async def test_n_starts_the_only_recipe_and_opens_train(shop: Shop, open_room: O
     monkeypatch.setattr("mlxtune.workspace.control.train", start)
     shop.recipe()
     async with open_room("home") as room:
-        await room.press("n")
-        await room.choose("")
+        await room.press("n", choose="")
         assert not started
-        await room.press("n")
-        await room.choose("train")
+        await room.press("n", choose="train")
         await room.until(lambda: bool(started) and not room.app.jobs.busy)
         assert started == [(shop.folder, "support-json")]
         assert room.mode == "train"
@@ -96,9 +92,7 @@ async def test_a_worker_that_dies_at_once_is_reported_with_its_hint(
     monkeypatch.setattr("mlxtune.workspace.control.train", start)
     shop.recipe()
     async with open_room("home") as room:
-        await room.press("n")
-        await room.choose("train")
-        await room.until_notice("✗ The worker of x ended")
+        await room.press("n", choose="train", notice="✗ The worker of x ended")
         assert "Its log: worker.log" in room.notice
         assert "new" in room.actions
 
@@ -118,8 +112,7 @@ async def test_with_several_recipes_n_asks_which(shop: Shop, open_room: OpenRoom
         await room.press("escape")
         assert names == []
         assert room.mode == "home"
-        await room.press("n")
-        await room.choose("1")
+        await room.press("n", choose="1")
         await room.until(lambda: names == ["beta"])
         assert room.app.selection.recipe.title == "beta.toml", "the other rooms show it, too"
 
@@ -149,8 +142,7 @@ async def test_enter_on_a_finished_run_asks_which_arms_to_evaluate(shop: Shop, o
         await room.press("enter")
         await room.until(lambda: isinstance(room.screen, ChoiceDialog))
         assert room.screen._heading == "Which arms?"
-        await room.press("escape")
-        await room.until(lambda: room.mode == "evaluate")
+        await room.press("escape", mode="evaluate")
 
 
 async def test_an_invalid_recipe_is_an_error(shop: Shop, open_room: OpenRoom) -> None:
@@ -169,8 +161,7 @@ async def test_arrows_select_a_run_and_enter_opens_it(room: RoomDriver) -> None:
     assert room.head("#runs").startswith("▌")
     assert run_under_cursor(room) == "✗ support-json"
     assert room.actions[0] == "open"
-    await room.press("up", "down", "enter")
-    await room.until(lambda: room.mode == "train")
+    await room.press("up", "down", "enter", mode="train")
     assert room.app.selected == "20261122-0900-support-json"
     assert "The loss is not a number at step 88." in room.text("#stats")
 
@@ -301,5 +292,4 @@ def test_an_evaluation_without_a_verdict_has_ended_and_a_long_name_is_cut_visibl
 
 @opens(stage=lambda shop: None)
 async def test_ctrl_y_says_when_there_is_nothing_to_copy(room: RoomDriver) -> None:
-    await room.press("ctrl+y")
-    await room.until_notice("· There is nothing to copy here.")
+    await room.press("ctrl+y", notice="· There is nothing to copy here.")

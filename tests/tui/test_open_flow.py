@@ -120,8 +120,7 @@ async def test_a_file_is_opened_with_its_recipe(shop: Shop, checks: Checks, open
         await room.press("o")
         await prompted(room)
         field(room).value = str(source)
-        await room.press("enter")
-        await room.until_notice("✓ Opened support-json.jsonl with its recipe support-json.toml.")
+        await room.press("enter", notice="✓ Opened support-json.jsonl with its recipe support-json.toml.")
         await room.until(lambda: room.mode == "data" and ready(room) and session_of(room).ref.recipe is not None)
         assert room.app.sessions.file is None
 
@@ -207,8 +206,7 @@ async def test_a_new_recipe_is_what_init_writes(
         await room.press("enter")
         await room.until(lambda: "Use 1 to 64 letters" in " ".join(drawn(room, "#wrong").split()))
         field(room).value = "mine"
-        await room.press("enter")
-        await room.until_notice("✓ Created recipes/mine.toml.")
+        await room.press("enter", notice="✓ Created recipes/mine.toml.")
         await room.observe(shop.snapshot())
         await room.until(lambda: room.mode == "data" and ready(room) and session_of(room).ref.recipe is not None)
         assert session_of(room).ref.path.resolve() == tickets.resolve()
@@ -241,15 +239,13 @@ async def test_a_source_with_unknown_columns_says_so_and_saves_the_map(shop: Sho
         await room.until(lambda: "= map the columns" in room.text("#unavailable"))
         await room.press("equals_sign")
         await mapped(room)
-        await room.press("enter")
-        await room.until_notice("✓ Saved the map as data.map in support-json.toml.")
+        await room.press("enter", notice="✓ Saved the map as data.map in support-json.toml.")
         await room.observe(shop.snapshot())
         await room.until(lambda: ready(room) and len(session_of(room).source.rows) == 6)
         await room.until(lambda: room.focus == "list")
         await room.press("equals_sign")
         await mapped(room)
-        await room.press("escape")
-        await room.until(lambda: room.mode == "data")
+        await room.press("escape", mode="data")
     assert load(shop.folder / "recipes" / "support-json.toml").data.map == {"prompt": "utterance", "completion": "body.reply"}
 
 
@@ -257,11 +253,9 @@ async def test_an_import_asks_for_the_columns(shop: Shop, checks: Checks, open_r
     fill(shop, GOOD)
     async with open_room("data") as room:
         await room.until(lambda: ready(room))
-        await room.press("i")
-        await room.answer(str(tickets))
+        await room.press("i", answer=str(tickets))
         await mapped(room)
-        await room.press("enter")
-        await room.until_notice("✓ Imported 6 rows to data/tickets.jsonl.")
+        await room.press("enter", notice="✓ Imported 6 rows to data/tickets.jsonl.")
     first = json.loads((shop.folder / "data" / "tickets.jsonl").read_text().splitlines()[0])
     assert first["messages"][1]["content"] == "Parcel 0 is here."
 
@@ -277,8 +271,7 @@ async def test_a_folder_or_an_empty_file_is_no_file_of_rows(shop: Shop, checks: 
         await room.press("enter")
         await room.until(lambda: "has no train.jsonl" in drawn(room, "#wrong"))
         field(room).value = "data/empty.jsonl"
-        await room.press("enter")
-        await room.until_notice("✗ empty.jsonl has no rows.")
+        await room.press("enter", notice="✗ empty.jsonl has no rows.")
 
 
 def keys_until_mapped(*keys: str) -> Any:

@@ -23,8 +23,7 @@ def press(*keys: str, until: str) -> Callable[[Any], Awaitable[None]]:
         room = RoomDriver(pilot.app, pilot)
         await room.press(keys[0])
         await room.until(lambda: ready(room))
-        await room.press(*keys[1:])
-        await room.until_notice(until)
+        await room.press(*keys[1:], notice=until)
         await pilot.pause()
 
     return run

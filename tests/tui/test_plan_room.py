@@ -111,16 +111,13 @@ async def test_power_problems_are_in_the_plan(shop: Shop, open_room: OpenRoom, m
 
 async def test_enter_edits_in_place_and_the_file_keeps_its_comments(room: RoomDriver, shop: Shop) -> None:
     await select(room, "adapter.rank")
-    await room.press("enter", *"32", "enter")
-    await room.until_notice("✓ rank is now 32.")
+    await room.press("enter", *"32", "enter", notice="✓ rank is now 32.")
     assert file_of(shop).read_text() == RECIPE.replace("rank = 8    #", "rank = 32   #")
     assert "~ 32" in room.text("#plan-keys")
     assert "1 edit saved" in room.head("#plan-form")
-    await room.press("enter", *"8", "enter")
-    await room.until_notice("✓ rank is now 8.")
+    await room.press("enter", *"8", "enter", notice="✓ rank is now 8.")
     assert "~ " not in room.text("#plan-keys"), "it has the value with which it was opened"
-    await room.press("u")
-    await room.until_notice("✓ Edit undone.")
+    await room.press("u", notice="✓ Edit undone.")
     await room.press("u")
     await room.until(lambda: file_of(shop).read_text() == RECIPE)
     assert "~ " not in room.text("#plan-keys")
@@ -148,8 +145,7 @@ async def test_an_invalid_value_is_an_error_and_the_field_stays_open(room: RoomD
     await room.until(lambda: 'training.learning_rate must be a number, but is "fast"' in room.notice)
     assert file_of(shop).read_text() == RECIPE
     assert room.screen.query_one(Field).is_open
-    await room.press("end", "ctrl+u", *"3e-4", "enter")
-    await room.until_notice("✓ learning_rate is now 3e-4.")
+    await room.press("end", "ctrl+u", *"3e-4", "enter", notice="✓ learning_rate is now 3e-4.")
     assert "learning_rate = 3e-4\n" in file_of(shop).read_text()
 
 
@@ -157,18 +153,15 @@ async def test_a_table_is_edited_as_its_fields(room: RoomDriver, shop: Shop) -> 
     await select(room, "evaluation.length")
     await room.press("enter")
     await room.type('max = 60, unit = "words"')
-    await room.press("enter")
-    await room.until_notice('✓ length is now max = 60, unit = "words".')
+    await room.press("enter", notice='✓ length is now max = 60, unit = "words".')
     assert load(file_of(shop)).evaluation.length == Length(max=60, unit="words")
-    await room.press("d")
-    await room.until_notice("✓ length is now empty.")
+    await room.press("d", notice="✓ length is now empty.")
     assert load(file_of(shop)).evaluation.length == Length()
 
 
 async def test_a_base_that_cannot_exist_is_refused_and_its_error_ends_with_the_edit(room: RoomDriver, shop: Shop) -> None:
     await select(room, "model.base")
-    await room.press("enter", "end", "ctrl+u", *"two", "enter")
-    await room.until_notice("✗ There is no model named two.")
+    await room.press("enter", "end", "ctrl+u", *"two", "enter", notice="✗ There is no model named two.")
     assert file_of(shop).read_text() == RECIPE
     await room.press("escape")
     await room.until(lambda: not room.screen.query_one(Field).is_open and not room.notice)
@@ -211,8 +204,7 @@ async def test_arrows_go_through_choices_and_minus_and_plus_step_numbers(room: R
 async def test_d_restores_a_default(room: RoomDriver, shop: Shop) -> None:
     await select(room, "adapter.rank")
     assert "default" in room.actions
-    await room.press("d")
-    await room.until_notice("✓ rank is now 16.")
+    await room.press("d", notice="✓ rank is now 16.")
     assert "rank" not in file_of(shop).read_text()
     assert "default" not in room.actions
     await select(room, "model.base")
@@ -241,8 +233,7 @@ async def test_the_plan_follows_an_edit_and_rows_are_measured_once(
 async def test_g_makes_the_recipe_fit_one_change_at_a_time(room: RoomDriver, shop: Shop) -> None:
     await room.until(lambda: "grad_checkpoint = true" in room.text("#plan-side"))
     assert "33% longer steps" in room.text("#plan-side")
-    await room.press("g")
-    await room.until_notice("✓ grad_checkpoint is now true.")
+    await room.press("g", notice="✓ grad_checkpoint is now true.")
     assert load(file_of(shop)).training.grad_checkpoint is True
     for _ in range(6):
         await room.until(lambda: plan_room(room)._progress is None)
@@ -264,11 +255,9 @@ async def test_t_asks_with_the_verdict_and_its_default_does_nothing(room: RoomDr
     await room.until(lambda: isinstance(room.screen, ChoiceDialog))
     assert room.screen._heading == "Train support-json?"
     assert room.screen._text.startswith("This fits: ")
-    await room.press("enter")
-    await room.until(lambda: room.mode == "plan")
+    await room.press("enter", mode="plan")
     assert started == []
-    await room.press("t")
-    await room.choose("train")
+    await room.press("t", choose="train")
     await room.until(lambda: started == ["support-json"])
     await room.until(lambda: room.mode == "train")
 
@@ -305,8 +294,7 @@ async def test_while_a_run_is_active_nothing_starts(loaded: Shop, open_room: Ope
         await planned(room)
         assert not {"train", "probe"} & set(room.actions)
         for key in "tb":
-            await room.press(key)
-            await room.until_notice("! The training run of support-json is using this machine.")
+            await room.press(key, notice="! The training run of support-json is using this machine.")
             assert room.notice.endswith("or stop it in Train (T).")
             await room.press("escape")
         assert room.mode == "plan"
@@ -332,14 +320,12 @@ async def test_a_probe_shows_its_progress_and_s_stops_it(room: RoomDriver, monke
     await planned(room, "probe: step 1 of 2 with the largest batch")
     assert "stop" in room.actions
     for key in "tb":
-        await room.press(key)
-        await room.until_notice("! A probe is using this machine: step 1 of 2 with the largest batch.")
+        await room.press(key, notice="! A probe is using this machine: step 1 of 2 with the largest batch.")
     await select(room, "training.batch_size")
     await room.press("minus")  # planned at once, although the probe goes on
     await room.until(lambda: form(room).planned is form(room).recipe and len(form(room).edits) == 1)
     assert "probe: step 1 of 2" in verdict(room)
-    await room.press("s")
-    await room.until_notice("■ The probe was stopped: nothing was stored.")
+    await room.press("s", notice="■ The probe was stopped: nothing was stored.")
     await planned(room, "computed, not measured")
     assert "probe" in room.actions
 
@@ -433,8 +419,7 @@ async def test_a_slow_computation_is_named_after_a_moment(shop: Shop, open_room:
     async with open_room("plan") as room:
         await planned(room, "● measuring the rows")
         assert "max_tokens" in room.text("#plan-keys"), "the form is there at once"
-        await room.press("t")
-        await room.until_notice("! The plan is not ready: measuring the rows.")
+        await room.press("t", notice="! The plan is not ready: measuring the rows.")
         gate.set()
         await planned(room)
         assert "measuring the rows" not in verdict(room)
@@ -445,8 +430,7 @@ async def test_changes_by_another_program_are_taken_over(room: RoomDriver, shop:
     await select(room, "adapter.rank")
     await room.press("plus")
     file_of(shop).write_text(RECIPE.replace("alpha = 16", "alpha = 99"))
-    await room.press("u")
-    await room.until_notice("✗ support-json.toml has changed")
+    await room.press("u", notice="✗ support-json.toml has changed")
     await room.observe(shop.snapshot())
     await room.until(lambda: form(room).recipe.adapter.alpha == 99)
     assert "undo" not in room.actions
@@ -494,8 +478,7 @@ async def test_a_value_is_written_to_the_key_that_the_field_was_opened_on(room: 
     await select(room, "adapter.rank")
     await room.press("enter", *"32")
     await select(room, "model.base")
-    await room.press("enter")
-    await room.until_notice("✓ rank is now 32.")
+    await room.press("enter", notice="✓ rank is now 32.")
     assert file_of(shop).read_text() == RECIPE.replace("rank = 8    #", "rank = 32   #")
 
 

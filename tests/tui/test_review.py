@@ -149,16 +149,14 @@ async def test_tokens_are_counted_for_the_row_on_screen_and_not_for_the_rows_pas
 @opens(mode="data", settle=None)
 async def test_review_opens_on_an_undecided_row_unless_the_user_opens_a_row(room: RoomDriver) -> None:
     await room.until(lambda: ready(room))
-    await room.press("x")
-    await room.until_notice("✗ Row 1 rejected.")
+    await room.press("x", notice="✗ Row 1 rejected.")
     await room.press("R")
     await at_row(room, 2)
     await room.press("left")
     await at_row(room, 1)
     await room.press("D", "R")  # the row that Review showed
     await at_row(room, 1)
-    await room.press("D", "down", "x")
-    await room.until_notice("✗ Row 2 rejected.")
+    await room.press("D", "down", "x", notice="✗ Row 2 rejected.")
     await room.press("enter")
     await at_row(room, 2)
     await room.press("D", "up", "R")
@@ -172,8 +170,7 @@ async def test_each_decision_is_one_key_and_moves_on(room: RoomDriver) -> None:
         ("x", "✗ Row 2 rejected.", 3),
         ("space", "○ Row 3 skipped.", 4),
     ):
-        await room.press(key)
-        await room.until_notice(notice)
+        await room.press(key, notice=notice)
         assert room.undo_key == "u"
         await at_row(room, following)
     assert "2 of 13 decided" in room.text("#progress")
@@ -190,8 +187,7 @@ async def test_each_decision_is_one_key_and_moves_on(room: RoomDriver) -> None:
 
 
 async def test_a_key_with_several_actions_names_them_if_none_is_possible(room: RoomDriver) -> None:
-    await room.press("d")
-    await room.until_notice("· Not possible now: disclaimer, right.")
+    await room.press("d", notice="· Not possible now: disclaimer, right.")
 
 
 @opens(size=NARROW)
@@ -200,16 +196,13 @@ async def test_undo_and_redo_show_the_row_of_the_decision(room: RoomDriver) -> N
     await room.press(*"axax")
     await at_row(room, 5)
     for number, action in ((4, "reject"), (3, "accept"), (2, "reject"), (1, "accept")):
-        await room.press("u")
-        await room.until_notice(f"↶ Row {number}: {action} undone.")
+        await room.press("u", notice=f"↶ Row {number}: {action} undone.")
         assert room.undo_key == "U"
         await at_row(room, number)
-    await room.press("u")
-    await room.until_notice("· There is nothing to undo.")
+    await room.press("u", notice="· There is nothing to undo.")
     assert not statuses(room)
     assert "undo" not in room.actions
-    await room.press("U", "ctrl+r")
-    await room.until_notice("✗ Row 2 rejected.")
+    await room.press("U", "ctrl+r", notice="✗ Row 2 rejected.")
     assert statuses(room) == {0: "accepted", 1: "rejected"}
     assert len(journal(source)) == 10
 
@@ -222,11 +215,9 @@ async def test_tags_and_notes_stay_on_the_row(room: RoomDriver) -> None:
     assert room.notice == "✓ Row 1 tagged."
     await room.press("1")
     await room.until(lambda: "▌ 1 login" not in room.text("#tags"))
-    await room.press("t")
-    await room.answer("odd [red]")
+    await room.press("t", answer="odd [red]")
     await room.until(lambda: "▌ 4 odd [red]" in room.text("#tags"))
-    await room.press("n")
-    await room.answer("ask the workshop")
+    await room.press("n", answer="ask the workshop")
     await room.until(lambda: "note     ask the workshop" in room.text("#origin"))
     await at_row(room, 1)
     decision = session_of(room).source.decision(0)
@@ -251,8 +242,7 @@ async def test_the_contract_is_checked_while_editing(shop: Shop, checks: Checks,
         room.screen.query_one(Editor).load_text(answer("safety", "Only with a flue. This is general guidance."))
         await room.until(lambda: room.head("#contract-section").endswith("passes"))
         assert not statuses(room), "nothing is saved yet"
-        await room.press("ctrl+s")
-        await room.until_notice("~ Row 11 edited.")
+        await room.press("ctrl+s", notice="~ Row 11 edited.")
         assert "editing" not in room.head("#read")
         await room.until(lambda: "~ edited" in room.head("#read") and room.head("#read").endswith(("trained", "held out")))
         await room.press("u")
@@ -272,8 +262,7 @@ async def test_d_adds_the_missing_disclaimer(shop: Shop, checks: Checks, open_ro
         await go_to(room, 11)
         assert room.actions[0] == "disclaimer"
         assert "d add disclaimer" in room.text(panel)
-        await room.press("d")
-        await room.until_notice("~ Row 11 edited.")
+        await room.press("d", notice="~ Row 11 edited.")
         assert "Only with a flue. This is" in room.text("#reader")
         assert "d add disclaimer" not in room.text(panel)
         await room.press("u")
@@ -285,14 +274,12 @@ async def test_d_adds_the_missing_disclaimer(shop: Shop, checks: Checks, open_ro
 @opens(size=NARROW)
 async def test_escape_leaves_the_row_unchanged_and_keeps_a_draft(room: RoomDriver) -> None:
     await edit(room, "up")
-    await room.press(*" axu1 now", "escape")
-    await room.until_notice("· Row unchanged; your draft is kept.")
+    await room.press(*" axu1 now", "escape", notice="· Row unchanged; your draft is kept.")
     assert not line(room, "axu1")
     assert not statuses(room), "letters typed into the editor are not actions"
     await edit(room)
     await room.until(lambda: room.screen.query_one(Editor).text == "Where is my parcel? axu1 now")
-    await room.press("ctrl+s")
-    await room.until_notice("~ Row 1 edited.")
+    await room.press("ctrl+s", notice="~ Row 1 edited.")
     assert line(room, "Where is my parcel? axu1 now")
     await edit(room)
     await room.press("escape")
@@ -310,8 +297,7 @@ async def test_a_draft_is_kept_when_another_row_is_opened(shop: Shop, checks: Ch
         await room.until(lambda: "Row 1, editing turn 5" in room.head("#read"))
         room.app.action_room("data")
         await room.until(lambda: room.mode == "data")
-        await room.press("down", "R")
-        await room.until_notice("· Your draft is kept with its row.")
+        await room.press("down", "R", notice="· Your draft is kept with its row.")
         await at_row(room, 2)
         await edit(room)
         await room.until(lambda: "Row 2, editing turn 3" in room.head("#read"))
@@ -349,8 +335,7 @@ async def test_a_draft_ends_when_its_text_is_that_of_the_row_again(room: RoomDri
 async def test_a_draft_stays_with_its_row_when_rows_are_inserted_before_it(room: RoomDriver, shop: Shop) -> None:
     source = room.staged
     await edit(room, "up")
-    await room.press(*" anew", "escape")
-    await room.until_notice("· Row unchanged; your draft is kept.")
+    await room.press(*" anew", "escape", notice="· Row unchanged; your draft is kept.")
     fill(shop, [chat("Is it new?", answer("returns", "It is.")), *GOOD])
     for _ in range(2):
         await room.observe(shop.snapshot())
@@ -369,16 +354,13 @@ async def test_a_draft_stays_with_its_row_when_rows_are_inserted_before_it(room:
 async def test_an_invalid_edit_is_refused_and_stays_in_the_editor(room: RoomDriver) -> None:
     await edit(room)
     room.screen.query_one(Editor).load_text("")
-    await room.press("ctrl+s")
-    await room.until_notice("✗ support-json.jsonl, line 1: an assistant turn is empty.")
+    await room.press("ctrl+s", notice="✗ support-json.jsonl, line 1: an assistant turn is empty.")
     assert "editing turn 3" in room.head("#read")
 
 
 async def test_escape_leaves_the_room_right_after_a_decision(room: RoomDriver) -> None:
-    await room.press("a")
-    await room.until_notice("✓ Row 1 accepted.")
-    await room.press("escape")
-    await room.until(lambda: room.mode == "data")
+    await room.press("a", notice="✓ Row 1 accepted.")
+    await room.press("escape", mode="data")
 
 
 async def test_letters_typed_right_after_e_go_into_the_editor(room: RoomDriver) -> None:
@@ -392,8 +374,7 @@ async def test_letters_typed_right_after_e_go_into_the_editor(room: RoomDriver) 
 async def test_an_edit_preserves_characters_that_cannot_be_shown(room: RoomDriver) -> None:
     assert " ".join(room.text("#contract").split()) == "The recipe has no contract. Set one in Plan, under evaluation."
     await edit(room)
-    await room.press("backspace", "!", "ctrl+s")
-    await room.until_notice("~ Row 1 edited.")
+    await room.press("backspace", "!", "ctrl+s", notice="~ Row 1 edited.")
     record = session_of(room).source.decision(0).record
     assert record is not None
     assert record["messages"][2]["content"] == "one\x1b[31m \u202etwo\r\nthre!"
@@ -418,8 +399,7 @@ async def test_pairs_are_shown_side_by_side_and_each_verdict_is_one_key(
             ("equals_sign", "= Row 3 marked as a tie."),
             ("b", "✗ Row 4 marked bad on both sides."),
         ):
-            await room.press(key)
-            await room.until_notice(notice)
+            await room.press(key, notice=notice)
         await room.press("s")
         await room.until(lambda: line(room, "chosen").index("chosen") > line(room, "chosen").index("rejected"))
         await room.press("a")
@@ -467,8 +447,7 @@ async def test_review_goes_through_the_rows_that_data_filters(room: RoomDriver) 
     await room.until(lambda: ready(room))
     await room.press("slash", *"tag:login", "enter")
     await room.until(lambda: len(session_of(room).selection.rows) == 6)
-    await room.press("down", "down", "enter")
-    await room.until(lambda: room.mode == "review")
+    await room.press("down", "down", "enter", mode="review")
     await at_row(room, 7)
     assert "row 3 of 6 for tag:login" in room.text("#progress")
     await room.press("a")
@@ -511,16 +490,14 @@ async def test_review_can_leave_the_filter(room: RoomDriver) -> None:
     await room.until(lambda: len(session_of(room).selection.rows) == 14)
     assert "all rows" not in room.actions
     assert "tag:login" not in room.text("#progress")
-    await room.press("D")
-    await room.until(lambda: room.mode == "data")
+    await room.press("D", mode="data")
     assert room.screen.query_one("#filter-text").value == ""
 
 
 @opens(mode="data", settle=None)
 async def test_a_filter_that_no_row_matches_is_told_and_left_for_an_undecided_row(room: RoomDriver) -> None:
     await room.until(lambda: ready(room))
-    await room.press("x")
-    await room.until_notice("✗ Row 1 rejected.")
+    await room.press("x", notice="✗ Row 1 rejected.")
     await room.press("slash", *"tag:nowhere", "enter")
     await room.until(lambda: not session_of(room).selection.rows and session_of(room).selection.scanned is None)
     await room.press("R")
@@ -538,8 +515,7 @@ async def test_an_invalid_row_is_explained_and_passed_over(room: RoomDriver) -> 
     await room.press("a", "e", "1", "n")
     await room.pilot.pause()
     assert not statuses(room)
-    await room.press("left", "a")
-    await room.until_notice("✓ Row 13 accepted.")
+    await room.press("left", "a", notice="✓ Row 13 accepted.")
     await at_row(room, 1)  # not 14, which is invalid
 
 
@@ -587,13 +563,11 @@ async def test_a_long_row_can_be_scrolled_to_its_end(shop: Shop, checks: Checks,
 
 async def test_decisions_survive_a_journal_that_another_program_replaces(room: RoomDriver) -> None:
     source = room.staged
-    await room.press("a")
-    await room.until_notice("✓ Row 1 accepted.")
+    await room.press("a", notice="✓ Row 1 accepted.")
     saved = source.with_name("saved")  # by an editor that opened the journal before the decision
     saved.write_bytes(b"")
     saved.replace(journal_path(source))
-    await room.press("x")
-    await room.until_notice("✗ Row 2 rejected.")
+    await room.press("x", notice="✗ Row 2 rejected.")
     assert load_review(source) == session_of(room).source.state
     assert session_of(room).source.decided_count == 2
 
@@ -627,8 +601,7 @@ async def test_a_full_disk_is_reported_and_nothing_is_decided(room: RoomDriver, 
 
     with monkeypatch.context() as patch:
         patch.setattr("mlxtune.core.journal.Journal.append", full)
-        await room.press("a")
-        await room.until_notice("✗ The disk is full")
+        await room.press("a", notice="✗ The disk is full")
     await at_row(room, 1)
     assert not statuses(room)
 
@@ -666,8 +639,7 @@ async def test_an_import_continues_while_tokens_are_counted(
 
 async def test_ctrl_y_copies_the_row(room: RoomDriver) -> None:
     source = room.staged
-    await room.press("ctrl+y")
-    await room.until_notice("✓ Copied the row.")
+    await room.press("ctrl+y", notice="✓ Copied the row.")
     written = json.loads(source.read_text(encoding="utf-8").splitlines()[0])
     assert json.loads(room.app.clipboard)["messages"] == written["messages"]
 
@@ -680,18 +652,14 @@ async def test_a_long_file_name_keeps_the_line_number(room: RoomDriver) -> None:
 @opens(stage=lambda shop: fill(shop, GOOD))
 async def test_a_second_annotator_starts_anew_and_is_compared(room: RoomDriver) -> None:
     source = room.staged
-    await room.press("a")
-    await room.until_notice("✓ Row 1 accepted.")
-    await room.press("y")
-    await room.choose("other")
+    await room.press("a", notice="✓ Row 1 accepted.")
+    await room.press("y", choose="other")
     await room.answer("ben")
     await room.until(lambda: "as ben" in room.text("#progress") and "0 of 10 decided" in room.text("#progress"))
-    await room.press("home", "x")
-    await room.until_notice("✗ Row 1 rejected.")
+    await room.press("home", "x", notice="✗ Row 1 rejected.")
     await room.press("home")
     await room.until(lambda: "disputed" in room.text("#origin"))
-    await room.press("y")
-    await room.choose("own")
+    await room.press("y", choose="own")
     await room.until(lambda: "as ben" not in room.text("#progress") and statuses(room) == {0: "rejected"})
     session_of(room).select("status:disputed", "row")
     await room.until(lambda: session_of(room).selection.scanned is None and list(session_of(room).selection.rows) == [0])
@@ -715,18 +683,14 @@ def editor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], N
 async def test_an_answer_is_edited_in_the_users_editor(room: RoomDriver, editor: Callable[[str], None]) -> None:
     source = room.staged
     editor("""sed -i 's/look into it/LOOK/' "$1"; echo >> "$1" """)
-    await room.press("v")
-    await room.until_notice("~ Row 1 edited.")
+    await room.press("v", notice="~ Row 1 edited.")
     assert journal(source)[0]["rows"][0]["record"]["messages"][2]["content"] == answer("returns", "Number 0: we LOOK at once.")
     editor("exit 3")
-    await room.press("v")
-    await room.until_notice("✗ sh exited with 3, so the row is unchanged.")
+    await room.press("v", notice="✗ sh exited with 3, so the row is unchanged.")
     editor('printf "\\377" > "$1"')
-    await room.press("v")
-    await room.until_notice("✗ The edited text is not UTF-8")
+    await room.press("v", notice="✗ The edited text is not UTF-8")
     editor("true")
-    await room.press("v")
-    await room.until_notice("· Row unchanged.")
+    await room.press("v", notice="· Row unchanged.")
     editor(': > "$1"')  # an answer must not be empty: the row stays, and the text is a draft
     await room.press("v")
     await room.until(lambda: room.notice.startswith("✗") and "empty" in room.notice)
@@ -744,7 +708,6 @@ async def test_the_terminal_is_restored_even_if_the_editor_cannot_be_run(room: R
 
     monkeypatch.setattr(MlxtuneApp, "suspend", suspend)
     monkeypatch.setenv("VISUAL", "no-such-editor --wait")
-    await room.press("v")
-    await room.until_notice("✗ no-such-editor cannot be run:")
+    await room.press("v", notice="✗ no-such-editor cannot be run:")
     assert "Set EDITOR" in room.notice
     assert restored == [True]

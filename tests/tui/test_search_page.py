@@ -86,8 +86,7 @@ async def test_a_finished_search(shop: Shop, open_room: OpenRoom) -> None:
         first, second = room.text("#search-trials").splitlines()[1:3]
         assert "selected" in first + second
         assert "points" in room.text("#search-values")
-        await room.press("escape")
-        await room.until(lambda: room.mode == "train")
+        await room.press("escape", mode="train")
 
 
 async def test_a_crashed_search_offers_to_continue(shop: Shop, open_room: OpenRoom) -> None:

@@ -52,9 +52,7 @@ async def test_the_app_refuses_what_the_command_line_refuses(
     refused = CliRunner().invoke(cli, ["train", str(recipe), "--detach"])
     assert refused.exception is not None
     async with open_room("home") as room:
-        await room.press("n")
-        await room.choose("train")
-        await room.until_notice("✗")
+        await room.press("n", choose="train", notice="✗")
         assert not list(Path(shop.folder, "runs").glob("*"))
 
 
@@ -80,6 +78,5 @@ async def test_rows_that_should_not_be_trained_on_are_named_before_a_run_starts(
         await room.until(lambda: room.mode == "data")
         await room.press("T")
         assert not started
-        await room.press("n")
-        await room.choose("train")
+        await room.press("n", choose="train")
         await room.until(lambda: started == ["support-json"])

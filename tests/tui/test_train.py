@@ -86,9 +86,7 @@ async def test_stop_asks_first_and_its_default_changes_nothing(room: RoomDriver,
     assert room.screen._text.startswith("A checkpoint is saved")
     await room.press("enter", "s", "escape")
     assert stopped == []
-    await room.press("s")
-    await room.choose("stop")
-    await room.until_notice("■ support-json was asked to stop")
+    await room.press("s", choose="stop", notice="■ support-json was asked to stop")
     assert stopped == [RUN]
     assert "● stopping" in status(room)
     assert "stop" not in room.actions, "a second signal would kill the worker before it has saved"
@@ -102,8 +100,7 @@ async def test_a_run_that_was_asked_and_is_quiet_can_be_killed_after_a_warning(
     room: RoomDriver, shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("mlxtune.runs.registry.stop", lambda run: None)
-    await room.press("s")
-    await room.choose("stop")
+    await room.press("s", choose="stop")
     await room.until(lambda: not room.app.jobs.busy and bool(room.app.runs.stopping))
     await room.observe(shop.snapshot(NOW + 60))
     assert "stop" in room.actions
@@ -119,9 +116,7 @@ async def test_a_refused_stop_changes_nothing(room: RoomDriver, monkeypatch: pyt
         raise InputError("It is gone.")
 
     monkeypatch.setattr("mlxtune.runs.registry.stop", refuse)
-    await room.press("s")
-    await room.choose("stop")
-    await room.until_notice("✗ It is gone.")
+    await room.press("s", choose="stop", notice="✗ It is gone.")
     assert "stop" in room.actions
     assert "● stopping" not in status(room)
 
@@ -129,9 +124,7 @@ async def test_a_refused_stop_changes_nothing(room: RoomDriver, monkeypatch: pyt
 async def test_while_the_app_is_busy_a_stop_is_refused(room: RoomDriver, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mlxtune.runs.registry.stop", lambda run: pytest.fail("stopped"))
     room.app.jobs.busy = True
-    await room.press("s")
-    await room.choose("stop")
-    await room.until_notice("! Another task is still running.")
+    await room.press("s", choose="stop", notice="! Another task is still running.")
     assert "stop" in room.actions
     assert room.app.jobs.run(lambda: None, busy="") is False
 
@@ -213,8 +206,7 @@ async def test_a_refused_resume_is_a_notice(shop: Shop, open_room: OpenRoom, mon
     shop.run("20261124-1412-x", steps=60, end=("run.stopped", {"step": 60}))
     async with open_room("train", size=NARROW) as room:
         assert "■ stopped at step 60 of 960" in room.text("#stats")
-        await room.press("r")
-        await room.until_notice("✗ 20261124-1412-x is running already.")
+        await room.press("r", notice="✗ 20261124-1412-x is running already.")
         assert "■ stopped at step 60 of 960" in room.text("#stats")
 
 
@@ -277,12 +269,10 @@ async def test_the_empty_room_says_what_keeps_a_run_from_starting(shop: Shop, op
     async with open_room("train") as room:
         assert "The evaluation of support-json is using this machine." in room.text("#invite")
         assert "or stop it in Evaluate (E)." in room.text("#invite")
-        await room.press("n")
-        await room.until_notice("! The evaluation of support-json is using this machine.")
+        await room.press("n", notice="! The evaluation of support-json is using this machine.")
         await room.observe(replace(shop.snapshot(), evals=()))  # it has ended
         await room.until(lambda: room.app.notices.current is None)
-        await room.press("P")
-        await room.until(lambda: room.mode == "plan")
+        await room.press("P", mode="plan")
 
 
 async def test_brackets_and_arrows_show_older_and_newer_runs(room: RoomDriver) -> None:
@@ -395,8 +385,7 @@ async def test_enter_opens_the_focused_panel(room: RoomDriver) -> None:
 async def test_zoom_metric_and_comparison_are_restored(loaded: Shop) -> None:
     async with drive(MlxtuneApp(loaded.folder, clock=lambda: NOW), "train", LARGE) as room:
         await room.until(lambda: "640 of 960" in room.text("#stats"))
-        await room.press("z", "c")
-        await room.choose("20261122-1010-support-json")
+        await room.press("z", "c", choose="20261122-1010-support-json")
         await room.press("q")
     again = MlxtuneApp(loaded.folder, clock=lambda: NOW)
     async with again.run_test(size=LARGE) as pilot:

@@ -49,11 +49,9 @@ async def test_a_pipeline_is_previewed_applied_and_undone(mode: str, shop: Shop,
         assert "− Where is my parcel?" in dialog_text(room, "#changes")
         assert "+ Where is my package?" in dialog_text(room, "#changes")
         assert not journal_exists(room)
-        await room.press("enter")
-        await room.until_notice("~ 3 rows changed.")
+        await room.press("enter", notice="~ 3 rows changed.")
         assert statuses(room)[10] == "rejected"
-        await room.press("u")
-        await room.until_notice("↶ 3 rows: apply undone.")
+        await room.press("u", notice="↶ 3 rows: apply undone.")
         assert statuses(room) == {}
     assert [event["action"] for event in journal(source)] == ["apply", "undo"]
     assert source.read_bytes() == before
@@ -90,8 +88,7 @@ async def test_earlier_lines_can_be_recalled(shop: Shop, checks: Checks, open_ro
         for line in ("tag first", "tag second"):
             await type_line(room, line)
             await room.until(lambda: "edited" in dialog_text(room, "#outcome"))
-            await room.press("enter")
-            await room.until_notice("~ 13 rows changed.")
+            await room.press("enter", notice="~ 13 rows changed.")
         await room.press("colon", "up", "up")
         assert room.screen.query_one(Input).value == "tag first"
         await room.press("down")
@@ -120,8 +117,7 @@ async def test_marks_by_key_and_every_decision_on_them(shop: Shop, checks: Check
         await room.press("space", "space", "down", "space")
         assert marked(room) == [1, 2, 4]
         assert "3 marked" in room.head("#row-list")
-        await room.press("a")
-        await room.until_notice("✓ 3 rows accepted.")
+        await room.press("a", notice="✓ 3 rows accepted.")
         assert marked(room) == []
         await room.press("v", "down", "down", "v", "down")
         assert marked(room) == [5, 6, 7]
@@ -131,17 +127,13 @@ async def test_marks_by_key_and_every_decision_on_them(shop: Shop, checks: Check
         assert marked(room) == [8, 9, 10]
         await room.press("shift+up")
         assert marked(room) == [8, 9]
-        await room.press("x")
-        await room.until_notice("✗ 2 rows rejected.")
-        await room.press("v", "down", "t")
-        await room.answer("winter")
-        await room.until_notice("✓ 2 rows tagged.")
+        await room.press("x", notice="✗ 2 rows rejected.")
+        await room.press("v", "down", "t", answer="winter", notice="✓ 2 rows tagged.")
         await room.press("space", "colon")
         await room.until(lambda: isinstance(room.screen, TransformDialog))
         room.screen.query_one(Input).value = "tag one"
         await room.until(lambda: "1 edited: 1 → 1 row" in dialog_text(room, "#outcome"))
-        await room.press("enter")
-        await room.until_notice("~ 1 row changed.")
+        await room.press("enter", notice="~ 1 row changed.")
     assert [len(event["rows"]) for event in journal(source)] == [3, 2, 2, 1]
 
 
@@ -151,7 +143,5 @@ async def test_marks_stay_on_their_rows_when_the_filter_changes(shop: Shop, chec
         await opened(room)
         await room.press("down", "space", "space", "slash", *"good", "enter")
         await room.until(lambda: len(session_of(room).selection.rows) == 6)
-        await room.press("b")
-        await room.choose("tie")
-        await room.until_notice("= 2 rows marked as a tie.")
+        await room.press("b", choose="tie", notice="= 2 rows marked as a tie.")
         assert statuses(room) == {1: "tied", 2: "tied"}
