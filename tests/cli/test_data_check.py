@@ -6,6 +6,7 @@ import json
 import shlex
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 
 import jsonschema
 import pytest
@@ -340,7 +341,7 @@ def test_once_the_base_was_evaluated_a_recipe_is_trained_on_the_fixed_copy(cli, 
     line = last_command(cli("data", "check", str(recipe), "--fix"))
     assert line.startswith(f"mlxtune train {recipe.relative_to(Path.cwd())} --set data.source=../rows.fixed.jsonl --set ")
     monkeypatch.setattr(launch, "start", lambda *_: Run(tmp_path / "runs" / "1"))
-    monkeypatch.setattr(start, "resolve", lambda *_, **__: None)
+    monkeypatch.setattr(start, "resolve", lambda *_, **__: SimpleNamespace(config={}))
     result = cli(*shlex.split(line)[1:], "--detach")
     assert (result.code, result.out) == (0, "1\n"), result.err
 
