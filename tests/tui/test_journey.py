@@ -90,7 +90,7 @@ async def test_from_an_empty_folder_to_a_trained_adapter(workspace: Path) -> Non
         await user.until(lambda: ready(user))
         assert user.app.sessions.session is not None
         assert user.app.sessions.session.browser is not None
-        assert len(user.app.sessions.session.browser) == 492
+        assert len(user.app.sessions.session.browser) == 836
         await user.press("a")
         await user.until_notice("✓ Row 1 accepted.")
         # Review: it opens on the next row, which is rejected
