@@ -8,7 +8,7 @@ import shutil
 import pytest
 from exhaustive import EXHAUSTIVE, cases
 
-from mlxtune.evaluation.holdout.ledger import HoldoutHistory, enter, history, ledger_path, read, record
+from mlxtune.evaluation.holdout.ledger import HoldoutHistory, enter, history, ledger_path, load, read, record
 from mlxtune.evaluation.statistics.significance import level_for_look
 from mlxtune.evaluation.verdict import compare
 from mlxtune.present.blocks import Fact
@@ -101,9 +101,11 @@ def test_removed_or_malformed_line_is_detected(book):
     lines = book.read_text().splitlines()
     book.write_text("\n".join(lines[1:]) + "\n")
     assert history(read(book), ROWS).edited_line == 1
-    book.write_text("\n".join([lines[0], "nonsense", lines[1]]) + "\n")
+    book.write_bytes("\n".join([lines[0], "nonsense \udcff", lines[1], ""]).encode(errors="surrogateescape"))
     found = history(read(book), ROWS)
     assert (found.edited_line, found.evaluations, found.ledger) == (2, 3, "ledger_shortened")  # the third is known from the copy
+    assert enter(_folder(book.parent / "new"), ROWS, "x", "").edited_line == 2
+    assert load(book.parent / "new") == read(book)
 
 
 def test_torn_last_line_is_overwritten(book):
@@ -115,9 +117,13 @@ def test_torn_last_line_is_overwritten(book):
     assert history(read(book), ROWS) == HoldoutHistory(2, 0, 0, 0, 0)
 
 
+def _folder(path):
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
 def _look(evaluation, result, rows=ROWS, adapter="run"):
-    evaluation.mkdir(parents=True, exist_ok=True)
-    return enter(evaluation, rows, result, adapter)
+    return enter(_folder(evaluation), rows, result, adapter)
 
 
 def test_looks_are_evaluations_of_adapters_with_new_results(tmp_path):

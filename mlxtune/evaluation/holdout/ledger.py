@@ -112,7 +112,7 @@ def enter(evaluation: Path, rows: Sequence[str], result: str, adapter: str, *, l
     path = ledger_path(evaluation)
     record(path, "eval", evaluation.name, rows, result=result, adapter=adapter, last=last)
     ledger = read(path)
-    lines = [[source, line.decode()] for source in ("lost", "lines") for line in getattr(ledger, source)]
+    lines = [[source, line.decode(errors="surrogateescape")] for source in ("lost", "lines") for line in getattr(ledger, source)]
     write_text(evaluation / HOLDOUT, to_jsonl(lines))
     return history(ledger, rows, result)
 
@@ -159,7 +159,7 @@ def load(evaluation: Path) -> LedgerLines:
     for location, record in read_records(evaluation / HOLDOUT):
         match record:
             case ["lost" | "lines" as source, str(line)]:
-                found[source].append(line.encode())
+                found[source].append(line.encode(errors="surrogateescape"))
             case _:
                 raise InputError(f"{location}: unexpected format.")
     return LedgerLines(tuple(found["lines"]), tuple(found["lost"]))
@@ -179,7 +179,7 @@ def _hash(lines: Sequence[bytes]) -> str:
 
 def _result(entry: dict[str, Any]) -> str:
     """Return what tells an entry from one that shows the same."""
-    return entry.get("result") or sha256_json([entry["kind"], entry["by"], entry["rows"], entry["prev"]])
+    return str(entry.get("result", "")) or sha256_json([entry["kind"], entry["by"], entry["rows"], entry["prev"]])
 
 
 def _entry(line: bytes) -> dict[str, Any] | None:
