@@ -12,7 +12,7 @@ from mlxtune.evaluation.scorers import Score
 from mlxtune.evaluation.statistics.agreement import Estimate
 from mlxtune.evaluation.statistics.clusters import effective_n
 from mlxtune.evaluation.statistics.intervals import LEVEL, t_quantile, wilson
-from mlxtune.evaluation.verdict import RecipeChange, Verdict
+from mlxtune.evaluation.verdict import RecipeGain, Verdict
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class SeedReport:
     seeds: tuple[SeedResult, ...]
     recommended: str
     rate: SeedMean
-    change: RecipeChange
+    change: RecipeGain
 
     @property
     def chosen(self) -> SeedResult:
@@ -143,7 +143,7 @@ def build_seed_report(
         before = [own[index][metric].passed for index in rows]
         changes.append([[float(after - first) for after, first in zip(values, before, strict=True)] for values in passed])
     lower, upper = ([seed_change(one, groups, error).mean for one in changes] for error in (level, level / len(changes)))
-    change = RecipeChange(
+    change = RecipeGain(
         len(seeds), next(iter(baselines)), min(one.low for one in lower), lower[0].value, min(one.high for one in upper), level
     )
     return SeedReport(tuple(results), recommend(seeds, metric), seed_rate(passed, groups), change)

@@ -85,7 +85,7 @@ class ArmRate:
 
 
 @dataclass(frozen=True)
-class RecipeChange:
+class RecipeGain:
     """The mean change of several seeds from the strongest arm without training, with its interval over seeds and rows."""
 
     seeds: int
@@ -117,7 +117,7 @@ class Verdict:
     cut: CutAnswers | None = None  # the cut answers that decide the outcome or, without an adapter, may decide a later one
     free: ArmRate | None = None  # the strongest free arm, if its rate on the headline metric is not below the tuned arm's interval
     nearness: int | None = None  # the fewest answers of the arm that would have to be different for another outcome
-    recipe: RecipeChange | None = None  # with several seeds
+    recipe: RecipeGain | None = None  # with several seeds
     rates: tuple[ArmRate, ...] = ()  # without an adapter, the rates of the arms on the headline metric
 
 
