@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from mlxtune.adapters import library
 from mlxtune.adapters.entry import AdapterEntry
+from mlxtune.adapters.library import base_of
 from mlxtune.core.errors import InputError
 from mlxtune.core.text import one_line
 from mlxtune.data.rows import Message
@@ -34,7 +35,6 @@ from mlxtune.runs import registry
 from mlxtune.runs.events import Event
 from mlxtune.runs.registry import Run
 from mlxtune.runs.watch import require_finished, watch
-from mlxtune.serving.adapter_index import base_of
 from mlxtune.serving.client import Client, PendingAnswer
 from mlxtune.serving.protocol import GREEDY, Failed, Piece, Sampling
 from mlxtune.workspace import control

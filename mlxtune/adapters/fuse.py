@@ -13,7 +13,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_unflatten
-from mlx_lm.models.switch_layers import QuantizedSwitchLinear, SwitchLinear
+from mlx_lm.models.switch_layers import QuantizedSwitchLinear
 from mlx_lm.utils import dequantize_model, load_model, save_config, save_model
 
 from mlxtune.adapters.layout import read_layout
@@ -44,7 +44,7 @@ def fuse(source: ModelFolder, adapter: Path, *, requantize: bool, quantize: Quan
     fused = []
     for name, module in model.named_modules():
         if "lora_a" in module:
-            whole = _fused(module, requantize=requantize) if name in trained else module[_inside(module)]
+            whole = _fused(module, requantize=requantize) if name in trained else lora.wrapped_module(module)
             mx.eval(whole.parameters())  # one at a time, because the whole model in float32 may not fit in memory
             fused.append((name, whole))
     model.update_modules(tree_unflatten(fused))
@@ -75,14 +75,13 @@ def write_folder(model: nn.Module, config: dict[str, Any], source: ModelFolder, 
 
 def _fused(module: nn.Module, *, requantize: bool) -> nn.Module:
     """Return the module under an adapter, with the adapter fused into its weight, in the original dtype."""
-    key = _inside(module)
-    inner: Any = module[key]
+    inner: Any = lora.wrapped_module(module)
     packed = isinstance(inner, _QUANTIZED)
     dtype = inner.scales.dtype if packed else inner.weight.dtype
     if dtype == mx.uint8:  # the scales of mxfp4 and similar modes are bytes
         dtype = mx.bfloat16
     plain: Any = _plain(inner) if packed else inner
-    module[key] = plain
+    module["linear" if "linear" in module else "embedding"] = plain
     module.apply(lambda array: array.astype(mx.float32))
     whole: Any = module.fuse()
     whole.apply(lambda array: array.astype(dtype))
@@ -102,22 +101,8 @@ def _quantization(model: nn.Module, bits: int) -> dict[str, Any]:
     return default | {name: settings for name, settings in modules.items() if settings != default}
 
 
-def _inside(module: nn.Module) -> str:
-    """Return the attribute name under which an adapter stores the module that it wraps."""
-    return "linear" if "linear" in module else "embedding"
-
-
-def _plain(inner: Any) -> nn.Module:
-    weight = mx.dequantize(inner.weight, inner.scales, inner.get("biases"), inner.group_size, inner.bits, inner.mode)
-    bias = "bias" in inner
-    module: Any
-    if isinstance(inner, nn.QuantizedEmbedding):
-        module = nn.Embedding(1, 1)
-    elif isinstance(inner, QuantizedSwitchLinear):
-        module = SwitchLinear(1, 1, 1, bias=bias)
-    else:
-        module = nn.Linear(1, 1, bias=bias)
-    module.weight = weight
-    if bias:
-        module.bias = inner.bias
-    return module
+def _plain(inner: nn.Module) -> nn.Module:
+    holder = nn.Module()
+    holder.inner = inner
+    dequantized: nn.Module = dequantize_model(holder).inner
+    return dequantized

@@ -11,8 +11,8 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,21 +21,21 @@ from urllib.parse import urlsplit
 from mlxtune.adapters import publish
 from mlxtune.adapters.entry import AdapterEntry, read_lineage
 from mlxtune.adapters.importers import peft
-from mlxtune.adapters.importers.checks import PICKLES
+from mlxtune.adapters.importers.checks import find_weights_file
 from mlxtune.adapters.importers.importer import find_base, import_adapter
 from mlxtune.adapters.layout import LINEAGE
 from mlxtune.adapters.library import FOLDER
 from mlxtune.adapters.publish import Card, PublishedBase
 from mlxtune.core.child_process import Progress
-from mlxtune.core.errors import InputError, MachineError, MlxtuneError, ModelError
+from mlxtune.core.errors import InputError, MachineError
 from mlxtune.core.files import disk_errors, write_json, write_text
 from mlxtune.core.text import one_line, plural, size
+from mlxtune.models.hub import hub_errors
 from mlxtune.planning.machine import disk_free
 from mlxtune.recipe.parent import CONFIG, WEIGHTS
 
 REQUEST_TIMEOUT = 20.0  # seconds, except for file transfers
 _REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-_MAX_MESSAGE = 400  # characters of a message from the Hub
 _METADATA = (CONFIG, LINEAGE)  # files fetched in addition to the weights
 
 
@@ -101,13 +101,13 @@ def pull(
     reached.
     """
     api = _api(repo)
-    with _hub_errors(repo):
+    with hub_errors(repo, "repository"):
         info = api.model_info(repo, revision=revision or None, files_metadata=True, timeout=REQUEST_TIMEOUT)
     commit = str(info.sha or "")
     if not re.fullmatch(r"[0-9a-f]{40}", commit):
         raise InputError(f"The Hub returned no commit for {repo}.", hint="Check --revision.")
     sizes = {str(item.rfilename): int(item.size or 0) for item in info.siblings or ()}
-    weights = _weights(repo, list(sizes))
+    weights = find_weights_file(repo, list(sizes), WEIGHTS, peft.FILE)
     wanted = [*(file for file in _METADATA if file in sizes), weights]
     total = sum(sizes[file] for file in wanted)
     parent = workspace / FOLDER
@@ -122,7 +122,7 @@ def pull(
         if file == weights:
             find_base(scratch, base, progress)  # before the long download
         progress(f"fetching {file}", index / len(wanted))
-        with _hub_errors(repo):
+        with hub_errors(repo, "repository"):
             _fetch(repo, file, commit, scratch)
     try:
         return import_adapter(
@@ -131,13 +131,6 @@ def pull(
         )  # fmt: skip
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-
-
-def redact(text: str) -> str:
-    """Return ``text`` without any token that the Hub client can read."""
-    for secret in _secrets():
-        text = text.replace(secret, "[token]")
-    return text
 
 
 def _push(repo: str, files: dict[str, Path], message: str, public: bool, progress: Progress) -> PushResult:
@@ -150,13 +143,13 @@ def _push(repo: str, files: dict[str, Path], message: str, public: bool, progres
         )
     total = sum(file.stat().st_size for file in files.values())
     progress(f"sending {plural(len(files), 'file')}, {size(total)}, to {repo}", 0.0)
-    with _hub_errors(repo):
+    with hub_errors(repo, "repository"):
         api.create_repo(repo, private=not public, exist_ok=True)
         private = bool(api.model_info(repo, timeout=REQUEST_TIMEOUT).private)
     if not private and not public:
         raise InputError(f"{repo} already exists and is public.", hint="Use --public to confirm.")
     operations = [CommitOperationAdd(name, str(file)) for name, file in sorted(files.items())]
-    with _hub_errors(repo):
+    with hub_errors(repo, "repository"):
         done = api.create_commit(repo, operations, commit_message=message)
     return PushResult(f"{_endpoint()}/{repo}", str(done.oid), private, tuple(sorted(files)))
 
@@ -165,18 +158,6 @@ def _fetch(repo: str, file: str, commit: str, folder: Path) -> None:
     from huggingface_hub import hf_hub_download
 
     hf_hub_download(repo, file, revision=commit, local_dir=folder, endpoint=_endpoint(), etag_timeout=REQUEST_TIMEOUT)
-
-
-def _weights(repo: str, names: list[str]) -> str:
-    for file in (WEIGHTS, peft.FILE):
-        if file in names:
-            return file
-    if pickle := next((name for name in names if name.lower().endswith(PICKLES)), None):
-        raise ModelError(
-            f"{repo} stores its weights in a pickle file, {one_line(pickle, 60)}, which could run arbitrary code when opened.",
-            hint="Ask its author for a safetensors file.",
-        )
-    raise ModelError(f"{repo} contains no adapter: it has neither {WEIGHTS} nor {peft.FILE}.")
 
 
 def _base(name: str) -> PublishedBase:
@@ -219,49 +200,3 @@ def _local(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
-
-
-@contextmanager
-def _hub_errors(repo: str) -> Iterator[None]:
-    """Convert errors from the Hub client to ``MlxtuneError`` without the token. The original errors are not chained."""
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
-
-    try:
-        yield
-    except MlxtuneError:
-        raise
-    except GatedRepoError:
-        raise InputError(
-            f"{repo} is gated, and you do not have access.", hint="Request access on its page, then run: hf auth login"
-        ) from None
-    except RepositoryNotFoundError:
-        raise InputError(
-            f"{repo} does not exist on the Hub, or you do not have access.", hint="Check the name, or run: hf auth login"
-        ) from None
-    except RevisionNotFoundError:
-        raise InputError(f"{repo} does not have this revision.", hint="Check --revision.") from None
-    except Exception as error:  # other types depend on the client's version and HTTP library
-        raise _converted(repo, error, HfHubHTTPError) from None
-
-
-def _converted(repo: str, error: Exception, http_error: type[Exception]) -> MlxtuneError:
-    cause: BaseException | None = error
-    while cause is not None and not isinstance(cause, http_error):
-        cause = cause.__cause__
-    status = int(getattr(getattr(cause, "response", None), "status_code", 0) or 0)
-    message = one_line(redact(str(cause or error)), _MAX_MESSAGE)
-    if status in (401, 403):
-        return InputError(f"The Hub denied access to {repo}: {message}", hint="Use a token with write access: hf auth login")
-    if 400 <= status < 500 and status not in (408, 429):
-        return InputError(f"The Hub rejected the request for {repo} with status {status}: {message}")
-    problem = f"answered with status {status}" if status else "cannot be reached"
-    return MachineError(f"The Hub {problem}: {message}", hint="Run the command again: finished files are not transferred twice.")
-
-
-def _secrets() -> list[str]:
-    from huggingface_hub import get_token
-
-    secrets = {os.environ.get(name, "") for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACE_HUB_TOKEN")}
-    with suppress(Exception):  # an unreadable login has no token to remove
-        secrets.add(get_token() or "")
-    return sorted((secret.strip() for secret in secrets if len(secret.strip()) >= 4), key=len, reverse=True)

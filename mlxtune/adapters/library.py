@@ -19,12 +19,15 @@ from pathlib import Path
 from typing import Any
 
 from mlxtune.adapters.entry import AdapterEntry, read_entry, score_from_report
-from mlxtune.core.errors import EmptyWorkspaceError, InputError, MlxtuneError
+from mlxtune.adapters.layout import read_config
+from mlxtune.core.errors import EmptyWorkspaceError, InputError, MlxtuneError, ModelError
 from mlxtune.core.files import disk_errors, sync_folder
 from mlxtune.core.journal import Journal, read
 from mlxtune.core.text import nearest, one_line
 from mlxtune.evaluation import history
-from mlxtune.recipe.parent import WEIGHTS
+from mlxtune.models import bundled
+from mlxtune.models.resolve import same_base
+from mlxtune.recipe.parent import CONFIG, WEIGHTS
 from mlxtune.runs import launch, registry
 from mlxtune.runs.locks import file_lock, is_locked
 from mlxtune.runs.registry import Run
@@ -107,6 +110,37 @@ def find_usable(workspace: Path, which: str) -> AdapterEntry:
     if entry.problem:
         raise InputError(f"{entry.name} cannot be used: {entry.problem}", hint=f"mlxtune adapters show {entry.name}")
     return entry
+
+
+def compatible_adapters(workspace: Path, fingerprint: str) -> list[AdapterEntry]:
+    """Return the adapters of ``workspace`` for the base with this ``fingerprint``, newest first.
+
+    Includes adapters that do not record their base; loading them shows whether they match.
+    """
+    return [entry for entry in all_adapters(workspace) if not entry.problem and same_base(entry.base_hash, fingerprint)]
+
+
+def find_compatible(workspace: Path, which: str, fingerprint: str) -> AdapterEntry:
+    """Return the adapter ``which``, like :func:`find_usable`. Raise ``ModelError`` if it belongs to another base."""
+    entry = find_usable(workspace, which)
+    if not same_base(entry.base_hash, fingerprint):
+        raise ModelError(
+            f"{entry.name} was trained from different weights: {entry.base}.", hint=f"Load that base: mlxtune chat {entry.name}"
+        )
+    return entry
+
+
+def base_of(entry: AdapterEntry) -> str:
+    """Return the base to load for ``entry``: an alias or a Hub ID, which also works on other machines, or else a folder.
+
+    A recipe's path to a folder may be relative to the recipe, so the folder recorded in the adapter is used. Raise ``InputError`` if the base is not recorded.
+    """
+    recorded = str(read_config(entry.folder / CONFIG).get("model") or "")
+    portable = bool(bundled.find(entry.base)) or f"models--{entry.base.replace('/', '--')}" in recorded
+    base = entry.base if portable or not Path(recorded).is_dir() else recorded
+    if not base:
+        raise InputError(f"{entry.name} does not record its base model.", hint="Specify it: mlxtune chat BASE --adapter NAME")
+    return base
 
 
 def children(workspace: Path, parent: AdapterEntry) -> list[AdapterEntry]:

@@ -21,7 +21,6 @@ from mlxtune.core.text import nearest, one_line, safe_text
 from mlxtune.models import bundled
 from mlxtune.models.resolve import ALIASES, resolve
 from mlxtune.present.chat import saved, usage
-from mlxtune.serving import adapter_index
 from mlxtune.serving.chat_session import ChatSession
 from mlxtune.serving.client import Client
 from mlxtune.serving.protocol import Done, Event, Failed, Piece, Sampling
@@ -79,7 +78,7 @@ def chat(
             update(f"loading {one_line(base, 60)}", 0.0)
             ready = client.ready()
         if name := adapter or default_adapter:
-            entry = adapter_index.find_adapter(workspace, name, ready.fingerprint)
+            entry = library.find_compatible(workspace, name, ready.fingerprint)
             session.use_adapter(entry.name, entry.system)
         if not json:
             model = f"{session.adapter} on {ready.base}" if session.adapter else ready.base
@@ -120,7 +119,7 @@ def parse_model(workspace: Path, which: str) -> tuple[str, str]:
             if suggestion
             else f"Specify an adapter (see mlxtune adapters), a folder, a Hub ID, or {' or '.join(ALIASES)}.",
         ) from None
-    return adapter_index.base_of(entry), entry.name
+    return library.base_of(entry), entry.name
 
 
 def _read_lines() -> Iterator[str]:
@@ -207,7 +206,7 @@ def _switch_adapter(session: ChatSession, workspace: Path, name: str, fingerprin
     if name in ("", "none", "base"):
         session.adapter = ""
     else:
-        entry = adapter_index.find_adapter(workspace, name, fingerprint)
+        entry = library.find_compatible(workspace, name, fingerprint)
         session.use_adapter(entry.name, entry.system)
     info(("· ", "faint"), session.adapter or "Using the base without an adapter")
     _print_system(session)
@@ -221,7 +220,7 @@ def _print_system(session: ChatSession) -> None:
 def _list_adapters(session: ChatSession, workspace: Path, fingerprint: str) -> None:
     current: Cell = ("▌", "primary")
     rows: list[list[Cell]] = [[current if not session.adapter else "", "none", ("the base", "muted")]]
-    for entry in adapter_index.compatible_adapters(workspace, fingerprint):
+    for entry in library.compatible_adapters(workspace, fingerprint):
         rows.append([current if entry.name == session.adapter else "", entry.name, (entry.base, "muted")])
     print_columns(rows)
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mlxtune.adapters import library
 from mlxtune.cli.chat import ShareAccelerator, Which, parse_model
 from mlxtune.cli.options import Json
 from mlxtune.cli.output import info, print_columns, progress_bar, show, show_json
@@ -17,7 +18,6 @@ from mlxtune.core import allocator
 from mlxtune.core.errors import InputError
 from mlxtune.core.text import one_line, speed
 from mlxtune.models.resolve import resolve
-from mlxtune.serving import adapter_index
 from mlxtune.serving.client import Client
 from mlxtune.serving.protocol import Done, Event, Failed, Ready
 
@@ -135,7 +135,7 @@ class _ProcessWatch:
 
 
 def _print_start(ready: Ready, url: str, json: bool) -> None:
-    adapters = adapter_index.compatible_adapters(Path.cwd(), ready.fingerprint)
+    adapters = library.compatible_adapters(Path.cwd(), ready.fingerprint)
     names = [ready.base, *(adapter.name for adapter in adapters)]
     if json:
         show_json({"url": url, "base": ready.base, "path": ready.path, "context": ready.context, "models": names})

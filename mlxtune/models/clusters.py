@@ -1,23 +1,46 @@
-"""Cluster texts by their vectors: spherical k-means, outliers by their nearest neighbors, and the words that name a cluster.
+"""Cluster the rows of a source by the base's hidden states. Runs as the child process of ``planning.cluster_process``.
 
-scikit-learn has all of this, but it would add scipy and 100 MB to replace two hundred lines.
+Spherical k-means, outliers by their nearest neighbors, and the words that name a cluster. scikit-learn has all of this, but it would
+add scipy and 100 MB to replace two hundred lines.
 """
 
 from __future__ import annotations
 
 import math
 import re
+import sys
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from mlxtune.models.text_vectors import Vectors
+from mlxtune.core.child_process import Request, serve
+from mlxtune.core.errors import MachineError, ModelError
+from mlxtune.core.files import home, read_json, write_json
+from mlxtune.core.hashing import sha256_json
+from mlxtune.data import review
+from mlxtune.data.browser import SourceBrowser
+from mlxtune.data.review import EXCLUDED
+from mlxtune.data.rows import prompt_text
+from mlxtune.models.cpu import blas
+from mlxtune.models.resolve import resolve
+from mlxtune.planning.cluster_process import ClusterResult
+from mlxtune.recipe import Recipe
+from mlxtune.recipe import load as load_recipe
+from mlxtune.runs.locks import accelerator_lease
+
+if TYPE_CHECKING:
+    from mlxtune.models.text_vectors import Vectors
 
 Labels = npt.NDArray[np.int64]  # (texts,)
 
+MAX_ROWS = 20_000  # if a source is larger, only evenly spaced rows are clustered
+_VERSION = 2
 _MIN_TEXTS = 8  # fewer are not clustered
 _MAX_CLUSTERS = 100
 _ROUNDS = 30
@@ -111,3 +134,52 @@ def _names(labels: Labels, clusters: int, texts: Sequence[str]) -> tuple[str, ..
         best = sorted(scores, key=lambda word: (-scores[word], word))[:_LABEL_WORDS]
         names.append(" ".join(best))
     return tuple(names)
+
+
+def _texts(recipe: Recipe, request: Request) -> dict[int, str]:
+    with closing(SourceBrowser(recipe.source, recipe.data.format, recipe.data.map)) as browser:
+        for scanned in browser.scan():
+            request.progress(["reading rows", scanned / max(len(browser), 1)])
+        browser.apply_review(review.load(recipe.source))
+        indices = [index for index in browser.rows if browser.decision(index).status not in EXCLUDED]
+        step = max(1, -(-len(indices) // MAX_ROWS))
+        return {index: prompt_text(browser.lazy_row(index).current) for index in indices[::step]}
+
+
+def clusters(request: Request) -> Any:
+    """Return a :class:`ClusterResult` as JSON. It is stored in the home folder, by the model and the rows' texts."""
+    from mlxtune.models.load import load  # these import mlx, which must be loaded after the BLAS
+    from mlxtune.models.text_vectors import standardized, text_vectors
+
+    recipe = load_recipe(Path(request.params["recipe"]))
+    texts = _texts(recipe, request)
+    source = resolve(recipe.model.base, relative_to=recipe.folder, fetch=False)
+    key = [_VERSION, source.fingerprint, recipe.model.quantize, list(texts.items())]
+    file = home() / "clusters" / f"{sha256_json(key)[:32]}.json"
+    if file.is_file():
+        return read_json(file)
+    with accelerator_lease("clustering", Path.cwd()):
+        request.progress(["loading the model", 0.0])
+        loaded = load(source, quantize=recipe.model.quantize)
+
+        def progress(done: int, total: int) -> None:
+            request.progress(["computing hidden states", done / total])
+
+        vectors = text_vectors(loaded, list(texts.values()), home() / "clusters", progress)
+    if vectors is None:
+        raise ModelError(f"The hidden states of {recipe.model.base} cannot be read.", hint="Use another base to cluster rows.")
+    request.progress(["clustering", 0.0])
+    found = cluster(standardized(vectors), list(texts.values()))
+    result = ClusterResult(tuple(texts), found.labels, found.words).to_json()
+    with suppress(MachineError):  # a full disk: the result is still good
+        write_json(file, result)
+    return result
+
+
+def main() -> int:
+    blas.preload()
+    return serve({"clusters": clusters})
+
+
+if __name__ == "__main__":
+    sys.exit(main())

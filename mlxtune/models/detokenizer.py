@@ -18,7 +18,6 @@ class StreamingDetokenizer:
         self._tokens: list[int] = []
         self._start, self._decoded = 0, 0  # tokens from _start on are decoded together; those before _decoded were emitted
         self._pending = ""
-        self._longest_partial = max(map(len, stops), default=1) - 1
         self.stopped = False
 
     def add(self, token: int) -> str:
@@ -50,7 +49,12 @@ class StreamingDetokenizer:
         if stop >= 0:
             self.stopped = True
             return text[:stop]
-        sizes = range(min(self._longest_partial, len(text)), 0, -1)
-        size = next((size for size in sizes if any(stop.startswith(text[-size:]) for stop in self._stops)), 0)
+        size = max((partial_length(text, stop) for stop in self._stops), default=0)
         self._pending = text[len(text) - size :]
         return text[: len(text) - size]
+
+
+def partial_length(text: str, marker: str) -> int:
+    """Return the length of the longest end of ``text`` that may be the beginning of ``marker``."""
+    sizes = range(min(len(marker) - 1, len(text)), 0, -1)
+    return next((size for size in sizes if marker.startswith(text[-size:])), 0)

@@ -9,16 +9,17 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlxtune.core.child_process import Progress
-from mlxtune.core.errors import MachineError, MlxtuneError, ModelError
+from mlxtune.core.errors import InputError, MachineError, MlxtuneError, ModelError
 from mlxtune.core.files import disk_errors
 from mlxtune.core.hashing import sha256_file
 from mlxtune.core.text import one_line, plural, size
@@ -33,6 +34,7 @@ SEARCH_LIMIT = 20
 BLOCK = 2**20  # bytes between progress reports
 RETRIES = 5  # after attempts that deliver no new data, with increasing delays
 TIMEOUT = 30.0  # seconds without data
+_MAX_MESSAGE = 400  # characters of a message from the Hub
 CONNECT_TIMEOUT = 3.0  # seconds until a search gives up connecting
 
 
@@ -48,22 +50,29 @@ class HubModel:
 
 def search(text: str) -> list[HubModel]:
     """Return MLX models whose names match ``text``, most downloaded first. Raises ``MachineError`` if the Hub is unreachable."""
-    from huggingface_hub import constants, get_session
-    from huggingface_hub.utils._headers import build_hf_headers
-    from huggingface_hub.utils._http import hf_raise_for_status
+    from huggingface_hub import constants
 
     parameters: dict[str, str | int | list[str]] = {
         "search": text, "filter": "mlx", "sort": "downloads", "limit": SEARCH_LIMIT, "expand": ["downloads", "gated", "tags"],
     }  # fmt: skip
     timeout = _http_library().Timeout(TIMEOUT, connect=CONNECT_TIMEOUT)
-    with _translate_errors(text):  # the Hub client's list_models() retries for 24 s before it reports a missing network
+    with hub_errors(text):  # the Hub client's list_models() retries for 24 s before it reports a missing network
         url = f"{constants.ENDPOINT}/api/models"
-        response = get_session().get(url, params=parameters, headers=build_hf_headers(), timeout=timeout)
-        hf_raise_for_status(response)
         return [
             HubModel(model["id"], model.get("downloads") or 0, _license(model.get("tags") or []), bool(model.get("gated")))
-            for model in response.json()
+            for model in _get(url, params=parameters, timeout=timeout).json()
         ]
+
+
+def _get(url: str, **options: Any) -> Any:
+    """Return the response to a request with the Hub client's session and token. Raises the client's errors."""
+    from huggingface_hub import get_session
+    from huggingface_hub.utils._headers import build_hf_headers
+    from huggingface_hub.utils._http import hf_raise_for_status
+
+    response = get_session().get(url, headers=build_hf_headers(), **options)
+    hf_raise_for_status(response)
+    return response
 
 
 def cached(id: str) -> Path | None:
@@ -88,7 +97,7 @@ def pull(id: str, progress: Progress = lambda what, share: None) -> Path:
     from huggingface_hub import HfApi, constants, snapshot_download
     from huggingface_hub.hf_api import RepoFile
 
-    with _translate_errors(id):
+    with hub_errors(id):
         commit = HfApi().model_info(id).sha or ""
         tree = HfApi().list_repo_tree(id, revision=commit, recursive=True)
         wanted = [file for file in tree if isinstance(file, RepoFile) and any(fnmatch(file.path, glob) for glob in FILES)]
@@ -105,7 +114,7 @@ def pull(id: str, progress: Progress = lambda what, share: None) -> Path:
 
             _download(id, file, commit, blobs, report)
             done += file.size
-        with _translate_errors(id):
+        with hub_errors(id):
             folder = Path(snapshot_download(id, allow_patterns=FILES, tqdm_class=_silent_progress_bar()))
         progress(f"checking {id}", 0.0)
         _verify(id, folder, [file for file in wanted if file not in missing])
@@ -115,18 +124,15 @@ def pull(id: str, progress: Progress = lambda what, share: None) -> Path:
 
 def _check_config(id: str, entries: list[RepoFile], commit: str) -> None:
     """Read ``config.json`` without storing it, and raise ``ModelError`` if it says that the model cannot be fine-tuned."""
-    from huggingface_hub import get_session, hf_hub_url
-    from huggingface_hub.utils._headers import build_hf_headers
-    from huggingface_hub.utils._http import hf_raise_for_status
+    from huggingface_hub import hf_hub_url
 
     if not any(entry.path == "config.json" for entry in entries):
         raise ModelError(f"{id} has no config.json, so it is not a language model.", hint="Choose another model: mlxtune models")
-    with _translate_errors(id):
+    with hub_errors(id):
         url = hf_hub_url(id, "config.json", revision=commit)
-        response = get_session().get(url, headers=build_hf_headers(), timeout=TIMEOUT, follow_redirects=True)
-        hf_raise_for_status(response)
+        content = _get(url, timeout=TIMEOUT, follow_redirects=True).content
     try:
-        config = json.loads(response.content)
+        config = json.loads(content)
     except ValueError:
         return  # the file's hash is verified after the download
     families.check_trainable(config, id)
@@ -146,7 +152,7 @@ def _download(id: str, entry: RepoFile, commit: str, blobs: Path, report: Callab
                 received = part.stat().st_size if part.is_file() else 0
                 retries = RETRIES if received > offset else retries - 1
                 if retries < 0:
-                    raise _unreachable(id, error, " The partial download is kept.") from error
+                    raise _converted(id, error) from None
                 time.sleep(0.5 * 2 ** (RETRIES - retries))
         if sha256_file(part) != lfs.sha256:
             part.unlink()
@@ -161,7 +167,7 @@ def _append(id: str, name: str, commit: str, part: Path, offset: int, report: Ca
 
     headers = build_hf_headers() | {"Range": f"bytes={offset}-", "Accept-Encoding": "identity"}
     with get_session().stream("GET", hf_hub_url(id, name, revision=commit), headers=headers, timeout=TIMEOUT) as response:
-        with _translate_errors(id):
+        with hub_errors(id):
             if response.status_code != 200:
                 hf_raise_for_status(response)
         with part.open("ab" if response.status_code == 206 else "wb") as file:  # 200: the server ignored the range
@@ -222,34 +228,62 @@ def _damaged(id: str, names: list[str]) -> ModelError:
     )
 
 
-def _unreachable(what: str, error: Exception, note: str = "") -> MachineError:
-    no_connection = isinstance(error, _http_library().ConnectError)
-    reason = "no network, or unknown host" if no_connection else one_line(str(error), 120).rstrip(".")
-    return MachineError(
-        f"The Hub cannot be reached for {one_line(what, 80)}: {reason}.",
-        hint=f"Check your network connection and try again.{note} Offline, use a model that `mlxtune models` marks as downloaded.",
-    )
-
-
 @contextmanager
-def _translate_errors(what: str) -> Iterator[None]:
-    from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
+def hub_errors(what: str, noun: str = "model") -> Iterator[None]:
+    """Convert errors of the Hub client about ``what`` to ``MlxtuneError`` without the token. The original errors are not chained."""
+    from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
 
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # the client logs every retry
+    shown = one_line(what, 80)
     try:
         yield
     except MlxtuneError:
         raise
-    except GatedRepoError as error:
+    except GatedRepoError:
         raise ModelError(
-            f"{what} is gated: its owner must approve your account.", hint="Request access on its page, then run: hf auth login"
-        ) from error
-    except RepositoryNotFoundError as error:
+            f"{shown} is gated: its owner must approve your account.", hint="Request access on its page, then run: hf auth login"
+        ) from None
+    except RepositoryNotFoundError:
+        find = "Search with mlxtune models --search TEXT" if noun == "model" else "Check the name"
         raise ModelError(
-            f"The Hub has no model {one_line(what, 80)}, or it is private.",
-            hint="Search with mlxtune models --search TEXT; for a private model, run: hf auth login",
-        ) from error
-    except HFValidationError as error:
-        raise ModelError(f"{one_line(what, 80)} is not a valid model ID.", hint="Use the form OWNER/NAME.") from error
+            f"The Hub has no {noun} {shown}, or it is private.", hint=f"{find}; for a private {noun}, run: hf auth login"
+        ) from None
+    except RevisionNotFoundError:
+        raise ModelError(f"{shown} does not have this revision.", hint="Check --revision.") from None
+    except HFValidationError:
+        raise ModelError(f"{shown} is not a valid model ID.", hint="Use the form OWNER/NAME.") from None
     except Exception as error:  # the HTTP library, and so the error class, depends on the client version
-        raise _unreachable(what, error) from error
+        raise _converted(shown, error) from None
+
+
+def _converted(what: str, error: Exception) -> MlxtuneError:
+    from huggingface_hub.errors import HfHubHTTPError
+
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, HfHubHTTPError):
+        cause = cause.__cause__
+    status = int(getattr(getattr(cause, "response", None), "status_code", 0) or 0)
+    message = one_line(redact(str(cause or error)), _MAX_MESSAGE)
+    if status in (401, 403):
+        return InputError(f"The Hub denied access to {what}: {message}", hint="Use a token with write access: hf auth login")
+    if 400 <= status < 500 and status not in (408, 429):
+        return InputError(f"The Hub rejected the request for {what} with status {status}: {message}")
+    if isinstance(error, _http_library().ConnectError):
+        message = "no network, or unknown host."
+    problem = f"answered with status {status}" if status else f"cannot be reached for {what}"
+    return MachineError(
+        f"The Hub {problem}: {message}",
+        hint="Run the command again: what was transferred is kept; offline, use a model that `mlxtune models` marks as downloaded.",
+    )
+
+
+def redact(text: str) -> str:
+    """Return ``text`` without any token that the Hub client can read."""
+    from huggingface_hub import get_token
+
+    secrets = {os.environ.get(name, "") for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACE_HUB_TOKEN")}
+    with suppress(Exception):  # an unreadable login has no token to remove
+        secrets.add(get_token() or "")
+    for secret in sorted((secret.strip() for secret in secrets if len(secret.strip()) >= 4), key=len, reverse=True):
+        text = text.replace(secret, "[token]")
+    return text

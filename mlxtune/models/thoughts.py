@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from mlxtune.models.detokenizer import Decode, StreamingDetokenizer
+from mlxtune.models.detokenizer import Decode, StreamingDetokenizer, partial_length
 
 THOUGHTS = {  # the text that starts a thought, with the text that ends it
     "<think>": "</think>",  # Qwen3, SmolLM3, DeepSeek, GLM, Nemotron 3, Granite 3, Phi-4-mini-reasoning and others
@@ -100,12 +100,6 @@ def split_thought(text: str, prompt: str = "") -> tuple[str, str]:
     splitter = ThoughtSplitter(prompt)
     thought, answer = (first + last for first, last in zip(splitter.add(text), splitter.end(), strict=True))
     return thought.strip(), answer
-
-
-def partial_length(text: str, marker: str) -> int:
-    """Return the length of the longest end of ``text`` that may be the beginning of ``marker``."""
-    sizes = range(min(len(marker) - 1, len(text)), 0, -1)
-    return next((size for size in sizes if marker.startswith(text[-size:])), 0)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from mlx_lm.tokenizer_utils import TokenizerWrapper, _infer_tool_parser
 
 from mlxtune.data.rows import calls_as_json
-from mlxtune.models.thoughts import partial_length
+from mlxtune.models.detokenizer import partial_length
 
 Tools = Sequence[dict[str, Any]]
 

@@ -1,4 +1,4 @@
-"""Clusters of a source's rows, computed by a child process (``models.cluster_worker``) that loads the recipe's base."""
+"""Clusters of a source's rows, computed by a child process (``models.clusters``) that loads the recipe's base."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class ClusterProcess(StoppableCall):
     """A clustering that runs in a child process."""
 
     def __init__(self, recipe: Path) -> None:
-        module = "mlxtune.models.cluster_worker"
+        module = "mlxtune.models.clusters"
         super().__init__(module, "clusters", {"recipe": str(recipe)}, name="The clustering process", hint="Try again.")
 
     def follow(self, progress: Progress) -> ClusterResult | None:

@@ -1,6 +1,6 @@
-"""``/v1/chat/completions``: parse requests, build responses (https://platform.openai.com/docs/api-reference/chat/create).
+"""``/v1/chat/completions``: parse requests, build responses, which ``/v1/completions`` shares.
 
-As in vLLM and SGLang, ``chat_template_kwargs`` are variables of the chat template, and a message has its reasoning in
+Source: https://platform.openai.com/docs/api-reference/chat/create. As in vLLM and SGLang, ``chat_template_kwargs`` are variables of the chat template, and a message has its reasoning in
 ``reasoning_content``.
 """
 
@@ -133,51 +133,57 @@ def _tool_calls(calls: Any, where: str) -> list[dict[str, Any]]:
         raise ApiError(400, f"{where}.tool_calls must be function calls with JSON arguments.", param=where) from error
 
 
-class ChatResponse:
-    """Builds the documents of a response. All chunks share the same ID, time and fingerprint."""
+class Completion:
+    """Builds the documents of a chat completion, or of a text completion if ``request`` has a raw prompt.
+
+    All chunks share the same ID, time and fingerprint.
+    """
 
     done_marker = True
 
     def __init__(self, request: AnswerRequest, fingerprint: str) -> None:
-        self._model, self._fingerprint, self._include_usage = request.model, f"fp_{fingerprint[:12]}", request.include_usage
-        self._id, self._created = f"chatcmpl-{uuid.uuid4().hex}", int(time.time())
-        self._calls = 0
+        self._is_chat, self._include_usage, self._calls = request.prompt is None, request.include_usage, 0
+        self._head = {
+            "id": f"{'chatcmpl' if self._is_chat else 'cmpl'}-{uuid.uuid4().hex}",
+            "object": "chat.completion.chunk" if self._is_chat else "text_completion",
+            "created": int(time.time()), "model": request.model, "system_fingerprint": f"fp_{fingerprint[:12]}",
+        }  # fmt: skip
 
     def document(self, answer: CompletedAnswer) -> Document:
-        message: Document = {
-            "role": "assistant",
-            "content": None if answer.calls and not answer.text else answer.text,
-            "refusal": None,
-        }
-        message |= {_REASONING[0]: answer.reasoning} if answer.reasoning else {}
-        message |= {"tool_calls": [_call(call) for call in answer.calls]} if answer.calls else {}
-        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": api.finish_reason(answer.done, answer.calls)}
-        return {**self._head("chat.completion"), "choices": [choice], "usage": api.usage(answer.done), **answer.own_fields}
+        content: Document = {"text": answer.text}
+        if self._is_chat:
+            message: Document = {
+                "role": "assistant",
+                "content": None if answer.calls and not answer.text else answer.text,
+                "refusal": None,
+            }
+            message |= {_REASONING[0]: answer.reasoning} if answer.reasoning else {}
+            message |= {"tool_calls": [_call(call) for call in answer.calls]} if answer.calls else {}
+            content = {"message": message}
+        document = self._chunk(content, api.finish_reason(answer.done, answer.calls))
+        kind = {"object": "chat.completion"} if self._is_chat else {}
+        return {**document, **kind, "usage": api.usage(answer.done), **answer.own_fields}
 
     def start(self) -> list[Document]:
-        return [self._chunk({"role": "assistant", "content": ""})]
+        return [self._chunk({"delta": {"role": "assistant", "content": ""}})] if self._is_chat else []
 
     def part(self, part: Piece | ToolCall) -> list[Document]:
-        if isinstance(part, Piece):
-            return [self._chunk({_REASONING[0] if part.reasoning else "content": part.text})]
-        self._calls += 1
-        return [self._chunk({"tool_calls": [{"index": self._calls - 1, **_call(part)}]})]
+        if isinstance(part, ToolCall):
+            self._calls += 1
+            return [self._chunk({"delta": {"tool_calls": [{"index": self._calls - 1, **_call(part)}]}})]
+        key = _REASONING[0] if part.reasoning else "content"
+        return [self._chunk({"delta": {key: part.text}} if self._is_chat else {"text": part.text})]
 
     def end(self, answer: CompletedAnswer) -> list[Document]:
-        last = self._chunk({}, api.finish_reason(answer.done, answer.calls)) | answer.own_fields
-        counts = {**self._head("chat.completion.chunk"), "choices": [], "usage": api.usage(answer.done)}
-        return [last, *([counts] if self._include_usage else [])]
+        last = self._chunk({"delta": {}} if self._is_chat else {"text": ""}, api.finish_reason(answer.done, answer.calls))
+        counts: Document = {**self._head, "choices": [], "usage": api.usage(answer.done)}
+        return [last | answer.own_fields, *([counts] if self._include_usage else [])]
 
     def failure(self, error: ApiError) -> Document:
         return error.body
 
-    def _chunk(self, delta: Document, finish_reason: str | None = None) -> Document:
-        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
-        return {**self._head("chat.completion.chunk"), "choices": [choice]}
-
-    def _head(self, kind: str) -> Document:
-        head = {"id": self._id, "object": kind, "created": self._created}
-        return {**head, "model": self._model, "system_fingerprint": self._fingerprint}
+    def _chunk(self, content: Document, finish_reason: str | None = None) -> Document:
+        return {**self._head, "choices": [{"index": 0, **content, "logprobs": None, "finish_reason": finish_reason}]}
 
 
 def _call(call: ToolCall) -> Document:

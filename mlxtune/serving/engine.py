@@ -151,9 +151,7 @@ class Engine:
         self.deviation = deviation or 0.0
         # a cached prompt was computed in different blocks, which also changes logits
         self.prompt_cache = PromptCache(PROMPT_CACHE_BYTES if self.batchable or not exact else 0)
-        self._decode = copy.deepcopy(
-            loaded.tokenizer._tokenizer
-        ).decode  # a copy, because other threads use the tokenizer to submit
+        self._decode = copy.deepcopy(loaded.tokenizer._tokenizer).decode  # a copy: other threads use the tokenizer to submit
         self._templates: dict[TemplateSettings, ChatTemplate] = {}
         self._find_adapter, self._on_event = find_adapter, on_event
         self._changed = threading.Condition()
@@ -429,8 +427,6 @@ class Engine:
             with first_layers(self.loaded.model, self._head):
                 if not job.compute_batch(self._head):
                     event = job.result()
-        except MlxtuneError as error:
-            event = Failed(job.id, error)
         except Exception as error:
             event = Failed(job.id, _known_error(error))
         if event:
@@ -450,10 +446,8 @@ class Engine:
     def _choose(self, requests: Sequence[ActiveRequest], logits: mx.array) -> list[TokenChoice]:
         if any(request.grammar for request in requests):
             logits = mx.concatenate([request.mask(logits[i : i + 1]) for i, request in enumerate(requests)])
-        settings = [request.request.sampling for request in requests]
-        return choose_tokens(
-            logits, settings, [request.seed for request in requests], [len(request.output) for request in requests]
-        )
+        seeds, positions = [request.seed for request in requests], [len(request.output) for request in requests]
+        return choose_tokens(logits, [request.request.sampling for request in requests], seeds, positions)
 
     def _choose_alone(self, request: ActiveRequest, batched_logits: mx.array) -> TokenChoice:
         """Choose from logits that depend on the request alone, and update the measured deviation."""
@@ -486,8 +480,6 @@ class Engine:
         try:
             work()
             return all(request.finished for request in affected)
-        except MlxtuneError as error:
-            known = error
         except Exception as error:
             known = _known_error(error)
         for request in affected:
@@ -507,7 +499,9 @@ def _unavailable_adapter() -> Iterator[None]:
 
 
 def _known_error(error: Exception) -> MlxtuneError:
-    """Write an unexpected ``error`` to the log, and return one with a message for users."""
+    """Return ``error``, or, if it is unexpected, write it to the log and return one with a message for users."""
+    if isinstance(error, MlxtuneError):
+        return error
     traceback.print_exception(error, file=sys.stderr)
     internal = MlxtuneError(f"{type(error).__name__}: {error}", hint="See the log of the server.")
     return gpu_error(str(error)) or internal

@@ -14,6 +14,7 @@ import json
 import math
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +24,17 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from mlxtune.adapters import library
 from mlxtune.core.text import one_line
-from mlxtune.serving import adapter_index, chat_completions, embeddings, responses, text_completions
+from mlxtune.serving import chat_completions, embeddings, responses, text_completions
 from mlxtune.serving.access_guard import App, Receive, Scope, Send, guarded
 from mlxtune.serving.api import AnswerRequest, ApiError, CompletedAnswer, Document, ResponseFormat
+from mlxtune.serving.chat_completions import Completion
 from mlxtune.serving.client import PendingAnswer
 from mlxtune.serving.metrics import CONTENT_TYPE, Metrics
 from mlxtune.serving.model_host import ModelHost
 from mlxtune.serving.protocol import Accepted, Done, Embedded, Event, Failed, Piece, ToolCall
+from mlxtune.serving.responses import ModelResponse
 
 MAX_BODY = 4 * 2**20  # bytes of a request
 BODY_TIMEOUT = 60.0  # seconds
@@ -68,9 +72,15 @@ class Server:
         routes = [
             Route("/v1/models", self.list_models, methods=["GET"]),
             Route("/v1/models/{name:path}", self.get_model, methods=["GET"]),
-            Route("/v1/chat/completions", self.create_chat_completion, methods=["POST"]),
-            Route("/v1/completions", self.create_completion, methods=["POST"]),
-            Route("/v1/responses", self.create_response, methods=["POST"]),
+            Route(
+                "/v1/chat/completions",
+                partial(self._answer, parse=chat_completions.parse_request, format=Completion),
+                methods=["POST"],
+            ),
+            Route(
+                "/v1/completions", partial(self._answer, parse=text_completions.parse_request, format=Completion), methods=["POST"]
+            ),
+            Route("/v1/responses", partial(self._answer, parse=responses.parse_request, format=ModelResponse), methods=["POST"]),
             Route("/v1/embeddings", self.create_embeddings, methods=["POST"]),
             Route("/health", self.health, methods=["GET"]),
             Route("/metrics", self.show_metrics, methods=["GET"]),
@@ -100,15 +110,6 @@ class Server:
         if name not in await self._model_names():
             raise ApiError(404, f"There is no model named {one_line(name, 80)}.", code="model_not_found", param="model")
         return JSONResponse(self._model(name))
-
-    async def create_chat_completion(self, request: Request) -> Response:
-        return await self._answer(request, chat_completions.parse_request, chat_completions.ChatResponse)
-
-    async def create_completion(self, request: Request) -> Response:
-        return await self._answer(request, text_completions.parse_request, text_completions.TextResponse)
-
-    async def create_response(self, request: Request) -> Response:
-        return await self._answer(request, responses.parse_request, responses.ModelResponse)
 
     async def create_embeddings(self, request: Request) -> Response:
         with self._place():
@@ -242,7 +243,7 @@ class Server:
         return min(max(shortest, math.ceil(self._last_seconds)), longest)
 
     async def _model_names(self) -> list[str]:
-        adapters = await asyncio.to_thread(adapter_index.compatible_adapters, self.workspace, self.host.ready.fingerprint)
+        adapters = await asyncio.to_thread(library.compatible_adapters, self.workspace, self.host.ready.fingerprint)
         return [self.host.ready.base, *(adapter.name for adapter in adapters)]
 
     def _model(self, name: str) -> Document:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import time
-import uuid
 from collections.abc import Sequence
 from typing import Any
 
 from mlxtune.serving import api
-from mlxtune.serving.api import AnswerRequest, ApiError, CompletedAnswer, Document, get
-from mlxtune.serving.protocol import Piece, Prompt, ToolCall
+from mlxtune.serving.api import AnswerRequest, ApiError, get
+from mlxtune.serving.protocol import Prompt
 
 DEFAULT_MAX_TOKENS = 16  # OpenAI's
 _SUPPORTED = api.SAMPLING | {"model", "prompt", "stream", "stream_options", "max_tokens"}
@@ -48,36 +46,3 @@ def parse_prompt(value: Any, name: str) -> Prompt:
     raise ApiError(
         400, f"{name} must be a string or a list of token IDs that is not empty; send one prompt per request.", param=name
     )
-
-
-class TextResponse:
-    """Builds the documents of a response. All chunks share the same ID, time and fingerprint."""
-
-    done_marker = True
-
-    def __init__(self, request: AnswerRequest, fingerprint: str) -> None:
-        self._include_usage = request.include_usage
-        self._head = {
-            "id": f"cmpl-{uuid.uuid4().hex}", "object": "text_completion", "created": int(time.time()), "model": request.model,
-            "system_fingerprint": f"fp_{fingerprint[:12]}",
-        }  # fmt: skip
-
-    def document(self, answer: CompletedAnswer) -> Document:
-        return self._choice(answer.text, answer.done.ended) | {"usage": api.usage(answer.done), **answer.own_fields}
-
-    def start(self) -> list[Document]:
-        return []
-
-    def part(self, part: Piece | ToolCall) -> list[Document]:
-        assert isinstance(part, Piece)  # no tools
-        return [self._choice(part.text)]
-
-    def end(self, answer: CompletedAnswer) -> list[Document]:
-        counts = {**self._head, "choices": [], "usage": api.usage(answer.done)}
-        return [self._choice("", answer.done.ended) | answer.own_fields, *([counts] if self._include_usage else [])]
-
-    def failure(self, error: ApiError) -> Document:
-        return error.body
-
-    def _choice(self, text: str, finish_reason: str | None = None) -> Document:
-        return {**self._head, "choices": [{"index": 0, "text": text, "logprobs": None, "finish_reason": finish_reason}]}

@@ -15,12 +15,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mlxtune.adapters import library
 from mlxtune.core.child_process import Channel, Request, run_session
 from mlxtune.core.errors import MachineError, MlxtuneError
 from mlxtune.models.cpu import blas
 from mlxtune.models.resolve import resolve
 from mlxtune.runs.locks import accelerator_lease
-from mlxtune.serving import adapter_index
 from mlxtune.serving.protocol import (
     Accepted,
     Done,
@@ -58,7 +58,7 @@ class ModelProcess:
         loaded = load(source)
         workspace, exact = Path.cwd(), params["exact"]
         self.engine = engine = Engine(
-            loaded, lambda name: adapter_index.find_adapter(workspace, name, source.fingerprint), self._send,
+            loaded, lambda name: library.find_compatible(workspace, name, source.fingerprint), self._send,
             slots=params["slots"], queue=params["queue"], exact=not on_gpu() if exact is None else exact,
         )  # fmt: skip
         ready = Ready(source.name, source.fingerprint, loaded.description, engine.context, loaded.seconds)

@@ -17,6 +17,7 @@ from mlxtune.adapters import hub, library
 from mlxtune.adapters.entry import AdapterEntry
 from mlxtune.core.errors import InputError, MachineError, MlxtuneError, ModelError
 from mlxtune.core.hashing import sha256_file
+from mlxtune.models.hub import redact
 from mlxtune.present.card import adapter_card, export_card
 from mlxtune.recipe.parent import CONFIG, WEIGHTS
 
@@ -261,7 +262,7 @@ def test_token_is_absent_from_files(
 
 def test_token_is_redacted_from_hub_messages(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HUGGING_FACE_HUB_TOKEN", "hf_other12345")
-    assert hub.redact(f"no, Bearer {CANARY} and hf_other12345.") == "no, Bearer [token] and [token]."
+    assert redact(f"no, Bearer {CANARY} and hf_other12345.") == "no, Bearer [token] and [token]."
 
 
 def test_unreachable_hub_is_reported(empty_workspace: Path, entry: AdapterEntry, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -272,5 +273,5 @@ def test_unreachable_hub_is_reported(empty_workspace: Path, entry: AdapterEntry,
 
 
 def test_missing_repository_is_input_error(empty_workspace: Path, stub: Hub) -> None:
-    with pytest.raises(InputError, match="someone/support-json does not exist on the Hub"):
+    with pytest.raises(InputError, match="The Hub has no repository someone/support-json, or it is private"):
         hub.pull(empty_workspace, REPO)

@@ -292,7 +292,7 @@ def test_pickles_are_refused_without_opening(empty_workspace: Path, tiny: Path, 
     (empty_workspace / "theirs").mkdir()
     (empty_workspace / "theirs" / name).write_bytes(b"cos\nsystem\n(S'touch owned'\ntR.")
     (empty_workspace / "theirs" / CONFIG).write_text(json.dumps({"peft_type": "LORA"}))
-    with pytest.raises(ModelError, match="is a pickle file, which could run"):
+    with pytest.raises(ModelError, match=r"in a pickle file, .*, which could run"):
         import_adapter(empty_workspace, empty_workspace / "theirs", "mine", str(tiny))
 
 

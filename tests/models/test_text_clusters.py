@@ -9,8 +9,7 @@ import pytest
 from tiny_model import make_tiny
 
 from mlxtune.data.groups import CLUSTER, OUTLIERS
-from mlxtune.models import cluster_worker
-from mlxtune.models.clusters import cluster
+from mlxtune.models.clusters import MAX_ROWS, cluster
 from mlxtune.planning.cluster_process import ClusterProcess, ClusterResult
 
 TOPICS = ("refund money card", "parcel tracking courier", "tent pole fabric")
@@ -66,4 +65,4 @@ def test_the_worker_clusters_a_source_and_stores_the_result(tmp_path, monkeypatc
     steps.clear()
     assert ClusterProcess(recipe).follow(lambda step, share: steps.append(step)) == result
     assert "computing hidden states" not in steps
-    assert cluster_worker.MAX_ROWS > 18
+    assert MAX_ROWS > 18

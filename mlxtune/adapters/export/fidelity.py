@@ -8,14 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from mlxtune.core.errors import GateError, InputError
-from mlxtune.core.files import read_json, write_json
-from mlxtune.core.versions import require_version
-from mlxtune.evaluation.json_fields import from_json, to_json
+from mlxtune.core.errors import GateError
+from mlxtune.core.files import write_json
+from mlxtune.evaluation.json_fields import load_record, to_json
 from mlxtune.evaluation.scorers import CONTRACT
-from mlxtune.evaluation.statistics.intervals import PairedCounts
 from mlxtune.evaluation.verdict import Comparison
 
 FILE = "fidelity.json"
@@ -68,6 +66,7 @@ class Fidelity:
     change: LogitDistance  # from base to adapter
     loss: LogitDistance  # from adapter to export
     answers: ComparedAnswers
+    v: int = VERSION
 
     @property
     def lost_share(self) -> float:
@@ -104,20 +103,9 @@ def require_faithful(proof: Fidelity, *, quantized: bool = False) -> None:
 
 
 def save(proof: Fidelity, folder: Path) -> None:
-    write_json(folder / FILE, {"v": VERSION, **to_json(proof)})
+    write_json(folder / FILE, to_json(proof))
 
 
 def load(folder: Path) -> Fidelity:
     """Read ``fidelity.json`` in ``folder``. Raise ``InputError`` if it is invalid."""
-    data = read_json(folder / FILE)
-    require_version(data.pop("v", None), VERSION, folder / FILE)
-    try:
-        change, loss = LogitDistance(**data["change"]), LogitDistance(**data["loss"])
-        return from_json(Fidelity, data, change=change, loss=loss, answers=read_answers(data["answers"]))
-    except (KeyError, TypeError) as error:
-        raise InputError(f"{folder / FILE} is not a valid fidelity report.", hint="Export the adapter again.") from error
-
-
-def read_answers(record: dict[str, Any]) -> ComparedAnswers:
-    rates = tuple(from_json(Comparison, item, paired=PairedCounts(**item["paired"])) for item in record["rates"])
-    return from_json(ComparedAnswers, record, rates=rates)
+    return load_record(Fidelity, folder / FILE, VERSION, "Export the adapter again.")

@@ -7,11 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from mlxtune.adapters.export.fidelity import ComparedAnswers, read_answers
-from mlxtune.core.errors import InputError
-from mlxtune.core.files import read_json, write_json
-from mlxtune.core.versions import require_version
-from mlxtune.evaluation.json_fields import from_json, to_json
+from mlxtune.adapters.export.fidelity import ComparedAnswers
+from mlxtune.core.files import write_json
+from mlxtune.evaluation.json_fields import load_record, to_json
 
 FILE = "verification.json"
 VERSION = 2
@@ -38,6 +36,7 @@ class Verification:
     prompts: PromptCheck  # whether the tokens of prompts were compared, or only how many there are
     difference: PromptDifference | None
     answers: ComparedAnswers
+    v: int = VERSION
 
     @property
     def failure(self) -> Literal["", "prompts", "contract"]:
@@ -58,15 +57,9 @@ def compare_tokens(
 
 
 def save(result: Verification, folder: Path) -> None:
-    write_json(folder / FILE, {"v": VERSION, **to_json(result)})
+    write_json(folder / FILE, to_json(result))
 
 
 def load(folder: Path) -> Verification:
     """Read ``verification.json`` in ``folder``. Raise ``InputError`` if it is invalid."""
-    data = read_json(folder / FILE)
-    require_version(data.pop("v", None), VERSION, folder / FILE)
-    try:
-        difference = PromptDifference(**data["difference"]) if data["difference"] else None
-        return from_json(Verification, data, difference=difference, answers=read_answers(data["answers"]))
-    except (KeyError, TypeError) as error:
-        raise InputError(f"{folder / FILE} is not a valid verification.", hint="Run mlxtune verify-export again.") from error
+    return load_record(Verification, folder / FILE, VERSION, "Run mlxtune verify-export again.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,21 +31,24 @@ def check_folder(folder: Path, weights: str) -> None:
         raise ModelError(f"{folder} is a symbolic link.", hint="Use the folder that it points to.")
     if not folder.is_dir():
         raise ModelError(f"The folder {folder} does not exist.")
-    names = sorted(item.name for item in folder.iterdir())
-    if weights in names:
-        for item in folder.iterdir():
-            if item.is_symlink():
-                raise ModelError(
-                    f"{one_line(item.name, 60)} in {folder} is a symbolic link, which may point outside the folder.",
-                    hint=f"Copy the files first: cp -rL {folder} COPY",
-                )
-        return
-    if pickle := next((name for name in names if name.lower().endswith(PICKLES)), None):
+    find_weights_file(str(folder), [item.name for item in folder.iterdir()], weights)
+    if link := next((item for item in folder.iterdir() if item.is_symlink()), None):
         raise ModelError(
-            f"{one_line(pickle, 60)} in {folder} is a pickle file, which could run arbitrary code when opened.",
+            f"{one_line(link.name, 60)} in {folder} is a symbolic link, which may point outside the folder.",
+            hint=f"Copy the files first: cp -rL {folder} COPY",
+        )
+
+
+def find_weights_file(place: str, names: Sequence[str], *wanted: str) -> str:
+    """Return the first of the ``wanted`` files among ``names``, the files in ``place``. Raise ``ModelError`` if there is none."""
+    if weights := next((name for name in wanted if name in names), ""):
+        return weights
+    if pickle := next((name for name in sorted(names) if name.lower().endswith(PICKLES)), ""):
+        raise ModelError(
+            f"{place} stores its weights in a pickle file, {one_line(pickle, 60)}, which could run arbitrary code when opened.",
             hint="Ask its author for a safetensors file, which PEFT writes with safe_serialization=True.",
         )
-    raise ModelError(f"{folder} contains no adapter: it has no {weights}.")
+    raise ModelError(f"{place} contains no adapter: it has no {' or '.join(wanted)}.")
 
 
 def check_finite(file: Path) -> None:

@@ -15,7 +15,6 @@ from mlxtune.core.errors import MlxtuneError, ModelError
 from mlxtune.core.text import one_line, safe_text
 from mlxtune.models.resolve import is_local
 from mlxtune.present.chat import saved
-from mlxtune.serving import adapter_index
 from mlxtune.serving.chat_session import ChatSession
 from mlxtune.serving.client import Client, PendingAnswer
 from mlxtune.serving.protocol import Done, Event, Failed, Piece, Ready
@@ -92,7 +91,7 @@ def default_adapter(workspace: Path, selected: str, best_run: str, base: str) ->
 
 
 def compatible_adapters(workspace: Path, fingerprint: str) -> list[AdapterOption]:
-    return [_option(entry, f"{entry.kind} {entry.rank}") for entry in adapter_index.compatible_adapters(workspace, fingerprint)]
+    return [_option(entry, f"{entry.kind} {entry.rank}") for entry in library.compatible_adapters(workspace, fingerprint)]
 
 
 def _option(entry: AdapterEntry, about: str) -> AdapterOption:
@@ -105,7 +104,7 @@ def resolve(workspace: Path, key: str, base: str, folder: Path) -> tuple[str, Ad
     Raise ``InputError`` or ``ModelError`` if the adapter is unusable or the base is not on this machine.
     """
     entry = library.find_usable(workspace, key) if key else None
-    name = adapter_index.base_of(entry) if entry else base
+    name = library.base_of(entry) if entry else base
     if not is_local(name, relative_to=folder):
         raise ModelError(f"{one_line(name, 80)} is not on this machine.", hint=f"Run: mlxtune models pull {one_line(name, 80)}")
     path = folder / Path(name).expanduser()

@@ -10,7 +10,6 @@ import pytest
 
 from mlxtune.adapters import library
 from mlxtune.core.errors import InputError, ModelError
-from mlxtune.serving import adapter_index
 
 
 @pytest.fixture
@@ -29,18 +28,18 @@ def workspace(tmp_path: Path, tiny_adapters: dict[str, Path]) -> Path:
 
 
 def test_only_compatible_adapters_are_listed(workspace: Path) -> None:
-    assert {entry.name for entry in adapter_index.compatible_adapters(workspace, "f1")} == {"mine", "stray"}
+    assert {entry.name for entry in library.compatible_adapters(workspace, "f1")} == {"mine", "stray"}
 
 
 def test_an_adapter_of_another_base_is_refused(workspace: Path) -> None:
-    assert adapter_index.find_adapter(workspace, "mine", "f1").name == "mine"
-    assert adapter_index.find_adapter(workspace, "stray", "f1").name == "stray"
+    assert library.find_compatible(workspace, "mine", "f1").name == "mine"
+    assert library.find_compatible(workspace, "stray", "f1").name == "stray"
     with pytest.raises(ModelError, match="other was trained from different weights"):
-        adapter_index.find_adapter(workspace, "other", "f1")
+        library.find_compatible(workspace, "other", "f1")
     with pytest.raises(InputError, match="cannot be used"):
-        adapter_index.find_adapter(workspace, "broken", "f1")
+        library.find_compatible(workspace, "broken", "f1")
     with pytest.raises(InputError, match="no adapter"):
-        adapter_index.find_adapter(workspace, "mien", "f1")
+        library.find_compatible(workspace, "mien", "f1")
 
 
 def test_the_base_is_named_so_that_it_can_be_loaded(workspace: Path, tmp_path: Path) -> None:
@@ -52,7 +51,7 @@ def test_the_base_is_named_so_that_it_can_be_loaded(workspace: Path, tmp_path: P
         (folder / "mlxtune.json").write_text(json.dumps({"base": name}))
         config = json.loads((folder / "adapter_config.json").read_text())
         (folder / "adapter_config.json").write_text(json.dumps(config | {"model": path}))
-        return adapter_index.base_of(library.find(workspace, "mine"))
+        return library.base_of(library.find(workspace, "mine"))
 
     assert base("smollm2-135m", str(model_folder)) == "smollm2-135m"
     assert base("../model", str(model_folder)) == str(model_folder)
