@@ -21,6 +21,7 @@ from mlxtune.present.terminal import print_document
 from mlxtune.present.verdict import verdict_text
 from mlxtune.recipe import Recipe, load
 from mlxtune.runs.registry import Run
+from mlxtune.runs.state import earlier_adapter_step
 from mlxtune.training.distributed import launcher
 from mlxtune.workspace import control
 from mlxtune.workspace.index import WorkspaceIndex
@@ -67,8 +68,8 @@ def show_adapter(run: Run) -> None:
         return
     info("")
     show("Adapter: ", str(run.adapter))
-    if state.earlier_adapter_step:
-        info(f"It is from step {state.earlier_adapter_step:,}, which had the lowest validation loss.")
+    if earlier := earlier_adapter_step(state.summary):
+        info(f"It is from step {earlier:,}, which had the lowest validation loss.")
     snapshot = WorkspaceIndex(run.folder.parent.parent).read()
     if verdict := snapshot.verdict_on(run.id):
         info("Evaluated: ", verdict_text(verdict.report.verdict))

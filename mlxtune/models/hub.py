@@ -96,7 +96,9 @@ def pull(id: str, progress: Progress = lambda what, share: None) -> Path:
     """
     from huggingface_hub import HfApi, constants, snapshot_download
     from huggingface_hub.hf_api import RepoFile
+    from huggingface_hub.utils.tqdm import disable_progress_bars
 
+    disable_progress_bars()
     with hub_errors(id):
         commit = HfApi().model_info(id).sha or ""
         tree = HfApi().list_repo_tree(id, revision=commit, recursive=True)
@@ -115,7 +117,7 @@ def pull(id: str, progress: Progress = lambda what, share: None) -> Path:
             _download(id, file, commit, blobs, report)
             done += file.size
         with hub_errors(id):
-            folder = Path(snapshot_download(id, allow_patterns=FILES, tqdm_class=_silent_progress_bar()))
+            folder = Path(snapshot_download(id, allow_patterns=FILES))
         progress(f"checking {id}", 0.0)
         _verify(id, folder, [file for file in wanted if file not in missing])
         progress(f"checking {id}", 1.0)
@@ -181,17 +183,6 @@ def _http_library() -> Any:
     from huggingface_hub import get_session
 
     return __import__(type(get_session()).__module__.partition(".")[0])
-
-
-def _silent_progress_bar() -> Any:
-    """Return a tqdm class for the Hub client that draws nothing."""
-    from tqdm.std import tqdm
-
-    class SilentProgressBar(tqdm):
-        def __init__(self, *args: Any, **options: Any) -> None:
-            super().__init__(*args, **(options | {"disable": True}))
-
-    return SilentProgressBar
 
 
 def _verify(id: str, folder: Path, entries: list[RepoFile]) -> None:

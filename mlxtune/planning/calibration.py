@@ -48,14 +48,13 @@ def find(recipe: Recipe, fingerprint: str, machine: Machine, *, checkpointed: bo
     entries = _read_entries()
     exact = entries.get(_key(recipe, fingerprint, machine, checkpointed))
     if exact:
-        names = ("scale", "seconds", "frozen", "trace", "uncompiled", "batch", "busy")
-        return StepCalibration(source="probe", **{name: exact[name] for name in names})
+        return StepCalibration(**exact["calibration"])
     key = _machine_key(recipe, fingerprint, machine)
     similar = [entry for entry in entries.values() if entry["here"] == key and entry["checkpointed"] == checkpointed]
     if not similar:
         return None
     newest = max(similar, key=lambda entry: float(entry["measured"]))
-    return StepCalibration(newest["scale"], 0.0, 0.0, "probe", exact=False)
+    return StepCalibration(newest["calibration"]["scale"], 0.0, 0.0, "probe", exact=False)
 
 
 def store(recipe: Recipe, fingerprint: str, machine: Machine, calibration: StepCalibration, *, checkpointed: bool) -> None:
@@ -67,16 +66,10 @@ def store(recipe: Recipe, fingerprint: str, machine: Machine, calibration: StepC
         "mlx": installed_version("mlx"),
         "checkpointed": checkpointed,
         "measured": time.time(),
-        "scale": calibration.scale,
-        "seconds": calibration.seconds,
-        "frozen": calibration.frozen,
-        "trace": calibration.trace,
-        "uncompiled": calibration.uncompiled,
-        "batch": calibration.batch,
-        "busy": calibration.busy,
+        "calibration": asdict(calibration),
     }
     entries = _read_entries() | {_key(recipe, fingerprint, machine, checkpointed): entry}
-    write_json(home() / FILE, {"v": 1, "entries": entries})
+    write_json(home() / FILE, {"v": 2, "entries": entries})
 
 
 def from_past_run(workspace: Path, recipe: Recipe) -> StepCalibration | None:

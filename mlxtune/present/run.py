@@ -201,7 +201,8 @@ def validation_text(state: RunState) -> str:
     if best is None or last is None:
         return ""
     rank = "the best" if best.step == last.step else f"best {best.loss:.2f} at {best.step:,}"
-    kept = f", adapter from step {state.earlier_adapter_step:,}" if state.earlier_adapter_step else ""
+    earlier = earlier_adapter_step(state.summary)
+    kept = f", adapter from step {earlier:,}" if earlier else ""
     return f"validation {last.loss:.2f}, {rank}{kept}"
 
 

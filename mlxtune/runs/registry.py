@@ -26,6 +26,13 @@ from mlxtune.runs.locks import is_locked, lock_note
 from mlxtune.runs.state import RunState, refused_state
 
 LAUNCH_FILE = "launch.json"  # what a worker was started with, and on which machine
+RunStatus = Literal["starting", "running", "waiting", "cooling", "quiet", "finished", "stopped", "failed", "crashed"]
+
+LOCK_FILE = "run.lock"
+QUIET_AFTER = 40.0  # seconds without any event, including heartbeats, while the lock is held
+STARTING_FOR = 60.0  # seconds that a new or restarting run may be without a lock
+ACTIVE: frozenset[RunStatus] = frozenset({"running", "waiting", "cooling", "quiet"})  # has a process that can be asked to stop
+ALIVE: frozenset[RunStatus] = ACTIVE | {"starting"}
 
 
 @dataclass(frozen=True)
@@ -98,8 +105,27 @@ class Run:
             return refused_state(error)
 
     def status(self, state: RunState | None = None, now: float | None = None) -> RunStatus:
-        """Return the status, based on ``state`` if it is already known."""
-        return run_status(self.folder, state or self.state(), now)
+        """Return the status, based on ``state`` if it is already known.
+
+        ``crashed`` means that no process holds the lock and there is no terminal event. ``quiet`` means that a process holds the lock
+        but has not written any event for ``QUIET_AFTER`` seconds.
+        """
+        state = state or self.state()
+        now = time.time() if now is None else now
+        if is_locked(self.lock) and not state.ended:  # a worker that wrote its terminal event is about to release it
+            if state.updated and now - state.updated > QUIET_AFTER:
+                return "quiet"
+            if state.waiting:
+                return "cooling" if state.waiting == "heat" else "waiting"
+            return "running" if state.pid else "starting"
+        match state.phase:
+            case "finished" | "stopped" | "failed":
+                return state.phase
+            case "new" if now - self.folder.stat().st_mtime < STARTING_FOR:
+                return "starting"
+            case "restarting" if now - state.updated < STARTING_FOR:
+                return "starting"
+        return "crashed"
 
     def log_tail(self, lines: int = 5) -> list[str]:
         """Return the last lines that the worker process printed."""
@@ -273,35 +299,3 @@ def remove(run: Run) -> None:
     if not re.match(r"\d{8}-\d{4}-", run.id):
         raise InputError(f"{run.folder} does not look like a run folder, so it was not deleted.")
     shutil.rmtree(run.folder)
-
-
-RunStatus = Literal["starting", "running", "waiting", "cooling", "quiet", "finished", "stopped", "failed", "crashed"]
-
-LOCK_FILE = "run.lock"
-QUIET_AFTER = 40.0  # seconds without any event, including heartbeats, while the lock is held
-STARTING_FOR = 60.0  # seconds that a new or restarting run may be without a lock
-ACTIVE: frozenset[RunStatus] = frozenset({"running", "waiting", "cooling", "quiet"})  # has a process that can be asked to stop
-ALIVE: frozenset[RunStatus] = ACTIVE | {"starting"}
-
-
-def run_status(folder: Path, state: RunState, now: float | None = None) -> RunStatus:
-    """Return the status of the run in ``folder``, whose events add up to ``state``.
-
-    ``crashed`` means that no process holds the lock and there is no terminal event. ``quiet`` means that a process holds the lock
-    but has not written any event for ``QUIET_AFTER`` seconds.
-    """
-    now = time.time() if now is None else now
-    if is_locked(folder / LOCK_FILE) and not state.ended:  # a worker that wrote its terminal event is about to release it
-        if state.updated and now - state.updated > QUIET_AFTER:
-            return "quiet"
-        if state.waiting:
-            return "cooling" if state.waiting == "heat" else "waiting"
-        return "running" if state.pid else "starting"
-    match state.phase:
-        case "finished" | "stopped" | "failed":
-            return state.phase
-        case "new" if now - folder.stat().st_mtime < STARTING_FOR:
-            return "starting"
-        case "restarting" if now - state.updated < STARTING_FOR:
-            return "starting"
-    return "crashed"

@@ -200,11 +200,6 @@ class RunState:
         return min((item for item in self.validations if item.loss == item.loss), key=lambda item: item.loss, default=None)
 
     @property
-    def earlier_adapter_step(self) -> int:
-        """See :func:`earlier_adapter_step`."""
-        return earlier_adapter_step(self.summary)
-
-    @property
     def ended(self) -> bool:
         """Whether the worker has written its terminal event."""
         return self.phase in ("finished", "stopped", "failed")

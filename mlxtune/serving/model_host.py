@@ -22,16 +22,13 @@ class ModelHost:
 
     def __init__(self, start: Callable[[], Client], keep_alive: float = 0.0) -> None:
         self._start, self.keep_alive = start, keep_alive
-        self._client: Client | None = start()
+        self._client: Client | None = None
         self._users = 0
         self._lock = asyncio.Lock()  # held while the process starts or ends
         self._timer: asyncio.TimerHandle | None = None
         self._unloading: asyncio.Task[None] | None = None  # kept, because the event loop holds only a weak reference
-        try:
-            self.ready: Ready = self._client.ready()
-        except BaseException:
-            self._client.close()
-            raise
+        self.ready: Ready
+        self._restart()
 
     @property
     def loaded(self) -> bool:

@@ -132,12 +132,6 @@ def test_later_answers_that_do_not_fit_are_left_out_and_noted(tmp_path: Path) ->
     assert TemplateNote.CUT in encoded[0].notes
 
 
-def test_a_template_without_a_stop_token_is_refused(tmp_path: Path) -> None:
-    chat = template(tmp_path, ENDLESS, "<|im_end|>")
-    with pytest.raises(TemplateError, match="without a stop token"):
-        chat.encode(conversation(*TURNS[:2]), 1000)
-
-
 def test_a_system_turn_is_merged_for_templates_without_one(tmp_path: Path) -> None:
     chat = template(tmp_path, GEMMA, "<end_of_turn>", ("<start_of_turn>",))
     (merged,) = chat.encode(conversation(("system", "Be kind."), *TURNS), 1000)

@@ -11,7 +11,6 @@ from pathlib import Path
 import mlx.core as mx
 import pytest
 from mlx.utils import tree_flatten
-from mlx_lm.utils import load_model
 from served import SECTIONS, write_adapter
 from tiny_architectures import make
 
@@ -169,12 +168,3 @@ def test_an_adapter_of_another_architecture_is_refused(tmp_path: Path, pool: Ada
     folder = write_adapter(other, tmp_path / "adapter", AdapterSection(rank=4, targets=["qkv_proj"]), 1)
     with pytest.raises(ModelError, match=r"changes nothing|no counterpart"):
         pool.load(folder)
-
-
-def test_mlx_lm_computes_the_same(tiny: Path, pool: AdapterPool, tiny_adapters: dict[str, Path]) -> None:
-    from mlx_lm.tuner.utils import load_adapters
-
-    pool.activate(pool.load(tiny_adapters["all"]))
-    stock = load_adapters(load_model(tiny)[0], str(tiny_adapters["all"]))
-    stock.eval()
-    assert mx.array_equal(stock(TOKENS), pool.model(TOKENS))

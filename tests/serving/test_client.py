@@ -63,21 +63,6 @@ def test_the_events_of_an_answer(client: Client) -> None:
     assert {event.id for event in events} == {events[0].id}
 
 
-def test_base_and_adapter_answer_concurrently(client: Client) -> None:
-    base, tuned = client.ask(HELLO, sampling=SHORT), client.ask(HELLO, adapter="all", sampling=SHORT)
-    tuned_text, base_text = text(tuned), text(base)
-    assert tuned_text != base_text
-    assert text(client.ask(HELLO, sampling=SHORT)) == base_text
-
-
-def test_events_can_go_to_a_callback(client: Client) -> None:
-    received: list[object] = []
-    answer = client.ask(HELLO, sampling=SHORT, on_event=received.append)
-    wait_until(lambda: received and isinstance(received[-1], Done))
-    assert text(received) == text(client.ask(HELLO, sampling=SHORT))
-    assert answer.id == received[-1].id
-
-
 def test_a_canceled_answer_ends(client: Client) -> None:
     answer = client.ask(HELLO, sampling=Sampling(max_tokens=1900))
     events = []
@@ -121,12 +106,6 @@ def test_a_full_queue_refuses_requests(client: Client) -> None:
     ends = [list(answer)[-1] for answer in answers]
     assert any(isinstance(end, Failed) and isinstance(end.error, QueueFullError) for end in ends)
     assert sum(isinstance(end, Done) for end in ends) >= 6
-
-
-def test_invalid_sampling_is_refused() -> None:
-    for invalid in ({"max_tokens": 0}, {"temperature": -1}, {"top_p": 0}, {"stop": ("",)}, {"seed": 2**70}):
-        with pytest.raises(InputError):
-            Sampling(**invalid)
 
 
 def test_invalid_lines_do_not_stop_the_process(client: Client) -> None:

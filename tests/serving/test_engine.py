@@ -21,7 +21,7 @@ from mlxtune.models.resolve import resolve
 from mlxtune.models.template import ChatTemplate
 from mlxtune.serving import engine as engines
 from mlxtune.serving.engine import Engine
-from mlxtune.serving.protocol import AdapterUnavailableError, Done, Failed, Piece, QueueFullError
+from mlxtune.serving.protocol import Done, Failed, Piece
 from mlxtune.serving.request import ActiveRequest
 
 pytestmark = pytest.mark.slow
@@ -182,14 +182,6 @@ def test_a_seed_reproduces_an_answer_in_any_batch(make_engine) -> None:
     ) == unseeded.text("a")
 
 
-def test_a_stop_string_ends_an_answer_and_is_not_part_of_it(make_engine) -> None:
-    full_answer = run_requests(make_engine(), [make_request("1", "Go on.", max_tokens=40)]).text("1")
-    stop = full_answer[10:13]
-    log = run_requests(make_engine(), [make_request("1", "Go on.", max_tokens=40, stop=(stop,))])
-    assert log.text("1") == full_answer[: full_answer.index(stop)]
-    assert log.last("1").ended == "stop"
-
-
 def test_an_answer_is_truncated_at_max_tokens_and_at_the_context(make_engine) -> None:
     done = run_requests(make_engine(), [make_request("1", "Go on.", max_tokens=3)]).last("1")
     assert (done.ended, done.tokens) == ("length", 3)
@@ -216,14 +208,6 @@ def test_a_long_prompt_is_prefilled_in_blocks_while_others_decode(make_engine, m
     engine.run()
     assert order.index("long") > order.count("short") // 2
     assert log.text("long") == run_requests(make_engine(), [make_request("long", "word " * 60)]).text("long")
-
-
-def test_a_full_queue_refuses(make_engine) -> None:
-    engine = make_engine(slots=1, queue=2)
-    for number in range(3):
-        engine.submit(make_request(str(number), "Hi."))
-    with pytest.raises(QueueFullError):
-        engine.submit(make_request("3", "Hi."))
 
 
 def test_canceled_requests_free_their_slots_and_stay_in_the_prompt_cache(make_engine, tiny_loaded) -> None:
@@ -256,15 +240,6 @@ def test_canceled_requests_free_their_slots_and_stay_in_the_prompt_cache(make_en
     )
 
 
-def test_a_missing_adapter_fails_only_its_request(make_engine) -> None:
-    engine = make_engine()
-    with pytest.raises(AdapterUnavailableError):
-        engine.submit(make_request("2", "Hi.", "broken"))
-    log = run_requests(engine, [make_request("1", "Hi."), make_request("3", "Hi.", "all")])
-    assert isinstance(log.last("1"), Done)
-    assert isinstance(log.last("3"), Done)
-
-
 def test_an_error_fails_only_the_requests_of_its_adapter(make_engine) -> None:
     engine = make_engine()
     step = engine._step
@@ -282,11 +257,6 @@ def test_an_error_fails_only_the_requests_of_its_adapter(make_engine) -> None:
     assert engine._active == 0
 
 
-def test_half_a_character_is_bad_input(make_engine) -> None:
-    with pytest.raises(InputError, match="an incomplete character"):
-        make_engine().submit(make_request("1", "\ud800"))
-
-
 def test_a_schema_constrains_only_its_own_request(make_engine) -> None:
     schema = {
         "type": "object", "properties": {"kind": {"enum": ["order", "other"]}}, "required": ["kind"], "additionalProperties": False,
@@ -297,16 +267,6 @@ def test_a_schema_constrains_only_its_own_request(make_engine) -> None:
     assert json.loads(log.text("1"))["kind"] in ("order", "other")
     assert log.last("1").ended == "stop"
     assert log.text("2") == run_requests(make_engine(), requests[1:]).text("2")
-
-
-def test_tools_reach_the_template_or_are_refused(make_engine, monkeypatch) -> None:
-    engine, tools = make_engine(), ({"type": "function", "function": {"name": "find"}},)
-    with pytest.raises(InputError, match="does not support tools"):
-        engine.submit(make_request("1", "Hi.", tools=tools))
-    tokenizer = engine.loaded.tokenizer._tokenizer
-    monkeypatch.setattr(tokenizer, "chat_template", "{{ tools | tojson }}" + tokenizer.chat_template)
-    engine.submit(make_request("1", "Hi.", tools=tools))
-    assert '"find"' in engine.loaded.tokenizer.decode(engine._waiting[0].prompt)
 
 
 @pytest.mark.exhaustive
