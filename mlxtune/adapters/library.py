@@ -1,4 +1,4 @@
-"""The adapter library of a workspace: list, find, rename, tag, remove and restore adapters. Imports no mlx.
+"""The adapter library of a workspace: list, find, compare, rename, tag, remove and restore adapters. Imports no mlx.
 
 An adapter is a folder: ``runs/ID/adapter`` for a finished run, or ``adapters/NAME`` if imported. Names and tags are stored in
 ``adapters/library.jsonl``, an append-only journal keyed by folder. Removing an adapter moves its folder to ``adapters/.trash``. The
@@ -25,6 +25,7 @@ from mlxtune.core.files import disk_errors, sync_folder
 from mlxtune.core.journal import Journal, read
 from mlxtune.core.text import nearest, one_line
 from mlxtune.evaluation import history
+from mlxtune.evaluation.compare import EvaluationComparison, compare_evaluations, find_side
 from mlxtune.models import bundled
 from mlxtune.models.resolve import same_base
 from mlxtune.recipe.parent import CONFIG, WEIGHTS
@@ -46,6 +47,18 @@ class RemovedAdapter:
     key: str
     trash: Path
     t: float
+
+
+@dataclass(frozen=True)
+class AdapterComparison:
+    """Two adapters, and the comparison of their newest evaluations, if there is one."""
+
+    first: AdapterEntry
+    second: AdapterEntry
+    hashes: tuple[str, str]  # of their weights
+    contrast: EvaluationComparison | None = None
+    unevaluated: str = ""  # the name of an adapter that was not evaluated in this workspace
+    error: str = ""  # the message of the error that prevents the comparison
 
 
 @dataclass
@@ -147,6 +160,21 @@ def children(workspace: Path, parent: AdapterEntry) -> list[AdapterEntry]:
     """Return the adapters that were trained starting from ``parent``."""
     folder = os.path.realpath(parent.folder)
     return [entry for entry in all_adapters(workspace) if entry.parent and os.path.realpath(entry.parent.folder) == folder]
+
+
+def compare(workspace: Path, first: AdapterEntry, second: AdapterEntry) -> AdapterComparison:
+    """Compare ``second`` with ``first``. Neither may have a ``problem``."""
+    hashes = first.sha256(), second.sha256()
+    folders = []
+    for entry in (first, second):
+        if entry.score is None or entry.score.folder is None:
+            return AdapterComparison(first, second, hashes, unevaluated=entry.name)
+        folders.append(str(entry.score.folder))
+    try:
+        sides = [find_side(workspace, folder) for folder in folders]
+        return AdapterComparison(first, second, hashes, compare_evaluations(*sides))
+    except MlxtuneError as error:
+        return AdapterComparison(first, second, hashes, error=error.message)
 
 
 def rename(workspace: Path, which: str, name: str) -> AdapterEntry:

@@ -9,8 +9,8 @@ from typing import Annotated, Any
 import typer
 
 from mlxtune.adapters import library
-from mlxtune.adapters.compare import compare
 from mlxtune.adapters.entry import AdapterEntry
+from mlxtune.adapters.library import compare
 from mlxtune.cli.options import Json
 from mlxtune.cli.output import draw, info, progress_bar, show, show_json, show_missing_workspace
 from mlxtune.data import samples

@@ -21,6 +21,7 @@ from mlxtune.recipe import Recipe
 from mlxtune.runs import events, registry
 
 FILE = "calibration.json"
+VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ def store(recipe: Recipe, fingerprint: str, machine: Machine, calibration: StepC
         "calibration": asdict(calibration),
     }
     entries = _read_entries() | {_key(recipe, fingerprint, machine, checkpointed): entry}
-    write_json(home() / FILE, {"v": 2, "entries": entries})
+    write_json(home() / FILE, {"v": VERSION, "entries": entries})
 
 
 def from_past_run(workspace: Path, recipe: Recipe) -> StepCalibration | None:
@@ -92,7 +93,8 @@ def from_past_run(workspace: Path, recipe: Recipe) -> StepCalibration | None:
 
 def _read_entries() -> dict[str, dict[str, Any]]:
     try:
-        entries: dict[str, dict[str, Any]] = json.loads((home() / FILE).read_text(encoding="utf-8"))["entries"]
+        document = json.loads((home() / FILE).read_text(encoding="utf-8"))
+        entries: dict[str, dict[str, Any]] = document["entries"] if document["v"] == VERSION else {}
     except (OSError, ValueError, KeyError, TypeError):
         return {}  # an unreadable calibration is measured again
     return entries

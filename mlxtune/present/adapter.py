@@ -7,9 +7,9 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from mlxtune.adapters.compare import AdapterComparison
 from mlxtune.adapters.entry import AdapterEntry, AdapterScore
 from mlxtune.adapters.export.tried import ExportedCopy, FailedExport, TriedExport, exported_copies, failed_export, tried_exports
+from mlxtune.adapters.library import AdapterComparison
 from mlxtune.core.text import one_line, plural, size
 from mlxtune.evaluation.scorers.registry import metric_label
 from mlxtune.present.blocks import (

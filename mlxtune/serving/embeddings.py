@@ -14,8 +14,8 @@ from typing import Any
 
 from mlxtune.serving import api
 from mlxtune.serving.api import ApiError, Document, get
+from mlxtune.serving.completions import parse_prompt
 from mlxtune.serving.protocol import Embedded, Prompt
-from mlxtune.serving.text_completions import parse_prompt
 
 MAX_INPUTS = 2048  # per request, as OpenAI's
 _SUPPORTED = frozenset({"model", "input", "encoding_format"})

@@ -14,7 +14,7 @@ from typing import Any
 from mlxtune.core.text import one_line
 from mlxtune.serving import api
 from mlxtune.serving.api import AnswerRequest, ApiError, CompletedAnswer, Document, Parameters, get
-from mlxtune.serving.chat_completions import get_tools, parse_message, parse_schema
+from mlxtune.serving.completions import get_tools, parse_message, parse_schema
 from mlxtune.serving.protocol import Piece, ToolCall
 
 _SUPPORTED = api.SAMPLING - {"stop"} | {

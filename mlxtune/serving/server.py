@@ -26,11 +26,11 @@ from starlette.routing import Route
 
 from mlxtune.adapters import library
 from mlxtune.core.text import one_line
-from mlxtune.serving import chat_completions, embeddings, responses, text_completions
+from mlxtune.serving import completions, embeddings, responses
 from mlxtune.serving.access_guard import App, Receive, Scope, Send, guarded
 from mlxtune.serving.api import AnswerRequest, ApiError, CompletedAnswer, Document, ResponseFormat
-from mlxtune.serving.chat_completions import Completion
 from mlxtune.serving.client import PendingAnswer
+from mlxtune.serving.completions import CompletionResponse
 from mlxtune.serving.metrics import CONTENT_TYPE, Metrics
 from mlxtune.serving.model_host import ModelHost
 from mlxtune.serving.protocol import Accepted, Done, Embedded, Event, Failed, Piece, ToolCall
@@ -74,11 +74,13 @@ class Server:
             Route("/v1/models/{name:path}", self.get_model, methods=["GET"]),
             Route(
                 "/v1/chat/completions",
-                partial(self._answer, parse=chat_completions.parse_request, format=Completion),
+                partial(self._answer, parse=completions.parse_chat_request, format=CompletionResponse),
                 methods=["POST"],
             ),
             Route(
-                "/v1/completions", partial(self._answer, parse=text_completions.parse_request, format=Completion), methods=["POST"]
+                "/v1/completions",
+                partial(self._answer, parse=completions.parse_text_request, format=CompletionResponse),
+                methods=["POST"],
             ),
             Route("/v1/responses", partial(self._answer, parse=responses.parse_request, format=ModelResponse), methods=["POST"]),
             Route("/v1/embeddings", self.create_embeddings, methods=["POST"]),

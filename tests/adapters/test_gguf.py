@@ -21,7 +21,7 @@ from tokenizers import Tokenizer
 
 from mlxtune.adapters import fuse
 from mlxtune.adapters.export import gguf
-from mlxtune.adapters.export.gguf_tokenizer import space_sensitive_token
+from mlxtune.adapters.export.gguf_tokenizer import read_tokenizer
 from mlxtune.core.errors import MachineError, ModelError
 from mlxtune.models import lora
 from mlxtune.models.load import LoadedModel, load
@@ -237,7 +237,7 @@ def test_space_after_control_tokens(tmp_path: Path, name: str, added: Any, strip
     with llama(tmp_path / "model.gguf") as server:
         same = [server.tokenize(text) == own.encode(text).ids for text in ("<|user|> ok", "<|user|>\nok", "ok <|user|>ok")]
     assert same == [not differing, not differing, True]
-    assert bool(space_sensitive_token(base)) == bool(differing)
+    assert bool(read_tokenizer(base).stripped_differently) == bool(differing)
 
 
 @pytest.mark.real

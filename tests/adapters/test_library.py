@@ -11,8 +11,8 @@ import pytest
 from evaluation_files import write_evaluation
 
 from mlxtune.adapters import library
-from mlxtune.adapters.compare import compare
 from mlxtune.adapters.entry import data_hash
+from mlxtune.adapters.library import compare
 from mlxtune.core.errors import InputError
 from mlxtune.core.hashing import sha256_file
 from mlxtune.present.adapter import comparison_document

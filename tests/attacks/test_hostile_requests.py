@@ -15,7 +15,7 @@ from openai._constants import DEFAULT_CONNECTION_LIMITS
 from mlxtune.serving import http_server
 from mlxtune.serving.access_guard import AccessGuard
 from mlxtune.serving.api import ApiError
-from mlxtune.serving.chat_completions import _tool_calls
+from mlxtune.serving.completions import _tool_calls
 from mlxtune.serving.http_server import listen, run
 
 

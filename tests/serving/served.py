@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import mlx.core as mx
@@ -87,18 +88,38 @@ def run_requests(engine: Engine, requests: Sequence[GenerateRequest]) -> EventLo
 
 
 @contextmanager
-def openai_client(workspace: Path, model: str, keep_alive: float = 0.0) -> Iterator[openai.OpenAI]:
-    """Serve ``model`` and its adapters on a free loopback port, in this process, and connect to it."""
+def serve_model(
+    workspace: Path, model: str, keep_alive: float = 0.0, *, slots: int = 8, queue: int = 8
+) -> Iterator[SimpleNamespace]:
+    """Serve ``model`` and its adapters on a free loopback port, in this process; the model is in its own process."""
 
     def start() -> Client:
-        return Client(model, workspace, share_accelerator=True, exact=True)
+        return Client(model, workspace, share_accelerator=True, exact=True, slots=slots, queue=queue)
 
-    with listen("127.0.0.1", 0) as socket, closing(ModelHost(start, keep_alive)) as host:
-        server, started = Server(host, workspace, slots=8, queue=8), []
-        thread = threading.Thread(target=run, args=(server.app("127.0.0.1"), socket, started.append))
+    with closing(ModelHost(start, keep_alive)) as host:
+        server = Server(host, workspace, slots=slots, queue=queue)
+        with listening(server) as port:
+            yield SimpleNamespace(server=server, client=host._client, port=port, url=f"http://127.0.0.1:{port}/v1")
+
+
+@contextmanager
+def listening(server: Server, token: str = "") -> Iterator[int]:
+    """Run ``server`` in a thread, and return its port."""
+    with listen("127.0.0.1", 0) as socket:
+        started: list[Any] = []
+        thread = threading.Thread(target=run, args=(server.app("127.0.0.1", token), socket, started.append))
         thread.start()
-        url = f"http://127.0.0.1:{socket.getsockname()[1]}/v1"
-        with openai.OpenAI(base_url=url, api_key="none", max_retries=0, timeout=120) as api:
-            yield api
+        yield socket.getsockname()[1]
         started[0].should_exit = True
         thread.join(20)
+
+
+def openai_api(url: str) -> openai.OpenAI:
+    return openai.OpenAI(base_url=url, api_key="none", max_retries=0, timeout=120)
+
+
+@contextmanager
+def openai_client(workspace: Path, model: str, keep_alive: float = 0.0) -> Iterator[openai.OpenAI]:
+    """Serve ``model`` and its adapters, and connect to the server."""
+    with serve_model(workspace, model, keep_alive) as served, openai_api(served.url) as api:
+        yield api

@@ -11,13 +11,13 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import openai
 import pytest
+from served import listening, openai_api, serve_model
 from waiting import wait_until
 
 from mlxtune.core.errors import InputError
@@ -29,10 +29,7 @@ from mlxtune.models.load import LoadedModel
 from mlxtune.models.template import TemplateSettings
 from mlxtune.recipe import Endpoint
 from mlxtune.serving import server as servers
-from mlxtune.serving.client import Client
-from mlxtune.serving.http_server import listen, run
-from mlxtune.serving.model_host import ModelHost
-from mlxtune.serving.server import Server
+from mlxtune.serving.http_server import listen
 
 pytestmark = pytest.mark.slow
 
@@ -43,30 +40,19 @@ ASK = {"model": "tiny", "messages": [{"role": "user", "content": "Hello?"}], "ma
 
 @pytest.fixture(scope="module")
 def served(tiny: Path, tiny_adapters: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """A server on a free loopback port with three adapters, in this process; the model is in its own process."""
+    """A server with three adapters."""
     workspace = tmp_path_factory.mktemp("place")
     (workspace / "adapters").mkdir()
     (workspace / "tiny").symlink_to(tiny)
     for name in NAMES[1:]:
         shutil.copytree(tiny_adapters[name], workspace / "adapters" / name)
-
-    def start() -> Client:
-        return Client("tiny", workspace, share_accelerator=True, exact=True, slots=SLOTS, queue=QUEUE)
-
-    with listen("127.0.0.1", 0) as socket_, closing(ModelHost(start)) as host:
-        server = Server(host, workspace, slots=SLOTS, queue=QUEUE)
-        started: list[Any] = []
-        thread = threading.Thread(target=run, args=(server.app("127.0.0.1"), socket_, started.append))
-        thread.start()
-        port = socket_.getsockname()[1]
-        yield SimpleNamespace(server=server, client=host._client, workspace=workspace, port=port, url=f"http://127.0.0.1:{port}/v1")
-        started[0].should_exit = True
-        thread.join(20)
+    with serve_model(workspace, "tiny", slots=SLOTS, queue=QUEUE) as model:
+        yield model
 
 
 @pytest.fixture(scope="module")
 def ai(served) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=served.url, api_key="none", max_retries=0, timeout=120) as client:
+    with openai_api(served.url) as client:
         yield client
 
 
@@ -313,23 +299,13 @@ def test_foreign_web_pages_are_refused(served, headers: dict[str, str], status: 
 
 
 def test_a_token_is_required_if_set(served) -> None:
-    with listen("127.0.0.1", 0) as socket_:
-        started: list[Any] = []
-        thread = threading.Thread(target=run, args=(served.server.app("127.0.0.1", "secret"), socket_, started.append))
-        thread.start()
-        address = SimpleNamespace(port=socket_.getsockname()[1])
-        statuses = [
-            post(address, {**ASK, "max_tokens": 1}, **({"Authorization": key} if key else {}))[0]
-            for key in ("", "Bearer no", "Bearer secret")
-        ]
-        assert statuses == [401, 401, 200]
-        started[0].should_exit = True
-        thread.join(20)
+    with listening(served.server, "secret") as port:
+        keys = ({}, {"Authorization": "Bearer no"}, {"Authorization": "Bearer secret"})
+        statuses = [post(SimpleNamespace(port=port), {**ASK, "max_tokens": 1}, **key)[0] for key in keys]
+    assert statuses == [401, 401, 200]
 
 
 def test_a_port_in_use_is_bad_input(served) -> None:
-    from mlxtune.core.errors import InputError
-
     with pytest.raises(InputError, match="Cannot listen on"):
         listen("127.0.0.1", served.port)
 

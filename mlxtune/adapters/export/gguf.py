@@ -22,7 +22,7 @@ from mlx_lm.utils import dequantize_model, load_model
 
 from mlxtune.adapters.export import gguf_architectures as architectures
 from mlxtune.adapters.export.gguf_architectures import Array, Placement
-from mlxtune.adapters.export.gguf_tokenizer import check_tokenizer, name_in_file, write_tokenizer
+from mlxtune.adapters.export.gguf_tokenizer import read_tokenizer, write_tokenizer
 from mlxtune.adapters.export.start import K_QUANTS, QUANTIZER, Precision
 from mlxtune.adapters.layout import AdapterLayout, read_layout
 from mlxtune.core.errors import MachineError, ModelError
@@ -49,7 +49,7 @@ def check(source: ModelFolder, adapter: Path | None = None) -> None:
         return
     model, config = load_model(source.folder, lazy=True)
     _describable(model, config)
-    check_tokenizer(source)
+    _ = read_tokenizer(source).split  # raises an error if llama.cpp would tokenize text differently
 
 
 def write_gguf(
@@ -72,7 +72,7 @@ def write_gguf(
     matrix, file_type = _TYPES[precision]
     writer = GGUFWriter(None, gguf.MODEL_ARCH_NAMES[architecture.arch])
     writer.add_type("model")
-    writer.add_name(name_in_file(source))
+    writer.add_name(read_tokenizer(source).name_in_file)
     writer.add_file_type(file_type)
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     architectures.describe(writer, architecture, text)

@@ -53,7 +53,7 @@ def write_tokenizer(writer: GGUFWriter, source: ModelFolder, rows: int, template
     ``raw_merges`` stores the merges of a SentencePiece tokenizer instead of scores, as llama.cpp requires for Gemma 4. Raise ``ModelError``
     if llama.cpp would tokenize text differently.
     """
-    tokenizer = _Tokenizer(read_tokenizer(source))
+    tokenizer = read_tokenizer(source)
     split = tokenizer.split
     tokens = tokenizer.tokens(rows)
     writer.add_tokenizer_model("gpt2" if split else "gemma4" if raw_merges else "llama")
@@ -86,36 +86,27 @@ def write_tokenizer(writer: GGUFWriter, source: ModelFolder, rows: int, template
         writer.add_chat_template(template)
 
 
-def check_tokenizer(source: ModelFolder) -> None:
-    """Raise ``ModelError`` if llama.cpp would tokenize text differently than the tokenizer of ``source``."""
-    _ = _Tokenizer(read_tokenizer(source)).split
-
-
-def name_in_file(source: ModelFolder) -> str:
-    """Return the name of ``source``, changed if needed: llama.cpp strips space after control tokens based on the name."""
-    name = source.name.rpartition("/")[2]
-    if not _Tokenizer(read_tokenizer(source)).strips_as_phi3:
-        return _PHI3.sub("Phi 3", name)
-    return name if _PHI3.search(name) else f"phi-3 {name}"
-
-
-def space_sensitive_token(source: ModelFolder) -> str:
-    """Return a control token next to which llama.cpp treats whitespace differently than the tokenizer does, or ``""``."""
-    return next(iter(_Tokenizer(read_tokenizer(source)).stripped_differently), "")
-
-
-def read_tokenizer(source: ModelFolder) -> Mapping[str, Any]:
-    """Return the contents of ``tokenizer.json``. Raise ``ModelError`` if there is none."""
+def read_tokenizer(source: ModelFolder) -> GgufTokenizer:
+    """Read ``tokenizer.json``. Raise ``ModelError`` if there is none."""
     file = source.folder / "tokenizer.json"
     if not file.is_file():
         raise _unsupported("it has no tokenizer.json")
-    contents: Mapping[str, Any] = read_json(file)
-    return contents
+    return GgufTokenizer(read_json(file), source.name.rpartition("/")[2])
 
 
 @dataclass(frozen=True)
-class _Tokenizer:
+class GgufTokenizer:
+    """The contents of ``tokenizer.json`` of the model ``name``, as llama.cpp needs them."""
+
     json: Mapping[str, Any]
+    name: str
+
+    @property
+    def name_in_file(self) -> str:
+        """The model's name, changed if needed: llama.cpp strips space after control tokens based on the name."""
+        if not self.strips_as_phi3:
+            return _PHI3.sub("Phi 3", self.name)
+        return self.name if _PHI3.search(self.name) else f"phi-3 {self.name}"
 
     @property
     def split(self) -> str:

@@ -110,11 +110,11 @@ class _ExportJob:
         require_exportable(self.form, self.source, self.quantize)
         if self.form in GGUF_FORMS:
             from mlxtune.adapters.export import gguf  # needs the package gguf
-            from mlxtune.adapters.export.gguf_tokenizer import space_sensitive_token
+            from mlxtune.adapters.export.gguf_tokenizer import read_tokenizer
 
             gguf.check(self.source, self.adapter if self.form == "gguf-lora" else None)
-            if self.form == "gguf" and (token := space_sensitive_token(self.source)):
-                worker.warn("export_note", note="space_near_token", token=token)
+            if self.form == "gguf" and (tokens := read_tokenizer(self.source).stripped_differently):
+                worker.warn("export_note", note="space_near_token", token=tokens[0])
 
     def measure_adapter(self) -> None:
         """Compute the adapter's answers, its logits, and their distance from the base's."""

@@ -1,7 +1,7 @@
-"""``/v1/chat/completions``: parse requests, build responses, which ``/v1/completions`` shares.
+"""``/v1/chat/completions``, and ``/v1/completions``, which continues a raw prompt: parse requests, build responses.
 
-Source: https://platform.openai.com/docs/api-reference/chat/create. As in vLLM and SGLang, ``chat_template_kwargs`` are variables of the chat template, and a message has its reasoning in
-``reasoning_content``.
+Source: https://platform.openai.com/docs/api-reference/chat/create and …/completions. As in vLLM and SGLang, ``chat_template_kwargs`` are
+variables of the chat template, and a message has its reasoning in ``reasoning_content``.
 """
 
 from __future__ import annotations
@@ -16,28 +16,25 @@ from mlxtune.core.text import one_line
 from mlxtune.data.rows import Message
 from mlxtune.serving import api
 from mlxtune.serving.api import AnswerRequest, ApiError, CompletedAnswer, Document, Parameters, get
-from mlxtune.serving.protocol import Piece, ToolCall
+from mlxtune.serving.protocol import Piece, Prompt, ToolCall
 
 _ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant", "tool": "tool"}
-_SUPPORTED = api.SAMPLING | {
+_CHAT_PARAMETERS = api.SAMPLING | {
     "model", "messages", "stream", "stream_options", "max_tokens", "max_completion_tokens", "tools", "tool_choice", "response_format",
     "reasoning_effort", "chat_template_kwargs",
 }  # fmt: skip
-_DEFAULTS: dict[str, Any] = {  # the only accepted values of unsupported parameters
-    "n": 1,
-    "frequency_penalty": 0,
-    "presence_penalty": 0,
-    "logprobs": False,
-    "logit_bias": {},
-    "parallel_tool_calls": True,
-    "store": False,
-}
+_TEXT_PARAMETERS = api.SAMPLING | {"model", "prompt", "stream", "stream_options", "max_tokens"}
+# The only accepted values of unsupported parameters
+_DEFAULTS: dict[str, Any] = {"n": 1, "frequency_penalty": 0, "presence_penalty": 0, "logit_bias": {}}
+_CHAT_DEFAULTS = _DEFAULTS | {"logprobs": False, "parallel_tool_calls": True, "store": False}
+_TEXT_DEFAULTS = _DEFAULTS | {"logprobs": None, "best_of": 1, "echo": False, "suffix": ""}
+TEXT_MAX_TOKENS = 16  # OpenAI's default for raw prompts
 _REASONING = ("reasoning_content", "reasoning")  # servers' names for the reasoning before an answer
 
 
-def parse_request(body: Any, models: Sequence[str]) -> AnswerRequest:
-    """Parse ``body``, a JSON value, as a request to one of ``models``. Raises ``ApiError``."""
-    given = api.parameters(body, _SUPPORTED, _DEFAULTS)
+def parse_chat_request(body: Any, models: Sequence[str]) -> AnswerRequest:
+    """Parse ``body``, a JSON value, as a request for a chat completion by one of ``models``. Raises ``ApiError``."""
+    given = api.parameters(body, _CHAT_PARAMETERS, _CHAT_DEFAULTS)
     model = api.get_model(given, models)
     messages = get(given, "messages", list, required=True)
     if not messages:
@@ -52,6 +49,31 @@ def parse_request(body: Any, models: Sequence[str]) -> AnswerRequest:
         effort=get(given, "reasoning_effort", str, default=""),
         variables=get(given, "chat_template_kwargs", dict, default={}),
         stream=get(given, "stream", bool, default=False),
+    )
+
+
+def parse_text_request(body: Any, models: Sequence[str]) -> AnswerRequest:
+    """Parse ``body``, a JSON value, as a request to continue a raw prompt with one of ``models``. Raises ``ApiError``."""
+    given = api.parameters(body, _TEXT_PARAMETERS, _TEXT_DEFAULTS)
+    return AnswerRequest(
+        model=api.get_model(given, models),
+        prompt=parse_prompt(get(given, "prompt", str, list, required=True), "prompt"),
+        sampling=api.get_sampling(given, ("max_tokens",), TEXT_MAX_TOKENS),
+        stream=get(given, "stream", bool, default=False),
+        include_usage=api.get_include_usage(given),
+    )
+
+
+def parse_prompt(value: Any, name: str) -> Prompt:
+    """Return the text or token IDs in ``value``, which may be a list with a single one of them. Raises ``ApiError``."""
+    if isinstance(value, list) and len(value) == 1 and isinstance(value[0], str | list):
+        value = value[0]
+    if isinstance(value, str) and value:
+        return value
+    if isinstance(value, list) and value and all(type(token) is int for token in value):
+        return tuple(value)
+    raise ApiError(
+        400, f"{name} must be a string or a list of token IDs that is not empty; send one prompt per request.", param=name
     )
 
 
@@ -133,7 +155,7 @@ def _tool_calls(calls: Any, where: str) -> list[dict[str, Any]]:
         raise ApiError(400, f"{where}.tool_calls must be function calls with JSON arguments.", param=where) from error
 
 
-class Completion:
+class CompletionResponse:
     """Builds the documents of a chat completion, or of a text completion if ``request`` has a raw prompt.
 
     All chunks share the same ID, time and fingerprint.
