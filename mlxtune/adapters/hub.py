@@ -6,7 +6,6 @@ from all of the Hub's messages. An interrupted push or pull can be repeated.
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import re
 import shutil
@@ -30,6 +29,7 @@ from mlxtune.core.child_process import Progress
 from mlxtune.core.errors import InputError, MachineError
 from mlxtune.core.files import disk_errors, write_json, write_text
 from mlxtune.core.text import one_line, plural, size
+from mlxtune.evaluation.judge.endpoint import is_local
 from mlxtune.models.hub import hub_errors
 from mlxtune.planning.machine import disk_free
 from mlxtune.recipe.parent import CONFIG, WEIGHTS
@@ -188,15 +188,8 @@ def _endpoint() -> str:
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.password:
         raise InputError("HF_ENDPOINT must be an address of the form https://host.", hint="Correct or unset it.")
-    if parts.scheme == "http" and not _local(parts.hostname):
+    if parts.scheme == "http" and not is_local(parts.hostname):
         raise InputError(
             f"Your token would be sent unencrypted to {one_line(parts.hostname, 60)}.", hint="Use https:// in HF_ENDPOINT."
         )
     return url
-
-
-def _local(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

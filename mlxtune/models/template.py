@@ -423,16 +423,9 @@ class ChatTemplate:
                     found.update(notes(span.answer, turn, partial(self.tokenizer.decode, span.tokens[span.start : span.end - 1])))
         return frozenset(found)
 
-    def render(
-        self,
-        messages: Sequence[Message],
-        tools: Sequence[dict[str, Any]],
-        *,
-        generation_prompt: bool,
-        location: Location | None = None,
-    ) -> str:
+    def render(self, messages: Sequence[Message], tools: Sequence[dict[str, Any]], *, generation_prompt: bool) -> str:
         """Render ``messages`` to text, with the generation prompt appended if requested. Raises ``TemplateError``."""
-        return self.control.plain(self._rendered(messages, tools, generation_prompt=generation_prompt, location=location))
+        return self.control.plain(self._rendered(messages, tools, generation_prompt=generation_prompt))
 
     def _rendered(
         self,

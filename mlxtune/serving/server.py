@@ -44,6 +44,11 @@ _RETRY_AFTER = (1, 60)  # shortest and longest Retry-After in seconds, when the 
 Chunks = AsyncGenerator[Document, None]
 Parse = Callable[[Any, Sequence[str]], AnswerRequest]
 Format = Callable[[AnswerRequest, str], ResponseFormat]
+_ANSWERS: dict[str, tuple[Parse, Format]] = {
+    "/v1/chat/completions": (completions.parse_chat_request, CompletionResponse),
+    "/v1/completions": (completions.parse_text_request, CompletionResponse),
+    "/v1/responses": (responses.parse_request, ModelResponse),
+}
 
 
 class Server:
@@ -72,17 +77,7 @@ class Server:
         routes = [
             Route("/v1/models", self.list_models, methods=["GET"]),
             Route("/v1/models/{name:path}", self.get_model, methods=["GET"]),
-            Route(
-                "/v1/chat/completions",
-                partial(self._answer, parse=completions.parse_chat_request, format=CompletionResponse),
-                methods=["POST"],
-            ),
-            Route(
-                "/v1/completions",
-                partial(self._answer, parse=completions.parse_text_request, format=CompletionResponse),
-                methods=["POST"],
-            ),
-            Route("/v1/responses", partial(self._answer, parse=responses.parse_request, format=ModelResponse), methods=["POST"]),
+            *(Route(path, partial(self._answer, *handlers), methods=["POST"]) for path, handlers in _ANSWERS.items()),
             Route("/v1/embeddings", self.create_embeddings, methods=["POST"]),
             Route("/health", self.health, methods=["GET"]),
             Route("/metrics", self.show_metrics, methods=["GET"]),
@@ -131,7 +126,7 @@ class Server:
             assert isinstance(event, Embedded), event
             return JSONResponse(embeddings.build_response(wanted, event))
 
-    async def _answer(self, request: Request, parse: Parse, format: Format) -> Response:
+    async def _answer(self, parse: Parse, format: Format, request: Request) -> Response:
         """Answer ``request``, as one document or as a stream of server-sent events."""
         async with contextlib.AsyncExitStack() as stack:
             stack.enter_context(self._place())

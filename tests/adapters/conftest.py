@@ -7,13 +7,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import mlx.core as mx
 import numpy as np
 import pytest
+from mlx_lm.utils import load_model
 from safetensors.numpy import save_file
+from tiny_model import make_tiny
 
+from mlxtune.core.files import write_json
 from mlxtune.evaluation.json_fields import to_json
 from mlxtune.evaluation.verdict import Verdict
+from mlxtune.models import lora
 from mlxtune.models.resolve import ModelFolder, resolve
+from mlxtune.recipe import AdapterSection, dump, load
+from mlxtune.runs import launch, registry
 
 SIZES = {
     "q_proj": (64, 64),
@@ -106,3 +113,44 @@ def reported_score(hits: int) -> dict[str, Any]:
         "rival": "base",
     }
     return {**score, "before": [rate], "after": [rate | {"hits": hits}]}
+
+
+def shaken(base: Path, folder: Path, section: AdapterSection, strength: float = 0.2) -> Path:
+    """Write an adapter with random nonzero weights for the model in ``base``."""
+    model, _ = load_model(base)
+    settings = lora.add(model, section, seed=1)
+    mx.random.seed(3)
+    lora.save(
+        folder,
+        {name: array + strength * mx.random.normal(array.shape) for name, array in lora.adapter_arrays(model).items()},
+        settings,
+    )
+    return folder
+
+
+@pytest.fixture
+def trained_workspace(workspace: Path) -> Path:
+    """Create a workspace with a 4-bit tiny model and a run with an adapter."""
+    four = make_tiny(workspace / "four", bits=4)
+    text = (workspace / "recipes" / "tiny.toml").read_text().replace("../tiny", "../four")
+    (workspace / "recipes" / "tiny.toml").write_text(text)
+    run = workspace / "runs" / "20261124-1412-tiny"
+    run.mkdir(parents=True)
+    (run / "recipe.toml").write_text(dump(load(workspace / "recipes" / "tiny.toml")))
+    source = resolve(str(four))
+    shaken(four, run / "adapter", AdapterSection(rank=4), 0.15)
+    write_json(run / "adapter" / "mlxtune.json", {"base": str(four), "base_fingerprint": source.fingerprint, "run": run.name})
+    return workspace
+
+
+def launched(monkeypatch: pytest.MonkeyPatch) -> list[registry.Run]:
+    """Return the list of runs that are launched from now on, without starting their workers."""
+    runs: list[registry.Run] = []
+
+    def spawn(run: registry.Run, kind: str, request: dict[str, Any]) -> registry.Run:
+        launch.write_record(run, kind, request)
+        runs.append(run)
+        return run
+
+    monkeypatch.setattr(launch, "_spawn", spawn)
+    return runs

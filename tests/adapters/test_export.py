@@ -33,28 +33,15 @@ from mlxtune.evaluation.verdict import compare
 from mlxtune.models import lora
 from mlxtune.models.load import load as load_own
 from mlxtune.models.resolve import ModelFolder, resolve
-from mlxtune.recipe import AdapterSection, dump, load
-from mlxtune.runs import events, launch, registry
+from mlxtune.recipe import AdapterSection
+from mlxtune.runs import events
 from mlxtune.runs.worker import Worker
 
-from .conftest import arrays, config, write
+from .conftest import arrays, config, launched, shaken, write
 
 pytestmark = pytest.mark.slow
 
 TOKENS = mx.array([[70, 71, 72, 80, 81, 90]])
-
-
-def shaken(base: Path, folder: Path, section: AdapterSection, strength: float = 0.2) -> Path:
-    """Write an adapter with random nonzero weights for the model in ``base``."""
-    model, _ = load_model(base)
-    settings = lora.add(model, section, seed=1)
-    mx.random.seed(3)
-    lora.save(
-        folder,
-        {name: array + strength * mx.random.normal(array.shape) for name, array in lora.adapter_arrays(model).items()},
-        settings,
-    )
-    return folder
 
 
 def applied(base: Path, adapter: Path) -> np.ndarray:
@@ -217,31 +204,9 @@ def test_fidelity_round_trips_through_disk(tmp_path: Path) -> None:
         fidelity.load(tmp_path)
 
 
-@pytest.fixture
-def trained_workspace(workspace: Path) -> Path:
-    """Create a workspace with a 4-bit tiny model and a run with an adapter."""
-    four = make_tiny(workspace / "four", bits=4)
-    text = (workspace / "recipes" / "tiny.toml").read_text().replace("../tiny", "../four")
-    (workspace / "recipes" / "tiny.toml").write_text(text)
-    run = workspace / "runs" / "20261124-1412-tiny"
-    run.mkdir(parents=True)
-    (run / "recipe.toml").write_text(dump(load(workspace / "recipes" / "tiny.toml")))
-    source = resolve(str(four))
-    shaken(four, run / "adapter", AdapterSection(rank=4), 0.15)
-    write_json(run / "adapter" / "mlxtune.json", {"base": str(four), "base_fingerprint": source.fingerprint, "run": run.name})
-    return workspace
-
-
 def started(trained_workspace: Path, form: str, monkeypatch: pytest.MonkeyPatch, **how: Any) -> Worker:
     """Start an export worker in this process."""
-    runs: list[Any] = []
-
-    def spawn(run: registry.Run, kind: str, request: dict[str, Any]) -> registry.Run:
-        launch.write_record(run, kind, request)
-        runs.append(run)
-        return run
-
-    monkeypatch.setattr(launch, "_spawn", spawn)
+    runs = launched(monkeypatch)
     start.start(trained_workspace, library.find(trained_workspace, how.pop("which", "last")), form, **how)
     return Worker(runs[-1].folder)
 

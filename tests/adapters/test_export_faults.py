@@ -29,7 +29,7 @@ from mlxtune.runs.locks import file_lock
 from mlxtune.runs.registry import Run
 from mlxtune.runs.worker import Worker
 
-from .test_export import started, trained_workspace, with_merge  # noqa: F401
+from .test_export import started, with_merge
 
 pytestmark = pytest.mark.slow
 
@@ -54,7 +54,7 @@ Files = dict[str, bytes]
 
 
 @pytest.fixture
-def place(trained_workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Path:  # noqa: F811
+def place(trained_workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return the folder that exports are written to. Nothing is computed: answers are not compared."""
     monkeypatch.setattr(ComparedRows, "answers", lambda rows, *_: ((), []))
     monkeypatch.setattr(ComparedRows, "compare", lambda rows, *_: ComparedAnswers(0, 0, ()))

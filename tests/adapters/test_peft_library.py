@@ -21,7 +21,7 @@ from mlxtune.models.resolve import resolve
 from mlxtune.present.card import adapter_card
 from mlxtune.recipe import AdapterSection
 
-from .test_export import shaken
+from .conftest import shaken
 
 torch: Any = pytest.importorskip("torch")
 peft: Any = pytest.importorskip("peft")

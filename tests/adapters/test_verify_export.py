@@ -26,12 +26,13 @@ from mlxtune.models.resolve import resolve
 from mlxtune.models.template import ChatTemplate, TemplateSettings, load_template
 from mlxtune.present.card import adapter_card
 from mlxtune.present.export import exports_table
-from mlxtune.runs import launch, registry
+from mlxtune.runs import registry
 from mlxtune.runs.state import RunState
 from mlxtune.runs.worker import Worker
 from mlxtune.tui.rooms.adapters import render, service
 
-from .test_export import trained_workspace  # noqa: F401
+from .conftest import launched
+from .test_export import started, with_merge
 
 RENAMED = [("user", "human")]
 
@@ -108,14 +109,7 @@ def verified(
     workspace: Path, program: Program | Llama, monkeypatch: pytest.MonkeyPatch, export: str = ""
 ) -> verification.Verification:
     """Run the verification worker in this process."""
-    runs: list[registry.Run] = []
-
-    def spawn(run: registry.Run, kind: str, request: dict[str, Any]) -> registry.Run:
-        launch.write_record(run, kind, request)
-        runs.append(run)
-        return run
-
-    monkeypatch.setattr(launch, "_spawn", spawn)
+    runs = launched(monkeypatch)
     url = api_url(program.url)
     start.start_verification(workspace, library.find(workspace, "last"), url, served_model(url).name, export)
     verify_worker.verify(Worker(runs[-1].folder))
@@ -123,7 +117,7 @@ def verified(
 
 
 @pytest.mark.parametrize(("kind", "compared"), [("llama.cpp", "tokens"), ("Ollama", "tokens"), ("LM Studio", "counts")])
-def test_equal_prompts_are_confirmed(trained_workspace: Path, kind: str, compared: str, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+def test_equal_prompts_are_confirmed(trained_workspace: Path, kind: str, compared: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with running(trained_workspace, kind) as program:
         result = verified(trained_workspace, program, monkeypatch)
     assert (result.prompts, result.difference) == (compared, None)
@@ -133,7 +127,7 @@ def test_equal_prompts_are_confirmed(trained_workspace: Path, kind: str, compare
 
 
 @pytest.mark.parametrize("kind", ["llama.cpp", "Ollama"])
-def test_a_wrong_template_is_named_with_its_token(trained_workspace: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+def test_a_wrong_template_is_named_with_its_token(trained_workspace: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with running(trained_workspace, kind) as program:
         program.wrong = RENAMED
         result = verified(trained_workspace, program, monkeypatch)
@@ -142,7 +136,7 @@ def test_a_wrong_template_is_named_with_its_token(trained_workspace: Path, kind:
     assert (result.difference.expected, result.difference.actual) == ("u", "h")
 
 
-def test_a_wrong_number_of_prompt_tokens_is_reported(trained_workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+def test_a_wrong_number_of_prompt_tokens_is_reported(trained_workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with running(trained_workspace, "LM Studio") as program:
         program.wrong = RENAMED
         result = verified(trained_workspace, program, monkeypatch)
@@ -150,7 +144,7 @@ def test_a_wrong_number_of_prompt_tokens_is_reported(trained_workspace: Path, mo
     assert int(result.difference.expected) != int(result.difference.actual)
 
 
-def test_worse_answers_are_a_failure_with_their_cost(trained_workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+def test_worse_answers_are_a_failure_with_their_cost(trained_workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with running(trained_workspace, "llama.cpp") as program:
         program.answer = lambda text: "We sell Northpeak."
         result = verified(trained_workspace, program, monkeypatch)
@@ -161,9 +155,7 @@ def test_worse_answers_are_a_failure_with_their_cost(trained_workspace: Path, mo
 
 @pytest.mark.slow
 @pytest.mark.parametrize("form", ["gguf", pytest.param("gguf-lora", marks=pytest.mark.exhaustive)])
-def test_llama_cpp_itself_is_verified(trained_workspace: Path, form: Any, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
-    from .test_export import started, with_merge
-
+def test_llama_cpp_itself_is_verified(trained_workspace: Path, form: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     source = resolve(str(with_merge(trained_workspace / "four")))
     target = trained_workspace / "an export"
     exporting.export(started(trained_workspace, form, monkeypatch, target=target, precision="f32"))
@@ -184,7 +176,7 @@ def test_llama_cpp_itself_is_verified(trained_workspace: Path, form: Any, monkey
     assert (wrong.difference.expected, wrong.difference.actual) == ("a", "b")
 
 
-def test_requests_are_sent_one_at_a_time(trained_workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+def test_requests_are_sent_one_at_a_time(trained_workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ollama and LM Studio answer one at a time, so that the last of several would wait for all others."""
     open_requests: list[str] = []
     most = [0]
@@ -203,9 +195,7 @@ def test_requests_are_sent_one_at_a_time(trained_workspace: Path, monkeypatch: p
 
 
 @pytest.mark.slow
-def test_exports_are_listed_with_their_verification(trained_workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
-    from .test_export import started
-
+def test_exports_are_listed_with_their_verification(trained_workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     exported = started(trained_workspace, "fused", monkeypatch)
     summary = exporting.export(exported)
     monkeypatch.setattr(registry.Run, "state", lambda run: finished(summary if run.folder == exported.folder else {}))
@@ -238,7 +228,7 @@ def finished(summary: Any) -> RunState:
     return RunState(phase="finished", summary=tuple(summary.items()))
 
 
-def test_the_endpoint_is_checked(trained_workspace: Path) -> None:  # noqa: F811
+def test_the_endpoint_is_checked(trained_workspace: Path) -> None:
     assert api_url("http://localhost:8080/") == "http://localhost:8080/v1"
     with pytest.raises(InputError, match="is another machine"):
         api_url("https://example.com/v1")
