@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 import shutil
 from collections.abc import Iterator
@@ -111,22 +110,10 @@ def test_a_changed_file_is_loaded_again(tiny: Path, pool: AdapterPool, tmp_path:
     assert pool.adapters == [second]
 
 
-def _other_base(folder: Path) -> None:
-    config = json.loads((folder / lora.CONFIG_FILE).read_text())
-    config["lora_parameters"]["rank"] = 5
-    (folder / lora.CONFIG_FILE).write_text(json.dumps(config))
-
-
 def _nan_values(folder: Path) -> None:
     arrays: dict[str, mx.array] = mx.load(str(folder / lora.WEIGHTS_FILE))  # type: ignore[assignment]
     name = sorted(arrays)[0]
     mx.save_safetensors(str(folder / lora.WEIGHTS_FILE), arrays | {name: arrays[name] * float("nan")})
-
-
-def _one_missing(folder: Path) -> None:
-    arrays: dict[str, mx.array] = mx.load(str(folder / lora.WEIGHTS_FILE))  # type: ignore[assignment]
-    arrays.pop(sorted(arrays)[0])
-    mx.save_safetensors(str(folder / lora.WEIGHTS_FILE), arrays)
 
 
 def _module_missing(folder: Path) -> None:
@@ -140,12 +127,8 @@ def _module_missing(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (_other_base, "configuration says 5"),
         (_nan_values, "NaN or infinite"),
-        (_one_missing, "lacks its A or B"),
         (_module_missing, "has no counterpart"),
-        (lambda folder: (folder / lora.WEIGHTS_FILE).write_bytes(b"\x80\x05pickle"), "safetensors"),
-        (lambda folder: (folder / lora.CONFIG_FILE).write_text('{"fine_tune_type": "full", "num_layers": 1}'), "full weights"),
         (lambda folder: (folder / lora.CONFIG_FILE).write_text("[]"), "JSON object"),
         (lambda folder: (folder / lora.CONFIG_FILE).unlink(), "no adapter"),
     ],
