@@ -21,7 +21,7 @@ Disadvantage = Literal[
 
 
 @dataclass(frozen=True)
-class RecipeChange:
+class MemoryChange:
     """A change that lowers the peak memory, on top of earlier changes."""
 
     settings: tuple[str, ...]  # for --set; empty if only a smaller base would help
@@ -38,18 +38,18 @@ _Options = Iterator[tuple[dict[str, Any], Disadvantage, int]]  # new values by k
 
 def suggest_changes(
     recipe: Recipe, lengths: DatasetLengths, shapes: ModelShapes, estimator: Estimator, limit: int
-) -> list[RecipeChange]:
+) -> list[MemoryChange]:
     """Return changes, each on top of the previous ones, until the recipe fits in ``limit`` bytes or needs a smaller model."""
-    changes: list[RecipeChange] = []
+    changes: list[MemoryChange] = []
     current = estimator(recipe)
     for options in (_checkpointing, _smaller_batch, _shorter_window, _fewer_layers, _lower_rank, _quantization):
-        best: tuple[Recipe, RecipeChange] | None = None
+        best: tuple[Recipe, MemoryChange] | None = None
         for values, disadvantage, truncated in options(recipe, lengths, shapes):
             candidate = _with_values(recipe, values)
             peak = estimator(candidate).total
             if peak < current.total:
                 settings = tuple(f"{key}={toml_literal(value)}" for key, value in values.items())
-                best = candidate, RecipeChange(settings, disadvantage, peak, peak <= limit, truncated)
+                best = candidate, MemoryChange(settings, disadvantage, peak, peak <= limit, truncated)
                 if best[1].fits:
                     break
         if best:
@@ -59,7 +59,7 @@ def suggest_changes(
             if change.fits:
                 return changes
     room = max(0, limit - (current.total - current.weights))
-    return [*changes, RecipeChange((), "smaller_base", 0, True, largest_weights=room)]
+    return [*changes, MemoryChange((), "smaller_base", 0, True, largest_weights=room)]
 
 
 def _checkpointing(recipe: Recipe, lengths: DatasetLengths, shapes: ModelShapes) -> _Options:

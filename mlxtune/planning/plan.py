@@ -13,7 +13,7 @@ from mlxtune.data.constant_rate import ConstantRate
 from mlxtune.data.split import Splits, sample_rows
 from mlxtune.planning import calibration, measurements, memory, shapes
 from mlxtune.planning.calibration import StepCalibration
-from mlxtune.planning.changes import RecipeChange, suggest_changes
+from mlxtune.planning.changes import MemoryChange, suggest_changes
 from mlxtune.planning.machine import Machine, computes_natively
 from mlxtune.planning.measurements import StepCost
 from mlxtune.planning.memory import MemoryEstimate
@@ -82,7 +82,7 @@ class Plan:
     calibrated: bool  # whether a probe of any batch corrects the memory
     probed: bool  # whether a probe of the largest batch measured the memory
     cost: Cost
-    changes: tuple[RecipeChange, ...]
+    changes: tuple[MemoryChange, ...]
     notes: tuple[str, ...] = ()  # what the chat template changes in the rows
     thinking: str = ""  # the thinking mode, if the template has one
     date: str = ""  # the date in the prompts, if the template prints one
@@ -265,7 +265,7 @@ class Planner:
             speed = estimate_speed(rates, self.shapes, recipe.adapter, share, checkpointed=checkpointed)
         if speed is not None and speed is measured and (not probed or speed.busy):
             speed = replace(speed, source=BUSY_PROBE if probed else OTHER_PROBE)
-        changes: list[RecipeChange] = []
+        changes: list[MemoryChange] = []
         if estimate.total > self.machine.limit:
             limit = round(self.machine.limit * (1 - margin(bool(measured))))
             changes = suggest_changes(recipe, self.lengths, self.shapes, self.estimate, limit)

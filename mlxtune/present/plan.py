@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mlxtune.core.text import duration, one_line, plural, size
-from mlxtune.planning.changes import Disadvantage, RecipeChange
+from mlxtune.planning.changes import Disadvantage, MemoryChange
 from mlxtune.planning.cost import Bill, CloudOffer
 from mlxtune.planning.machine import PowerState
 from mlxtune.planning.plan import Basis, Cost, LongPart, MemoryPart, Plan
@@ -105,7 +105,7 @@ def verdict_sentence(plan: Plan) -> str:
     return f"This fits: {need}."
 
 
-def changes(suggested: tuple[RecipeChange, ...]) -> Facts:
+def changes(suggested: tuple[MemoryChange, ...]) -> Facts:
     """Describe the changes that would make a recipe fit. The first one is an action in the app."""
     described = []
     for index, change in enumerate(suggested):

@@ -32,7 +32,7 @@ HOUR = 3600.0
 def plan(read: Callable[..., ModelShapes], machine: Machine) -> Plan:
     """Forty rows, three epochs, in an hour at 60 W."""
     rows = lengths(*[40] * 40)
-    splits: Any = SimpleNamespace(train=rows.train, valid=rows.valid, test=())
+    splits: Any = SimpleNamespace(train=rows.train, valid=rows.valid, test=(), evaluated=(), reserved=())
     plan_without_time = Planner(machine, read(), rows).plan(recipe("training.epochs=3"), splits)
     return replace(plan_without_time, cost=Cost(HOUR, "probe", 60.0))
 

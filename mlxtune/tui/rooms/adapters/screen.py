@@ -15,7 +15,7 @@ from mlxtune.adapters.entry import AdapterEntry
 from mlxtune.adapters.export.formats import FORMATS, ExportFormat
 from mlxtune.adapters.export.start import PRECISIONS, require_packages
 from mlxtune.adapters.importers.importer import import_adapter
-from mlxtune.adapters.library import compare
+from mlxtune.adapters.library import AdapterComparison, compare
 from mlxtune.core.errors import InputError, MlxtuneError
 from mlxtune.core.files import file_stamp
 from mlxtune.core.text import one_line, plural
