@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any, Protocol
+from typing import Any
 
 from mlx_lm.tokenizer_utils import TokenizerWrapper, _infer_tool_parser
 
@@ -31,19 +31,6 @@ class FunctionCall:
         if isinstance(value, dict) and isinstance(value.get("name"), str) and isinstance(value.get(arguments), dict):
             return cls(value["name"], value[arguments])
         raise ValueError(f"not a call: {value!r}")
-
-
-class CallFormat(Protocol):
-    """How calls are written. They begin with one of ``starts``: ``anywhere`` in an answer, or only at its beginning."""
-
-    @property
-    def starts(self) -> tuple[str, ...]: ...
-
-    @property
-    def anywhere(self) -> bool: ...
-
-    def parse(self, text: str, tools: Tools) -> tuple[str, list[FunctionCall]]:
-        """Return ``text`` without its calls, and the calls. Raises any error for a malformed one."""
 
 
 class TaggedCalls:
@@ -93,6 +80,10 @@ class HarmonyCall:
         match = self._PATTERN.fullmatch(text.strip())
         return ("", [FunctionCall.parse({"name": match[1], "arguments": json.loads(match[2])})]) if match else (text, [])
 
+
+# How calls are written. They begin with one of ``starts``: ``anywhere`` in an answer, or only at its beginning. ``parse`` returns a text
+# without its calls, and the calls, and raises any error for a malformed one.
+CallFormat = TaggedCalls | LlamaCall | HarmonyCall
 
 # Formats that mlx-lm has no parser for, by a part of the template that writes them.
 _OWN_FORMATS: dict[str, type[LlamaCall | HarmonyCall]] = {

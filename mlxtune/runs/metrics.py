@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from mlxtune.core.errors import InputError
 from mlxtune.core.files import write_text
@@ -23,14 +23,6 @@ class MetricRow:
     step: int
     t: float
     values: Mapping[str, float]
-
-
-class MetricSink(Protocol):
-    """Receives the metrics of one or several runs, in the order of their steps."""
-
-    def log(self, row: MetricRow) -> None: ...
-
-    def close(self) -> None: ...
 
 
 def metric_rows(run: str, events: list[Event]) -> Iterator[MetricRow]:
@@ -118,6 +110,10 @@ class TrackioSink:
         if self._run:
             self._trackio.finish()
         self._run = ""
+
+
+# Receives the metrics of one or several runs, in the order of their steps.
+MetricSink = CsvSink | TensorBoardSink | TrackioSink
 
 
 def _missing(title: str, package: str) -> InputError:

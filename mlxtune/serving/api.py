@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Any
 
 from mlxtune.core.errors import GpuError, InputError, MachineError
 from mlxtune.core.text import nearest, one_line
@@ -18,7 +18,6 @@ from mlxtune.serving.protocol import (
     AdapterUnavailableError,
     Done,
     Failed,
-    Piece,
     Prompt,
     QueueFullError,
     Sampling,
@@ -104,27 +103,6 @@ class CompletedAnswer:
         seconds = {"queued": done.waited, "first_token": done.first, "total": done.seconds}
         timing = {f"{name}_s": round(value, 4) for name, value in seconds.items()}
         return {"seed": self.accepted.seed, "timing": {**timing, "tokens_per_s": round(done.speed, 2)}}
-
-
-class ResponseFormat(Protocol):
-    """Builds the documents of one response: either one ``document``, or a stream from ``start`` to ``end``."""
-
-    done_marker: bool  # whether `[DONE]` follows the stream's last document
-
-    def document(self, answer: CompletedAnswer) -> Document:
-        """Return the response to a request that does not stream."""
-
-    def start(self) -> list[Document]:
-        """Return the documents that begin a stream."""
-
-    def part(self, part: Piece | ToolCall) -> list[Document]:
-        """Return the documents for a piece of the answer or of the reasoning before it, or for a whole call."""
-
-    def end(self, answer: CompletedAnswer) -> list[Document]:
-        """Return the documents that end a stream."""
-
-    def failure(self, error: ApiError) -> Document:
-        """Return the final event of a stream whose answer failed."""
 
 
 def parameters(body: Any, supported: Collection[str], defaults: Mapping[str, Any] = MappingProxyType({})) -> Parameters:

@@ -158,10 +158,11 @@ def _tool_calls(calls: Any, where: str) -> list[dict[str, Any]]:
 class CompletionResponse:
     """Builds the documents of a chat completion, or of a text completion if ``request`` has a raw prompt.
 
-    All chunks share the same ID, time and fingerprint.
+    There is one ``document`` for a request that does not stream. A stream has those from ``start``, those of each ``part``, and those at
+    its ``end``, or a ``failure``. All share the same ID, time and fingerprint.
     """
 
-    done_marker = True
+    done_marker = True  # `[DONE]` follows the stream's last document
 
     def __init__(self, request: AnswerRequest, fingerprint: str) -> None:
         self._is_chat, self._include_usage, self._calls = request.prompt is None, request.include_usage, 0

@@ -28,7 +28,7 @@ from mlxtune.adapters import library
 from mlxtune.core.text import one_line
 from mlxtune.serving import completions, embeddings, responses
 from mlxtune.serving.access_guard import App, Receive, Scope, Send, guarded
-from mlxtune.serving.api import AnswerRequest, ApiError, CompletedAnswer, Document, ResponseFormat
+from mlxtune.serving.api import AnswerRequest, ApiError, CompletedAnswer, Document
 from mlxtune.serving.client import PendingAnswer
 from mlxtune.serving.completions import CompletionResponse
 from mlxtune.serving.metrics import CONTENT_TYPE, Metrics
@@ -43,6 +43,7 @@ _RETRY_AFTER = (1, 60)  # shortest and longest Retry-After in seconds, when the 
 
 Chunks = AsyncGenerator[Document, None]
 Parse = Callable[[Any, Sequence[str]], AnswerRequest]
+ResponseFormat = CompletionResponse | ModelResponse
 Format = Callable[[AnswerRequest, str], ResponseFormat]
 _ANSWERS: dict[str, tuple[Parse, Format]] = {
     "/v1/chat/completions": (completions.parse_chat_request, CompletionResponse),
