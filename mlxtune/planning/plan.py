@@ -248,23 +248,11 @@ class Planner:
         return measured
 
     def plan(self, recipe: Recipe, splits: Splits, *, watts: float = 0.0, workspace: Path | None = None) -> Plan:
-        """Plan ``recipe``, which is complete, with the rows of ``splits``.
-
-        Without a probe of the largest batch, the speed is taken from past runs in ``workspace``, from a probe of another batch, or
-        estimated from a benchmark of this machine.
-        """
-        work, cached, checkpointed, measured = self.decisions(recipe)
+        """Plan ``recipe``, which is complete, with the rows of ``splits``. Past runs in ``workspace`` may tell the speed."""
+        work, cached, checkpointed, measured = decisions = self.decisions(recipe)
         estimate = self.estimate(recipe)
         probed = measured is not None and measured.batch == calibration.batch_key(recipe, estimate.batch)
-        speed = measured if measured and measured.exact else None
-        if workspace and not (speed and probed and not speed.busy):
-            speed = calibration.from_past_run(workspace, recipe) or speed
-        if speed is None:
-            share = work.trained / max(1, work.computed)
-            rates = find_rates(self.machine)
-            speed = estimate_speed(rates, self.shapes, recipe.adapter, share, checkpointed=checkpointed)
-        if speed is not None and speed is measured and (not probed or speed.busy):
-            speed = replace(speed, source=BUSY_PROBE if probed else OTHER_PROBE)
+        speed = self._speed(recipe, decisions, probed, workspace)
         changes: list[MemoryChange] = []
         if estimate.total > self.machine.limit:
             limit = round(self.machine.limit * (1 - margin(bool(measured))))
@@ -311,6 +299,24 @@ class Planner:
             long_answers=0 if most == AUTO else sum(count > most for hash, count in self.lengths.references if hash in evaluated),
             time_keys=_time_keys(recipe, cost),
         )
+
+    def _speed(self, recipe: Recipe, decisions: StepDecisions, probed: bool, workspace: Path | None) -> StepCalibration | None:
+        """Return the measured time of a step, with its source.
+
+        Without a probe of the largest batch, it is taken from past runs in ``workspace``, from a probe of another batch, or
+        estimated from a benchmark of this machine.
+        """
+        work, _, checkpointed, measured = decisions
+        speed = measured if measured and measured.exact else None
+        if workspace and not (speed and probed and not speed.busy):
+            speed = calibration.from_past_run(workspace, recipe) or speed
+        if speed is None:
+            share = work.trained / max(1, work.computed)
+            rates = find_rates(self.machine)
+            speed = estimate_speed(rates, self.shapes, recipe.adapter, share, checkpointed=checkpointed)
+        if speed is not None and speed is measured and (not probed or speed.busy):
+            speed = replace(speed, source=BUSY_PROBE if probed else OTHER_PROBE)
+        return speed
 
     def _estimate(self, recipe: Recipe, decisions: StepDecisions, scale: float = 1.0) -> MemoryEstimate:
         work, cached, checkpointed, _ = decisions
