@@ -125,7 +125,7 @@ def constant_rate(recipe: Recipe, splits: Splits) -> ConstantRate | None:
     contract = Contract.from_recipe(recipe)
     metric = contract.headline(recipe, has_preferences=False)
     text = constant_answer(contract, metric, known)
-    values, compared = [_parsed(row.reference or "") for row in known.train], contract.section.correct
+    values, compared = [_parsed(row.reference or "") for row in sample_rows(known.train, _BUDGET)], contract.section.correct
     has_fields = all(isinstance(value, dict) for value in values) and not {"answer", "fields", "calls"}.intersection(compared)
     fields = tuple(name for name in telling_fields(values) if name not in compared) if has_fields else ()
     return ConstantRate(_hits(contract, metric, rows, [text] * len(rows))[0], len(rows), fields)
