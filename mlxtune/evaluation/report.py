@@ -19,7 +19,7 @@ from mlxtune.evaluation.off_task.result import OffTaskResult
 from mlxtune.evaluation.scorers import CONTRACT
 from mlxtune.evaluation.scorers.preference import PREFERENCE
 from mlxtune.evaluation.seed_report import SeedReport
-from mlxtune.evaluation.statistics.bootstrap import BootstrapMean
+from mlxtune.evaluation.statistics.clusters import ClusterMean
 from mlxtune.evaluation.verdict import Comparison, ScoreComparison, Verdict
 
 FILE = "report.json"
@@ -178,7 +178,7 @@ class ArmResult:
     seconds: float
     rates: tuple[Rate, ...]
     answers: AnswerStatistics
-    margin: BootstrapMean | None = None  # the mean log-likelihood advantage of chosen over rejected answers, in nats per token
+    margin: ClusterMean | None = None  # the mean log-likelihood advantage of chosen over rejected answers, in nats per token
     perplexity: float | None = None  # of the reference answers
     thought_tokens: int | None = optional(None)  # of all answers
     prompt_tokens: int | None = optional(None)  # of all prompts

@@ -17,8 +17,7 @@ from mlxtune.evaluation.scorers import CONTRACT, PASS, Score
 from mlxtune.evaluation.scorers.preference import PREFERENCE
 from mlxtune.evaluation.scorers.registry import FORMS
 from mlxtune.evaluation.seed_report import SeedReport, build_seed_report, recipe_verdict
-from mlxtune.evaluation.statistics.bootstrap import BootstrapMean, bootstrap
-from mlxtune.evaluation.statistics.clusters import effective_groups, effective_n
+from mlxtune.evaluation.statistics.clusters import ClusterMean, cluster_mean, effective_groups, effective_n
 from mlxtune.evaluation.statistics.intervals import wilson
 from mlxtune.evaluation.statistics.power import needed_rows
 from mlxtune.evaluation.statistics.significance import level_for_look
@@ -33,7 +32,6 @@ from mlxtune.evaluation.verdict import (
     compare_scores,
 )
 
-SEED = 7  # bootstrap seed, fixed so that reports are reproducible
 ScoredRows = Sequence[dict[str, Score]]
 
 
@@ -77,9 +75,9 @@ def build(
     report = _compared(complete, arms, groups)
     by_name = {arm.name: arm for arm in arms}
     margins = tuple(
-        compare_scores("margin", first, second, [pair for pair, _ in both], [group for _, group in both], SEED)
+        compare_scores("margin", first, second, *both)
         for first, second in dict.fromkeys((item.first, item.second) for item in report.comparisons)
-        if (both := _both_margins(by_name[first], by_name[second], groups))
+        if len(set((both := _both_margins(by_name[first], by_name[second], groups))[1])) > 1
     )
     seed_report = _seed_report(report, arms, groups, seeds)
     verdict = _verdict(report, _deciding_cut_arm(report, arms, groups))
@@ -184,17 +182,21 @@ def both_passed(
     return [(one, two) for one, two, _ in rows], [group for *_, group in rows]
 
 
-def _margin(arm: ArmAnswers, groups: Sequence[Hashable]) -> BootstrapMean | None:
+def _margin(arm: ArmAnswers, groups: Sequence[Hashable]) -> ClusterMean | None:
     rows = [(pair.margin, group) for answer, group in zip(arm.answers, groups, strict=False) if (pair := answer.logprobs)]
-    return bootstrap([margin for margin, _ in rows], [group for _, group in rows], SEED) if rows else None
+    own_groups = [group for _, group in rows]
+    return cluster_mean([margin for margin, _ in rows], own_groups) if len(set(own_groups)) > 1 else None
 
 
-def _both_margins(first: ArmAnswers, second: ArmAnswers, groups: Sequence[Hashable]) -> list[tuple[tuple[float, float], Hashable]]:
-    return [
-        ((one.margin, two.margin), group)
+def _both_margins(
+    first: ArmAnswers, second: ArmAnswers, groups: Sequence[Hashable]
+) -> tuple[list[tuple[float, float]], list[Hashable]]:
+    rows = [
+        (one.margin, two.margin, group)
         for answer, other, group in zip(first.answers, second.answers, groups, strict=False)
         if (one := answer.logprobs) and (two := other.logprobs)
     ]
+    return [(one, two) for one, two, _ in rows], [group for *_, group in rows]
 
 
 def _verdict(report: EvaluationReport, cut: ArmResult | None) -> Verdict:

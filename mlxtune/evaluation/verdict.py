@@ -9,10 +9,9 @@ from statistics import NormalDist
 from typing import Literal, TypeVar
 
 from mlxtune.evaluation.json_fields import optional
-from mlxtune.evaluation.statistics.bootstrap import bootstrap
-from mlxtune.evaluation.statistics.clusters import effective_n, group_sums, permutation_p
+from mlxtune.evaluation.statistics.clusters import cluster_mean, effective_n, group_sums, permutation_p
 from mlxtune.evaluation.statistics.intervals import LEVEL, PairedCounts, newcombe
-from mlxtune.evaluation.statistics.significance import holm, sign_test
+from mlxtune.evaluation.statistics.significance import holm
 
 Outcome = Literal["better", "worse", "cannot_tell"]
 
@@ -147,18 +146,17 @@ def compare(
 
 
 def compare_scores(
-    metric: str, first: str, second: str, scores: Sequence[tuple[float, float]], groups: Sequence[Hashable], seed: int
+    metric: str, first: str, second: str, scores: Sequence[tuple[float, float]], groups: Sequence[Hashable]
 ) -> ScoreComparison:
     """Compare two arms on a numeric score; ``scores`` holds each row's score in the first and the second arm.
 
-    A change counts if its interval (bootstrap over groups) excludes zero and the sign test over groups agrees at 5%. Raises
-    ``ValueError`` if there are no rows.
+    A change counts if its interval (Student's t over groups) excludes zero and the sign test over groups agrees at 5%. Raises
+    ``ValueError`` with fewer than two groups.
     """
     differences = [two - one for one, two in scores]
-    mean = bootstrap(differences, groups, seed)
+    mean = cluster_mean(differences, groups)
     rose, fell = sum(value > 0 for value in differences), sum(value < 0 for value in differences)
-    sums = group_sums(differences, groups)
-    p = sign_test(sum(value > 0 for value in sums), sum(value < 0 for value in sums))
+    p = permutation_p([(value > 0) - (value < 0) for value in group_sums(differences, groups)])
     outcome = decide(p, mean.low, mean.high)
     return ScoreComparison(
         metric, first, second, rose, fell, len(scores) - rose - fell, mean.low, mean.value, mean.high, p, outcome

@@ -90,5 +90,5 @@ def score_table(items: Sequence[ScoreComparison]) -> Table:
         for item in items
     )
     columns = (Column(), *(Column(label, right=True) for label in ("rose", "fell", "same", "change", "p")), Column())
-    note = "sign test with Holm-adjusted p-values; bootstrap intervals over groups"
+    note = "sign test with Holm-adjusted p-values; t intervals over groups"
     return Table("Scales, 1 to 5", note, columns, rows)

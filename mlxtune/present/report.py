@@ -339,7 +339,7 @@ def margins_table(report: EvaluationReport) -> Table | None:
         counts = f"{item.rose} rose, {item.fell} fell, sign test p {p_value(item.p)}"
         interval = Cell(f"{item.low:+.3f} to {item.high:+.3f}", "muted")
         rows.append((Cell(f"{item.second} over {item.first}"), Cell(f"{item.change:+.3f}"), interval, Cell(counts, "muted")))
-    note = "log-likelihood of the chosen minus the rejected answer, nats per token; bootstrap intervals"
+    note = "log-likelihood of the chosen minus the rejected answer, nats per token; t intervals"
     return Table("Margins", note, (Column(), Column(right=True), Column(), Column()), tuple(rows))
 
 

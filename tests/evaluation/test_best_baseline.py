@@ -11,13 +11,14 @@ from typing import Any
 
 import pytest
 from evaluation_files import scored_arm
+from exact_tests import mcnemar
 from exhaustive import EXHAUSTIVE, cases
 from scipy import stats
 
 from mlxtune.evaluation.best_baseline import BestBaseline
 from mlxtune.evaluation.report_builder import build
 from mlxtune.evaluation.scorers import PASS, Score
-from mlxtune.evaluation.statistics.significance import level_for_look, mcnemar
+from mlxtune.evaluation.statistics.significance import level_for_look
 from mlxtune.evaluation.verdict import compare
 from mlxtune.present.report import comparison_tables
 from mlxtune.present.verdict import conclusion_facts, holdout_facts, verdict_text

@@ -10,6 +10,7 @@ from collections import Counter
 from random import Random
 
 import pytest
+from exact_tests import sign_test
 
 from mlxtune.core.errors import InputError, MachineError
 from mlxtune.data.rows import Message
@@ -19,7 +20,7 @@ from mlxtune.evaluation.holdout.ledger import history, ledger_path
 from mlxtune.evaluation.paired_answers import AnswerPair
 from mlxtune.evaluation.statistics.agreement import kappa
 from mlxtune.evaluation.statistics.intervals import wilson
-from mlxtune.evaluation.statistics.significance import holm, sign_test
+from mlxtune.evaluation.statistics.significance import holm
 from mlxtune.present.blind import tally_text
 
 PROMPT = (Message("system", "Be kind."), Message("user", "Where is it?"))

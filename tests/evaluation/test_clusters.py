@@ -8,11 +8,11 @@ from random import Random
 import numpy
 import pytest
 import statsmodels.api as sm
+from exact_tests import mcnemar
 from scipy import stats
 
-from mlxtune.evaluation.statistics.clusters import effective_groups, effective_n, group_sums, permutation_p
+from mlxtune.evaluation.statistics.clusters import cluster_mean, effective_groups, effective_n, group_sums, permutation_p
 from mlxtune.evaluation.statistics.intervals import PairedCounts, newcombe, wilson
-from mlxtune.evaluation.statistics.significance import mcnemar
 from mlxtune.evaluation.verdict import compare
 
 
@@ -117,3 +117,31 @@ def test_clustered_intervals_cover_in_simulation():
                 covered, plainly = (covered + 1, plainly) if count == 0 else (covered, plainly + 1)
     assert 0.92 <= covered / draws <= 0.98
     assert plainly / draws < 0.9
+
+
+@pytest.mark.parametrize(("seed", "clusters", "size"), [(1, 6, 3), (2, 30, 1), (3, 12, 5)])
+def test_mean_over_groups_matches_statsmodels(seed, clusters, size):
+    draws = numpy.random.default_rng(seed)
+    groups = numpy.repeat(numpy.arange(clusters), size)
+    values = draws.normal(size=clusters)[groups] + draws.normal(size=len(groups))
+    kinds = {"cov_type": "cluster", "cov_kwds": {"groups": groups}, "use_t": True}
+    low, high = sm.OLS(values, numpy.ones(len(values))).fit(**kinds).conf_int()[0]
+    found = cluster_mean(values.tolist(), groups.tolist())
+    assert (found.value, found.groups) == (pytest.approx(values.mean()), clusters)
+    assert (found.low, found.high) == (pytest.approx(low, rel=2e-3), pytest.approx(high, rel=2e-3))
+
+
+def test_one_group_has_no_interval():
+    for values, groups in (([1.0, 2.0], "aa"), ([], ""), ([1.0], "ab")):
+        with pytest.raises(ValueError, match="two groups"):
+            cluster_mean(values, groups)
+
+
+def test_intervals_of_means_cover_with_few_groups():
+    """Bootstrap intervals (BCa) cover 84% here."""
+    draws, covered, trials = numpy.random.default_rng(9), 0, 1000
+    groups = numpy.repeat(numpy.arange(5), 4)
+    for _ in range(trials):
+        found = cluster_mean((draws.normal(size=5)[groups] + draws.normal(size=20)).tolist(), groups.tolist())
+        covered += found.low <= 0 <= found.high
+    assert covered / trials > 0.93

@@ -6,6 +6,7 @@ import threading
 import time
 
 import pytest
+from exact_tests import mcnemar, sign_test
 from judge_stub import Behavior, gullible, honest, parts
 
 from mlxtune.core.errors import InputError, MachineError
@@ -18,7 +19,6 @@ from mlxtune.evaluation.judge.endpoint import CostCapReached, CostMeter
 from mlxtune.evaluation.judge.judge_report import SentinelFault, build_judge_report
 from mlxtune.evaluation.judge.rubric import DEFAULT, Rubric, RubricQuestion
 from mlxtune.evaluation.paired_answers import AnswerPair
-from mlxtune.evaluation.statistics.significance import mcnemar, sign_test
 from mlxtune.present.blocks import Fact
 from mlxtune.present.judge import judge_facts, judge_verdict
 

@@ -22,6 +22,7 @@ from mlxtune.evaluation.off_task.result import OffTaskChange, OffTaskResult, com
 from mlxtune.evaluation.seed_report import SeedMean, SeedReport, SeedResult
 from mlxtune.evaluation.statistics.agreement import Estimate
 from mlxtune.evaluation.statistics.intervals import PairedCounts
+from mlxtune.evaluation.verdict import RecipeChange
 from mlxtune.present import html, markdown
 from mlxtune.present.report import arms_table, comparison_tables, report_document
 from mlxtune.present.verdict import report_facts
@@ -223,7 +224,7 @@ def test_only_known_facts_about_the_held_out_rows_are_stated(tmp_path):
     assert _facts(pairs)["detects"] == ("no change", "3 rows: too few")
     (tmp_path / "base").mkdir()
     alone = report.load(write_evaluation(tmp_path / "base", base=[BAD] * 20))
-    assert _facts(alone)["detects"] == ("≥ 37 points", "46 if 5% of rows regress; 20 rows, 80% power")
+    assert _facts(alone)["detects"] == ("≥ 37 points", "46 if 5% of rows regress; 20 rows, 1 baseline, 80% power")
 
 
 def test_markdown_report_matches_page(tmp_path):
@@ -260,7 +261,10 @@ def test_pictures_show_latency_the_margin_and_the_rival_of_seeds(tmp_path):
     loaded = report.load(folder)
     mean = SeedMean(Estimate(0.3, 0.5, 0.7), 0.1, 0.2)
     seeds = SeedReport(
-        tuple(SeedResult(f"r{seed}", seed, 3, 4, None, 3, 4, 0.3, 0.95) for seed in (7, 8)), "r8", mean, "base", mean
+        tuple(SeedResult(f"r{seed}", seed, 3, 4, None, 3, 4, 0.3, 0.95) for seed in (7, 8)),
+        "r8",
+        mean,
+        RecipeChange(2, "base", 0.3, 0.5, 0.7, 0.05),
     )
     paired = PairedCounts(200, 12, 9, 79)
     change = OffTaskChange("", 300, paired, 300.0, -0.035, -0.01, 0.015, 0.7, "held")

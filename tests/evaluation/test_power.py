@@ -7,12 +7,12 @@ import math
 
 import numpy
 import pytest
+from exact_tests import mcnemar
 from scipy import stats
 
 from mlxtune.evaluation.best_baseline import BestBaseline
 from mlxtune.evaluation.statistics.intervals import PairedCounts
 from mlxtune.evaluation.statistics.power import detectable_gain, detectable_preference, mcnemar_power, needed_rows
-from mlxtune.evaluation.statistics.significance import mcnemar
 from mlxtune.present.labels import detectable_gain_fact
 
 

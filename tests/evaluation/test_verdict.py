@@ -3,10 +3,10 @@ from __future__ import annotations
 import re
 
 import pytest
+from exact_tests import sign_test
 
 from mlxtune.evaluation.compare import EvaluationComparison
 from mlxtune.evaluation.statistics.intervals import PairedCounts
-from mlxtune.evaluation.statistics.significance import sign_test
 from mlxtune.evaluation.verdict import apply_holm, compare, compare_scores
 from mlxtune.present.blocks import Facts
 from mlxtune.present.comparison import comparison_document
@@ -102,7 +102,7 @@ def test_several_arms_share_headline_correction():
 
 def test_scores_count_gains_losses_and_ties():
     scores = [(1, 3)] * 12 + [(4, 3)] * 2 + [(2, 2)] * 6
-    comparison = compare_scores("voice", "base", "tuned", scores, range(20), 1)
+    comparison = compare_scores("voice", "base", "tuned", scores, range(20))
     assert (comparison.rose, comparison.fell, comparison.tied) == (12, 2, 6)
     assert comparison.change == pytest.approx((24 - 2) / 20)
     assert comparison.p == sign_test(12, 2)
@@ -111,6 +111,6 @@ def test_scores_count_gains_losses_and_ties():
 
 
 def test_few_scores_do_not_decide_and_lower_scores_are_worse():
-    assert compare_scores("voice", "base", "tuned", [(1, 3)] * 4, range(4), 1).outcome == "cannot_tell"
-    swapped = compare_scores("voice", "base", "tuned", [(3, 1)] * 14, range(14), 1)
+    assert compare_scores("voice", "base", "tuned", [(1, 3)] * 4, range(4)).outcome == "cannot_tell"
+    swapped = compare_scores("voice", "base", "tuned", [(3, 1)] * 14, range(14))
     assert swapped.outcome == "worse"

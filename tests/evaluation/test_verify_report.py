@@ -17,7 +17,7 @@ from mlxtune.evaluation.evidence import FILES
 from mlxtune.evaluation.json_fields import to_json
 from mlxtune.evaluation.off_task.prompts import OffTaskPrompt
 from mlxtune.evaluation.off_task.result import compare_off_task
-from mlxtune.evaluation.statistics import bootstrap, intervals
+from mlxtune.evaluation.statistics import clusters, intervals
 from mlxtune.evaluation.verify import schema, unverified, verify
 from mlxtune.present.report import publish
 
@@ -105,7 +105,7 @@ def test_report_of_another_version_is_refused(tmp_path):
 
 def test_schema_lists_exactly_the_report_fields():
     kinds = {
-        "arm": report.ArmResult, "rate": report.Rate, "mean": bootstrap.BootstrapMean, "paired": intervals.PairedCounts,
+        "arm": report.ArmResult, "rate": report.Rate, "mean": clusters.ClusterMean, "paired": intervals.PairedCounts,
         "comparison": verdict.Comparison, "score_comparison": verdict.ScoreComparison, "verdict": verdict.Verdict,
     }  # fmt: skip
     for name, kind in kinds.items():

@@ -148,12 +148,12 @@ def _graded(session: JudgeSession, grades: Grades) -> tuple[tuple[Comparison, ..
             one, two = (grades[(row.id, arm, question.name, False, 0)] for arm in (FIRST, SECOND))
             if not one.problem and not two.problem and one.value is not None and two.value is not None:
                 rows.append((row.group, one.value, two.value))
-        if not rows:
-            continue
         groups = [group for group, _, _ in rows]
+        if len(set(groups)) < (2 if question.anchors else 1):
+            continue
         if question.anchors:
             values = [(one, two) for _, one, two in rows]
-            scores.append(compare_scores(question.name, session.first, session.second, values, groups, session.seed))
+            scores.append(compare_scores(question.name, session.first, session.second, values, groups))
         else:
             passed = [(bool(one), bool(two)) for _, one, two in rows]
             comparisons.append(compare(question.name, session.first, session.second, passed, groups))

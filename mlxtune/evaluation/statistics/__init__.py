@@ -1,1 +1,1 @@
-"""Intervals, tests, power, bootstrap and agreement."""
+"""Intervals, tests, power, and agreement."""

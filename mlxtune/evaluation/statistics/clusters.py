@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
 from typing import TypeVar
 
 from mlxtune.evaluation.statistics.intervals import LEVEL, t_quantile
@@ -50,6 +51,34 @@ def effective_n(values: Sequence[float], groups: Sequence[Hashable], level: floa
     parts = [size * (1 + (size - 1) * correlation) for size in sizes.values()]  # of the variance, by group
     freedom = max(1.0, sum(parts) ** 2 / sum(part * part for part in parts) - 1)
     return max(count, total / design * (t_quantile(total - 1, level) / t_quantile(round(freedom, 2), level)) ** 2)
+
+
+@dataclass(frozen=True)
+class ClusterMean:
+    """A mean with its 95% interval over ``groups`` independent groups."""
+
+    low: float
+    value: float
+    high: float
+    groups: int
+
+
+def cluster_mean(values: Sequence[float], groups: Sequence[Hashable]) -> ClusterMean:
+    """Return the mean of ``values`` with Student's t interval over groups; for paired scores, pass the differences.
+
+    The standard error is the sandwich estimator, and the degrees of freedom are Satterthwaite's for groups of identical rows, as in
+    :func:`effective_n`. Raises ``ValueError`` with fewer than two groups, or if the lengths differ.
+    """
+    sizes = Counter(groups)
+    if len(sizes) < 2 or len(values) != len(groups):
+        raise ValueError(f"an interval needs two groups: got {len(values)} values in {len(sizes)} groups")
+    mean = math.fsum(values) / len(values)
+    sums = group_sums([value - mean for value in values], groups)
+    error = math.sqrt(len(sizes) / (len(sizes) - 1) * math.fsum(one * one for one in sums)) / len(values)
+    squares = [size * size for size in sizes.values()]
+    freedom = max(1.0, sum(squares) ** 2 / sum(square * square for square in squares) - 1)
+    half = t_quantile(round(freedom, 2)) * error
+    return ClusterMean(mean - half, mean, mean + half, len(sizes))
 
 
 def permutation_p(sums: Sequence[int]) -> float:

@@ -1,25 +1,10 @@
-"""Exact significance tests for paired rows, and adjustment for multiple tests. Each function cites its source."""
+"""Adjustment for multiple tests and for repeated looks. Each function cites its source."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 from mlxtune.evaluation.statistics.intervals import LEVEL
-
-
-def mcnemar(broken: int, fixed: int) -> float:
-    """Return the exact two-sided p-value of McNemar's test: a binomial test of the discordant rows with p = 1/2 (McNemar 1947)."""
-    discordant = broken + fixed
-    if discordant == 0:
-        return 1.0
-    tail = sum(math.comb(discordant, count) for count in range(min(broken, fixed) + 1))
-    return min(1.0, 2 * tail / 2**discordant)
-
-
-def sign_test(wins: int, losses: int) -> float:
-    """Return the exact two-sided p-value of the sign test, which ignores ties (Dixon and Mood 1946)."""
-    return mcnemar(losses, wins)
 
 
 def holm(values: Sequence[float]) -> list[float]:
