@@ -209,7 +209,9 @@ def _verdict(report: EvaluationReport, cut: ArmResult | None) -> Verdict:
         return Verdict("", "no_adapter", metric, grammar=grammar, cut=_cut_answers(report, arm), rates=rates)
     contract = None if contract is headline else contract
     is_worse = contract is not None and contract.outcome == "worse"
-    rows = None if report.grouped or headline.outcome != "cannot_tell" else needed_rows(headline.paired)
+    tuned = sum(is_tuned(arm.name) for arm in report.arms)
+    chances = tuned if headline.change > 0 else len(report.arms) - tuned
+    rows = None if report.grouped or headline.outcome != "cannot_tell" else needed_rows(headline.paired, headline.level / chances)
     return Verdict(
         "cannot_tell" if cut else "worse" if is_worse else headline.outcome,
         "token_limit" if cut else "contract" if is_worse else "change",

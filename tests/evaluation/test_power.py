@@ -109,7 +109,7 @@ def test_required_rows_match_connor():
     z, power = stats.norm.isf(0.025), stats.norm.isf(0.2)
     expected = ((z * math.sqrt(discordant) + power * math.sqrt(discordant - change**2)) / change) ** 2
     assert needed_rows(paired) == math.ceil(expected)
-    assert needed_rows(paired, 0.9) > needed_rows(paired)
+    assert needed_rows(paired, 0.05 / 6) > needed_rows(paired)
 
 
 def test_required_rows_ignore_direction_and_need_change():

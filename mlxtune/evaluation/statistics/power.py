@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from statistics import NormalDist
 
-from mlxtune.evaluation.statistics.intervals import LEVEL, Z_ONE_SIDED, PairedCounts, Z, tango_statistic
+from mlxtune.evaluation.statistics.intervals import LEVEL, Z_ONE_SIDED, PairedCounts, tango_statistic
 
 POWER = 0.8
 EXACT = 2000  # maximum discordant rows for exact sums; beyond this, the normal approximation is used
@@ -74,13 +74,16 @@ def non_inferiority_power(rows: int, margin: float, broken: float = FLIPPED / 2,
     return min(1.0, power)
 
 
-def needed_rows(paired: PairedCounts, power: float = POWER) -> int | None:
-    """Estimate how many rows it would take to confirm the observed change (Connor 1987); ``None`` if there is no change."""
+def needed_rows(paired: PairedCounts, level: float = LEVEL) -> int | None:
+    """Estimate how many rows it would take to confirm the observed change at ``level`` (Connor 1987); ``None`` if there is no change."""
     total = paired.total
     change, discordant = (paired.fixed - paired.broken) / total, (paired.fixed + paired.broken) / total
     if change == 0:
         return None
-    spread = Z * math.sqrt(discordant) + NormalDist().inv_cdf(power) * math.sqrt(max(0.0, discordant - change * change))
+    normal = NormalDist()
+    spread = normal.inv_cdf(1 - level / 2) * math.sqrt(discordant) + normal.inv_cdf(POWER) * math.sqrt(
+        max(0.0, discordant - change * change)
+    )
     return math.ceil((spread / change) ** 2)
 
 
