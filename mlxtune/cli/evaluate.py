@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,7 +17,7 @@ from mlxtune.adapters.entry import AdapterEntry
 from mlxtune.advice.next_step import after_evaluation
 from mlxtune.cli.consent import require_consent
 from mlxtune.cli.follow import announce, follow, follow_answers
-from mlxtune.cli.options import Json, Overrides, Seeds
+from mlxtune.cli.options import Json, Overrides, Seeds, with_option_groups
 from mlxtune.cli.output import draw, err, info, progress_bar, say_changed_evaluation, show_json
 from mlxtune.core.errors import GateError, InputError
 from mlxtune.core.text import one_line, plural
@@ -43,16 +43,24 @@ from mlxtune.workspace import control
 from mlxtune.workspace.index import WorkspaceIndex
 
 
+@dataclass(frozen=True)
+class GateOptions:
+    """What sets the exit code."""
+
+    gate: Annotated[bool, typer.Option("--gate", help="Exit 1 unless the verdict is 'better' and off-task accuracy is 'held'.")] = (
+        False
+    )
+    accept_unknown: Annotated[
+        bool, typer.Option("--accept-unknown", help="With --gate, also accept 'cannot tell' for off-task accuracy.")
+    ] = False
+
+
+@with_option_groups
 def evaluate(
     which: Annotated[str, typer.Argument(help="A recipe (base only), or a run or its adapter (base and tuned).")] = "last",
     adapter: Annotated[str, typer.Option("--adapter", help="With a recipe, the adapter to evaluate.")] = "",
     overrides: Overrides = None,
-    gate: Annotated[
-        bool, typer.Option("--gate", help="Exit 1 unless the verdict is 'better' and off-task accuracy is 'held'.")
-    ] = False,
-    accept_unknown: Annotated[
-        bool, typer.Option("--accept-unknown", help="With --gate, also accept 'cannot tell' for off-task accuracy.")
-    ] = False,
+    gate: GateOptions = GateOptions(),
     seeds: Seeds = 1,
     generated: Annotated[
         bool,
@@ -72,7 +80,7 @@ def evaluate(
     The adapter must beat the strongest arm that needs no training. For fewer rows, use --set evaluation.rows=50, and to leave out the
     off-task prompts, --set evaluation.regression="".
     """
-    if detach and (gate or generated or seeds > 1):
+    if detach and (gate.gate or generated or seeds > 1):
         raise InputError("--detach cannot be combined with --gate, --generated, or --seeds, which wait for a result.")
     recipe, run = _subject(which, overrides or [])
     if generated:
@@ -80,7 +88,7 @@ def evaluate(
             raise InputError(
                 "--generated cannot be combined with --seeds, --adapter, or --last-look.", hint="Use only one of them."
             )
-        _compare_generated(recipe, consent=_consent(recipe, send), gate=gate, json=json)
+        _compare_generated(recipe, consent=_consent(recipe, send), gate=gate.gate, json=json)
         return
     if seeds > 1 and adapter:
         raise InputError("--seeds cannot be combined with --adapter.", hint="Use only one of them.")
@@ -95,7 +103,7 @@ def evaluate(
         announce(evaluation, detach=True, json=json)
         return
     report = _follow_report(evaluation, json=json)
-    if gate and (why := refusal_text(report, accept_unknown=accept_unknown)):
+    if gate.gate and (why := refusal_text(report, accept_unknown=gate.accept_unknown)):
         raise GateError(f"Gate failed: {why}", hint=refusal_hint(report))
 
 
