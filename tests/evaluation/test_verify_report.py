@@ -173,6 +173,7 @@ TAMPERED_REPORTS = [
     ("comparisons", 0, "adjusted", 0.01), ("comparisons", -1, "outcome", "better"), ("comparisons", 0, "first", "tuned"),
     ("margins", 0, "rose", 0), ("margins", 0, "change", 0.9), ("margins", 0, "outcome", "worse"),
     ("verdict", "outcome", "better"), ("verdict", "reason", "contract"), ("verdict", "metric", "json"), ("verdict", "needed_rows", 40),
+    ("verdict", "nearness", 11), ("facts", "off_task", "nearness", 13), ("facts", "effective_groups", 3.5), ("facts", "level", 0.04),
     ("verdict", "headline", "change", 0.5), ("verdict", "grammar", "schema"), ("verdict", "also_worse", [{"metric": "json", "change": -0.1}]),
 ]  # fmt: skip
 
