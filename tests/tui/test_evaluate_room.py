@@ -163,7 +163,7 @@ async def test_the_failing_part_is_marked_next_to_the_reference(room: RoomDriver
     await room.press(*["down"] * 5)
     await room.until(lambda: room.head("#ev-row").startswith("Line 5"))
     detail = room.screen.query_one("#ev-detail").render()
-    assert any('"hgih",' in row and '"low",' in row for row in detail.plain.splitlines())
+    assert any('"hgih",' in row and '"normal",' in row for row in detail.plain.splitlines())
     assert [detail.plain[span.start : span.end] for span in detail.spans if span.style == FAILURE_STYLE] == ['"hgih"']
     assert '"hgih" is not one of "low", "normal" or "high"' in room.text("#ev-detail")
 
@@ -649,7 +649,7 @@ async def test_an_evaluation_that_failed_without_answers_is_not_continued(shop: 
 
 
 def evaluated_twice(shop: Shop, settings: str, *, off_task: int = 0) -> tuple[Path, list[Path]]:
-    """A run with ``settings`` for its evaluation, and its evaluations on 20 of 72 held-out rows, newest first.
+    """A run with ``settings`` for its evaluation, and its evaluations on 20 of 133 held-out rows, newest first.
 
     In the first one, the base took 95 s for 40 rows and 40 s for the off-task prompts.
     """
@@ -677,11 +677,15 @@ def evaluated_twice(shop: Shop, settings: str, *, off_task: int = 0) -> tuple[Pa
     [
         (
             "max_tokens = 112",
-            "72 of 72 held-out rows, 1,000 off-task prompts, at most 112 tokens per answer.",
-            "2 arms, about 5 min",
+            "133 of 133 held-out rows, 1,000 off-task prompts, at most 112 tokens per answer.",
+            "2 arms, about 10 min",
         ),
-        ("rows = 20\nmax_tokens = 112", "20 of 72 held-out rows, 1,000 off-task prompts, at most 112 tokens", "2 arms, about 80 s"),
-        ("", "72 of 72 held-out rows, 1,000 off-task prompts.", "2 arms"),  # not the limit of the evaluation of the base
+        (
+            "rows = 20\nmax_tokens = 112",
+            "20 of 133 held-out rows, 1,000 off-task prompts, at most 112 tokens",
+            "2 arms, about 80 s",
+        ),
+        ("", "133 of 133 held-out rows, 1,000 off-task prompts.", "2 arms"),  # not the limit of the evaluation of the base
     ],
 )
 async def test_the_question_for_the_arms_says_how_much_they_answer(
@@ -696,7 +700,7 @@ async def test_the_question_for_the_arms_says_how_much_they_answer(
         await room.until(lambda: isinstance(room.screen, ChoiceDialog) and room.screen._heading == "Which arms?")
         options = room.screen._options
         assert f"base, tuned on {text}" in room.screen._text
-        assert ("on all 72 held-out rows" in [option.name for option in options]) is ("20 of 72" in text)
+        assert ("on all 133 held-out rows" in [option.name for option in options]) is ("20 of 133" in text)
         assert options[0].about == about
         assert all(option.about in room.text("#choices") for option in options)
 
@@ -712,12 +716,12 @@ url = "http://localhost/v1"
 @pytest.mark.parametrize(
     ("settings", "options"),
     [
-        ("rows = 20", {"as in the recipe": "answered before", "on all 72 held-out rows": "about 4 min", KSHOT: "answered before"}),
-        ("rows = 30", {"as in the recipe": "about 48 s", "on all 72 held-out rows": "about 4 min", KSHOT: "about 71 s"}),
+        ("rows = 20", {"as in the recipe": "answered before", "on all 133 held-out rows": "about 9 min", KSHOT: "answered before"}),
+        ("rows = 30", {"as in the recipe": "about 48 s", "on all 133 held-out rows": "about 9 min", KSHOT: "about 71 s"}),
         ('rows = 20\nprompt = "Hi."', {"as in the recipe": "answered before", PROMPT: "about 48 s", "all of these": "about 48 s"}),
         ("rows = 20\nshots = 2", {"as in the recipe": "answered before", KSHOT.replace("3", "2"): "about 48 s"}),
         ('rows = 20\nregression = ""', {"as in the recipe": "answered before"}),
-        (f"rows = 20\n{ENDPOINT}", {"as in the recipe": "", "on all 72 held-out rows": "", KSHOT: ""}),
+        (f"rows = 20\n{ENDPOINT}", {"as in the recipe": "", "on all 133 held-out rows": "", KSHOT: ""}),
     ],
 )
 def test_options_say_how_long_the_answers_take_that_are_missing(shop: Shop, settings: str, options: dict[str, str]) -> None:
@@ -804,7 +808,7 @@ async def test_without_an_evaluation_enter_starts_one(shop: Shop, open_room: Ope
         assert "No evaluations yet." in intro
         assert "enter evaluate support-json" in intro
         await room.press("enter", choose="0")
-        await room.until(lambda: isinstance(room.screen, ChoiceDialog) and "on 72 of 72 held-out rows" in room.screen._text)
+        await room.until(lambda: isinstance(room.screen, ChoiceDialog) and "on 133 of 133 held-out rows" in room.screen._text)
         await room.choose("0")
         await room.until(lambda: started == ["eval"])
 
