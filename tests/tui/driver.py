@@ -56,9 +56,10 @@ class RoomDriver:
         return self.app.screen.mode if isinstance(self.app.screen, Room) else ""
 
     async def press(
-        self, *keys: str, choose: str | None = None, answer: str | None = None, notice: str = "", mode: str = ""
-    ) -> None:
-        """Press ``keys``, choose an option or answer a prompt, and wait for a notice that begins with a text, and for a room."""
+        self, *keys: str, choose: str | None = None, answer: str | None = None, notice: str = "", mode: str = "",
+        until: Callable[[], bool] | None = None,
+    ) -> None:  # fmt: skip
+        """Press ``keys``, choose an option or answer a prompt, and wait for a notice with this beginning, a room, and a condition."""
         await self.pilot.press(*keys)
         if choose is not None:
             await self.choose(choose)
@@ -68,6 +69,8 @@ class RoomDriver:
             await self.until_notice(notice)
         if mode:
             await self.until(lambda: self.mode == mode)
+        if until:
+            await self.until(until)
 
     async def press_quickly(self, *keys: str) -> None:
         """Press each key before the app has handled the one before, as a fast typist does."""

@@ -149,19 +149,15 @@ async def test_a_long_name_leaves_a_gap_before_the_kind(shop: Shop, open_room: O
 
 async def test_rename(room: RoomDriver, shop: Shop) -> None:
     await move_to(room, "tone")
-    await room.press("r")
-    await room.until(lambda: room.mode == "")
+    await room.press("r", until=lambda: room.mode == "")
     await room.type("tone-soft")
     assert room.screen.query_one(Input).value == "tone-soft", "typing replaces the old name"
-    await room.press("enter", notice="✓ tone is now named tone-soft.")
-    await room.until(lambda: "tone-soft" in names(room))
+    await room.press("enter", notice="✓ tone is now named tone-soft.", until=lambda: "tone-soft" in names(room))
     assert "tone-soft" in {entry.name for entry in library.all_adapters(shop.folder)}
     await move_to(room, "voice")
-    await room.press("r")
-    await room.until(lambda: room.mode == "")
+    await room.press("r", until=lambda: room.mode == "")
     await room.type("no such/name")
-    await room.press("enter")
-    await room.until(lambda: "is not a valid adapter name" in room.text("#wrong"))
+    await room.press("enter", until=lambda: "is not a valid adapter name" in room.text("#wrong"))
     assert room.screen.query_one(Input).value == "no such/name"
 
 
@@ -196,8 +192,7 @@ async def test_a_removed_adapter_is_restored_with_u(room: RoomDriver, shop: Shop
 
 async def test_two_adapters_are_compared(room: RoomDriver) -> None:
     await move_to(room, "voice")
-    await room.press("c", choose="adapters/tone")
-    await room.until(lambda: room.mode == "" and "not compared:" in room.text("#rows"))
+    await room.press("c", choose="adapters/tone", until=lambda: room.mode == "" and "not compared:" in room.text("#rows"))
     assert "~  rank" in room.text("#rows")
 
 
@@ -213,10 +208,8 @@ async def test_an_export_asks_first_and_starts_the_worker(
     monkeypatch.setattr("mlxtune.workspace.control.export", start)
     async with open_room("adapters") as room:
         await move_to(room, "tone")
-        await room.press("f")
-        await room.until(lambda: "…" in room.text("#choices"))
-        await room.press("down")
-        await room.until(lambda: " ".join(room.text("#choice-about").split()) == FORMATS[0].about)
+        await room.press("f", until=lambda: "…" in room.text("#choices"))
+        await room.press("down", until=lambda: " ".join(room.text("#choice-about").split()) == FORMATS[0].about)
         await room.press("up", choose="")
         assert not started, "the first option writes nothing"
         await room.press("f", choose="mlx", notice="● Exporting tone to exports/x.")
@@ -249,15 +242,13 @@ async def test_all_formats_can_be_reached_in_a_small_terminal(room: RoomDriver) 
     await move_to(room, "tone")
     await room.press("f")
     await room.until(lambda: "nothing is written" in room.text("#choice-about") and "enter choose" in room.screen_text)
-    await room.press("end")
-    await room.until(lambda: "▌ peft" in room.screen_text and "enter choose" in room.screen_text)
+    await room.press("end", until=lambda: "▌ peft" in room.screen_text and "enter choose" in room.screen_text)
 
 
 async def test_while_a_server_uses_the_machine_f_says_so_and_offers_only_copies(room: RoomDriver) -> None:
     await move_to(room, "tone")
     with accelerator_lease("chat", Path("shop")):
-        await room.press("f")
-        await room.until(lambda: "This machine is in use by a chat or server" in room.screen_text)
+        await room.press("f", until=lambda: "This machine is in use by a chat or server" in room.screen_text)
         assert [option.name for option in room.screen._options] == ["Cancel", "mlx --lora", "peft"]
         await room.choose("mlx --lora")
         await room.until_notice("✓ Wrote tone. It is in exports/tone-mlx.")
@@ -271,8 +262,7 @@ async def test_a_running_export_is_in_the_header_and_leaves_only_copies(stocked:
     async with open_room("adapters") as room:
         await move_to(room, "tone")
         assert "● exporting tuned 3/8" in room.text("#top")
-        await room.press("f")
-        await room.until(lambda: "The export of tone is using this machine. Wait for it to finish," in room.question)
+        await room.press("f", until=lambda: "The export of tone is using this machine. Wait for it to finish," in room.question)
         assert "or run: mlxtune runs stop 20261124-1700-tone Until then, the adapter can only be copied." in room.question
         assert [option.name for option in room.screen._options] == ["Cancel", "mlx --lora", "peft"]
         await room.choose("mlx --lora")
@@ -290,8 +280,7 @@ async def test_s_stops_the_running_export(room: RoomDriver, monkeypatch: pytest.
     monkeypatch.setattr("mlxtune.runs.registry.stop", lambda run: stopped.append(run.id))
     await move_to(room, "tone")
     assert "stop" in room.actions
-    await room.press("s", choose="stop")
-    await room.until(lambda: stopped == ["20261124-1700-tone"])
+    await room.press("s", choose="stop", until=lambda: stopped == ["20261124-1700-tone"])
 
 
 async def test_an_export_is_compared_on_the_rows_of_the_recipe_as_it_is_now(shop: Shop, open_room: OpenRoom) -> None:
@@ -302,12 +291,10 @@ async def test_an_export_is_compared_on_the_rows_of_the_recipe_as_it_is_now(shop
     (shop.folder / "runs" / RUN / "recipe.toml").write_text(dump(load(recipe)))
     async with open_room("adapters") as room:
         await move_to(room, RUN)
-        await room.press("f")
-        await room.until(lambda: "on all held-out rows" in room.question)
+        await room.press("f", until=lambda: "on all held-out rows" in room.question)
         await room.press("escape")
         recipe.write_text(recipe.read_text().replace("max_tokens = 112", "max_tokens = 112\nrows = 9"))
-        await room.press("f")
-        await room.until(lambda: "on 9 held-out rows" in room.question)
+        await room.press("f", until=lambda: "on 9 held-out rows" in room.question)
 
 
 async def test_a_failed_export_is_shown_with_its_reason(
@@ -344,8 +331,7 @@ def test_an_export_says_whether_it_is_faithful_and_how_to_use_it(stocked: Shop, 
 
 async def test_the_key_of_a_room_closes_a_page_and_opens_the_room(room: RoomDriver) -> None:
     await move_to(room, "tone")
-    await room.press("d")
-    await room.until(lambda: room.mode == "")
+    await room.press("d", until=lambda: room.mode == "")
     await room.press("C", mode="chat")
 
 
@@ -362,8 +348,7 @@ async def test_an_adapter_alone_is_copied_without_a_worker(room: RoomDriver, sho
     assert (shop.folder / "exports" / "tone-mlx" / "adapters.safetensors").is_file()
     await room.until(lambda: not room.app.jobs.busy and "exports/tone-mlx" in room.text("#adapters-detail"))
     assert "mlx-lm" in room.text("#adapters-detail")
-    await room.press("f", choose="mlx --lora")
-    await room.until(lambda: room.notice.startswith("✗"))
+    await room.press("f", choose="mlx --lora", until=lambda: room.notice.startswith("✗"))
     assert "exports/tone-mlx already exists. Remove or rename it first." in room.notice
     await move_to(room, "voice")
     assert "exports/" not in room.text("#adapters-detail"), "only the adapter that was copied"
@@ -374,8 +359,7 @@ async def test_an_unsafe_import_is_refused(room: RoomDriver, shop: Shop, tmp_pat
     (bad / "adapters.safetensors").unlink()
     (bad / "adapter_model.bin").write_bytes(b"\x80\x04")
     await room.until(lambda: bool(names(room)))
-    await room.press("i", answer=str(bad))
-    await room.until(lambda: room.notice.startswith("✗"))
+    await room.press("i", answer=str(bad), until=lambda: room.notice.startswith("✗"))
     assert not (shop.folder / "adapters" / "pickled").exists()
 
 
@@ -405,8 +389,7 @@ async def test_the_cursor_stays_on_its_adapter_when_a_newer_one_appears(room: Ro
 async def test_at_80_columns_d_shows_the_details_and_a_opens_chat(room: RoomDriver) -> None:
     await move_to(room, "tone")
     assert room.actions[:2] == ["chat", "details"]
-    await room.press("d")
-    await room.until(lambda: room.mode == "" and "Details" in room.text("#rows"))
+    await room.press("d", until=lambda: room.mode == "" and "Details" in room.text("#rows"))
     await room.press("escape", "a", mode="chat")
     assert room.app.adapter == "adapters/tone"
 

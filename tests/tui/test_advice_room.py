@@ -109,12 +109,10 @@ async def test_the_whole_interview_gives_advice_and_is_saved_for_the_command_lin
         move_to(room, "calls")
         await room.press("enter")
         await room.type("many")
-        await room.press("enter")
-        await room.until(lambda: "Enter a number." in room.text("#wrong"))
+        await room.press("enter", until=lambda: "Enter a number." in room.text("#wrong"))
         await room.press(*["backspace"] * 4)
         await room.type("20,000")
-        await room.press("enter")
-        await room.until(lambda: room.mode == "advice" and remaining(room) == 0)
+        await room.press("enter", until=lambda: room.mode == "advice" and remaining(room) == 0)
         assert "all answered" in room.head("#advice-interview")
         assert "✓ Fine-tune with SFT." in room.text("#advice-picture")
         assert "20,000" in room.text("#advice-questions")
@@ -128,12 +126,10 @@ async def test_w_shows_the_reasons_and_t_the_table(advised: Shop, open_room: Ope
     async with open_room("advice", size=NARROW) as room:
         await ready(room)
         assert room.actions[:3] == ["choose", "why", "table"]
-        await room.press("w")
-        await room.until(lambda: room.mode == "" and "✓ Fine-tune with SFT." in room.text("#rows"))
+        await room.press("w", until=lambda: room.mode == "" and "✓ Fine-tune with SFT." in room.text("#rows"))
         await room.press("end")
         assert "Train support-json" in room.text("#rows")
-        await room.press("escape", "t")
-        await room.until(lambda: "Does it need facts" in room.text("#rows"))
+        await room.press("escape", "t", until=lambda: "Does it need facts" in room.text("#rows"))
 
 
 async def test_m_measures_the_arms_without_training_on_thirty_rows(
@@ -145,8 +141,7 @@ async def test_m_measures_the_arms_without_training_on_thirty_rows(
     monkeypatch.setattr("mlxtune.workspace.control.evaluate", lambda _workspace, recipe: started.append(recipe))
     async with open_room("advice") as room:
         await ready(room)
-        await room.press("m")
-        await room.until(lambda: bool(started) and not room.app.jobs.busy)
+        await room.press("m", until=lambda: bool(started) and not room.app.jobs.busy)
         assert (started[0].evaluation.rows, started[0].evaluation.arms) == (30, ["base", "base+kshot"])
         running = advised.run("20261125-1500-a-advice", kind="eval", alive=True)
         await room.observe(advised.snapshot())
@@ -159,8 +154,7 @@ async def test_m_measures_the_arms_without_training_on_thirty_rows(
         await room.until(lambda: "✗ No memory." in room.text("#advice-picture"))
         for text in ("Free some.", "m measure again"):
             assert text in room.text("#advice-picture")
-        await room.press("m")
-        await room.until(lambda: len(started) == 2)
+        await room.press("m", until=lambda: len(started) == 2)
 
 
 async def test_an_answer_changed_while_a_measurement_starts_is_saved(advised: Shop, open_room: OpenRoom) -> None:

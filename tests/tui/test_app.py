@@ -50,16 +50,13 @@ async def test_the_palette_offers_what_is_possible_now_and_does_it(loaded: Shop,
         await room.press("T")
         assert "Stop (s)" in commands(room)
         assert not any(title.startswith(("New (", "Resume", "Open Train")) for title in commands(room))
-        await room.press("ctrl+p")
-        await room.until(lambda: room.screen.query_one(OptionList).option_count > 0)
-        await room.press(*"zoom", "enter")
-        await room.until(lambda: room.mode == "train" and "whole" in room.actions)
+        await room.press("ctrl+p", until=lambda: room.screen.query_one(OptionList).option_count > 0)
+        await room.press(*"zoom", "enter", until=lambda: room.mode == "train" and "whole" in room.actions)
 
 
 async def test_the_palette_finds_the_command_that_serves_the_workspace(loaded: Shop, open_room: OpenRoom) -> None:
     async with open_room("home") as room:
-        await room.press("ctrl+p")
-        await room.until(lambda: room.screen.query_one(OptionList).option_count > 0)
+        await room.press("ctrl+p", until=lambda: room.screen.query_one(OptionList).option_count > 0)
         await room.press(*"serv", "enter", notice="✓ Copied: mlxtune serve Run it in another terminal, in this workspace.")
         assert room.app.clipboard == "mlxtune serve"
 
@@ -75,8 +72,7 @@ async def test_every_theme_redraws_the_chart(loaded: Shop, open_room: OpenRoom) 
 
 async def test_help_names_the_keys_of_the_room_and_closes(loaded: Shop, open_room: OpenRoom) -> None:
     async with open_room("train") as room:
-        await room.press("f1")
-        await room.until(lambda: room.mode == "" and "show the last fifth" in room.text("#rows"))
+        await room.press("f1", until=lambda: room.mode == "" and "show the last fifth" in room.text("#rows"))
         assert "resume from the newest checkpoint (not possible now)" in room.text("#rows")
         await room.press("n")
         assert room.mode == "", "keys of the room do not work below a page"
@@ -86,22 +82,17 @@ async def test_help_names_the_keys_of_the_room_and_closes(loaded: Shop, open_roo
 
 async def test_help_also_opens_over_a_page_and_closes_alone(loaded: Shop, open_room: OpenRoom) -> None:
     async with open_room("train") as room:
-        await room.press("l")
-        await room.until(lambda: isinstance(room.screen, PageScreen) and room.screen._heading == "Log")
-        await room.press("f1")
-        await room.until(lambda: room.screen._heading == "Help" and "This page" in room.text("#rows"))
-        await room.press("f1")
-        await room.until(lambda: room.screen._heading == "Log")
+        await room.press("l", until=lambda: isinstance(room.screen, PageScreen) and room.screen._heading == "Log")
+        await room.press("f1", until=lambda: room.screen._heading == "Help" and "This page" in room.text("#rows"))
+        await room.press("f1", until=lambda: room.screen._heading == "Log")
 
 
 async def test_help_also_opens_over_a_dialog(loaded: Shop, open_room: OpenRoom) -> None:
     async with open_room("home") as room:
-        await room.press("o")
-        await room.until(lambda: isinstance(room.screen, PromptDialog))
+        await room.press("o", until=lambda: isinstance(room.screen, PromptDialog))
         await room.press("f1")
         await room.until(lambda: room.screen.query("#rows") and "create a recipe for a file of your own" in room.text("#rows"))
-        await room.press("escape")
-        await room.until(lambda: isinstance(room.screen, PromptDialog))
+        await room.press("escape", until=lambda: isinstance(room.screen, PromptDialog))
 
 
 async def test_scrolling_does_not_compute_a_page_again(loaded: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,8 +107,7 @@ async def test_scrolling_does_not_compute_a_page_again(loaded: Shop, open_room: 
         await room.until(lambda: bool(room.screen.query("#rows")) and "0" in room.text("#rows"))
         monkeypatch.setattr(PageScreen, "redraw", lambda _: None)
         before = len(widths)
-        await room.press("down", "pagedown", "end")
-        await room.until(lambda: "98" in room.text("#rows"))
+        await room.press("down", "pagedown", "end", until=lambda: "98" in room.text("#rows"))
         assert len(widths) == before
 
 
@@ -188,8 +178,7 @@ async def test_style_sheets_are_parsed_once_per_theme(shop: Shop, monkeypatch: p
 
 async def test_a_closed_page_is_freed(loaded: Shop, open_room: OpenRoom) -> None:
     async with open_room("train") as room:
-        await room.press("f1")
-        await room.until(lambda: room.mode == "" and "show the last fifth" in room.text("#rows"))
+        await room.press("f1", until=lambda: room.mode == "" and "show the last fifth" in room.text("#rows"))
         lines = weakref.ref(room.screen.query_one("#rows")._styles_cache)
         for column in range(5_000):
             Strip.render_ansi(Style(bold=True, meta={"offset": (column, 0)}), ColorSystem.TRUECOLOR)

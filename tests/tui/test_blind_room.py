@@ -56,15 +56,13 @@ ROOM = Opening("blind", evaluation, arms_loaded)
 async def begin(room: RoomDriver, pairs: int = 10) -> None:
     """Begin a session of ``pairs`` pairs."""
     await arms_loaded(room)
-    await room.press("enter", choose=str(pairs))
-    await room.until(lambda: room.screen._session is not None)
+    await room.press("enter", choose=str(pairs), until=lambda: room.screen._session is not None)
     await room.pilot.pause()
 
 
 async def resume(room: RoomDriver) -> None:
     await arms_loaded(room)
-    await room.press("enter")
-    await room.until(lambda: room.screen._session is not None)
+    await room.press("enter", until=lambda: room.screen._session is not None)
     await room.pilot.pause()
 
 
@@ -86,8 +84,7 @@ async def test_a_session_asks_how_many_pairs_and_shows_two_anonymous_answers(roo
     folder = room.staged
     assert "base or tuned?" in intro(room)
     assert f"evaluation {ID}, " in intro(room)
-    await room.press("enter")
-    await room.until(lambda: room.mode == "" and "fixed before the first vote" in room.screen_text)
+    await room.press("enter", until=lambda: room.mode == "" and "fixed before the first vote" in room.screen_text)
     await room.press("escape")
     assert not (folder / "blind").exists(), "nothing is fixed yet"
     await begin(room)
@@ -115,8 +112,7 @@ async def test_a_session_opens_even_if_its_files_are_noticed_first(
     open_session = service.open_session
     monkeypatch.setattr(service, "open_session", slow)
     gate.clear()
-    await room.press("enter", choose="10")
-    await room.until(lambda: any((shop.folder / "evals" / ID / "blind").glob("*")))
+    await room.press("enter", choose="10", until=lambda: any((shop.folder / "evals" / ID / "blind").glob("*")))
     await room.observe(shop.snapshot())
     await room.until(lambda: "continue" in room.actions)
     gate.set()
@@ -196,11 +192,9 @@ async def test_the_result_is_shown_only_after_the_last_vote_and_enter(shop: Shop
         await resume(room)
         await room.press("enter")
         assert room.screen.state == "vote", "enter reveals nothing before the end"
-        await room.press("a")
-        await room.until(lambda: "That was the last vote." in room.text("#bl-finished"))
+        await room.press("a", until=lambda: "That was the last vote." in room.text("#bl-finished"))
         assert room.actions[:2] == ["reveal", "undo"]
-        await room.press("u")
-        await room.until(lambda: room.screen.state == "vote")
+        await room.press("u", until=lambda: room.screen.state == "vote")
         await room.press("a", "enter")
         await room.until(lambda: room.screen._result is not None and QUESTIONS[HEADLINE_QUESTION] in room.text("#bl-votes"))
         result = room.screen._result
@@ -222,8 +216,7 @@ async def test_a_revealed_session_opens_with_its_result(shop: Shop, open_room: O
     async with open_room("blind", size=NARROW) as room:
         await arms_loaded(room)
         assert "enter see the result" in intro(room)
-        await room.press("enter")
-        await room.until(lambda: bool(room.text("#bl-verdict")))
+        await room.press("enter", until=lambda: bool(room.text("#bl-verdict")))
 
 
 @opens(settle=None)
@@ -231,8 +224,7 @@ async def test_ties_alone_cannot_tell_and_export_nothing(room: RoomDriver, shop:
     await begin(room)
     while session(room).current is not None:
         await room.press("s")
-    await room.press("enter")
-    await room.until(lambda: "Cannot tell." in room.text("#bl-verdict"))
+    await room.press("enter", until=lambda: "Cannot tell." in room.text("#bl-verdict"))
     await room.press("e", choose=HEADLINE_QUESTION)
     await room.until(lambda: room.notice.startswith("✗") and "yields a preference pair" in room.notice)
     assert not list((shop.folder / "data").glob("*send*"))
@@ -258,10 +250,8 @@ async def test_m_chooses_two_other_arms_and_o_another_evaluation(shop: Shop, ope
     evaluation(shop)
     async with open_room("blind") as room:
         await arms_loaded(room)
-        await room.press("m", choose="2")
-        await room.until(lambda: "base+kshot or tuned?" in intro(room))
-        await room.press("o", choose="1")
-        await room.until(lambda: "evaluation 20261120-1500-support-json, " in intro(room))
+        await room.press("m", choose="2", until=lambda: "base+kshot or tuned?" in intro(room))
+        await room.press("o", choose="1", until=lambda: "evaluation 20261120-1500-support-json, " in intro(room))
         assert "arms" not in room.actions
 
 
@@ -280,8 +270,7 @@ async def test_long_answers_scroll_and_p_shows_the_prompt(shop: Shop, open_room:
         assert "word199" in answers()
         await room.press(*["pageup"] * 30, "down", "up")
         assert "word0" in answers()
-        await room.press("p")
-        await room.until(lambda: room.mode == "" and "You are the support desk of Larkfell" in room.text("#rows"))
+        await room.press("p", until=lambda: room.mode == "" and "You are the support desk of Larkfell" in room.text("#rows"))
 
 
 async def test_a_session_open_elsewhere_is_reported(shop: Shop, open_room: OpenRoom) -> None:
@@ -298,8 +287,7 @@ async def test_a_changed_key_is_reported(shop: Shop, open_room: OpenRoom) -> Non
     key.write_text(key.read_text().replace("true", "false", 1))
     async with open_room("blind") as room:
         await arms_loaded(room)
-        await room.press("enter")
-        await room.until(lambda: room.notice.startswith("✗") and "key" in room.notice)
+        await room.press("enter", until=lambda: room.notice.startswith("✗") and "key" in room.notice)
 
 
 async def test_a_vote_that_cannot_be_written_does_not_count(
@@ -365,8 +353,7 @@ async def test_any_terminal_size_works(shop: Shop, open_room: OpenRoom, size: tu
         await resume(room)
         await room.press("space", "down", "a", "s")
         await room.pilot.resize_terminal(size[0] + 1, size[1] + 1)
-        await room.press("enter")
-        await room.until(lambda: room.screen._result is not None)
+        await room.press("enter", until=lambda: room.screen._result is not None)
 
 
 @pytest.mark.parametrize("size", [(80, 24), (140, 45)], ids=["80x24", "140x45"])

@@ -98,8 +98,7 @@ def transcript(room: RoomDriver) -> str:
 async def load(room: RoomDriver, clients: list[FakeClient]) -> FakeClient:
     """Load the model and wait for the field to take the focus."""
     await room.until(lambda: "No model loaded." in intro(room))
-    await room.press("enter")
-    await room.until(lambda: bool(clients))
+    await room.press("enter", until=lambda: bool(clients))
     clients[0].send(READY)
     await room.until(lambda: room.focus == "chat-field")
     return clients[0]
@@ -109,8 +108,7 @@ async def ask(room: RoomDriver, client: FakeClient, text: str, *answers: str) ->
     """Ask a question and stream its answers."""
     first = len(client.questions)
     await room.type(text)
-    await room.press("enter")
-    await room.until(lambda: len(client.questions) == first + len(answers))
+    await room.press("enter", until=lambda: len(client.questions) == first + len(answers))
     for index, answer in enumerate(answers, first):
         client.finish(index, answer)
     await room.until(lambda: not chat(room).streaming and answers[-1][:20] in transcript(room))
@@ -143,12 +141,10 @@ async def test_a_question_typed_while_the_model_loads_is_sent_at_once(room: Room
     clients[0].finish(0, "On its way.")
     await room.until(lambda: "On its way." in transcript(room) and not room.notice)
     await room.until(lambda: room.text("#foot").split("F1")[0].split() == ["enter", "send", "esc", "leave"])
-    await room.press("enter")
-    await room.until(lambda: [question for question, *_ in clients[0].questions] == ["be", "so"])
+    await room.press("enter", until=lambda: [question for question, *_ in clients[0].questions] == ["be", "so"])
     clients[0].finish(1, "Sooner.")
     await room.until(lambda: "Sooner." in transcript(room) and not room.notice)
-    await room.press("escape")
-    await room.until(lambda: "i write" in room.text("#foot"))
+    await room.press("escape", until=lambda: "i write" in room.text("#foot"))
 
 
 @opens(stage=lambda shop: None)
@@ -160,11 +156,9 @@ async def test_an_answer_stops_when_the_model_is_unloaded(
 
     monkeypatch.setattr(FakeClient, "close", close)
     client = await load(room, clients)
-    await room.press(*"so", "enter")
-    await room.until(lambda: bool(client.questions))
+    await room.press(*"so", "enter", until=lambda: bool(client.questions))
     client.questions[0][2](Piece("0", "On its"))
-    await room.press("escape", "e")
-    await room.until(lambda: "Stopped: the model was unloaded." in transcript(room))
+    await room.press("escape", "e", until=lambda: "Stopped: the model was unloaded." in transcript(room))
     assert "No model loaded." in transcript(room)
     assert "enter load smollm2-135m" in transcript(room)
     assert "On its" in transcript(room)
@@ -182,8 +176,7 @@ async def test_starting_a_run_unloads_an_idle_model(
     async with open_room("chat") as room:
         client, service = await load(room, clients), chat(room)
         if is_answering:
-            await room.press(*"so", "enter")
-            await room.until(lambda: service.streaming)
+            await room.press(*"so", "enter", until=lambda: service.streaming)
         else:
             await ask(room, client, "Where is it?", "On its way.")
         with accelerator_lease("chat", Path("shop")):  # as the model's process does
@@ -201,8 +194,7 @@ async def test_starting_a_run_unloads_an_idle_model(
 async def test_adapters_are_switched_and_base_and_adapter_answer_side_by_side(room: RoomDriver, clients: list[FakeClient]) -> None:
     client = await load(room, clients)
     await ask(room, client, "Where is it?", "On its way.")
-    await room.press("escape", "s", choose="1")
-    await room.until(lambda: chat(room).adapter == "support-json-2")
+    await room.press("escape", "s", choose="1", until=lambda: chat(room).adapter == "support-json-2")
     await room.press("b")
     assert "side by side with the base" in room.head("#chat-talk")
     await room.press("i")
@@ -264,24 +256,18 @@ async def test_a_question_is_undone_a_stream_stopped_and_the_conversation_reset(
 ) -> None:
     client = await load(room, clients)
     await ask(room, client, "Where is it?", "On its way.")
-    await room.press("escape", "u")
-    await room.until(lambda: not chat(room).exchanges)
+    await room.press("escape", "u", until=lambda: not chat(room).exchanges)
     assert room.screen.query_one("#chat-field").value == "Where is it?"
     await room.press("y")
     await room.edit("Be brief.")
     await room.until(lambda: "◇ system" in transcript(room))
-    await room.press("i", "enter")
-    await room.until(lambda: len(client.questions) == 2)
-    await room.press("escape")
-    await room.until(lambda: room.actions[0] == "stop")
-    await room.press("x")
-    await room.until(lambda: client.cancelled == [1])
+    await room.press("i", "enter", until=lambda: len(client.questions) == 2)
+    await room.press("escape", until=lambda: room.actions[0] == "stop")
+    await room.press("x", until=lambda: client.cancelled == [1])
     client.finish(1, "It", "cancelled")
     await room.until(lambda: "tokens/s, stopped" in transcript(room))
-    await room.press("n")
-    await room.until(lambda: "Ask a question." in transcript(room))
-    await room.press("e")
-    await room.until(lambda: client.closed)
+    await room.press("n", until=lambda: "Ask a question." in transcript(room))
+    await room.press("e", until=lambda: client.closed)
 
 
 async def test_a_process_that_crashes_is_reported_and_can_be_restarted(room: RoomDriver, clients: list[FakeClient]) -> None:
@@ -290,8 +276,7 @@ async def test_a_process_that_crashes_is_reported_and_can_be_restarted(room: Roo
     await room.until(lambda: "✗ The model's process ended: killed." in intro(room))
     assert "Start it again." in intro(room)
     assert room.actions[0] == "load"
-    await room.press("enter")
-    await room.until(lambda: len(clients) == 2)
+    await room.press("enter", until=lambda: len(clients) == 2)
 
 
 async def test_what_is_typed_stays_in_the_field_if_the_model_cannot_be_loaded(room: RoomDriver, clients: list[FakeClient]) -> None:
@@ -304,10 +289,8 @@ async def test_what_is_typed_stays_in_the_field_if_the_model_cannot_be_loaded(ro
     await room.pilot.pause()
     assert room.mode == "chat"
     assert field(room).value == "Wo THE?"
-    await room.press("enter")
-    await room.until(lambda: len(clients) == 2 and chat(room).state == "loading")
-    await room.press("enter")
-    await room.until(lambda: [question for question, *_ in clients[1].questions] == ["Wo THE?"])
+    await room.press("enter", until=lambda: len(clients) == 2 and chat(room).state == "loading")
+    await room.press("enter", until=lambda: [question for question, *_ in clients[1].questions] == ["Wo THE?"])
 
 
 async def test_escape_leaves_the_field_of_a_model_that_cannot_be_loaded(room: RoomDriver, clients: list[FakeClient]) -> None:
@@ -315,21 +298,17 @@ async def test_escape_leaves_the_field_of_a_model_that_cannot_be_loaded(room: Ro
     client.send(Failed("", MachineError("The model's process ended: killed.")))
     await room.until(lambda: "✗ The model's process ended: killed." in intro(room))
     assert room.focus == "chat-field"
-    await room.press("escape")
-    await room.until(lambda: not field(room).display)
-    await room.press("enter")
-    await room.until(lambda: len(clients) == 2)
+    await room.press("escape", until=lambda: not field(room).display)
+    await room.press("enter", until=lambda: len(clients) == 2)
 
 
 async def test_loading_beside_a_server_asks_first(room: RoomDriver, clients: list[FakeClient]) -> None:
     await room.until(lambda: "No model loaded." in intro(room))
     with accelerator_lease("chat", Path("shop")):
-        await room.press("enter")
-        await room.until(lambda: "This machine is in use by a chat or server in shop" in room.question)
+        await room.press("enter", until=lambda: "This machine is in use by a chat or server in shop" in room.question)
         await room.choose("")
         assert not clients
-        await room.press("enter", choose="share_accelerator")
-        await room.until(lambda: bool(clients))
+        await room.press("enter", choose="share_accelerator", until=lambda: bool(clients))
     assert clients[0].share_accelerator
 
 
@@ -338,8 +317,7 @@ async def test_loading_during_a_run_asks_first(room: RoomDriver, clients: list[F
     await room.until(lambda: "is using this machine" in intro(room))
     await room.press("enter", choose="")
     assert not clients, "the first option is the safe one"
-    await room.press("enter", choose="share_accelerator")
-    await room.until(lambda: bool(clients))
+    await room.press("enter", choose="share_accelerator", until=lambda: bool(clients))
     assert clients[0].share_accelerator
 
 
@@ -357,22 +335,18 @@ async def test_enter_loads_the_best_adapter_and_o_the_base_alone(
         await room.until(lambda: f"{BEST} is the best adapter so far." in intro(room))
         assert f"enter load {BEST}" in intro(room)
         assert "o load smollm2-135m alone" in intro(room)
-        await room.press("enter")
-        await room.until(lambda: bool(clients))
+        await room.press("enter", until=lambda: bool(clients))
         clients[0].send(READY)
         await room.until(lambda: chat(room).adapter == BEST and room.focus == "chat-field")
         assert chat(room).session.system == "Answer in JSON.", "the prompt of its training rows"
-        await room.press("escape", "e")
-        await room.until(lambda: chat(room).state == "idle" and not room.app.jobs.busy)
-        await room.press("o")
-        await room.until(lambda: len(clients) == 2)
+        await room.press("escape", "e", until=lambda: chat(room).state == "idle" and not room.app.jobs.busy)
+        await room.press("o", until=lambda: len(clients) == 2)
         assert chat(room).adapter == ""
 
 
 async def use(room: RoomDriver, name: str) -> None:
     """Select an adapter for Chat in the Adapters room."""
-    await room.press("A")
-    await room.until(lambda: name in room.text("#adapters-list"))
+    await room.press("A", until=lambda: name in room.text("#adapters-list"))
     await move_to(room, name)
     await room.press("a")
 
@@ -403,8 +377,7 @@ async def test_a_chosen_adapter_is_loaded_once_and_again_only_after_its_process_
     await use(room, "tone")
     await room.pilot.pause()
     assert len(clients) == 1, "already loaded"
-    await room.press("e")
-    await room.until(lambda: chat(room).state == "idle" and not room.app.jobs.busy)
+    await room.press("e", until=lambda: chat(room).state == "idle" and not room.app.jobs.busy)
     await room.press("f1", "escape")
     await room.pilot.pause()
     assert len(clients) == 1, "it was ended on purpose"
@@ -423,14 +396,12 @@ async def test_a_system_prompt_is_shown_safely_and_stored_unchanged(
         await ask(room, client, "Where is it?", "The parcel left today.\tNow.")
         assert not set(room.screen_text) & set("\x1b\x07\t")
         assert "    Always." in transcript(room)
-        await room.press("escape", "y")
-        await room.until(lambda: isinstance(room.screen, EditDialog) and "    Always." in room.screen_text)
+        await room.press("escape", "y", until=lambda: isinstance(room.screen, EditDialog) and "    Always." in room.screen_text)
         assert not set(room.screen_text) & set("\x1b\x07\t")
         await room.type(" Always!")
         await room.press("ctrl+s", mode="chat")
         assert chat(room).session.system == f"{system} Always!"
-        await room.press("y")
-        await room.until(lambda: isinstance(room.screen, EditDialog))
+        await room.press("y", until=lambda: isinstance(room.screen, EditDialog))
         await room.type("No.")
         await room.press("escape", mode="chat")
         assert chat(room).session.system == f"{system} Always!"
@@ -479,7 +450,6 @@ def test_picture(shop: Shop, clients: list[FakeClient], snap_compare: Any, size:
         room.screen._with_base = True
         answer = '{"category": "shipping", "priority": "normal", "answer": "It left Hamburg on Monday."}'
         await ask(room, client, "Where is my parcel?", "Your parcel is on its way to you, I think.", answer)
-        await room.press("escape")
-        await room.until(lambda: "side by side" in room.head("#chat-talk"))
+        await room.press("escape", until=lambda: "side by side" in room.head("#chat-talk"))
 
     assert snap_compare(shop.app(), terminal_size=size, run_before=before)

@@ -65,8 +65,7 @@ async def filter_by(room: RoomDriver, text: str, matches: int) -> None:
     """Type a filter and wait until it is applied."""
     await room.press("slash")
     await room.type(text)
-    await room.press("enter")
-    await room.until(lambda: selected(room) == matches)
+    await room.press("enter", until=lambda: selected(room) == matches)
 
 
 def message(room: RoomDriver) -> str:
@@ -123,18 +122,14 @@ async def test_rows_are_shown_before_the_checks_finish(shop: Shop, checks: Check
 
 async def test_the_filter_applies_as_it_is_typed_and_explains_its_errors(room: RoomDriver) -> None:
     session = session_of(room)
-    await room.press("slash", *"tag:login")
-    await room.until(lambda: room.head("#row-list") == "▌ Rows 1 of 6, 14 in total, 13 undecided")
-    await room.press("backspace", *"nn")
-    await room.until(lambda: "No rows match." in room.text("#message"))
-    await room.press(*["backspace"] * 10, *"statu:x")
-    await room.until(lambda: bool(session.selection.error))
+    await room.press("slash", *"tag:login", until=lambda: room.head("#row-list") == "▌ Rows 1 of 6, 14 in total, 13 undecided")
+    await room.press("backspace", *"nn", until=lambda: "No rows match." in room.text("#message"))
+    await room.press(*["backspace"] * 10, *"statu:x", until=lambda: bool(session.selection.error))
     await room.until(lambda: "Did you mean status" in room.text("#message"))
     await room.press("enter", "b", notice="· Not possible now: bulk.")
     assert room.head("#row-list") == "▌ Rows 0 of 0, 14 in total, 13 undecided"
     await room.press("slash")
-    await room.press(*["backspace"] * 7, *"finding:email", "escape")
-    await room.until(lambda: selected(room) == 1)
+    await room.press(*["backspace"] * 7, *"finding:email", "escape", until=lambda: selected(room) == 1)
     assert room.focus == "list"
     assert statuses(room) == {}, "letters typed into the filter are not actions"
 
@@ -177,8 +172,7 @@ async def test_sorting_cycles_and_the_cursor_stays_on_its_row(room: RoomDriver) 
     await room.press("down", "down")
     first_rows = {}
     for order in ("findings", "longest", "shortest", "row"):
-        await room.press("s")
-        await room.until(lambda: session.selection.scanned is None)
+        await room.press("s", until=lambda: session.selection.scanned is None)
         assert session.selection.order == order
         first_rows[order] = session.selection.rows[0]
         assert session.row_index == 2
@@ -204,8 +198,7 @@ async def test_decisions_are_confirmed_undone_and_redone_and_the_source_is_not_w
         await room.press("u", notice="↶ Row 1: accept undone.")
         assert session.row_index == 0, "the cursor moves to the row of the decision"
         await room.press("U", "U", notice="✗ Row 2 rejected.")
-        await room.press("escape", "end", "x")
-        await room.until(lambda: "line 14" in room.notice)
+        await room.press("escape", "end", "x", until=lambda: "line 14" in room.notice)
     assert [event["action"] for event in journal(source)] == ["accept", "reject", "undo", "undo", "redo", "redo"]
     assert hashlib.sha256(source.read_bytes()).hexdigest() == before
 
@@ -213,44 +206,36 @@ async def test_decisions_are_confirmed_undone_and_redone_and_the_source_is_not_w
 @opens(size=NARROW)
 async def test_a_tag_is_added_and_removed(room: RoomDriver) -> None:
     session = session_of(room)
-    await room.press("t", answer="hot")
-    await room.until(lambda: session.source.decision(0).tags == ("login", "hot"))
-    await room.press("t", answer="login")
-    await room.until(lambda: session.source.decision(0).tags == ("hot",))
+    await room.press("t", answer="hot", until=lambda: session.source.decision(0).tags == ("login", "hot"))
+    await room.press("t", answer="login", until=lambda: session.source.decision(0).tags == ("hot",))
     await room.until(lambda: "hot" in row(room, 1))
     await room.press("t", "escape", mode="data")
 
 
 async def test_the_tag_dialog_names_the_marked_rows(room: RoomDriver) -> None:
     session = session_of(room)
-    await room.press("space", "t")
-    await room.until(lambda: "Tag row 1" in shown(room.app))
-    await room.press("escape", "space", "t")
-    await room.until(lambda: "Tag 2 marked rows" in shown(room.app))
+    await room.press("space", "t", until=lambda: "Tag row 1" in shown(room.app))
+    await room.press("escape", "space", "t", until=lambda: "Tag 2 marked rows" in shown(room.app))
     await room.answer("hot")
     await room.until(lambda: all("hot" in (session.source.decision(index).tags or ()) for index in (0, 1)))
 
 
 async def test_counts_from_before_a_decision_are_marked(room: RoomDriver) -> None:
     assert "n recheck" not in room.text("#summary")
-    await room.press("x")
-    await room.until(lambda: "too few, before your changes" in " ".join(room.text("#summary").split()))
+    await room.press("x", until=lambda: "too few, before your changes" in " ".join(room.text("#summary").split()))
     await room.press("n")
     await checked(room)
     await room.until(lambda: "n recheck" not in room.text("#summary"))
-    await room.press("u")
-    await room.until(lambda: "n recheck" in room.text("#summary"))
+    await room.press("u", until=lambda: "n recheck" in room.text("#summary"))
 
 
 async def test_a_repeated_check_shows_its_progress_and_its_error(
     room: RoomDriver, checks: Checks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(checks, "stop", lambda: None)
-    await room.press("x")
-    await room.until(lambda: "n recheck" in room.text("#summary"))
+    await room.press("x", until=lambda: "n recheck" in room.text("#summary"))
     checks.gate.clear()
-    await room.press("n")
-    await room.until(lambda: "checking again 0%" in room.head("#findings"))
+    await room.press("n", until=lambda: "checking again 0%" in room.head("#findings"))
     checks.error = InputError("The schema has a syntax error.")
     checks.gate.set()
     await room.until(lambda: "The schema has a syntax error." in room.text("#summary"))
@@ -333,8 +318,7 @@ async def test_rows_that_a_decision_took_from_the_filter_are_not_decided_on(room
     """They stay in the list, so that it does not jump."""
     session = session_of(room)
     await filter_by(room, "tag:login status:pending", 6)
-    await room.press("a")
-    await room.until(lambda: len(statuses(room)) == 1)
+    await room.press("a", until=lambda: len(statuses(room)) == 1)
     await room.press("b")
     await room.until(lambda: "5 rows that match the filter" in room.screen_text and "changes 5 rows" in room.screen_text)
     await room.choose("reject")
@@ -350,8 +334,7 @@ async def test_a_fix_is_previewed_and_applied_as_a_decision(shop: Shop, checks: 
     before = source.read_bytes()
     async with open_room("data") as room:
         session = await checked(room)
-        await room.press(*["down"] * 11, "f")
-        await room.until(lambda: room.mode == "" and "→ [EMAIL]" in room.screen_text)
+        await room.press(*["down"] * 11, "f", until=lambda: room.mode == "" and "→ [EMAIL]" in room.screen_text)
         await room.choose("")
         assert not statuses(room)
         await room.press("f", choose="fix", notice="~ Row 12 edited.")
@@ -361,8 +344,7 @@ async def test_a_fix_is_previewed_and_applied_as_a_decision(shop: Shop, checks: 
         assert session.source.verdict is not None
         assert "email" not in session.source.verdict.rows
         await room.until(lambda: "before your changes" in room.head("#split"))
-        await room.press("u")
-        await room.until(lambda: "@ email" in row(room, 12) and "before your changes" not in room.head("#split"))
+        await room.press("u", until=lambda: "@ email" in row(room, 12) and "before your changes" not in room.head("#split"))
     assert source.read_bytes() == before
 
 
@@ -392,14 +374,12 @@ async def test_f_acts_on_the_marked_finding_which_is_that_of_the_row(shop: Shop,
         assert "answers that refuse" in marked_finding(room), "the one of its findings that can be fixed"
         await room.press("home")
         assert "answers that refuse" in marked_finding(room), "a row without a finding leaves the cursor where it is"
-        await room.press("f")
-        await room.until(lambda: "1 row: answers that refuse" in room.screen_text)
+        await room.press("f", until=lambda: "1 row: answers that refuse" in room.screen_text)
         await room.choose("")
         await room.press("end", "tab", "home")
         first = marked_finding(room)
         assert "answers that refuse" not in first
-        await room.press("escape")
-        await room.until(lambda: "answers that refuse" in marked_finding(room))
+        await room.press("escape", until=lambda: "answers that refuse" in marked_finding(room))
 
 
 @opens(stage=lambda shop: fill(shop, [*GOOD, ROWS[11], chat("Is it warm?", CHATBOT)], contract=""), size=(140, 45))
@@ -411,8 +391,7 @@ async def test_without_rows_in_the_list_f_acts_on_the_marked_finding(room: RoomD
     await filter_by(room, "no-such-text", 0)
     await room.press("tab", "end")
     assert "boilerplate" in marked_finding(room)
-    await room.press("escape", "n")
-    await room.until(lambda: ready(room))
+    await room.press("escape", "n", until=lambda: ready(room))
     assert "boilerplate" in marked_finding(room)
     await room.press("f", notice="· Answers with boilerplate cannot be fixed automatically.")
 
@@ -429,8 +408,7 @@ async def test_the_loss_of_held_out_rows_is_announced(
         assert held_out
         await filter_by(room, "split:test", len(held_out))
         await filter_by(room, "finding:refusal", 8)
-        await room.press(key)
-        await room.until(lambda: f"Held out: {len(held_out)} of these rows." in room.question)
+        await room.press(key, until=lambda: f"Held out: {len(held_out)} of these rows." in room.question)
         assert f"If they are {effect}, the evaluation loses them, too." in room.question
 
 
@@ -443,8 +421,7 @@ async def test_a_fix_leaves_accepted_rows_alone_unless_asked(room: RoomDriver, o
     assert len(rows) == 2
     session.decide("accept", [rows[0]])
     await filter_by(room, "finding:duplicate", 2)
-    await room.press("f")
-    await room.until(lambda: "not those that you accepted" in room.screen_text)
+    await room.press("f", until=lambda: "not those that you accepted" in room.screen_text)
     assert "2 rows: exact duplicates (keep the first)" in room.screen_text
     assert "also the 1 accepted" in room.screen_text
     await room.choose(option)
@@ -473,8 +450,7 @@ async def test_a_fix_counts_the_rows_that_need_an_edit_by_hand(shop: Shop, check
 
 async def test_a_row_without_a_fix_is_rejected_and_no_longer_counted(room: RoomDriver) -> None:
     session = session_of(room)
-    await room.press("tab")
-    await room.until(lambda: room.focus == "findings-list")
+    await room.press("tab", until=lambda: room.focus == "findings-list")
     await room.press("end", "f", choose="fix", notice="✗ Row 13 rejected.")
     assert session.source.verdict is not None
     assert "duplicate" not in session.source.verdict.rows
@@ -492,8 +468,7 @@ async def test_a_check_is_muted_with_a_reason(room: RoomDriver) -> None:
     assert session.source.state.muted == {"email": "our own address"}
     assert session.source.verdict is not None
     assert "email" not in session.source.verdict.rows
-    await room.press("u")
-    await room.until(lambda: not session.source.state.muted)
+    await room.press("u", until=lambda: not session.source.state.muted)
 
 
 async def test_unreadable_rows_are_left_out_of_a_fixed_copy(room: RoomDriver) -> None:
@@ -534,8 +509,7 @@ async def test_g_shows_the_statistics_on_a_narrow_screen(room: RoomDriver) -> No
     session = session_of(room)
     assert not room.screen.query_one("#statistics").display
     assert "stats" in room.actions
-    await room.press("g")
-    await room.until(lambda: room.focus == "findings-list" and not room.screen.query_one("#rows-side").display)
+    await room.press("g", until=lambda: room.focus == "findings-list" and not room.screen.query_one("#rows-side").display)
     await room.until(lambda: "disclaimer" in room.text("#findings-list"))
     assert "over the limit of 64" in room.text("#histogram")
     assert "train" in room.text("#split-bar")
@@ -545,8 +519,7 @@ async def test_g_shows_the_statistics_on_a_narrow_screen(room: RoomDriver) -> No
     room.screen.action_leave()  # before the focus has moved
     await room.pilot.pause()
     await room.until(lambda: room.focus == "list" and not room.screen.query_one("#statistics").display)
-    await room.press("g", "escape")
-    await room.until(lambda: room.focus == "list")
+    await room.press("g", "escape", until=lambda: room.focus == "list")
 
 
 async def test_g_shows_labels_coverage_and_agreement(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
@@ -559,22 +532,18 @@ async def test_g_shows_labels_coverage_and_agreement(shop: Shop, checks: Checks,
     async with open_room("data", (140, 45)) as room:
         await checked(room)
         assert not room.screen.query_one("#labels").display
-        await room.press("g")
-        await room.until(lambda: "tag" in room.text("#label-bars") and "━" in room.text("#label-bars"))
+        await room.press("g", until=lambda: "tag" in room.text("#label-bars") and "━" in room.text("#label-bars"))
         assert "billing" in room.text("#label-bars")
         assert "2 of 13" in room.text("#coverage-bars")
         assert "ada and ben" in room.text("#agreement-text")
         assert "0 of 2 rows the same" in " ".join(room.text("#agreement-text").split())
         assert not room.screen.query_one("#findings").display
         assert room.focus == "list"
-        await room.press("g")
-        await room.until(lambda: bool(room.screen.query_one("#findings").display))
+        await room.press("g", until=lambda: bool(room.screen.query_one("#findings").display))
     async with open_room("data", NARROW) as room:
         await checked(room)
-        await room.press("g", "g")
-        await room.until(lambda: room.focus == "label-bars" and "billing" in room.text("#label-bars"))
-        await room.press("g")
-        await room.until(lambda: room.focus == "list" and not room.screen.query_one("#statistics").display)
+        await room.press("g", "g", until=lambda: room.focus == "label-bars" and "billing" in room.text("#label-bars"))
+        await room.press("g", until=lambda: room.focus == "list" and not room.screen.query_one("#statistics").display)
 
 
 @opens(stage=lambda shop: None, settle=None)
@@ -582,8 +551,7 @@ async def test_an_import_writes_a_file_in_the_workspace_and_shows_it(room: RoomD
     other = tmp_path / "elsewhere.csv"
     other.write_text("prompt,completion\nWhere is it?,On its way.\nIs it warm?,No.\n")
     await room.until(lambda: "No rows selected." in room.text("#no-source"))
-    await room.press("i", answer=str(tmp_path / "none.csv"))
-    await room.until(lambda: room.notice.startswith("✗"))
+    await room.press("i", answer=str(tmp_path / "none.csv"), until=lambda: room.notice.startswith("✗"))
     await room.press("i", answer=str(other), notice="✓ Imported 2 rows to data/elsewhere.jsonl.")
     await checked(room)
     assert "Is it warm?" in row(room, 2)
@@ -596,8 +564,7 @@ async def test_an_import_writes_a_file_in_the_workspace_and_shows_it(room: RoomD
 async def test_an_import_asks_before_it_leaves_out_invalid_rows(room: RoomDriver, shop: Shop, tmp_path: Path) -> None:
     other = tmp_path / "mixed.jsonl"
     write(other, [*GOOD[:3], "no json", {"a": 1}])
-    await room.press("i", answer=str(other))
-    await room.until(lambda: "2 rows cannot be used" in room.screen_text)
+    await room.press("i", answer=str(other), until=lambda: "2 rows cannot be used" in room.screen_text)
     assert "mixed.jsonl, line 4" in room.screen_text
     await room.choose("")
     assert not (shop.folder / "data").exists()
@@ -644,8 +611,7 @@ async def test_decisions_of_another_window_are_shown_and_its_lock_is_respected(r
         window.decide("accept", [session.source.keyed_row(1)])
         await room.observe(shop.snapshot())
         await room.until(lambda: statuses(room) == {1: "accepted"})
-        await room.press("x")
-        await room.until(lambda: "another window" in room.notice)
+        await room.press("x", until=lambda: "another window" in room.notice)
         assert statuses(room) == {1: "accepted"}
     await room.press("x", notice="✗ Row 1 rejected.")
     assert statuses(room) == {0: "rejected", 1: "accepted"}
@@ -669,8 +635,7 @@ async def test_c_switches_to_another_recipe(shop: Shop, checks: Checks, open_roo
     fill(shop, [chat("Only this?", "Yes.")], name="other")
     async with open_room("data") as room:
         assert len((await checked(room)).source) == 10, "the main recipe comes first"
-        await room.press("r", "down", "enter")
-        await room.until(lambda: ready(room) and len(session_of(room).source) == 1)
+        await room.press("r", "down", "enter", until=lambda: ready(room) and len(session_of(room).source) == 1)
 
 
 async def test_another_recipe_hides_the_undo_of_a_decision(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
@@ -686,8 +651,7 @@ async def test_another_recipe_hides_the_undo_of_a_decision(shop: Shop, checks: C
 async def test_filter_order_and_cursor_survive_a_change_of_the_recipe(room: RoomDriver, shop: Shop) -> None:
     before = session_of(room)
     await filter_by(room, "tag:login", 6)
-    await room.press("down", "s")
-    await room.until(lambda: before.selection.scanned is None)
+    await room.press("down", "s", until=lambda: before.selection.scanned is None)
     fill(shop, contract=f"{CONTRACT}\n[training]\nlearning_rate = 1e-5\n")
     await room.observe(shop.snapshot())
     await room.until(lambda: session_of(room) is not before and ready(room) and selected(room) == 6)

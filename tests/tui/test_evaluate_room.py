@@ -160,8 +160,7 @@ async def test_rows_to_fix_are_named_next_to_a_verdict_that_is_not_better(
 
 
 async def test_the_failing_part_is_marked_next_to_the_reference(room: RoomDriver) -> None:
-    await room.press(*["down"] * 5)
-    await room.until(lambda: room.head("#ev-row").startswith("Line 5"))
+    await room.press(*["down"] * 5, until=lambda: room.head("#ev-row").startswith("Line 5"))
     detail = room.screen.query_one("#ev-detail").render()
     assert any('"hgih",' in row and '"normal",' in row for row in detail.plain.splitlines())
     assert [detail.plain[span.start : span.end] for span in detail.spans if span.style == FAILURE_STYLE] == ['"hgih"']
@@ -247,8 +246,7 @@ async def test_enter_on_the_verdict_opens_the_whole_report(room: RoomDriver) -> 
 @opens(settle=None)
 async def test_f_keeps_one_kind_of_failure_and_shows_all_again(room: RoomDriver) -> None:
     await rows_found(room, "Tuned fails", 7)
-    await room.press("f", choose="1")
-    await room.until(lambda: room.screen.rows.title.startswith("Tuned fails: "))
+    await room.press("f", choose="1", until=lambda: room.screen.rows.title.startswith("Tuned fails: "))
     assert len(room.screen.rows.rows) < 7
     await room.press("f", choose="0")
     await rows_found(room, "Tuned fails", 7)
@@ -301,8 +299,7 @@ async def test_the_list_scrolls_to_its_last_row(room: RoomDriver) -> None:
 async def test_w_opens_a_similar_training_row_in_review(room: RoomDriver, shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[str] = []
     monkeypatch.setattr(room.app, "action_room", opened.append)
-    await room.press("w")
-    await room.until(lambda: room.mode == "")
+    await room.press("w", until=lambda: room.mode == "")
     id = room.screen._options[1].value
     await room.choose(id)
     assert opened == ["review"]
@@ -318,8 +315,7 @@ async def test_w_opens_the_recipes_row_although_another_file_is_open(shop: Shop,
     async with open_room("evaluate") as room:
         room.app.sessions.open_file(other)
         await rows_found(room)
-        await room.press("w")
-        await room.until(lambda: room.mode == "")
+        await room.press("w", until=lambda: room.mode == "")
         id = room.screen._options[1].value
         await room.choose(id)
         await room.until(lambda: room.mode == "review" and room.screen.row is not None and room.app.row_to_open is None)
@@ -391,8 +387,7 @@ async def test_c_compares_two_reports(shop: Shop, open_room: OpenRoom) -> None:
 
 @opens(stage=lambda shop: evaluation(shop, OLDER, age=4 * 86400))
 async def test_a_new_report_shows_the_failing_rows_of_the_displayed_metric(room: RoomDriver, shop: Shop) -> None:
-    await room.press("m")
-    await room.until(lambda: "valid JSON" in room.head("#ev-rows"))
+    await room.press("m", until=lambda: "valid JSON" in room.head("#ev-rows"))
     evaluation(shop)
     await room.observe(shop.snapshot())
     await room.until(lambda: room.screen._report is not None and room.screen._report.folder.name == ID)
@@ -436,8 +431,7 @@ async def test_runs_of_a_recipe_are_told_apart(shop: Shop, open_room: OpenRoom) 
     async with open_room("evaluate") as room:
         await rows_found(room, count=7)
         assert room.head("#ev-verdict").startswith("Verdict on 20261124-1412-support-json")
-        await room.press("o")
-        await room.until(lambda: isinstance(room.screen, ChoiceDialog))
+        await room.press("o", until=lambda: isinstance(room.screen, ChoiceDialog))
         newer, older = room.text("ListPanel").splitlines()
         assert "20261124-1412-support-json, 3 min   40 rows: cannot tell" in newer
         assert "20261124-1312-support-json, 1 h" in older
@@ -476,16 +470,14 @@ async def test_reports_on_other_rows_are_not_compared(shop: Shop, open_room: Ope
     evaluation(shop)
     async with open_room("evaluate") as room:
         await rows_found(room)
-        await room.press("c", choose="0")
-        await room.until(lambda: room.notice.startswith("✗") and "compared" in room.notice)
+        await room.press("c", choose="0", until=lambda: room.notice.startswith("✗") and "compared" in room.notice)
 
 
 async def test_e_shows_the_path_of_the_html_report(shop: Shop, open_room: OpenRoom) -> None:
     folder = evaluation(shop)
     async with open_room("evaluate") as room:
         await rows_found(room)
-        await room.press("e")
-        await room.until(lambda: f"evals/{ID}/report.html" in room.notice)
+        await room.press("e", until=lambda: f"evals/{ID}/report.html" in room.notice)
         assert room.app.notices.current, "a path stays until the next notice"
     (folder / "report.html").unlink()
     async with open_room("evaluate") as room:
@@ -549,8 +541,7 @@ async def test_a_running_evaluation_shows_its_progress_and_can_be_stopped(
         assert "new" not in room.actions
         await room.press("s", choose="")
         assert stopped == []
-        await room.press("s", choose="stop")
-        await room.until(lambda: stopped == ["20261124-1600-support-json"])
+        await room.press("s", choose="stop", until=lambda: stopped == ["20261124-1600-support-json"])
 
 
 async def test_answers_that_take_long_show_their_token(shop: Shop, open_room: OpenRoom) -> None:
@@ -619,11 +610,9 @@ async def test_n_continues_a_stopped_evaluation(shop: Shop, open_room: OpenRoom,
     shop.run("20261124-1700-support-json", kind="eval", age=90, end=("run.stopped", {"step": 0}))
     async with open_room("evaluate") as room:
         await room.until(lambda: "n continues it" in error(room))
-        await room.press("n")
-        await room.until(lambda: isinstance(room.screen, ChoiceDialog))
+        await room.press("n", until=lambda: isinstance(room.screen, ChoiceDialog))
         assert "Continue support-json" in room.text("ListPanel")
-        await room.press("enter")
-        await room.until(lambda: continued == ["20261124-1700-support-json"])
+        await room.press("enter", until=lambda: continued == ["20261124-1700-support-json"])
 
 
 async def test_changed_held_out_rows_are_noted(shop: Shop, open_room: OpenRoom) -> None:
@@ -642,8 +631,7 @@ async def test_an_evaluation_that_failed_without_answers_is_not_continued(shop: 
     shop.run("20261124-1700-support-json", kind="eval", age=90, end=failed)
     async with open_room("evaluate") as room:
         await room.until(lambda: "The schema changed." in error(room))
-        await room.press("n")
-        await room.until(lambda: isinstance(room.screen, ChoiceDialog))
+        await room.press("n", until=lambda: isinstance(room.screen, ChoiceDialog))
         assert "its base alone" in room.text("ListPanel")
         assert "Continue" not in room.text("ListPanel")
 
@@ -694,8 +682,7 @@ async def test_the_question_for_the_arms_says_how_much_they_answer(
     evaluated_twice(shop, settings)
     async with open_room("evaluate") as room:
         await rows_found(room, "Tuned fails")
-        await room.press("n")
-        await room.until(lambda: isinstance(room.screen, ChoiceDialog))
+        await room.press("n", until=lambda: isinstance(room.screen, ChoiceDialog))
         await room.choose("1" if "its own recipe" in str(room.screen._options) else "0")
         await room.until(lambda: isinstance(room.screen, ChoiceDialog) and room.screen._heading == "Which arms?")
         options = room.screen._options
@@ -792,8 +779,7 @@ async def test_enter_starts_an_evaluation_on_a_later_visit_too(shop: Shop, open_
     shop.recipe()
     async with open_room("evaluate") as room:
         for _ in range(3):
-            await room.press("enter")
-            await room.until(lambda: isinstance(room.screen, ChoiceDialog))
+            await room.press("enter", until=lambda: isinstance(room.screen, ChoiceDialog))
             await room.press("escape", "H", mode="home")
             await room.press("E", mode="evaluate")
 

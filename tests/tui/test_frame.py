@@ -74,8 +74,7 @@ async def test_a_result_is_a_toast_and_a_decision_a_line_with_undo(room: RoomDri
     await room.until(lambda: "✓ Row 422 accepted.  o open" in room.text("#answer"))
     await room.pilot.pause(0.1)
     assert "✓ Row 422 accepted.  o open" in room.text("#answer"), "longer than a toast"
-    await room.press("escape")
-    await room.until(lambda: room.text("#answer") == "")
+    await room.press("escape", until=lambda: room.text("#answer") == "")
 
 
 @opens(mode="home", size=NARROW)
@@ -204,18 +203,14 @@ async def test_a_changed_key_works_and_is_shown_everywhere(room: RoomDriver) -> 
     for key in ("x", "f5", "x"):
         await room.press(key)
     assert "whole" in room.actions
-    await room.press("f1")
-    await room.until(lambda: "train.zoom" in room.text("#rows"))
+    await room.press("f1", until=lambda: "train.zoom" in room.text("#rows"))
 
 
 @opens(mode="home", stage=staged_with_keys('[keys]\n"app.help" = "?"\n'))
 async def test_a_character_for_the_help_can_still_be_typed(room: RoomDriver) -> None:
-    await room.press("o")
-    await room.until(lambda: bool(room.screen.query(Input)))
-    await room.press("a", "question_mark")
-    await room.until(lambda: room.screen.query_one(Input).value == "a?")
-    await room.press("escape", "question_mark")
-    await room.until(lambda: isinstance(room.screen, HelpPage))
+    await room.press("o", until=lambda: bool(room.screen.query(Input)))
+    await room.press("a", "question_mark", until=lambda: room.screen.query_one(Input).value == "a?")
+    await room.press("escape", "question_mark", until=lambda: isinstance(room.screen, HelpPage))
 
 
 @pytest.mark.parametrize(
@@ -237,8 +232,7 @@ async def test_an_invalid_setting_is_an_error_and_the_default_key_stays(
     async with open_room("home") as room:
         assert sentence in room.notice
         assert str(settings.path()) in room.notice
-        await room.press("T", "s")
-        await room.until(lambda: isinstance(room.screen, ChoiceDialog) or "x stop" in room.text("#foot"))
+        await room.press("T", "s", until=lambda: isinstance(room.screen, ChoiceDialog) or "x stop" in room.text("#foot"))
 
 
 def test_two_bindings_can_swap_their_keys() -> None:
@@ -274,21 +268,18 @@ async def test_tab_cycles_and_f1_describes_the_focused_panel(room: RoomDriver) -
     assert room.focus == "runs-picture"
     await room.press("shift+tab")
     assert room.focus == "next-picture"
-    await room.press("T", "f1")
-    await room.until(lambda: "the smoothed line is colored" in room.text("#rows"))
+    await room.press("T", "f1", until=lambda: "the smoothed line is colored" in room.text("#rows"))
 
 
 @pytest.mark.parametrize("opener", ["semicolon", "ctrl+o"])
 @opens(mode="home", size=NARROW)
 async def test_jump_labels_every_panel_and_tab(room: RoomDriver, opener: str) -> None:
-    await room.press(opener)
-    await room.until(lambda: isinstance(room.screen, JumpScreen))
+    await room.press(opener, until=lambda: isinstance(room.screen, JumpScreen))
     labels = {label.render().plain.strip(): label.region.offset for label in room.screen.query(".jump")}
     assert set(labels) == {entry.key for entry in ROOMS.values() if entry.mode != "groups"} | {"s", "f"}
     runs = room.app.screen_stack[0].query_one(RunList)
     assert labels["f"] == runs.region.offset
-    await room.press("f")
-    await room.until(lambda: room.focus == "runs-picture")
+    await room.press("f", until=lambda: room.focus == "runs-picture")
     await room.press(opener, "t", mode="train")
     await room.press(opener, "escape", mode="train")
     await room.press(opener)
@@ -298,8 +289,7 @@ async def test_jump_labels_every_panel_and_tab(room: RoomDriver, opener: str) ->
 
 async def test_ctrl_q_quits_from_a_dialog(loaded: Shop, open_room: OpenRoom) -> None:
     async with open_room("train", size=NARROW) as room:
-        await room.press("s")
-        await room.until(lambda: isinstance(room.screen, ChoiceDialog))
+        await room.press("s", until=lambda: isinstance(room.screen, ChoiceDialog))
         await room.press("q")
         assert room.app.is_running
         await room.press("ctrl+q")
@@ -321,8 +311,7 @@ async def test_room_run_and_cursor_come_back(loaded: Shop) -> None:
         room = RoomDriver(again, pilot)
         await room.until(lambda: room.head("#chart").startswith("▌ Loss of support-json, 2 d ago"))
         assert (room.mode, again.selected) == ("train", "20261122-0900-support-json")
-        await room.press("H", "tab")
-        await room.until(lambda: "▌ ✗ support-json" in room.text("#runs-picture"))
+        await room.press("H", "tab", until=lambda: "▌ ✗ support-json" in room.text("#runs-picture"))
 
 
 async def test_the_app_opens_where_the_command_line_asks(loaded: Shop) -> None:

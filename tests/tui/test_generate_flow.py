@@ -50,11 +50,9 @@ async def test_three_keys_from_failing_rows_to_a_teacher(shop: Shop, open_room: 
     async with open_room("evaluate") as room:
         await room.until(lambda: room.screen.rows is not None and len(room.screen.rows.rows) == 7)
         await room.pilot.pause()
-        await room.press("g")
-        await room.until(lambda: room.mode == "")
+        await room.press("g", until=lambda: room.mode == "")
         assert "never the held-out rows" in room.screen._text
-        await room.press("enter")
-        await room.until(lambda: room.mode == "" and "Which teacher" in room.screen._heading)
+        await room.press("enter", until=lambda: room.mode == "" and "Which teacher" in room.screen._heading)
         options = [(option.name, option.about) for option in room.screen._options]
         assert options[0][0] == "smollm2-135m"
         assert options[0][1].startswith("up to ")
@@ -74,10 +72,8 @@ async def test_variations_of_the_filtered_rows(shop: Shop, checks: Checks, open_
         await room.until(lambda: room.screen.session is not None and room.screen.session.source.scanned == 10)
         await room.press("slash")
         await room.type("tag:login")
-        await room.press("enter")
-        await room.until(lambda: len(room.screen.session.selection.rows) == 4)
-        await room.press("w")
-        await room.until(lambda: room.mode == "")
+        await room.press("enter", until=lambda: len(room.screen.session.selection.rows) == 4)
+        await room.press("w", until=lambda: room.mode == "")
         assert [option.value for option in room.screen._options] == ["variations", "documents", "answers"]
         assert "4 rows that match the filter" in room.screen._options[0].about
         await room.choose("variations")
@@ -148,8 +144,7 @@ async def test_a_finished_generation_leads_to_its_first_row_in_review(shop: Shop
         await room.until(lambda: room.mode == "review" and room.screen.row is not None and room.screen.row.id == row.id)
         await room.until(lambda: "written by big" in " ".join(room.text("#origin").split()))
         assert "novelty 0.70" in room.text("#origin")
-        await room.press("a")
-        await room.until(lambda: len(read_source(recipe.source).rows) == 11)
+        await room.press("a", until=lambda: len(read_source(recipe.source).rows) == 11)
 
 
 @pytest.mark.parametrize(

@@ -72,11 +72,9 @@ async def test_groups_are_listed_by_size_with_their_members_side_by_side(room: R
     assert members(room) == 4
     assert "Row 11" in room.text("#compared")
     assert "Row 12" in room.text("#compared")
-    await room.press("enter", "end")
-    await room.until(lambda: "Row 14" in room.text("#compared"))
+    await room.press("enter", "end", until=lambda: "Row 14" in room.text("#compared"))
     assert room.focus == "member-list"
-    await room.press("w")
-    await room.until(lambda: isinstance(room.screen, ChoiceDialog))
+    await room.press("w", until=lambda: isinstance(room.screen, ChoiceDialog))
     assert room.screen._options[0].about == "new prompts like the 4 rows of the group, and their answers"
 
 
@@ -91,8 +89,7 @@ async def test_keep_one_is_one_event_and_one_undo(room: RoomDriver) -> None:
     await room.press("o", notice="✗ 3 rows rejected.")
     assert statuses(room) == {10: "rejected", 12: "rejected", 13: "rejected"}
     assert len(lines(room)) == len(before) - 1
-    await room.press("u", notice="↶ 3 rows: reject undone.")
-    await room.until(lambda: lines(room) == before)
+    await room.press("u", notice="↶ 3 rows: reject undone.", until=lambda: lines(room) == before)
     assert [(event["action"], event["reason"]) for event in journal(source)] == [("reject", "groups: keep one"), ("undo", "")]
 
 
@@ -127,8 +124,7 @@ async def test_a_decision_that_is_refused_keeps_the_marks(room: RoomDriver) -> N
 async def test_keep_the_most_diverse_or_the_marked_rows(room: RoomDriver) -> None:
     await room.press("home", "m", answer="2", notice="✗ 2 rows rejected.")
     assert 13 not in statuses(room)  # the longest text differs most
-    await room.press("u")
-    await room.until(lambda: not statuses(room))
+    await room.press("u", until=lambda: not statuses(room))
     await room.press("enter", "space", "down", "space", "d", notice="✗ 2 rows rejected.")
     assert sorted(statuses(room)) == [11, 13]
 
@@ -144,8 +140,7 @@ async def test_several_groups_at_once(room: RoomDriver) -> None:
 async def test_marks_stay_on_their_groups_when_others_come_back(room: RoomDriver) -> None:
     await room.press("home", "o", notice="✗ 3 rows rejected.")
     await go_to(room, "duplicate")
-    await room.press("space", "u")
-    await room.until(lambda: not statuses(room))
+    await room.press("space", "u", until=lambda: not statuses(room))
     await room.press("o", notice="✗ Row 15 rejected.")
     assert statuses(room) == {14: "rejected"}
 
@@ -154,15 +149,12 @@ async def test_a_dismissed_conflict_is_not_reported_again(room: RoomDriver) -> N
     source = room.staged
     await go_to(room, "conflict")
     assert "ada.holm@example.com" in room.text("#compared")
-    await room.press("n")
-    await room.until(lambda: bool(room.screen.query(Input)))
+    await room.press("n", until=lambda: bool(room.screen.query(Input)))
     assert room.screen.query_one(Input).value == "not a conflict"
     await room.press("enter", notice="✓ 2 rows will not be reported again.")
     assert not any("conflict" in line for line in lines(room))
-    await room.press("D")
-    await room.until(lambda: "conflict" not in room.text("#findings-list"))
-    await room.press("u", "G")
-    await room.until(lambda: any("conflict" in line for line in lines(room)))
+    await room.press("D", until=lambda: "conflict" not in room.text("#findings-list"))
+    await room.press("u", "G", until=lambda: any("conflict" in line for line in lines(room)))
     (event, _) = journal(source)
     assert (event["action"], event["reason"], [row["dismissed"] for row in event["rows"]]) == (
         "dismiss", "not a conflict", [["conflict"], ["conflict"]],
@@ -172,14 +164,11 @@ async def test_a_dismissed_conflict_is_not_reported_again(room: RoomDriver) -> N
 @opens(mode="review", settle=None)
 async def test_the_group_of_the_row_on_show_is_opened(room: RoomDriver) -> None:
     await room.until(lambda: ready(room))
-    await room.press(*["right"] * 14)
-    await room.until(lambda: room.head("#read").startswith("▌ Row 15 "))
+    await room.press(*["right"] * 14, until=lambda: room.head("#read").startswith("▌ Row 15 "))
     assert "row 1" in room.text("#origin")
-    await room.press("G")
-    await room.until(lambda: room.mode == "groups" and "duplicate" in room.head("#members"))
+    await room.press("G", until=lambda: room.mode == "groups" and "duplicate" in room.head("#members"))
     assert "Row 15" in room.text("#compared")
-    await room.press("enter", "enter")
-    await room.until(lambda: room.mode == "review" and room.head("#read").startswith("▌ Row 1 "))
+    await room.press("enter", "enter", until=lambda: room.mode == "review" and room.head("#read").startswith("▌ Row 1 "))
 
 
 async def test_members_replace_the_groups_on_a_narrow_screen(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
@@ -187,11 +176,9 @@ async def test_members_replace_the_groups_on_a_narrow_screen(shop: Shop, checks:
     async with open_room("groups", NARROW) as room:
         await opened(room)
         assert not room.screen.query_one("#members-side").display
-        await room.press("enter")
-        await room.until(lambda: room.screen.query_one("#members-side").display)
+        await room.press("enter", until=lambda: room.screen.query_one("#members-side").display)
         await room.until(lambda: room.text("#compared").split()[:4] == ["Row", "11", "Row", "12"])
-        await room.press("escape")
-        await room.until(lambda: room.focus == "group-list")
+        await room.press("escape", until=lambda: room.focus == "group-list")
 
 
 class Clusters:
@@ -218,13 +205,11 @@ async def test_clusters_and_outliers(shop: Shop, checks: Checks, open_room: Open
     async with open_room("groups") as room:
         await room.until(lambda: ready(room))
         await room.until(lambda: "No duplicates" in room.text("#groups-message"))
-        await room.press("c")
-        await room.until(lambda: "3 groups, 9 rows" in room.head("#groups-section"))
+        await room.press("c", until=lambda: "3 groups, 9 rows" in room.head("#groups-section"))
         assert [line.split()[-2:] for line in lines(room)][1] == ["parcel", "stove"]
         await room.press("down", "m", answer="1", notice="✗ 3 rows rejected.")
         assert len(lines(room)) == 2
-        await room.press("c")
-        await room.until(lambda: "No duplicates" in room.text("#groups-message"))
+        await room.press("c", until=lambda: "No duplicates" in room.text("#groups-message"))
 
 
 @opens(stage=lambda shop: fill(shop, GOOD), settle=None)
@@ -246,5 +231,4 @@ async def test_a_failed_clustering_says_why(
     fill(shop, GOOD)
     async with open_room("groups") as room:
         await room.until(lambda: ready(room))
-        await room.press("c")
-        await room.until(lambda: "not on this machine" in room.text("#groups-message"))
+        await room.press("c", until=lambda: "not on this machine" in room.text("#groups-message"))

@@ -77,8 +77,7 @@ async def test_n_starts_the_only_recipe_and_opens_train(shop: Shop, open_room: O
     async with open_room("home") as room:
         await room.press("n", choose="")
         assert not started
-        await room.press("n", choose="train")
-        await room.until(lambda: bool(started) and not room.app.jobs.busy)
+        await room.press("n", choose="train", until=lambda: bool(started) and not room.app.jobs.busy)
         assert started == [(shop.folder, "support-json")]
         assert room.mode == "train"
 
@@ -104,16 +103,14 @@ async def test_with_several_recipes_n_asks_which(shop: Shop, open_room: OpenRoom
     shop.recipe("beta")
     shop.recipe("aaa-broken", "name = 3")
     async with open_room("home") as room:
-        await room.press("n")
-        await room.until(lambda: isinstance(room.screen, ChoiceDialog))
+        await room.press("n", until=lambda: isinstance(room.screen, ChoiceDialog))
         assert room.screen._heading == "Which recipe?"
         options = [option.name for option in room.screen._options]
         assert options == ["alpha.toml", "beta.toml", "aaa-broken.toml"], "an invalid one stands last"
         await room.press("escape")
         assert names == []
         assert room.mode == "home"
-        await room.press("n", choose="1")
-        await room.until(lambda: names == ["beta"])
+        await room.press("n", choose="1", until=lambda: names == ["beta"])
         assert room.app.selection.recipe.title == "beta.toml", "the other rooms show it, too"
 
 
@@ -139,8 +136,7 @@ async def test_enter_on_a_finished_run_asks_which_arms_to_evaluate(shop: Shop, o
     (run / "adapter").mkdir()
     (run / "adapter" / "adapters.safetensors").touch()
     async with open_room("home") as room:
-        await room.press("enter")
-        await room.until(lambda: isinstance(room.screen, ChoiceDialog))
+        await room.press("enter", until=lambda: isinstance(room.screen, ChoiceDialog))
         assert room.screen._heading == "Which arms?"
         await room.press("escape", mode="evaluate")
 
@@ -149,8 +145,7 @@ async def test_an_invalid_recipe_is_an_error(shop: Shop, open_room: OpenRoom) ->
     shop.recipe("bad", 'name = "bad"\n[modle]\nbase = "x"\n')
     async with open_room("home") as room:
         assert "bad.toml is invalid" in next_text(room)
-        await room.press("n")
-        await room.until(lambda: "unknown key modle" in room.notice)
+        await room.press("n", until=lambda: "unknown key modle" in room.notice)
         assert "Did you mean model?" in room.notice
         assert room.mode == "home"
 

@@ -130,5 +130,4 @@ def test_no_control_byte_reaches_the_terminal(shop: Shop, tmp_path: Path, mode: 
 
 async def test_markup_in_a_sample_is_shown_literally(shop: Shop) -> None:
     async with drive(naughty_shop(shop).app(), "train", NARROW) as room:
-        await room.press("g")
-        await room.until(lambda: "[bold red]x[/] [@click=app.quit]go[/]" in room.screen_text)
+        await room.press("g", until=lambda: "[bold red]x[/] [@click=app.quit]go[/]" in room.screen_text)

@@ -77,22 +77,16 @@ async def test_tab_completes_a_path_and_a_wrong_one_is_refused(shop: Shop, check
     async with open_room("home") as room:
         await room.press("o")
         await prompted(room)
-        await room.press("d", "tab")
-        await room.until(lambda: field(room).value == "data/")
-        await room.press("s", "tab")
-        await room.until(lambda: field(room).value == "data/support")
+        await room.press("d", "tab", until=lambda: field(room).value == "data/")
+        await room.press("s", "tab", until=lambda: field(room).value == "data/support")
         await room.until(lambda: room.screen.query_one("#candidates", ListPanel).count == 3)
-        await room.press("down", "down", "tab")
-        await room.until(lambda: field(room).value == "data/support.jsonl")
+        await room.press("down", "down", "tab", until=lambda: field(room).value == "data/support.jsonl")
         await room.press("backspace", *["backspace"] * 5, *"-more", "tab")
         await room.until(lambda: field(room).value == "data/support-more.jsonl")
-        await room.press("enter")
-        await room.until(lambda: room.mode == "data" and ready(room) and len(session_of(room).source) == 4)
+        await room.press("enter", until=lambda: room.mode == "data" and ready(room) and len(session_of(room).source) == 4)
         assert room.notice.startswith("✓ Opened support-more.jsonl.")
-        await room.press("H")
-        await room.until(lambda: "Write a recipe for support-more.jsonl" in room.text("#next-picture"))
-        await room.press("enter")
-        await room.until(lambda: isinstance(room.screen, PromptDialog) and field(room).value == "support-more")
+        await room.press("H", until=lambda: "Write a recipe for support-more.jsonl" in room.text("#next-picture"))
+        await room.press("enter", until=lambda: isinstance(room.screen, PromptDialog) and field(room).value == "support-more")
 
 
 async def test_enter_opens_the_path_under_the_cursor(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
@@ -101,15 +95,11 @@ async def test_enter_opens_the_path_under_the_cursor(shop: Shop, checks: Checks,
     async with open_room("home") as room:
         await room.press("o")
         await prompted(room)
-        await room.press("enter")
-        await room.until(lambda: field(room).value == "data/")
+        await room.press("enter", until=lambda: field(room).value == "data/")
         await room.until(lambda: room.screen.query_one("#candidates", ListPanel).count == 3)
-        await room.press("z", "x", "enter")
-        await room.until(lambda: "There is no file data/zx." in drawn(room, "#wrong"))
-        await room.press("backspace")
-        await room.until(lambda: room.screen.query_one("#candidates", ListPanel).count == 1)
-        await room.press("enter")
-        await room.until(lambda: room.mode == "data" and ready(room) and len(session_of(room).source) == 4)
+        await room.press("z", "x", "enter", until=lambda: "There is no file data/zx." in drawn(room, "#wrong"))
+        await room.press("backspace", until=lambda: room.screen.query_one("#candidates", ListPanel).count == 1)
+        await room.press("enter", until=lambda: room.mode == "data" and ready(room) and len(session_of(room).source) == 4)
         assert room.notice.startswith("✓ Opened zebra.jsonl.")
 
 
@@ -166,8 +156,7 @@ async def test_unknown_columns_are_mapped_while_the_rows_are_shown(
         await room.press("f1")
         await room.press("1", "right", "left")
         assert "format completion" in room.head("#keys-side")
-        await room.press("enter")
-        await room.until(lambda: room.mode == "data" and ready(room) and len(session_of(room).source.rows) == 6)
+        await room.press("enter", until=lambda: room.mode == "data" and ready(room) and len(session_of(room).source.rows) == 6)
         assert dict(session_of(room).ref.map) == {"prompt": "utterance", "completion": "body.reply"}
 
 
@@ -196,15 +185,12 @@ async def test_a_new_recipe_is_what_init_writes(
         field(room).value = str(tickets)
         await room.press("enter")
         await mapped(room)
-        await room.press("enter")
-        await room.until(lambda: isinstance(room.screen, PromptDialog) and field(room).value == "tickets")
+        await room.press("enter", until=lambda: isinstance(room.screen, PromptDialog) and field(room).value == "tickets")
         assert "prompt = utterance, completion = body.reply" in drawn(room, ".prose")
         field(room).value = "taken"
-        await room.press("enter")
-        await room.until(lambda: "recipes/taken.toml already exists" in " ".join(drawn(room, "#wrong").split()))
+        await room.press("enter", until=lambda: "recipes/taken.toml already exists" in " ".join(drawn(room, "#wrong").split()))
         field(room).value = "my math!"
-        await room.press("enter")
-        await room.until(lambda: "Use 1 to 64 letters" in " ".join(drawn(room, "#wrong").split()))
+        await room.press("enter", until=lambda: "Use 1 to 64 letters" in " ".join(drawn(room, "#wrong").split()))
         field(room).value = "mine"
         await room.press("enter", notice="✓ Created recipes/mine.toml.")
         await room.observe(shop.snapshot())
@@ -224,8 +210,7 @@ async def test_a_recipe_for_the_open_file_asks_for_unknown_columns(
         await room.until(lambda: "none of its 6 rows can be used" in " ".join(room.text("#unavailable").split()))
         await room.press("c")
         await mapped(room)
-        await room.press("enter")
-        await room.until(lambda: isinstance(room.screen, PromptDialog) and field(room).value == "tickets")
+        await room.press("enter", until=lambda: isinstance(room.screen, PromptDialog) and field(room).value == "tickets")
         assert "prompt = utterance, completion = body.reply" in drawn(room, ".prose")
 
 
@@ -233,10 +218,8 @@ async def test_a_source_with_unknown_columns_says_so_and_saves_the_map(shop: Sho
     fill(shop, TICKETS, contract="")
     async with open_room("data") as room:
         await room.until(lambda: "none of its 6 rows can be used" in " ".join(room.text("#unavailable").split()))
-        await room.press("R")
-        await room.until(lambda: "D map the columns in Data" in room.text("#no-row"))
-        await room.press("D")
-        await room.until(lambda: "= map the columns" in room.text("#unavailable"))
+        await room.press("R", until=lambda: "D map the columns in Data" in room.text("#no-row"))
+        await room.press("D", until=lambda: "= map the columns" in room.text("#unavailable"))
         await room.press("equals_sign")
         await mapped(room)
         await room.press("enter", notice="✓ Saved the map as data.map in support-json.toml.")
@@ -268,8 +251,7 @@ async def test_a_folder_or_an_empty_file_is_no_file_of_rows(shop: Shop, checks: 
         await room.press("o")
         await prompted(room)
         field(room).value = "data/void/"
-        await room.press("enter")
-        await room.until(lambda: "has no train.jsonl" in drawn(room, "#wrong"))
+        await room.press("enter", until=lambda: "has no train.jsonl" in drawn(room, "#wrong"))
         field(room).value = "data/empty.jsonl"
         await room.press("enter", notice="✗ empty.jsonl has no rows.")
 
@@ -300,8 +282,7 @@ async def test_the_list_of_paths_grows_with_its_paths(shop: Shop, open_room: Ope
         await prompted(room)
         candidates = room.screen.query_one("#candidates", ListPanel)
         for typed, count in (("data", 1), ("/", 2)):
-            await room.press(*typed)
-            await room.until(lambda count=count: candidates.count == count)
+            await room.press(*typed, until=lambda count=count: candidates.count == count)
             await room.pilot.pause()
             assert candidates.size.height == count
 
@@ -314,8 +295,7 @@ def test_picture_of_the_path(shop: Shop, snap_compare: Any) -> None:
         room = RoomDriver(pilot.app, pilot)
         await room.press("o")
         await prompted(room)
-        await room.press(*"data/")
-        await room.until(lambda: "data/tickets.jsonl" in room.screen_text)
+        await room.press(*"data/", until=lambda: "data/tickets.jsonl" in room.screen_text)
 
     assert snap_compare(shop.app(), terminal_size=NARROW, run_before=run)
 
@@ -327,8 +307,7 @@ def test_picture_of_a_new_recipe(shop: Shop, snap_compare: Any) -> None:
     async def run(pilot: Any) -> None:
         room = RoomDriver(pilot.app, pilot)
         await keys_until_mapped("c", *"data/tickets.jsonl", "enter")(pilot)
-        await room.press("enter")
-        await room.until(lambda: isinstance(room.screen, PromptDialog) and field(room).value == "tickets")
+        await room.press("enter", until=lambda: isinstance(room.screen, PromptDialog) and field(room).value == "tickets")
         await pilot.pause()
 
     assert snap_compare(shop.app(), terminal_size=NARROW, run_before=run)

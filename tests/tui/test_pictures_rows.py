@@ -21,8 +21,7 @@ def press(*keys: str, until: str) -> Callable[[Any], Awaitable[None]]:
 
     async def run(pilot: Any) -> None:
         room = RoomDriver(pilot.app, pilot)
-        await room.press(keys[0])
-        await room.until(lambda: ready(room))
+        await room.press(keys[0], until=lambda: ready(room))
         await room.press(*keys[1:], notice=until)
         await pilot.pause()
 
@@ -68,10 +67,8 @@ def test_labels(shop: Shop, snap_compare: Any, size: tuple[int, int]) -> None:
 
     async def run(pilot: Any) -> None:
         room = RoomDriver(pilot.app, pilot)
-        await room.press("D")
-        await room.until(lambda: ready(room))
-        await room.press("g", *(["g"] if size[0] < 100 else []))
-        await room.until(lambda: "billing" in room.text("#label-bars"))
+        await room.press("D", until=lambda: ready(room))
+        await room.press("g", *(["g"] if size[0] < 100 else []), until=lambda: "billing" in room.text("#label-bars"))
         await pilot.pause()
 
     assert snap_compare(shop.app(), terminal_size=size, run_before=run)

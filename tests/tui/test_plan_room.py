@@ -118,8 +118,7 @@ async def test_enter_edits_in_place_and_the_file_keeps_its_comments(room: RoomDr
     await room.press("enter", *"8", "enter", notice="✓ rank is now 8.")
     assert "~ " not in room.text("#plan-keys"), "it has the value with which it was opened"
     await room.press("u", notice="✓ Edit undone.")
-    await room.press("u")
-    await room.until(lambda: file_of(shop).read_text() == RECIPE)
+    await room.press("u", until=lambda: file_of(shop).read_text() == RECIPE)
     assert "~ " not in room.text("#plan-keys")
     assert "undo" not in room.actions
 
@@ -128,14 +127,12 @@ async def test_letters_in_the_field_are_text_and_escape_cancels(room: RoomDriver
     await select(room, "evaluation.prompt")
     await room.press("enter")
     await room.type("Touch HD")
-    await room.press("escape")
-    await room.until(lambda: not room.screen.query_one(Field).is_open)
+    await room.press("escape", until=lambda: not room.screen.query_one(Field).is_open)
     assert room.mode == "plan"
     assert file_of(shop).read_text() == RECIPE
     await room.press("enter")
     await room.type("Be kind.")
-    await room.press("enter")
-    await room.until(lambda: room.notice.split("  ")[0] == "✓ prompt is now Be kind.")
+    await room.press("enter", until=lambda: room.notice.split("  ")[0] == "✓ prompt is now Be kind.")
     assert load(file_of(shop)).evaluation.prompt == "Be kind."
 
 
@@ -163,8 +160,7 @@ async def test_a_base_that_cannot_exist_is_refused_and_its_error_ends_with_the_e
     await select(room, "model.base")
     await room.press("enter", "end", "ctrl+u", *"two", "enter", notice="✗ There is no model named two.")
     assert file_of(shop).read_text() == RECIPE
-    await room.press("escape")
-    await room.until(lambda: not room.screen.query_one(Field).is_open and not room.notice)
+    await room.press("escape", until=lambda: not room.screen.query_one(Field).is_open and not room.notice)
 
 
 @planning(size=NARROW)
@@ -178,8 +174,7 @@ async def test_the_field_stays_over_its_value_when_an_error_moves_the_form(
     form, field = room.screen.query_one("#plan-keys", ListPanel), room.screen.query_one(Field)
     await room.press(*["down"] * (form.size.height - 2))
     assert form.first == 0
-    await room.press("enter", "x", "enter")
-    await room.until(lambda: "It is invalid." in room.notice)
+    await room.press("enter", "x", "enter", until=lambda: "It is invalid." in room.notice)
     await room.until(lambda: form.first > 0 and field.region.y == form.region.y + form.cursor_y)
     assert field.is_open
 
@@ -221,12 +216,10 @@ async def test_the_plan_follows_an_edit_and_rows_are_measured_once(
         before = form(room).plan
         assert before is not None
         await select(room, "training.batch_size")
-        await room.press("plus", "plus")
-        await room.until(lambda: (plan := form(room).plan) is not None and plan.memory > before.memory)
+        await room.press("plus", "plus", until=lambda: (plan := form(room).plan) is not None and plan.memory > before.memory)
         assert len(measured) == 1
         await select(room, "data.max_tokens")
-        await room.press("minus")
-        await room.until(lambda: len(measured) == 2)
+        await room.press("minus", until=lambda: len(measured) == 2)
 
 
 @planning("✗ This does not fit", limit=0.6)
@@ -251,14 +244,12 @@ async def test_g_makes_the_recipe_fit_one_change_at_a_time(room: RoomDriver, sho
 async def test_t_asks_with_the_verdict_and_its_default_does_nothing(room: RoomDriver, monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[str] = []
     monkeypatch.setattr("mlxtune.workspace.control.train", lambda workspace, recipe: started.append(recipe.name))
-    await room.press("t")
-    await room.until(lambda: isinstance(room.screen, ChoiceDialog))
+    await room.press("t", until=lambda: isinstance(room.screen, ChoiceDialog))
     assert room.screen._heading == "Train support-json?"
     assert room.screen._text.startswith("This fits: ")
     await room.press("enter", mode="plan")
     assert started == []
-    await room.press("t", choose="train")
-    await room.until(lambda: started == ["support-json"])
+    await room.press("t", choose="train", until=lambda: started == ["support-json"])
     await room.until(lambda: room.mode == "train")
 
 
@@ -273,8 +264,7 @@ async def test_rows_that_were_checked_with_another_recipe_are_named(
     async with open_room("plan") as room:
         await planned(room)
         await room.until(lambda: "! The rows have not been" in room.text("#plan-side"))
-        await room.press("t")
-        await room.until(lambda: isinstance(room.screen, ChoiceDialog))
+        await room.press("t", until=lambda: isinstance(room.screen, ChoiceDialog))
         assert room.screen._text.startswith("The rows have not been checked since the recipe changed. This fits: ")
         await room.choose("data")
         await room.until(lambda: room.mode == "data")
@@ -283,8 +273,7 @@ async def test_rows_that_were_checked_with_another_recipe_are_named(
 
 @planning("✗ This does not fit", limit=0.6)
 async def test_training_a_recipe_that_does_not_fit_is_a_warning(room: RoomDriver) -> None:
-    await room.press("t")
-    await room.until(lambda: isinstance(room.screen, ChoiceDialog))
+    await room.press("t", until=lambda: isinstance(room.screen, ChoiceDialog))
     assert room.screen._options[1].name == "Train anyway"
 
 
@@ -306,8 +295,7 @@ async def test_b_probes_and_time_is_known(room: RoomDriver, monkeypatch: pytest.
     await planned(room, "measured on this machine")
     assert "measured" in room.text("#plan-side")
     assert "unknown" not in room.text("#plan-side")
-    await room.press("m", "end")
-    await room.until(lambda: isinstance(room.screen, PageScreen))
+    await room.press("m", "end", until=lambda: isinstance(room.screen, PageScreen))
     await room.until(lambda: "break-even" in room.text("#rows"))
     for part in ("rented", "hosted", "calls per month"):
         assert part in room.text("#rows"), part
@@ -487,17 +475,14 @@ async def test_o_chooses_another_recipe(shop: Shop, open_room: OpenRoom) -> None
     plannable(shop)
     async with open_room("plan") as room:
         await planned(room)
-        await room.press("r")
-        await room.until(lambda: isinstance(room.screen, ChoiceDialog))
-        await room.press("down", "enter")
-        await room.until(lambda: "recipes/zz-other.toml" in room.head("#plan-form"))
+        await room.press("r", until=lambda: isinstance(room.screen, ChoiceDialog))
+        await room.press("down", "enter", until=lambda: "recipes/zz-other.toml" in room.head("#plan-form"))
 
 
 @planning("✗ This does not fit", size=NARROW, limit=0.6)
 async def test_m_shows_the_side_panels_of_a_small_screen(room: RoomDriver) -> None:
     assert not room.screen.query_one("#plan-side").display
-    await room.press("m")
-    await room.until(lambda: isinstance(room.screen, PageScreen))
+    await room.press("m", until=lambda: isinstance(room.screen, PageScreen))
     await room.until(lambda: "activations" in room.text("#rows"))
     assert "Fits with" in room.text("#rows")
     await room.press("escape")
@@ -563,8 +548,7 @@ async def test_figures_from_before_an_edit_are_marked(room: RoomDriver, monkeypa
 
     assert "from before your edit" not in verdict(room)
     monkeypatch.setattr(PlanService, "plan", slow_plan)
-    await room.press(*["down"] * 6, "right")
-    await room.until(lambda: "The figures are from before your edit." in verdict(room))
+    await room.press(*["down"] * 6, "right", until=lambda: "The figures are from before your edit." in verdict(room))
     gate.set()
     await room.until(lambda: "from before your edit" not in verdict(room))
 

@@ -18,8 +18,7 @@ pytestmark = pytest.mark.slow
 
 
 async def opened(room: Any) -> None:
-    await room.press("w")
-    await room.until(lambda: isinstance(room.screen, QueuePage) and room.text("#queue-banner"))
+    await room.press("w", until=lambda: isinstance(room.screen, QueuePage) and room.text("#queue-banner"))
 
 
 def fill(shop: Shop) -> Queue:
@@ -53,15 +52,12 @@ async def test_commands_are_added_and_removed(shop: Shop, open_room: OpenRoom) -
         await opened(room)
         assert "The queue is empty." in room.text("#queue-banner")
         for keys, command in (((), "train"), (("down",), "search"), (("down", "down"), "eval")):
-            await room.press("a")
-            await room.until(lambda: isinstance(room.screen, ChoiceDialog))
+            await room.press("a", until=lambda: isinstance(room.screen, ChoiceDialog))
             await room.press(*keys, "enter")
             await room.until(lambda name=command: waiting(queue) and waiting(queue)[-1] == f"{name} recipes/support-json.toml")
             await room.until(lambda name=command: isinstance(room.screen, QueuePage) and name in room.text("#queue-commands"))
-        await room.press("x")
-        await room.until(lambda: len(waiting(queue)) == 2 and "train" not in room.text("#queue-commands"))
-        await room.press("c")
-        await room.until(lambda: not waiting(queue) and "The queue is empty." in room.text("#queue-banner"))
+        await room.press("x", until=lambda: len(waiting(queue)) == 2 and "train" not in room.text("#queue-commands"))
+        await room.press("c", until=lambda: not waiting(queue) and "The queue is empty." in room.text("#queue-banner"))
 
 
 async def test_an_interrupted_queue_is_started_again(shop: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,8 +72,7 @@ async def test_an_interrupted_queue_is_started_again(shop: Shop, open_room: Open
         assert "interrupted" in room.text("#queue-commands")
         await room.press("x")  # the first command has ended
         await room.until(lambda: "The command was started." in shown(room.app))
-        await room.press("s")
-        await room.until(lambda: started)
+        await room.press("s", until=lambda: started)
     with queue.runner_lock():
         async with open_room("train", size=NARROW) as room:
             await opened(room)

@@ -71,8 +71,7 @@ async def go_to(room: RoomDriver, number: int) -> None:
 
 async def edit(room: RoomDriver, *keys: str) -> None:
     """Press ``keys`` and e, wait for the editor."""
-    await room.press(*keys, "e")
-    await room.until(lambda: room.focus == "editor")
+    await room.press(*keys, "e", until=lambda: room.focus == "editor")
 
 
 def actions(source: Path) -> list[str]:
@@ -117,11 +116,9 @@ async def test_a_held_out_answer_is_not_trained(room: RoomDriver, tokens: type[T
 async def test_a_rejected_answer_is_not_trained(room: RoomDriver, tokens: type[Tokenizer]) -> None:
     await room.press("x")
     await at_row(room, 2)
-    await room.press("left")
-    await room.until(lambda: room.head("#read").endswith("29 tokens, not used"))
+    await room.press("left", until=lambda: room.head("#read").endswith("29 tokens, not used"))
     assert "not trained, 13" in line(room, "● assistant")
-    await room.press("u")
-    await room.until(lambda: room.head("#read").endswith("29 tokens, 12 trained"))
+    await room.press("u", until=lambda: room.head("#read").endswith("29 tokens, 12 trained"))
 
 
 async def test_tokens_are_counted_for_the_row_on_screen_and_not_for_the_rows_passed(
@@ -181,8 +178,7 @@ async def test_each_decision_is_one_key_and_moves_on(room: RoomDriver) -> None:
     assert "2 of 13 decided" in room.text("#progress")
     await room.press(*"aaaaaaaaaa")
     await at_row(room, 3)  # the skipped row comes last
-    await room.press("a")
-    await room.until(lambda: "all decided" in room.text("#progress"))
+    await room.press("a", until=lambda: "all decided" in room.text("#progress"))
     assert actions(source) == ["accept", "reject", "skip", *["accept"] * 11]
 
 
@@ -210,15 +206,11 @@ async def test_undo_and_redo_show_the_row_of_the_decision(room: RoomDriver) -> N
 async def test_tags_and_notes_stay_on_the_row(room: RoomDriver) -> None:
     assert "▌ 1 login" in room.text("#tags")
     assert "▌ 2" not in room.text("#tags")
-    await room.press("2")
-    await room.until(lambda: "▌ 2 billing" in room.text("#tags"))
+    await room.press("2", until=lambda: "▌ 2 billing" in room.text("#tags"))
     assert room.notice == "✓ Row 1 tagged."
-    await room.press("1")
-    await room.until(lambda: "▌ 1 login" not in room.text("#tags"))
-    await room.press("t", answer="odd [red]")
-    await room.until(lambda: "▌ 4 odd [red]" in room.text("#tags"))
-    await room.press("n", answer="ask the workshop")
-    await room.until(lambda: "note     ask the workshop" in room.text("#origin"))
+    await room.press("1", until=lambda: "▌ 1 login" not in room.text("#tags"))
+    await room.press("t", answer="odd [red]", until=lambda: "▌ 4 odd [red]" in room.text("#tags"))
+    await room.press("n", answer="ask the workshop", until=lambda: "note     ask the workshop" in room.text("#origin"))
     await at_row(room, 1)
     decision = session_of(room).source.decision(0)
     assert (decision.tags, decision.note, decision.status) == (("billing", "odd [red]"), "ask the workshop", "pending")
@@ -237,16 +229,14 @@ async def test_the_contract_is_checked_while_editing(shop: Shop, checks: Checks,
         await edit(room)
         await room.until(lambda: "Row 11, editing turn 3" in room.head("#read"))
         assert room.actions == ["save", "leave"]
-        await room.press("backspace", "backspace")
-        await room.until(lambda: "✗  valid JSON" in room.text("#contract"))
+        await room.press("backspace", "backspace", until=lambda: "✗  valid JSON" in room.text("#contract"))
         room.screen.query_one(Editor).load_text(answer("safety", "Only with a flue. This is general guidance."))
         await room.until(lambda: room.head("#contract-section").endswith("passes"))
         assert not statuses(room), "nothing is saved yet"
         await room.press("ctrl+s", notice="~ Row 11 edited.")
         assert "editing" not in room.head("#read")
         await room.until(lambda: "~ edited" in room.head("#read") and room.head("#read").endswith(("trained", "held out")))
-        await room.press("u")
-        await room.until(lambda: "1 of 4 fails" in room.head("#contract-section"))
+        await room.press("u", until=lambda: "1 of 4 fails" in room.head("#contract-section"))
     assert journal(source)[0]["rows"][0]["record"]["messages"][2]["content"].endswith('general guidance."}')
     assert source.read_bytes() == before
 
@@ -265,8 +255,7 @@ async def test_d_adds_the_missing_disclaimer(shop: Shop, checks: Checks, open_ro
         await room.press("d", notice="~ Row 11 edited.")
         assert "Only with a flue. This is" in room.text("#reader")
         assert "d add disclaimer" not in room.text(panel)
-        await room.press("u")
-        await room.until(lambda: "d add disclaimer" in room.text(panel))
+        await room.press("u", until=lambda: "d add disclaimer" in room.text(panel))
     edit = next(step for step in journal(source) if step.get("rows"))
     assert "Only with a flue. This is general guidance." in edit["rows"][0]["record"]["messages"][2]["content"]
 
@@ -282,8 +271,7 @@ async def test_escape_leaves_the_row_unchanged_and_keeps_a_draft(room: RoomDrive
     await room.press("ctrl+s", notice="~ Row 1 edited.")
     assert line(room, "Where is my parcel? axu1 now")
     await edit(room)
-    await room.press("escape")
-    await room.until(lambda: "editing" not in room.head("#read"))
+    await room.press("escape", until=lambda: "editing" not in room.head("#read"))
     assert "draft" not in room.notice, "nothing was written"
 
 
@@ -293,8 +281,7 @@ async def test_a_draft_is_kept_when_another_row_is_opened(shop: Shop, checks: Ch
     async with open_room("review") as room:
         await opened(room)
         await edit(room, "up")
-        await room.press(*" anew")
-        await room.until(lambda: "Row 1, editing turn 5" in room.head("#read"))
+        await room.press(*" anew", until=lambda: "Row 1, editing turn 5" in room.head("#read"))
         room.app.action_room("data")
         await room.until(lambda: room.mode == "data")
         await room.press("down", "R", notice="· Your draft is kept with its row.")
@@ -326,8 +313,7 @@ async def test_a_draft_ends_when_its_text_is_that_of_the_row_again(room: RoomDri
     await edit(room, "up")
     await room.press("x")
     assert room.screen.save_state()["drafts"]  # as every second
-    await room.press("backspace", "escape")
-    await room.until(lambda: "editing" not in room.head("#read"))
+    await room.press("backspace", "escape", until=lambda: "editing" not in room.head("#read"))
     assert not room.screen.save_state()["drafts"]
 
 
@@ -400,8 +386,7 @@ async def test_pairs_are_shown_side_by_side_and_each_verdict_is_one_key(
             ("b", "✗ Row 4 marked bad on both sides."),
         ):
             await room.press(key, notice=notice)
-        await room.press("s")
-        await room.until(lambda: line(room, "chosen").index("chosen") > line(room, "chosen").index("rejected"))
+        await room.press("s", until=lambda: line(room, "chosen").index("chosen") > line(room, "chosen").index("rejected"))
         await room.press("a")
         await room.until_notice("✓ Row 5 swapped and accepted.")  # the left answer is the rejected one now
     assert actions(source) == ["accept", "swap", "tie", "bad", "swap"]
@@ -445,8 +430,7 @@ async def test_the_keys_of_pairs_do_nothing_to_a_conversation(room: RoomDriver) 
 @opens(mode="data", settle=None)
 async def test_review_goes_through_the_rows_that_data_filters(room: RoomDriver) -> None:
     await room.until(lambda: ready(room))
-    await room.press("slash", *"tag:login", "enter")
-    await room.until(lambda: len(session_of(room).selection.rows) == 6)
+    await room.press("slash", *"tag:login", "enter", until=lambda: len(session_of(room).selection.rows) == 6)
     await room.press("down", "down", "enter", mode="review")
     await at_row(room, 7)
     assert "row 3 of 6 for tag:login" in room.text("#progress")
@@ -461,8 +445,7 @@ async def test_review_goes_through_the_rows_that_data_filters(room: RoomDriver) 
     await at_row(room, 4)
     await room.press("escape", "escape")  # the first closes the notice
     await room.until(lambda: room.mode == "data" and room.screen.query_one("#list").cursor == 1)
-    await room.press("backspace")
-    await room.until(lambda: len(session_of(room).selection.rows) == 14)
+    await room.press("backspace", until=lambda: len(session_of(room).selection.rows) == 14)
     assert "all rows" not in room.actions
 
 
@@ -482,12 +465,9 @@ async def test_decisions_about_rows_that_are_not_in_the_source_are_announced(
 @opens(mode="data", settle=None)
 async def test_review_can_leave_the_filter(room: RoomDriver) -> None:
     await room.until(lambda: ready(room))
-    await room.press("slash", *"tag:login", "enter")
-    await room.until(lambda: len(session_of(room).selection.rows) == 6)
-    await room.press("R")
-    await room.until(lambda: "all rows" in room.actions)
-    await room.press("backspace")
-    await room.until(lambda: len(session_of(room).selection.rows) == 14)
+    await room.press("slash", *"tag:login", "enter", until=lambda: len(session_of(room).selection.rows) == 6)
+    await room.press("R", until=lambda: "all rows" in room.actions)
+    await room.press("backspace", until=lambda: len(session_of(room).selection.rows) == 14)
     assert "all rows" not in room.actions
     assert "tag:login" not in room.text("#progress")
     await room.press("D", mode="data")
@@ -500,8 +480,7 @@ async def test_a_filter_that_no_row_matches_is_told_and_left_for_an_undecided_ro
     await room.press("x", notice="✗ Row 1 rejected.")
     await room.press("slash", *"tag:nowhere", "enter")
     await room.until(lambda: not session_of(room).selection.rows and session_of(room).selection.scanned is None)
-    await room.press("R")
-    await room.until(lambda: "no row matches tag:nowhere" in room.text("#progress"))
+    await room.press("R", until=lambda: "no row matches tag:nowhere" in room.text("#progress"))
     await room.press("backspace")
     await at_row(room, 2)
     assert "tag:nowhere" not in room.text("#progress")
@@ -509,8 +488,7 @@ async def test_a_filter_that_no_row_matches_is_told_and_left_for_an_undecided_ro
 
 @opens(size=NARROW)
 async def test_an_invalid_row_is_explained_and_passed_over(room: RoomDriver) -> None:
-    await room.press("end")
-    await room.until(lambda: "✗ Invalid row: there is no assistant turn at the end" in room.text("#reader"))
+    await room.press("end", until=lambda: "✗ Invalid row: there is no assistant turn at the end" in room.text("#reader"))
     assert "accept" not in room.actions
     await room.press("a", "e", "1", "n")
     await room.pilot.pause()
@@ -525,12 +503,10 @@ async def test_a_narrow_screen_shows_the_contract_in_one_line(room: RoomDriver) 
     await go_to(room, 11)
     assert "✗ correct disclaimer:" in room.text("#contract-line")
     assert "3 of 4 pass" in room.text("#contract-line")
-    await room.press("c")
-    await room.until(lambda: room.focus == "contract" and not room.screen.query_one("#read-side").display)
+    await room.press("c", until=lambda: room.focus == "contract" and not room.screen.query_one("#read-side").display)
     assert "▌ 3 safety" in room.text("#tags")
     assert "line 11" in room.text("#origin")
-    await room.press("c")
-    await room.until(lambda: room.focus == "reader" and room.screen.query_one("#read-side").display)
+    await room.press("c", until=lambda: room.focus == "reader" and room.screen.query_one("#read-side").display)
     await room.press("c", "escape")
     await at_row(room, 11)
 
@@ -551,14 +527,11 @@ async def test_a_long_row_can_be_scrolled_to_its_end(shop: Shop, checks: Checks,
     async with open_room("review", NARROW) as room:
         await opened(room)
         await room.until(lambda: "Short." in room.text("#reader"))  # the answer is shown first
-        await room.press("up")
-        await room.until(lambda: "line 3\n" in room.text("#reader") and "more lines" in room.text("#reader"))
+        await room.press("up", until=lambda: "line 3\n" in room.text("#reader") and "more lines" in room.text("#reader"))
         await room.press("pagedown", "pagedown")
         await room.until(lambda: "line 3\n" not in room.text("#reader") and "line 30\n" in room.text("#reader"))
-        await room.press("pageup", "pageup", "pageup", "up")
-        await room.until(lambda: SYSTEM[:20] in room.text("#reader"))
-        await room.press("k", "j", "j")
-        await room.until(lambda: "Short." in room.text("#reader"))
+        await room.press("pageup", "pageup", "pageup", "up", until=lambda: SYSTEM[:20] in room.text("#reader"))
+        await room.press("k", "j", "j", until=lambda: "Short." in room.text("#reader"))
 
 
 async def test_decisions_survive_a_journal_that_another_program_replaces(room: RoomDriver) -> None:
@@ -657,8 +630,7 @@ async def test_a_second_annotator_starts_anew_and_is_compared(room: RoomDriver) 
     await room.answer("ben")
     await room.until(lambda: "as ben" in room.text("#progress") and "0 of 10 decided" in room.text("#progress"))
     await room.press("home", "x", notice="✗ Row 1 rejected.")
-    await room.press("home")
-    await room.until(lambda: "disputed" in room.text("#origin"))
+    await room.press("home", until=lambda: "disputed" in room.text("#origin"))
     await room.press("y", choose="own")
     await room.until(lambda: "as ben" not in room.text("#progress") and statuses(room) == {0: "rejected"})
     session_of(room).select("status:disputed", "row")
@@ -692,8 +664,7 @@ async def test_an_answer_is_edited_in_the_users_editor(room: RoomDriver, editor:
     editor("true")
     await room.press("v", notice="· Row unchanged.")
     editor(': > "$1"')  # an answer must not be empty: the row stays, and the text is a draft
-    await room.press("v")
-    await room.until(lambda: room.notice.startswith("✗") and "empty" in room.notice)
+    await room.press("v", until=lambda: room.notice.startswith("✗") and "empty" in room.notice)
     assert len(journal(source)) == 1
 
 

@@ -23,8 +23,7 @@ LARGE = (140, 45)
 
 
 async def opened(room: Any) -> None:
-    await room.press("h")
-    await room.until(lambda: isinstance(room.screen, SearchPage))
+    await room.press("h", until=lambda: isinstance(room.screen, SearchPage))
 
 
 async def test_before_the_first_search(shop: Shop, open_room: OpenRoom) -> None:
@@ -50,8 +49,7 @@ async def test_the_page_shows_an_error(shop: Shop, open_room: OpenRoom, monkeypa
     write_search(shop, done=9, alive=True)
     async with open_room("train", size=NARROW) as room:
         await opened(room)
-        await room.press("x")
-        await room.until(lambda: "The search has ended. Start another one." in shown(room.app))
+        await room.press("x", until=lambda: "The search has ended. Start another one." in shown(room.app))
 
 
 async def test_a_running_search_and_choices(shop: Shop, open_room: OpenRoom) -> None:

@@ -70,8 +70,7 @@ async def test_nothing_is_saved_before_the_first_step(shop: Shop, open_room: Ope
     shop.recipe()
     shop.run(RUN, steps=0, alive=True, total=960)
     async with open_room("train") as room:
-        await room.press("s")
-        await room.until(lambda: isinstance(room.screen, ChoiceDialog))
+        await room.press("s", until=lambda: isinstance(room.screen, ChoiceDialog))
         assert room.screen._text == "Nothing is saved before the first step."
         await room.choose("stop")
         await room.until(lambda: room.notice == "■ support-json was asked to stop.")
@@ -80,8 +79,7 @@ async def test_nothing_is_saved_before_the_first_step(shop: Shop, open_room: Ope
 async def test_stop_asks_first_and_its_default_changes_nothing(room: RoomDriver, monkeypatch: pytest.MonkeyPatch) -> None:
     stopped: list[str] = []
     monkeypatch.setattr("mlxtune.runs.registry.stop", lambda run: stopped.append(run.id))
-    await room.press("s")
-    await room.until(lambda: isinstance(room.screen, ChoiceDialog))
+    await room.press("s", until=lambda: isinstance(room.screen, ChoiceDialog))
     assert room.screen._heading == "Stop support-json at step 640?"
     assert room.screen._text.startswith("A checkpoint is saved")
     await room.press("enter", "s", "escape")
@@ -100,12 +98,10 @@ async def test_a_run_that_was_asked_and_is_quiet_can_be_killed_after_a_warning(
     room: RoomDriver, shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("mlxtune.runs.registry.stop", lambda run: None)
-    await room.press("s", choose="stop")
-    await room.until(lambda: not room.app.jobs.busy and bool(room.app.runs.stopping))
+    await room.press("s", choose="stop", until=lambda: not room.app.jobs.busy and bool(room.app.runs.stopping))
     await room.observe(shop.snapshot(NOW + 60))
     assert "stop" in room.actions
-    await room.press("s")
-    await room.until(lambda: isinstance(room.screen, ChoiceDialog))
+    await room.press("s", until=lambda: isinstance(room.screen, ChoiceDialog))
     assert "Steps after checkpoint 600 would be lost." in room.screen._text
     await room.choose("stop")
     await room.until_notice("■ support-json is exiting now, without saving.")
@@ -132,8 +128,7 @@ async def test_while_the_app_is_busy_a_stop_is_refused(room: RoomDriver, monkeyp
 async def test_a_run_that_ended_a_moment_ago_did_so_just_now(loaded: Shop, open_room: OpenRoom) -> None:
     loaded.run("20261124-1400-support-json", steps=60, age=20, end=("run.stopped", {"step": 60}))
     async with open_room("train", size=(140, 36)) as room:
-        await room.press("c")
-        await room.until(lambda: isinstance(room.screen, ChoiceDialog))
+        await room.press("c", until=lambda: isinstance(room.screen, ChoiceDialog))
         assert any("running, 640/960, just now" in text for text in option_texts(room))
         await room.press("escape", "left_square_bracket")
         await room.until(lambda: room.head("#chart").startswith("▌ Loss of support-json, just now"))
@@ -194,8 +189,7 @@ async def test_a_crash_says_what_is_saved_and_r_resumes(shop: Shop, open_room: O
         assert "worker.log: Insufficient Memory (OutOfMemory)" in room.text("#log-picture")
         assert "the process crashed" in room.text("#log-picture")
         assert "✗ crashed 640/960  3 min ago" in status(room)
-        await room.press("r")
-        await room.until(lambda: resumed == [RUN])
+        await room.press("r", until=lambda: resumed == [RUN])
 
 
 async def test_a_refused_resume_is_a_notice(shop: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -227,8 +221,7 @@ async def test_an_adapter_from_an_earlier_step_says_so(shop: Shop, open_room: Op
     async with open_room("train") as room:
         assert "adapter from step 40" in " ".join(room.text("#stats").split())
         assert "finished; the adapter is from step 40" in room.text("#log-picture")
-        await room.press("H")
-        await room.until(lambda: "step 100 of 100, adapter from 40" in room.text("#workflow-picture"))
+        await room.press("H", until=lambda: "step 100 of 100, adapter from 40" in room.text("#workflow-picture"))
 
 
 async def test_before_the_first_step_the_log_has_the_room(shop: Shop, open_room: OpenRoom) -> None:
@@ -288,11 +281,9 @@ async def test_brackets_and_arrows_show_older_and_newer_runs(room: RoomDriver) -
 
 
 async def test_z_zooms_to_the_last_fifth_and_back(room: RoomDriver) -> None:
-    await room.press("z")
-    await room.until(lambda: "512" in chart_text(room))
+    await room.press("z", until=lambda: "512" in chart_text(room))
     assert "whole" in room.actions
-    await room.press("z")
-    await room.until(lambda: "960" in chart_text(room))
+    await room.press("z", until=lambda: "960" in chart_text(room))
     assert "zoom" in room.actions
 
 
@@ -326,16 +317,13 @@ async def test_the_cursor_moves_by_a_step_where_columns_are_wider_than_steps(sho
 
 @opens(size=LARGE)
 async def test_c_draws_another_run_beside_this_one_and_hides_it(room: RoomDriver) -> None:
-    await room.press("c")
-    await room.until(lambda: isinstance(room.screen, ChoiceDialog))
+    await room.press("c", until=lambda: isinstance(room.screen, ChoiceDialog))
     assert "tone-soft, stopped, stopped, 5 d ago" in option_texts(room)
     await room.choose("20261119-1010-tone-soft")
     await room.until(lambda: "tone-soft" in room.head("#chart"))
     assert "alone" in room.actions
-    await room.press("left")
-    await room.until(lambda: "tone-soft –" in room.head("#chart"))
-    await room.press("c")
-    await room.until(lambda: "compare" in room.actions)
+    await room.press("left", until=lambda: "tone-soft –" in room.head("#chart"))
+    await room.press("c", until=lambda: "compare" in room.actions)
     assert room.screen.save_state()["compare"] is None
 
 
@@ -343,8 +331,7 @@ async def test_the_only_other_run_is_compared_without_a_question(shop: Shop, ope
     shop.run("20261122-0900-first", steps=100, total=100, age=9000, end=("run.finished", {"summary": {}}))
     shop.run("20261124-1412-second", steps=60, alive=True)
     async with open_room("train", size=LARGE) as room:
-        await room.press("c")
-        await room.until(lambda: "alone" in room.actions)
+        await room.press("c", until=lambda: "alone" in room.actions)
         assert "first 1." in room.head("#chart")
         shutil.rmtree(shop.folder / "runs" / "20261122-0900-first")
         await room.observe(shop.snapshot())
@@ -361,8 +348,7 @@ async def test_m_goes_through_the_metrics_of_preference_training(shop: Shop, ope
             await room.press("m")
         assert titles == ["Loss", "Rewards", "Reward margin", "Reward accuracy", "KL from the reference"]
         assert chart(room).metric.title == "Loss"
-        await room.press("m")
-        await room.until(lambda: "rejected -1" in room.head("#chart"))
+        await room.press("m", until=lambda: "rejected -1" in room.head("#chart"))
         assert "chosen 0." in room.head("#chart")
 
 
@@ -373,12 +359,10 @@ async def test_m_does_nothing_for_a_run_that_has_only_a_loss(room: RoomDriver) -
 
 
 async def test_enter_opens_the_focused_panel(room: RoomDriver) -> None:
-    await room.press("tab", "enter")
-    await room.until(lambda: isinstance(room.screen, PageScreen))
+    await room.press("tab", "enter", until=lambda: isinstance(room.screen, PageScreen))
     await room.until(lambda: "step 50" in room.text("#rows"))
     assert room.text("#rows").count("Where is my parcel?") > 1, "every validation's"
-    await room.press("escape", "tab", "enter")
-    await room.until(lambda: isinstance(room.screen, PageScreen))
+    await room.press("escape", "tab", "enter", until=lambda: isinstance(room.screen, PageScreen))
     await room.until(lambda: "step 639" in room.text("#rows"))
 
 
@@ -396,8 +380,7 @@ async def test_zoom_metric_and_comparison_are_restored(loaded: Shop) -> None:
 @opens(size=NARROW)
 async def test_g_shows_the_samples_on_a_small_screen(room: RoomDriver) -> None:
     assert not room.screen.query_one("#side").display
-    await room.press("g")
-    await room.until(lambda: isinstance(room.screen, PageScreen))
+    await room.press("g", until=lambda: isinstance(room.screen, PageScreen))
     await room.until(lambda: "Where is my parcel?" in room.text("#rows"))
     assert '"answer": "It left Hamburg on Monday."}' in room.text("#rows")
     await room.press("escape")
@@ -405,17 +388,14 @@ async def test_g_shows_the_samples_on_a_small_screen(room: RoomDriver) -> None:
 
 
 async def test_l_shows_every_line_and_follows_the_end(room: RoomDriver, shop: Shop) -> None:
-    await room.press("l")
-    await room.until(lambda: isinstance(room.screen, PageScreen))
+    await room.press("l", until=lambda: isinstance(room.screen, PageScreen))
     await room.until(lambda: "step 639" in room.text("#rows"))
     assert room.app.snapshot is not None
     shop.tell(room.app.snapshot.runs[0].run.folder, [("step", {"step": 641, **STEP})])
     await room.observe(shop.snapshot())
     assert "step 641" in room.text("#rows")
-    await room.press("home")
-    await room.until(lambda: "support-json started on smollm2-135m" in room.text("#rows"))
-    await room.press("pagedown", "down", "up", "pageup", "end")
-    await room.until(lambda: "step 641" in room.text("#rows"))
+    await room.press("home", until=lambda: "support-json started on smollm2-135m" in room.text("#rows"))
+    await room.press("pagedown", "down", "up", "pageup", "end", until=lambda: "step 641" in room.text("#rows"))
     await room.press("l")
     assert room.mode == "train"
 

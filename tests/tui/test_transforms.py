@@ -29,8 +29,7 @@ def dialog_text(room: RoomDriver, name: str) -> str:
 
 
 async def type_line(room: RoomDriver, line: str) -> None:
-    await room.press("colon")
-    await room.until(lambda: isinstance(room.screen, TransformDialog))
+    await room.press("colon", until=lambda: isinstance(room.screen, TransformDialog))
     room.screen.query_one(Input).value = line
 
 
@@ -74,8 +73,7 @@ async def test_an_invalid_or_empty_pipeline_changes_nothing(shop: Shop, checks: 
         assert isinstance(room.screen, TransformDialog)
         room.screen.query_one(Input).value = "merge data/more.jsonl"
         await room.until(lambda: "10 added: 13 → 23 rows." in dialog_text(room, "#outcome"))
-        await room.press("enter")
-        await room.until(lambda: "must write to a new file" in dialog_text(room, "#outcome"))
+        await room.press("enter", until=lambda: "must write to a new file" in dialog_text(room, "#outcome"))
         await room.press("escape")
         assert room.mode == "data"
         assert not journal_exists(room)
@@ -129,8 +127,7 @@ async def test_marks_by_key_and_every_decision_on_them(shop: Shop, checks: Check
         assert marked(room) == [8, 9]
         await room.press("x", notice="✗ 2 rows rejected.")
         await room.press("v", "down", "t", answer="winter", notice="✓ 2 rows tagged.")
-        await room.press("space", "colon")
-        await room.until(lambda: isinstance(room.screen, TransformDialog))
+        await room.press("space", "colon", until=lambda: isinstance(room.screen, TransformDialog))
         room.screen.query_one(Input).value = "tag one"
         await room.until(lambda: "1 edited: 1 → 1 row" in dialog_text(room, "#outcome"))
         await room.press("enter", notice="~ 1 row changed.")
