@@ -16,7 +16,7 @@ from mlxtune.core.errors import InputError, MachineError
 from mlxtune.data.rows import Message
 from mlxtune.evaluation.blind.blind_session import BlindSession
 from mlxtune.evaluation.blind.votes import QUESTIONS, preference_rows
-from mlxtune.evaluation.holdout.ledger import history, ledger_path
+from mlxtune.evaluation.holdout.ledger import history, ledger_path, read
 from mlxtune.evaluation.paired_answers import AnswerPair
 from mlxtune.evaluation.statistics.agreement import kappa
 from mlxtune.evaluation.statistics.intervals import wilson
@@ -246,16 +246,16 @@ def test_decided_votes_become_preference_pairs(evaluation):
 def test_reveal_counts_as_one_evaluation(evaluation):
     with BlindSession(evaluation, "base", "tuned", _pairs(6), seed=3) as session:
         _vote_all(session, lambda _: "second")
-        assert history(ledger_path(evaluation), ["r0"]).evaluations == 0
+        assert history(read(ledger_path(evaluation)), ["r0"]).evaluations == 0
         session.reveal()
         session.reveal()
-    assert history(ledger_path(evaluation), [f"r{at}" for at in range(6)]).evaluations == 1
+    assert history(read(ledger_path(evaluation)), [f"r{at}" for at in range(6)]).evaluations == 1
 
 
 CHILD = """
 import sys
 from pathlib import Path
-sys.path.insert(0, {tests!r})
+sys.path[:0] = [{tests!r}, str(Path({tests!r}).parent)]
 from test_blind_session import BlindSession, _pairs
 with BlindSession(Path({folder!r}), "base", "tuned", _pairs(12), 10, seed=5) as session:
     for vote in ("a", "b", "tie") * 4:

@@ -11,7 +11,7 @@ from judge_stub import Behavior, gullible, honest, parts
 
 from mlxtune.core.errors import InputError, MachineError
 from mlxtune.data.rows import Message
-from mlxtune.evaluation.holdout.ledger import history, ledger_path
+from mlxtune.evaluation.holdout.ledger import history, ledger_path, read
 from mlxtune.evaluation.judge import ReplyLost, judge_session
 from mlxtune.evaluation.judge.batch import SENTINELS, batch
 from mlxtune.evaluation.judge.calibration import prediction_powered_mean
@@ -293,7 +293,7 @@ def test_other_judge_rubric_or_answers_start_new_session(evaluation):
 def test_repeated_judging_counts_as_one_evaluation(evaluation):
     for _ in range(2):
         _judged(evaluation, honest, _rows(4))
-    assert history(ledger_path(evaluation), ["r0"]).evaluations == 1
+    assert history(read(ledger_path(evaluation)), ["r0"]).evaluations == 1
 
 
 def test_blind_votes_calibrate_judge(evaluation):

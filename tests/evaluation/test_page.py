@@ -22,7 +22,7 @@ from mlxtune.evaluation.off_task.result import OffTaskChange, OffTaskResult, com
 from mlxtune.evaluation.seed_report import SeedMean, SeedReport, SeedResult
 from mlxtune.evaluation.statistics.agreement import Estimate
 from mlxtune.evaluation.statistics.intervals import PairedCounts
-from mlxtune.evaluation.verdict import RecipeChange
+from mlxtune.evaluation.verdict import RecipeGain
 from mlxtune.present import html, markdown
 from mlxtune.present.report import arms_table, comparison_tables, report_document
 from mlxtune.present.verdict import report_facts
@@ -264,7 +264,7 @@ def test_pictures_show_latency_the_margin_and_the_rival_of_seeds(tmp_path):
         tuple(SeedResult(f"r{seed}", seed, 3, 4, None, 3, 4, 0.3, 0.95) for seed in (7, 8)),
         "r8",
         mean,
-        RecipeChange(2, "base", 0.3, 0.5, 0.7, 0.05),
+        RecipeGain(2, "base", 0.3, 0.5, 0.7, 0.05),
     )
     paired = PairedCounts(200, 12, 9, 79)
     change = OffTaskChange("", 300, paired, 300.0, -0.035, -0.01, 0.015, 0.7, "held")

@@ -8,7 +8,7 @@ from mlxtune.core.errors import InputError
 from mlxtune.data.rows import Message
 from mlxtune.evaluation.blind.blind_session import BlindSession, BlindStatus, blind_status, count_differing, export_votes
 from mlxtune.evaluation.blind.votes import QUESTIONS
-from mlxtune.evaluation.holdout.ledger import history, ledger_path
+from mlxtune.evaluation.holdout.ledger import history, ledger_path, read
 from mlxtune.evaluation.paired_answers import AnswerPair
 
 PAIRS = [AnswerPair(f"r{at}", (Message("user", "Where?"),), "ref", f"g{at}", f"base {at}", f"tuned {at}") for at in range(12)]
@@ -72,5 +72,5 @@ def test_votes_export_as_pairs_and_are_recorded_in_ledger(evaluation, tmp_path):
     assert len(rows) == count
     assert all(row["chosen"].startswith("tuned") and row["rejected"].startswith("base") for row in rows)
     assert not (tmp_path / "none.jsonl").exists()
-    assert history(ledger_path(evaluation), [pair.id for pair in PAIRS]).exported == count
+    assert history(read(ledger_path(evaluation)), [pair.id for pair in PAIRS]).exported == count
     assert set(QUESTIONS) == {"format", "voice", "send"}
