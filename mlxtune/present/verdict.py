@@ -11,7 +11,7 @@ from mlxtune.evaluation.json_fields import from_json
 from mlxtune.evaluation.off_task.result import LEAST, OffTaskResult
 from mlxtune.evaluation.promotion import Caveat, is_forgetting_unmeasured, promotion_refusal
 from mlxtune.evaluation.report import MIN_GROUPS, EvaluationReport
-from mlxtune.evaluation.scorers import CORRECT
+from mlxtune.evaluation.scorers import CONTRACT, CORRECT
 from mlxtune.evaluation.scorers.preference import PREFERENCE
 from mlxtune.evaluation.scorers.registry import metric_label
 from mlxtune.evaluation.seed_report import SeedReport
@@ -52,8 +52,8 @@ def _reason(found: Verdict) -> str:
     if found.cut:
         return f"The token limit may decide: {_cut_count(found.cut)} were cut off at {_cut_limit(found.cut)}."
     if found.free:
-        answer, metric = FREE_ANSWERS[found.free.arm], metric_label(found.metric)
-        return f"{capital(answer)} reaches {percent(found.free.share)}, so the {metric} does not measure the task."
+        meaning = "so the contract does not measure the task" if found.metric == CONTRACT else "which the adapter does not surpass"
+        return f"{capital(FREE_ANSWERS[found.free.arm])} reaches {percent(found.free.share)}, {meaning}."
     if (recipe := found.recipe) and found.reason == "recipe":
         low, change, high = map(signed_points, (recipe.low, recipe.change, recipe.high))
         subject = f"{capital(metric_label(found.metric))}, mean of {recipe.seeds} seeds"

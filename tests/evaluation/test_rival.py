@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -81,7 +82,9 @@ def test_free_arms_are_baselines_and_the_verdict_names_one_that_does_as_well(
     assert report.headline
     assert report.headline.first == rival
     assert report.verdict.free == free
-    assert ("does not measure the task" in verdict_text(report.verdict)) == (free is not None)
+    assert ("so the contract does not measure the task" in verdict_text(report.verdict)) == (free is not None)
+    right = verdict_text(replace(report.verdict, metric="correct"))
+    assert ("which the adapter does not surpass" in right) == (free is not None)
     assert not any(item.second in ("constant", "copier") for item in report.comparisons)
 
 
