@@ -101,7 +101,7 @@ def test_bundled_recipe_defines_contract():
     assert contract.schema
     assert len(contract.section.disclaimers) == 2
     assert list(contract.section.forbid) == ["Northpeak"]
-    assert contract.required_metrics == ["json", "schema", "disclaimer", "forbidden"]
+    assert contract.required_metrics == ["json", "schema", "disclaimer", "forbidden", "correct"]
 
 
 def test_recipe_can_set_every_option():
