@@ -1,9 +1,9 @@
 """Vectors of texts from a model's own hidden states, to find similar texts without another model.
 
 A vector is the mean over a text's tokens after a sixth of the layers. With the bundled model, the nearest text has the same label
-more often than after a quarter of the layers: 68.9% against 66.7% of 492 questions of the sample shop (8 categories, their topic
+more often than after a quarter of the layers: 68.9% against 66.7% of 492 questions of an earlier shop (8 categories, their topic
 line left out), 88.8% against 88.0% of 600 from CLINC150 (40 intents), 75.0% against 73.0% of 600 from BANKING77 (30 intents). After
-the last layer it was 59% where a quarter gave 62%. If only the first 48 tokens of the sample shop's questions count, it is 67.9%.
+the last layer it was 59% where a quarter gave 62%. If only the first 48 tokens of that shop's questions count, it is 67.9%.
 Standardize vectors with :func:`standardized` before comparing them, because a few dimensions are large for every text.
 """
 
