@@ -9,8 +9,9 @@ from typing import Any
 from mlxtune.core.child_process import Progress
 from mlxtune.core.errors import RecipeError
 from mlxtune.data.replay import replay_prompts
+from mlxtune.data.rows import PromptRow
 from mlxtune.data.source import read_source
-from mlxtune.data.split import Splits, prompt_rows, split
+from mlxtune.data.split import Splits, split
 from mlxtune.evaluation.contract import Contract
 from mlxtune.evaluation.off_task.prompts import load_prompts
 from mlxtune.models.resolve import resolve
@@ -28,7 +29,8 @@ def check_recipe(recipe: Recipe) -> Splits:
     """Return the recipe's rows. Raise ``InputError`` if they cannot be read or split, or if its contract or off-task prompts are invalid."""
     splits = split(read_source(recipe.source, recipe.data.format, recipe.data.map), recipe.data)
     replay_prompts(recipe, splits.train)
-    Contract.from_recipe(recipe).require_references(prompt_rows([*splits.valid, *splits.test]))
+    held_out = [row for row in (*splits.valid, *splits.test) if isinstance(row, PromptRow)]
+    Contract.from_recipe(recipe).require_references(held_out)
     load_prompts(recipe)
     return splits
 

@@ -22,8 +22,7 @@ from mlxtune.core.files import read_json, write_json
 from mlxtune.core.hashing import sha256_file, sha256_json
 from mlxtune.data.generate.lineage import lineage_of
 from mlxtune.data.replay import replay_prompts
-from mlxtune.data.rows import prompt_hashes, shared_system_prompt
-from mlxtune.data.split import prompt_rows
+from mlxtune.data.rows import PromptRow, prompt_hashes, shared_system_prompt
 from mlxtune.evaluation.answer_budget import answer_budget
 from mlxtune.evaluation.contract import Contract
 from mlxtune.evaluation.loop_rule import loop_rule
@@ -72,7 +71,7 @@ def train(worker: Worker | PeerWorker, launcher: Launcher | PeerWorker) -> Train
         loop.pause = pause
         contract = Contract.from_recipe(recipe)
         budget = answer_budget(recipe.evaluation, [*setup.splits.train, *setup.splits.valid], setup.template.count_tokens)
-        references = (row.reference for row in prompt_rows(setup.splits.valid))
+        references = (row.reference for row in setup.splits.valid if isinstance(row, PromptRow))
         loops = loop_rule(references, loaded.tokenizer, contract.schema_document) if recipe.evaluation.stop_loops else None
         sampler = Sampler(
             loaded, setup.template, setup.splits.valid, recipe.training.samples, budget.max_tokens,

@@ -75,4 +75,4 @@ def test_without_a_network_it_is_a_machine_error_with_a_hint(cli, hub_server: Hu
     result = cli("models", *command)
     assert result.code == 4
     assert "no network, or unknown host." in result.err
-    assert "Offline, use a model that `mlxtune models` marks as downloaded." in result.err
+    assert "offline, use a model that `mlxtune models` marks as downloaded." in result.err

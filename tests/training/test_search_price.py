@@ -21,7 +21,7 @@ SECTION = TrainingSection(learning_rate=1e-3)
 
 def test_price() -> None:
     recipe = parse(f'name = "shop"\n{RECIPE}[search]\nepochs = [2]\n[evaluation]\nregression = ""\nrows = 50\n')
-    plan: Any = SimpleNamespace(steps=60, train=400, valid=20, test=80, cost=Cost(600.0, "probe", 0.0))
+    plan: Any = SimpleNamespace(steps=60, train=400, valid=20, test=80, evaluated=50, cost=Cost(600.0, "probe", 0.0))
     price = price_search(recipe, plan, answering=2.0, watts=60.0)
     assert (price.steps, price.full_steps) == (8 * 10 + 4 * 12 + 3 * 44, 480)
     assert price.answers == 75 * (8 + 4 + 3) + 3 * 50
@@ -37,14 +37,14 @@ def test_price() -> None:
 
 
 def test_the_price_counts_trials_of_other_lengths() -> None:
-    plan: Any = SimpleNamespace(steps=60, train=0, valid=0, test=0, cost=Cost(None, "", 0.0))
+    plan: Any = SimpleNamespace(steps=60, train=0, valid=0, test=0, evaluated=0, cost=Cost(None, "", 0.0))
     price = price_search(parse(f'name = "shop"\n{RECIPE}[search]\ntrials = 4\n'), plan)
     assert price.full_steps == 60 + 3 * 60 * 7 / 6  # half, the same, and twice the epochs
     assert price.epochs_vary
 
 
 def test_the_price_includes_off_task_answers() -> None:
-    plan: Any = SimpleNamespace(steps=60, train=0, valid=0, test=0, cost=Cost(None, "", 0.0))
+    plan: Any = SimpleNamespace(steps=60, train=0, valid=0, test=0, evaluated=0, cost=Cost(None, "", 0.0))
     asked = [f'name = "shop"\n{RECIPE}[evaluation]\nregression_system = {system}\n' for system in ("false", "true")]
     assert [price_search(parse(text), plan).answers for text in asked] == [2 * 1000, 4 * 1000]
 

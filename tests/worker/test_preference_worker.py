@@ -46,6 +46,7 @@ samples = 4
 forbid = ["Northpeak"]
 max_tokens = 8
 regression = ""
+arms = ["base", "tuned"]
 """
 
 

@@ -18,6 +18,7 @@ from mlxtune.recipe import load
 from mlxtune.runs import events, launch, registry
 from mlxtune.runs.locks import is_locked
 from mlxtune.runs.registry import Run
+from mlxtune.training import start as starts
 
 pytestmark = pytest.mark.slow
 
@@ -106,3 +107,11 @@ def test_invalid_input_fails_the_run_with_exit_code_2(workspace: Path) -> None:
     assert (run.status(state), state.code) == ("failed", 2)
     assert "this model has no layer named q_prj" in state.error
     assert "Traceback" not in run.log.read_text()
+
+
+def test_rows_without_a_prompt_train_without_validation_rows(workspace: Path) -> None:
+    (workspace / "texts.jsonl").write_text("".join(f'{{"text": "Note {at}: the hut is open."}}\n' for at in range(12)))
+    recipe = load(workspace / "recipes" / "tiny.toml", ["data.source=../texts.jsonl", "data.validation=0", "training.steps=2"])
+    run = starts.start(workspace, recipe)
+    wait_for_state(run, lambda state: state.ended)
+    assert run.status() == "finished", (run.state().error, run.log_tail(20))
