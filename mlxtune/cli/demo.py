@@ -6,7 +6,7 @@ import os
 import shlex
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -35,9 +35,7 @@ from mlxtune.runs.registry import Run
 from mlxtune.runs.state import RunState
 from mlxtune.workspace import control
 
-# The seconds that each stage took on one CPU core, to estimate the time left. Those of --full have not been measured.
-_STAGES = (("Model", 0.0), ("Plan", 0.0), ("Baseline", 345.0), ("Train", 364.0), ("Evaluate", 321.0))
-_FULL = (("Train on pairs", None), ("Evaluate", None))
+_STAGES, _FULL = ("Model", "Plan", "Baseline", "Train", "Evaluate"), ("Train on pairs", "Evaluate")
 
 
 def demo(
@@ -63,7 +61,6 @@ def demo(
     recipe = load(recipe_file, overrides or [])
     recipe = recipe if full else with_fewer_arms(recipe)
     os.chdir(folder)
-    info("The demo runs the whole workflow, which took 20 to 42 minutes on two busy CPU cores.")
     stages = Stages((*_STAGES, *(_FULL if full else ())))
     results = [_run_workflow(recipe, stages)]
     if full:
@@ -90,31 +87,20 @@ def demo(
 
 @dataclass
 class Stages:
-    """The stages with their durations in seconds on a reference machine, if measured. Each has a heading and a result."""
+    """The stages. Each has a heading and a result."""
 
-    stages: Sequence[tuple[str, float | None]]
+    stages: Sequence[str]
     ended: int = 0
-    started: float = field(default_factory=lambda: time.monotonic())
 
     def begin(self, note: str = "") -> None:
         """Begin the next stage."""
-        left = f"about {duration(self.seconds_left)} left" if self.seconds_left else ""
-        print_heading(err, f"{self.ended + 1}  {self.stages[self.ended][0]}", ", ".join(filter(None, (note, left))))
+        print_heading(err, f"{self.ended + 1}  {self.stages[self.ended]}", note)
 
     def end(self, *summary: Cell) -> None:
         """End the current stage with its result."""
         self.ended += 1
         info("  ", ("✓ ", "bold success"), *summary)
         info("")
-
-    @property
-    def seconds_left(self) -> float | None:
-        """The durations of the rest, scaled to the speed so far; ``None`` if it is unknown."""
-        seconds = [one or 0.0 for _, one in self.stages]
-        known = sum(seconds[: self.ended])
-        if not known or None in (one for _, one in self.stages):
-            return None
-        return (time.monotonic() - self.started) / known * sum(seconds[self.ended :])
 
 
 @dataclass(frozen=True)
