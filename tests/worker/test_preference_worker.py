@@ -184,4 +184,4 @@ def test_unpaired_rows_train_with_kto(parent: tuple[Path, Run]) -> None:
     assert last["rewards/chosen"] > last["rewards/rejected"]
     evaluation = launch.start(workspace, "eval", run.recipe(), {"run": run.id, "adapter": str(run.adapter)})
     finish(evaluation)
-    assert [arm.name for arm in report.load(evaluation.folder).arms] == ["base", "parent", "tuned"]
+    assert [arm.name for arm in report.load(evaluation.folder).arms] == ["base", "constant", "copier", "parent", "tuned"]
