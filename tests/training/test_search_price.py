@@ -43,6 +43,13 @@ def test_the_price_counts_trials_of_other_lengths() -> None:
     assert price.epochs_vary
 
 
+def test_trials_of_a_recipe_with_steps_are_equally_long() -> None:
+    plan: Any = SimpleNamespace(steps=60, train=0, valid=0, test=0, evaluated=0, cost=Cost(None, "", 0.0))
+    text = f'name = "shop"\n{RECIPE.replace("epochs = 2", "steps = 60")}[search]\ntrials = 4\n'
+    price = price_search(parse(text), plan)
+    assert (price.full_steps, price.epochs_vary) == (4 * 60, False)
+
+
 def test_the_price_includes_off_task_answers() -> None:
     plan: Any = SimpleNamespace(steps=60, train=0, valid=0, test=0, evaluated=0, cost=Cost(None, "", 0.0))
     asked = [f'name = "shop"\n{RECIPE}[evaluation]\nregression_system = {system}\n' for system in ("false", "true")]

@@ -94,7 +94,7 @@ def price_search(recipe: Recipe, plan: Plan, *, answering: float | None = None, 
 
     seconds, enough_seconds = time(steps, answers), time(*_work(recipe, plan, enough))
     return SearchPrice(
-        trials, steps, round(_total_length(recipe, trials) * plan.steps), set(_trial_epochs(recipe)) != {recipe.training.epochs}, answers, seconds, answers * answering if answering is not None else None,
+        trials, steps, round(_total_length(recipe, trials) * plan.steps), set(_trial_epochs(recipe)) != {recipe.training.epochs or 1}, answers, seconds, answers * answering if answering is not None else None,
         seconds * watts / 3.6e6 if seconds is not None and watts else None, enough, enough_seconds,
     )  # fmt: skip
 
@@ -114,10 +114,10 @@ def _work(recipe: Recipe, plan: Plan, trials: int) -> tuple[int, int]:
 
 def _total_length(recipe: Recipe, trials: int) -> float:
     """Return the expected length of ``trials`` trials together, where 1 is the length of the recipe, which is one of them."""
-    return 1 + (trials - 1) * fmean(_trial_epochs(recipe)) / recipe.training.epochs
+    return 1 + (trials - 1) * fmean(_trial_epochs(recipe)) / (recipe.training.epochs or 1)
 
 
 def _trial_epochs(recipe: Recipe) -> list[float]:
     """Return the numbers of epochs that trials other than the recipe itself are drawn from."""
     epochs = search_space(recipe, 1).get("epochs")
-    return [float(count) for count in epochs.values] if isinstance(epochs, Choices) else [float(recipe.training.epochs)]
+    return [float(count) for count in epochs.values] if isinstance(epochs, Choices) else [float(recipe.training.epochs or 1)]
