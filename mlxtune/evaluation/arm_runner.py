@@ -40,7 +40,8 @@ from mlxtune.runs.worker import Worker
 class ArmRunner:
     """Runs arms on ``loaded``, which has no adapter at first. Arms with the same adapter must follow one another.
 
-    Answers are limited by ``budget`` and should satisfy ``schema``, if there is one. For preference pairs with an ID in ``compared``, the likelihoods of both answers are computed.
+    Answers are limited by ``budget`` and should satisfy ``schema``, if there is one. For preference pairs with an ID in ``compared``,
+    the likelihoods of both answers are computed.
     """
 
     def __init__(
@@ -77,8 +78,7 @@ class ArmRunner:
             )  # fmt: skip
             self.endpoints[arm.name] = {"url": arm.endpoint.url, "model": arm.endpoint.model, "spent": spent}
         else:
-            options = replace(self._options, max_tokens=self._grammar_tokens) if arm.schema is not None else self._options
-            answers = self._generate(arm, rows, options, tell, compared=self.compared, timed=True)
+            answers = self._generate(arm, rows, self._options, tell, compared=self.compared, timed=True)
         self._worker.emit("arm.finished", arm=arm.name, rows=len(rows), cached=answers.cached, seconds=answers.seconds)
         if answers.no_likelihood_reason:
             self._worker.warn("no_perplexity", arm=arm.name, reason=answers.no_likelihood_reason)
@@ -178,6 +178,8 @@ class ArmRunner:
             assert arm.adapter
             (lora.load_weights if self._adapter else lora.load)(self._loaded.model, arm.adapter)
             self._prefixes, self._adapter = PrefixCache(self._loaded.model), arm.adapter
+        if arm.schema is not None:
+            options = replace(options, max_tokens=self._grammar_tokens)
         shared = self._prefixes
         return generate_answers(
             arm, self._loaded, rows, options, tell, of=of, compared=compared, timed=timed, shared=shared, score_references=score_references

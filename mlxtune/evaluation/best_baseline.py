@@ -52,7 +52,7 @@ class BestBaseline:
 
         def is_turned_by(changed: frozenset[int]) -> bool:
             passed = [value != (index in changed) for index, value in enumerate(self.passed)]
-            return is_turned(replace(self, passed=passed, rival=self.rival).comparison().outcome)
+            return is_turned(replace(self, passed=passed).comparison().outcome)
 
         rows, groups = range(len(self.passed)), self.groups or range(len(self.passed))
         places = {group: place for place, group in enumerate(dict.fromkeys(groups))}

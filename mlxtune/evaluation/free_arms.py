@@ -192,7 +192,8 @@ def free_arm_problems(evidence: EvaluationEvidence, contract: Contract, facts: R
     with suppress(MlxtuneError, OSError):  # without the source, nothing more is known
         splits = split(read_source(recipe.source, recipe.data.format, recipe.data.map), recipe.data)
         known = AnsweredRows.from_splits(splits)
-        rows = [row for one in evidence.rows for row in splits.test if row.id == one.id]
+        held_out = {row.id: row for row in splits.test}
+        rows = [held_out[one.id] for one in evidence.rows if one.id in held_out]
         if recorded is None or known.hash != recorded["training"] or len(rows) != len(evidence.rows):
             return
         constant = constant_answer(contract, contract.headline(recipe, has_preferences=False), known)

@@ -115,7 +115,7 @@ class PromptOptimizer:
         """Return the answers that can be better."""
         examples = []
         for row, output, score, why in eval_batch.trajectories:
-            question = "\n\n".join(turn.content for turn in row.prompt if turn.role not in ("system", "developer"))
+            question = "\n\n".join(turn.content for turn in row.prompt if not turn.is_system)
             texts = {"Inputs": question, "Generated Outputs": output, "Feedback": why, _REFERENCE: row.reference or ""}
             if score < 1:
                 examples.append({name: text[-_CLIP:] for name, text in texts.items() if text})

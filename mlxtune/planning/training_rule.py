@@ -2,7 +2,7 @@
 
 The learning rate follows Thinking Machines' fit for LoRA on all linear layers (*LoRA Without Regret*, 2025; ``hyperparam_utils.py`` of
 its cookbook): ten times that of full fine-tuning, nearly independent of the rank, and falling with the width of the model. The number
-of updates and the batch are fitted to the tasks in ``benchmarks/tasks``.
+of epochs and the batch are starting points: few rows are repeated until there are enough updates. They are not fitted to measurements.
 """
 
 from __future__ import annotations

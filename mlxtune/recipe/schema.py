@@ -226,11 +226,10 @@ _DECAY = Rule(lambda fraction: 0 < fraction <= 1, "a fraction of the steps, abov
 class TrainingSection:
     """Training length and hyperparameters. Schedules, ``validate_every``, and ``save_every`` count optimizer steps.
 
-    The number of epochs, the batch, and the learning rate follow from the method, the base, and the rows if they are 0
-    (``mlxtune.planning.training_rule``).
+    The number of epochs, the batch, and the learning rate follow from the method, the base, and the rows if they are 0.
 
-    The adapter has the weights of the last step, unless an earlier one has a lower validation loss beyond noise and its answers to the
-    validation rows are at least as good.
+    The adapter has the weights of the last step, unless an earlier one has a lower validation loss beyond noise, the run stopped early,
+    or the last step lost the format, and the earlier step's answers to the validation rows are at least as good.
     """
 
     epochs: Annotated[int, Key("passes over the rows", "ones", overridden_by="steps", by_rule=True), _EPOCHS] = 0

@@ -5,14 +5,19 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from mlxtune.core.errors import InputError, RecipeError
 from mlxtune.data.rows import Conversation, Location, Message, Preference, TextRow
+from mlxtune.evaluation import arm_runner
 from mlxtune.evaluation import arms as module
+from mlxtune.evaluation.answer_budget import AnswerBudget
 from mlxtune.evaluation.arms import Arm, build_arms
 from mlxtune.evaluation.shots import sample_shots
+from mlxtune.models.template import TemplateSettings
 from mlxtune.recipe import Recipe, dump, parse
 
 PLACE = Location(Path("d.jsonl"), 1)
@@ -157,6 +162,20 @@ def test_shots_depend_on_seed_not_row_order() -> None:
     chosen = sample_shots(TRAIN, 3, 7)
     assert sample_shots(TRAIN[::-1], 3, 7) == chosen
     assert any(sample_shots(TRAIN, 3, seed) != chosen for seed in range(8))
+
+
+def test_grammar_has_its_token_limit_on_validation_rows_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    limits = []
+    monkeypatch.setattr(
+        arm_runner, "generate_answers", lambda arm, loaded, rows, options, *_, **__: limits.append(options.max_tokens)
+    )
+    worker: Any = SimpleNamespace(recipe=_recipe(""), folder=Path("evals/e"))
+    loaded: Any = SimpleNamespace(model=None)
+    template: Any = SimpleNamespace(settings=TemplateSettings())
+    runner = arm_runner.ArmRunner(worker, loaded, template, AnswerBudget(20, grammar_tokens=90), frozenset(), None)
+    for arm in (Arm("base"), Arm("base+grammar", schema={})):
+        runner.answer_validation(arm, [])
+    assert limits == [20, 90]
 
 
 def test_too_few_training_rows_for_shots_are_refused() -> None:
