@@ -31,7 +31,9 @@ def test_first_syntax_error_agrees_with_parser_on_suite():
     for file in (*_suite("y"), *_suite("n"), *_suite("i")):
         text = file.read_bytes().decode("utf-8", "replace")
         if len(text) < 5000:
-            assert (find_syntax_error(text) is None) == raw(text).passed
+            score = raw(text)
+            is_json = score.passed or score.kind == "number_too_large"  # a limit of the parser, not a fault of the text
+            assert (find_syntax_error(text) is None) == is_json
 
 
 @pytest.mark.parametrize(
