@@ -26,8 +26,6 @@ from mlxtune.recipe.schema import Thinking, is_date
 
 @dataclass(frozen=True)
 class AdapterScore:
-    """The result of an evaluation."""
-
     outcome: str
     verdict: Verdict
     rows: int
@@ -182,7 +180,6 @@ def score_from_lineage(lineage: Mapping[str, Any]) -> AdapterScore | None:
 
 
 def score_to_lineage(score: AdapterScore) -> dict[str, Any]:
-    """Return ``score`` in the form stored in an adapter's lineage."""
     return {key: value for key, value in to_json(score).items() if key != "folder"}
 
 

@@ -33,8 +33,6 @@ class MlxtuneError(Exception):
 
 
 class InputError(MlxtuneError):
-    """Invalid user input."""
-
     exit_code = 2
 
 
@@ -67,8 +65,6 @@ class TemplateError(InputError):
 
 
 class GateError(MlxtuneError):
-    """A check failed."""
-
     exit_code = 1
 
 

@@ -33,8 +33,6 @@ _KNOWN = ("theme", "relax_gpu_watchdog", "notify_command", "keys", "commands")
 
 @dataclass(frozen=True)
 class Settings:
-    """The settings."""
-
     theme: str = ""
     keys: Mapping[str, str] = field(default_factory=dict)  # by the ID of a binding
     errors: tuple[str, ...] = ()  # one sentence per invalid setting

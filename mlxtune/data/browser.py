@@ -181,7 +181,6 @@ class SourceBrowser:
 
     @property
     def decided_count(self) -> int:
-        """The number of rows with a decision."""
         return sum(not self.decision(index).is_undecided for index in self.decisions)
 
     def count_orphans(self) -> int:
@@ -399,8 +398,6 @@ class SourceBrowser:
 
 @dataclass(frozen=True)
 class ReviewVerdict:
-    """The verdict of the checks after a review."""
-
     counts: CheckVerdict
     findings: tuple[Finding, ...]
     rows: Mapping[str, Sequence[int]]  # the rows with a finding of each check, most severe first
@@ -410,7 +407,6 @@ class ReviewVerdict:
 
     @property
     def flagged(self) -> int:
-        """The number of rows with a finding."""
         return len({index for rows in self.rows.values() for index in rows})
 
 
@@ -485,7 +481,6 @@ class HashIndex:
         self._sorted = (order, self._words[order, 0])
 
     def hash(self, index: int) -> str:
-        """Return the hash of a row."""
         hash: str = self._words[index].astype(">u8").tobytes().hex()
         return hash
 

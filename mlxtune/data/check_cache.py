@@ -27,8 +27,6 @@ _RULES = (
 
 @dataclass(frozen=True)
 class CheckOutcome:
-    """The outcome of a check of a source."""
-
     outcome: Literal["blocked", "look", "clean"]
     rows: int  # valid ones
     flagged: int  # rows with a blocking finding or, if there are none, with a warning that was not reviewed

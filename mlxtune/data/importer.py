@@ -35,8 +35,6 @@ class BadRowsError(DataError):
 
 @dataclass(frozen=True)
 class ImportResult:
-    """What an import wrote to ``out``."""
-
     out: Path
     rows: int
     formats: dict[str, int]  # the number of rows by source format

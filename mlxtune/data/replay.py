@@ -30,7 +30,6 @@ class ReplayPrompt:
     seed: int
 
     def row(self, answer: str) -> Conversation:
-        """Return the training row with this answer."""
         return Conversation(self.location, {}, (*self.messages, assistant_message(answer)))
 
 

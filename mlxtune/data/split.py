@@ -99,8 +99,6 @@ class Splits:
 
 @dataclass(frozen=True)
 class SplitSummary:
-    """The numbers of a split."""
-
     counts: dict[SplitName, int]
     tags: dict[str, dict[SplitName, int]]  # rows in each split for the most frequent tags
     sealed: int  # test rows that an evaluation or an export has recorded

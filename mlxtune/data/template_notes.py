@@ -28,7 +28,6 @@ class TemplateNote(StrEnum):
 
     @property
     def sentence(self) -> str:
-        """The change, as a sentence about rows."""
         return _SENTENCES[self]
 
 

@@ -26,8 +26,6 @@ ThinkingDefault = Literal["none", "off", "on", "always"]
 
 @dataclass(frozen=True)
 class CatalogModel:
-    """A base model in the catalog."""
-
     id: str
     name: str
     license: str

@@ -17,8 +17,6 @@ TokenMask = np.ndarray[Any, np.dtype[np.bool_]]
 
 @dataclass(frozen=True)
 class Encoded:
-    """A row as tokens."""
-
     id: str
     location: Location
     tokens: Tokens  # (tokens,)

@@ -39,8 +39,6 @@ _Chosen = tuple[mx.array, mx.array]  # tokens (rows,) and whether each row's hid
 
 @dataclass(frozen=True, kw_only=True)
 class GenerationSettings:
-    """How answers are generated, and when they end."""
-
     max_tokens: int  # of an answer
     stops: frozenset[int]  # tokens that end an answer
     batch_size: int

@@ -35,7 +35,6 @@ class Grammar:
             )
 
     def start(self, rows: int) -> GrammarState:
-        """Return the initial state for ``rows`` answers."""
         return GrammarState([self._llguidance.LLMatcher(self._vocabulary, self._grammar) for _ in range(rows)])
 
 
@@ -56,8 +55,6 @@ def _vocabulary(tokenizer: TokenizerWrapper, stops: frozenset[int]) -> tuple[Any
 
 
 class GrammarState:
-    """The grammar state of each answer in a batch."""
-
     def __init__(self, matchers: Sequence[Any]) -> None:
         self._matchers = matchers
 

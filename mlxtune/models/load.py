@@ -39,7 +39,6 @@ class LoadedModel:
 
     @property
     def parameters(self) -> int:
-        """The number of parameters as loaded."""
         return sum(array.size for _, array in tree_flatten(self.model.parameters()))
 
 

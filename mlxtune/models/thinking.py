@@ -44,8 +44,6 @@ ThinkingEffect = Literal["", "off", "lowest_effort", "model_decides", "on", "on_
 
 @dataclass(frozen=True)
 class ThinkingControls:
-    """How a chat template controls reasoning."""
-
     switch: str = ""  # the variable that turns it on, if any
     effort: str = ""  # the variable that sets its amount, if any
     efforts: tuple[str, str] = ("", "")  # its values for off and on; an empty value leaves the template's default

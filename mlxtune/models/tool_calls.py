@@ -20,8 +20,6 @@ Tools = Sequence[dict[str, Any]]
 
 @dataclass(frozen=True)
 class FunctionCall:
-    """A call of the function ``name`` with ``arguments``, a JSON object."""
-
     name: str
     arguments: dict[str, Any]
 

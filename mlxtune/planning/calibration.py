@@ -26,8 +26,6 @@ VERSION = 2
 
 @dataclass(frozen=True)
 class StepCalibration:
-    """Measured memory and time of a step."""
-
     scale: float  # measured working memory relative to the estimate
     seconds: float  # of a step per computed position, without the layers below the first adapter
     frozen: float  # seconds of these layers per position, unless their outputs are cached

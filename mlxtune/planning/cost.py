@@ -19,8 +19,6 @@ FLOPS = 4  # per parameter and token: 2 forward and 2 for the inputs' gradients 
 
 @dataclass(frozen=True, kw_only=True)
 class PriceEntry:
-    """An entry in the price list, with its source and date."""
-
     source: str
     listed: str
 
@@ -35,8 +33,6 @@ class Tariff(PriceEntry):
 
 @dataclass(frozen=True, kw_only=True)
 class PowerDraw(PriceEntry):
-    """The power draw of a computer with ``chip``."""
-
     chip: str
     watts: float
     what: str
@@ -150,7 +146,6 @@ class Bill:
 
 @cache
 def prices() -> Prices:
-    """Return the prices shipped with mlxtune."""
     return parse(files("mlxtune.planning").joinpath("prices.toml").read_text(encoding="utf-8"))
 
 

@@ -41,8 +41,6 @@ _SHOWN_SHARE = 0.1  # of a run's time; parts that take less are not named
 
 @dataclass(frozen=True)
 class Cost:
-    """The time of a run."""
-
     seconds: float | None  # of the whole run without its sample answers; None if nothing was measured
     source: str  # what the time is based on: a code, or the name of a past run
     watts: float  # the power draw as set by the user
@@ -59,8 +57,6 @@ class Cost:
 
 @dataclass(frozen=True)
 class Plan:
-    """The expected memory, time and work of a run."""
-
     train: int  # training rows, without those that are too long
     valid: int
     test: int
@@ -208,7 +204,6 @@ class Planner:
         return workload(self.lengths, recipe.training, recipe.data.max_tokens, compiled=compiled, streams=streams)
 
     def estimate(self, recipe: Recipe) -> MemoryEstimate:
-        """Estimate the peak memory of ``recipe``."""
         decisions = self.decisions(recipe)
         return self._estimate(recipe, decisions, scale=decisions.calibration.scale if decisions.calibration else 1.0)
 

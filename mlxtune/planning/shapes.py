@@ -36,8 +36,6 @@ _GROUPS = (64, 32)  # quantization group sizes that models.load tries
 
 @dataclass(frozen=True)
 class WeightShape:
-    """A weight array."""
-
     name: str  # relative to the layer
     layer: int  # -1 outside the layers
     shape: tuple[int, ...]  # before quantization

@@ -35,8 +35,6 @@ class RowLength:
 
 @dataclass(frozen=True)
 class DatasetLengths:
-    """The lengths of all rows."""
-
     train: tuple[RowLength, ...]
     valid: tuple[RowLength, ...]
     prefix: int  # number of leading tokens that all but unprefixed rows share
@@ -87,8 +85,6 @@ class BatchShape:
 
 @dataclass(frozen=True)
 class Workload:
-    """The work of a run."""
-
     steps: int
     epochs: float
     computed: int  # positions including padding, over the whole run

@@ -62,7 +62,6 @@ class Queue:
         return list(entries.values())
 
     def add(self, command: Sequence[str]) -> QueueEntry:
-        """Add a command."""
         with self._changes():
             entry = QueueEntry(1 + max((entry.number for entry in self.entries()), default=0), tuple(command))
             self._append({"type": "added", "number": entry.number, "command": list(command)})

@@ -47,7 +47,6 @@ class RunKind:
 
     @property
     def nouns(self) -> str:
-        """The noun's plural."""
         return self.many or f"{self.noun}s"
 
 
@@ -94,7 +93,6 @@ class Run:
         return self.folder / "adapter"
 
     def recipe(self, overrides: Sequence[str] = ()) -> Recipe:
-        """Load the resolved recipe that the run was started with."""
         return load(self.folder / "recipe.toml", overrides)
 
     def state(self) -> RunState:

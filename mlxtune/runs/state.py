@@ -196,7 +196,6 @@ class RunState:
 
     @property
     def best_validation(self) -> Validation | None:
-        """The validation with the lowest loss so far."""
         return min((item for item in self.validations if item.loss == item.loss), key=lambda item: item.loss, default=None)
 
     @property

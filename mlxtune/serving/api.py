@@ -88,8 +88,6 @@ class AnswerRequest:
 
 @dataclass(frozen=True)
 class CompletedAnswer:
-    """A complete answer."""
-
     text: str
     reasoning: str
     calls: Sequence[ToolCall]

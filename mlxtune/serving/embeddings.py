@@ -48,7 +48,6 @@ def parse_request(body: Any, base: str, adapters: Sequence[str]) -> EmbeddingReq
 
 
 def build_response(request: EmbeddingRequest, embedded: Embedded) -> Document:
-    """Return the response with one vector per input."""
     vectors = [vector if request.encoded else _numbers(vector) for vector in embedded.vectors]
     data = [{"object": "embedding", "index": index, "embedding": vector} for index, vector in enumerate(vectors)]
     counts = {"prompt_tokens": embedded.tokens, "total_tokens": embedded.tokens}

@@ -76,7 +76,6 @@ class _DecodeBatch:
         self._batchable = batchable
 
     def add(self, request: ActiveRequest) -> None:
-        """Add a request after prefill, with its caches."""
         new = [cache.merge([cache]) for cache in request.caches] if self._batchable else request.caches
         if self.caches:
             for cache, other in zip(self.caches, new, strict=True):

@@ -51,7 +51,6 @@ class Metrics:
         self._requests[("path", path), ("status", str(status))] += 1
 
     def add_answer(self, model: str, event: Done | Failed) -> None:
-        """Count an answer, its tokens and its time."""
         labels = (("model", model),)
         self._answers[*labels, ("ended", event.ended if isinstance(event, Done) else "failed")] += 1
         if isinstance(event, Done):

@@ -36,8 +36,6 @@ class SamplingError(InputError):
 
 @dataclass(frozen=True)
 class Sampling:
-    """How to sample."""
-
     max_tokens: int = 1024  # the answer is truncated after them
     temperature: float = 0.0  # 0 is greedy
     top_p: float = 1.0
@@ -101,8 +99,6 @@ class GenerateRequest:
 
 @dataclass(frozen=True)
 class EmbedRequest:
-    """A request for the vectors of texts or lists of token IDs."""
-
     id: str
     inputs: tuple[Prompt, ...]
 

@@ -126,7 +126,6 @@ class ActiveRequest:
         return [*pieces, *(ToolCall(self.id, call.name, json.dumps(call.arguments, ensure_ascii=False)) for call in calls)]
 
     def done(self, reason: FinishReason) -> Done:
-        """Return the event that ends the request."""
         now = time.perf_counter()
         started = self._started or now
         return Done(

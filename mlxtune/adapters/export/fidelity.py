@@ -31,8 +31,6 @@ _FAILURES: dict[FidelityFailure, str] = {
 
 @dataclass(frozen=True)
 class LogitDistance:
-    """The distance of one model's logits from another's."""
-
     max: float  # absolute difference
     mean: float  # absolute difference
     kl: float  # mean KL(first ‖ second), in nats per token

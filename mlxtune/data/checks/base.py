@@ -68,7 +68,6 @@ class Check:
         values: Values = NO_VALUES,
         severity: Severity | None = None,
     ) -> Finding:
-        """Return a finding of this check about ``rows``."""
         return Finding(self.id, severity or self.severity, rows, spans, reason, values)
 
 
@@ -131,7 +130,6 @@ class CheckFamily:
         self.corpus_checks: list[CorpusCheck] = []
 
     def register(self, check: Check) -> Check:
-        """Declare a check."""
         self.checks.append(check)
         return check
 

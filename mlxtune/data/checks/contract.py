@@ -23,7 +23,6 @@ def metric_of(id: str) -> str:
 
 
 def metric_check(id: str) -> Check:
-    """Return the check for a ``contract-…`` ID."""
     metric = id.removeprefix(PREFIX)
     wording = "The answer breaks the contract: {failure:all}."
     return Check(id, "block", f"answers that fail {metric}", wording, DROP, "✗", metric.partition("-")[0])

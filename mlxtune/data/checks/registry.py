@@ -65,7 +65,6 @@ def check_filter_name(id: str) -> str:
 
 
 def unknown_check(name: str) -> InputError:
-    """Return the error for a check that does not exist."""
     names = {check.label.casefold(): id for id, check in CHECKS.items()} | {id: id for id in CHECKS}
     match = nearest(name.casefold(), names)
     hint = f"Did you mean {names[match]}?" if match else "Use a name from the list of findings."

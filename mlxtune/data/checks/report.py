@@ -108,8 +108,6 @@ class Improvement:
 
 @dataclass(frozen=True)
 class CheckReport:
-    """Everything that a check found."""
-
     path: Path
     files: tuple[FileCount, ...]
     formats: dict[str, int]
@@ -289,7 +287,6 @@ class CheckResult:
 
     @cached_property
     def split_sizes(self) -> dict[SplitName, int]:
-        """The number of records in each split."""
         return {name: self.splits.count(name) for name in SPLIT_NAMES}
 
     @cached_property
@@ -302,7 +299,6 @@ class CheckResult:
         return {index: tuple(findings) for index, findings in by_row.items()}
 
     def to_json(self) -> dict[str, Any]:
-        """Return the result as a JSON value."""
         values = {item.name: getattr(self, item.name) for item in fields(self)}
         findings = [  # as lists, because there may be a million of them
             [one.check, one.severity, one.rows, [[s.part, s.start, s.end, s.text, s.replacement] for s in one.spans], one.reason,
@@ -319,7 +315,6 @@ class CheckResult:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> CheckResult:
-        """Load the value that :meth:`to_json` returned."""
         findings = tuple(
             Finding(check, severity, tuple(rows), tuple(Span(*span) for span in spans), reason, values or NO_VALUES)
             for check, severity, rows, spans, reason, values in value["findings"]

@@ -75,8 +75,6 @@ def check(
 
 
 class _CheckRun:
-    """Collects what the checks find in the records of a source."""
-
     def __init__(self, records: SourceRecords, rules: CheckRules, state: ReviewState) -> None:
         self.records, self.rules, self.state = records, rules, state
         self.reviewed = ReviewedRecords(records, state)

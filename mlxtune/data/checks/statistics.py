@@ -45,7 +45,6 @@ class Statistics:
 
 
 def statistics(corpus: Corpus) -> Statistics:
-    """Compute the statistics of a source."""
     groups = len(set(corpus.labels))
     return Statistics(len(corpus.indices), groups, tier(groups), effective_number(corpus.openings), tag_counts(corpus))
 

@@ -42,7 +42,6 @@ PER_SOURCE = {
 
 @family.corpus_check
 def changes(corpus: Corpus) -> Iterator[Finding]:
-    """Report the changes that the template makes, with the number of rows."""
     for note, check in PER_SOURCE.items():
         if count := corpus.template_notes[note]:
             yield check.finding(values={"rows": count})

@@ -18,6 +18,5 @@ for _id, _title, _short in (
 
 
 def unreadable(index: int, error: DataError) -> Finding:
-    """Return the finding for a record that could not be read."""
     reason, kind = (error.reason, error.kind) if isinstance(error, RowError) else (error.message, "bad-row")
     return Finding(kind, "block", (index,), reason="unreadable", values={"error": reason, "hint": error.hint})

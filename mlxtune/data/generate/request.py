@@ -53,11 +53,9 @@ class GenerationRequest:
     seed: int = 7
 
     def to_json(self) -> dict[str, Any]:
-        """Return the request as it is stored in the launch record."""
         return asdict(self)
 
 
 def request_from_json(record: Mapping[str, Any]) -> GenerationRequest:
-    """Return the request in a launch record."""
     values = dict(record) | {"teacher": TeacherSpec(**record["teacher"]), "rows": tuple(record["rows"])}
     return GenerationRequest(**values)

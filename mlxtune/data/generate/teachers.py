@@ -51,7 +51,6 @@ class TeacherCall:
 
     @property
     def key(self) -> str:
-        """The key that identifies the call in the journal."""
         return sha256_json([self.stage, *(question.key for question in self.questions)])[:32]
 
     @property
@@ -64,7 +63,6 @@ class TeacherCall:
 
 
 def teacher_calls(stage: str, questions: Sequence[TeacherQuestion], batch_size: int) -> list[TeacherCall]:
-    """Divide ``questions`` into calls."""
     return [TeacherCall(stage, tuple(questions[at : at + batch_size])) for at in range(0, len(questions), batch_size)]
 
 
@@ -197,5 +195,4 @@ Teacher = EndpointTeacher | LocalTeacher
 
 
 def make_meter(spec: TeacherSpec) -> CostMeter:
-    """Return the meter for a teacher's calls."""
     return CostMeter(spec.price_in, spec.price_out, spec.cap, REPLY_TOKENS)

@@ -52,7 +52,6 @@ def text_field(record: Record, key: str) -> str:
 
 
 def empty_kind(key: str) -> str:
-    """Return the kind of error for an empty ``key``."""
     return "empty-target" if key in TARGET_KEYS else "bad-row"
 
 

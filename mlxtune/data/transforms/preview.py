@@ -35,7 +35,6 @@ class Outcome:
     shown: list[RowEdit] = field(default_factory=list)
 
     def add(self, edit: RowEdit) -> None:
-        """Count an edit."""
         if edit.error:
             self.failed += 1
             self.error = self.error or edit.error

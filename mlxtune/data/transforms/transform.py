@@ -111,7 +111,6 @@ class Addition:
 
 
 def no_change(row: PipelineRow) -> list[Row]:
-    """Return a row unchanged."""
     return [row.current]
 
 
@@ -164,7 +163,6 @@ class ArgumentScanner:
 
     @property
     def name(self) -> str:
-        """The verb."""
         return self.usage.partition(" ")[0]
 
     def word(self, what: str) -> str:

