@@ -13,8 +13,8 @@ from typing import Any, get_args
 from mlxtune.adapters.layout import LINEAGE, read_config, read_layout
 from mlxtune.core.errors import MlxtuneError
 from mlxtune.core.hashing import sha256_file, sha256_json
+from mlxtune.core.json_fields import from_json, to_json
 from mlxtune.evaluation.arms import TUNED
-from mlxtune.evaluation.json_fields import from_json, to_json
 from mlxtune.evaluation.promotion import Caveat, promotion_caveat
 from mlxtune.evaluation.report import EvaluationReport, Rate
 from mlxtune.evaluation.scorers.registry import FORMS

@@ -13,8 +13,8 @@ from mlxtune.adapters.entry import AdapterEntry
 from mlxtune.adapters.library import compare
 from mlxtune.cli.options import Json
 from mlxtune.cli.output import draw, info, progress_bar, show, show_json, show_missing_workspace
+from mlxtune.core.json_fields import to_json
 from mlxtune.data import samples
-from mlxtune.evaluation.json_fields import to_json
 from mlxtune.present.adapter import AdapterDetail, adapter_document, adapters_table, comparison_document
 from mlxtune.present.verdict import caveat_text
 

@@ -14,11 +14,11 @@ import typer
 
 from mlxtune.cli.options import Json
 from mlxtune.cli.output import Cell, draw, err, info, show_json
+from mlxtune.core.json_fields import to_json
 from mlxtune.core.text import one_line, plural
 from mlxtune.data.rows import Message
 from mlxtune.evaluation.blind.blind_session import BlindSession, PresentedPair, Vote, export_votes
 from mlxtune.evaluation.blind.votes import HEADLINE_QUESTION, QUESTIONS
-from mlxtune.evaluation.json_fields import to_json
 from mlxtune.evaluation.paired_answers import load_pairs
 from mlxtune.evaluation.statistics.power import detectable_preference
 from mlxtune.present.blind import blind_document

@@ -11,9 +11,9 @@ import typer
 from mlxtune.cli.options import Json
 from mlxtune.cli.output import draw, show_json
 from mlxtune.core.errors import GateError, InputError
+from mlxtune.core.json_fields import to_json
 from mlxtune.core.text import plural
 from mlxtune.evaluation.compare import EvaluationSide, compare_evaluations, compare_many, find_side
-from mlxtune.evaluation.json_fields import to_json
 from mlxtune.evaluation.scorers.registry import metric_label
 from mlxtune.present.blocks import Cell, Column, Table
 from mlxtune.present.comparison import comparison_document, comparison_verdict

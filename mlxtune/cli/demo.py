@@ -17,13 +17,13 @@ from mlxtune.cli.follow import follow
 from mlxtune.cli.options import Json, Overrides
 from mlxtune.cli.output import Cell, command_name, err, info, progress_bar, show, show_json
 from mlxtune.core.errors import MlxtuneError
+from mlxtune.core.json_fields import to_json
 from mlxtune.core.text import duration
 from mlxtune.data import samples
 from mlxtune.data.source import read_source
 from mlxtune.data.split import split
 from mlxtune.evaluation import report as reports
 from mlxtune.evaluation.arms import BASE, STRONGEST, TUNED
-from mlxtune.evaluation.json_fields import to_json
 from mlxtune.models.resolve import resolve
 from mlxtune.planning.machine import COMPUTE_VARIABLE, this_machine
 from mlxtune.planning.plan import local_planner

@@ -20,10 +20,10 @@ from mlxtune.cli.follow import announce, follow, follow_answers
 from mlxtune.cli.options import Json, Overrides, Seeds, with_option_groups
 from mlxtune.cli.output import draw, err, info, progress_bar, say_changed_evaluation, show_json
 from mlxtune.core.errors import GateError, InputError
+from mlxtune.core.json_fields import to_json
 from mlxtune.core.text import one_line, plural
 from mlxtune.evaluation import report as reports
 from mlxtune.evaluation.endpoints import endpoint_arms, remote_hosts
-from mlxtune.evaluation.json_fields import to_json
 from mlxtune.evaluation.off_task.prompts import load_prompts
 from mlxtune.evaluation.report import EvaluationReport
 from mlxtune.evaluation.start import require_adapter

@@ -24,8 +24,8 @@ from mlxtune.cli.follow import follow_answers
 from mlxtune.cli.options import Json, Overrides, with_option_groups
 from mlxtune.cli.output import draw, info, progress_bar, say_changed_evaluation, show_json
 from mlxtune.core.errors import InputError, MachineError
+from mlxtune.core.json_fields import to_json
 from mlxtune.core.text import one_line, suggest
-from mlxtune.evaluation.json_fields import to_json
 from mlxtune.present.card import adapter_card
 from mlxtune.present.export import fidelity_document
 from mlxtune.recipe import Recipe, load

@@ -12,7 +12,7 @@ from mlxtune.adapters.export import fidelity
 from mlxtune.cli.adapters import Base, Name, OtherWeights, report_import
 from mlxtune.cli.options import Json
 from mlxtune.cli.output import info, progress_bar, show_json
-from mlxtune.evaluation.json_fields import to_json
+from mlxtune.core.json_fields import to_json
 from mlxtune.present.card import adapter_card, export_card
 
 Repo = Annotated[str, typer.Argument(help="A Hub repository in the form OWNER/NAME.")]

@@ -14,9 +14,9 @@ from mlxtune.cli.consent import require_consent
 from mlxtune.cli.options import CostCap, EndpointUrl, Json, PromptPrice, ReplyPrice, with_option_groups
 from mlxtune.cli.output import draw, info, progress_bar, show_json
 from mlxtune.core.errors import GateError, InputError
+from mlxtune.core.json_fields import to_json
 from mlxtune.core.text import plural
 from mlxtune.evaluation.blind import blind_session
-from mlxtune.evaluation.json_fields import to_json
 from mlxtune.evaluation.judge import AskJudge, endpoint, judge_session, rubric
 from mlxtune.evaluation.judge.endpoint import CostMeter, EndpointJudge
 from mlxtune.evaluation.judge.judge_report import build_judge_report, save_judge_report

@@ -19,7 +19,7 @@ from mlxtune.cli.options import Json, Overrides
 from mlxtune.cli.output import draw, show_json
 from mlxtune.cli.train import fetch
 from mlxtune.core.errors import GateError
-from mlxtune.evaluation.json_fields import to_json
+from mlxtune.core.json_fields import to_json
 from mlxtune.present.export import form_label, verification_document
 
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mlxtune.evaluation.json_fields import optional
+from mlxtune.core.json_fields import optional
 from mlxtune.evaluation.scorers import CONTRACT, CORRECT, GRAMMAR_LIMIT, LOOP, PASS, THINKING_LIMIT, THINKING_LOOP, Score
 
 if TYPE_CHECKING:

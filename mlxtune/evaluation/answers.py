@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from mlxtune.core.json_fields import optional
 from mlxtune.evaluation.answer_statistics import AnswerStatistics, answer_statistics
-from mlxtune.evaluation.json_fields import optional
 from mlxtune.evaluation.scorers import Score
 from mlxtune.evaluation.scorers.preference import PREFERENCE, PairLogprobs
 

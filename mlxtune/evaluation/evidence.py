@@ -27,10 +27,10 @@ from typing import Any
 from mlxtune.core.errors import InputError
 from mlxtune.core.files import read_json, write_bytes, write_text
 from mlxtune.core.hashing import sha256_file, sha256_json
+from mlxtune.core.json_fields import from_json, optional, to_json
 from mlxtune.data.rows import Location, Message, PromptRow, Row, prompt_hash, prompt_hashes
 from mlxtune.data.split import group_labels
 from mlxtune.evaluation.answers import Answer, ArmAnswers, SeedAnswers
-from mlxtune.evaluation.json_fields import from_json, optional, to_json
 from mlxtune.evaluation.off_task.prompts import OffTaskPrompt, parse_prompt
 from mlxtune.evaluation.scorers import ModelAnswer
 from mlxtune.recipe import Recipe, load

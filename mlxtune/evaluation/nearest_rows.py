@@ -10,13 +10,13 @@ import numpy as np
 import numpy.typing as npt
 
 from mlxtune.core.files import write_text
+from mlxtune.core.json_fields import to_json
 from mlxtune.data import review
 from mlxtune.data.duplicates import Array, normalize_text, shingles
 from mlxtune.data.review import ReviewState
 from mlxtune.data.rows import Row, prompt_text
 from mlxtune.data.source import Source
 from mlxtune.evaluation.evidence import NEAREST, FailureLinks, NearestRow, ReviewDecision, to_jsonl
-from mlxtune.evaluation.json_fields import to_json
 
 COUNT = 3
 _MAX_ROWS = 10_000  # training rows whose vectors are computed

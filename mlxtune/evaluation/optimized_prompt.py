@@ -18,12 +18,12 @@ from typing import Any, Literal
 from mlxtune.core.errors import InputError
 from mlxtune.core.hashing import sha256_json
 from mlxtune.core.journal import Journal, read
+from mlxtune.core.json_fields import from_json, to_json
 from mlxtune.data.rows import PromptRow
 from mlxtune.data.split import Splits
 from mlxtune.evaluation.answers import Answer, ArmAnswers
 from mlxtune.evaluation.contract import Contract
 from mlxtune.evaluation.evidence import evaluated_rows
-from mlxtune.evaluation.json_fields import from_json, to_json
 from mlxtune.evaluation.judge.endpoint import CostCapReached
 from mlxtune.evaluation.report import OptimizerFacts
 from mlxtune.models.resolve import ModelFolder

@@ -18,11 +18,11 @@ from mlxtune.core.errors import InputError, MlxtuneError, TemplateError
 from mlxtune.core.files import write_text
 from mlxtune.core.hashing import sha256_file, sha256_json
 from mlxtune.core.journal import Journal, read
+from mlxtune.core.json_fields import from_json, to_json
 from mlxtune.data.rows import Conversation, Preference, PromptRow, assistant_message
 from mlxtune.evaluation.answers import Answer, ArmAnswers
 from mlxtune.evaluation.arms import Arm
 from mlxtune.evaluation.evidence import to_jsonl
-from mlxtune.evaluation.json_fields import from_json, to_json
 from mlxtune.evaluation.latency import measure_latency
 from mlxtune.evaluation.loop_rule import loop_rule
 from mlxtune.evaluation.schema_size import longest_json

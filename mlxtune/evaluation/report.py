@@ -9,12 +9,12 @@ from typing import Any, Literal, NotRequired, TypedDict
 
 from mlxtune.core.errors import InputError
 from mlxtune.core.files import read_json, write_json
+from mlxtune.core.json_fields import from_json, optional, to_json
 from mlxtune.core.versions import require_version
 from mlxtune.evaluation.answer_statistics import AnswerStatistics
 from mlxtune.evaluation.arms import has_grammar, is_free, is_tuned
 from mlxtune.evaluation.evidence import FILES, hashes
 from mlxtune.evaluation.holdout.ledger import HoldoutHistory
-from mlxtune.evaluation.json_fields import from_json, optional, to_json
 from mlxtune.evaluation.off_task.result import OffTaskResult
 from mlxtune.evaluation.scorers import CONTRACT
 from mlxtune.evaluation.scorers.preference import PREFERENCE

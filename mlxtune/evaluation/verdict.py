@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from statistics import NormalDist
 from typing import Literal, TypeVar
 
-from mlxtune.evaluation.json_fields import optional
+from mlxtune.core.json_fields import optional
 from mlxtune.evaluation.statistics.clusters import cluster_mean, effective_n, group_sums, permutation_p
 from mlxtune.evaluation.statistics.intervals import LEVEL, PairedCounts, newcombe
 from mlxtune.evaluation.statistics.significance import holm

@@ -21,6 +21,7 @@ import jsonschema
 
 from mlxtune.core.errors import InputError
 from mlxtune.core.files import read_json
+from mlxtune.core.json_fields import to_json
 from mlxtune.core.text import one_line
 from mlxtune.core.versions import require_version
 from mlxtune.evaluation import report
@@ -48,7 +49,6 @@ from mlxtune.evaluation.evidence import (
 from mlxtune.evaluation.free_arms import free_arm_problems
 from mlxtune.evaluation.holdout import ledger
 from mlxtune.evaluation.holdout.contamination import load_trained
-from mlxtune.evaluation.json_fields import to_json
 from mlxtune.evaluation.judge import judge_report, judge_session
 from mlxtune.evaluation.off_task.result import compare_off_task
 from mlxtune.evaluation.paired_answers import load_pairs

@@ -19,6 +19,7 @@ from mlxtune.adapters.entry import adapter_step, read_lineage
 from mlxtune.core.errors import InputError, MachineError
 from mlxtune.core.files import write_text
 from mlxtune.core.hashing import sha256_json
+from mlxtune.core.json_fields import to_json
 from mlxtune.data.rows import PromptRow, prompt_text, shared_system_prompt
 from mlxtune.data.source import Source, read_source
 from mlxtune.data.split import Splits, prompt_rows, record_splits, sample_rows, split
@@ -47,7 +48,6 @@ from mlxtune.evaluation.endpoints import require_endpoints
 from mlxtune.evaluation.free_arms import AnsweredRows, free_arms
 from mlxtune.evaluation.holdout import contamination, ledger
 from mlxtune.evaluation.holdout.contamination import Contamination, TrainedRows
-from mlxtune.evaluation.json_fields import to_json
 from mlxtune.evaluation.off_task import prompts
 from mlxtune.evaluation.off_task.prompts import OffTaskPrompt
 from mlxtune.evaluation.off_task.result import compare_off_task

@@ -23,6 +23,7 @@ from mlxtune.core.child_process import Request, serve
 from mlxtune.core.errors import MachineError, ModelError
 from mlxtune.core.files import home, read_json, write_json
 from mlxtune.core.hashing import sha256_json
+from mlxtune.core.json_fields import to_json
 from mlxtune.data import review
 from mlxtune.data.browser import SourceBrowser
 from mlxtune.data.review import EXCLUDED
@@ -170,7 +171,7 @@ def clusters(request: Request) -> Any:
         raise ModelError(f"The hidden states of {recipe.model.base} cannot be read.", hint="Use another base to cluster rows.")
     request.progress(["clustering", 0.0])
     found = cluster(standardized(vectors), list(texts.values()))
-    result = ClusterResult(tuple(texts), found.labels, found.words).to_json()
+    result = to_json(ClusterResult(tuple(texts), found.labels, found.words))
     with suppress(MachineError):  # a full disk: the result is still good
         write_json(file, result)
     return result

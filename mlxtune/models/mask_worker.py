@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import astuple
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from mlxtune.core.child_process import Request, serve
 from mlxtune.core.errors import DataError
+from mlxtune.core.json_fields import to_json
 from mlxtune.data.readers.formats import parse
 from mlxtune.data.rows import Conversation, Location, Message, Preference, Row, TextRow, Unpaired, assistant_message
 from mlxtune.models.answer_span import AnswerSpan
@@ -134,10 +135,10 @@ def _template(recipe: str) -> ChatTemplate:
     return load_template(resolve(parsed.model.base, fetch=False), TemplateSettings.from_recipe(parsed))
 
 
-def _answer(request: Request) -> tuple[object, ...]:
+def _answer(request: Request) -> Any:
     params = request.params
     template = _template(params["recipe"])
-    return astuple(mask(template, parse(params["record"], Location(Path("row"), 1), params["format"]), params["max_tokens"]))
+    return to_json(mask(template, parse(params["record"], Location(Path("row"), 1), params["format"]), params["max_tokens"]))
 
 
 if __name__ == "__main__":

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from mlxtune.core.child_process import Progress, StoppableCall
+from mlxtune.core.json_fields import from_json
 from mlxtune.data.groups import CLUSTER, OUTLIERS, RowGroup, by_size
 
 
@@ -19,13 +18,6 @@ class ClusterResult:
     rows: tuple[int, ...]
     labels: tuple[int, ...]
     words: tuple[str, ...]
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> ClusterResult:
-        return cls(tuple(value["rows"]), tuple(value["labels"]), tuple(value["words"]))
 
     @property
     def groups(self) -> list[RowGroup]:
@@ -47,4 +39,4 @@ class ClusterProcess(StoppableCall):
     def follow(self, progress: Progress) -> ClusterResult | None:
         """Return the clusters, or ``None`` if the process was stopped. Raises as :meth:`result` does."""
         value = self.result(progress)
-        return None if value is None else ClusterResult.from_json(value)
+        return None if value is None else from_json(ClusterResult, value)

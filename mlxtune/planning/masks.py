@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from mlxtune.core.child_process import ChildProcess
 from mlxtune.core.errors import MachineError
+from mlxtune.core.json_fields import from_json
 from mlxtune.data.readers.formats import CONTENT_FORMATS
 from mlxtune.data.rows import Row
 from mlxtune.recipe import Recipe, dump
@@ -69,9 +70,7 @@ class MaskProcess:
                 raise MachineError("The tokenizer process was closed.")
             if self._child is None or not self._child.alive:
                 self._child = ChildProcess("mlxtune.models.mask_worker", name="The tokenizer process", hint="Open the row again.")
-            turns, tokens, trained = self._child.call("mask", params)
-        parts = [TurnTokens(tokens, trained, tuple(cuts), *rest) for tokens, trained, cuts, *rest in turns]
-        return TrainingMask(tuple(parts), tokens, trained)
+            return from_json(TrainingMask, self._child.call("mask", params))
 
     def close(self) -> None:
         """End the process. A pending request raises ``MachineError``."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from mlxtune.core.json_fields import from_json
 from mlxtune.core.text import one_line, plural
 from mlxtune.evaluation.arms import BASE, TUNED
 from mlxtune.evaluation.comparability import ChangedTerms, listed
 from mlxtune.evaluation.holdout.contamination import Contamination
 from mlxtune.evaluation.holdout.ledger import HoldoutHistory
-from mlxtune.evaluation.json_fields import from_json
 from mlxtune.evaluation.off_task.result import LEAST, OffTaskResult
 from mlxtune.evaluation.promotion import Caveat, is_forgetting_unmeasured, promotion_refusal
 from mlxtune.evaluation.report import MIN_GROUPS, EvaluationReport

@@ -21,6 +21,7 @@ from typing import Any, Self
 
 from mlxtune.core.child_process import ChildProcess, Reply
 from mlxtune.core.errors import MachineError, MlxtuneError
+from mlxtune.core.json_fields import to_json
 from mlxtune.data.rows import Message
 from mlxtune.serving.protocol import (
     GREEDY,
@@ -121,7 +122,7 @@ class Client:
                 self._pending.pop(answer.id, None)
             listener(Failed(answer.id, self._error or reply.value) if reply.kind == "error" else event_from_json(reply.value))
 
-        self._child.request(method, request.to_json(), on_reply)
+        self._child.request(method, to_json(request), on_reply)
         return answer
 
     @property

@@ -1,4 +1,4 @@
-"""Requests to the model process and its events, as JSON. Does not import mlx, because the CLI and the app use it.
+"""Requests to the model process and its events. Does not import mlx, because the CLI and the app use it.
 
 They are sent over the protocol of :mod:`mlxtune.core.child_process`. ``client.py`` sends a ``load`` request, answered by
 :class:`Ready`, then ``generate`` requests: progress is :class:`Accepted`, :class:`Piece` and :class:`ToolCall`, the result is
@@ -8,7 +8,7 @@ They are sent over the protocol of :mod:`mlxtune.core.child_process`. ``client.p
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Literal, TypedDict, get_args
 
 from mlxtune.core.errors import InputError, MachineError, MlxtuneError, ModelError
@@ -82,32 +82,11 @@ class GenerateRequest:
     variables: dict[str, Any] = field(default_factory=dict)  # further variables of the chat template
     prompt: Prompt | None = None  # text or token IDs to continue without the template; replaces the messages
 
-    def to_json(self) -> dict[str, Any]:
-        return {**vars(self), "messages": [message.as_dict() for message in self.messages], "sampling": asdict(self.sampling)}
-
-    @classmethod
-    def from_json(cls, record: Mapping[str, Any]) -> GenerateRequest:
-        sampling = Sampling(**record["sampling"] | {"stop": tuple(record["sampling"]["stop"])})
-        converted = {
-            "messages": tuple(map(_message, record["messages"])),
-            "sampling": sampling,
-            "tools": tuple(record["tools"]),
-            "prompt": None if record["prompt"] is None else _prompt(record["prompt"]),
-        }
-        return cls(**{**record, **converted})
-
 
 @dataclass(frozen=True)
 class EmbedRequest:
     id: str
     inputs: tuple[Prompt, ...]
-
-    def to_json(self) -> dict[str, Any]:
-        return dict(vars(self))
-
-    @classmethod
-    def from_json(cls, record: Mapping[str, Any]) -> EmbedRequest:
-        return cls(record["id"], tuple(map(_prompt, record["inputs"])))
 
 
 @dataclass(frozen=True)
@@ -198,12 +177,3 @@ def event_to_json(event: Event) -> dict[str, Any]:
 
 def event_from_json(record: Mapping[str, Any]) -> Event:
     return _EVENTS[record["event"]](**{name: value for name, value in record.items() if name != "event"})
-
-
-def _prompt(value: Any) -> Prompt:
-    return value if isinstance(value, str) else tuple(map(int, value))
-
-
-def _message(turn: Mapping[str, Any]) -> Message:
-    extra = {key: value for key, value in turn.items() if key not in ("role", "content")}
-    return Message(turn["role"], turn["content"], extra)

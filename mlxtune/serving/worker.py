@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from mlxtune.adapters import library
 from mlxtune.core.child_process import Channel, Request, run_session
 from mlxtune.core.errors import MachineError, MlxtuneError
+from mlxtune.core.json_fields import from_json
 from mlxtune.models.cpu import blas
 from mlxtune.models.resolve import resolve
 from mlxtune.runs.locks import accelerator_lease
@@ -82,9 +83,9 @@ class ModelProcess:
             self._requests[id] = request
             try:
                 if request.method == "embed":
-                    engine.submit_embedding(EmbedRequest.from_json(request.params))
+                    engine.submit_embedding(from_json(EmbedRequest, request.params))
                 else:
-                    engine.submit(GenerateRequest.from_json(request.params))
+                    engine.submit(from_json(GenerateRequest, request.params))
             except MlxtuneError as error:
                 self._send(Failed(id, error))
             except Exception as error:

@@ -15,7 +15,7 @@ from safetensors.numpy import save_file
 from tiny_model import make_tiny
 
 from mlxtune.core.files import write_json
-from mlxtune.evaluation.json_fields import to_json
+from mlxtune.core.json_fields import to_json
 from mlxtune.evaluation.verdict import Verdict
 from mlxtune.models import lora
 from mlxtune.models.resolve import ModelFolder, resolve

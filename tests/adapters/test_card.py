@@ -12,7 +12,7 @@ from evaluation_files import write_evaluation
 from huggingface_hub import ModelCard
 
 from mlxtune.adapters import library, publish
-from mlxtune.evaluation.json_fields import to_json
+from mlxtune.core.json_fields import to_json
 from mlxtune.evaluation.statistics.intervals import wilson
 from mlxtune.present import card
 from mlxtune.present.verdict import verdict_text

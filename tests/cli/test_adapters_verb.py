@@ -18,7 +18,7 @@ from mlxtune.adapters.export import start as export_start
 from mlxtune.adapters.export.fidelity import ComparedAnswers, Fidelity, LogitDistance
 from mlxtune.adapters.importers.importer import import_adapter
 from mlxtune.core.errors import GateError, InputError, MachineError
-from mlxtune.evaluation.json_fields import to_json
+from mlxtune.core.json_fields import to_json
 from mlxtune.evaluation.promotion import Caveat
 from mlxtune.evaluation.verdict import compare
 from mlxtune.models.resolve import resolve

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from texts import WORDS
 
 from mlxtune.core.errors import DataError, InputError
+from mlxtune.core.json_fields import to_json
 from mlxtune.data.checks.run import check
 from mlxtune.data.generate.documents import Passage, find_quote, read_passages, split_passages
 from mlxtune.data.generate.lineage import KEY, DocumentSpan, Lineage, lineage_of
@@ -30,7 +31,7 @@ DATA = DataSection("rows.jsonl", holdout=0.25, validation=0.1)
 
 
 def row(text: str, answer: str = "Yes.", *, examples: tuple[str, ...] = (), generated: bool = False) -> Conversation:
-    meta = {KEY: Lineage("variations", "big", "", "run-1", "Write.", 3, examples).to_json()} if generated else {}
+    meta = {KEY: to_json(Lineage("variations", "big", "", "run-1", "Write.", 3, examples))} if generated else {}
     return Conversation(Location(Path("rows.jsonl"), 1), meta, (Message("user", text), Message("assistant", answer)))
 
 
@@ -46,7 +47,7 @@ def test_lineage_survives_the_metadata():
     lineage = Lineage(
         "documents", "big", "api.example.org", "run-1", "Write.", 3, ("0123456789ab",), {"send": 0.5}, DocumentSpan("a.md", 2, 9, "seven"), "tone",
     )  # fmt: skip
-    stored = json.loads(json.dumps(lineage.to_json()))
+    stored = json.loads(json.dumps(to_json(lineage)))
     assert lineage_of(replace(row("x"), meta={KEY: stored})) == lineage
     for other in (True, {"v": 2, "task": "answers"}, {"v": 1, "task": "answers", "teacher": 3, "run": "x"}, "yes"):
         assert lineage_of(replace(row("x"), meta={KEY: other})) is None

@@ -3,9 +3,9 @@ from __future__ import annotations
 import pytest
 from evaluation_files import scored_arm
 
+from mlxtune.core.json_fields import to_json
 from mlxtune.data.rows import Location
 from mlxtune.evaluation.answers import ArmAnswers
-from mlxtune.evaluation.json_fields import to_json
 from mlxtune.evaluation.off_task.prompts import OffTaskPrompt
 from mlxtune.evaluation.off_task.result import compare_off_task
 from mlxtune.evaluation.promotion import Caveat, is_forgetting_unmeasured, promotion_caveat, promotion_refusal

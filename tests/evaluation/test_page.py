@@ -8,6 +8,7 @@ import pytest
 from evaluation_files import BAD, GOOD, write_evaluation
 
 from mlxtune.core.errors import InputError
+from mlxtune.core.json_fields import to_json
 from mlxtune.data.rows import Location
 from mlxtune.evaluation import evidence, report
 from mlxtune.evaluation.answer_statistics import AnswerStatistics
@@ -16,7 +17,6 @@ from mlxtune.evaluation.drilldown import failed_rows
 from mlxtune.evaluation.evidence import EvaluatedRow
 from mlxtune.evaluation.history import Scope
 from mlxtune.evaluation.holdout.contamination import Contamination
-from mlxtune.evaluation.json_fields import to_json
 from mlxtune.evaluation.off_task.prompts import OffTaskPrompt
 from mlxtune.evaluation.off_task.result import OffTaskChange, OffTaskResult, compare_off_task
 from mlxtune.evaluation.seed_report import SeedMean, SeedReport, SeedResult

@@ -13,9 +13,9 @@ import pytest
 from exhaustive import EXHAUSTIVE, cases
 
 from mlxtune.core.errors import DataError
+from mlxtune.core.json_fields import from_json, to_json
 from mlxtune.data import samples
 from mlxtune.data.rows import Location
-from mlxtune.evaluation.json_fields import from_json, to_json
 from mlxtune.evaluation.off_task import prompts
 from mlxtune.evaluation.off_task.prompts import OffTaskPrompt
 from mlxtune.evaluation.off_task.result import OffTaskResult, compare_off_task

@@ -9,8 +9,8 @@ import pytest
 from evaluation_files import scored_arm
 from exhaustive import cases
 
+from mlxtune.core.json_fields import from_json, to_json
 from mlxtune.evaluation.answers import SeedAnswers
-from mlxtune.evaluation.json_fields import from_json, to_json
 from mlxtune.evaluation.scorers import Score
 from mlxtune.evaluation.seed_report import SeedReport, build_seed_report, recipe_verdict, recommend, seed_change, seed_rate
 from mlxtune.evaluation.verdict import Verdict

@@ -11,10 +11,10 @@ from evaluation_files import BAD, GOOD, write_evaluation
 
 from mlxtune.core.errors import InputError
 from mlxtune.core.hashing import sha256_file
+from mlxtune.core.json_fields import to_json
 from mlxtune.data.rows import Location
 from mlxtune.evaluation import evidence, report, verdict
 from mlxtune.evaluation.evidence import FILES
-from mlxtune.evaluation.json_fields import to_json
 from mlxtune.evaluation.off_task.prompts import OffTaskPrompt
 from mlxtune.evaluation.off_task.result import compare_off_task
 from mlxtune.evaluation.statistics import clusters, intervals

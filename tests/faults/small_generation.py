@@ -13,6 +13,7 @@ from scenario import Scenario
 from mlxtune.core.files import write_json, write_text
 from mlxtune.core.hashing import sha256_json
 from mlxtune.core.journal import read
+from mlxtune.core.json_fields import to_json
 from mlxtune.data.generate import worker as generation_worker
 from mlxtune.data.generate.request import GenerationRequest, TeacherSpec
 from mlxtune.data.source_files import generated_path
@@ -46,7 +47,7 @@ def prepare(folder: Path) -> None:
     write_text(source, "".join(json.dumps({"messages": messages}) + "\n" for messages in rows))
     write_text(folder / "recipe.toml", dump(parse(RECIPE.format(source=source))))
     request = GenerationRequest("variations", TeacherSpec(base="small"), count=6, candidates=2)
-    write_json(folder / registry.LAUNCH_FILE, {"v": 1, "kind": "generate", "request": request.to_json()})
+    write_json(folder / registry.LAUNCH_FILE, {"v": 1, "kind": "generate", "request": to_json(request)})
 
 
 class Teacher:

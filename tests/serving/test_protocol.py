@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from mlxtune.core.json_fields import from_json, to_json
 from mlxtune.data.rows import Message
 from mlxtune.serving.protocol import (
     Accepted,
@@ -33,7 +34,7 @@ def test_events_round_trip_through_json(event) -> None:
 def test_requests_round_trip_through_json() -> None:
     turns = (Message("user", "a\nb"), Message("assistant", "", {"tool_calls": [{"function": {"name": "f", "arguments": {}}}]}))
     request = GenerateRequest("1", turns, "mine", Sampling(5, 0.5, 0.9, 3, ("\n",)), ({"type": "function"},), {"type": "object"})
-    assert GenerateRequest.from_json(json.loads(json.dumps(request.to_json()))) == request
+    assert from_json(GenerateRequest, json.loads(json.dumps(to_json(request)))) == request
 
 
 def test_speed_excludes_the_first_token() -> None:

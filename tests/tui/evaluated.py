@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from mlxtune.core.json_fields import to_json
 from mlxtune.data.rows import Location
 from mlxtune.data.source import read_source
 from mlxtune.evaluation import evidence, nearest_rows, report_builder
@@ -16,7 +17,6 @@ from mlxtune.evaluation.answers import Answer, ArmAnswers, score_answers
 from mlxtune.evaluation.comparability import contract_hash
 from mlxtune.evaluation.contract import Contract
 from mlxtune.evaluation.holdout import ledger
-from mlxtune.evaluation.json_fields import to_json
 from mlxtune.evaluation.off_task.prompts import OffTaskPrompt
 from mlxtune.evaluation.off_task.result import compare_off_task
 from mlxtune.evaluation.report import ledger_facts

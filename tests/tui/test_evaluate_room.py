@@ -14,13 +14,13 @@ import pytest
 
 from mlxtune.core.errors import MachineError
 from mlxtune.core.files import write_json
+from mlxtune.core.json_fields import to_json
 from mlxtune.data import check_cache
 from mlxtune.data.check_cache import CheckOutcome
 from mlxtune.data.source import read_file, read_source
 from mlxtune.data.split import sample_rows, split
 from mlxtune.evaluation import history
 from mlxtune.evaluation.comparability import ChangedTerm, ChangedTerms
-from mlxtune.evaluation.json_fields import to_json
 from mlxtune.evaluation.off_task.prompts import OFF_TASK
 from mlxtune.recipe import dump, load
 from mlxtune.runs import launch

@@ -10,6 +10,7 @@ import pytest
 from texts import WORDS
 
 from mlxtune.core.files import write_json
+from mlxtune.core.json_fields import to_json
 from mlxtune.data.generate import start
 from mlxtune.data.generate.lineage import KEY, Lineage
 from mlxtune.data.generate.request import GenerationRequest
@@ -131,7 +132,7 @@ async def test_a_finished_generation_leads_to_its_first_row_in_review(shop: Shop
     async with open_room("home") as room:
         assert "generating 3/26" in " ".join(room.text("RoomHeader").split())
         assert "Let the teacher finish" in room.text("#next-picture")
-        meta = {KEY: Lineage("variations", "big", "", folder.name, "Write.", 3, scores={"novelty": 0.7}, flaw="").to_json()}
+        meta = {KEY: to_json(Lineage("variations", "big", "", folder.name, "Write.", 3, scores={"novelty": 0.7}))}
         row = Conversation(
             Location(Path("x"), 1), meta, (Message("user", "Do you rent skis?"), Message("assistant", json.dumps({"a": 1})))
         )

@@ -19,6 +19,7 @@ from waiting import PATIENCE
 from mlxtune.core import journal
 from mlxtune.core.errors import InputError
 from mlxtune.core.files import write_json
+from mlxtune.core.json_fields import to_json
 from mlxtune.data import review
 from mlxtune.data.access.records import SourceRecords
 from mlxtune.data.export import native_record
@@ -86,7 +87,7 @@ def generate(tmp_path: Path) -> Generate:
     def call(recipe: Recipe, request: GenerationRequest, run: Run | None = None) -> Run:
         run = run or registry.create(tmp_path, "generate", recipe.name)
         (run.folder / "recipe.toml").write_text(dump(recipe))
-        write_json(run.folder / registry.LAUNCH_FILE, {"request": request.to_json()})
+        write_json(run.folder / registry.LAUNCH_FILE, {"request": to_json(request)})
         assert run_worker(run.folder, generate_rows) == 0, run.state().error
         return run
 
@@ -177,7 +178,7 @@ def test_killed_generation_asks_only_free_questions_again(
     run = registry.create(tmp_path, "generate", "shop")
     request = GenerationRequest("answers", teacher, 100, 1, prompts=str(tmp_path / "prompts.txt"))
     (run.folder / "recipe.toml").write_text(dump(recipe))
-    write_json(run.folder / registry.LAUNCH_FILE, {"request": request.to_json()})
+    write_json(run.folder / registry.LAUNCH_FILE, {"request": to_json(request)})
     child = subprocess.Popen(
         [sys.executable, "-P", "-m", "mlxtune.data.generate.worker", str(run.folder)], stderr=subprocess.DEVNULL
     )

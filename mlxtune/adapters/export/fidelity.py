@@ -12,7 +12,7 @@ from typing import Literal
 
 from mlxtune.core.errors import GateError
 from mlxtune.core.files import write_json
-from mlxtune.evaluation.json_fields import load_record, to_json
+from mlxtune.core.json_fields import load_record, to_json
 from mlxtune.evaluation.scorers import CONTRACT
 from mlxtune.evaluation.verdict import Comparison
 

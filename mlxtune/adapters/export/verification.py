@@ -9,7 +9,7 @@ from typing import Literal
 
 from mlxtune.adapters.export.fidelity import ComparedAnswers
 from mlxtune.core.files import write_json
-from mlxtune.evaluation.json_fields import load_record, to_json
+from mlxtune.core.json_fields import load_record, to_json
 
 FILE = "verification.json"
 VERSION = 2

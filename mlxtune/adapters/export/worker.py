@@ -32,9 +32,9 @@ from mlxtune.adapters.layout import LINEAGE, read_layout
 from mlxtune.core.errors import MachineError, ModelError
 from mlxtune.core.files import new_folder, write_json, write_text
 from mlxtune.core.hashing import sha256_file
+from mlxtune.core.json_fields import to_json
 from mlxtune.core.text import one_line, size
 from mlxtune.evaluation.arms import BASE, TUNED
-from mlxtune.evaluation.json_fields import to_json
 from mlxtune.evaluation.progress import progress_reporter
 from mlxtune.models.cpu import blas
 from mlxtune.models.resolve import ModelFolder, resolve, same_base

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
+from mlxtune.core.json_fields import from_json, optional
 from mlxtune.data.rows import Row
 
 KEY = "generated"  # in a row's metadata
@@ -40,29 +41,17 @@ class Lineage:
     run: str
     prompt: str
     seed: int
-    examples: tuple[str, ...] = ()
-    scores: dict[str, float] = field(default_factory=dict)
-    source: DocumentSpan | None = None
-    flaw: str = ""
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the value that is stored in the metadata."""
-        return {"v": VERSION, **{name: value for name, value in asdict(self).items() if value not in ("", (), {}, None)}}
+    examples: tuple[str, ...] = optional(())
+    scores: dict[str, float] = optional(dict)
+    source: DocumentSpan | None = optional(None)
+    flaw: str = optional("")
+    v: int = VERSION
 
 
 def lineage_of(row: Row) -> Lineage | None:
     """Return the lineage of ``row``, or ``None`` if no model wrote it."""
-    match row.meta.get(KEY):
-        case {"v": 1, "task": task, "teacher": str(teacher), "run": str(run), **rest}:
-            span: DocumentSpan | None = None
-            match rest.get("source"):
-                case {"file": str(file), "start": int(start), "end": int(end), "quote": str(quote)}:
-                    span = DocumentSpan(file, start, end, quote)
-            seed, examples, scores = rest.get("seed"), rest.get("examples"), rest.get("scores")
-            return Lineage(
-                task, teacher, str(rest.get("host", "")), run, str(rest.get("prompt", "")), seed if isinstance(seed, int) else 0,
-                tuple(map(str, examples)) if isinstance(examples, list | tuple) else (),
-                {name: float(value) for name, value in scores.items() if isinstance(value, int | float)} if isinstance(scores, dict) else {},
-                span, str(rest.get("flaw", "")),
-            )  # fmt: skip
-    return None
+    try:
+        lineage = from_json(Lineage, row.meta[KEY])
+    except (KeyError, TypeError, ValueError):
+        return None
+    return lineage if lineage.v == VERSION else None

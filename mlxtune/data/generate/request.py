@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from mlxtune.data.generate.lineage import Task
 
@@ -51,11 +49,3 @@ class GenerationRequest:
     documents: str = ""
     rubric: str = ""
     seed: int = 7
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-
-def request_from_json(record: Mapping[str, Any]) -> GenerationRequest:
-    values = dict(record) | {"teacher": TeacherSpec(**record["teacher"]), "rows": tuple(record["rows"])}
-    return GenerationRequest(**values)

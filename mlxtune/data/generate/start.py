@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mlxtune.core.child_process import Progress
+from mlxtune.core.json_fields import to_json
 from mlxtune.data.generate import questions
 from mlxtune.data.generate.context import first_stage, load_context
 from mlxtune.data.generate.request import GenerationRequest
@@ -64,4 +65,4 @@ def start(workspace: Path, recipe: Recipe, request: GenerationRequest, *, progre
     resolve(recipe.model.base, relative_to=recipe.folder, progress=progress)
     if request.teacher.base:
         resolve(request.teacher.base, relative_to=recipe.folder, progress=progress)
-    return launch.start(workspace, "generate", recipe, request.to_json())
+    return launch.start(workspace, "generate", recipe, to_json(request))

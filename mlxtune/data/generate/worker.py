@@ -17,6 +17,7 @@ from typing import Any
 
 from mlxtune.core.files import read_json, write_json, write_text
 from mlxtune.core.hashing import sha256_json
+from mlxtune.core.json_fields import from_json, to_json
 from mlxtune.data import review
 from mlxtune.data.checks.check_input import target_text
 from mlxtune.data.checks.contract import ContractScorer
@@ -31,9 +32,9 @@ from mlxtune.data.generate.context import (
     new_subject,
     prompt_only,
 )
-from mlxtune.data.generate.lineage import KEY, DocumentSpan, Lineage
+from mlxtune.data.generate.lineage import KEY, Lineage
 from mlxtune.data.generate.questions import Subject, TeacherQuestion
-from mlxtune.data.generate.request import GenerationRequest, request_from_json
+from mlxtune.data.generate.request import GenerationRequest
 from mlxtune.data.generate.selection import (
     HELD_OUT,
     KnownTexts,
@@ -75,7 +76,7 @@ CALLS, REPORT, REFUSED, SCORES = "calls.jsonl", "report.json", "refused.jsonl", 
 
 def generate_rows(worker: Worker) -> dict[str, Any]:
     """Ask the teacher, filter its rows, and propose the rest; return the summary."""
-    recipe, request = worker.recipe, request_from_json(worker.request)
+    recipe, request = worker.recipe, from_json(GenerationRequest, worker.request)
     worker.report_start("generate")
     context = load_context(recipe, request)
     record_splits(context.source, recipe.data, context.splits)  # so that generated rows never change the split
@@ -108,7 +109,7 @@ class _Generation:
         if file.is_file():
             saved = read_json(file)
             self.refusals += [Refusal(**one) for one in saved["refused"]]
-            return [_subject_from_json(one) for one in saved["subjects"]]
+            return [from_json(Subject, one) for one in saved["subjects"]]
         candidates = list(first.subjects)
         if first.questions:
             replies = self.ask("prompts", first.questions)
@@ -198,7 +199,7 @@ class _Generation:
         self.worker.emit("rows.proposed", proposed=len(rows), refused=refused)
         summary = {"proposed": len(rows), "refused": refused}
         details = {"new": count, "rows": [row.id for row in rows], "capped": self.capped, "spent": self.teacher.meter.spent}
-        write_json(self.worker.folder / REPORT, {"v": 1, "request": self.request.to_json(), **summary, **details})
+        write_json(self.worker.folder / REPORT, {"v": 1, "request": to_json(self.request), **summary, **details})
         return summary
 
     def score_rows(self) -> dict[str, Any]:
@@ -298,7 +299,7 @@ class _Generation:
         text = reply.text.strip()
         fields = {} if subject.good else json_fields(text)
         shared = {key: value for key, value in subject.meta.items() if fields.get(key, value) == value}
-        meta = {**shared, KEY: lineage.to_json()}  # metadata that the answer contradicts does not describe the new row
+        meta = {**shared, KEY: to_json(lineage)}  # metadata that the answer contradicts does not describe the new row
         location = Location(generated_path(self.context.source.path), 1)
         if subject.good:
             return Preference(location, meta, subject.prompt, subject.good, text, subject.tools)
@@ -342,14 +343,6 @@ def _graded_answer(row: Row) -> tuple[tuple[Message, ...], str]:
 def _with_scores(row: Row, scores: dict[str, float]) -> Row:
     assert isinstance(row, Conversation | Preference)
     return replace(row, meta=row.meta | {KEY: row.meta[KEY] | {"scores": scores}})
-
-
-def _subject_from_json(record: dict[str, Any]) -> Subject:
-    messages = tuple(Message(turn["role"], turn["content"], turn["extra"], turn["trained"]) for turn in record["prompt"])
-    span = DocumentSpan(**record["source"]) if record["source"] else None
-    return Subject(
-        **(record | {"prompt": messages, "tools": tuple(record["tools"]), "examples": tuple(record["examples"]), "source": span})
-    )
 
 
 def main() -> int:

@@ -23,6 +23,7 @@ from mlxtune.core.errors import InputError, MachineError
 from mlxtune.core.files import read_json, write_json, write_text
 from mlxtune.core.hashing import sha256_json, unit_interval
 from mlxtune.core.journal import Journal, read
+from mlxtune.core.json_fields import load_record, to_json
 from mlxtune.core.text import plural
 from mlxtune.data.rows import Message
 from mlxtune.evaluation.blind.votes import (
@@ -35,7 +36,6 @@ from mlxtune.evaluation.blind.votes import (
     preference_rows,
 )
 from mlxtune.evaluation.holdout import ledger
-from mlxtune.evaluation.json_fields import load_record, to_json
 from mlxtune.evaluation.paired_answers import AnswerPair
 from mlxtune.runs.locks import file_lock
 

@@ -9,10 +9,10 @@ from typing import Literal
 
 from mlxtune.core.errors import InputError
 from mlxtune.core.files import read_json, write_text
+from mlxtune.core.json_fields import from_json, to_json
 from mlxtune.core.text import plural
 from mlxtune.data.rows import PromptRow, messages_hash
 from mlxtune.evaluation.evidence import TRAINED, EvaluatedRow, read_records, to_jsonl
-from mlxtune.evaluation.json_fields import from_json, to_json
 from mlxtune.recipe import load
 from mlxtune.runs import registry
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TypedDict
 
 from mlxtune.core.files import write_json
+from mlxtune.core.json_fields import to_json
 from mlxtune.evaluation.blind.votes import ArmChoice, VoteTally, tally_votes
-from mlxtune.evaluation.json_fields import to_json
 from mlxtune.evaluation.judge.batch import FIRST, SECOND, SENTINELS, JudgeCall
 from mlxtune.evaluation.judge.calibration import JudgeCalibration, calibrate
 from mlxtune.evaluation.judge.judge_session import JudgeSession

@@ -16,8 +16,8 @@ from pathlib import Path
 from mlxtune.core.errors import InputError
 from mlxtune.core.files import write_json
 from mlxtune.core.hashing import sha256_json, unit_interval
+from mlxtune.core.json_fields import load_record, to_json
 from mlxtune.evaluation.holdout import ledger
-from mlxtune.evaluation.json_fields import load_record, to_json
 from mlxtune.evaluation.judge import AskJudge
 from mlxtune.evaluation.judge.batch import JudgeCall, batch
 from mlxtune.evaluation.judge.endpoint import CostMeter

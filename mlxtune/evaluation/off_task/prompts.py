@@ -13,9 +13,9 @@ import regex
 
 from mlxtune.core.errors import DataError
 from mlxtune.core.files import read_failure, read_text
+from mlxtune.core.json_fields import from_json, optional
 from mlxtune.data import samples
 from mlxtune.data.rows import Location, Message, Unpaired
-from mlxtune.evaluation.json_fields import from_json, optional
 from mlxtune.evaluation.off_task import instructions
 from mlxtune.evaluation.scorers.output_text import normalize
 from mlxtune.evaluation.scorers.phrase_match import TIME_LIMIT, contains_words

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from mlxtune.evaluation.json_fields import optional
+from mlxtune.core.json_fields import optional
 
 if TYPE_CHECKING:
     from mlxtune.evaluation.contract import Contract

@@ -25,7 +25,7 @@ from mlxtune.core import journal
 from mlxtune.core.errors import InputError
 from mlxtune.core.files import read_json, write_json
 from mlxtune.core.journal import Journal
-from mlxtune.evaluation.json_fields import from_json
+from mlxtune.core.json_fields import from_json
 from mlxtune.runs.locks import file_lock
 
 PLAN, CHOICES, RESULT, FAILED, OUTCOME = "search.json", "choices.jsonl", "result.json", "failed.json", "outcome.json"

@@ -7,6 +7,7 @@ omits a field that has its default.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import MISSING, field, fields, is_dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -87,8 +88,11 @@ def _read(hint: Any, value: Any) -> Any:
     if origin in (Union, UnionType):
         if value is None and type(None) in args:
             return None
-        (hint,) = (arg for arg in args if arg is not type(None))
-        return _read(hint, value)
+        *others, last = (arg for arg in args if arg is not type(None))
+        for other in others:
+            with suppress(TypeError):
+                return _read(other, value)
+        return _read(last, value)
     if origin is tuple and isinstance(value, list):
         kinds = args[:1] * len(value) if args[1:] == (...,) else args
         return tuple(_read(kind, item) for kind, item in zip(kinds, value, strict=True))
