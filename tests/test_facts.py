@@ -17,7 +17,6 @@ TEXT_OF_OTHERS = {
     "evaluation/scorers/disclaimer.py": ["at == 'last paragraph'"],  # a value that users write in recipes
     "evaluation/selftest/judge_cases.py": ["answer.startswith(('Thank you', 'Dear'))"],  # a scripted judge reads model answers
     "planning/machine.py": ["line.startswith('model name')"],  # /proc/cpuinfo
-    "planning/macos.py": ["_text_value(source, b'Power Source State') == 'Battery Power'"],  # macOS's names of power sources
     "recipe/schema.py": ["at in ('anywhere', 'last paragraph')"],  # a value that users write in recipes
 }
 

@@ -11,10 +11,11 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
+import psutil
+
 from mlxtune.planning import macos
 
 LOW_BATTERY = 0.2  # fraction of the charge
-_POWER_SUPPLIES = Path("/sys/class/power_supply")
 
 
 @dataclass(frozen=True)
@@ -63,48 +64,32 @@ class PowerState:
 
 def memory() -> Memory:
     """Return the current memory usage. On a Mac, file cache and purgeable memory count as free, as in Activity Monitor."""
-    if platform.system() == "Darwin":
-        total = macos.sysctl_number("hw.memsize")
-        return Memory(total, min(total, macos.free_memory()))
-    info = _meminfo()
-    return Memory(info["MemTotal"], info["MemAvailable"])
+    now = psutil.virtual_memory()
+    return Memory(now.total, min(now.total, macos.free_memory()) if platform.system() == "Darwin" else now.available)
 
 
 def pressure() -> Memory:
     """Return the current memory usage, including memory pressure."""
-    if platform.system() == "Darwin":
-        level = macos.sysctl_number("kern.memorystatus_vm_pressure_level")  # 1 normal, 2 warn, 4 critical
-        return replace(memory(), swapped=macos.swap_used(), critical=level >= 4)
-    info = _meminfo()
-    return replace(memory(), swapped=info.get("SwapTotal", 0) - info.get("SwapFree", 0))
+    is_mac = platform.system() == "Darwin"
+    level = macos.sysctl_number("kern.memorystatus_vm_pressure_level") if is_mac else 0  # 1 normal, 2 warn, 4 critical
+    return replace(memory(), swapped=psutil.swap_memory().used, critical=level >= 4)
 
 
 def footprint() -> int:
     """Return the memory that this process occupies, in bytes: its physical footprint on a Mac, its resident set elsewhere."""
     if platform.system() == "Darwin":
         return macos.footprint()
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    return int(psutil.Process().memory_info().rss)
 
 
 def power() -> PowerState:
     """Return the power source, the battery's charge and, on a Mac, Low Power Mode and thermal pressure."""
-    if platform.system() == "Darwin":
-        on_battery, charge = macos.battery() or (False, None)
-        levels: tuple[ThermalPressure, ...] = ("nominal", "moderate", "heavy")
-        return PowerState(on_battery, charge, macos.low_power_mode(), levels[min(macos.thermal_pressure(), 2)])
-    for folder in sorted(_POWER_SUPPLIES.glob("BAT*")):
-        facts = {name: (folder / name).read_text().strip() for name in ("status", "capacity") if (folder / name).is_file()}
-        if len(facts) == 2:
-            return PowerState(facts["status"] == "Discharging", int(facts["capacity"]) / 100)
-    return PowerState()
-
-
-def _meminfo() -> dict[str, int]:
-    info = {}
-    for line in Path("/proc/meminfo").read_text().splitlines():
-        key, value = line.split(":")
-        info[key] = int(value.split()[0]) * 1024
-    return info
+    battery = psutil.sensors_battery()
+    state = PowerState(battery.power_plugged is False, battery.percent / 100) if battery else PowerState()
+    if platform.system() != "Darwin":
+        return state
+    levels: tuple[ThermalPressure, ...] = ("nominal", "moderate", "heavy")
+    return replace(state, low_power_mode=macos.low_power_mode(), thermal=levels[min(macos.thermal_pressure(), 2)])
 
 
 @cache

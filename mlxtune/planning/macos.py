@@ -1,10 +1,8 @@
-"""Read macOS's kernel and power facts with ctypes: no process is started, and no text in the user's locale is parsed.
+"""Read the facts about macOS that psutil lacks with ctypes: no process is started, and no text in the user's locale is parsed.
 
 Only ``machine`` calls these functions, and only on a Mac. Every function returns a neutral value if macOS does not know the fact.
 
-Sources: ``sysctlbyname(3)``, ``notify(3)``; xnu's ``mach/vm_statistics.h``, ``sys/sysctl.h``, ``sys/resource.h`` and
-``kern/host.c``; ``libproc.h``; Apple's
-``IOKit/ps/IOPowerSources.h`` and ``IOPSKeys.h``.
+Sources: ``sysctlbyname(3)``, ``notify(3)``; xnu's ``mach/vm_statistics.h``, ``sys/resource.h`` and ``kern/host.c``; ``libproc.h``.
 """
 
 from __future__ import annotations
@@ -16,15 +14,9 @@ from functools import cache
 from typing import Any
 
 LIBSYSTEM = "/usr/lib/libSystem.B.dylib"
-CORE_FOUNDATION = "/System/Library/Frameworks/CoreFoundation.framework/CoreFoundation"
-IOKIT = "/System/Library/Frameworks/IOKit.framework/IOKit"
 
 _HOST_VM_INFO64 = 4
 _RUSAGE_INFO_V0 = 0
-_UTF8 = 0x08000100  # kCFStringEncodingUTF8
-_SINT32 = 3  # kCFNumberSInt32Type
-
-_Reference = ctypes.c_void_p
 
 
 class VMStatistics(ctypes.Structure):
@@ -62,18 +54,6 @@ class VMStatistics(ctypes.Structure):
     ]
 
 
-class SwapUsage(ctypes.Structure):
-    """``struct xsw_usage``, the value of ``vm.swapusage``, in bytes."""
-
-    _fields_ = [
-        ("total", ctypes.c_uint64),
-        ("available", ctypes.c_uint64),
-        ("used", ctypes.c_uint64),
-        ("pagesize", ctypes.c_uint32),
-        ("encrypted", ctypes.c_int32),
-    ]
-
-
 class ResourceUsage(ctypes.Structure):
     """``struct rusage_info_v0``."""
 
@@ -106,11 +86,6 @@ def sysctl_text(name: str) -> str:
     return _sysctl(name).rstrip(b"\0").decode("utf-8", "replace")
 
 
-def swap_used() -> int:
-    raw = _sysctl("vm.swapusage")
-    return int(SwapUsage.from_buffer_copy(raw).used) if len(raw) >= ctypes.sizeof(SwapUsage) else 0
-
-
 def free_memory() -> int:
     """Return the bytes that are free or hold only file cache and purgeable memory, which Activity Monitor does not count as used.
 
@@ -139,24 +114,6 @@ def thermal_pressure() -> int:
     return _notify_state("com.apple.system.thermalpressurelevel")
 
 
-def battery() -> tuple[bool, float] | None:
-    """Return whether the Mac runs on its battery, and the battery's charge from 0 to 1. ``None`` without a battery."""
-    iokit, core = _iokit(), _core_foundation()
-    info = iokit.IOPSCopyPowerSourcesInfo()
-    sources = iokit.IOPSCopyPowerSourcesList(info) if info else None
-    try:
-        for index in range(core.CFArrayGetCount(sources) if sources else 0):
-            source = iokit.IOPSGetPowerSourceDescription(info, core.CFArrayGetValueAtIndex(sources, index))
-            if source and _text_value(source, b"Type") == "InternalBattery":
-                level, full = _number_value(source, b"Current Capacity"), _number_value(source, b"Max Capacity")
-                return _text_value(source, b"Power Source State") == "Battery Power", level / full if full else 1.0
-        return None
-    finally:
-        for reference in (sources, info):
-            if reference:
-                core.CFRelease(reference)
-
-
 def _sysctl(name: str) -> bytes:
     call, size = _libsystem().sysctlbyname, ctypes.c_size_t(0)
     if call(name.encode(), None, ctypes.byref(size), None, 0):
@@ -173,26 +130,6 @@ def _notify_state(name: str) -> int:
     failed = library.notify_get_state(token, ctypes.byref(state))
     library.notify_cancel(token)
     return 0 if failed else int(state.value)
-
-
-def _text_value(dictionary: int, key: bytes) -> str:
-    text, value = ctypes.create_string_buffer(256), _value(dictionary, key)
-    return text.value.decode() if value and _core_foundation().CFStringGetCString(value, text, len(text), _UTF8) else ""
-
-
-def _number_value(dictionary: int, key: bytes) -> int:
-    number, value = ctypes.c_int32(), _value(dictionary, key)
-    return number.value if value and _core_foundation().CFNumberGetValue(value, _SINT32, ctypes.byref(number)) else 0
-
-
-def _value(dictionary: int, key: bytes) -> int | None:
-    core = _core_foundation()
-    name = core.CFStringCreateWithCString(None, key, _UTF8)
-    try:
-        value: int | None = core.CFDictionaryGetValue(dictionary, name)
-        return value
-    finally:
-        core.CFRelease(name)
 
 
 # Without these declarations, ctypes would pass pointers as 32-bit integers.
@@ -217,28 +154,6 @@ def _host() -> int:
     """Return the host port. Each call of ``mach_host_self`` would add a reference that nothing releases."""
     port: int = _libsystem().mach_host_self()
     return port
-
-
-@cache
-def _core_foundation() -> Any:
-    library = ctypes.CDLL(CORE_FOUNDATION)
-    _declare(library.CFRelease, None, _Reference)
-    _declare(library.CFArrayGetCount, ctypes.c_long, _Reference)
-    _declare(library.CFArrayGetValueAtIndex, _Reference, _Reference, ctypes.c_long)
-    _declare(library.CFDictionaryGetValue, _Reference, _Reference, _Reference)
-    _declare(library.CFStringCreateWithCString, _Reference, _Reference, ctypes.c_char_p, ctypes.c_uint32)
-    _declare(library.CFStringGetCString, ctypes.c_ubyte, _Reference, ctypes.c_char_p, ctypes.c_long, ctypes.c_uint32)
-    _declare(library.CFNumberGetValue, ctypes.c_ubyte, _Reference, ctypes.c_long, ctypes.c_void_p)
-    return library
-
-
-@cache
-def _iokit() -> Any:
-    library = ctypes.CDLL(IOKIT)
-    _declare(library.IOPSCopyPowerSourcesInfo, _Reference)
-    _declare(library.IOPSCopyPowerSourcesList, _Reference, _Reference)
-    _declare(library.IOPSGetPowerSourceDescription, _Reference, _Reference, _Reference)
-    return library
 
 
 def _declare(function: Any, result: Any, *arguments: Callable[..., Any] | type) -> None:

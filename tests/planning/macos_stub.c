@@ -1,4 +1,4 @@
-/* The functions of libSystem, CoreFoundation and IOKit that mlxtune/planning/macos.py calls, with values that a test sets.
+/* The functions of libSystem that mlxtune/planning/macos.py calls, with values that a test sets.
 
    Signatures and the revisions of vm_statistics64 (38, 40 and 62 words of 32 bits) follow Apple's headers and xnu's kern/host.c. */
 #include <stdint.h>
@@ -12,11 +12,11 @@ static struct { char name[64]; char value[256]; size_t size; } variables[MAX];
 static struct { char name[64]; uint64_t value; } states[MAX];
 static uint32_t vm_words[62];
 static uint64_t footprint;
-static unsigned vm_revision_words, references, host_ports, tokens;
+static unsigned vm_revision_words, host_ports, tokens;
 
 void stub_reset(void) {
     memset(variables, 0, sizeof variables); memset(states, 0, sizeof states); memset(vm_words, 0, sizeof vm_words);
-    vm_revision_words = references = host_ports = tokens = 0;
+    vm_revision_words = host_ports = tokens = 0;
 }
 void stub_variable(const char *name, const void *value, size_t size) {
     for (int i = 0; i < MAX; i++) if (!variables[i].name[0] || !strcmp(variables[i].name, name)) {
@@ -28,7 +28,6 @@ void stub_state(const char *name, uint64_t value) {
 }
 void stub_footprint(uint64_t bytes) { footprint = bytes; }
 void stub_vm(const uint32_t *words, unsigned count) { memcpy(vm_words, words, 4 * count); vm_revision_words = count; }
-unsigned stub_references(void) { return references; }
 unsigned stub_tokens(void) { return tokens; }
 unsigned stub_host_ports(void) { return host_ports; }
 
@@ -61,49 +60,3 @@ uint32_t notify_register_check(const char *name, int *token) {
 }
 uint32_t notify_get_state(int token, uint64_t *state) { *state = states[token - 100].value; return 0; }
 uint32_t notify_cancel(int token) { tokens--; return 0; }
-
-/* CoreFoundation objects: heap pointers, which a 32-bit integer would cut off. */
-struct object { enum { TEXT, NUMBER, ARRAY, DICTIONARY } kind; char text[64]; int32_t number; int count;
-                struct object *keys[8], *values[8]; };
-
-static struct object *make(int kind) { struct object *o = calloc(1, sizeof *o); o->kind = kind; return o; }
-static struct object *sources;
-
-void stub_no_sources(void) { sources = make(ARRAY); }
-static void add(struct object *dictionary, const char *key, struct object *value) {
-    struct object *name = make(TEXT); strcpy(name->text, key);
-    dictionary->keys[dictionary->count] = name; dictionary->values[dictionary->count++] = value;
-}
-static struct object *text(const char *value) { struct object *o = make(TEXT); strcpy(o->text, value); return o; }
-static struct object *number(int32_t value) { struct object *o = make(NUMBER); o->number = value; return o; }
-void stub_source(const char *type, const char *state, int32_t level, int32_t full) {
-    struct object *source = make(DICTIONARY);
-    add(source, "Type", text(type)); add(source, "Power Source State", text(state));
-    add(source, "Current Capacity", number(level)); add(source, "Max Capacity", number(full));
-    sources->values[sources->count++] = source;
-}
-void *IOPSCopyPowerSourcesInfo(void) { references++; return make(DICTIONARY); }
-void *IOPSCopyPowerSourcesList(void *info) { references++; return info ? sources : NULL; }
-void *IOPSGetPowerSourceDescription(void *info, void *source) { return source; }
-void CFRelease(void *object) { if (!object) abort(); references--; }
-long CFArrayGetCount(struct object *array) { return array->count; }
-void *CFArrayGetValueAtIndex(struct object *array, long index) { return array->values[index]; }
-void *CFStringCreateWithCString(void *allocator, const char *value, uint32_t encoding) {
-    if (encoding != 0x08000100) abort();
-    references++;
-    return text(value);
-}
-void *CFDictionaryGetValue(struct object *dictionary, struct object *key) {
-    for (int i = 0; i < dictionary->count; i++) if (!strcmp(dictionary->keys[i]->text, key->text)) return dictionary->values[i];
-    return NULL;
-}
-unsigned char CFStringGetCString(struct object *object, char *buffer, long size, uint32_t encoding) {
-    if (object->kind != TEXT || (long)strlen(object->text) >= size || encoding != 0x08000100) return 0;
-    strcpy(buffer, object->text);
-    return 1;
-}
-unsigned char CFNumberGetValue(struct object *object, long kind, void *value) {
-    if (object->kind != NUMBER || kind != 3) return 0;
-    memcpy(value, &object->number, 4);
-    return 1;
-}

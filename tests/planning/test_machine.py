@@ -9,8 +9,10 @@ import subprocess
 from collections.abc import Iterator
 from mmap import mmap
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
 
 from mlxtune.planning import machine, macos
@@ -47,20 +49,19 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
 def mac(library: ctypes.CDLL, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """A Mac with 32 GB, 16 KiB pages, and no battery. Starting a process fails."""
     library.stub_reset()
-    library.stub_no_sources()
-    for name in ("LIBSYSTEM", "CORE_FOUNDATION", "IOKIT"):
-        monkeypatch.setattr(macos, name, library._name)
+    monkeypatch.setattr(macos, "LIBSYSTEM", library._name)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(total=32 * GB))
+    monkeypatch.setattr(psutil, "swap_memory", lambda: SimpleNamespace(used=0))
     monkeypatch.setattr("platform.system", lambda: "Darwin")
     monkeypatch.setattr("subprocess.Popen", lambda *_, **__: pytest.fail("a process was started"))
     _forget_libraries()
-    variable(library, "hw.memsize", struct.pack("<Q", 32 * GB))
     variable(library, "hw.pagesize", struct.pack("<Q", 16384))
     yield library
     _forget_libraries()
 
 
 def _forget_libraries() -> None:
-    for function in (macos._libsystem, macos._core_foundation, macos._iokit, macos._host):
+    for function in (macos._libsystem, macos._host):
         function.cache_clear()
 
 
@@ -79,7 +80,6 @@ def test_vm_statistics_layout_is_revision_1() -> None:
     assert ctypes.sizeof(macos.VMStatistics) == 38 * 4
     offsets = {"speculative_count": 92, "swapins": 112, "compressor_page_count": 128, "external_page_count": 136}
     assert {name: getattr(macos.VMStatistics, name).offset for name in offsets} == offsets
-    assert (ctypes.sizeof(macos.SwapUsage), macos.SwapUsage.used.offset) == (32, 16)
 
 
 @pytest.mark.parametrize("words", [38, 40, 62], ids=["macOS 11", "swapped_count added", "tagged memory added"])
@@ -98,20 +98,11 @@ def test_kernel_without_revision_1_reports_no_free_memory(mac: Any) -> None:
     assert machine.memory().free == 0
 
 
-@pytest.mark.parametrize("name", ["C", "de_DE.UTF-8"])
-def test_swap_does_not_depend_on_the_locale(mac: Any, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    """In a German locale, the command ``sysctl vm.swapusage`` prints ``used = 1024,50M``. The kernel's struct has no text."""
-    monkeypatch.setenv("LC_ALL", name)
-    vm(mac, 38, **PAGES)
-    variable(mac, "vm.swapusage", struct.pack("<QQQIi", 4 * GB, 3 * GB, 1024 * 2**20 + 2**19, 16384, 1))
-    variable(mac, "kern.memorystatus_vm_pressure_level", struct.pack("<i", 4))
-    assert machine.pressure() == Memory(32 * GB, FREE_PAGES * 16384, 1024 * 2**20 + 2**19, critical=True)
-
-
 @pytest.mark.parametrize(("level", "critical"), [(1, False), (2, False), (4, True)])
 def test_pressure_level(mac: Any, level: int, critical: bool) -> None:
+    vm(mac, 38, **PAGES)
     variable(mac, "kern.memorystatus_vm_pressure_level", struct.pack("<i", level))
-    assert machine.pressure().critical is critical
+    assert machine.pressure() == Memory(32 * GB, FREE_PAGES * 16384, 0, critical)
 
 
 def test_footprint_includes_gpu_memory(mac: Any) -> None:
@@ -146,36 +137,29 @@ def test_this_machine_on_a_mac(mac: Any, monkeypatch: pytest.MonkeyPatch) -> Non
     machine.this_machine.cache_clear()
 
 
-def test_battery_low_power_mode_and_heat(mac: Any) -> None:
-    mac.stub_source(b"UPS", b"AC Power", 100, 100)
-    mac.stub_source(b"InternalBattery", b"Battery Power", 15, 100)
+def battery(monkeypatch: pytest.MonkeyPatch, percent: int, plugged: bool | None) -> None:
+    monkeypatch.setattr(psutil, "sensors_battery", lambda: SimpleNamespace(percent=percent, power_plugged=plugged))
+
+
+def test_battery_low_power_mode_and_heat(mac: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    battery(monkeypatch, 15, False)
     mac.stub_state(b"com.apple.system.lowpowermode", ctypes.c_uint64(1))
     mac.stub_state(b"com.apple.system.thermalpressurelevel", ctypes.c_uint64(3))
     state = machine.power()
     assert state == PowerState(on_battery=True, charge=0.15, low_power_mode=True, thermal="heavy")
     assert power_problems(state) == ["Low Power Mode", "heavy thermal pressure", "battery at 15%"]
-    assert mac.stub_references() == 0, "CoreFoundation objects leak"
     assert mac.stub_tokens() == 0, "notification tokens leak"
 
 
-def test_charging_battery_is_no_problem(mac: Any) -> None:
-    mac.stub_source(b"InternalBattery", b"AC Power", 80, 100)
+@pytest.mark.parametrize("plugged", [True, None], ids=["plugged in", "unknown"])
+def test_charging_battery_is_no_problem(monkeypatch: pytest.MonkeyPatch, plugged: bool | None) -> None:
+    battery(monkeypatch, 80, plugged)
     assert machine.power() == PowerState(on_battery=False, charge=0.8)
     assert power_problems(machine.power()) == []
 
 
 def test_pressure_on_linux(monkeypatch: pytest.MonkeyPatch) -> None:
-    figures = "MemTotal: 2097152 kB\nMemFree: 1 kB\nMemAvailable: 1048576 kB\nSwapTotal: 1048576 kB\nSwapFree: 524288 kB\n"
     monkeypatch.setattr("platform.system", lambda: "Linux")
-    monkeypatch.setattr(Path, "read_text", lambda self, *_, **__: figures)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(total=2 * GB, available=GB))
+    monkeypatch.setattr(psutil, "swap_memory", lambda: SimpleNamespace(used=GB // 2))
     assert machine.pressure() == Memory(2 * GB, GB, GB // 2)
-
-
-def test_battery_on_linux(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("platform.system", lambda: "Linux")
-    monkeypatch.setattr(machine, "_POWER_SUPPLIES", tmp_path)
-    assert machine.power() == PowerState()
-    (tmp_path / "BAT0").mkdir()
-    for name, value in (("status", "Discharging\n"), ("capacity", "12\n")):
-        (tmp_path / "BAT0" / name).write_text(value)
-    assert machine.power() == PowerState(on_battery=True, charge=0.12)
