@@ -82,7 +82,9 @@ def serve(
         from mlxtune.serving.model_host import ModelHost
         from mlxtune.serving.server import Server
     except ImportError as error:
-        raise InputError("Serving requires starlette and uvicorn.", hint="Run: pip install 'mlxtune[serve]'") from error
+        raise InputError(
+            "Serving requires starlette, uvicorn, and prometheus-client.", hint="Run: pip install 'mlxtune[serve]'"
+        ) from error
     origins, token = allow_origin or [], os.environ.get(TOKEN_VARIABLE, "")
     for origin in origins:
         if not re.fullmatch(r"\*|https?://[^/\s]+", origin, re.IGNORECASE):

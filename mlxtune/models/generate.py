@@ -360,8 +360,10 @@ def _batches_correctly(model: nn.Module) -> bool:
         return False
 
 
+def nan_error() -> MlxtuneError:
+    return MlxtuneError("The model produced NaNs, perhaps because its adapter is corrupt.", hint="Run: mlxtune adapters show NAME")
+
+
 def _check_nan(has_nan: mx.array) -> None:
     if has_nan.item():
-        raise MlxtuneError(
-            "The model produced NaNs, perhaps because its adapter is corrupt.", hint="Run: mlxtune adapters show NAME"
-        )
+        raise nan_error()

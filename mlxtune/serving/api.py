@@ -6,19 +6,18 @@ No parameter is ignored: an unknown one, or one that would change the answer but
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
 from mlxtune.core.errors import GpuError, InputError, MachineError
 from mlxtune.core.text import nearest, one_line
-from mlxtune.data.rows import Message
 from mlxtune.serving.protocol import (
     Accepted,
     AdapterUnavailableError,
     Done,
     Failed,
-    Prompt,
+    GenerateRequest,
     QueueFullError,
     Sampling,
     SamplingError,
@@ -72,16 +71,10 @@ class ApiError(Exception):
 
 @dataclass(frozen=True)
 class AnswerRequest:
-    """A parsed request for an answer to ``messages``, or for the continuation of a raw ``prompt``."""
+    """A parsed request to ``model``, and the form of its response."""
 
     model: str
-    sampling: Sampling
-    messages: tuple[Message, ...] = ()
-    prompt: Prompt | None = None  # text or token IDs
-    tools: tuple[Document, ...] = ()
-    schema: Any = None
-    effort: str = ""
-    variables: Document = field(default_factory=dict)
+    request: GenerateRequest
     stream: bool = False
     include_usage: bool = False  # a stream ends with token counts
 

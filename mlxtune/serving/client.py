@@ -14,9 +14,10 @@ from __future__ import annotations
 import itertools
 import queue
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from types import MappingProxyType, TracebackType
+from types import TracebackType
 from typing import Any, Self
 
 from mlxtune.core.child_process import ChildProcess, Reply
@@ -32,7 +33,6 @@ from mlxtune.serving.protocol import (
     Failed,
     GenerateRequest,
     LoadParams,
-    Prompt,
     Ready,
     Sampling,
     event_from_json,
@@ -100,20 +100,16 @@ class Client:
         return self._ready
 
     def ask(
-        self, messages: Sequence[Message], *, adapter: str = "", sampling: Sampling = GREEDY, tools: Sequence[dict[str, Any]] = (),
-        schema: Any = None, effort: str = "", variables: Mapping[str, Any] = MappingProxyType({}), prompt: Prompt | None = None,
+        self, messages: Sequence[Message], *, adapter: str = "", sampling: Sampling = GREEDY, schema: Any = None, effort: str = "",
         on_event: EventListener | None = None,
     ) -> PendingAnswer:  # fmt: skip
-        """Ask the base model or an adapter. Returns immediately, even before the base is loaded; answers are generated in parallel."""
-        id = str(next(self._ids))
-        request = GenerateRequest(id, tuple(messages), adapter, sampling, tuple(tools), schema, effort, dict(variables), prompt)
-        return self._send("generate", request, on_event)
+        """Ask the base model or an adapter, as :meth:`send` does."""
+        request = GenerateRequest("", tuple(messages), adapter, sampling, schema=schema, effort=effort)
+        return self.send(request, on_event=on_event)
 
-    def embed(self, inputs: Sequence[Prompt], *, on_event: EventListener | None = None) -> PendingAnswer:
-        """Request the vectors of texts or token IDs from the base model. Returns immediately."""
-        return self._send("embed", EmbedRequest(str(next(self._ids)), tuple(inputs)), on_event)
-
-    def _send(self, method: str, request: GenerateRequest | EmbedRequest, on_event: EventListener | None) -> PendingAnswer:
+    def send(self, request: GenerateRequest | EmbedRequest, *, on_event: EventListener | None = None) -> PendingAnswer:
+        """Send ``request``. Returns immediately, even before the base is loaded; answers are generated in parallel."""
+        request = replace(request, id=str(next(self._ids)))
         answer = PendingAnswer(request.id, lambda id: self._child.notify("cancel", {"id": id}))
         listener = self._pending[answer.id] = on_event or answer._events.put
 
@@ -122,7 +118,7 @@ class Client:
                 self._pending.pop(answer.id, None)
             listener(Failed(answer.id, self._error or reply.value) if reply.kind == "error" else event_from_json(reply.value))
 
-        self._child.request(method, to_json(request), on_reply)
+        self._child.request("embed" if isinstance(request, EmbedRequest) else "generate", to_json(request), on_reply)
         return answer
 
     @property

@@ -16,7 +16,7 @@ from mlxtune.core.text import one_line
 from mlxtune.data.rows import Message
 from mlxtune.serving import api
 from mlxtune.serving.api import AnswerRequest, ApiError, CompletedAnswer, Document, Parameters, get
-from mlxtune.serving.protocol import Piece, Prompt, ToolCall
+from mlxtune.serving.protocol import GenerateRequest, Piece, Prompt, ToolCall
 
 _ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant", "tool": "tool"}
 _CHAT_PARAMETERS = api.SAMPLING | {
@@ -39,29 +39,23 @@ def parse_chat_request(body: Any, models: Sequence[str]) -> AnswerRequest:
     messages = get(given, "messages", list, required=True)
     if not messages:
         raise ApiError(400, "messages must not be empty.", param="messages")
-    return AnswerRequest(
-        model=model,
-        include_usage=api.get_include_usage(given),
+    request = GenerateRequest(
         tools=get_tools(given),
         messages=tuple(parse_message(message, f"messages[{index}]") for index, message in enumerate(messages)),
         sampling=api.get_sampling(given, ("max_tokens", "max_completion_tokens")),
         schema=get_schema(given),
         effort=get(given, "reasoning_effort", str, default=""),
         variables=get(given, "chat_template_kwargs", dict, default={}),
-        stream=get(given, "stream", bool, default=False),
     )
+    return AnswerRequest(model, request, get(given, "stream", bool, default=False), api.get_include_usage(given))
 
 
 def parse_text_request(body: Any, models: Sequence[str]) -> AnswerRequest:
     """Parse ``body``, a JSON value, as a request to continue a raw prompt with one of ``models``. Raises ``ApiError``."""
     given = api.parameters(body, _TEXT_PARAMETERS, _TEXT_DEFAULTS)
-    return AnswerRequest(
-        model=api.get_model(given, models),
-        prompt=parse_prompt(get(given, "prompt", str, list, required=True), "prompt"),
-        sampling=api.get_sampling(given, ("max_tokens",), TEXT_MAX_TOKENS),
-        stream=get(given, "stream", bool, default=False),
-        include_usage=api.get_include_usage(given),
-    )
+    model, prompt = api.get_model(given, models), parse_prompt(get(given, "prompt", str, list, required=True), "prompt")
+    request = GenerateRequest(prompt=prompt, sampling=api.get_sampling(given, ("max_tokens",), TEXT_MAX_TOKENS))
+    return AnswerRequest(model, request, get(given, "stream", bool, default=False), api.get_include_usage(given))
 
 
 def parse_prompt(value: Any, name: str) -> Prompt:
@@ -130,19 +124,20 @@ def parse_message(message: Any, where: str) -> Message:
         extra[_REASONING[0]] = reasoning
     if message.get("tool_calls"):
         extra["tool_calls"] = _tool_calls(message["tool_calls"], where)
-    return Message(_ROLES[role], _content(message.get("content"), where, has_tool_calls="tool_calls" in extra), extra)
+    content = message.get("content")
+    is_empty = content is None and "tool_calls" in extra
+    return Message(_ROLES[role], "" if is_empty else text_of(None if content == [] else content, where, "text"), extra)
 
 
-def _content(content: Any, where: str, *, has_tool_calls: bool) -> str:
-    if content is None and has_tool_calls:
-        return ""
+def text_of(content: Any, where: str, *kinds: str, field: str = "content") -> str:
+    """Return the text in ``content``: a string, or a list of parts of these ``kinds``. Raises ``ApiError``."""
     if isinstance(content, str):
         return content
-    if isinstance(content, list) and content:
-        texts = [part.get("text") for part in content if isinstance(part, dict) and part.get("type") == "text"]
+    if isinstance(content, list):
+        texts = [part.get("text") for part in content if isinstance(part, dict) and part.get("type") in kinds]
         if len(texts) == len(content) and all(isinstance(text, str) for text in texts):
             return "".join(map(str, texts))
-    raise ApiError(400, f"{where}.content must be text.", param=where)
+    raise ApiError(400, f"{where}.{field} must be text.", param=where)
 
 
 def _tool_calls(calls: Any, where: str) -> list[dict[str, Any]]:
@@ -165,7 +160,7 @@ class CompletionResponse:
     done_marker = True  # `[DONE]` follows the stream's last document
 
     def __init__(self, request: AnswerRequest, fingerprint: str) -> None:
-        self._is_chat, self._include_usage, self._calls = request.prompt is None, request.include_usage, 0
+        self._is_chat, self._include_usage, self._calls = request.request.prompt is None, request.include_usage, 0
         self._head = {
             "id": f"{'chatcmpl' if self._is_chat else 'cmpl'}-{uuid.uuid4().hex}",
             "object": "chat.completion.chunk" if self._is_chat else "text_completion",

@@ -31,6 +31,7 @@ from mlxtune.adapters.entry import AdapterEntry
 from mlxtune.core.errors import InputError, MlxtuneError
 from mlxtune.core.gpu_errors import gpu_error
 from mlxtune.core.text import one_line
+from mlxtune.models.generate import nan_error
 from mlxtune.models.grammar import Grammar
 from mlxtune.models.head import BackboneHead, split_head
 from mlxtune.models.load import LoadedModel, on_gpu
@@ -54,7 +55,7 @@ from mlxtune.serving.protocol import (
     QueueFullError,
 )
 from mlxtune.serving.request import ActiveRequest
-from mlxtune.serving.sampling import TokenChoice, choose_lazily, choose_tokens, nan_error
+from mlxtune.serving.sampling import TokenChoice, choose_lazily, choose_tokens
 
 PREFILL_BLOCK = 256  # prompt tokens computed before the active requests get their next token
 MAX_POSITIONS = 65_536  # keys and values of all requests together; a single request may have more

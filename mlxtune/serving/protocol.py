@@ -72,8 +72,8 @@ class LoadParams(TypedDict):
 class GenerateRequest:
     """A request for an answer. By default, an adapter reasons as in its training, and the base model does not."""
 
-    id: str
-    messages: tuple[Message, ...]
+    id: str = ""  # set when it is sent
+    messages: tuple[Message, ...] = ()
     adapter: str = ""  # empty for the base model
     sampling: Sampling = GREEDY
     tools: tuple[dict[str, Any], ...] = ()  # for the template

@@ -5,17 +5,17 @@ Responses are not stored, so a request contains the whole conversation.
 
 from __future__ import annotations
 
-import json
 import time
 import uuid
 from collections.abc import Iterator, Sequence
+from copy import deepcopy
 from typing import Any
 
 from mlxtune.core.text import one_line
 from mlxtune.serving import api
 from mlxtune.serving.api import AnswerRequest, ApiError, CompletedAnswer, Document, Parameters, get
-from mlxtune.serving.completions import get_tools, parse_message, parse_schema
-from mlxtune.serving.protocol import Piece, ToolCall
+from mlxtune.serving.completions import get_tools, parse_message, parse_schema, text_of
+from mlxtune.serving.protocol import GenerateRequest, Piece, ToolCall
 
 _SUPPORTED = api.SAMPLING - {"stop"} | {
     "model", "input", "instructions", "stream", "max_output_tokens", "tools", "tool_choice", "text", "reasoning", "chat_template_kwargs",
@@ -32,6 +32,7 @@ _DEFAULTS: dict[str, Any] = {  # the only accepted values of unsupported paramet
     "stream_options": {},
 }
 
+_TEXTS = ("input_text", "output_text", "reasoning_text", "text")  # types of a part of a message
 _FUNCTION = ("name", "description", "parameters")  # the keys of a tool that templates render
 
 
@@ -43,16 +44,15 @@ def parse_request(body: Any, models: Sequence[str]) -> AnswerRequest:
     if unsupported := [name for name, value in reasoning.items() if name != "effort" and value is not None]:
         message = f"reasoning.{one_line(unsupported[0], 60)} is not supported."
         raise ApiError(400, message, code="unsupported_parameter", param="reasoning")
-    return AnswerRequest(
-        model=model,
+    request = GenerateRequest(
         messages=tuple(parse_message(message, where) for message, where in _messages(given)),
         sampling=api.get_sampling(given, ("max_output_tokens",)),
         tools=_tools(given),
         schema=_schema(given),
         effort=get(reasoning, "effort", str, default=""),
         variables=get(given, "chat_template_kwargs", dict, default={}),
-        stream=get(given, "stream", bool, default=False),
     )
+    return AnswerRequest(model, request, get(given, "stream", bool, default=False))
 
 
 def _messages(given: Parameters) -> Iterator[tuple[Document, str]]:
@@ -87,9 +87,9 @@ def _assistant_part(item: Any, where: str) -> Document | None:
         raise ApiError(400, f"{where} must be an object.", param=where)
     match item.get("type", "message"):
         case "message" if item.get("role") == "assistant":
-            return {"role": "assistant", "content": _text(item.get("content"), where)}
+            return {"role": "assistant", "content": text_of(item.get("content"), where, *_TEXTS)}
         case "reasoning":
-            return {"role": "assistant", "reasoning_content": _text(item.get("content") or [], where)}
+            return {"role": "assistant", "reasoning_content": text_of(item.get("content") or [], where, *_TEXTS)}
         case "function_call":
             function = {"name": item.get("name"), "arguments": item.get("arguments")}
             return {"role": "assistant", "tool_calls": [{"id": item.get("call_id"), "type": "function", "function": function}]}
@@ -99,21 +99,14 @@ def _assistant_part(item: Any, where: str) -> Document | None:
 def _message(item: Document, where: str) -> Document:
     match item.get("type", "message"):
         case "message":
-            return {"role": item.get("role"), "content": _text(item.get("content"), where)}
+            return {"role": item.get("role"), "content": text_of(item.get("content"), where, *_TEXTS)}
         case "function_call_output":
-            return {"role": "tool", "tool_call_id": item.get("call_id"), "content": _text(item.get("output"), where, "output")}
+            return {
+                "role": "tool",
+                "tool_call_id": item.get("call_id"),
+                "content": text_of(item.get("output"), where, *_TEXTS, field="output"),
+            }
     raise ApiError(400, f"{where}.type is not supported.", code="unsupported_value", param=where)
-
-
-def _text(content: Any, where: str, field: str = "content") -> str:
-    if isinstance(content, str):
-        return content
-    parts = content if isinstance(content, list) else [None]
-    kinds = ("input_text", "output_text", "reasoning_text", "text")
-    texts = [part.get("text") for part in parts if isinstance(part, dict) and part.get("type") in kinds]
-    if len(texts) != len(parts) or not all(isinstance(text, str) for text in texts):
-        raise ApiError(400, f"{where}.{field} must be text.", param=where)
-    return "".join(map(str, texts))
 
 
 def _tools(given: Parameters) -> tuple[Document, ...]:
@@ -136,7 +129,7 @@ class ModelResponse:
     done_marker = False
 
     def __init__(self, request: AnswerRequest, fingerprint: str) -> None:
-        self._request, self._fingerprint = request, f"fp_{fingerprint[:12]}"
+        self._model, self._request, self._fingerprint = request.model, request.request, f"fp_{fingerprint[:12]}"
         self._id, self._created = f"resp_{uuid.uuid4().hex}", int(time.time())
         self._numbers = 0  # number of events sent
         self._items: list[Document] = []
@@ -198,7 +191,7 @@ class ModelResponse:
         ]
 
     def _item_event(self, name: str, item: Document) -> Document:
-        return self._event(f"response.output_item.{name}", output_index=len(self._items) - 1, item=_copy(item))
+        return self._event(f"response.output_item.{name}", output_index=len(self._items) - 1, item=deepcopy(item))
 
     def _text_event(self, name: str, **fields: Any) -> Document:
         assert self._open
@@ -208,7 +201,7 @@ class ModelResponse:
 
     def _part_event(self, name: str) -> Document:
         assert self._open
-        return self._event(f"response.content_part.{name}", **self._place, part=_copy(self._open["content"][0]))
+        return self._event(f"response.content_part.{name}", **self._place, part=deepcopy(self._open["content"][0]))
 
     @property
     def _place(self) -> Document:
@@ -227,14 +220,14 @@ class ModelResponse:
             "id": self._id,
             "object": "response",
             "created_at": self._created,
-            "model": request.model,
+            "model": self._model,
             "system_fingerprint": self._fingerprint,
             "status": status,
             "error": None,
             "incomplete_details": {"reason": "max_output_tokens"} if status == "incomplete" else None,
             "instructions": None,
             "max_output_tokens": request.sampling.max_tokens,
-            "output": _copy(self._items),
+            "output": deepcopy(self._items),
             "parallel_tool_calls": True,
             "previous_response_id": None,
             "reasoning": {"effort": request.effort or None, "summary": None},
@@ -268,8 +261,3 @@ def _usage(answer: CompletedAnswer) -> Document:
         "output_tokens_details": {"reasoning_tokens": done.reasoning_tokens},
         "total_tokens": done.prompt_tokens + done.tokens,
     }
-
-
-def _copy(value: Any) -> Any:
-    """Return a copy, because a document must not change after it was sent."""
-    return json.loads(json.dumps(value))

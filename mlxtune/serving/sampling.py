@@ -15,8 +15,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from mlxtune.core.errors import MlxtuneError
-from mlxtune.models.generate import noise_key
+from mlxtune.models.generate import nan_error, noise_key
 from mlxtune.serving.protocol import Sampling
 
 _MIN_TEMPERATURE = 1e-6  # below, sampling is greedy, and logits / temperature may overflow
@@ -106,7 +105,3 @@ def _mass_before(logits: mx.array, sampling: Sampling) -> mx.array:
 
 def _is_greedy(sampling: Sampling) -> bool:
     return sampling.temperature < _MIN_TEMPERATURE
-
-
-def nan_error() -> MlxtuneError:
-    return MlxtuneError("The model produced NaNs, perhaps because its adapter is corrupt.", hint="Run: mlxtune adapters show NAME")

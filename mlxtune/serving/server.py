@@ -14,10 +14,12 @@ import json
 import math
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
@@ -31,9 +33,9 @@ from mlxtune.serving.access_guard import App, Receive, Scope, Send, guarded
 from mlxtune.serving.api import AnswerRequest, ApiError, CompletedAnswer, Document
 from mlxtune.serving.client import PendingAnswer
 from mlxtune.serving.completions import CompletionResponse
-from mlxtune.serving.metrics import CONTENT_TYPE, Metrics
+from mlxtune.serving.metrics import Metrics
 from mlxtune.serving.model_host import ModelHost
-from mlxtune.serving.protocol import Accepted, Done, Embedded, Event, Failed, Piece, ToolCall
+from mlxtune.serving.protocol import Accepted, Done, Embedded, EmbedRequest, Event, Failed, Piece, ToolCall
 from mlxtune.serving.responses import ModelResponse
 
 MAX_BODY = 4 * 2**20  # bytes of a request
@@ -70,6 +72,8 @@ class Server:
         self.host, self.workspace, self.capacity = host, workspace, slots + queue
         self.on_finish = on_finish
         self.metrics = Metrics()
+        self.metrics.add_gauge("open_requests", "Requests without a response.", lambda: self._open)
+        self.metrics.add_gauge("model_loaded", "Whether the model is in memory.", lambda: self.host.loaded)
         self._open = 0  # requests without a response
         self._last_seconds = 1.0  # duration of the last answer
 
@@ -94,11 +98,7 @@ class Server:
         return JSONResponse({"status": "ok", "base": self.host.ready.base, **state})
 
     async def show_metrics(self, _: Request) -> Response:
-        gauges = {
-            "open_requests": ("Requests without a response.", self._open),
-            "model_loaded": ("Whether the model is in memory.", self.host.loaded),
-        }
-        return Response(self.metrics.render(gauges), media_type=CONTENT_TYPE)
+        return Response(self.metrics.render(), media_type=CONTENT_TYPE_PLAIN_0_0_4)
 
     async def list_models(self, _: Request) -> Response:
         return JSONResponse({"object": "list", "data": [self._model(name) for name in await self._model_names()]})
@@ -115,7 +115,7 @@ class Server:
             wanted = embeddings.parse_request(_parse_json(await _read_body(request)), base, adapters)
             async with self.host.client() as client:
                 events = _EventQueue(request)
-                pending = client.embed(wanted.inputs, on_event=events.put)
+                pending = client.send(EmbedRequest("", wanted.inputs), on_event=events.put)
                 try:
                     event = await events.next()
                 finally:
@@ -134,17 +134,8 @@ class Server:
             wanted = parse(_parse_json(await _read_body(request)), await self._model_names())
             client = await stack.enter_async_context(self.host.client())
             events = _EventQueue(request)
-            answer = client.ask(
-                wanted.messages,
-                adapter="" if wanted.model == self.host.ready.base else wanted.model,
-                sampling=wanted.sampling,
-                tools=wanted.tools,
-                schema=wanted.schema,
-                effort=wanted.effort,
-                variables=wanted.variables,
-                prompt=wanted.prompt,
-                on_event=events.put,
-            )
+            adapter = "" if wanted.model == self.host.ready.base else wanted.model
+            answer = client.send(replace(wanted.request, adapter=adapter), on_event=events.put)
             response = format(wanted, self.host.ready.fingerprint)
             chunks = self._chunks(wanted, response, answer, events, stack.pop_all())
         first = await anext(chunks)

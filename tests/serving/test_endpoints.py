@@ -24,7 +24,6 @@ from mlxtune.models import text_vectors
 from mlxtune.models.generate import GenerationSettings, generate
 from mlxtune.models.load import LoadedModel
 from mlxtune.serving.access_guard import guarded
-from mlxtune.serving.metrics import Metrics
 from mlxtune.serving.protocol import Embedded, EmbedRequest, Failed, GenerateRequest, Sampling
 
 pytestmark = pytest.mark.slow
@@ -283,12 +282,6 @@ def test_failed_embeddings_are_not_counted_as_answers(ai: openai.OpenAI) -> None
     with pytest.raises(openai.BadRequestError, match="context is"):
         ai.embeddings.create(model="tiny", input="x " * 5000)
     assert answers() == before
-
-
-def test_metric_labels_are_escaped() -> None:
-    metrics = Metrics()
-    metrics.add_request('a"b\\c\nd', 200)
-    assert 'path="a\\"b\\\\c\\nd"' in metrics.render({})
 
 
 def test_an_adapter_that_is_added_or_replaced_is_served_immediately(ai: openai.OpenAI, workspace: Path, tiny_adapters) -> None:
