@@ -23,6 +23,7 @@ from mlxtune.adapters.entry import AdapterEntry
 from mlxtune.adapters.library import base_of
 from mlxtune.core.errors import InputError
 from mlxtune.core.text import one_line
+from mlxtune.data.column_map import named_columns
 from mlxtune.data.rows import Message
 from mlxtune.data.split import with_recorded_settings
 from mlxtune.evaluation import report as reports
@@ -58,7 +59,8 @@ def check_data(source: Recipe | str | Path) -> CheckReport:
     """
     if isinstance(source, Recipe):
         return check_source(source.source, source.data, source)
-    return check_source(Path(source), with_recorded_settings(Path(source), DataSection(str(source))), None)
+    path = Path(source)
+    return check_source(path, named_columns(path, with_recorded_settings(path, DataSection(str(path)))), None)
 
 
 def train(recipe: Recipe, *, workspace: str | Path = ".", on_event: EventHandler = lambda event: None) -> Run:

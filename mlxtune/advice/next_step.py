@@ -268,8 +268,8 @@ def after_check(
 ) -> NextStep | None:
     """Return the next step after a check of ``source``, a recipe or rows read as ``section`` says, or of its ``fixed`` copy."""
     from mlxtune.data.checks.registry import get_check
+    from mlxtune.data.column_map import first_record, guessed_mapping
     from mlxtune.data.readers.columns import mapping_option
-    from mlxtune.data.scaffold import first_record, guessed_mapping
     from mlxtune.recipe.edit import toml_literal
 
     recipe, name = load(source, []) if source.suffix == ".toml" else None, str(source)

@@ -18,6 +18,7 @@ from mlxtune.core.text import one_line
 from mlxtune.data import export as exports
 from mlxtune.data import review as reviews
 from mlxtune.data import split as splits
+from mlxtune.data.column_map import column_use, named_columns
 from mlxtune.data.importer import import_rows, locate
 from mlxtune.data.readers.formats import FORMATS, check_format, parse_mapping
 from mlxtune.data.source import read_source
@@ -56,6 +57,7 @@ def resolve_source(source: Path, format: str = "auto", map: str = "", **settings
         path, section, hint = recipe.source, recipe.data, f"Check data.source in {source}; it is relative to the recipe."
     else:
         path, section = source, splits.with_recorded_settings(source, DataSection(str(source)))
+        section = section if map or format != "auto" else named_columns(source, section)
     if not os.path.exists(path):  # unlike Path.exists, does not fail if the name is too long
         of_recipe = similar_file(source, Path("recipes")) if source.suffix != ".toml" else ""
         raise DataError(f"There is no data at {path}.", hint=similar_file(Path(path)) or of_recipe or hint)
@@ -153,7 +155,8 @@ def check(
         show_json(report_json(report, fixed.to_json() if fixed else None))
     else:
         step = after_check(source, section, report, fixed, WorkspaceIndex(Path.cwd()).read())
-        draw(check_document(report, fixed, every=every, command=step_action(step).command if step else ""))
+        command = step_action(step).command if step else ""
+        draw(check_document(report, fixed, every=every, command=command, columns=column_use(path, section.map, section.format)))
     by_hand = [finding for _, finding in fixed.by_hand] if fixed else []
     blocks = [finding for finding in report.findings if finding.severity == "block"]
     if any(not fixed or one in by_hand or not (get_check(one.check).fix.safe or one.check in also) for one in blocks):
@@ -275,4 +278,4 @@ def import_(
         facts = {"out": str(to), "rows": result.rows, "formats": result.formats, "left_out": len(result.bad)}
         show_json({**facts, "notes": result.notes, "transcripts": result.transcripts})
     else:
-        draw(import_document(result))
+        draw(import_document(result, column_use(path, section.map, section.format)))

@@ -17,10 +17,10 @@ from mlxtune.core.files import write_text
 from mlxtune.core.text import one_line
 from mlxtune.data.checks.contract import scored_answer
 from mlxtune.data.checks.corpus import json_object
-from mlxtune.data.readers.columns import column_value, columns, guess_mapping, mapping_option
+from mlxtune.data.column_map import ColumnUse, column_use, first_record, guessed_mapping
+from mlxtune.data.readers.columns import column_value, columns, mapping_option
 from mlxtune.data.readers.formats import NO_MAPPING, detect
-from mlxtune.data.readers.row_format import Record
-from mlxtune.data.rows import Conversation, Location, Preference, Row, RowError, Unpaired, json_strings, row_text
+from mlxtune.data.rows import Conversation, Preference, Row, Unpaired, json_strings, row_text
 from mlxtune.data.source import read_records
 from mlxtune.data.source_files import source_files
 from mlxtune.recipe.edit import toml_literal
@@ -77,7 +77,7 @@ class Scaffold:
     unreadable: int
     formats: Mapping[str, int]
     format: str
-    mapping: Mapping[str, str]
+    columns: ColumnUse
     method: str
     max_tokens: int
     schema: Schema | None
@@ -96,52 +96,6 @@ class Scaffold:
         """Whether the recipe does not say what a good answer is, other than being the reference itself."""
         guessed = self.schema is not None or self.correct or self.required_sentences
         return not guessed and self.method != "dpo"
-
-
-@dataclass(frozen=True)
-class SampleRecords:
-    """The first records of a source's first file that are objects, as the file has them, and the number of all its records."""
-
-    path: Path
-    records: tuple[tuple[Location, Record], ...]
-    total: int
-
-
-def first_records(path: Path, most: int = 1) -> SampleRecords:
-    """Return the objects among the first ``most`` records of a source. Raises ``DataError`` if there are none."""
-    from mlxtune.data.access.records import open_records  # loads numpy
-
-    file = next(iter(source_files(path).values()))
-    found: list[tuple[Location, Record]] = []
-    error: DataError | None = None
-    with open_records(file) as records:
-        for index in range(min(most, len(records))):
-            try:
-                value = records.raw(index)
-            except RowError as caught:
-                error = error or caught
-            else:
-                found += [(records.location(index), value)] if isinstance(value, dict) else []
-        if not found:
-            raise error or DataError(f"{path.name} has no rows.", hint="Write one JSON object per line.")
-        return SampleRecords(path, tuple(found), len(records))
-
-
-def first_record(path: Path) -> Record:
-    """Return the first record of a source. Raises ``DataError`` if there is none."""
-    return first_records(path).records[0][1]
-
-
-def needs_mapping(record: Record) -> bool:
-    """Return whether a record is in no known format, or would be read without its label."""
-    return detect(record) is None or bool(guessed_mapping(record))
-
-
-def guessed_mapping(record: Record) -> dict[str, str]:
-    """Return a map if the record needs one: its columns are unknown, or it has a label next to its text."""
-    name = detect(record)
-    mapping = guess_mapping(record) if name in (None, "text") else {}
-    return {} if name == "text" and "completion" not in mapping else mapping
 
 
 def guess(path: Path, mapping: Mapping[str, str] = NO_MAPPING, format: str = "auto") -> Scaffold:
@@ -171,7 +125,7 @@ def guess(path: Path, mapping: Mapping[str, str] = NO_MAPPING, format: str = "au
         unreadable=len(errors),
         formats=dict(Counter(row.format for row in rows).most_common()),
         format=format,
-        mapping=mapping,
+        columns=column_use(path, mapping, format),
         method=method,
         max_tokens=_token_limit(sample),
         schema=infer_schema(values) if is_json else None,
@@ -318,7 +272,7 @@ def recipe_text(scaffold: Scaffold, name: str, source: str, schema: str) -> str:
         "[data]",
         f"source = {toml_literal(source)}",
         *([f"format = {toml_literal(scaffold.format)}"] if scaffold.format != "auto" else []),
-        *([f"map = {toml_literal(scaffold.mapping)}"] if scaffold.mapping else []),
+        *([f"map = {toml_literal(dict(scaffold.columns.mapping))}"] if scaffold.columns.mapping else []),
         f"max_tokens = {scaffold.max_tokens}            # first estimated from the longest row; mlxtune plan counts the tokens",
         "",
         "[method]",

@@ -10,6 +10,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from mlxtune.core.text import one_line, plural
+from mlxtune.data.column_map import NO_COLUMNS, ColumnUse
 from mlxtune.present.blocks import (
     ActionBlock,
     Bar,
@@ -167,12 +168,14 @@ def check_warning(last: CheckOutcome | None) -> str:
 # Documents
 
 
-def check_document(report: CheckReport, fixed: FixResult | None = None, *, every: bool = False, command: str = "") -> Document:
-    """Describe a check: with examples of each finding, or ``every`` one, and the ``command`` to run next."""
+def check_document(
+    report: CheckReport, fixed: FixResult | None = None, *, every: bool = False, command: str = "", columns: ColumnUse = NO_COLUMNS
+) -> Document:
+    """Describe a check: with examples of each finding, or ``every`` one, the ``columns``, and the ``command`` to run next."""
     return (
         Heading("Data", one_line(report.path.name, 40)),
         verdict_block(report.verdict),
-        Facts(tuple(_read_facts(report))),
+        Facts((*_read_facts(report), *column_facts(columns))),
         *_finding_blocks(report, every),
         Heading("Statistics", word(report.statistics.tier)),
         Facts((*constant_facts(report.constant), *_note_facts(report), *_muted_facts(report), *skip_facts(report.skipped))),
@@ -253,6 +256,14 @@ def tag_blocks(tags: Mapping[str, Mapping[str, int]], most: int | None = None) -
         ]
         blocks += [Heading(one_line(key, 30), note), Bars(tuple(bars))]
     return blocks
+
+
+def column_facts(columns: ColumnUse) -> list[Fact]:
+    """Return the map of the columns, and those that are not used, if there are any."""
+    mapping = ", ".join(f"{one_line(key, 20)} = {one_line(column, 40)}" for key, column in columns.mapping.items())
+    unused = ", ".join(one_line(name, 20) for name in columns.unused[:_MAX_TAGS]) + (" …" if columns.unused[_MAX_TAGS:] else "")
+    facts = [Fact("columns", mapping)] if mapping else []
+    return [*facts, Fact("unused", unused, "kept as metadata")] if unused else facts
 
 
 def _read_facts(report: CheckReport) -> list[Fact]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mlxtune.core.text import one_line, plural
+from mlxtune.data.column_map import ColumnUse
 from mlxtune.data.export import ExportResult
 from mlxtune.data.importer import ImportResult
 from mlxtune.data.split import SPLIT_NAMES, SplitSummary
 from mlxtune.present.blocks import Cell, Column, Document, Fact, Facts, Heading, Table
 from mlxtune.present.blocks import text as paragraph
-from mlxtune.present.check import FILE_NOTES
+from mlxtune.present.check import FILE_NOTES, column_facts
 
 if TYPE_CHECKING:  # it loads numpy
     from mlxtune.data.transforms.preview import Outcome
@@ -57,11 +58,11 @@ def export_document(result: ExportResult) -> Document:
     return (Facts((*facts, Fact("test split", "sealed", f"its rows {_SEALED} from now on"))),)
 
 
-def import_document(result: ImportResult) -> Document:
+def import_document(result: ImportResult, columns: ColumnUse) -> Document:
     """Describe an import, with the first rows that were left out."""
     formats = ", ".join(f"{count:,} {name}" for name, count in result.formats.items())
     facts = [Fact("imported", plural(result.rows, "row"), f"{formats}; {result.out}", "success")]
-    facts += [Fact("file", FILE_NOTES[note]) for note in result.notes]
+    facts += [*column_facts(columns), *(Fact("file", FILE_NOTES[note]) for note in result.notes)]
     if result.transcripts:
         value = f"{plural(result.transcripts, 'text')} that look like transcripts"
         facts.append(Fact("format", value, f'read {result.out.name} with the format "text"', "warning"))

@@ -5,15 +5,14 @@ from __future__ import annotations
 from mlxtune.data.scaffold import Scaffold
 from mlxtune.present.blocks import Document, Fact, Facts
 from mlxtune.present.blocks import text as paragraph
+from mlxtune.present.check import column_facts
 
 
 def scaffold_document(guessed: Scaffold, name: str = "") -> Document:
     """Describe a scaffold. ``name`` is the recipe's, if it is known."""
     formats = ", ".join(f"{count:,} {format}" for format, count in guessed.formats.items())
     unreadable = f", {guessed.unreadable:,} cannot be read" if guessed.unreadable else ""
-    facts = [Fact("rows", f"{guessed.rows:,} ({formats}){unreadable}")]
-    if guessed.mapping:
-        facts.append(Fact("map", ", ".join(f"{key} = {column}" for key, column in guessed.mapping.items())))
+    facts = [Fact("rows", f"{guessed.rows:,} ({formats}){unreadable}"), *column_facts(guessed.columns)]
     facts += [Fact("method", guessed.method), Fact("tokens", f"max_tokens = {guessed.max_tokens:,}", "estimated")]
     contract = _contract(guessed, name)
     facts += [Fact("contract", *contract)] if contract else []

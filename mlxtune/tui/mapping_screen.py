@@ -27,7 +27,7 @@ from mlxtune.tui.widgets.panel import Panel
 from mlxtune.tui.widgets.section import Section
 
 if TYPE_CHECKING:
-    from mlxtune.data.scaffold import SampleRecords
+    from mlxtune.data.column_map import SampleRecords
     from mlxtune.tui.app import MlxtuneApp
 
 SAMPLE = 100  # records that the map is tried on

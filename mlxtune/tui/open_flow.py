@@ -19,7 +19,8 @@ from mlxtune.tui.notices import Notice
 from mlxtune.tui.render.text import line, lines
 
 if TYPE_CHECKING:
-    from mlxtune.data.scaffold import SampleRecords, Scaffold
+    from mlxtune.data.column_map import SampleRecords
+    from mlxtune.data.scaffold import Scaffold
     from mlxtune.tui.app import MlxtuneApp
     from mlxtune.tui.source_session import SourceRef
 
@@ -44,16 +45,16 @@ def choose_file(app: MlxtuneApp, title: str, label: str, then: Callable[[Path], 
 
 def open_mapped(app: MlxtuneApp, path: Path, then: Mapped, *, label: str) -> None:
     """Call ``then`` with a file and its column map. Ask for the map if the file needs one."""
-    from mlxtune.data import scaffold  # loads numpy, which the first screen does not need
+    from mlxtune.data import column_map  # loads numpy, which the first screen does not need
 
     def read(sample: SampleRecords) -> None:
         first = sample.records[0][1]
-        if scaffold.needs_mapping(first):
-            map_columns(app, sample, scaffold.guessed_mapping(first), lambda mapping: then(path, mapping), label=label)
+        if column_map.needs_mapping(first):
+            map_columns(app, sample, column_map.guessed_mapping(first), lambda mapping: then(path, mapping), label=label)
         else:
             then(path, NO_MAPPING)
 
-    app.jobs.run(lambda: scaffold.first_records(path, SAMPLE), read, busy=f"Reading {one_line(path.name, 60)}.")
+    app.jobs.run(lambda: column_map.first_records(path, SAMPLE), read, busy=f"Reading {one_line(path.name, 60)}.")
 
 
 def map_columns(
@@ -66,7 +67,7 @@ def map_columns(
 
 def map_source(app: MlxtuneApp, ref: SourceRef) -> None:
     """Ask how the columns of a source map to our keys, and show it with that map. It is saved in the recipe, if there is one."""
-    from mlxtune.data import scaffold
+    from mlxtune.data import column_map
 
     def chosen(mapping: dict[str, str]) -> None:
         if ref.recipe_path is None:
@@ -76,10 +77,10 @@ def map_source(app: MlxtuneApp, ref: SourceRef) -> None:
             app.jobs.run(lambda: _save_mapping(ref, mapping))
 
     def read(sample: SampleRecords) -> None:
-        mapping = dict(ref.map) or scaffold.guessed_mapping(sample.records[0][1])
+        mapping = dict(ref.map) or column_map.guessed_mapping(sample.records[0][1])
         map_columns(app, sample, mapping, chosen, label="save" if ref.recipe_path else "open", format=ref.format)
 
-    app.jobs.run(lambda: scaffold.first_records(ref.path, SAMPLE), read, busy=f"Reading {ref.name}.")
+    app.jobs.run(lambda: column_map.first_records(ref.path, SAMPLE), read, busy=f"Reading {ref.name}.")
 
 
 def _save_mapping(ref: SourceRef, mapping: Mapping[str, str]) -> Notice:

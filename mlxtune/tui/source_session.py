@@ -187,7 +187,7 @@ class SourceSession:
 
     def _find_unmapped(self, browser: SourceBrowser) -> RowError | None:
         """Return the error of the first row if every row is invalid and the first one needs a column map."""
-        from mlxtune.data.scaffold import first_record, needs_mapping
+        from mlxtune.data.column_map import first_record, needs_mapping
 
         if not len(browser) or browser.bad_count < len(browser):
             return None

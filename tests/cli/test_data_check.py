@@ -232,8 +232,8 @@ def test_a_check_is_muted_with_a_reason(cli, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("row", "ready"),
     [
-        ({"question": "q", "answer": "a"}, "mlxtune data check {} --map prompt=question,completion=answer"),
-        ({"text": "q", "label": "a"}, "mlxtune data check {} --map prompt=text,completion=label"),
+        ({"question": "q", "answer": "a"}, "mlxtune init --from {} --map prompt=question,completion=answer"),
+        ({"text": "q", "label": "a"}, "mlxtune init --from {} --map prompt=text,completion=label"),
         ({"text": "q"}, "mlxtune init --from {}"),  # after the advice to write more rows
         (
             {"prompt": "My key is AIza" + "SyA1b2C3d4E5f6G7h8I9j0K1l2M3n4O5p6Q", "completion": "Revoke it."},
@@ -247,6 +247,18 @@ def test_the_last_line_is_a_command_to_run(row: dict[str, str], ready: str, cli,
     line = last_command(cli("data", "check", str(source)))
     assert line == ready.format(source)
     assert cli(*line.split()[1:]).code in (0, 1)
+
+
+@pytest.mark.parametrize(("prompt", "answer"), [("text", "label"), ("question", "answer")])
+def test_the_columns_are_read_by_their_names_in_every_command(prompt: str, answer: str, cli, tmp_path: Path) -> None:
+    source, out = tmp_path / "rows.csv", tmp_path / "out.jsonl"
+    source.write_text(f"id,{prompt},{answer}\n1,My card is lost,card\n2,Where is my parcel,parcel\n")
+    for arguments in (("data", "check", source), ("data", "import", source, "--out", out), ("init", "--from", source, tmp_path)):
+        shown = " ".join(cli(*map(str, arguments)).out.split())
+        assert f"prompt = {prompt}, completion = {answer}" in shown
+        assert "unused id kept as metadata" in shown
+    assert json.loads(out.read_text().splitlines()[0])["messages"][-1]["content"] == "card"
+    assert "2 text" in cli("data", "check", str(source), "--format", "text", "--map", f"text={prompt}").out
 
 
 def test_rows_to_review_come_before_training(cli, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import jsonschema
 import pytest
 
 from mlxtune.core.errors import DataError, InputError
-from mlxtune.data import scaffold
+from mlxtune.data.column_map import first_record
 from mlxtune.data.scaffold import guess, infer_schema, telling_fields, write
 from mlxtune.data.source import read_file, read_source
 from mlxtune.evaluation.contract import Contract
@@ -92,7 +92,7 @@ def test_a_classifier_in_a_table_is_mapped(tmp_path: Path) -> None:
         "text,category\n" + "".join(f"Question {number}?,{'card' if number % 2 else 'cash'}\n" for number in range(20))
     )
     guessed = guess(source)
-    assert (guessed.mapping, guessed.labels) == ({"prompt": "text", "completion": "category"}, ("card", "cash"))
+    assert (guessed.columns.mapping, guessed.labels) == ({"prompt": "text", "completion": "category"}, ("card", "cash"))
     recipe = load(write(guessed, tmp_path))
     assert recipe.evaluation.correct == ["answer"]
     assert len(read_source(recipe.source, recipe.data.format, recipe.data.map).rows) == 20
@@ -174,7 +174,7 @@ def test_rows_that_cannot_be_read_are_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="has no valid rows"):
         guess(write_rows(tmp_path / "rows.jsonl", [{"n": 1}]))
     with pytest.raises(DataError, match="has no rows"):
-        scaffold.first_record(write_rows(tmp_path / "empty.jsonl", []))
+        first_record(write_rows(tmp_path / "empty.jsonl", []))
 
 
 def test_columns_whose_names_say_nothing_are_not_guessed(tmp_path: Path) -> None:

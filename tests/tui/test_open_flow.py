@@ -10,6 +10,7 @@ import pytest
 from textual.widgets import Input
 
 from mlxtune.data import scaffold
+from mlxtune.data.column_map import first_records
 from mlxtune.recipe import load
 from mlxtune.tui.mapping_screen import MappingScreen
 from mlxtune.tui.paths import completions
@@ -162,7 +163,7 @@ async def test_unknown_columns_are_mapped_while_the_rows_are_shown(
 
 def test_a_key_has_one_column_and_a_column_one_key(tmp_path: Path) -> None:
     write(path := tmp_path / "rows.jsonl", [{"prompt": "q", "a": "x", "b": "y"}])
-    screen = MappingScreen(scaffold.first_records(path), {"completion": "a"})
+    screen = MappingScreen(first_records(path), {"completion": "a"})
     screen._draw = lambda: None  # type: ignore[method-assign]
     assert screen._read.formats == {"completion": 1}  # prompt has its own name
     screen._assign("b", "completion")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mlxtune.data.readers.row_format import InvalidRecord, Record, RowFormat, metadata, text_field, with_system
+from mlxtune.data.readers.row_format import InvalidRecord, Record, RowFormat, answer_value, metadata, text_field, with_system
 from mlxtune.data.readers.turns import check_answered
 from mlxtune.data.rows import Conversation, Location, Message, assistant_message
 
@@ -33,7 +33,7 @@ def _read(record: Record, location: Location) -> Conversation:
     messages = [
         *_history(record.get("history")),
         Message("user", read_instruction(record)),
-        assistant_message(text_field(record, "output")),
+        assistant_message(text_field({"output": answer_value(record.get("output"))}, "output")),
     ]
     return Conversation(location, metadata(record, *_KEYS), check_answered(with_system(messages, record)))
 

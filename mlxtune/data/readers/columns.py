@@ -73,12 +73,16 @@ def columns(record: Record) -> Iterator[tuple[str, Any]]:
 def guess_mapping(record: Record) -> dict[str, str]:
     """Return a map for a record in no known format, or one whose answer would be ignored. Empty if the columns cannot be
     guessed."""
-    texts = [path for path, value in columns(record) if isinstance(value, str)]
+    found = dict(columns(record))
+    texts = [path for path, value in found.items() if isinstance(value, str)]
     chosen, rejected = _find(texts, _CHOSEN), _find(texts, _REJECTED)
-    prompt = _find(texts, _PROMPTS, {chosen, rejected})
+    turns = [key for key in ("messages", "conversations", "conversation") if key in record]
+    prompt = turns[0] if turns else _find(texts, _PROMPTS, {chosen, rejected})
     if prompt and chosen and rejected:
         return {"prompt": prompt, "chosen": chosen, "rejected": rejected}
-    answer = _find(texts, (*_ANSWERS, *_LABELS), {prompt})
+    inside = tuple(f"{prompt}{sign}" for sign in ".[") if prompt else ()
+    values = [path for path, value in found.items() if value not in (None, [], {}) and not path.startswith(inside)]
+    answer = _find(values, _ANSWERS, {prompt}) or _find(values, _LABELS, {prompt})
     if prompt and answer:
         extra_input = _find(texts, ("input", "context"), {prompt, answer})
         if extra_input and _name(prompt) == "instruction":

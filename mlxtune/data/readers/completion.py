@@ -16,9 +16,9 @@ from mlxtune.data.readers.turns import (
     check_prompt,
     read_tools,
     read_turns,
-    sharegpt_tools,
     single_answer,
     turns_or_text,
+    with_calls,
 )
 from mlxtune.data.rows import Conversation, Location, Unpaired
 
@@ -30,7 +30,8 @@ def read(record: Record, location: Location) -> Conversation:
     prompt = (replace(turn, trained=turn.role != "assistant") for turn in turns_or_text(record, "prompt", "user"))
     messages = with_system((*prompt, *turns_or_text(record, "completion", "assistant")), record)
     tools = read_tools(record.get("tools"))
-    return Conversation(location, metadata(record, "prompt", "completion", "tools", "system"), check_answered(messages), tools)
+    meta = metadata(record, "prompt", "completion", "tools", "system")
+    return Conversation(location, meta, check_answered(with_calls(messages, tools)), tools)
 
 
 def read_unpaired(record: Record, location: Location) -> Unpaired:
@@ -43,7 +44,7 @@ def read_unpaired(record: Record, location: Location) -> Unpaired:
     else:
         turns, completion = [*turns_or_text(record, "prompt", "user")], single_answer(record, "completion")
     prompt = check_prompt(with_system(turns, record))
-    tools = sharegpt_tools(record.get("tools")) if key == "conversations" else read_tools(record.get("tools"))
+    tools = read_tools(record.get("tools"))
     meta = metadata(record, "prompt", "completion", "label", "tools", "system", *_CONVERSATIONS)
     return Unpaired(location, meta, prompt, completion, label, tools)
 

@@ -3,7 +3,7 @@
 | format | keys |
 |---|---|
 | openai-preference | ``input``, ``preferred_output``, ``non_preferred_output`` |
-| transcript | any of the texts below as ``Human: … Assistant: …`` |
+| transcript | any of the texts below as ``Human: … Assistant: …``, or rendered with a chat template |
 | preference | ``chosen``, ``rejected``, and a prompt or a shared beginning; ``chosen_messages``, ``rejected_messages`` |
 | unpaired | ``prompt``, ``completion``, ``label``; ``messages`` or ``conversations``, ``label`` (true or false) |
 | chat | ``messages``, ``tools`` |

@@ -35,7 +35,7 @@ def read(record: Record, location: Location) -> Preference:
         raise InvalidRecord(reason, "End both with the first answer in which they differ.", "different-prompts")
     good, bad = turns.answer_text(better[-1], "chosen"), turns.answer_text(worse[-1], "rejected")
     _check_different(good == bad, "chosen and rejected")
-    tools = turns.sharegpt_tools(record.get("tools")) if source == "conversations" else turns.read_tools(record.get("tools"))
+    tools = turns.read_tools(record.get("tools"))
     prompt_keys = ("instruction", "input") if source == "instruction" else (source or "",)
     meta = metadata(record, "chosen", "rejected", "tools", "system", *prompt_keys)
     return Preference(location, meta, turns.check_prompt(with_system(prompt, record)), good, bad, tools)

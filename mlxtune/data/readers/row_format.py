@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from mlxtune.data.rows import Location, Message, Row
@@ -41,6 +43,19 @@ class RowFormat:
     keys: tuple[str, ...]
     matches: Callable[[Record], bool]
     read: Callable[[Record, Location], Row]
+
+    def is_readable(self, record: Record) -> bool:
+        """Return whether ``record`` is a valid row."""
+        try:
+            return bool(self.read(record, Location(Path(), 0)))
+        except InvalidRecord:
+            return False
+
+
+def answer_value(value: Any) -> Any:
+    """Return an answer that is an object, a list of objects, a number or a truth value as JSON text; other values unchanged."""
+    is_json = isinstance(value, dict | int | float) or (isinstance(value, list) and all(isinstance(one, dict) for one in value))
+    return json.dumps(value, ensure_ascii=False) if is_json and value not in ([], {}) else value
 
 
 def text_field(record: Record, key: str) -> str:

@@ -1,23 +1,23 @@
-"""Transcripts: any text of the form ``Human: … Assistant: …``, as in Anthropic's hh-rlhf."""
+"""Transcripts: any text that is a chat, of the form ``Human: … Assistant: …`` or rendered with a chat template."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from mlxtune.data.readers import chat, completion, preference
+from mlxtune.data.readers.rendered import chat_text_turns, is_chat_text
 from mlxtune.data.readers.row_format import InvalidRecord, Record, RowFormat
-from mlxtune.data.readers.turns import is_transcript, transcript_turns
 from mlxtune.data.rows import Location, Row
 
 
 def _matches(record: Record) -> bool:
     if "chosen" in record and "rejected" in record:
-        return is_transcript(_full_text(record, "chosen"))
+        return is_chat_text(_full_text(record, "chosen"))
     if "messages" in record or "conversations" in record:
         return False
     if "prompt" in record and "completion" in record:
-        return is_transcript(_full_text(record, "completion"))
-    return "text" in record and not ("instruction" in record and "output" in record) and is_transcript(record["text"])
+        return is_chat_text(_full_text(record, "completion"))
+    return "text" in record and not ("instruction" in record and "output" in record) and is_chat_text(record["text"])
 
 
 def _read(record: Record, location: Location) -> Row:
@@ -43,7 +43,7 @@ def _full_text(record: Record, key: str) -> Any:
 
 
 def _turns(record: Record, key: str) -> list[dict[str, str]]:
-    turns = transcript_turns(text) if isinstance(text := _full_text(record, key), str) else []
+    turns = chat_text_turns(text) if isinstance(text := _full_text(record, key), str) else []
     if not any(turn["role"] == "assistant" for turn in turns):
         raise InvalidRecord(
             f"{key} is not a transcript with an assistant turn.", "Write it as Human: … and, after a blank line, Assistant: …"

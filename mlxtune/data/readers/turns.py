@@ -1,16 +1,16 @@
-"""Read the turns of a conversation: roles or ShareGPT names, text or content parts, tool calls, and transcripts."""
+"""Read the turns of a conversation: roles or ShareGPT names, text or content parts, and tool calls."""
 
 from __future__ import annotations
 
 import itertools
 import json
 import math
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import replace
 from typing import Any, NoReturn
 
 from mlxtune.core.text import one_line, plural
-from mlxtune.data.readers.row_format import InvalidRecord, Record, empty_kind
+from mlxtune.data.readers.row_format import InvalidRecord, Record, answer_value, empty_kind
 from mlxtune.data.rows import REASONING, Message, assistant_message, join_reasoning, split_reasoning
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
@@ -25,8 +25,8 @@ MAX_DEPTH = 100  # nesting levels: far more than a tool schema needs, far fewer 
 EXTRA_KEYS = ("tool_call_id", "name")  # used by templates, besides role, content and tool_calls
 REASONING_KEYS = (REASONING, "reasoning", "thinking")  # the formats' keys for the reasoning before an answer
 
+_TURN_KEYS = {"role", "from", "content"}
 _TURN_HINT = 'Write a turn as {"role": "user", "content": "…"}.'
-_SPEAKER = re.compile(r"\n\n(Human|Assistant):")
 
 
 def loads(text: str) -> Any:
@@ -64,8 +64,20 @@ def _reject_constant(text: str) -> NoReturn:
 _DECODER = json.JSONDecoder(parse_float=_parse_float, parse_constant=_reject_constant)
 
 
+def _parsed_turns(value: Any) -> Any:
+    """Return the turns that ``value`` contains as JSON text, or ``value`` if it is anything else."""
+    if not isinstance(value, str) or not value.lstrip().startswith("["):
+        return value
+    try:
+        turns = loads(value)
+    except ValueError:
+        return value
+    return turns if turns and all(isinstance(turn, dict) and turn.keys() & {"role", "from"} for turn in turns) else value
+
+
 def read_turns(value: Any, key: str) -> tuple[Message, ...]:
-    """Convert ``value``, the list of turns under ``key``, to messages."""
+    """Convert ``value``, the list of turns under ``key``, or its JSON text, to messages."""
+    value = _parsed_turns(value)
     if not isinstance(value, list) or not value:
         raise InvalidRecord(f"{key} must be a non-empty list of turns.", _TURN_HINT)
     return tuple(_turn(turn, number) for number, turn in enumerate(value, 1))
@@ -73,11 +85,13 @@ def read_turns(value: Any, key: str) -> tuple[Message, ...]:
 
 def turns_or_text(record: Record, key: str, role: str) -> tuple[Message, ...]:
     """Return the turns under ``key``. A string becomes one turn with ``role``."""
-    value = record.get(key)
-    if isinstance(value, list):
-        return read_turns(value, key)
-    if isinstance(value, dict):
-        return read_turns([value], key)
+    value = _parsed_turns(record.get(key))
+    turns = [value] if isinstance(value, dict) else value
+    if isinstance(turns, list) and (
+        role != "assistant" or any(isinstance(turn, dict) and turn.keys() & _TURN_KEYS for turn in turns)
+    ):
+        return read_turns(turns, key)
+    value = answer_value(value) if role == "assistant" else value
     if not isinstance(value, str) or not value.strip():
         reason = f"{key} must be a non-empty string or a list of turns."
         raise InvalidRecord(reason, "Add it, or remove the row.", empty_kind(key))
@@ -191,13 +205,12 @@ def _tool_calls(value: Any, number: int) -> list[dict[str, Any]]:
             hint = 'Write a call as {"function": {"name": "…", "arguments": {…}}}.'
             raise InvalidRecord(f"turn {number} calls a tool without a name.", hint)
         name = f"arguments of {one_line(function['name'], 30)} in turn {number}"
-        arguments = _parse_json(_parse_json(function.get("arguments", {}), name), name)  # some files encode them twice
+        given = function.get("arguments", function.get("parameters", {}))
+        arguments = _parse_json(_parse_json(given, name), name)  # some files encode them twice
         if not isinstance(arguments, dict):
             raise InvalidRecord(f"the arguments of a call in turn {number} must be an object.", 'Write them as {"name": value, …}.')
-        if function is call:
-            calls.append({"type": "function", "function": {**call, "arguments": arguments}})
-        else:
-            calls.append({**call, "function": {**function, "arguments": arguments}})
+        described = {**{key: value for key, value in function.items() if key != "parameters"}, "arguments": arguments}
+        calls.append({"type": "function", "function": described} if function is call else {**call, "function": described})
     return calls
 
 
@@ -211,34 +224,37 @@ def _parse_json(value: Any, name: str) -> Any:
 
 
 def read_tools(value: Any) -> tuple[dict[str, Any], ...]:
-    """Return function descriptions from a list of objects, or from a JSON string that contains one."""
+    """Return function descriptions in OpenAI's format from a list of objects, or from a JSON string that contains one.
+
+    Bare descriptions, as in ShareGPT's format and many sets of calls, are wrapped under ``function``.
+    """
     tools = _parse_json(value, "tools") if isinstance(value, str) and value.strip() else value
     if not tools:
         return ()
     if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
         raise InvalidRecord("tools must be a list of objects.", "Each object describes one function with its name and parameters.")
-    return tuple(tools)
+    return tuple({"type": "function", "function": tool} if "name" in tool and "function" not in tool else tool for tool in tools)
 
 
-def sharegpt_tools(value: Any) -> tuple[dict[str, Any], ...]:
-    """Return ShareGPT's bare function descriptions wrapped under ``function``, as the API and chat templates expect."""
-    return tuple(
-        {"type": "function", "function": tool} if "name" in tool and "function" not in tool else tool for tool in read_tools(value)
-    )
+def with_calls(messages: Sequence[Message], tools: Sequence[dict[str, Any]]) -> tuple[Message, ...]:
+    """Return ``messages`` with the answers that are JSON calls of ``tools``, and nothing else, as tool calls.
+
+    A call may have ``parameters`` instead of ``arguments``.
+    """
+    names = {tool.get("function", tool).get("name") for tool in tools}
+    return tuple(_with_calls(turn, names) if turn.role == "assistant" else turn for turn in messages) if tools else tuple(messages)
 
 
-def is_transcript(value: Any) -> bool:
-    """Return whether ``value`` is text of the form ``Human: … Assistant: …``."""
-    return isinstance(value, str) and value.lstrip().startswith("Human:") and "\n\nAssistant:" in value
-
-
-def transcript_turns(text: str) -> list[dict[str, str]]:
-    """Split ``\\n\\nHuman: … \\n\\nAssistant: …`` (as in Anthropic's hh-rlhf) into turns; leading text is the system prompt."""
-    head, *parts = _SPEAKER.split("\n\n" + text.lstrip())
-    system = [{"role": "system", "content": head.strip()}] if head.strip() else []
-    roles = {"Human": "user", "Assistant": "assistant"}
-    pairs = zip(parts[::2], parts[1::2], strict=True)
-    return [*system, *({"role": roles[speaker], "content": content.strip()} for speaker, content in pairs)]
+def _with_calls(turn: Message, names: Set[Any]) -> Message:
+    if "tool_calls" in turn.extra or not turn.content.lstrip().startswith(("{", "[")):
+        return turn
+    try:
+        calls = _tool_calls(loads(turn.content), 0)
+    except (ValueError, InvalidRecord):
+        return turn
+    if not calls or any(call["function"]["name"] not in names for call in calls):
+        return turn
+    return replace(turn, content="", extra={"tool_calls": calls, **turn.extra})
 
 
 def check_answered(messages: tuple[Message, ...]) -> tuple[Message, ...]:
