@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
+import os
 import shlex
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -24,15 +25,15 @@ from mlxtune.evaluation.arms import TUNED
 from mlxtune.evaluation.history import Evaluation, evaluations
 from mlxtune.evaluation.scorers import CONTRACT
 from mlxtune.evaluation.scorers.registry import metric_label
-from mlxtune.runs.locks import accelerator_lock, is_locked
-from mlxtune.runs.queue import LOG, Queue, QueueEntry
-from mlxtune.runs.registry import ACTIVE, Run
+from mlxtune.runs.locks import accelerator_lock, file_lock, is_locked
+from mlxtune.runs.queue import COMMAND_LOCK, ENTRY, LOG, Queue, QueueEntry
+from mlxtune.runs.registry import ACTIVE, RUN_KINDS, Run
 
 app = typer.Typer(help="Run training, evaluations, searches, and exports one after another.", no_args_is_help=True)
 
 COMMANDS = ("train", "eval", "search", "data generate", "export")
-DETACHED = ("train", "search")  # commands whose runs can be found again after the queue's process has ended
 POLL = 1.0  # seconds
+_REMOVED = "its run was removed"
 _GLYPHS: dict[str, Cell] = {
     "waiting": ("○", "faint"), "started": ("●", "bold primary"), "done": ("✓", "bold success"), "failed": ("✗", "bold error"),
     "cleared": ("·", "faint"),
@@ -46,9 +47,7 @@ def add(
     """Add a command: train, eval, search, data generate, or export, with its arguments. A trained adapter is also evaluated."""
     from mlxtune.cli.main import load_verb  # imports this module
 
-    name = next((name for name in COMMANDS if tuple(command[: len(name.split())]) == tuple(name.split())), None)
-    if name is None:
-        raise InputError(f"{command[0]} cannot be queued.", hint=f"Use one of: {', '.join(COMMANDS)}.")
+    name = _command_name(command)
     load_verb(name).make_context(name, command[len(name.split()) :])  # raises if an option is unknown or missing
     entry = Queue(Path.cwd()).add(command)
     show(f"Added as number {entry.number}.   ", ("mlxtune queue run", "primary"))
@@ -105,7 +104,7 @@ def run(
                 info("")
                 info(("■ ", "muted"), "Stopped; what runs now continues.   ", ("mlxtune queue run", "primary"))
                 raise typer.Exit(130) from None
-            done.append(next(item for item in queue.entries() if item.number == entry.number))
+            done.append(_current(queue, entry))
             info(_GLYPHS[done[-1].status], " ", done[-1].text, "  ", (done[-1].message, "muted"))
     if not done:
         show("The queue is empty.   ", ("mlxtune queue add train RECIPE", "primary"))
@@ -131,55 +130,97 @@ def summarize(entries: list[QueueEntry], new: list[Evaluation]) -> str:
 
 
 def _run_entry(queue: Queue, entry: QueueEntry) -> None:
-    """Run an entry to completion, and record it. An entry that was started before continues with its run."""
+    """Run an entry to its end, and record it. One that was started before continues with its newest run."""
+    while is_locked(queue.workspace / COMMAND_LOCK):  # by the command of a queue that was killed, which may still start a run
+        time.sleep(POLL)
+    entry = _current(queue, entry)
     while is_locked(accelerator_lock()) and not _is_alive(entry.run):
         time.sleep(POLL)
-    if entry.command[0] not in DETACHED or any(word.startswith("--seeds") for word in entry.command):
-        queue.start(entry)
-        code, output = _call(*entry.command)
-        queue.end(entry, failed=code != 0, message=output if code else "")
-        return
-    folder = entry.run
-    if not folder:
-        code, output = _call(*entry.command, "--detach", "--json")
-        if code:
-            queue.end(entry, failed=True, message=output)
-            return
-        folder = str(json.loads(output)["folder"])
-        queue.start(entry, folder)
-    task = Run(Path(folder))
-    if not (task.folder / "recipe.toml").is_file():
-        queue.end(entry, failed=True, message="its run was removed")
-        return
-    status = task.status()
-    code, output = 0, ""
-    if status in ("stopped", "crashed"):
-        code, output = _call("runs", "resume", folder)
-    elif status != "finished":
-        code, output = _call("runs", "attach", folder)
-    if code == 0 and task.kind == "train":
-        code, output = _call("eval", folder)
-    queue.end(entry, failed=code != 0, message=output if code else task.id)
+    queue.start(entry)
+    os.environ[ENTRY] = str(entry.number)
+    try:
+        error = _continue(queue, entry, _command_name(entry.command))
+    except InputError as refused:
+        error = refused.message
+    finally:
+        del os.environ[ENTRY]
+    run = _current(queue, entry).run
+    queue.end(entry, failed=bool(error), message=error or (Run(Path(run)).id if run else ""))
+
+
+def _continue(queue: Queue, entry: QueueEntry, name: str) -> str:
+    """Finish the run that an entry has, if any, and start what is missing. Return the error, empty if there is none."""
+    several = [word for word in entry.command if word.startswith(("--seeds", "--generated"))]
+    if entry.run:
+        run = Run(Path(entry.run))
+        own = {queue.workspace / kind.folder for kind in RUN_KINDS.values()}
+        if run.folder.parent not in own or not (run.folder / "recipe.toml").is_file():
+            return _REMOVED
+        if error := _finish(run):
+            return error
+        is_last = run.kind == "eval" if several or name == "train" else True
+        if is_last and "--generated" not in several:
+            return ""
+    if several or not entry.run:
+        code, error = _call(*entry.command)
+        entry = _current(queue, entry)
+        if code or several or name != "train":
+            return error
+    return _call("eval", entry.run)[1] if entry.run else _REMOVED
+
+
+def _finish(run: Run) -> str:
+    """Follow a run until it ends, and return its error. A run that was interrupted is resumed."""
+    while (status := run.status()) == "starting":
+        time.sleep(POLL)
+    if status == "finished":
+        return ""
+    return _call("runs", "resume" if status in ("stopped", "crashed") else "attach", str(run.folder))[1]
+
+
+def _command_name(command: Sequence[str]) -> str:
+    """Return which of ``COMMANDS`` an entry runs. Raise ``InputError`` if it is another, or one that no process can be given."""
+    try:
+        is_valid = b"\0" not in b"".join(map(os.fsencode, command))
+    except UnicodeEncodeError:  # a lone surrogate
+        is_valid = False
+    for name in COMMANDS if is_valid else ():
+        if tuple(command[: len(name.split())]) == tuple(name.split()):
+            return name
+    shown = one_line(" ".join(command[:1]), 40) or "An empty command"
+    raise InputError(f"{shown} cannot be queued.", hint=f"Use one of: {', '.join(COMMANDS)}.")
+
+
+def _current(queue: Queue, entry: QueueEntry) -> QueueEntry:
+    """Return an entry as it is now, or as it was if its line was deleted."""
+    return next((item for item in queue.entries() if item.number == entry.number), entry)
 
 
 def _is_alive(folder: str) -> bool:
-    return bool(folder) and Run(Path(folder)).status() in ACTIVE
+    return os.path.isdir(folder) and Run(Path(folder)).status() in ACTIVE
 
 
 def _call(*command: str) -> tuple[int, str]:
-    """Run a command of mlxtune. Return its exit code, and its standard output or, if it failed, its error's message."""
-    with tempfile.NamedTemporaryFile() as message:
-        result = subprocess.run(
+    """Run a command of mlxtune. Return its exit code, and its error's message if it failed.
+
+    The command continues if this process is interrupted or killed, and holds the lock that the next queue waits for.
+    """
+    with (
+        tempfile.NamedTemporaryFile() as message,
+        file_lock(Path.cwd() / COMMAND_LOCK, busy="A command of this queue still runs.") as lock,
+    ):
+        process = subprocess.Popen(
             python_command("mlxtune", *command),
             env={**python_environment(), ERROR_FILE: message.name},
             stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
             start_new_session=True,  # Ctrl-C ends only the queue
+            pass_fds=(lock,),
         )
-        error = message.read().decode() or f"exit code {result.returncode}"
-    return result.returncode, one_line(error, 200) if result.returncode else result.stdout
+        code = process.wait()
+        error = message.read().decode(errors="replace") or f"exit code {code}"
+    return code, one_line(error, 200) if code else ""
 
 
 def _notify(summary: str) -> None:

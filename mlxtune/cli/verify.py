@@ -16,6 +16,7 @@ from mlxtune.evaluation import report as reports
 from mlxtune.evaluation import signature as signing
 from mlxtune.evaluation import verify as verifying
 from mlxtune.evaluation.promotion import promotion_caveat
+from mlxtune.evaluation.unproven import unproven
 from mlxtune.present.verdict import caveat_text, verdict_text
 from mlxtune.runs import registry
 
@@ -40,9 +41,10 @@ def verify(
     signature = signing.sign(folder, sign) if sign and not differences else signing.check(folder, signers)
     if signature and not signature.key:
         differences.append(f"{signing.FILE} is not a valid signature of {reports.FILE}.")
+    is_attested = bool(signature and signature.signer)
+    open_points = [] if differences or is_attested else unproven(folder)
     if json:
-        recorded = [] if differences else verifying.unverified(folder)
-        result = {"holds": not differences, "folder": str(folder), "differences": differences, "unverified": recorded}
+        result = {"holds": not differences, "folder": str(folder), "differences": differences, "unproven": open_points}
         show_json({**result, "signature": asdict(signature) if signature else None})
     else:
         for difference in differences[:_SHOWN]:
@@ -55,10 +57,10 @@ def verify(
         loaded = reports.load(folder)
         rates = plural(sum(len(arm.rates) for arm in loaded.arms), "rate")
         counts = f"{rates} and {plural(len(loaded.comparisons), 'comparison')} for {plural(loaded.facts['rows'], 'row')}"
-        show(("  ✓ ", "bold success"), f"The report is correct: {counts} were recomputed with identical results.")
+        show(("  ✓ ", "bold success"), f"Recomputed from the stored files: {counts}, and the verdict.")
         show("    ", (one_line(verdict_text(loaded.verdict)), "muted"))
-        if recorded := verifying.unverified(folder):
-            show("    ", (f"Recorded by the evaluation, not recomputed: {', '.join(recorded)}.", "muted"))
+        if open_points:
+            show(("  ○ ", "warning"), one_line(f"Not proven without a trusted signature: {', '.join(open_points)}.", 2_000))
         if caveat := promotion_caveat(loaded):
             show(("  ! ", "bold warning"), f"Not recommended: {caveat_text(caveat)}.")
         if signature is None:

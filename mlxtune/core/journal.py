@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mlxtune.core.errors import InputError
 from mlxtune.core.files import disk_errors, sync_file, sync_folder
 
 
@@ -26,6 +28,8 @@ class Journal:
     def _open(self) -> None:
         with disk_errors(self.path.name):
             is_new = not self.path.exists()
+            if not is_new and not self.path.is_file():
+                raise InputError(f"{self.path} is not a regular file.")
             truncate_torn_line(self.path)
             self._handle = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
             self._stamp = _stamp(os.fstat(self._handle))
@@ -81,9 +85,14 @@ class Tail:
         self._offset = 0  # after the last complete line; the writer may replace an incomplete one
 
     def read(self) -> list[dict[str, Any]]:
-        """Return new records, oldest first. A file that shrank is read from the start. A missing file counts as empty."""
+        """Return new records, oldest first. A file that shrank is read from the start. A missing file counts as empty.
+
+        Raise ``InputError`` if it is a pipe or a device.
+        """
         try:
-            with self.path.open("rb") as file:
+            with open(self.path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+                if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):  # a named pipe may never end
+                    raise InputError(f"{self.path} is not a regular file.")
                 if file.seek(0, os.SEEK_END) < self._offset:
                     self._offset = 0
                 file.seek(self._offset)
@@ -119,6 +128,6 @@ def _stamp(status: os.stat_result) -> tuple[int, int, int, int]:
 def _parse(line: bytes) -> dict[str, Any] | None:
     try:
         value = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None

@@ -132,19 +132,25 @@ def save_evidence(
     """
     if recipe.schema_file:
         write_bytes(folder / SCHEMA, recipe.schema_file.read_bytes())
+    for name, split in ((QUESTIONS, rows), (VALIDATION, validation)):
+        if split:
+            stored = grouped_rows(recipe, split, source_rows)
+            write_text(
+                folder / name, to_jsonl([{**to_json(row), "prompt": [turn.as_dict() for turn in row.prompt]} for row in stored])
+            )
+
+
+def grouped_rows(recipe: Recipe, rows: Sequence[Row], source_rows: Sequence[Row]) -> list[EvaluatedRow]:
+    """Return those of ``rows`` that have a prompt in the form in which they are stored, with their groups among ``source_rows``."""
     hashes = [prompt_hashes(row, recipe.data.turns) for row in source_rows]
     labels = group_labels(source_rows, hashes, recipe.data.group_by)
     first: dict[int, str] = {}
     groups = {row.hash: first.setdefault(label, hash) for row, label, (hash, *_) in zip(source_rows, labels, hashes, strict=True)}
-    for name, split in ((QUESTIONS, rows), (VALIDATION, validation)):
-        if split:
-            stored = [
-                replace(row, group=groups.get(one.hash, prompt_hash(one)))
-                for row, one in zip(evaluated_rows(split), split, strict=True)
-            ]
-            write_text(
-                folder / name, to_jsonl([{**to_json(row), "prompt": [turn.as_dict() for turn in row.prompt]} for row in stored])
-            )
+    prompted = [row for row in rows if isinstance(row, PromptRow)]
+    return [
+        replace(row, group=groups.get(one.hash, prompt_hash(one)))
+        for row, one in zip(evaluated_rows(prompted), prompted, strict=True)
+    ]
 
 
 def save_off_task(folder: Path, prompts: Sequence[OffTaskPrompt], answers: Mapping[str, Sequence[str]]) -> None:

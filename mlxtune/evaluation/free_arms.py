@@ -17,8 +17,7 @@ from mlxtune.core.errors import MlxtuneError
 from mlxtune.core.hashing import sha256_json
 from mlxtune.data.constant_rate import ConstantRate
 from mlxtune.data.rows import PromptRow, Row
-from mlxtune.data.source import read_source
-from mlxtune.data.split import Splits, prompt_rows, sample_rows, split
+from mlxtune.data.split import Splits, prompt_rows, sample_rows
 from mlxtune.evaluation.answers import Answer, ArmAnswers
 from mlxtune.evaluation.arms import CONSTANT, COPIER
 from mlxtune.evaluation.contract import Contract
@@ -176,10 +175,10 @@ def _parsed(text: str) -> Any:
         return None
 
 
-def free_arm_problems(evidence: EvaluationEvidence, contract: Contract, facts: ReportFacts) -> Iterator[str]:
+def free_arm_problems(evidence: EvaluationEvidence, contract: Contract, facts: ReportFacts, splits: Splits | None) -> Iterator[str]:
     """Yield what is wrong with the stored answers of free arms.
 
-    They are computed again if the source still has the same training and validation rows. Those that depend on the base's vectors are
+    They are computed again if ``splits`` still have the same training and validation rows. Those that depend on the base's vectors are
     only looked up among the training answers.
     """
     outputs = {name: [one.output for one in evidence.answers.get(name, ())] for name in (CONSTANT, COPIER)}
@@ -189,12 +188,13 @@ def free_arm_problems(evidence: EvaluationEvidence, contract: Contract, facts: R
     if len(set(outputs[CONSTANT])) > 1:
         yield f"{OUTPUTS}, {CONSTANT}: the answers differ from each other."
     recipe, recorded = evidence.recipe, facts.get("free_arms")
-    with suppress(MlxtuneError, OSError):  # without the source, nothing more is known
-        splits = split(read_source(recipe.source, recipe.data.format, recipe.data.map), recipe.data)
+    if splits is None or recorded is None:  # without the source, nothing more is known
+        return
+    with suppress(MlxtuneError):
         known = AnsweredRows.from_splits(splits)
         held_out = {row.id: row for row in splits.test}
         rows = [held_out[one.id] for one in evidence.rows if one.id in held_out]
-        if recorded is None or known.hash != recorded["training"] or len(rows) != len(evidence.rows):
+        if known.hash != recorded["training"] or len(rows) != len(evidence.rows):
             return
         constant = constant_answer(contract, contract.headline(recipe, has_preferences=False), known)
         copies = copied_answers(prompt_rows(rows), known.train, constant) if recorded["nearest"] == "words" else outputs[COPIER]

@@ -1,7 +1,7 @@
 """Recompute every number in a report from the stored outputs, without a model, source data or network.
 
 Agreement shows that the report was computed from these files. If someone changes the outputs, the report and the hashes together,
-that cannot be detected from the folder alone.
+that cannot be detected from the folder alone: ``unproven`` names the files.
 """
 
 from __future__ import annotations
@@ -55,20 +55,16 @@ from mlxtune.evaluation.paired_answers import load_pairs
 from mlxtune.evaluation.report import PAGES, ReportFacts, decoding
 from mlxtune.evaluation.report_builder import build
 from mlxtune.evaluation.strongest import stored_strongest
+from mlxtune.evaluation.unproven import RECOMPUTED, read_splits, row_problems
 from mlxtune.present.report import render_pages
 from mlxtune.recipe import AUTO
-
-# Facts recorded by the evaluation that cannot be recomputed from the files in its folder.
-_RECORDED = {
-    "base_fingerprint", "run", "adapter", "adapter_step", "source", "template", "endpoints", "longest_reference", "room", "thinking",
-    "thinking_tokens", "date", "compute", "changed_terms", "made", "optimizer", "costs", "free_arms", "left_out",
-}  # fmt: skip
 
 Record = dict[str, Any]  # the content of report.json, which may be damaged
 
 TOLERANCE = 1e-12  # for floats, whose last digit may differ between machines
 _STYLE = re.compile(r"<style>.*?</style>", re.DOTALL)
-_CHART = re.compile(r"<(?:rect|line)\b[^>]*>")
+_ACTIVE = re.compile(r"<script|\bcontent\s*:|\bon\w+\s*=", re.IGNORECASE)
+_CHART = re.compile(r"<(?:svg|rect|line)\b[^>]*>")
 _TAG = re.compile(r"<[^>]+>")
 _MADE_WITH = re.compile(r"mlxtune \d[\w.]*")  # the version
 _FIGURE = re.compile(r"[+−-]?\d[\d,]*(?:\.\d+)?(?:e[+-]?\d+)?%?|\b(?:better|worse|cannot tell|held|dropped)\b|[✓✗·]", re.IGNORECASE)
@@ -98,21 +94,23 @@ def verify(folder: Path) -> list[str]:
     scored = {arm: score_answers(contract, evidence.rows, answers) for arm, answers in evidence.answers.items()}
     for arm, answers in evidence.answers.items():
         problems += _scores(f"{OUTPUTS}, {arm}", answers, scored[arm])
-    problems += free_arm_problems(evidence, contract, stored["facts"])
+    found = read_splits(evidence.recipe)
+    if found:
+        validation = load_rows(folder, VALIDATION) if (folder / VALIDATION).is_file() else ()
+        problems += row_problems({QUESTIONS: evidence.rows, VALIDATION: validation}, evidence.recipe, found[0])
+    problems += free_arm_problems(evidence, contract, stored["facts"], found[1] if found else None)
     problems += [*_numbers(folder, stored, evidence, contract, scored), *verify_judges(folder)]
     return problems or list(_pages(folder))  # pages of a report with differences differ as well
 
 
-def unverified(folder: Path) -> list[str]:
-    """Return the values that cannot be recomputed from the files in ``folder``: facts, and the arms' ``seconds``."""
-    stored = read_json(folder / report.FILE)
-    counted = ["prompt_tokens"] if any("prompt_tokens" in arm for arm in stored["arms"]) else []
-    return [*sorted(stored["facts"].keys() & _RECORDED), *counted, "seconds"]
-
-
 def _pages(folder: Path) -> Iterator[str]:
     """Draw the pages again, and yield the first figure of each that differs."""
-    for name, text in render_pages(report.load(folder), folder).items():
+    try:
+        pages = render_pages(report.load(folder), folder)
+    except InputError as error:
+        yield error.message
+        return
+    for name, text in pages.items():
         drawn = page_figures(text, is_html=name.endswith(".html"))
         stored = page_figures(_text(folder / name), is_html=name.endswith(".html"))
         for one, two in zip_longest(stored, drawn, fillvalue="nothing"):
@@ -127,8 +125,9 @@ def page_figures(text: str, *, is_html: bool) -> list[str]:
     The words around them may change between versions.
     """
     if is_html:
+        active = _ACTIVE.findall(text)  # what could show other figures
         text = _STYLE.sub("", text)
-        text = html.unescape(f"{_TAG.sub(' ', text)}\n{' '.join(_CHART.findall(text))}")
+        text = html.unescape(f"{' ✗' * len(active)}{_TAG.sub(' ', text)}\n{' '.join(_CHART.findall(text))}")
     return [figure.lower() for figure in _FIGURE.findall(_MADE_WITH.sub("", text))]
 
 
@@ -218,9 +217,7 @@ def _numbers(
         ArmAnswers(arm["arm"], tuple(scored[arm["arm"]]), arm["cached"], arm["seconds"], "", arm.get("prompt_tokens"))
         for arm in stored["arms"]
     ]
-    recorded: Any = {
-        key: value for key, value in stored["facts"].items() if key not in ("off_task", "holdout", "look", "last_look", "strongest")
-    }
+    recorded: Any = {key: value for key, value in stored["facts"].items() if key not in RECOMPUTED}
     current = to_json(build({**recorded, **facts}, arms, [row.group for row in evidence.rows], seeds))
     current["facts"]["made"] = stored["facts"].get("made")
     yield from _contamination(folder, stored["facts"].get("contamination"), evidence)

@@ -19,7 +19,7 @@ from mlxtune.core.errors import InputError, MachineError, MlxtuneError
 from mlxtune.core.files import machine_id, read_json, write_json, write_text
 from mlxtune.core.text import one_line
 from mlxtune.recipe import Recipe, dump, read_template
-from mlxtune.runs import events, registry
+from mlxtune.runs import events, queue, registry
 from mlxtune.runs.locks import is_locked, require_free_accelerator
 from mlxtune.runs.registry import LAUNCH_FILE, RUN_KINDS, STARTING_FOR, Run
 
@@ -107,6 +107,7 @@ def write_record(run: Run, kind: str, request: Mapping[str, Any]) -> dict[str, A
 def _spawn(run: Run, kind: str, request: Mapping[str, Any]) -> Run:
     old_count = len(events.read_all(run.folder))
     record = write_record(run, kind, request)
+    queue.record_run(run.folder)
     child = start_detached(record["command"], run.log)
     try:
         write_json(run.folder / LAUNCH_FILE, record | {"pid": child.pid, "started": time.time()})

@@ -23,8 +23,8 @@ _HOLDERS = {
 @contextlib.contextmanager
 def file_lock(
     path: Path, *, busy: str | Callable[[str], MachineError], note: str = "", timeout: float = 2.0
-) -> Iterator[None]:  # fmt: skip
-    """Hold the lock at ``path`` and write ``note`` to the file.
+) -> Iterator[int]:  # fmt: skip
+    """Hold the lock at ``path``, write ``note`` to the file, and yield its descriptor, with which a child process can hold it, too.
 
     Retry for ``timeout`` seconds, because a reader that probes the lock holds it briefly. Then raise ``MachineError``: with the
     message ``busy``, or the one that ``busy`` returns for the holder's note.
@@ -45,7 +45,7 @@ def file_lock(
         with disk_errors(path.name):
             os.ftruncate(handle, 0)
             os.pwrite(handle, note.encode(), 0)
-        yield
+        yield handle
     finally:
         os.close(handle)
 
@@ -62,7 +62,7 @@ def lock_note(path: Path) -> str:
 def is_locked(path: Path) -> bool:
     """Return whether a live process holds the lock at ``path``."""
     try:
-        handle = os.open(path, os.O_RDONLY)
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # do not block on a named pipe
     except FileNotFoundError:
         return False
     try:
@@ -79,7 +79,7 @@ def accelerator_lock() -> Path:
     return home() / "accelerator.lock"
 
 
-def accelerator_lease(holder: str, folder: Path, run: str = "") -> contextlib.AbstractContextManager[None]:
+def accelerator_lease(holder: str, folder: Path, run: str = "") -> contextlib.AbstractContextManager[int]:
     """Hold the accelerator for ``run`` in the workspace ``folder``, or other work. Raise ``MachineError`` if it is in use.
 
     ``holder`` is the kind of run or work, a key in ``_HOLDERS``.

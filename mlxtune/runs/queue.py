@@ -5,6 +5,7 @@ Each line adds an entry, or records that one was started or ended, or that the w
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -19,6 +20,8 @@ from mlxtune.core.journal import Journal
 from mlxtune.runs.locks import file_lock, is_locked
 
 FILE, LOCK, LOG = "queue.jsonl", "queue.lock", "queue.log"
+COMMAND_LOCK = "queue.command.lock"  # held by the command that runs, also after the queue's process was killed
+ENTRY = "MLXTUNE_QUEUE_ENTRY"  # tells a command the number of its entry
 _BUSY = "Another process already runs this queue."
 
 EntryStatus = Literal["waiting", "started", "done", "failed", "cleared"]
@@ -26,7 +29,7 @@ EntryStatus = Literal["waiting", "started", "done", "failed", "cleared"]
 
 @dataclass(frozen=True)
 class QueueEntry:
-    """A command without ``mlxtune``, the folder of the run that it started (if known), and how it ended."""
+    """A command without ``mlxtune``, the folder of the newest run that it started (if any), and how it ended."""
 
     number: int
     command: tuple[str, ...]
@@ -50,7 +53,7 @@ class Queue:
         """Whether a process runs the entries."""
         return is_locked(self.workspace / LOCK)
 
-    def runner_lock(self) -> AbstractContextManager[None]:
+    def runner_lock(self) -> AbstractContextManager[int]:
         """Return a lock for the process that runs the entries. Raise ``MachineError`` if there is another one."""
         return file_lock(self.workspace / LOCK, busy=_BUSY)
 
@@ -68,7 +71,7 @@ class Queue:
         return entry
 
     def start(self, entry: QueueEntry, run: str = "") -> None:
-        """Record that an entry was started, and later the folder of its run."""
+        """Record that an entry was started, or a run that it is about to start."""
         self._record({"type": "started", "number": entry.number, "run": run})
 
     def end(self, entry: QueueEntry, *, failed: bool, message: str) -> None:
@@ -94,7 +97,7 @@ class Queue:
         with self._changes():
             self._append(record)
 
-    def _changes(self) -> AbstractContextManager[None]:
+    def _changes(self) -> AbstractContextManager[int]:
         return file_lock(self.workspace / f"{FILE}.lock", busy="Another process is changing the queue.")
 
     def _append(self, record: Mapping[str, Any]) -> None:
@@ -106,13 +109,19 @@ class Queue:
             file.close()
 
 
+def record_run(folder: Path) -> None:
+    """Record the run in ``folder``, which is about to start, if an entry's command starts it. A queue that is restarted continues it."""
+    if number := os.environ.get(ENTRY):
+        Queue(folder.parent.parent).start(QueueEntry(int(number), ()), str(folder))
+
+
 def _apply(entries: dict[int, QueueEntry], record: Mapping[str, Any]) -> None:
     """Apply a line of the journal to ``entries``. Unknown lines are ignored."""
     match record:
-        case {"type": "added", "number": int(number), "command": list(command)}:
-            entries[number] = QueueEntry(number, tuple(map(str, command)))
+        case {"type": "added", "number": int(number), "command": list(command)} if all(isinstance(word, str) for word in command):
+            entries[number] = QueueEntry(number, tuple(command))
         case {"type": "started", "number": int(number), "run": str(run)} if number in entries:
-            entries[number] = replace(entries[number], status="started", run=run)
+            entries[number] = replace(entries[number], status="started", run=run or entries[number].run)
         case {"type": "ended", "number": int(number), "failed": bool(failed), "message": str(message)} if number in entries:
             entries[number] = replace(entries[number], status="failed" if failed else "done", message=message)
         case {"type": "cleared", "number": int(number)} if number in entries:

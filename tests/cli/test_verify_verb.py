@@ -16,9 +16,12 @@ def test_a_correct_report(cli, cwd, name):
     write_evaluation(cwd)
     result = cli("verify", name)
     assert (result.code, result.err) == (0, "")
-    assert "✓ The report is correct: 10 rates and 4 comparisons for 4 rows were recomputed with identical results." in result.out
+    assert "✓ Recomputed from the stored files: 10 rates and 4 comparisons for 4 rows, and the verdict." in result.out
     assert "Cannot tell." in result.out
-    assert "Recorded by the evaluation, not recomputed: adapter, base_fingerprint, compute, left_out, made, run" in result.out
+    _, _, named = result.out.partition("○ Not proven without a trusted signature: ")
+    assert {"adapter", "base_fingerprint", "holdout.jsonl", "made", "outputs.jsonl", "run", "seconds"} <= {
+        *named.split(".\n")[0].split(", ")
+    }
 
 
 def test_a_promotion_caveat_is_printed(ok, cwd, monkeypatch):
@@ -79,6 +82,7 @@ def test_a_signed_report_names_its_signer(cli, cwd, key):
     result = cli("verify", "--signers", "signers")
     assert (result.code, result.err) == (0, "")
     assert "✓ Signed by ada@example.com with ED25519 key SHA256:" in result.out
+    assert "Not proven" not in result.out
     assert json.loads(cli("verify", "--signers", "signers", "--json").out)["signature"]["signer"] == "ada@example.com"
     (key.parent / ".ssh").mkdir()
     signers.rename(key.parent / ".ssh" / "allowed_signers")

@@ -18,7 +18,8 @@ from mlxtune.evaluation.evidence import FILES
 from mlxtune.evaluation.off_task.prompts import OffTaskPrompt
 from mlxtune.evaluation.off_task.result import compare_off_task
 from mlxtune.evaluation.statistics import clusters, intervals
-from mlxtune.evaluation.verify import schema, unverified, verify
+from mlxtune.evaluation.unproven import unproven
+from mlxtune.evaluation.verify import schema, verify
 from mlxtune.present.report import publish
 
 
@@ -246,10 +247,10 @@ def test_an_invented_off_task_result_is_detected(tmp_path):
     assert "report.json, facts, off_task is only stored." in verify(folder)
 
 
-def test_facts_are_recomputed_or_called_unverified(tmp_path):
+def test_facts_are_recomputed_or_named_as_unproven(tmp_path):
     folder = write_evaluation(tmp_path)
     stored = json.loads((folder / "report.json").read_text())
-    recorded = unverified(folder)
+    recorded = unproven(folder)
     assert {"source", "run", "adapter", "made"} < set(recorded)
     for key in stored["facts"].keys() - set(recorded):
         other = {str: "x", int: 99, float: 0.04, list: [], dict: {"kind": "greedy", "max_tokens": 99}}[type(stored["facts"][key])]

@@ -1,0 +1,92 @@
+"""SIGKILL or Ctrl-C of ``queue run`` at any moment: it is run again, and every job has run exactly once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from exhaustive import EXHAUSTIVE
+
+from mlxtune.cli import queue as verb
+from mlxtune.runs.locks import is_locked
+from mlxtune.runs.queue import COMMAND_LOCK, Queue
+
+ROOT = Path(__file__).parents[2]
+SMALL = ("--set", "training.epochs=0", "--set", "training.steps=2", "--set", "evaluation.regression=")
+KILLS = 40 if EXHAUSTIVE else 4
+
+
+def start(workspace: Path) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-P", "-m", "mlxtune", "queue", "run"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(command, cwd=workspace, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [signal.SIGKILL, signal.SIGINT])
+def test_a_killed_queue_does_no_work_twice(workspace: Path, kind: signal.Signals) -> None:
+    """It is killed after a growing time, so that every part of a job is interrupted."""
+    queue = Queue(workspace)
+    for _ in range(KILLS // 4):
+        queue.add(("train", "recipes/tiny.toml", *SMALL))
+    for number in range(KILLS // 2):
+        process = start(workspace)
+        time.sleep(0.3 + 0.35 * (number % 10))
+        process.send_signal(kind)
+        process.wait()
+    assert start(workspace).wait() == 0
+    assert [entry.status for entry in queue.entries()] == ["done"] * (KILLS // 4)
+    assert len(list(workspace.glob("runs/*"))) == len(list(workspace.glob("evals/*/report.json"))) == KILLS // 4
+    assert len(list(workspace.glob("evals/2*"))) == KILLS // 4
+
+
+def test_a_run_is_recorded_before_it_starts(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mlxtune.recipe import load
+    from mlxtune.runs import launch
+
+    queue = Queue(workspace)
+    queue.add(("train", "recipes/tiny.toml"))
+    monkeypatch.setenv("MLXTUNE_QUEUE_ENTRY", "1")
+    seen = []
+    monkeypatch.setattr(launch, "start_detached", lambda *_: seen.append(queue.entries()[0].run) or pytest.fail("started"))
+    with pytest.raises(pytest.fail.Exception):
+        launch.start(workspace, "train", load(workspace / "recipes/tiny.toml"))
+    assert [Path(run).parent for run in seen] == [workspace / "runs"]
+
+
+def test_a_restarted_queue_waits_for_the_command_of_the_killed_one(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple[str, ...]] = []
+
+    def call(*command: str) -> tuple[int, str]:
+        assert not is_locked(workspace / COMMAND_LOCK)
+        calls.append(command)
+        return 0, ""
+
+    monkeypatch.chdir(workspace)
+    monkeypatch.setattr(verb, "_call", call)
+    monkeypatch.setattr(verb, "POLL", 0.01)
+    queue = Queue(workspace)
+    queue.start(queue.add(("export", "mlx", "last")))
+    script = (
+        "import fcntl, sys; lock = open(sys.argv[1], 'w'); fcntl.flock(lock, fcntl.LOCK_EX); print(flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script, workspace / COMMAND_LOCK], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as orphan:
+        assert orphan.stdout
+        orphan.stdout.readline()
+        waits: list[float] = []
+
+        def sleep(seconds: float) -> None:
+            waits.append(seconds)
+            orphan.communicate()
+
+        monkeypatch.setattr(verb.time, "sleep", sleep)
+        verb._run_entry(queue, queue.entries()[0])
+    assert waits
+    assert calls == [("export", "mlx", "last")]
