@@ -46,9 +46,7 @@ from mlxtune.tui.saved_state import SavedState
 from mlxtune.tui.selection import RecipeSelection
 from mlxtune.tui.terminal_program import run_in_terminal
 from mlxtune.tui.theme import THEME_LABELS, THEMES, CachedStylesheet
-from mlxtune.tui.widgets.dialog import ChoiceDialog, ChoiceOption, PromptDialog
-from mlxtune.tui.widgets.page import PageScreen
-from mlxtune.tui.widgets.panel import Draw
+from mlxtune.tui.widgets import ChoiceDialog, ChoiceOption, Draw, PageScreen, PromptDialog
 from mlxtune.workspace.index import RunView, Snapshot, WorkspaceIndex
 
 if TYPE_CHECKING:

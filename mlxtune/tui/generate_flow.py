@@ -12,7 +12,7 @@ from mlxtune.core.text import one_line, plural
 from mlxtune.present.generation import thin_rows_text
 from mlxtune.recipe import Recipe, load
 from mlxtune.tui.notices import Notice
-from mlxtune.tui.widgets.dialog import ChoiceOption
+from mlxtune.tui.widgets import ChoiceOption
 
 if TYPE_CHECKING:  # they load numpy
     from mlxtune.data.generate.lineage import Task

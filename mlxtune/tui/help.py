@@ -16,8 +16,7 @@ from mlxtune.tui.actions import HasActions
 from mlxtune.tui.render.text import cell, line, wrap
 from mlxtune.tui.room import Room
 from mlxtune.tui.rooms import ROOMS
-from mlxtune.tui.widgets.page import PageScreen
-from mlxtune.tui.widgets.panel import FocusPanel
+from mlxtune.tui.widgets import FocusPanel, PageScreen
 
 if TYPE_CHECKING:
     from mlxtune.tui.app import MlxtuneApp

@@ -13,8 +13,8 @@ from textual.widget import Widget
 from mlxtune.tui.render.text import line
 from mlxtune.tui.room import Room
 from mlxtune.tui.rooms import ROOMS
+from mlxtune.tui.widgets import Panel
 from mlxtune.tui.widgets.frame import tab_places
-from mlxtune.tui.widgets.panel import Panel
 
 _TABS = {entry.key.lower(): mode for mode, entry in ROOMS.items() if not entry.inside}
 # The letters for panels, home row first, without the letters of the tabs.

@@ -22,9 +22,7 @@ from mlxtune.data.readers.formats import KEYS, parse
 from mlxtune.data.rows import Row, RowError
 from mlxtune.tui.render.source import role_glyph
 from mlxtune.tui.render.text import cell, key, line, lines, marked, wrap
-from mlxtune.tui.widgets.list import ListPanel
-from mlxtune.tui.widgets.panel import Panel
-from mlxtune.tui.widgets.section import Section
+from mlxtune.tui.widgets import ListPanel, Panel, Section
 
 if TYPE_CHECKING:
     from mlxtune.data.column_map import SampleRecords

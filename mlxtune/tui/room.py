@@ -16,7 +16,7 @@ from textual.widgets import Input, TextArea
 
 from mlxtune.core.errors import MlxtuneError
 from mlxtune.tui.actions import Action, HasActions, ShownAction
-from mlxtune.tui.widgets.frame import NoticeLine, RoomFooter, RoomHeader, ToastPanel
+from mlxtune.tui.widgets import NoticeLine, RoomFooter, RoomHeader, ToastPanel
 from mlxtune.workspace.index import Snapshot
 
 T = TypeVar("T")

@@ -17,7 +17,7 @@ from mlxtune.runs import registry
 from mlxtune.runs.locks import require_free_accelerator
 from mlxtune.tui.notices import Notice
 from mlxtune.tui.rooms import ROOMS
-from mlxtune.tui.widgets.dialog import ChoiceOption
+from mlxtune.tui.widgets import ChoiceOption
 from mlxtune.workspace import control
 from mlxtune.workspace.control import StopEffect, stop_effect
 from mlxtune.workspace.index import RecipeView, RunView

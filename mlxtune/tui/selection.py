@@ -12,7 +12,7 @@ from mlxtune.present.labels import signed_points, word
 from mlxtune.present.workflow import recipe_summary
 from mlxtune.runs import launch
 from mlxtune.tui.render.text import age
-from mlxtune.tui.widgets.dialog import ChoiceOption
+from mlxtune.tui.widgets import ChoiceOption
 from mlxtune.workspace.index import RecipeView, RunView
 
 if TYPE_CHECKING:

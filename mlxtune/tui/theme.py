@@ -13,89 +13,42 @@ from textual.cache import LRUCache
 from textual.css.stylesheet import Stylesheet
 from textual.theme import Theme
 
-INK = Theme(
-    name="ink",
-    dark=True,
-    primary="#a3a8f5",
-    accent="#a3a8f5",
-    secondary="#9297a5",
-    success="#86c59a",
-    warning="#e8a05a",
-    error="#ea7c86",
-    foreground="#dcdee4",
-    background="#14151a",
-    surface="#1b1d24",
-    panel="#242731",
-    variables={
-        "muted": "#9297a5",
-        "faint": "#6b7080",
-        "line": "#343846",
-        "second": "#e0cfa9",
-        "select": "#2a2d48",
-        "select-ink": "#eceefa",
-        "trained": "#262a4b",
-        "trained-alt": "#32376a",
-        "span": "#5a2a34",
-        "span-ink": "#ffd9dc",
-    },
-)
-PAPER = Theme(
-    name="paper",
-    dark=False,
-    primary="#4f46c8",
-    accent="#4f46c8",
-    secondary="#62656f",
-    success="#1f7446",
-    warning="#a84c06",
-    error="#b42a36",
-    foreground="#26282f",
-    background="#fbfaf7",
-    surface="#f1efe9",
-    panel="#e6e3da",
-    variables={
-        "muted": "#62656f",
-        "faint": "#888b94",
-        "line": "#d3cfc4",
-        "second": "#8a6414",
-        "select": "#e4e2f8",
-        "select-ink": "#1d1b4a",
-        "trained": "#e6e4fb",
-        "trained-alt": "#d3cff6",
-        "span": "#f8d3d5",
-        "span-ink": "#6d0f1a",
-    },
-)
-ANSI = Theme(
-    name="ansi",
-    dark=True,
-    ansi=True,
-    primary="ansi_blue",
-    accent="ansi_blue",
-    secondary="ansi_bright_black",
-    success="ansi_green",
-    warning="ansi_yellow",
-    error="ansi_red",
-    foreground="ansi_default",
-    background="ansi_default",
-    surface="ansi_default",
-    panel="ansi_default",
-    variables={
-        "ansi-background": "ansi_black",  # the stylesheet of an ansi theme does not parse without these two
-        "ansi-foreground": "ansi_white",
-        "border-blurred": "ansi_bright_black",
-        "muted": "ansi_default",
-        "faint": "ansi_bright_black",
-        "line": "ansi_bright_black",
-        "second": "ansi_yellow",
-        "select": "ansi_blue",
-        "select-ink": "ansi_bright_white",
-        "trained": "ansi_default",
-        "trained-alt": "ansi_default",
-        "span": "ansi_red",
-        "span-ink": "ansi_bright_white",
-    },
-)
-THEMES = (INK, PAPER, ANSI)
+_TOKENS = {  # of the themes ink, paper, and ansi
+    "primary": ("#a3a8f5", "#4f46c8", "ansi_blue"),
+    "accent": ("#a3a8f5", "#4f46c8", "ansi_blue"),
+    "secondary": ("#9297a5", "#62656f", "ansi_bright_black"),
+    "success": ("#86c59a", "#1f7446", "ansi_green"),
+    "warning": ("#e8a05a", "#a84c06", "ansi_yellow"),
+    "error": ("#ea7c86", "#b42a36", "ansi_red"),
+    "foreground": ("#dcdee4", "#26282f", "ansi_default"),
+    "background": ("#14151a", "#fbfaf7", "ansi_default"),
+    "surface": ("#1b1d24", "#f1efe9", "ansi_default"),
+    "panel": ("#242731", "#e6e3da", "ansi_default"),
+}
+_VARIABLES = {
+    "muted": ("#9297a5", "#62656f", "ansi_default"),
+    "faint": ("#6b7080", "#888b94", "ansi_bright_black"),
+    "line": ("#343846", "#d3cfc4", "ansi_bright_black"),
+    "second": ("#e0cfa9", "#8a6414", "ansi_yellow"),
+    "select": ("#2a2d48", "#e4e2f8", "ansi_blue"),
+    "select-ink": ("#eceefa", "#1d1b4a", "ansi_bright_white"),
+    "trained": ("#262a4b", "#e6e4fb", "ansi_default"),
+    "trained-alt": ("#32376a", "#d3cff6", "ansi_default"),
+    "span": ("#5a2a34", "#f8d3d5", "ansi_red"),
+    "span-ink": ("#ffd9dc", "#6d0f1a", "ansi_bright_white"),
+}
+_ANSI_ONLY = {  # the stylesheet of an ansi theme does not parse without the first two
+    "ansi-background": "ansi_black", "ansi-foreground": "ansi_white", "border-blurred": "ansi_bright_black",
+}  # fmt: skip
+
+
+def _theme(index: int, name: str, *, dark: bool, ansi: bool = False) -> Theme:
+    variables = {token: colors[index] for token, colors in _VARIABLES.items()}
+    tokens: dict[str, Any] = {token: colors[index] for token, colors in _TOKENS.items()}
+    return Theme(name, dark=dark, ansi=ansi, variables=variables | (_ANSI_ONLY if ansi else {}), **tokens)
+
+
+THEMES = (_theme(0, "ink", dark=True), _theme(1, "paper", dark=False), _theme(2, "ansi", dark=True, ansi=True))
 THEME_LABELS = {"ink": "dark", "paper": "light", "ansi": "the terminal's own colors"}
 
 _PER_THEME = 1024  # Textual's own cache holds 64 sheets, fewer than the app has, and is discarded on every change of screen

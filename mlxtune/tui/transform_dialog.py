@@ -20,7 +20,7 @@ from mlxtune.present.data_files import outcome_text
 from mlxtune.tui.render.text import cell, line, lines, marked
 from mlxtune.tui.render.word_diff import Words, word_diff
 from mlxtune.tui.source_session import SourceSession
-from mlxtune.tui.widgets.panel import Panel
+from mlxtune.tui.widgets import Panel
 
 if TYPE_CHECKING:  # they load numpy
     from mlxtune.data.browser import LazyRow

@@ -13,8 +13,7 @@ from rich.cells import cell_len
 from textual.screen import ModalScreen, Screen
 from textual.widget import Widget
 
-from mlxtune.tui.widgets.dialog import ChoiceDialog, EditDialog, PromptDialog
-from mlxtune.tui.widgets.panel import Panel
+from mlxtune.tui.widgets import ChoiceDialog, EditDialog, Panel, PromptDialog
 
 WORD = re.compile(r"[A-Za-z]+(?:[-'’][A-Za-z]+)*")
 FIGURE = re.compile(r"[−+~±]?[\d][\d,.%×:–-]*[A-Za-z%]*")

@@ -24,10 +24,7 @@ from mlxtune.tui.app import MlxtuneApp
 from mlxtune.tui.key_order import OrderedKeys
 from mlxtune.tui.room import Room
 from mlxtune.tui.rooms import ROOMS
-from mlxtune.tui.widgets.dialog import ChoiceDialog, EditDialog, PromptDialog
-from mlxtune.tui.widgets.field import Editor
-from mlxtune.tui.widgets.panel import Panel
-from mlxtune.tui.widgets.section import Section
+from mlxtune.tui.widgets import ChoiceDialog, EditDialog, Editor, Panel, PromptDialog, Section
 from mlxtune.workspace.index import Snapshot
 
 from .stage import Shop, observe, shown, until

@@ -22,8 +22,7 @@ from mlxtune import tui
 from mlxtune.tui.app import MlxtuneApp
 from mlxtune.tui.rooms import ROOMS
 from mlxtune.tui.theme import THEMES, CachedStylesheet
-from mlxtune.tui.widgets.dialog import PromptDialog
-from mlxtune.tui.widgets.page import PageScreen
+from mlxtune.tui.widgets import PageScreen, PromptDialog
 
 from .conftest import OpenRoom
 from .driver import NARROW, RoomDriver, any_size, drive

@@ -17,7 +17,7 @@ from mlxtune.runs.locks import accelerator_lease
 from mlxtune.serving.protocol import Done, Event, Failed, Piece, Ready
 from mlxtune.tui.rooms.chat import render
 from mlxtune.tui.rooms.chat.service import AdapterOption, ChatService
-from mlxtune.tui.widgets.dialog import EditDialog
+from mlxtune.tui.widgets import EditDialog
 
 from .conftest import OpenRoom, loaded_shop
 from .driver import Opening, RoomDriver, opens

@@ -29,7 +29,7 @@ from mlxtune.tui.app import MlxtuneApp
 from mlxtune.tui.render.output_text import FAILURE_STYLE
 from mlxtune.tui.rooms.evaluate import render, service
 from mlxtune.tui.rooms.evaluate.paired_table import PairedTable
-from mlxtune.tui.widgets.dialog import ChoiceDialog
+from mlxtune.tui.widgets import ChoiceDialog
 
 from .conftest import OpenRoom
 from .driver import NARROW, Gate, Opening, RoomDriver, any_size, drive, opens

@@ -10,7 +10,7 @@ from rich.cells import cell_len
 from textual.screen import Screen
 
 from mlxtune.tui.rooms import ROOMS
-from mlxtune.tui.widgets.panel import Panel
+from mlxtune.tui.widgets import Panel
 
 from .conftest import OpenRoom
 from .driver import NARROW

@@ -26,7 +26,7 @@ from mlxtune.tui.notices import Notice
 from mlxtune.tui.room import Room
 from mlxtune.tui.rooms import ROOMS
 from mlxtune.tui.rooms.home.screen import RunList
-from mlxtune.tui.widgets.dialog import ChoiceDialog, PromptDialog
+from mlxtune.tui.widgets import ChoiceDialog, PromptDialog
 from mlxtune.tui.widgets.frame import tab_places, tabs
 
 from .conftest import OpenRoom, loaded_shop

@@ -11,8 +11,7 @@ from mlxtune.core.errors import ModelError
 from mlxtune.planning.cluster_process import ClusterResult
 from mlxtune.tui import key_order
 from mlxtune.tui.source_session import SourceSession
-from mlxtune.tui.widgets.dialog import ChoiceDialog
-from mlxtune.tui.widgets.list import MarkableList
+from mlxtune.tui.widgets import ChoiceDialog, MarkableList
 
 from . import rows_stage
 from .conftest import OpenRoom

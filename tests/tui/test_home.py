@@ -18,7 +18,7 @@ from mlxtune.evaluation.scorers import Score
 from mlxtune.runs.registry import Run
 from mlxtune.tui.app import MlxtuneApp
 from mlxtune.tui.rooms.home import render
-from mlxtune.tui.widgets.dialog import ChoiceDialog
+from mlxtune.tui.widgets import ChoiceDialog
 from mlxtune.tui.widgets.frame import tab_places
 
 from .conftest import OpenRoom, loaded_shop

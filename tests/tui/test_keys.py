@@ -28,7 +28,7 @@ from mlxtune.tui.room import Room
 from mlxtune.tui.rooms import ROOMS
 from mlxtune.tui.rooms.chat.service import AdapterOption
 from mlxtune.tui.rooms.plan.service import PlanResult, PlanService
-from mlxtune.tui.widgets.dialog import ChoiceDialog, EditDialog, PromptDialog
+from mlxtune.tui.widgets import ChoiceDialog, EditDialog, PromptDialog
 
 from .budgets import assert_within_budget
 from .driver import RoomDriver

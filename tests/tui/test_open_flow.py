@@ -14,9 +14,7 @@ from mlxtune.data.column_map import first_records
 from mlxtune.recipe import load
 from mlxtune.tui.mapping_screen import MappingScreen
 from mlxtune.tui.paths import completions
-from mlxtune.tui.widgets.dialog import PromptDialog
-from mlxtune.tui.widgets.list import ListPanel
-from mlxtune.tui.widgets.panel import Panel
+from mlxtune.tui.widgets import ListPanel, Panel, PromptDialog
 
 from .conftest import OpenRoom
 from .driver import NARROW, RoomDriver, drive

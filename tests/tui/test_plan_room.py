@@ -25,10 +25,7 @@ from mlxtune.tui.render.text import cut_rows
 from mlxtune.tui.rooms.plan import render
 from mlxtune.tui.rooms.plan.screen import PlanRoom, RecipeForm
 from mlxtune.tui.rooms.plan.service import PlanResult, PlanService
-from mlxtune.tui.widgets.dialog import ChoiceDialog
-from mlxtune.tui.widgets.field import Field
-from mlxtune.tui.widgets.list import ListPanel
-from mlxtune.tui.widgets.page import PageScreen
+from mlxtune.tui.widgets import ChoiceDialog, Field, ListPanel, PageScreen
 
 from .conftest import OpenRoom
 from .driver import NARROW, WIDE, Gate, Opening, RoomDriver, any_size, opens

@@ -8,7 +8,7 @@ import pytest
 
 from mlxtune.runs.queue import Queue
 from mlxtune.tui.rooms.train.queue_page import QueuePage
-from mlxtune.tui.widgets.dialog import ChoiceDialog
+from mlxtune.tui.widgets import ChoiceDialog
 
 from .conftest import OpenRoom
 from .driver import NARROW

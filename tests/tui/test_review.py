@@ -20,8 +20,7 @@ from mlxtune.planning.masks import TrainingMask
 from mlxtune.tui.app import MlxtuneApp
 from mlxtune.tui.render.word_diff import word_diff
 from mlxtune.tui.source_session import SourceSession
-from mlxtune.tui.widgets.field import Editor
-from mlxtune.tui.widgets.row_reader import RowReader
+from mlxtune.tui.widgets import Editor, RowReader
 
 from .conftest import OpenRoom
 from .driver import NARROW, WIDE, Gate, Opening, RoomDriver, drive, opens

@@ -10,7 +10,7 @@ from mlxtune.core.errors import InputError
 from mlxtune.training.search import board as boards
 from mlxtune.training.search.leaderboard import read_leaderboard
 from mlxtune.tui.rooms.train.search_page import SearchPage
-from mlxtune.tui.widgets.dialog import ChoiceDialog
+from mlxtune.tui.widgets import ChoiceDialog
 
 from .conftest import OpenRoom
 from .driver import NARROW

@@ -12,8 +12,7 @@ import pytest
 from mlxtune.core.errors import InputError
 from mlxtune.tui.app import MlxtuneApp
 from mlxtune.tui.rooms.train.chart import RunChart
-from mlxtune.tui.widgets.dialog import ChoiceDialog
-from mlxtune.tui.widgets.page import PageScreen
+from mlxtune.tui.widgets import ChoiceDialog, PageScreen
 
 from .conftest import OpenRoom, loaded_shop
 from .driver import NARROW, Opening, RoomDriver, drive, opens

@@ -6,8 +6,7 @@ import pytest
 from textual.widgets import Input
 
 from mlxtune.tui.transform_dialog import TransformDialog
-from mlxtune.tui.widgets.list import MarkableList
-from mlxtune.tui.widgets.panel import Panel
+from mlxtune.tui.widgets import MarkableList, Panel
 
 from .conftest import OpenRoom
 from .driver import NARROW, RoomDriver

@@ -23,7 +23,7 @@ from mlxtune.tui.render.source import no_source, source_unavailable
 from mlxtune.tui.room import Room
 from mlxtune.tui.session_manager import SOURCE_MODES, SessionManager, decision_notice, undo_or_redo
 from mlxtune.tui.source_session import SourceSession
-from mlxtune.tui.widgets.dialog import ChoiceOption
+from mlxtune.tui.widgets import ChoiceOption
 
 if TYPE_CHECKING:
     from mlxtune.data.transforms.pipeline import Pipeline

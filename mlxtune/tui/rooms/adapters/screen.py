@@ -28,11 +28,7 @@ from mlxtune.tui.render.text import cut_rows
 from mlxtune.tui.room import Room
 from mlxtune.tui.rooms.adapters import render, service
 from mlxtune.tui.rooms.adapters.service import LibraryView
-from mlxtune.tui.widgets.dialog import ChoiceOption
-from mlxtune.tui.widgets.list import ListPanel
-from mlxtune.tui.widgets.page import PageScreen
-from mlxtune.tui.widgets.panel import Panel
-from mlxtune.tui.widgets.section import Section
+from mlxtune.tui.widgets import ChoiceOption, ListPanel, PageScreen, Panel, Section
 from mlxtune.workspace.index import RunView, Snapshot
 
 

@@ -20,10 +20,7 @@ from mlxtune.tui.render.text import cut_rows
 from mlxtune.tui.room import OTHER_RECIPE, Room
 from mlxtune.tui.rooms.advice import render, service
 from mlxtune.tui.rooms.advice.service import Interview, InterviewLine
-from mlxtune.tui.widgets.list import ListPanel
-from mlxtune.tui.widgets.page import PageScreen
-from mlxtune.tui.widgets.panel import Panel
-from mlxtune.tui.widgets.section import Section
+from mlxtune.tui.widgets import ListPanel, PageScreen, Panel, Section
 from mlxtune.workspace.index import RecipeView, Snapshot
 
 

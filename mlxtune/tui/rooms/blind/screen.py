@@ -28,10 +28,7 @@ from mlxtune.tui.render.text import error_rows, lines
 from mlxtune.tui.room import Room
 from mlxtune.tui.rooms.blind import render, service
 from mlxtune.tui.rooms.blind.service import ArmPair
-from mlxtune.tui.widgets.dialog import ChoiceOption
-from mlxtune.tui.widgets.page import PageScreen
-from mlxtune.tui.widgets.panel import Panel
-from mlxtune.tui.widgets.section import Section
+from mlxtune.tui.widgets import ChoiceOption, PageScreen, Panel, Section
 from mlxtune.workspace.index import RunView, Snapshot
 
 State = Literal["choice", "vote", "end", "result"]

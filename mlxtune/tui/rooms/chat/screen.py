@@ -21,10 +21,7 @@ from mlxtune.tui.paths import base_name
 from mlxtune.tui.room import Room
 from mlxtune.tui.rooms.chat import render, service
 from mlxtune.tui.rooms.chat.service import BASE_ALONE, AdapterOption, ChatService
-from mlxtune.tui.widgets.dialog import ChoiceOption, EditDialog
-from mlxtune.tui.widgets.panel import Panel
-from mlxtune.tui.widgets.scroll import ScrollPanel
-from mlxtune.tui.widgets.section import Section
+from mlxtune.tui.widgets import ChoiceOption, EditDialog, Panel, ScrollPanel, Section
 from mlxtune.workspace.index import Snapshot
 
 REDRAW_DELAY = 0.06  # seconds between two redraws of a streaming answer

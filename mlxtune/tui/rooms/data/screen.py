@@ -23,11 +23,7 @@ from mlxtune.tui.rooms.data import render, service
 from mlxtune.tui.rooms.source_room import NOTE, REDO, SOURCE_ACTIONS, UNDO, SourceRoom
 from mlxtune.tui.session_manager import decision_notice
 from mlxtune.tui.source_session import ORDERS, SourceSession
-from mlxtune.tui.widgets.dialog import ChoiceOption
-from mlxtune.tui.widgets.list import ListPanel, MarkableList
-from mlxtune.tui.widgets.panel import Panel
-from mlxtune.tui.widgets.scroll import ScrollPanel
-from mlxtune.tui.widgets.section import Section
+from mlxtune.tui.widgets import ChoiceOption, ListPanel, MarkableList, Panel, ScrollPanel, Section
 from mlxtune.workspace.index import Snapshot
 
 _CHART_HEIGHTS = (4, 5)  # heights of the histogram on a short and on a tall screen

@@ -14,7 +14,7 @@ from mlxtune.evaluation.drilldown import CellName
 from mlxtune.evaluation.verdict import Comparison
 from mlxtune.tui.render.text import cell, clickable, line, lines
 from mlxtune.tui.rooms.evaluate.render import paired_note
-from mlxtune.tui.widgets.panel import FocusPanel
+from mlxtune.tui.widgets import FocusPanel
 
 CELLS: tuple[CellName, ...] = get_args(CellName)
 _STYLES: dict[CellName, str] = {"both": "bold", "broken": "bold $error", "fixed": "bold $success", "neither": "bold"}

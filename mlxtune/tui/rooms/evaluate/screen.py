@@ -40,11 +40,7 @@ from mlxtune.tui.room import Room
 from mlxtune.tui.rooms.evaluate import render, service
 from mlxtune.tui.rooms.evaluate.paired_table import PairedTable
 from mlxtune.tui.rooms.evaluate.service import ArmWork, EvaluationOption, FilteredRows, LoadedReport, RowFilter, arm_title
-from mlxtune.tui.widgets.dialog import ChoiceOption
-from mlxtune.tui.widgets.list import ListPanel
-from mlxtune.tui.widgets.page import PageScreen
-from mlxtune.tui.widgets.panel import FocusPanel, Panel
-from mlxtune.tui.widgets.section import Section
+from mlxtune.tui.widgets import ChoiceOption, FocusPanel, ListPanel, PageScreen, Panel, Section
 from mlxtune.workspace import control
 from mlxtune.workspace.index import RecipeView, RunView, Snapshot
 

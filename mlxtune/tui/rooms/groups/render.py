@@ -15,7 +15,7 @@ from mlxtune.tui.render.text import Part, cell, invitation, key, line, paragraph
 from mlxtune.tui.render.word_diff import Words, word_diff
 from mlxtune.tui.rooms.groups.service import current, flagged_spans
 from mlxtune.tui.rooms.review.service import RowPart, parts_of
-from mlxtune.tui.widgets.row_reader import Lines
+from mlxtune.tui.widgets import Lines
 
 if TYPE_CHECKING:  # they load numpy
     from mlxtune.data.browser import SourceBrowser

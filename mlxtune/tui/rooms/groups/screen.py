@@ -18,10 +18,7 @@ from mlxtune.tui.notices import Notice
 from mlxtune.tui.rooms.groups import render, service
 from mlxtune.tui.rooms.source_room import REDO, SOURCE_ACTIONS, UNDO, SourceRoom
 from mlxtune.tui.source_session import SourceSession
-from mlxtune.tui.widgets.list import ListPanel, MarkableList
-from mlxtune.tui.widgets.panel import Panel
-from mlxtune.tui.widgets.row_reader import RowReader
-from mlxtune.tui.widgets.section import Section
+from mlxtune.tui.widgets import ListPanel, MarkableList, Panel, RowReader, Section
 from mlxtune.workspace.index import Snapshot
 
 if TYPE_CHECKING:  # they load numpy

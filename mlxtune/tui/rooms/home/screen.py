@@ -22,9 +22,7 @@ from mlxtune.tui.render.text import ago, key, lines
 from mlxtune.tui.room import Room
 from mlxtune.tui.rooms import ROOMS
 from mlxtune.tui.rooms.home import render
-from mlxtune.tui.widgets.list import ListPanel
-from mlxtune.tui.widgets.panel import FocusPanel, Panel
-from mlxtune.tui.widgets.section import Section
+from mlxtune.tui.widgets import FocusPanel, ListPanel, Panel, Section
 from mlxtune.workspace.index import RunView, Snapshot
 
 

@@ -32,12 +32,7 @@ from mlxtune.tui.render.text import RECIPE_KEY, cut_rows, invitation, key, lines
 from mlxtune.tui.room import OTHER_RECIPE, Room
 from mlxtune.tui.rooms.plan import render
 from mlxtune.tui.rooms.plan.service import MissingBaseError, PlanResult, PlanService, describe_base
-from mlxtune.tui.widgets.dialog import ChoiceOption
-from mlxtune.tui.widgets.field import Field
-from mlxtune.tui.widgets.list import ListPanel
-from mlxtune.tui.widgets.page import PageScreen
-from mlxtune.tui.widgets.panel import Panel
-from mlxtune.tui.widgets.section import Section
+from mlxtune.tui.widgets import ChoiceOption, Field, ListPanel, PageScreen, Panel, Section
 from mlxtune.workspace.index import RecipeView, Snapshot
 
 if TYPE_CHECKING:

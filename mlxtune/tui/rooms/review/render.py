@@ -17,7 +17,7 @@ from mlxtune.tui.render.source import SEVERITY_STYLE, check_glyph
 from mlxtune.tui.render.text import cell, clickable, justify, key, line, lines, marked, paragraph
 from mlxtune.tui.render.word_diff import Words, word_diff
 from mlxtune.tui.rooms.review.service import SIDES, ContractCheck, RowPart
-from mlxtune.tui.widgets.row_reader import Lines
+from mlxtune.tui.widgets import Lines
 
 if TYPE_CHECKING:  # it loads numpy
     from mlxtune.data.checks.base import Finding

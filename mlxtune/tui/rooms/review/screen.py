@@ -28,11 +28,7 @@ from mlxtune.tui.rooms.review.service import ContractCheck, RowPart, is_pair, pa
 from mlxtune.tui.rooms.source_room import NOTE, REDO, SOURCE_ACTIONS, UNDO, SourceRoom
 from mlxtune.tui.source_session import SourceSession
 from mlxtune.tui.terminal_program import edit_in_terminal
-from mlxtune.tui.widgets.dialog import ChoiceOption
-from mlxtune.tui.widgets.field import Editor
-from mlxtune.tui.widgets.panel import FocusPanel, Panel
-from mlxtune.tui.widgets.row_reader import Lines, RowReader
-from mlxtune.tui.widgets.section import Section
+from mlxtune.tui.widgets import ChoiceOption, Editor, FocusPanel, Lines, Panel, RowReader, Section
 from mlxtune.workspace.index import Snapshot
 
 _MAX_DRAFTS = 100  # kept after a restart

@@ -15,7 +15,7 @@ from textual.message import Message
 from mlxtune.runs.state import RunState, Step, Validation
 from mlxtune.tui.render.charts import Curve, Points, Series, draw_chart, plot_size, scale, smooth
 from mlxtune.tui.render.text import Part, line
-from mlxtune.tui.widgets.panel import FocusPanel
+from mlxtune.tui.widgets import FocusPanel
 from mlxtune.workspace.index import RunView
 
 _ABOUT = (

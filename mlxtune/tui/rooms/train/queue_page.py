@@ -14,11 +14,7 @@ from mlxtune.core.text import one_line, plural
 from mlxtune.runs.queue import FILE, Queue, QueueEntry
 from mlxtune.tui.actions import Action
 from mlxtune.tui.render.text import Part, cell, invitation, key, line, lines
-from mlxtune.tui.widgets.dialog import ChoiceOption
-from mlxtune.tui.widgets.list import ListPanel
-from mlxtune.tui.widgets.page import PageScreen
-from mlxtune.tui.widgets.panel import Panel
-from mlxtune.tui.widgets.section import Section
+from mlxtune.tui.widgets import ChoiceOption, ListPanel, PageScreen, Panel, Section
 
 if TYPE_CHECKING:
     from mlxtune.workspace.index import RecipeView

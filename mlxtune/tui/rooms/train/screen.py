@@ -20,10 +20,7 @@ from mlxtune.tui.room import Room
 from mlxtune.tui.rooms.train import render
 from mlxtune.tui.rooms.train.chart import LOSS, ChartMetric, RunChart, available_metrics
 from mlxtune.tui.status import brief_result
-from mlxtune.tui.widgets.dialog import ChoiceOption
-from mlxtune.tui.widgets.page import PageScreen
-from mlxtune.tui.widgets.panel import FocusPanel, Panel
-from mlxtune.tui.widgets.section import Section
+from mlxtune.tui.widgets import ChoiceOption, FocusPanel, PageScreen, Panel, Section
 from mlxtune.workspace.index import RunView, Snapshot, with_history
 
 _MAX_COMPARED = 20  # runs to choose from
