@@ -7,18 +7,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mlxtune.adapters import library
 from mlxtune.core.errors import MlxtuneError
 from mlxtune.core.text import one_line, plural
+from mlxtune.data.generate import start  # its imports would slow down the app's start
+from mlxtune.data.generate.lineage import Task
+from mlxtune.data.generate.request import ALL_PROMPTS, DEFAULT_ROWS, GenerationRequest, TeacherSpec
+from mlxtune.data.generate.start import GenerationQuote, quote
+from mlxtune.evaluation.thin_rows import ThinRows, thin_rows
 from mlxtune.present.generation import thin_rows_text
 from mlxtune.recipe import Recipe, load
 from mlxtune.tui.notices import Notice
 from mlxtune.tui.widgets import ChoiceOption
 
-if TYPE_CHECKING:  # they load numpy
-    from mlxtune.data.generate.lineage import Task
-    from mlxtune.data.generate.request import GenerationRequest, TeacherSpec
-    from mlxtune.data.generate.start import GenerationQuote
-    from mlxtune.evaluation.thin_rows import ThinRows
+if TYPE_CHECKING:
     from mlxtune.tui.app import MlxtuneApp
 
     _Offer = tuple[str, GenerationRequest, GenerationQuote | MlxtuneError]  # a teacher's name, what to generate, and the cost
@@ -64,8 +66,6 @@ def _choose_thin_rows(app: MlxtuneApp, recipe: Path) -> None:
     """Ask which training rows to write variations of. If no area has too few rows, use all rows without asking."""
 
     def find() -> list[ThinRows]:
-        from mlxtune.evaluation.thin_rows import thin_rows
-
         return thin_rows(app.workspace, load(recipe))
 
     def show(places: list[ThinRows]) -> None:
@@ -94,8 +94,6 @@ def choose_teacher(
     prompts: str = "",
 ) -> None:
     """Ask which teacher writes the rows, showing the maximum cost of each, and start the generation."""
-    from mlxtune.data.generate.request import ALL_PROMPTS, DEFAULT_ROWS, GenerationRequest, TeacherSpec
-    from mlxtune.data.generate.start import quote
 
     def teachers() -> tuple[Recipe, list[_Offer]]:
         loaded = load(recipe)
@@ -146,9 +144,6 @@ def choose_teacher(
 
 def _teachers(workspace: Path, recipe: Recipe) -> list[tuple[str, TeacherSpec]]:
     """Return the teachers to offer: the newest adapters, the recipe's base, and its endpoints."""
-    from mlxtune.adapters import library
-    from mlxtune.data.generate.request import TeacherSpec
-
     adapters = [entry for entry in library.all_adapters(workspace) if not entry.problem and entry.base == recipe.model.base]
     adapters.sort(key=lambda entry: -entry.created)
     result = [(entry.name, TeacherSpec(base=entry.base, adapter=str(entry.folder))) for entry in adapters[:3]]
@@ -171,8 +166,6 @@ def _cost(offer: GenerationQuote) -> str:
 
 def _start(app: MlxtuneApp, recipe: Recipe, request: GenerationRequest) -> None:
     def job() -> Notice:
-        from mlxtune.data.generate import start  # its imports would slow down the app's start
-
         start.start(app.workspace, recipe, request)
         return Notice("working", f"Generating rows for {one_line(recipe.name)}.", "A notice appears when they can be reviewed.")
 

@@ -10,19 +10,24 @@ from typing import TYPE_CHECKING, Any
 from mlxtune.core.errors import InputError
 from mlxtune.core.files import user_path
 from mlxtune.core.text import one_line
+from mlxtune.data import (
+    column_map,  # loads numpy, which the first screen does not need
+    scaffold,
+)
+from mlxtune.data.column_map import SampleRecords
 from mlxtune.data.readers.formats import NO_MAPPING
+from mlxtune.data.scaffold import Scaffold
 from mlxtune.data.source_files import source_files
+from mlxtune.present.scaffold import scaffold_document
 from mlxtune.recipe.edit import edit_recipe
 from mlxtune.tui import draw
 from mlxtune.tui.mapping_screen import SAMPLE, MappingScreen
 from mlxtune.tui.notices import Notice
 from mlxtune.tui.render.text import line, lines
+from mlxtune.tui.source_session import SourceRef
 
 if TYPE_CHECKING:
-    from mlxtune.data.column_map import SampleRecords
-    from mlxtune.data.scaffold import Scaffold
     from mlxtune.tui.app import MlxtuneApp
-    from mlxtune.tui.source_session import SourceRef
 
 Mapped = Callable[[Path, Mapping[str, str]], object]
 
@@ -45,7 +50,6 @@ def choose_file(app: MlxtuneApp, title: str, label: str, then: Callable[[Path], 
 
 def open_mapped(app: MlxtuneApp, path: Path, then: Mapped, *, label: str) -> None:
     """Call ``then`` with a file and its column map. Ask for the map if the file needs one."""
-    from mlxtune.data import column_map  # loads numpy, which the first screen does not need
 
     def read(sample: SampleRecords) -> None:
         first = sample.records[0][1]
@@ -67,7 +71,6 @@ def map_columns(
 
 def map_source(app: MlxtuneApp, ref: SourceRef) -> None:
     """Ask how the columns of a source map to our keys, and show it with that map. It is saved in the recipe, if there is one."""
-    from mlxtune.data import column_map
 
     def chosen(mapping: dict[str, str]) -> None:
         if ref.recipe_path is None:
@@ -129,8 +132,6 @@ def new_recipe(app: MlxtuneApp) -> None:
 
 def recipe_for(app: MlxtuneApp, path: Path, mapping: Mapping[str, str], format: str = "auto") -> None:
     """Guess a recipe for the rows of ``path``, show what was guessed, and write it under the name that the user enters."""
-    from mlxtune.data import scaffold
-    from mlxtune.present.scaffold import scaffold_document
 
     def show(guessed: Scaffold) -> None:
         app.ask(

@@ -15,7 +15,12 @@ from textual.widgets import Input
 
 from mlxtune.core.errors import InputError
 from mlxtune.core.text import one_line, safe_text
+from mlxtune.data.browser import LazyRow, Throttle
 from mlxtune.data.rows import last_prompt
+from mlxtune.data.transforms.pipeline import Pipeline, RowEdit, parse
+from mlxtune.data.transforms.preview import Outcome, changed_texts
+from mlxtune.data.transforms.transform import Verb
+from mlxtune.data.transforms.verbs import VERBS
 from mlxtune.present.data_files import outcome_text
 from mlxtune.tui.render.text import cell, line, lines, marked
 from mlxtune.tui.render.word_diff import Words, word_diff
@@ -23,10 +28,6 @@ from mlxtune.tui.source_session import SourceSession
 from mlxtune.tui.widgets import Panel
 
 if TYPE_CHECKING:  # they load numpy
-    from mlxtune.data.browser import LazyRow
-    from mlxtune.data.transforms.pipeline import Pipeline, RowEdit
-    from mlxtune.data.transforms.preview import Outcome
-    from mlxtune.data.transforms.transform import Verb
     from mlxtune.tui.app import MlxtuneApp
 
 _SHOWN_EDITS = 20
@@ -88,8 +89,6 @@ class TransformDialog(ModalScreen["Pipeline | None"]):
         self._preview(event.value)
 
     def _preview(self, text: str) -> None:
-        from mlxtune.data.transforms.pipeline import parse
-
         self._generation += 1
         self._pipeline = self._error = self._outcome = None
         self._read = 0
@@ -105,9 +104,6 @@ class TransformDialog(ModalScreen["Pipeline | None"]):
 
     def _run(self, pipeline: Pipeline, generation: int) -> None:
         """Apply ``pipeline`` in a thread until another one replaces it."""
-        from mlxtune.data.browser import Throttle
-        from mlxtune.data.transforms.preview import Outcome
-
         outcome, throttle, notified = Outcome(len(self._rows), _SHOWN_EDITS), Throttle(), time.monotonic()
 
         def row_at(index: int) -> LazyRow:
@@ -160,8 +156,6 @@ class TransformDialog(ModalScreen["Pipeline | None"]):
         changes.display = bool(outcome.shown) if outcome is not None else True
 
     def _matching_verbs(self, text: str) -> list[Verb]:
-        from mlxtune.data.transforms.verbs import VERBS
-
         words = text.rpartition("|")[2].split()
         return [verb for name, verb in VERBS.items() if not words or name.startswith(words[0])] or [*VERBS.values()]
 
@@ -194,8 +188,6 @@ def _verb_row(verb: Verb, width: int) -> Content:
 
 def _edit_rows(edits: Sequence[RowEdit], width: int, height: int) -> list[Content]:
     """Return the edits in at most ``height`` rows: the number, the changed part, and its text before and after."""
-    from mlxtune.data.transforms.preview import changed_texts
-
     rows: list[Content] = []
     for edit in edits:
         number = cell(f"{edit.index + 1:,}" if edit.index >= 0 else "new", 7, "$muted", right=True)

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from itertools import zip_longest
-from typing import TYPE_CHECKING
 
 from textual.content import Content
 
 from mlxtune.core.errors import MlxtuneError
 from mlxtune.core.text import one_line, safe_text
+from mlxtune.evaluation.scorers import Score
 from mlxtune.present.chat import usage
 from mlxtune.tui.paths import base_name
 from mlxtune.tui.render.text import cell, error_rows, key, line, lines, paragraph, wrap
 from mlxtune.tui.rooms.chat.service import AdapterOption, ChatReply, ChatService, Exchange
 from mlxtune.workspace.index import RunView
-
-if TYPE_CHECKING:
-    from mlxtune.evaluation.scorers import Score
 
 MIN_SIDE_BY_SIDE_WIDTH = 60
 

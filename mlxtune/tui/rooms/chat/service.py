@@ -7,23 +7,21 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from mlxtune.adapters import library
 from mlxtune.adapters.entry import AdapterEntry
 from mlxtune.core.errors import MlxtuneError, ModelError
 from mlxtune.core.text import one_line, safe_text
+from mlxtune.evaluation.contract import Contract
+from mlxtune.evaluation.scorers import CONTRACT, ModelAnswer, Score
 from mlxtune.models.resolve import is_local
 from mlxtune.present.chat import saved
+from mlxtune.recipe import Recipe
 from mlxtune.serving.chat_session import ChatSession
 from mlxtune.serving.client import Client, PendingAnswer
 from mlxtune.serving.protocol import Done, Event, Failed, Piece, Ready
 from mlxtune.tui.paths import base_name
-
-if TYPE_CHECKING:
-    from mlxtune.evaluation.contract import Contract
-    from mlxtune.evaluation.scorers import Score
-    from mlxtune.recipe import Recipe
 
 State = Literal["idle", "loading", "ready", "failed"]
 ROWS, PAIRS = Path("data/chat.jsonl"), Path("data/chat-pairs.jsonl")  # files that saved conversations are appended to
@@ -113,8 +111,6 @@ def resolve(workspace: Path, key: str, base: str, folder: Path) -> tuple[str, Ad
 
 def contract_of(recipe: Recipe | None) -> Contract | None:
     """Return the recipe's contract, or ``None`` if it has none or its schema or a pattern is unusable."""
-    from mlxtune.evaluation.contract import Contract
-
     with suppress(MlxtuneError):
         return Contract.from_recipe(recipe) if recipe and recipe.has_contract else None
     return None
@@ -256,8 +252,6 @@ class ChatService:
 
     def _score(self, question: str, answer: str, done: Done) -> Score | None:
         """Score a finished answer by the contract, as far as that is possible without a reference."""
-        from mlxtune.evaluation.scorers import CONTRACT, ModelAnswer
-
         if self.contract is None or done.ended == "cancelled":
             return None
         scores = self.contract.score(ModelAnswer(answer, done.ended, prompt=question))

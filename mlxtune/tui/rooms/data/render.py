@@ -5,14 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
 from textual.content import Content
 
 from mlxtune.core.errors import DataError
 from mlxtune.core.text import one_line, plural
 from mlxtune.data import filters
+from mlxtune.data.access.spans import IntArray
+from mlxtune.data.browser import ReviewVerdict, SourceBrowser
+from mlxtune.data.checks.registry import get_check
+from mlxtune.data.checks.report import CheckResult, improvement
+from mlxtune.data.checks.statistics import is_rare
 from mlxtune.data.rows import Row, RowError, row_tags
+from mlxtune.evaluation.annotators import AnnotatorAgreement
 from mlxtune.present.blocks import Fact, Facts
 from mlxtune.present.check import check_title, skip_text, summary_document, tag_blocks
 from mlxtune.present.review import agreement_fact
@@ -21,12 +28,6 @@ from mlxtune.tui.render.bars import bar
 from mlxtune.tui.render.source import SEVERITY_STYLE, check_glyph, decision_glyph
 from mlxtune.tui.render.text import Part, cell, error_rows, key, line, lines, marked, paragraph
 from mlxtune.tui.source_session import SourceSession
-
-if TYPE_CHECKING:  # they load numpy
-    from mlxtune.data.access.spans import IntArray
-    from mlxtune.data.browser import ReviewVerdict, SourceBrowser
-    from mlxtune.data.checks.report import CheckResult
-    from mlxtune.evaluation.annotators import AnnotatorAgreement
 
 _BLOCKS = " ▁▂▃▄▅▆▇█"
 _PREVIEW = 200  # characters
@@ -101,8 +102,6 @@ def table_row(browser: SourceBrowser, index: int, columns: RowColumns, width: in
 
 def check_label(check: str) -> str:
     """Return a check's short name."""
-    from mlxtune.data.checks.registry import get_check
-
     return get_check(check).label
 
 
@@ -151,8 +150,6 @@ def table_message(session: SourceSession, width: int) -> Content:
 
 def finding_row(check: str, rows: Sequence[int], width: int, under_cursor: bool) -> Content:
     """Return a check with its number of rows and its fix."""
-    from mlxtune.data.checks.registry import get_check
-
     known, title = get_check(check), check_title(check)
     if known.fix.kind == "hand":
         fix = line(("by hand", "$faint"))
@@ -169,8 +166,6 @@ def finding_row(check: str, rows: Sequence[int], width: int, under_cursor: bool)
 
 def check_summary(verdict: ReviewVerdict, checked: CheckResult, width: int, *, brief: bool) -> Content:
     """Return the verdict on the source and, unless ``brief``, its size and the most helpful next step."""
-    from mlxtune.data.checks.report import improvement
-
     advice = improvement(checked.statistics, verdict.findings, verdict.counts.to_review, stale=verdict.stale)
     document = summary_document(verdict.counts, checked.statistics, advice, checked.skipped, checked.constant, stale=verdict.stale)
     rows = draw.rows(document[:1] if brief else document, width)
@@ -201,8 +196,6 @@ class LengthHistogram:
     @classmethod
     def of(cls, lengths: IntArray, unmeasured: int, limit: int, width: int) -> LengthHistogram | None:
         """Count ``lengths`` in ``width`` columns. Return ``None`` if there is nothing to count."""
-        import numpy as np
-
         lengths = lengths[lengths > 0]
         if not len(lengths) or width < 8:
             return None
@@ -287,8 +280,6 @@ def labels(tags: Mapping[str, Mapping[str, int]], width: int) -> list[Content]:
 
 def coverage(browser: SourceBrowser, checked: CheckResult | None, width: int) -> Content:
     """Draw what share of the rows was decided, how many prompts are distinct, and how many values have enough rows."""
-    from mlxtune.data.checks.statistics import is_rare
-
     total = len(browser) - browser.bad_count
     shares = [("decided", browser.decided_count, total)]
     if checked is not None:

@@ -12,8 +12,12 @@ from textual.content import Content
 from textual.widgets import Input
 
 from mlxtune.core.text import one_line, plural
+from mlxtune.data.checks.base import DROP
+from mlxtune.data.checks.fixes import fixed_copy_path
+from mlxtune.data.checks.registry import check_filter_name, get_check, may_mute
 from mlxtune.data.review import EXCLUDED
 from mlxtune.data.review import Action as ReviewAction
+from mlxtune.evaluation.annotators import agreements
 from mlxtune.present import check as words
 from mlxtune.tui import open_flow
 from mlxtune.tui.actions import Action, ShownAction
@@ -273,8 +277,6 @@ class DataRoom(SourceRoom):
 
         If there are several, it is the one of the filter or, without one, the most severe one that can be fixed.
         """
-        from mlxtune.data.checks.registry import check_filter_name, get_check
-
         panel, names = self.query_one("#findings-list", ListPanel), self._finding_names
         if panel.has_focus or not len(session.selection.rows):
             return
@@ -343,8 +345,6 @@ class DataRoom(SourceRoom):
         self.query_one("#split-bar", Panel).update(lambda width, _height: render.split_bar(counts, why, width))
 
     def _draw_labels(self, session: SourceSession) -> None:
-        from mlxtune.evaluation.annotators import agreements
-
         source, checked, error = session.source, session.source.check_result, session.check.error
         if checked is not None:
             self.query_one(ScrollPanel).set(lambda width: render.labels(checked.statistics.tags, width))
@@ -385,8 +385,6 @@ class DataRoom(SourceRoom):
     @property
     def fixable_check(self) -> str:
         """The check under the cursor in the list of findings if f can fix it, or else an empty string."""
-        from mlxtune.data.checks.registry import get_check
-
         name = self._marked_check
         return name if name and get_check(name).fix.kind != "hand" else ""
 
@@ -400,8 +398,6 @@ class DataRoom(SourceRoom):
     @property
     def check_to_mute(self) -> str:
         """The check under the cursor in the list of findings if the list has the focus and it may be muted, or else ``""``."""
-        from mlxtune.data.checks.registry import may_mute
-
         return name if self.on_finding and (name := self._marked_check) and may_mute(name) else ""
 
     def action_mute(self) -> None:
@@ -520,8 +516,6 @@ class DataRoom(SourceRoom):
 
     def _filter_by(self, check: str) -> None:
         """Show the rows that count for ``check``: not those that a decision leaves out."""
-        from mlxtune.data.checks.registry import check_filter_name
-
         filter = f"finding:{check_filter_name(check)}"
         if session := self.session:
             statuses = {session.source.decision(index).status for index in session.source.rows_with_finding(check)}
@@ -572,10 +566,6 @@ class DataRoom(SourceRoom):
 
     def action_fix(self) -> None:
         """Preview a finding's fix and ask. It is recorded as decisions, so it can be undone; the source is not changed."""
-        from mlxtune.data.checks.base import DROP
-        from mlxtune.data.checks.fixes import fixed_copy_path
-        from mlxtune.data.checks.registry import get_check
-
         if (session := self.session) is None or not (name := self.fixable_check):
             return
         browser, check = session.source, get_check(name)

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mlxtune.core.errors import DataError
 from mlxtune.core.text import one_line, plural
+from mlxtune.data.browser import SourceBrowser
+from mlxtune.data.checks.fixes import apply_fixes, fixed_copy_path, write_fixed
 from mlxtune.data.review import Action
 from mlxtune.data.rows import Preference, last_prompt
 from mlxtune.tui.notices import Notice
 from mlxtune.tui.session_manager import decision_notice
 from mlxtune.tui.source_session import SourceSession
-
-if TYPE_CHECKING:
-    from mlxtune.data.browser import SourceBrowser
 
 _PREVIEW_ROWS = 4
 _STATUS: Mapping[Action, str] = {"accept": "accepted", "reject": "rejected", "skip": "skipped"}
@@ -57,8 +56,6 @@ def fix_preview(browser: SourceBrowser, rows: Sequence[int], check: str) -> str:
 
 def apply_fix(session: SourceSession, check: str, rows: Sequence[int]) -> Notice:
     """Apply the fix for ``check`` to ``rows`` as one decision. The source is not changed."""
-    from mlxtune.data.checks.fixes import apply_fixes
-
     browser = session.source
     records: dict[str, Any] = {}
     fixed_rows = []
@@ -76,8 +73,6 @@ def apply_fix(session: SourceSession, check: str, rows: Sequence[int]) -> Notice
 
 def write_fixed_copy(session: SourceSession) -> Notice:
     """Write the rows, with every safe fix applied, to a new file."""
-    from mlxtune.data.checks.fixes import fixed_copy_path, write_fixed
-
     browser = session.source
     assert browser.verdict is not None
     copy = write_fixed(browser.records, browser.verdict.findings, fixed_copy_path(session.ref.path), state=browser.state)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise, zip_longest
-from typing import TYPE_CHECKING
 
 from textual.content import Content
 
 from mlxtune.core.text import one_line, plural, safe_text
+from mlxtune.data.browser import SourceBrowser
+from mlxtune.data.checks.base import Span
+from mlxtune.data.groups import RowGroup
 from mlxtune.data.rows import Row, last_prompt
 from mlxtune.tui.render.source import check_glyph, decision_glyph
 from mlxtune.tui.render.text import Part, cell, invitation, key, line, paragraph
@@ -16,11 +18,6 @@ from mlxtune.tui.render.word_diff import Words, word_diff
 from mlxtune.tui.rooms.groups.service import current, flagged_spans
 from mlxtune.tui.rooms.review.service import RowPart, parts_of
 from mlxtune.tui.widgets import Lines
-
-if TYPE_CHECKING:  # they load numpy
-    from mlxtune.data.browser import SourceBrowser
-    from mlxtune.data.checks.base import Span
-    from mlxtune.data.groups import RowGroup
 
 _MAX_TEXT = 8000  # characters of a part that are compared and shown
 _PREVIEW = 200

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from textual.app import ComposeResult
 from textual.containers import Container, Vertical
@@ -12,7 +12,10 @@ from textual.content import Content
 
 from mlxtune.core.errors import InputError, MlxtuneError
 from mlxtune.core.text import one_line, plural
+from mlxtune.data.groups import RowGroup
 from mlxtune.data.review import Action as ReviewAction
+from mlxtune.planning import cluster_process
+from mlxtune.planning.cluster_process import ClusterProcess, ClusterResult
 from mlxtune.tui.actions import Action
 from mlxtune.tui.notices import Notice
 from mlxtune.tui.rooms.groups import render, service
@@ -20,10 +23,6 @@ from mlxtune.tui.rooms.source_room import REDO, SOURCE_ACTIONS, UNDO, SourceRoom
 from mlxtune.tui.source_session import SourceSession
 from mlxtune.tui.widgets import ListPanel, MarkableList, Panel, RowReader, Section
 from mlxtune.workspace.index import Snapshot
-
-if TYPE_CHECKING:  # they load numpy
-    from mlxtune.data.groups import RowGroup
-    from mlxtune.planning.cluster_process import ClusterProcess, ClusterResult
 
 _DEFAULT_KEPT = 3  # default number of most diverse rows to keep
 _REASONS = {"conflict": "not a conflict", "near-duplicate": "not a duplicate", "duplicate": "repeated on purpose"}
@@ -415,15 +414,13 @@ class GroupsRoom(SourceRoom):
         self.redraw()
 
     def _compute(self, clusters: _Clusters) -> ClusterResult | None:
-        from mlxtune.planning.cluster_process import ClusterProcess
-
         assert clusters.session.ref.recipe_path is not None
 
         def progress(step: str, share: float) -> None:
             clusters.progress = f"{step} {share:.0%}" if share else step
             self.app.call_later(self.redraw)
 
-        clusters.process = ClusterProcess(clusters.session.ref.recipe_path)
+        clusters.process = cluster_process.ClusterProcess(clusters.session.ref.recipe_path)
         return clusters.process.follow(progress)
 
     def _computed(self, clusters: _Clusters, result: ClusterResult | None) -> None:

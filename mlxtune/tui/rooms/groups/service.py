@@ -3,34 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from mlxtune.core.errors import DataError
+from mlxtune.data.browser import SourceBrowser
+from mlxtune.data.checks.base import Finding, Span
+from mlxtune.data.groups import RowGroup, by_size, finding_groups, most_diverse
 from mlxtune.data.review import EXCLUDED
 from mlxtune.data.rows import Row, last_prompt, row_text
 from mlxtune.tui.source_session import SourceSession
-
-if TYPE_CHECKING:  # they load numpy
-    from mlxtune.data.browser import SourceBrowser
-    from mlxtune.data.checks.base import Finding, Span
-    from mlxtune.data.groups import RowGroup
-
 
 _COMPARED = 20  # members whose beginnings are compared
 
 
 def repeat_groups(browser: SourceBrowser) -> list[RowGroup]:
     """Return the groups of duplicates, near-duplicates and conflicts among the rows that are not left out."""
-    from mlxtune.data.groups import finding_groups
-
     verdict = browser.verdict
     return remaining(browser, finding_groups(verdict.findings)) if verdict else []
 
 
 def remaining(browser: SourceBrowser, groups: Sequence[RowGroup]) -> list[RowGroup]:
     """Return ``groups`` without rows that are left out, and without groups that have nothing left to compare."""
-    from mlxtune.data.groups import by_size
-
     left_out = {index for index, decision in browser.decisions.items() if decision.status in EXCLUDED}
     return by_size(group.without(left_out) for group in groups) if left_out else list(groups)
 
@@ -48,8 +40,6 @@ def current(browser: SourceBrowser, index: int) -> Row | None:
 
 def diverse_rows(session: SourceSession, group: RowGroup, count: int) -> tuple[int, ...]:
     """Return the ``count`` rows of a group that differ most from each other."""
-    from mlxtune.data.groups import most_diverse
-
     rows = [row for row in group.rows if current(session.source, row) is not None]
     texts = [row_text(row) for index in rows if (row := current(session.source, index)) is not None]
     return tuple(rows[position] for position in most_diverse(texts, count))

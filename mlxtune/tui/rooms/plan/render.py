@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from textual.content import Content
 
 from mlxtune.core.errors import MlxtuneError
 from mlxtune.core.text import one_line, safe_text
+from mlxtune.planning.cost import Bill
+from mlxtune.planning.machine import PowerState
+from mlxtune.planning.plan import Plan
+from mlxtune.present import plan as present
 from mlxtune.present.blocks import Facts, Heading
 from mlxtune.present.labels import outcome_mark
+from mlxtune.present.plan import BASIS, plan_document
 from mlxtune.recipe import Recipe
 from mlxtune.recipe.keys import RecipeKey, format_value
 from mlxtune.tui import draw
 from mlxtune.tui.render.bars import bar
 from mlxtune.tui.render.text import Part, cell, gigabytes, line, lines, paragraph, section_title, wrap
-
-if TYPE_CHECKING:
-    from mlxtune.planning.cost import Bill
-    from mlxtune.planning.machine import PowerState
-    from mlxtune.planning.plan import Plan
 
 _SECTION, _NAME, _DEFAULT = 12, 17, 12  # widths of the form's columns
 VALUE_COLUMN = _SECTION + _NAME + 2  # where a value begins, after its glyph
@@ -32,8 +31,6 @@ VALUE_COLUMN = _SECTION + _NAME + 2  # where a value begins, after its glyph
 
 def verdict(plan: Plan, last_memory: int | None, note: str, width: int) -> Content:
     """Return whether the recipe fits, and its memory bar; ``last_memory`` is the memory of the last plan, in bytes."""
-    from mlxtune.present import plan as present
-
     sentence = draw.text_rows(present.verdict(plan), width)
     if len(sentence) == 1 and sentence[0].cell_length + len(note) + 3 <= width:
         sentence = [line(sentence[0], (f"   {note}", "$muted"))]
@@ -44,8 +41,6 @@ def verdict(plan: Plan, last_memory: int | None, note: str, width: int) -> Conte
 
 def basis(plan: Plan) -> str:
     """Return what the memory of a plan is based on."""
-    from mlxtune.present.plan import BASIS
-
     return BASIS[plan.basis]
 
 
@@ -132,8 +127,6 @@ def side_sections(
 
     ``check_note`` says why the rows should be checked before training, if they should; ``keys`` has the actions that are possible now.
     """
-    from mlxtune.present.plan import plan_document
-
     sections: list[tuple[str, list[Content]]] = []
     for block in plan_document(plan, bill, power, check_note=check_note)[2:]:
         if isinstance(block, Heading):

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from textual.app import ComposeResult
 from textual.containers import Horizontal
@@ -19,7 +19,11 @@ from textual.widgets import Input
 from mlxtune.core.child_process import StoppableCall
 from mlxtune.core.errors import MlxtuneError, RecipeError
 from mlxtune.core.text import duration, one_line, plural
+from mlxtune.models.resolve import check_name  # its imports would slow down the app's start
+from mlxtune.planning.cost import Bill
 from mlxtune.planning.machine import PowerState
+from mlxtune.planning.plan import Plan
+from mlxtune.present.plan import time_fact, verdict_sentence
 from mlxtune.recipe import Recipe
 from mlxtune.recipe.edit import Edit, edit_recipe, undo_edit
 from mlxtune.recipe.keys import RecipeKey, format_value, keys, value_at
@@ -34,10 +38,6 @@ from mlxtune.tui.rooms.plan import render
 from mlxtune.tui.rooms.plan.service import MissingBaseError, PlanResult, PlanService, describe_base
 from mlxtune.tui.widgets import ChoiceOption, Field, ListPanel, PageScreen, Panel, Section
 from mlxtune.workspace.index import RecipeView, Snapshot
-
-if TYPE_CHECKING:
-    from mlxtune.planning.cost import Bill
-    from mlxtune.planning.plan import Plan
 
 _PROGRESS_DELAY = 0.15  # seconds before progress is shown
 
@@ -433,8 +433,6 @@ class PlanRoom(Room):
         form = self.form
         if form is None:
             return False
-        from mlxtune.models.resolve import check_name  # its imports would slow down the app's start
-
         try:
             if base := changes.get("model.base"):
                 check_name(str(base), relative_to=form.path.parent)
@@ -470,8 +468,6 @@ class PlanRoom(Room):
         self._replan()
 
     def action_train(self) -> None:
-        from mlxtune.present.plan import time_fact, verdict_sentence
-
         form = self.form
         if form is None:
             return

@@ -6,20 +6,28 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from mlxtune.core.child_process import Progress, StoppableCall
 from mlxtune.core.errors import InputError
 from mlxtune.core.files import file_stamp
 from mlxtune.core.text import one_line
+from mlxtune.data import review
+from mlxtune.data.constant_rate import ConstantRate
+from mlxtune.data.source import read_source
+from mlxtune.data.split import Splits, split
+from mlxtune.evaluation.arms import contest
+from mlxtune.evaluation.contract import Contract
+from mlxtune.evaluation.free_arms import constant_rate
+from mlxtune.evaluation.holdout.ledger import looks
+from mlxtune.evaluation.off_task.prompts import load_prompts
+from mlxtune.models import bundled, catalog, resolve
+from mlxtune.models.bundled import install
+from mlxtune.planning import machine
+from mlxtune.planning.cost import Bill, make_bill
+from mlxtune.planning.plan import Plan, Planner, local_planner
 from mlxtune.present.labels import base_summary
 from mlxtune.recipe import Recipe
-
-if TYPE_CHECKING:  # planning loads arrays and catalogs, and the first screen must not wait for them
-    from mlxtune.data.constant_rate import ConstantRate
-    from mlxtune.data.split import Splits
-    from mlxtune.planning.cost import Bill
-    from mlxtune.planning.plan import Plan, Planner
+from mlxtune.runs.registry import resolve_parent
 
 
 class MissingBaseError(InputError):
@@ -70,20 +78,12 @@ class PlanService:
 
     def fetch(self, recipe: Recipe, progress: Progress) -> PlanResult:
         """Download the base, then plan. Raise ``ModelError`` or ``MachineError`` if that fails."""
-        from mlxtune.models.resolve import resolve
-
         with self._lock:
-            resolve(recipe.model.base, relative_to=recipe.folder, progress=progress)
+            resolve.resolve(recipe.model.base, relative_to=recipe.folder, progress=progress)
             self._inputs = None
             return self._plan(recipe, progress)
 
     def _plan(self, recipe: Recipe, progress: Progress) -> PlanResult:
-        from mlxtune.evaluation.arms import contest
-        from mlxtune.evaluation.free_arms import constant_rate
-        from mlxtune.evaluation.holdout.ledger import looks
-        from mlxtune.planning.cost import make_bill
-        from mlxtune.planning.machine import this_machine
-
         loaded, inputs = self._prepare(recipe, progress)
         plan = inputs.planner.plan(loaded, inputs.splits, workspace=self._workspace)
         key = (inputs.key, loaded.evaluation, loaded.schema_file and file_stamp(loaded.schema_file))
@@ -91,17 +91,9 @@ class PlanService:
             self._constant = key, constant_rate(loaded, inputs.splits)
         plan = replace(plan, contest=contest(loaded), constant=self._constant[1])
         plan = replace(plan, looks=looks(self._workspace, inputs.splits.evaluated))
-        return PlanResult(plan, make_bill(plan, loaded.method.kind, chip=this_machine().chip), inputs.local)
+        return PlanResult(plan, make_bill(plan, loaded.method.kind, chip=machine.this_machine().chip), inputs.local)
 
     def _prepare(self, recipe: Recipe, progress: Progress) -> tuple[Recipe, _PlanInputs]:
-        from mlxtune.data import review
-        from mlxtune.data.source import read_source
-        from mlxtune.data.split import split
-        from mlxtune.evaluation.contract import Contract
-        from mlxtune.evaluation.off_task.prompts import load_prompts
-        from mlxtune.models.resolve import is_local
-        from mlxtune.runs.registry import resolve_parent
-
         loaded = resolve_parent(self._workspace, recipe)
         Contract.from_recipe(loaded)
         load_prompts(loaded)
@@ -111,40 +103,29 @@ class PlanService:
         if self._inputs is None or self._inputs.key != key:
             progress("measuring the rows", 0.0)
             splits = split(read_source(loaded.source, loaded.data.format, loaded.data.map), loaded.data)
-            local = is_local(loaded.model.base, relative_to=loaded.folder)
+            local = resolve.is_local(loaded.model.base, relative_to=loaded.folder)
             self._inputs = _PlanInputs(key, _local_planner(loaded) if local else _catalog_planner(loaded), splits, local)
         return self._inputs.planner.complete(loaded, self._inputs.splits), self._inputs
 
 
 def describe_base(id: str) -> str:
     """Return a sentence about the base ``id``, or an empty string if the catalog does not have it."""
-    from mlxtune.models import catalog
-
     model = catalog.find(id)
     return base_summary(model) if model else ""
 
 
 def _local_planner(recipe: Recipe) -> Planner:
-    from mlxtune.models.resolve import resolve
-    from mlxtune.planning.machine import this_machine
-    from mlxtune.planning.plan import local_planner
-
-    base = resolve(recipe.model.base, relative_to=recipe.folder, fetch=False)
-    return local_planner(recipe, base.folder, base.config, this_machine(), base.fingerprint)
+    base = resolve.resolve(recipe.model.base, relative_to=recipe.folder, fetch=False)
+    return local_planner(recipe, base.folder, base.config, machine.this_machine(), base.fingerprint)
 
 
 def _catalog_planner(recipe: Recipe) -> Planner:
     """Return a planner for a base that is not downloaded, using the catalog's shapes."""
-    from mlxtune.models import bundled, catalog
-    from mlxtune.models.bundled import install
-    from mlxtune.models.resolve import resolve
-    from mlxtune.planning.machine import this_machine
-
     base = recipe.model.base
     entry = catalog.find(base)
     if entry and install.is_ready(bundled.DEFAULT):
-        return entry.planner(recipe, this_machine())
+        return entry.planner(recipe, machine.this_machine())
     on_hub = "/" in base and not base.startswith((".", "/", "~"))
     if not bundled.find(base) and not on_hub:
-        resolve(base, relative_to=recipe.folder, fetch=False)  # raises if there is no such base
+        resolve.resolve(base, relative_to=recipe.folder, fetch=False)  # raises if there is no such base
     raise MissingBaseError(f"{one_line(base)} is not on this machine yet.")

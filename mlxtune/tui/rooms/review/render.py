@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from textual.content import Content
 
 from mlxtune.core.errors import DataError
 from mlxtune.core.text import duration, one_line, safe_text
+from mlxtune.data.checks.base import Finding
 from mlxtune.data.rows import RowError
 from mlxtune.planning.masks import TurnTokens
 from mlxtune.present.check import finding_text
@@ -18,9 +18,6 @@ from mlxtune.tui.render.text import cell, clickable, justify, key, line, lines, 
 from mlxtune.tui.render.word_diff import Words, word_diff
 from mlxtune.tui.rooms.review.service import SIDES, ContractCheck, RowPart
 from mlxtune.tui.widgets import Lines
-
-if TYPE_CHECKING:  # it loads numpy
-    from mlxtune.data.checks.base import Finding
 
 _MAX_CHARACTERS = 20_000  # maximum number of characters shown of one part
 _TOKEN_WASH = ("$trained-alt", "$trained")

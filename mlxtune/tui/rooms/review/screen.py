@@ -13,6 +13,7 @@ from textual.containers import Container, Vertical
 
 from mlxtune.core.errors import DataError, MlxtuneError
 from mlxtune.core.text import one_line, restore_unsafe, safe_text
+from mlxtune.data.checks.check_input import rewrite_texts
 from mlxtune.data.review import EXCLUDED
 from mlxtune.data.review import Action as ReviewAction
 from mlxtune.data.rows import Row, row_tags
@@ -537,8 +538,6 @@ class ReviewRoom(SourceRoom):
 
     def _with_text(self, row: Row, edited: RowPart, text: str) -> Row:
         """Return ``row`` with another text in one part; unsafe characters that were only shown as symbols are restored."""
-        from mlxtune.data.checks.check_input import rewrite_texts
-
         restored = restore_unsafe(edited.text, text)
         return rewrite_texts(row, lambda part, current: restored if part == edited.name else current)
 

@@ -6,16 +6,18 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from mlxtune.core.text import one_line
+from mlxtune.data.browser import SourceBrowser
+from mlxtune.data.checks.check_input import rewrite_texts, text_parts
+from mlxtune.data.checks.contract import scored_answer
 from mlxtune.data.generate.lineage import KEY, lineage_of
 from mlxtune.data.rows import Conversation, Preference, Row, Unpaired
+from mlxtune.evaluation.contract import Contract
+from mlxtune.evaluation.scorers import ModelAnswer
+from mlxtune.evaluation.scorers.disclaimer import add_missing_disclaimers
+from mlxtune.evaluation.scorers.registry import metric_label
 from mlxtune.tui.render.source import role_glyph
-
-if TYPE_CHECKING:  # they load numpy
-    from mlxtune.data.browser import SourceBrowser
-    from mlxtune.evaluation.contract import Contract
 
 SIDES = ("chosen", "rejected")
 _MAX_SOURCE = 24  # characters of a file's name and the row's place in it, which fit on one line
@@ -42,8 +44,6 @@ class RowPart:
 
 def parts_of(row: Row) -> tuple[RowPart, ...]:
     """Return the parts of ``row``; the two answers of a pair come last."""
-    from mlxtune.data.checks.check_input import text_parts
-
     turns = row.messages if isinstance(row, Conversation) else ()
     result = []
     for index, part in enumerate(text_parts(row)):
@@ -82,10 +82,6 @@ class ContractCheck:
 
 def check_contract(contract: Contract, row: Row) -> tuple[ContractCheck, ...]:
     """Apply the required metrics of ``contract`` to the row's answer. Empty if the row has no answer it applies to."""
-    from mlxtune.data.checks.contract import scored_answer
-    from mlxtune.evaluation.scorers import ModelAnswer
-    from mlxtune.evaluation.scorers.registry import metric_label
-
     part, text = scored_answer(row)
     scores = contract.score(ModelAnswer(text, reference=text)) if part else {}
     names = [metric.name for metric in contract.metrics if metric.required and metric.name in scores]
@@ -94,10 +90,6 @@ def check_contract(contract: Contract, row: Row) -> tuple[ContractCheck, ...]:
 
 def add_disclaimers(contract: Contract, row: Row) -> Row | None:
     """Return ``row`` with its missing disclaimers added, or ``None`` if its answer lacks none."""
-    from mlxtune.data.checks.check_input import rewrite_texts
-    from mlxtune.data.checks.contract import scored_answer
-    from mlxtune.evaluation.scorers.disclaimer import add_missing_disclaimers
-
     part, text = scored_answer(row)
     fixed = add_missing_disclaimers(text, contract.section.disclaimers) if part else None
     return None if fixed is None else rewrite_texts(row, lambda name, current: fixed if name == part else current)
