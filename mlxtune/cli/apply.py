@@ -25,7 +25,6 @@ from mlxtune.present.data_files import outcome_text
 
 if TYPE_CHECKING:  # imports numpy
     from mlxtune.data.browser import SourceBrowser
-    from mlxtune.data.transforms.pipeline import RowEdit
     from mlxtune.data.transforms.preview import Outcome
 
 _PREVIEW_ROWS = 5
@@ -126,17 +125,12 @@ def _show_preview(outcome: Outcome) -> None:
 
     show(outcome_text(outcome))
     for edit in outcome.shown[:_PREVIEW_ROWS]:
-        number = f"{_number(edit):>6,}  "
+        assert edit.before
+        number = f"{edit.before.location.number:>6,}  "
         if not edit.after:
-            assert edit.before
             info("  ", (number, "muted"), ("left out  ", "warning"), one_line(last_prompt(edit.before), 80))
         for change in changed_texts(edit)[:2]:
             info("  ", (number, "muted"), (f"{change.part}: ", "muted"), one_line(change.before, 60) or "(empty)")
             info("  ", (" " * len(number), "muted"), ("→ ", "primary"), one_line(change.after, 100) or "(empty)")
     if outcome.changed > _PREVIEW_ROWS:
         info("  ", (f"and {outcome.changed - _PREVIEW_ROWS:,} more", "muted"))
-
-
-def _number(edit: RowEdit) -> int:
-    assert edit.before
-    return edit.before.location.number

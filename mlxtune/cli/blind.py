@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 import typer
 
 from mlxtune.cli.options import Json
-from mlxtune.cli.output import Cell, draw, err, info, show_json
+from mlxtune.cli.output import draw, err, info, show_json
 from mlxtune.core.json_fields import to_json
 from mlxtune.core.text import one_line, plural
 from mlxtune.data.rows import Message
@@ -83,7 +83,8 @@ def _ask(session: BlindSession) -> None:
             if not session.undo():
                 info(("  ! ", "warning"), "There is no vote to undo.")
         elif key == "q":
-            info(("■ ", "muted"), f"{session.votes} of {session.votes_needed} votes have been cast.   ", _again(session))
+            again = f"mlxtune blind {session.evaluation.name} {session.first} {session.second}"
+            info(("■ ", "muted"), f"{session.votes} of {session.votes_needed} votes have been cast.   ", (again, "primary"))
             raise typer.Exit(3)
         elif now is None and key == "o":
             return
@@ -91,10 +92,6 @@ def _ask(session: BlindSession) -> None:
             session.vote(_VOTES[key])
         else:
             info(("  ! ", "warning"), f"{one_line(key, 8)} is not a valid key here.")
-
-
-def _again(session: BlindSession) -> Cell:
-    return (f"mlxtune blind {session.evaluation.name} {session.first} {session.second}", "primary")
 
 
 def _draw(now: PresentedPair) -> None:

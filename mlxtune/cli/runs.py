@@ -16,18 +16,20 @@ from mlxtune.cli.follow import follow, follow_answers
 from mlxtune.cli.generate import show_generation
 from mlxtune.cli.options import Json
 from mlxtune.cli.output import Cell, draw, info, print_columns, progress_bar, show, show_json, show_missing_workspace
-from mlxtune.cli.search import search_json, show_search
+from mlxtune.cli.search import show_search
 from mlxtune.cli.train import show_adapter
 from mlxtune.core.errors import InputError
 from mlxtune.core.text import duration, plural, suggest
 from mlxtune.data import samples
 from mlxtune.evaluation import report as reports
+from mlxtune.core.json_fields import to_json
 from mlxtune.present.next_step import stop_text
 from mlxtune.present.run import STATUS_LABELS, run_document
 from mlxtune.runs import registry
 from mlxtune.runs.events import EventReader
 from mlxtune.runs.metrics import CsvSink, MetricSink, TensorBoardSink, TrackioSink, metric_rows
 from mlxtune.runs.registry import RUN_KINDS, Run
+from mlxtune.training.search.leaderboard import read_leaderboard
 from mlxtune.workspace import control
 
 FORMATS = ("csv", "tensorboard", "trackio")
@@ -84,7 +86,7 @@ def show_run(name: RunName = "last", json: Json = False) -> None:
     run = registry.find_run(Path.cwd(), name, None)
     record, state = _record(run), run.state()
     if json:
-        board = {"search": search_json(run)} if run.kind == "search" else {}
+        board = {"search": to_json(read_leaderboard(run.folder)) or {}} if run.kind == "search" else {}
         lists = {"warnings": list(map(asdict, state.warnings)), "validations": list(map(asdict, state.validations))}
         show_json({**record, **board, **lists})
         return

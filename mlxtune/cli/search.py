@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -57,9 +57,3 @@ def show_search(run: Run) -> None:
             show_report(reports.load(evaluation), evaluation)
         trained = Run(workspace / RUN_KINDS["train"].folder / outcome.run)
         draw((facts([("adapter", str(trained.adapter)), ("recipe", str(trained.folder / "recipe.toml"))]),))
-
-
-def search_json(run: Run) -> dict[str, Any]:
-    """Return a search's leaderboard as JSON."""
-    board = read_leaderboard(run.folder)
-    return to_json(board) if board else {}

@@ -41,7 +41,8 @@ def train(
     """Start a run and follow it. Closing the terminal or pressing Ctrl-C does not stop it."""
     loaded = load(recipe, overrides or [])
     request = launcher.launch_request(hosts, hostfile)
-    _warn_of_rows(loaded, recipe)
+    if check_note := check_warning(check_cache.last_check(loaded)):
+        info(("! ", "bold warning"), f"{check_note} See: mlxtune data check {shlex.quote(str(recipe))}")
     if seeds > 1:
         if detach:
             raise InputError("--seeds and --detach cannot be combined, because the runs follow one another.")
@@ -54,11 +55,6 @@ def train(
         if not json:
             show_adapter(run)
         raise typer.Exit(code)
-
-
-def _warn_of_rows(recipe: Recipe, path: Path) -> None:
-    if check_note := check_warning(check_cache.last_check(recipe)):
-        info(("! ", "bold warning"), f"{check_note} See: mlxtune data check {shlex.quote(str(path))}")
 
 
 def show_adapter(run: Run) -> None:

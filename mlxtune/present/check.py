@@ -135,13 +135,6 @@ def verdict_text(verdict: CheckVerdict) -> str:
     return f"Clean: no problems in {rows}."
 
 
-def review_text(left_out: int, edited: int) -> str:
-    """Return how the review changed what was checked, or ``""``."""
-    parts = [f"{left_out:,} left out"] if left_out else []
-    parts += [f"{edited:,} edited"] if edited else []
-    return ", ".join(parts)
-
-
 def improvement_text(improvement: Improvement) -> str:
     """Return what to do with the data next."""
     key, value = improvement.value
@@ -269,8 +262,9 @@ def column_facts(columns: ColumnUse) -> list[Fact]:
 def _read_facts(report: CheckReport) -> list[Fact]:
     formats = ", ".join(f"{count:,} {format}" for format, count in report.formats.items()) or "none"
     facts = [Fact("rows", f"{report.read:,} read = {report.kept:,} valid ({formats}) + {report.refused:,} invalid")]
-    if review := review_text(len(report.left_out), report.edited_count):
-        facts.append(Fact("review", review))
+    counts = {"left out": len(report.left_out), "edited": report.edited_count}  # by the review
+    if any(counts.values()):
+        facts.append(Fact("review", ", ".join(f"{count:,} {what}" for what, count in counts.items() if count)))
     return facts + [Fact("file", FILE_NOTES[note]) for file in report.files for note in file.notes]
 
 

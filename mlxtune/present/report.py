@@ -19,7 +19,6 @@ from mlxtune.evaluation.off_task.result import LEAST
 from mlxtune.evaluation.report import PAGES, ArmResult, EvaluationReport, OptimizerFacts, Rate, StrongestFacts, token_limit
 from mlxtune.evaluation.scorers import CORRECT
 from mlxtune.evaluation.scorers.registry import FORMS, metric_label
-from mlxtune.evaluation.seed_report import SeedMean
 from mlxtune.evaluation.verdict import Comparison
 from mlxtune.present import html, markdown
 from mlxtune.present.blocks import (
@@ -157,15 +156,11 @@ def verdict_arms(report: EvaluationReport) -> tuple[ArmResult, ...]:
     return tuple(arm for arm in report.arms if arm.name in (item.first, item.second)) if item else report.arms[-1:]
 
 
-def _wider(report: EvaluationReport) -> str:
-    """Return the limit of answers under a grammar if an arm has a higher one."""
-    limits = {token_limit(report.facts, arm.name) for arm in report.arms}
-    return f", {max(limits)} with a grammar" if len(limits) > 1 else ""
-
-
 def evaluation_facts(report: EvaluationReport) -> Facts:
     """Describe how the evaluation was made."""
     known, decoding = report.facts, report.facts.get("decoding")
+    limits = {token_limit(known, arm.name) for arm in report.arms}
+    wider = f", {max(limits)} with a grammar" if len(limits) > 1 else ""
     items = [
         ("base", f"{known.get('base', '')} {_short_hash(known.get('base_fingerprint', ''))}".strip()),
         ("run", known.get("run", "")),
@@ -173,7 +168,7 @@ def evaluation_facts(report: EvaluationReport) -> Facts:
         ("step", f"{known['adapter_step']:,}" if "adapter_step" in known else ""),
         ("source", known.get("source", "")),
         ("schema", _short_hash(known.get("schema", ""))),
-        ("decoding", f"{decoding['kind']}, at most {decoding['max_tokens']} tokens{_wider(report)}" if decoding else ""),
+        ("decoding", f"{decoding['kind']}, at most {decoding['max_tokens']} tokens{wider}" if decoding else ""),
         ("thinking", f"{word(known['thinking'])}; at most {known['thinking_tokens']:,} tokens" if "thinking" in known else ""),
         ("date", f"{known['date']} in the prompts" if known.get("date") else ""),
         ("compute", known.get("compute", "")),
@@ -262,7 +257,8 @@ def _rates_table(title: str, note: str, report: EvaluationReport, metrics: Seque
     rows = []
     for metric in sorted(metrics, key=lambda metric: metric != report.headline_metric):
         for index, arm in enumerate(report.arms):
-            rows.append((Cell(metric_label(metric) if index == 0 else "", "bold"), _arm(arm), *_rate(arm.rate(metric))))
+            rate, label = arm.rate(metric), Cell(metric_label(metric) if index == 0 else "", "bold")
+            rows.append((label, _arm(arm), Cell(bar=IntervalBar(rate.low, rate.share, rate.high)), *rate_cells(rate)))
     columns = (Column(), Column(), Column(), Column(right=True), Column(right=True), Column())
     return Table(title, note, columns, tuple(rows))
 
@@ -276,10 +272,6 @@ def rate_cells(rate: Rate) -> tuple[Cell, Cell, Cell]:
         Cell(f"{100 * rate.low:.0f}–{100 * rate.high:.0f}", "muted"),
         Cell(", ".join(mean + failures), "muted"),
     )
-
-
-def _rate(rate: Rate) -> tuple[Cell, ...]:
-    return Cell(bar=IntervalBar(rate.low, rate.share, rate.high)), *rate_cells(rate)
 
 
 def _arm(arm: ArmResult) -> Cell:
@@ -404,6 +396,9 @@ def seeds_table(report: EvaluationReport) -> Table | None:
             )
         )
     mean = seeds.rate.mean
+    spread = (
+        f"standard deviation between seeds {100 * seeds.rate.spread:.1f} points; {100 * seeds.rate.chance:.1f} expected by chance"
+    )
     rows.append(
         (
             Cell("this recipe", "bold"),
@@ -412,7 +407,7 @@ def seeds_table(report: EvaluationReport) -> Table | None:
             Cell(bar=IntervalBar(mean.low, mean.value, mean.high, limit=rival)),
             Cell(percent(mean.value), "bold"),
             Cell(f"{100 * mean.low:.0f}–{100 * mean.high:.0f}", "muted"),
-            Cell(_seed_spread(seeds.rate), "muted"),
+            Cell(spread, "muted"),
         )
     )
     columns = (
@@ -424,11 +419,6 @@ def seeds_table(report: EvaluationReport) -> Table | None:
     )
     legend = f"Dashed line: {seeds.change.rival}, the strongest arm without training."
     return Table("Seeds", note, columns, tuple(rows), legend)
-
-
-def _seed_spread(rate: SeedMean) -> str:
-    observed, chance = 100 * rate.spread, 100 * rate.chance
-    return f"standard deviation between seeds {observed:.1f} points; {chance:.1f} expected by chance"
 
 
 def expected_answer(prompt: OffTaskPrompt) -> str:

@@ -148,7 +148,8 @@ def off_task_fact(result: OffTaskResult) -> Fact:
 def holdout_facts(report: EvaluationReport) -> list[Fact]:
     """Describe how reliable the held-out rows are: their number, dependence, contamination, and earlier use."""
     rows = report.facts["rows"]
-    groups, compared = report.facts.get("groups", rows), compared_rows(report)
+    groups, metric = report.facts.get("groups", rows), report.headline_metric
+    compared = next((rate.total for rate in report.arms[0].rates if rate.metric == metric == PREFERENCE), rows)
     facts = [
         Fact("rows", f"{rows:,} held out", f"{plural(groups, 'group')}: near-duplicates count as one" if groups < rows else "")
     ]
@@ -169,12 +170,6 @@ def holdout_facts(report: EvaluationReport) -> list[Fact]:
     return (
         facts if report.headline else [*facts, detectable_gain_fact(min(groups, compared), len(report.arms), report.facts["level"])]
     )
-
-
-def compared_rows(report: EvaluationReport) -> int:
-    """Return the number of rows that the verdict is about."""
-    metric = report.headline_metric
-    return next((rate.total for rate in report.arms[0].rates if rate.metric == metric == PREFERENCE), report.facts["rows"])
 
 
 def history_facts(history: HoldoutHistory | None) -> list[Fact]:

@@ -27,14 +27,6 @@ else:  # styles follow only the first of a class's bases that is a node
 Condition = Callable[[Any], object]  # from the screen to whether something is so now
 
 
-def _always(_screen: object) -> bool:
-    return True
-
-
-def _never(_screen: object) -> bool:
-    return False
-
-
 @dataclass(frozen=True)
 class Action:
     """Something that a screen can do. Conditions and words that depend on the screen's state are functions of the screen."""
@@ -43,10 +35,10 @@ class Action:
     key: str = ""  # Textual's names of its keys, separated by commas; the first one is shown
     label: str | Callable[[Any], str] = ""  # a word for the footer and the palette; without one, it is in neither
     help: str = ""  # a phrase for the help page and the palette
-    when: Condition = _always  # whether it is possible
+    when: Condition = lambda _screen: True  # whether it is possible
     why: str | Callable[[Any], Notice | str] = ""  # why it is not possible, which its key then shows
     id: str = ""  # of the binding, after the screen's name; by default, from the action's name
-    late: Condition = _never  # whether it is listed after the others
+    late: Condition = lambda _screen: False  # whether it is listed after the others
     needs_accelerator: bool = False  # impossible while a worker runs
     bound: bool = True  # whether the screen binds the key; otherwise, a widget does
     priority: bool = False  # whether the key also acts over dialogs and text fields

@@ -37,11 +37,6 @@ class RecipeSelection:
         return chosen or of_newest or next(iter(self._app.snapshot.startable), None)
 
     @property
-    def has_chosen_recipe(self) -> bool:
-        """Whether the user chose :attr:`recipe`."""
-        return self.recipe is not None and self.recipe.path == self.recipe_path
-
-    @property
     def has_several(self) -> bool:
         """Whether there are other recipes to choose from."""
         return self._app.snapshot is not None and len(self._app.snapshot.recipes) > 1
@@ -54,7 +49,7 @@ class RecipeSelection:
     def show_recipe(self, path: Path) -> None:
         """Show the recipe at ``path``, which was just written, as soon as it is in a snapshot."""
         self.recipe_path = path
-        self._app.sessions.expect_recipe(path)
+        self._app.sessions.expected_recipe = path
         self._app.redraw()
 
     def choose_recipe(self, then: Callable[[], object] = lambda: None) -> None:

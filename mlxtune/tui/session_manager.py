@@ -37,7 +37,7 @@ class SessionManager:
     def __init__(self, app: MlxtuneApp) -> None:
         self._app = app
         self.file: SourceRef | None = None  # the file that is open without a recipe
-        self._expected_recipe: Path | None = None
+        self.expected_recipe: Path | None = None  # a new one; until it is the current one, the file that is open stays
         self._stamps: object = None
         self._annotator = ""
         self._saved: Mapping[str, Any] = {}  # the filter, order, and row of the last visit, until a session has them
@@ -80,11 +80,7 @@ class SessionManager:
 
     def open_file(self, path: Path | None, mapping: Mapping[str, str] = NO_MAPPING) -> None:
         """Show a file without a recipe, whose columns ``mapping`` names, or, if ``None``, the current recipe's source."""
-        self.file, self._expected_recipe = SourceRef(path, map=tuple(mapping.items())) if path else None, None
-
-    def expect_recipe(self, path: Path) -> None:
-        """Show the source of a new recipe as soon as it is the current one. Until then, the file that is open stays."""
-        self._expected_recipe = path
+        self.file, self.expected_recipe = SourceRef(path, map=tuple(mapping.items())) if path else None, None
 
     def set_annotator(self, name: str) -> None:
         """Record decisions as ``name``; see :meth:`SourceSession.set_annotator`."""
@@ -98,7 +94,7 @@ class SessionManager:
         A source that changed on disk is reopened once two consecutive calls find it unchanged.
         """
         recipe = view.recipe if view else None
-        if view is not None and view.path == self._expected_recipe:
+        if view is not None and view.path == self.expected_recipe:
             self.open_file(None)
         ref = self.file
         if ref is None and view is not None and recipe is not None:

@@ -151,13 +151,10 @@ class TransformDialog(ModalScreen["Pipeline | None"]):
             rows = list(outcome.shown)
             changes.update(lambda width, _height: lines(*_edit_rows(rows, width, height)))
         else:
-            verbs = self._matching_verbs(text)
+            words = text.rpartition("|")[2].split()
+            verbs = [verb for name, verb in VERBS.items() if not words or name.startswith(words[0])] or [*VERBS.values()]
             changes.update(lambda width, _height: lines(*(_verb_row(verb, width) for verb in verbs[:height])))
         changes.display = bool(outcome.shown) if outcome is not None else True
-
-    def _matching_verbs(self, text: str) -> list[Verb]:
-        words = text.rpartition("|")[2].split()
-        return [verb for name, verb in VERBS.items() if not words or name.startswith(words[0])] or [*VERBS.values()]
 
     # Actions
 

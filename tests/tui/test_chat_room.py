@@ -447,7 +447,7 @@ def test_picture(shop: Shop, clients: list[FakeClient], snap_compare: Any, size:
         client = await load(room, clients)
         room.screen.query_one("#chat-field").cursor_blink = False
         chat(room).use(AdapterOption("", "support-json-2"))
-        room.screen._with_base = True
+        room.screen.with_base = True
         answer = '{"category": "shipping", "priority": "normal", "answer": "It left Hamburg on Monday."}'
         await ask(room, client, "Where is my parcel?", "Your parcel is on its way to you, I think.", answer)
         await room.press("escape", until=lambda: "side by side" in room.head("#chat-talk"))

@@ -262,7 +262,7 @@ async def test_m_cycles_the_metrics_and_rows_and_table_follow(room: RoomDriver) 
     assert "valid JSON, %" in header
     assert "whole contract, %" in header, "the whole contract stays next to it"
     assert room.head("#ev-square").endswith("valid JSON")
-    for _ in room.screen._report.metrics[1:]:
+    for _ in room.screen.report.metrics[1:]:
         await room.press("m")
     await rows_found(room, count=7)
 
@@ -390,7 +390,7 @@ async def test_a_new_report_shows_the_failing_rows_of_the_displayed_metric(room:
     await room.press("m", until=lambda: "valid JSON" in room.head("#ev-rows"))
     evaluation(shop)
     await room.observe(shop.snapshot())
-    await room.until(lambda: room.screen._report is not None and room.screen._report.folder.name == ID)
+    await room.until(lambda: room.screen.report is not None and room.screen.report.folder.name == ID)
     await room.until(lambda: room.screen.rows is not None)
     assert "valid JSON" in room.head("#ev-square")
     assert "valid JSON" in room.head("#ev-rows")
@@ -867,12 +867,12 @@ async def test_a_report_that_loads_while_rows_are_searched_is_shown(
     gate, load_report = Gate(), service.load_report
     monkeypatch.setattr(service, "load_report", lambda folder: (gate.wait(), load_report(folder))[1])
     newer = evaluation(shop, "20261124-1600-support-json", age=60)
-    room.screen._report = None
+    room.screen.report = None
     await room.observe(shop.snapshot())
-    room.screen._report = load_report(newer.parent / ID)
+    room.screen.report = load_report(newer.parent / ID)
     await room.press("m")
     gate.set()
-    await room.until(lambda: room.screen._report.folder == newer)
+    await room.until(lambda: room.screen.report.folder == newer)
 
 
 @pytest.mark.parametrize("size", [(120, 36), (80, 24)], ids=["120x36", "80x24"])

@@ -266,7 +266,6 @@ def _nothing_starts(monkeypatch: pytest.MonkeyPatch, checks: Checks, clients: li
         "runs.launch.start",
         "runs.registry.stop",
         "runs.queue.start_detached",
-        "tui.rooms.advice.service.start_sample",
     ):
         monkeypatch.setattr(f"mlxtune.{name}", lambda *_, **__: None)
     monkeypatch.setattr("mlxtune.tui.rooms.advice.service.gather_evidence", lambda *_: EVIDENCE)

@@ -9,7 +9,7 @@ from textual.app import ComposeResult
 from textual.containers import Horizontal, Vertical
 from textual.content import Content
 
-from mlxtune.advice.evidence import AdviceEvidence
+from mlxtune.advice.evidence import AdviceEvidence, sample_recipe
 from mlxtune.advice.rules import rules
 from mlxtune.advice.verdict import Advice
 from mlxtune.core.errors import MlxtuneError
@@ -21,6 +21,7 @@ from mlxtune.tui.room import OTHER_RECIPE, Room
 from mlxtune.tui.rooms.advice import render, service
 from mlxtune.tui.rooms.advice.service import Interview, InterviewLine
 from mlxtune.tui.widgets import ListPanel, PageScreen, Panel, Section
+from mlxtune.workspace import control
 from mlxtune.workspace.index import RecipeView, Snapshot
 
 
@@ -159,8 +160,8 @@ class AdviceRoom(Room):
     def action_measure(self) -> None:
         view, workspace = self.app.selection.recipe, self.app.workspace
         if view and view.recipe:
-            recipe = view.recipe
-            self.app.runs.start_worker(lambda: service.start_sample(workspace, recipe), busy="Starting the measurement.")
+            sample = sample_recipe(view.recipe)
+            self.app.runs.start_worker(lambda: control.evaluate(workspace, sample), busy="Starting the measurement.")
 
     def action_reasons(self) -> None:
         def rows(width: int) -> list[Content]:

@@ -15,7 +15,6 @@ from mlxtune.advice.verdict import Advice
 from mlxtune.core.errors import InputError
 from mlxtune.models import catalog
 from mlxtune.recipe import Recipe
-from mlxtune.workspace import control
 from mlxtune.workspace.index import RecipeView, RunView
 
 NONE_OPTION = "none"  # the multiple-choice option that means an empty selection
@@ -119,13 +118,8 @@ def gather_evidence(workspace: Path, recipe: Recipe, path: Path) -> AdviceEviden
     return evidence.collect(workspace, recipe, name, base.shapes.parameters if base else None)
 
 
-def start_sample(workspace: Path, recipe: Recipe) -> None:
-    """Start evaluating the arms that need no training on a few held-out rows. Raise ``InputError`` if there is no metric."""
-    control.evaluate(workspace, evidence.sample_recipe(recipe))
-
-
 def current_sample(evals: Sequence[RunView], view: RecipeView | None) -> RunView | None:
-    """Return the recipe's newest evaluation if :func:`start_sample` started it and it is running or failed."""
+    """Return the recipe's newest evaluation if it is a small one to measure with, and it is running or failed."""
     name = view.recipe.name if view and view.recipe else ""
     newest = next((run for run in evals if _recipe_name(run) in (name, sample_name(name))), None)
     if newest and is_sample(_recipe_name(newest)) and (newest.alive or newest.status in ("crashed", "failed")):

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from textual.content import Content
 
 from mlxtune.core.text import one_line, plural, safe_text
 from mlxtune.evaluation.blind.blind_session import BlindSession, PresentedPair, Vote
-from mlxtune.evaluation.blind.votes import QUESTIONS, BlindResult
-from mlxtune.present.blind import votes_table
-from mlxtune.tui import draw
+from mlxtune.evaluation.blind.votes import QUESTIONS
 from mlxtune.tui.render.bars import bar
 from mlxtune.tui.render.output_text import output_rows
 from mlxtune.tui.render.text import RECIPE_KEY, cell, invitation, key, line, lines, paragraph, wrap
@@ -100,8 +97,3 @@ def last_vote(session: BlindSession, width: int) -> Content:
     reveal, undo = key("enter", "reveal the arms", "screen.enter"), key("u", "undo the last vote", "screen.undo")
     about = f"{plural(session.n, 'pair')} judged; revealing the arms fixes the votes"
     return invitation(width, "That was the last vote.", reveal, undo, about=about)
-
-
-def result_votes(result: BlindResult, width: int, _height: int) -> Content:
-    """Draw the votes without a title, which the section shows."""
-    return lines(*draw.table_rows(replace(votes_table(result), title="", note=""), width))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from itertools import chain, combinations, count
 from pathlib import Path
@@ -18,9 +19,9 @@ from mlxtune.core.text import one_line, plural
 from mlxtune.evaluation.blind.blind_session import BlindSession, PresentedPair, Vote, export_votes
 from mlxtune.evaluation.blind.votes import HEADLINE_QUESTION, QUESTIONS, BlindResult
 from mlxtune.evaluation.statistics.power import detectable_preference
-from mlxtune.present.blind import rater_facts, tally_verdict
+from mlxtune.present.blind import rater_facts, tally_verdict, votes_table
 from mlxtune.tui.actions import Action
-from mlxtune.tui.draw import block_rows, text_rows
+from mlxtune.tui.draw import block_rows, table_rows, text_rows
 from mlxtune.tui.notices import Notice
 from mlxtune.tui.paths import relative_paths
 from mlxtune.tui.render.source import message_rows
@@ -167,7 +168,8 @@ class BlindRoom(Room):
     def _draw_result(self, result: BlindResult) -> None:
         verdict = tally_verdict(result.headline, result.first, result.second)
         self.query_one("#bl-verdict", Panel).update(lambda width, _height: lines(*text_rows(verdict, width)))
-        self.query_one("#bl-votes", Panel).update(partial(render.result_votes, result))
+        votes = replace(votes_table(result), title="", note="")  # which the section shows
+        self.query_one("#bl-votes", Panel).update(lambda width, _height: lines(*table_rows(votes, width)))
         self.query_one("#bl-facts", Panel).update(lambda width, _height: lines(*block_rows(rater_facts(result), width)))
         self.query_one("#bl-outcome", Section).head.set(note=f"{plural(result.pairs, 'pair')}, read blind")
         self.query_one("#bl-counts", Section).head.set(note="sign test, Holm" if self.wide else "")

@@ -79,7 +79,7 @@ class ChatRoom(Room):
     def __init__(self) -> None:
         super().__init__()
         self._chat: ChatService | None = None
-        self._with_base = False
+        self.with_base = False
         self._redrawing = False
         self._focus_field = False  # once the model is being loaded
         self._loaded_key: str | None = None  # the key passed to the last load, until the adapter is switched
@@ -87,10 +87,10 @@ class ChatRoom(Room):
         self._default_inputs: object = None  # the facts that the default was computed from
 
     def save_state(self) -> Mapping[str, Any]:
-        return {"both": self._with_base}
+        return {"both": self.with_base}
 
     def restore_state(self, state: Mapping[str, Any]) -> None:
-        self._with_base = bool(state.get("both"))
+        self.with_base = bool(state.get("both"))
 
     def copyable(self) -> tuple[str, str]:
         replies = [reply.text for exchange in self.chat.exchanges for reply in exchange.replies if reply.text]
@@ -130,7 +130,7 @@ class ChatRoom(Room):
             panel.update(lambda width, _height: render.empty_state(default, base, error, live, width))
             return
         title = one_line(chat.adapter) or (base_name(chat.ready.base) if chat.ready else "Chat")
-        self.query_one("#chat-talk", Section).head.set(title=title, note=render.heading_note(chat, self._with_base))
+        self.query_one("#chat-talk", Section).head.set(title=title, note=render.heading_note(chat, self.with_base))
         self.query_one("#chat-transcript", ScrollPanel).set(lambda width: render.transcript(chat, default, base, width))
 
     @property
@@ -179,10 +179,6 @@ class ChatRoom(Room):
     def offer(self) -> AdapterOption | None:
         """The adapter that enter would load, if no model is loaded."""
         return self._default if self.chat.state in ("idle", "failed") else None
-
-    @property
-    def with_base(self) -> bool:
-        return self._with_base
 
     def field_actions(self) -> Sequence[ShownAction]:
         word = "load" if self.chat.state == "failed" else "send"
@@ -256,7 +252,7 @@ class ChatRoom(Room):
             self.app.notices.show(None)
             event.input.value = ""
             self.query_one("#chat-transcript", ScrollPanel).action_edge(True)
-            self.chat.ask(question, with_base=self._with_base)
+            self.chat.ask(question, with_base=self.with_base)
 
     def action_cancel(self) -> None:
         self.chat.cancel()
@@ -278,10 +274,10 @@ class ChatRoom(Room):
         self.app.choose("Answer with which adapter?", options, chosen)
 
     def action_both(self) -> None:
-        self._with_base = not self._with_base
-        if self._with_base and self.chat.ask_base():
+        self.with_base = not self.with_base
+        if self.with_base and self.chat.ask_base():
             self.query_one("#chat-transcript", ScrollPanel).action_edge(True)
-        elif self._with_base and self.chat.streaming:
+        elif self.with_base and self.chat.streaming:
             self.app.notices.show(Notice("note", "The base answers your next question, too."))
         self.redraw()
 

@@ -174,11 +174,6 @@ def check_summary(verdict: ReviewVerdict, checked: CheckResult, width: int, *, b
     return lines(*rows)
 
 
-def check_progress(step: str, fraction: float, width: int) -> Content:
-    """Return the progress of the checks."""
-    return paragraph(f"● {step or 'starting the checks'}{f' {fraction:.0%}' if fraction else ''}", width)
-
-
 @dataclass(frozen=True)
 class LengthHistogram:
     """Row counts by length, in equal steps on a base-2 logarithmic scale from ``low`` to ``high``.

@@ -244,7 +244,8 @@ class DataRoom(SourceRoom):
                 return lines(*error_rows(check.error, width))
             if verdict and checked:
                 return render.check_summary(verdict, checked, width, brief=not self.tall)
-            return render.check_progress(check.step, check.fraction, width)
+            fraction = f" {check.fraction:.0%}" if check.fraction else ""
+            return paragraph(f"● {check.step or 'starting the checks'}{fraction}", width)
 
         kinds = ""
         if verdict:

@@ -22,7 +22,6 @@ from mlxtune.evaluation.evidence import load_off_task
 from mlxtune.evaluation.failure_groups import EVERY_KIND, failure_groups
 from mlxtune.evaluation.history import evaluations
 from mlxtune.evaluation.off_task.prompts import OffTaskPrompt
-from mlxtune.evaluation.report import EvaluationReport
 from mlxtune.evaluation.scorers.registry import metric_label
 from mlxtune.evaluation.start import has_adapter
 from mlxtune.present.comparison import comparison_document
@@ -42,16 +41,12 @@ from mlxtune.tui.rooms.evaluate.paired_table import PairedTable
 from mlxtune.tui.rooms.evaluate.service import ArmWork, EvaluationOption, FilteredRows, LoadedReport, RowFilter, arm_title
 from mlxtune.tui.widgets import ChoiceOption, FocusPanel, ListPanel, PageScreen, Panel, Section
 from mlxtune.workspace import control
-from mlxtune.workspace.index import RecipeView, RunView, Snapshot
+from mlxtune.workspace.index import RunView, Snapshot
 
 REFERENCE = "reference"
 CONTINUE = "continue"
 MAX_GROUPS = 8  # groups of failing rows offered
 MAX_RUNS = 8  # recent runs offered for evaluation
-
-
-def _why_no_kinds(room: EvaluateRoom) -> str:
-    return "The failures here are of one kind." if room.rows and room.rows.kinds else "There are no failures here."
 
 
 class EvaluateRoom(Room):
@@ -70,7 +65,10 @@ class EvaluateRoom(Room):
             "metric", "m", "metric", "show the next metric",
             when=lambda room: room.report and len(room.report.metrics) > 1, why="Only one metric was measured.",
         ),
-        Action("kinds", "f", "failures", "show only one kind of failure", when=lambda room: room.has_kinds, why=_why_no_kinds),
+        Action(
+            "kinds", "f", "failures", "show only one kind of failure",
+            when=lambda room: room.rows and (len(room.rows.kinds) > 1 or room.rows.filter.kind), why="There are no failures of several kinds.",
+        ),
         Action(
             "versus", "v", "versus", "compare with the reference or another arm's answer",
             when=lambda room: room.has_other_answers, why="There is no other arm whose answer could be compared.",
@@ -97,7 +95,7 @@ class EvaluateRoom(Room):
         super().__init__()
         self._selected: str | None = None  # the id of the selected report; None: the newest
         self._newest = ""  # the ID of the newest report when the room was last drawn
-        self._report: LoadedReport | None = None
+        self.report: LoadedReport | None = None
         self._loading: Path | None = None
         self._load_error: tuple[Path, MlxtuneError] | None = None
         self._metric = ""
@@ -142,7 +140,7 @@ class EvaluateRoom(Room):
     @property
     def _is_reading(self) -> bool:
         """Whether the first report is being read, so that there is nothing else to show."""
-        return self._loading is not None and self._report is None
+        return self._loading is not None and self.report is None
 
     @property
     def _finished(self) -> list[RunView]:
@@ -174,23 +172,23 @@ class EvaluateRoom(Room):
             self._selected = newest or None  # show an evaluation that has finished since, whatever its recipe
         self._newest = newest
         wanted, live = self.app.selection.preferred_evaluation(self._selected, self._finished), self.live
-        if wanted and wanted.run.folder != (self._report.folder if self._report else self._loading):
+        if wanted and wanted.run.folder != (self.report.folder if self.report else self._loading):
             self._load_report(wanted.run.folder)
         if wanted is None:
-            self._report = self.rows = None
+            self.report = self.rows = None
         self.set_class(live is not None, "-busy")
         self.set_class((wanted is None or self._is_reading) and live is None, "-empty")
-        self.query_one("#ev-report").display = self._report is not None
-        if self._report is None and self.focused:
+        self.query_one("#ev-report").display = self.report is not None
+        if self.report is None and self.focused:
             self.set_focus(None)  # otherwise a hidden widget would keep the focus
         self._draw_state(snapshot, live, wanted)
-        if self._report:
-            self._draw_report(self._report)
+        if self.report:
+            self._draw_report(self.report)
 
     def _draw_state(self, snapshot: Snapshot, live: RunView | None, wanted: RunView | None) -> None:
         """Draw the running evaluation, the newest failure, or the empty state."""
         failed = self._unfinished
-        error = self._report.evidence_error if self._report else None
+        error = self.report.evidence_error if self.report else None
         if self._load_error and wanted and self._load_error[0] == wanted.run.folder:
             error = self._load_error[1]
         self.set_class(failed is not None or error is not None, "-error")
@@ -216,11 +214,6 @@ class EvaluateRoom(Room):
             rows = min(rows, recipe.evaluation.rows) if recipe and recipe.evaluation.rows else rows
             is_free = snapshot.live is None
             self.query_one("#ev-invite", Panel).update(lambda width, _height: render.empty_state(name, arms, rows, is_free, width))
-
-    def _recipe_of(self, report: EvaluationReport) -> RecipeView | None:
-        """Return the recipe in the workspace that has the name of the report's."""
-        recipes = self.app.snapshot.recipes if self.app.snapshot else ()
-        return next((view for view in recipes if view.recipe and view.recipe.name == report.facts.get("name")), None)
 
     def _draw_report(self, loaded: LoadedReport) -> None:
         report, live, unfinished = loaded.report, self.live, self._unfinished
@@ -293,12 +286,12 @@ class EvaluateRoom(Room):
             self.run_job(lambda: service.load_report(folder), self._show_report, failed, group="report")
 
     def _show_load_error(self, folder: Path, error: MlxtuneError) -> None:
-        self._loading = self._report = self.rows = None
+        self._loading = self.report = self.rows = None
         self._load_error = (folder, error)
         self.redraw()
 
     def _show_report(self, loaded: LoadedReport) -> None:
-        self._report, self.rows = loaded, None
+        self.report, self.rows = loaded, None
         self._loading = self._load_error = None
         if self._metric not in loaded.metrics:
             self._metric = loaded.report.headline_metric
@@ -309,12 +302,12 @@ class EvaluateRoom(Room):
             self.set_focus(self.query_one("#ev-list", ListPanel))
 
     def _find_rows(self, filter: RowFilter, *, focus: bool = True) -> None:
-        loaded = self._report
+        loaded = self.report
         if loaded and loaded.drilldown:
             self.run_job(lambda: service.find_rows(loaded, filter), partial(self._show_rows, loaded, focus), group="rows")
 
     def _show_rows(self, loaded: LoadedReport, focus: bool, found: FilteredRows) -> None:
-        if loaded is not self._report:
+        if loaded is not self.report:
             return
         self.rows = found
         rows = self.query_one("#ev-list", ListPanel)
@@ -324,24 +317,16 @@ class EvaluateRoom(Room):
             self.set_focus(rows)
 
     @property
-    def report(self) -> LoadedReport | None:
-        return self._report
-
-    @property
     def enter_label(self) -> str:
         """What enter opens, or an empty string if there is nothing to open."""
-        if self._report is None:
+        if self.report is None:
             return "evaluate" if self.app.runs.can_start and not self._is_reading else ""
         focus = self.focused.id or "" if self.focused else ""
         return "" if focus == "ev-list" and self._row is None else {"ev-summary": "report", "ev-list": "row"}.get(focus, "rows")
 
     @property
     def has_others(self) -> bool:
-        return len(self._finished) > (1 if self._report else 0)
-
-    @property
-    def has_kinds(self) -> bool:
-        return self.rows is not None and (len(self.rows.kinds) > 1 or bool(self.rows.filter.kind))
+        return len(self._finished) > (1 if self.report else 0)
 
     @property
     def has_other_answers(self) -> bool:
@@ -351,12 +336,12 @@ class EvaluateRoom(Room):
         """Handle enter outside the lists."""
         if self._is_reading:
             return
-        if self._report is None:
+        if self.report is None:
             self.action_evaluate()
         elif isinstance(self.focused, PairedTable):
             self.focused.action_choose()
         else:
-            self.app.push_screen(PageScreen("Report", cache(partial(draw.rows, report_document(self._report.report)))))
+            self.app.push_screen(PageScreen("Report", cache(partial(draw.rows, report_document(self.report.report)))))
 
     def on_list_panel_moved(self, event: ListPanel.Moved) -> None:
         event.stop()
@@ -364,7 +349,7 @@ class EvaluateRoom(Room):
 
     def on_list_panel_chosen(self, event: ListPanel.Chosen) -> None:
         event.stop()
-        loaded, found, row = self._report, self.rows, self._row
+        loaded, found, row = self.report, self.rows, self._row
         if event.control.id == "ev-table" and loaded:
             self._find_rows(RowFilter(self._metric, loaded.report.arms[event.index].name))
         elif event.control.id == "ev-list" and loaded and found and row:
@@ -373,15 +358,15 @@ class EvaluateRoom(Room):
 
     def on_paired_table_cell_selected(self, event: PairedTable.CellSelected) -> None:
         event.stop()
-        item = self._report.comparison(self._metric) if self._report else None
+        item = self.report.comparison(self._metric) if self.report else None
         if item:
             self._find_rows(RowFilter(self._metric, item.second, cell=event.cell, baseline=item.first))
 
     def action_metric(self) -> None:
-        if self._report:
-            metrics = self._report.metrics
+        if self.report:
+            metrics = self.report.metrics
             self._metric = metrics[(metrics.index(self._metric) + 1) % len(metrics)]
-            arm = self.rows.filter.arm if self.rows else self._report.report.subject.name
+            arm = self.rows.filter.arm if self.rows else self.report.report.subject.name
             self._find_rows(RowFilter(self._metric, arm), focus=False)
             self.redraw()
 
@@ -418,20 +403,21 @@ class EvaluateRoom(Room):
         self.app.choose("Which training row?", options, self._open_review)
 
     def _open_review(self, id: str) -> None:
-        if self._report:
-            self.app.selection.select_recipe(str(self._report.report.facts.get("name", "")))
+        if self.report:
+            self.app.selection.select_recipe(str(self.report.report.facts.get("name", "")))
         self.app.sessions.open_file(None)  # the recipe's source, even if another file is open
         self.app.row_to_open = id
         self.app.action_room("review")
 
     def action_generate(self) -> None:
         """Ask for a group of failing rows, and have a teacher write rows like their nearest training rows."""
-        loaded, found, row = self._report, self.rows, self._row
+        loaded, found, row = self.report, self.rows, self._row
         if loaded is None or found is None or row is None:
             return
         groups = failure_groups(found.rows, found.filter.arm)
         groups.sort(key=lambda group: (group.kind == EVERY_KIND, row not in group.rows))  # the one under the cursor first
-        recipe = self._recipe_of(loaded.report)
+        recipes, name = self.app.snapshot.recipes if self.app.snapshot else (), loaded.report.facts.get("name")
+        recipe = next((view for view in recipes if view.recipe and view.recipe.name == name), None)
         if not groups or recipe is None:
             text = "There are no training rows to use as examples." if recipe else "The recipe of this report is not in recipes/."
             self.app.notices.show(Notice("warning", text))
@@ -451,8 +437,8 @@ class EvaluateRoom(Room):
         self.app.choose(title, options, lambda rows: choose_teacher(self.app, recipe.path, "variations", rows=rows), text)
 
     def action_html(self) -> None:
-        if self._report and self._report.html:
-            path = display_path(self._report.html, self.app.workspace, str(self._report.html))
+        if self.report and self.report.html:
+            path = display_path(self.report.html, self.app.workspace, str(self.report.html))
             self.app.notices.show(Notice("note", f"The HTML report is at {path}.", "Open it in a browser."))
 
     def action_other(self) -> None:
@@ -460,12 +446,12 @@ class EvaluateRoom(Room):
 
     def _select(self, view: RunView) -> None:
         self._selected = view.id
-        self._report = self.rows = None
+        self.report = self.rows = None
         self.redraw()
 
     def action_compare(self) -> None:
-        if self._report:
-            own = self._report.folder.name
+        if self.report:
+            own = self.report.folder.name
             others = [view for view in self._finished if view.id != own]
             self.app.selection.choose_evaluation("Compare with which report?", others, partial(self._compare, own))
 
@@ -478,7 +464,7 @@ class EvaluateRoom(Room):
         self.run_job(lambda: compare_evaluations(find_side(workspace, other.id), find_side(workspace, own)), show)
 
     def action_off_task(self) -> None:
-        loaded = self._report
+        loaded = self.report
         result = loaded.report.off_task if loaded else None
         if loaded is None or result is None:
             return

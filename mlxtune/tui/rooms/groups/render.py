@@ -81,7 +81,8 @@ def comparison(browser: SourceBrowser, kind: str, left: int, right: int, width: 
             continue  # system prompts are usually long and identical
         texts = [part.text[:_MAX_TEXT] if part else "" for part in (first, second)]
         words = word_diff(texts[0], texts[1])
-        if kind in _GLYPHS and _shared(words[0]) < _COMPARABLE * max(map(len, texts)):
+        shared = sum(len(text) for text, differs in words[0] if not differs)
+        if kind in _GLYPHS and shared < _COMPARABLE * max(map(len, texts)):
             words = ((texts[0], False),), ((texts[1], False),)  # only the subject is the same: nearly all would be underlined
         sides = [
             [_head(part), *_body(part, own, lit.get(part.name, ()), half)] if part is not None else []
@@ -91,10 +92,6 @@ def comparison(browser: SourceBrowser, kind: str, left: int, right: int, width: 
             rows.append(line(cell(this, half), "   ", other).truncate(max(width, 0)))
         rows.append(Content(""))
     return rows, [0]
-
-
-def _shared(words: Words) -> int:
-    return sum(len(text) for text, differs in words if not differs)
 
 
 def _single(browser: SourceBrowser, index: int, row: Row, width: int) -> list[Content]:

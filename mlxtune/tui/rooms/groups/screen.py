@@ -195,7 +195,8 @@ class GroupsRoom(SourceRoom):
         if self._opened_row == session.row_index or not (groups or session.check.finished):
             return
         self._opened_row = session.row_index
-        if (position := service.group_of(groups, session.row_index)) is not None:
+        position = next((position for position, group in enumerate(groups) if session.row_index in group.rows), None)
+        if position is not None:
             self._list.cursor = position
             self._show_group(groups[position])
 

@@ -27,11 +27,6 @@ def remaining(browser: SourceBrowser, groups: Sequence[RowGroup]) -> list[RowGro
     return by_size(group.without(left_out) for group in groups) if left_out else list(groups)
 
 
-def group_of(groups: Sequence[RowGroup], row: int) -> int | None:
-    """Return the position of the first group that has ``row``."""
-    return next((position for position, group in enumerate(groups) if row in group.rows), None)
-
-
 def current(browser: SourceBrowser, index: int) -> Row | None:
     """Return a row as reviewed, or ``None`` if it cannot be read."""
     row = browser.lazy_row(index).current_or_error

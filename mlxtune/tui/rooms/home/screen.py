@@ -85,13 +85,10 @@ class HomeRoom(Room):
     def _own(self, snapshot: Snapshot) -> Snapshot:
         """Return the part of ``snapshot`` about the recipe that the other rooms show, or all of it if the newest run's has no file."""
         view, newest = self.app.selection.recipe, next(iter(snapshot.runs), None)
-        if (
-            view is None
-            or view.recipe is None
-            or not (self.app.selection.has_chosen_recipe or newest is None or newest.name == view.recipe.name)
-        ):
+        if view is None or view.recipe is None:
             return snapshot
-        return of_recipe(snapshot, view)
+        is_own = view.path == self.app.selection.recipe_path or newest is None or newest.name == view.recipe.name
+        return of_recipe(snapshot, view) if is_own else snapshot
 
     def _next_step(self, snapshot: Snapshot) -> NextStep:
         own, file = self._own(snapshot), self.app.sessions.file

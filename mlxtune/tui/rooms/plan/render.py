@@ -15,7 +15,7 @@ from mlxtune.planning.plan import Plan
 from mlxtune.present import plan as present
 from mlxtune.present.blocks import Facts, Heading
 from mlxtune.present.labels import outcome_mark
-from mlxtune.present.plan import BASIS, plan_document
+from mlxtune.present.plan import plan_document
 from mlxtune.recipe import Recipe
 from mlxtune.recipe.keys import RecipeKey, format_value
 from mlxtune.tui import draw
@@ -37,11 +37,6 @@ def verdict(plan: Plan, last_memory: int | None, note: str, width: int) -> Conte
     elif note:
         sentence.append(paragraph(note, width, indent="    "))
     return lines(*sentence, _memory_bar(plan, last_memory, width))
-
-
-def basis(plan: Plan) -> str:
-    """Return what the memory of a plan is based on."""
-    return BASIS[plan.basis]
 
 
 def _memory_bar(plan: Plan, last_memory: int | None, width: int) -> Content:

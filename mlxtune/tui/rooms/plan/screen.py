@@ -19,11 +19,13 @@ from textual.widgets import Input
 from mlxtune.core.child_process import StoppableCall
 from mlxtune.core.errors import MlxtuneError, RecipeError
 from mlxtune.core.text import duration, one_line, plural
+from mlxtune.models import catalog
 from mlxtune.models.resolve import check_name  # its imports would slow down the app's start
 from mlxtune.planning.cost import Bill
 from mlxtune.planning.machine import PowerState
 from mlxtune.planning.plan import Plan
-from mlxtune.present.plan import time_fact, verdict_sentence
+from mlxtune.present.labels import base_summary
+from mlxtune.present.plan import BASIS, time_fact, verdict_sentence
 from mlxtune.recipe import Recipe
 from mlxtune.recipe.edit import Edit, edit_recipe, undo_edit
 from mlxtune.recipe.keys import RecipeKey, format_value, keys, value_at
@@ -35,7 +37,7 @@ from mlxtune.tui.paths import relative_paths
 from mlxtune.tui.render.text import RECIPE_KEY, cut_rows, invitation, key, lines
 from mlxtune.tui.room import OTHER_RECIPE, Room
 from mlxtune.tui.rooms.plan import render
-from mlxtune.tui.rooms.plan.service import MissingBaseError, PlanResult, PlanService, describe_base
+from mlxtune.tui.rooms.plan.service import MissingBaseError, PlanResult, PlanService
 from mlxtune.tui.widgets import ChoiceOption, Field, ListPanel, PageScreen, Panel, Section
 from mlxtune.workspace.index import RecipeView, Snapshot
 
@@ -223,8 +225,9 @@ class PlanRoom(Room):
         file = ", ".join(filter(None, [edits, f"more keys in recipes/{one_line(form.path.name)}"]))
         self.query_one("#plan-form", Section).head.set(title=one_line(form.recipe.name), note=file)
         if item := self._key:
-            base = describe_base(form.recipe.model.base) if item.path == "model.base" else ""
-            self.query_one("#plan-detail", Panel).update(lambda width, _height: render.key_detail(item, form.recipe, base, width))
+            model = catalog.find(form.recipe.model.base) if item.path == "model.base" else None
+            about = base_summary(model) if model else ""
+            self.query_one("#plan-detail", Panel).update(lambda width, _height: render.key_detail(item, form.recipe, about, width))
         side = self.query_one("#plan-side", Panel)
         side.display = plan is not None and self.wide
         if plan and bill:
@@ -264,7 +267,7 @@ class PlanRoom(Room):
             return f"{self._progress[0] if self._progress else 'planning'} … {old}".rstrip()
         if not form.local:
             return "base not downloaded: estimated from the catalog"
-        return render.basis(form.plan) if form.plan else ""
+        return BASIS[form.plan.basis] if form.plan else ""
 
     def copyable(self) -> tuple[str, str]:
         view = self.app.selection.recipe
@@ -425,8 +428,8 @@ class PlanRoom(Room):
             self._write({item.path: None})
 
     def action_fit(self) -> None:
-        if self.form and self.form.plan and self.form.plan.changes:
-            self._write(dict(map(parse_override, self.form.plan.changes[0].settings)))
+        if settings := self.next_change:
+            self._write(dict(map(parse_override, settings)))
 
     def _write(self, changes: dict[str, Any]) -> bool:
         """Write ``changes`` to the recipe's file and plan again. Show an error and return ``False`` if they are invalid."""
@@ -444,7 +447,8 @@ class PlanRoom(Room):
             return True
         form.edits.append(edit)
         self._update_form(form, edit.recipe, edit.after)
-        text = " and ".join(_describe_value(path, edit.recipe) for path in changes)
+        values = {path.partition(".")[2]: one_line(format_value(value_at(edit.recipe, path))) for path in changes}
+        text = " and ".join(f"{name} is now {value or 'empty'}" for name, value in values.items())
         self.app.notices.show(Notice("done", f"{text.rstrip('.')}.", undo="undo"))
         return True
 
@@ -537,7 +541,3 @@ class PlanRoom(Room):
             return render.side(sections, width)
 
         self.app.push_screen(PageScreen("Memory, time and cost", rows))
-
-
-def _describe_value(path: str, recipe: Recipe) -> str:
-    return f"{path.partition('.')[2]} is now {one_line(format_value(value_at(recipe, path))) or 'empty'}"

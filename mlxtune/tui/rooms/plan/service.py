@@ -25,7 +25,6 @@ from mlxtune.models.bundled import install
 from mlxtune.planning import machine
 from mlxtune.planning.cost import Bill, make_bill
 from mlxtune.planning.plan import Plan, Planner, local_planner
-from mlxtune.present.labels import base_summary
 from mlxtune.recipe import Recipe
 from mlxtune.runs.registry import resolve_parent
 
@@ -106,12 +105,6 @@ class PlanService:
             local = resolve.is_local(loaded.model.base, relative_to=loaded.folder)
             self._inputs = _PlanInputs(key, _local_planner(loaded) if local else _catalog_planner(loaded), splits, local)
         return self._inputs.planner.complete(loaded, self._inputs.splits), self._inputs
-
-
-def describe_base(id: str) -> str:
-    """Return a sentence about the base ``id``, or an empty string if the catalog does not have it."""
-    model = catalog.find(id)
-    return base_summary(model) if model else ""
 
 
 def _local_planner(recipe: Recipe) -> Planner:

@@ -16,7 +16,7 @@ from mlxtune.core.text import one_line, restore_unsafe, safe_text
 from mlxtune.data.checks.check_input import rewrite_texts
 from mlxtune.data.review import EXCLUDED
 from mlxtune.data.review import Action as ReviewAction
-from mlxtune.data.rows import Row, row_tags
+from mlxtune.data.rows import Row, Unpaired, row_tags
 from mlxtune.planning.masks import TrainingMask
 from mlxtune.present.blocks import Fact
 from mlxtune.tui.actions import Action
@@ -247,7 +247,8 @@ class ReviewRoom(SourceRoom):
             tokens = f"token count unavailable: {one_line(mask.message, 60)}"
         else:
             tokens = "counting tokens" if session.ref.recipe else ""
-        return ", ".join(filter(None, (service.label_of(row), tokens)))
+        label = ("desirable" if row.label else "undesirable") if isinstance(row, Unpaired) else ""
+        return ", ".join(filter(None, (label, tokens)))
 
     def _why_untrained(self, session: SourceSession) -> str:
         """Return why the row is not trained on, or an empty string if it is."""

@@ -12,7 +12,7 @@ from mlxtune.data.browser import SourceBrowser
 from mlxtune.data.checks.check_input import rewrite_texts, text_parts
 from mlxtune.data.checks.contract import scored_answer
 from mlxtune.data.generate.lineage import KEY, lineage_of
-from mlxtune.data.rows import Conversation, Preference, Row, Unpaired
+from mlxtune.data.rows import Conversation, Preference, Row
 from mlxtune.evaluation.contract import Contract
 from mlxtune.evaluation.scorers import ModelAnswer
 from mlxtune.evaluation.scorers.disclaimer import add_missing_disclaimers
@@ -63,11 +63,6 @@ def _tool_calls(value: object) -> tuple[str, ...]:
 
 def is_pair(row: Row | None) -> bool:
     return isinstance(row, Preference)
-
-
-def label_of(row: Row) -> str:
-    """Return the label of an unpaired (KTO) row, or an empty string for other rows."""
-    return ("desirable" if row.label else "undesirable") if isinstance(row, Unpaired) else ""
 
 
 @dataclass(frozen=True)
