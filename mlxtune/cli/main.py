@@ -152,7 +152,6 @@ def main() -> None:
 
 
 def exit_with(error: Exception) -> NoReturn:
-    """Print ``error`` and exit with its code."""
     match error:
         case MlxtuneError():
             near = samples.nearest_workspace(Path.cwd()) if isinstance(error, EmptyWorkspaceError) else None

@@ -47,7 +47,6 @@ ProgressUpdate = Callable[[str, float], None]
 
 
 def draw(document: Document) -> None:
-    """Print a document on stdout."""
     print_document(document, out)
 
 
@@ -110,7 +109,6 @@ ERROR_FILE = "MLXTUNE_ERROR_FILE"  # names a file for the message of an error, w
 
 
 def print_error(error: MlxtuneError) -> None:
-    """Print an error and its hint on stderr."""
     if path := os.environ.get(ERROR_FILE):
         Path(path).write_text(error.message, encoding="utf-8")
     info(("✗ ", "bold error"), error.message)
@@ -119,7 +117,6 @@ def print_error(error: MlxtuneError) -> None:
 
 
 def terminal_error() -> InputError:
-    """Return the error of an app without a terminal."""
     return InputError("The app needs a terminal.", hint="Run mlxtune --help to list the commands that work without one.")
 
 

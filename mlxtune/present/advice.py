@@ -33,7 +33,6 @@ _POINTS: dict[str, tuple[str, Style]] = {"rag": ("retrieve", "primary"), "fine-t
 
 
 def advice_document(advice: Advice, evidence: AdviceEvidence) -> Document:
-    """Return the whole advice."""
     return (
         Heading("Advice", evidence.recipe or "based on the answers alone"),
         verdict_block(advice, evidence),

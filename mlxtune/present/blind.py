@@ -36,7 +36,6 @@ def tally_text(tally: VoteTally, first: str, second: str) -> str:
 
 
 def votes_table(result: BlindResult) -> Table:
-    """Return a table of the votes on each question."""
     rows = []
     for tally in result.tallies:
         decided = tally.wins + tally.losses

@@ -195,7 +195,6 @@ Document = tuple[Block, ...]
 
 
 def text(value: str, style: Style = "", mark: Mark = "") -> Text:
-    """Return a paragraph in one style."""
     return Text(((value, style),), mark)
 
 

@@ -122,7 +122,6 @@ def finding_text(finding: Finding) -> str:
 
 
 def verdict_text(verdict: CheckVerdict) -> str:
-    """Return the verdict in one sentence."""
     rows = plural(verdict.rows, "row")
     if verdict.blocked:
         return f"Not ready: {verdict.blocked:,} of {rows} should be fixed or left out before training."

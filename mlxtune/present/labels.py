@@ -42,7 +42,6 @@ FREE_ANSWERS = {"constant": "a constant answer", "copier": "the answer of the ne
 
 
 def word(code: str) -> str:
-    """Return a code in words."""
     return WORDS.get(code, code.replace("_", " "))
 
 
@@ -61,12 +60,10 @@ def verdict_mark(outcome: str, caveat: object = None) -> Mark:
 
 
 def outcome_cell(outcome: str) -> Cell:
-    """Return an outcome in its color."""
     return Cell(word(outcome), outcome_mark(outcome))
 
 
 def glyph_cell(outcome: str) -> Cell:
-    """Return an outcome's glyph in its color."""
     mark = outcome_mark(outcome)
     return Cell(GLYPHS[mark], mark)
 
@@ -134,7 +131,6 @@ def detectable_drop_fact(prompts: int, margin: float) -> Fact:
 
 
 def capital(text: str) -> str:
-    """Return ``text`` with a capital first letter."""
     return text[:1].upper() + text[1:]
 
 

@@ -20,7 +20,6 @@ def render(document: Document) -> str:
 
 
 def blocks(block: Block) -> Iterator[str]:
-    """Yield the paragraphs of a block."""
     match block:
         case Heading(title, note):
             yield f"## {plain(capital(title))}"

@@ -104,7 +104,6 @@ _WORDS: dict[StepCode, _Words] = {
 
 
 def step_title(step: NextStep) -> str:
-    """Return what to do."""
     return _format(_WORDS[step.code].title, step)
 
 
@@ -160,7 +159,6 @@ def step_why(step: NextStep, snapshot: Snapshot) -> str:
 
 
 def next_step_document(step: NextStep) -> Document:
-    """Return the next step as a fact with its command."""
     return (Facts((Fact("next", step_title(step), action=replace(step_action(step), label="")),)),)
 
 

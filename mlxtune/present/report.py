@@ -422,7 +422,6 @@ def seeds_table(report: EvaluationReport) -> Table | None:
 
 
 def expected_answer(prompt: OffTaskPrompt) -> str:
-    """Return what a correct answer to an off-task prompt contains."""
     number = "" if prompt.number is None else f"the number {prompt.number:g}"
     rejected = f"not {', '.join(prompt.reject)}" if prompt.reject else ""
     return "; ".join(filter(None, (", ".join(prompt.accept), rejected, number, prompt.pattern)))

@@ -74,7 +74,6 @@ def agreement_fact(found: AnnotatorAgreement) -> Fact:
 
 
 def review_document(browser: SourceBrowser, counts: ReviewCounts, rows: Sequence[int]) -> Document:
-    """Describe a review with some of its ``rows``."""
     by = f" by {one_line(browser.annotator, 20)}" if browser.annotator else ""
     summary = ", ".join(f"{count:,} {status}" for status, count in counts.statuses.items() if count)
     path = shlex.quote(os.path.relpath(browser.path))

@@ -125,7 +125,6 @@ def _print_table(table: Table, console: Console) -> None:
 
 
 def _interval(bar: IntervalBar, style: str) -> RichText:
-    """Draw a value and its interval."""
     cells: list[tuple[str, str]] = [("·" if index % ((_INTERVAL - 1) // 4) == 0 else " ", "line") for index in range(_INTERVAL)]
     start, middle, end = (round(value * (_INTERVAL - 1)) for value in bar.shares)
     cells[start : end + 1] = [("━", style)] * (end + 1 - start)

@@ -110,7 +110,6 @@ class HasActions(_Mixin):
         return self.app.key_changes.get(action.binding_id(self.GROUP), action.key).split(",")
 
     def is_possible(self, action: Action) -> bool:
-        """Return whether an action is possible now."""
         return bool(action.when(self)) and bool(self.check_action(*action.call))
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:

@@ -307,7 +307,6 @@ class MlxtuneApp(HasActions, OrderedKeys):
     # Actions
 
     def action_room(self, name: str) -> None:
-        """Open a room."""
         if isinstance(self.screen, Room) and self.current_mode != name and name in ROOMS:
             if not self.jobs.busy:
                 self.notices.current = None
@@ -341,7 +340,6 @@ class MlxtuneApp(HasActions, OrderedKeys):
             super().clear_selection()
 
     async def action_undo(self) -> None:
-        """Undo the action that the notice describes."""
         if self.notices.current and self.notices.current.undo:
             await self.screen.run_action(self.notices.current.undo)
 

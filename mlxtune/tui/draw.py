@@ -24,7 +24,6 @@ _GAP = 2
 
 
 def token(style: Style) -> str:
-    """Return the theme token of a style."""
     return style if style in ("", "bold") else f"${style}"
 
 
@@ -39,7 +38,6 @@ def rows(document: Document, width: int, keys: Keys | None = None) -> list[Conte
 
 
 def block_rows(block: Block, width: int, keys: Keys | None = None) -> list[Content]:
-    """Draw one block."""
     match block:
         case Heading(title, note):
             return [section_title(one_line(title), width, one_line(note))]
@@ -59,7 +57,6 @@ def block_rows(block: Block, width: int, keys: Keys | None = None) -> list[Conte
 
 
 def glyph(mark: Mark) -> Content:
-    """Return a mark's glyph and a space."""
     return Content.styled(f"{GLYPHS[mark]} ", f"bold ${mark}") if mark else Content("")
 
 

@@ -115,7 +115,6 @@ class RunControl:
         self.with_recipe(views, self.start_search)
 
     def start_search(self, path: Path) -> None:
-        """Start a search of the recipe in ``path``."""
 
         def start(recipe: Recipe) -> Notice:
             control.search(self._app.workspace, recipe)
@@ -154,7 +153,6 @@ class RunControl:
         return self.start_worker(lambda: job(recipe), busy=busy.format(recipe.name))
 
     def resume_run(self, view: RunView) -> None:
-        """Resume a run from its newest checkpoint."""
         where = f" from {view.checkpoint:,}" if view.checkpoint is not None else ""
         self.start_worker(lambda: control.resume(view.run), busy=f"Resuming {view.name}{where}.")
 

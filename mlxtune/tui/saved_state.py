@@ -39,7 +39,6 @@ class SavedState:
         return None
 
     def recipe(self) -> Path | None:
-        """Return the path of the recipe that was chosen."""
         recipe = self.values.get("recipe")
         return self._workspace / recipe if isinstance(recipe, str) and not Path(recipe).is_absolute() else None
 

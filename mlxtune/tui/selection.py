@@ -38,11 +38,9 @@ class RecipeSelection:
 
     @property
     def has_several(self) -> bool:
-        """Whether there are other recipes to choose from."""
         return self._app.snapshot is not None and len(self._app.snapshot.recipes) > 1
 
     def select_recipe(self, name: str) -> None:
-        """Select the recipe named ``name``, if there is one."""
         views = self._app.snapshot.recipes if self._app.snapshot else ()
         self.recipe_path = next((view.path for view in views if view.recipe and view.recipe.name == name), self.recipe_path)
 
@@ -81,7 +79,6 @@ class RecipeSelection:
         return chosen or of_recipe or next(iter(views), None)
 
     def choose_evaluation(self, title: str, views: Sequence[RunView], then: Callable[[RunView], None]) -> None:
-        """Ask the user to choose one of ``views`` and call ``then`` with it."""
         now = self._app.snapshot.now if self._app.snapshot else 0.0
         options = [
             ChoiceOption(view, f"{self.evaluated_name(view)}, {age(now - view.updated)}", _brief_verdict(dict(view.state.summary)))

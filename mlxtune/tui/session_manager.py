@@ -59,7 +59,6 @@ class SessionManager:
             self._saved = {"filter": str(state["filter"]), "order": order if order in ORDERS else "row", "row": int(state["row"])}
 
     def close(self) -> None:
-        """Close the session."""
         if self.session is not None:
             self.session.close()
             self.session = None
@@ -74,7 +73,6 @@ class SessionManager:
         self._app.call_later(self.redraw)
 
     def redraw(self) -> None:
-        """Redraw the room if it shows the session."""
         if self._app.current_mode in SOURCE_MODES:
             self._app.redraw()
 

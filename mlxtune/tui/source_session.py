@@ -250,7 +250,6 @@ class SourceSession:
         self._app.sessions.redraw()
 
     def move_to(self, index: int) -> None:
-        """Move the cursor to a row."""
         self.row_index = self._anchor = index
 
     def select(self, filter: str, order: str) -> None:
@@ -320,7 +319,6 @@ class SourceSession:
             self.check_again()
 
     def check_again(self) -> None:
-        """Restart the checks."""
         if self._check_process is not None:
             self._check_process.stop()
         self.check = CheckProgress()

@@ -27,7 +27,6 @@ _ROLES = {  # glyph, and style of the name
 
 
 def role_glyph(role: str) -> tuple[str, str]:
-    """Return the glyph of a role, and the style of its name."""
     return _ROLES.get(role, ("●", "$primary"))
 
 
@@ -42,13 +41,11 @@ def message_rows(messages: Iterable[Message], width: int) -> list[Content]:
 
 
 def decision_glyph(decision: Decision) -> tuple[str, str]:
-    """Return the glyph of a decision and its style."""
     glyph, style = review.decision_glyph(decision)
     return glyph, f"${style}"
 
 
 def check_glyph(check: str) -> str:
-    """Return the glyph of a data check."""
     from mlxtune.data.checks.registry import get_check
 
     return get_check(check).glyph

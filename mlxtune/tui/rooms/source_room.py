@@ -230,7 +230,6 @@ class SourceRoom(Room):
         self.app.ask(f"Tag {what}", text, self.toggle_tag, label="tag")
 
     def known_tags(self, session: SourceSession) -> list[str]:
-        """Return the most frequent tags in the source."""
         return [tag for tag, _ in session.source.tags.most_common(9)]
 
     def toggle_tag(self, tag: str) -> None:

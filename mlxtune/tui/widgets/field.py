@@ -51,7 +51,6 @@ class Field(Input):
         self.action_select_all()
 
     def close(self) -> None:
-        """Hide the field."""
         self.remove_class("-open")
 
     def action_leave(self) -> None:

@@ -100,7 +100,6 @@ class ListPanel(FocusPanel):
         return f"{bar[0]} ", bar[1]
 
     def go(self, index: int) -> None:
-        """Move the cursor to a row."""
         index = max(0, min(index, self.count - 1))
         if self.count and index != self.cursor:
             self.cursor = index
@@ -169,7 +168,6 @@ class MarkableList(ListPanel):
         return self._anchor is not None
 
     def clear_marks(self) -> None:
-        """Unmark all rows."""
         self._anchor = None
         self._set(set())
 

@@ -83,7 +83,6 @@ class Interview:
 
     @property
     def missing(self) -> list[InterviewQuestion]:
-        """The unanswered questions."""
         return [question for question in rules().questions if self.answers.get(question.key) is None]
 
     def advice(self, facts: AdviceEvidence) -> Advice | None:

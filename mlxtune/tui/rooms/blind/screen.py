@@ -118,7 +118,6 @@ class BlindRoom(Room):
 
     @property
     def _pair(self) -> PresentedPair | None:
-        """The displayed pair."""
         return self._session.current if self._session else None
 
     def draw(self, snapshot: Snapshot) -> None:

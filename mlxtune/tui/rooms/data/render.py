@@ -54,7 +54,6 @@ class RowColumns:
 
 
 def table_header(columns: RowColumns, width: int, unit: str) -> Content:
-    """Return the names of the columns."""
     return line(
         "     ",
         cell("row", columns.row, right=True),
@@ -101,7 +100,6 @@ def table_row(browser: SourceBrowser, index: int, columns: RowColumns, width: in
 
 
 def check_label(check: str) -> str:
-    """Return a check's short name."""
     return get_check(check).label
 
 
@@ -149,7 +147,6 @@ def table_message(session: SourceSession, width: int) -> Content:
 
 
 def finding_row(check: str, rows: Sequence[int], width: int, under_cursor: bool) -> Content:
-    """Return a check with its number of rows and its fix."""
     known, title = get_check(check), check_title(check)
     if known.fix.kind == "hand":
         fix = line(("by hand", "$faint"))
@@ -202,7 +199,6 @@ class LengthHistogram:
         return cls(tuple(counts.tolist()), low, high, over_limit, int(np.median(lengths)), unmeasured)
 
     def column(self, length: int) -> int:
-        """Return the column of a length."""
         return round((math.log2(max(length, 1)) - self.low) / (self.high - self.low) * (len(self.counts) - 1))
 
 

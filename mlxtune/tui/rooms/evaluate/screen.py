@@ -127,7 +127,6 @@ class EvaluateRoom(Room):
 
     @property
     def live(self) -> RunView | None:
-        """The running evaluation."""
         live = self.app.snapshot.live if self.app.snapshot else None
         return live if live and live.run.kind == "eval" else None
 

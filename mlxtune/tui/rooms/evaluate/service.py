@@ -307,6 +307,5 @@ def has_other_evaluation(run: Run, path: Path) -> bool:
 
 
 def start_evaluation(workspace: Path, recipe: Recipe, option: EvaluationOption, run: Run | None) -> None:
-    """Start an evaluation of the chosen arms of ``recipe``, with the adapter of ``run``."""
     section = replace(recipe.evaluation, arms=list(option.arms), rows=0 if option.all_rows else recipe.evaluation.rows)
     control.evaluate(workspace, replace(recipe, evaluation=section), run)

@@ -128,6 +128,5 @@ def _cut(text: str, start: int, spans: Sequence[Span]) -> list[tuple[str, bool]]
 
 
 def summary(groups: Sequence[RowGroup]) -> str:
-    """Return the number of groups and rows."""
     rows = len({row for group in groups for row in group.rows})
     return f"{plural(len(groups), 'group')}, {plural(rows, 'row')}" if groups else ""

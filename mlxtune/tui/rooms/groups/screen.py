@@ -129,7 +129,6 @@ class GroupsRoom(SourceRoom):
 
     @property
     def group(self) -> RowGroup | None:
-        """The group under the cursor."""
         session = self.session
         groups = self._groups(session) if session else []
         return groups[self._list.cursor] if self._list.cursor < len(groups) else None

@@ -23,7 +23,6 @@ STATE_STYLES: dict[StageState, tuple[str, str]] = {
 
 
 def next_step(step: NextStep, snapshot: Snapshot, keys: Sequence[Content], width: int, tall: bool) -> Content:
-    """Return the next step, the reason for it, and its keys."""
     mark = step_mark(step, snapshot)
     rows = (
         marked(GLYPHS[mark], f"${mark}", step_title(step), width, "bold")

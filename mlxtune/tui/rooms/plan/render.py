@@ -69,7 +69,6 @@ def error(error: MlxtuneError, action: Content | None, width: int) -> Content:
 
 
 def form_header(width: int) -> Content:
-    """Return the names of the form's columns."""
     names = (Content.styled("key", "$faint"), Content.styled("  value", "$faint"))
     return line("  ", *_form_cells("", *names, "default", width - 2)).truncate(max(width, 0))
 

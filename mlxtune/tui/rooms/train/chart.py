@@ -55,7 +55,6 @@ METRICS = (
 
 
 def available_metrics(state: RunState) -> tuple[ChartMetric, ...]:
-    """Return the metrics that a run has values for."""
     recent = (*(step.metrics for step in state.steps[-50:]), *(item.metrics for item in state.validations[-1:]))
     names = {name for metrics in recent for name, _ in metrics}
     return tuple(metric for metric in METRICS if not metric.name or metric.name in names)

@@ -73,7 +73,6 @@ class QueuePage(PageScreen):
         return entries[cursor] if cursor < len(entries) and entries[cursor].status == "waiting" else None
 
     def redraw(self) -> None:
-        """Draw the queue."""
         if not self.is_mounted or not self.query("#queue-list"):  # the page is closing
             return
         entries, running = self.entries, self.queue.is_running
@@ -97,7 +96,6 @@ class QueuePage(PageScreen):
         self.app.runs.start_worker(self.queue.start_runner, lambda _: self.redraw(), busy="Starting the queue.")
 
     def action_add(self) -> None:
-        """Ask for a recipe and for what to do with it."""
         self.app.runs.with_recipe(self.recipes, self._ask_for_command)
 
     def _ask_for_command(self, path: Path) -> None:
@@ -110,12 +108,10 @@ class QueuePage(PageScreen):
         self.app.jobs.run(change, lambda _: self.redraw(), group="queue", exclusive=False)
 
     def action_remove(self) -> None:
-        """Remove the command under the cursor."""
         if entry := self.waiting:
             self._change(lambda: self.queue.remove(entry.number))
 
     def action_clear(self) -> None:
-        """Remove all commands that have not been started."""
         self._change(self.queue.remove)
 
 

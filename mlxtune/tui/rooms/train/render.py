@@ -27,7 +27,6 @@ _LOG_INDENT = 15  # cells before the text: gutter, clock time, glyph
 
 
 def empty_room(snapshot: Snapshot, in_use: Notice | None, width: int) -> Content:
-    """Return the content of the room before the first run."""
     recipes = [view.recipe for view in snapshot.recipes if view.recipe]
     rows = [paragraph("No runs yet.", width, style="bold"), Content("")]
     if not recipes:

@@ -214,7 +214,6 @@ class TrainRoom(Room):
         self.redraw()
 
     def action_measure(self) -> None:
-        """Draw the next metric."""
         if view := self.view:
             metrics = available_metrics(view.state)
             self._metric_id = metrics[(metrics.index(self._metric(view.state)) + 1) % len(metrics)].id

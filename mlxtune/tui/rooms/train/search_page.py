@@ -60,7 +60,6 @@ class SearchPage(PageScreen):
 
     @property
     def view(self) -> RunView | None:
-        """The displayed search."""
         searches = self.app.snapshot.searches if self.app.snapshot else ()
         return searches[min(self._index, len(searches) - 1)] if searches else None
 
@@ -84,7 +83,6 @@ class SearchPage(PageScreen):
         return board.entries[cursor] if board and cursor < len(board.entries) else None
 
     def redraw(self) -> None:
-        """Draw the displayed search."""
         if not self.is_mounted or not self.query("#search-board"):  # the page is closing
             return
         view, snapshot = self.view, self.app.snapshot
@@ -160,7 +158,6 @@ class SearchPage(PageScreen):
 
 
 def empty_page(can_start: bool, width: int) -> Content:
-    """Return the content of the page before the first search."""
     about = "Trials of one recipe with other learning rates, ranks, and layers, compared on validation rows."
     needs = Content.styled("Needs a recipe, and a free machine.", "$muted")
     start = key("n", "start a search", "screen.new") if can_start else needs
