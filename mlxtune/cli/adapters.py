@@ -1,7 +1,5 @@
 """``adapters``: list, show, compare, rename, tag, import, remove, and restore adapters."""
 
-from __future__ import annotations
-
 import time
 from pathlib import Path
 from typing import Annotated, Any

@@ -1,7 +1,5 @@
 """``advise``: give advice on whether to fine-tune at all."""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 from typing import Annotated, Any

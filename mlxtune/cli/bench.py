@@ -1,7 +1,5 @@
 """``bench``: benchmark this machine for the planner and for bug reports."""
 
-from __future__ import annotations
-
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated

@@ -1,7 +1,5 @@
 """``blind``: vote on two arms' answers without knowing which is which, and export the votes as preference pairs."""
 
-from __future__ import annotations
-
 import os
 import sys
 import termios

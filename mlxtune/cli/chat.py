@@ -1,7 +1,5 @@
 """``chat``: chat with a base model or an adapter in the terminal."""
 
-from __future__ import annotations
-
 import json as codec
 import os
 import shlex

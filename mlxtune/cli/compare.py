@@ -1,7 +1,5 @@
 """``compare``: compare two or more evaluations on the same rows."""
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 from typing import Annotated

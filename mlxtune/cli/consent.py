@@ -1,7 +1,5 @@
 """Ask for consent before anything is sent to another machine."""
 
-from __future__ import annotations
-
 import sys
 
 import typer

@@ -1,7 +1,5 @@
 """``docs``: read the documentation of this version in the terminal."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 from typing import Annotated

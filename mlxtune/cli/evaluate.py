@@ -1,7 +1,5 @@
 """``eval``: evaluate arms on held-out rows against a contract."""
 
-from __future__ import annotations
-
 import os
 import shlex
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """``export``: write an adapter in the format of another program."""
 
-from __future__ import annotations
-
 import os
 import shlex
 import shutil

@@ -1,7 +1,5 @@
 """Follow a run until it ends. Ctrl-C detaches; the run continues."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 from json import dumps

@@ -1,7 +1,5 @@
 """``adapters push`` and ``adapters pull``."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

@@ -1,7 +1,5 @@
 """``judge``: let a language model compare two arms' answers, and measure how reliable the judge is."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass

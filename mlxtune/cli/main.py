@@ -1,7 +1,5 @@
 """The command line: a table of commands that are imported on demand, and the exit code of every error."""
 
-from __future__ import annotations
-
 import os
 import shlex
 import sys

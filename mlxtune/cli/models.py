@@ -1,7 +1,5 @@
 """``models``: list known base models, search the Hub, and download models."""
 
-from __future__ import annotations
-
 from dataclasses import asdict
 from typing import Annotated, Any
 

@@ -1,7 +1,5 @@
 """``open``: open the app in a room, on a recipe, a row, a run, an evaluation, or an adapter."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path

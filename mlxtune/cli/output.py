@@ -1,7 +1,5 @@
 """Output of the command line: results on stdout, everything else on stderr, in the app's wording and colors."""
 
-from __future__ import annotations
-
 import json
 import math
 import os

@@ -1,7 +1,5 @@
 """``plan``: estimate a recipe's memory, time, and cost on this machine before loading anything."""
 
-from __future__ import annotations
-
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any

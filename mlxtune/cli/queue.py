@@ -1,7 +1,5 @@
 """``queue``: run training, evaluations, searches, and exports one after another, for example overnight."""
 
-from __future__ import annotations
-
 import os
 import shlex
 import subprocess

@@ -1,7 +1,5 @@
 """``recipe``: import a recipe from another trainer's config."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

@@ -1,7 +1,5 @@
 """``runs``: list, show, attach to, stop, resume, and remove runs of every kind."""
 
-from __future__ import annotations
-
 import time
 from dataclasses import asdict
 from pathlib import Path

@@ -1,7 +1,5 @@
 """``score``: score outputs from any source."""
 
-from __future__ import annotations
-
 import json as jsonlib
 from dataclasses import asdict
 from pathlib import Path

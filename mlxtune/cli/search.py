@@ -1,7 +1,5 @@
 """``search``: train a recipe with different hyperparameters, and evaluate the best adapter once."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

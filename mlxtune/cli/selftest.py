@@ -1,7 +1,5 @@
 """``selftest``: check the scorers."""
 
-from __future__ import annotations
-
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated

@@ -1,7 +1,5 @@
 """``serve``: run an OpenAI-compatible server for a base model and its adapters."""
 
-from __future__ import annotations
-
 import os
 import re
 from contextlib import ExitStack, closing

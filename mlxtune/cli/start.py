@@ -1,7 +1,5 @@
 """Entry point of ``mlxtune``: opens the app without importing the CLI, or runs a command."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,7 +1,5 @@
 """``train``: start a training run from a recipe and follow it."""
 
-from __future__ import annotations
-
 import shlex
 from pathlib import Path
 from typing import Annotated

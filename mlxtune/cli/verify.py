@@ -1,7 +1,5 @@
 """``verify``: recompute a report's numbers from its stored outputs."""
 
-from __future__ import annotations
-
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated

@@ -1,7 +1,5 @@
 """``verify-export``: send the held-out rows to an installed program, and compare its answers with the adapter's."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

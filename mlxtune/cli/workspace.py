@@ -1,7 +1,5 @@
 """``init`` and ``doctor``: create a workspace and check the machine."""
 
-from __future__ import annotations
-
 import platform
 import shlex
 import sys

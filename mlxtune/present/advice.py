@@ -1,7 +1,5 @@
 """Advice as a document: the verdict, what was measured, the reasons, and what would change it."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 from mlxtune.advice.evidence import ARMS, AdviceEvidence

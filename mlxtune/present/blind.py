@@ -1,7 +1,5 @@
 """Describe the result of a blind session."""
 
-from __future__ import annotations
-
 from mlxtune.core.text import plural
 from mlxtune.evaluation.blind.votes import QUESTIONS, BlindResult, VoteTally
 from mlxtune.present.blocks import Cell, Column, Document, Fact, Facts, Heading, IntervalBar, Table, Text, text

@@ -1,7 +1,5 @@
 """Describe an adapter or an export as a model card, in Markdown."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from importlib.resources import files

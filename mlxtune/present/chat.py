@@ -1,7 +1,5 @@
 """Word what the model process reports about an answer, and what saving a conversation does."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from mlxtune.core.text import speed

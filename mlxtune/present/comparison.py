@@ -1,7 +1,5 @@
 """Describe the comparison of two arms or of two evaluations, metric by metric."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from mlxtune.core.text import plural

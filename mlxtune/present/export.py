@@ -1,7 +1,5 @@
 """Describe exports of an adapter: their formats, what they cost, and how to use them."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from mlxtune.adapters.export.fidelity import ComparedAnswers, Fidelity, FidelityOutcome

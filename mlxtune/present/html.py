@@ -1,7 +1,5 @@
 """Draw documents as one self-contained HTML page without scripts, fonts, or requests, which its content security policy forbids."""
 
-from __future__ import annotations
-
 from functools import cache
 from importlib.resources import files
 

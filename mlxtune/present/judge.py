@@ -1,7 +1,5 @@
 """Describe the report of a judge."""
 
-from __future__ import annotations
-
 from mlxtune.core.text import plural
 from mlxtune.evaluation.judge.calibration import JudgeCalibration
 from mlxtune.evaluation.judge.judge_report import JudgeReport

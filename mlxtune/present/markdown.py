@@ -1,7 +1,5 @@
 """Draw documents as Markdown, for a pull request or a wiki. Text from data or a model is escaped, or put in a fence that it cannot close."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Sequence
 

@@ -1,7 +1,5 @@
 """Describe a report as a document, and write it in all its forms."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A run: its document, its status, its work, its warnings, and its log."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """What was guessed for a first recipe, as a document."""
 
-from __future__ import annotations
-
 from mlxtune.data.scaffold import Scaffold
 from mlxtune.present.blocks import Document, Fact, Facts
 from mlxtune.present.blocks import text as paragraph

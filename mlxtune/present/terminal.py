@@ -1,7 +1,5 @@
 """Draw documents in a terminal, with rich."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """Describe what a report concludes: its verdict, what limits it, and what to do next."""
 
-from __future__ import annotations
-
 from mlxtune.core.json_fields import from_json
 from mlxtune.core.text import one_line, plural
 from mlxtune.evaluation.arms import BASE, TUNED

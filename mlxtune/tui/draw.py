@@ -4,8 +4,6 @@ Each function returns rows for a panel of a given width. An action is shown with
 the actions that are possible now.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 from textual.content import Content

@@ -1,7 +1,5 @@
 """Jump mode, which shows a letter on every focusable panel and every tab. Pressing a letter jumps to it."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 from textual import events

@@ -1,7 +1,5 @@
 """The app's key bindings by ID, and the changes that a settings file makes to them."""
 
-from __future__ import annotations
-
 import importlib
 import pkgutil
 import unicodedata

@@ -1,7 +1,5 @@
 """The command palette, which lists all available actions, with the room's own actions first."""
 
-from __future__ import annotations
-
 from textual.command import CommandPalette, DiscoveryHit, Hit, Hits, Provider
 from textual.content import Content
 from textual.widgets import Input

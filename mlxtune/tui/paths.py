@@ -1,7 +1,5 @@
 """Format paths and model names in a short form that is safe to display, and complete paths that are being typed."""
 
-from __future__ import annotations
-
 import os
 from contextlib import suppress
 from pathlib import Path

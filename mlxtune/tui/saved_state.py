@@ -1,7 +1,5 @@
 """The state of the app that comes back after a restart: the room, the run, the recipe, and what each room saves."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Mapping
 from contextlib import suppress

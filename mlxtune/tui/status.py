@@ -1,7 +1,5 @@
 """Describe the status of a run as text."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from mlxtune.core.text import duration

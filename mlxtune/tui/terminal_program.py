@@ -1,7 +1,5 @@
 """Programs that get the terminal while the app is suspended: the user's commands, and the user's editor."""
 
-from __future__ import annotations
-
 import os
 import shlex
 import signal

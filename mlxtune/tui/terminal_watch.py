@@ -6,8 +6,6 @@ the terminal for its attributes. That fails as soon as the other end is closed, 
 from the signal wakeup descriptor, because Python runs signal handlers only in the main thread, which may be blocked.
 """
 
-from __future__ import annotations
-
 import os
 import select
 import signal

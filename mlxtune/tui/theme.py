@@ -5,8 +5,6 @@ rules, axes and the empty part of a bar. ``second`` is for reference data, such 
 ``trained-alt`` alternate behind trained tokens. ``span`` and ``span-ink`` highlight the part of an output that fails.
 """
 
-from __future__ import annotations
-
 from typing import Any, ClassVar
 
 from textual.cache import LRUCache

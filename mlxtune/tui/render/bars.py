@@ -1,7 +1,5 @@
 """Bars: shares, sparklines and intervals."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from textual.content import Content

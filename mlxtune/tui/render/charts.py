@@ -4,8 +4,6 @@ The functions return :class:`Content`, so that colors stay theme tokens and a ch
 for Textual connect the points around a NaN, resolve colors once, and capture the arrow keys.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass

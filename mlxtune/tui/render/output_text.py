@@ -1,7 +1,5 @@
 """Lay out a model's output in a column: JSON by member, with the failing part underlined and colored."""
 
-from __future__ import annotations
-
 from rich.cells import cell_len
 from textual.content import Content
 

@@ -1,7 +1,5 @@
 """Text shared by the Data and Review rooms: decision and finding glyphs, and the states of a source without rows to show."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from pathlib import Path
 

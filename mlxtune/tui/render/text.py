@@ -4,8 +4,6 @@ Styles are theme tokens. Content is assembled and never parsed as markup, so dat
 of zero or less, because Textual asks for a panel's height before its width is final.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 from rich.cells import cell_len, chop_cells

@@ -1,7 +1,5 @@
 """The differences between two texts, word by word."""
 
-from __future__ import annotations
-
 import difflib
 import re
 from functools import lru_cache

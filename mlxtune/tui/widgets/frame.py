@@ -3,8 +3,6 @@
 Textual's Header and Tabs have no memory bar and no underlined keys, and its Footer cuts off an action that does not fit.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

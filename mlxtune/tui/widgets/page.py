@@ -1,7 +1,5 @@
 """A page over a room, for content that does not fit in a section."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import ClassVar
 

@@ -1,7 +1,5 @@
 """The widget that draws everything in a room. It calls a function that returns content for a width and height."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

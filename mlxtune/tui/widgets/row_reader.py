@@ -1,7 +1,5 @@
 """A panel that shows one long text in parts. The cursor is on a part; page keys scroll within a long one."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any, ClassVar
 

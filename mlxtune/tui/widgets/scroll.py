@@ -1,7 +1,5 @@
 """A panel that scrolls rows."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 

@@ -1,7 +1,5 @@
 """A section: a title on a light rule with a note at the end, above the content. Sections have no boxes."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from textual.containers import Vertical

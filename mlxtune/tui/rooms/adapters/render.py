@@ -1,7 +1,5 @@
 """Draw the Adapters room: the list, the details of one adapter, and the comparison of two."""
 
-from __future__ import annotations
-
 import re
 
 from rich.cells import cell_len

@@ -1,7 +1,5 @@
 """The Adapters room's service: the adapter library with every string safe to show."""
 
-from __future__ import annotations
-
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path

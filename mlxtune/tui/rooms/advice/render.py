@@ -1,7 +1,5 @@
 """Draw the Advice room: interview lines, and the advice with its measurements."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

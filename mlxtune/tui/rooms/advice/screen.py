@@ -1,7 +1,5 @@
 """Advice: whether to fine-tune at all. The interview is on the left, the advice and its reasons on the right."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Draw the Blind room: progress, the prompt, two anonymous answers, the questions, and the result."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from textual.content import Content

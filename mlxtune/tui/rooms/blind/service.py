@@ -1,7 +1,5 @@
 """The Blind room's service: the two arms to compare, the session's progress, and the session itself."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Draw the Chat room: the empty state, and questions and replies by role."""
 
-from __future__ import annotations
-
 from itertools import zip_longest
 
 from textual.content import Content

@@ -1,7 +1,5 @@
 """The Chat room's service: choose an adapter, run the model's process, and keep the conversation."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """The Data room: the rows of a source, the findings of its checks, its lengths and splits, and decisions on many rows."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 

@@ -1,7 +1,5 @@
 """The Data room's service: preview decisions on many rows, and fix findings."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any

@@ -1,7 +1,5 @@
 """The 2×2 table of two arms on the same rows, with a cursor on one cell."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any, ClassVar, get_args
 

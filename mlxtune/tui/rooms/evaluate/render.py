@@ -1,7 +1,5 @@
 """Draw the Evaluate room: the verdict, the arms' rates, a row in detail, a running evaluation, and the pages."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 from typing import Literal

@@ -1,7 +1,5 @@
 """Evaluate: whether training helped, by how much, and the rows behind every number."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from functools import cache, partial
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The Evaluate room's service: load a report, find the rows behind a number, and start or compare evaluations."""
 
-from __future__ import annotations
-
 import importlib.util
 import tomllib
 from collections import Counter, defaultdict

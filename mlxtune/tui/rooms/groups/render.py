@@ -1,7 +1,5 @@
 """Text of the Groups room: the list of groups, the members of one, and two members side by side."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from itertools import pairwise, zip_longest
 

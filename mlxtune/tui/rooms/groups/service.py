@@ -1,7 +1,5 @@
 """The Groups room's service: the groups of a session, and the decisions on their members."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from mlxtune.core.errors import DataError

@@ -1,7 +1,5 @@
 """The panels of the Home room."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from textual.content import Content

@@ -1,7 +1,5 @@
 """Home: the next step, workflow progress, the best adapter, and the runs."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial

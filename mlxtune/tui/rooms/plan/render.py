@@ -1,7 +1,5 @@
 """The panels of the Plan room."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """Plan: a recipe as a form, with its memory, time and cost on this machine after every edit."""
 
-from __future__ import annotations
-
 import shlex
 import time
 from collections.abc import Mapping, Sequence

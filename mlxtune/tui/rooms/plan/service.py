@@ -1,7 +1,5 @@
 """Plan a recipe while it is being edited. Slow inputs are recomputed only after an edit that changes them."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace

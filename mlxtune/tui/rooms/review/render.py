@@ -1,7 +1,5 @@
 """Text of the Review room: the row, and its progress, contract, findings, tags and origin."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from textual.content import Content

@@ -1,7 +1,5 @@
 """The Review room, in which the user decides one row at a time. It steps through the rows that the Data room's filter shows."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace

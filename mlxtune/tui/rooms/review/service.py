@@ -1,7 +1,5 @@
 """The Review room's service: a row's parts, contract result and origin."""
 
-from __future__ import annotations
-
 import json
 import time
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """The chart of a run: the metrics that it can draw, and the widget."""
 
-from __future__ import annotations
-
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
