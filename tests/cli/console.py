@@ -14,8 +14,6 @@ A line ``…`` stands for any number of lines. A command may continue after a ba
 (``<<'EOF'``). Its exit code must be 0 unless a following ``echo $?`` shows another.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """``mlxtune adapters``: text output, JSON output and errors."""
 
-from __future__ import annotations
-
 import json
 import re
 import shutil

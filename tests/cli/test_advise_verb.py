@@ -1,7 +1,5 @@
 """``mlxtune advise`` on the command line."""
 
-from __future__ import annotations
-
 import json
 from types import SimpleNamespace
 from typing import Any

@@ -1,7 +1,5 @@
 """Bad input gives one clear message on stderr, nothing on stdout, and exit code 2."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The ``mlxtune chat`` and ``mlxtune serve`` commands, with a real model process."""
 
-from __future__ import annotations
-
 import json
 import os
 import platform

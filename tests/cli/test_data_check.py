@@ -1,7 +1,5 @@
 """The ``mlxtune data check`` and ``mlxtune data stats`` commands."""
 
-from __future__ import annotations
-
 import json
 import shlex
 from contextlib import closing

@@ -1,7 +1,5 @@
 """The demo: its arms, and its stages as lines."""
 
-from __future__ import annotations
-
 import time
 from pathlib import Path
 

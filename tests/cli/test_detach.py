@@ -1,7 +1,5 @@
 """Ctrl-C while a run is followed: the run continues, and the commands to return to it are printed."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

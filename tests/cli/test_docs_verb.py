@@ -1,7 +1,5 @@
 """``mlxtune docs``: the pages of the documentation."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

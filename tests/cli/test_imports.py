@@ -1,7 +1,5 @@
 """The command line and the app start without importing heavy modules."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from pathlib import Path

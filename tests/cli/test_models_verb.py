@@ -1,7 +1,5 @@
 """``mlxtune models``: the catalog, the Hub search, and a download."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from pathlib import Path

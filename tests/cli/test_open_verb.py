@@ -1,7 +1,5 @@
 """``mlxtune open``: what each room can be opened on. ``tests/tui/test_frame.py`` opens the app with the resulting state."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

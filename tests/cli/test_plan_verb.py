@@ -1,7 +1,5 @@
 """The ``mlxtune plan`` command."""
 
-from __future__ import annotations
-
 import json
 import re
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """``queue``: commands one after another, with evaluations, a summary, and a queue that was interrupted."""
 
-from __future__ import annotations
-
 import json
 import sys
 from pathlib import Path

@@ -1,7 +1,5 @@
 """``mlxtune recipe import`` writes a recipe next to the config and never overwrites one."""
 
-from __future__ import annotations
-
 import json
 
 from mlxtune.recipe import load

@@ -1,7 +1,5 @@
 """``search``, with the real worker and the tiny model, and ``runs show`` of a search."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path

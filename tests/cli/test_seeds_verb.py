@@ -1,7 +1,5 @@
 """Train one recipe with several seeds and evaluate them together, on the tiny model."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """A finished evaluation on disk: a recipe, its source, and the answers of two arms."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

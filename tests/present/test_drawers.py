@@ -1,7 +1,5 @@
 """The drawers show the same document: every label and number in each, and no markup from data."""
 
-from __future__ import annotations
-
 import io
 
 import pytest

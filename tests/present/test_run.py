@@ -1,7 +1,5 @@
 """The words of a run: its log, its warnings, and its work."""
 
-from __future__ import annotations
-
 import ast
 import re
 from pathlib import Path

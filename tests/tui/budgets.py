@@ -4,8 +4,6 @@ Prose is a run of at least four words on one row of a panel, or on the rows of a
 Columns are read one by one, so labels, tables, and charts are no prose. Text of rows, answers, logs and samples is data, not prose.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 

@@ -1,7 +1,5 @@
 """Fixtures for the app: own home, own time zone, own memory figures, and workspaces in a temporary folder."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, ExitStack

@@ -1,7 +1,5 @@
 """Drives a room of the app by its keys, and reads its state and single widgets instead of the screen."""
 
-from __future__ import annotations
-
 import asyncio
 import threading
 import time

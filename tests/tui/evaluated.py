@@ -1,7 +1,5 @@
 """A workspace whose runs were evaluated: the sample shop's rows, answers with planted faults, and the core's own evidence and report."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import tempfile

@@ -1,7 +1,5 @@
 """A recipe that can be planned without MLX: a model of headers alone, rows of known lengths, a machine of a known size."""
 
-from __future__ import annotations
-
 import json
 
 from planning.conftest import llama, write_model

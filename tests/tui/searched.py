@@ -1,7 +1,5 @@
 """Searches on disk for the app: planned, running, finished and crashed."""
 
-from __future__ import annotations
-
 from dataclasses import asdict
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """A fake workspace, the story a worker tells in it, and what a test asks of the app."""
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Callable

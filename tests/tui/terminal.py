@@ -1,7 +1,5 @@
 """The real app on a terminal of its own: what it writes, byte by byte, and how it leaves the terminal."""
 
-from __future__ import annotations
-
 import contextlib
 import fcntl
 import os

@@ -1,7 +1,5 @@
 """The Adapters room, with adapters of one tiny layer."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from pathlib import Path

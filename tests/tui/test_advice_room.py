@@ -1,7 +1,5 @@
 """The Advice room: the interview by keys, and advice that follows every answer."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from typing import Any

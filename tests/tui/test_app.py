@@ -1,7 +1,5 @@
 """The app around the rooms: its imports, palette, help, themes, sizes and screenshots."""
 
-from __future__ import annotations
-
 import gc
 import re
 import subprocess

@@ -1,7 +1,5 @@
 """Blind: every key, what stays hidden until the last vote, and the result of a session."""
 
-from __future__ import annotations
-
 import itertools
 import json
 import os

@@ -1,7 +1,5 @@
 """The app shows rather than says: budgets of words for every stage of the key walk. See :mod:`budgets`."""
 
-from __future__ import annotations
-
 import pytest
 from exhaustive import cases
 

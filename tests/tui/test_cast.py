@@ -1,7 +1,5 @@
 """The recording for the README: its script types keys that the app has, and the kept files fit the script's sizes."""
 
-from __future__ import annotations
-
 import json
 import re
 import sys

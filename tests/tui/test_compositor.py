@@ -1,7 +1,5 @@
 """The compositor: every change of the layout reaches the screen, although a hidden widget was repainted before it."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,7 +1,5 @@
 """The Data room: the table and the statistics, every key, and changes of the source while it is open."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import threading

@@ -1,7 +1,5 @@
 """Evaluate: every key, every state, and the rows behind every number."""
 
-from __future__ import annotations
-
 import json
 import re
 import shutil

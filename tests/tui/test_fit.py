@@ -1,7 +1,5 @@
 """Nothing that a room draws is cut off without a mark, at any usual size of a terminal."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 

@@ -1,7 +1,5 @@
 """Following a journal: incremental, and right after a crash, a torn line, a resume or nonsense."""
 
-from __future__ import annotations
-
 from mlxtune.runs import events
 from mlxtune.runs.registry import Run
 from mlxtune.runs.state import RunState

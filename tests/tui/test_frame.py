@@ -1,7 +1,5 @@
 """The frame of the rooms: notices, jobs, tabs, keys that settings change, jumping, and the state after a restart."""
 
-from __future__ import annotations
-
 import json
 import signal
 from collections.abc import Callable, Mapping

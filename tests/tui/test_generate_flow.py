@@ -1,7 +1,5 @@
 """From a failure, or from rows, to proposed rows in Review: the dialogs, what starts, and what is shown when it has finished."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """The Groups room: groups of repeated and conflicting rows, the decisions on them, and clusters."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

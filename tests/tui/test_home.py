@@ -1,7 +1,5 @@
 """The Home room: every key, the first steps in an empty workspace, and what can be started when."""
 
-from __future__ import annotations
-
 import os
 from dataclasses import replace
 from pathlib import Path

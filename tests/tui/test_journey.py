@@ -3,8 +3,6 @@
 It is two tests, so that they can run in parallel: up to a trained adapter, and from a trained adapter on.
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 import signal

@@ -1,7 +1,5 @@
 """Keys typed quickly act on what the keys before them have brought on screen."""
 
-from __future__ import annotations
-
 import pytest
 from textual import events
 from textual.app import ComposeResult

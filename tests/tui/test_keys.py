@@ -1,7 +1,5 @@
 """Every key that the footer, the help page and the palette show does something, in a room where that is possible."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Awaitable, Callable
 from contextlib import ExitStack

@@ -1,7 +1,5 @@
 """Hostile text in data and names: it must not move the cursor, set a title, inject markup, reorder lines or break the grid."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from pathlib import Path

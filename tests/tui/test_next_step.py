@@ -1,7 +1,5 @@
 """The next step and the workflow follow from the workspace."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from pathlib import Path

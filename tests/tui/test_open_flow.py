@@ -1,7 +1,5 @@
 """Opening a file of one's own: its path, its columns, its rows in Data, and a recipe for it."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

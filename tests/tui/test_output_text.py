@@ -1,7 +1,5 @@
 """Outputs as rows: the failing part is marked at any width, and no text is interpreted."""
 
-from __future__ import annotations
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st

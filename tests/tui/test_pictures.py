@@ -1,7 +1,5 @@
 """Snapshots of Home, Train, Plan and the screens that lie over a room, with a fixed clock and fixed data."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Snapshots of Data and Review at a small and a large size, on fixed rows."""
 
-from __future__ import annotations
-
 from collections.abc import Awaitable, Callable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The Plan room: every key, edits that keep the file's layout, invalid values, and every state of a plan."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The chart's arithmetic: smoothing, limits, ticks, and what lands in which cell."""
 
-from __future__ import annotations
-
 import math
 from itertools import pairwise
 

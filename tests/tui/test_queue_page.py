@@ -1,7 +1,5 @@
 """The queue page over the Train room: commands are added, removed, and started, and show how they ended."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

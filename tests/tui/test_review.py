@@ -1,7 +1,5 @@
 """The Review room: how a row is shown, every key, editing beside the contract, pairs, and decisions of other windows."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext

@@ -1,7 +1,5 @@
 """The search page over the Train room: before, during and after a search, and the choices on its trials."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,7 +1,5 @@
 """The app starts no run that the command line refuses, and leaves no run folder behind."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

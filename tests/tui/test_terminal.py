@@ -1,7 +1,5 @@
 """The app on a terminal, which it restores however it ends."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess

@@ -1,7 +1,5 @@
 """The Train room: every key, every state of a run, and the actions that are possible in it."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Callable
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Many rows at once: marks in Data, and pipelines with a live preview in Data and Review."""
 
-from __future__ import annotations
-
 import pytest
 from textual.widgets import Input
 
