@@ -14,6 +14,7 @@ from waiting import PATIENCE
 from mlxtune.planning.machine import Memory, PowerState
 
 from .driver import WIDE, Opening, RoomDriver, drive, wait_for_messages
+from .rows_stage import checks, local_bases, tokens  # noqa: F401, which are fixtures
 from .stage import GB, NOW, Shop
 
 

@@ -6,11 +6,11 @@ from exhaustive import cases
 from .budgets import assert_within_budget, count, runs_of_words, sentences
 from .driver import WIDE
 from .stage import Shop, until
-from .test_keys import STAGES, FakeClient, Stage, _nothing_starts, arrive, checks, clients, tokens
+from .test_keys import STAGES, FakeClient, Stage, _nothing_starts, arrive, clients
 
 pytestmark = pytest.mark.slow
 
-__all__ = ["_nothing_starts", "checks", "clients", "tokens"]
+__all__ = ["_nothing_starts", "clients"]
 
 
 def named(stages: tuple[Stage, ...]) -> dict[str, Stage]:

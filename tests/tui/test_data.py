@@ -21,27 +21,10 @@ from mlxtune.tui.source_session import SourceSession
 
 from .conftest import OpenRoom
 from .driver import NARROW, Opening, RoomDriver, drive, opens
-from .rows_stage import (
-    CONTRACT,
-    GOOD,
-    ROWS,
-    Checks,
-    chat,
-    checks,
-    fill,
-    journal,
-    local_bases,
-    ready,
-    session_of,
-    statuses,
-    tokens,
-    write,
-)
+from .rows_stage import CONTRACT, GOOD, ROWS, Checks, chat, fill, journal, ready, session_of, statuses, write
 from .stage import Shop, shown
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("checks")]
-
-__all__ = ["checks", "local_bases", "tokens"]
 
 
 async def checked(room: RoomDriver) -> SourceSession:

@@ -32,11 +32,9 @@ from mlxtune.tui.widgets import ChoiceDialog
 from .conftest import OpenRoom
 from .driver import NARROW, Gate, Opening, RoomDriver, any_size, drive, opens
 from .evaluated import base, copy_rows, evaluating, evaluation, tuned
-from .rows_stage import ROWS, Checks, checks, tokens, write
+from .rows_stage import ROWS, Checks, write
 from .stage import NOW, Shop, until
 from .test_naughty import NAUGHTY
-
-__all__ = ["checks", "tokens"]
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("two_arms")]
 

@@ -22,10 +22,8 @@ from mlxtune.recipe import Recipe, load
 
 from .conftest import OpenRoom
 from .evaluated import evaluation
-from .rows_stage import GOOD, Checks, checks, tokens, write
+from .rows_stage import GOOD, Checks, write
 from .stage import NOW, Shop
-
-__all__ = ["checks", "tokens"]
 
 pytestmark = pytest.mark.slow
 

@@ -14,12 +14,10 @@ from mlxtune.tui.widgets import ChoiceDialog, MarkableList
 from . import rows_stage
 from .conftest import OpenRoom
 from .driver import NARROW, Gate, Opening, RoomDriver, opens
-from .rows_stage import GOOD, Checks, answer, chat, checks, fill, journal, ready, session_of, statuses, tokens
+from .rows_stage import GOOD, Checks, answer, chat, fill, journal, ready, session_of, statuses
 from .stage import Shop
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("checks")]
-
-__all__ = ["checks", "tokens"]
 
 LONG = "The zipper of the blue jacket broke on the second day of our trip to the north"
 ROWS = [

@@ -32,7 +32,7 @@ from .budgets import assert_within_budget
 from .driver import RoomDriver
 from .evaluated import evaluating, evaluation
 from .planned import RECIPE, FakeProbe, plannable
-from .rows_stage import GOOD, Checks, checks, fill, pair, ready, session_of, tokens
+from .rows_stage import GOOD, Checks, fill, pair, ready, session_of
 from .searched import write_search
 from .stage import Shop, shown, until
 from .test_adapters_room import adapter
@@ -41,7 +41,7 @@ from .test_chat_room import FakeClient, ask, clients, load
 
 pytestmark = pytest.mark.slow
 
-__all__ = ["checks", "clients", "tokens"]
+__all__ = ["clients"]
 
 SMALL, LARGE = (80, 24), (140, 45)
 

@@ -16,10 +16,8 @@ from mlxtune.tui.widgets import ListPanel, Panel, PromptDialog
 
 from .conftest import OpenRoom
 from .driver import NARROW, RoomDriver, drive
-from .rows_stage import GOOD, Checks, checks, fill, ready, session_of, tokens, write
+from .rows_stage import GOOD, Checks, fill, ready, session_of, write
 from .stage import Shop
-
-__all__ = ["checks", "tokens"]
 
 pytestmark = pytest.mark.slow
 

@@ -6,10 +6,8 @@ from typing import Any
 import pytest
 
 from .driver import RoomDriver
-from .rows_stage import ROWS, Checks, answer, chat, checks, fill, ready, tokens
+from .rows_stage import ROWS, Checks, answer, chat, fill, ready
 from .stage import Shop
-
-__all__ = ["checks", "tokens"]
 
 SIZES = pytest.mark.parametrize("size", [(80, 24), (140, 45)], ids=["80x24", "140x45"])
 

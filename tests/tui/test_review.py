@@ -22,29 +22,10 @@ from mlxtune.tui.widgets import Editor, RowReader
 
 from .conftest import OpenRoom
 from .driver import NARROW, WIDE, Gate, Opening, RoomDriver, drive, opens
-from .rows_stage import (
-    GOOD,
-    SYSTEM,
-    Checks,
-    Tokenizer,
-    answer,
-    chat,
-    checks,
-    fill,
-    journal,
-    local_bases,
-    pair,
-    ready,
-    session_of,
-    statuses,
-    tokens,
-    write,
-)
+from .rows_stage import GOOD, SYSTEM, Checks, Tokenizer, answer, chat, fill, journal, pair, ready, session_of, statuses, write
 from .stage import Shop
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("checks")]
-
-__all__ = ["checks", "local_bases", "tokens"]
 
 
 async def opened(room: RoomDriver, *, counted: bool = True) -> None:

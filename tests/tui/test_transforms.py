@@ -8,12 +8,10 @@ from mlxtune.tui.widgets import MarkableList, Panel
 
 from .conftest import OpenRoom
 from .driver import NARROW, RoomDriver
-from .rows_stage import GOOD, Checks, checks, fill, journal, pair, ready, session_of, statuses, tokens, write
+from .rows_stage import GOOD, Checks, fill, journal, pair, ready, session_of, statuses, write
 from .stage import Shop
 
 pytestmark = pytest.mark.slow
-
-__all__ = ["checks", "tokens"]
 
 
 async def opened(room: RoomDriver) -> None:
