@@ -17,10 +17,10 @@ from mlxtune.cli.output import Cell, draw, info, print_columns, progress_bar, sh
 from mlxtune.cli.search import show_search
 from mlxtune.cli.train import show_adapter
 from mlxtune.core.errors import InputError
+from mlxtune.core.json_fields import to_json
 from mlxtune.core.text import duration, plural, suggest
 from mlxtune.data import samples
 from mlxtune.evaluation import report as reports
-from mlxtune.core.json_fields import to_json
 from mlxtune.present.next_step import stop_text
 from mlxtune.present.run import STATUS_LABELS, run_document
 from mlxtune.runs import registry

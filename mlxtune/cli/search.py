@@ -9,7 +9,6 @@ from mlxtune.cli.evaluate import show_report
 from mlxtune.cli.follow import announce, follow
 from mlxtune.cli.options import Json, Overrides, RecipeFile
 from mlxtune.cli.output import draw, progress_bar, show
-from mlxtune.core.json_fields import to_json
 from mlxtune.evaluation import report as reports
 from mlxtune.present.blocks import facts
 from mlxtune.present.search import search_document
