@@ -161,9 +161,22 @@ def generate(
         _show_quote(offer, request)
     if dry_run:
         if json:
-            show_json({"rows": offer.rows, "questions": offer.questions, "dollars": offer.dollars, "host": offer.host})
+            show_json(
+                {
+                    "rows": offer.rows,
+                    "questions": offer.questions,
+                    "dollars": offer.dollars,
+                    "host": offer.host,
+                    "files": offer.files,
+                }
+            )
         return
     if offer.host:
+        if offer.files:
+            info(
+                ("  ! ", "bold warning"),
+                f"Text of {plural(len(offer.files), 'document')} will be sent: {one_line(', '.join(offer.files))}",
+            )
         what = f"Up to {offer.questions:,} requests with training rows will be sent to {offer.host}"
         consent = require_consent(what, teacher.send, "Consent with --send, or use a teacher on this machine with --local.")
         request = replace(request, teacher=replace(request.teacher, consent=consent))

@@ -10,6 +10,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -103,6 +104,8 @@ def pull(id: str, progress: Progress = lambda what, share: None) -> Path:
         commit = HfApi().model_info(id).sha or ""
         tree = HfApi().list_repo_tree(id, revision=commit, recursive=True)
         wanted = [file for file in tree if isinstance(file, RepoFile) and any(fnmatch(file.path, glob) for glob in FILES)]
+    if odd := next((file for file in wanted if not _is_valid(file)), None):
+        raise ModelError(f"The Hub's list of {one_line(id, 80)} has an invalid entry: {one_line(str(odd.path), 120)}.")
     _check_config(id, wanted, commit)
     blobs = Path(constants.HF_HUB_CACHE) / f"models--{id.replace('/', '--')}" / "blobs"
     missing = [file for file in wanted if file.lfs is not None and not (blobs / file.lfs.sha256).is_file()]
@@ -112,7 +115,7 @@ def pull(id: str, progress: Progress = lambda what, share: None) -> Path:
         for file in missing:
 
             def report(count: int, done: int = done) -> None:
-                progress(f"downloading {id}, {size(total)}", (done + count) / total)
+                progress(f"downloading {id}, {size(total)}", (done + count) / max(1, total))
 
             _download(id, file, commit, blobs, report)
             done += file.size
@@ -122,6 +125,15 @@ def pull(id: str, progress: Progress = lambda what, share: None) -> Path:
         _verify(id, folder, [file for file in wanted if file not in missing])
         progress(f"checking {id}", 1.0)
     return folder
+
+
+def _is_valid(file: RepoFile) -> bool:
+    """Return whether a listed file stays in the model's folder, and its large content in a blob named after a hash."""
+    path: Any = file.path
+    lfs: Any = file.lfs
+    inside = isinstance(path, str) and not path.startswith("/") and not {"", ".", ".."} & {*path.split("/")} and "\0" not in path
+    hashed = lfs is None or (isinstance(lfs.sha256, str) and re.fullmatch("[0-9a-f]{64}", lfs.sha256) is not None)
+    return inside and hashed and isinstance(file.size, int) and file.size >= 0
 
 
 def _check_config(id: str, entries: list[RepoFile], commit: str) -> None:
@@ -148,25 +160,31 @@ def _download(id: str, entry: RepoFile, commit: str, blobs: Path, report: Callab
         blobs.mkdir(parents=True, exist_ok=True)
         retries = RETRIES
         while (offset := part.stat().st_size if part.is_file() else 0) < entry.size:
+            failure: Exception | None = None
             try:
-                _append(id, entry.path, commit, part, offset, report)
+                _append(id, entry.path, commit, part, entry.size, report)
             except _http_library().TransportError as error:
-                received = part.stat().st_size if part.is_file() else 0
-                retries = RETRIES if received > offset else retries - 1
-                if retries < 0:
-                    raise _converted(id, error) from None
-                time.sleep(0.5 * 2 ** (RETRIES - retries))
-        if sha256_file(part) != lfs.sha256:
+                failure = error
+            received = part.stat().st_size if part.is_file() else 0
+            if failure is None and received > offset:
+                continue
+            retries = RETRIES if received > offset else retries - 1
+            if retries < 0:  # the connection fails, or the file is shorter than listed
+                raise _converted(id, failure) if failure else _damaged(id, [entry.path])
+            time.sleep(0.5 * 2 ** (RETRIES - retries))
+        if part.stat().st_size != entry.size or sha256_file(part) != lfs.sha256:
             part.unlink()
             raise _damaged(id, [entry.path])
         part.rename(blobs / lfs.sha256)
 
 
-def _append(id: str, name: str, commit: str, part: Path, offset: int, report: Callable[[int], None]) -> None:
+def _append(id: str, name: str, commit: str, part: Path, size: int, report: Callable[[int], None]) -> None:
+    """Append what is missing of a file of ``size`` bytes to ``part``. A server that sends more is not read to the end."""
     from huggingface_hub import get_session, hf_hub_url
     from huggingface_hub.utils._headers import build_hf_headers
     from huggingface_hub.utils._http import hf_raise_for_status
 
+    offset = part.stat().st_size if part.is_file() else 0
     headers = build_hf_headers() | {"Range": f"bytes={offset}-", "Accept-Encoding": "identity"}
     with get_session().stream("GET", hf_hub_url(id, name, revision=commit), headers=headers, timeout=TIMEOUT) as response:
         with hub_errors(id):
@@ -176,6 +194,8 @@ def _append(id: str, name: str, commit: str, part: Path, offset: int, report: Ca
             for block in response.iter_bytes(BLOCK):
                 file.write(block)
                 report(file.tell())
+                if file.tell() > size:
+                    return
 
 
 def _http_library() -> Any:

@@ -137,7 +137,8 @@ def choose_teacher(
                 app.ask("Which model?", text, lambda name: start_with(TeacherSpec(base=name)), label="start")
 
         title = f"Which teacher should write up to {plural(min(usable[0][1].count, usable[0][2].rows), 'row')}?"
-        app.choose(title, options, chosen, "The teacher sees only training rows. Generation starts as soon as you choose one.")
+        seen = ", ".join(("only training rows" if not usable[0][2].files else "training rows", *usable[0][2].files))
+        app.choose(title, options, chosen, f"The teacher sees {one_line(seen, 300)}. Generation starts as soon as you choose one.")
 
     app.jobs.run(teachers, show, busy="Counting the requests.")
 

@@ -78,6 +78,11 @@ def model_name(name: str) -> str:
     return re.sub(r"[^a-z0-9._-]", "-", name.lower())
 
 
+def is_model_name(name: str) -> bool:
+    """Return whether ``name`` can be a model's name in Ollama, so that it adds no line to a Modelfile and is no path or option."""
+    return re.fullmatch(r"\w[\w.-]*(?:[:/]\w[\w.-]*){0,4}", name, re.ASCII) is not None
+
+
 def create_command(name: str, folder: str, quantize: str = "") -> list[str]:
     """Return the command that creates the model ``name`` from the Modelfile in ``folder``, quantized to ``quantize`` if set."""
     quantized = ["--quantize", quantize] if quantize else []

@@ -9,6 +9,7 @@ gguf-lora    the adapter alone, for a GGUF file of the base that the user has
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -17,9 +18,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mlxtune.adapters.entry import AdapterEntry, score_to_lineage, with_template_settings
-from mlxtune.adapters.export import lmstudio
+from mlxtune.adapters.export import lmstudio, ollama
 from mlxtune.core.errors import InputError, MachineError, MlxtuneError, ModelError
 from mlxtune.core.files import scratch_folder
+from mlxtune.core.text import one_line
 from mlxtune.data import samples
 from mlxtune.evaluation.off_task import prompts
 from mlxtune.models.resolve import ModelFolder
@@ -81,7 +83,9 @@ def start(
                 f"LM Studio already has a different preset named {entry.name}.",
                 hint=f"Replace it: mlxtune export lmstudio {entry.name} --force",
             )
-    if target is not None and target.exists():
+    if ollama_base and not ollama.is_model_name(ollama_base):
+        raise InputError(f"{one_line(ollama_base, 80)} is not a model name in Ollama.", hint="For example: --from llama3.2:3b")
+    if target is not None and os.path.lexists(target):  # also a link that leads nowhere, which would be followed
         raise InputError(f"{target} already exists.", hint="Remove or rename it, or choose another folder with --to.")
     require_packages(form)
     quantize = _quantized_by_ollama(precision, program)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from mlxtune.core.errors import DataError, InputError
-from mlxtune.core.files import read_failure, read_text
+from mlxtune.core.files import open_regular
 from mlxtune.core.text import one_line
 
 TEXT_SUFFIXES = (".md", ".markdown", ".txt", ".rst")
@@ -26,18 +28,17 @@ class Passage:
 
 
 def read_passages(folder: Path) -> list[Passage]:
-    """Return the passages of all documents in ``folder`` (or of one file), in order. Files of other kinds are skipped.
+    """Return the passages of all documents in ``folder`` (or of one file), in order. Hidden files and those of other kinds are skipped.
 
-    Raises ``DataError`` if there is none, or if one cannot be read.
+    Raises ``DataError`` if there is none, and ``InputError`` if one cannot be read or is a link, which could lead out of the folder.
     """
+    folder = folder.resolve()
     if not folder.exists():
         raise DataError(f"There are no documents at {folder}.", hint="Use a folder with Markdown, text, or PDF files.")
     root = folder if folder.is_dir() else folder.parent
-    files = sorted(path for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else [folder]
     passages = [
         passage
-        for file in files
-        if file.suffix.lower() in (*TEXT_SUFFIXES, ".pdf") and not file.name.startswith(".")
+        for file in (sorted(_documents(folder)) if folder.is_dir() else [folder])
         for passage in split_passages(str(file.relative_to(root)), _read(file))
     ]
     if not passages:
@@ -71,23 +72,37 @@ def find_quote(passage: Passage, quote: str) -> tuple[int, int] | None:
     return (passage.start + match.start(), passage.start + match.end()) if match else None
 
 
+def _documents(folder: Path) -> Iterator[Path]:
+    for path in folder.iterdir():
+        if path.name.startswith("."):
+            continue
+        if path.is_symlink():
+            raise DataError(f"{path} is a symbolic link, so it was not read.", hint="Replace it with a copy, or remove it.")
+        if path.is_dir():
+            yield from _documents(path)
+        elif path.suffix.lower() in (*TEXT_SUFFIXES, ".pdf"):
+            yield path
+
+
 def _read(file: Path) -> str:
-    if file.stat().st_size > _MAX_BYTES:
+    with open_regular(file) as stream:
+        data = stream.read(_MAX_BYTES + 1)
+    if len(data) > _MAX_BYTES:
         raise DataError(f"{file} is larger than {_MAX_BYTES // 2**20} MB.", hint="Split it, or leave it out.")
     if file.suffix.lower() == ".pdf":
-        return _pdf_text(file)
+        return _pdf_text(file, data)
     try:
-        return read_text(file)
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"Cannot read {file}: {read_failure(error)}.", hint="Save it as UTF-8.") from error
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise DataError(f"{file} is not UTF-8.", hint="Save it as UTF-8.") from error
 
 
-def _pdf_text(file: Path) -> str:
+def _pdf_text(file: Path, data: bytes) -> str:
     try:
         from pypdf import PdfReader
     except ImportError as error:
         raise InputError("Reading PDF files requires pypdf.", hint="Run: pip install 'mlxtune[pdf]'") from error
     try:
-        return "\n\n".join(page.extract_text() for page in PdfReader(file).pages)
+        return "\n\n".join(page.extract_text() for page in PdfReader(io.BytesIO(data)).pages)
     except Exception as error:  # pypdf raises many kinds for damaged files
         raise DataError(f"Cannot read {file}: {one_line(str(error), 120)}.", hint="Convert it to text first.") from error

@@ -25,13 +25,14 @@ _GRADING_BYTES = 2000  # size of the instructions in a grading question
 @dataclass(frozen=True)
 class GenerationQuote:
     """The maximum cost of a generation: ``questions`` to the teacher, ``dollars``, and the cost ``cap``. ``host`` receives the
-    rows."""
+    rows and text of the documents ``files``."""
 
     rows: int
     questions: int
     dollars: float
     cap: float | None
     host: str
+    files: tuple[str, ...] = ()
 
 
 def quote(recipe: Recipe, request: GenerationRequest) -> GenerationQuote:
@@ -52,7 +53,8 @@ def quote(recipe: Recipe, request: GenerationRequest) -> GenerationQuote:
         asked = rubric.DEFAULT if request.rubric == "default" else rubric.load_rubric(Path(request.rubric))
         grading = [{"role": "user", "content": "x" * (longest + _GRADING_BYTES)}]
         costs += [meter.worst_case(grading)] * (graded * len(asked.questions))
-    return GenerationQuote(subjects or graded, len(costs), sum(costs), request.teacher.cap, remote_host(request.teacher))
+    files = tuple(dict.fromkeys(passage.file for passage in first.passages))
+    return GenerationQuote(subjects or graded, len(costs), sum(costs), request.teacher.cap, remote_host(request.teacher), files)
 
 
 def start(workspace: Path, recipe: Recipe, request: GenerationRequest, *, progress: Progress = lambda what, share: None) -> Run:

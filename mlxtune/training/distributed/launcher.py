@@ -25,7 +25,7 @@ from typing import Any
 from mlxtune.core.child_process import Channel, ChildProcess, python_command
 from mlxtune.core.errors import InputError, Interrupted, MachineError, MlxtuneError
 from mlxtune.core.files import read_json
-from mlxtune.core.text import plural
+from mlxtune.core.text import one_line, plural
 from mlxtune.recipe import Recipe
 from mlxtune.runs import launch
 from mlxtune.runs.registry import RUN_KINDS, Run
@@ -99,10 +99,13 @@ def launch_request(hosts: int, hostfile: Path | None) -> dict[str, Any]:
 
 
 def parse_hosts(request: Mapping[str, Any]) -> list[Host]:
-    """Return the hosts of a launch request; the first one is the leader."""
+    """Return the hosts of a launch request; the first one is the leader. Raise ``InputError`` if ssh would take one for an option."""
     hosts = request.get("hosts", 1)
     if isinstance(hosts, int):
         return [Host()] * hosts
+    for host in hosts:
+        if host["ssh"].startswith("-"):
+            raise InputError(f"{one_line(host['ssh'], 80)} is not the address of a host.", hint="Correct ssh in the hostfile.")
     return [Host(host["ssh"], tuple(host.get("ips", ())), tuple(host.get("rdma", ()))) for host in hosts]
 
 
@@ -137,7 +140,7 @@ class Peer:
     """The leader's handle to another process of the run, local or through ssh."""
 
     def __init__(self, rank: int, host: Host, command: Sequence[str], log: Path) -> None:
-        remote = [*SSH, host.ssh, f"cd {shlex.quote(os.getcwd())} && exec {shlex.join(command)}"]
+        remote = [*SSH, "--", host.ssh, f"cd {shlex.quote(os.getcwd())} && exec {shlex.join(command)}"]
         self.ready = threading.Event()  # also set when the process ended
         self.child = ChildProcess(
             "peer", name=f"Host {rank} ({host.ssh})", hint=f"See its log: {log}", log=log, command=command if host.local else remote
