@@ -42,7 +42,10 @@ def adapter_card(entry: AdapterEntry, base: PublishedBase, library: Library = "m
         command = (
             f"vllm serve {catalog.original(entry.base) or base.hub_id or 'BASE'} --enable-lora --lora-modules {entry.name}=FOLDER"
         )
-    return _render(entry.name, base, summary, command, entry.score, facts, "adapter", library, _exports(entry))
+    table = exports_table(tried_exports(entry))
+    body = [[plain(cell.text) for cell in row] for row in table.rows]
+    exports = grid([plain(column.label) for column in table.columns], body) if body else ""
+    return _render(entry.name, base, summary, command, entry.score, facts, "adapter", library, exports)
 
 
 def export_card(name: str, folder: Path, base: PublishedBase) -> str:
@@ -108,13 +111,6 @@ def _rates(score: AdapterScore) -> str:
         fewer = f", {plural(rate.total, 'row')}" if rate.total < score.rows else ""
         body.append([plain(f"{metric_label(rate.metric)}{fewer}"), *cells])
     return grid(["", plain(score.rival), plain(score.arm)], body)
-
-
-def _exports(entry: AdapterEntry) -> str:
-    """Return the formats in which the adapter was exported, with the cost of each, as a table; empty if there are none."""
-    table = exports_table(tried_exports(entry))
-    body = [[plain(cell.text) for cell in row] for row in table.rows]
-    return grid([plain(column.label) for column in table.columns], body) if body else ""
 
 
 def _evidence(score: AdapterScore) -> list[str]:

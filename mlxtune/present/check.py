@@ -164,13 +164,14 @@ def check_document(
     report: CheckReport, fixed: FixResult | None = None, *, every: bool = False, command: str = "", columns: ColumnUse = NO_COLUMNS
 ) -> Document:
     """Describe a check: with examples of each finding, or ``every`` one, the ``columns``, and the ``command`` to run next."""
+    muted = [Fact(one.check, f"muted, {plural(one.count, 'finding')}", one_line(one.reason, 200), "muted") for one in report.muted]
     return (
         Heading("Data", one_line(report.path.name, 40)),
         verdict_block(report.verdict),
         Facts((*_read_facts(report), *column_facts(columns))),
         *_finding_blocks(report, every),
         Heading("Statistics", word(report.statistics.tier)),
-        Facts((*constant_facts(report.constant), *_note_facts(report), *_muted_facts(report), *skip_facts(report.skipped))),
+        Facts((*constant_facts(report.constant), *_note_facts(report), *muted, *skip_facts(report.skipped))),
         *(_fixed_blocks(fixed) if fixed else ()),
         *_next_blocks(report, fixed, command),
     )
@@ -327,13 +328,6 @@ def _note_facts(report: CheckReport) -> list[Fact]:
             where = report.locations[notes[0].rows[0]][0].place
             facts.append(Fact(check_title(id), f"{len(notes):,}", f"{where}: {finding_text(notes[0])} --also {id}"))
     return facts
-
-
-def _muted_facts(report: CheckReport) -> list[Fact]:
-    return [
-        Fact(muted.check, f"muted, {plural(muted.count, 'finding')}", one_line(muted.reason, 200), "muted")
-        for muted in report.muted
-    ]
 
 
 def _fixed_blocks(fixed: FixResult) -> tuple[Block, ...]:

@@ -61,13 +61,13 @@ def _reason(found: Verdict) -> str:
     return change_sentence(decisive, arm="" if decisive.second == TUNED else decisive.second) if decisive else ""
 
 
-def change_sentence(item: Comparison, *, label: str = "", arm: str = "") -> str:
+def change_sentence(item: Comparison, *, arm: str = "") -> str:
     """Return a comparison's change in points. ``arm`` names the second arm, if it is not obvious."""
     low, change, high = map(signed_points, (item.low, item.change, item.high))
     p = item.p if item.adjusted is None else item.adjusted
     disagree = item.outcome == "cannot_tell" and (item.low > 0 or item.high < 0)
     test = f", but p = {p:.3f}" if disagree else ""
-    name = f"{capital(label or metric_label(item.metric))}{f', {arm}' if arm else ''}"
+    name = f"{capital(metric_label(item.metric))}{f', {arm}' if arm else ''}"
     return f"{name}: {change} points versus {item.first} ({confidence(item.level)} interval: {low} to {high}{test})."
 
 

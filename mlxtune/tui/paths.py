@@ -2,6 +2,7 @@
 
 import os
 from contextlib import suppress
+from itertools import chain, count
 from pathlib import Path
 
 from mlxtune.core.errors import InputError
@@ -19,6 +20,12 @@ def relative_paths(folder: Path, text: str) -> str:
 def base_name(base: str) -> str:
     """Return the name of a base model: a folder's own name, or the name in the recipe."""
     return one_line(Path(base).name or base if base.startswith(("/", ".", "~")) else base)
+
+
+def unused(path: Path) -> Path:
+    """Return ``path``, or the first numbered variant of it that does not exist."""
+    numbered = (path.with_name(f"{path.stem}-{n}{path.suffix}") for n in count(2))
+    return next(candidate for candidate in chain([path], numbered) if not candidate.exists())
 
 
 def completions(folder: Path, text: str) -> list[str]:

@@ -152,10 +152,6 @@ class RunControl:
             return False
         return self.start_worker(lambda: job(recipe), busy=busy.format(recipe.name))
 
-    def resume_run(self, view: RunView) -> None:
-        where = f" from {view.checkpoint:,}" if view.checkpoint is not None else ""
-        self.start_worker(lambda: control.resume(view.run), busy=f"Resuming {view.name}{where}.")
-
     def confirm_stop(self, view: RunView) -> None:
         """Ask for confirmation, then tell the run's worker to save and exit. If it was told to stop before, offer to kill it."""
         kill, effect = view.id in self.stopping, stop_effect(view.run.kind, view.state)

@@ -18,7 +18,7 @@ from mlxtune.tui.actions import Action
 from mlxtune.tui.generate_flow import choose_task
 from mlxtune.tui.notices import Notice
 from mlxtune.tui.open_flow import open_mapped
-from mlxtune.tui.paths import relative_paths
+from mlxtune.tui.paths import relative_paths, unused
 from mlxtune.tui.render.source import no_source, source_unavailable
 from mlxtune.tui.room import Room
 from mlxtune.tui.session_manager import SOURCE_MODES, SessionManager, decision_notice, undo_or_redo
@@ -263,7 +263,8 @@ class SourceRoom(Room):
         from mlxtune.data.importer import BadRowsError, ImportResult, import_rows
 
         def job() -> ImportResult:
-            return import_rows(path, _unused_path(self.app.workspace / "data", path), mapping=mapping, skip_bad=skip_bad)
+            stem = path.stem if path.is_file() else path.name
+            return import_rows(path, unused(self.app.workspace / "data" / f"{stem}.jsonl"), mapping=mapping, skip_bad=skip_bad)
 
         def imported(result: ImportResult) -> None:
             self.sessions.open_file(result.out)
@@ -283,9 +284,3 @@ class SourceRoom(Room):
 
         self.app.notices.show(Notice("working", f"Importing {one_line(path.name, 60)}."))
         self.run_job(job, imported, failed)
-
-
-def _unused_path(folder: Path, path: Path) -> Path:
-    stem = path.stem if path.is_file() else path.name
-    names = [f"{stem}.jsonl", *(f"{stem}-{number}.jsonl" for number in range(2, 1000))]
-    return next(folder / name for name in names if not (folder / name).exists())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from textual import events
@@ -24,15 +23,8 @@ class Field(Input):
     """
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "leave", "cancel", id="field.leave")]
 
-    @dataclass
     class Cancelled(Message):
         """The field was closed without a new value."""
-
-        field: Field
-
-        @property
-        def control(self) -> Field:
-            return self.field
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(compact=True, **kwargs)
@@ -55,7 +47,7 @@ class Field(Input):
 
     def action_leave(self) -> None:
         self.close()
-        self.post_message(self.Cancelled(self))
+        self.post_message(self.Cancelled())
 
     def on_blur(self, _event: events.Blur) -> None:
         if self.is_open:

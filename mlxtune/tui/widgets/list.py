@@ -41,10 +41,6 @@ class ListPanel(FocusPanel):
         panel: ListPanel
         index: int
 
-        @property
-        def control(self) -> ListPanel:
-            return self.panel
-
     @dataclass
     class Chosen(Moved):
         """The user pressed enter, or clicked the row under the cursor."""
@@ -150,10 +146,6 @@ class MarkableList(ListPanel):
         """Rows were marked or unmarked."""
 
         panel: MarkableList
-
-        @property
-        def control(self) -> MarkableList:
-            return self.panel
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)

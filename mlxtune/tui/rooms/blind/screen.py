@@ -6,8 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from itertools import chain, combinations, count
-from pathlib import Path
+from itertools import combinations
 from typing import Literal
 
 from textual.app import ComposeResult
@@ -16,14 +15,15 @@ from textual.containers import Container, Vertical
 from mlxtune.core.errors import MlxtuneError
 from mlxtune.core.files import FileStamp, display_path, file_stamp
 from mlxtune.core.text import one_line, plural
-from mlxtune.evaluation.blind.blind_session import BlindSession, PresentedPair, Vote, export_votes
+from mlxtune.evaluation.blind.blind_session import BlindSession, PresentedPair, Vote, count_differing, export_votes
 from mlxtune.evaluation.blind.votes import HEADLINE_QUESTION, QUESTIONS, BlindResult
+from mlxtune.evaluation.paired_answers import load_pairs
 from mlxtune.evaluation.statistics.power import detectable_preference
 from mlxtune.present.blind import rater_facts, tally_verdict, votes_table
 from mlxtune.tui.actions import Action
 from mlxtune.tui.draw import block_rows, table_rows, text_rows
 from mlxtune.tui.notices import Notice
-from mlxtune.tui.paths import relative_paths
+from mlxtune.tui.paths import relative_paths, unused
 from mlxtune.tui.render.source import message_rows
 from mlxtune.tui.render.text import error_rows, lines
 from mlxtune.tui.room import Room
@@ -214,7 +214,9 @@ class BlindRoom(Room):
             if self.state == "end":
                 self.run_job(session.reveal, self._show_result)
         elif arms is not None and arms.status is None:
-            self.run_job(partial(service.count_pairs, arms), partial(self._choose_pair_count, arms))
+            self.run_job(
+                lambda: count_differing(load_pairs(arms.folder, arms.first, arms.second)), partial(self._choose_pair_count, arms)
+            )
         elif arms is not None:
             self._open(arms, 0)
 
@@ -327,7 +329,7 @@ class BlindRoom(Room):
 
     def _export(self, session: BlindSession, question: str) -> None:
         workspace = self.app.workspace
-        path = _unused(workspace / "data" / f"{session.evaluation.name}-{question}.jsonl")
+        path = unused(workspace / "data" / f"{session.evaluation.name}-{question}.jsonl")
 
         def job() -> Notice:
             pairs = plural(export_votes(session, path, question), "preference pair")
@@ -339,9 +341,3 @@ class BlindRoom(Room):
 
 def _vote_stamps(arms: ArmPair) -> tuple[FileStamp | None, ...]:
     return tuple(file_stamp(file) for file in sorted(arms.folder.glob("blind/*/votes.jsonl")))
-
-
-def _unused(path: Path) -> Path:
-    """Return ``path``, or the first numbered variant of it that does not exist."""
-    numbered = (path.with_name(f"{path.stem}-{n}{path.suffix}") for n in count(2))
-    return next(candidate for candidate in chain([path], numbered) if not candidate.exists())

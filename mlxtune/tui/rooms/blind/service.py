@@ -5,7 +5,7 @@ from pathlib import Path
 
 from mlxtune.evaluation import report as reports
 from mlxtune.evaluation.arms import is_free
-from mlxtune.evaluation.blind.blind_session import BlindSession, BlindStatus, blind_status, count_differing
+from mlxtune.evaluation.blind.blind_session import BlindSession, BlindStatus, blind_status
 from mlxtune.evaluation.blind.votes import BlindResult
 from mlxtune.evaluation.paired_answers import load_pairs
 
@@ -31,11 +31,6 @@ def load_arms(folder: Path, arms: tuple[str, str] | None = None) -> ArmPair | No
         return None
     first, second = arms or (names[0], names[-1])
     return ArmPair(folder, first, second, names, blind_status(folder, first, second))
-
-
-def count_pairs(arms: ArmPair) -> int:
-    """Return the number of rows that the two arms answered differently. Raise ``InputError``."""
-    return count_differing(load_pairs(arms.folder, arms.first, arms.second))
 
 
 def open_session(arms: ArmPair, n: int) -> tuple[BlindSession, BlindResult | None]:

@@ -1,6 +1,7 @@
 """Evaluate: whether training helped, by how much, and the rows behind every number."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -347,9 +348,9 @@ class EvaluateRoom(Room):
     def on_list_panel_chosen(self, event: ListPanel.Chosen) -> None:
         event.stop()
         loaded, found, row = self.report, self.rows, self._row
-        if event.control.id == "ev-table" and loaded:
+        if event.panel.id == "ev-table" and loaded:
             self._find_rows(RowFilter(self._metric, loaded.report.arms[event.index].name))
-        elif event.control.id == "ev-list" and loaded and found and row:
+        elif event.panel.id == "ev-list" and loaded and found and row:
             page = partial(render.row_page, loaded, row, found.filter)
             self.app.push_screen(PageScreen(row.row.location.place.capitalize(), page))
 
@@ -537,10 +538,10 @@ class EvaluateRoom(Room):
         options = work.options
 
         def start(option: EvaluationOption) -> None:
-            workspace = self.app.workspace
-            self.app.runs.start_worker(
-                lambda: service.start_evaluation(workspace, work.recipe, option, run), busy="Starting the evaluation."
-            )
+            section = work.recipe.evaluation
+            section = replace(section, arms=list(option.arms), rows=0 if option.all_rows else section.rows)
+            recipe, workspace = replace(work.recipe, evaluation=section), self.app.workspace
+            self.app.runs.start_worker(lambda: control.evaluate(workspace, recipe, run), busy="Starting the evaluation.")
 
         if len(options) == 1:
             start(options[0])

@@ -26,7 +26,6 @@ from mlxtune.recipe import AUTO, Recipe, dump, load
 from mlxtune.runs.events import read_all
 from mlxtune.runs.launch import read_request
 from mlxtune.runs.registry import Run
-from mlxtune.workspace import control
 
 CELL_TITLES: dict[CellName, str] = {"both": "Both pass", "broken": "Broken", "fixed": "Fixed", "neither": "Both fail"}
 
@@ -302,8 +301,3 @@ def has_other_evaluation(run: Run, path: Path) -> bool:
     except MlxtuneError:
         return False
     return bool(now["evaluation"] != then["evaluation"])
-
-
-def start_evaluation(workspace: Path, recipe: Recipe, option: EvaluationOption, run: Run | None) -> None:
-    section = replace(recipe.evaluation, arms=list(option.arms), rows=0 if option.all_rows else recipe.evaluation.rows)
-    control.evaluate(workspace, replace(recipe, evaluation=section), run)

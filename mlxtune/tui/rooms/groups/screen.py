@@ -12,7 +12,7 @@ from textual.content import Content
 
 from mlxtune.core.errors import InputError, MlxtuneError
 from mlxtune.core.text import one_line, plural
-from mlxtune.data.groups import RowGroup
+from mlxtune.data.groups import RowGroup, finding_groups
 from mlxtune.data.review import Action as ReviewAction
 from mlxtune.planning import cluster_process
 from mlxtune.planning.cluster_process import ClusterProcess, ClusterResult
@@ -124,7 +124,8 @@ class GroupsRoom(SourceRoom):
             return service.remaining(browser, found)
         key = (id(browser.check_result), browser.state.next_seq, len(browser.decisions))
         if key != self._repeats[0]:
-            self._repeats = (key, service.repeat_groups(browser))
+            verdict = browser.verdict
+            self._repeats = (key, service.remaining(browser, finding_groups(verdict.findings)) if verdict else [])
         return self._repeats[1]
 
     @property

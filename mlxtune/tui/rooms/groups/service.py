@@ -5,18 +5,12 @@ from collections.abc import Sequence
 from mlxtune.core.errors import DataError
 from mlxtune.data.browser import SourceBrowser
 from mlxtune.data.checks.base import Finding, Span
-from mlxtune.data.groups import RowGroup, by_size, finding_groups, most_diverse
+from mlxtune.data.groups import RowGroup, by_size, most_diverse
 from mlxtune.data.review import EXCLUDED
 from mlxtune.data.rows import Row, last_prompt, row_text
 from mlxtune.tui.source_session import SourceSession
 
 _COMPARED = 20  # members whose beginnings are compared
-
-
-def repeat_groups(browser: SourceBrowser) -> list[RowGroup]:
-    """Return the groups of duplicates, near-duplicates and conflicts among the rows that are not left out."""
-    verdict = browser.verdict
-    return remaining(browser, finding_groups(verdict.findings)) if verdict else []
 
 
 def remaining(browser: SourceBrowser, groups: Sequence[RowGroup]) -> list[RowGroup]:

@@ -101,13 +101,11 @@ class PlanService:
             progress("measuring the rows", 0.0)
             splits = split(read_source(loaded.source, loaded.data.format, loaded.data.map), loaded.data)
             local = resolve.is_local(loaded.model.base, relative_to=loaded.folder)
-            self._inputs = _PlanInputs(key, _local_planner(loaded) if local else _catalog_planner(loaded), splits, local)
+            if local:
+                base = resolve.resolve(loaded.model.base, relative_to=loaded.folder, fetch=False)
+                planner = local_planner(loaded, base.folder, base.config, machine.this_machine(), base.fingerprint)
+            self._inputs = _PlanInputs(key, planner if local else _catalog_planner(loaded), splits, local)
         return self._inputs.planner.complete(loaded, self._inputs.splits), self._inputs
-
-
-def _local_planner(recipe: Recipe) -> Planner:
-    base = resolve.resolve(recipe.model.base, relative_to=recipe.folder, fetch=False)
-    return local_planner(recipe, base.folder, base.config, machine.this_machine(), base.fingerprint)
 
 
 def _catalog_planner(recipe: Recipe) -> Planner:

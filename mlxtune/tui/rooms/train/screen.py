@@ -21,6 +21,7 @@ from mlxtune.tui.rooms.train import render
 from mlxtune.tui.rooms.train.chart import LOSS, ChartMetric, RunChart, available_metrics
 from mlxtune.tui.status import brief_result
 from mlxtune.tui.widgets import ChoiceOption, FocusPanel, PageScreen, Panel, Section
+from mlxtune.workspace import control
 from mlxtune.workspace.index import RunView, Snapshot, with_history
 
 _MAX_COMPARED = 20  # runs to choose from
@@ -224,8 +225,9 @@ class TrainRoom(Room):
             self.app.runs.confirm_stop(self.view)
 
     def action_resume(self) -> None:
-        if self.view:
-            self.app.runs.resume_run(self.view)
+        if view := self.view:
+            where = f" from {view.checkpoint:,}" if view.checkpoint is not None else ""
+            self.app.runs.start_worker(lambda: control.resume(view.run), busy=f"Resuming {view.name}{where}.")
 
     def action_new(self) -> None:
         self.app.runs.new_run()
