@@ -26,7 +26,7 @@ def answers(cwd) -> str:
     return "answers.json"
 
 
-def test_answers_alone_give_verdict_reasons_and_next_steps(ok, answers) -> None:
+def test_answers_alone_give_verdict_reasons_and_next_steps(ok, answers):
     ended = ok("advise", "--answers", answers)
     assert "Fine-tune with SFT." in ended.out
     assert "wanted change: format (your answer)" in ended.out
@@ -36,7 +36,7 @@ def test_answers_alone_give_verdict_reasons_and_next_steps(ok, answers) -> None:
     assert "next Write a recipe for FILE mlxtune init --from FILE" in " ".join(ended.out.split())
 
 
-def test_json_output_has_advice_answers_and_evidence(cli, answers) -> None:
+def test_json_output_has_advice_answers_and_evidence(cli, answers):
     advice = json.loads(cli("advise", "--answers", answers, "--json").out)
     assert advice["advice"]["verdict"] == "fine-tune"
     assert advice["answers"] == ANSWERS | {"target": 95, "access": "everyone", "explain": "no"}
@@ -44,7 +44,7 @@ def test_json_output_has_advice_answers_and_evidence(cli, answers) -> None:
     assert len(advice["advice"]["points"]) == 9
 
 
-def test_sufficient_prompt_is_reported_with_its_rate(cli, cwd, answers) -> None:
+def test_sufficient_prompt_is_reported_with_its_rate(cli, cwd, answers):
     folder = write_evaluation(cwd, base=[BAD] * 25, **{"base+prompt": [GOOD] * 24 + [BAD]})
     advice = json.loads(cli("advise", "shop.toml", "--answers", answers, "--json").out)
     assert (advice["advice"]["verdict"], advice["advice"]["reasons"][0]["rule"]) == ("prompt_first", "good-enough")
@@ -54,7 +54,7 @@ def test_sufficient_prompt_is_reported_with_its_rate(cli, cwd, answers) -> None:
     assert folder.name in ended.out
 
 
-def test_incomparable_evaluation_is_named_but_not_counted(cli, cwd, answers) -> None:
+def test_incomparable_evaluation_is_named_but_not_counted(cli, cwd, answers):
     folder = write_evaluation(cwd)
     (cwd / "schema.json").write_text('{"type": "object", "required": ["answer"]}\n')
     ended = cli("advise", "shop.toml", "--answers", answers)
@@ -69,21 +69,21 @@ def test_incomparable_evaluation_is_named_but_not_counted(cli, cwd, answers) -> 
         ({"calls": "many"}, "answers.json: calls cannot be many. Use a number from 0."),
     ],
 )
-def test_invalid_answers_file_is_input_error_naming_key(refused, cwd, wrong, says) -> None:
+def test_invalid_answers_file_is_input_error_naming_key(refused, cwd, wrong, says):
     (cwd / "answers.json").write_text(json.dumps(ANSWERS | wrong))
     refused(("advise", "--answers", "answers.json"), says)
 
 
-def test_no_terminal_and_no_answers_is_an_error(refused) -> None:
+def test_no_terminal_and_no_answers_is_an_error(refused):
     refused(("advise",), "--answers FILE.json")
 
 
-def test_last_answers_are_reused_without_terminal(cli, cwd) -> None:
+def test_last_answers_are_reused_without_terminal(cli, cwd):
     (cwd / "advice.json").write_text(json.dumps(ANSWERS))
     assert "Fine-tune with SFT" in cli("advise").out
 
 
-def test_questions_are_printed_or_exported_as_json_schema(cli) -> None:
+def test_questions_are_printed_or_exported_as_json_schema(cli):
     text = cli("advise", "--questions").out
     for question in rules().questions:
         assert question.ask in text
@@ -92,7 +92,7 @@ def test_questions_are_printed_or_exported_as_json_schema(cli) -> None:
     assert Draft202012Validator(schema).is_valid(ANSWERS)
 
 
-def test_measuring_requires_recipe_and_metric(refused, cli, cwd, answers, workspace) -> None:
+def test_measuring_requires_recipe_and_metric(refused, cli, cwd, answers, workspace):
     assert "--measure requires a recipe" in cli("advise", "--answers", answers, "--measure").err
     recipe = str(workspace / "recipes" / "tiny.toml")
     refused(("advise", recipe, "--answers", answers, "--measure", "--set", "evaluation.forbid=[]"), "The recipe has no contract")
@@ -110,7 +110,7 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("terminal")
-def test_interview_repeats_invalid_questions_and_saves_answers(ok, cli, cwd) -> None:
+def test_interview_repeats_invalid_questions_and_saves_answers(ok, cli, cwd):
     ended = ok("advise", stdin=TYPED)
     assert "change cannot be voice" in ended.err
     for question in rules().questions:
@@ -126,7 +126,7 @@ def test_interview_repeats_invalid_questions_and_saves_answers(ok, cli, cwd) -> 
 
 @pytest.mark.usefixtures("terminal")
 @pytest.mark.parametrize(("typed", "measures"), [("y", True), ("n", False)])
-def test_interview_offers_to_measure_missing_arms(cli, workspace, monkeypatch, typed, measures) -> None:
+def test_interview_offers_to_measure_missing_arms(cli, workspace, monkeypatch, typed, measures):
     called = []
     monkeypatch.setattr(verb, "measure", lambda recipe: called.append(recipe.name.removesuffix("-advice")))
     recipe = str(workspace / "recipes" / "tiny.toml")
@@ -138,13 +138,13 @@ def test_interview_offers_to_measure_missing_arms(cli, workspace, monkeypatch, t
 
 
 @pytest.mark.usefixtures("terminal")
-def test_measured_arms_are_not_offered_again(cli, cwd) -> None:
+def test_measured_arms_are_not_offered_again(cli, cwd):
     write_evaluation(cwd)
     assert "Nothing has been evaluated yet" not in cli("advise", "shop.toml", stdin=TYPED).err
 
 
 @pytest.mark.slow
-def test_measuring_thirty_rows_per_untrained_arm_changes_verdict(cli, answers, workspace, monkeypatch) -> None:
+def test_measuring_thirty_rows_per_untrained_arm_changes_verdict(cli, answers, workspace, monkeypatch):
     monkeypatch.chdir(workspace)
     (workspace / "answers.json").write_text(json.dumps(ANSWERS | {"target": 100}))
     advice = json.loads(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from pathlib import Path
 
 import pytest
 
@@ -22,7 +21,7 @@ NAMES = [
 
 
 @pytest.mark.exhaustive
-def test_json_has_the_machine_and_every_measurement(cli) -> None:
+def test_json_has_the_machine_and_every_measurement(cli):
     result = cli("bench", "--quick", "--json")
     report = json.loads(result.out)
     assert (result.code, report["v"]) == (0, 1)
@@ -38,7 +37,7 @@ def test_json_has_the_machine_and_every_measurement(cli) -> None:
     assert not (home() / FILE).exists(), "a quick benchmark calibrates nothing"
 
 
-def test_the_table_ends_with_a_block_for_a_bug_report(ok) -> None:
+def test_the_table_ends_with_a_block_for_a_bug_report(ok):
     result = ok("bench", "--quick")
     table, block, _ = result.out.split("```")
     for name in NAMES:
@@ -48,7 +47,7 @@ def test_the_table_ends_with_a_block_for_a_bug_report(ok) -> None:
     assert "benchmarking" in result.err
 
 
-def test_a_benchmark_calibrates_the_planner(cli, workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_benchmark_calibrates_the_planner(cli, workspace, monkeypatch):
     """A child process that measures nothing stands in for the benchmark."""
 
     class Child:

@@ -50,7 +50,7 @@ def chat_workspace(cwd: Path, tiny: Path) -> Path:
     return cwd
 
 
-def test_prompts_can_be_piped_in_and_saved_as_rows(ok, chat_workspace: Path) -> None:
+def test_prompts_can_be_piped_in_and_saved_as_rows(ok, chat_workspace):
     result = ok(
         "chat",
         "mine",
@@ -73,7 +73,7 @@ def test_prompts_can_be_piped_in_and_saved_as_rows(ok, chat_workspace: Path) -> 
         pytest.param(("--system", ""), "", marks=pytest.mark.exhaustive),
     ],
 )
-def test_an_adapter_uses_its_system_prompt(ok, chat_workspace: Path, options: tuple[str, ...], system: str) -> None:
+def test_an_adapter_uses_its_system_prompt(ok, chat_workspace, options, system):
     write_json(chat_workspace / "adapters" / "mine" / LINEAGE, {"v": 1, "system": "You answer in JSON."})
     result = ok("chat", "mine", *QUICK, *options, stdin="Hello?\n/adapter none\n/adapter mine\n/save rows.jsonl\n")
     (row,) = read_file(chat_workspace / "rows.jsonl")
@@ -81,7 +81,7 @@ def test_an_adapter_uses_its_system_prompt(ok, chat_workspace: Path, options: tu
     assert ("system prompt from its training rows" in result.err) == (not options)
 
 
-def test_an_adapter_uses_its_base_and_can_be_switched(ok, chat_workspace: Path) -> None:
+def test_an_adapter_uses_its_base_and_can_be_switched(ok, chat_workspace):
     result = ok(
         "chat", "mine", *QUICK, "--json", stdin="Hello?\n/adapter none\n/reset\nHello?\n/adapter mi\n/reset\nHello?\n/adapters\n"
     )
@@ -91,7 +91,7 @@ def test_an_adapter_uses_its_base_and_can_be_switched(ok, chat_workspace: Path) 
     assert [event["event"] for event in events if event["event"] != "piece"] == ["accepted", "done"] * 3
 
 
-def test_bad_lines_are_reported_and_the_next_ones_run(cli, chat_workspace: Path) -> None:
+def test_bad_lines_are_reported_and_the_next_ones_run(cli, chat_workspace):
     lines = {
         "/adaptre x": "Did you mean /adapter", "/adapter nobody": "There is no adapter nobody", "/save": "/save requires a file",
         "/save rows.jsonl": "conversation is empty", "/xyzzy": "/help lists all commands", "word " * 3000: "context is 2,048 tokens",
@@ -112,12 +112,12 @@ def test_bad_lines_are_reported_and_the_next_ones_run(cli, chat_workspace: Path)
         (["serve", "tiny", "--allow-origin", "https://example.com/chat"], "https://example.com/chat is not an origin"),
     ],
 )  # fmt: skip
-def test_bad_input_is_reported_before_loading(refused, cwd: Path, tiny: Path, arguments: list[str], words: str) -> None:
+def test_bad_input_is_reported_before_loading(refused, cwd, tiny, arguments, words):
     shutil.copytree(tiny, cwd / "tiny")
     refused(arguments, words)
 
 
-def test_it_refuses_to_start_during_a_run_without_sharing(cli, chat_workspace: Path) -> None:
+def test_it_refuses_to_start_during_a_run_without_sharing(cli, chat_workspace):
     with accelerator_lease("train", Path("shop"), "20261124-1412-shop"):
         result = cli("chat", "tiny", "--max-tokens", "6", stdin="Hello?\n")
         assert result.code == 4
@@ -126,7 +126,7 @@ def test_it_refuses_to_start_during_a_run_without_sharing(cli, chat_workspace: P
         assert cli("chat", "tiny", *QUICK, stdin="Hello?\n").code == 0
 
 
-def test_without_the_extra_serve_has_an_install_hint(refused, chat_workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_extra_serve_has_an_install_hint(refused, chat_workspace, monkeypatch):
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     for name in ("server", "http_server"):
         monkeypatch.delitem(sys.modules, f"mlxtune.serving.{name}", raising=False)
@@ -150,7 +150,7 @@ def running_server(workspace: Path) -> Iterator[tuple[subprocess.Popen[str], dic
         yield server, json.loads(lines)
 
 
-def test_a_server_prints_its_url_answers_and_ends_on_ctrl_c(chat_workspace: Path) -> None:
+def test_a_server_prints_its_url_answers_and_ends_on_ctrl_c(chat_workspace):
     with running_server(chat_workspace) as (server, document):
         assert document["models"] == ["tiny", "mine"]
         body = {"model": "mine", "messages": [{"role": "user", "content": "Hello?"}], "max_tokens": 4}
@@ -165,7 +165,7 @@ def test_a_server_prints_its_url_answers_and_ends_on_ctrl_c(chat_workspace: Path
 
 
 @pytest.mark.exhaustive
-def test_a_server_completes_its_answers_on_sigterm(chat_workspace: Path) -> None:
+def test_a_server_completes_its_answers_on_sigterm(chat_workspace):
     with running_server(chat_workspace) as (server, document):
         body = {"model": "tiny", "prompt": "Once", "max_tokens": 600, "stream": True, "stream_options": {"include_usage": True}}
         request = urllib.request.Request(f"{document['url']}/completions", json.dumps(body).encode())
@@ -181,7 +181,7 @@ def test_a_server_completes_its_answers_on_sigterm(chat_workspace: Path) -> None
 
 
 @pytest.mark.exhaustive
-def test_a_server_whose_model_dies_exits_with_an_error(chat_workspace: Path) -> None:
+def test_a_server_whose_model_dies_exits_with_an_error(chat_workspace):
     with running_server(chat_workspace) as (server, _):
         children = subprocess.run(["pgrep", "-P", str(server.pid)], capture_output=True, text=True, check=True).stdout.split()
         os.kill(int(children[0]), signal.SIGKILL)
@@ -191,7 +191,7 @@ def test_a_server_whose_model_dies_exits_with_an_error(chat_workspace: Path) -> 
         assert "The model process was killed" in server.stderr.read()
 
 
-def test_names_are_resolved(chat_workspace: Path) -> None:
+def test_names_are_resolved(chat_workspace):
     assert chat.parse_model(chat_workspace, "") == ("smollm2-135m", "")
     assert chat.parse_model(chat_workspace, "tiny") == ("tiny", "")
     assert chat.parse_model(chat_workspace, "org/model") == ("org/model", "")

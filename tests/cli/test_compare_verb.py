@@ -13,7 +13,7 @@ def _write_two_evaluations(cwd: Path, first: list[str], second: list[str]) -> No
         folder.rename(folder.parent / name)
 
 
-def test_it_prints_the_verdict_and_every_metric(ok, cwd: Path) -> None:
+def test_it_prints_the_verdict_and_every_metric(ok, cwd):
     _write_two_evaluations(cwd, [BAD] * 10, [GOOD] * 10)
     result = ok("compare", "one/evals/one", "two/evals/two")
     assert "Better. Whole contract: +100.0 points" in result.out
@@ -21,7 +21,7 @@ def test_it_prints_the_verdict_and_every_metric(ok, cwd: Path) -> None:
     assert "valid JSON" in result.out
 
 
-def test_the_gate_passes_only_if_better(cli, cwd: Path) -> None:
+def test_the_gate_passes_only_if_better(cli, cwd):
     _write_two_evaluations(cwd, [BAD] * 10, [GOOD] * 10)
     assert cli("compare", "one/evals/one", "two/evals/two", "--gate").code == 0
     result = cli("compare", "two/evals/two", "one/evals/one", "--gate")
@@ -29,12 +29,12 @@ def test_the_gate_passes_only_if_better(cli, cwd: Path) -> None:
     assert "Gate failed: Worse." in result.err
 
 
-def test_comparing_an_evaluation_with_itself_is_refused(refused, cwd: Path) -> None:
+def test_comparing_an_evaluation_with_itself_is_refused(refused, cwd):
     _write_two_evaluations(cwd, [BAD] * 10, [GOOD] * 10)
     refused(("compare", "one/evals/one", "one/evals/one/report.json"), "Both sides are the same evaluation, one")
 
 
-def test_json_is_one_document(cli, cwd: Path) -> None:
+def test_json_is_one_document(cli, cwd):
     _write_two_evaluations(cwd, [BAD] * 10, [GOOD] * 10)
     document = json.loads(cli("compare", "one/evals/one", "two/evals/two", "--json").out)
     assert (document["rows"], document["comparisons"][-1]["metric"], document["comparisons"][-1]["outcome"]) == (
@@ -44,12 +44,12 @@ def test_json_is_one_document(cli, cwd: Path) -> None:
     )
 
 
-def test_incomparable_evaluations_are_bad_input(refused, cwd: Path) -> None:
+def test_incomparable_evaluations_are_bad_input(refused, cwd):
     _write_two_evaluations(cwd, [GOOD] * 4, [GOOD] * 5)
     refused(("compare", "one/evals/one", "two/evals/two"), "cannot be compared: the held-out rows")
 
 
-def test_several_evaluations_are_compared_with_the_first(ok, cli, cwd: Path) -> None:
+def test_several_evaluations_are_compared_with_the_first(ok, cli, cwd):
     for name, answers in (("one", [BAD] * 12), ("two", [GOOD] * 12), ("three", [BAD] * 11 + [GOOD])):
         (cwd / name).mkdir()
         folder = write_evaluation(cwd / name, base=[BAD] * 12, tuned=answers)

@@ -42,7 +42,7 @@ def last_command(result) -> str:
 
 
 @pytest.mark.parametrize("name", ["support-dirty.jsonl", "support.jsonl", "support-pairs.jsonl"])
-def test_json_matches_the_schema(cli, name) -> None:
+def test_json_matches_the_schema(cli, name):
     report = json.loads(cli("data", "check", str(SAMPLES / name), "--json").out)
     schema = json.loads(SCHEMA.read_text())
     jsonschema.Draft202012Validator.check_schema(schema)
@@ -53,7 +53,7 @@ def test_json_matches_the_schema(cli, name) -> None:
     assert len(ids) == len(set(ids))
 
 
-def test_the_dirty_sample_exits_1(cli) -> None:
+def test_the_dirty_sample_exits_1(cli):
     result = cli("data", "check", str(DIRTY), "--json")
     report = json.loads(result.out)
     assert result.code == 1
@@ -65,13 +65,13 @@ def test_the_dirty_sample_exits_1(cli) -> None:
     assert set(report["not_checked"]) == {"contract", "tokens", "split"}
 
 
-def test_a_clean_file_exits_0(ok) -> None:
+def test_a_clean_file_exits_0(ok):
     result = ok("data", "check", str(SAMPLES / "support.jsonl"))
     assert "Clean: no problems in 836 rows." in result.out
     assert "contract, tokens, split  no recipe" in result.out
 
 
-def test_the_tables_match_the_json(cli) -> None:
+def test_the_tables_match_the_json(cli):
     report = json.loads(cli("data", "check", str(DIRTY), "--json").out)
     shown = cli("data", "check", str(DIRTY)).out
     assert f"{report['rows']['blocked']:,} of {report['rows']['rows']:,} rows" in shown
@@ -83,7 +83,7 @@ def test_the_tables_match_the_json(cli) -> None:
 
 
 @pytest.mark.usefixtures("workers_in_process")
-def test_a_recipe_adds_contract_tokens_and_split(cli, recipe) -> None:
+def test_a_recipe_adds_contract_tokens_and_split(cli, recipe):
     file = recipe.parent.parent / "chat.jsonl"
     rows = file.read_text().splitlines()
     long_row, broken_row = json.loads(rows[1]), json.loads(rows[2])
@@ -106,7 +106,7 @@ def test_a_recipe_adds_contract_tokens_and_split(cli, recipe) -> None:
 
 
 @pytest.mark.usefixtures("workers_in_process")
-def test_bad_rows_prevent_only_the_split_check(cli, recipe) -> None:
+def test_bad_rows_prevent_only_the_split_check(cli, recipe):
     file = recipe.parent.parent / "chat.jsonl"
     file.write_text("{\n" + file.read_text())
     report = json.loads(cli("data", "check", str(recipe), "--json").out)
@@ -115,13 +115,13 @@ def test_bad_rows_prevent_only_the_split_check(cli, recipe) -> None:
     assert report["facts"]["lengths"]["unit"] == "tokens"
 
 
-def test_a_missing_model_skips_the_token_checks(cli, recipe) -> None:
+def test_a_missing_model_skips_the_token_checks(cli, recipe):
     recipe.write_text(recipe.read_text().replace("../tiny", "../nowhere"))
     report = json.loads(cli("data", "check", str(recipe), "--json").out)
     assert "tokens" in report["not_checked"]
 
 
-def test_fix_writes_a_new_file_and_its_changes(refused, cli, cwd) -> None:
+def test_fix_writes_a_new_file_and_its_changes(refused, cli, cwd):
     (cwd / "dirty.jsonl").write_bytes(DIRTY.read_bytes())
     result = cli("data", "check", "dirty.jsonl", "--fix", "--json")
     fixed = json.loads(result.out)["fixed"]
@@ -133,7 +133,7 @@ def test_fix_writes_a_new_file_and_its_changes(refused, cli, cwd) -> None:
     refused(("data", "check", "dirty.jsonl", "--fix"), "already exists")
 
 
-def test_also_adds_fixes(cli, cwd) -> None:
+def test_also_adds_fixes(cli, cwd):
     (cwd / "dirty.jsonl").write_bytes(DIRTY.read_bytes())
     fixed = json.loads(cli("data", "check", "dirty.jsonl", "--fix", "--also", "loop", "--out", "out.jsonl", "--json").out)["fixed"]
     assert (fixed["out"], fixed["rows"]) == ("out.jsonl", 14)
@@ -142,7 +142,7 @@ def test_also_adds_fixes(cli, cwd) -> None:
 
 
 @pytest.mark.slow
-def test_stats_show_counts_lengths_and_tags(cli) -> None:
+def test_stats_show_counts_lengths_and_tags(cli):
     source = str(SAMPLES / "support.jsonl")
     report = json.loads(cli("data", "stats", source, "--json").out)
     assert report["facts"]["groups"] == 836
@@ -154,7 +154,7 @@ def test_stats_show_counts_lengths_and_tags(cli) -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("workers_in_process")
-def test_every_required_metric_of_the_contract_is_reported(cli, recipe) -> None:
+def test_every_required_metric_of_the_contract_is_reported(cli, recipe):
     text = recipe.read_text()
     rules = (
         'length = { max = 20, unit = "words" }\n[[evaluation.disclaimers]]\ntext = "Please ask a guide first"\nmatch = "fuzzy"\n'
@@ -184,7 +184,7 @@ def test_every_required_metric_of_the_contract_is_reported(cli, recipe) -> None:
 
 
 @pytest.mark.usefixtures("workers_in_process")
-def test_held_out_answers_may_break_the_contract(cli, recipe) -> None:
+def test_held_out_answers_may_break_the_contract(cli, recipe):
     """Nothing is trained on them, and to leave them out would take the rows from the evaluation that tempt the model most."""
     recipe.write_text(recipe.read_text().replace("[evaluation]\n", '[evaluation]\nlength = { max = 1, unit = "words" }\n'))
     settings = load(recipe).data
@@ -196,7 +196,7 @@ def test_held_out_answers_may_break_the_contract(cli, recipe) -> None:
     assert fixed["rows"] == len(rows.test)
 
 
-def test_a_filter_by_unknown_lengths_in_tokens_is_refused(refused, cli, recipe) -> None:
+def test_a_filter_by_unknown_lengths_in_tokens_is_refused(refused, cli, recipe):
     """A listing does not download the model, as ``data check`` does."""
     recipe.write_text(recipe.read_text().replace("../tiny", "some/base"))
     rows = str(recipe.parent.parent / "chat.jsonl")
@@ -212,7 +212,7 @@ def test_a_filter_by_unknown_lengths_in_tokens_is_refused(refused, cli, recipe) 
     assert (listed.code, "tokens were not checked: some/base is not on this machine" in listed.err) == (0, True)
 
 
-def test_a_check_is_muted_with_a_reason(cli, tmp_path: Path) -> None:
+def test_a_check_is_muted_with_a_reason(cli, tmp_path):
     source = tmp_path / "rows.jsonl"
     turns = [{"role": "user", "content": "What is it?"}, {"role": "assistant", "content": "I can't help with that."}]
     source.write_text(json.dumps({"messages": turns}) + "\n")
@@ -239,7 +239,7 @@ def test_a_check_is_muted_with_a_reason(cli, tmp_path: Path) -> None:
         ),
     ],
 )
-def test_the_last_line_is_a_command_to_run(row: dict[str, str], ready: str, cli, tmp_path: Path) -> None:
+def test_the_last_line_is_a_command_to_run(row, ready, cli, tmp_path):
     source = tmp_path / "rows.jsonl"
     source.write_text(json.dumps(row) + "\n")
     line = last_command(cli("data", "check", str(source)))
@@ -248,7 +248,7 @@ def test_the_last_line_is_a_command_to_run(row: dict[str, str], ready: str, cli,
 
 
 @pytest.mark.parametrize(("prompt", "answer"), [("text", "label"), ("question", "answer")])
-def test_the_columns_are_read_by_their_names_in_every_command(prompt: str, answer: str, cli, tmp_path: Path) -> None:
+def test_the_columns_are_read_by_their_names_in_every_command(prompt, answer, cli, tmp_path):
     source, out = tmp_path / "rows.csv", tmp_path / "out.jsonl"
     source.write_text(f"id,{prompt},{answer}\n1,My card is lost,card\n2,Where is my parcel,parcel\n")
     for arguments in (("data", "check", source), ("data", "import", source, "--out", out), ("init", "--from", source, tmp_path)):
@@ -259,7 +259,7 @@ def test_the_columns_are_read_by_their_names_in_every_command(prompt: str, answe
     assert "2 text" in cli("data", "check", str(source), "--format", "text", "--map", f"text={prompt}").out
 
 
-def test_rows_to_review_come_before_training(cli, tmp_path: Path) -> None:
+def test_rows_to_review_come_before_training(cli, tmp_path):
     source = tmp_path / "rows.jsonl"
     rows = [{"prompt": "Where is my order?", "completion": answer} for answer in ("It shipped on Monday.", "We lost it.")]
     source.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -268,14 +268,14 @@ def test_rows_to_review_come_before_training(cli, tmp_path: Path) -> None:
     assert last_command(result) == f"mlxtune init --from {source}"
 
 
-def test_a_file_that_has_a_recipe_is_to_be_checked_with_it(workspace: Path, cli, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_has_a_recipe_is_to_be_checked_with_it(workspace, cli, monkeypatch):
     monkeypatch.chdir(workspace)
     source = load(workspace / "recipes" / "tiny.toml").source
     (workspace / "recipes" / "broken.toml").write_text("[")
     assert last_command(cli("data", "check", str(source))) == "mlxtune data check recipes/tiny.toml"
 
 
-def test_accepted_rows_need_no_further_review(cli, tmp_path: Path) -> None:
+def test_accepted_rows_need_no_further_review(cli, tmp_path):
     source = tmp_path / "rows.jsonl"
     answers = ["I hope this helps!", "Feel free to ask.", "It shipped on Monday."]
     rows = [{"prompt": f"Where is order {number}?", "completion": answer} for number, answer in enumerate(answers)]
@@ -291,7 +291,7 @@ def test_accepted_rows_need_no_further_review(cli, tmp_path: Path) -> None:
         assert f" 2 rows{note}\n" in cli("data", "check", str(source)).out
 
 
-def test_a_warning_about_all_rows_is_no_warning_about_single_ones(cli, tmp_path: Path) -> None:
+def test_a_warning_about_all_rows_is_no_warning_about_single_ones(cli, tmp_path):
     source = tmp_path / "pairs.jsonl"
     pairs = [{"prompt": f"Question {number}?", "chosen": f"{number} " * 30, "rejected": f"{number}."} for number in range(40)]
     source.write_text("".join(json.dumps(row) + "\n" for row in pairs))
@@ -299,7 +299,7 @@ def test_a_warning_about_all_rows_is_no_warning_about_single_ones(cli, tmp_path:
     assert (report["outcome"], report["rows"]["to_review"], report["rows"]["source_warnings"]) == ("look", 0, 1)
 
 
-def test_the_last_command_keeps_the_format(cli, tmp_path: Path) -> None:
+def test_the_last_command_keeps_the_format(cli, tmp_path):
     source = tmp_path / "rows.jsonl"
     source.write_text(json.dumps({"text": "My key is AIza" + "SyA1b2C3d4E5f6G7h8I9j0K1l2M3n4O5p6Q", "messages": "none"}) + "\n")
     line = last_command(cli("data", "check", str(source), "--format", "text"))
@@ -307,7 +307,7 @@ def test_the_last_command_keeps_the_format(cli, tmp_path: Path) -> None:
     assert cli(*line.split()[1:]).code == 0
 
 
-def test_a_wrong_map_is_not_fixed_by_leaving_every_row_out(refused, cli, tmp_path: Path) -> None:
+def test_a_wrong_map_is_not_fixed_by_leaving_every_row_out(refused, cli, tmp_path):
     rows = [{"question": f"How much is {number}?", "answer": f"It is {number}."} for number in range(60)]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert cli("init", str(tmp_path), "--from", str(tmp_path / "rows.jsonl")).code == 0
@@ -322,7 +322,7 @@ def test_a_wrong_map_is_not_fixed_by_leaving_every_row_out(refused, cli, tmp_pat
 
 
 @pytest.mark.slow
-def test_after_a_fix_the_base_is_evaluated_on_the_fixed_copy(cli, tmp_path: Path) -> None:
+def test_after_a_fix_the_base_is_evaluated_on_the_fixed_copy(cli, tmp_path):
     secret = {"prompt": "My key is AIza" + "SyA1b2C3d4E5f6G7h8I9j0K1l2M3n4O5p6Q", "completion": "Revoke it."}
     (tmp_path / "rows.jsonl").write_text(json.dumps(secret) + "\n")
     assert cli("init", str(tmp_path), "--from", str(tmp_path / "rows.jsonl")).code == 0
@@ -334,7 +334,7 @@ def test_after_a_fix_the_base_is_evaluated_on_the_fixed_copy(cli, tmp_path: Path
     assert (tmp_path / "rows.fixed.jsonl").is_file()
 
 
-def test_once_the_base_was_evaluated_a_recipe_is_trained_on_the_fixed_copy(cli, tmp_path: Path, monkeypatch) -> None:
+def test_once_the_base_was_evaluated_a_recipe_is_trained_on_the_fixed_copy(cli, tmp_path, monkeypatch):
     questions = [f"How much is {number * number} plus {number}?" for number in range(60)]
     rows = [{"question": question, "answer": f"It is {number}."} for number, question in enumerate(questions)]
     rows[0]["question"] += " My key is AIza" + "SyA1b2C3d4E5f6G7h8I9j0K1l2M3n4O5p6Q"
@@ -356,7 +356,7 @@ def test_once_the_base_was_evaluated_a_recipe_is_trained_on_the_fixed_copy(cli, 
     assert (result.code, result.out) == (0, "1\n"), result.err
 
 
-def test_the_last_command_for_a_recipe_keeps_the_format(cli, tmp_path: Path) -> None:
+def test_the_last_command_for_a_recipe_keeps_the_format(cli, tmp_path):
     """Without it, these texts would be read as the turns of a transcript, and the record of the second kind not at all."""
     source = tmp_path / "rows.jsonl"
     rows = [{"text": f"Human: How much is {number}?\n\nAssistant: {number} euros."} for number in range(3)]
@@ -370,7 +370,7 @@ def test_the_last_command_for_a_recipe_keeps_the_format(cli, tmp_path: Path) -> 
 
 
 @pytest.mark.slow
-def test_init_from_writes_a_recipe_that_can_be_checked(ok, cli, tmp_path: Path) -> None:
+def test_init_from_writes_a_recipe_that_can_be_checked(ok, cli, tmp_path):
     shown = ok("init", str(tmp_path), "--from", str(SAMPLES / "reviews.jsonl"))
     assert "reviews.schema.json" in shown.out
     assert cli("data", "check", str(tmp_path / "recipes" / "reviews.toml")).code == 0
@@ -380,7 +380,7 @@ def test_init_from_writes_a_recipe_that_can_be_checked(ok, cli, tmp_path: Path) 
 
 
 @pytest.mark.slow
-def test_a_fix_says_how_many_rows_still_have_findings(cli, tmp_path: Path) -> None:
+def test_a_fix_says_how_many_rows_still_have_findings(cli, tmp_path):
     refusal = "I'm sorry, but as an AI language model I cannot help with that."
     rows = [("Which boots are warm?", "The tall ones."), ("Which boots are warm?", "The tall ones."), ("Which are dry?", refusal)]
     lines = [json.dumps({"prompt": prompt, "completion": answer}) + "\n" for prompt, answer in rows]

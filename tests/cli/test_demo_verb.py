@@ -14,11 +14,11 @@ RECIPE: Path = samples.samples_root() / samples.RECIPE
 
 
 @pytest.mark.parametrize(("overrides", "arms"), [([], ["base", "strongest", "tuned"]), (['evaluation.arms=["base"]'], ["base"])])
-def test_only_the_strongest_untrained_arm_is_evaluated(overrides: list[str], arms: list[str]) -> None:
+def test_only_the_strongest_untrained_arm_is_evaluated(overrides, arms):
     assert demo.with_fewer_arms(load(RECIPE, overrides)).evaluation.arms == arms
 
 
-def test_stages_have_headings_and_results(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_stages_have_headings_and_results(monkeypatch, capsys):
     now = [1000.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     stages = demo.Stages(("Baseline", "Train"))

@@ -37,33 +37,33 @@ def _detached(run: Run) -> list[str]:
     return [f"■ Detached from {run.id}; it continues.", *commands]
 
 
-def test_each_command_has_its_own_line(cli, run, monkeypatch) -> None:
+def test_each_command_has_its_own_line(cli, run, monkeypatch):
     monkeypatch.setattr(follow, "watch", _interrupt(KeyboardInterrupt()))
     result = cli("runs", "attach", "last")
     assert (result.code, result.err.splitlines()[1:]) == (0, _detached(run))
 
 
-def test_eval_does_not_read_a_report_that_is_not_written_yet(ok, run, monkeypatch) -> None:
+def test_eval_does_not_read_a_report_that_is_not_written_yet(ok, run, monkeypatch):
     monkeypatch.setattr(control, "evaluate", lambda *_, **__: run)
     monkeypatch.setattr(follow, "watch", _interrupt(KeyboardInterrupt()))
     result = ok("eval", "shop.toml")
     assert result.err.splitlines()[-3:] == _detached(run)
 
 
-def test_eval_returns_as_soon_as_the_evaluation_has_started(refused, cli, run, monkeypatch) -> None:
+def test_eval_returns_as_soon_as_the_evaluation_has_started(refused, cli, run, monkeypatch):
     monkeypatch.setattr(control, "evaluate", lambda *_, **__: run)
     assert cli("eval", "shop.toml", "--detach").out == f"{run.id}\n"
     assert json.loads(cli("eval", "shop.toml", "--detach", "--json").out) == {"run": run.id, "folder": str(run.folder)}
     refused(("eval", "shop.toml", "--detach", "--gate"), "--detach cannot be combined with --gate")
 
 
-def test_the_run_is_named_even_while_its_worker_starts(ok, run, monkeypatch) -> None:
+def test_the_run_is_named_even_while_its_worker_starts(ok, run, monkeypatch):
     monkeypatch.setattr(control, "train", _interrupt(launch.DetachedEarly(run)))
     result = ok("train", "shop.toml")
     assert result.err.splitlines()[-3:] == _detached(run)
 
 
-def test_more_seeds_are_not_trained(ok, run, monkeypatch) -> None:
+def test_more_seeds_are_not_trained(ok, run, monkeypatch):
     monkeypatch.setattr(control, "train", lambda *_, **__: run)
     monkeypatch.setattr("mlxtune.cli.evaluate.trained_seeds", lambda *_: {})
     monkeypatch.setattr(follow, "watch", _interrupt(KeyboardInterrupt()))
@@ -71,7 +71,7 @@ def test_more_seeds_are_not_trained(ok, run, monkeypatch) -> None:
     assert "When it has finished, run the same command again." in result.err
 
 
-def test_train_says_that_the_rows_should_be_fixed_first(cli, run, cwd, monkeypatch) -> None:
+def test_train_says_that_the_rows_should_be_fixed_first(cli, run, cwd, monkeypatch):
     monkeypatch.setattr(control, "train", lambda *_, **__: run)
     source, recipe = cwd / "d.jsonl", parse(RECIPE, folder=cwd)
     source.write_text("{}\n")

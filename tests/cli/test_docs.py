@@ -168,7 +168,7 @@ def parse_command(arguments: list[str]) -> None:
 
 
 @pytest.mark.parametrize("document", cases(DOCUMENTS, *(set(NAMES) - LONG), name=lambda path: str(path.relative_to(ROOT))))
-def test_every_command_runs_and_prints_the_shown_output(document: Path, reader: Callable[[Command], tuple[int, str]]) -> None:
+def test_every_command_runs_and_prints_the_shown_output(document, reader):
     for command in commands(document):
         where = f"{document.name}, line {command.line}: {command.text}"
         code, output = reader(command)
@@ -183,7 +183,7 @@ def test_every_command_runs_and_prints_the_shown_output(document: Path, reader: 
             assert matches(command.shown, lines), f"{where}\nnow prints:\n" + "\n".join(lines)
 
 
-def test_every_exception_is_used() -> None:
+def test_every_exception_is_used():
     all_commands = [command for path in DOCUMENTS for command in commands(path) if command.language == "console"]
     all_words = [words for command in all_commands for words in _parts(command.text)]
     assert {_start(words) for words in all_words} == {"", *NOT_RUN}
@@ -191,7 +191,7 @@ def test_every_exception_is_used() -> None:
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=NAMES)
-def test_blocks_of_other_languages_are_valid(document: Path) -> None:
+def test_blocks_of_other_languages_are_valid(document):
     for line, language, text in blocks(document):
         where = f"{document.name}, line {line}"
         assert not re.search(r"^(\$ |mlxtune )", text, re.MULTILINE) or language == "console", (
@@ -221,7 +221,7 @@ CODE = re.compile(r"`([^`\n]+)`")
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=NAMES)
-def test_mentioned_verbs_options_and_keys_exist(document: Path) -> None:
+def test_mentioned_verbs_options_and_keys_exist(document):
     kinds = {name: kind for name, kind in get_type_hints(Recipe).items() if is_dataclass(kind)}
     known = {f"{name}.{field.name}" for name, kind in kinds.items() for field in fields(kind)}
     key = re.compile(rf"(?:--set )?((?:{'|'.join(kinds)})\.\w+)(?![\w.])")
@@ -233,7 +233,7 @@ def test_mentioned_verbs_options_and_keys_exist(document: Path) -> None:
             assert match[1] in known, where
 
 
-def test_the_readme_lists_every_verb() -> None:
+def test_the_readme_lists_every_verb():
     table = (ROOT / "README.md").read_text(encoding="utf-8").partition("## Commands")[2].partition("\n## ")[0]
     cells = [CODE.findall(line.split("|")[1]) for line in table.splitlines() if line.startswith("| `")]
     verbs = [code.split()[0] for codes in cells for code in codes]
@@ -242,7 +242,7 @@ def test_the_readme_lists_every_verb() -> None:
         _check_command(re.sub(r"[\[\],]", " ", re.sub(r" or |[A-Z]+(\.\w+)?", " ", code)).split(), code)
 
 
-def test_every_command_in_a_hint_exists() -> None:
+def test_every_command_in_a_hint_exists():
     for path in sorted((ROOT / "mlxtune").rglob("*.py")):
         for _, hint in reference.raised_errors(ast.parse(path.read_text(encoding="utf-8"))):
             for text in re.findall(r"(?:^|: |[Rr]un |with |[Uu]se )mlxtune ((?:[\w./…=-]+ ?)+)", hint):
@@ -270,7 +270,7 @@ LINK = re.compile(r"\[[^\]\n]*\]\(([^)\s]+)\)")
 
 
 @pytest.mark.parametrize("document", [*DOCUMENTS, ROOT / "CONTRIBUTING.md"], ids=[*NAMES, "CONTRIBUTING.md"])
-def test_links_are_valid(document: Path) -> None:
+def test_links_are_valid(document):
     for link in LINK.findall(prose(document)):
         if re.match(r"https?:", link):
             continue
@@ -286,12 +286,12 @@ def _anchors(document: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-def test_generated_pages_are_up_to_date() -> None:
+def test_generated_pages_are_up_to_date():
     stale = [str(path.relative_to(ROOT)) for path, text in reference.pages().items() if path.read_text(encoding="utf-8") != text]
     assert stale == [], "run: python tools/reference.py"
 
 
-def test_every_recipe_key_is_documented() -> None:
+def test_every_recipe_key_is_documented():
     undocumented = [
         line
         for line in (ROOT / "docs/recipe.md").read_text(encoding="utf-8").splitlines()
@@ -300,13 +300,13 @@ def test_every_recipe_key_is_documented() -> None:
     assert undocumented == []
 
 
-def test_the_readme_is_short_and_links_every_document() -> None:
+def test_the_readme_is_short_and_links_every_document():
     lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
     assert len(lines) <= 200
     assert {path.name for path in DOCUMENTS} - {"README.md"} <= {Path(link).name for link in LINK.findall("\n".join(lines))}
 
 
-def test_the_power_table_in_the_guide_is_up_to_date() -> None:
+def test_the_power_table_in_the_guide_is_up_to_date():
     rows = re.findall(
         r"^\| ([\d,]+) \| (\d+) points? \| (\d+) \|$", (ROOT / "docs/evaluation.md").read_text(encoding="utf-8"), re.MULTILINE
     )

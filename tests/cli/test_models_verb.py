@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hub_stub import ID, Hub
+from hub_stub import ID
 from huggingface_hub import constants
 
 from mlxtune.cli import models
@@ -19,7 +19,7 @@ def machine_with_32_gb(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
-def test_every_model_is_listed_with_its_license_and_whether_it_trains(ok, cli, monkeypatch) -> None:
+def test_every_model_is_listed_with_its_license_and_whether_it_trains(ok, cli, monkeypatch):
     monkeypatch.setattr(models, "is_local", lambda id: id == "smollm2-135m")
     result = ok("models")
     for base in catalog.models():
@@ -42,7 +42,7 @@ def test_every_model_is_listed_with_its_license_and_whether_it_trains(ok, cli, m
     assert {model["fit"]["word"] for model in json.loads(cli("models", "--json").out)["known"]} == {"refuse"}
 
 
-def test_a_search_covers_the_catalog_and_the_hub(ok, cli, hub_server: Hub) -> None:
+def test_a_search_covers_the_catalog_and_the_hub(ok, cli, hub_server):
     hub_server.files["evil/\x1b[2Jtiny"] = {}
     result = ok("models", "--search", "tiny")
     assert ID in result.out
@@ -54,7 +54,7 @@ def test_a_search_covers_the_catalog_and_the_hub(ok, cli, hub_server: Hub) -> No
     ]
 
 
-def test_a_model_is_downloaded_once(ok, cli, hub_server: Hub) -> None:
+def test_a_model_is_downloaded_once(ok, cli, hub_server):
     result = ok("models", "pull", ID)
     assert ID in result.out
     assert "downloading" in result.err
@@ -62,13 +62,13 @@ def test_a_model_is_downloaded_once(ok, cli, hub_server: Hub) -> None:
     assert Path(document["folder"], "model.safetensors").is_file()
 
 
-def test_an_unknown_model_is_bad_input(refused, cli, hub_server: Hub) -> None:
+def test_an_unknown_model_is_bad_input(refused, cli, hub_server):
     refused(("models", "pull", "nobody/nothing"), "The Hub has no model nobody/nothing")
     assert "Did you mean smollm2-135m?" in cli("models", "pull", "smollm2").err
 
 
 @pytest.mark.parametrize("command", [("--search", "qwen"), ("pull", "a/b")])
-def test_without_a_network_it_is_a_machine_error_with_a_hint(cli, hub_server: Hub, monkeypatch, command) -> None:
+def test_without_a_network_it_is_a_machine_error_with_a_hint(cli, hub_server, monkeypatch, command):
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     result = cli("models", *command)
     assert result.code == 4

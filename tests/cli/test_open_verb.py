@@ -27,7 +27,7 @@ def opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, An
     return states
 
 
-def test_every_room_can_be_opened() -> None:
+def test_every_room_can_be_opened():
     assert set(opening.ROOM_ITEMS) == set(ROOMS)
 
 
@@ -42,7 +42,7 @@ def test_every_room_can_be_opened() -> None:
         ("chat", "last", {"room": "chat", "adapter": "adapters/shop"}),
     ],
 )
-def test_a_room_is_opened_on_an_item(room: str, item: str, state: dict[str, Any], opened: list[dict[str, Any]]) -> None:
+def test_a_room_is_opened_on_an_item(room, item, state, opened):
     opening.open_room(room, item)
     assert opened == [state]
 
@@ -58,13 +58,13 @@ def test_a_room_is_opened_on_an_item(room: str, item: str, state: dict[str, Any]
         ("chat", "gone", "no adapter"),
     ],
 )
-def test_what_does_not_exist_is_an_error(room: str, item: str, message: str, opened: list[dict[str, Any]]) -> None:
+def test_what_does_not_exist_is_an_error(room, item, message, opened):
     with pytest.raises(MlxtuneError, match=message) as error:
         opening.open_room(room, item)
     assert error.value.hint
     assert not opened
 
 
-def test_the_app_needs_a_terminal() -> None:
+def test_the_app_needs_a_terminal():
     result = CliRunner().invoke(app, ["open", "train"])
     assert isinstance(result.exception, InputError)

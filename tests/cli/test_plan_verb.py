@@ -30,7 +30,7 @@ def cramped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(verb, "this_machine", lambda: replace(this_machine(), limit=2**20))
 
 
-def test_json_is_one_document_with_every_part_of_the_memory(cli, recipe) -> None:
+def test_json_is_one_document_with_every_part_of_the_memory(cli, recipe):
     result = cli("plan", recipe, "--json")
     document = json.loads(result.out)
     assert (result.code, document["outcome"]) == (0, "go")
@@ -48,7 +48,7 @@ def test_json_is_one_document_with_every_part_of_the_memory(cli, recipe) -> None
     }
 
 
-def test_the_table_matches_the_json(cli, recipe) -> None:
+def test_the_table_matches_the_json(cli, recipe):
     document = json.loads(cli("plan", recipe, "--json").out)
     result = cli("plan", recipe)
     assert f"✓ This fits: {size(document['memory'])} needed, {size(document['limit'])} available." in result.out
@@ -62,20 +62,20 @@ def test_the_table_matches_the_json(cli, recipe) -> None:
         assert f"  {name} " in result.out
 
 
-def test_power_problems_are_in_the_plan(cli, recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_power_problems_are_in_the_plan(cli, recipe, monkeypatch):
     monkeypatch.setattr(verb, "power", lambda: PowerState(on_battery=True, charge=0.1, thermal="heavy"))
     assert "! heavy thermal pressure, battery at 10%  slow, or might not finish" in cli("plan", recipe).out
     assert json.loads(cli("plan", recipe, "--json").out)["power"]["charge"] == 0.1
 
 
-def test_overrides_change_the_plan(cli, recipe) -> None:
+def test_overrides_change_the_plan(cli, recipe):
     plain = json.loads(cli("plan", recipe, "--json").out)
     fewer = json.loads(cli("plan", recipe, "--json", "--set", "training.epochs=1").out)
     assert fewer["steps"] * 2 == plain["steps"]
 
 
 @pytest.mark.usefixtures("cramped")
-def test_a_recipe_that_does_not_fit_exits_1_with_suggestions(cli, recipe) -> None:
+def test_a_recipe_that_does_not_fit_exits_1_with_suggestions(cli, recipe):
     result = cli("plan", recipe)
     assert result.code == 1
     assert "Fits with" in result.out
@@ -86,13 +86,13 @@ def test_a_recipe_that_does_not_fit_exits_1_with_suggestions(cli, recipe) -> Non
     assert document["changes"]
 
 
-def test_a_recipe_that_cannot_train_is_bad_input(refused, recipe) -> None:
+def test_a_recipe_that_cannot_train_is_bad_input(refused, recipe):
     refused(("plan", recipe, "--set", "data.max_tokens=8"), "the prompt fills the window")
 
 
 @pytest.mark.real
 @pytest.mark.usefixtures("real")
-def test_a_catalog_model_is_planned_without_a_download(ok, recipe, monkeypatch) -> None:
+def test_a_catalog_model_is_planned_without_a_download(ok, recipe, monkeypatch):
     monkeypatch.setattr(verb, "this_machine", lambda: mac_with(32))
     base = catalog.find("mlx-community/Llama-3.2-3B-Instruct-4bit")
     result = ok("plan", recipe, "--set", f"model.base={base.id}")
@@ -101,7 +101,7 @@ def test_a_catalog_model_is_planned_without_a_download(ok, recipe, monkeypatch) 
     assert f"mlxtune models pull {base.id}" in result.out
 
 
-def test_looks_at_the_held_out_rows_are_in_the_plan(cli, recipe) -> None:
+def test_looks_at_the_held_out_rows_are_in_the_plan(cli, recipe):
     assert "at these held-out rows" not in cli("plan", recipe).out
     loaded = load(Path(recipe))
     rows = split(read_source(loaded.source), loaded.data).test

@@ -2,7 +2,6 @@
 
 import json
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -15,7 +14,7 @@ pytestmark = pytest.mark.slow
 SMALL = ("--set", "training.epochs=0", "--set", "training.steps=2", "--set", "evaluation.regression=")
 
 
-def test_a_night(cli, workspace: Path):
+def test_a_night(cli, workspace):
     script = workspace / "notify.py"
     script.write_text("import sys; open('notified', 'w').write(sys.argv[1])")
     (files.home() / "settings.toml").write_text(f"notify_command = '{sys.executable} {script}'\n")
@@ -38,7 +37,7 @@ def test_a_night(cli, workspace: Path):
     assert "✗" in cli("queue", "list").out
 
 
-def test_an_interrupted_queue_continues_its_run(cli, workspace: Path):
+def test_an_interrupted_queue_continues_its_run(cli, workspace):
     cli("queue", "add", "train", "recipes/tiny.toml")
     detached = json.loads(cli("train", "recipes/tiny.toml", *SMALL, "--detach", "--json").out)
     queue = Queue(workspace)
@@ -48,7 +47,7 @@ def test_an_interrupted_queue_continues_its_run(cli, workspace: Path):
     assert len(list(workspace.glob("evals/*/report.json"))) == 1
 
 
-def test_commands_are_checked_and_cleared(refused, cli, cwd: Path):
+def test_commands_are_checked_and_cleared(refused, cli, cwd):
     assert "serve cannot be queued." in cli("queue", "add", "serve").err
     assert cli("queue", "add", "train").code == 2
     assert cli("queue", "add", "train", "x.toml", "--unknown").code == 2
@@ -62,7 +61,7 @@ def test_commands_are_checked_and_cleared(refused, cli, cwd: Path):
     assert "The queue is empty." in cli("queue", "run").out
 
 
-def test_several_seeds_are_one_entry_that_runs_to_its_end(cli, cwd, monkeypatch) -> None:
+def test_several_seeds_are_one_entry_that_runs_to_its_end(cli, cwd, monkeypatch):
     calls = []
     monkeypatch.setattr(verb, "_call", lambda *command: (calls.append(command), (0, ""))[1])
     cli("queue", "add", "train", "x.toml", "--seeds", "3")

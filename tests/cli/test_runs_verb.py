@@ -303,7 +303,7 @@ def test_an_evaluation_is_listed_with_its_held_out_rows(cli, cwd):
 
 
 @pytest.mark.parametrize("verb", ["show", "attach"])
-def test_an_evaluation_is_shown_with_its_report(ok, cwd: Path, verb: str) -> None:
+def test_an_evaluation_is_shown_with_its_report(ok, cwd, verb):
     folder = write_evaluation(cwd)
     writer = EventWriter(folder)
     writer.emit("run.started", **{**START, "kind": "eval"})

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from pathlib import Path
 
 import pytest
 
@@ -11,7 +10,7 @@ pytestmark = pytest.mark.slow
 SETTINGS = ("training.epochs=0", "training.steps=4", "evaluation.regression=")
 
 
-def test_a_search_ends_with_a_leaderboard_and_one_evaluation(ok, cli, workspace: Path):
+def test_a_search_ends_with_a_leaderboard_and_one_evaluation(ok, cli, workspace):
     overrides = [part for setting in SETTINGS for part in ("--set", setting)]
     result = ok("search", "recipes/tiny.toml", "--trials", "2", "--set", "search.rank=[4]", *overrides)
     assert "Leaderboard" in result.out
@@ -34,12 +33,12 @@ def test_a_search_ends_with_a_leaderboard_and_one_evaluation(ok, cli, workspace:
         (("--set", "search.learning_rate=[2e-3, 1e-3]"), "the smaller one first"),
     ],
 )
-def test_bad_input(refused, workspace: Path, arguments: tuple[str, ...], message: str):
+def test_bad_input(refused, workspace, arguments, message):
     refused(("search", "recipes/tiny.toml", *arguments), message)
     assert not (workspace / "searches").exists()
 
 
-def test_a_search_without_a_plan_is_shown(cli, workspace: Path):
+def test_a_search_without_a_plan_is_shown(cli, workspace):
     folder = workspace / "searches" / "20261126-0900-tiny"
     folder.mkdir(parents=True)
     shutil.copy(workspace / "recipes" / "tiny.toml", folder / "recipe.toml")

@@ -1,7 +1,6 @@
 """Train one recipe with several seeds and evaluate them together, on the tiny model."""
 
 import json
-from pathlib import Path
 
 import pytest
 
@@ -14,9 +13,7 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.mark.usefixtures("workers_in_process")
-def test_seeds_are_trained_once_and_one_is_recommended(
-    ok, cli, cwd: Path, workspace: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_seeds_are_trained_once_and_one_is_recommended(ok, cli, cwd, workspace, monkeypatch):
     monkeypatch.chdir(workspace)
     short = (
         "--set",
@@ -48,7 +45,7 @@ def test_seeds_are_trained_once_and_one_is_recommended(
     assert trained_seeds(workspace, other) == {}  # other rows are not the same recipe
 
 
-def test_seeds_cannot_be_detached(refused, workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_seeds_cannot_be_detached(refused, workspace, monkeypatch):
     monkeypatch.chdir(workspace)
     refused(("train", "recipes/tiny.toml", "--seeds", "2", "--detach"), "cannot be combined")
     assert not (workspace / "runs").exists()

@@ -64,7 +64,7 @@ def drawn(document: Document, width: int) -> str:
 @pytest.mark.parametrize(
     "picture", [printed(DOCUMENT), drawn(DOCUMENT, 80), drawn(DOCUMENT, 44), markdown.render(DOCUMENT).replace("\\", "")]
 )
-def test_every_drawer_shows_the_labels_and_numbers(picture: str) -> None:
+def test_every_drawer_shows_the_labels_and_numbers(picture):
     for part in (
         "omputed",
         "This fits.",
@@ -81,13 +81,13 @@ def test_every_drawer_shows_the_labels_and_numbers(picture: str) -> None:
         assert part in picture, part
 
 
-def test_a_mark_is_a_glyph() -> None:
+def test_a_mark_is_a_glyph():
     for picture in (printed(DOCUMENT), drawn(DOCUMENT, 80)):
         assert "✓ This fits." in picture
         assert "! 3 rows" in picture
 
 
-def test_an_action_is_a_key_in_the_app_and_a_command_elsewhere() -> None:
+def test_an_action_is_a_key_in_the_app_and_a_command_elsewhere():
     assert "unknown until  --probe" in printed(DOCUMENT)
     assert "b probe" in drawn(DOCUMENT, 80)
     assert "t train" in drawn(DOCUMENT, 80)
@@ -95,7 +95,7 @@ def test_an_action_is_a_key_in_the_app_and_a_command_elsewhere() -> None:
     assert "`mlxtune train x` start." in markdown.render(DOCUMENT)
 
 
-def test_rows_fit_their_width_in_the_app_and_wrap_in_a_terminal() -> None:
+def test_rows_fit_their_width_in_the_app_and_wrap_in_a_terminal():
     long = (
         Facts((Fact("note", "word " * 60, "and more " * 20, "warning"), Fact("a label that is long", "1", "word " * 30))),
         Text(("word " * 60,), "error"),
@@ -108,12 +108,12 @@ def test_rows_fit_their_width_in_the_app_and_wrap_in_a_terminal() -> None:
     assert len(printed(long[:1]).splitlines()) == 2, "lines are not broken in a file"
 
 
-def test_a_bar_begins_where_the_one_above_ends_and_is_never_invisible() -> None:
+def test_a_bar_begins_where_the_one_above_ends_and_is_never_invisible():
     assert [bar.cells(10) for bar in DOCUMENT[3].bars] == [(0, 8), (8, 1)]  # type: ignore[union-attr]
     assert Bar("none", "–", 0.5, 0.5).cells(10) == (5, 0)
 
 
-def test_text_in_markdown_is_escaped() -> None:
+def test_text_in_markdown_is_escaped():
     assert markdown.render((text("<b> | *x*"),)) == "# \\<b\\> \\| \\*x\\*\n"
 
 

@@ -26,7 +26,6 @@ from mlxtune.runs.registry import Run
 from mlxtune.tui.rooms.adapters import render
 from mlxtune.tui.rooms.adapters.service import read_library
 
-from .conftest import OpenRoom
 from .driver import NARROW, Gate, Opening, RoomDriver, opens
 from .evaluated import base, evaluation, tuned
 from .stage import Shop, observe, until
@@ -100,7 +99,7 @@ async def changed(room: RoomDriver) -> None:
 
 
 @opens(size=(140, 45))
-async def test_the_list_and_the_details(room: RoomDriver) -> None:
+async def test_the_list_and_the_details(room):
     await move_to(room, "voice")
     broken, first, second = sorted(row.strip() for row in room.text("#adapters-list").splitlines()[1:])
     assert room.text("#adapters-list").count("not evaluated") == 2
@@ -115,7 +114,7 @@ async def test_the_list_and_the_details(room: RoomDriver) -> None:
     assert room.actions == ["remove", "import"]
 
 
-async def test_the_evaluation_on_most_rows_counts(shop: Shop, open_room: OpenRoom) -> None:
+async def test_the_evaluation_on_most_rows_counts(shop, open_room):
     adapter(shop.folder / "runs" / RUN / "adapter")
     evaluation(shop, "20261124-1430-support-json", arms={"base": base, "tuned": tuned}, run=RUN, age=4000.0)
     evaluation(shop, arms={"base": base, "tuned": tuned}, rows=20, run=RUN)
@@ -125,7 +124,7 @@ async def test_the_evaluation_on_most_rows_counts(shop: Shop, open_room: OpenRoo
         assert "40 held-out rows" in room.text("#adapters-detail")
 
 
-async def test_a_better_adapter_with_a_reservation_is_a_warning(shop: Shop, open_room: OpenRoom) -> None:
+async def test_a_better_adapter_with_a_reservation_is_a_warning(shop, open_room):
     adapter(shop.folder / "runs" / RUN / "adapter")
     evaluation(shop, arms={"base": base, "tuned": tuned}, run=RUN, off_task=4)
     async with open_room("adapters", size=(140, 45)) as room:
@@ -138,14 +137,14 @@ async def test_a_better_adapter_with_a_reservation_is_a_warning(shop: Shop, open
         assert "✓ Better" not in detail
 
 
-async def test_a_long_name_leaves_a_gap_before_the_kind(shop: Shop, open_room: OpenRoom) -> None:
+async def test_a_long_name_leaves_a_gap_before_the_kind(shop, open_room):
     adapter(shop.folder / "adapters" / "20261125-1610-support-json-with-a-long-name")
     async with open_room("adapters") as room:
         await room.until(lambda: "name LoRA 8" in room.text("#adapters-list"))
         assert "○ 1610-supp" in room.text("#adapters-list"), "names of one day differ after the date"
 
 
-async def test_rename(room: RoomDriver, shop: Shop) -> None:
+async def test_rename(room, shop):
     await move_to(room, "tone")
     await room.press("r", until=lambda: room.mode == "")
     await room.type("tone-soft")
@@ -159,7 +158,7 @@ async def test_rename(room: RoomDriver, shop: Shop) -> None:
     assert room.screen.query_one(Input).value == "no such/name"
 
 
-async def test_tags_are_replaced_and_removed(room: RoomDriver, shop: Shop) -> None:
+async def test_tags_are_replaced_and_removed(room, shop):
     await move_to(room, "tone")
     await room.press("t", answer="best json", notice="✓ tone is tagged best, json.")
     await room.until(lambda: current(room).tags == ("best", "json"))
@@ -168,7 +167,7 @@ async def test_tags_are_replaced_and_removed(room: RoomDriver, shop: Shop) -> No
     assert library.find(shop.folder, "tone").tags == ()
 
 
-async def test_u_typed_right_after_a_removal_undoes_it(room: RoomDriver, shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_u_typed_right_after_a_removal_undoes_it(room, shop, monkeypatch):
     removing, remove = Gate(), library.remove
     monkeypatch.setattr(library, "remove", lambda *args: (removing.wait(), remove(*args))[1])
     await move_to(room, "tone")
@@ -178,7 +177,7 @@ async def test_u_typed_right_after_a_removal_undoes_it(room: RoomDriver, shop: S
     assert (shop.folder / "adapters" / "tone").exists()
 
 
-async def test_a_removed_adapter_is_restored_with_u(room: RoomDriver, shop: Shop) -> None:
+async def test_a_removed_adapter_is_restored_with_u(room, shop):
     await move_to(room, "tone")
     await room.press("x", notice="✓ Removed tone. 1 adapter was trained from it.")
     assert room.undo_key == "u"
@@ -188,15 +187,13 @@ async def test_a_removed_adapter_is_restored_with_u(room: RoomDriver, shop: Shop
     assert (shop.folder / "adapters" / "tone").exists()
 
 
-async def test_two_adapters_are_compared(room: RoomDriver) -> None:
+async def test_two_adapters_are_compared(room):
     await move_to(room, "voice")
     await room.press("c", choose="adapters/tone", until=lambda: room.mode == "" and "not compared:" in room.text("#rows"))
     assert "~  rank" in room.text("#rows")
 
 
-async def test_an_export_asks_first_and_starts_the_worker(
-    stocked: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_an_export_asks_first_and_starts_the_worker(stocked, open_room, monkeypatch):
     started: list[tuple[str, ...]] = []
 
     def start(workspace: Path, entry: Any, format: ExportFormat, *, precision: str, ollama_base: str) -> Any:
@@ -224,7 +221,7 @@ async def test_an_export_asks_first_and_starts_the_worker(
         assert started.pop() == ("adapters/tone", "gguf-lora", "f16", "ollama", "llama3.2:3b")
 
 
-async def test_a_format_whose_package_is_missing_says_so_in_its_line(room: RoomDriver, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_format_whose_package_is_missing_says_so_in_its_line(room, monkeypatch):
     monkeypatch.setattr("mlxtune.adapters.export.start.find_spec", lambda name: None)
     await move_to(room, "tone")
     await room.press("f")
@@ -236,14 +233,14 @@ async def test_a_format_whose_package_is_missing_says_so_in_its_line(room: RoomD
 
 
 @opens(size=(80, 24))
-async def test_all_formats_can_be_reached_in_a_small_terminal(room: RoomDriver) -> None:
+async def test_all_formats_can_be_reached_in_a_small_terminal(room):
     await move_to(room, "tone")
     await room.press("f")
     await room.until(lambda: "nothing is written" in room.text("#choice-about") and "enter choose" in room.screen_text)
     await room.press("end", until=lambda: "▌ peft" in room.screen_text and "enter choose" in room.screen_text)
 
 
-async def test_while_a_server_uses_the_machine_f_says_so_and_offers_only_copies(room: RoomDriver) -> None:
+async def test_while_a_server_uses_the_machine_f_says_so_and_offers_only_copies(room):
     await move_to(room, "tone")
     with accelerator_lease("chat", Path("shop")):
         await room.press("f", until=lambda: "This machine is in use by a chat or server" in room.screen_text)
@@ -252,7 +249,7 @@ async def test_while_a_server_uses_the_machine_f_says_so_and_offers_only_copies(
         await room.until_notice("✓ Wrote tone. It is in exports/tone-mlx.")
 
 
-async def test_a_running_export_is_in_the_header_and_leaves_only_copies(stocked: Shop, open_room: OpenRoom) -> None:
+async def test_a_running_export_is_in_the_header_and_leaves_only_copies(stocked, open_room):
     folder = stocked.run("20261124-1700-tone", kind="export", name="tone", alive=True)
     started = {"kind": "export", "name": "tone", "base": "smollm2-135m", "pid": 1, "host": "mac"}
     stocked.tell(folder, [("run.started", started), ("arm.progress", {"arm": "tuned", "done": 3, "total": 8})])
@@ -273,7 +270,7 @@ def exporting(shop: Shop) -> None:
 
 
 @opens(stage=exporting)
-async def test_s_stops_the_running_export(room: RoomDriver, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_s_stops_the_running_export(room, monkeypatch):
     stopped: list[str] = []
     monkeypatch.setattr("mlxtune.runs.registry.stop", lambda run: stopped.append(run.id))
     await move_to(room, "tone")
@@ -281,7 +278,7 @@ async def test_s_stops_the_running_export(room: RoomDriver, monkeypatch: pytest.
     await room.press("s", choose="stop", until=lambda: stopped == ["20261124-1700-tone"])
 
 
-async def test_an_export_is_compared_on_the_rows_of_the_recipe_as_it_is_now(shop: Shop, open_room: OpenRoom) -> None:
+async def test_an_export_is_compared_on_the_rows_of_the_recipe_as_it_is_now(shop, open_room):
     shop.run(RUN, steps=60, end=("run.finished", {"summary": {}}), age=3000)
     adapter(shop.folder / "runs" / RUN / "adapter")
     evaluation(shop, arms={"base": base, "tuned": tuned}, run=RUN)
@@ -295,9 +292,7 @@ async def test_an_export_is_compared_on_the_rows_of_the_recipe_as_it_is_now(shop
         await room.press("f", until=lambda: "on 9 held-out rows" in room.question)
 
 
-async def test_a_failed_export_is_shown_with_its_reason(
-    stocked: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+async def test_a_failed_export_is_shown_with_its_reason(stocked, open_room, monkeypatch, capsys):
     folder = stocked.run("20261124-1700-tone", kind="export", name="tone", alive=True)
     request = {"adapter": str(stocked.folder / "adapters" / "tone"), "form": "gguf", "precision": "q8_0"}
     write_record(Run(folder), "export", request)
@@ -315,7 +310,7 @@ async def test_a_failed_export_is_shown_with_its_reason(
 
 
 @pytest.mark.parametrize(("lost", "marked"), [(0.2, True), (0.001, False)])
-def test_an_export_says_whether_it_is_faithful_and_how_to_use_it(stocked: Shop, lost: float, marked: bool) -> None:
+def test_an_export_says_whether_it_is_faithful_and_how_to_use_it(stocked, lost, marked):
     view = next(one for one in read_library(stocked.folder).adapters if one.entry.name == "tone")
     change, loss = LogitDistance(1.0, 1.0, 0.1, 0.9, 50), LogitDistance(lost, lost, 0.001, 0.9, 50)
     proof = Fidelity("gguf", change, loss, ComparedAnswers(24, 10, ()))
@@ -327,20 +322,20 @@ def test_an_export_says_whether_it_is_faithful_and_how_to_use_it(stocked: Shop, 
     assert commands[0] in shown
 
 
-async def test_the_key_of_a_room_closes_a_page_and_opens_the_room(room: RoomDriver) -> None:
+async def test_the_key_of_a_room_closes_a_page_and_opens_the_room(room):
     await move_to(room, "tone")
     await room.press("d", until=lambda: room.mode == "")
     await room.press("C", mode="chat")
 
 
-async def test_an_adapter_that_another_program_removes_disappears(room: RoomDriver, shop: Shop) -> None:
+async def test_an_adapter_that_another_program_removes_disappears(room, shop):
     await room.until(lambda: "tone" in names(room))
     library.remove(shop.folder, "tone")
     await observe(room.pilot, shop.snapshot())
     await room.until(lambda: sorted(names(room)) == ["broken", "voice"])
 
 
-async def test_an_adapter_alone_is_copied_without_a_worker(room: RoomDriver, shop: Shop) -> None:
+async def test_an_adapter_alone_is_copied_without_a_worker(room, shop):
     await move_to(room, "tone")
     await room.press("f", choose="mlx --lora", notice="✓ Wrote tone. It is in exports/tone-mlx.")
     assert (shop.folder / "exports" / "tone-mlx" / "adapters.safetensors").is_file()
@@ -352,7 +347,7 @@ async def test_an_adapter_alone_is_copied_without_a_worker(room: RoomDriver, sho
     assert "exports/" not in room.text("#adapters-detail"), "only the adapter that was copied"
 
 
-async def test_an_unsafe_import_is_refused(room: RoomDriver, shop: Shop, tmp_path: Path) -> None:
+async def test_an_unsafe_import_is_refused(room, shop, tmp_path):
     bad = adapter(tmp_path / "pickled")
     (bad / "adapters.safetensors").unlink()
     (bad / "adapter_model.bin").write_bytes(b"\x80\x04")
@@ -361,9 +356,7 @@ async def test_an_unsafe_import_is_refused(room: RoomDriver, shop: Shop, tmp_pat
     assert not (shop.folder / "adapters" / "pickled").exists()
 
 
-async def test_an_imported_adapter_is_listed(
-    stocked: Shop, tmp_path: Path, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_an_imported_adapter_is_listed(stocked, tmp_path, open_room, monkeypatch):
     def copy(workspace: Path, folder: Path) -> None:
         adapter(workspace / "adapters" / folder.name)
 
@@ -375,7 +368,7 @@ async def test_an_imported_adapter_is_listed(
         await room.until(lambda: "elsewhere" in names(room))
 
 
-async def test_the_cursor_stays_on_its_adapter_when_a_newer_one_appears(room: RoomDriver, shop: Shop) -> None:
+async def test_the_cursor_stays_on_its_adapter_when_a_newer_one_appears(room, shop):
     await move_to(room, "tone")
     adapter(shop.folder / "adapters" / "newest", created="2026-11-23T09:00:00+0000")
     room.screen._read()
@@ -384,7 +377,7 @@ async def test_the_cursor_stays_on_its_adapter_when_a_newer_one_appears(room: Ro
 
 
 @opens(size=NARROW)
-async def test_at_80_columns_d_shows_the_details_and_a_opens_chat(room: RoomDriver) -> None:
+async def test_at_80_columns_d_shows_the_details_and_a_opens_chat(room):
     await move_to(room, "tone")
     assert room.actions[:2] == ["chat", "details"]
     await room.press("d", until=lambda: room.mode == "" and "Details" in room.text("#rows"))
@@ -392,7 +385,7 @@ async def test_at_80_columns_d_shows_the_details_and_a_opens_chat(room: RoomDriv
     assert room.app.adapter == "adapters/tone"
 
 
-async def test_without_adapters_the_room_offers_training_and_import(shop: Shop, open_room: OpenRoom) -> None:
+async def test_without_adapters_the_room_offers_training_and_import(shop, open_room):
     shop.recipe()
     async with open_room("adapters") as room:
         await room.until(lambda: "No adapters yet." in room.text("#adapters-invite-picture"))
@@ -401,7 +394,7 @@ async def test_without_adapters_the_room_offers_training_and_import(shop: Shop, 
 
 
 @pytest.mark.parametrize("size", [(80, 24), (140, 45)], ids=["80x24", "140x45"])
-def test_picture(stocked: Shop, snap_compare: Any, size: tuple[int, int]) -> None:
+def test_picture(stocked, snap_compare, size):
     async def before(pilot: Any) -> None:
         await pilot.press("A")
         room = RoomDriver(pilot.app, pilot)

@@ -13,7 +13,6 @@ from mlxtune.evaluation.report import Rate
 from mlxtune.recipe import Recipe
 from mlxtune.tui.rooms.advice.service import Interview
 
-from .conftest import OpenRoom
 from .driver import NARROW, RoomDriver
 from .stage import Shop, until
 
@@ -70,7 +69,7 @@ def move_to(room: RoomDriver, question: str, option: str = "") -> None:
     room.screen.query_one("#advice-questions").go(index)
 
 
-async def test_options_are_selected_deselected_and_counted(advised: Shop, open_room: OpenRoom) -> None:
+async def test_options_are_selected_deselected_and_counted(advised, open_room):
     async with open_room("advice") as room:
         await ready(room)
         assert room.head("#advice-interview") == "▌ Interview question 1 of 8, 5 left", "those with a default are answered"
@@ -86,7 +85,7 @@ async def test_options_are_selected_deselected_and_counted(advised: Shop, open_r
         assert remaining(room) == 5, "enter on a question does not answer it"
 
 
-async def test_none_is_an_answer_to_a_multiple_choice_question(advised: Shop, open_room: OpenRoom) -> None:
+async def test_none_is_an_answer_to_a_multiple_choice_question(advised, open_room):
     async with open_room("advice") as room:
         await ready(room)
         move_to(room, "tried", "none")
@@ -98,7 +97,7 @@ async def test_none_is_an_answer_to_a_multiple_choice_question(advised: Shop, op
         assert answers(room)["tried"] == ["prompt"]
 
 
-async def test_the_whole_interview_gives_advice_and_is_saved_for_the_command_line(advised: Shop, open_room: OpenRoom) -> None:
+async def test_the_whole_interview_gives_advice_and_is_saved_for_the_command_line(advised, open_room):
     async with open_room("advice", size=(120, 45)) as room:
         await ready(room)
         for question, option in (("change", "format"), ("requirements", "rarely"), ("tried", "prompt"), ("metric", "contract")):
@@ -119,7 +118,7 @@ async def test_the_whole_interview_gives_advice_and_is_saved_for_the_command_lin
         assert interview.answers_json(saved) == ANSWERS
 
 
-async def test_w_shows_the_reasons_and_t_the_table(advised: Shop, open_room: OpenRoom) -> None:
+async def test_w_shows_the_reasons_and_t_the_table(advised, open_room):
     answer_all(advised)
     async with open_room("advice", size=NARROW) as room:
         await ready(room)
@@ -130,9 +129,7 @@ async def test_w_shows_the_reasons_and_t_the_table(advised: Shop, open_room: Ope
         await room.press("escape", "t", until=lambda: "Does it need facts" in room.text("#rows"))
 
 
-async def test_m_measures_the_arms_without_training_on_thirty_rows(
-    advised: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_m_measures_the_arms_without_training_on_thirty_rows(advised, open_room, monkeypatch):
     answer_all(advised)
     advised.recipe(text=RECIPE)
     started: list[Recipe] = []
@@ -155,7 +152,7 @@ async def test_m_measures_the_arms_without_training_on_thirty_rows(
         await room.press("m", until=lambda: len(started) == 2)
 
 
-async def test_an_answer_changed_while_a_measurement_starts_is_saved(advised: Shop, open_room: OpenRoom) -> None:
+async def test_an_answer_changed_while_a_measurement_starts_is_saved(advised, open_room):
     answer_all(advised)
     async with open_room("advice") as room:
         await ready(room)
@@ -167,7 +164,7 @@ async def test_an_answer_changed_while_a_measurement_starts_is_saved(advised: Sh
         assert interview.answers_json(saved) == answers(room) != ANSWERS
 
 
-async def test_o_chooses_another_recipe(advised: Shop, open_room: OpenRoom) -> None:
+async def test_o_chooses_another_recipe(advised, open_room):
     advised.recipe("other")
     async with open_room("advice") as room:
         await ready(room)
@@ -176,9 +173,7 @@ async def test_o_chooses_another_recipe(advised: Shop, open_room: OpenRoom) -> N
         assert room.app.selection.recipe is not before
 
 
-async def test_data_that_cannot_be_read_is_reported_and_the_interview_continues(
-    shop: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_data_that_cannot_be_read_is_reported_and_the_interview_continues(shop, open_room, monkeypatch):
     def broken(*_: object) -> AdviceEvidence:
         raise DataError("support.jsonl, line 3: not JSON.", hint="Fix the line.")
 
@@ -192,7 +187,7 @@ async def test_data_that_cannot_be_read_is_reported_and_the_interview_continues(
         assert answers(room)["change"] == ["format"]
 
 
-async def test_an_unfinished_interview_is_restored(advised: Shop, open_room: OpenRoom) -> None:
+async def test_an_unfinished_interview_is_restored(advised, open_room):
     half = Interview.load(advised.folder, {"change": ["style"], "calls": "many", "nonsense": 1})
     assert half.answers["change"] == ["style"]
     assert "calls" not in half.answers
@@ -203,7 +198,7 @@ async def test_an_unfinished_interview_is_restored(advised: Shop, open_room: Ope
         assert room.screen.save_state() == {"given": {**defaults, "change": ["format"]}}
 
 
-async def test_without_a_recipe_the_advice_is_from_answers_alone(shop: Shop, open_room: OpenRoom) -> None:
+async def test_without_a_recipe_the_advice_is_from_answers_alone(shop, open_room):
     answer_all(shop, metric="none")
     async with open_room("advice") as room:
         await ready(room)
@@ -212,7 +207,7 @@ async def test_without_a_recipe_the_advice_is_from_answers_alone(shop: Shop, ope
 
 
 @pytest.mark.parametrize("size", [(80, 24), (140, 45)], ids=["80x24", "140x45"])
-def test_picture(advised: Shop, snap_compare: Any, size: tuple[int, int]) -> None:
+def test_picture(advised, snap_compare, size):
     async def before(pilot: Any) -> None:
         await pilot.press("V")
         room = RoomDriver(pilot.app, pilot)

@@ -22,14 +22,13 @@ from mlxtune.tui.rooms import ROOMS
 from mlxtune.tui.theme import THEMES, CachedStylesheet
 from mlxtune.tui.widgets import PageScreen, PromptDialog
 
-from .conftest import OpenRoom
 from .driver import NARROW, RoomDriver, any_size, drive
-from .stage import Shop, shown
+from .stage import shown
 
 pytestmark = pytest.mark.slow
 
 
-def test_the_app_never_imports_mlx() -> None:
+def test_the_app_never_imports_mlx():
     code = "import sys, mlxtune.tui.app; print([n for n in sys.modules if n.split('.')[0] in ('mlx', 'mlx_lm', 'transformers')])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
@@ -40,7 +39,7 @@ def commands(room: RoomDriver) -> list[str]:
     return [command.title for command in room.app.get_system_commands(room.screen)]
 
 
-async def test_the_palette_offers_what_is_possible_now_and_does_it(loaded: Shop, open_room: OpenRoom) -> None:
+async def test_the_palette_offers_what_is_possible_now_and_does_it(loaded, open_room):
     async with open_room("home") as room:
         assert "Open Train (T)" in commands(room)
         assert not any(title.startswith(("New (", "Stop", "Resume")) for title in commands(room))
@@ -51,14 +50,14 @@ async def test_the_palette_offers_what_is_possible_now_and_does_it(loaded: Shop,
         await room.press(*"zoom", "enter", until=lambda: room.mode == "train" and "whole" in room.actions)
 
 
-async def test_the_palette_finds_the_command_that_serves_the_workspace(loaded: Shop, open_room: OpenRoom) -> None:
+async def test_the_palette_finds_the_command_that_serves_the_workspace(loaded, open_room):
     async with open_room("home") as room:
         await room.press("ctrl+p", until=lambda: room.screen.query_one(OptionList).option_count > 0)
         await room.press(*"serv", "enter", notice="✓ Copied: mlxtune serve Run it in another terminal, in this workspace.")
         assert room.app.clipboard == "mlxtune serve"
 
 
-async def test_every_theme_redraws_the_chart(loaded: Shop, open_room: OpenRoom) -> None:
+async def test_every_theme_redraws_the_chart(loaded, open_room):
     async with open_room("train") as room:
         for theme in THEMES:
             room.app.action_theme(theme.name)
@@ -67,7 +66,7 @@ async def test_every_theme_redraws_the_chart(loaded: Shop, open_room: OpenRoom) 
             assert f"Theme: {theme.name}" not in commands(room)
 
 
-async def test_help_names_the_keys_of_the_room_and_closes(loaded: Shop, open_room: OpenRoom) -> None:
+async def test_help_names_the_keys_of_the_room_and_closes(loaded, open_room):
     async with open_room("train") as room:
         await room.press("f1", until=lambda: room.mode == "" and "show the last fifth" in room.text("#rows"))
         assert "resume from the newest checkpoint (not possible now)" in room.text("#rows")
@@ -77,14 +76,14 @@ async def test_help_names_the_keys_of_the_room_and_closes(loaded: Shop, open_roo
         assert room.mode == "train"
 
 
-async def test_help_also_opens_over_a_page_and_closes_alone(loaded: Shop, open_room: OpenRoom) -> None:
+async def test_help_also_opens_over_a_page_and_closes_alone(loaded, open_room):
     async with open_room("train") as room:
         await room.press("l", until=lambda: isinstance(room.screen, PageScreen) and room.screen._heading == "Log")
         await room.press("f1", until=lambda: room.screen._heading == "Help" and "This page" in room.text("#rows"))
         await room.press("f1", until=lambda: room.screen._heading == "Log")
 
 
-async def test_help_also_opens_over_a_dialog(loaded: Shop, open_room: OpenRoom) -> None:
+async def test_help_also_opens_over_a_dialog(loaded, open_room):
     async with open_room("home") as room:
         await room.press("o", until=lambda: isinstance(room.screen, PromptDialog))
         await room.press("f1")
@@ -92,7 +91,7 @@ async def test_help_also_opens_over_a_dialog(loaded: Shop, open_room: OpenRoom) 
         await room.press("escape", until=lambda: isinstance(room.screen, PromptDialog))
 
 
-async def test_scrolling_does_not_compute_a_page_again(loaded: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_scrolling_does_not_compute_a_page_again(loaded, open_room, monkeypatch):
     widths: list[int] = []
 
     def rows(width: int) -> list[Content]:
@@ -108,14 +107,14 @@ async def test_scrolling_does_not_compute_a_page_again(loaded: Shop, open_room: 
         assert len(widths) == before
 
 
-async def test_a_screenshot_is_saved_in_the_workspace(loaded: Shop, open_room: OpenRoom) -> None:
+async def test_a_screenshot_is_saved_in_the_workspace(loaded, open_room):
     async with open_room("home", size=NARROW) as room:
         room.app.action_picture()
         await room.until_notice("✓ Saved ")
         assert len(list(loaded.folder.glob("*.svg"))) == 1
 
 
-async def test_no_color_keeps_every_glyph(loaded: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_no_color_keeps_every_glyph(loaded, open_room, monkeypatch):
     monkeypatch.setenv("NO_COLOR", "1")
     async with open_room("home") as room:
         assert room.app.no_color
@@ -123,7 +122,7 @@ async def test_no_color_keeps_every_glyph(loaded: Shop, open_room: OpenRoom, mon
 
 
 @any_size
-async def test_every_page_can_have_any_size(loaded: Shop, open_room: OpenRoom, size: tuple[int, int]) -> None:
+async def test_every_page_can_have_any_size(loaded, open_room, size):
     async with open_room("home", size=size) as room:
         await room.press("down", "down", "T", "z", "f1", "escape", "l", "pagedown", "home", "escape", "s", "escape", "H")
         await room.pilot.resize_terminal(size[0] + 1, size[1] + 1)
@@ -131,12 +130,12 @@ async def test_every_page_can_have_any_size(loaded: Shop, open_room: OpenRoom, s
         assert room.app.is_running
 
 
-async def test_a_missing_workspace_is_an_empty_one(tmp_path: Path) -> None:
+async def test_a_missing_workspace_is_an_empty_one(tmp_path):
     async with drive(MlxtuneApp(tmp_path / "nowhere"), "home", NARROW) as room:
         await room.until(lambda: "Start with the sample workspace" in room.text("#next-picture"))
 
 
-def test_a_style_sheet_does_not_apply_to_widgets_of_other_rooms() -> None:
+def test_a_style_sheet_does_not_apply_to_widgets_of_other_rooms():
     """Textual applies the style sheet of every room that was opened to all screens."""
     package = Path(tui.__file__).parent
     styled = {path: set(re.findall(r"#([a-z][\w-]*)", path.read_text())) for path in package.glob("rooms/*/style.tcss")}
@@ -151,7 +150,7 @@ def test_a_style_sheet_does_not_apply_to_widgets_of_other_rooms() -> None:
     ] == []
 
 
-async def test_style_sheets_are_parsed_once_per_theme(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_style_sheets_are_parsed_once_per_theme(shop, monkeypatch):
     parsed: list[tuple[object, ...]] = []
 
     def counted(scope: str, css: str, read_from: tuple[str, str], **options: Any) -> Any:
@@ -173,7 +172,7 @@ async def test_style_sheets_are_parsed_once_per_theme(shop: Shop, monkeypatch: p
     assert len(parsed) == len(set(parsed))
 
 
-async def test_a_closed_page_is_freed(loaded: Shop, open_room: OpenRoom) -> None:
+async def test_a_closed_page_is_freed(loaded, open_room):
     async with open_room("train") as room:
         await room.press("f1", until=lambda: room.mode == "" and "show the last fifth" in room.text("#rows"))
         lines = weakref.ref(room.screen.query_one("#rows")._styles_cache)

@@ -16,7 +16,6 @@ from mlxtune.evaluation.statistics.intervals import wilson
 from mlxtune.present.labels import p_value
 from mlxtune.tui.rooms.blind import service
 
-from .conftest import OpenRoom
 from .driver import NARROW, Gate, Opening, RoomDriver, any_size, opens
 from .evaluated import base, evaluation
 from .stage import Shop, until
@@ -78,7 +77,7 @@ def voted(shop: Shop, left: int, *, n: int = 20, opened: bool = False) -> BlindS
     return blind
 
 
-async def test_a_session_asks_how_many_pairs_and_shows_two_anonymous_answers(room: RoomDriver) -> None:
+async def test_a_session_asks_how_many_pairs_and_shows_two_anonymous_answers(room):
     folder = room.staged
     assert "base or tuned?" in intro(room)
     assert f"evaluation {ID}, " in intro(room)
@@ -97,9 +96,7 @@ async def test_a_session_asks_how_many_pairs_and_shows_two_anonymous_answers(roo
     assert json.loads((session(room).folder / "session.json").read_text())["n"] == 10
 
 
-async def test_a_session_opens_even_if_its_files_are_noticed_first(
-    room: RoomDriver, shop: Shop, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_session_opens_even_if_its_files_are_noticed_first(room, shop, monkeypatch):
     gate = Gate()
 
     def slow(arms: service.ArmPair, n: int) -> Any:
@@ -118,7 +115,7 @@ async def test_a_session_opens_even_if_its_files_are_noticed_first(
 
 
 @opens(settle=None, size=(140, 45))
-async def test_nothing_on_screen_tells_the_arms_apart(room: RoomDriver) -> None:
+async def test_nothing_on_screen_tells_the_arms_apart(room):
     await begin(room)
     for _ in range(12):
         await room.until(lambda: "Pair" in room.screen_text)
@@ -129,7 +126,7 @@ async def test_nothing_on_screen_tells_the_arms_apart(room: RoomDriver) -> None:
 
 
 @opens(settle=None)
-async def test_keys_vote_on_one_question_after_another_and_u_undoes(room: RoomDriver) -> None:
+async def test_keys_vote_on_one_question_after_another_and_u_undoes(room):
     await begin(room)
     assert "undo" not in room.actions
     await room.press("a", "s")
@@ -149,7 +146,7 @@ async def test_keys_vote_on_one_question_after_another_and_u_undoes(room: RoomDr
     assert [json.loads(line).get("vote", "undo") for line in journal] == ["a", "tie", "undo", "tie", "b", "undo"]
 
 
-async def test_a_bouncing_key_is_one_vote(shop: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_bouncing_key_is_one_vote(shop, open_room, monkeypatch):
     monkeypatch.setattr("mlxtune.tui.rooms.blind.screen.DEBOUNCE", 60.0)
     evaluation(shop)
     async with open_room("blind") as room:
@@ -158,7 +155,7 @@ async def test_a_bouncing_key_is_one_vote(shop: Shop, open_room: OpenRoom, monke
         assert session(room).votes == 1
 
 
-async def test_a_session_resumes_where_it_was(shop: Shop, open_room: OpenRoom) -> None:
+async def test_a_session_resumes_where_it_was(shop, open_room):
     evaluation(shop)
     async with open_room("blind") as room:
         await begin(room)
@@ -175,7 +172,7 @@ async def test_a_session_resumes_where_it_was(shop: Shop, open_room: OpenRoom) -
         assert session(room).pending_votes == ("a",)
 
 
-async def test_a_session_begun_by_another_program_is_continued(room: RoomDriver, shop: Shop) -> None:
+async def test_a_session_begun_by_another_program_is_continued(room, shop):
     folder = room.staged
     assert room.actions[0] == "begin"
     with BlindSession(folder, "base", "tuned", load_pairs(folder, "base", "tuned"), 10, seed=3) as elsewhere:
@@ -184,7 +181,7 @@ async def test_a_session_begun_by_another_program_is_continued(room: RoomDriver,
     await room.until(lambda: "1 of 36 votes cast" in intro(room) and room.actions[0] == "continue")
 
 
-async def test_the_result_is_shown_only_after_the_last_vote_and_enter(shop: Shop, open_room: OpenRoom) -> None:
+async def test_the_result_is_shown_only_after_the_last_vote_and_enter(shop, open_room):
     voted(shop, 1)
     async with open_room("blind", size=(140, 45)) as room:
         await resume(room)
@@ -209,7 +206,7 @@ async def test_the_result_is_shown_only_after_the_last_vote_and_enter(shop: Shop
         assert session(room).votes == session(room).votes_needed, "nothing changes after the arms are revealed"
 
 
-async def test_a_revealed_session_opens_with_its_result(shop: Shop, open_room: OpenRoom) -> None:
+async def test_a_revealed_session_opens_with_its_result(shop, open_room):
     voted(shop, 0, opened=True)
     async with open_room("blind", size=NARROW) as room:
         await arms_loaded(room)
@@ -218,7 +215,7 @@ async def test_a_revealed_session_opens_with_its_result(shop: Shop, open_room: O
 
 
 @opens(settle=None)
-async def test_ties_alone_cannot_tell_and_export_nothing(room: RoomDriver, shop: Shop) -> None:
+async def test_ties_alone_cannot_tell_and_export_nothing(room, shop):
     await begin(room)
     while session(room).current is not None:
         await room.press("s")
@@ -228,7 +225,7 @@ async def test_ties_alone_cannot_tell_and_export_nothing(room: RoomDriver, shop:
     assert not list((shop.folder / "data").glob("*send*"))
 
 
-async def test_votes_are_exported_as_pairs_recorded_in_the_ledger_and_never_overwritten(shop: Shop, open_room: OpenRoom) -> None:
+async def test_votes_are_exported_as_pairs_recorded_in_the_ledger_and_never_overwritten(shop, open_room):
     folder = voted(shop, 0, n=10, opened=True).evaluation
     async with open_room("blind") as room:
         await resume(room)
@@ -243,7 +240,7 @@ async def test_votes_are_exported_as_pairs_recorded_in_the_ledger_and_never_over
     assert kinds == ["eval", "blind", "export", "export"]
 
 
-async def test_m_chooses_two_other_arms_and_o_another_evaluation(shop: Shop, open_room: OpenRoom) -> None:
+async def test_m_chooses_two_other_arms_and_o_another_evaluation(shop, open_room):
     evaluation(shop, "20261120-1500-support-json", arms={"base": base, "tuned": lambda at, _: f"Hello {at}"}, age=4 * 86400)
     evaluation(shop)
     async with open_room("blind") as room:
@@ -253,7 +250,7 @@ async def test_m_chooses_two_other_arms_and_o_another_evaluation(shop: Shop, ope
         assert "arms" not in room.actions
 
 
-async def test_long_answers_scroll_and_p_shows_the_prompt(shop: Shop, open_room: OpenRoom) -> None:
+async def test_long_answers_scroll_and_p_shows_the_prompt(shop, open_room):
     long = " ".join(f"word{at}" for at in range(200))
     evaluation(shop, arms={"base": lambda at, _: f"short {at}", "tuned": lambda at, _: f"{at} {long}"})
     async with open_room("blind", size=NARROW) as room:
@@ -271,7 +268,7 @@ async def test_long_answers_scroll_and_p_shows_the_prompt(shop: Shop, open_room:
         await room.press("p", until=lambda: room.mode == "" and "You are the support desk of Larkfell" in room.text("#rows"))
 
 
-async def test_a_session_open_elsewhere_is_reported(shop: Shop, open_room: OpenRoom) -> None:
+async def test_a_session_open_elsewhere_is_reported(shop, open_room):
     folder = evaluation(shop)
     with BlindSession(folder, "base", "tuned", load_pairs(folder, "base", "tuned"), 10):
         async with open_room("blind") as room:
@@ -280,7 +277,7 @@ async def test_a_session_open_elsewhere_is_reported(shop: Shop, open_room: OpenR
             assert "base or tuned?" in intro(room)
 
 
-async def test_a_changed_key_is_reported(shop: Shop, open_room: OpenRoom) -> None:
+async def test_a_changed_key_is_reported(shop, open_room):
     key = voted(shop, 36, n=10).folder / "key.json"
     key.write_text(key.read_text().replace("true", "false", 1))
     async with open_room("blind") as room:
@@ -288,9 +285,7 @@ async def test_a_changed_key_is_reported(shop: Shop, open_room: OpenRoom) -> Non
         await room.press("enter", until=lambda: room.notice.startswith("✗") and "key" in room.notice)
 
 
-async def test_a_vote_that_cannot_be_written_does_not_count(
-    shop: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_vote_that_cannot_be_written_does_not_count(shop, open_room, monkeypatch):
     def full(*_: Any) -> None:
         raise MachineError("The disk is full, so votes.jsonl was not saved.")
 
@@ -303,14 +298,14 @@ async def test_a_vote_that_cannot_be_written_does_not_count(
 
 
 @opens(stage=lambda shop: evaluation(shop, arms={"base": base, "tuned": base}))
-async def test_identical_answers_cannot_be_compared(room: RoomDriver) -> None:
+async def test_identical_answers_cannot_be_compared(room):
     await room.press("enter", notice="· base and tuned give identical answers")
 
 
 @pytest.mark.parametrize(
     ("arms", "text"), [(None, "No evaluations yet."), ({"base": base}, "The newest evaluation has only one arm.")]
 )
-async def test_without_two_arms_the_room_explains_itself(shop: Shop, open_room: OpenRoom, arms: Any, text: str) -> None:
+async def test_without_two_arms_the_room_explains_itself(shop, open_room, arms, text):
     if arms:
         evaluation(shop, arms=arms)
     async with open_room("blind", size=NARROW) as room:
@@ -319,7 +314,7 @@ async def test_without_two_arms_the_room_explains_itself(shop: Shop, open_room: 
         assert room.mode == "blind"
 
 
-async def test_an_unreadable_report_is_reported(shop: Shop, open_room: OpenRoom) -> None:
+async def test_an_unreadable_report_is_reported(shop, open_room):
     (evaluation(shop) / "report.json").write_text("{}")
     async with open_room("blind") as room:
         await room.until(lambda: "is not a report" in intro(room))
@@ -327,13 +322,13 @@ async def test_an_unreadable_report_is_reported(shop: Shop, open_room: OpenRoom)
 
 
 @opens(stage=lambda shop: evaluation(shop, "20261124-1700-brand-voice", name="brand-voice", pairs=True), settle=None)
-async def test_preference_pairs_can_be_read_blind(room: RoomDriver) -> None:
+async def test_preference_pairs_can_be_read_blind(room):
     await begin(room)
     assert "Pair 1 of 12" in room.text("#bl-progress")
 
 
 @pytest.mark.parametrize("size", [(120, 36), (80, 24)], ids=["120x36", "80x24"])
-async def test_hostile_answers_are_shown_as_text(shop: Shop, open_room: OpenRoom, size: tuple[int, int]) -> None:
+async def test_hostile_answers_are_shown_as_text(shop, open_room, size):
     text = NAUGHTY.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     evaluation(shop, arms={"base": lambda at, _: f"{at}", "tuned": lambda at, _: f"{at} {text}"})
     async with open_room("blind", size=size) as room:
@@ -345,7 +340,7 @@ async def test_hostile_answers_are_shown_as_text(shop: Shop, open_room: OpenRoom
 
 
 @any_size
-async def test_any_terminal_size_works(shop: Shop, open_room: OpenRoom, size: tuple[int, int]) -> None:
+async def test_any_terminal_size_works(shop, open_room, size):
     voted(shop, 2, n=2)
     async with open_room("blind", size=size) as room:
         await resume(room)
@@ -355,7 +350,7 @@ async def test_any_terminal_size_works(shop: Shop, open_room: OpenRoom, size: tu
 
 
 @pytest.mark.parametrize("size", [(80, 24), (140, 45)], ids=["80x24", "140x45"])
-def test_picture(shop: Shop, snap_compare: Any, size: tuple[int, int]) -> None:
+def test_picture(shop, snap_compare, size):
     async def before(pilot: Any) -> None:
         await pilot.press("B")
         room = RoomDriver(pilot.app, pilot)
@@ -366,7 +361,7 @@ def test_picture(shop: Shop, snap_compare: Any, size: tuple[int, int]) -> None:
     assert snap_compare(shop.app(), terminal_size=size, run_before=before)
 
 
-def test_picture_of_the_result(shop: Shop, snap_compare: Any) -> None:
+def test_picture_of_the_result(shop, snap_compare):
     async def before(pilot: Any) -> None:
         await pilot.press("B")
         room = RoomDriver(pilot.app, pilot)

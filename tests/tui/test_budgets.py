@@ -5,7 +5,7 @@ from exhaustive import cases
 
 from .budgets import assert_within_budget, count, runs_of_words, sentences
 from .driver import WIDE
-from .stage import Shop, until
+from .stage import until
 from .test_keys import STAGES, FakeClient, Stage, _nothing_starts, arrive, clients
 
 pytestmark = pytest.mark.slow
@@ -27,7 +27,7 @@ WALK = named(STAGES)
 
 
 @pytest.mark.parametrize("stage", cases(WALK, "plan-two_recipes", "evaluate-evaluated", "advice-answered", "train-searched-h"))
-async def test_screens_keep_to_their_budgets(shop: Shop, stage: str) -> None:
+async def test_screens_keep_to_their_budgets(shop, stage):
     FakeClient.instances.clear()
     WALK[stage].prepare(shop)
     async with shop.app().run_test(size=WIDE) as pilot:
@@ -37,7 +37,7 @@ async def test_screens_keep_to_their_budgets(shop: Shop, stage: str) -> None:
         assert_within_budget(pilot.app.screen, stage)
 
 
-def test_words_are_counted_in_runs() -> None:
+def test_words_are_counted_in_runs():
     assert list(runs_of_words("● training  step 120 of 300")) == []
     assert [count(run) for run in runs_of_words("The run was stopped at step 50 of 60. · T open")] == [7]
     assert sentences("Cannot tell. Whole contract: +22.5 points (p < 0.064). About 72 rows are needed.") == [

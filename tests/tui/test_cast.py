@@ -18,7 +18,7 @@ sys.path.insert(0, str(ROOT / "tools"))
 import cast  # noqa: E402
 
 
-def test_every_key_of_the_script_exists() -> None:
+def test_every_key_of_the_script_exists():
     for step in cast.SCRIPT:
         re.compile(step.shows)
         if step.room in ROOMS and step.key:
@@ -27,7 +27,7 @@ def test_every_key_of_the_script_exists() -> None:
             assert step.key in bound, step
 
 
-def test_the_recording_is_valid_and_the_picture_small() -> None:
+def test_the_recording_is_valid_and_the_picture_small():
     header, *events = map(json.loads, (cast.OUTPUT / "journey.cast").read_text(encoding="utf-8").splitlines())
     assert (header["version"], header["width"], header["height"]) == (2, cast.COLUMNS, cast.ROWS)
     assert all(kind == "o" and isinstance(text, str) for _, kind, text in events)
@@ -38,7 +38,7 @@ def test_the_recording_is_valid_and_the_picture_small() -> None:
     ElementTree.parse(picture)
 
 
-def test_a_line_that_changed_is_repainted() -> None:
+def test_a_line_that_changed_is_repainted():
     header, first, second = cast.cast([(0.0, ["a", "b"]), (1.0, ["a", "\x1b[1mc"])]).splitlines()
     assert json.loads(header)["version"] == 2
     assert json.loads(first)[2].count("\x1b[2K") == 2

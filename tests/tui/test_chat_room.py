@@ -19,7 +19,7 @@ from mlxtune.tui.rooms.chat import render
 from mlxtune.tui.rooms.chat.service import AdapterOption, ChatService
 from mlxtune.tui.widgets import EditDialog
 
-from .conftest import OpenRoom, loaded_shop
+from .conftest import loaded_shop
 from .driver import Opening, RoomDriver, opens
 from .evaluated import base, evaluation, tuned
 from .stage import Shop, until
@@ -114,9 +114,7 @@ async def ask(room: RoomDriver, client: FakeClient, text: str, *answers: str) ->
     await room.until(lambda: not chat(room).streaming and answers[-1][:20] in transcript(room))
 
 
-async def test_a_question_is_answered_and_the_process_ends_with_the_app(
-    shop: Shop, open_room: OpenRoom, clients: list[FakeClient]
-) -> None:
+async def test_a_question_is_answered_and_the_process_ends_with_the_app(shop, open_room, clients):
     shop.recipe()
     async with open_room("chat") as room:
         client = await load(room, clients)
@@ -128,7 +126,7 @@ async def test_a_question_is_answered_and_the_process_ends_with_the_app(
     assert client.closed
 
 
-async def test_a_question_typed_while_the_model_loads_is_sent_at_once(room: RoomDriver, clients: list[FakeClient]) -> None:
+async def test_a_question_typed_while_the_model_loads_is_sent_at_once(room, clients):
     await room.until(lambda: "No model loaded." in intro(room))
     await room.press_quickly("enter", *"be", "enter")
     await room.until(lambda: bool(clients) and [question for question, *_ in clients[0].questions] == ["be"])
@@ -148,9 +146,7 @@ async def test_a_question_typed_while_the_model_loads_is_sent_at_once(room: Room
 
 
 @opens(stage=lambda shop: None)
-async def test_an_answer_stops_when_the_model_is_unloaded(
-    room: RoomDriver, clients: list[FakeClient], monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_an_answer_stops_when_the_model_is_unloaded(room, clients, monkeypatch):
     def close(client: FakeClient) -> None:
         client.questions[0][2](Failed("0", MachineError("The model process was closed.")))
 
@@ -167,9 +163,7 @@ async def test_an_answer_stops_when_the_model_is_unloaded(
 
 
 @pytest.mark.parametrize("is_answering", [False, True])
-async def test_starting_a_run_unloads_an_idle_model(
-    shop: Shop, clients: list[FakeClient], open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch, is_answering: bool
-) -> None:
+async def test_starting_a_run_unloads_an_idle_model(shop, clients, open_room, monkeypatch, is_answering):
     closed: list[bool] = []
     monkeypatch.setattr("mlxtune.workspace.control.train", lambda *_: closed.append(clients[0].closed))
     recipe = shop.recipe()
@@ -191,7 +185,7 @@ async def test_starting_a_run_unloads_an_idle_model(
         assert len(service.exchanges) == 1
 
 
-async def test_adapters_are_switched_and_base_and_adapter_answer_side_by_side(room: RoomDriver, clients: list[FakeClient]) -> None:
+async def test_adapters_are_switched_and_base_and_adapter_answer_side_by_side(room, clients):
     client = await load(room, clients)
     await ask(room, client, "Where is it?", "On its way.")
     await room.press("escape", "s", choose="1", until=lambda: chat(room).adapter == "support-json-2")
@@ -205,7 +199,7 @@ async def test_adapters_are_switched_and_base_and_adapter_answer_side_by_side(ro
     assert chat(room).last_answer == "The adapter says that.", "the adapter's answer continues the conversation"
 
 
-async def test_b_asks_the_base_the_last_question_as_it_was_asked(room: RoomDriver, clients: list[FakeClient]) -> None:
+async def test_b_asks_the_base_the_last_question_as_it_was_asked(room, clients):
     client = await load(room, clients)
     chat(room).use(AdapterOption("", "support-json-2"))
     await ask(room, client, "Where is it?", "On its way.")
@@ -223,7 +217,7 @@ async def test_b_asks_the_base_the_last_question_as_it_was_asked(room: RoomDrive
     assert [turn.content for turn in chat(room).session.turns] == ["Where is it?", "On its way."]
 
 
-async def test_b_leaves_an_answer_in_progress_alone(room: RoomDriver, clients: list[FakeClient]) -> None:
+async def test_b_leaves_an_answer_in_progress_alone(room, clients):
     client = await load(room, clients)
     chat(room).use(AdapterOption("", "support-json-2"))
     await room.type("Where is it?")
@@ -231,9 +225,7 @@ async def test_b_leaves_an_answer_in_progress_alone(room: RoomDriver, clients: l
     assert [name for _, name, _ in client.questions] == ["support-json-2"]
 
 
-async def test_an_unchanged_answer_is_saved_as_a_row_and_an_edited_one_as_a_pair(
-    shop: Shop, clients: list[FakeClient], open_room: OpenRoom
-) -> None:
+async def test_an_unchanged_answer_is_saved_as_a_row_and_an_edited_one_as_a_pair(shop, clients, open_room):
     shop.recipe()
     rows, pairs = (shop.folder / "data" / name for name in ("chat.jsonl", "chat-pairs.jsonl"))
     async with open_room("chat") as room:
@@ -251,9 +243,7 @@ async def test_an_unchanged_answer_is_saved_as_a_row_and_an_edited_one_as_a_pair
         assert len(rows.read_text().splitlines()) == 2
 
 
-async def test_a_question_is_undone_a_stream_stopped_and_the_conversation_reset(
-    room: RoomDriver, clients: list[FakeClient]
-) -> None:
+async def test_a_question_is_undone_a_stream_stopped_and_the_conversation_reset(room, clients):
     client = await load(room, clients)
     await ask(room, client, "Where is it?", "On its way.")
     await room.press("escape", "u", until=lambda: not chat(room).exchanges)
@@ -270,7 +260,7 @@ async def test_a_question_is_undone_a_stream_stopped_and_the_conversation_reset(
     await room.press("e", until=lambda: client.closed)
 
 
-async def test_a_process_that_crashes_is_reported_and_can_be_restarted(room: RoomDriver, clients: list[FakeClient]) -> None:
+async def test_a_process_that_crashes_is_reported_and_can_be_restarted(room, clients):
     client = await load(room, clients)
     client.send(Failed("", MachineError("The model's process ended: killed.", hint="Start it again.")))
     await room.until(lambda: "✗ The model's process ended: killed." in intro(room))
@@ -279,7 +269,7 @@ async def test_a_process_that_crashes_is_reported_and_can_be_restarted(room: Roo
     await room.press("enter", until=lambda: len(clients) == 2)
 
 
-async def test_what_is_typed_stays_in_the_field_if_the_model_cannot_be_loaded(room: RoomDriver, clients: list[FakeClient]) -> None:
+async def test_what_is_typed_stays_in_the_field_if_the_model_cannot_be_loaded(room, clients):
     await room.until(lambda: "No model loaded." in intro(room))
     await room.press_quickly("enter", *"Wo ")
     await room.until(lambda: room.focus == "chat-field")
@@ -293,7 +283,7 @@ async def test_what_is_typed_stays_in_the_field_if_the_model_cannot_be_loaded(ro
     await room.press("enter", until=lambda: [question for question, *_ in clients[1].questions] == ["Wo THE?"])
 
 
-async def test_escape_leaves_the_field_of_a_model_that_cannot_be_loaded(room: RoomDriver, clients: list[FakeClient]) -> None:
+async def test_escape_leaves_the_field_of_a_model_that_cannot_be_loaded(room, clients):
     client = await load(room, clients)
     client.send(Failed("", MachineError("The model's process ended: killed.")))
     await room.until(lambda: "✗ The model's process ended: killed." in intro(room))
@@ -302,7 +292,7 @@ async def test_escape_leaves_the_field_of_a_model_that_cannot_be_loaded(room: Ro
     await room.press("enter", until=lambda: len(clients) == 2)
 
 
-async def test_loading_beside_a_server_asks_first(room: RoomDriver, clients: list[FakeClient]) -> None:
+async def test_loading_beside_a_server_asks_first(room, clients):
     await room.until(lambda: "No model loaded." in intro(room))
     with accelerator_lease("chat", Path("shop")):
         await room.press("enter", until=lambda: "This machine is in use by a chat or server in shop" in room.question)
@@ -313,7 +303,7 @@ async def test_loading_beside_a_server_asks_first(room: RoomDriver, clients: lis
 
 
 @opens(stage=loaded_shop)
-async def test_loading_during_a_run_asks_first(room: RoomDriver, clients: list[FakeClient]) -> None:
+async def test_loading_during_a_run_asks_first(room, clients):
     await room.until(lambda: "is using this machine" in intro(room))
     await room.press("enter", choose="")
     assert not clients, "the first option is the safe one"
@@ -321,9 +311,7 @@ async def test_loading_during_a_run_asks_first(room: RoomDriver, clients: list[F
     assert clients[0].share_accelerator
 
 
-async def test_enter_loads_the_best_adapter_and_o_the_base_alone(
-    shop: Shop, clients: list[FakeClient], open_room: OpenRoom
-) -> None:
+async def test_enter_loads_the_best_adapter_and_o_the_base_alone(shop, clients, open_room):
     shop.recipe()
     adapter(shop.folder / "adapters" / "tone")
     facts = adapter(shop.folder / "runs" / BEST / "adapter") / "mlxtune.json"
@@ -351,9 +339,7 @@ async def use(room: RoomDriver, name: str) -> None:
     await room.press("a")
 
 
-async def test_an_adapter_chosen_during_a_run_is_asked_about_once(
-    loaded: Shop, clients: list[FakeClient], open_room: OpenRoom
-) -> None:
+async def test_an_adapter_chosen_during_a_run_is_asked_about_once(loaded, clients, open_room):
     adapter(loaded.folder / "adapters" / "tone")
     async with open_room("adapters") as room:
         await use(room, "tone")
@@ -365,9 +351,7 @@ async def test_an_adapter_chosen_during_a_run_is_asked_about_once(
 
 
 @opens(mode="adapters", stage=stock)
-async def test_a_chosen_adapter_is_loaded_once_and_again_only_after_its_process_ended(
-    room: RoomDriver, clients: list[FakeClient]
-) -> None:
+async def test_a_chosen_adapter_is_loaded_once_and_again_only_after_its_process_ended(room, clients):
     await use(room, "tone")
     await room.until(lambda: len(clients) == 1)
     clients[0].send(READY)
@@ -385,9 +369,7 @@ async def test_a_chosen_adapter_is_loaded_once_and_again_only_after_its_process_
     await room.until(lambda: len(clients) == 2)
 
 
-async def test_a_system_prompt_is_shown_safely_and_stored_unchanged(
-    shop: Shop, clients: list[FakeClient], open_room: OpenRoom
-) -> None:
+async def test_a_system_prompt_is_shown_safely_and_stored_unchanged(shop, clients, open_room):
     system = "Be\x1b]0;owned\x07 brief.\n\tAlways."
     shop.recipe()
     async with open_room("chat") as room:
@@ -407,7 +389,7 @@ async def test_a_system_prompt_is_shown_safely_and_stored_unchanged(
         assert chat(room).session.system == f"{system} Always!"
 
 
-def test_reasoning_is_drawn_before_the_answer_and_kept_apart_from_it(shop: Shop, clients: list[FakeClient]) -> None:
+def test_reasoning_is_drawn_before_the_answer_and_kept_apart_from_it(shop, clients):
     chat = ChatService(shop.folder, lambda: None)
     chat.start("smollm2-135m")
     chat.ask("Ready?")
@@ -417,7 +399,7 @@ def test_reasoning_is_drawn_before_the_answer_and_kept_apart_from_it(shop: Shop,
     assert (chat.last_answer, chat.session.turns[-1].extra) == ("Yes.", {"reasoning_content": "Am I?\nI am."})
 
 
-def test_every_finished_answer_is_checked_against_the_contract(shop: Shop, clients: list[FakeClient]) -> None:
+def test_every_finished_answer_is_checked_against_the_contract(shop, clients):
     chat = ChatService(shop.folder, lambda: None)
     chat.contract = Contract(EvaluationSection(forbid=("Northpeak",)))
     chat.start("smollm2-135m")
@@ -428,7 +410,7 @@ def test_every_finished_answer_is_checked_against_the_contract(shop: Shop, clien
     assert [row for row in rows if "contract" in row] == ["✓ meets the contract", "✗ fails the contract: it contains “Northpeak”"]
 
 
-def test_control_characters_of_an_answer_are_removed(shop: Shop, clients: list[FakeClient]) -> None:
+def test_control_characters_of_an_answer_are_removed(shop, clients):
     service = ChatService(shop.folder, lambda: None)
     service.start("smollm2-135m")
     service.ask("?")
@@ -437,7 +419,7 @@ def test_control_characters_of_an_answer_are_removed(shop: Shop, clients: list[F
 
 
 @pytest.mark.parametrize("size", [(80, 24), (140, 45)], ids=["80x24", "140x45"])
-def test_picture(shop: Shop, clients: list[FakeClient], snap_compare: Any, size: tuple[int, int]) -> None:
+def test_picture(shop, clients, snap_compare, size):
     shop.recipe()
 
     async def before(pilot: Any) -> None:

@@ -40,9 +40,7 @@ class Lines(Screen[None]):
 
 
 @pytest.mark.parametrize(("id", "resizes", "last_row"), [("first", 0, 2), ("box", 1, 8)])
-async def test_a_change_after_a_repaint_of_a_hidden_widget_is_shown(
-    id: str, resizes: int, last_row: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_change_after_a_repaint_of_a_hidden_widget_is_shown(id, resizes, last_row, monkeypatch):
     painted: list[Region] = []
     render_update = Compositor.render_update
 
@@ -73,5 +71,5 @@ async def test_a_change_after_a_repaint_of_a_hidden_widget_is_shown(
         (StylesCache.get_inner_outer, "cache_clear"),  # called to free widgets of closed screens
     ],
 )
-def test_textual_has_the_private_names_that_the_app_uses(owner: object, name: str) -> None:
+def test_textual_has_the_private_names_that_the_app_uses(owner, name):
     assert hasattr(owner, name)

@@ -4,7 +4,6 @@ import hashlib
 import json
 import threading
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,10 +18,9 @@ from mlxtune.tui.app import MlxtuneApp
 from mlxtune.tui.rooms.data.render import LengthHistogram, length_chart
 from mlxtune.tui.source_session import SourceSession
 
-from .conftest import OpenRoom
 from .driver import NARROW, Opening, RoomDriver, drive, opens
-from .rows_stage import CONTRACT, GOOD, ROWS, Checks, chat, fill, journal, ready, session_of, statuses, write
-from .stage import Shop, shown
+from .rows_stage import CONTRACT, GOOD, ROWS, chat, fill, journal, ready, session_of, statuses, write
+from .stage import shown
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("checks")]
 
@@ -60,7 +58,7 @@ def selected(room: RoomDriver) -> int:
     return len(selection.rows) if selection.scanned is None else -1
 
 
-async def test_a_filter_waits_for_the_checks_that_it_needs(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
+async def test_a_filter_waits_for_the_checks_that_it_needs(shop, checks, open_room):
     fill(shop)
     checks.gate.clear()
     async with open_room("data") as room:
@@ -74,7 +72,7 @@ async def test_a_filter_waits_for_the_checks_that_it_needs(shop: Shop, checks: C
         await room.until(lambda: selected(room) == 1)
 
 
-async def test_a_filter_by_tokens_names_the_key_that_downloads_the_model(local_bases: set[str], room: RoomDriver) -> None:
+async def test_a_filter_by_tokens_names_the_key_that_downloads_the_model(local_bases, room):
     session = session_of(room)
     result = session.source.check_result
     assert result is not None
@@ -84,7 +82,7 @@ async def test_a_filter_by_tokens_names_the_key_that_downloads_the_model(local_b
     assert "unknown: smollm2-135m is not on this machine. f in Plan downloads it." in message(room)
 
 
-async def test_rows_are_shown_before_the_checks_finish(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
+async def test_rows_are_shown_before_the_checks_finish(shop, checks, open_room):
     fill(shop)
     checks.gate.clear()
     async with open_room("data") as room:
@@ -101,7 +99,7 @@ async def test_rows_are_shown_before_the_checks_finish(shop: Shop, checks: Check
         assert checks.requests == [{"recipe": str(shop.folder / "recipes" / "support-json.toml"), "fetch": False}]
 
 
-async def test_the_filter_applies_as_it_is_typed_and_explains_its_errors(room: RoomDriver) -> None:
+async def test_the_filter_applies_as_it_is_typed_and_explains_its_errors(room):
     session = session_of(room)
     await room.press("slash", *"tag:login", until=lambda: room.head("#row-list") == "▌ Rows 1 of 6, 14 in total, 13 undecided")
     await room.press("backspace", *"nn", until=lambda: "No rows match." in room.text("#message"))
@@ -115,7 +113,7 @@ async def test_the_filter_applies_as_it_is_typed_and_explains_its_errors(room: R
     assert statuses(room) == {}, "letters typed into the filter are not actions"
 
 
-async def test_a_redraw_right_after_a_key_keeps_the_cursor(room: RoomDriver) -> None:
+async def test_a_redraw_right_after_a_key_keeps_the_cursor(room):
     session = session_of(room)
     rows = room.screen.query_one("#list")
     rows.action_edge(True)
@@ -125,9 +123,7 @@ async def test_a_redraw_right_after_a_key_keeps_the_cursor(room: RoomDriver) -> 
 
 
 @opens(settle=None)
-async def test_a_key_typed_before_the_rows_found_are_shown_acts_on_the_row_on_show(
-    room: RoomDriver, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_key_typed_before_the_rows_found_are_shown_acts_on_the_row_on_show(room, monkeypatch):
     keys, call_later = ["x"], MlxtuneApp.call_later
 
     def type_first(app: MlxtuneApp, *args: Any, **kwargs: Any) -> bool:
@@ -148,7 +144,7 @@ async def test_a_key_typed_before_the_rows_found_are_shown_acts_on_the_row_on_sh
     assert statuses(room) == {10: "rejected"}
 
 
-async def test_sorting_cycles_and_the_cursor_stays_on_its_row(room: RoomDriver) -> None:
+async def test_sorting_cycles_and_the_cursor_stays_on_its_row(room):
     session = session_of(room)
     await room.press("down", "down")
     first_rows = {}
@@ -162,9 +158,7 @@ async def test_sorting_cycles_and_the_cursor_stays_on_its_row(room: RoomDriver) 
     assert room.text("#order").strip() == ""
 
 
-async def test_decisions_are_confirmed_undone_and_redone_and_the_source_is_not_written(
-    shop: Shop, checks: Checks, open_room: OpenRoom
-) -> None:
+async def test_decisions_are_confirmed_undone_and_redone_and_the_source_is_not_written(shop, checks, open_room):
     source = fill(shop)
     before = hashlib.sha256(source.read_bytes()).hexdigest()
     async with open_room("data") as room:
@@ -185,7 +179,7 @@ async def test_decisions_are_confirmed_undone_and_redone_and_the_source_is_not_w
 
 
 @opens(size=NARROW)
-async def test_a_tag_is_added_and_removed(room: RoomDriver) -> None:
+async def test_a_tag_is_added_and_removed(room):
     session = session_of(room)
     await room.press("t", answer="hot", until=lambda: session.source.decision(0).tags == ("login", "hot"))
     await room.press("t", answer="login", until=lambda: session.source.decision(0).tags == ("hot",))
@@ -193,7 +187,7 @@ async def test_a_tag_is_added_and_removed(room: RoomDriver) -> None:
     await room.press("t", "escape", mode="data")
 
 
-async def test_the_tag_dialog_names_the_marked_rows(room: RoomDriver) -> None:
+async def test_the_tag_dialog_names_the_marked_rows(room):
     session = session_of(room)
     await room.press("space", "t", until=lambda: "Tag row 1" in shown(room.app))
     await room.press("escape", "space", "t", until=lambda: "Tag 2 marked rows" in shown(room.app))
@@ -201,7 +195,7 @@ async def test_the_tag_dialog_names_the_marked_rows(room: RoomDriver) -> None:
     await room.until(lambda: all("hot" in (session.source.decision(index).tags or ()) for index in (0, 1)))
 
 
-async def test_counts_from_before_a_decision_are_marked(room: RoomDriver) -> None:
+async def test_counts_from_before_a_decision_are_marked(room):
     assert "n recheck" not in room.text("#summary")
     await room.press("x", until=lambda: "too few, before your changes" in " ".join(room.text("#summary").split()))
     await room.press("n")
@@ -210,9 +204,7 @@ async def test_counts_from_before_a_decision_are_marked(room: RoomDriver) -> Non
     await room.press("u", until=lambda: "n recheck" in room.text("#summary"))
 
 
-async def test_a_repeated_check_shows_its_progress_and_its_error(
-    room: RoomDriver, checks: Checks, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_repeated_check_shows_its_progress_and_its_error(room, checks, monkeypatch):
     monkeypatch.setattr(checks, "stop", lambda: None)
     await room.press("x", until=lambda: "n recheck" in room.text("#summary"))
     checks.gate.clear()
@@ -223,9 +215,7 @@ async def test_a_repeated_check_shows_its_progress_and_its_error(
     assert "checking again" not in room.head("#findings")
 
 
-async def test_tokens_are_counted_once_the_base_has_been_downloaded(
-    local_bases: set[str], room: RoomDriver, checks: Checks
-) -> None:
+async def test_tokens_are_counted_once_the_base_has_been_downloaded(local_bases, room, checks):
     await room.press("R", "D")
     assert len(checks.requests) == 1
     local_bases.add("smollm2-135m")
@@ -236,23 +226,21 @@ async def test_tokens_are_counted_once_the_base_has_been_downloaded(
     assert len(checks.requests) == 2
 
 
-async def test_lengths_in_characters_say_which_rows_they_leave_out() -> None:
+async def test_lengths_in_characters_say_which_rows_they_leave_out():
     histogram = LengthHistogram.of(np.array([100, 200, -1]), 1, 0, 20)
     assert histogram
     shown = " ".join(length_chart(histogram, 0, "not counted yet.", 2, 40).plain.split())
     assert shown.endswith("chars, without 1 edited row: not counted yet.")
 
 
-async def test_an_invalid_row_cannot_be_tagged(room: RoomDriver) -> None:
+async def test_an_invalid_row_cannot_be_tagged(room):
     source = room.staged
     await room.press("end", "t", answer="hot")
     await room.until_notice("✗ support-json.jsonl, line 14: there is no assistant turn at the end")
     assert not journal_path(source).exists()
 
 
-async def test_an_undo_of_many_rows_runs_in_a_thread(
-    shop: Shop, checks: Checks, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_an_undo_of_many_rows_runs_in_a_thread(shop, checks, open_room, monkeypatch):
     monkeypatch.setattr("mlxtune.tui.rooms.source_room._INLINE_ROWS", 5)
     fill(shop)
     in_main_thread: list[bool] = []
@@ -274,7 +262,7 @@ async def test_an_undo_of_many_rows_runs_in_a_thread(
     assert in_main_thread == [False, True, True, False], "a single row is not worth a thread"
 
 
-async def test_all_selected_rows_are_decided_on_in_one_step(room: RoomDriver) -> None:
+async def test_all_selected_rows_are_decided_on_in_one_step(room):
     source = room.staged
     session = session_of(room)
     await room.press("a")
@@ -295,7 +283,7 @@ async def test_all_selected_rows_are_decided_on_in_one_step(room: RoomDriver) ->
     await room.until(lambda: not room.app.jobs.busy)
 
 
-async def test_rows_that_a_decision_took_from_the_filter_are_not_decided_on(room: RoomDriver) -> None:
+async def test_rows_that_a_decision_took_from_the_filter_are_not_decided_on(room):
     """They stay in the list, so that it does not jump."""
     session = session_of(room)
     await filter_by(room, "tag:login status:pending", 6)
@@ -310,7 +298,7 @@ async def test_rows_that_a_decision_took_from_the_filter_are_not_decided_on(room
     await room.press("b", notice="· None of these rows matches")
 
 
-async def test_a_fix_is_previewed_and_applied_as_a_decision(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
+async def test_a_fix_is_previewed_and_applied_as_a_decision(shop, checks, open_room):
     source = fill(shop)
     before = source.read_bytes()
     async with open_room("data") as room:
@@ -337,7 +325,7 @@ def marked_finding(room: RoomDriver) -> str:
     return next(line for line in room.text("#findings-list").splitlines() if line[0] in "▎▌")
 
 
-async def test_f_acts_on_the_marked_finding_which_is_that_of_the_row(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
+async def test_f_acts_on_the_marked_finding_which_is_that_of_the_row(shop, checks, open_room):
     fill(shop, [*ROWS[9:12], chat("Is it warm?", CHATBOT), chat("Is it dry?", f"I cannot help with that. {CHATBOT}")], contract="")
     async with open_room("data", (140, 45)) as room:
         session = await checked(room)
@@ -364,7 +352,7 @@ async def test_f_acts_on_the_marked_finding_which_is_that_of_the_row(shop: Shop,
 
 
 @opens(stage=lambda shop: fill(shop, [*GOOD, ROWS[11], chat("Is it warm?", CHATBOT)], contract=""), size=(140, 45))
-async def test_without_rows_in_the_list_f_acts_on_the_marked_finding(room: RoomDriver) -> None:
+async def test_without_rows_in_the_list_f_acts_on_the_marked_finding(room):
     session = session_of(room)
     await room.press("end", "up")
     assert session.row_index == 10
@@ -378,9 +366,7 @@ async def test_without_rows_in_the_list_f_acts_on_the_marked_finding(room: RoomD
 
 
 @pytest.mark.parametrize(("key", "effect"), [("f", "left out"), ("b", "rejected")])
-async def test_the_loss_of_held_out_rows_is_announced(
-    shop: Shop, checks: Checks, open_room: OpenRoom, key: str, effect: str
-) -> None:
+async def test_the_loss_of_held_out_rows_is_announced(shop, checks, open_room, key, effect):
     rows = [chat("Is it warm" + "?" * number, "I cannot help with that.") for number in range(1, 9)]
     fill(shop, rows, contract="")
     async with open_room("data", (140, 45)) as room:
@@ -395,7 +381,7 @@ async def test_the_loss_of_held_out_rows_is_announced(
 
 @pytest.mark.parametrize(("option", "left_out"), [("fix", 1), ("all", 2)])
 @opens(stage=lambda shop: fill(shop, [ROWS[11], ROWS[11], ROWS[11], *GOOD], contract=""), size=(140, 45))
-async def test_a_fix_leaves_accepted_rows_alone_unless_asked(room: RoomDriver, option: str, left_out: int) -> None:
+async def test_a_fix_leaves_accepted_rows_alone_unless_asked(room, option, left_out):
     session = session_of(room)
     assert session.source.verdict is not None
     rows = list(session.source.verdict.rows["duplicate"])
@@ -410,7 +396,7 @@ async def test_a_fix_leaves_accepted_rows_alone_unless_asked(room: RoomDriver, o
 
 
 @opens(stage=lambda shop: fill(shop, [ROWS[11], ROWS[11], *GOOD], contract=""))
-async def test_f_fixes_the_finding_that_the_rows_are_filtered_by(room: RoomDriver) -> None:
+async def test_f_fixes_the_finding_that_the_rows_are_filtered_by(room):
     session = session_of(room)
     assert {"duplicate", "email"} <= {finding.check for finding in session.source.findings(1)}
     for check, count in (("duplicate", 1), ("email", 2)):  # the cursor stays on the second row
@@ -418,7 +404,7 @@ async def test_f_fixes_the_finding_that_the_rows_are_filtered_by(room: RoomDrive
         assert room.screen.fixable_check == check
 
 
-async def test_a_fix_counts_the_rows_that_need_an_edit_by_hand(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
+async def test_a_fix_counts_the_rows_that_need_an_edit_by_hand(shop, checks, open_room):
     hidden = [chat("Is it warm?", "No,\u200b it is cool."), chat("Is it cool?", '{"reply": "It is\\u200b cool."}')]
     fill(shop, [*hidden, *GOOD], contract="")
     async with open_room("data") as room:
@@ -429,7 +415,7 @@ async def test_a_fix_counts_the_rows_that_need_an_edit_by_hand(shop: Shop, check
         await room.press("down", "f", choose="fix", notice="· Nothing changed.")
 
 
-async def test_a_row_without_a_fix_is_rejected_and_no_longer_counted(room: RoomDriver) -> None:
+async def test_a_row_without_a_fix_is_rejected_and_no_longer_counted(room):
     session = session_of(room)
     await room.press("tab", until=lambda: room.focus == "findings-list")
     await room.press("end", "f", choose="fix", notice="✗ Row 13 rejected.")
@@ -438,7 +424,7 @@ async def test_a_row_without_a_fix_is_rejected_and_no_longer_counted(room: RoomD
     assert session.source.state.steps[-1].reason == "data check: duplicate"
 
 
-async def test_a_check_is_muted_with_a_reason(room: RoomDriver) -> None:
+async def test_a_check_is_muted_with_a_reason(room):
     session = session_of(room)
     verdict = session.source.verdict
     assert verdict is not None
@@ -452,13 +438,13 @@ async def test_a_check_is_muted_with_a_reason(room: RoomDriver) -> None:
     await room.press("u", until=lambda: not session.source.state.muted)
 
 
-async def test_unreadable_rows_are_left_out_of_a_fixed_copy(room: RoomDriver) -> None:
+async def test_unreadable_rows_are_left_out_of_a_fixed_copy(room):
     source = room.staged
     await room.press("end", "f", choose="copy", notice="✓ Wrote support-json.fixed.jsonl: 12 rows, 2 left out.")
     assert len(source.with_name("support-json.fixed.jsonl").read_text().splitlines()) == 12
 
 
-async def test_enter_on_a_finding_shows_its_rows(room: RoomDriver) -> None:
+async def test_enter_on_a_finding_shows_its_rows(room):
     session = session_of(room)
     await room.press("tab", "enter")
     await room.until(lambda: session.selection.filter == "finding:contract-disclaimer" and selected(room) == 1)
@@ -466,7 +452,7 @@ async def test_enter_on_a_finding_shows_its_rows(room: RoomDriver) -> None:
     assert room.screen.query_one("#filter-text").value == "finding:contract-disclaimer"
 
 
-async def test_the_cursor_stays_on_its_finding_when_another_one_is_resolved(room: RoomDriver) -> None:
+async def test_the_cursor_stays_on_its_finding_when_another_one_is_resolved(room):
     session = session_of(room)
     first, second, *_ = session.source.verdict.rows
     await room.press("tab", "down")
@@ -477,7 +463,7 @@ async def test_the_cursor_stays_on_its_finding_when_another_one_is_resolved(room
     await room.until(lambda: names[room.screen.query_one("#findings-list").cursor] == second)
 
 
-async def test_enter_on_a_finding_leaves_out_rejected_rows_which_do_not_count(room: RoomDriver) -> None:
+async def test_enter_on_a_finding_leaves_out_rejected_rows_which_do_not_count(room):
     session = session_of(room)
     await filter_by(room, "finding:contract-disclaimer", 1)
     await room.press("x", notice="✗ Row")
@@ -486,7 +472,7 @@ async def test_enter_on_a_finding_leaves_out_rejected_rows_which_do_not_count(ro
 
 
 @opens(size=NARROW)
-async def test_g_shows_the_statistics_on_a_narrow_screen(room: RoomDriver) -> None:
+async def test_g_shows_the_statistics_on_a_narrow_screen(room):
     session = session_of(room)
     assert not room.screen.query_one("#statistics").display
     assert "stats" in room.actions
@@ -503,7 +489,7 @@ async def test_g_shows_the_statistics_on_a_narrow_screen(room: RoomDriver) -> No
     await room.press("g", "escape", until=lambda: room.focus == "list")
 
 
-async def test_g_shows_labels_coverage_and_agreement(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
+async def test_g_shows_labels_coverage_and_agreement(shop, checks, open_room):
     source = fill(shop)
     with open_records(source) as records:
         rows = [records.row(0), records.row(1)]
@@ -528,7 +514,7 @@ async def test_g_shows_labels_coverage_and_agreement(shop: Shop, checks: Checks,
 
 
 @opens(stage=lambda shop: None, settle=None)
-async def test_an_import_writes_a_file_in_the_workspace_and_shows_it(room: RoomDriver, shop: Shop, tmp_path: Path) -> None:
+async def test_an_import_writes_a_file_in_the_workspace_and_shows_it(room, shop, tmp_path):
     other = tmp_path / "elsewhere.csv"
     other.write_text("prompt,completion\nWhere is it?,On its way.\nIs it warm?,No.\n")
     await room.until(lambda: "No rows selected." in room.text("#no-source"))
@@ -542,7 +528,7 @@ async def test_an_import_writes_a_file_in_the_workspace_and_shows_it(room: RoomD
 
 
 @opens(stage=lambda shop: None, settle=None)
-async def test_an_import_asks_before_it_leaves_out_invalid_rows(room: RoomDriver, shop: Shop, tmp_path: Path) -> None:
+async def test_an_import_asks_before_it_leaves_out_invalid_rows(room, shop, tmp_path):
     other = tmp_path / "mixed.jsonl"
     write(other, [*GOOD[:3], "no json", {"a": 1}])
     await room.press("i", answer=str(other), until=lambda: "2 rows cannot be used" in room.screen_text)
@@ -554,7 +540,7 @@ async def test_an_import_asks_before_it_leaves_out_invalid_rows(room: RoomDriver
     await room.until_notice("✓ Imported 3 rows to data/mixed.jsonl, 2 invalid rows skipped.")
 
 
-async def test_a_missing_changed_and_emptied_source_is_noticed(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
+async def test_a_missing_changed_and_emptied_source_is_noticed(shop, checks, open_room):
     source = fill(shop)
     source.unlink()
     async with open_room("data") as room:
@@ -585,7 +571,7 @@ async def test_a_missing_changed_and_emptied_source_is_noticed(shop: Shop, check
         await room.until(lambda: "has no train.jsonl" in " ".join(room.text("#unavailable").split()))
 
 
-async def test_decisions_of_another_window_are_shown_and_its_lock_is_respected(room: RoomDriver, shop: Shop) -> None:
+async def test_decisions_of_another_window_are_shown_and_its_lock_is_respected(room, shop):
     source = room.staged
     session = session_of(room)
     with ReviewSession(source, who="other") as window:
@@ -603,7 +589,7 @@ async def test_decisions_of_another_window_are_shown_and_its_lock_is_respected(r
 
 
 @opens(stage=lambda shop: None, settle=None, size=NARROW)
-async def test_a_new_recipe_fills_the_room(room: RoomDriver, shop: Shop) -> None:
+async def test_a_new_recipe_fills_the_room(room, shop):
     await room.until(lambda: "H create a recipe on Home" in room.text("#no-source"))
     assert "filter" not in room.actions
     fill(shop, GOOD)
@@ -611,7 +597,7 @@ async def test_a_new_recipe_fills_the_room(room: RoomDriver, shop: Shop) -> None
     await checked(room)
 
 
-async def test_c_switches_to_another_recipe(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
+async def test_c_switches_to_another_recipe(shop, checks, open_room):
     fill(shop, GOOD)
     fill(shop, [chat("Only this?", "Yes.")], name="other")
     async with open_room("data") as room:
@@ -619,7 +605,7 @@ async def test_c_switches_to_another_recipe(shop: Shop, checks: Checks, open_roo
         await room.press("r", "down", "enter", until=lambda: ready(room) and len(session_of(room).source) == 1)
 
 
-async def test_another_recipe_hides_the_undo_of_a_decision(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
+async def test_another_recipe_hides_the_undo_of_a_decision(shop, checks, open_room):
     fill(shop, GOOD)
     fill(shop, [chat("Only this?", "Yes.")], name="other")
     async with open_room("data") as room:
@@ -629,7 +615,7 @@ async def test_another_recipe_hides_the_undo_of_a_decision(shop: Shop, checks: C
         await room.until(lambda: ready(room) and len(session_of(room).source) == 1 and not room.notice)
 
 
-async def test_filter_order_and_cursor_survive_a_change_of_the_recipe(room: RoomDriver, shop: Shop) -> None:
+async def test_filter_order_and_cursor_survive_a_change_of_the_recipe(room, shop):
     before = session_of(room)
     await filter_by(room, "tag:login", 6)
     await room.press("down", "s", until=lambda: before.selection.scanned is None)
@@ -641,7 +627,7 @@ async def test_filter_order_and_cursor_survive_a_change_of_the_recipe(room: Room
     await room.until(lambda: bool(row(room, after.row_index + 1)[:3].strip()))
 
 
-async def test_failed_checks_leave_the_rows_and_can_be_repeated(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
+async def test_failed_checks_leave_the_rows_and_can_be_repeated(shop, checks, open_room):
     fill(shop)
     checks.error = MachineError("The process that checks the rows died: killed.", hint="Check them again.")
     async with open_room("data") as room:
@@ -653,7 +639,7 @@ async def test_failed_checks_leave_the_rows_and_can_be_repeated(shop: Shop, chec
         assert "disclaimer" in room.text("#findings-list")
 
 
-async def test_the_checks_stop_with_the_app(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
+async def test_the_checks_stop_with_the_app(shop, checks, open_room):
     fill(shop)
     checks.gate.clear()
     async with open_room("data") as room:
@@ -661,7 +647,7 @@ async def test_the_checks_stop_with_the_app(shop: Shop, checks: Checks, open_roo
     assert checks.stopped == 1
 
 
-async def test_a_real_process_checks_a_file_without_a_recipe(shop: Shop, open_room: OpenRoom, tmp_path: Path) -> None:
+async def test_a_real_process_checks_a_file_without_a_recipe(shop, open_room, tmp_path):
     other = tmp_path / "shop.jsonl"
     write(other, ROWS[:13])
     async with open_room("data") as room:
@@ -670,7 +656,7 @@ async def test_a_real_process_checks_a_file_without_a_recipe(shop: Shop, open_ro
         await room.until(lambda: "≈" in row(room, 13))
 
 
-async def test_filter_and_cursor_are_restored(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
+async def test_filter_and_cursor_are_restored(shop, checks, open_room):
     fill(shop)
     async with open_room("data") as room:
         await checked(room)
@@ -687,7 +673,7 @@ async def test_filter_and_cursor_are_restored(shop: Shop, checks: Checks, open_r
 
 
 @opens(size=NARROW)
-async def test_the_rows_keep_the_focus_when_they_were_hidden_only_for_a_moment(room: RoomDriver) -> None:
+async def test_the_rows_keep_the_focus_when_they_were_hidden_only_for_a_moment(room):
     assert room.focus == "list"
     room.screen.query_one("#list").post_message(events.Hide())  # it arrives only after the rows are shown again
     await room.pilot.pause()
@@ -695,7 +681,7 @@ async def test_the_rows_keep_the_focus_when_they_were_hidden_only_for_a_moment(r
 
 
 @opens(size=NARROW)
-async def test_letters_typed_right_after_slash_go_into_the_filter(room: RoomDriver) -> None:
+async def test_letters_typed_right_after_slash_go_into_the_filter(room):
     session = session_of(room)
     for key, character in (("slash", "/"), ("b", "b"), ("x", "x"), ("enter", "\r"), ("s", "s")):
         room.app.post_message(events.Key(key, character))
@@ -705,7 +691,7 @@ async def test_letters_typed_right_after_slash_go_into_the_filter(room: RoomDriv
     assert not session.source.state.steps
 
 
-async def test_a_beginning_that_many_prompts_share_is_not_shown(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
+async def test_a_beginning_that_many_prompts_share_is_not_shown(shop, checks, open_room):
     fill(shop, [chat(f"Topic: {'delivery' if at % 2 else 'returns'}\nQuestion {at}", "ok") for at in range(8)])
     async with open_room("data") as room:
         await checked(room)
@@ -714,7 +700,7 @@ async def test_a_beginning_that_many_prompts_share_is_not_shown(shop: Shop, chec
 
 
 @opens(stage=lambda shop: fill(shop, GOOD))
-async def test_rows_of_the_workspace_are_opened_without_a_copy(room: RoomDriver) -> None:
+async def test_rows_of_the_workspace_are_opened_without_a_copy(room):
     source = room.staged
     await room.press("i", answer=str(source), notice="✓ Opened support-json.jsonl, which is in this workspace.")
     assert not list(source.parent.glob("support-json-*.jsonl"))

@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,10 +28,9 @@ from mlxtune.tui.rooms.evaluate import render, service
 from mlxtune.tui.rooms.evaluate.paired_table import PairedTable
 from mlxtune.tui.widgets import ChoiceDialog
 
-from .conftest import OpenRoom
 from .driver import NARROW, Gate, Opening, RoomDriver, any_size, drive, opens
 from .evaluated import base, copy_rows, evaluating, evaluation, tuned
-from .rows_stage import ROWS, Checks, write
+from .rows_stage import ROWS, write
 from .stage import NOW, Shop, until
 from .test_naughty import NAUGHTY
 
@@ -73,7 +71,7 @@ def error(room: RoomDriver) -> str:
 
 
 @opens(settle=None, size=LARGE)
-async def test_a_report_has_a_verdict_arms_a_paired_table_and_rows(room: RoomDriver) -> None:
+async def test_a_report_has_a_verdict_arms_a_paired_table_and_rows(room):
     await rows_found(room, "Tuned fails", 7)
     assert room.text("#ev-summary").strip().startswith("· Cannot tell. Whole contract: ")
     assert "+57.5 (" in room.text("#ev-summary")
@@ -94,14 +92,14 @@ async def test_a_report_has_a_verdict_arms_a_paired_table_and_rows(room: RoomDri
     assert room.actions == ["row", "new", "metric", "failures", "versus", "review", "generate", "html"]
 
 
-def test_the_contract_is_shown_next_to_correctness(shop: Shop) -> None:
+def test_the_contract_is_shown_next_to_correctness(shop):
     loaded = service.load_report(evaluation(shop))
     arms = tuple(replace(arm, rates=(*arm.rates, replace(arm.rates[0], metric="correct"))) for arm in loaded.report.arms)
     also = replace(loaded, report=replace(loaded.report, arms=arms, facts={**loaded.report.facts, "headline": "correct"}))
     assert (also.metrics[0], also.second_metric("correct")) == ("correct", "contract")
 
 
-def test_an_adjusted_p_value_says_so(shop: Shop) -> None:
+def test_an_adjusted_p_value_says_so(shop):
     headline = service.load_report(evaluation(shop)).report.headline
     assert headline is not None
     alone, adjusted = (replace(headline, p=0.0639, adjusted=adjusted) for adjusted in (0.0639, 0.1278))
@@ -109,7 +107,7 @@ def test_an_adjusted_p_value_says_so(shop: Shop) -> None:
     assert render.paired_note(adjusted, brief=True).plain == "p 0.128 (Holm)"
 
 
-def test_a_metric_with_other_rates_is_shown_next_to_the_chosen_one(shop: Shop) -> None:
+def test_a_metric_with_other_rates_is_shown_next_to_the_chosen_one(shop):
     loaded = service.load_report(evaluation(shop))
     assert loaded.second_metric("contract") == "json"
     same = [
@@ -123,7 +121,7 @@ def test_a_metric_with_other_rates_is_shown_next_to_the_chosen_one(shop: Shop) -
 
 
 @opens(stage=lambda shop: evaluation(shop, arms={"base": base}), settle=None)
-async def test_after_the_training_the_baseline_names_the_next_step(room: RoomDriver, shop: Shop) -> None:
+async def test_after_the_training_the_baseline_names_the_next_step(room, shop):
     await rows_found(room, "Base fails")
     assert "No adapter yet" in room.text("#ev-summary")
     shop.run("20261124-1600-support-json", steps=5, end=("run.finished", {"summary": {}}))
@@ -132,7 +130,7 @@ async def test_after_the_training_the_baseline_names_the_next_step(room: RoomDri
 
 
 @opens(stage=lambda shop: evaluation(shop, arms={"base": base}), settle=None)
-async def test_while_the_adapter_is_evaluated_the_baseline_says_so(room: RoomDriver, shop: Shop) -> None:
+async def test_while_the_adapter_is_evaluated_the_baseline_says_so(room, shop):
     await rows_found(room, "Base fails")
     before = room.text("#ev-summary")
     evaluating(shop)
@@ -142,9 +140,7 @@ async def test_while_the_adapter_is_evaluated_the_baseline_says_so(room: RoomDri
 
 
 @pytest.mark.parametrize("tuned_answer", [base, tuned])
-async def test_rows_to_fix_are_named_next_to_a_verdict_that_is_not_better(
-    shop: Shop, open_room: OpenRoom, tuned_answer: Callable[[int, str], str]
-) -> None:
+async def test_rows_to_fix_are_named_next_to_a_verdict_that_is_not_better(shop, open_room, tuned_answer):
     evaluation(shop, arms={"base": base, "tuned": tuned_answer})
     recipe = load(shop.folder / "recipes" / "support-json.toml")
     outcome = CheckOutcome("blocked", 471, 9, check_cache.rules_hash(recipe))
@@ -155,7 +151,7 @@ async def test_rows_to_fix_are_named_next_to_a_verdict_that_is_not_better(
         assert is_shown is (tuned_answer is base)
 
 
-async def test_the_failing_part_is_marked_next_to_the_reference(room: RoomDriver) -> None:
+async def test_the_failing_part_is_marked_next_to_the_reference(room):
     await room.press(*["down"] * 5, until=lambda: room.head("#ev-row").startswith("Line 5"))
     detail = room.screen.query_one("#ev-detail").render()
     assert any('"hgih",' in row and '"normal",' in row for row in detail.plain.splitlines())
@@ -164,13 +160,13 @@ async def test_the_failing_part_is_marked_next_to_the_reference(room: RoomDriver
 
 
 @opens(stage=lambda shop: evaluation(shop, arms={"base": base}), settle=None)
-async def test_keys_without_an_effect_say_so(room: RoomDriver) -> None:
+async def test_keys_without_an_effect_say_so(room):
     await rows_found(room, "Base fails")
     await room.press("v", notice="· There is no other arm whose answer could be compared.")
     await room.press("c", notice="· Not possible now: ")
 
 
-async def test_v_compares_with_every_other_arm_and_the_reference(room: RoomDriver) -> None:
+async def test_v_compares_with_every_other_arm_and_the_reference(room):
     heads = []
     for _ in range(4):
         head = next(row for row in room.text("#ev-detail").splitlines() if row.strip().startswith("tuned"))
@@ -179,7 +175,7 @@ async def test_v_compares_with_every_other_arm_and_the_reference(room: RoomDrive
     assert heads == ["reference", "base", "base+kshot", "reference"]
 
 
-async def test_enter_lists_the_rows_behind_an_arm_and_behind_every_cell(room: RoomDriver) -> None:
+async def test_enter_lists_the_rows_behind_an_arm_and_behind_every_cell(room):
     await focus(room, "ev-table")
     assert room.actions[0] == "rows"
     await room.press("up", "up", "enter")
@@ -201,7 +197,7 @@ async def test_enter_lists_the_rows_behind_an_arm_and_behind_every_cell(room: Ro
         ("loop", "in_a_loop", "It was ended because it repeated itself."),
     ],
 )
-async def test_a_row_says_why_its_answer_did_not_end(shop: Shop, open_room: OpenRoom, ended: str, kind: str, text: str) -> None:
+async def test_a_row_says_why_its_answer_did_not_end(shop, open_room, ended, kind, text):
     outputs = evaluation(shop) / "outputs.jsonl"
     outputs.write_text(outputs.read_text().replace('"ended": "stop"', f'"ended": "{ended}"'))
     async with open_room("evaluate", size=LARGE) as room:
@@ -214,7 +210,7 @@ async def test_a_row_says_why_its_answer_did_not_end(shop: Shop, open_room: Open
         assert text in await page(room)
 
 
-async def test_a_short_reference_stays_visible_beside_the_end_of_a_long_answer(shop: Shop, open_room: OpenRoom) -> None:
+async def test_a_short_reference_stays_visible_beside_the_end_of_a_long_answer(shop, open_room):
     endless = "[\n" + '"one more item",\n' * 60 + "oops"
     evaluation(shop, arms={"base": base, "tuned": lambda at, reference: reference if at else endless})
     async with open_room("evaluate", size=LARGE) as room:
@@ -223,14 +219,14 @@ async def test_a_short_reference_stays_visible_beside_the_end_of_a_long_answer(s
         assert '"needs_human": ' in room.text("#ev-detail")
 
 
-async def test_a_click_on_a_cell_lists_its_rows(room: RoomDriver) -> None:
+async def test_a_click_on_a_cell_lists_its_rows(room):
     rows = room.screen.query_one(PairedTable).render().plain.splitlines()
     y = next(index for index, row in enumerate(rows) if "fixed 14" in row)
     await room.pilot.click("#ev-cells", offset=(rows[y].index("fixed 14"), y))
     await rows_found(room, "Fixed", 14)
 
 
-async def test_enter_on_the_verdict_opens_the_whole_report(room: RoomDriver) -> None:
+async def test_enter_on_the_verdict_opens_the_whole_report(room):
     await focus(room, "ev-summary")
     assert room.actions[0] == "report"
     await room.press("enter")
@@ -240,7 +236,7 @@ async def test_enter_on_the_verdict_opens_the_whole_report(room: RoomDriver) -> 
 
 
 @opens(settle=None)
-async def test_f_keeps_one_kind_of_failure_and_shows_all_again(room: RoomDriver) -> None:
+async def test_f_keeps_one_kind_of_failure_and_shows_all_again(room):
     await rows_found(room, "Tuned fails", 7)
     await room.press("f", choose="1", until=lambda: room.screen.rows.title.startswith("Tuned fails: "))
     assert len(room.screen.rows.rows) < 7
@@ -249,7 +245,7 @@ async def test_f_keeps_one_kind_of_failure_and_shows_all_again(room: RoomDriver)
 
 
 @opens(settle=None)
-async def test_m_cycles_the_metrics_and_rows_and_table_follow(room: RoomDriver) -> None:
+async def test_m_cycles_the_metrics_and_rows_and_table_follow(room):
     await rows_found(room, count=7)
     await room.press("m")
     await rows_found(room, count=3)
@@ -264,7 +260,7 @@ async def test_m_cycles_the_metrics_and_rows_and_table_follow(room: RoomDriver) 
 
 
 @opens(size=NARROW)
-async def test_enter_on_a_row_shows_all_of_it(room: RoomDriver) -> None:
+async def test_enter_on_a_row_shows_all_of_it(room):
     assert room.text("#ev-detail") == "", "no room for it at 80 columns"
     await room.press("enter")
     text = await page(room)
@@ -283,7 +279,7 @@ async def test_enter_on_a_row_shows_all_of_it(room: RoomDriver) -> None:
 
 
 @opens(stage=lambda shop: evaluation(shop, arms={"base": base, "tuned": lambda at, _: f"no JSON {at}"}), settle=None, size=NARROW)
-async def test_the_list_scrolls_to_its_last_row(room: RoomDriver) -> None:
+async def test_the_list_scrolls_to_its_last_row(room):
     await rows_found(room, count=40)
     await room.press("end")
     assert room.head("#ev-rows").endswith("40 of 40")
@@ -292,7 +288,7 @@ async def test_the_list_scrolls_to_its_last_row(room: RoomDriver) -> None:
     assert room.head("#ev-rows").endswith("1 of 40")
 
 
-async def test_w_opens_a_similar_training_row_in_review(room: RoomDriver, shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_w_opens_a_similar_training_row_in_review(room, shop, monkeypatch):
     opened: list[str] = []
     monkeypatch.setattr(room.app, "action_room", opened.append)
     await room.press("w", until=lambda: room.mode == "")
@@ -304,7 +300,7 @@ async def test_w_opens_a_similar_training_row_in_review(room: RoomDriver, shop: 
     assert ids.index(id) >= 40, "a training row"
 
 
-async def test_w_opens_the_recipes_row_although_another_file_is_open(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
+async def test_w_opens_the_recipes_row_although_another_file_is_open(shop, checks, open_room):
     evaluation(shop)
     other = shop.folder / "data" / "other.jsonl"
     write(other, ROWS)
@@ -321,9 +317,7 @@ async def test_w_opens_the_recipes_row_although_another_file_is_open(shop: Shop,
         await room.until_notice("! That row is not in support.jsonl. It has been changed or removed since.")
 
 
-async def test_a_first_report_that_is_being_read_does_not_look_lost(
-    shop: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_first_report_that_is_being_read_does_not_look_lost(shop, open_room, monkeypatch):
     evaluation(shop)
     gate, load_report = Gate(), service.load_report
     monkeypatch.setattr(service, "load_report", lambda folder: (gate.wait(), load_report(folder))[1])
@@ -339,7 +333,7 @@ async def test_a_first_report_that_is_being_read_does_not_look_lost(
 
 
 @opens(stage=lambda shop: evaluation(shop, arms={"base": base}), settle=None)
-async def test_a_baseline_alone_has_no_comparison(room: RoomDriver) -> None:
+async def test_a_baseline_alone_has_no_comparison(room):
     await rows_found(room, "Base fails")
     assert room.text("#ev-summary").strip().startswith("No adapter yet. Without training, whole contract: base ")
     assert not room.screen.query_one("#ev-square").display
@@ -348,7 +342,7 @@ async def test_a_baseline_alone_has_no_comparison(room: RoomDriver) -> None:
 
 
 @opens(stage=lambda shop: evaluation(shop, "20261124-1700-brand-voice", name="brand-voice", pairs=True), size=LARGE)
-async def test_preference_training_shows_its_margins(room: RoomDriver) -> None:
+async def test_preference_training_shows_its_margins(room):
     assert "preference accuracy, %" in room.text("#ev-table")
     summary = " ".join(room.text("#ev-summary").split())
     assert "margin base −1.39" in summary
@@ -357,7 +351,7 @@ async def test_preference_training_shows_its_margins(room: RoomDriver) -> None:
 
 
 @opens(stage=lambda shop: evaluation(shop, off_task=2, looks=4), size=(120, 45))
-async def test_r_shows_the_off_task_prompts_broken_ones_first(room: RoomDriver) -> None:
+async def test_r_shows_the_off_task_prompts_broken_ones_first(room):
     summary = " ".join(room.text("#ev-summary").split())
     assert "off-task ! 100.0% → 80.0%" in summary
     assert "cannot tell" in summary
@@ -369,7 +363,7 @@ async def test_r_shows_the_off_task_prompts_broken_ones_first(room: RoomDriver) 
     assert "I do not know." in text
 
 
-async def test_c_compares_two_reports(shop: Shop, open_room: OpenRoom) -> None:
+async def test_c_compares_two_reports(shop, open_room):
     evaluation(shop, OLDER, arms={"base": base, "tuned": base}, age=4 * 86400)
     evaluation(shop)
     async with open_room("evaluate") as room:
@@ -382,7 +376,7 @@ async def test_c_compares_two_reports(shop: Shop, open_room: OpenRoom) -> None:
 
 
 @opens(stage=lambda shop: evaluation(shop, OLDER, age=4 * 86400))
-async def test_a_new_report_shows_the_failing_rows_of_the_displayed_metric(room: RoomDriver, shop: Shop) -> None:
+async def test_a_new_report_shows_the_failing_rows_of_the_displayed_metric(room, shop):
     await room.press("m", until=lambda: "valid JSON" in room.head("#ev-rows"))
     evaluation(shop)
     await room.observe(shop.snapshot())
@@ -392,7 +386,7 @@ async def test_a_new_report_shows_the_failing_rows_of_the_displayed_metric(room:
     assert "valid JSON" in room.head("#ev-rows")
 
 
-async def test_an_evaluation_of_another_recipe_is_shown_when_it_finishes(shop: Shop, open_room: OpenRoom) -> None:
+async def test_an_evaluation_of_another_recipe_is_shown_when_it_finishes(shop, open_room):
     evaluation(shop, OLDER, arms={"base": base}, age=4 * 86400)
     async with open_room("evaluate") as room:
         await room.until(lambda: "No adapter yet" in room.text("#ev-summary"))
@@ -406,7 +400,7 @@ async def test_an_evaluation_of_another_recipe_is_shown_when_it_finishes(shop: S
         await room.until(lambda: "Cannot tell." in room.text("#ev-summary"))
 
 
-async def test_o_selects_another_report_which_is_remembered(shop: Shop, open_room: OpenRoom) -> None:
+async def test_o_selects_another_report_which_is_remembered(shop, open_room):
     evaluation(shop, OLDER, arms={"base": base, "tuned": base}, age=4 * 86400)
     evaluation(shop)
     async with open_room("evaluate") as room:
@@ -418,7 +412,7 @@ async def test_o_selects_another_report_which_is_remembered(shop: Shop, open_roo
         assert json.loads(json.dumps(dict(room.screen.save_state()))) == {"evaluation": OLDER, "newest": ID, "metric": "json"}
 
 
-async def test_runs_of_a_recipe_are_told_apart(shop: Shop, open_room: OpenRoom) -> None:
+async def test_runs_of_a_recipe_are_told_apart(shop, open_room):
     for run, id, age in (("20261124-1312-support-json", OLDER, 4000), ("20261124-1412-support-json", ID, 300)):
         shop.run(run, steps=60, end=("run.finished", {"summary": {}}), age=age)
         (shop.folder / "runs" / run / "adapter").mkdir()
@@ -436,14 +430,14 @@ async def test_runs_of_a_recipe_are_told_apart(shop: Shop, open_room: OpenRoom) 
         assert "20261124-1312-support-json   trained 1 h ago" in room.text("ListPanel")
 
 
-async def test_a_verdict_on_a_part_of_the_rows_names_the_evaluation_that_counts(shop: Shop, open_room: OpenRoom) -> None:
+async def test_a_verdict_on_a_part_of_the_rows_names_the_evaluation_that_counts(shop, open_room):
     evaluation(shop, OLDER, run="20261124-1412-support-json", age=4000.0)
     evaluation(shop, rows=20, run="20261124-1412-support-json")
     async with open_room("evaluate", size=LARGE) as room:
         await room.until(lambda: "Read the evaluation of 20 more rows" in room.text("#ev-summary"))
 
 
-async def test_a_verdict_on_few_rows_names_the_key_for_more(shop: Shop, open_room: OpenRoom) -> None:
+async def test_a_verdict_on_few_rows_names_the_key_for_more(shop, open_room):
     folder = evaluation(shop, rows=20)
     text = (folder / "recipe.toml").read_text()
     (folder / "recipe.toml").write_text(re.sub(r"(?m)^rows = 0$", "rows = 20", text))
@@ -452,7 +446,7 @@ async def test_a_verdict_on_few_rows_names_the_key_for_more(shop: Shop, open_roo
         assert "Evaluate more than 20 rows (evaluation.rows)" in room.text("#ev-summary")
 
 
-async def test_a_verdict_on_a_short_run_suggests_a_longer_one(shop: Shop, open_room: OpenRoom) -> None:
+async def test_a_verdict_on_a_short_run_suggests_a_longer_one(shop, open_room):
     events = shop.run("20261124-1412-support-json", steps=60, end=("run.finished", {"summary": {}}), age=300) / "events.jsonl"
     events.write_text(events.read_text().replace('"epochs":2', '"epochs":0.18'))
     evaluation(shop, run="20261124-1412-support-json")
@@ -461,7 +455,7 @@ async def test_a_verdict_on_a_short_run_suggests_a_longer_one(shop: Shop, open_r
         assert "Train longer: the run used 18% of the rows (training.steps)" in room.text("#ev-summary")
 
 
-async def test_reports_on_other_rows_are_not_compared(shop: Shop, open_room: OpenRoom) -> None:
+async def test_reports_on_other_rows_are_not_compared(shop, open_room):
     evaluation(shop, OLDER, rows=30, age=4 * 86400)
     evaluation(shop)
     async with open_room("evaluate") as room:
@@ -469,7 +463,7 @@ async def test_reports_on_other_rows_are_not_compared(shop: Shop, open_room: Ope
         await room.press("c", choose="0", until=lambda: room.notice.startswith("✗") and "compared" in room.notice)
 
 
-async def test_e_shows_the_path_of_the_html_report(shop: Shop, open_room: OpenRoom) -> None:
+async def test_e_shows_the_path_of_the_html_report(shop, open_room):
     folder = evaluation(shop)
     async with open_room("evaluate") as room:
         await rows_found(room)
@@ -481,7 +475,7 @@ async def test_e_shows_the_path_of_the_html_report(shop: Shop, open_room: OpenRo
         assert "html" not in room.actions
 
 
-async def test_n_asks_for_a_subject_and_arms_and_starts(shop: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_n_asks_for_a_subject_and_arms_and_starts(shop, open_room, monkeypatch):
     started: list[tuple[str, list[str], dict[str, str]]] = []
 
     def start(workspace: Path, kind: str, recipe: Any, request: dict[str, str], **_: Any) -> Run:
@@ -505,7 +499,7 @@ async def test_n_asks_for_a_subject_and_arms_and_starts(shop: Shop, open_room: O
     ]
 
 
-async def test_a_start_that_fails_is_reported(shop: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_start_that_fails_is_reported(shop, open_room, monkeypatch):
     def start(*_: Any, **__: Any) -> Run:
         raise MachineError("The worker of x ended at once: killed", hint="Its log: worker.log")
 
@@ -519,9 +513,7 @@ async def test_a_start_that_fails_is_reported(shop: Shop, open_room: OpenRoom, m
         assert room.screen.rows.title == "Tuned fails"
 
 
-async def test_a_running_evaluation_shows_its_progress_and_can_be_stopped(
-    shop: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_running_evaluation_shows_its_progress_and_can_be_stopped(shop, open_room, monkeypatch):
     stopped: list[str] = []
     monkeypatch.setattr("mlxtune.runs.registry.stop", lambda run: stopped.append(run.id))
     evaluation(shop)
@@ -540,7 +532,7 @@ async def test_a_running_evaluation_shows_its_progress_and_can_be_stopped(
         await room.press("s", choose="stop", until=lambda: stopped == ["20261124-1600-support-json"])
 
 
-async def test_answers_that_take_long_show_their_token(shop: Shop, open_room: OpenRoom) -> None:
+async def test_answers_that_take_long_show_their_token(shop, open_room):
     shop.recipe()
     folder = evaluating(shop)
     shop.tell(folder, [("arm.progress", {"arm": "tuned", "done": 1094, "total": 2364, "of": "token"})])
@@ -548,7 +540,7 @@ async def test_answers_that_take_long_show_their_token(shop: Shop, open_room: Op
         await room.until(lambda: "The longest of this batch at token 1,094 of at most 2,364" in room.text("#ev-progress"))
 
 
-async def test_a_first_evaluation_shows_only_its_progress(shop: Shop, open_room: OpenRoom) -> None:
+async def test_a_first_evaluation_shows_only_its_progress(shop, open_room):
     shop.recipe()
     evaluating(shop)
     async with open_room("evaluate", size=NARROW) as room:
@@ -559,7 +551,7 @@ async def test_a_first_evaluation_shows_only_its_progress(shop: Shop, open_room:
         await room.until(lambda: "! No output for" in room.text("#ev-progress"))
 
 
-async def test_arms_that_wait_are_listed(shop: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_arms_that_wait_are_listed(shop, open_room, monkeypatch):
     shop.recipe()
     folder = evaluating(shop)
     with (folder / "recipe.toml").open("a") as recipe:
@@ -579,9 +571,7 @@ async def test_arms_that_wait_are_listed(shop: Shop, open_room: OpenRoom, monkey
         (None, "✗ The evaluation of support-json crashed.", "Last output: Killed"),
     ],
 )  # fmt: skip
-async def test_a_failed_evaluation_is_explained_above_the_last_report(
-    shop: Shop, open_room: OpenRoom, end: Any, text: str, hint: str
-) -> None:
+async def test_a_failed_evaluation_is_explained_above_the_last_report(shop, open_room, end, text, hint):
     evaluation(shop)
     shop.run("20261124-1700-support-json", kind="eval", age=90, end=end, printed="Killed\n")
     async with open_room("evaluate") as room:
@@ -589,9 +579,7 @@ async def test_a_failed_evaluation_is_explained_above_the_last_report(
         assert error(room) == f"{text} {hint}"
 
 
-async def test_no_verdict_is_said_to_follow_from_the_base_while_an_evaluation_is_unfinished(
-    shop: Shop, open_room: OpenRoom
-) -> None:
+async def test_no_verdict_is_said_to_follow_from_the_base_while_an_evaluation_is_unfinished(shop, open_room):
     evaluation(shop, arms={"base": base})
     shop.run("20261124-1700-support-json", kind="eval", age=90, end=("run.stopped", {"step": 0}))
     async with open_room("evaluate") as room:
@@ -599,7 +587,7 @@ async def test_no_verdict_is_said_to_follow_from_the_base_while_an_evaluation_is
         assert "No adapter yet" not in room.text("#ev-summary")
 
 
-async def test_n_continues_a_stopped_evaluation(shop: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_n_continues_a_stopped_evaluation(shop, open_room, monkeypatch):
     continued: list[str] = []
     monkeypatch.setattr(launch, "resume", lambda run: continued.append(run.id))
     shop.recipe()
@@ -611,7 +599,7 @@ async def test_n_continues_a_stopped_evaluation(shop: Shop, open_room: OpenRoom,
         await room.press("enter", until=lambda: continued == ["20261124-1700-support-json"])
 
 
-async def test_changed_held_out_rows_are_noted(shop: Shop, open_room: OpenRoom) -> None:
+async def test_changed_held_out_rows_are_noted(shop, open_room):
     folder = evaluation(shop)
     report = json.loads((folder / "report.json").read_text())
     changed = ChangedTerms("20261123-1500-support-json", (ChangedTerm("schema"),))
@@ -621,7 +609,7 @@ async def test_changed_held_out_rows_are_noted(shop: Shop, open_room: OpenRoom) 
         await room.until(lambda: "! The schema  since 20261123-1500-support-json" in room.text("#ev-summary"))
 
 
-async def test_an_evaluation_that_failed_without_answers_is_not_continued(shop: Shop, open_room: OpenRoom) -> None:
+async def test_an_evaluation_that_failed_without_answers_is_not_continued(shop, open_room):
     shop.recipe()
     failed = ("run.failed", {"error": "The schema changed.", "hint": "Set it back.", "code": 2})
     shop.run("20261124-1700-support-json", kind="eval", age=90, end=failed)
@@ -672,9 +660,7 @@ def evaluated_twice(shop: Shop, settings: str, *, off_task: int = 0) -> tuple[Pa
         ("", "133 of 133 held-out rows, 1,000 off-task prompts.", "2 arms"),  # not the limit of the evaluation of the base
     ],
 )
-async def test_the_question_for_the_arms_says_how_much_they_answer(
-    shop: Shop, open_room: OpenRoom, settings: str, text: str, about: str
-) -> None:
+async def test_the_question_for_the_arms_says_how_much_they_answer(shop, open_room, settings, text, about):
     evaluated_twice(shop, settings)
     async with open_room("evaluate") as room:
         await rows_found(room, "Tuned fails")
@@ -707,14 +693,14 @@ url = "http://localhost/v1"
         (f"rows = 20\n{ENDPOINT}", {"as in the recipe": "", "on all 133 held-out rows": "", KSHOT: ""}),
     ],
 )
-def test_options_say_how_long_the_answers_take_that_are_missing(shop: Shop, settings: str, options: dict[str, str]) -> None:
+def test_options_say_how_long_the_answers_take_that_are_missing(shop, settings, options):
     run, _evaluations = evaluated_twice(shop, f"max_tokens = 112\n{settings}", off_task=2)
     work = service.count_work(load(run / "recipe.toml"), Run(run), history.evaluations(shop.folder))
     times = {option.label: option.about.partition(", ")[2] for option in work.options}
     assert times | options == times
 
 
-def test_another_adapter_answers_again_and_the_base_does_not(shop: Shop) -> None:
+def test_another_adapter_answers_again_and_the_base_does_not(shop):
     run, _evaluations = evaluated_twice(shop, "max_tokens = 112\nrows = 20", off_task=2)
     other = run.rename(run.with_name("20261124-1413-support-json"))
     recipe, earlier = load(other / "recipe.toml"), history.evaluations(shop.folder)
@@ -723,7 +709,7 @@ def test_another_adapter_answers_again_and_the_base_does_not(shop: Shop) -> None
     assert service.count_work(recipe, None, earlier).options[0].about == "1 arm, answered before"
 
 
-def test_times_leave_out_off_task_prompts_of_unknown_speed(shop: Shop) -> None:
+def test_times_leave_out_off_task_prompts_of_unknown_speed(shop):
     run, evaluations = evaluated_twice(shop, "max_tokens = 112\nrows = 30")
     recipe = load(run / "recipe.toml")
     earlier = [one for one in history.evaluations(shop.folder) if one.run.folder == evaluations[0]]
@@ -733,16 +719,14 @@ def test_times_leave_out_off_task_prompts_of_unknown_speed(shop: Shop) -> None:
     assert service.count_work(few, Run(run), earlier).options[0].seconds is None
 
 
-def test_the_parent_answers_too(shop: Shop) -> None:
+def test_the_parent_answers_too(shop):
     run, _evaluations = evaluated_twice(shop, 'max_tokens = 112\nrows = 20\nregression = ""')
     recipe = load(run / "recipe.toml", ['adapter.parent="parent"'])
     work = service.count_work(recipe, Run(run), history.evaluations(shop.folder))
     assert work.options[0].seconds == pytest.approx(20 * 95 / 40)
 
 
-async def test_the_recipe_as_it_is_now_can_be_chosen_if_it_evaluates_differently(
-    shop: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_the_recipe_as_it_is_now_can_be_chosen_if_it_evaluates_differently(shop, open_room, monkeypatch):
     started: list[tuple[int, dict[str, str]]] = []
     monkeypatch.setattr(
         "mlxtune.runs.launch.start", lambda workspace, kind, recipe, request, **_: started.append((recipe.evaluation.rows, request))
@@ -771,7 +755,7 @@ async def test_the_recipe_as_it_is_now_can_be_chosen_if_it_evaluates_differently
     assert started == [(4, adapter), (0, adapter), (0, adapter), (0, adapter)]
 
 
-async def test_enter_starts_an_evaluation_on_a_later_visit_too(shop: Shop, open_room: OpenRoom) -> None:
+async def test_enter_starts_an_evaluation_on_a_later_visit_too(shop, open_room):
     shop.recipe()
     async with open_room("evaluate") as room:
         for _ in range(3):
@@ -780,7 +764,7 @@ async def test_enter_starts_an_evaluation_on_a_later_visit_too(shop: Shop, open_
             await room.press("E", mode="evaluate")
 
 
-async def test_without_an_evaluation_enter_starts_one(shop: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_without_an_evaluation_enter_starts_one(shop, open_room, monkeypatch):
     started: list[str] = []
     monkeypatch.setattr("mlxtune.runs.launch.start", lambda workspace, kind, recipe, request, **_: started.append(kind))
     shop.recipe()
@@ -795,9 +779,7 @@ async def test_without_an_evaluation_enter_starts_one(shop: Shop, open_room: Ope
         await room.until(lambda: started == ["eval"])
 
 
-async def test_an_evaluation_that_is_starting_is_not_another_task(
-    shop: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_an_evaluation_that_is_starting_is_not_another_task(shop, open_room, monkeypatch):
     gate = Gate()
 
     def start(workspace: Path, kind: str, recipe: Any, request: dict[str, str], **_: Any) -> None:
@@ -824,14 +806,14 @@ async def test_an_evaluation_that_is_starting_is_not_another_task(
 
 
 @opens(stage=lambda shop: None, settle=None, size=NARROW)
-async def test_an_empty_workspace_offers_home(room: RoomDriver) -> None:
+async def test_an_empty_workspace_offers_home(room):
     assert "H create a recipe on Home" in room.text("#ev-invite")
     await room.press("enter", "m", "f", "v", "w", "c", "o", "e", "r", "s")
     await room.pilot.pause()
     assert room.mode == "evaluate"
 
 
-async def test_an_unreadable_report_is_reported(shop: Shop, open_room: OpenRoom) -> None:
+async def test_an_unreadable_report_is_reported(shop, open_room):
     folder = evaluation(shop)
     (folder / "report.json").write_text('{"arms": 3}')
     async with open_room("evaluate") as room:
@@ -839,7 +821,7 @@ async def test_an_unreadable_report_is_reported(shop: Shop, open_room: OpenRoom)
         assert "Evaluate again" in error(room)
 
 
-async def test_a_report_without_its_evidence_still_shows_its_numbers(shop: Shop, open_room: OpenRoom) -> None:
+async def test_a_report_without_its_evidence_still_shows_its_numbers(shop, open_room):
     folder = evaluation(shop)
     (folder / "questions.jsonl").unlink()
     async with open_room("evaluate") as room:
@@ -849,7 +831,7 @@ async def test_a_report_without_its_evidence_still_shows_its_numbers(shop: Shop,
         assert room.screen.rows is None
 
 
-async def test_an_evaluation_whose_folder_vanishes_is_not_shown(room: RoomDriver, shop: Shop) -> None:
+async def test_an_evaluation_whose_folder_vanishes_is_not_shown(room, shop):
     folder = room.staged
     shutil.rmtree(folder)
     await room.press("m", "enter", "escape")
@@ -857,9 +839,7 @@ async def test_an_evaluation_whose_folder_vanishes_is_not_shown(room: RoomDriver
     await room.until(lambda: "No evaluations yet." in room.text("#ev-invite"))
 
 
-async def test_a_report_that_loads_while_rows_are_searched_is_shown(
-    room: RoomDriver, shop: Shop, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_report_that_loads_while_rows_are_searched_is_shown(room, shop, monkeypatch):
     gate, load_report = Gate(), service.load_report
     monkeypatch.setattr(service, "load_report", lambda folder: (gate.wait(), load_report(folder))[1])
     newer = evaluation(shop, "20261124-1600-support-json", age=60)
@@ -872,7 +852,7 @@ async def test_a_report_that_loads_while_rows_are_searched_is_shown(
 
 
 @pytest.mark.parametrize("size", [(120, 36), (80, 24)], ids=["120x36", "80x24"])
-async def test_hostile_outputs_are_shown_as_text(shop: Shop, open_room: OpenRoom, size: tuple[int, int]) -> None:
+async def test_hostile_outputs_are_shown_as_text(shop, open_room, size):
     text = NAUGHTY.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     evaluation(shop, arms={"base": base, "tuned": lambda at, _: f"{at} {text}"})
     async with open_room("evaluate", size=size) as room:
@@ -884,7 +864,7 @@ async def test_hostile_outputs_are_shown_as_text(shop: Shop, open_room: OpenRoom
 
 
 @any_size
-async def test_any_terminal_size_works(shop: Shop, open_room: OpenRoom, size: tuple[int, int]) -> None:
+async def test_any_terminal_size_works(shop, open_room, size):
     evaluation(shop, off_task=2)
     evaluating(shop)
     async with open_room("evaluate", size=size) as room:
@@ -897,7 +877,7 @@ async def test_any_terminal_size_works(shop: Shop, open_room: OpenRoom, size: tu
 
 
 @pytest.mark.parametrize("size", [(80, 24), LARGE], ids=["80x24", "140x45"])
-def test_picture(shop: Shop, snap_compare: Any, size: tuple[int, int]) -> None:
+def test_picture(shop, snap_compare, size):
     async def before(pilot: Any) -> None:
         await pilot.press("E")
         room = RoomDriver(pilot.app, pilot)

@@ -1,6 +1,6 @@
 """Nothing that a room draws is cut off without a mark, at any usual size of a terminal."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 
 import pytest
@@ -10,9 +10,7 @@ from textual.screen import Screen
 from mlxtune.tui.rooms import ROOMS
 from mlxtune.tui.widgets import Panel
 
-from .conftest import OpenRoom
 from .driver import NARROW
-from .stage import Shop
 from .test_keys import adapters, answered, evaluated, searched, training
 
 pytestmark = pytest.mark.slow
@@ -22,7 +20,7 @@ SIZES = [NARROW, (100, 30), (120, 36), (140, 45)]
 
 @pytest.mark.parametrize("prepare", [training, evaluated, adapters, answered, searched], ids=lambda function: function.__name__)
 @pytest.mark.parametrize("size", SIZES, ids="{0[0]}x{0[1]}".format)
-async def test_every_panel_fits(shop: Shop, open_room: OpenRoom, prepare: Callable[[Shop], object], size: tuple[int, int]) -> None:
+async def test_every_panel_fits(shop, open_room, prepare, size):
     prepare(shop)
     async with open_room("home", size=size) as room:
         for name in ROOMS:

@@ -7,12 +7,12 @@ from mlxtune.tui.rooms.train import render
 from mlxtune.workspace.follower import Follower
 from mlxtune.workspace.index import WorkspaceIndex, with_history
 
-from .stage import NOW, Shop, story
+from .stage import NOW, story
 
 FACTS = {"loss": 0.5, "rate": 1e-4, "tokens": 9, "speed": 9.0, "memory": 1, "peak": 1, "epoch": 1.0}
 
 
-def test_following_in_pieces_is_the_same_as_reading_at_once(shop: Shop) -> None:
+def test_following_in_pieces_is_the_same_as_reading_at_once(shop):
     folder = shop.run("20261124-1412-x")
     follower = Follower(Run(folder))
     for kind, fields in story("x", 120, 960, True, None)[2:]:
@@ -27,7 +27,7 @@ def test_following_in_pieces_is_the_same_as_reading_at_once(shop: Shop) -> None:
     assert [line.split()[3] for line in lines if line.split()[2] == "step"] == ["50", "100", "120"]
 
 
-def test_nothing_new_leaves_the_very_same_state(shop: Shop) -> None:
+def test_nothing_new_leaves_the_very_same_state(shop):
     follower = Follower(Run(shop.run("20261124-1412-x", steps=10)))
     follower.read()
     before = follower.state
@@ -35,7 +35,7 @@ def test_nothing_new_leaves_the_very_same_state(shop: Shop) -> None:
     assert follower.state is before
 
 
-def test_the_history_of_an_ended_run_is_read_only_on_request(shop: Shop) -> None:
+def test_the_history_of_an_ended_run_is_read_only_on_request(shop):
     id = "20261124-1412-x"
     folder = shop.run(id, steps=60, samples=True, end=("run.stopped", {"step": 60}))
     watcher = WorkspaceIndex(shop.folder, lambda: NOW)
@@ -55,7 +55,7 @@ def test_the_history_of_an_ended_run_is_read_only_on_request(shop: Shop) -> None
     assert with_history(view) is view
 
 
-def test_a_torn_line_that_is_cut_and_written_over_is_not_counted_twice(shop: Shop) -> None:
+def test_a_torn_line_that_is_cut_and_written_over_is_not_counted_twice(shop):
     folder = shop.run("20261124-1412-x", steps=60)
     follower = Follower(Run(folder))
     with (folder / "events.jsonl").open("ab") as file:
@@ -68,7 +68,7 @@ def test_a_torn_line_that_is_cut_and_written_over_is_not_counted_twice(shop: Sho
     assert follower.state == RunState().apply(events.read_all(folder))
 
 
-def test_a_journal_that_starts_again_is_read_again(shop: Shop) -> None:
+def test_a_journal_that_starts_again_is_read_again(shop):
     folder = shop.run("20261124-1412-x", steps=60)
     follower = Follower(Run(folder))
     follower.read()
@@ -78,7 +78,7 @@ def test_a_journal_that_starts_again_is_read_again(shop: Shop) -> None:
     assert follower.state.step == 3
 
 
-def test_json_that_is_no_event_is_refused_and_the_app_goes_on(shop: Shop) -> None:
+def test_json_that_is_no_event_is_refused_and_the_app_goes_on(shop):
     folder = shop.run("20261124-1412-x", steps=5)
     with (folder / "events.jsonl").open("a") as file:
         file.write('{"v": 1, "seq": 8, "type": "step"}\n')
@@ -86,14 +86,14 @@ def test_json_that_is_no_event_is_refused_and_the_app_goes_on(shop: Shop) -> Non
     assert (state.phase, state.error) == ("failed", "events.jsonl is damaged.")
 
 
-def test_a_run_that_has_not_changed_is_the_very_same_view(loaded: Shop) -> None:
+def test_a_run_that_has_not_changed_is_the_very_same_view(loaded):
     watcher = WorkspaceIndex(loaded.folder, lambda: NOW)
     first, second = watcher.read(), watcher.read()
     assert all(one is two for one, two in zip(first.runs, second.runs, strict=True))
     assert first == second
 
 
-def test_recipes_are_read_again_when_they_change(shop: Shop) -> None:
+def test_recipes_are_read_again_when_they_change(shop):
     path = shop.recipe()
     watcher = WorkspaceIndex(shop.folder, lambda: NOW)
     assert watcher.read().recipes[0].recipe is not None

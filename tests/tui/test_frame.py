@@ -2,9 +2,8 @@
 
 import json
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import nullcontext
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -27,7 +26,7 @@ from mlxtune.tui.rooms.home.screen import RunList
 from mlxtune.tui.widgets import ChoiceDialog, PromptDialog
 from mlxtune.tui.widgets.frame import tab_places, tabs
 
-from .conftest import OpenRoom, loaded_shop
+from .conftest import loaded_shop
 from .driver import NARROW, Gate, Opening, RoomDriver, opens
 from .stage import NOW, Shop, until
 
@@ -48,9 +47,7 @@ def staged_with_keys(text: str) -> Callable[[Shop], None]:
 
 
 @pytest.mark.parametrize(("width", "words"), [(160, "! Low Power Mode, battery at 12%"), (80, "! Low Power Mode   "), (50, "")])
-async def test_power_problems_are_in_the_header(
-    loaded: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch, width: int, words: str
-) -> None:
+async def test_power_problems_are_in_the_header(loaded, open_room, monkeypatch, width, words):
     problem = PowerState(on_battery=True, charge=0.12, low_power_mode=True)
     monkeypatch.setattr("mlxtune.workspace.index.power", lambda: problem)
     async with open_room("home", size=(width, 24)) as room:
@@ -62,7 +59,7 @@ async def test_power_problems_are_in_the_header(
 
 
 @opens(mode="home", size=NARROW)
-async def test_a_result_is_a_toast_and_a_decision_a_line_with_undo(room: RoomDriver, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_result_is_a_toast_and_a_decision_a_line_with_undo(room, monkeypatch):
     room.app.notices.show(Notice("done", "Saved."))
     await room.until(lambda: room.text("#toast").strip() == "✓ Saved.")
     monkeypatch.setattr(notices, "TOAST_SECONDS", 0.05)
@@ -76,7 +73,7 @@ async def test_a_result_is_a_toast_and_a_decision_a_line_with_undo(room: RoomDri
 
 
 @opens(mode="home", size=NARROW)
-async def test_u_and_a_click_run_the_undo_of_the_notice(room: RoomDriver, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_u_and_a_click_run_the_undo_of_the_notice(room, monkeypatch):
     undone: list[str] = []
     monkeypatch.setattr(type(room.screen), "action_back", lambda self: undone.append("back"), raising=False)
     monkeypatch.setattr(type(room.screen), "ACTIONS", (Action("back", "b", "back"),))
@@ -91,15 +88,13 @@ async def test_u_and_a_click_run_the_undo_of_the_notice(room: RoomDriver, monkey
 
 
 @opens(mode="home", size=(52, 24))
-async def test_a_long_notice_keeps_its_undo_on_screen(room: RoomDriver) -> None:
+async def test_a_long_notice_keeps_its_undo_on_screen(room):
     room.app.notices.show(Notice("done", "Row 422 was accepted, as three others were.", undo="open_file"))
     await room.pilot.pause()
     assert "    o open" in room.text("#answer")
 
 
-async def test_the_footer_has_at_most_six_actions_and_cuts_none(
-    loaded: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_the_footer_has_at_most_six_actions_and_cuts_none(loaded, open_room, monkeypatch):
     actions = [ShownAction(letter, "something", "screen.new") for letter in "abcdefgh"]
     monkeypatch.setattr("mlxtune.tui.rooms.home.screen.HomeRoom.shown_actions", lambda self: actions)
     async with open_room("home", size=(140, 24)) as room:
@@ -112,7 +107,7 @@ async def test_the_footer_has_at_most_six_actions_and_cuts_none(
 
 
 @opens(mode="home", stage=lambda shop: None)
-async def test_the_result_of_an_older_job_of_a_group_is_dropped(room: RoomDriver) -> None:
+async def test_the_result_of_an_older_job_of_a_group_is_dropped(room):
     first, results = Gate(), list[str]()
     room.app.jobs.run(lambda: first.wait(), lambda _: results.append("first"), group="x")
     room.app.jobs.run(lambda: None, lambda _: results.append("second"), group="x")
@@ -124,7 +119,7 @@ async def test_the_result_of_an_older_job_of_a_group_is_dropped(room: RoomDriver
 
 
 @opens(mode="home", stage=lambda shop: None)
-async def test_a_busy_job_shows_its_sentence_and_refuses_another(room: RoomDriver) -> None:
+async def test_a_busy_job_shows_its_sentence_and_refuses_another(room):
     done = Gate()
     assert room.app.jobs.run(lambda: done.wait(), busy="Working.")
     assert room.notice == "● Working."
@@ -137,7 +132,7 @@ async def test_a_busy_job_shows_its_sentence_and_refuses_another(room: RoomDrive
 
 @pytest.mark.parametrize("error", [MachineError("The disk is full."), OSError("The disk is full.")])
 @opens(mode="home", stage=lambda shop: None)
-async def test_the_error_of_a_job_is_a_notice(room: RoomDriver, error: Exception) -> None:
+async def test_the_error_of_a_job_is_a_notice(room, error):
     def fail() -> None:
         raise error
 
@@ -150,7 +145,7 @@ async def test_the_error_of_a_job_is_a_notice(room: RoomDriver, error: Exception
 
 
 @pytest.mark.parametrize("width", [140, 100, 99, 80, 74])
-def test_all_tabs_fit_with_their_names(width: int) -> None:
+def test_all_tabs_fit_with_their_names(width):
     strip = tabs("train", width)
     assert strip.cell_length <= width
     assert [mode for mode, entry in ROOMS.items() if entry.name not in strip.plain] == ["groups"]
@@ -160,7 +155,7 @@ def test_all_tabs_fit_with_their_names(width: int) -> None:
 
 @pytest.mark.parametrize("width", [60, 40, 20, 12])
 @pytest.mark.parametrize("room", ["home", "train", "advice"])
-def test_narrow_tabs_are_keys_and_the_current_name(width: int, room: str) -> None:
+def test_narrow_tabs_are_keys_and_the_current_name(width, room):
     strip = tabs(room, width).plain
     assert f"▎{ROOMS[room].name}" in strip
     assert len(strip) <= width
@@ -168,7 +163,7 @@ def test_narrow_tabs_are_keys_and_the_current_name(width: int, room: str) -> Non
 
 
 @pytest.mark.parametrize("width", [140, 80, 40, 12])
-def test_a_room_inside_another_one_highlights_its_tab(width: int) -> None:
+def test_a_room_inside_another_one_highlights_its_tab(width):
     assert tabs("groups", width) == tabs("data", width)
     assert tab_places("groups", width) == tab_places("data", width)
 
@@ -176,7 +171,7 @@ def test_a_room_inside_another_one_highlights_its_tab(width: int) -> None:
 # Keys
 
 
-def test_every_binding_has_an_id_and_none_is_used_twice() -> None:
+def test_every_binding_has_an_id_and_none_is_used_twice():
     seen: dict[str, tuple[str, str]] = {}
     for kind in keys.binding_classes():
         for binding in keys.own_bindings(kind):
@@ -187,7 +182,7 @@ def test_every_binding_has_an_id_and_none_is_used_twice() -> None:
 
 
 @opens(mode="home", stage=staged_with_keys('theme = "paper"\n[keys]\n"train.zoom" = "x,f5"\n"app.train" = "ctrl+t"\n'))
-async def test_a_changed_key_works_and_is_shown_everywhere(room: RoomDriver) -> None:
+async def test_a_changed_key_works_and_is_shown_everywhere(room):
     assert room.app.theme == "paper"
     assert "^t watch the run" in room.text("#next-picture")
     await room.press("T")
@@ -205,7 +200,7 @@ async def test_a_changed_key_works_and_is_shown_everywhere(room: RoomDriver) -> 
 
 
 @opens(mode="home", stage=staged_with_keys('[keys]\n"app.help" = "?"\n'))
-async def test_a_character_for_the_help_can_still_be_typed(room: RoomDriver) -> None:
+async def test_a_character_for_the_help_can_still_be_typed(room):
     await room.press("o", until=lambda: bool(room.screen.query(Input)))
     await room.press("a", "question_mark", until=lambda: room.screen.query_one(Input).value == "a?")
     await room.press("escape", "question_mark", until=lambda: isinstance(room.screen, HelpPage))
@@ -223,9 +218,7 @@ async def test_a_character_for_the_help_can_still_be_typed(room: RoomDriver) -> 
         ("oops", "settings.toml cannot be read"),
     ],
 )
-async def test_an_invalid_setting_is_an_error_and_the_default_key_stays(
-    loaded: Shop, open_room: OpenRoom, line: str, sentence: str
-) -> None:
+async def test_an_invalid_setting_is_an_error_and_the_default_key_stays(loaded, open_room, line, sentence):
     set_keys(f"[keys]\n{line}\n")
     async with open_room("home") as room:
         assert sentence in room.notice
@@ -233,7 +226,7 @@ async def test_an_invalid_setting_is_an_error_and_the_default_key_stays(
         await room.press("T", "s", until=lambda: isinstance(room.screen, ChoiceDialog) or "x stop" in room.text("#foot"))
 
 
-def test_two_bindings_can_swap_their_keys() -> None:
+def test_two_bindings_can_swap_their_keys():
     good, wrong = keys.build_keymap({"train.zoom": "s", "train.stop": "z"})
     assert (good, wrong) == ({"train.zoom": "s", "train.stop": "z"}, [])
 
@@ -241,11 +234,11 @@ def test_two_bindings_can_swap_their_keys() -> None:
 @pytest.mark.parametrize(
     ("key", "written"), [("ctrl+p", "^p"), ("[", "["), ("left_square_bracket", "["), ("enter", "enter"), ("up", "↑")]
 )
-def test_the_labels_of_keys(key: str, written: str) -> None:
+def test_the_labels_of_keys(key, written):
     assert keys.display_key(key) == written
 
 
-async def test_the_theme_is_saved(loaded: Shop) -> None:
+async def test_the_theme_is_saved(loaded):
     app = loaded.app()
     async with app.run_test(size=(80, 24)):
         app.action_theme("paper")
@@ -261,7 +254,7 @@ async def test_the_theme_is_saved(loaded: Shop) -> None:
 
 
 @opens(mode="home")
-async def test_tab_cycles_and_f1_describes_the_focused_panel(room: RoomDriver) -> None:
+async def test_tab_cycles_and_f1_describes_the_focused_panel(room):
     await room.press("tab")
     assert room.focus == "runs-picture"
     await room.press("shift+tab")
@@ -271,7 +264,7 @@ async def test_tab_cycles_and_f1_describes_the_focused_panel(room: RoomDriver) -
 
 @pytest.mark.parametrize("opener", ["semicolon", "ctrl+o"])
 @opens(mode="home", size=NARROW)
-async def test_jump_labels_every_panel_and_tab(room: RoomDriver, opener: str) -> None:
+async def test_jump_labels_every_panel_and_tab(room, opener):
     await room.press(opener, until=lambda: isinstance(room.screen, JumpScreen))
     labels = {label.render().plain.strip(): label.region.offset for label in room.screen.query(".jump")}
     assert set(labels) == {entry.key for entry in ROOMS.values() if entry.mode != "groups"} | {"s", "f"}
@@ -285,7 +278,7 @@ async def test_jump_labels_every_panel_and_tab(room: RoomDriver, opener: str) ->
     await room.until(lambda: room.mode == "train")
 
 
-async def test_ctrl_q_quits_from_a_dialog(loaded: Shop, open_room: OpenRoom) -> None:
+async def test_ctrl_q_quits_from_a_dialog(loaded, open_room):
     async with open_room("train", size=NARROW) as room:
         await room.press("s", until=lambda: isinstance(room.screen, ChoiceDialog))
         await room.press("q")
@@ -297,7 +290,7 @@ async def test_ctrl_q_quits_from_a_dialog(loaded: Shop, open_room: OpenRoom) -> 
 # After a restart
 
 
-async def test_room_run_and_cursor_come_back(loaded: Shop) -> None:
+async def test_room_run_and_cursor_come_back(loaded):
     first = MlxtuneApp(loaded.folder, clock=lambda: NOW)
     async with first.run_test(size=(120, 36)) as pilot:
         await until(pilot, lambda: first.snapshot is not None)
@@ -312,7 +305,7 @@ async def test_room_run_and_cursor_come_back(loaded: Shop) -> None:
         await room.press("H", "tab", until=lambda: "▌ ✗ support-json" in room.text("#runs-picture"))
 
 
-async def test_the_app_opens_where_the_command_line_asks(loaded: Shop) -> None:
+async def test_the_app_opens_where_the_command_line_asks(loaded):
     app_state.save(loaded.folder, {"room": "plan", "rooms": {"train": {"zoomed": True, "measure": "loss", "compare": None}}})
     state = {"room": "train", "run": "20261122-0900-support-json", "adapter": "adapters/shop", "row": "4f0a"}
     app = MlxtuneApp(loaded.folder, clock=lambda: NOW, state=state)
@@ -325,7 +318,7 @@ async def test_the_app_opens_where_the_command_line_asks(loaded: Shop) -> None:
     assert not {"adapter", "row"} & set(saved)
 
 
-async def test_the_state_is_saved_while_the_app_runs(loaded: Shop) -> None:
+async def test_the_state_is_saved_while_the_app_runs(loaded):
     app = MlxtuneApp(loaded.folder, clock=lambda: NOW)
     async with app.run_test(size=(120, 36)) as pilot:
         await pilot.press("T")
@@ -341,7 +334,7 @@ async def test_the_state_is_saved_while_the_app_runs(loaded: Shop) -> None:
         pytest.param({"rooms": {"home": 3, "train": None}}, marks=pytest.mark.exhaustive),
     ],
 )
-async def test_an_invalid_saved_state_is_ignored(loaded: Shop, left: Mapping[str, Any]) -> None:
+async def test_an_invalid_saved_state_is_ignored(loaded, left):
     app_state.save(loaded.folder, left)
     app = MlxtuneApp(loaded.folder, clock=lambda: NOW)
     async with app.run_test(size=(80, 24)) as pilot:
@@ -352,7 +345,7 @@ async def test_an_invalid_saved_state_is_ignored(loaded: Shop, left: Mapping[str
         assert not app.notices.current
 
 
-async def test_an_error_while_the_state_is_saved_is_ignored(loaded: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_error_while_the_state_is_saved_is_ignored(loaded, monkeypatch):
     def full(*_: Any) -> None:
         raise MachineError("The disk is full.")
 
@@ -366,7 +359,7 @@ async def test_an_error_while_the_state_is_saved_is_ignored(loaded: Shop, monkey
 
 
 @pytest.mark.parametrize("room", cases(ROOMS, "data", "train"))
-async def test_the_saved_state_of_every_room_is_json_and_is_restored(loaded: Shop, room: str) -> None:
+async def test_the_saved_state_of_every_room_is_json_and_is_restored(loaded, room):
     app = loaded.app()
     async with app.run_test(size=(120, 36)) as pilot:
         app.action_room(room)
@@ -380,12 +373,12 @@ async def test_the_saved_state_of_every_room_is_json_and_is_restored(loaded: Sho
         assert screen.ABOUT
 
 
-def test_a_saved_run_that_was_removed_is_not_selected(loaded: Shop, tmp_path: Path) -> None:
+def test_a_saved_run_that_was_removed_is_not_selected(loaded, tmp_path):
     app_state.save(loaded.folder, {"run": "20200101-0000-gone"})
     assert MlxtuneApp(loaded.folder).selected is None
 
 
-async def test_a_dialog_is_centered_over_the_room(shop: Shop) -> None:
+async def test_a_dialog_is_centered_over_the_room(shop):
     app = shop.app()
     async with app.run_test(size=(100, 30)) as pilot:
         app.push_screen(PromptDialog("Which tag?", ""))
@@ -417,7 +410,7 @@ def commands(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
 
 
 @opens(mode="home")
-async def test_a_users_command_runs_with_its_fields_filled_in(commands: list[list[str]], room: RoomDriver, shop: Shop) -> None:
+async def test_a_users_command_runs_with_its_fields_filled_in(commands, room, shop):
     assert "commands: u is already bound to" in room.notice
     assert "Other errors in the file: 1." in room.notice  # there is no key f99
     await room.until(lambda: room.app.selection.recipe is not None)
@@ -429,9 +422,7 @@ async def test_a_users_command_runs_with_its_fields_filled_in(commands: list[lis
 
 
 @opens(mode="home")
-async def test_ctrl_c_interrupts_only_the_users_command(
-    commands: list[list[str]], room: RoomDriver, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_ctrl_c_interrupts_only_the_users_command(commands, room, monkeypatch):
     def interrupted(words: list[str], **_: Any) -> Any:
         signal.raise_signal(signal.SIGINT)
         return SimpleNamespace(returncode=-signal.SIGINT)

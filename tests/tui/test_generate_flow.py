@@ -20,10 +20,9 @@ from mlxtune.evaluation.thin_rows import thin_rows
 from mlxtune.present.generation import thin_rows_text
 from mlxtune.recipe import Recipe, load
 
-from .conftest import OpenRoom
 from .evaluated import evaluation
-from .rows_stage import GOOD, Checks, write
-from .stage import NOW, Shop
+from .rows_stage import GOOD, write
+from .stage import NOW
 
 pytestmark = pytest.mark.slow
 
@@ -41,7 +40,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> Started:
     return requests
 
 
-async def test_three_keys_from_failing_rows_to_a_teacher(shop: Shop, open_room: OpenRoom, started: Started) -> None:
+async def test_three_keys_from_failing_rows_to_a_teacher(shop, open_room, started):
     """The teacher gets the nearest training rows, never the failing held-out ones."""
     evaluation(shop)
     async with open_room("evaluate") as room:
@@ -62,7 +61,7 @@ async def test_three_keys_from_failing_rows_to_a_teacher(shop: Shop, open_room: 
     assert (request.task, request.teacher.base, request.count) == ("variations", "smollm2-135m", 20)
 
 
-async def test_variations_of_the_filtered_rows(shop: Shop, checks: Checks, open_room: OpenRoom, started: Started) -> None:
+async def test_variations_of_the_filtered_rows(shop, checks, open_room, started):
     file = shop.recipe()
     write(shop.folder / "data" / "support.jsonl", GOOD)
     async with open_room("data") as room:
@@ -83,9 +82,7 @@ async def test_variations_of_the_filtered_rows(shop: Shop, checks: Checks, open_
     assert set(started[0][1].rows) == rows
 
 
-async def test_variations_are_of_thin_rows_unless_rows_are_chosen(
-    shop: Shop, checks: Checks, open_room: OpenRoom, started: Started
-) -> None:
+async def test_variations_are_of_thin_rows_unless_rows_are_chosen(shop, checks, open_room, started):
     file = shop.recipe()
     rows = [
         {"prompt": f"The {WORDS[at % 16]} and my {WORDS[at * 7 % 13]}, number {at * 7919}?", "completion": "Yes."}
@@ -113,7 +110,7 @@ async def test_variations_are_of_thin_rows_unless_rows_are_chosen(
     assert [request.rows for _, request in started] == [place.examples, ()]
 
 
-async def test_a_finished_generation_leads_to_its_first_row_in_review(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
+async def test_a_finished_generation_leads_to_its_first_row_in_review(shop, checks, open_room):
     recipe = load(shop.recipe())
     write(shop.folder / "data" / "support.jsonl", GOOD)
     folder = shop.folder / "generations" / "20261124-1500-support-json"
@@ -157,9 +154,7 @@ async def test_a_finished_generation_leads_to_its_first_row_in_review(shop: Shop
         ),
     ],
 )
-async def test_a_generation_that_ended_early_says_how(
-    end: tuple[str, dict[str, Any]], notice: str, shop: Shop, open_room: OpenRoom
-) -> None:
+async def test_a_generation_that_ended_early_says_how(end, notice, shop, open_room):
     shop.recipe()
     folder = shop.folder / "generations" / "20261124-1500-support-json"
     folder.mkdir(parents=True)

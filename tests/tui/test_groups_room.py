@@ -12,10 +12,8 @@ from mlxtune.tui.source_session import SourceSession
 from mlxtune.tui.widgets import ChoiceDialog, MarkableList
 
 from . import rows_stage
-from .conftest import OpenRoom
 from .driver import NARROW, Gate, Opening, RoomDriver, opens
-from .rows_stage import GOOD, Checks, answer, chat, fill, journal, ready, session_of, statuses
-from .stage import Shop
+from .rows_stage import GOOD, answer, chat, fill, journal, ready, session_of, statuses
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("checks")]
 
@@ -61,7 +59,7 @@ async def go_to(room: RoomDriver, kind: str) -> None:
     await room.until(lambda: room.head("#members").endswith(kind) or f": {kind}" in room.head("#members"))
 
 
-async def test_groups_are_listed_by_size_with_their_members_side_by_side(room: RoomDriver) -> None:
+async def test_groups_are_listed_by_size_with_their_members_side_by_side(room):
     await room.press("home")
     assert lines(room)[0].split()[:4] == ["4", "≈", "near-dup", "The"]
     assert members(room) == 4
@@ -73,7 +71,7 @@ async def test_groups_are_listed_by_size_with_their_members_side_by_side(room: R
     assert room.screen._options[0].about == "new prompts like the 4 rows of the group, and their answers"
 
 
-async def test_keep_one_is_one_event_and_one_undo(room: RoomDriver) -> None:
+async def test_keep_one_is_one_event_and_one_undo(room):
     source = room.staged
     await room.press("home")
     before = lines(room)
@@ -88,7 +86,7 @@ async def test_keep_one_is_one_event_and_one_undo(room: RoomDriver) -> None:
     assert [(event["action"], event["reason"]) for event in journal(source)] == [("reject", "groups: keep one"), ("undo", "")]
 
 
-async def test_keys_typed_while_a_decision_is_recorded_act_on_it(room: RoomDriver, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_keys_typed_while_a_decision_is_recorded_act_on_it(room, monkeypatch):
     source = room.staged
     recording, decide = Gate(), SourceSession.decide
     monkeypatch.setattr(key_order, "_PATIENCE", 60)
@@ -102,7 +100,7 @@ async def test_keys_typed_while_a_decision_is_recorded_act_on_it(room: RoomDrive
     assert [event["action"] for event in journal(source)] == ["reject", "undo", "redo", "undo"]
 
 
-async def test_a_decision_that_is_refused_keeps_the_marks(room: RoomDriver) -> None:
+async def test_a_decision_that_is_refused_keeps_the_marks(room):
     other = Gate()
     assert room.app.jobs.run(other.wait, busy="Exporting.")
     await room.press("enter", "space", "x")
@@ -116,7 +114,7 @@ async def test_a_decision_that_is_refused_keeps_the_marks(room: RoomDriver) -> N
     assert len(statuses(room)) == 1
 
 
-async def test_keep_the_most_diverse_or_the_marked_rows(room: RoomDriver) -> None:
+async def test_keep_the_most_diverse_or_the_marked_rows(room):
     await room.press("home", "m", answer="2", notice="✗ 2 rows rejected.")
     assert 13 not in statuses(room)  # the longest text differs most
     await room.press("u", until=lambda: not statuses(room))
@@ -124,7 +122,7 @@ async def test_keep_the_most_diverse_or_the_marked_rows(room: RoomDriver) -> Non
     assert sorted(statuses(room)) == [11, 13]
 
 
-async def test_several_groups_at_once(room: RoomDriver) -> None:
+async def test_several_groups_at_once(room):
     source = room.staged
     await go_to(room, "duplicate")
     await room.press("v", "down", "o", notice="✗ 2 rows rejected.")
@@ -132,7 +130,7 @@ async def test_several_groups_at_once(room: RoomDriver) -> None:
     assert len(journal(source)) == 1
 
 
-async def test_marks_stay_on_their_groups_when_others_come_back(room: RoomDriver) -> None:
+async def test_marks_stay_on_their_groups_when_others_come_back(room):
     await room.press("home", "o", notice="✗ 3 rows rejected.")
     await go_to(room, "duplicate")
     await room.press("space", "u", until=lambda: not statuses(room))
@@ -140,7 +138,7 @@ async def test_marks_stay_on_their_groups_when_others_come_back(room: RoomDriver
     assert statuses(room) == {14: "rejected"}
 
 
-async def test_a_dismissed_conflict_is_not_reported_again(room: RoomDriver) -> None:
+async def test_a_dismissed_conflict_is_not_reported_again(room):
     source = room.staged
     await go_to(room, "conflict")
     assert "ada.holm@example.com" in room.text("#compared")
@@ -157,7 +155,7 @@ async def test_a_dismissed_conflict_is_not_reported_again(room: RoomDriver) -> N
 
 
 @opens(mode="review", settle=None)
-async def test_the_group_of_the_row_on_show_is_opened(room: RoomDriver) -> None:
+async def test_the_group_of_the_row_on_show_is_opened(room):
     await room.until(lambda: ready(room))
     await room.press(*["right"] * 14, until=lambda: room.head("#read").startswith("▌ Row 15 "))
     assert "row 1" in room.text("#origin")
@@ -166,7 +164,7 @@ async def test_the_group_of_the_row_on_show_is_opened(room: RoomDriver) -> None:
     await room.press("enter", "enter", until=lambda: room.mode == "review" and room.head("#read").startswith("▌ Row 1 "))
 
 
-async def test_members_replace_the_groups_on_a_narrow_screen(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
+async def test_members_replace_the_groups_on_a_narrow_screen(shop, checks, open_room):
     fill(shop, [*GOOD, *(chat(f"{LONG * 6}{end}", answer("returns", "We repair it.")) for end in "!?")])
     async with open_room("groups", NARROW) as room:
         await opened(room)
@@ -194,7 +192,7 @@ class Clusters:
         pass
 
 
-async def test_clusters_and_outliers(shop: Shop, checks: Checks, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_clusters_and_outliers(shop, checks, open_room, monkeypatch):
     monkeypatch.setattr("mlxtune.planning.cluster_process.ClusterProcess", Clusters)
     fill(shop, GOOD)
     async with open_room("groups") as room:
@@ -208,7 +206,7 @@ async def test_clusters_and_outliers(shop: Shop, checks: Checks, open_room: Open
 
 
 @opens(stage=lambda shop: fill(shop, GOOD), settle=None)
-async def test_a_file_without_a_recipe_cannot_be_clustered(room: RoomDriver) -> None:
+async def test_a_file_without_a_recipe_cannot_be_clustered(room):
     source = room.staged
     room.app.sessions.open_file(source)
     room.app.redraw()
@@ -218,9 +216,7 @@ async def test_a_file_without_a_recipe_cannot_be_clustered(room: RoomDriver) -> 
     assert room.head("#groups-section").startswith("▌ Groups")
 
 
-async def test_a_failed_clustering_says_why(
-    shop: Shop, checks: Checks, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_failed_clustering_says_why(shop, checks, open_room, monkeypatch):
     monkeypatch.setattr("mlxtune.planning.cluster_process.ClusterProcess", Clusters)
     monkeypatch.setattr(Clusters, "error", ModelError("smollm2-135m is not on this machine."))
     fill(shop, GOOD)

@@ -19,10 +19,10 @@ from mlxtune.tui.rooms.home import render
 from mlxtune.tui.widgets import ChoiceDialog
 from mlxtune.tui.widgets.frame import tab_places
 
-from .conftest import OpenRoom, loaded_shop
+from .conftest import loaded_shop
 from .driver import NARROW, Opening, RoomDriver, drive, opens
 from .evaluated import copy_rows
-from .stage import NOW, Shop
+from .stage import NOW
 
 pytestmark = pytest.mark.slow
 ROOM = Opening("home", loaded_shop)
@@ -38,7 +38,7 @@ def run_under_cursor(room: RoomDriver) -> str:
     return " ".join(row.split()[1:3])
 
 
-async def test_an_empty_workspace_offers_the_samples_and_one_key_creates_them(shop: Shop) -> None:
+async def test_an_empty_workspace_offers_the_samples_and_one_key_creates_them(shop):
     async with drive(MlxtuneApp(shop.folder), "home") as room:
         await room.until(lambda: "Start with the sample workspace" in next_text(room))
         assert room.actions == ["create", "open", "new recipe"]
@@ -48,9 +48,7 @@ async def test_an_empty_workspace_offers_the_samples_and_one_key_creates_them(sh
         assert (shop.folder / "recipes" / "support-json.toml").is_file()
 
 
-async def test_an_error_while_the_samples_are_created_is_a_notice(
-    shop: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_an_error_while_the_samples_are_created_is_a_notice(shop, open_room, monkeypatch):
     def full(folder: Path) -> Path:
         raise MachineError("The disk is full, so recipes was not saved.", hint="Free some space, then run it again.")
 
@@ -63,7 +61,7 @@ async def test_an_error_while_the_samples_are_created_is_a_notice(
         assert room.notice == ""
 
 
-async def test_n_starts_the_only_recipe_and_opens_train(shop: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_n_starts_the_only_recipe_and_opens_train(shop, open_room, monkeypatch):
     started: list[tuple[Path, str]] = []
 
     def start(workspace: Path, recipe: Any) -> Run:
@@ -80,9 +78,7 @@ async def test_n_starts_the_only_recipe_and_opens_train(shop: Shop, open_room: O
         assert room.mode == "train"
 
 
-async def test_a_worker_that_dies_at_once_is_reported_with_its_hint(
-    shop: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_worker_that_dies_at_once_is_reported_with_its_hint(shop, open_room, monkeypatch):
     def start(*_: Any) -> Run:
         raise MachineError("The worker of x ended before it wrote an event: killed", hint="Its log: worker.log")
 
@@ -94,7 +90,7 @@ async def test_a_worker_that_dies_at_once_is_reported_with_its_hint(
         assert "new" in room.actions
 
 
-async def test_with_several_recipes_n_asks_which(shop: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_with_several_recipes_n_asks_which(shop, open_room, monkeypatch):
     names: list[str] = []
     monkeypatch.setattr("mlxtune.workspace.control.train", lambda workspace, recipe: names.append(recipe.name))
     shop.recipe("alpha")
@@ -112,7 +108,7 @@ async def test_with_several_recipes_n_asks_which(shop: Shop, open_room: OpenRoom
         assert room.app.selection.recipe.title == "beta.toml", "the other rooms show it, too"
 
 
-async def test_home_shows_the_recipe_that_the_other_rooms_show(shop: Shop, open_room: OpenRoom) -> None:
+async def test_home_shows_the_recipe_that_the_other_rooms_show(shop, open_room):
     shop.recipe("alpha")
     shop.recipe("beta")
     shop.run("20261124-1412-alpha", name="alpha", steps=60, end=("run.finished", {"summary": {}}), age=300)
@@ -127,7 +123,7 @@ async def test_home_shows_the_recipe_that_the_other_rooms_show(shop: Shop, open_
 
 
 @pytest.mark.usefixtures("two_arms")
-async def test_enter_on_a_finished_run_asks_which_arms_to_evaluate(shop: Shop, open_room: OpenRoom) -> None:
+async def test_enter_on_a_finished_run_asks_which_arms_to_evaluate(shop, open_room):
     shop.recipe()
     copy_rows(shop)
     run = shop.run("20261124-1412-support-json", steps=60, end=("run.finished", {"summary": {}}), age=300)
@@ -139,7 +135,7 @@ async def test_enter_on_a_finished_run_asks_which_arms_to_evaluate(shop: Shop, o
         await room.press("escape", mode="evaluate")
 
 
-async def test_an_invalid_recipe_is_an_error(shop: Shop, open_room: OpenRoom) -> None:
+async def test_an_invalid_recipe_is_an_error(shop, open_room):
     shop.recipe("bad", 'name = "bad"\n[modle]\nbase = "x"\n')
     async with open_room("home") as room:
         assert "bad.toml is invalid" in next_text(room)
@@ -148,7 +144,7 @@ async def test_an_invalid_recipe_is_an_error(shop: Shop, open_room: OpenRoom) ->
         assert room.mode == "home"
 
 
-async def test_arrows_select_a_run_and_enter_opens_it(room: RoomDriver) -> None:
+async def test_arrows_select_a_run_and_enter_opens_it(room):
     assert room.head("#next-step").startswith("▌")
     await room.press("down", "down", "down")
     assert room.head("#runs").startswith("▌")
@@ -159,7 +155,7 @@ async def test_arrows_select_a_run_and_enter_opens_it(room: RoomDriver) -> None:
     assert "The loss is not a number at step 88." in room.text("#stats")
 
 
-async def test_a_redraw_right_after_a_key_keeps_the_cursor(room: RoomDriver) -> None:
+async def test_a_redraw_right_after_a_key_keeps_the_cursor(room):
     await room.until(lambda: room.screen.query_one("#runs-picture").count > 2)
     runs = room.screen.query_one("#runs-picture")
     runs.action_edge(True)
@@ -167,26 +163,26 @@ async def test_a_redraw_right_after_a_key_keeps_the_cursor(room: RoomDriver) -> 
     assert runs.cursor == runs.count - 1
 
 
-async def test_tab_goes_between_next_and_runs(room: RoomDriver) -> None:
+async def test_tab_goes_between_next_and_runs(room):
     for key, focus in (("tab", "runs-picture"), ("tab", "next-picture"), ("up", "next-picture")):
         await room.press(key)
         assert room.focus == focus
 
 
-async def test_enter_does_the_next_step(room: RoomDriver) -> None:
+async def test_enter_does_the_next_step(room):
     assert "Let the run finish, then evaluate it" in next_text(room)
     await room.press("enter")
     assert room.mode == "train"
 
 
-async def test_while_a_run_trains_no_other_can_start(room: RoomDriver, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_while_a_run_trains_no_other_can_start(room, monkeypatch):
     monkeypatch.setattr("mlxtune.workspace.control.train", lambda *_: pytest.fail("started"))
     assert "new" not in room.actions
     await room.press("n")
     assert room.mode == "home"
 
 
-async def test_the_mouse_opens_tabs_runs_and_actions(room: RoomDriver) -> None:
+async def test_the_mouse_opens_tabs_runs_and_actions(room):
     await room.pilot.click("#top", offset=(tab_places("home", 120)["train"], 1))
     assert room.mode == "train"
     await room.pilot.click("#top", offset=(4, 1))
@@ -201,14 +197,14 @@ async def test_the_mouse_opens_tabs_runs_and_actions(room: RoomDriver) -> None:
     assert room.mode == "train", "the footer's enter"
 
 
-async def test_the_cursor_stays_on_its_run_when_a_newer_one_appears(room: RoomDriver, shop: Shop) -> None:
+async def test_the_cursor_stays_on_its_run_when_a_newer_one_appears(room, shop):
     await room.press("down", "down")
     shop.run("20261125-0900-newer", steps=20, end=("run.stopped", {"step": 20}))
     await room.observe(shop.snapshot())
     assert run_under_cursor(room) == "✓ support-json"
 
 
-async def test_a_running_evaluation_is_in_the_header(loaded: Shop, open_room: OpenRoom) -> None:
+async def test_a_running_evaluation_is_in_the_header(loaded, open_room):
     folder = loaded.run("20261125-1000-support-json", kind="eval", alive=True, steps=0)
     started = {"kind": "eval", "name": "support-json", "base": "smollm2-135m", "pid": 1, "host": "mac"}
     progress = [("arm.started", {"arm": "base", "rows": 72}), ("arm.progress", {"arm": "base", "done": 24, "total": 72})]
@@ -221,7 +217,7 @@ async def test_a_running_evaluation_is_in_the_header(loaded: Shop, open_room: Op
         assert "Base answers 24 of 72 held-out rows" in next_text(room)
 
 
-async def test_a_baseline_alone_is_shown_without_a_comparison(shop: Shop, open_room: OpenRoom) -> None:
+async def test_a_baseline_alone_is_shown_without_a_comparison(shop, open_room):
     shop.recipe()
     folder = shop.run("20261125-1000-support-json", kind="eval", steps=0, end=("run.finished", {"summary": {}}))
     scores = [{"json": Score(False, "prose"), "contract": Score(False, "prose")}]
@@ -232,7 +228,7 @@ async def test_a_baseline_alone_is_shown_without_a_comparison(shop: Shop, open_r
         assert room.text("#best-picture") == ""
 
 
-async def test_what_ended_since_the_last_visit_is_listed(loaded: Shop) -> None:
+async def test_what_ended_since_the_last_visit_is_listed(loaded):
     async with drive(MlxtuneApp(loaded.folder, clock=lambda: NOW), "home") as room:
         await room.until(lambda: room.app.snapshot is not None)
         assert not room.screen.query_one("#home-changes").display  # the first visit
@@ -253,7 +249,7 @@ async def test_what_ended_since_the_last_visit_is_listed(loaded: Shop) -> None:
     assert app_state.last_saved(loaded.folder) > visited
 
 
-async def test_the_key_of_the_next_step_depends_on_the_focus(shop: Shop, open_room: OpenRoom) -> None:
+async def test_the_key_of_the_next_step_depends_on_the_focus(shop, open_room):
     shop.recipe()
     shop.run("20261124-1500-support-json", steps=5, end=("run.finished", {"summary": {}}))
     async with open_room("home") as room:
@@ -263,7 +259,7 @@ async def test_the_key_of_the_next_step_depends_on_the_focus(shop: Shop, open_ro
         await room.until(lambda: "tab, enter evaluate it" in room.text("#next-picture"))
 
 
-async def test_the_workflow_of_a_recipe_leaves_out_another_ones_evaluation(shop: Shop, open_room: OpenRoom) -> None:
+async def test_the_workflow_of_a_recipe_leaves_out_another_ones_evaluation(shop, open_room):
     shop.recipe()
     shop.recipe(name="other")
     done = ("arm.finished", {"arm": "base", "rows": 10, "seconds": 1.0, "cached": False})
@@ -274,7 +270,7 @@ async def test_the_workflow_of_a_recipe_leaves_out_another_ones_evaluation(shop:
         assert "10 held-out rows" not in room.text("#workflow-picture")
 
 
-def test_an_evaluation_without_a_verdict_has_ended_and_a_long_name_is_cut_visibly(shop: Shop) -> None:
+def test_an_evaluation_without_a_verdict_has_ended_and_a_long_name_is_cut_visibly(shop):
     name = "a-name-that-is-longer-than-the-panel"
     shop.run(f"20261124-1500-{name}", kind="eval", name=name, end=("run.finished", {"summary": {}}))
     snapshot = shop.snapshot()
@@ -284,5 +280,5 @@ def test_an_evaluation_without_a_verdict_has_ended_and_a_long_name_is_cut_visibl
 
 
 @opens(stage=lambda shop: None)
-async def test_ctrl_y_says_when_there_is_nothing_to_copy(room: RoomDriver) -> None:
+async def test_ctrl_y_says_when_there_is_nothing_to_copy(room):
     await room.press("ctrl+y", notice="· There is nothing to copy here.")

@@ -75,7 +75,7 @@ async def opened(workspace: Path) -> AsyncIterator[Walk]:
         yield walk
 
 
-async def test_from_an_empty_folder_to_a_trained_adapter(workspace: Path) -> None:
+async def test_from_an_empty_folder_to_a_trained_adapter(workspace):
     recipe = workspace / "recipes" / "support-json.toml"
     async with opened(workspace) as user:
         # Home: one key creates the sample workspace
@@ -149,7 +149,7 @@ def train(workspace: Path) -> None:
 
 
 @pytest.mark.exhaustive
-async def test_from_a_trained_adapter_to_a_chat(workspace: Path) -> None:
+async def test_from_a_trained_adapter_to_a_chat(workspace):
     train(workspace)
     async with opened(workspace) as user:
         # Evaluate: base against tuned, and from a number to a row

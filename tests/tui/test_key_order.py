@@ -1,6 +1,5 @@
 """Keys typed quickly act on what the keys before them have brought on screen."""
 
-import pytest
 from textual import events
 from textual.app import ComposeResult
 from textual.widgets import Input, Label
@@ -32,7 +31,7 @@ def _type(app: Field, keys: str) -> None:
         app.post_message(events.Key(key, key))
 
 
-async def test_a_key_goes_where_the_one_before_moved_the_focus() -> None:
+async def test_a_key_goes_where_the_one_before_moved_the_focus():
     app = Field()
     async with app.run_test() as pilot:
         _type(app, "xoxxx")
@@ -41,7 +40,7 @@ async def test_a_key_goes_where_the_one_before_moved_the_focus() -> None:
         assert app.counted == 1
 
 
-async def test_a_key_that_is_stopped_twice_forwards_one_key_only(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_key_that_is_stopped_twice_forwards_one_key_only(monkeypatch):
     app = Field()
     action_count = Field.action_count
     pending: list[int] = []
@@ -59,7 +58,7 @@ async def test_a_key_that_is_stopped_twice_forwards_one_key_only(monkeypatch: py
         assert pending == [3, 2, 1, 0]
 
 
-async def test_a_key_that_nobody_handles_delays_the_next_one_only_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_key_that_nobody_handles_delays_the_next_one_only_for_a_while(monkeypatch):
     monkeypatch.setattr(key_order, "_PATIENCE", 0.05)
     app = Field()
     async with app.run_test() as pilot:

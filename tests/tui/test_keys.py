@@ -4,7 +4,6 @@ import json
 from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -356,7 +355,7 @@ def room_of(kind: keys.Kind, binding: Binding) -> str:
 
 
 @pytest.mark.parametrize("mode", cases(ROOMS, "adapters"))
-async def test_every_key_does_something(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ran: Ran, mode: str) -> None:
+async def test_every_key_does_something(tmp_path, monkeypatch, ran, mode):
     bindings = [(kind, binding) for kind in keys.binding_classes() for binding in keys.own_bindings(kind)]
     silent = [(kind, binding) for kind, binding in bindings if room_of(kind, binding) == mode]
     for number, stage in enumerate(stage for stage in STAGES if stage.mode == mode):

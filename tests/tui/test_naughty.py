@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from evaluation_files import scored_arm
@@ -83,7 +82,7 @@ ROOM_KEYS = {
 
 @pytest.mark.parametrize("size", [(120, 36), pytest.param((80, 24), marks=pytest.mark.exhaustive)], ids=["120x36", "80x24"])
 @pytest.mark.parametrize("room", cases(ROOMS, "review", "train"))
-async def test_every_room_shows_hostile_text_as_plain_text(shop: Shop, room: str, size: tuple[int, int]) -> None:
+async def test_every_room_shows_hostile_text_as_plain_text(shop, room, size):
     async with drive(naughty_shop(shop).app(), room, size) as driver:
         for keys in ((), *COMMON_KEYS, (ROOMS[room].key,), *ROOM_KEYS.get(room, [])):
             await driver.press(*keys)
@@ -104,7 +103,7 @@ def open_in_terminal(screen: Terminal, mode: str) -> None:
 
 
 @pytest.mark.parametrize("mode", cases(ROOMS, "data"))
-def test_no_control_byte_reaches_the_terminal(shop: Shop, tmp_path: Path, mode: str) -> None:
+def test_no_control_byte_reaches_the_terminal(shop, tmp_path, mode):
     naughty_shop(shop)
     with terminal(shop.folder, tmp_path / "home", columns=80, rows=24) as screen:
         screen.until("^p more")
@@ -126,6 +125,6 @@ def test_no_control_byte_reaches_the_terminal(shop: Shop, tmp_path: Path, mode: 
             assert "owned" in rest, "the hostile text was shown"
 
 
-async def test_markup_in_a_sample_is_shown_literally(shop: Shop) -> None:
+async def test_markup_in_a_sample_is_shown_literally(shop):
     async with drive(naughty_shop(shop).app(), "train", NARROW) as room:
         await room.press("g", until=lambda: "[bold red]x[/] [@click=app.quit]go[/]" in room.screen_text)

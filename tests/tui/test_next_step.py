@@ -21,7 +21,6 @@ from mlxtune.present.next_step import next_step_document, step_action, step_mark
 from mlxtune.present.workflow import StageState, WorkflowStage, key_metrics, workflow
 from mlxtune.workspace.index import Snapshot
 
-from .conftest import OpenRoom
 from .evaluated import base, evaluation, kshot, tuned
 from .stage import NOW, RECIPE, Shop
 
@@ -80,7 +79,7 @@ def codes(step: NextStep) -> list[StepCode]:
 
 
 @pytest.mark.parametrize("code", StepCode)
-def test_every_step_has_words_an_action_and_no_empty_argument(code: StepCode) -> None:
+def test_every_step_has_words_an_action_and_no_empty_argument(code):
     step = NextStep(code, "a run", Path("recipes/a.toml"), "a name", 3)
     action = step_action(step)
     assert step_title(step)
@@ -102,7 +101,7 @@ def test_every_step_has_words_an_action_and_no_empty_argument(code: StepCode) ->
         (DONE, C.EVALUATE_ADAPTER, f"mlxtune eval {ID}"),
     ],
 )
-def test_next_follows_from_how_the_newest_run_ended(shop: Shop, end: Any, code: StepCode, command: str) -> None:
+def test_next_follows_from_how_the_newest_run_ended(shop, end, code, command):
     shop.recipe()
     shop.run(ID, steps=60, end=end, age=60)
     step = next_step(shop.snapshot())
@@ -118,9 +117,7 @@ def test_next_follows_from_how_the_newest_run_ended(shop: Shop, end: Any, code: 
     ("base", "tuned", "outcome", "mark", "state"),
     [(20, 60, "better", "success", "done"), (60, 20, "worse", "error", "failed"), (30, 32, "cannot tell", "muted", "undecided")],
 )
-async def test_a_verdict_leads_next_and_fills_the_best_adapter(
-    shop: Shop, open_room: OpenRoom, base: int, tuned: int, outcome: str, mark: str, state: StageState
-) -> None:
+async def test_a_verdict_leads_next_and_fills_the_best_adapter(shop, open_room, base, tuned, outcome, mark, state):
     trained(shop)
     folder = evaluated(shop, ID, base, tuned)
     snapshot = shop.snapshot()
@@ -136,7 +133,7 @@ async def test_a_verdict_leads_next_and_fills_the_best_adapter(
 
 
 @pytest.mark.parametrize(("epochs", "tuned", "is_short"), [(0.18, 20, True), (0.18, 60, False), (1.5, 20, False)])
-def test_a_run_of_a_part_of_the_rows_should_be_longer(shop: Shop, epochs: float, tuned: int, is_short: bool) -> None:
+def test_a_run_of_a_part_of_the_rows_should_be_longer(shop, epochs, tuned, is_short):
     run = trained(shop)
     events = (run / "events.jsonl").read_text()
     assert '"epochs":2' in events
@@ -147,7 +144,7 @@ def test_a_run_of_a_part_of_the_rows_should_be_longer(shop: Shop, epochs: float,
     assert step.number == (0.18 if is_short else step.number)
 
 
-def test_a_run_keeps_its_verdict_after_a_newer_one_on_another_run(shop: Shop) -> None:
+def test_a_run_keeps_its_verdict_after_a_newer_one_on_another_run(shop):
     trained(shop)
     better = evaluated(shop, ID, 20, 60)
     evaluated(shop, "20261101-0000-another", 30, 32, folder="20261124-1600-support-json")
@@ -157,7 +154,7 @@ def test_a_run_keeps_its_verdict_after_a_newer_one_on_another_run(shop: Shop) ->
     assert next_step(snapshot).evaluation == better.name
 
 
-def test_a_later_verdict_on_a_part_of_the_rows_does_not_count(shop: Shop) -> None:
+def test_a_later_verdict_on_a_part_of_the_rows_does_not_count(shop):
     trained(shop)
     base, tuned = (lambda at, reference: reference if at % 4 else "no"), (lambda at, reference: reference)
     first = evaluation(shop, "20261124-1500-support-json", arms={"base": base, "tuned": tuned}, run=ID, age=500.0)
@@ -173,7 +170,7 @@ def test_a_later_verdict_on_a_part_of_the_rows_does_not_count(shop: Shop) -> Non
     assert next_step(shop.snapshot()).evaluation == again.name, "it measured the same rows again"
 
 
-async def test_home_shows_the_name_that_the_best_adapter_was_given(shop: Shop, open_room: OpenRoom) -> None:
+async def test_home_shows_the_name_that_the_best_adapter_was_given(shop, open_room):
     trained(shop)
     evaluated(shop, ID, 20, 60)
     journal = shop.folder / "adapters" / "library.jsonl"
@@ -186,14 +183,14 @@ async def test_home_shows_the_name_that_the_best_adapter_was_given(shop: Shop, o
         assert room.text("#best-picture").startswith("  math")
 
 
-def test_home_leaves_out_metrics_that_did_not_change() -> None:
+def test_home_leaves_out_metrics_that_did_not_change():
     same, whole = (Rate("exact", 5, 10, 0.0, 1.0),) * 2, (Rate("contract", 1, 10, 0.0, 1.0), Rate("contract", 6, 10, 0.0, 1.0))
     moved = Rate("schema", 5, 10, 0.0, 1.0), Rate("schema", 6, 10, 0.0, 1.0)
     assert key_metrics((same, whole)) == [whole]
     assert key_metrics((same, moved, whole)) == [moved, whole]
 
 
-def test_a_later_evaluation_of_the_base_hides_no_verdict(shop: Shop) -> None:
+def test_a_later_evaluation_of_the_base_hides_no_verdict(shop):
     trained(shop)
     better = evaluated(shop, ID, 20, 60)
     later = evaluated(shop, "", 20, 20, folder="20261124-1600-support-json", arm="base")
@@ -205,7 +202,7 @@ def test_a_later_evaluation_of_the_base_hides_no_verdict(shop: Shop) -> None:
 
 
 @pytest.mark.slow
-async def test_a_prompt_that_suffices_leads_to_advice(shop: Shop, open_room: OpenRoom) -> None:
+async def test_a_prompt_that_suffices_leads_to_advice(shop, open_room):
     shop.recipe()
     checked(shop)
     evaluated(shop, "", 40, 70, arm="base+kshot")
@@ -217,13 +214,13 @@ async def test_a_prompt_that_suffices_leads_to_advice(shop: Shop, open_room: Ope
         assert not room.screen.query_one("#best").visible or "tuned" not in room.text("#best-picture")
 
 
-def test_a_verdict_on_an_older_run_is_not_the_newest_run_s(shop: Shop) -> None:
+def test_a_verdict_on_an_older_run_is_not_the_newest_run_s(shop):
     trained(shop)
     evaluated(shop, "20261101-0000-another", 20, 60)
     assert next_step(shop.snapshot()).code == C.EVALUATE_ADAPTER
 
 
-def test_an_evaluation_that_failed_is_said(shop: Shop) -> None:
+def test_an_evaluation_that_failed_is_said(shop):
     trained(shop)
     failure = {"error": "No held-out rows.", "hint": "Raise data.holdout.", "code": 2}
     failed = shop.run("20261124-1500-x", kind="eval", end=("run.failed", failure))
@@ -232,13 +229,13 @@ def test_an_evaluation_that_failed_is_said(shop: Shop) -> None:
     assert step_why(step, shop.snapshot()) == "No held-out rows. Raise data.holdout."
 
 
-def test_the_workflow_of_an_empty_workspace_waits_everywhere(shop: Shop) -> None:
+def test_the_workflow_of_an_empty_workspace_waits_everywhere(shop):
     assert {stage.state for stage in workflow(shop.snapshot())} == {"waiting"}
     assert codes(next_step(shop.snapshot())) == [C.CREATE_SAMPLES, C.OPEN_FILE, C.ASK_ADVICE]
     assert next_step(shop.snapshot(), "mine.csv").name == "mine.csv"
 
 
-def test_the_workflow_tells_what_is_there(loaded: Shop) -> None:
+def test_the_workflow_tells_what_is_there(loaded):
     found = stages(loaded.snapshot())
     assert found["Data"].detail == "1,069 train, 80 validation, 181 held out"
     assert (found["Plan"].detail, found["Plan"].result) == ("960 steps", "peak 13.4 of 24.0 GB")
@@ -246,7 +243,7 @@ def test_the_workflow_tells_what_is_there(loaded: Shop) -> None:
     assert "left" in found["Train"].result
 
 
-def test_what_is_said_of_the_rows_is_all_of_one_recipe(loaded: Shop) -> None:
+def test_what_is_said_of_the_rows_is_all_of_one_recipe(loaded):
     text = RECIPE.format(name="another").replace("support.jsonl", "another.jsonl")
     loaded.recipe("another", text)
     for name, findings in (("another", 9), ("support", 3)):
@@ -259,7 +256,7 @@ def test_what_is_said_of_the_rows_is_all_of_one_recipe(loaded: Shop) -> None:
     assert (stage.detail, stage.result) == ("480 rows", "9 to look at")
 
 
-def test_the_workflow_ends_with_a_blind_session_and_the_adapter_that_is_proved(loaded: Shop) -> None:
+def test_the_workflow_ends_with_a_blind_session_and_the_adapter_that_is_proved(loaded):
     def last() -> list[tuple[StageState, str, str]]:
         return [(stage.state, stage.detail, stage.result) for stage in workflow(loaded.snapshot())[-2:]]
 
@@ -282,7 +279,7 @@ def test_the_workflow_ends_with_a_blind_session_and_the_adapter_that_is_proved(l
     assert last()[0][0] == "waiting", "a session that cannot be read is none"
 
 
-def test_an_adapter_that_is_not_to_be_promoted_is_best_only_where_there_is_no_other(shop: Shop) -> None:
+def test_an_adapter_that_is_not_to_be_promoted_is_best_only_where_there_is_no_other(shop):
     trained(shop, age=900)
     evaluation(shop, arms={"base": base, "tuned": tuned}, run=ID, off_task=4)
     snapshot = shop.snapshot()
@@ -297,7 +294,7 @@ def test_an_adapter_that_is_not_to_be_promoted_is_best_only_where_there_is_no_ot
     assert workflow(shop.snapshot())[-1].state == "done"
 
 
-async def test_home_says_that_an_adapter_is_not_recommended(shop: Shop, open_room: OpenRoom) -> None:
+async def test_home_says_that_an_adapter_is_not_recommended(shop, open_room):
     trained(shop, age=900)
     evaluation(shop, arms={"base": base, "tuned": tuned}, run=ID, off_task=4)
     async with open_room("home", size=(140, 45)) as room:
@@ -305,7 +302,7 @@ async def test_home_says_that_an_adapter_is_not_recommended(shop: Shop, open_roo
         assert "! Better, but not recommended: off-task accuracy" in " ".join(room.text("#best-picture").split())
 
 
-def test_recipes_that_need_a_run_before_them_are_not_counted_as_ready(shop: Shop) -> None:
+def test_recipes_that_need_a_run_before_them_are_not_counted_as_ready(shop):
     shop.recipe()
     checked(shop)
     shop.run("20261101-1000-support-json", kind="eval", end=DONE, age=7000)
@@ -318,18 +315,18 @@ def test_recipes_that_need_a_run_before_them_are_not_counted_as_ready(shop: Shop
     assert next_step(shop.snapshot()).number == 2
 
 
-def test_missing_data_is_seen_before_a_run(shop: Shop) -> None:
+def test_missing_data_is_seen_before_a_run(shop):
     shop.recipe()
     (shop.folder / "data" / "support.jsonl").unlink()
     assert workflow(shop.snapshot())[0][2:4] == ("failed", "data/support.jsonl does not exist")
 
 
-def test_rows_outside_the_workspace_are_called_by_their_path_from_it(shop: Shop) -> None:
+def test_rows_outside_the_workspace_are_called_by_their_path_from_it(shop):
     shop.recipe(text=RECIPE.format(name="support-json").replace("../data/", "../../elsewhere/"))
     assert shop.snapshot().recipes[0].source == "../elsewhere/support.jsonl"
 
 
-def test_the_way_to_a_first_run(shop: Shop) -> None:
+def test_the_way_to_a_first_run(shop):
     path = shop.recipe()
     path.write_text("name = 3")
     assert next_step(shop.snapshot()).code == C.FIX_RECIPE
@@ -351,7 +348,7 @@ def test_the_way_to_a_first_run(shop: Shop) -> None:
     assert next_step(shop.snapshot()).code == C.CHECK_ROWS
 
 
-def test_the_base_is_to_be_measured_until_it_has_been(shop: Shop) -> None:
+def test_the_base_is_to_be_measured_until_it_has_been(shop):
     shop.recipe()
     checked(shop, "look", 3)
     failed = {"error": "Adapters need memory.", "hint": "Close other programs.", "code": 3}
@@ -367,7 +364,7 @@ def test_the_base_is_to_be_measured_until_it_has_been(shop: Shop) -> None:
     assert stages(shop.snapshot())["Baseline"].state == "done"
 
 
-def test_while_a_run_trains_rows_without_a_decision_are_offered(loaded: Shop) -> None:
+def test_while_a_run_trains_rows_without_a_decision_are_offered(loaded):
     source = loaded.folder / "data" / "support.jsonl"
     check_cache.save(source, CheckOutcome("clean", 4, 0))
     decide(source, ["accepted", "rejected", "skipped"])
@@ -402,7 +399,7 @@ CHANGE = [C.CHANGE_SETTING, C.SEARCH, C.READ_ROWS]
         (30, 30, 72, [*CHANGE, C.COMPARE_BLIND, C.TRAIN_AGAIN]),
     ],
 )
-def test_a_verdict_leads_on(shop: Shop, base: int, tuned: int, limit: int, expected: list[StepCode]) -> None:
+def test_a_verdict_leads_on(shop, base, tuned, limit, expected):
     trained(shop)
     folder = evaluated(shop, ID, base, tuned)
     with (folder / "recipe.toml").open("a") as file:
@@ -410,7 +407,7 @@ def test_a_verdict_leads_on(shop: Shop, base: int, tuned: int, limit: int, expec
     assert codes(next_step(shop.snapshot())) == expected
 
 
-def test_rows_that_were_not_checked_come_before_another_run(shop: Shop) -> None:
+def test_rows_that_were_not_checked_come_before_another_run(shop):
     trained(shop)
     evaluated(shop, ID, 30, 32)
     checked(shop, "look", 3, rules="of another recipe")
@@ -419,7 +416,7 @@ def test_rows_that_were_not_checked_come_before_another_run(shop: Shop) -> None:
     assert next_step(shop.snapshot()).code == C.EVALUATE_EXAMPLES
 
 
-async def test_the_best_adapter_stays_when_a_later_one_is_worse(shop: Shop, open_room: OpenRoom) -> None:
+async def test_the_best_adapter_stays_when_a_later_one_is_worse(shop, open_room):
     shop.recipe()
     for id in (ID, "20261125-0900-support-json"):
         shop.run(id, steps=60, end=DONE, age=600)
@@ -438,7 +435,7 @@ async def test_the_best_adapter_stays_when_a_later_one_is_worse(shop: Shop, open
     ("label", "flagged", "state", "result"),
     [("clean", 0, "done", "no problems"), ("look", 3, "done", "3 to look at"), ("blocked", 9, "failed", "9 to fix")],
 )
-def test_the_workflow_says_what_the_last_check_found(shop: Shop, label: str, flagged: int, state: StageState, result: str) -> None:
+def test_the_workflow_says_what_the_last_check_found(shop, label, flagged, state, result):
     shop.recipe()
     checked(shop, label, flagged)
     assert workflow(shop.snapshot())[0][2:] == (state, "480 rows", result)

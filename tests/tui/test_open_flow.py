@@ -14,10 +14,8 @@ from mlxtune.tui.mapping_screen import MappingScreen
 from mlxtune.tui.paths import completions
 from mlxtune.tui.widgets import ListPanel, Panel, PromptDialog
 
-from .conftest import OpenRoom
 from .driver import NARROW, RoomDriver, drive
-from .rows_stage import GOOD, Checks, fill, ready, session_of, write
-from .stage import Shop
+from .rows_stage import GOOD, fill, ready, session_of, write
 
 pytestmark = pytest.mark.slow
 
@@ -53,7 +51,7 @@ async def mapped(room: RoomDriver) -> MappingScreen:
     return screen
 
 
-def test_paths_are_completed_as_a_shell_does(tmp_path: Path) -> None:
+def test_paths_are_completed_as_a_shell_does(tmp_path):
     (tmp_path / "data").mkdir()
     for name in ("date.csv", ".hidden", "data/a.jsonl", "data/b.jsonl", "bad\x1bname"):
         (tmp_path / name).touch()
@@ -66,7 +64,7 @@ def test_paths_are_completed_as_a_shell_does(tmp_path: Path) -> None:
     assert completions(tmp_path, "~nobody/x") == completions(tmp_path, "no/such/folder") == completions(tmp_path, "a\0b/") == []
 
 
-async def test_tab_completes_a_path_and_a_wrong_one_is_refused(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
+async def test_tab_completes_a_path_and_a_wrong_one_is_refused(shop, checks, open_room):
     source = fill(shop, GOOD)
     write(source.with_name("support-more.jsonl"), GOOD[:4])
     async with open_room("home") as room:
@@ -84,7 +82,7 @@ async def test_tab_completes_a_path_and_a_wrong_one_is_refused(shop: Shop, check
         await room.press("enter", until=lambda: isinstance(room.screen, PromptDialog) and field(room).value == "support-more")
 
 
-async def test_enter_opens_the_path_under_the_cursor(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
+async def test_enter_opens_the_path_under_the_cursor(shop, checks, open_room):
     source = fill(shop, GOOD)
     write(source.with_name("zebra.jsonl"), GOOD[:4])
     async with open_room("home") as room:
@@ -98,7 +96,7 @@ async def test_enter_opens_the_path_under_the_cursor(shop: Shop, checks: Checks,
         assert room.notice.startswith("✓ Opened zebra.jsonl.")
 
 
-async def test_a_file_is_opened_with_its_recipe(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
+async def test_a_file_is_opened_with_its_recipe(shop, checks, open_room):
     source = fill(shop, GOOD)
     shop.recipe("another")
     async with open_room("home") as room:
@@ -110,7 +108,7 @@ async def test_a_file_is_opened_with_its_recipe(shop: Shop, checks: Checks, open
         assert room.app.sessions.file is None
 
 
-async def test_the_open_file_is_restored(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
+async def test_the_open_file_is_restored(shop, checks, open_room):
     source = fill(shop, GOOD)
     write(other := source.with_name("support-more.jsonl"), GOOD[:4])
     async with open_room("data") as room:
@@ -126,9 +124,7 @@ async def test_the_open_file_is_restored(shop: Shop, checks: Checks, open_room: 
         await room.until(lambda: session_of(room).row_index == 1)
 
 
-async def test_unknown_columns_are_mapped_while_the_rows_are_shown(
-    shop: Shop, checks: Checks, open_room: OpenRoom, tickets: Path
-) -> None:
+async def test_unknown_columns_are_mapped_while_the_rows_are_shown(shop, checks, open_room, tickets):
     shop.recipe()
     async with open_room("data") as room:
         await room.until(lambda: "o" in [action.key for action in room.screen.shown_actions()])
@@ -155,7 +151,7 @@ async def test_unknown_columns_are_mapped_while_the_rows_are_shown(
         assert dict(session_of(room).ref.map) == {"prompt": "utterance", "completion": "body.reply"}
 
 
-def test_a_key_has_one_column_and_a_column_one_key(tmp_path: Path) -> None:
+def test_a_key_has_one_column_and_a_column_one_key(tmp_path):
     write(path := tmp_path / "rows.jsonl", [{"prompt": "q", "a": "x", "b": "y"}])
     screen = MappingScreen(first_records(path), {"completion": "a"})
     screen._draw = lambda: None  # type: ignore[method-assign]
@@ -169,9 +165,7 @@ def test_a_key_has_one_column_and_a_column_one_key(tmp_path: Path) -> None:
     assert (screen._mapping, screen._column_of("prompt")) == ({}, "prompt")
 
 
-async def test_a_new_recipe_is_what_init_writes(
-    shop: Shop, checks: Checks, open_room: OpenRoom, tickets: Path, tmp_path: Path
-) -> None:
+async def test_a_new_recipe_is_what_init_writes(shop, checks, open_room, tickets, tmp_path):
     shop.recipe("taken")
     expected = scaffold.write(scaffold.guess(tickets), tmp_path / "other", "mine").read_text()
     async with open_room("home") as room:
@@ -195,9 +189,7 @@ async def test_a_new_recipe_is_what_init_writes(
     assert written == expected
 
 
-async def test_a_recipe_for_the_open_file_asks_for_unknown_columns(
-    shop: Shop, checks: Checks, open_room: OpenRoom, tickets: Path
-) -> None:
+async def test_a_recipe_for_the_open_file_asks_for_unknown_columns(shop, checks, open_room, tickets):
     shop.recipe()
     async with open_room("data") as room:
         room.app.sessions.open_file(tickets, {})
@@ -209,7 +201,7 @@ async def test_a_recipe_for_the_open_file_asks_for_unknown_columns(
         assert "prompt = utterance, completion = body.reply" in drawn(room, ".prose")
 
 
-async def test_a_source_with_unknown_columns_says_so_and_saves_the_map(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
+async def test_a_source_with_unknown_columns_says_so_and_saves_the_map(shop, checks, open_room):
     fill(shop, TICKETS, contract="")
     async with open_room("data") as room:
         await room.until(lambda: "none of its 6 rows can be used" in " ".join(room.text("#unavailable").split()))
@@ -227,7 +219,7 @@ async def test_a_source_with_unknown_columns_says_so_and_saves_the_map(shop: Sho
     assert load(shop.folder / "recipes" / "support-json.toml").data.map == {"prompt": "utterance", "completion": "body.reply"}
 
 
-async def test_an_import_asks_for_the_columns(shop: Shop, checks: Checks, open_room: OpenRoom, tickets: Path) -> None:
+async def test_an_import_asks_for_the_columns(shop, checks, open_room, tickets):
     fill(shop, GOOD)
     async with open_room("data") as room:
         await room.until(lambda: ready(room))
@@ -238,7 +230,7 @@ async def test_an_import_asks_for_the_columns(shop: Shop, checks: Checks, open_r
     assert first["messages"][1]["content"] == "Parcel 0 is here."
 
 
-async def test_a_folder_or_an_empty_file_is_no_file_of_rows(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
+async def test_a_folder_or_an_empty_file_is_no_file_of_rows(shop, checks, open_room):
     shop.recipe()
     (shop.folder / "data" / "empty.jsonl").touch()
     (shop.folder / "data" / "void").mkdir()
@@ -262,14 +254,14 @@ def keys_until_mapped(*keys: str) -> Any:
 
 
 @pytest.mark.parametrize("size", [(80, 24), (140, 45)], ids=["80x24", "140x45"])
-def test_picture_of_the_mapping(shop: Shop, snap_compare: Any, size: tuple[int, int]) -> None:
+def test_picture_of_the_mapping(shop, snap_compare, size):
     shop.recipe()
     write(shop.folder / "data" / "tickets.jsonl", TICKETS)
     run = keys_until_mapped("o", *"data/tickets.jsonl", "enter")
     assert snap_compare(shop.app(), terminal_size=size, run_before=run)
 
 
-async def test_the_list_of_paths_grows_with_its_paths(shop: Shop, open_room: OpenRoom) -> None:
+async def test_the_list_of_paths_grows_with_its_paths(shop, open_room):
     shop.recipe()
     write(shop.folder / "data" / "tickets.jsonl", TICKETS)
     async with open_room("home", size=NARROW) as room:
@@ -282,7 +274,7 @@ async def test_the_list_of_paths_grows_with_its_paths(shop: Shop, open_room: Ope
             assert candidates.size.height == count
 
 
-def test_picture_of_the_path(shop: Shop, snap_compare: Any) -> None:
+def test_picture_of_the_path(shop, snap_compare):
     shop.recipe()
     write(shop.folder / "data" / "tickets.jsonl", TICKETS)
 
@@ -295,7 +287,7 @@ def test_picture_of_the_path(shop: Shop, snap_compare: Any) -> None:
     assert snap_compare(shop.app(), terminal_size=NARROW, run_before=run)
 
 
-def test_picture_of_a_new_recipe(shop: Shop, snap_compare: Any) -> None:
+def test_picture_of_a_new_recipe(shop, snap_compare):
     shop.recipe()
     write(shop.folder / "data" / "tickets.jsonl", TICKETS)
 

@@ -22,7 +22,7 @@ def marked(text: str, span: tuple[int, int], width: int) -> str:
     )
 
 
-def test_json_has_one_member_per_row_and_a_mark_on_the_failing_part() -> None:
+def test_json_has_one_member_per_row_and_a_mark_on_the_failing_part():
     text = '{"category": "login", "priority": "hgih", "answer": "Open, the {app}"}'
     at = text.index('"hgih"')
     assert plain_rows(text, (at, at + 6)) == [
@@ -34,28 +34,28 @@ def test_json_has_one_member_per_row_and_a_mark_on_the_failing_part() -> None:
     assert marked(text, (at, at + 6), 60) == '"hgih"'
 
 
-def test_long_members_hang_and_prose_does_not() -> None:
+def test_long_members_hang_and_prose_does_not():
     assert plain_rows('{"answer": "one two three four five"}', None, 20) == ['{"answer": "one two', '  three four five"}']
     assert plain_rows("one two three four five", None, 10) == ["one two", "three four", "five"]
     assert plain_rows("a" * 25, None, 10) == ["a" * 10, "a" * 10, "a" * 5]
 
 
-def test_lines_of_the_text_stay_and_arrays_are_not_broken() -> None:
+def test_lines_of_the_text_stay_and_arrays_are_not_broken():
     assert plain_rows('{"a": [1, 2, 3],\n "b": {"c": 1, "d": 2}}') == ['{"a": [1, 2, 3],', ' "b": {"c": 1, "d": 2}}']
     assert plain_rows("Dear, you,\n\nyes") == ["Dear, you,", "", "yes"]
 
 
-def test_truncated_json_is_still_split_by_member() -> None:
+def test_truncated_json_is_still_split_by_member():
     assert plain_rows('{"a": "x", "b": "it en') == ['{"a": "x",', ' "b": "it en']
 
 
 @pytest.mark.parametrize("width", [-3, 0, 1, 2])
-def test_no_width_is_too_small(width: int) -> None:
+def test_no_width_is_too_small(width):
     assert marked('{"a": 1}', (1, 4), width) == '"a"'
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"]), max_size=80), st.integers(4, 40), st.integers(0, 80), st.integers(1, 20))
-def test_rows_fit_the_width_are_safe_and_mark_the_span(text: str, width: int, start: int, length: int) -> None:
+def test_rows_fit_the_width_are_safe_and_mark_the_span(text, width, start, length):
     span = (min(start, len(text)), min(start + length, len(text)))
     rows = output_rows(text, span, width)
     for row in rows:

@@ -7,7 +7,6 @@ import pytest
 
 from .driver import NARROW, RoomDriver
 from .planned import plannable
-from .stage import Shop
 
 pytestmark = pytest.mark.slow
 
@@ -16,25 +15,25 @@ SIZES = pytest.mark.parametrize("size", [NARROW, LARGE], ids=["80x24", "140x45"]
 
 
 @SIZES
-def test_home(loaded: Shop, snap_compare: Any, size: tuple[int, int]) -> None:
+def test_home(loaded, snap_compare, size):
     assert snap_compare(loaded.app(), terminal_size=size, press=["down", "down"])
 
 
-def test_home_empty(shop: Shop, snap_compare: Any) -> None:
+def test_home_empty(shop, snap_compare):
     assert snap_compare(shop.app(), terminal_size=NARROW)
 
 
 @SIZES
-def test_train(loaded: Shop, snap_compare: Any, size: tuple[int, int]) -> None:
+def test_train(loaded, snap_compare, size):
     assert snap_compare(loaded.app(), terminal_size=size, press=["T"])
 
 
-def test_train_comparison(loaded: Shop, snap_compare: Any) -> None:
+def test_train_comparison(loaded, snap_compare):
     assert snap_compare(loaded.app(), terminal_size=LARGE, press=["T", "c", "end", "enter", "shift+left", "shift+left"])
 
 
 @SIZES
-def test_plan(shop: Shop, snap_compare: Any, size: tuple[int, int]) -> None:
+def test_plan(shop, snap_compare, size):
     plannable(shop, limit=0.6)
 
     async def planned(pilot: Any) -> None:
@@ -45,14 +44,14 @@ def test_plan(shop: Shop, snap_compare: Any, size: tuple[int, int]) -> None:
     assert snap_compare(shop.app(), terminal_size=size, run_before=planned)
 
 
-def test_dialog(loaded: Shop, snap_compare: Any) -> None:
+def test_dialog(loaded, snap_compare):
     assert snap_compare(loaded.app(), terminal_size=NARROW, press=["T", "s"])
 
 
-def test_help(loaded: Shop, snap_compare: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_help(loaded, snap_compare, monkeypatch):
     monkeypatch.setattr("mlxtune.core.settings.path", lambda: Path("/home/ada/.cache/mlxtune/settings.toml"))
     assert snap_compare(loaded.app(), terminal_size=LARGE, press=["f1"])
 
 
-def test_jump(loaded: Shop, snap_compare: Any) -> None:
+def test_jump(loaded, snap_compare):
     assert snap_compare(loaded.app(), terminal_size=NARROW, press=["semicolon"])

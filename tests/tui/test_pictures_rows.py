@@ -7,7 +7,6 @@ import pytest
 
 from .driver import RoomDriver
 from .rows_stage import ROWS, Checks, answer, chat, fill, ready
-from .stage import Shop
 
 SIZES = pytest.mark.parametrize("size", [(80, 24), (140, 45)], ids=["80x24", "140x45"])
 
@@ -33,7 +32,7 @@ def _fixed(monkeypatch: pytest.MonkeyPatch, checks: Checks) -> None:
 
 @pytest.mark.slow
 @SIZES
-def test_data(shop: Shop, snap_compare: Any, size: tuple[int, int]) -> None:
+def test_data(shop, snap_compare, size):
     fill(shop)
     run = press("D", "a", "down", "x", "down", "down", until="✗ Row 2 rejected.")
     assert snap_compare(shop.app(), terminal_size=size, run_before=run)
@@ -41,7 +40,7 @@ def test_data(shop: Shop, snap_compare: Any, size: tuple[int, int]) -> None:
 
 @pytest.mark.slow
 @SIZES
-def test_review(shop: Shop, snap_compare: Any, size: tuple[int, int]) -> None:
+def test_review(shop, snap_compare, size):
     turns = [
         {"role": "user", "content": "My prescription number is 77-201, is it ready yet?"},
         {"role": "assistant", "content": answer("shipping", "It is ready at the counter.")},
@@ -58,7 +57,7 @@ def test_review(shop: Shop, snap_compare: Any, size: tuple[int, int]) -> None:
 
 @pytest.mark.slow
 @SIZES
-def test_labels(shop: Shop, snap_compare: Any, size: tuple[int, int]) -> None:
+def test_labels(shop, snap_compare, size):
     fill(shop)
 
     async def run(pilot: Any) -> None:

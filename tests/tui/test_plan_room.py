@@ -25,7 +25,6 @@ from mlxtune.tui.rooms.plan.screen import PlanRoom, RecipeForm
 from mlxtune.tui.rooms.plan.service import PlanResult, PlanService
 from mlxtune.tui.widgets import ChoiceDialog, Field, ListPanel, PageScreen
 
-from .conftest import OpenRoom
 from .driver import NARROW, WIDE, Gate, Opening, RoomDriver, any_size, opens
 from .planned import RECIPE, FakeProbe, plannable
 from .stage import Shop, shown
@@ -73,7 +72,7 @@ def file_of(shop: Shop) -> Path:
 
 
 @planning(size=(140, 45))
-async def test_a_recipe_is_a_form_beside_its_plan(room: RoomDriver) -> None:
+async def test_a_recipe_is_a_form_beside_its_plan(room):
     for part in ("✓ This fits: ", "8.0 GB available.", "computed, not measured"):
         assert part in verdict(room), part
     assert "recipes/support-json.toml" in room.head("#plan-form")
@@ -88,7 +87,7 @@ async def test_a_recipe_is_a_form_beside_its_plan(room: RoomDriver) -> None:
 
 
 @planning(size=(140, 45))
-async def test_a_base_of_the_catalog_is_described(room: RoomDriver) -> None:
+async def test_a_base_of_the_catalog_is_described(room):
     await select(room, "model.base")
     await room.press("enter")
     await room.type("mlx-community/gpt-oss-20b-MXFP4-Q8")
@@ -97,14 +96,14 @@ async def test_a_base_of_the_catalog_is_described(room: RoomDriver) -> None:
     await room.until(lambda: base_summary(known) in " ".join(room.text("#plan-detail").split()))
 
 
-async def test_power_problems_are_in_the_plan(shop: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_power_problems_are_in_the_plan(shop, open_room, monkeypatch):
     monkeypatch.setattr("mlxtune.workspace.index.power", lambda: PowerState(on_battery=True, charge=0.1))
     plannable(shop)
     async with open_room("plan", size=(140, 45)) as room:
         await room.until(lambda: "power      ! battery at 10%" in room.text("#plan-side"))
 
 
-async def test_enter_edits_in_place_and_the_file_keeps_its_comments(room: RoomDriver, shop: Shop) -> None:
+async def test_enter_edits_in_place_and_the_file_keeps_its_comments(room, shop):
     await select(room, "adapter.rank")
     await room.press("enter", *"32", "enter", notice="✓ rank is now 32.")
     assert file_of(shop).read_text() == RECIPE.replace("rank = 8    #", "rank = 32   #")
@@ -118,7 +117,7 @@ async def test_enter_edits_in_place_and_the_file_keeps_its_comments(room: RoomDr
     assert "undo" not in room.actions
 
 
-async def test_letters_in_the_field_are_text_and_escape_cancels(room: RoomDriver, shop: Shop) -> None:
+async def test_letters_in_the_field_are_text_and_escape_cancels(room, shop):
     await select(room, "evaluation.prompt")
     await room.press("enter")
     await room.type("Touch HD")
@@ -131,7 +130,7 @@ async def test_letters_in_the_field_are_text_and_escape_cancels(room: RoomDriver
     assert load(file_of(shop)).evaluation.prompt == "Be kind."
 
 
-async def test_an_invalid_value_is_an_error_and_the_field_stays_open(room: RoomDriver, shop: Shop) -> None:
+async def test_an_invalid_value_is_an_error_and_the_field_stays_open(room, shop):
     await select(room, "training.learning_rate")
     await room.press("enter", *"fast", "enter")
     await room.until(lambda: 'training.learning_rate must be a number, but is "fast"' in room.notice)
@@ -141,7 +140,7 @@ async def test_an_invalid_value_is_an_error_and_the_field_stays_open(room: RoomD
     assert "learning_rate = 3e-4\n" in file_of(shop).read_text()
 
 
-async def test_a_table_is_edited_as_its_fields(room: RoomDriver, shop: Shop) -> None:
+async def test_a_table_is_edited_as_its_fields(room, shop):
     await select(room, "evaluation.length")
     await room.press("enter")
     await room.type('max = 60, unit = "words"')
@@ -151,7 +150,7 @@ async def test_a_table_is_edited_as_its_fields(room: RoomDriver, shop: Shop) -> 
     assert load(file_of(shop)).evaluation.length == Length()
 
 
-async def test_a_base_that_cannot_exist_is_refused_and_its_error_ends_with_the_edit(room: RoomDriver, shop: Shop) -> None:
+async def test_a_base_that_cannot_exist_is_refused_and_its_error_ends_with_the_edit(room, shop):
     await select(room, "model.base")
     await room.press("enter", "end", "ctrl+u", *"two", "enter", notice="✗ There is no model named two.")
     assert file_of(shop).read_text() == RECIPE
@@ -159,9 +158,7 @@ async def test_a_base_that_cannot_exist_is_refused_and_its_error_ends_with_the_e
 
 
 @planning(size=NARROW)
-async def test_the_field_stays_over_its_value_when_an_error_moves_the_form(
-    room: RoomDriver, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_the_field_stays_over_its_value_when_an_error_moves_the_form(room, monkeypatch):
     def refuse(*_: Any) -> None:
         raise DataError("It is invalid.")
 
@@ -174,7 +171,7 @@ async def test_the_field_stays_over_its_value_when_an_error_moves_the_form(
     assert field.is_open
 
 
-async def test_arrows_go_through_choices_and_minus_and_plus_step_numbers(room: RoomDriver, shop: Shop) -> None:
+async def test_arrows_go_through_choices_and_minus_and_plus_step_numbers(room, shop):
     await select(room, "adapter.kind")
     await room.press("right")
     assert load(file_of(shop)).adapter.kind == "dora"
@@ -191,7 +188,7 @@ async def test_arrows_go_through_choices_and_minus_and_plus_step_numbers(room: R
     assert file_of(shop).read_bytes() == before, "a path has no next value"
 
 
-async def test_d_restores_a_default(room: RoomDriver, shop: Shop) -> None:
+async def test_d_restores_a_default(room, shop):
     await select(room, "adapter.rank")
     assert "default" in room.actions
     await room.press("d", notice="✓ rank is now 16.")
@@ -202,9 +199,7 @@ async def test_d_restores_a_default(room: RoomDriver, shop: Shop) -> None:
     assert "base" in file_of(shop).read_text(), "a required key stays"
 
 
-async def test_the_plan_follows_an_edit_and_rows_are_measured_once(
-    shop: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_the_plan_follows_an_edit_and_rows_are_measured_once(shop, open_room, monkeypatch):
     measured = plannable(shop)
     async with open_room("plan") as room:
         await planned(room)
@@ -218,7 +213,7 @@ async def test_the_plan_follows_an_edit_and_rows_are_measured_once(
 
 
 @planning("✗ This does not fit", limit=0.6)
-async def test_g_makes_the_recipe_fit_one_change_at_a_time(room: RoomDriver, shop: Shop) -> None:
+async def test_g_makes_the_recipe_fit_one_change_at_a_time(room, shop):
     await room.until(lambda: "grad_checkpoint = true" in room.text("#plan-side"))
     assert "33% longer steps" in room.text("#plan-side")
     await room.press("g", notice="✓ grad_checkpoint is now true.")
@@ -236,7 +231,7 @@ async def test_g_makes_the_recipe_fit_one_change_at_a_time(room: RoomDriver, sho
     assert file_of(shop).read_text() == RECIPE
 
 
-async def test_t_asks_with_the_verdict_and_its_default_does_nothing(room: RoomDriver, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_t_asks_with_the_verdict_and_its_default_does_nothing(room, monkeypatch):
     started: list[str] = []
     monkeypatch.setattr("mlxtune.workspace.control.train", lambda workspace, recipe: started.append(recipe.name))
     await room.press("t", until=lambda: isinstance(room.screen, ChoiceDialog))
@@ -248,9 +243,7 @@ async def test_t_asks_with_the_verdict_and_its_default_does_nothing(room: RoomDr
     await room.until(lambda: room.mode == "train")
 
 
-async def test_rows_that_were_checked_with_another_recipe_are_named(
-    shop: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_rows_that_were_checked_with_another_recipe_are_named(shop, open_room, monkeypatch):
     started: list[str] = []
     monkeypatch.setattr("mlxtune.workspace.control.train", lambda workspace, recipe: started.append(recipe.name))
     plannable(shop)
@@ -267,12 +260,12 @@ async def test_rows_that_were_checked_with_another_recipe_are_named(
 
 
 @planning("✗ This does not fit", limit=0.6)
-async def test_training_a_recipe_that_does_not_fit_is_a_warning(room: RoomDriver) -> None:
+async def test_training_a_recipe_that_does_not_fit_is_a_warning(room):
     await room.press("t", until=lambda: isinstance(room.screen, ChoiceDialog))
     assert room.screen._options[1].name == "Train anyway"
 
 
-async def test_while_a_run_is_active_nothing_starts(loaded: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_while_a_run_is_active_nothing_starts(loaded, open_room, monkeypatch):
     plannable(loaded)
     async with open_room("plan") as room:
         await planned(room)
@@ -284,7 +277,7 @@ async def test_while_a_run_is_active_nothing_starts(loaded: Shop, open_room: Ope
         assert room.mode == "plan"
 
 
-async def test_b_probes_and_time_is_known(room: RoomDriver, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_b_probes_and_time_is_known(room, monkeypatch):
     monkeypatch.setattr(measurements, "start_steps", lambda *_, **__: FakeProbe())
     await room.press("b")
     await planned(room, "measured on this machine")
@@ -296,7 +289,7 @@ async def test_b_probes_and_time_is_known(room: RoomDriver, monkeypatch: pytest.
         assert part in room.text("#rows"), part
 
 
-async def test_a_probe_shows_its_progress_and_s_stops_it(room: RoomDriver, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_probe_shows_its_progress_and_s_stops_it(room, monkeypatch):
     monkeypatch.setattr(measurements, "start_steps", lambda *_, **__: FakeProbe(endless=True))
     assert "stop" not in room.actions
     await room.press("b")
@@ -313,7 +306,7 @@ async def test_a_probe_shows_its_progress_and_s_stops_it(room: RoomDriver, monke
     assert "probe" in room.actions
 
 
-async def test_leaving_the_app_ends_a_probe(shop: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_leaving_the_app_ends_a_probe(shop, open_room, monkeypatch):
     probe = FakeProbe(endless=True)
     monkeypatch.setattr(measurements, "start_steps", lambda *_, **__: probe)
     plannable(shop)
@@ -324,7 +317,7 @@ async def test_leaving_the_app_ends_a_probe(shop: Shop, open_room: OpenRoom, mon
     assert probe.result(lambda what, share: None) is None
 
 
-async def test_a_failed_probe_is_an_error_and_the_form_stays(room: RoomDriver, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_failed_probe_is_an_error_and_the_form_stays(room, monkeypatch):
     def died(*_: Any) -> None:
         raise MachineError("The planning process died: out of memory.")
 
@@ -338,7 +331,7 @@ async def test_a_failed_probe_is_an_error_and_the_form_stays(room: RoomDriver, m
     await planned(room)
 
 
-async def test_unusable_rows_are_an_error(shop: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_unusable_rows_are_an_error(shop, open_room, monkeypatch):
     def bad(_: Recipe) -> None:
         raise DataError("support.jsonl, line 3: the prompt fills the window.\n  and 2 more", hint="Raise data.max_tokens.")
 
@@ -350,13 +343,13 @@ async def test_unusable_rows_are_an_error(shop: Shop, open_room: OpenRoom, monke
         assert "costs" not in room.actions
 
 
-async def test_missing_off_task_prompts_are_an_error(shop: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_missing_off_task_prompts_are_an_error(shop, open_room, monkeypatch):
     plannable(shop, text=RECIPE.replace("[evaluation]", '[evaluation]\nregression = "none"'))
     async with open_room("plan", size=NARROW) as room:
         await planned(room, "✗ evaluation.regression: there is no file at")
 
 
-async def test_a_missing_base_is_fetched_only_on_request(shop: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_missing_base_is_fetched_only_on_request(shop, open_room, monkeypatch):
     fetched: list[str] = []
 
     def resolve(base: str, *, fetch: bool = True, **_: Any) -> Any:
@@ -378,9 +371,7 @@ async def test_a_missing_base_is_fetched_only_on_request(shop: Shop, open_room: 
         assert "download" not in room.actions
 
 
-async def test_a_base_of_the_catalog_is_planned_before_it_is_fetched(
-    shop: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_base_of_the_catalog_is_planned_before_it_is_fetched(shop, open_room, monkeypatch):
     monkeypatch.setattr("mlxtune.models.bundled.install.is_ready", lambda model: True)
     plannable(shop, text=RECIPE.replace('"../model"', '"mlx-community/Llama-3.2-1B-Instruct-4bit"'))
     async with open_room("plan", size=(140, 45)) as room:
@@ -390,12 +381,12 @@ async def test_a_base_of_the_catalog_is_planned_before_it_is_fetched(
 
 
 @planning("There is no model named smollm2-135.", text=RECIPE.replace('"../model"', '"smollm2-135"'))
-async def test_an_unknown_base_is_an_error(room: RoomDriver) -> None:
+async def test_an_unknown_base_is_an_error(room):
     assert "Did you mean smollm2-135m?" in verdict(room)
     assert "download" not in room.actions
 
 
-async def test_a_slow_computation_is_named_after_a_moment(shop: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_slow_computation_is_named_after_a_moment(shop, open_room, monkeypatch):
     plannable(shop)
     gate, row_lengths = Gate(), measurements.row_lengths
     monkeypatch.setattr(measurements, "row_lengths", lambda recipe: (gate.wait(), row_lengths(recipe))[1])
@@ -409,7 +400,7 @@ async def test_a_slow_computation_is_named_after_a_moment(shop: Shop, open_room:
         await room.until_notice("✓ The plan is ready now. Press the key again.")
 
 
-async def test_changes_by_another_program_are_taken_over(room: RoomDriver, shop: Shop) -> None:
+async def test_changes_by_another_program_are_taken_over(room, shop):
     await select(room, "adapter.rank")
     await room.press("plus")
     file_of(shop).write_text(RECIPE.replace("alpha = 16", "alpha = 99"))
@@ -428,7 +419,7 @@ async def test_changes_by_another_program_are_taken_over(room: RoomDriver, shop:
     await room.until(lambda: room.focus == "plan-keys")
 
 
-async def test_a_snapshot_older_than_the_last_edit_changes_nothing(room: RoomDriver, shop: Shop) -> None:
+async def test_a_snapshot_older_than_the_last_edit_changes_nothing(room, shop):
     await select(room, "adapter.rank")
     await room.press("plus")
     late = shop.snapshot()
@@ -444,7 +435,7 @@ async def test_a_snapshot_older_than_the_last_edit_changes_nothing(room: RoomDri
     assert (form(room).recipe.adapter.rank, len(form(room).edits)) == (8, 0), "another program restored the first version"
 
 
-async def test_decisions_about_rows_are_planned_again(shop: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_decisions_about_rows_are_planned_again(shop, open_room, monkeypatch):
     measured = plannable(shop)
     async with open_room("plan") as room:
         await planned(room)
@@ -457,7 +448,7 @@ async def test_decisions_about_rows_are_planned_again(shop: Shop, open_room: Ope
         await room.until(lambda: len(measured) == 2 and bool(form(room).plan) and form(room).plan.train == 47)
 
 
-async def test_a_value_is_written_to_the_key_that_the_field_was_opened_on(room: RoomDriver, shop: Shop) -> None:
+async def test_a_value_is_written_to_the_key_that_the_field_was_opened_on(room, shop):
     await select(room, "adapter.rank")
     await room.press("enter", *"32")
     await select(room, "model.base")
@@ -465,7 +456,7 @@ async def test_a_value_is_written_to_the_key_that_the_field_was_opened_on(room: 
     assert file_of(shop).read_text() == RECIPE.replace("rank = 8    #", "rank = 32   #")
 
 
-async def test_o_chooses_another_recipe(shop: Shop, open_room: OpenRoom) -> None:
+async def test_o_chooses_another_recipe(shop, open_room):
     shop.recipe("zz-other", RECIPE.replace("support-json", "zz-other"))
     plannable(shop)
     async with open_room("plan") as room:
@@ -475,7 +466,7 @@ async def test_o_chooses_another_recipe(shop: Shop, open_room: OpenRoom) -> None
 
 
 @planning("✗ This does not fit", size=NARROW, limit=0.6)
-async def test_m_shows_the_side_panels_of_a_small_screen(room: RoomDriver) -> None:
+async def test_m_shows_the_side_panels_of_a_small_screen(room):
     assert not room.screen.query_one("#plan-side").display
     await room.press("m", until=lambda: isinstance(room.screen, PageScreen))
     await room.until(lambda: "activations" in room.text("#rows"))
@@ -484,7 +475,7 @@ async def test_m_shows_the_side_panels_of_a_small_screen(room: RoomDriver) -> No
     assert room.mode == "plan"
 
 
-async def test_without_a_recipe_the_room_says_what_it_is_for(shop: Shop, open_room: OpenRoom) -> None:
+async def test_without_a_recipe_the_room_says_what_it_is_for(shop, open_room):
     async with open_room("plan", size=NARROW) as room:
         assert "No recipes yet." in room.text("#plan-invite-picture")
         await room.press("enter", "plus", "t", "u", "d", "g", "b", "m")
@@ -493,9 +484,7 @@ async def test_without_a_recipe_the_room_says_what_it_is_for(shop: Shop, open_ro
 
 
 @any_size
-async def test_the_room_can_have_any_size(
-    shop: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch, size: tuple[int, int]
-) -> None:
+async def test_the_room_can_have_any_size(shop, open_room, monkeypatch, size):
     plannable(shop, limit=0.6)
     async with open_room("plan", size=size) as room:
         await room.until(lambda: form(room).plan is not None)
@@ -509,7 +498,7 @@ BAD = "[bold]x[/] \\u001b]0;owned\\u0007 \\u202e日本"
 
 
 @planning(text=RECIPE.replace('forbid = ["Northpeak"]', f'forbid = ["{BAD}"]\nprompt = "{BAD}"'))
-async def test_values_are_shown_as_plain_text(room: RoomDriver) -> None:
+async def test_values_are_shown_as_plain_text(room):
     for path in ("evaluation.forbid", "evaluation.prompt"):
         await select(room, path)
         assert "[bold]x[/]" in room.text("#plan-keys")
@@ -521,7 +510,7 @@ async def test_values_are_shown_as_plain_text(room: RoomDriver) -> None:
         await room.press("escape")
 
 
-def test_a_base_is_described_whole() -> None:
+def test_a_base_is_described_whole():
     item = next(item for item in KEYS if item.path == "model.base")
     recipe = Recipe("r", ModelSection("smollm2-135m"), DataSection("rows.jsonl"))
     for model in catalog.models():
@@ -529,12 +518,12 @@ def test_a_base_is_described_whole() -> None:
         assert " ".join(detail.plain.split()) == base_summary(model)
 
 
-async def test_home_shows_the_plan_of_the_recipe(room: RoomDriver) -> None:
+async def test_home_shows_the_plan_of_the_recipe(room):
     await room.app.run_action("room('home')")
     await room.until(lambda: "12 steps" in room.text("#workflow-picture"))
 
 
-async def test_figures_from_before_an_edit_are_marked(room: RoomDriver, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_figures_from_before_an_edit_are_marked(room, monkeypatch):
     gate, plan = Gate(), PlanService.plan
 
     def slow_plan(service: PlanService, recipe: Recipe, progress: Any) -> PlanResult:
@@ -549,7 +538,7 @@ async def test_figures_from_before_an_edit_are_marked(room: RoomDriver, monkeypa
 
 
 @pytest.mark.parametrize("height", range(4, 24))
-def test_no_title_beside_the_form_stands_alone_above_the_key_for_the_rest(height: int) -> None:
+def test_no_title_beside_the_form_stands_alone_above_the_key_for_the_rest(height):
     sections = [(title, [Content(title)] * 3) for title in ("Memory", "Time", "Elsewhere")]
     drawn = cut_rows(render.side(sections, 40, height), height, ("m", "all figures", "screen.memory")).plain.splitlines()
     assert len(drawn) <= height

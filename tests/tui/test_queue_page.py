@@ -8,7 +8,6 @@ from mlxtune.runs.queue import Queue
 from mlxtune.tui.rooms.train.queue_page import QueuePage
 from mlxtune.tui.widgets import ChoiceDialog
 
-from .conftest import OpenRoom
 from .driver import NARROW
 from .stage import Shop, shown
 
@@ -43,7 +42,7 @@ def waiting(queue: Queue) -> list[str]:
     return [entry.text for entry in queue.entries() if entry.status == "waiting"]
 
 
-async def test_commands_are_added_and_removed(shop: Shop, open_room: OpenRoom) -> None:
+async def test_commands_are_added_and_removed(shop, open_room):
     shop.recipe()
     queue = Queue(shop.folder)
     async with open_room("train", size=NARROW) as room:
@@ -58,7 +57,7 @@ async def test_commands_are_added_and_removed(shop: Shop, open_room: OpenRoom) -
         await room.press("c", until=lambda: not waiting(queue) and "The queue is empty." in room.text("#queue-banner"))
 
 
-async def test_an_interrupted_queue_is_started_again(shop: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_interrupted_queue_is_started_again(shop, open_room, monkeypatch):
     started: list[Queue] = []
     monkeypatch.setattr(Queue, "start_runner", lambda queue: started.append(queue))
     shop.recipe()
@@ -80,7 +79,7 @@ async def test_an_interrupted_queue_is_started_again(shop: Shop, open_room: Open
 
 
 @pytest.mark.parametrize("size", [NARROW, (140, 45)], ids=["80x24", "140x45"])
-def test_pictures(shop: Shop, snap_compare: Any, size: tuple[int, int]) -> None:
+def test_pictures(shop, snap_compare, size):
     shop.recipe()
     fill(shop)
     assert snap_compare(shop.app(), terminal_size=size, press=["T", "w"])

@@ -20,10 +20,8 @@ from mlxtune.tui.render.word_diff import word_diff
 from mlxtune.tui.source_session import SourceSession
 from mlxtune.tui.widgets import Editor, RowReader
 
-from .conftest import OpenRoom
 from .driver import NARROW, WIDE, Gate, Opening, RoomDriver, drive, opens
-from .rows_stage import GOOD, SYSTEM, Checks, Tokenizer, answer, chat, fill, journal, pair, ready, session_of, statuses, write
-from .stage import Shop
+from .rows_stage import GOOD, SYSTEM, answer, chat, fill, journal, pair, ready, session_of, statuses, write
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("checks")]
 
@@ -61,9 +59,7 @@ def line(room: RoomDriver, text: str) -> str:
     return next((line for line in room.text("#reader").splitlines() if text in line), "")
 
 
-async def test_a_row_is_shown_by_role_and_trained_text_is_marked_without_color(
-    shop: Shop, checks: Checks, tokens: type[Tokenizer], open_room: OpenRoom
-) -> None:
+async def test_a_row_is_shown_by_role_and_trained_text_is_marked_without_color(shop, checks, tokens, open_room):
     fill(shop)
     tokens.gate.clear()
     async with open_room("review") as room:
@@ -82,7 +78,7 @@ async def test_a_row_is_shown_by_role_and_trained_text_is_marked_without_color(
         assert "support-json.jsonl, line 1" in room.text("#origin")
 
 
-async def test_a_held_out_answer_is_not_trained(room: RoomDriver, tokens: type[Tokenizer]) -> None:
+async def test_a_held_out_answer_is_not_trained(room, tokens):
     session = room.screen.session
     assert session is not None
     number = next(index + 1 for index in range(len(session.source)) if session.source.is_held_out(index))
@@ -91,7 +87,7 @@ async def test_a_held_out_answer_is_not_trained(room: RoomDriver, tokens: type[T
     assert "not trained, " in line(room, "● assistant")
 
 
-async def test_a_rejected_answer_is_not_trained(room: RoomDriver, tokens: type[Tokenizer]) -> None:
+async def test_a_rejected_answer_is_not_trained(room, tokens):
     await room.press("x")
     await at_row(room, 2)
     await room.press("left", until=lambda: room.head("#read").endswith("29 tokens, not used"))
@@ -99,9 +95,7 @@ async def test_a_rejected_answer_is_not_trained(room: RoomDriver, tokens: type[T
     await room.press("u", until=lambda: room.head("#read").endswith("29 tokens, 12 trained"))
 
 
-async def test_tokens_are_counted_for_the_row_on_screen_and_not_for_the_rows_passed(
-    shop: Shop, checks: Checks, tokens: type[Tokenizer], open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_tokens_are_counted_for_the_row_on_screen_and_not_for_the_rows_passed(shop, checks, tokens, open_room, monkeypatch):
     fill(shop)
     requests, token_masks = list[int](), SourceSession.token_masks
 
@@ -122,7 +116,7 @@ async def test_tokens_are_counted_for_the_row_on_screen_and_not_for_the_rows_pas
 
 
 @opens(mode="data", settle=None)
-async def test_review_opens_on_an_undecided_row_unless_the_user_opens_a_row(room: RoomDriver) -> None:
+async def test_review_opens_on_an_undecided_row_unless_the_user_opens_a_row(room):
     await room.until(lambda: ready(room))
     await room.press("x", notice="✗ Row 1 rejected.")
     await room.press("R")
@@ -138,7 +132,7 @@ async def test_review_opens_on_an_undecided_row_unless_the_user_opens_a_row(room
     await at_row(room, 3)
 
 
-async def test_each_decision_is_one_key_and_moves_on(room: RoomDriver) -> None:
+async def test_each_decision_is_one_key_and_moves_on(room):
     source = room.staged
     for key, notice, following in (
         ("a", "✓ Row 1 accepted.", 2),
@@ -160,12 +154,12 @@ async def test_each_decision_is_one_key_and_moves_on(room: RoomDriver) -> None:
     assert actions(source) == ["accept", "reject", "skip", *["accept"] * 11]
 
 
-async def test_a_key_with_several_actions_names_them_if_none_is_possible(room: RoomDriver) -> None:
+async def test_a_key_with_several_actions_names_them_if_none_is_possible(room):
     await room.press("d", notice="· Not possible now: disclaimer, right.")
 
 
 @opens(size=NARROW)
-async def test_undo_and_redo_show_the_row_of_the_decision(room: RoomDriver) -> None:
+async def test_undo_and_redo_show_the_row_of_the_decision(room):
     source = room.staged
     await room.press(*"axax")
     await at_row(room, 5)
@@ -181,7 +175,7 @@ async def test_undo_and_redo_show_the_row_of_the_decision(room: RoomDriver) -> N
     assert len(journal(source)) == 10
 
 
-async def test_tags_and_notes_stay_on_the_row(room: RoomDriver) -> None:
+async def test_tags_and_notes_stay_on_the_row(room):
     assert "▌ 1 login" in room.text("#tags")
     assert "▌ 2" not in room.text("#tags")
     await room.press("2", until=lambda: "▌ 2 billing" in room.text("#tags"))
@@ -197,7 +191,7 @@ async def test_tags_and_notes_stay_on_the_row(room: RoomDriver) -> None:
     assert len(session_of(room).source.state.steps) == 4, "there is no ninth tag"
 
 
-async def test_the_contract_is_checked_while_editing(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
+async def test_the_contract_is_checked_while_editing(shop, checks, open_room):
     source = fill(shop)
     before = source.read_bytes()
     async with open_room("review") as room:
@@ -220,7 +214,7 @@ async def test_the_contract_is_checked_while_editing(shop: Shop, checks: Checks,
 
 
 @pytest.mark.parametrize("size", [WIDE, NARROW])
-async def test_d_adds_the_missing_disclaimer(shop: Shop, checks: Checks, open_room: OpenRoom, size: tuple[int, int]) -> None:
+async def test_d_adds_the_missing_disclaimer(shop, checks, open_room, size):
     source = fill(shop)
     panel = "#contract" if size == WIDE else "#contract-line"
     async with open_room("review", size) as room:
@@ -239,7 +233,7 @@ async def test_d_adds_the_missing_disclaimer(shop: Shop, checks: Checks, open_ro
 
 
 @opens(size=NARROW)
-async def test_escape_leaves_the_row_unchanged_and_keeps_a_draft(room: RoomDriver) -> None:
+async def test_escape_leaves_the_row_unchanged_and_keeps_a_draft(room):
     await edit(room, "up")
     await room.press(*" axu1 now", "escape", notice="· Row unchanged; your draft is kept.")
     assert not line(room, "axu1")
@@ -253,7 +247,7 @@ async def test_escape_leaves_the_row_unchanged_and_keeps_a_draft(room: RoomDrive
     assert "draft" not in room.notice, "nothing was written"
 
 
-async def test_a_draft_is_kept_when_another_row_is_opened(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
+async def test_a_draft_is_kept_when_another_row_is_opened(shop, checks, open_room):
     turns = [{"role": role, "content": f"turn number {number}"} for number, role in enumerate(("user", "assistant") * 3, 1)]
     fill(shop, [{"messages": turns}, *GOOD], contract="")
     async with open_room("review") as room:
@@ -272,7 +266,7 @@ async def test_a_draft_is_kept_when_another_row_is_opened(shop: Shop, checks: Ch
         await room.until(lambda: room.screen.query_one(Editor).text == "turn number 5 anew")
 
 
-async def test_a_draft_is_kept_when_the_app_is_closed(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
+async def test_a_draft_is_kept_when_the_app_is_closed(shop, checks, open_room):
     fill(shop)
     async with open_room("review") as room:
         await opened(room)
@@ -287,7 +281,7 @@ async def test_a_draft_is_kept_when_the_app_is_closed(shop: Shop, checks: Checks
         await room.until(lambda: room.screen.query_one(Editor).text == "Where is my parcel? anew")
 
 
-async def test_a_draft_ends_when_its_text_is_that_of_the_row_again(room: RoomDriver) -> None:
+async def test_a_draft_ends_when_its_text_is_that_of_the_row_again(room):
     await edit(room, "up")
     await room.press("x")
     assert room.screen.save_state()["drafts"]  # as every second
@@ -296,7 +290,7 @@ async def test_a_draft_ends_when_its_text_is_that_of_the_row_again(room: RoomDri
 
 
 @opens(stage=lambda shop: fill(shop, GOOD))
-async def test_a_draft_stays_with_its_row_when_rows_are_inserted_before_it(room: RoomDriver, shop: Shop) -> None:
+async def test_a_draft_stays_with_its_row_when_rows_are_inserted_before_it(room, shop):
     source = room.staged
     await edit(room, "up")
     await room.press(*" anew", "escape", notice="· Row unchanged; your draft is kept.")
@@ -315,19 +309,19 @@ async def test_a_draft_stays_with_its_row_when_rows_are_inserted_before_it(room:
     assert not journal_path(source).exists()
 
 
-async def test_an_invalid_edit_is_refused_and_stays_in_the_editor(room: RoomDriver) -> None:
+async def test_an_invalid_edit_is_refused_and_stays_in_the_editor(room):
     await edit(room)
     room.screen.query_one(Editor).load_text("")
     await room.press("ctrl+s", notice="✗ support-json.jsonl, line 1: an assistant turn is empty.")
     assert "editing turn 3" in room.head("#read")
 
 
-async def test_escape_leaves_the_room_right_after_a_decision(room: RoomDriver) -> None:
+async def test_escape_leaves_the_room_right_after_a_decision(room):
     await room.press("a", notice="✓ Row 1 accepted.")
     await room.press("escape", mode="data")
 
 
-async def test_letters_typed_right_after_e_go_into_the_editor(room: RoomDriver) -> None:
+async def test_letters_typed_right_after_e_go_into_the_editor(room):
     for key in "exa":
         room.app.post_message(events.Key(key, key))
     await room.until(lambda: room.screen.query_one(Editor).text.endswith("xa"))
@@ -335,7 +329,7 @@ async def test_letters_typed_right_after_e_go_into_the_editor(room: RoomDriver) 
 
 
 @opens(stage=lambda shop: fill(shop, [chat("Is it?", "one\x1b[31m \u202etwo\r\nthree")], contract=""))
-async def test_an_edit_preserves_characters_that_cannot_be_shown(room: RoomDriver) -> None:
+async def test_an_edit_preserves_characters_that_cannot_be_shown(room):
     assert " ".join(room.text("#contract").split()) == "The recipe has no contract. Set one in Plan, under evaluation."
     await edit(room)
     await room.press("backspace", "!", "ctrl+s", notice="~ Row 1 edited.")
@@ -350,9 +344,7 @@ PAIRS = [
 
 
 @pytest.mark.parametrize("size", [WIDE, NARROW])
-async def test_pairs_are_shown_side_by_side_and_each_verdict_is_one_key(
-    shop: Shop, checks: Checks, open_room: OpenRoom, size: tuple[int, int]
-) -> None:
+async def test_pairs_are_shown_side_by_side_and_each_verdict_is_one_key(shop, checks, open_room, size):
     source = fill(shop, PAIRS, contract="")
     async with open_room("review", size) as room:
         await opened(room)
@@ -371,9 +363,7 @@ async def test_pairs_are_shown_side_by_side_and_each_verdict_is_one_key(
 
 
 @pytest.mark.parametrize("size", [WIDE, NARROW])
-async def test_long_answers_of_a_pair_start_below_the_end_of_their_prompt(
-    shop: Shop, checks: Checks, open_room: OpenRoom, size: tuple[int, int]
-) -> None:
+async def test_long_answers_of_a_pair_start_below_the_end_of_their_prompt(shop, checks, open_room, size):
     answer = "\n".join(f"Line {number} of the answer." for number in range(90))
     fill(shop, [pair("\n".join(f"Line {number} of the question." for number in range(60)), answer, f"{answer}!")], contract="")
     async with open_room("review", size) as room:
@@ -383,7 +373,7 @@ async def test_long_answers_of_a_pair_start_below_the_end_of_their_prompt(
 
 
 @opens(stage=lambda shop: fill(shop, PAIRS, contract=""))
-async def test_only_the_differences_of_a_pair_are_underlined(room: RoomDriver) -> None:
+async def test_only_the_differences_of_a_pair_are_underlined(room):
     shown = room.screen.query_one(RowReader).render()
     underlined = "".join(shown.plain[span.start : span.end] for span in shown.spans if "underline" in str(span.style))
     assert "stays cool" in underlined
@@ -391,14 +381,14 @@ async def test_only_the_differences_of_a_pair_are_underlined(room: RoomDriver) -
     assert "lamp" not in underlined
 
 
-def test_a_word_diff_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_word_diff_is_computed_once(monkeypatch):
     first = word_diff("The lamp stays cool.", "The lamp is hot now.")
     monkeypatch.setattr("difflib.SequenceMatcher", None)
     assert word_diff("The lamp stays cool.", "The lamp is hot now.") == first
     assert "".join(text for text, differs in first[0] if differs) == "stays cool"
 
 
-async def test_the_keys_of_pairs_do_nothing_to_a_conversation(room: RoomDriver) -> None:
+async def test_the_keys_of_pairs_do_nothing_to_a_conversation(room):
     await room.press("d", "equals_sign", "b", "s")
     await room.pilot.pause()
     assert not statuses(room)
@@ -406,7 +396,7 @@ async def test_the_keys_of_pairs_do_nothing_to_a_conversation(room: RoomDriver) 
 
 
 @opens(mode="data", settle=None)
-async def test_review_goes_through_the_rows_that_data_filters(room: RoomDriver) -> None:
+async def test_review_goes_through_the_rows_that_data_filters(room):
     await room.until(lambda: ready(room))
     await room.press("slash", *"tag:login", "enter", until=lambda: len(session_of(room).selection.rows) == 6)
     await room.press("down", "down", "enter", mode="review")
@@ -427,9 +417,7 @@ async def test_review_goes_through_the_rows_that_data_filters(room: RoomDriver) 
     assert "all rows" not in room.actions
 
 
-async def test_decisions_about_rows_that_are_not_in_the_source_are_announced(
-    shop: Shop, checks: Checks, open_room: OpenRoom
-) -> None:
+async def test_decisions_about_rows_that_are_not_in_the_source_are_announced(shop, checks, open_room):
     source = fill(shop, [GOOD[0], GOOD[1]])
     with ReviewSession(source) as session:
         session.decide("accept", [(row.hash, row) for row in read_source(source).rows[:2]])
@@ -441,7 +429,7 @@ async def test_decisions_about_rows_that_are_not_in_the_source_are_announced(
 
 
 @opens(mode="data", settle=None)
-async def test_review_can_leave_the_filter(room: RoomDriver) -> None:
+async def test_review_can_leave_the_filter(room):
     await room.until(lambda: ready(room))
     await room.press("slash", *"tag:login", "enter", until=lambda: len(session_of(room).selection.rows) == 6)
     await room.press("R", until=lambda: "all rows" in room.actions)
@@ -453,7 +441,7 @@ async def test_review_can_leave_the_filter(room: RoomDriver) -> None:
 
 
 @opens(mode="data", settle=None)
-async def test_a_filter_that_no_row_matches_is_told_and_left_for_an_undecided_row(room: RoomDriver) -> None:
+async def test_a_filter_that_no_row_matches_is_told_and_left_for_an_undecided_row(room):
     await room.until(lambda: ready(room))
     await room.press("x", notice="✗ Row 1 rejected.")
     await room.press("slash", *"tag:nowhere", "enter")
@@ -465,7 +453,7 @@ async def test_a_filter_that_no_row_matches_is_told_and_left_for_an_undecided_ro
 
 
 @opens(size=NARROW)
-async def test_an_invalid_row_is_explained_and_passed_over(room: RoomDriver) -> None:
+async def test_an_invalid_row_is_explained_and_passed_over(room):
     await room.press("end", until=lambda: "✗ Invalid row: there is no assistant turn at the end" in room.text("#reader"))
     assert "accept" not in room.actions
     await room.press("a", "e", "1", "n")
@@ -476,7 +464,7 @@ async def test_an_invalid_row_is_explained_and_passed_over(room: RoomDriver) -> 
 
 
 @opens(size=NARROW)
-async def test_a_narrow_screen_shows_the_contract_in_one_line(room: RoomDriver) -> None:
+async def test_a_narrow_screen_shows_the_contract_in_one_line(room):
     assert "✓ contract passes  4 of 4 pass" in room.text("#contract-line")
     await go_to(room, 11)
     assert "✗ correct disclaimer:" in room.text("#contract-line")
@@ -489,7 +477,7 @@ async def test_a_narrow_screen_shows_the_contract_in_one_line(room: RoomDriver) 
     await at_row(room, 11)
 
 
-async def test_tab_goes_through_the_sections_in_order(room: RoomDriver) -> None:
+async def test_tab_goes_through_the_sections_in_order(room):
     await go_to(room, 12)
     await room.until(lambda: "this email" in " ".join(room.text("#findings").split()))
     for panel in ("contract", "findings", "tags", "origin", "reader"):
@@ -499,7 +487,7 @@ async def test_tab_goes_through_the_sections_in_order(room: RoomDriver) -> None:
     await room.until_notice("✓ Row 12 accepted.")  # the room's keys work in every section
 
 
-async def test_a_long_row_can_be_scrolled_to_its_end(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
+async def test_a_long_row_can_be_scrolled_to_its_end(shop, checks, open_room):
     long = "\n".join(f"line {number}" for number in range(200))
     fill(shop, [chat(long, "Short."), *GOOD], contract="")
     async with open_room("review", NARROW) as room:
@@ -512,7 +500,7 @@ async def test_a_long_row_can_be_scrolled_to_its_end(shop: Shop, checks: Checks,
         await room.press("k", "j", "j", until=lambda: "Short." in room.text("#reader"))
 
 
-async def test_decisions_survive_a_journal_that_another_program_replaces(room: RoomDriver) -> None:
+async def test_decisions_survive_a_journal_that_another_program_replaces(room):
     source = room.staged
     await room.press("a", notice="✓ Row 1 accepted.")
     saved = source.with_name("saved")  # by an editor that opened the journal before the decision
@@ -523,9 +511,7 @@ async def test_decisions_survive_a_journal_that_another_program_replaces(room: R
     assert session_of(room).source.decided_count == 2
 
 
-async def test_without_a_tokenizer_training_is_marked_by_turn(
-    shop: Shop, checks: Checks, tokens: type[Tokenizer], open_room: OpenRoom
-) -> None:
+async def test_without_a_tokenizer_training_is_marked_by_turn(shop, checks, tokens, open_room):
     fill(shop)
     tokens.error = MachineError("The process with the tokenizer died.")
     async with open_room("review") as room:
@@ -535,9 +521,7 @@ async def test_without_a_tokenizer_training_is_marked_by_turn(
 
 
 @opens(settle=None)
-async def test_a_missing_base_is_told_and_its_tokens_are_counted_once_it_is_there(
-    local_bases: set[str], room: RoomDriver, shop: Shop
-) -> None:
+async def test_a_missing_base_is_told_and_its_tokens_are_counted_once_it_is_there(local_bases, room, shop):
     await opened(room, counted=False)
     await room.until(lambda: room.head("#read").endswith("no token count: the base is missing. f in Plan downloads it"))
     local_bases.add("smollm2-135m")
@@ -545,7 +529,7 @@ async def test_a_missing_base_is_told_and_its_tokens_are_counted_once_it_is_ther
     await room.until(lambda: room.head("#read").endswith(" trained"))
 
 
-async def test_a_full_disk_is_reported_and_nothing_is_decided(room: RoomDriver, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_full_disk_is_reported_and_nothing_is_decided(room, monkeypatch):
 
     def full(self: Any, record: Any) -> None:
         raise MachineError("The disk is full, so support-json.review.jsonl was not saved.", hint="Free some space.")
@@ -558,7 +542,7 @@ async def test_a_full_disk_is_reported_and_nothing_is_decided(room: RoomDriver, 
 
 
 @opens(stage=lambda shop: None, settle=None, size=NARROW)
-async def test_without_rows_the_room_says_how_to_get_some(room: RoomDriver, shop: Shop) -> None:
+async def test_without_rows_the_room_says_how_to_get_some(room, shop):
     await room.until(lambda: "No rows selected." in room.text("#no-row"))
     await room.press("a", "e", "u", "space", "right")
     fill(shop, GOOD).unlink()
@@ -568,9 +552,7 @@ async def test_without_rows_the_room_says_how_to_get_some(room: RoomDriver, shop
     assert "r another recipe" in room.text("#no-row")
 
 
-async def test_an_import_continues_while_tokens_are_counted(
-    shop: Shop, checks: Checks, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_an_import_continues_while_tokens_are_counted(shop, checks, open_room, monkeypatch):
     from mlxtune.data import importer
 
     fill(shop)
@@ -588,7 +570,7 @@ async def test_an_import_continues_while_tokens_are_counted(
         await room.until_notice("✓ Imported 1 row to data/more-2.jsonl.")
 
 
-async def test_ctrl_y_copies_the_row(room: RoomDriver) -> None:
+async def test_ctrl_y_copies_the_row(room):
     source = room.staged
     await room.press("ctrl+y", notice="✓ Copied the row.")
     written = json.loads(source.read_text(encoding="utf-8").splitlines()[0])
@@ -596,12 +578,12 @@ async def test_ctrl_y_copies_the_row(room: RoomDriver) -> None:
 
 
 @opens(stage=lambda shop: fill(shop, GOOD, "rows-of-the-support-desk-with-a-very-long-name"))
-async def test_a_long_file_name_keeps_the_line_number(room: RoomDriver) -> None:
+async def test_a_long_file_name_keeps_the_line_number(room):
     assert "…, line 1" in room.text("#origin")
 
 
 @opens(stage=lambda shop: fill(shop, GOOD))
-async def test_a_second_annotator_starts_anew_and_is_compared(room: RoomDriver) -> None:
+async def test_a_second_annotator_starts_anew_and_is_compared(room):
     source = room.staged
     await room.press("a", notice="✓ Row 1 accepted.")
     await room.press("y", choose="other")
@@ -630,7 +612,7 @@ def editor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], N
 
 
 @opens(stage=lambda shop: fill(shop, GOOD))
-async def test_an_answer_is_edited_in_the_users_editor(room: RoomDriver, editor: Callable[[str], None]) -> None:
+async def test_an_answer_is_edited_in_the_users_editor(room, editor):
     source = room.staged
     editor("""sed -i 's/look into it/LOOK/' "$1"; echo >> "$1" """)
     await room.press("v", notice="~ Row 1 edited.")
@@ -647,7 +629,7 @@ async def test_an_answer_is_edited_in_the_users_editor(room: RoomDriver, editor:
 
 
 @opens(stage=lambda shop: fill(shop, GOOD))
-async def test_the_terminal_is_restored_even_if_the_editor_cannot_be_run(room: RoomDriver, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_terminal_is_restored_even_if_the_editor_cannot_be_run(room, monkeypatch):
     restored: list[bool] = []
 
     @contextmanager

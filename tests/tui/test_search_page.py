@@ -10,10 +10,9 @@ from mlxtune.training.search.leaderboard import read_leaderboard
 from mlxtune.tui.rooms.train.search_page import SearchPage
 from mlxtune.tui.widgets import ChoiceDialog
 
-from .conftest import OpenRoom
 from .driver import NARROW
 from .searched import write_search
-from .stage import Shop, shown
+from .stage import shown
 
 pytestmark = pytest.mark.slow
 
@@ -24,7 +23,7 @@ async def opened(room: Any) -> None:
     await room.press("h", until=lambda: isinstance(room.screen, SearchPage))
 
 
-async def test_before_the_first_search(shop: Shop, open_room: OpenRoom) -> None:
+async def test_before_the_first_search(shop, open_room):
     shop.recipe()
     async with open_room("train", size=NARROW) as room:
         await opened(room)
@@ -39,7 +38,7 @@ async def test_before_the_first_search(shop: Shop, open_room: OpenRoom) -> None:
             assert reason in room.notice
 
 
-async def test_the_page_shows_an_error(shop: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_page_shows_an_error(shop, open_room, monkeypatch):
     def refuse(*_: object) -> None:
         raise InputError("The search has ended.", hint="Start another one.")
 
@@ -50,7 +49,7 @@ async def test_the_page_shows_an_error(shop: Shop, open_room: OpenRoom, monkeypa
         await room.press("x", until=lambda: "The search has ended. Start another one." in shown(room.app))
 
 
-async def test_a_running_search_and_choices(shop: Shop, open_room: OpenRoom) -> None:
+async def test_a_running_search_and_choices(shop, open_room):
     shop.recipe()
     folder = write_search(shop, done=9, failed=True, alive=True)
     async with open_room("train", size=LARGE) as room:
@@ -64,7 +63,7 @@ async def test_a_running_search_and_choices(shop: Shop, open_room: OpenRoom) -> 
         await room.until(lambda: (board := boards.read_board(folder)) is not None and bool(board.pinned and board.dropped))
 
 
-async def test_a_search_is_stopped_after_confirmation(shop: Shop, open_room: OpenRoom) -> None:
+async def test_a_search_is_stopped_after_confirmation(shop, open_room):
     write_search(shop, done=2, alive=True)
     async with open_room("train", size=LARGE) as room:
         await opened(room)
@@ -74,7 +73,7 @@ async def test_a_search_is_stopped_after_confirmation(shop: Shop, open_room: Ope
         assert "Keep searching" in shown(room.app)
 
 
-async def test_a_finished_search(shop: Shop, open_room: OpenRoom) -> None:
+async def test_a_finished_search(shop, open_room):
     write_search(shop, finished=True)
     async with open_room("train", size=LARGE) as room:
         await opened(room)
@@ -85,7 +84,7 @@ async def test_a_finished_search(shop: Shop, open_room: OpenRoom) -> None:
         await room.press("escape", mode="train")
 
 
-async def test_a_crashed_search_offers_to_continue(shop: Shop, open_room: OpenRoom) -> None:
+async def test_a_crashed_search_offers_to_continue(shop, open_room):
     write_search(shop, done=3)
     async with open_room("train", size=NARROW) as room:
         await opened(room)
@@ -93,7 +92,7 @@ async def test_a_crashed_search_offers_to_continue(shop: Shop, open_room: OpenRo
         assert "r continue" in room.text("#search-banner")
 
 
-def test_trials_that_the_budget_excluded(shop: Shop) -> None:
+def test_trials_that_the_budget_excluded(shop):
     folder = write_search(shop, done=9, finished=True)
     board = read_leaderboard(folder)
     assert board
@@ -103,7 +102,7 @@ def test_trials_that_the_budget_excluded(shop: Shop) -> None:
 
 @pytest.mark.parametrize("size", [NARROW, LARGE], ids=["80x24", "140x45"])
 @pytest.mark.parametrize("state", ["running", "finished", "crashed"])
-def test_pictures(shop: Shop, snap_compare: Any, size: tuple[int, int], state: str) -> None:
+def test_pictures(shop, snap_compare, size, state):
     shop.recipe()
     write_search(
         shop,

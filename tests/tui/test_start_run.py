@@ -9,9 +9,6 @@ from mlxtune.cli.main import app as cli
 from mlxtune.data import check_cache
 from mlxtune.data.check_cache import CheckOutcome
 
-from .conftest import OpenRoom
-from .stage import Shop
-
 RECIPE = """name = "refused"
 [model]
 base = "{base}"
@@ -34,9 +31,7 @@ parent = "{parent}"
     ],
     ids=["no data", "no rows", "an empty split", "no parent", "no base"],
 )
-async def test_the_app_refuses_what_the_command_line_refuses(
-    shop: Shop, open_room: OpenRoom, broken: dict[str, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_the_app_refuses_what_the_command_line_refuses(shop, open_room, broken, monkeypatch):
     (shop.folder / "recipes").mkdir(parents=True)
     row = '{{"messages": [{{"role": "user", "content": "Question {0}"}}, {{"role": "assistant", "content": "{0}"}}]}}\n'
     (shop.folder / "empty.jsonl").write_text("")
@@ -62,9 +57,7 @@ async def test_the_app_refuses_what_the_command_line_refuses(
         (CheckOutcome("clean", 480, 0, rules="of another recipe"), "have not been checked since the recipe changed"),
     ],
 )
-async def test_rows_that_should_not_be_trained_on_are_named_before_a_run_starts(
-    shop: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch, check: CheckOutcome, says: str
-) -> None:
+async def test_rows_that_should_not_be_trained_on_are_named_before_a_run_starts(shop, open_room, monkeypatch, check, says):
     started: list[str] = []
     monkeypatch.setattr("mlxtune.workspace.control.train", lambda workspace, recipe: started.append(recipe.name))
     shop.recipe()

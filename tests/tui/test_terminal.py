@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 from collections.abc import Iterable
-from pathlib import Path
 
 import pytest
 from arenas import DESCRIBE, count_arenas, needs_glibc
@@ -72,7 +71,7 @@ main()
 
 
 @pytest.mark.parametrize(("ending", "code"), [("q", 0), ("TERM", 0)])
-def test_the_terminal_is_left_as_it_was(tmp_path: Path, ending: str, code: int) -> None:
+def test_the_terminal_is_left_as_it_was(tmp_path, ending, code):
     (tmp_path / "work").mkdir()
     with terminal(tmp_path / "work", tmp_path / "home", columns=80, rows=24) as screen:
         screen.until("Start with the sample workspace")
@@ -85,7 +84,7 @@ def test_the_terminal_is_left_as_it_was(tmp_path: Path, ending: str, code: int) 
 
 
 @needs_glibc
-def test_threads_do_not_keep_the_memory_of_jobs(tmp_path: Path) -> None:
+def test_threads_do_not_keep_the_memory_of_jobs(tmp_path):
     (tmp_path / "work").mkdir()
     with terminal(tmp_path / "work", tmp_path / "home", code=DESCRIBE + APP) as screen:
         screen.until("Start with the sample workspace")
@@ -95,9 +94,7 @@ def test_threads_do_not_keep_the_memory_of_jobs(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("hangup_signal", cases([True, False], "True"))
-def test_a_closed_terminal_ends_the_app_and_its_helpers(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hangup_signal: bool
-) -> None:
+def test_a_closed_terminal_ends_the_app_and_its_helpers(tmp_path, monkeypatch, hangup_signal):
     """The process has no controlling terminal, so closing the terminal sends no signal."""
     samples.create(tmp_path / "work")
     (tmp_path / "work" / "model").mkdir()  # a base that is there, though it has no tokenizer
@@ -117,7 +114,7 @@ def test_a_closed_terminal_ends_the_app_and_its_helpers(
     assert app_state.load(tmp_path / "work")["room"] == "review"
 
 
-def test_the_end_of_its_input_alone_ends_the_app(tmp_path: Path) -> None:
+def test_the_end_of_its_input_alone_ends_the_app(tmp_path):
     (tmp_path / "work").mkdir()
     with terminal(tmp_path / "work", tmp_path / "home", own_input=True) as screen:
         screen.until("Start with the sample workspace")
@@ -126,7 +123,7 @@ def test_the_end_of_its_input_alone_ends_the_app(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("closed", cases([True, False], "True"))
-def test_a_hangup_ends_an_app_that_cannot_exit_by_itself(tmp_path: Path, closed: bool) -> None:
+def test_a_hangup_ends_an_app_that_cannot_exit_by_itself(tmp_path, closed):
     """The terminal is closed without a signal, or stays open after one."""
     (tmp_path / "work").mkdir()
     with terminal(tmp_path / "work", tmp_path / "home", code=STUCK) as screen:
@@ -141,7 +138,7 @@ def test_a_hangup_ends_an_app_that_cannot_exit_by_itself(tmp_path: Path, closed:
         wait_until_dead(helpers)
 
 
-def test_a_run_goes_on_when_the_terminal_of_its_app_is_closed(workspace: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_goes_on_when_the_terminal_of_its_app_is_closed(workspace, home, monkeypatch):
     monkeypatch.setenv("MLXTUNE_HOME", str(home))
     with terminal(workspace, home, code=TRAINS) as screen:
         screen.until("▎ ")
@@ -175,7 +172,7 @@ def is_alive(pid: int) -> bool:
     return bool(state) and not state.startswith("Z")
 
 
-def test_an_internal_error_is_a_sentence_without_a_traceback(tmp_path: Path) -> None:
+def test_an_internal_error_is_a_sentence_without_a_traceback(tmp_path):
     (tmp_path / "work").mkdir()
     with terminal(tmp_path / "work", tmp_path / "home", code=BROKEN) as screen:
         assert screen.end() == 4
@@ -185,7 +182,7 @@ def test_an_internal_error_is_a_sentence_without_a_traceback(tmp_path: Path) -> 
         assert screen.restored
 
 
-def test_a_key_that_is_no_character_is_an_error_without_a_traceback(tmp_path: Path) -> None:
+def test_a_key_that_is_no_character_is_an_error_without_a_traceback(tmp_path):
     (tmp_path / "work").mkdir()
     with terminal(tmp_path / "work", tmp_path / "home") as screen:
         screen.until("Start with the sample workspace")
@@ -197,7 +194,7 @@ def test_a_key_that_is_no_character_is_an_error_without_a_traceback(tmp_path: Pa
         assert screen.restored
 
 
-def test_keys_typed_after_quitting_are_ignored(tmp_path: Path) -> None:
+def test_keys_typed_after_quitting_are_ignored(tmp_path):
     samples.create(tmp_path / "work")
     with terminal(tmp_path / "work", tmp_path / "home") as screen:
         screen.until("▎ Home")
@@ -207,7 +204,7 @@ def test_keys_typed_after_quitting_are_ignored(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", cases(ROOMS, "review"))
-def test_the_app_opens_in_the_last_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
+def test_the_app_opens_in_the_last_room(tmp_path, monkeypatch, mode):
     """On a terminal a room is created before it is on the screen stack; in a test it is not."""
     samples.create(tmp_path / "work")
     monkeypatch.setenv("MLXTUNE_HOME", str(tmp_path / "home"))

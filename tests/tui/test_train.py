@@ -12,7 +12,7 @@ from mlxtune.tui.app import MlxtuneApp
 from mlxtune.tui.rooms.train.chart import RunChart
 from mlxtune.tui.widgets import ChoiceDialog, PageScreen
 
-from .conftest import OpenRoom, loaded_shop
+from .conftest import loaded_shop
 from .driver import NARROW, Opening, RoomDriver, drive, opens
 from .evaluated import evaluating
 from .stage import NOW, Shop, loss
@@ -43,7 +43,7 @@ def option_texts(room: RoomDriver) -> list[str]:
     return [f"{option.name}, {option.about}" for option in room.screen._options]
 
 
-async def test_a_running_run_shows_figures_curve_samples_and_log(room: RoomDriver) -> None:
+async def test_a_running_run_shows_figures_curve_samples_and_log(room):
     figures = room.text("#stats")
     for part in ("640 of 960", "1,8", "memory, peak 13.4", "11.8 of 24 GB", "falling"):
         assert part in figures, part
@@ -62,7 +62,7 @@ async def test_a_running_run_shows_figures_curve_samples_and_log(room: RoomDrive
     assert room.actions == ["stop", "compare", "zoom", "log", "samples", "older"]
 
 
-async def test_nothing_is_saved_before_the_first_step(shop: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_nothing_is_saved_before_the_first_step(shop, open_room, monkeypatch):
     monkeypatch.setattr("mlxtune.runs.registry.stop", lambda run: None)
     shop.recipe()
     shop.run(RUN, steps=0, alive=True, total=960)
@@ -73,7 +73,7 @@ async def test_nothing_is_saved_before_the_first_step(shop: Shop, open_room: Ope
         await room.until(lambda: room.notice == "■ support-json was asked to stop.")
 
 
-async def test_stop_asks_first_and_its_default_changes_nothing(room: RoomDriver, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_stop_asks_first_and_its_default_changes_nothing(room, monkeypatch):
     stopped: list[str] = []
     monkeypatch.setattr("mlxtune.runs.registry.stop", lambda run: stopped.append(run.id))
     await room.press("s", until=lambda: isinstance(room.screen, ChoiceDialog))
@@ -91,9 +91,7 @@ async def test_stop_asks_first_and_its_default_changes_nothing(room: RoomDriver,
     assert room.notice == "", "it has stopped"
 
 
-async def test_a_run_that_was_asked_and_is_quiet_can_be_killed_after_a_warning(
-    room: RoomDriver, shop: Shop, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_run_that_was_asked_and_is_quiet_can_be_killed_after_a_warning(room, shop, monkeypatch):
     monkeypatch.setattr("mlxtune.runs.registry.stop", lambda run: None)
     await room.press("s", choose="stop", until=lambda: not room.app.jobs.busy and bool(room.app.runs.stopping))
     await room.observe(shop.snapshot(NOW + 60))
@@ -104,7 +102,7 @@ async def test_a_run_that_was_asked_and_is_quiet_can_be_killed_after_a_warning(
     await room.until_notice("■ support-json is exiting now, without saving.")
 
 
-async def test_a_refused_stop_changes_nothing(room: RoomDriver, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_refused_stop_changes_nothing(room, monkeypatch):
     def refuse(run: Any) -> None:
         raise InputError("It is gone.")
 
@@ -114,7 +112,7 @@ async def test_a_refused_stop_changes_nothing(room: RoomDriver, monkeypatch: pyt
     assert "● stopping" not in status(room)
 
 
-async def test_while_the_app_is_busy_a_stop_is_refused(room: RoomDriver, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_while_the_app_is_busy_a_stop_is_refused(room, monkeypatch):
     monkeypatch.setattr("mlxtune.runs.registry.stop", lambda run: pytest.fail("stopped"))
     room.app.jobs.busy = True
     await room.press("s", choose="stop", notice="! Another task is still running.")
@@ -122,7 +120,7 @@ async def test_while_the_app_is_busy_a_stop_is_refused(room: RoomDriver, monkeyp
     assert room.app.jobs.run(lambda: None, busy="") is False
 
 
-async def test_a_run_that_ended_a_moment_ago_did_so_just_now(loaded: Shop, open_room: OpenRoom) -> None:
+async def test_a_run_that_ended_a_moment_ago_did_so_just_now(loaded, open_room):
     loaded.run("20261124-1400-support-json", steps=60, age=20, end=("run.stopped", {"step": 60}))
     async with open_room("train", size=(140, 36)) as room:
         await room.press("c", until=lambda: isinstance(room.screen, ChoiceDialog))
@@ -161,9 +159,7 @@ FULL = {"error": "The disk is full, so step 60 was not saved.", "hint": "Free so
     ],
     ids=["quiet", "power", "heat", "bad rows", "full disk", "finished", "preparing", "finishing"],
 )  # fmt: skip
-async def test_the_state_of_a_run_is_told(
-    shop: Shop, open_room: OpenRoom, stage: Callable[[Shop], object], age: float, stats: list[str], header: str, actions: str
-) -> None:
+async def test_the_state_of_a_run_is_told(shop, open_room, stage, age, stats, header, actions):
     stage(shop)
     async with open_room("train", now=NOW + age) as room:
         for text in stats:
@@ -173,7 +169,7 @@ async def test_the_state_of_a_run_is_told(
             assert (action.removeprefix("-") in room.actions) is not action.startswith("-"), action
 
 
-async def test_a_crash_says_what_is_saved_and_r_resumes(shop: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_crash_says_what_is_saved_and_r_resumes(shop, open_room, monkeypatch):
     resumed: list[str] = []
     monkeypatch.setattr("mlxtune.workspace.control.resume", lambda run: resumed.append(run.id))
     shop.recipe()
@@ -189,7 +185,7 @@ async def test_a_crash_says_what_is_saved_and_r_resumes(shop: Shop, open_room: O
         await room.press("r", until=lambda: resumed == [RUN])
 
 
-async def test_a_refused_resume_is_a_notice(shop: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_refused_resume_is_a_notice(shop, open_room, monkeypatch):
     def refuse(run: Any) -> None:
         raise InputError("20261124-1412-x is running already.")
 
@@ -202,7 +198,7 @@ async def test_a_refused_resume_is_a_notice(shop: Shop, open_room: OpenRoom, mon
 
 
 @opens(mode="home", size=NARROW)
-async def test_a_loss_that_is_not_a_number_is_a_cross_on_the_axis(room: RoomDriver) -> None:
+async def test_a_loss_that_is_not_a_number_is_a_cross_on_the_axis(room):
     room.app.runs.open_run("20261122-0900-support-json")
     await room.pilot.pause()
     axis = next(row for row in chart_text(room).splitlines() if "└" in row)
@@ -210,7 +206,7 @@ async def test_a_loss_that_is_not_a_number_is_a_cross_on_the_axis(room: RoomDriv
     assert "loss NaN" in room.text("#log-picture")
 
 
-async def test_an_adapter_from_an_earlier_step_says_so(shop: Shop, open_room: OpenRoom) -> None:
+async def test_an_adapter_from_an_earlier_step_says_so(shop, open_room):
     shop.recipe()
     shop.run(
         "20261124-1412-support-json", steps=100, total=100, end=("run.finished", {"summary": {"steps": 100, "adapter_step": 40}})
@@ -221,7 +217,7 @@ async def test_an_adapter_from_an_earlier_step_says_so(shop: Shop, open_room: Op
         await room.press("H", until=lambda: "step 100 of 100, adapter from 40" in room.text("#workflow-picture"))
 
 
-async def test_before_the_first_step_the_log_has_the_room(shop: Shop, open_room: OpenRoom) -> None:
+async def test_before_the_first_step_the_log_has_the_room(shop, open_room):
     folder = shop.run("20261124-1412-x", alive=True)
     async with open_room("train") as room:
         assert not chart(room).region
@@ -232,7 +228,7 @@ async def test_before_the_first_step_the_log_has_the_room(shop: Shop, open_room:
         assert "30 of 120 pairs" in room.text("#stats")
 
 
-async def test_a_run_without_events_is_starting(shop: Shop, open_room: OpenRoom) -> None:
+async def test_a_run_without_events_is_starting(shop, open_room):
     folder = shop.folder / "runs" / "20261124-1412-x"
     folder.mkdir(parents=True)
     (folder / "recipe.toml").touch()
@@ -242,7 +238,7 @@ async def test_a_run_without_events_is_starting(shop: Shop, open_room: OpenRoom)
 
 
 @opens(stage=lambda shop: None)
-async def test_the_empty_room_has_one_key(room: RoomDriver, shop: Shop) -> None:
+async def test_the_empty_room_has_one_key(room, shop):
     assert "No runs yet." in room.text("#invite")
     assert "H create a recipe on Home" in room.text("#invite")
     shop.recipe()
@@ -253,7 +249,7 @@ async def test_the_empty_room_has_one_key(room: RoomDriver, shop: Shop) -> None:
     assert "No runs yet." in room.text("#invite")
 
 
-async def test_the_empty_room_says_what_keeps_a_run_from_starting(shop: Shop, open_room: OpenRoom) -> None:
+async def test_the_empty_room_says_what_keeps_a_run_from_starting(shop, open_room):
     shop.recipe()
     evaluating(shop)
     async with open_room("train") as room:
@@ -265,7 +261,7 @@ async def test_the_empty_room_says_what_keeps_a_run_from_starting(shop: Shop, op
         await room.press("P", mode="plan")
 
 
-async def test_brackets_and_arrows_show_older_and_newer_runs(room: RoomDriver) -> None:
+async def test_brackets_and_arrows_show_older_and_newer_runs(room):
     await room.press("left_square_bracket")
     assert room.app.selected == "20261122-1010-support-json"
     assert room.head("#chart").startswith("▌ Loss of support-json, 2 d ago")
@@ -277,14 +273,14 @@ async def test_brackets_and_arrows_show_older_and_newer_runs(room: RoomDriver) -
     assert room.app.selected is None, "the newest is followed"
 
 
-async def test_z_zooms_to_the_last_fifth_and_back(room: RoomDriver) -> None:
+async def test_z_zooms_to_the_last_fifth_and_back(room):
     await room.press("z", until=lambda: "512" in chart_text(room))
     assert "whole" in room.actions
     await room.press("z", until=lambda: "960" in chart_text(room))
     assert "zoom" in room.actions
 
 
-async def test_left_and_right_move_a_cursor_over_the_steps(room: RoomDriver) -> None:
+async def test_left_and_right_move_a_cursor_over_the_steps(room):
     assert "┊" not in chart_text(room)
     await room.press("left")
     assert chart(room).cursor == 640
@@ -302,7 +298,7 @@ async def test_left_and_right_move_a_cursor_over_the_steps(room: RoomDriver) -> 
     assert "┊" not in chart_text(room)
 
 
-async def test_the_cursor_moves_by_a_step_where_columns_are_wider_than_steps(shop: Shop, open_room: OpenRoom) -> None:
+async def test_the_cursor_moves_by_a_step_where_columns_are_wider_than_steps(shop, open_room):
     shop.run("20261124-1412-x", steps=12, total=12, alive=True)
     async with open_room("train") as room:
         steps = []
@@ -313,7 +309,7 @@ async def test_the_cursor_moves_by_a_step_where_columns_are_wider_than_steps(sho
 
 
 @opens(size=LARGE)
-async def test_c_draws_another_run_beside_this_one_and_hides_it(room: RoomDriver) -> None:
+async def test_c_draws_another_run_beside_this_one_and_hides_it(room):
     await room.press("c", until=lambda: isinstance(room.screen, ChoiceDialog))
     assert "tone-soft, stopped, stopped, 5 d ago" in option_texts(room)
     await room.choose("20261119-1010-tone-soft")
@@ -324,7 +320,7 @@ async def test_c_draws_another_run_beside_this_one_and_hides_it(room: RoomDriver
     assert room.screen.save_state()["compare"] is None
 
 
-async def test_the_only_other_run_is_compared_without_a_question(shop: Shop, open_room: OpenRoom) -> None:
+async def test_the_only_other_run_is_compared_without_a_question(shop, open_room):
     shop.run("20261122-0900-first", steps=100, total=100, age=9000, end=("run.finished", {"summary": {}}))
     shop.run("20261124-1412-second", steps=60, alive=True)
     async with open_room("train", size=LARGE) as room:
@@ -336,7 +332,7 @@ async def test_the_only_other_run_is_compared_without_a_question(shop: Shop, ope
         assert "compare" not in room.actions
 
 
-async def test_m_goes_through_the_metrics_of_preference_training(shop: Shop, open_room: OpenRoom) -> None:
+async def test_m_goes_through_the_metrics_of_preference_training(shop, open_room):
     shop.run("20261124-1412-voice", steps=200, total=300, alive=True, pairs=True)
     async with open_room("train", size=LARGE) as room:
         titles = []
@@ -349,13 +345,13 @@ async def test_m_goes_through_the_metrics_of_preference_training(shop: Shop, ope
         assert "chosen 0." in room.head("#chart")
 
 
-async def test_m_does_nothing_for_a_run_that_has_only_a_loss(room: RoomDriver) -> None:
+async def test_m_does_nothing_for_a_run_that_has_only_a_loss(room):
     assert "Metric (m)" not in [command.title for command in room.app.get_system_commands(room.screen)]
     await room.press("m")
     assert chart(room).metric.title == "Loss"
 
 
-async def test_enter_opens_the_focused_panel(room: RoomDriver) -> None:
+async def test_enter_opens_the_focused_panel(room):
     await room.press("tab", "enter", until=lambda: isinstance(room.screen, PageScreen))
     await room.until(lambda: "step 50" in room.text("#rows"))
     assert room.text("#rows").count("Where is my parcel?") > 1, "every validation's"
@@ -363,7 +359,7 @@ async def test_enter_opens_the_focused_panel(room: RoomDriver) -> None:
     await room.until(lambda: "step 639" in room.text("#rows"))
 
 
-async def test_zoom_metric_and_comparison_are_restored(loaded: Shop) -> None:
+async def test_zoom_metric_and_comparison_are_restored(loaded):
     async with drive(MlxtuneApp(loaded.folder, clock=lambda: NOW), "train", LARGE) as room:
         await room.until(lambda: "640 of 960" in room.text("#stats"))
         await room.press("z", "c", choose="20261122-1010-support-json")
@@ -375,7 +371,7 @@ async def test_zoom_metric_and_comparison_are_restored(loaded: Shop) -> None:
 
 
 @opens(size=NARROW)
-async def test_g_shows_the_samples_on_a_small_screen(room: RoomDriver) -> None:
+async def test_g_shows_the_samples_on_a_small_screen(room):
     assert not room.screen.query_one("#side").display
     await room.press("g", until=lambda: isinstance(room.screen, PageScreen))
     await room.until(lambda: "Where is my parcel?" in room.text("#rows"))
@@ -384,7 +380,7 @@ async def test_g_shows_the_samples_on_a_small_screen(room: RoomDriver) -> None:
     assert room.mode == "train"
 
 
-async def test_l_shows_every_line_and_follows_the_end(room: RoomDriver, shop: Shop) -> None:
+async def test_l_shows_every_line_and_follows_the_end(room, shop):
     await room.press("l", until=lambda: isinstance(room.screen, PageScreen))
     await room.until(lambda: "step 639" in room.text("#rows"))
     assert room.app.snapshot is not None
@@ -397,7 +393,7 @@ async def test_l_shows_every_line_and_follows_the_end(room: RoomDriver, shop: Sh
     assert room.mode == "train"
 
 
-async def test_a_removed_run_folder_is_reported(room: RoomDriver, shop: Shop) -> None:
+async def test_a_removed_run_folder_is_reported(room, shop):
     room.app.runs.open_run("20261122-1010-support-json")
     shutil.rmtree(shop.folder / "runs" / "20261122-1010-support-json")
     await room.observe(shop.snapshot())
@@ -411,7 +407,7 @@ async def test_a_removed_run_folder_is_reported(room: RoomDriver, shop: Shop) ->
     assert "No runs yet." in room.text("#invite")
 
 
-async def test_the_room_follows_a_run_that_another_process_writes(shop: Shop) -> None:
+async def test_the_room_follows_a_run_that_another_process_writes(shop):
     folder = shop.run("20261124-1412-x", steps=20, alive=True)
     async with drive(MlxtuneApp(shop.folder, clock=lambda: NOW), "train") as room:
         await room.until(lambda: "20 of 960" in room.text("#stats"))
@@ -424,7 +420,7 @@ async def test_the_room_follows_a_run_that_another_process_writes(shop: Shop) ->
         assert [step.step for step in again.snapshot.runs[0].state.steps] == list(range(1, 22))
 
 
-async def test_q_quits(loaded: Shop, open_room: OpenRoom) -> None:
+async def test_q_quits(loaded, open_room):
     async with open_room("train") as room:
         await room.press("q")
     assert room.app.return_code == 0

@@ -6,10 +6,8 @@ from textual.widgets import Input
 from mlxtune.tui.transform_dialog import TransformDialog
 from mlxtune.tui.widgets import MarkableList, Panel
 
-from .conftest import OpenRoom
 from .driver import NARROW, RoomDriver
-from .rows_stage import GOOD, Checks, fill, journal, pair, ready, session_of, statuses, write
-from .stage import Shop
+from .rows_stage import GOOD, fill, journal, pair, ready, session_of, statuses, write
 
 pytestmark = pytest.mark.slow
 
@@ -33,7 +31,7 @@ def marked(room: RoomDriver) -> list[int]:
 
 
 @pytest.mark.parametrize("mode", ["data", "review"])
-async def test_a_pipeline_is_previewed_applied_and_undone(mode: str, shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
+async def test_a_pipeline_is_previewed_applied_and_undone(mode, shop, checks, open_room):
     source = fill(shop)
     before = source.read_bytes()
     async with open_room(mode) as room:
@@ -55,7 +53,7 @@ def journal_exists(room: RoomDriver) -> bool:
     return bool(session_of(room).source.state.steps)
 
 
-async def test_an_invalid_or_empty_pipeline_changes_nothing(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
+async def test_an_invalid_or_empty_pipeline_changes_nothing(shop, checks, open_room):
     write(fill(shop).with_name("more.jsonl"), GOOD)
     async with open_room("data") as room:
         await opened(room)
@@ -74,7 +72,7 @@ async def test_an_invalid_or_empty_pipeline_changes_nothing(shop: Shop, checks: 
         assert not journal_exists(room)
 
 
-async def test_earlier_lines_can_be_recalled(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
+async def test_earlier_lines_can_be_recalled(shop, checks, open_room):
     fill(shop)
     async with open_room("data") as room:
         await opened(room)
@@ -90,9 +88,7 @@ async def test_earlier_lines_can_be_recalled(shop: Shop, checks: Checks, open_ro
 
 @pytest.mark.parametrize("size", [NARROW, (140, 45)])
 @pytest.mark.parametrize("text", ["", "replace /e/ee/", "nonsense in every way"])
-async def test_the_dialogs_keys_are_always_shown(
-    size: tuple[int, int], text: str, shop: Shop, checks: Checks, open_room: OpenRoom
-) -> None:
+async def test_the_dialogs_keys_are_always_shown(size, text, shop, checks, open_room):
     fill(shop, GOOD * 3)
     async with open_room("data", size) as room:
         await opened(room)
@@ -103,7 +99,7 @@ async def test_the_dialogs_keys_are_always_shown(
         assert sheet.content_region.contains_region(keys.region)
 
 
-async def test_marks_by_key_and_every_decision_on_them(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
+async def test_marks_by_key_and_every_decision_on_them(shop, checks, open_room):
     source = fill(shop)
     async with open_room("data") as room:
         await opened(room)
@@ -129,7 +125,7 @@ async def test_marks_by_key_and_every_decision_on_them(shop: Shop, checks: Check
     assert [len(event["rows"]) for event in journal(source)] == [3, 2, 2, 1]
 
 
-async def test_marks_stay_on_their_rows_when_the_filter_changes(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
+async def test_marks_stay_on_their_rows_when_the_filter_changes(shop, checks, open_room):
     fill(shop, [pair(f"Question {at}?", f"Good {at}", f"Bad {at}") for at in range(6)])
     async with open_room("data") as room:
         await opened(room)
