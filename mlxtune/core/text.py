@@ -14,6 +14,7 @@ from typing import Any
 _UNSAFE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb\U000e0000-\U000e007f\ud800-\udfff]"
 )
+_LONGEST_WORD = 1_000
 _LINE_ENDS = re.compile("[\r\x85\u2028\u2029]")
 _CONTROL_PICTURES = {code: chr(0x2400 + code) for code in range(0x20)} | {0x7F: "\u2421"}
 
@@ -59,7 +60,9 @@ def one_line_fields(value: Any) -> Any:
 
 
 def nearest(word: str, choices: Iterable[str], cutoff: float = 0.5) -> str | None:
-    """Return the choice most similar to ``word``, or ``None`` if no similarity (0 to 1) reaches ``cutoff``."""
+    """Return the choice most similar to ``word``, or ``None`` if no similarity (0 to 1) reaches ``cutoff``, or for a very long word."""
+    if len(word) > _LONGEST_WORD:  # the comparison would take seconds
+        return None
     matches = difflib.get_close_matches(word, list(choices), n=1, cutoff=cutoff)
     return matches[0] if matches else None
 

@@ -27,6 +27,7 @@ from mlxtune.serving.protocol import (
 METADATA = frozenset({"user", "metadata", "safety_identifier", "prompt_cache_key"})  # parameters that do not change the answer
 SAMPLING = frozenset({"temperature", "top_p", "seed", "stop"})
 _MAX_STOPS = 16
+_MAX_DEPTH = 100  # levels of nesting, of which each is a call of a function where a request is converted
 _TYPE_NAMES: dict[type, str] = {
     str: "a string",
     list: "a list",
@@ -94,6 +95,20 @@ class CompletedAnswer:
         seconds = {"queued": done.waited, "first_token": done.first, "total": done.seconds}
         timing = {f"{name}_s": round(value, 4) for name, value in seconds.items()}
         return {"seed": self.accepted.seed, "timing": {**timing, "tokens_per_s": round(done.speed, 2)}}
+
+
+def require_flat(value: Any, where: str = "The request body") -> None:
+    """Raise ``ApiError`` if a JSON value is nested so deeply that it could not be passed on."""
+    level = [value]
+    for _ in range(_MAX_DEPTH):
+        level = [
+            inner
+            for outer in level
+            if isinstance(outer, dict | list)
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+    if level:
+        raise ApiError(400, f"{where} is nested more than {_MAX_DEPTH} levels deep.")
 
 
 def parameters(body: Any, supported: Collection[str], defaults: Mapping[str, Any] = MappingProxyType({})) -> Parameters:

@@ -143,9 +143,11 @@ def text_of(content: Any, where: str, *kinds: str, field: str = "content") -> st
 def _tool_calls(calls: Any, where: str) -> list[dict[str, Any]]:
     """Return tool calls with their arguments as objects, which is what templates expect."""
     try:
-        return [
+        parsed = [
             {**call, "function": {**call["function"], "arguments": json.loads(call["function"]["arguments"])}} for call in calls
         ]
+        api.require_flat(parsed, f"{where}.tool_calls")
+        return parsed
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise ApiError(400, f"{where}.tool_calls must be function calls with JSON arguments.", param=where) from error
 

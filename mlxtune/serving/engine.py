@@ -58,6 +58,7 @@ from mlxtune.serving.request import ActiveRequest
 from mlxtune.serving.sampling import TokenChoice, choose_lazily, choose_tokens
 
 PREFILL_BLOCK = 256  # prompt tokens computed before the active requests get their next token
+TEXT_BLOCK = 2**14  # characters that are tokenized before their number is checked
 MAX_POSITIONS = 65_536  # keys and values of all requests together; a single request may have more
 PROMPT_CACHE_BYTES = 2**29
 _OTHER_VARIABLES = {"messages", "tools", "add_generation_prompt", "bos_token", "eos_token"}  # which requests cannot set by name
@@ -258,6 +259,7 @@ class Engine:
             if any(not 0 <= token < size for token in prompt):
                 raise InputError(f"Token IDs must be from 0 to {size - 1:,}.")
             return list(prompt)
+        self._check_text([prompt])
         tokens: list[int] = self.loaded.tokenizer.encode(prompt)
         if tokens[:2] == [self.loaded.tokenizer.bos_token_id] * 2:  # the text begins with the token that the tokenizer adds
             tokens = tokens[1:]
@@ -268,18 +270,34 @@ class Engine:
     def _encode(self, request: GenerateRequest, template: ChatTemplate) -> list[int]:
         if request.prompt is not None:
             return self._tokens(request.prompt)
-        try:
-            json.dumps([[message.as_dict() for message in request.messages], request.tools], ensure_ascii=False).encode()
-        except UnicodeEncodeError as error:
-            raise InputError(
-                "A message contains an incomplete character (a lone surrogate).", hint="Send valid Unicode."
-            ) from error
+        self._check_text(
+            [message.content for message in request.messages], [message.extra for message in request.messages], request.tools
+        )
         prompt = template.prompt(request.messages, request.tools)
         if request.tools and prompt == template.prompt(request.messages):
             raise InputError(
                 "This model's chat template does not support tools.", hint="Remove tools, or describe them in the prompt."
             )
         return prompt
+
+    def _check_text(self, texts: Sequence[str], *others: Any) -> None:
+        """Raise ``InputError`` if ``texts`` or ``others`` are not Unicode, or if ``texts`` are so long that tokenizing them would take long.
+
+        The exact length is checked afterward, because a template may leave out a part.
+        """
+        try:
+            json.dumps([texts, *others], ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            raise InputError("A text contains an incomplete character (a lone surrogate).", hint="Send valid Unicode.") from error
+        count = 0
+        blocks = (text[start : start + TEXT_BLOCK] for text in texts for start in range(0, len(text), TEXT_BLOCK))
+        for block in blocks if sum(map(len, texts)) > TEXT_BLOCK else ():
+            count += len(self.loaded.tokenizer.encode(block, add_special_tokens=False))
+            if count > 2 * self.context:
+                raise InputError(
+                    f"The prompt has more than {count:,} tokens, but the model's context is {self.context:,} tokens.",
+                    hint="Shorten it.",
+                )
 
     def _wait(self) -> bool:
         """Sleep until there is work. Return ``False`` when the engine is closed."""

@@ -30,7 +30,7 @@ from mlxtune.adapters import library
 from mlxtune.core.text import one_line
 from mlxtune.serving import completions, embeddings, responses
 from mlxtune.serving.access_guard import App, Receive, Scope, Send, guarded
-from mlxtune.serving.api import AnswerRequest, ApiError, CompletedAnswer, Document
+from mlxtune.serving.api import AnswerRequest, ApiError, CompletedAnswer, Document, require_flat
 from mlxtune.serving.client import PendingAnswer
 from mlxtune.serving.completions import CompletionResponse
 from mlxtune.serving.metrics import Metrics
@@ -112,10 +112,11 @@ class Server:
     async def create_embeddings(self, request: Request) -> Response:
         with self._place():
             base, *adapters = await self._model_names()
-            wanted = embeddings.parse_request(_parse_json(await _read_body(request)), base, adapters)
+            body = await _read_body(request)
+            wanted = await asyncio.to_thread(lambda: embeddings.parse_request(_parse_json(body), base, adapters))
             async with self.host.client() as client:
                 events = _EventQueue(request)
-                pending = client.send(EmbedRequest("", wanted.inputs), on_event=events.put)
+                pending = await asyncio.to_thread(client.send, EmbedRequest("", wanted.inputs), on_event=events.put)
                 try:
                     event = await events.next()
                 finally:
@@ -131,11 +132,12 @@ class Server:
         """Answer ``request``, as one document or as a stream of server-sent events."""
         async with contextlib.AsyncExitStack() as stack:
             stack.enter_context(self._place())
-            wanted = parse(_parse_json(await _read_body(request)), await self._model_names())
+            body, names = await _read_body(request), await self._model_names()
+            wanted = await asyncio.to_thread(lambda: parse(_parse_json(body), names))  # a long request takes a while
             client = await stack.enter_async_context(self.host.client())
             events = _EventQueue(request)
             adapter = "" if wanted.model == self.host.ready.base else wanted.model
-            answer = client.send(replace(wanted.request, adapter=adapter), on_event=events.put)
+            answer = await asyncio.to_thread(client.send, replace(wanted.request, adapter=adapter), on_event=events.put)
             response = format(wanted, self.host.ready.fingerprint)
             chunks = self._chunks(wanted, response, answer, events, stack.pop_all())
         first = await anext(chunks)
@@ -319,7 +321,9 @@ def _parse_json(body: bytes) -> Any:
         raise ValueError(f"{name} is not JSON")
 
     try:
-        return json.loads(body, parse_constant=refuse)
+        value = json.loads(body, parse_constant=refuse)
+        require_flat(value)
+        return value
     except (ValueError, RecursionError) as error:
         raise ApiError(400, "The request body is not valid JSON.") from error
 

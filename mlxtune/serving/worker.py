@@ -6,10 +6,12 @@ accelerator, and does not start while a run holds it.
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
     from mlxtune.serving.engine import Engine
 
 CLOSE_TIMEOUT = 5.0  # seconds that the current step may take once the client is gone
+LONG = 2**16  # characters of a request that is tokenized in a thread of its own, so that others need not wait
 
 
 @dataclass
@@ -49,6 +52,7 @@ class ModelProcess:
 
     engine: Engine | None = None
     _requests: dict[str, Request] = field(default_factory=dict)
+    _canceled: set[str] = field(default_factory=set)  # a long one may not have been submitted yet
 
     def run(self, load_request: Request, params: LoadParams, channel: Channel) -> None:
         """Load the base model and answer until the client is gone. Raises ``ModelError`` if it cannot be loaded."""
@@ -75,23 +79,36 @@ class ModelProcess:
         os._exit(0)
 
     def _read(self, channel: Channel, engine: Engine) -> None:
-        while request := channel.receive():
-            if request.method == "cancel":
-                engine.cancel(str(request.params.get("id")))
-                continue
-            id = str(request.params.get("id"))
-            self._requests[id] = request
-            try:
-                if request.method == "embed":
-                    engine.submit_embedding(from_json(EmbedRequest, request.params))
+        with ThreadPoolExecutor(1, "long requests") as executor:
+            while request := channel.receive():
+                id = str(request.params.get("id"))
+                if request.method == "cancel":
+                    if id in self._requests:
+                        self._canceled.add(id)
+                    engine.cancel(id)
+                    continue
+                self._requests[id] = request
+                if len(json.dumps(request.params)) > LONG:
+                    executor.submit(self._submit, id, request, engine)
                 else:
-                    engine.submit(from_json(GenerateRequest, request.params))
-            except MlxtuneError as error:
-                self._send(Failed(id, error))
-            except Exception as error:
-                self._send(Failed(id, MlxtuneError(f"Internal error: {type(error).__name__}: {error}")))
+                    self._submit(id, request, engine)
+
+    def _submit(self, id: str, request: Request, engine: Engine) -> None:
+        try:
+            if request.method == "embed":
+                engine.submit_embedding(from_json(EmbedRequest, request.params))
+            else:
+                engine.submit(from_json(GenerateRequest, request.params))
+        except MlxtuneError as error:
+            self._send(Failed(id, error))
+        except Exception as error:
+            self._send(Failed(id, MlxtuneError(f"Internal error: {type(error).__name__}: {error}")))
+        if id in self._canceled:
+            engine.cancel(id)
 
     def _send(self, event: Event) -> None:
+        if isinstance(event, Failed | Done | Embedded):
+            self._canceled.discard(event.id)
         match event:
             case Failed():
                 self._requests.pop(event.id).error(event.error)
