@@ -1,7 +1,5 @@
 """Count the arenas from which a process allocates memory. By default, glibc gives each thread its own."""
 
-from __future__ import annotations
-
 import platform
 from pathlib import Path
 

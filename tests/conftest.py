@@ -1,7 +1,5 @@
 """Shared fixtures: a private home folder, the tiny random model, and the bundled models, each loaded once."""
 
-from __future__ import annotations
-
 import gc
 import json
 import os

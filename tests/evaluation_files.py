@@ -1,7 +1,5 @@
 """Write a finished evaluation to disk with evidence and report, as the worker does."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from dataclasses import replace

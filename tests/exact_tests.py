@@ -1,7 +1,5 @@
 """Exact tests by scipy, to compare ours with."""
 
-from __future__ import annotations
-
 from scipy import stats
 
 

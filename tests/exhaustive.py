@@ -1,7 +1,5 @@
 """Whether to run every case, as in .ci/run, or a few of them, as in ``make test``."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Iterable
 from typing import Any

@@ -4,8 +4,6 @@
 model, or is the refusal that a user would see.
 """
 
-from __future__ import annotations
-
 import importlib
 import json
 import pkgutil

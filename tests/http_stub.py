@@ -1,7 +1,5 @@
 """A local HTTP server for the stubs of services."""
 
-from __future__ import annotations
-
 import json
 import threading
 from collections.abc import Iterator, Mapping

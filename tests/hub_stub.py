@@ -1,7 +1,5 @@
 """A local Hub server: searches, file lists and downloads for the Hub client, with configurable faults."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """A local OpenAI-compatible endpoint whose replies come from a test function."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Callable, Iterator

@@ -1,7 +1,5 @@
 """A worker's side for setup and training in this process."""
 
-from __future__ import annotations
-
 from typing import Any
 
 

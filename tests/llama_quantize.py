@@ -4,8 +4,6 @@ The package xllamacpp has no such program, but exports the function that quantiz
 256 weights get 5 bits instead. Every other matrix gets Q4_K.
 """
 
-from __future__ import annotations
-
 import ctypes
 import importlib.util
 import sys

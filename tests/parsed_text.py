@@ -9,8 +9,6 @@ Three kinds of expressions are found:
 Splitting a text into lines or words, to draw it, is fine.
 """
 
-from __future__ import annotations
-
 import ast
 import re
 import unicodedata

@@ -1,7 +1,5 @@
 """Find the private names of Textual that ``mlxtune/tui`` imports, uses, or overrides."""
 
-from __future__ import annotations
-
 import ast
 import importlib
 import inspect

@@ -3,8 +3,6 @@
 Paths and bodies are those of the huggingface-hub client: repositories, preupload, LFS batches, commits, resolve.
 """
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import json

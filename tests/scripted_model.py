@@ -1,7 +1,5 @@
 """A real Llama whose next token depends only on the current one, so that its answers follow a script. An adapter changes the script."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The Python API. ``docs/python.md``, which ``test_docs.py`` runs, shows the whole of it."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

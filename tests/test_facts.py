@@ -3,8 +3,6 @@
 ``parsed_text.py`` says what counts. Store a code with its arguments where the fact arises, and choose words where it is drawn.
 """
 
-from __future__ import annotations
-
 import ast
 from pathlib import Path
 

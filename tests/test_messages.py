@@ -1,7 +1,5 @@
 """A message is one sentence, and its hint another."""
 
-from __future__ import annotations
-
 import ast
 import re
 from collections.abc import Iterator

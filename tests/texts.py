@@ -1,7 +1,5 @@
 """Texts in many scripts, code, emoji, and whitespace, to compare tokenizers; and plain words, of which tests build rows."""
 
-from __future__ import annotations
-
 import random
 import unicodedata
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Tiny random models of common architectures, built from mlx-lm's classes."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass, field
 from pathlib import Path

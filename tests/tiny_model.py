@@ -1,7 +1,5 @@
 """A tiny random model with a byte tokenizer, and data for it."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Waits for what another process or thread brings. They are patient: a passing test on a busy machine may need a while."""
 
-from __future__ import annotations
-
 import os
 import signal
 import time

@@ -4,8 +4,6 @@ The Hub client reads the token from the environment or from ``hf auth login``. T
 from all of the Hub's messages. An interrupted push or pull can be repeated.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import shutil

@@ -5,8 +5,6 @@ adapter_config.json      kind, layers, rank, scale, and the names of the modules
 mlxtune.json             lineage, written by mlxtune
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Evidence from the workspace: the amount of data, the contract, and evaluations on held-out rows."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Parse, save and load interview answers, and describe an answers file with a JSON Schema."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The advice rules: ``rules.toml`` parsed."""
 
-from __future__ import annotations
-
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ Reasons for retrieval and reasons for training are counted separately. The first
 the reasons for it, and its verdict says what to do first, unless retrieval is needed anyway.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """How the C library hands out memory to threads."""
 
-from __future__ import annotations
-
 import ctypes
 
 _ARENA_MAX = -8  # M_ARENA_MAX in glibc's malloc.h

@@ -1,7 +1,5 @@
 """The app's state in a workspace when it was last closed, stored in a small file in mlxtune's home folder."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any

@@ -16,8 +16,6 @@ MlxtuneError
 ``message`` says what happened and where. ``hint`` says what to do about it.
 """
 
-from __future__ import annotations
-
 from typing import TypedDict
 
 

@@ -5,8 +5,6 @@ and #479. For example: ``[METAL] Command buffer execution failed: Impacting Inte
 (0000000e:kIOGPUCommandBufferCallbackErrorImpactingInteractivity).``
 """
 
-from __future__ import annotations
-
 import os
 import re
 from typing import NamedTuple

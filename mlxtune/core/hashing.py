@@ -1,7 +1,5 @@
 """Stable content hashes that are the same on every machine and Python version."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Append-only JSON Lines files. Each line is one write. An incomplete last line is ignored."""
 
-from __future__ import annotations
-
 import json
 import os
 import stat

@@ -4,8 +4,6 @@
 omits a field that has its default.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import MISSING, field, fields, is_dataclass

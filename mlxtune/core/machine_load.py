@@ -1,7 +1,5 @@
 """Detect when other programs compete for this machine's cores, which makes every run slow."""
 
-from __future__ import annotations
-
 import os
 
 _BUSY = 2.0  # runnable threads per core; a single mlxtune run causes at most 1.5

@@ -1,7 +1,5 @@
 """Versions of the files that mlxtune writes. A file of another version is refused; there are no readers of older files."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from mlxtune.core.errors import InputError

@@ -4,8 +4,6 @@ A compiled training step is traced again for every new combination of array shap
 differ by little, so a few dozen padded shapes cover a whole run with little additional padding.
 """
 
-from __future__ import annotations
-
 import heapq
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence

@@ -3,8 +3,6 @@
 Rows of similar length are grouped within shuffled windows, and the batches are shuffled again, so the order stays random.
 """
 
-from __future__ import annotations
-
 import random
 from collections.abc import Callable, Collection, Iterable, Sequence
 

@@ -1,7 +1,5 @@
 """Cache the verdicts of each source's last checks, one per recipe, until its files change."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace

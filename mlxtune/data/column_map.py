@@ -1,7 +1,5 @@
 """Which of a source's columns are read, and as what. Every command that reads a file without a recipe reads it so."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """How far a constant answer gets: a contract that it meets often does not measure the task."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 

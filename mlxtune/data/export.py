@@ -10,8 +10,6 @@ Sources: mlx-lm's LORA.md, TRL's dataset formats, OpenAI's guides to supervised 
 keys, and the others may reject them, so only mlx-lm gets the metadata.
 """
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping

@@ -13,8 +13,6 @@
 Terms separated by spaces must all match.
 """
 
-from __future__ import annotations
-
 import operator
 import re
 from collections.abc import Callable, Collection

@@ -1,7 +1,5 @@
 """Import rows from a file, a folder or a Hugging Face dataset, and write them in mlxtune's own format."""
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """Convert Parquet files to JSON Lines, a batch of rows at a time. Requires pyarrow."""
 
-from __future__ import annotations
-
 import datetime
 import decimal
 import json

@@ -4,8 +4,6 @@ Self-generated replay nearly removes forgetting (arXiv:2605.26097). Every other 
 answers; the others are sampled at temperature 1, for which the expected gradient at the base is zero.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass

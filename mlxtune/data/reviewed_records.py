@@ -1,7 +1,5 @@
 """Read a source's records in one pass, with the review applied: records are edited, and rejected ones are marked as left out."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The sample workspace: an outdoor shop's support desk with its recipes and data."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Read a source: a file, or a folder with train, valid and test files. It is never modified."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path

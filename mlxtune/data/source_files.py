@@ -1,7 +1,5 @@
 """A source's files, and the sidecar files in which mlxtune stores what it knows about the source."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from mlxtune.core.errors import DataError

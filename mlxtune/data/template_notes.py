@@ -3,8 +3,6 @@
 The notes' values are IDs of checks in ``checks/template.py``.
 """
 
-from __future__ import annotations
-
 from enum import StrEnum
 
 from mlxtune.core.text import plural

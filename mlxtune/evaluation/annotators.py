@@ -1,7 +1,5 @@
 """The agreement between annotators of a source: Cohen's κ for each pair, over the rows that both decided on."""
 
-from __future__ import annotations
-
 from collections.abc import Collection
 from dataclasses import dataclass
 from itertools import combinations

@@ -1,7 +1,5 @@
 """Answer the held-out rows and the off-task prompts with one arm after another, on one loaded model."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial

@@ -4,8 +4,6 @@ A tuned model must beat the alternatives that need no training: a better prompt,
 a prompt or a grammar itself.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -6,8 +6,6 @@ intersection–union test, Berger 1982, Technometrics 24:295), at the level divi
 and *worse* if it is worse than any of them, at the level divided by their number (Bonferroni). The interval follows the same rule.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product

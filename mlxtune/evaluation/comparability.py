@@ -1,7 +1,5 @@
 """Decide whether two evaluations were made under the same conditions, so that their results can be compared."""
 
-from __future__ import annotations
-
 import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass

@@ -1,7 +1,5 @@
 """Compare two evaluations row by row, if they were made under the same conditions."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass

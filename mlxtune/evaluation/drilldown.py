@@ -7,8 +7,6 @@ rows.cell("contract", "base", "tuned", "broken")              the rows in a cell
 rows.highlight(row, "schema", "tuned")                        the characters of the answer to highlight
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property

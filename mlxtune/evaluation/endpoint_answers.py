@@ -1,7 +1,5 @@
 """Answers of a model at an OpenAI-compatible endpoint to the held-out rows, cached like those of any other arm."""
 
-from __future__ import annotations
-
 import json
 import time
 from collections.abc import Callable, Sequence

@@ -1,7 +1,5 @@
 """Requirements for evaluating a model at an endpoint: consent to send rows, a spending cap, and a key."""
 
-from __future__ import annotations
-
 from mlxtune.core.errors import InputError
 from mlxtune.evaluation.arms import ENDPOINT, OPTIMIZED
 from mlxtune.evaluation.judge.endpoint import api_key, host, is_local

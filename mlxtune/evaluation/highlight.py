@@ -3,8 +3,6 @@
 Highlights are a reading aid and never affect a verdict. A missing part, such as a disclaimer, has no location.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Sequence

@@ -6,8 +6,6 @@ times follow from their numbers of tokens. The part of the prompt that all rows 
 it.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

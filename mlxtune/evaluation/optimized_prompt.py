@@ -5,8 +5,6 @@ failures and proposes a better prompt. Small models are poor at that, so every s
 A prompt that scores higher on these rows is scored on the validation rows; the best one wins.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing

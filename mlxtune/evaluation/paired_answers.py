@@ -1,7 +1,5 @@
 """Load two arms' answers to the rows of a finished evaluation."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Report the progress of a worker's model as it answers prompts."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 

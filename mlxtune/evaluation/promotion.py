@@ -1,7 +1,5 @@
 """Decide whether an adapter may be promoted."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Literal
 

@@ -1,7 +1,5 @@
 """Build an evaluation's report from the scores of its arms."""
 
-from __future__ import annotations
-
 import time
 from collections import Counter
 from collections.abc import Hashable, Sequence

@@ -1,7 +1,5 @@
 """The length of the longest JSON text that a schema allows, if it limits its strings, arrays and objects."""
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Compare the adapters that one recipe produces with several training seeds, and recommend one by its validation results."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """Choose the training rows that few-shot arms show before each prompt."""
 
-from __future__ import annotations
-
 import json
 import random
 from collections import Counter

@@ -3,8 +3,6 @@
 The signature covers ``report.json``, which has the sha256 of every file with evidence.
 """
 
-from __future__ import annotations
-
 import re
 import shutil
 import subprocess

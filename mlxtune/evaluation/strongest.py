@@ -1,7 +1,5 @@
 """Choose the strongest untrained arm on the validation rows, so that only this one has to answer the held-out rows."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 

@@ -3,8 +3,6 @@
 The source data confirm the rows, and the base's folder its fingerprint and template. A trusted signature covers everything.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import suppress

@@ -1,7 +1,5 @@
 """Compare two arms on the same rows: better, worse, or cannot tell; and the verdict that follows from the comparisons."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace

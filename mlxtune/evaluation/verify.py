@@ -4,8 +4,6 @@ Agreement shows that the report was computed from these files. If someone change
 that cannot be detected from the folder alone: ``unproven`` names the files.
 """
 
-from __future__ import annotations
-
 import html
 import json
 import math

@@ -6,8 +6,6 @@ is encoded in pieces at these breaks, so that no tokenizer can match the token. 
 token itself without added tokens, which fails for tokenizers whose base vocabulary contains it.
 """
 
-from __future__ import annotations
-
 import re
 from functools import cached_property
 from typing import Any

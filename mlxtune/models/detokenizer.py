@@ -3,8 +3,6 @@
 mlx-lm's streaming detokenizers drop a leading space, so their text differs from decoding all tokens together, and do not support stop strings.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 
 Decode = Callable[[Sequence[int]], str]

@@ -1,7 +1,5 @@
 """Tokenized rows with their loss masks."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any

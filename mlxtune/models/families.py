@@ -3,8 +3,6 @@
 A model can be fine-tuned if mlx-lm has its architecture and computes it with gradients.
 """
 
-from __future__ import annotations
-
 import ast
 import re
 from functools import cache

@@ -15,8 +15,6 @@ The backward pass recomputes the states between segments of a few chunks, then o
 before it. Otherwise, MLX, which schedules ahead, would keep the intermediate results of all segments.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import cache
 from typing import Any

@@ -17,8 +17,6 @@ computed as (1 − p)·(onehot(t) − q)·W, where q is the softmax over the oth
 Other heads, and trainable heads, run the model's own code in chunks that the backward pass recomputes.
 """
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager

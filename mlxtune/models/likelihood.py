@@ -1,7 +1,5 @@
 """Compute log-likelihoods of given answers in batches. Common prefixes are computed once."""
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ On Metal and CUDA, a model runs as saved, with 4-bit kernels in bf16 or f16. MLX
 so on a CPU the 4-bit weights are dequantized once, and the model runs in float32.
 """
 
-from __future__ import annotations
-
 import time
 from dataclasses import dataclass
 from typing import Any, Literal

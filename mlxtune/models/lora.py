@@ -1,7 +1,5 @@
 """LoRA and DoRA adapters for a loaded model. They use mlx-lm's folder layout, so mlx-lm can load them, and vice versa."""
 
-from __future__ import annotations
-
 import io
 from pathlib import Path
 from typing import Any

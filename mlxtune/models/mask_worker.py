@@ -1,7 +1,5 @@
 """Compute training masks of rows for review. Runs as the child process of ``planning.masks``."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Sequence
 from functools import cache

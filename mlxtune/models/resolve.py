@@ -1,7 +1,5 @@
 """Resolve a recipe's base model (an alias, a folder or a Hub ID) to a folder on disk."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -1,7 +1,5 @@
 """Count the tokens of rows, as the checks see them."""
 
-from __future__ import annotations
-
 from mlxtune.core.errors import DataError, TemplateError
 from mlxtune.data.checks.check_input import TokenCount
 from mlxtune.data.rows import Conversation, Preference, Row, Unpaired, assistant_message

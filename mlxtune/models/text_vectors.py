@@ -7,8 +7,6 @@ the last layer it was 59% where a quarter gave 62%. If only the first 48 tokens 
 Standardize vectors with :func:`standardized` before comparing them, because a few dimensions are large for every text.
 """
 
-from __future__ import annotations
-
 import io
 import zipfile
 from collections.abc import Collection, Iterator, Sequence

@@ -1,7 +1,5 @@
 """Separate the reasoning in a model's output from the answer that follows it, while the output is generated."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal

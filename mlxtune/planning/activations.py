@@ -5,8 +5,6 @@ product with A; queries, keys, values and attention probabilities; the MLP's gat
 frozen matrix saves nothing, because the gradient of its input needs only the matrix.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

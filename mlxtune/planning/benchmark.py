@@ -1,7 +1,5 @@
 """Benchmark this machine: compute, generation, training and disk. MLX runs in a child process (``mlxtune.training.benchmark_worker``)."""
 
-from __future__ import annotations
-
 import os
 import platform
 import statistics

@@ -4,8 +4,6 @@ Memory is stored as the ratio of measured to estimated bytes and time in seconds
 batch sizes. An entry applies to one machine, MLX version, base, and set of settings that change the cost of a token.
 """
 
-from __future__ import annotations
-
 import json
 import time
 from dataclasses import asdict, dataclass

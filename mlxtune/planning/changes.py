@@ -1,7 +1,5 @@
 """Suggest recipe changes for a run that does not fit, least harmful first, each with the resulting peak memory."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Literal

@@ -1,7 +1,5 @@
 """Clusters of a source's rows, computed by a child process (``models.clusters``) that loads the recipe's base."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path

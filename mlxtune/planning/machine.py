@@ -1,7 +1,5 @@
 """Facts about this machine, collected without importing MLX so that the app starts quickly."""
 
-from __future__ import annotations
-
 import importlib.metadata
 import os
 import platform

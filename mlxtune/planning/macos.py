@@ -5,8 +5,6 @@ Only ``machine`` calls these functions, and only on a Mac. Every function return
 Sources: ``sysctlbyname(3)``, ``notify(3)``; xnu's ``mach/vm_statistics.h``, ``sys/resource.h`` and ``kern/host.c``; ``libproc.h``.
 """
 
-from __future__ import annotations
-
 import ctypes
 import os
 from collections.abc import Callable

@@ -3,8 +3,6 @@
 A child process (``models.mask_worker``) holds the tokenizer and stays alive between rows.
 """
 
-from __future__ import annotations
-
 import itertools
 import threading
 from dataclasses import dataclass

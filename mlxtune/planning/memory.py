@@ -13,8 +13,6 @@ CPU, when the model's head is compared with its fast version, and four dense cop
 checkpointing (arXiv:1604.06174) saves the input of each layer, and the activations of one layer at a time.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """Plan a recipe on this machine from shapes and lengths, before anything is loaded."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path

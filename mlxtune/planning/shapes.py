@@ -1,7 +1,5 @@
 """Read a model's shapes from the headers of its safetensors files, without loading any weights."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence

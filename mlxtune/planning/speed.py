@@ -4,8 +4,6 @@
 number of operations that its model needs, divided by the rate of the benchmarked model of that size.
 """
 
-from __future__ import annotations
-
 import itertools
 import json
 import math

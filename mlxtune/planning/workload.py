@@ -1,7 +1,5 @@
 """The work of a run: the exact lengths of its rows, and the batches that training will make from them."""
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence

@@ -1,7 +1,5 @@
 """Edit keys in a recipe file and keep its comments, order, and layout. Comments inside a replaced list are lost."""
 
-from __future__ import annotations
-
 import re
 import tomllib
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """The recipe keys that the app's form shows, and how their values are incremented and decremented."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 import tomllib

@@ -1,7 +1,5 @@
 """Convert between TOML and a typed :class:`Recipe`. Every error names the key, its line, and what to do."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import re

@@ -1,7 +1,5 @@
 """Inherit settings from a parent adapter, whose matrices are trained further."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import replace
 from pathlib import Path

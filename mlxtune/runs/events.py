@@ -4,8 +4,6 @@ Every event has ``v``, ``seq`` (0, 1, 2, …), ``t`` (seconds since the epoch), 
 carry codes and numbers; ``present.run`` words them. Readers ignore unknown types and keys.
 """
 
-from __future__ import annotations
-
 import threading
 import time
 from pathlib import Path

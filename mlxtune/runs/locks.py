@@ -1,7 +1,5 @@
 """File locks. A worker holds an ``flock`` until it exits, even if it is killed."""
 
-from __future__ import annotations
-
 import contextlib
 import fcntl
 import json

@@ -1,7 +1,5 @@
 """Export the metrics of runs: to CSV, or to TensorBoard or Trackio, which the extra ``track`` installs."""
 
-from __future__ import annotations
-
 import csv
 import io
 import math

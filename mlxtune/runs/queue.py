@@ -3,8 +3,6 @@
 Each line adds an entry, or records that one was started or ended, or that the waiting entries were cleared.
 """
 
-from __future__ import annotations
-
 import os
 import shlex
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """Watch a run until it ends."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterator
 

@@ -1,7 +1,5 @@
 """The life cycle of a worker process: lock, lease, heartbeat, signals, and terminal event."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import re

@@ -1,7 +1,5 @@
 """Access control for the server: requests must use a name of this machine, come from an allowed origin, and have the token."""
 
-from __future__ import annotations
-
 import hmac
 import ipaddress
 import socket

@@ -5,8 +5,6 @@ base's modules with these: a few hundred assignments that do not touch the base'
 to a fresh load, whichever adapter was active before, and each adapter takes only its own memory.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any

@@ -8,8 +8,6 @@ only on its request, adapter and sampling parameters, as long as the deviation s
 :func:`measure_deviation` measures the deviation when the engine starts, and every row that is computed alone updates it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -3,8 +3,6 @@
 The engine caches the model's state of the conversation per adapter (``prompt_cache.py``), so only new turns are computed.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -9,8 +9,6 @@ Events arrive as an iterator in the calling thread or, with ``on_event``, as cal
 quickly. All methods may be called from any thread.
 """
 
-from __future__ import annotations
-
 import itertools
 import queue
 import threading

@@ -1,7 +1,5 @@
 """Listen on an address and serve an ASGI application until a signal arrives."""
 
-from __future__ import annotations
-
 import asyncio
 import signal
 import socket

@@ -1,7 +1,5 @@
 """Metrics of the server in Prometheus's text format."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest

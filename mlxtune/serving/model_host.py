@@ -1,7 +1,5 @@
 """The server's model process: unloaded after a time without requests, and loaded again by the next one."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager

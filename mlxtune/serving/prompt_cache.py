@@ -4,8 +4,6 @@ Each entry belongs to one adapter, because another adapter computes different ke
 drop the entries of an unloaded adapter, and copies a whole cache to use its first tokens.
 """
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Collection, Hashable, Sequence
 from dataclasses import dataclass

@@ -5,8 +5,6 @@ They are sent over the protocol of :mod:`mlxtune.core.child_process`. ``client.p
 :class:`Done`. The result of an ``embed`` request is :class:`Embedded`. An error reply becomes :class:`Failed`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypedDict, get_args

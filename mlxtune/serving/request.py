@@ -1,7 +1,5 @@
 """A request in the engine: its tokens, text, grammar state and times."""
 
-from __future__ import annotations
-
 import json
 import time
 from collections.abc import Sequence

@@ -3,8 +3,6 @@
 Responses are not stored, so a request contains the whole conversation.
 """
 
-from __future__ import annotations
-
 import time
 import uuid
 from collections.abc import Iterator, Sequence

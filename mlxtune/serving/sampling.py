@@ -6,8 +6,6 @@ the nucleus are considered: the most likely ones, up to a mass of ``top_p`` (arX
 RNG state, so their samples depend on the other requests in the batch.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any

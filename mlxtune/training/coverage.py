@@ -1,7 +1,5 @@
 """Coverage report: how often each row was trained on, counted from the batches the run actually used, not from its plan."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Encode rows as tokens, and collect errors for all rows that cannot be trained on."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple

@@ -4,8 +4,6 @@ Layers below the first adapter never change, and neither do their outputs. They 
 which batch needs them and when, so a resumed run gets bit-identical results.
 """
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path

@@ -9,8 +9,6 @@ part of the graph, and the rows attend to them. This computes the same sums in a
 which every position attends to all earlier positions: see ``can_share_prefix``.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice

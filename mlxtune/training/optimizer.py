@@ -1,7 +1,5 @@
 """Optimizers and learning-rate schedules. MLX has no 8-bit optimizer states; with LoRA's few parameters, they would save little."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from typing import Any

@@ -5,8 +5,6 @@ layer reads must be an argument, and every array that it produces an output. Bes
 exchange keys and values, residual streams, or caches that they fill; all of these are passed through.
 """
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable
 from typing import Any

@@ -1,7 +1,5 @@
 """Generate answers to a few validation rows during training, so that problems show up early."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any

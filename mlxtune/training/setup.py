@@ -1,7 +1,5 @@
 """Build the rows, model, adapter and training loop for a recipe."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """Supervised fine-tuning: batches of rows, and the cross-entropy loss over their trained tokens."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial

@@ -1,7 +1,5 @@
 """Check that a recipe can be trained or searched, then start its run. Every interface starts them here. Imports no mlx."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any

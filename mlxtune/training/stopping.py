@@ -1,7 +1,5 @@
 """Stop a run if its loss diverges or no longer improves, or at a checkpoint before the machine starts to swap."""
 
-from __future__ import annotations
-
 import math
 import time
 from collections import deque

@@ -1,7 +1,5 @@
 """Runs of one recipe that differ only in the training seed, or in whether they train on generated rows."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path

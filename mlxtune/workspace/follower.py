@@ -1,7 +1,5 @@
 """Follow a run's event log. Each event is applied once, even if a crash or a resume rewrites the file."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any, cast
 

@@ -1,7 +1,5 @@
 """Model cards: evaluation results with intervals, verdict, license of the base, and escaping of untrusted text."""
 
-from __future__ import annotations
-
 import json
 import re
 from dataclasses import replace

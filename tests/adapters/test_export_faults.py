@@ -1,7 +1,5 @@
 """An export is whole or absent after a kill at any file operation, on a full disk, and on a read-only one."""
 
-from __future__ import annotations
-
 import builtins
 import io
 import os

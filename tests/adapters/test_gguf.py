@@ -1,7 +1,5 @@
 """GGUF files give the same tokens and answers in llama.cpp as their models in MLX."""
 
-from __future__ import annotations
-
 import json
 import os
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Reading adapter folder metadata and refusing inconsistent folders."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

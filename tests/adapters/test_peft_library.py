@@ -3,8 +3,6 @@
 These tests need torch, which nothing else here uses: ``pip install torch peft`` first; they are skipped without it.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """A program that runs an export is compared with the adapter: its prompts token for token, and its answers on the contract."""
 
-from __future__ import annotations
-
 import json
 import time
 from collections.abc import Callable, Iterator

@@ -1,7 +1,5 @@
 """Validation of advice answer files."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Evidence from a workspace: its data, its contract, and evaluations on held-out rows."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from pathlib import Path

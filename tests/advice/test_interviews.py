@@ -1,7 +1,5 @@
 """Scripted interviews, at least one per rule and tradeoff, end in the expected verdict."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """What to evaluate next follows from a verdict."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """The bundled advice rules and validation of rule files."""
 
-from __future__ import annotations
-
 from typing import Any, get_args
 
 import pytest

@@ -1,7 +1,5 @@
 """A forger changes a report or its evidence, updates the hashes, and draws the pages again. ``verify`` confirms no changed figure."""
 
-from __future__ import annotations
-
 import itertools
 import json
 import re

@@ -1,7 +1,5 @@
 """Recipes, sources and files that are made to crash, stall or fill a machine end in one sentence and exit code 2."""
 
-from __future__ import annotations
-
 import json
 import os
 import stat

@@ -1,7 +1,5 @@
 """A ``queue.jsonl`` that another program wrote: no line blocks the queue, or starts what ``queue add`` refuses."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A workspace may contain ``random.py`` or ``rapidfuzz.py``, the user's own or from an attacker: no process of mlxtune executes it."""
 
-from __future__ import annotations
-
 import ast
 import itertools
 import json

@@ -1,7 +1,5 @@
 """Run every command of each document, in order, in one workspace per document, and compare its output with the document."""
 
-from __future__ import annotations
-
 import ast
 import contextlib
 import io

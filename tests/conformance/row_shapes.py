@@ -1,7 +1,5 @@
 """The shapes of rows that people train on, one record of each: with or without a system turn, tools, thinking, special tokens …"""
 
-from __future__ import annotations
-
 from typing import Any
 
 Record = dict[str, Any]

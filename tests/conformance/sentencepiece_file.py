@@ -3,8 +3,6 @@
 The result is that of transformers' converter, which needs two further packages. Source of the file format: ``sentencepiece_model.proto``.
 """
 
-from __future__ import annotations
-
 import struct
 from collections.abc import Iterator
 from pathlib import Path

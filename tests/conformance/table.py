@@ -1,7 +1,5 @@
 """The table of verdicts: every row shape with every base's chat template, on a byte tokenizer or on a real vocabulary."""
 
-from __future__ import annotations
-
 import tempfile
 from functools import cache
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The tokenizer of the bundled Gemma 3, which is built from the GGUF's scores, equals Google's."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

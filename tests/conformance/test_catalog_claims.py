@@ -1,7 +1,5 @@
 """What the catalog says about chat templates is true of them."""
 
-from __future__ import annotations
-
 import pytest
 from bases import template_file
 from table import AVAILABLE, template_tokenizer, verdict_of

@@ -1,7 +1,5 @@
 """Each model family end to end with its real template: train, stop, resume, evaluate, serve a request, and chat."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from pathlib import Path

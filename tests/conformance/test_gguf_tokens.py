@@ -1,7 +1,5 @@
 """The tokens of every family in llama.cpp: 200 texts with its control tokens, on a real vocabulary."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """A trained answer, generated, is divided into its reasoning and the answer as evaluations and the server do it."""
 
-from __future__ import annotations
-
 import pytest
 import verdict as judging
 from bases import Base

@@ -1,7 +1,5 @@
 """What each base accepts: no accepted row trains anything else than it says, every refusal helps, and ordinary rows are accepted."""
 
-from __future__ import annotations
-
 import importlib.util
 import re
 from dataclasses import replace

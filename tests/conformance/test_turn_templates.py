@@ -1,7 +1,5 @@
 """The text around turns, derived from real chat templates, renders the same tokens; the Go template renders the same text."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import subprocess

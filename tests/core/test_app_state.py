@@ -1,7 +1,5 @@
 """App state is saved and restored per workspace; a broken file is ignored."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

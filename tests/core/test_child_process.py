@@ -1,7 +1,5 @@
 """Child processes: requests, progress, results, typed errors, batches, and every way a process can end."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess

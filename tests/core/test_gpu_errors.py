@@ -1,7 +1,5 @@
 """GPU errors are recognized by the texts of MLX and Metal, quoted from their sources and from issues."""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import hashlib
 
 from mlxtune.core.hashing import sha256_file, sha256_json, unit_interval

@@ -1,7 +1,5 @@
 """Settings: valid keys are read, invalid ones are reported, and saving a theme keeps the rest of the file."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

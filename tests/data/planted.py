@@ -1,7 +1,5 @@
 """A data file with one planted fault per check, and the same file without faults."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from copy import deepcopy

@@ -1,7 +1,5 @@
 """Two annotators decide on the same rows: the newest decision counts, both are kept, and undo restores them."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

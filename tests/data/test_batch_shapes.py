@@ -1,7 +1,5 @@
 """A few padded shapes cover a run's batches with little padding."""
 
-from __future__ import annotations
-
 import random
 from collections import Counter
 from functools import partial

@@ -1,7 +1,5 @@
 """On real data, batches use every row and add at most 10% padding."""
 
-from __future__ import annotations
-
 import json
 from functools import partial
 from itertools import pairwise

@@ -1,7 +1,5 @@
 """Browsing a source gives the same keys, decisions, filters, findings and orders as reading all of it."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from types import SimpleNamespace

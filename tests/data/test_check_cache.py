@@ -1,7 +1,5 @@
 """A check's outcome is cached until the file changes."""
 
-from __future__ import annotations
-
 import json
 import os
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The modules of checks can be imported by several threads at once, as the app's threads do."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from pathlib import Path

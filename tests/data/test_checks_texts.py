@@ -1,7 +1,5 @@
 """Text checks report what they must and nothing else."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """Generated rows: their lineage, and the guarantee that they are never held out and never train before they are accepted."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from pathlib import Path

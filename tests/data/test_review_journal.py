@@ -1,7 +1,5 @@
 """The review journal equals a stack of states under random decisions, undo, redo, restarts and crashes at any byte."""
 
-from __future__ import annotations
-
 import errno
 import json
 import os

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 from pathlib import Path
 
 from mlxtune.data.rows import Conversation, Location, Message, Preference, RowError, TextRow, Unpaired, shared_system_prompt

@@ -1,7 +1,5 @@
 """Rows as tool-call sets have them: JSON in strings, calls as answers, bare tools, and rendered chats."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

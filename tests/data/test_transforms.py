@@ -1,7 +1,5 @@
 """Transforms: every verb, and the properties of pipelines: undo restores the rows, most verbs are idempotent, crashes are safe."""
 
-from __future__ import annotations
-
 import json
 import tempfile
 from collections import Counter

@@ -1,7 +1,5 @@
 """Compare agreement statistics with statsmodels, an independent computation, and simulation."""
 
-from __future__ import annotations
-
 import itertools
 from collections import Counter
 from random import Random

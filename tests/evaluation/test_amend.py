@@ -1,7 +1,5 @@
 """Adding a missing disclaimer to an answer: where it is inserted, what stays unchanged, and when it is impossible."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

@@ -1,7 +1,5 @@
 """The token limit of answers: derived from the references of the training and validation rows, and within the model's context."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

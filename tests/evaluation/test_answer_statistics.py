@@ -1,7 +1,5 @@
 """Which answers were cut off, loops told apart from answers that were still going, and what that means for a verdict."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import random

@@ -1,7 +1,5 @@
 """Evaluation arms and their prompts."""
 
-from __future__ import annotations
-
 import json
 import re
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Compare the test against the best of several baselines with direct computations, by brute force, and in simulation."""
 
-from __future__ import annotations
-
 import itertools
 import math
 from importlib.util import module_from_spec, spec_from_file_location

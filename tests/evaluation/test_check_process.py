@@ -1,7 +1,5 @@
 """Checking a data source in a child process gives the same results and errors as checking it in this process."""
 
-from __future__ import annotations
-
 import os
 import signal
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Compare cluster statistics with statsmodels' clustered errors, full enumeration of sign flips, and the ungrouped results."""
 
-from __future__ import annotations
-
 import itertools
 from random import Random
 

@@ -1,7 +1,5 @@
 """Comparing two evaluations, and the terms that must match."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Choosing the held-out rows to evaluate: those with a prompt, or a sample that does not depend on their order."""
 
-from __future__ import annotations
-
 import random
 from pathlib import Path
 

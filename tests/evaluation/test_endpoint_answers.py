@@ -1,7 +1,5 @@
 """A model at an endpoint as an arm: consent, cap, key, interruptions, and a cache like that of any other arm."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path

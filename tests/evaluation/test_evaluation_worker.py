@@ -1,7 +1,5 @@
 """The evaluation worker on the tiny model in this process: all arms in one run, the cache, rejected input, and a verifiable report."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Callable, Sequence

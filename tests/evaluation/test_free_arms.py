@@ -1,7 +1,5 @@
 """The arms that generate nothing: a constant answer, and the answer of the nearest training prompt."""
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from dataclasses import replace

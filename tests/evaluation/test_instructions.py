@@ -1,7 +1,5 @@
 """The checks of instructions, and the shipped off-task prompts: each has an answer that passes, and none is like another one."""
 
-from __future__ import annotations
-
 import json
 import operator
 import re

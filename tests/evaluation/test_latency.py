@@ -1,7 +1,5 @@
 """The time that an answer takes alone, estimated from a few answers."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import pytest

@@ -1,7 +1,5 @@
 """An answer that repeats itself is not ended where a reference or the schema allows the repetition."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from types import SimpleNamespace

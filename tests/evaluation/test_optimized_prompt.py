@@ -1,7 +1,5 @@
 """The arm base+optimized: which prompt is found on a planted task, what is counted, and how it is repeated, stopped, and refused."""
 
-from __future__ import annotations
-
 import json
 from contextlib import closing
 from pathlib import Path

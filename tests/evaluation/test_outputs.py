@@ -1,7 +1,5 @@
 """Generating answers for an arm: its prompts, the cache key, and cache validation."""
 
-from __future__ import annotations
-
 import json
 import math
 import shutil

@@ -1,7 +1,5 @@
 """The required pattern: a regular expression that the answer matches."""
 
-from __future__ import annotations
-
 import pytest
 
 from mlxtune.evaluation.contract import Contract

@@ -1,7 +1,5 @@
 """Compare power calculations with full enumeration in scipy and with reference values."""
 
-from __future__ import annotations
-
 import itertools
 import math
 

@@ -1,7 +1,5 @@
 """Compare prediction-powered means with textbook formulas, with Rogan and Gladen's correction, and with the truth in simulation."""
 
-from __future__ import annotations
-
 import itertools
 import math
 

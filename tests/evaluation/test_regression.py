@@ -1,7 +1,5 @@
 """Off-task prompts: which answers count, and the non-inferiority test that decides whether they were held."""
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections import Counter

@@ -1,7 +1,5 @@
 """The tuned arm must beat the strongest arm that needs no training."""
 
-from __future__ import annotations
-
 import random
 from dataclasses import replace
 from typing import Any

@@ -1,7 +1,5 @@
 """Check the recommendation and the intervals over seeds in simulations."""
 
-from __future__ import annotations
-
 import itertools
 
 import numpy

@@ -1,7 +1,5 @@
 """Compare statistics with scipy, statsmodels and published values."""
 
-from __future__ import annotations
-
 import itertools
 import math
 from random import Random

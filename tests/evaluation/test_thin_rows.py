@@ -1,7 +1,5 @@
 """Areas with too few rows: failures of the newest evaluation, rare labels, and unusual texts. Only training rows are considered."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import asdict
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A contract evaluation of a base that thinks and of its adapter, from the worker to what the command line and the app show."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """An evaluation of a recipe without a contract says so, and compares answers with their references instead."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -4,8 +4,6 @@ On Linux, the children are forked, which takes a tenth of a second. On macOS, a 
 children are new processes.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

@@ -4,8 +4,6 @@ This is a separate process because it forks. It loads everything once and comput
 Where it cannot fork, it starts itself again for each run: ``python driver.py child SCENARIO RUN AT HOW NOTE``.
 """
 
-from __future__ import annotations
-
 import json
 import sys
 from dataclasses import asdict

@@ -1,7 +1,5 @@
 """What the fault cases interrupt."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A complete training run in 0.1 seconds: the real worker, loop and checkpoints with a random model and synthetic rows."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any

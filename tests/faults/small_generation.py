@@ -1,7 +1,5 @@
 """A complete generation in a tenth of a second: the real worker, filters and files, with a teacher whose replies depend on the question."""
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from pathlib import Path

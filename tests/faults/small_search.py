@@ -1,7 +1,5 @@
 """A complete search in half a second: the real search worker, trials and checkpoints; scores are drawn from the adapters' bytes."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 from typing import Any

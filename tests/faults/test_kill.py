@@ -1,7 +1,5 @@
 """SIGKILL or a full disk at any file operation of a run, a search, or a generation: it resumes and ends as if undisturbed."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

@@ -1,7 +1,5 @@
 """The event log with torn lines, unreadable lines and clock jumps."""
 
-from __future__ import annotations
-
 import errno
 import itertools
 import os

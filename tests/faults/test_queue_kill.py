@@ -1,7 +1,5 @@
 """SIGKILL or Ctrl-C of ``queue run`` at any moment: it is run again, and every job has run exactly once."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess

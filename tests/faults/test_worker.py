@@ -1,7 +1,5 @@
 """Workers that are frozen, started twice, or find partially written files."""
 
-from __future__ import annotations
-
 import os
 import signal
 from functools import partial

@@ -1,7 +1,5 @@
 """Tests on the GPU in 16 bits. Elsewhere they are skipped, or run on the CPU in 16 bits if ``MLXTUNE_METAL_TESTS_ON_CPU`` is set."""
 
-from __future__ import annotations
-
 import os
 import sys
 from collections.abc import Iterator

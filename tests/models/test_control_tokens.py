@@ -1,7 +1,5 @@
 """Control tokens typed in a message are text for every kind of tokenizer: in training, at inference, and in Review."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """CPU kernels compared with MLX's attention and SwiGLU, with every kind of mask, and with dequantized products in 16 bits."""
 
-from __future__ import annotations
-
 import os
 from functools import partial
 

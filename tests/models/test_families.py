@@ -1,7 +1,5 @@
 """Every architecture in the installed mlx-lm trains and is evaluated, or is refused by name before its weights are downloaded."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """The bundled Gemma 3: its converted weights, its sliding windows, and the tokens that it is trained on."""
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Batched greedy outputs compared with mlx-lm's outputs for one prompt at a time."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

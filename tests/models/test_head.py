@@ -1,7 +1,5 @@
 """Heads compared with the reference implementation: values and gradients; dense, quantized, tied, scaled, capped and trainable."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from functools import partial

@@ -1,7 +1,5 @@
 """Search and download, using a local stub of the Hub."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any, NoReturn
 

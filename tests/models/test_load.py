@@ -1,7 +1,5 @@
 """Loading: both compute paths agree, and unquantized weights are quantized on request."""
 
-from __future__ import annotations
-
 import shutil
 from dataclasses import replace
 from pathlib import Path

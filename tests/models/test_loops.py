@@ -1,7 +1,5 @@
 """Answers that repeat themselves end early, and nothing else does."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from pathlib import Path

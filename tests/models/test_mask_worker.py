@@ -1,7 +1,5 @@
 """The pieces of a row and which of them are trained, compared with the expected values in test_template."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

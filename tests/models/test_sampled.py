@@ -1,7 +1,5 @@
 """Sampling: tokens follow the model's own distribution, and a seed determines them."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import mlx.core as mx

@@ -1,7 +1,5 @@
 """Stop tokens: the eos tokens of a model's files, and the token with which its chat template ends an assistant turn."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

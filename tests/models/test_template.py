@@ -1,7 +1,5 @@
 """Which tokens are trained: hand-written expected values for three chat templates, and rejected templates."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """Clusters of vectors whose groups are known, and the worker on the tiny random model."""
 
-from __future__ import annotations
-
 import json
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Reasoning is separated from the answer, whatever the pieces in which the text arrives."""
 
-from __future__ import annotations
-
 import random
 
 import pytest

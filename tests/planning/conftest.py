@@ -1,7 +1,5 @@
 """A machine of known size, and models with hand-written headers. No weights are loaded."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Calibrations apply only to the same base on the same machine."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Suggested changes come least harmful first, each with its peak, and no more than needed."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import pytest

@@ -1,7 +1,5 @@
 """Electricity, offers and break-even compared with independent arithmetic, and a source for every price."""
 
-from __future__ import annotations
-
 import datetime
 import tomllib
 from collections.abc import Callable

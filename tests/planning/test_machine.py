@@ -1,7 +1,5 @@
 """Memory, swap and power on macOS and Linux. A compiled stub stands in for Apple's libraries, so that ctypes calls are real."""
 
-from __future__ import annotations
-
 import ctypes
 import shutil
 import struct

@@ -1,7 +1,5 @@
 """The tokenizer process: requests, restart after a kill, and close."""
 
-from __future__ import annotations
-
 import json
 import signal
 from concurrent.futures import ThreadPoolExecutor

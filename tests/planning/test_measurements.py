@@ -1,7 +1,5 @@
 """Token counts of every record, including bad ones, from the tokenizer process."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

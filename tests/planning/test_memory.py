@@ -1,7 +1,5 @@
 """The memory estimate compared with hand-computed sums, and how it depends on the recipe."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from dataclasses import replace

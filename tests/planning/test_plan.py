@@ -1,7 +1,5 @@
 """Plans for the tiny model: lengths, outcomes, probe."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The training settings that follow from the rows and the base."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

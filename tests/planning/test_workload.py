@@ -1,7 +1,5 @@
 """The planned workload compared with the training loop."""
 
-from __future__ import annotations
-
 import itertools
 from pathlib import Path
 from typing import Any

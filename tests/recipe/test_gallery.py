@@ -1,7 +1,5 @@
 """Every recipe of the gallery loads, matches its header, and trains if it is for the bundled model."""
 
-from __future__ import annotations
-
 import json
 import math
 import re

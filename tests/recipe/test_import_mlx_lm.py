@@ -1,7 +1,5 @@
 """An ``mlx_lm.lora`` config becomes a recipe with the same effect, or an error that names the key."""
 
-from __future__ import annotations
-
 import ast
 import importlib.util
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Run folders, and a worker that does not train."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Metrics of runs in other tools' formats."""
 
-from __future__ import annotations
-
 import csv
 import sys
 from pathlib import Path

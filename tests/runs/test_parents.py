@@ -1,7 +1,5 @@
 """A recipe's parent: how it is found, and the settings it gives to the child."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Workers that meet GPU errors: named in plain words, resumed once with smaller commands, and then failed with a hint."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import time

@@ -1,7 +1,5 @@
 """Helpers for the serving tests: adapters with random weights, an engine that answers requests and stops, and a server."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager

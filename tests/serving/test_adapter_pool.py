@@ -1,7 +1,5 @@
 """Swapped adapters give the same results as a fresh load, never change the base, and leave nothing behind."""
 
-from __future__ import annotations
-
 import random
 import shutil
 from collections.abc import Iterator

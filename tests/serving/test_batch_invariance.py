@@ -1,7 +1,5 @@
 """Logits outside the batch, and the deviation in a batch."""
 
-from __future__ import annotations
-
 import random
 
 import mlx.core as mx

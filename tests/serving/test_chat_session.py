@@ -1,7 +1,5 @@
 """Chat sessions: requests, turns, and rows saved from them."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The serving client and its model process, with real pipes and killed processes."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import signal

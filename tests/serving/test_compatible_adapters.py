@@ -1,7 +1,5 @@
 """Adapters that are compatible with a base, and an adapter's base."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path

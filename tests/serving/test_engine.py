@@ -1,7 +1,5 @@
 """The engine: batch-invariant answers, requests that join and leave, freed slots, and isolated failures."""
 
-from __future__ import annotations
-
 import json
 import threading
 from pathlib import Path

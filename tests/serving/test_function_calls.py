@@ -1,7 +1,5 @@
 """Tool calls over the OpenAI API: a scripted model that calls a function, with and without text and reasoning before the call."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from typing import Any

@@ -1,7 +1,5 @@
 """The prompt cache."""
 
-from __future__ import annotations
-
 import mlx.core as mx
 from mlx_lm.models.cache import KVCache, RotatingKVCache
 

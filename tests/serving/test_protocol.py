@@ -1,7 +1,5 @@
 """Messages between clients and the model process."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

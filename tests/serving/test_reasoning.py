@@ -1,7 +1,5 @@
 """Reasoning over the OpenAI API: a scripted model that thinks on request, and its adapter, which was trained to think."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from typing import Any

@@ -1,7 +1,5 @@
 """Greedy and sampled choice of the next token, and its margin."""
 
-from __future__ import annotations
-
 import mlx.core as mx
 import numpy as np
 import pytest

@@ -1,7 +1,5 @@
 """The server: OpenAI's client, bad requests, clients that disconnect, a full queue."""
 
-from __future__ import annotations
-
 import concurrent.futures
 import http.client
 import json

@@ -1,7 +1,5 @@
 """Boards of searches with given answers, for tests without a model."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 from mlxtune.training.search.board import Board, RungResult, SearchPlan, Trial

@@ -1,7 +1,5 @@
 """Helpers for training loop tests: a loop on the tiny model, a listener, and stop/resume checks."""
 
-from __future__ import annotations
-
 import dataclasses
 from pathlib import Path
 from typing import Any, Literal

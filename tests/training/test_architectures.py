@@ -1,7 +1,5 @@
 """Every supported architecture as a tiny 4-bit model: our training computation against the plain one."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Batches cover every row once per epoch in seeded order, with little padding and no padded targets."""
 
-from __future__ import annotations
-
 import random
 from dataclasses import replace
 from functools import partial

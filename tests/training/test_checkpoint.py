@@ -1,7 +1,5 @@
 """Checkpoints are atomic, damaged ones are skipped, and the right ones are kept."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path

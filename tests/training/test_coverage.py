@@ -1,7 +1,5 @@
 """The coverage report counts trained rows and tokens and refuses impossible counts."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from pathlib import Path

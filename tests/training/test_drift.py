@@ -1,7 +1,5 @@
 """Distance from the reference against full softmax distributions, and drift warnings in preference training."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import mlx.core as mx

@@ -1,7 +1,5 @@
 """Early stopping and divergence detection."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

@@ -1,7 +1,5 @@
 """The cache of frozen-layer outputs returns the same bits from memory, from disk and in any order."""
 
-from __future__ import annotations
-
 import errno
 import tempfile
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Hosts: sharding, sums over real processes, every kind of peer failure, and hostfiles compared with mlx.launch."""
 
-from __future__ import annotations
-
 import argparse
 import json
 import os

@@ -1,7 +1,5 @@
 """KTO on the pair pipeline against the plain computation: single full sequences and the paper's formula in numpy."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The training loop: epochs, batch-independent objective, bit-identical resume, and every way to end."""
 
-from __future__ import annotations
-
 import json
 import math
 from dataclasses import replace

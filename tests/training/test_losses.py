@@ -1,7 +1,5 @@
 """Every loss against its formula in ``math`` on fixed numbers, and its gradient against finite differences."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from math import exp, log, nan
 from typing import Any

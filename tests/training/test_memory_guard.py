@@ -1,7 +1,5 @@
 """The memory guard with simulated memory readings."""
 
-from __future__ import annotations
-
 import mlx.core as mx
 import pytest
 

@@ -4,8 +4,6 @@
 as confident as a trained model.
 """
 
-from __future__ import annotations
-
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

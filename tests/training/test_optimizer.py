@@ -1,7 +1,5 @@
 """Every recipe optimizer, alone and with LoRA+."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Shared prompts, streams, checkpointing and caches against the plain computation: single full sequences, full logits, no padding."""
 
-from __future__ import annotations
-
 import itertools
 import random
 from dataclasses import dataclass, replace

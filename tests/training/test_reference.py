@@ -1,7 +1,5 @@
 """Reference log-probabilities: correct, computed once, and bit-identical after a kill."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from functools import partial
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Replay: the base's own answers beside the training rows, computed once, counted everywhere, and never held out."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from itertools import islice

@@ -1,7 +1,5 @@
 """Training uses reviewed rows in every format and never uses held-out rows."""
 
-from __future__ import annotations
-
 import json
 import tempfile
 from pathlib import Path

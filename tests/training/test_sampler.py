@@ -1,7 +1,5 @@
 """Sampling during training: a warning when answers lose contract passes they had before the first step."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 
 import pytest

@@ -1,7 +1,5 @@
 """Learning rates against hand-computed values."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

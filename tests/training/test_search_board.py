@@ -1,7 +1,5 @@
 """The board of a search: successive halving from results alone, and files that survive a crash at any point."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import replace
 from pathlib import Path

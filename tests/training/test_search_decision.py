@@ -1,7 +1,5 @@
 """The decision of a search: ties, the cheapest, no winner among equals, and an estimate that accounts for the selection."""
 
-from __future__ import annotations
-
 import random
 from statistics import NormalDist, fmean, stdev
 

@@ -1,7 +1,5 @@
 """The trend of the contract rate over the range of a hyperparameter."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import pytest

@@ -1,7 +1,5 @@
 """SFT loss and gradients against a plain computation: mlx-lm's model call and nn.losses.cross_entropy over the mask."""
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """Conversations whose answers are rows of their own: split as one, counted, traceable, and refused with reasons that help."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """A run on a base whose template prints the date: stopped, resumed two days later, and evaluated a week later."""
 
-from __future__ import annotations
-
 import datetime as datetimes
 import json
 import time

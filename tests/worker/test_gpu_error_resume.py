@@ -1,7 +1,5 @@
 """A training run that meets a GPU error resumes from its checkpoint in a new process, and ends with the same adapter."""
 
-from __future__ import annotations
-
 import os
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A run with ``training.wait_for`` waits while the machine runs on its battery or is too hot, and can be stopped meanwhile."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 from dataclasses import replace

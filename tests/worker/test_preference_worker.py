@@ -1,7 +1,5 @@
 """Preference training in a worker: from a parent adapter, killed and resumed, and evaluated against base and parent."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Real runs on two local hosts: single-host losses, one event log, and a final checkpoint after any failure."""
 
-from __future__ import annotations
-
 import os
 import re
 import signal

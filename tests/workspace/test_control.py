@@ -1,7 +1,5 @@
 """Runs are started, resumed, and stopped the same way from every interface."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast

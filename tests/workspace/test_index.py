@@ -1,7 +1,5 @@
 """One index of the runs, recipes, and evaluations of a workspace, which reads only what has changed."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

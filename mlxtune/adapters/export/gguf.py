@@ -4,8 +4,6 @@ A model's file has its weights, its tokenizer, and its chat template. An adapter
 that the user already has (``--lora``).
 """
 
-from __future__ import annotations
-
 import os
 import subprocess
 from collections.abc import Iterator, Mapping

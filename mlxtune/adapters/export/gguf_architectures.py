@@ -3,8 +3,6 @@
 Sources: https://github.com/ggml-org/llama.cpp (``src/models``, ``conversion``) and the tables of the ``gguf`` package.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass

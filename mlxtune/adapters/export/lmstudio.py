@@ -4,8 +4,6 @@ Models are in ``models/PUBLISHER/MODEL/FILE.gguf`` (https://lmstudio.ai/docs/app
 ``config-presets/NAME.preset.json`` (https://lmstudio.ai/docs/app/presets). LM Studio renders prompts with the template in the GGUF file.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

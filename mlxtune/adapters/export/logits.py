@@ -1,7 +1,5 @@
 """Compare two models' logits on the same answers."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import mlx.core as mx

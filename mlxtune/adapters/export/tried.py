@@ -1,7 +1,5 @@
 """The formats in which an adapter was exported, with the cost of each, its copies, and why its last export failed. Imports no mlx."""
 
-from __future__ import annotations
-
 import os
 import shlex
 from collections.abc import Iterator, Mapping, Sequence

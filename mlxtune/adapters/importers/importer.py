@@ -1,7 +1,5 @@
 """Import an adapter in mlx-lm or PEFT format. It is checked before it is opened, and copied completely or not at all."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import tempfile

@@ -5,8 +5,6 @@ PEFT (https://huggingface.co/docs/peft) stores ``lora_A`` as ``(rank, inputs)`` 
 mlx-lm cannot represent are rejected; nothing is dropped.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import re

@@ -3,8 +3,6 @@
 They are read on demand rather than memory-mapped: if another program truncates a mapped file, the process is killed.
 """
 
-from __future__ import annotations
-
 import codecs
 import os
 import tempfile

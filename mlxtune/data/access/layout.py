@@ -1,7 +1,5 @@
 """Detect how a file is divided into records, and find them by scanning the file (about 1 GB of JSON Lines per second)."""
 
-from __future__ import annotations
-
 import csv
 import json
 import shlex

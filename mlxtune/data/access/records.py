@@ -1,7 +1,5 @@
 """Access a source's records by number. They are read on demand from its files, which are never modified."""
 
-from __future__ import annotations
-
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack

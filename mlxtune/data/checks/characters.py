@@ -1,7 +1,5 @@
 """Character checks: mojibake, invisible characters, and mixed scripts."""
 
-from __future__ import annotations
-
 import re
 import unicodedata
 from collections.abc import Iterator

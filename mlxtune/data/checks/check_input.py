@@ -1,7 +1,5 @@
 """A row as the checks see it: its texts, their roles, and which of them are trained on."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace

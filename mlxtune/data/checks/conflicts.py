@@ -4,8 +4,6 @@ Two texts that say the same thing in different words are not a conflict, and nei
 compared: short answers, values in JSON and tool calls, yes and no, and numbers.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections import defaultdict

@@ -1,7 +1,5 @@
 """Find answers that break the recipe's contract. Scorers are in a higher-level package, so the caller passes them in."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping
 
 from mlxtune.data.checks.base import DROP, Check, Finding, Span

@@ -1,7 +1,5 @@
 """Find rows that do not fit in the token window, and answers much longer or shorter than the others."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Sequence
 

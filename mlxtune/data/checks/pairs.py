@@ -1,7 +1,5 @@
 """Check preference pairs for answers without a meaningful difference, and for length bias."""
 
-from __future__ import annotations
-
 import math
 import statistics
 import unicodedata

@@ -1,7 +1,5 @@
 """Find personal data: email addresses, phone numbers, and card numbers and IBANs with valid check digits."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 

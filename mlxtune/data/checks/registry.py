@@ -1,7 +1,5 @@
 """The registry of checks. To add a family, list it in ``FAMILIES``."""
 
-from __future__ import annotations
-
 from mlxtune.core.errors import InputError
 from mlxtune.core.text import nearest, one_line
 from mlxtune.data.checks import (

@@ -1,7 +1,5 @@
 """Find rows that repeat others: duplicates, near-duplicates, and leaks between splits."""
 
-from __future__ import annotations
-
 import re
 from collections import defaultdict, deque
 from collections.abc import Iterator, Sequence

@@ -4,8 +4,6 @@ The formats for common services follow gitleaks and detect-secrets. A value next
 many bits of Shannon entropy per character as a generated key.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from collections import Counter

@@ -1,7 +1,5 @@
 """Find rows that the chat template rejects, and report what it changes in the others."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 from mlxtune.data.checks.base import BY_HAND, DROP, Check, CheckFamily, Evidence, Finding

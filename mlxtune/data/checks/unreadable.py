@@ -1,7 +1,5 @@
 """Records that cannot be read as rows. The readers' ``InvalidRecord.kind`` is the check's ID."""
 
-from __future__ import annotations
-
 from mlxtune.core.errors import DataError
 from mlxtune.data.checks.base import DROP_UNUSABLE, Check, CheckFamily, Finding
 from mlxtune.data.rows import RowError

@@ -1,7 +1,5 @@
 """Find wording that the model should not learn: refusals, chatbot boilerplate, loops, and unfilled placeholders."""
 
-from __future__ import annotations
-
 import itertools
 import operator
 import re

@@ -1,7 +1,5 @@
 """Read a folder of documents, and divide their texts into passages that a teacher can ask about."""
 
-from __future__ import annotations
-
 import io
 import re
 from collections.abc import Iterator

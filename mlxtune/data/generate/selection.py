@@ -1,7 +1,5 @@
 """Decide which generated rows are proposed: refuse those that break a rule, keep the best candidate of each prompt, and rank them."""
 
-from __future__ import annotations
-
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field

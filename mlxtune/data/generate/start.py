@@ -1,7 +1,5 @@
 """Check a generation's request, estimate its cost, and start its run. Imports no mlx."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Alpaca format: ``instruction``, ``input``, ``output``, ``history``. A newline joins instruction and input, as in LLaMA-Factory."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from mlxtune.data.readers.row_format import InvalidRecord, Record, RowFormat, answer_value, metadata, text_field, with_system

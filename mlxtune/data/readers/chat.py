@@ -1,7 +1,5 @@
 """Conversations: ``messages`` (OpenAI's chat fine-tuning, TRL) and ShareGPT's ``conversations`` of ``from`` and ``value``."""
 
-from __future__ import annotations
-
 from functools import partial
 
 from mlxtune.data.readers.row_format import Record, RowFormat, metadata, with_system

@@ -3,8 +3,6 @@
 A column is a key of the record, or a path such as ``instances[0].output``.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any

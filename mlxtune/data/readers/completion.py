@@ -4,8 +4,6 @@ Only the completion is trained on, even if the prompt has assistant turns. In LL
 conversation is the completion.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 

@@ -15,8 +15,6 @@
 ``system`` is the system prompt if the turns have none. All other keys are row metadata.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import re

@@ -1,7 +1,5 @@
 """Preference pairs: TRL's ``chosen`` and ``rejected`` with an explicit or implicit prompt, and OpenAI's preference fine-tuning."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from mlxtune.core.text import plural

@@ -1,7 +1,5 @@
 """Chats in one text: rendered with a chat template (ChatML, Llama, Mistral, Gemma, Phi, Zephyr), or transcripts of ``Human: …``."""
 
-from __future__ import annotations
-
 import re
 from typing import Any
 

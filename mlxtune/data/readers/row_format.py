@@ -1,7 +1,5 @@
 """The common parts of row formats, and helpers that read common fields from a record."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Text format: ``text``, as in TRL's language modeling."""
 
-from __future__ import annotations
-
 from mlxtune.data.readers.row_format import Record, RowFormat, metadata, text_field
 from mlxtune.data.rows import Location, TextRow
 

@@ -1,7 +1,5 @@
 """Transcripts: any text that is a chat, of the form ``Human: … Assistant: …`` or rendered with a chat template."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from mlxtune.data.readers import chat, completion, preference

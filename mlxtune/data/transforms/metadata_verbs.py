@@ -1,7 +1,5 @@
 """Verbs that change metadata: ``tag``, ``untag``, ``set``, ``unset``, ``rename`` and ``map``."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any

@@ -1,7 +1,5 @@
 """The outcome of a pipeline: how many rows it edits, leaves out and adds, and which texts change."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """Verbs that choose rows: ``where``, ``keep``, ``drop``, ``sample``, ``cap`` and ``merge``."""
 
-from __future__ import annotations
-
 import hashlib
 import heapq
 from collections import defaultdict

@@ -1,7 +1,5 @@
 """Verbs that change texts: ``replace``, ``trim`` and ``normalize``."""
 
-from __future__ import annotations
-
 import re
 import unicodedata
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Verbs that change turns: ``system`` and ``turn``."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import replace
 

@@ -1,7 +1,5 @@
 """The registry of verbs. To add one, write its function in a file here and add a line."""
 
-from __future__ import annotations
-
 from mlxtune.data.transforms import metadata_verbs, row_verbs, text_verbs, turn_verbs
 from mlxtune.data.transforms.transform import Verb
 

@@ -5,8 +5,6 @@ A session is a folder in the evaluation: ``session.json`` (fixed before the firs
 that it was not changed after the first vote.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -1,7 +1,5 @@
 """Count blind votes between two arms per question, and measure the rater's consistency and biases."""
 
-from __future__ import annotations
-
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from statistics import median

@@ -5,8 +5,6 @@ adapter on any of the rows, unless an earlier one had the same answers under the
 before it, so that edits are detected. A copy in mlxtune's home folder, per workspace folder, shows whether lines were deleted since.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import time

@@ -1,7 +1,5 @@
 """A language model as judge: narrow questions, checked evidence, and sentinels that expose an unreliable judge."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 AskJudge = Callable[[list[dict[str, str]]], str]

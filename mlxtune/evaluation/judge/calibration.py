@@ -1,7 +1,5 @@
 """Calibrate a judge against the user's blind votes on the same rows."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """A judge session's report, and whether the judge is reliable."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass

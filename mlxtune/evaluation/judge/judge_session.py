@@ -4,8 +4,6 @@ A session is a folder in the evaluation: ``session.json`` (the settings and the 
 each question and one after it) and ``report.json``.
 """
 
-from __future__ import annotations
-
 import re
 import secrets
 import time

@@ -3,8 +3,6 @@
 Questions that several threads ask at the same time are answered in one batch.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from types import TracebackType
 from typing import Self

@@ -1,7 +1,5 @@
 """Calls to a model that may cost money. Each is journaled before it is made and after it returns, so that no reply is paid for twice."""
 
-from __future__ import annotations
-
 import threading
 import time
 from collections.abc import Callable, Collection, Generator, Sequence

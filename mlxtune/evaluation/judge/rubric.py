@@ -1,7 +1,5 @@
 """The questions for a judge, one narrow question per call, delimited so that an answer cannot inject instructions."""
 
-from __future__ import annotations
-
 import json
 import tomllib
 from collections.abc import Sequence

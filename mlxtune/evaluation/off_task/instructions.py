@@ -4,8 +4,6 @@ An off-task prompt lists its checks with their arguments: ``"checks": [["max_wor
 types of its arguments.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Callable, Mapping

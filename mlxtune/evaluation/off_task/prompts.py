@@ -1,7 +1,5 @@
 """Off-task prompts: short questions with checkable answers, used to detect forgetting."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Sequence

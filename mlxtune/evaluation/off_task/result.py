@@ -4,8 +4,6 @@ This is a paired non-inferiority test with a margin chosen before the run (Piagg
 Tango's score interval with one-sided 95% limits, so *held* and *dropped* are each wrong at most 5% of the time.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal

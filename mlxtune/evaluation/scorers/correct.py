@@ -1,7 +1,5 @@
 """Correct: everything that ``evaluation.correct`` lists equals the reference: the answer, its fields, its number, or its calls."""
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence

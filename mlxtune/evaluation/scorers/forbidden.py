@@ -1,7 +1,5 @@
 """No forbidden phrase: the output avoids phrases such as a competitor's name."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from functools import partial

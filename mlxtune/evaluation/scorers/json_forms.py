@@ -1,7 +1,5 @@
 """JSON in an output: valid JSON, or JSON that a program would find in the text."""
 
-from __future__ import annotations
-
 import re
 
 from mlxtune.core.text import one_line

@@ -4,8 +4,6 @@ RFC 8259 leaves limits to the parser. Here, nesting is limited to 512 levels and
 double become decimals.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import re

@@ -1,7 +1,5 @@
 """Find JSON values inside other text, and parts of JSON values."""
 
-from __future__ import annotations
-
 import re
 from typing import Any
 

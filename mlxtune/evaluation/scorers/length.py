@@ -1,7 +1,5 @@
 """Length within limits: the output, or one of its JSON fields, is within the limits."""
 
-from __future__ import annotations
-
 from functools import partial
 
 from mlxtune.evaluation.scorers import PASS, ModelAnswer, Score, Scorer, in_words

@@ -3,8 +3,6 @@
 The rules are for English text that was folded by ``output_text.fold_typography``; the tests have examples of each.
 """
 
-from __future__ import annotations
-
 import re
 
 from rapidfuzz import fuzz

@@ -1,7 +1,5 @@
 """Normalize text for comparison, and separate an output's answer from its reasoning."""
 
-from __future__ import annotations
-
 import re
 import unicodedata
 from functools import lru_cache

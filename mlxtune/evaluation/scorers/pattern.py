@@ -1,7 +1,5 @@
 """Required pattern: the output matches a regular expression, such as a final line ``#### 42``."""
 
-from __future__ import annotations
-
 from functools import partial
 
 import regex

@@ -4,8 +4,6 @@ Regular expressions use the ``regex`` package because it supports timeouts. Pyth
 only in the main thread, and a process per output would take longer than all other scorers combined.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from functools import lru_cache

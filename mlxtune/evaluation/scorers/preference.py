@@ -1,7 +1,5 @@
 """Preference pairs: which of two answers an arm finds more likely."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from mlxtune.evaluation.scorers import Score

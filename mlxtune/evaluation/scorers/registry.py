@@ -1,7 +1,5 @@
 """All metrics, in report order."""
 
-from __future__ import annotations
-
 from mlxtune.core.text import one_line
 from mlxtune.evaluation.scorers import (
     CONTRACT,

@@ -3,8 +3,6 @@
 The suites are nst/JSONTestSuite (the ``test_parsing`` folder) and json-schema-org/JSON-Schema-Test-Suite (draft 2020-12).
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Simulated judges with known behavior: one that approves a sentinel must be reported as unreliable; an honest one must not."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Iterator
 from functools import partial

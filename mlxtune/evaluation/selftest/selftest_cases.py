@@ -1,7 +1,5 @@
 """Outputs with known scores for ``mlxtune selftest``: JSON faults, difficult disclaimers, and a set with known rates."""
 
-from __future__ import annotations
-
 import json
 
 from mlxtune.evaluation.contract import Contract

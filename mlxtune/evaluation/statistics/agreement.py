@@ -1,7 +1,5 @@
 """Agreement between two raters."""
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Hashable, Sequence

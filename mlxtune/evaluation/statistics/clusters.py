@@ -3,8 +3,6 @@
 If every row is in its own group, each function gives the result for independent rows.
 """
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Hashable, Sequence

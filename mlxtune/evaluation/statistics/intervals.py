@@ -1,7 +1,5 @@
 """Closed-form intervals for rates and paired rates. Each function cites its source."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

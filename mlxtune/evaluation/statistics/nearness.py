@@ -1,7 +1,5 @@
 """How near a conclusion is to another one: the fewest answers that would have to be different."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Sequence
 
 

@@ -1,7 +1,5 @@
 """Statistical power: which effects a given number of rows can detect."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from functools import lru_cache

@@ -1,7 +1,5 @@
 """Adjustment for multiple tests and for repeated looks. Each function cites its source."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from mlxtune.evaluation.statistics.intervals import LEVEL

@@ -3,8 +3,6 @@
 To add one, write its conversion and list it in :data:`MODELS`; ``install.py`` downloads, verifies and converts it.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 

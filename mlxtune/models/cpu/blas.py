@@ -4,8 +4,6 @@ The Linux wheel of mlx links a reference BLAS (2.5 to 6 GFLOP/s on two cores, wh
 globally before mlx is imported takes precedence, because the dynamic linker finds its symbols first.
 """
 
-from __future__ import annotations
-
 import ctypes
 import ctypes.util
 import importlib.util

@@ -11,8 +11,6 @@ times as long as dequantizing the weights for each product and calling BLAS. The
 accumulates in float32, as GPU kernels do: it exists for tests and ``mlxtune demo --native``.
 """
 
-from __future__ import annotations
-
 import sys
 from typing import Any
 

@@ -5,8 +5,6 @@ stream leaves cores idle. Splitting a batch over one stream per core, each with 
 on two cores and computes the same sums. On a GPU the pool has a single stream.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import threading

@@ -4,8 +4,6 @@ mlx-lm counts iterations of one batch each, while a recipe counts optimizer step
 ``scale`` is ``alpha / rank``. The keys and defaults are from ``mlx_lm/lora.py``.
 """
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Mapping

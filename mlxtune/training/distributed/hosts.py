@@ -7,8 +7,6 @@ host. Stop requests are part of the all-reduce, so all hosts stop after the same
 The transport is MLX's own (``mx.distributed``): TCP in a ring, or RDMA over Thunderbolt (JACCL) between Macs.
 """
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import json

@@ -4,8 +4,6 @@ A *stem* is a prompt plus the tokens that both of its completions begin with. Th
 prefix. ``forward`` describes how they are computed.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any

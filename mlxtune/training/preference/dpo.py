@@ -1,7 +1,5 @@
 """The preference-training objective: the losses in ``losses``, over pairs of completions."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial

@@ -1,7 +1,5 @@
 """Measure how far the policy has drifted from its reference (KL), and warn about likelihood displacement."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 

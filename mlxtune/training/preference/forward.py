@@ -7,8 +7,6 @@ the same sums as whole sequences, in a different order, with half the work if pr
 tokens.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

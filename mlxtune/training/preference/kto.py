@@ -4,8 +4,6 @@ Each row is paired with another row's completion (the "mismatched" completion in
 distance from the reference. The prompt is computed once for both.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -7,8 +7,6 @@ function.
 To add a loss, write a function here and add its name to ``Loss`` in ``recipe/schema.py``.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import get_args

@@ -9,8 +9,6 @@ They can be reused for any beta, loss and rank, and an interrupted run resumes a
 depend on what is cached, so an interrupted run gets bit-identical results.
 """
 
-from __future__ import annotations
-
 import hashlib
 import math
 from collections.abc import Callable, Iterator, Sequence

@@ -11,8 +11,6 @@
 A result is written once and completely, so that a search that is killed continues with the same decisions.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field

@@ -1,7 +1,5 @@
 """The decision of a search: which trials can be told apart, which one is selected, and how optimistic its validation rate is."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Literal

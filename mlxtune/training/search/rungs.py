@@ -5,8 +5,6 @@ run of that length with ``schedule = "wsd"``; the next rung continues from the t
 arXiv:2404.06395).
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import replace

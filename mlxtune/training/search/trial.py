@@ -1,7 +1,5 @@
 """Train and score one rung of a trial, with everything that trials share computed once."""
 
-from __future__ import annotations
-
 import shutil
 import time
 from collections.abc import Callable, Sequence

@@ -1,7 +1,5 @@
 """Text fields that the escape key closes: a single-line field over a panel, and a multi-line editor."""
 
-from __future__ import annotations
-
 from typing import Any, ClassVar
 
 from textual import events
