@@ -1,5 +1,6 @@
 """The command line: a table of commands that are imported on demand, and the exit code of every error."""
 
+import errno
 import os
 import shlex
 import sys
@@ -169,6 +170,11 @@ def exit_with(error: Exception) -> NoReturn:
         case BrokenPipeError():
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(0)
+        case OSError(errno=errno.EFBIG | errno.ENOSPC | errno.EDQUOT):
+            print_error(
+                MachineError(f"A file cannot be written: {error.strerror}.", hint="Free up disk space, or raise ulimit -f.")
+            )
+            sys.exit(4)
         case OSError(filename=str(name)):  # such as a home folder that cannot be created
             print_error(MachineError(f"{one_line(name, 200)}: {error.strerror}.", hint="Check the path and its permissions."))
             sys.exit(4)

@@ -39,7 +39,7 @@ def display_path(path: Path, folder: Path, default: str = "") -> str:
 
 @contextlib.contextmanager
 def disk_errors(name: str) -> Iterator[None]:
-    """Convert errors from a full or read-only disk to a ``MachineError`` about ``name``."""
+    """Convert errors from a full or read-only disk, or a limit of it, to a ``MachineError`` about ``name``."""
     try:
         yield
     except OSError as error:
@@ -47,6 +47,8 @@ def disk_errors(name: str) -> Iterator[None]:
             raise MachineError(
                 f"The disk is full, so {name} was not saved.", hint="Free up some disk space, then try again."
             ) from error
+        if error.errno == errno.EFBIG:
+            raise MachineError(f"{name} would be larger than the limit for files.", hint="Raise it: ulimit -f unlimited") from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise MachineError(f"{name} cannot be written: {error.strerror}.", hint="Check the folder's permissions.") from error
         raise

@@ -9,10 +9,14 @@ from collections.abc import Iterable
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
-# C0 and C1 controls (except newline and tab), line and paragraph separators, bidi overrides, zero-width characters, tags, and
-# lone surrogates, which a terminal would interpret, hide, or fail on.
+# C0 and C1 controls (except newline and tab), line and paragraph separators, bidi overrides, tags, lone surrogates, and what Unicode
+# calls default-ignorable or draws as nothing, which a terminal would interpret, hide, or fail on. Joiners are safe between characters
+# beyond ASCII, and selectors of variants after one or in a keycap, because languages and emoji need them there.
 _UNSAFE = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb\U000e0000-\U000e007f\ud800-\udfff]"
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f"
+    "\u2800\u3164\ufeff\uffa0\ufff0-\ufffb\U00013430-\U0001343f\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff\ud800-\udfff]"
+    "|(?<![^\x00-\x7f\u200c\u200d])[\u200c\u200d]|[\u200c\u200d](?![^\x00-\x7f\u200c\u200d])"
+    "|(?<![#*0-9\x80-\u200b\u200e-\ufdff\ufe10-\U0010ffff])[\ufe00-\ufe0f]"
 )
 _LONGEST_WORD = 1_000
 _LINE_ENDS = re.compile("[\r\x85\u2028\u2029]")
@@ -30,8 +34,8 @@ def _shorten(text: str, limit: int) -> str:
 
 def _picture(match: re.Match[str]) -> str:
     """Return a visible character: ``▯`` for an invisible one, and ``�`` for one that is not text."""
-    invisible = unicodedata.category(match[0]) in ("Cf", "Zl", "Zp")  # formatting, and line and paragraph separators
-    return "▯" if invisible else _CONTROL_PICTURES.get(ord(match[0]), "\ufffd")
+    is_text = unicodedata.category(match[0]) not in ("Cc", "Cs")  # controls, and surrogates
+    return "▯" if is_text else _CONTROL_PICTURES.get(ord(match[0]), "\ufffd")
 
 
 def restore_unsafe(original: str, edited: str) -> str:

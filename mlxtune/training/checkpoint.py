@@ -125,9 +125,16 @@ def _verified(folder: Path) -> Checkpoint | None:
         ):
             return None
         state = json.loads((folder / STATE).read_text())
-    except (OSError, ValueError, AttributeError, TypeError):  # also for JSON that is not a manifest
+        return Checkpoint(folder, int(state["step"]), state)
+    except (
+        OSError,
+        ValueError,
+        AttributeError,
+        TypeError,
+        KeyError,
+        RecursionError,
+    ):  # also for JSON that is not a manifest or a state
         return None
-    return Checkpoint(folder, state["step"], state)
 
 
 # Settings that change neither the weights of a step nor the number of steps.

@@ -122,7 +122,9 @@ class EndpointTeacher:
         """Return the reply to the call's only question as the journal stores it. Raises as :meth:`EndpointClient.complete` does."""
         (question,) = call.questions
         completion = self._client.complete(question.messages, seed=question.seed)
-        text = split_thought(completion.text)[1]
+        text = (
+            split_thought(completion.text)[1].encode("utf-8", "replace").decode()
+        )  # without lone surrogates, which no file can have
         return {"replies": [{"text": text, "ended": completion.ended, "seed": question.seed}]}
 
 

@@ -142,12 +142,14 @@ def _validated(edit: RowEdit) -> RowEdit:
     return edit
 
 
-def parse(text: str, folder: Path) -> Pipeline:
-    """Parse a pipeline. Raises ``InputError`` that says which step is invalid, with the verb's usage as the hint."""
+def parse(text: str, folder: Path, including: frozenset[Path] = frozenset()) -> Pipeline:
+    """Parse a pipeline, which the files ``including`` name. Raises ``InputError`` that says which step is invalid, with the verb's usage as the hint."""
     if text.strip().startswith("@"):
         file = folder / user_path(text.strip()[1:])
         try:
-            return parse(read_text(file), file.parent)
+            if (real := file.resolve()) in including:
+                raise InputError(f"{one_line(str(file), 100)} includes itself.")
+            return parse(read_text(file), file.parent, including | {real})
         except (OSError, ValueError) as error:
             raise InputError(
                 f"{one_line(str(file), 100)} cannot be read.", hint="Use @PATH, with the path of a text file."

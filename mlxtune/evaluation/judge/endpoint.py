@@ -129,7 +129,11 @@ class CostMeter:
 
 def host(url: str) -> str:
     """Return the host in an endpoint's ``url``. Raises ``InputError`` if the URL has secrets or lacks encryption."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url if url.isascii() and url.isprintable() else "")
+        _ = parts.port  # raises if it is no number
+    except ValueError:
+        parts = urlsplit("")
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise InputError("The endpoint's URL must start with https:// (or http:// on this machine).")
     if parts.username or parts.password or parts.query or parts.fragment:

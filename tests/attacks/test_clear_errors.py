@@ -1,0 +1,126 @@
+"""Input that ended in an internal error."""
+
+from __future__ import annotations
+
+import errno
+import json
+import sys
+import unicodedata
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import regex
+from cli.conftest import cli as cli
+from cli.conftest import cwd as cwd
+from evaluation_files import write_evaluation
+
+from mlxtune.core import journal
+from mlxtune.core.errors import InputError, MachineError
+from mlxtune.core.files import write_bytes
+from mlxtune.core.hashing import sha256_file
+from mlxtune.core.text import one_line, safe_text
+from mlxtune.data.generate.questions import TeacherQuestion
+from mlxtune.data.generate.teachers import EndpointTeacher, TeacherCall
+from mlxtune.data.transforms import pipeline
+from mlxtune.evaluation.judge import endpoint
+from mlxtune.training import checkpoint
+
+Cli = Callable[..., Any]
+
+
+def test_half_characters_of_a_teacher_are_replaced() -> None:
+    teacher = object.__new__(EndpointTeacher)
+    teacher._client = SimpleNamespace(complete=lambda *_, **__: SimpleNamespace(text="a\ud800b", ended="stop"))  # type: ignore[assignment]
+    reply = teacher.ask(TeacherCall("", (TeacherQuestion(0, 1, [{"role": "user", "content": "x"}]),)), lambda *_: None)
+    assert reply["replies"][0]["text"] == "a?b"
+
+
+@pytest.mark.parametrize(
+    "url", ["http://127.0.0.1\x1b[2J/v1", "http://[", "http://127.0.0.1:x/v1", "http://127.0.0.1/\n", "http://ｅ.example"]
+)
+def test_an_impossible_url_is_bad_input(cli: Cli, cwd: Path, url: str) -> None:
+    with pytest.raises(InputError):
+        endpoint.host(url)
+    write_evaluation(cwd)
+    for arguments in (("judge", "last", "--model", "m", "--url", url), ("verify-export", "last", "--endpoint", url)):
+        result = cli(*arguments)
+        assert result.code == 2, result.err
+        assert "\x1b[2J" not in result.err
+
+
+def test_a_pipeline_that_includes_itself_is_bad_input(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("@b")
+    (tmp_path / "b").write_text("@./a")
+    with pytest.raises(InputError, match="includes itself"):
+        pipeline.parse("@a", tmp_path)
+    (tmp_path / "b").write_text("trim")
+    assert len(pipeline.parse("@a", tmp_path).steps) == 1
+
+
+@pytest.mark.parametrize(
+    "change", [{"failed": {"a": 1}}, {"scores": {"json": {"failed": {}}}}, {"scores": []}, {"ended": {}}, {"id": {}}]
+)
+def test_other_types_in_outputs_are_bad_input(cli: Cli, cwd: Path, change: dict[str, Any]) -> None:
+    folder = write_evaluation(cwd)
+    first, *rest = (folder / "outputs.jsonl").read_text().splitlines()
+    (folder / "outputs.jsonl").write_text("\n".join([json.dumps(json.loads(first) | change), *rest, ""]))
+    for arguments in (("verify",), ("compare", "last", "last"), ("blind", "last"), ("runs", "show", folder.name)):
+        result = cli(*arguments)
+        assert "Internal error" not in result.err, arguments
+        assert "Traceback" not in result.err, arguments
+
+
+@pytest.mark.parametrize("write", ["file", "journal"])
+def test_a_limit_for_files_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: str) -> None:
+    def too_large(*_: Any) -> int:
+        raise OSError(errno.EFBIG, "File too large")
+
+    if write == "file":
+        monkeypatch.setattr("mlxtune.core.files.sync_file", too_large)
+        with pytest.raises(MachineError, match="larger than the limit for files"):
+            write_bytes(tmp_path / "x", b"data")
+        assert list(tmp_path.iterdir()) == []
+        return
+    one = journal.Journal(tmp_path / "x")
+    monkeypatch.setattr("os.write", too_large)
+    with pytest.raises(MachineError, match="larger than the limit for files"):
+        one.append({"a": 1})
+    one.close()
+
+
+@pytest.mark.parametrize("state", ["[]", "null", "{}", '{"step": []}', '"x"', "[" * 100_000, "9"])
+def test_a_checkpoint_whose_state_is_no_state_is_damaged(tmp_path: Path, state: str) -> None:
+    folder = tmp_path / "checkpoints" / "0000003"
+    folder.mkdir(parents=True)
+    names = [checkpoint.OPTIMIZER, checkpoint.STATE, checkpoint.lora.WEIGHTS_FILE, checkpoint.lora.CONFIG_FILE]
+    for name in names:
+        (folder / name).write_text(state if name == checkpoint.STATE else "x")
+    (folder / checkpoint.MANIFEST).write_text(json.dumps({name: sha256_file(folder / name) for name in names}))
+    assert checkpoint.newest(tmp_path) is None
+    assert checkpoint.damaged_folders(tmp_path) == [folder]
+
+
+SHOWN = regex.compile(r"\p{Prepended_Concatenation_Mark}")  # format characters that are drawn, such as the Arabic number sign
+
+
+def test_no_invisible_character_is_passed_on() -> None:
+    ignorable = regex.compile(r"[\p{Default_Ignorable_Code_Point}\p{Cf}\p{Cc}\p{Cs}\p{Zl}\p{Zp}\u2800]")
+    for character in map(chr, range(sys.maxunicode + 1)):
+        if ignorable.match(character) and character not in "\n\t" and not SHOWN.match(character) and character != "\u070f":
+            assert character not in safe_text(f"a{character}b"), hex(ord(character))
+            assert character not in one_line(f"a{character}"), hex(ord(character))
+
+
+@pytest.mark.parametrize("text", ["می‌خواهم", "👩‍👩‍👧", "❤️‍🔥", "1️⃣", "क्‍ष", "葛󠄀", "ﷺ", "naïve", "☎︎"])
+def test_joiners_and_variants_that_text_needs_are_kept(text: str) -> None:
+    kept = "".join(character for character in text if not 0xE0000 <= ord(character) < 0xE1000)
+    assert safe_text(kept) == kept
+    assert all(unicodedata.category(character) != "Co" for character in safe_text(text))
+
+
+def test_runs_of_joiners_are_shown() -> None:
+    assert safe_text("é\u200d\u200d\u200dé").count("▯") == 3
+    assert safe_text("x\ufe0fy\u200cz") == "x▯y▯z"
