@@ -63,3 +63,9 @@ def apply_rule(recipe: Recipe, width: int, rows: int) -> Recipe:
     if not section.steps and not section.epochs:
         section = replace(section, epochs=rule.epochs)
     return recipe if section == recipe.training else replace(recipe, training=section)
+
+
+def by_rule(recipe: Recipe, width: int, rows: int) -> Recipe:
+    """Return ``recipe`` with the rule's values in place of its own, except for a number of steps or tokens per batch."""
+    section = replace(recipe.training, learning_rate=0.0, batch_size=0, epochs=0)
+    return apply_rule(replace(recipe, training=section), width, rows)

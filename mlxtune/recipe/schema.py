@@ -438,7 +438,8 @@ _BUDGET = Rule(
 
 @dataclass(frozen=True)
 class SearchSection:
-    """The hyperparameters that ``mlxtune search`` varies. Trial 1 is always the recipe itself; an empty range uses a default for the training method.
+    """The hyperparameters that ``mlxtune search`` varies. Trial 1 is always the recipe itself. The next ones bracket the training rule's rate
+    and epochs, unless these have ranges. An empty range uses a default for the training method.
 
     A trial trains for a sixth, a third, and all of its steps; after each, the best third continues. Trials are compared on
     a fraction ``validation`` of all rows, or on ``data.validation`` if that is larger. A range whose ends are equal is not searched.
@@ -450,7 +451,7 @@ class SearchSection:
     ] = ""
     validation: Annotated[float, Key("fraction of rows on which trials are compared", in_form=False), _FRACTION] = 0.15
     learning_rate: Annotated[
-        list[float], Key("lowest and highest learning rate; empty = a fifth to five times", in_form=False), _RATES
+        list[float], Key("lowest and highest learning rate; empty = a fifth to five times the rule's", in_form=False), _RATES
     ] = field(default_factory=list)
     rank: Annotated[list[int], Key("ranks; alpha / rank stays the same; empty = half to twice", in_form=False), _COUNTS] = field(
         default_factory=list
@@ -459,8 +460,11 @@ class SearchSection:
         default_factory=list
     )
     epochs: Annotated[
-        list[int], Key("epochs; empty = half to twice, or the recipe's if it has training.steps", in_form=False), _COUNTS
+        list[int], Key("epochs; empty = half to twice the rule's, or none if the recipe has training.steps", in_form=False), _COUNTS
     ] = field(default_factory=list)
+    batch_size: Annotated[list[int], Key("rows per batch; empty = half to twice the rule's", in_form=False), _COUNTS] = field(
+        default_factory=list
+    )
     replay: Annotated[list[float], Key("shares of replay; empty = the recipe's", in_form=False, methods=_SFT), _FRACTIONS] = field(
         default_factory=list
     )

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from mlxtune.planning.plan import Cost
+from mlxtune.planning.training_rule import training_rule
 from mlxtune.present.search import price_text
 from mlxtune.recipe import TrainingSection, parse
 from mlxtune.training.optimizer import learning_rate
@@ -37,9 +38,10 @@ def test_price() -> None:
 
 
 def test_the_price_counts_trials_of_other_lengths() -> None:
-    plan: Any = SimpleNamespace(steps=60, train=0, valid=0, test=0, evaluated=0, cost=Cost(None, "", 0.0))
+    plan: Any = SimpleNamespace(steps=60, train=600, valid=0, test=0, evaluated=0, cost=Cost(None, "", 0.0))
     price = price_search(parse(f'name = "shop"\n{RECIPE}[search]\ntrials = 4\n'), plan)
-    assert price.full_steps == 60 + 3 * 60 * 7 / 6  # half, the same, and twice the epochs
+    rule = training_rule("sft", 576, 600).epochs
+    assert price.full_steps == 60 + 3 * 60 * (rule // 2 + rule + 2 * rule) / 3 / 2  # half, the same, and twice the rule's epochs
     assert price.epochs_vary
 
 

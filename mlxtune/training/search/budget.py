@@ -13,6 +13,7 @@ from mlxtune.core.errors import RecipeError
 from mlxtune.evaluation.arms import BASE, ENDPOINT, TUNED, arm_names
 from mlxtune.evaluation.off_task.prompts import load_prompts
 from mlxtune.planning.plan import Plan
+from mlxtune.planning.training_rule import by_rule
 from mlxtune.recipe import Recipe
 from mlxtune.recipe.schema import BUDGET_PATTERN
 from mlxtune.runs.events import Event
@@ -94,7 +95,7 @@ def price_search(recipe: Recipe, plan: Plan, *, answering: float | None = None, 
 
     seconds, enough_seconds = time(steps, answers), time(*_work(recipe, plan, enough))
     return SearchPrice(
-        trials, steps, round(_total_length(recipe, trials) * plan.steps), set(_trial_epochs(recipe)) != {recipe.training.epochs or 1}, answers, seconds, answers * answering if answering is not None else None,
+        trials, steps, round(_total_length(recipe, plan, trials) * plan.steps), set(_trial_epochs(recipe, plan)) != {recipe.training.epochs or 1}, answers, seconds, answers * answering if answering is not None else None,
         seconds * watts / 3.6e6 if seconds is not None and watts else None, enough, enough_seconds,
     )  # fmt: skip
 
@@ -108,16 +109,16 @@ def _work(recipe: Recipe, plan: Plan, trials: int) -> tuple[int, int]:
     arms = sum(not arm.startswith(ENDPOINT) for arm in names)
     off_task = len(load_prompts(recipe)) * len({BASE, TUNED} & {*names}) * (1 + section.regression_system)
     held_out = plan.evaluated * arms
-    steps = sum(length * _total_length(recipe, count) for count, length in zip(sizes, lengths, strict=True))
+    steps = sum(length * _total_length(recipe, plan, count) for count, length in zip(sizes, lengths, strict=True))
     return round(steps), rows * sum(sizes) + held_out + off_task
 
 
-def _total_length(recipe: Recipe, trials: int) -> float:
+def _total_length(recipe: Recipe, plan: Plan, trials: int) -> float:
     """Return the expected length of ``trials`` trials together, where 1 is the length of the recipe, which is one of them."""
-    return 1 + (trials - 1) * fmean(_trial_epochs(recipe)) / (recipe.training.epochs or 1)
+    return 1 + (trials - 1) * fmean(_trial_epochs(recipe, plan)) / (recipe.training.epochs or 1)
 
 
-def _trial_epochs(recipe: Recipe) -> list[float]:
+def _trial_epochs(recipe: Recipe, plan: Plan) -> list[float]:
     """Return the numbers of epochs that trials other than the recipe itself are drawn from."""
-    epochs = search_space(recipe, 1).get("epochs")
+    epochs = search_space(by_rule(recipe, 1, max(1, plan.train)), 1).get("epochs")
     return [float(count) for count in epochs.values] if isinstance(epochs, Choices) else [float(recipe.training.epochs or 1)]

@@ -24,7 +24,7 @@ from mlxtune.evaluation.arms import ENDPOINT
 from mlxtune.models.cpu import blas
 from mlxtune.planning.cost import typical_watts
 from mlxtune.planning.machine import this_machine
-from mlxtune.planning.training_rule import model_width
+from mlxtune.planning.training_rule import by_rule, model_width
 from mlxtune.recipe import Recipe, SearchSection, dump, read_template
 from mlxtune.runs import events, launch, registry
 from mlxtune.runs.registry import RUN_KINDS, Run
@@ -93,9 +93,8 @@ def _plan(worker: Worker, recipe: Recipe, base: Foundation, rows: list[PromptRow
         raise DataError("There are no validation rows with a prompt, which a search needs to compare trials.")
     model = base.loaded.model
     depth = len(model.layers)
-    ranges = space.search_space(recipe, depth)
-    drawn = space.draw_trials(recipe, ranges, recipe.search.trials)
     width = model_width(base.loaded.source.config)
+    drawn = space.draw_trials(recipe, by_rule(recipe, width, len(base.splits.train)), depth, recipe.search.trials)
     totals = _total_steps(worker, [space.with_values(recipe, values) for values in drawn], base)
     if min(totals) < rungs.MIN_STEPS:
         raise RecipeError(
@@ -104,8 +103,11 @@ def _plan(worker: Worker, recipe: Recipe, base: Foundation, rows: list[PromptRow
     rung_count = min(len(rungs.rung_lengths(total)) for total in totals)
     trials = []
     for number, (values, total) in enumerate(zip(drawn, totals, strict=True), 1):
-        adapter = space.with_values(recipe, values).adapter
-        cost = boards.relative_cost(space.layer_count(adapter.layers, depth), depth, adapter.rank, width) * total / totals[0]
+        own = space.with_values(recipe, values)
+        cost = (
+            boards.relative_cost(space.layer_count(own.adapter.layers, depth), depth, own.adapter.rank, width) * total / totals[0]
+        )
+        cost *= own.training.batch_size / recipe.training.batch_size if recipe.training.batch_size else 1
         lengths = rungs.rung_lengths(total)[-rung_count:]
         trials.append(Trial(number, dict(values), cost, lengths, rungs.rung_steps(recipe.training, lengths)))
     sources = [*base.splits.train, *base.splits.valid, *base.splits.test]

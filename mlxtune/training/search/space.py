@@ -1,7 +1,7 @@
 """The hyperparameters that a search varies, their ranges, and the trials that are drawn from them.
 
-Trials are points of a Halton sequence (Halton 1960), shifted at random (Cranley and Patterson 1976): they cover every range evenly, and
-each depends only on the seed and its number. Optuna was considered. Its samplers draw their first ten trials at random too, its pruners
+The first trials bracket the learning rate and the epochs of the training rule. The others are points of a Halton sequence (Halton 1960),
+shifted at random (Cranley and Patterson 1976): they cover every range evenly, and each depends only on the seed and its number. Optuna was considered. Its samplers draw their first ten trials at random too, its pruners
 compare single numbers instead of paired rows, and it would add 100 MB of packages, among them a database toolkit.
 """
 
@@ -19,8 +19,9 @@ Value = float | int | str
 Values = Mapping[str, Value]
 
 RATE_FACTOR = (
-    5.0  # the default range of learning rates extends from the recipe's rate divided by this factor to its rate times this factor
+    5.0  # the default range of learning rates extends from the rule's rate divided by this factor to its rate times this factor
 )
+BRACKET = ((1, 1), (2, 1), (0.5, 2), (1, 2))  # of the rule's rate and epochs, in the trials after the recipe
 FACTOR = 3.0  # the same for method.beta and method.sft_weight
 _PRIMES = (2, 3, 5, 7, 11, 13, 17, 19)
 
@@ -70,20 +71,41 @@ class Parameter:
 
 
 def search_space(recipe: Recipe, depth: int) -> dict[str, Range]:
-    """Return the range of every hyperparameter that a search of ``recipe`` varies, on a base with ``depth`` layers."""
+    """Return the range of every hyperparameter that a search around ``recipe`` varies, on a base with ``depth`` layers."""
     ranges = {parameter.name: parameter.range(recipe, depth) for parameter in PARAMETERS}
     return {name: range for name, range in ranges.items() if range and not range.is_fixed}
 
 
-def draw_trials(recipe: Recipe, space: Mapping[str, Range], count: int) -> list[Values]:
-    """Return the values of ``count`` trials. The first has the recipe's own values."""
-    own = {parameter.name: parameter.read(recipe) for parameter in PARAMETERS if parameter.name in space}
+def draw_trials(recipe: Recipe, center: Recipe, depth: int, count: int) -> list[Values]:
+    """Return the values of ``count`` trials of ``recipe``, whose settings by the training rule are those of ``center``.
+
+    The first has the recipe's own values, and those that bracket the rule follow, if the recipe sets no ranges for them.
+    """
+    space = search_space(center, depth)
     shifts = {name: unit_interval(recipe.training.seed, name) for name in space}
-    trials: list[Values] = [own]
-    for number in range(1, count):
+
+    def spread(number: int) -> Values:
         points = {name: (_halton(number, prime) + shifts[name]) % 1 for name, prime in zip(space, _PRIMES, strict=False)}
-        trials.append({name: space[name].at(point) for name, point in points.items()})
-    return trials
+        return {name: space[name].at(point) for name, point in points.items()}
+
+    trials: list[Values] = [_own_values(recipe, space)]
+    if not recipe.search.learning_rate and not recipe.search.epochs:
+        for number, factors in enumerate(BRACKET, 1):
+            listed = {name: value for name, value in spread(number).items() if getattr(recipe.search, name)}
+            values = {**_own_values(_scaled(center, *factors), space), **listed}
+            trials += [values] if values not in trials else []
+    return [*trials, *map(spread, range(len(trials), count))][:count]
+
+
+def _own_values(recipe: Recipe, space: Mapping[str, Range]) -> Values:
+    return {parameter.name: parameter.read(recipe) for parameter in PARAMETERS if parameter.name in space}
+
+
+def _scaled(center: Recipe, rate: float, epochs: float) -> Recipe:
+    section = center.training
+    return replace(center, training=replace(
+        section, learning_rate=float(f"{section.learning_rate * rate:.2g}"), epochs=max(1, round(section.epochs * epochs)),
+    ))  # fmt: skip
 
 
 def with_values(recipe: Recipe, values: Values) -> Recipe:
@@ -138,6 +160,13 @@ def _epochs(recipe: Recipe, depth: int) -> Choices | None:
     return Choices(tuple(sorted(set(recipe.search.epochs or (max(1, epochs // 2), epochs, 2 * epochs)))))
 
 
+def _batches(recipe: Recipe, depth: int) -> Choices | None:
+    size = recipe.training.batch_size
+    if not size:  # batches have as many rows as fit into training.batch_tokens
+        return None
+    return Choices(tuple(sorted(set(recipe.search.batch_size or (max(1, size // 2), size, 2 * size)))))
+
+
 def layer_count(layers: Layers, depth: int) -> int:
     """Return the number of adapted layers of a base with ``depth`` layers."""
     return depth if isinstance(layers, str) else min(layers, depth)
@@ -179,6 +208,11 @@ PARAMETERS = (
         "epochs", "epochs", lambda recipe: recipe.training.epochs,
         lambda recipe, value: replace(recipe, training=replace(recipe.training, epochs=int(value))),
         _epochs,
+    ),
+    Parameter(
+        "batch_size", "batch", lambda recipe: recipe.training.batch_size,
+        lambda recipe, value: replace(recipe, training=replace(recipe.training, batch_size=int(value))),
+        _batches,
     ),
     Parameter(
         "replay", "replay", lambda recipe: recipe.data.replay,
