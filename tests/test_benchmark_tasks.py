@@ -15,6 +15,7 @@ import pytest
 
 from mlxtune.data.source import read_source
 from mlxtune.data.split import split
+from mlxtune.evaluation.off_task.prompts import read_prompts
 from mlxtune.recipe import load
 
 FOLDER = Path(__file__).parent.parent / "benchmarks" / "tasks"
@@ -54,7 +55,7 @@ BOOKINGS = json.dumps(
     [_booking("8 of us, please", "people", "8 of us"), *[_booking(f"at {n} pm", "time", f"{n} pm") for n in range(1, 12)]]
 )
 RESTAURANTS = "mr,ref\n" + "".join(
-    f'"name[Inn {n}], eatType[pub], near[The Dome, Hall]","Inn {n} is a pub near The Dome, Hall."\n' for n in range(12)
+    f'"name[Inn {n}], eatType[pub], near[The Dome, Hall]","Inn {n} is a pub near The Dome, Hall."\n' for n in range(20)
 )
 PROBLEMS = _lines(
     *[{"question": f"{n} + 1?", "answer": f"It is {n} + 1 = <<{n}+1={n + 1}>>{n + 1}.\n#### {n + 1}"} for n in range(12)]
@@ -150,15 +151,31 @@ def test_the_first_accepted_value_is_the_reference() -> None:
     assert parameters == {"type": "object", "properties": {"rate": {"type": "number"}}}
 
 
-def test_test_turns_that_begin_a_training_conversation_are_left_out() -> None:
-    """Of a conversation about room 1, only the third turn is new."""
-    parts = _converted("smart_home")
-    assert sorted(len(row["messages"]) for row in parts["test"]) == [3, 5, 7]
+def test_held_out_rows_with_a_prompt_of_the_training_rows_are_left_out(tmp_path: Path) -> None:
+    """Of a conversation about room 1, of which two turns are trained on, only the third turn is new."""
+    task = sources.load("smart_home")
+    sources.prepare(task, _files(task), 12, 100, tmp_path)
+    rows = [json.loads(line) for line in (tmp_path / "data" / "test.jsonl").read_text().splitlines()]
+    assert sorted(len(row["messages"]) for row in rows) == [3, 5, 7]
 
 
 def test_held_out_pairs_have_answers_of_similar_length() -> None:
     (pair,) = _converted("hh_rlhf")["test"]
     assert pair["rejected"].endswith("In a big box.")
+
+
+def test_prompts_are_off_task_prompts_if_all_instructions_can_be_checked(tmp_path: Path) -> None:
+    prompts = [
+        {"key": 1, "prompt": "Say hello.", "instruction_id_list": ["punctuation:no_comma", "length_constraints:number_words"],
+         "kwargs": [{}, {"relation": "less than", "num_words": 9}]},
+        {"key": 2, "prompt": "Say hello in French.", "instruction_id_list": ["language:response_language"], "kwargs": [{"language": "fr"}]},
+    ]  # fmt: skip
+    rows = sources.load("ifeval").convert({"ifeval": _lines(*prompts).encode()}, 0, 100)["off_task"]
+    (tmp_path / "prompts.jsonl").write_text(sources.json_lines(rows))
+    (prompt,) = read_prompts(tmp_path / "prompts.jsonl")
+    assert prompt.passes("hello to you")
+    assert not prompt.passes("hello, you")
+    assert not prompt.passes("hello " * 9)
 
 
 def test_a_file_with_another_hash_is_refused(tmp_path: Path) -> None:

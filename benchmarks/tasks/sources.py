@@ -56,8 +56,8 @@ class Task:
 
 
 def names() -> list[str]:
-    """Return the names of all tasks."""
-    return sorted(path.parent.name for path in FOLDER.glob("*/task.toml"))
+    """Return the names of all tasks that can be trained on."""
+    return sorted(path.parent.name for path in FOLDER.glob("*/recipe.toml"))
 
 
 def load(name: str) -> Task:
@@ -72,12 +72,12 @@ def load(name: str) -> Task:
     return Task(name=name, convert=module.convert, **facts)
 
 
-def read(task: Task, cache: Path, mirror: Path | None) -> dict[str, bytes]:
+def read(task: Task, cache: Path, mirrors: Path | None) -> dict[str, bytes]:
     """Return the task's files by path, from the cache, a clone of the repository, or GitHub. Raise ``ValueError`` for a wrong hash."""
     contents = {}
     for path, digest in task.files.items():
         kept = cache / digest
-        content = kept.read_bytes() if kept.is_file() else _original(task, path, mirror)
+        content = kept.read_bytes() if kept.is_file() else _original(task, path, mirrors)
         if hashlib.sha256(content).hexdigest() != digest:
             raise ValueError(f"{task.repository}/{path}: its SHA-256 is not {digest}.")
         cache.mkdir(parents=True, exist_ok=True)
@@ -86,9 +86,10 @@ def read(task: Task, cache: Path, mirror: Path | None) -> dict[str, bytes]:
     return contents
 
 
-def _original(task: Task, path: str, mirror: Path | None) -> bytes:
-    if mirror:
-        command = ["git", "-C", str(mirror), "show", f"{task.commit}:{path}"]
+def _original(task: Task, path: str, mirrors: Path | None) -> bytes:
+    if mirrors:
+        clone = mirrors / task.repository.replace("/", "+") / "repo"
+        command = ["git", "-C", str(clone), "show", f"{task.commit}:{path}"]
         return subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout
     content = _download(f"https://raw.githubusercontent.com/{task.repository}/{task.commit}/{path}")
     if content.startswith(b"version https://git-lfs"):
@@ -103,12 +104,17 @@ def _download(url: str) -> bytes:
 
 
 def prepare(task: Task, files: Mapping[str, bytes], rows: int, held_out: int, workspace: Path) -> Path:
-    """Write the rows and the recipe for a run to ``workspace``, and return the recipe's path."""
+    """Write the rows and the recipe for a run to ``workspace``, and return the recipe's path.
+
+    Held-out rows whose prompt is also one of a training row are left out.
+    """
     parts = task.convert(files, rows, held_out)
+    trained = {_prompt(answer) for row in (*parts["train"], *parts["valid"]) for answer in each_answer(row)}
+    parts["test"] = [row for row in parts["test"] if _prompt(row) not in trained]
     for name in SPLITS:
         path = workspace / "data" / f"{name}.jsonl"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in parts[name]), encoding="utf-8")
+        path.write_text(json_lines(parts[name]), encoding="utf-8")
     for path in (*task.folder.glob("*.json"), task.folder / "recipe.toml"):
         shutil.copy(path, workspace)
     return workspace / "recipe.toml"
@@ -121,6 +127,17 @@ def chat(prompt: str, answer: str, system: str = "") -> Row:
     return {"messages": [{"role": role, "content": content} for role, content in turns]}
 
 
+def each_answer(row: Row) -> list[Row]:
+    """Return a conversation up to each of its answers, or another row itself."""
+    turns = row.get("messages", [])
+    ends = [number for number, turn in enumerate(turns, 1) if turn["role"] == "assistant"]
+    return [row | {"messages": turns[:end]} for end in ends] or [row]
+
+
+def _prompt(row: Row) -> str:
+    return json.dumps(row["messages"][:-1] if "messages" in row else row, sort_keys=True).lower()
+
+
 def shuffled(items: Sequence[T]) -> list[T]:
     """Return ``items`` in an order that is the same in every run."""
     return random.Random(SEED).sample(items, len(items))
@@ -130,6 +147,11 @@ def with_validation(train: Sequence[T], test: Sequence[T], rows: int, held_out: 
     """Split ``rows`` of ``train`` into nine tenths to train on and one tenth to validate on, and take ``held_out`` of ``test``."""
     taken, validation = shuffled(train)[:rows], max(1, rows // 10)
     return {"train": taken[validation:], "valid": taken[:validation], "test": shuffled(test)[:held_out]}
+
+
+def json_lines(rows: Sequence[Row]) -> str:
+    """Return rows as JSON Lines."""
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
 def lines(content: bytes) -> list[Any]:

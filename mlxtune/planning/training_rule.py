@@ -1,8 +1,9 @@
 """The training settings that a recipe leaves open, from its method, the width of the base, and the number of training rows.
 
-The learning rate follows Thinking Machines' fit for LoRA on all linear layers (*LoRA Without Regret*, 2025; ``hyperparam_utils.py`` of
-its cookbook): ten times that of full fine-tuning, nearly independent of the rank, and falling with the width of the model. The number
-of epochs and the batch are starting points: few rows are repeated until there are enough updates. They are not fitted to measurements.
+The learning rate is Thinking Machines' formula for LoRA on all linear layers of Llama models (``get_lr`` in ``hyperparam_utils.py`` of their
+``tinker-cookbook`` at commit e1024a4; *LoRA Without Regret*, 2025): ten times that of full fine-tuning, nearly independent of the rank, and
+falling with the width of the model. The number of epochs and the batch are starting points: few rows are repeated until there are
+enough updates.
 """
 
 from __future__ import annotations

@@ -122,6 +122,7 @@ def test_epochs_and_replay_are_searched(workspace: Path, tmp_path: Path) -> None
         "search.replay=[0, 0.3]",
         "search.rank=[4]",
         "search.layers=[2]",
+        "search.batch_size=[4]",
         f"data.replay_prompts={prompts}",
     )
     search = finish(start(workspace, "training.steps=0", "training.epochs=1", "training.batch_size=4", "search.trials=4", *varied))
@@ -202,7 +203,7 @@ def test_preference_training_is_searched(workspace: Path) -> None:
     search = finish(start(workspace, *method, "search.trials=2"))
     board = boards.read_board(search.folder)
     assert board
-    assert set(board.plan.trials[1].values) == {"learning_rate", "rank", "layers", "beta", "sft_weight"}
+    assert set(board.plan.trials[1].values) == {"learning_rate", "rank", "layers", "batch_size", "beta", "sft_weight"}
     assert board.top_rung == 2
     assert len(set((files.home() / "references").glob("*.jsonl")) - references) <= 1, "the reference is the same for all trials"
 
@@ -227,6 +228,7 @@ def test_a_null_search_announces_no_winner(workspace: Path) -> None:
         "search.learning_rate=[1e-2, 1e-2]",
         "search.rank=[4]",
         "search.layers=[2]",
+        "search.batch_size=[4]",
         "search.seed=[1, 2, 3, 4]",
         "search.trials=4",
     )
