@@ -1,7 +1,6 @@
 """Find where the records of a file begin and end: lines, CSV records, or elements of a JSON array.
 
-Only record boundaries are parsed, in blocks of the file's bytes, so a broken record does not affect the others. JSON arrays are
-scanned with the masks of simdjson (Langdale and Lemire 2019, arXiv:1902.08318), with numpy in place of vector instructions.
+Only record boundaries are parsed, in blocks of the file's bytes, so a broken record does not affect the others.
 """
 
 from __future__ import annotations
@@ -9,6 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import re
+from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +21,6 @@ from mlxtune.data.access.file_bytes import FileBytes
 LIMIT = 32 << 20  # the largest record that is parsed, in bytes
 csv.field_size_limit(LIMIT)  # a process-wide setting; the csv module's default is 128 KiB per field
 
-Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 IntArray = np.ndarray[Any, np.dtype[np.int64]]
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
 
@@ -132,10 +131,10 @@ def _csv_lines(data: FileBytes) -> Iterator[str]:
         yield pending
 
 
-_NESTING = np.zeros(256, np.int8)  # change in depth per byte, outside strings
-_NESTING[list(b"[{")], _NESTING[list(b"]}")] = 1, -1
+# A string, up to the end of the block if it is longer; an escape outside strings, which is not JSON; or a mark of the structure.
+_TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|(\\?)\Z)|\\(?:["\\]|\Z)|[][{},]', re.DOTALL)
+_NESTING = {b"[": 1, b"{": 1, b"]": -1, b"}": -1}  # change in depth
 _NOT_SPACE = re.compile(rb"[^ \t\r\n]")
-_VECTOR_STEPS = 32  # bytes of whitespace that are skipped for all elements at once
 
 
 def array_spans(data: FileBytes, bracket: int) -> RecordSpans:
@@ -144,97 +143,60 @@ def array_spans(data: FileBytes, bracket: int) -> RecordSpans:
     Text after the array is one more span, which begins with the closing bracket and so is not JSON. A file cut off after a complete
     element gets an empty span at its end. Raises ``DataError`` if the array is never closed and has no element.
     """
-    scanner = _ArrayScanner(1 + data.read(data.begin, bracket).count(b"\n"))
-    parts = []
+    scan = _ArrayScan(1 + data.read(data.begin, bracket).count(b"\n"))
     for base, block in data.blocks(bracket + 1):
-        parts.append(scanner.step(base, block))
-        if scanner.end is not None:
+        scan.step(base, block)
+        if not scan.depth:
             break
-    rest = RecordSpans(np.array([data.size]), np.array([data.size]), np.array([scanner.line]))
-    if scanner.end is None:
-        if not any(len(starts) for starts, _, _ in parts):
-            raise DataError(
-                f"{data.path} is not valid JSON: the array is never closed.", hint="A .json file must contain one array of rows."
-            )
-        parts.append((rest.starts[: int(scanner.after_comma)], rest.ends, rest.lines[: int(scanner.after_comma)]))
-    starts, ends, lines = (np.concatenate(part).astype(np.int64) for part in zip(*parts, strict=True))
-    spans = RecordSpans(starts, ends, lines)
-    if scanner.end is None:
-        whole = scanner.depth == 1 and not scanner.in_string and not scanner.after_comma
-        return _concatenate([spans, rest]) if whole else spans
-    if len(spans) == 1 and spans.starts[0] == spans.ends[0]:
-        spans = spans.select(slice(1, None))
-    if not _is_blank(data, scanner.end + 1, data.size):
-        spans = _concatenate([spans, RecordSpans(np.array([scanner.end]), rest.ends, rest.lines)])
-    return spans
+    if not scan.starts:
+        raise DataError(
+            f"{data.path} is not valid JSON: the array is never closed.", hint="A .json file must contain one array of rows."
+        )
+    whole = scan.after_comma or (scan.depth == 1 and not scan.carry.startswith(b'"'))  # if the file was cut off
+    if scan.depth and not scan.after_comma:
+        scan.ends.append(data.size)
+    spans = RecordSpans(*(np.array(part, np.int64) for part in (scan.starts, scan.ends, scan.lines)))
+    rest = scan.ends[-1] if not scan.depth else data.size
+    if not scan.depth:
+        if len(spans) == 1 and spans.starts[0] == rest:
+            spans = spans.select(slice(1, None))
+        whole = not _is_blank(data, rest + 1, data.size)
+    return _concatenate([spans, RecordSpans(np.array([rest]), np.array([data.size]), np.array([scan.line]))]) if whole else spans
 
 
-class _ArrayScanner:
-    """The state of a scan over an array between two blocks."""
+class _ArrayScan:
+    """The elements of an array that were found so far, and the state between two blocks."""
 
     def __init__(self, line: int) -> None:
+        self.starts, self.ends, self.lines = array("q"), array("q"), array("q")
         self.line = line  # the next block's first line; the closing bracket's line once that is found
-        self.end: int | None = None  # offset of the closing bracket
-        self.after_comma = True  # only whitespace since the last comma
-        self.depth = 1
-        self.in_string = 0
-        self.backslashes = 0  # parity of the backslashes right before the next block
+        self.depth = 1  # 0 after the closing bracket
+        self.carry = b""  # the beginning of what continues in the next block: a string, or an escape
 
-    def step(self, base: int, block: bytes) -> tuple[IntArray, IntArray, IntArray]:
-        """Return the starts of elements that begin in ``block``, the ends of those that end in it, and the lines of the starts."""
-        data = np.frombuffer(block, np.uint8)
-        marks, kinds = self._structure(data)
-        depths = self.depth + np.cumsum(kinds, dtype=np.int64)
-        if len(closing := np.flatnonzero(depths == 0)):
-            marks, kinds, depths = (part[: closing[0] + 1] for part in (marks, kinds, depths))
-            self.end = base + int(marks[-1])
-        commas = marks[(kinds == 0) & (depths == 1)]
-        starts = _skip_space(block, data, np.concatenate([np.zeros(int(self.after_comma), np.int64), commas + 1]))
-        self.after_comma = self.end is None and bool(len(starts)) and int(starts[-1]) == len(data)
-        starts = starts[: len(starts) - self.after_comma]
-        breaks = np.flatnonzero(data == ord("\n"))
-        lines = self.line + np.searchsorted(breaks, starts)
-        self.depth = int(depths[-1]) if len(depths) else self.depth
-        self.line += len(breaks) if self.end is None else int(np.searchsorted(breaks, self.end - base))
-        return starts + base, base + (commas if self.end is None else np.append(commas, marks[-1])), lines
+    @property
+    def after_comma(self) -> bool:
+        """Whether there was only whitespace since the last comma."""
+        return len(self.starts) == len(self.ends)
 
-    def _structure(self, data: Bytes) -> tuple[IntArray, IntArray]:
-        """Return the positions of brackets and commas outside strings, and the change in depth at each."""
-        quotes = self._quotes(data)
-        folded = data | 0x20  # maps [ to { and ] to }
-        marks = np.flatnonzero((folded == ord("{")) | (folded == ord("}")) | (data == ord(",")))
-        marks = marks[(np.searchsorted(quotes, marks) + self.in_string) % 2 == 0]
-        self.in_string = (self.in_string + len(quotes)) % 2
-        return marks, _NESTING[data[marks]].astype(np.int64)
-
-    def _quotes(self, data: Bytes) -> IntArray:
-        """Return the positions of quotes that are not escaped: those after an even run of backslashes."""
-        quotes: IntArray = np.flatnonzero(data == ord('"'))
-        slashes = np.flatnonzero(data == ord("\\"))
-        carried, self.backslashes = self.backslashes, 0
-        if not len(slashes):
-            return quotes[1:] if carried and len(quotes) and quotes[0] == 0 else quotes
-        first_of_run = np.concatenate([[True], np.diff(slashes) != 1])
-        runs = np.maximum.accumulate(np.where(first_of_run, slashes, 0))  # where the run of each backslash begins
-        counts = slashes - runs + 1 + np.where(runs == 0, carried, 0)
-        if slashes[-1] == len(data) - 1:
-            self.backslashes = int(counts[-1]) & 1
-        before = np.searchsorted(slashes, quotes) - 1  # the last backslash before each quote
-        escaped = (before >= 0) & (slashes[before] == quotes - 1) & (counts[before] % 2 == 1)
-        escaped |= bool(carried) & (quotes == 0)
-        plain: IntArray = quotes[~escaped]
-        return plain
-
-
-def _skip_space(block: bytes, data: Bytes, starts: IntArray) -> IntArray:
-    """Move ``starts`` past whitespace, at most to the end of the block."""
-    for _ in range(_VECTOR_STEPS):
-        moving = np.flatnonzero(starts < len(data))
-        moving = moving[_IS_SPACE[data[starts[moving]]]]
-        if not len(moving):
-            return starts
-        starts[moving] += 1
-    for index in moving:
-        match = _NOT_SPACE.search(block, int(starts[index]))
-        starts[index] = match.start() if match else len(data)
-    return starts
+    def step(self, base: int, block: bytes) -> None:
+        """Scan the next block, at offset ``base``."""
+        text, base = self.carry + block, base - len(self.carry)
+        commas = [-1] if self.after_comma else []
+        self.carry = b""
+        for match in _TOKEN.finditer(text):
+            token, at = match[0], match.start()
+            self.depth += _NESTING.get(token, 0)
+            if match[1] is not None or token == b"\\":
+                self.carry = token[:1] + (match[1] or b"")
+            elif not self.depth:
+                self.ends.append(base + at)
+                text = text[: at + 1]
+                break
+            elif token == b"," and self.depth == 1:
+                self.ends.append(base + at)
+                commas.append(at)
+        starts = [found.start() for comma in commas if (found := _NOT_SPACE.search(text, comma + 1))]
+        breaks = np.flatnonzero(np.frombuffer(text, np.uint8) == ord("\n"))
+        self.starts.extend(base + start for start in starts)
+        self.lines.extend(int(line) for line in self.line + np.searchsorted(breaks, starts))
+        self.line += len(breaks)
