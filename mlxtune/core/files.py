@@ -140,14 +140,15 @@ def read_json(path: Path, *, unique_keys: bool = False) -> Any:
     With ``unique_keys``, a repeated key is invalid, too. Programs differ in which of its values they use.
     """
     try:
-        return json.loads(read_text(path), object_pairs_hook=_unique if unique_keys else None)
+        return json.loads(read_text(path), object_pairs_hook=unique_object if unique_keys else None)
     except FileNotFoundError as error:
         raise InputError(f"{path} does not exist.") from error
     except (ValueError, OSError, RecursionError) as error:
         raise InputError(f"{path} cannot be read as JSON: {read_failure(error)}.") from error
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def unique_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Build a JSON object, and reject a key that occurs twice, because readers differ in which of the values they use."""
     result = dict(pairs)
     if len(result) < len(pairs):
         name = next(name for index, (name, _) in enumerate(pairs) if name in {key for key, _ in pairs[:index]})

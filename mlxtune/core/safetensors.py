@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from mlxtune.core.errors import InputError, ModelError
-from mlxtune.core.files import open_regular
+from mlxtune.core.files import open_regular, unique_object
 from mlxtune.core.text import one_line
 
 MAX_HEADER_BYTES = 2**25  # a model with 100,000 tensors needs a third of this
@@ -79,7 +79,7 @@ def _parse(head: bytes, read: Any, size: int) -> Header:
         raise ValueError(f"invalid header length for a file of {size:,} bytes")
     if length > MAX_HEADER_BYTES:
         raise ValueError(f"the header is too long ({length:,} bytes)")
-    entries = json.loads(read(length).decode("utf-8"), object_pairs_hook=_object, parse_constant=_constant)
+    entries = json.loads(read(length).decode("utf-8"), object_pairs_hook=unique_object, parse_constant=_constant)
     if not isinstance(entries, dict):
         raise ValueError("the header is not a JSON object")
     metadata = entries.pop("__metadata__", None) or {}  # mlx writes null for none
@@ -115,14 +115,6 @@ def _tensor(name: str, entry: Any, origin: int) -> TensorInfo:
     if (end - start) * 8 != math.prod(shape) * _BITS[dtype]:
         raise ValueError(f"{shown} has {end - start:,} bytes, which does not match shape {list(shape)} with dtype {dtype}")
     return TensorInfo(name, dtype, tuple(shape), origin + start, origin + end)
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Build an object, and reject duplicate names, because JSON readers differ in which of the values they use."""
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        raise ValueError("the header has duplicate names")
-    return result
 
 
 def _constant(name: str) -> Any:

@@ -28,7 +28,13 @@ from mlxtune.core.text import one_line, suggest
 
 FILE = "settings.toml"
 FIELDS = ("workspace", "recipe", "run", "adapter", "row")  # that a command may contain
-_KNOWN = ("theme", "relax_gpu_watchdog", "notify_command", "keys", "commands")
+_KINDS: dict[str, tuple[type, str]] = {
+    "theme": (str, "a quoted name"),
+    "relax_gpu_watchdog": (bool, "true or false"),
+    "notify_command": (str, "a quoted command"),
+    "keys": (dict, "a table: [keys]"),
+    "commands": (dict, "a table: [commands]"),
+}
 
 
 @dataclass(frozen=True)
@@ -54,38 +60,25 @@ def load() -> Settings:
         return Settings()
     except (OSError, ValueError, RecursionError) as error:
         return Settings(errors=(f"{FILE} cannot be read: {one_line(str(error))}.",))
-    warnings = [f"{FILE}: unknown key {one_line(name)}. {suggest(name, _KNOWN)}" for name in document if name not in _KNOWN]
-    theme, keys = document.get("theme", ""), document.get("keys", {})
-    if not isinstance(theme, str):
-        warnings.append(f"{FILE}: theme must be a quoted name.")
-        theme = ""
-    relax = document.get("relax_gpu_watchdog", True)
-    if not isinstance(relax, bool):
-        warnings.append(f"{FILE}: relax_gpu_watchdog must be true or false.")
-        relax = True
-    command = document.get("notify_command", "")
-    if not isinstance(command, str):
-        warnings.append(f"{FILE}: notify_command must be a quoted command.")
-        command = ""
-    if not isinstance(keys, dict):
-        warnings.append(f"{FILE}: keys must be a table: [keys].")
-        keys = {}
+    warnings = [f"{FILE}: unknown key {one_line(name)}. {suggest(name, _KINDS)}" for name in document if name not in _KINDS]
+    for name, (kind, what) in _KINDS.items():
+        if not isinstance(document.get(name, kind()), kind):
+            warnings.append(f"{FILE}: {name} must be {what}.")
+            del document[name]
     bindings: dict[str, str] = {}
-    for id, value in _flat(keys):
+    for id, value in _flat(document.pop("keys", {})):
         if isinstance(value, str) and value.strip(" ,"):
             bindings[id] = value
         else:
             warnings.append(f"{FILE}: keys.{one_line(id)} must be a quoted key.")
-    commands = _commands(document.get("commands", {}), warnings)
-    return Settings(theme, bindings, tuple(warnings), relax, command, commands)
+    commands = _commands(document.pop("commands", {}), warnings)
+    values = {name: value for name, value in document.items() if name in _KINDS}
+    return Settings(keys=bindings, commands=commands, errors=tuple(warnings), **values)
 
 
-def _commands(given: Any, warnings: list[str]) -> dict[str, tuple[str, ...]]:
+def _commands(given: Mapping[str, Any], warnings: list[str]) -> dict[str, tuple[str, ...]]:
     """Return the words of each command by its key, and add a sentence to ``warnings`` for each invalid one."""
     commands: dict[str, tuple[str, ...]] = {}
-    if not isinstance(given, dict):
-        warnings.append(f"{FILE}: commands must be a table: [commands].")
-        return commands
     for key, text in given.items():
         where = f"{FILE}: commands.{one_line(key)}"
         try:

@@ -198,14 +198,12 @@ def typical_watts(chip: str, given: float = 0.0) -> tuple[float, str]:
 
 
 def _rented(plan: Plan, known: Prices) -> list[CloudOffer]:
-    offers = []
-    for gpu in known.rental:
+    def offer(gpu: RentedGpu) -> CloudOffer:
         seconds = known.renting.setup + FLOPS * plan.parameters * plan.computed / (gpu.peak * known.renting.utilization)
         money = seconds / 3600 * gpu.price
-        offers.append(
-            CloudOffer(name=gpu.name, vendor=gpu.vendor, money=money, seconds=seconds, source=gpu.source, listed=gpu.listed)
-        )
-    return sorted(offers, key=lambda offer: offer.money)
+        return CloudOffer(name=gpu.name, vendor=gpu.vendor, money=money, seconds=seconds, source=gpu.source, listed=gpu.listed)
+
+    return sorted(map(offer, known.rental), key=lambda offer: offer.money)
 
 
 def _hosted(plan: Plan, method: str, known: Prices) -> list[CloudOffer]:

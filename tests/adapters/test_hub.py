@@ -165,9 +165,7 @@ def test_invalid_repository_name_is_refused(empty_workspace: Path, entry: Adapte
 
 
 @pytest.mark.parametrize("url", ["http://hub.example", "ftp://127.0.0.1", "http://me:secret@127.0.0.1", "nonsense"])
-def test_token_is_not_sent_over_plain_http(
-    empty_workspace: Path, entry: AdapterEntry, url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_token_is_not_sent_over_plain_http(entry: AdapterEntry, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_ENDPOINT", url)
     with pytest.raises(InputError, match=r"sent unencrypted|must be an address") as caught:
         hub.push_adapter(entry, REPO, adapter_card)
@@ -197,20 +195,16 @@ def test_hub_repository_without_adapter_is_refused_and_leaves_no_files(
     assert not list((empty_workspace / "adapters").glob(".pull*")) if (empty_workspace / "adapters").exists() else True
 
 
-def test_repository_too_large_for_disk_is_not_downloaded(
+def test_nothing_is_downloaded_without_its_base_or_enough_disk_space(
     empty_workspace: Path, tiny: Path, stub: Hub, entry: AdapterEntry, monkeypatch
 ) -> None:
     hub.push_adapter(entry, REPO, adapter_card)
+    with pytest.raises(ModelError, match="is not on this machine"):
+        hub.pull(empty_workspace, REPO, "back")
+    assert stub.count(f"/{WEIGHTS}") == 0
     monkeypatch.setattr(hub, "disk_free", lambda path: 1000)
     with pytest.raises(MachineError, match="is free in"):
         hub.pull(empty_workspace, REPO, "back", str(tiny))
-    assert stub.count("/resolve/") == 0
-
-
-def test_missing_base_is_reported_before_download(empty_workspace: Path, stub: Hub, entry: AdapterEntry) -> None:
-    hub.push_adapter(entry, REPO, adapter_card)
-    with pytest.raises(ModelError, match="is not on this machine"):
-        hub.pull(empty_workspace, REPO, "back")
     assert stub.count(f"/{WEIGHTS}") == 0
 
 
@@ -265,13 +259,10 @@ def test_token_is_redacted_from_hub_messages(monkeypatch: pytest.MonkeyPatch) ->
     assert redact(f"no, Bearer {CANARY} and hf_other12345.") == "no, Bearer [token] and [token]."
 
 
-def test_unreachable_hub_is_reported(empty_workspace: Path, entry: AdapterEntry, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_repository_and_an_unreachable_hub_are_reported(empty_workspace: Path, stub: Hub, monkeypatch) -> None:
+    with pytest.raises(InputError, match="The Hub has no repository someone/support-json, or it is private"):
+        hub.pull(empty_workspace, REPO)
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(MachineError, match="cannot be reached") as caught:
         hub.pull(empty_workspace, REPO)
     assert "Run the command again" in caught.value.hint
-
-
-def test_missing_repository_is_input_error(empty_workspace: Path, stub: Hub) -> None:
-    with pytest.raises(InputError, match="The Hub has no repository someone/support-json, or it is private"):
-        hub.pull(empty_workspace, REPO)

@@ -77,17 +77,18 @@ def test_an_invalid_filter_is_reported(text, words):
     assert words in caught.value.message
 
 
-@pytest.mark.parametrize(("text", "hint"), [(":", 'Put text in quotes: "a:b"'), ('-"a', "Close the quote or the slash.")])
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        (":", 'Put text in quotes: "a:b"'),
+        ('-"a', "Close the quote or the slash."),
+        ("finding:speak-as-an-ai", "Did you mean self-reference?"),
+    ],
+)
 def test_the_hint_fits_the_invalid_text(text, hint):
     with pytest.raises(InputError) as caught:
         parse(text)
     assert caught.value.hint == hint
-
-
-def test_a_checks_title_leads_to_its_name():
-    with pytest.raises(InputError) as caught:
-        parse("finding:speak-as-an-ai")
-    assert caught.value.hint == "Did you mean self-reference?"
 
 
 def test_a_check_is_found_by_the_short_name_that_lists_show():

@@ -70,27 +70,19 @@ def test_unsupported_file_types_are_listed():
 
 
 @pytest.mark.parametrize(
-    ("error", "words"),
+    ("reply", "error", "words"),
     [
-        (_hub_error(RepositoryNotFoundError), "There is no public dataset owner/shop"),
-        (RuntimeError("no route"), "cannot be reached"),
-        (OSError("no route"), "cannot be reached"),
+        ("files", _hub_error(RepositoryNotFoundError), "There is no public dataset owner/shop"),
+        ("files", RuntimeError("no route"), "cannot be reached"),
+        ("files", OSError("no route"), "cannot be reached"),
+        ("error", _hub_error(EntryNotFoundError), "has no file missing.csv"),
+        ("error", LocalEntryNotFoundError("no"), "cannot be reached"),
     ],
 )
-def test_dataset_errors_are_reported(stub, error, words):
-    stub["files"] = error
+def test_hub_errors_are_reported(stub, reply, error, words):
+    stub[reply] = error
     with pytest.raises(MachineError if "reached" in words else DataError, match=words):
-        importer.download("owner/shop")
-
-
-@pytest.mark.parametrize(
-    ("error", "words"),
-    [(_hub_error(EntryNotFoundError), "has no file missing.csv"), (LocalEntryNotFoundError("no"), "cannot be reached")],
-)
-def test_file_errors_are_reported(stub, error, words):
-    stub["error"] = error
-    with pytest.raises(MachineError if "reached" in words else DataError, match=words):
-        importer.download("owner/shop", "missing.csv")
+        importer.download("owner/shop", "missing.csv" if reply == "error" else "")
 
 
 def test_a_hub_id_is_owner_and_name():

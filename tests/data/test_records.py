@@ -131,29 +131,40 @@ def test_damaged_utf16_affects_only_its_row(tmp_path):
         assert "not valid UTF-8" in torn.reason
 
 
-@pytest.mark.parametrize(("name", "text"), [("d.jsonl", GOOD % 1), ("d.json", f"[{GOOD % 1}]"), ("d.csv", "text\né 1\n")])
-def test_a_byte_order_mark_is_skipped_with_a_note(tmp_path, name, text):
-    with open_records(_file(tmp_path, codecs.BOM_UTF8 + text.encode(), name)) as file:
+@pytest.mark.parametrize(
+    ("name", "text", "note"),
+    [
+        ("d.jsonl", "\ufeff" + GOOD % 1, "byte_order_mark"),
+        ("d.json", f"\ufeff[{GOOD % 1}]", "byte_order_mark"),
+        ("d.csv", "\ufefftext\né 1\n", "byte_order_mark"),
+        ("d.json", f"{GOOD % 1}\n", "json_lines"),
+        ("d.csv", "text;x\né 1;", "semicolons"),
+        ("d.csv", "text\tx\né 1\t", "tabs"),
+        ("d.tsv", "text\tx\né 1\t", None),
+    ],
+)
+def test_marks_delimiters_and_json_lines_are_detected_with_a_note(tmp_path, name, text, note):
+    with open_records(_file(tmp_path, text, name)) as file:
         assert _texts(file) == ["é 1"]
-        assert file.notes == ("byte_order_mark",)
+        assert file.notes == ((note,) if note else ())
 
 
 # unsupported files
 
 
-@pytest.mark.parametrize("encoding", ["utf-32-le", "utf-32-be"])
-def test_utf32_is_refused(tmp_path, encoding):
-    with pytest.raises(DataError, match="is encoded in UTF-32") as caught:
-        open_records(_file(tmp_path, f"\ufeff{GOOD % 1}".encode(encoding)))
-    assert caught.value.hint
-
-
 @pytest.mark.parametrize(
-    ("name", "words"), [("d.jsonl.gz", "is compressed"), ("d.parquet", "a Parquet file"), ("d.XLSX", "a xlsx file")]
+    ("name", "content", "words"),
+    [
+        ("d.jsonl", "\ufeff{}".encode("utf-32-le"), "is encoded in UTF-32"),
+        ("d.jsonl", "\ufeff{}".encode("utf-32-be"), "is encoded in UTF-32"),
+        ("d.jsonl.gz", b"PK", "is compressed"),
+        ("d.XLSX", b"PK", "a xlsx file"),
+        ("d.csv", b"text,text\na,b\n", "two columns named text"),
+    ],
 )
-def test_compressed_and_binary_files_are_refused_with_a_hint(tmp_path, name, words):
+def test_unsupported_files_are_refused_with_a_hint(tmp_path, name, content, words):
     with pytest.raises(DataError, match=words) as caught:
-        open_records(_file(tmp_path, b"PK", name))
+        open_records(_file(tmp_path, content, name))
     assert caught.value.hint
 
 
@@ -208,12 +219,6 @@ def test_a_damaged_array_keeps_its_good_elements(tmp_path, text, good, bad):
     assert all(words in row.reason and row.hint for row, words in zip(reasons, bad, strict=True))
 
 
-def test_a_json_file_of_lines_is_read_with_a_note(tmp_path):
-    with open_records(_file(tmp_path, f"{GOOD % 1}\n{GOOD % 2}\n", "d.json")) as file:
-        assert _texts(file) == ["é 1", "é 2"]
-        assert file.notes == ("json_lines",)
-
-
 # tables
 
 
@@ -239,20 +244,6 @@ def test_broken_csv_records_do_not_affect_others(tmp_path):
     assert "text must be a non-empty string" in refused[5]
     assert "is not valid UTF-8" in refused[7]
     assert "not valid CSV: unexpected end of data" in refused[8]
-
-
-@pytest.mark.parametrize(
-    ("name", "delimiter", "notes"), [("d.csv", ";", ("semicolons",)), ("d.csv", "\t", ("tabs",)), ("d.tsv", "\t", ())]
-)
-def test_other_delimiters_are_detected(tmp_path, name, delimiter, notes):
-    with open_records(_file(tmp_path, f"prompt{delimiter}completion\na, b{delimiter}c\n", name)) as file:
-        assert isinstance(file.row(0), Conversation)
-        assert file.notes == notes
-
-
-def test_duplicate_column_names_are_refused(tmp_path):
-    with pytest.raises(DataError, match="two columns named text"):
-        open_records(_file(tmp_path, "text,text\na,b\n", "d.csv"))
 
 
 # changes to the file

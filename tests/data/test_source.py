@@ -72,11 +72,6 @@ def test_an_empty_file_is_refused(tmp_path, text):
         read_source(tmp_path / "d.jsonl")
 
 
-def test_a_missing_file_is_reported(tmp_path):
-    with pytest.raises(DataError, match="There is no data at"):
-        read_source(tmp_path / "none.jsonl")
-
-
 def test_a_bad_row_is_reported(tmp_path):
     with pytest.raises(DataError) as caught:
         read_file(_lines(tmp_path / "d.jsonl", ROW, '{"prompt": '))

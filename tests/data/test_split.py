@@ -80,12 +80,6 @@ def test_the_test_split_does_not_depend_on_the_validation_fraction():
     assert one.test == two.test
 
 
-def test_another_seed_gives_another_split():
-    assert _assignments(split(_source(list(BASE)), DATA)) != _assignments(
-        split(_source(list(BASE)), dataclasses.replace(DATA, seed=8))
-    )
-
-
 def test_rows_with_one_prompt_stay_together():
     rows = [
         _row(text, str(number))

@@ -22,25 +22,15 @@ from mlxtune.recipe import AdapterSection
 from .conftest import llama, write_model
 
 
-@pytest.mark.parametrize("bits", [0, 4, 8])
-def test_bytes_match_the_loaded_model(tmp_path: Path, bits: int) -> None:
+@pytest.mark.parametrize(("bits", "quantize"), [(0, 0), (4, 0), (8, 0), (0, 4), (0, 8)])
+def test_bytes_match_the_loaded_model(tmp_path: Path, bits: int, quantize: int) -> None:
     source = resolve(str(make_tiny(tmp_path / "model", bits=bits)))
     model_shapes = shapes.read_shapes(source.folder, source.config)
-    for compute in ("native", "float32"):
-        model = load(source, compute).model
-        assert sum(one.loaded_nbytes(float32=compute == "float32", quantize=0) for one in model_shapes.weights) == sum(
+    for compute in ("native",) if quantize else ("native", "float32"):
+        model = load(source, compute, quantize).model
+        assert sum(one.loaded_nbytes(float32=compute == "float32", quantize=quantize) for one in model_shapes.weights) == sum(
             array.nbytes for _, array in tree_flatten(model.parameters())
         )
-
-
-@pytest.mark.parametrize("quantize", [4, 8])
-def test_bytes_after_quantization_on_load(tmp_path: Path, quantize: int) -> None:
-    source = resolve(str(make_tiny(tmp_path / "model")))
-    model_shapes = shapes.read_shapes(source.folder, source.config)
-    model = load(source, "native", quantize).model
-    assert sum(one.loaded_nbytes(float32=False, quantize=quantize) for one in model_shapes.weights) == sum(
-        array.nbytes for _, array in tree_flatten(model.parameters())
-    )
 
 
 def test_dimensions_of_a_quantized_model_are_unpacked(read) -> None:

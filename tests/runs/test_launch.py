@@ -95,13 +95,10 @@ def test_a_failure_is_the_last_event_with_its_code(tmp_path, recipe, behavior, c
     assert ("Traceback" in run.log.read_text()) == (behavior == "fault")
 
 
-def test_a_worker_without_events_is_a_machine_error(tmp_path, recipe):
+def test_a_worker_without_events_is_a_machine_error(tmp_path, recipe, monkeypatch):
     with pytest.raises(MachineError, match="exited before its first event: no events") as caught:
         launch.start(tmp_path, "train", recipe, {"behavior": "silent"})
     assert "worker.log" in caught.value.hint
-
-
-def test_a_worker_without_events_in_time_is_a_machine_error(tmp_path, recipe, monkeypatch):
     monkeypatch.setattr(launch, "START_TIMEOUT", 0.0)
     with pytest.raises(MachineError, match="wrote no event within 0 s"):
         launch.start(tmp_path, "train", recipe, {"behavior": "finish"})

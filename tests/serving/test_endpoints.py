@@ -86,19 +86,6 @@ def test_a_raw_completion_has_openais_default_length(ai: openai.OpenAI) -> None:
     assert ai.completions.create(model="tiny", prompt=["Once"]).usage.completion_tokens == 16
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"prompt": ""}, "not empty"), ({"prompt": ["a", "b"]}, "one prompt per request"), ({"prompt": [True]}, "token IDs"),
-        ({"prompt": [10**9]}, "Token IDs must be from 0 to"), ({"prompt": [-1]}, "Token IDs must be"), ({"n": 2}, "n is not supported"),
-        ({"logprobs": 3}, "logprobs is not supported"), ({"echo": True}, "echo is not supported"), ({"messages": []}, "no parameter named messages"),
-    ],
-)  # fmt: skip
-def test_bad_raw_completions_are_refused(ai: openai.OpenAI, change: dict[str, Any], message: str) -> None:
-    with pytest.raises(openai.BadRequestError, match=message):
-        ai.post("/completions", body={"model": "tiny", "prompt": "Hi", **change}, cast_to=object)
-
-
 def test_a_prompt_that_opens_a_thought_is_not_split(make_engine) -> None:
     log = run_requests(make_engine(), [GenerateRequest("1", (), sampling=Sampling(4), prompt="So <think>")])
     assert log.last("1").reasoning_tokens == 0
@@ -174,24 +161,6 @@ def test_a_response_honors_a_json_schema(ai: openai.OpenAI) -> None:
     assert response.text.format.type == "json_schema"
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"input": []}, "input must not be empty"), ({"input": [{"type": "item_reference", "id": "x"}]}, "type is not supported"),
-        ({"input": [{"role": "user", "content": [{"type": "input_image"}]}]}, "content must be text"),
-        ({"input": [{"role": "root", "content": "x"}]}, "role must be one of"), ({"store": True}, "store is not supported"),
-        ({"previous_response_id": "resp_1"}, "previous_response_id is not supported"), ({"tools": [{"type": "web_search"}]}, "A tool must have"),
-        ({"reasoning": {"summary": "auto"}}, "reasoning.summary is not supported"), ({"max_output_tokens": 0}, "max_output_tokens must be"),
-        ({"input": [{"type": "function_call", "call_id": "1", "name": "f", "arguments": "{"}]}, "JSON arguments"),
-        ({"input": [{"type": "function_call_output", "call_id": "1"}]}, r"input\[0\].output must be text"),
-        ({"text": {"format": {"type": "xml"}}}, "text.format.type must be"), ({"input": [5]}, r"input\[0\] must be an object"),
-    ],
-)  # fmt: skip
-def test_bad_responses_requests_are_refused(ai: openai.OpenAI, change: dict[str, Any], message: str) -> None:
-    with pytest.raises(openai.BadRequestError, match=message):
-        ai.post("/responses", body={"model": "tiny", "input": "Hi", **change}, cast_to=object)
-
-
 # Embeddings
 
 
@@ -207,17 +176,35 @@ def test_embeddings_are_unit_vectors_of_the_base(ai: openai.OpenAI, tiny_loaded:
     assert reply.usage.prompt_tokens == sum(len(tiny_loaded.tokenizer.encode(text)) for text in TEXTS)
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
+BAD_REQUESTS: dict[str, list[tuple[dict[str, Any], str]]] = {
+    "completions": [
+        ({"prompt": ""}, "not empty"), ({"prompt": ["a", "b"]}, "one prompt per request"), ({"prompt": [True]}, "token IDs"),
+        ({"prompt": [10**9]}, "Token IDs must be from 0 to"), ({"prompt": [-1]}, "Token IDs must be"), ({"n": 2}, "n is not supported"),
+        ({"logprobs": 3}, "logprobs is not supported"), ({"echo": True}, "echo is not supported"), ({"messages": []}, "no parameter named messages"),
+    ],
+    "responses": [
+        ({"input": []}, "input must not be empty"), ({"input": [{"type": "item_reference", "id": "x"}]}, "type is not supported"),
+        ({"input": [{"role": "user", "content": [{"type": "input_image"}]}]}, "content must be text"),
+        ({"input": [{"role": "root", "content": "x"}]}, "role must be one of"), ({"store": True}, "store is not supported"),
+        ({"previous_response_id": "resp_1"}, "previous_response_id is not supported"), ({"tools": [{"type": "web_search"}]}, "A tool must have"),
+        ({"reasoning": {"summary": "auto"}}, "reasoning.summary is not supported"), ({"max_output_tokens": 0}, "max_output_tokens must be"),
+        ({"input": [{"type": "function_call", "call_id": "1", "name": "f", "arguments": "{"}]}, "JSON arguments"),
+        ({"input": [{"type": "function_call_output", "call_id": "1"}]}, r"input\[0\].output must be text"),
+        ({"text": {"format": {"type": "xml"}}}, "text.format.type must be"), ({"input": [5]}, r"input\[0\] must be an object"),
+    ],
+    "embeddings": [
         ({"model": "wide"}, "Only the base model, tiny, computes embeddings"), ({"input": []}, "not empty"), ({"input": ["a", ""]}, "not empty"),
         ({"input": "x " * 5000}, "context is 2,048 tokens"), ({"dimensions": 8}, "no parameter named dimensions"), ({"input": ["a"] * 2049}, "at most 2,048"),
         ({"encoding_format": "int8"}, "encoding_format must be"),
     ],
-)  # fmt: skip
-def test_bad_embedding_requests_are_refused(ai: openai.OpenAI, change: dict[str, Any], message: str) -> None:
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("path", "change", "message"), [(path, *case) for path, cases in BAD_REQUESTS.items() for case in cases])
+def test_bad_requests_are_refused(ai: openai.OpenAI, path: str, change: dict[str, Any], message: str) -> None:
+    text = {"prompt" if path == "completions" else "input": "Hi"}
     with pytest.raises(openai.BadRequestError, match=message):
-        ai.post("/embeddings", body={"model": "tiny", "input": "Hi", **change}, cast_to=object)
+        ai.post(f"/{path}", body={"model": "tiny", **text, **change}, cast_to=object)
 
 
 def test_embeddings_between_answers_change_neither(make_engine) -> None:
