@@ -190,10 +190,7 @@ def load_evidence(folder: Path) -> EvaluationEvidence:
     recipe = load(folder / RECIPE)
     if recipe.evaluation.schema:
         recipe = replace(recipe, evaluation=replace(recipe.evaluation, schema=SCHEMA), folder=folder)
-    answers: dict[str, list[Answer]] = {}
-    for arm, answer in _load_answers(folder / OUTPUTS, "arm"):
-        answers.setdefault(arm, []).append(answer)
-    return EvaluationEvidence(recipe, rows, {arm: tuple(items) for arm, items in answers.items()})
+    return EvaluationEvidence(recipe, rows, _by_arm(folder / OUTPUTS))
 
 
 def save_outputs(folder: Path, arms: Sequence[ArmAnswers], name: str = OUTPUTS) -> None:
@@ -203,11 +200,16 @@ def save_outputs(folder: Path, arms: Sequence[ArmAnswers], name: str = OUTPUTS) 
 
 def load_outputs(folder: Path, rows: Sequence[EvaluatedRow], name: str = OUTPUTS) -> dict[str, tuple[Answer, ...]]:
     """Load each arm's answers to ``rows``, in order. Raises ``InputError`` if the file is malformed or has other rows."""
-    answers: dict[str, list[Answer]] = {}
-    for arm, answer in _load_answers(folder / name, "arm"):
-        answers.setdefault(arm, []).append(answer)
+    answers = _by_arm(folder / name)
     if any([answer.id for answer in own] != [row.id for row in rows] for own in answers.values()):
         raise _malformed(name)
+    return answers
+
+
+def _by_arm(file: Path) -> dict[str, tuple[Answer, ...]]:
+    answers: dict[str, list[Answer]] = {}
+    for arm, answer in _load_answers(file, "arm"):
+        answers.setdefault(arm, []).append(answer)
     return {arm: tuple(own) for arm, own in answers.items()}
 
 

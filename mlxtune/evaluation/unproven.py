@@ -15,7 +15,7 @@ from mlxtune.core.files import read_json
 from mlxtune.core.hashing import sha256_json
 from mlxtune.data.source import Source, read_source
 from mlxtune.data.split import Splits, sample_rows, split
-from mlxtune.evaluation.arms import TUNED, default_arms
+from mlxtune.evaluation.arms import STRONGEST, TUNED, default_arms, is_tuned
 from mlxtune.evaluation.evidence import (
     FILES,
     HOLDOUT,
@@ -65,7 +65,8 @@ def unproven(folder: Path) -> list[str]:
     missing = {HOLDOUT} - {*stored["files"]}
     if TUNED in evidence.answers:
         missing |= {"contamination", *(["off_task"] if recipe.evaluation.regression else [])} - {*facts}
-    missing |= {*(recipe.evaluation.arms or default_arms(recipe))} - {*evidence.answers, *facts.get("left_out", {}), "strongest"}
+    arms = {name for name in recipe.evaluation.arms or default_arms(recipe) if TUNED in evidence.answers or not is_tuned(name)}
+    missing |= arms - {*evidence.answers, *facts.get("left_out", {}), STRONGEST}
     return sorted(({*FILES} & {*stored["files"]} | names | missing) - confirmed)
 
 

@@ -219,3 +219,10 @@ def test_rows_are_compared_with_the_source(original: Path, tmp_path: Path) -> No
     (folder / "questions.jsonl").write_text("\n".join([json.dumps(row), *lines[1:], ""]))
     forge(folder, json.loads((folder / report.FILE).read_text()))
     assert f"questions.jsonl, {row['id']}: the source has another prompt or reference." in verify(folder)
+
+
+def test_an_evaluation_of_the_base_lacks_no_tuned_arm(tmp_path: Path) -> None:
+    named = unproven(write_evaluation(tmp_path, base=[BAD, GOOD], constant=[BAD] * 2, copier=[GOOD, BAD]))
+    assert "outputs.jsonl" in named
+    assert not {"tuned", "tuned+grammar", "contamination", "off_task"} & {*named}
+    assert "base+kshot" in named  # a strong baseline may have been removed

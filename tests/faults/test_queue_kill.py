@@ -16,7 +16,7 @@ from mlxtune.runs.queue import COMMAND_LOCK, Queue
 
 ROOT = Path(__file__).parents[2]
 SMALL = ("--set", "training.epochs=0", "--set", "training.steps=2", "--set", "evaluation.regression=")
-KILLS = 40 if EXHAUSTIVE else 4
+KILLS, JOBS = (20, 4) if EXHAUSTIVE else (2, 1)  # of the queue, while it trains and evaluates so many times
 
 
 def start(workspace: Path) -> subprocess.Popen[bytes]:
@@ -30,17 +30,17 @@ def start(workspace: Path) -> subprocess.Popen[bytes]:
 def test_a_killed_queue_does_no_work_twice(workspace: Path, kind: signal.Signals) -> None:
     """It is killed after a growing time, so that every part of a job is interrupted."""
     queue = Queue(workspace)
-    for _ in range(KILLS // 4):
+    for _ in range(JOBS):
         queue.add(("train", "recipes/tiny.toml", *SMALL))
-    for number in range(KILLS // 2):
+    for number in range(KILLS):
         process = start(workspace)
         time.sleep(0.3 + 0.35 * (number % 10))
         process.send_signal(kind)
         process.wait()
     assert start(workspace).wait() == 0
-    assert [entry.status for entry in queue.entries()] == ["done"] * (KILLS // 4)
-    assert len(list(workspace.glob("runs/*"))) == len(list(workspace.glob("evals/*/report.json"))) == KILLS // 4
-    assert len(list(workspace.glob("evals/2*"))) == KILLS // 4
+    assert [entry.status for entry in queue.entries()] == ["done"] * JOBS
+    assert len(list(workspace.glob("runs/*"))) == len(list(workspace.glob("evals/*/report.json"))) == JOBS
+    assert len(list(workspace.glob("evals/2*"))) == JOBS
 
 
 def test_a_run_is_recorded_before_it_starts(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
