@@ -8,20 +8,19 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.text import Text
 from rich.theme import Theme
 
 from mlxtune.core.errors import InputError, MlxtuneError
 from mlxtune.data import samples
 from mlxtune.present import terminal
-from mlxtune.present.blocks import Document
 from mlxtune.present.terminal import print_document, print_heading
 from mlxtune.present.terminal import styled as styled
 
@@ -44,19 +43,14 @@ Cell = str | tuple[str, str]
 ProgressUpdate = Callable[[str, float], None]
 
 
-def draw(document: Document) -> None:
-    print_document(document, out)
+draw = partial(print_document, console=out)
+print_columns = partial(terminal.print_columns, console=out)
 
 
 def print_section(title: str, note: str = "") -> None:
     """Print a blank line and a section heading on stdout."""
     show("")
     print_heading(out, title, note)
-
-
-def print_columns(rows: Sequence[Sequence[Cell | Text]], *, right: Sequence[int] = (), required: int | None = None) -> int:
-    """Print rows in aligned columns, as :func:`mlxtune.present.terminal.print_columns` does."""
-    return terminal.print_columns(rows, right=right, required=required, console=out)
 
 
 def print_facts(facts: Iterable[tuple[str, Cell]]) -> None:

@@ -10,7 +10,7 @@ from mlxtune.data.browser import SourceBrowser
 from mlxtune.data.checks.base import Span
 from mlxtune.data.groups import RowGroup
 from mlxtune.data.rows import Row, last_prompt
-from mlxtune.tui.render.source import check_glyph, decision_glyph
+from mlxtune.tui.render.source import check_glyph, decision_glyph, role_glyph
 from mlxtune.tui.render.text import Part, cell, invitation, key, line, paragraph
 from mlxtune.tui.render.word_diff import Words, word_diff
 from mlxtune.tui.rooms.groups.service import current, flagged_spans
@@ -101,7 +101,8 @@ def _single(browser: SourceBrowser, index: int, row: Row, width: int) -> list[Co
 
 
 def _head(part: RowPart) -> Content:
-    return line("  ", (f"{part.glyph} ", part.style), (part.role, f"bold {part.style}"))
+    glyph, style = role_glyph(part.role)
+    return line("  ", (f"{glyph} ", style), (part.role, f"bold {style}"))
 
 
 def _body(part: RowPart, words: Words, spans: Sequence[Span], width: int) -> list[Content]:

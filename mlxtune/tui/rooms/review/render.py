@@ -1,6 +1,6 @@
 """Text of the Review room: the row, and its progress, contract, findings, tags and origin."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from textual.content import Content
 
@@ -8,13 +8,15 @@ from mlxtune.core.errors import DataError
 from mlxtune.core.text import duration, one_line, safe_text
 from mlxtune.data.checks.base import Finding
 from mlxtune.data.rows import RowError
+from mlxtune.evaluation.scorers import Score
+from mlxtune.evaluation.scorers.registry import metric_label
 from mlxtune.planning.masks import TurnTokens
 from mlxtune.present.check import finding_text
 from mlxtune.tui.render.bars import bar
-from mlxtune.tui.render.source import SEVERITY_STYLE, check_glyph
+from mlxtune.tui.render.source import SEVERITY_STYLE, check_glyph, role_glyph
 from mlxtune.tui.render.text import cell, clickable, justify, key, line, lines, marked, paragraph
 from mlxtune.tui.render.word_diff import Words, word_diff
-from mlxtune.tui.rooms.review.service import SIDES, ContractCheck, RowPart
+from mlxtune.tui.rooms.review.service import SIDES, RowPart
 from mlxtune.tui.widgets import Lines
 
 _MAX_CHARACTERS = 20_000  # maximum number of characters shown of one part
@@ -87,7 +89,8 @@ def pair(parts: Sequence[RowPart], turns: Sequence[TurnTokens] | None, width: in
 
 
 def _part_head(part: RowPart, turn: TurnTokens | None, width: int, under_cursor: bool) -> Content:
-    role = line(("▌ " if under_cursor else "  ", "$primary"), (f"{part.glyph} ", part.style), (part.role, f"bold {part.style}"))
+    glyph, style = role_glyph(part.role)
+    role = line(("▌ " if under_cursor else "  ", "$primary"), (f"{glyph} ", style), (part.role, f"bold {style}"))
     return justify(width, role, line((_trained(part, turn), "$primary" if part.trains else "$faint")))
 
 
@@ -126,7 +129,7 @@ def _part_body(part: RowPart, turn: TurnTokens | None, window: int, width: int) 
 def _side_head(part: RowPart, turn: TurnTokens | None, width: int, under_cursor: bool, key_name: str) -> Content:
     name = line(
         ("▌ " if under_cursor else "  ", "$primary"),
-        (f"{part.glyph} ", "$primary"),
+        (f"{role_glyph(part.role)[0]} ", "$primary"),
         (part.role, "bold $primary"),
         "  ",
         (key_name, "bold $primary"),
@@ -161,31 +164,31 @@ def progress(decided: int, total: int, seconds_per_row: float | None, position: 
     return line(left, bar(decided / total if total else 0.0, room), right).truncate(max(width, 0))
 
 
-def contract(checks: Sequence[ContractCheck], why: str, width: int, add_key: Content | None = None) -> Content:
+def contract(checks: Mapping[str, Score], why: str, width: int, add_key: Content | None = None) -> Content:
     """Return every metric in the contract with its result, or ``why`` there is none. ``add_key`` adds a missing disclaimer."""
     if not checks:
         return paragraph(why, width)
     rows: list[Content] = []
-    for check in checks:
-        glyph = ("✓", "bold $success") if check.passes else ("✗", "bold $error")
-        rows.append(line("  ", glyph, "  ", cell(check.label, width - 5, "" if check.passes else "bold").rstrip()))
-        if not check.passes:
-            rows.append(paragraph(check.why, width, "     "))
-            if add_key and check.metric.startswith("disclaimer"):
+    for metric, score in checks.items():
+        glyph = ("✓", "bold $success") if score.passed else ("✗", "bold $error")
+        rows.append(line("  ", glyph, "  ", cell(metric_label(metric), width - 5, "" if score.passed else "bold").rstrip()))
+        if not score.passed:
+            rows.append(paragraph(one_line(score.detail), width, "     "))
+            if add_key and metric.startswith("disclaimer"):
                 rows.append(line("     ", add_key))
     return lines(*rows)
 
 
-def contract_line(checks: Sequence[ContractCheck], width: int, add_key: Content | None = None) -> Content:
+def contract_line(checks: Mapping[str, Score], width: int, add_key: Content | None = None) -> Content:
     """Return the contract in one line, for a screen too narrow for the right column."""
     if not checks:
         return line("  ", key("c", "contract, tags and origin", "screen.details", "$muted"))
-    failed = [check for check in checks if not check.passes]
+    failed = [(metric, score) for metric, score in checks.items() if not score.passed]
     score = f"{len(checks) - len(failed)} of {len(checks)} pass"
     more = line("   ", add_key or "", "   " if add_key else "", key("c", "contract", "screen.details", "$muted"))
     if not failed:
         return line(("  ✓ ", "bold $success"), "contract passes", (f"  {score}", "$muted"), more)
-    reason = f"{failed[0].label}: {failed[0].why}"
+    reason = f"{metric_label(failed[0][0])}: {one_line(failed[0][1].detail)}"
     reason_cell = cell(reason, min(width - 6 - len(score) - more.cell_length, len(reason)), "bold")
     return line(("  ✗ ", "bold $error"), reason_cell, (f"  {score}", "$muted"), more).truncate(max(width, 0))
 

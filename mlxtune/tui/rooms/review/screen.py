@@ -15,6 +15,7 @@ from mlxtune.data.checks.check_input import rewrite_texts
 from mlxtune.data.review import EXCLUDED
 from mlxtune.data.review import Action as ReviewAction
 from mlxtune.data.rows import Row, Unpaired, row_tags
+from mlxtune.evaluation.scorers import Score
 from mlxtune.planning.masks import TrainingMask
 from mlxtune.present.blocks import Fact
 from mlxtune.tui.actions import Action
@@ -23,7 +24,7 @@ from mlxtune.tui.notices import Notice
 from mlxtune.tui.render.source import decision_glyph
 from mlxtune.tui.render.text import key, line, lines
 from mlxtune.tui.rooms.review import render, service
-from mlxtune.tui.rooms.review.service import ContractCheck, RowPart, is_pair, parts_of
+from mlxtune.tui.rooms.review.service import RowPart, is_pair, parts_of
 from mlxtune.tui.rooms.source_room import NOTE, REDO, SOURCE_ACTIONS, UNDO, SourceRoom
 from mlxtune.tui.source_session import SourceSession
 from mlxtune.tui.terminal_program import edit_in_terminal
@@ -110,7 +111,7 @@ class ReviewRoom(SourceRoom):
         self._decision_times: list[float] = []
         self._masks: dict[str, TrainingMask | MlxtuneError] = {}
         self._computing_masks = False
-        self._contract_result: tuple[str, tuple[ContractCheck, ...], Row | None] = ("", (), None)  # with the row's hash
+        self._contract_result: tuple[str, dict[str, Score], Row | None] = ("", {}, None)  # with the row's hash
         self._tags: list[str] = []
 
     def compose_body(self) -> ComposeResult:
@@ -273,7 +274,7 @@ class ReviewRoom(SourceRoom):
     def _draw_details(self, session: SourceSession, row: Row | None) -> None:
         source, index = session.source, session.row_index
         checks = self._check_contract(session, self._edited_row(row))
-        failures = sum(not check.passes for check in checks)
+        failures = sum(not score.passed for score in checks.values())
         note = f"{failures} of {len(checks)} {'fails' if failures == 1 else 'fail'}" if failures else "passes" if checks else ""
         self.query_one("#contract-section", Section).head.set(note=note)
         recipe = session.ref.recipe
@@ -297,9 +298,9 @@ class ReviewRoom(SourceRoom):
             lambda width, _height: lines(*(row for fact in facts for row in fact_rows(fact, width, label_width=11)))
         )
 
-    def _check_contract(self, session: SourceSession, row: Row | None) -> tuple[ContractCheck, ...]:
+    def _check_contract(self, session: SourceSession, row: Row | None) -> dict[str, Score]:
         if row is None or session.contract is None:
-            return ()
+            return {}
         if self._contract_result[0] != row.hash:
             self._contract_result = (
                 row.hash,

@@ -12,10 +12,8 @@ from mlxtune.data.checks.contract import scored_answer
 from mlxtune.data.generate.lineage import KEY, lineage_of
 from mlxtune.data.rows import Conversation, Preference, Row
 from mlxtune.evaluation.contract import Contract
-from mlxtune.evaluation.scorers import ModelAnswer
+from mlxtune.evaluation.scorers import ModelAnswer, Score
 from mlxtune.evaluation.scorers.disclaimer import add_missing_disclaimers
-from mlxtune.evaluation.scorers.registry import metric_label
-from mlxtune.tui.render.source import role_glyph
 
 SIDES = ("chosen", "rejected")
 _MAX_SOURCE = 24  # characters of a file's name and the row's place in it, which fit on one line
@@ -30,14 +28,6 @@ class RowPart:
     text: str
     trains: bool
     calls: tuple[str, ...] = ()
-
-    @property
-    def glyph(self) -> str:
-        return role_glyph(self.role)[0]
-
-    @property
-    def style(self) -> str:
-        return role_glyph(self.role)[1]
 
 
 def parts_of(row: Row) -> tuple[RowPart, ...]:
@@ -63,22 +53,11 @@ def is_pair(row: Row | None) -> bool:
     return isinstance(row, Preference)
 
 
-@dataclass(frozen=True)
-class ContractCheck:
-    """One metric of the contract applied to an answer."""
-
-    metric: str
-    label: str
-    passes: bool
-    why: str
-
-
-def check_contract(contract: Contract, row: Row) -> tuple[ContractCheck, ...]:
-    """Apply the required metrics of ``contract`` to the row's answer. Empty if the row has no answer it applies to."""
+def check_contract(contract: Contract, row: Row) -> dict[str, Score]:
+    """Score the row's answer on the required metrics of ``contract``. Empty if the row has no answer it applies to."""
     part, text = scored_answer(row)
     scores = contract.score(ModelAnswer(text, reference=text)) if part else {}
-    names = [metric.name for metric in contract.metrics if metric.required and metric.name in scores]
-    return tuple(ContractCheck(name, metric_label(name), scores[name].passed, one_line(scores[name].detail)) for name in names)
+    return {metric.name: scores[metric.name] for metric in contract.metrics if metric.required and metric.name in scores}
 
 
 def add_disclaimers(contract: Contract, row: Row) -> Row | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from textual.app import ComposeResult
 from textual.content import Content
@@ -15,10 +14,7 @@ from mlxtune.runs.queue import FILE, Queue, QueueEntry
 from mlxtune.tui.actions import Action
 from mlxtune.tui.render.text import Part, cell, invitation, key, line, lines
 from mlxtune.tui.widgets import ChoiceOption, ListPanel, PageScreen, Panel, Section
-
-if TYPE_CHECKING:
-    from mlxtune.workspace.index import RecipeView
-
+from mlxtune.workspace.index import RecipeView
 
 _COMMANDS = (
     ChoiceOption("train", "Train", "then evaluate the adapter"),
