@@ -66,7 +66,10 @@ def verdict(
         elif adapter == "evaluated":
             name = "No adapter was evaluated here. Press o for the report on the newest one."
     rows = draw.text_rows(Text(((name, "bold"),)) if name else head, width)
-    facts = sorted([*_own_facts(loaded), *present.report_facts(report).facts], key=lambda fact: _URGENCY.get(fact.mark, 2))
+    base = report.arms[0].name
+    item = loaded.comparison(report.headline.metric, base) if report.headline and loaded.baseline != base else None
+    own = [*([present.comparison_fact(item)] if item else []), *_margins(loaded)]  # which the room's tables leave out
+    facts = sorted([*own, *present.report_facts(report).facts], key=lambda fact: _URGENCY.get(fact.mark, 2))
     if step and report.outcome:
         facts.insert(0, Fact("next", step_title(step)))
     for fact in facts:
@@ -74,13 +77,6 @@ def verdict(
         if len(rows) + len(more) <= max_rows or fact.mark == "error":
             rows += more
     return lines(*rows)
-
-
-def _own_facts(loaded: LoadedReport) -> list[Fact]:
-    """Describe what the room's tables leave out: the base, and the margins of preference pairs."""
-    report, base = loaded.report, loaded.report.arms[0].name
-    item = loaded.comparison(report.headline.metric, base) if report.headline and loaded.baseline != base else None
-    return [*([present.comparison_fact(item)] if item else []), *_margins(loaded)]
 
 
 def _margins(loaded: LoadedReport) -> list[Fact]:

@@ -208,7 +208,9 @@ def count_work(recipe: Recipe, run: Run | None, earlier: Sequence[Evaluation]) -
         if decoding := report.facts.get("decoding"):
             limit = decoding["max_tokens"]
     answered = _answered_rows(earlier, recipe, run_id)
-    off_task_arms = {BASE, TUNED} - _off_task_arms(earlier, recipe, run_id) if prompts else set()
+    same = [one.report for one in earlier if one.report.off_task and _off_task_work(one.recipe) == _off_task_work(recipe)]
+    off_task_answered = {BASE for _ in same} | {TUNED for report in same if report.facts.get("run") == run_id}
+    off_task_arms = {BASE, TUNED} - off_task_answered if prompts else set()
 
     def seconds(option: EvaluationOption) -> float | None:
         arms = (*option.arms, *([PARENT] if recipe.adapter.parent and TUNED in option.arms else ()))
@@ -246,12 +248,6 @@ def _answered_rows(earlier: Sequence[Evaluation], recipe: Recipe, run_id: str) -
             if has_adapter and _arm_setting(item.recipe, arm) == _arm_setting(recipe, arm):
                 answered[arm].update(facts["row_ids"])
     return answered
-
-
-def _off_task_arms(earlier: Sequence[Evaluation], recipe: Recipe, run_id: str) -> set[str]:
-    """Return which arms have answered the off-task prompts of ``recipe``: the base, and the tuned arm with the adapter of ``run_id``."""
-    same = [item.report for item in earlier if item.report.off_task and _off_task_work(item.recipe) == _off_task_work(recipe)]
-    return {BASE for _ in same} | {TUNED for report in same if report.facts.get("run") == run_id}
 
 
 def _off_task_seconds(earlier: Sequence[Evaluation], recipe: Recipe) -> float | None:

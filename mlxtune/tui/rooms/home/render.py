@@ -67,14 +67,13 @@ def run_row(runs: Sequence[RunView], now: float, index: int, width: int) -> Cont
 
 def changes(snapshot: Snapshot, views: Sequence[RunView], limit: int, width: int) -> Content:
     """Return a row for each of the first ``limit`` runs of any kind that have ended, and the number of the others."""
-    rows = [_ended(view, snapshot).truncate(max(width, 0), ellipsis=True) for view in views[:limit]]
+    rows = []
+    for view in views[:limit]:
+        sign = STATUS_LABELS[view.status]
+        noun = "" if view.run.kind == "train" else f"{RUN_KINDS[view.run.kind].noun} of "
+        verdict = next((one.outcome for one in snapshot.verdicts if one.run.folder == view.run.folder and one.outcome), "")
+        parts = (sign.glyph, f"bold ${sign.style}"), " ", f"{noun}{view.name}", (f", {word(verdict) or sign.text}", "$muted")
+        rows.append(line("  ", *parts).truncate(max(width, 0), ellipsis=True))
     if len(views) > limit:
         rows.append(line("    ", (f"and {len(views) - limit:,} more", "$faint")))
     return lines(*rows)
-
-
-def _ended(view: RunView, snapshot: Snapshot) -> Content:
-    sign = STATUS_LABELS[view.status]
-    noun = "" if view.run.kind == "train" else f"{RUN_KINDS[view.run.kind].noun} of "
-    verdict = next((one.outcome for one in snapshot.verdicts if one.run.folder == view.run.folder and one.outcome), "")
-    return line("  ", (sign.glyph, f"bold ${sign.style}"), " ", f"{noun}{view.name}", (f", {word(verdict) or sign.text}", "$muted"))

@@ -207,7 +207,9 @@ class ReviewRoom(SourceRoom):
             self._interrupt_edit()
             row = self.row
             parts = parts_of(row) if row else ()
-            self.query_one(RowReader).set(len(parts), self._row_lines(session, row), cursor=service.first_part(parts))
+            names = [part.name for part in parts]
+            first = names.index(service.SIDES[0]) if service.SIDES[0] in names else max(len(parts) - 1, 0)  # an answer
+            self.query_one(RowReader).set(len(parts), self._row_lines(session, row), cursor=first)
 
     def _position_note(self, session: SourceSession) -> str:
         """Return the place of the current row among those that match the filter, or an empty string without a filter."""

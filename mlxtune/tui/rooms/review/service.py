@@ -2,7 +2,6 @@
 
 import json
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mlxtune.core.text import one_line
@@ -111,9 +110,3 @@ def format_time(seconds: float) -> str:
     moment = time.localtime(seconds)
     today = time.strftime("%Y-%m-%d", moment) == time.strftime("%Y-%m-%d")
     return time.strftime("%H:%M" if today else "%b %d, %Y, %H:%M", moment)
-
-
-def first_part(parts: Sequence[RowPart]) -> int:
-    """Return the part to look at first: the answer that is trained on or, in a pair, the first answer."""
-    names = [part.name for part in parts]
-    return names.index(SIDES[0]) if SIDES[0] in names else max(len(parts) - 1, 0)

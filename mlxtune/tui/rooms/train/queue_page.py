@@ -92,13 +92,12 @@ class QueuePage(PageScreen):
         self.app.runs.start_worker(self.queue.start_runner, lambda _: self.redraw(), busy="Starting the queue.")
 
     def action_add(self) -> None:
-        self.app.runs.with_recipe(self.recipes, self._ask_for_command)
 
-    def _ask_for_command(self, path: Path) -> None:
-        name = str(path.relative_to(self.app.workspace) if path.is_relative_to(self.app.workspace) else path)
-        self.app.choose(
-            "Add which command?", _COMMANDS, lambda command: self._change(lambda: self.queue.add((command, name))), name
-        )
+        def ask(path: Path) -> None:
+            name = str(path.relative_to(self.app.workspace) if path.is_relative_to(self.app.workspace) else path)
+            self.app.choose("Add which command?", _COMMANDS, lambda verb: self._change(lambda: self.queue.add((verb, name))), name)
+
+        self.app.runs.with_recipe(self.recipes, ask)
 
     def _change(self, change: Callable[[], object]) -> None:
         self.app.jobs.run(change, lambda _: self.redraw(), group="queue", exclusive=False)

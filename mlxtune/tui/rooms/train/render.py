@@ -62,7 +62,8 @@ def figures(view: RunView, now: float, width: int) -> Content:
     remaining = line((duration(left), "bold"), (f"   {end}", "$muted")) if left is not None else Content("–")
     if view.alive and 0 < state.total <= state.step:
         remaining = Content.styled("finishing", "$muted")  # sample answers and the adapter follow the last step
-    rate = line((_learning_rate(state), "bold"), (f" {_rate_trend(state)}" if wide else "", "$muted"))
+    learning_rate = f"{state.steps[-1].rate:.1e}".replace("e-0", "e-").replace("e+00", "") if state.steps else "–"
+    rate = line((learning_rate, "bold"), (f" {_rate_trend(state)}" if wide else "", "$muted"))
     space = max(width - 94, 8)
     if wide:
         memory = f"memory, peak {gigabytes(state.peak)}" if state.peak else "memory"
@@ -94,10 +95,6 @@ def _speed_trend(state: RunState) -> str:
     size = max(len(recent) // 6, 1)
     means = [sum(recent[start : start + size]) / size for start in range(0, len(recent) - size + 1, size)]
     return spark(means[-6:])
-
-
-def _learning_rate(state: RunState) -> str:
-    return f"{state.steps[-1].rate:.1e}".replace("e-0", "e-").replace("e+00", "") if state.steps else "–"
 
 
 def _rate_trend(state: RunState) -> str:
