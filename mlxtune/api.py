@@ -81,6 +81,7 @@ def evaluate(
 ) -> EvaluationReport:
     """Evaluate a run's adapter against its base on the held-out rows, or a recipe's base, with ``adapter`` if given.
 
+    ``run.at(48)`` is the run with its checkpoint of step 48 as its adapter; a run that ended early has its last checkpoint.
     Raise ``InputError`` if something cannot be evaluated, and ``MlxtuneError`` if the evaluation fails. Endpoints among the arms need
     the consent that only the command line asks for.
     """
@@ -102,7 +103,7 @@ def load_report(which: str | Path = "last", *, workspace: str | Path = ".") -> E
 
 
 def load_adapter(which: str = "last", *, workspace: str | Path = ".") -> AdapterEntry:
-    """Find an adapter by its name, run, or folder, or the newest one with ``"last"``. Raise ``InputError`` if it cannot be used."""
+    """Find an adapter by its name, run, ``RUN@STEP``, or folder, or the newest one with ``"last"``. Raise ``InputError`` if it cannot be used."""
     return library.find_usable(Path(workspace), which)
 
 

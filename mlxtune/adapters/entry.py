@@ -100,6 +100,11 @@ class AdapterEntry:
         return self.key.startswith("runs/")
 
     @property
+    def stem(self) -> str:
+        """The name as part of the names of files and recipes."""
+        return self.name.replace("@", "-")
+
+    @property
     def weights(self) -> Path:
         return self.folder / WEIGHTS
 

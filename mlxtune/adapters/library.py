@@ -1,6 +1,7 @@
 """The adapter library of a workspace: list, find, compare, rename, tag, remove and restore adapters. Imports no mlx.
 
-An adapter is a folder: ``runs/ID/adapter`` for a finished run, or ``adapters/NAME`` if imported. Names and tags are stored in
+An adapter is a folder: ``runs/ID/adapter`` for a finished run, or ``adapters/NAME`` if imported. A checkpoint of a run is an adapter,
+too: it is found as ``RUN@STEP`` but not listed. Names and tags are stored in
 ``adapters/library.jsonl``, an append-only journal keyed by folder. Removing an adapter moves its folder to ``adapters/.trash``. The
 journal is written before the folder is moved, and only existing folders count, so after a crash in between, the adapter is in
 exactly one of the two places.
@@ -92,15 +93,14 @@ def all_adapters(workspace: Path) -> list[AdapterEntry]:
 
 
 def find(workspace: Path, which: str) -> AdapterEntry:
-    """Return the adapter with this name, run, folder or unique part of a name, or the ``last`` one. Raise ``InputError``."""
+    """Return the adapter with this name, run, folder or unique part of a name, or the ``last`` one. Raise ``InputError``.
+
+    ``RUN@STEP`` is a checkpoint, and a run that ended early has its last one.
+    """
+    if run := _checkpoint(workspace, which):
+        return _checkpoint_entry(workspace, run)
     entries = all_adapters(workspace)
-    if not entries:
-        if run := next((run for run in registry.list_runs(workspace, "train") if run.status() in ("stopped", "crashed")), None):
-            raise InputError(
-                f"There are no adapters yet; {run.id} did not finish.", hint=f"Finish it: mlxtune runs resume {run.id}"
-            )
-        raise EmptyWorkspaceError(f"There are no adapters in {workspace}.", hint="Train one: mlxtune train RECIPE")
-    if which == "last":
+    if which == "last" and entries:
         return entries[0]
     path = os.path.realpath(workspace / which)
     matches = [entry for entry in entries if which in (entry.name, entry.key) or path == os.path.realpath(entry.folder)]
@@ -112,9 +112,47 @@ def find(workspace: Path, which: str) -> AdapterEntry:
     if matches:
         names = ", ".join(entry.name for entry in matches[:5])
         raise InputError(f"{one_line(which, 60)} is ambiguous: it matches {names}.", hint="Use a longer part of the name.")
+    if run := _ended_early(workspace, which):
+        return _checkpoint_entry(workspace, run.with_adapter())
+    if not entries:
+        raise EmptyWorkspaceError(f"There are no adapters in {workspace}.", hint="Train one: mlxtune train RECIPE")
     suggestion = nearest(which, [entry.name for entry in entries])
     hint = f"Did you mean {suggestion}?" if suggestion else "List them with: mlxtune adapters"
     raise InputError(f"There is no adapter {one_line(which, 60)}.", hint=hint)
+
+
+def find_trained(workspace: Path, which: str) -> Run:
+    """Return the training run that ``which`` names: as in :func:`registry.find_run`, or by the name of its adapter."""
+    name, at, step = which.partition("@")
+    run_id = next((run_id for run_id, own in names_by_run(workspace).items() if own == name), name)
+    return registry.find_run(workspace, f"{run_id}{at}{step}")
+
+
+def _checkpoint(workspace: Path, which: str) -> Run | None:
+    """Return the run with the checkpoint that ``which`` names, or ``None`` if it names none. Raise ``InputError`` if it is missing."""
+    folder = workspace / which
+    if folder.parent.name == registry.CHECKPOINTS and folder.name.isdecimal():
+        run = registry.run_of(folder)
+        return run.at(run.step)
+    name, _, step = which.rpartition("@")
+    return find_trained(workspace, which) if name and step.isdecimal() else None
+
+
+def _ended_early(workspace: Path, which: str) -> Run | None:
+    with suppress(InputError):
+        run = find_trained(workspace, which)
+        return run if run.status() in registry.ENDED_EARLY else None
+    return None
+
+
+def _checkpoint_entry(workspace: Path, run: Run) -> AdapterEntry:
+    if not run.adapter.resolve().is_relative_to(workspace.resolve()):
+        raise InputError(f"{run.id} is in another workspace.", hint="Change to that workspace's folder.")
+    key = run.adapter.resolve().relative_to(workspace.resolve()).as_posix()
+    name = f"{names_by_run(workspace).get(run.folder.name, run.folder.name)}@{run.step}"
+    evaluation = history.evaluation_of(history.evaluations(workspace), run.id, run.adapter)
+    score = score_from_report(evaluation.report, evaluation.run.folder) if evaluation else None
+    return read_entry(workspace / key, key, name, (), score)
 
 
 def find_usable(workspace: Path, which: str) -> AdapterEntry:
@@ -295,7 +333,9 @@ def lock_library(workspace: Path) -> Iterator[Callable[[dict[str, Any]], None]]:
 
 @contextmanager
 def _edit(workspace: Path, which: str) -> Iterator[tuple[AdapterEntry, Callable[[dict[str, Any]], None]]]:
-    find(workspace, which)  # fail before any file is created if there is no such adapter
+    entry = find(workspace, which)  # fail before any file is created if there is no such adapter
+    if entry.folder.parent.name == registry.CHECKPOINTS:
+        raise InputError(f"{entry.name} is a checkpoint, which is kept as its run made it.")
     with lock_library(workspace) as append:
         yield find(workspace, which), append
 

@@ -108,7 +108,7 @@ def parse_model(workspace: Path, which: str) -> tuple[str, str]:
         entry = library.find_usable(workspace, which)
     except InputError:
         names = [entry.name for entry in library.all_adapters(workspace)]
-        if which == "last" or any(which in name for name in names):
+        if which == "last" or "@" in which or any(which in name for name in names):
             raise
         suggestion = nearest(which, [*names, *ALIASES])
         raise InputError(

@@ -24,7 +24,6 @@ from mlxtune.evaluation import report as reports
 from mlxtune.evaluation.endpoints import endpoint_arms, remote_hosts
 from mlxtune.evaluation.off_task.prompts import load_prompts
 from mlxtune.evaluation.report import EvaluationReport
-from mlxtune.evaluation.start import require_adapter
 from mlxtune.models.resolve import resolve, same_base
 from mlxtune.present.blocks import Facts, Heading, facts
 from mlxtune.present.comparison import comparison_document, comparison_verdict
@@ -55,7 +54,9 @@ class GateOptions:
 
 @with_option_groups
 def evaluate(
-    which: Annotated[str, typer.Argument(help="A recipe (base only), or a run or its adapter (base and tuned).")] = "last",
+    which: Annotated[
+        str, typer.Argument(help="A recipe (base only), or a run, RUN@STEP, or its adapter (base and tuned).")
+    ] = "last",
     adapter: Annotated[str, typer.Option("--adapter", help="With a recipe, the adapter to evaluate.")] = "",
     overrides: Overrides = None,
     gate: GateOptions = GateOptions(),
@@ -216,18 +217,17 @@ def _subject(which: str, overrides: list[str]) -> tuple[Recipe, Run | None]:
     """Return the recipe, or the recipe and run, that ``which`` names. Raise ``InputError`` if there is none."""
     if which.endswith(".toml"):
         return load(Path(which), overrides), None
-    named = next((entry for entry in library.all_adapters(Path.cwd()) if entry.name == which), None)
     try:
-        run = Run(named.folder.parent) if named and named.key.startswith("runs/") else registry.find_run(Path.cwd(), which)
+        run = library.find_trained(Path.cwd(), which)
     except InputError as error:
-        if named:
+        if any(entry.name == which for entry in library.all_adapters(Path.cwd())):
             raise InputError(
                 f"{which} is an imported adapter.", hint=f"Evaluate it: mlxtune eval RECIPE --adapter {which}"
             ) from error
         if Path("recipes", f"{which}.toml").is_file():
             raise InputError(error.message, hint=f"Did you mean recipes/{which}.toml?") from error
         raise
-    require_adapter(run)
+    run = run.with_adapter()
     recipe, file = registry.evaluation_recipe(run, overrides)
     if file:
         own = shlex.quote(os.path.relpath(run.folder / "recipe.toml"))

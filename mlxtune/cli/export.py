@@ -28,7 +28,7 @@ from mlxtune.present.card import adapter_card
 from mlxtune.present.export import fidelity_document
 from mlxtune.recipe import Recipe, load
 from mlxtune.runs import launch
-from mlxtune.runs.registry import Run
+from mlxtune.runs.registry import Run, run_of
 from mlxtune.training.start import check_recipe
 from mlxtune.workspace import control
 
@@ -132,7 +132,7 @@ def compared_recipe(entry: AdapterEntry, path: Path | None, overrides: Sequence[
         return recipe
     own, file = exports.run_recipe(entry, overrides)
     if file:
-        say_changed_evaluation(file, f"--recipe {shlex.quote(os.path.relpath(entry.folder.parent / 'recipe.toml'))}")
+        say_changed_evaluation(file, f"--recipe {shlex.quote(os.path.relpath(run_of(entry.folder).folder / 'recipe.toml'))}")
     if own is None and overrides:
         raise InputError(f"{entry.name} has no recipe that --set could change.", hint="Name one: --recipe RECIPE")
     return own

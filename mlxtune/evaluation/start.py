@@ -13,20 +13,7 @@ from mlxtune.evaluation.arms import SeedAdapter
 from mlxtune.evaluation.endpoints import require_endpoints
 from mlxtune.recipe import Recipe
 from mlxtune.runs import launch
-from mlxtune.runs.registry import ACTIVE, Run
-
-
-def has_adapter(run: Run) -> bool:
-    """Return whether ``run`` has an adapter to evaluate."""
-    return (run.adapter / "adapters.safetensors").is_file()
-
-
-def require_adapter(run: Run) -> None:
-    """Raise ``InputError`` if ``run`` has no adapter."""
-    if not has_adapter(run):
-        status = run.status()
-        hint = "Wait for it to finish." if status in ACTIVE else f"mlxtune runs resume {run.id}"
-        raise InputError(f"{run.id} has no adapter: it is {status}.", hint=hint)
+from mlxtune.runs.registry import Run
 
 
 def start(
@@ -49,9 +36,8 @@ def start(
     if entry:
         template = entry.template if not recipe.model.template else ""
         recipe = with_template_settings(recipe, entry)
-    for item in seeds or ([run] if run else []):
-        require_adapter(item)
-    run = seeds[0] if seeds else run
+    seeds = [item.with_adapter() for item in seeds]
+    run = seeds[0] if seeds else run.with_adapter() if run else None
     request: dict[str, Any] = (
         {"run": run.id, "adapter": str(run.adapter)} if run else {"adapter": str(entry.folder)} if entry else {}
     )

@@ -61,7 +61,7 @@ from mlxtune.planning.machine import this_machine
 from mlxtune.present.report import publish
 from mlxtune.recipe import Recipe
 from mlxtune.runs.events import read_all
-from mlxtune.runs.registry import Run
+from mlxtune.runs.registry import run_of
 from mlxtune.runs.worker import Worker, run_worker
 
 if TYPE_CHECKING:  # these import mlx, which must come after the BLAS
@@ -247,7 +247,7 @@ def _finish(worker: Worker, inputs: _Inputs, measured: _Measured, facts: ReportF
 def _costs(facts: ReportFacts) -> dict[str, ArmCost]:
     """Return what it took to train the adapter, according to its run, and to optimize a prompt."""
     costs: dict[str, ArmCost] = {}
-    run = Run(Path(facts["adapter"]).parent)
+    run = run_of(Path(facts["adapter"]))
     if tokens := sum(event["tokens"] for event in read_all(run.folder) if event["type"] == "step") if facts["run"] else 0:
         state = run.state()
         costs[TUNED] = {"tokens": tokens, "seconds": state.updated - state.started}

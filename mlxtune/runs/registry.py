@@ -20,7 +20,7 @@ from mlxtune.core.errors import EmptyWorkspaceError, InputError, MachineError, R
 from mlxtune.core.files import disk_errors, machine_id, read_json
 from mlxtune.core.text import nearest, one_line
 from mlxtune.recipe import Recipe, dump, load, parse
-from mlxtune.recipe.parent import CONFIG, inherit
+from mlxtune.recipe.parent import CONFIG, WEIGHTS, inherit
 from mlxtune.runs import events
 from mlxtune.runs.locks import is_locked, lock_note
 from mlxtune.runs.state import RunState, refused_state
@@ -29,9 +29,11 @@ LAUNCH_FILE = "launch.json"  # what a worker was started with, and on which mach
 RunStatus = Literal["starting", "running", "waiting", "cooling", "quiet", "finished", "stopped", "failed", "crashed"]
 
 LOCK_FILE = "run.lock"
+CHECKPOINTS = "checkpoints"  # the folder of a run's checkpoints, each an adapter folder named by its step
 QUIET_AFTER = 40.0  # seconds without any event, including heartbeats, while the lock is held
 STARTING_FOR = 60.0  # seconds that a new or restarting run may be without a lock
 ACTIVE: frozenset[RunStatus] = frozenset({"running", "waiting", "cooling", "quiet"})  # has a process that can be asked to stop
+ENDED_EARLY: frozenset[RunStatus] = frozenset({"stopped", "failed", "crashed"})
 ALIVE: frozenset[RunStatus] = ACTIVE | {"starting"}
 
 
@@ -65,14 +67,18 @@ RUN_KINDS = {
 
 @dataclass(frozen=True)
 class Run:
-    """A run's folder. Everything else is read from disk on demand."""
+    """A run's folder, and the ``step`` of the checkpoint that is used as its adapter; 0 for the adapter of a finished run.
+
+    Everything else is read from disk on demand.
+    """
 
     folder: Path
+    step: int = 0
 
     @property
     def id(self) -> str:
-        """The folder's name, which consists of the date, the time, and the recipe name."""
-        return self.folder.name
+        """The folder's name, which consists of the date, the time, and the recipe name; for a checkpoint, with ``@STEP``."""
+        return f"{self.folder.name}@{self.step}" if self.step else self.folder.name
 
     @property
     def kind(self) -> str:
@@ -90,7 +96,34 @@ class Run:
 
     @property
     def adapter(self) -> Path:
-        return self.folder / "adapter"
+        return self.folder / CHECKPOINTS / f"{self.step:07d}" if self.step else self.folder / "adapter"
+
+    @property
+    def has_adapter(self) -> bool:
+        return (self.adapter / WEIGHTS).is_file()
+
+    @property
+    def checkpoints(self) -> list[int]:
+        """The steps of the saved checkpoints, oldest first."""
+        return sorted(int(file.parent.name) for file in self.folder.glob(f"{CHECKPOINTS}/[0-9]*/{WEIGHTS}"))
+
+    def at(self, step: int) -> Run:
+        """Return the run with the checkpoint of ``step`` as its adapter. Raise ``InputError`` if there is none."""
+        steps = self.checkpoints
+        if step not in steps:
+            hint = f"It has {', '.join(f'{self.folder.name}@{one}' for one in steps)}." if steps else ""
+            raise InputError(f"{self.folder.name} has no checkpoint of step {step:,}.", hint=hint)
+        return Run(self.folder, step)
+
+    def with_adapter(self) -> Run:
+        """Return the run if it has an adapter or, if it ended early, with its last checkpoint. Raise ``InputError`` otherwise."""
+        if self.has_adapter:
+            return self
+        status = self.status()
+        if status in ENDED_EARLY and (steps := self.checkpoints):
+            return self.at(steps[-1])
+        hint = "Wait for it to finish." if status in ACTIVE else f"mlxtune runs resume {self.id}"
+        raise InputError(f"{self.id} has no adapter: it is {status}.", hint=hint)
 
     def recipe(self, overrides: Sequence[str] = ()) -> Recipe:
         return load(self.folder / "recipe.toml", overrides)
@@ -169,12 +202,15 @@ def list_runs(workspace: Path, kind: str | None = "train") -> list[Run]:
 def find_run(workspace: Path, name: str, kind: str | None = "train") -> Run:
     """Return the run with this folder, ID, unique part of an ID, or ``last``. Raise ``InputError`` if there is none.
 
-    If ``kind`` is ``None``, runs of all kinds match, but training runs are preferred, because an evaluation or export may share an
+    A training run may be followed by ``@STEP``, for one of its checkpoints. If ``kind`` is ``None``, runs of all kinds match, but training runs are preferred, because an evaluation or export may share an
     ID. ``last`` is then the run that is active, or else the newest training run, or else the newest run. Of evaluations, it is the
     newest one that has finished.
     """
     if os.path.isfile(Path(name, "recipe.toml")):  # unlike Path.is_file, does not fail if the name is too long
         return Run(Path(name).resolve())
+    part, _, step = name.rpartition("@")
+    if kind == "train" and part and step.isdecimal():
+        return find_run(workspace, part).at(int(step))
     item = RUN_KINDS[kind or "train"]
     list_hint = f"List them with: mlxtune runs --kind {kind or 'train'}"
     runs = list_runs(workspace, kind)
@@ -198,6 +234,13 @@ def find_run(workspace: Path, name: str, kind: str | None = "train") -> Run:
         )
     suggestion = nearest(name, [part for run in runs for part in (run.id, run.id.split("-", 2)[-1])])
     raise InputError(f"There is no {item.noun} named {name}.", hint=f"Did you mean {suggestion}?" if suggestion else list_hint)
+
+
+def run_of(adapter: Path) -> Run:
+    """Return the run whose folder ``adapter`` is in, as its adapter or as a checkpoint."""
+    if adapter.parent.name == CHECKPOINTS:
+        return Run(adapter.parent.parent, int(adapter.name))
+    return Run(adapter.parent)
 
 
 def evaluation_recipe(run: Run, overrides: Sequence[str] = ()) -> tuple[Recipe, Path | None]:
@@ -228,6 +271,8 @@ def _parent_folder(workspace: Path, recipe: Recipe, parent: str) -> Path:
     for folder in (recipe.path(parent), recipe.path(parent) / "adapter"):
         if (folder / CONFIG).is_file():
             return folder
+    if "@" in parent:
+        return find_run(workspace, parent).adapter
     runs = [run for run in list_runs(workspace) if (run.adapter / CONFIG).is_file()]
     match = next((run for run in runs if run.id == parent), None) or next(
         (run for run in runs if run.recipe().name == parent), None

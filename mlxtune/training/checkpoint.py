@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ import mlx.nn as nn
 import mlx.optimizers as optim
 from mlx.utils import tree_flatten, tree_unflatten
 
+from mlxtune.adapters.layout import LINEAGE
 from mlxtune.core.errors import DataError, ModelError
 from mlxtune.core.files import disk_errors, sync_folder, write_bytes, write_json
 from mlxtune.core.hashing import sha256_file
@@ -41,10 +43,18 @@ class Checkpoint:
     state: dict[str, Any]
 
 
-def save(run: Path, model: nn.Module, optimizer: optim.Optimizer, config: dict[str, Any], state: dict[str, Any], keep: int) -> Path:
+def save(
+    run: Path,
+    model: nn.Module,
+    optimizer: optim.Optimizer,
+    config: dict[str, Any],
+    state: dict[str, Any],
+    keep: int,
+    origin: Mapping[str, Any] | None = None,
+) -> Path:
     """Write ``run/checkpoints/0000120`` for ``state["step"]`` = 120, and remove all but the newest ``keep`` and the best one.
 
-    Checkpoints of later steps are removed too: they are damaged, because the run was resumed from an earlier one. Raise
+    With ``origin``, the lineage that adapters of the run share, the folder is an adapter like that of a finished run. Checkpoints of later steps are removed too: they are damaged, because the run was resumed from an earlier one. Raise
     ``MachineError`` on a full disk; earlier checkpoints are kept.
     """
     parent = run / "checkpoints"
@@ -55,6 +65,8 @@ def save(run: Path, model: nn.Module, optimizer: optim.Optimizer, config: dict[s
         parent.mkdir(exist_ok=True)  # not its parents: the run's folder may have been deleted
         scratch.mkdir()
         lora.save(scratch, lora.adapter_arrays(model), config)
+        if origin is not None:
+            write_lineage(scratch, origin, state["step"])
         write_bytes(scratch / OPTIMIZER, lora.to_bytes(dict(sorted(tree_flatten(optimizer.state)))))
         write_json(scratch / STATE, state)
         write_json(scratch / MANIFEST, {file.name: sha256_file(file) for file in sorted(scratch.iterdir())})
@@ -67,6 +79,13 @@ def save(run: Path, model: nn.Module, optimizer: optim.Optimizer, config: dict[s
         if old != _folder(run, state["best"]["step"]):
             _remove(old)
     return target
+
+
+def write_lineage(adapter: Path, origin: Mapping[str, Any], step: int, **more: Any) -> None:
+    """Write the lineage of the weights in ``adapter``, which are those after ``step``."""
+    made = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+    record = {**origin, "made": made, "weights": sha256_file(adapter / lora.WEIGHTS_FILE), "steps": step, **more}
+    write_json(adapter / LINEAGE, record)
 
 
 def newest(run: Path) -> Checkpoint | None:

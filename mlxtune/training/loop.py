@@ -91,6 +91,7 @@ class TrainingLoop:
     pause: Callable[[], None] = field(default=lambda: None)  # called before each step
     hosts: HostGroup = field(default_factory=HostGroup)
     origin: Mapping[str, Any] = field(default_factory=dict)  # the facts that must not change when the run is resumed
+    lineage: Mapping[str, Any] | None = None  # that its adapters share
 
     def epoch_batches(self, epoch: int) -> list[list[int]]:
         """Return the batches of an epoch, each as indices into the train rows."""
@@ -380,7 +381,7 @@ class _TrainingRun:
             "batch_losses": self.batch_losses, "format_lost": self.format_lost,
             "batches": self.batches, "origin": dict(loop.origin), "first": self.divergence.first, "last": list(self.divergence.last),
         }  # fmt: skip
-        checkpoint.save(loop.folder, loop.stack.model, self.optimizer, loop.adapter_config, state, loop.section.keep)
+        checkpoint.save(loop.folder, loop.stack.model, self.optimizer, loop.adapter_config, state, loop.section.keep, loop.lineage)
         self.saved = step
         self.listener.emit("checkpoint", step=step, seconds=time.perf_counter() - start)
 

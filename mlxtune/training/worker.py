@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -80,6 +79,8 @@ def train(worker: Worker | PeerWorker, launcher: Launcher | PeerWorker) -> Train
         )  # fmt: skip
         loop.sample, loop.count_correct = sampler, partial(sampler.count_correct, contract.headline(recipe, has_preferences=False))
         report_data(worker, setup)
+        loop.adapter_config["model"] = str(loaded.source.folder)
+        loop.lineage = make_lineage(worker.folder, recipe, setup)
     parent = _parent_lineage(recipe)
     loop.origin = checkpoint.make_origin(recipe, loaded.source.fingerprint, parent["sha256"] if parent else "")
     loop.hosts = hosts.init_group(launcher, start)
@@ -87,9 +88,9 @@ def train(worker: Worker | PeerWorker, launcher: Launcher | PeerWorker) -> Train
     loop.hosts.require_equal("run", repr((__version__, dump(recipe), loaded.source.fingerprint, rows, start)))
     summary = loop.run(worker, resume)
     if launcher.is_leader:
-        config = loop.adapter_config | {"model": str(loaded.source.folder)}
-        lora.save(worker.folder / "adapter", lora.adapter_arrays(loaded.model), config)
-        write_json(worker.folder / "adapter" / LINEAGE, make_lineage(worker.folder, recipe, setup, summary))
+        adapter = worker.folder / "adapter"
+        lora.save(adapter, lora.adapter_arrays(loaded.model), loop.adapter_config)
+        checkpoint.write_lineage(adapter, loop.lineage or {}, summary["adapter_step"], validation=summary["validation"])
     return summary
 
 
@@ -134,10 +135,10 @@ def write_data(folder: Path, recipe: Recipe, setup: TrainingSetup, valid: Sequen
     return rows
 
 
-def make_lineage(folder: Path, recipe: Recipe, setup: TrainingSetup | Foundation, summary: TrainingSummary) -> dict[str, Any]:
-    """Return the origin (base, recipe, data, run), system prompt and template settings of the adapter in the run ``folder``.
+def make_lineage(folder: Path, recipe: Recipe, setup: TrainingSetup | Foundation) -> dict[str, Any]:
+    """Return the origin (base, recipe, data, run), system prompt and template settings of the adapters of the run in ``folder``.
 
-    With it, the adapter's folder is self-contained.
+    With it, an adapter's folder is self-contained.
     """
     from mlxtune.models.thinking import prints_date
 
@@ -145,22 +146,18 @@ def make_lineage(folder: Path, recipe: Recipe, setup: TrainingSetup | Foundation
     return {
         "v": 1,
         "mlxtune": __version__,
-        "made": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "run": folder.name,
         "base": source.name,
         "base_fingerprint": source.fingerprint,
         "method": recipe.method.kind,
         "recipe_hash": recipe_hash(recipe, dated),
         "data_hash": data_hash(read_json(folder / "data.json")),
-        "weights": sha256_file(folder / "adapter" / WEIGHTS),
         "parent": _parent_lineage(recipe),
         "system": shared_system_prompt(setup.splits.train),
         **_row_counts(read_json(folder / "data.json")),
         "thinking": settings.thinking,
         "date": settings.date if dated else "",
         "template": settings.source,
-        "steps": summary["adapter_step"],
-        "validation": summary["validation"],
     }
 
 

@@ -31,6 +31,7 @@ from mlxtune.core import allocator, settings
 from mlxtune.core.errors import MlxtuneError
 from mlxtune.core.files import read_json
 from mlxtune.core.text import one_line, plural
+from mlxtune.runs.registry import Run
 from mlxtune.tui import keys, terminal_watch
 from mlxtune.tui.actions import Action, HasActions
 from mlxtune.tui.help import HelpPage, help_rows
@@ -126,7 +127,7 @@ class MlxtuneApp(HasActions, OrderedKeys):
         self.adapter: str | None = self.saved.values.pop("adapter", None)  # the key of the adapter that Chat uses
         self.adapter_to_load = self.adapter  # the key of an adapter that Chat should load next
         self.row_to_open: str | None = self.saved.values.pop("row", None)  # a row's hash, or the beginning of one, for Review
-        self.run_to_evaluate: str | None = None  # the ID of a run that Evaluate should ask about next
+        self.run_to_evaluate: Run | None = None  # that Evaluate should ask about next
         self._watcher = WorkspaceIndex(workspace, clock) if watch else None
         self._exiting = threading.Event()
         self._snapshot_pending = False  # while a terminal does not take the app's output, snapshots must not pile up

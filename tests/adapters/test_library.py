@@ -102,9 +102,40 @@ def test_without_an_adapter_the_hint_is_to_finish_a_stopped_run(tmp_path: Path) 
     (run := tmp_path / "runs" / FIRST).mkdir(parents=True)
     (run / "recipe.toml").touch()
     EventWriter(run).emit("run.stopped", step=8)
-    with pytest.raises(InputError, match=f"There are no adapters yet; {FIRST} did not finish.") as caught:
+    with pytest.raises(InputError, match=f"{FIRST} has no adapter: it is stopped.") as caught:
         library.find(tmp_path, "last")
-    assert caught.value.hint == f"Finish it: mlxtune runs resume {FIRST}"
+    assert caught.value.hint == f"mlxtune runs resume {FIRST}"
+
+
+def test_a_checkpoint_is_an_adapter(empty_workspace: Path, shop) -> None:
+    run = shop(FIRST).parent
+    lineage = json.loads((run / "adapter" / "mlxtune.json").read_text())
+    for step in (24, 48):
+        write(run / "checkpoints" / f"{step:07d}", arrays(), config(), lineage | {"steps": step})
+    found = library.find_usable(empty_workspace, "shop@24")
+    assert (found.name, found.key, found.step) == (f"{FIRST}@24", f"runs/{FIRST}/checkpoints/0000024", 24)
+    assert (found.base_hash, found.stem) == (lineage["base_fingerprint"], f"{FIRST}-24")
+    assert library.find(empty_workspace, found.key) == found
+    assert library.find(empty_workspace, FIRST).step == 40
+    assert len(library.all_adapters(empty_workspace)) == 1
+    with pytest.raises(InputError, match="has no checkpoint of step 36") as caught:
+        library.find(empty_workspace, "shop@36")
+    assert caught.value.hint == f"It has {FIRST}@24, {FIRST}@48."
+    library.rename(empty_workspace, FIRST, "voice")
+    assert library.find(empty_workspace, "voice@24").name == "voice@24"
+    with pytest.raises(InputError, match="voice@24 is a checkpoint"):
+        library.remove(empty_workspace, "voice@24")
+
+
+def test_a_stopped_run_has_its_last_checkpoint(empty_workspace: Path, shop) -> None:
+    run = shop(FIRST).parent
+    (run / "checkpoints").mkdir()
+    (run / "adapter").rename(run / "checkpoints" / "0000040")
+    EventWriter(run).emit("run.stopped", step=40)
+    assert {library.find(empty_workspace, which).name for which in ("last", "shop", FIRST)} == {f"{FIRST}@40"}
+    shop(SECOND)
+    assert library.find(empty_workspace, "shop").name == f"{FIRST}@40"
+    assert library.find(empty_workspace, "last").name == SECOND
 
 
 @pytest.mark.parametrize("name", ["", "../x", "a/b", ".x", "base", "last", "x" * 65, "a b", "a\x1b[2J", "\u202egnp"])

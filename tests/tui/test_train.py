@@ -59,7 +59,7 @@ async def test_a_running_run_shows_figures_curve_samples_and_log(room):
     assert "checkpoint 0000600 saved" in log
     assert "step 639" not in log, "a stretch of steps is one line of the log"
     assert "● training 640/960" in status(room)
-    assert room.actions == ["stop", "compare", "zoom", "log", "samples", "older"]
+    assert room.actions == ["stop", "compare", "zoom", "log", "samples", "older", "checkpoints"]
 
 
 async def test_nothing_is_saved_before_the_first_step(shop, open_room, monkeypatch):
@@ -265,7 +265,7 @@ async def test_brackets_and_arrows_show_older_and_newer_runs(room):
     await room.press("left_square_bracket")
     assert room.app.selected == "20261122-1010-support-json"
     assert room.head("#chart").startswith("▌ Loss of support-json, 2 d ago")
-    assert room.actions[-2:] == ["older", "newer"]
+    assert room.actions[-3:] == ["older", "newer", "checkpoints"]
     await room.press("down", "down", "down")
     assert room.app.selected == "20261119-1010-tone-soft"
     assert "older" not in room.actions
@@ -330,6 +330,24 @@ async def test_the_only_other_run_is_compared_without_a_question(shop, open_room
         await room.observe(shop.snapshot())
         assert "first 1." not in room.head("#chart")
         assert "compare" not in room.actions
+
+
+async def test_k_loads_a_checkpoint_in_chat(shop, open_room, monkeypatch):
+    loaded: list[str] = []
+    monkeypatch.setattr("mlxtune.tui.rooms.chat.screen.ChatRoom._confirm_load", lambda room, key: loaded.append(key))
+    shop.recipe()
+    run = shop.run(RUN, steps=600, end=("run.stopped", {"step": 600}))
+    for step in (550, 600):
+        (run / "checkpoints" / f"{step:07d}").mkdir(parents=True)
+        (run / "checkpoints" / f"{step:07d}" / "adapters.safetensors").touch()
+    async with open_room("train") as room:
+        await room.press("k", until=lambda: isinstance(room.screen, ChoiceDialog))
+        assert option_texts(room) == ["Step 600, validation loss 0.637", "Step 550, validation loss 0.647"]
+        await room.press("down", "enter", until=lambda: option_texts(room)[0].startswith("Evaluate"))
+        await room.press("down", "enter", until=lambda: bool(loaded))
+        assert loaded == [f"runs/{RUN}/checkpoints/0000550"]
+        await room.press("T", mode="train")
+        await room.press("k", "enter", "enter", until=lambda: room.mode == "evaluate")
 
 
 async def test_m_goes_through_the_metrics_of_preference_training(shop, open_room):

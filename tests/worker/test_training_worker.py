@@ -9,11 +9,14 @@ from pathlib import Path
 import pytest
 from waiting import kill_worker, wait_for_state
 
+from mlxtune.adapters import library
 from mlxtune.core.errors import InputError
 from mlxtune.data.review import ReviewSession, with_keys
 from mlxtune.data.source import read_source
 from mlxtune.data.split import split
 from mlxtune.evaluation import report
+from mlxtune.evaluation import start as evaluations
+from mlxtune.models.resolve import resolve
 from mlxtune.recipe import load
 from mlxtune.runs import events, launch, registry
 from mlxtune.runs.locks import is_locked
@@ -67,6 +70,14 @@ def test_run_trains_and_is_evaluated(workspace: Path, monkeypatch: pytest.Monkey
     second = launch.start(workspace, "eval", recipe)
     wait_for_state(second, lambda state: state.ended)
     assert report.load(second.folder).arms[0].cached
+    step = run.checkpoints[0]
+    third = evaluations.start(workspace, recipe, registry.find_run(workspace, f"tiny@{step}"))
+    wait_for_state(third, lambda state: state.ended)
+    facts = report.load(third.folder).facts
+    assert (facts["run"], facts["adapter_step"]) == (f"{run.id}@{step}", step)
+    assert facts["costs"]["tuned"]["tokens"] > 0
+    assert library.find(workspace, f"tiny@{step}").score.folder == third.folder  # type: ignore[union-attr]
+    assert library.find(workspace, run.id).score.folder == evaluation.folder  # type: ignore[union-attr]
 
 
 def test_stopped_run_resumes_from_its_checkpoint(workspace: Path) -> None:
@@ -77,6 +88,9 @@ def test_stopped_run_resumes_from_its_checkpoint(workspace: Path) -> None:
     stopped = run.state()
     assert run.status(stopped) == "stopped"
     assert stopped.checkpoints[-1] == stopped.step
+    entry = library.find_usable(workspace, "last")
+    assert (entry.name, entry.step, entry.method) == (f"{run.id}@{stopped.step}", stopped.step, "sft")
+    assert entry.base_hash == resolve(str(workspace / "tiny")).fingerprint
     recipe = run.recipe()
     first = split(read_source(recipe.source), recipe.data).train[0]
     with ReviewSession(recipe.source) as reviewer:  # decisions that are made while a run trains do not concern it

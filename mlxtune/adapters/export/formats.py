@@ -58,7 +58,7 @@ def find_format(name: str, option: FormatOption = "") -> ExportFormat | None:
 
 def copy_folder(workspace: Path, entry: AdapterEntry, written: ExportFormat) -> Path:
     """Return the folder that :func:`copy_adapter` writes by default."""
-    return workspace / RUN_KINDS["export"].folder / f"{entry.name}-{written.name}"
+    return workspace / RUN_KINDS["export"].folder / f"{entry.stem}-{written.name}"
 
 
 def copy_adapter(

@@ -77,8 +77,8 @@ def start(
     if entry.problem:
         raise InputError(f"{entry.name} cannot be exported: {entry.problem}", hint=f"mlxtune adapters show {entry.name}")
     if program == "lmstudio":
-        target = target or lmstudio.model_folder(entry.name)
-        if not force and lmstudio.has_other_preset(entry.name, entry.system):
+        target = target or lmstudio.model_folder(entry.stem)
+        if not force and lmstudio.has_other_preset(entry.stem, entry.system):
             raise InputError(
                 f"LM Studio already has a different preset named {entry.name}.",
                 hint=f"Replace it: mlxtune export lmstudio {entry.name} --force",
@@ -95,7 +95,7 @@ def start(
         raise MachineError(f"{precision} requires llama.cpp's program {QUANTIZER}.", hint="brew install llama.cpp")
     request: dict[str, Any] = {
         "form": form, "precision": precision, "program": program, "ollama_base": ollama_base, "ollama_quantize": quantize,
-        "name": entry.name, "system": entry.system,
+        "name": entry.stem, "system": entry.system,
         "force": force, "target": str(target.resolve()) if target else "",
         "evaluation": score_to_lineage(entry.score) if entry.score else None,
     }  # fmt: skip
@@ -161,7 +161,7 @@ def start_verification(
 
 def run_recipe(entry: AdapterEntry, overrides: Sequence[str] = ()) -> tuple[Recipe | None, Path | None]:
     """Return what :func:`~mlxtune.runs.registry.evaluation_recipe` does for the run that trained ``entry``; nothing if it was imported."""
-    run = Run(entry.folder.parent)
+    run = registry.run_of(entry.folder)
     has_recipe = entry.is_from_run and (run.folder / "recipe.toml").is_file()
     return registry.evaluation_recipe(run, overrides) if has_recipe else (None, None)
 
@@ -172,9 +172,9 @@ def _launch(
     recipe = recipe or run_recipe(entry)[0]
     request |= {"adapter": str(entry.folder), "rows": "held-out" if recipe else "probes"}
     if recipe is None:
-        recipe = Recipe(entry.name, ModelSection(entry.base), DataSection(str(samples.samples_root() / prompts.SHIPPED)))
+        recipe = Recipe(entry.stem, ModelSection(entry.base), DataSection(str(samples.samples_root() / prompts.SHIPPED)))
     if not entry.is_from_run or entry.name != entry.run:  # not just the ID of its training run
-        recipe = replace(recipe, name=entry.name)
+        recipe = replace(recipe, name=entry.stem)
     prepare(recipe)
     template = "" if recipe.model.template else entry.template
     return launch.start(workspace, "export", with_template_settings(recipe, entry), request, template=template)

@@ -106,8 +106,8 @@ def _lineage(workspace: Path, adapter: Path) -> Iterator[Path | None]:
 
 def _run(workspace: Path, adapter: Path) -> Path | None:
     """Return the folder of the run that made ``adapter``: its parent folder, or the run that its lineage names."""
-    if (adapter.parent / _RECORD).is_file():
-        return adapter.parent
+    if (folder := registry.run_of(adapter).folder / _RECORD).is_file():
+        return folder.parent
     try:
         name = read_json(adapter / _LINEAGE)["run"]
     except (InputError, KeyError, TypeError):

@@ -251,6 +251,7 @@ def _without_endpoints(recipe: Recipe) -> Recipe:
 
 def _make_run(worker: Worker, base: Foundation, board: Board, outcome: decision.SearchDecision) -> Run:
     """Return a training run with the adapter, recipe and events of the selected trial. It appears complete or not at all."""
+    from mlxtune.training.checkpoint import write_lineage
     from mlxtune.training.worker import make_lineage
 
     workspace = worker.folder.parent.parent
@@ -269,8 +270,8 @@ def _make_run(worker: Worker, base: Foundation, board: Board, outcome: decision.
     recipe = launch.freeze(recipe, run.folder, read_template(recipe))
     loss = board.results[trial.number, outcome.rung].loss
     summary: Any = {"steps": length, "validation": loss if math.isfinite(loss) else None, "checkpoint": 0, "adapter_step": length}
-    lineage = make_lineage(run.folder, recipe, base, summary) | {"search": worker.folder.name, "trial": trial.number}
-    write_json(run.adapter / LINEAGE, lineage)
+    lineage = make_lineage(run.folder, recipe, base) | {"search": worker.folder.name, "trial": trial.number}
+    write_lineage(run.adapter, lineage, length, validation=summary["validation"])
     launch.write_record(run, "train", {})
     writer = events.EventWriter(run.folder)
     writer.emit("run.finished", summary=summary)

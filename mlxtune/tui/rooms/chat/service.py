@@ -9,7 +9,7 @@ from typing import Literal
 
 from mlxtune.adapters import library
 from mlxtune.adapters.entry import AdapterEntry
-from mlxtune.core.errors import MlxtuneError, ModelError
+from mlxtune.core.errors import InputError, MlxtuneError, ModelError
 from mlxtune.core.text import one_line, safe_text
 from mlxtune.evaluation.contract import Contract
 from mlxtune.evaluation.scorers import CONTRACT, ModelAnswer, Score
@@ -76,14 +76,13 @@ class Exchange:
 
 def default_adapter(workspace: Path, selected: str, best_run: str, base: str) -> AdapterOption:
     """Return the adapter with the key ``selected``, the one from ``best_run``, or the newest usable one for ``base``."""
-    usable = [entry for entry in library.all_adapters(workspace) if not entry.problem]
-    best_key = f"runs/{best_run}/adapter" if best_run else ""
-    candidates = [
-        *(_option(entry, "the adapter you selected") for entry in usable if entry.key == selected),
-        *(_option(entry, "the best adapter so far") for entry in usable if entry.key == best_key),
-        *(_option(entry, f"the newest adapter for {base_name(base)}") for entry in usable if entry.base == base),
-    ]
-    return next(iter(candidates), BASE_ALONE)
+    best = best_run if "@" in best_run else best_run and f"runs/{best_run}/adapter"
+    for which, about in ((selected, "the adapter you selected"), (best, "the best adapter so far")):
+        with suppress(InputError):
+            if which:
+                return _option(library.find_usable(workspace, which), about)
+    newest = (entry for entry in library.all_adapters(workspace) if not entry.problem and entry.base == base)
+    return next((_option(entry, f"the newest adapter for {base_name(base)}") for entry in newest), BASE_ALONE)
 
 
 def compatible_adapters(workspace: Path, fingerprint: str) -> list[AdapterOption]:

@@ -22,7 +22,6 @@ from mlxtune.evaluation.failure_groups import EVERY_KIND, failure_groups
 from mlxtune.evaluation.history import evaluations
 from mlxtune.evaluation.off_task.prompts import OffTaskPrompt
 from mlxtune.evaluation.scorers.registry import metric_label
-from mlxtune.evaluation.start import has_adapter
 from mlxtune.present.comparison import comparison_document
 from mlxtune.present.labels import failure_name
 from mlxtune.present.report import report_document
@@ -475,18 +474,18 @@ class EvaluateRoom(Room):
 
     def on_screen_resume(self) -> None:
         super().on_screen_resume()
-        snapshot, id = self.app.snapshot, self.app.run_to_evaluate
+        snapshot, run = self.app.snapshot, self.app.run_to_evaluate
         self.app.run_to_evaluate = None
-        view = snapshot.find_run(id) if snapshot and id else None
+        view = snapshot.find_run(run.folder.name) if snapshot and run else None
         if view is not None and not self.app.runs.can_start:
             self.app.notices.show(self.app.runs.in_use)
-        elif view is not None and snapshot is not None:
+        elif view is not None and snapshot is not None and run is not None:
             recipes = self._recipes_for(view, snapshot, _recipe_paths(snapshot).get(view.name))
             if len(recipes) == 1:
-                self._choose_arms(view.run, recipes[0][0])
+                self._choose_arms(run, recipes[0][0])
                 return
             options = [ChoiceOption(path, about) for path, about in recipes]
-            self.app.choose(f"Evaluate {view.name} by which recipe?", options, partial(self._choose_arms, view.run))
+            self.app.choose(f"Evaluate {view.name} by which recipe?", options, partial(self._choose_arms, run))
 
     def _recipes_for(self, view: RunView, snapshot: Snapshot, path: Path | None) -> list[tuple[Path, str]]:
         """Return the recipes to evaluate a run by, described: its own and, before it, the one at ``path`` if that evaluates differently."""
@@ -504,12 +503,12 @@ class EvaluateRoom(Room):
         unfinished = self._unfinished
         if unfinished and unfinished.status == "failed" and not unfinished.state.arms:
             unfinished = None  # it would fail again
-        runs = [view for view in snapshot.runs if has_adapter(view.run)][:MAX_RUNS]
+        runs = [view for view in snapshot.runs if view.run.has_adapter or (view.can_resume and view.run.checkpoints)][:MAX_RUNS]
         options: list[ChoiceOption] = []
         paths = _recipe_paths(snapshot)
         for view in runs:
             for path, about in self._recipes_for(view, snapshot, paths.pop(view.name, None)):  # for the newest run of a recipe only
-                options.append(ChoiceOption((view.run, path), self.app.selection.adapter_name(view.id), about))
+                options.append(ChoiceOption((view.run.with_adapter(), path), self.app.selection.adapter_name(view.id), about))
         options += [ChoiceOption((None, view.path), view.title, "its base alone") for view in snapshot.recipes if view.recipe]
         if unfinished:
             label = STATUS_LABELS[unfinished.status].text

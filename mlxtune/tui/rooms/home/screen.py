@@ -174,7 +174,7 @@ class HomeRoom(Room):
     def action_evaluate(self) -> None:
         """Evaluate the newest run of the recipe."""
         if self.app.snapshot:
-            self.app.run_to_evaluate = self._own(self.app.snapshot).runs[0].id
+            self.app.run_to_evaluate = self._own(self.app.snapshot).runs[0].run
             self.app.action_room("evaluate")
 
     def action_samples(self) -> None:

@@ -12,7 +12,7 @@ from textual.content import Content
 
 from mlxtune.present.run import STATUS_LABELS, LogLine, log_line
 from mlxtune.runs import queue
-from mlxtune.runs.registry import ACTIVE
+from mlxtune.runs.registry import ACTIVE, Run
 from mlxtune.runs.state import RunState
 from mlxtune.tui.actions import Action
 from mlxtune.tui.render.text import ago
@@ -92,6 +92,10 @@ class TrainRoom(Room):
         Action(
             "turn(-1)", "],up", "newer", "show the next run",
             when=lambda room: room.index > 0, why="This is the newest run.", late=lambda room: room.wide, id="newer",
+        ),
+        Action(
+            "checkpoints", "k", "checkpoints", "evaluate one of this run's checkpoints, or load it in Chat",
+            when=lambda room: room.view and room.view.state.checkpoints, why="This run has no checkpoint.", late=lambda room: True,
         ),
     )  # fmt: skip
 
@@ -228,6 +232,26 @@ class TrainRoom(Room):
         if view := self.view:
             where = f" from {view.checkpoint:,}" if view.checkpoint is not None else ""
             self.app.runs.start_worker(lambda: control.resume(view.run), busy=f"Resuming {view.name}{where}.")
+
+    def action_checkpoints(self) -> None:
+        """Ask for a checkpoint, and whether to evaluate it or to chat with it."""
+        if view := self.view:
+            losses = {item.step: f"validation loss {item.loss:.3f}" for item in view.state.validations}
+            options = [
+                ChoiceOption(view.run.at(step), f"Step {step:,}", losses.get(step, "")) for step in reversed(view.run.checkpoints)
+            ]
+            self.app.choose("Which checkpoint?", options, self._use_checkpoint)
+
+    def _use_checkpoint(self, run: Run) -> None:
+        def use(room: str) -> None:
+            if room == "evaluate":
+                self.app.run_to_evaluate = run
+            else:
+                self.app.adapter_to_load = run.adapter.relative_to(self.app.workspace).as_posix()
+            self.app.action_room(room)
+
+        options = [ChoiceOption("evaluate", "Evaluate"), ChoiceOption("chat", "Chat")]
+        self.app.choose(f"Step {run.step:,}", options, use)
 
     def action_new(self) -> None:
         self.app.runs.new_run()
