@@ -22,6 +22,7 @@ from mlxtune.core.json_fields import to_json
 from mlxtune.core.text import one_line, plural
 from mlxtune.evaluation import report as reports
 from mlxtune.evaluation.endpoints import endpoint_arms, remote_hosts
+from mlxtune.evaluation.failure_classes import load_failure_classes
 from mlxtune.evaluation.off_task.prompts import load_prompts
 from mlxtune.evaluation.report import EvaluationReport
 from mlxtune.models.resolve import resolve, same_base
@@ -210,7 +211,13 @@ def show_report(report: EvaluationReport, folder: Path) -> None:
     """Print a report, and where it is."""
     files = facts([("report", str(folder / reports.FILE)), ("outputs", str(folder / "outputs.jsonl"))])
     step = after_evaluation(folder, WorkspaceIndex(folder.parent.parent).read())
-    draw((Heading("Verdict"), *report_document(report, next_step_document(step) if step else ()), files))
+    draw(
+        (
+            Heading("Verdict"),
+            *report_document(report, next_step_document(step) if step else (), classes=load_failure_classes(folder, report)),
+            files,
+        )
+    )
 
 
 def _subject(which: str, overrides: list[str]) -> tuple[Recipe, Run | None]:

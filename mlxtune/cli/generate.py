@@ -171,15 +171,7 @@ def generate(
                 }
             )
         return
-    if offer.host:
-        if offer.files:
-            info(
-                ("  ! ", "bold warning"),
-                f"Text of {plural(len(offer.files), 'document')} will be sent: {one_line(', '.join(offer.files))}",
-            )
-        what = f"Up to {offer.questions:,} requests with training rows will be sent to {offer.host}"
-        consent = require_consent(what, teacher.send, "Consent with --send, or use a teacher on this machine with --local.")
-        request = replace(request, teacher=replace(request.teacher, consent=consent))
+    request = consent_to(offer, request, send=teacher.send)
     with progress_bar("looking for the model") as update:
         run = start(Path.cwd(), loaded, request, progress=update)
     if announce(run, "generation", detach=detach, json=json):
@@ -187,6 +179,20 @@ def generate(
         if code == 0 and run.state().phase == "finished":
             show_json({"run": run.id, **dict(run.state().summary)}) if json else show_generation(run, recipe)
         raise typer.Exit(code)
+
+
+def consent_to(offer: GenerationQuote, request: GenerationRequest, *, send: bool) -> GenerationRequest:
+    """Return ``request`` with the user's consent if its teacher is on another machine. Raise ``InputError`` without consent."""
+    if not offer.host:
+        return request
+    if offer.files:
+        info(
+            ("  ! ", "bold warning"),
+            f"Text of {plural(len(offer.files), 'document')} will be sent: {one_line(', '.join(offer.files))}",
+        )
+    what = f"Up to {offer.questions:,} requests with training rows will be sent to {offer.host}"
+    consent = require_consent(what, send, "Consent with --send, or use a teacher on this machine with --local.")
+    return replace(request, teacher=replace(request.teacher, consent=consent))
 
 
 def _request(tasks: TaskOptions, rows: RowOptions, teacher: TeacherSpec) -> GenerationRequest:

@@ -33,6 +33,7 @@ VERBS = {
     "train": "train:train",
     "search": "search:search",
     "eval": "evaluate:evaluate",
+    "improve": "improve:improve",
     "queue": "queue:app",
     "compare": "compare:compare",
     "score": "score:score",

@@ -90,6 +90,7 @@ class NearestRow:
     similarity: float  # 0 to 1: the cosine of the base's hidden states or, where there are none, Jaccard's of 5-grams
     reviews: tuple[ReviewDecision, ...]
     element: int | None = None
+    answer: str = optional("")  # its reference answer
 
     @property
     def location(self) -> Location:

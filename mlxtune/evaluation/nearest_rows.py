@@ -12,6 +12,7 @@ import numpy.typing as npt
 from mlxtune.core.files import write_text
 from mlxtune.core.json_fields import to_json
 from mlxtune.data import review
+from mlxtune.data.checks.check_input import target_text
 from mlxtune.data.duplicates import Array, normalize_text, shingles
 from mlxtune.data.review import ReviewState
 from mlxtune.data.rows import Row, prompt_text
@@ -43,7 +44,7 @@ def save_nearest(
     def nearest(index: int, similarity: float) -> NearestRow:
         row = train[index]
         file, line, element = row.location.file.name, row.location.line, row.location.element
-        return NearestRow(row.id, file, line, prompt_text(row), similarity, reviews(row), element)
+        return NearestRow(row.id, file, line, prompt_text(row), similarity, reviews(row), element, target_text(row))
 
     records = [
         {"id": row.id, **to_json(FailureLinks(reviews(row), tuple(nearest(*match) for match in matches)))}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from mlxtune.adapters.entry import AdapterEntry, with_template_settings
 from mlxtune.core.errors import InputError
@@ -25,12 +25,13 @@ def start(
     seeds: Sequence[Run] = (),
     consent: str = "",
     last_look: bool = False,
+    kind: Literal["eval", "validate"] = "eval",
 ) -> Run:
     """Start the worker that evaluates the arms of ``recipe``, with the adapter of ``run`` or of ``entry``; return the evaluation.
 
     Prompts are rendered as for the training of ``entry`` where ``recipe`` has only defaults. ``seeds`` are runs that differ from
     ``run`` only in the seed, including itself. ``consent`` is how the user agreed to send prompts to an endpoint. ``last_look``
-    evaluates the reserved rows. Raises ``InputError`` if a run has no adapter, and ``MachineError`` if the worker does not start.
+    evaluates the reserved rows, and the ``kind`` ``validate`` the validation rows. Raises ``InputError`` if a run has no adapter, and ``MachineError`` if the worker does not start.
     """
     template = ""
     if entry:
@@ -50,4 +51,4 @@ def start(
         request["consent"] = consent
     if seeds:
         request["seeds"] = [asdict(SeedAdapter(item.id, item.recipe().training.seed, str(item.adapter))) for item in seeds]
-    return launch.start(workspace, "eval", recipe, request, template=template)
+    return launch.start(workspace, kind, recipe, request, template=template)

@@ -48,6 +48,7 @@ from mlxtune.evaluation.endpoints import require_endpoints
 from mlxtune.evaluation.free_arms import AnsweredRows, free_arms
 from mlxtune.evaluation.holdout import contamination, ledger
 from mlxtune.evaluation.holdout.contamination import Contamination, TrainedRows
+from mlxtune.evaluation.holdout.ledger import HoldoutHistory
 from mlxtune.evaluation.off_task import prompts
 from mlxtune.evaluation.off_task.prompts import OffTaskPrompt
 from mlxtune.evaluation.off_task.result import compare_off_task
@@ -61,7 +62,7 @@ from mlxtune.planning.machine import this_machine
 from mlxtune.present.report import publish
 from mlxtune.recipe import Recipe
 from mlxtune.runs.events import read_all
-from mlxtune.runs.registry import run_of
+from mlxtune.runs.registry import Run, run_of
 from mlxtune.runs.worker import Worker, run_worker
 
 if TYPE_CHECKING:  # these import mlx, which must come after the BLAS
@@ -154,7 +155,8 @@ def _answer(worker: Worker, inputs: _Inputs, arms: Sequence[Arm], runner: ArmRun
         if arm.name == OPTIMIZED:
             arm, facts["optimizer"] = runner.optimize(arm, contract, inputs.splits)
             write_text(worker.folder / evidence.OPTIMIZED_PROMPT, f"{arm.prompt}\n")
-        answers = runner.answer(arm, inputs.rows)
+        answer = runner.answer_validation if Run(worker.folder).kind == "validate" else runner.answer
+        answers = answer(arm, inputs.rows)
         measured.arms.append(replace(answers, answers=score_answers(contract, rows, answers.answers)))
         if off_task and arm.name in (BASE, TUNED):
             measured.off_task_answers[arm.name] = runner.answer_off_task(arm, off_task, system)
@@ -225,9 +227,10 @@ def _finish(worker: Worker, inputs: _Inputs, measured: _Measured, facts: ReportF
     if measured.seeds:
         evidence.save_seed_answers(folder, measured.seeds)
     result_hash = ledger.result_hash(facts["contract"], {arm.name: arm.answers for arm in measured.arms})
-    history = ledger.enter(
-        folder, facts["row_ids"], result_hash, facts["run"] or facts["adapter"], last=facts.get("last_look", False)
-    )
+    history = HoldoutHistory(0, 0, 0, 0, 0)  # of validation rows
+    if Run(folder).kind == "eval":
+        adapter = facts["run"] or facts["adapter"]
+        history = ledger.enter(folder, facts["row_ids"], result_hash, adapter, last=facts.get("last_look", False))
     headline = contract.headline(recipe, has_preferences=measured.has_pairs)
     facts |= {"headline": headline, **ledger_facts(history)}
     if costs := _costs(facts):
@@ -263,7 +266,11 @@ def _read_inputs(worker: Worker) -> _Inputs:
     source = read_source(recipe.source, recipe.data.format, recipe.data.map)
     splits = split(source, recipe.data)
     is_last = bool(request.get("last_look"))
-    rows = _reserved_rows(worker, splits) if is_last else sample_rows(prompt_rows(splits.evaluated), recipe.evaluation.rows)
+    is_validation = Run(worker.folder).kind == "validate"
+    evaluated = [row for row in splits.valid if isinstance(row, PromptRow)] if is_validation else prompt_rows(splits.evaluated)
+    if not evaluated:
+        raise InputError("There are no validation rows.", hint="Set data.validation, for example to 0.1.")
+    rows = _reserved_rows(worker, splits) if is_last else sample_rows(evaluated, recipe.evaluation.rows)
     if contract.section.correct and all(row.reference is None for row in rows):
         raise InputError(
             "No held-out row has a reference answer, so there is nothing to measure.",
@@ -277,7 +284,7 @@ def _read_inputs(worker: Worker) -> _Inputs:
     is_used = seeds or STRONGEST in recipe.evaluation.arms
     validation = [row for row in splits.valid if isinstance(row, PromptRow)] if is_used else []
     adapters = [Path(seed.adapter) for seed in seeds] or ([adapter] if adapter else [])
-    found = contamination.check(workspace, adapters, rows)
+    found = contamination.check(workspace, [] if is_validation else adapters, rows)
     return _Inputs(contract, source, splits, rows, validation, adapter, seeds, *found)
 
 
@@ -357,9 +364,9 @@ def _facts(worker: Worker, inputs: _Inputs, loaded: LoadedModel, template: ChatT
 
 
 def _seal(worker: Worker, inputs: _Inputs) -> None:
-    """Record the split, so that its held-out rows can never be used for training."""
+    """Record the split, so that its held-out rows can never be used for training if they are evaluated."""
     try:
-        record_splits(inputs.source, worker.recipe.data, inputs.splits, seal=True)
+        record_splits(inputs.source, worker.recipe.data, inputs.splits, seal=Run(worker.folder).kind == "eval")
     except MachineError as error:
         worker.emit("warning", text=f"{error.message} Later training may use the held-out rows.")
 

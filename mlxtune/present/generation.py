@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 _REFUSALS = {
     "no_difference": "says the same as the good answer",
+    "not_correct": "differs from the reference",
     "no_reply": "no reply",
     "empty": "empty reply",
     "cut_off": "cut off at the token limit",

@@ -12,6 +12,7 @@ from mlxtune.evaluation.answer_statistics import MAX_CUT
 from mlxtune.evaluation.arms import BASE, OPTIMIZED, TUNED, is_free, is_tuned
 from mlxtune.evaluation.drilldown import FailedRow, failed_rows
 from mlxtune.evaluation.evidence import OPTIMIZED_PROMPT, NearestRow
+from mlxtune.evaluation.failure_classes import FailureClass, load_failure_classes
 from mlxtune.evaluation.off_task.prompts import OffTaskPrompt
 from mlxtune.evaluation.off_task.result import LEAST
 from mlxtune.evaluation.report import PAGES, ArmResult, EvaluationReport, OptimizerFacts, Rate, StrongestFacts, token_limit
@@ -42,14 +43,24 @@ from mlxtune.present.verdict import report_facts, verdict
 FAILURE_KINDS = 6  # maximum number of rows in the failures table
 SHOWN = 6  # maximum number of failed rows on a page
 _QUESTION_LENGTH = 140  # maximum characters of a training row's question
+REMEDIES = {
+    "more_rows": "more rows of this kind", "contradiction": "agreeing labels: near-copies in training differ",
+    "more_updates": "more updates", "larger_base": "a larger base", "longer_answers": "a higher evaluation.max_tokens",
+    "grammar": "a grammar",
+}  # fmt: skip
 _REVIEWED = {
     "accept": "accepted by", "reject": "rejected by", "skip": "skipped by", "tie": "called a tie by", "bad": "marked bad by",
     "swap": "swapped by", "edit": "edited by", "tag": "tagged by", "note": "annotated by",
 }  # fmt: skip
 
 
-def report_document(report: EvaluationReport, next_step: Document = (), failures: Sequence[FailedRow] = ()) -> Document:
-    """Describe a report, what to do next, and the first of its ``failures``."""
+def report_document(
+    report: EvaluationReport,
+    next_step: Document = (),
+    failures: Sequence[FailedRow] = (),
+    classes: Sequence[FailureClass] = (),
+) -> Document:
+    """Describe a report, what to do next, and the first of its ``failures`` and of their ``classes``."""
     tables = report_tables(report)
     after_rates = 1 + tables.index(rates_table(report))
     return (
@@ -59,6 +70,7 @@ def report_document(report: EvaluationReport, next_step: Document = (), failures
         *tables[:after_rates],
         *_square(report),
         *tables[after_rates:],
+        *([classes_table(classes, report.subject.name)] if classes else []),
         *_samples(report, failures),
         Heading("Facts"),
         evaluation_facts(report),
@@ -95,7 +107,7 @@ def publish(report: EvaluationReport, folder: Path) -> None:
 
 def render_pages(report: EvaluationReport, folder: Path) -> dict[str, str]:
     """Return the text of each page of a report. Raises ``InputError`` if the stored answers are missing."""
-    document = report_document(report, failures=failed_rows(folder, report))
+    document = report_document(report, failures=failed_rows(folder, report), classes=load_failure_classes(folder, report))
     name, base = report.facts.get("name", ""), report.facts.get("base", "")
     about = " · ".join(filter(None, [name, base, _date(report.facts.get("made", ""))]))
     title = f"{name or 'evaluation'}: {word(report.outcome) if report.outcome else 'base'}"
@@ -462,6 +474,32 @@ def off_task_table(report: EvaluationReport) -> Table | None:
         note += f"; not counted, because both arms' rates add up to under {LEAST:.0%}: {one_line(', '.join(names))}"
     legend = f"Dashed line: the margin, a drop of {100 * result.margin:g} points. An interval to its right means held."
     return Table("Off-task prompts", note, columns, tuple(rows), legend)
+
+
+def classes_table(classes: Sequence[FailureClass], arm: str) -> Table:
+    """Return the classes of the rows that ``arm`` fails, each with its nearest training row and what would help."""
+    rows = tuple(
+        (
+            Cell(f"{len(one.group.rows):,}"),
+            Cell(failure_class_text(one)),
+            Cell(REMEDIES[one.remedy]),
+            Cell(f"{one.evidence:,}", "muted"),
+            Cell(one_line(f"{near[0].location.place}: {near[0].question}" if (near := one.nearest) else "–", 40), "muted"),
+        )
+        for one in classes[:FAILURE_KINDS]
+    )
+    columns = (
+        Column("rows", right=True), Column("what is wrong"), Column("what would help"), Column("for", right=True, priority=1),
+        Column("nearest training row", priority=2),
+    )  # fmt: skip
+    return Table(f"Failed rows of {arm} by class", "", columns, rows)
+
+
+def failure_class_text(one: FailureClass) -> str:
+    """Return what is wrong with the rows of a class: ``label /category: billing, not account``."""
+    kind = one_line(failure_name(one.group.kind), 40)
+    what = kind if one.type in ("cut", "format", "answer") else f"{one.type} {kind}" if kind.startswith("/") else kind
+    return f"{what}: {one_line(one.given, 24)}, not {one_line(one.expected, 24)}" if one.expected else what
 
 
 def failures_table(report: EvaluationReport) -> Table | None:

@@ -55,6 +55,7 @@ class RunKind:
 RUN_KINDS = {
     "train": RunKind("runs", "mlxtune.training.worker", "training run", "Start one with: mlxtune train RECIPE"),
     "eval": RunKind("evals", "mlxtune.evaluation.worker", "evaluation", "Create one with: mlxtune eval RECIPE"),
+    "validate": RunKind("validations", "mlxtune.evaluation.worker", "validation", "Create one with: mlxtune improve RUN"),
     "search": RunKind(
         "searches", "mlxtune.training.search.search_worker", "search", "Start one with: mlxtune search RECIPE", "searches"
     ),

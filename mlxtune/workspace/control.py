@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -80,6 +81,20 @@ def evaluate(
     return start.start(workspace, recipe, run, entry, seeds=seeds, consent=consent, last_look=last_look)
 
 
+def validate(workspace: Path, run: Run, *, max_tokens: int | None = None, progress: Progress = _quiet) -> Run:
+    """Start an evaluation of a run's adapter and its base on the validation rows, which counts neither as a verdict nor as a look.
+
+    ``max_tokens`` replaces the recipe's limit of answers.
+    """
+    from mlxtune.evaluation import start
+
+    recipe = registry.evaluation_recipe(run)[0]
+    section = replace(recipe.evaluation, arms=["base", "tuned"], rows=0, regression="")
+    recipe = replace(recipe, evaluation=replace(section, max_tokens=max_tokens or section.max_tokens))
+    fetch_base(recipe, progress)
+    return start.start(workspace, recipe, run, kind="validate")
+
+
 def export(
     workspace: Path,
     entry: AdapterEntry,
@@ -122,7 +137,7 @@ def stop_effect(kind: str, state: RunState) -> StopEffect:
     """Return what stopping a run of this ``kind`` leaves behind."""
     if kind == "search":
         return StopEffect.TRIAL_CHECKPOINT
-    if kind == "eval":
+    if kind in ("eval", "validate"):
         return StopEffect.ANSWERS
     return StopEffect.CHECKPOINT if kind == "train" and state.step else StopEffect.NOTHING
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import threading
@@ -155,6 +156,24 @@ def test_prompts_are_answered_and_trained_only_after_the_review(
     assert [one.id for one in after.train] == [*[one.id for one in before.train], row.id]
     assert [one.id for one in after.test] == [one.id for one in before.test]
     assert review.load(recipe.source).steps
+
+
+def test_a_new_answer_to_a_training_prompt_must_be_correct_and_new(recipe: Recipe, stub: JudgeStub, generate: Generate) -> None:
+    recipe = replace(recipe, evaluation=replace(recipe.evaluation, correct=["number"]))
+    train = [row for row in split(read_source(recipe.source), recipe.data).train if isinstance(row, Conversation)][:3]
+    numbers = {row.prompt[-1].content: re.findall(r"\d+", row.reference)[0] for row in train}
+    new, same, wrong = numbers
+    replies = {
+        new: answer(f"Somebody reads your letter today; its place in the queue is {numbers[new]}."),
+        same: next(row.reference for row in train if row.prompt[-1].content == same),
+        wrong: answer("Somebody reads your letter today; its place in the queue is 999."),
+    }
+    stub.answer = lambda messages: replies[messages[-1]["content"]]
+    run = generate(recipe, GenerationRequest("retries", endpoint(stub), 20, 2, rows=tuple(row.id for row in train)))
+    (row,) = read_file(generated_path(recipe.source))
+    assert isinstance(row, Conversation)
+    assert (row.prompt[-1].content, row.reference) == (new, replies[new])
+    assert refused(run) == {"no_difference": 1, "not_correct": 1}
 
 
 @pytest.mark.slow

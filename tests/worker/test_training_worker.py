@@ -14,14 +14,16 @@ from mlxtune.core.errors import InputError
 from mlxtune.data.review import ReviewSession, with_keys
 from mlxtune.data.source import read_source
 from mlxtune.data.split import split
-from mlxtune.evaluation import report
+from mlxtune.evaluation import history, report
 from mlxtune.evaluation import start as evaluations
+from mlxtune.evaluation.holdout import ledger
 from mlxtune.models.resolve import resolve
 from mlxtune.recipe import load
 from mlxtune.runs import events, launch, registry
 from mlxtune.runs.locks import is_locked
 from mlxtune.runs.registry import Run
 from mlxtune.training import start as starts
+from mlxtune.workspace import control
 
 pytestmark = pytest.mark.slow
 
@@ -76,6 +78,12 @@ def test_run_trains_and_is_evaluated(workspace: Path, monkeypatch: pytest.Monkey
     facts = report.load(third.folder).facts
     assert (facts["run"], facts["adapter_step"]) == (f"{run.id}@{step}", step)
     assert facts["costs"]["tuned"]["tokens"] > 0
+    validation = control.validate(workspace, run)
+    wait_for_state(validation, lambda state: state.ended)
+    facts = report.load(validation.folder).facts
+    assert facts["row_ids"] == [row.id for row in splits.valid]
+    assert ledger.looks(workspace, [*splits.valid, *splits.test]) == 2
+    assert validation.folder not in [one.run.folder for one in history.evaluations(workspace)]
     assert library.find(workspace, f"tiny@{step}").score.folder == third.folder  # type: ignore[union-attr]
     assert library.find(workspace, run.id).score.folder == evaluation.folder  # type: ignore[union-attr]
 

@@ -109,6 +109,12 @@ def first_stage(context: GenerationContext, request: GenerationRequest) -> First
         return FirstStage(tuple(asked), passages=tuple(chosen))
     if request.task == "pairs":
         return FirstStage(subjects=tuple(questions.pair_subjects(context.examples, request.count, request.seed)))
+    if request.task == "retries":
+        rows = [row for row in context.examples if isinstance(row, Conversation)][: request.count]
+        subjects = (
+            Subject(row.prompt, meta=questions.common_meta([row]), examples=(row.id,), reference=row.reference) for row in rows
+        )
+        return FirstStage(subjects=tuple(subjects))
     if request.task == "answers":
         return FirstStage(subjects=tuple(_prompt_subjects(context, request)[: request.count]))
     return FirstStage()

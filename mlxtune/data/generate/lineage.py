@@ -11,7 +11,7 @@ from mlxtune.data.rows import Row
 KEY = "generated"  # in a row's metadata
 VERSION = 1
 
-Task = Literal["answers", "variations", "documents", "pairs", "scores"]
+Task = Literal["answers", "variations", "documents", "pairs", "scores", "retries"]
 
 
 @dataclass(frozen=True)

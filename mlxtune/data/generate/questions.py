@@ -53,6 +53,7 @@ class Subject:
     context: str = ""
     good: str = ""
     flaw: str = ""
+    reference: str = ""  # by which an answer must be correct
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ class GenerationRequest:
 
     Examples are the training rows that match ``filter`` and have the value of ``where`` (``category=account``), or those with the IDs
     ``rows``. ``about`` tells the teacher what to write about. ``prompts`` is a file with prompts to answer, ``documents`` a folder.
-    With ``rubric`` (a file, or ``default``), the teacher also grades the candidates.
+    ``retries`` are new answers to the prompts of the examples, which must be correct by their references. With ``rubric`` (a file, or ``default``), the teacher also grades the candidates.
     """
 
     task: Task

@@ -22,6 +22,7 @@ from mlxtune.data import review
 from mlxtune.data.checks.check_input import target_text
 from mlxtune.data.checks.contract import ContractScorer
 from mlxtune.data.checks.corpus import json_fields
+from mlxtune.data.duplicates import jaccard
 from mlxtune.data.generate import questions
 from mlxtune.data.generate.context import (
     FirstStage,
@@ -37,6 +38,7 @@ from mlxtune.data.generate.questions import Subject, TeacherQuestion
 from mlxtune.data.generate.request import GenerationRequest
 from mlxtune.data.generate.selection import (
     HELD_OUT,
+    SAME_ANSWER,
     KnownTexts,
     Proposal,
     Refusal,
@@ -62,10 +64,12 @@ from mlxtune.data.source_files import generated_path
 from mlxtune.data.split import record_splits
 from mlxtune.evaluation.answer_budget import answer_budget
 from mlxtune.evaluation.check_process import contract_scorer
+from mlxtune.evaluation.contract import Contract
 from mlxtune.evaluation.judge import rubric
 from mlxtune.evaluation.judge.endpoint import CostCapReached
 from mlxtune.evaluation.judge.paid_calls import make_calls, read_calls
 from mlxtune.evaluation.progress import progress_reporter
+from mlxtune.evaluation.scorers import CORRECT, ModelAnswer
 from mlxtune.models.cpu import blas
 from mlxtune.models.resolve import resolve
 from mlxtune.planning.machine import this_machine
@@ -103,7 +107,7 @@ class _Generation:
 
     def choose_subjects(self, first: FirstStage) -> list[Subject]:
         """Return the prompts to answer. New ones must not repeat any row of the source, or one another."""
-        if first.subjects and self.request.task == "pairs":
+        if first.subjects and self.request.task in ("pairs", "retries"):
             return list(first.subjects)
         file = self.worker.folder / "stage-prompts.json"
         if file.is_file():
@@ -150,7 +154,7 @@ class _Generation:
         """Ask for answers to ``subjects``, and return the rows that pass ``check``."""
         request = self.request
         train = [row for row in self.context.train if isinstance(row, Conversation)]
-        shots = questions.SHOTS if self.teacher.uses_examples else 0
+        shots = questions.SHOTS if self.teacher.uses_examples and request.task != "retries" else 0
         asked = questions.answer_questions(subjects, train, request.candidates, request.seed, shots=shots)
         replies = self.ask("answers", [question for _, own in asked for question in own])
         proposals = []
@@ -163,11 +167,23 @@ class _Generation:
                 elif self._is_complete(reply) and reply.text.strip() not in texts:
                     texts.add(reply.text.strip())
                     row = self._row(subject, question, reply)
-                    if refusal := check(row):
+                    if refusal := check(row) or self._judge(subject, text=reply.text.strip()):
                         self.refusals.append(refusal)
                     else:
                         proposals.append(Proposal(number, row))
         return proposals
+
+    def _judge(self, subject: Subject, text: str) -> Refusal | None:
+        """Return why an answer is refused by the subject's reference: it is not correct, or says the same."""
+        if not subject.reference:
+            return None
+        contract = Contract.from_recipe(self.worker.recipe)
+        prompt = "\n\n".join(message.content for message in subject.prompt)
+        if contract.section.correct:
+            score = contract.score_metric(CORRECT, ModelAnswer(text, reference=subject.reference, prompt=prompt))
+            if score is None or not score.passed:
+                return Refusal("not_correct", text, score.kind if score else "")
+        return Refusal("no_difference", text) if jaccard(text, subject.reference) >= SAME_ANSWER else None
 
     def _is_complete(self, reply: TeacherReply) -> bool:
         """Return whether ``reply`` has text and ended by itself; refuse it otherwise."""

@@ -18,6 +18,7 @@ from mlxtune.evaluation.arms import arm_names
 from mlxtune.evaluation.compare import EvaluationComparison, compare_evaluations, find_side
 from mlxtune.evaluation.drilldown import ScoredRow
 from mlxtune.evaluation.evidence import load_off_task
+from mlxtune.evaluation.failure_classes import FailureClass, load_failure_classes
 from mlxtune.evaluation.failure_groups import EVERY_KIND, failure_groups
 from mlxtune.evaluation.history import evaluations
 from mlxtune.evaluation.off_task.prompts import OffTaskPrompt
@@ -338,7 +339,13 @@ class EvaluateRoom(Room):
         elif isinstance(self.focused, PairedTable):
             self.focused.action_choose()
         else:
-            self.app.push_screen(PageScreen("Report", cache(partial(draw.rows, report_document(self.report.report)))))
+            loaded = self.report
+
+            def show(classes: list[FailureClass]) -> None:
+                document = report_document(loaded.report, classes=classes)
+                self.app.push_screen(PageScreen("Report", cache(partial(draw.rows, document))))
+
+            self.run_job(partial(load_failure_classes, loaded.folder, loaded.report), show)
 
     def on_list_panel_moved(self, event: ListPanel.Moved) -> None:
         event.stop()
