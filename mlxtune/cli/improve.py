@@ -62,7 +62,7 @@ def improve(
     classes = load_failure_classes(folder, report)
     if not json:
         draw(_validation_document(report, classes))
-    examples = list(dict.fromkeys(one.id for group in classes for one in group.nearest))
+    examples = list(dict.fromkeys(one.id for found in classes for one in found.nearest))
     if not examples:
         raise InputError("No validation row fails that has similar training rows.", hint=f"Evaluate it: mlxtune eval {run.id}")
     generation = _propose(run, recipe, examples[:n], teacher, n, candidates)

@@ -1,6 +1,7 @@
 """Group an evaluation's failed rows by what is wrong with them, and decide what would help.
 
-The evidence is the stored scores, the reference answers, and the nearest training rows with their answers.
+The evidence is the stored scores, the reference answers, and the nearest training rows with their answers. A teacher may see these
+training rows, but never a held-out row.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ from mlxtune.data.duplicates import THRESHOLD, jaccard
 from mlxtune.data.rows import messages_text
 from mlxtune.evaluation.drilldown import Drilldown, ScoredRow
 from mlxtune.evaluation.evidence import NearestRow
-from mlxtune.evaluation.failure_groups import FailureGroup
 from mlxtune.evaluation.report import EvaluationReport
 from mlxtune.evaluation.scorers.json_search import find_json
 from mlxtune.evaluation.scorers.output_text import strip_thinking
@@ -30,13 +30,14 @@ _CUT, _CALLS = ("cut_off", "in_a_loop"), ("no_call", "number_of_calls", "/name")
 
 @dataclass(frozen=True)
 class FailureClass:
-    """Rows that fail alike: ``given`` instead of ``expected`` if they confuse two labels, and their nearest training rows.
+    """Rows that fail alike, in the class ``kind``: with ``given`` instead of ``expected`` if they confuse two labels.
 
     ``remedy`` is what would help, for ``evidence`` of the rows.
     """
 
     type: FailureType
-    group: FailureGroup
+    kind: str
+    rows: tuple[ScoredRow, ...]
     remedy: Remedy
     evidence: int
     expected: str = ""
@@ -44,9 +45,10 @@ class FailureClass:
 
     @property
     def nearest(self) -> list[NearestRow]:
-        """The training rows that are nearest to most of the rows."""
-        by_id = {one.id: one for row in self.group.rows if row.links for one in row.links.nearest}
-        return [by_id[id] for id in self.group.examples]
+        """The training rows that are nearest to the rows, those of most rows first."""
+        found = [one for row in self.rows if row.links for one in row.links.nearest]
+        by_id = {one.id: one for one in found}
+        return [by_id[id] for id, _ in Counter(one.id for one in found).most_common()]
 
 
 def load_failure_classes(folder: Path, report: EvaluationReport) -> list[FailureClass]:
@@ -66,7 +68,7 @@ def failure_classes(rows: Sequence[ScoredRow], arm: str, updates: int = 0) -> li
     for row in rows:
         by_kind[row.scores[arm].kind].append(row)
     found = [one for kind, same in by_kind.items() for one in _classes(kind, same, arm, updates)]
-    return sorted(found, key=lambda one: -len(one.group.rows))
+    return sorted(found, key=lambda one: -len(one.rows))
 
 
 def _classes(kind: str, rows: Sequence[ScoredRow], arm: str, updates: int) -> list[FailureClass]:
@@ -78,10 +80,8 @@ def _classes(kind: str, rows: Sequence[ScoredRow], arm: str, updates: int) -> li
         by_pair[pair if pairs[pair] > 1 else ("", "")].append(row)
     result = []
     for (expected, given), same in by_pair.items():
-        counts = Counter(one.id for row in same if row.links for one in row.links.nearest)
-        group = FailureGroup(kind, tuple(same), tuple(id for id, _ in counts.most_common()))
         type = _type(kind, is_label=bool(expected))
-        result.append(FailureClass(type, group, *_remedy(type, group, arm, updates), expected, given))
+        result.append(FailureClass(type, kind, tuple(same), *_remedy(type, kind, same, arm, updates), expected, given))
     return result
 
 
@@ -95,15 +95,14 @@ def _type(kind: str, *, is_label: bool) -> FailureType:
     return "label" if is_label else "answer" if kind == "other" else "format"
 
 
-def _remedy(type: FailureType, group: FailureGroup, arm: str, updates: int) -> tuple[Remedy, int]:
+def _remedy(type: FailureType, kind: str, rows: Sequence[ScoredRow], arm: str, updates: int) -> tuple[Remedy, int]:
     """Return what would help most, and for how many of the rows the evidence says so."""
-    rows = group.rows
     if type == "cut":
         return "longer_answers", sum(row.scores[arm].kind == "cut_off" for row in rows)
-    contradicted = sum(_contradicts(row, group.kind, arm) for row in rows)
+    contradicted = sum(_contradicts(row, kind, arm) for row in rows)
     if 2 * contradicted >= len(rows):
         return "contradiction", contradicted
-    shown = sum(_is_shown(row, group.kind) for row in rows)
+    shown = sum(_is_shown(row, kind) for row in rows)
     if 2 * shown < len(rows) and type != "format":
         return "more_rows", len(rows) - shown
     if updates < _FEW_UPDATES:

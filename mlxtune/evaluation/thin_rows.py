@@ -20,7 +20,7 @@ from mlxtune.data.generate.context import training_rows
 from mlxtune.data.groups import OUTLIERS
 from mlxtune.data.rows import PromptRow, last_prompt
 from mlxtune.evaluation.drilldown import Drilldown
-from mlxtune.evaluation.failure_groups import EVERY_KIND, failure_groups
+from mlxtune.evaluation.failure_classes import failure_classes
 from mlxtune.evaluation.history import evaluations
 from mlxtune.planning.cluster_process import ClusterProcess
 from mlxtune.recipe import Recipe
@@ -90,12 +90,10 @@ def _failures(workspace: Path, recipe: Recipe, train: Mapping[str, PromptRow]) -
             continue
         arm = report.subject.name
         rows = Drilldown(evaluation.run.folder).rows_for(report.answer_metric, arm, passed=False)
-        groups = [group for group in failure_groups(rows, arm) if len(group.rows) >= _MIN_FAILURES]
-        alike = [group for group in groups if group.kind != EVERY_KIND]
-        for group in (alike or groups)[:_MAX_OF_A_KIND]:
-            examples = [train[id] for id in group.examples if id in train]
-            if examples:
-                yield _thin("failures", len(group.rows), examples, "" if group.kind == EVERY_KIND else group.kind)
+        alike = [found for found in failure_classes(rows, arm) if len(found.rows) >= _MIN_FAILURES]
+        for found in alike[:_MAX_OF_A_KIND]:
+            if examples := [train[one.id] for one in found.nearest if one.id in train]:
+                yield _thin("failures", len(found.rows), examples, found.kind)
         return
 
 

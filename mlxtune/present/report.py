@@ -480,7 +480,7 @@ def classes_table(classes: Sequence[FailureClass], arm: str) -> Table:
     """Return the classes of the rows that ``arm`` fails, each with its nearest training row and what would help."""
     rows = tuple(
         (
-            Cell(f"{len(one.group.rows):,}"),
+            Cell(f"{len(one.rows):,}"),
             Cell(failure_class_text(one)),
             Cell(REMEDIES[one.remedy]),
             Cell(f"{one.evidence:,}", "muted"),
@@ -497,7 +497,7 @@ def classes_table(classes: Sequence[FailureClass], arm: str) -> Table:
 
 def failure_class_text(one: FailureClass) -> str:
     """Return what is wrong with the rows of a class: ``label /category: billing, not account``."""
-    kind = one_line(failure_name(one.group.kind), 40)
+    kind = one_line(failure_name(one.kind), 40)
     what = kind if one.type in ("cut", "format", "answer") else f"{one.type} {kind}" if kind.startswith("/") else kind
     return f"{what}: {one_line(one.given, 24)}, not {one_line(one.expected, 24)}" if one.expected else what
 

@@ -45,7 +45,7 @@ def test_failures_come_first(tmp_path: Path):
     write_evaluation(tmp_path, base=[BAD] * 4, tuned=[GOOD, BAD, BAD, BAD])
     recipe = load(tmp_path / "shop.toml")
     places = thin_rows(tmp_path, recipe)
-    assert (places[0].kind, places[0].count, places[0].name) == ("failures", 3, "")
+    assert (places[0].kind, places[0].count, places[0].name) == ("failures", 3, "prose")
     assert set(places[0].examples) <= {row.id for row in training_rows(recipe)}
 
 

@@ -18,14 +18,13 @@ from mlxtune.evaluation.arms import arm_names
 from mlxtune.evaluation.compare import EvaluationComparison, compare_evaluations, find_side
 from mlxtune.evaluation.drilldown import ScoredRow
 from mlxtune.evaluation.evidence import load_off_task
-from mlxtune.evaluation.failure_classes import FailureClass, load_failure_classes
-from mlxtune.evaluation.failure_groups import EVERY_KIND, failure_groups
+from mlxtune.evaluation.failure_classes import FailureClass, failure_classes, load_failure_classes
 from mlxtune.evaluation.history import evaluations
 from mlxtune.evaluation.off_task.prompts import OffTaskPrompt
 from mlxtune.evaluation.scorers.registry import metric_label
 from mlxtune.present.comparison import comparison_document
 from mlxtune.present.labels import failure_name
-from mlxtune.present.report import report_document
+from mlxtune.present.report import REMEDIES, failure_class_text, report_document
 from mlxtune.present.run import STATUS_LABELS
 from mlxtune.recipe import load
 from mlxtune.runs.registry import Run
@@ -418,23 +417,23 @@ class EvaluateRoom(Room):
         loaded, found, row = self.report, self.rows, self._row
         if loaded is None or found is None or row is None:
             return
-        groups = failure_groups(found.rows, found.filter.arm)
-        groups.sort(key=lambda group: (group.kind == EVERY_KIND, row not in group.rows))  # the one under the cursor first
+        updates = int(loaded.report.facts.get("adapter_step", 0))
+        classes = [one for one in failure_classes(found.rows, found.filter.arm, updates) if one.nearest]
+        classes.sort(key=lambda one: row not in one.rows)  # the one under the cursor first
         recipes, name = self.app.snapshot.recipes if self.app.snapshot else (), loaded.report.facts.get("name")
         recipe = next((view for view in recipes if view.recipe and view.recipe.name == name), None)
-        if not groups or recipe is None:
+        if not classes or recipe is None:
             text = "There are no training rows to use as examples." if recipe else "The recipe of this report is not in recipes/."
             self.app.notices.show(Notice("warning", text))
             return
 
         options = [
             ChoiceOption(
-                group.examples,
-                f"{plural(len(group.rows), 'row')}: {one_line(failure_name(group.kind), 30)}",
-                one_line(group.rows[0].row.question, 60),
+                tuple(near.id for near in one.nearest),
+                f"{plural(len(one.rows), 'row')}: {failure_class_text(one)}",
+                f"helps: {REMEDIES[one.remedy]}",
             )
-            for index, group in enumerate(groups)
-            if index < MAX_GROUPS or group.kind == EVERY_KIND
+            for one in classes[:MAX_GROUPS]
         ]
         text = "The teacher sees the training rows nearest to these, never the held-out rows themselves."
         title = "Write training rows for which failures?"
