@@ -16,7 +16,6 @@ from mlxtune.evaluation.failure_classes import FailureClass, load_failure_classe
 from mlxtune.evaluation.off_task.prompts import OffTaskPrompt
 from mlxtune.evaluation.off_task.result import LEAST
 from mlxtune.evaluation.report import PAGES, ArmResult, EvaluationReport, OptimizerFacts, Rate, StrongestFacts, token_limit
-from mlxtune.evaluation.scorers import CORRECT
 from mlxtune.evaluation.scorers.registry import FORMS, metric_label
 from mlxtune.evaluation.verdict import Comparison
 from mlxtune.present import html, markdown
@@ -40,7 +39,7 @@ from mlxtune.present.comparison import comparison_table
 from mlxtune.present.labels import change_text, failure_name, glyph_cell, outcome_mark, p_value, percent, word
 from mlxtune.present.verdict import report_facts, verdict
 
-FAILURE_KINDS = 6  # maximum number of rows in the failures table
+FAILURE_KINDS = 6  # maximum number of classes in the failures table
 SHOWN = 6  # maximum number of failed rows on a page
 _QUESTION_LENGTH = 140  # maximum characters of a training row's question
 REMEDIES = {
@@ -69,8 +68,8 @@ def report_document(
         report_facts(report),
         *tables[:after_rates],
         *_square(report),
-        *tables[after_rates:],
         *([classes_table(classes, report.subject.name)] if classes else []),
+        *tables[after_rates:],
         *_samples(report, failures),
         Heading("Facts"),
         evaluation_facts(report),
@@ -83,7 +82,6 @@ def report_tables(report: EvaluationReport) -> list[Table]:
     tables = [
         arms_table(report),
         rates_table(report),
-        failures_table(report),
         *comparison_tables(report),
         margins_table(report),
         answers_table(report),
@@ -492,7 +490,7 @@ def classes_table(classes: Sequence[FailureClass], arm: str) -> Table:
         Column("rows", right=True), Column("what is wrong"), Column("what would help"), Column("for", right=True, priority=1),
         Column("nearest training row", priority=2),
     )  # fmt: skip
-    return Table(f"Failed rows of {arm} by class", "", columns, rows)
+    return Table("Failures", f"of {one_line(arm, 40)}, by what is wrong", columns, rows)
 
 
 def failure_class_text(one: FailureClass) -> str:
@@ -500,24 +498,3 @@ def failure_class_text(one: FailureClass) -> str:
     kind = one_line(failure_name(one.kind), 40)
     what = kind if one.type in ("cut", "format", "answer") else f"{one.type} {kind}" if kind.startswith("/") else kind
     return f"{what}: {one_line(one.given, 24)}, not {one_line(one.expected, 24)}" if one.expected else what
-
-
-def failures_table(report: EvaluationReport) -> Table | None:
-    """Return the classes of failure of the verdict's arms on the headline metric, or ``None`` if no output fails."""
-    arms = verdict_arms(report)
-    counts = [arm.rate(report.headline_metric).failures for arm in arms]
-    most = {kind: max(by_kind.get(kind, 0) for by_kind in counts) for by_kind in counts for kind in by_kind}
-    kinds = sorted(most, key=lambda kind: (-most[kind], kind))
-    if not kinds:
-        return None
-    rows = []
-    for kind in kinds[:FAILURE_KINDS]:
-        cells = [Cell(one_line(failure_name(kind), 60))]
-        for by_kind in counts:
-            count = by_kind.get(kind, 0)
-            cells += [Cell(bar=IntervalBar(0, count, count, 0, most[kinds[0]])), Cell(f"{count:,}")]
-        rows.append(tuple(cells))
-    columns = [Column(), *(column for arm in arms for column in (Column(priority=2), Column(arm.name, right=True)))]
-    more = f"; {plural(len(kinds) - FAILURE_KINDS, 'more kind')} in report.json" if len(kinds) > FAILURE_KINDS else ""
-    counted = "each part that differs" if report.headline_metric == CORRECT else "first failure per row"
-    return Table("Failures", f"{counted}{more}", tuple(columns), tuple(rows))
