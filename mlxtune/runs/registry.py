@@ -142,9 +142,10 @@ class Run:
         ``crashed`` means that no process holds the lock and there is no terminal event. ``quiet`` means that a process holds the lock
         but has not written any event for ``QUIET_AFTER`` seconds.
         """
+        locked = is_locked(self.lock)  # before the events are read: a worker writes its last one before it releases the lock
         state = state or self.state()
         now = time.time() if now is None else now
-        if is_locked(self.lock) and not state.ended:  # a worker that wrote its terminal event is about to release it
+        if locked and not state.ended:  # a worker that wrote its terminal event is about to release it
             if state.updated and now - state.updated > QUIET_AFTER:
                 return "quiet"
             if state.waiting:

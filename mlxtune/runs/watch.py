@@ -18,10 +18,12 @@ def watch(run: Run) -> Iterator[tuple[list[Event], RunState]]:
     reader, state = EventReader(run.folder), RunState()
     while not state.ended:
         events = reader.read()
+        if (
+            not events and run.status(state) == "crashed" and not (events := reader.read())
+        ):  # it may have ended since the first read
+            raise _crash_error(run, state)
         state = state.apply(events)
         yield events, state
-        if not events and run.status(state) == "crashed":
-            raise _crash_error(run, state)
         if not state.ended:
             time.sleep(POLL)
 

@@ -17,6 +17,7 @@ from mlxtune.runs import registry
 from mlxtune.runs.events import EventWriter
 from mlxtune.runs.locks import file_lock
 from mlxtune.runs.registry import QUIET_AFTER, STARTING_FOR
+from mlxtune.runs.watch import watch
 
 STARTED = ("run.started", {"kind": "train", "name": "shop", "base": "m", "pid": os.getpid(), "host": "h", "steps": 10})
 FAILED = ("run.failed", {"error": "e", "hint": "", "code": 2})
@@ -249,3 +250,16 @@ def test_log_tail_is_the_end_of_the_log(make_run):
 
 def test_a_run_has_its_recipe(make_run, recipe):
     assert make_run().recipe().name == recipe.name
+
+
+def test_a_run_that_ends_between_the_read_and_the_check_has_not_crashed(tmp_path, monkeypatch):
+    folder = tmp_path / "runs" / "20261124-1412-a"
+    folder.mkdir(parents=True)
+    writer = EventWriter(folder)
+
+    def end(run, state):
+        writer.emit("run.finished", summary={})
+        return "crashed"
+
+    monkeypatch.setattr(registry.Run, "status", end)
+    assert [state.phase for _, state in watch(registry.Run(folder))] == ["finished"]
