@@ -103,7 +103,7 @@ def adapter_document(detail: AdapterDetail) -> Document:
 def _score_blocks(entry: AdapterEntry) -> Iterator[Block]:
     score, (mark, outcome) = entry.score, score_mark(entry)
     if score is None:
-        subject = entry.run if entry.is_from_run else f"RECIPE --adapter {entry.name}"
+        subject = (entry.name if "@" in entry.name else entry.run) if entry.is_from_run else f"RECIPE --adapter {entry.name}"
         yield text(outcome, "bold", mark)
         yield ActionBlock(EVALUATE, "evaluate it", f"mlxtune eval {subject}")
         return
