@@ -111,7 +111,7 @@ def _train(run: Run, recipe: Recipe, *, continued: bool, json: bool) -> None:
         ActionBlock("", "start the next round", f"mlxtune improve {after.id}"),
         ActionBlock("", "evaluate it on the held-out rows, once at the end", f"mlxtune eval {after.id}"),
     )
-    draw((*comparison_document(result), *actions))
+    draw((*comparison_document(result, "validation row"), *actions))
 
 
 def _validate(run: Run, max_tokens: int | None = None) -> Path:

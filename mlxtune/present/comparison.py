@@ -12,12 +12,12 @@ from mlxtune.present.labels import capital, change_text, outcome_cell, outcome_m
 from mlxtune.present.verdict import change_sentence
 
 
-def comparison_document(result: EvaluationComparison) -> Document:
+def comparison_document(result: EvaluationComparison, row: str = "held-out row") -> Document:
     """Describe which of two evaluations is better, and on which metrics."""
     compared = result.headline.paired.total
     fewer = f"; compared on {compared:,}" if compared < result.rows else ""
     return (
-        Heading("Verdict", f"{plural(result.rows, 'held-out row')}, the same for both{fewer}"),
+        Heading("Verdict", f"{plural(result.rows, row)}, the same for both{fewer}"),
         text(comparison_verdict(result), "bold", outcome_mark(result.headline.outcome)),
         *([Facts((Fact("rows needed", f"about {rows:,}", "to tell"),))] if (rows := _needed_rows(result)) else []),
         evaluation_comparison_table(result),
