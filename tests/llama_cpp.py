@@ -1,16 +1,16 @@
-"""llama.cpp itself, from the package xllamacpp, in a process of its own: it aborts on what it cannot compute."""
+"""llama.cpp itself, from the package xllamacpp."""
 
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from mlxtune.adapters.export.llama_server import LlamaSettings, llama_server
 
 CONTEXT = 512
 
@@ -52,36 +52,5 @@ def llama(
 
     ``template`` replaces the chat template in the file. If ``exact``, attention is computed in float32, otherwise as by default.
     """
-    command = [sys.executable, __file__, str(model), str(lora or ""), str(context), template, "exact" if exact else ""]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stdout is not None
-            assert process.stderr is not None
-            url = process.stdout.readline().strip()
-            assert url.startswith("http"), process.stderr.read()[-2000:]
-            yield Llama(url)
-        finally:
-            process.kill()
-
-
-def _serve(model: str, lora: str, context: str, template: str, exact: str) -> None:
-    """Serve ``model`` until the standard input closes."""
-    import xllamacpp
-
-    settings = xllamacpp.CommonParams()
-    settings.model.path, settings.n_ctx, settings.n_parallel, settings.port = model, int(context), 1, 0
-    settings.n_gpu_layers, settings.warmup, settings.fit_params, settings.verbosity = 0, False, False, -1
-    settings.cpuparams.n_threads = settings.cpuparams_batch.n_threads = 1
-    settings.endpoint_props, settings.chat_template = True, template
-    if exact:
-        settings.cache_type_k = settings.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
-        settings.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
-    if lora:
-        settings.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(lora, 1.0)]
-    server = xllamacpp.Server(settings)
-    print(server.listening_address, flush=True)
-    sys.stdin.read()
-
-
-if __name__ == "__main__":
-    _serve(*sys.argv[1:])
+    with llama_server(LlamaSettings(str(model), str(lora or ""), template, context, exact)) as url:
+        yield Llama(url)

@@ -6,7 +6,6 @@ time, with its base's quantization settings. Modules without an adapter are unch
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +16,14 @@ from mlx_lm.models.switch_layers import QuantizedSwitchLinear
 from mlx_lm.utils import dequantize_model, load_model, save_config, save_model
 
 from mlxtune.adapters.layout import read_layout
+from mlxtune.adapters.tokenizer_files import copy_tokenizer
 from mlxtune.core.errors import MachineError
 from mlxtune.core.text import one_line
 from mlxtune.models import load, lora
 from mlxtune.models.load import Quantize
 from mlxtune.models.resolve import ModelFolder
 
-_COPIED = ("*.json", "*.txt", "*.model", "*.jinja")  # the tokenizer, chat template and generation defaults, but no code
+_COPIED = ("*.json", "*.txt", "*.model", "*.jinja")  # the tokenizer and generation defaults, but no code
 _WRITTEN = ("config.json", "model.safetensors.index.json", "mlxtune.json", "fidelity.json")
 _QUANTIZED = nn.QuantizedLinear | nn.QuantizedEmbedding | QuantizedSwitchLinear
 
@@ -56,8 +56,10 @@ def fuse(source: ModelFolder, adapter: Path, *, requantize: bool, quantize: Quan
     return model, config
 
 
-def write_folder(model: nn.Module, config: dict[str, Any], source: ModelFolder, folder: Path, name: str) -> None:
-    """Write weights, configuration and tokenizer into ``folder``. This removes the weights from ``model``.
+def write_folder(
+    model: nn.Module, config: dict[str, Any], source: ModelFolder, folder: Path, name: str, template: str = ""
+) -> None:
+    """Write weights, configuration and tokenizer into ``folder``, with the chat ``template``. This removes the weights from ``model``.
 
     Raise ``MachineError`` if the disk is full; ``name`` is what the export is called.
     """
@@ -69,8 +71,7 @@ def write_folder(model: nn.Module, config: dict[str, Any], source: ModelFolder, 
         hint = "Check that the disk is not full."
         raise MachineError(f"{name} could not be written: {one_line(str(error), 120)}.", hint=hint) from error
     save_config(dict(config), folder / "config.json")
-    for file in (file for pattern in _COPIED for file in source.folder.glob(pattern) if file.name not in _WRITTEN):
-        shutil.copyfile(file, folder / file.name)
+    copy_tokenizer(source, folder, template, _COPIED, without=_WRITTEN)
 
 
 def _fused(module: nn.Module, *, requantize: bool) -> nn.Module:

@@ -11,10 +11,12 @@ from typing import Any, Literal
 
 from mlxtune.adapters.entry import AdapterEntry, read_lineage, score_from_lineage, score_to_lineage
 from mlxtune.adapters.layout import LINEAGE, read_layout
+from mlxtune.core.child_process import StoppableCall
 from mlxtune.core.files import new_folder, write_json, write_text
 from mlxtune.core.hashing import sha256_file
 from mlxtune.models import bundled
 from mlxtune.recipe.parent import CONFIG, WEIGHTS
+from mlxtune.runs.launch import TEMPLATE_FILE
 
 README = "README.md"
 Library = Literal["mlx", "peft"]
@@ -58,10 +60,20 @@ def read_license(folder: Path) -> str:
 Card = Callable[[AdapterEntry, PublishedBase, Library], str]
 
 
+def trained_template(entry: AdapterEntry) -> str:
+    """Return the chat template that ``entry`` was trained with, frozen; empty if its base has none.
+
+    Raise ``ModelError`` if its base is not on this machine, and ``GateError`` if programs would render it differently.
+    """
+    params = {"base": entry.base, "thinking": entry.thinking, "date": entry.date, "template": entry.template}
+    call = StoppableCall("mlxtune.adapters.template_worker", "frozen", params, name="The tokenizer process", hint="Try it again.")
+    return str(call.result(lambda what, share: None))
+
+
 def write_publishable(entry: AdapterEntry, base: PublishedBase, folder: Path, card: Card, library: Library = "mlx") -> list[str]:
     """Write the published files of ``entry``, except the weights, into ``folder``. Return their names.
 
-    The configuration (mlx-lm's) and lineage contain no local paths. ``library`` loads the adapter. Raise ``ModelError`` if the
+    They include the chat template that was trained. The configuration (mlx-lm's) and lineage contain no local paths. ``library`` loads the adapter. Raise ``ModelError`` if the
     adapter cannot be read.
     """
     layout = read_layout(entry.folder)
@@ -73,7 +85,10 @@ def write_publishable(entry: AdapterEntry, base: PublishedBase, folder: Path, ca
         lineage["parent"] = {"sha256": entry.parent.sha256, "run": entry.parent.run}
     write_json(folder / LINEAGE, lineage)
     write_text(folder / README, card(entry, base, library))
-    return [CONFIG, LINEAGE, README]
+    template = trained_template(entry)
+    if template:
+        write_text(folder / TEMPLATE_FILE, template)
+    return [CONFIG, LINEAGE, README, *([TEMPLATE_FILE] if template else [])]
 
 
 def write_adapter(entry: AdapterEntry, folder: Path, card: Card) -> list[str]:

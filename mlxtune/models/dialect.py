@@ -22,7 +22,7 @@ Tools = Sequence[dict[str, Any]]
 Apply = Callable[[Sequence[TurnDict], Tools, bool], str]  # turns, tools, whether to add the generation prompt
 
 Render = Callable[[Sequence[Message]], str]
-Systems = Literal["all", "first", "none"]
+Systems = Literal["all", "first", "last", "none"]
 _REASONING_KEYS = ("reasoning_content", "reasoning", "thinking")
 _SYSTEM, _LATE, _REASON = "Probe system 4823", "Probe late 7719", "Probe reason 6157"
 _QUESTION, _ANSWER, _NEXT = "Probe question 5141", "Probe answer 5142", "Probe question 5143"

@@ -7,7 +7,6 @@ only the tokens after it count as the answer, and everything that the row says m
 
 from __future__ import annotations
 
-import json
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -27,6 +26,7 @@ from mlxtune.data.rows import (
     Location,
     Message,
     Preference,
+    PromptRow,
     Row,
     TextRow,
     Unpaired,
@@ -47,8 +47,9 @@ from mlxtune.models.answer_span import (
 from mlxtune.models.control_tokens import ControlTokens
 from mlxtune.models.dialect import Dialect, TurnDict, end_tokens, find_dialect, with_word_in_system
 from mlxtune.models.encoded import Encoded, EncodedPair
+from mlxtune.models.portable import message_converter, plain_messages, probes, with_variables
 from mlxtune.models.resolve import ModelFolder
-from mlxtune.models.thinking import ThinkingControls, freeze_date, prints_date, template_variables, thinking_controls
+from mlxtune.models.thinking import ThinkingControls, freeze_date, prints_date, thinking_controls
 from mlxtune.models.thoughts import MARKERS
 from mlxtune.models.tool_calls import CallReader
 from mlxtune.recipe import Recipe, read_template
@@ -97,14 +98,50 @@ class ChatTemplate:
         own = own.get("default", "") if isinstance(own, dict) else own or ""
         return self.settings.source or str(own)
 
-    @property
+    @cached_property
     def frozen_source(self) -> str:
-        """The Jinja source with the date and the thinking mode of the settings built in, for programs that render with it."""
+        """The Jinja source that renders plain messages as in training, whatever a program passes besides them; empty if there is none.
+
+        Messages are converted only if the template renders one of the probes differently without that.
+        """
         variables = dict(self._variables)
         source = str(variables.pop("chat_template", self.source))
-        read = template_variables(source)
-        settings = (f"{{%- set {name} = {json.dumps(value)} %}}" for name, value in sorted(variables.items()) if name in read)
-        return "".join(settings) + source
+        if not source:
+            return ""
+        word = self.thinking.word(self.settings.thinking)
+        thinking = self.settings.thinking
+        frozen = with_variables(source, variables)
+        rendered = self.rendered_prompts(probes(self.dialect, thinking))
+        if all(self._renders(frozen, row) == tokens for row, tokens in rendered):
+            return frozen
+        converter = message_converter(self.dialect, thinking=thinking != "off", keep=thinking == "keep", word=word)
+        return converter + frozen
+
+    def _renders(self, source: str, row: PromptRow) -> list[int] | None:
+        """Return the prompt of ``row`` as transformers renders it with the template ``source``, or ``None`` if that fails."""
+        try:
+            tokens: list[int] = self.tokenizer._tokenizer.apply_chat_template(
+                plain_messages(row),
+                tools=list(row.tools) or None,
+                chat_template=source,
+                add_generation_prompt=True,
+                return_dict=False,
+            )
+        except Exception:  # a template is a program and may raise anything
+            return None
+        return tokens
+
+    def rendered_prompts(self, rows: Iterable[PromptRow]) -> list[tuple[PromptRow, list[int]]]:
+        """Return the ``rows`` that can be rendered and trained, with the tokens of their prompts."""
+        rendered = []
+        for row in rows:
+            try:
+                if isinstance(row, Conversation):
+                    self.answer(row.messages, row.tools, row.location)
+                rendered.append((row, self.prompt(row.prompt, row.tools)))
+            except TemplateError:
+                continue
+        return rendered
 
     @cached_property
     def added_bos(self) -> str:

@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from mlxtune.adapters.export.fidelity import ComparedAnswers, Fidelity, FidelityOutcome
+from mlxtune.adapters.export.fidelity import ComparedAnswers, Fidelity, FidelityOutcome, PromptDifference
 from mlxtune.adapters.export.tried import TriedExport
-from mlxtune.adapters.export.verification import PromptCheck, PromptDifference, Verification
+from mlxtune.adapters.export.verification import PromptCheck, Verification
 from mlxtune.core.text import one_line, size
 from mlxtune.evaluation.scorers.registry import metric_label
 from mlxtune.evaluation.verdict import Comparison
@@ -40,6 +40,8 @@ def outcome_mark(proof: Fidelity) -> tuple[Mark, str]:
 def fidelity_document(proof: Fidelity, folder: str = "", nbytes: int = 0) -> Document:
     mark, word = outcome_mark(proof)
     facts = [Fact("fidelity", word, mark=mark), Fact(LOST, percent(proof.lost_share)), Fact(IDENTICAL, identical(proof.answers))]
+    if proof.prompt:
+        facts.append(Fact("prompts", difference_text(proof.prompt), mark="error"))
     if folder:
         facts.append(Fact("folder", folder, size(nbytes)))
     labels = ("", "logits, mean", "max", "KL, nats per token", "same top token")

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from mlx_lm.utils import load_model
 from safetensors.numpy import save_file
-from tiny_model import make_tiny
+from tiny_model import CHATML, make_tiny
 
+from mlxtune.adapters import publish
 from mlxtune.core.files import write_json
 from mlxtune.core.json_fields import to_json
 from mlxtune.evaluation.verdict import Verdict
@@ -32,6 +33,16 @@ SIZES = {
     "down_proj": (64, 96),
 }
 WHERE = {name: ("mlp" if name in ("gate_proj", "up_proj", "down_proj") else "self_attn") for name in SIZES}
+
+
+trained_template = publish.trained_template
+
+
+@pytest.fixture(autouse=True)
+def frozen_template(monkeypatch: pytest.MonkeyPatch) -> str:
+    """Replace the child process that freezes the chat template of an adapter."""
+    monkeypatch.setattr(publish, "trained_template", lambda entry: CHATML)
+    return CHATML
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,15 @@ import llama_quantize
 import mlx.core as mx
 import numpy as np
 import pytest
+from gguf import GGUFReader
+from llama_cpp import llama
 from mlx.utils import tree_flatten
 from mlx_lm.tuner.utils import load_adapters
 from mlx_lm.utils import load as load_stock
-from mlx_lm.utils import load_model
+from mlx_lm.utils import load_model, load_tokenizer
 from tiny_architectures import make
 from tiny_model import make_tiny
+from transformers import AutoTokenizer
 from waiting import wait_until
 
 from mlxtune.adapters import fuse, library
@@ -30,7 +34,7 @@ from mlxtune.core.files import read_json, write_json
 from mlxtune.evaluation import outputs
 from mlxtune.evaluation.off_task import prompts
 from mlxtune.evaluation.verdict import compare
-from mlxtune.models import lora
+from mlxtune.models import lora, template
 from mlxtune.models.load import load as load_own
 from mlxtune.models.resolve import ModelFolder, resolve
 from mlxtune.recipe import AdapterSection
@@ -349,7 +353,7 @@ def test_gguf_is_read_back_and_measured(
     assert summary["outcome"] in ("faithful", "lossy")
     assert fidelity.load(trained_workspace / "my out").lost_share < {"q8_0": 0.1, "q4_k_m": 0.5}.get(precision, 0.005)
     assert {file.name for file in (trained_workspace / "my out").iterdir()} == {
-        start.GGUF_FILE if form == "gguf" else gguf.LORA_FILE, "fidelity.json", "mlxtune.json",
+        start.GGUF_FILE if form == "gguf" else gguf.LORA_FILE, "chat_template.jinja", "fidelity.json", "mlxtune.json",
     }  # fmt: skip
     assert not (worker.folder / "again").exists()
 
@@ -362,6 +366,59 @@ def with_merge(folder: Path) -> Path:
     tokenizer["model"]["merges"] = [["o", "k"]]
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
     return folder
+
+
+# Like Qwen3.5's: it thinks unless it is told not to, prints the date, and refuses a system turn.
+THINKING = (
+    "{%- if messages[0].role == 'system' %}{{ raise_exception('no system turn') }}{% endif %}{{ strftime_now('%d %b') }}"
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% if enable_thinking is not defined or enable_thinking %}<think>"
+    "{% else %}<think></think>{% endif %}{% endif %}"
+)
+
+
+@pytest.mark.parametrize("form", ["fused", "hf", "gguf", "gguf-lora"])
+def test_every_program_renders_the_prompts_of_training(trained_workspace: Path, form: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = with_merge(trained_workspace / "four")
+    replaced(base, THINKING)
+    summary = exporting.export(started(trained_workspace, form, monkeypatch, target=trained_workspace / "out"))
+    out = Path(summary["folder"])
+    assert summary["outcome"] == "faithful"
+    messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Question?"}]
+    expected = f"{time.strftime('%d %b')}<|im_start|>user\nBe brief.\n\nQuestion?<|im_end|>\n<|im_start|>assistant\n<think></think>"
+    template = (out / "chat_template.jinja").read_text()
+    if form == "gguf":
+        with llama(out / "model.gguf") as server:
+            assert server.post("/apply-template", {"messages": messages})["prompt"] == expected
+        field = GGUFReader(out / "model.gguf").fields["tokenizer.chat_template"]
+        assert bytes(field.parts[field.data[0]]).decode() == template
+        return
+    own = template if form == "gguf-lora" else json.loads((out / "tokenizer_config.json").read_text())["chat_template"]
+    assert own == template
+    folder = base if form == "gguf-lora" else out
+    named = {"chat_template": template} if form == "gguf-lora" else {}
+    for tokenizer in (AutoTokenizer.from_pretrained(folder), load_tokenizer(folder)):
+        assert tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False, **named) == expected
+
+
+@pytest.mark.parametrize("form", ["fused", "gguf"])
+def test_an_export_whose_program_renders_other_prompts_is_refused(
+    trained_workspace: Path, form: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replaced(with_merge(trained_workspace / "four"), THINKING)
+    worker = started(trained_workspace, form, monkeypatch, target=trained_workspace / "out")
+    monkeypatch.setattr(template, "with_variables", lambda source, variables: source)
+    with pytest.raises(GateError, match="renders prompts differently than in training"):
+        exporting.export(worker)
+    proof = fidelity.load(worker.folder)
+    assert (proof.outcome, proof.prompt.actual, proof.prompt.expected) == ("not_faithful", "", "<")
+    assert not (trained_workspace / "out").exists()
+
+
+def replaced(folder: Path, template: str) -> None:
+    """Replace the chat template of the model in ``folder``."""
+    settings = read_json(folder / "tokenizer_config.json")
+    write_json(folder / "tokenizer_config.json", settings | {"chat_template": template})
 
 
 def test_fused_tensor_names_match_transformers_architectures(tmp_path: Path) -> None:

@@ -55,7 +55,7 @@ def test_adapter_round_trips_through_private_repository(empty_workspace: Path, t
     repo = stub.repos[REPO]
     assert (done.private, repo.private, done.url) == (True, True, f"{stub.url}/{REPO}")
     assert done.commit == repo.sha
-    assert set(repo.files) == set(done.files) == {WEIGHTS, "README.md", CONFIG, "mlxtune.json"}
+    assert set(repo.files) == set(done.files) == {WEIGHTS, "README.md", CONFIG, "chat_template.jinja", "mlxtune.json"}
     assert repo.files[WEIGHTS] == entry.weights.read_bytes()
     pulled = hub.pull(empty_workspace, REPO, "back", str(tiny))
     assert sha256_file(pulled.weights) == entry.sha256()

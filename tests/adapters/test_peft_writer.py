@@ -12,9 +12,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 from tiny_architectures import make
+from tiny_model import CHATML, make_tiny
+from transformers import AutoTokenizer
 
-from mlxtune.adapters import library
+from mlxtune.adapters import library, publish
 from mlxtune.adapters.export import peft_writer
+from mlxtune.adapters.export.formats import copy_adapter, find_format
 from mlxtune.adapters.importers import peft
 from mlxtune.adapters.importers.importer import import_adapter
 from mlxtune.adapters.layout import read_layout
@@ -24,7 +27,7 @@ from mlxtune.models.resolve import ModelFolder, resolve
 from mlxtune.present.card import adapter_card
 from mlxtune.recipe import AdapterSection
 
-from .conftest import arrays, config, write
+from .conftest import arrays, config, trained_template, write
 from .test_importers import logits, merged
 
 
@@ -69,6 +72,26 @@ def test_exported_adapter_matches_peft_definition(
     card = (empty_workspace / "out" / "README.md").read_text()
     assert "library_name: peft" in card
     assert "vllm serve BASE --enable-lora" in card
+
+
+def test_the_copies_have_the_template_that_was_trained(
+    empty_workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publish, "trained_template", trained_template)
+    thinks = "{% if enable_thinking is not defined or enable_thinking %}<think>{% endif %}"
+    base = make_tiny(tmp_path / "base", template=CHATML.replace("{% endif %}", f"{thinks}{{% endif %}}"))
+    lineage = {"run": "r", "thinking": "off", "base": str(base)}
+    folder = write(empty_workspace / "own", arrays(), config(), lineage)
+    entry = import_adapter(empty_workspace, folder, "first", str(base))
+    for form, option in (("peft", ""), ("mlx", "--lora")):
+        out, names = copy_adapter(empty_workspace, entry, find_format(form, option), adapter_card)
+        assert {file.name for file in out.iterdir()} == {*names}
+        loaded = {"peft": out, "mlx": base}[form]  # where the program finds the tokenizer
+        named = {} if form == "peft" else {"chat_template": (out / "chat_template.jinja").read_text()}
+        prompt = AutoTokenizer.from_pretrained(loaded).apply_chat_template(
+            [{"role": "user", "content": "Hi"}], add_generation_prompt=True, tokenize=False, **named
+        )
+        assert prompt == "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
 
 
 def test_scale_survives_the_division_by_rank(empty_workspace: Path) -> None:

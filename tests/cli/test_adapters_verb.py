@@ -173,6 +173,7 @@ def test_adapter_export_includes_card(ok, cli, shop):
         "README.md",
         "adapter_config.json",
         "adapters.safetensors",
+        "chat_template.jinja",
         "mlxtune.json",
     ]
     assert "already exists" in cli("export", "mlx", "--lora", "--to", "out").err

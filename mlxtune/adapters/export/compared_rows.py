@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -46,12 +47,15 @@ class ComparedRows:
             self.contract = None
 
     def answers(
-        self, loaded: LoadedModel, name: str, adapter: Path | None
+        self, loaded: LoadedModel, name: str, adapter: Path | None, source: str = ""
     ) -> tuple[tuple[Answer, ...], list[tuple[list[int], list[int]]]]:
-        """Return greedy answers, and the tokens of each prompt and answer (including the stop token, if there is one)."""
+        """Return greedy answers, and the tokens of each prompt and answer (including the stop token, if there is one).
+
+        ``source`` is the chat template of a model whose own template is frozen.
+        """
         from mlxtune.evaluation.outputs import AnswerOptions, generate_answers
 
-        template, tokenizer = self.template(loaded), loaded.tokenizer
+        template, tokenizer = self.template(loaded, source), loaded.tokenizer
         arm, kind = Arm(name, adapter), HELD_OUT_ROW if self.contract else prompts.OFF_TASK
         self.worker.emit("arm.started", arm=name, rows=len(self.rows), of=kind)
         # the base's cached answers are not those of an export
@@ -72,11 +76,12 @@ class ComparedRows:
             tokens.append((template.prompt(arm.prompt_for(row), row.tools), answer))
         return answers.answers, tokens
 
-    def template(self, loaded: LoadedModel) -> ChatTemplate:
-        """Return the chat template with which the adapter was trained."""
+    def template(self, loaded: LoadedModel, source: str = "") -> ChatTemplate:
+        """Return the chat template with which the adapter was trained; ``source`` replaces that of ``loaded``."""
         from mlxtune.models.template import TemplateSettings, load_template
 
-        return load_template(loaded.source, TemplateSettings.from_recipe(self.worker.recipe), loaded.tokenizer)
+        settings = TemplateSettings.from_recipe(self.worker.recipe)
+        return load_template(loaded.source, replace(settings, source=settings.source or source), loaded.tokenizer)
 
     def max_tokens(self, template: ChatTemplate) -> int:
         if self.contract is None:

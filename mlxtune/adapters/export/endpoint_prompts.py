@@ -18,7 +18,7 @@ from typing import Any
 
 from mlxtune.core.errors import InputError, MachineError
 from mlxtune.core.text import one_line
-from mlxtune.data.rows import PromptRow
+from mlxtune.data.rows import REASONING, PromptRow
 from mlxtune.evaluation.judge.endpoint import host, is_local
 
 _TIMEOUT = 60.0  # seconds
@@ -75,7 +75,8 @@ def rendered_prompt(url: str, model: str, row: PromptRow, encode: Callable[[str]
     from mlxtune.evaluation.endpoint_answers import openai_message  # imports mlx
 
     root = url.removesuffix("/v1")
-    body: dict[str, Any] = {"messages": [openai_message(turn) for turn in row.prompt]}
+    reasoning = ({REASONING: turn.extra[REASONING]} if REASONING in turn.extra else {} for turn in row.prompt)
+    body: dict[str, Any] = {"messages": [openai_message(turn) | more for turn, more in zip(row.prompt, reasoning, strict=True)]}
     if row.tools:
         body["tools"] = list(row.tools)
     match _request(f"{root}/apply-template", body):

@@ -6,6 +6,7 @@ the adapter's own change: an export that lost more than the adapter changed is n
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -21,12 +22,23 @@ VERSION = 2
 LOSSY = 0.05  # fraction of the adapter's effect; exports that lose more are reported as lossy
 
 FidelityOutcome = Literal["faithful", "lossy", "not_faithful"]
-FidelityFailure = Literal["", "logits", "divergence", "contract"]  # what shows that an export is not faithful
+FidelityFailure = Literal["", "prompts", "logits", "divergence", "contract"]  # what shows that an export is not faithful
 _FAILURES: dict[FidelityFailure, str] = {
+    "prompts": "the program renders prompts differently than in training",
     "logits": "its logits differ more from the adapter's than the adapter's from the base's",
     "divergence": "its predictions differ more from the adapter's than the adapter's from the base's",
     "contract": "its answers meet the contract less often than the adapter's",
 }
+
+
+@dataclass(frozen=True)
+class PromptDifference:
+    """The first difference between a row's prompt as the trainer rendered it and as another program does."""
+
+    row: str
+    position: int  # of the first token that differs, from 0; -1 if only the numbers of tokens were compared
+    expected: str  # the text of the token there, empty after the end; or the number of tokens
+    actual: str
 
 
 @dataclass(frozen=True)
@@ -64,6 +76,7 @@ class Fidelity:
     change: LogitDistance  # from base to adapter
     loss: LogitDistance  # from adapter to export
     answers: ComparedAnswers
+    prompt: PromptDifference | None = None  # between training and the program that the export is for
     v: int = VERSION
 
     @property
@@ -74,6 +87,8 @@ class Fidelity:
     @property
     def failure(self) -> FidelityFailure:
         """What shows that the export is not faithful, or ``""``."""
+        if self.prompt:
+            return "prompts"
         if self.lost_share >= 1:
             return "logits"
         if self.loss.kl >= self.change.kl > 0:
@@ -84,6 +99,18 @@ class Fidelity:
     def outcome(self) -> FidelityOutcome:
         """``lossy`` if the export lost a noticeable share of the adapter's effect."""
         return "not_faithful" if self.failure else "lossy" if self.lost_share >= LOSSY else "faithful"
+
+
+def compare_tokens(
+    row: str, expected: Sequence[int], actual: Sequence[int], decode: Callable[[list[int]], str]
+) -> PromptDifference | None:
+    """Return the first difference between two token sequences for the prompt of ``row``, or ``None`` if they are equal."""
+    if list(expected) == list(actual):
+        return None
+    pairs = zip(expected, actual, strict=False)
+    position = next((at for at, (one, two) in enumerate(pairs) if one != two), min(len(expected), len(actual)))
+    texts = (decode(list(tokens[position : position + 1])) for tokens in (expected, actual))
+    return PromptDifference(row, position, *texts)
 
 
 def require_faithful(proof: Fidelity, *, quantized: bool = False) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from mlxtune.adapters.export.verification import PromptDifference
+from mlxtune.adapters.export.fidelity import PromptDifference
 from mlxtune.data.rows import Conversation, Message, PromptRow
 
 if TYPE_CHECKING:  # imports mlx

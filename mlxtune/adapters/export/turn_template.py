@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from mlxtune.adapters.export.verification import PromptDifference, compare_tokens
+from mlxtune.adapters.export.fidelity import PromptDifference, compare_tokens
 from mlxtune.core.errors import TemplateError
 from mlxtune.data.rows import Message, PromptRow
 from mlxtune.models.dialect import common_length

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Literal, TypedDict
 from mlxtune.adapters.export import verification
 from mlxtune.adapters.export.compared_rows import EXPORTED, ComparedRows
 from mlxtune.adapters.export.endpoint_prompts import rendered_prompt
-from mlxtune.adapters.export.verification import PromptCheck, PromptDifference, Verification, compare_tokens
+from mlxtune.adapters.export.fidelity import PromptDifference, compare_tokens
+from mlxtune.adapters.export.verification import PromptCheck, Verification
 from mlxtune.data.rows import PromptRow
 from mlxtune.evaluation.arms import TUNED, Arm
 from mlxtune.evaluation.endpoint_answers import CALLS, endpoint_answers, row_calls

@@ -18,7 +18,7 @@ from mlxtune import __version__
 from mlxtune.adapters.entry import read_lineage
 from mlxtune.adapters.export import fidelity, lmstudio
 from mlxtune.adapters.export.compared_rows import EXPORTED, ComparedRows
-from mlxtune.adapters.export.fidelity import Fidelity, FidelityOutcome
+from mlxtune.adapters.export.fidelity import Fidelity, FidelityOutcome, PromptDifference
 from mlxtune.adapters.export.start import (
     AGAIN,
     GGUF_FILE,
@@ -39,7 +39,6 @@ from mlxtune.evaluation.progress import progress_reporter
 from mlxtune.models.cpu import blas
 from mlxtune.models.resolve import ModelFolder, resolve, same_base
 from mlxtune.planning.machine import disk_free, this_machine
-from mlxtune.recipe import read_template
 from mlxtune.recipe.parent import WEIGHTS
 from mlxtune.runs import launch, registry
 from mlxtune.runs.registry import Run
@@ -152,9 +151,9 @@ class _ExportJob:
                 precision = self.worker.request["precision"]
                 gguf.write_gguf(fused, config, self.source, scratch / GGUF_FILE, precision, self.chat.frozen_source)
             else:
-                fuse.write_folder(fused, config, self.source, scratch, self.target.name)
-        if template := read_template(self.recipe):
-            write_text(scratch / launch.TEMPLATE_FILE, template)
+                fuse.write_folder(fused, config, self.source, scratch, self.target.name, self.chat.frozen_source)
+        if self.chat.frozen_source:
+            write_text(scratch / launch.TEMPLATE_FILE, self.chat.frozen_source)
         nbytes = sum(file.stat().st_size for file in scratch.iterdir())
         self.worker.emit("export.written", form=self.form, bytes=nbytes, seconds=time.perf_counter() - start)
         return nbytes
@@ -163,10 +162,24 @@ class _ExportJob:
         """Load the export in ``scratch``, and compare its answers and logits with the adapter's."""
         from mlxtune.adapters.export import logits
 
+        difference = self._prompt_difference(scratch)
         exported = self._read_back(scratch)
-        outputs, _ = self.rows.answers(exported, EXPORTED, None)
+        outputs, _ = self.rows.answers(exported, EXPORTED, None, self.chat.source)
         loss = logits.distance(self.tuned, self._logits(exported.model, EXPORTED))
-        return Fidelity(self.form, self.change, loss, self.rows.compare(self.outputs, outputs))
+        return Fidelity(self.form, self.change, loss, self.rows.compare(self.outputs, outputs), difference)
+
+    def _prompt_difference(self, scratch: Path) -> PromptDifference | None:
+        """Return where the programs for which the export is made render a prompt differently than in training."""
+        from mlxtune.adapters.export import program_prompts
+
+        if not self.chat.frozen_source:
+            return None
+        if self.form == "gguf":
+            return program_prompts.gguf_difference(self.chat, scratch / GGUF_FILE, self.rows.rows)
+        folder = self.source.folder if self.form == "gguf-lora" else scratch
+        return program_prompts.folder_difference(
+            self.chat, folder, self.rows.rows, self.chat.frozen_source if folder != scratch else ""
+        )
 
     def _read_back(self, scratch: Path) -> LoadedModel:
         from mlxtune.models import load, lora

@@ -1,0 +1,78 @@
+"""Freeze a chat template: Jinja source with which any program renders plain messages as they were rendered in training.
+
+Programs pass their own values of variables (mlx-lm turns thinking on, llama.cpp passes today's date) and know nothing of a template's
+:class:`~mlxtune.models.dialect.Dialect`. A frozen template sets the variables itself and, if that is not enough, converts the messages.
+It uses only what both Jinja2 and llama.cpp's engine understand.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mlxtune.data.rows import REASONING, Conversation, Location, Message, PromptRow
+from mlxtune.models.dialect import Dialect
+from mlxtune.models.thinking import template_variables
+from mlxtune.recipe.schema import Thinking
+
+_DATE = re.compile(r"\bdate_string\b")  # llama.cpp passes today's date in this variable
+
+_CONVERTER = Path(__file__).with_name("plain_messages.jinja")
+
+
+def with_variables(source: str, variables: Mapping[str, Any]) -> str:
+    """Return the Jinja template ``source`` with its ``variables`` set to these values, whatever a program passes."""
+    source = _DATE.sub("trained_date_string", source)
+    read = template_variables(source)
+    return (
+        "".join(f"{{%- set {name} = {json.dumps(value)} %}}" for name, value in sorted(variables.items()) if name in read) + source
+    )
+
+
+def message_converter(dialect: Dialect, *, thinking: bool, keep: bool, word: str) -> str:
+    """Return Jinja source that converts plain messages as ``dialect.adapt`` does, and adds ``word`` to the system turn if set."""
+    read = {name: getattr(dialect, name) for name in ("systems", "arguments", "content_parts", "short_ids", "tools_in_system")}
+    read |= {"reasoning": dialect.reasoning if thinking else "", "keep": keep, "word": word}
+    return f"{{%- set dialect = {json.dumps(read)} %}}{_CONVERTER.read_text(encoding='utf-8')}"
+
+
+def plain_messages(row: PromptRow) -> list[dict[str, Any]]:
+    """Return the prompt of ``row`` as a program gets it."""
+    return [turn.as_dict() for turn in row.prompt]
+
+
+_PLACE = Location(Path("probe"), 1)
+_QUESTION, _NEXT = Message("user", "Is the ferry running?"), Message("user", "And on Sundays?")
+_SYSTEM_TURN, _ANSWER = Message("system", "You are the harbor clerk."), Message("assistant", "Yes, every hour.")
+_THOUGHT = Message("assistant", "Yes, every hour.", {REASONING: "The timetable says so."})
+_TOOL: dict[str, Any] = {
+    "type": "function",
+    "function": {
+        "name": "find_harbor",
+        "description": "Find a harbor by name.",
+        "parameters": {
+            "type": "object",
+            "properties": {"town": {"type": "string", "description": "Its name"}},
+            "required": ["town"],
+        },
+    },
+}
+_CALL = {"id": "call00001", "type": "function", "function": {"name": "find_harbor", "arguments": {"town": "Brègenz"}}}
+_CALLING = Message("assistant", "", {"tool_calls": [_CALL]})
+_THINKING_CALL = Message("assistant", "", {"tool_calls": [_CALL], REASONING: "A search answers this."})
+_RESULT = Message("tool", '{"berths": 12}', {"tool_call_id": "call00001", "name": "find_harbor"})
+
+
+def probes(dialect: Dialect, thinking: Thinking) -> list[Conversation]:
+    """Return conversations of the kinds in which a template, and the programs that render it, may differ from training."""
+    reasons = thinking != "off" and dialect.reasoning and not dialect.reasons_before_calls
+    answer = _THOUGHT if reasons else _ANSWER
+    talk, called = (_QUESTION, _ANSWER, _NEXT), (_QUESTION, _CALLING, _RESULT)
+    plain = [(_QUESTION,), talk, (_SYSTEM_TURN, _QUESTION), (_SYSTEM_TURN, *talk), (_QUESTION, _THOUGHT, _NEXT)]
+    calling = [(_QUESTION,), called, (_SYSTEM_TURN, *called), (*called, _ANSWER, _NEXT), (_QUESTION, _THINKING_CALL, _RESULT)]
+    return [Conversation(_PLACE, {}, (*turns, answer)) for turns in plain] + [
+        Conversation(_PLACE, {}, (*turns, answer), (_TOOL,)) for turns in calling
+    ]
