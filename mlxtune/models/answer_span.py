@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import unicodedata
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -50,10 +50,13 @@ class EndlessAnswerError(Exception):
     """No stop token follows the prompt."""
 
 
-def locate_answer(prompt: str, text: str, dialect: Dialect, control: ControlTokens, stops: Mapping[int, str]) -> AnswerSpan:
+def locate_answer(
+    prompt: str, text: str, dialect: Dialect, control: ControlTokens, stops: Mapping[int, str], ends: Container[int]
+) -> AnswerSpan:
     """Return the answer in ``text``, a conversation whose inference prompt is ``prompt``; both contain breaks.
 
-    ``stops`` maps the ids of stop tokens to their texts. If the tokenizer merges the end of the prompt and the start of the answer
+    ``stops`` maps the ids of stop tokens to their texts. Those in ``ends`` end generation in every program, so that an answer with
+    another one is trained through the next (Cohere's ``<|END_RESPONSE|>``). If the tokenizer merges the end of the prompt and the start of the answer
     into one token, as it may if the answer begins with whitespace, both are encoded separately, because the model generates its
     answer after the prompt's own tokens. Raises ``RewrittenAnswerError`` or ``EndlessAnswerError``.
     """
@@ -66,6 +69,8 @@ def locate_answer(prompt: str, text: str, dialect: Dialect, control: ControlToke
     stop = next((index for index in range(len(before), len(tokens)) if tokens[index] in stops), None)
     if stop is None:
         raise EndlessAnswerError
+    if tokens[stop] not in ends and tokens[stop + 1 : stop + 2] and tokens[stop + 1] in ends:
+        stop += 1
     rest = text[len(prompt) :]
     opened = next((start for start in THOUGHTS if prompt.rstrip().endswith(start)), "")
     if opened and THOUGHTS[opened] not in rest:
@@ -88,10 +93,11 @@ def _after_header(prompt: str, text: str, dialect: Dialect) -> str:
     if not header or not prompt.endswith(header + extra):
         raise RewrittenAnswerError
     head = prompt.removesuffix(extra)
-    places = [match.end() for match in re.finditer(re.escape(header), text)]
+    shared = common_length(head, text)
+    places = [match.end() for match in re.finditer(re.escape(header), text) if match.end() >= shared]
     common = {place: common_length(head[::-1], text[:place][::-1]) for place in places}
     best = max(common, key=lambda place: common[place], default=0)
-    if not best or common[best] <= len(header):
+    if not best or (common[best] <= len(header) and len(places) > 1):
         raise RewrittenAnswerError
     return text[best:]
 

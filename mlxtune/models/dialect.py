@@ -6,7 +6,6 @@ reasoning before an answer, and which call IDs they accept. Few of them say so: 
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -48,7 +47,7 @@ _END_CALL = {"id": "probe1234", "type": "function", "function": {"name": "probe_
 class Dialect:
     """The message format that a chat template expects."""
 
-    systems: Systems = "all"  # that it renders in place; the others are folded into a user turn
+    systems: Systems = "all"  # that it renders in place ("last": before the last user turn); the others are folded into a user turn
     arguments: Literal["object", "string"] = "object"
     reasoning: str = ""  # the key of a turn's reasoning, "inline", "opened" by the generation prompt, "parts", or empty
     reasons_before_calls: bool = False  # only turns with calls have reasoning
@@ -82,7 +81,7 @@ class Dialect:
         return (with_tools_in_system(turns, tools), ()) if tools and self.tools_in_system else (turns, tools)
 
     def _renders(self, index: int) -> bool:
-        return self.systems == "all" or (self.systems == "first" and index == 0)
+        return self.systems == "all" or (self.systems != "none" and index == 0)
 
     def _folded(self, messages: Sequence[Message]) -> list[Message]:
         """Return ``messages`` with each system turn that the template does not render joined to a user turn.
@@ -90,6 +89,11 @@ class Dialect:
         It is the next user turn, or else the previous one. The authors of Gemma 2 and older Mistral models recommend this. A system
         turn without such a neighbor stays.
         """
+        if self.systems == "last" and messages and messages[0].is_system:
+            _, *folded = self._folded([replace(messages[0], role="user"), *messages[1:]])
+            last = max((index for index, turn in enumerate(folded) if turn.role == "user"), default=0)
+            folded[last] = replace(folded[last], content=f"{messages[0].content}\n\n{folded[last].content}")
+            return folded
         turns: list[Message] = []
         waiting: list[Message] = []
         for index, turn in enumerate(messages):
@@ -132,32 +136,26 @@ class Dialect:
         if not any(turn.get("tool_calls") for turn in turns):
             return turns
         numbered: list[TurnDict] = []
-        open_calls: list[tuple[str, str]] = []  # the ID and name of each call that has no result yet
+        open_calls: list[tuple[str, str, str]] = []  # the given ID, ID and name of each call that has no result yet
         count = 0
         for turn in turns:
             if calls := turn.get("tool_calls"):
-                named = []
+                named, open_calls = [], []
                 for call in calls:
                     count += 1
-                    named.append({**call, "id": self._id(str(call.get("id") or f"call{count:05d}"))})
-                open_calls = [(call["id"], call["function"]["name"]) for call in named]
+                    given = str(call.get("id") or "")
+                    id = given if given and (len(given) == 9 or not self.short_ids) else f"call{count:05d}"
+                    named.append({**call, "id": id})
+                    open_calls.append((given, id, call["function"]["name"]))
                 turn = {**turn, "tool_calls": named}
             elif turn["role"] == "tool":
-                own_id = turn.get("tool_call_id")
-                id = self._id(str(own_id)) if own_id else ""
-                match = next((call for call in open_calls if call[0] == id), open_calls[0] if open_calls and not own_id else None)
+                own = str(turn.get("tool_call_id") or "")
+                match = next((call for call in open_calls if not own or call[0] == own), None)
                 if match:
                     open_calls.remove(match)
-                    turn = {**turn, "tool_call_id": match[0], "name": turn.get("name") or match[1]}
-                elif id:
-                    turn = {**turn, "tool_call_id": id}
+                    turn = {**turn, "tool_call_id": match[1], "name": turn.get("name") or match[2]}
             numbered.append(turn)
         return numbered
-
-    def _id(self, id: str) -> str:
-        if not self.short_ids or (len(id) == 9 and id.isalnum()):
-            return id
-        return hashlib.sha256(id.encode()).hexdigest()[:9]
 
 
 def find_dialect(apply: Apply, *, thinking: bool, inline: bool) -> Dialect:
@@ -206,7 +204,8 @@ class _Probe:
         )
         turns, words = [_USER, _ASSISTANT, late, _USER_2], (_QUESTION, _ANSWER, _LATE, _NEXT)
         in_place = self._in_order(turns, words) and self._in_order([*turns, {**_ASSISTANT, "content": _REASON}], (*words, _REASON))
-        return "none" if not first else "all" if in_place else "first"
+        in_last = self._in_order([system, _USER, _ASSISTANT, _USER_2], (_QUESTION, _ANSWER, _SYSTEM, _NEXT))  # Mistral Nemo
+        return ("last" if in_last else "none") if not first else "all" if in_place else "first"
 
     def arguments(self) -> Literal["object", "string"]:
         value = {"probe_key": _VALUE, "probe_flag": True}
@@ -246,9 +245,9 @@ class _Probe:
         candidates: list[tuple[str, TurnDict]] = [(key, {**_ASSISTANT, key: _REASON}) for key in _REASONING_KEYS]
         prompt = self._text([_USER], generation_prompt=True)
         if inline:
-            opened = prompt.rstrip().endswith("<think>")
-            content = _opened(_REASON, _ANSWER) if opened else join_reasoning(_REASON, _ANSWER)
-            candidates.append(("opened" if opened else "inline", {**_ASSISTANT, "content": content}))
+            if prompt.rstrip().endswith("<think>"):
+                candidates.append(("opened", {**_ASSISTANT, "content": _opened(_REASON, _ANSWER)}))
+            candidates.append(("inline", {**_ASSISTANT, "content": join_reasoning(_REASON, _ANSWER)}))  # OLMo 3 opens it, too
         parts = [{"type": "thinking", "thinking": _REASON}, {"type": "text", "text": _ANSWER}]
         candidates.append(("parts", {**_ASSISTANT, "content": parts}))
         for key, turn in candidates:

@@ -104,17 +104,17 @@ class ChatTemplate:
 
         Messages are converted only if the template renders one of the probes differently without that.
         """
-        variables = dict(self._variables)
+        thinking = self.settings.thinking
+        variables = self.thinking.history_variables(thinking) | self._variables
         source = str(variables.pop("chat_template", self.source))
         if not source:
             return ""
-        word = self.thinking.word(self.settings.thinking)
-        thinking = self.settings.thinking
+        word = self.thinking.word(thinking)
         frozen = with_variables(source, variables)
         rendered = self.rendered_prompts(probes(self.dialect, thinking))
         if all(self._renders(frozen, row) == tokens for row, tokens in rendered):
             return frozen
-        converter = message_converter(self.dialect, thinking=thinking != "off", keep=thinking == "keep", word=word)
+        converter = message_converter(self.dialect, thinking=thinking != "off", keep=self.thinking.keeps(thinking), word=word)
         return converter + frozen
 
     def _renders(self, source: str, row: PromptRow) -> list[int] | None:
@@ -360,12 +360,18 @@ class ChatTemplate:
         Raises ``TemplateError`` unless the tokens start with the inference prompt and contain everything that the messages say.
         """
         number, message = len(messages), messages[-1]
+        if number == 1:
+            raise TemplateError(
+                "the conversation begins with the assistant, so this turn has no prompt.",
+                location=location,
+                hint='Set the "weight" of the turn to 0 to use it as context, or remove it.',
+            )
         self._check_tools(messages, tools, location)
         self._check_reasoning(message, number, location)
         prompt = self._rendered(messages[:-1], tools, generation_prompt=True, location=location)
         text = self._rendered(messages, tools, generation_prompt=False, location=location)
         try:
-            span = locate_answer(prompt, text, self.dialect, self.control, self._stops)
+            span = locate_answer(prompt, text, self.dialect, self.control, self._stops, self.tokenizer.eos_token_ids)
         except OpenThoughtError:
             hint = "The template cannot turn thinking off. Name a template in model.template that does not open a thinking block."
             if self.settings.thinking != "off" and (self.thinking.switch or self.thinking.words[0]):
@@ -477,7 +483,7 @@ class ChatTemplate:
         broken = [
             replace(turn, content=self.control.broken(turn.content), extra=self.control.broken(turn.extra)) for turn in messages
         ]
-        adapted = self.dialect.adapt(broken, thinking=thinking != "off", keep=thinking == "keep")
+        adapted = self.dialect.adapt(broken, thinking=thinking != "off", keep=self.thinking.keeps(thinking))
         turns, tools = self.dialect.place_tools(adapted, self.control.broken(list(tools)))
         try:
             return self._apply(turns, tools, generation_prompt)

@@ -48,6 +48,7 @@ class ThinkingControls:
     effort: str = ""  # the variable that sets its amount, if any
     efforts: tuple[str, str] = ("", "")  # its values for off and on; an empty value leaves the template's default
     history: tuple[str, ...] = ()  # variables that decide whether the reasoning of earlier turns stays
+    kept: bool = False  # whether it stays if they are not set
     words: tuple[str, str] = ("", "")  # in the system turn, that disable and enable it if there is no variable; may be empty
     reasons: bool = False  # whether the template mentions reasoning
 
@@ -63,8 +64,16 @@ class ThinkingControls:
             values[self.switch] = _SWITCHES[self.switch][0 if on else 1]
         if self.effort and (level := self.efforts[on]):
             values[self.effort] = level
-        values |= {name: _HISTORY[name] is (mode == "keep") for name in self.history}
+        values |= {name: _HISTORY[name] for name in self.history if mode == "keep"}
         return {name: value for name, value in values.items() if value is not None}
+
+    def history_variables(self, mode: Thinking) -> dict[str, bool]:
+        """Return the variables that decide about earlier turns, with the values that have the same effect as ``variables(mode)``."""
+        return {name: _HISTORY[name] is (mode == "keep" or self.kept) for name in self.history}
+
+    def keeps(self, mode: Thinking) -> bool:
+        """Return whether the reasoning of earlier turns stays in ``mode``: by the template's own default if that is "on"."""
+        return mode == "keep" or (mode == "on" and self.kept)
 
     def effort_variables(self, level: str) -> dict[str, Any]:
         """Return the variables for an OpenAI ``reasoning_effort`` of ``level``; ``none`` turns reasoning off."""
@@ -85,7 +94,7 @@ class ThinkingControls:
             return "model_decides"
         if mode == "off":
             return "lowest_effort" if self.efforts[0] not in ("", *_NO_EFFORT) else "off"
-        return "on" if mode == "on" else "on_and_kept" if self.history else "on_and_removed"
+        return "on" if mode == "on" and not self.kept else "on_and_kept" if self.history else "on_and_removed"
 
 
 @lru_cache(maxsize=32)
@@ -115,7 +124,10 @@ def thinking_controls(source: str) -> ThinkingControls:
     if not switch and not effort and all(word in source for word in _WORDS):
         prompts = {word: render({}, [{"role": "system", "content": word}]) or word for word in _WORDS}
         words = _WORDS if len({prompt.replace(word, "") for word, prompt in prompts.items()}) > 1 else words
-    return ThinkingControls(switch, effort, efforts, tuple(name for name in _HISTORY if name in names), words, reasons)
+    history = tuple(name for name in _HISTORY if name in names)
+    thought = {"role": "assistant", "content": "Hi.", "reasoning_content": "A greeting."}
+    kept = bool(history) and thought["reasoning_content"] in (render({}, [*_QUESTION, thought]) or "")
+    return ThinkingControls(switch, effort, efforts, history, kept, words, reasons)
 
 
 def template_variables(source: str) -> frozenset[str]:

@@ -37,7 +37,8 @@ def adapter_card(entry: AdapterEntry, base: PublishedBase, library: Library = "m
     summary = (
         f"A rank-{entry.rank} {kind} adapter for {_link(base)}, trained by mlxtune with [MLX](https://github.com/ml-explore/mlx)."
     )
-    command = f'mlx_lm.generate --model {base.hub_id or "BASE"} --adapter-path FOLDER --prompt "…"'
+    template = '--chat-template "$(cat FOLDER/chat_template.jinja)"'
+    command = f"mlx_lm.server --model {base.hub_id or 'BASE'} --adapter-path FOLDER {template}"
     if library == "peft":
         command = (
             f"vllm serve {catalog.original(entry.base) or base.hub_id or 'BASE'} --enable-lora --lora-modules {entry.name}=FOLDER"
@@ -65,7 +66,7 @@ def export_card(name: str, folder: Path, base: PublishedBase) -> str:
     }
     command = {
         "gguf": 'llama-cli -m model.gguf -p "…"',
-        "gguf-lora": 'llama-cli -m BASE.gguf --lora adapter.gguf -p "…"',
+        "gguf-lora": 'llama-cli -m BASE.gguf --lora adapter.gguf --chat-template-file chat_template.jinja -p "…"',
     }.get(proof.form, 'mlx_lm.generate --model FOLDER --prompt "…"')
     summary = f"{_link(base)} with a {kind} adapter fused into its weights, {fused}, made by mlxtune."
     if proof.form == "gguf-lora":

@@ -21,8 +21,7 @@ _OUTCOMES: dict[FidelityOutcome, tuple[Mark, str]] = {
 }  # fmt: skip
 _PROMPTS: dict[PromptCheck, str] = {"tokens": "same tokens", "counts": "same number of tokens", "none": "not compared"}
 _NOTES: dict[str, str] = {
-    "turns_differ": "Multi-turn conversations are rendered differently than with the model's own template.",
-    "template_not_writable": "Ollama's language cannot express the chat template, so Ollama must use the one in the GGUF file.",
+    "template_not_writable": "Ollama's language cannot express the chat template.",
     "system_not_writable": "A Modelfile cannot contain the rows' system prompt. Send it with each conversation.",
     "space_near_token": "llama.cpp handles whitespace next to some control tokens differently than the tokenizer does.",
 }

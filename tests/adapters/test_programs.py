@@ -10,12 +10,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tiny_model import CHATML
 
 from mlxtune.adapters.export import fidelity, lmstudio, ollama
 from mlxtune.adapters.export import worker as exporting
 from mlxtune.adapters.export.start import GGUF_FILE
 from mlxtune.cli.export import show_export
-from mlxtune.core.errors import MachineError
+from mlxtune.core.errors import GateError, MachineError
 from mlxtune.data.rows import Conversation, Location, Message
 from mlxtune.models.resolve import ModelFolder
 from mlxtune.models.template import ChatTemplate, TemplateSettings, load_template
@@ -23,7 +24,7 @@ from mlxtune.runs import launch, registry
 from mlxtune.runs.events import EventWriter
 from mlxtune.runs.registry import Run
 
-from .test_export import started, with_merge
+from .test_export import replaced, started, with_merge
 
 TOOL = {"type": "function", "function": {"name": "f", "description": "d", "parameters": {"type": "object", "properties": {}}}}
 ROW = Conversation(
@@ -141,8 +142,24 @@ def test_export_for_ollama_is_whole(trained_workspace: Path, monkeypatch: pytest
     target = trained_workspace / "a name with spaces"
     worker = started(trained_workspace, "gguf", monkeypatch, target=target, program="ollama")
     assert exporting.export(worker)["outcome"] == "faithful"
-    assert {file.name for file in target.iterdir()} == {"Modelfile", GGUF_FILE, fidelity.FILE, "mlxtune.json"}
+    assert {file.name for file in target.iterdir()} == {
+        "Modelfile",
+        GGUF_FILE,
+        "chat_template.jinja",
+        fidelity.FILE,
+        "mlxtune.json",
+    }
     assert commands((target / "Modelfile").read_text())["FROM"] == ["./model.gguf"]
+
+
+def test_an_export_whose_prompts_ollama_cannot_express_is_refused(trained_workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    replaced(with_merge(trained_workspace / "four"), "{{ messages | length }}" + CHATML)
+    target = trained_workspace / "out"
+    with pytest.raises(GateError, match="renders prompts differently"):
+        exporting.export(started(trained_workspace, "gguf", monkeypatch, target=target, program="ollama"))
+    assert not target.exists()
+    exporting.export(started(trained_workspace, "gguf", monkeypatch, target=target, program="ollama", force=True))
+    assert "TEMPLATE" not in commands((target / "Modelfile").read_text())
 
 
 @pytest.mark.slow

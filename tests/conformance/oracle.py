@@ -34,9 +34,6 @@ DIFFERENCES = (
     Difference(("qwen3", "gemma", "lfm2"), "", "\n", NEWLINE),
     Difference(("qwen2_5",), "\n", "\n", f"{HEADER} {NEWLINE}"),
     Difference(("phi3",), "", "\n<|endoftext|>", "The first stop token ends the answer. TRL trains a second one behind it."),
-    Difference(
-        ("cohere2",), "", "<|END_OF_TURN_TOKEN|>", "The first token that ends the answer ends it. TRL trains the next one, too."
-    ),
     Difference(("gptoss", "muse"), "<|start|>assistant", "", HEADER),
 )
 

@@ -17,7 +17,6 @@ from verdict import trained_turns, turns
 from mlxtune.data.rows import Message
 
 OFF = {  # what thinking "off" means, besides enable_thinking = False
-    "qwen3_8": {"preserve_thinking": False},
     "gptoss": {"reasoning_effort": "low"},
     "muse_glimmer": {"reasoning_strength": "low"},
 }

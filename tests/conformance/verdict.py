@@ -128,7 +128,8 @@ def _check_stop(chat: ChatTemplate, span: Sequence[int]) -> None:
     stops = chat.stop_tokens
     if span[-1] not in stops:
         raise Mistake(f"the trained span does not end with a stop token: {chat.tokenizer.decode(span)[-60:]!r}")
-    if early := [token for token in span[:-1] if token in stops]:
+    own = set(chat.tokenizer.eos_token_ids)  # Cohere's answers end with another token before it
+    if early := [token for index, token in enumerate(span[:-1]) if token in stops and (token in own or index < len(span) - 2)]:
         raise Mistake(f"a trained span goes on after the stop token {chat.tokenizer.decode(early[:1])!r}")
 
 

@@ -24,7 +24,8 @@ OBJECTS = TOOLS + START + "{{ m.content }}" + CALLS.replace("ARGUMENTS", "{{ c.f
 STRINGS = TOOLS + START + "{{ m.content }}" + CALLS.replace("ARGUMENTS", "{{ '' + c.function.arguments }}") + END
 FIRST_CALL = OBJECTS.replace("{% for c in m.tool_calls or [] %}", "{% for c in (m.tool_calls or [])[:1] %}")
 NINE = OBJECTS.replace("CALL", "{% if c.id | length != 9 %}{{ raise_exception('nine') }}{% endif %}CALL")
-LATE_SYSTEM = (  # as Mistral v3: before the last user turn, and only if that is the last turn
+NO_SYSTEM = START + "{% if m.role == 'system' %}{{ raise_exception('none') }}{% endif %}{{ m.content }}" + END
+LATE_SYSTEM = (  # as Mistral Nemo: before the last user turn, and only if that is the last turn
     "{% if messages[0].role == 'system' %}{% set system = messages[0].content %}{% set messages = messages[1:] %}{% endif %}"
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if loop.last and system %}{{ system }}\n\n{% endif %}{{ m.content }}" + END
 )
@@ -85,7 +86,7 @@ def trained(chat: ChatTemplate, conversation: Conversation) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("source", "systems"), [(CHATML, "all"), (ONE_SYSTEM, "first"), (LATE_SYSTEM, "none")], ids=["all", "first", "none"]
+    ("source", "systems"), [(CHATML, "all"), (ONE_SYSTEM, "first"), (NO_SYSTEM, "none")], ids=["all", "first", "none"]
 )
 def test_system_turns_that_a_template_drops_or_rejects_are_folded(chat: Any, source: str, systems: str) -> None:
     template = chat(source)
@@ -106,6 +107,54 @@ def test_system_turns_that_a_template_drops_or_rejects_are_folded(chat: Any, sou
     assert text.index("Be kind.") < text.index("Hi") < text.index("Yes?") < text.index("Be brief.") < text.index("Rope?")
     start = int(encoded.trained.argmax())
     assert encoded.tokens[:start].tolist() == template.prompt(late.messages[:2])
+
+
+@pytest.mark.parametrize("system", ["Be kind.", ""])
+def test_a_system_turn_stands_where_the_template_puts_it(chat: Any, system: str) -> None:
+    template = chat(LATE_SYSTEM)
+    conversation = row(("system", system), ("user", "Hi"), ("assistant", "Yes?"), ("user", "Rope?"), ("assistant", "60 m."))
+    assert template.dialect.systems == "last"
+    for turns in (2, 4):
+        own = [turn.as_dict() for turn in conversation.messages[:turns]]
+        expected = template.tokenizer.apply_chat_template(own, chat_template=LATE_SYSTEM, add_generation_prompt=True)
+        assert template.prompt(conversation.messages[:turns]) == expected
+    first, second = template.encode(conversation, 1000)
+    assert f"user\n{system}\n\nRope?" in template.tokenizer.decode(second.tokens.tolist())
+    assert first.notes == second.notes == {TemplateNote.TURNS}
+
+
+def test_a_conversation_that_begins_with_the_assistant_trains_the_answers_that_have_a_prompt(chat: Any) -> None:
+    turns = [{"role": "assistant", "content": "Ahoy!"}, ("user", "Hi"), ("assistant", "Yes?")]
+    with pytest.raises(TemplateError, match="begins with the assistant, so this turn has no prompt") as caught:
+        chat(CHATML).encode(row(*turns), 1000)
+    assert '"weight" of the turn to 0' in caught.value.hint
+    turns[0]["weight"] = 0
+    assert trained(chat(CHATML), row(*turns)) == ["Yes?<|im_end|>"]
+
+
+def test_the_end_of_the_turn_is_trained_behind_the_end_of_the_answer(tmp_path: Path) -> None:
+    ended = (START + "{{ m.content }}" + END).replace("<|im_end|>", "<|END_RESPONSE|><|im_end|>")  # as Cohere's templates
+    write_tokenizer(tmp_path, template=ended, stop="<|im_end|>", specials=("<|END_RESPONSE|>",))
+    template = ChatTemplate(load_tokenizer(tmp_path))
+    conversation = row(("user", "Hi"), ("assistant", "Yes?"), ("user", "Rope?"), ("assistant", "60 m."))
+    assert trained(template, conversation) == ["Yes?<|END_RESPONSE|><|im_end|>60 m.<|END_RESPONSE|><|im_end|>"]
+    assert template.answer(conversation.messages, (), LOCATION).answer == "60 m."
+
+
+def test_a_thought_that_the_prompt_opens_may_be_written_in_the_answer(chat: Any) -> None:
+    olmo = INLINE.replace("assistant\n{% endif %}", "assistant\n<think>{% endif %}")  # as OLMo 3 Think
+    template = chat(olmo, "on")
+    conversation = row(("user", "Wet?"), {"role": "assistant", "content": "Yes.", "thinking": "Rain."})
+    assert template.dialect.reasoning == "inline"
+    assert trained(template, conversation) == ["\nRain.\n</think>\n\nYes.<|im_end|>"]
+
+
+def test_the_answer_follows_its_prompt_although_the_context_is_rewritten(chat: Any) -> None:
+    """Bielik does not close a result behind a system turn once the answer is there."""
+    bielik = OBJECTS.replace("<|im_end|>\n{% endfor", "{% if m.role != 'tool' or loop.last %}<|im_end|>\n{% endif %}{% endfor")
+    conversation = row(("system", "Be kind."), ("user", "Find it"), call(), ("tool", "here"), ("assistant", "Found."), tools=[TOOL])
+    _, second = chat(bielik).encode(conversation, 5000)
+    assert chat(bielik).tokenizer.decode(second.tokens[second.trained].tolist()) == "Found.<|im_end|>"
 
 
 @pytest.mark.parametrize(("source", "form"), [(OBJECTS, "object"), (STRINGS, "string")])

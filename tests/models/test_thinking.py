@@ -42,13 +42,13 @@ SHADOWED = CHATML + "{% for m in messages %}{% if 1 %}{% set thinking = thinking
     [
         (CHATML, {}, {}, {}, ""),
         (QWEN3, {}, {}, {}, "off"),
-        (QWEN36, {"preserve_thinking": False}, {"preserve_thinking": False}, {"preserve_thinking": True}, "off"),
+        (QWEN36, {}, {}, {"preserve_thinking": True}, "off"),
         (QWEN38, {}, {}, {}, "off"),
         (GRANITE, {"thinking": False}, {"thinking": True}, {"thinking": True}, "off"),
         (SEED, {"thinking_budget": 0}, {}, {}, "off"),
         (GPT_OSS, {"reasoning_effort": "low"}, {}, {}, "lowest_effort"),
         (MISTRAL_4, {"reasoning_effort": "none"}, {"reasoning_effort": "high"}, {"reasoning_effort": "high"}, "off"),
-        (NEMOTRON, {"truncate_history_thinking": True}, {"truncate_history_thinking": True}, {"truncate_history_thinking": False}, "off"),
+        (NEMOTRON, {}, {}, {"truncate_history_thinking": False}, "off"),
         (R1, {}, {}, {}, "model_decides"),
         (SHADOWED, {}, {}, {}, "model_decides"),
     ],
@@ -78,6 +78,19 @@ def test_the_mode_follows_from_variables():
     ]
     assert [controls.mode(variables, default) for variables, default in modes] == ["keep", "on", "off", "keep"]
     assert controls.mode({"preserve_thinking": False}, "keep") == "on"
+
+
+def test_thoughts_of_earlier_turns_stay_by_default_where_the_template_keeps_them():
+    keeping = QWEN36.replace(
+        "preserve_thinking is defined and preserve_thinking", "preserve_thinking is undefined or preserve_thinking"
+    )
+    assert [thinking_controls(QWEN36).keeps(mode) for mode in ("off", "on", "keep")] == [False, False, True]
+    controls = thinking_controls(keeping)
+    assert [controls.keeps(mode) for mode in ("off", "on", "keep")] == [False, True, True]
+    assert (controls.effect("on"), controls.variables("on")) == ("on_and_kept", {"enable_thinking": True})
+    assert [one.history_variables("on") for one in (controls, thinking_controls(QWEN36))] == [
+        {"preserve_thinking": True}, {"preserve_thinking": False},
+    ]  # fmt: skip
 
 
 def test_the_variables_and_the_clock_of_a_template():

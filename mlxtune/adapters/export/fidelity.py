@@ -117,6 +117,11 @@ def require_faithful(proof: Fidelity, *, quantized: bool = False) -> None:
     """Raise ``GateError`` with an alternative if the export, or its ``quantized`` file, is not faithful."""
     if not proof.failure:
         return
+    if proof.failure == "prompts":
+        raise GateError(
+            f"The export is not faithful: {_FAILURES['prompts']}.",
+            hint="Export it for llama.cpp or LM Studio, or use the adapter itself. --force keeps the export anyway.",
+        )
     alternatives = {
         "quantized": "Fuse it without --requantize, or use the adapter itself.",
         "gguf": "Export it with --precision f16." if quantized else "Use the adapter itself, or mlxtune export hf.",

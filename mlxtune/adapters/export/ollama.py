@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from mlxtune.adapters.export.fidelity import PromptDifference
-from mlxtune.data.rows import Conversation, Message, PromptRow
+from mlxtune.data.rows import PromptRow
 
 if TYPE_CHECKING:  # imports mlx
     from mlxtune.models.template import ChatTemplate
@@ -25,7 +25,7 @@ MIN_CONTEXT = 4096  # Ollama's default
 class ModelfileNote:
     """A limitation of a Modelfile."""
 
-    code: Literal["turns_differ", "template_not_writable", "system_not_writable"]
+    code: Literal["template_not_writable", "system_not_writable"]
     difference: PromptDifference | None = None  # an example of a prompt that is rendered differently
 
 
@@ -46,23 +46,18 @@ def modelfile(
 ) -> Modelfile:
     """Return the Modelfile for the model ``source`` (a file, or a name in Ollama), to which the file ``adapter`` is added if set.
 
-    Its template is included only if it renders the prompts of ``rows`` token for token as ``template`` does. ``system`` is the system turn that
+    Its template is included only if :func:`expressed_template` finds no difference. ``system`` is the system turn that
     all rows share, and ``context`` the number of tokens in a conversation.
     """
-    from mlxtune.adapters.export.turn_template import derive, first_difference
-
     notes: list[ModelfileNote] = []
-    lines, bos = [f"FROM {source}"], template.added_bos
+    lines = [f"FROM {source}"]
     if adapter:
         lines.append(f"ADAPTER {adapter}")
-    turns = derive(template, bos)
-    difference = first_difference(template, turns, rows, bos) if turns else None
-    if turns and not difference and _writable(turns.go):
-        lines.append(f"TEMPLATE {_quoted(turns.go)}")
-        if later := first_difference(template, turns, _several_turns(rows), bos):
-            notes.append(ModelfileNote("turns_differ", later))
-    else:  # recent versions of Ollama use the template in the GGUF file
+    text, difference = expressed_template(template, rows)
+    if difference:
         notes.append(ModelfileNote("template_not_writable", difference))
+    else:
+        lines.append(f"TEMPLATE {_quoted(text)}")
     if system and _writable(system):
         lines.append(f"SYSTEM {_quoted(system)}")
     elif system:
@@ -71,6 +66,24 @@ def modelfile(
     lines += [f'PARAMETER stop "{stop}"' for stop in stops if _writable(stop) and '"' not in stop and stop.strip()]
     lines += ["PARAMETER temperature 0", "PARAMETER repeat_penalty 1", f"PARAMETER num_ctx {context}"]  # greedy, as evaluated
     return Modelfile("\n".join(lines) + "\n", tuple(notes))
+
+
+def expressed_template(template: ChatTemplate, rows: Sequence[PromptRow]) -> tuple[str, PromptDifference | None]:
+    """Return ``template`` in Ollama's language, and where it first renders a prompt differently.
+
+    Compared are ``rows`` and conversations of several kinds, without tools: Ollama refuses tools if a template does not list them.
+    """
+    from mlxtune.adapters.export.turn_template import derive, first_difference
+    from mlxtune.models.portable import probes
+
+    turns = derive(template, template.added_bos)
+    if turns is None or not _writable(turns.go):
+        return "", PromptDifference(
+            rows[0].id, 0, template.tokenizer.decode(template.prompt(rows[0].prompt, rows[0].tools)[:1]), ""
+        )
+    known = template.rendered_prompts(probes(template.dialect, template.settings.thinking))
+    compared = [*rows, *(row for row, _ in known if not row.tools)]
+    return turns.go, first_difference(template, turns, compared, template.added_bos)
 
 
 def model_name(name: str) -> str:
@@ -87,13 +100,6 @@ def create_command(name: str, folder: str, quantize: str = "") -> list[str]:
     """Return the command that creates the model ``name`` from the Modelfile in ``folder``, quantized to ``quantize`` if set."""
     quantized = ["--quantize", quantize] if quantize else []
     return ["ollama", "create", model_name(name), *quantized, "-f", f"{folder}/{MODELFILE}"]
-
-
-def _several_turns(rows: Sequence[PromptRow]) -> list[PromptRow]:
-    """Return the first row as a conversation of three turns, with its system turn if it has one."""
-    row = rows[0]
-    turns = (*row.prompt, Message("assistant", "An answer."), Message("user", "Another question?"), Message("assistant", ""))
-    return [Conversation(row.location, {}, turns)]
 
 
 def _writable(text: str) -> bool:

@@ -170,10 +170,12 @@ class _ExportJob:
 
     def _prompt_difference(self, scratch: Path) -> PromptDifference | None:
         """Return where the programs for which the export is made render a prompt differently than in training."""
-        from mlxtune.adapters.export import program_prompts
+        from mlxtune.adapters.export import ollama, program_prompts
 
         if not self.chat.frozen_source:
             return None
+        if self.worker.request["program"] == "ollama":
+            return ollama.expressed_template(self.chat, self.rows.rows)[1]
         if self.form == "gguf":
             return program_prompts.gguf_difference(self.chat, scratch / GGUF_FILE, self.rows.rows)
         folder = self.source.folder if self.form == "gguf-lora" else scratch
