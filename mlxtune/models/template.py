@@ -112,7 +112,8 @@ class ChatTemplate:
         word = self.thinking.word(thinking)
         frozen = with_variables(source, variables)
         rendered = self.rendered_prompts(probes(self.dialect, thinking))
-        if all(self._renders(frozen, row) == tokens for row, tokens in rendered):
+        gets_parts = thinking == "off" and "[THINK]" in source  # llama.cpp gives these templates thoughts as parts of the content
+        if not gets_parts and all(self._renders(frozen, row) == tokens for row, tokens in rendered):
             return frozen
         converter = message_converter(self.dialect, thinking=thinking != "off", keep=self.thinking.keeps(thinking), word=word)
         return converter + frozen

@@ -45,6 +45,30 @@ COHERE = (
     "<|END_OF_TURN_TOKEN|>", "<|START_OF_TURN_TOKEN|>", "<|SYSTEM_TOKEN|>", "<|USER_TOKEN|>", "<|CHATBOT_TOKEN|>",
     "<|START_RESPONSE|>", "<|END_RESPONSE|>",
 )  # fmt: skip
+COMMAND = (
+    "<|START_THINKING|>",
+    "<|END_THINKING|>",
+    "<|START_ACTION|>",
+    "<|END_ACTION|>",
+    "<|START_TOOL_RESULT|>",
+    "<|END_TOOL_RESULT|>",
+)
+APERTUS = (
+    "<|assistant_end|>",
+    *(f"<|{role}_{end}|>" for role in ("system", "developer", "user") for end in ("start", "end")),
+    "<|assistant_start|>",
+)
+APRIEL = (
+    "<|end|>",
+    "<|system|>",
+    "<|user|>",
+    "<|assistant|>",
+    "<|tool|>",
+    "<|begin_system|>",
+    "<|begin_user|>",
+    "<|begin_assistant|>",
+    "<|begin_tool|>",
+)
 DEEPSEEK = ("<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>", "<｜User｜>", "<｜Assistant｜>")
 LFM2 = (
     "<|startoftext|>", "<|endoftext|>", *CHATML, "<|tool_list_start|>", "<|tool_list_end|>", "<|tool_call_start|>",
@@ -87,6 +111,9 @@ llama = partial(
 )
 mistral = partial(Base, stops=("</s>",), specials=MISTRAL, bos="<s>", in_wheel=False)
 phi = partial(Base, vocabulary="gptoss", stops=("<|endoftext|>", "<|end|>"), specials=PHI, tools=False)
+cohere = partial(Base, vocabulary="llama3_1", stops=COHERE[:1], specials=COHERE, bos="<BOS_TOKEN>", tools=False, twin=True)
+chatml = partial(Base, vocabulary="llama3_1", stops=("<|im_end|>",), specials=CHATML, plain=HERMES, in_wheel=False)
+elsewhere = partial(Base, vocabulary="llama3_1", in_wheel=False, tools=False)
 lfm2 = partial(Base, vocabulary="llama3_1", stops=("<|im_end|>",), specials=LFM2, bos="<|startoftext|>")
 nemotron_3 = partial(
     Base, vocabulary="llama3_1", stops=("<|im_end|>",), specials=CHATML, plain=HERMES, bos="<s>", thinking=True, twin=True
@@ -141,12 +168,25 @@ OTHERS = (
         "DeepSeek R1 distilled", "deepseek_r1_distill", "llama3_1", ("<｜end▁of▁sentence｜>",), DEEPSEEK, HERMES[4:],
         bos="<｜begin▁of▁sentence｜>", tools=False, thinking=True, twin=True,
     ),
-    Base("Aya Expanse", "cohere", "llama3_1", COHERE[:1], COHERE[:5], bos="<BOS_TOKEN>", tools=False, twin=True),
-    Base("Tiny Aya", "cohere2", "llama3_1", COHERE[:1], COHERE, bos="<BOS_TOKEN>", tools=False, twin=True),
+    cohere("Aya Expanse", "cohere", specials=COHERE[:5]),
+    cohere("Tiny Aya", "cohere2"),
     Base(
         "Muse Glimmer", "muse_glimmer", "gptoss", ("<|eot|>",), ("<|start|>", "<|message|>", "<|eom|>", "<|eot|>"), thinking=True,
         twin=True,
     ),
+    mistral("Mistral Nemo", "mistralai-Mistral-Nemo-Instruct-2407", "gptoss"),
+    mistral("Mistral Small 3.2", "Mistral-Small-3.2-24B-Instruct-2506", "gptoss"),
+    mistral("Ministral 3 Reasoning", "mistralai-Ministral-3-14B-Reasoning-2512", "gptoss", thinking=True),
+    chatml("Bielik 3", "Bielik-11B-v3.0-Instruct", bos="<s>", thinking=True),
+    chatml("Hermes 3 with tools", "NousResearch-Hermes-3-Llama-3.1-8B-tool_use", bos="<|begin_of_text|>", tools=False),
+    cohere("Command R7B", "CohereForAI-c4ai-command-r7b-12-2024-tool_use", specials=(*COHERE, *COMMAND), in_wheel=False, twin=False),
+    elsewhere("Apertus", "Apertus-8B-Instruct", stops=APERTUS[:1], specials=APERTUS, bos="<s>"),
+    elsewhere("Apriel 1.5", "unsloth-Apriel-1.5", stops=("<|end|>",), specials=APRIEL, bos="<s>", tools=True),
+    elsewhere("Apriel 1.6 Thinker", "Apriel-1.6-15b-Thinker-fixed", stops=("<|end|>",), specials=APRIEL, bos="<s>"),
+    elsewhere("DeepSeek R1 distilled (Llama)", "deepseek-ai-DeepSeek-R1-Distill-Llama-8B", stops=("<｜end▁of▁sentence｜>",),
+              specials=DEEPSEEK, plain=HERMES[4:], bos="<｜begin▁of▁sentence｜>"),
+    elsewhere("GLM-4.6", "GLM-4.6", stops=("<|endoftext|>", "<|user|>", "<|observation|>"), specials=GLM4, plain=HERMES),
+    elsewhere("GLM-4.7-Flash", "GLM-4.7-Flash", stops=("<|endoftext|>", "<|user|>", "<|observation|>"), specials=GLM4, plain=HERMES),
 )  # fmt: skip
 
 

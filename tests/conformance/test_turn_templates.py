@@ -64,10 +64,13 @@ def expressed(base: Base) -> tuple[ChatTemplate, TurnTemplate, str, dict[str, Co
     turns = derive(chat, bos)
     assert turns is not None, base.name
     known = {name: row(name, turns) for name, turns in CONVERSATIONS.items() if renders(chat, row(name, turns))}
+    if chat.dialect.systems == "last":  # text around turns cannot move a system turn behind others
+        del known["system, three turns"]
     return chat, turns, bos, known
 
 
-EACH = cases(AVAILABLE, "Llama 3.2", "Gemma 2", "Gemma 3", "Qwen2.5", "Qwen3", name=lambda base: base.name)
+EXPRESSIBLE = [base for base in AVAILABLE if base.name != "Hermes 3 with tools"]  # which rejects conversations without tools
+EACH = cases(EXPRESSIBLE, "Llama 3.2", "Gemma 2", "Gemma 3", "Qwen2.5", "Qwen3", name=lambda base: base.name)
 
 
 @pytest.mark.parametrize("base", EACH)
@@ -108,13 +111,13 @@ def test_rows_with_tools_cannot_be_expressed() -> None:
 def test_go_renders_the_same_text(tmp_path: Path) -> None:
     (tmp_path / "main.go").write_text(GO)
     expected, requests = [], []
-    for base in AVAILABLE:
+    for base in EXPRESSIBLE:
         _, turns, _, known = expressed(base)
         for one in known.values():
             expected.append(turns.render(one.prompt))
             messages = [{"Role": turn.role, "Content": turn.content} for turn in one.prompt]
             requests.append({"Template": turns.go, "Messages": messages})
-    assert len(expected) > 3 * len(AVAILABLE)
+    assert len(expected) > 3 * len(EXPRESSIBLE)
     done = subprocess.run(
         ["go", "run", "main.go"], cwd=tmp_path, input=json.dumps(requests), capture_output=True, text=True, check=True, timeout=300
     )

@@ -1,0 +1,76 @@
+"""Every base's frozen template, rendered by each program's own code: the prompts are those of training, token for token."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from bases import Base, write_base
+from exhaustive import cases
+from llama_cpp import Llama
+from mlx_lm.utils import load_model
+from table import AVAILABLE, REPRESENTATIVE, UNTRAINABLE, open_chat
+from tiny_model import make_tiny
+
+from mlxtune.adapters.export import gguf
+from mlxtune.adapters.export.llama_server import LlamaSettings, llama_server
+from mlxtune.adapters.export.program_prompts import folder_difference
+from mlxtune.adapters.tokenizer_files import copy_tokenizer
+from mlxtune.core.files import read_json, write_json
+from mlxtune.data.rows import REASONING
+from mlxtune.evaluation.endpoint_answers import openai_message
+from mlxtune.models.portable import probes
+from mlxtune.models.resolve import ModelFolder, resolve
+from mlxtune.models.template import ChatTemplate
+
+MODES = ("off", "on", "keep")
+LLAMA_CPP_REWRITES = {"Gemma 4 (first revision)": "it merges the results of calls into the turn of the call"}
+by_name = pytest.mark.parametrize("base", cases(AVAILABLE, *REPRESENTATIVE, "Gemma 2", name=lambda base: base.name))
+
+
+@by_name
+def test_transformers_and_mlx_lm_render_the_prompts_of_training(base: Base, tmp_path: Path) -> None:
+    source = ModelFolder(base.name, write_base(base, None, tmp_path / "base"), {}, "")
+    for mode in MODES:
+        chat = open_chat(base, mode)
+        assert chat.rendered_prompts(probes(chat.dialect, mode)) or base.name in UNTRAINABLE or not base.thinking
+        (tmp_path / mode).mkdir()
+        copy_tokenizer(source, tmp_path / mode, chat.frozen_source)
+        assert folder_difference(chat, tmp_path / mode) is None
+        assert folder_difference(chat, source.folder, template=chat.frozen_source) is None
+
+
+@pytest.mark.exhaustive
+@by_name
+def test_llama_cpp_renders_the_prompts_of_training(base: Base, tmp_path: Path) -> None:
+    if base.name in LLAMA_CPP_REWRITES:
+        pytest.skip(LLAMA_CPP_REWRITES[base.name])
+    file = gguf_file(base, tmp_path / "model")
+    for mode in MODES:
+        chat = open_chat(base, mode)
+        with llama_server(LlamaSettings(str(file), template=chat.frozen_source)) as url:
+            assert not differing(chat, Llama(url), mode, base.bos)
+
+
+def differing(chat: ChatTemplate, server: Llama, mode: str, bos: str) -> dict[str, tuple[str, str]]:
+    """Return the prompts of training that llama.cpp renders differently, and what it renders."""
+    found = {}
+    for row, _ in chat.rendered_prompts(probes(chat.dialect, mode)):
+        reasoning = [{REASONING: turn.extra[REASONING]} if REASONING in turn.extra else {} for turn in row.prompt]
+        body = {"messages": [openai_message(turn) | more for turn, more in zip(row.prompt, reasoning, strict=True)]}
+        text = server.post("/apply-template", body | ({"tools": list(row.tools)} if row.tools else {}))["prompt"]
+        expected = chat.render(row.prompt, row.tools, generation_prompt=True)
+        if text.removeprefix(bos) != expected.removeprefix(bos):
+            found[expected] = text
+    return found
+
+
+def gguf_file(base: Base, folder: Path) -> Path:
+    """Write a tiny model with the tokens that begin and end texts of ``base``; llama.cpp's engine needs no other ones."""
+    make_tiny(folder, stop=base.stops[0], specials=(base.bos,) if base.bos else (), texts=["the quick brown fox "] * 20)
+    settings = read_json(folder / "tokenizer_config.json")
+    write_json(folder / "tokenizer_config.json", settings | ({"bos_token": base.bos} if base.bos else {}))
+    source = resolve(str(folder))
+    model, config = load_model(source.folder)
+    gguf.write_gguf(model, config, source, folder / "model.gguf")
+    return folder / "model.gguf"
