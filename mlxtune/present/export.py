@@ -21,7 +21,6 @@ _OUTCOMES: dict[FidelityOutcome, tuple[Mark, str]] = {
 }  # fmt: skip
 _PROMPTS: dict[PromptCheck, str] = {"tokens": "same tokens", "counts": "same number of tokens", "none": "not compared"}
 _NOTES: dict[str, str] = {
-    "template_not_writable": "Ollama's language cannot express the chat template.",
     "system_not_writable": "A Modelfile cannot contain the rows' system prompt. Send it with each conversation.",
     "space_near_token": "llama.cpp handles whitespace next to some control tokens differently than the tokenizer does.",
 }
@@ -121,8 +120,6 @@ def difference_text(difference: PromptDifference) -> str:
     return f"differ at token {difference.position}: {' instead of '.join(shown)}"
 
 
-def export_note(note: str, difference: PromptDifference | None = None, token: str = "") -> str:
-    about = (
-        f" The prompts {difference_text(difference)}." if difference else f" An example is {one_line(token, 40)}." if token else ""
-    )
+def export_note(note: str, token: str = "") -> str:
+    about = f" An example is {one_line(token, 40)}." if token else ""
     return f"{_NOTES[note]}{about} Compare your prompts with: mlxtune verify-export"

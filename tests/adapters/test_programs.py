@@ -47,8 +47,7 @@ def commands(text: str) -> dict[str, list[str]]:
 
 def test_modelfile_has_the_template_system_stops_and_context(chat: ChatTemplate) -> None:
     result = ollama.modelfile(chat, [ROW], source="./model.gguf", system='Be "brief".\nAlways.', context=8192)
-    assert result.notes == ()
-    found = commands(result.text)
+    found = commands(result)
     assert found["FROM"] == ["./model.gguf"]
     assert found["SYSTEM"] == ['Be "brief".\nAlways.']
     assert "ADAPTER" not in found
@@ -59,22 +58,22 @@ def test_modelfile_has_the_template_system_stops_and_context(chat: ChatTemplate)
 
 def test_adapter_is_added_to_a_base_in_ollama(chat: ChatTemplate) -> None:
     result = ollama.modelfile(chat, [ROW], source="smollm2:135m", adapter="./adapter.gguf")
-    assert result.text.startswith("FROM smollm2:135m\nADAPTER ./adapter.gguf\n")
+    assert result.startswith("FROM smollm2:135m\nADAPTER ./adapter.gguf\n")
     assert ollama.create_command("My Name", "/a b") == ["ollama", "create", "my-name", "-f", "/a b/Modelfile"]
 
 
 def test_template_is_left_out_where_it_cannot_be_proven(chat: ChatTemplate) -> None:
     result = ollama.modelfile(chat, [replace(ROW, tools=(TOOL,))], source="./model.gguf")
-    assert "TEMPLATE" not in commands(result.text)
-    assert result.notes[0].code == "template_not_writable"
-    assert (result.notes[0].difference.position, result.notes[0].difference.actual) == (0, "")
+    assert "TEMPLATE" not in commands(result)
+    _, difference = ollama.expressed_template(chat, [replace(ROW, tools=(TOOL,))])
+    assert (difference.position, difference.actual) == (0, "")
 
 
 @pytest.mark.parametrize("system", ["Price:\u00a05 €", 'Say """.', 'Say "yes"'])
 def test_system_prompt_that_ollama_would_change_is_left_out(chat: ChatTemplate, system: str) -> None:
     result = ollama.modelfile(chat, [ROW], source="./model.gguf", system=system)
-    assert "SYSTEM" not in commands(result.text)
-    assert [note.code for note in result.notes] == ["system_not_writable"]
+    assert "SYSTEM" not in commands(result)
+    assert not ollama.is_writable(system)
 
 
 @pytest.fixture

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from mlxtune.adapters.export.fidelity import PromptDifference
 from mlxtune.data.rows import PromptRow
@@ -21,20 +20,6 @@ MODELFILE = "Modelfile"
 MIN_CONTEXT = 4096  # Ollama's default
 
 
-@dataclass(frozen=True)
-class ModelfileNote:
-    """A limitation of a Modelfile."""
-
-    code: Literal["template_not_writable", "system_not_writable"]
-    difference: PromptDifference | None = None  # an example of a prompt that is rendered differently
-
-
-@dataclass(frozen=True)
-class Modelfile:
-    text: str
-    notes: tuple[ModelfileNote, ...]
-
-
 def modelfile(
     template: ChatTemplate,
     rows: Sequence[PromptRow],
@@ -43,29 +28,24 @@ def modelfile(
     adapter: str = "",
     system: str = "",
     context: int = MIN_CONTEXT,
-) -> Modelfile:
+) -> str:
     """Return the Modelfile for the model ``source`` (a file, or a name in Ollama), to which the file ``adapter`` is added if set.
 
     Its template is included only if :func:`expressed_template` finds no difference. ``system`` is the system turn that
     all rows share, and ``context`` the number of tokens in a conversation.
     """
-    notes: list[ModelfileNote] = []
     lines = [f"FROM {source}"]
     if adapter:
         lines.append(f"ADAPTER {adapter}")
     text, difference = expressed_template(template, rows)
-    if difference:
-        notes.append(ModelfileNote("template_not_writable", difference))
-    else:
+    if not difference:
         lines.append(f"TEMPLATE {_quoted(text)}")
-    if system and _writable(system):
+    if system and is_writable(system):
         lines.append(f"SYSTEM {_quoted(system)}")
-    elif system:
-        notes.append(ModelfileNote("system_not_writable"))
     stops = [template.tokenizer.decode([token]) for token in sorted(template.stop_tokens)]
-    lines += [f'PARAMETER stop "{stop}"' for stop in stops if _writable(stop) and '"' not in stop and stop.strip()]
+    lines += [f'PARAMETER stop "{stop}"' for stop in stops if is_writable(stop) and '"' not in stop and stop.strip()]
     lines += ["PARAMETER temperature 0", "PARAMETER repeat_penalty 1", f"PARAMETER num_ctx {context}"]  # greedy, as evaluated
-    return Modelfile("\n".join(lines) + "\n", tuple(notes))
+    return "\n".join(lines) + "\n"
 
 
 def expressed_template(template: ChatTemplate, rows: Sequence[PromptRow]) -> tuple[str, PromptDifference | None]:
@@ -77,7 +57,7 @@ def expressed_template(template: ChatTemplate, rows: Sequence[PromptRow]) -> tup
     from mlxtune.models.portable import probes
 
     turns = derive(template, template.added_bos)
-    if turns is None or not _writable(turns.go):
+    if turns is None or not is_writable(turns.go):
         return "", PromptDifference(
             rows[0].id, 0, template.tokenizer.decode(template.prompt(rows[0].prompt, rows[0].tools)[:1]), ""
         )
@@ -102,7 +82,7 @@ def create_command(name: str, folder: str, quantize: str = "") -> list[str]:
     return ["ollama", "create", model_name(name), *quantized, "-f", f"{folder}/{MODELFILE}"]
 
 
-def _writable(text: str) -> bool:
+def is_writable(text: str) -> bool:
     """Return whether Ollama's parser returns ``text`` unchanged. Python and Go agree on which characters are printable."""
     return (
         '"""' not in text and not text.endswith('"') and all(character.isprintable() or character in "\n\r\t" for character in text)

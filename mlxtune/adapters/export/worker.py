@@ -32,7 +32,6 @@ from mlxtune.adapters.layout import LINEAGE, read_layout
 from mlxtune.core.errors import MachineError, ModelError
 from mlxtune.core.files import new_folder, write_json, write_text
 from mlxtune.core.hashing import sha256_file
-from mlxtune.core.json_fields import to_json
 from mlxtune.core.text import one_line, size
 from mlxtune.evaluation.arms import BASE, TUNED
 from mlxtune.evaluation.progress import progress_reporter
@@ -214,13 +213,13 @@ def _add_program_files(worker: Worker, folder: Path, chat: ChatTemplate, rows: C
     file = gguf.LORA_FILE if request["form"] == "gguf-lora" else GGUF_FILE
     if request["program"] == "ollama":
         longest = max(len(chat.prompt(row.prompt, row.tools)) for row in rows.rows) + rows.max_tokens(chat)
-        result = ollama.modelfile(
+        text = ollama.modelfile(
             chat, rows.rows, source=request["ollama_base"] or f"./{file}", adapter=f"./{file}" if request["ollama_base"] else "",
             system=request["system"], context=max(ollama.MIN_CONTEXT, 2 ** (2 * longest).bit_length()),
         )  # fmt: skip
-        write_text(folder / ollama.MODELFILE, result.text)
-        for note in result.notes:
-            worker.warn("export_note", note=note.code, difference=to_json(note.difference))
+        write_text(folder / ollama.MODELFILE, text)
+        if not ollama.is_writable(request["system"]):
+            worker.warn("export_note", note="system_not_writable")
     elif request["program"] == "lmstudio":
         os.rename(folder / file, folder / f"{request['name']}-{request['precision'].upper()}.gguf")
         lmstudio.write_preset(request["name"], request["system"])  # before the model, which must not exist without it
