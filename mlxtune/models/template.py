@@ -109,6 +109,8 @@ class ChatTemplate:
         source = str(variables.pop("chat_template", self.source))
         if not source:
             return ""
+        if self.tokenizer.bos_token is None:  # llama.cpp would take its own default
+            variables["bos_token"] = ""
         word = self.thinking.word(thinking)
         frozen = with_variables(source, variables)
         rendered = self.rendered_prompts(probes(self.dialect, thinking))

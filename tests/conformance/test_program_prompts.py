@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from bases import Base, write_base
@@ -17,11 +18,13 @@ from mlxtune.adapters.export.llama_server import LlamaSettings, llama_server
 from mlxtune.adapters.export.program_prompts import folder_difference
 from mlxtune.adapters.tokenizer_files import copy_tokenizer
 from mlxtune.core.files import read_json, write_json
-from mlxtune.data.rows import REASONING
+from mlxtune.data.rows import REASONING, PromptRow
 from mlxtune.evaluation.endpoint_answers import openai_message
 from mlxtune.models.portable import probes
 from mlxtune.models.resolve import ModelFolder, resolve
 from mlxtune.models.template import ChatTemplate
+from mlxtune.serving.chat_session import ChatSession
+from mlxtune.serving.completions import parse_message
 
 MODES = ("off", "on", "keep")
 LLAMA_CPP_REWRITES = {"Gemma 4 (first revision)": "it merges the results of calls into the turn of the call"}
@@ -40,6 +43,20 @@ def test_transformers_and_mlx_lm_render_the_prompts_of_training(base: Base, tmp_
         assert folder_difference(chat, source.folder, template=chat.frozen_source) is None
 
 
+@by_name
+def test_the_server_and_chat_render_the_prompts_of_training(base: Base) -> None:
+    for mode in MODES:
+        chat = open_chat(base, mode)
+        for row, expected in chat.rendered_prompts(probes(chat.dialect, mode)):
+            assert chat.prompt([parse_message(turn, "") for turn in openai_messages(row)], row.tools) == expected
+            if not row.tools:
+                session = ChatSession(*(turn.content for turn in row.prompt[:1] if turn.is_system))
+                *turns, question = [turn for turn in row.prompt if not turn.is_system]
+                for asked, answer in zip(turns[::2], turns[1::2], strict=True):
+                    session.add(asked.content, answer.content, answer.extra.get(REASONING, ""))
+                assert chat.prompt([*session.messages, question]) == expected
+
+
 @pytest.mark.exhaustive
 @by_name
 def test_llama_cpp_renders_the_prompts_of_training(base: Base, tmp_path: Path) -> None:
@@ -52,12 +69,16 @@ def test_llama_cpp_renders_the_prompts_of_training(base: Base, tmp_path: Path) -
             assert not differing(chat, Llama(url), mode, base.bos)
 
 
+def openai_messages(row: PromptRow) -> list[dict[str, Any]]:
+    reasoning = [{REASONING: turn.extra[REASONING]} if REASONING in turn.extra else {} for turn in row.prompt]
+    return [openai_message(turn) | more for turn, more in zip(row.prompt, reasoning, strict=True)]
+
+
 def differing(chat: ChatTemplate, server: Llama, mode: str, bos: str) -> dict[str, tuple[str, str]]:
     """Return the prompts of training that llama.cpp renders differently, and what it renders."""
     found = {}
     for row, _ in chat.rendered_prompts(probes(chat.dialect, mode)):
-        reasoning = [{REASONING: turn.extra[REASONING]} if REASONING in turn.extra else {} for turn in row.prompt]
-        body = {"messages": [openai_message(turn) | more for turn, more in zip(row.prompt, reasoning, strict=True)]}
+        body: dict[str, Any] = {"messages": openai_messages(row)}
         text = server.post("/apply-template", body | ({"tools": list(row.tools)} if row.tools else {}))["prompt"]
         expected = chat.render(row.prompt, row.tools, generation_prompt=True)
         if text.removeprefix(bos) != expected.removeprefix(bos):
