@@ -1,7 +1,5 @@
 """Freeze the chat template that an adapter was trained with. Runs as the child process of ``adapters.publish``."""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Copy a base's tokenizer together with the chat template that was trained. Imports no mlx."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Sequence
 from pathlib import Path

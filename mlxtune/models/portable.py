@@ -5,8 +5,6 @@ Programs pass their own values of variables (mlx-lm turns thinking on, llama.cpp
 It uses only what both Jinja2 and llama.cpp's engine understand.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """Every base's frozen template, rendered by each program's own code: the prompts are those of training, token for token."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -3,8 +3,6 @@
 It runs in a process of its own, because llama.cpp aborts on what it cannot compute.
 """
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

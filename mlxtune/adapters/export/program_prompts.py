@@ -1,7 +1,5 @@
 """Compare the prompts of training with those that programs render from an export, each with its own code and nothing but messages."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
