@@ -27,7 +27,8 @@ NINE = OBJECTS.replace("CALL", "{% if c.id | length != 9 %}{{ raise_exception('n
 NO_SYSTEM = START + "{% if m.role == 'system' %}{{ raise_exception('none') }}{% endif %}{{ m.content }}" + END
 LATE_SYSTEM = (  # as Mistral Nemo: before the last user turn, and only if that is the last turn
     "{% if messages[0].role == 'system' %}{% set system = messages[0].content %}{% set messages = messages[1:] %}{% endif %}"
-    "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if loop.last and system %}{{ system }}\n\n{% endif %}{{ m.content }}" + END
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if loop.last and system is defined %}{{ system }}\n\n{% endif %}{{ m.content }}"
+    + END
 )
 ONE_SYSTEM = START + "{% if m.role == 'system' and not loop.first %}{{ raise_exception('late') }}{% endif %}{{ m.content }}" + END
 THINKING = START + "{% if m.thinking %}<think>{{ m.thinking }}</think>{% endif %}{{ m.content }}" + END
@@ -153,8 +154,9 @@ def test_the_answer_follows_its_prompt_although_the_context_is_rewritten(chat: A
     """Bielik does not close a result behind a system turn once the answer is there."""
     bielik = OBJECTS.replace("<|im_end|>\n{% endfor", "{% if m.role != 'tool' or loop.last %}<|im_end|>\n{% endif %}{% endfor")
     conversation = row(("system", "Be kind."), ("user", "Find it"), call(), ("tool", "here"), ("assistant", "Found."), tools=[TOOL])
-    _, second = chat(bielik).encode(conversation, 5000)
-    assert chat(bielik).tokenizer.decode(second.tokens[second.trained].tolist()) == "Found.<|im_end|>"
+    (text,) = trained(chat(bielik), conversation)
+    assert text.startswith("CALL call_1234567890 find")
+    assert text.endswith("<|im_end|>Found.<|im_end|>")
 
 
 @pytest.mark.parametrize(("source", "form"), [(OBJECTS, "object"), (STRINGS, "string")])
