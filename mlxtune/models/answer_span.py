@@ -51,12 +51,11 @@ class EndlessAnswerError(Exception):
 
 
 def locate_answer(
-    prompt: str, text: str, dialect: Dialect, control: ControlTokens, stops: Mapping[int, str], ends: Container[int]
+    prompt: str, text: str, dialect: Dialect, control: ControlTokens, stops: Mapping[int, str], closing: Container[int]
 ) -> AnswerSpan:
     """Return the answer in ``text``, a conversation whose inference prompt is ``prompt``; both contain breaks.
 
-    ``stops`` maps the ids of stop tokens to their texts. Those in ``ends`` end generation in every program, so that an answer with
-    another one is trained through the next (Cohere's ``<|END_RESPONSE|>``). If the tokenizer merges the end of the prompt and the start of the answer
+    ``stops`` maps the ids of stop tokens to their texts. The answer includes the one in ``closing`` if it follows another. If the tokenizer merges the end of the prompt and the start of the answer
     into one token, as it may if the answer begins with whitespace, both are encoded separately, because the model generates its
     answer after the prompt's own tokens. Raises ``RewrittenAnswerError`` or ``EndlessAnswerError``.
     """
@@ -69,8 +68,7 @@ def locate_answer(
     stop = next((index for index in range(len(before), len(tokens)) if tokens[index] in stops), None)
     if stop is None:
         raise EndlessAnswerError
-    if tokens[stop] not in ends and tokens[stop + 1 : stop + 2] and tokens[stop + 1] in ends:
-        stop += 1
+    stop += stop + 1 < len(tokens) and tokens[stop + 1] in closing
     rest = text[len(prompt) :]
     opened = next((start for start in THOUGHTS if prompt.rstrip().endswith(start)), "")
     if opened and THOUGHTS[opened] not in rest:

@@ -346,10 +346,18 @@ def end_tokens(tokenizer: TokenizerWrapper, render: Render) -> frozenset[int] | 
     return frozenset({end})
 
 
-def _after(tokenizer: TokenizerWrapper, render: Render, message: Message) -> list[int] | None:
-    """Return the tokens after the probe text in a conversation that ends with ``message``, or ``None`` if it is not there."""
+def closing_tokens(tokenizer: TokenizerWrapper, render: Render) -> frozenset[int]:
+    """Return the eos token that follows the token that ends an answer, also inside a conversation, as in Cohere's templates."""
+    tokens = _after(tokenizer, render, Message("assistant", _END_PROBE), _END_QUESTION) or []
+    known = set(tokenizer.eos_token_ids)
+    end = next((index for index, token in enumerate(tokens) if token in tokenizer.added_tokens_decoder), len(tokens))
+    return frozenset(tokens[end + 1 : end + 2]) & known if not known.issuperset(tokens[end : end + 1]) else frozenset()
+
+
+def _after(tokenizer: TokenizerWrapper, render: Render, *messages: Message) -> list[int] | None:
+    """Return the tokens after the probe text in a conversation that ends with ``messages``, or ``None`` if it is not there."""
     try:
-        _, separator, rest = render((_END_QUESTION, message)).rpartition(_END_PROBE)
+        _, separator, rest = render((_END_QUESTION, *messages)).rpartition(_END_PROBE)
     except TemplateError:
         return None
     return list(tokenizer.encode(rest.rstrip(), add_special_tokens=False)) if separator else None

@@ -45,7 +45,7 @@ from mlxtune.models.answer_span import (
     notes,
 )
 from mlxtune.models.control_tokens import ControlTokens
-from mlxtune.models.dialect import Dialect, TurnDict, end_tokens, find_dialect, with_word_in_system
+from mlxtune.models.dialect import Dialect, TurnDict, closing_tokens, end_tokens, find_dialect, with_word_in_system
 from mlxtune.models.encoded import Encoded, EncodedPair
 from mlxtune.models.portable import message_converter, plain_messages, probes, with_variables
 from mlxtune.models.resolve import ModelFolder
@@ -200,6 +200,10 @@ class ChatTemplate:
     @cached_property
     def _end_tokens(self) -> frozenset[int] | None:
         return end_tokens(self.tokenizer, lambda messages: self.render(messages, (), generation_prompt=False))
+
+    @cached_property
+    def _closing(self) -> frozenset[int]:
+        return closing_tokens(self.tokenizer, lambda messages: self.render(messages, (), generation_prompt=False))
 
     @cached_property
     def _stops(self) -> dict[int, str]:
@@ -374,7 +378,7 @@ class ChatTemplate:
         prompt = self._rendered(messages[:-1], tools, generation_prompt=True, location=location)
         text = self._rendered(messages, tools, generation_prompt=False, location=location)
         try:
-            span = locate_answer(prompt, text, self.dialect, self.control, self._stops, self.tokenizer.eos_token_ids)
+            span = locate_answer(prompt, text, self.dialect, self.control, self._stops, self._closing)
         except OpenThoughtError:
             hint = "The template cannot turn thinking off. Name a template in model.template that does not open a thinking block."
             if self.settings.thinking != "off" and (self.thinking.switch or self.thinking.words[0]):
