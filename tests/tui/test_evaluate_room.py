@@ -745,7 +745,7 @@ async def test_the_recipe_as_it_is_now_can_be_chosen_if_it_evaluates_differently
             await room.press("n", choose=subject)
             await room.choose("0")
             await room.until(lambda count=count: len(started) == count and not room.app.jobs.busy)  # type: ignore[misc]
-        room.app.run_to_evaluate = run.name
+        room.app.run_to_evaluate = Run(run)
         await room.press("H", "E", choose=str(run / "recipe.toml"))
         await room.choose("0")
         await room.until(lambda: len(started) == 3 and not room.app.jobs.busy)
