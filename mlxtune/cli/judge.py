@@ -16,7 +16,7 @@ from mlxtune.core.json_fields import to_json
 from mlxtune.core.text import plural
 from mlxtune.evaluation.blind import blind_session
 from mlxtune.evaluation.judge import AskJudge, endpoint, judge_session, rubric
-from mlxtune.evaluation.judge.endpoint import CostMeter, EndpointJudge
+from mlxtune.evaluation.judge.endpoint import CostMeter, EndpointClient
 from mlxtune.evaluation.judge.judge_report import build_judge_report, save_judge_report
 from mlxtune.evaluation.judge.judge_session import JudgeSession
 from mlxtune.evaluation.judge.local import BATCH_SIZE, LocalJudge
@@ -120,7 +120,7 @@ def _behind(options: JudgeOptions, meter: CostMeter) -> _Judge:
             "A remote judge costs money, so it needs a cap.",
             hint="Use --price-in and --price-out ($ per million tokens) and --cap.",
         )
-    return _Judge(model, "" if near else name, WORKERS, lambda _: nullcontext(EndpointJudge(url, model, secret, meter)))
+    return _Judge(model, "" if near else name, WORKERS, lambda _: nullcontext(EndpointClient(url, model, secret, meter).ask))
 
 
 def _tell(fixed: JudgeSession, meter: CostMeter) -> None:

@@ -116,7 +116,7 @@ def test_blind_votes_calibrate_the_judge(cli, judge, folder):
 def test_no_rows_are_sent_without_consent(refused, cli, folder, monkeypatch, rubric):
     monkeypatch.setenv("MLXTUNE_JUDGE_KEY", CANARY)
     requests = []
-    monkeypatch.setattr(endpoint.EndpointJudge, "__call__", lambda self, messages: requests.append(messages) or "{}")
+    monkeypatch.setattr(endpoint.EndpointClient, "ask", lambda self, messages: requests.append(messages) or "{}")
     arguments = ("judge", ID, "--model", "m", "--url", "https://judge.example/v1", "--rubric", rubric, "--n", "2")
     money = ("--price-in", "1", "--price-out", "2", "--cap", "5")
     refused(arguments, "costs money")

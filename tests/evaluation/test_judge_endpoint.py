@@ -12,7 +12,7 @@ from judge_stub import serve
 from mlxtune.core.errors import InputError, MachineError, MlxtuneError
 from mlxtune.data.rows import Message
 from mlxtune.evaluation.judge import ReplyLost, endpoint
-from mlxtune.evaluation.judge.endpoint import REPLY_TOKENS, CostCapReached, CostMeter, EndpointJudge
+from mlxtune.evaluation.judge.endpoint import REPLY_TOKENS, CostCapReached, CostMeter, EndpointClient
 from mlxtune.evaluation.judge.rubric import DEFAULT, grading_messages
 
 CANARY = "sk-canary-7f3a9d"
@@ -31,54 +31,54 @@ def waits():
 
 
 @pytest.fixture
-def ask(stub, waits):
+def judge(stub, waits):
     meter = CostMeter(2.0, 8.0)
-    judge = EndpointJudge(stub.url, "judge-1", CANARY, meter, sleep=waits.append)
+    judge = EndpointClient(stub.url, "judge-1", CANARY, meter, sleep=waits.append)
     judge.meter = meter
     return judge
 
 
-def test_reply_is_returned_and_usage_charged(stub, ask):
-    assert '"verdict": "yes"' in ask(MESSAGES)
-    assert ask.meter.spent == pytest.approx((100 * 2 + 10 * 8) / 1e6)
+def test_reply_is_returned_and_usage_charged(stub, judge):
+    assert '"verdict": "yes"' in judge.ask(MESSAGES)
+    assert judge.meter.spent == pytest.approx((100 * 2 + 10 * 8) / 1e6)
     assert stub.headers[0]["authorization"] == f"Bearer {CANARY}"
     assert stub.bodies[0]["max_tokens"] == REPLY_TOKENS
     assert stub.bodies[0]["messages"] == MESSAGES
 
 
-def test_missing_usage_charges_worst_case(stub, ask):
+def test_missing_usage_charges_worst_case(stub, judge):
     stub.usage = None
-    ask(MESSAGES)
-    assert ask.meter.spent == pytest.approx(ask.meter.worst_case(MESSAGES))
+    judge.ask(MESSAGES)
+    assert judge.meter.spent == pytest.approx(judge.meter.worst_case(MESSAGES))
 
 
 @pytest.mark.parametrize("status", [429, 503])
-def test_rejected_request_is_retried_with_one_key_and_billed_once(stub, ask, waits, status):
+def test_rejected_request_is_retried_with_one_key_and_billed_once(stub, judge, waits, status):
     stub.script = [status, status]
-    assert "yes" in ask(MESSAGES)
-    assert ask.meter.spent == pytest.approx((100 * 2 + 10 * 8) / 1e6)
+    assert "yes" in judge.ask(MESSAGES)
+    assert judge.meter.spent == pytest.approx((100 * 2 + 10 * 8) / 1e6)
     assert waits == [1.0, 2.0]
     assert len(stub.bodies) == 3
     assert len({headers["idempotency-key"] for headers in stub.headers}) == 1
 
 
-def test_retry_after_is_respected_up_to_limit(stub, ask, waits):
+def test_retry_after_is_respected_up_to_limit(stub, judge, waits):
     stub.script, stub.retry_after = [429, 429], "7"
-    ask(MESSAGES)
+    judge.ask(MESSAGES)
     assert waits == [7.0, 7.0]
     stub.script, stub.retry_after = [429], "86400"
-    ask(MESSAGES)
+    judge.ask(MESSAGES)
     assert waits[-1] == endpoint.WAIT
 
 
 @pytest.mark.parametrize("step", [500, 502, 504, 408, "drop", "garbage"])
-def test_possibly_billed_request_is_charged_and_not_retried(stub, ask, waits, step):
+def test_possibly_billed_request_is_charged_and_not_retried(stub, judge, waits, step):
     stub.script = [step]
     with pytest.raises(ReplyLost):
-        ask(MESSAGES)
+        judge.ask(MESSAGES)
     assert len(stub.bodies) == 1
     assert waits == []
-    assert ask.meter.spent == pytest.approx(ask.meter.worst_case(MESSAGES))
+    assert judge.meter.spent == pytest.approx(judge.meter.worst_case(MESSAGES))
 
 
 def _choice(**message: object) -> dict[str, object]:
@@ -94,72 +94,72 @@ NOT_COMPLETIONS = (
 
 
 @pytest.mark.parametrize("reply", NOT_COMPLETIONS, ids=str)
-def test_a_malformed_reply_is_lost_or_has_no_text_but_breaks_nothing(stub, ask, reply):
+def test_a_malformed_reply_is_lost_or_has_no_text_but_breaks_nothing(stub, judge, reply):
     stub.script = [({}, json.dumps(reply).encode())]
     with contextlib.suppress(ReplyLost):
-        assert isinstance(ask(MESSAGES), str)
+        assert isinstance(judge.ask(MESSAGES), str)
     assert len(stub.bodies) == 1
-    assert ask.meter.spent == pytest.approx(ask.meter.worst_case(MESSAGES))
+    assert judge.meter.spent == pytest.approx(judge.meter.worst_case(MESSAGES))
 
 
-def test_an_oversized_reply_is_abandoned(stub, ask, monkeypatch):
+def test_an_oversized_reply_is_abandoned(stub, judge, monkeypatch):
     monkeypatch.setattr(endpoint, "MAX_REPLY_BYTES", 2**20)
     large = json.dumps(_choice(content="x" * 2**21)).encode()
     stub.script = [({}, large), ({"Content-Encoding": "gzip"}, gzip.compress(bytes(10**7)))]
     for reason in ("is larger than 1 MB", "is compressed"):
         with pytest.raises(ReplyLost, match=reason):
-            ask(MESSAGES)
+            judge.ask(MESSAGES)
     assert all(headers["accept-encoding"] == "identity" for headers in stub.headers)
-    assert ask.meter.spent == pytest.approx(2 * ask.meter.worst_case(MESSAGES))
+    assert judge.meter.spent == pytest.approx(2 * judge.meter.worst_case(MESSAGES))
 
 
 def test_timeout_is_not_retried(stub, monkeypatch, waits):
     monkeypatch.setattr(endpoint, "TIMEOUT", 0.2)
     free = threading.Event()
     stub.behavior = lambda *_: (free.wait(5), {})[1]
-    judge = EndpointJudge(stub.url, "judge-1", CANARY, CostMeter(), sleep=waits.append)
+    judge = EndpointClient(stub.url, "judge-1", CANARY, CostMeter(), sleep=waits.append)
     with pytest.raises(ReplyLost):
-        judge(MESSAGES)
+        judge.ask(MESSAGES)
     free.set()
     assert len(stub.bodies) == 1
     assert waits == []
 
 
 @pytest.mark.parametrize("status", [307, 400, 401, 403, 404])
-def test_refusal_stops_at_once_without_charge(stub, ask, status):
+def test_refusal_stops_at_once_without_charge(stub, judge, status):
     stub.script = [status]
     with pytest.raises(InputError, match=f"rejected the request with status {status}"):
-        ask(MESSAGES)
+        judge.ask(MESSAGES)
     assert len(stub.bodies) == 1
-    assert ask.meter.spent == 0
+    assert judge.meter.spent == 0
 
 
-def test_exhausted_quota_is_not_waited_for(stub, ask, waits):
+def test_exhausted_quota_is_not_waited_for(stub, judge, waits):
     stub.script, stub.retry_after = [429], "never"
     with pytest.raises(InputError, match="429"):
-        ask(MESSAGES)
+        judge.ask(MESSAGES)
     assert waits == []
 
 
-def test_unresponsive_endpoint_is_abandoned(stub, ask, waits):
+def test_unresponsive_endpoint_is_abandoned(stub, judge, waits):
     stub.script = [503] * 9
     with pytest.raises(MachineError, match="Cannot reach"):
-        ask(MESSAGES)
+        judge.ask(MESSAGES)
     assert len(waits) == endpoint.TRIES - 1
-    nobody = EndpointJudge("http://127.0.0.1:9/v1", "m", CANARY, CostMeter(), sleep=waits.append)
+    nobody = EndpointClient("http://127.0.0.1:9/v1", "m", CANARY, CostMeter(), sleep=waits.append)
     with pytest.raises(MachineError, match="Cannot reach"):
-        nobody(MESSAGES)
+        nobody.ask(MESSAGES)
 
 
 def test_spending_cap_is_checked_before_sending(stub, waits):
     worst = CostMeter(2.0, 8.0).worst_case(MESSAGES)
     meter = CostMeter(2.0, 8.0, cap=2.5 * worst)
     stub.usage = None
-    judge = EndpointJudge(stub.url, "judge-1", CANARY, meter, sleep=waits.append)
-    judge(MESSAGES)
-    judge(MESSAGES)
+    judge = EndpointClient(stub.url, "judge-1", CANARY, meter, sleep=waits.append)
+    judge.ask(MESSAGES)
+    judge.ask(MESSAGES)
     with pytest.raises(CostCapReached, match="could cost"):
-        judge(MESSAGES)
+        judge.ask(MESSAGES)
     assert len(stub.bodies) == 2
     assert meter.spent <= meter.cap
 
@@ -171,17 +171,17 @@ def test_worst_case_is_never_below_actual_charge():
 
 
 @pytest.mark.parametrize("step", [400, 401, 429, 500, 503, "drop", "garbage", 200])
-def test_key_is_absent_from_errors_tracebacks_logs_and_replies(stub, ask, step, caplog, monkeypatch):
+def test_key_is_absent_from_errors_tracebacks_logs_and_replies(stub, judge, step, caplog, monkeypatch):
     caplog.set_level(logging.DEBUG)
     stub.behavior = lambda *_: "KEY"
     stub.script, stub.retry_after = [step] * 5, "never"
     try:
-        text = ask(MESSAGES)
+        text = judge.ask(MESSAGES)
     except (ReplyLost, MlxtuneError) as error:
         text = "".join(traceback.format_exception(error)) + repr(error) + getattr(error, "hint", "")
     assert CANARY not in text
     assert CANARY not in caplog.text
-    assert CANARY not in repr(ask)
+    assert CANARY not in repr(judge)
 
 
 @pytest.mark.parametrize(
@@ -226,14 +226,14 @@ def test_key_given_as_variable_name_is_not_echoed():
     assert CANARY not in refused.value.message + refused.value.hint
 
 
-def test_loopback_bypasses_proxy(stub, ask, monkeypatch):
+def test_loopback_bypasses_proxy(stub, judge, monkeypatch):
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
-    judge = EndpointJudge(stub.url, "judge-1", CANARY, CostMeter())
-    assert "yes" in judge(MESSAGES)
+    judge = EndpointClient(stub.url, "judge-1", CANARY, CostMeter())
+    assert "yes" in judge.ask(MESSAGES)
 
 
 def test_missing_extra_is_named(monkeypatch, stub):
     monkeypatch.setitem(sys.modules, "openai", None)
     with pytest.raises(InputError, match="needs the openai package"):
-        EndpointJudge(stub.url, "judge-1", CANARY, CostMeter())
+        EndpointClient(stub.url, "judge-1", CANARY, CostMeter())

@@ -22,7 +22,7 @@ def test_local_judge_answers_greedily_and_exits_with_caller(tiny, tmp_path):
         first, second = judge(ASKED), judge(ASKED)
         assert isinstance(first, str)
         assert first == second
-        worker = judge._child.process
+        worker = judge.process
     assert worker.returncode == 0
     with file_lock(accelerator_lock(), busy="the accelerator was not given back"):
         pass
@@ -43,7 +43,7 @@ def test_batched_answers_equal_single_answers(tiny, tmp_path):
 def test_crashed_worker_is_reported_with_its_last_output(tiny, tmp_path):
     with LocalJudge(tiny, tmp_path) as judge:
         (tmp_path / "worker.log").write_text("first\nlibc++abi: terminating\n")
-        judge._child.process.kill()
+        judge.process.kill()
         with pytest.raises(MachineError, match=r"The judge process was killed by signal 9: libc\+\+abi: terminating"):
             judge(ASKED)
 

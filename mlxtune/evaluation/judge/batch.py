@@ -1,6 +1,8 @@
 """All questions for a judge: each answer with each rubric question, each pair in both orders, repeats, and sentinels."""
 
-from collections.abc import Sequence
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from mlxtune.core.hashing import sha256_json, unit_interval
@@ -64,61 +66,41 @@ class JudgeCall:
 
 def batch(rows: Sequence[AnswerPair], rubric: Rubric, seed: int) -> list[JudgeCall]:
     """Return all calls in an order shuffled by ``seed``, so that a judge cannot recognize sentinels and repeats."""
-    first = [call for row in rows for call in _row(row, rubric, seed, 0)]
-    number = min(len(first), max(10, round(REPEATED * len(first))))
-    again = {(call.row, call.subject, call.question, call.swapped) for call in _shuffled(first, seed, "again")[:number]}
-    repeats = [
-        call
-        for row in rows
-        for call in _row(row, rubric, seed, 1)
-        if (call.row, call.subject, call.question, call.swapped) in again
-    ]
-    return _shuffled([*first, *repeats, *_sentinels(rows, rubric, seed)], seed, "order")
+    first, again = ([call for row in rows for call in _row(row, rubric, seed, repeat)] for repeat in (0, 1))
+    repeated = sorted(range(len(first)), key=lambda index: unit_interval(seed, "again", first[index].key))
+    repeats = [again[index] for index in repeated[: max(10, round(REPEATED * len(first)))]]
+    order = sorted(rows, key=lambda row: unit_interval(seed, "sentinel", row.id))
+    sentinels = []
+    for index, (name, text) in enumerate(SENTINELS.items()):
+        row = order[index % len(order)]
+        sentinels += _calls(row, {name: text}, (name, text, row.reference), rubric, seed)
+    return sorted([*first, *repeats, *sentinels], key=lambda call: unit_interval(seed, "order", call.key))
 
 
 def _row(row: AnswerPair, rubric: Rubric, seed: int, repeat: int) -> list[JudgeCall]:
-    """Return the calls for both answers with every question, and for the pair in both orders unless the answers are identical."""
+    """Return the calls for both answers, and for the pair unless the answers are identical."""
+    pair = ("pair", row.first, row.second) if row.first != row.second else None
+    return _calls(row, {FIRST: row.first, SECOND: row.second}, pair, rubric, seed, repeat)
+
+
+def _calls(
+    row: AnswerPair, answers: Mapping[str, str], pair: tuple[str, str, str] | None, rubric: Rubric, seed: int, repeat: int = 0
+) -> list[JudgeCall]:
+    """Return the calls for each of ``answers``, by subject, with every question, and for a ``pair`` with its subject, in both orders."""
     calls = []
     for question in rubric.questions:
-        for subject, answer in ((FIRST, row.first), (SECOND, row.second)):
-            mark = _mark(seed, row.id, subject, question.name, repeat)
-            calls.append(
-                JudgeCall(
-                    row.id, subject, question, answer, "", False, repeat, grading_messages(question, row.prompt, answer, mark)
-                )
-            )
-    if row.first != row.second:
-        calls += [_pair(row, "pair", row.first, row.second, swapped, rubric, seed, repeat) for swapped in (False, True)]
+        for subject, answer in answers.items():
+            messages = grading_messages(question, row.prompt, answer, _mark(seed, row.id, subject, question.name, repeat))
+            calls.append(JudgeCall(row.id, subject, question, answer, "", False, repeat, messages))
+    if pair:
+        subject, *both = pair
+        for swapped in (False, True):
+            one, two = both[::-1] if swapped else both
+            messages = pairwise_messages(rubric.pairwise, row.prompt, one, two, _mark(seed, row.id, subject, str(swapped), repeat))
+            calls.append(JudgeCall(row.id, subject, None, one, two, swapped, repeat, messages))
     return calls
-
-
-def _sentinels(rows: Sequence[AnswerPair], rubric: Rubric, seed: int) -> list[JudgeCall]:
-    """Return the calls for each sentinel as an answer: with every question, and paired with the reference in both orders."""
-    order = sorted(rows, key=lambda row: unit_interval(seed, "sentinel", row.id))
-    calls = []
-    for index, (name, text) in enumerate(SENTINELS.items()):
-        row = order[index % len(order)]
-        for question in rubric.questions:
-            mark = _mark(seed, row.id, name, question.name, 0)
-            calls.append(JudgeCall(row.id, name, question, text, "", False, 0, grading_messages(question, row.prompt, text, mark)))
-        calls += [_pair(row, name, text, row.reference, swapped, rubric, seed, 0) for swapped in (False, True)]
-    return calls
-
-
-def _pair(
-    row: AnswerPair, subject: str, first: str, second: str, swapped: bool, rubric: Rubric, seed: int, repeat: int
-) -> JudgeCall:
-    one, two = (second, first) if swapped else (first, second)
-    mark = _mark(seed, row.id, subject, str(swapped), repeat)
-    return JudgeCall(
-        row.id, subject, None, one, two, swapped, repeat, pairwise_messages(rubric.pairwise, row.prompt, one, two, mark)
-    )
 
 
 def _mark(seed: int, *parts: str | int) -> str:
     """Return a delimiter that no answer can contain, because answers were written before the seed was drawn."""
     return sha256_json([seed, *parts])[:12]
-
-
-def _shuffled(calls: Sequence[JudgeCall], seed: int, what: str) -> list[JudgeCall]:
-    return sorted(calls, key=lambda call: unit_interval(seed, what, call.key))

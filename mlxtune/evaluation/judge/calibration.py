@@ -1,13 +1,19 @@
 """Calibrate a judge against the user's blind votes on the same rows."""
 
-import math
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
+import numpy as np
+import numpy.typing as npt
+
 from mlxtune.evaluation.blind.votes import ArmChoice
 from mlxtune.evaluation.statistics.agreement import Estimate, kappa
 from mlxtune.evaluation.statistics.intervals import wilson
+
+Array = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -30,40 +36,30 @@ def prediction_powered_mean(labels: Sequence[float], predictions: Sequence[float
     therefore include two additional labels, both predicted wrongly, and the interval is Wilson's for the effective sample size, which
     covers about as often as Wilson's for the labels alone. Raises ``ValueError`` if there are no labels or the lengths differ.
     """
-    count = len(labels)
+    count, others = len(labels), len(unlabeled)
     if not labels or count != len(predictions):
         raise ValueError(f"there are {count} labels but {len(predictions)} predictions for them")
-    weights = _weights(labels, predictions, len(unlabeled)) if unlabeled else [0.0] * count
-    mean, weight, center = (math.fsum(values) / len(values) for values in (labels, weights, unlabeled or (0.0,)))
-    change = math.fsum(one * (center - prediction) for one, prediction in zip(weights, predictions, strict=True)) / count
-    label_parts = [*_deviations([*labels, 1.0, 0.0]), *([0.0] * (len(unlabeled) + 2))]
-    prediction_parts = [*(-part for part in _deviations([*predictions, 0.0, 1.0])), *_deviations([*unlabeled, 0.0, 1.0])]
-    parts = [one + weight * two for one, two in zip(label_parts, prediction_parts, strict=True)]
-    effective_n = count * max(1.0, _dot(label_parts, label_parts) / _dot(parts, parts))
-    powered = min(1.0, max(0.0, mean + change))
-    return PoweredMean(_estimate(mean, count), _estimate(powered, effective_n), effective_n, weight)
+    ys, fs, us = (np.array([*values, *two]) for values, two in ((labels, (1, 0)), (predictions, (0, 1)), (unlabeled, (0, 1))))
+    weights = _weights(ys, fs, 1 + count / others) if others else np.zeros(count)
+    mean, weight, center = (float(values.mean()) for values in (ys[:-2], weights, us[:-2] if others else np.zeros(1)))
+    powered = mean + float((weights * (center - fs[:-2])).mean())
+    label_variance = _variance(ys)
+    variance = _variance(ys - weight * fs) + weight**2 * _variance(us)
+    effective_n = count * max(1.0, label_variance / variance)
+    return PoweredMean(_estimate(mean, count), _estimate(min(1.0, max(0.0, powered)), effective_n), effective_n, weight)
 
 
-def _weights(labels: Sequence[float], predictions: Sequence[float], unlabeled: int) -> list[float]:
-    """Return, for each label, the weight that the other labels and the two additional ones give the predictions, from 0 to 1."""
-    ys, fs, rest = [*labels, 1.0, 0.0], [*predictions, 0.0, 1.0], len(labels) + 1
-    y_sum, f_sum, product, square = math.fsum(ys), math.fsum(fs), _dot(ys, fs), _dot(fs, fs)
-    ratio = 1 + len(labels) / unlabeled
-    weights = []
-    for y, f in zip(labels, predictions, strict=True):
-        together = product - y * f - (y_sum - y) * (f_sum - f) / rest
-        weights.append(min(1.0, max(0.0, together / ((square - f * f - (f_sum - f) ** 2 / rest) * ratio))))
+def _weights(ys: Array, fs: Array, ratio: float) -> Array:
+    """Return, for each label, the weight that the other labels and the last two, additional ones give the predictions, from 0 to 1."""
+    y, f, rest = ys[:-2], fs[:-2], len(ys) - 1
+    covariance = (ys @ fs - y * f) - (ys.sum() - y) * (fs.sum() - f) / rest
+    weights: Array = np.clip(covariance / (fs @ fs - f * f - (fs.sum() - f) ** 2 / rest) / ratio, 0, 1)
     return weights
 
 
-def _deviations(values: Sequence[float]) -> list[float]:
-    """Return deviations whose squares add up to the variance of a mean of ``values`` without the last two."""
-    mean, real = math.fsum(values) / len(values), max(1, len(values) - 2)
-    return [(value - mean) / math.sqrt(real * (len(values) - 1)) for value in values]
-
-
-def _dot(one: Sequence[float], two: Sequence[float]) -> float:
-    return math.fsum(a * b for a, b in zip(one, two, strict=True))
+def _variance(values: Array) -> float:
+    """Return the variance of a mean of ``values`` without the last two."""
+    return float(values.var(ddof=1)) / max(1, len(values) - 2)
 
 
 def _estimate(mean: float, size: float) -> Estimate:

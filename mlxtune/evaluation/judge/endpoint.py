@@ -221,12 +221,15 @@ class EndpointClient:
 
         A question is retried only if the endpoint certainly did no work (429, 503, no connection). After any other failure, it may
         have been billed: its worst-case cost is charged and :class:`ReplyLost` is raised. Raises ``InputError`` if the endpoint
-        rejects
-        the key, model or request, ``MachineError`` if it cannot be reached, and ``CostCapReached`` at the cap.
+        rejects the key, model or request, ``MachineError`` if it cannot be reached, and ``CostCapReached`` at the cap.
         """
         worst = self._meter.worst_case(messages, tools)
         with self._meter.reserve(worst):
             return self._ask(messages, tools, seed, worst)
+
+    def ask(self, messages: Messages) -> str:
+        """Return the text of the reply, as an :data:`AskJudge` does."""
+        return self.complete(messages).text
 
     def _ask(self, messages: Messages, tools: Tools, seed: int, worst: float) -> Completion:
         content = [self._model, messages, *([tools] if tools else []), *([seed] if seed else [])]
@@ -296,18 +299,6 @@ class EndpointClient:
 
     def _redact(self, text: str) -> str:
         return text.replace(self._secret, "[key]") if self._secret else text
-
-
-class EndpointJudge:
-    """An :data:`AskJudge` over HTTP."""
-
-    def __init__(self, url: str, model: str, secret: str, meter: CostMeter, sleep: Callable[[float], None] = time.sleep) -> None:
-        """Raises ``InputError`` if the ``judge`` extra is not installed."""
-        self._client = EndpointClient(url, model, secret, meter, sleep)
-
-    def __call__(self, messages: Messages) -> str:
-        """Return the text of the reply to ``messages``. Raises as :meth:`EndpointClient.complete` does."""
-        return self._client.complete(messages).text
 
 
 def _seconds(text: str) -> float:

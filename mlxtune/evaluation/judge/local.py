@@ -1,19 +1,33 @@
-"""A local model as the judge. It runs in its own process, so MLX is not imported here, and closing it frees its memory.
+"""A local model as the judge, in a process of its own, whose end frees the model's memory.
 
-Questions that several threads ask at the same time are answered in one batch.
+The process, ``python -m mlxtune.evaluation.judge.local BATCH_SIZE``, answers one ``load`` request, then ``reply`` requests in batches (see
+``core.child_process``). Questions that several threads ask at the same time are answered in one batch.
 """
 
-from pathlib import Path
-from types import TracebackType
-from typing import Self
+from __future__ import annotations
 
-from mlxtune.core.child_process import ChildProcess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mlxtune.core.child_process import Channel, ChildProcess, Request, run_session
+from mlxtune.core.errors import MlxtuneError, TemplateError
+from mlxtune.data.rows import Message
+from mlxtune.models.cpu import blas
+from mlxtune.models.resolve import resolve
+from mlxtune.runs.locks import accelerator_lease
+
+if TYPE_CHECKING:  # imports mlx
+    from mlxtune.models.template import ChatTemplate
 
 LOG = "worker.log"
 BATCH_SIZE = 16  # questions answered in one batch
+REPLY_TOKENS = 384  # a quote and a verdict
+THINKING_TOKENS = 2048  # limit for a judge whose reasoning cannot be turned off
+_GATHER = 0.05  # seconds that a batch waits for one more request
 
 
-class LocalJudge:
+class LocalJudge(ChildProcess):
     """An :data:`AskJudge` that decodes greedily with one loaded model. Leaving its ``with`` block ends the process."""
 
     def __init__(self, model: Path, folder: Path) -> None:
@@ -21,26 +35,68 @@ class LocalJudge:
 
         Raises any error from loading, and ``MachineError`` if the process dies or the accelerator is in use.
         """
-        log = folder / LOG
-        self._child = ChildProcess(
-            "mlxtune.evaluation.judge.judge_worker", str(BATCH_SIZE), name="The judge process", hint=f"Its log: {log}", log=log
-        )
+        log, module = folder / LOG, "mlxtune.evaluation.judge.local"
+        super().__init__(module, str(BATCH_SIZE), name="The judge process", hint=f"Its log: {log}", log=log)
         try:
-            self.path = str(self._child.call("load", {"model": str(model)}))
+            self.path = str(self.call("load", {"model": str(model)}))
         except BaseException:
             self.close()
             raise
 
     def __call__(self, messages: list[dict[str, str]]) -> str:
         """Return the reply to ``messages``. Raises ``MachineError`` if the process died, and chat template errors."""
-        return str(self._child.call("reply", {"messages": messages}))
+        return str(self.call("reply", {"messages": messages}))
 
-    def close(self) -> None:
-        """End the process."""
-        self._child.close()
 
-    def __enter__(self) -> Self:
-        return self
+def answer_requests(channel: Channel, load_request: Request, batch_size: int) -> None:
+    """Load the model that ``load_request`` names and answer requests in batches. Raises ``ModelError`` if it cannot be loaded."""
+    from mlxtune.models.generate import GenerationSettings, generate  # these import mlx, which must be loaded after the BLAS
+    from mlxtune.models.load import load
+    from mlxtune.models.template import ChatTemplate
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._child.__exit__(kind, error, trace)
+    loaded = load(resolve(load_request.params["model"]))
+    template = ChatTemplate(loaded.tokenizer)
+    load_request.result(loaded.description)
+    while batch := channel.receive_batch(batch_size, _GATHER):
+        try:
+            prompts = [_prompt(template, request) for request in batch]
+            settings = GenerationSettings(
+                max_tokens=REPLY_TOKENS, stops=template.stop_tokens, batch_size=len(prompts),
+                thinking_tokens=template.thinking_limit(THINKING_TOKENS),
+            )  # fmt: skip
+            outputs = generate(loaded.model, loaded.tokenizer, prompts, settings)
+        except MlxtuneError as error:
+            for request in batch:
+                request.error(error)
+            continue
+        for request, output in zip(batch, outputs, strict=True):
+            request.result(output.text)
+
+
+def _prompt(template: ChatTemplate, request: Request) -> list[int]:
+    messages = [Message(turn["role"], _without_surrogates(turn["content"])) for turn in request.params["messages"]]
+    try:
+        return template.prompt(messages)
+    except TemplateError:  # some templates have no system role
+        return template.prompt([Message("user", "\n\n".join(message.content for message in messages))])
+
+
+def _without_surrogates(text: str) -> str:
+    """Replace lone surrogates with question marks, because tokenizers need valid UTF-8."""
+    return text.encode("utf-8", "replace").decode()
+
+
+def main() -> int:
+    """Run the judge process; return the exit code."""
+    channel = Channel()
+
+    def session(load_request: Request) -> None:
+        blas.preload()
+        with accelerator_lease("judge", Path.cwd()):
+            answer_requests(channel, load_request, int(sys.argv[1]))
+
+    return run_session(channel, session)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
