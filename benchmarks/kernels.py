@@ -85,7 +85,7 @@ def checkpointing(variant: str) -> dict[str, float]:
         return timed(lambda: nn.value_and_grad(loaded.model, plain)(loaded.model), repeat=1)
     stack = LayerStack(loaded.model, head.split_head(loaded.model), StreamPool(streams.default_size()), checkpointed=True)
     halves = [tokens[part :: stack.streams.size] for part in range(stack.streams.size)]
-    arrays: sft.SFTArrays = {
+    arrays = {
         "prefix": [], "frozen_outputs": [], "inputs": [half[:, :-1] for half in halves],
         "positions": [mx.arange(half[:, 1:].size) for half in halves], "targets": [half[:, 1:].flatten() for half in halves],
         "weights": [mx.ones((half[:, 1:].size,)) for half in halves],
@@ -107,7 +107,7 @@ def utilization(_: str) -> dict[str, Any]:
     count = stack.streams.size
     parts = [tokens[part::count] for part in range(count)]
     positions = mx.concatenate([mx.arange(row * 192 + 144, row * 192 + 192) for row in range(8 // count)])
-    arrays: sft.SFTArrays = {
+    arrays = {
         "prefix": [], "frozen_outputs": [], "inputs": [part[:, :-1] for part in parts], "positions": [positions] * count,
         "targets": [part[:, 1:].flatten()[positions] for part in parts], "weights": [mx.ones(positions.shape)] * count,
     }  # fmt: skip

@@ -17,7 +17,7 @@ from mlxtune.data.batching import group_by_length, separate
 from mlxtune.models.encoded import Encoded
 from mlxtune.training.layer_stack import LayerStack, RecordingCache
 from mlxtune.training.objective import TrainingBatch
-from mlxtune.training.sft import SFTBatch, collate, input_lengths
+from mlxtune.training.sft import collate, input_lengths
 
 GROUP_TOKENS = 4096  # tokens computed together
 
@@ -47,7 +47,7 @@ class FrozenCache:
         self._folder = folder
         self._file: IO[bytes] | None = None
 
-    def outputs(self, batch: SFTBatch) -> list[mx.array]:
+    def outputs(self, batch: TrainingBatch) -> list[mx.array]:
         """Return ``(1, prefix, width)`` if there is a prefix, then ``(rows, tokens, width)`` for each part."""
         self._compute_prefix(self.rows[0].tokens)
         for number in sorted({self._position[index][0] for part in batch.parts for index in part.rows} - self._blocks.keys()):

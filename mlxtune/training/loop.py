@@ -79,7 +79,7 @@ class TrainingLoop:
     adapter_config: dict[str, Any]
     train: Sequence[TrainingRow]
     valid: Sequence[TrainingRow]
-    objective: Objective[Any]
+    objective: Objective
     compiled: bool = False
     # returns a cache of the frozen layers' outputs for some rows, or ``None``
     cache: Callable[[Sequence[Any]], FrozenOutputs | None] = field(default=lambda rows: None)

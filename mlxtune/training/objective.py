@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, TypedDict, TypeVar
+from dataclasses import dataclass, fields
+from typing import Any, Protocol
 
 import mlx.core as mx
+from mlx.utils import tree_flatten
 
 from mlxtune.data.batch_shapes import PaddedShapes, Shape
 from mlxtune.data.batching import BatchRows
@@ -15,34 +17,7 @@ from mlxtune.training.layer_stack import LayerStack
 
 TrainingRow = Encoded | EncodedPair
 Counts = Mapping[int, tuple[int, int]]  # row -> tokens, trained tokens
-
-
-class BatchArrays(TypedDict):
-    """Arrays of every objective. ``prefix`` has one array or none; the others have one per part (``frozen_outputs`` or none)."""
-
-    prefix: list[mx.array]
-    inputs: list[Any]
-    frozen_outputs: list[Any]
-
-
-Arrays_contra = TypeVar("Arrays_contra", bound=BatchArrays, contravariant=True)
-
-
-class TrainingBatch(Protocol):
-    """The rows of one forward pass, split into one part per stream."""
-
-    @property
-    def parts(self) -> Sequence[Any]: ...
-
-    @property
-    def counts(self) -> dict[int, tuple[int, int]]: ...
-
-    @property
-    def computed_positions(self) -> int:
-        """The number of computed positions, including padding."""
-
-    def arrays(self, cache: FrozenOutputs | None = None) -> Any:
-        """Return the arrays that the objective computes on, with the frozen layers' outputs from ``cache``."""
+Arrays = dict[str, Any]  # the arrays of a :class:`TrainingBatch` by name
 
 
 class FrozenOutputs(Protocol):
@@ -54,7 +29,33 @@ class FrozenOutputs(Protocol):
     def close(self) -> None: ...
 
 
-class Objective(Protocol[Arrays_contra]):
+@dataclass(frozen=True)
+class TrainingBatch:
+    """The rows of one forward pass, split into one part per stream."""
+
+    prefix: mx.array | None  # int32 (prefix,): the tokens that every row begins with
+    parts: Sequence[Any]  # dataclasses with the row indices in ``rows``, and arrays
+    counts: dict[int, tuple[int, int]]  # tokens and trained tokens of each row
+
+    def arrays(self, cache: FrozenOutputs | None = None) -> Arrays:
+        """Return the arrays that the objective computes on: lists of the parts' arrays by name, without those that are ``None``.
+
+        ``prefix`` has one array or none, and ``frozen_outputs`` has the frozen layers' outputs from ``cache``.
+        """
+        names = [field.name for field in fields(self.parts[0]) if field.name != "rows"]
+        arrays = {name: [array for part in self.parts if (array := getattr(part, name)) is not None] for name in names}
+        prefix = [] if self.prefix is None else [self.prefix]
+        return arrays | {"prefix": prefix, "frozen_outputs": cache.outputs(self) if cache else []}
+
+    @property
+    def computed_positions(self) -> int:
+        """The number of computed positions, including padding and the prefix."""
+        arrays = self.arrays()
+        blocks = tree_flatten([arrays[name] for name in ("prefix", "stems", "inputs") if name in arrays])
+        return sum(block.size for _, block in blocks)
+
+
+class Objective(Protocol):
     """A loss over batches of rows, and how rows are arranged in batches."""
 
     @property
@@ -90,7 +91,7 @@ class Objective(Protocol[Arrays_contra]):
     def weight(self, counts: Counts) -> int:
         """Return the number by which sums over these rows are divided: trained tokens, or pairs."""
 
-    def __call__(self, stack: LayerStack, arrays: Arrays_contra) -> tuple[mx.array, mx.array]:
+    def __call__(self, stack: LayerStack, arrays: Arrays) -> tuple[mx.array, mx.array]:
         """Return the scalar loss and the metrics ``(metric_count,)``, summed over a batch. Both are lazy and differentiable.
 
         They are sums, not means: the caller divides by the weight of the whole optimizer step, so that neither the batch shape nor

@@ -151,7 +151,7 @@ def measure_steps(
     }  # fmt: skip
 
 
-def _objective(batch: ProbeBatch, streams: int) -> Objective[Any]:
+def _objective(batch: ProbeBatch, streams: int) -> Objective:
     from mlxtune.training.preference.dpo import PreferenceObjective
     from mlxtune.training.sft import SFTObjective
 

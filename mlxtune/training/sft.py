@@ -13,17 +13,9 @@ from mlxtune.data.batching import BatchRows, padded_length
 from mlxtune.models.encoded import Encoded, common_prefix
 from mlxtune.recipe import TrainingSection
 from mlxtune.training.layer_stack import LayerStack
-from mlxtune.training.objective import BatchArrays, Counts, FrozenOutputs
+from mlxtune.training.objective import Arrays, Counts, TrainingBatch
 
 MIN_PREFIX = 16  # tokens; a separate pass is not worth it for a shorter shared prefix
-
-
-class SFTArrays(BatchArrays):
-    """The arrays of an :class:`SFTBatch`, one item per part."""
-
-    positions: list[mx.array]
-    targets: list[mx.array]
-    weights: list[mx.array]
 
 
 @dataclass(frozen=True)
@@ -35,31 +27,6 @@ class SFTPart:
     positions: mx.array  # int32 (targets,): indices in the flattened inputs of the tokens that predict the targets
     targets: mx.array  # int32 (targets,)
     weights: mx.array  # float32 (targets,): 1 for a target, 0 for padding
-
-
-@dataclass(frozen=True)
-class SFTBatch:
-    """The rows of one forward pass, split into one part per stream."""
-
-    prefix: mx.array | None  # int32 (prefix,): the tokens that every row begins with
-    parts: tuple[SFTPart, ...]
-    counts: dict[int, tuple[int, int]]  # tokens and trained tokens of each row
-
-    def arrays(self, cache: FrozenOutputs | None = None) -> SFTArrays:
-        """Return the arrays that the objective computes on."""
-        return {
-            "prefix": [] if self.prefix is None else [self.prefix],
-            "inputs": [part.inputs for part in self.parts],
-            "positions": [part.positions for part in self.parts],
-            "targets": [part.targets for part in self.parts],
-            "weights": [part.weights for part in self.parts],
-            "frozen_outputs": cache.outputs(self) if cache else [],
-        }
-
-    @property
-    def computed_positions(self) -> int:
-        """The number of computed positions, including padding and the prefix."""
-        return sum(part.inputs.size for part in self.parts) + (self.prefix.size if self.prefix is not None else 0)
 
 
 @dataclass(frozen=True)
@@ -102,14 +69,14 @@ class SFTObjective:
         groups: Sequence[Sequence[int]],
         step: Sequence[int],
         shapes: PaddedShapes | None = None,
-    ) -> list[SFTBatch]:
+    ) -> list[TrainingBatch]:
         padded = [shapes[self.batch_shape(rows, indices)] if shapes else None for indices in groups]
         return [collate(rows, indices, self.prefix, self.streams, shape) for indices, shape in zip(groups, padded, strict=True)]
 
     def weight(self, counts: Counts) -> int:
         return sum(trained for _, trained in counts.values())
 
-    def __call__(self, stack: LayerStack, arrays: SFTArrays) -> tuple[mx.array, mx.array]:
+    def __call__(self, stack: LayerStack, arrays: Arrays) -> tuple[mx.array, mx.array]:
         return loss_sum(stack, arrays), mx.zeros((0,))
 
 
@@ -126,7 +93,9 @@ def shared_prefix(rows: Sequence[Encoded]) -> int:
     return shared if shared >= MIN_PREFIX and len(rows) > 1 else 0
 
 
-def collate(rows: Sequence[Encoded], indices: Sequence[int], prefix: int, streams: int = 1, shape: Shape | None = None) -> SFTBatch:
+def collate(
+    rows: Sequence[Encoded], indices: Sequence[int], prefix: int, streams: int = 1, shape: Shape | None = None
+) -> TrainingBatch:
     """Return a batch of the rows at ``indices``, which share their first ``prefix`` tokens unless they are unprefixed, split over ``streams``.
 
     It is padded to ``shape``, which has at least the sizes of ``batch_shapes.row_batch_shape``.
@@ -139,14 +108,14 @@ def collate(rows: Sequence[Encoded], indices: Sequence[int], prefix: int, stream
     ]
     counts = {index: (len(rows[index].tokens), _count_trained(rows[index])) for index in indices}
     shared = mx.array(rows[indices[0]].tokens[:prefix]) if prefix else None
-    return SFTBatch(shared, tuple(parts), counts)
+    return TrainingBatch(shared, tuple(parts), counts)
 
 
 def _count_trained(row: Encoded) -> int:
     return int(row.trained[1:].sum())
 
 
-def loss_sum(stack: LayerStack, arrays: SFTArrays) -> mx.array:
+def loss_sum(stack: LayerStack, arrays: Arrays) -> mx.array:
     """Return the cross-entropy summed over the trained tokens of a batch, as a scalar."""
     frozen = list(arrays["frozen_outputs"])
     prefix_caches = None

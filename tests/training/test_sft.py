@@ -48,7 +48,7 @@ def plain_loss_and_gradients(model: nn.Module, rows: list[Encoded]) -> tuple[flo
     return value.item(), dict(tree_flatten(gradients))
 
 
-def padded_shapes(objective: Objective[Any], rows: Sequence[Any], groups: Sequence[Sequence[int]]) -> PaddedShapes:
+def padded_shapes(objective: Objective, rows: Sequence[Any], groups: Sequence[Sequence[int]]) -> PaddedShapes:
     """Return shapes that pad each group in every dimension."""
     return {shape: tuple(size + 2 for size in shape) for shape in (objective.batch_shape(rows, group) for group in groups)}
 

@@ -16,26 +16,8 @@ from mlxtune.data.batch_shapes import PaddedShapes, Shape
 from mlxtune.data.batching import PairLengths, group_pairs, padded_length
 from mlxtune.models.encoded import EncodedPair, common_prefix
 from mlxtune.training.frozen_cache import GROUP_TOKENS
-from mlxtune.training.objective import BatchArrays, FrozenOutputs
+from mlxtune.training.objective import Arrays, FrozenOutputs, TrainingBatch
 from mlxtune.training.sft import MIN_PREFIX
-
-
-class PairArrays(BatchArrays):
-    """The arrays of a :class:`PairBatch`, with one item per part; see :class:`PairPart`."""
-
-    stems: list[mx.array]
-    stem_lengths: list[mx.array]
-    stem_positions: list[mx.array]
-    positions: list[mx.array]
-    targets: list[mx.array]
-    target_index: list[mx.array]
-    mask: list[mx.array]
-    reference: list[mx.array]
-    weights: list[mx.array]
-    mean_length: mx.array
-
-
-_PART_ARRAYS = ("stem_lengths", "stem_positions", "positions", "targets", "target_index", "mask", "reference", "weights")
 
 
 @dataclass(frozen=True)
@@ -58,33 +40,17 @@ class PairPart:
     mask: mx.array  # float32, of the same shape: marks real tokens
     reference: mx.array  # float32 (2 pairs,): log-probabilities of chosen, then rejected completions; NaN if unknown
     weights: mx.array  # float32 (pairs,): 0 for an empty pair, otherwise 1
+    labels: mx.array  # float32 (pairs,): for KTO, 1 if the chosen completion is desirable, otherwise 0
 
 
 @dataclass(frozen=True)
-class PairBatch:
-    """The pairs of one forward pass, split into one part per stream."""
+class PairBatch(TrainingBatch):
+    """A batch of pairs."""
 
-    prefix: mx.array | None  # int32 (prefix,): the tokens that every prompt begins with
-    parts: tuple[PairPart, ...]
-    counts: dict[int, tuple[int, int]]  # tokens and trained tokens of each pair
     mean_length: float  # of the step's chosen completions, in tokens
 
-    def arrays(self, cache: FrozenOutputs | None = None) -> PairArrays:
-        """Return the arrays that the objective computes on."""
-        arrays: Any = {name: [getattr(part, name) for part in self.parts] for name in _PART_ARRAYS}
-        return arrays | {
-            "prefix": [] if self.prefix is None else [self.prefix],
-            "inputs": [list(part.inputs) for part in self.parts],
-            "stems": [part.stems for part in self.parts if part.stems is not None],
-            "mean_length": mx.array(self.mean_length),
-            "frozen_outputs": cache.outputs(self) if cache else [],
-        }
-
-    @property
-    def computed_positions(self) -> int:
-        """The number of computed positions, including padding and the prefix."""
-        blocks = [self.prefix, *(array for part in self.parts for array in (*part.inputs, part.stems))]
-        return sum(block.size for block in blocks if block is not None)
+    def arrays(self, cache: FrozenOutputs | None = None) -> Arrays:
+        return super().arrays(cache) | {"mean_length": mx.array(self.mean_length)}
 
 
 def sides(pairs: Iterable[EncodedPair], prefix: int = 0) -> list[PairLengths]:
@@ -196,10 +162,10 @@ def _part(all_pairs: Sequence[EncodedPair], indices: Sequence[int], share_prompt
             row[start : len(tokens)] = in_inputs.add(tokens[start:], offset + line * block.shape[1] + len(before[line]) - 1)
         offset += block.size
     in_inputs.pad(side_targets_size)
-    reference, stem_lengths = np.zeros((rows, 2), np.float32), np.zeros(rows, np.int32)
+    reference, labels, stem_lengths = np.zeros((rows, 2), np.float32), np.zeros(rows, np.float32), np.zeros(rows, np.int32)
     for line, pair in enumerate(pairs):
         reference[line] = pair.reference_logps or (np.nan, np.nan)  # not a number, so a loss that needs it fails
-        stem_lengths[line] = len(stems[line]) - 1
+        labels[line], stem_lengths[line] = bool(pair.label), len(stems[line]) - 1
     return PairPart(
         tuple(indices),
         mx.array(stem_block) if share_prompts else None,
@@ -212,6 +178,7 @@ def _part(all_pairs: Sequence[EncodedPair], indices: Sequence[int], share_prompt
         mx.array(mask.astype(np.float32)),
         mx.array(reference.T.flatten()),
         mx.array((np.arange(rows) < len(pairs)).astype(np.float32)),
+        mx.array(labels),
     )
 
 

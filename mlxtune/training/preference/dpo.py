@@ -12,9 +12,9 @@ from mlxtune.data.batching import BatchRows, group_pairs
 from mlxtune.models.encoded import EncodedPair
 from mlxtune.recipe import MethodSection, TrainingSection
 from mlxtune.training.layer_stack import LayerStack
-from mlxtune.training.objective import Counts
+from mlxtune.training.objective import Arrays, Counts
 from mlxtune.training.preference import losses
-from mlxtune.training.preference.batches import PairArrays, PairBatch, batch_shape, collate, sides
+from mlxtune.training.preference.batches import PairBatch, batch_shape, collate, sides
 from mlxtune.training.preference.forward import logps
 from mlxtune.training.preference.losses import PairScores
 
@@ -71,11 +71,11 @@ class PreferenceObjective:
     def weight(self, counts: Counts) -> int:
         return len(counts)
 
-    def __call__(self, stack: LayerStack, arrays: PairArrays) -> tuple[mx.array, mx.array]:
+    def __call__(self, stack: LayerStack, arrays: Arrays) -> tuple[mx.array, mx.array]:
         return loss_sum(stack, arrays, self.method)
 
 
-def loss_sum(stack: LayerStack, arrays: PairArrays, method: MethodSection) -> tuple[mx.array, mx.array]:
+def loss_sum(stack: LayerStack, arrays: Arrays, method: MethodSection) -> tuple[mx.array, mx.array]:
     """Return the loss, a scalar, and the metrics ``(metrics,)`` for ``method``, summed over the pairs of a batch."""
     totals, metrics = [], []
     for stream, part_logps in enumerate(logps(stack, arrays)):

@@ -20,10 +20,11 @@ from mlxtune.models.encoded import EncodedPair
 from mlxtune.models.head import magnitude
 from mlxtune.training.frozen_cache import FrozenCache, fill_rows
 from mlxtune.training.layer_stack import ChainedCache, LayerStack, RecordingCache, TrainingPrefixCache, plain_attention
-from mlxtune.training.preference.batches import PairArrays, collate, inference_groups, make_parts
+from mlxtune.training.objective import Arrays
+from mlxtune.training.preference.batches import collate, inference_groups, make_parts
 
 
-def logps(stack: LayerStack, arrays: PairArrays) -> list[mx.array]:
+def logps(stack: LayerStack, arrays: Arrays) -> list[mx.array]:
     """Return the completions' log-probabilities for each part: float32 ``(2 pairs,)``, chosen first. Lazy and differentiable."""
     sums = []
     for stream, states in enumerate(target_states(stack, arrays)):
@@ -33,7 +34,7 @@ def logps(stack: LayerStack, arrays: PairArrays) -> list[mx.array]:
     return sums
 
 
-def target_states(stack: LayerStack, arrays: PairArrays, sides: int = 2) -> list[mx.array]:
+def target_states(stack: LayerStack, arrays: Arrays, sides: int = 2) -> list[mx.array]:
     """Return the hidden states ``(targets, width)`` that predict the targets of each part.
 
     With ``sides`` = 1, rejected completions are not computed, and the states for their own targets are undefined.

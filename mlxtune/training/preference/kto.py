@@ -10,30 +10,13 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 
-from mlxtune.data.batch_shapes import PaddedShapes
-from mlxtune.models.encoded import EncodedPair
 from mlxtune.training.layer_stack import LayerStack
-from mlxtune.training.objective import FrozenOutputs
-from mlxtune.training.preference.batches import PairArrays, PairBatch, PairPart
+from mlxtune.training.objective import Arrays
 from mlxtune.training.preference.dpo import PreferenceObjective
 from mlxtune.training.preference.forward import logps
 from mlxtune.training.preference.losses import kto, kto_reference_point
 
 METRICS = ("rewards/chosen", "rewards/rejected", "rewards/margins", "logps/chosen", "logps/rejected", "kl")
-
-
-class KTOArrays(PairArrays):
-    labels: list[mx.array]
-
-
-@dataclass(frozen=True)
-class KTOBatch(PairBatch):
-    """Pairs with ``labels``, float32 ``(rows,)`` for each part: 1 if the completion is desirable, else 0; 0 for an empty pair."""
-
-    labels: tuple[mx.array, ...] = ()
-
-    def arrays(self, cache: FrozenOutputs | None = None) -> KTOArrays:
-        return {**super().arrays(cache), "labels": list(self.labels)}
 
 
 @dataclass(frozen=True)
@@ -44,18 +27,6 @@ class KTOObjective(PreferenceObjective):
     def metric_count(self) -> int:
         return len(METRICS) + 1
 
-    def collate(
-        self,
-        rows: Sequence[EncodedPair],
-        groups: Sequence[Sequence[int]],
-        step: Sequence[int],
-        shapes: PaddedShapes | None = None,
-    ) -> list[PairBatch]:
-        return [
-            KTOBatch(batch.prefix, batch.parts, batch.counts, batch.mean_length, tuple(_labels(rows, part) for part in batch.parts))
-            for batch in super().collate(rows, groups, step, shapes)
-        ]
-
     def means(self, sums: Sequence[float], weight: float, *, at_start: bool = False) -> dict[str, float]:
         """Return the means over the rows of each label, NaN if it has no rows; ``kl`` is the mean over all rows."""
         desirable, undesirable, *totals, kl = sums
@@ -63,7 +34,7 @@ class KTOObjective(PreferenceObjective):
         means = [total / count if count else math.nan for total, count in zip(totals, counts * 2, strict=True)]
         return dict(zip(METRICS, [*means[:2], means[0] - means[1], *means[2:], kl / weight], strict=True))
 
-    def __call__(self, stack: LayerStack, arrays: KTOArrays) -> tuple[mx.array, mx.array]:  # type: ignore[override]
+    def __call__(self, stack: LayerStack, arrays: Arrays) -> tuple[mx.array, mx.array]:
         own, mismatched = [], []
         for stream, part_logps in enumerate(logps(stack, arrays)):
             with stack.streams(stream):
@@ -85,8 +56,3 @@ class KTOObjective(PreferenceObjective):
         sides = (labels, weights - labels)
         sums = [*(side.sum() for side in sides), *((value * side).sum() for value in (rewards, policy) for side in sides)]
         return (losses * weights).sum(), mx.stack([*sums, kl * weights.sum()])
-
-
-def _labels(rows: Sequence[EncodedPair], part: PairPart) -> mx.array:
-    labels = [float(bool(rows[index].label)) for index in part.rows]
-    return mx.array(labels + [0.0] * (part.weights.size - len(labels)))
