@@ -29,7 +29,7 @@ from mlxtune.present.export import fidelity_document
 from mlxtune.recipe import Recipe, load
 from mlxtune.runs import launch
 from mlxtune.runs.registry import Run, run_of
-from mlxtune.training.start import check_recipe
+from mlxtune.training.preflight import check_recipe
 from mlxtune.workspace import control
 
 Rows = Annotated[

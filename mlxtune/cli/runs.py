@@ -102,7 +102,7 @@ def attach(name: RunName = "last", json: Json = False) -> None:
 def stop(name: RunName = "last", json: Json = False) -> None:
     """Stop a run after its current step. A training run or search saves a checkpoint; an evaluation keeps its answers."""
     run = registry.find_run(Path.cwd(), name, None)
-    control.stop(run)
+    registry.stop(run)
     text = "Waiting for the current step to finish. Ctrl-C stops waiting; the run still stops."
     control.wait_until_stopped(run, lambda: info(("● ", "primary"), text))
     if json:

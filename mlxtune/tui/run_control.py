@@ -179,7 +179,7 @@ class RunControl:
         """Ask for confirmation, then tell the worker of ``view`` to exit. ``work`` names what it does, and ``effect`` what remains of it."""
 
         def job() -> Notice:
-            control.stop(view.run)
+            registry.stop(view.run)
             return Notice("stopped", f"Stopping the {work} of {view.name}.")
 
         options = [ChoiceOption(None, "Let it finish", "nothing changes"), ChoiceOption("stop", "Stop", effect)]
@@ -199,7 +199,7 @@ class RunControl:
             self.stopping |= {view.id}
             self._app.notices.show(Notice("stopped", f"{view.name} {outcome}."))
 
-        self._app.jobs.run(lambda: control.stop(view.run), stopped, busy="")
+        self._app.jobs.run(lambda: registry.stop(view.run), stopped, busy="")
 
     def create_samples(self) -> None:
         """Create the sample recipe and its data in the workspace."""

@@ -44,17 +44,18 @@ def _quiet(_what: str, _share: float) -> None:
 
 
 def train(workspace: Path, recipe: Recipe, request: Mapping[str, Any] | None = None, *, progress: Progress = _quiet) -> Run:
-    """Start a training run after the checks of :func:`mlxtune.training.start.preflight`, and return it."""
-    from mlxtune.training import start
+    """Start a training run after the checks of :func:`mlxtune.training.preflight.preflight`, and return it."""
+    from mlxtune.training.preflight import preflight
 
-    return start.start(workspace, recipe, request, progress=progress)
+    return launch.start(workspace, "train", preflight(workspace, recipe, progress), request)
 
 
 def search(workspace: Path, recipe: Recipe, *, progress: Progress = _quiet) -> Run:
-    """Start a hyperparameter search after the checks of :func:`mlxtune.training.start.start`, and return its run."""
-    from mlxtune.training import start
+    """Start a hyperparameter search after the same checks, and return its run. Raise ``InputError`` if ``recipe`` cannot be searched."""
+    from mlxtune.training.preflight import preflight, require_searchable
 
-    return start.start_search(workspace, recipe, progress=progress)
+    require_searchable(recipe)
+    return launch.start(workspace, "search", preflight(workspace, recipe, progress))
 
 
 def evaluate(
@@ -74,7 +75,7 @@ def evaluate(
     ``last_look`` evaluates the reserved rows. Raise ``InputError`` if the recipe, its data, or the adapter cannot be used, and ``MachineError`` if the worker does not start.
     """
     from mlxtune.evaluation import start
-    from mlxtune.training.start import check_recipe
+    from mlxtune.training.preflight import check_recipe
 
     check_recipe(recipe)
     fetch_base(recipe, progress)
@@ -126,11 +127,11 @@ def fetch_base(recipe: Recipe, progress: Progress = _quiet) -> None:
 
 def resume(run: Run, *, progress: Progress = _quiet) -> Run:
     """Continue a run that ended early. A training run is checked again as when it was started."""
-    if run.kind != "train":
-        return launch.resume(run)
-    from mlxtune.training import start
+    if run.kind == "train" and run.status() not in ACTIVE | {"finished"}:
+        from mlxtune.training.preflight import preflight
 
-    return start.resume(run, progress=progress)
+        preflight(run.folder.parent.parent, run.recipe(), progress)
+    return launch.resume(run)
 
 
 def stop_effect(kind: str, state: RunState) -> StopEffect:
@@ -140,11 +141,6 @@ def stop_effect(kind: str, state: RunState) -> StopEffect:
     if kind in ("eval", "validate"):
         return StopEffect.ANSWERS
     return StopEffect.CHECKPOINT if kind == "train" and state.step else StopEffect.NOTHING
-
-
-def stop(run: Run) -> None:
-    """Ask the worker to finish its step, save, and exit; a second time, to exit at once. Raise what :func:`registry.stop` does."""
-    registry.stop(run)
 
 
 def wait_until_stopped(run: Run, on_wait: Callable[[], object]) -> None:

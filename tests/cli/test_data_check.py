@@ -18,7 +18,7 @@ from mlxtune.recipe import load
 from mlxtune.runs import launch
 from mlxtune.runs.events import EventWriter
 from mlxtune.runs.registry import Run
-from mlxtune.training import start
+from mlxtune.training import preflight
 
 SAMPLES = Path(__file__).parents[2] / "data" / "samples"
 DIRTY = SAMPLES / "support-dirty.jsonl"
@@ -351,7 +351,7 @@ def test_once_the_base_was_evaluated_a_recipe_is_trained_on_the_fixed_copy(cli, 
     line = last_command(cli("data", "check", str(recipe), "--fix"))
     assert line.startswith(f"mlxtune train {recipe.relative_to(Path.cwd())} --set data.source=../rows.fixed.jsonl --set ")
     monkeypatch.setattr(launch, "start", lambda *_: Run(tmp_path / "runs" / "1"))
-    monkeypatch.setattr(start, "resolve", lambda *_, **__: SimpleNamespace(config={}))
+    monkeypatch.setattr(preflight, "resolve", lambda *_, **__: SimpleNamespace(config={}))
     result = cli(*shlex.split(line)[1:], "--detach")
     assert (result.code, result.out) == (0, "1\n"), result.err
 

@@ -19,7 +19,7 @@ from mlxtune.present.verdict import contract_fact
 from mlxtune.recipe import dump, load
 from mlxtune.runs import registry
 from mlxtune.runs.worker import Worker
-from mlxtune.training.start import check_recipe
+from mlxtune.training.preflight import check_recipe
 from mlxtune.tui import draw
 from mlxtune.tui.rooms.evaluate import render
 from mlxtune.tui.rooms.evaluate.service import load_report

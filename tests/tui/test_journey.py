@@ -136,12 +136,12 @@ async def test_from_an_empty_folder_to_a_trained_adapter(workspace):
 
 def train(workspace: Path) -> None:
     """Train the sample recipe for a few steps without the app."""
-    from mlxtune.training import start
+    from mlxtune.workspace import control
 
     recipe = samples.create(workspace)
     base = {"model.base": "../tiny", "evaluation.max_tokens": 8}
     edit_recipe(recipe, SMALL | base | {"training.steps": 12, "training.learning_rate": 2e-2, "training.save_every": 12})
-    run = start.start(workspace, load(recipe))
+    run = control.train(workspace, load(recipe))
     give_up = time.monotonic() + PATIENCE
     while run.status() != "finished":
         assert time.monotonic() < give_up, run.log_tail()

@@ -15,7 +15,7 @@ from mlxtune.recipe import load
 from mlxtune.runs import events, launch
 from mlxtune.runs.registry import Run
 from mlxtune.runs.state import RunState
-from mlxtune.training import start as training_start
+from mlxtune.workspace import control
 
 pytestmark = pytest.mark.slow
 
@@ -85,7 +85,7 @@ def finish(run: Run) -> RunState:
 
 
 def start(workspace: Path, *overrides: str) -> Run:
-    return training_start.start(workspace, load(workspace / "recipes" / "voice.toml", overrides))
+    return control.train(workspace, load(workspace / "recipes" / "voice.toml", overrides))
 
 
 def kill(run: Run, when: Callable[[], bool]) -> None:

@@ -20,7 +20,7 @@ from mlxtune.runs.registry import Run
 from mlxtune.runs.state import RunWarning
 from mlxtune.training.search import board as boards
 from mlxtune.training.search import leaderboard
-from mlxtune.training.start import start_search
+from mlxtune.workspace import control
 
 pytestmark = pytest.mark.slow
 
@@ -74,7 +74,7 @@ def workspace(workspace: Path) -> Iterator[Path]:
 
 
 def start(workspace: Path, *overrides: str) -> Run:
-    return start_search(workspace, load(workspace / "recipes" / "tiny.toml", (*SMALL, *overrides)))
+    return control.search(workspace, load(workspace / "recipes" / "tiny.toml", (*SMALL, *overrides)))
 
 
 def finish(run: Run) -> Run:

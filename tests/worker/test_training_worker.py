@@ -1,7 +1,5 @@
 """Real training workers on the tiny model: detached from their parent, stopped with a checkpoint, and killed."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,7 +20,6 @@ from mlxtune.recipe import load
 from mlxtune.runs import events, launch, registry
 from mlxtune.runs.locks import is_locked
 from mlxtune.runs.registry import Run
-from mlxtune.training import start as starts
 from mlxtune.workspace import control
 
 pytestmark = pytest.mark.slow
@@ -134,6 +131,6 @@ def test_invalid_input_fails_the_run_with_exit_code_2(workspace: Path) -> None:
 def test_rows_without_a_prompt_train_without_validation_rows(workspace: Path) -> None:
     (workspace / "texts.jsonl").write_text("".join(f'{{"text": "Note {at}: the hut is open."}}\n' for at in range(12)))
     recipe = load(workspace / "recipes" / "tiny.toml", ["data.source=../texts.jsonl", "data.validation=0", "training.steps=2"])
-    run = starts.start(workspace, recipe)
+    run = control.train(workspace, recipe)
     wait_for_state(run, lambda state: state.ended)
     assert run.status() == "finished", (run.state().error, run.log_tail(20))

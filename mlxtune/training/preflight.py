@@ -1,8 +1,6 @@
-"""Check that a recipe can be trained or searched, then start its run. Every interface starts them here. Imports no mlx."""
+"""Check that a recipe can be trained or searched, before its run is started. Imports no mlx."""
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from mlxtune.core.child_process import Progress
 from mlxtune.core.errors import RecipeError
@@ -17,9 +15,8 @@ from mlxtune.planning.cost import typical_watts
 from mlxtune.planning.machine import this_machine
 from mlxtune.planning.training_rule import apply_rule, model_width
 from mlxtune.recipe import Recipe
-from mlxtune.runs import launch, registry
+from mlxtune.runs import registry
 from mlxtune.runs.locks import require_free_accelerator
-from mlxtune.runs.registry import ACTIVE, Run
 from mlxtune.training.search.budget import parse_budget
 
 
@@ -46,29 +43,8 @@ def preflight(workspace: Path, recipe: Recipe, progress: Progress = lambda what,
     return apply_rule(recipe, model_width(base.config), len(splits.train))
 
 
-def start(
-    workspace: Path,
-    recipe: Recipe,
-    request: Mapping[str, Any] | None = None,
-    *,
-    progress: Progress = lambda what, share: None,
-) -> Run:
-    """Start a training run. If :func:`preflight` fails, nothing is written and its error is raised."""
-    return launch.start(workspace, "train", preflight(workspace, recipe, progress), request)
-
-
-def resume(run: Run, *, progress: Progress = lambda what, share: None) -> Run:
-    """Resume a run from its newest checkpoint, after the checks of :func:`preflight`."""
-    if run.kind == "train" and run.status() not in ACTIVE | {"finished"}:
-        preflight(run.folder.parent.parent, run.recipe(), progress)
-    return launch.resume(run)
-
-
-def start_search(workspace: Path, recipe: Recipe, *, progress: Progress = lambda what, share: None) -> Run:
-    """Start a search after the checks of :func:`preflight`, and return its run.
-
-    Raise ``InputError`` if the recipe cannot be searched, and ``MachineError`` if another process holds the accelerator.
-    """
+def require_searchable(recipe: Recipe) -> None:
+    """Raise ``InputError`` if the recipe cannot be searched."""
     budget = parse_budget(recipe.search.budget)
     if budget and budget.unit == "Wh" and not typical_watts(this_machine().chip)[0]:
         raise RecipeError(
@@ -83,4 +59,3 @@ def start_search(workspace: Path, recipe: Recipe, *, progress: Progress = lambda
             "A search compares trials by their answers, but the recipe has no contract.",
             hint="Add correct, a schema, disclaimers, forbidden phrases, or length limits to [evaluation].",
         )
-    return launch.start(workspace, "search", preflight(workspace, recipe, progress))
