@@ -31,6 +31,10 @@ def _rows(count: int, first: str = "plain {at}", second: str = "Thank you, {at}"
     ]
 
 
+def _open(evaluation, rows: list[AnswerPair], rubric: Rubric = RUBRIC, *, judge: str = "j", host: str = "", n: int = 0):
+    return judge_session.open_session(evaluation, "base", "tuned", rows, rubric, judge=judge, host=host, n=n)
+
+
 def _asker(behavior: Behavior):
     def ask(messages):
         reply = behavior(*parts(messages))
@@ -40,7 +44,7 @@ def _asker(behavior: Behavior):
 
 
 def _judged(evaluation, behavior: Behavior, rows: list[AnswerPair], rater=None, rubric: Rubric = RUBRIC):
-    fixed = judge_session.open_session(evaluation, "base", "tuned", rows, rubric, judge="j", host="")
+    fixed = _open(evaluation, rows, rubric)
     report = judge_session.run_judge(fixed, _asker(behavior), CostMeter(), lambda *_: None)
     return build_judge_report(fixed, report, rater or {}, 0.0)
 
@@ -157,7 +161,7 @@ def test_inconsistent_judge_is_detected_by_repeats(evaluation):
         return {"evidence": "plain", "verdict": "yes" if again else "no", "score": 3 if again else 2}
 
     report = _judged(evaluation, wavering, _rows(30))
-    calls = judge_session.open_session(evaluation, "base", "tuned", _rows(30), RUBRIC, judge="j", host="").calls
+    calls = _open(evaluation, _rows(30)).calls
     assert report.repeated == sum(call.repeat for call in calls) == 18
     assert report.same == sum(call.repeat for call in calls if not (call.question and call.subject == "first"))
 
@@ -177,12 +181,12 @@ def test_answered_questions_are_not_asked_again(evaluation):
         questions.append(json.dumps(messages))
         return _asker(honest)(messages)
 
-    fixed = judge_session.open_session(evaluation, "base", "tuned", _rows(6), RUBRIC, judge="j", host="")
+    fixed = _open(evaluation, _rows(6))
     meter = CostMeter(1.0, 1.0)
     with pytest.raises(KeyboardInterrupt):
         judge_session.run_judge(fixed, ask, meter, lambda *_: None)
     stop = 10**6
-    again = judge_session.open_session(evaluation, "base", "tuned", _rows(6), RUBRIC, judge="j", host="")
+    again = _open(evaluation, _rows(6))
     assert again == fixed
     report = judge_session.run_judge(again, ask, meter, lambda *_: None)
     assert len(questions) == len(fixed.calls) - 1  # the question that was in flight is not asked again
@@ -197,7 +201,7 @@ def test_answered_questions_are_not_asked_again(evaluation):
 
 @pytest.mark.parametrize("price", [0.0, 1.0], ids=["free", "paid"])
 def test_torn_journal_repeats_a_free_question_only(evaluation, price):
-    fixed = judge_session.open_session(evaluation, "base", "tuned", _rows(4), RUBRIC, judge="j", host="")
+    fixed = _open(evaluation, _rows(4))
     judge_session.run_judge(fixed, _asker(honest), CostMeter(price, price), lambda *_: None)
     journal = fixed.folder / "calls.jsonl"
     whole = journal.read_text()
@@ -214,7 +218,7 @@ def test_torn_journal_repeats_a_free_question_only(evaluation, price):
 
 
 def test_refused_question_is_retried_in_next_run(evaluation):
-    fixed = judge_session.open_session(evaluation, "base", "tuned", _rows(4), RUBRIC, judge="j", host="")
+    fixed = _open(evaluation, _rows(4))
     meter = CostMeter(1.0, 1.0)
 
     def refuse(messages):
@@ -228,7 +232,7 @@ def test_refused_question_is_retried_in_next_run(evaluation):
 
 
 def test_three_lost_replies_in_a_row_stop_session(evaluation):
-    fixed = judge_session.open_session(evaluation, "base", "tuned", _rows(4), RUBRIC, judge="j", host="")
+    fixed = _open(evaluation, _rows(4))
     questions = []
 
     def lose(messages):
@@ -241,7 +245,7 @@ def test_three_lost_replies_in_a_row_stop_session(evaluation):
 
 
 def test_cap_includes_spending_of_earlier_runs(evaluation):
-    fixed = judge_session.open_session(evaluation, "base", "tuned", _rows(4), RUBRIC, judge="j", host="")
+    fixed = _open(evaluation, _rows(4))
     worst = max(CostMeter(1.0, 1.0).worst_case(call.messages) for call in fixed.calls)
     meter = CostMeter(1.0, 1.0, cap=5.5 * worst)
     questions = []
@@ -261,31 +265,31 @@ def test_cap_includes_spending_of_earlier_runs(evaluation):
 
 
 def test_rows_are_sent_only_with_recorded_consent(evaluation):
-    fixed = judge_session.open_session(evaluation, "base", "tuned", _rows(4), RUBRIC, judge="j", host="judge.example")
+    fixed = _open(evaluation, _rows(4), host="judge.example")
     with pytest.raises(InputError, match="needs your consent"):
         judge_session.run_judge(fixed, _asker(honest), CostMeter(), lambda *_: None)
     assert not (fixed.folder / "calls.jsonl").exists()
     agreed = judge_session.record_consent(fixed, "--send")
     assert "to judge.example, --send" in agreed.consent
-    assert judge_session.open_session(evaluation, "base", "tuned", _rows(4), RUBRIC, judge="j", host="judge.example") == agreed
-    other = judge_session.open_session(evaluation, "base", "tuned", _rows(4), RUBRIC, judge="j", host="elsewhere.example")
+    assert _open(evaluation, _rows(4), host="judge.example") == agreed
+    other = _open(evaluation, _rows(4), host="elsewhere.example")
     assert other.consent == ""
 
 
 def test_other_judge_rubric_or_answers_start_new_session(evaluation):
-    one = judge_session.open_session(evaluation, "base", "tuned", _rows(4), RUBRIC, judge="j", host="")
+    one = _open(evaluation, _rows(4))
     others = [
-        judge_session.open_session(evaluation, "base", "tuned", _rows(4), RUBRIC, judge="k", host=""),
-        judge_session.open_session(evaluation, "base", "tuned", _rows(4), DEFAULT, judge="j", host=""),
-        judge_session.open_session(evaluation, "base", "tuned", _rows(4, first="x {at}"), RUBRIC, judge="j", host=""),
-        judge_session.open_session(evaluation, "base", "tuned", _rows(4), RUBRIC, judge="j", host="", n=2),
+        _open(evaluation, _rows(4), judge="k"),
+        _open(evaluation, _rows(4), DEFAULT),
+        _open(evaluation, _rows(4, first="x {at}")),
+        _open(evaluation, _rows(4), n=2),
         judge_session.open_session(evaluation, "../..", "tuned", _rows(4), RUBRIC, judge="../../j", host=""),
     ]
     assert len({item.folder for item in [one, *others]}) == 6
     assert all(item.folder.parent == evaluation / "judge" for item in others)
     assert len(others[3].rows) == 2
     with pytest.raises(InputError, match="4 rows"):
-        judge_session.open_session(evaluation, "base", "tuned", _rows(4), RUBRIC, judge="j", host="", n=5)
+        _open(evaluation, _rows(4), n=5)
 
 
 def test_repeated_judging_counts_as_one_evaluation(evaluation):
@@ -320,7 +324,7 @@ def test_blind_votes_calibrate_judge(evaluation):
 
 
 def test_concurrent_questions_give_same_result_and_are_each_billed(evaluation):
-    fixed = judge_session.open_session(evaluation, "base", "tuned", _rows(8), RUBRIC, judge="j", host="")
+    fixed = _open(evaluation, _rows(8))
     meter, threads = CostMeter(1.0, 1.0), set()
 
     def ask(messages):
@@ -336,7 +340,7 @@ def test_concurrent_questions_give_same_result_and_are_each_billed(evaluation):
 
 
 def test_refusal_stops_concurrent_questions_and_keeps_replies(evaluation):
-    fixed = judge_session.open_session(evaluation, "base", "tuned", _rows(8), RUBRIC, judge="j", host="")
+    fixed = _open(evaluation, _rows(8))
     count, refused = itertools.count(), []
 
     def ask(messages):
@@ -352,7 +356,7 @@ def test_refusal_stops_concurrent_questions_and_keeps_replies(evaluation):
 
 
 def test_cap_holds_with_concurrent_questions(evaluation):
-    fixed = judge_session.open_session(evaluation, "base", "tuned", _rows(8), RUBRIC, judge="j", host="")
+    fixed = _open(evaluation, _rows(8))
     worst = max(CostMeter(1.0, 1.0).worst_case(call.messages) for call in fixed.calls)
     meter = CostMeter(1.0, 1.0, cap=6.5 * worst)
 
