@@ -16,7 +16,6 @@ from mlxtune.evaluation.arms import Arm
 from mlxtune.evaluation.endpoints import secret_key
 from mlxtune.evaluation.judge.endpoint import CostMeter, EndpointClient, host
 from mlxtune.evaluation.judge.paid_calls import make_calls, read_calls
-from mlxtune.evaluation.outputs import load_answers, save_answers
 from mlxtune.evaluation.scorers import THINKING_LIMIT
 from mlxtune.models.generate import Progress
 from mlxtune.models.thoughts import split_thought
@@ -73,8 +72,8 @@ def endpoint_answers(
     name = sha256_json(
         {"v": 2, "endpoint": [endpoint.url, endpoint.model], "max_tokens": max_tokens, "calls": [call.key for call in calls]}
     )
-    file, journal = (cache / f"{name[:32]}{suffix}" for suffix in (".jsonl", CALLS))
-    cached = load_answers(file, rows)
+    journal = cache / f"{name[:32]}{CALLS}"
+    cached = {call.key for call in calls} <= read_calls(journal).replies.keys()
     if not cached:
         meter = CostMeter(endpoint.price_in, endpoint.price_out, endpoint.cap or None, max_tokens)
         client = EndpointClient(endpoint.url, endpoint.model, secret_key(endpoint), meter)
@@ -83,17 +82,15 @@ def endpoint_answers(
                 calls, lambda call: asdict(client.complete(call.messages, call.tools)), meter, journal, tell(HELD_OUT_ROW),
                 workers=workers, done=read_calls(journal).replies,
             )  # fmt: skip
-            replies = read_calls(journal).replies
-        if missing := sum(call.key not in replies for call in calls):
-            raise MachineError(
-                f"Replies from {host(endpoint.url)} to {plural(missing, 'row')} were lost, may have been billed, and count toward the cap.",
-                hint="Run again to ask for the lost ones; the others are saved.",
-            )
-        save_answers(file, [_output(call.row, replies[call.key], count_tokens) for call in calls])
-    outputs = cached or load_answers(file, rows)
+    log = read_calls(journal)
+    if missing := sum(call.key not in log.replies for call in calls):
+        raise MachineError(
+            f"Replies from {host(endpoint.url)} to {plural(missing, 'row')} were lost, may have been billed, and count toward the cap.",
+            hint="Run again to ask for the lost ones; the others are saved.",
+        )
+    answers = tuple(_output(call.row, log.replies[call.key], count_tokens) for call in calls)
     tell(HELD_OUT_ROW)(len(rows), len(rows))
-    seconds = time.perf_counter() - start
-    return ArmAnswers(arm.name, outputs, bool(cached), seconds), read_calls(journal).spent
+    return ArmAnswers(arm.name, answers, cached, time.perf_counter() - start), log.spent
 
 
 def row_calls(arm: Arm, rows: Sequence[PromptRow]) -> list[RowCall]:

@@ -1,7 +1,7 @@
 """Generate each arm's answers to the held-out rows, or read them from the cache if nothing that matters has changed."""
 
-import hashlib
-import json
+from __future__ import annotations
+
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -13,15 +13,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from mlxtune.core.errors import InputError, MlxtuneError, TemplateError
-from mlxtune.core.files import write_text
 from mlxtune.core.hashing import sha256_file, sha256_json
 from mlxtune.core.journal import Journal, read
-from mlxtune.core.json_fields import from_json, to_json
 from mlxtune.data.rows import Conversation, Preference, PromptRow, assistant_message
 from mlxtune.evaluation.answers import Answer, ArmAnswers
 from mlxtune.evaluation.arms import Arm
-from mlxtune.evaluation.evidence import to_jsonl
-from mlxtune.evaluation.latency import measure_latency
+from mlxtune.evaluation.latency import Latency, measure_latency
 from mlxtune.evaluation.loop_rule import loop_rule
 from mlxtune.evaluation.schema_size import longest_json
 from mlxtune.evaluation.scorers import GRAMMAR_LIMIT
@@ -102,10 +99,10 @@ def generate_answers(
 ) -> ArmAnswers:
     """Generate greedy answers to ``rows`` with ``arm``'s prompts and, with ``score_references``, compute the likelihood of their references.
 
-    For pairs with an ID in ``compared``, the likelihood of the rejected answer is computed too. Results are stored in the cache under
-    a hash of everything that affects them: weights, tokenizer, adapter, grammar, tokens, decoding, compute path and versions. Each
-    answer and each likelihood is saved as soon as it is known, so that an interrupted evaluation continues where it ended, and an
-    evaluation of more rows computes only what is missing. ``tell`` returns the progress callback for a kind of work (``of``
+    For pairs with an ID in ``compared``, the likelihood of the rejected answer is computed too. Each answer and each likelihood is
+    saved in the cache as soon as it is known, under a hash of everything that affects it: weights, tokenizer, adapter, grammar, tokens,
+    decoding, compute path and versions. An interrupted evaluation therefore continues where it ended, and an evaluation of more rows
+    computes only what is missing. ``tell`` returns the progress callback for a kind of work (``of``
     describes ``rows``); ``shared`` holds prefixes that ``loaded`` has processed with its current weights. If ``timed``, the time
     that each answer would take alone is estimated, too. Raises ``InputError`` if a prompt and its answer exceed the model's context,
     and ``MlxtuneError`` for NaNs.
@@ -115,23 +112,13 @@ def generate_answers(
     options = replace(options, thinking_tokens=work.template.thinking_limit(options.thinking_tokens))
     _require_room(arm, loaded, rows, work.prompts, options.max_tokens + options.thinking_tokens)
     generator = _Generator(arm, loaded, options, work, shared or PrefixCache(loaded.model))
-    file = options.cache / f"{generator.key(**generator.decoding, **_identity(work))}.jsonl"
-    answers = load_answers(file, rows)
-    cached, prompt_tokens = bool(answers), sum(map(len, work.prompts))
-    if cached:
-        tell(of)(len(rows), len(rows))
-    if cached and not (timed and None in [answer.seconds for answer in answers]):
-        return ArmAnswers(arm.name, answers, True, time.perf_counter() - start, work.no_likelihood_reason, prompt_tokens)
-    if not cached:
-        generated, earlier = generator.generate(tell, of)
-        likelihoods, seconds = generator.likelihoods(tell)
-        answers = _joined(work, _under_grammar(arm, generated), likelihoods)
-        start -= earlier + seconds
+    answers = _joined(work, _under_grammar(arm, generator.generate(tell, of)), generator.likelihoods(tell))
     if timed:
-        latency = measure_latency(work.prompts, generator.answer_alone, tell(TIMED))
+        latency = generator.latency(tell(TIMED))
         answers = tuple(replace(one, seconds=latency.seconds(one.thought_tokens + one.answer_tokens)) for one in answers)
-    save_answers(file, answers)
-    return ArmAnswers(arm.name, answers, cached, time.perf_counter() - start, work.no_likelihood_reason, prompt_tokens)
+    seconds = time.perf_counter() - start + (0.0 if generator.cached else generator.seconds_before)
+    prompt_tokens = sum(map(len, work.prompts))
+    return ArmAnswers(arm.name, answers, generator.cached, seconds, work.no_likelihood_reason, prompt_tokens)
 
 
 def _encode(arm: Arm, template: ChatTemplate, rows: Sequence[PromptRow], compared: frozenset[str], score_references: bool) -> _Work:
@@ -143,15 +130,6 @@ def _encode(arm: Arm, template: ChatTemplate, rows: Sequence[PromptRow], compare
     references, reason = _answer_tokens(template, arm, rows, chosen)
     rejected = _answer_tokens(template, arm, rows, others)[0] if references else []
     return _Work(template, rows, prompts, references, rejected, reason)
-
-
-def _identity(work: _Work) -> dict[str, Any]:
-    return {
-        "prompts": work.prompts,
-        "references": work.references,
-        "rejected": work.rejected,
-        "rows": [row.id for row in work.rows],
-    }
 
 
 def _joined(
@@ -197,52 +175,73 @@ class _Generator:
 
     def __init__(self, arm: Arm, loaded: LoadedModel, options: AnswerOptions, work: _Work, prefixes: PrefixCache) -> None:
         self._arm, self._loaded, self._options, self._work, self._prefixes = arm, loaded, options, work, prefixes
-        self._model = model_identity(arm, loaded)
+        self.cached, self.seconds_before = (
+            True,
+            0.0,
+        )  # whether nothing was computed; what earlier evaluations spent on what they saved
         self._loops = None
         if options.stop_loops and arm.schema is None:
             self._loops = loop_rule((row.reference for row in work.rows), loaded.tokenizer, options.schema)
-        self.decoding: dict[str, Any] = {
+        decoding: dict[str, Any] = {
             "grammar": None if arm.schema is None else [arm.schema, version("llguidance")],
             "max_tokens": options.max_tokens,
             **({"thinking_tokens": options.thinking_tokens} if options.thinking_tokens else {}),
             "stops": sorted(work.template.stop_tokens),
             "loops": [self._loops.least, options.schema] if self._loops else [],
         }
+        model = model_identity(arm, loaded)
+        self._answers, self._likelihoods = (  # a grammar does not change likelihoods
+            options.cache / f"{sha256_json({**model, **how})[:32]}{SAVED}" for how in (decoding, {})
+        )
 
-    def key(self, **identity: Any) -> str:
-        """Return the name in the cache of what this model computes under ``identity``."""
-        return sha256_json({**self._model, **identity})[:32]
+    def generate(self, tell: Callable[[str], Progress], of: str) -> list[GeneratedAnswer]:
+        """Return the answer to each prompt."""
 
-    def generate(self, tell: Callable[[str], Progress], of: str) -> tuple[list[GeneratedAnswer], float]:
-        """Return the answers, and the seconds that earlier evaluations spent on those that they saved."""
-        limits = self._options
-        options: dict[str, Any] = {}
-        if of == HELD_OUT_ROW:  # other prompts have short answers
-            tell_tokens, longest_allowed = tell(TOKEN), limits.max_tokens + limits.thinking_tokens
-            tell_tokens(0, longest_allowed)
-            options["on_token"] = lambda longest: tell_tokens(longest, longest_allowed)
-            options["on_batch"] = lambda waiting: tell(WAITING)(waiting, len(self._work.rows))
-        return _saved_as_they_end(
-            limits.cache / f"{self.key(**self.decoding)}{SAVED}", self._work.prompts, partial(self._generate, self._settings, **options), tell(of),
-            to_json=asdict, from_json=lambda record: GeneratedAnswer(**record),
-        )  # fmt: skip
+        def compute(prompts: Sequence[list[int]], **listeners: Any) -> list[GeneratedAnswer]:
+            self.cached = False
+            if of == HELD_OUT_ROW:  # other prompts have short answers
+                tell_tokens, longest_allowed = tell(TOKEN), self._options.max_tokens + self._options.thinking_tokens
+                tell_tokens(0, longest_allowed)
+                listeners["on_token"] = lambda longest: tell_tokens(longest, longest_allowed)
+                listeners["on_batch"] = lambda waiting: tell(WAITING)(waiting, len(self._work.rows))
+            return self._generate(self._settings, prompts, **listeners)
 
-    def likelihoods(self, tell: Callable[[str], Progress]) -> tuple[dict[tuple[int, bool], tuple[float, int]], float]:
-        """Return the negative log-likelihood and the tokens of each reference and rejected answer, and the seconds spent earlier."""
+        return self._saved(
+            self._answers, self._work.prompts, compute, tell(of), to_json=asdict, from_json=lambda record: GeneratedAnswer(**record)
+        )
+
+    def likelihoods(self, tell: Callable[[str], Progress]) -> dict[tuple[int, bool], tuple[float, int]]:
+        """Return the negative log-likelihood and the tokens of each reference and rejected answer."""
         work = self._work
-        texts = [(index, False, tokens) for index, tokens in work.references] + [
-            (index, True, tokens) for index, tokens in work.rejected
+        texts = [
+            (index, rejected, tokens) for rejected, own in enumerate((work.references, work.rejected)) for index, tokens in own
         ]
-        nats, seconds = _saved_as_they_end(  # a grammar does not change them
-            self._options.cache / f"{self.key()}{SAVED}", [(work.prompts[index], tokens) for index, _, tokens in texts],
-            partial(negative_log_likelihoods, self._loaded.model, batch_size=self._options.batch_size, prefix=self._prefix),
-            tell("reference"), to_json=partial(_nats_to_json, self._arm), from_json=lambda record: float(record["nats"]),
-        )  # fmt: skip
-        return {
-            (index, is_rejected): (value, len(tokens)) for value, (index, is_rejected, tokens) in zip(nats, texts, strict=True)
-        }, seconds
 
-    def answer_alone(self, prompt: Sequence[int], max_tokens: int, progress: Progress) -> GeneratedAnswer:
+        def compute(inputs: Sequence[tuple[list[int], list[int]]], **listeners: Any) -> list[float]:
+            self.cached, size, prefix = False, self._options.batch_size, self._prefix
+            return negative_log_likelihoods(self._loaded.model, inputs, batch_size=size, prefix=prefix, **listeners)
+
+        nats = self._saved(
+            self._likelihoods, [(work.prompts[index], tokens) for index, _, tokens in texts], compute, tell("reference"),
+            to_json=partial(_nats_to_json, self._arm), from_json=lambda record: float(record["nats"]),
+        )  # fmt: skip
+        return {(index, bool(rejected)): (value, len(tokens)) for value, (index, rejected, tokens) in zip(nats, texts, strict=True)}
+
+    def latency(self, progress: Progress) -> Latency:
+        """Return how long answers to these prompts take alone."""
+
+        def compute(_: Any, on_answer: Callable[[int, Latency], None], **__: Any) -> list[Latency]:
+            measured = measure_latency(self._work.prompts, self._answer_alone, progress)
+            on_answer(0, measured)
+            return [measured]
+
+        (latency,) = self._saved(
+            self._answers, [{"timed": self._work.prompts}], compute, lambda done, total: None,
+            to_json=asdict, from_json=lambda record: Latency(**record),
+        )  # fmt: skip
+        return latency
+
+    def _answer_alone(self, prompt: Sequence[int], max_tokens: int, progress: Progress) -> GeneratedAnswer:
         """Return the answer to one prompt, with at most ``max_tokens`` tokens of reasoning or answer."""
         thinking_tokens = min(max_tokens, self._settings.thinking_tokens)
         alone = replace(self._settings, max_tokens=max_tokens, thinking_tokens=thinking_tokens, batch_size=1)
@@ -264,46 +263,46 @@ class _Generator:
     def _generate(self, settings: GenerationSettings, prompts: Sequence[Sequence[int]], **listeners: Any) -> list[GeneratedAnswer]:
         return generate(self._loaded.model, self._loaded.tokenizer, prompts, settings, prefix=self._prefix, **listeners)
 
+    def _saved(
+        self,
+        file: Path,
+        inputs: Sequence[Input],
+        compute: Callable[..., list[Result]],
+        progress: Progress,
+        *,
+        to_json: Callable[[Result], dict[str, Any]],
+        from_json: Callable[[dict[str, Any]], Result],
+    ) -> list[Result]:
+        """Return the results for ``inputs``: those saved in ``file``, and the others from ``compute``, which are added to the file."""
+        file.parent.mkdir(parents=True, exist_ok=True)
+        keys, saved = [sha256_json(one) for one in inputs], {}
+        for record in read(file):
+            with suppress(
+                KeyError, TypeError, ValueError
+            ):  # a damaged record, whose result is computed again, or one of another kind
+                key, seconds = record.pop("input"), float(record.pop("seconds"))
+                saved[key] = seconds, from_json(record)
+        self.seconds_before += sum(saved[key][0] for key in set(keys) & saved.keys())
+        results = {index: saved[key][1] for index, key in enumerate(keys) if key in saved}
+        left = [index for index in range(len(inputs)) if index not in results]
+        known, last = len(results), time.perf_counter()
+        if known:
+            progress(known, len(inputs))
+        if left:
+            with closing(Journal(file)) as journal:
 
-def _saved_as_they_end(
-    file: Path,
-    inputs: Sequence[Input],
-    compute: Callable[..., list[Result]],
-    progress: Progress,
-    *,
-    to_json: Callable[[Result], dict[str, Any]],
-    from_json: Callable[[dict[str, Any]], Result],
-) -> tuple[list[Result], float]:
-    """Return the results for ``inputs``, and the seconds that earlier evaluations spent on those that they saved in ``file``.
+                def save(index: int, result: Result) -> None:
+                    nonlocal last
+                    before, last = last, time.perf_counter()
+                    journal.append({"input": keys[left[index]], "seconds": last - before, **to_json(result)})
 
-    The others are computed with ``compute`` and added to the file.
-    """
-    file.parent.mkdir(parents=True, exist_ok=True)
-    keys, saved = [sha256_json(one) for one in inputs], {}
-    for record in read(file):
-        with suppress(KeyError, TypeError, ValueError):  # a damaged record: its result is computed again
-            key, seconds = record.pop("input"), float(record.pop("seconds"))
-            saved[key] = seconds, from_json(record)
-    results = {index: saved[key][1] for index, key in enumerate(keys) if key in saved}
-    left = [index for index in range(len(inputs)) if index not in results]
-    known, last = len(results), time.perf_counter()
-    if known:
-        progress(known, len(inputs))
-    if left:
-        with closing(Journal(file)) as journal:
-
-            def save(index: int, result: Result) -> None:
-                nonlocal last
-                before, last = last, time.perf_counter()
-                journal.append({"input": keys[left[index]], "seconds": last - before, **to_json(result)})
-
-            new = compute(
-                [inputs[index] for index in left],
-                progress=lambda done, _: progress(known + done, len(inputs)),
-                on_answer=save,
-            )
-        results |= zip(left, new, strict=True)
-    return [results[index] for index in range(len(inputs))], sum(saved[key][0] for key in set(keys) & saved.keys())
+                new = compute(
+                    [inputs[index] for index in left],
+                    progress=lambda done, _: progress(known + done, len(inputs)),
+                    on_answer=save,
+                )
+            results |= zip(left, new, strict=True)
+        return [results[index] for index in range(len(inputs))]
 
 
 def _nats_to_json(arm: Arm, nats: float) -> dict[str, float]:
@@ -364,21 +363,3 @@ def _content_hashes(folder: Path) -> list[str]:
 @lru_cache
 def _file_hash(file: Path, size: int, changed: int) -> str:
     return sha256_file(file)
-
-
-def save_answers(file: Path, answers: Sequence[Answer]) -> None:
-    """Write a line with the hash of ``answers``, then ``answers``."""
-    lines = to_jsonl([to_json(answer) for answer in answers])
-    write_text(file, json.dumps({"sha256": hashlib.sha256(lines.encode()).hexdigest()}) + "\n" + lines)
-
-
-def load_answers(file: Path, rows: Sequence[PromptRow]) -> tuple[Answer, ...]:
-    """Read cached answers; empty if the file is missing, damaged, or belongs to different rows."""
-    try:
-        head, _, lines = file.read_bytes().partition(b"\n")
-        if json.loads(head)["sha256"] != hashlib.sha256(lines).hexdigest():
-            return ()
-        answers = tuple(from_json(Answer, json.loads(line)) for line in lines.splitlines())
-    except (OSError, ValueError, KeyError, TypeError):
-        return ()
-    return answers if [answer.id for answer in answers] == [row.id for row in rows] else ()
