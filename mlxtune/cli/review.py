@@ -24,7 +24,7 @@ from mlxtune.data import review as reviews
 from mlxtune.data.review import Action, Change, ReviewSession, ReviewState, ReviewStep
 from mlxtune.data.rows import RowError, last_prompt, row_tags
 from mlxtune.data.source_files import GENERATED
-from mlxtune.evaluation.annotators import AnnotatorAgreement
+from mlxtune.evaluation.statistics.agreement import AnnotatorAgreement
 from mlxtune.present.check import skip_text
 from mlxtune.present.review import OUTCOMES, ReviewCounts, review_document
 from mlxtune.recipe import DataSection, load

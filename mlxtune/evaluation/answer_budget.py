@@ -3,18 +3,25 @@
 Under a grammar, an answer may have to be longer, because it ends only where the schema allows it.
 """
 
+from __future__ import annotations
+
+import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from mlxtune.data.rows import Row, TextRow
-from mlxtune.evaluation.schema_size import longest_json
+from mlxtune.evaluation.scorers.json_search import resolve_pointer
 from mlxtune.recipe import AUTO, EvaluationSection
 
 FACTOR = 2  # times the longest reference answer
 MINIMUM_EXTRA = 64  # tokens more than the longest reference answer, at least
 WITHOUT_REFERENCE = 256  # tokens, if no row has a reference answer
 GRAMMAR_FACTOR = 8  # times the limit of other answers, at most, for those under a grammar
+
+_SCALARS = {"null": 4, "boolean": 5, "integer": 24, "number": 24}  # a number of more characters has more digits than a double
+_FORMATS = {"date": 10, "time": 20, "date-time": 35, "uuid": 36, "ipv4": 15, "ipv6": 45}
+_DEPTH = 64
 
 
 def auto_limit(longest: int, room: int | None = None) -> int:
@@ -51,3 +58,44 @@ def answer_budget(
     wide, widest = grammar_limit(limit, schema, room), grammar_limit(auto_limit(longest), schema)
     is_limited = limit < auto_limit(longest) or wide < widest
     return AnswerBudget(limit, longest, room if is_limited else None, wide if wide > limit else None)
+
+
+class _Unlimited(Exception):
+    """A part of a schema whose length has no limit, or that is not understood."""
+
+
+def longest_json(schema: Any) -> int | None:
+    """Return the maximum number of characters of a JSON text that ``schema`` allows, with a space after each comma and colon.
+
+    ``None`` if a string, array or object in it is unlimited, or if that is unknown.
+    """
+    try:
+        return _longest(schema, schema, 0)
+    except _Unlimited:
+        return None
+
+
+def _longest(schema: Any, root: Any, depth: int) -> int:
+    if not isinstance(schema, dict) or depth > _DEPTH:
+        raise _Unlimited
+    if values := [schema["const"]] if "const" in schema else schema.get("enum"):
+        return max(len(json.dumps(value, ensure_ascii=False)) for value in values)
+    if str(schema.get("$ref", "")).startswith("#"):
+        return _longest(resolve_pointer(root, schema["$ref"][1:]), root, depth + 1)
+    if branches := schema.get("anyOf") or schema.get("oneOf"):
+        return max(_longest(branch, root, depth + 1) for branch in branches)
+    kinds = schema.get("type") or ["any"]
+    return max(_longest_of(kind, schema, root, depth + 1) for kind in ([kinds] if isinstance(kinds, str) else kinds))
+
+
+def _longest_of(kind: str, schema: dict[str, Any], root: Any, depth: int) -> int:
+    if kind in _SCALARS:
+        return _SCALARS[kind]
+    if kind == "string" and (limit := schema.get("maxLength", _FORMATS.get(schema.get("format", "")))) is not None:
+        return int(limit) + 2
+    if kind == "array" and "maxItems" in schema and "prefixItems" not in schema:
+        return 2 + int(schema["maxItems"]) * (2 + _longest(schema.get("items"), root, depth) if schema["maxItems"] else 0)
+    if kind == "object" and schema.get("additionalProperties") is False and "patternProperties" not in schema:
+        members = schema.get("properties", {}).items()
+        return 2 + sum(len(json.dumps(name, ensure_ascii=False)) + 4 + _longest(value, root, depth) for name, value in members)
+    raise _Unlimited

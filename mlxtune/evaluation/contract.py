@@ -12,7 +12,7 @@ import regex
 from mlxtune.core.errors import InputError
 from mlxtune.core.text import one_line
 from mlxtune.data.rows import PromptRow
-from mlxtune.evaluation.answer_statistics import is_loop
+from mlxtune.evaluation.answers import is_loop
 from mlxtune.evaluation.scorers import (
     CONTRACT,
     CORRECT,

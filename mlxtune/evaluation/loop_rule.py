@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mlxtune.evaluation.answer_statistics import is_loop
-from mlxtune.evaluation.schema_size import longest_json
+from mlxtune.evaluation.answer_budget import longest_json
+from mlxtune.evaluation.answers import is_loop
 from mlxtune.evaluation.scorers.json_parser import BRACKETS, find_syntax_error
 from mlxtune.models.thoughts import COPIES, LEAST, MAX_PERIOD, LoopRule
 

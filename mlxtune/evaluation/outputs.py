@@ -16,11 +16,11 @@ from mlxtune.core.errors import InputError, MlxtuneError, TemplateError
 from mlxtune.core.hashing import sha256_file, sha256_json
 from mlxtune.core.journal import Journal, read
 from mlxtune.data.rows import Conversation, Preference, PromptRow, assistant_message
+from mlxtune.evaluation.answer_budget import longest_json
 from mlxtune.evaluation.answers import Answer, ArmAnswers
 from mlxtune.evaluation.arms import Arm
 from mlxtune.evaluation.latency import Latency, measure_latency
 from mlxtune.evaluation.loop_rule import loop_rule
-from mlxtune.evaluation.schema_size import longest_json
 from mlxtune.evaluation.scorers import GRAMMAR_LIMIT
 from mlxtune.models import lora
 from mlxtune.models.generate import GenerationSettings, Progress, generate

@@ -6,8 +6,7 @@ from collections.abc import Hashable, Sequence
 from dataclasses import replace
 from typing import Literal
 
-from mlxtune.evaluation.answer_statistics import MAX_CUT, is_undecided
-from mlxtune.evaluation.answers import ArmAnswers, SeedAnswers
+from mlxtune.evaluation.answers import MAX_CUT, ArmAnswers, SeedAnswers, is_undecided
 from mlxtune.evaluation.arms import GRAMMAR, is_free, is_tuned
 from mlxtune.evaluation.best_baseline import BestBaseline
 from mlxtune.evaluation.report import ArmResult, EvaluationReport, Rate, ReportFacts, strongest_arm, token_limit

@@ -184,7 +184,7 @@ class LoopDetector:
 
     Greedy decoding cannot leave a loop by chance, and each time a model copies a passage, it becomes more likely to copy it again (Xu
     et al. 2022, arXiv:2206.02369). Only exact repetition counts: a list with increasing numbers continues. An answer that repeats
-    itself less exactly continues to its limit; evaluations still count it as a loop (``evaluation.answer_statistics.is_loop``).
+    itself less exactly continues to its limit; evaluations still count it as a loop (``evaluation.answers.is_loop``).
     """
 
     def __init__(self, least: int = LEAST) -> None:

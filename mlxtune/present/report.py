@@ -8,7 +8,7 @@ import mlxtune
 from mlxtune.core.files import write_text
 from mlxtune.core.text import duration, one_line, plural
 from mlxtune.evaluation import report as reports
-from mlxtune.evaluation.answer_statistics import MAX_CUT
+from mlxtune.evaluation.answers import MAX_CUT
 from mlxtune.evaluation.arms import BASE, OPTIMIZED, TUNED, is_free, is_tuned
 from mlxtune.evaluation.drilldown import FailedRow, failed_rows
 from mlxtune.evaluation.evidence import OPTIMIZED_PROMPT, NearestRow

@@ -16,7 +16,7 @@ from mlxtune.present.blocks import Cell, Column, Document, Fact, Facts, Heading,
 
 if TYPE_CHECKING:  # they load numpy
     from mlxtune.data.browser import SourceBrowser
-    from mlxtune.evaluation.annotators import AnnotatorAgreement
+    from mlxtune.evaluation.statistics.agreement import AnnotatorAgreement
 
 OUTCOMES = {
     "accept": "accepted", "reject": "rejected", "skip": "skipped", "tie": "marked as a tie", "bad": "marked bad on both sides",
@@ -43,7 +43,7 @@ class ReviewCounts:
 
     @classmethod
     def of(cls, browser: SourceBrowser) -> ReviewCounts:
-        from mlxtune.evaluation.annotators import agreements
+        from mlxtune.evaluation.statistics.agreement import agreements
 
         decisions, total = browser.decisions, len(browser.rows)
         counts = Counter(browser.decision(index).status for index in decisions)

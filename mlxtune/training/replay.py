@@ -18,7 +18,7 @@ from mlxtune.core.files import disk_errors, home, write_text
 from mlxtune.core.hashing import sha256_json
 from mlxtune.data.replay import MAX_TOKENS, ReplayPrompt, replay_prompts
 from mlxtune.data.rows import Conversation
-from mlxtune.evaluation.answer_statistics import is_loop
+from mlxtune.evaluation.answers import is_loop
 from mlxtune.models.encoded import Encoded
 from mlxtune.models.template import ChatTemplate
 from mlxtune.recipe import Recipe

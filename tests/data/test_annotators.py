@@ -7,7 +7,7 @@ import pytest
 
 from mlxtune.data.review import Decision, ReviewSession, judgments, load, with_keys
 from mlxtune.data.source import read_file
-from mlxtune.evaluation.annotators import agreements
+from mlxtune.evaluation.statistics.agreement import agreements
 from mlxtune.present.review import agreement_fact
 
 FIRST, SECOND = "aaxxs", "axaxa"  # accept, reject, skip, by row

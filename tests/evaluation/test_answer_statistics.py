@@ -9,8 +9,7 @@ import pytest
 from evaluation_files import scored_arm
 
 from mlxtune.data import samples
-from mlxtune.evaluation.answer_statistics import AnswerStatistics, answer_statistics, is_loop
-from mlxtune.evaluation.answers import Answer
+from mlxtune.evaluation.answers import Answer, AnswerStatistics, answer_statistics, is_loop
 from mlxtune.evaluation.contract import Contract
 from mlxtune.evaluation.promotion import promotion_caveat, promotion_refusal
 from mlxtune.evaluation.report import EvaluationReport

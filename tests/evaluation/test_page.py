@@ -9,7 +9,7 @@ from mlxtune.core.errors import InputError
 from mlxtune.core.json_fields import to_json
 from mlxtune.data.rows import Location
 from mlxtune.evaluation import evidence, report
-from mlxtune.evaluation.answer_statistics import AnswerStatistics
+from mlxtune.evaluation.answers import AnswerStatistics
 from mlxtune.evaluation.comparability import ChangedTerm, ChangedTerms
 from mlxtune.evaluation.drilldown import failed_rows
 from mlxtune.evaluation.evidence import EvaluatedRow

@@ -1,10 +1,12 @@
-"""Agreement between two raters."""
+"""Agreement between two raters, or between the annotators of a source: Cohen's κ for each pair, over the rows that both decided on."""
 
 import math
 from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Collection, Hashable, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
+from mlxtune.data.review import Decision, judgments
 from mlxtune.evaluation.statistics.intervals import Z
 
 
@@ -45,3 +47,25 @@ def kappa(pairs: Sequence[tuple[Hashable, Hashable]], z: float = Z) -> Estimate 
     variance = (agreed + disagreed - (value - chance * (1 - value)) ** 2) / (1 - chance) ** 2
     half = z * math.sqrt(max(0.0, variance) / total)
     return Estimate(max(-1.0, value - half), value, min(1.0, value + half))
+
+
+@dataclass(frozen=True)
+class AnnotatorAgreement:
+    """The ``rows`` that two annotators decided on, the number with the ``same`` decision, and κ unless it is undefined."""
+
+    names: tuple[str, str]
+    rows: int
+    same: int
+    kappa: Estimate | None
+
+
+def agreements(decisions: Collection[Decision]) -> list[AnnotatorAgreement]:
+    """Return the agreement between each pair of annotators in ``decisions``; empty if fewer than two decided anything."""
+    names = sorted({name for decision in decisions for name, _ in decision.by})
+    pairs = judgments(decisions)
+    result = []
+    for one, other in combinations(names, 2):
+        both = pairs.get((one, other), [])
+        same = sum(first == second for first, second in both)
+        result.append(AnnotatorAgreement((one, other), len(both), same, kappa(both) if both else None))
+    return result

@@ -19,7 +19,7 @@ from mlxtune.data.checks.registry import get_check
 from mlxtune.data.checks.report import CheckResult, improvement
 from mlxtune.data.checks.statistics import is_rare
 from mlxtune.data.rows import Row, RowError, row_tags
-from mlxtune.evaluation.annotators import AnnotatorAgreement
+from mlxtune.evaluation.statistics.agreement import AnnotatorAgreement
 from mlxtune.present.blocks import Fact, Facts
 from mlxtune.present.check import check_title, skip_text, summary_document, tag_blocks
 from mlxtune.present.review import agreement_fact

@@ -15,7 +15,7 @@ from mlxtune.data.checks.fixes import fixed_copy_path
 from mlxtune.data.checks.registry import check_filter_name, get_check, may_mute
 from mlxtune.data.review import EXCLUDED
 from mlxtune.data.review import Action as ReviewAction
-from mlxtune.evaluation.annotators import agreements
+from mlxtune.evaluation.statistics.agreement import agreements
 from mlxtune.present import check as words
 from mlxtune.tui import open_flow
 from mlxtune.tui.actions import Action, ShownAction
