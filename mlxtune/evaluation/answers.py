@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -154,30 +154,22 @@ def answer_statistics(answers: Sequence[Answer]) -> AnswerStatistics:
     going = [answer for answer in cut if not _repeats(answer)]
     failed = sum(not is_undecided(answer) for answer in going)
     seconds = sorted(answer.seconds for answer in answers if answer.seconds is not None)
-    p50, p95 = (_percentile(seconds, share) if seconds and len(seconds) == len(answers) else None for share in (0.5, 0.95))
+    is_timed = seconds and len(seconds) == len(answers)
+    p50, p95 = (seconds[math.ceil(share * len(seconds)) - 1] if is_timed else None for share in (0.5, 0.95))
     tokens = sum(answer.answer_tokens for answer in answers)
     return AnswerStatistics(len(going), len(cut) - len(going), tokens, p50, p95, failed)
 
 
 def is_undecided(answer: Answer) -> bool:
-    """Return whether ``answer`` was cut off and might have passed with a higher limit."""
-    return answer.ended in _CUT and not _repeats(answer) and not _deciding(answer.scores).is_final
-
-
-def _deciding(by_metric: Mapping[str, Score]) -> Score:
-    """Return the score that the verdict counts: whether the answer is correct or, without a reference, meets the contract."""
-    return by_metric.get(CORRECT) or by_metric.get(CONTRACT, PASS)
+    """Return whether ``answer`` was cut off and might have passed with a higher limit: been correct or, without a reference, met the contract."""
+    deciding = answer.scores.get(CORRECT) or answer.scores.get(CONTRACT, PASS)
+    return answer.ended in _CUT and not _repeats(answer) and not deciding.is_final
 
 
 def _repeats(answer: Answer) -> bool:
     if answer.ended == GRAMMAR_LIMIT:
         return False
     return answer.ended in _LOOPS or is_loop(answer.thought if answer.ended == THINKING_LIMIT else answer.output)
-
-
-def _percentile(ordered: Sequence[float], share: float) -> float:
-    """Return the smallest value that at least ``share`` of the values do not exceed."""
-    return ordered[math.ceil(share * len(ordered)) - 1]
 
 
 def is_loop(text: str) -> bool:

@@ -139,7 +139,10 @@ class Contract:
             score = score_correct(ModelAnswer(reference, reference=reference), self.section.correct)
             if not score.passed:
                 raise InputError(f"{row.location}: {score.detail}.", hint="Change evaluation.correct, or the row's answer.")
-        if self.section.correct and known and all(self._is_trivial(reference) for _, reference in known):
+        empty = (
+            score_correct(ModelAnswer("", reference=reference), self.section.correct) for _, reference in known
+        )  # without calls
+        if self.section.correct and known and all(score.passed for score in empty):
             raise InputError(
                 "An empty answer equals every reference in what evaluation.correct compares.", hint="Change evaluation.correct."
             )
@@ -149,10 +152,6 @@ class Contract:
         values = [match[0] for row in rows if (match := find_json(row.reference or ""))]
         names = {name for rule in self.section.disclaimers for name in (*rule.when, *rule.unless)}
         return sorted(name for name in names if not any(isinstance(value, dict) and name in value for value in values))
-
-    def _is_trivial(self, reference: str) -> bool:
-        """Whether an empty answer equals ``reference``, which has no call then."""
-        return score_correct(ModelAnswer("", reference=reference), self.section.correct).passed
 
     def score(self, answer: ModelAnswer) -> dict[str, Score]:
         """Score ``answer`` on every metric. ``contract`` passes if all required metrics pass, or repeats the first failure, which is

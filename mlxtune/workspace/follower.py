@@ -58,7 +58,7 @@ class Follower:
                 self._restart()  # a partial line was overwritten between two reads
                 self._size = size
                 new = self._reader.read()
-            self._apply([_safe_event(event) for event in new])
+            self._apply([cast(Event, {key: _safe_value(value, key in _MULTILINE) for key, value in one.items()}) for one in new])
         except InputError as error:
             self.state = refused_state(error)
         except (KeyError, TypeError, ValueError, AttributeError):  # JSON that is no event
@@ -83,12 +83,8 @@ class Follower:
         return self._output
 
 
-def _safe_event(event: Event) -> Event:
-    """Make every string in an event safe for a terminal, and put all except prompts and outputs on one line."""
-    return cast(Event, {key: _safe_value(value, key in _MULTILINE) for key, value in event.items()})
-
-
 def _safe_value(value: Any, multiline: bool) -> Any:
+    """Make every string in a value of an event safe for a terminal, and put it on one line unless it may have several."""
     if isinstance(value, str):
         return safe_text(value).expandtabs(4) if multiline else one_line(value)
     if isinstance(value, dict):

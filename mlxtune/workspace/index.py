@@ -321,7 +321,12 @@ class WorkspaceIndex:
         sessions = [(stamp, path) for path in newest.glob("blind/*/votes.jsonl") if (stamp := file_stamp(path))] if newest else []
         last = max(sessions, default=None)
         if last != self._blind[0]:
-            self._blind = (last, _read_blind_status(last[1].parent) if last else None)
+            self._blind = last, None
+            if last:
+                from mlxtune.evaluation.blind.blind_session import read_status  # slow to import, and the first screen must not wait
+
+                with suppress(MlxtuneError, OSError):
+                    self._blind = last, read_status(last[1].parent)
         return self._blind[1]
 
     def _read_machine(self, now: float) -> None:
@@ -354,15 +359,6 @@ class _SourceWatch:
             self.entries += len(events)
             decisions = self._review.decisions.values()
             self.reviewed = sum(decision.status not in ("pending", "skipped") for decision in decisions)
-
-
-def _read_blind_status(folder: Path) -> BlindStatus | None:
-    from mlxtune.evaluation.blind.blind_session import read_status  # slow to import, and the first screen must not wait for it
-
-    try:
-        return read_status(folder)
-    except (MlxtuneError, OSError):
-        return None
 
 
 def _read_memory() -> Memory | None:

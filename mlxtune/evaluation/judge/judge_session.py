@@ -85,16 +85,16 @@ def open_session(
             folder / FILE,
             to_json(_JudgeHeader(VERSION, made, (first, second), judge, host, n or len(rows), rubric, secrets.randbits(53))),
         )
-    return _session(evaluation, folder, rows)
+    return load_session(evaluation, folder, rows)
 
 
-def load_session(evaluation: Path, folder: Path) -> JudgeSession:
-    """Load the session in ``folder``. Raises ``InputError`` if it is damaged or does not match the evaluation."""
-    return _session(evaluation, folder, load_pairs(evaluation, *_read_header(folder).arms))
+def load_session(evaluation: Path, folder: Path, rows: Sequence[AnswerPair] = ()) -> JudgeSession:
+    """Load the session in ``folder`` of both arms' ``rows``, by default those of the evaluation.
 
-
-def _session(evaluation: Path, folder: Path, rows: Sequence[AnswerPair]) -> JudgeSession:
+    Raises ``InputError`` if it is damaged or does not match the evaluation.
+    """
     header = _read_header(folder)
+    rows = rows or load_pairs(evaluation, *header.arms)
     drawn = sorted(rows, key=lambda row: unit_interval(header.seed, "row", row.id))[: header.n]
     return JudgeSession(
         evaluation, folder, *header.arms, tuple(drawn), header.rubric, header.judge, header.host, header.seed, header.consent

@@ -74,16 +74,12 @@ def answer_requests(channel: Channel, load_request: Request, batch_size: int) ->
 
 
 def _prompt(template: ChatTemplate, request: Request) -> list[int]:
-    messages = [Message(turn["role"], _without_surrogates(turn["content"])) for turn in request.params["messages"]]
+    # Tokenizers need valid UTF-8, so lone surrogates become question marks.
+    messages = [Message(turn["role"], turn["content"].encode("utf-8", "replace").decode()) for turn in request.params["messages"]]
     try:
         return template.prompt(messages)
     except TemplateError:  # some templates have no system role
         return template.prompt([Message("user", "\n\n".join(message.content for message in messages))])
-
-
-def _without_surrogates(text: str) -> str:
-    """Replace lone surrogates with question marks, because tokenizers need valid UTF-8."""
-    return text.encode("utf-8", "replace").decode()
 
 
 def main() -> int:

@@ -92,11 +92,9 @@ def _texts(answer: ModelAnswer, at: str) -> list[str]:
         match = find_json(output)
         return string_values(resolve_pointer(match[0], at)) if match else []
     texts = visible_texts(output)
-    return texts if at == "anywhere" else [_last_paragraph(texts[-1])] if texts else []
-
-
-def _last_paragraph(text: str) -> str:
-    return "\n".join(text.rstrip().splitlines()).rsplit("\n\n", 1)[-1]
+    if at == "anywhere":
+        return texts
+    return ["\n".join(text.rstrip().splitlines()).rsplit("\n\n", 1)[-1] for text in texts[-1:]]
 
 
 def add_missing_disclaimers(answer: str, rules: Sequence[Disclaimer]) -> str | None:

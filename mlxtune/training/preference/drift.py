@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import mlx.core as mx
+import mlx.nn as nn
 import numpy as np
 from mlx.utils import tree_flatten
 
@@ -64,12 +65,8 @@ class ReferenceKL:
         return sum(sums) / sum(policy.shape[0] for policy, _ in chunks)
 
     def _kl_sum(self, states: tuple[mx.array, mx.array]) -> mx.array:
-        policy, reference = (self._log_softmax(hidden) for hidden in states)
+        policy, reference = (nn.log_softmax(self.stack.head.logits(hidden).astype(mx.float32)) for hidden in states)
         return (mx.exp(policy) * (policy - reference)).sum()
-
-    def _log_softmax(self, hidden: mx.array) -> mx.array:
-        logits = self.stack.head.logits(hidden).astype(mx.float32)
-        return logits - mx.logsumexp(logits, axis=-1, keepdims=True)
 
     def _hidden_states(self, progress: Callable[[int, int], None] = lambda done, total: None) -> list[mx.array]:
         """Return the hidden states ``(tokens, width)`` that predict the chosen completions, for each part."""
