@@ -1,7 +1,6 @@
 """Validation of advice answer files."""
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,13 +13,13 @@ from mlxtune.core.errors import InputError
 GIVEN: dict[str, Any] = {"change": ["style", "format"], "requirements": "rarely", "calls": 20000, "tried": [], "metric": "contract"}
 
 
-def test_missing_answers_get_defaults() -> None:
+def test_missing_answers_get_defaults():
     values = parse_answers(GIVEN)
     assert values["change"] == frozenset({"format", "style"})
     assert (values["target"], values["access"], values["explain"]) == (95, "everyone", "no")
 
 
-def test_answers_round_trip_through_disk(tmp_path: Path) -> None:
+def test_answers_round_trip_through_disk(tmp_path):
     answers = parse_answers(GIVEN | {"target": 90.5})
     assert load_last(tmp_path) is None
     save_answers(tmp_path, answers)
@@ -28,7 +27,7 @@ def test_answers_round_trip_through_disk(tmp_path: Path) -> None:
     assert json.loads((tmp_path / FILE).read_text())["change"] == ["format", "style"]
 
 
-def test_outdated_saved_answers_are_ignored(tmp_path: Path) -> None:
+def test_outdated_saved_answers_are_ignored(tmp_path):
     (tmp_path / FILE).write_text('{"purpose": "gold"}')
     assert load_last(tmp_path) is None
 
@@ -51,7 +50,7 @@ def test_outdated_saved_answers_are_ignored(tmp_path: Path) -> None:
         ({"requirements": "rar\x1b[31mely"}, "requirements cannot be", "rarely"),
     ],
 )
-def test_invalid_answer_is_refused_with_its_key(change: dict[str, Any], message: str, hint: str) -> None:
+def test_invalid_answer_is_refused_with_its_key(change, message, hint):
     with pytest.raises(InputError, match=message) as error:
         parse_answers(GIVEN | change, "a.json")
     assert error.value.message.startswith("a.json: ")
@@ -60,13 +59,13 @@ def test_invalid_answer_is_refused_with_its_key(change: dict[str, Any], message:
 
 
 @pytest.mark.parametrize("text", ["[]", "{", ""])
-def test_file_without_answers_is_refused_with_its_path(tmp_path: Path, text: str) -> None:
+def test_file_without_answers_is_refused_with_its_path(tmp_path, text):
     (tmp_path / "a.json").write_text(text)
     with pytest.raises(InputError, match=r"a\.json"):
         read_answers(tmp_path / "a.json")
 
 
-def test_schema_agrees_with_validator() -> None:
+def test_schema_agrees_with_validator():
     Draft202012Validator.check_schema(schema())
     says = Draft202012Validator(schema())
     for given in (GIVEN, GIVEN | {"target": 50}, GIVEN | {"change": []}):
@@ -90,7 +89,7 @@ def test_schema_agrees_with_validator() -> None:
         parse_answers(without)
 
 
-def test_schema_describes_every_question_and_option() -> None:
+def test_schema_describes_every_question_and_option():
     properties = schema()["properties"]
     assert list(properties) == [question.key for question in rules().questions]
     for question in rules().questions:

@@ -44,7 +44,7 @@ def changed(folder: Path, copied: str, /, **facts: Any) -> Path:
     return copy
 
 
-def test_data_and_contract_come_from_recipe(tmp_path: Path) -> None:
+def test_data_and_contract_come_from_recipe(tmp_path):
     write_evaluation(tmp_path)
     evidence = shop(tmp_path)
     assert (evidence.recipe, evidence.rows, evidence.groups, evidence.pairs, evidence.contract, evidence.prompted) == (
@@ -60,13 +60,13 @@ def test_data_and_contract_come_from_recipe(tmp_path: Path) -> None:
     assert collect(tmp_path, replace(recipe, evaluation=replace(recipe.evaluation, schema="", forbid=[]))).contract is False
 
 
-def test_duplicate_prompts_count_once(tmp_path: Path) -> None:
+def test_duplicate_prompts_count_once(tmp_path):
     write_evaluation(tmp_path)
     write(tmp_path, *QUESTIONS, *QUESTIONS[:5])
     assert (shop(tmp_path).rows, shop(tmp_path).groups) == (19, 14)
 
 
-def test_too_few_rows_for_holdout_is_not_an_error(tmp_path: Path) -> None:
+def test_too_few_rows_for_holdout_is_not_an_error(tmp_path):
     write_evaluation(tmp_path)
     write(tmp_path, *QUESTIONS[:2])
     evidence = shop(tmp_path)
@@ -74,12 +74,12 @@ def test_too_few_rows_for_holdout_is_not_an_error(tmp_path: Path) -> None:
     assert evidence.split_error
 
 
-def test_pairs_are_counted(tmp_path: Path) -> None:
+def test_pairs_are_counted(tmp_path):
     write_evaluation(tmp_path, pairs=True)
     assert collect(tmp_path, load(tmp_path / "shop.toml")).pairs == 14
 
 
-def test_each_arm_has_rate_and_source_evaluation(tmp_path: Path) -> None:
+def test_each_arm_has_rate_and_source_evaluation(tmp_path):
     folder = write_evaluation(tmp_path, base=[BAD, GOOD, BAD, BAD], **{"base+prompt": [GOOD, GOOD, BAD, GOOD]})
     evidence = shop(tmp_path)
     rate, by = evidence.arms["contract"]["base+prompt"]
@@ -91,7 +91,7 @@ def test_each_arm_has_rate_and_source_evaluation(tmp_path: Path) -> None:
     assert evidence.best("contract") == "base+prompt"
 
 
-def test_newest_evaluation_of_arm_wins_including_samples(tmp_path: Path) -> None:
+def test_newest_evaluation_of_arm_wins_including_samples(tmp_path):
     folder = write_evaluation(tmp_path, base=[BAD, GOOD, BAD, BAD])
     recipe = load(tmp_path / "shop.toml")
     newer = changed(folder, "20261125-0900-shop-advice", name=sample_name(recipe.name))
@@ -104,7 +104,7 @@ def test_newest_evaluation_of_arm_wins_including_samples(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("facts", [{"name": "another"}, {"base": "another"}])
-def test_evaluations_of_other_recipes_or_bases_are_ignored(tmp_path: Path, facts: dict[str, Any]) -> None:
+def test_evaluations_of_other_recipes_or_bases_are_ignored(tmp_path, facts):
     folder = write_evaluation(tmp_path, base=[BAD, GOOD, BAD, BAD])
     changed(folder, "20261125-0900-another", **facts)
     evidence = shop(tmp_path)
@@ -112,7 +112,7 @@ def test_evaluations_of_other_recipes_or_bases_are_ignored(tmp_path: Path, facts
     assert evidence.ignored == ()
 
 
-def test_evaluation_with_other_contract_is_skipped_and_named(tmp_path: Path) -> None:
+def test_evaluation_with_other_contract_is_skipped_and_named(tmp_path):
     folder = write_evaluation(tmp_path)
     (tmp_path / "schema.json").write_text('{"type": "object", "required": ["answer"]}\n')
     evidence = shop(tmp_path)
@@ -120,29 +120,29 @@ def test_evaluation_with_other_contract_is_skipped_and_named(tmp_path: Path) -> 
     assert evidence.ignored == (folder.name,)
 
 
-def test_unfinished_evaluation_is_ignored(tmp_path: Path) -> None:
+def test_unfinished_evaluation_is_ignored(tmp_path):
     folder = write_evaluation(tmp_path)
     (folder / FILE).write_text("{")
     assert shop(tmp_path).arms == {}
 
 
-def test_shorter_prompt_breaks_ties_between_arms() -> None:
+def test_shorter_prompt_breaks_ties_between_arms():
     arms = {arm: (Rate("contract", 9, 10, 0.6, 1.0), "e") for arm in ("base+kshot", "base", "base+prompt")}
     assert AdviceEvidence(arms={"contract": arms}).best("contract") == "base"
 
 
-def test_unmeasured_metric_falls_back_to_contract() -> None:
+def test_unmeasured_metric_falls_back_to_contract():
     arms = {"contract": {"base": (Rate("contract", 1, 2, 0.0, 1.0), "e")}}
     assert AdviceEvidence(arms=arms).arms_by_metric("preference") == arms["contract"]
     assert AdviceEvidence().best("contract") is None
 
 
-def test_tuned_arm_is_never_best_untrained_arm() -> None:
+def test_tuned_arm_is_never_best_untrained_arm():
     arms = {"contract": {"tuned": (Rate("contract", 9, 10, 0.6, 1.0), "e")}}
     assert AdviceEvidence(arms=arms).best("contract") is None
 
 
-def test_answer_time_comes_from_uncached_evaluation(tmp_path: Path) -> None:
+def test_answer_time_comes_from_uncached_evaluation(tmp_path):
     folder = write_evaluation(
         tmp_path, base=[BAD, GOOD, BAD, BAD], tuned=[GOOD] * 4
     )  # the base is cached, the tuned arm took 1.5 s
@@ -155,12 +155,12 @@ def test_answer_time_comes_from_uncached_evaluation(tmp_path: Path) -> None:
     assert seconds_per_answer(tmp_path, recipe) is None
 
 
-def test_local_base_is_identified_by_full_path(tmp_path: Path) -> None:
+def test_local_base_is_identified_by_full_path(tmp_path):
     folder = write_evaluation(tmp_path, base=[BAD, GOOD, BAD, BAD])
     changed(folder, "20261125-0900-shop", base=str(tmp_path / "m"))
     assert shop(tmp_path).arms["contract"]["base"][1] == "20261125-0900-shop"
 
 
-def test_long_name_is_shortened_for_sample_suffix() -> None:
+def test_long_name_is_shortened_for_sample_suffix():
     assert len(sample_name("a" * 64)) <= 64
     assert is_sample(sample_name("a" * 64))

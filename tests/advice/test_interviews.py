@@ -31,7 +31,7 @@ def advise(case: dict[str, Any]) -> Advice:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_interview_produces_expected_verdict(name: str) -> None:
+def test_interview_produces_expected_verdict(name):
     expect, advice = CASES[name]["expect"], advise(CASES[name])
     assert (advice.verdict, advice.method.key if advice.method else "") == (expect["verdict"], expect["method"])
     assert {rule.key for rule in advice.reasons} == set(expect["reasons"])
@@ -40,7 +40,7 @@ def test_interview_produces_expected_verdict(name: str) -> None:
     assert advice.next.code == expect["next"]
 
 
-def test_every_rule_and_tradeoff_has_interview() -> None:
+def test_every_rule_and_tradeoff_has_interview():
     assert len(CASES) >= 12
     advice = [advise(case) for case in CASES.values()]
     by = rules()
@@ -52,7 +52,7 @@ def test_every_rule_and_tradeoff_has_interview() -> None:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_every_reason_cites_an_answer_or_a_measurement(name: str) -> None:
+def test_every_reason_cites_an_answer_or_a_measurement(name):
     case = CASES[name]
     advice, known = advise(case), evidence(case["evidence"], case["answers"]["metric"])
     for rule in advice.reasons:
@@ -64,7 +64,7 @@ def test_every_reason_cites_an_answer_or_a_measurement(name: str) -> None:
     assert case["expect"].get("says", "") in " ".join(plain)
 
 
-def test_prompt_reason_states_the_measured_rate() -> None:
+def test_prompt_reason_states_the_measured_rate():
     case = CASES["09-the-prompt-alone-will-do"]
     advice, known = advise(case), evidence(case["evidence"], "contract")
     assert because(advice.reasons[0], advice) == "best without training: 95.8% (measured); target: 95% (the default)"
@@ -75,13 +75,13 @@ def test_prompt_reason_states_the_measured_rate() -> None:
     ]
 
 
-def test_missing_metric_rules_out_training() -> None:
+def test_missing_metric_rules_out_training():
     for name, case in CASES.items():
         advice = advise(case | {"answers": case["answers"] | {"metric": "none"}})
         assert advice.verdict not in ("fine-tune", "both"), name
         assert advice.method is None
 
 
-def test_advice_is_deterministic() -> None:
+def test_advice_is_deterministic():
     for case in CASES.values():
         assert advise(case) == advise(case)

@@ -1,7 +1,5 @@
 """What to evaluate next follows from a verdict."""
 
-from pathlib import Path
-
 import pytest
 from evaluation_files import BAD, GOOD, write_evaluation
 
@@ -24,7 +22,7 @@ C = StepCode
     ],
     ids=["few rows", "limited rows", "unchanged", "too small a change", "only the base compared", "examples compared"],
 )
-def test_what_to_evaluate_next(tmp_path: Path, limit: int, arms: dict[str, list[str]], code: StepCode) -> None:
+def test_what_to_evaluate_next(tmp_path, limit, arms, code):
     folder = write_evaluation(tmp_path, **arms)
     (folder / "recipe.toml").write_text(dump(load(folder / "recipe.toml", [f"evaluation.rows={limit}"])))
     (verdict,) = history.evaluations(tmp_path)

@@ -1,6 +1,6 @@
 """The bundled advice rules and validation of rule files."""
 
-from typing import Any, get_args
+from typing import get_args
 
 import pytest
 
@@ -8,7 +8,7 @@ from mlxtune.advice.rules import Verdict, parse_condition, rules
 from mlxtune.evaluation.scorers.registry import LABELS
 
 
-def test_nine_tradeoffs_compare_retrieval_and_training() -> None:
+def test_nine_tradeoffs_compare_retrieval_and_training():
     rows = rules().tradeoffs
     assert [row.rule.key for row in rows] == [
         "knowledge", "freshness", "citations", "behaviour", "examples", "latency", "cost", "access", "explanation",
@@ -20,7 +20,7 @@ def test_nine_tradeoffs_compare_retrieval_and_training() -> None:
         assert row.tuned
 
 
-def test_every_rule_names_source_and_what_would_change_it() -> None:
+def test_every_rule_names_source_and_what_would_change_it():
     by = rules()
     for rule in (*by.right, *by.wrong, *by.gates, *(row.rule for row in by.tradeoffs)):
         assert rule.source.startswith(("https://", "http://")) or "arXiv:" in rule.source, rule.key
@@ -32,11 +32,11 @@ def test_every_rule_names_source_and_what_would_change_it() -> None:
     assert all(rule.verdict in ("prompt_first", "not_yet") and rule.next for rule in by.gates)
 
 
-def test_there_is_a_fallback_method() -> None:
+def test_there_is_a_fallback_method():
     assert rules().methods[-1].holds({})
 
 
-def test_rule_keys_are_unique() -> None:
+def test_rule_keys_are_unique():
     by = rules()
     for section in (by.questions, by.right, by.wrong, by.gates, by.cautions, by.methods, by.contradictions):
         keys = [entry.key for entry in section]  # type: ignore[attr-defined]
@@ -44,7 +44,7 @@ def test_rule_keys_are_unique() -> None:
     assert {question.key for question in by.questions} == {key for key, fact in by.facts.items() if fact.origin == "answer"}
 
 
-def test_interview_metrics_are_contract_metrics() -> None:
+def test_interview_metrics_are_contract_metrics():
     metric = next(question for question in rules().questions if question.key == "metric")
     assert set(metric.options) - {"none", "elsewhere"} <= set(LABELS)
 
@@ -52,12 +52,12 @@ def test_interview_metrics_are_contract_metrics() -> None:
 @pytest.mark.parametrize(
     "condition", ["chnge has facts", "change holds facts", "change known facts", "change has", "groups from many"]
 )
-def test_an_invalid_condition_is_refused(condition: str) -> None:
+def test_an_invalid_condition_is_refused(condition):
     with pytest.raises((KeyError, ValueError)):
         parse_condition(condition, rules().facts)
 
 
-def test_conditions_name_answers_that_exist_and_gates_a_verdict() -> None:
+def test_conditions_name_answers_that_exist_and_gates_a_verdict():
     by = rules()
     answers = {question.key: question.options for question in by.questions if question.options}
     every = (*by.right, *by.wrong, *by.gates, *by.cautions, *by.methods, *by.contradictions, *(row.rule for row in by.tradeoffs))
@@ -98,6 +98,6 @@ def test_conditions_name_answers_that_exist_and_gates_a_verdict() -> None:
         ("best unknown", 0.0, False),
     ],
 )
-def test_condition_evaluates(condition: str, value: Any, holds: bool) -> None:
+def test_condition_evaluates(condition, value, holds):
     fact = condition.partition(" ")[0]
     assert parse_condition(condition, rules().facts).holds({"target": 95, fact: value}) is holds

@@ -107,7 +107,7 @@ def restored(original: Path, folder: Path) -> Path:
     return shutil.copytree(original, folder)
 
 
-def test_every_changed_key_of_a_report_is_found_or_named(original: Path, tmp_path: Path) -> None:
+def test_every_changed_key_of_a_report_is_found_or_named(original, tmp_path):
     text = (original / report.FILE).read_text()
     stored = json.loads(text)
     ways = [(steps, value) for steps in leaves(stored) if steps[0] != "v" for value in other(_at(stored, steps))]
@@ -130,7 +130,7 @@ def _at(document: Any, steps: Steps) -> Any:
     return document
 
 
-def test_every_removed_key_of_a_report_is_found_or_named(original: Path, tmp_path: Path) -> None:
+def test_every_removed_key_of_a_report_is_found_or_named(original, tmp_path):
     text = (original / report.FILE).read_text()
     facts = [("facts", name) for name in json.loads(text)["facts"]]
     for *parents, key in [*facts, ("arms", 0), ("comparisons", 0), ("verdict", "free"), ("margins",)]:
@@ -144,7 +144,7 @@ def test_every_removed_key_of_a_report_is_found_or_named(original: Path, tmp_pat
 _RECORDED = {"base_fingerprint", "run", "adapter", "source", "compute", "left_out"}  # without them, a report says less
 
 
-def test_every_changed_line_of_the_evidence_is_found_or_named(original: Path, tmp_path: Path) -> None:
+def test_every_changed_line_of_the_evidence_is_found_or_named(original, tmp_path):
     confirmed, count = [], 0
     for file in sorted(original.glob("*.jsonl")):
         records = [json.loads(line) for line in file.read_text().splitlines()]
@@ -167,7 +167,7 @@ def test_every_changed_line_of_the_evidence_is_found_or_named(original: Path, tm
 @pytest.mark.parametrize(
     "name", ["recipe.toml", "schema.json", "questions.jsonl", "outputs.jsonl", "regression.jsonl", "holdout.jsonl"]
 )
-def test_a_removed_file_is_found_or_named(original: Path, tmp_path: Path, name: str) -> None:
+def test_a_removed_file_is_found_or_named(original, tmp_path, name):
     """The report was made without it, as far as anybody can see."""
     folder = restored(original, tmp_path / "copy")
     (folder / name).unlink()
@@ -178,7 +178,7 @@ def test_a_removed_file_is_found_or_named(original: Path, tmp_path: Path, name: 
     assert not is_confirmed(folder, name, *gone)
 
 
-def test_every_changed_number_on_a_page_is_found(original: Path, tmp_path: Path) -> None:
+def test_every_changed_number_on_a_page_is_found(original, tmp_path):
     unseen = []
     for page in report.PAGES:
         text = (original / page).read_text()
@@ -199,7 +199,7 @@ def test_every_changed_number_on_a_page_is_found(original: Path, tmp_path: Path)
     assert not unseen, repr(unseen)
 
 
-def test_a_style_or_a_script_shows_no_other_figure(original: Path, tmp_path: Path) -> None:
+def test_a_style_or_a_script_shows_no_other_figure(original, tmp_path):
     for added in ("<style>td::after {content: '99.9%'}</style>", "<script>show()</script>", '<p onclick="show()">'):
         folder = restored(original, tmp_path / "copy")
         page = folder / "report.html"
@@ -210,7 +210,7 @@ def test_a_style_or_a_script_shows_no_other_figure(original: Path, tmp_path: Pat
         assert verify(folder), added
 
 
-def test_rows_are_compared_with_the_source(original: Path, tmp_path: Path) -> None:
+def test_rows_are_compared_with_the_source(original, tmp_path):
     assert "questions.jsonl" in unproven(original)  # the splits of the test's report are its own
     lines = (original / "questions.jsonl").read_text().splitlines()
     folder = restored(original, tmp_path / "copy")

@@ -3,7 +3,6 @@
 import json
 import os
 import stat
-from pathlib import Path
 
 import pytest
 
@@ -22,7 +21,7 @@ RECIPE = 'name = "a"\n[model]\nbase = "smollm2-135m"\n[data]\nsource = "d.jsonl"
 
 
 @pytest.mark.parametrize("base", ["a/..", "../" * 30 + "none", "a" * 5000, "a/" + "b" * 200, "~nouser/x", "a/b-", ".a/b", "a\0b/c"])
-def test_a_base_that_cannot_exist_is_bad_input(base: str, tmp_path: Path) -> None:
+def test_a_base_that_cannot_exist_is_bad_input(base, tmp_path):
     with pytest.raises(InputError):
         resolve(base, relative_to=tmp_path, fetch=False)
 
@@ -40,26 +39,26 @@ HOSTILE_RECIPES = {
 
 
 @pytest.mark.parametrize("case", HOSTILE_RECIPES)
-def test_a_hostile_recipe_is_bad_input(case: str) -> None:
+def test_a_hostile_recipe_is_bad_input(case):
     with pytest.raises(RecipeError) as error:
         parse(HOSTILE_RECIPES[case])
     assert len(error.value.message) < 400
 
 
-def test_a_hostile_override_is_bad_input() -> None:
+def test_a_hostile_override_is_bad_input():
     for override in ("training.seed=" + "1" * 6000, "training.seed=" + "[" * 100_000):
         with pytest.raises(RecipeError):
             parse(RECIPE, overrides=[override])
 
 
-def test_a_user_who_does_not_exist_is_bad_input() -> None:
+def test_a_user_who_does_not_exist_is_bad_input():
     with pytest.raises(InputError, match="~nouser/x: there is no user with that name"):
         user_path("~nouser/x")
     with pytest.raises(InputError, match="there is no user"):
         _ = parse(RECIPE.replace("d.jsonl", "~nouser/x")).source
 
 
-def test_a_named_pipe_is_not_waited_for(tmp_path: Path) -> None:
+def test_a_named_pipe_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(RecipeError, match="is not a regular file"):
         load(tmp_path / "pipe")
@@ -75,7 +74,7 @@ def test_a_named_pipe_is_not_waited_for(tmp_path: Path) -> None:
         read_prompts(tmp_path / "pipe")
 
 
-def test_a_named_pipe_as_settings_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_named_pipe_as_settings_is_not_waited_for(tmp_path, monkeypatch):
     monkeypatch.setenv("MLXTUNE_HOME", str(tmp_path))
     os.mkfifo(tmp_path / settings.FILE)
     assert settings.load().errors == ("settings.toml cannot be read: it is not a regular file.",)
@@ -83,7 +82,7 @@ def test_a_named_pipe_as_settings_is_not_waited_for(tmp_path: Path, monkeypatch:
         settings.save_theme("ink")
 
 
-def test_a_table_with_many_columns_is_read_in_linear_time(tmp_path: Path) -> None:
+def test_a_table_with_many_columns_is_read_in_linear_time(tmp_path):
     """Quadratic time would be minutes."""
     names = [f"c{index}" for index in range(100_000)]
     (tmp_path / "wide.csv").write_text(",".join(names) + "\n" + ",".join("x" for _ in names) + "\n")
@@ -95,7 +94,7 @@ def test_a_table_with_many_columns_is_read_in_linear_time(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("manifest", ["{}", "[]", "null", '{"state.json": 5}', '{"adapters.safetensors": "0"}'])
-def test_a_checkpoint_with_a_partial_manifest_is_damaged(tmp_path: Path, manifest: str) -> None:
+def test_a_checkpoint_with_a_partial_manifest_is_damaged(tmp_path, manifest):
     folder = tmp_path / "checkpoints" / "0000003"
     folder.mkdir(parents=True)
     (folder / "state.json").write_text('{"step": 3}')
@@ -105,7 +104,7 @@ def test_a_checkpoint_with_a_partial_manifest_is_damaged(tmp_path: Path, manifes
     assert checkpoint.damaged_folders(tmp_path) == [folder]
 
 
-def test_files_respect_the_umask(tmp_path: Path) -> None:
+def test_files_respect_the_umask(tmp_path):
     old = os.umask(0o077)
     try:
         write_text(tmp_path / "private", "data")
@@ -117,7 +116,7 @@ def test_files_respect_the_umask(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("dropout", [5.0, 1, -0.1, float("nan"), "0.1", None])
-def test_an_adapter_with_an_invalid_dropout_is_refused(tmp_path: Path, dropout: object) -> None:
+def test_an_adapter_with_an_invalid_dropout_is_refused(tmp_path, dropout):
     from mlxtune.adapters.layout import parse_layout
     from mlxtune.core.safetensors import Header
 

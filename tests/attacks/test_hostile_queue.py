@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,9 +21,7 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("command", HOSTILE.values(), ids=HOSTILE)
-def test_a_hostile_command_fails_and_the_queue_goes_on(
-    cli: Cli, cwd: Path, monkeypatch: pytest.MonkeyPatch, command: list[str]
-) -> None:
+def test_a_hostile_command_fails_and_the_queue_goes_on(cli, cwd, monkeypatch, command):
     calls: list[tuple[str, ...]] = []
     monkeypatch.setattr(verb, "_call", lambda *command: (calls.append(command), (0, ""))[1])
     queue = Queue(cwd)
@@ -40,7 +37,7 @@ def test_a_hostile_command_fails_and_the_queue_goes_on(
 
 
 @pytest.mark.parametrize("run", ["/etc", "\0", "x" * 5000, "../../elsewhere", "runs/../.."])
-def test_a_run_outside_of_the_workspace_is_not_resumed(cli: Cli, cwd: Path, monkeypatch: pytest.MonkeyPatch, run: str) -> None:
+def test_a_run_outside_of_the_workspace_is_not_resumed(cli, cwd, monkeypatch, run):
     monkeypatch.setattr(verb, "_call", lambda *command: pytest.fail(str(command)))
     queue = Queue(cwd)
     queue.start(queue.add(("train", "x.toml")), run)
@@ -48,7 +45,7 @@ def test_a_run_outside_of_the_workspace_is_not_resumed(cli: Cli, cwd: Path, monk
     assert queue.entries()[0].message == "its run was removed"
 
 
-def test_lines_that_are_no_entries_are_ignored(cli: Cli, cwd: Path) -> None:
+def test_lines_that_are_no_entries_are_ignored(cli, cwd):
     lines = ["[" * 100_000, '{"a": ' * 100_000, "9" * 5000, "null", '{"type": "added", "number": 1, "command": [[["x"]]]}',
              '{"type": "started", "number": 7, "run": "x"}', '{"type": "added", "number": "1", "command": []}', "\x00"]  # fmt: skip
     (cwd / FILE).write_text("".join(line + "\n" for line in lines))
@@ -56,7 +53,7 @@ def test_lines_that_are_no_entries_are_ignored(cli: Cli, cwd: Path) -> None:
     assert "The queue is empty." in cli("queue", "run").out
 
 
-def test_a_pipe_is_not_waited_for(cli: Cli, cwd: Path) -> None:
+def test_a_pipe_is_not_waited_for(cli, cwd):
     os.mkfifo(cwd / FILE)
     for arguments in (("list",), ("add", "export", "mlx"), ("run",), ("clear",)):
         result = cli("queue", *arguments)
@@ -65,7 +62,7 @@ def test_a_pipe_is_not_waited_for(cli: Cli, cwd: Path) -> None:
         Queue(cwd).add(("train", "x"))
 
 
-def test_a_queue_whose_file_is_deleted_ends(cli: Cli, cwd: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_queue_whose_file_is_deleted_ends(cli, cwd, monkeypatch):
     queue = Queue(cwd)
     queue.add(("export", "mlx", "last"))
     monkeypatch.setattr(verb, "_call", lambda *command: ((cwd / FILE).unlink(), (0, ""))[1])

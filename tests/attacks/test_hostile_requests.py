@@ -46,7 +46,7 @@ def serving() -> Iterator[int]:
 REQUEST = b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
 
 
-def test_headers_that_never_arrive_do_not_hold_a_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_headers_that_never_arrive_do_not_hold_a_connection(monkeypatch):
     monkeypatch.setattr(http_server, "HEADER_TIMEOUT", 0.2)
     with serving() as port:
         for complete in (0, 1):
@@ -58,7 +58,7 @@ def test_headers_that_never_arrive_do_not_hold_a_connection(monkeypatch: pytest.
                 assert line.recv(1000) == b""
 
 
-def test_complete_requests_are_answered() -> None:
+def test_complete_requests_are_answered():
     with serving() as port, socket.create_connection(("127.0.0.1", port), timeout=20) as line:
         for _ in range(3):
             line.sendall(REQUEST)
@@ -66,7 +66,7 @@ def test_complete_requests_are_answered() -> None:
 
 
 @pytest.mark.exhaustive
-def test_the_server_keeps_a_connection_longer_than_clients_do() -> None:
+def test_the_server_keeps_a_connection_longer_than_clients_do():
     """Otherwise, it might close one just as the client sends the next request on it, which fails."""
     with serving() as port, socket.create_connection(("127.0.0.1", port), timeout=20) as line:
         for pause in (0, DEFAULT_CONNECTION_LIMITS.keepalive_expiry + 1):
@@ -75,13 +75,13 @@ def test_the_server_keeps_a_connection_longer_than_clients_do() -> None:
             assert line.recv(1000).startswith(b"HTTP/1.1 204")
 
 
-def test_deeply_nested_tool_arguments_are_a_client_error() -> None:
+def test_deeply_nested_tool_arguments_are_a_client_error():
     with pytest.raises(ApiError) as error:
         _tool_calls([{"function": {"name": "f", "arguments": "[" * 100_000}}], "messages[0]")
     assert error.value.status == 400
 
 
-def test_a_token_may_have_any_character() -> None:
+def test_a_token_may_have_any_character():
     guard = AccessGuard(app, "127.0.0.1", "sécret ✓")
     headers = {"host": "127.0.0.1", "authorization": "Bearer sécret ✓".encode().decode("latin-1")}  # as it arrives
     guard._check(headers)

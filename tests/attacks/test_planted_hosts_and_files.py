@@ -13,7 +13,7 @@ import hub_stub
 import pytest
 from cli.conftest import cli as cli
 from cli.conftest import cwd as cwd
-from hub_stub import ID, Hub
+from hub_stub import ID
 from huggingface_hub import constants
 
 from mlxtune.adapters.export import ollama, start
@@ -39,33 +39,33 @@ def documents(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("target", ["secret.txt", "private", "nothing"])
-def test_links_in_a_folder_of_documents_are_refused(documents: Path, target: str) -> None:
+def test_links_in_a_folder_of_documents_are_refused(documents, target):
     (documents / "sub" / "link.txt").symlink_to(documents.parent / target)
     with pytest.raises(DataError, match=r"link\.txt is a symbolic link"):
         read_passages(documents)
 
 
 @pytest.mark.parametrize("name", ["pipe.txt", "pipe.pdf"])
-def test_pipes_in_a_folder_of_documents_are_refused(documents: Path, name: str) -> None:
+def test_pipes_in_a_folder_of_documents_are_refused(documents, name):
     os.mkfifo(documents / name)
     with pytest.raises(InputError, match="is not a regular file"):
         read_passages(documents)
 
 
-def test_hidden_files_and_folders_are_not_documents(documents: Path) -> None:
+def test_hidden_files_and_folders_are_not_documents(documents):
     (documents / ".git").mkdir()
     for name in (".git/notes.txt", ".hidden.md"):
         (documents / name).write_text("a secret")
     assert [passage.file for passage in read_passages(documents)] == ["sub/open.md"]
 
 
-def test_a_file_that_is_named_is_read_through_its_link(documents: Path) -> None:
+def test_a_file_that_is_named_is_read_through_its_link(documents):
     link = documents.parent / "link.txt"
     link.symlink_to(documents / "sub" / "open.md")
     assert [passage.text for passage in read_passages(link)] == ["public"]
 
 
-def test_the_documents_are_listed_before_consent_is_asked(cli: Cli, cwd: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_documents_are_listed_before_consent_is_asked(cli, cwd, monkeypatch):
     offer = GenerationQuote(2, 3, 0.1, None, "teacher.example", ("a.md", "sub/b\x1b[2J.pdf"))
     monkeypatch.setattr("mlxtune.data.generate.start.quote", lambda *_: offer)
     monkeypatch.setattr("mlxtune.data.generate.start.start", lambda *_, **__: pytest.fail("started without consent"))
@@ -78,14 +78,14 @@ def test_the_documents_are_listed_before_consent_is_asked(cli: Cli, cwd: Path, m
 
 
 @pytest.mark.parametrize("address", ["-oProxyCommand=touch x", "-", "--"])
-def test_a_host_that_ssh_would_take_for_an_option_is_refused(tmp_path: Path, address: str) -> None:
+def test_a_host_that_ssh_would_take_for_an_option_is_refused(tmp_path, address):
     hosts = [{"ssh": "127.0.0.1", "ips": ["127.0.0.1"]}, {"ssh": address, "ips": ["10.0.0.2"]}]
     (tmp_path / "hosts.json").write_text(json.dumps(hosts))
     with pytest.raises(InputError, match="is not the address of a host"):
         launcher.launch_request(1, tmp_path / "hosts.json")
 
 
-def test_ssh_gets_the_host_after_its_options(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_ssh_gets_the_host_after_its_options(monkeypatch, tmp_path):
     commands: list[list[str]] = []
 
     class Child:
@@ -102,16 +102,16 @@ def test_ssh_gets_the_host_after_its_options(monkeypatch: pytest.MonkeyPatch, tm
 @pytest.mark.parametrize(
     "base", ["x\nADAPTER /etc/passwd", "x\rSYSTEM y", "/etc/passwd", "../x", "-x", "", "a b", "x\u2028y", "~/x"]
 )
-def test_a_base_of_ollama_is_a_name(base: str) -> None:
+def test_a_base_of_ollama_is_a_name(base):
     assert not ollama.is_model_name(base)
 
 
 @pytest.mark.parametrize("base", ["llama3.2:3b", "hf.co/owner/name:Q4_K_M", "registry.local:5000/a/b:c", "qwen3"])
-def test_names_of_ollama_are_accepted(base: str) -> None:
+def test_names_of_ollama_are_accepted(base):
     assert ollama.is_model_name(base)
 
 
-def test_an_export_refuses_lines_and_links(tmp_path: Path) -> None:
+def test_an_export_refuses_lines_and_links(tmp_path):
     entry: Any = SimpleNamespace(problem="", name="shop", system="")
     with pytest.raises(InputError, match="is not a model name in Ollama"):
         start.start(tmp_path, entry, "gguf-lora", program="ollama", ollama_base="x\nLICENSE y")
@@ -132,7 +132,7 @@ LISTED: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("changes", LISTED.values(), ids=LISTED)
-def test_an_invalid_listing_is_refused(hub_server: Hub, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]) -> None:
+def test_an_invalid_listing_is_refused(hub_server, monkeypatch, changes):
     victim = Path(constants.HF_HUB_CACHE) / f"models--{ID.replace('/', '--')}" / "victim.part"
     victim.parent.mkdir(parents=True)
     victim.write_text("kept")
@@ -145,7 +145,7 @@ def test_an_invalid_listing_is_refused(hub_server: Hub, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("difference", [-1, 1, 10**12])
-def test_a_false_size_is_a_corrupt_file(hub_server: Hub, monkeypatch: pytest.MonkeyPatch, difference: int) -> None:
+def test_a_false_size_is_a_corrupt_file(hub_server, monkeypatch, difference):
     monkeypatch.setattr(hub.time, "sleep", lambda _: None)
     own = hub_stub._Handler._entry
 
@@ -159,7 +159,7 @@ def test_a_false_size_is_a_corrupt_file(hub_server: Hub, monkeypatch: pytest.Mon
     assert hub.cached(ID) is None
 
 
-def test_a_server_that_sends_without_end_is_not_read_to_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_sends_without_end_is_not_read_to_the_end(tmp_path, monkeypatch):
     class Response:
         status_code = 200
 

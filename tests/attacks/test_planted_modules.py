@@ -51,7 +51,7 @@ def executed(workspace: Path) -> str:
     return marker.read_text() if marker.exists() else ""
 
 
-def test_the_traps_work(planted: Path) -> None:
+def test_the_traps_work(planted):
     subprocess.run([sys.executable, "-m", "trap"], cwd=planted, capture_output=True)
     assert executed(planted)
 
@@ -80,7 +80,7 @@ def run(workspace: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=workspace, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True)
 
 
-def test_commands_and_their_processes_do_not_import_from_the_workspace(planted: Path) -> None:
+def test_commands_and_their_processes_do_not_import_from_the_workspace(planted):
     for arguments in ("data check chat.jsonl", f"train recipes/tiny.toml {SMALL}", "chat last"):
         result = run(planted, *shlex.split(arguments))
         assert result.returncode in (0, 1), result.stderr
@@ -88,7 +88,7 @@ def test_commands_and_their_processes_do_not_import_from_the_workspace(planted: 
 
 
 @pytest.mark.exhaustive
-def test_no_command_imports_from_the_workspace(planted: Path) -> None:
+def test_no_command_imports_from_the_workspace(planted):
     assert set(COMMANDS) == set(VERBS) - ELSEWHERE
     for name, arguments in COMMANDS.items():
         result = run(planted, *name.split(), *shlex.split(arguments))
@@ -97,7 +97,7 @@ def test_no_command_imports_from_the_workspace(planted: Path) -> None:
 
 
 @pytest.mark.exhaustive
-def test_the_server_does_not_import_from_the_workspace(planted: Path) -> None:
+def test_the_server_does_not_import_from_the_workspace(planted):
     command = [sys.executable, "-P", "-m", "mlxtune", "serve", "tiny", "--port", "0", "--json"]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     with subprocess.Popen(command, cwd=planted, env=environment, stdout=subprocess.PIPE, text=True) as server:
@@ -114,7 +114,7 @@ PROCESSES = {"review": "trained", "plan": "epoch"}  # what these rooms show when
 
 
 @pytest.mark.parametrize("room", cases(ROOMS))
-def test_the_app_and_its_processes_do_not_import_from_the_workspace(planted: Path, room: str) -> None:
+def test_the_app_and_its_processes_do_not_import_from_the_workspace(planted, room):
     app_state.save(planted, {"room": room})
     with terminal(planted, Path(os.environ["MLXTUNE_HOME"])) as screen:
         screen.until(PROCESSES.get(room, ROOMS[room].name))
@@ -123,7 +123,7 @@ def test_the_app_and_its_processes_do_not_import_from_the_workspace(planted: Pat
     assert executed(planted) == ""
 
 
-def test_every_program_is_started_by_the_one_protocol() -> None:
+def test_every_program_is_started_by_the_one_protocol():
     starts = set()
     for path in (ROOT / "mlxtune").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

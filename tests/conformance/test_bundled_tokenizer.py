@@ -1,19 +1,14 @@
 """The tokenizer of the bundled Gemma 3, which is built from the GGUF's scores, equals Google's."""
 
 import json
-from pathlib import Path
 
 import pytest
-
-from mlxtune.models.resolve import ModelFolder
 
 IMAGE = "<image_soft_token>"  # Google's tokenizer has it, but its ID is outside the embedding of this text model
 
 
 @pytest.mark.real
-def test_the_bundled_gemma_3_has_googles_tokenizer_and_template(
-    gemma3_folder: ModelFolder, vocabularies: dict[str, Path], templates: Path
-) -> None:
+def test_the_bundled_gemma_3_has_googles_tokenizer_and_template(gemma3_folder, vocabularies, templates):
     actual, expected = (
         json.loads((folder / "tokenizer.json").read_text()) for folder in (gemma3_folder.folder, vocabularies["gemma3"])
     )

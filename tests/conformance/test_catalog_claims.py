@@ -13,7 +13,7 @@ MODELS = [model for model in catalog.entries() if model.template in TEMPLATES]
 
 
 @pytest.mark.parametrize("model", MODELS, ids=[model.id for model in MODELS])
-def test_the_thinking_default_is_the_templates(model: catalog.CatalogModel) -> None:
+def test_the_thinking_default_is_the_templates(model):
     tokenizer = template_tokenizer(TEMPLATES[model.template])
 
     def prompt(**variables: bool) -> str:
@@ -28,7 +28,7 @@ def test_the_thinking_default_is_the_templates(model: catalog.CatalogModel) -> N
 
 
 @pytest.mark.parametrize("model", MODELS, ids=[model.id for model in MODELS])
-def test_dates_tools_and_rewritten_answers_are_the_templates(model: catalog.CatalogModel) -> None:
+def test_dates_tools_and_rewritten_answers_are_the_templates(model):
     base = TEMPLATES[model.template]
     assert model.dated == prints_date(template_file(base).read_text())
     assert model.rewrites == (TemplateNote.TURNS in verdict_of(base, "multi-turn").notes)

@@ -75,7 +75,7 @@ EACH = cases([base for base in AVAILABLE if base.name in FAMILIES], "Qwen3", nam
 
 
 @pytest.mark.parametrize("base", EACH)
-def test_a_family_trains_resumes_evaluates_and_answers(base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_family_trains_resumes_evaluates_and_answers(base, tmp_path, monkeypatch):
     folder = workspace(base, tmp_path)
     run = create(folder, "train")
     with pytest.raises(Interrupted):

@@ -1,7 +1,5 @@
 """The tokens of every family in llama.cpp: 200 texts with its control tokens, on a real vocabulary."""
 
-from pathlib import Path
-
 import pytest
 from bases import Base, write_base
 from llama_cpp import llama
@@ -25,7 +23,7 @@ EACH = [*(base for base in AVAILABLE if base.name in NAMES), LLAMA2]
 
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("base", EACH, ids=lambda base: base.name)
-def test_texts_have_the_same_tokens_in_llama_cpp(base: Base, vocabularies: dict[str, Path], tmp_path: Path) -> None:
+def test_texts_have_the_same_tokens_in_llama_cpp(base, vocabularies, tmp_path):
     folder = write_base(base, vocabularies[base.vocabulary], tmp_path / "base")
     tokenizer = read_json(folder / "tokenizer.json")
     rows = 1 + max(*tokenizer["model"]["vocab"].values(), *(token["id"] for token in tokenizer["added_tokens"]))

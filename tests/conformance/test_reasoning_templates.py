@@ -2,7 +2,6 @@
 
 import pytest
 import verdict as judging
-from bases import Base
 from exhaustive import cases
 from row_shapes import SHAPES, THOUGHT
 from table import AVAILABLE, REPRESENTATIVE, open_chat
@@ -27,7 +26,7 @@ def _generate(chat: ChatTemplate, shape: str) -> GeneratedAnswer:
 
 
 @pytest.mark.parametrize("base", cases(AVAILABLE, *REPRESENTATIVE, name=lambda base: base.name))
-def test_what_trains_is_what_is_read(base: Base) -> None:
+def test_what_trains_is_what_is_read(base):
     for shape in ("one turn", "reasoning_content"):
         for mode in MODES:
             chat = open_chat(base, mode)

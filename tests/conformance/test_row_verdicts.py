@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import verdict as judging
-from bases import BASES, SHIPPED, Base
+from bases import BASES, SHIPPED
 from exhaustive import cases
 from row_shapes import GROUPS, SHAPES, THINKING
 from table import AVAILABLE, REPRESENTATIVE, UNTRAINABLE, open_chat, verdict_of, verdicts
@@ -23,14 +23,14 @@ by_name = pytest.mark.parametrize("base", cases(AVAILABLE, *REPRESENTATIVE, name
 
 
 @by_name
-def test_an_accepted_row_trains_what_it_says(base: Base) -> None:
+def test_an_accepted_row_trains_what_it_says(base):
     results = {(shape, ""): verdict for shape, verdict in verdicts(base).items()}
     results |= {(shape, mode): verdict_of(base, shape, thinking=mode) for shape in THINKING for mode in ("off", "on")}
     assert not {cell: verdict.reason for cell, verdict in results.items() if verdict.status == "WRONG"}
 
 
 @by_name
-def test_every_refusal_has_a_hint(base: Base) -> None:
+def test_every_refusal_has_a_hint(base):
     refused = {shape: verdict for shape, verdict in verdicts(base).items() if verdict.status == "refused"}
     assert not [verdict.reason for verdict in refused.values() if not verdict.hint]
     without_thinking = [shape for shape, verdict in refused.items() if verdict.hint.startswith('Set model.thinking to "off"')]
@@ -44,14 +44,14 @@ def test_every_refusal_has_a_hint(base: Base) -> None:
 
 
 @by_name
-def test_ordinary_rows_are_accepted(base: Base) -> None:
+def test_ordinary_rows_are_accepted(base):
     groups = ("one turn", "multi-turn", "system", "pairs")
     refused = {shape: verdict_of(base, shape).reason for group in groups for shape in GROUPS[group]}
     assert base.name in UNTRAINABLE or not {shape: reason for shape, reason in refused.items() if reason}
 
 
 @by_name
-def test_tool_calls_and_thoughts_are_accepted_where_the_template_has_them(base: Base) -> None:
+def test_tool_calls_and_thoughts_are_accepted_where_the_template_has_them(base):
     if base.name not in UNTRAINABLE:
         assert {verdict_of(base, shape).status for shape in ("tool round", "final call")} == {"ok" if base.tools else "refused"}
         if base.thinking:
@@ -59,7 +59,7 @@ def test_tool_calls_and_thoughts_are_accepted_where_the_template_has_them(base: 
 
 
 @by_name
-def test_review_highlights_what_trains(base: Base) -> None:
+def test_review_highlights_what_trains(base):
     for shape in ("multi-turn", "system", *GROUPS["tools"], "thinking, two turns"):
         if verdict_of(base, shape).status == "ok":
             chat = open_chat(base, "keep" if shape in THINKING else "off")
@@ -72,7 +72,7 @@ def test_review_highlights_what_trains(base: Base) -> None:
 
 
 @by_name
-def test_the_calls_that_a_template_trains_are_read_back(base: Base) -> None:
+def test_the_calls_that_a_template_trains_are_read_back(base):
     for shape in ("final call", "several calls", "nested arguments"):
         verdict = verdict_of(base, shape)
         if verdict.status == "ok" and base.template != "muse_glimmer":  # mlx-lm reads its calls, but not their recipient
@@ -87,7 +87,7 @@ def test_the_calls_that_a_template_trains_are_read_back(base: Base) -> None:
 @pytest.mark.parametrize(
     "base", cases([base for base in AVAILABLE if base.name in REPRESENTATIVE], "Phi-3", name=lambda base: base.name)
 )
-def test_a_real_vocabulary_changes_no_verdict(base: Base, vocabularies: dict[str, Path]) -> None:
+def test_a_real_vocabulary_changes_no_verdict(base, vocabularies):
     real, bytewise = (
         {shape: (one.status, one.trained) for shape, one in verdicts(base, real=flag).items()} for flag in (True, False)
     )
@@ -97,7 +97,7 @@ def test_a_real_vocabulary_changes_no_verdict(base: Base, vocabularies: dict[str
 
 
 @pytest.mark.exhaustive
-def test_the_page_about_models_is_current() -> None:
+def test_the_page_about_models_is_current():
     spec = importlib.util.spec_from_file_location("models_page", ROOT / "tools" / "models.py")
     generator = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(generator)
@@ -115,7 +115,7 @@ DEFECTS = {  # what an encoder could do wrong, and what the judge says
 
 
 @pytest.mark.parametrize("defect", DEFECTS)
-def test_the_judge_finds_a_defect(defect: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_judge_finds_a_defect(defect, monkeypatch):
     chat = open_chat(next(base for base in BASES if base.name == "Qwen3-2507"), "off")
     encode = judging.encode
 
@@ -130,5 +130,5 @@ def test_the_judge_finds_a_defect(defect: str, monkeypatch: pytest.MonkeyPatch) 
     assert judging.judge(chat, "one turn", (), thoughts=False).status == "WRONG"
 
 
-def test_the_shapes_are_distinct() -> None:
+def test_the_shapes_are_distinct():
     assert len({str(record) for record in SHAPES.values()}) == len(SHAPES) == 36

@@ -5,7 +5,6 @@ from __future__ import annotations
 from datetime import datetime
 
 import pytest
-from bases import Base
 from exhaustive import cases
 from jinja2 import TemplateError
 from oracle import DIFFERENCES, difference, expected_text
@@ -25,7 +24,7 @@ OWN_TEXT = ("special in question", "special in answer", *GROUPS["pairs"])  # TRL
 
 @pytest.mark.slow
 @pytest.mark.parametrize("base", cases([base for base in AVAILABLE if base.twin], *REPRESENTATIVE, name=lambda base: base.name))
-def test_trained_text_equals_the_text_that_trl_trains(base: Base) -> None:
+def test_trained_text_equals_the_text_that_trl_trains(base):
     tokenizer = open_chat(base, "off").tokenizer._tokenizer
     compared = 0
     for shape, record in SHAPES.items():
@@ -44,7 +43,7 @@ def test_trained_text_equals_the_text_that_trl_trains(base: Base) -> None:
     assert compared >= 10 or base.name in UNTRAINABLE
 
 
-def test_every_known_difference_has_a_reason() -> None:
+def test_every_known_difference_has_a_reason():
     assert all(known.reason.endswith(".") for known in DIFFERENCES)
 
 
@@ -57,7 +56,7 @@ class Clock:
 
 
 @pytest.mark.parametrize("base", cases(AVAILABLE, *REPRESENTATIVE, name=lambda base: base.name))
-def test_the_prompt_is_the_templates_own_rendering(base: Base, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_prompt_is_the_templates_own_rendering(base, monkeypatch):
     monkeypatch.setattr(chat_template_utils, "datetime", Clock)
     messages = [Message("user", "Is the ferry running?"), Message("assistant", "Yes."), Message("user", "Always?")]
     chat = open_chat(base, "off")

@@ -74,13 +74,13 @@ EACH = cases(EXPRESSIBLE, "Llama 3.2", "Gemma 2", "Gemma 3", "Qwen2.5", "Qwen3",
 
 
 @pytest.mark.parametrize("base", EACH)
-def test_text_around_turns_renders_the_same_tokens(base: Base) -> None:
+def test_text_around_turns_renders_the_same_tokens(base):
     chat, turns, bos, known = expressed(base)
     assert {"one turn", "two turns"} <= {*known}
     assert first_difference(chat, turns, list(known.values()), bos) is None
 
 
-def test_a_wrong_template_is_named_with_the_token_where_it_differs() -> None:
+def test_a_wrong_template_is_named_with_the_token_where_it_differs():
     base = next(base for base in AVAILABLE if base.name == "Llama 3.2")
     chat, turns, bos, known = expressed(base)
     rows = list(known.values())
@@ -97,7 +97,7 @@ def test_a_wrong_template_is_named_with_the_token_where_it_differs() -> None:
     assert twice.position == 1  # a second token at the start
 
 
-def test_rows_with_tools_cannot_be_expressed() -> None:
+def test_rows_with_tools_cannot_be_expressed():
     base = next(base for base in AVAILABLE if base.name == "Qwen3")
     chat, turns, bos, known = expressed(base)
     tool = {"type": "function", "function": {"name": "f", "description": "d", "parameters": {"type": "object", "properties": {}}}}
@@ -108,7 +108,7 @@ def test_rows_with_tools_cannot_be_expressed() -> None:
 
 @pytest.mark.exhaustive
 @pytest.mark.skipif(shutil.which("go") is None, reason="needs Go")
-def test_go_renders_the_same_text(tmp_path: Path) -> None:
+def test_go_renders_the_same_text(tmp_path):
     (tmp_path / "main.go").write_text(GO)
     expected, requests = [], []
     for base in EXPRESSIBLE:

@@ -11,17 +11,17 @@ SAFETY = Disclaimer("This is general guidance.", when={"category": "safety"})
 ALWAYS = Disclaimer("No legal advice.")
 
 
-def test_disclaimer_extends_longest_string_and_keeps_formatting() -> None:
+def test_disclaimer_extends_longest_string_and_keeps_formatting():
     answer = '{ "category":"safety",\n  "reply": "Only with a flue: \\u00fcber."  }'
     assert add_missing_disclaimers(answer, [SAFETY]) == answer.replace('\\u00fcber."', '\\u00fcber. This is general guidance."')
 
 
-def test_prose_answer_gets_new_paragraph() -> None:
+def test_prose_answer_gets_new_paragraph():
     assert add_missing_disclaimers("Ask a lawyer. ", [ALWAYS]) == "Ask a lawyer.\n\nNo legal advice."
 
 
 @pytest.mark.parametrize("at", ["/note", "last paragraph"])
-def test_disclaimer_is_added_where_rule_expects_it(at: str) -> None:
+def test_disclaimer_is_added_where_rule_expects_it(at):
     answer = json.dumps({"reply": "A long reply that says much.", "note": "Short."})
     mended = add_missing_disclaimers(answer, [Disclaimer("No legal advice.", at=at)])
     if at == "/note":
@@ -31,13 +31,13 @@ def test_disclaimer_is_added_where_rule_expects_it(at: str) -> None:
         assert mended is None
 
 
-def test_all_missing_disclaimers_are_added_at_once() -> None:
+def test_all_missing_disclaimers_are_added_at_once():
     mended = add_missing_disclaimers('{"category": "safety", "reply": "Only with a flue."}', [SAFETY, ALWAYS])
     assert mended is not None
     assert json.loads(mended)["reply"] == "Only with a flue. This is general guidance. No legal advice."
 
 
-def test_plain_phrase_is_used_when_first_is_regex() -> None:
+def test_plain_phrase_is_used_when_first_is_regex():
     rule = Disclaimer(any_of=[Phrase("no (legal )?advice", "regex"), Phrase("No legal advice.")])
     assert add_missing_disclaimers("Ask a lawyer.", [rule]) == "Ask a lawyer.\n\nNo legal advice."
 
@@ -51,6 +51,6 @@ def test_plain_phrase_is_used_when_first_is_regex() -> None:
         "",
     ],
 )
-def test_unfixable_answer_returns_none(answer: str) -> None:
+def test_unfixable_answer_returns_none(answer):
     rules = [SAFETY] if "category" in answer else [Disclaimer("No legal advice.", at="/reply" if "note" in answer else "anywhere")]
     assert add_missing_disclaimers(answer, rules) is None

@@ -26,11 +26,11 @@ def _row(words: int) -> Conversation:
 
 
 @pytest.mark.parametrize(("longest", "limit"), [(1, 65), (64, 128), (65, 130), (112, 224)])
-def test_limit_is_twice_the_longest_reference_and_at_least_64_tokens_more(longest: int, limit: int) -> None:
+def test_limit_is_twice_the_longest_reference_and_at_least_64_tokens_more(longest, limit):
     assert _budget(_row(1), _row(longest), _row(1)) == AnswerBudget(limit, longest)
 
 
-def test_good_answers_of_every_kind_of_row_count() -> None:
+def test_good_answers_of_every_kind_of_row_count():
     rows = [
         Preference(PLACE, {}, QUESTION, _words(30), _words(500)),  # the rejected answer is no reference
         Unpaired(PLACE, {}, QUESTION, _words(40), True),
@@ -41,13 +41,13 @@ def test_good_answers_of_every_kind_of_row_count() -> None:
     assert _budget(rows[2], rows[3]).max_tokens == 256
 
 
-def test_limit_stays_within_the_context_of_the_model() -> None:
+def test_limit_stays_within_the_context_of_the_model():
     assert _budget(_row(100), room=150) == AnswerBudget(150, 100, 150)
     assert _budget(_row(100), room=200) == AnswerBudget(200, 100)
     assert _budget(_row(100), room=-9).max_tokens == 1
 
 
-def test_answers_under_a_grammar_get_what_their_schema_can_need() -> None:
+def test_answers_under_a_grammar_get_what_their_schema_can_need():
     schema = {"type": "string", "maxLength": 498}
     rows = [_row(100)]
     count = lambda text: len(text.split())  # noqa: E731
@@ -64,19 +64,19 @@ def test_answers_under_a_grammar_get_what_their_schema_can_need() -> None:
 @pytest.mark.parametrize("longest", [1, 100, 400])
 @pytest.mark.parametrize("room", [None, 50, 150, 300, 450, 700, 5000])
 @pytest.mark.parametrize("length", [None, 10, 400, 10**6])
-def test_limits_follow_from_the_stored_facts(longest: int, room: int | None, length: int | None) -> None:
+def test_limits_follow_from_the_stored_facts(longest, room, length):
     schema = {"type": "string"} | ({"maxLength": length} if length else {})
     budget = answer_budget(EvaluationSection(), [_row(longest)], lambda text: len(text.split()), room, schema)
     limit = auto_limit(budget.longest_reference or 0, budget.room)
     assert (limit, grammar_limit(limit, schema, budget.room)) == (budget.max_tokens, budget.grammar_tokens or budget.max_tokens)
 
 
-def test_number_in_the_recipe_takes_precedence() -> None:
+def test_number_in_the_recipe_takes_precedence():
     assert _budget(_row(100), room=5, section=EvaluationSection(max_tokens=7)) == AnswerBudget(7)
 
 
 @pytest.mark.parametrize(("value", "valid"), [("1", True), ('"auto"', True), ("0", False), ('"all"', False), ("true", False)])
-def test_recipe_accepts_auto_or_a_positive_number(value: str, valid: bool) -> None:
+def test_recipe_accepts_auto_or_a_positive_number(value, valid):
     text = f'name = "x"\n[model]\nbase = "m"\n[data]\nsource = "d"\n[evaluation]\nmax_tokens = {value}\n'
     if valid:
         parse(text)

@@ -32,17 +32,17 @@ REFERENCES = [json.loads(line)["messages"][-1]["content"] for line in SAMPLES]
 
 
 @pytest.mark.parametrize("text", LOOPS)
-def test_repeated_text_is_a_loop_wherever_it_is_cut(text: str) -> None:
+def test_repeated_text_is_a_loop_wherever_it_is_cut(text):
     assert all(is_loop(text[: len(text) - cut]) for cut in range(20))
 
 
-def test_ordinary_answers_cut_anywhere_are_no_loops() -> None:
+def test_ordinary_answers_cut_anywhere_are_no_loops():
     cuts = [text[:end] for text in REFERENCES for end in range(8, len(text), 11)]
     assert len(cuts) > 5_000
     assert not any(map(is_loop, cuts))
 
 
-def test_list_of_different_records_is_no_loop() -> None:
+def test_list_of_different_records_is_no_loop():
     names = ("Tent", "Stove", "Climbing rope", "Head lamp", "Rain coat", "Compass", "Bottle", "Sleeping bag", "Mat")
     records = ", ".join(f'{{"name": "{name}", "price": {index}}}' for index, name in enumerate(names))
     assert not is_loop(records[:-5])
@@ -53,7 +53,7 @@ def _answer(output: str, ended: str = "length", tokens: int = 10, thought: str =
     return Answer("id", output, ended, tokens, thought, scores=scores)
 
 
-def test_reasoning_that_ended_in_a_loop_is_counted_as_one_however_long_it_is() -> None:
+def test_reasoning_that_ended_in_a_loop_is_counted_as_one_however_long_it_is():
     """The copies that end it are a small part of a long text."""
     thought = " ".join(json.loads(line)["messages"][1]["content"] for line in SAMPLES[:60]) + " Wait, let me check the order." * 4
     assert not is_loop(thought)
@@ -64,7 +64,7 @@ def test_reasoning_that_ended_in_a_loop_is_counted_as_one_however_long_it_is() -
     assert "repeated itself" in scores["contract"].detail
 
 
-def test_cut_answers_are_counted_apart_from_loops() -> None:
+def test_cut_answers_are_counted_apart_from_loops():
     answers = [
         _answer(LOOPS[0], "stop", 3), _answer(LOOPS[0]), _answer(REFERENCES[0][:90]), _answer("", "thinking", 0, LOOPS[1]),
         _answer("", "thinking", 0, REFERENCES[1]),
@@ -74,7 +74,7 @@ def test_cut_answers_are_counted_apart_from_loops() -> None:
     assert answer_statistics(ended_early) == AnswerStatistics(cut=2, loops=3, tokens=63)
 
 
-def test_answers_that_failed_before_the_limit_do_not_speak_for_a_higher_one() -> None:
+def test_answers_that_failed_before_the_limit_do_not_speak_for_a_higher_one():
     """More text makes an answer no shorter and unsays nothing; it can still add a disclaimer."""
     contract = Contract(EvaluationSection(length=Length(max=20), forbid=("Northpeak",)))
     texts = ["A tent by Northpeak", REFERENCES[0][:90], "A tent for two"]
@@ -82,13 +82,13 @@ def test_answers_that_failed_before_the_limit_do_not_speak_for_a_higher_one() ->
     assert (statistics.cut, statistics.failed, statistics.undecided) == (3, 2, 1)
 
 
-def test_prose_and_fences_do_not_become_json_by_going_on() -> None:
+def test_prose_and_fences_do_not_become_json_by_going_on():
     contract = Contract()
     answers = [_answer(text, contract=contract) for text in ("Sure! Here is", "```json\n{", '{"reply": "We are')]
     assert answer_statistics(answers).undecided == 1
 
 
-def test_a_cut_answer_that_differs_from_its_reference_has_failed() -> None:
+def test_a_cut_answer_that_differs_from_its_reference_has_failed():
     answer, evaluated = _answer("A tent for two"), ModelAnswer("A tent for two", "length", "A boat")
     for length in (Length(max=99), Length()):
         contract = Contract(EvaluationSection(length=length, correct=["answer"]))
@@ -96,7 +96,7 @@ def test_a_cut_answer_that_differs_from_its_reference_has_failed() -> None:
         assert (statistics.cut, statistics.failed) == (1, 1)
 
 
-def test_repetition_under_a_grammar_that_would_have_ended_it_is_still_going() -> None:
+def test_repetition_under_a_grammar_that_would_have_ended_it_is_still_going():
     contract = Contract()
     answers = [_answer(LOOPS[2], ended, contract=contract) for ended in ("grammar", "length")]
     assert (answers[0].scores["json"].kind, answers[1].scores["json"].kind) == ("cut_off", "in_a_loop")
@@ -104,7 +104,7 @@ def test_repetition_under_a_grammar_that_would_have_ended_it_is_still_going() ->
     assert (statistics.cut, statistics.loops, statistics.undecided) == (1, 1, 1)
 
 
-def test_percentiles_are_values_that_were_measured() -> None:
+def test_percentiles_are_values_that_were_measured():
     answers = [dataclasses.replace(_answer("", "stop", 1), seconds=float(index)) for index in range(1, 41)]
     statistics = answer_statistics(answers[::-1])
     assert (statistics.p50, statistics.p95) == (20.0, 38.0)  # as numpy.percentile(…, method="inverted_cdf")
@@ -154,9 +154,7 @@ def _report(
         ((20, 12), (21, 0), "cannot_tell", "base+grammar"),
     ],
 )
-def test_limit_decides_if_the_losing_arm_was_still_going(
-    rival: tuple[int, int], tuned: tuple[int, int], outcome: str, arm: str
-) -> None:
+def test_limit_decides_if_the_losing_arm_was_still_going(rival, tuned, outcome, arm):
     report = _report(rival, tuned, failed=6)
     assert report.outcome == outcome
     cut = report.verdict.cut
@@ -169,14 +167,14 @@ def test_limit_decides_if_the_losing_arm_was_still_going(
 
 
 @pytest.mark.parametrize(("rival", "decides"), [((0, 11), False), ((10, 3), False), ((24, 8), True)])
-def test_limit_that_cannot_turn_the_verdict_does_not_decide_in_groups(rival: tuple[int, int], decides: bool) -> None:
+def test_limit_that_cannot_turn_the_verdict_does_not_decide_in_groups(rival, decides):
     """11 of 40 answers of the rival that were still going are at most 27.5%, against 100%."""
     report = _report(rival, (40, 0), group=2)
     assert report.grouped
     assert (report.outcome, report.verdict.cut is None) == (("cannot_tell", False) if decides else ("better", True))
 
 
-def test_bound_holds_however_the_cut_answers_would_have_ended() -> None:
+def test_bound_holds_however_the_cut_answers_would_have_ended():
     """The outcome is the same for every choice of cut answers that pass if it is the same with none and with all of them."""
     rng = random.Random(7)
     for _ in range(60):
@@ -192,5 +190,5 @@ def test_bound_holds_however_the_cut_answers_would_have_ended() -> None:
         assert possible[0] != possible[-1] or len(set(possible)) == 1
 
 
-def test_limit_does_not_matter_for_likelihoods() -> None:
+def test_limit_does_not_matter_for_likelihoods():
     assert _report((40, 9), (40, 9), "preference").verdict.cut is None

@@ -34,13 +34,13 @@ def _turns(messages: tuple[Message, ...]) -> list[tuple[str, str]]:
     return [(message.role, message.content) for message in messages]
 
 
-def test_base_gets_row_prompt() -> None:
+def test_base_gets_row_prompt():
     (base,) = build_arms(_recipe('arms = ["base"]'), None, TRAIN)
     assert base == Arm("base")
     assert base.prompt_for(ROW) == ROW.prompt
 
 
-def test_base_comes_first_and_tuned_last(tmp_path: Path) -> None:
+def test_base_comes_first_and_tuned_last(tmp_path):
     (tmp_path / "s.json").write_text('{"type": "object"}')
     recipe = _recipe(
         'arms = ["tuned+grammar", "base+grammar+kshot", "tuned+prompt", "tuned", "base+grammar", "base+grammar+prompt", "base+kshot", "base+prompt", "base"]\nschema = "s.json"\nprompt = "Do it."',
@@ -69,9 +69,7 @@ def test_base_comes_first_and_tuned_last(tmp_path: Path) -> None:
         (False, True, 8, ["base", "base+kshot", "tuned"]),
     ],
 )
-def test_recipe_without_arms_gets_the_strongest_ones_that_can_be_evaluated(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, schema: bool, installed: bool, rows: int, names: list[str]
-) -> None:
+def test_recipe_without_arms_gets_the_strongest_ones_that_can_be_evaluated(tmp_path, monkeypatch, schema, installed, rows, names):
     monkeypatch.setattr(module, "find_spec", lambda name: object() if installed else None)
     (tmp_path / "s.json").write_text("{}")
     recipe = _recipe('schema = "s.json"' if schema else "", tmp_path)
@@ -83,7 +81,7 @@ def test_recipe_without_arms_gets_the_strongest_ones_that_can_be_evaluated(
 
 
 @pytest.mark.parametrize("written", ["Answer well.", "file"])
-def test_best_prompt_replaces_system_message(tmp_path: Path, written: str) -> None:
+def test_best_prompt_replaces_system_message(tmp_path, written):
     (tmp_path / "best.md").write_text("Answer well.\n")
     recipe = _recipe(f'arms = ["base", "base+prompt"]\nprompt = "{"best.md" if written == "file" else written}"', tmp_path)
     again = parse(dump(recipe), folder=Path("/elsewhere"))
@@ -94,7 +92,7 @@ def test_best_prompt_replaces_system_message(tmp_path: Path, written: str) -> No
     assert _turns(arm.prompt_for(bare)) == [("system", "Answer well."), ("user", "Where?")]
 
 
-def test_missing_or_empty_prompt_file_is_refused(tmp_path: Path) -> None:
+def test_missing_or_empty_prompt_file_is_refused(tmp_path):
     recipe = _recipe('arms = ["base", "base+prompt"]\nprompt = "best.txt"', tmp_path)
     with pytest.raises(InputError, match=r"Cannot read .*best\.txt"):
         build_arms(recipe, None, TRAIN)
@@ -111,12 +109,12 @@ def test_missing_or_empty_prompt_file_is_refused(tmp_path: Path) -> None:
         ('arms = ["base", "tuned", "tuned+grammar"]', "tuned+grammar requires evaluation.schema"),
     ],
 )
-def test_arm_without_what_it_needs_is_refused(section: str, problem: str) -> None:
+def test_arm_without_what_it_needs_is_refused(section, problem):
     with pytest.raises(RecipeError, match=re.escape(problem)):
         _recipe(section)
 
 
-def test_shots_are_training_rows_before_the_prompt() -> None:
+def test_shots_are_training_rows_before_the_prompt():
     arm = build_arms(_recipe('arms = ["base", "base+kshot"]\nshots = 2'), None, TRAIN)[1]
     turns = _turns(arm.prompt_for(ROW))
     assert turns[0] == ("system", "Be kind.")
@@ -131,7 +129,7 @@ def _labeled(answers: list[str]) -> list[Conversation]:
     return [Conversation(PLACE, {}, (Message("user", f"q{at}"), Message("assistant", text))) for at, text in enumerate(answers)]
 
 
-def test_shots_cover_the_labels_most_frequent_first() -> None:
+def test_shots_cover_the_labels_most_frequent_first():
     rows = _labeled(["a"] * 9 + ["b"] * 5 + ["c"] * 2)
     shown = [turn.content for turn in sample_shots(rows, 5, 7, [""])[1::2]]
     assert shown == ["a", "b", "c", "a", "b"]
@@ -140,7 +138,7 @@ def test_shots_cover_the_labels_most_frequent_first() -> None:
     assert sample_shots(unique, 3, 7, [""]) == sample_shots(unique, 3, 7)
 
 
-def test_shots_cover_the_values_of_fields() -> None:
+def test_shots_cover_the_values_of_fields():
     kinds = [("x", 1), ("x", 2), ("y", 1), ("z", 3)]
     rows = _labeled([json.dumps({"kind": kind, "of": {"n": n}, "text": f"t{at}"}) for at, (kind, n) in enumerate(kinds * 4)])
     shown = [json.loads(turn.content) for turn in sample_shots(rows, 4, 7, ["/kind", "/of/n"])[1::2]]
@@ -152,17 +150,17 @@ def test_shots_cover_the_values_of_fields() -> None:
     ("evaluation", "labels"),
     [('correct = ["/a", "fields"]', ["/a"]), ('correct = ["answer"]', [""]), ("", [""]), ('forbid = ["x"]', [])],
 )
-def test_label_fields_are_those_that_must_equal_the_reference(evaluation: str, labels: list[str]) -> None:
+def test_label_fields_are_those_that_must_equal_the_reference(evaluation, labels):
     assert module.label_fields(_recipe(evaluation)) == labels
 
 
-def test_shots_depend_on_seed_not_row_order() -> None:
+def test_shots_depend_on_seed_not_row_order():
     chosen = sample_shots(TRAIN, 3, 7)
     assert sample_shots(TRAIN[::-1], 3, 7) == chosen
     assert any(sample_shots(TRAIN, 3, seed) != chosen for seed in range(8))
 
 
-def test_grammar_has_its_token_limit_on_validation_rows_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_grammar_has_its_token_limit_on_validation_rows_too(monkeypatch):
     limits = []
     monkeypatch.setattr(
         arm_runner, "generate_answers", lambda arm, loaded, rows, options, *_, **__: limits.append(options.max_tokens)
@@ -176,7 +174,7 @@ def test_grammar_has_its_token_limit_on_validation_rows_too(monkeypatch: pytest.
     assert limits == [20, 90]
 
 
-def test_too_few_training_rows_for_shots_are_refused() -> None:
+def test_too_few_training_rows_for_shots_are_refused():
     with pytest.raises(InputError, match=r"needs 3 examples, but there are only 2 training rows"):
         sample_shots([*TRAIN[:2], TextRow(PLACE, {}, "words")], 3, 7)
 
@@ -194,6 +192,6 @@ def test_too_few_training_rows_for_shots_are_refused() -> None:
         ('arms = ["base", "base+promt"]', "arms"),
     ],
 )
-def test_invalid_arms_are_refused_by_recipe(evaluation: str, message: str) -> None:
+def test_invalid_arms_are_refused_by_recipe(evaluation, message):
     with pytest.raises(RecipeError, match=message):
         _recipe(evaluation)

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 SAMPLES = Path(__file__).parents[2] / "data" / "samples"
 
 
-def test_process_result_equals_function_result(workspace: Path) -> None:
+def test_process_result_equals_function_result(workspace):
     path = workspace / "recipes" / "tiny.toml"
     recipe = load(path)
     heard: list[tuple[str, float]] = []
@@ -32,7 +32,7 @@ def test_process_result_equals_function_result(workspace: Path) -> None:
     assert heard[-1] == ("checking chat.jsonl", 1.0)
 
 
-def test_source_is_checked_without_contract_or_tokens(tmp_path: Path) -> None:
+def test_source_is_checked_without_contract_or_tokens(tmp_path):
     result = CheckProcess({"source": str(SAMPLES / "support-dirty.jsonl")}).follow(lambda what, share: None)
     assert result is not None
     assert result.statistics.tier == "too_few"
@@ -40,7 +40,7 @@ def test_source_is_checked_without_contract_or_tokens(tmp_path: Path) -> None:
     assert {one.check for one in result.findings if one.rows == (13,)} == {"secret"}
 
 
-def test_source_error_is_raised_in_caller(tmp_path: Path) -> None:
+def test_source_error_is_raised_in_caller(tmp_path):
     check = CheckProcess({"source": str(tmp_path / "none.jsonl")})
     with pytest.raises(DataError, match="There is no data at") as caught:
         check.follow(lambda what, share: None)
@@ -48,20 +48,20 @@ def test_source_error_is_raised_in_caller(tmp_path: Path) -> None:
     assert "Check data.source" in caught.value.hint
 
 
-def test_stopped_check_returns_nothing(workspace: Path) -> None:
+def test_stopped_check_returns_nothing(workspace):
     check = CheckProcess({"recipe": str(workspace / "recipes" / "tiny.toml")})
     check.stop()
     assert check.follow(lambda what, share: None) is None
 
 
-def test_crashed_process_gives_error_message(workspace: Path) -> None:
+def test_crashed_process_gives_error_message(workspace):
     check = CheckProcess({"recipe": str(workspace / "recipes" / "tiny.toml")})
     os.kill(check._child.process.pid, signal.SIGKILL)
     with pytest.raises(MachineError, match="The check process was killed"):
         check.follow(lambda what, share: None)
 
 
-def test_model_is_not_downloaded_without_permission(workspace: Path) -> None:
+def test_model_is_not_downloaded_without_permission(workspace):
     path = workspace / "recipes" / "tiny.toml"
     path.write_text(path.read_text().replace("../tiny", "no-such/model-on-this-machine"))
     result = CheckProcess({"recipe": str(path), "fetch": False}).follow(lambda what, share: None)
@@ -69,7 +69,7 @@ def test_model_is_not_downloaded_without_permission(workspace: Path) -> None:
     assert result.skipped["tokens"] == Skip("no_model", "no-such/model-on-this-machine is not on this machine.")
 
 
-def test_missing_model_skips_only_token_checks(workspace: Path) -> None:
+def test_missing_model_skips_only_token_checks(workspace):
     recipe = load(workspace / "recipes" / "tiny.toml")
     recipe = replace(recipe, model=replace(recipe.model, base=str(workspace / "gone")))
     report = check_source(recipe.source, recipe.data, recipe)

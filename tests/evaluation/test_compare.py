@@ -37,11 +37,11 @@ FACTS = {
         ({"schema": "other", "template": "other"}, [ChangedTerm("schema"), ChangedTerm("template")]),
     ],
 )  # fmt: skip
-def test_every_changed_term_is_named(now: dict[str, object], differences: list[str]) -> None:
+def test_every_changed_term_is_named(now, differences):
     assert comparability.differences(FACTS, {**FACTS, **now}) == differences
 
 
-def test_evaluation_with_the_lower_token_limit_is_to_be_made_again() -> None:
+def test_evaluation_with_the_lower_token_limit_is_to_be_made_again():
     short, long = (
         {**FACTS, "run": run, "decoding": {"kind": "greedy", "max_tokens": limit}} for run, limit in (("a", 64), ("b", 320))
     )
@@ -64,7 +64,7 @@ def test_evaluation_with_the_lower_token_limit_is_to_be_made_again() -> None:
         ('arms = ["base"]\nbatch_size = 3\nregression = ""', True),
     ],
 )
-def test_contract_hash_depends_on_required_checks(changed: str, same: bool) -> None:
+def test_contract_hash_depends_on_required_checks(changed, same):
     text = 'name = "x"\n[model]\nbase = "m"\n[data]\nsource = "d"\n[evaluation]\n'
     assert (comparability.contract_hash(parse(text + changed)) == comparability.contract_hash(parse(text))) is same
 
@@ -78,7 +78,7 @@ def _evaluated(workspace: Path, at: int, facts: dict[str, object]) -> Path:
     return folder
 
 
-def test_tuned_evaluation_must_match_newest_base_terms(tmp_path: Path) -> None:
+def test_tuned_evaluation_must_match_newest_base_terms(tmp_path):
     recipe = parse('name = "shop"\n[model]\nbase = "m"\n[data]\nsource = "d"')
     _evaluated(tmp_path, 1, {**FACTS, "schema": "old"})
     now = tmp_path / "evals" / "20261124-1419-shop"
@@ -97,7 +97,7 @@ def test_tuned_evaluation_must_match_newest_base_terms(tmp_path: Path) -> None:
     assert refused.value.exit_code == 2
 
 
-def test_other_held_out_rows_are_noted_and_not_refused(tmp_path: Path) -> None:
+def test_other_held_out_rows_are_noted_and_not_refused(tmp_path):
     """The base answers them in the same evaluation, so both arms have the same rows."""
     recipe = parse('name = "shop"\n[model]\nbase = "m"\n[data]\nsource = "d"\n')
     now, ids = tmp_path / "evals" / "20261124-1419-shop", [f"r{number}" for number in range(9)]
@@ -108,7 +108,7 @@ def test_other_held_out_rows_are_noted_and_not_refused(tmp_path: Path) -> None:
     assert comparability.changed_terms(now, other, recipe) == changed
 
 
-def test_other_recipes_bases_and_unfinished_evaluations_are_ignored(tmp_path: Path) -> None:
+def test_other_recipes_bases_and_unfinished_evaluations_are_ignored(tmp_path):
     recipe = parse('name = "shop"\n[model]\nbase = "m"\n[data]\nsource = "d"')
     comparability.require_baseline_terms(tmp_path / "evals" / "now", FACTS, recipe)
     _evaluated(tmp_path, 1, {**FACTS, "name": "other", "schema": "old"})
@@ -126,7 +126,7 @@ def _two(place: Path, first: list[str], second: list[str]) -> tuple[Path, Path]:
     )
 
 
-def test_two_evaluations_are_compared_row_by_row(tmp_path: Path) -> None:
+def test_two_evaluations_are_compared_row_by_row(tmp_path):
     first, second = _two(tmp_path, [BAD] * 7 + [GOOD] * 3, [GOOD] * 9 + [BAD])
     comparison = compare_evaluations(find_side(tmp_path, str(first)), find_side(tmp_path, str(second / "report.json")))
     paired = comparison.headline.paired
@@ -137,14 +137,14 @@ def test_two_evaluations_are_compared_row_by_row(tmp_path: Path) -> None:
     assert comparison.headline.outcome == "cannot_tell"  # 7 to 1: p = 0.07
 
 
-def test_clear_difference_is_better_and_reverse_is_worse(tmp_path: Path) -> None:
+def test_clear_difference_is_better_and_reverse_is_worse(tmp_path):
     first, second = _two(tmp_path, [BAD] * 10, [GOOD] * 10)
     one, two = find_side(tmp_path, str(first)), find_side(tmp_path, str(second))
     assert compare_evaluations(one, two).headline.outcome == "better"
     assert compare_evaluations(two, one).headline.outcome == "worse"
 
 
-def test_scores_are_recomputed_from_outputs(tmp_path: Path) -> None:
+def test_scores_are_recomputed_from_outputs(tmp_path):
     first, second = _two(tmp_path, [BAD] * 10, [BAD] * 10)
     outputs = second / "outputs.jsonl"
     records = [json.loads(line) for line in outputs.read_text().splitlines()]
@@ -152,7 +152,7 @@ def test_scores_are_recomputed_from_outputs(tmp_path: Path) -> None:
     assert compare_evaluations(find_side(tmp_path, str(first)), find_side(tmp_path, str(second))).headline.paired.neither == 10
 
 
-def test_preference_is_compared_for_pairs(tmp_path: Path) -> None:
+def test_preference_is_compared_for_pairs(tmp_path):
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
     first, second = (write_evaluation(tmp_path / name, pairs=True) for name in ("one", "two"))
@@ -163,7 +163,7 @@ def test_preference_is_compared_for_pairs(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("contract", [True, False])
-def test_pairs_that_were_not_compared_are_left_out(tmp_path: Path, contract: bool) -> None:
+def test_pairs_that_were_not_compared_are_left_out(tmp_path, contract):
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
     first, second = (write_evaluation(tmp_path / name, pairs=True, contract=contract) for name in ("one", "two"))
@@ -179,7 +179,7 @@ def test_pairs_that_were_not_compared_are_left_out(tmp_path: Path, contract: boo
     assert comparison_document(comparison)[0] == Heading("Verdict", "4 held-out rows, the same for both; compared on 3")
 
 
-def test_metrics_outside_the_contract_are_compared_too(tmp_path: Path) -> None:
+def test_metrics_outside_the_contract_are_compared_too(tmp_path):
     first, second = _two(tmp_path, [BAD] * 4, [GOOD] * 4)
     for folder in (first, second):
         recipe = folder / "recipe.toml"
@@ -188,19 +188,19 @@ def test_metrics_outside_the_contract_are_compared_too(tmp_path: Path) -> None:
     assert [item.metric for item in comparison.comparisons] == ["json", "schema", "forbidden", "contract", "correct"]
 
 
-def test_different_rows_are_refused(tmp_path: Path) -> None:
+def test_different_rows_are_refused(tmp_path):
     first, second = _two(tmp_path, [GOOD] * 4, [GOOD] * 5)
     with pytest.raises(InputError, match=r"cannot be compared: the held-out rows \(1 new, 0 removed\)"):
         compare_evaluations(find_side(tmp_path, str(first)), find_side(tmp_path, str(second)))
 
 
-def test_strongest_arm_is_compared_without_tuned_arm(tmp_path: Path) -> None:
+def test_strongest_arm_is_compared_without_tuned_arm(tmp_path):
     answers = {"base": [BAD] * 3, "base+prompt": [GOOD, GOOD, BAD], "base+kshot": [GOOD, BAD, BAD], "constant": [GOOD] * 3}
     folder = write_evaluation(tmp_path, **answers)
     assert find_side(tmp_path, str(folder)).arm == "base+prompt"
 
 
-def test_run_refers_to_its_newest_evaluation(tmp_path: Path) -> None:
+def test_run_refers_to_its_newest_evaluation(tmp_path):
     folder = write_evaluation(tmp_path)
     run = tmp_path / "runs" / "r"
     run.mkdir(parents=True)

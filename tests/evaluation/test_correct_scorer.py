@@ -66,7 +66,7 @@ def test_answer_compares_json_values_or_text(output, reference, same):
         ("", "yes", False),
     ],
 )
-def test_a_cut_answer_is_classed_as_such_and_final_once_it_differs(output: str, reference: str, is_final: bool) -> None:
+def test_a_cut_answer_is_classed_as_such_and_final_once_it_differs(output, reference, is_final):
     score = score_answer(ModelAnswer(output, "length", reference))
     assert (score.kind, score.detail, score.is_final) == ("cut_off", "cut off, and the output differs from the reference", is_final)
     assert score_fields(ModelAnswer('{"a": [1', "loop", '{"a": [1]}')).kind == "in_a_loop"
@@ -141,7 +141,7 @@ def test_every_part_must_equal_the_reference():
         (call("f"), "It is not possible.", "number_of_calls"),
     ],
 )
-def test_calls_are_compared_by_name_and_arguments(output: object, reference: object, kind: str) -> None:
+def test_calls_are_compared_by_name_and_arguments(output, reference, kind):
     texts = [item if isinstance(item, str) else json.dumps(item) for item in (output, reference)]
     score = score_correct(ModelAnswer(texts[0], reference=texts[1]), ["calls"])
     assert (score.passed, score.kind) == (not kind, kind)

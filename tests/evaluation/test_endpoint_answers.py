@@ -52,7 +52,7 @@ def _ask(stub: JudgeStub, cache: Path, cap: float = 0.0, max_tokens: int = 40, r
 
 
 @pytest.mark.slow
-def test_rows_are_asked_like_the_base_and_answers_cached(stub: JudgeStub, waits: list[float], tmp_path: Path) -> None:
+def test_rows_are_asked_like_the_base_and_answers_cached(stub, waits, tmp_path):
     answers, spent = _ask(stub, tmp_path)
     assert [(out.id, out.output, out.ended, out.answer_tokens) for out in answers.answers] == [
         (row.id, f"Answer to Question {at}?", "stop", 10) for at, row in enumerate(ROWS)
@@ -69,7 +69,7 @@ def test_rows_are_asked_like_the_base_and_answers_cached(stub: JudgeStub, waits:
     assert len(stub.bodies) == 16
 
 
-def test_endpoint_that_dies_is_continued_without_asking_again(stub: JudgeStub, waits: list[float], tmp_path: Path) -> None:
+def test_endpoint_that_dies_is_continued_without_asking_again(stub, waits, tmp_path):
     stub.script = [200, 200, 200, "drop", "drop", "drop"]
     with pytest.raises(MachineError, match="3 replies in a row were lost"):
         _ask(stub, tmp_path)
@@ -85,7 +85,7 @@ def test_endpoint_that_dies_is_continued_without_asking_again(stub: JudgeStub, w
     assert len(set(keys.values())) == 8  # an endpoint that supports it bills a question once, however often it is asked
 
 
-def test_busy_endpoint_is_asked_again_after_the_time_it_names(stub: JudgeStub, waits: list[float], tmp_path: Path) -> None:
+def test_busy_endpoint_is_asked_again_after_the_time_it_names(stub, waits, tmp_path):
     stub.script, stub.retry_after = [429, 429, 503], "7"
     _, spent = _ask(stub, tmp_path)
     assert waits == [7.0, 7.0, 7.0]
@@ -93,7 +93,7 @@ def test_busy_endpoint_is_asked_again_after_the_time_it_names(stub: JudgeStub, w
 
 
 @pytest.mark.parametrize("step", ["garbage", "page"])
-def test_garbage_is_a_lost_reply_and_not_an_answer(stub: JudgeStub, waits: list[float], tmp_path: Path, step: str) -> None:
+def test_garbage_is_a_lost_reply_and_not_an_answer(stub, waits, tmp_path, step):
     stub.script = [step]
     with pytest.raises(MachineError, match="to 1 row were lost"):
         _ask(stub, tmp_path)
@@ -101,7 +101,7 @@ def test_garbage_is_a_lost_reply_and_not_an_answer(stub: JudgeStub, waits: list[
 
 
 @pytest.mark.parametrize("status", [307, 401, 404])
-def test_redirects_and_refusals_stop_at_once(stub: JudgeStub, waits: list[float], tmp_path: Path, status: int) -> None:
+def test_redirects_and_refusals_stop_at_once(stub, waits, tmp_path, status):
     stub.script = [200, status]
     with pytest.raises(InputError, match=f"rejected the request with status {status}") as refused:
         _ask(stub, tmp_path)
@@ -109,7 +109,7 @@ def test_redirects_and_refusals_stop_at_once(stub: JudgeStub, waits: list[float]
     assert KEY not in refused.value.message
 
 
-def test_cap_holds_over_all_evaluations(stub: JudgeStub, waits: list[float], tmp_path: Path) -> None:
+def test_cap_holds_over_all_evaluations(stub, waits, tmp_path):
     worst = CostMeter(2.0, 8.0, None, 40).worst_case([turn.as_dict() for turn in ROWS[0].prompt])
     stub.usage = None  # every reply costs the worst case
     for count in (3, 3, 5):
@@ -121,7 +121,7 @@ def test_cap_holds_over_all_evaluations(stub: JudgeStub, waits: list[float], tmp
     assert len(stub.bodies) == 8
 
 
-def test_stop_request_keeps_replies(stub: JudgeStub, waits: list[float], tmp_path: Path) -> None:
+def test_stop_request_keeps_replies(stub, waits, tmp_path):
     def stop(done: int, total: int) -> None:
         if done == 2:
             raise Interrupted(0)
@@ -139,7 +139,7 @@ def test_stop_request_keeps_replies(stub: JudgeStub, waits: list[float], tmp_pat
     assert len(stub.bodies) == 8
 
 
-def test_endings_reasoning_and_calls_are_read(stub: JudgeStub, waits: list[float], tmp_path: Path) -> None:
+def test_endings_reasoning_and_calls_are_read(stub, waits, tmp_path):
     stub.answer, stub.finish_reason, stub.usage = lambda _: "<think>Well, well.</think>Yes it", "length", None
     (out, *_), _ = _ask(stub, tmp_path)[0].answers, None
     assert (out.output, out.ended, out.thought, out.thought_tokens, out.answer_tokens) == ("Yes it", "length", "Well, well.", 2, 2)
@@ -149,7 +149,7 @@ def test_endings_reasoning_and_calls_are_read(stub: JudgeStub, waits: list[float
     assert (out.output, out.ended) == ('{"name": "find", "arguments": {"order": 7}}', "stop")
 
 
-def test_key_is_in_no_file(stub: JudgeStub, waits: list[float], tmp_path: Path) -> None:
+def test_key_is_in_no_file(stub, waits, tmp_path):
     stub.answer, stub.script = (lambda _: "My key is KEY"), [200, 500, 200]
     with pytest.raises(MachineError):
         _ask(stub, tmp_path)
@@ -180,9 +180,7 @@ PRICES = "price_in = 1.0\nprice_out = 2.0\ncap = 3.0\n"
         ('[evaluation.endpoints.big]\nmodel = "m"\nurl = "http://localhost:8080/v1"\n', "", ""),
     ],
 )
-def test_remote_endpoint_needs_cap_key_and_consent(
-    monkeypatch: pytest.MonkeyPatch, section: str, consent: str, problem: str
-) -> None:
+def test_remote_endpoint_needs_cap_key_and_consent(monkeypatch, section, consent, problem):
     monkeypatch.setenv("MLXTUNE_ENDPOINT_KEY", KEY)
     recipe = _recipe(section)
     assert parse(dump(recipe)).evaluation.endpoints == recipe.evaluation.endpoints
@@ -203,6 +201,6 @@ def test_remote_endpoint_needs_cap_key_and_consent(
         ('[evaluation.endpoints.big]\nurl = "http://localhost/v1"\n', '["base", "endpoint:big"]', "sft", "endpoints.big.model is missing"),
     ],
 )  # fmt: skip
-def test_recipe_names_what_is_wrong_with_an_endpoint(section: str, arms: str, kind: str, problem: str) -> None:
+def test_recipe_names_what_is_wrong_with_an_endpoint(section, arms, kind, problem):
     with pytest.raises(RecipeError, match=problem):
         _recipe(section, arms, kind)

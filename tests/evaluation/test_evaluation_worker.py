@@ -84,7 +84,7 @@ def evaluate(workspace: Path) -> Evaluate:
     return call
 
 
-def test_one_run_evaluates_all_arms_and_next_uses_cache(workspace: Path, trained: Run, evaluate: Evaluate) -> None:
+def test_one_run_evaluates_all_arms_and_next_uses_cache(workspace, trained, evaluate):
     (workspace / "schema.json").write_text(json.dumps(SCHEMA))
     (workspace / "best.md").write_text("Answer in JSON.")
     own = trained.folder / "recipe.toml"
@@ -162,7 +162,7 @@ def test_one_run_evaluates_all_arms_and_next_uses_cache(workspace: Path, trained
     assert any("outputs.jsonl" in difference for difference in verify(again))
 
 
-def test_validation_chooses_between_seeds(workspace: Path, trained: Run, evaluate: Evaluate) -> None:
+def test_validation_chooses_between_seeds(workspace, trained, evaluate):
     twin = registry.create(workspace, "train", "tiny")
     shutil.copytree(trained.folder, twin.folder, dirs_exist_ok=True)
     loaded = load_model(resolve(str(workspace / "tiny")))
@@ -194,7 +194,7 @@ def test_validation_chooses_between_seeds(workspace: Path, trained: Run, evaluat
 
 
 @pytest.mark.usefixtures("no_off_task_prompts")
-def test_reserved_rows_are_evaluated_once_by_the_last_look(workspace: Path, trained: Run, evaluate: Evaluate) -> None:
+def test_reserved_rows_are_evaluated_once_by_the_last_look(workspace, trained, evaluate):
     own, how = trained.folder / "recipe.toml", ("data.reserve=0.5", "evaluation.max_tokens=4")
     with pytest.raises(InputError, match="No held-out rows are reserved"):
         evaluate(own, run=trained, last_look=True)
@@ -216,7 +216,7 @@ def test_reserved_rows_are_evaluated_once_by_the_last_look(workspace: Path, trai
 
 
 @pytest.mark.usefixtures("no_off_task_prompts")
-def test_changed_contract_requires_new_base_evaluation(workspace: Path, trained: Run, evaluate: Evaluate) -> None:
+def test_changed_contract_requires_new_base_evaluation(workspace, trained, evaluate):
     (workspace / "schema.json").write_text(json.dumps(SCHEMA))
     recipe, schema = workspace / "recipes" / "tiny.toml", f"evaluation.schema={workspace / 'schema.json'}"
     evaluate(recipe, schema)
@@ -230,7 +230,7 @@ def test_changed_contract_requires_new_base_evaluation(workspace: Path, trained:
 
 
 @pytest.mark.usefixtures("no_off_task_prompts")
-def test_changed_token_limit_lets_the_base_answer_again(workspace: Path, trained: Run, evaluate: Evaluate) -> None:
+def test_changed_token_limit_lets_the_base_answer_again(workspace, trained, evaluate):
     recipe, own = workspace / "recipes" / "tiny.toml", trained.folder / "recipe.toml"
     evaluate(recipe, "evaluation.max_tokens=4")
     folder = evaluate(own, "evaluation.max_tokens=6", run=trained)
@@ -242,7 +242,7 @@ def test_changed_token_limit_lets_the_base_answer_again(workspace: Path, trained
 
 
 @pytest.mark.usefixtures("no_off_task_prompts")
-def test_automatic_token_limit_is_the_same_for_all_arms_and_verified(workspace: Path, trained: Run, evaluate: Evaluate) -> None:
+def test_automatic_token_limit_is_the_same_for_all_arms_and_verified(workspace, trained, evaluate):
     folder = evaluate(trained.folder / "recipe.toml", "evaluation.max_tokens=auto", run=trained)
     facts = report.load(folder).facts
     recipe = load(folder / "recipe.toml")
@@ -258,9 +258,7 @@ def test_automatic_token_limit_is_the_same_for_all_arms_and_verified(workspace: 
 
 
 @pytest.mark.usefixtures("no_off_task_prompts")
-def test_endpoint_is_a_rival_and_its_report_is_verified(
-    workspace: Path, trained: Run, evaluate: Evaluate, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_endpoint_is_a_rival_and_its_report_is_verified(workspace, trained, evaluate, monkeypatch):
     monkeypatch.setenv("MLXTUNE_ENDPOINT_KEY", "sk-canary-90ab")
     (workspace / "schema.json").write_text(json.dumps(SCHEMA))
     with serve() as stub:
@@ -284,7 +282,7 @@ def test_endpoint_is_a_rival_and_its_report_is_verified(
 
 @pytest.mark.usefixtures("no_off_task_prompts")
 @pytest.mark.parametrize("model", ["base", "big"])
-def test_optimized_prompt_is_evidence_with_its_cost(workspace: Path, evaluate: Evaluate, model: str) -> None:
+def test_optimized_prompt_is_evidence_with_its_cost(workspace, evaluate, model):
     pytest.importorskip("gepa")
     (workspace / "schema.json").write_text(json.dumps(SCHEMA))
     arms = 'evaluation.arms=["base", "base+optimized"]'
@@ -309,7 +307,7 @@ def test_optimized_prompt_is_evidence_with_its_cost(workspace: Path, evaluate: E
 
 
 @pytest.mark.usefixtures("no_off_task_prompts")
-def test_training_rows_are_refused_and_not_sealed(workspace: Path, trained: Run, evaluate: Evaluate) -> None:
+def test_training_rows_are_refused_and_not_sealed(workspace, trained, evaluate):
     with pytest.raises(InputError, match=r"trained or validated on \d+ of the \d+ rows"):
         evaluate(trained.folder / "recipe.toml", "data.seed=8", run=trained)
     assert not splits.load_membership(workspace / "chat.jsonl").sealed
@@ -319,9 +317,7 @@ def test_training_rows_are_refused_and_not_sealed(workspace: Path, trained: Run,
 
 @pytest.mark.usefixtures("no_off_task_prompts")
 @pytest.mark.parametrize(("limit", "code"), [("4", ""), ("1900", "no_room"), ("auto", "")])
-def test_default_arms_are_left_out_where_their_examples_leave_no_room(
-    workspace: Path, evaluate: Evaluate, monkeypatch: pytest.MonkeyPatch, limit: str, code: str
-) -> None:
+def test_default_arms_are_left_out_where_their_examples_leave_no_room(workspace, evaluate, monkeypatch, limit, code):
     (workspace / "schema.json").write_text(json.dumps(SCHEMA))
     monkeypatch.setattr(arms, "find_spec", lambda name: None)
     how = (
@@ -342,7 +338,7 @@ def test_default_arms_are_left_out_where_their_examples_leave_no_room(
 
 
 @pytest.mark.usefixtures("no_off_task_prompts")
-def test_validation_rows_choose_the_strongest_untrained_arm(workspace: Path, evaluate: Evaluate) -> None:
+def test_validation_rows_choose_the_strongest_untrained_arm(workspace, evaluate):
     (workspace / "schema.json").write_text(json.dumps(SCHEMA))
     how = (f"evaluation.schema={workspace / 'schema.json'}", "evaluation.max_tokens=24", "evaluation.rows=3")
     folder = evaluate(workspace / "recipes" / "tiny.toml", *how, 'evaluation.arms=["base", "strongest"]')
@@ -361,7 +357,7 @@ def test_validation_rows_choose_the_strongest_untrained_arm(workspace: Path, eva
 
 
 @pytest.mark.usefixtures("no_off_task_prompts")
-def test_free_arms_are_in_every_report_and_computed_again_from_unchanged_rows(workspace: Path, evaluate: Evaluate) -> None:
+def test_free_arms_are_in_every_report_and_computed_again_from_unchanged_rows(workspace, evaluate):
     folder = evaluate(workspace / "recipes" / "tiny.toml", "evaluation.max_tokens=4", 'evaluation.arms=["base"]')
     result = report.load(folder)
     assert [arm.name for arm in result.arms] == ["base", "constant", "copier"]
@@ -375,7 +371,7 @@ def test_free_arms_are_in_every_report_and_computed_again_from_unchanged_rows(wo
         assert f"outputs.jsonl, {name}, {outputs[first]['id']}: the training rows give another answer." in verify(folder)
 
 
-def test_stop_request_interrupts_generation(workspace: Path, evaluate: Evaluate, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stop_request_interrupts_generation(workspace, evaluate, monkeypatch):
     monkeypatch.setattr(Worker, "stopping", True)
     with pytest.raises(Interrupted):
         evaluate(workspace / "recipes" / "tiny.toml")

@@ -30,13 +30,13 @@ def _known(train: list[str], valid: list[str]) -> AnsweredRows:
 LABELS = Contract(EvaluationSection(correct=["answer"]))
 
 
-def test_constant_meets_most_validation_rows() -> None:
+def test_constant_meets_most_validation_rows():
     assert constant_answer(LABELS, "correct", _known(["a", "a", "a", "b"], ["b", "b", "a"])) == "b"
     assert constant_answer(LABELS, "correct", _known(["a", "b", "b"], [])) == "b"  # without any, most training rows
     assert constant_answer(LABELS, "correct", _known(["a", "b", "b"], ["a", "b"])) == "b"  # training rows break ties
 
 
-def test_constant_of_the_most_frequent_fields_meets_what_no_training_answer_does() -> None:
+def test_constant_of_the_most_frequent_fields_meets_what_no_training_answer_does():
     contract = Contract(EvaluationSection(pattern=r'"kind": "x".*"note": \{"of": "y"'))
     answers = [
         {"kind": "x", "note": {"of": "n"}}, {"kind": "x", "note": {"of": "m"}}, {"kind": "z", "note": {"of": "y", "rare": 1}},
@@ -48,7 +48,7 @@ def test_constant_of_the_most_frequent_fields_meets_what_no_training_answer_does
     assert module._most_frequent_fields(Counter(["words", "words", texts[0]])) == []
 
 
-def test_of_many_candidates_the_best_is_found_on_part_of_the_rows_first(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_many_candidates_the_best_is_found_on_part_of_the_rows_first(monkeypatch):
     monkeypatch.setattr(module, "_BUDGET", 120)
     scored = []
     score = Contract.score
@@ -59,13 +59,13 @@ def test_of_many_candidates_the_best_is_found_on_part_of_the_rows_first(monkeypa
     assert len(scored) <= 3 * 120
 
 
-def test_copier_answers_as_the_nearest_training_prompt() -> None:
+def test_copier_answers_as_the_nearest_training_prompt():
     train = [_row("Where is my blue tent?", "tent"), _row("How long is the rope?", "rope")]
     rows = [_row("Where is my green tent?", "?"), _row("How long is a rope?", "?"), _row("12345", "?")]
     assert copied_answers(rows, train, "otherwise") == ["tent", "rope", "otherwise"]
 
 
-def test_validation_decides_whether_vectors_count() -> None:
+def test_validation_decides_whether_vectors_count():
     train = [_row("aaaaaa one", "x"), _row("bbbbbb two", "y")]
     valid = [_row("pppppp", "y"), _row("qqqqqq", "x")]
     test = [_row("rrrrrr", "?")]
@@ -92,9 +92,7 @@ def _splits(answers: list[dict[str, object]]) -> Splits:
         ("", 0, ()),
     ],
 )
-def test_constant_rate_counts_held_out_rows_and_names_fields_that_tell_answers_apart(
-    evaluation: str, passed: int, fields: tuple[str, ...]
-) -> None:
+def test_constant_rate_counts_held_out_rows_and_names_fields_that_tell_answers_apart(evaluation, passed, fields):
     recipe = parse(f'name = "x"\n[model]\nbase = "m"\n[data]\nsource = "d"\n[evaluation]\n{evaluation}')
     kinds = ["a", "a", "b"] * 8
     splits = _splits([{"kind": kind, "of": {"ok": index % 2 == 0}, "text": f"t{index}"} for index, kind in enumerate(kinds)])
@@ -104,7 +102,7 @@ def test_constant_rate_counts_held_out_rows_and_names_fields_that_tell_answers_a
     assert constant_rate(recipe, replace(splits, train=())) is None
 
 
-def test_answers_have_no_cost_and_only_desirable_answers_are_copied() -> None:
+def test_answers_have_no_cost_and_only_desirable_answers_are_copied():
     def unpaired(answer: str, label: bool) -> Unpaired:
         return Unpaired(Location(Path("d"), 1), {}, (Message("user", "Where?"),), answer, label)
 

@@ -51,7 +51,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("report", "outcome", "refusal", "caveat"), CASES)
-def test_only_improvement_without_forgetting_is_promoted(report: EvaluationReport, outcome: str, refusal: str, caveat: str) -> None:
+def test_only_improvement_without_forgetting_is_promoted(report, outcome, refusal, caveat):
     found = promotion_caveat(report)
     assert (report.outcome, promotion_refusal(report), found.reason if found else "") == (outcome, refusal, caveat)
     assert bool(caveat_text(found)) == bool(caveat)
@@ -59,7 +59,7 @@ def test_only_improvement_without_forgetting_is_promoted(report: EvaluationRepor
     assert verdict_text(report.verdict).lower().startswith(outcome.replace("_", " "))
 
 
-def test_caveat_has_the_figures() -> None:
+def test_caveat_has_the_figures():
     assert promotion_caveat(CASES[3][0]) == Caveat("off_task_dropped", 200 / 300, 175 / 300, 0.05)
     assert caveat_text(promotion_caveat(CASES[3][0])) == "off-task accuracy dropped from 66.7% to 58.3%"
     assert caveat_text(promotion_caveat(CASES[2][0])) == "off-task accuracy may have dropped by 5 points or more"
@@ -74,19 +74,19 @@ def test_caveat_has_the_figures() -> None:
         (build({"rows": ROWS}, [_measured("base", 2, 2), _measured("base+kshot", 30, 2)]), False),
     ],
 )
-def test_a_comparison_without_off_task_prompts_is_noted(report: EvaluationReport, is_unmeasured: bool) -> None:
+def test_a_comparison_without_off_task_prompts_is_noted(report, is_unmeasured):
     assert is_forgetting_unmeasured(report) == is_unmeasured
 
 
 @pytest.mark.parametrize(("off_task", "accepted"), [((10, 8), True), ((30, 20), True), ((30, 5), False)])
-def test_cannot_tell_can_be_accepted(off_task: tuple[int, int], accepted: bool) -> None:
+def test_cannot_tell_can_be_accepted(off_task, accepted):
     report = _report(base=(2, 2), tuned=(30, 2), off_task=off_task)
     assert bool(promotion_refusal(report, accept_unknown=True)) != accepted
     assert ("data.replay" in refusal_hint(report)) == bool(promotion_refusal(report))
     assert ("--accept-unknown" in refusal_hint(report)) == (off_task == (30, 20))
 
 
-def test_a_worse_contract_precedes_the_gain_in_preferences() -> None:
+def test_a_worse_contract_precedes_the_gain_in_preferences():
     report = CASES[-1][0]
     verdict = report.verdict
     assert (verdict.reason, verdict.contract.outcome, verdict.headline.outcome) == ("contract", "worse", "better")  # type: ignore[union-attr]
@@ -94,12 +94,12 @@ def test_a_worse_contract_precedes_the_gain_in_preferences() -> None:
     assert [(fact.label, fact.mark) for fact in conclusion_facts(report)][1] == ("preference accuracy", "success")
 
 
-def test_stronger_untrained_arm_blocks_promotion() -> None:
+def test_stronger_untrained_arm_blocks_promotion():
     report = build({"rows": ROWS}, [_measured("base", 2, 0), _measured("base+prompt", 29, 0), _measured("tuned", 30, 0)])
     assert (promotion_refusal(report), report.outcome) == ("not_better", "cannot_tell")
 
 
-def test_a_gain_that_a_first_look_would_show_is_refused_because_the_level_is_used_up() -> None:
+def test_a_gain_that_a_first_look_would_show_is_refused_because_the_level_is_used_up():
     facts: ReportFacts = {"rows": ROWS, "headline": "contract"}
     arms = [_measured("base", 10, 0), _measured("tuned", 18, 0)]
     assert promotion_refusal(build(facts, arms)) == ""

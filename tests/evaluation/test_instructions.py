@@ -42,7 +42,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("name", CHECKS)
-def test_check_passes_and_fails(name: str) -> None:
+def test_check_passes_and_fails(name):
     arguments, right, wrong = CASES[name]
     assert is_check((name, *arguments))
     assert passes(right, (name, *arguments))
@@ -53,12 +53,12 @@ def test_check_passes_and_fails(name: str) -> None:
 @pytest.mark.parametrize(
     "check", [(), (1,), (["words"], 2), ("no_check",), ("words",), ("words", "2"), ("words", True), ("omits", "a", "b")]
 )
-def test_unknown_checks_and_arguments_are_refused(check: tuple[object, ...]) -> None:
+def test_unknown_checks_and_arguments_are_refused(check):
     assert not is_check(check)
     assert parse_prompt({"id": "a", "prompt": "b", "checks": [list(check)]}, PLACE) is None
 
 
-def test_letters_and_signs_are_omitted_everywhere_but_words_as_wholes() -> None:
+def test_letters_and_signs_are_omitted_everywhere_but_words_as_wholes():
     assert not passes("Sunlight and Tea", ("omits", "e"))
     assert not passes("one, two", ("omits", ","))
     assert passes("Sunlight", ("omits", "sun"))
@@ -68,7 +68,7 @@ def _shipped() -> tuple[OffTaskPrompt, ...]:
     return read_prompts(samples.samples_root() / SHIPPED)
 
 
-def test_every_shipped_prompt_has_a_right_and_a_wrong_answer() -> None:
+def test_every_shipped_prompt_has_a_right_and_a_wrong_answer():
     prompts, right = _shipped(), json.loads(Path(__file__).with_name("off_task_answers.json").read_text())
     wrong = ("Qwx zzz, 77777 E", "- q\n- q\n\n1. q; Wow! Oh?\n\n- Qqq " + "q " * 60 + "aeo,")
     assert len(prompts) == 1000
@@ -80,7 +80,7 @@ def test_every_shipped_prompt_has_a_right_and_a_wrong_answer() -> None:
         assert not all(prompt.passes(one) for one in (*wrong, prompt.prompt)), prompt
 
 
-def test_shipped_sums_are_right() -> None:
+def test_shipped_sums_are_right():
     forms: dict[str, Callable[..., float]] = {
         r"What is (\d+) (?:\+|plus) (\d+)\?|Add (\d+) and (\d+)\.|What is the sum of (\d+) and (\d+)\?": operator.add,
         r"What is (\d+) (?:-|minus) (\d+)\?|What is the difference between (\d+) and (\d+)\?": operator.sub,
@@ -100,7 +100,7 @@ def test_shipped_sums_are_right() -> None:
     assert all(solve(*(int(one) for one in match.groups() if one)) == prompt.number for match, solve, prompt in found)
 
 
-def test_no_shipped_prompt_is_like_another_one_or_like_a_replayed_one() -> None:
+def test_no_shipped_prompt_is_like_another_one_or_like_a_replayed_one():
     prompts = [prompt.prompt for prompt in _shipped()]
     replayed = [
         json.loads(line)["prompt"] for line in (samples.samples_root() / "data/samples/replay.jsonl").read_text().splitlines()
@@ -109,7 +109,7 @@ def test_no_shipped_prompt_is_like_another_one_or_like_a_replayed_one() -> None:
     assert [pair for pair in duplicates.links(prompts + replayed, 0.6) if pair[0] < len(prompts) <= pair[1]] == []
 
 
-def test_sample_has_each_category_in_proportion() -> None:
+def test_sample_has_each_category_in_proportion():
     prompts = _shipped()
     third, whole = sample_prompts(prompts, 333), Counter(prompt.category for prompt in prompts)
     assert len(third) == 333

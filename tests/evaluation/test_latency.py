@@ -10,7 +10,7 @@ from mlxtune.models.generate import Progress
 from mlxtune.models.thoughts import GeneratedAnswer
 
 
-def test_times_of_first_and_further_tokens_are_medians_of_single_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_times_of_first_and_further_tokens_are_medians_of_single_answers(monkeypatch):
     clock, lengths = [0.0], []
     monkeypatch.setattr(latency.time, "perf_counter", lambda: clock[0])
 
@@ -29,7 +29,7 @@ def test_times_of_first_and_further_tokens_are_medians_of_single_answers(monkeyp
     assert measured.seconds(5) == pytest.approx(2.75 + 4 * 0.25)
 
 
-def test_single_row_and_single_token_are_enough() -> None:
+def test_single_row_and_single_token_are_enough():
     def answer(prompt: Sequence[int], most: int, progress: Progress) -> GeneratedAnswer:
         progress(1, 1)
         return GeneratedAnswer("", "stop")
@@ -39,5 +39,5 @@ def test_single_row_and_single_token_are_enough() -> None:
     assert measured.further == 0
 
 
-def test_answer_without_tokens_takes_as_long_as_its_first_token() -> None:
+def test_answer_without_tokens_takes_as_long_as_its_first_token():
     assert Latency(2.0, 1.0).seconds(0) == 2.0

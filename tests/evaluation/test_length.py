@@ -36,7 +36,7 @@ def test_length_scores(output, limit, kind):
 
 
 @pytest.mark.parametrize(("ended", "kind"), [("loop", "in_a_loop"), ("length", "cut_off")])
-def test_unfinished_answer_fails_a_maximum(ended: str, kind: str) -> None:
+def test_unfinished_answer_fails_a_maximum(ended, kind):
     unfinished = ModelAnswer("ha ha ha", ended)
     assert score_length(unfinished, Length(max=300)).kind == kind
     assert score_length(unfinished, Length(max=3)).kind == "too_long"

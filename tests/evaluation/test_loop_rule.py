@@ -54,7 +54,7 @@ def _ends_early(answer: str, references: list[str | None], schema: Any = None) -
     ["0 " * 40, json.dumps([True] * 20), LINES, " ".join(["O"] * 30 + ["B-PER", "I-PER"] + ["O"] * 40)],
     ids=["zeros", "booleans", "order lines", "tags"],
 )
-def test_repetition_in_a_reference_is_allowed(answer: str) -> None:
+def test_repetition_in_a_reference_is_allowed(answer):
     assert _ends_early(answer, [None, "", "yes"])
     assert not _ends_early(answer, ["yes", answer])
     assert not _ends_early(answer, [answer[:-8]])
@@ -74,7 +74,7 @@ def test_repetition_in_a_reference_is_allowed(answer: str) -> None:
     ],
     ids=range(7),
 )  # fmt: skip
-def test_repetition_that_the_schema_allows_is_allowed(answer: str, schema: Any) -> None:
+def test_repetition_that_the_schema_allows_is_allowed(answer, schema):
     assert _ends_early(answer, [])
     assert not _ends_early(answer, [], schema)
 
@@ -90,11 +90,11 @@ def test_repetition_that_the_schema_allows_is_allowed(answer: str, schema: Any) 
     ],
     ids=["prose", "fence", "string without a limit", "too long", "whitespace"],
 )
-def test_other_repetition_ends_an_answer_despite_a_schema(answer: str, schema: Any) -> None:
+def test_other_repetition_ends_an_answer_despite_a_schema(answer, schema):
     assert _ends_early(answer, [], schema)
 
 
-def test_longest_repetition_is_what_the_detector_counts() -> None:
+def test_longest_repetition_is_what_the_detector_counts():
     assert longest_repetition([]) == longest_repetition([[]]) == longest_repetition([[1, 2], [1, 2]]) == 0
     assert longest_repetition([[1] * LEAST]) == 0
     assert longest_repetition([[7, *[1] * 50, 7], [1, 2] * 20, list(range(90)) * 2]) == 49
@@ -119,7 +119,7 @@ def test_longest_repetition_is_what_the_detector_counts() -> None:
         ({"$ref": "https://example.com/schema"}, None),
     ],
 )
-def test_longest_json_of_a_schema(schema: Any, longest: int | None) -> None:
+def test_longest_json_of_a_schema(schema, longest):
     assert longest_json(schema) == longest
 
 
@@ -127,7 +127,7 @@ def test_longest_json_of_a_schema(schema: Any, longest: int | None) -> None:
     ("reference", "options", "ended"),
     [("ok", {}, "loop"), ("0" * 40, {}, "length"), ("ok", {"stop_loops": False}, "length"), ("ok", {"schema": BOOLEANS}, "loop")],
 )
-def test_evaluation_follows_the_rule(tmp_path: Path, reference: str, options: dict[str, Any], ended: str) -> None:
+def test_evaluation_follows_the_rule(tmp_path, reference, options, ended):
     loaded = load(resolve(str(make_scripted(tmp_path / "model", TEMPLATE, {">": "0", "0": "0"}))))
     row = Conversation(Location(Path("d.jsonl"), 1), {}, (Message("user", "Count"), Message("assistant", reference)))
     answers = generate_answers(
@@ -140,7 +140,7 @@ def test_evaluation_follows_the_rule(tmp_path: Path, reference: str, options: di
 @pytest.mark.parametrize(
     ("limit", "max_length", "ended"), [("auto", 120, "stop"), ("auto", 40, "stop"), ("short", 120, "grammar"), ("short", None, "length")]
 )  # fmt: skip
-def test_schema_ends_a_loop_under_a_grammar(tmp_path: Path, limit: str, max_length: int | None, ended: str) -> None:
+def test_schema_ends_a_loop_under_a_grammar(tmp_path, limit, max_length, ended):
     """The limit of other answers is 78 tokens here, of a byte each."""
     loaded = load(resolve(str(make_scripted(tmp_path / "model", TEMPLATE, {">": "{", '"': "a", "a": "a"}))))
     row = Conversation(Location(Path("d.jsonl"), 1), {}, (Message("user", "Hi"), Message("assistant", '{"reply":"ok"}')))

@@ -62,7 +62,7 @@ from mlxtune.recipe import DataSection, EvaluationSection, ModelSection, Recipe
         ("9" * 900, "9" * 900),
     ],
 )
-def test_the_final_number(text: str, number: str | None) -> None:
+def test_the_final_number(text, number):
     found = find_number(text)
     assert (found and found.factor) == (number and Fraction(number))
     assert found is None or not found.rest
@@ -114,25 +114,25 @@ def test_the_final_number(text: str, number: str | None) -> None:
         ("1/0", "stop", "2/0", "other_number"),
     ],
 )
-def test_answers_are_compared_by_their_final_number(output: str, ended: str, reference: str, kind: str) -> None:
+def test_answers_are_compared_by_their_final_number(output, ended, reference, kind):
     score = score_number(ModelAnswer(output, ended, reference))
     assert (score.passed, score.kind) == (not kind, kind)
 
 
-def test_without_a_contract_the_verdict_is_about_the_final_number() -> None:
+def test_without_a_contract_the_verdict_is_about_the_final_number():
     contract = Contract(EvaluationSection(correct=["number"]))
     assert [metric.name for metric in contract.metrics] == ["correct"]
     assert contract.headline(Recipe("r", ModelSection("base"), DataSection("rows.jsonl")), has_preferences=False) == "correct"
 
 
 @given(st.text(alphabet="0123,.'/ \u00a0eE^{}√π½²⁻×*\\fracsqt-#:$", max_size=30), st.text(alphabet="12,./ e½", max_size=12))
-def test_any_text_gets_a_score(output: str, reference: str) -> None:
+def test_any_text_gets_a_score(output, reference):
     score = score_number(ModelAnswer(output, "stop", reference))
     assert score.passed or score.kind
     assert score_number(ModelAnswer(output, "stop", output)).kind in ("", "no_reference")
 
 
-def test_the_wrong_number_is_highlighted() -> None:
+def test_the_wrong_number_is_highlighted():
     contract = Contract(EvaluationSection(correct=["number"]))
     text = "It is 16, so #### 17"
     span = failure_span("correct", ModelAnswer(text, "stop", "18"), contract)

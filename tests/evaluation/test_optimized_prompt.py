@@ -24,7 +24,7 @@ RECIPE = 'name = "x"\n[model]\nbase = "m"\n[data]\nsource = "d"\n[evaluation]\na
 CONTRACT = Contract(EvaluationSection(pattern="thanks", forbid=["cheap"]))
 
 
-def test_an_optimization_takes_as_long_as_the_training_of_the_evaluated_adapter(tmp_path: Path) -> None:
+def test_an_optimization_takes_as_long_as_the_training_of_the_evaluated_adapter(tmp_path):
     folder = tmp_path / "runs" / "shop"
     folder.mkdir(parents=True)
     with closing(EventWriter(folder)) as writer:
@@ -70,7 +70,7 @@ def _optimizer(shop: Shop, file: Path, calls: int = 60) -> PromptOptimizer:
     return PromptOptimizer(CONTRACT, shop.answer, shop.reflect, file, calls, counts_calls=True)
 
 
-def test_best_prompt_on_validation_rows_is_found_and_its_cost_counted(tmp_path: Path) -> None:
+def test_best_prompt_on_validation_rows_is_found_and_its_cost_counted(tmp_path):
     shop = Shop()
     optimizer = _optimizer(shop, tmp_path / "o.jsonl")
     assert optimizer.optimize("You help.", _rows(9), _rows(4, 100), seed=3) == "Say thank you."
@@ -86,7 +86,7 @@ def test_best_prompt_on_validation_rows_is_found_and_its_cost_counted(tmp_path: 
     assert "## Correct Answer\nthanks" in shop.requests[0]
 
 
-def test_correct_answers_become_examples_in_the_prompt(tmp_path: Path) -> None:
+def test_correct_answers_become_examples_in_the_prompt(tmp_path):
     shop = Shop(clue="you answer:\nthanks")
     prompt = _optimizer(shop, tmp_path / "o.jsonl").optimize("You help.", _rows(9), _rows(4, 100), seed=3)
     assert prompt.startswith('You help.\n\nFor example, to "Question ')
@@ -94,7 +94,7 @@ def test_correct_answers_become_examples_in_the_prompt(tmp_path: Path) -> None:
     assert shop.requests == []
 
 
-def test_interrupted_optimization_continues_and_a_repeated_one_only_reads(tmp_path: Path) -> None:
+def test_interrupted_optimization_continues_and_a_repeated_one_only_reads(tmp_path):
     class Stopped(Shop):
         def reflect(self, request: str) -> Reflection:
             if self.requests:
@@ -114,7 +114,7 @@ def test_interrupted_optimization_continues_and_a_repeated_one_only_reads(tmp_pa
     assert (repeated.asked, repeated.requests, again.facts) == ([], [], whole.facts)
 
 
-def test_budget_and_a_prompt_without_room_for_answers_end_the_search(tmp_path: Path) -> None:
+def test_budget_and_a_prompt_without_room_for_answers_end_the_search(tmp_path):
     shop = Shop()
     optimizer = _optimizer(shop, tmp_path / "o.jsonl", calls=5)
     assert optimizer.optimize("You help.", _rows(9), _rows(4, 100), seed=3) == "You help."
@@ -134,13 +134,13 @@ def test_budget_and_a_prompt_without_room_for_answers_end_the_search(tmp_path: P
     ("more", "first"),
     [("", "You help."), ('prompt = "Say thanks."\n', "Say thanks."), (None, "Answer the user.")],
 )
-def test_optimization_begins_with_the_recipes_prompt_or_the_rows_own(more: str | None, first: str) -> None:
+def test_optimization_begins_with_the_recipes_prompt_or_the_rows_own(more, first):
     train = _rows(3) if more is not None else []
     (_, arm) = build_arms(parse(RECIPE + (more or "")), None, train)
     assert (arm.name, arm.prompt) == (OPTIMIZED, first)
 
 
-def test_missing_gepa_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_gepa_is_named_with_its_extra(monkeypatch):
     monkeypatch.setattr(arms, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"requires gepa\.$") as caught:
         build_arms(parse(RECIPE), None, _rows(3))

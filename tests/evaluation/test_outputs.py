@@ -58,7 +58,7 @@ def counted(monkeypatch: pytest.MonkeyPatch, function: Callable[..., Any], posit
     return lengths
 
 
-def test_each_row_is_prompted_as_its_arm_requires(loaded: LoadedModel, tmp_path: Path) -> None:
+def test_each_row_is_prompted_as_its_arm_requires(loaded, tmp_path):
     arm = Arm("base+kshot", prompt="Be brief.", shots=(Message("user", "One?"), Message("assistant", "Two.")))
     template = ChatTemplate(loaded.tokenizer)
     prompts = [template.prompt(arm.prompt_for(row)) for row in ROWS]
@@ -71,9 +71,7 @@ def test_each_row_is_prompted_as_its_arm_requires(loaded: LoadedModel, tmp_path:
     assert (answers.name, answers.cached) == ("base+kshot", False)
 
 
-def test_answers_cached_without_their_time_are_only_timed(
-    loaded: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_answers_cached_without_their_time_are_only_timed(loaded, tmp_path, monkeypatch):
     untimed = _answer(loaded, tmp_path)
     assert {out.seconds for out in untimed.answers} == {None}
     sizes: list[int] = []
@@ -87,7 +85,7 @@ def test_answers_cached_without_their_time_are_only_timed(
     assert len(sizes) == 3
 
 
-def test_reference_likelihood_covers_trained_tokens(loaded: LoadedModel, tmp_path: Path) -> None:
+def test_reference_likelihood_covers_trained_tokens(loaded, tmp_path):
     template = ChatTemplate(loaded.tokenizer)
     for out, row in zip(_answer(loaded, tmp_path).answers, ROWS, strict=True):
         (encoded,) = template.encode(row, 10_000)
@@ -98,7 +96,7 @@ def test_reference_likelihood_covers_trained_tokens(loaded: LoadedModel, tmp_pat
         assert out.nats == pytest.approx(-sum(logps[at - 1, encoded.tokens[at]] for at in places), rel=1e-4)
 
 
-def test_both_answers_of_pair_get_likelihood(loaded: LoadedModel, tmp_path: Path) -> None:
+def test_both_answers_of_pair_get_likelihood(loaded, tmp_path):
     question = (Message("user", "Where?"),)
     rows = [Preference(PLACE, {}, question, "here " * (at + 1), "there" * (3 - at)) for at in range(3)]
     template = ChatTemplate(loaded.tokenizer)
@@ -122,7 +120,7 @@ def test_both_answers_of_pair_get_likelihood(loaded: LoadedModel, tmp_path: Path
             assert out.logprobs.rejected == pytest.approx(mean(row, row.rejected), rel=1e-4)
 
 
-def test_comparable_pairs_fit_window_and_differ(loaded: LoadedModel) -> None:
+def test_comparable_pairs_fit_window_and_differ(loaded):
     recipe = parse('name = "x"\n[model]\nbase = "m"\n[data]\nsource = "d"\nmax_tokens = 64\n')
     short, long = (Preference(PLACE, {}, (Message("user", text),), "here", "there") for text in ("Where?", "Where? " * 99))
     assert outputs.comparable_pairs(loaded, recipe, [short, long, ROWS[0]]) == {short.id}
@@ -130,7 +128,7 @@ def test_comparable_pairs_fit_window_and_differ(loaded: LoadedModel) -> None:
         outputs.comparable_pairs(loaded, recipe, [Preference(PLACE, {}, short.prompt, "here", "here ")])
 
 
-def test_progress_names_current_work(loaded: LoadedModel, tmp_path: Path) -> None:
+def test_progress_names_current_work(loaded, tmp_path):
     progress: list[tuple[str, int, int]] = []
     how = {"options": _options(tmp_path, 2, 9), "tell": lambda of: lambda done, total: progress.append((of, done, total))}
     generate_answers(Arm("base"), loaded, ROWS, **how)
@@ -147,7 +145,7 @@ def test_progress_names_current_work(loaded: LoadedModel, tmp_path: Path) -> Non
     assert "reference" not in {of for of, *_ in progress}
 
 
-def test_repeated_prompt_is_answered_from_cache(loaded: LoadedModel, tmp_path: Path, monkeypatch) -> None:
+def test_repeated_prompt_is_answered_from_cache(loaded, tmp_path, monkeypatch):
     first = _answer(loaded, tmp_path)
     for name in ("generate", "negative_log_likelihoods"):
         monkeypatch.setattr(outputs, name, lambda *_, **__: pytest.fail("asked again"))
@@ -157,9 +155,7 @@ def test_repeated_prompt_is_answered_from_cache(loaded: LoadedModel, tmp_path: P
 
 
 @pytest.mark.parametrize("supports_prefix", [True, False])
-def test_interrupted_arm_keeps_the_answers_that_have_ended(
-    loaded: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, supports_prefix: bool
-) -> None:
+def test_interrupted_arm_keeps_the_answers_that_have_ended(loaded, tmp_path, monkeypatch, supports_prefix):
     if not supports_prefix:
         monkeypatch.setattr(PrefixCache, "__call__", lambda *_: None)
     whole = _answer(loaded, tmp_path / "whole")
@@ -187,7 +183,7 @@ def test_interrupted_arm_keeps_the_answers_that_have_ended(
     assert 1000 < continued.seconds < 2000
 
 
-def test_more_rows_reuse_the_answers_to_the_first(loaded: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_rows_reuse_the_answers_to_the_first(loaded, tmp_path, monkeypatch):
     whole = _answer(loaded, tmp_path / "whole")
     asked, scored = counted(monkeypatch, generate, 2), counted(monkeypatch, negative_log_likelihoods, 1)
     first = _answer(loaded, tmp_path / "cache", rows=[ROWS[3], ROWS[1]])
@@ -203,9 +199,7 @@ def test_more_rows_reuse_the_answers_to_the_first(loaded: LoadedModel, tmp_path:
 
 
 @pytest.mark.parametrize("supports_prefix", [True, False])
-def test_interrupted_arm_keeps_likelihoods(
-    loaded: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, supports_prefix: bool
-) -> None:
+def test_interrupted_arm_keeps_likelihoods(loaded, tmp_path, monkeypatch, supports_prefix):
     if not supports_prefix:
         monkeypatch.setattr(PrefixCache, "__call__", lambda *_: None)
     whole = _answer(loaded, tmp_path / "whole")
@@ -224,7 +218,7 @@ def test_interrupted_arm_keeps_likelihoods(
 
 
 @pytest.mark.slow
-def test_any_deciding_change_invalidates_cache(loaded: LoadedModel, tmp_path: Path) -> None:
+def test_any_deciding_change_invalidates_cache(loaded, tmp_path):
     _answer(loaded, tmp_path)
     other_reference = Conversation(PLACE, {}, (ROWS[0].messages[0], Message("assistant", "No.")))
     for changed in (
@@ -238,7 +232,7 @@ def test_any_deciding_change_invalidates_cache(loaded: LoadedModel, tmp_path: Pa
     assert not _answer(LoadedModel(**{**vars(loaded), "description": "elsewhere"}), tmp_path).cached
 
 
-def test_changed_adapter_weights_or_scale_invalidate_cache(loaded: LoadedModel, tmp_path: Path) -> None:
+def test_changed_adapter_weights_or_scale_invalidate_cache(loaded, tmp_path):
     config = lora.add(loaded.model, AdapterSection(rank=2), 1)
     for name in ("one", "two", "three"):
         lora.save(tmp_path / name, lora.adapter_arrays(loaded.model), config)
@@ -248,7 +242,7 @@ def test_changed_adapter_weights_or_scale_invalidate_cache(loaded: LoadedModel, 
     assert not _answer(loaded, tmp_path / "cache", Arm("tuned", tmp_path / "two")).cached
 
 
-def test_damaged_records_of_the_cache_are_computed_again(loaded: LoadedModel, tmp_path: Path) -> None:
+def test_damaged_records_of_the_cache_are_computed_again(loaded, tmp_path):
     first = _answer(loaded, tmp_path)
     for file in tmp_path.iterdir():
         lines = file.read_text().splitlines(keepends=True)
@@ -258,14 +252,14 @@ def test_damaged_records_of_the_cache_are_computed_again(loaded: LoadedModel, tm
     assert again.answers == first.answers
 
 
-def test_non_finite_model_fails_and_caches_nothing(loaded: LoadedModel, tmp_path: Path) -> None:
+def test_non_finite_model_fails_and_caches_nothing(loaded, tmp_path):
     loaded.model.model.norm.weight = loaded.model.model.norm.weight * float("nan")
     with pytest.raises(MlxtuneError, match="NaNs"):
         _answer(loaded, tmp_path)
     assert not any(file.stat().st_size for file in tmp_path.iterdir())
 
 
-def test_template_that_hides_reference_skips_only_perplexity(tiny: Path, tmp_path: Path) -> None:
+def test_template_that_hides_reference_skips_only_perplexity(tiny, tmp_path):
     shutil.copytree(tiny, tmp_path / "model")
     changed = load(resolve(str(tmp_path / "model")))
     changed.tokenizer.chat_template = changed.tokenizer.chat_template.replace(

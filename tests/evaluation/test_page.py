@@ -295,7 +295,7 @@ def test_lines_are_written_without_separators(tmp_path):
     assert "Line 1,2" not in text
 
 
-def test_rows_of_an_array_are_numbered() -> None:
+def test_rows_of_an_array_are_numbered():
     row = EvaluatedRow("a", 1204, "a", None, ())
     assert (row.location.place, replace(row, element=28).location.place) == ("line 1,204", "row 28")
 

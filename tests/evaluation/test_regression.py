@@ -43,7 +43,7 @@ def _probe(*accept: str, id: str = "x", category: str = "", **conditions: object
         (["mice"], "", False),
     ],
 )
-def test_answer_counts_when_accepted_word_appears_as_whole_word(accept: list[str], output: str, holds: bool) -> None:
+def test_answer_counts_when_accepted_word_appears_as_whole_word(accept, output, holds):
     assert _probe(*accept).passes(output) is holds
 
 
@@ -79,18 +79,18 @@ def _sum(prompt: str, number: float) -> OffTaskPrompt:
         pytest.param(_probe(pattern=r"(?:a+)+\Z"), "a" * 5000 + "b", False, id="timeout"),
     ],
 )
-def test_every_condition_must_hold(probe: OffTaskPrompt, output: str, holds: bool) -> None:
+def test_every_condition_must_hold(probe, output, holds):
     assert probe.passes(output) is holds
 
 
-def test_prompts_are_asked_with_and_without_the_system_prompt() -> None:
+def test_prompts_are_asked_with_and_without_the_system_prompt():
     alone, with_system = prompts.in_both_conditions([_probe("b")], "You are a shop.")
     assert [turn.role for turn in alone.row("You are a shop.").prompt] == ["user"]
     assert [turn.role for turn in with_system.row("You are a shop.").prompt] == ["system", "user"]
     assert prompts.in_both_conditions([alone], "") == (alone,)
 
 
-def test_counts_are_paired_and_cells_that_neither_arm_can_answer_are_set_apart() -> None:
+def test_counts_are_paired_and_cells_that_neither_arm_can_answer_are_set_apart():
     probes = [_probe("yes", id=f"{name}{at}", category=name) for name in ("a", "b") for at in range(10)]
     asked = prompts.in_both_conditions(probes, "system")
     # a: 8 of 10 alone, 2 of 10 with the system prompt; b: 5 of 10 alone; 1 of 10 with it and none after training, which is not counted
@@ -121,7 +121,7 @@ def _compared(broken: int, fixed: int, total: int = 300, right: int = 150) -> Of
     ("broken", "fixed", "outcome"),
     [(0, 0, "held"), (10, 10, "held"), (5, 0, "held"), (50, 50, "cannot_tell"), (20, 8, "dropped"), (40, 5, "dropped")],
 )
-def test_outcome_follows_from_the_limits_and_the_margin(broken: int, fixed: int, outcome: str) -> None:
+def test_outcome_follows_from_the_limits_and_the_margin(broken, fixed, outcome):
     result = _compared(broken, fixed)
     assert result.outcome == outcome
     low, change, high = tango(PairedCounts(150 - broken, broken, fixed, 150 - fixed))
@@ -132,7 +132,7 @@ def test_outcome_follows_from_the_limits_and_the_margin(broken: int, fixed: int,
     ("broken", "fixed", "outcome"),
     [(0, 0, "held"), (1, 2, "held"), (8, 1, "dropped"), (9, 8, "cannot_tell"), (5, 2, "cannot_tell")],
 )
-def test_nearness_is_the_smallest_number_of_changed_answers(broken: int, fixed: int, outcome: str) -> None:
+def test_nearness_is_the_smallest_number_of_changed_answers(broken, fixed, outcome):
     """Try every number of changed answers of each kind, as an independent search."""
     result = _compared(broken, fixed, 60, 30)
     assert result.outcome == outcome
@@ -149,7 +149,7 @@ def test_nearness_is_the_smallest_number_of_changed_answers(broken: int, fixed: 
     assert result.nearness == min(sum(way) for way in ways if other(*way) != outcome)
 
 
-def test_bundled_prompts_are_distinct_and_of_large_categories() -> None:
+def test_bundled_prompts_are_distinct_and_of_large_categories():
     bundled = prompts.load_prompts(parse(RECIPE))
     categories = Counter(probe.category for probe in bundled)
     assert sum(categories.values()) == 1000
@@ -163,7 +163,7 @@ def test_bundled_prompts_are_distinct_and_of_large_categories() -> None:
         assert not probe.passes(""), probe.id
 
 
-def test_recipe_can_replace_or_disable_prompts(tmp_path: Path) -> None:
+def test_recipe_can_replace_or_disable_prompts(tmp_path):
     text = f"{RECIPE}\n[evaluation]\nregression = "
     assert prompts.load_prompts(parse(f'{text}""')) == ()
     with pytest.raises(DataError, match=r"^evaluation\.regression: there is no file at .*none\.$") as caught:
@@ -188,13 +188,13 @@ def test_recipe_can_replace_or_disable_prompts(tmp_path: Path) -> None:
         ("", "has no prompts"),
     ],
 )
-def test_malformed_prompt_file_is_refused_with_line(tmp_path: Path, text: str, message: str) -> None:
+def test_malformed_prompt_file_is_refused_with_line(tmp_path, text, message):
     (tmp_path / "r.jsonl").write_text(text)
     with pytest.raises(DataError, match=message):
         prompts.read_prompts(tmp_path / "r.jsonl")
 
 
-def test_score_interval_agrees_with_tangos_example() -> None:
+def test_score_interval_agrees_with_tangos_example():
     """The crossover trial of contact lens disinfection in Tango 1998: Z = 1.709, 90% interval −0.096 to 0.037."""
     paired = PairedCounts(both=43, broken=1, fixed=0, neither=0)
     assert tango_statistic(paired, -0.1) == pytest.approx(1.709, abs=5e-4)
@@ -205,7 +205,7 @@ def test_score_interval_agrees_with_tangos_example() -> None:
 
 
 @pytest.mark.parametrize("table", [(150, 20, 8, 122), (10, 3, 0, 5), (0, 9, 4, 0), (40, 1, 6, 2)])
-def test_score_statistic_uses_the_likelihoods_maximum(table: tuple[int, int, int, int]) -> None:
+def test_score_statistic_uses_the_likelihoods_maximum(table):
     """Maximize the trinomial likelihood under the hypothesis on a grid, as an independent computation."""
     paired, total = PairedCounts(*table), sum(table)
     for hypothesis in (-0.2, -0.05, 0.1):
@@ -223,7 +223,7 @@ def test_score_statistic_uses_the_likelihoods_maximum(table: tuple[int, int, int
 
 @pytest.mark.parametrize("broken", [0.06, 0.075, 0.1, 0.15, 0.2])
 @pytest.mark.parametrize("prompts_counted", [120, 240, 300])
-def test_error_at_the_margin_is_five_percent(prompts_counted: int, broken: float) -> None:
+def test_error_at_the_margin_is_five_percent(prompts_counted, broken):
     """The exact probability of *held* if the rate drops by exactly the margin."""
     assert 0.035 < non_inferiority_power(prompts_counted, 0.05, broken, broken - 0.05) < 0.0525
 
@@ -257,7 +257,7 @@ def _answers(passes: Sequence[bool] | np.ndarray) -> list[str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dependence", cases([0.0, 0.7], "0.7"))
-def test_simulated_evaluations_keep_the_error_and_the_stated_power(monkeypatch: pytest.MonkeyPatch, dependence: float) -> None:
+def test_simulated_evaluations_keep_the_error_and_the_stated_power(monkeypatch, dependence):
     """At the margin, *held* at most one time in twenty; with no drop, *held* with at least the stated power."""
     monkeypatch.setattr(OffTaskPrompt, "passes", lambda _, output: output == "1")  # the scorers take most of the time
     trials = 400 if EXHAUSTIVE else 120
@@ -272,7 +272,7 @@ def test_simulated_evaluations_keep_the_error_and_the_stated_power(monkeypatch: 
 
 
 @pytest.mark.slow
-def test_choosing_the_counted_cells_does_not_make_the_adapter_seem_worse(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_choosing_the_counted_cells_does_not_make_the_adapter_seem_worse(monkeypatch):
     """Every cell is near the limit, and nothing is forgotten. A limit on the base's rate gave a change of −1.1 points here."""
     monkeypatch.setattr(OffTaskPrompt, "passes", lambda _, output: output == "1")
     random, trials, changes = np.random.default_rng(12), 1000 if EXHAUSTIVE else 150, []
@@ -288,7 +288,7 @@ def test_choosing_the_counted_cells_does_not_make_the_adapter_seem_worse(monkeyp
     assert dropped / trials < 0.05 + 2.5 * math.sqrt(0.05 * 0.95 / trials)
 
 
-def test_power_equals_a_direct_enumeration() -> None:
+def test_power_equals_a_direct_enumeration():
     rows, broken, fixed = 40, 0.06, 0.04
     power = 0.0
     for lost in range(rows + 1):

@@ -87,7 +87,7 @@ def test_base_only_report_has_no_comparison():
     assert (report.verdict.reason, report.outcome) == ("no_adapter", "")
 
 
-def test_a_baseline_that_was_cut_off_asks_for_a_higher_limit_first() -> None:
+def test_a_baseline_that_was_cut_off_asks_for_a_higher_limit_first():
     base = scored_arm("base", _scored(*[False] * 20), cut=4, failed=1)
     facts = {"rows": 20, "decoding": {"kind": "greedy", "max_tokens": 8}}
     assert build(facts, [base]).verdict.cut == CutAnswers("base", 3, 20, 8, thinking=False)

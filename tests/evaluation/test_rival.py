@@ -37,7 +37,7 @@ def _report(**hits: int) -> EvaluationReport:
         ({"base": 5, "base_prompt": 5, "tuned": 30}, "base+prompt", "better"),
     ],
 )
-def test_verdict_compares_with_strongest_arm(hits: dict[str, int], rival: str, word: str) -> None:
+def test_verdict_compares_with_strongest_arm(hits, rival, word):
     headline = _report(**hits).headline
     assert headline
     assert (headline.first, headline.second, headline.outcome) == (rival, "tuned", word)
@@ -52,7 +52,7 @@ def test_verdict_compares_with_strongest_arm(hits: dict[str, int], rival: str, w
         ({"base": 2, "tuned": 20, "tuned_prompt": 40, "tuned_grammar": 30}, ("base", "tuned+prompt"), "better"),
     ],
 )
-def test_verdict_is_about_the_strongest_tuned_arm(hits: dict[str, int], pair: tuple[str, str], word: str) -> None:
+def test_verdict_is_about_the_strongest_tuned_arm(hits, pair, word):
     report = _report(**hits)
     assert report.headline
     assert (report.headline.first, report.headline.second) == pair
@@ -73,9 +73,7 @@ def test_verdict_is_about_the_strongest_tuned_arm(hits: dict[str, int], pair: tu
         ({"base": 2, "constant": 30, "copier": 12, "tuned": 20}, "constant", ArmRate("constant", 0.75)),
     ],
 )
-def test_free_arms_are_baselines_and_the_verdict_names_one_that_does_as_well(
-    hits: dict[str, int], rival: str, free: ArmRate | None
-) -> None:
+def test_free_arms_are_baselines_and_the_verdict_names_one_that_does_as_well(hits, rival, free):
     report = _report(**hits)
     assert report.headline
     assert report.headline.first == rival
@@ -86,7 +84,7 @@ def test_free_arms_are_baselines_and_the_verdict_names_one_that_does_as_well(
     assert not any(item.second in ("constant", "copier") for item in report.comparisons)
 
 
-def test_choosing_the_best_of_tuned_arms_keeps_the_error_rate() -> None:
+def test_choosing_the_best_of_tuned_arms_keeps_the_error_rate():
     """With three tuned arms that are no better than the base, at most 5% of the verdicts are *better*."""
     rng, better = random.Random(19), 0
     for _ in range(400):
@@ -98,7 +96,7 @@ def test_choosing_the_best_of_tuned_arms_keeps_the_error_rate() -> None:
     assert better <= 0.05 * 400
 
 
-def test_more_baselines_do_not_weaken_the_verdict() -> None:
+def test_more_baselines_do_not_weaken_the_verdict():
     """What is known about the base with a prompt is no reason to doubt the one test that the verdict is about."""
     report = _report(base=30, base_prompt=34, base_kshot=32, tuned=40)
     headline = report.headline
@@ -108,7 +106,7 @@ def test_more_baselines_do_not_weaken_the_verdict() -> None:
     assert others == pytest.approx({"tuned": 3 * 2 / 2**10, "base+prompt": 2 * 2 / 2**4, "base+kshot": 2 / 2**2})
 
 
-def test_report_without_tuned_arm_has_no_verdict() -> None:
+def test_report_without_tuned_arm_has_no_verdict():
     report = _report(base=2, base_prompt=40)
     assert report.headline is None
     assert (report.verdict.reason, report.outcome) == ("no_adapter", "")
@@ -117,7 +115,7 @@ def test_report_without_tuned_arm_has_no_verdict() -> None:
     assert [(item.first, item.second) for item in report.comparisons if item.metric == "contract"] == [("base", "base+prompt")]
 
 
-def test_the_rival_is_the_arm_that_is_most_often_right() -> None:
+def test_the_rival_is_the_arm_that_is_most_often_right():
     """A grammar that makes every answer well-formed is no rival of examples that make more answers right."""
     arms = []
     for name, right, formed in (("base", 16, 80), ("base+kshot", 45, 100), ("base+grammar", 26, 152), ("tuned", 128, 150)):
@@ -137,18 +135,18 @@ def test_the_rival_is_the_arm_that_is_most_often_right() -> None:
     ("hits", "met"),
     [(40, "contract"), (9, "schema")],
 )
-def test_sufficient_grammar_is_reported(hits: int, met: str) -> None:
+def test_sufficient_grammar_is_reported(hits, met):
     assert _report(base=0, base_grammar=hits, tuned=30).verdict.grammar == met
     assert _report(base=0, base_grammar=hits).verdict.grammar == met
 
 
-def test_perplexity_is_exponential_of_token_mean() -> None:
+def test_perplexity_is_exponential_of_token_mean():
     report = build({}, [_measured("base", 1, nats=30.0, tokens=20), _measured("tuned", 2)])
     assert report.arms[0].perplexity == pytest.approx(4.4816890703)
     assert report.arms[1].perplexity is None
 
 
-def test_score_of_an_adapter_names_the_arm_that_it_was_evaluated_as() -> None:
+def test_score_of_an_adapter_names_the_arm_that_it_was_evaluated_as():
     score = score_from_report(_report(base=2, base_grammar=30, tuned=20, tuned_grammar=40))
     assert score
     assert (score.rival, score.arm, score.after[-1].hits) == ("base+grammar", "tuned+grammar", 40)

@@ -5,7 +5,6 @@ from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 
-import pytest
 from evaluation_files import BAD, GOOD, write_evaluation
 from texts import WORDS
 from typer.testing import CliRunner
@@ -31,7 +30,7 @@ def write_source(folder: Path, *, labeled: bool = True) -> Recipe:
     return load(folder / "r.toml")
 
 
-def test_a_rare_label_is_thin(tmp_path: Path):
+def test_a_rare_label_is_thin(tmp_path):
     recipe = write_source(tmp_path)
     [place] = thin_rows(tmp_path, recipe)
     train = training_rows(recipe)
@@ -41,7 +40,7 @@ def test_a_rare_label_is_thin(tmp_path: Path):
     assert place.examples == tuple(row.id for row in accounts)
 
 
-def test_failures_come_first(tmp_path: Path):
+def test_failures_come_first(tmp_path):
     write_evaluation(tmp_path, base=[BAD] * 4, tuned=[GOOD, BAD, BAD, BAD])
     recipe = load(tmp_path / "shop.toml")
     places = thin_rows(tmp_path, recipe)
@@ -49,7 +48,7 @@ def test_failures_come_first(tmp_path: Path):
     assert set(places[0].examples) <= {row.id for row in training_rows(recipe)}
 
 
-def test_without_labels_the_texts_unlike_all_others_and_small_clusters_are_thin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_without_labels_the_texts_unlike_all_others_and_small_clusters_are_thin(tmp_path, monkeypatch):
     recipe = write_source(tmp_path, labeled=False)
     assert thin_rows(tmp_path, recipe) == []
     labels = [-1, -1, *[0] * 8, *[1] * 54]
@@ -62,7 +61,7 @@ def test_without_labels_the_texts_unlike_all_others_and_small_clusters_are_thin(
     assert [(place.kind, place.name) for place in places][-1] == ("cluster", "basket")
 
 
-def test_the_command_lists_thin_rows_and_uses_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_the_command_lists_thin_rows_and_uses_one(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     [place] = thin_rows(tmp_path, write_source(tmp_path))
     command = ["data", "generate", "r.toml"]

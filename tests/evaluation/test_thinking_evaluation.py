@@ -68,7 +68,7 @@ def evaluate(workspace: Path) -> Callable[..., Path]:
 
 
 @pytest.mark.slow
-def test_answers_are_judged_behind_the_thoughts_and_thoughts_are_counted_apart(evaluate) -> None:
+def test_answers_are_judged_behind_the_thoughts_and_thoughts_are_counted_apart(evaluate):
     folder = evaluate()
     result = report.load(folder)
     base, _, _, tuned = (arm.rate("json") for arm in result.arms)
@@ -85,7 +85,7 @@ def test_answers_are_judged_behind_the_thoughts_and_thoughts_are_counted_apart(e
     assert [arm.cached for arm in report.load(evaluate("evaluation.thinking_tokens=7", adapter=False)).arms] == [False] * 3
 
 
-def test_every_renderer_shows_the_tokens_of_thought(evaluate, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_renderer_shows_the_tokens_of_thought(evaluate, capsys):
     folder = evaluate()
     result = report.load(folder)
     (answers,) = (table for table in report_tables(result) if table.title == "Answers")
@@ -105,7 +105,7 @@ def test_every_renderer_shows_the_tokens_of_thought(evaluate, capsys: pytest.Cap
     assert shown[shown.index("Reasoning  5 tokens") + 1] == "Hm,well,so."
 
 
-def test_without_thinking_the_empty_thought_of_the_template_is_no_thought(evaluate) -> None:
+def test_without_thinking_the_empty_thought_of_the_template_is_no_thought(evaluate):
     result = report.load(evaluate("model.thinking=off"))
     assert [arm.rate("json").hits for arm in result.arms] == [12] * 4
     assert [arm.thought_tokens for arm in result.arms] == [None] * 4

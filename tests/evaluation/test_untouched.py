@@ -41,7 +41,7 @@ def source(tmp_path: Path) -> Path:
     return _source(tmp_path, "shop.jsonl", [f"Question {word}?" for word in "abcdefghij"])
 
 
-def test_rows_unseen_by_lineage_are_reported_as_untouched(tmp_path: Path, source: Path) -> None:
+def test_rows_unseen_by_lineage_are_reported_as_untouched(tmp_path, source):
     parent = _run(tmp_path, "one", source, slice(0, 3), slice(3, 4))
     adapter = _run(tmp_path, "two", source, slice(4, 6), slice(0, 0), str(parent))
     assert check(tmp_path, adapter, read_source(source).rows[6:]) == Contamination("unseen", "adapter", 6)
@@ -49,7 +49,7 @@ def test_rows_unseen_by_lineage_are_reported_as_untouched(tmp_path: Path, source
 
 
 @pytest.mark.parametrize("row", [0, 3, 4])
-def test_rows_used_by_adapter_or_its_parent_are_refused(tmp_path: Path, source: Path, row: int) -> None:
+def test_rows_used_by_adapter_or_its_parent_are_refused(tmp_path, source, row):
     parent = _run(tmp_path, "one", source, slice(0, 3), slice(3, 4))
     adapter = _run(tmp_path, "two", source, slice(4, 6), slice(0, 0), str(parent))
     with pytest.raises(InputError, match=rf"on 1 of the 2 rows .* shop\.jsonl, line {row + 1}\.") as caught:
@@ -57,7 +57,7 @@ def test_rows_used_by_adapter_or_its_parent_are_refused(tmp_path: Path, source: 
     assert caught.value.message.startswith("two" if row == 4 else "one")
 
 
-def test_duplicate_prompt_is_refused_also_without_the_source(tmp_path: Path, source: Path) -> None:
+def test_duplicate_prompt_is_refused_also_without_the_source(tmp_path, source):
     adapter = _run(tmp_path, "one", source, slice(0, 3), slice(3, 4))
     other = _source(tmp_path, "other.jsonl", ["QUESTION  b?", "Something else?"])
     source.unlink()
@@ -66,7 +66,7 @@ def test_duplicate_prompt_is_refused_also_without_the_source(tmp_path: Path, sou
     assert check(tmp_path, adapter, read_source(other).rows[1:]).code == "unseen"
 
 
-def test_prompt_inside_a_training_conversation_is_refused(tmp_path: Path) -> None:
+def test_prompt_inside_a_training_conversation_is_refused(tmp_path):
     texts = ["Is it warm?", "Yes.", "Why?", "Sun."]
     turns = [{"role": ("user", "assistant")[index % 2], "content": text} for index, text in enumerate(texts)]
     (tmp_path / "talks.jsonl").write_text(json.dumps({"messages": turns}) + "\n")
@@ -77,14 +77,14 @@ def test_prompt_inside_a_training_conversation_is_refused(tmp_path: Path) -> Non
     assert check(tmp_path, adapter, asked[1:]) == Contamination("unseen", "adapter", 1)
 
 
-def test_a_run_without_a_record_of_its_prompts_is_unknown(tmp_path: Path, source: Path) -> None:
+def test_a_run_without_a_record_of_its_prompts_is_unknown(tmp_path, source):
     adapter = _run(tmp_path, "one", source, slice(0, 3), slice(3, 4))
     record = json.loads((adapter.parent / "data.json").read_text())
     (adapter.parent / "data.json").write_text(json.dumps({key: value for key, value in record.items() if key != "prompts"}))
     assert check(tmp_path, adapter, read_source(source).rows[5:]).code == "unknown"
 
 
-def test_adapter_without_local_run_is_reported_as_unknown(tmp_path: Path, source: Path) -> None:
+def test_adapter_without_local_run_is_reported_as_unknown(tmp_path, source):
     _run(tmp_path, "one", source, slice(0, 3), slice(3, 4))
     copied = tmp_path / "adapters" / "mine"
     copied.mkdir(parents=True)
@@ -98,7 +98,7 @@ def test_adapter_without_local_run_is_reported_as_unknown(tmp_path: Path, source
     assert check(tmp_path, copied, rows[5:]).code == "unknown"
 
 
-def test_copies_of_a_row_are_counted(tmp_path: Path) -> None:
+def test_copies_of_a_row_are_counted(tmp_path):
     source = _source(tmp_path, "twins.jsonl", ["Is it warm?", "Is it warm?", "Is it cold?", "Is it new?"])
     adapter = _run(tmp_path, "one", source, slice(0, 2), slice(2, 3))
     assert check(tmp_path, adapter, read_source(source).rows[3:]).rows == 3

@@ -33,7 +33,7 @@ def test_outcome_follows_evidence(table, word):
     ("share", "points"),
     [(0.825 - 0.8, "+2.5"), (-0.025, "−2.5"), (0.0004, "0.0"), (-0.0004, "0.0"), (0.0, "0.0"), (1.0, "+100.0")],
 )
-def test_points_have_a_sign_and_as_many_decimals_as_rates(share: float, points: str) -> None:
+def test_points_have_a_sign_and_as_many_decimals_as_rates(share, points):
     assert signed_points(share) == points
 
 
@@ -58,14 +58,14 @@ def test_change_needs_interval_and_exact_test_to_agree():
         ((28, 2, 9, 1), r"Whole contract: \+17\.5 points versus base \(95% interval: \+1\.1 to \+33\.5, but p = 0\.065\)\."),
     ],
 )
-def test_sentence_states_change_interval_and_disagreement(table, text) -> None:
+def test_sentence_states_change_interval_and_disagreement(table, text):
     assert re.fullmatch(text, change_sentence(_compared(*table)))
 
 
 @pytest.mark.parametrize(
     ("table", "grouped", "is_told"), [((10, 5, 8, 9), False, True), ((10, 5, 8, 9), True, False), ((10, 5, 5, 9), False, False)]
 )
-def test_required_rows_are_told_for_independent_rows_that_changed(table, grouped, is_told) -> None:
+def test_required_rows_are_told_for_independent_rows_that_changed(table, grouped, is_told):
     result = EvaluationComparison("one", "two", 32, (_compared(*table),), grouped)
     assert any(isinstance(block, Facts) for block in comparison_document(result)) == is_told
 

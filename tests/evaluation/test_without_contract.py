@@ -1,7 +1,5 @@
 """An evaluation of a recipe without a contract says so, and compares answers with their references instead."""
 
-from pathlib import Path
-
 import pytest
 from evaluation_files import BAD, GOOD, write_evaluation
 
@@ -27,7 +25,7 @@ from mlxtune.tui.rooms.evaluate.service import load_report
 ANSWERS = {"base": [BAD] * 8, "tuned": [GOOD] * 8}
 
 
-def test_the_verdict_is_about_the_references(tmp_path: Path) -> None:
+def test_the_verdict_is_about_the_references(tmp_path):
     folder = write_evaluation(tmp_path, contract=False, **ANSWERS)
     report = reports.load(folder)
     assert [rate.metric for rate in report.arms[1].rates] == ["correct"]
@@ -36,7 +34,7 @@ def test_the_verdict_is_about_the_references(tmp_path: Path) -> None:
     assert verify(folder) == []
 
 
-def test_pairs_are_compared_by_preference(tmp_path: Path) -> None:
+def test_pairs_are_compared_by_preference(tmp_path):
     folder = write_evaluation(tmp_path, pairs=True, contract=False, **ANSWERS)
     report = reports.load(folder)
     assert report.headline_metric == "preference"
@@ -45,7 +43,7 @@ def test_pairs_are_compared_by_preference(tmp_path: Path) -> None:
     assert contract_fact(report) == Fact("contract", "none", "compared by which answer of a pair is more likely")
 
 
-def test_every_face_says_that_there_is_no_contract(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_face_says_that_there_is_no_contract(tmp_path, capsys):
     folder = write_evaluation(tmp_path, contract=False, **ANSWERS)
     show_report(reports.load(folder), folder)
     texts = {
@@ -60,33 +58,33 @@ def test_every_face_says_that_there_is_no_contract(tmp_path: Path, capsys: pytes
         assert "orrect" in text, face
 
 
-def test_the_rows_behind_the_rate_are_those_that_differ(tmp_path: Path) -> None:
+def test_the_rows_behind_the_rate_are_those_that_differ(tmp_path):
     folder = write_evaluation(tmp_path, contract=False, base=[BAD, BAD], tuned=[GOOD, BAD])
     assert [row.detail for row in failed_rows(folder, reports.load(folder))] == ["the output differs from the reference"]
 
 
-def test_the_app_shows_the_reference_metric_elsewhere(tmp_path: Path) -> None:
+def test_the_app_shows_the_reference_metric_elsewhere(tmp_path):
     write_evaluation(tmp_path, contract=False, **ANSWERS)
     assert [after.metric for _, after in evaluations(tmp_path)[0].changes] == ["correct"]
 
 
-def test_without_a_tuned_arm_the_verdict_has_the_rates(tmp_path: Path) -> None:
+def test_without_a_tuned_arm_the_verdict_has_the_rates(tmp_path):
     verdict = reports.load(write_evaluation(tmp_path, contract=False, base=[GOOD, BAD])).verdict
     assert (verdict.reason, verdict.metric, verdict.rates) == ("no_adapter", "correct", (ArmRate("base", 0.5),))
 
 
-def test_free_arms_change_nothing_where_only_the_base_was_measured(tmp_path: Path) -> None:
+def test_free_arms_change_nothing_where_only_the_base_was_measured(tmp_path):
     write_evaluation(tmp_path, contract=False, base=[GOOD, BAD], constant=[GOOD, GOOD], copier=[GOOD, BAD])
     assert evaluations(tmp_path)[0].changes == ()
 
 
-def test_a_part_that_a_reference_lacks_names_the_row(workspace: Path) -> None:
+def test_a_part_that_a_reference_lacks_names_the_row(workspace):
     recipe = load(workspace / "recipes" / "tiny.toml", ['evaluation.correct=["/absent"]'])
     with pytest.raises(InputError, match=r"line \d+: the reference has no /absent"):
         check_recipe(recipe)
 
 
-def test_without_references_there_is_nothing_to_measure(workspace: Path) -> None:
+def test_without_references_there_is_nothing_to_measure(workspace):
     source = workspace / "bad.jsonl"
     source.write_text(
         "".join(f'{{"prompt": "Where is parcel {index}?", "completion": "Lost {index}.", "label": false}}\n' for index in range(40))

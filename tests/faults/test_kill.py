@@ -36,7 +36,7 @@ def reports(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 
 @pytest.mark.exhaustive
-def test_children_can_be_new_processes(tmp_path: Path) -> None:
+def test_children_can_be_new_processes(tmp_path):
     """As on macOS, where a process that has imported MLX cannot be forked."""
     command = [sys.executable, DRIVER, "training", tmp_path, "40", "1000"]
     driver = subprocess.run(command, env=os.environ | {"MLXTUNE_SPAWN_FAULTS": "1"}, capture_output=True, check=True)
@@ -45,12 +45,12 @@ def test_children_can_be_new_processes(tmp_path: Path) -> None:
     assert report["wrong"] == []
 
 
-def test_a_killed_run_resumes_and_ends_as_if_undisturbed(reports: list[dict[str, Any]]) -> None:
+def test_a_killed_run_resumes_and_ends_as_if_undisturbed(reports):
     points, operations = sum(report["killed"] for report in reports), reports[0]["operations"]
     print(f"{points} kill points of {operations} operations in {max(report['seconds'] for report in reports):.0f} s")
     assert points >= 0.6 * operations / reports[0]["stride"]
     assert not [wrong for report in reports for wrong in report["wrong"] if not wrong.startswith("full")]
 
 
-def test_a_full_disk_is_reported_and_the_run_resumes(reports: list[dict[str, Any]]) -> None:
+def test_a_full_disk_is_reported_and_the_run_resumes(reports):
     assert not [wrong for report in reports for wrong in report["wrong"] if wrong.startswith("full")]

@@ -3,7 +3,6 @@
 import errno
 import itertools
 import os
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,7 +20,7 @@ STEP = {"loss": 1.0, "rate": 1e-4, "norm": 1.0, "tokens": 9, "computed": 16, "sp
 HOUR, DAY = 3600.0, 86400.0
 
 
-def test_line_torn_at_any_byte_is_dropped_and_overwritten(tmp_path: Path) -> None:
+def test_line_torn_at_any_byte_is_dropped_and_overwritten(tmp_path):
     writer = EventWriter(tmp_path)
     writer.emit("run.started", **START)
     writer.emit("step", step=1, **STEP)
@@ -43,7 +42,7 @@ def test_line_torn_at_any_byte_is_dropped_and_overwritten(tmp_path: Path) -> Non
         assert RunState().apply(records).step == 1
 
 
-def test_unreadable_line_keeps_its_sequence_number(tmp_path: Path) -> None:
+def test_unreadable_line_keeps_its_sequence_number(tmp_path):
     writer = EventWriter(tmp_path)
     for text in "abc":
         writer.emit("warning", code="export_note", values={"note": text})
@@ -56,7 +55,7 @@ def test_unreadable_line_keeps_its_sequence_number(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("operation", ["open", "write", "fsync"])
-def test_full_disk_is_machine_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, operation: str) -> None:
+def test_full_disk_is_machine_error(tmp_path, monkeypatch, operation):
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -83,32 +82,32 @@ def left(state: RunState) -> float:
 
 @pytest.mark.parametrize("jump", [-HOUR, -DAY, -1.0, HOUR, DAY])
 @pytest.mark.parametrize("after", [3, 20, 38])
-def test_clock_jump_keeps_elapsed_time_and_speed(jump: float, after: int) -> None:
+def test_clock_jump_keeps_elapsed_time_and_speed(jump, after):
     state = RunState().apply(story(jump, after))
     assert left(state) == pytest.approx(2.0 * 60, rel=0.02)
     assert state.speed == 100.0
 
 
 @pytest.mark.parametrize("away", [30.0, HOUR, 3 * DAY])
-def test_gap_between_stop_and_resume_is_not_counted(away: float) -> None:
+def test_gap_between_stop_and_resume_is_not_counted(away):
     resumed = {"t": 1e9 + 40 + away, "type": "run.resumed", **START, "step": 20}
     assert left(RunState().apply(story(away, 20, extra=(resumed,)))) == pytest.approx(2.0 * 60)
     early = RunState().apply([*story(away, 20, steps=20), resumed, story(away, 20, steps=21)[-1]])
     assert early.remaining_seconds is None
 
 
-def test_slow_steps_count_toward_speed() -> None:
+def test_slow_steps_count_toward_speed():
     slow = [event | {"t": 1e9 + (event["t"] - 1e9) * 450} for event in story(0, 0, steps=6)]
     assert left(RunState().apply(slow)) == pytest.approx(900 * 94)
 
 
-def test_long_validation_counts() -> None:
+def test_long_validation_counts():
     """One of six gaps is 60 s longer."""
     assert left(RunState().apply(story(60.0, 3, steps=7))) == pytest.approx((6 * 2 + 60) / 6 * 93)
 
 
 @pytest.mark.parametrize("jump", [-HOUR, DAY])
-def test_clock_jump_does_not_mark_live_run_quiet_or_crashed(tmp_path: Path, jump: float) -> None:
+def test_clock_jump_does_not_mark_live_run_quiet_or_crashed(tmp_path, jump):
     run = Run(tmp_path)
     state = RunState().apply(story(jump, 20))
     now = 1e9 + 2 * 40 + jump + 1
@@ -119,6 +118,6 @@ def test_clock_jump_does_not_mark_live_run_quiet_or_crashed(tmp_path: Path, jump
     assert run.status(state, now=now) == "crashed"
 
 
-def test_folded_steps_are_in_order() -> None:
+def test_folded_steps_are_in_order():
     state = RunState().apply(story(-HOUR, 20))
     assert all(late.step == early.step + 1 for early, late in itertools.pairwise(state.steps))

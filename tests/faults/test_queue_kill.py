@@ -27,7 +27,7 @@ def start(workspace: Path) -> subprocess.Popen[bytes]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", [signal.SIGKILL, signal.SIGINT])
-def test_a_killed_queue_does_no_work_twice(workspace: Path, kind: signal.Signals) -> None:
+def test_a_killed_queue_does_no_work_twice(workspace, kind):
     """It is killed after a growing time, so that every part of a job is interrupted."""
     queue = Queue(workspace)
     for _ in range(JOBS):
@@ -43,7 +43,7 @@ def test_a_killed_queue_does_no_work_twice(workspace: Path, kind: signal.Signals
     assert len(list(workspace.glob("evals/2*"))) == JOBS
 
 
-def test_a_run_is_recorded_before_it_starts(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_is_recorded_before_it_starts(workspace, monkeypatch):
     from mlxtune.recipe import load
     from mlxtune.runs import launch
 
@@ -57,7 +57,7 @@ def test_a_run_is_recorded_before_it_starts(workspace: Path, monkeypatch: pytest
     assert [Path(run).parent for run in seen] == [workspace / "runs"]
 
 
-def test_a_restarted_queue_waits_for_the_command_of_the_killed_one(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_restarted_queue_waits_for_the_command_of_the_killed_one(workspace, monkeypatch):
     calls: list[tuple[str, ...]] = []
 
     def call(*command: str) -> tuple[int, str]:

@@ -18,7 +18,7 @@ from mlxtune.runs.registry import Run
 pytestmark = pytest.mark.slow
 
 
-def test_frozen_worker_is_quiet_and_continues_after_wakeup(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_frozen_worker_is_quiet_and_continues_after_wakeup(workspace, monkeypatch):
     """A detached worker ignores the terminal's stop signal; SIGSTOP simulates a sleeping machine."""
     monkeypatch.setattr(registry, "QUIET_AFTER", 1.0)
     overrides = ("training.steps=20000", "training.save_every=20000", "training.validate_every=20000")
@@ -51,9 +51,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     return Run(tmp_path / "20261124-1412-small")
 
 
-def test_second_worker_is_refused_and_writes_nothing(
-    run: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_second_worker_is_refused_and_writes_nothing(run, capsys, monkeypatch):
     monkeypatch.setattr(worker, "file_lock", partial(file_lock, timeout=0.0))
     writer = EventWriter(run.folder)
     writer.emit("warning", code="export_note", values={"note": "the first one's"})
@@ -64,7 +62,7 @@ def test_second_worker_is_refused_and_writes_nothing(
     assert (run.folder / events.FILE).read_bytes() == before
 
 
-def test_new_worker_removes_only_partial_files(run: Run) -> None:
+def test_new_worker_removes_only_partial_files(run):
     half = [".data.json.k3_jx9ab", "adapter/.adapters.safetensors.abcd1234"]
     complete = [
         ".DS_Store",

@@ -30,7 +30,7 @@ NAMES = [str(path.relative_to(ROOT / "recipes")) for path in RECIPES]
 BUNDLED = {path.stem: path for path in RECIPES if path.parent == ROOT / "recipes"}
 
 
-def test_every_task_has_a_recipe_for_the_bundled_model_and_twelve_others() -> None:
+def test_every_task_has_a_recipe_for_the_bundled_model_and_twelve_others():
     folders = {base.recipes for base in catalog.models()} - {""}
     assert len(folders) == 12
     assert len(RECIPES) == 5 * (1 + len(folders)) == 65
@@ -41,7 +41,7 @@ def test_every_task_has_a_recipe_for_the_bundled_model_and_twelve_others() -> No
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=NAMES)
-def test_a_recipe_loads_and_its_files_exist(path: Path) -> None:
+def test_a_recipe_loads_and_its_files_exist(path):
     recipe = load(path)
     base = catalog.find(recipe.model.base)
     assert base is not None
@@ -58,7 +58,7 @@ def test_a_recipe_loads_and_its_files_exist(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=NAMES)
-def test_a_header_has_purpose_command_results_license_and_memory(path: Path) -> None:
+def test_a_header_has_purpose_command_results_license_and_memory(path):
     head = path.read_text().partition("\nname = ")[0]
     base = catalog.find(load(path).model.base)
     assert base
@@ -74,7 +74,7 @@ def test_a_header_has_purpose_command_results_license_and_memory(path: Path) -> 
 
 @pytest.mark.real
 @pytest.mark.usefixtures("real")
-def test_recipes_are_up_to_date_and_planned_for_four_machines(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_recipes_are_up_to_date_and_planned_for_four_machines(monkeypatch):
     made: dict[tuple[str, str], Any] = {}
     planned = gallery.planned
 
@@ -100,7 +100,7 @@ def test_recipes_are_up_to_date_and_planned_for_four_machines(monkeypatch: pytes
 
 
 @pytest.mark.parametrize("task", ["tool-calling", "classification", "style"])
-def test_sample_rows_pass_their_contract_and_have_unique_prompts(task: str) -> None:
+def test_sample_rows_pass_their_contract_and_have_unique_prompts(task):
     recipe = load(BUNDLED[task])
     rows = read_source(recipe.source).rows
     contract = Contract.from_recipe(recipe)
@@ -156,16 +156,16 @@ def train_two_steps(recipe: Recipe, tiny: Path, folder: Path) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("task", ["tool-calling", "classification", "style"])
-def test_a_bundled_recipe_trains(task: str, shop: Path, tiny: Path, tmp_path: Path) -> None:
+def test_a_bundled_recipe_trains(task, shop, tiny, tmp_path):
     train_two_steps(load(shop / "recipes" / f"{task}.toml"), tiny, tmp_path / "run")
 
 
 @pytest.mark.slow
-def test_the_style_adapter_trains_on_top_of_the_format_adapter(shop: Path, tiny: Path, tmp_path: Path) -> None:
+def test_the_style_adapter_trains_on_top_of_the_format_adapter(shop, tiny, tmp_path):
     parent = train_two_steps(load(shop / samples.RECIPE), tiny, tmp_path / "format")
     child = train_two_steps(inherit(load(shop / samples.VOICE), parent), tiny, tmp_path / "voice")
     assert (child / "adapters.safetensors").read_bytes() != (parent / "adapters.safetensors").read_bytes()
 
 
-def test_the_bundled_recipes_are_for_the_bundled_model() -> None:
+def test_the_bundled_recipes_are_for_the_bundled_model():
     assert {load(path).model.base for path in BUNDLED.values()} == {bundled.DEFAULT.alias}

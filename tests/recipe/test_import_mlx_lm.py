@@ -60,7 +60,7 @@ lora_parameters:
 """
 
 
-def test_every_key_is_converted(convert, tmp_path: Path) -> None:
+def test_every_key_is_converted(convert, tmp_path):
     recipe, notes = convert(FULL)
     assert notes == []
     assert (recipe.name, recipe.model.base, recipe.source) == ("my-run", "mlx-community/Qwen3-4B-4bit", tmp_path / "data")
@@ -77,7 +77,7 @@ def test_every_key_is_converted(convert, tmp_path: Path) -> None:
     assert recipe.method.kind == "sft"
 
 
-def test_defaults_match_mlx_lm(convert) -> None:
+def test_defaults_match_mlx_lm(convert):
     recipe, _ = convert(data="data")
     assert (recipe.adapter.rank, recipe.adapter.scale, recipe.adapter.layers, recipe.adapter.targets) == (8, 20.0, 16, "all-linear")
     assert (recipe.training.steps, recipe.training.batch_size, recipe.training.weight_decay) == (1000, 4, 0.0)
@@ -113,7 +113,7 @@ def test_defaults_match_mlx_lm(convert) -> None:
         ({"lr_schedule": {"name": "cosine_decay", "arguments": [1e-4, 900], "warmup": 100, "warmup_init": 1e-7}}, "warmup_init"),
     ],
 )
-def test_keys_without_a_counterpart_are_reported(convert, values, words) -> None:
+def test_keys_without_a_counterpart_are_reported(convert, values, words):
     _, notes = convert(**{"val_batches": -1, "mask_prompt": True, "optimizer": "muon", **values})
     (note,) = [note for note in notes if words in note]
     assert note.endswith(".")
@@ -127,13 +127,13 @@ def test_keys_without_a_counterpart_are_reported(convert, values, words) -> None
         ({"name": "linear_schedule", "arguments": [2e-4, 0.0, 1000]}, ("linear", 2e-4, 0.0)),
     ],
 )
-def test_schedules(convert, schedule, expected) -> None:
+def test_schedules(convert, schedule, expected):
     recipe, notes = convert(lr_schedule=schedule)
     assert (recipe.training.schedule, recipe.training.learning_rate, recipe.training.warmup) == expected
     assert not [note for note in notes if "lr_schedule" in note]
 
 
-def test_all_layers_local_model_parent_and_column_names(convert, tmp_path: Path) -> None:
+def test_all_layers_local_model_parent_and_column_names(convert, tmp_path):
     (tmp_path / "base").mkdir()
     recipe, _ = convert(
         model="base", num_layers=-1, resume_adapter_file="out/adapters.safetensors", prompt_feature="question", completion_feature="answer"
@@ -143,7 +143,7 @@ def test_all_layers_local_model_parent_and_column_names(convert, tmp_path: Path)
     assert recipe.data.map == {"prompt": "question", "completion": "answer"}
 
 
-def test_held_out_rows_without_a_test_file_get_a_note(convert, tmp_path: Path) -> None:
+def test_held_out_rows_without_a_test_file_get_a_note(convert, tmp_path):
     (tmp_path / "data" / "test.jsonl").unlink()
     assert [note for note in convert()[1] if "held out" in note]
 
@@ -167,18 +167,18 @@ def test_held_out_rows_without_a_test_file_get_a_note(convert, tmp_path: Path) -
         ({"learning_rate": 7}, r"learning_rate must be from 0 to less than 1", ""),
     ],
 )
-def test_unsupported_values_are_refused(convert, values, words, hint) -> None:
+def test_unsupported_values_are_refused(convert, values, words, hint):
     with pytest.raises(RecipeError, match=words) as caught:
         convert(**values)
     assert hint in caught.value.hint
 
 
 @pytest.mark.parametrize("text", ["- a\n- b\n", "a: [", "!!python/object/apply:os.system ['true']", "text"])
-def test_an_invalid_config_is_refused(convert, text) -> None:
+def test_an_invalid_config_is_refused(convert, text):
     with pytest.raises(RecipeError):
         convert(text)
 
 
-def test_a_missing_file_is_refused(tmp_path: Path) -> None:
+def test_a_missing_file_is_refused(tmp_path):
     with pytest.raises(RecipeError, match="cannot be read"):
         import_config(tmp_path / "none.yaml", tmp_path / "none.toml")

@@ -23,7 +23,7 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-def test_only_the_line_of_the_key_changes(file: Path) -> None:
+def test_only_the_line_of_the_key_changes(file):
     before = file.read_text()
     edit = edit_recipe(file, {"training.learning_rate": 2e-4})
     assert edit.recipe.training.learning_rate == 2e-4
@@ -31,7 +31,7 @@ def test_only_the_line_of_the_key_changes(file: Path) -> None:
     assert file.read_text() == before.replace("learning_rate = 1.5e-3", "learning_rate = 2e-4")
 
 
-def test_a_comment_after_a_value_keeps_its_column() -> None:
+def test_a_comment_after_a_value_keeps_its_column():
     text = (RECIPES / "brand-voice.toml").read_text()
     edited = edit_text(text, {"method.pairs": "all"})
     old, new = (next(line for line in version.splitlines() if line.startswith("pairs")) for version in (text, edited))
@@ -42,7 +42,7 @@ def test_a_comment_after_a_value_keeps_its_column() -> None:
     assert new.index("#") == old.index("#")
 
 
-def test_undo_restores_the_bytes(file: Path) -> None:
+def test_undo_restores_the_bytes(file):
     before = file.read_bytes()
     first = edit_recipe(file, {"training.epochs": 3})
     second = edit_recipe(file, {"method.kind": "dpo", "adapter.rank": 4})
@@ -51,7 +51,7 @@ def test_undo_restores_the_bytes(file: Path) -> None:
     assert file.read_bytes() == before
 
 
-def test_undo_refuses_if_the_file_changed(file: Path) -> None:
+def test_undo_refuses_if_the_file_changed(file):
     edit = edit_recipe(file, {"training.epochs": 3})
     file.write_text(file.read_text() + "# mine\n")
     with pytest.raises(InputError, match="has changed since"):
@@ -59,7 +59,7 @@ def test_undo_refuses_if_the_file_changed(file: Path) -> None:
     assert file.read_text().endswith("# mine\n")
 
 
-def test_a_new_key_joins_its_section_and_a_new_section_is_appended(file: Path) -> None:
+def test_a_new_key_joins_its_section_and_a_new_section_is_appended(file):
     before = file.read_text()
     edited = edit_text(before, {"training.epochs": 3})
     assert edited == before.replace("samples = 1\n", "samples = 1\nepochs = 3\n")
@@ -68,12 +68,12 @@ def test_a_new_key_joins_its_section_and_a_new_section_is_appended(file: Path) -
     assert edit_text(before, {"method.kind": "dpo"}) == before + '\n[method]\nkind = "dpo"\n'
 
 
-def test_a_comment_before_a_section_stays_with_it() -> None:
+def test_a_comment_before_a_section_stays_with_it():
     text = MINIMAL + "[adapter]\nrank = 4\n\n# how long\n[training]\nepochs = 1\n"
     assert edit_text(text, {"adapter.alpha": 8.0}) == text.replace("rank = 4\n", "rank = 4\nalpha = 8\n")
 
 
-def test_none_removes_a_key(file: Path) -> None:
+def test_none_removes_a_key(file):
     edit = edit_recipe(file, {"adapter.rank": None})
     assert edit.recipe.adapter.rank == 16
     assert "rank = 8" not in file.read_text()
@@ -90,14 +90,14 @@ def test_none_removes_a_key(file: Path) -> None:
         ({"model.base": ""}, "model.base must be an alias"),
     ],
 )
-def test_an_invalid_edit_is_refused_and_not_written(file: Path, changes: dict[str, Any], words: str) -> None:
+def test_an_invalid_edit_is_refused_and_not_written(file, changes, words):
     before = file.read_bytes()
     with pytest.raises(RecipeError, match=words):
         edit_recipe(file, changes)
     assert file.read_bytes() == before
 
 
-def test_missing_and_invalid_files_are_refused(tmp_path: Path) -> None:
+def test_missing_and_invalid_files_are_refused(tmp_path):
     with pytest.raises(RecipeError, match="cannot be read"):
         edit_recipe(tmp_path / "missing.toml", {"training.epochs": 1})
     (tmp_path / "x.toml").write_bytes(b"\xff\xfe")
@@ -108,7 +108,7 @@ def test_missing_and_invalid_files_are_refused(tmp_path: Path) -> None:
         edit_recipe(tmp_path / "y.toml", {"training.epochs": 1})
 
 
-def test_a_failed_write_keeps_the_file(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_write_keeps_the_file(file, monkeypatch):
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
@@ -140,7 +140,7 @@ CHANGES = st.dictionaries(
 
 
 @given(st.sampled_from(LAYOUTS), CHANGES)
-def test_in_any_layout_an_edit_makes_only_its_changes(text: str, changes: dict[str, Any]) -> None:
+def test_in_any_layout_an_edit_makes_only_its_changes(text, changes):
     try:
         edited = edit_text(text, changes)
     except RecipeError:
@@ -163,7 +163,7 @@ def test_in_any_layout_an_edit_makes_only_its_changes(text: str, changes: dict[s
 
 
 @pytest.mark.parametrize("text", LAYOUTS)
-def test_common_layouts_can_be_edited_repeatedly(text: str) -> None:
+def test_common_layouts_can_be_edited_repeatedly(text):
     changes: dict[str, Any] = {"training.epochs": 7, "adapter.rank": 3, "evaluation.max_tokens": 5, "name": "m"}
     edited = edit_text(text, {**changes, "adapter.rslora": False, "adapter.dropout": 0.5, "adapter.targets": "attention"})
     edited = edit_text(edited, {"adapter.rslora": True, "adapter.dropout": 0.25, "adapter.targets": ["a", "b"]})
@@ -178,12 +178,12 @@ def test_common_layouts_can_be_edited_repeatedly(text: str) -> None:
     ("value", "text"),
     [(2e-4, "2e-4"), (1e-05, "1e-5"), (0.0015, "1.5e-3"), (0.01, "0.01"), (64.0, "64"), (0.1, "0.1"), (True, "true"), ("a\"b\n", '"a\\"b\\n"'), ([1.0, 0.2], "[1, 0.2]"), (["a", "b"], '["a", "b"]'), (1e300, "1e+300"), (-3e-7, "-3e-7")],
 )  # fmt: skip
-def test_values_are_written_in_short_form(value: object, text: str) -> None:
+def test_values_are_written_in_short_form(value, text):
     assert toml_literal(value) == text
     assert tomllib.loads(f"v = {text}")["v"] == value
 
 
-def test_parse_override() -> None:
+def test_parse_override():
     assert parse_override("training.grad_checkpoint=true") == ("training.grad_checkpoint", True)
     assert parse_override("model.base=some-model") == ("model.base", "some-model")
     with pytest.raises(RecipeError, match="key=value"):

@@ -1,6 +1,5 @@
 import dataclasses
 import re
-from typing import Any
 
 import pytest
 from hypothesis import given
@@ -10,7 +9,7 @@ from mlxtune.core.errors import RecipeError
 from mlxtune.core.text import safe_text
 from mlxtune.recipe import Recipe, parse
 from mlxtune.recipe.edit import edit_text, toml_literal
-from mlxtune.recipe.keys import KEYS, RecipeKey, format_value, keys
+from mlxtune.recipe.keys import KEYS, format_value, keys
 
 MINIMAL = 'name = "n"\n[model]\nbase = "m"\n[data]\nsource = "d.jsonl"\n'
 BY_PATH = {key.path: key for key in KEYS}
@@ -29,7 +28,7 @@ def parse_minimal(*overrides: str) -> Recipe:
 
 
 @pytest.mark.parametrize("key", KEYS, ids=lambda key: key.path)
-def test_every_key_has_a_description_a_default_and_parseable_values(key: RecipeKey) -> None:
+def test_every_key_has_a_description_a_default_and_parseable_values(key):
     recipe = parse_minimal()
     value = key.value_in(recipe)
     assert key.about.description
@@ -41,12 +40,12 @@ def test_every_key_has_a_description_a_default_and_parseable_values(key: RecipeK
         assert key.parse(", ".join(key.item_choices)) == list(key.item_choices)
 
 
-def test_items_that_can_be_listed_are() -> None:
+def test_items_that_can_be_listed_are():
     assert BY_PATH["evaluation.forbid"].item_choices == ()
 
 
 @pytest.mark.parametrize("key", KEYS, ids=lambda key: key.path)
-def test_every_next_value_is_valid(key: RecipeKey) -> None:
+def test_every_next_value_is_valid(key):
     method = f'method.kind="{(*key.about.methods, "sft")[0]}"'
     for direction in (1, -1):
         value = key.value_in(parse_minimal(method))
@@ -90,13 +89,13 @@ def test_every_next_value_is_valid(key: RecipeKey) -> None:
         ("model.base", "m", "m", "m"),
     ],
 )
-def test_the_next_value(path: str, value: Any, up: Any, down: Any) -> None:
+def test_the_next_value(path, value, up, down):
     key = BY_PATH[path]
     assert key.next_value(value, 1) == pytest.approx(up) if isinstance(up, float) else key.next_value(value, 1) == up
     assert key.next_value(value, -1) == pytest.approx(down) if isinstance(down, float) else key.next_value(value, -1) == down
 
 
-def test_typed_text_becomes_a_list_for_list_keys() -> None:
+def test_typed_text_becomes_a_list_for_list_keys():
     assert BY_PATH["adapter.targets"].parse("q_proj, v_proj") == ["q_proj", "v_proj"]
     assert BY_PATH["adapter.targets"].parse("attention") == "attention"
     assert BY_PATH["method.weights"].parse("1, 0.2") == [1, 0.2]
@@ -112,7 +111,7 @@ def test_typed_text_becomes_a_list_for_list_keys() -> None:
     assert BY_PATH["training.learning_rate"].parse("fast") == "fast", "the recipe's types refuse it"
 
 
-def test_a_table_is_edited_as_its_fields() -> None:
+def test_a_table_is_edited_as_its_fields():
     key = BY_PATH["evaluation.length"]
     assert key.value_in(parse_minimal()) == key.default == {}
     assert key.parse("200 words") == "200 words"  # which is refused as it was typed
@@ -132,7 +131,7 @@ def test_a_table_is_edited_as_its_fields() -> None:
     st.text(st.characters(exclude_categories=["Cs"]), max_size=20),
     st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=6), max_size=3),
 )
-def test_any_text_round_trips_safely(text: str, words: list[str]) -> None:
+def test_any_text_round_trips_safely(text, words):
     for key, value in ((BY_PATH["evaluation.prompt"], text), (BY_PATH["evaluation.forbid"], words)):
         formatted = format_value(value)
         assert key.parse(formatted) == value
@@ -140,7 +139,7 @@ def test_any_text_round_trips_safely(text: str, words: list[str]) -> None:
         assert "\n" not in formatted
 
 
-def test_keys_of_other_methods_are_left_out_and_unused_ones_have_a_reason() -> None:
+def test_keys_of_other_methods_are_left_out_and_unused_ones_have_a_reason():
     assert "method.beta" not in [key.path for key in keys(parse_minimal())]
     assert "method.beta" in [key.path for key in keys(parse_minimal('method.kind="kto"'))]
     assert "method.loss" not in [key.path for key in keys(parse_minimal('method.kind="kto"'))]

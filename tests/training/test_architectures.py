@@ -97,7 +97,7 @@ def assert_plain(stack: LayerStack) -> tuple[float, Any]:
 
 @pytest.mark.parametrize("compute", ["float32", "native"])
 @every_architecture
-def test_gradients_match_plain_computation_and_step_lowers_loss(folder: Any, name: str, compute: Compute) -> None:
+def test_gradients_match_plain_computation_and_step_lowers_loss(folder, name, compute):
     model, _ = adapted(folder(name), compute)
     parts = split_head(model)
     assert not parts.warning
@@ -118,7 +118,7 @@ def test_gradients_match_plain_computation_and_step_lowers_loss(folder: Any, nam
         ("gemma2", "lora", "embed_tokens"),
     ],
 )
-def test_trained_head_gets_plain_gradients(folder: Any, name: str, kind: str, target: str) -> None:
+def test_trained_head_gets_plain_gradients(folder, name, kind, target):
     model, _ = adapted(folder(name), "native", kind=kind, targets=["q_proj", target])
     parts = split_head(model)
     assert not parts.warning
@@ -126,7 +126,7 @@ def test_trained_head_gets_plain_gradients(folder: Any, name: str, kind: str, ta
 
 
 @every_architecture
-def test_checkpoints_and_adapters_round_trip(folder: Any, name: str, tmp_path: Path) -> None:
+def test_checkpoints_and_adapters_round_trip(folder, name, tmp_path):
     model, config = adapted(folder(name), "native")
     optimizer = optim.AdamW(1e-2)
     optimizer.update(model, model.trainable_parameters())

@@ -32,7 +32,7 @@ def lengths(rows: list[Encoded]) -> list[int]:
 
 
 @pytest.mark.parametrize("size", [0, 7])
-def test_epoch_visits_every_row_once(rows: list[Encoded], size: int) -> None:
+def test_epoch_visits_every_row_once(rows, size):
     batches = batching.epoch_batches(
         len(rows), partial(batching.group_by_length, lengths(rows), batch_tokens=1024, batch_size=size), seed=1, number=0
     )
@@ -40,7 +40,7 @@ def test_epoch_visits_every_row_once(rows: list[Encoded], size: int) -> None:
     assert all(len(batch) <= 7 for batch in batches) or not size
 
 
-def test_epochs_differ_and_seeds_reproduce(rows: list[Encoded]) -> None:
+def test_epochs_differ_and_seeds_reproduce(rows):
     settings = {"batch_tokens": 1024, "batch_size": 0}
     first, second = (
         batching.epoch_batches(len(rows), partial(batching.group_by_length, lengths(rows), **settings), seed=1, number=number)
@@ -57,7 +57,7 @@ def test_epochs_differ_and_seeds_reproduce(rows: list[Encoded]) -> None:
 
 
 @pytest.mark.parametrize("size", [0, 8])
-def test_replayed_rows_are_spread_over_all_batches(rows: list[Encoded], size: int) -> None:
+def test_replayed_rows_are_spread_over_all_batches(rows, size):
     mixed = [*rows[:192], *(replace(row(at, 8), replay=True) for at in range(192, 256))]  # shorter than most other rows
     arrange = sft.SFTObjective().arrange(mixed, TrainingSection(batch_tokens=1024, batch_size=size))
     batches = batching.epoch_batches(len(mixed), arrange, seed=1, number=0)
@@ -67,7 +67,7 @@ def test_replayed_rows_are_spread_over_all_batches(rows: list[Encoded], size: in
     assert max(sft.collate(mixed, batch, 0).computed_positions for batch in batches) <= 1024 or size
 
 
-def test_epoch_order_is_independent_of_length(rows: list[Encoded]) -> None:
+def test_epoch_order_is_independent_of_length(rows):
     batches = batching.epoch_batches(
         len(rows), partial(batching.group_by_length, lengths(rows), batch_tokens=1024, batch_size=4), seed=1, number=0
     )
@@ -76,7 +76,7 @@ def test_epoch_order_is_independent_of_length(rows: list[Encoded]) -> None:
     assert 0.35 < rising < 0.65
 
 
-def test_batch_fits_budget_with_little_padding(rows: list[Encoded]) -> None:
+def test_batch_fits_budget_with_little_padding(rows):
     batches = batching.epoch_batches(
         len(rows), partial(batching.group_by_length, lengths(rows), batch_tokens=1024, batch_size=0), seed=1, number=0
     )
@@ -85,13 +85,13 @@ def test_batch_fits_budget_with_little_padding(rows: list[Encoded]) -> None:
     assert sum(computed) / sum(lengths(rows)) < 1.1
 
 
-def test_lengths_are_rounded_to_few_sizes(rows: list[Encoded]) -> None:
+def test_lengths_are_rounded_to_few_sizes(rows):
     assert [batching.padded_length(length) for length in (0, 1, 8, 9, 256, 257, 512, 513)] == [8, 8, 8, 16, 256, 272, 512, 544]
     assert len({batching.padded_length(length) for length in range(1, 8193)}) < 120
 
 
 @pytest.mark.parametrize("lanes", [1, 2, 9])
-def test_targets_are_trained_tokens_without_padding(rows: list[Encoded], lanes: int) -> None:
+def test_targets_are_trained_tokens_without_padding(rows, lanes):
     batch = sft.collate(rows, range(5), 0, lanes)
     assert len(batch.parts) == min(lanes, 5)
     assert sorted(at for part in batch.parts for at in part.rows) == list(range(5))
@@ -105,7 +105,7 @@ def test_targets_are_trained_tokens_without_padding(rows: list[Encoded], lanes: 
     assert batch.counts == {at: (len(rows[at].tokens), int(rows[at].trained.sum())) for at in range(5)}
 
 
-def test_shared_prefix_keeps_every_target() -> None:
+def test_shared_prefix_keeps_every_target():
     shared = list(range(100, 130))
     rows = [
         Encoded(

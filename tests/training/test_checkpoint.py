@@ -39,7 +39,7 @@ def newest(run: Path) -> int:
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_flipped_bit_is_detected_and_checkpoint_skipped(tmp_path: Path, name: str) -> None:
+def test_flipped_bit_is_detected_and_checkpoint_skipped(tmp_path, name):
     save(tmp_path, 1)
     folder = save(tmp_path, 2)
     assert {path.name for path in folder.iterdir()} == set(FILES)
@@ -56,7 +56,7 @@ def test_flipped_bit_is_detected_and_checkpoint_skipped(tmp_path: Path, name: st
 
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("cut", [0, 1])
-def test_truncated_or_missing_file_is_detected(tmp_path: Path, name: str, cut: int) -> None:
+def test_truncated_or_missing_file_is_detected(tmp_path, name, cut):
     save(tmp_path, 1)
     folder = save(tmp_path, 2)
     if cut:
@@ -66,19 +66,19 @@ def test_truncated_or_missing_file_is_detected(tmp_path: Path, name: str, cut: i
     assert newest(tmp_path) == (2 if cut and name == "manifest.json" else 1)  # its last byte is a newline
 
 
-def test_newest_is_none_without_valid_checkpoint(tmp_path: Path) -> None:
+def test_newest_is_none_without_valid_checkpoint(tmp_path):
     assert checkpoint.newest(tmp_path) is None
     damage(save(tmp_path, 1))
     assert checkpoint.newest(tmp_path) is None
 
 
-def test_newest_and_best_are_kept(tmp_path: Path) -> None:
+def test_newest_and_best_are_kept(tmp_path):
     for step in range(1, 7):
         save(tmp_path, step, keep=2, best=min(step, 3))
     assert steps(tmp_path) == [3, 5, 6]
 
 
-def test_damaged_checkpoint_does_not_displace_valid_one(tmp_path: Path) -> None:
+def test_damaged_checkpoint_does_not_displace_valid_one(tmp_path):
     """The run resumed from step 3 and has not reached step 5 again."""
     save(tmp_path, 3)
     damage(save(tmp_path, 5))
@@ -87,7 +87,7 @@ def test_damaged_checkpoint_does_not_displace_valid_one(tmp_path: Path) -> None:
     assert newest(tmp_path) == 4
 
 
-def test_checkpoint_is_deleted_atomically(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_checkpoint_is_deleted_atomically(tmp_path, monkeypatch):
     """A run killed during deletion must not report a damaged checkpoint."""
     first = save(tmp_path, 1, keep=1)
     seen: list[Path] = []
@@ -106,7 +106,7 @@ def test_checkpoint_is_deleted_atomically(tmp_path: Path, monkeypatch: pytest.Mo
     assert steps(tmp_path) == [2]
 
 
-def test_partial_checkpoint_is_ignored_and_removed_by_next_save(tmp_path: Path) -> None:
+def test_partial_checkpoint_is_ignored_and_removed_by_next_save(tmp_path):
     half = tmp_path / "checkpoints" / ".0000002"
     half.mkdir(parents=True)
     (half / "optimizer.safetensors").write_bytes(b"half")
@@ -117,18 +117,18 @@ def test_partial_checkpoint_is_ignored_and_removed_by_next_save(tmp_path: Path) 
     assert newest(tmp_path) == 2
 
 
-def test_saving_step_again_replaces_damaged_checkpoint(tmp_path: Path) -> None:
+def test_saving_step_again_replaces_damaged_checkpoint(tmp_path):
     damage(save(tmp_path, 2))
     save(tmp_path, 2)
     assert newest(tmp_path) == 2
 
 
-def test_manifest_lists_every_other_file(tmp_path: Path) -> None:
+def test_manifest_lists_every_other_file(tmp_path):
     folder = save(tmp_path, 1)
     assert sorted(json.loads((folder / "manifest.json").read_text())) == [name for name in FILES if name != "manifest.json"]
 
 
-def test_adapter_that_differs_from_recipe_is_refused(tmp_path: Path) -> None:
+def test_adapter_that_differs_from_recipe_is_refused(tmp_path):
     save(tmp_path, 1)
     saved = checkpoint.newest(tmp_path)
     assert saved is not None

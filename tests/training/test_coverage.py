@@ -22,7 +22,7 @@ def row(at: int, length: int, full: int = 0) -> Encoded:
 ROWS = [row(0, 6), row(1, 9), row(2, 12, full=40)]
 
 
-def test_counts_visits_and_tokens_of_each_row(tmp_path: Path) -> None:
+def test_counts_visits_and_tokens_of_each_row(tmp_path):
     certificate = Coverage(ROWS)
     for chosen in ([0, 1], [2], [2, 0]):
         certificate.count(collate(ROWS, chosen, 0).counts)
@@ -36,7 +36,7 @@ def test_counts_visits_and_tokens_of_each_row(tmp_path: Path) -> None:
     assert report["totals"] == {"visits": 5, "seen": 45, "trained": 30, "truncated": 1}
 
 
-def test_restored_report_continues_independently(tmp_path: Path) -> None:
+def test_restored_report_continues_independently(tmp_path):
     first, second = Coverage(ROWS), Coverage(ROWS)
     first.count(collate(ROWS, [0, 1, 2], 0).counts)
     second.restore(json.loads(json.dumps(first.state)))
@@ -44,7 +44,7 @@ def test_restored_report_continues_independently(tmp_path: Path) -> None:
     assert (first.visits, second.visits) == ([1, 1, 1], [1, 2, 1])
 
 
-def test_impossible_counts_are_refused_without_report(tmp_path: Path) -> None:
+def test_impossible_counts_are_refused_without_report(tmp_path):
     certificate = Coverage(ROWS)
     certificate.count({0: (6, 3), 1: (9, 5)})
     with pytest.raises(MlxtuneError, match=r"f\.jsonl.*2: the row was seen 1 time, but 5 trained tokens were counted") as refused:
@@ -64,5 +64,5 @@ def test_impossible_counts_are_refused_without_report(tmp_path: Path) -> None:
     ],
     ids=["order", "fewer", "id", "tokens", "mask"],
 )
-def test_fingerprint_changes_with_training_data(other: list[Encoded]) -> None:
+def test_fingerprint_changes_with_training_data(other):
     assert rows_fingerprint(other) != rows_fingerprint(ROWS) == rows_fingerprint([*ROWS])

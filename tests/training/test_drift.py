@@ -1,7 +1,5 @@
 """Distance from the reference against full softmax distributions, and drift warnings in preference training."""
 
-from pathlib import Path
-
 import mlx.core as mx
 import numpy as np
 import pytest
@@ -29,9 +27,7 @@ def logps(model, pair) -> np.ndarray:
 
 
 @pytest.mark.parametrize(("shared", "prefix"), [(False, 0), (True, 0), (True, 20)])
-def test_distance_is_mean_kl_of_full_distributions(
-    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shared: bool, prefix: int
-) -> None:
+def test_distance_is_mean_kl_of_full_distributions(tiny, tmp_path, monkeypatch, shared, prefix):
     monkeypatch.setattr(drift, "CHUNK", 3)
     model, _ = load_model(tiny)
     lora.add(model, AdapterSection(rank=4, alpha=8, dropout=0.3, layers=1), seed=1)
@@ -58,7 +54,7 @@ def test_distance_is_mean_kl_of_full_distributions(
     assert model.training
 
 
-def test_adapter_is_measured_against_bare_base(tiny: Path) -> None:
+def test_adapter_is_measured_against_bare_base(tiny):
     model, _ = load_model(tiny)
     shaken(model, AdapterSection(rank=4, alpha=8, layers=1))
     stack = LayerStack(model, split_head(model))
@@ -67,7 +63,7 @@ def test_adapter_is_measured_against_bare_base(tiny: Path) -> None:
     assert (distance() or 0) > 0.001
 
 
-def test_trained_head_has_no_distance(tiny: Path) -> None:
+def test_trained_head_has_no_distance(tiny):
     model, _ = load_model(tiny)
     shaken(model, AdapterSection(rank=4, alpha=8, targets=["q_proj", "embed_tokens"]))
     assert ReferenceKL(LayerStack(model, split_head(model)), random_pairs(3, 2), share_prompts=True)() is None
@@ -76,10 +72,10 @@ def test_trained_head_has_no_distance(tiny: Path) -> None:
 @pytest.mark.parametrize(
     ("chosen", "rejected", "warned"), [(-4.0, -9.0, True), (-0.5, -9.0, False), (-4.0, 1.0, False), (3.0, -9.0, False)]
 )
-def test_warns_when_both_answers_become_less_likely(chosen: float, rejected: float, warned: bool) -> None:
+def test_warns_when_both_answers_become_less_likely(chosen, rejected, warned):
     lost = displacement({"drift/chosen": chosen, "drift/rejected": rejected, "lengths/chosen": 40.0})
     assert lost == ({"chosen": 4.0, "rejected": 9.0} if warned else {})
 
 
-def test_reference_free_losses_give_no_drift_warning() -> None:
+def test_reference_free_losses_give_no_drift_warning():
     assert displacement({"lengths/chosen": 40.0}) == displacement({}) == {}

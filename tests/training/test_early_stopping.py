@@ -13,35 +13,35 @@ def feed(losses: list[float]) -> list[str]:
 
 
 @pytest.mark.parametrize("loss", [math.nan, math.inf, -math.inf])
-def test_non_finite_loss_is_reported_at_once(loss: float) -> None:
+def test_non_finite_loss_is_reported_at_once(loss):
     assert feed([1.0, loss]) == ["", "is NaN or infinite"]
 
 
-def test_doubled_loss_over_window_is_divergence() -> None:
+def test_doubled_loss_over_window_is_divergence():
     reasons = feed([2.0] * WINDOW + [4.2] * WINDOW)
     assert reasons[:-1] == [""] * (2 * WINDOW - 1)
     assert reasons[-1] == "diverges: its median over the last 8 steps is 4.20, up from 2.00 at the start"
 
 
-def test_single_spike_is_not_divergence() -> None:
+def test_single_spike_is_not_divergence():
     assert not any(feed([2.0] * WINDOW + [1.5, 80.0] + [1.5] * 20 + [90.0, 90.0, 1.4]))
 
 
-def test_doubled_small_loss_is_not_divergence() -> None:
+def test_doubled_small_loss_is_not_divergence():
     assert not any(feed([0.1] * WINDOW + [0.9] * 50))
 
 
-def test_bad_first_step_does_not_hide_divergence() -> None:
+def test_bad_first_step_does_not_hide_divergence():
     assert feed([50.0] + [2.0] * WINDOW + [9.0] * WINDOW)[-1].startswith("diverges")
 
 
-def test_best_is_first_lowest_loss() -> None:
+def test_best_is_first_lowest_loss():
     best = BestValidation(patience=0)
     assert [best.add(step, loss) for step, loss in enumerate([3.0, 2.0, 2.0, 2.5, 1.0], 1)] == [True, True, False, False, True]
     assert (best.step, best.loss, best.since) == (5, 1.0, 0)
 
 
-def test_patience_counts_validations_without_improvement() -> None:
+def test_patience_counts_validations_without_improvement():
     best = BestValidation(patience=2)
     stale = []
     for step, loss in enumerate([3.0, 4.0, 2.0, 2.0, 5.0], 1):
@@ -61,11 +61,11 @@ def test_patience_counts_validations_without_improvement() -> None:
         ([2.0] * 7, False),
     ],
 )
-def test_lower_loss_counts_only_beyond_the_noise_of_batches(later: list[float], lower: bool) -> None:
+def test_lower_loss_counts_only_beyond_the_noise_of_batches(later, lower):
     assert lower_beyond_noise([1.0] * len(later), later) is lower
 
 
-def test_zero_patience_never_stops() -> None:
+def test_zero_patience_never_stops():
     best = BestValidation(patience=0)
     for step in range(1, 50):
         best.add(step, float(step))

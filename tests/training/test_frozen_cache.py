@@ -29,7 +29,7 @@ def entering(cache: FrozenCache, loop: TrainingLoop, chosen: list[int], lanes: i
 
 
 @pytest.mark.parametrize("loop", [False, True], indirect=True, ids=["float32", "bfloat16"])
-def test_spilled_values_equal_computed_values(loop: TrainingLoop, tmp_path: Path) -> None:
+def test_spilled_values_equal_computed_values(loop, tmp_path):
     in_memory, spilled = (FrozenCache(loop.stack, loop.train, 0, budget=budget, folder=tmp_path) for budget in (2**30, 0))
     for chosen in ORDERS[0]:
         (one,), (other,) = entering(in_memory, loop, chosen), entering(spilled, loop, chosen)
@@ -41,7 +41,7 @@ def test_spilled_values_equal_computed_values(loop: TrainingLoop, tmp_path: Path
     spilled.close()
 
 
-def test_lookup_order_does_not_matter(loop: TrainingLoop, tmp_path: Path) -> None:
+def test_lookup_order_does_not_matter(loop, tmp_path):
     first, second = (FrozenCache(loop.stack, loop.train, 0, budget=30_000, folder=tmp_path) for _ in range(2))
     early = {tuple(chosen): entering(first, loop, chosen)[0] for chosen in ORDERS[0]}
     late = {tuple(chosen): entering(second, loop, chosen)[0] for chosen in ORDERS[1]}
@@ -50,7 +50,7 @@ def test_lookup_order_does_not_matter(loop: TrainingLoop, tmp_path: Path) -> Non
     assert mx.array_equal(early[21, 3], late[21, 3])
 
 
-def test_cache_matches_frozen_layers(loop: TrainingLoop, tmp_path: Path) -> None:
+def test_cache_matches_frozen_layers(loop, tmp_path):
     cache = FrozenCache(loop.stack, loop.train, 0, budget=0, folder=tmp_path)
     batch = collate(loop.train, [4, 17, 8], 0)
     (cached,) = cache.outputs(batch)
@@ -60,7 +60,7 @@ def test_cache_matches_frozen_layers(loop: TrainingLoop, tmp_path: Path) -> None
         assert mx.allclose(cached[line, :length], plain[line, :length], atol=1e-6)
 
 
-def test_each_stream_gets_its_own_rows(loop: TrainingLoop, tmp_path: Path) -> None:
+def test_each_stream_gets_its_own_rows(loop, tmp_path):
     cache = FrozenCache(loop.stack, loop.train, 0, budget=2**30, folder=tmp_path)
     both = entering(cache, loop, [0, 5, 9, 3], lanes=2)
     assert [array.shape[0] for array in both] == [2, 2]
@@ -69,7 +69,7 @@ def test_each_stream_gets_its_own_rows(loop: TrainingLoop, tmp_path: Path) -> No
     assert mx.array_equal(both[0][:, :width], whole[:, :width])
 
 
-def test_scratch_file_is_unlinked(loop: TrainingLoop, tmp_path: Path) -> None:
+def test_scratch_file_is_unlinked(loop, tmp_path):
     before = sorted(tmp_path.rglob("*"))
     cache = FrozenCache(loop.stack, loop.train, 0, budget=0, folder=tmp_path)
     entering(cache, loop, [0, 1])
@@ -77,7 +77,7 @@ def test_scratch_file_is_unlinked(loop: TrainingLoop, tmp_path: Path) -> None:
     cache.close()
 
 
-def test_full_disk_is_reported(loop: TrainingLoop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk_is_reported(loop, tmp_path, monkeypatch):
     def full(**_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 

@@ -104,7 +104,7 @@ def meet(tmp_path: Path, workspace: Path):
     return run
 
 
-def test_single_host_handles_all_rows() -> None:
+def test_single_host_handles_all_rows():
     hosts = HostGroup()
     tree = {"a": mx.ones((2,))}
     assert hosts.is_leader
@@ -116,14 +116,14 @@ def test_single_host_handles_all_rows() -> None:
 
 @pytest.mark.parametrize("size", [2, 3, 5])
 @pytest.mark.parametrize("count", [0, 1, 4, 11])
-def test_each_row_belongs_to_one_host(size: int, count: int) -> None:
+def test_each_row_belongs_to_one_host(size, count):
     shares = [HostGroup(RankConfig(rank, size)).shard(range(count)) for rank in range(size)]
     assert sorted(row for share in shares for row in share) == list(range(count))
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
 
 @pytest.mark.parametrize("size", [2, 3])
-def test_sums_are_correct_and_identical_on_all_hosts(meet, size: int) -> None:
+def test_sums_are_correct_and_identical_on_all_hosts(meet, size):
     code, output, folder = meet(size, "sums")
     assert code == 0, output
     first, *others = [json.loads((folder / f"{rank}.json").read_text()) for rank in range(size)]
@@ -138,39 +138,39 @@ def test_sums_are_correct_and_identical_on_all_hosts(meet, size: int) -> None:
         assert other | {"rank": 0} == first
 
 
-def test_mismatched_hosts_are_named(meet) -> None:
+def test_mismatched_hosts_are_named(meet):
     code, output, _ = meet(3, "agree")
     assert code == 2
     assert "InputError: The data on host 1, 2 differs from the data on host 0." in output
 
 
-def test_peer_that_exits_before_connecting_is_quoted(meet) -> None:
+def test_peer_that_exits_before_connecting_is_quoted(meet):
     code, output, folder = meet(2, "early")
     assert code == 4
     assert "PeerLost: Host 1 (127.0.0.1) ended with code 7: the model is not here" in output
     assert (folder / "worker-1.log").read_text() == "the model is not here\n"
 
 
-def test_peer_that_exits_during_sum_is_named(meet) -> None:
+def test_peer_that_exits_during_sum_is_named(meet):
     code, output, _ = meet(2, "late")
     assert code == 4
     assert "PeerLost: Host 1 (127.0.0.1) ended with code 9" in output
 
 
-def test_hanging_peer_does_not_hang_leader(meet) -> None:
+def test_hanging_peer_does_not_hang_leader(meet):
     code, output, folder = meet(2, "stall")
     os.kill(int((folder / "hanging").read_text()), signal.SIGKILL)
     assert code == 3, output
     assert "The other hosts did not respond for" in (folder / "rescued").read_text()
 
 
-def test_lost_peer_interrupts_blocked_sum(meet) -> None:
+def test_lost_peer_interrupts_blocked_sum(meet):
     code, output, folder = meet(2, "deaf")
     assert code == 3, output
     assert (folder / "rescued").read_text() == "Host 1 (127.0.0.1) ended with code 9."
 
 
-def test_single_host_needs_no_launch_request() -> None:
+def test_single_host_needs_no_launch_request():
     assert launcher.launch_request(1, None) == {}
     assert launcher.launch_request(2, None) == {"hosts": 2}
     with pytest.raises(InputError, match="--hosts must be at least 2, but is 0"):
@@ -193,14 +193,14 @@ PAIR = [{"ssh": "mac1", "ips": ["10.0.0.1"]}, {"ssh": "mac2", "ips": ["10.0.0.2"
         (json.dumps({"hosts": PAIR, "backend": "jaccl"}), "must have 2 entries in rdma"),
     ],
 )
-def test_invalid_hostfile_is_refused(tmp_path: Path, content: str, message: str) -> None:
+def test_invalid_hostfile_is_refused(tmp_path, content, message):
     (tmp_path / "hosts.json").write_text(content)
     with pytest.raises(InputError, match=message):
         launcher.launch_request(1, tmp_path / "hosts.json")
 
 
 @pytest.mark.parametrize("backend", ["ring", "jaccl", "jaccl-ring"])
-def test_rank_configs_match_mlx_launch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backend: str) -> None:
+def test_rank_configs_match_mlx_launch(tmp_path, monkeypatch, backend):
     from mlx._distributed_utils import launch
     from mlx._distributed_utils.common import Hostfile
 
@@ -235,7 +235,7 @@ def test_rank_configs_match_mlx_launch(tmp_path: Path, monkeypatch: pytest.Monke
         assert (seat.rank, seat.size) == (rank, 3)
 
 
-def test_local_processes_get_free_ports_and_split_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_local_processes_get_free_ports_and_split_cores(monkeypatch):
     seats = launcher.rank_configs(launcher.parse_hosts({"hosts": 3}))
     addresses = [address for host in seats[0].files["MLX_HOSTFILE"] for address in host]
     assert len(set(addresses)) == 3

@@ -64,7 +64,7 @@ def small(tiny: Path) -> tuple[nn.Module, list[EncodedPair], Any]:
 
 @pytest.mark.parametrize("padded", [False, True])
 @pytest.mark.parametrize(("lanes", "shared", "prefix"), [(1, True, 0), (2, True, 0), (2, True, 20), (1, False, 0)])
-def test_loss_and_gradients_match_plain_computation(small: Any, lanes: int, shared: bool, prefix: int, padded: bool) -> None:
+def test_loss_and_gradients_match_plain_computation(small, lanes, shared, prefix, padded):
     model, rows, expected = small
     exp.install()
     objective, stack = KTOObjective(BY, shared, prefix, lanes), LayerStack(model, split_head(model), StreamPool(lanes))
@@ -85,14 +85,14 @@ def test_loss_and_gradients_match_plain_computation(small: Any, lanes: int, shar
     assert means["kl"] == pytest.approx(0.4, rel=1e-3)
 
 
-def test_only_own_completion_counts_as_trained() -> None:
+def test_only_own_completion_counts_as_trained():
     rows = labelled()
     (batch,) = KTOObjective(BY, True).collate(rows, [range(3)], range(3))
     assert batch.counts == {at: (len(rows[at].tokens), len(rows[at].chosen)) for at in range(3)}
     assert all(int(row.trained.sum()) == len(row.chosen) for row in rows)
 
 
-def test_single_label_batch_has_no_margin() -> None:
+def test_single_label_batch_has_no_margin():
     objective = KTOObjective(BY, True)
     means = objective.means([2.0, 0.0, 1.0, 0.0, -8.0, 0.0, 0.2], 2)
     assert (means["rewards/chosen"], means["rewards/rejected"], means["rewards/margins"]) == (
@@ -103,7 +103,7 @@ def test_single_label_batch_has_no_margin() -> None:
     assert math.isclose(means["kl"], 0.1)
 
 
-def test_rows_are_encoded_with_mismatched_completion(tiny: Path) -> None:
+def test_rows_are_encoded_with_mismatched_completion(tiny):
     template = ChatTemplate(load_tokenizer(tiny))
     first, second = (
         Unpaired(Location(Path("rows"), at), {}, (Message("user", f"Question {at}?"),), f"Answer {at}.", at == 1) for at in (1, 2)

@@ -47,7 +47,7 @@ class Meter(Listener):
 
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("compiled", [False, True])
-def test_files_and_memory_stay_flat(tiny: Path, tmp_path: Path, compiled: bool) -> None:
+def test_files_and_memory_stay_flat(tiny, tmp_path, compiled):
     section = dataclasses.replace(
         loops.SECTION, epochs=1, steps=STEPS, batch_size=2, accumulate=1, learning_rate=1e-4, validate_every=EVERY, save_every=EVERY
     )

@@ -20,7 +20,7 @@ from mlxtune.training.stopping import MemoryGuard
 
 
 @pytest.mark.slow
-def test_loss_falls_and_every_step_is_reported(tiny: Path, tmp_path: Path) -> None:
+def test_loss_falls_and_every_step_is_reported(tiny, tmp_path):
     listener = Listener()
     run = make(tiny, tmp_path)
     summary = run.run(listener)
@@ -32,7 +32,7 @@ def test_loss_falls_and_every_step_is_reported(tiny: Path, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(("size", "accumulate"), [(4, 1), (4, 4), (5, 3), (22, 2), (100, 1)])
-def test_epoch_visits_every_row_once_with_final_partial_step(tiny: Path, tmp_path: Path, size: int, accumulate: int) -> None:
+def test_epoch_visits_every_row_once_with_final_partial_step(tiny, tmp_path, size, accumulate):
     run = make(tiny, tmp_path, replace(SECTION, batch_size=size, accumulate=accumulate, epochs=2))
     planned = [next_step for next_step, _ in zip(run.step_plans(), range(run.total_steps), strict=False)]
     assert run.total_steps == 2 * math.ceil(math.ceil(22 / size) / accumulate)
@@ -42,16 +42,14 @@ def test_epoch_visits_every_row_once_with_final_partial_step(tiny: Path, tmp_pat
         assert sorted(rows) == list(range(22))
 
 
-def test_step_limit_ends_within_epoch(tiny: Path, tmp_path: Path) -> None:
+def test_step_limit_ends_within_epoch(tiny, tmp_path):
     run = make(tiny, tmp_path, replace(SECTION, steps=4))
     assert (run.total_steps, run.epochs) == (4, 1.3)
     assert run.run(Listener())["steps"] == 4
 
 
 @pytest.mark.parametrize(("size", "accumulate", "lanes"), [(2, 2, 1), (1, 4, 1), (3, 2, 1), (4, 1, 2), (2, 2, 2)])
-def test_batch_shape_does_not_change_step(
-    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, accumulate: int, lanes: int
-) -> None:
+def test_batch_shape_does_not_change_step(tiny, tmp_path, monkeypatch, size, accumulate, lanes):
     """Rows have unequal lengths: a mean of means would weight their tokens unequally."""
     monkeypatch.setattr(optimizer, "make", lambda *_: optim.SGD(0.0))
 
@@ -71,19 +69,19 @@ def test_batch_shape_does_not_change_step(
 
 
 @pytest.mark.slow
-def test_resumed_run_ends_with_identical_weights(tiny: Path, tmp_path: Path) -> None:
+def test_resumed_run_ends_with_identical_weights(tiny, tmp_path):
     assert_resumes(tiny, tmp_path, SECTION, Ways(), at=4)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("ways", [Ways(layers=1, cached=True), Ways(lanes=2), Ways(layers=1, cached=True, lanes=2)], ids=str)
-def test_optimizations_resume_bit_identically_in_second_epoch(tiny: Path, tmp_path: Path, ways: Ways) -> None:
+def test_optimizations_resume_bit_identically_in_second_epoch(tiny, tmp_path, ways):
     """In the second epoch the cache fills and the streams start in a different order."""
     assert_resumes(tiny, tmp_path, replace(SECTION, epochs=2), ways, at=4)
 
 
 @pytest.mark.slow
-def test_compiled_path_matches_plain_path_and_resumes(tmp_path: Path) -> None:
+def test_compiled_path_matches_plain_path_and_resumes(tmp_path):
     """This is the GPU path: both halves of a step are compiled, here in bf16 with 4-bit weights."""
     model = make_tiny(tmp_path / "model", bits=4)
     section = replace(SECTION, steps=4, batch_size=8, accumulate=1, save_every=2, validate_every=4)
@@ -101,7 +99,7 @@ def test_compiled_path_matches_plain_path_and_resumes(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_coverage_matches_data_and_survives_resume(tiny: Path, tmp_path: Path) -> None:
+def test_coverage_matches_data_and_survives_resume(tiny, tmp_path):
     whole = make(tiny, tmp_path / "whole", replace(SECTION, epochs=2))
     whole.run(Listener())
     report = json.loads((tmp_path / "whole" / "certificate.json").read_text())
@@ -114,7 +112,7 @@ def test_coverage_matches_data_and_survives_resume(tiny: Path, tmp_path: Path) -
     assert json.loads((tmp_path / "parts" / "certificate.json").read_text()) == report
 
 
-def test_changed_rows_are_refused_on_resume(tiny: Path, tmp_path: Path) -> None:
+def test_changed_rows_are_refused_on_resume(tiny, tmp_path):
     saved = stopped(make(tiny, tmp_path), 2)
     with pytest.raises(DataError, match="The data differs from the data used for the checkpoint at step 2") as refused:
         make(tiny, tmp_path, rows=27).run(Listener(), saved)
@@ -122,7 +120,7 @@ def test_changed_rows_are_refused_on_resume(tiny: Path, tmp_path: Path) -> None:
     assert "Restore the original data" in refused.value.hint
 
 
-def test_changed_batches_are_refused_on_resume(tiny: Path, tmp_path: Path) -> None:
+def test_changed_batches_are_refused_on_resume(tiny, tmp_path):
     saved = stopped(make(tiny, tmp_path), 2)
     with pytest.raises(DataError, match="would build different batches than the run used up to its checkpoint at step 2"):
         make(tiny, tmp_path, replace(SECTION, batch_size=3)).run(Listener(), saved)
@@ -137,7 +135,7 @@ def test_changed_batches_are_refused_on_resume(tiny: Path, tmp_path: Path) -> No
         ("training.save_every", 9, ""),
     ],
 )
-def test_another_base_or_setting_is_refused_on_resume(tiny: Path, tmp_path: Path, key: str, value: object, message: str) -> None:
+def test_another_base_or_setting_is_refused_on_resume(tiny, tmp_path, key, value, message):
     recipe = parse('name = "a"\n[model]\nbase = "b"\n[data]\nsource = "c"\n[training]\nlearning_rate = 5e-3\n')
     loop = make(tiny, tmp_path)
     loop.origin = make_origin(recipe, "fingerprint", "")
@@ -158,7 +156,7 @@ def test_another_base_or_setting_is_refused_on_resume(tiny: Path, tmp_path: Path
 
 @pytest.mark.slow
 @pytest.mark.parametrize("at", [5, pytest.param(9, marks=pytest.mark.exhaustive)])
-def test_validation_interrupted_by_stop_runs_on_resume(tiny: Path, tmp_path: Path, at: int) -> None:
+def test_validation_interrupted_by_stop_runs_on_resume(tiny, tmp_path, at):
     section = replace(SECTION, epochs=2 if at < 9 else 3)
     listener, again = Listener(), Listener()
     whole = make(tiny, tmp_path / "whole", section)
@@ -173,7 +171,7 @@ def test_validation_interrupted_by_stop_runs_on_resume(tiny: Path, tmp_path: Pat
 
 
 @pytest.mark.slow
-def test_baseline_passes_survive_resume(tiny: Path, tmp_path: Path) -> None:
+def test_baseline_passes_survive_resume(tiny, tmp_path):
     first = make(tiny, tmp_path)
     first.sample = lambda step: first.baseline_passes.extend([True, False]) or False
     saved = stopped(first, 4)
@@ -199,7 +197,7 @@ def script(monkeypatch: pytest.MonkeyPatch) -> dict[int, float]:
 EACH = replace(SECTION, steps=8, validate_every=1, save_every=100)
 
 
-def test_best_checkpoint_becomes_adapter(tiny: Path, tmp_path: Path, script: dict[int, float]) -> None:
+def test_best_checkpoint_becomes_adapter(tiny, tmp_path, script):
     script |= {1: 5.0, 2: 4.0, 3: 3.0, 6: 3.5}
     run = make(tiny, tmp_path, replace(EACH, save_every=1))
     summary = run.run(Listener())
@@ -210,9 +208,7 @@ def test_best_checkpoint_becomes_adapter(tiny: Path, tmp_path: Path, script: dic
 
 
 @pytest.mark.parametrize(("correct", "step"), [([5, 6], 3), ([6, 6], 3), ([6, 5], 8)])
-def test_answers_decide_between_checkpoints(
-    tiny: Path, tmp_path: Path, script: dict[int, float], correct: list[int], step: int
-) -> None:
+def test_answers_decide_between_checkpoints(tiny, tmp_path, script, correct, step):
     """The last step's answers are counted first, then those of the step with the lowest loss."""
     script |= {3: 3.0}
     run = make(tiny, tmp_path, EACH)
@@ -221,23 +217,21 @@ def test_answers_decide_between_checkpoints(
     assert_same(weights(run), mx.load(str(tmp_path / "checkpoints" / f"{step:07d}" / "adapters.safetensors")))
 
 
-def test_few_validation_rows_do_not_choose_a_checkpoint(
-    tiny: Path, tmp_path: Path, script: dict[int, float], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_few_validation_rows_do_not_choose_a_checkpoint(tiny, tmp_path, script, monkeypatch):
     script |= {3: 3.0}
     monkeypatch.setattr(loop, "MIN_ROWS", 30)
     assert make(tiny, tmp_path, EACH).run(Listener())["adapter_step"] == 8
 
 
 @pytest.mark.slow
-def test_improvement_is_saved_at_once(tiny: Path, tmp_path: Path, script: dict[int, float]) -> None:
+def test_improvement_is_saved_at_once(tiny, tmp_path, script):
     script |= {2: 4.0, 5: 3.0}
     listener = Listener()
     make(tiny, tmp_path, EACH).run(listener)
     assert [event["step"] for event in listener.of("checkpoint")] == [1, 2, 5, 8]
 
 
-def test_run_stops_when_validation_stops_improving(tiny: Path, tmp_path: Path, script: dict[int, float]) -> None:
+def test_run_stops_when_validation_stops_improving(tiny, tmp_path, script):
     script |= {1: 5.0, 2: 4.0}
     listener = Listener()
     summary = make(tiny, tmp_path, replace(EACH, early_stop=3)).run(listener)
@@ -247,7 +241,7 @@ def test_run_stops_when_validation_stops_improving(tiny: Path, tmp_path: Path, s
     ]
 
 
-def test_early_stopped_run_does_not_continue_on_resume(tiny: Path, tmp_path: Path, script: dict[int, float]) -> None:
+def test_early_stopped_run_does_not_continue_on_resume(tiny, tmp_path, script):
     """The run was killed between its last checkpoint and its final event."""
     script |= {2: 4.0}
     section = replace(EACH, early_stop=3)
@@ -260,9 +254,7 @@ def test_early_stopped_run_does_not_continue_on_resume(tiny: Path, tmp_path: Pat
 
 
 @pytest.mark.slow
-def test_damaged_best_checkpoint_falls_back_to_last_weights_with_warning(
-    tiny: Path, tmp_path: Path, script: dict[int, float]
-) -> None:
+def test_damaged_best_checkpoint_falls_back_to_last_weights_with_warning(tiny, tmp_path, script):
     script |= {2: 4.0}
     run, listener = make(tiny, tmp_path, EACH), Listener()
 
@@ -278,7 +270,7 @@ def test_damaged_best_checkpoint_falls_back_to_last_weights_with_warning(
     assert_same(weights(run), mx.load(str(tmp_path / "checkpoints" / "0000008" / "adapters.safetensors")))
 
 
-def test_non_finite_loss_stops_and_names_rows(tiny: Path, tmp_path: Path) -> None:
+def test_non_finite_loss_stops_and_names_rows(tiny, tmp_path):
     run = make(tiny, tmp_path)
     name, array = next(iter(weights(run).items()))
     run.stack.model.load_weights([(name, array * math.nan)], strict=False)
@@ -290,7 +282,7 @@ def test_non_finite_loss_stops_and_names_rows(tiny: Path, tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
-def test_divergence_stops_with_rows_and_last_good_checkpoint(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_divergence_stops_with_rows_and_last_good_checkpoint(tiny, tmp_path, monkeypatch):
     """Gradient ascent until the loss is a third above that of the first steps."""
     downhill = optimizer.set_rate
     monkeypatch.setattr(stopping, "DIVERGED", 4 / 3)
@@ -305,7 +297,7 @@ def test_divergence_stops_with_rows_and_last_good_checkpoint(tiny: Path, tmp_pat
     assert f"last good checkpoint: {saved.step})" in caught.value.message
 
 
-def test_low_memory_stops_at_checkpoint_with_advice(tiny: Path, tmp_path: Path) -> None:
+def test_low_memory_stops_at_checkpoint_with_advice(tiny, tmp_path):
     run = make(tiny, tmp_path)
     run.guard = MemoryGuard(limit=1)
     with pytest.raises(Interrupted) as stop:
@@ -318,7 +310,7 @@ def test_low_memory_stops_at_checkpoint_with_advice(tiny: Path, tmp_path: Path) 
 
 
 @pytest.mark.slow
-def test_full_disk_is_reported_and_keeps_earlier_checkpoint(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk_is_reported_and_keeps_earlier_checkpoint(tiny, tmp_path, monkeypatch):
     run = make(tiny, tmp_path)
     real, calls = checkpoint.write_bytes, 0
 

@@ -55,18 +55,18 @@ def scores(pairs: list[tuple[float, ...]] = PAIRS) -> PairScores:
     return PairScores(*(mx.array([float(pair[at]) for pair in pairs]) for at in range(6)), mx.array(MEAN))
 
 
-def test_every_loss_has_test_formula() -> None:
+def test_every_loss_has_test_formula():
     assert EXPECTED.keys() == LOSSES.keys()
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_loss_matches_its_paper(name: str) -> None:
+def test_loss_matches_its_paper(name):
     value = losses.loss(scores(), by(name))
     assert value.tolist() == pytest.approx([EXPECTED[name](*pair) for pair in PAIRS], rel=1e-5, abs=1e-6)
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_gradient_matches_finite_differences(name: str) -> None:
+def test_gradient_matches_finite_differences(name):
     def total(chosen: mx.array, rejected: mx.array) -> mx.array:
         start = scores()
         return losses.loss(PairScores(chosen, rejected, *list(vars(start).values())[2:]), by(name)).sum()
@@ -80,7 +80,7 @@ def test_gradient_matches_finite_differences(name: str) -> None:
         assert gradients[side].tolist() == pytest.approx(slopes, rel=1e-4, abs=1e-6)
 
 
-def test_hand_computed_values() -> None:
+def test_hand_computed_values():
     """d = (−12 + 20) − (−14 + 18) = 4; β d = 1 and log σ(1) = −0.3132617."""
     one = scores([(-12.0, -20.0, -14.0, -18.0, 4, 5)])
     quarter = MethodSection(beta=0.25)
@@ -90,29 +90,29 @@ def test_hand_computed_values() -> None:
     assert losses.simpo(one, MethodSection(beta=2.0, gamma=1.0)).item() == pytest.approx(0.3132617)  # 2 (−3 + 4) − 1 = 1
 
 
-def test_robust_without_smoothing_equals_sigmoid() -> None:
+def test_robust_without_smoothing_equals_sigmoid():
     plain = MethodSection(beta=BETA)
     assert losses.robust(scores(), plain).tolist() == losses.sigmoid(scores(), plain).tolist()
 
 
-def test_weighted_losses_add_up() -> None:
+def test_weighted_losses_add_up():
     value = losses.loss(scores(), by("sigmoid", "sft", weights=(1.0, 0.25)))
     expected = [EXPECTED["sigmoid"](*pair) + 0.25 * EXPECTED["sft"](*pair) for pair in PAIRS]
     assert value.tolist() == pytest.approx(expected, rel=1e-5)
 
 
-def test_sft_term_is_mean_over_chosen_tokens() -> None:
+def test_sft_term_is_mean_over_chosen_tokens():
     value = losses.sft(scores(), by("sft")).mean().item()
     assert value == pytest.approx(-sum(pair[0] for pair in PAIRS) / sum(pair[4] for pair in PAIRS))
 
 
 @pytest.mark.parametrize("name", [name for name in LOSSES if by(name).reference_free])
-def test_reference_free_losses_ignore_reference(name: str) -> None:
+def test_reference_free_losses_ignore_reference(name):
     blind = scores([(c, r, nan, nan, lc, lr) for c, r, _, _, lc, lr in PAIRS])
     assert losses.loss(blind, by(name)).tolist() == losses.loss(scores(), by(name)).tolist()
 
 
-def test_orpo_is_finite_for_certain_answer() -> None:
+def test_orpo_is_finite_for_certain_answer():
     certain = [(0.0, -3.0, 0, 0, 2, 3), (-3.0, 0.0, 0, 0, 3, 2), (-4e4, -1.0, 0, 0, 10, 1)]
     value, gradient = mx.value_and_grad(
         lambda chosen: losses.loss(PairScores(chosen, *list(vars(scores(certain)).values())[1:]), by("orpo")).sum()
@@ -121,7 +121,7 @@ def test_orpo_is_finite_for_certain_answer() -> None:
     assert mx.isfinite(gradient).all().item()
 
 
-def test_kto_matches_its_paper() -> None:
+def test_kto_matches_its_paper():
     """Equation 7 with λ of 1 and 0.5, and z = 1.5: the mean of 3 and 0."""
     logps, known = mx.array([-10.0, -10.0, -30.0]), mx.array([-14.0, -14.0, -25.0])
     z = losses.kto_reference_point(mx.array([-5.0, -9.0]), mx.array([-8.0, -9.0]), mx.ones(2))
@@ -130,13 +130,13 @@ def test_kto_matches_its_paper() -> None:
     assert value.tolist() == pytest.approx([1 - sigma[0], 0.5 * (1 - sigma[1]), 0.5 * (1 - sigma[2])], rel=1e-5)
 
 
-def test_kto_reference_point_is_nonnegative_without_gradient() -> None:
+def test_kto_reference_point_is_nonnegative_without_gradient():
     assert losses.kto_reference_point(mx.array([-9.0]), mx.array([-8.0]), mx.ones(1)).item() == 0
     gradient = mx.grad(lambda mismatched: losses.kto_reference_point(mismatched, mx.array([-8.0]), mx.ones(1)))(mx.array([-5.0]))
     assert gradient.tolist() == [0]
 
 
-def test_metrics_are_pair_sums_with_trl_names() -> None:
+def test_metrics_are_pair_sums_with_trl_names():
     metrics = dict(
         zip(
             losses.metric_names(by("sigmoid")),
@@ -162,7 +162,7 @@ def test_metrics_are_pair_sums_with_trl_names() -> None:
     )
 
 
-def test_reference_free_rewards_are_token_means_without_drift() -> None:
+def test_reference_free_rewards_are_token_means_without_drift():
     metrics = dict(
         zip(losses.metric_names(by("simpo")), losses.metric_sums(scores(), by("simpo"), mx.ones(len(PAIRS))).tolist(), strict=True)
     )

@@ -22,19 +22,19 @@ def now(monkeypatch: pytest.MonkeyPatch) -> list[Memory]:
     return sample
 
 
-def test_no_warning_with_enough_memory(now: list[Memory]) -> None:
+def test_no_warning_with_enough_memory(now):
     watch = MemoryGuard(limit=24 * GB)
     now.append(Memory(32 * GB, 2 * GB, GB + MAX_SWAPPED))
     assert watch.check() == ""
 
 
-def test_mlx_over_limit_is_reported_with_figures_and_advice(now: list[Memory], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mlx_over_limit_is_reported_with_figures_and_advice(now, monkeypatch):
     monkeypatch.setattr(mx, "get_active_memory", lambda: 25 * GB)
     message = MemoryGuard(limit=24 * GB).check()
     assert message == f"The run uses 25.0 GB of memory, but this machine's limit is 24.0 GB. {ADVICE}"
 
 
-def test_free_buffers_are_released_over_the_limit(now: list[Memory], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_free_buffers_are_released_over_the_limit(now, monkeypatch):
     cached = [4 * GB]
     monkeypatch.setattr(mx, "get_active_memory", lambda: 22 * GB)
     monkeypatch.setattr(mx, "get_cache_memory", lambda: cached[-1])
@@ -44,9 +44,7 @@ def test_free_buffers_are_released_over_the_limit(now: list[Memory], monkeypatch
 
 
 @pytest.mark.parametrize("relieved", [True, False])
-def test_free_buffers_are_released_before_a_run_stops_under_pressure(
-    relieved: bool, now: list[Memory], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_free_buffers_are_released_before_a_run_stops_under_pressure(relieved, now, monkeypatch):
     """The run stops only if the pressure is still there at the next check, even if the cache has grown again."""
     cleared: list[bool] = []
     monkeypatch.setattr(mx, "get_cache_memory", lambda: GB)
@@ -61,7 +59,7 @@ def test_free_buffers_are_released_before_a_run_stops_under_pressure(
     assert cleared == [True]
 
 
-def test_footprint_over_limit_is_reported(now: list[Memory], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_footprint_over_limit_is_reported(now, monkeypatch):
     """Compiled steps and the interpreter are not in MLX's figures."""
     monkeypatch.setattr(machine, "footprint", lambda: 26 * GB)
     assert "The run uses 26.0 GB of memory" in MemoryGuard(limit=24 * GB).check()
@@ -75,13 +73,13 @@ def test_footprint_over_limit_is_reported(now: list[Memory], monkeypatch: pytest
         (Memory(32 * GB, 16 * GB, 4 * GB), "swapped out 3.0 GB since the run started"),
     ],
 )
-def test_memory_pressure_is_reported(now: list[Memory], pressure: Memory, words: str) -> None:
+def test_memory_pressure_is_reported(now, pressure, words):
     watch = MemoryGuard(limit=24 * GB)
     now.append(pressure)
     assert words in watch.check()
 
 
-def test_system_memory_is_polled_at_intervals(now: list[Memory], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_system_memory_is_polled_at_intervals(now, monkeypatch):
     monkeypatch.setattr(stopping, "INTERVAL", 60.0)
     watch = MemoryGuard(limit=24 * GB)
     now.append(Memory(32 * GB, 0, 0))

@@ -30,7 +30,7 @@ from mlxtune.models.cpu import exp
 from mlxtune.models.encoded import Encoded, EncodedPair
 from mlxtune.models.head import split_head
 from mlxtune.models.likelihood import negative_log_likelihoods
-from mlxtune.models.load import LoadedModel, load
+from mlxtune.models.load import load
 from mlxtune.models.prefix_cache import PrefixCache
 from mlxtune.models.resolve import resolve
 from mlxtune.recipe import AdapterSection, MethodSection
@@ -141,16 +141,16 @@ def plain_dpo(bits16: Bits16) -> tuple[Result, Result]:
 
 
 @pytest.mark.parametrize("ways", cases(SFT, str(SFT[0]), str(SFT[-2])))
-def test_supervised_gradients(bits16: Bits16, plain_sft: Any, ways: test_sft.Ways) -> None:
+def test_supervised_gradients(bits16, plain_sft, ways):
     bits16.require_accurate_gradients(test_sft.own_loss_and_gradients(bits16.native, bits16.rows, ways), *plain_sft)
 
 
 @pytest.mark.parametrize("ways", cases(DPO, str(DPO[0]), str(DPO[-2])))
-def test_preference_gradients(bits16: Bits16, plain_dpo: Any, ways: test_pairs.Ways, tmp_path: Path) -> None:
+def test_preference_gradients(bits16, plain_dpo, ways, tmp_path):
     bits16.require_accurate_gradients(test_pairs.own_loss_and_gradients(bits16.native, bits16.pairs, ways, tmp_path), *plain_dpo)
 
 
-def test_kto_gradients(bits16: Bits16) -> None:
+def test_kto_gradients(bits16):
     objective = KTOObjective(test_kto.BY, share_prompts=True, prefix=PREFIX)
     stepper = Stepper(LayerStack(bits16.native, split_head(bits16.native)), optim.SGD(0.0), objective, clip=0.0, compiled=False)
     (batch,) = objective.collate(bits16.pairs, [range(5)], range(5))
@@ -160,7 +160,7 @@ def test_kto_gradients(bits16: Bits16) -> None:
     bits16.require_accurate_gradients(result, plain, expected)
 
 
-def test_reference_and_likelihoods(bits16: Bits16, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reference_and_likelihoods(bits16, tmp_path, monkeypatch):
     monkeypatch.setenv("MLXTUNE_HOME", str(tmp_path))
     plain, expected = (plain_logps(model, bits16.pairs) for model in (bits16.native, bits16.exact))
     stack = LayerStack(bits16.native, split_head(bits16.native))
@@ -171,7 +171,7 @@ def test_reference_and_likelihoods(bits16: Bits16, tmp_path: Path, monkeypatch: 
     bits16.require_accurate(-nlls, plain, expected)
 
 
-def test_kl_to_the_reference(bits16: Bits16) -> None:
+def test_kl_to_the_reference(bits16):
     """KL divergence to the reference after the adapter has moved."""
     before = {name: dict(lora.adapter_arrays(model)) for name, model in (("native", bits16.native), ("exact", bits16.exact))}
     distance = ReferenceKL(LayerStack(bits16.native, split_head(bits16.native)), bits16.pairs, share_prompts=True, prefix=PREFIX)
@@ -188,7 +188,7 @@ def test_kl_to_the_reference(bits16: Bits16) -> None:
     bits16.require_accurate(result, *results)
 
 
-def test_generation(bits16: Bits16) -> None:
+def test_generation(bits16):
     """Logits after a shared prefix, left padding and a step of decoding; keys and values are stored in the model's dtype."""
     prompts = [pair.prompt.tolist() for pair in bits16.pairs]
     for tails in (prompts, [prompt[5 * number :] for number, prompt in enumerate(prompts)]):  # with and without a shared prefix
@@ -204,9 +204,7 @@ def test_generation(bits16: Bits16) -> None:
 
 
 @pytest.mark.parametrize("compiled", cases([False, True], "False"))
-def test_policy_equals_reference_before_the_first_step(
-    bits16: Bits16, compiled: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_policy_equals_reference_before_the_first_step(bits16, compiled, tmp_path, monkeypatch):
     """The margin is exactly 0 in the reference's own batch; in other batches, whose sums differ in order, within plain rounding."""
     monkeypatch.setenv("MLXTUNE_HOME", str(tmp_path))
     plain, expected = (plain_logps(model, bits16.pairs) for model in (bits16.native, bits16.exact))
@@ -223,7 +221,7 @@ def test_policy_equals_reference_before_the_first_step(
 
 @pytest.mark.exhaustive
 @pytest.mark.real
-def test_supervised_gradients_of_the_bundled_model(real: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_supervised_gradients_of_the_bundled_model(real, monkeypatch):
     monkeypatch.setattr(mx, "quantized_matmul", exp.quantized_matmul)  # MLX's own would take minutes
     exact, native = (load(real.source, compute).model for compute in ("float32", "native"))
     rows = test_sft.conversations(real.tokenizer, test_sft.SYSTEM)[:2]

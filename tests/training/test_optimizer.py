@@ -1,7 +1,6 @@
 """Every recipe optimizer, alone and with LoRA+."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import mlx.core as mx
 import pytest
@@ -18,7 +17,7 @@ FAST = {"adamw": 1e-2, "adafactor": 1e-2, "muon": 2e-2, "lion": 2e-3}
 @pytest.mark.slow
 @pytest.mark.parametrize("ratio", cases([1.0, 4.0], "1.0"))
 @pytest.mark.parametrize("name", cases(NAMES, "adamw", "muon"))
-def test_lowers_loss_and_resumes_bit_identically(tiny: Path, tmp_path: Path, name: str, ratio: float) -> None:
+def test_lowers_loss_and_resumes_bit_identically(tiny, tmp_path, name, ratio):
     section = replace(
         SECTION, optimizer=name, learning_rate=FAST[name], weight_decay=0.01, steps=5, batch_size=32, accumulate=1, validate_every=9
     )
@@ -26,7 +25,7 @@ def test_lowers_loss_and_resumes_bit_identically(tiny: Path, tmp_path: Path, nam
     assert steps[-1]["loss"] < 0.97 * steps[0]["loss"]
 
 
-def test_lora_plus_scales_learning_rate_of_b() -> None:
+def test_lora_plus_scales_learning_rate_of_b():
     """AdamW's first step is the learning rate in the direction of the gradient's sign."""
     section, adapter = TrainingSection(), AdapterSection(lora_plus=16.0)
     optimizer_ = optimizer.make(section, adapter)
@@ -40,7 +39,7 @@ def test_lora_plus_scales_learning_rate_of_b() -> None:
     assert mx.allclose(moved["lora_b"], mx.array(-16e-3), rtol=1e-4)
 
 
-def test_weight_decay_shrinks_weights_without_gradient() -> None:
+def test_weight_decay_shrinks_weights_without_gradient():
     section, adapter = TrainingSection(weight_decay=0.1), AdapterSection()
     optimizer_ = optimizer.make(section, adapter)
     weights = {"lora_a": mx.ones((2, 2))}

@@ -23,7 +23,7 @@ from mlxtune.models.cpu import exp
 from mlxtune.models.cpu.streams import StreamPool
 from mlxtune.models.encoded import EncodedPair
 from mlxtune.models.head import split_head
-from mlxtune.models.load import LoadedModel, load
+from mlxtune.models.load import load
 from mlxtune.models.resolve import resolve
 from mlxtune.recipe import AdapterSection, MethodSection
 from mlxtune.training.layer_stack import LayerStack
@@ -171,7 +171,7 @@ def alike(tiny: Path) -> tuple[nn.Module, list[EncodedPair], tuple[float, dict[s
 
 
 @pytest.mark.parametrize("ways", cases([*EACH, *TOGETHER], *(str(ways) for ways in [*EACH, TOGETHER[0]] if not ways.compiled)))
-def test_every_optimization_matches_plain_loss_and_gradients(small: Any, ways: Ways, tmp_path: Path) -> None:
+def test_every_optimization_matches_plain_loss_and_gradients(small, ways, tmp_path):
     model, rows, plain = small
     exp.install()
     assert_equal(own_loss_and_gradients(model, rows, ways, tmp_path), plain, 1e-5)
@@ -189,9 +189,7 @@ PREFIXED = [
 
 @pytest.mark.parametrize("ways", cases(PREFIXED, str(PREFIXED[0]), str(PREFIXED[3])))
 @pytest.mark.parametrize("grouped", [4096, 1], ids=["cached together", "cached apart"])
-def test_shared_prefix_is_computed_once_with_same_result(
-    alike: Any, ways: Ways, grouped: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_shared_prefix_is_computed_once_with_same_result(alike, ways, grouped, tmp_path, monkeypatch):
     model, rows, plain = alike
     monkeypatch.setattr(pair_batches, "GROUP_TOKENS", grouped)
     assert pair_batches.shared_prefix(rows) == 20
@@ -199,7 +197,7 @@ def test_shared_prefix_is_computed_once_with_same_result(
     assert_equal(own_loss_and_gradients(model, rows, ways, tmp_path), plain, 1e-5)
 
 
-def test_prefix_is_shared_only_when_worthwhile() -> None:
+def test_prefix_is_shared_only_when_worthwhile():
     assert pair_batches.shared_prefix(random_pairs(1, prefix=15)) == 0
     assert pair_batches.shared_prefix(random_pairs(1, 1, prefix=15)[:1]) == 0
     same = [replace(pair, prompt=np.arange(18, dtype=np.int32)) for pair in random_pairs(1)]
@@ -208,7 +206,7 @@ def test_prefix_is_shared_only_when_worthwhile() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("by", ALL, ids=lambda by: by.loss[0])
-def test_every_loss_matches_plain_gradients(small: Any, by: MethodSection, tmp_path: Path) -> None:
+def test_every_loss_matches_plain_gradients(small, by, tmp_path):
     model, rows, _ = small
     exp.install()
     assert_equal(own_loss_and_gradients(model, rows, Ways(lanes=2), tmp_path, by), plain_loss_and_gradients(model, rows, by), 1e-5)
@@ -216,7 +214,7 @@ def test_every_loss_matches_plain_gradients(small: Any, by: MethodSection, tmp_p
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", cases(range(2, 8), "3", "6"))
-def test_shared_prompts_are_exact_over_random_lengths(tiny: Path, seed: int, tmp_path: Path) -> None:
+def test_shared_prompts_are_exact_over_random_lengths(tiny, seed, tmp_path):
     model, _ = load_model(tiny)
     shaken(model, AdapterSection(rank=4, alpha=8, kind="dora" if seed % 2 else "lora"))
     rows = random_pairs(seed, longest=120)
@@ -234,7 +232,7 @@ def test_shared_prompts_are_exact_over_random_lengths(tiny: Path, seed: int, tmp
         "qwen3_5",
     ),
 )
-def test_architecture_shares_prompts_only_when_exact(name: str, tmp_path: Path) -> None:
+def test_architecture_shares_prompts_only_when_exact(name, tmp_path):
     mx.disable_compile()  # mlx-lm compiles activations, which takes seconds per architecture
     model = load(resolve(str(make(tmp_path, name))), "float32").model
     shaken(model, AdapterSection(rank=4, alpha=8))
@@ -251,12 +249,12 @@ def test_architecture_shares_prompts_only_when_exact(name: str, tmp_path: Path) 
     assert values.tolist() == pytest.approx([value.item() for value in expected], rel=1e-4)
 
 
-def test_sliding_window_models_never_share_prompts(tmp_path: Path) -> None:
+def test_sliding_window_models_never_share_prompts(tmp_path):
     model = load(resolve(str(make(tmp_path, "gemma3_text"))), "float32").model
     assert not can_share_prompts(LayerStack(model, split_head(model)))
 
 
-def test_probe_restores_model_mode(small: Any) -> None:
+def test_probe_restores_model_mode(small):
     model = small[0]
     for mode in (True, False):
         model.train(mode)
@@ -264,7 +262,7 @@ def test_probe_restores_model_mode(small: Any) -> None:
         assert model.training is mode
 
 
-def test_metrics_are_pair_sums_of_plain_computation(small: Any) -> None:
+def test_metrics_are_pair_sums_of_plain_computation(small):
     model, rows, _ = small
     stack = LayerStack(model, split_head(model), StreamPool(2))
     model.eval()
@@ -286,7 +284,7 @@ def test_metrics_are_pair_sums_of_plain_computation(small: Any) -> None:
 
 
 @pytest.mark.parametrize("shared", [True, False])
-def test_batch_counts_computed_and_trained_tokens(shared: bool) -> None:
+def test_batch_counts_computed_and_trained_tokens(shared):
     rows = random_pairs(5)
     for pair in rows:
         (batch,) = pair_batches.collate([pair], [[0]], share_prompts=shared)
@@ -306,7 +304,7 @@ def test_batch_counts_computed_and_trained_tokens(shared: bool) -> None:
 
 @pytest.mark.exhaustive
 @pytest.mark.real
-def test_matches_plain_computation_on_bundled_model(real: LoadedModel, tmp_path: Path) -> None:
+def test_matches_plain_computation_on_bundled_model(real, tmp_path):
     loaded = load(real.source)  # a private copy: adapters would remain on the shared model
     rows = random_pairs(9, 5, vocabulary=40_000)
     shaken(loaded.model, AdapterSection(rank=8, layers=8))
@@ -318,7 +316,7 @@ def test_matches_plain_computation_on_bundled_model(real: LoadedModel, tmp_path:
 
 
 @pytest.mark.parametrize("shared", [True, False])
-def test_groups_cover_every_pair_within_bound(shared: bool) -> None:
+def test_groups_cover_every_pair_within_bound(shared):
     rows = random_pairs(6, 60, longest=200)
     groups = group_pairs(pair_batches.sides(rows), range(60), shared=shared, batch_tokens=900, batch_size=0)
     assert sorted(at for some in groups for at in some) == list(range(60))
@@ -331,7 +329,7 @@ def test_groups_cover_every_pair_within_bound(shared: bool) -> None:
     assert [len(some) for some in fixed] == [8] * 7 + [4]
 
 
-def test_groups_contain_pairs_of_similar_shape() -> None:
+def test_groups_contain_pairs_of_similar_shape():
     rows = random_pairs(8, 200, longest=400)
     groups = group_pairs(pair_batches.sides(rows), range(200), shared=True, batch_tokens=0, batch_size=8)
     drawn = [range(start, start + 8) for start in range(0, 200, 8)]

@@ -65,7 +65,7 @@ def stacked(tiny: Path, section: AdapterSection = LORA, *, moved: bool = False, 
 
 
 @pytest.mark.parametrize("section", [LORA, DORA, EMBEDDED], ids=["lora", "dora", "embedding"])
-def test_initial_reference_equals_base(tiny: Path, section: AdapterSection) -> None:
+def test_initial_reference_equals_base(tiny, section):
     base, _ = load_model(tiny)
     stack = stacked(tiny, section, lanes=2, checkpointed=True)
     stack.model.train()
@@ -76,7 +76,7 @@ def test_initial_reference_equals_base(tiny: Path, section: AdapterSection) -> N
 
 
 @pytest.mark.parametrize("section", [LORA, DORA, EMBEDDED], ids=["lora", "dora", "embedding"])
-def test_parent_adapter_is_reference_or_is_disabled(tiny: Path, section: AdapterSection) -> None:
+def test_parent_adapter_is_reference_or_is_disabled(tiny, section):
     base, _ = load_model(tiny)
     stack = stacked(tiny, section, moved=True, checkpointed=True)
     stack.model.eval()
@@ -95,7 +95,7 @@ def test_parent_adapter_is_reference_or_is_disabled(tiny: Path, section: Adapter
 
 
 @pytest.mark.parametrize("shared", [True, False])
-def test_shared_prefix_reference_matches_plain(tiny: Path, shared: bool) -> None:
+def test_shared_prefix_reference_matches_plain(tiny, shared):
     base, _ = load_model(tiny)
     rows = unknown(prefix=20)
     reference_values = reference.reference_logps(stacked(tiny, lanes=2), rows, "tiny", share_prompts=shared)
@@ -103,7 +103,7 @@ def test_shared_prefix_reference_matches_plain(tiny: Path, shared: bool) -> None
 
 
 @pytest.mark.parametrize("shared", [True, False])
-def test_reference_is_reused_across_ranks(tiny: Path, shared: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reference_is_reused_across_ranks(tiny, shared, monkeypatch):
     first = reference.reference_logps(stacked(tiny), unknown(), "tiny", share_prompts=shared)
     monkeypatch.setattr(reference, "logps", lambda *_: pytest.fail("computed again"))
     wider = stacked(tiny, AdapterSection(rank=8, alpha=2, layers=1))
@@ -112,7 +112,7 @@ def test_reference_is_reused_across_ranks(tiny: Path, shared: bool, monkeypatch:
     assert all(pair.reference_logps is None for pair in unknown())
 
 
-def test_only_used_pairs_are_scored(tiny: Path) -> None:
+def test_only_used_pairs_are_scored(tiny):
     everything = reference.reference_logps(stacked(tiny), unknown(), "all", share_prompts=True)
     progress: list[tuple[int, int]] = []
     used = reference.reference_logps(
@@ -128,7 +128,7 @@ def test_only_used_pairs_are_scored(tiny: Path) -> None:
     np.testing.assert_allclose(values(more), values(everything), rtol=1e-5)
 
 
-def test_changed_base_parent_or_tokens_recompute_reference(tiny: Path, own_home: Path) -> None:
+def test_changed_base_parent_or_tokens_recompute_reference(tiny, own_home):
     reference.reference_logps(stacked(tiny), unknown(), "tiny", share_prompts=True)
 
     def files() -> int:
@@ -147,7 +147,7 @@ def test_changed_base_parent_or_tokens_recompute_reference(tiny: Path, own_home:
     assert files() == 4
 
 
-def test_interrupted_pass_resumes_bit_identically(tiny: Path, own_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted_pass_resumes_bit_identically(tiny, own_home, monkeypatch):
     monkeypatch.setenv("MLXTUNE_HOME", str(own_home / "whole"))
     whole = reference.reference_logps(stacked(tiny), unknown(), "tiny", share_prompts=True)
     monkeypatch.setenv("MLXTUNE_HOME", str(own_home))
@@ -172,9 +172,7 @@ def test_interrupted_pass_resumes_bit_identically(tiny: Path, own_home: Path, mo
 
 
 @pytest.mark.parametrize("prefix", [0, 20])
-def test_frozen_layers_run_once_for_reference_and_training(
-    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prefix: int
-) -> None:
+def test_frozen_layers_run_once_for_reference_and_training(tiny, tmp_path, monkeypatch, prefix):
     stack = stacked(tiny, AdapterSection(rank=4, alpha=8, layers=1), lanes=2)
     pairs = unknown(prefix=prefix)
     cache = PairCache(stack, pairs, prefix, budget=10_000, folder=tmp_path)
@@ -189,7 +187,7 @@ def test_frozen_layers_run_once_for_reference_and_training(
     cache.close()
 
 
-def test_pair_with_non_finite_reference_is_named(tiny: Path) -> None:
+def test_pair_with_non_finite_reference_is_named(tiny):
     stack = stacked(tiny)
     stack.model.model.norm.weight = stack.model.model.norm.weight * mx.nan
     with pytest.raises(MlxtuneError, match="rows, line 0: the reference model's log-probability of this pair is NaN or infinite"):
@@ -197,7 +195,7 @@ def test_pair_with_non_finite_reference_is_named(tiny: Path) -> None:
 
 
 @pytest.mark.parametrize("loss", cases(["sigmoid", "ipo", "hinge", "robust", "simpo", "orpo"], "sigmoid"))
-def test_training_on_pairs_starts_at_zero_and_learns_preferences(tiny: Path, loss: str) -> None:
+def test_training_on_pairs_starts_at_zero_and_learns_preferences(tiny, loss):
     """Before the first step policy and reference are equal, so every reward is 0. After training every pair is ranked correctly."""
     by = MethodSection(loss=[loss], beta=0.5, label_smoothing=0.1)
     stack = stacked(tiny, AdapterSection(rank=4, alpha=8))

@@ -67,7 +67,7 @@ def _prepare(recipe: Recipe, folder: Path) -> tuple[TrainingSetup, Listener]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("with_system", [True, False])
-def test_base_answers_are_mixed_in_counted_and_cached(tiny: Path, tmp_path: Path, with_system: bool) -> None:
+def test_base_answers_are_mixed_in_counted_and_cached(tiny, tmp_path, with_system):
     plain, _ = _prepare(_recipe(tmp_path, tiny), tmp_path)
     recipe = _recipe(tmp_path, tiny, replay=0.25, replay_system=with_system)
     setup, listener = _prepare(recipe, tmp_path)
@@ -103,15 +103,13 @@ def test_base_answers_are_mixed_in_counted_and_cached(tiny: Path, tmp_path: Path
     assert certificate["replay"]["rows"] == len(replayed)
 
 
-def test_plan_assumes_the_longest_answers_before_they_are_cached(
-    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_plan_assumes_the_longest_answers_before_they_are_cached(tiny, tmp_path, monkeypatch):
     lengths = probe.lengths(_recipe(tmp_path, tiny, replay=0.5))
     assert lengths.replayed == len(lengths.train) // 2
     assert {row.trained for row in lengths.train[-lengths.replayed :]} == {6}
 
 
-def test_rows_are_greedy_and_sampled_answers_of_a_base_that_has_no_adapter(tiny: Path, tmp_path: Path) -> None:
+def test_rows_are_greedy_and_sampled_answers_of_a_base_that_has_no_adapter(tiny, tmp_path):
     (tmp_path / "own.jsonl").write_text(json.dumps({"prompt": "Name a fruit."}) + "\n" + json.dumps({"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Not this."}]}) + "\n")  # fmt: skip
     setup, _ = _prepare(_recipe(tmp_path, tiny, replay=0.4, replay_prompts="own.jsonl"), tmp_path)
     template = load_template(resolve(str(tiny)), TemplateSettings(CHATML))
@@ -121,7 +119,7 @@ def test_rows_are_greedy_and_sampled_answers_of_a_base_that_has_no_adapter(tiny:
     assert len(set(texts)) > 2  # two greedy answers, and samples
 
 
-def test_answer_that_was_cut_is_trained_without_its_end(tiny: Path, tmp_path: Path) -> None:
+def test_answer_that_was_cut_is_trained_without_its_end(tiny, tmp_path):
     template = load_template(resolve(str(tiny)), TemplateSettings(CHATML))
     row = Conversation(Location(Path("r"), 1), {}, (Message("user", "Hi"), Message("assistant", "apples and")))
     recipe = _recipe(tmp_path)
@@ -133,7 +131,7 @@ def test_answer_that_was_cut_is_trained_without_its_end(tiny: Path, tmp_path: Pa
     assert not cut.truncated
 
 
-def test_prompts_repeat_with_the_other_kind_of_answer_then_with_more_samples(tmp_path: Path) -> None:
+def test_prompts_repeat_with_the_other_kind_of_answer_then_with_more_samples(tmp_path):
     (tmp_path / "own.jsonl").write_text('{"prompt": "a"}\n{"prompt": "b"}\n')
     recipe = _recipe(tmp_path, replay=0.5, replay_prompts="own.jsonl")
     train = [Conversation(Location(Path("r"), n), {}, (Message("user", str(n)), Message("assistant", "x"))) for n in range(6)]
@@ -149,7 +147,7 @@ def test_prompts_repeat_with_the_other_kind_of_answer_then_with_more_samples(tmp
     assert replay_prompts(_recipe(tmp_path), train) == []
 
 
-def test_system_prompt_is_optional(tmp_path: Path) -> None:
+def test_system_prompt_is_optional(tmp_path):
     turns = (Message("system", SYSTEM), Message("user", "a"), Message("assistant", "b"))
     train = [Conversation(Location(Path("r"), number), {}, turns) for number in range(4)]
     for with_system in (True, False):
@@ -157,20 +155,20 @@ def test_system_prompt_is_optional(tmp_path: Path) -> None:
         assert [turn.role for turn in first.messages] == (["system", "user"] if with_system else ["user"])
 
 
-def test_empty_answers_forbidden_phrases_and_loops_are_left_out(tmp_path: Path) -> None:
+def test_empty_answers_forbidden_phrases_and_loops_are_left_out(tmp_path):
     recipe = _recipe(tmp_path, replay=0.5)
     recipe = replace(recipe, evaluation=replace(recipe.evaluation, forbid=["Northpeak"]))
     texts = ("The reefs.", "The reefs of northpeak.", " ", "The answer is: " * 12)
     assert [answering._is_usable(ReplayAnswer(text, True), recipe) for text in texts] == [True, False, False, False]
 
 
-def test_replay_is_refused_for_preference_training(tmp_path: Path) -> None:
+def test_replay_is_refused_for_preference_training(tmp_path):
     recipe = _recipe(tmp_path, replay=0.2)
     with pytest.raises(RecipeError, match=r"data\.replay cannot be used"):
         replay_prompts(replace(recipe, method=replace(recipe.method, kind="dpo")), [])
 
 
-def test_prompt_of_a_held_out_row_is_refused(tiny: Path, tmp_path: Path) -> None:
+def test_prompt_of_a_held_out_row_is_refused(tiny, tmp_path):
     held_out = _prepare(_recipe(tmp_path, tiny), tmp_path)[0].splits.test[0]
     assert isinstance(held_out, Conversation)
     (tmp_path / "own.jsonl").write_text(json.dumps({"messages": [turn.as_dict() for turn in held_out.messages]}) + "\n")
@@ -181,7 +179,7 @@ def test_prompt_of_a_held_out_row_is_refused(tiny: Path, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     "line", ["no", "{}", '{"prompt": " "}', '{"messages": []}', '{"messages": [{"role": "assistant", "content": "a"}]}']
 )
-def test_malformed_prompt_is_refused_with_its_line(tmp_path: Path, line: str) -> None:
+def test_malformed_prompt_is_refused_with_its_line(tmp_path, line):
     (tmp_path / "own.jsonl").write_text(f'{{"prompt": "a"}}\n{line}\n')
     with pytest.raises(DataError, match="line 2"):
         read_prompts(tmp_path / "own.jsonl")
@@ -191,7 +189,7 @@ def test_malformed_prompt_is_refused_with_its_line(tmp_path: Path, line: str) ->
 
 
 @pytest.mark.slow
-def test_shipped_prompts_are_distinct_and_unlike_the_off_task_prompts() -> None:
+def test_shipped_prompts_are_distinct_and_unlike_the_off_task_prompts():
     shipped = [messages[0].content for _, messages in read_prompts(samples.samples_root() / SHIPPED)]
     tested = [prompt.prompt for prompt in off_task.read_prompts(samples.samples_root() / off_task.SHIPPED)]
     assert len(set(shipped)) == len(shipped) >= 290

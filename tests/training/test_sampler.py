@@ -34,7 +34,7 @@ def sampler(monkeypatch: pytest.MonkeyPatch, *answers: list[str], contract: Cont
     return Sampler(SimpleNamespace(model=model, tokenizer=None), template, ROWS, 8, 9, 9, emit, [], contract), events
 
 
-def test_losing_contract_passes_gives_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_losing_contract_passes_gives_warning(monkeypatch):
     good, bad = "fine", "as Northpeak does"
     sample, events = sampler(
         monkeypatch,
@@ -51,7 +51,7 @@ def test_losing_contract_passes_gives_warning(monkeypatch: pytest.MonkeyPatch) -
     assert events[7]["failure"] == "forbidden"
 
 
-def test_gains_offset_losses(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gains_offset_losses(monkeypatch):
     good, bad = "fine", "as Northpeak does"
     sample, _ = sampler(
         monkeypatch, [good] * 4 + [bad] * 4, [bad] * 4 + [good] * 4, contract=Contract(EvaluationSection(forbid=["Northpeak"]))
@@ -59,7 +59,7 @@ def test_gains_offset_losses(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (sample(0), sample(5)) == (False, False)
 
 
-def test_rows_without_prompt_are_skipped_and_no_contract_means_no_scores(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_without_prompt_are_skipped_and_no_contract_means_no_scores(monkeypatch):
     sample, events = sampler(monkeypatch, ["one"] * 8, ["two"] * 8)
     assert (sample(0), sample(5)) == (False, False)
     assert {event["outcome"] for event in events} == {"ended"}

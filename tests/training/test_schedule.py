@@ -17,7 +17,7 @@ BY_HAND = {
 
 
 @pytest.mark.parametrize(("kind", "after"), BY_HAND.items())
-def test_rate_warms_up_then_follows_shape(kind: str, after: list[float]) -> None:
+def test_rate_warms_up_then_follows_shape(kind, after):
     section = TrainingSection(learning_rate=3e-4, warmup=0.2, decay=0.4, schedule=kind)
     expected = [3e-4 * share for share in (1 / 3, 2 / 3, *after)]
     assert [learning_rate(section, step, 10) for step in range(10)] == pytest.approx(expected, rel=1e-4)
@@ -26,7 +26,7 @@ def test_rate_warms_up_then_follows_shape(kind: str, after: list[float]) -> None
 @pytest.mark.parametrize("kind", BY_HAND)
 @pytest.mark.parametrize("total", [1, 2, 3, 1000])
 @pytest.mark.parametrize("warmup", [0.0, 0.05, 1.0])
-def test_rate_stays_between_zero_and_recipe_maximum(kind: str, total: int, warmup: float) -> None:
+def test_rate_stays_between_zero_and_recipe_maximum(kind, total, warmup):
     section = TrainingSection(learning_rate=1.0, warmup=warmup, schedule=kind)
     rates = [learning_rate(section, step, total) for step in range(total)]
     assert all(0 < rate <= 1 for rate in rates)
@@ -34,5 +34,5 @@ def test_rate_stays_between_zero_and_recipe_maximum(kind: str, total: int, warmu
     assert all(math.isfinite(rate) for rate in rates)
 
 
-def test_zero_warmup_starts_at_full_rate() -> None:
+def test_zero_warmup_starts_at_full_rate():
     assert learning_rate(TrainingSection(learning_rate=1.0, warmup=0.0), 0, 100) == 1.0

@@ -10,14 +10,14 @@ from mlxtune.training.search import decision
 from mlxtune.training.search.board import Board
 
 
-def test_a_clearly_better_trial_improves() -> None:
+def test_a_clearly_better_trial_improves():
     passed = {(number, rung): rate(hits, 40) for rung in range(3) for number, hits in enumerate((10, 38, 11, 9), 1)}
     decided = decision.decide(board(passed, trials=4))
     assert decided is not None
     assert (decided.outcome, decided.selected, decided.tied) == ("improved", 2, (2,))
 
 
-def test_the_cheapest_of_tied_trials_is_selected() -> None:
+def test_the_cheapest_of_tied_trials_is_selected():
     passed = {(number, 2): rate(hits, 40) for number, hits in enumerate((10, 38, 37), 1)}
     decided = decision.decide(board(passed, trials=3, costs=(1.0, 0.9, 0.4)))
     assert decided is not None
@@ -25,7 +25,7 @@ def test_the_cheapest_of_tied_trials_is_selected() -> None:
     assert decided.tied == (2, 3)
 
 
-def test_the_recipe_wins_against_equals() -> None:
+def test_the_recipe_wins_against_equals():
     passed = {(number, 2): rate(hits) for number, hits in enumerate((15, 16, 14), 1)}
     decided = decision.decide(board(passed, trials=3))
     assert decided is not None
@@ -33,20 +33,20 @@ def test_the_recipe_wins_against_equals() -> None:
     assert (decided.tied, decided.compared) == ((2, 1, 3), 3)
 
 
-def test_a_spent_budget_does_not_make_the_only_finished_trial_the_cheapest() -> None:
+def test_a_spent_budget_does_not_make_the_only_finished_trial_the_cheapest():
     passed = {(1, 0): rate(8), (2, 0): rate(9), (1, 1): rate(15)}
     decided = decision.decide(board(passed, trials=2, rungs=2, costs=(1.0, 0.5)))
     assert decided is not None
     assert (decided.selected, decided.tied, decided.compared) == (1, (1,), 2)
 
 
-def test_one_trial_is_not_compared() -> None:
+def test_one_trial_is_not_compared():
     decided = decision.decide(board({(1, 0): rate(15)}, trials=3))
     assert decided is not None
     assert decided.compared == 1
 
 
-def test_nothing_is_decided_without_results() -> None:
+def test_nothing_is_decided_without_results():
     assert decision.decide(board({}, trials=3)) is None
 
 
@@ -67,7 +67,7 @@ def null_search(rng: random.Random, *, trials: int = 12, rows: int = 72, truth: 
 
 
 @pytest.mark.slow
-def test_null_searches() -> None:
+def test_null_searches():
     """Of 500 searches among equals, few announce a winner; the best rate is optimistic, the held-out rate is not.
 
     docs/search.md has the figures.

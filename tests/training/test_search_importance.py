@@ -15,7 +15,7 @@ def searched(hits: list[int], values: list[dict[str, float | int | str]]) -> Boa
     return replace(current, plan=replace(current.plan, trials=trials))
 
 
-def test_a_trend_is_a_slope_on_a_logarithmic_scale() -> None:
+def test_a_trend_is_a_slope_on_a_logarithmic_scale():
     values = [
         {"learning_rate": 10.0**-power, "rank": 8, "layers": layers}
         for power, layers in zip((5, 4, 3, 2), (4, "all", 8, 4), strict=True)
@@ -29,5 +29,5 @@ def test_a_trend_is_a_slope_on_a_logarithmic_scale() -> None:
     assert layers.low <= layers.change <= layers.high
 
 
-def test_three_trials_have_no_trend() -> None:
+def test_three_trials_have_no_trend():
     assert trends(searched([2, 6, 10], [{"rank": 4}, {"rank": 8}, {"rank": 16}])) == ()

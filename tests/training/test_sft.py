@@ -22,7 +22,6 @@ from mlxtune.models.cpu import exp
 from mlxtune.models.cpu.streams import StreamPool
 from mlxtune.models.encoded import Encoded
 from mlxtune.models.head import split_head
-from mlxtune.models.load import LoadedModel
 from mlxtune.models.template import ChatTemplate
 from mlxtune.recipe import AdapterSection
 from mlxtune.training import sft
@@ -143,14 +142,14 @@ def small(tiny: Path) -> tuple[nn.Module, list[Encoded], tuple[float, dict[str, 
 
 
 @pytest.mark.parametrize("ways", cases(ALL, *(str(ways) for ways in ALL if not ways.compiled), str(TOGETHER[3])))
-def test_every_optimization_matches_plain_loss_and_gradients(small: Any, ways: Ways) -> None:
+def test_every_optimization_matches_plain_loss_and_gradients(small, ways):
     model, rows, plain = small
     exp.install()
     assert_equal(own_loss_and_gradients(model, rows, ways), plain, 1e-5)
 
 
 @pytest.mark.parametrize("ways", [Ways(), Ways(prefix=True), TOGETHER[-1]], ids=str)
-def test_rows_without_the_prefix_are_computed_apart(tiny: Path, ways: Ways) -> None:
+def test_rows_without_the_prefix_are_computed_apart(tiny, ways):
     model, _ = load_model(tiny)
     tokenizer = load_tokenizer(tiny)
     rows = [*conversations(tokenizer, SYSTEM), *(replace(row, unprefixed=True) for row in conversations(tokenizer, "Be kind."))]
@@ -159,7 +158,7 @@ def test_rows_without_the_prefix_are_computed_apart(tiny: Path, ways: Ways) -> N
     assert_equal(own_loss_and_gradients(model, rows, ways), plain_loss_and_gradients(model, rows), 1e-5)
 
 
-def test_dropout_repeats_under_gradient_checkpointing(tiny: Path) -> None:
+def test_dropout_repeats_under_gradient_checkpointing(tiny):
     """Checkpointed layers repeat their dropout mask: the gradient matches finite differences of the reported loss."""
     model, _ = load_model(tiny)
     rows = conversations(load_tokenizer(tiny), SYSTEM)
@@ -185,7 +184,7 @@ def test_dropout_repeats_under_gradient_checkpointing(tiny: Path) -> None:
 
 
 @pytest.mark.real
-def test_matches_plain_computation_on_bundled_model(real: LoadedModel) -> None:
+def test_matches_plain_computation_on_bundled_model(real):
     from mlxtune.models.load import load
 
     loaded = load(real.source)  # a private copy: adapters would remain on the shared model

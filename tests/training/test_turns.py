@@ -36,7 +36,7 @@ def recipe(folder: Path, tiny: Path, rows: list[dict[str, Any]], template: str, 
     )
 
 
-def test_answers_of_a_conversation_share_its_split_and_are_counted(tiny: Path, tmp_path: Path) -> None:
+def test_answers_of_a_conversation_share_its_split_and_are_counted(tiny, tmp_path):
     given = recipe(tmp_path, tiny, [{"messages": turns(number)} for number in range(24)], REWRITES)
     listener = Listener()
     (tmp_path / "run").mkdir()
@@ -55,7 +55,7 @@ def test_answers_of_a_conversation_share_its_split_and_are_counted(tiny: Path, t
     assert certificate["totals"]["visits"] == 4
 
 
-def test_all_turns_at_once_are_refused_with_what_to_do(tiny: Path, tmp_path: Path) -> None:
+def test_all_turns_at_once_are_refused_with_what_to_do(tiny, tmp_path):
     given = recipe(tmp_path, tiny, [{"messages": turns(2)}] * 9, REWRITES, turns="all")
     template = load_template(resolve(str(tiny)), TemplateSettings.from_recipe(given))
     rows = [template_row(given, number) for number in range(3)]
@@ -64,7 +64,7 @@ def test_all_turns_at_once_are_refused_with_what_to_do(tiny: Path, tmp_path: Pat
     assert 'data.turns to "auto"' in caught.value.hint
 
 
-def test_a_template_that_ends_no_answer_is_refused_once(tiny: Path, tmp_path: Path) -> None:
+def test_a_template_that_ends_no_answer_is_refused_once(tiny, tmp_path):
     given = recipe(tmp_path, tiny, [{"messages": turns(0)}], ENDLESS)
     template = load_template(resolve(str(tiny)), TemplateSettings.from_recipe(given))
     with pytest.raises(TemplateError) as caught:
@@ -73,7 +73,7 @@ def test_a_template_that_ends_no_answer_is_refused_once(tiny: Path, tmp_path: Pa
     assert "rows cannot be used" not in caught.value.message
 
 
-def test_rows_of_different_kinds_of_errors_are_a_data_error(tiny: Path, tmp_path: Path) -> None:
+def test_rows_of_different_kinds_of_errors_are_a_data_error(tiny, tmp_path):
     call = {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": {}}}]}
     rows = [{"messages": [turns(0)[0], call]}, {"messages": [{"role": "user", "content": "x" * 600}, turns(0)[1]]}]
     given = recipe(tmp_path, tiny, rows, CHATML, max_tokens=300)

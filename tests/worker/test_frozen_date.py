@@ -4,7 +4,6 @@ import datetime as datetimes
 import json
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -82,9 +81,7 @@ def stop_early(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
 
 
 @pytest.mark.slow
-def test_a_run_can_be_resumed_and_evaluated_on_another_day(
-    workspace: Path, tmp_path: Path, clock: type[Clock], stop_early: list[bool]
-) -> None:
+def test_a_run_can_be_resumed_and_evaluated_on_another_day(workspace, tmp_path, clock, stop_early):
     model = make_tiny(tmp_path / "dated", template=DATED)
     recipe = load(
         workspace / "recipes" / "tiny.toml",
@@ -118,7 +115,7 @@ def test_a_run_can_be_resumed_and_evaluated_on_another_day(
     assert not any(arm.cached for arm in report.load(other.folder).arms)
 
 
-def test_a_recipe_has_one_hash_on_all_days_unless_its_prompts_contain_the_date(workspace: Path, tmp_path: Path) -> None:
+def test_a_recipe_has_one_hash_on_all_days_unless_its_prompts_contain_the_date(workspace, tmp_path):
     file = workspace / "recipes" / "tiny.toml"
     template = tmp_path / "own.jinja"
     template.write_text(CHATML)

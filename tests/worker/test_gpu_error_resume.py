@@ -2,7 +2,6 @@
 
 import os
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from waiting import wait_until
@@ -44,7 +43,7 @@ def finish(run: Run) -> str:
 
 
 @pytest.mark.exhaustive
-def test_a_gpu_error_costs_only_the_steps_since_the_checkpoint(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gpu_error_costs_only_the_steps_since_the_checkpoint(workspace, monkeypatch):
     recipe = load(workspace / "recipes" / "tiny.toml")
     expected = finish(launch.start(workspace, "train", recipe))
     (workspace / "faulty_worker.py").write_text(FAULTY_WORKER)

@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal, get_args
+from typing import get_args
 
 import pytest
 from waiting import kill_worker, wait_until
@@ -50,7 +50,7 @@ def kinds(run: Run) -> list[str]:
     return [event["type"] for event in events.read_all(run.folder) if event["type"] != "heartbeat"]
 
 
-def test_a_run_waits_before_it_loads_the_model_and_between_steps(workspace: Path, unplugged: Path) -> None:
+def test_a_run_waits_before_it_loads_the_model_and_between_steps(workspace, unplugged):
     run = launch.start(
         workspace, "train", load(workspace / "recipes" / "tiny.toml", ('training.wait_for="power"', "training.steps=20000"))
     )
@@ -95,9 +95,7 @@ class Listener:
         ("both", ["battery", "heavy", "moderate", "nominal"], ["run.waiting power", "run.waiting heat", "run.continued"]),
     ],
 )
-def test_heat_pauses_a_run_until_the_pressure_is_nominal(
-    monkeypatch: pytest.MonkeyPatch, wait_for: Literal["", "power", "cool", "both"], states: list[str], emitted: list[str]
-) -> None:
+def test_heat_pauses_a_run_until_the_pressure_is_nominal(monkeypatch, wait_for, states, emitted):
     known = {"battery": PowerState(on_battery=True)} | {
         level: PowerState(thermal=level) for level in get_args(machine.ThermalPressure)
     }
@@ -112,7 +110,7 @@ def test_heat_pauses_a_run_until_the_pressure_is_nominal(
     assert wait_for in ("", "power") or next(remaining, None) is None
 
 
-def test_a_run_that_is_too_hot_can_be_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_that_is_too_hot_can_be_stopped(monkeypatch):
     monkeypatch.setattr(machine, "power", lambda: PowerState(thermal="heavy"))
     monkeypatch.setattr(power_wait, "POLL", 0.0)
     listener = Listener(patience=3)

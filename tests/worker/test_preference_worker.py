@@ -94,7 +94,7 @@ def kill(run: Run, when: Callable[[], bool]) -> None:
     assert run.status() == "crashed"
 
 
-def test_dpo_trains_from_a_parent_and_is_evaluated_against_it(parent: tuple[Path, Run]) -> None:
+def test_dpo_trains_from_a_parent_and_is_evaluated_against_it(parent):
     workspace, before = parent
     run = start(workspace)
     state = finish(run)
@@ -131,7 +131,7 @@ def test_dpo_trains_from_a_parent_and_is_evaluated_against_it(parent: tuple[Path
 
 
 @pytest.mark.exhaustive
-def test_run_killed_while_scoring_and_training_ends_bit_identically(parent: tuple[Path, Run], home: Path) -> None:
+def test_run_killed_while_scoring_and_training_ends_bit_identically(parent, home):
     workspace, _ = parent
     write_pairs(workspace / "many.jsonl", 400)
     overrides = ("data.source=../many.jsonl", "adapter.dropout=0.1", "training.samples=0")
@@ -154,7 +154,7 @@ def test_run_killed_while_scoring_and_training_ends_bit_identically(parent: tupl
     assert ends == [(item.step, item.loss, item.metrics) for item in uninterrupted.state().validations]
 
 
-def test_pairs_that_are_too_long_are_skipped_and_counted(parent: tuple[Path, Run]) -> None:
+def test_pairs_that_are_too_long_are_skipped_and_counted(parent):
     workspace, _ = parent
     write_pairs(
         workspace / "long.jsonl", 30, *({"prompt": f"{index} " * 99, "chosen": "Yes.", "rejected": "No."} for index in range(3))
@@ -168,7 +168,7 @@ def test_pairs_that_are_too_long_are_skipped_and_counted(parent: tuple[Path, Run
 
 
 @pytest.mark.exhaustive
-def test_unpaired_rows_train_with_kto(parent: tuple[Path, Run]) -> None:
+def test_unpaired_rows_train_with_kto(parent):
     workspace, _ = parent
     rows = [
         {"prompt": f"Question {index}?", "completion": f"{'warm' if index % 2 else 'cold'} {index % 7}", "label": bool(index % 2)}

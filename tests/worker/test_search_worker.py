@@ -94,7 +94,7 @@ def results(run: Run) -> dict[tuple[int, int], tuple[object, ...]]:
     return {key: (result.passed, result.nats, result.tokens) for key, result in board.results.items()}
 
 
-def test_the_selected_trial_is_a_run_that_is_evaluated_once(workspace: Path) -> None:
+def test_the_selected_trial_is_a_run_that_is_evaluated_once(workspace):
     search = finish(start(workspace))
     board = leaderboard.read_leaderboard(search.folder)
     assert board
@@ -114,7 +114,7 @@ def test_the_selected_trial_is_a_run_that_is_evaluated_once(workspace: Path) -> 
 
 
 @pytest.mark.exhaustive
-def test_epochs_and_replay_are_searched(workspace: Path, tmp_path: Path) -> None:
+def test_epochs_and_replay_are_searched(workspace, tmp_path):
     prompts = tmp_path / "prompts.jsonl"
     prompts.write_text("".join(json.dumps({"prompt": f"Say {index}."}) + "\n" for index in range(12)))
     varied = (
@@ -160,7 +160,7 @@ def fault(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], N
 
 
 @pytest.mark.exhaustive
-def test_trials_with_nan_or_too_little_memory_fail_alone(workspace: Path, fault: Callable[[str], None]) -> None:
+def test_trials_with_nan_or_too_little_memory_fail_alone(workspace, fault):
     fault("nan")
     shown = entries(finish(start(workspace, "search.learning_rate=[0.6, 0.9]")))
     assert [shown[number].status for number in (1, 2, 3)] == ["selected", "failed", "failed"]
@@ -174,7 +174,7 @@ def test_trials_with_nan_or_too_little_memory_fail_alone(workspace: Path, fault:
 
 
 @pytest.mark.exhaustive
-def test_other_apps_that_need_the_memory_stop_the_search(workspace: Path, fault: Callable[[str], None]) -> None:
+def test_other_apps_that_need_the_memory_stop_the_search(workspace, fault):
     whole = finish(start(workspace))
     fault("pressure")
     search = start(workspace)
@@ -186,13 +186,13 @@ def test_other_apps_that_need_the_memory_stop_the_search(workspace: Path, fault:
 
 
 @pytest.mark.exhaustive
-def test_the_evaluation_does_not_load_a_second_model(workspace: Path, fault: Callable[[str], None]) -> None:
+def test_the_evaluation_does_not_load_a_second_model(workspace, fault):
     fault("one model")
     finish(start(workspace, "search.trials=2"))
 
 
 @pytest.mark.exhaustive
-def test_preference_training_is_searched(workspace: Path) -> None:
+def test_preference_training_is_searched(workspace):
     pairs = [
         {"prompt": f"Question {index}?", "chosen": "warm " * (1 + index % 4) + str(index), "rejected": f"cold {index}"}
         for index in range(40)
@@ -209,7 +209,7 @@ def test_preference_training_is_searched(workspace: Path) -> None:
 
 
 @pytest.mark.exhaustive
-def test_arms_at_endpoints_are_not_asked(workspace: Path) -> None:
+def test_arms_at_endpoints_are_not_asked(workspace):
     endpoint = (
         'evaluation.arms=["base", "endpoint:other", "tuned"]',
         'evaluation.endpoints.other={ model = "m", url = "http://127.0.0.1:9/v1" }',
@@ -223,7 +223,7 @@ def test_arms_at_endpoints_are_not_asked(workspace: Path) -> None:
 
 
 @pytest.mark.exhaustive
-def test_a_null_search_announces_no_winner(workspace: Path) -> None:
+def test_a_null_search_announces_no_winner(workspace):
     same = (
         "search.learning_rate=[1e-2, 1e-2]",
         "search.rank=[4]",
@@ -243,7 +243,7 @@ def test_a_null_search_announces_no_winner(workspace: Path) -> None:
 
 
 @pytest.mark.exhaustive
-def test_the_user_drops_a_trial(workspace: Path) -> None:
+def test_the_user_drops_a_trial(workspace):
     search = start(workspace)
     boards.choose(search.folder, "drop", 2)
     finish(search)
@@ -251,7 +251,7 @@ def test_the_user_drops_a_trial(workspace: Path) -> None:
 
 
 @pytest.mark.exhaustive
-def test_the_budget_limits_the_trials(workspace: Path) -> None:
+def test_the_budget_limits_the_trials(workspace):
     search = finish(start(workspace, "search.budget=21 steps"))
     board = boards.read_board(search.folder)
     assert board

@@ -51,7 +51,7 @@ def resume(run: Run) -> None:
 
 
 @pytest.mark.parametrize("rows", cases([4, 1], "4"))
-def test_two_hosts_match_single_host_losses_in_one_event_log(workspace: Path, rows: int) -> None:
+def test_two_hosts_match_single_host_losses_in_one_event_log(workspace, rows):
     overrides = (f"training.batch_size={rows}", "training.accumulate=2", "training.steps=8", "training.schedule=constant")
     runs = []
     for hosts in (1, 2):
@@ -77,7 +77,7 @@ def assert_only_leader_wrote(run: Run) -> None:
 
 
 @pytest.mark.exhaustive
-def test_stop_ends_all_hosts_at_same_step_and_resume_restarts_them(workspace: Path) -> None:
+def test_stop_ends_all_hosts_at_same_step_and_resume_restarts_them(workspace):
     run = start(workspace, *LONG)
     wait_for_state(run, lambda state: state.step >= 3)
     registry.stop(run)
@@ -95,7 +95,7 @@ def test_stop_ends_all_hosts_at_same_step_and_resume_restarts_them(workspace: Pa
 
 
 @pytest.mark.exhaustive
-def test_killed_peer_stops_run_with_checkpoint(workspace: Path) -> None:
+def test_killed_peer_stops_run_with_checkpoint(workspace):
     run = start(workspace, *LONG)
     wait_for_state(run, lambda state: state.step >= 3)
     os.kill(peer_of(run), signal.SIGKILL)
@@ -110,7 +110,7 @@ def test_killed_peer_stops_run_with_checkpoint(workspace: Path) -> None:
 
 
 @pytest.mark.exhaustive
-def test_peer_does_not_outlive_leader(workspace: Path) -> None:
+def test_peer_does_not_outlive_leader(workspace):
     run = start(workspace, *LONG)
     wait_for_state(run, lambda state: state.step >= 3)
     kill_worker(run)
@@ -119,7 +119,7 @@ def test_peer_does_not_outlive_leader(workspace: Path) -> None:
 
 
 @pytest.mark.exhaustive
-def test_stopped_run_matches_uninterrupted_run(workspace: Path) -> None:
+def test_stopped_run_matches_uninterrupted_run(workspace):
     overrides = ("training.steps=60", "training.save_every=100", "training.validate_every=100")
     whole = start(workspace, *overrides)
     wait_for_state(whole, lambda state: state.ended)
@@ -135,7 +135,7 @@ def test_stopped_run_matches_uninterrupted_run(workspace: Path) -> None:
     assert weights[0] == weights[1]
 
 
-def test_unusable_host_is_named_before_first_step(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unusable_host_is_named_before_first_step(workspace, monkeypatch):
     away = workspace / "bin"
     away.mkdir()
     (away / "ssh").write_text("#!/bin/sh\necho 'no route to elsewhere'\nexit 255\n")
@@ -150,7 +150,7 @@ def test_unusable_host_is_named_before_first_step(workspace: Path, monkeypatch: 
 
 
 @pytest.mark.exhaustive
-def test_host_over_ssh_joins_training(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_host_over_ssh_joins_training(workspace, monkeypatch):
     away = workspace / "bin"
     away.mkdir()
     # Simulates ssh without a network: runs the last argument in a shell and passes the pipes through.

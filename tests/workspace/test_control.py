@@ -1,6 +1,5 @@
 """Runs are started, resumed, and stopped the same way from every interface."""
 
-from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
 
@@ -24,11 +23,11 @@ from mlxtune.workspace.control import StopEffect, stop_effect
         ("generate", 0, StopEffect.NOTHING),
     ],
 )
-def test_what_a_stopped_run_keeps_depends_on_its_kind(kind: str, step: int, effect: StopEffect) -> None:
+def test_what_a_stopped_run_keeps_depends_on_its_kind(kind, step, effect):
     assert stop_effect(kind, cast(RunState, SimpleNamespace(step=step))) == effect
 
 
-def test_waiting_for_a_run_tells_once_that_it_takes_long_and_gives_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_waiting_for_a_run_tells_once_that_it_takes_long_and_gives_up(tmp_path, monkeypatch):
     told: list[bool] = []
     monkeypatch.setattr(Run, "status", lambda run: "running")
     monkeypatch.setattr(control, "STOP_PATIENCE", 0.0)
@@ -39,6 +38,6 @@ def test_waiting_for_a_run_tells_once_that_it_takes_long_and_gives_up(tmp_path: 
     assert told == [True]
 
 
-def test_waiting_for_a_run_that_has_stopped_returns_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_waiting_for_a_run_that_has_stopped_returns_at_once(tmp_path, monkeypatch):
     monkeypatch.setattr(Run, "status", lambda run: "stopped")
     control.wait_until_stopped(Run(tmp_path), lambda: pytest.fail("told"))

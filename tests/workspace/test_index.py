@@ -33,13 +33,13 @@ def copied(folder: Path, name: str, seconds: float, **facts: object) -> Path:
 @pytest.mark.parametrize(
     "text", ["", "[]", "{}", '{"arms": []}', '{"arms": [{}], "comparisons": [], "facts": {}, "verdict": ""}', "\x00"]
 )
-def test_a_damaged_report_is_left_out(tmp_path: Path, text: str) -> None:
+def test_a_damaged_report_is_left_out(tmp_path, text):
     folder = write_evaluation(tmp_path)
     (folder / FILE).write_text(text)
     assert history.evaluations(tmp_path) == []
 
 
-def test_a_report_is_read_again_only_if_its_file_has_changed(tmp_path: Path) -> None:
+def test_a_report_is_read_again_only_if_its_file_has_changed(tmp_path):
     folder = write_evaluation(tmp_path)
     one = history.evaluations(tmp_path)
     assert history.evaluations(tmp_path)[0] is one[0]
@@ -47,7 +47,7 @@ def test_a_report_is_read_again_only_if_its_file_has_changed(tmp_path: Path) -> 
     assert history.evaluations(tmp_path)[0] is not one[0]
 
 
-def test_an_evaluation_has_its_facts_and_rates(tmp_path: Path) -> None:
+def test_an_evaluation_has_its_facts_and_rates(tmp_path):
     folder = write_evaluation(tmp_path)
     (one,) = history.evaluations(tmp_path)
     assert (one.run.folder, one.name, one.run_id, one.adapter, one.rows) == (folder, "shop", "r", "a", 4)
@@ -57,7 +57,7 @@ def test_an_evaluation_has_its_facts_and_rates(tmp_path: Path) -> None:
     assert one.recipe.name == "shop"
 
 
-def test_the_verdict_on_an_adapter_is_the_newest_or_the_same_on_more_rows(tmp_path: Path) -> None:
+def test_the_verdict_on_an_adapter_is_the_newest_or_the_same_on_more_rows(tmp_path):
     folder = write_evaluation(tmp_path)
     ids = json.loads((folder / FILE).read_text())["facts"]["row_ids"]
     copied(folder, "20261125-0900-shop", 60, row_ids=ids[:2], rows=2)
@@ -72,7 +72,7 @@ def test_the_verdict_on_an_adapter_is_the_newest_or_the_same_on_more_rows(tmp_pa
     assert history.evaluation_of(found, "none") is None
 
 
-def test_the_index_keeps_unchanged_verdicts_and_finds_the_best(tmp_path: Path) -> None:
+def test_the_index_keeps_unchanged_verdicts_and_finds_the_best(tmp_path):
     many = 30
     folder = write_evaluation(tmp_path, base=[BAD] * many, tuned=[GOOD] * many)
     workspace = WorkspaceIndex(tmp_path, lambda: 1.0)
