@@ -1,7 +1,5 @@
 """Requests that are made to hold or confuse the server."""
 
-from __future__ import annotations
-
 import socket
 import threading
 import time

@@ -1,7 +1,5 @@
 """The trained text of every turn beside TRL's, and prompts beside the template's own rendering."""
 
-from __future__ import annotations
-
 from datetime import datetime
 
 import pytest

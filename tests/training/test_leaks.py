@@ -1,7 +1,5 @@
 """A long run with validation, samples and checkpoints leaks neither file descriptors nor memory."""
 
-from __future__ import annotations
-
 import dataclasses
 import gc
 import os

@@ -1,7 +1,5 @@
 """Real searches on the tiny model: rungs are complete runs, killed searches continue, and failed trials are reported."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Callable, Iterator
