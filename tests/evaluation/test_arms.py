@@ -1,7 +1,6 @@
 """Evaluation arms and their prompts."""
 
 import json
-import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -101,19 +100,6 @@ def test_missing_or_empty_prompt_file_is_refused(tmp_path):
         build_arms(recipe, None, TRAIN)
 
 
-@pytest.mark.parametrize(
-    ("section", "problem"),
-    [
-        ('arms = ["base", "tuned+prompt"]\nprompt = "Do it."', "tuned+prompt requires the arm tuned"),
-        ('arms = ["base", "tuned", "tuned+prompt"]', "tuned+prompt requires evaluation.prompt"),
-        ('arms = ["base", "tuned", "tuned+grammar"]', "tuned+grammar requires evaluation.schema"),
-    ],
-)
-def test_arm_without_what_it_needs_is_refused(section, problem):
-    with pytest.raises(RecipeError, match=re.escape(problem)):
-        _recipe(section)
-
-
 def test_shots_are_training_rows_before_the_prompt():
     arm = build_arms(_recipe('arms = ["base", "base+kshot"]\nshots = 2'), None, TRAIN)[1]
     turns = _turns(arm.prompt_for(ROW))
@@ -183,6 +169,9 @@ def test_too_few_training_rows_for_shots_are_refused():
     ("evaluation", "message"),
     [
         ('arms = ["base", "base+prompt"]', r"base\+prompt requires evaluation\.prompt"),
+        ('arms = ["base", "tuned", "tuned+prompt"]', r"tuned\+prompt requires evaluation\.prompt"),
+        ('arms = ["base", "tuned", "tuned+grammar"]', r"tuned\+grammar requires evaluation\.schema"),
+        ('arms = ["base", "tuned+prompt"]\nprompt = "Do it."', r"tuned\+prompt requires the arm tuned"),
         ('arms = ["base", "base+grammar"]', r"base\+grammar requires evaluation\.schema"),
         ('arms = ["base", "base+grammar+kshot"]', r"base\+grammar\+kshot requires evaluation\.schema"),
         ('schema = "s"\narms = ["base", "base+grammar+prompt"]', r"base\+grammar\+prompt requires evaluation\.prompt"),

@@ -43,11 +43,13 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return waits
 
 
-def _ask(stub: JudgeStub, cache: Path, cap: float = 0.0, max_tokens: int = 40, rows=ROWS) -> tuple[ArmAnswers, float]:
+def _ask(
+    stub: JudgeStub, cache: Path, cap: float = 0.0, max_tokens: int = 40, progress=lambda done, total: None
+) -> tuple[ArmAnswers, float]:
+    endpoint = Endpoint("small-1", stub.url, price_in=2.0, price_out=8.0, cap=cap)
     return endpoint_answers(
-        Arm("endpoint:small"), Endpoint("small-1", stub.url, price_in=2.0, price_out=8.0, cap=cap), rows,
-        max_tokens=max_tokens, cache=cache, tell=lambda of: lambda done, total: None, count_tokens=lambda text: len(text.split()),
-        workers=1,
+        Arm("endpoint:small"), endpoint, ROWS, max_tokens=max_tokens, cache=cache, tell=lambda of: progress,
+        count_tokens=lambda text: len(text.split()), workers=1,
     )  # fmt: skip
 
 
@@ -127,15 +129,9 @@ def test_stop_request_keeps_replies(stub, waits, tmp_path):
             raise Interrupted(0)
 
     with pytest.raises(Interrupted):
-        endpoint_answers(
-            Arm("endpoint:small"), Endpoint("small-1", stub.url), ROWS, max_tokens=40, cache=tmp_path, tell=lambda of: stop,
-            count_tokens=len, workers=1,
-        )  # fmt: skip
+        _ask(stub, tmp_path, progress=stop)
     assert len(stub.bodies) == 2
-    endpoint_answers(
-        Arm("endpoint:small"), Endpoint("small-1", stub.url), ROWS, max_tokens=40, cache=tmp_path,
-        tell=lambda of: lambda done, total: None, count_tokens=len, workers=1,
-    )  # fmt: skip
+    _ask(stub, tmp_path)
     assert len(stub.bodies) == 8
 
 

@@ -168,4 +168,6 @@ def test_the_style_adapter_trains_on_top_of_the_format_adapter(shop, tiny, tmp_p
 
 
 def test_the_bundled_recipes_are_for_the_bundled_model():
-    assert {load(path).model.base for path in BUNDLED.values()} == {bundled.DEFAULT.alias}
+    assert {(name, load(path).name, load(path).model.base) for name, path in BUNDLED.items()} == {
+        (name, name, bundled.DEFAULT.alias) for name in BUNDLED
+    }

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlxtune.core.errors import RecipeError
-from mlxtune.recipe import Disclaimer, EvaluationSection, dump, load, parse
+from mlxtune.recipe import AdapterSection, Disclaimer, EvaluationSection, dump, load, parse
 
 ROOT = Path(__file__).parents[2]
 MINIMAL = 'name = "n"\n[model]\nbase = "m"\n[data]\nsource = "d.jsonl"\n'
@@ -50,12 +50,9 @@ def test_paths_are_relative_to_the_recipe(tmp_path):
     assert recipe.schema_file == tmp_path.resolve() / "recipes" / "s.json"
 
 
-@pytest.mark.parametrize("file", sorted((ROOT / "recipes").glob("*.toml")), ids=lambda file: file.stem)
-def test_a_shipped_recipe_loads_and_its_files_exist(file):
-    recipe = load(file)
-    assert recipe.source.exists()
-    assert recipe.schema_file is None or recipe.schema_file.is_file()
-    assert recipe.name == file.stem
+def test_scale_is_alpha_over_rank_or_over_its_root():
+    assert AdapterSection(rank=8, alpha=20.0).scale == 2.5
+    assert AdapterSection(rank=16, alpha=20.0, rslora=True).scale == 5.0
 
 
 @pytest.mark.parametrize("file", sorted((ROOT / "recipes").glob("*.toml")), ids=lambda file: file.stem)

@@ -31,29 +31,24 @@ def lengths(rows: list[Encoded]) -> list[int]:
     return [len(row.tokens) - 1 for row in rows]
 
 
+def epoch(rows: list[Encoded], size: int = 0, seed: int = 1, number: int = 0) -> list[list[int]]:
+    arrange = partial(batching.group_by_length, lengths(rows), batch_tokens=1024, batch_size=size)
+    return batching.epoch_batches(len(rows), arrange, seed=seed, number=number)
+
+
 @pytest.mark.parametrize("size", [0, 7])
 def test_epoch_visits_every_row_once(rows, size):
-    batches = batching.epoch_batches(
-        len(rows), partial(batching.group_by_length, lengths(rows), batch_tokens=1024, batch_size=size), seed=1, number=0
-    )
+    batches = epoch(rows, size)
     assert sorted(at for batch in batches for at in batch) == list(range(len(rows)))
     assert all(len(batch) <= 7 for batch in batches) or not size
 
 
 def test_epochs_differ_and_seeds_reproduce(rows):
-    settings = {"batch_tokens": 1024, "batch_size": 0}
-    first, second = (
-        batching.epoch_batches(len(rows), partial(batching.group_by_length, lengths(rows), **settings), seed=1, number=number)
-        for number in (0, 1)
-    )
+    first, second = (epoch(rows, number=number) for number in (0, 1))
     assert first != second
     assert {frozenset(batch) for batch in first} != {frozenset(batch) for batch in second}
-    assert first == batching.epoch_batches(
-        len(rows), partial(batching.group_by_length, lengths(rows), **settings), seed=1, number=0
-    )
-    assert first != batching.epoch_batches(
-        len(rows), partial(batching.group_by_length, lengths(rows), **settings), seed=2, number=0
-    )
+    assert first == epoch(rows)
+    assert first != epoch(rows, seed=2)
 
 
 @pytest.mark.parametrize("size", [0, 8])
@@ -68,19 +63,14 @@ def test_replayed_rows_are_spread_over_all_batches(rows, size):
 
 
 def test_epoch_order_is_independent_of_length(rows):
-    batches = batching.epoch_batches(
-        len(rows), partial(batching.group_by_length, lengths(rows), batch_tokens=1024, batch_size=4), seed=1, number=0
-    )
+    batches = epoch(rows, 4)
     means = [sum(len(rows[at].tokens) for at in batch) / len(batch) for batch in batches]
     rising = sum(a < b for a, b in pairwise(means)) / (len(means) - 1)
     assert 0.35 < rising < 0.65
 
 
 def test_batch_fits_budget_with_little_padding(rows):
-    batches = batching.epoch_batches(
-        len(rows), partial(batching.group_by_length, lengths(rows), batch_tokens=1024, batch_size=0), seed=1, number=0
-    )
-    computed = [sft.collate(rows, batch, 0).computed_positions for batch in batches]
+    computed = [sft.collate(rows, batch, 0).computed_positions for batch in epoch(rows)]
     assert max(computed) <= 1024
     assert sum(computed) / sum(lengths(rows)) < 1.1
 
@@ -107,16 +97,8 @@ def test_targets_are_trained_tokens_without_padding(rows, lanes):
 
 def test_shared_prefix_keeps_every_target():
     shared = list(range(100, 130))
-    rows = [
-        Encoded(
-            str(at),
-            Location(Path("f"), at),
-            np.array([*shared, 7, *tail], np.int32),
-            np.array([False] * 31 + [True] * len(tail)),
-            31 + len(tail),
-        )
-        for at, tail in enumerate([[1, 2, 3], [4, 5], [6]])
-    ]
+    texts = [[*shared, 7, *tail] for tail in ([1, 2, 3], [4, 5], [6])]
+    rows = [Encoded("", Location(Path("f"), 1), np.array(text, np.int32), np.arange(len(text)) > 30, len(text)) for text in texts]
     prefix = sft.shared_prefix(rows)
     assert prefix == 30
     batch = sft.collate(rows, range(3), prefix)

@@ -150,24 +150,24 @@ def own_loss_and_gradients(
     return sums[0][0].item() / count, {name: array / count for name, array in tree_flatten(sums[1])}
 
 
-@pytest.fixture(scope="module")
-def small(tiny: Path) -> tuple[nn.Module, list[EncodedPair], tuple[float, dict[str, mx.array]]]:
+def prepared(tiny: Path, prefix: int) -> tuple[nn.Module, list[EncodedPair], tuple[float, dict[str, mx.array]]]:
     """Return the tiny model with an adapter on its upper layer, pairs, and their plain loss and gradients."""
     model, _ = load_model(tiny)
     shaken(model, AdapterSection(rank=4, alpha=8, layers=1))
-    rows = random_pairs(1)
+    rows = random_pairs(1, prefix=prefix)
     exp.uninstall()
     return model, rows, plain_loss_and_gradients(model, rows)
 
 
 @pytest.fixture(scope="module")
-def alike(tiny: Path) -> tuple[nn.Module, list[EncodedPair], tuple[float, dict[str, mx.array]]]:
-    """Return the same for pairs whose prompts all start with the same 20 tokens."""
-    model, _ = load_model(tiny)
-    shaken(model, AdapterSection(rank=4, alpha=8, layers=1))
-    rows = random_pairs(1, prefix=20)
-    exp.uninstall()
-    return model, rows, plain_loss_and_gradients(model, rows)
+def small(tiny):
+    return prepared(tiny, 0)
+
+
+@pytest.fixture(scope="module")
+def alike(tiny):
+    """Pairs whose prompts all start with the same 20 tokens."""
+    return prepared(tiny, 20)
 
 
 @pytest.mark.parametrize("ways", cases([*EACH, *TOGETHER], *(str(ways) for ways in [*EACH, TOGETHER[0]] if not ways.compiled)))
