@@ -18,6 +18,7 @@ _NOT_CONTRACT = {
     "regression_margin", "regression_system", "max_tokens", "thinking_tokens", "stop_loops", "batch_size",
 }  # fmt: skip
 Term = Literal["held_out_rows", "schema", "contract", "template", "thinking", "thinking_tokens", "token_limit", "decoding"]
+_CRITERIA: tuple[Term, ...] = ("schema", "contract", "template")  # what answers must satisfy, and how prompts are rendered
 _NAMES: dict[Term, str] = {
     "schema": "the schema",
     "contract": "the other requirements of the contract",
@@ -66,23 +67,16 @@ def differences(before: ReportFacts, now: ReportFacts) -> list[ChangedTerm]:
     """
     new, missing = set(now["row_ids"]) - set(before["row_ids"]), set(before["row_ids"]) - set(now["row_ids"])
     rows = [ChangedTerm("held_out_rows", len(missing), len(new))] if new or missing else []
-    return [*rows, *_criteria_changes(before, now), *_generation_changes(before, now)]
+    return [*rows, *_changes(before, now, (*_CRITERIA, "thinking", "thinking_tokens", "decoding"))]
 
 
-def _criteria_changes(before: ReportFacts, now: ReportFacts) -> list[ChangedTerm]:
-    """Return the differences between what answers must satisfy, and between how prompts are rendered."""
-    terms: tuple[Term, ...] = ("schema", "contract", "template")
+def _changes(before: ReportFacts, now: ReportFacts, terms: Sequence[Term]) -> Iterator[ChangedTerm]:
+    limits = [facts["decoding"]["max_tokens"] for facts in (before, now)]
     same_base = before.get("base_fingerprint") == now.get("base_fingerprint")
-    return [ChangedTerm(term) for term in terms if _differs(before, now, term) and (same_base or term != "template")]
-
-
-def _generation_changes(before: ReportFacts, now: ReportFacts) -> list[ChangedTerm]:
-    terms: tuple[Term, ...] = ("thinking", "thinking_tokens")
-    changes = [ChangedTerm(term) for term in terms if _differs(before, now, term)]
-    one, two = (facts["decoding"]["max_tokens"] for facts in (before, now))
-    if one != two:
-        return [*changes, ChangedTerm("token_limit", one, two)]
-    return [*changes, *([ChangedTerm("decoding")] if _differs(before, now, "decoding") else [])]
+    for term in terms:
+        if before.get(term) != now.get(term) and (same_base or term != "template"):
+            is_limit = term == "decoding" and limits[0] != limits[1]
+            yield ChangedTerm("token_limit", *limits) if is_limit else ChangedTerm(term)
 
 
 def require_baseline_terms(evaluation: Path, facts: ReportFacts, recipe: Recipe) -> None:
@@ -91,19 +85,14 @@ def require_baseline_terms(evaluation: Path, facts: ReportFacts, recipe: Recipe)
     A change in the held-out rows, or in how answers are generated, does not matter: every evaluation includes the base, which
     then gives the answers that are missing, and the report notes the change.
     """
-    for run, before in _earlier(evaluation, facts, recipe):
-        if changes := _criteria_changes(before, facts):
-            raise InputError(
-                f"{listed(changes)} changed since the base was evaluated ({run.id}), so the results cannot be compared.",
-                hint=f"Undo the change, or evaluate the base again: mlxtune eval {_recipe_file(evaluation.parent.parent, recipe)}",
-            )
-        return
-
-
-def _recipe_file(workspace: Path, recipe: Recipe) -> str:
-    """Return the recipe's file as written in a command, or ``RECIPE`` if its name is not that of the recipe."""
-    file = Path("recipes", f"{recipe.name}.toml")
-    return shlex.quote(str(file)) if (workspace / file).is_file() else "RECIPE"
+    run, before = next(_earlier(evaluation, facts, recipe), (None, facts))
+    if run and (changes := list(_changes(before, facts, _CRITERIA))):
+        file = Path("recipes", f"{recipe.name}.toml")  # unless its name is not that of the recipe
+        written = shlex.quote(str(file)) if (evaluation.parent.parent / file).is_file() else "RECIPE"
+        raise InputError(
+            f"{listed(changes)} changed since the base was evaluated ({run.id}), so the results cannot be compared.",
+            hint=f"Undo the change, or evaluate the base again: mlxtune eval {written}",
+        )
 
 
 def changed_terms(evaluation: Path, facts: ReportFacts, recipe: Recipe) -> ChangedTerms | None:
@@ -125,7 +114,7 @@ def require_comparable(first: str, before: ReportFacts, second: str, now: Report
 
 def _same_limit(before: ReportFacts, now: ReportFacts) -> str:
     """Return how to evaluate again with the higher limit of two reports, or ``""`` if they differ in more than the limit."""
-    if not _differs(before, now, "decoding"):
+    if before["decoding"] == now["decoding"]:
         return ""
     one, two = sorted((before, now), key=lambda facts: facts["decoding"]["max_tokens"])
     limit = two["decoding"]["max_tokens"]
@@ -143,10 +132,6 @@ def _earlier(evaluation: Path, facts: ReportFacts, recipe: Recipe) -> Iterator[t
         )
         if one.run.folder != evaluation and one.name == recipe.name and same_rows:
             yield one.run, before
-
-
-def _differs(before: ReportFacts, now: ReportFacts, key: str) -> bool:
-    return before.get(key) != now.get(key)
 
 
 def listed(changes: Sequence[ChangedTerm]) -> str:
