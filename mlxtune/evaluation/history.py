@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import TypeVar
 
 from mlxtune.core.errors import MlxtuneError
 from mlxtune.core.files import FileStamp, file_stamp
@@ -18,7 +16,6 @@ from mlxtune.evaluation.scorers.registry import FORMS
 from mlxtune.recipe import Recipe
 from mlxtune.runs.registry import RUN_KINDS, Run
 
-T = TypeVar("T")
 _INVALID = (KeyError, TypeError, ValueError, AttributeError, IndexError, ZeroDivisionError)  # raised by JSON that is not a report
 
 
@@ -129,16 +126,6 @@ def evaluations(workspace: Path) -> list[Evaluation]:
     ]
     newest_first = sorted(stamped, key=lambda item: (item[0][0], item[1].name), reverse=True)
     return [found for stamp, folder in newest_first if (found := _read(folder, stamp))]
-
-
-def widest(evaluations: Iterable[T], scope: Callable[[T], Scope]) -> T | None:
-    """Return the first of ``evaluations``, which are newest first, or the one that measured the same on most rows."""
-    rest = iter(evaluations)
-    counted = next(rest, None)
-    for other in rest:
-        if counted is not None and scope(counted).is_part_of(scope(other)):
-            counted = other
-    return counted
 
 
 def counting(found: list[Evaluation]) -> list[Evaluation]:

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Literal
 
+import numpy as np
+
 from mlxtune.evaluation.statistics.clusters import effective_n
 from mlxtune.evaluation.statistics.intervals import LEVEL, wilson
 from mlxtune.evaluation.statistics.significance import holm
@@ -121,15 +123,8 @@ def _projected_rate(board: Board, number: int, rung: int) -> float:
 
 def _noise(board: Board) -> float:
     """Return the variance of a trial's rate around the rates of the others that is due to the choice of rows."""
-    results = [board.results[trial.number, 0].passed for trial in board.trials if (trial.number, 0) in board.results]
-    rows = len(results[0])
-    row_means = [fmean(column) for column in zip(*results, strict=True)]
-    trial_means = [fmean(passed) for passed in results]
-    total = fmean(trial_means)
-    squares = sum(
-        (value - row_means[index] - trial_mean + total) ** 2
-        for passed, trial_mean in zip(results, trial_means, strict=True)
-        for index, value in enumerate(passed)
-    )
-    freedom = (rows - 1) * (len(results) - 1)
-    return squares / freedom / rows if freedom else 0.0
+    table = np.array([board.results[trial.number, 0].passed for trial in board.trials if (trial.number, 0) in board.results], float)
+    trials, rows = table.shape
+    residuals = table - table.mean(axis=0) - table.mean(axis=1, keepdims=True) + table.mean()
+    freedom = (rows - 1) * (trials - 1)
+    return float((residuals**2).sum()) / freedom / rows if freedom else 0.0
