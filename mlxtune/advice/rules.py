@@ -134,7 +134,6 @@ class Rules:
 
 @cache
 def rules() -> Rules:
-    """Return mlxtune's rules."""
     return read_rules(files("mlxtune.advice").joinpath("rules.toml").read_text(encoding="utf-8"))
 
 

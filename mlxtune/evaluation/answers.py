@@ -149,7 +149,6 @@ def reference_likelihood(answers: Sequence[Answer]) -> tuple[float, int]:
 
 
 def answer_statistics(answers: Sequence[Answer]) -> AnswerStatistics:
-    """Return the statistics of ``answers``."""
     cut = [answer for answer in answers if answer.ended in _CUT]
     going = [answer for answer in cut if not _repeats(answer)]
     failed = sum(not is_undecided(answer) for answer in going)

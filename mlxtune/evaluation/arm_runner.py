@@ -142,7 +142,6 @@ class ArmRunner:
         return [outputs[prompt] for prompt in prompts]
 
     def answer_validation(self, arm: Arm, rows: Sequence[PromptRow]) -> ArmAnswers:
-        """Return the answers of ``arm`` to the validation ``rows``."""
         tell = partial(progress_reporter, self._worker, arm.name)
         return self._generate(arm, rows, self._options, tell, of="validation row", score_references=False)
 

@@ -94,7 +94,6 @@ def endpoint_answers(
 
 
 def row_calls(arm: Arm, rows: Sequence[PromptRow]) -> list[RowCall]:
-    """Return the requests for the answers to ``rows``."""
     return [RowCall(row.id, [openai_message(turn) for turn in arm.prompt_for(row)], tuple(row.tools)) for row in rows]
 
 

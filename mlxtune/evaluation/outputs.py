@@ -195,8 +195,6 @@ class _Generator:
         )
 
     def generate(self, tell: Callable[[str], Progress], of: str) -> list[GeneratedAnswer]:
-        """Return the answer to each prompt."""
-
         def compute(prompts: Sequence[list[int]], **listeners: Any) -> list[GeneratedAnswer]:
             self.cached = False
             if of == HELD_OUT_ROW:  # other prompts have short answers

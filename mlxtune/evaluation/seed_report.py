@@ -94,7 +94,6 @@ class SeedReport:
 
     @property
     def chosen(self) -> SeedResult:
-        """The recommended seed's result."""
         return next(seed for seed in self.seeds if seed.run == self.recommended)
 
 

@@ -58,7 +58,6 @@ _DATE = Rule(lambda day: not day or is_date(day), 'empty or a date such as "2026
 
 
 def is_date(text: str) -> bool:
-    """Return whether ``text`` is an ISO date."""
     try:
         return date.fromisoformat(text).isoformat() == text
     except ValueError:
@@ -536,5 +535,4 @@ class Recipe:
 
 @cache
 def annotated_types(section: type) -> dict[str, Any]:
-    """Return the annotated type of each field in a section."""
     return get_type_hints(section, include_extras=True)

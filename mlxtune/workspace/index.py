@@ -198,7 +198,6 @@ class Snapshot:
         return sorted((view for view in views if not view.alive and view.updated > time), key=lambda view: -view.updated)
 
     def find_run(self, id: str | None) -> RunView | None:
-        """Return the run with this ID."""
         return next((view for view in self.runs if view.id == id), None)
 
 

@@ -65,7 +65,6 @@ class BlindResult:
 
     @property
     def headline(self) -> VoteTally:
-        """The tally of the headline question."""
         return next(tally for tally in self.tallies if tally.question == HEADLINE_QUESTION)
 
 

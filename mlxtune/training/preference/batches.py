@@ -45,8 +45,6 @@ class PairPart:
 
 @dataclass(frozen=True)
 class PairBatch(TrainingBatch):
-    """A batch of pairs."""
-
     mean_length: float  # of the step's chosen completions, in tokens
 
     def arrays(self, cache: FrozenOutputs | None = None) -> Arrays:
