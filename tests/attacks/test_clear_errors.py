@@ -1,13 +1,10 @@
 """Input that ended in an internal error."""
 
-from __future__ import annotations
-
 import errno
 import json
 import sys
 import unicodedata
 from collections.abc import Callable
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -31,7 +28,7 @@ from mlxtune.training import checkpoint
 Cli = Callable[..., Any]
 
 
-def test_half_characters_of_a_teacher_are_replaced() -> None:
+def test_half_characters_of_a_teacher_are_replaced():
     teacher = object.__new__(EndpointTeacher)
     teacher._client = SimpleNamespace(complete=lambda *_, **__: SimpleNamespace(text="a\ud800b", ended="stop"))  # type: ignore[assignment]
     reply = teacher.ask(TeacherCall("", (TeacherQuestion(0, 1, [{"role": "user", "content": "x"}]),)), lambda *_: None)
@@ -41,7 +38,7 @@ def test_half_characters_of_a_teacher_are_replaced() -> None:
 @pytest.mark.parametrize(
     "url", ["http://127.0.0.1\x1b[2J/v1", "http://[", "http://127.0.0.1:x/v1", "http://127.0.0.1/\n", "http://ｅ.example"]
 )
-def test_an_impossible_url_is_bad_input(cli: Cli, cwd: Path, url: str) -> None:
+def test_an_impossible_url_is_bad_input(cli, cwd, url):
     with pytest.raises(InputError):
         endpoint.host(url)
     write_evaluation(cwd)
@@ -51,7 +48,7 @@ def test_an_impossible_url_is_bad_input(cli: Cli, cwd: Path, url: str) -> None:
         assert "\x1b[2J" not in result.err
 
 
-def test_a_pipeline_that_includes_itself_is_bad_input(tmp_path: Path) -> None:
+def test_a_pipeline_that_includes_itself_is_bad_input(tmp_path):
     (tmp_path / "a").write_text("@b")
     (tmp_path / "b").write_text("@./a")
     with pytest.raises(InputError, match="includes itself"):
@@ -63,7 +60,7 @@ def test_a_pipeline_that_includes_itself_is_bad_input(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "change", [{"failed": {"a": 1}}, {"scores": {"json": {"failed": {}}}}, {"scores": []}, {"ended": {}}, {"id": {}}]
 )
-def test_other_types_in_outputs_are_bad_input(cli: Cli, cwd: Path, change: dict[str, Any]) -> None:
+def test_other_types_in_outputs_are_bad_input(cli, cwd, change):
     folder = write_evaluation(cwd)
     first, *rest = (folder / "outputs.jsonl").read_text().splitlines()
     (folder / "outputs.jsonl").write_text("\n".join([json.dumps(json.loads(first) | change), *rest, ""]))
@@ -74,7 +71,7 @@ def test_other_types_in_outputs_are_bad_input(cli: Cli, cwd: Path, change: dict[
 
 
 @pytest.mark.parametrize("write", ["file", "journal"])
-def test_a_limit_for_files_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: str) -> None:
+def test_a_limit_for_files_is_named(tmp_path, monkeypatch, write):
     def too_large(*_: Any) -> int:
         raise OSError(errno.EFBIG, "File too large")
 
@@ -92,7 +89,7 @@ def test_a_limit_for_files_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("state", ["[]", "null", "{}", '{"step": []}', '"x"', "[" * 100_000, "9"])
-def test_a_checkpoint_whose_state_is_no_state_is_damaged(tmp_path: Path, state: str) -> None:
+def test_a_checkpoint_whose_state_is_no_state_is_damaged(tmp_path, state):
     folder = tmp_path / "checkpoints" / "0000003"
     folder.mkdir(parents=True)
     names = [checkpoint.OPTIMIZER, checkpoint.STATE, checkpoint.lora.WEIGHTS_FILE, checkpoint.lora.CONFIG_FILE]
@@ -106,7 +103,7 @@ def test_a_checkpoint_whose_state_is_no_state_is_damaged(tmp_path: Path, state: 
 SHOWN = regex.compile(r"\p{Prepended_Concatenation_Mark}")  # format characters that are drawn, such as the Arabic number sign
 
 
-def test_no_invisible_character_is_passed_on() -> None:
+def test_no_invisible_character_is_passed_on():
     ignorable = regex.compile(r"[\p{Default_Ignorable_Code_Point}\p{Cf}\p{Cc}\p{Cs}\p{Zl}\p{Zp}\u2800]")
     for character in map(chr, range(sys.maxunicode + 1)):
         if ignorable.match(character) and character not in "\n\t" and not SHOWN.match(character) and character != "\u070f":
@@ -115,12 +112,12 @@ def test_no_invisible_character_is_passed_on() -> None:
 
 
 @pytest.mark.parametrize("text", ["می‌خواهم", "👩‍👩‍👧", "❤️‍🔥", "1️⃣", "क्‍ष", "葛󠄀", "ﷺ", "naïve", "☎︎"])
-def test_joiners_and_variants_that_text_needs_are_kept(text: str) -> None:
+def test_joiners_and_variants_that_text_needs_are_kept(text):
     kept = "".join(character for character in text if not 0xE0000 <= ord(character) < 0xE1000)
     assert safe_text(kept) == kept
     assert all(unicodedata.category(character) != "Co" for character in safe_text(text))
 
 
-def test_runs_of_joiners_are_shown() -> None:
+def test_runs_of_joiners_are_shown():
     assert safe_text("é\u200d\u200d\u200dé").count("▯") == 3
     assert safe_text("x\ufe0fy\u200cz") == "x▯y▯z"

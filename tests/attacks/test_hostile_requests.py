@@ -88,7 +88,7 @@ def test_a_token_may_have_any_character():
 
 
 @pytest.mark.parametrize("name", ["model", "parameter"])
-def test_a_long_name_is_not_compared_with_others(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_a_long_name_is_not_compared_with_others(monkeypatch, name):
     monkeypatch.setattr("difflib.get_close_matches", lambda *_, **__: pytest.fail("compared"))
     long = "x" * 4_000_000
     body = {"model": long, "messages": []} if name == "model" else {"model": "m", long: 1}
@@ -105,13 +105,13 @@ DEEP = {
 
 
 @pytest.mark.parametrize("body", DEEP.values(), ids=DEEP)
-def test_deep_nesting_is_a_client_error(body: str) -> None:
+def test_deep_nesting_is_a_client_error(body):
     with pytest.raises(ApiError) as error:
         server._parse_json(body.encode())
     assert error.value.status == 400
 
 
-def test_deep_tool_arguments_that_can_be_parsed_are_a_client_error() -> None:
+def test_deep_tool_arguments_that_can_be_parsed_are_a_client_error():
     with pytest.raises(ApiError) as error:
         _tool_calls([{"function": {"name": "f", "arguments": "[" * 900 + "]" * 900}}], "messages[0]")
     assert error.value.status == 400
@@ -131,7 +131,7 @@ def engine(context: int, encoded: list[str]) -> Any:
 
 
 @pytest.mark.parametrize("raw", [True, False])
-def test_a_message_beyond_the_context_is_refused_before_it_is_tokenized(raw: bool) -> None:
+def test_a_message_beyond_the_context_is_refused_before_it_is_tokenized(raw):
     encoded: list[str] = []
     text = "word " * 800_000
     request = GenerateRequest(prompt=text) if raw else GenerateRequest(messages=(Message("user", text),))
@@ -141,7 +141,7 @@ def test_a_message_beyond_the_context_is_refused_before_it_is_tokenized(raw: boo
 
 
 @pytest.mark.parametrize("raw", [True, False])
-def test_half_a_character_is_bad_input(raw: bool) -> None:
+def test_half_a_character_is_bad_input(raw):
     request = GenerateRequest(prompt="a\ud800") if raw else GenerateRequest(messages=(Message("user", "a\ud800"),))
     with pytest.raises(InputError, match="incomplete character"):
         engine(8192, [])._encode(request, None)
@@ -165,7 +165,7 @@ class SlowEngine:
         self.events.append(f"cancel {id}")
 
 
-def test_a_long_request_does_not_hold_the_short_ones() -> None:
+def test_a_long_request_does_not_hold_the_short_ones():
     slow, waiting = (
         SlowEngine(),
         [call("1", "x" * 2 * LONG), call("2", "x"), SimpleNamespace(method="cancel", params={"id": "1"}), None],

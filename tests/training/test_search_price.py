@@ -1,7 +1,5 @@
 """The price of a search, and the rungs that it is computed from."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -20,7 +18,7 @@ RECIPE = '[model]\nbase = "m"\n[data]\nsource = "d.jsonl"\n[training]\nepochs = 
 SECTION = TrainingSection(learning_rate=1e-3)
 
 
-def test_price() -> None:
+def test_price():
     recipe = parse(f'name = "shop"\n{RECIPE}[search]\nepochs = [2]\n[evaluation]\nregression = ""\nrows = 50\n')
     plan: Any = SimpleNamespace(steps=60, train=400, valid=20, test=80, evaluated=50, cost=Cost(600.0, "probe", 0.0))
     price = price_search(recipe, plan, answering=2.0, watts=60.0)
@@ -37,7 +35,7 @@ def test_price() -> None:
     assert price_search(recipe, unknown).seconds is None  # type: ignore[arg-type]
 
 
-def test_the_price_counts_trials_of_other_lengths() -> None:
+def test_the_price_counts_trials_of_other_lengths():
     plan: Any = SimpleNamespace(steps=60, train=600, valid=0, test=0, evaluated=0, cost=Cost(None, "", 0.0))
     price = price_search(parse(f'name = "shop"\n{RECIPE}[search]\ntrials = 4\n'), plan)
     rule = training_rule("sft", 576, 600).epochs
@@ -45,14 +43,14 @@ def test_the_price_counts_trials_of_other_lengths() -> None:
     assert price.epochs_vary
 
 
-def test_trials_of_a_recipe_with_steps_are_equally_long() -> None:
+def test_trials_of_a_recipe_with_steps_are_equally_long():
     plan: Any = SimpleNamespace(steps=60, train=0, valid=0, test=0, evaluated=0, cost=Cost(None, "", 0.0))
     text = f'name = "shop"\n{RECIPE.replace("epochs = 2", "steps = 60")}[search]\ntrials = 4\n'
     price = price_search(parse(text), plan)
     assert (price.full_steps, price.epochs_vary) == (4 * 60, False)
 
 
-def test_the_price_includes_off_task_answers() -> None:
+def test_the_price_includes_off_task_answers():
     plan: Any = SimpleNamespace(steps=60, train=0, valid=0, test=0, evaluated=0, cost=Cost(None, "", 0.0))
     asked = [f'name = "shop"\n{RECIPE}[evaluation]\nregression_system = {system}\n' for system in ("false", "true")]
     assert [price_search(parse(text), plan).answers for text in asked] == [2 * 1000, 4 * 1000]
@@ -60,7 +58,7 @@ def test_the_price_includes_off_task_answers() -> None:
 
 @pytest.mark.parametrize("total", [4, 7, 60, 143])
 @pytest.mark.parametrize("section", [SECTION, replace(SECTION, warmup=0.3, decay=0.5), replace(SECTION, warmup=0.0)])
-def test_a_rung_is_a_run_that_continues_the_trunk(section: TrainingSection, total: int) -> None:
+def test_a_rung_is_a_run_that_continues_the_trunk(section, total):
     """The trunk and the rung have the rates of one run from the start, and every trunk continues the one before."""
     lengths = rungs.rung_lengths(total)
     trunk: list[float] = []
@@ -76,7 +74,7 @@ def test_a_rung_is_a_run_that_continues_the_trunk(section: TrainingSection, tota
     assert sum(rungs.rung_steps(section, lengths)) < 2 * total
 
 
-def test_pauses_and_crashes_do_not_count_toward_the_budget() -> None:
+def test_pauses_and_crashes_do_not_count_toward_the_budget():
     kinds = [(0, "run.started"), (5, "step"), (6, "run.waiting"), (15, "heartbeat"), (24, "heartbeat"), (30, "run.continued"),
              (33, "heartbeat"), (100, "run.resumed"), (104, "step")]  # fmt: skip
     assert active_seconds([{"t": float(time), "type": kind} for time, kind in kinds]) == 6 + 3 + 4  # type: ignore[typeddict-item]
