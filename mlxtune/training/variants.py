@@ -12,6 +12,7 @@ from mlxtune.data.split import record_splits, split
 from mlxtune.evaluation import report as reports
 from mlxtune.evaluation.compare import EvaluationComparison, compare_evaluations, find_side
 from mlxtune.recipe import EvaluationSection, Recipe, dump, read_template
+from mlxtune.recipe.parent import WEIGHTS
 from mlxtune.runs import registry
 from mlxtune.runs.registry import Run
 
@@ -30,7 +31,7 @@ def trained_seeds(workspace: Path, recipe: Recipe) -> dict[int, Run]:
     used = {row.id for row in (*splits.train, *splits.valid)}, {row.id for row in splits.test}
     runs: dict[int, Run] = {}
     for run in registry.list_runs(workspace):  # newest first
-        if not run.has_adapter:
+        if not (run.adapter / WEIGHTS).is_file():
             continue
         other = run.recipe()
         if _without_seed(other) == _without_seed(recipe) and _used_rows(run) == used:
