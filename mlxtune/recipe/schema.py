@@ -225,7 +225,9 @@ _DECAY = Rule(lambda fraction: 0 < fraction <= 1, "a fraction of the steps, abov
 class TrainingSection:
     """Training length and hyperparameters. Schedules, ``validate_every``, and ``save_every`` count optimizer steps.
 
-    The number of epochs, the batch, and the learning rate follow from the method, the base, and the rows if they are 0.
+    The number of epochs, the batch, and the learning rate follow from the method, the base, and the rows if they are 0. With 58 rows of
+    RESTAURANTS-8K, SmolLM2 135M was right on 67% of 100 held-out rows after the rule's 120 updates, and on 56% after 30; see
+    benchmarks/tasks.
 
     The adapter has the weights of the last step, unless an earlier one has a lower validation loss beyond noise, the run stopped early,
     or the last step lost the format, and the earlier step's answers to the validation rows are at least as good.
