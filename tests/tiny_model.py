@@ -1,8 +1,9 @@
 """A tiny random model with a byte tokenizer, and data for it."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 CHATML = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
@@ -73,10 +74,15 @@ def write_tokenizer(
     return int(tokenizer.get_vocab_size())
 
 
+def write_rows(path: Path, rows: Iterable[Any]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    return path
+
+
 def write_chat(path: Path, count: int) -> Path:
     rows = []
     for number in range(count):
         answer = json.dumps({"category": "abc"[number % 3], "reply": "ok " * (1 + number % 5)})
         rows.append({"messages": [{"role": "user", "content": f"Question {number}?"}, {"role": "assistant", "content": answer}]})
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
+    return write_rows(path, rows)

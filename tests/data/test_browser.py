@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from tiny_model import write_rows as write
 
 from mlxtune.core.errors import DataError
 from mlxtune.data import filters
@@ -30,12 +31,6 @@ ROWS: list[Any] = [
     chat("Is the lamp warm?", "No. " * 200, tags=["product"]),
     chat("Where is my parcel?", "On its way."),
 ]
-
-
-def write(path: Path, rows: list[Any]) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
 
 
 @pytest.fixture

@@ -13,10 +13,7 @@ from mlxtune.data.review import journal_path
 from mlxtune.present.check import check_warning
 from mlxtune.recipe import Recipe, load
 
-
-@pytest.fixture(autouse=True)
-def _home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MLXTUNE_HOME", str(tmp_path / "home"))
+pytestmark = pytest.mark.usefixtures("fresh_home")
 
 
 def warning(recipe: Recipe) -> tuple[str, str] | None:
@@ -129,9 +126,9 @@ def test_recipes_for_the_same_rows_have_checks_of_their_own(chat_file: Path, tmp
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"v": 1}', '{"v": 10, "files": [], "checks": 1}', "\x00"])
-def test_a_broken_cache_file_is_ignored(chat_file: Path, tmp_path: Path, text: str) -> None:
+def test_a_broken_cache_file_is_ignored(chat_file: Path, fresh_home: Path, text: str) -> None:
     check_cache.save(chat_file, CheckOutcome("clean", 40, 0))
-    (file,) = (tmp_path / "home" / "checks").iterdir()
+    (file,) = (fresh_home / "checks").iterdir()
     saved = json.loads(file.read_text())
     file.write_text(text or json.dumps(saved | {"checks": [{"read": saved["checks"][0]["read"]}]}))
     assert check_cache.load(chat_file) == ()

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from planted import SAMPLES, make_planted
+from tiny_model import write_rows as write
 
 from mlxtune.core.errors import DataError, InputError
 from mlxtune.data.access.records import SourceRecords
@@ -29,11 +29,6 @@ QUESTIONS = [json.loads(line)["messages"][1]["content"] for line in (SAMPLES / "
 
 def chat(question: str, answer: str, **meta: Any) -> dict[str, Any]:
     return {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}], **meta}
-
-
-def write(path: Path, records: Sequence[Any]) -> Path:
-    path.write_text("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
-    return path
 
 
 def finding_locations(report: CheckReport, check_id: str) -> list[list[str]]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import jsonschema
 import pytest
+from tiny_model import write_rows
 
 from mlxtune.core.errors import DataError, InputError
 from mlxtune.data.column_map import first_record
@@ -20,11 +21,6 @@ from mlxtune.present.scaffold import scaffold_document
 from mlxtune.recipe import load
 
 SAMPLES = Path(__file__).parents[2] / "data" / "samples"
-
-
-def write_rows(path: Path, rows: list[dict[str, Any]]) -> Path:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
 
 
 @pytest.mark.slow

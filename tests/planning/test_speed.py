@@ -16,9 +16,7 @@ from mlxtune.recipe import AdapterSection
 RATES = (TrainingRate(1_000, 1e6), TrainingRate(100_000, 4e6))
 
 
-@pytest.fixture(autouse=True)
-def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MLXTUNE_HOME", str(tmp_path / "home"))
+pytestmark = pytest.mark.usefixtures("fresh_home")
 
 
 def shapes(layers: int = 4, experts: int = 0) -> ModelShapes:
