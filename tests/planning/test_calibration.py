@@ -18,9 +18,7 @@ CALIBRATION = StepCalibration(1.2, 0.002, 0.0005, "probe")
 STEP = {"checkpointed": False}
 
 
-@pytest.fixture(autouse=True)
-def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MLXTUNE_HOME", str(tmp_path / "home"))
+pytestmark = pytest.mark.usefixtures("fresh_home")
 
 
 def test_a_probe_applies_to_other_batches_ranks_and_optimizers(machine) -> None:
@@ -50,7 +48,6 @@ def test_another_base_machine_or_compute_path_has_no_calibration(machine, change
 
 
 def test_a_truncated_file_is_measured_again(machine) -> None:
-    home().mkdir(parents=True)
     (home() / calibration.FILE).write_text('{"v": 1, "ent')
     assert calibration.find(recipe(), "f", machine, **STEP) is None
     calibration.store(recipe(), "f", machine, CALIBRATION, **STEP)
