@@ -32,6 +32,7 @@ NO_FIGURE = {
     ("outputs.jsonl", "thought"),
     ("questions.jsonl", "line"),
     ("questions.jsonl", "group"),
+    ("regression.jsonl", "output"),  # a wrong answer may become another wrong one
 }  # what is behind no number of the report
 
 
