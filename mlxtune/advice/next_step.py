@@ -287,7 +287,7 @@ def after_check(
     read_as = [f"--format {section.format}"] if section.format != "auto" and not recipe else []
     read_as += [mapping_option(section.map)] if section.map and not recipe else []
     blocks = {finding.check for finding in report.findings if finding.severity == "block"}
-    if not report.kept:
+    if not report.kept or report.improvement.code == "change_recipe":
         return None
     if blocks:
         unsafe = sorted(id for id in blocks if not get_check(id).fix.safe and get_check(id).fix.kind != "hand")

@@ -67,6 +67,7 @@ _IMPROVEMENTS = {
     "remove_leaks": "Remove {count:n held-out row} from the train split.",
     "mask_secrets": "Mask the secrets in {count:n row}, and revoke them.",
     "name_columns": f"No row can be read. {NAME_THE_COLUMNS}",
+    "change_recipe": "{title}: {count:,}, so none would be left. Change the recipe, not the rows.",
     "fix": "Fix {title} ({count:,}), or leave them out.",
     "add_rows": "Add rows.",
     "add_prompts": "Write about {count:,} more rows with new prompts.",

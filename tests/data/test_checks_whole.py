@@ -13,6 +13,7 @@ from tiny_model import write_rows as write
 from mlxtune.core.errors import DataError, InputError
 from mlxtune.data.access.records import SourceRecords
 from mlxtune.data.checks.base import Span
+from mlxtune.data.checks.check_input import TokenCount
 from mlxtune.data.checks.fixes import replace_spans, select_fixes, write_fixed
 from mlxtune.data.checks.lengths import length_bounds
 from mlxtune.data.checks.pairs import normalize_answer
@@ -77,6 +78,37 @@ def test_fixing_a_leak_removes_the_row_from_train(folder: Path, tmp_path: Path) 
     ]
     assert [file.read for file in check(tmp_path / "fixed").files] == [40, 6, 6]
     assert finding_locations(check(tmp_path / "fixed"), "leak") == []
+
+
+def test_the_rows_of_a_test_file_are_neither_counted_nor_fixed(folder: Path, tmp_path: Path) -> None:
+    secret = "My key is AIza" + "SyA1b2C3d4E5f6G7h8I9j0K1l2M3n4O5p6Q."
+    published = [
+        chat(secret, "Revoke it.", topic="keys"),
+        chat(secret, "Revoke it.", topic="keys"),
+        chat(secret, "Keep it.", topic="keys"),
+    ]
+    write(folder / "test.jsonl", published)
+    report = check(folder)
+    assert (report.statistics.rows, report.statistics.groups, report.statistics.tags) == (48, 47, {})
+    assert {report.locations[one.rows[0]][0].file.name for one in report.findings if one.rows} <= {"train.jsonl", "valid.jsonl"}
+    with SourceRecords(folder, "auto", {}) as records:
+        write_fixed(records, report.findings, tmp_path / "fixed", also=["template"])
+    assert [json.loads(line)["messages"] for line in (tmp_path / "fixed" / "test.jsonl").read_text().splitlines()] == [
+        row["messages"] for row in published
+    ]
+
+
+def test_a_fix_that_leaves_no_row_is_neither_advised_nor_written(tmp_path: Path) -> None:
+    rows = [chat(question, "It shipped.") for question in QUESTIONS[:3]]
+    source = write(tmp_path / "rows.jsonl", rows)
+    tokens = [TokenCount(0, 0, "the chat template does not render tools.")] * 3
+    report = check(source, rules=CheckRules(tokens=tokens))
+    assert report.improvement == Improvement("change_recipe", 3, "template")
+    with SourceRecords(source, "auto", {}) as records, pytest.raises(DataError, match="No row would be left"):
+        write_fixed(records, report.findings, tmp_path / "fixed.jsonl", also=["template"])
+    assert not (tmp_path / "fixed.jsonl").exists()
+    partly = check(source, rules=CheckRules(tokens=[*tokens[:2], TokenCount(5, 2)]))
+    assert partly.improvement == Improvement("fix", 2, "template")
 
 
 def test_contradictory_answers_to_the_same_prompt_conflict(tmp_path: Path) -> None:

@@ -41,6 +41,7 @@ class Corpus:
     contexts: array[int] = field(default_factory=lambda: array("q"))  # hashes of whole prompts, with system turns and tools
     earlier: dict[int, list[int]] = field(default_factory=dict)  # hashes of the prompts that earlier turns train, by rank
     splits: list[str] = field(default_factory=list)
+    published: set[int] = field(default_factory=set)  # record numbers of the rows in a test file, which are not training data
     hashes: bytearray = field(default_factory=bytearray)  # 16 bytes of content hash per row
     lengths: array[int] = field(default_factory=lambda: array("i"))  # characters in the whole row
     answers: array[int] = field(default_factory=lambda: array("i"))  # characters in the target
@@ -68,9 +69,14 @@ class Corpus:
         return frozenset(hashes[counts >= BOILERPLATE_ROWS].tolist())
 
     @cached_property
+    def counted(self) -> list[int]:
+        """The ranks of the rows that are training data or are split from it."""
+        return [rank for rank, index in enumerate(self.indices) if index not in self.published]
+
+    @cached_property
     def openings(self) -> Counter[str]:
         """The number of prompts that begin with the same three words."""
-        return Counter(" ".join(prompt[:80].split()[:3]) for prompt in self.prompts)
+        return Counter(" ".join(self.prompts[rank][:80].split()[:3]) for rank in self.counted)
 
     @cached_property
     def links(self) -> list[Pair]:
@@ -82,8 +88,8 @@ class Corpus:
         """For each rank, the lowest rank in its group of near-duplicates."""
         return components(len(self.prompts), self.links)
 
-    def add(self, row_input: CheckInput, split: str, turns: Turns = "auto") -> None:
-        """Record the facts about a row, of which ``turns`` are trained."""
+    def add(self, row_input: CheckInput, split: str, turns: Turns = "auto", *, published: bool = False) -> None:
+        """Record the facts about a row, of which ``turns`` are trained. One that is ``published`` is in a test file."""
         row, target = row_input.row, row_input.target
         prompt = prompt_text(row)
         hashes = [hash(passage) for passage in passages(prompt) if len(passage) >= _MIN_PASSAGE]
@@ -101,7 +107,9 @@ class Corpus:
         self.template_notes.update(row_input.tokens.notes if row_input.tokens else ())
         if isinstance(row, Preference):
             self.pairs[len(self.indices) - 1] = (len(row.chosen), len(row.rejected))
-        for key, value in labels(row, target):
+        if published:
+            self.published.add(row_input.index)
+        for key, value in labels(row, target) if not published else ():
             self._count_tag(key, value)
 
     def _count_tag(self, key: str, value: Any) -> None:

@@ -91,7 +91,10 @@ def write_fixed(
 
     ``findings`` are about the rows as edited in the review, ``state``, and rows that it left out are not written.
 
-    ``out`` is a new ``.jsonl`` file, or a new folder if the source is a folder. Raises ``InputError`` if it exists.
+    Rows of a test file are written as they are, except invalid ones, which are left out.
+
+    ``out`` is a new ``.jsonl`` file, or a new folder if the source is a folder. Raises ``InputError`` if it exists, and ``DataError``
+    if no row to train on would be left.
     """
     is_folder = records.files[0][0] != "all"
     check_new_jsonl(out, is_folder=is_folder)
@@ -102,9 +105,12 @@ def write_fixed(
     for item in ReviewedRecords(records, state or ReviewState()):
         if item.part == GENERATED or item.is_left_out:
             continue
-        row = _fixed_row(records.location(item.index), item, selected.get(item.index, []), changes, by_hand)
+        own = selected.get(item.index, []) if item.part != "test" or isinstance(item.record, DataError) else []
+        row = _fixed_row(records.location(item.index), item, own, changes, by_hand)
         if row is not None:
             rows[item.part].append(row)
+    if not any(rows[part] for part in rows if part in ("all", "train")):
+        raise DataError("No row would be left, so nothing was written.", hint="Change the recipe, or correct the rows.")
     for part, part_rows in rows.items():
         write_bytes(out / f"{part}.jsonl" if is_folder else out, jsonl_bytes(map(native_record, part_rows)))
     log = out / "fixes.jsonl" if is_folder else out.with_suffix(".fixes.jsonl")

@@ -17,6 +17,7 @@ import numpy as np
 from mlxtune.data.access.file_bytes import FileNote
 from mlxtune.data.access.spans import IntArray
 from mlxtune.data.checks.base import NO_VALUES, SEVERITIES, Finding, Severity, Span
+from mlxtune.data.checks.contract import metric_of
 from mlxtune.data.checks.registry import get_check, report_order
 from mlxtune.data.checks.statistics import GOOD_PROMPTS, MIN_PROMPTS, RARE_ROWS, Statistics
 from mlxtune.data.constant_rate import ConstantRate
@@ -29,7 +30,7 @@ VERSION = 1
 Outcome = Literal["blocked", "look", "clean"]
 SkipCode = Literal["not_yet", "no_recipe", "no_contract", "no_model", "no_splits", "unsplittable"]
 ImprovementCode = Literal[
-    "remove_leaks", "mask_secrets", "name_columns", "fix", "add_rows", "add_prompts", "resolve_conflicts", "drop_repeats",
+    "remove_leaks", "mask_secrets", "name_columns", "change_recipe", "fix", "add_rows", "add_prompts", "resolve_conflicts", "drop_repeats",
     "fit_window", "add_value", "review", "more_prompts", "none",
 ]  # fmt: skip
 
@@ -170,7 +171,8 @@ def improvement(statistics: Statistics, findings: Sequence[Finding], to_review: 
         return Improvement("name_columns")
     if blocks:
         check, count = blocks.most_common(1)[0]
-        return Improvement("fix", count, check)
+        rejected = {one.rows[0] for one in findings if one.severity == "block" and _is_about_recipe(one.check)}
+        return Improvement("change_recipe" if len(rejected) >= statistics.rows > 0 else "fix", count, check)
     if not statistics.rows:
         return Improvement("add_rows")
     if statistics.tier == "too_few" and not stale:
@@ -190,6 +192,10 @@ def improvement(statistics: Statistics, findings: Sequence[Finding], to_review: 
     if statistics.tier == "minimum_viable" and not stale:
         return Improvement("more_prompts", GOOD_PROMPTS - statistics.groups)
     return Improvement("none")
+
+
+def _is_about_recipe(check: str) -> bool:
+    return check in ("template", "prompt-fills-window") or bool(metric_of(check))
 
 
 # The JSON document that ``data check --json`` prints, described by check.schema.json

@@ -29,6 +29,7 @@ from mlxtune.recipe.schema import Turns
 
 Progress = Callable[[float], None]
 _PROGRESS_ROWS = 500  # rows between two calls of ``progress``
+TESTED = frozenset({"template"})  # the checks of rows in a test file, which are evaluated but neither trained on nor fixed
 _ROW_SHARE = 0.7  # of the work, for the pass over the rows
 
 
@@ -105,7 +106,8 @@ class _CheckRun:
         split = "train" if item.part == GENERATED else item.part
         if split == "all" and rules.split_of:
             split = rules.split_of(row)
-        self.findings += row_checks.findings(row_input)
+        found = row_checks.findings(row_input)
+        self.findings += [one for one in found if one.check in TESTED] if item.part == "test" else found
         if rules.scorer and split != "test":
             self.findings += contract_findings(row_input, rules.scorer)
         if item.is_edited:
@@ -115,12 +117,13 @@ class _CheckRun:
         if item.is_left_out:
             self.left_out.add(index)
         else:
-            self.corpus.add(row_input, split, rules.turns)
+            self.corpus.add(row_input, split, rules.turns, published=item.part == "test")
 
     def check_corpus(self, progress: Progress) -> None:
         """Run the checks over all rows, and sort the findings."""
         for number, function in enumerate(CORPUS_CHECKS, 1):
-            self.findings += function(self.corpus)
+            found = function(self.corpus)
+            self.findings += [one for one in found if not (one.rows and one.rows[0] in self.corpus.published)]
             progress(_ROW_SHARE + (1 - _ROW_SHARE) * number / len(CORPUS_CHECKS))
         self.findings.sort(key=report_order)
 

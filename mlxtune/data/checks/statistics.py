@@ -45,8 +45,12 @@ class Statistics:
 
 
 def statistics(corpus: Corpus) -> Statistics:
-    groups = len(set(corpus.labels))
-    return Statistics(len(corpus.indices), groups, tier(groups), effective_number(corpus.openings), tag_counts(corpus))
+    groups = _groups(corpus)
+    return Statistics(len(corpus.counted), groups, tier(groups), effective_number(corpus.openings), tag_counts(corpus))
+
+
+def _groups(corpus: Corpus) -> int:
+    return len({corpus.labels[rank] for rank in corpus.counted})
 
 
 def tier(groups: int) -> Tier:
@@ -64,7 +68,7 @@ def tag_counts(corpus: Corpus) -> dict[str, dict[str, int]]:
     """Return the keys that have few, repeated values, each with the number of rows per value, most frequent first."""
     tags: dict[str, dict[str, int]] = {}
     for key, counts in corpus.tags.items():
-        if counts and len(counts) > 1 and counts.total() >= len(corpus.indices) / 2 and counts.total() >= 2 * len(counts):
+        if counts and len(counts) > 1 and counts.total() >= len(corpus.counted) / 2 and counts.total() >= 2 * len(counts):
             values = dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
             if values not in tags.values():  # skip an answer field that repeats a tag
                 tags[key] = values
@@ -78,8 +82,8 @@ def is_rare(count: int, total: int) -> bool:
 
 @family.corpus_check
 def amount(corpus: Corpus) -> Iterator[Finding]:
-    if corpus.indices:
-        yield _TIER.finding(values={"prompts": len(set(corpus.labels)), "rows": len(corpus.indices)})
+    if corpus.counted:
+        yield _TIER.finding(values={"prompts": _groups(corpus), "rows": len(corpus.counted)})
 
 
 @family.corpus_check
@@ -92,10 +96,10 @@ def coverage(corpus: Corpus) -> Iterator[Finding]:
 
 @family.corpus_check
 def diversity(corpus: Corpus) -> Iterator[Finding]:
-    if not corpus.indices:
+    if not corpus.counted:
         return
     opening, count = corpus.openings.most_common(1)[0]
-    share = count / len(corpus.indices)
+    share = count / len(corpus.counted)
     values = {"openings": round(effective_number(corpus.openings)), "share": share, "opening": opening}
-    is_common = share >= _COMMON_OPENING and len(corpus.indices) > 1
+    is_common = share >= _COMMON_OPENING and len(corpus.counted) > 1
     yield _DIVERSITY.finding(reason="common" if is_common else "", values=values)
