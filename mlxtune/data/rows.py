@@ -290,6 +290,14 @@ def row_text(row: Row) -> str:
     return "\n".join(json_strings(row.content, ("role", "tools")))
 
 
+def row_tools(row: Row) -> list[Any]:
+    """Return the tools and the calls of the row; empty if it has none."""
+    if isinstance(row, TextRow):
+        return []
+    turns = row.messages if isinstance(row, Conversation) else row.prompt
+    return [*row.tools, *(call for turn in turns for call in turn.extra.get("tool_calls", ()))]
+
+
 def last_prompt(row: Row) -> str:
     """Return the last turn of the prompt, which is enough to distinguish rows at a glance."""
     prompt = row.prompt_content

@@ -20,22 +20,26 @@ from mlxtune.data.checks.corpus import json_object
 from mlxtune.data.column_map import ColumnUse, column_use, first_record, guessed_mapping
 from mlxtune.data.readers.columns import column_value, columns, mapping_option
 from mlxtune.data.readers.formats import NO_MAPPING, detect
-from mlxtune.data.rows import Conversation, Preference, Row, Unpaired, json_strings, row_text
+from mlxtune.data.rows import Conversation, Preference, Row, Unpaired, json_strings, row_text, row_tools
 from mlxtune.data.source import read_records
 from mlxtune.data.source_files import source_files
+from mlxtune.data.tool_schema import ARGUMENTS, calls_schema, union
 from mlxtune.recipe.edit import toml_literal
 from mlxtune.recipe.schema import RECIPE_NAME
 
 _BASE = "smollm2-135m"
+_TOOLS_TEMPLATE = "chatml-tools"  # for the base
 _MAX_NAME = 60  # characters
 _MOST_ROWS = 20_000  # maximum number of rows to base the guesses on
 _LETTERS_PER_TOKEN = 4  # in words; any other byte can be a separate token
+_JSON_PER_TOKEN = 3  # characters per token in JSON: 3.6 in the tools of the samples
 _TEMPLATE_TOKENS = 64  # maximum number of tokens added by a chat template
 _TOKEN_LIMITS = (256, 512, 1024, 2048, 4096, 8192)  # the base's context has 8,192 tokens
 _JSON_SHARE = 0.9  # minimum share of answers that are JSON objects for a schema
 _NUMBER_SHARE = 0.9  # minimum share of answers that end with a number, or with its mark, to measure that
 _MOST_VALUES = 20  # maximum number of values in an enum
 _MOST_LABELS = 200  # maximum number of labels of a classifier
+_MOST_TOOLS = 100  # maximum number of tools in a schema
 _ROWS_PER_LABEL = 3
 _MIN_SENTENCE = 4  # words
 _COMMON = 0.3  # minimum share of the answers that contain a suggested sentence
@@ -68,7 +72,7 @@ class Sentence:
 @dataclass(frozen=True)
 class Scaffold:
     """Settings guessed from a file. ``schema`` is ``None`` unless the answers are JSON objects; ``labels`` has the distinct answers
-    if they are few. ``correct`` is the recipe's; answers that end with a number, as in GSM8K, have the form ``number_form`` if there
+    if they are few. ``tools`` says whether rows have tools or calls, which the base's own template does not render. ``correct`` is the recipe's; answers that end with a number, as in GSM8K, have the form ``number_form`` if there
     is a common one. ``formats`` counts the rows of each format; ``format`` is the recipe's, usually ``auto``.
     """
 
@@ -81,6 +85,7 @@ class Scaffold:
     method: str
     max_tokens: int
     schema: Schema | None
+    tools: bool
     labels: tuple[str, ...]
     sentences: tuple[Sentence, ...]
     correct: tuple[str, ...]
@@ -104,9 +109,10 @@ def guess(path: Path, mapping: Mapping[str, str] = NO_MAPPING, format: str = "au
     mapping = dict(mapping) or (_mapping_by_name(path) if format == "auto" else {})
     rows: list[Row] = []
     errors: list[DataError] = []
-    for file in source_files(path).values():
-        file_rows, file_errors, _ = read_records(file, format, mapping)
-        rows, errors = rows + file_rows, errors + file_errors
+    for part, file in source_files(path).items():
+        if part != "test":  # published test rows decide nothing
+            file_rows, file_errors, _ = read_records(file, format, mapping)
+            rows, errors = rows + file_rows, errors + file_errors
     if not rows:
         raise DataError(f"{path.name} has no valid rows: {errors[0].message}", hint=errors[0].hint)
     sample = rows[:_MOST_ROWS]
@@ -117,8 +123,11 @@ def guess(path: Path, mapping: Mapping[str, str] = NO_MAPPING, format: str = "au
     method = {Preference: "dpo", Unpaired: "kto"}.get(kinds.most_common(1)[0][0], "sft")
     with_numbers = method == "sft" and not is_json and _most_match(_FINAL_NUMBER, answers)
     labels = () if is_json or not kinds[Conversation] else _few_values(answers, _MOST_LABELS)
-    calls = sum(isinstance(row, Conversation) and bool(row.messages[-1].extra.get("tool_calls")) for row in sample)
-    correct = ("answer",) if labels else ("number",) if with_numbers else ("calls",) if calls > len(sample) / 2 else ()
+    calls = [_calls(row) for row in sample]
+    schema = _calls_schema(sample, calls) if all(calls) else infer_schema(values) if is_json else None
+    correct = (
+        ("answer",) if labels else ("number",) if with_numbers else ("calls",) if sum(map(bool, calls)) > len(sample) / 2 else ()
+    )
     return Scaffold(
         source=path,
         rows=len(rows),
@@ -128,10 +137,11 @@ def guess(path: Path, mapping: Mapping[str, str] = NO_MAPPING, format: str = "au
         columns=column_use(path, mapping, format),
         method=method,
         max_tokens=_token_limit(sample),
-        schema=infer_schema(values) if is_json else None,
+        schema=schema,
+        tools=any(row_tools(row) for row in sample),
         labels=labels,
         sentences=tuple(recurring_sentences(answers, values if is_json else [])),
-        correct=tuple(["calls"] if all(map(_is_call, values)) else telling_fields(values)) if is_json else correct,
+        correct=tuple(telling_fields(values)) if is_json and not all(calls) else correct,
         number_form=next((form for form, pattern in _FORMS.items() if with_numbers and _most_match(pattern, answers)), ""),
     )
 
@@ -181,8 +191,29 @@ def _schema_of(values: Sequence[Any]) -> Schema:
     return schema
 
 
-def _is_call(value: Mapping[str, Any]) -> bool:
-    return value.keys() == {"name", "arguments"} and isinstance(value["name"], str) and isinstance(value["arguments"], dict)
+def _calls(row: Row) -> list[dict[str, Any]]:
+    """Return the calls that the answer of ``row`` consists of: a name, and ``arguments`` or, in some JSON answers, ``parameters``."""
+    if isinstance(row, Conversation) and (calls := row.messages[-1].extra.get("tool_calls")):
+        return [{"name": call["function"]["name"], "arguments": call["function"]["arguments"]} for call in calls]
+    value = json_object(scored_answer(row)[1]) or {}
+    is_call = any(value.keys() == {"name", key} and isinstance(value[key], dict) for key in ARGUMENTS) and isinstance(
+        value["name"], str
+    )
+    return [value] if is_call else []
+
+
+def _calls_schema(rows: Sequence[Row], calls: Sequence[Sequence[dict[str, Any]]]) -> Schema | None:
+    """Return a JSON Schema of the declared tools, or of the calls if a tool is not declared; ``None`` if the rows' tools differ."""
+    tools = union([row.tools for row in rows if isinstance(row, Conversation)])
+    if tools is None or len(tools) > _MOST_TOOLS:
+        return None
+    key = next(key for key in ARGUMENTS if key in calls[0][0])
+    given: dict[str, list[Any]] = {}
+    for call in (call for own in calls for call in own):
+        given.setdefault(call["name"], []).append(call.get(key, {}))
+    if given.keys() - {tool["function"]["name"] for tool in tools}:
+        tools = [{"name": name, "parameters": _schema_of(arguments)} for name, arguments in sorted(given.items())]
+    return calls_schema(tools, several=any(len(own) > 1 for own in calls), arguments=key)
 
 
 def telling_fields(values: Sequence[Any], pointer: str = "") -> Iterator[str]:
@@ -255,7 +286,7 @@ def _estimated_tokens(text: str) -> float:
 
 
 def _token_limit(rows: Sequence[Row]) -> int:
-    longest = max(_estimated_tokens(row_text(row)) for row in rows)
+    longest = max(_estimated_tokens(row_text(row)) + len(json.dumps(row_tools(row))) / _JSON_PER_TOKEN for row in rows)
     return next((limit for limit in _TOKEN_LIMITS if limit >= longest), _TOKEN_LIMITS[-1])
 
 
@@ -268,6 +299,11 @@ def recipe_text(scaffold: Scaffold, name: str, source: str, schema: str) -> str:
         "",
         "[model]",
         f"base = {toml_literal(_BASE)}        # small, for a first run; mlxtune advise suggests one for this task and machine",
+        *(
+            [f'template = "{_TOOLS_TEMPLATE}"      # renders tools; leave it out if the base\'s own template does']
+            if scaffold.tools
+            else []
+        ),
         "",
         "[data]",
         f"source = {toml_literal(source)}",

@@ -19,7 +19,7 @@ from mlxtune.planning.plan import Outcome, Planner, outcome_for
 from mlxtune.planning.shapes import ModelShapes, WeightShape, has_gelu
 from mlxtune.planning.workload import DatasetLengths, RowLength, run_date
 from mlxtune.recipe import AdapterSection, DataSection, ModelSection, Recipe, TrainingSection
-from mlxtune.recipe.schema import Thinking
+from mlxtune.recipe.schema import SHIPPED_TEMPLATES, Thinking
 
 ThinkingDefault = Literal["none", "off", "on", "always"]
 
@@ -96,7 +96,8 @@ class CatalogModel:
         tokens for the same text, but their templates may add some. Reasoning in the rows is not counted.
         """
         model, data = recipe.model, recipe.data
-        model = replace(model, base=bundled.DEFAULT.alias, thinking="off", template=model.template or "chatml-tools")
+        template = model.template if model.template not in ("", *SHIPPED_TEMPLATES) else "chatml-tools"
+        model = replace(model, base=bundled.DEFAULT.alias, thinking="off", template=template)
         data = replace(data, turns="each") if self.rewrites and data.turns == "auto" else data
         lengths = measurements.row_lengths(replace(recipe, model=model, data=data))
         lengths = replace(

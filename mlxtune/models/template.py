@@ -56,7 +56,11 @@ from mlxtune.recipe import Recipe, read_template
 from mlxtune.recipe.schema import Thinking, Turns
 
 # The shipped templates with tools, and the control tokens of the templates that they can replace.
-_SHIPPED_TEMPLATES = {"chatml-tools": ("<|im_start|>", "<|im_end|>"), "phi-tools": ("<|assistant|>", "<|end|>")}
+_SHIPPED_TEMPLATES = {
+    "chatml-tools": ("<|im_start|>", "<|im_end|>"), "phi-tools": ("<|assistant|>", "<|end|>"),
+    "gemma-tools": ("<start_of_turn>", "<end_of_turn>"),
+}  # fmt: skip
+_ENDLESS_HINT = "Copy the template to a file, write the stop token after assistant turns, and name the file in model.template."
 _REASONING_HINT = 'Set model.thinking to "off" to leave reasoning out, or name a template in model.template that renders it.'
 
 
@@ -94,9 +98,12 @@ class ChatTemplate:
     @cached_property
     def source(self) -> str:
         """The Jinja source of the template; empty if there is none, or if the tokenizer renders conversations in Python."""
+        return self.settings.source or self._own_source
+
+    @property
+    def _own_source(self) -> str:
         own = self.tokenizer._tokenizer.chat_template
-        own = own.get("default", "") if isinstance(own, dict) else own or ""
-        return self.settings.source or str(own)
+        return str(own.get("default", "") if isinstance(own, dict) else own or "")
 
     @cached_property
     def frozen_source(self) -> str:
@@ -220,7 +227,7 @@ class ChatTemplate:
         if self._end_tokens == frozenset():
             raise TemplateError(
                 f"The chat template of {self.name} ends answers without a stop token, so the model would not learn to stop.",
-                hint="Copy the template to a file, write the stop token after assistant turns, and name the file in model.template.",
+                hint=(self.settings.source and self._shipped_hint()) or _ENDLESS_HINT,
             )
 
     def count_tokens(self, text: str) -> int:
@@ -399,7 +406,7 @@ class ChatTemplate:
             raise TemplateError(
                 f"the chat template of {self.name} ends turn {number} without a stop token, so the model would not learn to stop.",
                 location=location,
-                hint="Copy the template to a file, write the stop token after assistant turns, and name the file in model.template.",
+                hint=(self.settings.source and self._shipped_hint()) or _ENDLESS_HINT,
             ) from None
         if lacking := missing_in_answer(span.answer, message, thinking=self.settings.thinking != "off"):
             raise TemplateError(
@@ -420,19 +427,19 @@ class ChatTemplate:
         calls = any("tool_calls" in message.extra for message in messages)
         lacking = "calls" if calls and not self.dialect.calls else "the list of tools" if tools and not self.dialect.tools else ""
         if lacking:
-            known = self.tokenizer.get_vocab()
-            fitting = (
-                name
-                for name, tokens in _SHIPPED_TEMPLATES.items()
-                if all(token in known and token in self.source for token in tokens)
-            )
-            name = next(fitting, "")
-            shipped = f'Set model.template to "{name}"' if name else "Name a template with tools in model.template"
+            shipped = self._shipped_hint() or "Name a template with tools in model.template"
             raise TemplateError(
                 f"the row has tools, but the chat template of {self.name} does not render {lacking}.",
                 location=location,
                 hint=f"{shipped}, or remove the tools from the rows.",
             )
+
+    def _shipped_hint(self) -> str:
+        """Return the advice to use the shipped template with tools that fits the model's own template, if one does."""
+        known, own = self.tokenizer.get_vocab(), self._own_source
+        fitting = (name for name, tokens in _SHIPPED_TEMPLATES.items() if all(token in known and token in own for token in tokens))
+        name = next(fitting, "")
+        return f'Set model.template to "{name}"' if name else ""
 
     def _check_reasoning(self, message: Message, number: int, location: Location) -> None:
         if self.settings.thinking == "off" or not message.extra.get(REASONING):

@@ -29,7 +29,9 @@ def _contract(guessed: Scaffold, name: str) -> tuple[str, str] | None:
     if guessed.labels:
         return f"{len(guessed.labels)} labels", ""
     if guessed.schema is not None:
-        return f"{name}.schema.json" if name else "a JSON Schema", "from the JSON answers"
+        return f"{name}.schema.json" if name else "a JSON Schema", "from the calls" if guessed.correct == (
+            "calls",
+        ) else "from the JSON answers"
     if guessed.number_form:
         return f"ends with {guessed.number_form}", ""
     if guessed.correct:

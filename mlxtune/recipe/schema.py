@@ -51,7 +51,9 @@ _FRACTION_OF_STEPS = Rule(lambda fraction: 0 <= fraction < 1, "a fraction of the
 _POINTER_OR_EMPTY = Rule(lambda at: not at or at.startswith("/"), 'empty or a JSON Pointer such as "/reply"')
 
 
-SHIPPED_TEMPLATES = {name: Path(__file__).parent / "templates" / f"{name}.jinja" for name in ("chatml-tools", "phi-tools")}
+SHIPPED_TEMPLATES = {
+    name: Path(__file__).parent / "templates" / f"{name}.jinja" for name in ("chatml-tools", "phi-tools", "gemma-tools")
+}
 Thinking = Literal["off", "on", "keep"]
 Turns = Literal["auto", "all", "last", "each"]
 _DATE = Rule(lambda day: not day or is_date(day), 'empty or a date such as "2026-11-26"')
@@ -70,15 +72,15 @@ class ModelSection:
 
     With ``thinking`` = "off", the model is trained and evaluated without reasoning; with "on", with it; "keep" also leaves the reasoning
     of earlier turns in the prompt. It matters only for templates that have a thinking mode. ``template`` can name
-    a built-in template that adds tool calling: "chatml-tools" for models that use the ChatML tokens, or "phi-tools" for Phi-3 to
-    Phi-4-mini. Training, evaluation, serving, and exports all use this template.
+    a built-in template that adds tool calling: "chatml-tools" for models that use the ChatML tokens, "phi-tools" for Phi-3 to
+    Phi-4-mini, or "gemma-tools" for Gemma 2 and 3. Training, evaluation, serving, and exports all use this template.
     """
 
     base: Annotated[str, Key("base model: an alias, a Hub ID, or a folder"), Rule(bool, "an alias, a Hub ID, or a folder")]
     quantize: Annotated[Literal[0, 4, 8], Key("bits for unquantized weights; 0 leaves them unquantized")] = 0
     thinking: Annotated[Thinking, Key("reasoning before the answer; keep = also in earlier turns")] = "off"
     template: Annotated[
-        str, Key("Jinja file, chatml-tools, or phi-tools, that replaces the model's chat template; empty = the model's own")
+        str, Key("Jinja file, chatml-tools, phi-tools, or gemma-tools, that replaces the model's chat template; empty = its own")
     ] = ""
 
 

@@ -149,6 +149,7 @@ BASES = (
 SHIPPED = (
     Base("chatml-tools (shipped)", "chatml-tools", "llama3_1", ("<|im_end|>",), CHATML, HERMES[:4]),
     phi("phi-tools (shipped)", "phi-tools", tools=True),
+    gemma("gemma-tools (shipped)", "gemma-tools", tools=True, twin=False),
 )
 OTHERS = (
     *SHIPPED,

@@ -15,6 +15,7 @@ from mlxtune.core.errors import DataError, InputError
 from mlxtune.data.column_map import first_record
 from mlxtune.data.scaffold import guess, infer_schema, telling_fields, write
 from mlxtune.data.source import read_file, read_source
+from mlxtune.data.tool_schema import arguments_schema
 from mlxtune.evaluation.contract import Contract
 from mlxtune.evaluation.scorers import ModelAnswer
 from mlxtune.present.scaffold import scaffold_document
@@ -49,6 +50,46 @@ def test_calls_are_compared_as_calls(tmp_path: Path) -> None:
     ):
         recipe = load(write(guess(write_rows(tmp_path / f"{name}.jsonl", [row] * 9)), tmp_path))
         assert recipe.evaluation.correct == ["calls"]
+
+
+def test_rows_with_tools_get_a_template_a_schema_and_room_for_the_tools(tmp_path: Path) -> None:
+    recipe = load(write(guess(SAMPLES / "tool-calls.jsonl"), tmp_path))
+    assert (recipe.model.template, recipe.evaluation.correct, recipe.data.max_tokens) == ("chatml-tools", ["calls"], 1024)
+    schema = json.loads((tmp_path / "recipes" / "tool-calls.schema.json").read_text())
+    for row in read_file(SAMPLES / "tool-calls.jsonl"):
+        jsonschema.validate(json.loads(row.reference), schema)  # type: ignore[union-attr, arg-type]
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({"name": "track_parcel", "arguments": {"order": "LF-48213", "size": "M"}}, schema)
+
+
+@pytest.mark.parametrize("key", ["arguments", "parameters"])
+def test_calls_without_tools_get_a_schema_for_each_function(key: str, tmp_path: Path) -> None:
+    calls = [{"name": "lock", key: {"door": "back"}}, {"name": "heat", key: {"to": 70}}] * 5
+    rows = [{"question": f"Do {number}.", "answer": json.dumps(call)} for number, call in enumerate(calls)]
+    guessed = guess(write_rows(tmp_path / "rows.jsonl", rows))
+    assert (guessed.correct, guessed.tools) == (("calls",), False)
+    for call in calls:
+        jsonschema.validate(call, guessed.schema)  # type: ignore[arg-type]
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({"name": "lock", key: {"to": 70}}, guessed.schema)  # type: ignore[arg-type]
+
+
+def test_a_test_file_decides_nothing(tmp_path: Path) -> None:
+    for part, kind in (("train", "a"), ("test", "b")):
+        write_rows(tmp_path / f"{part}.jsonl", [{"prompt": "Which?", "completion": json.dumps({"kind": kind})}] * 9)
+    guessed = guess(tmp_path)
+    assert (guessed.rows, guessed.schema and guessed.schema["properties"]["kind"]["enum"]) == (9, ["a"])
+
+
+def test_parameters_of_xlam_are_a_schema() -> None:
+    tool = {
+        "name": "sum",
+        "parameters": {"of": {"type": "List[int]", "description": "d"}, "to": {"type": "str, optional", "default": ""}},
+    }
+    assert arguments_schema(tool) == {
+        "type": "object", "additionalProperties": False, "required": ["of"],
+        "properties": {"of": {"type": "array", "description": "d"}, "to": {"type": "string"}},
+    }  # fmt: skip
 
 
 def test_fields_with_few_values_are_compared() -> None:

@@ -10,6 +10,7 @@ import pytest
 from mlx_lm.utils import load_tokenizer
 from tiny_model import CHATML, write_tokenizer
 
+from mlxtune.core.errors import TemplateError
 from mlxtune.data.readers.formats import parse
 from mlxtune.data.rows import Conversation, Location
 from mlxtune.evaluation.arms import Arm
@@ -18,10 +19,24 @@ from mlxtune.models.template import ChatTemplate, TemplateSettings
 from mlxtune.models.tool_calls import CallReader, CallSplitter, FunctionCall
 from mlxtune.recipe import dump, read_template
 from mlxtune.recipe import parse as parse_recipe
+from mlxtune.recipe.schema import SHIPPED_TEMPLATES
 
 TOOLS = [{"type": "function", "function": {"name": name, "parameters": {"properties": {"q": {}}}}} for name in ("find", "look")]
 FIND, LOOK = {"name": "find", "arguments": {"q": "a “b”", "n": [1, None]}}, {"name": "look", "arguments": {}}
 RECIPE = parse_recipe('name = "t"\n[model]\nbase = "b"\ntemplate = "chatml-tools"\n[data]\nsource = "d"\n')
+
+
+GEMMA = (
+    "{{ bos_token }}{% for message in messages %}<start_of_turn>{{ 'model' if message.role == 'assistant' else message.role }}\n"
+    "{{ message.content | trim }}<end_of_turn>\n{% endfor %}{% if add_generation_prompt %}<start_of_turn>model\n{% endif %}"
+)
+
+
+def gemma(folder: Path, template: str) -> ChatTemplate:
+    """Return the chat template of a model with Gemma 3's control tokens, replaced by the shipped ``template`` if it is not empty."""
+    write_tokenizer(folder, template=GEMMA, stop="<end_of_turn>", specials=("<start_of_turn>",))
+    source = SHIPPED_TEMPLATES[template].read_text() if template else ""
+    return ChatTemplate(load_tokenizer(folder), TemplateSettings(source=source), "gemma")
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +60,22 @@ def test_the_shipped_template_trains_calls_that_are_read_back(chat: ChatTemplate
     output = chat.tokenizer.decode(encoded.tokens[encoded.trained].tolist()).removesuffix("<|im_end|>")
     assert json.loads(conversation.reference) == (calls[0] if len(calls) == 1 else list(calls))
     assert chat.calls.read(output, TOOLS) == conversation.reference
+
+
+def test_gemma_trains_calls_with_its_shipped_template(tmp_path: Path) -> None:
+    chat = gemma(tmp_path, "gemma-tools")
+    for calls in ((FIND,), (FIND, LOOK)):
+        (encoded,) = chat.encode(row(*calls), 5000)
+        output = chat.tokenizer.decode(encoded.tokens[encoded.trained].tolist())
+        assert output.endswith("</tool_call><end_of_turn>")
+        assert chat.calls.read(output.removesuffix("<end_of_turn>"), TOOLS) == row(*calls).reference
+
+
+@pytest.mark.parametrize("template", ["", "chatml-tools", "phi-tools"])
+def test_a_template_that_does_not_fit_names_the_one_that_does(template: str, tmp_path: Path) -> None:
+    with pytest.raises(TemplateError) as caught:
+        gemma(tmp_path, template).encode(row(FIND), 5000)
+    assert caught.value.hint.startswith('Set model.template to "gemma-tools"')
 
 
 def test_results_are_in_a_user_turn_of_the_shipped_template(chat: ChatTemplate) -> None:

@@ -239,10 +239,12 @@ def read_tools(value: Any) -> tuple[dict[str, Any], ...]:
 def with_calls(messages: Sequence[Message], tools: Sequence[dict[str, Any]]) -> tuple[Message, ...]:
     """Return ``messages`` with the answers that are JSON calls of ``tools``, and nothing else, as tool calls.
 
-    A call may have ``parameters`` instead of ``arguments``.
+    A call may have ``parameters`` instead of ``arguments``. Without ``tools``, any function counts if other turns have calls.
     """
     names = {tool.get("function", tool).get("name") for tool in tools}
-    return tuple(_with_calls(turn, names) if turn.role == "assistant" else turn for turn in messages) if tools else tuple(messages)
+    if not names and not any("tool_calls" in turn.extra for turn in messages):
+        return tuple(messages)
+    return tuple(_with_calls(turn, names) if turn.role == "assistant" else turn for turn in messages)
 
 
 def _with_calls(turn: Message, names: Set[Any]) -> Message:
@@ -252,7 +254,7 @@ def _with_calls(turn: Message, names: Set[Any]) -> Message:
         calls = _tool_calls(loads(turn.content), 0)
     except (ValueError, InvalidRecord):
         return turn
-    if not calls or any(call["function"]["name"] not in names for call in calls):
+    if not calls or (names and any(call["function"]["name"] not in names for call in calls)):
         return turn
     return replace(turn, content="", extra={"tool_calls": calls, **turn.extra})
 
