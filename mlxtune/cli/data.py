@@ -267,13 +267,14 @@ def import_(
     reading: ReadOptions,
     file: Annotated[str, typer.Option("--file", help="The file to import from a Hub dataset or a folder of Parquet files.")] = "",
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out invalid rows.")] = False,
+    each_turn: Annotated[bool, typer.Option("--each-turn", help="Write one row for every answer of a conversation.")] = False,
     json: Json = False,
 ) -> None:
     """Convert rows in any supported format to one file of chats, pairs, or texts, with their metadata."""
     with progress_bar(f"fetching {one_line(name, 60)}"):
         path = locate(name, file)
     _, section = resolve_source(path, reading.format, reading.map)
-    result = import_rows(path, to, section.format, section.map, skip_bad=skip_bad)
+    result = import_rows(path, to, section.format, section.map, skip_bad=skip_bad, each_turn=each_turn)
     if json:
         facts = {"out": str(to), "rows": result.rows, "formats": result.formats, "left_out": len(result.bad)}
         show_json({**facts, "notes": result.notes, "transcripts": result.transcripts})

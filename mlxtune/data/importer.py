@@ -13,7 +13,7 @@ from mlxtune.data import parquet
 from mlxtune.data.access.file_bytes import FileNote
 from mlxtune.data.export import MANIFEST, check_new_jsonl, jsonl_bytes, native_record
 from mlxtune.data.readers.formats import CONTENT_FORMATS, NO_MAPPING, detect
-from mlxtune.data.rows import Row
+from mlxtune.data.rows import PromptRow, Row, turn_rows
 from mlxtune.data.source import describe_errors, read_records
 from mlxtune.data.source_files import source_files
 
@@ -70,9 +70,16 @@ def _parquet_files(path: Path, file: str) -> list[Path]:
 
 
 def import_rows(
-    path: Path, out: Path, format: str = "auto", mapping: Mapping[str, str] = NO_MAPPING, *, skip_bad: bool = False
+    path: Path,
+    out: Path,
+    format: str = "auto",
+    mapping: Mapping[str, str] = NO_MAPPING,
+    *,
+    skip_bad: bool = False,
+    each_turn: bool = False,
 ) -> ImportResult:
-    """Write the rows of ``path`` in order to ``out``, a new ``.jsonl`` file. No review is applied.
+    """Write the rows of ``path`` in order to ``out``, a new ``.jsonl`` file. No review is applied. With ``each_turn``, every answer of
+    a conversation becomes a row.
 
     Raises ``DataError`` if there are no rows, ``BadRowsError`` for invalid rows unless ``skip_bad``, ``InputError`` if ``out`` exists.
     """
@@ -88,6 +95,8 @@ def import_rows(
         raise BadRowsError(message, len(errors), hint=f"{errors[0].hint} Or use --skip-bad to leave them out.")
     if not rows:
         raise DataError(f"{path} has no valid rows.")
+    if each_turn:
+        rows = [one for row in rows for one in (turn_rows(row) if isinstance(row, PromptRow) else [row])]
     records_out = [native_record(row) for row in rows]
     transcripts = sum(detect(record) != CONTENT_FORMATS[type(row)] for record, row in zip(records_out, rows, strict=True))
     write_bytes(out, jsonl_bytes(records_out))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -271,6 +271,14 @@ def trained_turns(row: Conversation, turns: Turns = "auto") -> list[int]:
     """Return the numbers (1-based) of the assistant turns that ``data.turns`` trains on; the prompt of turn n is the n - 1 before it."""
     numbers = [number for number, turn in enumerate(row.messages, 1) if turn.role == "assistant" and turn.trained]
     return numbers[-1:] if turns == "last" else numbers
+
+
+def turn_rows(row: PromptRow) -> list[PromptRow]:
+    """Return a row for each trained answer of ``row``, which is its last turn. Earlier answers are only read."""
+    if not isinstance(row, Conversation) or len(trained_turns(row)) == 1:
+        return [row]
+    read = tuple(replace(turn, trained=turn.role != "assistant") for turn in row.messages)
+    return [replace(row, messages=(*read[: number - 1], row.messages[number - 1])) for number in trained_turns(row)]
 
 
 def earlier_prompts(row: Row, turns: Turns = "auto") -> list[tuple[Message, ...]]:

@@ -22,7 +22,7 @@ from mlxtune.core.hashing import unit_interval
 from mlxtune.core.text import plural
 from mlxtune.core.versions import require_version
 from mlxtune.data.generate.lineage import lineage_of
-from mlxtune.data.rows import Location, PromptRow, Row, prompt_hash, prompt_hashes, prompt_text, row_tags
+from mlxtune.data.rows import Location, PromptRow, Row, prompt_hash, prompt_hashes, prompt_text, row_tags, turn_rows
 from mlxtune.data.source import Source
 from mlxtune.data.source_files import GENERATED, PARTS, sidecar_path
 from mlxtune.recipe import DataSection
@@ -79,6 +79,17 @@ class Splits:
         """The test rows that are not reserved."""
         reserved = {row.hash for row in self.reserved}
         return tuple(row for row in self.test if row.hash not in reserved)
+
+    @property
+    def prompts(self) -> list[PromptRow]:
+        """The evaluated rows that have a prompt. With ``turns`` = "each", these are all turns of their conversations, except earlier
+        ones whose prompt is in the training data. Raises ``DataError`` if there are none."""
+        rows = prompt_rows(self.evaluated)
+        if self.turns != "each":
+            return rows
+        known = {hash for row in (*self.train, *self.valid) for hash in prompt_hashes(row, self.turns)}
+        turns = [one for row in rows for one in turn_rows(row) if one.hash == row.hash or prompt_hash(one) not in known]
+        return list({row.hash: row for row in turns}.values())
 
     @property
     def sealed(self) -> frozenset[str]:

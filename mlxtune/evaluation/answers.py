@@ -9,6 +9,7 @@ little about the arms.
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Sequence
@@ -16,7 +17,17 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from mlxtune.core.json_fields import optional
-from mlxtune.evaluation.scorers import CONTRACT, CORRECT, GRAMMAR_LIMIT, LOOP, PASS, THINKING_LIMIT, THINKING_LOOP, Score
+from mlxtune.evaluation.scorers import (
+    CONTRACT,
+    CONVERSATION,
+    CORRECT,
+    GRAMMAR_LIMIT,
+    LOOP,
+    PASS,
+    THINKING_LIMIT,
+    THINKING_LOOP,
+    Score,
+)
 from mlxtune.evaluation.scorers.preference import PREFERENCE, PairLogprobs
 
 if TYPE_CHECKING:  # validators take a while to import
@@ -121,7 +132,31 @@ def score_answers(contract: Contract, rows: Sequence[EvaluatedRow], answers: Seq
         if pair := answer.logprobs:
             scores[PREFERENCE] = pair.score
         scored.append(replace(answer, scores=scores))
-    return tuple(scored)
+    return score_conversations(rows, scored)
+
+
+def score_conversations(rows: Sequence[EvaluatedRow], answers: Sequence[Answer]) -> tuple[Answer, ...]:
+    """Return ``answers`` with a score on each conversation that was evaluated at several turns, at its last one.
+
+    Rows are turns of one conversation if the prompt of one begins with the prompt of the other. A conversation is right if the
+    answers at all of its turns are.
+    """
+    prompts = [tuple(json.dumps(turn.as_dict(), sort_keys=True) for turn in row.prompt) for row in rows]
+    by_prompt: dict[tuple[str, ...], list[int]] = {}
+    for index, prompt in enumerate(prompts):
+        if CORRECT in answers[index].scores:
+            by_prompt.setdefault(prompt, []).append(index)
+    earlier = {
+        prompt: [index for length in range(1, len(prompt)) for index in by_prompt.get(prompt[:length], ())] for prompt in by_prompt
+    }
+    inner = {prompts[index] for indices in earlier.values() for index in indices}
+    result = list(answers)
+    for prompt, indices in earlier.items():
+        for index in by_prompt[prompt] if indices and prompt not in inner else ():
+            wrong = sum(not answers[turn].scores[CORRECT].passed for turn in (*indices, index))
+            score = Score(False, "wrong_turns", f"{wrong} of {len(indices) + 1} turns are wrong") if wrong else PASS
+            result[index] = replace(answers[index], scores={**answers[index].scores, CONVERSATION: score})
+    return tuple(result)
 
 
 def score_seed(

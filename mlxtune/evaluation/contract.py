@@ -26,7 +26,7 @@ from mlxtune.evaluation.scorers import (
     Scorer,
 )
 from mlxtune.evaluation.scorers.correct import score_correct
-from mlxtune.evaluation.scorers.json_search import find_json
+from mlxtune.evaluation.scorers.json_search import find_json, has_field
 from mlxtune.evaluation.scorers.preference import PREFERENCE
 from mlxtune.evaluation.scorers.registry import SCORERS
 from mlxtune.evaluation.scorers.schema_valid import SchemaValidator
@@ -151,7 +151,7 @@ class Contract:
         """Return the fields on which disclaimers depend and which no reference of ``rows`` has."""
         values = [match[0] for row in rows if (match := find_json(row.reference or ""))]
         names = {name for rule in self.section.disclaimers for name in (*rule.when, *rule.unless)}
-        return sorted(name for name in names if not any(isinstance(value, dict) and name in value for value in values))
+        return sorted(name for name in names if not any(has_field(value, name) for value in values))
 
     def score(self, answer: ModelAnswer) -> dict[str, Score]:
         """Score ``answer`` on every metric. ``contract`` passes if all required metrics pass, or repeats the first failure, which is
@@ -175,4 +175,4 @@ class Contract:
         """Score ``answer`` on one metric, or on the whole contract; ``None`` if it does not apply."""
         if metric == CONTRACT:
             return self.score(answer)[CONTRACT]
-        return next(item for item in self.metrics if item.name == metric).score(answer)
+        return next((item.score(answer) for item in self.metrics if item.name == metric), None)

@@ -146,10 +146,12 @@ def grouped_rows(recipe: Recipe, rows: Sequence[Row], source_rows: Sequence[Row]
     hashes = [prompt_hashes(row, recipe.data.turns) for row in source_rows]
     labels = group_labels(source_rows, hashes, recipe.data.group_by)
     first: dict[int, str] = {}
-    groups = {row.hash: first.setdefault(label, hash) for row, label, (hash, *_) in zip(source_rows, labels, hashes, strict=True)}
+    groups = {
+        row.location: first.setdefault(label, hash) for row, label, (hash, *_) in zip(source_rows, labels, hashes, strict=True)
+    }
     prompted = [row for row in rows if isinstance(row, PromptRow)]
     return [
-        replace(row, group=groups.get(one.hash, prompt_hash(one)))
+        replace(row, group=groups.get(one.location, prompt_hash(one)))
         for row, one in zip(evaluated_rows(prompted), prompted, strict=True)
     ]
 

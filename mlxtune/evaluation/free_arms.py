@@ -192,7 +192,7 @@ def free_arm_problems(evidence: EvaluationEvidence, contract: Contract, facts: R
         return
     with suppress(MlxtuneError):
         known = AnsweredRows.from_splits(splits)
-        held_out = {row.id: row for row in splits.test}
+        held_out = {row.id: row for row in (*splits.test, *splits.prompts)}
         rows = [held_out[one.id] for one in evidence.rows if one.id in held_out]
         if known.hash != recorded["training"] or len(rows) != len(evidence.rows):
             return

@@ -100,8 +100,8 @@ class DataSection:
     ``validation`` are fractions of all rows. In a folder, ``test.jsonl`` and ``valid.jsonl`` take their place. ``too_long`` applies
     to rows with no trained tokens within ``max_tokens``: they are rejected, or skipped and counted. ``date`` is the
     date that templates insert as today's; a run records it, so that it can be resumed and evaluated on another day. ``turns`` = "all"
-    trains on all answers of a conversation in one example, "each" makes one training example per answer, and "last" trains only on the
-    last one. "auto" is "all", or "each" where the template renders earlier turns differently, as many reasoning models' do. ``replay`` mixes in
+    trains on all answers of a conversation in one example, "each" makes one training example per answer and evaluates every turn of
+    held-out conversations, and "last" trains only on the last one. "auto" is "all", or "each" where the template renders earlier turns differently, as many reasoning models' do. ``replay`` mixes in
     general prompts with the base's own answers, so that the adapter forgets less. ``replay_system`` = false sends these
     prompts without the system prompt that all rows share.
     """
@@ -290,8 +290,8 @@ class Disclaimer:
     """A sentence that answers must contain in some cases, and must not contain in others.
 
     ``match`` is ``exact``, ``normalized`` (NFKC, case, spaces, quotes, dashes), ``regex``, or ``fuzzy`` with a similarity of at
-    least ``threshold`` (rapidfuzz's partial ratio). ``when`` maps fields of the reference answer to values, such as
-    ``{category = "safety"}``. The sentence is forbidden if all fields in ``unless`` match.
+    least ``threshold`` (rapidfuzz's partial ratio). ``when`` maps fields of the reference answer, or JSON Pointers, to values, such as
+    ``{category = "safety"}`` or ``{"/order/kind" = "gift"}``. The sentence is forbidden if all fields in ``unless`` match.
     """
 
     text: Annotated[str, Key("the sentence, also used as its name in reports")] = ""

@@ -345,6 +345,15 @@ def test_when_needs_all_fields_and_unless_any():
     assert judge("nothing", Disclaimer("Take care.", unless=fields), reference=one).kind == "missing"
 
 
+def test_when_takes_json_pointers():
+    for order, kind in (({"kind": "gift"}, "missing"), ({"kind": "sale"}, ""), ("gift", "")):
+        assert (
+            judge("nothing", Disclaimer("Take care.", {"/order/kind": "gift"}), reference=json.dumps({"order": order})).kind == kind
+        )
+    assert judge("nothing", Disclaimer("Take care.", {"/a": None}), reference='{"a": null}').kind == "missing"
+    assert judge("nothing", Disclaimer("Take care.", {"a/b": 1}), reference='{"a/b": 1}').kind == "missing"
+
+
 def test_absent_field_matches_nothing():
     assert judge("nothing", Disclaimer("Take care.", {"category": None}), reference="{}").passed
 

@@ -62,6 +62,7 @@ LOOP = "loop"  # an answer was ended because it repeated itself and would have c
 THINKING_LIMIT = "thinking"  # an answer was ended within its reasoning, which reached its limit
 THINKING_LOOP = "thinking_loop"  # an answer was ended within its reasoning, because the reasoning repeated itself
 CORRECT = "correct"  # the metric that passes if the answer equals the reference where the contract says so
+CONVERSATION = "conversation"  # the metric of a conversation's last turn that passes if all evaluated turns are correct
 CONTRACT = "contract"  # the metric that passes if every required metric passes
 ScoreFunction = Callable[[ModelAnswer], Score]
 

@@ -72,3 +72,20 @@ def resolve_pointer(value: Any, pointer: str) -> Any:
         else:
             return None
     return value
+
+
+def field_value(value: Any, name: str) -> Any:
+    """Return the field ``name`` of a JSON value: a key, or a JSON Pointer such as ``/order/kind``. ``None`` if it has none."""
+    return value.get(name) if isinstance(value, dict) and name in value else resolve_pointer(value, name)
+
+
+def has_field(value: Any, name: str) -> bool:
+    """Return whether a JSON value has the field ``name``, which may be null."""
+    parent, _, last = name.rpartition("/")
+    inner = resolve_pointer(value, parent) if name.startswith("/") else None
+    key = last.replace("~1", "/").replace("~0", "~")
+    return (
+        (isinstance(value, dict) and name in value)
+        or (isinstance(inner, dict) and key in inner)
+        or field_value(value, name) is not None
+    )

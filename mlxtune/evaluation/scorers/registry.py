@@ -3,6 +3,7 @@
 from mlxtune.core.text import one_line
 from mlxtune.evaluation.scorers import (
     CONTRACT,
+    CONVERSATION,
     correct,
     disclaimer,
     forbidden,
@@ -25,7 +26,9 @@ SCORERS = (
     correct.SCORER,
 )
 FORMS = tuple(scorer.name for scorer in SCORERS if scorer.is_form)
-LABELS = {scorer.name: scorer.label for scorer in SCORERS} | {CONTRACT: "whole contract", PREFERENCE: "preference accuracy"}
+LABELS = {scorer.name: scorer.label for scorer in SCORERS} | {
+    CONTRACT: "whole contract", CONVERSATION: "correct conversations", PREFERENCE: "preference accuracy",
+}  # fmt: skip
 
 
 def metric_label(metric: str) -> str:
