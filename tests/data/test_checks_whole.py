@@ -107,7 +107,7 @@ def test_a_fix_that_leaves_no_row_is_neither_advised_nor_written(tmp_path: Path)
     with SourceRecords(source, "auto", {}) as records, pytest.raises(DataError, match="No row would be left"):
         write_fixed(records, report.findings, tmp_path / "fixed.jsonl", also=["template"])
     assert not (tmp_path / "fixed.jsonl").exists()
-    partly = check(source, rules=CheckRules(tokens=[*tokens[:2], TokenCount(5, 2)]))
+    partly = check(source, rules=CheckRules(tokens=[*tokens[:2], TokenCount(5, 2)], max_tokens=9))
     assert partly.improvement == Improvement("fix", 2, "template")
 
 
