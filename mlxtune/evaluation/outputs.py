@@ -23,6 +23,7 @@ from mlxtune.evaluation.latency import Latency, measure_latency
 from mlxtune.evaluation.loop_rule import loop_rule
 from mlxtune.evaluation.scorers import GRAMMAR_LIMIT
 from mlxtune.models import lora
+from mlxtune.models.call_grammar import call_syntax, calls_grammar
 from mlxtune.models.generate import GenerationSettings, Progress, generate
 from mlxtune.models.grammar import Grammar
 from mlxtune.models.likelihood import negative_log_likelihoods
@@ -182,8 +183,10 @@ class _Generator:
         self._loops = None
         if options.stop_loops and arm.schema is None:
             self._loops = loop_rule((row.reference for row in work.rows), loaded.tokenizer, options.schema)
+        self._call_grammars: dict[tuple[int, ...], str] = {} if arm.schema is None else _call_grammars(work, arm.schema)
+        grammar = [arm.schema, version("llguidance"), *sorted(set(self._call_grammars.values()))]
         decoding: dict[str, Any] = {
-            "grammar": None if arm.schema is None else [arm.schema, version("llguidance")],
+            "grammar": None if arm.schema is None else grammar,
             "max_tokens": options.max_tokens,
             **({"thinking_tokens": options.thinking_tokens} if options.thinking_tokens else {}),
             "stops": sorted(work.template.stop_tokens),
@@ -252,9 +255,15 @@ class _Generator:
     @cached_property
     def _settings(self) -> GenerationSettings:
         template, schema, limits = self._work.template, self._arm.schema, self._options
-        grammar = Grammar(self._loaded.tokenizer, schema, template.stop_tokens) if schema is not None else None
+        tokenizer, stops = self._loaded.tokenizer, template.stop_tokens
+        grammar = Grammar(tokenizer, schema, stops) if schema is not None else None
+        by_text: dict[str, Grammar] = {}
+        for text in set(self._call_grammars.values()):
+            with suppress(InputError):  # a tool has a schema that llguidance does not support: the contract's applies
+                by_text[text] = Grammar(tokenizer, None, stops, text)
+        grammars = {prompt: by_text[text] for prompt, text in self._call_grammars.items() if text in by_text}
         return GenerationSettings(
-            max_tokens=limits.max_tokens, stops=template.stop_tokens, batch_size=limits.batch_size, grammar=grammar,
+            max_tokens=limits.max_tokens, stops=template.stop_tokens, batch_size=limits.batch_size, grammar=grammar, grammars=grammars,
             thinking_tokens=limits.thinking_tokens, thought_starts=template.thought_starts, loops=self._loops,
         )  # fmt: skip
 
@@ -301,6 +310,19 @@ class _Generator:
                 )
             results |= zip(left, new, strict=True)
         return [results[index] for index in range(len(inputs))]
+
+
+def _call_grammars(work: _Work, schema: Any) -> dict[tuple[int, ...], str]:
+    """Return the grammar of the calls of each row's tools by its prompt, in the template's syntax, if the template has one."""
+    if not any(row.tools for row in work.rows) or (syntax := call_syntax(work.template)) is None:
+        return {}
+    known: dict[str, str] = {}
+    grammars: dict[tuple[int, ...], str] = {}
+    for prompt, row in zip(work.prompts, work.rows, strict=True):
+        if row.tools and (key := json.dumps(row.tools)) not in known:
+            known[key] = calls_grammar(work.template, syntax, row.tools, schema)
+        grammars |= {tuple(prompt): known[key]} if row.tools else {}
+    return grammars
 
 
 def _nats_to_json(arm: Arm, nats: float) -> dict[str, float]:

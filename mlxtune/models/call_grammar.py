@@ -44,9 +44,7 @@ def call_syntax(template: ChatTemplate) -> CallSyntax | None:
     return CallSyntax(*one, inside[end:] or None)
 
 
-def calls_grammar(
-    template: ChatTemplate, syntax: CallSyntax, tools: Sequence[dict[str, Any]], schema: Any
-) -> str:
+def calls_grammar(template: ChatTemplate, syntax: CallSyntax, tools: Sequence[dict[str, Any]], schema: Any) -> str:
     """Return a grammar in llguidance's Lark syntax of an answer that calls ``tools``.
 
     The arguments are those of a call of the tool in ``schema``, the contract's, if it has one, and otherwise as the tool declares.

@@ -7,8 +7,8 @@ left-padded; rotary positions do not count the padding.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -21,7 +21,7 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 from mlxtune.core.errors import MlxtuneError, ModelError
 from mlxtune.core.gpu_errors import gpu_error
 from mlxtune.models.cpu.streams import StreamPool, parallel_map, thread_pool
-from mlxtune.models.grammar import Grammar
+from mlxtune.models.grammar import Grammar, GrammarState
 from mlxtune.models.load import on_gpu
 from mlxtune.models.prefix_cache import BatchKVCache, PrefixCache, SharedPrefix, part_size, same_logits
 from mlxtune.models.thoughts import AnswerBuilder, Ending, GeneratedAnswer, LoopRule, ThoughtSplitter
@@ -44,8 +44,15 @@ class GenerationSettings:
     batch_size: int
     thinking_tokens: int = 0  # of a thought before the answer; with 0, thoughts count as part of the answer
     grammar: Grammar | None = None  # constrains answers, but not thoughts
+    grammars: Mapping[tuple[int, ...], Grammar] = field(default_factory=dict)  # of prompts that have their own, besides ``grammar``
     thought_starts: Collection[int] = ()  # tokens with which a thought before a constrained answer may begin
     loops: LoopRule | None = None  # ends answers that repeat themselves; not with a grammar, whose length limits may end a loop
+
+    def start_grammar(self, prompts: Sequence[Sequence[int]]) -> GrammarState | None:
+        """Return the initial state of the grammars of the answers to ``prompts``."""
+        if self.grammar is None:
+            return None
+        return GrammarState([self.grammars.get(tuple(prompt), self.grammar).matcher() for prompt in prompts])
 
 
 def generate(
@@ -90,7 +97,8 @@ def generate(
             on_answer(batch[row], answer)
 
         on_batch(len(prompts) - len(outputs) - len(batch))
-        decoder = _BatchDecoder(prefix, [builders[row] for row in batch], sampler.part(batch), settings, report, tell)
+        grammar = settings.start_grammar([prompts[row] for row in batch])
+        decoder = _BatchDecoder(prefix, [builders[row] for row in batch], sampler.part(batch), settings, grammar, report, tell)
         outputs |= zip(batch, decoder.decode([tails[row] for row in batch]), strict=True)
     return [outputs[row] for row in range(len(prompts))]
 
@@ -156,11 +164,11 @@ class _BatchDecoder:
 
     def __init__(
         self, prefix: SharedPrefix, builders: Sequence[AnswerBuilder], sampler: TokenSampler, settings: GenerationSettings,
-        report: Callable[[int], None], tell: AnswerListener,
+        grammar: GrammarState | None, report: Callable[[int], None], tell: AnswerListener,
     ) -> None:  # fmt: skip
         self._prefix, self._builders, self._sampler, self._settings = prefix, builders, sampler, settings
         self._report, self._tell = report, tell
-        self._grammar = settings.grammar.start(len(builders)) if settings.grammar else None
+        self._grammar = grammar
         self._answers: dict[int, GeneratedAnswer] = {}
 
     def decode(self, tails: Sequence[Sequence[int]]) -> list[GeneratedAnswer]:

@@ -18,16 +18,17 @@ _TOO_COMPLEX = re.compile(r"(lexer|parser) error", re.IGNORECASE)  # how llguida
 
 
 class Grammar:
-    """The grammar of a JSON Schema over a tokenizer's vocabulary, built by llguidance. ``stops`` are the tokens that end an answer.
+    """The grammar of a JSON Schema over a tokenizer's vocabulary, built by llguidance, or the grammar ``lark`` in its syntax. ``stops``
+    are the tokens that end an answer.
 
     Raises ``InputError`` if llguidance is not installed or does not support a keyword in the schema, and ``ModelError`` if it
     does not support the tokenizer.
     """
 
-    def __init__(self, tokenizer: TokenizerWrapper, schema: Any, stops: frozenset[int]) -> None:
+    def __init__(self, tokenizer: TokenizerWrapper, schema: Any, stops: frozenset[int], lark: str = "") -> None:
         self._llguidance, self._vocabulary = _vocabulary(tokenizer, stops)
         matcher = self._llguidance.LLMatcher
-        self._grammar = matcher.grammar_from_json_schema(json.dumps(schema))
+        self._grammar = lark or matcher.grammar_from_json_schema(json.dumps(schema))
         if reason := matcher.validate_grammar(self._grammar, self._vocabulary):
             raise InputError(
                 f"The schema cannot be converted to a grammar: {one_line(reason, 200)}",
@@ -35,7 +36,11 @@ class Grammar:
             )
 
     def start(self, rows: int) -> GrammarState:
-        return GrammarState([self._llguidance.LLMatcher(self._vocabulary, self._grammar) for _ in range(rows)])
+        return GrammarState([self.matcher() for _ in range(rows)])
+
+    def matcher(self) -> Any:
+        """Return llguidance's matcher of one answer."""
+        return self._llguidance.LLMatcher(self._vocabulary, self._grammar)
 
 
 @lru_cache(maxsize=2)
