@@ -273,12 +273,16 @@ def trained_turns(row: Conversation, turns: Turns = "auto") -> list[int]:
     return numbers[-1:] if turns == "last" else numbers
 
 
-def turn_rows(row: PromptRow) -> list[PromptRow]:
-    """Return a row for each trained answer of ``row``, which is its last turn. Earlier answers are only read."""
-    if not isinstance(row, Conversation) or len(trained_turns(row)) == 1:
+def turn_rows(row: PromptRow, *, untrained: bool = False) -> list[PromptRow]:
+    """Return a row for each trained answer of ``row``, which is its last turn, or also for each ``untrained`` one. Earlier answers are
+    only read."""
+    if not isinstance(row, Conversation):
+        return [row]
+    numbers = [number for number, turn in enumerate(row.messages, 1) if turn.role == "assistant" and (turn.trained or untrained)]
+    if len(numbers) == 1:
         return [row]
     read = tuple(replace(turn, trained=turn.role != "assistant") for turn in row.messages)
-    return [replace(row, messages=(*read[: number - 1], row.messages[number - 1])) for number in trained_turns(row)]
+    return [replace(row, messages=(*read[: number - 1], replace(row.messages[number - 1], trained=True))) for number in numbers]
 
 
 def earlier_prompts(row: Row, turns: Turns = "auto") -> list[tuple[Message, ...]]:

@@ -81,5 +81,14 @@ def test_an_import_writes_one_row_for_every_answer(folder: Path) -> None:
     rows = read_file(folder / "turns.jsonl")
     assert result.rows == 3
     assert all(isinstance(row, Conversation) for row in rows)
+    *prompt, _ = talk(("One.", "a"), ("Two.", "b"))["messages"]
+    write(
+        folder / "split.jsonl",
+        {"messages": json.dumps(prompt), "answer": json.dumps({"name": "lock", "parameters": {"door": "b"}})},
+    )
+    mapping = {"prompt": "messages", "completion": "answer"}
+    assert import_rows(folder / "split.jsonl", folder / "two.jsonl", mapping=mapping, each_turn=True).rows == 2
+    doors = [json.loads(row.reference)["arguments"]["door"] for row in read_file(folder / "two.jsonl")]  # type: ignore[union-attr, arg-type]
+    assert doors == ["a", "b"]
     trained = [[turn.trained for turn in row.messages if turn.role == "assistant"] for row in rows if isinstance(row, Conversation)]
     assert trained == [[True], [False, True], [False, False, True]]
