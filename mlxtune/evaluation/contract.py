@@ -26,7 +26,7 @@ from mlxtune.evaluation.scorers import (
     Scorer,
 )
 from mlxtune.evaluation.scorers.correct import score_correct
-from mlxtune.evaluation.scorers.json_search import find_json, has_field
+from mlxtune.evaluation.scorers.json_search import MISSING, field_value, find_json
 from mlxtune.evaluation.scorers.preference import PREFERENCE
 from mlxtune.evaluation.scorers.registry import SCORERS
 from mlxtune.evaluation.scorers.schema_valid import SchemaValidator
@@ -151,7 +151,7 @@ class Contract:
         """Return the fields on which disclaimers depend and which no reference of ``rows`` has."""
         values = [match[0] for row in rows if (match := find_json(row.reference or ""))]
         names = {name for rule in self.section.disclaimers for name in (*rule.when, *rule.unless)}
-        return sorted(name for name in names if not any(has_field(value, name) for value in values))
+        return sorted(name for name in names if all(field_value(value, name) is MISSING for value in values))
 
     def score(self, answer: ModelAnswer) -> dict[str, Score]:
         """Score ``answer`` on every metric. ``contract`` passes if all required metrics pass, or repeats the first failure, which is

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from mlxtune.core.text import one_line
 from mlxtune.evaluation.scorers import PASS, ModelAnswer, Score, Scorer, in_words
 from mlxtune.evaluation.scorers.json_parser import InvalidJSON, parse_json
-from mlxtune.evaluation.scorers.json_search import field_value, find_json, has_field, resolve_pointer, string_values
+from mlxtune.evaluation.scorers.json_search import field_value, find_json, resolve_pointer, string_values
 from mlxtune.evaluation.scorers.negation import discount_reason
 from mlxtune.evaluation.scorers.output_text import strip_thinking, visible_texts
 from mlxtune.evaluation.scorers.phrase_match import PatternTimeout, find_phrase, truncated_inside
@@ -47,7 +47,7 @@ def score_disclaimers(answer: ModelAnswer, rules: Sequence[Disclaimer], fuzzy: b
 
 def _called_for(rule: Disclaimer, reference: Any) -> bool:
     def matches(fields: dict[str, Any]) -> bool:
-        return all(has_field(reference, name) and field_value(reference, name) == value for name, value in fields.items())
+        return all(field_value(reference, name) == value for name, value in fields.items())
 
     return (not rule.when or matches(rule.when)) and not (rule.unless and matches(rule.unless))
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from mlxtune.evaluation.scorers.json_parser import BRACKETS, InvalidJSON, parse_json
 
+MISSING = object()  # the value of a field that does not exist
 _TRIES = 100  # maximum number of brackets to try
 _OPENING = re.compile(r"[\[{]")
 _LOOKS_LIKE_JSON = re.compile(r"\{\s*(?:[\"{}]|$)|\[\s*(?:[\"\[{\]\d-]|$)")
@@ -61,31 +62,21 @@ def string_values(value: Any) -> list[str]:
     return texts
 
 
-def resolve_pointer(value: Any, pointer: str) -> Any:
-    """Return the part of a JSON value that ``pointer`` (RFC 6901) refers to, or ``None``."""
+def resolve_pointer(value: Any, pointer: str, missing: Any = None) -> Any:
+    """Return the part of a JSON value that ``pointer`` (RFC 6901) refers to, or ``missing``."""
     for step in pointer.split("/")[1:]:
         key = step.replace("~1", "/").replace("~0", "~")
         if isinstance(value, dict):
-            value = value.get(key)
+            value = value.get(key, missing)
         elif isinstance(value, list) and key.isascii() and key.isdigit() and int(key[:9]) < len(value):
             value = value[int(key[:9])]
         else:
-            return None
+            return missing
     return value
 
 
 def field_value(value: Any, name: str) -> Any:
-    """Return the field ``name`` of a JSON value: a key, or a JSON Pointer such as ``/order/kind``. ``None`` if it has none."""
-    return value.get(name) if isinstance(value, dict) and name in value else resolve_pointer(value, name)
-
-
-def has_field(value: Any, name: str) -> bool:
-    """Return whether a JSON value has the field ``name``, which may be null."""
-    parent, _, last = name.rpartition("/")
-    inner = resolve_pointer(value, parent) if name.startswith("/") else None
-    key = last.replace("~1", "/").replace("~0", "~")
-    return (
-        (isinstance(value, dict) and name in value)
-        or (isinstance(inner, dict) and key in inner)
-        or field_value(value, name) is not None
-    )
+    """Return the field ``name`` of a JSON value, a key or a JSON Pointer such as ``/order/kind``; ``MISSING`` if it has none."""
+    if isinstance(value, dict) and name in value:
+        return value[name]
+    return resolve_pointer(value, name, MISSING) if name.startswith("/") else MISSING
