@@ -83,8 +83,8 @@ class Splits:
     @property
     def prompts(self) -> list[PromptRow]:
         """The evaluated rows that have a prompt. With ``turns`` = "each", these are all turns of their conversations, except earlier
-        ones whose prompt is in the training data. Raises ``DataError`` if there are none."""
-        rows = prompt_rows(self.evaluated)
+        ones whose prompt is in the training data."""
+        rows = [row for row in self.evaluated if isinstance(row, PromptRow)]
         if self.turns != "each":
             return rows
         known = {hash for row in (*self.train, *self.valid) for hash in prompt_hashes(row, self.turns)}

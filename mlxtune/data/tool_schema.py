@@ -1,7 +1,5 @@
 """JSON Schemas of the calls of declared tools, in the form of a row's reference: ``{"name": …, "arguments": {…}}``."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

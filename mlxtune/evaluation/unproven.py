@@ -77,7 +77,7 @@ def _confirmed_rows(folder: Path, evidence: EvaluationEvidence, *, last: bool) -
         return
     source, splits = found
     expected = {
-        QUESTIONS: splits.reserved if last else sample_rows(splits.evaluated, recipe.evaluation.rows), VALIDATION: splits.valid
+        QUESTIONS: splits.reserved if last else sample_rows(splits.prompts, recipe.evaluation.rows), VALIDATION: splits.valid
     }  # fmt: skip
     for name, rows in expected.items():
         own = grouped_rows(recipe, rows, source.rows)

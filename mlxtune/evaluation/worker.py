@@ -22,7 +22,7 @@ from mlxtune.core.hashing import sha256_json
 from mlxtune.core.json_fields import to_json
 from mlxtune.data.rows import PromptRow, prompt_text, shared_system_prompt
 from mlxtune.data.source import Source, read_source
-from mlxtune.data.split import Splits, record_splits, sample_rows, split
+from mlxtune.data.split import Splits, prompt_rows, record_splits, sample_rows, split
 from mlxtune.evaluation import comparability, evidence, report_builder
 from mlxtune.evaluation.answer_budget import AnswerBudget, answer_budget
 from mlxtune.evaluation.answers import ArmAnswers, SeedAnswers, score_answers, score_seed, without_pairs
@@ -267,7 +267,7 @@ def _read_inputs(worker: Worker) -> _Inputs:
     splits = split(source, recipe.data)
     is_last = bool(request.get("last_look"))
     is_validation = Run(worker.folder).kind == "validate"
-    evaluated = [row for row in splits.valid if isinstance(row, PromptRow)] if is_validation else splits.prompts
+    evaluated = [row for row in splits.valid if isinstance(row, PromptRow)] if is_validation else prompt_rows(splits.prompts)
     if not evaluated:
         raise InputError("There are no validation rows.", hint="Set data.validation, for example to 0.1.")
     rows = _reserved_rows(worker, splits) if is_last else sample_rows(evaluated, recipe.evaluation.rows)

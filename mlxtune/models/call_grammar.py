@@ -1,7 +1,5 @@
 """The grammar of calls of given tools, as a chat template writes calls. The template's syntax is found by rendering test calls."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Mapping, Sequence

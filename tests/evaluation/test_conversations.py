@@ -1,7 +1,5 @@
 """Conversations that are evaluated at every turn."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """The grammar of a row's tools, in the syntax of the chat template."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -38,7 +38,7 @@ class ComparedRows:
         self.worker, self.section = worker, recipe.evaluation
         if worker.request["rows"] == "held-out":
             splits = split(read_source(recipe.source, recipe.data.format, recipe.data.map), recipe.data)
-            self.rows = sample_rows(splits.prompts, recipe.evaluation.rows)
+            self.rows = sample_rows(prompt_rows(splits.prompts), recipe.evaluation.rows)
             self.training_rows = [*splits.train, *splits.valid]
             self.contract: Contract | None = Contract.from_recipe(recipe)
         else:

@@ -11,7 +11,7 @@ from pathlib import Path
 from mlxtune.core.errors import MlxtuneError
 from mlxtune.core.text import duration, one_line, plural
 from mlxtune.data.source import read_source
-from mlxtune.data.split import sample_rows, split
+from mlxtune.data.split import prompt_rows, sample_rows, split
 from mlxtune.evaluation import report as reports
 from mlxtune.evaluation.arms import BASE, ENDPOINT, PARENT, STRONGEST, TUNED, arm_names, is_tuned
 from mlxtune.evaluation.drilldown import CellName, Drilldown, ScoredRow
@@ -198,7 +198,7 @@ def count_work(recipe: Recipe, run: Run | None, earlier: Sequence[Evaluation]) -
     """
     section, run_id = recipe.evaluation, run.id if run else ""
     parts = split(read_source(recipe.source, recipe.data.format, recipe.data.map), recipe.data)
-    held_out = parts.prompts
+    held_out = prompt_rows(parts.prompts)
     rows, prompts = sample_rows(held_out, section.rows), load_prompts(recipe) if run else ()
     limit = None if section.max_tokens == AUTO else section.max_tokens
     earlier = [one for one in earlier if one.recipe_exists]
