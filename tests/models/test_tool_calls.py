@@ -71,7 +71,7 @@ def test_gemma_trains_calls_with_its_shipped_template(tmp_path: Path) -> None:
         assert chat.calls.read(output.removesuffix("<end_of_turn>"), TOOLS) == row(*calls).reference
 
 
-@pytest.mark.parametrize("template", ["", "chatml-tools", "phi-tools"])
+@pytest.mark.parametrize("template", ["", "phi-tools"])
 def test_a_template_that_does_not_fit_names_the_one_that_does(template: str, tmp_path: Path) -> None:
     with pytest.raises(TemplateError) as caught:
         gemma(tmp_path, template).encode(row(FIND), 5000)
