@@ -184,9 +184,9 @@ class _Generator:
         if options.stop_loops and arm.schema is None:
             self._loops = loop_rule((row.reference for row in work.rows), loaded.tokenizer, options.schema)
         self._call_grammars: dict[tuple[int, ...], str] = {} if arm.schema is None else _call_grammars(work, arm.schema)
-        grammar = [arm.schema, version("llguidance"), *sorted(set(self._call_grammars.values()))]
+        texts = sorted(set(self._call_grammars.values()))
         decoding: dict[str, Any] = {
-            "grammar": None if arm.schema is None else grammar,
+            "grammar": None if arm.schema is None else [arm.schema, version("llguidance"), *texts],
             "max_tokens": options.max_tokens,
             **({"thinking_tokens": options.thinking_tokens} if options.thinking_tokens else {}),
             "stops": sorted(work.template.stop_tokens),
@@ -319,7 +319,7 @@ def _call_grammars(work: _Work, schema: Any) -> dict[tuple[int, ...], str]:
     known: dict[str, str] = {}
     grammars: dict[tuple[int, ...], str] = {}
     for prompt, row in zip(work.prompts, work.rows, strict=True):
-        if row.tools and (key := json.dumps(row.tools)) not in known:
+        if row.tools and (key := sha256_json(row.tools)) not in known:
             known[key] = calls_grammar(work.template, syntax, row.tools, schema)
         grammars |= {tuple(prompt): known[key]} if row.tools else {}
     return grammars
