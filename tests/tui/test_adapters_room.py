@@ -250,7 +250,8 @@ async def test_while_a_server_uses_the_machine_f_says_so_and_offers_only_copies(
         await room.until_notice("✓ Wrote tone. It is in exports/tone-mlx.")
 
 
-async def test_a_running_export_is_in_the_header_and_leaves_only_copies(stocked, open_room):
+async def test_a_running_export_is_in_the_header_and_leaves_only_copies(stocked, open_room, monkeypatch):
+    monkeypatch.setattr("mlxtune.adapters.publish.trained_template", lambda entry: "")  # the base is not on this machine
     folder = stocked.run("20261124-1700-tone", kind="export", name="tone", alive=True)
     started = {"kind": "export", "name": "tone", "base": "smollm2-135m", "pid": 1, "host": "mac"}
     stocked.tell(folder, [("run.started", started), ("arm.progress", {"arm": "tuned", "done": 3, "total": 8})])
