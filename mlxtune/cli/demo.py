@@ -6,35 +6,42 @@ import os
 import shlex
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from mlxtune.api import generate
 from mlxtune.cli.evaluate import measure, show_report
 from mlxtune.cli.follow import follow
 from mlxtune.cli.options import Json, Overrides
 from mlxtune.cli.output import Cell, command_name, err, info, progress_bar, show, show_json
 from mlxtune.core.errors import MlxtuneError
 from mlxtune.core.json_fields import to_json
-from mlxtune.core.text import duration
+from mlxtune.core.text import duration, one_line
 from mlxtune.data import samples
+from mlxtune.data.rows import Conversation
 from mlxtune.data.source import read_source
 from mlxtune.data.split import split
 from mlxtune.evaluation import report as reports
 from mlxtune.evaluation.arms import BASE, STRONGEST, TUNED
+from mlxtune.evaluation.contract import Contract
+from mlxtune.evaluation.evidence import load_evidence
+from mlxtune.evaluation.scorers import CONTRACT, CORRECT, ModelAnswer
 from mlxtune.models.resolve import resolve
 from mlxtune.planning.machine import COMPUTE_VARIABLE, this_machine
 from mlxtune.planning.plan import local_planner
 from mlxtune.present.plan import verdict_sentence
-from mlxtune.present.terminal import print_heading
+from mlxtune.present.terminal import Part, print_columns, print_heading
 from mlxtune.present.verdict import verdict_text
 from mlxtune.recipe import Recipe, load
 from mlxtune.runs.registry import Run
 from mlxtune.runs.state import RunState
+from mlxtune.serving.protocol import GREEDY
 from mlxtune.workspace import control
 
+FIRST_TOKENS = 80  # of the base's answer that is shown before anything is measured; it would go on
 _STAGES, _FULL = ("Model", "Plan", "Baseline", "Train", "Evaluate"), ("Train on pairs", "Evaluate")
 
 
@@ -125,9 +132,27 @@ def _run_workflow(recipe: Recipe, stages: Stages) -> _Trained:
     rows = f"{planned.train:,} training, {planned.valid:,} validation, and {planned.test:,} held-out rows"
     stages.end(f"{rows}; {planned.steps:,} steps. ", verdict_sentence(planned))
     stages.begin("the base model, and what is possible without training")
+    row = next(row for row in splits.test if isinstance(row, Conversation))
+    prompt, sampling = [asdict(message) for message in row.prompt], replace(GREEDY, max_tokens=FIRST_TOKENS)
+    [answer] = generate(prompt, base=recipe.model.base, sampling=sampling)
+    _show_answer(recipe, row, BASE, answer)
     stages.end(verdict_text(reports.load(measure(recipe)).verdict))
     run = _train(recipe, stages)
-    return _evaluate(recipe, run, stages)
+    result = _evaluate(recipe, run, stages)
+    answers = load_evidence(result.evaluation).answers[TUNED]
+    _show_answer(recipe, row, TUNED, next(answer.output for answer in answers if answer.id == row.id))
+    info("")
+    return result
+
+
+def _show_answer(recipe: Recipe, row: Conversation, arm: str, output: str) -> None:
+    """Show a held-out message with an arm's answer, and what is wrong with it."""
+    prompt = "\n\n".join(message.content for message in row.prompt)
+    scores = Contract.from_recipe(recipe).score(ModelAnswer(output, reference=row.reference, prompt=prompt))
+    wrong = [scores[name] for name in (CONTRACT, CORRECT) if not scores[name].passed]
+    rows: list[list[Part]] = [[("message", "muted"), row.prompt[-1].content], [(arm, "muted"), one_line(output)]]
+    rows += [["", (f"✗ {score.detail}", "error")] for score in wrong] or [["", ("✓ right", "success")]]
+    print_columns(rows, console=err)
 
 
 def with_fewer_arms(recipe: Recipe) -> Recipe:
