@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from mlxtune.data.duplicates import THRESHOLD, jaccard
 from mlxtune.data.rows import messages_text
 from mlxtune.evaluation.drilldown import Drilldown, ScoredRow
 from mlxtune.evaluation.evidence import NearestRow
@@ -118,6 +117,8 @@ def _is_shown(row: ScoredRow, kind: str) -> bool:
 
 def _contradicts(row: ScoredRow, kind: str, arm: str) -> bool:
     """Return whether a near-duplicate training row has the arm's answer where the reference differs from it."""
+    from mlxtune.data.duplicates import THRESHOLD, jaccard  # imports numpy, which the command line's help does not need
+
     given, expected = value_at(row.answers[arm].output, kind), value_at(row.row.reference or "", kind)
     return given != expected and any(
         value_at(one.answer, kind) == given and jaccard(one.question, messages_text(row.row.prompt)) >= THRESHOLD

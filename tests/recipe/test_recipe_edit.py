@@ -47,7 +47,7 @@ def test_undo_restores_the_bytes(file):
     first = edit_recipe(file, {"training.epochs": 3})
     second = edit_recipe(file, {"method.kind": "dpo", "adapter.rank": 4})
     assert undo_edit(second).adapter.rank == 8
-    assert undo_edit(first).training.epochs == 0
+    assert undo_edit(first).training.epochs == 4
     assert file.read_bytes() == before
 
 
@@ -61,8 +61,8 @@ def test_undo_refuses_if_the_file_changed(file):
 
 def test_a_new_key_joins_its_section_and_a_new_section_is_appended(file):
     before = file.read_text()
-    edited = edit_text(before, {"training.epochs": 3})
-    assert edited == before.replace("samples = 1\n", "samples = 1\nepochs = 3\n")
+    edited = edit_text(before, {"training.steps": 3})
+    assert edited == before.replace("samples = 1\n", "samples = 1\nsteps = 3\n")
     edited = edit_text(before, {"evaluation.arms": ["base", "tuned"]})
     assert edited == before.replace("are sent without it\n", 'are sent without it\narms = ["base", "tuned"]\n')
     assert edit_text(before, {"method.kind": "dpo"}) == before + '\n[method]\nkind = "dpo"\n'
