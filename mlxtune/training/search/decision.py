@@ -4,8 +4,6 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Literal
 
-import numpy as np
-
 from mlxtune.evaluation.statistics.clusters import effective_n
 from mlxtune.evaluation.statistics.intervals import LEVEL, wilson
 from mlxtune.evaluation.statistics.significance import holm
@@ -123,6 +121,8 @@ def _projected_rate(board: Board, number: int, rung: int) -> float:
 
 def _noise(board: Board) -> float:
     """Return the variance of a trial's rate around the rates of the others that is due to the choice of rows."""
+    import numpy as np  # the command line's help does not need it
+
     table = np.array([board.results[trial.number, 0].passed for trial in board.trials if (trial.number, 0) in board.results], float)
     trials, rows = table.shape
     residuals = table - table.mean(axis=0) - table.mean(axis=1, keepdims=True) + table.mean()
