@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING
 
 from mlxtune.evaluation.blind.votes import ArmChoice
 from mlxtune.evaluation.statistics.agreement import Estimate, kappa
 from mlxtune.evaluation.statistics.intervals import wilson
 
-Array = npt.NDArray[np.float64]
+if TYPE_CHECKING:  # the command line's help does not need numpy
+    import numpy as np
+    import numpy.typing as npt
+
+    Array = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,8 @@ def prediction_powered_mean(labels: Sequence[float], predictions: Sequence[float
     therefore include two additional labels, both predicted wrongly, and the interval is Wilson's for the effective sample size, which
     covers about as often as Wilson's for the labels alone. Raises ``ValueError`` if there are no labels or the lengths differ.
     """
+    import numpy as np
+
     count, others = len(labels), len(unlabeled)
     if not labels or count != len(predictions):
         raise ValueError(f"there are {count} labels but {len(predictions)} predictions for them")
@@ -53,7 +57,7 @@ def _weights(ys: Array, fs: Array, ratio: float) -> Array:
     """Return, for each label, the weight that the other labels and the last two, additional ones give the predictions, from 0 to 1."""
     y, f, rest = ys[:-2], fs[:-2], len(ys) - 1
     covariance = (ys @ fs - y * f) - (ys.sum() - y) * (fs.sum() - f) / rest
-    weights: Array = np.clip(covariance / (fs @ fs - f * f - (fs.sum() - f) ** 2 / rest) / ratio, 0, 1)
+    weights: Array = (covariance / (fs @ fs - f * f - (fs.sum() - f) ** 2 / rest) / ratio).clip(0, 1)
     return weights
 
 
