@@ -36,7 +36,7 @@ from mlxtune.workspace.index import RunView
 
 _URGENCY = {"error": 0, "warning": 1}  # of a fact, by its mark
 _LABEL = 18  # cells before the value of a fact
-NAME, FIGURES, GAP = 19, 14, 4  # cells of an arm's name, of its rate with interval, and between two metrics
+NAME, FIGURES, GAP = 20, 14, 4  # cells of an arm's name, of its rate with interval, and between two metrics
 AdapterState = Literal["none", "trained", "evaluated"]
 
 
