@@ -337,7 +337,8 @@ async def test_an_adapter_that_another_program_removes_disappears(room, shop):
     await room.until(lambda: sorted(names(room)) == ["broken", "voice"])
 
 
-async def test_an_adapter_alone_is_copied_without_a_worker(room, shop):
+async def test_an_adapter_alone_is_copied_without_a_worker(room, shop, monkeypatch):
+    monkeypatch.setattr("mlxtune.adapters.publish.trained_template", lambda entry: "")  # the base is not on this machine
     await move_to(room, "tone")
     await room.press("f", choose="mlx --lora", notice="✓ Wrote tone. It is in exports/tone-mlx.")
     assert (shop.folder / "exports" / "tone-mlx" / "adapters.safetensors").is_file()
