@@ -29,6 +29,7 @@ SPAWNING = {  # the only files that start programs
     "cli/export.py",  # ollama create
     "evaluation/signature.py",  # ssh-keygen
     "adapters/export/gguf.py",  # llama-quantize
+    "adapters/export/llama_server.py",  # llama.cpp
     "tui/terminal_program.py",  # the user's own commands and $EDITOR
 }  # fmt: skip
 
@@ -65,6 +66,7 @@ COMMANDS = {  # in the order in which a user would run them
     "search": f"recipes/tiny.toml --trials 1 {SMALL}", "data generate": "recipes/tiny.toml --local tiny --rows 1",
     "export": "mlx last", "verify-export": "last --endpoint http://127.0.0.1:9", "adapters": "", "adapters push": "last nobody/nothing",
     "adapters pull": "nobody/nothing", "chat": "last", "queue": "list",
+    "improve": "last",
 }  # fmt: skip
 ELSEWHERE = {
     "open",

@@ -20,8 +20,9 @@ def _generate(chat: ChatTemplate, shape: str) -> GeneratedAnswer:
     (row,) = judging.encode(chat, parse(SHAPES[shape], judging.LOCATION))
     start, end = judging.spans(row.trained)[-1]
     builder = AnswerBuilder(chat.tokenizer.decode, row.tokens[:start], max_tokens=200, thinking_tokens=200)
-    assert row.tokens[end - 1] in chat.stop_tokens
-    assert not any(builder.add(token) for token in row.tokens[start : end - 1])
+    stop = next(index for index in range(start, end) if row.tokens[index] in chat.stop_tokens)
+    assert stop in (end - 2, end - 1), "at most one token follows, such as Cohere's end of the turn"
+    assert not any(builder.add(token) for token in row.tokens[start:stop])
     return builder.finish("stop")
 
 
