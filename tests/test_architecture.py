@@ -70,6 +70,18 @@ def test_functions_are_short():
 PRIVATE_NAMES = {"Compositor", "StylesCache", "_compositor", "_handle_exception", "_parse_cache", "_reset_focus"}
 
 
+def test_no_field_has_a_default_that_python_3_11_refuses():
+    """As mutable: whatever has no hash, which read-only mappings have only since 3.12."""
+    script = (
+        "import dataclasses, importlib, pkgutil, types, mlxtune\n"
+        "for found in pkgutil.walk_packages(mlxtune.__path__, 'mlxtune.'):\n"
+        "    for name, item in vars(importlib.import_module(found.name)).items() if '__main__' not in found.name else ():\n"
+        "        for field in dataclasses.fields(item) if isinstance(item, type) and dataclasses.is_dataclass(item) else ():\n"
+        "            assert not isinstance(field.default, types.MappingProxyType), (found.name, name, field.name)\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
 def test_the_app_touches_few_private_names_of_textual():
     """A private name is imported from a private module, used but defined only by Textual, or overridden in a subclass."""
     code = "import json, private_names; print(json.dumps(sorted(private_names.touched())))"

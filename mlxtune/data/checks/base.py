@@ -80,7 +80,7 @@ class Hit:
     replacement: str | None = None  # written by the fix
     shown: str | None = None  # replaces a secret where the evidence is displayed
     reason: str = ""
-    values: Values = NO_VALUES
+    values: Values = field(default_factory=lambda: NO_VALUES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +100,7 @@ class Evidence:
 
     spans: tuple[Span, ...] = ()
     reason: str = ""
-    values: Values = NO_VALUES
+    values: Values = field(default_factory=lambda: NO_VALUES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +112,7 @@ class Finding:
     rows: tuple[int, ...]  # record numbers: first the row to fix, then the rows that explain it
     spans: tuple[Span, ...] = ()
     reason: str = ""  # a key of ``Check.wording`` if the check has several
-    values: Values = field(default=NO_VALUES, hash=False)
+    values: Values = field(default_factory=lambda: NO_VALUES, hash=False)
 
 
 TextCheck = Callable[[str], Iterable[Hit]]
