@@ -21,9 +21,9 @@ from mlxtune.core.errors import MlxtuneError
 from mlxtune.core.json_fields import to_json
 from mlxtune.core.text import duration, one_line
 from mlxtune.data import samples
-from mlxtune.data.rows import Conversation
+from mlxtune.data.rows import PromptRow
 from mlxtune.data.source import read_source
-from mlxtune.data.split import split
+from mlxtune.data.split import Splits, sample_rows, split
 from mlxtune.evaluation import report as reports
 from mlxtune.evaluation.arms import BASE, STRONGEST, TUNED
 from mlxtune.evaluation.contract import Contract
@@ -41,7 +41,7 @@ from mlxtune.runs.state import RunState
 from mlxtune.serving.protocol import GREEDY
 from mlxtune.workspace import control
 
-FIRST_TOKENS = 80  # of the base's answer that is shown before anything is measured; it would go on
+_FIRST_TOKENS = 80  # of the base's answer that is shown before anything is measured; it would go on
 _STAGES, _FULL = ("Model", "Plan", "Baseline", "Train", "Evaluate"), ("Train on pairs", "Evaluate")
 
 
@@ -132,26 +132,32 @@ def _run_workflow(recipe: Recipe, stages: Stages) -> _Trained:
     rows = f"{planned.train:,} training, {planned.valid:,} validation, and {planned.test:,} held-out rows"
     stages.end(f"{rows}; {planned.steps:,} steps. ", verdict_sentence(planned))
     stages.begin("the base model, and what is possible without training")
-    row = next(row for row in splits.test if isinstance(row, Conversation))
-    prompt, sampling = [asdict(message) for message in row.prompt], replace(GREEDY, max_tokens=FIRST_TOKENS)
-    [answer] = generate(prompt, base=recipe.model.base, sampling=sampling)
-    _show_answer(recipe, row, BASE, answer)
+    row = shown_row(recipe, splits)
+    prompt, sampling = [asdict(message) for message in row.prompt], replace(GREEDY, max_tokens=_FIRST_TOKENS)
+    [output] = generate(prompt, base=recipe.model.base, sampling=sampling)
+    show_answer(recipe, row, BASE, output)
     stages.end(verdict_text(reports.load(measure(recipe)).verdict))
     run = _train(recipe, stages)
     result = _evaluate(recipe, run, stages)
-    answers = load_evidence(result.evaluation).answers[TUNED]
-    _show_answer(recipe, row, TUNED, next(answer.output for answer in answers if answer.id == row.id))
+    for answer in load_evidence(result.evaluation).answers.get(TUNED, ()):
+        if answer.id == row.id:
+            show_answer(recipe, row, TUNED, answer.output)
     info("")
     return result
 
 
-def _show_answer(recipe: Recipe, row: Conversation, arm: str, output: str) -> None:
+def shown_row(recipe: Recipe, splits: Splits) -> PromptRow:
+    """Return the first held-out row that is evaluated."""
+    return sample_rows(splits.prompts, recipe.evaluation.rows)[0]
+
+
+def show_answer(recipe: Recipe, row: PromptRow, arm: str, output: str) -> None:
     """Show a held-out message with an arm's answer, and what is wrong with it."""
     prompt = "\n\n".join(message.content for message in row.prompt)
     scores = Contract.from_recipe(recipe).score(ModelAnswer(output, reference=row.reference, prompt=prompt))
-    wrong = [scores[name] for name in (CONTRACT, CORRECT) if not scores[name].passed]
+    wrong = [scores[name] for name in (CONTRACT, CORRECT) if name in scores and not scores[name].passed]
     rows: list[list[Part]] = [[("message", "muted"), row.prompt[-1].content], [(arm, "muted"), one_line(output)]]
-    rows += [["", (f"✗ {score.detail}", "error")] for score in wrong] or [["", ("✓ right", "success")]]
+    rows += [["", (f"✗ {score.detail}", "error")] for score in wrong] or [["", ("✓ passes", "success")]]
     print_columns(rows, console=err)
 
 

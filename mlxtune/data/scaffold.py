@@ -72,8 +72,9 @@ class Sentence:
 @dataclass(frozen=True)
 class Scaffold:
     """Settings guessed from a file. ``schema`` is ``None`` unless the answers are JSON objects; ``labels`` has the distinct answers
-    if they are few. ``tools`` says whether rows have tools or calls, which the base's own template does not render. ``correct`` is the recipe's; answers that end with a number, as in GSM8K, have the form ``number_form`` if there
-    is a common one. ``formats`` counts the rows of each format; ``format`` is the recipe's, usually ``auto``.
+    if they are few. ``tools`` says whether rows have tools or calls, which the base's own template does not render. ``correct`` is
+    the recipe's; answers that end with a number, as in GSM8K, have the form ``number_form`` if there is a common one. ``formats``
+    counts the rows of each format; ``format`` is the recipe's, usually ``auto``.
     """
 
     source: Path

@@ -31,7 +31,8 @@ def start(
 
     Prompts are rendered as for the training of ``entry`` where ``recipe`` has only defaults. ``seeds`` are runs that differ from
     ``run`` only in the seed, including itself. ``consent`` is how the user agreed to send prompts to an endpoint. ``last_look``
-    evaluates the reserved rows, and the ``kind`` ``validate`` the validation rows. Raises ``InputError`` if a run has no adapter, and ``MachineError`` if the worker does not start.
+    evaluates the reserved rows, and the ``kind`` ``validate`` the validation rows. Raises ``InputError`` if a run has no adapter,
+    and ``MachineError`` if the worker does not start.
     """
     template = ""
     if entry:

@@ -55,9 +55,10 @@ def locate_answer(
 ) -> AnswerSpan:
     """Return the answer in ``text``, a conversation whose inference prompt is ``prompt``; both contain breaks.
 
-    ``stops`` maps the ids of stop tokens to their texts. The answer includes the one in ``closing`` if it follows another. If the tokenizer merges the end of the prompt and the start of the answer
-    into one token, as it may if the answer begins with whitespace, both are encoded separately, because the model generates its
-    answer after the prompt's own tokens. Raises ``RewrittenAnswerError`` or ``EndlessAnswerError``.
+    ``stops`` maps the ids of stop tokens to their texts. The answer includes the one in ``closing`` if it follows another. If the
+    tokenizer merges the end of the prompt and the start of the answer into one token, as it may if the answer begins with
+    whitespace, both are encoded separately, because the model generates its answer after the prompt's own tokens. Raises
+    ``RewrittenAnswerError`` or ``EndlessAnswerError``.
     """
     if not text.startswith(prompt):
         text = prompt + _after_header(prompt, text, dialect)

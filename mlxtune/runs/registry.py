@@ -204,9 +204,9 @@ def list_runs(workspace: Path, kind: str | None = "train") -> list[Run]:
 def find_run(workspace: Path, name: str, kind: str | None = "train") -> Run:
     """Return the run with this folder, ID, unique part of an ID, or ``last``. Raise ``InputError`` if there is none.
 
-    A training run may be followed by ``@STEP``, for one of its checkpoints. If ``kind`` is ``None``, runs of all kinds match, but training runs are preferred, because an evaluation or export may share an
-    ID. ``last`` is then the run that is active, or else the newest training run, or else the newest run. Of evaluations, it is the
-    newest one that has finished.
+    A training run may be followed by ``@STEP``, for one of its checkpoints. If ``kind`` is ``None``, runs of all kinds match, but
+    training runs are preferred, because an evaluation or export may share an ID. ``last`` is then the run that is active, or else
+    the newest training run, or else the newest run. Of evaluations, it is the newest one that has finished.
     """
     if os.path.isfile(Path(name, "recipe.toml")):  # unlike Path.is_file, does not fail if the name is too long
         return Run(Path(name).resolve())

@@ -54,8 +54,9 @@ def save(
 ) -> Path:
     """Write ``run/checkpoints/0000120`` for ``state["step"]`` = 120, and remove all but the newest ``keep`` and the best one.
 
-    With ``origin``, the lineage that adapters of the run share, the folder is an adapter like that of a finished run. Checkpoints of later steps are removed too: they are damaged, because the run was resumed from an earlier one. Raise
-    ``MachineError`` on a full disk; earlier checkpoints are kept.
+    With ``origin``, the lineage that adapters of the run share, the folder is an adapter like that of a finished run. Checkpoints
+    of later steps are removed too: they are damaged, because the run was resumed from an earlier one. Raise ``MachineError`` on a
+    full disk; earlier checkpoints are kept.
     """
     parent = run / "checkpoints"
     target = _folder(run, state["step"])

@@ -8,6 +8,8 @@ import pytest
 from mlxtune.cli import demo
 from mlxtune.cli.output import progress_bar
 from mlxtune.data import samples
+from mlxtune.data.source import read_source
+from mlxtune.data.split import sample_rows, split
 from mlxtune.recipe import load
 
 RECIPE: Path = samples.samples_root() / samples.RECIPE
@@ -16,6 +18,23 @@ RECIPE: Path = samples.samples_root() / samples.RECIPE
 @pytest.mark.parametrize(("overrides", "arms"), [([], ["base", "strongest", "tuned"]), (['evaluation.arms=["base"]'], ["base"])])
 def test_only_the_strongest_untrained_arm_is_evaluated(overrides, arms):
     assert demo.with_fewer_arms(load(RECIPE, overrides)).evaluation.arms == arms
+
+
+def test_the_shown_message_is_one_that_is_evaluated() -> None:
+    recipe = load(RECIPE, ["evaluation.rows=5"])
+    splits = split(read_source(recipe.source), recipe.data)
+    assert demo.shown_row(recipe, splits) in sample_rows(splits.prompts, 5)
+    assert demo.shown_row(recipe, splits) != splits.test[0], "which is not evaluated"
+
+
+@pytest.mark.parametrize("overrides", [[], ["evaluation.correct=[]"]])
+def test_an_answer_is_shown_with_what_is_wrong(overrides: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = load(RECIPE, overrides)
+    row = demo.shown_row(recipe, split(read_source(recipe.source), recipe.data))
+    demo.show_answer(recipe, row, "base", "Yes.")
+    assert "✗" in capsys.readouterr().err
+    demo.show_answer(recipe, row, "tuned", row.reference or "")
+    assert "✓ passes" in capsys.readouterr().err
 
 
 def test_stages_have_headings_and_results(monkeypatch, capsys):
