@@ -17,14 +17,13 @@ from typing import NamedTuple
 import numpy as np
 
 from mlxtune.data.rows import Location
-from mlxtune.evaluation.best_baseline import BestBaseline
 from mlxtune.evaluation.judge.calibration import prediction_powered_mean
 from mlxtune.evaluation.off_task import result as off_task
 from mlxtune.evaluation.off_task.prompts import OffTaskPrompt, in_both_conditions
 from mlxtune.evaluation.statistics.clusters import effective_groups, effective_n
 from mlxtune.evaluation.statistics.intervals import wilson
 from mlxtune.evaluation.statistics.significance import level_for_look
-from mlxtune.evaluation.verdict import compare
+from mlxtune.evaluation.verdict import BestBaseline, compare
 
 ROWS = (20, 43, 72, 150)
 BASELINES = (1, 3, 6, 7)

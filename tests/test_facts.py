@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parent.parent / "mlxtune"
 # Text that another program, a model, or a user writes, by file.
 TEXT_OF_OTHERS = {
     "evaluation/scorers/disclaimer.py": ["at == 'last paragraph'"],  # a value that users write in recipes
-    "evaluation/selftest/judge_cases.py": ["answer.startswith(('Thank you', 'Dear'))"],  # a scripted judge reads model answers
+    "evaluation/selftest/checks.py": ["answer.startswith(('Thank you', 'Dear'))"],  # a scripted judge reads model answers
     "planning/machine.py": ["line.startswith('model name')"],  # /proc/cpuinfo
     "recipe/schema.py": ["at in ('anywhere', 'last paragraph')"],  # a value that users write in recipes
 }

@@ -14,8 +14,7 @@ from mlxtune.evaluation.arms import BASE, GRAMMAR, GRAMMAR_KSHOT, GRAMMAR_PROMPT
 from mlxtune.evaluation.comparability import contract_hash
 from mlxtune.evaluation.history import Evaluation, evaluations
 from mlxtune.evaluation.report import Rate
-from mlxtune.evaluation.scorers import CONTRACT, CORRECT
-from mlxtune.evaluation.scorers.preference import PREFERENCE
+from mlxtune.evaluation.scorers import CONTRACT, CORRECT, PREFERENCE
 from mlxtune.evaluation.statistics.intervals import LEVEL
 from mlxtune.evaluation.statistics.power import detectable_gain
 from mlxtune.recipe import Recipe

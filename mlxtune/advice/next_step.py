@@ -217,7 +217,7 @@ def _after_verdict(
 def _evaluate_more(verdict: Evaluation) -> Iterator[NextStep]:
     """Yield what to evaluate next, if anything would help: longer answers, examples in the prompt, or more rows."""
     from mlxtune.evaluation.arms import BASE, is_free, is_tuned
-    from mlxtune.evaluation.scorers.preference import PREFERENCE
+    from mlxtune.evaluation.scorers import PREFERENCE
     from mlxtune.evaluation.statistics.power import needed_rows
 
     report, run = verdict.report, verdict.run_id

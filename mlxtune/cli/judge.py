@@ -15,12 +15,12 @@ from mlxtune.core.errors import GateError, InputError
 from mlxtune.core.json_fields import to_json
 from mlxtune.core.text import plural
 from mlxtune.evaluation.blind import blind_session
+from mlxtune.evaluation.evidence import load_pairs
 from mlxtune.evaluation.judge import AskJudge, endpoint, judge_session, rubric
 from mlxtune.evaluation.judge.endpoint import CostMeter, EndpointClient
 from mlxtune.evaluation.judge.judge_report import build_judge_report, save_judge_report
 from mlxtune.evaluation.judge.judge_session import JudgeSession
 from mlxtune.evaluation.judge.local import BATCH_SIZE, LocalJudge
-from mlxtune.evaluation.paired_answers import load_pairs
 from mlxtune.models.resolve import resolve
 from mlxtune.present.judge import judge_document
 from mlxtune.runs import registry

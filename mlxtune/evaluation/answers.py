@@ -24,11 +24,11 @@ from mlxtune.evaluation.scorers import (
     GRAMMAR_LIMIT,
     LOOP,
     PASS,
+    PREFERENCE,
     THINKING_LIMIT,
     THINKING_LOOP,
     Score,
 )
-from mlxtune.evaluation.scorers.preference import PREFERENCE, PairLogprobs
 
 if TYPE_CHECKING:  # validators take a while to import
     from mlxtune.evaluation.contract import Contract
@@ -41,6 +41,26 @@ _TAIL = 64  # minimum number of characters at the end of an answer in which n-gr
 _SHARE = 0.5  # minimum share of repeated n-grams in the tail of a loop; it is below a tenth in ordinary answers
 _LOOPS = (LOOP, THINKING_LOOP)
 _CUT = ("length", GRAMMAR_LIMIT, THINKING_LIMIT, *_LOOPS)
+
+
+@dataclass(frozen=True)
+class PairLogprobs:
+    """The mean log-probability per token, in nats, of the chosen and the rejected answer under an arm."""
+
+    chosen: float
+    rejected: float
+
+    @property
+    def margin(self) -> float:
+        """How much more likely the chosen answer is, in nats per token."""
+        return self.chosen - self.rejected
+
+    @property
+    def score(self) -> Score:
+        """A score that passes if the chosen answer is more likely. Means are used because sums would favor the shorter answer."""
+        if self.margin > 0:
+            return PASS
+        return Score(False, "prefers_the_rejected", f"the rejected answer is more likely by {-self.margin:.3f} nats per token")
 
 
 @dataclass(frozen=True)
@@ -108,10 +128,6 @@ class ArmAnswers:
     @property
     def statistics(self) -> AnswerStatistics:
         return answer_statistics(self.answers)
-
-    def without_pairs(self) -> ArmAnswers:
-        """Return the answers without the likelihoods of rejected answers, and so without preferences."""
-        return replace(self, answers=without_pairs(self.answers))
 
 
 @dataclass(frozen=True)

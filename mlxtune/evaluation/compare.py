@@ -14,8 +14,7 @@ from mlxtune.evaluation.contract import Contract
 from mlxtune.evaluation.evidence import load_evidence
 from mlxtune.evaluation.history import evaluations
 from mlxtune.evaluation.report import FILE, EvaluationReport, strongest_arm
-from mlxtune.evaluation.scorers import CONTRACT
-from mlxtune.evaluation.scorers.preference import PREFERENCE
+from mlxtune.evaluation.scorers import CONTRACT, PREFERENCE
 from mlxtune.evaluation.scorers.registry import FORMS
 from mlxtune.evaluation.verdict import Comparison, apply_holm, compare
 from mlxtune.runs import registry

@@ -18,6 +18,7 @@ from mlxtune.evaluation.scorers import (
     CORRECT,
     LOOP,
     PASS,
+    PREFERENCE,
     THINKING_LIMIT,
     THINKING_LOOP,
     ModelAnswer,
@@ -27,7 +28,6 @@ from mlxtune.evaluation.scorers import (
 )
 from mlxtune.evaluation.scorers.correct import score_correct
 from mlxtune.evaluation.scorers.json_search import MISSING, field_value, find_json
-from mlxtune.evaluation.scorers.preference import PREFERENCE
 from mlxtune.evaluation.scorers.registry import SCORERS
 from mlxtune.evaluation.scorers.schema_valid import SchemaValidator
 from mlxtune.recipe import EvaluationSection, Recipe

@@ -20,8 +20,7 @@ from mlxtune.evaluation.contract import Contract
 from mlxtune.evaluation.evidence import EvaluatedRow, FailureLinks, NearestRow, load_evidence, load_links
 from mlxtune.evaluation.highlight import Span, failure_span
 from mlxtune.evaluation.report import EvaluationReport
-from mlxtune.evaluation.scorers import CONTRACT, Score
-from mlxtune.evaluation.scorers.preference import PREFERENCE
+from mlxtune.evaluation.scorers import CONTRACT, PREFERENCE, Score
 
 CellName = Literal["both", "broken", "fixed", "neither"]
 _CELLS: dict[CellName, tuple[bool, bool]] = {

@@ -28,6 +28,7 @@ from mlxtune.core.errors import InputError
 from mlxtune.core.files import read_json, write_bytes, write_text
 from mlxtune.core.hashing import sha256_file, sha256_json
 from mlxtune.core.json_fields import from_json, optional, to_json
+from mlxtune.core.text import one_line, suggest
 from mlxtune.data.rows import Location, Message, PromptRow, Row, prompt_hash, prompt_hashes
 from mlxtune.data.split import group_labels
 from mlxtune.evaluation.answers import Answer, ArmAnswers, SeedAnswers
@@ -120,6 +121,19 @@ class EvaluationEvidence:
         return any(answer.rejected for answers in self.answers.values() for answer in answers)
 
 
+@dataclass(frozen=True)
+class AnswerPair:
+    """A held-out row with two arms' answers; ``reference`` may be empty. Rows in the same ``group`` are not independent."""
+
+    id: str
+    prompt: tuple[Message, ...]
+    reference: str
+    group: str
+    first: str
+    second: str
+    tools: tuple[Any, ...] = ()
+
+
 def save_evidence(
     folder: Path,
     recipe: Recipe,
@@ -194,6 +208,22 @@ def load_evidence(folder: Path) -> EvaluationEvidence:
     if recipe.evaluation.schema:
         recipe = replace(recipe, evaluation=replace(recipe.evaluation, schema=SCHEMA), folder=folder)
     return EvaluationEvidence(recipe, rows, _by_arm(folder / OUTPUTS))
+
+
+def load_pairs(folder: Path, first: str, second: str) -> tuple[AnswerPair, ...]:
+    """Return the rows that both arms answered, in order. Raises ``InputError`` for an unknown arm or missing answers."""
+    if first == second:
+        raise InputError(f"{one_line(first, 40)} cannot be compared with itself.", hint="Specify two different arms.")
+    evidence = load_evidence(folder)
+    for arm in (first, second):
+        if arm not in evidence.answers:
+            raise InputError(f"{folder.name} has no arm named {one_line(arm, 40)}.", hint=suggest(arm, evidence.answers))
+    one, two = ({answer.id: answer.output for answer in evidence.answers[arm]} for arm in (first, second))
+    return tuple(
+        AnswerPair(row.id, row.prompt, row.reference or "", row.group, one[row.id], two[row.id], row.tools)
+        for row in evidence.rows
+        if row.id in one and row.id in two
+    )
 
 
 def save_outputs(folder: Path, arms: Sequence[ArmAnswers], name: str = OUTPUTS) -> None:

@@ -16,9 +16,9 @@ from mlxtune.data.rows import messages_text
 from mlxtune.evaluation.drilldown import Drilldown, ScoredRow
 from mlxtune.evaluation.evidence import NearestRow
 from mlxtune.evaluation.report import EvaluationReport
+from mlxtune.evaluation.scorers import PREFERENCE
 from mlxtune.evaluation.scorers.json_search import find_json
 from mlxtune.evaluation.scorers.output_text import strip_thinking
-from mlxtune.evaluation.scorers.preference import PREFERENCE
 
 FailureType = Literal["label", "field", "function", "answer", "cut", "format"]
 Remedy = Literal["more_rows", "contradiction", "more_updates", "larger_base", "longer_answers", "grammar"]

@@ -113,7 +113,10 @@ def generate_answers(
     options = replace(options, thinking_tokens=work.template.thinking_limit(options.thinking_tokens))
     _require_room(arm, loaded, rows, work.prompts, options.max_tokens + options.thinking_tokens)
     generator = _Generator(arm, loaded, options, work, shared or PrefixCache(loaded.model))
-    answers = _joined(work, _under_grammar(arm, generator.generate(tell, of)), generator.likelihoods(tell))
+    generated = generator.generate(tell, of)
+    if arm.schema is not None and longest_json(arm.schema) is not None:  # the schema would have ended them at a higher limit
+        generated = [replace(answer, ended=GRAMMAR_LIMIT) if answer.ended == "length" else answer for answer in generated]
+    answers = _joined(work, generated, generator.likelihoods(tell))
     if timed:
         latency = generator.latency(tell(TIMED))
         answers = tuple(replace(one, seconds=latency.seconds(one.thought_tokens + one.answer_tokens)) for one in answers)
@@ -155,20 +158,15 @@ def _joined(
 
 def model_identity(arm: Arm, loaded: LoadedModel) -> dict[str, Any]:
     """Return what identifies the model of ``arm`` in the cache: weights, tokenizer, adapter, compute path and versions."""
+    patterns, folder = ("model*.safetensors", "tokenizer*"), loaded.source.folder
+    files = sorted(file for pattern in patterns for file in folder.glob(pattern) if file.is_file())
     return {
         "v": 10,
         "made with": {name: version(name) for name in ("mlxtune", "mlx", "mlx-lm")},
-        "base": [loaded.source.fingerprint, _content_hashes(loaded.source.folder)],
+        "base": [loaded.source.fingerprint, [_file_hash(file, file.stat().st_size, file.stat().st_mtime_ns) for file in files]],
         "adapter": [sha256_file(arm.adapter / name) for name in (lora.WEIGHTS_FILE, lora.CONFIG_FILE)] if arm.adapter else [],
         "compute": loaded.description,
     }
-
-
-def _under_grammar(arm: Arm, answers: Sequence[GeneratedAnswer]) -> list[GeneratedAnswer]:
-    """Return ``answers``, telling those apart that the schema of ``arm`` would have ended if the limit had been higher."""
-    if arm.schema is None or longest_json(arm.schema) is None:
-        return list(answers)
-    return [replace(answer, ended=GRAMMAR_LIMIT) if answer.ended == "length" else answer for answer in answers]
 
 
 class _Generator:
@@ -176,10 +174,8 @@ class _Generator:
 
     def __init__(self, arm: Arm, loaded: LoadedModel, options: AnswerOptions, work: _Work, prefixes: PrefixCache) -> None:
         self._arm, self._loaded, self._options, self._work, self._prefixes = arm, loaded, options, work, prefixes
-        self.cached, self.seconds_before = (
-            True,
-            0.0,
-        )  # whether nothing was computed; what earlier evaluations spent on what they saved
+        self.cached = True  # whether nothing was computed
+        self.seconds_before = 0.0  # what earlier evaluations spent on what they saved
         self._loops = None
         if options.stop_loops and arm.schema is None:
             self._loops = loop_rule((row.reference for row in work.rows), loaded.tokenizer, options.schema)
@@ -284,9 +280,7 @@ class _Generator:
         file.parent.mkdir(parents=True, exist_ok=True)
         keys, saved = [sha256_json(one) for one in inputs], {}
         for record in read(file):
-            with suppress(
-                KeyError, TypeError, ValueError
-            ):  # a damaged record, whose result is computed again, or one of another kind
+            with suppress(KeyError, TypeError, ValueError):  # a damaged record, whose result is computed again, or another kind
                 key, seconds = record.pop("input"), float(record.pop("seconds"))
                 saved[key] = seconds, from_json(record)
         self.seconds_before += sum(saved[key][0] for key in set(keys) & saved.keys())
@@ -374,12 +368,6 @@ def _context_length(loaded: LoadedModel) -> int | None:
     return context if isinstance(context, int) else None
 
 
-def _content_hashes(folder: Path) -> list[str]:
-    """Return the hashes of a model's weights and tokenizer files, computed once per process."""
-    files = sorted(file for pattern in ("model*.safetensors", "tokenizer*") for file in folder.glob(pattern) if file.is_file())
-    return [_file_hash(file, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-
-
-@lru_cache
+@lru_cache  # computed once per process
 def _file_hash(file: Path, size: int, changed: int) -> str:
     return sha256_file(file)

@@ -16,8 +16,7 @@ from mlxtune.evaluation.arms import has_grammar, is_free, is_tuned
 from mlxtune.evaluation.evidence import FILES, hashes
 from mlxtune.evaluation.holdout.ledger import HoldoutHistory
 from mlxtune.evaluation.off_task.result import OffTaskResult
-from mlxtune.evaluation.scorers import CONTRACT
-from mlxtune.evaluation.scorers.preference import PREFERENCE
+from mlxtune.evaluation.scorers import CONTRACT, PREFERENCE
 from mlxtune.evaluation.seed_report import SeedReport
 from mlxtune.evaluation.statistics.clusters import ClusterMean
 from mlxtune.evaluation.verdict import Comparison, ScoreComparison, Verdict

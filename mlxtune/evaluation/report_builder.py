@@ -8,10 +8,8 @@ from typing import Literal
 
 from mlxtune.evaluation.answers import MAX_CUT, ArmAnswers, SeedAnswers, is_undecided
 from mlxtune.evaluation.arms import GRAMMAR, is_free, is_tuned
-from mlxtune.evaluation.best_baseline import BestBaseline
 from mlxtune.evaluation.report import ArmResult, EvaluationReport, Rate, ReportFacts, strongest_arm, token_limit
-from mlxtune.evaluation.scorers import CONTRACT, PASS, Score
-from mlxtune.evaluation.scorers.preference import PREFERENCE
+from mlxtune.evaluation.scorers import CONTRACT, PASS, PREFERENCE, Score
 from mlxtune.evaluation.scorers.registry import FORMS
 from mlxtune.evaluation.seed_report import SeedReport, build_seed_report, recipe_verdict
 from mlxtune.evaluation.statistics.clusters import ClusterMean, cluster_mean, effective_groups, effective_n
@@ -21,6 +19,7 @@ from mlxtune.evaluation.statistics.significance import level_for_look
 from mlxtune.evaluation.verdict import (
     AlsoWorse,
     ArmRate,
+    BestBaseline,
     Comparison,
     CutAnswers,
     Verdict,

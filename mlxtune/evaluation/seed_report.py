@@ -120,7 +120,7 @@ def build_seed_report(
     """Build the report of at least two ``seeds`` on ``metric``. ``groups`` says which held-out rows belong together.
 
     The recipe is better if it is better than each of the ``baselines``, of which the first is the strongest, and worse if it is worse than
-    one of them at the ``level`` divided by their number (see ``best_baseline``).
+    one of them at the ``level`` divided by their number (see :class:`~mlxtune.evaluation.verdict.BestBaseline`).
     """
     scores = [*baselines.values(), *([answer.scores for answer in seed.held_out] for seed in seeds)]
     rows = [index for index in range(len(groups)) if all(metric in own[index] for own in scores)]

@@ -1,15 +1,16 @@
 """Compare two arms on the same rows: better, worse, or cannot tell; and the verdict that follows from the comparisons."""
 
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from statistics import NormalDist
 from typing import Literal, TypeVar
 
 from mlxtune.core.json_fields import optional
 from mlxtune.evaluation.statistics.clusters import cluster_mean, effective_n, group_sums, permutation_p
 from mlxtune.evaluation.statistics.intervals import LEVEL, PairedCounts, newcombe
-from mlxtune.evaluation.statistics.significance import holm
+from mlxtune.evaluation.statistics.significance import fewest_changes, holm
 
 Outcome = Literal["better", "worse", "cannot_tell"]
 
@@ -102,9 +103,7 @@ class Verdict:
     """What a report concludes about the strongest tuned arm or, with several seeds, about the recipe."""
 
     outcome: Literal[Outcome, ""]  # empty if nothing was compared
-    reason: Literal[
-        "change", "recipe", "contract", "token_limit", "no_adapter"
-    ]  # ``change`` and ``recipe`` are on the headline metric
+    reason: Literal["change", "recipe", "contract", "token_limit", "no_adapter"]  # the first two are about the headline metric
     metric: str  # the headline metric
     headline: Comparison | None = None
     contract: Comparison | None = None  # the same arms on the contract, if the headline is another metric
@@ -122,12 +121,7 @@ Compared = TypeVar("Compared", bound=Comparison | ScoreComparison)
 
 
 def compare(
-    metric: str,
-    first: str,
-    second: str,
-    passed: Sequence[tuple[bool, bool]],
-    groups: Sequence[Hashable] = (),
-    level: float = LEVEL,
+    metric: str, first: str, second: str, passed: Sequence[tuple[bool, bool]], groups: Sequence[Hashable] = (), level: float = LEVEL
 ) -> Comparison:
     """Compare two arms on a pass/fail metric; ``passed`` says, for each row, whether the first and the second arm passed.
 
@@ -180,3 +174,73 @@ def apply_holm(comparisons: Sequence[Compared], family: Callable[[Compared], Has
 def decide(p: float, low: float, high: float, level: float = LEVEL) -> Outcome:
     """Return the outcome. A change counts only if the test at ``level`` and the interval agree."""
     return "cannot_tell" if p >= level else "better" if low > 0 else "worse" if high < 0 else "cannot_tell"
+
+
+@dataclass(frozen=True)
+class BestBaseline:
+    """Whether the answers of ``arm``, the strongest of ``arms`` tuned arms, pass a metric, and whether those of each baseline do.
+
+    The best of several baselines is partly the luckiest one, so a comparison with it alone says *worse* too often. These are multiple
+    comparisons with the best (Hsu 1984, Annals of Statistics 12:1136): the arm is *better* if it is better than each baseline (an
+    intersection–union test, Berger 1982, Technometrics 24:295), at the level divided by the number of tuned arms that it was chosen from,
+    and *worse* if it is worse than any of them, at the level divided by their number (Bonferroni). The interval follows the same rule.
+    """
+
+    metric: str
+    arm: str
+    passed: Sequence[bool]
+    baselines: Mapping[str, Sequence[bool]]
+    rival: str  # the baseline with the most passes
+    groups: Sequence[Hashable] = ()
+    arms: int = 1
+    level: float = LEVEL
+
+    def comparison(self) -> Comparison:
+        """Compare the arm with the best baseline: the change from ``rival``, and the interval of the change from the best one."""
+        lower, upper = self._compare(self.level / self.arms), self._compare(self.level / len(self.baselines))
+        rival = lower[list(self.baselines).index(self.rival)]
+        if rival.change > 0:
+            adjusted = self.arms * max(item.p if item.change > 0 else 1.0 for item in lower)
+        else:
+            adjusted = len(upper) * min(item.p if item.change < 0 else 1.0 for item in upper)
+        low, high = min(item.low for item in lower), min(item.high for item in upper)
+        outcome = decide(adjusted, low, high, self.level)
+        return replace(rival, low=low, high=high, outcome=outcome, adjusted=min(1.0, adjusted), level=self.level)
+
+    def nearness(self, is_turned: Callable[[Outcome], bool], directions: Sequence[bool]) -> int | None:
+        """Return the fewest answers of the arm that would have to be different for an outcome that ``is_turned``.
+
+        They change one after another, for each of ``directions`` from passes (``True``) or from failures, beginning with the rows that one
+        of the baselines or most of them pass, or with those that they fail. Among dependent rows, the groups in which the arm is most or least ahead of
+        the baseline come first, which in rare cases takes a few answers too many.
+        """
+
+        def is_turned_by(changed: frozenset[int]) -> bool:
+            passed = [value != (index in changed) for index, value in enumerate(self.passed)]
+            return is_turned(replace(self, passed=passed).comparison().outcome)
+
+        rows, groups = range(len(self.passed)), self.groups or range(len(self.passed))
+        places = {group: place for place, group in enumerate(dict.fromkeys(groups))}
+
+        counts = [sum(column) for column in zip(*self.baselines.values(), strict=True)]  # of the baselines that pass, for each row
+
+        def order(right: bool, baseline: Sequence[int], first: int, sign: int) -> tuple[int, ...]:
+            ahead = [0] * len(places)  # of the baseline, in each group
+            for index in rows:
+                ahead[places[groups[index]]] += self.passed[index] - baseline[index]
+
+            def key(index: int) -> tuple[int, int, int]:
+                place = places[groups[index]]
+                return sign * ahead[place], place * abs(sign), first * baseline[index]
+
+            return tuple(sorted((index for index in rows if self.passed[index] is right), key=key))
+
+        signs = (0, 1, -1) if len(places) < len(rows) else (0,)
+        orders = {order(*how) for how in product(directions, (*self.baselines.values(), counts), (1, -1), signs)}
+        return fewest_changes(sorted(orders), is_turned_by)
+
+    def _compare(self, level: float) -> list[Comparison]:
+        return [
+            compare(self.metric, name, self.arm, list(zip(passed, self.passed, strict=True)), self.groups, level)
+            for name, passed in self.baselines.items()
+        ]

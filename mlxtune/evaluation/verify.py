@@ -40,6 +40,7 @@ from mlxtune.evaluation.evidence import (
     hashes,
     load_evidence,
     load_off_task,
+    load_pairs,
     load_rows,
     load_seed_answers,
     schema_hash,
@@ -49,7 +50,6 @@ from mlxtune.evaluation.holdout import ledger
 from mlxtune.evaluation.holdout.contamination import load_trained
 from mlxtune.evaluation.judge import judge_report, judge_session
 from mlxtune.evaluation.off_task.result import compare_off_task
-from mlxtune.evaluation.paired_answers import load_pairs
 from mlxtune.evaluation.report import PAGES, ReportFacts, decoding
 from mlxtune.evaluation.report_builder import build
 from mlxtune.evaluation.strongest import stored_strongest

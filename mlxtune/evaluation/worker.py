@@ -111,7 +111,10 @@ def evaluate(worker: Worker) -> dict[str, Any]:
     facts["left_out"] = _left_out(inputs, recipe, built, arms)
     if inputs.adapter:
         comparability.require_baseline_terms(worker.folder, facts, recipe)
-    _seal(worker, inputs)
+    try:
+        record_splits(inputs.source, recipe.data, inputs.splits, seal=Run(worker.folder).kind == "eval")
+    except MachineError as error:
+        worker.emit("warning", text=f"{error.message} Later training may use the held-out rows.")
     vectors = _vectors(worker, inputs, loaded)
     compared = outputs.comparable_pairs(loaded, recipe, [*inputs.rows, *inputs.validation])
     runner = ArmRunner(worker, loaded, template, budget, compared, inputs.contract.schema_document)
@@ -164,7 +167,7 @@ def _answer(worker: Worker, inputs: _Inputs, arms: Sequence[Arm], runner: ArmRun
         facts["endpoints"] = runner.endpoints
     if runner.compared and (missing := [arm.name for arm in measured.arms if not _has_pairs(arm)]):
         worker.warn("preferences_not_compared", arms=missing)
-        measured.arms = [arm.without_pairs() for arm in measured.arms]
+        measured.arms = [replace(arm, answers=without_pairs(arm.answers)) for arm in measured.arms]
         measured.seeds = [
             replace(seed, validation=without_pairs(seed.validation), held_out=without_pairs(seed.held_out))
             for seed in measured.seeds
@@ -361,14 +364,6 @@ def _facts(worker: Worker, inputs: _Inputs, loaded: LoadedModel, template: ChatT
     if changed := comparability.changed_terms(worker.folder, facts, recipe):
         facts["changed_terms"] = to_json(changed)
     return facts
-
-
-def _seal(worker: Worker, inputs: _Inputs) -> None:
-    """Record the split, so that its held-out rows can never be used for training if they are evaluated."""
-    try:
-        record_splits(inputs.source, worker.recipe.data, inputs.splits, seal=Run(worker.folder).kind == "eval")
-    except MachineError as error:
-        worker.emit("warning", text=f"{error.message} Later training may use the held-out rows.")
 
 
 def _vectors(worker: Worker, inputs: _Inputs, loaded: LoadedModel) -> RowVectors | None:

@@ -9,8 +9,7 @@ from mlxtune.evaluation.holdout.ledger import HoldoutHistory
 from mlxtune.evaluation.off_task.result import LEAST, OffTaskResult
 from mlxtune.evaluation.promotion import Caveat, is_forgetting_unmeasured, promotion_refusal
 from mlxtune.evaluation.report import MIN_GROUPS, EvaluationReport
-from mlxtune.evaluation.scorers import CONTRACT, CORRECT
-from mlxtune.evaluation.scorers.preference import PREFERENCE
+from mlxtune.evaluation.scorers import CONTRACT, CORRECT, PREFERENCE
 from mlxtune.evaluation.scorers.registry import metric_label
 from mlxtune.evaluation.seed_report import SeedReport
 from mlxtune.evaluation.verdict import Comparison, CutAnswers, Verdict

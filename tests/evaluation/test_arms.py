@@ -12,8 +12,7 @@ from mlxtune.data.rows import Conversation, Location, Message, Preference, TextR
 from mlxtune.evaluation import arm_runner
 from mlxtune.evaluation import arms as module
 from mlxtune.evaluation.answer_budget import AnswerBudget
-from mlxtune.evaluation.arms import Arm, build_arms
-from mlxtune.evaluation.shots import sample_shots
+from mlxtune.evaluation.arms import Arm, build_arms, sample_shots
 from mlxtune.models.template import TemplateSettings
 from mlxtune.recipe import Recipe, dump, parse
 

@@ -13,11 +13,10 @@ from exact_tests import mcnemar
 from exhaustive import EXHAUSTIVE, cases
 from scipy import stats
 
-from mlxtune.evaluation.best_baseline import BestBaseline
 from mlxtune.evaluation.report_builder import build
 from mlxtune.evaluation.scorers import PASS, Score
 from mlxtune.evaluation.statistics.significance import level_for_look
-from mlxtune.evaluation.verdict import compare
+from mlxtune.evaluation.verdict import BestBaseline, compare
 from mlxtune.present.report import comparison_tables
 from mlxtune.present.verdict import conclusion_facts, holdout_facts, verdict_text
 

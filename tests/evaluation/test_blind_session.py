@@ -14,8 +14,8 @@ from mlxtune.core.errors import InputError, MachineError
 from mlxtune.data.rows import Message
 from mlxtune.evaluation.blind.blind_session import BlindSession
 from mlxtune.evaluation.blind.votes import QUESTIONS, preference_rows
+from mlxtune.evaluation.evidence import AnswerPair
 from mlxtune.evaluation.holdout.ledger import history, ledger_path, read
-from mlxtune.evaluation.paired_answers import AnswerPair
 from mlxtune.evaluation.statistics.agreement import kappa
 from mlxtune.evaluation.statistics.intervals import wilson
 from mlxtune.evaluation.statistics.significance import holm

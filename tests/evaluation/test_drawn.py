@@ -9,8 +9,7 @@ from mlxtune.core.errors import DataError
 from mlxtune.data.rows import Conversation, Location, Message, Preference, TextRow
 from mlxtune.data.split import prompt_rows, sample_rows
 from mlxtune.evaluation.answers import Answer, without_pairs
-from mlxtune.evaluation.scorers import Score
-from mlxtune.evaluation.scorers.preference import PREFERENCE as PREFERENCE
+from mlxtune.evaluation.scorers import PREFERENCE, Score
 
 ROWS = [
     Conversation(Location(Path("d.jsonl"), at + 1), {}, (Message("user", f"Question {at}?"), Message("assistant", "ok")))

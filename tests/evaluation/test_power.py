@@ -8,9 +8,9 @@ import pytest
 from exact_tests import mcnemar
 from scipy import stats
 
-from mlxtune.evaluation.best_baseline import BestBaseline
 from mlxtune.evaluation.statistics.intervals import PairedCounts
 from mlxtune.evaluation.statistics.power import detectable_gain, detectable_preference, mcnemar_power, needed_rows
+from mlxtune.evaluation.verdict import BestBaseline
 from mlxtune.present.labels import detectable_gain_fact
 
 

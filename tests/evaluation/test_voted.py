@@ -6,8 +6,8 @@ from mlxtune.core.errors import InputError
 from mlxtune.data.rows import Message
 from mlxtune.evaluation.blind.blind_session import BlindSession, BlindStatus, blind_status, count_differing, export_votes
 from mlxtune.evaluation.blind.votes import QUESTIONS
+from mlxtune.evaluation.evidence import AnswerPair
 from mlxtune.evaluation.holdout.ledger import history, ledger_path, read
-from mlxtune.evaluation.paired_answers import AnswerPair
 
 PAIRS = [AnswerPair(f"r{at}", (Message("user", "Where?"),), "ref", f"g{at}", f"base {at}", f"tuned {at}") for at in range(12)]
 

@@ -11,7 +11,7 @@ from exact_tests import sign_test
 from mlxtune.core.errors import MachineError
 from mlxtune.evaluation.blind.blind_session import BlindSession
 from mlxtune.evaluation.blind.votes import HEADLINE_QUESTION, QUESTIONS
-from mlxtune.evaluation.paired_answers import load_pairs
+from mlxtune.evaluation.evidence import load_pairs
 from mlxtune.evaluation.statistics.intervals import wilson
 from mlxtune.present.labels import p_value
 from mlxtune.tui.rooms.blind import service

@@ -16,7 +16,7 @@ from textual.widgets import Input, TextArea
 
 from mlxtune.core.errors import ModelError
 from mlxtune.evaluation.blind.blind_session import BlindSession
-from mlxtune.evaluation.paired_answers import load_pairs
+from mlxtune.evaluation.evidence import load_pairs
 from mlxtune.recipe import Recipe
 from mlxtune.runs.queue import Queue
 from mlxtune.tui import keys

@@ -13,7 +13,7 @@ from mlxtune.data import check_cache
 from mlxtune.data.check_cache import CheckOutcome
 from mlxtune.evaluation import report
 from mlxtune.evaluation.blind.blind_session import BlindSession
-from mlxtune.evaluation.paired_answers import load_pairs
+from mlxtune.evaluation.evidence import load_pairs
 from mlxtune.evaluation.report import Rate
 from mlxtune.evaluation.report_builder import build
 from mlxtune.evaluation.scorers import Score

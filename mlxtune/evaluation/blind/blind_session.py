@@ -33,8 +33,8 @@ from mlxtune.evaluation.blind.votes import (
     count_votes,
     preference_rows,
 )
+from mlxtune.evaluation.evidence import AnswerPair
 from mlxtune.evaluation.holdout import ledger
-from mlxtune.evaluation.paired_answers import AnswerPair
 from mlxtune.runs.locks import file_lock
 
 Vote = Literal["a", "b", "tie"]

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any, Literal, NamedTuple
 
-from mlxtune.evaluation.paired_answers import AnswerPair
+from mlxtune.evaluation.evidence import AnswerPair
 from mlxtune.evaluation.statistics.agreement import Estimate, kappa
 from mlxtune.evaluation.statistics.clusters import effective_n, group_sums, permutation_p
 from mlxtune.evaluation.statistics.intervals import wilson

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from mlxtune.core.hashing import sha256_json, unit_interval
+from mlxtune.evaluation.evidence import AnswerPair
 from mlxtune.evaluation.judge.endpoint import CostMeter
 from mlxtune.evaluation.judge.rubric import (
     Grade,
@@ -16,7 +17,6 @@ from mlxtune.evaluation.judge.rubric import (
     parse_grade,
     parse_preference,
 )
-from mlxtune.evaluation.paired_answers import AnswerPair
 
 REPEATED = 0.1  # share of calls that are repeated, at least ten, to measure the judge's consistency
 FIRST, SECOND = "first", "second"

@@ -11,8 +11,8 @@ from typing import Literal
 from mlxtune.evaluation.off_task.prompts import OffTaskPrompt
 from mlxtune.evaluation.statistics.clusters import effective_n
 from mlxtune.evaluation.statistics.intervals import LEVEL, Z_ONE_SIDED, PairedCounts, tango, tango_statistic
-from mlxtune.evaluation.statistics.nearness import fewest_changes
 from mlxtune.evaluation.statistics.power import non_inferiority_power
+from mlxtune.evaluation.statistics.significance import fewest_changes
 
 MARGIN = 0.05  # default of evaluation.regression_margin
 LEAST = 0.2  # the sum of both arms' rates below which prompts say too little about forgetting

@@ -64,6 +64,7 @@ THINKING_LOOP = "thinking_loop"  # an answer was ended within its reasoning, bec
 CORRECT = "correct"  # the metric that passes if the answer equals the reference where the contract says so
 CONVERSATION = "conversation"  # the metric of a conversation's last turn that passes if all evaluated turns are correct
 CONTRACT = "contract"  # the metric that passes if every required metric passes
+PREFERENCE = "preference"  # the metric of a pair that passes if the chosen answer is more likely than the rejected one
 ScoreFunction = Callable[[ModelAnswer], Score]
 
 

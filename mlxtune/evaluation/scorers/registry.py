@@ -4,6 +4,7 @@ from mlxtune.core.text import one_line
 from mlxtune.evaluation.scorers import (
     CONTRACT,
     CONVERSATION,
+    PREFERENCE,
     correct,
     disclaimer,
     forbidden,
@@ -12,7 +13,6 @@ from mlxtune.evaluation.scorers import (
     pattern,
     schema_valid,
 )
-from mlxtune.evaluation.scorers.preference import PREFERENCE
 
 SCORERS = (
     json_forms.VALID,

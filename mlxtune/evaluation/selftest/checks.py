@@ -12,6 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from mlxtune.core.errors import InputError
+from mlxtune.data.rows import Message
+from mlxtune.evaluation.evidence import AnswerPair
+from mlxtune.evaluation.judge.batch import SENTINELS, JudgeCall
+from mlxtune.evaluation.judge.judge_report import SentinelFault, build_judge_report
+from mlxtune.evaluation.judge.judge_session import JudgeSession
+from mlxtune.evaluation.judge.rubric import Rubric, RubricQuestion
 from mlxtune.evaluation.report_builder import metric_rates
 from mlxtune.evaluation.scorers import ModelAnswer, Score
 from mlxtune.evaluation.scorers.disclaimer import score_disclaimers
@@ -19,7 +25,7 @@ from mlxtune.evaluation.scorers.forbidden import score_forbidden
 from mlxtune.evaluation.scorers.json_forms import score_extracted, score_json
 from mlxtune.evaluation.scorers.number import score_number
 from mlxtune.evaluation.scorers.schema_valid import SchemaValidator
-from mlxtune.evaluation.selftest import judge_cases, selftest_cases
+from mlxtune.evaluation.selftest import selftest_cases
 from mlxtune.recipe import Disclaimer
 
 JSON_SUITE, SCHEMA_SUITE = "jsontestsuite", "jsonschema2020-12"
@@ -54,7 +60,7 @@ def run_checks(suites: Path | None = None) -> Iterator[SelftestResult]:
     yield _counted("disclaimers: built-in cases", _disclaimer_cases())
     yield _counted("phrases and numbers: built-in cases", _text_cases())
     yield _counted("known rates", _known_rates(), "100 outputs with known rates")
-    yield _counted("judge: sentinels", judge_cases.cases(), "simulated judges")
+    yield _counted("judge: sentinels", _judge_cases(), "simulated judges")
     available = [
         item for item in ((JSON_SUITE, json_suite), (SCHEMA_SUITE, schema_suite)) if suites and (suites / item[0]).is_dir()
     ]
@@ -167,6 +173,63 @@ def _known_rates() -> Cases:
     hits = {rate.metric: rate.hits for rate in metric_rates([contract.score(answer) for answer in answers])}
     for metric in expected | hits:
         yield f"{metric}: {hits.get(metric)}, not {expected.get(metric)}", partial(eq, hits.get(metric), expected.get(metric))
+
+
+_RUBRIC = Rubric(
+    (RubricQuestion("thanks", "Does it thank?"), RubricQuestion("voice", "How warm is it?", ("1", "2", "3", "4", "5")))
+)
+_TARGETS = ("thanks", "voice", "a pair")
+_ROWS = tuple(
+    AnswerPair(
+        f"row {number}",
+        (Message("user", f"Where is parcel {number}?"),),
+        f"Dear customer, {number}",
+        f"{number}",
+        f"plain {number}",
+        f"Thank you, {number}",
+    )
+    for number in range(4)
+)
+
+
+def _judge_cases() -> Cases:
+    """Simulated judges: one that approves a sentinel must be reported as unreliable, and an honest one must not."""
+    yield "an honest judge is reliable", partial(_reported, _honest, ())
+    for name in SENTINELS:
+        for target in _TARGETS:
+            fault = SentinelFault(name, (target,))
+            yield f"{name} passed on {target}", partial(_reported, partial(_fooled, name, target, True), (fault,))
+        fault = SentinelFault(name, ("thanks",))
+        yield f"{name} passed without evidence", partial(_reported, partial(_fooled, name, "thanks", False), (fault,))
+    yield "a judge with unreadable replies", partial(_reported, lambda call: "Yes, certainly.", (), unusable=True)
+
+
+def _reported(judge: Callable[[JudgeCall], str], faults: tuple[SentinelFault, ...], *, unusable: bool = False) -> bool:
+    session = JudgeSession(Path(), Path(), "base", "tuned", _ROWS, _RUBRIC, "simulated", "", 7, "")
+    report = build_judge_report(session, {call.key: call.read(judge(call)) for call in session.calls}, {}, 0.0)
+    return report.faults == faults and bool(report.unusable) == unusable
+
+
+def _honest(call: JudgeCall) -> str:
+    """Prefer answers that thank or greet the customer, and quote them as evidence."""
+    good = [answer.startswith(("Thank you", "Dear")) for answer in (call.one, call.two)]
+    if call.question:
+        return _reply(call.one[:9] if good[0] else "", good[0])
+    if good[0] == good[1]:
+        return json.dumps({"evidence": "", "better": "tie"})
+    return json.dumps({"evidence": (call.one if good[0] else call.two)[:9], "better": "1" if good[0] else "2"})
+
+
+def _fooled(name: str, target: str, quotes: bool, call: JudgeCall) -> str:
+    """Answer honestly, except for one sentinel on one question."""
+    if call.subject != name or (call.question.name if call.question else "a pair") != target:
+        return _honest(call)
+    quote = SENTINELS[name][:9] if quotes else ""
+    return _reply(quote, True) if call.question else json.dumps({"evidence": quote, "better": "2" if call.swapped else "1"})
+
+
+def _reply(evidence: str, good: bool) -> str:
+    return json.dumps({"evidence": evidence, "verdict": "yes" if good else "no", "score": 5 if good else 1})
 
 
 def _counted(name: str, cases: Cases, note: str = "") -> SelftestResult:

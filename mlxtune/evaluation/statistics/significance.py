@@ -1,6 +1,6 @@
-"""Adjustment for multiple tests and for repeated looks. Each function cites its source."""
+"""Adjustment for multiple tests and for repeated looks, each with its source, and how near a conclusion is to another one."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from mlxtune.evaluation.statistics.intervals import LEVEL
 
@@ -28,3 +28,21 @@ def level_for_look(look: int) -> float:
     if look < 1:
         raise ValueError(f"looks are counted from 1: got {look}")
     return LEVEL if look == 1 else LEVEL / (look * (look - 1))
+
+
+def fewest_changes(orders: Iterable[Sequence[int]], is_turned: Callable[[frozenset[int]], bool]) -> int | None:
+    """Return the fewest rows whose change turns a conclusion, or ``None`` if no number does.
+
+    Rows change one after another in each of ``orders``, which should begin with those that matter most; ``is_turned`` says whether the
+    conclusion is another one once the given rows have changed.
+    """
+    fewest: int | None = None
+    for order in orders:
+        low, high = 0, len(order) if fewest is None else min(len(order), fewest - 1)
+        if high < 1 or not is_turned(frozenset(order[:high])):
+            continue
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (low, middle) if is_turned(frozenset(order[:middle])) else (middle, high)
+        fewest = high
+    return fewest

@@ -17,7 +17,7 @@ from mlxtune.core.files import FileStamp, display_path, file_stamp
 from mlxtune.core.text import one_line, plural
 from mlxtune.evaluation.blind.blind_session import BlindSession, PresentedPair, Vote, count_differing, export_votes
 from mlxtune.evaluation.blind.votes import HEADLINE_QUESTION, QUESTIONS, BlindResult
-from mlxtune.evaluation.paired_answers import load_pairs
+from mlxtune.evaluation.evidence import load_pairs
 from mlxtune.evaluation.statistics.power import detectable_preference
 from mlxtune.present.blind import rater_facts, tally_verdict, votes_table
 from mlxtune.tui.actions import Action

@@ -7,7 +7,7 @@ from mlxtune.evaluation import report as reports
 from mlxtune.evaluation.arms import is_free
 from mlxtune.evaluation.blind.blind_session import BlindSession, BlindStatus, blind_status
 from mlxtune.evaluation.blind.votes import BlindResult
-from mlxtune.evaluation.paired_answers import load_pairs
+from mlxtune.evaluation.evidence import load_pairs
 
 
 @dataclass(frozen=True)

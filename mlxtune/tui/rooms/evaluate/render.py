@@ -15,8 +15,7 @@ from mlxtune.evaluation.evidence import FailureLinks
 from mlxtune.evaluation.off_task.prompts import OffTaskPrompt
 from mlxtune.evaluation.off_task.result import OffTaskResult
 from mlxtune.evaluation.report import ArmResult, token_limit
-from mlxtune.evaluation.scorers import GRAMMAR_LIMIT, LOOP, Score
-from mlxtune.evaluation.scorers.preference import PREFERENCE
+from mlxtune.evaluation.scorers import GRAMMAR_LIMIT, LOOP, PREFERENCE, Score
 from mlxtune.evaluation.scorers.registry import metric_label
 from mlxtune.evaluation.verdict import Comparison
 from mlxtune.present import verdict as present
