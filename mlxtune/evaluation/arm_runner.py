@@ -15,13 +15,7 @@ from mlxtune.evaluation.arms import BASE, TUNED, Arm, SeedAdapter
 from mlxtune.evaluation.contract import Contract
 from mlxtune.evaluation.endpoint_answers import endpoint_answers
 from mlxtune.evaluation.off_task.prompts import OFF_TASK, OffTaskPrompt, group_by_prefix
-from mlxtune.evaluation.optimized_prompt import (
-    REFLECTION_TOKENS,
-    VALIDATION_ROWS,
-    PromptOptimizer,
-    Reflection,
-    training_seconds,
-)
+from mlxtune.evaluation.optimized_prompt import REFLECTION_TOKENS, VALIDATION_ROWS, PromptOptimizer, Reflection, training_seconds
 from mlxtune.evaluation.outputs import AnswerOptions, answer_room, generate_answers, model_identity
 from mlxtune.evaluation.progress import progress_reporter
 from mlxtune.evaluation.report import EndpointFacts, OptimizerFacts

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
@@ -24,7 +23,6 @@ if TYPE_CHECKING:  # checks load numpy
     from mlxtune.data.checks.check_input import TokenCount
     from mlxtune.data.checks.contract import ContractScorer
     from mlxtune.data.checks.report import CheckReport, CheckResult, Skip
-    from mlxtune.data.rows import Row
 
 
 class CheckRequest(TypedDict, total=False):
@@ -52,17 +50,10 @@ def check_source(
     scorer = contract_scorer(recipe, skipped)
     tokens = _tokens(recipe, skipped, progress, fetch)
     splits = _splits(recipe, path, data, skipped)
-    split_of = None if splits is None or path.is_dir() else _lookup(splits)
-    rules = CheckRules(
-        scorer,
-        split_of,
-        data.turns,
-        tokens,
-        data.max_tokens,
-        data.too_long == "skip",
-        skipped,
-        rules_hash(recipe) if recipe else "",
-    )
+    names = {row.hash: split for split in SPLIT_NAMES for row in getattr(splits, split)} if splits else {}
+    split_of = None if splits is None or path.is_dir() else lambda row: names.get(row.hash, "")
+    own_rules = rules_hash(recipe) if recipe else ""
+    rules = CheckRules(scorer, split_of, data.turns, tokens, data.max_tokens, data.too_long == "skip", skipped, own_rules)
     report = check(
         path, data.format, data.map, rules=rules, state=review.load(path), progress=lambda done: progress(f"checking {name}", done)
     )
@@ -124,12 +115,6 @@ def _splits(recipe: Recipe | None, path: Path, data: DataSection, skipped: dict[
     except MlxtuneError as error:
         skipped |= {} if path.is_dir() else {"split": Skip("unsplittable", error.message)}
         return None
-
-
-def _lookup(splits: Splits) -> Callable[[Row], str]:
-    """Return a function from a row to its split."""
-    names = {row.hash: name for name in SPLIT_NAMES for row in getattr(splits, name)}
-    return lambda row: names.get(row.hash, "")
 
 
 class CheckProcess(StoppableCall):

@@ -24,7 +24,6 @@ from mlxtune.evaluation.scorers import (
     ModelAnswer,
     Score,
     ScoreFunction,
-    Scorer,
 )
 from mlxtune.evaluation.scorers.correct import score_correct
 from mlxtune.evaluation.scorers.json_search import MISSING, field_value, find_json
@@ -103,19 +102,17 @@ class Contract:
     @cached_property
     def metrics(self) -> list[ContractMetric]:
         """The configured metrics, in report order."""
-        return [
-            ContractMetric(scorer.name, score, self._is_required(scorer), scorer.needs_reference)
-            for scorer in SCORERS
-            if (score := scorer.build(self))
-        ]
+        metrics = []
+        for scorer in SCORERS:
+            if score := scorer.build(self):
+                required = scorer.required if isinstance(scorer.required, bool) else scorer.required(self)
+                metrics.append(ContractMetric(scorer.name, score, required, scorer.needs_reference))
+        return metrics
 
     @property
     def has_form(self) -> bool:
         """Whether more than correctness is required. Otherwise, there is no ``contract`` metric."""
         return self.required_metrics != [CORRECT]
-
-    def _is_required(self, scorer: Scorer) -> bool:
-        return scorer.required if isinstance(scorer.required, bool) else scorer.required(self)
 
     @cached_property
     def required_metrics(self) -> list[str]:
@@ -139,13 +136,10 @@ class Contract:
             score = score_correct(ModelAnswer(reference, reference=reference), self.section.correct)
             if not score.passed:
                 raise InputError(f"{row.location}: {score.detail}.", hint="Change evaluation.correct, or the row's answer.")
-        empty = (
-            score_correct(ModelAnswer("", reference=reference), self.section.correct) for _, reference in known
-        )  # without calls
-        if self.section.correct and known and all(score.passed for score in empty):
-            raise InputError(
-                "An empty answer equals every reference in what evaluation.correct compares.", hint="Change evaluation.correct."
-            )
+        empty = (score_correct(ModelAnswer("", reference=reference), self.section.correct) for _, reference in known)
+        if self.section.correct and known and all(score.passed for score in empty):  # no reference has calls
+            message = "An empty answer equals every reference in what evaluation.correct compares."
+            raise InputError(message, hint="Change evaluation.correct.")
 
     def unknown_conditions(self, rows: Iterable[PromptRow]) -> list[str]:
         """Return the fields on which disclaimers depend and which no reference of ``rows`` has."""

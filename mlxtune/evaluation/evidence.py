@@ -135,11 +135,7 @@ class AnswerPair:
 
 
 def save_evidence(
-    folder: Path,
-    recipe: Recipe,
-    rows: Sequence[PromptRow],
-    source_rows: Sequence[Row],
-    validation: Sequence[PromptRow] = (),
+    folder: Path, recipe: Recipe, rows: Sequence[PromptRow], source_rows: Sequence[Row], validation: Sequence[PromptRow] = ()
 ) -> None:
     """Write the schema, ``questions.jsonl`` and, if there are ``validation`` rows, ``validation.jsonl``.
 

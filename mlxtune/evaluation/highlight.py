@@ -15,7 +15,6 @@ from mlxtune.evaluation.scorers.json_parser import InvalidJSON, parse_json
 from mlxtune.evaluation.scorers.json_search import find_json
 from mlxtune.evaluation.scorers.number import find_number
 from mlxtune.evaluation.scorers.output_text import THINKING, strip_thinking
-from mlxtune.recipe import Disclaimer
 
 Span = tuple[int, int]
 
@@ -39,9 +38,10 @@ def failure_span(metric: str, answer: ModelAnswer, contract: Contract) -> Span |
         case "json" | "schema":
             span = _syntax(answer) or (_schema(answer.output, contract) if metric == "schema" else None)
         case "forbidden":
-            span = next(filter(None, (_phrase(answer.output, text) for text in contract.section.forbid)), None)
+            span = _phrase(answer.output, contract.section.forbid)
         case "disclaimer" | "disclaimer_fuzzy" if not metrics[metric].scorer(answer).passed:
-            span = _disclaimer(answer, contract.section.disclaimers)
+            phrases = (phrase for rule in contract.section.disclaimers for phrase in rule.phrases)
+            span = _phrase(answer.output, [phrase.text for phrase in phrases if phrase.match != "regex"])
         case "correct" if not (score := metrics[metric].score(answer) or PASS).passed:
             number = find_number(answer.output) if "number" in contract.section.correct else None
             span = number.span if number else _field(answer, score.kinds)
@@ -87,9 +87,8 @@ def _schema(text: str, contract: Contract) -> Span | None:
     if error.kind.name == "required":
         return end - 1, end
     extra = getattr(error.kind, "unexpected", None)
-    if isinstance(extra, list) and extra and (name := _name_span(text, start, str(extra[0]))):
-        return name
-    return start, end
+    names = [span for name, span, _ in _members(text, start) if name == str(extra[0])] if isinstance(extra, list) and extra else []
+    return names[0] if names else (start, end)
 
 
 def _field(answer: ModelAnswer, kinds: Sequence[str]) -> Span | None:
@@ -106,16 +105,13 @@ def _field(answer: ModelAnswer, kinds: Sequence[str]) -> Span | None:
     return None
 
 
-def _disclaimer(answer: ModelAnswer, rules: Sequence[Disclaimer]) -> Span | None:
-    phrases = (phrase for rule in rules for phrase in rule.phrases if phrase.match != "regex")
-    return next(filter(None, (_phrase(answer.output, phrase.text) for phrase in phrases)), None)
-
-
-def _phrase(text: str, phrase: str) -> Span | None:
-    """Find ``phrase`` in ``text``, ignoring case, spacing, and the style of quotes and dashes."""
-    pattern = r"(?:\s|\\n)+".join("".join(_VARIANTS.get(char, re.escape(char)) for char in word) for word in phrase.split())
-    match = re.search(pattern, text, re.IGNORECASE) if pattern else None
-    return match.span() if match else None
+def _phrase(text: str, phrases: Sequence[str]) -> Span | None:
+    """Find the first of ``phrases`` that is in ``text``, ignoring case, spacing, and the style of quotes and dashes."""
+    for phrase in phrases:
+        pattern = r"(?:\s|\\n)+".join("".join(_VARIANTS.get(char, re.escape(char)) for char in word) for word in phrase.split())
+        if pattern and (match := re.search(pattern, text, re.IGNORECASE)):
+            return match.span()
+    return None
 
 
 def locate_value(text: str, steps: Sequence[str | int]) -> Span | None:
@@ -127,10 +123,6 @@ def locate_value(text: str, steps: Sequence[str | int]) -> Span | None:
         return index, _decode(text, index)[1]
     except (ValueError, IndexError, RecursionError):
         return None
-
-
-def _name_span(text: str, start: int, name: str) -> Span | None:
-    return next((span for member, span, _ in _members(text, start) if member == name), None)
 
 
 def _members(text: str, index: int) -> list[tuple[str, Span, int]]:

@@ -73,9 +73,7 @@ def nearest_rows(
 def _nearest(failed: Sequence[Row], train: Sequence[Row], vectors: RowVectors | None, count: int) -> list[list[tuple[int, float]]]:
     wording = _shared_wording(failed, train)
     if vectors is None or not len(train):
-        return [
-            [(index, float(row[index])) for index in _order(row, count) if row[index] > 0] for row in wording.T
-        ]  # fmt: skip
+        return [[(index, float(row[index])) for index in _order(row, count) if row[index] > 0] for row in wording.T]
     meaning = np.stack([vectors[row.id] for row in train]) @ np.stack([vectors[row.id] for row in failed]).T
     score = sum(part / np.maximum(part.std(axis=0), 1e-6) for part in (wording, meaning))
     chosen = [

@@ -227,8 +227,13 @@ class _Generator:
     def latency(self, progress: Progress) -> Latency:
         """Return how long answers to these prompts take alone."""
 
+        def answer_alone(prompt: Sequence[int], max_tokens: int, progress: Progress) -> GeneratedAnswer:
+            thinking_tokens = min(max_tokens, self._settings.thinking_tokens)
+            alone = replace(self._settings, max_tokens=max_tokens, thinking_tokens=thinking_tokens, batch_size=1)
+            return self._generate(alone, [prompt], progress=progress)[0]
+
         def compute(_: Any, on_answer: Callable[[int, Latency], None], **__: Any) -> list[Latency]:
-            measured = measure_latency(self._work.prompts, self._answer_alone, progress)
+            measured = measure_latency(self._work.prompts, answer_alone, progress)
             on_answer(0, measured)
             return [measured]
 
@@ -237,12 +242,6 @@ class _Generator:
             to_json=asdict, from_json=lambda record: Latency(**record),
         )  # fmt: skip
         return latency
-
-    def _answer_alone(self, prompt: Sequence[int], max_tokens: int, progress: Progress) -> GeneratedAnswer:
-        """Return the answer to one prompt, with at most ``max_tokens`` tokens of reasoning or answer."""
-        thinking_tokens = min(max_tokens, self._settings.thinking_tokens)
-        alone = replace(self._settings, max_tokens=max_tokens, thinking_tokens=thinking_tokens, batch_size=1)
-        return self._generate(alone, [prompt], progress=progress)[0]
 
     @cached_property
     def _prefix(self) -> SharedPrefix | None:
@@ -297,11 +296,8 @@ class _Generator:
                     before, last = last, time.perf_counter()
                     journal.append({"input": keys[left[index]], "seconds": last - before, **to_json(result)})
 
-                new = compute(
-                    [inputs[index] for index in left],
-                    progress=lambda done, _: progress(known + done, len(inputs)),
-                    on_answer=save,
-                )
+                remaining = [inputs[index] for index in left]
+                new = compute(remaining, progress=lambda done, _: progress(known + done, len(inputs)), on_answer=save)
             results |= zip(left, new, strict=True)
         return [results[index] for index in range(len(inputs))]
 

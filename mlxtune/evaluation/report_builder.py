@@ -11,7 +11,7 @@ from mlxtune.evaluation.arms import GRAMMAR, is_free, is_tuned
 from mlxtune.evaluation.report import ArmResult, EvaluationReport, Rate, ReportFacts, strongest_arm, token_limit
 from mlxtune.evaluation.scorers import CONTRACT, PASS, PREFERENCE, Score
 from mlxtune.evaluation.scorers.registry import FORMS
-from mlxtune.evaluation.seed_report import SeedReport, build_seed_report, recipe_verdict
+from mlxtune.evaluation.seed_report import build_seed_report, recipe_verdict
 from mlxtune.evaluation.statistics.clusters import ClusterMean, cluster_mean, effective_groups, effective_n
 from mlxtune.evaluation.statistics.intervals import wilson
 from mlxtune.evaluation.statistics.power import needed_rows
@@ -73,9 +73,14 @@ def build(
     margins = tuple(
         compare_scores("margin", first, second, *both)
         for first, second in dict.fromkeys((item.first, item.second) for item in report.comparisons)
-        if len(set((both := _both_margins(by_name[first], by_name[second], groups))[1])) > 1
+        if len(set((both := _margins([by_name[first], by_name[second]], groups))[1])) > 1
     )
-    seed_report = _seed_report(report, arms, groups, seeds)
+    seed_report = None
+    if seeds:
+        baselines = {arm.name: arm.scores for arm in arms if not is_tuned(arm.name)}
+        rival = strongest_arm([result for result in report.arms if result.name in baselines], report.headline_metric).name
+        ordered = {rival: baselines[rival], **baselines}
+        seed_report = build_seed_report(seeds, report.headline_metric, groups, ordered, report.facts["level"])
     verdict = _verdict(report, _deciding_cut_arm(report, arms, groups))
     verdict = replace(verdict, nearness=_nearness(report, verdict, arms, groups))
     verdict = recipe_verdict(verdict, seed_report) if seed_report else verdict
@@ -156,16 +161,6 @@ def _nearness(report: EvaluationReport, verdict: Verdict, arms: Sequence[ArmAnsw
     return min((one for one in found if one), default=None)
 
 
-def _seed_report(
-    report: EvaluationReport, arms: Sequence[ArmAnswers], groups: Sequence[Hashable], seeds: Sequence[SeedAnswers]
-) -> SeedReport | None:
-    if not seeds:
-        return None
-    metric, baselines = report.headline_metric, {arm.name: arm.scores for arm in arms if not is_tuned(arm.name)}
-    rival = strongest_arm([result for result in report.arms if result.name in baselines], metric).name
-    return build_seed_report(seeds, metric, groups, {rival: baselines[rival], **baselines}, report.facts["level"])
-
-
 def both_passed(
     metric: str, first: ScoredRows, second: ScoredRows, groups: Sequence[Hashable]
 ) -> tuple[list[tuple[bool, bool]], list[Hashable]]:
@@ -178,21 +173,18 @@ def both_passed(
     return [(one, two) for one, two, _ in rows], [group for *_, group in rows]
 
 
+def _margins(arms: Sequence[ArmAnswers], groups: Sequence[Hashable]) -> tuple[list[tuple[float, ...]], list[Hashable]]:
+    """Return the margin of each arm, for the pairs that all of them compared, and the groups of those pairs."""
+    rows = []
+    for group, *answers in zip(groups, *(arm.answers for arm in arms), strict=False):
+        if all(pairs := [answer.logprobs for answer in answers]):
+            rows.append((tuple(pair.margin for pair in pairs if pair), group))
+    return [margins for margins, _ in rows], [group for _, group in rows]
+
+
 def _margin(arm: ArmAnswers, groups: Sequence[Hashable]) -> ClusterMean | None:
-    rows = [(pair.margin, group) for answer, group in zip(arm.answers, groups, strict=False) if (pair := answer.logprobs)]
-    own_groups = [group for _, group in rows]
-    return cluster_mean([margin for margin, _ in rows], own_groups) if len(set(own_groups)) > 1 else None
-
-
-def _both_margins(
-    first: ArmAnswers, second: ArmAnswers, groups: Sequence[Hashable]
-) -> tuple[list[tuple[float, float]], list[Hashable]]:
-    rows = [
-        (one.margin, two.margin, group)
-        for answer, other, group in zip(first.answers, second.answers, groups, strict=False)
-        if (one := answer.logprobs) and (two := other.logprobs)
-    ]
-    return [(one, two) for one, two, _ in rows], [group for *_, group in rows]
+    margins, own_groups = _margins([arm], groups)
+    return cluster_mean([margin for (margin,) in margins], own_groups) if len(set(own_groups)) > 1 else None
 
 
 def _verdict(report: EvaluationReport, cut: ArmResult | None) -> Verdict:

@@ -37,9 +37,9 @@ def sign(folder: Path, key: Path) -> Signature:
         raise InputError(f"There is no SSH key at {key}.", hint="Create one with: ssh-keygen -t ed25519")
     made = _ssh_keygen("sign", "-f", str(key), "-n", _NAMESPACE, document=folder / report.FILE)
     if made.returncode:
-        raise InputError(
-            f"ssh-keygen cannot sign with {key}: {_last_line(made)}.", hint="Use a key that ssh-keygen -l -f can read."
-        )
+        *_, last = ["", *made.stderr.decode(errors="replace").strip().splitlines()]
+        reason = one_line(last, 160).rstrip(".") or f"exit code {made.returncode}"
+        raise InputError(f"ssh-keygen cannot sign with {key}: {reason}.", hint="Use a key that ssh-keygen -l -f can read.")
     write_bytes(folder / FILE, made.stdout)
     signature = check(folder)
     assert signature
@@ -82,8 +82,3 @@ def _ssh_keygen(operation: str, *options: str, document: Path) -> subprocess.Com
         raise MachineError("ssh-keygen is not installed.", hint="Install OpenSSH, for example: sudo apt install openssh-client")
     with document.open("rb") as stream:
         return subprocess.run([program, "-Y", operation, *options], stdin=stream, capture_output=True)
-
-
-def _last_line(process: subprocess.CompletedProcess[bytes]) -> str:
-    lines = process.stderr.decode(errors="replace").strip().splitlines()
-    return one_line(lines[-1], 160).rstrip(".") if lines else f"exit code {process.returncode}"

@@ -138,7 +138,7 @@ def compare(
 
 
 def compare_scores(
-    metric: str, first: str, second: str, scores: Sequence[tuple[float, float]], groups: Sequence[Hashable]
+    metric: str, first: str, second: str, scores: Sequence[Sequence[float]], groups: Sequence[Hashable]
 ) -> ScoreComparison:
     """Compare two arms on a numeric score; ``scores`` holds each row's score in the first and the second arm.
 

@@ -79,8 +79,8 @@ def verify(folder: Path) -> list[str]:
         read_json(folder / report.FILE)  # raises the same error, unless a key occurs twice
         return [error.message]
     require_version(stored.get("v") if isinstance(stored, dict) else None, report.VERSION, folder / report.FILE)
-    if malformed := list(_schema_errors(stored)):
-        return malformed
+    if errors := list(jsonschema.Draft202012Validator(schema()).iter_errors(stored)):
+        return [f"report.json {error.json_path.removeprefix('$.')}: {one_line(error.message, 160)}" for error in errors]
     problems = list(_changed_files(folder, stored["files"]))
     try:
         evidence = load_evidence(folder)
@@ -109,8 +109,9 @@ def _pages(folder: Path) -> Iterator[str]:
         yield error.message
         return
     for name, text in pages.items():
-        drawn = page_figures(text, is_html=name.endswith(".html"))
-        stored = page_figures(_text(folder / name), is_html=name.endswith(".html"))
+        page = folder / name
+        written = page.read_bytes().decode("utf-8", "replace") if page.is_file() else ""
+        drawn, stored = (page_figures(one, is_html=name.endswith(".html")) for one in (text, written))
         for one, two in zip_longest(stored, drawn, fillvalue="nothing"):
             if one != two:
                 yield f"{name} shows {one} where report.json and the outputs give {two}."
@@ -129,23 +130,11 @@ def page_figures(text: str, *, is_html: bool) -> list[str]:
     return [figure.lower() for figure in _FIGURE.findall(_MADE_WITH.sub("", text))]
 
 
-def _text(page: Path) -> str:
-    try:
-        return page.read_bytes().decode("utf-8", "replace")
-    except OSError:
-        return ""
-
-
 @cache
 def schema() -> Record:
     """Return the JSON Schema of ``report.json``."""
     value: Record = json.loads(files("mlxtune.evaluation").joinpath("report.schema.json").read_text("utf-8"))
     return value
-
-
-def _schema_errors(stored: Record) -> Iterator[str]:
-    for error in jsonschema.Draft202012Validator(schema()).iter_errors(stored):
-        yield f"report.json {error.json_path.removeprefix('$.')}: {one_line(error.message, 160)}"
 
 
 def _changed_files(folder: Path, stored: dict[str, str]) -> Iterator[str]:
@@ -192,8 +181,10 @@ def _numbers(
         "decoding": decoding(limit, wide),
     }
     try:
-        if off_task := _off_task(folder, evidence):
-            facts["off_task"] = off_task
+        prompts, answers = load_off_task(folder)
+        if prompts:
+            margin = evidence.recipe.evaluation.regression_margin
+            facts["off_task"] = to_json(compare_off_task(prompts, answers[BASE], answers[TUNED], margin))
     except (InputError, KeyError, ValueError):
         yield f"{REGRESSION} lacks the base's or the adapter's answer to at least one prompt."
     try:
@@ -221,12 +212,6 @@ def _numbers(
     yield from _contamination(folder, stored["facts"].get("contamination"), evidence)
     yield from _seed_choice(stored, current, seeds, scored.get(TUNED, ()))
     yield from differences("report.json", {key: value for key, value in stored.items() if key not in ("v", "files")}, current)
-
-
-def _off_task(folder: Path, evidence: EvaluationEvidence) -> Record | None:
-    prompts, answers = load_off_task(folder)
-    margin = evidence.recipe.evaluation.regression_margin
-    return to_json(compare_off_task(prompts, answers[BASE], answers[TUNED], margin)) if prompts else None
 
 
 def _contamination(folder: Path, stored: Record | None, evidence: EvaluationEvidence) -> Iterator[str]:

@@ -69,13 +69,7 @@ class BlindResult:
 
 
 def count_votes(
-    first: str,
-    second: str,
-    votes: Sequence[RowVote],
-    *,
-    repeats: Sequence[tuple[ArmChoice, ArmChoice]],
-    left: int,
-    decided: int,
+    first: str, second: str, votes: Sequence[RowVote], *, repeats: Sequence[tuple[ArmChoice, ArmChoice]], left: int, decided: int
 ) -> BlindResult:
     """Count ``votes``. ``repeats`` holds both votes on each pair that was shown twice."""
     tallies = _tallies(votes)

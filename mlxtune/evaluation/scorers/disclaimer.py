@@ -33,9 +33,8 @@ def score_disclaimers(answer: ModelAnswer, rules: Sequence[Disclaimer], fuzzy: b
             if (rule.when or rule.unless) and not reference:
                 if answer.reference is None:
                     continue
-                return Score(
-                    False, "no_reference", f"the reference is not JSON, so it is unknown whether “{rule.name}” is required"
-                )
+                why = f"the reference is not JSON, so it is unknown whether “{rule.name}” is required"
+                return Score(False, "no_reference", why)
             required = not reference or _called_for(rule, reference[0])
             score = _required(answer, rule, fuzzy) if required else _unwanted(answer, rule, fuzzy)
             if not score.passed:

@@ -48,9 +48,5 @@ def score_extracted(answer: ModelAnswer) -> Score:
 
 VALID = Scorer("json", "valid JSON", lambda contract: score_json if contract.wants_json else None)
 EXTRACTED = Scorer(
-    "extracted",
-    "contains JSON",
-    lambda contract: score_extracted if contract.wants_json else None,
-    required=False,
-    is_form=True,
+    "extracted", "contains JSON", lambda contract: score_extracted if contract.wants_json else None, required=False, is_form=True
 )

@@ -89,19 +89,15 @@ def find_syntax_error(text: str) -> InvalidJSON | None:
         return InvalidJSON("byte_order_mark", "the text starts with a byte order mark")
     while True:
         index = _SPACE.match(text, index).end()  # type: ignore[union-attr]
+        if index == len(text) and expected == "end":
+            return None
         if index == len(text):
-            return (
-                None
-                if expected == "end"
-                else InvalidJSON(
-                    "unbalanced" if open_ else "empty", "the text ends before the value is complete", index, at_end=True
-                )
-            )
+            kind = "unbalanced" if open_ else "empty"
+            return InvalidJSON(kind, "the text ends before the value is complete", index, at_end=True)
         char = text[index]
         if expected == "end":
-            return InvalidJSON(
-                "unbalanced" if char in "]}" else "text_after_it", f"text after the value at {_position(text, index)}", index
-            )
+            kind = "unbalanced" if char in "]}" else "text_after_it"
+            return InvalidJSON(kind, f"text after the value at {_position(text, index)}", index)
         if char in "]}":
             if not open_ or (char == "]") != (open_[-1] == "["):
                 return InvalidJSON("unbalanced", f"{char} has no opening bracket at {_position(text, index)}", index)

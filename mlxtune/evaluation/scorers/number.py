@@ -69,11 +69,8 @@ def _to_ascii(match: re.Match[str]) -> str:
 
 
 def _read(match: re.Match[str]) -> FoundNumber:
-    digits, rest, exponent = (
-        match["digits"] or "",
-        match["rest"] or match["root"] or "",
-        _SCALES.get((match["scale"] or "").lower(), 0),
-    )
+    digits, rest = match["digits"] or "", match["rest"] or match["root"] or ""
+    exponent = _SCALES.get((match["scale"] or "").lower(), 0)
     fraction = match["over"] or match["top"], match["under"] or match["bottom"]
     power = match["e"] or (match["power"] or "0").translate(_LOWERED)
     if max(map(len, (digits, *filter(None, fraction)))) > _LONGEST or len(power) > 4 or int(power) > _LONGEST or fraction[1] == "0":

@@ -43,7 +43,7 @@ def find_phrase(text: str, phrase: Phrase, fuzzy: bool) -> Iterator[tuple[str, s
 
 def _spans(text: str, phrase: Phrase, fuzzy: bool) -> Iterator[tuple[int, int]]:
     if phrase.match == "exact":
-        return _exact(text, phrase.text)
+        return (match.span() for match in regex.finditer(regex.escape(phrase.text), text, overlapped=True))
     if phrase.match == "regex":
         return _pattern(text, phrase.text)
     if phrase.match == "fuzzy" and fuzzy:
@@ -63,13 +63,6 @@ def truncated_inside(text: str, phrase: Phrase) -> bool:
     whole = " ".join(words)
     shortest = len(" ".join(words[:3]))
     return any(output.endswith(whole[:length]) for length in range(len(whole) - 1, shortest - 1, -1))
-
-
-def _exact(text: str, phrase: str) -> Iterator[tuple[int, int]]:
-    index = text.find(phrase)
-    while index >= 0:
-        yield index, index + len(phrase)
-        index = text.find(phrase, index + 1)
 
 
 def _pattern(text: str, pattern: str) -> Iterator[tuple[int, int]]:
@@ -106,7 +99,8 @@ def _approximate(text: str, phrase: str, threshold: float) -> Iterator[tuple[int
             span = (best.dest_start, best.dest_end) if best and best.dest_end > best.dest_start else None
         if not span:
             return
-        start, end = _trimmed(phrase, rest, *span)
+        shared = [block for block in Indel.opcodes(phrase, rest[slice(*span)]) if block.tag == "equal"]
+        start, end = span[0] + shared[0].dest_start, span[0] + shared[-1].dest_end
         while start > 0 and _EDGE.match(rest[start]) and _EDGE.match(rest[start - 1]):
             start -= 1
         while 0 < end < len(rest) and _EDGE.match(rest[end - 1]) and _EDGE.match(rest[end]):
@@ -115,12 +109,6 @@ def _approximate(text: str, phrase: str, threshold: float) -> Iterator[tuple[int
         if negation_words(window) == negation_words(phrase) and not _stops_short(phrase, window, not rest[end:].strip()):
             yield start, end
         rest = rest[: span[0]] + "\x00" * (span[1] - span[0]) + rest[span[1] :]
-
-
-def _trimmed(phrase: str, text: str, start: int, end: int) -> tuple[int, int]:
-    """Trim a span to the first and last characters that it shares with ``phrase``."""
-    shared = [block for block in Indel.opcodes(phrase, text[start:end]) if block.tag == "equal"]
-    return start + shared[0].dest_start, start + shared[-1].dest_end
 
 
 def _stops_short(phrase: str, window: str, at_end: bool) -> bool:
