@@ -1,7 +1,5 @@
 """Rows: training examples, independent of the file format they were read from."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Iterable, Iterator, Sequence

@@ -1,7 +1,5 @@
 """Write a first recipe for a file of rows: its format and column map, the method, a token limit, and the contract of its answers."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -3,8 +3,6 @@
 Under a grammar, an answer may have to be longer, because it ends only where the schema allows it.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass

@@ -16,8 +16,6 @@
 ``report.json`` stores their hashes.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace

@@ -4,8 +4,6 @@ The evidence is the stored scores, the reference answers, and the nearest traini
 training rows, but never a held-out row.
 """
 
-from __future__ import annotations
-
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Find the training rows most similar to a failed row, and who reviewed them."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path

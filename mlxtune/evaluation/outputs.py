@@ -1,7 +1,5 @@
 """Generate each arm's answers to the held-out rows, or read them from the cache if nothing that matters has changed."""
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence

@@ -1,7 +1,5 @@
 """Start an evaluation of a run's adapter and its base, or of a base alone."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path

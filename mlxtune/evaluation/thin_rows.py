@@ -3,8 +3,6 @@
 Only training rows are considered. A teacher that writes rows like them never sees a held-out row.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass

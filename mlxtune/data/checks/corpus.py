@@ -1,7 +1,5 @@
 """Facts about every row, collected in one pass over a source and kept small so that they take less memory than the file."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from array import array

@@ -1,7 +1,5 @@
 """Statistics of a source: the number, balance and variety of its distinct prompts."""
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Iterator

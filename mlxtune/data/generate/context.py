@@ -1,7 +1,5 @@
 """The context of a generation: the rows that the teacher may see, the texts that it must not repeat, and its first questions."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The lineage of a generated row: the teacher, its prompt, its seed, and the scores of the row. It is stored in the row's metadata."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Literal
 

@@ -1,7 +1,5 @@
 """The questions for a teacher, and how its replies are read. Replies are untrusted: only their texts are used."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """A request for a generation: the task, the number of rows, the teacher, and the rows that it may see."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from mlxtune.data.generate.lineage import Task

@@ -5,8 +5,6 @@ crash, and ``stage-….json`` the prompts that were chosen, so that a resumed ru
 are added to the source's generated rows; ``refused.jsonl`` has the others with the reason.
 """
 
-from __future__ import annotations
-
 import json
 import sys
 from collections import Counter

@@ -1,7 +1,5 @@
 """Read the turns of a conversation: roles or ShareGPT names, text or content parts, and tool calls."""
 
-from __future__ import annotations
-
 import itertools
 import json
 import math

@@ -10,8 +10,6 @@ of the file, or to the working directory. ``@FILE`` as the whole line reads a fi
 lists the verbs.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace

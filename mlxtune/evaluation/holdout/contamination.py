@@ -1,7 +1,5 @@
 """Check whether an adapter was trained on the rows it is evaluated on, using the records of its runs."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path

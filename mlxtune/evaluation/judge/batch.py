@@ -1,7 +1,5 @@
 """All questions for a judge: each answer with each rubric question, each pair in both orders, repeats, and sentinels."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """A model at an OpenAI-compatible endpoint, with a cost cap, safe retries, and a key that is never displayed."""
 
-from __future__ import annotations
-
 import importlib
 import ipaddress
 import json
