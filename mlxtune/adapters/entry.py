@@ -5,15 +5,15 @@ from __future__ import annotations
 import calendar
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from dataclasses import dataclass, field, replace
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, get_args
 
 from mlxtune.adapters.layout import LINEAGE, read_config, read_layout
 from mlxtune.core.errors import MlxtuneError
 from mlxtune.core.hashing import sha256_file, sha256_json
-from mlxtune.core.json_fields import from_json, to_json
+from mlxtune.core.json_fields import from_json
 from mlxtune.evaluation.arms import TUNED
 from mlxtune.evaluation.promotion import Caveat, promotion_caveat
 from mlxtune.evaluation.report import EvaluationReport, Rate
@@ -33,7 +33,8 @@ class AdapterScore:
     rival: str
     before: tuple[Rate, ...]  # rates of the strongest arm without training
     after: tuple[Rate, ...]  # rates of the adapter
-    folder: Path | None = None  # of the evaluation; None if the score comes from the adapter's lineage and is unverified
+    # of the evaluation; None if the score comes from the adapter's lineage and is unverified
+    folder: Path | None = field(default=None, metadata={"key": None})
     caveat: Caveat | None = None  # why a better adapter should still not be promoted
     arm: str = TUNED  # how it was evaluated: alone, or with a prompt or a grammar
 
@@ -115,10 +116,7 @@ class AdapterEntry:
 def read_entry(folder: Path, key: str, name: str, tags: tuple[str, ...], score: AdapterScore | None) -> AdapterEntry:
     """Return the adapter in ``folder``. If it is unreadable, set ``problem`` instead of raising an error."""
     lineage = read_lineage(folder)
-
-    def text(name: str) -> str:
-        return _text(lineage, name)
-
+    text = partial(_text, lineage)
     try:
         entry = _layout_entry(folder, *(_modified(folder / file) for file in (WEIGHTS, CONFIG)))
     except MlxtuneError as error:
@@ -127,7 +125,7 @@ def read_entry(folder: Path, key: str, name: str, tags: tuple[str, ...], score: 
         entry, name=name, key=key, base=text("base") or entry.base, base_hash=text("base_fingerprint"),
         created=_created(lineage, folder), method=text("method"), run=text("run"), step=adapter_step(lineage), recipe_hash=text("recipe_hash"),
         data_hash=text("data_hash"), system=text("system"), thinking=_thinking(lineage),
-        date=_date(lineage), template=text("template"), origin=text("origin"), parent=_parent(lineage), tags=tags,
+        date=text("date") if is_date(text("date")) else "", template=text("template"), origin=text("origin"), parent=_parent(lineage), tags=tags,
         score=score or score_from_lineage(lineage),
     )  # fmt: skip
 
@@ -184,10 +182,6 @@ def score_from_lineage(lineage: Mapping[str, Any]) -> AdapterScore | None:
     return score if all(rate.total > 0 for rate in (*score.before, *score.after)) else None
 
 
-def score_to_lineage(score: AdapterScore) -> dict[str, Any]:
-    return {key: value for key, value in to_json(score).items() if key != "folder"}
-
-
 @lru_cache(maxsize=512)
 def _layout_entry(folder: Path, weights_modified: int, config_modified: int) -> AdapterEntry:
     """Return an entry with what the weights and the configuration tell, which are read once per modification time."""
@@ -223,11 +217,6 @@ def _parent(lineage: Mapping[str, Any]) -> ParentAdapter | None:
 def _thinking(lineage: Mapping[str, Any]) -> Thinking:
     mode: Any = lineage.get("thinking")
     return mode if mode in get_args(Thinking) else "off"
-
-
-def _date(lineage: Mapping[str, Any]) -> str:
-    date = _text(lineage, "date")
-    return date if is_date(date) else ""
 
 
 def _text(lineage: Mapping[str, Any], key: str) -> str:

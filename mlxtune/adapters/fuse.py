@@ -81,7 +81,9 @@ def _fused(module: nn.Module, *, requantize: bool) -> nn.Module:
     dtype = inner.scales.dtype if packed else inner.weight.dtype
     if dtype == mx.uint8:  # the scales of mxfp4 and similar modes are bytes
         dtype = mx.bfloat16
-    plain: Any = _plain(inner) if packed else inner
+    holder: Any = nn.Module()
+    holder.inner = inner
+    plain: Any = dequantize_model(holder).inner if packed else inner
     module["linear" if "linear" in module else "embedding"] = plain
     module.apply(lambda array: array.astype(mx.float32))
     whole: Any = module.fuse()
@@ -100,10 +102,3 @@ def _quantization(model: nn.Module, bits: int) -> dict[str, Any]:
         if isinstance(module, _QUANTIZED)
     }
     return default | {name: settings for name, settings in modules.items() if settings != default}
-
-
-def _plain(inner: nn.Module) -> nn.Module:
-    holder = nn.Module()
-    holder.inner = inner
-    dequantized: nn.Module = dequantize_model(holder).inner
-    return dequantized

@@ -98,6 +98,8 @@ def pull(
     next call resumes an interrupted download. Raise ``InputError``, ``ModelError``, or ``MachineError`` if the Hub cannot be
     reached.
     """
+    from huggingface_hub import hf_hub_download
+
     api = _api(repo)
     with hub_errors(repo, "repository"):
         info = api.model_info(repo, revision=revision or None, files_metadata=True, timeout=REQUEST_TIMEOUT)
@@ -121,7 +123,7 @@ def pull(
             find_base(scratch, base, progress)  # before the long download
         progress(f"fetching {file}", index / len(wanted))
         with hub_errors(repo, "repository"):
-            _fetch(repo, file, commit, scratch)
+            hf_hub_download(repo, file, revision=commit, local_dir=scratch, endpoint=_endpoint(), etag_timeout=REQUEST_TIMEOUT)
     try:
         return import_adapter(
             workspace, scratch, name or repo.rsplit("/", 1)[-1], base, origin=f"{repo} at {commit[:12]}",
@@ -150,12 +152,6 @@ def _push(repo: str, files: dict[str, Path], message: str, public: bool, progres
     with hub_errors(repo, "repository"):
         done = api.create_commit(repo, operations, commit_message=message)
     return PushResult(f"{_endpoint()}/{repo}", str(done.oid), private, tuple(sorted(files)))
-
-
-def _fetch(repo: str, file: str, commit: str, folder: Path) -> None:
-    from huggingface_hub import hf_hub_download
-
-    hf_hub_download(repo, file, revision=commit, local_dir=folder, endpoint=_endpoint(), etag_timeout=REQUEST_TIMEOUT)
 
 
 def _base(name: str) -> PublishedBase:

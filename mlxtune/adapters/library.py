@@ -14,7 +14,7 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -97,8 +97,13 @@ def find(workspace: Path, which: str) -> AdapterEntry:
 
     ``RUN@STEP`` is a checkpoint, and a run that ended early has its last one.
     """
-    if run := _checkpoint(workspace, which):
-        return _checkpoint_entry(workspace, run)
+    folder = workspace / which
+    if folder.parent.name == registry.CHECKPOINTS and folder.name.isdecimal():
+        run = registry.run_of(folder)
+        return _checkpoint_entry(workspace, run.at(run.step))
+    name, _, step = which.rpartition("@")
+    if name and step.isdecimal():
+        return _checkpoint_entry(workspace, find_trained(workspace, which))
     entries = all_adapters(workspace)
     if which == "last" and entries:
         return entries[0]
@@ -112,8 +117,8 @@ def find(workspace: Path, which: str) -> AdapterEntry:
     if matches:
         names = ", ".join(entry.name for entry in matches[:5])
         raise InputError(f"{one_line(which, 60)} is ambiguous: it matches {names}.", hint="Use a longer part of the name.")
-    if run := _ended_early(workspace, which):
-        return _checkpoint_entry(workspace, run.with_adapter())
+    if ended_early := _ended_early(workspace, which):
+        return _checkpoint_entry(workspace, ended_early.with_adapter())
     if not entries:
         raise EmptyWorkspaceError(f"There are no adapters in {workspace}.", hint="Train one: mlxtune train RECIPE")
     suggestion = nearest(which, [entry.name for entry in entries])
@@ -126,16 +131,6 @@ def find_trained(workspace: Path, which: str) -> Run:
     name, at, step = which.partition("@")
     run_id = next((run_id for run_id, own in names_by_run(workspace).items() if own == name), name)
     return registry.find_run(workspace, f"{run_id}{at}{step}")
-
-
-def _checkpoint(workspace: Path, which: str) -> Run | None:
-    """Return the run with the checkpoint that ``which`` names, or ``None`` if it names none. Raise ``InputError`` if it is missing."""
-    folder = workspace / which
-    if folder.parent.name == registry.CHECKPOINTS and folder.name.isdecimal():
-        run = registry.run_of(folder)
-        return run.at(run.step)
-    name, _, step = which.rpartition("@")
-    return find_trained(workspace, which) if name and step.isdecimal() else None
 
 
 def _ended_early(workspace: Path, which: str) -> Run | None:
@@ -318,17 +313,14 @@ def require_free_name(workspace: Path, name: str, except_key: str = "") -> None:
 def lock_library(workspace: Path) -> Iterator[Callable[[dict[str, Any]], None]]:
     """Lock the library and yield a function that appends a record to its journal. Raise ``MachineError`` if it is locked."""
     folder = workspace / FOLDER
-    with file_lock(folder / ".library.lock", busy="Another process is changing the adapter library."):
-        journal = Journal(folder / JOURNAL)
+    busy = "Another process is changing the adapter library."
+    with file_lock(folder / ".library.lock", busy=busy), closing(Journal(folder / JOURNAL)) as journal:
 
         def append(record: dict[str, Any]) -> None:
             journal.append({"v": 1, "t": time.time(), **record})
             journal.sync()
 
-        try:
-            yield append
-        finally:
-            journal.close()
+        yield append
 
 
 @contextmanager

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from mlxtune.adapters.entry import AdapterEntry, read_lineage, score_from_lineage, score_to_lineage
+from mlxtune.adapters.entry import AdapterEntry, read_lineage, score_from_lineage
 from mlxtune.adapters.layout import LINEAGE, read_layout
 from mlxtune.core.child_process import StoppableCall
 from mlxtune.core.files import new_folder, write_json, write_text
 from mlxtune.core.hashing import sha256_file
+from mlxtune.core.json_fields import to_json
 from mlxtune.models import bundled
 from mlxtune.recipe.parent import CONFIG, WEIGHTS
 from mlxtune.runs.launch import TEMPLATE_FILE
@@ -80,7 +81,7 @@ def write_publishable(entry: AdapterEntry, base: PublishedBase, folder: Path, ca
     write_json(folder / CONFIG, layout.config | {"model": base.hub_id or base.name})
     lineage = _public(read_lineage(entry.folder)) | {"base": base.name, "weights": sha256_file(entry.weights)}
     if entry.score:
-        lineage["evaluation"] = score_to_lineage(entry.score)
+        lineage["evaluation"] = to_json(entry.score)
     if entry.parent:
         lineage["parent"] = {"sha256": entry.parent.sha256, "run": entry.parent.run}
     write_json(folder / LINEAGE, lineage)

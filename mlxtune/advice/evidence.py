@@ -20,13 +20,8 @@ from mlxtune.evaluation.statistics.power import detectable_gain
 from mlxtune.recipe import Recipe
 
 SAMPLE_ROWS = 30  # held-out rows needed to see whether a prompt is good enough
-ARMS = {
-    "base": BASE,
-    "prompt": PROMPT,
-    "kshot": KSHOT,
-    "grammar": GRAMMAR,
-    "tuned": TUNED,
-}  # keyed by the fact that holds the arm's rate
+# By the fact that holds the arm's rate
+ARMS = {"base": BASE, "prompt": PROMPT, "kshot": KSHOT, "grammar": GRAMMAR, "tuned": TUNED}
 _METRICS = frozenset({CONTRACT, CORRECT, PREFERENCE})  # that the interview knows
 
 Measured = tuple[Rate, str]  # an arm's rate on held-out rows, and the ID of the evaluation that measured it

@@ -67,6 +67,10 @@ def give_advice(answers: Answers, evidence: AdviceEvidence) -> Advice:
     gate_decides = gate is not None and verdict == gate.verdict
     ordered = (*gates, *wrong, *right) if gate_decides else (*wrong, *right, *gates)
     step = gate.next if gate and gate_decides and gate.next else _next(verdict, facts)
+    rates, best = evidence.arms_by_metric(metric), evidence.best(metric)
+    measured = rates.get(TUNED) or (rates[best] if best else None)
+    run = measured[1] if step == StepCode.READ_ROWS and measured else ""  # the evaluation of the adapter or else of the best arm
+    name = "FILE" if step == StepCode.WRITE_RECIPE else str(metric)
     return Advice(
         verdict=verdict,
         method=holding(by.methods)[0] if verdict in ("fine-tune", "both") else None,
@@ -74,7 +78,7 @@ def give_advice(answers: Answers, evidence: AdviceEvidence) -> Advice:
         reasons=(*holding(by.cautions), *ordered),  # cautions may contradict what follows
         contradictions=holding(by.contradictions),
         points={row.rule.key: row.rule.points if row.rule.holds(facts) else "" for row in by.tradeoffs},
-        next=_with_arguments(step, evidence, metric),
+        next=NextStep(step, run, Path(evidence.recipe) if evidence.recipe else None, name),
         facts=facts,
     )
 
@@ -100,12 +104,3 @@ def _next(verdict: Verdict, facts: Mapping[str, Fact]) -> StepCode:
         case "prompt_first":
             return StepCode.WRITE_PROMPT
     return StepCode.MEASURE
-
-
-def _with_arguments(code: StepCode, evidence: AdviceEvidence, metric: Fact) -> NextStep:
-    """Return a step about the recipe and, if it is about rows, the evaluation of the adapter or else of the best arm."""
-    arms, best = evidence.arms_by_metric(metric), evidence.best(metric)
-    measured = arms.get(TUNED) or (arms[best] if best else None)
-    run = measured[1] if code == StepCode.READ_ROWS and measured else ""
-    name = "FILE" if code == StepCode.WRITE_RECIPE else str(metric)
-    return NextStep(code, run, Path(evidence.recipe) if evidence.recipe else None, name)

@@ -106,9 +106,8 @@ def _outliers(vectors: Vectors) -> npt.NDArray[np.bool_]:
     similarity = np.empty(len(vectors), np.float32)
     for start in range(0, len(vectors), _BLOCK):
         block = vectors[start : start + _BLOCK] @ vectors.T
-        similarity[start : start + _BLOCK] = np.partition(block, -1 - nearest, axis=1)[
-            :, -1 - nearest
-        ]  # the vector itself is nearest
+        ordered = np.partition(block, -1 - nearest, axis=1)
+        similarity[start : start + _BLOCK] = ordered[:, -1 - nearest]  # the vector itself is nearest
     deviation = similarity - np.median(similarity)
     scale = _MAD_TO_DEVIATION * float(np.median(np.abs(deviation)))
     far: npt.NDArray[np.bool_] = deviation < -_DEVIATIONS * max(scale, 1e-3)
@@ -177,10 +176,6 @@ def clusters(request: Request) -> Any:
     return result
 
 
-def main() -> int:
-    blas.preload()
-    return serve({"clusters": clusters})
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    blas.preload()
+    sys.exit(serve({"clusters": clusters}))

@@ -76,10 +76,6 @@ class Dialect:
             adapted.append(self._turn(turn, reasoning))
         return self._with_call_ids(adapted)
 
-    def place_tools(self, turns: Sequence[TurnDict], tools: Tools) -> tuple[Sequence[TurnDict], Tools]:
-        """Return ``turns``, and the ``tools`` to pass with them: none if they are text in the system turn."""
-        return (with_tools_in_system(turns, tools), ()) if tools and self.tools_in_system else (turns, tools)
-
     def _renders(self, index: int) -> bool:
         return self.systems == "all" or (self.systems != "none" and index == 0)
 

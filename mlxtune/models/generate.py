@@ -48,12 +48,6 @@ class GenerationSettings:
     thought_starts: Collection[int] = ()  # tokens with which a thought before a constrained answer may begin
     loops: LoopRule | None = None  # ends answers that repeat themselves; not with a grammar, whose length limits may end a loop
 
-    def start_grammar(self, prompts: Sequence[Sequence[int]]) -> GrammarState | None:
-        """Return the initial state of the grammars of the answers to ``prompts``."""
-        if self.grammar is None:
-            return None
-        return GrammarState([self.grammars.get(tuple(prompt), self.grammar).matcher() for prompt in prompts])
-
 
 def generate(
     model: nn.Module,
@@ -97,7 +91,9 @@ def generate(
             on_answer(batch[row], answer)
 
         on_batch(len(prompts) - len(outputs) - len(batch))
-        grammar = settings.start_grammar([prompts[row] for row in batch])
+        grammar = None
+        if common := settings.grammar:
+            grammar = GrammarState([settings.grammars.get(tuple(prompts[row]), common).matcher() for row in batch])
         decoder = _BatchDecoder(prefix, [builders[row] for row in batch], sampler.part(batch), settings, grammar, report, tell)
         outputs |= zip(batch, decoder.decode([tails[row] for row in batch]), strict=True)
     return [outputs[row] for row in range(len(prompts))]
@@ -122,7 +118,8 @@ class TokenSampler:
         keys = mx.stack([noise_key(self._seeds[row], self._positions[row]) for row in rows])
         for row in rows:
             self._positions[row] += 1
-        return mx.where(mx.array([self._seeds[row] != 0 for row in rows]), mx.vmap(_sample)(logits, keys), best)
+        samples = mx.vmap(lambda row, key: mx.random.categorical(row, key=key))(logits, keys)
+        return mx.where(mx.array([self._seeds[row] != 0 for row in rows]), samples, best)
 
     def part(self, rows: Sequence[int]) -> TokenSampler:
         """Return the sampler of ``rows``, which are numbered from 0."""
@@ -133,10 +130,6 @@ def noise_key(seed: int, position: int) -> mx.array:
     """Return the key of the random noise for the token at ``position`` of an answer."""
     key: mx.array = mx.random.key((seed * _SEED_MULTIPLIER + position) % 2**64)
     return key
-
-
-def _sample(logits: mx.array, key: mx.array) -> mx.array:
-    return mx.random.categorical(logits, key=key)
 
 
 @dataclass

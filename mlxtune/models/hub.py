@@ -59,10 +59,11 @@ def search(text: str) -> list[HubModel]:
     timeout = _http_library().Timeout(TIMEOUT, connect=CONNECT_TIMEOUT)
     with hub_errors(text):  # the Hub client's list_models() retries for 24 s before it reports a missing network
         url = f"{constants.ENDPOINT}/api/models"
-        return [
-            HubModel(model["id"], model.get("downloads") or 0, _license(model.get("tags") or []), bool(model.get("gated")))
-            for model in _get(url, params=parameters, timeout=timeout).json()
-        ]
+        found = []
+        for model in _get(url, params=parameters, timeout=timeout).json():
+            licenses = [tag.partition(":")[2] for tag in model.get("tags") or [] if tag.startswith("license:")]
+            found.append(HubModel(model["id"], model.get("downloads") or 0, "".join(licenses[:1]), bool(model.get("gated"))))
+        return found
 
 
 def _get(url: str, **options: Any) -> Any:
@@ -226,10 +227,6 @@ def _has_listed_hash(file: Path, entry: RepoFile) -> bool:
         return sha256_file(file) == entry.lfs.sha256
     data = file.read_bytes()
     return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest() == entry.blob_id
-
-
-def _license(tags: list[str]) -> str:
-    return next((tag.partition(":")[2] for tag in tags if tag.startswith("license:")), "")
 
 
 def _damaged(id: str, names: list[str]) -> ModelError:

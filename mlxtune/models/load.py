@@ -57,7 +57,10 @@ def load(source: ModelFolder, compute: Compute | None = None, quantize: Quantize
     """
     start = time.perf_counter()
     compute = compute or default_compute()
-    _limit_buffers()
+    if on_gpu():  # without this cap, free buffers grow up to 95% of the working set: they are reused only for similar sizes
+        mx.set_cache_limit(CACHE_LIMIT)
+        if mx.metal.is_available():  # keep the model wired, so that macOS does not page it out
+            mx.set_wired_limit(memory_limit(0))
     try:
         model, config = load_model(source.folder, lazy=True)
         tokenizer = load_tokenizer(source.folder, eos_token_ids=source.eos_token_ids)
@@ -85,17 +88,6 @@ def load(source: ModelFolder, compute: Compute | None = None, quantize: Quantize
     device = "GPU" if on_gpu() else "CPU"
     arithmetic = f"computed in float32 on the {device}" if compute == "float32" else f"native on the {device}"
     return LoadedModel(source, model, tokenizer, compute, f"{weights}, {arithmetic}", time.perf_counter() - start)
-
-
-def _limit_buffers() -> None:
-    """On a GPU, cap MLX's cache of free buffers, and on Metal, keep the model wired, so that macOS does not page it out.
-
-    Without the cap, the cache grows up to 95% of the working set, because buffers are reused only for arrays of similar sizes.
-    """
-    if on_gpu():
-        mx.set_cache_limit(CACHE_LIMIT)
-        if mx.metal.is_available():
-            mx.set_wired_limit(memory_limit(0))
 
 
 def quantize_weights(model: nn.Module, bits: int) -> None:

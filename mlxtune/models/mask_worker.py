@@ -19,6 +19,7 @@ from mlxtune.planning.masks import TrainingMask, TurnTokens
 from mlxtune.recipe import parse as parse_recipe
 
 _NO_LIMIT = 2**31 - 1  # tokens
+_UNALIGNED, _COUNTS_ONLY = "The tokens of this row cannot be aligned with its text.", "Only the token counts are available."
 
 
 def mask(template: ChatTemplate, row: Row, max_tokens: int) -> TrainingMask:
@@ -30,8 +31,16 @@ def mask(template: ChatTemplate, row: Row, max_tokens: int) -> TrainingMask:
     match row:
         case TextRow():
             (encoded,) = template.encode(row, _NO_LIMIT)
-            tokens, spans = template.control.encode_with_spans(row.text)
-            tokens, spans = _aligned(encoded.tokens.tolist(), tokens, spans, len(row.text))
+            inside, spans = template.control.encode_with_spans(row.text)
+            tokens, end = encoded.tokens.tolist(), len(row.text)
+            start = next((index for index in (0, 1) if tokens[index : index + len(inside)] == inside), None)
+            if start is None:
+                raise DataError(_UNALIGNED, hint=_COUNTS_ONLY)
+            spans = [
+                *[(0, 0)] * start,
+                *spans,
+                *[(end, end)] * (len(tokens) - start - len(inside)),
+            ]  # bos and eos are not in the text
             trained = encoded.trained.tolist()
             turns = _turns(template, row.text, [(row.text, False)], tokens, spans, trained, max_tokens)
             return TrainingMask(tuple(turns), len(tokens), sum(trained[:max_tokens]))
@@ -75,7 +84,7 @@ def _answer_turns(
     """Divide the tokens of ``sequence`` before index ``end`` among the turns. The tokens in ``trained_spans`` are trained."""
     tokens, spans = template.control.encode_with_spans(sequence.text)
     if tokens != sequence.tokens:
-        raise DataError("The tokens of this row cannot be aligned with its text.", hint="Only the token counts are available.")
+        raise DataError(_UNALIGNED, hint=_COUNTS_ONLY)
     trained = [any(span.start <= index < span.end for span in trained_spans) for index in range(len(tokens))]
     ends = [span.end for span in trained_spans]
     parts = [(message.content, message.role == "assistant" and message.trained) for message in messages]
@@ -116,15 +125,6 @@ def _turns(
         turns.append(TurnTokens(last - first, trained_count, tuple(cuts), stop, truncated_at, lead))
         offset, first = end, last
     return turns
-
-
-def _aligned(encoded: list[int], tokens: list[int], spans: list[Span], length: int) -> tuple[list[int], list[Span]]:
-    """Return the tokens of a text row with their spans. Its bos and eos tokens may not be in the text."""
-    start = next((index for index in (0, 1) if encoded[index : index + len(tokens)] == tokens), None)
-    if start is None:
-        raise DataError("The tokens of this row cannot be aligned with its text.", hint="Only the token counts are available.")
-    rest = len(encoded) - start - len(tokens)
-    return encoded, [*[(0, 0)] * start, *spans, *[(length, length)] * rest]
 
 
 @cache

@@ -25,9 +25,8 @@ def with_variables(source: str, variables: Mapping[str, Any]) -> str:
     """Return the Jinja template ``source`` with its ``variables`` set to these values, whatever a program passes."""
     source = _DATE.sub("trained_date_string", source)
     read = template_variables(source)
-    return (
-        "".join(f"{{%- set {name} = {json.dumps(value)} %}}" for name, value in sorted(variables.items()) if name in read) + source
-    )
+    settings = (f"{{%- set {name} = {json.dumps(value)} %}}" for name, value in sorted(variables.items()) if name in read)
+    return "".join(settings) + source
 
 
 def message_converter(dialect: Dialect, *, thinking: bool, keep: bool, word: str) -> str:
@@ -71,6 +70,5 @@ def probes(dialect: Dialect, thinking: Thinking) -> list[Conversation]:
     talk, called = (_QUESTION, _ANSWER, _NEXT), (_QUESTION, _CALLING, _RESULT)
     plain = [(_QUESTION,), talk, (_SYSTEM_TURN, _QUESTION), (_SYSTEM_TURN, *talk), (_QUESTION, _THOUGHT, _NEXT)]
     calling = [(_QUESTION,), called, (_SYSTEM_TURN, *called), (*called, _ANSWER, _NEXT), (_QUESTION, _THINKING_CALL, _RESULT)]
-    return [Conversation(_PLACE, {}, (*turns, answer)) for turns in plain] + [
-        Conversation(_PLACE, {}, (*turns, answer), (_TOOL,)) for turns in calling
-    ]
+    kinds = [*((turns, ()) for turns in plain), *((turns, (_TOOL,)) for turns in calling)]
+    return [Conversation(_PLACE, {}, (*turns, answer), tools) for turns, tools in kinds]

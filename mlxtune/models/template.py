@@ -45,7 +45,15 @@ from mlxtune.models.answer_span import (
     notes,
 )
 from mlxtune.models.control_tokens import ControlTokens
-from mlxtune.models.dialect import Dialect, TurnDict, closing_tokens, end_tokens, find_dialect, with_word_in_system
+from mlxtune.models.dialect import (
+    Dialect,
+    TurnDict,
+    closing_tokens,
+    end_tokens,
+    find_dialect,
+    with_tools_in_system,
+    with_word_in_system,
+)  # fmt: skip
 from mlxtune.models.encoded import Encoded, EncodedPair
 from mlxtune.models.portable import message_converter, plain_messages, probes, with_variables
 from mlxtune.models.resolve import ModelFolder
@@ -249,8 +257,13 @@ class ChatTemplate:
             encoded = self._conversation(row)
         elif isinstance(row, TextRow):
             encoded = [self._text(row)]
+        elif isinstance(row, Unpaired):
+            raise DataError(
+                f"{row.location}: the row is labeled good or bad, and SFT would learn the bad answers, too.",
+                hint='Set method.kind to "kto", or data.format to "chat" or "completion" to train on every answer.',
+            )
         else:
-            raise _preference_row_error(row)
+            raise DataError(f"{row.location}: SFT cannot train on a pair.", hint='Set method.kind to "dpo".')
         inside = [one for one in encoded if one.trained[:max_tokens].any()]
         if not inside:
             raise TooLongError(
@@ -498,7 +511,10 @@ class ChatTemplate:
             replace(turn, content=self.control.broken(turn.content), extra=self.control.broken(turn.extra)) for turn in messages
         ]
         adapted = self.dialect.adapt(broken, thinking=thinking != "off", keep=self.thinking.keeps(thinking))
-        turns, tools = self.dialect.place_tools(adapted, self.control.broken(list(tools)))
+        turns: Sequence[TurnDict] = adapted
+        tools = self.control.broken(list(tools))
+        if tools and self.dialect.tools_in_system:
+            turns, tools = with_tools_in_system(turns, tools), ()
         try:
             return self._apply(turns, tools, generation_prompt)
         except TemplateError as error:
@@ -513,11 +529,7 @@ class ChatTemplate:
             turns = with_word_in_system(turns, word)
         try:
             text: str = self.tokenizer.apply_chat_template(
-                list(turns),
-                tools=list(tools) or None,
-                add_generation_prompt=generation_prompt,
-                tokenize=False,
-                **self._variables,
+                list(turns), tools=list(tools) or None, add_generation_prompt=generation_prompt, tokenize=False, **self._variables
             )
         except Exception as error:  # a template is a program and may raise anything
             reason = one_line(str(error), 120)
@@ -535,15 +547,6 @@ def _encoded(
     for span in answers:
         trained[span.start : span.end] = True
     return Encoded(row.id, row.location, np.array(tokens, np.int32), trained, len(tokens), turn, notes)
-
-
-def _preference_row_error(row: Preference | Unpaired) -> DataError:
-    if isinstance(row, Unpaired):
-        return DataError(
-            f"{row.location}: the row is labeled good or bad, and SFT would learn the bad answers, too.",
-            hint='Set method.kind to "kto", or data.format to "chat" or "completion" to train on every answer.',
-        )
-    return DataError(f"{row.location}: SFT cannot train on a pair.", hint='Set method.kind to "dpo".')
 
 
 def _normalized(text: str) -> list[str]:

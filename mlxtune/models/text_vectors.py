@@ -8,6 +8,7 @@ Standardize vectors with :func:`standardized` before comparing them, because a f
 """
 
 import io
+import operator
 import zipfile
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -118,7 +119,7 @@ def first_layers(model: nn.Module, head: BackboneHead) -> Iterator[None]:
         (module, name)
         for module in model.modules()
         for name, value in module.items()
-        if isinstance(value, list) and len(value) == len(layers) and all(map(_is_same, value, layers))
+        if isinstance(value, list) and len(value) == len(layers) and all(map(operator.is_, value, layers))
     ]
     count = max(1, round(DEPTH * len(layers)))
     try:
@@ -130,10 +131,6 @@ def first_layers(model: nn.Module, head: BackboneHead) -> Iterator[None]:
     finally:
         for module, name in places:
             setattr(module, name, layers)
-
-
-def _is_same(one: object, two: object) -> bool:
-    return one is two
 
 
 def _runs(head: BackboneHead) -> bool:

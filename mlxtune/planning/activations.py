@@ -76,7 +76,11 @@ def layer_activations(
     upcast = _FLOAT if kernels.upcast else size
     query, key = shapes.heads * shapes.head_dim, shapes.kv_heads * shapes.head_dim
     mlp_width, gated = _mlp(shapes, weights)
-    norms = sum(_norm_inputs(weight, shapes.width, query, key) for weight in weights if len(weight.shape) == 1)
+    norms = 0  # the inputs of all norms per position
+    for weight in weights:
+        if len(weight.shape) == 1 and "norm" in weight.name:
+            per_head = query if "q_norm" in weight.name else key if "k_norm" in weight.name else 0
+            norms += shapes.width if weight.shape[0] == shapes.width else per_head
     gate = 2 * size if not gated else kernels.gelu * size if shapes.gelu else kernels.silu * upcast
     position = upcast * (norms + query * (1 + kernels.output) + 2 * key) + round(gate * mlp_width)
     position += sum(_adapter(shapes, weight, section, kernels) for weight in targets)
@@ -116,12 +120,3 @@ def _mlp(shapes: ModelShapes, weights: Sequence[WeightShape]) -> tuple[int, bool
         elif columns == shapes.width:
             up += rows * experts
     return down, 2 * up >= 3 * down
-
-
-def _norm_inputs(weight: WeightShape, width: int, query: int, key: int) -> int:
-    """Return the number of inputs per position of the norm with this weight; 0 if it is not a norm."""
-    if "norm" not in weight.name:
-        return 0
-    if weight.shape[0] == width:
-        return width
-    return query if "q_norm" in weight.name else key if "k_norm" in weight.name else 0

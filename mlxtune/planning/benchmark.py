@@ -65,8 +65,7 @@ def run_benchmark(folder: Path, progress: Callable[[str, float], None], *, quick
         Measurement("swapped out", "", (pressure().swapped - memory.swapped) / 2**20, "MiB", "during the benchmark")
     )
     if not quick:
-        rates = [TrainingRate(item.parameters, 1e9 * item.value) for item in measurements if item.parameters]
-        store_rates(machine, rates)
+        store_rates(machine, [TrainingRate(item.parameters, 1e9 * item.value) for item in measurements if item.parameters])
     versions = {name: installed_version(name) for name in ("mlx", "mlx-lm", "numpy", "transformers", "huggingface-hub")}
     return BenchmarkReport(
         system=machine.system,

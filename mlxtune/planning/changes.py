@@ -43,7 +43,10 @@ def suggest_changes(
     for options in (_checkpointing, _smaller_batch, _shorter_window, _fewer_layers, _lower_rank, _quantization):
         best: tuple[Recipe, MemoryChange] | None = None
         for values, disadvantage, truncated in options(recipe, lengths, shapes):
-            candidate = _with_values(recipe, values)
+            candidate = recipe
+            for key, value in values.items():
+                section, _, name = key.partition(".")
+                candidate = replace(candidate, **{section: replace(getattr(candidate, section), **{name: value})})
             peak = estimator(candidate).total
             if peak < current.total:
                 settings = tuple(f"{key}={toml_literal(value)}" for key, value in values.items())
@@ -97,10 +100,3 @@ def _lower_rank(recipe: Recipe, lengths: DatasetLengths, shapes: ModelShapes) ->
 def _quantization(recipe: Recipe, lengths: DatasetLengths, shapes: ModelShapes) -> _Options:
     if not recipe.model.quantize and not any(weight.bits for weight in shapes.weights):
         yield {"model.quantize": 4}, "rounded_weights", 0
-
-
-def _with_values(recipe: Recipe, values: dict[str, Any]) -> Recipe:
-    for key, value in values.items():
-        section, _, name = key.partition(".")
-        recipe = replace(recipe, **{section: replace(getattr(recipe, section), **{name: value})})
-    return recipe

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from typing import Any
 
+from mlxtune.core.json_fields import from_json
 from mlxtune.planning.plan import Plan
 
 FLOPS = 4  # per parameter and token: 2 forward and 2 for the inputs' gradients (arXiv:2001.08361); frozen weights have none
@@ -150,16 +150,8 @@ def prices() -> Prices:
 
 
 def parse(text: str) -> Prices:
-    """Parse a price list; dates become ISO strings. Raises ``TypeError`` for an unknown key."""
-    data = tomllib.loads(text)
-    lists = {"watts": PowerDraw, "rental": RentedGpu, "hosted": HostedTraining, "served": HostedModel}
-    tables = {"electricity": Tariff, "machine": PurchasedMachine, "renting": RentalAssumptions}
-
-    def build(kind: Any, entry: dict[str, Any]) -> Any:
-        return kind(**entry | {"listed": entry["listed"].isoformat()})
-
-    entries: dict[str, Any] = {name: tuple(build(kind, entry) for entry in data[name]) for name, kind in lists.items()}
-    return Prices(**entries, **{name: build(kind, data[name]) for name, kind in tables.items()})
+    """Parse a price list. Raises ``KeyError`` for an unknown key, and ``TypeError`` for a missing one."""
+    return from_json(Prices, tomllib.loads(text))
 
 
 def make_bill(
@@ -197,13 +189,16 @@ def typical_watts(chip: str, given: float = 0.0) -> tuple[float, str]:
     return (draw.watts, draw.what) if draw else (0.0, "")
 
 
-def _rented(plan: Plan, known: Prices) -> list[CloudOffer]:
-    def offer(gpu: RentedGpu) -> CloudOffer:
-        seconds = known.renting.setup + FLOPS * plan.parameters * plan.computed / (gpu.peak * known.renting.utilization)
-        money = seconds / 3600 * gpu.price
-        return CloudOffer(name=gpu.name, vendor=gpu.vendor, money=money, seconds=seconds, source=gpu.source, listed=gpu.listed)
+def _offer(entry: RentedGpu | HostedTraining, money: float, seconds: float) -> CloudOffer:
+    return CloudOffer(name=entry.name, vendor=entry.vendor, money=money, seconds=seconds, source=entry.source, listed=entry.listed)
 
-    return sorted(map(offer, known.rental), key=lambda offer: offer.money)
+
+def _rented(plan: Plan, known: Prices) -> list[CloudOffer]:
+    offers = []
+    for gpu in known.rental:
+        seconds = known.renting.setup + FLOPS * plan.parameters * plan.computed / (gpu.peak * known.renting.utilization)
+        offers.append(_offer(gpu, seconds / 3600 * gpu.price, seconds))
+    return sorted(offers, key=lambda offer: offer.money)
 
 
 def _hosted(plan: Plan, method: str, known: Prices) -> list[CloudOffer]:
@@ -211,10 +206,7 @@ def _hosted(plan: Plan, method: str, known: Prices) -> list[CloudOffer]:
     for host in known.hosted:
         price = {"sft": host.sft, "dpo": host.dpo}.get(method, 0.0)
         if price and plan.parameters <= host.largest:
-            money = plan.read / 1e6 * price
-            offers.append(
-                CloudOffer(name=host.name, vendor=host.vendor, money=money, seconds=0.0, source=host.source, listed=host.listed)
-            )
+            offers.append(_offer(host, plan.read / 1e6 * price, 0.0))
     return sorted(offers, key=lambda offer: offer.money)
 
 

@@ -103,7 +103,9 @@ def this_machine() -> Machine:
         backend = "metal" if platform.machine() == "arm64" else "cpu"
         return Machine(f"macOS {platform.mac_ver()[0]}", chip, cores, backend, limit)
     backend = "cuda" if any(installed_version(name) for name in ("mlx-cuda", "mlx-cuda-12", "mlx-cuda-13")) else "cpu"
-    return Machine(f"{system} {platform.release()}", _linux_chip(), cores, backend, total * 3 // 4)
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    chip = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+    return Machine(f"{system} {platform.release()}", chip, cores, backend, total * 3 // 4)
 
 
 def computes_natively(backend: str) -> bool:
@@ -137,10 +139,3 @@ def disk_free(path: Path) -> int:
     while not path.exists():
         path = path.parent
     return shutil.disk_usage(path).free
-
-
-def _linux_chip() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return platform.machine()

@@ -57,16 +57,9 @@ class ResourceUsage(ctypes.Structure):
 
     _fields_ = [
         ("uuid", ctypes.c_uint8 * 16),
-        ("user_time", ctypes.c_uint64),
-        ("system_time", ctypes.c_uint64),
-        ("package_idle_wakeups", ctypes.c_uint64),
-        ("interrupt_wakeups", ctypes.c_uint64),
-        ("pageins", ctypes.c_uint64),
-        ("wired_size", ctypes.c_uint64),
-        ("resident_size", ctypes.c_uint64),
+        ("usage", ctypes.c_uint64 * 7),  # from user_time to resident_size
         ("footprint", ctypes.c_uint64),
-        ("start_time", ctypes.c_uint64),
-        ("exit_time", ctypes.c_uint64),
+        ("times", ctypes.c_uint64 * 2),  # of start and exit
     ]
 
 

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from mlxtune.core.child_process import ChildProcess, StoppableCall
+from mlxtune.core.json_fields import from_json
 from mlxtune.planning.workload import BatchShape, DatasetLengths, RowLength
 from mlxtune.recipe import Recipe, dump
 
@@ -50,13 +51,15 @@ def row_lengths(recipe: Recipe) -> DatasetLengths:
 
     Raises the errors that the worker would raise, and ``MachineError`` if the process dies.
     """
-    fields = _measure("lengths", {"recipe": dump(recipe)})
-    train, valid, prefix, full_attention, notes, thinking, date, replayed, skipped, incomparable, references = fields
-    train, valid = (tuple(map(_row_length, rows)) for rows in (train, valid))
-    return DatasetLengths(
-        train, valid, prefix, full_attention, tuple(notes), thinking, date, replayed, (skipped[0], skipped[1]), tuple(incomparable),
-        tuple((hash, tokens) for hash, tokens in references),
-    )  # fmt: skip
+    record = _measure("lengths", {"recipe": dump(recipe)})
+    train, valid = (
+        tuple(
+            RowLength(full, trained, prompt, sides and tuple(sides), unprefixed)
+            for full, trained, prompt, sides, unprefixed in rows
+        )
+        for rows in (record["train"], record["valid"])
+    )
+    return from_json(DatasetLengths, record, train=train, valid=valid)
 
 
 def record_tokens(recipe: Recipe) -> list[TokenCount | None]:
@@ -83,11 +86,6 @@ def start_steps(recipe: Recipe, batch: BatchShape, *, grouped: int, checkpointed
     shape = ProbeBatch(batch.rows, batch.prefix + batch.width + 1, trained, batch.prefix, grouped, checkpointed, batch.sides)
     params = {"recipe": dump(recipe), "batch": asdict(shape)}
     return StoppableCall(_MODULE, "steps", params, name=_NAME, hint="Try again.")
-
-
-def _row_length(fields: list[Any]) -> RowLength:
-    full, trained, prompt, sides, unprefixed = fields
-    return RowLength(full, trained, prompt, (sides[0], sides[1], sides[2]) if sides else None, unprefixed)
 
 
 def _measure(method: str, params: Mapping[str, Any]) -> Any:

@@ -188,7 +188,10 @@ class _Step:
         self.dense_layers = 4 * inner if dense else 0
         arrays = [_adapter_shapes(weight, section.rank, magnitude=section.kind == "dora") for weight in targets]
         self.adapter = 4 * sum(map(_numbers, arrays))
-        converting = _packed_bytes(shapes, kernels) + _read_ahead(shapes, recipe, kernels)
+        packed = [weight for weight in shapes.weights if weight.bits and kernels.float32]
+        # packed weights become 32-bit integers, and then dense weights, one matrix at a time
+        dense_matrix = max((4 * weight.numbers - weight.nbytes for weight in packed), default=0)
+        converting = sum(weight.nbytes for weight in packed) + dense_matrix + _read_ahead(shapes, recipe, kernels)
         self.loading = self.weights + max(converting, self.adapter + 2 * self.dense_head if dense else 0)
         self.optimizer = round(4 * sum(_optimizer_numbers(shapes, recipe.training.optimizer) for shapes in arrays))
 
@@ -245,12 +248,6 @@ class _Step:
             frozen = max(layer.nbytes(group) for layer in self.layers[: self.first_layer])
             moments["freezing"] = (0.0, factors.freezing * frozen, 0.0)
         return moments
-
-
-def _packed_bytes(shapes: ModelShapes, kernels: Kernels) -> int:
-    """Return the bytes for unpacking weights, which become 32-bit integers, and then dense weights, one matrix at a time."""
-    packed = [weight for weight in shapes.weights if weight.bits and kernels.float32]
-    return sum(weight.nbytes for weight in packed) + max((4 * weight.numbers - weight.nbytes for weight in packed), default=0)
 
 
 def _read_ahead(shapes: ModelShapes, recipe: Recipe, kernels: Kernels) -> int:

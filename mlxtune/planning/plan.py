@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 from mlxtune.core.child_process import Progress, StoppableCall
 from mlxtune.core.machine_load import busy_load
@@ -128,19 +128,7 @@ class Plan:
     @property
     def memory_parts(self) -> dict[MemoryPart, int]:
         """The parts of the peak memory in bytes, omitting those that this run does not have. They add up to ``memory``."""
-        one = self.estimate
-        parts: dict[MemoryPart, int] = {
-            "weights": one.weights,
-            "adapter": one.adapter,
-            "optimizer": one.optimizer,
-            "gradients": one.gradients,
-            "activations": one.activations,
-            "head": one.head,
-            "frozen": one.frozen,
-            "buffers": one.buffers,
-            "process": one.process,
-            "loading": one.before,
-        }
+        parts = {part: getattr(self.estimate, "before" if part == "loading" else part) for part in get_args(MemoryPart)}
         return {part: nbytes for part, nbytes in parts.items() if nbytes or part == "gradients"}
 
 

@@ -22,9 +22,8 @@ _OUT = re.compile(r"(?:^|\.)(?:o_proj|out_proj|wo|dense|down_proj|w2|c_proj|fc2|
 NOT_ADAPTED = re.compile(r"(?:^|\.)(?:\w*router|gate|shared_expert_gate|altup)(?:\.|$)")
 _EMBEDDING = re.compile(r"(?:^|\.)(?:embed|embed_tokens|embed_in|embedding|(?:tok_|token_|word_)?embeddings|wte)$")
 _HEAD = re.compile(r"(?:^|\.)(?:lm_head|output|embed_out)$")
-_RECURRENCE = re.compile(
-    r"(?:^|\.)(?:A_log|g_norm|(?:[qkv]_)?conv1?d?)$"
-)  # arrays that only a recurrent or convolutional module has
+# Arrays that only a recurrent or convolutional module has
+_RECURRENCE = re.compile(r"(?:^|\.)(?:A_log|g_norm|(?:[qkv]_)?conv1?d?)$")
 _QUERY = re.compile(r"(?:^|[._])(?:q|qkv|query\w*|q_a|q_b|wq|Wqkv|c_attn|att)(?:_proj)?$")
 _NOT_CHECKPOINTED = ("iquestloopcoder",)  # these call the parts of their layers, so no layer can be recomputed as a whole
 _BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U64": 8, "U32": 4, "U16": 2, "U8": 1}
@@ -155,9 +154,13 @@ def read_shapes(folder: Path, config: dict[str, Any]) -> ModelShapes:
         for file in sorted(folder.glob("model*.safetensors"))
         for name, tensor in safetensors.read_header(file, follow=True).tensors.items()
     }
-    weights = _number_layers(_weights(entries, config.get("quantization") or {}, tied))
+    read = list(_weights(entries, config.get("quantization") or {}, tied))
     own = _OWN_ADAPTERS.get(config.get("model_type", ""))
-    weights = tuple(replace(weight, standalone=True) if weight.name == own else weight for weight in weights)
+    read = [replace(weight, standalone=True) if weight.name == own else weight for weight in read]
+    # the layers of a second list are numbered after those of the first one
+    first = 1 + max((weight.layer for weight in read if _LATER_LAYERS not in weight.path), default=-1)
+    later = [weight.layer >= 0 and _LATER_LAYERS in weight.path for weight in read]
+    weights = tuple(replace(one, layer=one.layer + first) if is_later else one for one, is_later in zip(read, later, strict=True))
     if not any(weight.layer < 0 and weight.is_embedding for weight in weights):
         raise ModelError(f"{folder} has no token embedding, so its memory cannot be estimated.")
     width = next(weight.shape[-1] for weight in weights if weight.layer < 0 and weight.is_embedding)
@@ -178,16 +181,6 @@ def read_shapes(folder: Path, config: dict[str, Any]) -> ModelShapes:
 def has_gelu(config: Mapping[str, Any]) -> bool:
     """Return whether the gate of a text model's MLP is a GELU. mlx-lm ignores the activation in the configuration."""
     return str(config.get("model_type", "")).startswith("gemma")
-
-
-def _number_layers(weights: Iterator[WeightShape]) -> tuple[WeightShape, ...]:
-    """Return ``weights`` with the layers of a second list numbered after those of the first one."""
-    numbered = tuple(weights)
-    first = 1 + max((weight.layer for weight in numbered if _LATER_LAYERS not in weight.path), default=-1)
-    return tuple(
-        replace(weight, layer=weight.layer + first) if weight.layer >= 0 and _LATER_LAYERS in weight.path else weight
-        for weight in numbered
-    )
 
 
 def _weights(entries: dict[str, TensorInfo], quantization: dict[str, Any], tied: bool) -> Iterator[WeightShape]:

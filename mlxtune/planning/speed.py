@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from mlxtune.core.files import home, write_json
 from mlxtune.planning.calibration import StepCalibration, machine_facts
 from mlxtune.planning.machine import Machine
-from mlxtune.planning.shapes import ModelShapes, WeightShape
+from mlxtune.planning.shapes import ModelShapes
 from mlxtune.recipe import AdapterSection
 
 FILE = "benchmark.json"
@@ -63,18 +63,15 @@ def estimate_speed(
     if not rates:
         return None
     first = shapes.first_trained_layer(shapes.adapter_targets(adapter))
-    layers = [sum(_active_numbers(weight, shapes.active_experts) for weight in layer) for layer in shapes.layers]
+    layers = []  # the elements of each layer's matrices that a token uses: of (experts, out, in), those of the active experts
+    for layer in shapes.layers:
+        experts = [weight for weight in layer if len(weight.shape) == 3]
+        active = [weight.numbers * min(shapes.active_experts, weight.shape[0]) // weight.shape[0] for weight in experts]
+        layers.append(sum(active) + sum(weight.numbers for weight in layer if weight.is_matrix))
     rate = _interpolate(rates, sum(layers))
     head = shapes.vocabulary * shapes.width
     seconds = step_flops(sum(layers[first:]), head, trained_share, checkpointed=checkpointed) / rate
     return StepCalibration(1.0, seconds, FORWARD * sum(layers[:first]) / rate, "bench")
-
-
-def _active_numbers(weight: WeightShape, active_experts: int) -> int:
-    """Return how many of a matrix's elements a token uses: of ``(experts, out, in)``, those of the active experts."""
-    if len(weight.shape) == 3:
-        return weight.numbers * min(active_experts, weight.shape[0]) // weight.shape[0]
-    return weight.numbers if weight.is_matrix else 0
 
 
 def _interpolate(rates: Sequence[TrainingRate], parameters: int) -> float:

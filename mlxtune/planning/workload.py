@@ -4,6 +4,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from mlxtune.data import batch_shapes, batching
 from mlxtune.data.batch_shapes import PaddedShapes, Shape
@@ -16,8 +17,7 @@ def run_date(recipe: Recipe) -> str:
     return recipe.data.date or "the day on which the run starts"
 
 
-@dataclass(frozen=True)
-class RowLength:
+class RowLength(NamedTuple):
     """Token counts of a row: ``full`` before truncation, ``trained`` within the window, ``prompt`` before the first trained token.
 
     ``sides`` are the lengths of a preference pair before truncation; its ``full`` is the longer of its two sequences.
@@ -124,6 +124,7 @@ def workload(
     last_epoch = batching.epoch_batches(len(lengths.train), train.arrange, seed=section.seed, number=last)
     taken = sum(number == last for number, _ in steps)
     singles = [rows.batch([index]) for rows in (train, valid) for index in range(len(rows.lengths))]
+    kl_batches = map(valid.batch, valid.arrange(range(min(KL_PAIRS, len(lengths.valid)))) if valid.sides else ())
     return Workload(
         steps=len(steps),
         epochs=batching.passes(last, taken, math.ceil(len(last_epoch) / section.accumulate)),
@@ -137,7 +138,7 @@ def workload(
         tokens_read=tokens_read,
         batch_count=sum(len(groups) for _, groups in steps),
         traces=len(set(shapes.values())),
-        kl_positions=sum(map(_chosen_positions, map(valid.batch, valid.arrange(range(min(KL_PAIRS, len(lengths.valid))))))),
+        kl_positions=sum(batch.rows * sum(batch.sides[:-1]) + batch.prefix for batch in kl_batches),
     )
 
 
@@ -148,7 +149,10 @@ class _TruncatedRows:
         self.prefix, self.share_prompts = lengths.prefix, lengths.full_attention
         self.lengths = [min(row.full, max_tokens) for row in rows]
         self.trained = [max(1, min(row.trained, length - row.prompt)) for row, length in zip(rows, self.lengths, strict=True)]
-        self.sides = [_truncated_sides(row.sides, max_tokens, lengths.prefix) for row in rows if row.sides]
+        self.sides: list[PairLengths] = []
+        for prompt, *answers in (row.sides for row in rows if row.sides):
+            chosen, rejected = (min(answer, max(1, max_tokens - prompt)) for answer in answers)
+            self.sides.append((prompt - lengths.prefix, chosen, rejected))
         self.common = [row.sides[0] - row.prompt for row in rows if row.sides]
         self.limits = {"batch_tokens": section.batch_tokens, "batch_size": section.batch_size}
         self.unprefixed = [row.unprefixed for row in rows]
@@ -219,16 +223,6 @@ class _TruncatedRows:
             return batch_shapes.pair_batch_shape(sides, common, streams, shared=self.share_prompts)
         inputs, trained = [self.inputs[row] for row in rows], [self.trained[row] for row in rows]
         return batch_shapes.row_batch_shape(inputs, trained, streams)
-
-
-def _chosen_positions(batch: BatchShape) -> int:
-    return batch.rows * sum(batch.sides[:-1]) + batch.prefix if batch.sides else 0
-
-
-def _truncated_sides(sides: PairLengths, max_tokens: int, prefix: int) -> PairLengths:
-    prompt, chosen, rejected = sides
-    room = max(1, max_tokens - prompt)
-    return prompt - prefix, min(chosen, room), min(rejected, room)
 
 
 def _steps(count: int, arrange: BatchRows, section: TrainingSection) -> Iterator[tuple[int, list[list[int]]]]:

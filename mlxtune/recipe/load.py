@@ -18,10 +18,7 @@ from mlxtune.core.files import read_failure, read_text, similar_file
 from mlxtune.core.text import nearest, one_line, suggest
 from mlxtune.recipe.schema import SHIPPED_TEMPLATES, Disclaimer, Phrase, Recipe, Rule, annotated_types
 
-_SENTENCES = {
-    Disclaimer: "a sentence or { text, when }",
-    Phrase: "a sentence or { text, match }",
-}  # a plain string is also accepted
+_SENTENCES = {Disclaimer: "a sentence or { text, when }", Phrase: "a sentence or { text, match }"}  # may also be a plain string
 _ROW_FILES = (".json", ".jsonl", ".csv", ".parquet")
 _PLURALS = {str: "strings", float: "numbers"}
 
@@ -53,7 +50,14 @@ def parse(text: str, *, folder: Path = Path(), overrides: Sequence[str] = (), wh
     except (ValueError, RecursionError) as error:  # also for a number with thousands of digits, and for deep nesting
         raise RecipeError(f"{where} is not valid TOML: {one_line(str(error), 200).rstrip('.')}.") from error
     for override in overrides:
-        _override(document, override)
+        key, value = parse_override(override)
+        *tables, last = key.split(".")
+        table = document
+        for name in tables:
+            table = table.setdefault(name, {})
+            if not isinstance(table, dict):
+                raise RecipeError(f"--set {override}: {name} is not a section.")
+        table[last] = value
     locations = _KeyLocations(text, where, overrides)
     recipe: Recipe = dataclasses.replace(_build(Recipe, document, (), locations), folder=folder.resolve())
     _check_combinations(recipe, locations)
@@ -102,16 +106,6 @@ def parse_override(text: str) -> tuple[str, Any]:
         return key.strip(), raw
     except (ValueError, RecursionError) as error:
         raise RecipeError(f"--set {one_line(key, 60)}: {one_line(str(error), 200).rstrip('.')}.") from error
-
-
-def _override(document: dict[str, Any], override: str) -> None:
-    key, value = parse_override(override)
-    *tables, last = key.split(".")
-    for table in tables:
-        document = document.setdefault(table, {})
-        if not isinstance(document, dict):
-            raise RecipeError(f"--set {override}: {table} is not a section.")
-    document[last] = value
 
 
 class _KeyLocations:
@@ -272,15 +266,13 @@ def _check_combinations(recipe: Recipe, locate: _KeyLocations) -> None:
     if method.pairs == "wrong" and method.kind != "dpo":
         fail("method.pairs", "method.kind", 'method.pairs = "wrong" requires method.kind = "dpo".')
     if (name := evaluation.optimizer) and name not in evaluation.endpoints:
+        problem = f"evaluation.optimizer requires evaluation.endpoints.{name}."
         hint = f"Add [evaluation.endpoints.{name}] with its url and model."
-        fail(
-            "evaluation.optimizer", "evaluation.endpoints", f"evaluation.optimizer requires evaluation.endpoints.{name}.", hint=hint
-        )
+        fail("evaluation.optimizer", "evaluation.endpoints", problem, hint=hint)
     for arm in evaluation.arms:
         if arm.startswith("tuned+") and "tuned" not in evaluation.arms:
-            fail(
-                "evaluation.arms", "evaluation.arms", f"The arm {arm} requires the arm tuned.", hint="Add tuned to evaluation.arms."
-            )
+            problem = f"The arm {arm} requires the arm tuned."
+            fail("evaluation.arms", "evaluation.arms", problem, hint="Add tuned to evaluation.arms.")
         kind, _, name = arm.partition(":")
         if name and name not in evaluation.endpoints:
             hint = f"Add [evaluation.endpoints.{name}] with its url and model."

@@ -6,7 +6,7 @@ Each line adds an entry, or records that one was started or ended, or that the w
 import os
 import shlex
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -99,12 +99,9 @@ class Queue:
         return file_lock(self.workspace / f"{FILE}.lock", busy="Another process is changing the queue.")
 
     def _append(self, record: Mapping[str, Any]) -> None:
-        file = Journal(self.workspace / FILE)
-        try:
+        with closing(Journal(self.workspace / FILE)) as file:
             file.append({"v": 1, **record})
             file.sync()
-        finally:
-            file.close()
 
 
 def record_run(folder: Path) -> None:

@@ -165,7 +165,8 @@ class RunState:
         """
         recent = [step for step in self.steps[-50:] if step.step > self.resumed_step]
         pairs = list(itertools.pairwise(recent))
-        plain = [pair for pair in pairs if not self._is_validated(pair[0].step)]
+        every = self.validate_every  # the pairs without a validation between their steps, as far as is known
+        plain = [pair for pair in pairs if not every or (pair[0].step % every and pair[0].step != self.total)]
         gaps = [late.t - early.t for early, late in plain or pairs]
         validations = 1
         if plain and self.validate_every:
@@ -176,10 +177,6 @@ class RunState:
         if not durations or not self.total:
             return None
         return sum(durations) / len(durations) * (self.total - self.step) + validations * self.validation_seconds
-
-    def _is_validated(self, step: int) -> bool:
-        """Whether a validation follows ``step``, as far as is known."""
-        return bool(self.validate_every) and (step % self.validate_every == 0 or step == self.total)
 
     @property
     def work(self) -> tuple[Work, int, int] | None:

@@ -20,7 +20,7 @@ def watch(run: Run) -> Iterator[tuple[list[Event], RunState]]:
         events = reader.read()
         if (
             not events and run.status(state) == "crashed" and not (events := reader.read())
-        ):  # it may have ended since the first read
+        ):  # unless it has ended since the first read
             raise _crash_error(run, state)
         state = state.apply(events)
         yield events, state

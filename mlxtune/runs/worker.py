@@ -27,9 +27,7 @@ HEARTBEAT = 5.0  # seconds
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _RESTART = -1  # not an exit code
 _RESTARTED = "MLXTUNE_RESTARTED"  # set in the environment of a process that was started after a GPU error
-_OUT_OF_MEMORY = re.compile(  # as MLX words it
-    r"unable to allocate|out of memory|maximum allowed buffer size", re.IGNORECASE
-)
+_OUT_OF_MEMORY = re.compile(r"unable to allocate|out of memory|maximum allowed buffer size", re.IGNORECASE)  # as MLX words it
 _TEMPORARY = re.compile(r"\.\d{7}(\.old)?|\..+\.\w{8}")  # a partly written checkpoint, or a file that is not renamed yet
 
 
@@ -74,18 +72,14 @@ class Worker:
         while not done.wait(HEARTBEAT):
             try:
                 self.emit("heartbeat")
-                self._warn_of_load()
+                if self._started and not self._warned_of_load and (load := busy_load()):  # explain once why the run is slow
+                    self._warned_of_load = True
+                    self.warn("busy_machine", load=load, cores=os.cpu_count())
             except RunRemoved as error:  # nobody can see or stop this run, and it holds the accelerator
                 print(error.message, file=sys.stderr, flush=True)
                 os._exit(error.exit_code)
             except (MlxtuneError, OSError) as error:
                 print(f"heartbeat failed: {error}", file=sys.stderr)
-
-    def _warn_of_load(self) -> None:
-        """Explain once why the run is slow."""
-        if self._started and not self._warned_of_load and (load := busy_load()):
-            self._warned_of_load = True
-            self.warn("busy_machine", load=load, cores=os.cpu_count())
 
 
 def run_worker(folder: Path, work: Callable[[Worker], Mapping[str, Any]]) -> int:
@@ -185,8 +179,7 @@ def _as_failure(error: Exception, folder: Path) -> MlxtuneError:
     if isinstance(error, RuntimeError) and (failure := gpu_errors.gpu_error(str(error))):
         return failure
     return MlxtuneError(
-        f"Internal error: {type(error).__name__}: {error}",
-        hint=f"Report this bug with the traceback in {folder / 'worker.log'}.",
+        f"Internal error: {type(error).__name__}: {error}", hint=f"Report this bug with the traceback in {folder / 'worker.log'}."
     )
 
 

@@ -43,7 +43,11 @@ class AdapterPool:
 
         Raises ``ModelError`` for an invalid header, names or shapes that do not match this base, and values that are not finite.
         """
-        state = _file_state(folder)
+        files = folder / WEIGHTS_FILE, folder / CONFIG_FILE
+        try:
+            state = [(status.st_mtime_ns, status.st_size) for status in (file.stat() for file in files)]
+        except OSError as error:
+            raise ModelError(f"There is no adapter at {folder}.", hint="Use an adapter folder in mlx-lm's layout.") from error
         known = self._loaded.get(folder)
         if known and known[0] == state:
             return known[1]
@@ -105,14 +109,6 @@ class AdapterPool:
         if not finite.all().item():
             raise ModelError(f"The adapter in {folder} contains NaN or infinite values.", hint="Train it again, or use another.")
         return LoadedAdapter(folder, modules, sum(array.nbytes for array in arrays.values()))
-
-
-def _file_state(folder: Path) -> _FileState:
-    """Return a value that changes when an adapter's files change. Raises ``ModelError`` if there is no adapter."""
-    try:
-        return [(stat.st_mtime_ns, stat.st_size) for stat in ((folder / name).stat() for name in (WEIGHTS_FILE, CONFIG_FILE))]
-    except OSError as error:
-        raise ModelError(f"There is no adapter at {folder}.", hint="Use an adapter folder in mlx-lm's layout.") from error
 
 
 def _set_module(model: nn.Module, name: str, module: nn.Module) -> None:

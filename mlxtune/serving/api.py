@@ -12,17 +12,7 @@ from typing import Any
 
 from mlxtune.core.errors import GpuError, InputError, MachineError
 from mlxtune.core.text import nearest, one_line
-from mlxtune.serving.protocol import (
-    Accepted,
-    AdapterUnavailableError,
-    Done,
-    Failed,
-    GenerateRequest,
-    QueueFullError,
-    Sampling,
-    SamplingError,
-    ToolCall,
-)
+from mlxtune.serving import protocol
 
 METADATA = frozenset({"user", "metadata", "safety_identifier", "prompt_cache_key"})  # parameters that do not change the answer
 SAMPLING = frozenset({"temperature", "top_p", "seed", "stop"})
@@ -49,13 +39,13 @@ class ApiError(Exception):
         self.status, self.message, self.code, self.param, self.headers = status, message, code, param, headers
 
     @classmethod
-    def from_event(cls, failed: Failed, retry_after: int) -> ApiError:
+    def from_event(cls, failed: protocol.Failed, retry_after: int) -> ApiError:
         """Convert a failed request. If the queue is full, the client should retry after ``retry_after`` seconds."""
         text = f"{failed.error.message} {failed.error.hint}".strip()
         match failed.error:
-            case QueueFullError():
+            case protocol.QueueFullError():
                 return cls(429, text, code="rate_limit_exceeded", **{"Retry-After": str(retry_after)})
-            case AdapterUnavailableError():
+            case protocol.AdapterUnavailableError():
                 return cls(422, text, code="model_not_usable", param="model")
             case InputError():
                 return cls(400, text)
@@ -75,7 +65,7 @@ class AnswerRequest:
     """A parsed request to ``model``, and the form of its response."""
 
     model: str
-    request: GenerateRequest
+    request: protocol.GenerateRequest
     stream: bool = False
     include_usage: bool = False  # a stream ends with token counts
 
@@ -84,9 +74,9 @@ class AnswerRequest:
 class CompletedAnswer:
     text: str
     reasoning: str
-    calls: Sequence[ToolCall]
-    accepted: Accepted
-    done: Done
+    calls: Sequence[protocol.ToolCall]
+    accepted: protocol.Accepted
+    done: protocol.Done
 
     @property
     def own_fields(self) -> Document:
@@ -155,7 +145,7 @@ def get_model(given: Parameters, models: Sequence[str]) -> str:
     return model
 
 
-def get_sampling(given: Parameters, limits: Sequence[str], default_limit: int = Sampling.max_tokens) -> Sampling:
+def get_sampling(given: Parameters, limits: Sequence[str], default_limit: int = protocol.Sampling.max_tokens) -> protocol.Sampling:
     """Return how to sample. ``limits`` are the parameter's names for the largest number of tokens. Raises ``ApiError``."""
     used = [name for name in limits if name in given]
     if len(used) > 1:
@@ -172,8 +162,8 @@ def get_sampling(given: Parameters, limits: Sequence[str], default_limit: int = 
         "seed": get(given, "seed", int),
     }
     try:
-        return Sampling(**{name: value for name, value in settings.items() if value is not None}, stop=tuple(stops))
-    except SamplingError as error:
+        return protocol.Sampling(**{name: value for name, value in settings.items() if value is not None}, stop=tuple(stops))
+    except protocol.SamplingError as error:
         name = limit if error.name == "max_tokens" else error.name
         raise ApiError(400, f"{name} {error.problem}", param=name) from error
 
@@ -187,12 +177,12 @@ def get_include_usage(given: Parameters) -> bool:
     return bool(options.get("include_usage"))
 
 
-def finish_reason(done: Done, calls: Sequence[ToolCall] = ()) -> str:
+def finish_reason(done: protocol.Done, calls: Sequence[protocol.ToolCall] = ()) -> str:
     """Return why the answer ended, in OpenAI's words for completions."""
     return "tool_calls" if calls and done.ended == "stop" else done.ended
 
 
-def usage(done: Done) -> Document:
+def usage(done: protocol.Done) -> Document:
     """Return the token counts of an answer, in OpenAI's format for completions."""
     return {
         "prompt_tokens": done.prompt_tokens,

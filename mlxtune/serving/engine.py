@@ -2,9 +2,8 @@
 
 Each round prefills one block of one prompt; then every adapter with active requests is activated in turn, and each of its requests
 gets one token. Requests join after prefill and leave when they finish, so none of them waits for a batch to fill or drain. A GPU
-computes the next
-tokens of a batch while the current ones are read. Other threads submit requests (:meth:`Engine.submit`) and cancel them
-(:meth:`Engine.cancel`); results are events.
+computes the next tokens of a batch while the current ones are read. Other threads submit requests (:meth:`Engine.submit`) and cancel
+them (:meth:`Engine.cancel`); results are events.
 """
 
 from __future__ import annotations
@@ -39,21 +38,10 @@ from mlxtune.models.template import ChatTemplate, TemplateSettings, load_templat
 from mlxtune.models.text_vectors import batches, first_layers, mean_states
 from mlxtune.models.thinking import template_variables
 from mlxtune.recipe.schema import Thinking
+from mlxtune.serving import protocol
 from mlxtune.serving.adapter_pool import AdapterPool
 from mlxtune.serving.batch_invariance import SAFETY, measure_deviation
 from mlxtune.serving.prompt_cache import PromptCache
-from mlxtune.serving.protocol import (
-    Accepted,
-    AdapterUnavailableError,
-    Embedded,
-    EmbedRequest,
-    Event,
-    Failed,
-    FinishReason,
-    GenerateRequest,
-    Prompt,
-    QueueFullError,
-)
 from mlxtune.serving.request import ActiveRequest
 from mlxtune.serving.sampling import TokenChoice, choose_lazily, choose_tokens
 
@@ -120,9 +108,9 @@ class _EmbeddingJob:
                 self.vectors[index] = vector / max(float(np.linalg.norm(vector)), 1e-9)
         return bool(batch)
 
-    def result(self) -> Embedded:
+    def result(self) -> protocol.Embedded:
         vectors = (base64.b64encode(vector.astype("<f4").tobytes()).decode() for vector in self.vectors)
-        return Embedded(self.id, tuple(vectors), sum(map(len, self.rows)))
+        return protocol.Embedded(self.id, tuple(vectors), sum(map(len, self.rows)))
 
 
 class Engine:
@@ -137,7 +125,7 @@ class Engine:
         self,
         loaded: LoadedModel,
         find_adapter: Callable[[str], AdapterEntry],
-        on_event: Callable[[Event], None],
+        on_event: Callable[[protocol.Event], None],
         *,
         slots: int = 16,
         queue: int = 64,
@@ -146,7 +134,8 @@ class Engine:
     ) -> None:
         self.loaded, self.slots, self.queue, self.exact = loaded, slots, queue, exact
         self.pool = AdapterPool(loaded.model)
-        self.context = context or _context_length(loaded)
+        text_config = loaded.source.config.get("text_config") or loaded.source.config
+        self.context = context or int(text_config.get("max_position_embeddings") or 8192)
         deviation = measure_deviation(loaded.model)
         self.batchable = deviation is not None
         self.deviation = deviation or 0.0
@@ -164,7 +153,7 @@ class Engine:
         self._batches: dict[Any, _DecodeBatch] = {}
         self._active = 0  # requests in prefill or in a batch
 
-    def submit(self, request: GenerateRequest) -> None:
+    def submit(self, request: protocol.GenerateRequest) -> None:
         """Queue a request. Raises ``InputError`` if it cannot be answered, and ``QueueFullError`` if too many wait."""
         with _unavailable_adapter():
             entry = self._find_adapter(request.adapter) if request.adapter else None
@@ -182,12 +171,12 @@ class Engine:
         with self._changed:
             ahead = len(self._waiting)
             if ahead + self._active >= self.slots + self.queue:
-                raise QueueFullError("Too many requests are waiting.", hint="Try again in a moment.")
-            self._on_event(Accepted(request.id, len(prompt), ahead, seed))
+                raise protocol.QueueFullError("Too many requests are waiting.", hint="Try again in a moment.")
+            self._on_event(protocol.Accepted(request.id, len(prompt), ahead, seed))
             self._waiting.append(active)
             self._changed.notify()
 
-    def submit_embedding(self, request: EmbedRequest) -> None:
+    def submit_embedding(self, request: protocol.EmbedRequest) -> None:
         """Queue a request for vectors. Raises the same errors as :meth:`submit`."""
         rows = [self._tokens(prompt) for prompt in request.inputs]
         if (longest := max(map(len, rows), default=0)) > self.context:
@@ -196,7 +185,7 @@ class Engine:
             )
         with self._changed:
             if len(self._embeddings) >= max(1, self.queue):  # the first one is not waiting
-                raise QueueFullError("Too many requests are waiting.", hint="Try again in a moment.")
+                raise protocol.QueueFullError("Too many requests are waiting.", hint="Try again in a moment.")
             self._embeddings.append(_EmbeddingJob(request.id, rows))
             self._changed.notify()
 
@@ -214,7 +203,13 @@ class Engine:
 
     def run(self) -> None:
         """Answer requests until :meth:`close`. Afterward, the model is the base without adapters."""
-        while self._wait():
+        while True:
+            with self._changed:
+                self._changed.wait_for(
+                    lambda: self._closing or self._waiting or self._cancelled or self._active or self._embeddings
+                )
+                if self._closing:
+                    break
             self._drop_cancelled()
             self._admit()
             if self._prefilling:
@@ -231,7 +226,7 @@ class Engine:
         """The base model split for reading its hidden states. Computed in the thread that owns MLX."""
         return split_head(self.loaded.model)
 
-    def _template(self, request: GenerateRequest, entry: AdapterEntry | None) -> ChatTemplate:
+    def _template(self, request: protocol.GenerateRequest, entry: AdapterEntry | None) -> ChatTemplate:
         """Return the template with the settings of the request and of the adapter's training; for the base, without reasoning."""
         settings = TemplateSettings(entry.thinking, entry.date, entry.template) if entry else TemplateSettings()
         if settings not in self._templates:
@@ -252,7 +247,7 @@ class Engine:
         settings = replace(settings, thinking=mode, effort=request.effort, variables=tuple(request.variables.items()))
         return load_template(self.loaded.source, settings, self.loaded.tokenizer)
 
-    def _tokens(self, prompt: Prompt) -> list[int]:
+    def _tokens(self, prompt: protocol.Prompt) -> list[int]:
         """Return the tokens of a raw ``prompt``. Control tokens in its text are encoded as such."""
         if not isinstance(prompt, str):
             size = len(self.loaded.tokenizer)
@@ -267,7 +262,7 @@ class Engine:
             raise InputError("A prompt has no tokens.", hint="Send some text.")
         return tokens
 
-    def _encode(self, request: GenerateRequest, template: ChatTemplate) -> list[int]:
+    def _encode(self, request: protocol.GenerateRequest, template: ChatTemplate) -> list[int]:
         if request.prompt is not None:
             return self._tokens(request.prompt)
         self._check_text(
@@ -299,12 +294,6 @@ class Engine:
                     hint="Shorten it.",
                 )
 
-    def _wait(self) -> bool:
-        """Sleep until there is work. Return ``False`` when the engine is closed."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._closing or self._waiting or self._cancelled or self._active or self._embeddings)
-            return not self._closing
-
     def _drop_cancelled(self) -> None:
         with self._changed:
             cancelled, self._cancelled = self._cancelled, set()
@@ -313,7 +302,7 @@ class Engine:
             unwanted = [job for job in self._embeddings if job.id in cancelled]
             self._embeddings = deque(job for job in self._embeddings if job.id not in cancelled)
         for job in unwanted:
-            self._on_event(Failed(job.id, InputError("The request was canceled.")))
+            self._on_event(protocol.Failed(job.id, InputError("The request was canceled.")))
         for request in waiting:
             self._on_event(request.done("cancelled"))
         for request in [request for request in self._prefilling if request.id in cancelled]:
@@ -364,18 +353,15 @@ class Engine:
             request.prefilled += len(block)
         if request.prefilled == last:
             self._prefilling.remove(request)
-            self._finish_ahead(request.adapter)
+            joined = self._batches.get(request.adapter)
+            if joined and joined.ahead:  # read the tokens that are being computed, so that the request can join the batch
+                self._guarded(joined.requests, partial(self._step, joined, look_ahead=False))
             batch = self._batches.setdefault(request.adapter if self.batchable else request, _DecodeBatch(self.batchable))
             if self.batchable and last:
                 self.prompt_cache.put(request.adapter, request.prompt[:last], request.caches)
             batch.add(request)
             request.caches = []
             mx.clear_cache()
-
-    def _finish_ahead(self, adapter: Any) -> None:
-        """Read the tokens that are being computed ahead for ``adapter``, so that a request can join its batch."""
-        if (batch := self._batches.get(adapter)) and batch.ahead:
-            self._guarded(batch.requests, partial(self._step, batch, look_ahead=False))
 
     def _step(self, batch: _DecodeBatch, look_ahead: bool = True) -> None:
         """Generate one token for each request of ``batch``. With ``look_ahead``, begin with the next ones if the device can."""
@@ -426,7 +412,10 @@ class Engine:
         if isinstance(choice, Exception):
             raise choice
         if self.exact and logits is not None and choice.margin < SAFETY * self.deviation:
-            choice = self._choose_alone(request, logits[index])
+            alone = request.logits_alone(self.loaded.model)  # which depend on the request alone
+            deviation: Any = mx.abs(alone[0] - logits[index]).max().item()
+            self.deviation = max(self.deviation, float(deviation))
+            (choice,) = self._choose([request], alone)
         computed = [*request.tokens, choice.token] if batch.ahead else request.tokens
         pieces, reason = request.append(choice.token)
         for piece in pieces:
@@ -437,7 +426,7 @@ class Engine:
 
     def _embed(self) -> None:
         job = self._embeddings[0]
-        event: Event | None = None
+        event: protocol.Event | None = None
         self.pool.activate(None)
         try:
             if self._head.warning:
@@ -446,7 +435,7 @@ class Engine:
                 if not job.compute_batch(self._head):
                     event = job.result()
         except Exception as error:
-            event = Failed(job.id, _known_error(error))
+            event = protocol.Failed(job.id, _known_error(error))
         if event:
             with self._changed:
                 self._embeddings.popleft()
@@ -467,15 +456,7 @@ class Engine:
         seeds, positions = [request.seed for request in requests], [len(request.output) for request in requests]
         return choose_tokens(logits, [request.request.sampling for request in requests], seeds, positions)
 
-    def _choose_alone(self, request: ActiveRequest, batched_logits: mx.array) -> TokenChoice:
-        """Choose from logits that depend on the request alone, and update the measured deviation."""
-        logits = request.logits_alone(self.loaded.model)
-        deviation: Any = mx.abs(logits[0] - batched_logits).max().item()
-        self.deviation = max(self.deviation, float(deviation))
-        (choice,) = self._choose([request], logits)
-        return choice
-
-    def _finish(self, request: ActiveRequest, reason: FinishReason) -> None:
+    def _finish(self, request: ActiveRequest, reason: protocol.FinishReason) -> None:
         self._release(request)
         self._on_event(request.done(reason))
 
@@ -503,7 +484,7 @@ class Engine:
         for request in affected:
             if not request.finished:
                 self._release(request)
-                self._on_event(Failed(request.id, known))
+                self._on_event(protocol.Failed(request.id, known))
         return True
 
 
@@ -513,7 +494,7 @@ def _unavailable_adapter() -> Iterator[None]:
     try:
         yield
     except MlxtuneError as error:
-        raise AdapterUnavailableError(error.message, hint=error.hint) from error
+        raise protocol.AdapterUnavailableError(error.message, hint=error.hint) from error
 
 
 def _known_error(error: Exception) -> MlxtuneError:
@@ -523,9 +504,3 @@ def _known_error(error: Exception) -> MlxtuneError:
     traceback.print_exception(error, file=sys.stderr)
     internal = MlxtuneError(f"{type(error).__name__}: {error}", hint="See the log of the server.")
     return gpu_error(str(error)) or internal
-
-
-def _context_length(loaded: LoadedModel) -> int:
-    config = loaded.source.config
-    config = config.get("text_config") or config
-    return int(config.get("max_position_embeddings") or 8192)

@@ -236,7 +236,14 @@ class ModelResponse:
             "tools": tools,
             "top_p": request.sampling.top_p,
             "truncation": "disabled",
-            "usage": answer and _usage(answer),
+            "usage": answer
+            and {
+                "input_tokens": answer.done.prompt_tokens,
+                "input_tokens_details": {"cached_tokens": answer.done.cached},
+                "output_tokens": answer.done.tokens,
+                "output_tokens_details": {"reasoning_tokens": answer.done.reasoning_tokens},
+                "total_tokens": answer.done.prompt_tokens + answer.done.tokens,
+            },
             "metadata": {},
             **(answer.own_fields if answer else {}),
         }
@@ -248,14 +255,3 @@ def _text_item(reasoning: bool) -> Document:
         return {"id": f"rs_{uuid.uuid4().hex}", "type": "reasoning", "status": "in_progress", "summary": [], "content": content}
     part: Document = {"type": "output_text", "text": "", "annotations": [], "logprobs": []}
     return {"id": f"msg_{uuid.uuid4().hex}", "type": "message", "status": "in_progress", "role": "assistant", "content": [part]}
-
-
-def _usage(answer: CompletedAnswer) -> Document:
-    done = answer.done
-    return {
-        "input_tokens": done.prompt_tokens,
-        "input_tokens_details": {"cached_tokens": done.cached},
-        "output_tokens": done.tokens,
-        "output_tokens_details": {"reasoning_tokens": done.reasoning_tokens},
-        "total_tokens": done.prompt_tokens + done.tokens,
-    }

@@ -248,7 +248,7 @@ class _EventQueue:
     def __init__(self, request: Request) -> None:
         self._loop = asyncio.get_running_loop()
         self._queue: asyncio.Queue[Event] = asyncio.Queue()
-        self._disconnect = asyncio.ensure_future(_wait_for_disconnect(request))
+        self._disconnect = asyncio.ensure_future(self._wait_for_disconnect(request))
 
     def put(self, event: Event) -> None:
         """Add an event. Called from the client's thread."""
@@ -269,10 +269,9 @@ class _EventQueue:
     def close(self) -> None:
         self._disconnect.cancel()
 
-
-async def _wait_for_disconnect(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
+    async def _wait_for_disconnect(self, request: Request) -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
 
 
 async def _server_sent_events(first: Document, chunks: Chunks, done_marker: bool) -> AsyncIterator[str]:

@@ -24,20 +24,7 @@ from mlxtune.core.json_fields import from_json
 from mlxtune.models.cpu import blas
 from mlxtune.models.resolve import resolve
 from mlxtune.runs.locks import accelerator_lease
-from mlxtune.serving.protocol import (
-    Accepted,
-    Done,
-    Embedded,
-    EmbedRequest,
-    Event,
-    Failed,
-    GenerateRequest,
-    LoadParams,
-    Piece,
-    Ready,
-    ToolCall,
-    event_to_json,
-)
+from mlxtune.serving import protocol
 
 if TYPE_CHECKING:
     from mlxtune.serving.engine import Engine
@@ -54,7 +41,7 @@ class ModelProcess:
     _requests: dict[str, Request] = field(default_factory=dict)
     _canceled: set[str] = field(default_factory=set)  # a long one may not have been submitted yet
 
-    def run(self, load_request: Request, params: LoadParams, channel: Channel) -> None:
+    def run(self, load_request: Request, params: protocol.LoadParams, channel: Channel) -> None:
         """Load the base model and answer until the client is gone. Raises ``ModelError`` if it cannot be loaded."""
         source = resolve(params["base"])
         from mlxtune.models.load import load, on_gpu  # these import mlx, which must be loaded after the BLAS
@@ -66,8 +53,8 @@ class ModelProcess:
             loaded, lambda name: library.find_compatible(workspace, name, source.fingerprint), self._send,
             slots=params["slots"], queue=params["queue"], exact=not on_gpu() if exact is None else exact,
         )  # fmt: skip
-        ready = Ready(source.name, source.fingerprint, loaded.description, engine.context, loaded.seconds)
-        load_request.result(event_to_json(ready))
+        ready = protocol.Ready(source.name, source.fingerprint, loaded.description, engine.context, loaded.seconds)
+        load_request.result(protocol.event_to_json(ready))
         threading.Thread(target=self._read, args=(channel, engine), name="requests", daemon=True).start()
         engine.run()
 
@@ -96,37 +83,26 @@ class ModelProcess:
     def _submit(self, id: str, request: Request, engine: Engine) -> None:
         try:
             if request.method == "embed":
-                engine.submit_embedding(from_json(EmbedRequest, request.params))
+                engine.submit_embedding(from_json(protocol.EmbedRequest, request.params))
             else:
-                engine.submit(from_json(GenerateRequest, request.params))
+                engine.submit(from_json(protocol.GenerateRequest, request.params))
         except MlxtuneError as error:
-            self._send(Failed(id, error))
+            self._send(protocol.Failed(id, error))
         except Exception as error:
-            self._send(Failed(id, MlxtuneError(f"Internal error: {type(error).__name__}: {error}")))
+            self._send(protocol.Failed(id, MlxtuneError(f"Internal error: {type(error).__name__}: {error}")))
         if id in self._canceled:
             engine.cancel(id)
 
-    def _send(self, event: Event) -> None:
-        if isinstance(event, Failed | Done | Embedded):
+    def _send(self, event: protocol.Event) -> None:
+        if isinstance(event, protocol.Failed | protocol.Done | protocol.Embedded):
             self._canceled.discard(event.id)
         match event:
-            case Failed():
+            case protocol.Failed():
                 self._requests.pop(event.id).error(event.error)
-            case Done() | Embedded():
-                self._requests.pop(event.id).result(event_to_json(event))
-            case Accepted() | Piece() | ToolCall():
-                self._requests[event.id].progress(event_to_json(event))
-
-
-def _lease(share_accelerator: bool) -> ExitStack:
-    """Hold the accelerator unless ``share_accelerator`` is set. Raises ``MachineError`` if another process holds it."""
-    stack = ExitStack()
-    if not share_accelerator:
-        try:
-            stack.enter_context(accelerator_lease("chat", Path.cwd()))
-        except MachineError as error:
-            raise MachineError(error.message, hint=f"With --share-accelerator, both run, more slowly. {error.hint}") from error
-    return stack
+            case protocol.Done() | protocol.Embedded():
+                self._requests.pop(event.id).result(protocol.event_to_json(event))
+            case protocol.Accepted() | protocol.Piece() | protocol.ToolCall():
+                self._requests[event.id].progress(protocol.event_to_json(event))
 
 
 def main() -> int:
@@ -135,8 +111,14 @@ def main() -> int:
 
     def session(load_request: Request) -> None:
         blas.preload()
-        params: LoadParams = load_request.params  # type: ignore[assignment]
-        with _lease(params["share_accelerator"]):
+        params: protocol.LoadParams = load_request.params  # type: ignore[assignment]
+        with ExitStack() as stack:
+            if not params["share_accelerator"]:
+                try:
+                    stack.enter_context(accelerator_lease("chat", Path.cwd()))
+                except MachineError as error:
+                    hint = f"With --share-accelerator, both run, more slowly. {error.hint}"
+                    raise MachineError(error.message, hint=hint) from error
             process.run(load_request, params, channel)
 
     return run_session(channel, session)

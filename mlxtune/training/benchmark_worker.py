@@ -166,18 +166,11 @@ def _training(size: BenchmarkSize, loaded: LoadedModel) -> list[Measurement]:
     )
     batch = ProbeBatch(rows, tokens + 1, trained, prefix=0, grouped=0, checkpointed=False, sides=())
     cost = measure_steps(loaded, recipe, batch)
-    flops = step_flops(size.layer_parameters, size.vocab * size.hidden, trained / tokens) * rows * tokens
+    rate = step_flops(size.layer_parameters, size.vocab * size.hidden, trained / tokens) * rows * tokens / cost["step"] / 1e9
     detail = f"{loaded.description}, LoRA rank {recipe.adapter.rank}, {rows} rows of {tokens} tokens"
     return [
         Measurement("training", size.name, rows * tokens / cost["step"], "tokens/s", detail),
-        Measurement(
-            "training rate",
-            size.name,
-            flops / cost["step"] / 1e9,
-            "GFLOP/s",
-            "of these steps; calibrates mlxtune plan",
-            size.layer_parameters,
-        ),
+        Measurement("training rate", size.name, rate, "GFLOP/s", "of these steps; calibrates mlxtune plan", size.layer_parameters),
         Measurement("training memory", size.name, cost["peak"] / 2**20, "MiB", "MLX's peak in these steps, weights included"),
     ]
 

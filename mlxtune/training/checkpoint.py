@@ -146,14 +146,7 @@ def _verified(folder: Path) -> Checkpoint | None:
             return None
         state = json.loads((folder / STATE).read_text())
         return Checkpoint(folder, int(state["step"]), state)
-    except (
-        OSError,
-        ValueError,
-        AttributeError,
-        TypeError,
-        KeyError,
-        RecursionError,
-    ):  # also for JSON that is not a manifest or a state
+    except (OSError, ValueError, AttributeError, TypeError, KeyError, RecursionError):  # also if it is not a manifest or a state
         return None
 
 

@@ -75,16 +75,16 @@ def count_notes(rows: Sequence[Encoded | EncodedPair]) -> dict[TemplateNote, int
 
 def row_lengths(rows: Sequence[Encoded | EncodedPair]) -> tuple[RowLength, ...]:
     """Return the length of each encoded row, for planning."""
-    return tuple(_length(row) for row in rows)
-
-
-def _length(row: Encoded | EncodedPair) -> RowLength:
-    if isinstance(row, Encoded):
-        return RowLength(row.full_length, int(row.trained[1:].sum()), int(row.trained.argmax()), unprefixed=row.unprefixed)
-    prompt, common = len(row.prompt), row.common_length
-    chosen, rejected = row.full_lengths
-    sides = (prompt + common, chosen - common, rejected - common)
-    return RowLength(prompt + max(row.full_lengths), len(row.chosen) + len(row.rejected), prompt, sides)
+    lengths = []
+    for row in rows:
+        if isinstance(row, Encoded):
+            trained, prompt = int(row.trained[1:].sum()), int(row.trained.argmax())
+            lengths.append(RowLength(row.full_length, trained, prompt, unprefixed=row.unprefixed))
+        else:
+            prompt, common, (chosen, rejected) = len(row.prompt), row.common_length, row.full_lengths
+            sides = (prompt + common, chosen - common, rejected - common)
+            lengths.append(RowLength(prompt + max(row.full_lengths), len(row.chosen) + len(row.rejected), prompt, sides))
+    return tuple(lengths)
 
 
 def _combined(errors: Sequence[DataError | TemplateError], total: int) -> DataError | TemplateError:

@@ -156,8 +156,7 @@ class LayerStack:
             return False
         tokens = mx.array([[1, 5, 2, 9, 4, 7], [1, 5, 2, 9, 3, 8]])
         return self._agrees(
-            lambda: self.hidden_states(tokens)[:, 4:],
-            lambda: self.hidden_states(tokens[:, 4:], self.run_prefix(tokens[0, :4])[0]),
+            lambda: self.hidden_states(tokens)[:, 4:], lambda: self.hidden_states(tokens[:, 4:], self.run_prefix(tokens[0, :4])[0])
         )
 
     def can_skip_frozen(self) -> bool:

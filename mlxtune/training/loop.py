@@ -168,7 +168,10 @@ class _TrainingRun:
         self.batches = sha256_json(loop.epoch_batches(0))
         if resume:
             self._restore(resume)
-        self._broadcast()
+        model = loop.stack.model  # all hosts get the leader's adapter and optimizer
+        model.update(loop.hosts.broadcast(model.trainable_parameters()))
+        self.optimizer.state = loop.hosts.broadcast(self.optimizer.state)
+        mx.eval(model.trainable_parameters(), self.optimizer.state)
         loop.hosts.rescue = self._rescue
         self._stop_agreed, self._memory_warning = False, ""
         self.stepper = Stepper(loop.stack, self.optimizer, loop.objective, clip=loop.section.clip, compiled=loop.compiled)
@@ -191,13 +194,6 @@ class _TrainingRun:
     def stopping(self) -> bool:
         """Whether to stop. With several hosts, this is the result of the last all-reduce."""
         return self._stop_agreed if self.loop.hosts.size > 1 else self.listener.stopping
-
-    def _broadcast(self) -> None:
-        """Copy the leader's adapter and optimizer to all hosts."""
-        model = self.loop.stack.model
-        model.update(self.loop.hosts.broadcast(model.trainable_parameters()))
-        self.optimizer.state = self.loop.hosts.broadcast(self.optimizer.state)
-        mx.eval(model.trainable_parameters(), self.optimizer.state)
 
     def _save_if_needed(self) -> None:
         if self.done > self.saved:
@@ -414,25 +410,20 @@ class _TrainingRun:
             self.validation_loss = state["validated"]
 
     def _finish(self) -> TrainingSummary:
-        """Write the coverage report, and load the weights of an earlier step if they are better."""
+        """Write the coverage report, and load the weights of the step with the lowest validation loss if they are better.
+
+        They may be after early stopping, if the last step lost the format, or if there are enough rows and the loss is lower beyond noise.
+        """
         adapter_step = self.done
         if self.loop.hosts.is_leader:
             self.coverage.write(self.loop.folder)
-            adapter_step = self._restore_best() if self._best_is_earlier() else self.done
+            lower = len(self.loop.valid) >= MIN_ROWS and lower_beyond_noise(self.best.batches, self.batch_losses)
+            if 0 < self.best.step != self.done and (self.best.should_stop or self.format_lost or lower):
+                adapter_step = self._restore_best()
         return {
             "steps": self.done, "validation": _finite(self.validation_loss), "checkpoint": self.saved,
             "adapter_step": adapter_step,
         }  # fmt: skip
-
-    def _best_is_earlier(self) -> bool:
-        """Whether the step with the lowest validation loss is preferred to the last one.
-
-        It is after early stopping, if the last step lost the format, or if there are enough rows and its loss is lower beyond noise.
-        """
-        if not self.best.step or self.best.step == self.done:
-            return False
-        lower = len(self.loop.valid) >= MIN_ROWS and lower_beyond_noise(self.best.batches, self.batch_losses)
-        return self.best.should_stop or self.format_lost or lower
 
     def _restore_best(self) -> int:
         """Load the weights of the best step, unless those of the last step give more correct answers. Return the step of the weights."""

@@ -227,15 +227,10 @@ def _pairs(batch: ProbeBatch, recipe: Recipe) -> list[EncodedPair]:
     return pairs
 
 
-def main() -> int:
-    """Run the child process and return its exit code."""
+if __name__ == "__main__":
     blas.preload()
-    return serve({
-        "lengths": lambda request: astuple(lengths(parse(request.params["recipe"]))),
+    sys.exit(serve({
+        "lengths": lambda request: vars(lengths(parse(request.params["recipe"]))),
         "tokens": lambda request: [count and astuple(count) for count in tokens(parse(request.params["recipe"]))],
         "steps": lambda request: steps(parse(request.params["recipe"]), ProbeBatch(**request.params["batch"]), lambda *update: request.progress(update)),
-    })  # fmt: skip
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    }))  # fmt: skip

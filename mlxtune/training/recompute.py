@@ -37,7 +37,11 @@ class RecomputedLayer(LayerProxy):
 
     def __init__(self, layer: Any) -> None:
         super().__init__(layer)
-        self.keys = _make_repeatable(layer)
+        self.keys = KeySequence()  # from which every dropout inside the layer takes its keys
+        modules = layer.named_modules()
+        dropouts = [(name, RepeatableDropout(module, self.keys)) for name, module in modules if isinstance(module, nn.Dropout)]
+        if dropouts:
+            layer.update_modules(tree_unflatten(dropouts))
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         layer, dropout_keys = self.layer, self.keys
@@ -140,12 +144,3 @@ class RepeatableDropout(nn.Module):
             return x
         mask = mx.random.bernoulli(self._keep_probability, x.shape, key=self._keys.next())
         return mask * x * (1 / self._keep_probability)
-
-
-def _make_repeatable(layer: nn.Module) -> KeySequence:
-    """Replace every dropout inside ``layer``. All of them take their keys from the returned sequence."""
-    keys = KeySequence()
-    replaced = [(name, RepeatableDropout(module, keys)) for name, module in layer.named_modules() if isinstance(module, nn.Dropout)]
-    if replaced:
-        layer.update_modules(tree_unflatten(replaced))
-    return keys

@@ -19,11 +19,11 @@ from mlxtune.models import head, load, lora
 from mlxtune.models.cpu import streams
 from mlxtune.models.cpu.streams import StreamPool
 from mlxtune.models.load import LoadedModel
-from mlxtune.models.resolve import ModelFolder, resolve, same_base
+from mlxtune.models.resolve import resolve, same_base
 from mlxtune.models.template import ChatTemplate, TemplateSettings, load_template
 from mlxtune.planning import shapes
 from mlxtune.planning.machine import disk_free, this_machine
-from mlxtune.planning.plan import Planner, StepDecisions, high_rate
+from mlxtune.planning.plan import Planner, high_rate
 from mlxtune.planning.training_rule import apply_rule, model_width
 from mlxtune.planning.workload import DatasetLengths
 from mlxtune.recipe import Recipe
@@ -34,10 +34,9 @@ from mlxtune.training.frozen_cache import FrozenCache
 from mlxtune.training.layer_stack import LayerStack
 from mlxtune.training.loop import RunListener, TrainingLoop
 from mlxtune.training.preference import batches as pair_batches
-from mlxtune.training.preference.dpo import PreferenceObjective
+from mlxtune.training.preference.dpo import KTOObjective, PreferenceObjective
 from mlxtune.training.preference.drift import ReferenceKL
 from mlxtune.training.preference.forward import PairCache, can_share_prompts
-from mlxtune.training.preference.kto import KTOObjective
 from mlxtune.training.preference.reference import adapters_disabled, reference_logps
 from mlxtune.training.replay import replay_rows
 from mlxtune.training.sft import SFTObjective
@@ -154,7 +153,9 @@ def build_loop(base: Foundation, recipe: Recipe, folder: Path, worker: SetupList
         prefix = pair_batches.shared_prefix(rows) if can_share else 0
         objective = kind(recipe.method, can_share, prefix, stack.streams.size)
     lengths = DatasetLengths(row_lengths(train.rows), row_lengths(valid.rows), objective.prefix, can_share)
-    decisions = _decisions(recipe, loaded.source, lengths, limit)
+    source, machine = loaded.source, replace(this_machine(), limit=limit)
+    planner = Planner(machine, shapes.read_shapes(source.folder, source.config), lengths, source.fingerprint)
+    decisions = planner.decisions(recipe)
     recomputed = recipe.training.grad_checkpoint
     if decisions.checkpointed if recomputed == "auto" else recomputed:
         stack = LayerStack(loaded.model, model_head, stack.streams, checkpointed=True)
@@ -244,12 +245,6 @@ def _score_reference(
     loop.train = train
     loop.cache = lambda rows: caches[0 if rows is loop.train else 1]
     return learned
-
-
-def _decisions(recipe: Recipe, source: ModelFolder, lengths: DatasetLengths, limit: int) -> StepDecisions:
-    """Return the plan's decisions for ``limit`` bytes."""
-    machine = replace(this_machine(), limit=limit)
-    return Planner(machine, shapes.read_shapes(source.folder, source.config), lengths, source.fingerprint).decisions(recipe)
 
 
 def _use_frozen_cache(recipe: Recipe, loop: TrainingLoop, *, can_share: bool) -> bool:

@@ -42,16 +42,11 @@ class SFTObjective:
         return {}
 
     def arrange(self, rows: Sequence[Encoded], section: TrainingSection) -> BatchRows:
-        lengths = input_lengths(rows, self.prefix)
         replay = frozenset(index for index, row in enumerate(rows) if row.replay)
         return partial(
-            batching.group_by_length,
-            lengths,
-            batch_tokens=section.batch_tokens,
-            batch_size=section.batch_size,
-            prefix=self.prefix,
-            spread=replay,
-        )
+            batching.group_by_length, input_lengths(rows, self.prefix), prefix=self.prefix, spread=replay,
+            batch_tokens=section.batch_tokens, batch_size=section.batch_size,
+        )  # fmt: skip
 
     def separate(self, rows: Sequence[Encoded], indices: Sequence[int]) -> list[Sequence[int]]:
         return list(batching.separate(indices, [rows[index].unprefixed for index in indices])) if self.prefix else [indices]

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import chain
@@ -143,6 +143,10 @@ def make_lineage(folder: Path, recipe: Recipe, setup: TrainingSetup | Foundation
     from mlxtune.models.thinking import prints_date
 
     source, settings, dated = setup.loaded.source, setup.template.settings, prints_date(setup.template.source)
+    data = read_json(folder / "data.json")
+    replayed = sum(bool(row.get("replay")) for row in data["train"])
+    generated = {row["id"] for row in data["train"] if row.get("generated")}
+    rows = {row["id"] for row in data["train"] if not row.get("replay")}
     return {
         "v": 1,
         "mlxtune": __version__,
@@ -151,24 +155,14 @@ def make_lineage(folder: Path, recipe: Recipe, setup: TrainingSetup | Foundation
         "base_fingerprint": source.fingerprint,
         "method": recipe.method.kind,
         "recipe_hash": recipe_hash(recipe, dated),
-        "data_hash": data_hash(read_json(folder / "data.json")),
+        "data_hash": data_hash(data),
         "parent": _parent_lineage(recipe),
         "system": shared_system_prompt(setup.splits.train),
-        **_row_counts(read_json(folder / "data.json")),
+        **({"replay_rows": replayed} if replayed else {}),
+        **({"generated_rows": len(generated), "training_rows": len(rows)} if generated else {}),  # of the source
         "thinking": settings.thinking,
         "date": settings.date if dated else "",
         "template": settings.source,
-    }
-
-
-def _row_counts(data: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the numbers of replayed rows, and of generated rows and all rows of the source, as entries of the lineage, if there are any."""
-    replayed = sum(bool(row.get("replay")) for row in data["train"])
-    generated = {row["id"] for row in data["train"] if row.get("generated")}
-    rows = {row["id"] for row in data["train"] if not row.get("replay")}
-    return {
-        **({"replay_rows": replayed} if replayed else {}),
-        **({"generated_rows": len(generated), "training_rows": len(rows)} if generated else {}),
     }
 
 

@@ -20,11 +20,12 @@ from safetensors.numpy import save_file
 from tiny_model import make_tiny
 
 from mlxtune.adapters import library
-from mlxtune.adapters.entry import score_from_lineage, score_to_lineage
+from mlxtune.adapters.entry import score_from_lineage
 from mlxtune.adapters.importers.importer import import_adapter
 from mlxtune.adapters.layout import read_layout
 from mlxtune.core.errors import InputError, ModelError
 from mlxtune.core.hashing import sha256_file
+from mlxtune.core.json_fields import to_json
 from mlxtune.evaluation.promotion import Caveat
 from mlxtune.models import load, lora
 from mlxtune.models.generate import GenerationSettings, generate
@@ -235,9 +236,7 @@ def test_imported_scores_are_recorded_as_reported(empty_workspace: Path, tiny: P
     assert imported.score is not None
     assert (imported.score.outcome, imported.score.folder, imported.score.changes[-1][1].hits) == ("better", None, 4)
     assert imported.score.caveat is None
-    score = score_from_lineage(
-        {"evaluation": score_to_lineage(replace(imported.score, caveat=Caveat("off_task_dropped", 0.6, 0.4, 0.05)))}
-    )
+    score = score_from_lineage({"evaluation": to_json(replace(imported.score, caveat=Caveat("off_task_dropped", 0.6, 0.4, 0.05)))})
     assert score is not None
     assert score.caveat == Caveat("off_task_dropped", 0.6, 0.4, 0.05)
     (theirs / "mlxtune.json").write_text(json.dumps(lineage | {"base_fingerprint": "0" * 64}))

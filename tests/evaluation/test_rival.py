@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from evaluation_files import scored_arm
 
-from mlxtune.adapters.entry import score_from_lineage, score_from_report, score_to_lineage
+from mlxtune.adapters.entry import score_from_lineage, score_from_report
+from mlxtune.core.json_fields import to_json
 from mlxtune.evaluation.answers import ArmAnswers
 from mlxtune.evaluation.report import EvaluationReport
 from mlxtune.evaluation.report_builder import build
@@ -150,8 +151,8 @@ def test_score_of_an_adapter_names_the_arm_that_it_was_evaluated_as():
     score = score_from_report(_report(base=2, base_grammar=30, tuned=20, tuned_grammar=40))
     assert score
     assert (score.rival, score.arm, score.after[-1].hits) == ("base+grammar", "tuned+grammar", 40)
-    assert score_from_lineage({"evaluation": score_to_lineage(score)}) == score
-    older = {key: value for key, value in score_to_lineage(score).items() if key != "arm"}
+    assert score_from_lineage({"evaluation": to_json(score)}) == score
+    older = {key: value for key, value in to_json(score).items() if key != "arm"}
     again = score_from_lineage({"evaluation": older})
     assert again
     assert again.arm == "tuned"

@@ -38,8 +38,8 @@ from mlxtune.training.layer_stack import LayerStack
 from mlxtune.training.optimizer import Stepper
 from mlxtune.training.preference import dpo, losses
 from mlxtune.training.preference.batches import collate
+from mlxtune.training.preference.dpo import KTOObjective
 from mlxtune.training.preference.drift import ReferenceKL
-from mlxtune.training.preference.kto import KTOObjective
 from mlxtune.training.preference.reference import reference_logps
 
 pytestmark = pytest.mark.slow

@@ -86,7 +86,9 @@ def write_gguf(
     for name, place in places.items():
         shape = place.shape or _file_shape(weights[name])
         types[name] = _type(place.tensor, shape, matrix)
-        writer.add_tensor_info(place.tensor, shape, np.dtype(np.float32), _nbytes(shape, types[name]), types[name])
+        block, nbytes = gguf.GGML_QUANT_SIZES[types[name]]
+        size = int(np.prod(shape)) // block * nbytes
+        writer.add_tensor_info(place.tensor, shape, np.dtype(np.float32), size, types[name])
 
     def tensors() -> Iterator[Array]:
         yield from (values for _, values in extra)
@@ -219,11 +221,6 @@ def _type(tensor: str, shape: tuple[int, ...], matrix: GGMLQuantizationType) -> 
     if len(shape) == 1 or tensor.endswith(_FLOAT32):
         return GGMLQuantizationType.F32
     return matrix if shape[-1] % gguf.GGML_QUANT_SIZES[matrix][0] == 0 else GGMLQuantizationType.F16
-
-
-def _nbytes(shape: tuple[int, ...], type: GGMLQuantizationType) -> int:
-    block, size = gguf.GGML_QUANT_SIZES[type]
-    return int(np.prod(shape)) // block * size
 
 
 def _encoded(values: Array, type: GGMLQuantizationType, name: str) -> Array:

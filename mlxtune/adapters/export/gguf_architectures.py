@@ -179,22 +179,13 @@ def _linear_rope(writer: GGUFWriter, config: Config) -> None:
         writer.add_rope_scaling_factor(_rope_scaling(config)["factor"])
 
 
-def _only_ropes(*names: str) -> Callable[[Config], str]:
-    """Return a check that RoPE scaling is one of ``names``, or none, and that all layers have full attention."""
+def _only_ropes(*names: str, sliding: bool = True) -> Callable[[Config], str]:
+    """Return a check that RoPE scaling is one of ``names``, or none, and that no layer has a ``sliding`` window unless it may."""
 
     def unsupported(config: Config) -> str:
-        if _rope_type(config) not in ("default", *names):
-            return f"its kind of RoPE scaling, {_rope_type(config)}"
-        return ""
-
-    return unsupported
-
-
-def _full_attention(*names: str) -> Callable[[Config], str]:
-    def unsupported(config: Config) -> str:
-        if "sliding_attention" in (config.get("layer_types") or ()):
+        if not sliding and "sliding_attention" in (config.get("layer_types") or ()):
             return "layers with a sliding window in this architecture"
-        return _only_ropes(*names)(config)
+        return "" if _rope_type(config) in ("default", *names) else f"its kind of RoPE scaling, {_rope_type(config)}"
 
     return unsupported
 
@@ -255,10 +246,6 @@ def _gemma4_settings(config: Config) -> Config:
     return settings
 
 
-def _gemma4_place(name: str, tensor: str, config: Config) -> Placement:
-    return Placement(f"{tensor}.weight" if name.endswith("layer_scalar") else tensor)
-
-
 def _yarn(writer: GGUFWriter, config: Config) -> None:
     scaling = _rope_scaling(config)
     writer.add_rope_scaling_type(gguf.RopeScalingType.YARN)
@@ -273,7 +260,7 @@ def _yarn(writer: GGUFWriter, config: Config) -> None:
 def _ministral3_unsupported(config: Config) -> str:
     if _rope_type(config) != "yarn":
         return f"RoPE scaling {_rope_type(config)} in Ministral"
-    return _full_attention("yarn")(config)
+    return _only_ropes("yarn", sliding=False)(config)
 
 
 def _phi3(writer: GGUFWriter, config: Config) -> None:
@@ -287,7 +274,7 @@ def _phi3(writer: GGUFWriter, config: Config) -> None:
 def _smollm3_unsupported(config: Config) -> str:
     if any(bool(rotates) != ((layer + 1) % 4 != 0) for layer, rotates in enumerate(config["no_rope_layers"])):
         return "an interval other than 4 between layers without RoPE in this architecture"
-    return _full_attention("linear")(config)
+    return _only_ropes("linear", sliding=False)(config)
 
 
 def _granite(writer: GGUFWriter, config: Config) -> None:
@@ -318,10 +305,6 @@ def _granite_hybrid_place(name: str, tensor: str, config: Config) -> Placement:
     return _interleaved(name, tensor, {**config, "num_key_value_heads": max(config["num_key_value_heads"])})
 
 
-def _granite_hybrid_unsupported(config: Config) -> str:
-    return "experts in this architecture" if config.get("num_local_experts") else _only_ropes()(config)
-
-
 def _only_in(kind: str) -> Callable[[Config], Config]:
     """Return the number of key and value heads in each layer: none in layers that are not of this ``kind``."""
     return lambda config: {
@@ -336,10 +319,6 @@ def _lfm2_settings(config: Config) -> Config:
         width = int(config["block_ffn_dim_multiplier"] * int(2 * width / 3))
         width = multiple * math.ceil(width / multiple)
     return {"rms_norm_eps": config["norm_eps"], "intermediate_size": width, **_only_in("full_attention")(config)}
-
-
-def _lfm2(writer: GGUFWriter, config: Config) -> None:
-    writer.add_shortconv_l_cache(config["conv_L_cache"])
 
 
 def _qwen35(writer: GGUFWriter, config: Config) -> None:
@@ -381,28 +360,34 @@ def _log_of_decay(values: Array) -> Array:
 
 
 ARCHITECTURES: dict[str, Architecture] = {  # architectures by mlx-lm's `model_type`
-    "llama": Architecture(MODEL_ARCH.LLAMA, _linear_rope, _interleaved, _full_attention("linear", "llama3")),
-    "mistral": Architecture(MODEL_ARCH.LLAMA, _linear_rope, _interleaved, _full_attention("linear", "llama3")),
+    "llama": Architecture(MODEL_ARCH.LLAMA, _linear_rope, _interleaved, _only_ropes("linear", "llama3", sliding=False)),
+    "mistral": Architecture(MODEL_ARCH.LLAMA, _linear_rope, _interleaved, _only_ropes("linear", "llama3", sliding=False)),
     "ministral3": Architecture(MODEL_ARCH.MISTRAL3, _yarn, _interleaved, _ministral3_unsupported),
-    "qwen2": Architecture(MODEL_ARCH.QWEN2, _linear_rope, unsupported=_full_attention("linear")),
-    "qwen3": Architecture(MODEL_ARCH.QWEN3, _linear_rope, unsupported=_full_attention("linear")),
+    "qwen2": Architecture(MODEL_ARCH.QWEN2, _linear_rope, unsupported=_only_ropes("linear", sliding=False)),
+    "qwen3": Architecture(MODEL_ARCH.QWEN3, _linear_rope, unsupported=_only_ropes("linear", sliding=False)),
     "qwen3_5_text": Architecture(MODEL_ARCH.QWEN35, _qwen35, _qwen35_place, _only_ropes()),
     "gemma2": Architecture(MODEL_ARCH.GEMMA2, _gemma2, _norms_from_one, _attention_scale(46)),
     "gemma3_text": Architecture(MODEL_ARCH.GEMMA3, _gemma3, _norms_from_one, _attention_scale(62, "linear")),
     "gemma4_text": Architecture(
-        MODEL_ARCH.GEMMA4, _gemma4, _gemma4_place, lambda config: "experts in this architecture" if config["enable_moe_block"] else "",
-        _gemma4_settings, raw_merges=True,
+        MODEL_ARCH.GEMMA4, _gemma4,
+        lambda name, tensor, config: Placement(f"{tensor}.weight" if name.endswith("layer_scalar") else tensor),
+        lambda config: "experts in this architecture" if config["enable_moe_block"] else "", _gemma4_settings, raw_merges=True,
     ),
     "smollm3": Architecture(MODEL_ARCH.SMOLLM3, _linear_rope, _interleaved, _smollm3_unsupported),
     "phi3": Architecture(
         MODEL_ARCH.PHI3, _phi3, unsupported=_only_ropes("longrope", "su"),
         rope_factors=("rope_factors_long.weight", "rope_factors_short.weight"),  # mlx-lm has the long ones at every length
     ),
-    "granite": Architecture(MODEL_ARCH.GRANITE, _granite, _interleaved, _full_attention()),
+    "granite": Architecture(MODEL_ARCH.GRANITE, _granite, _interleaved, _only_ropes(sliding=False)),
     "granitemoehybrid": Architecture(
-        MODEL_ARCH.GRANITE_HYBRID, _granite_hybrid, _granite_hybrid_place, _granite_hybrid_unsupported, _only_in("attention"),
+        MODEL_ARCH.GRANITE_HYBRID, _granite_hybrid, _granite_hybrid_place,
+        lambda config: "experts in this architecture" if config.get("num_local_experts") else _only_ropes()(config),
+        _only_in("attention"),
     ),
-    "lfm2": Architecture(MODEL_ARCH.LFM2, _lfm2, unsupported=_only_ropes(), settings=_lfm2_settings),
+    "lfm2": Architecture(
+        MODEL_ARCH.LFM2, lambda writer, config: writer.add_shortconv_l_cache(config["conv_L_cache"]), unsupported=_only_ropes(),
+        settings=_lfm2_settings,
+    ),
 }  # fmt: skip
 # Architectures of mlx-lm whose text model is one of `ARCHITECTURES`, named in `text_config`.
 WRAPPERS = ("gemma3", "gemma4", "mistral3", "qwen3_5")

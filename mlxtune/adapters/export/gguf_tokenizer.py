@@ -34,10 +34,7 @@ _SPLITS = {  # (regular expression in tokenizer.json, whether whole words are lo
     (_WORDS % "", False): "qwen2",
     (_MARKS, False): "qwen35",
     (_CASES % (_ENDINGS, _ENDINGS, "{1,3}"), False): "gpt-4o",
-    (
-        _CASES % (_ENDINGS, _ENDINGS, "{1,3}"),
-        True,
-    ): "gpt-4o",  # its merges can produce every token, so looking words up changes nothing
+    (_CASES % (_ENDINGS, _ENDINGS, "{1,3}"), True): "gpt-4o",  # looking words up changes nothing: merges can produce every token
     (_CASES % ("", "", ""), True): "tekken",
 }
 _BYTE = re.compile(r"<0x[0-9A-F]{2}>")

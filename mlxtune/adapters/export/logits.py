@@ -20,7 +20,9 @@ def logits(model: nn.Module, rows: Tokens, *, batch_size: int, progress: Progres
     """Return the logits ``(positions, vocabulary)`` for each answer, at as many evenly spaced positions as fit in ``MAX_BYTES``."""
     progress(0, len(rows))
     vocabulary = int(model(mx.array([list(rows[0][0][:1])])).shape[-1])
-    positions = _spaced_positions([len(answer) for _, answer in rows], MAX_BYTES // (4 * vocabulary))
+    most = max(1, MAX_BYTES // (4 * vocabulary) // len(rows))
+    spaced = (np.linspace(0, len(answer) - 1, min(most, len(answer))) for _, answer in rows)
+    positions = [sorted({int(position) for position in one}) for one in spaced]
     prefix = PrefixCache(model)([prompt for prompt, _ in rows])
     result: dict[int, mx.array] = {}
     if prefix is None:
@@ -54,8 +56,3 @@ def distance(first: Sequence[mx.array], second: Sequence[mx.array]) -> LogitDist
         positions += one.shape[0]
         numbers += one.size
     return LogitDistance(largest, total / numbers, max(0.0, divergence / positions), agreed / positions, positions)
-
-
-def _spaced_positions(lengths: Sequence[int], budget: int) -> list[list[int]]:
-    each = max(1, budget // len(lengths))
-    return [sorted({int(position) for position in np.linspace(0, length - 1, min(each, length))}) for length in lengths]

@@ -17,10 +17,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
-from mlxtune.adapters.entry import AdapterEntry, score_to_lineage, with_template_settings
+from mlxtune.adapters.entry import AdapterEntry, with_template_settings
 from mlxtune.adapters.export import lmstudio, ollama
 from mlxtune.core.errors import InputError, MachineError, MlxtuneError, ModelError
 from mlxtune.core.files import scratch_folder
+from mlxtune.core.json_fields import to_json
 from mlxtune.core.text import one_line
 from mlxtune.data import samples
 from mlxtune.evaluation.off_task import prompts
@@ -88,16 +89,18 @@ def start(
     if target is not None and os.path.lexists(target):  # also a link that leads nowhere, which would be followed
         raise InputError(f"{target} already exists.", hint="Remove or rename it, or choose another folder with --to.")
     require_packages(form)
-    quantize = _quantized_by_ollama(precision, program)
-    if quantize:
+    quantize = ""
+    if precision in K_QUANTS and shutil.which(QUANTIZER) is None:
+        by_ollama = program == "ollama" and shutil.which("ollama")  # it then quantizes the file
+        quantize = _OLLAMA_QUANTS.get(precision, "") if by_ollama else ""
+        if not quantize:
+            raise MachineError(f"{precision} requires llama.cpp's program {QUANTIZER}.", hint="brew install llama.cpp")
         precision = "f16"
-    elif precision in K_QUANTS and shutil.which(QUANTIZER) is None:
-        raise MachineError(f"{precision} requires llama.cpp's program {QUANTIZER}.", hint="brew install llama.cpp")
     request: dict[str, Any] = {
         "form": form, "precision": precision, "program": program, "ollama_base": ollama_base, "ollama_quantize": quantize,
         "name": entry.stem, "system": entry.system,
         "force": force, "target": str(target.resolve()) if target else "",
-        "evaluation": score_to_lineage(entry.score) if entry.score else None,
+        "evaluation": to_json(entry.score),
     }  # fmt: skip
     return _launch(workspace, entry, request, recipe, prepare)
 
@@ -133,13 +136,6 @@ def require_packages(form: ExportForm | None) -> None:
     """Raise ``InputError`` if a package that the export needs is not installed."""
     if missing_package(form):
         raise InputError("Writing GGUF requires the package gguf.", hint="Run: pip install 'mlxtune[gguf]'")
-
-
-def _quantized_by_ollama(precision: str, program: Program) -> str:
-    """Return Ollama's name of ``precision`` if Ollama must quantize the file, because :data:`QUANTIZER` is missing, or ``""``."""
-    if program == "ollama" and precision in K_QUANTS and shutil.which(QUANTIZER) is None and shutil.which("ollama"):
-        return _OLLAMA_QUANTS.get(precision, "")
-    return ""
 
 
 def start_verification(

@@ -128,10 +128,8 @@ def use_commands(request: Mapping[str, Any], folder: str) -> list[list[str]]:
     """Return the commands that use the model in an export's ``folder`` with the program that ``request`` names, if there are any."""
     program, name = request.get("program"), str(request.get("name", ""))
     if program == "ollama":
-        return [
-            ollama.create_command(name, folder, request.get("ollama_quantize", "")),
-            ["ollama", "run", ollama.model_name(name)],
-        ]
+        create = ollama.create_command(name, folder, request.get("ollama_quantize", ""))
+        return [create, ["ollama", "run", ollama.model_name(name)]]
     return [["llama-server", "--model", f"{folder}/{GGUF_FILE}"]] if request["form"] == "gguf" and not program else []
 
 

@@ -51,7 +51,8 @@ class TurnTemplate:
         before, after = self.user
         if not self.user_after_system:
             before = f'{{{{ if or (ne $i 1) (ne (index $.Messages 0).Role "system") }}}}{before}{{{{ end }}}}'
-        user = f'{{{{ if eq .Role "user" }}}}{_at_start(self.start)}{before}{{{{ .Content }}}}{after}'
+        start = f"{{{{ if eq $i 0 }}}}{self.start}{{{{ end }}}}" if self.start else ""
+        user = f'{{{{ if eq .Role "user" }}}}{start}{before}{{{{ .Content }}}}{after}'
         assistant = f'{{{{ else if eq .Role "assistant" }}}}{self.assistant[0]}{{{{ .Content }}}}{self.assistant[1]}'
         system = ""
         if self.system:
@@ -139,7 +140,3 @@ def _merged(messages: Sequence[Message]) -> list[Message]:
         else:
             merged.append(turn)
     return merged
-
-
-def _at_start(start: str) -> str:
-    return f"{{{{ if eq $i 0 }}}}{start}{{{{ end }}}}" if start else ""

@@ -23,17 +23,8 @@ from mlxtune.core.text import one_line
 from mlxtune.models.resolve import ModelFolder, resolve, same_base
 from mlxtune.recipe.parent import CONFIG, WEIGHTS
 
-_KEPT = (
-    "method",
-    "run",
-    "recipe_hash",
-    "data_hash",
-    "steps",
-    "validation",
-    "thinking",
-    "date",
-    "template",
-)  # keys copied from the author's lineage
+# Keys that are copied from the author's lineage
+_KEPT = ("method", "run", "recipe_hash", "data_hash", "steps", "validation", "thinking", "date", "template")
 
 
 def import_adapter(
@@ -54,7 +45,12 @@ def import_adapter(
     taken.
     """
     name = check_name(name or folder.resolve().name)
-    config = _checked_config(folder)
+    weights = peft.FILE if (folder / peft.FILE).exists() and not (folder / WEIGHTS).exists() else WEIGHTS
+    check_folder(folder, weights)
+    config = read_config(folder / CONFIG)
+    if peft.is_peft(config) != (weights == peft.FILE):
+        maker = "PEFT" if peft.is_peft(config) else "mlx-lm"
+        raise ModelError(f"{folder}: {CONFIG} is in {maker} format, but {weights} is not.")
     lineage = read_lineage(folder)
     source = find_base(folder, base, progress)
     base_differs = not same_base(str(lineage.get("base_fingerprint") or ""), source.fingerprint)
@@ -81,16 +77,6 @@ def import_adapter(
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
     return find(workspace, f"{FOLDER}/{name}")
-
-
-def _checked_config(folder: Path) -> dict[str, Any]:
-    weights = peft.FILE if (folder / peft.FILE).exists() and not (folder / WEIGHTS).exists() else WEIGHTS
-    check_folder(folder, weights)
-    config = read_config(folder / CONFIG)
-    if peft.is_peft(config) != (weights == peft.FILE):
-        maker = "PEFT" if peft.is_peft(config) else "mlx-lm"
-        raise ModelError(f"{folder}: {CONFIG} is in {maker} format, but {weights} is not.")
-    return config
 
 
 def find_base(folder: Path, base: str, progress: Progress = lambda what, share: None) -> ModelFolder:

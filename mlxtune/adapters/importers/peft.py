@@ -109,11 +109,8 @@ def write_transposed(file: Path, tensors: Mapping[str, TensorInfo], target: Path
     header: dict[str, Any] = {"__metadata__": {"format": framework}}
     offset = 0
     for name, tensor in sorted(tensors.items()):
-        header[name] = {
-            "dtype": tensor.dtype,
-            "shape": list(reversed(tensor.shape)),
-            "data_offsets": [offset, offset + tensor.size],
-        }
+        place = [offset, offset + tensor.size]
+        header[name] = {"dtype": tensor.dtype, "shape": list(reversed(tensor.shape)), "data_offsets": place}
         offset += tensor.size
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)

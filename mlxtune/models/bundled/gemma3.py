@@ -36,7 +36,7 @@ _MODULES = {
     "token_embd": "model.embed_tokens",
     "output_norm": "model.norm",
 }
-_EMBEDDING = "model.embed_tokens"
+_EMBEDDING, _EMBEDDING_BITS = "model.embed_tokens", 8
 _GROUP = 64
 # Not in the GGUF's metadata, because llama.cpp sets them for every Gemma 3 model; values from Gemma 3's report (arXiv:2503.19786).
 _LOCAL_ROPE_BASE = 10_000.0
@@ -65,15 +65,12 @@ def _weights(reader: gguf.GGUFReader) -> Iterator[tuple[str, mx.array]]:
         if values.ndim == 1:
             arrays = {"weight": (values - 1).astype(mx.bfloat16)}
         else:
-            quantized = mx.quantize(values.astype(mx.bfloat16), group_size=_GROUP, bits=_bits(name))
+            bits = _EMBEDDING_BITS if name == _EMBEDDING else 4
+            quantized = mx.quantize(values.astype(mx.bfloat16), group_size=_GROUP, bits=bits)
             arrays = dict(zip(("weight", "scales", "biases"), quantized, strict=True))
         mx.eval(arrays)
         for part, array in arrays.items():
             yield f"{name}.{part}", array
-
-
-def _bits(name: str) -> int:
-    return 8 if name == _EMBEDDING else 4
 
 
 def _config(reader: gguf.GGUFReader, vocab_size: int, eos_ids: list[int]) -> dict[str, Any]:
@@ -81,7 +78,7 @@ def _config(reader: gguf.GGUFReader, vocab_size: int, eos_ids: list[int]) -> dic
         return reader.fields[key].contents()
 
     layers, head_dim = value("gemma3.block_count"), value("gemma3.attention.key_length")
-    quantization = {"group_size": _GROUP, "bits": 4, _EMBEDDING: {"group_size": _GROUP, "bits": _bits(_EMBEDDING)}}
+    quantization = {"group_size": _GROUP, "bits": 4, _EMBEDDING: {"group_size": _GROUP, "bits": _EMBEDDING_BITS}}
     return {
         "model_type": "gemma3_text",
         "architectures": ["Gemma3ForCausalLM"],

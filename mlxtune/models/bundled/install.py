@@ -40,8 +40,7 @@ def ensure(model: BundledModel, progress: Progress = lambda what, share: None) -
         return target
     if model.requires and find_spec(model.requires) is None:
         raise MachineError(
-            f"Converting {model.title} requires the package {model.requires}.",
-            hint=f"Run: pip install 'mlxtune[{model.requires}]'",
+            f"Converting {model.title} requires the package {model.requires}.", hint=f"Run: pip install 'mlxtune[{model.requires}]'"
         )
     with disk_errors("the bundled model"):
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -61,7 +61,10 @@ def convert(source: Path, target: Path) -> None:
             name = name.replace(old, new)
         heads = next((count for part, count in _HEADS.items() if part in name), 0)
         array = array.astype(mx.float16) if array.dtype == mx.float32 else array
-        weights[name] = _unpermute(array, heads) if heads else array
+        if heads:  # undo llama.cpp's permutation of the rows of q and k, which interleaves the rotary halves
+            rows, *rest = array.shape
+            array = array.reshape(heads, rows // heads // 2, 2, *rest).swapaxes(1, 2).reshape(rows, *rest)
+        weights[name] = array
     quantization: dict[str, Any] = {"group_size": _GROUP, "bits": 4}
     for name in [name.removesuffix(".scales") for name in weights if name.endswith(".scales")]:
         bits = weights[f"{name}.weight"].shape[1] * 32 // (weights[f"{name}.scales"].shape[1] * _GROUP)
@@ -71,12 +74,6 @@ def convert(source: Path, target: Path) -> None:
     mx.save_safetensors(str(target / "model.safetensors"), weights, metadata={"format": "mlx"})
     _write_tokenizer(metadata, target)
     write_json(target / "config.json", _CONFIG | {"quantization": quantization, "quantization_config": quantization})
-
-
-def _unpermute(array: Any, heads: int) -> Any:
-    """Undo llama.cpp's permutation of the rows of q and k, which interleaves the rotary halves."""
-    rows, *rest = array.shape
-    return array.reshape(heads, rows // heads // 2, 2, *rest).swapaxes(1, 2).reshape(rows, *rest)
 
 
 def _write_tokenizer(metadata: dict[str, Any], target: Path) -> None:

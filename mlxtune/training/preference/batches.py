@@ -28,9 +28,8 @@ class PairPart:
     """
 
     rows: tuple[int, ...]  # without the empty pairs that pad a batch to a shape
-    stems: (
-        mx.array | None
-    )  # int32 (pairs, stem), padded, without the prefix and the last tokens; None if inputs include the prompts
+    # int32 (pairs, stem), padded, without the prefix and the last tokens; None if inputs include the prompts
+    stems: mx.array | None
     stem_lengths: mx.array  # int32 (pairs,): positions of the stems' last tokens
     inputs: tuple[mx.array, mx.array]  # chosen and rejected completions, int32 (pairs, tokens) each
     stem_positions: mx.array  # in the flattened stems

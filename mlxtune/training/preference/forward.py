@@ -62,8 +62,9 @@ def can_share_prompts(stack: LayerStack) -> bool:
     model = stack.model
     if not plain_attention(model):
         return False
-    prompts, completions = ([1, 5, 2, 9, 4, 7], [1, 5, 6], [1, 5, 3, 8]), ([4, 8, 2], [4, 8, 1, 9, 3])
-    pairs = [_trial_pair(prompt, *completions) for prompt in prompts]
+    prompts = (np.array(prompt, np.int32) for prompt in ([1, 5, 2, 9, 4, 7], [1, 5, 6], [1, 5, 3, 8]))
+    chosen, rejected = np.array([4, 8, 2], np.int32), np.array([4, 8, 1, 9, 3], np.int32)
+    pairs = [EncodedPair("trial", Location(Path("trial"), 0), prompt, chosen, rejected, (3, 5)) for prompt in prompts]
     training = model.training
     try:
         model.eval()
@@ -135,11 +136,8 @@ class PairCache(FrozenCache):
         outputs = []
         for stream, part in enumerate(parts):
             with streams(stream):
-                outputs.append(
-                    _hidden_states(
-                        stack, self._prefix_caches, part.stems, part.stem_lengths, part.inputs, until=stack.first_adapted
-                    )
-                )
+                arrays = part.stems, part.stem_lengths, part.inputs
+                outputs.append(_hidden_states(stack, self._prefix_caches, *arrays, until=stack.first_adapted))
         mx.eval(outputs)
         for part, blocks in zip(parts, outputs, strict=True):
             for side, block in enumerate(blocks):
@@ -181,11 +179,6 @@ def _hidden_states(
         both_frozen = mx.concatenate([side for side in side_frozen if side is not None]) if frozen else None
         return [*hidden, *mx.split(after_stems(mx.concatenate(list(inputs)), both_frozen, copies=2), 2)]
     return hidden + [after_stems(side, side_outputs) for side, side_outputs in zip(inputs, side_frozen, strict=True)]
-
-
-def _trial_pair(*tokens: list[int]) -> EncodedPair:
-    prompt, chosen, rejected = (np.array(part, np.int32) for part in tokens)
-    return EncodedPair("trial", Location(Path("trial"), 0), prompt, chosen, rejected, (len(chosen), len(rejected)))
 
 
 def _block_keys(pairs: Sequence[int], side: int) -> list[int]:

@@ -12,7 +12,7 @@ depend on what is cached, so an interrupted run gets bit-identical results.
 import hashlib
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -106,24 +106,20 @@ def reference_logps(
         with file_lock(file.with_suffix(".lock"), busy="Another run is computing the same reference.", timeout=LOCK_TIMEOUT):
             known = _read(file)
             prefix = cache.prefix if cache else shared_prefix(pairs) if share_prompts else 0
-            writer = journal.Journal(file)
             done = 0
-            try:
-                with without_gradients(stack):
-                    for group in inference_groups(pairs, prefix, used, share_prompts=share_prompts):
-                        progress(done, len(used))
-                        done += len(group)
-                        if all(keys[index] in known for index in group):
-                            continue
-                        (batch,) = collate(pairs, [group], share_prompts=share_prompts, prefix=prefix, streams=stack.streams.size)
-                        computed = _batch_logps(stack, pairs, batch, cache)
-                        new = {keys[index]: both for index, both in computed.items() if keys[index] not in known}
-                        writer.append({"logps": new})
-                        known |= new
+            with closing(journal.Journal(file)) as writer, without_gradients(stack):
+                for group in inference_groups(pairs, prefix, used, share_prompts=share_prompts):
+                    progress(done, len(used))
+                    done += len(group)
+                    if all(keys[index] in known for index in group):
+                        continue
+                    (batch,) = collate(pairs, [group], share_prompts=share_prompts, prefix=prefix, streams=stack.streams.size)
+                    computed = _batch_logps(stack, pairs, batch, cache)
+                    new = {keys[index]: both for index, both in computed.items() if keys[index] not in known}
+                    writer.append({"logps": new})
+                    known |= new
                 with disk_errors(file.name):
                     writer.sync()
-            finally:
-                writer.close()
             progress(done, len(used))
     return [replace(pair, reference_logps=known[keys[index]]) if index in keys else pair for index, pair in enumerate(pairs)]
 

@@ -13,17 +13,17 @@ A result is written once and completely, so that a search that is killed continu
 
 import math
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from statistics import fmean
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 from mlxtune.core import journal
-from mlxtune.core.errors import InputError
 from mlxtune.core.files import read_json, write_json
 from mlxtune.core.journal import Journal
-from mlxtune.core.json_fields import from_json
+from mlxtune.core.json_fields import load_record
 from mlxtune.runs.locks import file_lock
 
 PLAN, CHOICES, RESULT, FAILED, OUTCOME = "search.json", "choices.jsonl", "result.json", "failed.json", "outcome.json"
@@ -31,7 +31,7 @@ OUTCOME_VERSION = 2
 REDUCTION = 3  # after a rung, the best third of the trials continues
 INCUMBENT = 1  # the trial with the recipe's own values, which is never pruned
 Choice = Literal["drop", "pin", "limit"]
-_T = TypeVar("_T")
+_HINT = "Delete it to compute it again."
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,7 @@ class SearchPlan:
     trials: tuple[Trial, ...]
     rows: tuple[str, ...]
     groups: tuple[str, ...]
+    v: int = 1
 
     @property
     def rung_count(self) -> int:
@@ -71,6 +72,7 @@ class RungResult:
     trained: int  # steps that this rung took, including the trunk since the previous rung
     seconds: float  # that it took
     answering: float = 0.0  # seconds of these for the answers
+    v: int = 1
 
     @property
     def rate(self) -> float:
@@ -193,11 +195,11 @@ def rung_folder(search: Path, number: int, rung: int) -> Path:
 
 
 def write_plan(search: Path, plan: SearchPlan) -> None:
-    write_json(search / PLAN, {"v": 1, **asdict(plan)})
+    write_json(search / PLAN, asdict(plan))
 
 
 def write_result(search: Path, result: RungResult) -> None:
-    write_json(rung_folder(search, result.trial, result.rung) / RESULT, {"v": 1, **asdict(result)})
+    write_json(rung_folder(search, result.trial, result.rung) / RESULT, asdict(result))
 
 
 def write_failure(search: Path, number: int, reason: str) -> None:
@@ -206,47 +208,31 @@ def write_failure(search: Path, number: int, reason: str) -> None:
 
 def choose(search: Path, choice: Choice, number: int) -> None:
     """Record that the user drops or pins a trial, or that the budget allows ``number`` trials."""
-    with file_lock(search / "choices.lock", busy="Another process is changing this search."):
-        choices = Journal(search / CHOICES)
-        try:
-            choices.append({"v": 1, "choice": choice, "trial": number})
-            choices.sync()
-        finally:
-            choices.close()
-
-
-def dropped_trials(search: Path) -> frozenset[int]:
-    """Return the trials that the user dropped and did not pin afterwards."""
-    return _choices(search)[0]
+    busy = "Another process is changing this search."
+    with file_lock(search / "choices.lock", busy=busy), closing(Journal(search / CHOICES)) as writer:
+        writer.append({"v": 1, "choice": choice, "trial": number})
+        writer.sync()
 
 
 def read_board(search: Path) -> Board | None:
     """Read the state of the search in a folder; ``None`` if it has no plan yet. Raise ``InputError`` for a damaged file."""
     if not (search / PLAN).is_file():
         return None
-    plan = _read(SearchPlan, search / PLAN)
+    plan = load_record(SearchPlan, search / PLAN, 1, _HINT)
     results, failures = {}, {}
     for trial in plan.trials:
         for rung in range(plan.rung_count):
             file = rung_folder(search, trial.number, rung) / RESULT
             if file.is_file():
-                results[trial.number, rung] = _read(RungResult, file)
+                results[trial.number, rung] = load_record(RungResult, file, 1, _HINT)
         file = trial_folder(search, trial.number) / FAILED
         if file.is_file():
             failures[trial.number] = str(read_json(file)["reason"])
-    dropped, pinned, limit = _choices(search)
+    dropped, pinned, limit = choices(search)
     return Board(plan, results, failures, dropped, pinned, limit)
 
 
-def _read(kind: type[_T], file: Path) -> _T:
-    """Return the record in ``file``. Raise ``InputError`` if it is damaged."""
-    try:
-        return from_json(kind, {key: value for key, value in read_json(file).items() if key != "v"})
-    except (TypeError, KeyError) as error:
-        raise InputError(f"{file} is damaged.", hint="Delete it to compute it again.") from error
-
-
-def _choices(search: Path) -> tuple[frozenset[int], frozenset[int], int]:
+def choices(search: Path) -> tuple[frozenset[int], frozenset[int], int]:
     """Return the dropped and the pinned trials, and the limit. The last choice about a trial counts."""
     latest: dict[int, str] = {}
     limit = 0

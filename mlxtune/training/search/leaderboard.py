@@ -102,26 +102,21 @@ def read_leaderboard(search: Path) -> Leaderboard | None:
             trial.rungs[following[1]] if following and status == "training" else 0,
             standing(board, trial.number) if status == "pruned" else None,
         ))  # fmt: skip
+    scales = [_scale(board, parameter.name) for parameter in names]
     return Leaderboard(
         tuple(parameter.label for parameter in names), len(board.plan.rows), tuple(entries), board.trained_steps,
-        decision, outcome, tuple(_places(board, parameter.name) for parameter in names),
-        tuple(_ends(board, parameter.name) for parameter in names), trends(board),
+        decision, outcome, tuple(places for places, _ in scales), tuple(ends for _, ends in scales), trends(board),
     )  # fmt: skip
 
 
-def _places(board: Board, name: str) -> dict[int, float]:
-    numbers = log_scale([trial.values[name] for trial in board.plan.trials])
-    low, high = min(numbers), max(numbers)
-    return {
-        trial.number: (number - low) / (high - low) if high > low else 0.5
-        for trial, number in zip(board.plan.trials, numbers, strict=True)
-    }  # fmt: skip
-
-
-def _ends(board: Board, name: str) -> tuple[Value, Value]:
+def _scale(board: Board, name: str) -> tuple[dict[int, float], tuple[Value, Value]]:
+    """Return where each trial's value of a parameter lies between the ends, from 0 to 1, and the ends."""
     values = [trial.values[name] for trial in board.plan.trials]
-    order = sorted(zip(log_scale(values), values, strict=True), key=lambda pair: (pair[0], str(pair[1])))
-    return order[0][1], order[-1][1]
+    numbers = log_scale(values)
+    order = sorted(zip(numbers, values, strict=True), key=lambda pair: (pair[0], str(pair[1])))
+    (low, lowest), (high, highest) = order[0], order[-1]
+    places = [(number - low) / (high - low) if high > low else 0.5 for number in numbers]
+    return {trial.number: place for trial, place in zip(board.plan.trials, places, strict=True)}, (lowest, highest)
 
 
 def _order(board: Board, number: int) -> tuple[bool, int, float, float, float, int]:

@@ -104,9 +104,8 @@ def _plan(worker: Worker, recipe: Recipe, base: Foundation, rows: list[PromptRow
     trials = []
     for number, (values, total) in enumerate(zip(drawn, totals, strict=True), 1):
         own = space.with_values(recipe, values)
-        cost = (
-            boards.relative_cost(space.layer_count(own.adapter.layers, depth), depth, own.adapter.rank, width) * total / totals[0]
-        )
+        layers = space.layer_count(own.adapter.layers, depth)
+        cost = boards.relative_cost(layers, depth, own.adapter.rank, width) * total / totals[0]
         cost *= own.training.batch_size / recipe.training.batch_size if recipe.training.batch_size else 1
         lengths = rungs.rung_lengths(total)[-rung_count:]
         trials.append(Trial(number, dict(values), cost, lengths, rungs.rung_steps(recipe.training, lengths)))
@@ -154,7 +153,7 @@ def _train_all(worker: Worker, runner: TrialRunner, board: Board) -> Board:
         worker.emit("trial.started", trial=number, steps=trial.rungs[rung], values=dict(trial.values))
 
         def should_stop(number: int = number) -> bool:
-            return number in boards.dropped_trials(worker.folder)
+            return number in boards.choices(worker.folder)[0]
 
         try:
             result = runner.run(trial, rung, should_stop)
@@ -232,21 +231,16 @@ def _evaluate(worker: Worker) -> dict[str, Any]:
     evaluation = Run(workspace / RUN_KINDS["eval"].folder / record["evaluation"])
     if not (evaluation.folder / "recipe.toml").is_file():
         launch.write_record(evaluation, "eval", {"run": run.id, "adapter": str(run.adapter)})
-        write_text(
-            evaluation.folder / "recipe.toml", dump(_without_endpoints(run.recipe()))
-        )  # written last: a folder with a recipe counts as an evaluation
+        recipe = run.recipe()  # without arms at endpoints, because nothing is sent to them without the user's consent
+        arms = [arm for arm in recipe.evaluation.arms if not arm.startswith(ENDPOINT)]
+        recipe = replace(recipe, evaluation=replace(recipe.evaluation, arms=arms))
+        write_text(evaluation.folder / "recipe.toml", dump(recipe))  # last: a folder with a recipe counts as an evaluation
     if evaluation.state().phase != "finished":
         run_nested(worker, evaluation.folder, evaluate)
     for trunk in folder.glob("trials/*/trunk"):
         shutil.rmtree(trunk, ignore_errors=True)
     shutil.rmtree(folder / "cache", ignore_errors=True)
     return {"outcome": record["outcome"], "selected": record["selected"], "run": run.id, "evaluation": evaluation.id}
-
-
-def _without_endpoints(recipe: Recipe) -> Recipe:
-    """Return ``recipe`` without arms at endpoints, because nothing is sent to them without the user's consent."""
-    section = recipe.evaluation
-    return replace(recipe, evaluation=replace(section, arms=[arm for arm in section.arms if not arm.startswith(ENDPOINT)]))
 
 
 def _make_run(worker: Worker, base: Foundation, board: Board, outcome: decision.SearchDecision) -> Run:

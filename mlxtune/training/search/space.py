@@ -18,9 +18,7 @@ from mlxtune.recipe.schema import Layers
 Value = float | int | str
 Values = Mapping[str, Value]
 
-RATE_FACTOR = (
-    5.0  # the default range of learning rates extends from the rule's rate divided by this factor to its rate times this factor
-)
+RATE_FACTOR = 5.0  # the default range of learning rates is from the rule's rate divided by this factor to that times this factor
 BRACKET = ((1, 1), (2, 1), (0.5, 2), (1, 2))  # of the rule's rate and epochs, in the trials after the recipe
 FACTOR = 3.0  # the same for method.beta and method.sft_weight
 _PRIMES = (2, 3, 5, 7, 11, 13, 17, 19)
@@ -191,44 +189,37 @@ def _set_sft_weight(recipe: Recipe, value: Value) -> Recipe:
     return replace(recipe, method=replace(method, weights=weights))
 
 
+def _setting(section: str, name: str) -> tuple[Callable[[Recipe], Value], Callable[[Recipe, Value], Recipe]]:
+    """Return functions that read and change a setting of the recipe."""
+
+    def write(recipe: Recipe, value: Value) -> Recipe:
+        return replace(recipe, **{section: replace(getattr(recipe, section), **{name: value})})
+
+    return lambda recipe: getattr(getattr(recipe, section), name), write
+
+
 # To search another hyperparameter, add it here, and its range to ``SearchSection``.
 PARAMETERS = (
     Parameter(
-        "learning_rate", "lr", lambda recipe: recipe.training.learning_rate,
-        lambda recipe, value: replace(recipe, training=replace(recipe.training, learning_rate=float(value))),
+        "learning_rate", "lr", *_setting("training", "learning_rate"),
         lambda recipe, depth: _interval(recipe.search.learning_rate, recipe.training.learning_rate, RATE_FACTOR, high=0.5),
     ),
     Parameter("rank", "rank", lambda recipe: recipe.adapter.rank, _set_rank, _ranks),
+    Parameter("layers", "layers", *_setting("adapter", "layers"), _layers),
+    Parameter("epochs", "epochs", *_setting("training", "epochs"), _epochs),
+    Parameter("batch_size", "batch", *_setting("training", "batch_size"), _batches),
     Parameter(
-        "layers", "layers", lambda recipe: recipe.adapter.layers,
-        lambda recipe, value: replace(recipe, adapter=replace(recipe.adapter, layers=value)),  # type: ignore[arg-type]
-        _layers,
-    ),
-    Parameter(
-        "epochs", "epochs", lambda recipe: recipe.training.epochs,
-        lambda recipe, value: replace(recipe, training=replace(recipe.training, epochs=int(value))),
-        _epochs,
-    ),
-    Parameter(
-        "batch_size", "batch", lambda recipe: recipe.training.batch_size,
-        lambda recipe, value: replace(recipe, training=replace(recipe.training, batch_size=int(value))),
-        _batches,
-    ),
-    Parameter(
-        "replay", "replay", lambda recipe: recipe.data.replay,
-        lambda recipe, value: replace(recipe, data=replace(recipe.data, replay=float(value))),
+        "replay", "replay", *_setting("data", "replay"),
         lambda recipe, depth: (
             Choices(tuple(sorted(set(recipe.search.replay)))) if recipe.method.kind == "sft" and recipe.search.replay else None
         ),
     ),
     Parameter(
-        "seed", "seed", lambda recipe: recipe.training.seed,
-        lambda recipe, value: replace(recipe, training=replace(recipe.training, seed=int(value))),
+        "seed", "seed", *_setting("training", "seed"),
         lambda recipe, depth: Choices(tuple(recipe.search.seed)) if recipe.search.seed else None,
     ),
     Parameter(
-        "beta", "beta", lambda recipe: recipe.method.beta,
-        lambda recipe, value: replace(recipe, method=replace(recipe.method, beta=float(value))),
+        "beta", "beta", *_setting("method", "beta"),
         lambda recipe, depth: (
             None if recipe.method.kind == "sft" or recipe.method.reference_free
             else _interval(recipe.search.beta, recipe.method.beta, FACTOR)

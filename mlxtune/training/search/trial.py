@@ -147,9 +147,8 @@ class TrialRunner:
             key = loop.stack.first_adapted, recipe.data.replay
             loop.cache = lambda rows: self._shared_cache(key, lambda: build(rows))
         else:
-            loop.cache = lambda rows: (
-                _OpenCache(cache) if (cache := build(rows)) else None
-            )  # kept open, because the trunk and the rung both use it
+            # kept open, because the trunk and the rung both use it
+            loop.cache = lambda rows: _OpenCache(cache) if (cache := build(rows)) else None
         return setup
 
     def _shared_cache(self, key: tuple[int, float], build: Callable[[], Any]) -> FrozenOutputs | None:
@@ -197,9 +196,8 @@ class TrialRunner:
         finally:
             loaded.model.train()
         scored = score_answers(self.contract, evaluated_rows(self.rows), answers)
-        return tuple((answer.scores.get(CORRECT) or answer.scores[CONTRACT]).passed for answer in scored), *reference_likelihood(
-            answers
-        )
+        passed = tuple((answer.scores.get(CORRECT) or answer.scores[CONTRACT]).passed for answer in scored)
+        return passed, *reference_likelihood(answers)
 
     def close(self) -> None:
         """Delete the caches of the frozen layers' outputs."""
