@@ -269,6 +269,7 @@ def _joined(parts: list[list[BatchKVCache]]) -> list[BatchKVCache]:
     return joined
 
 
+_Prompts = Sequence[Sequence[int]]  # their tokens
 _Step = tuple[int, int, mx.array, bool]  # prompt, token, log-probabilities, and whether the token is a stop token
 _batching_models: dict[int, bool] = {}  # the results of _batches_correctly by the IDs of living models
 
@@ -300,11 +301,7 @@ def _generate_with_mlx_lm(
 
 
 def _batch_steps(
-    model: nn.Module,
-    prompts: Sequence[Sequence[int]],
-    settings: GenerationSettings,
-    sampler: TokenSampler,
-    answered: Collection[int],
+    model: nn.Module, prompts: _Prompts, settings: GenerationSettings, sampler: TokenSampler, answered: Collection[int]
 ) -> Iterator[_Step]:
     """Generate with mlx-lm's batch generator. Answers end when the caller adds their prompts to ``answered``."""
     generator = BatchGenerator(
@@ -327,11 +324,7 @@ def _batch_steps(
 
 
 def _single_steps(
-    model: nn.Module,
-    prompts: Sequence[Sequence[int]],
-    settings: GenerationSettings,
-    sampler: TokenSampler,
-    answered: Collection[int],
+    model: nn.Module, prompts: _Prompts, settings: GenerationSettings, sampler: TokenSampler, answered: Collection[int]
 ) -> Iterator[_Step]:
     """Generate one answer at a time, with the arguments of :func:`_batch_steps`."""
     for row, prompt in enumerate(prompts):

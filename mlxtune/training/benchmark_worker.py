@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import astuple, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -72,13 +73,9 @@ def run(request: Request) -> list[tuple[Any, ...]]:
 
 
 def _measure(size: BenchmarkSize, seconds: float, *, on_gpu: bool) -> Iterator[Measurement]:
-    import mlx.core as mx
-
-    dtype = mx.bfloat16 if on_gpu else mx.float32
-    yield _matmul(size, "float32", mx.float32, size.matmul, seconds)
-    yield _matmul(size, "bfloat16", mx.bfloat16, size.matmul if on_gpu else min(size.matmul, _SLOW_BFLOAT16), seconds)
-    yield _quantized_matmul(size, dtype, seconds)
-    yield _attention(size, dtype, seconds)
+    for name, operations, compute, detail in _operations(size, on_gpu=on_gpu):
+        took, count = _median_seconds(compute, seconds)
+        yield Measurement(name, size.name, operations / took / 1e9, "GFLOP/s", f"{detail}, median of {count}")
     loaded = _random_model(size, native=on_gpu)
     yield _decoding(size, loaded, seconds)
     yield from _training(size, loaded)
@@ -97,42 +94,27 @@ def _median_seconds(fn: Callable[[], Any], minimum: float) -> tuple[float, int]:
     return statistics.median(times), len(times)
 
 
-def _matmul(size: BenchmarkSize, name: str, dtype: mx.Dtype, width: int, seconds: float) -> Measurement:
+def _operations(size: BenchmarkSize, *, on_gpu: bool) -> Iterator[tuple[str, int, Callable[[], Any], str]]:
+    """Yield the name of each operation, how many floating-point operations it takes, the computation, and its description."""
     import mlx.core as mx
 
-    a = mx.random.normal((width, width)).astype(dtype)
-    mx.eval(a)
-    took, count = _median_seconds(lambda: a @ a, seconds)
-    detail = f"{width}×{width}, median of {count}"
-    return Measurement(f"matmul {name}", size.name, 2 * width**3 / took / 1e9, "GFLOP/s", detail)
-
-
-def _quantized_matmul(size: BenchmarkSize, dtype: mx.Dtype, seconds: float) -> Measurement:
-    import mlx.core as mx
-
-    n = size.matmul
+    n, dtype = size.matmul, mx.bfloat16 if on_gpu else mx.float32
+    shown = str(dtype).rpartition(".")[2]
+    for name, kind, width in (("float32", mx.float32, n), ("bfloat16", mx.bfloat16, n if on_gpu else min(n, _SLOW_BFLOAT16))):
+        a = mx.random.normal((width, width)).astype(kind)
+        mx.eval(a)
+        yield f"matmul {name}", 2 * width**3, partial(mx.matmul, a, a), f"{width}×{width}"
     weights = mx.quantize(mx.random.normal((n, n)).astype(dtype), group_size=64, bits=4)
     x = mx.random.normal((32, n)).astype(dtype)
     mx.eval(weights, x)
-    quantized_matmul: Callable[..., mx.array] = mx.quantized_matmul
-    took, count = _median_seconds(lambda: quantized_matmul(x, *weights, transpose=True, group_size=64, bits=4), seconds)
-    detail = f"32×{n} times {n}×{n}, {_name(dtype)}, median of {count}"
-    return Measurement("matmul 4-bit", size.name, 2 * 32 * n**2 / took / 1e9, "GFLOP/s", detail)
-
-
-def _attention(size: BenchmarkSize, dtype: mx.Dtype, seconds: float) -> Measurement:
-    import mlx.core as mx
-
+    multiply = partial(mx.quantized_matmul, x, *weights, transpose=True, group_size=64, bits=4)
+    yield "matmul 4-bit", 2 * 32 * n**2, multiply, f"32×{n} times {n}×{n}, {shown}"
     heads, tokens, width = 8, size.attention, 64
-    queries, keys, values = (mx.random.normal((1, heads, tokens, width)).astype(dtype) for _ in range(3))
-    mx.eval(queries, keys, values)
-    fast: Any = mx.fast
-    took, count = _median_seconds(
-        lambda: fast.scaled_dot_product_attention(queries, keys, values, scale=width**-0.5, mask="causal"), seconds
-    )
-    flops = 2 * heads * tokens**2 * width  # two matrix multiplications, half masked
-    detail = f"{heads} heads, {tokens} tokens, causal, {_name(dtype)}, median of {count}"
-    return Measurement("attention", size.name, flops / took / 1e9, "GFLOP/s", detail)
+    arrays = [mx.random.normal((1, heads, tokens, width)).astype(dtype) for _ in range(3)]
+    mx.eval(arrays)
+    attention = partial(mx.fast.scaled_dot_product_attention, *arrays, scale=width**-0.5, mask="causal")
+    operations = 2 * heads * tokens**2 * width  # two matrix multiplications, half masked
+    yield "attention", operations, attention, f"{heads} heads, {tokens} tokens, causal, {shown}"
 
 
 def _decoding(size: BenchmarkSize, loaded: LoadedModel, seconds: float) -> Measurement:
@@ -202,10 +184,6 @@ def _random_model(size: BenchmarkSize, *, native: bool) -> LoadedModel:
     source = ModelFolder(f"random {size.name} model", Path(), config, "")
     tokenizer: Any = None
     return load.LoadedModel(source, model, tokenizer, "native" if native else "float32", description, 0.0)
-
-
-def _name(dtype: mx.Dtype) -> str:
-    return str(dtype).rpartition(".")[2]
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ which every position attends to all earlier positions: see ``can_share_prefix``.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -120,15 +121,22 @@ class LayerStack:
     ) -> mx.array:
         """Run layers ``start`` to ``until`` with one cache each."""
         layers: list[Any] = [self._recomputed.get(id(layer), layer) for layer in self.model.layers[:until]][start:]
-        if frozen_outputs is not None:
-            layers[0] = _EntryLayer(layers[0], frozen_outputs)
+        if frozen_outputs is not None:  # the input of the first layer
+            first = layers[0]
+            layers[0] = _HookedLayer(first, lambda _, *args, **kwargs: first(frozen_outputs, *args, **kwargs))
         if until is None:
             with self._replaced(layers):
                 return self.head.backbone(tokens, caches)
-        layers[-1] = last = _ExitLayer(layers[-1])
+        last, outputs = layers[-1], list[mx.array]()
+
+        def record(*args: Any, **kwargs: Any) -> mx.array:
+            outputs.append(last(*args, **kwargs))  # which the backbone would normalize
+            return outputs[-1]
+
+        layers[-1] = _HookedLayer(last, record)
         with self._replaced(layers):
             self.head.backbone(tokens, caches)
-        return last.output
+        return outputs[-1]
 
     @contextmanager
     def _replaced(self, layers: Sequence[Any]) -> Iterator[None]:
@@ -146,7 +154,12 @@ class LayerStack:
     def _calls_layers(self) -> bool:
         """Whether the model calls every layer that would be recomputed. Some architectures call the parts of their layers instead."""
         layers, called = self.model.layers, set[int]()
-        with self._replaced([_CountedLayer(layer, called) for layer in layers]):
+
+        def call(layer: Any, *args: Any, **kwargs: Any) -> Any:
+            called.add(id(layer))
+            return layer(*args, **kwargs)
+
+        with self._replaced([_HookedLayer(layer, partial(call, layer)) for layer in layers]):
             self.head.backbone(mx.array([[1, 5]]), None)
         return called >= {id(layer) for layer in layers[self.first_adapted :]}
 
@@ -205,34 +218,12 @@ def plain_attention(model: nn.Module) -> bool:
     return all(type(cache) is KVCache for cache in make_prompt_cache(model))
 
 
-class _EntryLayer(LayerProxy):
-    """The first layer of a shortened list. Replaces its input with the frozen layers' outputs."""
+class _HookedLayer(LayerProxy):
+    """A layer of the model, with ``call`` in place of its own computation."""
 
-    def __init__(self, layer: Any, frozen_outputs: mx.array) -> None:
+    def __init__(self, layer: Any, call: Callable[..., Any]) -> None:
         super().__init__(layer)
-        self.frozen_outputs = frozen_outputs
-
-    def __call__(self, _: mx.array, *args: Any, **kwargs: Any) -> Any:
-        return self.layer(self.frozen_outputs, *args, **kwargs)
-
-
-class _ExitLayer(LayerProxy):
-    """The last layer of a shortened list. Records its output, which the backbone would normalize."""
-
-    output: mx.array
+        self.call = call
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        self.output = self.layer(*args, **kwargs)
-        return self.output
-
-
-class _CountedLayer(LayerProxy):
-    """Adds itself to ``called`` when the model calls it."""
-
-    def __init__(self, layer: Any, called: set[int]) -> None:
-        super().__init__(layer)
-        self.called = called
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        self.called.add(id(self.layer))
-        return self.layer(*args, **kwargs)
+        return self.call(*args, **kwargs)

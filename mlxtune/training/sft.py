@@ -59,11 +59,7 @@ class SFTObjective:
         return batch_shapes.row_batch_cost(shape)
 
     def collate(
-        self,
-        rows: Sequence[Encoded],
-        groups: Sequence[Sequence[int]],
-        step: Sequence[int],
-        shapes: PaddedShapes | None = None,
+        self, rows: Sequence[Encoded], groups: Sequence[Sequence[int]], step: Sequence[int], shapes: PaddedShapes | None = None
     ) -> list[TrainingBatch]:
         padded = [shapes[self.batch_shape(rows, indices)] if shapes else None for indices in groups]
         return [collate(rows, indices, self.prefix, self.streams, shape) for indices, shape in zip(groups, padded, strict=True)]

@@ -125,7 +125,9 @@ def test_kto_matches_its_paper():
     """Equation 7 with λ of 1 and 0.5, and z = 1.5: the mean of 3 and 0."""
     logps, known = mx.array([-10.0, -10.0, -30.0]), mx.array([-14.0, -14.0, -25.0])
     z = losses.kto_reference_point(mx.array([-5.0, -9.0]), mx.array([-8.0, -9.0]), mx.ones(2))
-    value = losses.kto(logps, known, mx.array([True, False, False]), z, beta=0.2, desirable_weight=1.0, undesirable_weight=0.5)
+    value = losses.kto(
+        logps, known, mx.array([True, False, False]), z, MethodSection(kind="kto", beta=0.2, desirable=1.0, undesirable=0.5)
+    )
     sigma = [exp(log_sigmoid(x)) for x in (0.2 * (4 - 1.5), 0.2 * (1.5 - 4), 0.2 * (1.5 + 5))]
     assert value.tolist() == pytest.approx([1 - sigma[0], 0.5 * (1 - sigma[1]), 0.5 * (1 - sigma[2])], rel=1e-5)
 

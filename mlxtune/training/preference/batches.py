@@ -108,12 +108,7 @@ def batch_shape(pairs: Sequence[EncodedPair], indices: Sequence[int], share_prom
 
 
 def make_parts(
-    pairs: Sequence[EncodedPair],
-    indices: Sequence[int],
-    share_prompts: bool,
-    prefix: int,
-    streams: int,
-    shape: Shape | None = None,
+    pairs: Sequence[EncodedPair], indices: Sequence[int], share_prompts: bool, prefix: int, streams: int, shape: Shape | None = None
 ) -> tuple[PairPart, ...]:
     """Split the pairs at ``indices`` into one part per stream, padded to ``shape`` if given."""
     rows, *sizes = shape or (len(indices),)

@@ -61,11 +61,7 @@ class PreferenceObjective:
         return batch_shapes.pair_batch_cost(shape)
 
     def collate(
-        self,
-        rows: Sequence[EncodedPair],
-        groups: Sequence[Sequence[int]],
-        step: Sequence[int],
-        shapes: PaddedShapes | None = None,
+        self, rows: Sequence[EncodedPair], groups: Sequence[Sequence[int]], step: Sequence[int], shapes: PaddedShapes | None = None
     ) -> list[PairBatch]:
         return collate(
             rows, groups, share_prompts=self.share_prompts, prefix=self.prefix, streams=self.streams, step=step, shapes=shapes
@@ -125,10 +121,7 @@ class KTOObjective(PreferenceObjective):
         weights = mx.concatenate(arrays["weights"])
         kl = losses.kto_reference_point(mx.concatenate(mismatched), mx.concatenate([second for _, second in references]), weights)
         method = self.method
-        row_losses = losses.kto(
-            policy, reference, labels > 0, kl,
-            beta=method.beta, desirable_weight=method.desirable, undesirable_weight=method.undesirable,
-        )  # fmt: skip
+        row_losses = losses.kto(policy, reference, labels > 0, kl, method)
         rewards = mx.stop_gradient(method.beta * (policy - reference))
         policy = mx.stop_gradient(policy)
         sides = (labels, weights - labels)

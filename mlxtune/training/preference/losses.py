@@ -118,24 +118,15 @@ def loss(scores: PairScores, method: MethodSection) -> mx.array:
     return mx.stack([weight * LOSSES[name](scores, method) for name, weight in zip(method.loss, weights, strict=True)]).sum(axis=0)
 
 
-def kto(
-    logps: mx.array,
-    reference: mx.array,
-    desirable: mx.array,
-    kl: mx.array,
-    *,
-    beta: float,
-    desirable_weight: float = 1.0,
-    undesirable_weight: float = 1.0,
-) -> mx.array:
+def kto(logps: mx.array, reference: mx.array, desirable: mx.array, kl: mx.array, method: MethodSection) -> mx.array:
     """KTO (Ethayarajh et al. 2024, arXiv:2402.01306, equation 7) for completions ``(rows,)``, each with a label.
 
     w (1 − σ(β(l − l' − z))) where ``desirable``, w (1 − σ(β(z − l + l'))) elsewhere; z is :func:`kto_reference_point`, and w is the
     weight.
     """
     signs = mx.where(desirable, 1.0, -1.0)
-    weights = mx.where(desirable, desirable_weight, undesirable_weight)
-    return weights * mx.sigmoid(-signs * beta * (logps - reference - kl))
+    weights = mx.where(desirable, method.desirable, method.undesirable)
+    return weights * mx.sigmoid(-signs * method.beta * (logps - reference - kl))
 
 
 def kto_reference_point(mismatched: mx.array, reference: mx.array, weights: mx.array) -> mx.array:

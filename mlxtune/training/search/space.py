@@ -136,11 +136,9 @@ def _interval(ends: Sequence[float], value: float, factor: float, high: float = 
     return Interval(*ends) if ends else Interval(value / factor, min(high, value * factor))
 
 
-def _ranks(recipe: Recipe, depth: int) -> Choices | None:
-    if recipe.adapter.parent:  # inherited
-        return None
-    rank = recipe.adapter.rank
-    return Choices(tuple(sorted(set(recipe.search.rank or (max(1, rank // 2), rank, 2 * rank)))))
+def _around(listed: Sequence[int], value: int) -> Choices:
+    """Return the listed values or, by default, half to twice ``value``."""
+    return Choices(tuple(sorted(set(listed or (max(1, value // 2), value, 2 * value)))))
 
 
 def _layers(recipe: Recipe, depth: int) -> Choices | None:
@@ -149,20 +147,6 @@ def _layers(recipe: Recipe, depth: int) -> Choices | None:
     count = layer_count(recipe.adapter.layers, depth)
     counts = [layer_count(value, depth) for value in recipe.search.layers] or [max(1, count // 2), count, min(depth, 2 * count)]
     return Choices(tuple(sorted(set(counts))))
-
-
-def _epochs(recipe: Recipe, depth: int) -> Choices | None:
-    if recipe.training.steps:  # takes precedence
-        return None
-    epochs = recipe.training.epochs
-    return Choices(tuple(sorted(set(recipe.search.epochs or (max(1, epochs // 2), epochs, 2 * epochs)))))
-
-
-def _batches(recipe: Recipe, depth: int) -> Choices | None:
-    size = recipe.training.batch_size
-    if not size:  # batches have as many rows as fit into training.batch_tokens
-        return None
-    return Choices(tuple(sorted(set(recipe.search.batch_size or (max(1, size // 2), size, 2 * size)))))
 
 
 def layer_count(layers: Layers, depth: int) -> int:
@@ -204,10 +188,19 @@ PARAMETERS = (
         "learning_rate", "lr", *_setting("training", "learning_rate"),
         lambda recipe, depth: _interval(recipe.search.learning_rate, recipe.training.learning_rate, RATE_FACTOR, high=0.5),
     ),
-    Parameter("rank", "rank", lambda recipe: recipe.adapter.rank, _set_rank, _ranks),
+    Parameter(
+        "rank", "rank", lambda recipe: recipe.adapter.rank, _set_rank,
+        lambda recipe, depth: None if recipe.adapter.parent else _around(recipe.search.rank, recipe.adapter.rank),
+    ),
     Parameter("layers", "layers", *_setting("adapter", "layers"), _layers),
-    Parameter("epochs", "epochs", *_setting("training", "epochs"), _epochs),
-    Parameter("batch_size", "batch", *_setting("training", "batch_size"), _batches),
+    Parameter(
+        "epochs", "epochs", *_setting("training", "epochs"),  # steps take precedence
+        lambda recipe, depth: None if recipe.training.steps else _around(recipe.search.epochs, recipe.training.epochs),
+    ),
+    Parameter(
+        "batch_size", "batch", *_setting("training", "batch_size"),  # if 0, training.batch_tokens limits a batch
+        lambda recipe, depth: _around(recipe.search.batch_size, size) if (size := recipe.training.batch_size) else None,
+    ),
     Parameter(
         "replay", "replay", *_setting("data", "replay"),
         lambda recipe, depth: (
