@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mlxtune.advice.evidence import AdviceEvidence
-from mlxtune.advice.interview import Answers
+from mlxtune.advice.interview import Answers, answers_json
 from mlxtune.advice.next_step import NextStep, StepCode
 from mlxtune.advice.rules import AdviceRule, Fact, Verdict, rules
 from mlxtune.evaluation.arms import TUNED
@@ -34,16 +34,9 @@ class Advice:
         return self.gate is not None and self.gate.verdict == self.verdict
 
     def as_json(self) -> dict[str, Any]:
-        def shown(value: Fact) -> object:
-            return sorted(value) if isinstance(value, frozenset) else value
-
+        because = [answers_json({name: self.facts.get(name) for name in rule.because(self.facts)}) for rule in self.reasons]
         reasons = [
-            {
-                "rule": rule.key,
-                "side": rule.section,
-                "because": {name: shown(self.facts.get(name)) for name in rule.because(self.facts)},
-            }
-            for rule in self.reasons
+            {"rule": rule.key, "side": rule.section, "because": facts} for rule, facts in zip(self.reasons, because, strict=True)
         ]
         return {
             "verdict": self.verdict, "method": self.method.key if self.method else "", "reasons": reasons, "next": self.next.code,

@@ -7,6 +7,8 @@ and #479. For example: ``[METAL] Command buffer execution failed: Impacting Inte
 
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 from mlxtune.core import settings
@@ -63,6 +65,19 @@ def gpu_error(text: str) -> GpuError | None:
     is_watchdog = kind in _KINDS[:2]
     relax = f" Remove relax_gpu_watchdog from {settings.path()}." if is_watchdog and not settings.load().relax_gpu_watchdog else ""
     return GpuError(kind.message, hint=kind.hint + relax)
+
+
+@contextmanager
+def suppress_model_errors() -> Iterator[None]:
+    """Ignore an error of a trial computation, but not of the GPU.
+
+    Architectures fail in different ways, and some incompatibilities between caches and layers appear only when they run.
+    """
+    try:
+        yield
+    except Exception as error:
+        if gpu_error(str(error)):
+            raise
 
 
 def watchdog_environment() -> dict[str, str]:

@@ -19,7 +19,7 @@ from mlx_lm.generate import BatchGenerator, generate_step
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from mlxtune.core.errors import MlxtuneError, ModelError
-from mlxtune.core.gpu_errors import gpu_error
+from mlxtune.core.gpu_errors import suppress_model_errors
 from mlxtune.models.cpu.streams import StreamPool, parallel_map, thread_pool
 from mlxtune.models.grammar import Grammar, GrammarState
 from mlxtune.models.load import on_gpu
@@ -343,15 +343,12 @@ def _batches_correctly(model: nn.Module) -> bool:
     prompts = [[1, 5, 2, 9, 4, 7], [1, 5, 3]]
     batched: list[list[mx.array]] = [[], []]
     greedy, settings = TokenSampler([0, 0]), GenerationSettings(max_tokens=2, stops=frozenset(), batch_size=2)
-    try:
+    with suppress_model_errors():
         for row, _, logprobs, _ in _batch_steps(model, prompts, settings, greedy, ()):
             batched[row].append(logprobs)
         single = [step[2] for step in _single_steps(model, prompts, settings, greedy, ())]
         return same_logits(mx.stack([*batched[0], *batched[1]]), mx.stack(single))
-    except Exception as error:  # some incompatibilities between caches and layers appear only when they run
-        if gpu_error(str(error)):
-            raise
-        return False
+    return False
 
 
 def nan_error() -> MlxtuneError:

@@ -19,7 +19,6 @@ from mlxtune.planning.masks import TrainingMask, TurnTokens
 from mlxtune.recipe import parse as parse_recipe
 
 _NO_LIMIT = 2**31 - 1  # tokens
-_UNALIGNED, _COUNTS_ONLY = "The tokens of this row cannot be aligned with its text.", "Only the token counts are available."
 
 
 def mask(template: ChatTemplate, row: Row, max_tokens: int) -> TrainingMask:
@@ -35,7 +34,9 @@ def mask(template: ChatTemplate, row: Row, max_tokens: int) -> TrainingMask:
             tokens, end = encoded.tokens.tolist(), len(row.text)
             start = next((index for index in (0, 1) if tokens[index : index + len(inside)] == inside), None)
             if start is None:
-                raise DataError(_UNALIGNED, hint=_COUNTS_ONLY)
+                raise DataError(
+                    "The tokens of this row cannot be aligned with its text.", hint="Only the token counts are available."
+                )
             spans = [
                 *[(0, 0)] * start,
                 *spans,
@@ -84,7 +85,7 @@ def _answer_turns(
     """Divide the tokens of ``sequence`` before index ``end`` among the turns. The tokens in ``trained_spans`` are trained."""
     tokens, spans = template.control.encode_with_spans(sequence.text)
     if tokens != sequence.tokens:
-        raise DataError(_UNALIGNED, hint=_COUNTS_ONLY)
+        raise DataError("The tokens of this row cannot be aligned with its text.", hint="Only the token counts are available.")
     trained = [any(span.start <= index < span.end for span in trained_spans) for index in range(len(tokens))]
     ends = [span.end for span in trained_spans]
     parts = [(message.content, message.role == "assistant" and message.trained) for message in messages]

@@ -12,7 +12,7 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx_lm.models.cache import KVCache, RotatingKVCache, make_prompt_cache
 
-from mlxtune.core.gpu_errors import gpu_error
+from mlxtune.core.gpu_errors import suppress_model_errors
 from mlxtune.models.cpu import streams
 from mlxtune.models.encoded import common_prefix
 from mlxtune.models.head import BackboneHead, split_head
@@ -114,7 +114,7 @@ class PrefixCache:
             return None
         head = split_head(self._model)
         prefix, tails, following = [1, 5], [[2, 9, 4, 7], [3]], [8, 6]
-        try:
+        with suppress_model_errors():
             head.backbone(mx.array([prefix]), caches)
             hidden, rows = SharedPrefix(head, (*prefix,), caches, self._grouped_mask).prefill(tails)
             hidden = mx.concatenate([hidden[:, -1:], head.backbone(mx.array(following)[:, None], rows)], axis=1)
@@ -122,10 +122,7 @@ class PrefixCache:
                 [self._model(mx.array([[*prefix, *tail, token]]))[0, -2:] for tail, token in zip(tails, following, strict=True)]
             )
             return head if same_logits(head.logits(hidden), expected) else None
-        except Exception as error:  # some incompatibilities between caches and layers appear only when they run
-            if gpu_error(str(error)):
-                raise
-            return None
+        return None
 
 
 def same_logits(actual: mx.array, expected: mx.array) -> bool:

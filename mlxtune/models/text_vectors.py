@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mlxtune.core.files import write_bytes
-from mlxtune.core.gpu_errors import gpu_error
+from mlxtune.core.gpu_errors import suppress_model_errors
 from mlxtune.core.hashing import sha256_json
 from mlxtune.models.cpu.streams import parallel_map
 from mlxtune.models.generate import Progress
@@ -125,21 +125,15 @@ def first_layers(model: nn.Module, head: BackboneHead) -> Iterator[None]:
     try:
         if len(places) == 1:
             setattr(*places[0], layers[:count])
-            if not _runs(head):
+            runs = False
+            with suppress_model_errors():
+                runs = bool(mx.isfinite(head.backbone(mx.array([[1, 5, 2]]), None)).all().item())
+            if not runs:
                 setattr(*places[0], layers)
         yield
     finally:
         for module, name in places:
             setattr(module, name, layers)
-
-
-def _runs(head: BackboneHead) -> bool:
-    try:
-        return bool(mx.isfinite(head.backbone(mx.array([[1, 5, 2]]), None)).all().item())
-    except Exception as error:  # without their upper layers, architectures fail in different ways
-        if gpu_error(str(error)):
-            raise
-        return False
 
 
 def _load(file: Path) -> dict[str, Vectors]:

@@ -6,7 +6,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from itertools import islice, takewhile
 from pathlib import Path
@@ -370,9 +370,7 @@ class _TrainingRun:
             return
         state = {
             "step": step, "rows": self.rows, "seed": loop.section.seed, "certificate": self.coverage.state,
-            "best": {
-                "step": self.best.step, "loss": _finite(self.best.loss), "since": self.best.since, "batches": self.best.batches,
-            },
+            "best": asdict(self.best) | {"loss": _finite(self.best.loss)},
             "validated": _finite(self.validation_loss), "unchecked": self.validation_pending, "held": loop.baseline_passes,
             "batch_losses": self.batch_losses, "format_lost": self.format_lost,
             "batches": self.batches, "origin": dict(loop.origin), "first": self.divergence.first, "last": list(self.divergence.last),
@@ -396,11 +394,8 @@ class _TrainingRun:
             )
         checkpoint.restore(resume, self.loop.stack.model, self.optimizer)
         self.coverage.restore(state["certificate"])
-        best = state["best"]
-        if best["step"]:
-            self.best.step, self.best.loss, self.best.since, self.best.batches = (
-                best["step"], best["loss"], best["since"], best["batches"],
-            )  # fmt: skip
+        if state["best"]["step"]:
+            self.best = BestValidation(**state["best"] | {"patience": self.loop.section.early_stop})
         self.divergence.first = state["first"]
         self.divergence.last.extend(state["last"])
         self.loop.baseline_passes[:] = state["held"]

@@ -286,12 +286,14 @@ class WorkspaceIndex:
                 watch = self._sources.setdefault(key, _SourceWatch(source, data.format, data.map))
                 watch.read(now)
                 last_check = check_cache.outcome_for(view.recipe, watch.checks)
-                facts = watch.exists, last_check, watch.reviewed, watch.entries
-                if facts != (view.source_exists, view.last_check, view.reviewed_rows, view.review_entries):
-                    exists, last_check, reviewed, entries = facts
-                    view = replace(
-                        view, source_exists=exists, last_check=last_check, reviewed_rows=reviewed, review_entries=entries
-                    )
+                new = replace(
+                    view,
+                    source_exists=watch.exists,
+                    last_check=last_check,
+                    reviewed_rows=watch.reviewed,
+                    review_entries=watch.entries,
+                )
+                view = view if new == view else new
             views[path] = (stamp, view)
         self._recipes = views
         return tuple(view for _, view in views.values())

@@ -163,12 +163,8 @@ def _schedule(values: Mapping[str, Any], steps: int, notes: list[str]) -> dict[s
     if values["lr_schedule"] is None:
         return {"learning_rate": _number(values, "learning_rate"), "schedule": "constant", "warmup": 0.0}
     table = _table(values, "lr_schedule")
-    name = _choice(
-        table,
-        "name",
-        {"cosine_decay": "cosine", "linear_schedule": "linear"},
-        "Only cosine_decay and linear_schedule can be imported.",
-    )
+    names = {"cosine_decay": "cosine", "linear_schedule": "linear"}
+    name = _choice(table, "name", names, "Only cosine_decay and linear_schedule can be imported.")
     arguments = table.get("arguments")
     if not isinstance(arguments, list) or not arguments or not all(isinstance(value, int | float) for value in arguments):
         raise RecipeError("lr_schedule.arguments must be a list of numbers.")

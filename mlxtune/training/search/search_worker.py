@@ -179,10 +179,7 @@ def _train_all(worker: Worker, runner: TrialRunner, board: Board) -> Board:
 
 def _report_ended(worker: Worker, board: Board, ended: set[int]) -> None:
     """Emit an event for each trial that does not continue and is not yet in ``ended``."""
-    for trial in board.trials:
-        number = trial.number
-        if number in ended:
-            continue
+    for number in [trial.number for trial in board.trials if trial.number not in ended]:
         if number in board.failures:
             worker.emit("trial.ended", trial=number, status="failed", error=board.failures[number])
         elif number in board.dropped:
