@@ -37,11 +37,8 @@ def mask(template: ChatTemplate, row: Row, max_tokens: int) -> TrainingMask:
                 raise DataError(
                     "The tokens of this row cannot be aligned with its text.", hint="Only the token counts are available."
                 )
-            spans = [
-                *[(0, 0)] * start,
-                *spans,
-                *[(end, end)] * (len(tokens) - start - len(inside)),
-            ]  # bos and eos are not in the text
+            # bos and eos are not in the text
+            spans = [*[(0, 0)] * start, *spans, *[(end, end)] * (len(tokens) - start - len(inside))]
             trained = encoded.trained.tolist()
             turns = _turns(template, row.text, [(row.text, False)], tokens, spans, trained, max_tokens)
             return TrainingMask(tuple(turns), len(tokens), sum(trained[:max_tokens]))
