@@ -28,11 +28,13 @@ _WRITTEN = ("config.json", "model.safetensors.index.json", "mlxtune.json", "fide
 _QUANTIZED = nn.QuantizedLinear | nn.QuantizedEmbedding | QuantizedSwitchLinear
 
 
-def fuse(source: ModelFolder, adapter: Path, *, requantize: bool, quantize: Quantize = 0) -> tuple[nn.Module, dict[str, Any]]:
+def fuse(
+    source: ModelFolder, adapter: Path, *, requantize: bool, quantize: Quantize = 0, bits: int = 0
+) -> tuple[nn.Module, dict[str, Any]]:
     """Return the base ``source`` with ``adapter`` fused into its weights (lazily), and its configuration.
 
     ``quantize`` is the number of bits to which its weights are quantized on load, as in training. With ``requantize``, adapted
-    modules are requantized as before; otherwise the whole model is dequantized. Raise ``ModelError`` if the adapter does not match
+    modules are requantized as before; otherwise the whole model is dequantized, and quantized again to ``bits`` if that is not 0. Raise ``ModelError`` if the adapter does not match
     the base.
     """
     model, config = load_model(source.folder, lazy=True)
@@ -53,6 +55,9 @@ def fuse(source: ModelFolder, adapter: Path, *, requantize: bool, quantize: Quan
         config = {name: value for name, value in config.items() if name not in ("quantization", "quantization_config")}
         dtype = str(next(module.weight.dtype for _, module in model.named_modules() if isinstance(module, nn.Embedding)))
         config = config | {"torch_dtype": dtype.removeprefix("mlx.core.")}
+    if bits:
+        load.quantize_weights(model, bits)
+        config = config | {"quantization": _quantization(model, bits)}
     return model, config
 
 

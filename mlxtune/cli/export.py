@@ -56,6 +56,9 @@ Requantize = Annotated[
 PrecisionName = Annotated[
     str, typer.Option("--precision", help=f"The precision of a GGUF file: {', '.join(exports.PRECISIONS)}. Default: f16.")
 ]
+Smallest = Annotated[
+    bool, typer.Option("--smallest", help="Try 4 to 8 bits, and export the smallest that holds on the held-out rows (GGUF, mlx).")
+]
 OllamaBase = Annotated[
     str, typer.Option("--from", help="With --lora, the name of the adapter's base in Ollama, such as llama3.2:3b.")
 ]
@@ -72,6 +75,7 @@ class ExportOptions:
 
     lora: Lora = False
     precision: PrecisionName = ""
+    smallest: Smallest = False
     requantize: Requantize = False
     base: OllamaBase = ""
     to: To = None
@@ -103,7 +107,7 @@ def export(
     with progress_bar("looking for the model") as update:
         run = control.export(
             Path.cwd(), entry, chosen, target=options.to, recipe=own, force=options.force,
-            precision=exports.precision_of(options.precision), ollama_base=options.base, progress=update,
+            precision=exports.precision_of(options.precision), smallest=options.smallest, ollama_base=options.base, progress=update,
         )  # fmt: skip
     try:
         code = follow_answers(run)
@@ -173,6 +177,9 @@ def _chosen_format(form: str, which: str, options: ExportOptions) -> ExportForma
             if lora
             else f"mlxtune export llamacpp {which} --precision {precision}",
         )
+    if options.smallest and (precision or chosen.form not in exports.SMALLER):
+        used = f"--precision {precision}" if precision else chosen.label
+        raise InputError(f"--smallest cannot be used with {used}.", hint=f"mlxtune export llamacpp {which} --smallest")
     if form == "ollama" and lora != bool(base):
         raise InputError(
             "For Ollama, --lora and --from must be used together.", hint=f"mlxtune export ollama {which} --lora --from llama3.2:3b"

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from mlxtune.adapters.export.fidelity import ComparedAnswers, Fidelity, FidelityOutcome, PromptDifference
+from mlxtune.adapters.export.fidelity import ComparedAnswers, Fidelity, FidelityOutcome, PromptDifference, TriedSize
 from mlxtune.adapters.export.tried import TriedExport
 from mlxtune.adapters.export.verification import PromptCheck, Verification
 from mlxtune.core.text import one_line, size
@@ -27,7 +27,8 @@ _NOTES: dict[str, str] = {
 
 
 def form_label(form: str, precision: str = "", program: str = "") -> str:
-    label = _FORMS.get(form, form) + (f" {precision.upper()}" if form == "gguf" and precision else "")
+    shown = precision if "bit" in precision else precision.upper() if form == "gguf" else ""
+    label = f"{_FORMS.get(form, form)} {shown}".rstrip()
     return f"{label} for {program}" if program else label
 
 
@@ -49,7 +50,31 @@ def fidelity_document(proof: Fidelity, folder: str = "", nbytes: int = 0) -> Doc
     )
     distances = Table("", "", tuple(Column(label, right=bool(label)) for label in labels), tuple(rows))
     note = "base with adapter versus export, on held-out rows"
-    return Heading("Fidelity", note), Facts(tuple(facts)), distances, *contract_tables(proof.answers, "adapter, then export")
+    sizes = (sizes_table(proof.sizes, proof.precision),) if proof.sizes else ()
+    return (
+        Heading("Fidelity", note),
+        Facts(tuple(facts)),
+        distances,
+        *sizes,
+        *contract_tables(proof.answers, "adapter, then export"),
+    )
+
+
+def sizes_table(sizes: Sequence[TriedSize], chosen: str) -> Table:
+    """Return the precisions tried by ``--smallest``, with the ``chosen`` one marked."""
+    head = ("", "size", "whole contract", "change in points", IDENTICAL, "tokens/s", "")
+    rows = (
+        (
+            Cell(one.precision, "success" if one.precision == chosen else ""),
+            *map(Cell, (size(one.nbytes), rate(one.answers.contract), points(one.answers.contract), identical(one.answers))),
+            Cell(f"{one.speed:.0f}" if one.speed else ""),
+            Cell("exported" if one.precision == chosen else "holds" if one.holds else "may lose more than the margin"),
+        )
+        for one in sizes
+    )
+    return Table(
+        "Sizes", "adapter versus export", tuple(Column(label, right=0 < at < 6) for at, label in enumerate(head)), tuple(rows)
+    )
 
 
 def verification_document(result: Verification, name: str = "") -> Document:

@@ -105,6 +105,7 @@ def export(
     recipe: Recipe | None = None,
     force: bool = False,
     precision: Precision = "f16",
+    smallest: bool = False,
     ollama_base: str = "",
     progress: Progress = _quiet,
 ) -> Run:
@@ -113,8 +114,8 @@ def export(
 
     assert format.form
     return start.start(
-        workspace, entry, format.form, target=target, recipe=recipe, force=force, precision=precision, program=format.program,
-        ollama_base=ollama_base, prepare=lambda own: fetch_base(own, progress),
+        workspace, entry, format.form, target=target, recipe=recipe, force=force, precision=precision, smallest=smallest,
+        program=format.program, ollama_base=ollama_base, prepare=lambda own: fetch_base(own, progress),
     )  # fmt: skip
 
 

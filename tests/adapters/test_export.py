@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import llama_quantize
 import mlx.core as mx
 import numpy as np
 import pytest
@@ -37,6 +35,7 @@ from mlxtune.evaluation.verdict import compare
 from mlxtune.models import lora, template
 from mlxtune.models.load import load as load_own
 from mlxtune.models.resolve import ModelFolder, resolve
+from mlxtune.present.export import sizes_table
 from mlxtune.recipe import AdapterSection
 from mlxtune.runs import events
 from mlxtune.runs.worker import Worker
@@ -344,9 +343,6 @@ def test_unsupported_format_is_refused_with_reason(tiny: Path, form: Any, change
 def test_gguf_is_read_back_and_measured(
     trained_workspace: Path, form: Any, precision: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if precision == "q4_k_m" and not llama_quantize.available():
-        pytest.skip("xllamacpp does not export the function that quantizes rows")
-    monkeypatch.setenv("PATH", f"{llama_quantize.install(trained_workspace / 'bin')}:{os.environ['PATH']}")
     with_merge(trained_workspace / "four")
     worker = started(trained_workspace, form, monkeypatch, target=trained_workspace / "my out", precision=precision)
     summary = exporting.export(worker)
@@ -355,6 +351,26 @@ def test_gguf_is_read_back_and_measured(
     assert {file.name for file in (trained_workspace / "my out").iterdir()} == {
         start.GGUF_FILE if form == "gguf" else gguf.LORA_FILE, "chat_template.jinja", "fidelity.json", "mlxtune.json",
     }  # fmt: skip
+    assert not (worker.folder / "again").exists()
+
+
+@pytest.mark.parametrize(("form", "fits"), [("gguf", True), ("gguf", False), ("fused", True)])
+def test_the_smallest_size_that_holds_is_exported(
+    trained_workspace: Path, form: Any, fits: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_merge(trained_workspace / "four")
+    margin = 0.99 if fits else 0.001  # no interval of a few rows excludes a loss of almost nothing
+    recipe, _ = start.run_recipe(library.find(trained_workspace, "last"), [f"evaluation.regression_margin={margin}"])
+    worker = started(trained_workspace, form, monkeypatch, target=trained_workspace / "my out", smallest=True, recipe=recipe)
+    exporting.export(worker)
+    proof = fidelity.load(trained_workspace / "my out")
+    assert [one.precision for one in proof.sizes] == list(start.SMALLER[form])
+    assert [one.nbytes for one in proof.sizes] == sorted(one.nbytes for one in proof.sizes)
+    assert proof.precision == next((one.precision for one in proof.sizes if one.holds), "f16")
+    assert (proof.precision == "f16") == (not fits)
+    assert all((one.speed or 0) > 0 for one in proof.sizes) == (form == "gguf")
+    marks = [row[-1].text for row in sizes_table(proof.sizes, proof.precision).rows]
+    assert marks.count("exported") == fits
     assert not (worker.folder / "again").exists()
 
 

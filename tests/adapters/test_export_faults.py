@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import llama_quantize
 import mlx.core as mx
 import pytest
 from faults.operations import FILLING, How, Operations
@@ -188,16 +187,3 @@ def clear(place: Path) -> Files:
     for path in place.iterdir():
         shutil.rmtree(path)
     return found
-
-
-@pytest.mark.skipif(not llama_quantize.available(), reason="xllamacpp does not export the function that quantizes rows")
-def test_a_killed_k_quant_leaves_nothing(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", f"{llama_quantize.install(place.parent / 'bin')}:{os.environ['PATH']}")
-    one = next(one for one in FORMATS if one.label == "llamacpp")
-    crashed: list[Files] = []
-    export = prepared(place, one, monkeypatch, precision="q4_k_m")
-    with installed(Operations(before=lambda: crashed.append(files(place)))):
-        export()
-    whole = files(place)
-    assert not [found for found in crashed if not whole_or_absent(found, whole)]
-    assert not any("unquantized" in name for name in whole)

@@ -1,11 +1,9 @@
 """GGUF files give the same tokens and answers in llama.cpp as their models in MLX."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
-import llama_quantize
 import mlx.core as mx
 import numpy as np
 import pytest
@@ -18,9 +16,9 @@ from tiny_architectures import WINDOW, make
 from tokenizers import Tokenizer
 
 from mlxtune.adapters import fuse
-from mlxtune.adapters.export import gguf
+from mlxtune.adapters.export import gguf, k_quants
 from mlxtune.adapters.export.gguf_tokenizer import read_tokenizer
-from mlxtune.core.errors import MachineError, ModelError
+from mlxtune.core.errors import ModelError
 from mlxtune.models import lora
 from mlxtune.models.load import LoadedModel, load
 from mlxtune.models.resolve import ModelFolder, resolve
@@ -131,17 +129,15 @@ def test_fused_model_and_adapter_answer_as_in_mlx(tmp_path: Path, name: str) -> 
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not llama_quantize.available(), reason="xllamacpp does not export the function that quantizes rows")
-def test_k_quants_are_computed_by_llama_quantize(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", f"{llama_quantize.install(tmp_path / 'a bin')}:{os.environ['PATH']}")
+def test_k_quants_are_computed_by_llama_cpp(tmp_path: Path) -> None:
     base = tiny_base(tmp_path / "a base", "llama", hidden_size=256, head_dim=64, intermediate_size=256)
     model, config = load_model(base.folder)
     model = dequantize_model(model)
     file = tmp_path / "a base.gguf"
     gguf.write_gguf(model, config, base, file, "q4_k_m")
-    assert [file.name for file in tmp_path.glob("*.gguf")] == ["a base.gguf"]
-    kinds = {tensor.tensor_type.name for tensor in GGUFReader(file).tensors}
-    assert kinds == {"F32", "Q4_K"}
+    kinds = {tensor.name: tensor.tensor_type.name for tensor in GGUFReader(file).tensors}
+    assert set(kinds.values()) == {"F32", "Q4_K", "Q6_K"}
+    assert kinds["blk.0.attn_q.weight"] == "Q4_K"
     again = load(base, "float32")
     gguf.read_back(file, again, base.config)
     with llama(file) as server:  # which rounds activations to 8 bits
@@ -149,16 +145,28 @@ def test_k_quants_are_computed_by_llama_quantize(tmp_path: Path, monkeypatch: py
     assert mx.abs(in_float32(model)(mx.array([PROMPT])) - again.model(mx.array([PROMPT]))).max() > 0.05
 
 
-def test_failure_of_llama_quantize_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    program = tmp_path / "bin" / "llama-quantize"
-    program.parent.mkdir()
-    program.write_text("#!/bin/sh\necho main: failed to quantize model\nexit 1\n")
-    program.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
-    base = tiny_base(tmp_path / "base", "llama")
-    model, config = load_model(base.folder)
-    with pytest.raises(MachineError, match="llama-quantize failed: main: failed to quantize model"):
-        gguf.write_gguf(dequantize_model(model), config, base, tmp_path / "model.gguf", "q4_k_m")
+# By the rules of llama_tensor_get_type: SmolLM2 135M has rows of 576 and 1,536 weights, 30 layers, and a tied embedding.
+@pytest.mark.parametrize(
+    ("precision", "tensor", "row", "layers", "expected"),
+    [
+        ("q4_k_m", "token_embd.weight", 576, 30, "Q8_0"),
+        ("q4_k_m", "blk.0.attn_v.weight", 576, 30, "Q8_0"),
+        ("q4_k_m", "blk.0.attn_k.weight", 576, 30, "Q5_0"),
+        ("q4_k_m", "blk.0.ffn_down.weight", 1536, 30, "Q6_K"),
+        ("q4_k_m", "blk.3.ffn_down.weight", 1536, 30, "Q4_K"),
+        ("q4_k_m", "blk.5.ffn_down.weight", 1536, 30, "Q6_K"),
+        ("q5_k_m", "blk.26.attn_v.weight", 2048, 30, "Q6_K"),
+        ("q5_k_m", "blk.4.attn_qkv.weight", 2048, 30, "Q5_K"),
+        ("q3_k_m", "blk.1.attn_v.weight", 2048, 16, "Q5_K"),
+        ("q3_k_m", "blk.2.ffn_down.weight", 8192, 16, "Q4_K"),
+        ("q3_k_m", "blk.2.attn_output.weight", 2048, 16, "Q4_K"),
+        ("q3_k_m", "blk.2.ffn_up.weight", 2048, 16, "Q3_K"),
+        ("q3_k_m", "blk.2.ffn_up.weight", 576, 16, "Q4_0"),
+        ("q6_k", "blk.2.ffn_up.weight", 576, 16, "Q8_0"),
+    ],
+)
+def test_k_quants_mix_types_as_llama_quantize(precision: str, tensor: str, row: int, layers: int, expected: str) -> None:
+    assert k_quants.matrix_type(precision, tensor, row, layers, tied=True).name == expected
 
 
 @pytest.mark.parametrize(

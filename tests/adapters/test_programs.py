@@ -103,7 +103,7 @@ def test_lmstudio_preset_has_the_system_prompt(home: Path) -> None:
 def exported(workspace: Path, program: str, folder: Path, form: str) -> Run:
     """Return a finished export for ``program`` to ``folder``."""
     run = registry.create(workspace, "export", "mine")
-    launch.write_record(run, "export", {"form": form, "program": program, "name": "mine", "ollama_quantize": "q4_K_M"})
+    launch.write_record(run, "export", {"form": form, "program": program, "name": "mine"})
     (run.folder / fidelity.FILE).touch()
     writer = EventWriter(run.folder)
     writer.emit("run.finished", steps=0, seconds=1.0, summary={"folder": str(folder), "bytes": 1})
@@ -131,7 +131,7 @@ def test_the_model_is_listed_only_in_lmstudios_folder(home: Path, shown: Callabl
 
 
 def test_an_export_shows_the_commands_for_its_program_later_too(home: Path, shown: Callable[..., str]) -> None:
-    assert shown("ollama", Path("/a b")) == "ollama create mine --quantize q4_K_M -f '/a b/Modelfile' ollama run mine"
+    assert shown("ollama", Path("/a b")) == "ollama create mine -f '/a b/Modelfile' ollama run mine"
     assert shown("", Path("/a b")) == "llama-server --model '/a b/model.gguf'"
     assert shown("", home, "hf") == ""
 

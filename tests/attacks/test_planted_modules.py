@@ -28,7 +28,6 @@ SPAWNING = {  # the only files that start programs
     "cli/queue.py", "core/child_process.py", "runs/worker.py", "models/bundled/install.py", "models/cpu/blas.py",
     "cli/export.py",  # ollama create
     "evaluation/signature.py",  # ssh-keygen
-    "adapters/export/gguf.py",  # llama-quantize
     "adapters/export/llama_server.py",  # llama.cpp
     "tui/terminal_program.py",  # the user's own commands and $EDITOR
 }  # fmt: skip

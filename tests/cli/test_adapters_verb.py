@@ -347,19 +347,13 @@ def test_peft_export_writes_an_adapter_that_imports_again(ok, cli, shop, tiny):
         ("lmstudio --lora", "--lora cannot be used with lmstudio. | mlxtune export ollama last --lora"),
         ("mlx --lora --requantize", "--requantize cannot be used with --lora."),
         ("llamacpp --precision q4", "Unknown precision q4."),
+        ("llamacpp --smallest --precision f16", "--smallest cannot be used with --precision f16."),
+        ("hf --smallest", "--smallest cannot be used with hf."),
     ],
 )
 def test_options_that_a_format_does_not_have_are_refused(refused, shop, command, words):
     refused(("export", *command.split()), words)
     assert not list(shop.glob("**/*-peft"))
-
-
-def test_a_k_quant_requires_llama_quantize(cli, shop, monkeypatch):
-    monkeypatch.setattr(shutil, "which", lambda name: None)
-    ended = cli("export", "llamacpp", "--precision", "q4_k_m")
-    assert ended.code == 4, ended.err
-    assert "q4_k_m requires llama.cpp's program llama-quantize." in ended.err
-    assert "brew install llama.cpp" in ended.err
 
 
 def test_a_preset_of_lm_studio_is_not_overwritten(refused, shop, tmp_path, monkeypatch):

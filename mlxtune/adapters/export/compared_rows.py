@@ -47,11 +47,11 @@ class ComparedRows:
             self.contract = None
 
     def answers(
-        self, loaded: LoadedModel, name: str, adapter: Path | None, source: str = ""
+        self, loaded: LoadedModel, name: str, adapter: Path | None, source: str = "", precision: str = ""
     ) -> tuple[tuple[Answer, ...], list[tuple[list[int], list[int]]]]:
         """Return greedy answers, and the tokens of each prompt and answer (including the stop token, if there is one).
 
-        ``source`` is the chat template of a model whose own template is frozen.
+        ``source`` is the chat template of a model whose own template is frozen; ``precision`` tells exports apart.
         """
         from mlxtune.evaluation.outputs import AnswerOptions, generate_answers
 
@@ -59,7 +59,7 @@ class ComparedRows:
         arm, kind = Arm(name, adapter), HELD_OUT_ROW if self.contract else prompts.OFF_TASK
         self.worker.emit("arm.started", arm=name, rows=len(self.rows), of=kind)
         # the base's cached answers are not those of an export
-        cache = self.worker.folder.parent.parent / "evals" / "cache" if adapter else self.worker.folder / "cache"
+        cache = self.worker.folder.parent.parent / "evals" / "cache" if adapter else self.worker.folder / "cache" / precision
         section, tell = self.section, partial(progress_reporter, self.worker, name)
         options = AnswerOptions(
             template.settings, self.max_tokens(template), section.thinking_tokens, section.batch_size, cache, section.stop_loops,

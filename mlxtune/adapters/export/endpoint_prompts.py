@@ -95,6 +95,14 @@ def rendered_prompt(url: str, model: str, row: PromptRow, encode: Callable[[str]
     return None
 
 
+def llama_speed(url: str) -> float | None:
+    """Return the tokens per second with which llama.cpp's server at ``url`` continues a text."""
+    match _request(f"{url}/completion", {"prompt": "Once", "n_predict": 64, "ignore_eos": True}):
+        case {"timings": {"predicted_per_second": float(speed)}}:
+            return speed
+    return None
+
+
 def _request(url: str, body: dict[str, Any] | None = None) -> Any:
     """Return a JSON reply, or ``None`` if the program does not know this request. Raise ``MachineError`` if it cannot be reached."""
     data = None if body is None else json.dumps(body).encode()

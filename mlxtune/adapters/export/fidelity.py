@@ -69,6 +69,21 @@ class ComparedAnswers:
 
 
 @dataclass(frozen=True)
+class TriedSize:
+    """A quantization of the fused model, compared with the adapter.
+
+    It ``holds`` if it is faithful and the interval of its change on the contract rules out a loss of the recipe's
+    ``evaluation.regression_margin``. ``speed``, in generated tokens per second, is llama.cpp's on this machine.
+    """
+
+    precision: str
+    nbytes: int
+    holds: bool
+    answers: ComparedAnswers
+    speed: float | None = None
+
+
+@dataclass(frozen=True)
 class Fidelity:
     """The distances between base, adapter and export."""
 
@@ -77,6 +92,8 @@ class Fidelity:
     loss: LogitDistance  # from adapter to export
     answers: ComparedAnswers
     prompt: PromptDifference | None = None  # between training and the program that the export is for
+    precision: str = ""  # the smallest that holds, if smaller ones were tried
+    sizes: tuple[TriedSize, ...] = ()  # from the smallest
     v: int = VERSION
 
     @property

@@ -5,7 +5,6 @@ that the user already has (``--lora``).
 """
 
 import os
-import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,13 +18,13 @@ from mlx.utils import tree_flatten, tree_unflatten
 from mlx_lm.utils import dequantize_model, load_model
 
 from mlxtune.adapters.export import gguf_architectures as architectures
+from mlxtune.adapters.export import k_quants
 from mlxtune.adapters.export.gguf_architectures import Array, Placement
 from mlxtune.adapters.export.gguf_tokenizer import read_tokenizer, write_tokenizer
-from mlxtune.adapters.export.start import K_QUANTS, QUANTIZER, Precision
+from mlxtune.adapters.export.start import Precision
 from mlxtune.adapters.layout import AdapterLayout, read_layout
-from mlxtune.core.errors import MachineError, ModelError
+from mlxtune.core.errors import ModelError
 from mlxtune.core.files import disk_errors, sync_file
-from mlxtune.core.text import one_line
 from mlxtune.models.load import LoadedModel
 from mlxtune.models.resolve import ModelFolder
 from mlxtune.recipe.parent import WEIGHTS
@@ -36,8 +35,16 @@ _TYPES = {
     "f16": (GGMLQuantizationType.F16, LlamaFileType.MOSTLY_F16),
     "bf16": (GGMLQuantizationType.BF16, LlamaFileType.MOSTLY_BF16),
     "q8_0": (GGMLQuantizationType.Q8_0, LlamaFileType.MOSTLY_Q8_0),
+    **k_quants.MIXES,
 }
-_FLOAT32 = ("shortconv.conv.weight", "ssm_conv1d.weight", "ssm_a", "ssm_d", "ssm_norm.weight")  # required by llama.cpp
+_FLOAT32 = (
+    "shortconv.conv.weight",
+    "ssm_conv1d.weight",
+    "ssm_a",
+    "ssm_d",
+    "ssm_norm.weight",
+    "ffn_gate_inp.weight",
+)  # required by llama.cpp
 
 
 def check(source: ModelFolder, adapter: Path | None = None) -> None:
@@ -55,17 +62,9 @@ def write_gguf(
 ) -> None:
     """Write the unquantized ``model`` with the tokenizer of ``source`` to ``file``, with matrices in ``precision``.
 
-    ``config`` is the model's configuration, and ``template`` its chat template. K-quants are computed by llama.cpp's program from a file in 16 bits.
-    Raise ``ModelError`` if llama.cpp cannot compute the model, or would tokenize text differently, and ``MachineError`` if the disk is full, or the
-    program fails.
+    ``config`` is the model's configuration, and ``template`` its chat template. Raise ``ModelError`` if llama.cpp cannot compute the model, or would
+    tokenize text differently, and ``MachineError`` if the disk is full.
     """
-    if precision in K_QUANTS:
-        whole = file.with_name("unquantized.gguf")
-        native: Precision = "bf16" if any(weight.dtype == mx.bfloat16 for _, weight in tree_flatten(model.parameters())) else "f16"
-        write_gguf(model, config, source, whole, native, template)
-        _quantize(whole, file, precision)
-        whole.unlink()
-        return
     architecture, text = _describable(model, config)
     matrix, file_type = _TYPES[precision]
     writer = GGUFWriter(None, gguf.MODEL_ARCH_NAMES[architecture.arch])
@@ -85,6 +84,10 @@ def write_gguf(
     types = {}
     for name, place in places.items():
         shape = place.shape or _file_shape(weights[name])
+        if precision in k_quants.MIXES and len(shape) > 1:
+            matrix = k_quants.matrix_type(
+                precision, place.tensor, shape[-1], text["num_hidden_layers"], tied="lm_head.weight" not in places
+            )
         types[name] = _type(place.tensor, shape, matrix)
         block, nbytes = gguf.GGML_QUANT_SIZES[types[name]]
         size = int(np.prod(shape)) // block * nbytes
@@ -97,16 +100,6 @@ def write_gguf(
             yield _encoded(place.to_file(values), types[name], name)
 
     _write(writer, file, tensors())
-
-
-def _quantize(whole: Path, file: Path, precision: Precision) -> None:
-    command = [QUANTIZER, str(whole), str(file), precision.upper()]
-    done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
-    if done.returncode:
-        lines = (done.stdout + done.stderr).splitlines() or [f"exit code {done.returncode}"]
-        raise MachineError(
-            f"{QUANTIZER} failed: {one_line(lines[-1], 160)}.", hint="Check that the disk is not full, or use --precision q8_0."
-        )
 
 
 def write_lora_gguf(source: ModelFolder, adapter: Path, file: Path) -> None:
@@ -224,6 +217,8 @@ def _type(tensor: str, shape: tuple[int, ...], matrix: GGMLQuantizationType) -> 
 
 
 def _encoded(values: Array, type: GGMLQuantizationType, name: str) -> Array:
+    if type in k_quants.TYPES:
+        return k_quants.quantize(values, type)
     with np.errstate(over="ignore"):
         encoded = gguf.quantize(np.ascontiguousarray(values), type)
     if type is GGMLQuantizationType.F16 and not np.isfinite(encoded).all():

@@ -18,13 +18,17 @@ from mlxtune.core.text import one_line
 
 @dataclass(frozen=True)
 class LlamaSettings:
-    """What a server runs: a GGUF file, and an adapter or a chat template instead of the file's. ``exact`` computes attention in float32."""
+    """What a server runs: a GGUF file, and an adapter or a chat template instead of the file's.
+
+    ``exact`` computes attention in float32, and ``fast`` uses all cores and the GPU.
+    """
 
     model: str
     lora: str = ""
     template: str = ""
     context: int = 512
     exact: bool = False
+    fast: bool = False
 
 
 @contextmanager
@@ -53,8 +57,9 @@ def _serve(given: LlamaSettings) -> None:
 
     settings = xllamacpp.CommonParams()
     settings.model.path, settings.n_ctx, settings.n_parallel, settings.port = given.model, given.context, 1, 0
-    settings.n_gpu_layers, settings.warmup, settings.fit_params, settings.verbosity = 0, False, False, -1
-    settings.cpuparams.n_threads = settings.cpuparams_batch.n_threads = 1
+    settings.warmup, settings.fit_params, settings.verbosity = False, False, -1
+    if not given.fast:
+        settings.n_gpu_layers, settings.cpuparams.n_threads, settings.cpuparams_batch.n_threads = 0, 1, 1
     settings.endpoint_props, settings.chat_template = True, given.template
     if given.exact:
         settings.cache_type_k = settings.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32

@@ -76,10 +76,9 @@ def is_model_name(name: str) -> bool:
     return re.fullmatch(r"\w[\w.-]*(?:[:/]\w[\w.-]*){0,4}", name, re.ASCII) is not None
 
 
-def create_command(name: str, folder: str, quantize: str = "") -> list[str]:
-    """Return the command that creates the model ``name`` from the Modelfile in ``folder``, quantized to ``quantize`` if set."""
-    quantized = ["--quantize", quantize] if quantize else []
-    return ["ollama", "create", model_name(name), *quantized, "-f", f"{folder}/{MODELFILE}"]
+def create_command(name: str, folder: str) -> list[str]:
+    """Return the command that creates the model ``name`` from the Modelfile in ``folder``."""
+    return ["ollama", "create", model_name(name), "-f", f"{folder}/{MODELFILE}"]
 
 
 def is_writable(text: str) -> bool:

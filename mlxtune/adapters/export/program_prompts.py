@@ -1,7 +1,6 @@
 """Compare the prompts of training with those that programs render from an export, each with its own code and nothing but messages."""
 
 from collections.abc import Callable, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 
 from mlx_lm.tokenizer_utils import TokenizerWrapper
@@ -31,9 +30,7 @@ def folder_difference(
 
 
 def gguf_difference(chat: ChatTemplate, file: Path, rows: Sequence[PromptRow] = ()) -> PromptDifference | None:
-    """Do the same with llama.cpp and a GGUF file, or with transformers and the template in it if xllamacpp is not installed."""
-    if find_spec("xllamacpp") is None:
-        return _difference(chat, rows, _renderer(chat.tokenizer._tokenizer, chat.frozen_source))
+    """Do the same with llama.cpp and a GGUF file."""
     with llama_server(LlamaSettings(str(file))) as url:
         return _difference(chat, rows, lambda row: rendered_prompt(f"{url}/v1", "", row, lambda text: []) or [])
 

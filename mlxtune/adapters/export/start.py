@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 from mlxtune.adapters.entry import AdapterEntry, with_template_settings
 from mlxtune.adapters.export import lmstudio, ollama
-from mlxtune.core.errors import InputError, MachineError, MlxtuneError, ModelError
+from mlxtune.core.errors import InputError, MlxtuneError, ModelError
 from mlxtune.core.files import scratch_folder
 from mlxtune.core.json_fields import to_json
 from mlxtune.core.text import one_line
@@ -32,20 +32,25 @@ from mlxtune.runs.registry import Run
 
 ExportForm = Literal["fused", "quantized", "hf", "gguf", "gguf-lora"]
 GGUF_FORMS = ("gguf", "gguf-lora")
-Precision = Literal["f16", "bf16", "q8_0", "f32", "q6_k", "q5_k_m", "q4_k_m", "q3_k_m"]  # data types of the matrices in a GGUF file
+Precision = Literal[
+    "f16", "bf16", "q8_0", "f32", "q6_k", "q5_k_m", "q4_k_m", "q3_k_m", "8-bit", "6-bit", "4-bit"
+]  # of GGUF files; of MLX
 PRECISIONS: dict[Precision, str] = {  # bits per weight of K-quants: for Llama 3.1 8B (tools/quantize/README.md of llama.cpp)
     "f16": "16 bits per weight",
     "bf16": "16 bits, for weights that are too large for f16",
     "q8_0": "8.5 bits",
     "f32": "32 bits",
-    "q6_k": "6.6 bits; needs llama-quantize",
-    "q5_k_m": "5.7 bits; needs llama-quantize",
-    "q4_k_m": "4.9 bits; needs llama-quantize",
-    "q3_k_m": "4.0 bits; needs llama-quantize",
+    "q6_k": "6.6 bits",
+    "q5_k_m": "5.7 bits",
+    "q4_k_m": "4.9 bits",
+    "q3_k_m": "4.0 bits",
 }
-QUANTIZER = "llama-quantize"  # llama.cpp's program, which computes the precisions below
-K_QUANTS: tuple[Precision, ...] = ("q6_k", "q5_k_m", "q4_k_m", "q3_k_m")
-_OLLAMA_QUANTS = {"q4_k_m": "q4_K_M"}  # the K_QUANTS that ``ollama create --quantize`` can compute
+SMALLEST = "smallest"  # chosen instead of a precision
+QUANTIZED: tuple[Precision, ...] = ("q8_0", "q6_k", "q5_k_m", "q4_k_m", "q3_k_m")
+SMALLER: dict[ExportForm, tuple[Precision, ...]] = {
+    "gguf": QUANTIZED[3::-1],
+    "fused": ("4-bit", "6-bit", "8-bit"),
+}  # tried by --smallest
 Program = Literal["", "ollama", "lmstudio"]
 GGUF_FILE = "model.gguf"  # in the export folder
 MODEL = "model"  # the default export folder, inside the run folder
@@ -63,6 +68,7 @@ def start(
     recipe: Recipe | None = None,
     force: bool = False,
     precision: Precision = "f16",
+    smallest: bool = False,
     program: Program = "",
     ollama_base: str = "",
     prepare: Callable[[Recipe], None] = lambda recipe: None,
@@ -71,7 +77,7 @@ def start(
 
     Fidelity is measured on the held-out rows of ``recipe``, which defaults to the recipe of the adapter's run, or on mlxtune's
     off-task prompts if there is no recipe. ``force`` keeps an export that is not faithful. ``precision`` is the precision of the matrices in a
-    GGUF file. ``program`` selects which other files (Modelfile, preset) are written next to it. ``ollama_base`` is the name in Ollama of the base that an adapter is added to. For LM
+    GGUF file; with ``smallest``, it is the smallest of :data:`SMALLER` that holds, if one does. ``program`` selects which other files (Modelfile, preset) are written next to it. ``ollama_base`` is the name in Ollama of the base that an adapter is added to. For LM
     Studio, the default target is its folder of models, and ``force`` replaces its preset of the same name. ``prepare`` is called with the recipe before the worker starts, to download its base. Raise ``InputError`` if the adapter cannot be used, or
     ``target`` or the preset exists or a package is missing, and ``MachineError`` if a program is missing.
     """
@@ -89,15 +95,8 @@ def start(
     if target is not None and os.path.lexists(target):  # also a link that leads nowhere, which would be followed
         raise InputError(f"{target} already exists.", hint="Remove or rename it, or choose another folder with --to.")
     require_packages(form)
-    quantize = ""
-    if precision in K_QUANTS and shutil.which(QUANTIZER) is None:
-        by_ollama = program == "ollama" and shutil.which("ollama")  # it then quantizes the file
-        quantize = _OLLAMA_QUANTS.get(precision, "") if by_ollama else ""
-        if not quantize:
-            raise MachineError(f"{precision} requires llama.cpp's program {QUANTIZER}.", hint="brew install llama.cpp")
-        precision = "f16"
     request: dict[str, Any] = {
-        "form": form, "precision": precision, "program": program, "ollama_base": ollama_base, "ollama_quantize": quantize,
+        "form": form, "precision": precision, "smallest": smallest, "program": program, "ollama_base": ollama_base,
         "name": entry.stem, "system": entry.system,
         "force": force, "target": str(target.resolve()) if target else "",
         "evaluation": to_json(entry.score),
@@ -128,14 +127,15 @@ def remove_unfinished(run: Run) -> None:
 
 
 def missing_package(form: ExportForm | None) -> str:
-    """Return the package that the export needs if it is not installed, or an empty string."""
-    return "gguf" if form in GGUF_FORMS and find_spec("gguf") is None else ""
+    """Return a package that the export needs and that is not installed, or an empty string."""
+    needed = ("gguf", "xllamacpp") if form in GGUF_FORMS else ()
+    return next((package for package in needed if find_spec(package) is None), "")
 
 
 def require_packages(form: ExportForm | None) -> None:
     """Raise ``InputError`` if a package that the export needs is not installed."""
-    if missing_package(form):
-        raise InputError("Writing GGUF requires the package gguf.", hint="Run: pip install 'mlxtune[gguf]'")
+    if package := missing_package(form):
+        raise InputError(f"Writing GGUF requires the package {package}.", hint="Run: pip install 'mlxtune[gguf]'")
 
 
 def start_verification(

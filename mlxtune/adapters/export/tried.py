@@ -77,7 +77,8 @@ def tried_exports(entry: AdapterEntry) -> list[TriedExport]:
             if folder := summary.get("folder"):
                 target, nbytes = Path(str(folder)), int(summary["bytes"])
                 commands = tuple(map(shlex.join, use_commands(request, str(folder))))
-                exports.append(TriedExport(run.id, *_requested_form(request), target, nbytes, fidelity.load(run.folder), commands))
+                proof, (form, precision, program) = fidelity.load(run.folder), _requested_form(request)
+                exports.append(TriedExport(run.id, form, proof.precision or precision, program, target, nbytes, proof, commands))
         except (MlxtuneError, KeyError, TypeError, ValueError):
             continue
     return [replace(export, verified=verified.get(export.id)) for export in exports]
@@ -128,8 +129,7 @@ def use_commands(request: Mapping[str, Any], folder: str) -> list[list[str]]:
     """Return the commands that use the model in an export's ``folder`` with the program that ``request`` names, if there are any."""
     program, name = request.get("program"), str(request.get("name", ""))
     if program == "ollama":
-        create = ollama.create_command(name, folder, request.get("ollama_quantize", ""))
-        return [create, ["ollama", "run", ollama.model_name(name)]]
+        return [ollama.create_command(name, folder), ["ollama", "run", ollama.model_name(name)]]
     return [["llama-server", "--model", f"{folder}/{GGUF_FILE}"]] if request["form"] == "gguf" and not program else []
 
 

@@ -11,6 +11,7 @@ import os
 import shutil
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -18,12 +19,15 @@ from mlxtune import __version__
 from mlxtune.adapters.entry import read_lineage
 from mlxtune.adapters.export import fidelity, lmstudio
 from mlxtune.adapters.export.compared_rows import EXPORTED, ComparedRows
-from mlxtune.adapters.export.fidelity import Fidelity, FidelityOutcome, PromptDifference
+from mlxtune.adapters.export.endpoint_prompts import llama_speed
+from mlxtune.adapters.export.fidelity import Fidelity, FidelityOutcome, PromptDifference, TriedSize
 from mlxtune.adapters.export.start import (
     AGAIN,
     GGUF_FILE,
     GGUF_FORMS,
-    K_QUANTS,
+    QUANTIZED,
+    SMALLER,
+    Precision,
     remove_unfinished,
     require_exportable,
     target_folder,
@@ -72,17 +76,18 @@ def export(worker: Worker) -> ExportSummary:
     job.measure_adapter()
     shutil.rmtree(job.again, ignore_errors=True)
     try:
+        sizes = job.try_sizes() if worker.request["smallest"] else ()
         with new_folder(job.target) as scratch:
             nbytes = job.write(scratch)
-            proof = job.compare(scratch)
+            proof = replace(job.compare(scratch), precision=job.precision if sizes else "", sizes=sizes)
             fidelity.save(proof, worker.folder)
             answers = proof.answers
             worker.emit("fidelity", faithful=not proof.failure, lost=proof.lost_share, same=answers.same, rows=answers.rows)
             if not worker.request["force"]:
-                fidelity.require_faithful(proof, quantized=worker.request.get("precision") in ("q8_0", *K_QUANTS))
+                fidelity.require_faithful(proof, quantized=job.precision in QUANTIZED)
             fidelity.save(proof, scratch)
             write_json(scratch / LINEAGE, _lineage(job.adapter, job.source, job.form, worker.request.get("evaluation")))
-            _add_program_files(worker, scratch, job.chat, job.rows)
+            job.add_program_files(scratch)
     finally:
         shutil.rmtree(job.again, ignore_errors=True)
     return {"folder": str(job.target), "form": job.form, "bytes": nbytes, "outcome": proof.outcome, "lost": proof.lost_share}
@@ -97,6 +102,7 @@ class _ExportJob:
     def __init__(self, worker: Worker) -> None:
         """Raise ``ModelError`` if the adapter has another base, or its base cannot be exported in this format."""
         self.worker, self.recipe, self.form = worker, worker.recipe, worker.request["form"]
+        self.precision: Precision = worker.request["precision"]
         self.adapter, self.quantize = Path(worker.request["adapter"]), worker.recipe.model.quantize
         self.source = resolve(self.recipe.model.base, relative_to=self.recipe.folder)
         self.target, self.again = target_folder(Run(worker.folder), worker.request), worker.folder / AGAIN
@@ -125,7 +131,7 @@ class _ExportJob:
             "model.loaded", base=self.source.name, path=loaded.description, parameters=loaded.parameters, seconds=loaded.seconds,
             limit=load.memory_limit(this_machine().limit),
         )  # fmt: skip
-        _check_disk(self.target, loaded.parameters, self.form, self.worker.request.get("precision", ""))
+        _check_disk(self.target, loaded.parameters, self.form, self.precision)
         self.rows = ComparedRows(self.worker)
         lora.load(loaded.model, self.adapter)
         self.outputs, self.tokens = self.rows.answers(loaded, TUNED, self.adapter)
@@ -133,6 +139,20 @@ class _ExportJob:
         with adapters_disabled(loaded.model):
             self.change = logits.distance(self.tuned, self._logits(loaded.model, BASE))
         self.chat = self.rows.template(loaded)
+
+    def try_sizes(self) -> tuple[TriedSize, ...]:
+        """Write and compare the model in every smaller precision, and choose the smallest one that holds, if one does."""
+        unquantized, tried = self.precision, []
+        for precision in SMALLER[self.form]:
+            self.precision = precision
+            self.again.mkdir()
+            nbytes, proof = self.write(self.again), self.compare(self.again)
+            contract, margin = proof.answers.contract, self.recipe.evaluation.regression_margin
+            holds = not proof.failure and (contract is None or contract.low > -margin)
+            tried.append(TriedSize(self.precision, nbytes, holds, proof.answers, self._llama_speed(self.again / GGUF_FILE)))
+            shutil.rmtree(self.again)
+        self.precision = next((size for size, one in zip(SMALLER[self.form], tried, strict=True) if one.holds), unquantized)
+        return tuple(tried)
 
     def write(self, scratch: Path) -> int:
         """Write the export into ``scratch``, and return its size in bytes."""
@@ -145,10 +165,10 @@ class _ExportJob:
             gguf.write_lora_gguf(self.source, self.adapter, scratch / gguf.LORA_FILE)
         else:
             requantize = self.form == "quantized"
-            fused, config = fuse.fuse(self.source, self.adapter, requantize=requantize, quantize=self.quantize)
+            bits = int(self.precision[0]) if self.precision in SMALLER["fused"] else 0
+            fused, config = fuse.fuse(self.source, self.adapter, requantize=requantize, quantize=self.quantize, bits=bits)
             if self.form == "gguf":
-                precision = self.worker.request["precision"]
-                gguf.write_gguf(fused, config, self.source, scratch / GGUF_FILE, precision, self.chat.frozen_source)
+                gguf.write_gguf(fused, config, self.source, scratch / GGUF_FILE, self.precision, self.chat.frozen_source)
             else:
                 fuse.write_folder(fused, config, self.source, scratch, self.target.name, self.chat.frozen_source)
         if self.chat.frozen_source:
@@ -163,7 +183,7 @@ class _ExportJob:
 
         difference = self._prompt_difference(scratch)
         exported = self._read_back(scratch)
-        outputs, _ = self.rows.answers(exported, EXPORTED, None, self.chat.source)
+        outputs, _ = self.rows.answers(exported, EXPORTED, None, self.chat.source, self.precision)
         loss = logits.distance(self.tuned, self._logits(exported.model, EXPORTED))
         return Fidelity(self.form, self.change, loss, self.rows.compare(self.outputs, outputs), difference)
 
@@ -197,6 +217,36 @@ class _ExportJob:
             lora.load(exported.model, self.again)
         return exported
 
+    def add_program_files(self, folder: Path) -> None:
+        """Write what the program needs beside the model, and name the file as it does."""
+        request = self.worker.request
+        if not request["program"]:
+            return
+        from mlxtune.adapters.export import gguf, ollama  # these modules import mlx
+
+        file = gguf.LORA_FILE if self.form == "gguf-lora" else GGUF_FILE
+        if request["program"] == "ollama":
+            rows, longest = self.rows.rows, max(len(self.chat.prompt(row.prompt, row.tools)) for row in self.rows.rows)
+            context = 2 * (longest + self.rows.max_tokens(self.chat))
+            text = ollama.modelfile(
+                self.chat, rows, source=request["ollama_base"] or f"./{file}", adapter=f"./{file}" if request["ollama_base"] else "",
+                system=request["system"], context=max(ollama.MIN_CONTEXT, 2 ** context.bit_length()),
+            )  # fmt: skip
+            write_text(folder / ollama.MODELFILE, text)
+            if not ollama.is_writable(request["system"]):
+                self.worker.warn("export_note", note="system_not_writable")
+        elif request["program"] == "lmstudio":
+            os.rename(folder / file, folder / f"{request['name']}-{self.precision.upper()}.gguf")
+            lmstudio.write_preset(request["name"], request["system"])  # before the model, which must not exist without it
+
+    def _llama_speed(self, file: Path) -> float | None:
+        if self.form != "gguf":
+            return None
+        from mlxtune.adapters.export.llama_server import LlamaSettings, llama_server
+
+        with llama_server(LlamaSettings(str(file), fast=True)) as url:
+            return llama_speed(url)
+
     def _logits(self, model: nn.Module, name: str) -> list[mx.array]:
         from mlxtune.adapters.export import logits
 
@@ -204,34 +254,11 @@ class _ExportJob:
         return logits.logits(model, self.tokens, batch_size=self.recipe.evaluation.batch_size, progress=progress)
 
 
-def _add_program_files(worker: Worker, folder: Path, chat: ChatTemplate, rows: ComparedRows) -> None:
-    request = worker.request
-    if not request["program"]:
-        return
-    from mlxtune.adapters.export import gguf, ollama  # these modules import mlx
-
-    file = gguf.LORA_FILE if request["form"] == "gguf-lora" else GGUF_FILE
-    if request["program"] == "ollama":
-        longest = max(len(chat.prompt(row.prompt, row.tools)) for row in rows.rows) + rows.max_tokens(chat)
-        text = ollama.modelfile(
-            chat, rows.rows, source=request["ollama_base"] or f"./{file}", adapter=f"./{file}" if request["ollama_base"] else "",
-            system=request["system"], context=max(ollama.MIN_CONTEXT, 2 ** (2 * longest).bit_length()),
-        )  # fmt: skip
-        write_text(folder / ollama.MODELFILE, text)
-        if not ollama.is_writable(request["system"]):
-            worker.warn("export_note", note="system_not_writable")
-    elif request["program"] == "lmstudio":
-        os.rename(folder / file, folder / f"{request['name']}-{request['precision'].upper()}.gguf")
-        lmstudio.write_preset(request["name"], request["system"])  # before the model, which must not exist without it
-
-
 def _check_disk(target: Path, parameters: int, form: str, precision: str) -> None:
     existing = next(folder for folder in target.parents if folder.exists())
     if not os.access(existing, os.W_OK):
         raise MachineError(f"{target} cannot be created: {existing} is read-only.", hint="Choose another folder with --to.")
     per_parameter = {"quantized": 1.0, "gguf-lora": 0.0}.get(form, 4.0 if precision == "f32" else 2.0)  # bytes
-    if precision in K_QUANTS:  # a file in 16 bits is quantized to another one, with at most 6.6 bits
-        per_parameter += 0.825
     needed = int(parameters * per_parameter)
     free = disk_free(target.parent)
     if free < needed:

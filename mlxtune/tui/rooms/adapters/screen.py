@@ -13,7 +13,7 @@ from textual.containers import Horizontal
 from mlxtune.adapters import library
 from mlxtune.adapters.entry import AdapterEntry
 from mlxtune.adapters.export.formats import FORMATS, ExportFormat
-from mlxtune.adapters.export.start import PRECISIONS, require_packages
+from mlxtune.adapters.export.start import PRECISIONS, SMALLEST, require_packages
 from mlxtune.adapters.importers.importer import import_adapter
 from mlxtune.adapters.library import AdapterComparison, compare
 from mlxtune.core.errors import InputError, MlxtuneError
@@ -262,7 +262,8 @@ class AdaptersRoom(Room):
                 return
             start = partial(self._start_export, adapter, one)
             if one.form == "gguf":
-                options = [ChoiceOption(name, name, about) for name, about in PRECISIONS.items()]
+                options = [ChoiceOption(str(name), name, about) for name, about in PRECISIONS.items()]
+                options.append(ChoiceOption(SMALLEST, SMALLEST, "the smallest of four that holds on the held-out rows"))
                 self.app.choose("In which precision?", options, lambda name: start(precision=name))
             elif one.program == "ollama":
                 about = "The name of the adapter's base in Ollama, such as llama3.2:3b."
