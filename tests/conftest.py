@@ -1,14 +1,14 @@
 """Shared fixtures: a private home folder, the tiny random model, and the bundled models, each loaded once."""
 
 import gc
-import json
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
+import kernel_compiler
 import pytest
 from exhaustive import EXHAUSTIVE
 from hub_stub import ID, Hub, serve
@@ -23,6 +23,7 @@ REAL_HOME = files.home()
 # The matrices of the tests are small: one thread per process is faster, above all where tests run in parallel. Set before mlx is imported.
 os.environ["OPENBLAS_NUM_THREADS"] = "1"
 blas.preload()
+kernel_compiler.install()
 gc.set_threshold(100_000, 20, 100)  # garbage collection takes a fifth of the time of the app's tests with the default of 2,000
 launch.START_TIMEOUT = launch.EXIT_TIMEOUT = PATIENCE  # on a busy machine, a worker may need minutes to start
 os.fsync = lambda handle: None  # no test cuts the power
@@ -148,25 +149,15 @@ def few_off_task_prompts(tmp_path_factory: pytest.TempPathFactory, monkeypatch: 
     monkeypatch.setattr(prompts, "SHIPPED", few)
 
 
-_row_lengths: dict[str, object] = {}
-
-
 @pytest.fixture
-def shared_row_lengths(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the planning process count the rows of equal recipes only once per session."""
+def rows_in_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measure rows in this process. Tests of the planning process start a real one."""
     from mlxtune.planning import measurements
+    from mlxtune.recipe import dump, parse
+    from mlxtune.training import probe
 
-    measure = measurements._measure
-
-    def measure_once(method: str, params: Mapping[str, object]) -> object:
-        if method != "lengths":
-            return measure(method, params)
-        key = json.dumps(params).replace(str(workspace), "")
-        if key not in _row_lengths:
-            _row_lengths[key] = measure(method, params)
-        return _row_lengths[key]
-
-    monkeypatch.setattr(measurements, "_measure", measure_once)
+    monkeypatch.setattr(measurements, "row_lengths", lambda recipe: probe.lengths(parse(dump(recipe))))
+    monkeypatch.setattr(measurements, "record_tokens", lambda recipe: probe.tokens(parse(dump(recipe))))
 
 
 @pytest.fixture
