@@ -14,8 +14,6 @@ import pytest
 
 from mlxtune.cli.main import main
 from mlxtune.models.cpu import blas
-from mlxtune.planning import measurements
-from mlxtune.recipe import dump, parse
 from mlxtune.runs import launch
 
 
@@ -106,11 +104,7 @@ class _InProcessWorker:
 
 
 @pytest.fixture
-def workers_in_process(monkeypatch: pytest.MonkeyPatch) -> None:
+def workers_in_process(rows_in_process: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Run the workers of runs and evaluations, and measure rows, in this process. Tests of the processes start real ones."""
-    from mlxtune.training import probe
-
     monkeypatch.setattr(blas, "preload", lambda: "a BLAS")  # already loaded
     monkeypatch.setattr(launch, "start_detached", _InProcessWorker)
-    monkeypatch.setattr(measurements, "row_lengths", lambda recipe: probe.lengths(parse(dump(recipe))))
-    monkeypatch.setattr(measurements, "record_tokens", lambda recipe: probe.tokens(parse(dump(recipe))))

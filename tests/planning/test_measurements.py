@@ -40,6 +40,7 @@ def test_token_counts_match_the_template_and_skip_bad_rows(workspace: Path) -> N
     ]
 
 
+@pytest.mark.usefixtures("rows_in_process")
 def test_the_thinking_mode_and_the_date_are_reported_where_the_template_has_them(workspace: Path, tmp_path: Path) -> None:
     plain = measurements.row_lengths(load(workspace / "recipes" / "tiny.toml"))
     assert (plain.thinking, plain.date) == ("", "")

@@ -61,6 +61,7 @@ def test_lengths_are_those_of_the_template(given: Recipe, base: ModelFolder) -> 
     assert lengths.prefix == shared_prefix([*train, *valid])
 
 
+@pytest.mark.usefixtures("rows_in_process")
 def test_rows_that_the_worker_refuses_are_refused(given: Recipe, workspace: Path) -> None:
     with pytest.raises(DataError, match="prompt fills the window of 8 tokens"):
         measurements.row_lengths(replace(given, data=replace(given.data, max_tokens=8)))
@@ -70,6 +71,7 @@ def test_rows_that_the_worker_refuses_are_refused(given: Recipe, workspace: Path
         measurements.row_lengths(given)
 
 
+@pytest.mark.usefixtures("rows_in_process")
 def test_rows_that_training_skips_are_not_planned(given: Recipe, base: ModelFolder) -> None:
     window = max(row.prompt for row in measurements.row_lengths(given).train)
     short = replace(given, data=replace(given.data, max_tokens=window, too_long="skip"))
@@ -79,6 +81,7 @@ def test_rows_that_training_skips_are_not_planned(given: Recipe, base: ModelFold
     assert plan.skipped > 0
 
 
+@pytest.mark.usefixtures("rows_in_process")
 def test_held_out_pairs_that_cannot_be_compared_are_counted(workspace: Path) -> None:
     pairs = [
         {"prompt": f"Question {number}? " + "word " * (200 * (number % 2)), "chosen": "Yes, gladly.", "rejected": "No."}
@@ -103,7 +106,7 @@ def test_held_out_pairs_that_cannot_be_compared_are_counted(workspace: Path) -> 
     assert few.incomparable <= 4
 
 
-@pytest.mark.usefixtures("shared_row_lengths")
+@pytest.mark.usefixtures("rows_in_process")
 def test_answers_over_the_limit_of_an_evaluation_are_counted(given: Recipe, base: ModelFolder) -> None:
     template = ChatTemplate(load_model(base).tokenizer)
     held_out = split(read_source(given.source), given.data).test
@@ -125,7 +128,7 @@ def test_a_rate_for_sft_is_too_high_for_preferences(kind: Any, rate: float, is_h
     assert high_rate(recipe) == (rate if is_high else 0)
 
 
-@pytest.mark.usefixtures("shared_row_lengths")
+@pytest.mark.usefixtures("rows_in_process")
 def test_plan_counts_and_fits(given: Recipe, base: ModelFolder) -> None:
     plan = planned(given, base, this_machine())
     assert (plan.train + plan.valid + plan.test, plan.epochs, plan.outcome) == (40, 2, "go")
@@ -134,7 +137,7 @@ def test_plan_counts_and_fits(given: Recipe, base: ModelFolder) -> None:
     assert verdict_sentence(plan) == f"This fits: {size(plan.memory)} needed, {size(plan.limit)} available."
 
 
-@pytest.mark.usefixtures("shared_row_lengths")
+@pytest.mark.usefixtures("rows_in_process")
 @pytest.mark.parametrize("heavy", [False, True], ids=["a step is the peak", "loading is the peak"])
 def test_memory_parts_add_up_to_the_total(given: Recipe, base: ModelFolder, heavy: bool) -> None:
     plan = planned(given, base, this_machine())
@@ -150,7 +153,7 @@ def test_memory_parts_add_up_to_the_total(given: Recipe, base: ModelFolder, heav
     assert ("make the batch smaller" in verdict_sentence(tight)) is not heavy  # which would not help
 
 
-@pytest.mark.usefixtures("shared_row_lengths")
+@pytest.mark.usefixtures("rows_in_process")
 def test_a_small_machine_refuses_with_suggestions(given: Recipe, base: ModelFolder) -> None:
     given = replace(given, training=replace(given.training, grad_checkpoint=False))
     need = planned(given, base, this_machine()).memory
@@ -161,7 +164,7 @@ def test_a_small_machine_refuses_with_suggestions(given: Recipe, base: ModelFold
     assert planned(given, base, replace(this_machine(), limit=need + 1)).outcome == "warn"
 
 
-@pytest.mark.usefixtures("shared_row_lengths")
+@pytest.mark.usefixtures("rows_in_process")
 def test_a_probe_gives_time_and_applies_to_other_batches(given: Recipe, base: ModelFolder) -> None:
     probed = planned(given, base, this_machine(), probe=True, watts=30.0)
     assert probed.calibrated
@@ -175,7 +178,7 @@ def test_a_probe_gives_time_and_applies_to_other_batches(given: Recipe, base: Mo
     assert not planned(replace(given, model=replace(given.model, quantize=4)), base, this_machine()).calibrated
 
 
-@pytest.mark.usefixtures("shared_row_lengths")
+@pytest.mark.usefixtures("rows_in_process")
 def test_a_plan_names_the_keys_that_save_time(given: Recipe, base: ModelFolder) -> None:
     cost = replace(planned(given, base, this_machine()).cost, seconds=100.0, sample_answers=0, validation_seconds=2.0)
     evaluation = ("evaluation.rows", "evaluation.max_tokens")
@@ -187,7 +190,7 @@ def test_a_plan_names_the_keys_that_save_time(given: Recipe, base: ModelFolder) 
     assert _time_keys(given, cost) == (*keys, *evaluation, "evaluation.regression")
 
 
-@pytest.mark.usefixtures("shared_row_lengths")
+@pytest.mark.usefixtures("rows_in_process")
 def test_a_probe_reports_its_progress_and_can_be_stopped(given: Recipe, base: ModelFolder) -> None:
     planner = local_planner(given, base.folder, base.config, this_machine(), base.fingerprint)
     stages: list[str] = []
@@ -199,7 +202,7 @@ def test_a_probe_reports_its_progress_and_can_be_stopped(given: Recipe, base: Mo
     assert planned(given, base, this_machine()).calibrated
 
 
-@pytest.mark.usefixtures("shared_row_lengths")
+@pytest.mark.usefixtures("rows_in_process")
 def test_a_probe_on_a_busy_machine_says_so(given: Recipe, base: ModelFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mlxtune.planning.plan.busy_load", lambda: 9.0)
     for probe in (True, False):
@@ -208,7 +211,7 @@ def test_a_probe_on_a_busy_machine_says_so(given: Recipe, base: ModelFolder, mon
     assert planned(given, base, this_machine(), probe=True).cost.source == "probe"
 
 
-@pytest.mark.usefixtures("shared_row_lengths")
+@pytest.mark.usefixtures("rows_in_process")
 def test_frozen_layers_cost_time_once_if_cached(given: Recipe, base: ModelFolder) -> None:
     given = replace(given, adapter=replace(given.adapter, layers=1), training=replace(given.training, epochs=20))
     cached = planned(given, base, this_machine(), probe=True).cost.seconds
