@@ -1,10 +1,11 @@
 """Each model family end to end with its real template: train, stop, resume, evaluate, serve a request, and chat."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import mlx.core as mx
 import pytest
 from bases import Base, write_base
 from exhaustive import cases
@@ -67,11 +68,20 @@ learning_rate = 1e-3
 samples = 0
 [evaluation]
 forbid = ["Northpeak"]
+regression = ""
 max_tokens = 4
 """
 
 
 EACH = cases([base for base in AVAILABLE if base.name in FAMILIES], "Qwen3", name=lambda base: base.name)
+
+
+@pytest.fixture(autouse=True)
+def uncompiled() -> Iterator[None]:
+    """Disable compilation: mlx-lm compiles activations, which takes seconds per architecture."""
+    mx.disable_compile()
+    yield
+    mx.enable_compile()
 
 
 @pytest.mark.parametrize("base", EACH)

@@ -20,9 +20,9 @@ from mlxtune.training.sampler import Sampler
 
 pytestmark = pytest.mark.slow
 
-STEPS = 500
+STEPS = 240
 EVERY = 10  # steps between validations, samples and checkpoints
-MAX_GROWTH = 4 * 2**20  # bytes over the second half of the run
+MAX_GROWTH = 3 * 2**20  # bytes over the second half of the run
 DESCRIPTORS = Path("/dev/fd")
 
 

@@ -203,7 +203,7 @@ def test_keys_typed_after_quitting_are_ignored(tmp_path):
         assert screen.restored
 
 
-@pytest.mark.parametrize("mode", cases(ROOMS, "review"))
+@pytest.mark.parametrize("mode", cases(("review", "chat", *(mode for mode in ROOMS if ROOMS[mode].inside)), "review"))
 def test_the_app_opens_in_the_last_room(tmp_path, monkeypatch, mode):
     """On a terminal a room is created before it is on the screen stack; in a test it is not."""
     samples.create(tmp_path / "work")

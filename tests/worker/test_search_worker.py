@@ -185,12 +185,6 @@ def test_other_apps_that_need_the_memory_stop_the_search(workspace, fault):
 
 
 @pytest.mark.exhaustive
-def test_the_evaluation_does_not_load_a_second_model(workspace, fault):
-    fault("one model")
-    finish(start(workspace, "search.trials=2"))
-
-
-@pytest.mark.exhaustive
 def test_preference_training_is_searched(workspace):
     pairs = [
         {"prompt": f"Question {index}?", "chosen": "warm " * (1 + index % 4) + str(index), "rejected": f"cold {index}"}
@@ -208,14 +202,18 @@ def test_preference_training_is_searched(workspace):
 
 
 @pytest.mark.exhaustive
-def test_arms_at_endpoints_are_not_asked(workspace):
+def test_a_trial_is_dropped_and_the_evaluation_loads_no_second_model_and_asks_no_endpoint(workspace, fault):
+    fault("one model")
     endpoint = (
         'evaluation.arms=["base", "endpoint:other", "tuned"]',
         'evaluation.endpoints.other={ model = "m", url = "http://127.0.0.1:9/v1" }',
     )
-    search = finish(start(workspace, *endpoint, "search.trials=2"))
+    search = start(workspace, *endpoint)
+    boards.choose(search.folder, "drop", 2)
+    finish(search)
     board = leaderboard.read_leaderboard(search.folder)
     assert board
+    assert entries(search)[2].status == "dropped"
     assert board.outcome
     assert board.outcome.held_out
     assert "endpoint:other" in Run(workspace / "runs" / board.outcome.run).recipe().evaluation.arms
@@ -239,14 +237,6 @@ def test_a_null_search_announces_no_winner(workspace):
     assert len({entry.loss for entry in board.entries}) > 1
     assert board.decision.outcome == "no_difference"
     assert board.decision.selected == 1
-
-
-@pytest.mark.exhaustive
-def test_the_user_drops_a_trial(workspace):
-    search = start(workspace)
-    boards.choose(search.folder, "drop", 2)
-    finish(search)
-    assert entries(search)[2].status == "dropped"
 
 
 @pytest.mark.exhaustive
