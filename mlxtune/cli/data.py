@@ -22,11 +22,13 @@ from mlxtune.data.column_map import column_use, named_columns
 from mlxtune.data.importer import import_rows, locate
 from mlxtune.data.readers.formats import FORMATS, check_format, parse_mapping
 from mlxtune.data.source import read_source
+from mlxtune.data.source_files import source_files
 from mlxtune.data.split import SPLIT_NAMES, SplitSettings, SplitSummary
 from mlxtune.present.check import NAME_THE_COLUMNS, check_document, statistics_document
 from mlxtune.present.data_files import export_document, import_document, split_document
 from mlxtune.present.next_step import step_action
 from mlxtune.recipe import DataSection, load
+from mlxtune.recipe.schema import hub_copy
 from mlxtune.workspace.index import WorkspaceIndex
 
 if TYPE_CHECKING:  # the checks import numpy
@@ -56,8 +58,10 @@ def resolve_source(source: Path, format: str = "auto", map: str = "", **settings
         recipe = load(source, [])
         path, section, hint = recipe.source, recipe.data, f"Check data.source in {source}; it is relative to the recipe."
     else:
+        source = hub_copy(Path.cwd(), str(source)) or source
         path, section = source, splits.with_recorded_settings(source, DataSection(str(source)))
         section = section if map or format != "auto" else named_columns(source, section)
+    source_files(path)  # fetches a dataset
     if not os.path.exists(path):  # unlike Path.exists, does not fail if the name is too long
         of_recipe = similar_file(source, Path("recipes")) if source.suffix != ".toml" else ""
         raise DataError(f"There is no data at {path}.", hint=similar_file(Path(path)) or of_recipe or hint)
@@ -235,7 +239,7 @@ def split(source: SourceArgument, splitting: SplitOptions, reading: ReadOptions,
 @with_option_groups
 def export(
     source: SourceArgument,
-    to: Annotated[str, typer.Option("--to", help=f"The target format: {', '.join(exports.TARGETS)}.")],
+    to: Annotated[str, typer.Option("--to", help=f"The target format: {', '.join(exports.ALL_TARGETS)}.")],
     folder: Annotated[Path, typer.Option("--out", help="The folder to write.")],
     splitting: SplitOptions,
     reading: ReadOptions,
@@ -246,8 +250,8 @@ def export(
 
     From then on, the rows of the test split can never be used for training.
     """
-    if to not in exports.TARGETS:
-        raise InputError(f"Unknown export target {one_line(to, 30)}.", hint=f"Valid targets: {', '.join(exports.TARGETS)}.")
+    if to not in exports.ALL_TARGETS:
+        raise InputError(f"Unknown export target {one_line(to, 30)}.", hint=f"Valid targets: {', '.join(exports.ALL_TARGETS)}.")
     path, section = resolve_source(source, reading.format, reading.map, **vars(splitting))
     with progress_bar("reading"):
         rows = read_source(path, section.format, section.map)

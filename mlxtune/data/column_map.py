@@ -1,13 +1,15 @@
 """Which of a source's columns are read, and as what. Every command that reads a file without a recipe reads it so."""
 
+import re
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from mlxtune.core.errors import DataError
-from mlxtune.data.readers.columns import apply_mapping, guess_mapping
-from mlxtune.data.readers.formats import FORMATS, detect
+from mlxtune.core.text import one_line
+from mlxtune.data.readers.columns import apply_mapping, column_value, guess_mapping, mapping_option
+from mlxtune.data.readers.formats import FORMATS, as_object, detect
 from mlxtune.data.readers.row_format import InvalidRecord, Record
 from mlxtune.data.rows import Location, RowError
 from mlxtune.data.source_files import source_files
@@ -16,10 +18,14 @@ from mlxtune.recipe import DataSection
 
 @dataclass(frozen=True)
 class ColumnUse:
-    """The map from our keys to columns, and the columns that no key reads. They stay with the row as metadata."""
+    """The map from our keys to columns, and the columns that no key reads. They stay with the row as metadata.
+
+    ``places`` are where the format itself finds our keys.
+    """
 
     mapping: Mapping[str, str]
     unused: tuple[str, ...]
+    places: Mapping[str, str] = field(default_factory=dict)
 
 
 NO_COLUMNS = ColumnUse({}, ())
@@ -48,6 +54,7 @@ def first_records(path: Path, most: int = 1) -> SampleRecords:
             except RowError as caught:
                 error = error or caught
             else:
+                value = as_object(value)
                 found += [(records.location(index), value)] if isinstance(value, dict) else []
         if not found:
             raise error or DataError(f"{path.name} has no rows.", hint="Write one JSON object per line.")
@@ -74,11 +81,40 @@ def guessed_mapping(record: Record) -> dict[str, str]:
 
 
 def named_columns(source: Path, section: DataSection) -> DataSection:
-    """Return ``section`` with the map that the names of the columns of ``source`` suggest, if it needs one."""
-    mapping: dict[str, str] = {}
-    with suppress(DataError):
-        mapping = guessed_mapping(first_record(source))
-    return replace(section, map=mapping) if mapping.keys() - {"text"} else section
+    """Return ``section`` with the map that the names of the columns of ``source`` suggest, if it needs one.
+
+    Raises ``DataError`` if their contents disagree with their names.
+    """
+    try:
+        sample = first_records(source, _SAMPLE)
+    except DataError:
+        return section
+    mapping = guessed_mapping(sample.records[0][1])
+    if mapping.keys() - {"text"}:
+        check_contents(sample, mapping)
+        return replace(section, map=mapping)
+    return section
+
+
+_SAMPLE = 100  # records whose contents are compared with the names of their columns
+_FEW = 10  # with fewer records, a column may have only one value
+_NOT_WRITTEN = re.compile(r"https?://\S+|[0-9a-f]{8}[0-9a-f-]{8,}|\S+\.(?:jpe?g|png|gif|wav|mp3|mp4|pdf|html?)", re.IGNORECASE)
+
+
+def check_contents(sample: SampleRecords, mapping: Mapping[str, str]) -> None:
+    """Raise ``DataError`` if a guessed column is mostly empty, has links, IDs or names of files, or has one prompt for all rows."""
+    for key, column in mapping.items():
+        values = []
+        for _, record in sample.records:
+            with suppress(LookupError):
+                values.append(column_value(record, column))
+        texts = [value for value in values if value not in (None, "", [], {})]
+        links = [text for text in texts if isinstance(text, str) and _NOT_WRITTEN.fullmatch(text.strip())]
+        is_constant = key == "prompt" and len(values) >= _FEW and all(text == texts[0] for text in texts)
+        if 2 * len(texts) < len(sample.records) or 2 * len(links) > len(texts) or is_constant:
+            what = "has links or IDs" if links else "has the same value in all rows" if is_constant else "is mostly empty"
+            reason = f"The column {one_line(column, 40)} of {one_line(sample.path.name)} is named like the {key}, but it {what}."
+            raise DataError(reason, hint=f"Name the columns, such as: {mapping_option(mapping)}")
 
 
 def column_use(source: Path, mapping: Mapping[str, str], format: str = "auto") -> ColumnUse:
@@ -86,5 +122,8 @@ def column_use(source: Path, mapping: Mapping[str, str], format: str = "auto") -
     with suppress(DataError, InvalidRecord):
         record = apply_mapping(first_record(source), mapping)
         if name := detect(record) if format == "auto" else format:
-            return ColumnUse(mapping, tuple(key for key in record if key not in (*FORMATS[name].keys, "meta")))
+            places = FORMATS[name].places(record)
+            read = {*FORMATS[name].keys, "meta", *(one for place in places.values() for one in place.split(" or "))}
+            read |= {re.split("[/.]", place)[0] for place in read} | {place.partition("/")[0] for place in read}
+            return ColumnUse(mapping, tuple(key for key in record if key not in read), places)
     return ColumnUse(mapping, ())

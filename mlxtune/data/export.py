@@ -6,6 +6,8 @@
 | trl | ``messages``, ``tools`` | ``text`` | ``prompt``, ``chosen``, ``rejected``, ``tools`` | ``prompt``, ``completion``, ``label`` |
 | openai | ``messages``, ``tools`` | no format | ``input``, ``preferred_output``, ``non_preferred_output`` | no format |
 
+``export_layouts.py`` has the formats of other tools.
+
 Sources: mlx-lm's LORA.md, TRL's dataset formats, OpenAI's guides to supervised and preference fine-tuning. mlx-lm ignores unknown
 keys, and the others may reject them, so only mlx-lm gets the metadata.
 """
@@ -21,6 +23,7 @@ import mlxtune
 from mlxtune.core.errors import DataError, InputError
 from mlxtune.core.files import read_json, write_bytes, write_json
 from mlxtune.core.hashing import sha256_file
+from mlxtune.data.export_layouts import LAYOUTS
 from mlxtune.data.readers.formats import CONTENT_FORMATS
 from mlxtune.data.review import journal_path
 from mlxtune.data.rows import Conversation, Message, Preference, Row, TextRow, Unpaired
@@ -31,6 +34,7 @@ from mlxtune.recipe import DataSection
 
 Target = Literal["mlx-lm", "trl", "openai"]
 TARGETS: tuple[Target, ...] = get_args(Target)
+ALL_TARGETS = (*TARGETS, *LAYOUTS)
 MANIFEST = "manifest.json"
 
 
@@ -45,8 +49,9 @@ class ExportResult:
     undecided: int
 
 
-def export(source: Source, data: DataSection, to: Target, folder: Path, *, pending: bool = False) -> ExportResult:
-    """Write the accepted rows (with ``pending``, undecided ones as well) as ``train.jsonl``, ``valid.jsonl`` and ``test.jsonl``.
+def export(source: Source, data: DataSection, to: str, folder: Path, *, pending: bool = False) -> ExportResult:
+    """Write the accepted rows (with ``pending``, undecided ones as well) as ``train.jsonl``, ``valid.jsonl`` and ``test.jsonl``,
+    or with the suffix of the format.
 
     This seals the test split: it can never be used for training. The manifest is ``whole`` once everything is written. Raises
     ``DataError`` if no row is accepted, ``to`` has no format for the rows, or sealed rows are in another split. Raises
@@ -61,21 +66,30 @@ def export(source: Source, data: DataSection, to: Target, folder: Path, *, pendi
             f"No rows of {source.path.name} have been accepted yet.", hint="Review rows, or export undecided ones with --pending."
         )
     splits.refuse_sealed([*rows["train"], *rows["valid"]])
-    kind = _row_kind([row for split_rows in rows.values() for row in split_rows], to)
+    kind = _row_kind([row for split_rows in rows.values() for row in split_rows])
+    files = {name: _encoded(split_rows, to) for name, split_rows in rows.items() if split_rows}
     _check_folder(folder)
     record_splits(source, data, splits, seal=True)
     write_json(folder / MANIFEST, {"mlxtune": mlxtune.__version__, "whole": False})
+    suffix = LAYOUTS[to].suffix if to in LAYOUTS else ".jsonl"
     for name in SPLIT_NAMES:
-        file = folder / f"{name}.jsonl"
-        if rows[name]:
-            write_bytes(file, jsonl_bytes(export_record(row, to) for row in rows[name]))
+        file = folder / f"{name}{suffix}"
+        if name in files:
+            write_bytes(file, files[name])
         else:
             file.unlink(missing_ok=True)
-    write_json(folder / MANIFEST, _manifest(source, data, to, kind, folder, rows, splits))
+    hashes = {f"{name}{suffix}": sha256_file(folder / f"{name}{suffix}") for name in files}
+    write_json(folder / MANIFEST, _manifest(source, data, to, kind, hashes, rows, splits))
     set_aside = sum(pending or row.location in source.accepted for row in splits.set_aside)
     counts = {name: len(split_rows) for name, split_rows in rows.items()}
     undecided = sum(len(getattr(splits, name)) - count for name, count in counts.items())
     return ExportResult(folder, counts, set_aside, undecided)
+
+
+def _encoded(rows: list[Row], to: str) -> bytes:
+    if to in LAYOUTS:
+        return LAYOUTS[to].write(rows, to)
+    return jsonl_bytes(export_record(row, next(target for target in TARGETS if target == to)) for row in rows)
 
 
 def export_record(row: Row, to: Target) -> dict[str, Any]:
@@ -141,13 +155,12 @@ def _answer(text: str) -> list[dict[str, str]]:
     return [{"role": "assistant", "content": text}]
 
 
-def _row_kind(rows: list[Row], to: Target) -> str:
-    """Return the one kind of all ``rows``. Raises ``DataError`` if there are several, or ``to`` has no format for it."""
+def _row_kind(rows: list[Row]) -> str:
+    """Return the one kind of all ``rows``. Raises ``DataError`` if there are several."""
     kinds = Counter(CONTENT_FORMATS[type(row)] for row in rows)
     if len(kinds) > 1:
         counts = ", ".join(f"{count:,} {kind}" for kind, count in kinds.most_common())
         raise DataError(f"An export can have only one kind of row, but these are {counts}.", hint="Reject all but one kind.")
-    export_record(rows[0], to)
     return next(iter(kinds))
 
 
@@ -162,7 +175,13 @@ def _check_folder(folder: Path) -> None:
 
 
 def _manifest(
-    source: Source, data: DataSection, to: Target, kind: str, folder: Path, rows: Mapping[SplitName, list[Row]], splits: Splits
+    source: Source,
+    data: DataSection,
+    to: str,
+    kind: str,
+    hashes: dict[str, str],
+    rows: Mapping[SplitName, list[Row]],
+    splits: Splits,
 ) -> dict[str, Any]:
     journal = journal_path(source.path)
     files = all_files(source.path).values()
@@ -181,6 +200,6 @@ def _manifest(
         },
         "split": {**asdict(SplitSettings.from_section(data)), "set_aside": len(splits.set_aside)},
         "counts": {name: len(split_rows) for name, split_rows in rows.items()},
-        "files": {f"{name}.jsonl": sha256_file(folder / f"{name}.jsonl") for name, split_rows in rows.items() if split_rows},
+        "files": hashes,
         "rows": {name: [row.hash for row in split_rows] for name, split_rows in rows.items()},
     }

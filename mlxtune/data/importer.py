@@ -1,26 +1,21 @@
 """Import rows from a file, a folder or a Hugging Face dataset, and write them in mlxtune's own format."""
 
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
-from mlxtune.core.errors import DataError, MachineError
+from mlxtune.core.errors import DataError
 from mlxtune.core.files import read_json, user_path, write_bytes
 from mlxtune.core.text import one_line
 from mlxtune.data import parquet
 from mlxtune.data.access.file_bytes import FileNote
 from mlxtune.data.export import MANIFEST, check_new_jsonl, jsonl_bytes, native_record
+from mlxtune.data.hub_source import choose_files, download, is_hub_id
 from mlxtune.data.readers.formats import CONTENT_FORMATS, NO_MAPPING, detect
 from mlxtune.data.rows import PromptRow, Row, turn_rows
 from mlxtune.data.source import describe_errors, read_records
 from mlxtune.data.source_files import source_files
-
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-_SUFFIXES = (".jsonl", ".json", ".csv", parquet.SUFFIX)
-_HUB_TIMEOUT = 20.0  # seconds, for the list of files
-_NOT_DATA = re.compile(r"(^|/)(\.|dataset_infos?\.json$|state\.json$|package\.json$|config\.json$)")
 
 
 class BadRowsError(DataError):
@@ -117,77 +112,3 @@ def _exported_format(file: Path, format: str) -> str:
         if isinstance(value, dict) and file.name in value.get("files", {}) and value.get("format") == "text":
             return "text"
     return format
-
-
-# Hugging Face datasets
-
-
-def is_hub_id(name: str) -> bool:
-    """Return whether ``name`` looks like owner/name on the Hub rather than a file in a folder."""
-    return bool(_HUB_ID.fullmatch(name)) and not name.startswith(".") and not name.lower().endswith(_SUFFIXES)
-
-
-def download(hub_id: str, file: str = "") -> list[Path]:
-    """Download files of a dataset to the Hub cache: ``file``, or else the only data file or the only one for training.
-
-    There are several if they are shards of a split, which ``file`` names as ``data/train.parquet``.
-    Raises ``DataError`` if the dataset or file does not exist or the choice is ambiguous, ``MachineError`` if the Hub is unreachable.
-    """
-    from huggingface_hub import HfApi, hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, RepositoryNotFoundError
-
-    def listed() -> list[str]:
-        siblings = HfApi().dataset_info(hub_id, timeout=_HUB_TIMEOUT).siblings or ()
-        return [item.rfilename for item in siblings]
-
-    def fetched(files: list[str]) -> list[Path]:
-        return [Path(hf_hub_download(hub_id, name, repo_type="dataset")) for name in files]
-
-    try:
-        if not file:
-            return fetched(choose_files(hub_id, listed()))
-        try:
-            return fetched([file])
-        except EntryNotFoundError as error:
-            if isinstance(error, LocalEntryNotFoundError) or not (files := parquet.shards(listed(), file)):
-                raise
-            return fetched(files)
-    except DataError:
-        raise
-    except RepositoryNotFoundError as error:
-        raise DataError(
-            f"There is no public dataset {hub_id} on the Hub.", hint="Check the ID or, for a gated dataset, run: hf auth login"
-        ) from error
-    except Exception as error:  # network error types depend on the huggingface-hub version
-        if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
-            raise DataError(
-                f"The dataset {hub_id} has no file {one_line(file, 80)}.", hint="Omit --file to list its files."
-            ) from error
-        raise MachineError(
-            f"{hub_id} is not cached, and the Hub cannot be reached.", hint="Connect to the internet, or import a file."
-        ) from error
-
-
-def choose_files(source: str, names: list[str]) -> list[str]:
-    """Return the data file to read from a dataset or folder, or the shards of the split to read, in order.
-
-    Raises ``DataError`` with the candidates if the choice is ambiguous.
-    """
-    names = [name for name in sorted(names) if not _NOT_DATA.search(name)]
-    data_files = list(dict.fromkeys(parquet.unsharded(name) for name in names if name.lower().endswith(_SUFFIXES)))
-    if not data_files:
-        suffixes = sorted({PurePosixPath(name).suffix for name in names if PurePosixPath(name).suffix not in ("", ".md")})
-        raise DataError(
-            f"{source} has no {', '.join(_SUFFIXES[:-1])}, or {_SUFFIXES[-1]} file"
-            + (f", only {', '.join(suffixes[:5])}." if suffixes else "."),
-            hint="Convert its rows to JSON Lines first.",
-        )
-    train_files = [name for name in data_files if "train" in PurePosixPath(name).name.lower()]
-    for choice in (data_files, train_files):
-        if len(choice) == 1:
-            return parquet.shards(names, choice[0]) or choice
-    candidates = train_files or data_files
-    shown = ", ".join(one_line(name, 60) for name in candidates[:6])
-    raise DataError(
-        f"{source} has several files: {shown}{' …' if len(candidates) > 6 else ''}.", hint="Choose one with --file NAME."
-    )

@@ -43,7 +43,7 @@ from mlxtune.core.journal import Journal, read
 from mlxtune.core.versions import require_version
 from mlxtune.data.generate.lineage import lineage_of
 from mlxtune.data.readers.formats import CONTENT_FORMATS, parse
-from mlxtune.data.rows import TAG_KEYS, Preference, Row, row_tags
+from mlxtune.data.rows import REVIEW_STATUS, TAG_KEYS, Preference, Row, row_tags
 from mlxtune.data.source_files import sidecar_path
 
 Status = Literal["pending", "accepted", "rejected", "skipped", "tied", "bad"]
@@ -100,8 +100,9 @@ class Decision:
 
 
 def is_left_out(row: Row, decision: Decision) -> bool:
-    """Return whether ``row`` is rejected, or a proposal that has not been accepted."""
-    return decision.status in EXCLUDED or (decision.status != "accepted" and lineage_of(row) is not None)
+    """Return whether ``row`` is rejected, here or in the tool that it comes from, or a proposal that has not been accepted."""
+    is_proposal = lineage_of(row) is not None or row.meta.get(REVIEW_STATUS) in ("rejected", "skipped")
+    return decision.status in EXCLUDED or (decision.status != "accepted" and is_proposal)
 
 
 def is_resolved(check: str, decisions: Sequence[Decision]) -> bool:

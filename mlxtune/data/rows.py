@@ -335,6 +335,7 @@ def _fold(value: object) -> object:
     return {key: _fold(item) for key, item in value.items()} if isinstance(value, dict) else value
 
 
+REVIEW_STATUS = "review_status"  # metadata key with what was decided about the row in the tool that it comes from
 TAG_KEYS = ("tags", "tag")  # metadata keys that contain tags
 
 

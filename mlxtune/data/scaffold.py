@@ -15,7 +15,7 @@ from mlxtune.core.files import write_text
 from mlxtune.core.text import one_line
 from mlxtune.data.checks.contract import scored_answer
 from mlxtune.data.checks.corpus import json_object
-from mlxtune.data.column_map import ColumnUse, column_use, first_record, guessed_mapping
+from mlxtune.data.column_map import ColumnUse, check_contents, column_use, first_records, guessed_mapping
 from mlxtune.data.readers.columns import column_value, columns, mapping_option
 from mlxtune.data.readers.formats import NO_MAPPING, detect
 from mlxtune.data.rows import Conversation, Preference, Row, Unpaired, json_strings, row_text, row_tools
@@ -152,8 +152,11 @@ def _most_match(pattern: str | re.Pattern[str], answers: Sequence[str]) -> bool:
 
 def _mapping_by_name(path: Path) -> dict[str, str]:
     """Return the map that the first record needs. Raises ``DataError`` if it cannot be guessed from the column names."""
-    record = first_record(path)
+    sample = first_records(path, 100)
+    record = sample.records[0][1]
     mapping = guessed_mapping(record)
+    if mapping.keys() - {"text"}:
+        check_contents(sample, mapping)
     texts = [column for column, value in columns(record) if isinstance(value, str)]
     if detect(record) is not None or mapping.keys() - {"text"} or not texts:
         return mapping

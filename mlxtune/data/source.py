@@ -9,7 +9,7 @@ from mlxtune.core.text import plural
 from mlxtune.data import review
 from mlxtune.data.access.file_bytes import FileNote
 from mlxtune.data.readers.formats import NO_MAPPING
-from mlxtune.data.rows import Location, Row
+from mlxtune.data.rows import REVIEW_STATUS, Location, Row
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def read_source(
                 rows[item.part].append(item.record)
                 if item.is_edited:
                     edited[item.record.hash] = records.row(item.index).hash
-                if item.decision is not None and item.decision.status == "accepted":
+                if (item.decision.status if item.decision else item.record.meta.get(REVIEW_STATUS)) == "accepted":
                     accepted.add(item.record.location)
         empty = next((file.path for _, file in records.files if not len(file)), None)
         _refuse(errors, 0 if empty else len(records), empty or path)

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from mlxtune.core.errors import DataError
+from mlxtune.recipe.schema import HUB_FOLDER
 
 PARTS = ("train", "valid", "test")
 GENERATED = "generated"  # the part with the rows that a model wrote, which are kept in a file of their own
@@ -11,14 +12,23 @@ GENERATED = "generated"  # the part with the rows that a model wrote, which are 
 def source_files(path: Path) -> dict[str, Path]:
     """Return a source's files by part: ``all`` for a file, or the ``train``, ``valid`` and ``test`` files in a folder.
 
-    Raises ``DataError`` if a folder has no ``train.jsonl``.
+    A dataset on the Hub is fetched if it is missing. Raises ``DataError`` if a folder has no ``train.jsonl``.
     """
     if not path.is_dir():
+        if exists(path) and not path.exists():
+            from mlxtune.data import hub_source  # it reads other files through this module
+
+            hub_source.fetch(path)
         return {"all": path}
     files = {part: path / f"{part}.jsonl" for part in PARTS if (path / f"{part}.jsonl").is_file()}
     if "train" not in files:
         raise DataError(f"{path} has no train.jsonl.", hint="Add one, or specify a file.")
     return files
+
+
+def exists(path: Path) -> bool:
+    """Return whether there is a source at ``path``, or it is a dataset on the Hub that can be fetched."""
+    return path.exists() or (path.parent.name == HUB_FOLDER and "--" in path.stem)
 
 
 def all_files(path: Path) -> dict[str, Path]:

@@ -49,6 +49,7 @@ _SEVERITY_TITLES: dict[Severity, str] = {"block": "Must fix", "warn": "Review"}
 FILE_NOTES = {
     "byte_order_mark": "Skipped a byte order mark.",
     "utf16": "Converted from UTF-16.",
+    "cp1252": "Converted from Windows-1252.",
     "semicolons": "Read columns separated by semicolons.",
     "tabs": "Read columns separated by tabs.",
     "json_lines": "Read the .json file as one row per line.",
@@ -254,7 +255,9 @@ def tag_blocks(tags: Mapping[str, Mapping[str, int]], most: int | None = None) -
 
 def column_facts(columns: ColumnUse) -> list[Fact]:
     """Return the map of the columns, and those that are not used, if there are any."""
-    mapping = ", ".join(f"{one_line(key, 20)} = {one_line(column, 40)}" for key, column in columns.mapping.items())
+    mapping = ", ".join(
+        f"{one_line(key, 20)} = {one_line(column, 40)}" for key, column in (columns.mapping or columns.places).items()
+    )
     unused = ", ".join(one_line(name, 20) for name in columns.unused[:_MAX_TAGS]) + (" …" if columns.unused[_MAX_TAGS:] else "")
     facts = [Fact("columns", mapping)] if mapping else []
     return [*facts, Fact("unused", unused, "kept as metadata")] if unused else facts

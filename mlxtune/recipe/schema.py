@@ -85,8 +85,9 @@ class ModelSection:
 
 
 RowFormatName = Literal[
-    "auto", "chat", "completion", "text", "alpaca", "sharegpt", "preference", "openai-preference", "unpaired", "transcript"
-]
+    "auto", "chat", "completion", "text", "alpaca", "sharegpt", "preference", "openai-preference", "unpaired", "transcript", "export",
+    "scored-pair",
+]  # fmt: skip
 
 
 _SFT, _DPO, _KTO, _PREFERENCE = ("sft",), ("dpo",), ("kto",), ("dpo", "kto")
@@ -106,7 +107,13 @@ class DataSection:
     prompts without the system prompt that all rows share.
     """
 
-    source: Annotated[str, Key("file or folder with the rows, relative to the recipe"), Rule(bool, "a file or a folder")]
+    source: Annotated[
+        str,
+        Key(
+            "file or folder with the rows, relative to the recipe, or a dataset on the Hub: hf:owner/name[@revision][:config][:split]"
+        ),
+        Rule(bool, "a file or a folder"),
+    ]
     format: Annotated[RowFormatName, Key("format of the rows")] = "auto"
     map: Annotated[dict[str, str], Key("map from keys to the source's column names", in_form=False)] = field(default_factory=dict)
     holdout: Annotated[float, Key("fraction of rows held out for evaluation", "twentieths"), _FRACTION] = 0.15
@@ -487,6 +494,17 @@ RECIPE_NAME = Rule(
 )
 
 
+HUB_FOLDER = "hf"  # of the copies of datasets, next to a recipe
+_HUB_SOURCE = re.compile(r"hf:([\w.-]+/[\w.-]+(?:@[\w.-]+)?)((?::[\w.-]+){0,2})")
+
+
+def hub_copy(folder: Path, source: str) -> Path | None:
+    """Return the path of the copy of a dataset, ``hf:owner/name[@revision][:config][:split]``, or ``None`` for any other source."""
+    match = _HUB_SOURCE.fullmatch(source)
+    name = "--".join([*match[1].split("/"), *match[2].split(":")[1:]]) if match else ""
+    return (folder / HUB_FOLDER / f"{name}.jsonl").resolve() if name else None
+
+
 @dataclass(frozen=True)
 class Recipe:
     """A recipe. Its paths are relative to ``folder``, which is not part of the file."""
@@ -507,8 +525,8 @@ class Recipe:
 
     @property
     def source(self) -> Path:
-        """The file or folder with the rows."""
-        return self.path(self.data.source)
+        """The file or folder with the rows, or the file that a dataset on the Hub is copied to."""
+        return hub_copy(self.folder, self.data.source) or self.path(self.data.source)
 
     @property
     def has_contract(self) -> bool:

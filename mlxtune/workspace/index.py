@@ -22,6 +22,7 @@ from mlxtune.core.text import one_line
 from mlxtune.data import check_cache, samples
 from mlxtune.data.check_cache import CheckOutcome
 from mlxtune.data.review import ReviewState, apply_events, journal_path
+from mlxtune.data.source_files import exists
 from mlxtune.planning.machine import Memory, PowerState, memory, power
 from mlxtune.recipe import Recipe, load
 from mlxtune.runs import registry
@@ -353,8 +354,8 @@ class _SourceWatch:
         if 0 <= now - self._read_at < SOURCE_SECONDS:
             return
         self._read_at = now
-        self.exists = self._source.exists()
-        self.checks = check_cache.load(self._source, self._format, self._mapping) if self.exists else ()
+        self.exists = exists(self._source)
+        self.checks = check_cache.load(self._source, self._format, self._mapping) if self._source.exists() else ()
         if events := self._journal.read():
             self._review = apply_events(events, self._review)
             self.entries += len(events)
@@ -376,4 +377,4 @@ def _read_recipe(path: Path, workspace: Path) -> RecipeView:
         recipe = load(path)
     except MlxtuneError as error:
         return RecipeView(path, title, None, error=one_line(error.message), hint=one_line(error.hint))
-    return RecipeView(path, title, recipe, display_path(recipe.source, workspace), recipe.source.exists())
+    return RecipeView(path, title, recipe, display_path(recipe.source, workspace), exists(recipe.source))

@@ -14,7 +14,8 @@ from mlxtune.core.errors import DataError, InputError
 from mlxtune.core.hashing import sha256_file
 from mlxtune.data import review
 from mlxtune.data.export import TARGETS, Target, export, export_record, native_record
-from mlxtune.data.importer import import_rows
+from mlxtune.data.export_layouts import LAYOUTS
+from mlxtune.data.importer import import_rows, locate
 from mlxtune.data.readers.formats import parse
 from mlxtune.data.review import KeyedRow, ReviewSession, apply_decision, with_keys
 from mlxtune.data.rows import Location, Row, prompt_hash
@@ -100,6 +101,30 @@ def test_rows_round_trip_through_export_and_import(records, format, targets, dat
         assert [row.hash for row in imported] == [row.hash for row in expected]
         if target == "mlx-lm":
             assert [row.meta for row in imported] == [row.meta for row in expected]
+
+
+SIMPLE = parse({"system": "s", "prompt": "q\n“2”", "completion": "<think>\nhm\n</think>\n\na, b", "topic": "x", "n": 2}, LOCATION)
+LONG = parse(
+    {"messages": [{"role": role, "content": f"{role} {turn}"} for turn in range(2) for role in ("user", "assistant")]}, LOCATION
+)
+
+
+@pytest.mark.parametrize("target", LAYOUTS)
+@pytest.mark.parametrize("rows", [[SIMPLE], [SIMPLE, LONG], [CHAT], [PAIR], [UNPAIRED], [TEXT]], ids=str)
+def test_files_of_other_tools_are_read_back_as_the_same_rows(target, rows, tmp_path):
+    is_held = {
+        "alpaca": rows[0] is SIMPLE, "argilla": rows[0] is SIMPLE, "label-studio": rows[0] is SIMPLE, "sharegpt": rows[0] not in (CHAT, TEXT),
+    }.get(target, True)  # fmt: skip
+    if not is_held:
+        with pytest.raises(DataError, match=f"{target} cannot hold this row"):
+            LAYOUTS[target].write(rows, target)
+        return
+    file = tmp_path / f"rows{LAYOUTS[target].suffix}"
+    file.write_bytes(LAYOUTS[target].write(rows, target))
+    import_rows(locate(str(file)), tmp_path / "back.jsonl")
+    back = read_file(tmp_path / "back.jsonl")
+    assert [row.id for row in back] == [row.id for row in rows]
+    assert all(str(one.meta[key]) == str(value) for one, row in zip(back, rows, strict=True) for key, value in row.meta.items())
 
 
 def test_records_have_the_trainers_formats():

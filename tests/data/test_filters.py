@@ -27,7 +27,7 @@ def _loaded_row(
 
 CHAT = Conversation(
     LOCATION,
-    {"tags": ["billing", "two words"]},
+    {"tags": ["billing", "two words"], "lang": "en", "score": 2.5, "done": True},
     (Message("user", "Where is my Refund? a/b"), Message("assistant", "Soon: it takes 3 days")),
 )
 ROW = _loaded_row(CHAT, status="accepted", split="test", tokens=12, findings=frozenset({"near-duplicate"}))
@@ -40,6 +40,9 @@ ROW = _loaded_row(CHAT, status="accepted", split="test", tokens=12, findings=fro
         "/Ref.nd/", "/ref.nd/i", r"/a\/b/", "/is my Refund\\? a/", "len=45", "len>44", "len>=45", "len<46", "len<=45", "tokens=12", "tokens<13",
         "-tag:other", "-/xyz/", "-len>45", "-status:pending", "status:accepted tag:billing refund len>4", f"id:{CHAT.hash[:6]}", "a/b", "Soon",
         '"soon: it"', "3", "-status:edited", "-status:undecided",
+        "len > 40", "len!=5", "len != 5 refund", "nothing or refund", "nothing OR refund", "(nothing or refund) tag:billing", "-(nothing or never)",
+        "nothing tag:x or refund", "meta.lang:en", 'meta.lang:"en"', "meta.score>=2.5", "meta.score!=3", "-meta.other:x", "meta.done:true", "meta.tags:billing",
+        "answer:/^Soon/", "assistant:soon", "user:refund", "prompt:/Refund/", "-answer:refund", '"or" or refund', "((refund))", "(refund)(soon)",
     ],
 )  # fmt: skip
 def test_filter_matches(text):
@@ -52,6 +55,8 @@ def test_filter_matches(text):
     [
         "status:pending", "tag:bill", "finding:leak", "split:train", "/ref.nd/", "len>45", "len<45", "tokens>12", "-refund", "refund tag:other", "id:zz",
         "user", "assistant", "status:edited", '-"my refund"',
+        "len > 400", "len!=45", "nothing or never", "(refund or nothing) never", "-(refund or never)", "meta.lang:de", "meta.none:x", "meta.lang>1",
+        "answer:refund", "prompt:soon", "system:x", "meta.none!=1",
     ],
 )  # fmt: skip
 def test_filter_does_not_match(text):
@@ -69,6 +74,16 @@ def test_filter_does_not_match(text):
         ("len>abc", "len>abc has no number"),
         ('"open', 'invalid, starting at: "open'),
         ("status:pending /open", "invalid, starting at: /open"),
+        ("len>", "len> has no number"),
+        ("len > x", "invalid, starting at: >"),
+        ("a && b", "invalid, starting at: &&"),
+        ("a AND b", "invalid, starting at: AND"),
+        ("a or", "invalid, starting at: or"),
+        ("or a", "invalid, starting at: or"),
+        ("(a b", "invalid, starting at: ("),
+        ("a)", "invalid, starting at: )"),
+        ("()", "invalid, starting at: )"),
+        ("category:x", "Unknown filter category:"),
     ],
 )
 def test_an_invalid_filter_is_reported(text, words):

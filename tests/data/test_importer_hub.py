@@ -1,14 +1,23 @@
 from __future__ import annotations
 
+import io
+import json
 from pathlib import Path
 from types import SimpleNamespace
 
 import huggingface_hub
+import pyarrow
 import pytest
+from hub_stub import COMMIT
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, RepositoryNotFoundError
+from pyarrow import parquet
 
 from mlxtune.core.errors import DataError, MachineError
-from mlxtune.data import importer
+from mlxtune.data import hub_source
+from mlxtune.data.rows import prompt_text
+from mlxtune.data.source import read_source
+from mlxtune.recipe.load import parse
+from mlxtune.recipe.schema import hub_copy
 
 
 def _hub_error(kind: type[Exception]) -> Exception:
@@ -39,8 +48,8 @@ def stub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, object]:
 
 
 def test_the_file_of_a_dataset_is_downloaded(stub, tmp_path):
-    assert importer.download("owner/shop") == [tmp_path / "train.jsonl"]
-    assert importer.download("owner/shop", "other.csv") == [tmp_path / "other.csv"]
+    assert hub_source.download("owner/shop") == [tmp_path / "train.jsonl"]
+    assert hub_source.download("owner/shop", "other.csv") == [tmp_path / "other.csv"]
     assert stub["requests"] == [("owner/shop", "train.jsonl", "dataset"), ("owner/shop", "other.csv", "dataset")]
 
 
@@ -53,20 +62,20 @@ def test_the_file_of_a_dataset_is_downloaded(stub, tmp_path):
     ],
 )
 def test_the_obvious_data_file_is_chosen(names, chosen):
-    assert importer.choose_files("o/s", names) == [chosen]
+    assert hub_source.choose_files("o/s", names) == [chosen]
 
 
 def test_several_data_files_are_listed():
     with pytest.raises(DataError) as caught:
-        importer.choose_files("o/s", ["b.jsonl", "a.csv"])
+        hub_source.choose_files("o/s", ["b.jsonl", "a.csv"])
     assert (caught.value.message, caught.value.hint) == ("o/s has several files: a.csv, b.jsonl.", "Choose one with --file NAME.")
     with pytest.raises(DataError, match=r"train-1\.jsonl, train-2\.jsonl"):
-        importer.choose_files("o/s", ["train-1.jsonl", "train-2.jsonl", "test.jsonl"])
+        hub_source.choose_files("o/s", ["train-1.jsonl", "train-2.jsonl", "test.jsonl"])
 
 
 def test_unsupported_file_types_are_listed():
     with pytest.raises(DataError, match=r"has no \.jsonl, \.json, \.csv, or \.parquet file, only \.arrow\."):
-        importer.choose_files("o/s", ["data/train-0.arrow", "README.md"])
+        hub_source.choose_files("o/s", ["data/train-0.arrow", "README.md"])
 
 
 @pytest.mark.parametrize(
@@ -82,12 +91,53 @@ def test_unsupported_file_types_are_listed():
 def test_hub_errors_are_reported(stub, reply, error, words):
     stub[reply] = error
     with pytest.raises(MachineError if "reached" in words else DataError, match=words):
-        importer.download("owner/shop", "missing.csv" if reply == "error" else "")
+        hub_source.download("owner/shop", "missing.csv" if reply == "error" else "")
 
 
 def test_a_hub_id_is_owner_and_name():
-    assert importer.is_hub_id("owner/data-set_1.0")
-    assert not importer.is_hub_id("file.jsonl")
-    assert not importer.is_hub_id("a/b/c")
-    assert not importer.is_hub_id("data/rows.jsonl")
-    assert not importer.is_hub_id("./data")
+    assert hub_source.is_hub_id("owner/data-set_1.0")
+    assert not hub_source.is_hub_id("file.jsonl")
+    assert not hub_source.is_hub_id("a/b/c")
+    assert not hub_source.is_hub_id("data/rows.jsonl")
+    assert not hub_source.is_hub_id("./data")
+
+
+def test_a_dataset_is_a_source_in_a_recorded_revision(hub_server, tmp_path):
+    hub_server.files["owner/shop"] = {
+        "README.md": b"",
+        **{f"{name}/{split}.jsonl": json.dumps({"prompt": f"{name} {split}", "completion": "a"}).encode() + b"\n"
+           for name in ("main", "extra") for split in ("train", "test")},
+    }  # fmt: skip
+    text = 'name = "x"\n[model]\nbase = "smollm2-135m"\n[data]\nsource = "hf:owner/shop:main:test"\n'
+    recipe = parse(text, folder=tmp_path)
+    assert recipe.source == tmp_path / "hf" / "owner--shop--main--test.jsonl"
+    (row,) = read_source(recipe.source).rows
+    assert prompt_text(row) == "main test"
+    lock = json.loads(recipe.source.with_suffix(".hub.json").read_text())
+    assert lock == {"v": 1, "dataset": "owner/shop", "revision": COMMIT, "files": ["main/test.jsonl"]}
+    hub_server.requests.clear()
+    assert read_source(recipe.source).rows == (row,)
+    assert not hub_server.requests
+    recipe.source.unlink()
+    assert read_source(recipe.source).rows == (row,)
+    assert any(f"revision/{COMMIT}" in path for _, path, _ in hub_server.requests)
+    for part, words in (
+        ("nothing", "no configuration or split nothing"),
+        ("test", "has several files: extra/test.jsonl, main/test.jsonl"),
+    ):
+        with pytest.raises(DataError, match=words):
+            read_source(tmp_path / "hf" / f"owner--shop--{part}.jsonl")
+    (row,) = read_source(hub_copy(tmp_path, "hf:owner/shop:extra")).rows
+    assert prompt_text(row) == "extra train"
+
+
+def test_parquet_shards_and_tables_are_sources(hub_server, tmp_path):
+    files: dict[str, bytes] = {"table.csv": b"prompt,completion\nq,a\n"}
+    for number in range(2):
+        file = io.BytesIO()
+        parquet.write_table(pyarrow.table({"prompt": [f"q {number}"], "completion": ["a"]}), file)
+        files[f"data/train-0000{number}-of-00002.parquet"] = file.getvalue()
+    hub_server.files["owner/shards"] = files
+    assert [prompt_text(row) for row in read_source(hub_copy(tmp_path, "hf:owner/shards:train")).rows] == ["q 0", "q 1"]
+    assert [prompt_text(row) for row in read_source(hub_copy(tmp_path, "hf:owner/shards:table")).rows] == ["q"]
+    assert hub_copy(tmp_path, "hf:owner") is hub_copy(tmp_path, "owner/shards") is None

@@ -144,7 +144,7 @@ def test_merge_adds_the_rows_of_a_file(tmp_path):
         ("replace /a/b/ in moon", "unknown role"), ("trim x", "unexpected x"), ("sample", "needs"), ("sample many", "not a number"),
         ("sample 0", "at least 1"), ("cap category x", "not a number"), ("keep", "needs a filter"), ("keep status:x", "Unknown status"),
         ("system fly x", "unknown action"), ("system set nothing.txt", "does not exist"), ("turn drop 0", "from 1"), ("turn fly 2", "unknown"),
-        ("merge nothing", "does not exist"), ("map a=b", "unknown key"), ("@nothing", "cannot be read"), ("set a", "needs a value"),
+        ("merge nothing", "does not exist"), ("map a=b", "unknown key"), ("@nothing", "cannot be read"), ("set a", "needs a value"), ("dedupe best", "unknown rule best"),
     ],
 )  # fmt: skip
 def test_errors_name_the_step(line, message, tmp_path):
@@ -155,9 +155,38 @@ def test_errors_name_the_step(line, message, tmp_path):
 
 
 def test_a_pattern_with_exponential_time_is_stopped(monkeypatch):
-    monkeypatch.setattr("mlxtune.data.transforms.text_verbs._TIMEOUT", 0.05)
-    row = parse_row({"text": "a" * 40 + "!"}, Location(HERE, 1))
-    assert "longer than" in edits(r"replace /(a|aa)+$/x/", [row])[0].error
+    monkeypatch.setattr("mlxtune.data.filters.SearchTime.__init__", lambda self: vars(self).update(seconds=0.05, _left=0.05))
+    rows = [parse_row({"text": "a" * 40 + "!"}, Location(HERE, number)) for number in range(40)]
+    for line in (r"replace /(a|aa)+$/x/", r"keep /(a|aa)+$/", "where answer:/(a|aa)+$/ | trim"):
+        with pytest.raises(InputError, match="took longer than"):
+            edits(line, rows)
+
+
+@pytest.mark.parametrize("line", ["cap categry 5", "sample 1 per categry", "rename categry topic", "trim in meta.categry"])
+def test_a_key_that_no_row_has_is_an_error(line):
+    with pytest.raises(InputError) as caught:
+        edits(line)
+    assert (caught.value.message, caught.value.hint) == ("No row has the key categry.", "Did you mean category?")
+    assert not edits(f"where nothing | {line}")
+
+
+def test_one_row_per_prompt_is_kept_by_rules():
+    records = [_chat("Q", "long answer"), _chat("Other", "x"), _chat("q", "short"), _chat("Q", "newer")]
+    rows = [parse_row(record, Location(HERE, number)) for number, record in enumerate(records)]
+    kept = {line: [row.location.line for row in after(line, rows)] for line in ("dedupe", "dedupe length", "dedupe accepted")}
+    assert kept == {"dedupe": [1, 3], "dedupe length": [0, 1], "dedupe accepted": [1, 3]}
+    records[2]["review_status"] = "accepted"
+    rows[2] = parse_row(records[2], Location(HERE, 2))
+    assert [row.location.line for row in after("dedupe accepted length", rows)] == [1, 2]
+    assert parse("dedupe contract", HERE.parent).fields == {"finding"}
+
+
+def test_a_conversation_is_split_after_every_few_turns():
+    row = parse_row(_chat(*"abcdefgh", system="s"), Location(HERE, 1))
+    assert ["".join(turn["content"] for turn in part.content["messages"]) for part in after("turn split every 3", [row])] == [
+        "sabcd", "sefgh"
+    ]  # fmt: skip
+    assert not edits("turn split every 8", [row])
 
 
 def test_text_changes():
@@ -189,7 +218,10 @@ def apply(session: ReviewSession, pipeline: Pipeline) -> review.ReviewStep | Non
     for _ in browser.scan():
         pass
     browser.apply_review(session.state)
-    found = [edit for edit in pipeline.edits(browser.rows, browser.lazy_row) if not edit.error]
+    try:
+        found = [edit for edit in pipeline.edits(browser.rows, browser.lazy_row) if not edit.error]
+    except InputError:  # no row has a key
+        return None
     keyed = [browser.keyed_row(edit.index) for edit in found]
     step = session.decide("apply", keyed, edits=recorded_edits(found, browser.key, "hint"), reason=pipeline.text)
     browser.close()

@@ -5,6 +5,7 @@ They are read on demand rather than memory-mapped: if another program truncates 
 
 import codecs
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +14,9 @@ from typing import IO, Literal
 from mlxtune.core.errors import DataError
 from mlxtune.core.files import disk_errors
 
-FileNote = Literal["byte_order_mark", "utf16", "semicolons", "tabs", "json_lines"]  # how a file was read, if it needed conversion
+FileNote = Literal[
+    "byte_order_mark", "utf16", "cp1252", "semicolons", "tabs", "json_lines"
+]  # how a file was read, if it needed conversion
 
 BLOCK = 4 << 20  # bytes per step of a scan
 
@@ -21,7 +24,7 @@ BLOCK = 4 << 20  # bytes per step of a scan
 class FileBytes:
     """A file's bytes, starting at ``begin`` (after any byte order mark). ``notes`` says what was converted.
 
-    UTF-16 is read through a temporary UTF-8 copy, which is removed on close. Raises ``DataError`` if the file cannot be read or is
+    UTF-16 and Windows-1252 are read through a temporary UTF-8 copy, which is removed on close. Raises ``DataError`` if the file cannot be read or is
     UTF-32, and ``MachineError`` if there is no disk space for the copy.
     """
 
@@ -49,6 +52,9 @@ class FileBytes:
         elif encoding := _utf16_encoding(head):
             self._convert(encoding)
             self.notes = ("utf16",)
+        elif _is_cp1252(os.pread(self._file.fileno(), BLOCK, 0)):
+            self._convert("cp1252")
+            self.notes = ("cp1252",)
         self.size = self._state[0]
 
     def read(self, start: int, end: int) -> bytes:
@@ -78,7 +84,7 @@ class FileBytes:
 
     def _convert(self, encoding: str) -> None:
         """Switch to a UTF-8 copy. Lone surrogates and an odd last byte become invalid UTF-8, so that only their rows fail."""
-        decoder = codecs.getincrementaldecoder(encoding)("surrogatepass")
+        decoder = codecs.getincrementaldecoder(encoding)("replace" if encoding == "cp1252" else "surrogatepass")
         with disk_errors(f"a UTF-8 copy of {self.path.name}"):
             copy = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as this object
             self._file.seek(0)
@@ -97,3 +103,15 @@ def _utf16_encoding(head: bytes) -> str | None:
     if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return "utf-16-le" if head.startswith(codecs.BOM_UTF16_LE) else "utf-16-be"
     return {b"x0x0": "utf-16-le", b"0x0x": "utf-16-be"}.get(bytes(ord("x" if byte else "0") for byte in head[:4]))
+
+
+_CP1252 = bytes([0x80, 0x85, *range(0x91, 0x98), *range(0xA0, 0xC0), *range(0xC0, 0xFE)])  # characters of Western texts
+_UTF8 = re.compile(rb"[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}|[\xf0-\xf4][\x80-\xbf]{3}")
+
+
+def _is_cp1252(head: bytes) -> bool:
+    """Return whether a file that begins with ``head`` is Windows-1252: it has letters or quotes of it, and no character of UTF-8."""
+    if head.isascii():
+        return False
+    special = head.translate(None, bytes(range(128)))
+    return not special.translate(None, _CP1252) and not _UTF8.search(head)

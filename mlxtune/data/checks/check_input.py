@@ -8,6 +8,20 @@ from typing import Any
 
 from mlxtune.data.rows import REASONING, Conversation, Message, Preference, Row, TextRow, Unpaired, json_strings
 
+ROLES = (
+    "system",
+    "user",
+    "assistant",
+    "tool",
+    "text",
+    "chosen",
+    "rejected",
+    "completion",
+    "prompt",
+    "answer",
+)  # for TextPart.is_of
+_ANSWERS = ("chosen", "rejected", "completion")
+
 
 @dataclass(frozen=True, slots=True)
 class TextPart:
@@ -26,6 +40,12 @@ class TextPart:
     def is_answer(self) -> bool:
         """Whether this text is trained on and is one that users would read."""
         return self.trains and self.role not in ("reasoning", "call")
+
+    def is_of(self, target: str) -> bool:
+        """Return whether this is a text of the role or part ``target``; ``answer`` and ``prompt`` are all texts that are, or are not,
+        an assistant turn or an answer of a pair."""
+        is_answer = self.role == "assistant" or self.name in _ANSWERS
+        return target in (self.name, self.role) or target == ("answer" if is_answer else "prompt")
 
 
 @dataclass(frozen=True, slots=True)

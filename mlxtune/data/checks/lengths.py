@@ -57,6 +57,16 @@ def truncated(row: CheckInput) -> Iterator[Evidence]:
         yield Evidence(values={"tokens": tokens.total, "cut": tokens.total - row.max_tokens})
 
 
+@family.row_check(
+    Check("cut-off", "warn", "answers that an API cut off", "The API stopped this answer at its token limit ({value}).", DROP)
+)
+def cut_off(row: CheckInput) -> Iterator[Evidence]:
+    """Find answers that a chat API stopped at the limit of tokens, if the row says so."""
+    value = row.row.meta.get("finish_reason", row.row.meta.get("stop_reason"))
+    if value in ("length", "max_tokens"):
+        yield Evidence(values={"value": value})
+
+
 _OUTLIER = family.register(
     Check(
         "length-outlier", "note", "answers with an unusual length", "The answer has {length:n character}; the median is {median:,}.",

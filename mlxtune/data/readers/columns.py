@@ -3,6 +3,7 @@
 A column is a key of the record, or a path such as ``instances[0].output``.
 """
 
+import itertools
 import re
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
@@ -15,10 +16,11 @@ MAX_DEPTH = 3  # levels of nesting below the record in :func:`columns`
 _NAME = re.compile(r"[^.\[\]]+")
 _STEP = re.compile(rf"\.({_NAME.pattern})|\[(\d+)\]")
 _PATH = re.compile(rf"{_NAME.pattern}(?:{_STEP.pattern})+")
-_PROMPTS = (*PROMPT_COLUMNS, "utterance", "message", "sentence", "text", "human", "source", "title")
-_ANSWERS = (
+PROMPTS = (*PROMPT_COLUMNS, "utterance", "message", "sentence", "text", "human", "source", "title")
+ANSWERS = (
     "completion", "answer", "response", "output", "solution", "target", "assistant", "reply", "bot", "summary", "translation", "sql",
 )  # fmt: skip
+_TURNS = ("messages", "conversations", "conversation", "dialog", "dialogue", "turns", "data")
 _LABELS = ("label", "category", "intent", "class", "sentiment", "topic")  # answers of a classifier
 _CHOSEN = ("chosen", "preferred", "accepted", "better", "winner", "good")
 _REJECTED = ("rejected", "dispreferred", "worse", "loser", "bad")
@@ -73,17 +75,20 @@ def guess_mapping(record: Record) -> dict[str, str]:
     guessed."""
     found = dict(columns(record))
     texts = [path for path, value in found.items() if isinstance(value, str)]
-    chosen, rejected = _find(texts, _CHOSEN), _find(texts, _REJECTED)
-    turns = [key for key in ("messages", "conversations", "conversation") if key in record]
-    prompt = turns[0] if turns else _find(texts, _PROMPTS, {chosen, rejected})
+    chosen, rejected = find_column(texts, _CHOSEN, (), record), find_column(texts, _REJECTED, (), record)
+    turns = [key for key in _TURNS if key in record and (key in _TURNS[:3] or _is_dialog(record[key]))]
+    prompt = turns[0] if turns else find_column(texts, PROMPTS, {chosen, rejected}, record)
     if prompt and chosen and rejected:
         return {"prompt": prompt, "chosen": chosen, "rejected": rejected}
     inside = tuple(f"{prompt}{sign}" for sign in ".[") if prompt else ()
     values = [path for path, value in found.items() if value not in (None, [], {}) and not path.startswith(inside)]
-    answer = _find(values, _ANSWERS, {prompt}) or _find(values, _LABELS, {prompt})
+    answer = find_column(values, ANSWERS, {prompt}, record) or find_column(values, _LABELS, {prompt}, record)
+    if turns and not answer:
+        return {} if prompt in _TURNS[:2] else {"messages": prompt}
     if prompt and answer:
-        extra_input = _find(texts, ("input", "context"), {prompt, answer})
-        if extra_input and _name(prompt) == "instruction":
+        answer = next((path for path in (f"{answer}.text", f"{answer}.content") if isinstance(found.get(path), str | list)), answer)
+        extra_input = find_column(texts, ("input", "context"), {prompt, answer}, record)
+        if extra_input and _name(prompt) in ("instruction", "question"):
             pairs = {"instruction": prompt, "input": extra_input, "output": answer}
             return {key: column for key, column in pairs.items() if key != column}
         return {"prompt": prompt, "completion": answer}
@@ -97,18 +102,27 @@ def mapping_option(mapping: Mapping[str, str]) -> str:
     return f"--map {text}" if re.fullmatch(r"[\w=,./-]+", text) else "--map '" + text.replace("'", "'\\''") + "'"
 
 
-def _find(paths: Collection[str], names: Collection[str], taken: Collection[str] = ()) -> str:
-    """Return the first of ``paths`` with one of ``names``, in their order. Whole names are matched before parts of names."""
-    free = [path for path in paths if path not in taken]
-    for match in (str.__eq__, lambda own, name: name in own.split("_")):
-        for name in names:
-            if found := next((path for path in free if match(_name(path), name)), ""):
-                return found
-    return ""
+def _is_dialog(value: Any) -> bool:
+    return (
+        isinstance(value, list)
+        and len(value) > 1
+        and (all(isinstance(one, str) for one in value) or value[0].keys() & {"role", "from"})
+    )
 
 
-def _name(path: str) -> str:
+def find_column(paths: Collection[str], names: Collection[str], taken: Collection[str] = (), literal: Collection[str] = ()) -> str:
+    """Return the first of ``paths`` with one of ``names``, in their order. Whole names are matched before parts of names.
+
+    The ``literal`` paths are names with periods.
+    """
+    free = {path: _name(path, literal) for path in paths if path not in taken}
+    whole = ((path, name) for name in names for path, own in free.items() if own in (name, f"{name}s"))
+    parts = ((path, name) for name in names for path, own in free.items() if name in own.split("_"))
+    return next((path for path, _ in itertools.chain(whole, parts)), "")
+
+
+def _name(path: str, literal: Collection[str] = ()) -> str:
     """Return the last name of a path in lower case, words joined by underscores."""
-    last = re.split(r"[.\[\]]+", path.rstrip("]"))[-1]
+    last = path if path in literal else re.split(r"[.\[\]]+", path.rstrip("]"))[-1]
     last = last if not last.isdigit() else path
     return re.sub(r"[^a-z0-9]+", "_", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", last).lower()).strip("_")

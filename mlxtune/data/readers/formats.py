@@ -10,6 +10,8 @@
 | sharegpt | ``conversations`` of ``from`` and ``value``, ``tools`` |
 | completion | ``prompt``, ``completion``: text or turns |
 | alpaca | ``instruction``, ``input``, ``output``, ``history`` |
+| export | records of labeling tools and logs of chat APIs: see ``exports.py`` |
+| scored-pair | two answers, such as ``response_j`` and ``response_k``, with scores |
 | text | ``text`` |
 
 ``system`` is the system prompt if the turns have none. All other keys are row metadata.
@@ -28,6 +30,7 @@ from mlxtune.data.readers.alpaca import ALPACA
 from mlxtune.data.readers.chat import CHAT, SHAREGPT
 from mlxtune.data.readers.columns import apply_mapping, guess_mapping, mapping_option
 from mlxtune.data.readers.completion import COMPLETION, UNPAIRED
+from mlxtune.data.readers.exports import EXPORT, SCORED
 from mlxtune.data.readers.preference import OPENAI_PREFERENCE, PREFERENCE
 from mlxtune.data.readers.row_format import InvalidRecord, Record, RowFormat
 from mlxtune.data.readers.text import TEXT
@@ -37,7 +40,7 @@ from mlxtune.data.rows import Conversation, Location, Preference, Row, RowError,
 # In the order of detection: the first format that matches a record reads it.
 FORMATS: dict[str, RowFormat] = {
     one.name: one
-    for one in (OPENAI_PREFERENCE, TRANSCRIPT, PREFERENCE, UNPAIRED, CHAT, SHAREGPT, COMPLETION, ALPACA, TEXT)
+    for one in (EXPORT, OPENAI_PREFERENCE, TRANSCRIPT, PREFERENCE, UNPAIRED, CHAT, SHAREGPT, COMPLETION, ALPACA, SCORED, TEXT)
 }  # fmt: skip
 KEYS = tuple(dict.fromkeys(key for one in FORMATS.values() for key in (*one.keys, "meta")))  # keys that a mapping can name
 # The format of ``Row.content`` for each kind of row
@@ -83,9 +86,17 @@ def detect(record: Record) -> str | None:
     return next((one.name for one in FORMATS.values() if one.matches(record)), None)
 
 
+def as_object(record: Any) -> Any:
+    """Return a record that is a text, or a list of texts or turns, as an object; any other unchanged."""
+    if isinstance(record, list) and record and all(isinstance(one, str | dict) for one in record):
+        return {"messages": record}
+    return {"text": record} if isinstance(record, str) else record
+
+
 def parse(record: Any, location: Location, format: str = "auto", mapping: Mapping[str, str] = NO_MAPPING) -> Row:
     """Convert ``record`` to a row; ``mapping`` maps our keys to the source's column names. Raises ``RowError``."""
     try:
+        record = as_object(record)
         if not isinstance(record, dict):
             raise InvalidRecord(f"a row must be a JSON object, not {type(record).__name__}.", 'Write it as {"messages": […]}.')
         if mapping:

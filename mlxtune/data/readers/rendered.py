@@ -4,17 +4,27 @@ import re
 from typing import Any
 
 _HEADERS = (  # of a turn, by kind of chat
-    r"<\|im_start\|>(\w+)\n",
+    r"<\|im_start\|>(\w+)(?:\n|<\|im_sep\|>)",
     r"<\|start_header_id\|>(\w+)<\|end_header_id\|>",
     r"<start_of_turn>(\w+)\n",
     r"<\|(system|user|assistant)\|>",
-    r"### (System|Human|User|Assistant):",
+    r"<\|start\|>(\w+)(?:<\|channel\|>final)?<\|message\|>",
+    r"<\|START_OF_TURN_TOKEN\|><\|(\w+)_TOKEN\|>",
+    r"<｜(User|Assistant)｜>",
+    r"(?m:^)\s*(SYSTEM|USER|ASSISTANT|FUNCTION RESPONSE): ",
+    r"### (System|Human|User|Assistant|Instruction|Response):",
     r"\[(/?INST)\]",
 )
-_ROLES = {"human": "user", "inst": "user", "/inst": "assistant", "model": "assistant"}
-_BEGINNING = r"\s*(?:<s>|<bos>|<\|begin_of_text\|>|<\|endoftext\|>)?\s*"
-_START = re.compile(f"{_BEGINNING}(?:{'|'.join(_HEADERS)})")
-_END = re.compile(r"(?:\s|<\|im_end\|>|<\|eot_id\|>|<end_of_turn>|<\|end\|>|</?s>|<\|endoftext\|>|<\|end_of_text\|>|<eos>)+\Z")
+_ROLES = {
+    "human": "user", "inst": "user", "instruction": "user", "/inst": "assistant", "model": "assistant", "response": "assistant",
+    "chatbot": "assistant", "function response": "tool",
+}  # fmt: skip
+_PREAMBLE = "Below is an instruction that describes a task"  # of Alpaca's template
+_BEGINNING = r"\s*(?:<s>|<bos>|<BOS_TOKEN>|<\|begin_of_text\|>|<\|endoftext\|>|<｜begin▁of▁sentence｜>)?\s*"
+_START = re.compile(f"{_BEGINNING}(?:{_PREAMBLE}[^#]*)?(?:{'|'.join(_HEADERS)})")
+_END = re.compile(
+    r"(?:\s|<\|im_end\|>|<\|eot_id\|>|<end_of_turn>|<\|end\|>|</?s>|<\|endoftext\|>|<\|end_of_text\|>|<eos>|<\|return\|>|<\|END_OF_TURN_TOKEN\|>|<｜end▁of▁sentence｜>)+\Z"
+)
 _SYSTEM = re.compile(r"\s*<<SYS>>(.*?)<</SYS>>", re.DOTALL)  # in Llama 2's first user turn
 _SPEAKER = re.compile(r"\n\n(Human|Assistant):")
 
@@ -42,11 +52,13 @@ def _rendered_turns(text: str) -> list[dict[str, str]]:
     """Return the turns of a rendered chat that has an answer, without an empty one at its end; none for any other text."""
     for header in _HEADERS:
         head, *parts = re.split(header, text)
-        if not parts or not re.fullmatch(_BEGINNING, head):
+        preamble = head.strip() if head.lstrip().startswith(_PREAMBLE) else ""
+        if not parts or not (preamble or re.fullmatch(_BEGINNING, head)):
             continue
         names = [name.lower() for name in parts[::2]]
         contents = [_END.sub("", content).strip() for content in parts[1::2]]
         turns = [{"role": _ROLES.get(name, name), "content": content} for name, content in zip(names, contents, strict=True)]
+        turns = [*([{"role": "system", "content": preamble}] if preamble else []), *turns]
         if system := _SYSTEM.match(turns[0]["content"]):
             turns[0]["content"] = turns[0]["content"][system.end() :].strip()
             turns.insert(0, {"role": "system", "content": system[1].strip()})

@@ -34,13 +34,14 @@ class RowFormat:
     """A JSON representation of a row.
 
     ``keys`` are the keys that it reads, ``matches`` returns whether a record is in this format, and ``read`` converts a record or
-    raises ``InvalidRecord``.
+    raises ``InvalidRecord``. ``places`` returns where a record has our keys, if they have other names there.
     """
 
     name: str
     keys: tuple[str, ...]
     matches: Callable[[Record], bool]
     read: Callable[[Record, Location], Row]
+    places: Callable[[Record], Mapping[str, str]] = lambda record: {}
 
     def is_readable(self, record: Record) -> bool:
         """Return whether ``record`` is a valid row."""
@@ -51,8 +52,16 @@ class RowFormat:
 
 
 def answer_value(value: Any) -> Any:
-    """Return an answer that is an object, a list of objects, a number or a truth value as JSON text; other values unchanged."""
-    is_json = isinstance(value, dict | int | float) or (isinstance(value, list) and all(isinstance(one, dict) for one in value))
+    """Return an answer that is an object, a list of objects or texts, a number or a truth value as JSON text; other values unchanged.
+
+    A list that repeats one text is that text.
+    """
+    if isinstance(value, list) and len(texts := {one if isinstance(one, str) else None for one in value}) == 1 and texts != {None}:
+        return value[0]
+    is_list = isinstance(value, list) and (
+        all(isinstance(one, dict) for one in value) or all(isinstance(one, str) for one in value)
+    )
+    is_json = isinstance(value, dict | int | float) or is_list
     return json.dumps(value, ensure_ascii=False) if is_json and value not in ([], {}) else value
 
 

@@ -63,7 +63,9 @@ _DECODER = json.JSONDecoder(parse_float=_parse_float, parse_constant=_reject_con
 
 
 def _parsed_turns(value: Any) -> Any:
-    """Return the turns that ``value`` contains as JSON text, or ``value`` if it is anything else."""
+    """Return the turns that ``value`` contains as JSON text, or that are texts of the user and the assistant by turns; otherwise ``value``."""
+    if isinstance(value, list) and value and all(isinstance(text, str) for text in value):
+        return [{"role": ("user", "assistant")[number % 2], "content": text} for number, text in enumerate(value)]
     if not isinstance(value, str) or not value.lstrip().startswith("["):
         return value
     try:
@@ -83,7 +85,8 @@ def read_turns(value: Any, key: str) -> tuple[Message, ...]:
 
 def turns_or_text(record: Record, key: str, role: str) -> tuple[Message, ...]:
     """Return the turns under ``key``. A string becomes one turn with ``role``."""
-    value = _parsed_turns(record.get(key))
+    value = record.get(key)
+    value = value if role == "assistant" and isinstance(value, list) else _parsed_turns(value)
     turns = [value] if isinstance(value, dict) else value
     if isinstance(turns, list) and (
         role != "assistant" or any(isinstance(turn, dict) and turn.keys() & _TURN_KEYS for turn in turns)

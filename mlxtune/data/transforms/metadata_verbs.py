@@ -13,12 +13,12 @@ from mlxtune.data.transforms.transform import ArgumentScanner, Rewrite, Verb, no
 Metadata = dict[str, Any]
 
 
-def _step(scanner: ArgumentScanner, change: Callable[[Metadata], Metadata]) -> Rewrite:
+def _step(scanner: ArgumentScanner, change: Callable[[Metadata], Metadata], *keys: str) -> Rewrite:
     def rewrite(row: Row) -> Row:
         meta = change(row.meta)
         return row if meta == row.meta else replace(row, meta=meta)
 
-    return Rewrite(lambda row: [rewrite(row.current)], scanner.where)
+    return Rewrite(lambda row: [rewrite(row.current)], scanner.where, keys)
 
 
 def _parse_tag(scanner: ArgumentScanner) -> Rewrite:
@@ -57,7 +57,7 @@ def _parse_rename(scanner: ArgumentScanner) -> Rewrite:
             raise DataError(f"the row has both {one_line(old, 30)} and {one_line(new, 30)}.")
         return {(new if name == old else name): value for name, value in meta.items()}
 
-    return _step(scanner, rename)
+    return _step(scanner, rename, old, new)
 
 
 def _parse_map(scanner: ArgumentScanner) -> Rewrite:

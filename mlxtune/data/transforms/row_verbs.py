@@ -7,13 +7,23 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from mlxtune.core.files import user_path
-from mlxtune.core.text import one_line
+from mlxtune.core.text import one_line, suggest
 from mlxtune.data import filters
 from mlxtune.data.checks.check_input import target_text
+from mlxtune.data.checks.contract import PREFIX
 from mlxtune.data.checks.corpus import json_fields
-from mlxtune.data.rows import Row, row_tags
+from mlxtune.data.rows import REVIEW_STATUS, Row, prompt_hash, row_tags
 from mlxtune.data.source import read_source
-from mlxtune.data.transforms.transform import Addition, ArgumentScanner, PipelineRow, Rewrite, Selection, Verb, no_change
+from mlxtune.data.transforms.transform import (
+    Addition,
+    ArgumentScanner,
+    PipelineRow,
+    Rewrite,
+    Selection,
+    Verb,
+    no_change,
+    unknown_key,
+)
 
 _DEFAULT_SEED = 0
 
@@ -50,12 +60,12 @@ def _parse_filter(keep: bool) -> Callable[[ArgumentScanner], Rewrite]:
 def _parse_sample(scanner: ArgumentScanner) -> Selection:
     limit = _limit(scanner)
     key = scanner.word("a key") if scanner.keyword("per") else ""
-    return _at_most(scanner, limit, (lambda row: row_value(row, key) or "") if key else lambda row: "")
+    return _at_most(scanner, limit, (lambda row: row_value(row, key) or "") if key else lambda row: "", key)
 
 
 def _parse_cap(scanner: ArgumentScanner) -> Selection:
     key = scanner.word("a key")
-    return _at_most(scanner, _limit(scanner), lambda row: row_value(row, key))
+    return _at_most(scanner, _limit(scanner), lambda row: row_value(row, key), key)
 
 
 def _limit(scanner: ArgumentScanner) -> int:
@@ -65,8 +75,8 @@ def _limit(scanner: ArgumentScanner) -> int:
     return limit
 
 
-def _at_most(scanner: ArgumentScanner, limit: int, value_of: Callable[[Row], str | None]) -> Selection:
-    """Return a step that keeps ``limit`` random rows per value, and all without a value (``None``).
+def _at_most(scanner: ArgumentScanner, limit: int, value_of: Callable[[Row], str | None], key: str) -> Selection:
+    """Return a step that keeps ``limit`` random rows per value of ``key``, and all without a value (``None``).
 
     The order is a hash of the row and the seed, so that each row's draw is independent of the others, and repeating the step
     changes nothing.
@@ -76,7 +86,9 @@ def _at_most(scanner: ArgumentScanner, limit: int, value_of: Callable[[Row], str
     def choose(rows: Iterator[tuple[int, PipelineRow]]) -> frozenset[int]:
         kept: defaultdict[str, list[tuple[int, int]]] = defaultdict(list)  # per value: a heap with the next row to drop first
         dropped = []
+        keys: set[str] | None = None
         for number, row in rows:
+            keys = (keys or set()) | row.current.meta.keys() if key else None
             if (value := value_of(row.current)) is None:
                 continue
             digest = hashlib.blake2b(f"{seed} {row.current.hash}".encode(), digest_size=8).digest()
@@ -85,6 +97,39 @@ def _at_most(scanner: ArgumentScanner, limit: int, value_of: Callable[[Row], str
                 heapq.heappush(kept[value], luck)
             else:
                 dropped.append(-heapq.heappushpop(kept[value], luck)[1])
+        if keys is not None and not kept.keys() - {""}:
+            raise unknown_key(key, keys)
+        return frozenset(dropped)
+
+    return Selection(choose, scanner.where)
+
+
+# The best of several rows with the same prompt: a larger value is better
+_RULES: dict[str, Callable[[PipelineRow], float]] = {
+    "accepted": lambda row: row.decision.status == "accepted" or row.current.meta.get(REVIEW_STATUS) == "accepted",
+    "contract": lambda row: -sum(check.startswith(PREFIX) for check in row.findings),
+    "length": lambda row: len(target_text(row.current)),
+    "newest": lambda row: 0,  # the last one of equal rows is kept
+}
+
+
+def _parse_dedupe(scanner: ArgumentScanner) -> Selection:
+    rules = []
+    while not scanner.at_end:
+        name = scanner.word("a rule")
+        if name not in _RULES:
+            raise scanner.error(f"dedupe: unknown rule {one_line(name, 30)}. {suggest(name, _RULES)}")
+        rules.append(_RULES[name])
+        scanner.fields |= {"finding"} if name == "contract" else set()
+
+    def choose(rows: Iterator[tuple[int, PipelineRow]]) -> frozenset[int]:
+        best: dict[str, tuple[tuple[float, ...], int]] = {}
+        dropped = []
+        for number, row in rows:
+            prompt, rank = prompt_hash(row.current), (tuple(rule(row) for rule in rules), number)
+            if prompt in best:
+                dropped.append(min(best[prompt], rank)[1])
+            best[prompt] = max(best.get(prompt, rank), rank)
         return frozenset(dropped)
 
     return Selection(choose, scanner.where)
@@ -103,4 +148,9 @@ KEEP = Verb("keep FILTER", "leave out the rows that do not match", _parse_filter
 DROP = Verb("drop FILTER", "leave out the rows that match", _parse_filter(keep=False))
 SAMPLE = Verb("sample N [per KEY] [seed N]", "keep N random rows, or N for each value of a key", _parse_sample)
 CAP = Verb("cap KEY N [seed N]", "keep at most N rows for each value of a key, and all rows without it", _parse_cap)
+DEDUPE = Verb(
+    "dedupe [accepted] [contract] [length] [newest]",
+    "keep one row per prompt: the accepted one, the one that keeps the contract, the longest answer, or the newest, in this order",
+    _parse_dedupe,
+)
 MERGE = Verb("merge FILE", "add the rows of another file; needs a new file", _parse_merge)

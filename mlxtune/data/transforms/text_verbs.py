@@ -10,13 +10,10 @@ import regex
 from mlxtune.core.errors import DataError
 from mlxtune.core.text import one_line, suggest
 from mlxtune.data.checks.characters import invisible
-from mlxtune.data.checks.check_input import rewrite_texts, text_parts
+from mlxtune.data.checks.check_input import ROLES, rewrite_texts, text_parts
 from mlxtune.data.rows import Row
 from mlxtune.data.transforms.transform import ArgumentScanner, Rewrite, Verb
 
-_TIMEOUT = 2.0  # seconds per text: a pattern may need exponential time
-_ROLES = ("system", "user", "assistant", "tool", "text", "chosen", "rejected", "completion", "prompt", "answer")
-_ANSWERS = ("chosen", "rejected", "completion")
 _SPACES = re.compile("[\u00a0\u2000-\u200a\u202f\u205f]")
 _BREAKS = re.compile("\r\n?|[\u2028\u2029]")
 _GROUP = re.compile(r"\\(?:(\d+)|g<(\w+)>)")
@@ -35,14 +32,13 @@ def rewrite_parts(row: Row, function: TextFunction, target: str = "") -> Row:
         if not isinstance(value, str) or (new := function(value)) == value:
             return row
         return replace(row, meta={**row.meta, key: new})
-    roles = {part.name: part.role for part in text_parts(row)}
+    parts = {part.name: part for part in text_parts(row)}
     changed = False
 
     def rewrite(name: str, text: str) -> str:
         nonlocal changed
-        role = roles.get(name.partition(", ")[0], "")  # reasoning and the arguments of calls belong to their turn
-        is_answer = role == "assistant" or name in _ANSWERS
-        matches = not target or target in (name, role) or target == ("answer" if is_answer else "prompt")
+        part = parts.get(name.partition(", ")[0])  # reasoning and the arguments of calls belong to their turn
+        matches = target in ("", name) or (part is not None and part.is_of(target))
         new = function(text) if matches and text else text
         changed = changed or new != text
         return new
@@ -55,9 +51,10 @@ def _rewrite_step(scanner: ArgumentScanner, function: TextFunction) -> Rewrite:
     target = ""
     if scanner.keyword("in"):
         target = scanner.word("a role or field")
-        if target not in _ROLES and not target.startswith(("meta.", "turn ")):
-            raise scanner.error(f"{scanner.name}: unknown role {one_line(target, 30)}. {suggest(target, (*_ROLES, 'meta.KEY'))}")
-    return Rewrite(lambda row: [rewrite_parts(row.current, function, target)], scanner.where)
+        if target not in ROLES and not target.startswith(("meta.", "turn ")):
+            raise scanner.error(f"{scanner.name}: unknown role {one_line(target, 30)}. {suggest(target, (*ROLES, 'meta.KEY'))}")
+    keys = (target.removeprefix("meta."),) if target.startswith("meta.") else ()
+    return Rewrite(lambda row: [rewrite_parts(row.current, function, target)], scanner.where, keys)
 
 
 def _parse_replace(scanner: ArgumentScanner) -> Rewrite:
@@ -78,10 +75,7 @@ def _parse_replace(scanner: ArgumentScanner) -> Rewrite:
 
     def substitute(text: str) -> str:
         try:
-            changed: str = compiled.sub(new, text, timeout=_TIMEOUT)
-            return changed
-        except TimeoutError:
-            raise DataError(f"/{one_line(pattern, 40)}/ took longer than {_TIMEOUT:.0f} s on a text.") from None
+            return scanner.time.limit(lambda seconds: str(compiled.sub(new, text, timeout=seconds)), pattern)
         except (regex.error, IndexError) as error:
             raise DataError(
                 f"replace: {error}.", hint="Refer to groups as \\1 or \\g<name>, and write \\\\ for a backslash."

@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mlxtune.core.errors import InputError
-from mlxtune.core.text import one_line
-from mlxtune.data.filters import Filter, FilterRow, fields
+from mlxtune.core.text import one_line, suggest
+from mlxtune.data.filters import Filter, FilterRow, SearchTime, fields
 from mlxtune.data.review import Decision
 from mlxtune.data.rows import Row
 from mlxtune.data.split import SplitName
@@ -57,21 +57,37 @@ Rows = Callable[[], Iterator[PipelineRow]]  # can be read more than once
 
 @dataclass(frozen=True)
 class Rewrite:
-    """Replaces each row that matches ``where`` by none, one or several rows. Returning the same object means no change."""
+    """Replaces each row that matches ``where`` by none, one or several rows. Returning the same object means no change.
+
+    Raises ``InputError`` if there are such rows, and none has one of the metadata ``keys``.
+    """
 
     rewrite: Callable[[PipelineRow], Sequence[Row]]
     where: Filter | None = None
+    keys: tuple[str, ...] = ()
 
     def bind(self, rows: Rows) -> Rows:
         def stream() -> Iterator[PipelineRow]:
+            found: set[str] | None = None
             for row in rows():
                 if self.where is not None and not self.where(row):
                     yield row
                     continue
+                if self.keys:
+                    found = (found or set()) | row.current.meta.keys()
                 for one in self.rewrite(row):
                     yield row if one is row.current else replace(row, current=one)
+            if found is not None and not found.intersection(self.keys):
+                raise unknown_key(self.keys[0], found)
 
         return stream
+
+
+def unknown_key(key: str, keys: Collection[str]) -> InputError:
+    """Return an error that no row has the metadata key ``key``; they have ``keys``."""
+    return InputError(
+        f"No row has the key {one_line(key, 30)}.", hint=suggest(key, sorted(keys)) if keys else "The rows have no metadata."
+    )
 
 
 @dataclass(frozen=True)
@@ -133,7 +149,7 @@ class Verb:
 _WORD = re.compile(r'\s*("(?:\\.|[^"\\])*"|[^\s|]+)')
 _SPACE = re.compile(r"[^\S\n]*")
 _DELIMITED = re.compile(r"/((?:\\.|[^/\\\n])+)/((?:\\.|[^/\\\n])*)/([i]*)(?=\s|\||$)")
-_FILTER = re.compile(r'(?:\s*(?:-?/(?:\\.|[^/\\\n])+/i?|-?(?:\w+:)?"[^"\n]*"|[^\s|]+))*')
+_FILTER = re.compile(r'(?:\s*(?:[-(]*(?:[\w.-]+:)?(?:/(?:\\.|[^/\\\n])+/i?|"[^"\n]*")|[^\s|]+))*')
 
 
 class ArgumentScanner:
@@ -149,6 +165,7 @@ class ArgumentScanner:
         self.where: Filter | None = None
         self.mapping: dict[str, str] = {}
         self.fields: set[str] = set()
+        self.time = SearchTime()  # of all patterns
 
     @property
     def at_end(self) -> bool:

@@ -71,9 +71,12 @@ def _parse_turn(scanner: ArgumentScanner) -> Rewrite:
     action = scanner.word("drop, cut or split")
     if action not in _TURN_ACTIONS:
         raise scanner.error(f"turn: unknown action {one_line(action, 30)}.")
+    every = action == "split" and scanner.keyword("every")
     number = scanner.number("the number of a turn")
     if number < 1:
         raise scanner.error("turn: turns are numbered from 1.")
+    if every:
+        return Rewrite(lambda row: _split_every(row.current, number), scanner.where)
     function = _TURN_ACTIONS[action]
 
     def rewrite(row: PipelineRow) -> list[Row]:
@@ -107,6 +110,18 @@ def _split_turns(row: Row, index: int) -> list[Row]:
     return [_with_turns(row, part) for part in whole] if len(whole) == len(parts) and index > len(system) else [row]
 
 
+def _split_every(row: Row, number: int) -> list[Row]:
+    """Split a conversation into parts of ``number`` turns, or of more up to the next question. Each begins with its system turn."""
+    if not isinstance(row, Conversation):
+        return [row]
+    system = row.messages[:1] if row.messages[0].is_system else ()
+    parts: list[Turns] = [()]
+    for turn in row.messages[len(system) :]:
+        is_new = len(parts[-1]) >= number and turn.role == "user" and parts[-1][-1].role == "assistant"
+        parts[-1:] = [parts[-1], (turn,)] if is_new else [(*parts[-1], turn)]
+    return [row] if len(parts) == 1 else [_with_turns(row, (*system, *part)) for part in parts]
+
+
 def _until_answer(turns: Turns) -> Turns:
     while turns and turns[-1].role != "assistant":
         turns = turns[:-1]
@@ -120,4 +135,8 @@ SYSTEM = Verb(
     "set, extend or remove the system turn, with the text in a file",
     _parse_system,
 )
-TURN = Verb("turn drop|cut|split N", "drop turn N, cut it and all after it, or split the conversation before it", _parse_turn)
+TURN = Verb(
+    "turn drop|cut|split [every] N",
+    "drop turn N, cut it and all after it, or split the conversation before it, or after every N turns",
+    _parse_turn,
+)

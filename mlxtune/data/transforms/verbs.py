@@ -15,6 +15,7 @@ VERBS: dict[str, Verb] = {
         row_verbs.KEEP,
         row_verbs.SAMPLE,
         row_verbs.CAP,
+        row_verbs.DEDUPE,
         metadata_verbs.TAG,
         metadata_verbs.UNTAG,
         metadata_verbs.SET,
