@@ -102,7 +102,9 @@ def test_a_record_that_does_not_say_what_to_learn_is_refused(record: dict[str, A
     [
         ({"input.text": "q", "output.text": "a", "id": 1}, {"prompt": "input.text", "completion": "output.text"}),
         ({"data": ["q", "a", "q", "a"]}, {"messages": "data"}),
-        ({"data": ["q"], "text": "a"}, {"text": "text"}),
+        ({"data": ["q"], "text": "a"}, {}),
+        ({"cats": {"A": 1.0, "B": 0.0}, "text": "q"}, {"prompt": "text", "completion": "cats"}),
+        ({"prompt": "q", "text": "a", "prompt_class": "x"}, {"prompt": "prompt", "completion": "text"}),
         ({"question": "q", "answer": {"name": "f", "parameters": {}}}, {"prompt": "question", "completion": "answer"}),
         (
             {"context": "c", "question": "q", "answers": {"text": ["a"], "answer_start": [1]}},

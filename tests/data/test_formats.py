@@ -207,6 +207,8 @@ EXAMPLES = {
     "transcript": {"text": "\n\nHuman: q\n\nAssistant: a"},
     "openai-preference": {"input": {"messages": [USER]}, "preferred_output": [ANSWER], "non_preferred_output": [OTHER]},
     "unpaired": {"prompt": "q", "completion": "a", "label": True},
+    "export": {"messages": [USER], "choices": [{"message": ANSWER}]},
+    "scored-pair": {"prompt": "q", "response_a": "a", "response_b": "b", "winner": "a"},
 }
 
 
@@ -283,7 +285,7 @@ def test_an_invalid_mapping_is_refused(text, words):
         ({}, "no keys"),
         ({"messages": []}, "non-empty list of turns"),
         ({"messages": "hi"}, "non-empty list of turns"),
-        ({"messages": ["hi"]}, "turn 1 must be an object"),
+        ({"messages": [7]}, "turn 1 must be an object"),
         ({"messages": [USER]}, "no assistant turn at the end"),
         ({"messages": [ANSWER]}, "no user turn"),
         ({"messages": [USER, ANSWER, USER]}, "no assistant turn at the end"),
@@ -318,7 +320,7 @@ def test_an_invalid_mapping_is_refused(text, words):
         ({"text": "  "}, "text must be a non-empty string"),
         ({"text": None}, "text must be a non-empty string"),
         ({"text": "Human: q\n\nAssistant: a\n\nHuman: r"}, "no assistant turn at the end"),
-        ({"instruction": "q", "output": ["a", "b"]}, "output must be a non-empty string"),
+        ({"instruction": "q", "output": ["a", 7]}, "output must be a non-empty string"),
         ({"instruction": "q", "input": 5, "output": "a"}, "input must be a string"),
         ({"instruction": "q", "output": "a", "history": [["q"]]}, "history must be a list of"),
         ({"conversations": [{"from": "alien", "value": "q"}]}, 'turn 1 has the unknown sender "alien"'),

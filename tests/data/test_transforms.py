@@ -157,12 +157,12 @@ def test_errors_name_the_step(line, message, tmp_path):
 def test_a_pattern_with_exponential_time_is_stopped(monkeypatch):
     monkeypatch.setattr("mlxtune.data.filters.SearchTime.__init__", lambda self: vars(self).update(seconds=0.05, _left=0.05))
     rows = [parse_row({"text": "a" * 40 + "!"}, Location(HERE, number)) for number in range(40)]
-    for line in (r"replace /(a|aa)+$/x/", r"keep /(a|aa)+$/", "where answer:/(a|aa)+$/ | trim"):
+    for line in (r"replace /(a|aa)+$/x/", r"keep /(a|aa)+$/", "where text:/(a|aa)+$/ | trim"):
         with pytest.raises(InputError, match="took longer than"):
             edits(line, rows)
 
 
-@pytest.mark.parametrize("line", ["cap categry 5", "sample 1 per categry", "rename categry topic", "trim in meta.categry"])
+@pytest.mark.parametrize("line", ["cap categry 5", "sample 1 per categry", "rename categry kind", "trim in meta.categry"])
 def test_a_key_that_no_row_has_is_an_error(line):
     with pytest.raises(InputError) as caught:
         edits(line)

@@ -10,10 +10,12 @@ _KEYS = ("instruction", "input", "output", "history", "system")
 
 
 def read_instruction(record: Record) -> str:
-    """Return the instruction, followed by the input if there is one."""
+    """Return the instruction, followed by the input if there is one. Some files have the whole question in the input."""
     extra_input = record.get("input")
     if extra_input is not None and not isinstance(extra_input, str):
         raise InvalidRecord("input must be a string.", "Write it as a string, or leave it empty.")
+    if extra_input and record.get("instruction") == "":
+        return text_field(record, "input")
     instruction = text_field(record, "instruction")
     return f"{instruction}\n{extra_input}" if extra_input and extra_input.strip() else instruction
 

@@ -18,10 +18,10 @@ _STEP = re.compile(rf"\.({_NAME.pattern})|\[(\d+)\]")
 _PATH = re.compile(rf"{_NAME.pattern}(?:{_STEP.pattern})+")
 PROMPTS = (*PROMPT_COLUMNS, "utterance", "message", "sentence", "text", "human", "source", "title")
 ANSWERS = (
-    "completion", "answer", "response", "output", "solution", "target", "assistant", "reply", "bot", "summary", "translation", "sql",
+    "completion", "answer", "response", "output", "ground_truth", "expected", "solution", "target", "assistant", "reply", "bot", "summary", "translation", "sql",
 )  # fmt: skip
 _TURNS = ("messages", "conversations", "conversation", "dialog", "dialogue", "turns", "data")
-_LABELS = ("label", "category", "intent", "class", "sentiment", "topic")  # answers of a classifier
+_LABELS = ("label", "category", "intent", "class", "sentiment", "topic", "cats")  # answers of a classifier
 _CHOSEN = ("chosen", "preferred", "accepted", "better", "winner", "good")
 _REJECTED = ("rejected", "dispreferred", "worse", "loser", "bad")
 
@@ -82,7 +82,11 @@ def guess_mapping(record: Record) -> dict[str, str]:
         return {"prompt": prompt, "chosen": chosen, "rejected": rejected}
     inside = tuple(f"{prompt}{sign}" for sign in ".[") if prompt else ()
     values = [path for path, value in found.items() if value not in (None, [], {}) and not path.startswith(inside)]
-    answer = find_column(values, ANSWERS, {prompt}, record) or find_column(values, _LABELS, {prompt}, record)
+    answer = (
+        find_column(values, ANSWERS, {prompt}, record)
+        or ("text" if prompt == "prompt" and "text" in texts else "")
+        or find_column(values, _LABELS, {prompt}, record)
+    )
     if turns and not answer:
         return {} if prompt in _TURNS[:2] else {"messages": prompt}
     if prompt and answer:

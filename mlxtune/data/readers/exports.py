@@ -5,6 +5,7 @@ may be a pattern such as ``*``.
 """
 
 import fnmatch
+import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -85,7 +86,7 @@ TOOLS = (
     _api_log("choices", "choices/0"),  # OpenAI's stored completions
     _api_log("response", "response/choices/0"),
     _api_log("response", "response/body/choices/0"),  # OpenAI's batches
-    Tool(("_task_hash", "answer"), ("text", "prompt", "question"), ("user_input", "accept", "label"), status=("answer",)),  # Prodigy
+    Tool(("_task_hash", "answer"), ("text", "prompt", "question"), ("user_input", "accept", "label", "entities"), status=("answer",)),  # Prodigy
     Tool(
         ("data", "annotations"), ("data/*",),  # Label Studio
         ("annotations/*/result/*/value/text/0", "annotations/*/result/*/value/choices"), status=("annotations/0/was_cancelled",),
@@ -131,9 +132,23 @@ class _Read:
     meta: dict[str, Any] = field(default_factory=dict)
 
 
+def _with_entities(record: Record) -> Record:
+    """Return a record with the texts and labels of its ``spans``, if it has some, as the JSON text ``entities``."""
+    text, spans = record.get("text"), record.get("spans", [] if "tokens" in record else None)
+    if not isinstance(spans, list) or not isinstance(text, str):
+        return record
+    found = [
+        {"text": text[span["start"] : span["end"]], "label": span["label"]}
+        for span in spans
+        if {"start", "end", "label"} <= span.keys()
+    ]
+    return {**record, "entities": json.dumps(found, ensure_ascii=False)}
+
+
 def _read(record: Record, tool: Tool) -> _Read | None:
     if tool.turns:
         return _Read({"messages": [*tool.turns(record)]}, {"messages": tool.marks[-1]})
+    record = _with_entities(record)
     if not (tool.status or _found(record, tool.completion, ANSWERS)[0]):
         return None
     prompt, turns = _found(record, tool.prompt, PROMPTS)
@@ -203,10 +218,11 @@ def _pair(keys: tuple[str, ...]) -> tuple[str, str] | None:
     """Return the two columns whose names differ only in their last character, such as ``response_j`` and ``response_k``."""
     for key in keys:
         stem, sign = key[:-1], key[-1:]
-        other = _COUNTERPARTS.get(sign.lower(), "")
-        other = stem + (other.upper() if sign.isupper() else other)
+        if not stem or not (next_sign := _COUNTERPARTS.get(sign.lower())):
+            continue
+        other = stem + (next_sign.upper() if sign.isupper() else next_sign)
         third = stem + chr(ord(other[-1]) + 1)
-        if other != stem and other in keys and third not in keys and _SCORED & set(re.split(r"[_\W\d]+", stem.lower())):
+        if other in keys and third not in keys and _SCORED & set(re.split(r"[_\W\d]+", stem.lower())):
             return key, other
     return None
 
@@ -225,7 +241,10 @@ def _is_first_better(record: Record, first: str, second: str) -> bool | None:
 
 
 def _read_pair(record: Record, location: Location) -> Row:
-    first, second = _pair(tuple(record)) or ("", "")
+    pair = _pair(tuple(record))
+    if pair is None:
+        raise InvalidRecord("there are no two answers such as response_a and response_b.", "Map the columns with --map.")
+    first, second = pair
     is_first = _is_first_better(record, first, second)
     prompt = _pair_prompt(record, first)
     if is_first is None:

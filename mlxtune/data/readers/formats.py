@@ -114,7 +114,11 @@ def parse(record: Any, location: Location, format: str = "auto", mapping: Mappin
 def _unknown_format(record: Record) -> InvalidRecord:
     keys = ", ".join(one_line(str(key), 20) for key in list(record)[:6]) or "no keys"
     hint = 'Write a row as {"messages": …}, {"prompt": …, "completion": …} or {"text": …}.'
-    if mapping := guess_mapping(record):
+    mapping = guess_mapping(record)
+    texts = [key for key, value in record.items() if isinstance(value, str)]
+    if mapping.keys() == {"text"} and len(texts) == len(record) == 2:
+        mapping = dict(zip(("prompt", "completion"), texts, strict=True))
+    if mapping:
         hint = f"Map the columns: {mapping_option(mapping)}, or data.map in a recipe."
     return InvalidRecord(f"no known format has these keys: {keys}.", hint)
 

@@ -89,7 +89,7 @@ def _split_implicit_prompt(record: Record, chosen: str, rejected: str) -> tuple[
 
 PREFERENCE = RowFormat(
     "preference",
-    ("prompt", "conversations", "messages", "instruction", "input", "chosen", "rejected", "tools", "system"),
+    ("prompt", "conversations", "messages", "instruction", "input", "chosen", "rejected", "tools", "system", *_CONVERSATION_KEYS),
     lambda record: {"chosen", "rejected"} <= record.keys() or _CONVERSATION_KEYS.keys() <= record.keys(),
     read,
 )
