@@ -42,7 +42,7 @@ Filter = Annotated[
     str,
     typer.Option(
         "--filter",
-        help="status:pending tag:billing finding:near-duplicate split:test len>400 (characters) tokens>100 /regex/ text -tag:x",
+        help="status:pending tag:billing finding:near-duplicate split:test len>400 (characters) tokens>100 meta.lang:en answer:/regex/ text -tag:x; or ( )",
     ),
 ]
 

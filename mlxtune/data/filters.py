@@ -163,6 +163,18 @@ def fields(text: str) -> set[str]:
     return {name for match in _TERM.finditer(text) if (name := match["measure"] or match["field"] or match["name"])}
 
 
+def completion(text: str, keys: Collection[str]) -> str:
+    """Return ``text`` with its last word completed, if there is one way that comes first; ``keys`` are the rows' metadata keys."""
+    from mlxtune.data.checks.registry import CHECKS, check_filter_name  # loads numpy
+
+    head, word = re.fullmatch(r"(.*?)([\w.:-]*)", text, re.DOTALL).groups()  # type: ignore[union-attr]
+    sign, word = ("-", word[1:]) if word.startswith("-") else ("", word)
+    words = [f"{name}:" for name in (*FIELDS, *ROLES)] + [f"meta.{key}:" for key in keys]
+    values = {"status": _STATUS_VALUES, "split": SPLIT_NAMES, "finding": [check_filter_name(id) for id in CHECKS]}
+    words += [f"{field}:{value}" for field, own in values.items() for value in own]
+    return next((head + sign + one for one in words if word and one.startswith(word)), "")
+
+
 def _parse_term(match: re.Match[str]) -> Filter:
     if measure := match["measure"]:
         compare, bound = _OPERATORS[match["sign"]], float(match["number"])
