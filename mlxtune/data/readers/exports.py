@@ -100,6 +100,9 @@ TOOLS = (
 )  # fmt: skip
 
 
+_FIRST_MARKS = frozenset(tool.marks[0] for tool in TOOLS)
+
+
 def _values(value: Any, path: str, at: str = "") -> Iterator[tuple[str, Any]]:
     """Yield the places in ``value`` that a path leads to, with what is there."""
     step, _, rest = path.partition("/")
@@ -167,6 +170,8 @@ def _read(record: Record, tool: Tool) -> _Read | None:
 
 def _tool_record(record: Record) -> _Read | None:
     """Return the record of the first tool that it can be one of, or ``None``."""
+    if _FIRST_MARKS.isdisjoint(record):
+        return None
     return next((read for tool in TOOLS if all(mark in record for mark in tool.marks) and (read := _read(record, tool))), None)
 
 
