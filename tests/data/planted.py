@@ -115,6 +115,7 @@ def make_planted(*, dirty: bool) -> PlantedFile:
     plant("refusal", "chat", append_to_reply("I am sorry, but I cannot help with that."))
     plant("self-reference", "chat", append_to_reply("As an AI language model, we have a tent."))
     plant("boilerplate", "chat", append_to_reply("I hope this helps!"))
+    plant("cut-off", "chat", lambda row: {**row, "finish_reason": "length"})
     plant("loop", "chat", append_to_reply("we will ask, we will ask, we will ask, we will ask, we will ask"))
     plant(
         "length-outlier",
