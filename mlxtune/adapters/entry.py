@@ -15,8 +15,7 @@ from mlxtune.core.errors import MlxtuneError
 from mlxtune.core.hashing import sha256_file, sha256_json
 from mlxtune.core.json_fields import from_json
 from mlxtune.evaluation.arms import TUNED
-from mlxtune.evaluation.promotion import Caveat, promotion_caveat
-from mlxtune.evaluation.report import EvaluationReport, Rate
+from mlxtune.evaluation.report import Caveat, EvaluationReport, Rate, promotion_caveat
 from mlxtune.evaluation.scorers.registry import FORMS
 from mlxtune.evaluation.verdict import Verdict
 from mlxtune.recipe import Recipe

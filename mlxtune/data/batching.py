@@ -76,20 +76,17 @@ def group_by_length(
         return len(batch) * padded_length(max(lengths[index] for index in batch)) + prefix <= batch_tokens
 
     by_length = sorted(order, key=lambda index: padded_length(lengths[index]))
-    return _cut(_interleave(by_length, spread) if spread else by_length, fits)
+    if spread:  # merge its rows with the others so that every part of the result has about the same fraction of both
+        kinds = [index for index in by_length if index not in spread], [index for index in by_length if index in spread]
+        rank = {index: (number + 0.5) / len(kind) for kind in kinds for number, index in enumerate(kind)}
+        by_length.sort(key=lambda index: rank[index])
+    return _cut(by_length, fits)
 
 
 def separate(indices: Sequence[int], marked: Sequence[bool]) -> list[list[int]]:
     """Return the ``indices`` that are not ``marked`` and those that are, without empty lists."""
     kinds = ([index for index, is_marked in zip(indices, marked, strict=True) if is_marked is kind] for kind in (False, True))
     return [kind for kind in kinds if kind]
-
-
-def _interleave(order: Sequence[int], spread: Collection[int]) -> list[int]:
-    """Merge the rows in ``spread`` with the others so that every part of the result has about the same fraction of both."""
-    kinds = [index for index in order if index not in spread], [index for index in order if index in spread]
-    rank = {index: (number + 0.5) / len(kind) for kind in kinds for number, index in enumerate(kind)}
-    return sorted(order, key=lambda index: rank[index])
 
 
 def pair_batch_widths(pairs: Iterable[PairLengths], *, shared: bool) -> tuple[int, ...]:

@@ -209,18 +209,12 @@ def _hash_shingles(texts: Sequence[str]) -> tuple[Array, Array]:
     return (keys >> np.uint64(44)).astype(np.int64), keys & np.uint64((1 << 44) - 1)
 
 
-def _bitmaps(owner: Array, token: Array, texts: int) -> Array:
-    """Return for each text the parity of its number of shingles per bit: ``(texts, _BITS / 64)``."""
-    bit = owner * _BITS + (token >> np.uint64(24)).astype(np.int64) % _BITS
-    odd = np.bincount(bit, minlength=texts * _BITS) & 1
-    return np.packbits(odd.astype(bool)).view(np.uint64).reshape(texts, -1)
-
-
 @dataclass(frozen=True)
 class _PrefixIndex:
     """Each text's rarest shingles (its prefix), one of which every near-duplicate must share, and the parity bitmaps.
 
-    ``tokens[starts[text] : starts[text + 1]]`` is the prefix of a text.
+    ``tokens[starts[text] : starts[text + 1]]`` is the prefix of a text. ``bitmaps``, ``(texts, _BITS / 64)``, have the parity of its
+    number of shingles per bit.
     """
 
     starts: Array
@@ -236,7 +230,9 @@ class _PrefixIndex:
         bitmaps = np.empty((len(sizes), _BITS // 64), np.uint64)
         for start, stop in _chunks(corpus.folded):
             owner, token = _hash_shingles(corpus.folded[start:stop])
-            bitmaps[start:stop] = _bitmaps(owner, token, stop - start)
+            bit = owner * _BITS + (token >> np.uint64(24)).astype(np.int64) % _BITS
+            odd = np.bincount(bit, minlength=(stop - start) * _BITS) & 1
+            bitmaps[start:stop] = np.packbits(odd.astype(bool)).view(np.uint64).reshape(stop - start, -1)
             token &= np.uint64(0xFFFFFFFF)
             frequency = corpus.frequency[token & np.uint64(len(corpus.frequency) - 1)].astype(np.uint64)
             token = np.sort(owner.astype(np.uint64) << np.uint64(44) | frequency << np.uint64(32) | token)

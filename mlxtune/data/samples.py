@@ -1,7 +1,6 @@
 """The sample workspace: an outdoor shop's support desk with its recipes and data."""
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import mlxtune
@@ -30,14 +29,12 @@ def is_workspace(folder: Path) -> bool:
     return any(folder.glob("recipes/*.toml")) or any((folder / name).is_dir() for name in ("runs", "evals", "searches"))
 
 
-def workspaces_in(folder: Path) -> Iterator[Path]:
-    """Yield the workspaces directly in ``folder``."""
-    yield from (child for child in sorted(folder.iterdir()) if not child.name.startswith(".") and is_workspace(child))
-
-
 def nearest_workspace(folder: Path) -> Path | None:
     """Return the workspace that contains ``folder`` or is directly in it. ``None`` if there is none, or ``folder`` is one itself."""
-    return None if is_workspace(folder) else enclosing_workspace(folder) or next(workspaces_in(folder), None)
+    if is_workspace(folder):
+        return None
+    below = (child for child in sorted(folder.iterdir()) if not child.name.startswith(".") and is_workspace(child))
+    return enclosing_workspace(folder) or next(below, None)
 
 
 def create(folder: Path) -> Path:

@@ -10,8 +10,7 @@ from pathlib import Path
 from mlxtune.core.errors import MlxtuneError
 from mlxtune.core.files import FileStamp, file_stamp
 from mlxtune.core.hashing import sha256_json
-from mlxtune.evaluation.promotion import Caveat, promotion_caveat
-from mlxtune.evaluation.report import FILE, ArmResult, EvaluationReport, Rate, load
+from mlxtune.evaluation.report import FILE, ArmResult, Caveat, EvaluationReport, Rate, load, promotion_caveat
 from mlxtune.evaluation.scorers.registry import FORMS
 from mlxtune.recipe import Recipe
 from mlxtune.runs.registry import RUN_KINDS, Run

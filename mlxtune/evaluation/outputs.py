@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, lru_cache, partial
@@ -114,7 +114,14 @@ def generate_answers(
     generated = generator.generate(tell, of)
     if arm.schema is not None and longest_json(arm.schema) is not None:  # the schema would have ended them at a higher limit
         generated = [replace(answer, ended=GRAMMAR_LIMIT) if answer.ended == "length" else answer for answer in generated]
-    answers = _joined(work, generated, generator.likelihoods(tell))
+    likelihoods = generator.likelihoods(tell)
+    answers = tuple(
+        Answer(
+            row.id, work.template.calls.read(answer.text, row.tools), answer.ended, answer.tokens, answer.thought,
+            answer.thought_tokens, None, *likelihoods.get((index, False), (0.0, 0)), likelihoods.get((index, True)),
+        )
+        for index, (row, answer) in enumerate(zip(rows, generated, strict=True))
+    )  # fmt: skip
     if timed:
         latency = generator.latency(tell(TIMED))
         answers = tuple(replace(one, seconds=latency.seconds(one.thought_tokens + one.answer_tokens)) for one in answers)
@@ -132,26 +139,6 @@ def _encode(arm: Arm, template: ChatTemplate, rows: Sequence[PromptRow], compare
     references, reason = _answer_tokens(template, arm, rows, chosen)
     rejected = _answer_tokens(template, arm, rows, others)[0] if references else []
     return _Work(template, rows, prompts, references, rejected, reason)
-
-
-def _joined(
-    work: _Work, generated: Sequence[GeneratedAnswer], likelihoods: Mapping[tuple[int, bool], tuple[float, int]]
-) -> tuple[Answer, ...]:
-    """Return each row's answer with its likelihoods, which have the row's index and whether they are those of a rejected answer."""
-    return tuple(
-        Answer(
-            row.id,
-            work.template.calls.read(answer.text, row.tools),
-            answer.ended,
-            answer.tokens,
-            answer.thought,
-            answer.thought_tokens,
-            None,
-            *likelihoods.get((index, False), (0.0, 0)),
-            likelihoods.get((index, True)),
-        )
-        for index, (row, answer) in enumerate(zip(work.rows, generated, strict=True))
-    )
 
 
 def model_identity(arm: Arm, loaded: LoadedModel) -> dict[str, Any]:
@@ -206,7 +193,7 @@ class _Generator:
         )
 
     def likelihoods(self, tell: Callable[[str], Progress]) -> dict[tuple[int, bool], tuple[float, int]]:
-        """Return the negative log-likelihood and the tokens of each reference and rejected answer."""
+        """Return the negative log-likelihood and the tokens of each answer, by its row's index and whether it is the rejected one."""
         work = self._work
         texts = [
             (index, rejected, tokens) for rejected, own in enumerate((work.references, work.rejected)) for index, tokens in own

@@ -7,8 +7,7 @@ from mlxtune.evaluation.comparability import ChangedTerms, listed
 from mlxtune.evaluation.holdout.contamination import Contamination
 from mlxtune.evaluation.holdout.ledger import HoldoutHistory
 from mlxtune.evaluation.off_task.result import LEAST, OffTaskResult
-from mlxtune.evaluation.promotion import Caveat, is_forgetting_unmeasured, promotion_refusal
-from mlxtune.evaluation.report import MIN_GROUPS, EvaluationReport
+from mlxtune.evaluation.report import MIN_GROUPS, Caveat, EvaluationReport, is_forgetting_unmeasured, promotion_refusal
 from mlxtune.evaluation.scorers import CONTRACT, CORRECT, PREFERENCE
 from mlxtune.evaluation.scorers.registry import metric_label
 from mlxtune.evaluation.seed_report import SeedReport

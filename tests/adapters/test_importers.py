@@ -26,7 +26,7 @@ from mlxtune.adapters.layout import read_layout
 from mlxtune.core.errors import InputError, ModelError
 from mlxtune.core.hashing import sha256_file
 from mlxtune.core.json_fields import to_json
-from mlxtune.evaluation.promotion import Caveat
+from mlxtune.evaluation.report import Caveat
 from mlxtune.models import load, lora
 from mlxtune.models.generate import GenerationSettings, generate
 from mlxtune.recipe.parent import CONFIG, WEIGHTS

@@ -17,7 +17,7 @@ from mlxtune.adapters.export.fidelity import ComparedAnswers, Fidelity, LogitDis
 from mlxtune.adapters.importers.importer import import_adapter
 from mlxtune.core.errors import GateError, InputError, MachineError
 from mlxtune.core.json_fields import to_json
-from mlxtune.evaluation.promotion import Caveat
+from mlxtune.evaluation.report import Caveat
 from mlxtune.evaluation.verdict import compare
 from mlxtune.models.resolve import resolve
 from mlxtune.runs import launch

@@ -6,7 +6,7 @@ import subprocess
 import pytest
 from evaluation_files import write_evaluation
 
-from mlxtune.evaluation.promotion import Caveat
+from mlxtune.evaluation.report import Caveat
 
 
 @pytest.mark.parametrize("name", ["last", "shop", "evals/20261124-1412-shop", "evals/20261124-1412-shop/report.json"])

@@ -11,8 +11,7 @@ from evaluation_files import scored_arm
 from mlxtune.data import samples
 from mlxtune.evaluation.answers import Answer, AnswerStatistics, answer_statistics, is_loop
 from mlxtune.evaluation.contract import Contract
-from mlxtune.evaluation.promotion import promotion_caveat, promotion_refusal
-from mlxtune.evaluation.report import EvaluationReport
+from mlxtune.evaluation.report import EvaluationReport, promotion_caveat, promotion_refusal
 from mlxtune.evaluation.report_builder import build
 from mlxtune.evaluation.scorers import PASS, ModelAnswer, Score
 from mlxtune.evaluation.verdict import compare

@@ -6,8 +6,14 @@ from mlxtune.data.rows import Location
 from mlxtune.evaluation.answers import ArmAnswers
 from mlxtune.evaluation.off_task.prompts import OffTaskPrompt
 from mlxtune.evaluation.off_task.result import compare_off_task
-from mlxtune.evaluation.promotion import Caveat, is_forgetting_unmeasured, promotion_caveat, promotion_refusal
-from mlxtune.evaluation.report import EvaluationReport, ReportFacts
+from mlxtune.evaluation.report import (
+    Caveat,
+    EvaluationReport,
+    ReportFacts,
+    is_forgetting_unmeasured,
+    promotion_caveat,
+    promotion_refusal,
+)
 from mlxtune.evaluation.report_builder import build
 from mlxtune.evaluation.scorers import PASS, Score
 from mlxtune.present.verdict import caveat_text, conclusion_facts, refusal_hint, refusal_text, verdict_text

@@ -158,9 +158,17 @@ def ranked(proposals: Sequence[Proposal], train: Sequence[Row]) -> list[Proposal
     Usefulness is the grade plus the novelty: 1 minus the highest similarity to a training row or a proposal that ranks higher (maximal
     marginal relevance, Carbonell and Goldstein 1998).
     """
-    index = _ShingleIndex(train[:_MAX_NOVELTY_ROWS])
+    sizes, postings = list[int](), defaultdict[str, list[int]](list)  # of the training rows, and their numbers by shingle
+    for index, row in enumerate(train[:_MAX_NOVELTY_ROWS]):
+        tokens = shingles(normalize_text(twin_text(row)))
+        sizes.append(len(tokens))
+        for token in tokens:
+            postings[token].append(index)
     sets = [shingles(normalize_text(twin_text(one.row))) for one in proposals]
-    closest = [index.highest_similarity(tokens) for tokens in sets]
+    closest = []
+    for tokens in sets:
+        shared = Counter(index for token in tokens for index in postings.get(token, ()))
+        closest.append(max((count / (len(tokens) + sizes[index] - count) for index, count in shared.items()), default=0.0))
     remaining, result = list(range(len(proposals))), []
     while remaining:
         chosen = max(remaining, key=lambda number: (proposals[number].grade - closest[number], -number))
@@ -170,23 +178,6 @@ def ranked(proposals: Sequence[Proposal], train: Sequence[Row]) -> list[Proposal
         for number in remaining:
             closest[number] = max(closest[number], similarity(sets[chosen], sets[number]))
     return result
-
-
-class _ShingleIndex:
-    """Finds the highest Jaccard similarity of a text to any of ``rows``."""
-
-    def __init__(self, rows: Iterable[Row]) -> None:
-        self._sizes: list[int] = []
-        self._postings: defaultdict[str, list[int]] = defaultdict(list)
-        for number, row in enumerate(rows):
-            tokens = shingles(normalize_text(twin_text(row)))
-            self._sizes.append(len(tokens))
-            for token in tokens:
-                self._postings[token].append(number)
-
-    def highest_similarity(self, tokens: frozenset[str]) -> float:
-        shared = Counter(number for token in tokens for number in self._postings.get(token, ()))
-        return max((count / (len(tokens) + self._sizes[number] - count) for number, count in shared.items()), default=0.0)
 
 
 def propose(source: Path, rows: Sequence[Row]) -> int:

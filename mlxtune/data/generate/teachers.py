@@ -6,7 +6,7 @@ The calls, the cost cap, consent, and key rules are those of the judge (``evalua
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -60,10 +60,6 @@ class TeacherCall:
     def worst_case(self, meter: CostMeter) -> float:
         """Return the highest possible cost in dollars."""
         return sum(meter.worst_case(question.messages) for question in self.questions)
-
-
-def teacher_calls(stage: str, questions: Sequence[TeacherQuestion], batch_size: int) -> list[TeacherCall]:
-    return [TeacherCall(stage, tuple(questions[at : at + batch_size])) for at in range(0, len(questions), batch_size)]
 
 
 def read_replies(call: TeacherCall, reply: Any) -> list[TeacherReply]:
@@ -122,9 +118,7 @@ class EndpointTeacher:
         """Return the reply to the call's only question as the journal stores it. Raises as :meth:`EndpointClient.complete` does."""
         (question,) = call.questions
         completion = self._client.complete(question.messages, seed=question.seed)
-        text = (
-            split_thought(completion.text)[1].encode("utf-8", "replace").decode()
-        )  # without lone surrogates, which no file can have
+        text = split_thought(completion.text)[1].encode("utf-8", "replace").decode()  # no file can have lone surrogates
         return {"replies": [{"text": text, "ended": completion.ended, "seed": question.seed}]}
 
 

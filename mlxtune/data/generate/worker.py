@@ -55,7 +55,6 @@ from mlxtune.data.generate.teachers import (
     read_replies,
     require_consent,
     require_teacher,
-    teacher_calls,
 )
 from mlxtune.data.rows import Conversation, Location, Message, Preference, PromptRow, Row, assistant_message
 from mlxtune.data.source_files import generated_path
@@ -146,7 +145,9 @@ class _Generation:
 
         best = self._choose(self._answers(subjects, check))
         order = ranked(best, self.context.train)[: self.request.count]
-        return self._propose([_with_scores(one.row, one.scores) for one in order])
+        return self._propose(
+            [replace(one.row, meta=one.row.meta | {KEY: one.row.meta[KEY] | {"scores": one.scores}}) for one in order]
+        )
 
     def _answers(self, subjects: Sequence[Subject], check: Callable[[Row], Refusal | None]) -> list[Proposal]:
         """Ask for answers to ``subjects``, and return the rows that pass ``check``."""
@@ -226,16 +227,14 @@ class _Generation:
 
     def ask(self, stage: str, asked: Sequence[TeacherQuestion]) -> dict[str, TeacherReply]:
         """Return the replies to the questions of a stage by key. Those that are already in the journal are not asked again."""
-        calls = teacher_calls(stage, asked, self.teacher.batch_size)
+        size = self.teacher.batch_size
+        calls = [TeacherCall(stage, tuple(asked[at : at + size])) for at in range(0, len(asked), size)]
         file = self.worker.folder / CALLS
         before = read_calls(file)
         name, total = self.teacher.name, len(asked)
         self.worker.emit("arm.started", arm=name, rows=total, of="question")
         report = progress_reporter(self.worker, name, "question")
         done = 0
-
-        def ask_one(call: TeacherCall) -> dict[str, Any]:
-            return self.teacher.ask(call, lambda ended, _: report(min(total, done + ended), total))
 
         def progress(count: int, _: int) -> None:
             nonlocal done
@@ -244,8 +243,8 @@ class _Generation:
 
         try:
             make_calls(
-                calls, ask_one, self.teacher.meter, file, progress, workers=self.teacher.workers,
-                done={*before.replies, *before.lost},
+                calls, lambda call: self.teacher.ask(call, lambda ended, _: report(min(total, done + ended), total)),
+                self.teacher.meter, file, progress, workers=self.teacher.workers, done={*before.replies, *before.lost},
             )  # fmt: skip
         except CostCapReached as error:
             self.capped = True
@@ -352,11 +351,6 @@ def _graded_answer(row: Row) -> tuple[tuple[Message, ...], str]:
     """Return the prompt and the answer to grade; of a pair, the worse answer."""
     assert isinstance(row, PromptRow)
     return row.prompt, row.rejected if isinstance(row, Preference) else row.reference or ""
-
-
-def _with_scores(row: Row, scores: dict[str, float]) -> Row:
-    assert isinstance(row, Conversation | Preference)
-    return replace(row, meta=row.meta | {KEY: row.meta[KEY] | {"scores": scores}})
 
 
 def main() -> int:

@@ -77,7 +77,7 @@ class BlindSession:
     _order: tuple[str, ...]  # row IDs in the order shown, including repeats
     _first_is_a: list[bool]  # for each position in the order
     _votes: list[Vote]
-    _opened: bool
+    opened: bool  # whether the sides are revealed, which ends voting
 
     def __init__(
         self, evaluation: Path, first: str, second: str, pairs: Sequence[AnswerPair], n: int = 0, seed: int | None = None
@@ -131,11 +131,6 @@ class BlindSession:
         return len(self._order) * len(QUESTIONS)
 
     @property
-    def opened(self) -> bool:
-        """Whether the sides are revealed, which ends voting."""
-        return self._opened
-
-    @property
     def pending_votes(self) -> tuple[Vote, ...]:
         """The votes on the current pair, in the order of the questions."""
         return tuple(self._votes[self.votes - self.votes % len(QUESTIONS) :])
@@ -152,7 +147,7 @@ class BlindSession:
 
     def vote(self, vote: Vote) -> None:
         """Record a vote on the question in :attr:`current`."""
-        if self._opened or self.votes >= self.votes_needed:
+        if self.opened or self.votes >= self.votes_needed:
             raise ValueError("there is nothing to vote on")
         index, question = divmod(self.votes, len(QUESTIONS))
         self._write({"showing": index, "question": list(QUESTIONS)[question], "vote": vote})
@@ -160,7 +155,7 @@ class BlindSession:
 
     def undo(self) -> bool:
         """Undo the last vote and return whether there was one. The journal keeps both entries."""
-        if self._opened or not self._votes:
+        if self.opened or not self._votes:
             return False
         self._write({"undo": True})
         self._votes.pop()
@@ -173,9 +168,9 @@ class BlindSession:
                 f"Only {self.votes} of {self.votes_needed} votes have been cast, so the sides stay hidden.",
                 hint=f"Continue: mlxtune blind {self.evaluation.name}",
             )
-        if not self._opened:
+        if not self.opened:
             self._write({"opened": True})
-            self._opened = True
+            self.opened = True
             ledger.record(ledger.ledger_path(self.evaluation), "blind", self.evaluation.name, self._order)
         numbers = range(len(QUESTIONS))
         firsts = self._first_showings()
@@ -191,7 +186,7 @@ class BlindSession:
 
     def choices(self) -> list[RowVote]:
         """Return every vote in a revealed session, excluding repeats. Raises ``InputError`` before it is revealed."""
-        if not self._opened:
+        if not self.opened:
             raise InputError("The sides are hidden until the last vote.", hint=f"Continue: mlxtune blind {self.evaluation.name}")
         return [
             RowVote(self._pairs[id], question, self._choice(index, number))
@@ -246,7 +241,7 @@ class BlindSession:
         if len(shown) != header.n or _fingerprint(shown) != header.answers:
             raise InputError(f"The answers in {self.evaluation.name} changed after this session was created.")
         self._order, self._first_is_a = header.order, key["first_is_a"]
-        self._votes, self._opened = _read_votes(self.folder)
+        self._votes, self.opened = _read_votes(self.folder)
 
     def _write(self, entry: dict[str, Any]) -> None:
         self._journal.append({"t": time.time(), **entry})
