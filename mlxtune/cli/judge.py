@@ -12,13 +12,13 @@ from mlxtune.cli.consent import require_consent
 from mlxtune.cli.options import CostCap, EndpointUrl, Json, PromptPrice, ReplyPrice, with_option_groups
 from mlxtune.cli.output import draw, info, progress_bar, show_json
 from mlxtune.core.errors import GateError, InputError
+from mlxtune.core.files import write_json
 from mlxtune.core.json_fields import to_json
 from mlxtune.core.text import plural
 from mlxtune.evaluation.blind import blind_session
 from mlxtune.evaluation.evidence import load_pairs
-from mlxtune.evaluation.judge import AskJudge, endpoint, judge_session, rubric
+from mlxtune.evaluation.judge import AskJudge, endpoint, judge_report, judge_session, rubric
 from mlxtune.evaluation.judge.endpoint import CostMeter, EndpointClient
-from mlxtune.evaluation.judge.judge_report import build_judge_report, save_judge_report
 from mlxtune.evaluation.judge.judge_session import JudgeSession
 from mlxtune.evaluation.judge.local import BATCH_SIZE, LocalJudge
 from mlxtune.models.resolve import resolve
@@ -77,8 +77,10 @@ def judge(
             lambda done, total: update(f"{100 * done // total}% of {total} questions to {chosen.name}", done / total),
             workers=chosen.workers,
         )  # fmt: skip
-    report = build_judge_report(fixed, verdicts, blind_session.revealed_choices(run.folder, first, second, rows), meter.spent)
-    save_judge_report(report, fixed.folder)
+    report = judge_report.build_judge_report(
+        fixed, verdicts, blind_session.revealed_choices(run.folder, first, second, rows), meter.spent
+    )
+    write_json(fixed.folder / judge_report.FILE, {"v": judge_report.VERSION, **to_json(report)})
     show_json({"folder": str(fixed.folder), **to_json(report)}) if json else draw(judge_document(report))
     if report.faults or report.unusable:
         raise GateError(

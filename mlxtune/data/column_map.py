@@ -42,12 +42,12 @@ class SampleRecords:
 
 def first_records(path: Path, most: int = 1) -> SampleRecords:
     """Return the objects among the first ``most`` records of a source. Raises ``DataError`` if there are none."""
-    from mlxtune.data.access.records import open_records  # loads numpy
+    from mlxtune.data.access.records import RecordFile  # loads numpy
 
     file = next(iter(source_files(path).values()))
     found: list[tuple[Location, Record]] = []
     error: DataError | None = None
-    with open_records(file) as records:
+    with RecordFile(file) as records:
         for index in range(min(most, len(records))):
             try:
                 value = records.raw(index)

@@ -240,11 +240,6 @@ class _PrefixIndex:
             tokens[starts[start] : starts[stop]] = token[rank < length[start:stop][owner]] & np.uint64(0xFFFFFFFF)
         return cls(starts, tokens, bitmaps)
 
-    def within(self, one: Array, two: Array, difference: Array) -> Array:
-        """Return which pairs may differ in at most ``difference`` shingles: at least as many as the bits that differ."""
-        near: Array = np.bitwise_count(self.bitmaps[one] ^ self.bitmaps[two]).sum(axis=1, dtype=np.int64) <= difference
-        return near
-
     def postings(self) -> Iterator[tuple[Array, Array, Array]]:
         """Yield arrays of text, rank in its prefix, and token, sorted by token and text. A token is never split between batches."""
         parts = -(-len(self.tokens) // _BATCH_POSTINGS)
@@ -277,7 +272,9 @@ def _candidates(corpus: _FoldedTexts, threshold: float, groups: _UnionFind) -> I
             may = np.minimum(sizes[a] - rank[smaller], sizes[b] - rank[larger]) >= needed
             may &= groups.of[a] != groups.of[b]
             a, b, needed = a[may], b[may], needed[may]
-            near = index.within(a, b, sizes[a] + sizes[b] - 2 * needed)
+            # their bitmaps differ in at most as many bits as they differ in shingles
+            bits = np.bitwise_count(index.bitmaps[a] ^ index.bitmaps[b]).sum(axis=1, dtype=np.int64)
+            near = bits <= sizes[a] + sizes[b] - 2 * needed
             codes = np.unique(a[near] * len(sizes) + b[near])
             yield codes // len(sizes), codes % len(sizes)
 

@@ -91,17 +91,14 @@ def import_rows(
     if not rows:
         raise DataError(f"{path} has no valid rows.")
     if each_turn:
-        rows = [one for row in rows for one in _turns(row)]
+        # the prompt of a row that has its last answer in another column may have answers, too
+        turns = (turn_rows(row, untrained=row.format == "completion") if isinstance(row, PromptRow) else [row] for row in rows)
+        rows = [one for own in turns for one in own]
     records_out = [native_record(row) for row in rows]
     transcripts = sum(detect(record) != CONTENT_FORMATS[type(row)] for record, row in zip(records_out, rows, strict=True))
     write_bytes(out, jsonl_bytes(records_out))
     formats = dict(Counter(row.format for row in rows).most_common())
     return ImportResult(out, len(rows), formats, tuple(errors), tuple(notes), transcripts)
-
-
-def _turns(row: Row) -> Sequence[Row]:
-    """Return a row for each answer of ``row``, including those in the prompt of a row that has its last answer in another column."""
-    return turn_rows(row, untrained=row.format == "completion") if isinstance(row, PromptRow) else [row]
 
 
 def _exported_format(file: Path, format: str) -> str:

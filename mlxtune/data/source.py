@@ -78,11 +78,11 @@ def read_file(path: Path, format: str = "auto", mapping: Mapping[str, str] = NO_
 
 def read_records(path: Path, format: str, mapping: Mapping[str, str]) -> tuple[list[Row], list[DataError], tuple[FileNote, ...]]:
     """Read one file and return its rows, the errors for invalid records, and notes about the file."""
-    from mlxtune.data.access.records import open_records  # loads numpy, which `mlxtune --help` does not need
+    from mlxtune.data.access.records import RecordFile  # loads numpy, which `mlxtune --help` does not need
 
     rows: list[Row] = []
     errors: list[DataError] = []
-    with open_records(path, format, mapping) as records:
+    with RecordFile(path, format, mapping) as records:
         for record in records:
             if isinstance(record, DataError):
                 errors.append(record)

@@ -10,7 +10,7 @@ from mlxtune.cli import score
 from mlxtune.core import settings
 from mlxtune.core.errors import DataError, InputError, ModelError, RecipeError
 from mlxtune.core.files import read_json, user_path, write_text
-from mlxtune.data.access.records import open_records
+from mlxtune.data.access.records import RecordFile
 from mlxtune.evaluation.off_task.prompts import read_prompts
 from mlxtune.models.resolve import resolve
 from mlxtune.recipe import load, parse
@@ -63,7 +63,7 @@ def test_a_named_pipe_is_not_waited_for(tmp_path):
     with pytest.raises(RecipeError, match="is not a regular file"):
         load(tmp_path / "pipe")
     with pytest.raises(DataError, match="is not a file"):
-        open_records(tmp_path / "pipe")
+        RecordFile(tmp_path / "pipe")
     with pytest.raises(InputError, match="not a regular file"):
         score._lines(tmp_path / "pipe")
     with pytest.raises(InputError, match="not a regular file"):  # schemas, answers of the interview, host files
@@ -86,11 +86,11 @@ def test_a_table_with_many_columns_is_read_in_linear_time(tmp_path):
     """Quadratic time would be minutes."""
     names = [f"c{index}" for index in range(100_000)]
     (tmp_path / "wide.csv").write_text(",".join(names) + "\n" + ",".join("x" for _ in names) + "\n")
-    with open_records(tmp_path / "wide.csv") as file:
+    with RecordFile(tmp_path / "wide.csv") as file:
         assert len(file) == 1
     (tmp_path / "wide.csv").write_text(",".join([*names, "c7"]) + "\n")
     with pytest.raises(DataError, match="two columns named c7"):
-        open_records(tmp_path / "wide.csv")
+        RecordFile(tmp_path / "wide.csv")
 
 
 @pytest.mark.parametrize("manifest", ["{}", "[]", "null", '{"state.json": 5}', '{"adapters.safetensors": "0"}'])

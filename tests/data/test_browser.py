@@ -10,7 +10,7 @@ from tiny_model import write_rows as write
 
 from mlxtune.core.errors import DataError
 from mlxtune.data import filters
-from mlxtune.data.access.records import open_records
+from mlxtune.data.access.records import RecordFile
 from mlxtune.data.browser import ORDERS, HashIndex, SourceBrowser
 from mlxtune.data.checks.check_input import TokenCount
 from mlxtune.data.checks.report import CheckResult, CheckVerdict, Skip
@@ -49,7 +49,7 @@ def read_all(path: Path) -> dict[int, Any]:
     """Return key and row by row number, read as the command line does."""
     rows_by_number, start = {}, 0
     for file in source_files(path).values():
-        with open_records(file) as record_file:
+        with RecordFile(file) as record_file:
             records = list(record_file)
         numbers = [index for index, record in enumerate(records) if not isinstance(record, DataError)]
         rows = with_keys(record for record in records if not isinstance(record, DataError))

@@ -11,7 +11,7 @@ import pytest
 
 from mlxtune.core.errors import DataError, InputError
 from mlxtune.data import importer, parquet
-from mlxtune.data.access.records import open_records
+from mlxtune.data.access.records import RecordFile
 
 pyarrow = pytest.importorskip("pyarrow")
 pyarrow_parquet = pytest.importorskip("pyarrow.parquet")
@@ -133,5 +133,5 @@ def test_the_shards_of_the_training_split_of_a_folder_are_read_in_order(tmp_path
 def test_other_commands_name_the_one_that_converts(tmp_path):
     file = write(tmp_path / "my rows.parquet", [CHAT])
     with pytest.raises(DataError, match="a Parquet file") as caught:
-        open_records(file)
+        RecordFile(file)
     assert caught.value.hint == f"Convert it with: mlxtune data import '{file}' --out '{file.with_suffix('.jsonl')}'"

@@ -12,7 +12,7 @@ from mlxtune.core.child_process import python_command, python_environment
 from mlxtune.core.errors import DataError
 from mlxtune.data.access import spans
 from mlxtune.data.access.layout import FileLayout
-from mlxtune.data.access.records import RecordFile, open_records
+from mlxtune.data.access.records import RecordFile
 from mlxtune.data.readers.row_format import InvalidRecord
 from mlxtune.data.rows import Conversation, Location, Preference, RowError, TextRow
 
@@ -38,7 +38,7 @@ def _texts(file: RecordFile) -> list[str]:
 
 def test_records_are_read_by_index(tmp_path):
     path = _file(tmp_path, "\n".join([GOOD % 0, "", "{", GOOD % 3]))
-    with open_records(path) as file:
+    with RecordFile(path) as file:
         assert len(file) == 3
         assert file.row(2) == file.record(2) == TextRow(Location(path, 4), {}, "é 3", format="text")
         assert [file.location(index).line for index in range(3)] == [1, 3, 4]
@@ -78,7 +78,7 @@ HOSTILE = {
 @pytest.mark.parametrize("case", HOSTILE)
 def test_a_bad_record_does_not_affect_others(tmp_path, case):
     bad, words = HOSTILE[case]
-    with open_records(_file(tmp_path, b"\r\n".join([(GOOD % 0).encode(), bad, b"", (GOOD % 2).encode()]))) as file:
+    with RecordFile(_file(tmp_path, b"\r\n".join([(GOOD % 0).encode(), bad, b"", (GOOD % 2).encode()]))) as file:
         first, refused, last = file
         assert (first.text, last.text, last.location.line) == ("é 0", "é 2", 4)
         assert isinstance(refused, RowError)
@@ -115,7 +115,7 @@ def test_lines_are_strict_json():
 def test_utf16_is_converted_with_a_note(tmp_path, name, text, encoding, mark):
     path = _file(tmp_path, (("\ufeff" if mark else "") + text).encode(encoding), name)
     before = path.read_bytes()
-    with open_records(path) as file:
+    with RecordFile(path) as file:
         assert _texts(file) == ["é 😀", "ऊ\u0a0a"]
         assert file.notes == ("utf16",)
     assert path.read_bytes() == before
@@ -124,7 +124,7 @@ def test_utf16_is_converted_with_a_note(tmp_path, name, text, encoding, mark):
 def test_damaged_utf16_affects_only_its_row(tmp_path):
     line = '{"text": "%s"}\n'
     data = (line % "a" + line % "\ud83d" + line % "c" + "{").encode("utf-16-le", "surrogatepass") + b"x"
-    with open_records(_file(tmp_path, codecs.BOM_UTF16_LE + data)) as file:
+    with RecordFile(_file(tmp_path, codecs.BOM_UTF16_LE + data)) as file:
         first, half, third, torn = file
         assert (first.text, third.text) == ("a", "c")
         assert "not valid UTF-8" in half.reason
@@ -144,7 +144,7 @@ def test_damaged_utf16_affects_only_its_row(tmp_path):
     ],
 )
 def test_marks_delimiters_and_json_lines_are_detected_with_a_note(tmp_path, name, text, note):
-    with open_records(_file(tmp_path, text, name)) as file:
+    with RecordFile(_file(tmp_path, text, name)) as file:
         assert _texts(file) == ["é 1"]
         assert file.notes == ((note,) if note else ())
 
@@ -164,23 +164,23 @@ def test_marks_delimiters_and_json_lines_are_detected_with_a_note(tmp_path, name
 )
 def test_unsupported_files_are_refused_with_a_hint(tmp_path, name, content, words):
     with pytest.raises(DataError, match=words) as caught:
-        open_records(_file(tmp_path, content, name))
+        RecordFile(_file(tmp_path, content, name))
     assert caught.value.hint
 
 
 def test_invalid_paths_formats_and_mappings_are_refused(tmp_path):
     with pytest.raises(DataError, match="is a folder"):
-        open_records(tmp_path)
+        RecordFile(tmp_path)
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(DataError, match="is not a file"):
-        open_records(tmp_path / "pipe")
+        RecordFile(tmp_path / "pipe")
     with pytest.raises(DataError, match="There is no data at"):
-        open_records(tmp_path / "none.jsonl")
+        RecordFile(tmp_path / "none.jsonl")
     with pytest.raises(DataError, match="Unknown format sharegtp") as caught:
-        open_records(_file(tmp_path, ""), "sharegtp")
+        RecordFile(_file(tmp_path, ""), "sharegtp")
     assert caught.value.hint == "Did you mean sharegpt?"
     with pytest.raises(DataError, match="The map has the unknown key answer"):
-        open_records(_file(tmp_path, ""), mapping={"answer": "x"})
+        RecordFile(_file(tmp_path, ""), mapping={"answer": "x"})
 
 
 # arrays
@@ -188,7 +188,7 @@ def test_invalid_paths_formats_and_mappings_are_refused(tmp_path):
 
 def test_array_elements_have_line_and_number(tmp_path):
     path = _file(tmp_path, '\n[\n  {"text": "]},\\""},\n\n  5, {"text": "c"}\n]\n', "d.json")
-    with open_records(path) as file:
+    with RecordFile(path) as file:
         assert [file.location(index) for index in range(3)] == [Location(path, 3, 1), Location(path, 5, 2), Location(path, 5, 3)]
         assert _texts(file) == [']},"', "d.json, row 2: a row must be a JSON object, not int.", "c"]
 
@@ -211,7 +211,7 @@ def test_array_elements_have_line_and_number(tmp_path):
     ids=range(11),
 )
 def test_a_damaged_array_keeps_its_good_elements(tmp_path, text, good, bad):
-    with open_records(_file(tmp_path, text, "d.json")) as file:
+    with RecordFile(_file(tmp_path, text, "d.json")) as file:
         records = list(file)
     assert [row.text for row in records if isinstance(row, TextRow)] == good
     reasons = [row for row in records if isinstance(row, RowError)]
@@ -224,7 +224,7 @@ def test_a_damaged_array_keeps_its_good_elements(tmp_path, text, good, bad):
 
 def test_a_csv_is_read_by_its_header_and_a_mapping(tmp_path):
     path = _file(tmp_path, 'question,answer,n\n"a ""b"", c","d\ne",1\n\nf,g,2\r\n', "d.csv")
-    with open_records(path, mapping={"prompt": "question", "completion": "answer"}) as file:
+    with RecordFile(path, mapping={"prompt": "question", "completion": "answer"}) as file:
         first, second = file
         assert isinstance(first, Conversation)
         assert [turn.content for turn in first.messages] == ['a "b", c', "d\ne"]
@@ -234,7 +234,7 @@ def test_a_csv_is_read_by_its_header_and_a_mapping(tmp_path):
 
 def test_broken_csv_records_do_not_affect_others(tmp_path):
     path = _file(tmp_path, 'text,n\na,1\nb\n"c"d,3\n,\n5" e,5\n\xff,6\n"f,7\n'.encode("latin-1"), "d.csv")
-    with open_records(path) as file:
+    with RecordFile(path) as file:
         records = list(file)
     assert [row.text for row in records if isinstance(row, TextRow)] == ["a", '5" e']
     refused = {row.location.line: row.reason for row in records if isinstance(row, RowError)}
@@ -252,7 +252,7 @@ def test_broken_csv_records_do_not_affect_others(tmp_path):
 @pytest.mark.parametrize("change", [lambda path: os.truncate(path, 5), lambda path: path.write_text("x" * 4000)])
 def test_a_file_changed_while_open_raises_an_error(tmp_path, change):
     path = _file(tmp_path, "\n".join(GOOD % index for index in range(2000)))
-    with open_records(path) as file:
+    with RecordFile(path) as file:
         assert isinstance(file.record(1999), TextRow)
         change(path)
         record = file.record(1999)
@@ -265,7 +265,7 @@ TRUNCATE = """
 import os, sys
 from pathlib import Path
 from mlxtune.core.errors import DataError
-from mlxtune.data.access.records import open_records
+from mlxtune.data.access.records import RecordFile
 path, fstat = Path(sys.argv[1]), os.fstat
 
 def fstat_then_truncate(handle):
@@ -273,7 +273,7 @@ def fstat_then_truncate(handle):
     os.truncate(path, 10)
     return result
 
-with open_records(path) as file:
+with RecordFile(path) as file:
     os.fstat = fstat_then_truncate
     for _ in range(2):
         record = file.record(len(file) - 1)
@@ -296,25 +296,25 @@ def test_a_file_truncated_at_any_moment_does_not_kill_the_reader(tmp_path):
 
 @_needs("peers")
 def test_real_peer_files_are_read_completely():
-    with open_records(DATA / "peers" / "alpaca.json") as file:
+    with RecordFile(DATA / "peers" / "alpaca.json") as file:
         rows = list(file)
         expected = json.loads((DATA / "peers" / "alpaca.json").read_bytes())
         assert [row.reference for row in rows] == [item["output"] for item in expected]
         assert {row.format for row in rows} == {"alpaca"}
-    with open_records(DATA / "peers" / "dpo_sharegpt.json") as file:
+    with RecordFile(DATA / "peers" / "dpo_sharegpt.json") as file:
         rows = list(file)
         expected = json.loads((DATA / "peers" / "dpo_sharegpt.json").read_bytes())
         assert all(isinstance(row, Preference) for row in rows)
         assert [row.rejected for row in rows] == [item["rejected"]["value"] for item in expected]
         assert [len(row.prompt) for row in rows] == [len(item["conversations"]) for item in expected]
-    with open_records(DATA / "peers" / "gsm8k_test.jsonl", mapping={"prompt": "question", "completion": "answer"}) as file:
+    with RecordFile(DATA / "peers" / "gsm8k_test.jsonl", mapping={"prompt": "question", "completion": "answer"}) as file:
         assert len(file) == 1319
         assert all(isinstance(row, Conversation) for row in file)
 
 
 @_needs("wikisql")
 def test_real_text_rows_are_read_completely():
-    with open_records(DATA / "wikisql" / "train.jsonl") as file:
+    with RecordFile(DATA / "wikisql" / "train.jsonl") as file:
         assert [row.text for row in file] == [json.loads(line)["text"] for line in (DATA / "wikisql" / "train.jsonl").open()]
 
 

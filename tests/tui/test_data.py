@@ -11,7 +11,7 @@ import pytest
 from textual import events
 
 from mlxtune.core.errors import InputError, MachineError
-from mlxtune.data.access.records import open_records
+from mlxtune.data.access.records import RecordFile
 from mlxtune.data.checks.report import Skip
 from mlxtune.data.review import ReviewSession, journal_path, with_keys
 from mlxtune.tui.app import MlxtuneApp
@@ -491,7 +491,7 @@ async def test_g_shows_the_statistics_on_a_narrow_screen(room):
 
 async def test_g_shows_labels_coverage_and_agreement(shop, checks, open_room):
     source = fill(shop)
-    with open_records(source) as records:
+    with RecordFile(source) as records:
         rows = [records.row(0), records.row(1)]
     for who, action in (("ada", "accept"), ("ben", "reject")):
         with ReviewSession(source, who=who) as session:

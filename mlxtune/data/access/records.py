@@ -9,8 +9,8 @@ from typing import Any, Self
 from mlxtune.core.errors import DataError
 from mlxtune.core.text import size
 from mlxtune.data.access.file_bytes import FileBytes, FileNote
-from mlxtune.data.access.layout import FileLayout, detect_layout
-from mlxtune.data.access.spans import LIMIT, RecordSpans
+from mlxtune.data.access.layout import detect_layout
+from mlxtune.data.access.spans import LIMIT
 from mlxtune.data.readers.formats import NO_MAPPING, check_format, check_mapping, parse
 from mlxtune.data.readers.row_format import InvalidRecord
 from mlxtune.data.rows import Location, Row, RowError
@@ -20,14 +20,22 @@ from mlxtune.data.source_files import GENERATED, all_files
 class RecordFile:
     """The records in one file, including invalid ones. ``notes`` says how the file was read. Must be closed."""
 
-    def __init__(self, data: FileBytes, layout: FileLayout, spans: RecordSpans, format: str, mapping: Mapping[str, str]) -> None:
-        self.path = data.path
-        self.notes: tuple[FileNote, ...] = (*data.notes, *layout.notes)
-        self._data = data
-        self._layout = layout
-        self._spans = spans
-        self._format = format
-        self._mapping = dict(mapping)
+    def __init__(self, path: Path, format: str = "auto", mapping: Mapping[str, str] = NO_MAPPING) -> None:
+        """Open a file: an array (``.json``), a table with a header (``.csv``, ``.tsv``), or else one JSON value per line.
+
+        ``mapping`` maps our keys to the file's column names. Raises ``DataError`` if the file as a whole cannot be read.
+        """
+        check_format(format)
+        check_mapping(mapping)
+        self.path, self._format, self._mapping = path, format, dict(mapping)
+        self._data = FileBytes(path)
+        try:
+            self._layout = detect_layout(self._data)
+            self._spans = self._layout.spans(self._data)
+        except BaseException:
+            self._data.close()
+            raise
+        self.notes: tuple[FileNote, ...] = (*self._data.notes, *self._layout.notes)
 
     def __len__(self) -> int:
         return len(self._spans)
@@ -74,22 +82,6 @@ class RecordFile:
         self.close()
 
 
-def open_records(path: Path, format: str = "auto", mapping: Mapping[str, str] = NO_MAPPING) -> RecordFile:
-    """Open a file: an array (``.json``), a table with a header (``.csv``, ``.tsv``), or else one JSON value per line.
-
-    ``mapping`` maps our keys to the file's column names. Raises ``DataError`` if the file as a whole cannot be read.
-    """
-    check_format(format)
-    check_mapping(mapping)
-    data = FileBytes(path)
-    try:
-        layout = detect_layout(data)
-        return RecordFile(data, layout, layout.spans(data), format, mapping)
-    except BaseException:
-        data.close()
-        raise
-
-
 class SourceRecords:
     """The records in all files of a source, numbered in order. Must be closed."""
 
@@ -101,7 +93,7 @@ class SourceRecords:
             undo.push(self._open_files)
             for part, file in all_files(path).items():
                 settings = ("auto", NO_MAPPING) if part == GENERATED else (format, mapping)
-                self.files.append((part, self._open_files.enter_context(open_records(file, *settings))))
+                self.files.append((part, self._open_files.enter_context(RecordFile(file, *settings))))
             undo.pop_all()
         self._starts = [0]
         for _, records in self.files:

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from mlxtune.core.json_fields import from_json, to_json
 from mlxtune.data.access.file_bytes import FileNote
 from mlxtune.data.access.spans import IntArray
 from mlxtune.data.checks.base import NO_VALUES, SEVERITIES, Finding, Severity, Span
@@ -117,7 +118,7 @@ class CheckReport:
     statistics: Statistics
     lengths: tuple[int, ...]  # in tokens if ``max_tokens`` is set, else in characters
     max_tokens: int
-    skipped: Mapping[str, Skip]  # by group of checks
+    skipped: dict[str, Skip]  # by group of checks
     tokens: tuple[int, ...] = ()  # the length of each record, or -1 if unknown
     splits: tuple[str, ...] = ()  # of each record, empty if unknown
     hidden: tuple[Finding, ...] = ()  # findings of muted checks and of rows that the review left out
@@ -272,7 +273,7 @@ class CheckResult:
     tokens: IntArray  # the length of each record, or -1 if unknown
     splits: Sequence[str]  # of each record, empty if unknown
     max_tokens: int
-    skipped: Mapping[str, Skip]
+    skipped: dict[str, Skip]
     edited: Mapping[int, str] = field(default_factory=dict)  # hashes of the rows that were checked as edited
     left_out: tuple[int, ...] = ()  # which were not compared with others
     constant: ConstantRate | None = None
@@ -305,19 +306,15 @@ class CheckResult:
         return {index: tuple(findings) for index, findings in by_row.items()}
 
     def to_json(self) -> dict[str, Any]:
-        values = {item.name: getattr(self, item.name) for item in fields(self)}
+        names = [item.name for item in fields(self) if item.name not in ("findings", "tokens", "edited")]
+        values = {name: to_json(getattr(self, name)) for name in names}
         findings = [  # as lists, because there may be a million of them
             [one.check, one.severity, one.rows, [[s.part, s.start, s.end, s.text, s.replacement] for s in one.spans], one.reason,
              dict(one.values)]
             for one in self.findings
         ]  # fmt: skip
-        skipped = {group: asdict(skip) for group, skip in self.skipped.items()}
         edited = list(self.edited.items())  # JSON would turn the numbers to strings
-        changed = {
-            "findings": findings, "tokens": self.tokens.tolist(), "splits": list(self.splits), "edited": edited, "skipped": skipped,
-        }  # fmt: skip
-        constant = asdict(self.constant) if self.constant else None
-        return {**values, **changed, "statistics": asdict(self.statistics), "constant": constant}
+        return {**values, "findings": findings, "tokens": self.tokens.tolist(), "edited": edited}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> CheckResult:
@@ -325,11 +322,5 @@ class CheckResult:
             Finding(check, severity, tuple(rows), tuple(Span(*span) for span in spans), reason, values or NO_VALUES)
             for check, severity, rows, spans, reason, values in value["findings"]
         )
-        tokens = np.array(value["tokens"], np.int64)
-        statistics, edited = Statistics(**value["statistics"]), dict(map(tuple, value["edited"]))
-        skipped = {group: Skip(**skip) for group, skip in value["skipped"].items()}
-        changed = {"statistics": statistics, "findings": findings, "tokens": tokens, "edited": edited, "skipped": skipped}
-        constant = (
-            ConstantRate(**{**value["constant"], "fields": tuple(value["constant"]["fields"])}) if value["constant"] else None
-        )
-        return cls(**{**value, **changed, "left_out": tuple(value["left_out"]), "constant": constant})
+        tokens, edited = np.array(value["tokens"], np.int64), dict(map(tuple, value["edited"]))
+        return from_json(cls, value, findings=findings, tokens=tokens, edited=edited, splits=value["splits"])

@@ -32,11 +32,16 @@ from mlxtune.data.readers.columns import apply_mapping, guess_mapping, mapping_o
 from mlxtune.data.readers.completion import COMPLETION, UNPAIRED
 from mlxtune.data.readers.exports import EXPORT, SCORED
 from mlxtune.data.readers.preference import OPENAI_PREFERENCE, PREFERENCE
-from mlxtune.data.readers.row_format import InvalidRecord, Record, RowFormat
-from mlxtune.data.readers.text import TEXT
+from mlxtune.data.readers.row_format import InvalidRecord, Record, RowFormat, metadata, text_field
 from mlxtune.data.readers.transcript import TRANSCRIPT
 from mlxtune.data.rows import Conversation, Location, Preference, Row, RowError, TextRow, Unpaired
 
+TEXT = RowFormat(  # as in TRL's language modeling
+    "text",
+    ("text",),
+    lambda record: "text" in record,
+    lambda record, location: TextRow(location, metadata(record, "text"), text_field(record, "text")),
+)
 # In the order of detection: the first format that matches a record reads it.
 FORMATS: dict[str, RowFormat] = {
     one.name: one

@@ -256,14 +256,9 @@ def _fingerprint(pairs: Sequence[AnswerPair]) -> str:
     return sha256_json(sorted([pair.id, pair.first, pair.second] for pair in pairs))
 
 
-def session_exists(evaluation: Path, first: str, second: str) -> bool:
-    """Return whether the two arms have a session."""
-    return (session_folder(evaluation, first, second) / FILE).is_file()
-
-
 def revealed_choices(evaluation: Path, first: str, second: str, pairs: Sequence[AnswerPair]) -> dict[str, ArmChoice]:
     """Return the rater's choices on the headline question by row; empty unless the arms have a session that was revealed."""
-    if not session_exists(evaluation, first, second):
+    if not (session_folder(evaluation, first, second) / FILE).is_file():
         return {}
     with BlindSession(evaluation, first, second, pairs) as session:
         if not session.opened:
@@ -288,7 +283,8 @@ class BlindStatus:
 
 def blind_status(evaluation: Path, first: str, second: str) -> BlindStatus | None:
     """Return the progress of two arms' session, or ``None``, without locking it. Raises ``InputError`` for a damaged file."""
-    return read_status(session_folder(evaluation, first, second)) if session_exists(evaluation, first, second) else None
+    folder = session_folder(evaluation, first, second)
+    return read_status(folder) if (folder / FILE).is_file() else None
 
 
 def read_status(folder: Path) -> BlindStatus:

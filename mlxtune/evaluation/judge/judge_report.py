@@ -3,11 +3,8 @@
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TypedDict
 
-from mlxtune.core.files import write_json
-from mlxtune.core.json_fields import to_json
 from mlxtune.evaluation.blind.votes import ArmChoice, VoteTally, tally_votes
 from mlxtune.evaluation.judge.batch import FIRST, SECOND, SENTINELS, JudgeCall
 from mlxtune.evaluation.judge.calibration import JudgeCalibration, calibrate
@@ -60,11 +57,6 @@ class JudgeReport:
     repeated: int
     problems: dict[str, dict[str, int]]  # the number of unusable replies by kind for each arm
     calibrated: JudgeCalibration | None
-
-
-def save_judge_report(report: JudgeReport, folder: Path) -> None:
-    """Write ``report.json`` to the session's ``folder``."""
-    write_json(folder / FILE, {"v": VERSION, **to_json(report)})
 
 
 Grades = dict[tuple[str, str, str, bool, int], Grade]  # row, subject, question ("" for a pair), swapped, repeat
@@ -164,21 +156,16 @@ def _graded(session: JudgeSession, grades: Grades) -> tuple[tuple[Comparison, ..
 
 
 def _sentinel_faults(session: JudgeSession, calls: list[JudgeCall], grades: Grades) -> tuple[SentinelFault, ...]:
-    passed = {(call.subject, _name(call)) for call in calls if call.subject in SENTINELS and _passed(call, grades[_key(call)])}
+    """Return the sentinels that passed a question, with or without evidence."""
+    passed = set()
+    for call in calls:
+        if call.subject in SENTINELS:
+            value, is_best = grades[_key(call)].value, 2 if call.swapped else 1  # of a pair: it was preferred to the reference
+            if passes(call.question, value) if call.question else value == is_best:
+                passed.add((call.subject, call.question.name if call.question else PAIR))
     order = [*(question.name for question in session.rubric.questions), PAIR]
     questions = {name: tuple(item for item in order if (name, item) in passed) for name in SENTINELS}
     return tuple(SentinelFault(name, passed_on) for name, passed_on in questions.items() if passed_on)
-
-
-def _name(call: JudgeCall) -> str:
-    return call.question.name if call.question else PAIR
-
-
-def _passed(call: JudgeCall, grade: Grade) -> bool:
-    """Return whether a sentinel passed, with or without evidence; in a pair, whether it was preferred to the reference."""
-    if call.question is None:
-        return grade.value == (2 if call.swapped else 1)
-    return passes(call.question, grade.value)
 
 
 def _problems(calls: list[JudgeCall], grades: Grades) -> dict[str, dict[str, int]]:
