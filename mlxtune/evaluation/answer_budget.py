@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mlxtune.data.rows import Row, TextRow
-from mlxtune.evaluation.scorers.json_search import resolve_pointer
+from mlxtune.evaluation.scorers.json_parser import resolve_pointer
 from mlxtune.recipe import AUTO, EvaluationSection
 
 FACTOR = 2  # times the longest reference answer

@@ -17,7 +17,7 @@ from mlxtune.core.errors import InputError
 from mlxtune.core.files import read_failure, read_text
 from mlxtune.core.text import plural
 from mlxtune.data.rows import Conversation, Message, Preference, PromptRow, Row, shared_system_prompt
-from mlxtune.evaluation.scorers.json_search import resolve_pointer
+from mlxtune.evaluation.scorers.json_parser import resolve_pointer
 from mlxtune.recipe import Endpoint, Recipe
 
 BASE, PROMPT, KSHOT, GRAMMAR, PARENT = "base", "base+prompt", "base+kshot", "base+grammar", "parent"

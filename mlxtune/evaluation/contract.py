@@ -26,7 +26,7 @@ from mlxtune.evaluation.scorers import (
     ScoreFunction,
 )
 from mlxtune.evaluation.scorers.correct import score_correct
-from mlxtune.evaluation.scorers.json_search import MISSING, field_value, find_json
+from mlxtune.evaluation.scorers.json_parser import MISSING, field_value, find_json
 from mlxtune.evaluation.scorers.registry import SCORERS
 from mlxtune.evaluation.scorers.schema_valid import SchemaValidator
 from mlxtune.recipe import EvaluationSection, Recipe

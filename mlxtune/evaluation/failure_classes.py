@@ -15,7 +15,7 @@ from mlxtune.evaluation.drilldown import Drilldown, ScoredRow
 from mlxtune.evaluation.evidence import NearestRow
 from mlxtune.evaluation.report import EvaluationReport
 from mlxtune.evaluation.scorers import PREFERENCE
-from mlxtune.evaluation.scorers.json_search import find_json
+from mlxtune.evaluation.scorers.json_parser import find_json
 from mlxtune.evaluation.scorers.output_text import strip_thinking
 
 FailureType = Literal["label", "field", "function", "answer", "cut", "format"]

@@ -11,8 +11,7 @@ from typing import Any
 from mlxtune.evaluation.contract import Contract
 from mlxtune.evaluation.scorers import CONTRACT, PASS, ModelAnswer
 from mlxtune.evaluation.scorers.correct import leaves
-from mlxtune.evaluation.scorers.json_parser import InvalidJSON, parse_json
-from mlxtune.evaluation.scorers.json_search import find_json
+from mlxtune.evaluation.scorers.json_parser import InvalidJSON, find_json, parse_json
 from mlxtune.evaluation.scorers.number import find_number
 from mlxtune.evaluation.scorers.output_text import THINKING, strip_thinking
 

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import cached_property, lru_cache, partial
 from importlib.metadata import version
 from pathlib import Path
+from statistics import median
 from typing import Any, TypeVar
 
 from mlxtune.core.errors import InputError, MlxtuneError, TemplateError
@@ -17,7 +18,6 @@ from mlxtune.data.rows import Conversation, Preference, PromptRow, assistant_mes
 from mlxtune.evaluation.answer_budget import longest_json
 from mlxtune.evaluation.answers import Answer, ArmAnswers
 from mlxtune.evaluation.arms import Arm
-from mlxtune.evaluation.latency import Latency, measure_latency
 from mlxtune.evaluation.loop_rule import loop_rule
 from mlxtune.evaluation.scorers import GRAMMAR_LIMIT
 from mlxtune.models import lora
@@ -35,6 +35,10 @@ from mlxtune.runs.events import HELD_OUT_ROW, TIMED, TOKEN, WAITING
 SAVED = ".saved.jsonl"  # suffix of a model's answers to single prompts, and of the likelihoods that it assigns to given answers
 IndexedText = tuple[int, str | None]  # the index of a row, and one of its answers
 IndexedTokens = tuple[int, list[int]]  # the same as tokens
+GenerateOne = Callable[[Sequence[int], int, Progress], GeneratedAnswer]
+"""Answers a prompt with at most some number of tokens. The progress callback is called after every token."""
+PROBES = 3  # number of rows that are answered alone to measure how long that takes
+PROBE_TOKENS = 24  # maximum length of each of these answers
 Input = TypeVar("Input")
 Result = TypeVar("Result")
 
@@ -50,6 +54,23 @@ class AnswerOptions:
     cache: Path  # the folder of answers and likelihoods that are already known
     stop_loops: bool = True  # end answers that repeat themselves, except where a reference or the schema allows it
     schema: Any = None  # of answers
+
+
+@dataclass(frozen=True)
+class Latency:
+    """The seconds to the first token of an answer that is generated alone, and per subsequent token.
+
+    An evaluation generates many answers at once, and none of them takes as long as it would for a single user. Therefore, the first
+    tokens of a few answers are generated again, one row at a time. The other answers' times follow from their numbers of tokens. The
+    part of the prompt that all rows share is already computed, as in a server that caches it.
+    """
+
+    first: float
+    further: float
+
+    def seconds(self, tokens: int) -> float:
+        """Return the time of an answer with ``tokens`` tokens, reasoning included."""
+        return self.first + self.further * max(0, tokens - 1)
 
 
 @dataclass(frozen=True)
@@ -285,6 +306,25 @@ class _Generator:
                 new = compute(remaining, progress=lambda done, _: progress(known + done, len(inputs)), on_answer=save)
             results |= zip(left, new, strict=True)
         return [results[index] for index in range(len(inputs))]
+
+
+def measure_latency(
+    prompts: Sequence[Sequence[int]], generate_one: GenerateOne, progress: Progress = lambda done, total: None
+) -> Latency:
+    """Answer :data:`PROBES` of ``prompts``, of different lengths, one at a time, and return the medians of their times."""
+    by_length = sorted(prompts, key=len)
+    probes = [by_length[(2 * index + 1) * len(by_length) // (2 * PROBES)] for index in range(PROBES)]
+    first, further = [], []
+    for number, prompt in enumerate(probes):
+        progress(number, PROBES)
+        times: list[float] = []
+        start = time.perf_counter()
+        answer = generate_one(prompt, PROBE_TOKENS, lambda done, total, times=times: times.append(time.perf_counter()))  # type: ignore[misc]
+        count = max(1, answer.tokens + answer.thought_tokens + (answer.ended == "stop"))
+        times = times[-count:]  # without the calls during prefill
+        first.append(times[0] - start)
+        further += [(times[-1] - times[0]) / (len(times) - 1)] if len(times) > 1 else []
+    return Latency(median(first), median(further) if further else 0.0)
 
 
 def _call_grammars(work: _Work, schema: Any) -> dict[tuple[int, ...], str]:

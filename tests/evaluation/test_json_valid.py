@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 
 from mlxtune.evaluation.scorers import ModelAnswer, Score
 from mlxtune.evaluation.scorers.json_forms import score_extracted, score_json
-from mlxtune.evaluation.scorers.json_parser import DEPTH, find_syntax_error, parse_json
-from mlxtune.evaluation.scorers.json_search import find_json, resolve_pointer, string_values
+from mlxtune.evaluation.scorers.json_parser import DEPTH, find_json, find_syntax_error, parse_json, resolve_pointer, string_values
 
 SUITE = Path(__file__).parents[3] / "shared" / "data" / "jsontestsuite"
 needs_suite = pytest.mark.skipif(not SUITE.is_dir(), reason="the JSON parsing suite is not at ../shared/data/jsontestsuite")

@@ -4,15 +4,15 @@ from collections.abc import Sequence
 
 import pytest
 
-from mlxtune.evaluation import latency
-from mlxtune.evaluation.latency import Latency, measure_latency
+from mlxtune.evaluation import outputs
+from mlxtune.evaluation.outputs import Latency, measure_latency
 from mlxtune.models.generate import Progress
 from mlxtune.models.thoughts import GeneratedAnswer
 
 
 def test_times_of_first_and_further_tokens_are_medians_of_single_answers(monkeypatch):
     clock, lengths = [0.0], []
-    monkeypatch.setattr(latency.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(outputs.time, "perf_counter", lambda: clock[0])
 
     def answer(prompt: Sequence[int], most: int, progress: Progress) -> GeneratedAnswer:
         lengths.append(len(prompt))

@@ -10,8 +10,7 @@ from typing import Any
 
 from mlxtune.core.text import one_line
 from mlxtune.evaluation.scorers import CORRECT, PASS, ModelAnswer, Score, Scorer, in_words
-from mlxtune.evaluation.scorers.json_parser import InvalidJSON, parse_json
-from mlxtune.evaluation.scorers.json_search import find_json
+from mlxtune.evaluation.scorers.json_parser import InvalidJSON, find_json, parse_json
 from mlxtune.evaluation.scorers.number import score_number
 from mlxtune.evaluation.scorers.output_text import strip_thinking
 

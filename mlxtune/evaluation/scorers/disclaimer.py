@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlxtune.core.text import one_line
 from mlxtune.evaluation.scorers import PASS, ModelAnswer, Score, Scorer, in_words
-from mlxtune.evaluation.scorers.json_parser import InvalidJSON, parse_json
-from mlxtune.evaluation.scorers.json_search import field_value, find_json, resolve_pointer, string_values
+from mlxtune.evaluation.scorers.json_parser import InvalidJSON, field_value, find_json, parse_json, resolve_pointer, string_values
 from mlxtune.evaluation.scorers.negation import discount_reason
 from mlxtune.evaluation.scorers.output_text import strip_thinking, visible_texts
 from mlxtune.evaluation.scorers.phrase_match import PatternTimeout, find_phrase, truncated_inside

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from mlxtune.evaluation.scorers import PASS, ModelAnswer, Score, Scorer
-from mlxtune.evaluation.scorers.json_search import find_json, string_values
+from mlxtune.evaluation.scorers.json_parser import find_json, string_values
 from mlxtune.evaluation.scorers.phrase_match import contains_words
 
 _ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|[nrtbf])")

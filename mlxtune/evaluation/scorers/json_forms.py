@@ -4,8 +4,7 @@ import re
 
 from mlxtune.core.text import one_line
 from mlxtune.evaluation.scorers import PASS, ModelAnswer, Score, Scorer, in_words
-from mlxtune.evaluation.scorers.json_parser import InvalidJSON, parse_json
-from mlxtune.evaluation.scorers.json_search import find_json
+from mlxtune.evaluation.scorers.json_parser import InvalidJSON, find_json, parse_json
 from mlxtune.evaluation.scorers.output_text import THINKING
 
 _FENCE = re.compile(r"^\s*(?:```|~~~)", re.MULTILINE)

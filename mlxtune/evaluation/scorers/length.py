@@ -3,7 +3,7 @@
 from functools import partial
 
 from mlxtune.evaluation.scorers import PASS, ModelAnswer, Score, Scorer, in_words
-from mlxtune.evaluation.scorers.json_search import find_json, resolve_pointer
+from mlxtune.evaluation.scorers.json_parser import find_json, resolve_pointer
 from mlxtune.evaluation.scorers.output_text import strip_thinking
 from mlxtune.recipe import Length
 

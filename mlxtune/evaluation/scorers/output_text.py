@@ -4,7 +4,7 @@ import re
 import unicodedata
 from functools import lru_cache
 
-from mlxtune.evaluation.scorers.json_search import find_json, string_values
+from mlxtune.evaluation.scorers.json_parser import find_json, string_values
 
 _TYPOGRAPHY = str.maketrans(
     dict.fromkeys("‘’‚‛′`´", "'") | dict.fromkeys("“”„‟″«»", '"') | dict.fromkeys("‐‑‒–—―−", "-")
