@@ -12,7 +12,6 @@ from mlxtune.core.json_fields import to_json
 from mlxtune.data import review
 from mlxtune.data.checks.check_input import target_text
 from mlxtune.data.duplicates import Array, normalize_text, shingles
-from mlxtune.data.review import ReviewState
 from mlxtune.data.rows import Row, prompt_text
 from mlxtune.data.source import Source
 from mlxtune.evaluation.evidence import NEAREST, FailureLinks, NearestRow, ReviewDecision, to_jsonl
@@ -34,7 +33,10 @@ def save_nearest(
     folder: Path, failed: Sequence[Row], train: Sequence[Row], source: Source, vectors: RowVectors | None = None
 ) -> None:
     """Write ``nearest.jsonl``: for each failed row, its reviews and its nearest training rows with their reviews."""
-    by_hash = _reviews_by_hash(review.load(source.path))
+    by_hash: defaultdict[str, tuple[ReviewDecision, ...]] = defaultdict(tuple)  # copies of a row share decisions
+    for step in review.load(source.path).steps:
+        for hash in {name for _, after in step.changes for name in (after.row.partition("#")[0], after.after)}:
+            by_hash[hash] += (ReviewDecision(step.who, step.action, step.t),)
 
     def reviews(row: Row) -> tuple[ReviewDecision, ...]:
         return by_hash.get(source.edited.get(row.hash, row.hash), by_hash.get(row.hash, ()))
@@ -99,13 +101,3 @@ def _shared_wording(failed: Sequence[Row], train: Sequence[Row]) -> Array:
         shared = contains[[ids[token] for token in tokens if token in ids]].sum(axis=0, dtype=np.int64)
         similarity[index] = shared / (sizes + len(tokens) - shared)
     return similarity
-
-
-def _reviews_by_hash(state: ReviewState) -> dict[str, tuple[ReviewDecision, ...]]:
-    """Return the decisions in effect, keyed by the hashes of the original and the edited row; copies share decisions."""
-    reviews: defaultdict[str, list[ReviewDecision]] = defaultdict(list)
-    for step in state.steps:
-        decision = ReviewDecision(step.who, step.action, step.t)
-        for hash in {name for _, after in step.changes for name in (after.row.partition("#")[0], after.after)}:
-            reviews[hash].append(decision)
-    return {hash: tuple(decisions) for hash, decisions in reviews.items()}

@@ -190,7 +190,9 @@ def _margin(arm: ArmAnswers, groups: Sequence[Hashable]) -> ClusterMean | None:
 def _verdict(report: EvaluationReport, cut: ArmResult | None) -> Verdict:
     """Return what the comparisons show, unless the limit of ``cut`` may decide. A gain in preferences at the contract's expense counts as worse."""
     headline, contract, metric = report.headline, report.contract, report.headline_metric
-    grammar = _met_by_grammar(report)
+    constrained = next((arm for arm in report.arms if arm.name == GRAMMAR and report.answer_metric == CONTRACT), None)
+    met = [rate.metric for rate in constrained.rates if rate.hits == rate.total] if constrained else []
+    grammar: Literal["", "contract", "schema"] = "contract" if CONTRACT in met else "schema" if "schema" in met else ""
     if headline is None:
         rates = tuple(ArmRate(arm.name, arm.rate(metric).share) for arm in report.arms)
         arm = next((arm for arm in report.arms if _is_cut(report, arm, report.facts.get("rows", 0))), None)
@@ -200,6 +202,10 @@ def _verdict(report: EvaluationReport, cut: ArmResult | None) -> Verdict:
     tuned = sum(is_tuned(arm.name) for arm in report.arms)
     chances = tuned if headline.change > 0 else len(report.arms) - tuned
     rows = None if report.grouped or headline.outcome != "cannot_tell" else needed_rows(headline.paired, headline.level / chances)
+    others: tuple[AlsoWorse, ...] = ()
+    if not is_worse and headline.outcome != "worse":
+        compared = [item for item in report.comparisons if item.names[1:] == headline.names[1:] and item.metric != metric]
+        others = tuple(AlsoWorse(item.metric, item.change) for item in compared if item.outcome == "worse")
     return Verdict(
         "cannot_tell" if cut else "worse" if is_worse else headline.outcome,
         "token_limit" if cut else "contract" if is_worse else "change",
@@ -207,7 +213,7 @@ def _verdict(report: EvaluationReport, cut: ArmResult | None) -> Verdict:
         headline,
         contract,
         rows if rows and rows > headline.paired.total else None,
-        _also_worse(report, headline),
+        others,
         grammar,
         _cut_answers(report, cut),
         _free_rival(report),
@@ -267,24 +273,3 @@ def _cut_answers(report: EvaluationReport, arm: ArmResult | None) -> CutAnswers 
         return None
     limit = token_limit(report.facts, arm.name)
     return CutAnswers(arm.name, arm.answers.undecided, report.facts["rows"], limit, bool(arm.thought_tokens))
-
-
-def _also_worse(report: EvaluationReport, headline: Comparison) -> tuple[AlsoWorse, ...]:
-    if any(item and item.outcome == "worse" for item in (headline, report.contract)):
-        return ()
-    arms = (headline.first, headline.second)
-    return tuple(
-        AlsoWorse(item.metric, item.change)
-        for item in report.comparisons
-        if (item.first, item.second) == arms and item.outcome == "worse" and item.metric != headline.metric
-    )
-
-
-def _met_by_grammar(report: EvaluationReport) -> Literal["", "contract", "schema"]:
-    arm = next((arm for arm in report.arms if arm.name == GRAMMAR and report.answer_metric == CONTRACT), None)
-    rates = {rate.metric: rate for rate in arm.rates} if arm else {}
-    metrics: tuple[Literal["contract", "schema"], ...] = ("contract", "schema")
-    for metric in metrics:
-        if metric in rates and rates[metric].hits == rates[metric].total:
-            return metric
-    return ""

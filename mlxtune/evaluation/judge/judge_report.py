@@ -76,6 +76,10 @@ def build_judge_report(
     unusable = unusable if unusable > MAX_PROBLEMS * len(grades) else 0
     repeats = [(grades[key], grades[(*key[:4], 0)]) for key in grades if key[4] == 1]
     usable = [(one, two) for one, two in repeats if one.value is not None and two.value is not None]
+    problems: dict[str, Counter[str]] = {}
+    for call in calls:
+        if call.repeat == 0 and call.subject not in SENTINELS and (problem := grades[_key(call)].problem):
+            problems.setdefault(call.subject, Counter())[problem] += 1
     comparisons, scores = _graded(session, grades)
     return JudgeReport(
         facts={
@@ -99,7 +103,7 @@ def build_judge_report(
         both=both,
         same=sum(one.value == two.value for one, two in usable),
         repeated=len(usable),
-        problems=_problems(calls, grades),
+        problems={subject: dict(by_subject.most_common()) for subject, by_subject in problems.items()},
         calibrated=calibrate(preferences, rater, groups),
     )
 
@@ -166,11 +170,3 @@ def _sentinel_faults(session: JudgeSession, calls: list[JudgeCall], grades: Grad
     order = [*(question.name for question in session.rubric.questions), PAIR]
     questions = {name: tuple(item for item in order if (name, item) in passed) for name in SENTINELS}
     return tuple(SentinelFault(name, passed_on) for name, passed_on in questions.items() if passed_on)
-
-
-def _problems(calls: list[JudgeCall], grades: Grades) -> dict[str, dict[str, int]]:
-    counts: dict[str, Counter[str]] = {}
-    for call in calls:
-        if call.repeat == 0 and call.subject not in SENTINELS and (problem := grades[_key(call)].problem):
-            counts.setdefault(call.subject, Counter())[problem] += 1
-    return {subject: dict(by_subject.most_common()) for subject, by_subject in counts.items()}
