@@ -1,7 +1,7 @@
 """Import rows from a file, a folder or a Hugging Face dataset, and write them in mlxtune's own format."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
