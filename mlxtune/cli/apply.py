@@ -50,9 +50,11 @@ def apply(
 
     The change is one decision in the review of the source, which is not modified.
     """
-    from mlxtune.data.transforms.pipeline import parse  # imports numpy, which --help does not need
+    from mlxtune.data.transforms.pipeline import (
+        VERBS,
+        parse,  # imports numpy, which --help does not need
+    )
     from mlxtune.data.transforms.preview import Outcome, active_rows, write_outcome
-    from mlxtune.data.transforms.verbs import VERBS
 
     if verbs:
         print_columns([[(verb.usage, "bold"), (verb.about, "muted")] for verb in VERBS.values()])

@@ -17,10 +17,9 @@ from mlxtune.core.errors import InputError
 from mlxtune.core.text import one_line, safe_text
 from mlxtune.data.browser import LazyRow, Throttle
 from mlxtune.data.rows import last_prompt
-from mlxtune.data.transforms.pipeline import Pipeline, RowEdit, parse
+from mlxtune.data.transforms.pipeline import VERBS, Pipeline, RowEdit, parse
 from mlxtune.data.transforms.preview import Outcome, changed_texts
 from mlxtune.data.transforms.transform import Verb
-from mlxtune.data.transforms.verbs import VERBS
 from mlxtune.present.data_files import outcome_text
 from mlxtune.tui.render.text import cell, line, lines, marked
 from mlxtune.tui.render.word_diff import Words, word_diff

@@ -20,10 +20,9 @@ from mlxtune.data.readers.formats import parse as parse_row
 from mlxtune.data.review import Decision, ReviewSession, apply_decision, with_keys
 from mlxtune.data.rows import Location, Row, row_tags
 from mlxtune.data.source import read_file, read_source
-from mlxtune.data.transforms.pipeline import Pipeline, RowEdit, parse
+from mlxtune.data.transforms.pipeline import VERBS, Pipeline, RowEdit, parse
 from mlxtune.data.transforms.preview import Outcome, changed_texts, recorded_edits, write_outcome
 from mlxtune.data.transforms.text_verbs import normalize
-from mlxtune.data.transforms.verbs import VERBS
 from mlxtune.present.data_files import outcome_text
 
 HERE = Path("shop.jsonl")

@@ -6,8 +6,8 @@
     where | cap category 200
 
 Steps run in order and are separated by ``|`` or line breaks; ``#`` begins a comment line. Relative paths are relative to the folder
-of the file, or to the working directory. ``@FILE`` as the whole line reads a file. :data:`mlxtune.data.transforms.verbs.VERBS`
-lists the verbs.
+of the file, or to the working directory. ``@FILE`` as the whole line reads a file. To add a verb, add it to the ``VERBS`` of
+``text_verbs`` or ``row_verbs``.
 """
 
 import re
@@ -24,9 +24,10 @@ from mlxtune.data.readers.formats import CONTENT_FORMATS
 from mlxtune.data.readers.formats import parse as parse_row
 from mlxtune.data.review import EXCLUDED
 from mlxtune.data.rows import Row, RowError
+from mlxtune.data.transforms import row_verbs, text_verbs
 from mlxtune.data.transforms.transform import ADDED, ArgumentScanner, PipelineRow, Rewrite, Rows, Step
-from mlxtune.data.transforms.verbs import VERBS
 
+VERBS = {verb.name: verb for verb in (*text_verbs.VERBS, *row_verbs.VERBS)}
 _COMMENT = re.compile(r"^[^\S\n]*#[^\n]*", re.MULTILINE)
 _SEPARATOR = re.compile(r"[\s|]*")
 _VERB = re.compile(r"[^\s|]+")

@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from rapidfuzz.distance import Prefix
+
 from mlxtune.core.errors import DataError, InputError
 from mlxtune.core.files import write_bytes
 from mlxtune.core.text import plural
@@ -123,11 +125,7 @@ def changed_texts(edit: RowEdit) -> list[TextChange]:
     ]
     for name, one, other in pairs:
         if one != other:
-            start = max(_shared_length(one, other) - _CONTEXT, 0)
+            start = max(Prefix.similarity(one, other) - _CONTEXT, 0)
             lead = "…" if start else ""
             changes.append(TextChange(name, lead + one[start:], lead + other[start:]))
     return changes
-
-
-def _shared_length(one: str, two: str) -> int:
-    return next((index for index, (a, b) in enumerate(zip(one, two, strict=False)) if a != b), min(len(one), len(two)))

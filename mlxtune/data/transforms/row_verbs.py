@@ -1,17 +1,20 @@
-"""Verbs that choose rows: ``where``, ``keep``, ``drop``, ``sample``, ``cap`` and ``merge``."""
+"""Verbs that choose rows (``where``, ``keep``, ``drop``, ``sample``, ``cap``, ``dedupe``, ``merge``) or change their metadata (``tag`` …)."""
 
 import hashlib
 import heapq
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
+from mlxtune.core.errors import DataError
 from mlxtune.core.files import user_path
 from mlxtune.core.text import one_line, suggest
 from mlxtune.data import filters
 from mlxtune.data.checks.check_input import target_text
 from mlxtune.data.checks.contract import PREFIX
 from mlxtune.data.checks.corpus import json_fields
+from mlxtune.data.readers.formats import parse_mapping
 from mlxtune.data.rows import REVIEW_STATUS, Row, prompt_hash, row_tags
 from mlxtune.data.source import read_source
 from mlxtune.data.transforms.transform import (
@@ -26,6 +29,7 @@ from mlxtune.data.transforms.transform import (
 )
 
 _DEFAULT_SEED = 0
+Metadata = dict[str, Any]
 
 
 def row_value(row: Row, key: str) -> str | None:
@@ -143,14 +147,77 @@ def _parse_merge(scanner: ArgumentScanner) -> Addition:
     return Addition(lambda: read_source(path).rows)
 
 
-WHERE = Verb("where [FILTER]", "change only matching rows from here on; without a filter, all rows again", _parse_where)
-KEEP = Verb("keep FILTER", "leave out the rows that do not match", _parse_filter(keep=True))
-DROP = Verb("drop FILTER", "leave out the rows that match", _parse_filter(keep=False))
-SAMPLE = Verb("sample N [per KEY] [seed N]", "keep N random rows, or N for each value of a key", _parse_sample)
-CAP = Verb("cap KEY N [seed N]", "keep at most N rows for each value of a key, and all rows without it", _parse_cap)
-DEDUPE = Verb(
-    "dedupe [accepted] [contract] [length] [newest]",
-    "keep one row per prompt: the accepted one, the one that keeps the contract, the longest answer, or the newest, in this order",
-    _parse_dedupe,
+# Metadata
+
+
+def _step(scanner: ArgumentScanner, change: Callable[[Metadata], Metadata], *keys: str) -> Rewrite:
+    def rewrite(row: Row) -> Row:
+        meta = change(row.meta)
+        return row if meta == row.meta else replace(row, meta=meta)
+
+    return Rewrite(lambda row: [rewrite(row.current)], scanner.where, keys)
+
+
+def _parse_tag(scanner: ArgumentScanner) -> Rewrite:
+    tag = scanner.word("a tag")
+    return Rewrite(lambda row: [with_tags(row.current, (*row_tags(row.current), tag))], scanner.where)
+
+
+def _parse_untag(scanner: ArgumentScanner) -> Rewrite:
+    tag = scanner.word("a tag")
+    return Rewrite(lambda row: [with_tags(row.current, tuple(own for own in row_tags(row.current) if own != tag))], scanner.where)
+
+
+def with_tags(row: Row, tags: tuple[str, ...]) -> Row:
+    """Return ``row`` with ``tags``, each once."""
+    tags = tuple(dict.fromkeys(tags))
+    if tags == row_tags(row):
+        return row
+    return replace(row, meta={**{key: value for key, value in row.meta.items() if key != "tag"}, "tags": list(tags)})
+
+
+def _parse_set(scanner: ArgumentScanner) -> Rewrite:
+    key, value = scanner.word("a key"), scanner.word("a value")
+    return _step(scanner, lambda meta: {**meta, key: value})
+
+
+def _parse_unset(scanner: ArgumentScanner) -> Rewrite:
+    key = scanner.word("a key")
+    return _step(scanner, lambda meta: {name: value for name, value in meta.items() if name != key})
+
+
+def _parse_rename(scanner: ArgumentScanner) -> Rewrite:
+    old, new = scanner.word("a key"), scanner.word("its new name")
+
+    def rename(meta: Metadata) -> Metadata:
+        if old in meta and new in meta:
+            raise DataError(f"the row has both {one_line(old, 30)} and {one_line(new, 30)}.")
+        return {(new if name == old else name): value for name, value in meta.items()}
+
+    return _step(scanner, rename, old, new)
+
+
+def _parse_map(scanner: ArgumentScanner) -> Rewrite:
+    scanner.mapping |= parse_mapping(scanner.word("columns"))
+    return Rewrite(no_change)
+
+
+VERBS = (
+    Verb("drop FILTER", "leave out the rows that match", _parse_filter(keep=False)),
+    Verb("keep FILTER", "leave out the rows that do not match", _parse_filter(keep=True)),
+    Verb("sample N [per KEY] [seed N]", "keep N random rows, or N for each value of a key", _parse_sample),
+    Verb("cap KEY N [seed N]", "keep at most N rows for each value of a key, and all rows without it", _parse_cap),
+    Verb(
+        "dedupe [accepted] [contract] [length] [newest]",
+        "keep one row per prompt: the accepted one, the one that keeps the contract, the longest answer, or the newest, in this order",
+        _parse_dedupe,
+    ),
+    Verb("tag NAME", "add a tag", _parse_tag),
+    Verb("untag NAME", "remove a tag", _parse_untag),
+    Verb("set KEY VALUE", "set a metadata key", _parse_set),
+    Verb("unset KEY", "remove a metadata key", _parse_unset),
+    Verb("rename KEY NEW", "rename a metadata key", _parse_rename),
+    Verb("where [FILTER]", "change only matching rows from here on; without a filter, all rows again", _parse_where),
+    Verb("map KEY=COLUMN,…", "read columns as our keys, such as prompt=question; needs a new file", _parse_map),
+    Verb("merge FILE", "add the rows of another file; needs a new file", _parse_merge),
 )
-MERGE = Verb("merge FILE", "add the rows of another file; needs a new file", _parse_merge)
