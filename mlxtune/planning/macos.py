@@ -17,6 +17,11 @@ _HOST_VM_INFO64 = 4
 _RUSAGE_INFO_V0 = 0
 
 
+def _fields(kind: Any, names: str) -> list[tuple[str, Any]]:
+    """Declare fields of one type, as in ``namedtuple``."""
+    return [(name, kind) for name in names.split()]
+
+
 class VMStatistics(ctypes.Structure):
     """``struct vm_statistics64`` up to revision 1 (OS X 10.9). Later macOS versions append fields and still fill this part.
 
@@ -25,30 +30,12 @@ class VMStatistics(ctypes.Structure):
     """
 
     _fields_ = [
-        ("free_count", ctypes.c_uint32),
-        ("active_count", ctypes.c_uint32),
-        ("inactive_count", ctypes.c_uint32),
-        ("wire_count", ctypes.c_uint32),
-        ("zero_fill_count", ctypes.c_uint64),
-        ("reactivations", ctypes.c_uint64),
-        ("pageins", ctypes.c_uint64),
-        ("pageouts", ctypes.c_uint64),
-        ("faults", ctypes.c_uint64),
-        ("cow_faults", ctypes.c_uint64),
-        ("lookups", ctypes.c_uint64),
-        ("hits", ctypes.c_uint64),
-        ("purges", ctypes.c_uint64),
-        ("purgeable_count", ctypes.c_uint32),
-        ("speculative_count", ctypes.c_uint32),
-        ("decompressions", ctypes.c_uint64),
-        ("compressions", ctypes.c_uint64),
-        ("swapins", ctypes.c_uint64),
-        ("swapouts", ctypes.c_uint64),
-        ("compressor_page_count", ctypes.c_uint32),
-        ("throttled_count", ctypes.c_uint32),
-        ("external_page_count", ctypes.c_uint32),
-        ("internal_page_count", ctypes.c_uint32),
-        ("total_uncompressed_pages_in_compressor", ctypes.c_uint64),
+        *_fields(ctypes.c_uint32, "free_count active_count inactive_count wire_count"),
+        *_fields(ctypes.c_uint64, "zero_fill_count reactivations pageins pageouts faults cow_faults lookups hits purges"),
+        *_fields(ctypes.c_uint32, "purgeable_count speculative_count"),
+        *_fields(ctypes.c_uint64, "decompressions compressions swapins swapouts"),
+        *_fields(ctypes.c_uint32, "compressor_page_count throttled_count external_page_count internal_page_count"),
+        *_fields(ctypes.c_uint64, "total_uncompressed_pages_in_compressor"),
     ]
 
 

@@ -333,7 +333,10 @@ class WorkspaceIndex:
 
     def _read_machine(self, now: float) -> None:
         if not 0 <= now - self._machine_read_at < MACHINE_SECONDS:
-            self._machine_read_at, self._memory, self._power = now, _read_memory(), power()
+            self._machine_read_at, self._memory, self._power = now, None, power()
+            with suppress(OSError, ValueError, KeyError):
+                result = memory()
+                self._memory = result if result.total else None
 
 
 class _SourceWatch:
@@ -361,14 +364,6 @@ class _SourceWatch:
             self.entries += len(events)
             decisions = self._review.decisions.values()
             self.reviewed = sum(decision.status not in ("pending", "skipped") for decision in decisions)
-
-
-def _read_memory() -> Memory | None:
-    try:
-        result = memory()
-    except (OSError, ValueError, KeyError):
-        return None
-    return result if result.total else None
 
 
 def _read_recipe(path: Path, workspace: Path) -> RecipeView:

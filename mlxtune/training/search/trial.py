@@ -92,11 +92,6 @@ class TrialRunner:
     def contract(self) -> Contract:
         return Contract.from_recipe(self.recipe)
 
-    @cached_property
-    def cache_count(self) -> int:
-        """The number of caches: one for each number of adapted layers and share of replay."""
-        return len({(trial.values.get("layers"), trial.values.get("replay")) for trial in self.plan.trials})
-
     def run(self, trial: Trial, rung: int, should_stop: Callable[[], bool]) -> RungResult:
         """Train ``trial`` up to ``rung`` and score it. It continues from its newest checkpoint.
 
@@ -154,10 +149,11 @@ class TrialRunner:
     def _shared_cache(self, key: tuple[int, float], build: Callable[[], Any]) -> FrozenOutputs | None:
         """Return the cache of the layers below the first adapted one. Trials with the same rows and layers share it under ``key``.
 
-        The memory that one run may use for its cache is divided equally among all caches.
+        The memory that one run may use for its cache is divided equally among all caches: one for each number of adapted layers
+        and share of replay.
         """
         if key not in self._caches and (cache := build()):
-            cache.budget //= self.cache_count
+            cache.budget //= len({(trial.values.get("layers"), trial.values.get("replay")) for trial in self.plan.trials})
             self._caches[key] = cache
         return _OpenCache(self._caches[key]) if key in self._caches else None
 
