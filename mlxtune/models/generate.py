@@ -48,6 +48,12 @@ class GenerationSettings:
     thought_starts: Collection[int] = ()  # tokens with which a thought before a constrained answer may begin
     loops: LoopRule | None = None  # ends answers that repeat themselves; not with a grammar, whose length limits may end a loop
 
+    def start_grammar(self, prompts: Sequence[Sequence[int]]) -> GrammarState | None:
+        """Return the initial state of the grammars of the answers to ``prompts``."""
+        if self.grammar is None:
+            return None
+        return GrammarState([self.grammars.get(tuple(prompt), self.grammar).matcher() for prompt in prompts])
+
 
 def generate(
     model: nn.Module,
@@ -91,9 +97,7 @@ def generate(
             on_answer(batch[row], answer)
 
         on_batch(len(prompts) - len(outputs) - len(batch))
-        grammar = None
-        if common := settings.grammar:
-            grammar = GrammarState([settings.grammars.get(tuple(prompts[row]), common).matcher() for row in batch])
+        grammar = settings.start_grammar([prompts[row] for row in batch])
         decoder = _BatchDecoder(prefix, [builders[row] for row in batch], sampler.part(batch), settings, grammar, report, tell)
         outputs |= zip(batch, decoder.decode([tails[row] for row in batch]), strict=True)
     return [outputs[row] for row in range(len(prompts))]

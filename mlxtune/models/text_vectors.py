@@ -125,15 +125,18 @@ def first_layers(model: nn.Module, head: BackboneHead) -> Iterator[None]:
     try:
         if len(places) == 1:
             setattr(*places[0], layers[:count])
-            runs = False
-            with suppress_model_errors():
-                runs = bool(mx.isfinite(head.backbone(mx.array([[1, 5, 2]]), None)).all().item())
-            if not runs:
+            if not _runs(head):
                 setattr(*places[0], layers)
         yield
     finally:
         for module, name in places:
             setattr(module, name, layers)
+
+
+def _runs(head: BackboneHead) -> bool:
+    with suppress_model_errors():
+        return bool(mx.isfinite(head.backbone(mx.array([[1, 5, 2]]), None)).all().item())
+    return False
 
 
 def _load(file: Path) -> dict[str, Vectors]:
