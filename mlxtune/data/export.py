@@ -6,15 +6,17 @@
 | trl | ``messages``, ``tools`` | ``text`` | ``prompt``, ``chosen``, ``rejected``, ``tools`` | ``prompt``, ``completion``, ``label`` |
 | openai | ``messages``, ``tools`` | no format | ``input``, ``preferred_output``, ``non_preferred_output`` | no format |
 
-``export_layouts.py`` has the formats of other tools.
+``LAYOUTS`` has the formats of other tools.
 
 Sources: mlx-lm's LORA.md, TRL's dataset formats, OpenAI's guides to supervised and preference fine-tuning. mlx-lm ignores unknown
 keys, and the others may reject them, so only mlx-lm gets the metadata.
 """
 
+import csv
+import io
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -23,10 +25,10 @@ import mlxtune
 from mlxtune.core.errors import DataError, InputError
 from mlxtune.core.files import read_json, write_bytes, write_json
 from mlxtune.core.hashing import sha256_file
-from mlxtune.data.export_layouts import LAYOUTS
-from mlxtune.data.readers.formats import CONTENT_FORMATS
+from mlxtune.data.readers.formats import CONTENT_FORMATS, parse
+from mlxtune.data.readers.turns import EXTRA_KEYS
 from mlxtune.data.review import journal_path
-from mlxtune.data.rows import Conversation, Message, Preference, Row, TextRow, Unpaired
+from mlxtune.data.rows import REASONING, Conversation, Message, Preference, Row, RowError, TextRow, Unpaired, join_reasoning
 from mlxtune.data.source import Source
 from mlxtune.data.source_files import all_files
 from mlxtune.data.split import SPLIT_NAMES, SplitName, Splits, SplitSettings, record_splits, split
@@ -34,7 +36,6 @@ from mlxtune.recipe import DataSection
 
 Target = Literal["mlx-lm", "trl", "openai"]
 TARGETS: tuple[Target, ...] = get_args(Target)
-ALL_TARGETS = (*TARGETS, *LAYOUTS)
 MANIFEST = "manifest.json"
 
 
@@ -203,3 +204,139 @@ def _manifest(
         "files": hashes,
         "rows": {name: [row.hash for row in split_rows] for name, split_rows in rows.items()},
     }
+
+
+# Formats of other tools
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A format of another tool: the suffix of its files, how it holds a row (``None`` if it cannot), and how records are encoded."""
+
+    suffix: str
+    record: Callable[[Row], dict[str, Any] | None]
+    encode: Callable[[list[dict[str, Any]]], bytes] = jsonl_bytes
+
+    def write(self, rows: Sequence[Row], name: str) -> bytes:
+        """Return a file with ``rows``. Raises ``DataError`` if ``name``, the format, cannot hold one so that it is read back unchanged."""
+        records = []
+        for row in rows:
+            record = self.record(row)
+            if record is None or not _is_held(record, row):
+                raise DataError(f"{row.location}: {name} cannot hold this row.", hint="Use --to trl, or reject the row.")
+            records.append(record)
+        return self.encode(records)
+
+
+def _is_held(record: dict[str, Any], row: Row) -> bool:
+    """Return whether ``record`` is read back as ``row``."""
+    try:
+        return parse(json.loads(json.dumps(record)), row.location).hash == row.hash
+    except RowError:
+        return False
+
+
+def _one_answer(row: Row) -> tuple[list[dict[str, Any]], str] | None:
+    """Return the prompt of a conversation without tools, and its last answer."""
+    if not isinstance(row, Conversation) or row.tools:
+        return None
+    *prompt, answer = _turns(row.messages, "trl")
+    return prompt, _full_text(answer)
+
+
+def _full_text(turn: dict[str, Any]) -> str:
+    return join_reasoning(turn.get(REASONING, ""), turn["content"])
+
+
+def _alpaca(row: Row) -> dict[str, Any] | None:
+    if (parts := _one_answer(row)) is None:
+        return None
+    system = parts[0][0]["content"] if parts[0][0]["role"] == "system" else ""
+    *earlier, question = map(_full_text, parts[0][bool(system) :])
+    history = [list(pair) for pair in zip(earlier[::2], earlier[1::2], strict=False)]
+    return {**row.meta, "instruction": question, "input": "", "output": parts[1], "history": history, "system": system}
+
+
+def _sharegpt(row: Row) -> dict[str, Any]:
+    record = export_record(row, "trl")
+    turns = [turn for key in ("messages", "prompt", "completion") for turn in record.pop(key, ())]
+    pair: dict[str, Any] = {key: _sharegpt_turn(record[key][0]) for key in ("chosen", "rejected") if key in record}
+    return {**row.meta, **record, **pair, "conversations": [_sharegpt_turn(turn) for turn in turns]}
+
+
+def _sharegpt_turn(turn: dict[str, Any]) -> dict[str, Any]:
+    if calls := turn.get("tool_calls"):
+        return {"from": "function_call", "value": json.dumps([call["function"] for call in calls], ensure_ascii=False)}
+    sender = {"user": "human", "assistant": "gpt", "tool": "observation"}.get(turn["role"], turn["role"])
+    return {"from": sender, "value": _full_text(turn), **{key: turn[key] for key in EXTRA_KEYS if key in turn}}
+
+
+def _columns(row: Row) -> dict[str, Any] | None:
+    """Return the row as columns of text, if it has one answer."""
+    record = export_record(row, "trl")
+    if isinstance(row, Conversation):
+        *prompt, answer = record.pop("messages")
+        if any(turn["role"] == "assistant" for turn in prompt):
+            return None
+        record |= {"prompt": prompt, "completion": [answer]}
+    if "prompt" in record and record["prompt"][0]["role"] == "system":
+        record |= {"system": record["prompt"][0]["content"], "prompt": record["prompt"][1:]}
+    return {key: _cell(value) for key, value in {**row.meta, **record}.items()}
+
+
+def _cell(value: Any) -> str:
+    """Return a text, or the text of a turn that has nothing else, and any other value as JSON text."""
+    if isinstance(value, list) and len(value) == 1 and isinstance(value[0], dict) and value[0].keys() == {"role", "content"}:
+        value = value[0]["content"]
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _argilla(row: Row) -> dict[str, Any] | None:
+    if (parts := _one_answer(row)) is None:
+        return None
+    responses = {"completion": [{"value": parts[1], "status": "submitted"}]}
+    return {
+        "id": row.id,
+        "fields": {"prompt": _cell(parts[0])},
+        "responses": responses,
+        "metadata": row.meta,
+        "status": "completed",
+    }
+
+
+def _label_studio(row: Row) -> dict[str, Any] | None:
+    if (parts := _one_answer(row)) is None:
+        return None
+    result = {"from_name": "answer", "to_name": "prompt", "type": "textarea", "value": {"text": [parts[1]]}}
+    return {"data": {"prompt": _cell(parts[0])}, "annotations": [{"result": [result]}], "meta": row.meta}
+
+
+def _csv(records: list[dict[str, Any]]) -> bytes:
+    writer = csv.DictWriter(file := io.StringIO(), list(dict.fromkeys(key for record in records for key in record)))
+    writer.writeheader()
+    writer.writerows(records)
+    return file.getvalue().encode()
+
+
+def _parquet(records: list[dict[str, Any]]) -> bytes:
+    import pyarrow
+    from pyarrow import parquet
+
+    names = dict.fromkeys(key for record in records for key in record)
+    parquet.write_table(pyarrow.table({name: [record.get(name) for record in records] for name in names}), file := io.BytesIO())
+    return file.getvalue()
+
+
+def _cells(row: Row) -> dict[str, Any]:
+    return {key: _cell(value) for key, value in {**row.meta, **export_record(row, "trl")}.items()}
+
+
+LAYOUTS = {
+    "alpaca": Layout(".jsonl", _alpaca),
+    "sharegpt": Layout(".jsonl", _sharegpt),
+    "csv": Layout(".csv", _columns, _csv),
+    "parquet": Layout(".parquet", _cells, _parquet),
+    "argilla": Layout(".jsonl", _argilla),
+    "label-studio": Layout(".json", _label_studio, lambda records: json.dumps(records, ensure_ascii=False).encode()),
+}
+ALL_TARGETS = (*TARGETS, *LAYOUTS)

@@ -46,6 +46,10 @@ _OPERATORS = {
 FIELDS = ("status", "tag", "finding", "split", "id")
 CHECKED = frozenset(("finding", "split", "tokens"))  # the fields that are known only after the checks
 _STATUS_VALUES = (*STATUSES, "edited", "decided", "undecided", "disputed", "proposed")
+WORDS = (
+    *(f"{field}:{value}" for field, values in (("status", _STATUS_VALUES), ("split", SPLIT_NAMES)) for value in values),
+    *(f"{name}:" for name in ("tag", "finding", "id", *ROLES)), "meta.",
+)  # fmt: skip
 
 
 T = TypeVar("T")
@@ -97,9 +101,7 @@ Filter = Callable[[FilterRow], bool]
 def parse(text: str) -> Filter:
     """Parse a filter; an empty one matches every row. Raises ``InputError``."""
     terms = list(_terms(text.rstrip()))
-    if not terms:
-        return lambda row: True
-    matches = _either(terms)
+    matches = _either(terms) if terms else lambda row: True
     if terms:
         raise _invalid(terms[0][0], "Open the parenthesis, or put it in quotes.")
     return matches
@@ -131,7 +133,7 @@ def _either(terms: list[_Term]) -> Filter:
     while terms and terms[0][0] == "or":
         terms.pop(0)
         choices.append(_all(terms))
-    return choices[0] if len(choices) == 1 else lambda row: any(matches(row) for matches in choices)
+    return lambda row: any(matches(row) for matches in choices)
 
 
 def _all(terms: list[_Term]) -> Filter:
@@ -140,7 +142,7 @@ def _all(terms: list[_Term]) -> Filter:
         found.append(_one(terms))
     if not found:
         raise _invalid(terms[0][0] if terms else "or", 'Write a term on both sides of or, or put "or" in quotes.')
-    return found[0] if len(found) == 1 else lambda row: all(matches(row) for matches in found)
+    return lambda row: all(matches(row) for matches in found)
 
 
 def _one(terms: list[_Term]) -> Filter:
@@ -163,18 +165,6 @@ def fields(text: str) -> set[str]:
     return {name for match in _TERM.finditer(text) if (name := match["measure"] or match["field"] or match["name"])}
 
 
-def completion(text: str, keys: Collection[str]) -> str:
-    """Return ``text`` with its last word completed, if there is one way that comes first; ``keys`` are the rows' metadata keys."""
-    from mlxtune.data.checks.registry import CHECKS, check_filter_name  # loads numpy
-
-    head, word = re.fullmatch(r"(.*?)([\w.:-]*)", text, re.DOTALL).groups()  # type: ignore[union-attr]
-    sign, word = ("-", word[1:]) if word.startswith("-") else ("", word)
-    words = [f"{name}:" for name in (*FIELDS, *ROLES)] + [f"meta.{key}:" for key in keys]
-    values = {"status": _STATUS_VALUES, "split": SPLIT_NAMES, "finding": [check_filter_name(id) for id in CHECKS]}
-    words += [f"{field}:{value}" for field, own in values.items() for value in own]
-    return next((head + sign + one for one in words if word and one.startswith(word)), "")
-
-
 def _parse_term(match: re.Match[str]) -> Filter:
     if measure := match["measure"]:
         compare, bound = _OPERATORS[match["sign"]], float(match["number"])
@@ -193,13 +183,12 @@ def _parse_term(match: re.Match[str]) -> Filter:
         raise _invalid(word, f'Write a space for and, - for not, or for either. Or search for the text: "{word}"')
     text = match["text"] or match["value"] or word
     field = match["field"] or match["name"]
+    if field and field not in ROLES:
+        return _field_filter(field, text.strip('"'))
+    has_text = _text_test(text)
     if not field:
-        has_text = _text_test(text)
         return lambda row: has_text(row_text(row.current))
-    if field in ROLES:
-        has_text = _text_test(text)
-        return lambda row: any(has_text(part.text) for part in text_parts(row.current) if part.is_of(field))
-    return _field_filter(field, text.strip('"'))
+    return lambda row: any(has_text(part.text) for part in text_parts(row.current) if part.is_of(field))
 
 
 def _text_test(text: str) -> Callable[[str], bool]:

@@ -4,77 +4,48 @@ The file is in the folder ``hf`` next to the recipe. Its name says what it is a 
 always in the revision that the file ``….hub.json`` next to it records.
 """
 
-import json
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from mlxtune.core.errors import DataError, MachineError, MlxtuneError
-from mlxtune.core.files import read_json, write_chunks, write_json
-from mlxtune.core.text import one_line, suggest
+from mlxtune.core.files import read_json, write_bytes, write_json
+from mlxtune.core.text import one_line
 from mlxtune.data import parquet
-from mlxtune.data.access.file_bytes import FileBytes
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _SUFFIXES = (".jsonl", ".json", ".csv", parquet.SUFFIX)
 _TIMEOUT = 20.0  # seconds, for the list of files
 _NOT_DATA = re.compile(r"(^|/)(\.|dataset_infos?\.json$|state\.json$|package\.json$|config\.json$)")
-_CONVERTED = "refs/convert/parquet"  # the revision in which the Hub itself stores most datasets as Parquet
 
 
 def fetch(path: Path) -> None:
-    """Download the dataset that ``path`` is named after. Raises the errors of :func:`download`."""
-    from huggingface_hub import HfApi, hf_hub_download
-
+    """Download the dataset that ``path`` is named after, in the recorded revision. Raises the errors of :func:`download`."""
     owner, name, *parts = path.stem.split("--")
     repository, _, revision = f"{owner}/{name}".partition("@")
     lock = path.with_suffix(".hub.json")
     recorded = read_json(lock) if lock.is_file() else None
     revision = recorded["revision"] if isinstance(recorded, dict) else revision
-    with hub_errors(repository):
-        info = HfApi().dataset_info(repository, revision=revision or None, timeout=_TIMEOUT)
-        if not any(is_data_file(item.rfilename) for item in info.siblings or ()):
-            info = HfApi().dataset_info(repository, revision=_CONVERTED, timeout=_TIMEOUT)
-        names = _files(repository, [item.rfilename for item in info.siblings or ()], parts)
-        files = [Path(hf_hub_download(repository, name, repo_type="dataset", revision=info.sha)) for name in names]
-    write_chunks(path, _json_lines(files))
-    write_json(lock, {"v": 1, "dataset": repository, "revision": info.sha, "files": names})
+    files, revision = download(repository, parts=parts, revision=revision)
+    copy = parquet.to_json_lines(files) if files[0].suffix.lower() == parquet.SUFFIX else files[0]
+    if copy.suffix.lower() != ".jsonl":
+        raise DataError(
+            f"{repository} has a {copy.suffix} file.", hint=f"Import it: mlxtune data import {repository} --out rows.jsonl"
+        )
+    write_bytes(path, copy.read_bytes())
+    write_json(lock, {"v": 1, "dataset": repository, "revision": revision, "files": [file.name for file in files]})
 
 
-def _files(repository: str, names: Sequence[str], parts: Sequence[str]) -> list[str]:
-    """Return the data files of a configuration and split, or those of the only or the training split, in order."""
-    found = [name for name in sorted(names) if is_data_file(name)]
+def _in_parts(repository: str, names: list[str], parts: Sequence[str]) -> list[str]:
+    """Return the data files of a configuration and split, or of any if there are no ``parts``."""
     for part in parts:
-        chosen = [name for name in found if re.search(rf"(?:^|[/.-]){re.escape(part)}(?:[/.-]|$)", name)]
+        chosen = [name for name in names if re.search(rf"(?:^|[/.-]){re.escape(part)}(?:[/.-]|$)", name)]
         if not chosen:
-            words = sorted({word for name in found for word in re.split(r"[/.]|-\d", name)[:-1] if word not in ("", "data")})
-            raise DataError(f"{repository} has no configuration or split {one_line(part, 40)}.", hint=suggest(part, words))
-        found = chosen
-    folders = {PurePosixPath(name).parent for name in found}
-    is_split = len(folders) == 1 and all(re.fullmatch(r"\d+\.parquet", PurePosixPath(name).name) for name in found)
-    return (
-        found
-        if is_split
-        else choose_files(repository, found, "Add its configuration and split, such as hf:owner/name:config:train.")
-    )
-
-
-def _json_lines(files: Sequence[Path]) -> Iterator[bytes]:
-    from mlxtune.data.access.layout import detect_layout  # loads numpy
-
-    if files[0].suffix.lower() == parquet.SUFFIX:
-        files = [parquet.to_json_lines(files)]
-    for file in files:
-        if file.suffix.lower() == ".jsonl":
-            yield file.read_bytes()
-            continue
-        data = FileBytes(file)
-        layout = detect_layout(data)
-        spans = layout.spans(data)
-        for start, end in zip(spans.starts, spans.ends, strict=True):
-            yield json.dumps(layout.value(data.read(int(start), int(end))), ensure_ascii=False).encode() + b"\n"
-        data.close()
+            shown = one_line(", ".join(sorted(filter(is_data_file, names))[:6]), 200)
+            raise DataError(f"{repository} has no configuration or split {one_line(part, 40)}.", hint=f"Its files are: {shown}")
+        names = chosen
+    return names
 
 
 def is_hub_id(name: str) -> bool:
@@ -105,8 +76,9 @@ def hub_errors(hub_id: str, file: str = "") -> Iterator[None]:
         ) from error
 
 
-def download(hub_id: str, file: str = "") -> list[Path]:
-    """Download files of a dataset to the Hub cache: ``file``, or else the only data file or the only one for training.
+def download(hub_id: str, file: str = "", parts: Sequence[str] = (), revision: str = "") -> tuple[list[Path], str]:
+    """Download files of a dataset to the Hub cache: ``file``, or else the only data file or the only one for training among those of
+    a configuration and split, ``parts``. Return them, and their revision unless ``file`` was named.
 
     There are several if they are shards of a split, which ``file`` names as ``data/train.parquet``.
     Raises the errors of :func:`hub_errors`, and ``DataError`` if the choice is ambiguous.
@@ -114,20 +86,21 @@ def download(hub_id: str, file: str = "") -> list[Path]:
     from huggingface_hub import HfApi, hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
-    def listed() -> list[str]:
-        siblings = HfApi().dataset_info(hub_id, timeout=_TIMEOUT).siblings or ()
-        return [item.rfilename for item in siblings]
+    def listed() -> tuple[list[str], str]:
+        info = HfApi().dataset_info(hub_id, revision=revision or None, timeout=_TIMEOUT)
+        return [item.rfilename for item in info.siblings or ()], info.sha or ""
 
-    def fetched(files: list[str]) -> list[Path]:
-        return [Path(hf_hub_download(hub_id, name, repo_type="dataset")) for name in files]
+    def fetched(files: list[str], revision: str = "") -> tuple[list[Path], str]:
+        return [Path(hf_hub_download(hub_id, name, repo_type="dataset", revision=revision or None)) for name in files], revision
 
     with hub_errors(hub_id, file):
         if not file:
-            return fetched(choose_files(hub_id, listed()))
+            names, revision = listed()
+            return fetched(choose_files(hub_id, _in_parts(hub_id, names, parts)), revision)
         try:
             return fetched([file])
         except EntryNotFoundError as error:
-            if isinstance(error, LocalEntryNotFoundError) or not (files := parquet.shards(listed(), file)):
+            if isinstance(error, LocalEntryNotFoundError) or not (files := parquet.shards(listed()[0], file)):
                 raise
             return fetched(files)
 
@@ -137,7 +110,7 @@ def is_data_file(name: str) -> bool:
     return name.lower().endswith(_SUFFIXES) and not _NOT_DATA.search(name)
 
 
-def choose_files(source: str, names: list[str], hint: str = "Choose one with --file NAME.") -> list[str]:
+def choose_files(source: str, names: list[str]) -> list[str]:
     """Return the data file to read from a dataset or folder, or the shards of the split to read, in order.
 
     Raises ``DataError`` with the candidates if the choice is ambiguous.
@@ -155,6 +128,13 @@ def choose_files(source: str, names: list[str], hint: str = "Choose one with --f
     for choice in (data_files, train_files):
         if len(choice) == 1:
             return parquet.shards(names, choice[0]) or choice
+    if len({PurePosixPath(name).parent for name in data_files}) == 1 and all(
+        re.search(r"(^|/)\d+\.parquet$", name) for name in data_files
+    ):
+        return data_files  # the parts of a split
     candidates = train_files or data_files
     shown = ", ".join(one_line(name, 60) for name in candidates[:6])
-    raise DataError(f"{source} has several files: {shown}{' …' if len(candidates) > 6 else ''}.", hint=hint)
+    raise DataError(
+        f"{source} has several files: {shown}{' …' if len(candidates) > 6 else ''}.",
+        hint="Choose one with --file NAME, or hf:owner/name:split in a recipe.",
+    )

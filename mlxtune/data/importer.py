@@ -49,7 +49,7 @@ def locate(name: str, file: str = "") -> Path:
         raise DataError(
             f"There is no data at {one_line(name, 200)}.", hint="Use a file, a folder, or a dataset such as owner/name."
         )
-    files = download(name, file)
+    files, _ = download(name, file)
     return parquet.to_json_lines(files) if files[0].suffix.lower() == parquet.SUFFIX else files[0]
 
 

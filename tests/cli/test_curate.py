@@ -310,7 +310,7 @@ def test_import_downloads_a_hub_dataset(refused, cli, cwd, monkeypatch):
     (cwd / "downloaded.jsonl").write_text('{"text": "one"}\n')
     downloads: list[tuple[str, str]] = []
     monkeypatch.setattr(
-        "mlxtune.data.importer.download", lambda name, file: downloads.append((name, file)) or [cwd / "downloaded.jsonl"]
+        "mlxtune.data.importer.download", lambda name, file: downloads.append((name, file)) or ([cwd / "downloaded.jsonl"], "")
     )
     assert cli("data", "import", "owner/shop", "--file", "x.csv", "--out", "b.jsonl").code == 0
     assert downloads == [("owner/shop", "x.csv")]

@@ -90,6 +90,8 @@ def test_two_answers_with_a_verdict_are_a_pair(record: dict[str, Any]) -> None:
         ({"message_id": "a", "parent_id": "b", "role": "assistant", "text": "x"}, "one message of a tree"),
         ({"custom_id": "r", "response": {"body": {"choices": CHOICE}}}, "no prompt"),
         ({"data": {"text": "Hi"}, "annotations": []}, "nobody has answered"),
+        ({"message_tree_id": "t", "prompt": "Hi"}, "not as its tool writes it"),
+        ({"current_node": [], "mapping": {"a": 1}}, "not as its tool writes it"),
     ],
 )
 def test_a_record_that_does_not_say_what_to_learn_is_refused(record: dict[str, Any], words: str) -> None:
@@ -125,7 +127,9 @@ def test_decisions_of_a_labeling_tool_are_kept(tmp_path: Path) -> None:
     import_rows(file, tmp_path / "out.jsonl")
     assert read_source(tmp_path / "out.jsonl").left_out == 2
     use = column_use(file, {})
-    assert (use.places, use.unused) == ({"prompt": "text", "completion": "label"}, ("_input_hash", "_task_hash", "answer"))
+    assert (use.places, use.unused) == (
+        {"prompt": "text", "completion": "label", "review_status": "answer"}, ("_input_hash", "_task_hash"),
+    )  # fmt: skip
 
 
 def test_an_answer_that_an_api_cut_off_is_found() -> None:

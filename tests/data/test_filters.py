@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from mlxtune.core.errors import InputError
 from mlxtune.data.checks.registry import CHECKS, check_filter_name, check_named
-from mlxtune.data.filters import completion, parse
+from mlxtune.data.filters import parse
 from mlxtune.data.review import Decision, apply_decision
 from mlxtune.data.rows import Conversation, Location, Message, Preference, Row, TextRow, row_text
 
@@ -163,12 +163,3 @@ def test_an_edited_row_matches_its_new_text_and_both_ids():
     assert not parse("before")(edited)
     assert parse(f"id:{row.id}")(edited)
     assert parse(f"id:{TextRow(LOCATION, {}, 'after').id}")(edited)
-
-
-@pytest.mark.parametrize(
-    ("text", "completed"),
-    [("sta", "status:"), ("refund -(status:rej", "refund -(status:rejected"), ("-finding:near", "-finding:near-dup"), ("meta.c", "meta.category:"),
-     ("ans", "answer:"), ("a or spl", "a or split:"), ("refund ", ""), ("", ""), ("xyz", "")],
-)  # fmt: skip
-def test_the_last_word_of_a_filter_is_completed(text, completed):
-    assert completion(text, ("category",)) == completed

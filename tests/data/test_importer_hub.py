@@ -31,12 +31,12 @@ def stub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, object]:
     hub: dict[str, object] = {"files": ["README.md", "train.jsonl"], "error": None, "requests": []}
 
     class Api:
-        def dataset_info(self, hub_id: str, *, timeout: float) -> SimpleNamespace:
+        def dataset_info(self, hub_id: str, *, revision: str | None, timeout: float) -> SimpleNamespace:
             if isinstance(hub["files"], Exception):
                 raise hub["files"]
-            return SimpleNamespace(siblings=[SimpleNamespace(rfilename=name) for name in hub["files"]])
+            return SimpleNamespace(sha="r1", siblings=[SimpleNamespace(rfilename=name) for name in hub["files"]])
 
-    def download(hub_id: str, name: str, *, repo_type: str) -> str:
+    def download(hub_id: str, name: str, *, repo_type: str, revision: str | None) -> str:
         hub["requests"] += [(hub_id, name, repo_type)]
         if hub["error"]:
             raise hub["error"]
@@ -48,8 +48,8 @@ def stub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, object]:
 
 
 def test_the_file_of_a_dataset_is_downloaded(stub, tmp_path):
-    assert hub_source.download("owner/shop") == [tmp_path / "train.jsonl"]
-    assert hub_source.download("owner/shop", "other.csv") == [tmp_path / "other.csv"]
+    assert hub_source.download("owner/shop") == ([tmp_path / "train.jsonl"], "r1")
+    assert hub_source.download("owner/shop", "other.csv") == ([tmp_path / "other.csv"], "")
     assert stub["requests"] == [("owner/shop", "train.jsonl", "dataset"), ("owner/shop", "other.csv", "dataset")]
 
 
@@ -68,7 +68,10 @@ def test_the_obvious_data_file_is_chosen(names, chosen):
 def test_several_data_files_are_listed():
     with pytest.raises(DataError) as caught:
         hub_source.choose_files("o/s", ["b.jsonl", "a.csv"])
-    assert (caught.value.message, caught.value.hint) == ("o/s has several files: a.csv, b.jsonl.", "Choose one with --file NAME.")
+    assert (caught.value.message, caught.value.hint) == (
+        "o/s has several files: a.csv, b.jsonl.",
+        "Choose one with --file NAME, or hf:owner/name:split in a recipe.",
+    )
     with pytest.raises(DataError, match=r"train-1\.jsonl, train-2\.jsonl"):
         hub_source.choose_files("o/s", ["train-1.jsonl", "train-2.jsonl", "test.jsonl"])
 
@@ -114,7 +117,7 @@ def test_a_dataset_is_a_source_in_a_recorded_revision(hub_server, tmp_path):
     (row,) = read_source(recipe.source).rows
     assert prompt_text(row) == "main test"
     lock = json.loads(recipe.source.with_suffix(".hub.json").read_text())
-    assert lock == {"v": 1, "dataset": "owner/shop", "revision": COMMIT, "files": ["main/test.jsonl"]}
+    assert lock == {"v": 1, "dataset": "owner/shop", "revision": COMMIT, "files": ["test.jsonl"]}
     hub_server.requests.clear()
     assert read_source(recipe.source).rows == (row,)
     assert not hub_server.requests
@@ -139,5 +142,6 @@ def test_parquet_shards_and_tables_are_sources(hub_server, tmp_path):
         files[f"data/train-0000{number}-of-00002.parquet"] = file.getvalue()
     hub_server.files["owner/shards"] = files
     assert [prompt_text(row) for row in read_source(hub_copy(tmp_path, "hf:owner/shards:train")).rows] == ["q 0", "q 1"]
-    assert [prompt_text(row) for row in read_source(hub_copy(tmp_path, "hf:owner/shards:table")).rows] == ["q"]
+    with pytest.raises(DataError, match=r"has a \.csv file"):
+        read_source(hub_copy(tmp_path, "hf:owner/shards:table"))
     assert hub_copy(tmp_path, "hf:owner") is hub_copy(tmp_path, "owner/shards") is None

@@ -7,8 +7,8 @@ may be a pattern such as ``*``.
 import fnmatch
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -62,44 +62,46 @@ def _chatgpt_turns(record: Record) -> Iterator[Turn]:
 
 @dataclass(frozen=True)
 class Tool:
-    """Where the records of a tool have our keys. They have all of the top-level keys ``marks``. Of the paths of a key, the first one
-    that leads to a value counts. ``turns`` reads records that are trees of messages.
+    """Where the records of a tool have our keys. They have all of the top-level keys ``marks``, and a value for the key ``needs``.
+
+    Of the paths of a key, the first one that leads to a value counts. The key ``tree`` is a tree of messages.
     """
 
     marks: tuple[str, ...]
-    prompt: tuple[str, ...] = ()
-    completion: tuple[str, ...] = ()
-    tools: tuple[str, ...] = ()
-    finish_reason: tuple[str, ...] = ()
-    status: tuple[str, ...] = ()
-    turns: Callable[[Record], Iterator[Turn]] | None = None
+    needs: str
+    paths: Mapping[str, tuple[str, ...]]
 
 
-def _api_log(mark: str, answer: str) -> Tool:
+def _api_log(mark: str, choice: str) -> Tool:
     places = ("", "request/", "body/", "request/body/")
     prompts = tuple(f"{place}{key}" for key in ("messages", "input", "prompt") for place in places)
-    tools = tuple(f"{place}tools" for place in places)
-    return Tool((mark,), prompts, (f"{answer}/message", f"{answer}/text"), tools, (f"{answer}/finish_reason",))
+    answers = (f"{choice}/message", f"{choice}/text")
+    paths = {"prompt": prompts, "completion": answers, "tools": tuple(f"{place}tools" for place in places)}
+    return Tool((mark,), "completion", {**paths, "finish_reason": (f"{choice}/finish_reason",)})
+
+
+def _labels(marks: tuple[str, ...], prompts: tuple[str, ...], answers: tuple[str, ...], status: str) -> Tool:
+    return Tool(marks, "prompt", {"prompt": prompts, "completion": answers, REVIEW_STATUS: (status,)})
 
 
 TOOLS = (
     _api_log("choices", "choices/0"),  # OpenAI's stored completions
     _api_log("response", "response/choices/0"),
     _api_log("response", "response/body/choices/0"),  # OpenAI's batches
-    Tool(("_task_hash", "answer"), ("text", "prompt", "question"), ("user_input", "accept", "label", "entities"), status=("answer",)),  # Prodigy
-    Tool(
-        ("data", "annotations"), ("data/*",),  # Label Studio
-        ("annotations/*/result/*/value/text/0", "annotations/*/result/*/value/choices"), status=("annotations/0/was_cancelled",),
+    _labels(("_task_hash", "answer"), ("text", "prompt", "question"), ("user_input", "accept", "label", "spans"), "answer"),  # Prodigy
+    _labels(
+        ("annotations", "data"), ("data/*",),  # Label Studio
+        ("annotations/*/result/*/value/text/0", "annotations/*/result/*/value/choices"), "annotations/0/was_cancelled",
     ),
-    Tool(("fields", "responses"), ("fields/*",), ("responses/*/0/value", "responses/0/values/*/value", "suggestions/*/value", *(f"fields/{name}" for name in ANSWERS)),
-         status=("status",)),
-    Tool(("_server_id", "status"), ("*",), ("*.responses/0", "*.suggestion"), status=("status",)),  # Argilla's to_datasets
-    Tool(("message_tree_id", "prompt"), turns=_oasst_turns),
-    Tool(("message_id", "parent_id", "role"), turns=_one_message),
-    Tool(("current_node", "mapping"), turns=_chatgpt_turns),
+    _labels(
+        ("fields", "responses"), ("fields/*",),  # Argilla
+        ("responses/*/0/value", "responses/0/values/*/value", "suggestions/*/value", *(f"fields/{name}" for name in ANSWERS)), "status",
+    ),
+    _labels(("_server_id", "status"), ("*",), ("*.responses/0", "*.suggestion"), "status"),  # Argilla's to_datasets
+    *(Tool((mark, key), "tree", {"tree": (key,)}) for mark, key in (("message_tree_id", "prompt"), ("current_node", "mapping"), ("parent_id", "role"))),
 )  # fmt: skip
-
-
+_TREES = {"parent_id": _one_message, "message_tree_id": _oasst_turns, "current_node": _chatgpt_turns}
+_FACTS = ("finish_reason", REVIEW_STATUS)  # keys of metadata
 _FIRST_MARKS = frozenset(tool.marks[0] for tool in TOOLS)
 
 
@@ -113,107 +115,68 @@ def _values(value: Any, path: str, at: str = "") -> Iterator[tuple[str, Any]]:
             yield from _values(items[key], rest, place) if rest else ((place, items[key]),)
 
 
-def _found(record: Record, paths: tuple[str, ...], names: tuple[str, ...], taken: str = "") -> tuple[str, Any]:
-    """Return the place and the value of the first of ``paths`` that leads to text or turns. Of several, one of ``names`` is chosen."""
-    for path in paths:
-        values = {
-            at: value for at, value in _values(record, path) if at != taken and isinstance(value, str | list | dict) and value
-        }
-        if values:
-            names_of = {at.replace("/", "."): at for at in values}
-            at = names_of.get(find_column(names_of, names), next(iter(values)))
-            return at, values[at]
-    return "", None
-
-
-@dataclass(frozen=True)
-class _Read:
-    """A record as our keys, with the places that they were read from, and what else the record says about the row."""
-
-    values: dict[str, Any]
-    places: dict[str, str]
-    meta: dict[str, Any] = field(default_factory=dict)
-
-
-def _with_entities(record: Record) -> Record:
-    """Return a record with the texts and labels of its ``spans``, if it has some, as the JSON text ``entities``."""
-    text, spans = record.get("text"), record.get("spans", [] if "tokens" in record else None)
-    if not isinstance(spans, list) or not isinstance(text, str):
-        return record
-    found = [
-        {"text": text[span["start"] : span["end"]], "label": span["label"]}
-        for span in spans
-        if {"start", "end", "label"} <= span.keys()
-    ]
-    return {**record, "entities": json.dumps(found, ensure_ascii=False)}
-
-
-def _read(record: Record, tool: Tool) -> _Read | None:
-    if tool.turns:
-        return _Read({"messages": [*tool.turns(record)]}, {"messages": tool.marks[-1]})
-    record = _with_entities(record)
-    if not (tool.status or _found(record, tool.completion, ANSWERS)[0]):
-        return None
-    prompt, turns = _found(record, tool.prompt, PROMPTS)
-    if tool.status and not prompt:
-        return None
-    completion, answer = _found(record, tool.completion, ANSWERS, prompt)
-    tools, described = _found(record, tool.tools, ())
-    finish, reason = _found(record, tool.finish_reason, ())
-    meta = {"finish_reason": reason} if finish else {}
-    for _, value in [one for path in tool.status for one in _values(record, path)]:
-        meta |= {REVIEW_STATUS: _STATUSES[value]} if value in _STATUSES else {}
-    places = {"prompt": prompt, "completion": completion, "tools": tools}
-    values = {"prompt": turns, "completion": [answer] if isinstance(answer, dict) else answer, "tools": described}
-    return _Read({key: value for key, value in values.items() if places[key]}, {key: at for key, at in places.items() if at}, meta)
-
-
-def _tool_record(record: Record) -> _Read | None:
-    """Return the record of the first tool that it can be one of, or ``None``."""
+def _places(record: Record) -> dict[str, str]:
+    """Return the places of our keys in a record of the first tool that it can be one of; none if there is no such tool."""
     if _FIRST_MARKS.isdisjoint(record):
-        return None
-    return next((read for tool in TOOLS if all(mark in record for mark in tool.marks) and (read := _read(record, tool))), None)
+        return {}
+    for tool in TOOLS:
+        if all(mark in record for mark in tool.marks):
+            places = {key: place for key, paths in tool.paths.items() if (place := _place(record, paths, key))}
+            if tool.needs in places:
+                return places
+    return {}
 
 
-def _is_tool_record(record: Record) -> bool:
-    try:
-        return _tool_record(record) is not None
-    except InvalidRecord:
-        return True
+def _place(record: Record, paths: tuple[str, ...], key: str) -> str:
+    """Return the place of a value, or of a list even if it is empty. Of several, one with a usual name for ``key`` is chosen."""
+    for path in paths:
+        found = [(at, value) for at, value in _values(record, path) if value or isinstance(value, list)]
+        if places := {at.replace("/", "."): at for at, value in found if key in _FACTS or isinstance(value, str | list | dict)}:
+            return places.get(find_column(places, PROMPTS if key == "prompt" else ANSWERS), next(iter(places.values())))
+    return ""
+
+
+def _answer(value: Any, text: Any) -> Any:
+    """Return an answer as a completion: a turn, or the texts and labels of spans in ``text``."""
+    if isinstance(value, list) and all(isinstance(one, dict) and {"start", "end", "label"} <= one.keys() for one in value):
+        return json.dumps([{"text": text[one["start"] : one["end"]], "label": one["label"]} for one in value], ensure_ascii=False)
+    return [value] if isinstance(value, dict) else value
 
 
 def _read_tool(record: Record, location: Location) -> Row:
-    read = _tool_record(record)
-    if read is None or not read.values.keys() & {"prompt", "messages"}:
-        raise InvalidRecord(
-            "the record has no prompt in a known place.", "Add the request to the log, or map the columns with --map."
-        )
-    if "completion" not in read.values and "messages" not in read.values:
-        raise InvalidRecord("nobody has answered this record yet.", "Answer it, or leave it out.", "no-answer")
-    tops = {place.partition("/")[0]: place for place in read.places.values()}
-    beside = {
-        key: value
-        for top, place in tops.items()
-        if "/" in place and isinstance(record[top], dict)
-        for key, value in record[top].items()
-        if f"{top}/{key}" not in read.places.values() and isinstance(value, str | int | float)
+    try:
+        return _read(record, location)
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        raise InvalidRecord("the record is not as its tool writes it.", "Export it again, or map the columns.") from error
+
+
+def _read(record: Record, location: Location) -> Row:
+    places, own = _places(record), record.get("metadata")
+    values = {key: dict(_values(record, at))[at] for key, at in places.items()}
+    tops = {place.partition("/")[0] for key, place in places.items() if key not in _FACTS} | {"metadata"}
+    meta = {
+        **(own if isinstance(own, dict) else {}),
+        **metadata(record, *tops),
+        **{key: values.pop(key) for key in _FACTS if key in values},
     }
-    beside |= record["metadata"] if isinstance(record.get("metadata"), dict) else {}
-    reader = read_chat if "messages" in read.values else completion.read
-    return reader({**read.values, "meta": {**beside, **metadata(record, *tops, "metadata"), **read.meta}}, location)
+    if (status := meta.pop(REVIEW_STATUS, None)) in _STATUSES:
+        meta[REVIEW_STATUS] = _STATUSES[status]
+    if "tree" in values:
+        turns = next(read for mark, read in _TREES.items() if mark in record)
+        return read_chat({"messages": [*turns(record)], "meta": meta}, location)
+    if "prompt" not in values:
+        raise InvalidRecord("the record has no prompt in a known place.", "Add the request to the log, or map the columns.")
+    if "completion" not in values:
+        raise InvalidRecord("nobody has answered this record yet.", "Answer it, or leave it out.", "no-answer")
+    answer = _answer(values["completion"], values["prompt"])
+    return completion.read({**values, "completion": answer, "meta": meta}, location)
 
 
-def _places(record: Record) -> Mapping[str, str]:
-    read = _tool_record(record)
-    return read.places if read else {}
-
-
-EXPORT = RowFormat("export", (), _is_tool_record, _read_tool, _places)
+EXPORT = RowFormat("export", (), lambda record: bool(_places(record)), _read_tool, _places)
 
 
 # Two answers with scores, or with a column that says which one is better
 
-_VERDICTS = ("better_response_id", "overall_preference", "preference", "winner", "choice", "better", "preferred")
 _COUNTERPARTS = {"a": "b", "j": "k", "0": "1", "1": "2"}
 _SCORED = {*ANSWERS, "ref", "conversation"}
 
@@ -235,23 +198,21 @@ def _pair(keys: tuple[str, ...]) -> tuple[str, str] | None:
 def _is_first_better(record: Record, first: str, second: str) -> bool | None:
     """Return whether the first of two answers is better, or ``None`` if the record does not say."""
     marks = first[-1], second[-1]
-    for stem in ("score", "scores", "rating", "winner_model", "reward"):
+    for stem in ("score", "rating", "winner_model"):
         scores = [record.get(f"{stem}_{mark}", record.get(f"{stem}{mark}")) for mark in marks]
         if all(isinstance(score, int | float) for score in scores) and scores[0] != scores[1]:
             return bool(scores[0] > scores[1])
     if isinstance(degree := record.get("overall_preference"), int | float):  # of HelpSteer, from -3 to 3
         return degree < 0 if degree else None
-    verdict = str(next((record[key] for key in _VERDICTS if record.get(key) is not None), "")).lower()
-    return next((mark == marks[0] for mark in marks if re.fullmatch(rf"(?:.*[ _])?{mark.lower()}", verdict)), None)
+    end = str(record.get("better_response_id", record.get("winner", "")))[-1:].lower()
+    return {marks[0].lower(): True, marks[1].lower(): False}.get(end)
 
 
 def _read_pair(record: Record, location: Location) -> Row:
-    pair = _pair(tuple(record))
-    if pair is None:
+    first, second = _pair(tuple(record)) or ("", "")
+    if not first:
         raise InvalidRecord("there are no two answers such as response_a and response_b.", "Map the columns with --map.")
-    first, second = pair
-    is_first = _is_first_better(record, first, second)
-    prompt = _pair_prompt(record, first)
+    is_first, prompt = _is_first_better(record, first, second), _pair_places(record).get("prompt", "")
     if is_first is None:
         hint = f"If the first is always better, map them: --map {prompt and f'prompt={prompt},'}chosen={first},rejected={second}"
         raise InvalidRecord(f"nothing says whether {first} or {second} is better.", hint, "same-pair")
@@ -260,15 +221,11 @@ def _read_pair(record: Record, location: Location) -> Row:
     return preference.read({**values, "meta": metadata(record, first, second, prompt.partition(".")[0])}, location)
 
 
-def _pair_prompt(record: Record, answer: str) -> str:
-    texts = [path for path, value in columns(record) if isinstance(value, str | list) and value and "[" not in path]
-    return "" if isinstance(record[answer], list) else find_column(texts, (*PROMPTS, "history", "context"))
-
-
-def _pair_columns(record: Record) -> Mapping[str, str]:
+def _pair_places(record: Record) -> Mapping[str, str]:
     first, second = _pair(tuple(record)) or ("", "")
-    prompt = _pair_prompt(record, first)
+    texts = [path for path, value in columns(record) if isinstance(value, str | list) and value and "[" not in path]
+    prompt = "" if isinstance(record.get(first), list) else find_column(texts, (*PROMPTS, "history", "context"))
     return {**({"prompt": prompt} if prompt else {}), "chosen": f"{first} or {second}"}
 
 
-SCORED = RowFormat("scored-pair", (), lambda record: _pair(tuple(record)) is not None, _read_pair, _pair_columns)
+SCORED = RowFormat("scored-pair", (), lambda record: _pair(tuple(record)) is not None, _read_pair, _pair_places)

@@ -7,15 +7,14 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Container, Horizontal, Vertical
 from textual.content import Content
-from textual.suggester import Suggester
+from textual.suggester import SuggestFromList
 from textual.widgets import Input
 
-from mlxtune.core.errors import DataError
 from mlxtune.core.text import one_line, plural
 from mlxtune.data.checks.base import DROP
 from mlxtune.data.checks.fixes import fixed_copy_path
 from mlxtune.data.checks.registry import check_filter_name, get_check, may_mute
-from mlxtune.data.filters import completion
+from mlxtune.data.filters import WORDS
 from mlxtune.data.review import EXCLUDED
 from mlxtune.data.review import Action as ReviewAction
 from mlxtune.evaluation.statistics.agreement import agreements
@@ -31,7 +30,6 @@ from mlxtune.tui.source_session import ORDERS, SourceSession
 from mlxtune.tui.widgets import ChoiceOption, ListPanel, MarkableList, Panel, ScrollPanel, Section
 from mlxtune.workspace.index import Snapshot
 
-_SAMPLE = 20  # rows whose metadata keys complete a filter
 _CHART_HEIGHTS = (4, 5)  # heights of the histogram on a short and on a tall screen
 
 
@@ -41,20 +39,6 @@ class StatsColumn(Vertical):
     def on_resize(self) -> None:
         if isinstance(self.screen, DataRoom):
             self.screen.redraw()
-
-
-class FilterSuggester(Suggester):
-    """Completes the last word of a filter."""
-
-    def __init__(self, room: "DataRoom") -> None:
-        super().__init__(use_cache=False, case_sensitive=True)
-        self._room = room
-
-    async def get_suggestion(self, value: str) -> str | None:
-        session = self._room.session
-        rows = [session.source.lazy_row(index).current_or_error for index in session.source.rows[:_SAMPLE]] if session else []
-        keys = dict.fromkeys(key for row in rows if not isinstance(row, DataError) for key in row.meta)
-        return completion(value, keys) or None
 
 
 class FilterField(Input):
@@ -134,7 +118,7 @@ class DataRoom(SourceRoom):
                     "Rows",
                     Horizontal(
                         Panel(lambda _width, _height: line("  ", ("/", "bold $primary"))),
-                        FilterField(placeholder="status:pending  tag:x  finding:x  tokens>400  len>900 (characters)  text", compact=True, id="filter-text", suggester=FilterSuggester(self)),
+                        FilterField(placeholder="status:pending  tag:x  finding:x  tokens>400  len>900 (characters)  text", compact=True, id="filter-text", suggester=SuggestFromList(WORDS)),
                         Panel(id="order"),
                         id="filter",
                     ),
