@@ -32,7 +32,6 @@ from mlxtune.evaluation.report import EvaluationReport
 from mlxtune.models import bundled
 from mlxtune.models.resolve import resolve
 from mlxtune.recipe import DataSection, Recipe, load
-from mlxtune.runs import registry
 from mlxtune.runs.events import Event
 from mlxtune.runs.registry import Run
 from mlxtune.runs.watch import require_finished, watch
@@ -96,10 +95,7 @@ def evaluate(
 
 def load_report(which: str | Path = "last", *, workspace: str | Path = ".") -> EvaluationReport:
     """Load a report: a ``report.json``, an evaluation's folder or ID, or ``"last"``. Raise ``InputError`` if there is none."""
-    path = Path(which)
-    if path.name == reports.FILE and path.is_file():
-        return reports.load(path.parent)
-    return reports.load(registry.find_run(Path(workspace), str(which), "eval").folder)
+    return reports.load(reports.find(Path(workspace), str(which)))
 
 
 def load_adapter(which: str = "last", *, workspace: str | Path = ".") -> AdapterEntry:

@@ -18,7 +18,7 @@ def docs(
     page: Annotated[str, typer.Argument(help="The page, for example evaluation. Without it, the pages are listed.")] = "",
 ) -> None:
     """Read the documentation in the terminal, or print a page as Markdown into a pipe or file."""
-    pages = {path.stem: path for path in sorted(_folder().glob("*.md"))}
+    pages = documentation()
     name = page.lower().removeprefix("docs/").removesuffix(".md")
     if not page:
         width = max(map(len, pages))
@@ -36,10 +36,11 @@ def docs(
         print(pages[name].read_text(encoding="utf-8"), end="")
 
 
-def _folder() -> Path:
-    """Return the folder of the pages: in the package, or next to it in a clone."""
+def documentation() -> dict[str, Path]:
+    """Return the pages by name. They are in the package, or next to it in a clone."""
     package = Path(mlxtune.__file__).parent
-    return next(folder for folder in (package / "docs", package.parent / "docs") if folder.is_dir())
+    folder = next(folder for folder in (package / "docs", package.parent / "docs") if folder.is_dir())
+    return {path.stem: path for path in sorted(folder.glob("*.md"))}
 
 
 def _title(page: Path) -> str:

@@ -82,7 +82,7 @@ def evaluate(
     """
     if detach and (gate.gate or generated or seeds > 1):
         raise InputError("--detach cannot be combined with --gate, --generated, or --seeds, which wait for a result.")
-    recipe, run = _subject(which, overrides or [])
+    recipe, run = find_subject(which, overrides or [])
     if generated:
         if seeds > 1 or adapter or last_look:
             raise InputError(
@@ -199,12 +199,15 @@ def _start(
 
 def _consent(recipe: Recipe, send: bool) -> str:
     """Return how the user consented to sending prompts to endpoints, empty if none is remote. Raise ``InputError`` without consent."""
+    what = what_is_sent(recipe)
+    return require_consent(what, send, "Consent with --send, or leave the endpoint out of evaluation.arms.") if what else ""
+
+
+def what_is_sent(recipe: Recipe) -> str:
+    """Return a sentence without its full stop on what an evaluation sends to which machines, empty if it sends nothing."""
     hosts = remote_hosts(recipe)
-    if not hosts:
-        return ""
     cap = sum(endpoint.cap for endpoint in endpoint_arms(recipe).values())
-    what = f"Rows will be sent to {', '.join(hosts)}, for at most ${cap:.2f}"
-    return require_consent(what, send, "Consent with --send, or leave the endpoint out of evaluation.arms.")
+    return f"Rows will be sent to {', '.join(hosts)}, for at most ${cap:.2f}" if hosts else ""
 
 
 def show_report(report: EvaluationReport, folder: Path) -> None:
@@ -220,7 +223,7 @@ def show_report(report: EvaluationReport, folder: Path) -> None:
     )
 
 
-def _subject(which: str, overrides: list[str]) -> tuple[Recipe, Run | None]:
+def find_subject(which: str, overrides: list[str]) -> tuple[Recipe, Run | None]:
     """Return the recipe, or the recipe and run, that ``which`` names. Raise ``InputError`` if there is none."""
     if which.endswith(".toml"):
         return load(Path(which), overrides), None

@@ -18,7 +18,7 @@ from mlxtune.adapters.export import start as exports
 from mlxtune.adapters.export.formats import FORMATS, NAMES, ExportFormat, FormatOption, copy_adapter, find_format
 from mlxtune.adapters.export.tried import use_commands
 from mlxtune.cli.adapters import Which
-from mlxtune.cli.follow import follow_answers
+from mlxtune.cli.follow import announce, follow_answers
 from mlxtune.cli.options import Json, Overrides, with_option_groups
 from mlxtune.cli.output import draw, info, progress_bar, say_changed_evaluation, show_json
 from mlxtune.core.errors import InputError, MachineError
@@ -89,6 +89,7 @@ def export(
     options: ExportOptions = ExportOptions(),
     recipe: Rows = None,
     overrides: Overrides = None,
+    detach: Annotated[bool, typer.Option("--detach", help="Start the export and return immediately.")] = False,
     json: Json = False,
 ) -> None:
     """Export an adapter for another program: fused into its base and checked against the adapter, or on its own."""
@@ -109,6 +110,9 @@ def export(
             Path.cwd(), entry, chosen, target=options.to, recipe=own, force=options.force,
             precision=exports.precision_of(options.precision), smallest=options.smallest, ollama_base=options.base, progress=update,
         )  # fmt: skip
+    if detach:
+        announce(run, detach=True, json=json)
+        return
     try:
         code = follow_answers(run)
     finally:

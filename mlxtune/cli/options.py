@@ -13,6 +13,7 @@ RecipeFile = Annotated[Path, typer.Argument(help="The recipe (a .toml file).")]
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", help="Override a key, for example --set training.epochs=3.", metavar="KEY=VALUE")
 ]
+ReportName = Annotated[str, typer.Argument(help="A report.json, an evaluation's folder or ID, or last.", metavar="REPORT")]
 EndpointUrl = Annotated[str, typer.Option("--url", help="An OpenAI-compatible endpoint.")]
 PromptPrice = Annotated[float, typer.Option("--price-in", min=0, help="Dollars per million prompt tokens.")]
 ReplyPrice = Annotated[float, typer.Option("--price-out", min=0, help="Dollars per million reply tokens.")]

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from mlxtune.cli.options import Json
+from mlxtune.cli.options import Json, ReportName
 from mlxtune.cli.output import show, show_json
 from mlxtune.core.errors import GateError
 from mlxtune.core.text import one_line, plural
@@ -16,13 +16,12 @@ from mlxtune.evaluation import verify as verifying
 from mlxtune.evaluation.report import promotion_caveat
 from mlxtune.evaluation.unproven import unproven
 from mlxtune.present.verdict import caveat_text, verdict_text
-from mlxtune.runs import registry
 
 _SHOWN = 20
 
 
 def verify(
-    report: Annotated[str, typer.Argument(help="A report.json, an evaluation's folder or ID, or last.", metavar="REPORT")] = "last",
+    report: ReportName = "last",
     sign: Annotated[
         Path | None, typer.Option("--sign", help="Sign the report, if it is correct, with this SSH key.", metavar="KEY")
     ] = None,
@@ -33,8 +32,7 @@ def verify(
     json: Json = False,
 ) -> None:
     """Recompute every number in a report offline from the stored outputs. Exits 1 if any differs."""
-    path = Path(report)
-    folder = path.parent if path.name == reports.FILE and path.is_file() else registry.find_run(Path.cwd(), report, "eval").folder
+    folder = reports.find(Path.cwd(), report)
     differences = verifying.verify(folder)
     signature = signing.sign(folder, sign) if sign and not differences else signing.check(folder, signers)
     if signature and not signature.key:

@@ -1,9 +1,11 @@
 """``init`` and ``doctor``: create a workspace and check the machine."""
 
+import os
 import platform
 import shlex
 import sys
 import tempfile
+from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
@@ -14,7 +16,7 @@ import mlxtune
 from mlxtune.cli.options import Json
 from mlxtune.cli.output import draw, info, out, print_facts, show, show_json
 from mlxtune.core.errors import DataError, InputError
-from mlxtune.core.files import home, similar_file
+from mlxtune.core.files import home, similar_file, write_text
 from mlxtune.core.text import plural, size
 from mlxtune.data import samples
 from mlxtune.data.readers.formats import FORMATS, check_format, parse_mapping
@@ -26,7 +28,7 @@ from mlxtune.present.terminal import print_heading
 
 _EXTRAS = {  # a package of each extra
     "serve": "starlette", "gguf": "gguf", "judge": "openai", "grammar": "llguidance", "parquet": "pyarrow", "pdf": "pypdf",
-    "track": "trackio",
+    "track": "trackio", "mcp": "mcp",
 }  # fmt: skip
 
 
@@ -42,8 +44,15 @@ def init(
     format: Annotated[
         str, typer.Option("--format", help=f"With --from, the format of the rows: auto, {', '.join(FORMATS)}.")
     ] = "auto",
+    agents: Annotated[
+        bool, typer.Option("--agents", help="Also write AGENTS.md, which tells coding agents how to use mlxtune.")
+    ] = False,
 ) -> None:
     """Create a workspace with recipes and sample data, or a recipe for your own rows with --from."""
+    if agents:
+        _write_agents(folder or Path())
+        if source is None and (folder is None or samples.is_workspace(folder)):
+            return
     if source is not None:
         _init_from(source, folder or Path(), name, map, format)
         return
@@ -70,6 +79,15 @@ def init(
     show("Train, or open the app:")
     show("  ", train)
     show("  ", open_app)
+
+
+def _write_agents(folder: Path) -> None:
+    """Write AGENTS.md into ``folder``. Raise ``InputError`` if it already exists."""
+    file = folder / "AGENTS.md"
+    if os.path.lexists(file):
+        raise InputError(f"{file} already exists, so nothing was written.", hint="Move it away, and merge the two.")
+    write_text(file, files("mlxtune.present").joinpath("agents.md").read_text("utf-8"))
+    show(("✓ ", "bold success"), f"Created {file}.")
 
 
 def _init_from(source: Path, folder: Path, name: str, map: str, format: str) -> None:

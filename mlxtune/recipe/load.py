@@ -84,6 +84,14 @@ def dump(recipe: Recipe) -> str:
     return tomlkit.dumps(document)
 
 
+def files_read(recipe: Recipe) -> list[Path]:
+    """Return the user's files of rows, prompts, schemas, and templates that a recipe reads, outside of its model and its parent."""
+    prompts = [recipe.evaluation.regression, recipe.data.replay_prompts if recipe.data.replay else ""]
+    template = None if recipe.model.template in SHIPPED_TEMPLATES else recipe.template_file
+    files = [recipe.source, template, recipe.schema_file, recipe.prompt_file]
+    return [file for file in files if file] + [recipe.path(one) for one in prompts if one not in ("", "shipped")]
+
+
 def read_template(recipe: Recipe) -> str:
     """Return the chat template that replaces the model's own; empty if there is none. Raise ``RecipeError`` if it cannot be read."""
     file = recipe.template_file

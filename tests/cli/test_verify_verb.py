@@ -122,3 +122,15 @@ def test_keys_and_signers_that_do_not_exist_are_bad_input(cli, cwd, monkeypatch)
     result = cli("verify", "--sign", "key")
     assert result.code == 4
     assert "sudo apt install openssh-client" in result.err
+
+
+def test_a_report_is_printed_or_opened_in_the_browser(ok, cli, cwd, monkeypatch):
+    page, opened = write_evaluation(cwd) / "report.html", []
+    monkeypatch.setattr("webbrowser.open", opened.append)
+    assert "Cannot tell." in ok("report").out
+    assert json.loads(ok("report", "--json").out)["verdict"]["outcome"] == "cannot_tell"
+    assert not opened
+    assert ok("report", "last", "--open").out == f"{page}\n"
+    assert opened == [page.as_uri()]
+    page.unlink()
+    assert cli("report", "--open").code == 2

@@ -57,6 +57,18 @@ def test_init_works_in_a_clone(cli, cwd, monkeypatch):
     assert cli("init", "shop").code == 0
 
 
+def test_init_writes_an_agents_file_once_with_commands_that_exist(ok, refused, cwd):
+    ok("init", "--agents")
+    assert [path.name for path in cwd.iterdir()] == ["AGENTS.md"]
+    commands = re.findall(r"`mlxtune (\w+)", (cwd / "AGENTS.md").read_text())
+    assert commands
+    assert set(commands) <= set(VERBS)
+    refused(("init", "--agents"), "AGENTS.md already exists")
+    ok("init", "shop", "--agents")
+    assert (cwd / "shop" / "AGENTS.md").is_file()
+    assert (cwd / "shop" / "recipes").is_dir()
+
+
 def test_doctor_json_exits_1_if_there_are_problems():
     result = subprocess.run([sys.executable, "-m", "mlxtune", "doctor", "--json"], capture_output=True, text=True, cwd=ROOT)
     report = json.loads(result.stdout)
