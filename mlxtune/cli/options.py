@@ -21,6 +21,7 @@ CostCap = Annotated[float | None, typer.Option("--cap", min=0, help="Maximum cos
 Seeds = Annotated[
     int, typer.Option("--seeds", min=1, help="Train the recipe with N seeds, those that are missing, and evaluate them together.")
 ]
+Online = Annotated[bool, typer.Option("--online", help="Also send the metrics to the tracker's server, with the key that you set.")]
 Json = Annotated[bool, typer.Option("--json", help="Print machine-readable output on stdout.")]
 
 

@@ -12,7 +12,7 @@ from mlxtune.cli.evaluate import show_report
 from mlxtune.cli.export import show_export
 from mlxtune.cli.follow import follow, follow_answers
 from mlxtune.cli.generate import show_generation
-from mlxtune.cli.options import Json
+from mlxtune.cli.options import Json, Online
 from mlxtune.cli.output import Cell, draw, info, print_columns, progress_bar, show, show_json, show_missing_workspace
 from mlxtune.cli.search import show_search
 from mlxtune.cli.train import show_adapter
@@ -25,12 +25,11 @@ from mlxtune.present.next_step import stop_text
 from mlxtune.present.run import STATUS_LABELS, run_document
 from mlxtune.runs import registry
 from mlxtune.runs.events import EventReader
-from mlxtune.runs.metrics import CsvSink, MetricSink, TensorBoardSink, TrackioSink, metric_rows
+from mlxtune.runs.metrics import FORMATS, TRACKERS, metric_rows, open_sink
 from mlxtune.runs.registry import RUN_KINDS, Run
 from mlxtune.training.search.leaderboard import read_leaderboard
 from mlxtune.workspace import control
 
-FORMATS = ("csv", "tensorboard", "trackio")
 POLL = 2.0  # seconds
 
 app = typer.Typer(
@@ -138,19 +137,16 @@ def resume(
 def export(
     name: RunName = "last",
     to: Annotated[str, typer.Option("--to", help=f"Format: {', '.join(FORMATS)}.", metavar="FORMAT")] = "csv",
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="The file (csv) or folder (tensorboard) to write.")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="The file (csv) or folder to write.")] = None,
     live: Annotated[bool, typer.Option("--live", help="Continue until the run ends.")] = False,
+    online: Online = False,
 ) -> None:
     """Export the metrics of a training run, or of all trials of a search."""
-    if to not in FORMATS:
-        raise InputError(f"Unknown format: {to}.", hint=suggest(to, FORMATS, "Use one of:"))
     run = registry.find_run(Path.cwd(), name, "train" if name == "last" else None)
     if run.kind not in ("train", "search"):
         raise InputError(f"{run.id} has no per-step metrics.", hint="Export a training run or a search.")
-    target = output or Path(f"{run.id}.csv" if to == "csv" else "tensorboard")
-    sink: MetricSink = (
-        CsvSink(target) if to == "csv" else TensorBoardSink(target) if to == "tensorboard" else TrackioSink(run.recipe().name)
-    )
+    project = run.recipe().name
+    sink = open_sink(to, run.id, project, output, online=online)
     readers: dict[Path, EventReader] = {}
     count = 0
     try:
@@ -170,9 +166,12 @@ def export(
         sink.close()
     if not count:
         raise InputError(f"{run.id} has no steps yet.")
-    place = f"the Trackio project {run.recipe().name}" if to == "trackio" else str(target)
-    commands = {"tensorboard": f"tensorboard --logdir {target}", "trackio": f"trackio show --project {run.recipe().name}"}
-    show(("✓ ", "bold success"), f"{plural(count, 'row')} exported to {place}.   ", (commands.get(to, ""), "primary"))
+    if to in TRACKERS:
+        place, command = f"the {TRACKERS[to].title} project {project}", "" if online else TRACKERS[to].show.format(project=project)
+    else:
+        target = output or Path(f"{run.id}.csv" if to == "csv" else "tensorboard")
+        place, command = str(target), f"tensorboard --logdir {target}" if to == "tensorboard" else ""
+    show(("✓ ", "bold success"), f"{plural(count, 'row')} exported to {place}.   ", (command, "primary"))
 
 
 @app.command()

@@ -9,8 +9,9 @@ import typer
 from mlxtune.advice.next_step import after_run
 from mlxtune.cli.evaluate import train_and_evaluate
 from mlxtune.cli.follow import announce, follow
-from mlxtune.cli.options import Json, Overrides, RecipeFile, Seeds
+from mlxtune.cli.options import Json, Online, Overrides, RecipeFile, Seeds
 from mlxtune.cli.output import err, info, progress_bar, show
+from mlxtune.core.child_process import python_command, start_detached
 from mlxtune.core.errors import InputError
 from mlxtune.data import check_cache
 from mlxtune.present.check import check_warning
@@ -18,6 +19,7 @@ from mlxtune.present.next_step import next_step_document
 from mlxtune.present.terminal import print_document
 from mlxtune.present.verdict import verdict_text
 from mlxtune.recipe import Recipe, load
+from mlxtune.runs.metrics import FORMATS, open_sink
 from mlxtune.runs.registry import Run
 from mlxtune.runs.state import earlier_adapter_step
 from mlxtune.training.distributed import launcher
@@ -34,6 +36,10 @@ def train(
     ] = None,
     detach: Annotated[bool, typer.Option("--detach", help="Start the run and return immediately.")] = False,
     seeds: Seeds = 1,
+    track: Annotated[
+        str, typer.Option("--track", help=f"Log the metrics while the run trains: {', '.join(FORMATS)}.", metavar="FORMAT")
+    ] = "",
+    online: Online = False,
     json: Json = False,
 ) -> None:
     """Start a run and follow it. Closing the terminal or pressing Ctrl-C does not stop it."""
@@ -41,6 +47,10 @@ def train(
     request = launcher.launch_request(hosts, hostfile)
     if check_note := check_warning(check_cache.last_check(loaded)):
         info(("! ", "bold warning"), f"{check_note} See: mlxtune data check {shlex.quote(str(recipe))}")
+    if track:
+        open_sink(track, "", loaded.name, online=online)  # before the run starts: raises if it cannot be used
+        if seeds > 1:
+            raise InputError("--seeds and --track cannot be combined.", hint="Export each run: mlxtune runs export RUN --to FORMAT")
     if seeds > 1:
         if detach:
             raise InputError("--seeds and --detach cannot be combined, because the runs follow one another.")
@@ -48,6 +58,9 @@ def train(
         return
     with progress_bar("looking for the model") as update:
         run = control.train(Path.cwd(), loaded, request, progress=update)
+    if track:
+        options = ["--to", track, "--live", *(["--online"] if online else [])]
+        start_detached(python_command("mlxtune", "runs", "export", run.id, *options), run.folder / "track.log", Path.cwd())
     if announce(run, detach=detach, json=json):
         code = follow(run, json=json)
         if not json:

@@ -1,15 +1,18 @@
-"""Export the metrics of runs: to CSV, or to TensorBoard or Trackio, which the extra ``track`` installs."""
+"""Log the metrics of runs, live or afterwards: to CSV, TensorBoard, or a tracker."""
 
 import csv
 import io
 import math
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from mlxtune.core.errors import InputError
 from mlxtune.core.files import write_text
+from mlxtune.core.text import suggest
 from mlxtune.runs.events import Event
 
 
@@ -86,33 +89,85 @@ class TensorBoardSink:
             writer.close()
 
 
-class TrackioSink:
-    """Logs to a local Trackio project, one of its runs at a time. Raise ``InputError`` if trackio is not installed."""
+@dataclass(frozen=True)
+class Tracker:
+    """A tracker whose package has ``init``, ``log``, and ``finish``. With ``key``, an environment variable, it can log to its server."""
 
-    def __init__(self, project: str) -> None:
+    title: str
+    package: str
+    start: Callable[[Any, str, str, Path, bool], object]  # its module, the project, the run, the folder of local files, online
+    show: str  # the command that shows a project, or sends it
+    key: str = ""
+
+
+def _start_wandb(wandb: Any, project: str, run: str, folder: Path, online: bool) -> None:
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+    settings = wandb.Settings(console="off", disable_git=True, save_code=False, x_disable_stats=True, silent=True)
+    wandb.init(project=project, name=run, dir=str(folder), mode="online" if online else "offline", settings=settings)
+
+
+def _start_swanlab(swanlab: Any, project: str, run: str, folder: Path, online: bool) -> None:
+    swanlab.init(project=project, name=run, log_dir=str(folder / "swanlog"), mode="online" if online else "offline")
+
+
+TRACKERS = {
+    "trackio": Tracker(
+        "Trackio",
+        "trackio",
+        lambda trackio, project, run, _folder, _online: trackio.init(project=project, name=run, embed=False),
+        "trackio show --project {project}",
+    ),
+    "wandb": Tracker("Weights & Biases", "wandb", _start_wandb, "wandb sync --sync-all", "WANDB_API_KEY"),
+    "swanlab": Tracker("SwanLab", "swanlab", _start_swanlab, "swanlab sync swanlog/*", "SWANLAB_API_KEY"),
+}
+FORMATS = ("csv", "tensorboard", *TRACKERS)
+
+
+class TrackerSink:
+    """Logs to a project of a tracker, one of its runs at a time: to local files in ``folder``, or to its server with ``online``.
+
+    Raise ``InputError`` if its package is not installed, or if it has no server or the user has not set its key.
+    """
+
+    def __init__(self, tracker: Tracker, project: str, folder: Path, *, online: bool = False) -> None:
+        if online and not tracker.key:
+            raise InputError(f"{tracker.title} has no server to log to.", hint="Remove --online.")
+        if online and not os.environ.get(tracker.key):
+            raise InputError(f"Logging to {tracker.title}'s server needs your key.", hint=f"Set {tracker.key}, or remove --online.")
         try:
-            import trackio
+            self._module: Any = import_module(tracker.package)
         except ImportError as error:
-            raise _missing("Trackio", "trackio") from error
-        self._trackio: Any = trackio
-        self._project, self._run = project, ""
+            raise _missing(tracker.title, tracker.package) from error
+        self._start: Callable[[str], object] = lambda run: tracker.start(self._module, project, run, folder, online)
+        self._run = ""
 
     def log(self, row: MetricRow) -> None:
         if row.run != self._run:
             self.close()
-            self._trackio.init(project=self._project, name=row.run, embed=False)
+            self._start(row.run)
             self._run = row.run
-        self._trackio.log(dict(row.values), step=row.step)
+        self._module.log(dict(row.values), step=row.step)
 
     def close(self) -> None:
         if self._run:
-            self._trackio.finish()
+            self._module.finish()
         self._run = ""
 
 
 # Receives the metrics of one or several runs, in the order of their steps.
-MetricSink = CsvSink | TensorBoardSink | TrackioSink
+MetricSink = CsvSink | TensorBoardSink | TrackerSink
+
+
+def open_sink(form: str, run: str, project: str, output: Path | None = None, *, online: bool = False) -> MetricSink:
+    """Return the sink of ``form``, one of ``FORMATS``, for a run of a project. Raise ``InputError`` if it cannot be used."""
+    if form not in FORMATS:
+        raise InputError(f"Unknown format: {form}.", hint=suggest(form, FORMATS, "Use one of:"))
+    if form in TRACKERS:
+        return TrackerSink(TRACKERS[form], project, output or Path(), online=online)
+    if online:
+        raise InputError(f"--online cannot be used with {form}.", hint="Remove --online.")
+    return CsvSink(output or Path(f"{run}.csv")) if form == "csv" else TensorBoardSink(output or Path("tensorboard"))
 
 
 def _missing(title: str, package: str) -> InputError:
-    return InputError(f"{title} needs the package {package}.", hint="Install it: pip install 'mlxtune[track]'")
+    return InputError(f"{title} needs the package {package}.", hint=f"Install it: pip install {package}")

@@ -83,3 +83,14 @@ def test_train_says_that_the_rows_should_be_fixed_first(cli, run, cwd, monkeypat
     )
     changed = " ".join(cli("train", "shop.toml", "--detach", "--set", "data.max_tokens=9").err.split())
     assert f"! The rows have not been checked since the recipe changed. {warning}" in changed
+
+
+def test_a_process_beside_the_run_logs_its_metrics(ok, refused, run, monkeypatch):
+    started = []
+    monkeypatch.setattr(control, "train", lambda *_, **__: run)
+    monkeypatch.setattr("mlxtune.cli.train.start_detached", lambda command, *_: started.append(command))
+    ok("train", "shop.toml", "--detach", "--track", "csv")
+    assert [command[3:] for command in started] == [["mlxtune", "runs", "export", run.id, "--to", "csv", "--live"]]
+    refused(("train", "shop.toml", "--track", "wandbb"), "Did you mean wandb?")
+    refused(("train", "shop.toml", "--track", "csv", "--online"), "--online cannot be used with csv")
+    refused(("train", "shop.toml", "--track", "csv", "--seeds", "2"), "--seeds and --track cannot be combined")

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from mlxtune.core.errors import InputError
-from mlxtune.runs.metrics import CsvSink, MetricRow, TensorBoardSink, TrackioSink, metric_rows
+from mlxtune.runs.metrics import TRACKERS, CsvSink, MetricRow, TensorBoardSink, metric_rows, open_sink
 
 STEP = {
     "type": "step",
@@ -58,7 +58,7 @@ def test_tensorboard_and_trackio(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     )  # fmt: skip
     monkeypatch.setitem(sys.modules, "tensorboardX", SimpleNamespace(SummaryWriter=writer))
     monkeypatch.setitem(sys.modules, "trackio", trackio)
-    for sink in (TensorBoardSink(tmp_path), TrackioSink("shop")):
+    for sink in (TensorBoardSink(tmp_path), open_sink("trackio", "", "shop")):
         sink.log(ROWS[1])
         sink.log(MetricRow("b", 2, 7.0, {"train/loss": 0.25}))
         sink.close()
@@ -72,3 +72,32 @@ def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setitem(sys.modules, "tensorboardX", None)
     with pytest.raises(InputError, match="TensorBoard needs the package tensorboardX"):
         TensorBoardSink(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["wandb", "swanlab"])
+@pytest.mark.parametrize("online", [False, True])
+def test_only_online_with_a_key_sends_anything(tmp_path, monkeypatch, name, online):
+    started: list[dict[str, Any]] = []
+    module = SimpleNamespace(
+        Settings=lambda **_: None, init=lambda **settings: started.append(settings), log=lambda *_, **__: None, finish=lambda: None
+    )
+    monkeypatch.setitem(sys.modules, name, module)
+    key = TRACKERS[name].key
+    monkeypatch.delenv(key, raising=False)
+    if online:
+        with pytest.raises(InputError, match="needs your key"):
+            open_sink(name, "", "shop", tmp_path, online=True)
+    monkeypatch.setenv(key, "secret")
+    sink = open_sink(name, "", "shop", tmp_path, online=online)
+    for row in [*ROWS, MetricRow("b", 2, 7.0, {"train/loss": 0.25})]:
+        sink.log(row)
+    sink.close()
+    assert [(one["project"], one["name"], one["mode"]) for one in started] == [
+        ("shop", run, "online" if online else "offline") for run in "ab"
+    ]
+
+
+def test_a_tracker_without_a_server_refuses_online():
+    for name in ("trackio", "csv"):
+        with pytest.raises(InputError, match="--online"):
+            open_sink(name, "a", "shop", online=True).close()
