@@ -9,10 +9,12 @@ prompt without answering it if a request has ``_debug_render_only`` (https://git
 from __future__ import annotations
 
 import json
+import os
 import urllib.error
 import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,17 @@ from mlxtune.evaluation.judge.endpoint import host, is_local
 
 _TIMEOUT = 60.0  # seconds
 _MAX_BYTES = 2**24  # maximum size of a reply
-_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+_MAX_TOKEN = 2**31
+
+
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    """Follows no redirect, which could lead to another machine."""
+
+    def redirect_request(self, *_: Any) -> None:
+        return None
+
+
+_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}), _NoRedirects())
 
 
 @dataclass(frozen=True)
@@ -48,9 +60,12 @@ def api_url(url: str) -> str:
 
 def served_model(url: str, name: str = "") -> ServedModel:
     """Return the model ``name`` at the API ``url``, by default the only one. Raise ``InputError`` if there is no such model."""
-    listed = _request(f"{url}/models")
-    names = [str(one["id"]) for one in (listed or {}).get("data") or () if isinstance(one, dict) and "id" in one]
-    if listed is None or not names:
+    match _request(f"{url}/models"):
+        case {"data": list(listed)}:
+            names = [one["id"] for one in listed if isinstance(one, dict) and isinstance(one.get("id"), str)]
+        case _:
+            names = []
+    if not names:
         raise MachineError(
             f"{one_line(url, 80)} lists no models.", hint="Start the program with the exported model, then try again."
         )
@@ -64,7 +79,7 @@ def served_model(url: str, name: str = "") -> ServedModel:
     props, adapters = _request(f"{root}/props"), _request(f"{root}/lora-adapters")
     paths = [props.get("model_path")] if isinstance(props, dict) else []
     paths += [one.get("path") for one in adapters if isinstance(one, dict)] if isinstance(adapters, list) else []
-    return ServedModel(name or names[0], tuple(Path(path) for path in paths if isinstance(path, str) and path))
+    return ServedModel(name or names[0], tuple(Path(path) for path in paths if isinstance(path, str) and path and _is_path(path)))
 
 
 def rendered_prompt(url: str, model: str, row: PromptRow, encode: Callable[[str], list[int]]) -> list[int] | None:
@@ -82,7 +97,7 @@ def rendered_prompt(url: str, model: str, row: PromptRow, encode: Callable[[str]
     match _request(f"{root}/apply-template", body):
         case {"prompt": str(text)}:
             match _request(f"{root}/tokenize", {"content": text, "add_special": True, "parse_special": True}):
-                case {"tokens": list(tokens)} if all(isinstance(token, int) for token in tokens):
+                case {"tokens": list(tokens)} if all(type(token) is int and 0 <= token < _MAX_TOKEN for token in tokens):
                     return tokens
             return None
     if _request(f"{root}/api/version") is None:
@@ -91,7 +106,7 @@ def rendered_prompt(url: str, model: str, row: PromptRow, encode: Callable[[str]
         f"{root}/api/chat", body | {"model": model, "stream": False, "_debug_render_only": True, "options": {"num_predict": 1}}
     ):
         case {"_debug_info": {"rendered_template": str(text)}}:
-            return encode(text)
+            return encode(text.encode("utf-8", "replace").decode())  # JSON can hold lone surrogates
     return None
 
 
@@ -103,6 +118,13 @@ def llama_speed(url: str) -> float | None:
     return None
 
 
+def _is_path(text: str) -> bool:
+    try:
+        return "\0" not in os.fsdecode(os.fsencode(text))
+    except UnicodeEncodeError:  # a lone surrogate
+        return False
+
+
 def _request(url: str, body: dict[str, Any] | None = None) -> Any:
     """Return a JSON reply, or ``None`` if the program does not know this request. Raise ``MachineError`` if it cannot be reached."""
     data = None if body is None else json.dumps(body).encode()
@@ -110,9 +132,9 @@ def _request(url: str, body: dict[str, Any] | None = None) -> Any:
     try:
         with _DIRECT.open(request, timeout=_TIMEOUT) as reply:
             return json.loads(reply.read(_MAX_BYTES))
-    except (urllib.error.HTTPError, ValueError):
+    except (urllib.error.HTTPError, ValueError, RecursionError):
         return None
-    except OSError as error:
+    except (OSError, HTTPException) as error:
         raise MachineError(
             f"Cannot reach {one_line(url, 80)}: {one_line(str(error), 80)}.",
             hint="Start the program with the exported model, then try again.",
