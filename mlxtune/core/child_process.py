@@ -295,6 +295,7 @@ class Request:
     method: str
     params: dict[str, Any]
     _channel: Channel
+    size: int = 0  # characters
 
     def progress(self, value: Any) -> None:
         self._channel.reply(self.id, "progress", value)
@@ -349,7 +350,7 @@ class Channel:
         for line in _lines(0):
             with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):  # not a request
                 record = json.loads(line)
-                self._requests.put(Request(record.get("id"), record["method"], record["params"], self))
+                self._requests.put(Request(record.get("id"), record["method"], record["params"], self, len(line)))
         self._requests.put(None)
         self._on_close()
         time.sleep(ORPHAN_TIMEOUT)  # the main thread may be computing, where no exception reaches it

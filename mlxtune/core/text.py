@@ -19,12 +19,14 @@ _UNSAFE = re.compile(
     "|(?<![#*0-9\x80-\u200b\u200e-\ufdff\ufe10-\U0010ffff])[\ufe00-\ufe0f]"
 )
 _LONGEST_WORD = 1_000
+_SCANNED = 8  # times its limit, of the characters of a text on one line: to look through megabytes would take a second
 _LINE_ENDS = re.compile("[\r\x85\u2028\u2029]")
 _CONTROL_PICTURES = {code: chr(0x2400 + code) for code in range(0x20)} | {0x7F: "\u2421"}
 
 
 def safe_text(text: str, *, limit: int = 0) -> str:
     """Return ``text`` with control characters made visible, optionally truncated to ``limit`` characters."""
+    text = text[: 2 * limit + 2] if limit else text  # a pair of line ends is one character of the result
     return _shorten(_UNSAFE.sub(_picture, text.replace("\r\n", "\n")), limit)
 
 
@@ -50,6 +52,8 @@ def restore_unsafe(original: str, edited: str) -> str:
 
 def one_line(text: str, limit: int = 0) -> str:
     """Return :func:`safe_text` on one line, with each run of whitespace replaced by one space."""
+    if limit and len(text) > _SCANNED * limit:
+        text = text[: _SCANNED * limit] + "…"
     visible = safe_text(_LINE_ENDS.sub("\n", text))  # before split(), to which U+000C and others are whitespace
     return _shorten(" ".join(visible.split()), limit)
 

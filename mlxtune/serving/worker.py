@@ -6,7 +6,6 @@ accelerator, and does not start while a run holds it.
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import threading
@@ -75,7 +74,7 @@ class ModelProcess:
                     engine.cancel(id)
                     continue
                 self._requests[id] = request
-                if len(json.dumps(request.params)) > LONG:
+                if request.size > LONG:
                     executor.submit(self._submit, id, request, engine)
                 else:
                     self._submit(id, request, engine)

@@ -177,4 +177,4 @@ def test_a_long_request_does_not_hold_the_short_ones():
 
 def call(id: str, text: str) -> Any:
     params = to_json(GenerateRequest(id, (Message("user", text),)))
-    return SimpleNamespace(method="generate", params=params, error=lambda error: pytest.fail(str(error)))
+    return SimpleNamespace(method="generate", params=params, size=len(text), error=lambda error: pytest.fail(str(error)))

@@ -37,6 +37,7 @@ def test_one_line():
     assert one_line("  a\n\n b\t\u2028c\r\n") == "a b c"
     assert one_line("\x0crac{1}{2}") == "␌rac{1}{2}"
     assert one_line("abcdef", 4) == "abc…"
+    assert one_line("a" + " " * 10**6 + "b", 4) == "a …"
 
 
 def test_nearest_finds_typos_only():

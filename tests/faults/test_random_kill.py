@@ -1,0 +1,86 @@
+"""SIGKILL of an export and of a generation at random moments: each is whole or absent, nothing is lost, and nothing is asked twice."""
+
+import contextlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from waiting import wait_until
+
+from mlxtune.adapters.export import start as exports
+from mlxtune.adapters.export.start import MODEL
+from mlxtune.core.journal import read
+from mlxtune.data.generate.worker import CALLS
+from mlxtune.runs import launch, registry
+from mlxtune.runs.registry import Run
+
+pytestmark = [pytest.mark.slow, pytest.mark.exhaustive]
+
+ROOT = Path(__file__).parents[2]
+KILLS = 20
+SMALL = ("--set", "evaluation.regression=", "--set", "evaluation.max_tokens=2", "--set", "evaluation.rows=2")
+
+
+def mlxtune(workspace: Path, *arguments: str) -> str:
+    """Run a command, which must succeed, and return the ID of the run that it prints as JSON."""
+    command = [sys.executable, "-P", "-m", "mlxtune", *arguments, "--json"]
+    done = subprocess.run(command, cwd=workspace, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr.decode()
+    return str(json.loads(done.stdout)["run"])
+
+
+def kill_worker(run: Run, seconds: float) -> None:
+    """Kill the worker of ``run``, with its children, some ``seconds`` after it has started, and wait until its lock is free."""
+    wait_until(lambda: run.state().pid or run.state().ended)
+    time.sleep(seconds)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(run.state().pid, signal.SIGKILL)
+    wait_until(lambda: run.status() not in registry.ALIVE)
+
+
+def test_a_killed_export_is_whole_or_absent(workspace, monkeypatch):
+    monkeypatch.chdir(workspace)
+    mlxtune(workspace, "train", "recipes/tiny.toml", "--detach", "--set", "training.epochs=0", "--set", "training.steps=2")
+    [trained] = registry.list_runs(workspace)
+    wait_until(lambda: trained.state().ended)
+    chance, killed = random.Random(7), 0
+    for _ in range(KILLS):
+        run = registry.find_run(workspace, mlxtune(workspace, "export", "mlx", "last", "--detach", *SMALL), "export")
+        kill_worker(run, chance.uniform(0, 4))
+        finished = run.status() == "finished"
+        killed += not finished
+        assert (run.folder / MODEL / "model.safetensors").exists() == finished
+        exports.remove_unfinished(run)
+        assert [path.name for path in run.folder.iterdir() if path.is_dir()] == [MODEL] * finished
+        registry.remove(run)
+    print(f"{killed} of {KILLS} exports were killed before they ended")
+    assert killed
+
+
+def test_a_killed_generation_asks_nothing_twice(workspace, monkeypatch):
+    monkeypatch.chdir(workspace)
+    teacher = ("--local", "tiny", "--count", "4", "--candidates", "2")
+    run = registry.find_run(workspace, mlxtune(workspace, "data", "generate", "recipes/tiny.toml", "--detach", *teacher), "generate")
+    chance, killed = random.Random(7), 0
+    replies: dict[str, object] = {}
+    for _ in range(KILLS):
+        kill_worker(run, chance.uniform(0, 4))
+        now = {call["key"]: call["reply"] for call in read(run.folder / CALLS) if "reply" in call}
+        assert {key: now[key] for key in replies} == replies  # nothing that was saved is lost
+        replies = now
+        if run.status() == "finished":
+            break
+        killed += 1
+        launch.resume(run)
+    wait_until(lambda: run.state().ended)
+    assert run.status() == "finished"
+    calls = [call["key"] for call in read(run.folder / CALLS) if "reply" in call]
+    print(f"{killed} kills, {len(calls)} replies")
+    assert set(Counter(calls).values()) == {1}
