@@ -281,7 +281,8 @@ class Engine:
         The exact length is checked afterward, because a template may leave out a part.
         """
         try:
-            json.dumps([texts, *others], ensure_ascii=False).encode()
+            for text in (*texts, json.dumps(others, ensure_ascii=False)):
+                text.encode()
         except UnicodeEncodeError as error:
             raise InputError("A text contains an incomplete character (a lone surrogate).", hint="Send valid Unicode.") from error
         count = 0

@@ -3,6 +3,7 @@
 import asyncio
 import signal
 import socket
+import sys
 from collections.abc import Callable
 from types import FrameType
 
@@ -12,6 +13,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from mlxtune.core.errors import InputError
 from mlxtune.serving.access_guard import App
+from mlxtune.serving.protocol import SWITCH_INTERVAL
 
 DRAIN_TIMEOUT = 60  # seconds that answers in progress may take after SIGTERM
 INTERRUPT_TIMEOUT = 2  # seconds that they may take after SIGINT
@@ -87,5 +89,6 @@ def run(app: App, listener: socket.socket, on_start: Callable[[uvicorn.Server], 
         timeout_keep_alive=IDLE_TIMEOUT, http=HeaderTimeoutProtocol, ws="none",
     )  # fmt: skip
     server = DrainingServer(config)
+    sys.setswitchinterval(SWITCH_INTERVAL)
     on_start(server)
     server.run(sockets=[listener])

@@ -105,6 +105,7 @@ class ModelProcess:
 
 
 def main() -> int:
+    sys.setswitchinterval(protocol.SWITCH_INTERVAL)
     process = ModelProcess()
     channel = Channel(process.on_close)
 

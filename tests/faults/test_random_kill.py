@@ -67,7 +67,9 @@ def test_a_killed_export_is_whole_or_absent(workspace, monkeypatch):
 def test_a_killed_generation_asks_nothing_twice(workspace, monkeypatch):
     monkeypatch.chdir(workspace)
     teacher = ("--local", "tiny", "--count", "4", "--candidates", "2")
-    run = registry.find_run(workspace, mlxtune(workspace, "data", "generate", "recipes/tiny.toml", "--detach", *teacher), "generate")
+    run = registry.find_run(
+        workspace, mlxtune(workspace, "data", "generate", "recipes/tiny.toml", "--detach", *teacher), "generate"
+    )
     chance, killed = random.Random(7), 0
     replies: dict[str, object] = {}
     for _ in range(KILLS):
