@@ -408,7 +408,10 @@ def run_session(channel: Channel, session: Callable[[Request], None]) -> int:
 
 def _lines(handle: int) -> Iterator[bytes]:
     """Yield a file descriptor's lines, unbuffered: a buffered reader's lock, held by a daemon thread, would abort the exit."""
-    rest = b""
+    parts: list[bytes] = []  # of a line
     while data := os.read(handle, 1 << 16):
-        *lines, rest = (rest + data).split(b"\n")
-        yield from lines
+        part, *begun = data.split(b"\n")
+        parts.append(part)
+        for part in begun:
+            yield b"".join(parts)
+            parts = [part]
