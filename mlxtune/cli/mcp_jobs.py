@@ -14,7 +14,7 @@ PATIENCE = 45.0  # seconds after which a tool answers with the ID of its job; cl
 Answer = dict[str, Any]  # of a tool: a JSON object
 
 
-class Jobs:
+class PendingWork:
     """Work that took longer than its tool waited, by ID."""
 
     def __init__(self) -> None:

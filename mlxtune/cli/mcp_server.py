@@ -21,7 +21,7 @@ from mlxtune import api
 from mlxtune.adapters.export import start as exports
 from mlxtune.cli.docs import documentation
 from mlxtune.cli.evaluate import find_subject, what_is_sent
-from mlxtune.cli.mcp_jobs import Answer, Jobs, run_command
+from mlxtune.cli.mcp_jobs import Answer, PendingWork, run_command
 from mlxtune.core.errors import InputError, MlxtuneError
 from mlxtune.core.json_fields import to_json
 from mlxtune.data import scaffold
@@ -39,7 +39,7 @@ server = MCPServer(
     "evaluate the run, report. A tool that returns a run or a job goes on by itself: poll it with status. Paths are relative to the workspace.",
     log_level="WARNING",
 )
-jobs = Jobs()
+jobs = PendingWork()
 _READS = ToolAnnotations(read_only_hint=True, open_world_hint=False)
 
 RecipeName = Annotated[str, Field(description="A recipe, such as recipes/shop.toml.")]

@@ -131,7 +131,7 @@ class TrackerSink:
 
     def __init__(self, tracker: Tracker, project: str, folder: Path, *, online: bool = False) -> None:
         if online and not tracker.key:
-            raise InputError(f"{tracker.title} has no server to log to.", hint="Remove --online.")
+            raise InputError(f"--online cannot be used with {tracker.title}, which has no server.", hint="Remove --online.")
         if online and not os.environ.get(tracker.key):
             raise InputError(f"Logging to {tracker.title}'s server needs your key.", hint=f"Set {tracker.key}, or remove --online.")
         try:
