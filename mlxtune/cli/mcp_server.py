@@ -154,11 +154,16 @@ async def remove(run: RunName, consent: Annotated[Consent, Resolve(_may_remove)]
     return {"removed": found.id}
 
 
-def _may_send(subject: str, overrides: Sequence[str]) -> Consent | Elicit[Consent]:
+def _sent_by(subject: str, overrides: Sequence[str]) -> str:
+    """Return a sentence on what an evaluation sends to other machines, empty if nothing."""
     with _errors_as(ToolError):
         recipe, _ = find_subject(_inside(subject), list(overrides))
         _require_inside(recipe)
-        what = what_is_sent(recipe)
+        return what_is_sent(recipe)
+
+
+def _may_send(subject: str, overrides: Sequence[str]) -> Consent | Elicit[Consent]:
+    what = _sent_by(subject, overrides)
     return Elicit(f"{what}. Send them?", Consent) if what else Consent(agree=True)
 
 
@@ -166,7 +171,8 @@ def _may_send(subject: str, overrides: Sequence[str]) -> Consent | Elicit[Consen
 async def evaluate(subject: Subject, consent: Annotated[Consent, Resolve(_may_send)], overrides: Overrides = ()) -> Answer:
     """Start an evaluation on the held-out rows and return its ID. The user is asked if rows would be sent to another machine."""
     _require(consent)
-    return await _command("eval", "--detach", "--send", names=[subject], overrides=overrides)
+    send = ["--send"] if _sent_by(subject, overrides) else []
+    return await _command("eval", "--detach", *send, names=[subject], overrides=overrides)
 
 
 def _require(consent: Consent) -> None:
