@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from planted import SAMPLES, make_planted
+from planted import KEY, SAMPLES, make_planted
 from tiny_model import write_rows as write
 
 from mlxtune.core.errors import DataError, InputError
@@ -25,6 +25,9 @@ from mlxtune.data.review import ReviewSession, load, with_keys
 from mlxtune.data.source import read_file
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
+STEPS = (
+    "She sold 48 / 2 = 24 clips in May. " * 2 + "Together, in April and in May, she therefore sold 48 + 24 clips to her friends."
+)
 QUESTIONS = [json.loads(line)["messages"][1]["content"] for line in (SAMPLES / "support.jsonl").read_text().splitlines()[:60]]
 
 
@@ -134,12 +137,31 @@ def test_contradictory_answers_to_the_same_prompt_conflict(tmp_path: Path) -> No
         ('{"count": 1, "reply": "We have it in blue."}', '{"count": 1, "reply": "It is here in blue, and so is the bag."}', False),
         ("I am a model that was trained by Ada.", "Ada trained me; I am a language model.", False),
         ("It costs 20 dollars today, and shipping is free.", "That one is 25 dollars, with free shipping.", True),
+        (f"{STEPS} #### 72", f"{STEPS} #### 96", True),
+        (f"{STEPS} It is $1,072.", f"{STEPS} So he pays 1072.00.", False),
         ("A red moon rises over the hills tonight.", "The sea is calm and the boats are home.", False),
     ],
 )
 def test_only_what_can_be_compared_is_a_conflict(one: str, two: str, expected: bool, tmp_path: Path) -> None:
     report = check(write(tmp_path / "rows.jsonl", [chat("What about it?", one), chat("What about it?", two)]))
     assert bool(finding_locations(report, "conflict")) is expected
+
+
+def test_contradictions_are_no_near_duplicates_and_no_fix_drops_one(tmp_path: Path) -> None:
+    question = "How many clips did Natalia sell in April and May, if she sold half as many in May?"
+    rows = [
+        chat(question, f"{STEPS} #### 72"),
+        chat(question, f"{STEPS} #### 96"),
+        chat(question.replace("if", "when"), f"{STEPS} #### 96"),
+        chat("There is a payment I don't recognize", "card_payment"),
+        chat("There is a payment I don't recognise!", "direct_debit"),
+        chat("How many miles can I drive before I need to change my oil", "oil_change"),
+        chat("How many miles can I drive before I need to change my tires", "tire_change"),
+    ]
+    report = check(write(tmp_path / "rows.jsonl", rows))
+    assert sorted(finding_locations(report, "conflict")) == [["rows:2", "rows:1"], ["rows:5", "rows:4"]]
+    assert finding_locations(report, "near-duplicate") == [["rows:3", "rows:2"]]
+    assert select_fixes(report.findings, ["near-duplicate"]).keys() == {2}
 
 
 def test_different_tool_calls_for_the_same_prompt_conflict(tmp_path: Path) -> None:
@@ -326,6 +348,38 @@ def test_safe_fixes_write_a_clean_file_and_keep_the_source(tmp_path: Path) -> No
     text = (tmp_path / "fixed.jsonl").read_text()
     assert all(word in text for word in ("[SECRET]", "[EMAIL]", "[PHONE]", "[CARD]", "[IBAN]", "the café next door"))
     assert "ghp_" not in text
+
+
+@pytest.mark.parametrize(
+    ("prompt", "answer", "checks"),
+    [
+        ("Write a program to print people with Gmail accounts: Bob,bob@gmail.com", "It prints bob@gmail.com.", {"email"}),
+        ("Send it to bob@northpeak.com, please. My number is +44 20 7946 0958.", "We will.", set()),
+        ("Extract the phone numbers.\nCall +44 20 7946 0958 today.", "+44 20 7946 0958", {"phone"}),
+        ("How do I log in?", "Like this:\n```\nlogin('bob@gmail.com', password='q8W2x!rT5z')\n```", {"email", "secret"}),
+        ("How do I log in?", "server.login('bob@gmail.com')", {"email"}),
+        ("Which address do I enter?", "Yours, for example bob@gmail.com.", {"email"}),
+        ("Can you tell me how this is shown?", "```\n<b>{user_name}</b>\n```", set()),
+        ("Count the vowels: lorem ipsum", "There are four.", {"placeholder"}),
+        ("What does it print?", 'It prints "#{unique_array}" and "%{http_code}".', set()),
+        ("Write to support?", "Dear [Customer's Name], we will.", set()),
+    ],
+)
+def test_values_in_code_in_examples_and_in_tasks_about_them_are_notes(
+    prompt: str, answer: str, checks: set[str], tmp_path: Path
+) -> None:
+    report = check(write(tmp_path / "rows.jsonl", [chat(prompt, answer)]))
+    found = [one for one in report.findings if one.rows]
+    assert {one.check for one in found if one.severity == "note"} == checks
+    assert {one.rows[0] for one in found if one.severity != "note"} & {0} == (
+        {0} if "northpeak" in prompt or "Dear" in answer else set()
+    )
+    assert bool(select_fixes(report.findings)) is ("northpeak" in prompt)
+
+
+def test_keys_of_known_services_are_masked_in_code_too(tmp_path: Path) -> None:
+    report = check(write(tmp_path / "rows.jsonl", [chat("Write a Python function.", f"```\nlogin('{KEY}')\n```")]))
+    assert select_fixes(report.findings).keys() == {0}
 
 
 def test_unsafe_fixes_are_applied_on_request(tmp_path: Path) -> None:

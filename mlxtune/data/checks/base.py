@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args
 
 from mlxtune.core.text import one_line
 from mlxtune.data.checks.check_input import CheckInput, TextPart
+from mlxtune.data.checks.context import is_illustration
 from mlxtune.data.checks.corpus import Corpus
 
 Severity = Literal["block", "warn", "note"]
@@ -54,6 +55,7 @@ class Check:
     fix: Fix = BY_HAND
     glyph: str = "!"
     short: str = ""  # replaces a long ID in a table cell
+    illustrates: bool = False  # in code, in an example, or in a task about such values, the finding is a note
 
     @property
     def label(self) -> str:
@@ -81,6 +83,7 @@ class Hit:
     shown: str | None = None  # replaces a secret where the evidence is displayed
     reason: str = ""
     values: Values = field(default_factory=lambda: NO_VALUES)
+    certain: bool = False  # never an illustration
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,13 +162,17 @@ class CheckFamily:
         return function
 
 
-def text_finding(check: Check, index: int, hits: Iterable[tuple[TextPart, Hit]]) -> Iterator[Finding]:
-    """Yield one finding that covers all ``hits`` in a row, if there are any."""
+def text_finding(check: Check, row: CheckInput, hits: Iterable[tuple[TextPart, Hit]]) -> Iterator[Finding]:
+    """Yield one finding that covers all ``hits`` in a row, if there are any. Illustrations are left out of it, or they are a note."""
     matches = list(hits)
-    if matches:
+    leaked = [
+        (part, hit) for part, hit in matches if not check.illustrates or hit.certain or not is_illustration(row, part, hit.start)
+    ]
+    if matches := leaked or matches:
         spans = tuple(_span(part, hit) for part, hit in (matches if check.fix.kind == "put" else matches[:_MAX_SPANS]))
         first = matches[0][1]
-        yield check.finding(index, spans=spans, reason=first.reason, values=first.values)
+        severity = None if leaked else "note"
+        yield check.finding(row.index, spans=spans, reason=first.reason, values=first.values, severity=severity)
 
 
 def _span(part: TextPart, hit: Hit) -> Span:

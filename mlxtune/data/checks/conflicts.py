@@ -1,7 +1,7 @@
 """Find rows that contradict each other: the same prompt, context and tools with answers that cannot both be right.
 
 Two texts that say the same thing in different words are not a conflict, and neither are two poems. Only comparable content is
-compared: short answers, values in JSON and tool calls, yes and no, and numbers.
+compared: short answers, values in JSON and tool calls, yes and no, numbers in short texts, and the number at the end of any text.
 """
 
 import json
@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
 
+from rapidfuzz import fuzz
+
 from mlxtune.data.checks.base import BY_HAND, Check, CheckFamily, Finding
 from mlxtune.data.checks.check_input import target_text
 from mlxtune.data.checks.corpus import Corpus
@@ -18,7 +20,7 @@ from mlxtune.data.checks.pairs import normalize_answer
 from mlxtune.data.rows import Preference, Row, TextRow, Unpaired
 
 family = CheckFamily()
-_CONFLICT = family.register(
+CONFLICT = family.register(
     Check(
         "conflict", "warn", "prompts with contradictory answers",
         "Another row gives this prompt a contradictory answer. One of them is wrong, or both teach the model to guess.", BY_HAND, "≠",
@@ -29,11 +31,17 @@ _MAX_COMPARED = 8  # earlier rows with the same prompt that one row is compared 
 _LABEL_WORDS = 4  # an answer with at most this many words is a label, a name or a number
 _SHORT_WORDS = 30  # in a longer text, other numbers do not mean another answer
 _NUMBER = re.compile(r"(?<![\w.])-?\d+(?:[.,]\d+)*")
+_FINAL_NUMBER = re.compile(r"(?<![\w.])(-?\d[\d,]*(?:\.\d+)?)[\s.%}$*]*\Z")
 _NUMBER_WORDS = {
     word: str(number)
     for number, words in enumerate(("none zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"))
     for word in words.split()
 }  # fmt: skip
+_SPELLING = 85  # minimum similarity of two spellings of a word, in percent
+_FILLER = frozenset(
+    ("a", "an", "the", "my", "your", "our", "this", "that", "please", "yet", "still", "just", "now", "for", "so", "really", "very",
+     "hi", "hello", "hey", "thanks", "thank", "you")
+)  # fmt: skip
 _VERDICT = re.compile(r"(?i)\W*(?:(yes|yep|yeah|true|correct)|(no|nope|false|incorrect))\b(?! (?:problem|worries|need)\b)")
 
 
@@ -49,7 +57,7 @@ def conflicts(corpus: Corpus) -> Iterator[Finding]:
         for position, rank in enumerate(ranks[1:], 1):
             for earlier in ranks[max(0, position - _MAX_COMPARED) : position]:
                 if corpus.splits[rank] == corpus.splits[earlier] and contradict(read(rank), read(earlier)):
-                    yield _CONFLICT.finding(corpus.indices[rank], corpus.indices[earlier])
+                    yield CONFLICT.finding(corpus.indices[rank], corpus.indices[earlier])
                     break
 
 
@@ -63,6 +71,23 @@ def contradict(one: Row, two: Row) -> bool:
     if isinstance(one, Unpaired) and isinstance(two, Unpaired) and (one.label != two.label or not one.label):
         return one.label != two.label and normalize_answer(one.completion) == normalize_answer(two.completion)
     return _differ(*(_parse(target_text(row)) for row in (one, two)))
+
+
+def same_question(one: Row, two: Row) -> bool:
+    """Return whether two rows with near-duplicate prompts ask the same: they differ in spelling and filler words only."""
+    if isinstance(one, TextRow) or isinstance(two, TextRow) or one.tools != two.tools:
+        return False
+    turns = [[(turn.role, _content_words(turn.content)) for turn in row.prompt] for row in (one, two)]
+    return len(turns[0]) == len(turns[1]) and all(
+        role == other
+        and len(words) == len(others)
+        and all(a == b or (a[0].isalpha() and fuzz.ratio(a, b) >= _SPELLING) for a, b in zip(words, others, strict=True))
+        for (role, words), (other, others) in zip(*turns, strict=True)
+    )
+
+
+def _content_words(text: str) -> list[str]:
+    return [word for word in re.findall(r"[^\W_]+(?:['’][^\W_]+)?", text.casefold()) if word not in _FILLER]
 
 
 def _parse(answer: str) -> Any:
@@ -93,6 +118,9 @@ def _texts_differ(one: str, two: str) -> bool:
     verdicts = [_VERDICT.match(text) for text in (one, two)]
     if verdicts[0] and verdicts[1] and verdicts[0].lastindex != verdicts[1].lastindex:
         return True
+    last = [_FINAL_NUMBER.search(text) for text in (one, two)]
+    if last[0] and last[1]:
+        return float(last[0][1].replace(",", "")) != float(last[1][1].replace(",", ""))
     numbers = [_numbers(text) for text in (one, two)]
     return max(lengths) <= _SHORT_WORDS and bool(numbers[0] and numbers[1]) and numbers[0].isdisjoint(numbers[1])
 

@@ -71,14 +71,17 @@ def fixed_copy_path(source: Path) -> Path:
 def select_fixes(findings: Sequence[Finding], also: Collection[str] = ()) -> dict[int, list[Finding]]:
     """Return the findings to fix, keyed by record: those with a safe fix and those from the checks in ``also``.
 
-    Raises ``InputError`` for an unknown check or one without an automatic fix.
+    A near-duplicate that contradicts a row is not dropped. Raises ``InputError`` for an unknown check or one without an automatic fix.
     """
     for id in also:
         if not is_check(id) or get_check(id).fix.kind == "hand":
             fixable = ", ".join(check.id for check in CHECKS.values() if check.fix.kind != "hand" and not check.fix.safe)
             raise InputError(f"There is no automatic fix for {id}.", hint=f"Choose from {fixable}, or contract-METRIC.")
+    contradictory = {row for finding in findings if finding.check == "conflict" for row in finding.rows}
     selected: defaultdict[int, list[Finding]] = defaultdict(list)
     for finding in findings:
+        if finding.check == "near-duplicate" and finding.rows[0] in contradictory:
+            continue
         if finding.rows and (finding.check in also or (get_check(finding.check).fix.safe and finding.severity != "note")):
             selected[finding.rows[0]].append(finding)
     return dict(selected)

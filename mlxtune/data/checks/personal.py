@@ -48,7 +48,7 @@ _IBAN_LENGTHS = {  # by country, from the registry of ISO 13616
 }  # fmt: skip
 
 
-@family.text_check(Check("email", "warn", "rows with an email address", f"{_WORDING}email address.", _MASK, "@"))
+@family.text_check(Check("email", "warn", "rows with an email address", f"{_WORDING}email address.", _MASK, "@", illustrates=True))
 def emails(text: str) -> Iterator[Hit]:
     if "@" in text:
         for match in _EMAIL.finditer(text):
@@ -57,7 +57,7 @@ def emails(text: str) -> Iterator[Hit]:
                 yield Hit(*match.span(), "[EMAIL]")
 
 
-@family.text_check(Check("phone", "warn", "rows with a phone number", f"{_WORDING}phone number.", _MASK, "@"))
+@family.text_check(Check("phone", "warn", "rows with a phone number", f"{_WORDING}phone number.", _MASK, "@", illustrates=True))
 def phones(text: str) -> Iterator[Hit]:
     for match in _PHONE.finditer(text) if _DIGITS.search(text) else ():
         digits = "".join(char for char in match[0] if char.isdigit())
@@ -65,7 +65,7 @@ def phones(text: str) -> Iterator[Hit]:
             yield Hit(*match.span(), "[PHONE]")
 
 
-@family.text_check(Check("card", "warn", "rows with a card number", f"{_WORDING}card number.", _MASK, "@"))
+@family.text_check(Check("card", "warn", "rows with a card number", f"{_WORDING}card number.", _MASK, "@", illustrates=True))
 def cards(text: str) -> Iterator[Hit]:
     for match in _CARD.finditer(text) if _DIGITS.search(text) else ():
         digits = [int(char) for char in match[0] if char.isdigit()]
@@ -73,7 +73,7 @@ def cards(text: str) -> Iterator[Hit]:
             yield Hit(*match.span(), "[CARD]", f"{match[0][:4]}…")
 
 
-@family.text_check(Check("iban", "warn", "rows with an IBAN", f"{_WORDING}IBAN.", _MASK, "@", short="IBAN"))
+@family.text_check(Check("iban", "warn", "rows with an IBAN", f"{_WORDING}IBAN.", _MASK, "@", short="IBAN", illustrates=True))
 def ibans(text: str) -> Iterator[Hit]:
     for match in _IBAN.finditer(text):
         length, count = _IBAN_LENGTHS.get(match[0][:2], 0), 0

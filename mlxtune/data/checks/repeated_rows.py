@@ -8,6 +8,7 @@ from itertools import combinations
 
 from mlxtune.data.checks.base import DROP, DROP_UNUSABLE, Check, CheckFamily, Finding, Fix
 from mlxtune.data.checks.check_input import target_text
+from mlxtune.data.checks.conflicts import CONFLICT, contradict, same_question
 from mlxtune.data.checks.corpus import Corpus, passages
 from mlxtune.data.checks.pairs import normalize_answer
 from mlxtune.data.duplicates import THRESHOLD, Pair, jaccard
@@ -47,14 +48,20 @@ def duplicates(corpus: Corpus) -> Iterator[Finding]:
 
 @family.corpus_check
 def near_duplicates(corpus: Corpus) -> Iterator[Finding]:
-    """Find rows whose prompt and answer nearly repeat those of another row, not counting text that three or more rows share."""
+    """Find rows whose prompt and answer nearly repeat those of another row, not counting text that three or more rows share.
+
+    Two rows that ask the same with contradictory answers are a conflict, not a near-duplicate, of which a fix would drop one.
+    """
     for pairs in _near_duplicate_pairs(corpus):
         seen: set[int] = set()
         read = lru_cache(maxsize=256)(lambda rank: corpus.read(corpus.indices[rank]))
         for i, j, similarity in pairs:
             if j in seen or corpus.copies.get(j, j) == corpus.copies.get(i, i) or corpus.splits[i] != corpus.splits[j]:
                 continue
-            if _nearly_same(read(i), read(j)) and _is_same_apart_from(corpus.boilerplate, read(i), read(j)):
+            if contradict(read(i), read(j)):
+                if corpus.contexts[i] != corpus.contexts[j] and same_question(read(i), read(j)):
+                    yield CONFLICT.finding(corpus.indices[j], corpus.indices[i])
+            elif _nearly_same(read(i), read(j)) and _is_same_apart_from(corpus.boilerplate, read(i), read(j)):
                 seen.add(j)
                 yield _NEAR.finding(corpus.indices[j], corpus.indices[i], values={"similarity": similarity})
 

@@ -192,7 +192,7 @@ class _RowChecks:
             for check, part_hits in self._hits(part):
                 hits.setdefault(check.id, []).extend((part, hit) for hit in part_hits)
         for id, row_hits in hits.items():
-            yield from text_finding(CHECKS[id], row_input.index, row_hits)
+            yield from text_finding(CHECKS[id], row_input, row_hits)
         for check, function in ROW_CHECKS:
             for found in function(row_input):
                 yield check.finding(row_input.index, spans=found.spans, reason=found.reason, values=found.values)

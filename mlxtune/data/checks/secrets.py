@@ -80,7 +80,7 @@ def mask(secret: str) -> str:
 @family.text_check(
     Check(
         "secret", "block", "rows with a key or password", "This looks like a secret that the model may learn and repeat: {kind}.",
-        Fix("put", "mask", safe=True, everywhere=True), "✗",
+        Fix("put", "mask", safe=True, everywhere=True), "✗", illustrates=True,
     )
 )  # fmt: skip
 def secrets(text: str) -> Iterator[Hit]:
@@ -92,7 +92,7 @@ def secrets(text: str) -> Iterator[Hit]:
         start, end = match.span(match.lastgroup or 0)
         if _PLACEHOLDER.search(match[0]) or (name == "password_in_a_URL" and is_reserved_domain(text[end + 1 : end + 100])):
             continue
-        yield _hit(start, end, name, text)
+        yield _hit(start, end, name, text, certain=name != "password_in_a_URL")
         end_of_last = end
     lower = text.lower()
     if not any(word in lower for word in _WORDS):
@@ -114,5 +114,5 @@ def _random(value: str) -> bool:
     return len(value) >= 10 and entropy(value) >= min(_MIN_ENTROPY, 0.85 * math.log2(len(value)))
 
 
-def _hit(start: int, end: int, kind: str, text: str) -> Hit:
-    return Hit(start, end, "[SECRET]", mask(text[start:end]), values={"kind": kind.replace("_", " ")})
+def _hit(start: int, end: int, kind: str, text: str, *, certain: bool = False) -> Hit:
+    return Hit(start, end, "[SECRET]", mask(text[start:end]), values={"kind": kind.replace("_", " ")}, certain=certain)
