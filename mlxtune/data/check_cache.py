@@ -14,12 +14,12 @@ from mlxtune.data.review import journal_path
 from mlxtune.data.source_files import all_files
 from mlxtune.recipe import Recipe
 
-_VERSION = 10
+_VERSION = 11
 _MOST = 8  # cached checks of a source
 _RULES = (
     *(("model", key) for key in ("base", "template", "thinking")),
     ("method", "kind"),
-    *(("evaluation", key) for key in ("schema", "disclaimers", "forbid", "length", "pattern")),
+    *(("evaluation", key) for key in ("schema", "disclaimers", "forbid", "length", "pattern", "labels")),
 )  # the keys outside [data] that a check depends on
 
 

@@ -15,6 +15,7 @@ from mlxtune.core.files import write_text
 from mlxtune.core.text import one_line
 from mlxtune.data.checks.contract import scored_answer
 from mlxtune.data.checks.corpus import json_object
+from mlxtune.data.checks.labels import label_set
 from mlxtune.data.column_map import ColumnUse, check_contents, column_use, first_records, guessed_mapping
 from mlxtune.data.readers.columns import column_value, columns, mapping_option
 from mlxtune.data.readers.formats import NO_MAPPING, detect
@@ -36,9 +37,7 @@ _TOKEN_LIMITS = (256, 512, 1024, 2048, 4096, 8192)  # the base's context has 8,1
 _JSON_SHARE = 0.9  # minimum share of answers that are JSON objects for a schema
 _NUMBER_SHARE = 0.9  # minimum share of answers that end with a number, or with its mark, to measure that
 _MOST_VALUES = 20  # maximum number of values in an enum
-_MOST_LABELS = 200  # maximum number of labels of a classifier
 _MOST_TOOLS = 100  # maximum number of tools in a schema
-_ROWS_PER_LABEL = 3
 _MIN_SENTENCE = 4  # words
 _COMMON = 0.3  # minimum share of the answers that contain a suggested sentence
 _FINAL_NUMBER = re.compile(r"(?:(?:^|####|\b[Aa]nswer(?: is)?:?)\s*[-−$]*|\\boxed\s*\{[^{}\n]*)\d[\d,.]*[.%}$\s]*\Z", re.MULTILINE)
@@ -121,7 +120,7 @@ def guess(path: Path, mapping: Mapping[str, str] = NO_MAPPING, format: str = "au
     kinds = Counter(type(row) for row in sample)
     method = {Preference: "dpo", Unpaired: "kto"}.get(kinds.most_common(1)[0][0], "sft")
     with_numbers = method == "sft" and not is_json and _most_match(_FINAL_NUMBER, answers)
-    labels = () if is_json or not kinds[Conversation] else _few_values(answers, _MOST_LABELS)
+    labels = () if is_json or not kinds[Conversation] else label_set(answers)
     calls = [_calls(row) for row in sample]
     schema = _calls_schema(sample, calls) if all(calls) else infer_schema(values) if is_json else None
     correct = (
@@ -188,7 +187,7 @@ def _schema_of(values: Sequence[Any]) -> Schema:
     elif kinds == {"array"}:
         items = [item for value in values for item in value]
         schema |= {"items": _schema_of(items)} if items else {}
-    elif kinds == {"string"} and (labels := _few_values(values, _MOST_VALUES)):
+    elif kinds == {"string"} and (labels := label_set(values, _MOST_VALUES)):
         schema["enum"] = list(labels)
     return schema
 
@@ -228,7 +227,7 @@ def telling_fields(values: Sequence[Any], pointer: str = "") -> Iterator[str]:
         if all(isinstance(part, dict) for part in parts):
             yield from telling_fields(parts, below)
         elif len(set(texts := [json.dumps(part) for part in parts])) > 1 and (
-            set(texts) == {"true", "false"} or _few_values(texts, _MOST_VALUES)
+            set(texts) == {"true", "false"} or label_set(texts, _MOST_VALUES)
         ):
             yield below
 
@@ -236,13 +235,6 @@ def telling_fields(values: Sequence[Any], pointer: str = "") -> Iterator[str]:
 def _json_type(value: Any) -> str:
     names = {bool: "boolean", int: "integer", float: "number", str: "string", list: "array", dict: "object", type(None): "null"}
     return names[type(value)]
-
-
-def _few_values(texts: Sequence[str], most: int) -> tuple[str, ...]:
-    """Return the distinct values if they are at most ``most``, short and repeated; otherwise none."""
-    counts = Counter(texts)
-    is_few = len(counts) <= most and len(texts) >= _ROWS_PER_LABEL * len(counts)
-    return tuple(sorted(counts)) if is_few and all(len(text) <= 40 and "\n" not in text for text in counts) else ()
 
 
 def recurring_sentences(answers: Sequence[str], values: Sequence[Mapping[str, Any]]) -> Iterable[Sentence]:
@@ -326,6 +318,8 @@ def recipe_text(scaffold: Scaffold, name: str, source: str, schema: str) -> str:
         lines += _CONTRACT_EXAMPLE
     if scaffold.correct:
         lines.append(f"correct = {toml_literal(list(scaffold.correct))}      # must equal the reference")
+    if scaffold.labels:
+        lines.append(f"labels = {toml_literal(list(scaffold.labels))}")
     for sentence in scaffold.sentences:
         block = ["[[evaluation.disclaimers]]", f"text = {toml_literal(sentence.text)}"]
         block += [f"when = {toml_literal(dict([sentence.when]))}"] if sentence.when else []

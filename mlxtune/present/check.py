@@ -237,7 +237,7 @@ def tag_blocks(tags: Mapping[str, Mapping[str, int]], most: int | None = None) -
     blocks: list[Block] = []
     for key, counts in tags.items():
         total, highest = sum(counts.values()), max(counts.values())
-        rare = {value for value, count in counts.items() if is_rare(count, total)}
+        rare = {value for value, count in counts.items() if is_rare(count, total, len(counts))}
         note = f"{len(rare):,} of {plural(len(counts), 'value')} rare" if rare else plural(len(counts), "value")
         bars = [
             Bar(

@@ -390,6 +390,7 @@ class EvaluationSection:
     forbid: Annotated[list[str], Key("phrases that answers must not contain"), _PHRASES] = field(default_factory=list)
     length: Annotated[Length, Key('length limits, such as max = 40, unit = "words"'), _LENGTH] = field(default_factory=Length)
     pattern: Annotated[str, Key("regular expression that answers must match somewhere; ^ and $ are their start and end")] = ""
+    labels: Annotated[list[str], Key("labels, one of which is the whole answer"), _PHRASES] = field(default_factory=list)
     correct: Annotated[
         list[str], Key('parts of an answer that must equal the reference, such as "/category" or "answer"'), CORRECT_PARTS
     ] = field(default_factory=list)
@@ -533,7 +534,7 @@ class Recipe:
         """Whether there are any requirements for answers."""
         section = self.evaluation
         return (
-            bool(section.schema or section.disclaimers or section.forbid or section.pattern or section.correct)
+            bool(section.schema or section.disclaimers or section.forbid or section.pattern or section.labels or section.correct)
             or section.length != Length()
         )
 

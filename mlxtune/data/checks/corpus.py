@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import sys
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -13,9 +14,12 @@ import numpy as np
 
 from mlxtune.data.checks.check_input import CheckInput
 from mlxtune.data.duplicates import Pair, components, near_duplicate_links, normalize_text
-from mlxtune.data.rows import Preference, Row, TextRow, earlier_prompts, messages_text, prompt_text
+from mlxtune.data.rows import Conversation, Preference, Row, TextRow, earlier_prompts, messages_text, prompt_text
 from mlxtune.recipe.schema import Turns
 
+ANSWER = "answer"  # the tag of a row whose whole answer is a label
+MAX_LABEL = 100  # characters
+MAX_LABELS = 200  # distinct ones
 MAX_VALUES = 40  # a metadata key or answer field with more distinct values is not a tag
 BOILERPLATE_ROWS = 3  # a sentence or line that this many rows share does not distinguish them
 _HASH_BYTES = 16  # leading bytes of a row's hash; enough to identify the row
@@ -44,6 +48,7 @@ class Corpus:
     lengths: array[int] = field(default_factory=lambda: array("i"))  # characters in the whole row
     answers: array[int] = field(default_factory=lambda: array("i"))  # characters in the target
     pairs: dict[int, tuple[int, int]] = field(default_factory=dict)  # characters in chosen and rejected, by rank
+    short_answers: dict[int, str] = field(default_factory=dict)  # answers that may be labels, by rank
     tags: dict[str, Counter[str] | None] = field(default_factory=dict)
     template_notes: Counter[str] = field(default_factory=Counter)
 
@@ -103,6 +108,8 @@ class Corpus:
         self.lengths.append(sum(len(part.text) for part in row_input.parts if part.exact))
         self.answers.append(len(target))
         self.template_notes.update(row_input.tokens.notes if row_input.tokens else ())
+        if isinstance(row, Conversation) and is_label(target):
+            self.short_answers[len(self.indices) - 1] = sys.intern(target)
         if isinstance(row, Preference):
             self.pairs[len(self.indices) - 1] = (len(row.chosen), len(row.rejected))
         if published:
@@ -115,12 +122,17 @@ class Corpus:
         if counts is None or value is None:
             return
         for item in value if isinstance(value, list) else [value]:
-            if not isinstance(item, str | int | bool) or (isinstance(item, str) and len(item) > 60):
+            if not isinstance(item, str | int | bool) or (isinstance(item, str) and len(item) > MAX_LABEL):
                 self.tags[key] = None
                 return
             counts[str(item)] += 1
-        if len(counts) > MAX_VALUES:
+        if len(counts) > (MAX_LABELS if key == ANSWER else MAX_VALUES):
             self.tags[key] = None
+
+
+def is_label(text: str) -> bool:
+    """Return whether an answer is short enough for a label."""
+    return 0 < len(text) <= MAX_LABEL and "\n" not in text
 
 
 def passages(text: str) -> list[str]:
@@ -139,8 +151,10 @@ def _context_hash(row: Row) -> int:
 
 
 def labels(row: Row, target: str) -> Iterator[tuple[str, Any]]:
-    """Yield the metadata of a row and, as ``answer.KEY``, the fields of its JSON answer."""
+    """Yield the metadata of a row and, as ``answer.KEY``, the fields of its JSON answer, or as ``answer`` its short answer."""
     yield from row.meta.items()
+    if isinstance(row, Conversation) and is_label(target) and target[0] not in "{[":
+        yield ANSWER, target
     for key, value in json_fields(target).items():
         yield f"answer.{key}", value
 

@@ -6,6 +6,7 @@ from mlxtune.data.checks import (
     characters,
     conflicts,
     contract,
+    labels,
     lengths,
     pairs,
     personal,
@@ -27,8 +28,9 @@ FAMILIES = (  # in report order; contract metrics come after the first family
     personal.family,
     unreadable.family,
     secrets.family,
-    repeated_rows.family,
     conflicts.family,
+    repeated_rows.family,
+    labels.family,
     wording.family,
 )
 CHECKS = {check.id: check for family in FAMILIES for check in family.checks}
@@ -84,6 +86,7 @@ def depends_on_row_only(id: str) -> bool:
     return id in _SINGLE_ROW or id.startswith(contract.PREFIX)
 
 
-def report_order(finding: Finding) -> tuple[int, int, str, tuple[int, ...]]:
-    """Return the sort key for reports: by severity, then registry order, then row."""
-    return SEVERITIES.index(finding.severity), _ORDER.get(finding.check, _CONTRACT_ORDER), finding.check, finding.rows
+def report_order(finding: Finding) -> tuple[int, int, str, float, tuple[int, ...]]:
+    """Return the sort key for reports: by severity, then registry order, then the odds that there is a problem, then row."""
+    order = _ORDER.get(finding.check, _CONTRACT_ORDER)
+    return SEVERITIES.index(finding.severity), order, finding.check, -finding.values.get("odds", 0.0), finding.rows

@@ -186,7 +186,7 @@ def improvement(statistics: Statistics, findings: Sequence[Finding], to_review: 
     if (too_long := counts["truncated"] + counts["too-long"]) > 0.02 * statistics.rows:
         return Improvement("fit_window", too_long)
     rarest = min(((count, key, value) for key, values in statistics.tags.items() for value, count in values.items()), default=None)
-    if rarest and rarest[0] < RARE_ROWS:
+    if rarest and rarest[0] < RARE_ROWS and not counts["label-spelling"]:
         return Improvement("add_value", rarest[0], value=rarest[1:])
     if to_review:
         return Improvement("review", to_review)

@@ -16,7 +16,7 @@ Tier = Literal["too_few", "minimum_viable", "good", "strong"]
 _TIERS: tuple[tuple[float, Tier], ...] = (
     (MIN_PROMPTS, "too_few"), (GOOD_PROMPTS, "minimum_viable"), (5000, "good"), (math.inf, "strong"),
 )  # fmt: skip
-_RARE_SHARE = 0.05  # share of the rows that have the key
+_RARE_SHARE = 0.05  # share of the rows that have the key; of many values, half the mean share
 _COMMON_OPENING = 0.3  # share of prompts that begin with the same three words
 
 family = CheckFamily()
@@ -73,9 +73,9 @@ def tag_counts(corpus: Corpus) -> dict[str, dict[str, int]]:
     return tags
 
 
-def is_rare(count: int, total: int) -> bool:
-    """Return whether ``count`` of ``total`` rows are too few to learn a value from."""
-    return count < RARE_ROWS or count < _RARE_SHARE * total
+def is_rare(count: int, total: int, values: int = 1) -> bool:
+    """Return whether ``count`` of ``total`` rows are too few to learn one of ``values`` values from."""
+    return count < RARE_ROWS or count < min(_RARE_SHARE, 0.5 / values) * total
 
 
 @family.corpus_check
@@ -88,7 +88,7 @@ def amount(corpus: Corpus) -> Iterator[Finding]:
 def coverage(corpus: Corpus) -> Iterator[Finding]:
     for key, counts in tag_counts(corpus).items():
         total = sum(counts.values())
-        if rare := {value: n for value, n in reversed(counts.items()) if is_rare(n, total)}:
+        if rare := {value: n for value, n in reversed(counts.items()) if is_rare(n, total, len(counts))}:
             yield _COVERAGE.finding(values={"key": key, "total": total, "values": rare})
 
 

@@ -13,7 +13,7 @@ from mlxtune.core.text import one_line, suggest
 from mlxtune.data import filters
 from mlxtune.data.checks.check_input import target_text
 from mlxtune.data.checks.contract import PREFIX
-from mlxtune.data.checks.corpus import json_fields
+from mlxtune.data.checks.corpus import ANSWER, is_label, json_fields
 from mlxtune.data.readers.formats import parse_mapping
 from mlxtune.data.rows import REVIEW_STATUS, Row, prompt_hash, row_tags
 from mlxtune.data.source import read_source
@@ -33,12 +33,15 @@ Metadata = dict[str, Any]
 
 
 def row_value(row: Row, key: str) -> str | None:
-    """Return the row's value for ``key``: its first tag, metadata, or a field of a JSON answer; ``None`` if it has none."""
+    """Return the row's value for ``key``: its first tag, metadata, a field of a JSON answer, or, as ``answer``, a label; ``None`` if it
+    has none."""
     value: Any = None
     if key in ("tag", "tags"):
         value = next(iter(row_tags(row)), None)
     elif key in row.meta:
         value = row.meta[key]
+    elif key == ANSWER and is_label(target_text(row)):
+        value = target_text(row)
     else:
         value = json_fields(target_text(row)).get(key.removeprefix("answer."))
     return None if value is None else str(value)

@@ -9,6 +9,7 @@ from mlxtune.evaluation.scorers import (
     disclaimer,
     forbidden,
     json_forms,
+    label,
     length,
     pattern,
     schema_valid,
@@ -23,6 +24,7 @@ SCORERS = (
     forbidden.SCORER,
     length.SCORER,
     pattern.SCORER,
+    label.SCORER,
     correct.SCORER,
 )
 FORMS = tuple(scorer.name for scorer in SCORERS if scorer.is_form)

@@ -1,0 +1,115 @@
+"""Check the labels of rows whose answers are few and short: near-spellings, and labels that other rows' words contradict."""
+
+import itertools
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+from rapidfuzz import fuzz
+
+from mlxtune.data.checks.base import BY_HAND, DROP, Check, CheckFamily, Finding
+from mlxtune.data.checks.corpus import MAX_LABELS, Corpus, is_label
+
+_ROWS_PER_LABEL = 3
+_MIN_ROWS = 50  # fewer rows say little about the words of a label
+_RARE = 0.05  # of the rows of a label, at most, have a near-spelling of it
+_SPELLING = 85  # minimum similarity of two spellings, in percent
+_PRIOR = 0.3  # rows of every label in which a word is assumed to occur, in proportion to its frequency
+_DOUBT = 6.0  # log odds per square root of the number of words, from which a label is doubted
+
+family = CheckFamily()
+_SPELLED = family.register(
+    Check(
+        "label-spelling", "warn", "labels that are spelled differently",
+        "“{label}” is in {rows:n row}; “{other}” is in {others:,}.", BY_HAND, "≠", short="spelling",
+    )
+)  # fmt: skip
+_NOISE = family.register(
+    Check("label-noise", "note", "labels that may be wrong", "“{label}”; similar rows have “{other}”.", DROP, "≠", short="label")
+)
+
+
+def label_set(answers: Sequence[str], most: int = MAX_LABELS) -> tuple[str, ...]:
+    """Return the distinct answers if they are labels: at most ``most``, short, and repeated; otherwise none."""
+    counts = Counter(answers)
+    is_few = len(counts) <= most and len(answers) >= _ROWS_PER_LABEL * len(counts)
+    return tuple(sorted(counts)) if is_few and all(is_label(text) for text in counts) else ()
+
+
+@family.corpus_check
+def labels(corpus: Corpus) -> Iterator[Finding]:
+    """Find labels that are spelled unlike a more frequent one, and doubtful ones, most doubtful first."""
+    ranks = [rank for rank in corpus.counted if rank in corpus.short_answers]
+    known = label_set([corpus.short_answers[rank] for rank in ranks])
+    if len(ranks) < max(_MIN_ROWS, 0.95 * len(corpus.counted)) or len(known) < 2:
+        return
+    counts = Counter(corpus.short_answers[rank] for rank in ranks)
+    spelled = {label: other for label in known if (other := _usual_spelling(label, counts))}
+    for rank in ranks:
+        if (label := corpus.short_answers[rank]) in spelled:
+            other = spelled[label]
+            values = {"label": label, "rows": counts[label], "other": other, "others": counts[other]}
+            yield _SPELLED.finding(corpus.indices[rank], values=values)
+    own = [spelled.get(corpus.short_answers[rank], corpus.short_answers[rank]) for rank in ranks]
+    for place, other, odds in _doubtful([corpus.prompts[rank] for rank in ranks], own):
+        yield _NOISE.finding(corpus.indices[ranks[place]], values={"label": own[place], "other": other, "odds": odds})
+
+
+def _usual_spelling(label: str, counts: Counter[str]) -> str:
+    """Return the frequent label that ``label`` misspells: they differ in case, signs, or one or two letters; ``""`` if there is none."""
+    bare = _bare(label)
+    found = [
+        other
+        for other, count in counts.most_common()
+        if counts[label] <= max(1, _RARE * count)
+        and counts[label] < count
+        and _digits(label) == _digits(other)
+        and (sorted(bare) == sorted(_bare(other)) or (len(bare) > 4 and fuzz.ratio(bare, _bare(other)) >= _SPELLING))
+    ]
+    return found[0] if found else ""
+
+
+def _bare(label: str) -> str:
+    return re.sub(r"[\W_]+", "", label.casefold())
+
+
+def _digits(label: str) -> str:
+    return re.sub(r"\D+", "", label)
+
+
+def _doubtful(texts: Sequence[str], own: Sequence[str]) -> list[tuple[int, str, float]]:
+    """Return the positions of the rows whose words fit another label much better than their own, that label, and the log odds.
+
+    Each row is scored by a naive Bayes classifier of its words and pairs of words that has not seen it (leave-one-out cross-validation),
+    and ranked by the log odds, as in confident learning (Northcutt et al. 2021, arXiv:1911.00068). cleanlab would need scikit-learn and
+    pandas.
+    """
+    import numpy as np
+
+    names = sorted(set(own))
+    label = np.array([names.index(one) for one in own])
+    numbers: dict[str, int] = {}
+    words = [[numbers.setdefault(word, len(numbers)) for word in _words(text)] for text in texts]
+    row = np.repeat(np.arange(len(words)), [len(one) for one in words])
+    word = np.array([number for one in words for number in one], np.int64)
+    shared = np.bincount(word)[word] > 1
+    row, word = row[shared], word[shared]
+    if not len(row):
+        return []
+    with_word = np.bincount(word * len(names) + label[row], minlength=len(numbers) * len(names)).reshape(-1, len(names))
+    rows = np.bincount(label, minlength=len(names))
+    prior = 5 * _PRIOR * with_word.sum(axis=1) / len(texts) + 1e-3
+    weight = np.log(with_word + prior[:, None], dtype=np.float32) - np.log(rows + 5 * _PRIOR, dtype=np.float32)
+    scored, starts, sizes = np.unique(row, return_index=True, return_counts=True)
+    scores = np.add.reduceat(weight[word], starts, axis=0)
+    mine = label[row]
+    without = np.log(with_word[word, mine] - 1 + prior[word]) - np.log(rows[mine] - 1 + 5 * _PRIOR)
+    ours = np.add.reduceat(without, starts)
+    scores[np.arange(len(scored)), label[scored]] = -np.inf
+    odds = (scores.max(axis=1) - ours) / np.sqrt(sizes + 1)
+    return [(int(scored[one]), names[scores[one].argmax()], round(float(odds[one]), 2)) for one in np.flatnonzero(odds >= _DOUBT)]
+
+
+def _words(text: str) -> set[str]:
+    words = re.findall(r"\w+(?:['’]\w+)?", text)
+    return {*words, *map(" ".join, itertools.pairwise(words))}

@@ -1,0 +1,63 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from mlxtune.data import scaffold
+from mlxtune.data.checks.labels import label_set
+from mlxtune.data.checks.run import check
+from mlxtune.data.rows import Conversation, Location, Message
+from mlxtune.data.transforms.row_verbs import row_value
+from mlxtune.evaluation.contract import Contract
+from mlxtune.evaluation.scorers import ModelAnswer
+from mlxtune.recipe.schema import EvaluationSection
+
+ASKED = {
+    "get_refund": "I want my money back for the {}",
+    "cancel_order": "Please cancel my order of the {}",
+    "track_parcel": "Where is the parcel with the {}",
+}
+THINGS = [
+    f"{color} {thing}" for color in ("red", "blue", "green", "black", "white") for thing in ("tent", "stove", "lamp", "rope", "map")
+]
+
+
+@pytest.fixture
+def labeled(tmp_path: Path) -> Path:
+    rows = [(text.format(thing), label) for label, text in ASKED.items() for thing in THINGS]
+    rows[3] = (rows[3][0], "get_refnd")
+    rows[30] = (rows[30][0], "CANCEL_ORDER")
+    rows[60] = (rows[60][0], "get_refund")
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps({"prompt": prompt, "completion": label}) + "\n" for prompt, label in rows))
+    return path
+
+
+def test_labels_that_are_misspelled_or_doubtful(labeled: Path) -> None:
+    findings = check(labeled).findings
+    assert [(one.rows[0], one.values["other"]) for one in findings if one.check == "label-spelling"] == [
+        (3, "get_refund"),
+        (30, "cancel_order"),
+    ]
+    assert next((one.rows[0], one.values["other"]) for one in findings if one.check == "label-noise") == (60, "track_parcel")
+    (rare,) = [one.values["values"] for one in findings if one.check == "coverage"]
+    assert rare == {"get_refnd": 1, "CANCEL_ORDER": 1}
+
+
+def test_the_recipe_of_a_classifier_lists_its_labels(labeled: Path) -> None:
+    guessed = scaffold.guess(labeled)
+    assert "labels = [" in scaffold.recipe_text(guessed, "shop", "rows.jsonl", "")
+    assert label_set(["a" * 100] * 3 + ["b"] * 3) == ("a" * 100, "b")
+    assert label_set(["a" * 101] * 3 + ["b"] * 3) == label_set(["a", "b"]) == ()
+
+
+@pytest.mark.parametrize(("output", "passed"), [(" billing\n", True), ("Billing", False), ("biling", False)])
+def test_an_answer_must_be_one_of_the_labels(output: str, passed: bool) -> None:
+    contract = Contract(EvaluationSection(labels=["billing", "shipping"]))
+    assert contract.score(ModelAnswer(output))["label"].passed is passed
+    assert contract.required_metrics == ["label"]
+
+
+def test_a_label_is_the_value_of_its_row() -> None:
+    row = Conversation(Location(Path("rows.jsonl"), 1), {}, (Message("user", "Where is it?"), Message("assistant", "track_parcel")))
+    assert row_value(row, "answer") == "track_parcel"
