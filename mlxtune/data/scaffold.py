@@ -13,8 +13,9 @@ from typing import Any
 from mlxtune.core.errors import DataError, InputError
 from mlxtune.core.files import write_text
 from mlxtune.core.text import one_line
-from mlxtune.data.checks.contract import scored_answer
+from mlxtune.data.checks.check_input import scored_answer
 from mlxtune.data.checks.corpus import json_object
+from mlxtune.data.checks.forms import sentences
 from mlxtune.data.checks.labels import label_set
 from mlxtune.data.column_map import ColumnUse, check_contents, column_use, first_records, guessed_mapping
 from mlxtune.data.readers.columns import column_value, columns, mapping_option
@@ -38,12 +39,10 @@ _JSON_SHARE = 0.9  # minimum share of answers that are JSON objects for a schema
 _NUMBER_SHARE = 0.9  # minimum share of answers that end with a number, or with its mark, to measure that
 _MOST_VALUES = 20  # maximum number of values in an enum
 _MOST_TOOLS = 100  # maximum number of tools in a schema
-_MIN_SENTENCE = 4  # words
 _COMMON = 0.3  # minimum share of the answers that contain a suggested sentence
 _FINAL_NUMBER = re.compile(r"(?:(?:^|####|\b[Aa]nswer(?: is)?:?)\s*[-−$]*|\\boxed\s*\{[^{}\n]*)\d[\d,.]*[.%}$\s]*\Z", re.MULTILINE)
 _FORMS = {"#### NUMBER": "#### [-$]?[0-9][0-9,.]*$", r"\boxed{…}": r"\\boxed\{.+\}"}  # of a final number, and their patterns
 _WORDS = re.compile(r"[A-Za-z\s]")
-_SENTENCE = re.compile(r"[^.!?\n]+[.!?]+|[^.!?\n]+$", re.MULTILINE)
 _CONTRACT_EXAMPLE = (
     "# What an answer must satisfy. Without it, an answer passes only if it equals its reference.",
     '# forbid = ["As an AI language model"]',
@@ -244,13 +243,13 @@ def recurring_sentences(answers: Sequence[str], values: Sequence[Mapping[str, An
     """
     items: Sequence[Any] = values or answers
     texts = ["\n".join(json_strings(item)) for item in items]
-    sentences = [{sentence for text in json_strings(item) for sentence in _sentences(text)} for item in items]
-    counts = Counter(sentence for own in sentences for sentence in own)
+    found = [{sentence for text in json_strings(item) for sentence in sentences(text)} for item in items]
+    counts = Counter(sentence for own in found for sentence in own)
     for text, count in counts.most_common():
         if count < 3:
             return
         is_frequent = count >= _COMMON / 2 * len(items)  # few sentences are, so that all texts can be searched for them
-        having = [text in own for own in (texts if is_frequent else sentences)]
+        having = [text in own for own in (texts if is_frequent else found)]
         share = sum(having) / len(items)
         condition = None if share == 1 else _condition(text, having, values)
         if share >= _COMMON or condition:
@@ -266,11 +265,6 @@ def _condition(text: str, having: Sequence[bool], values: Sequence[Mapping[str, 
         if sum(value.get(key) == wanted for value in values) == len(chosen) == sum(value.get(key) == wanted for value in chosen):
             return key, wanted
     return None
-
-
-def _sentences(text: str) -> Iterator[str]:
-    found = (match[0].strip() for match in _SENTENCE.finditer(text))
-    return (sentence for sentence in found if len(sentence.split()) >= _MIN_SENTENCE)
 
 
 def _estimated_tokens(text: str) -> float:

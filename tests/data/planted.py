@@ -109,6 +109,8 @@ def make_planted(*, dirty: bool) -> PlantedFile:
     plant("phone", "chat", append_to_prompt("Call +44 20 7946 0958"))
     plant("card", "chat", append_to_prompt("I paid with 4111 1111 1111 1111"))
     plant("iban", "chat", append_to_prompt("Send it to GB82 WEST 1234 5698 7654 32 today"))
+    plant("government-id", "chat", append_to_prompt("My SSN is 219-09-9871"))
+    plant("address", "chat", append_to_prompt("I live at 12 Maple Street"))
     plant("mojibake", "chat", append_to_prompt("It was the cafÃ© next door"))
     plant("control", "chat", append_to_prompt("\u202etfel\u202c"))
     plant("mixed-script", "chat", append_to_prompt("I paid with p\u0430ypal"))
@@ -116,7 +118,11 @@ def make_planted(*, dirty: bool) -> PlantedFile:
     plant("self-reference", "chat", append_to_reply("As an AI language model, we have a tent."))
     plant("boilerplate", "chat", append_to_reply("I hope this helps!"))
     plant("cut-off", "chat", lambda row: {**row, "finish_reason": "length"})
-    plant("loop", "chat", append_to_reply("we will ask, we will ask, we will ask, we will ask, we will ask"))
+    plant("loop", "chat", append_to_reply("we will ask, we will ask, we will ask, we will ask, we will ask."))
+    plant("residue", "chat", append_to_reply("<br>&nbsp;Thank you."))
+    plant("mid-sentence", "chat", append_to_reply("We can offer you a refund of the"))
+    german = "Thank you: das Paket ist nicht mit der Post gekommen, und wir sind auch nicht im Lager."
+    plant("language", "chat", change_answer(lambda answer: answer.update(reply=german)))
     plant(
         "length-outlier",
         "chat",

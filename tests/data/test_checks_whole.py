@@ -15,6 +15,7 @@ from mlxtune.data.access.records import SourceRecords
 from mlxtune.data.checks.base import Span
 from mlxtune.data.checks.check_input import TokenCount
 from mlxtune.data.checks.fixes import replace_spans, select_fixes, write_fixed
+from mlxtune.data.checks.forms import ends_open
 from mlxtune.data.checks.lengths import length_bounds
 from mlxtune.data.checks.pairs import normalize_answer
 from mlxtune.data.checks.registry import CHECKS
@@ -380,6 +381,59 @@ def test_values_in_code_in_examples_and_in_tasks_about_them_are_notes(
 def test_keys_of_known_services_are_masked_in_code_too(tmp_path: Path) -> None:
     report = check(write(tmp_path / "rows.jsonl", [chat("Write a Python function.", f"```\nlogin('{KEY}')\n```")]))
     assert select_fixes(report.findings).keys() == {0}
+
+
+@pytest.mark.parametrize(
+    ("usual", "other", "reason"),
+    [
+        (
+            "They sold {0} of them in all of the months of that year.\n#### {0}",
+            "They sold {0} of them in all, so it is {0}.",
+            "last",
+        ),
+        ('{{"answer": {0}, "sure": true}}', '{{"answer": {0}}}', "key"),
+        ('{{"answer": {0}}}', "The answer is {0}.", "json"),
+        ("There are {0}. Please ask a person before you act.", "There are {0}.", "sentence"),
+    ],
+)
+def test_an_answer_without_the_form_of_the_others(usual: str, other: str, reason: str, tmp_path: Path) -> None:
+    rows = [
+        chat(f"How many are {number} plus {number}?", (other if number == 7 else usual).format(2 * number)) for number in range(30)
+    ]
+    found = [one for one in check(write(tmp_path / "rows.jsonl", rows)).findings if one.check == "form"]
+    assert [(one.rows, one.reason) for one in found] == [((7,), reason)]
+
+
+@pytest.mark.parametrize(
+    ("answer", "is_open"),
+    [
+        ("It was a long day for us. The reasons for this were many, and the first of them", True),
+        ("The capital of this country is the", True),
+        ("It was a long day for us. It ended well.", False),
+        ("Thank you for your letter. We will call you.\nYours sincerely, Ada Holm", False),
+        ("Rising Ocean Temperatures Cause Devastating Effects through Coral Bleaching", False),
+        ("These are the three items that you need:\n- a tent with poles and a bag", False),
+        ("import os\nprint('It works. Now add', 3)\nprint('the sum of the', total)", False),
+        ("The total is 12 + 7. So the final answer is 19", False),
+    ],
+)
+def test_answers_that_end_in_mid_sentence(answer: str, is_open: bool) -> None:
+    assert ends_open(answer) is is_open
+
+
+@pytest.mark.parametrize(
+    ("prompt", "answer", "found"),
+    [
+        ("What is the capital of France?", "法国的首都是巴黎。", True),
+        ("Wo ist mein Paket, und wann wird es bei mir sein?", "It was sent to you today, and it will be there on Monday.", True),
+        ("Translate this to German: where is my parcel?", "Wo ist mein Paket, und wann wird es bei mir sein?", False),
+        ("Where is my parcel, and when will it be here?", "It was sent to you today.", False),
+        ("Where is my parcel, and when will it be here?", "Au revoir!", False),
+    ],
+)
+def test_an_answer_in_another_language(prompt: str, answer: str, found: bool, tmp_path: Path) -> None:
+    report = check(write(tmp_path / "rows.jsonl", [chat(prompt, answer)]))
+    assert bool(finding_locations(report, "language")) is found
 
 
 def test_unsafe_fixes_are_applied_on_request(tmp_path: Path) -> None:

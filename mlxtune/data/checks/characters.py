@@ -30,9 +30,12 @@ _LETTERS = re.compile(r"[^\W\d_]+")
 _SCRIPTS = ("LATIN", "CYRILLIC", "GREEK", "HAN", "KANA", "HANGUL", "ARABIC", "HEBREW", "DEVANAGARI", "THAI", "ARMENIAN", "GEORGIAN")
 _SCRIPT_OF_NAME = {"CJK": "HAN", "HIRAGANA": "KANA", "KATAKANA": "KANA"} | {name: name for name in _SCRIPTS}
 _EAST_ASIAN = {"HAN", "KANA", "HANGUL"}  # Japanese and Korean use several of them
-_LANGUAGE = re.compile(  # a prompt that names a language may be answered in it
+NAMED_LANGUAGE = re.compile(  # a prompt that names a language may be answered in it
     r"(?i)\b(?:translat\w*|russian|ukrainian|bulgarian|serbian|chinese|mandarin|japanese|korean|arabic|persian|hebrew|hindi|thai|armenian|georgian"
-    r"|cyrillic|kanji|hiragana|languages?|alphabet|unicode|english|french|german|spanish|farsi|urdu|bengali|turkish|vietnamese|bilingual)\b"
+    r"|cyrillic|kanji|hiragana|languages?|alphabet|unicode|english|french|german|spanish|farsi|urdu|bengali|turkish|vietnamese|bilingual"
+    r"|italian|portuguese|dutch|swedish|danish|norwegian|finnish|polish|czech|greek|latin|malay|indonesian|multilingual|pinyin|lyrics"
+    r"|übersetz\w*|englisch\w*|deutsch\w*|französisch\w*|spanisch\w*|tradu\w*|anglais\w*|français\w*|inglés|español|inglese|inglês|vertaal\w*|översätt\w*|engelska?)\b"
+    r"|翻[译譯]|[英中日法德韩]文|[英汉日法德韩俄]语|西班牙语"
 )
 _LOOKALIKES = set("АВЕЅІЈКМНОРСТХУаеіјорсухѕΑΒΕΖΗΙΚΜΝΟΡΤΥΧονρυ")  # these look like Latin letters
 
@@ -128,7 +131,7 @@ def mixed_script(row_input: CheckInput) -> Iterator[Evidence]:
                 return
         longer = {script: [match for match in matches if len(match[0]) > 1] for script, matches in words.items()}
         families = {"HAN" if script in _EAST_ASIAN else script for script, matches in longer.items() if matches} - {"GREEK"}
-        if len(families) > 2 and not _LANGUAGE.search(" ".join((*earlier_texts, part.text))):
+        if len(families) > 2 and not NAMED_LANGUAGE.search(" ".join((*earlier_texts, part.text))):
             last = max(families, key=lambda script: words.get(script, longer[script])[0].start())
             yield Evidence((_span(part.name, words[last][0]),), "three")
             return
@@ -138,7 +141,7 @@ def mixed_script(row_input: CheckInput) -> Iterator[Evidence]:
             if part.trains and script not in known_scripts and longer[script] and not _is_expected(script, known_scripts)
         ]
         letter_count = sum(len(match[0]) for matches in words.values() for match in matches)
-        for script in new_scripts if known_scripts and not _LANGUAGE.search(" ".join(earlier_texts)) else ():
+        for script in new_scripts if known_scripts and not NAMED_LANGUAGE.search(" ".join(earlier_texts)) else ():
             if sum(len(match[0]) for match in words[script]) / letter_count < 0.5:
                 yield Evidence((_span(part.name, longer[script][0]),), "switch", {"script": script.capitalize()})
                 return

@@ -96,6 +96,15 @@ def target_text(row: Row) -> str:
     return row.text if isinstance(row, TextRow) else row.completion
 
 
+def scored_answer(row: Row) -> tuple[str, str]:
+    """Return the part and text that a contract scores: the last, chosen, or desirable answer."""
+    if isinstance(row, Conversation) and not row.messages[-1].extra.get("tool_calls"):
+        return f"turn {len(row.messages)}", row.reference
+    if isinstance(row, Preference):
+        return "chosen", row.chosen
+    return ("completion", row.completion) if isinstance(row, Unpaired) and row.label else ("", "")
+
+
 def text_parts(row: Row) -> Iterator[TextPart]:
     """Yield every text in ``row``, including empty ones, in conversation order."""
     if isinstance(row, TextRow):

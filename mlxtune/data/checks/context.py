@@ -7,10 +7,10 @@ from mlxtune.data.checks.check_input import CheckInput, TextPart
 _LONG_SYSTEM = 300  # characters; a longer system prompt is about more than the row's task
 _BEFORE = 60  # characters before a value in which a word can say that it is an example
 _FENCE = re.compile(r"```[\s\S]*?(?:```|\Z)|`[^`\n]*`")
-_CODE = re.compile(
+CODE = re.compile(
     r"""(?xm)
-      [;{}]\s*$ | ^\s*(?:def|class|import|from|function|const|let|var|public|private|return|print|echo|SELECT|INSERT|\#include|<\?php|\$\w+)\b
-    | =>\s | </\w+> | ^\s*\w+(?:\[\w+\])?\s*:?=\s*["'\[({] | \w\([^)\n]*["'][^)\n]*\)
+      [;{}]\s*$ | ^\s*(?:(?:def|class|import|from|function|const|let|var|public|private|return|print|echo|SELECT|INSERT)\b|\#include|<\?php|\#!|\$\w+)
+    | =>\s | ^\s*\w+(?:\[\w+\])?\s*:?=\s*["'\[({] | \w\([^)\n]*["'][^)\n]*\)
     """
 )
 _EXAMPLE = re.compile(
@@ -48,7 +48,7 @@ def is_illustration(row_input: CheckInput, part: TextPart, start: int) -> bool:
     if not part.trains and text[start : start + 5].casefold() == "lorem":
         return True
     line = text[text.rfind("\n", 0, start) + 1 : text.find("\n", start) if "\n" in text[start:] else len(text)]
-    if text.lstrip()[:1] not in ("{", "[") and _CODE.search(line):
+    if text.lstrip()[:1] not in ("{", "[") and (CODE.search(line) or len(CODE.findall(text)) > 1):
         return True
     return any(
         _PROGRAM.search(one.text) or _ABOUT_VALUES.search(one.text)

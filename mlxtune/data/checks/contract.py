@@ -3,8 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 
 from mlxtune.data.checks.base import DROP, Check, Finding, Span
-from mlxtune.data.checks.check_input import CheckInput
-from mlxtune.data.rows import Conversation, Preference, Row, Unpaired
+from mlxtune.data.checks.check_input import CheckInput, scored_answer
 
 PREFIX = "contract-"
 ContractScorer = Callable[[str], Mapping[str, str]]  # returns each required metric that an answer fails, with the scorer's reason
@@ -34,12 +33,3 @@ def contract_findings(row_input: CheckInput, scorer: ContractScorer) -> Iterator
     for metric, failure in scorer(answer).items():
         span = Span(part, 0, len(answer), answer[:60])
         yield metric_check(check_id(metric)).finding(row_input.index, spans=(span,), values={"failure": failure})
-
-
-def scored_answer(row: Row) -> tuple[str, str]:
-    """Return the part and text that a contract scores: the last, chosen, or desirable answer."""
-    if isinstance(row, Conversation) and not row.messages[-1].extra.get("tool_calls"):
-        return f"turn {len(row.messages)}", row.reference
-    if isinstance(row, Preference):
-        return "chosen", row.chosen
-    return ("completion", row.completion) if isinstance(row, Unpaired) and row.label else ("", "")

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from mlxtune.data.checks.check_input import CheckInput
+from mlxtune.data.checks.check_input import CheckInput, scored_answer
+from mlxtune.data.checks.forms import AnswerForms
 from mlxtune.data.duplicates import Pair, components, near_duplicate_links, normalize_text
 from mlxtune.data.rows import Conversation, Preference, Row, TextRow, earlier_prompts, messages_text, prompt_text
 from mlxtune.recipe.schema import Turns
@@ -32,10 +33,11 @@ class Corpus:
     """The input for checks over all rows. Lists are indexed by rank among the valid rows; ``indices`` has the record numbers.
 
     ``splits`` has each row's split, ``template_notes`` the number of rows with each note; ``read`` loads a row again by its
-    record number.
+    record number. With a contract, it says which form answers must have, not the other answers.
     """
 
     read: Callable[[int], Row]
+    has_contract: bool = False
     indices: array[int] = field(default_factory=lambda: array("i"))
     prompts: list[str] = field(default_factory=list)
     passages: array[int] = field(default_factory=lambda: array("q"))  # hashes of the sentences and lines of all prompts
@@ -49,6 +51,7 @@ class Corpus:
     answers: array[int] = field(default_factory=lambda: array("i"))  # characters in the target
     pairs: dict[int, tuple[int, int]] = field(default_factory=dict)  # characters in chosen and rejected, by rank
     short_answers: dict[int, str] = field(default_factory=dict)  # answers that may be labels, by rank
+    forms: AnswerForms = field(default_factory=AnswerForms)
     tags: dict[str, Counter[str] | None] = field(default_factory=dict)
     template_notes: Counter[str] = field(default_factory=Counter)
 
@@ -108,6 +111,8 @@ class Corpus:
         self.lengths.append(sum(len(part.text) for part in row_input.parts if part.exact))
         self.answers.append(len(target))
         self.template_notes.update(row_input.tokens.notes if row_input.tokens else ())
+        if not published and (answer := scored_answer(row)[1]):
+            self.forms.add(len(self.indices) - 1, answer)
         if isinstance(row, Conversation) and is_label(target):
             self.short_answers[len(self.indices) - 1] = sys.intern(target)
         if isinstance(row, Preference):

@@ -7,6 +7,7 @@ from mlxtune.data.checks import (
     conflicts,
     contract,
     labels,
+    language,
     lengths,
     pairs,
     personal,
@@ -14,6 +15,7 @@ from mlxtune.data.checks import (
     secrets,
     statistics,
     template,
+    unlike,
     unreadable,
     wording,
 )
@@ -31,6 +33,8 @@ FAMILIES = (  # in report order; contract metrics come after the first family
     conflicts.family,
     repeated_rows.family,
     labels.family,
+    unlike.family,
+    language.family,
     wording.family,
 )
 CHECKS = {check.id: check for family in FAMILIES for check in family.checks}

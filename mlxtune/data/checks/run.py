@@ -79,7 +79,7 @@ class _CheckRun:
     def __init__(self, records: SourceRecords, rules: CheckRules, state: ReviewState) -> None:
         self.records, self.rules, self.state = records, rules, state
         self.reviewed = ReviewedRecords(records, state)
-        self.corpus = Corpus(self.reviewed.row)
+        self.corpus = Corpus(self.reviewed.row, has_contract=rules.scorer is not None)
         self.findings: list[Finding] = []
         self.formats: Counter[str] = Counter()
         self.kept: Counter[str] = Counter()  # valid rows by part

@@ -29,6 +29,25 @@ _REFUSAL = re.compile(
     | \bI[ ]won['’]t[ ](?:do|help|assist|answer|tell)[ ](?:you[ ])?(?:with[ ])?(?:that|this|you)\b
     """
 )
+# Refusals in other words, which count at the beginning of an answer.
+_DECLINES = re.compile(
+    r"""(?xi)
+      \bI(?:[ ](?:must|have[ ]to|need[ ]to|will[ ]have[ ]to|would|choose[ ]to|am[ ]going[ ]to)|['’](?:ll[ ]have[ ]to|m[ ]going[ ]to[ ]have[ ]to|d|ll|ve[ ]to))?
+        [ ](?:respectfully[ ]|politely[ ])?(?:decline\b|refuse[ ]to|refrain[ ]from|pass[ ]on[ ](?:this|that)|turn[ ](?:this|that|it)[ ]down|rather[ ]not|prefer[ ]not[ ]to|choose[ ]not[ ]to)
+    | \b(?:I|we)(?:['’]m|['’]re|[ ]am|[ ]are)[ ](?:\w+[ ])?(?:unable[ ]to|incapable[ ]of|not[ ](?:able[ ]to|capable[ ]of|permitted|allowed|authorized|equipped|designed[ ]to|in[ ]a[ ]position[ ]to))
+    | \b(?:I|we)[ ](?:cannot|can['’]t|can[ ]not|won['’]t|will[ ]not|do[ ]not|don['’]t)[ ](?:(?:possibly|ethically|legally|knowingly|directly|actually|in[ ]good[ ]conscience|be[ ]able[ ]to)[ ])?
+        (?:assist|help(?![ ](?:but|feel|notic|myself))|fulfill?|comply|engage[ ]in|provide|generate|create|answer|give[ ](?:you|any|out|advice|medical|legal)|offer|support[ ](?:this|that|such)|share|discuss|draw|disclose|complete
+        |condone|encourage|endorse|advise|participate|be[ ](?:of[ ]assistance|writing|doing|providing)|go[ ]into[ ]th|do[ ](?:that|this)\b|talk[ ]about|respond[ ]to|feel[ ](?:right|comfortable))
+    | \b(?:I|we)(?:[ ]do[ ]not|[ ]don['’]t)[ ](?:have[ ](?:the[ ]|any[ ])?(?:ability|capability|capacity|access|permission|(?:information|data)[ ](?:on|about))|possess[ ]the)
+    | \bI[ ]lack[ ](?:the[ ]|any[ ])?(?:ability|access|capab)
+    | \b(?:this|that|it|which|answering|helping|doing|writing)\b[^.!?\n]{0,40}(?:\b(?:is|was|would[ ]be)[ ]not|isn['’]t|n['’]t[ ]be)[ ](?:something|appropriate|ethical|within)\b[^.!?\n]{0,20}\b(?:I|me|my)\b
+    | \b(?:inappropriate|unethical|wrong|irresponsible)[ ](?:for|of)[ ]me[ ]to
+    | \b(?:outside|beyond|against|not[ ]within|violates?)[ ](?:of[ ])?(?:what[ ]I[ ]can|(?:the[ ]scope[ ]of[ ])?my[ ](?:programming|guidelines?|polic|principles|values|capabilit|scope|abilit|expertise|instructions)|(?:our|the)[ ](?:content|usage)[ ]polic)
+    | \bmy[ ](?:programming|guidelines?|polic\w+|instructions)[ ](?:won['’]t|will[ ]not|do(?:es)?(?:[ ]not|n['’]t)|prevents?|prohibits?|forbids?)
+    | \bnothing[ ](?:that[ ])?I[ ]can[ ](?:do|say)
+    """
+)
+_BEGINNING = 250  # characters
 _SELF_REFERENCE = re.compile(
     r"""(?xi)
       (?<!such[ ])\b(?:as|being)[ ]an?[ ](?:(?:large|artificial|AI)[ ])?(?:language[ ]model|AI(?:[ ](?:language[ ]model|model|assistant|chatbot|system)|(?=[ ]*[,.;:!]|[ ]I\b))|intelligence(?=[ ]*[,.;:!]|[ ]I\b))
@@ -61,6 +80,13 @@ _PLACEHOLDER = re.compile(
     | (?<!\#[ ])(?<!//[ ])(?<!\#)\b(?:TODO|FIXME|TBD|TKTK)\b(?=[:.!)]|\s*$)
     """
 )
+_RESIDUE = re.compile(
+    r"""(?x)
+      </?(?i:p|br|div|span|li|ul|ol|b|i|u|em|strong|h[1-6]|a|td|th|tr|table|font|img|blockquote|center)(?:\s[^<>\n]{0,200})?/?>
+    | &(?:nbsp|amp|quot|lt|gt|apos|hellip|[rl][sd]quo|[mn]dash|\#\d{2,5}|\#x[0-9a-fA-F]{2,4});
+    | (?:^|(?<=[\sa-z+\#]))Copy[ ](?:code|to[ ]clipboard)(?=[A-Z\s\#]|[a-z]+[ (=.]|$)
+    """
+)
 # Every match contains one of these words. Most answers contain none, which is cheap to check.
 _REFUSAL_WORDS = (
     "sorry", "afraid", "assist", "help", "comply", "fulfil", "unable", "unfortunately", "apolog", "comfortable", "programmed", "willing",
@@ -88,7 +114,8 @@ _MIN_LETTERS = 12  # in all repeats combined
 )
 def refusals(text: str) -> Iterator[Hit]:
     lower = text.lower()
-    if any(word in lower for word in _REFUSAL_WORDS) and (match := _REFUSAL.search(text)):
+    is_likely = any(word in lower for word in _REFUSAL_WORDS)
+    if match := (is_likely and _REFUSAL.search(text)) or _DECLINES.search(text[:_BEGINNING]):
         yield Hit(*match.span())
 
 
@@ -130,6 +157,15 @@ def placeholders(text: str) -> Iterator[Hit]:
     for match in _PLACEHOLDER.finditer(plain):
         if formatted and match[0][0] == "{" and match[0][1] != "{":
             continue  # code that formats a string
+        yield Hit(*match.span(), values={"phrase": match[0]})
+
+
+@family.text_check(
+    Check("residue", "warn", "answers with residue of a web page", "“{phrase}” was copied from a web page.", illustrates=True),
+    answers_only=True,
+)
+def residue(text: str) -> Iterator[Hit]:
+    for match in _RESIDUE.finditer(text) if any(mark in text for mark in ("<", "&", "Copy ")) else ():
         yield Hit(*match.span(), values={"phrase": match[0]})
 
 

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 
 from mlxtune.core.text import one_line
 from mlxtune.data.browser import SourceBrowser
-from mlxtune.data.checks.check_input import rewrite_texts, text_parts
-from mlxtune.data.checks.contract import scored_answer
+from mlxtune.data.checks.check_input import rewrite_texts, scored_answer, text_parts
 from mlxtune.data.generate.lineage import KEY, lineage_of
 from mlxtune.data.rows import Conversation, Preference, Row
 from mlxtune.evaluation.contract import Contract

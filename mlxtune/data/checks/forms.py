@@ -1,0 +1,88 @@
+"""The forms that answers share: JSON, the shape of a first or last line, and sentences."""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
+
+from mlxtune.data.checks.context import CODE
+from mlxtune.data.rows import json_strings
+
+MIN_ANSWERS = 20  # fewer say nothing about the others
+SHARE = 0.9  # of the answers have a form that the others lack
+_SAMPLE = 1000  # answers after which only forms of at least half of them are counted
+_LONGEST_LINE = 40  # characters of a line whose shape is a form
+_MIN_SENTENCE = 4  # words
+_MIN_PROSE = 8  # words of a text that should end like a sentence
+_NUMBER = re.compile(r"-?\d[\d,.]*")
+_SENTENCE = re.compile(r"[^.!?\n]+[.!?]+|[^.!?\n]+$", re.MULTILINE)
+_ITEM = re.compile(r"\s*(?:[-*•+#|>]|\d+[.)]|\w[).])\s|\s{4}|.*[={}<>|$]")
+_OPEN = re.compile(r"(?:[,:&(–—-]|(?:^|\s)[\"“‘'(]?(?!\d)(?:[^\W_]|['’-])+)\s*\Z")  # a last word, or a sign that something follows
+_LINKING = frozenset(
+    ("a", "an", "and", "as", "at", "by", "for", "from", "in", "is", "of", "or", "that", "the", "to", "with")
+)  # never last
+_ENDED = re.compile(r"[.!?][\"”')\]]*\s")
+
+Form = tuple[str, str]  # its kind, and what the answers have
+
+
+def forms_of(answer: str) -> frozenset[Form]:
+    """Return the forms of an answer. The texts in a JSON answer count as its sentences."""
+    value = None
+    if answer[:1] in ("{", "["):
+        try:
+            value = json.loads(answer)
+        except (ValueError, RecursionError):
+            value = None
+    texts = [answer] if value is None else [*json_strings(value)]
+    found: set[Form] = {("sentence", sentence) for text in texts for sentence in sentences(text)}
+    if value is not None:
+        found |= {("json", ""), *(("key", str(key)) for key in (value if isinstance(value, dict) else ()))}
+    elif "\n" in (text := answer.strip()):
+        for kind, line in (("first", text[: text.index("\n")]), ("last", text[text.rindex("\n") + 1 :])):
+            if len(line) <= _LONGEST_LINE and (shape := _NUMBER.sub("0", line.strip())) != "0":
+                found.add((kind, shape))
+    prose = max(texts, key=len, default="")
+    if len(prose.split()) >= _MIN_PROSE:
+        found |= {("prose", ""), *([] if ends_open(prose) else [("end", "")])}
+    return frozenset(found)
+
+
+def sentences(text: str) -> Iterator[str]:
+    """Yield the sentences of ``text`` that have enough words to be recognized elsewhere."""
+    found = (match[0].strip() for match in _SENTENCE.finditer(text))
+    return (sentence for sentence in found if len(sentence.split()) >= _MIN_SENTENCE)
+
+
+def ends_open(text: str) -> bool:
+    """Return whether the last line of ``text`` is a sentence that does not end, rather than an item, a title, code, or a signature."""
+    line = text.rstrip()[-400:].rpartition("\n")[2]
+    words = line.split()
+    if len(words) < _MIN_SENTENCE or _ITEM.match(line) or not _OPEN.search(line) or "```" in text[-400:]:
+        return False
+    if CODE.search(text[-1000:]):
+        return False
+    ended_before = _ENDED.search(line) or (len(words) >= _MIN_PROSE and words[-1][0].islower() and _ENDED.search(text))
+    return bool(ended_before) or words[-1] in _LINKING
+
+
+@dataclass
+class AnswerForms:
+    """The forms of all answers, by rank. After the first thousand answers, only forms that half of them have are kept."""
+
+    by_rank: dict[int, Collection[Form]] = field(default_factory=dict)
+    _kept: frozenset[Form] | None = None
+
+    def add(self, rank: int, answer: str) -> None:
+        found = forms_of(answer)
+        self.by_rank[rank] = found if self._kept is None else found & self._kept
+        if len(self.by_rank) == _SAMPLE:
+            self._kept = frozenset(form for form, count in self.counts().items() if count >= _SAMPLE / 2) | {
+                ("prose", ""),
+                ("end", ""),
+            }
+            self.by_rank = {rank: forms & self._kept for rank, forms in self.by_rank.items()}
+
+    def counts(self) -> Counter[Form]:
+        return Counter(form for forms in self.by_rank.values() for form in forms)
