@@ -360,7 +360,7 @@ def test_safe_fixes_write_a_clean_file_and_keep_the_source(tmp_path: Path) -> No
         ("How do I log in?", "Like this:\n```\nlogin('bob@gmail.com', password='q8W2x!rT5z')\n```", {"email", "secret"}),
         ("How do I log in?", "server.login('bob@gmail.com')", {"email"}),
         ("Which address do I enter?", "Yours, for example bob@gmail.com.", {"email"}),
-        ("Can you tell me how this is shown?", "```\n<b>{user_name}</b>\n```", set()),
+        ("Can you tell me how this is shown?", "```\nHello {user_name}\n```", set()),
         ("Count the vowels: lorem ipsum", "There are four.", {"placeholder"}),
         ("What does it print?", 'It prints "#{unique_array}" and "%{http_code}".', set()),
         ("Write to support?", "Dear [Customer's Name], we will.", set()),

@@ -171,7 +171,7 @@ def text_finding(check: Check, row: CheckInput, hits: Iterable[tuple[TextPart, H
     if matches := leaked or matches:
         spans = tuple(_span(part, hit) for part, hit in (matches if check.fix.kind == "put" else matches[:_MAX_SPANS]))
         first = matches[0][1]
-        severity = None if leaked else "note"
+        severity: Severity | None = None if leaked else "note"
         yield check.finding(row.index, spans=spans, reason=first.reason, values=first.values, severity=severity)
 
 

@@ -3,7 +3,7 @@
 import json
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from mlxtune.data.checks.context import CODE
@@ -14,10 +14,14 @@ SHARE = 0.9  # of the answers have a form that the others lack
 _SAMPLE = 1000  # answers after which only forms of at least half of them are counted
 _LONGEST_LINE = 40  # characters of a line whose shape is a form
 _MIN_SENTENCE = 4  # words
-_MIN_PROSE = 8  # words of a text that should end like a sentence
+_MIN_PROSE = 6  # words of a text that should end like a sentence
+_MIN_ITEM = 8  # words of such an item of a numbered list
 _NUMBER = re.compile(r"-?\d[\d,.]*")
 _SENTENCE = re.compile(r"[^.!?\n]+[.!?]+|[^.!?\n]+$", re.MULTILINE)
-_ITEM = re.compile(r"\s*(?:[-*•+#|>]|\d+[.)]|\w[).])\s|\s{4}|.*[={}<>|$]")
+_ITEM = re.compile(r"\s*[*•+#|>-]\s|\s{4}|.*[={}<>|$]")
+_AUTHOR = re.compile(r"[-–—]\s?[A-Z][\w.]*(?:\s[A-Z][\w.]*)*\s*\Z")
+_NUMBERED = re.compile(r"\s*(?:\d+|\w)[.)]\s")
+_NUMBERED_SENTENCE = re.compile(r"(?m)^\s*(?:\d+|\w)[.)]\s.*[.!?]\s*$")
 _OPEN = re.compile(r"(?:[,:&(–—-]|(?:^|\s)[\"“‘'(]?(?!\d)(?:[^\W_]|['’-])+)\s*\Z")  # a last word, or a sign that something follows
 _LINKING = frozenset(
     ("a", "an", "and", "as", "at", "by", "for", "from", "in", "is", "of", "or", "that", "the", "to", "with")
@@ -27,8 +31,8 @@ _ENDED = re.compile(r"[.!?][\"”')\]]*\s")
 Form = tuple[str, str]  # its kind, and what the answers have
 
 
-def forms_of(answer: str) -> frozenset[Form]:
-    """Return the forms of an answer. The texts in a JSON answer count as its sentences."""
+def forms_of(answer: str, *, with_sentences: bool = True) -> frozenset[Form]:
+    """Return the forms of an answer. The sentences of a JSON answer are those in its texts."""
     value = None
     if answer[:1] in ("{", "["):
         try:
@@ -36,7 +40,7 @@ def forms_of(answer: str) -> frozenset[Form]:
         except (ValueError, RecursionError):
             value = None
     texts = [answer] if value is None else [*json_strings(value)]
-    found: set[Form] = {("sentence", sentence) for text in texts for sentence in sentences(text)}
+    found: set[Form] = {("sentence", sentence) for text in texts for sentence in sentences(text)} if with_sentences else set()
     if value is not None:
         found |= {("json", ""), *(("key", str(key)) for key in (value if isinstance(value, dict) else ()))}
     elif "\n" in (text := answer.strip()):
@@ -59,23 +63,24 @@ def ends_open(text: str) -> bool:
     """Return whether the last line of ``text`` is a sentence that does not end, rather than an item, a title, code, or a signature."""
     line = text.rstrip()[-400:].rpartition("\n")[2]
     words = line.split()
-    if len(words) < _MIN_SENTENCE or _ITEM.match(line) or not _OPEN.search(line) or "```" in text[-400:]:
+    if len(words) < _MIN_SENTENCE or _ITEM.match(line) or not _OPEN.search(line) or _AUTHOR.search(line):
         return False
-    if CODE.search(text[-1000:]):
+    if _NUMBERED.match(line) and (len(words) < _MIN_ITEM or not _NUMBERED_SENTENCE.search(text)):
         return False
-    ended_before = _ENDED.search(line) or (len(words) >= _MIN_PROSE and words[-1][0].islower() and _ENDED.search(text))
-    return bool(ended_before) or words[-1] in _LINKING
+    if "```" in text[-400:] or CODE.search(text[-1000:]):
+        return False
+    return bool(_ENDED.search(line)) or words[-1] in _LINKING or (bool(_NUMBERED.match(line)) and words[-1][0].islower())
 
 
 @dataclass
 class AnswerForms:
     """The forms of all answers, by rank. After the first thousand answers, only forms that half of them have are kept."""
 
-    by_rank: dict[int, Collection[Form]] = field(default_factory=dict)
+    by_rank: dict[int, frozenset[Form]] = field(default_factory=dict)
     _kept: frozenset[Form] | None = None
 
     def add(self, rank: int, answer: str) -> None:
-        found = forms_of(answer)
+        found = forms_of(answer, with_sentences=self._kept is None or any(kind == "sentence" for kind, _ in self._kept))
         self.by_rank[rank] = found if self._kept is None else found & self._kept
         if len(self.by_rank) == _SAMPLE:
             self._kept = frozenset(form for form, count in self.counts().items() if count >= _SAMPLE / 2) | {

@@ -57,8 +57,11 @@ def other_language(row_input: CheckInput) -> Iterator[Evidence]:
             prompt, earlier = (part.text if part.role == "user" else prompt), f"{earlier}\n{part.text}"
         elif part.is_answer and (answer := language(part.text)):
             expected = language(prompt)
+            if answer == expected or not expected:
+                continue
             has_foreign_word = expected not in _WORDS and re.search("[A-Za-z]{4}", prompt)
-            if expected and answer != expected and not has_foreign_word and not NAMED_LANGUAGE.search(earlier):
+            is_code = len(CODE.findall(part.text[:_LONGEST])) > 1
+            if not has_foreign_word and not is_code and not NAMED_LANGUAGE.search(earlier):
                 yield Evidence((Span(part.name, 0, len(part.text), part.text[:60]),), "", {"prompt": expected, "answer": answer})
                 return
 
@@ -74,8 +77,6 @@ def language(text: str) -> str:
                 return name
             if share >= _MIXED:
                 return ""
-    if len(CODE.findall(text)) > 1:
-        return ""
     counts = Counter(name for word in set(re.findall(r"[^\W\d_]+", text.casefold())) for name in _LANGUAGES_OF.get(word, ()))
     first, second = [*counts.most_common(2), ("", 0), ("", 0)][:2]
     return first[0] if first[1] >= max(_MIN_WORDS, 1.5 * second[1]) else ""

@@ -84,13 +84,17 @@ _RESIDUE = re.compile(
     r"""(?x)
       </?(?i:p|br|div|span|li|ul|ol|b|i|u|em|strong|h[1-6]|a|td|th|tr|table|font|img|blockquote|center)(?:\s[^<>\n]{0,200})?/?>
     | &(?:nbsp|amp|quot|lt|gt|apos|hellip|[rl][sd]quo|[mn]dash|\#\d{2,5}|\#x[0-9a-fA-F]{2,4});
-    | (?:^|(?<=[\sa-z+\#]))Copy[ ](?:code|to[ ]clipboard)(?=[A-Z\s\#]|[a-z]+[ (=.]|$)
+    | (?:^|(?<=[\s"a-z+\#]))Copy[ ](?:code|to[ ]clipboard)(?=[A-Z\s"\\\#]|[a-z]+[ (=.]|$)
     """
 )
 # Every match contains one of these words. Most answers contain none, which is cheap to check.
 _REFUSAL_WORDS = (
     "sorry", "afraid", "assist", "help", "comply", "fulfil", "unable", "unfortunately", "apolog", "comfortable", "programmed", "willing",
     "allowed", "permitted", "ability", "capab", "capacity", "access", "not able", "can’t", "can't", "cannot", "won’t", "won't",
+)  # fmt: skip
+_DECLINE_WORDS = (
+    "declin", "refus", "refrain", "pass on", "rather not", "not to", "turn", "able", "not ", "n't", "n’t", "lack", "approp", "ethic", "wrong",
+    "irresp", "outside", "beyond", "against", "violat", "my ", "nothing",
 )  # fmt: skip
 _SELF_WORDS = (" ai", "language model", "intelligence", "virtual assistant", "cutoff", "cut-off", "cut off", "only goes")
 _BOILERPLATE_WORDS = (
@@ -114,8 +118,9 @@ _MIN_LETTERS = 12  # in all repeats combined
 )
 def refusals(text: str) -> Iterator[Hit]:
     lower = text.lower()
-    is_likely = any(word in lower for word in _REFUSAL_WORDS)
-    if match := (is_likely and _REFUSAL.search(text)) or _DECLINES.search(text[:_BEGINNING]):
+    beginning = text[:_BEGINNING]
+    found = _REFUSAL.search(text) if any(word in lower for word in _REFUSAL_WORDS) else None
+    if match := found or (_DECLINES.search(beginning) if any(word in lower[:_BEGINNING] for word in _DECLINE_WORDS) else None):
         yield Hit(*match.span())
 
 
