@@ -17,7 +17,7 @@ _FORM_WORDING = {
 _FORM = family.register(Check("form", "warn", "answers without the form of the others", _FORM_WORDING, BY_HAND, "≠"))
 _MID_SENTENCE = family.register(
     Check(
-        "cut-off",
+        "mid-sentence",
         "warn",
         "answers that end in mid-sentence",
         "The answer ends in mid-sentence; {share:.0%} of the others do not.",
