@@ -250,7 +250,7 @@ def _answers(passes: Sequence[bool] | np.ndarray) -> list[str]:
 def test_simulated_evaluations_keep_the_error_and_the_stated_power(monkeypatch, dependence):
     """At the margin, *held* at most one time in twenty; with no drop, *held* with at least the stated power."""
     monkeypatch.setattr(OffTaskPrompt, "passes", lambda _, output: output == "1")  # the scorers take most of the time
-    trials = 400 if EXHAUSTIVE else 120
+    trials = 200 if EXHAUSTIVE else 120
     deviation = math.sqrt(0.05 * 0.95 / trials)
     held, _ = _simulated(0.05, dependence, trials)
     assert held < 0.05 + 2.5 * deviation
@@ -265,7 +265,7 @@ def test_simulated_evaluations_keep_the_error_and_the_stated_power(monkeypatch, 
 def test_choosing_the_counted_cells_does_not_make_the_adapter_seem_worse(monkeypatch):
     """Every cell is near the limit, and nothing is forgotten. A limit on the base's rate gave a change of −1.1 points here."""
     monkeypatch.setattr(OffTaskPrompt, "passes", lambda _, output: output == "1")
-    random, trials, changes = np.random.default_rng(12), 1000 if EXHAUSTIVE else 150, []
+    random, trials, changes = np.random.default_rng(12), 400 if EXHAUSTIVE else 150, []
     asked = [_probe("1", id=f"{name}{at}", category=str(name)) for name in range(8) for at in range(25)]
     dropped = 0
     for _ in range(trials):

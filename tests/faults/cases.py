@@ -28,7 +28,7 @@ from mlxtune.runs.worker import run_worker
 SCENARIOS = {"training": small.SCENARIO, "search": small_search.SCENARIO, "generation": small_generation.SCENARIO}
 METHOD: Literal["fork", "spawn"] = "spawn" if sys.platform == "darwin" or os.environ.get("MLXTUNE_SPAWN_FAULTS") else "fork"
 
-DENSITY = 16  # times as many of a scenario's final operations are tried
+DENSITY = 8  # times as many of a scenario's final operations are tried
 
 
 @dataclass

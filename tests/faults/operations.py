@@ -37,8 +37,10 @@ class Operations:
         if hasattr(fcntl, "F_FULLFSYNC"):  # on macOS, it would be used instead of fsync
             del fcntl.F_FULLFSYNC
         os.fsync = self._counted("fsync", lambda handle: None)  # a kill keeps the page cache, so a real fsync would prove nothing
-        for name in ("replace", "rename", "mkdir", "unlink", "remove", "rmdir", "chmod", "truncate", "ftruncate"):
+        for name in ("replace", "rename", "unlink", "remove", "rmdir", "chmod", "truncate", "ftruncate"):
             setattr(os, name, self._counted(name, getattr(os, name)))
+        create, first = os.mkdir, self._counted("mkdir", os.mkdir)
+        os.mkdir = lambda path, *args, **more: (create if os.path.isdir(path) else first)(path, *args, **more)  # changes no file
         plain, counted = os.open, self._counted("open", os.open)
         os.open = lambda path, flags, *args, **kwargs: (counted if flags & CHANGING else plain)(path, flags, *args, **kwargs)
         builtins.open = io.open = self._opening(io.open)

@@ -30,7 +30,7 @@ from mlxtune.training.loop import TrainingLoop
 from mlxtune.training.setup import SetupListener, TrainingSetup
 from mlxtune.training.sft import SFTObjective
 
-STEPS = 4
+STEPS = 3
 NEWEST = "newest.txt"  # the step of the newest checkpoint after a fault
 RECIPE = f"""
 name = "small"

@@ -23,7 +23,10 @@ from mlxtune.training.search import board as boards
 from mlxtune.training.search import search_worker, trial
 from mlxtune.training.setup import Foundation, SetupListener, TrainingSetup
 
-RECIPE = small.RECIPE.replace("save_every = 1", "save_every = 2") + "[search]\ntrials = 3\n"
+RECIPE = (
+    small.RECIPE.replace(f"steps = {small.STEPS}", "steps = 4").replace("save_every = 1", "save_every = 2")
+    + "[search]\ntrials = 3\n"
+)
 
 
 def prepare(folder: Path) -> None:

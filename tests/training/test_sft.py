@@ -11,7 +11,7 @@ import mlx.nn as nn
 import mlx.optimizers as optim
 import numpy as np
 import pytest
-from exhaustive import EXHAUSTIVE, cases
+from exhaustive import cases
 from mlx.utils import tree_flatten
 from mlx_lm.utils import load_model, load_tokenizer
 
@@ -188,10 +188,9 @@ def test_matches_plain_computation_on_bundled_model(real):
     from mlxtune.models.load import load
 
     loaded = load(real.source)  # a private copy: adapters would remain on the shared model
-    rows = conversations(loaded.tokenizer, SYSTEM)
+    rows = conversations(loaded.tokenizer, SYSTEM)[:2]
     shaken(loaded.model, AdapterSection(rank=8, layers=8))
     exp.uninstall()
     plain = plain_loss_and_gradients(loaded.model, rows)
     exp.install()
-    for ways in (Ways(), Ways(prefix=True, lanes=2, frozen=True), TOGETHER[0])[0 if EXHAUSTIVE else 2 :]:
-        assert_equal(own_loss_and_gradients(loaded.model, rows, ways), plain, 1e-5)
+    assert_equal(own_loss_and_gradients(loaded.model, rows, TOGETHER[0]), plain, 1e-5)
