@@ -11,6 +11,7 @@ from mlxtune.core.text import one_line
 from mlxtune.data import parquet
 from mlxtune.data.access.file_bytes import FileNote
 from mlxtune.data.export import MANIFEST, check_new_jsonl, jsonl_bytes, native_record
+from mlxtune.data.generate import documents
 from mlxtune.data.hub_source import choose_files, download, is_hub_id
 from mlxtune.data.readers.formats import CONTENT_FORMATS, NO_MAPPING, detect
 from mlxtune.data.rows import PromptRow, Row, turn_rows
@@ -37,14 +38,15 @@ class ImportResult:
 
 
 def locate(name: str, file: str = "") -> Path:
-    """Return the path ``name``, or download ``file`` from the dataset ``name``. Convert Parquet files to JSON Lines.
+    """Return the path ``name``, or download ``file`` from the dataset ``name``. Convert Parquet files, and a folder of documents, to JSON Lines.
 
     Raises ``DataError`` if there is neither, ``InputError`` as :func:`mlxtune.data.parquet.to_json_lines` does.
     """
     path = user_path(name)
     if path.exists():
-        files = _parquet_files(path, file)
-        return parquet.to_json_lines(files) if files else path
+        if files := _parquet_files(path, file):
+            return parquet.to_json_lines(files)
+        return documents.to_json_lines(path) if documents.is_folder_of_texts(path) else path
     if not is_hub_id(name):
         raise DataError(
             f"There is no data at {one_line(name, 200)}.", hint="Use a file, a folder, or a dataset such as owner/name."

@@ -19,6 +19,7 @@ class TemplateNote(StrEnum):
     CONTROL = "control-tokens"
     TURNS = "turns-expanded"
     CUT = "turns-cut"
+    WINDOWS = "text-windows"
 
     def describe(self, count: int) -> str:
         """Return the change and the number of rows that have it, as a message."""
@@ -38,4 +39,5 @@ _SENTENCES = {
     TemplateNote.CONTROL: "Control tokens in a message are encoded as text, in training and at inference.",
     TemplateNote.TURNS: "The template rewrites earlier turns, so each answer becomes a separate training example.",
     TemplateNote.CUT: "Later answers are not trained on, because the prompt before them fills data.max_tokens.",
+    TemplateNote.WINDOWS: "The text is longer than data.max_tokens, so it is divided into windows that overlap by an eighth.",
 }

@@ -249,14 +249,14 @@ class ChatTemplate:
     def encode(self, row: Row, max_tokens: int) -> list[Encoded]:
         """Encode ``row``, truncated to ``max_tokens``, with its trained tokens marked.
 
-        A conversation is one row if its trained turns can be verified together; otherwise each of them becomes a separate row.
-        Raises
+        A conversation is one row if its trained turns can be verified together; otherwise each of them becomes a separate row. A text that is
+        longer than ``max_tokens`` is divided into windows that overlap by an eighth; each token is trained once. Raises
         ``TemplateError`` when the marks cannot be verified, and ``TooLongError`` when no trained token is left.
         """
         if isinstance(row, Conversation):
             encoded = self._conversation(row)
         elif isinstance(row, TextRow):
-            encoded = [self._text(row)]
+            encoded = self._text(row, max_tokens)
         elif isinstance(row, Unpaired):
             raise DataError(
                 f"{row.location}: the row is labeled good or bad, and SFT would learn the bad answers, too.",
@@ -341,15 +341,21 @@ class ChatTemplate:
         prompt, better, worse = (np.array(part, np.int32) for part in (first.tokens[: first.start], chosen[:room], rejected[:room]))
         return EncodedPair(row.id, row.location, prompt, better, worse, (len(chosen), len(rejected)), notes=notes)
 
-    def _text(self, row: TextRow) -> Encoded:
+    def _text(self, row: TextRow, max_tokens: int) -> list[Encoded]:
         tokens = self.tokenizer.encode(row.text)
         if tokens[:2] == [self.tokenizer.bos_token_id] * 2:  # the text begins with the token that the tokenizer adds
             tokens = tokens[1:]
         if tokens[-1] != self.tokenizer.eos_token_id:
             tokens = [*tokens, self.tokenizer.eos_token_id]
-        trained = np.ones(len(tokens), bool)
-        trained[0] = False
-        return Encoded(row.id, row.location, np.array(tokens, np.int32), trained, len(tokens))
+        overlap = max(max_tokens // 8, 1)
+        starts = range(0, max(len(tokens) - overlap, 1), max(max_tokens - overlap, 1))
+        notes = frozenset({TemplateNote.WINDOWS} if len(starts) > 1 else ())
+        windows = []
+        for number, start in enumerate(starts):
+            part = np.array(tokens[start : start + max_tokens], np.int32)
+            trained = np.arange(len(part)) >= (overlap if start else 1)
+            windows.append(Encoded(row.id, row.location, part, trained, len(part), turn=number, notes=notes))
+        return windows
 
     def _conversation(self, row: Conversation) -> list[Encoded]:
         answers, separate = self.answers(row)

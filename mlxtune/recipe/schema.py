@@ -123,7 +123,9 @@ class DataSection:
     validation: Annotated[float, Key("fraction of rows used for the validation loss", "twentieths"), _FRACTION] = 0.10
     group_by: Annotated[str, Key("metadata key; rows with the same value stay in the same split")] = ""
     generated: Annotated[bool, Key("train on generated rows that were accepted in the review", in_form=False)] = True
-    max_tokens: Annotated[int, Key("maximum tokens per row; longer rows are truncated", "doubles"), _AT_LEAST_1] = 1024
+    max_tokens: Annotated[
+        int, Key("maximum tokens per row; longer texts are divided, other longer rows truncated", "doubles"), _AT_LEAST_1
+    ] = 1024
     too_long: Annotated[Literal["refuse", "skip"], Key("what to do with rows that truncation leaves without trained tokens")] = (
         "refuse"
     )

@@ -68,3 +68,17 @@ def test_init_and_recipes_name_the_import(refused, cwd):
         refused(arguments, "mlxtune data import")
     (cwd / "r.toml").write_text('name = "r"\n[model]\nbase = "smollm2-135m"\n[data]\nsource = "rows.parquet"\n')
     refused(("data", "check", "r.toml"), "mlxtune data import")
+
+
+def test_a_folder_of_documents_is_imported_as_texts(cli, cwd):
+    notes = cwd / "notes"
+    (notes / "old").mkdir(parents=True)
+    (notes / "trails.md").write_text("# Trails\n\nKeep left.\n")
+    (notes / "old" / "huts.txt").write_text("Huts open in June.")
+    (notes / "empty.txt").write_text("\n")
+    result = cli("data", "import", "notes", "--out", "texts.jsonl")
+    assert result.code == 0, result.err
+    rows = rows_in(cwd / "texts.jsonl")
+    assert [(row["text"], row["meta"]["file"]) for row in rows] == [
+        ("Huts open in June.", "old/huts.txt"), ("# Trails\n\nKeep left.\n", "trails.md"),
+    ]  # fmt: skip

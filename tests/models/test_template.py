@@ -1,5 +1,6 @@
 """Which tokens are trained: hand-written expected values for three chat templates, and rejected templates."""
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -164,6 +165,21 @@ def test_text_trains_from_its_second_token_to_its_stop(tmp_path: Path) -> None:
     (encoded,) = chat.encode(TextRow(Location(Path("a"), 1), {}, "abc"), 100)
     assert encoded.trained.tolist() == [False, True, True, True]
     assert encoded.tokens[-1] == chat.tokenizer.eos_token_id
+
+
+def test_a_long_text_is_divided_into_windows_that_train_each_token_once(tmp_path: Path) -> None:
+    chat = template(tmp_path, CHATML, "<|im_end|>")
+    row = TextRow(Location(Path("a"), 1), {}, "".join(chr(97 + index % 26) for index in range(100)))
+    (whole,) = chat.encode(row, 1000)
+    windows = chat.encode(row, 16)
+    assert [len(one.tokens) for one in windows] == [16] * 7 + [3]
+    assert sum(int(one.trained.sum()) for one in windows) == int(whole.trained.sum()) == 100
+    taught = [token for one in windows for token in one.tokens[one.trained]]
+    assert taught == whole.tokens[1:].tolist()
+    assert all(one.tokens[:2].tolist() == before.tokens[-2:].tolist() for before, one in pairwise(windows))
+    assert not any(one.truncated for one in windows)
+    assert windows[0].notes == {TemplateNote.WINDOWS}
+    assert [len(one.tokens) for one in chat.encode(row, 101)] == [101]  # with its stop token
 
 
 def test_common_prefix_of_rows() -> None:

@@ -8,6 +8,7 @@ import numpy as np
 from mlxtune.data.checks.base import DROP, Check, CheckFamily, Evidence, Finding
 from mlxtune.data.checks.check_input import CheckInput
 from mlxtune.data.checks.corpus import Corpus
+from mlxtune.data.rows import TextRow
 
 _MIN_ROWS = 12  # with fewer rows, no length is usual
 _FENCES = 3.0  # Tukey's outer fences, in interquartile ranges of the log length
@@ -52,7 +53,7 @@ def _no_room(row: CheckInput) -> Iterator[Evidence]:
     )
 )  # fmt: skip
 def truncated(row: CheckInput) -> Iterator[Evidence]:
-    tokens = row.tokens
+    tokens = None if isinstance(row.row, TextRow) else row.tokens  # a text is divided into windows
     if tokens and not tokens.error and tokens.prompt < row.max_tokens < tokens.total:
         yield Evidence(values={"tokens": tokens.total, "cut": tokens.total - row.max_tokens})
 

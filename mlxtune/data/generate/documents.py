@@ -1,13 +1,15 @@
-"""Read a folder of documents, and divide their texts into passages that a teacher can ask about."""
+"""Read a folder of documents: as rows of text, or divided into passages that a teacher can ask about."""
 
 import io
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from mlxtune.core.errors import DataError, InputError
-from mlxtune.core.files import open_regular
+from mlxtune.core.files import home, open_regular, write_chunks
+from mlxtune.core.hashing import sha256_json
 from mlxtune.core.text import one_line
 
 TEXT_SUFFIXES = (".md", ".markdown", ".txt", ".rst")
@@ -30,18 +32,24 @@ def read_passages(folder: Path) -> list[Passage]:
 
     Raises ``DataError`` if there is none, and ``InputError`` if one cannot be read or is a link, which could lead out of the folder.
     """
-    folder = folder.resolve()
-    if not folder.exists():
-        raise DataError(f"There are no documents at {folder}.", hint="Use a folder with Markdown, text, or PDF files.")
-    root = folder if folder.is_dir() else folder.parent
-    passages = [
-        passage
-        for file in (sorted(_documents(folder)) if folder.is_dir() else [folder])
-        for passage in split_passages(str(file.relative_to(root)), _read(file))
-    ]
+    passages = [passage for name, text in _texts(folder.resolve()) for passage in split_passages(name, text)]
     if not passages:
         raise DataError(f"{folder} has no documents with text.", hint="Use a folder with Markdown, text, or PDF files.")
     return passages
+
+
+def is_folder_of_texts(path: Path) -> bool:
+    """Return whether ``path`` is a folder without JSON Lines, in which Markdown, text, or PDF files are."""
+    return path.is_dir() and not any(path.glob("*.jsonl")) and any(_documents(path))
+
+
+def to_json_lines(folder: Path) -> Path:
+    """Write a row with the ``text`` of each document in ``folder``, and its ``file``, to a file in mlxtune's cache, and return its path."""
+    folder = folder.resolve()
+    out = home() / "documents" / sha256_json(str(folder))[:16] / f"{folder.name}.jsonl"
+    rows = ({"text": text, "file": name} for name, text in _texts(folder) if text.strip())
+    write_chunks(out, (json.dumps(row, ensure_ascii=False).encode() + b"\n" for row in rows))
+    return out
 
 
 def split_passages(name: str, text: str) -> list[Passage]:
@@ -68,6 +76,15 @@ def find_quote(passage: Passage, quote: str) -> tuple[int, int] | None:
         return None
     match = re.search(r"\s+".join(map(re.escape, words)), passage.text, re.IGNORECASE)
     return (passage.start + match.start(), passage.start + match.end()) if match else None
+
+
+def _texts(folder: Path) -> Iterator[tuple[str, str]]:
+    """Yield the name of each document in ``folder`` (or of one file), and its text."""
+    if not folder.exists():
+        raise DataError(f"There are no documents at {folder}.", hint="Use a folder with Markdown, text, or PDF files.")
+    root = folder if folder.is_dir() else folder.parent
+    for file in sorted(_documents(folder)) if folder.is_dir() else [folder]:
+        yield str(file.relative_to(root)), _read(file)
 
 
 def _documents(folder: Path) -> Iterator[Path]:
