@@ -104,6 +104,8 @@ _NOT_WRITTEN = re.compile(r"https?://\S+|[0-9a-f]{8}[0-9a-f-]{8,}|\S+\.(?:jpe?g|
 def check_contents(sample: SampleRecords, mapping: Mapping[str, str]) -> None:
     """Raise ``DataError`` if a guessed column is mostly empty, has links, IDs or names of files, or has one prompt for all rows."""
     for key, column in mapping.items():
+        if key == "input":  # often empty
+            continue
         values = []
         for _, record in sample.records:
             with suppress(LookupError):

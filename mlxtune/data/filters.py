@@ -177,10 +177,8 @@ def _parse_term(match: re.Match[str]) -> Filter:
     word = match["word"] or ""
     if re.match(r"(len|tokens|meta\.[\w.-]+)[<>=!]", word):
         raise InputError(f"{one_line(word, 30)} has no number.", hint="Write, for example, len>400 or tokens<=100.")
-    if re.fullmatch(r"[\w.-]+:", word):
-        raise InputError(f"{one_line(word, 30)} has no value.", hint=f'Write one after it, or search for the text: "{word}"')
-    if word in ("AND", "NOT") or (not word.strip("<>=!&|~") and word):
-        raise _invalid(word, f'Write a space for and, - for not, or for either. Or search for the text: "{word}"')
+    if re.fullmatch(r"[\w.-]+:|AND|NOT|[<>=!&|~]+", word):
+        raise _invalid(word, f'Write a space for and, - for not, a value after a colon, or "{word}" to search for the text.')
     text = match["text"] or match["value"] or word
     field = match["field"] or match["name"]
     if field and field not in ROLES:

@@ -42,7 +42,7 @@ def _in_parts(repository: str, names: list[str], parts: Sequence[str]) -> list[s
     for part in parts:
         chosen = [name for name in names if re.search(rf"(?:^|[/.-]){re.escape(part)}(?:[/.-]|$)", name)]
         if not chosen:
-            shown = one_line(", ".join(sorted(filter(is_data_file, names))[:6]), 200)
+            shown = one_line(", ".join(sorted(names)[:6]), 200)
             raise DataError(f"{repository} has no configuration or split {one_line(part, 40)}.", hint=f"Its files are: {shown}")
         names = chosen
     return names
@@ -103,11 +103,6 @@ def download(hub_id: str, file: str = "", parts: Sequence[str] = (), revision: s
             if isinstance(error, LocalEntryNotFoundError) or not (files := parquet.shards(listed()[0], file)):
                 raise
             return fetched(files)
-
-
-def is_data_file(name: str) -> bool:
-    """Return whether a file of a dataset has rows, as far as its name says."""
-    return name.lower().endswith(_SUFFIXES) and not _NOT_DATA.search(name)
 
 
 def choose_files(source: str, names: list[str]) -> list[str]:

@@ -1,11 +1,75 @@
-"""Transcripts: any text that is a chat, of the form ``Human: … Assistant: …`` or rendered with a chat template."""
+"""Transcripts: chats in one text, rendered with a chat template (ChatML, Llama, Mistral, Gemma, Phi, Zephyr), or transcripts of ``Human: …``."""
 
+import re
 from typing import Any
 
 from mlxtune.data.readers import chat, completion, preference
-from mlxtune.data.readers.rendered import chat_text_turns, is_chat_text
 from mlxtune.data.readers.row_format import InvalidRecord, Record, RowFormat
 from mlxtune.data.rows import Location, Row
+
+_HEADERS = (  # of a turn, by kind of chat
+    r"<\|im_start\|>(\w+)(?:\n|<\|im_sep\|>)",
+    r"<\|start_header_id\|>(\w+)<\|end_header_id\|>",
+    r"<start_of_turn>(\w+)\n",
+    r"<\|(system|user|assistant)\|>",
+    r"<\|start\|>(\w+)(?:<\|channel\|>final)?<\|message\|>",
+    r"<\|START_OF_TURN_TOKEN\|><\|(\w+)_TOKEN\|>",
+    r"<｜(User|Assistant)｜>",
+    r"(?m:^)\s*(SYSTEM|USER|ASSISTANT|FUNCTION RESPONSE): ",
+    r"### (System|Human|User|Assistant|Instruction|Response):",
+    r"\[(/?INST)\]",
+)
+_ROLES = {
+    "human": "user", "inst": "user", "instruction": "user", "/inst": "assistant", "model": "assistant", "response": "assistant",
+    "chatbot": "assistant", "function response": "tool",
+}  # fmt: skip
+_PREAMBLE = "Below is an instruction that describes a task"  # of Alpaca's template
+_BEGINNING = r"\s*(?:<s>|<bos>|<BOS_TOKEN>|<\|begin_of_text\|>|<\|endoftext\|>|<｜begin▁of▁sentence｜>)?\s*"
+_START = re.compile(f"{_BEGINNING}(?:{_PREAMBLE}[^#]*)?(?:{'|'.join(_HEADERS)})")
+_END = re.compile(
+    r"(?:\s|<\|im_end\|>|<\|eot_id\|>|<end_of_turn>|<\|end\|>|</?s>|<\|endoftext\|>|<\|end_of_text\|>|<eos>|<\|return\|>|<\|END_OF_TURN_TOKEN\|>|<｜end▁of▁sentence｜>)+\Z"
+)
+_SYSTEM = re.compile(r"\s*<<SYS>>(.*?)<</SYS>>", re.DOTALL)  # in Llama 2's first user turn
+_SPEAKER = re.compile(r"\n\n(Human|Assistant):")
+
+
+def is_chat_text(value: Any) -> bool:
+    """Return whether ``value`` is a text that begins with a turn and has an answer."""
+    if not isinstance(value, str):
+        return False
+    is_transcript = value.lstrip().startswith("Human:") and "\n\nAssistant:" in value
+    return is_transcript or bool(_START.match(value) and _rendered_turns(value))
+
+
+def chat_text_turns(text: str) -> list[dict[str, str]]:
+    """Split a chat into turns. Text before a transcript's first turn is the system prompt."""
+    if turns := _rendered_turns(text):
+        return turns
+    head, *parts = _SPEAKER.split("\n\n" + text.lstrip())
+    system = [{"role": "system", "content": head.strip()}] if head.strip() else []
+    roles = {"Human": "user", "Assistant": "assistant"}
+    pairs = zip(parts[::2], parts[1::2], strict=True)
+    return [*system, *({"role": roles[speaker], "content": content.strip()} for speaker, content in pairs)]
+
+
+def _rendered_turns(text: str) -> list[dict[str, str]]:
+    """Return the turns of a rendered chat that has an answer, without an empty one at its end; none for any other text."""
+    for header in _HEADERS:
+        head, *parts = re.split(header, text)
+        preamble = head.strip() if head.lstrip().startswith(_PREAMBLE) else ""
+        if not parts or not (preamble or re.fullmatch(_BEGINNING, head)):
+            continue
+        names = [name.lower() for name in parts[::2]]
+        contents = [_END.sub("", content).strip() for content in parts[1::2]]
+        turns = [{"role": _ROLES.get(name, name), "content": content} for name, content in zip(names, contents, strict=True)]
+        turns = [*([{"role": "system", "content": preamble}] if preamble else []), *turns]
+        if system := _SYSTEM.match(turns[0]["content"]):
+            turns[0]["content"] = turns[0]["content"][system.end() :].strip()
+            turns.insert(0, {"role": "system", "content": system[1].strip()})
+        turns = turns[: -1 if turns[-1] == {"role": "assistant", "content": ""} else None]
+        roles = {turn["role"] for turn in turns}
+        return turns if "assistant" in roles and roles <= {"system", "user", "assistant", "tool"} else []
+    return []
 
 
 def _matches(record: Record) -> bool:
