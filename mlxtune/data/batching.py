@@ -104,13 +104,10 @@ def group_pairs(
 ) -> list[list[int]]:
     """Group pairs like :func:`group_by_length`. Prompts and sides are padded separately, so pairs are sorted by both lengths."""
 
-    def sort_key(index: int) -> tuple[int, int]:
-        prompt, *sides = pairs[index]
-        return prompt // STRIDE, padded_length(max(sides))
-
     def fits(batch: list[int]) -> bool:
         if batch_size:
             return len(batch) <= batch_size
         return len(batch) * sum(pair_batch_widths((pairs[index] for index in batch), shared=shared)) + prefix <= batch_tokens
 
-    return _cut(sorted(order, key=sort_key), fits)
+    by_length = sorted(order, key=lambda index: (pairs[index][0] // STRIDE, padded_length(max(pairs[index][1:]))))
+    return _cut(by_length, fits)

@@ -208,7 +208,9 @@ class SourceBrowser:
 
     def rows_with_hash_prefix(self, digits: str) -> list[int]:
         """Return the scanned rows whose content hash begins with ``digits``; only the first 16 digits count."""
-        return self._hashes.with_prefix(digits, self.scanned)
+        low, high = (np.uint64(int(digits[:16].ljust(16, fill), 16)) for fill in "0f")
+        first_words = self._hashes.words[: self.scanned, 0]
+        return [int(index) for index in np.flatnonzero((first_words >= low) & (first_words <= high))]
 
     def _update_decision(self, index: int) -> None:
         decision = self.state.decision(self.key(index))
@@ -465,23 +467,23 @@ class HashIndex:
     """Row numbers by content hash. One thread fills it in order; any thread may query the first ``end`` rows."""
 
     def __init__(self, count: int) -> None:
-        self._words = np.zeros((count, 4), np.uint64)  # zeros for an invalid record
+        self.words = np.zeros((count, 4), np.uint64)  # of the hash; zeros for an invalid record
         self._sorted = (np.zeros(0, np.int64), np.zeros(0, np.uint64))  # the first rows sorted by their first word, and those words
 
     def put(self, index: int, hash: str) -> None:
         """Add row ``index``, which must be higher than all before it."""
-        self._words[index] = np.frombuffer(bytes.fromhex(hash), ">u8")
+        self.words[index] = np.frombuffer(bytes.fromhex(hash), ">u8")
         sorted_rows = len(self._sorted[0])
         if index + 1 - sorted_rows > max(_UNSORTED_ROWS, sorted_rows // 4):
             self.sort(index + 1)
 
     def sort(self, end: int) -> None:
         """Sort the first ``end`` rows, so that a query does not have to search them one by one."""
-        order = np.argsort(self._words[:end, 0], kind="stable")
-        self._sorted = (order, self._words[order, 0])
+        order = np.argsort(self.words[:end, 0], kind="stable")
+        self._sorted = (order, self.words[order, 0])
 
     def hash(self, index: int) -> str:
-        hash: str = self._words[index].astype(">u8").tobytes().hex()
+        hash: str = self.words[index].astype(">u8").tobytes().hex()
         return hash
 
     def rows(self, hash: str, end: int) -> IntArray:
@@ -489,22 +491,16 @@ class HashIndex:
         words = np.frombuffer(bytes.fromhex(hash), ">u8").astype(np.uint64)
         order, first_words = self._sorted
         low, high = np.searchsorted(first_words, words[0], "left"), np.searchsorted(first_words, words[0], "right")
-        unsorted = len(order) + np.flatnonzero(self._words[len(order) : end, 0] == words[0])
+        unsorted = len(order) + np.flatnonzero(self.words[len(order) : end, 0] == words[0])
         candidates = np.concatenate([order[low:high], unsorted])
-        rows: IntArray = candidates[(candidates < end) & (self._words[candidates] == words).all(axis=1)]
+        rows: IntArray = candidates[(candidates < end) & (self.words[candidates] == words).all(axis=1)]
         return rows
 
     def among(self, hashes: Iterable[str], end: int) -> IntArray:
         """Return the rows among the first ``end`` that may have one of ``hashes``."""
         wanted = np.array([int(hash[:16], 16) for hash in hashes], np.uint64)
-        rows: IntArray = np.flatnonzero(np.isin(self._words[:end, 0], wanted))
+        rows: IntArray = np.flatnonzero(np.isin(self.words[:end, 0], wanted))
         return rows
-
-    def with_prefix(self, digits: str, end: int) -> list[int]:
-        """Return the rows among the first ``end`` whose hash begins with ``digits``; only the first 16 digits count."""
-        low, high = (np.uint64(int(digits[:16].ljust(16, fill), 16)) for fill in "0f")
-        first_words = self._words[:end, 0]
-        return [int(index) for index in np.flatnonzero((first_words >= low) & (first_words <= high))]
 
 
 class Throttle:

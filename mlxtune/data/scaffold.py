@@ -53,6 +53,7 @@ _CONTRACT_EXAMPLE = (
 )
 
 Schema = dict[str, Any]
+_TYPES = {bool: "boolean", int: "integer", float: "number", str: "string", list: "array", dict: "object", type(None): "null"}
 
 
 @dataclass(frozen=True)
@@ -174,7 +175,7 @@ def infer_schema(values: Sequence[Mapping[str, Any]]) -> Schema:
 
 
 def _schema_of(values: Sequence[Any]) -> Schema:
-    kinds = {_json_type(value) for value in values}
+    kinds = {_TYPES[type(value)] for value in values}
     if kinds == {"integer", "number"}:
         kinds = {"number"}
     schema: Schema = {"type": next(iter(kinds)) if len(kinds) == 1 else sorted(kinds)}
@@ -229,11 +230,6 @@ def telling_fields(values: Sequence[Any], pointer: str = "") -> Iterator[str]:
             set(texts) == {"true", "false"} or label_set(texts, _MOST_VALUES)
         ):
             yield below
-
-
-def _json_type(value: Any) -> str:
-    names = {bool: "boolean", int: "integer", float: "number", str: "string", list: "array", dict: "object", type(None): "null"}
-    return names[type(value)]
 
 
 def recurring_sentences(answers: Sequence[str], values: Sequence[Mapping[str, Any]]) -> Iterable[Sentence]:

@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -117,17 +118,13 @@ def _output(row: str, reply: dict[str, Any], count_tokens: Callable[[str], int])
     """Return a completion as an answer: the text after its reasoning, or its calls as JSON."""
     thought, text = split_thought(reply["text"])
     thought_tokens = reply["thought_tokens"] or (count_tokens(thought) if thought else 0)
-    answer = calls_as_json([_plain_call(call) for call in reply["calls"]]) if reply["calls"] else text
+    calls = []
+    for function in (call.get("function") or {} for call in reply["calls"]):
+        arguments = function.get("arguments") or "{}"
+        with suppress(ValueError):  # they are JSON
+            arguments = json.loads(arguments)
+        calls.append({"function": {"name": function.get("name", ""), "arguments": arguments}})
+    answer = calls_as_json(calls) if calls else text
     tokens = max(0, reply["tokens"] - thought_tokens) if reply["tokens"] is not None else count_tokens(answer)
     ended = THINKING_LIMIT if reply["ended"] == "length" and thought_tokens and not answer else reply["ended"]
     return Answer(row, answer, ended, tokens, thought, thought_tokens, reply["seconds"])
-
-
-def _plain_call(call: dict[str, Any]) -> dict[str, Any]:
-    """Return a call with its arguments as a JSON value if they are one."""
-    function = call.get("function") or {}
-    try:
-        arguments = json.loads(function.get("arguments") or "{}")
-    except ValueError:
-        arguments = function["arguments"]
-    return {"function": {"name": function.get("name", ""), "arguments": arguments}}

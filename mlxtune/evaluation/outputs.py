@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property, lru_cache, partial
+from functools import cached_property, lru_cache
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
@@ -224,9 +224,17 @@ class _Generator:
             self.cached, size, prefix = False, self._options.batch_size, self._prefix
             return negative_log_likelihoods(self._loaded.model, inputs, batch_size=size, prefix=prefix, **listeners)
 
+        def to_json(nats: float) -> dict[str, float]:
+            if not math.isfinite(nats):
+                raise MlxtuneError(
+                    f"{self._arm.name} assigns zero probability to a reference answer.",
+                    hint="Train or import the adapter again: it may be corrupt.",
+                )
+            return {"nats": nats}
+
         nats = self._saved(
             self._likelihoods, [(work.prompts[index], tokens) for index, _, tokens in texts], compute, tell("reference"),
-            to_json=partial(_nats_to_json, self._arm), from_json=lambda record: float(record["nats"]),
+            to_json=to_json, from_json=lambda record: float(record["nats"]),
         )  # fmt: skip
         return {(index, bool(rejected)): (value, len(tokens)) for value, (index, rejected, tokens) in zip(nats, texts, strict=True)}
 
@@ -338,15 +346,6 @@ def _call_grammars(work: _Work, schema: Any) -> dict[tuple[int, ...], str]:
             known[key] = calls_grammar(work.template, syntax, row.tools, schema)
         grammars |= {tuple(prompt): known[key]} if row.tools else {}
     return grammars
-
-
-def _nats_to_json(arm: Arm, nats: float) -> dict[str, float]:
-    if not math.isfinite(nats):
-        raise MlxtuneError(
-            f"{arm.name} assigns zero probability to a reference answer.",
-            hint="Train or import the adapter again: it may be corrupt.",
-        )
-    return {"nats": nats}
 
 
 def _answer_tokens(

@@ -102,12 +102,7 @@ def recommend(seeds: Sequence[SeedAnswers], metric: str) -> str:
 
     Held-out rows are not considered, so the recommended run's result on them is unbiased.
     """
-
-    def quality(seed: SeedAnswers) -> tuple[int, float]:
-        loss = _loss(seed)
-        return _hits(seed, metric), -math.inf if loss is None else -loss
-
-    return max(seeds, key=quality).run
+    return max(seeds, key=lambda seed: (_hits(seed, metric), -math.inf if (loss := _loss(seed)) is None else -loss)).run
 
 
 def build_seed_report(

@@ -53,7 +53,17 @@ def _concatenate(parts: list[RecordSpans]) -> RecordSpans:
 
 def line_spans(data: FileBytes) -> RecordSpans:
     """Return the spans of all lines that are not blank, without their line feeds."""
-    return _concatenate([_without_blank(data, *block) for block in _scan_lines(data)])
+    parts = []
+    for spans, base, block in _scan_lines(data):
+        keep = spans.ends > spans.starts
+        text = np.frombuffer(block, np.uint8)
+        in_block = np.flatnonzero(keep & (spans.starts >= base))
+        # only lines that begin with whitespace, or before the block, are read
+        doubtful = [*np.flatnonzero(keep & (spans.starts < base)), *in_block[_IS_SPACE[text[spans.starts[in_block] - base]]]]
+        for index in doubtful:
+            keep[index] = not _is_blank(data, int(spans.starts[index]), int(spans.ends[index]))
+        parts.append(spans if keep.all() else spans.select(keep))
+    return _concatenate(parts)
 
 
 def _scan_lines(data: FileBytes) -> Iterator[tuple[RecordSpans, int, bytes]]:
@@ -66,17 +76,6 @@ def _scan_lines(data: FileBytes) -> Iterator[tuple[RecordSpans, int, bytes]]:
         yield RecordSpans(heads[:-1], breaks + base, numbers[:-1]), base, block
         first, line = int(heads[-1]), int(numbers[-1])
     yield RecordSpans(np.array([first]), np.array([data.size]), np.array([line])), data.size, b""
-
-
-def _without_blank(data: FileBytes, spans: RecordSpans, base: int, block: bytes) -> RecordSpans:
-    """Drop blank spans, reading only those that begin with whitespace, or before ``block`` at offset ``base``."""
-    keep = spans.ends > spans.starts
-    text = np.frombuffer(block, np.uint8)
-    in_block = np.flatnonzero(keep & (spans.starts >= base))
-    doubtful = [*np.flatnonzero(keep & (spans.starts < base)), *in_block[_IS_SPACE[text[spans.starts[in_block] - base]]]]
-    for index in doubtful:
-        keep[index] = not _is_blank(data, int(spans.starts[index]), int(spans.ends[index]))
-    return spans if keep.all() else spans.select(keep)
 
 
 def _is_blank(data: FileBytes, start: int, end: int) -> bool:

@@ -135,10 +135,14 @@ def mixed_script(row_input: CheckInput) -> Iterator[Evidence]:
             last = max(families, key=lambda script: words.get(script, longer[script])[0].start())
             yield Evidence((_span(part.name, words[last][0]),), "three")
             return
-        new_scripts = [
+        new_scripts = [  # Latin and Greek (as symbols) are common with any other, East Asian ones with each other
             script
             for script in longer
-            if part.trains and script not in known_scripts and longer[script] and not _is_expected(script, known_scripts)
+            if part.trains
+            and script not in known_scripts
+            and longer[script]
+            and script not in ("GREEK", "LATIN")
+            and not (script in _EAST_ASIAN and known_scripts & _EAST_ASIAN)
         ]
         letter_count = sum(len(match[0]) for matches in words.values() for match in matches)
         for script in new_scripts if known_scripts and not NAMED_LANGUAGE.search(" ".join(earlier_texts)) else ():
@@ -151,11 +155,6 @@ def mixed_script(row_input: CheckInput) -> Iterator[Evidence]:
 
 def _span(part: str, match: re.Match[str]) -> Span:
     return Span(part, *match.span(), match[0])
-
-
-def _is_expected(script: str, known: set[str]) -> bool:
-    """Return whether ``script`` is common with ``known`` scripts: Latin and Greek (as symbols) always, East Asian ones together."""
-    return script in ("GREEK", "LATIN") or (script in _EAST_ASIAN and bool(known & _EAST_ASIAN))
 
 
 def _scripts(word: str) -> set[str]:

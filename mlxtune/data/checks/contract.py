@@ -9,11 +9,6 @@ PREFIX = "contract-"
 ContractScorer = Callable[[str], Mapping[str, str]]  # returns each required metric that an answer fails, with the scorer's reason
 
 
-def check_id(metric: str) -> str:
-    """Return the check ID for a metric, such as ``contract-length``."""
-    return PREFIX + metric.replace("_", "-")
-
-
 def metric_of(id: str) -> str:
     """Return the metric of a check, or ``""`` if it is not one of the contract."""
     return id.removeprefix(PREFIX).replace("-", "_") if id.startswith(PREFIX) else ""
@@ -32,4 +27,5 @@ def contract_findings(row_input: CheckInput, scorer: ContractScorer) -> Iterator
         return
     for metric, failure in scorer(answer).items():
         span = Span(part, 0, len(answer), answer[:60])
-        yield metric_check(check_id(metric)).finding(row_input.index, spans=(span,), values={"failure": failure})
+        check = metric_check(PREFIX + metric.replace("_", "-"))
+        yield check.finding(row_input.index, spans=(span,), values={"failure": failure})

@@ -59,20 +59,16 @@ def check_named(name: str) -> str:
     words = name.casefold().replace("-", " ")
     found = next((id for id, check in CHECKS.items() if check.short.casefold().replace("-", " ") == words), None)
     if found is None:
-        raise unknown_check(name)
+        names = {check.label.casefold(): id for id, check in CHECKS.items()} | {id: id for id in CHECKS}
+        match = nearest(name.casefold(), names)
+        hint = f"Did you mean {names[match]}?" if match else "Use a name from the list of findings."
+        raise InputError(f"Unknown check {one_line(name, 30)}.", hint=hint)
     return found
 
 
 def check_filter_name(id: str) -> str:
     """Return the name of a check in lists as a word that :func:`check_named` accepts."""
     return CHECKS[id].label.replace(" ", "-") if id in CHECKS else id
-
-
-def unknown_check(name: str) -> InputError:
-    names = {check.label.casefold(): id for id, check in CHECKS.items()} | {id: id for id in CHECKS}
-    match = nearest(name.casefold(), names)
-    hint = f"Did you mean {names[match]}?" if match else "Use a name from the list of findings."
-    return InputError(f"Unknown check {one_line(name, 30)}.", hint=hint)
 
 
 def get_check(id: str) -> Check:

@@ -137,6 +137,10 @@ class _CheckRun:
         lengths = tuple(total for index, total in known if index not in self.left_out)
         shown = [self._is_shown(one) for one in self.findings]
         counts = Counter(finding.check for finding in self.findings)
+        locations: dict[int, tuple[Location, str]] = {}
+        for index in sorted({index for finding in self.findings for index in finding.rows}):
+            record = self.records.record(index)
+            locations[index] = (self.records.location(index), "" if isinstance(record, DataError) else record.id)
         return CheckReport(
             path=path,
             files=tuple(FileCount(file.path, part, len(file), self.kept[part], file.notes) for part, file in self.records.files),
@@ -147,7 +151,7 @@ class _CheckRun:
             edited=self.edited,
             left_out=tuple(sorted(self.left_out)),
             accepted=frozenset(self.accepted),
-            locations=_locations(self.records, self.findings),
+            locations=locations,
             statistics=statistics.statistics(self.corpus),
             lengths=lengths or tuple(self.corpus.lengths),
             max_tokens=self.rules.max_tokens if lengths else 0,
@@ -170,14 +174,6 @@ def _splits(corpus: Corpus, count: int) -> tuple[str, ...]:
     for index, split in zip(corpus.indices, corpus.splits, strict=True):
         splits[index] = split if split != "all" else ""
     return tuple(splits)
-
-
-def _locations(records: SourceRecords, findings: Sequence[Finding]) -> dict[int, tuple[Location, str]]:
-    locations: dict[int, tuple[Location, str]] = {}
-    for index in sorted({index for finding in findings for index in finding.rows}):
-        record = records.record(index)
-        locations[index] = (records.location(index), "" if isinstance(record, DataError) else record.id)
-    return locations
 
 
 class _RowChecks:

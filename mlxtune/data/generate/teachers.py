@@ -62,14 +62,6 @@ class TeacherCall:
         return sum(meter.worst_case(question.messages) for question in self.questions)
 
 
-def read_replies(call: TeacherCall, reply: Any) -> list[TeacherReply]:
-    """Return the journaled replies to ``call``, one per question; none if the record is damaged."""
-    match reply:
-        case {"replies": [*replies]} if len(replies) == len(call.questions):
-            return [TeacherReply(str(one["text"]), str(one["ended"]), int(one["seed"])) for one in replies]
-    return []
-
-
 def require_teacher(spec: TeacherSpec) -> None:
     """Raise ``InputError`` if ``spec`` names no teacher, its endpoint has no key, or a remote endpoint has no prices or no cap."""
     if not spec.base and not spec.model:

@@ -53,7 +53,6 @@ from mlxtune.data.generate.teachers import (
     Teacher,
     TeacherCall,
     TeacherReply,
-    read_replies,
     require_consent,
     require_teacher,
 )
@@ -163,12 +162,15 @@ class _Generation:
             texts = set[str]()
             for question in own:
                 reply = replies.get(question.key)
+                text = reply.text.strip() if reply else ""
                 if not reply:
                     self._refuse("no_reply", subject.prompt[-1].content)
-                elif self._is_complete(reply) and reply.text.strip() not in texts:
-                    texts.add(reply.text.strip())
+                elif not text or reply.ended != "stop":
+                    self._refuse("cut_off" if text else "empty", text)
+                elif text not in texts:
+                    texts.add(text)
                     row = self._row(subject, question, reply)
-                    if refusal := check(row) or self._judge(subject, text=reply.text.strip()):
+                    if refusal := check(row) or self._judge(subject, text):
                         self.refusals.append(refusal)
                     else:
                         proposals.append(Proposal(number, row))
@@ -185,15 +187,6 @@ class _Generation:
             if score is None or not score.passed:
                 return Refusal("not_correct", text, score.kind if score else "")
         return Refusal("no_difference", text) if jaccard(text, subject.reference) >= SAME_ANSWER else None
-
-    def _is_complete(self, reply: TeacherReply) -> bool:
-        """Return whether ``reply`` has text and ended by itself; refuse it otherwise."""
-        text = reply.text.strip()
-        if not text:
-            self._refuse("empty", text)
-        elif reply.ended != "stop":
-            self._refuse("cut_off", text)
-        return bool(text) and reply.ended == "stop"
 
     def _choose(self, proposals: Sequence[Proposal]) -> list[Proposal]:
         """Return the best answer to each subject; refuse the others, and worse answers of pairs that repeat another one."""
@@ -252,12 +245,13 @@ class _Generation:
             self.capped = True
             self.worker.warn("generation_capped", error=error.message)
         self.worker.emit("arm.finished", arm=name, rows=total, of="question", cached=False, seconds=0.0)
-        journal = read_calls(file).replies
-        return {
-            question.key: reply
-            for call in calls
-            for question, reply in zip(call.questions, read_replies(call, journal.get(call.key)), strict=False)
-        }
+        journal, result = read_calls(file).replies, {}
+        for call in calls:
+            match journal.get(call.key):  # a damaged record has no replies
+                case {"replies": [*replies]} if len(replies) == len(call.questions):
+                    for question, one in zip(call.questions, replies, strict=True):
+                        result[question.key] = TeacherReply(str(one["text"]), str(one["ended"]), int(one["seed"]))
+        return result
 
     def _new_subjects(self, first: FirstStage, question: TeacherQuestion, reply: TeacherReply) -> list[Subject]:
         """Return the prompts in a reply. Prompts from a document must quote it."""

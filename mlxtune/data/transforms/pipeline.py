@@ -11,7 +11,8 @@ of the file, or to the working directory. ``@FILE`` as the whole line reads a fi
 """
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
@@ -78,7 +79,11 @@ class Pipeline:
         errors: dict[int, str] = {}
 
         def source() -> Iterator[PipelineRow]:
-            return _readable(indices, row_at)
+            for index in indices:
+                row = row_at(index)
+                with suppress(DataError):  # a row that cannot be read
+                    if row.decision.status not in EXCLUDED:
+                        yield PipelineRow(index, row.current, row)
 
         guarded = replace(self, steps=tuple(_guarded(step, errors) for step in self.steps))
         outputs = groupby(guarded.run(source), key=lambda row: row.index)
@@ -94,16 +99,6 @@ class Pipeline:
                 yield _validated(RowEdit(before.index, before.current, rows))
         if index == ADDED:
             yield from (RowEdit(ADDED, None, (row.current,)) for row in after)
-
-
-def _readable(indices: Iterable[int], row_at: Callable[[int], FilterRow]) -> Iterator[PipelineRow]:
-    for index in indices:
-        row = row_at(index)
-        try:
-            if row.decision.status not in EXCLUDED:
-                yield PipelineRow(index, row.current, row)
-        except DataError:
-            continue
 
 
 def _guarded(step: Step, errors: dict[int, str]) -> Step:

@@ -190,7 +190,7 @@ class ArgumentScanner:
         if match is None or (match[1].startswith('"') and (len(match[1]) < 2 or not match[1].endswith('"'))):
             raise self.error(f"{self.name}: a quote is not closed.")
         self.position = match.end()
-        return _unquote(match[1])
+        return re.sub(r"\\(.)", r"\1", match[1][1:-1]) if match[1].startswith('"') else match[1]
 
     def number(self, what: str) -> int:
         """Read a whole number."""
@@ -233,7 +233,3 @@ class ArgumentScanner:
     def _line_end(self) -> int:
         end = self.text.find("\n", self.position)
         return len(self.text) if end < 0 else end
-
-
-def _unquote(word: str) -> str:
-    return re.sub(r"\\(.)", r"\1", word[1:-1]) if word.startswith('"') else word

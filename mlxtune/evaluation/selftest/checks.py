@@ -72,16 +72,16 @@ def run_checks(suites: Path | None = None) -> Iterator[SelftestResult]:
 
 def json_suite(folder: Path) -> Iterator[SelftestResult]:
     """Score each file of the parsing suite as an output: ``y_`` must pass, ``n_`` must fail, and ``i_`` must not raise."""
+
+    def matches(file: Path, expected: bool | None) -> bool:
+        answer = ModelAnswer(file.read_bytes().decode("utf-8", "surrogateescape"))
+        raw, extracted = score_json(answer).passed, score_extracted(answer).passed
+        return (expected is None or raw == expected) and raw <= extracted
+
     files = sorted(folder.glob("[yni]_*.json"))
     for letter, name, expected in (("y", "accepted", True), ("n", "refused", False), ("i", "decided", None)):
-        cases = ((file.name, partial(_matches_suite, file, expected)) for file in files if file.name[0] == letter)
+        cases = ((file.name, partial(matches, file, expected)) for file in files if file.name[0] == letter)
         yield _counted(f"JSON suite: {letter}_ {name}", cases)
-
-
-def _matches_suite(file: Path, expected: bool | None) -> bool:
-    answer = ModelAnswer(file.read_bytes().decode("utf-8", "surrogateescape"))
-    raw, extracted = score_json(answer).passed, score_extracted(answer).passed
-    return (expected is None or raw == expected) and raw <= extracted
 
 
 def schema_suite(folder: Path) -> Iterator[SelftestResult]:
