@@ -241,7 +241,11 @@ def _deciding_cut_arm(report: EvaluationReport, arms: Sequence[ArmAnswers], grou
     sides = {"better": (item.first,), "worse": (item.second,)}.get(item.outcome, (item.first, item.second))
     for arm, result in zip(arms, report.arms, strict=True):
         if arm.name in sides and _is_cut(report, result, item.paired.total):
-            changed = [_with_passes(one, item.metric) if one is arm else one for one in arms]
+            passing = tuple(  # each answer that was cut off and might have passed, with a pass
+                replace(one, scores={**one.scores, item.metric: PASS}) if is_undecided(one) and item.metric in one.scores else one
+                for one in arm.answers
+            )
+            changed = [replace(arm, answers=passing) if one is arm else one for one in arms]
             other = _deciding_comparison(_compared(report.facts, changed, groups))
             if other is None or other.outcome != item.outcome:
                 return result
@@ -250,17 +254,6 @@ def _deciding_cut_arm(report: EvaluationReport, arms: Sequence[ArmAnswers], grou
 
 def _deciding_comparison(report: EvaluationReport) -> Comparison | None:
     return report.contract if report.answer_metric == CONTRACT else report.headline
-
-
-def _with_passes(arm: ArmAnswers, metric: str) -> ArmAnswers:
-    """Return ``arm`` with a pass on ``metric`` for each answer that was cut off and might have passed."""
-    return replace(
-        arm,
-        answers=tuple(
-            replace(answer, scores={**answer.scores, metric: PASS}) if is_undecided(answer) and metric in answer.scores else answer
-            for answer in arm.answers
-        ),
-    )
 
 
 def _is_cut(report: EvaluationReport, arm: ArmResult, rows: int) -> bool:

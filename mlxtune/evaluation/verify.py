@@ -264,23 +264,19 @@ def verify_judges(evaluation: Path) -> Iterator[str]:
     """Yield each difference between a judge's report and one rebuilt from its session, with its location."""
     for file in sorted(evaluation.glob(f"judge/*/{judge_report.FILE}")):
         try:
-            yield from _judge_differences(evaluation, file)
+            session = judge_session.load_session(evaluation, file.parent)
+            location, stored = f"judge/{file.parent.name}/{file.name}", read_json(file)
+            require_version(stored.get("v"), judge_report.VERSION, file)
+            grades = judge_session.load_grades(session)
+            if missing := {call.key for call in session.calls} - set(grades):
+                yield f"{location}: calls.jsonl lacks {len(missing)} of its questions."
+                continue
+            arms = session.first, session.second
+            rater = revealed_choices(evaluation, *arms, load_pairs(evaluation, *arms)) if stored.get("calibrated") else {}
+            report = judge_report.build_judge_report(session, grades, rater, judge_session.dollars_spent(session))
+            yield from differences(location, stored, {"v": judge_report.VERSION, **to_json(report)})
         except InputError as error:
             yield f"judge/{file.parent.name}: {error.message}"
-
-
-def _judge_differences(evaluation: Path, file: Path) -> Iterator[str]:
-    session = judge_session.load_session(evaluation, file.parent)
-    location, stored = f"judge/{file.parent.name}/{file.name}", read_json(file)
-    require_version(stored.get("v"), judge_report.VERSION, file)
-    grades = judge_session.load_grades(session)
-    if missing := {call.key for call in session.calls} - set(grades):
-        yield f"{location}: calls.jsonl lacks {len(missing)} of its questions."
-        return
-    arms = session.first, session.second
-    rater = revealed_choices(evaluation, *arms, load_pairs(evaluation, *arms)) if stored.get("calibrated") else {}
-    report = judge_report.build_judge_report(session, grades, rater, judge_session.dollars_spent(session))
-    yield from differences(location, stored, {"v": judge_report.VERSION, **to_json(report)})
 
 
 def differences(location: str, stored: Any, current: Any) -> Iterator[str]:

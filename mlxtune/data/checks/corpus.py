@@ -42,7 +42,9 @@ class Corpus:
     prompts: list[str] = field(default_factory=list)
     passages: array[int] = field(default_factory=lambda: array("q"))  # hashes of the sentences and lines of all prompts
     passage_ranks: array[int] = field(default_factory=lambda: array("i"))  # the rank of each passage's row
-    contexts: array[int] = field(default_factory=lambda: array("q"))  # hashes of whole prompts, with system turns and tools
+    contexts: array[int] = field(
+        default_factory=lambda: array("q")
+    )  # hashes of whole prompts, with system turns and tools, without case and whitespace
     earlier: dict[int, list[int]] = field(default_factory=dict)  # hashes of the prompts that earlier turns train, by rank
     splits: list[str] = field(default_factory=list)
     published: set[int] = field(default_factory=set)  # record numbers of the rows in a test file, which are not training data
@@ -103,7 +105,9 @@ class Corpus:
         self.passage_ranks.extend([len(self.indices)] * len(hashes))
         self.indices.append(row_input.index)
         self.prompts.append(normalize_text(prompt))
-        self.contexts.append(_context_hash(row))
+        context: Any = row.text if isinstance(row, TextRow) else [[turn.as_dict() for turn in row.prompt], row.tools]
+        text = " ".join(json.dumps(context, ensure_ascii=False).casefold().split())
+        self.contexts.append(int.from_bytes(hashlib.blake2b(text.encode(errors="replace"), digest_size=7).digest()))
         if earlier := earlier_prompts(row, turns):
             self.earlier[len(self.indices) - 1] = [hash(normalize_text(messages_text(prompt))) for prompt in earlier]
         self.splits.append(split)
@@ -146,13 +150,6 @@ def passages(text: str) -> list[str]:
     for end in _ENDS:  # faster than a regular expression
         text = text.replace(end, ".")
     return [stripped for passage in text.split(".") if (stripped := passage.strip())]
-
-
-def _context_hash(row: Row) -> int:
-    """Return a hash of everything that the model sees before the answer, ignoring case and whitespace."""
-    prompt: Any = row.text if isinstance(row, TextRow) else [[turn.as_dict() for turn in row.prompt], row.tools]
-    text = " ".join(json.dumps(prompt, ensure_ascii=False).casefold().split())
-    return int.from_bytes(hashlib.blake2b(text.encode(errors="replace"), digest_size=7).digest())
 
 
 def labels(row: Row, target: str) -> Iterator[tuple[str, Any]]:

@@ -110,7 +110,17 @@ def read_prompts(file: Path) -> tuple[OffTaskPrompt, ...]:
         lines = read_text(file).splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"Cannot read {file}: {read_failure(error)}.") from error
-    prompts = [_read_line(line, Location(file, number)) for number, line in enumerate(lines, 1) if line.strip()]
+    prompts = []
+    for location, line in ((Location(file, number), line) for number, line in enumerate(lines, 1) if line.strip()):
+        try:
+            prompt = parse_prompt(json.loads(line), location)
+        except ValueError as error:
+            raise DataError(f"{location}: invalid JSON.") from error
+        if prompt is None:
+            raise DataError(
+                f'{location}: expected {{"id": …, "prompt": …}} with "accept": [words], "number": …, "pattern": "regular expression" or "checks": ….'
+            )
+        prompts.append(prompt)
     if not prompts:
         raise DataError(f"{file} has no prompts.", hint=_SKIP)
     if len({prompt.id for prompt in prompts}) < len(prompts):
@@ -132,19 +142,6 @@ def parse_prompt(value: Any, location: Location) -> OffTaskPrompt | None:
     given = prompt.accept or prompt.number is not None or prompt.pattern or prompt.checks
     words = [prompt.prompt, *prompt.accept, *prompt.reject]
     return prompt if given and prompt.max_tokens > 0 and all(word.strip() for word in words) else None
-
-
-def _read_line(line: str, location: Location) -> OffTaskPrompt:
-    try:
-        value = json.loads(line)
-    except ValueError as error:
-        raise DataError(f"{location}: invalid JSON.") from error
-    prompt = parse_prompt(value, location)
-    if prompt is None:
-        raise DataError(
-            f'{location}: expected {{"id": …, "prompt": …}} with "accept": [words], "number": …, "pattern": "regular expression" or "checks": ….'
-        )
-    return prompt
 
 
 def _stated_number(text: str, prompt: str, expected: float) -> float | None:
