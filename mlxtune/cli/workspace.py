@@ -104,8 +104,8 @@ def _init_from(source: Path, folder: Path, name: str, map: str, format: str) -> 
     show(("✓ ", "bold success"), f"Created {recipe}.")
     draw(scaffold_document(guessed, recipe.stem))
     shown = shlex.quote(str(recipe))
-    show("Then check the rows, measure the base model, and train:")
-    for verb in ("data check", "eval", "train"):
+    show("Then check the rows, and train:" if guessed.only_texts else "Then check the rows, measure the base model, and train:")
+    for verb in ("data check", "train") if guessed.only_texts else ("data check", "eval", "train"):
         show("  ", (f"mlxtune {verb} {shown}", "primary"))
 
 

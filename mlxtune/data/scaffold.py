@@ -20,7 +20,7 @@ from mlxtune.data.checks.labels import label_set
 from mlxtune.data.column_map import ColumnUse, check_contents, column_use, first_records, guessed_mapping
 from mlxtune.data.readers.columns import column_value, columns, mapping_option
 from mlxtune.data.readers.formats import NO_MAPPING, detect
-from mlxtune.data.rows import Conversation, Preference, Row, Unpaired, json_strings, row_text, row_tools
+from mlxtune.data.rows import Conversation, Preference, Row, TextRow, Unpaired, json_strings, row_text, row_tools
 from mlxtune.data.source import read_records
 from mlxtune.data.source_files import source_files
 from mlxtune.data.tool_schema import ARGUMENTS, calls_schema, union
@@ -34,6 +34,7 @@ _MOST_ROWS = 20_000  # maximum number of rows to base the guesses on
 _LETTERS_PER_TOKEN = 4  # in words; any other byte can be a separate token
 _JSON_PER_TOKEN = 3  # characters per token in JSON: 3.6 in the tools of the samples
 _TEMPLATE_TOKENS = 64  # maximum number of tokens added by a chat template
+_TEXT_WINDOW = 1024  # tokens; longer texts are divided
 _TOKEN_LIMITS = (256, 512, 1024, 2048, 4096, 8192)  # the base's context has 8,192 tokens
 _JSON_SHARE = 0.9  # minimum share of answers that are JSON objects for a schema
 _NUMBER_SHARE = 0.9  # minimum share of answers that end with a number, or with its mark, to measure that
@@ -90,6 +91,11 @@ class Scaffold:
     number_form: str
 
     @property
+    def only_texts(self) -> bool:
+        """Whether there are no answers that could be evaluated."""
+        return set(self.formats) == {"text"}
+
+    @property
     def required_sentences(self) -> int:
         """The number of sentences that every answer they apply to has."""
         return sum(sentence.share == 1 for sentence in self.sentences)
@@ -98,7 +104,7 @@ class Scaffold:
     def needs_contract(self) -> bool:
         """Whether the recipe does not say what a good answer is, other than being the reference itself."""
         guessed = self.schema is not None or self.correct or self.required_sentences
-        return not guessed and self.method != "dpo"
+        return not guessed and self.method != "dpo" and not self.only_texts
 
 
 def guess(path: Path, mapping: Mapping[str, str] = NO_MAPPING, format: str = "auto") -> Scaffold:
@@ -270,6 +276,8 @@ def _estimated_tokens(text: str) -> float:
 
 
 def _token_limit(rows: Sequence[Row]) -> int:
+    if all(isinstance(row, TextRow) for row in rows):
+        return _TEXT_WINDOW
     longest = max(_estimated_tokens(row_text(row)) + len(json.dumps(row_tools(row))) / _JSON_PER_TOKEN for row in rows)
     return next((limit for limit in _TOKEN_LIMITS if limit >= longest), _TOKEN_LIMITS[-1])
 
@@ -293,13 +301,20 @@ def recipe_text(scaffold: Scaffold, name: str, source: str, schema: str) -> str:
         f"source = {toml_literal(source)}",
         *([f"format = {toml_literal(scaffold.format)}"] if scaffold.format != "auto" else []),
         *([f"map = {toml_literal(dict(scaffold.columns.mapping))}"] if scaffold.columns.mapping else []),
-        f"max_tokens = {scaffold.max_tokens}            # first estimated from the longest row; mlxtune plan counts the tokens",
+        f"max_tokens = {scaffold.max_tokens}            # "
+        + (
+            "longer texts are divided"
+            if scaffold.only_texts
+            else "first estimated from the longest row; mlxtune plan counts the tokens"
+        ),
+        *(["holdout = 0                 # texts have no answers to evaluate", "validation = 0.2"] if scaffold.only_texts else []),
         "",
         "[method]",
         f"kind = {toml_literal(scaffold.method)}",
-        "",
-        "[evaluation]",
     ]
+    if scaffold.only_texts:
+        return "\n".join(lines) + "\n"
+    lines += ["", "[evaluation]"]
     if scaffold.schema is not None:
         lines.append(f"schema = {toml_literal(schema)}")
     elif scaffold.number_form:

@@ -17,7 +17,7 @@ from mlxtune.planning.measurements import StepCost
 from mlxtune.planning.memory import MemoryEstimate
 from mlxtune.planning.shapes import ModelShapes
 from mlxtune.planning.speed import estimate_speed, find_rates, forward_passes_per_step
-from mlxtune.planning.training_rule import apply_rule, training_rule
+from mlxtune.planning.training_rule import apply_rule, example_count, training_rule
 from mlxtune.planning.workload import DatasetLengths, Workload, workload
 from mlxtune.recipe import AUTO, Recipe
 
@@ -166,7 +166,7 @@ class Planner:
 
     def complete(self, recipe: Recipe, splits: Splits) -> Recipe:
         """Return ``recipe`` with the rule's values for the training settings that it leaves open."""
-        return apply_rule(recipe, self.shapes.width, len(splits.train))
+        return apply_rule(recipe, self.shapes.width, example_count(splits.train, recipe.data.max_tokens))
 
     def decisions(self, recipe: Recipe) -> StepDecisions:
         """Decide the settings that ``recipe`` leaves to the planner."""
@@ -242,7 +242,7 @@ class Planner:
         incomparable, most = frozenset(self.lengths.incomparable), recipe.evaluation.max_tokens
         evaluated = {row.hash for row in sample_rows(splits.evaluated, recipe.evaluation.rows)}
         cost = _cost(recipe, work, speed, watts, cached=cached, checkpointed=checkpointed)
-        rule = training_rule(recipe.method.kind, self.shapes.width, len(splits.train))
+        rule = training_rule(recipe.method.kind, self.shapes.width, example_count(splits.train, recipe.data.max_tokens))
         return Plan(
             train=len(splits.train) - self.lengths.skipped[0],
             valid=len(splits.valid) - self.lengths.skipped[1],

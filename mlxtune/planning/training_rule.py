@@ -9,10 +9,11 @@ enough updates.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from mlxtune.data.rows import Row, TextRow
 from mlxtune.recipe import Recipe
 
 _FULL_RATE, _LORA_FACTOR, _WIDTH, _WIDTH_POWER = 5e-5, 10, 2000, 0.781
@@ -21,6 +22,7 @@ _FEW_ROWS, _MANY_ROWS = 512, 4096  # up to which a batch has 4 or 8 rows, and 16
 _LEAST_UPDATES = 60  # a few dozen rows are repeated until they make so many
 _MOST_EPOCHS, _PREFERENCE_EPOCHS = 8, 2
 _ROW_PASSES = 1200  # passes over a row that are divided among many rows
+_CHARACTERS_PER_TOKEN = 4.0  # of English text
 _RANGE = (0.5, 4.0)  # of the number of updates, within which a recipe's own settings raise no warning
 
 
@@ -47,6 +49,12 @@ def training_rule(kind: str, width: int, rows: int) -> TrainingRule:
         rate, epochs = rate * _PREFERENCE_SHARE, _PREFERENCE_EPOCHS
     low, high = (max(1, round(factor * epochs * per_epoch)) for factor in _RANGE)
     return TrainingRule(float(f"{rate:.1e}"), batch, epochs, low, high)
+
+
+def example_count(rows: Sequence[Row], max_tokens: int) -> int:
+    """Return the number of examples in ``rows``, estimating the windows of ``max_tokens`` into which long texts are divided."""
+    texts = (len(row.text) / _CHARACTERS_PER_TOKEN / max_tokens if isinstance(row, TextRow) else 1 for row in rows)
+    return sum(max(1, round(windows)) for windows in texts)
 
 
 def model_width(config: Mapping[str, Any]) -> int:

@@ -336,7 +336,7 @@ def _training(event: Event) -> _Parts:
 
 def _data_text(event: DataReady) -> str:
     conversations = event.get("conversations", event["train"])
-    source = f" (answers of {plural(conversations, 'conversation')})" if conversations < event["train"] else ""
+    source = f" (from {plural(conversations, 'row')})" if conversations < event["train"] else ""
     replayed = f" and {event['replayed']:,} replayed" if event.get("replayed") else ""
     extra = f", {plural(event['truncated'], 'row')} truncated" if event["truncated"] else ""
     extra += f", {plural(event['skipped'], 'row')} skipped" if event.get("skipped") else ""

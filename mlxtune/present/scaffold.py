@@ -12,7 +12,7 @@ def scaffold_document(guessed: Scaffold, name: str = "") -> Document:
     unreadable = f", {guessed.unreadable:,} cannot be read" if guessed.unreadable else ""
     facts = [Fact("rows", f"{guessed.rows:,} ({formats}){unreadable}"), *column_facts(guessed.columns)]
     facts += [Fact("method", guessed.method), Fact("tokens", f"max_tokens = {guessed.max_tokens:,}", "estimated")]
-    contract = _contract(guessed, name)
+    contract = None if guessed.only_texts else _contract(guessed, name)
     facts += [Fact("contract", *contract)] if contract else []
     if guessed.correct:
         facts.append(Fact("correct", ", ".join(guessed.correct), "equal to the reference"))

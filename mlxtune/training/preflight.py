@@ -13,7 +13,7 @@ from mlxtune.evaluation.off_task.prompts import load_prompts
 from mlxtune.models.resolve import resolve
 from mlxtune.planning.cost import typical_watts
 from mlxtune.planning.machine import this_machine
-from mlxtune.planning.training_rule import apply_rule, model_width
+from mlxtune.planning.training_rule import apply_rule, example_count, model_width
 from mlxtune.recipe import Recipe
 from mlxtune.runs import registry
 from mlxtune.runs.locks import require_free_accelerator
@@ -40,7 +40,7 @@ def preflight(workspace: Path, recipe: Recipe, progress: Progress = lambda what,
     splits = check_recipe(recipe)
     require_free_accelerator()
     base = resolve(recipe.model.base, relative_to=recipe.folder, progress=progress)
-    return apply_rule(recipe, model_width(base.config), len(splits.train))
+    return apply_rule(recipe, model_width(base.config), example_count(splits.train, recipe.data.max_tokens))
 
 
 def require_searchable(recipe: Recipe) -> None:

@@ -24,7 +24,7 @@ from mlxtune.models.template import ChatTemplate, TemplateSettings, load_templat
 from mlxtune.planning import shapes
 from mlxtune.planning.machine import disk_free, this_machine
 from mlxtune.planning.plan import Planner, high_rate
-from mlxtune.planning.training_rule import apply_rule, model_width
+from mlxtune.planning.training_rule import apply_rule, example_count, model_width
 from mlxtune.planning.workload import DatasetLengths
 from mlxtune.recipe import Recipe
 from mlxtune.runs.events import WarningCode
@@ -133,7 +133,7 @@ def with_replay(base: Foundation, recipe: Recipe, worker: SetupListener) -> Foun
 def build_loop(base: Foundation, recipe: Recipe, folder: Path, worker: SetupListener) -> TrainingSetup:
     """Add a new adapter to the model, which must have none, and build its training loop. ``folder`` is the run's folder."""
     loaded, train, valid, limit = base.loaded, base.train, base.valid, base.limit
-    recipe = apply_rule(recipe, model_width(loaded.source.config), len(base.splits.train))
+    recipe = apply_rule(recipe, model_width(loaded.source.config), example_count(base.splits.train, recipe.data.max_tokens))
     rows = [*train.rows, *valid.rows]
     adapter_config = lora.add(loaded.model, recipe.adapter, recipe.training.seed)
     if recipe.adapter.parent:

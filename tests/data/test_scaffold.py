@@ -260,3 +260,11 @@ def test_free_text_answers_get_examples_of_a_contract_that_can_be_uncommented(tm
     assert section.length.max
     assert section.schema
     assert section.disclaimers
+
+
+def test_texts_get_a_window_and_no_evaluation(tmp_path: Path):
+    (tmp_path / "texts.jsonl").write_text("".join(json.dumps({"text": f"{index} word " * 3_000}) + "\n" for index in range(20)))
+    recipe = write(guess(tmp_path / "texts.jsonl"), tmp_path)
+    text = recipe.read_text()
+    assert "[evaluation]" not in text
+    assert (load(recipe).data.max_tokens, load(recipe).data.holdout) == (1024, 0)

@@ -1,10 +1,12 @@
 """The training settings that follow from the rows and the base."""
 
 import math
+from pathlib import Path
 
 import pytest
 
-from mlxtune.planning.training_rule import apply_rule, training_rule
+from mlxtune.data.rows import Conversation, Location, Message, TextRow
+from mlxtune.planning.training_rule import apply_rule, example_count, training_rule
 from mlxtune.recipe import parse
 
 
@@ -36,3 +38,9 @@ def test_settings_of_the_recipe_take_precedence() -> None:
     assert (filled.learning_rate, filled.batch_tokens, filled.batch_size) == (1e-4, 2048, 0)
     assert filled.epochs == training_rule("sft", 576, 50).epochs
     assert apply_rule(apply_rule(recipe, 576, 50), 576, 9_999).training == filled
+
+
+def test_a_long_text_counts_as_its_windows():
+    text = TextRow(Location(Path("a"), 1), {}, "word " * 8_000)
+    chat = Conversation(Location(Path("a"), 2), {}, (Message("user", "a" * 9_000), Message("assistant", "b")))
+    assert example_count([text, chat], 1_000) == 11

@@ -24,7 +24,7 @@ from mlxtune.evaluation.arms import ENDPOINT
 from mlxtune.models.cpu import blas
 from mlxtune.planning.cost import typical_watts
 from mlxtune.planning.machine import this_machine
-from mlxtune.planning.training_rule import by_rule, model_width
+from mlxtune.planning.training_rule import by_rule, example_count, model_width
 from mlxtune.recipe import Recipe, SearchSection, dump, read_template
 from mlxtune.runs import events, launch, registry
 from mlxtune.runs.registry import RUN_KINDS, Run
@@ -94,7 +94,9 @@ def _plan(worker: Worker, recipe: Recipe, base: Foundation, rows: list[PromptRow
     model = base.loaded.model
     depth = len(model.layers)
     width = model_width(base.loaded.source.config)
-    drawn = space.draw_trials(recipe, by_rule(recipe, width, len(base.splits.train)), depth, recipe.search.trials)
+    drawn = space.draw_trials(
+        recipe, by_rule(recipe, width, example_count(base.splits.train, recipe.data.max_tokens)), depth, recipe.search.trials
+    )
     totals = _total_steps(worker, [space.with_values(recipe, values) for values in drawn], base)
     if min(totals) < rungs.MIN_STEPS:
         raise RecipeError(
